@@ -1,0 +1,88 @@
+//! Failures, as they are kept and shown.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// Why a step, an attempt or a task failed: what is left of an error when it is written down.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// What sort of failure it is.
+    pub kind: FailureKind,
+    /// The error's message.
+    pub message: String,
+    /// The messages of the errors that caused it, outermost first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub causes: Vec<String>,
+    /// Whether the error asked to be retried.
+    #[serde(default, skip_serializing_if = "Retry::is_by_strategy")]
+    pub retry: Retry,
+}
+
+/// What sort of failure it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureKind {
+    /// The user's code returned an error.
+    Error,
+    /// The user's code panicked.
+    Panic,
+    /// A time limit passed.
+    Timeout,
+    /// A payload could not be written or read.
+    Payload,
+    /// A child task failed or was cancelled.
+    Child,
+    /// The code asked for something else than its journal holds.
+    Diverged,
+    /// The context was used in a way that it cannot work.
+    Misuse,
+    /// The run showed no sign of life for its `claim_timeout`.
+    Stuck,
+    /// The worker that ran the task died.
+    Crashed,
+    /// The task was cancelled.
+    Cancelled,
+}
+
+/// Whether a failure may be tried again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Retry {
+    /// As the retry strategy says. The default.
+    #[default]
+    ByStrategy,
+    /// After this long, as long as attempts are left.
+    After(Duration),
+    /// Never.
+    Never,
+}
+
+impl Retry {
+    fn is_by_strategy(&self) -> bool {
+        *self == Self::ByStrategy
+    }
+}
+
+impl Failure {
+    /// A failure without causes, to be retried as the strategy says.
+    pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), causes: Vec::new(), retry: Retry::ByStrategy }
+    }
+
+    /// The failure, never to be retried.
+    pub fn permanent(mut self) -> Self {
+        self.retry = Retry::Never;
+        self
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        self.causes.iter().try_for_each(|cause| write!(f, ": {cause}"))
+    }
+}
+
+impl std::error::Error for Failure {}

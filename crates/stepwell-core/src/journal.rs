@@ -1,0 +1,309 @@
+//! The journal: what was delivered to a task, in order.
+//!
+//! A journal only grows. Where an attempt fails after a step of it had failed, an [`Kind::Attempt`] entry marks the
+//! spot, and reading the journal *rewinds* it to the first failure, so that the next attempt tries the failed step
+//! again:
+//!
+//! ```text
+//!   written:   a ok | b failed | c ok | attempt failed            (the task ran b and c side by side)
+//!   replayed:  a ok                                               then the task goes on live:
+//!   kept:      c ok                                               b runs again; c is taken from here
+//! ```
+//!
+//! Results behind the first failure no longer have a fixed order (the failed step may now succeed, and the code take
+//! another way), so they are kept by name: a step that finds its result there journals it anew and does not run.
+
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::failure::Failure;
+use crate::name::Name;
+use crate::payload::Payload;
+use crate::time::Timestamp;
+
+/// What sort of thing was delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// A step's result, or its failure.
+    Step,
+    /// A sleep that ended.
+    Timer,
+    /// A [`timeout`](crate::TaskContext::timeout) that passed.
+    Timeout,
+    /// The pause between two tries of a step that ended.
+    Backoff,
+    /// An event, or the end of the time to wait for it.
+    Event,
+    /// A message, or the end of the time to wait for it.
+    Message,
+    /// A child task's result or failure.
+    Child,
+    /// A value of `now`, `uuid` or `random`.
+    Value,
+    /// A child task was spawned.
+    Spawn,
+    /// An event was emitted.
+    Emit,
+    /// A message was sent.
+    Send,
+    /// Not a delivery: here an attempt failed.
+    Attempt,
+}
+
+impl Kind {
+    /// Every kind.
+    pub const ALL: [Self; 12] = [
+        Self::Step,
+        Self::Timer,
+        Self::Timeout,
+        Self::Backoff,
+        Self::Event,
+        Self::Message,
+        Self::Child,
+        Self::Value,
+        Self::Spawn,
+        Self::Emit,
+        Self::Send,
+        Self::Attempt,
+    ];
+
+    /// The kind's word in stores and exports.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Step => "step",
+            Self::Timer => "timer",
+            Self::Timeout => "timeout",
+            Self::Backoff => "backoff",
+            Self::Event => "event",
+            Self::Message => "message",
+            Self::Child => "child",
+            Self::Value => "value",
+            Self::Spawn => "spawn",
+            Self::Emit => "emit",
+            Self::Send => "send",
+            Self::Attempt => "attempt",
+        }
+    }
+
+    /// The kind of that word.
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == word)
+    }
+}
+
+/// Names one operation of a task: the `ordinal`-th call (from 1) of its kind with its name.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Key {
+    /// What sort of operation it is.
+    pub kind: Kind,
+    /// The name that the code gave it.
+    pub name: Name,
+    /// Which of the calls with this name it is, from 1.
+    pub ordinal: u32,
+}
+
+impl Key {
+    /// The name as it is shown: `fetch`, and for a further call `fetch#2`.
+    pub fn label(&self) -> String {
+        if self.ordinal == 1 { self.name.to_string() } else { format!("{}#{}", self.name, self.ordinal) }
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} \"{}\"", self.kind.as_str(), self.label())
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// One delivery, as it is kept.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    /// Its place in the journal, from 1.
+    pub seq: u64,
+    /// The operation that it was delivered to.
+    pub key: Key,
+    /// What was delivered.
+    pub outcome: Outcome,
+    /// When, by the store's clock.
+    pub at: Timestamp,
+}
+
+/// What was delivered to an operation.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// A value.
+    Done(Payload),
+    /// A failure.
+    Failed(Failure),
+    /// A step's try failed; the next one starts then.
+    Retrying {
+        /// Why the try failed.
+        failure: Failure,
+        /// When the next try is due.
+        at: Timestamp,
+    },
+}
+
+#[derive(Serialize, Deserialize)]
+struct Retrying {
+    failure: Failure,
+    at: Timestamp,
+}
+
+impl Outcome {
+    /// The outcome as two columns: its word, and its JSON.
+    pub fn to_columns(&self) -> (&'static str, Payload) {
+        match self {
+            Self::Done(value) => ("done", value.clone()),
+            Self::Failed(failure) => ("failed", to_payload(failure)),
+            Self::Retrying { failure, at } => {
+                ("retrying", to_payload(&Retrying { failure: failure.clone(), at: *at }))
+            }
+        }
+    }
+
+    /// The outcome of two columns; `None` when they are none.
+    pub fn from_columns(word: &str, json: Payload) -> Option<Self> {
+        match word {
+            "done" => Some(Self::Done(json)),
+            "failed" => json.decode().ok().map(Self::Failed),
+            "retrying" => json.decode().ok().map(|Retrying { failure, at }| Self::Retrying { failure, at }),
+            _ => None,
+        }
+    }
+}
+
+/// Serialises the engine's own types, whose JSON cannot fail.
+pub(crate) fn to_payload<T: Serialize>(value: &T) -> Payload {
+    Payload::encode(value, usize::MAX).unwrap_or_else(|_| Payload::null())
+}
+
+/// A journal as the executor reads it.
+#[derive(Debug, Default)]
+pub(crate) struct Replay {
+    /// To be delivered in this order.
+    pub(crate) entries: VecDeque<Entry>,
+    /// Results behind a failure that is tried again, by operation.
+    pub(crate) kept: HashMap<Key, Outcome>,
+    /// The last sequence number in use.
+    pub(crate) last_seq: u64,
+}
+
+impl Replay {
+    pub(crate) fn new(journal: Vec<Entry>) -> Self {
+        let mut replay = Self::default();
+        for entry in journal {
+            replay.last_seq = replay.last_seq.max(entry.seq);
+            if entry.key.kind == Kind::Attempt {
+                replay.rewind();
+            } else {
+                replay.kept.remove(&entry.key);
+                replay.entries.push_back(entry);
+            }
+        }
+        replay
+    }
+
+    /// Cuts the order back to the first failure, and keeps what succeeded after it by name.
+    fn rewind(&mut self) {
+        let succeeded = |key: &Key, entries: &VecDeque<Entry>| {
+            entries.iter().any(|entry| entry.key == *key && matches!(entry.outcome, Outcome::Done(_)))
+        };
+        let first = self.entries.iter().position(|entry| match entry.outcome {
+            Outcome::Done(_) => false,
+            Outcome::Failed(_) => true,
+            Outcome::Retrying { .. } => !succeeded(&entry.key, &self.entries),
+        });
+        let Some(first) = first else { return };
+        for entry in self.entries.drain(first..) {
+            // A limit or a pause of the failed try says nothing about the next one.
+            let of_the_try = matches!(entry.key.kind, Kind::Timeout | Kind::Backoff);
+            if matches!(entry.outcome, Outcome::Done(_)) && !of_the_try {
+                self.kept.insert(entry.key, entry.outcome);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::failure::FailureKind;
+
+    fn entry(seq: u64, kind: Kind, name: &str, outcome: Outcome) -> Entry {
+        let name = Name::new(name).unwrap();
+        Entry { seq, key: Key { kind, name, ordinal: 1 }, outcome, at: Timestamp::UNIX_EPOCH }
+    }
+
+    fn failed() -> Outcome {
+        Outcome::Failed(Failure::new(FailureKind::Error, "no"))
+    }
+
+    fn done() -> Outcome {
+        Outcome::Done(Payload::null())
+    }
+
+    fn names(replay: &Replay) -> (Vec<&str>, Vec<&str>) {
+        let mut kept: Vec<_> = replay.kept.keys().map(|key| key.name.as_str()).collect();
+        kept.sort_unstable();
+        (replay.entries.iter().map(|entry| entry.key.name.as_str()).collect(), kept)
+    }
+
+    #[test]
+    fn a_failed_attempt_rewinds_to_its_first_failure_and_keeps_what_succeeded() {
+        let journal = vec![
+            entry(1, Kind::Step, "a", done()),
+            entry(2, Kind::Step, "b", failed()),
+            entry(3, Kind::Step, "c", done()),
+            entry(4, Kind::Timeout, "limit", done()),
+            entry(5, Kind::Attempt, "attempt", failed()),
+        ];
+        let replay = Replay::new(journal.clone());
+        assert_eq!(names(&replay), (vec!["a"], vec!["c",]));
+        assert_eq!(replay.last_seq, 5);
+
+        let again = [journal, vec![entry(6, Kind::Step, "b", done()), entry(7, Kind::Step, "c", done())]];
+        assert_eq!(names(&Replay::new(again.concat())), (vec!["a", "b", "c"], vec![]));
+    }
+
+    #[test]
+    fn a_failure_that_the_task_survived_is_replayed_as_it_was() {
+        let journal = vec![entry(1, Kind::Step, "a", failed()), entry(2, Kind::Step, "b", done())];
+        assert_eq!(names(&Replay::new(journal)), (vec!["a", "b"], vec![]));
+    }
+
+    #[test]
+    fn tries_of_a_step_that_succeeded_in_the_end_are_no_failure() {
+        let retrying =
+            Outcome::Retrying { failure: Failure::new(FailureKind::Error, "no"), at: Timestamp::UNIX_EPOCH };
+        let mut journal = vec![
+            entry(1, Kind::Step, "a", retrying.clone()),
+            entry(2, Kind::Backoff, "a", done()),
+            entry(3, Kind::Step, "a", done()),
+            entry(4, Kind::Attempt, "attempt", failed()),
+        ];
+        assert_eq!(names(&Replay::new(journal.clone())).0.len(), 3);
+        journal[2] = entry(3, Kind::Step, "a", failed());
+        assert_eq!(names(&Replay::new(journal)), (vec![], vec![]));
+    }
+
+    #[test]
+    fn outcomes_survive_their_columns() {
+        let at = crate::time::from_micros(1_700_000_000_123_456);
+        let retrying = Outcome::Retrying { failure: Failure::new(FailureKind::Panic, "ouch"), at };
+        for outcome in [done(), failed(), retrying] {
+            let (word, json) = outcome.to_columns();
+            assert_eq!(Outcome::from_columns(word, json), Some(outcome));
+        }
+        assert!(Kind::ALL.iter().all(|kind| Kind::parse(kind.as_str()) == Some(*kind)));
+    }
+}

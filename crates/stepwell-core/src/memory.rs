@@ -1,0 +1,673 @@
+//! The store in memory: for tests and simulation, and the reference model of what a store does.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+use crate::failure::{Failure, FailureKind};
+use crate::ids::{RunId, TaskId, WorkerId};
+use crate::journal::{Entry, Key, Kind};
+use crate::name::Name;
+use crate::payload::Payload;
+use crate::runtime::{BoxFuture, Runtime};
+use crate::store::*;
+use crate::time::{Timestamp, after};
+
+/// A store that lives as long as the program.
+///
+/// Each handle counts as a process of its own: [`MemoryStore::connect`] makes a second one on the same tasks, whose
+/// writes the first one learns of by [`Store::changed`].
+pub struct MemoryStore {
+    shared: Arc<Shared>,
+    /// The version that this handle knows of.
+    seen: AtomicU64,
+}
+
+struct Shared {
+    runtime: Arc<dyn Runtime>,
+    state: Mutex<State>,
+    version: AtomicU64,
+    changed: Notify,
+}
+
+impl MemoryStore {
+    /// An empty store, on the runtime's clock.
+    pub fn new(runtime: Arc<dyn Runtime>) -> Self {
+        let shared =
+            Shared { runtime, state: Mutex::default(), version: AtomicU64::new(0), changed: Notify::new() };
+        Self { shared: Arc::new(shared), seen: AtomicU64::new(0) }
+    }
+
+    /// A second handle on the same tasks, as another process would have.
+    pub fn connect(&self) -> Self {
+        Self { shared: self.shared.clone(), seen: AtomicU64::new(self.shared.version.load(Ordering::SeqCst)) }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Store for MemoryStore {
+    fn now(&self) -> Timestamp {
+        self.shared.runtime.now()
+    }
+
+    fn commit(&self, batch: Batch) -> BoxFuture<'static, Result<Committed, StoreError>> {
+        let committed = self.state().commit(&*self.shared.runtime, batch);
+        let version = self.shared.version.fetch_add(1, Ordering::SeqCst);
+        // Its own write is no news to this handle, unless it has missed one before.
+        let _ = self.seen.compare_exchange(version, version + 1, Ordering::SeqCst, Ordering::SeqCst);
+        self.shared.changed.notify_waiters();
+        Box::pin(std::future::ready(Ok(committed)))
+    }
+
+    fn task(&self, task_id: TaskId) -> BoxFuture<'static, Result<Option<TaskInfo>, StoreError>> {
+        let info = self.state().tasks.get(&task_id).map(Task::info);
+        Box::pin(std::future::ready(Ok(info)))
+    }
+
+    fn tasks(&self, filter: TaskFilter) -> BoxFuture<'static, Result<Vec<TaskInfo>, StoreError>> {
+        let state = self.state();
+        let tasks = state.tasks.values().rev().filter(|task| {
+            filter.before.is_none_or(|before| task.new.task_id < before)
+                && filter.state.is_none_or(|state| task.state == state)
+                && filter.queue.as_ref().is_none_or(|queue| task.new.queue == *queue)
+                && filter.task_type.as_ref().is_none_or(|task_type| task.new.task_type == *task_type)
+                && filter.parent.is_none_or(|parent| task.new.parent == Some(parent))
+        });
+        let tasks = tasks.take(filter.limit).map(Task::info).collect();
+        Box::pin(std::future::ready(Ok(tasks)))
+    }
+
+    fn journal(&self, task_id: TaskId) -> BoxFuture<'static, Result<Vec<Entry>, StoreError>> {
+        let journal = self.state().tasks.get(&task_id).map(|task| task.journal.clone()).unwrap_or_default();
+        Box::pin(std::future::ready(Ok(journal)))
+    }
+
+    fn changed(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {
+            loop {
+                let changed = self.shared.changed.notified();
+                let version = self.shared.version.load(Ordering::SeqCst);
+                if self.seen.swap(version, Ordering::SeqCst) != version {
+                    return;
+                }
+                changed.await;
+            }
+        })
+    }
+}
+
+#[derive(Default)]
+struct State {
+    tasks: BTreeMap<TaskId, Task>,
+    /// Claimable tasks of each queue, in the order in which they are claimed.
+    ready: HashMap<Name, BTreeSet<(Reverse<i32>, Timestamp, TaskId)>>,
+    /// Tasks that become claimable then.
+    due: BTreeSet<(Timestamp, TaskId)>,
+    /// Tasks that are cancelled then.
+    deadlines: BTreeSet<(Timestamp, TaskId)>,
+    idempotency: HashMap<(Name, Name), TaskId>,
+    events: HashMap<(Name, Option<Name>), Payload>,
+    awaiting: HashMap<Name, BTreeSet<TaskId>>,
+    workers: HashMap<WorkerId, Timestamp>,
+    messages: i64,
+}
+
+struct Task {
+    new: NewTask,
+    state: TaskState,
+    run_id: RunId,
+    attempt: u32,
+    /// Who runs it; of a suspended task, who ran it.
+    worker_id: Option<WorkerId>,
+    journal: Vec<Entry>,
+    waits: BTreeMap<Key, Wait>,
+    mailbox: VecDeque<ArrivedMessage>,
+    output: Option<Payload>,
+    failure: Option<Failure>,
+    cancel_requested: bool,
+    poked: bool,
+    spawned_at: Timestamp,
+    ready_at: Timestamp,
+    started_at: Option<Timestamp>,
+    finished_at: Option<Timestamp>,
+    due_at: Option<Timestamp>,
+    cancel_at: Option<Timestamp>,
+}
+
+impl Task {
+    fn info(&self) -> TaskInfo {
+        TaskInfo {
+            task_id: self.new.task_id,
+            run_id: self.run_id,
+            task_type: self.new.task_type.clone(),
+            queue: self.new.queue.clone(),
+            state: self.state,
+            params: self.new.params.clone(),
+            output: self.output.clone(),
+            failure: self.failure.clone(),
+            headers: self.new.headers.clone(),
+            priority: self.new.priority,
+            attempt: self.attempt,
+            max_attempts: self.new.max_attempts,
+            parent: self.new.parent,
+            idempotency_key: self.new.idempotency_key.clone(),
+            cancel_requested: self.cancel_requested,
+            spawned_at: self.spawned_at,
+            started_at: self.started_at,
+            finished_at: self.finished_at,
+            due_at: self.due_at,
+        }
+    }
+
+    fn finish(&self) -> Option<Finish> {
+        match self.state {
+            TaskState::Completed => self.output.clone().map(Finish::Completed),
+            TaskState::Failed => self.failure.clone().map(Finish::Failed),
+            TaskState::Cancelled => Some(Finish::Cancelled),
+            _ => None,
+        }
+    }
+}
+
+impl State {
+    fn commit(&mut self, runtime: &dyn Runtime, batch: Batch) -> Committed {
+        let now = runtime.now();
+        let mut news = News::default();
+        let transitions = batch.transitions.into_iter().map(|t| self.transition(now, t, &mut news)).collect();
+        let commands = batch.commands.into_iter().map(|c| self.command(now, c, &mut news)).collect();
+        let events = batch.events.into_iter().map(|event| self.emit(now, event, &mut news)).collect();
+        let messages = batch.messages.into_iter().map(|m| self.send(now, m, &mut news)).collect();
+        let spawns = batch.spawns.into_iter().map(|task| self.spawn(now, task, &mut news)).collect();
+        let workers = batch.workers.into_iter().map(|signal| self.signal(now, signal, &mut news)).collect();
+        let claims = batch.claims.into_iter().map(|c| self.claim(runtime, now, &c, &mut news)).collect();
+        Committed { transitions, commands, events, messages, spawns, workers, claims, news }
+    }
+
+    fn transition(
+        &mut self,
+        now: Timestamp,
+        transition: Transition,
+        news: &mut News,
+    ) -> Result<Applied, Refused> {
+        let Transition { task_id, run_id, next, .. } = transition;
+        let task = self
+            .tasks
+            .get_mut(&task_id)
+            .filter(|task| task.run_id == run_id && task.state == TaskState::Running)
+            .ok_or(Refused)?;
+        task.journal.extend(transition.entries);
+        task.mailbox.retain(|message| !transition.received.contains(&message.id));
+        for key in transition.waits_removed {
+            if let Some(Wait { target: Some(target), .. }) = task.waits.remove(&key)
+                && key.kind == Kind::Event
+                && !task.waits.values().any(|wait| wait.target.as_ref() == Some(&target))
+                && let Some(awaiting) = self.awaiting.get_mut(&target)
+            {
+                awaiting.remove(&task_id);
+            }
+        }
+        for wait in transition.waits_added {
+            if let (Kind::Event, Some(target)) = (wait.key.kind, &wait.target) {
+                self.awaiting.entry(target.clone()).or_default().insert(task_id);
+            }
+            task.waits.insert(wait.key.clone(), wait);
+        }
+        for task in transition.spawns {
+            self.spawn(now, task, news);
+        }
+        for event in transition.events {
+            self.emit(now, event, news);
+        }
+        for message in transition.messages {
+            self.send(now, message, news);
+        }
+
+        let collect = matches!(next, Next::Continue { collect: true } | Next::Suspend { .. });
+        let facts = if collect { self.facts(task_id) } else { Facts::default() };
+        let Some(task) = self.tasks.get_mut(&task_id) else { return Err(Refused) };
+        let mut applied = Applied {
+            suspended: false,
+            cancel_requested: task.cancel_requested,
+            facts,
+            transaction: transition.transaction.map(|_| {
+                Err(anyhow::anyhow!("the store in memory has no transactions: use SQLite or PostgreSQL"))
+            }),
+        };
+        if collect {
+            task.poked = false;
+        }
+        match next {
+            Next::Continue { .. } => {}
+            Next::Suspend { wake_at } => {
+                let stays = task.cancel_requested
+                    || !applied.facts.is_empty()
+                    || wake_at.is_some_and(|wake_at| wake_at <= now);
+                if !stays {
+                    task.state = TaskState::Suspended;
+                    task.attempt -= 1;
+                    applied.suspended = true;
+                    self.set_due(task_id, wake_at, news);
+                }
+            }
+            Next::Complete(output) => self.finish(now, task_id, Finish::Completed(output), news),
+            Next::Fail(failure) => self.finish(now, task_id, Finish::Failed(failure), news),
+            Next::Cancel => self.finish(now, task_id, Finish::Cancelled, news),
+            Next::Retry { failure, at } => {
+                task.failure = Some(failure);
+                self.drop_waits(task_id);
+                self.give_back(now, task_id, Some(at), news);
+            }
+            Next::Release => {
+                task.attempt -= 1;
+                self.give_back(now, task_id, None, news);
+            }
+        }
+        Ok(applied)
+    }
+
+    /// Makes a running task pending, without an owner.
+    fn give_back(&mut self, now: Timestamp, task_id: TaskId, due_at: Option<Timestamp>, news: &mut News) {
+        let Some(task) = self.tasks.get_mut(&task_id) else { return };
+        task.worker_id = None;
+        if task.cancel_requested {
+            self.finish(now, task_id, Finish::Cancelled, news);
+        } else if due_at.is_some_and(|due_at| due_at > now) {
+            task.state = TaskState::Pending;
+            self.set_due(task_id, due_at, news);
+        } else {
+            self.make_ready(now, task_id, news);
+        }
+    }
+
+    fn make_ready(&mut self, now: Timestamp, task_id: TaskId, news: &mut News) {
+        self.set_due(task_id, None, news);
+        let Some(task) = self.tasks.get_mut(&task_id) else { return };
+        task.state = TaskState::Pending;
+        task.ready_at = now;
+        let place = (Reverse(task.new.priority), now, task_id);
+        self.ready.entry(task.new.queue.clone()).or_default().insert(place);
+        news.ready.push(task.new.queue.clone());
+    }
+
+    fn set_due(&mut self, task_id: TaskId, due_at: Option<Timestamp>, news: &mut News) {
+        let Some(task) = self.tasks.get_mut(&task_id) else { return };
+        if let Some(old) = task.due_at.take() {
+            self.due.remove(&(old, task_id));
+        }
+        if let Some(due_at) = due_at {
+            task.due_at = Some(due_at);
+            self.due.insert((due_at, task_id));
+            news.ready.push(task.new.queue.clone());
+        }
+    }
+
+    fn set_deadline(&mut self, task_id: TaskId, cancel_at: Option<Timestamp>) {
+        let Some(task) = self.tasks.get_mut(&task_id) else { return };
+        if let Some(old) = task.cancel_at.take() {
+            self.deadlines.remove(&(old, task_id));
+        }
+        if let Some(cancel_at) = cancel_at {
+            task.cancel_at = Some(cancel_at);
+            self.deadlines.insert((cancel_at, task_id));
+        }
+    }
+
+    fn drop_waits(&mut self, task_id: TaskId) {
+        let Some(task) = self.tasks.get_mut(&task_id) else { return };
+        for wait in std::mem::take(&mut task.waits).into_values() {
+            if let Some(awaiting) = wait.target.and_then(|target| self.awaiting.get_mut(&target)) {
+                awaiting.remove(&task_id);
+            }
+        }
+    }
+
+    /// Something arrived for a task.
+    fn notify(&mut self, now: Timestamp, task_id: TaskId, news: &mut News) {
+        match self.tasks.get_mut(&task_id) {
+            Some(task) if task.state == TaskState::Suspended => self.make_ready(now, task_id, news),
+            Some(task) if task.state == TaskState::Running => {
+                task.poked = true;
+                news.poked.push(task_id);
+            }
+            _ => {}
+        }
+    }
+
+    fn finish(&mut self, now: Timestamp, task_id: TaskId, finish: Finish, news: &mut News) {
+        self.drop_waits(task_id);
+        self.set_due(task_id, None, news);
+        self.set_deadline(task_id, None);
+        let Some(task) = self.tasks.get_mut(&task_id) else { return };
+        if task.state == TaskState::Pending
+            && let Some(ready) = self.ready.get_mut(&task.new.queue)
+        {
+            ready.remove(&(Reverse(task.new.priority), task.ready_at, task_id));
+        }
+        task.worker_id = None;
+        task.mailbox.clear();
+        task.finished_at = Some(now);
+        news.finished.push((task_id, finish.clone()));
+        let cancelled = finish == Finish::Cancelled;
+        (task.state, task.output, task.failure) = match finish {
+            Finish::Completed(output) => (TaskState::Completed, Some(output), None),
+            Finish::Failed(failure) => (TaskState::Failed, None, Some(failure)),
+            Finish::Cancelled => (TaskState::Cancelled, None, task.failure.take()),
+        };
+        if let Some(parent) = task.new.parent {
+            let awaits = |parent: &Task| {
+                let child = task_id.to_string();
+                parent.waits.values().any(|wait| wait.target.as_ref().is_some_and(|t| t.as_str() == child))
+            };
+            if self.tasks.get(&parent).is_some_and(awaits) {
+                self.notify(now, parent, news);
+            }
+        }
+        if cancelled {
+            let children: Vec<_> = self
+                .tasks
+                .values()
+                .filter(|child| child.new.parent == Some(task_id) && !child.state.is_finished())
+                .map(|child| child.new.task_id)
+                .collect();
+            children.into_iter().for_each(|child| self.cancel(now, child, news));
+        }
+    }
+
+    /// Cancels a task that has not ended.
+    fn cancel(&mut self, now: Timestamp, task_id: TaskId, news: &mut News) {
+        match self.tasks.get_mut(&task_id) {
+            Some(task) if task.state == TaskState::Running => {
+                task.cancel_requested = true;
+                self.notify(now, task_id, news);
+            }
+            _ => self.finish(now, task_id, Finish::Cancelled, news),
+        }
+    }
+
+    fn command(&mut self, now: Timestamp, command: Command, news: &mut News) -> CommandOutcome {
+        let (Command::Cancel(task_id)
+        | Command::Retry(task_id)
+        | Command::Delete(task_id)
+        | Command::Wake(task_id)) = command;
+        let Some(task) = self.tasks.get_mut(&task_id) else { return CommandOutcome::NotFound };
+        let state = task.state;
+        match command {
+            Command::Cancel(_) if !state.is_finished() => self.cancel(now, task_id, news),
+            Command::Retry(_) if matches!(state, TaskState::Failed | TaskState::Cancelled) => {
+                task.attempt = 0;
+                task.cancel_requested = false;
+                task.finished_at = None;
+                self.make_ready(now, task_id, news);
+            }
+            Command::Delete(_) if state.is_finished() => {
+                if let Some(key) = task.new.idempotency_key.clone() {
+                    self.idempotency.remove(&(task.new.task_type.clone(), key));
+                }
+                self.tasks.remove(&task_id);
+            }
+            Command::Wake(_) if state == TaskState::Suspended => self.make_ready(now, task_id, news),
+            _ => return CommandOutcome::NotAllowed(state),
+        }
+        CommandOutcome::Done
+    }
+
+    fn emit(&mut self, now: Timestamp, event: NewEvent, news: &mut News) -> bool {
+        let key = (event.name.clone(), event.queue.clone());
+        if self.events.contains_key(&key) {
+            return false;
+        }
+        self.events.insert(key, event.payload);
+        for task_id in self.awaiting.get(&event.name).cloned().unwrap_or_default() {
+            let sees = |task: &Task| event.queue.as_ref().is_none_or(|queue| task.new.queue == *queue);
+            if self.tasks.get(&task_id).is_some_and(sees) {
+                self.notify(now, task_id, news);
+            }
+        }
+        true
+    }
+
+    fn send(&mut self, now: Timestamp, message: NewMessage, news: &mut News) -> bool {
+        let Some(task) = self.tasks.get_mut(&message.task_id).filter(|task| !task.state.is_finished()) else {
+            return false;
+        };
+        self.messages += 1;
+        let awaited = task
+            .waits
+            .values()
+            .any(|wait| wait.key.kind == Kind::Message && wait.target.as_ref() == Some(&message.topic));
+        task.mailbox.push_back(ArrivedMessage {
+            id: self.messages,
+            topic: message.topic,
+            payload: message.payload,
+        });
+        if awaited {
+            self.notify(now, message.task_id, news);
+        }
+        true
+    }
+
+    fn spawn(&mut self, now: Timestamp, new: NewTask, news: &mut News) -> Spawned {
+        if let Some(key) = &new.idempotency_key {
+            let key = (new.task_type.clone(), key.clone());
+            if let Some(task) = self.idempotency.get(&key).and_then(|task_id| self.tasks.get(task_id)) {
+                return Spawned::Existing {
+                    task_id: task.new.task_id,
+                    run_id: task.run_id,
+                    attempt: task.attempt,
+                };
+            }
+            self.idempotency.insert(key, new.task_id);
+        }
+        let (task_id, start_at) = (new.task_id, new.start_at.filter(|start_at| *start_at > now));
+        let claim_by = new.claim_by.filter(|worker| start_at.is_none() && self.workers.contains_key(worker));
+        let CancellationPolicy { max_delay, max_duration } = new.cancellation;
+        let limit = if claim_by.is_some() { max_duration } else { max_delay };
+        let claimed = claim_by.is_some();
+        let task = Task {
+            state: if claimed { TaskState::Running } else { TaskState::Pending },
+            run_id: new.run_id,
+            attempt: u32::from(claimed),
+            worker_id: claim_by,
+            journal: Vec::new(),
+            waits: BTreeMap::new(),
+            mailbox: VecDeque::new(),
+            output: None,
+            failure: None,
+            cancel_requested: false,
+            poked: false,
+            spawned_at: now,
+            ready_at: now,
+            started_at: claimed.then_some(now),
+            finished_at: None,
+            due_at: None,
+            cancel_at: None,
+            new,
+        };
+        self.tasks.insert(task_id, task);
+        self.set_deadline(task_id, limit.map(|limit| after(now, limit)));
+        match (claimed, start_at) {
+            (true, _) => {}
+            (false, Some(_)) => self.set_due(task_id, start_at, news),
+            (false, None) => self.make_ready(now, task_id, news),
+        }
+        Spawned::Created { claimed }
+    }
+
+    fn signal(&mut self, now: Timestamp, signal: WorkerSignal, news: &mut News) -> bool {
+        match signal {
+            WorkerSignal::Register { worker_id, lease, .. } => {
+                self.workers.insert(worker_id, after(now, lease));
+                true
+            }
+            WorkerSignal::Heartbeat { worker_id, lease } => match self.workers.get_mut(&worker_id) {
+                Some(until) => {
+                    *until = after(now, lease);
+                    true
+                }
+                None => false,
+            },
+            WorkerSignal::Deregister { worker_id } => {
+                let known = self.workers.remove(&worker_id).is_some();
+                for task_id in self.running_under(worker_id) {
+                    if let Some(task) = self.tasks.get_mut(&task_id) {
+                        task.attempt -= 1;
+                    }
+                    self.give_back(now, task_id, None, news);
+                }
+                known
+            }
+        }
+    }
+
+    fn running_under(&self, worker_id: WorkerId) -> Vec<TaskId> {
+        let runs = |task: &&Task| task.worker_id == Some(worker_id) && task.state == TaskState::Running;
+        self.tasks.values().filter(runs).map(|task| task.new.task_id).collect()
+    }
+
+    fn claim(&mut self, runtime: &dyn Runtime, now: Timestamp, claim: &Claim, news: &mut News) -> Claimed {
+        self.do_what_is_due(now, news);
+        let poked = self
+            .running_under(claim.worker_id)
+            .into_iter()
+            .filter(|task_id| self.tasks.get(task_id).is_some_and(|task| task.poked))
+            .collect();
+        let mut tasks = Vec::new();
+        if self.workers.contains_key(&claim.worker_id) {
+            for queue in &claim.queues {
+                let ready = self.ready.entry(queue.clone()).or_default();
+                let known = |(_, _, task_id): &&(_, _, TaskId)| {
+                    let task = self.tasks.get(task_id);
+                    task.is_some_and(|task| claim.task_types.contains(&task.new.task_type))
+                };
+                let places: Vec<_> =
+                    ready.iter().filter(known).take(claim.limit - tasks.len()).copied().collect();
+                for place in &places {
+                    ready.remove(place);
+                }
+                for (_, _, task_id) in places {
+                    tasks.extend(self.start(runtime, now, task_id, claim.worker_id));
+                }
+            }
+        }
+        let next = [self.due.first(), self.deadlines.first()];
+        Claimed { tasks, poked, next_due: next.into_iter().flatten().map(|(at, _)| *at).min() }
+    }
+
+    fn start(
+        &mut self,
+        runtime: &dyn Runtime,
+        now: Timestamp,
+        task_id: TaskId,
+        worker_id: WorkerId,
+    ) -> Option<ClaimedTask> {
+        let facts = self.facts(task_id);
+        let task = self.tasks.get_mut(&task_id)?;
+        let had_it = task.worker_id == Some(worker_id);
+        if task.started_at.is_some() && !had_it {
+            task.run_id = RunId::new(runtime);
+        }
+        task.state = TaskState::Running;
+        task.attempt += 1;
+        task.worker_id = Some(worker_id);
+        task.poked = false;
+        let claimed = ClaimedTask {
+            task_id,
+            run_id: task.run_id,
+            attempt: task.attempt,
+            max_attempts: task.new.max_attempts,
+            task_type: task.new.task_type.clone(),
+            queue: task.new.queue.clone(),
+            params: task.new.params.clone(),
+            headers: task.new.headers.clone(),
+            retry: task.new.retry.clone(),
+            journal: (!had_it).then(|| task.journal.clone()),
+            waits: task.waits.values().cloned().collect(),
+            facts,
+        };
+        if task.started_at.is_none() {
+            task.started_at = Some(now);
+            let limit = task.new.cancellation.max_duration;
+            self.set_deadline(task_id, limit.map(|limit| after(now, limit)));
+        }
+        Some(claimed)
+    }
+
+    fn do_what_is_due(&mut self, now: Timestamp, news: &mut News) {
+        while let Some((_, task_id)) = self.deadlines.first().copied().filter(|(at, _)| *at <= now) {
+            self.set_deadline(task_id, None);
+            self.cancel(now, task_id, news);
+        }
+        while let Some((_, task_id)) = self.due.first().copied().filter(|(at, _)| *at <= now) {
+            self.make_ready(now, task_id, news);
+        }
+        let dead: Vec<_> = self
+            .workers
+            .iter()
+            .filter(|(_, until)| **until <= now)
+            .map(|(worker_id, _)| *worker_id)
+            .collect();
+        for worker_id in dead {
+            self.workers.remove(&worker_id);
+            for task_id in self.running_under(worker_id) {
+                let Some(task) = self.tasks.get_mut(&task_id) else { continue };
+                if task.attempt >= task.new.max_attempts && !task.cancel_requested {
+                    let failure = crashed(task.attempt);
+                    self.finish(now, task_id, Finish::Failed(failure), news);
+                } else {
+                    self.give_back(now, task_id, None, news);
+                }
+            }
+        }
+    }
+
+    fn facts(&self, task_id: TaskId) -> Facts {
+        let mut facts = Facts::default();
+        let Some(task) = self.tasks.get(&task_id) else { return facts };
+        let mut topics: BTreeMap<&Name, usize> = BTreeMap::new();
+        for wait in task.waits.values() {
+            let Some(target) = &wait.target else { continue };
+            match wait.key.kind {
+                Kind::Event => {
+                    let private = (target.clone(), Some(task.new.queue.clone()));
+                    let payload =
+                        self.events.get(&(target.clone(), None)).or_else(|| self.events.get(&private));
+                    facts.events.extend(payload.map(|payload| (target.clone(), payload.clone())));
+                }
+                Kind::Message => *topics.entry(target).or_default() += 1,
+                Kind::Child => {
+                    let Ok(child) = target.as_str().parse::<TaskId>() else { continue };
+                    let finish = match self.tasks.get(&child) {
+                        Some(child) => child.finish(),
+                        None => Some(Finish::Failed(deleted())),
+                    };
+                    facts.children.extend(finish.map(|finish| (child, finish)));
+                }
+                _ => {}
+            }
+        }
+        for (topic, waiting) in topics {
+            let messages = task.mailbox.iter().filter(|message| message.topic == *topic);
+            facts.messages.extend(messages.take(waiting).cloned());
+        }
+        facts
+    }
+}
+
+/// What a task fails with whose worker died in its last attempt.
+pub fn crashed(attempt: u32) -> Failure {
+    let message = format!(
+        "the worker died while it ran attempt {attempt}, the last one. If the task itself ends its process (out of memory, abort), mend that, then retry it"
+    );
+    Failure::new(FailureKind::Crashed, message).permanent()
+}
+
+/// What a parent gets for a child that was deleted before it was joined.
+pub fn deleted() -> Failure {
+    Failure::new(FailureKind::Child, "the child task was deleted before its parent joined it").permanent()
+}

@@ -1,0 +1,145 @@
+//! Names: of task types, queues, steps, events, topics.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+/// The longest name, in bytes.
+pub const MAX_NAME_BYTES: usize = 512;
+
+/// A valid name: 1 to 512 bytes of any Unicode text without NUL (PostgreSQL cannot keep one). Cheap to clone.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Name(Arc<str>);
+
+/// Why a text is no name.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidName {
+    /// The text is empty.
+    #[error("a name must not be empty: give it 1 to {MAX_NAME_BYTES} bytes")]
+    Empty,
+    /// The text is over [`MAX_NAME_BYTES`].
+    #[error(
+        "the name {start:?}… has {bytes} bytes, the limit is {MAX_NAME_BYTES}: use a shorter one, or a hash of it"
+    )]
+    TooLong {
+        /// How the text begins.
+        start: String,
+        /// How long it is.
+        bytes: usize,
+    },
+    /// The text holds a NUL character.
+    #[error("the name {0:?} holds a NUL character, which databases cannot keep: remove it")]
+    Nul(String),
+}
+
+impl Name {
+    /// Checks the text.
+    ///
+    /// # Errors
+    /// When it is empty, too long, or holds a NUL character.
+    pub fn new(text: impl AsRef<str>) -> Result<Self, InvalidName> {
+        let text = text.as_ref();
+        if text.is_empty() {
+            Err(InvalidName::Empty)
+        } else if text.len() > MAX_NAME_BYTES {
+            Err(InvalidName::TooLong { start: text.chars().take(32).collect(), bytes: text.len() })
+        } else if text.contains('\0') {
+            Err(InvalidName::Nul(text.chars().take(32).collect()))
+        } else {
+            Ok(Self(text.into()))
+        }
+    }
+
+    /// The name's text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for Name {
+    type Error = InvalidName;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        Self::new(text)
+    }
+}
+
+impl From<Name> for String {
+    fn from(name: Name) -> Self {
+        name.0.as_ref().into()
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+/// What a context's call accepts as the name of a step: a string, or a string and a discriminator.
+///
+/// ```
+/// # use stepwell_core::StepName;
+/// let names: [StepName; 2] = ["charge".into(), ("fetch", 7).into()];
+/// assert_eq!(names[1].to_string(), "fetch:7");
+/// ```
+#[derive(Clone, Debug)]
+pub struct StepName(String);
+
+impl StepName {
+    pub(crate) fn check(&self) -> Result<Name, InvalidName> {
+        Name::new(&self.0)
+    }
+}
+
+impl From<&str> for StepName {
+    fn from(name: &str) -> Self {
+        Self(name.to_owned())
+    }
+}
+
+impl From<&String> for StepName {
+    fn from(name: &String) -> Self {
+        Self(name.clone())
+    }
+}
+
+impl From<String> for StepName {
+    fn from(name: String) -> Self {
+        Self(name)
+    }
+}
+
+impl<D: fmt::Display> From<(&str, D)> for StepName {
+    fn from((name, discriminator): (&str, D)) -> Self {
+        Self(format!("{name}:{discriminator}"))
+    }
+}
+
+impl fmt::Display for StepName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_short_text_without_nul() {
+        assert!(Name::new("päckchen 📦 'quoted' \"name\"; DROP TABLE tasks;--").is_ok());
+        assert!(Name::new("x".repeat(MAX_NAME_BYTES)).is_ok());
+        assert_eq!(Name::new(""), Err(InvalidName::Empty));
+        assert!(matches!(Name::new("x".repeat(513)), Err(InvalidName::TooLong { bytes: 513, .. })));
+        assert!(matches!(Name::new("a\0b"), Err(InvalidName::Nul(_))));
+    }
+}

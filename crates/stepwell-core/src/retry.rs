@@ -1,0 +1,97 @@
+//! When a failed attempt, or a failed step, is tried again.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// How long to wait before the next try.
+///
+/// ```
+/// # use std::time::Duration;
+/// # use stepwell_core::RetryStrategy;
+/// let quick = RetryStrategy::Fixed { delay: Duration::from_millis(50) };
+/// let patient = RetryStrategy::exponential();
+/// assert_eq!(quick.delay(3, 0), Some(Duration::from_millis(50)));
+/// assert!(patient.delay(1, u64::MAX) <= Some(Duration::from_millis(1_250)));
+/// assert_eq!(RetryStrategy::None.delay(1, 0), None);
+/// ```
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum RetryStrategy {
+    /// The first failure is final.
+    None,
+    /// The same delay before each try.
+    Fixed {
+        /// The delay.
+        delay: Duration,
+    },
+    /// A delay that grows with each try, up to a cap, and is spread at random so that tries which failed together do
+    /// not come back together.
+    Exponential {
+        /// The delay after the first failure.
+        base: Duration,
+        /// What the delay is multiplied by after each further failure; at least 1.
+        factor: f64,
+        /// The longest delay.
+        max: Duration,
+        /// The part of the delay, 0 to 1, by which it may be longer or shorter.
+        jitter: f64,
+    },
+}
+
+impl RetryStrategy {
+    /// 1 s, doubled after each failure, at most 5 minutes, with 25 % jitter. The default.
+    pub const fn exponential() -> Self {
+        Self::Exponential {
+            base: Duration::from_secs(1),
+            factor: 2.0,
+            max: Duration::from_secs(300),
+            jitter: 0.25,
+        }
+    }
+
+    /// The same delay before each try.
+    pub const fn fixed(delay: Duration) -> Self {
+        Self::Fixed { delay }
+    }
+
+    /// The delay after the failure of try number `failed` (from 1); `None` when there is no further try. `random` is
+    /// a uniform number, from which the jitter is drawn.
+    pub fn delay(&self, failed: u32, random: u64) -> Option<Duration> {
+        match *self {
+            Self::None => None,
+            Self::Fixed { delay } => Some(delay),
+            Self::Exponential { base, factor, max, jitter } => {
+                let exponent = i32::try_from(failed.saturating_sub(1)).unwrap_or(i32::MAX);
+                let grown = base.as_secs_f64() * factor.max(1.0).powi(exponent);
+                let spread = 1.0 + jitter.clamp(0.0, 1.0) * (random as f64 / u64::MAX as f64 * 2.0 - 1.0);
+                // `min` also turns the infinity of a large power into the cap.
+                let seconds = grown.min(max.as_secs_f64()) * spread;
+                Some(Duration::try_from_secs_f64(seconds).unwrap_or(max).min(max))
+            }
+        }
+    }
+}
+
+impl Default for RetryStrategy {
+    fn default() -> Self {
+        Self::exponential()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exponential_delays_grow_to_their_cap_and_stay_within_their_jitter() {
+        let strategy = RetryStrategy::exponential();
+        for failed in [1, 2, 3, 8, 9, 10, 1_000, u32::MAX] {
+            let middle = 2f64.powi((failed - 1).min(20) as i32).min(300.0);
+            for random in [0, 1, u64::MAX / 3, u64::MAX] {
+                let delay = strategy.delay(failed, random).unwrap().as_secs_f64();
+                assert!(delay >= middle * 0.74 && delay <= (middle * 1.26).min(300.0), "{failed}: {delay}");
+            }
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! The errors of task code.
+
+use std::time::Duration;
+
+use crate::failure::{Failure, FailureKind, Retry};
+use crate::ids::TaskId;
+use crate::name::InvalidName;
+use crate::payload::PayloadError;
+
+/// What a task returns.
+pub type TaskResult<T> = Result<T, TaskError>;
+
+/// An error in task code: what a context's call answers, and what a task may return.
+///
+/// Any [`anyhow::Error`] becomes one through `?`, and fails the attempt, which is then retried by the task's
+/// [`RetryStrategy`](crate::RetryStrategy). [`TaskError::permanent`] and [`TaskError::retry_after`] override the
+/// strategy, from a task's body and from a step's closure alike:
+///
+/// ```
+/// # use stepwell_core::TaskError;
+/// fn charge(card: &str) -> anyhow::Result<()> {
+///     if card.is_empty() {
+///         return Err(TaskError::permanent(anyhow::anyhow!("no card")).into());
+///     }
+///     Ok(())
+/// }
+/// ```
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TaskError {
+    /// The run must stop. Hand it on with `?`: it is not the task's failure, and catching it does not keep the run.
+    #[error(transparent)]
+    Control(#[from] ControlFlow),
+    /// A step failed, after its own retries.
+    #[error("step \"{name}\" failed: {failure}")]
+    Step {
+        /// The step's name.
+        name: String,
+        /// Why.
+        failure: Failure,
+    },
+    /// A wait or a [`timeout`](crate::TaskContext::timeout) took too long.
+    #[error("\"{name}\" timed out")]
+    Timeout {
+        /// The name of what was waited for.
+        name: String,
+    },
+    /// A child task failed or was cancelled.
+    #[error("child task {task_id} failed: {failure}")]
+    Child {
+        /// The child.
+        task_id: TaskId,
+        /// Why.
+        failure: Failure,
+    },
+    /// The task's code asked for something else than its journal holds. It has changed since the task began, or
+    /// decides by something that is not journaled (a clock, a random number, a map's order).
+    #[error(
+        "the task diverged from its journal: expected {expected} at {seq}, the code {asked}. Run the code that the task began with, or make its decisions depend on journaled values only, then retry it"
+    )]
+    Diverged {
+        /// The sequence number of the entry that nothing waited for.
+        seq: u64,
+        /// That entry.
+        expected: String,
+        /// What the code did instead.
+        asked: String,
+    },
+    /// A context was used where it cannot work: from a future that the task's executor does not poll.
+    #[error(
+        "{call} was used outside of its task's own future, inside `tokio::spawn`, another task or a step's closure, where its place in the journal would be a matter of chance: call it in the task's body, and run things at the same time with `tokio::join!`, `join_all` or child tasks"
+    )]
+    OutsideTask {
+        /// The call.
+        call: String,
+    },
+    /// A name is not valid.
+    #[error(transparent)]
+    Name(#[from] InvalidName),
+    /// A value could not be written to the journal or read from it.
+    #[error("\"{name}\": {source}")]
+    Payload {
+        /// The name of the step, event, message or task.
+        name: String,
+        /// Why.
+        source: PayloadError,
+    },
+    /// The client was built without this state.
+    #[error(
+        "no state of type `{type_name}` was given to the client: add it with `Durable::builder().state(..)`"
+    )]
+    NoState {
+        /// The type that was asked for.
+        type_name: &'static str,
+    },
+    /// The task's own error.
+    #[error("{error:#}")]
+    Failed {
+        /// The error.
+        error: anyhow::Error,
+        /// Whether it may be tried again.
+        retry: Retry,
+    },
+}
+
+/// Why a run must stop. It reaches task code as [`TaskError::Control`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ControlFlow {
+    /// The task was cancelled.
+    #[error("the task was cancelled")]
+    Cancelled,
+    /// The run no longer owns the task: its worker lost its lease, or it was stopped as stuck. Another run has it.
+    #[error("the run lost its lease on the task")]
+    LeaseLost,
+    /// The worker is shutting down. The task goes on elsewhere, or when the program starts again.
+    #[error("the worker is shutting down")]
+    Shutdown,
+}
+
+impl TaskError {
+    /// An error that is not retried: the task fails.
+    pub fn permanent(error: impl Into<anyhow::Error>) -> Self {
+        Self::Failed { error: error.into(), retry: Retry::Never }
+    }
+
+    /// An error that is retried after `delay`, as long as attempts are left.
+    pub fn retry_after(delay: Duration, error: impl Into<anyhow::Error>) -> Self {
+        Self::Failed { error: error.into(), retry: Retry::After(delay) }
+    }
+
+    /// What is written down of the error.
+    pub fn to_failure(&self) -> Failure {
+        let (kind, retry) = match self {
+            Self::Control(ControlFlow::Cancelled) => (FailureKind::Cancelled, Retry::Never),
+            Self::Control(_) => (FailureKind::Error, Retry::ByStrategy),
+            Self::Step { failure, .. } => (failure.kind, failure.retry),
+            Self::Timeout { .. } => (FailureKind::Timeout, Retry::ByStrategy),
+            Self::Child { .. } => (FailureKind::Child, Retry::ByStrategy),
+            Self::Diverged { .. } => (FailureKind::Diverged, Retry::Never),
+            Self::OutsideTask { .. } | Self::Name(_) | Self::NoState { .. } => {
+                (FailureKind::Misuse, Retry::Never)
+            }
+            Self::Payload { .. } => (FailureKind::Payload, Retry::Never),
+            Self::Failed { error, retry } => return failure_of(error, *retry),
+        };
+        Failure { kind, message: self.to_string(), causes: Vec::new(), retry }
+    }
+}
+
+fn failure_of(error: &anyhow::Error, retry: Retry) -> Failure {
+    let mut chain = error.chain().map(ToString::to_string);
+    let message = chain.next().unwrap_or_default();
+    Failure { kind: FailureKind::Error, message, causes: chain.collect(), retry }
+}
+
+/// What is written down of an error of a step's closure. A [`TaskError`] anywhere in its chain says whether it is
+/// retried.
+pub(crate) fn closure_failure(error: &anyhow::Error) -> Failure {
+    let retry = error.chain().find_map(|cause| cause.downcast_ref::<TaskError>());
+    match retry {
+        Some(TaskError::Failed { error: inner, retry }) if error.is::<TaskError>() => {
+            failure_of(inner, *retry)
+        }
+        Some(inner) => failure_of(error, inner.to_failure().retry),
+        None => failure_of(error, Retry::ByStrategy),
+    }
+}
+
+impl From<anyhow::Error> for TaskError {
+    /// A `TaskError` that travelled inside of the `anyhow::Error` comes out as it went in.
+    fn from(error: anyhow::Error) -> Self {
+        match error.downcast::<Self>() {
+            Ok(task_error) => task_error,
+            Err(error) => Self::Failed { error, retry: Retry::ByStrategy },
+        }
+    }
+}
+
+impl From<serde_json::Error> for TaskError {
+    fn from(error: serde_json::Error) -> Self {
+        anyhow::Error::from(error).into()
+    }
+}
+
+impl From<std::io::Error> for TaskError {
+    fn from(error: std::io::Error) -> Self {
+        anyhow::Error::from(error).into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context;
+
+    use super::*;
+
+    #[test]
+    fn a_task_error_survives_the_way_through_anyhow() {
+        let through: anyhow::Error = TaskError::Control(ControlFlow::LeaseLost).into();
+        assert!(matches!(TaskError::from(through), TaskError::Control(ControlFlow::LeaseLost)));
+        let through = Err::<(), _>(TaskError::Control(ControlFlow::Cancelled)).context("while baking");
+        assert!(matches!(TaskError::from(through.unwrap_err()), TaskError::Control(ControlFlow::Cancelled)));
+    }
+
+    #[test]
+    fn a_closures_error_keeps_its_chain_and_its_wish_for_a_retry() {
+        let error = anyhow::anyhow!("connection refused").context("charging");
+        assert_eq!(closure_failure(&error).to_string(), "charging: connection refused");
+        let permanent = anyhow::Error::from(TaskError::permanent(anyhow::anyhow!("no card")));
+        assert_eq!(closure_failure(&permanent).retry, Retry::Never);
+        assert_eq!(closure_failure(&permanent).to_string(), "no card");
+        assert_eq!(closure_failure(&permanent.context("charging")).retry, Retry::Never);
+    }
+}

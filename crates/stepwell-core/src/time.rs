@@ -1,0 +1,39 @@
+//! Time, as stores keep it: UTC, to the microsecond.
+
+use std::time::Duration;
+
+/// A moment in UTC. Stores keep microseconds; [`Runtime::now`](crate::Runtime::now) gives no finer ones.
+pub type Timestamp = jiff::Timestamp;
+
+/// `from` plus `duration`. A moment beyond the calendar (the year 9999) becomes the calendar's last one, so that a
+/// sleep of a thousand centuries is long rather than an error.
+pub fn after(from: Timestamp, duration: Duration) -> Timestamp {
+    let micros = i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
+    from_micros(from.as_microsecond().saturating_add(micros))
+}
+
+/// The moment that many microseconds after 1970, held within the calendar.
+pub fn from_micros(micros: i64) -> Timestamp {
+    Timestamp::from_microsecond(micros).unwrap_or(if micros < 0 { Timestamp::MIN } else { Timestamp::MAX })
+}
+
+/// How long it is from `now` to `then`; zero when `then` has passed.
+pub fn until(now: Timestamp, then: Timestamp) -> Duration {
+    Duration::from_micros(
+        u64::try_from(then.as_microsecond().saturating_sub(now.as_microsecond())).unwrap_or(0),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_beyond_the_calendar_are_held_within_it() {
+        let now = from_micros(1_700_000_000_000_000);
+        assert_eq!(after(now, Duration::MAX), Timestamp::MAX);
+        assert_eq!(from_micros(i64::MIN), Timestamp::MIN);
+        assert_eq!(until(now, Timestamp::MIN), Duration::ZERO);
+        assert_eq!(until(now, after(now, Duration::from_secs(5))), Duration::from_secs(5));
+    }
+}
