@@ -2,29 +2,56 @@
 
 #![forbid(unsafe_code)]
 
+mod child;
+mod client;
+mod commit;
+mod context;
+mod delivery;
+mod engine;
+mod error;
+mod executor;
 mod failure;
+mod hub;
 mod ids;
 mod journal;
+mod lifecycle;
 mod memory;
 mod name;
+mod options;
 mod payload;
 mod retry;
+mod run;
 mod runtime;
+mod slots;
+mod step;
 pub mod store;
+mod task;
 mod task_error;
 mod time;
+mod worker;
 
+pub use async_trait::async_trait;
+pub use child::Child;
+pub use client::{Client, SpawnResult, State};
+pub use context::{Answered, TaskContext, Timeout};
+pub use delivery::Delivery;
+pub use error::Error;
 pub use failure::{Failure, FailureKind, Retry};
 pub use ids::{RunId, TaskId, WorkerId};
 pub use journal::{Entry, Key, Kind, Outcome};
+pub use lifecycle::{Lifecycle, Subscription};
 pub use memory::{MemoryStore, crashed, deleted};
 pub use name::{InvalidName, MAX_NAME_BYTES, Name, StepName};
+pub use options::{Settings, SpawnOptions, WorkerOptions};
 pub use payload::{Payload, PayloadError};
 pub use retry::RetryStrategy;
 pub use runtime::{BoxFuture, MaybeSend, MaybeSync, Runtime};
+pub use step::Step;
 pub use store::{
-    CancellationPolicy, Headers, NewEvent, NewMessage, NewTask, Store, StoreError, TaskFilter, TaskInfo,
-    TaskState,
+    CancellationPolicy, Headers, NewEvent, NewMessage, NewTask, Store, StoreError, TaskFilter, TaskInfo, TaskState,
 };
+pub use task::Task;
 pub use task_error::{ControlFlow, TaskError, TaskResult};
 pub use time::{Timestamp, after, from_micros, until};
+pub use tokio_util::sync::CancellationToken;
+pub use worker::Worker;

@@ -254,6 +254,25 @@ pub struct Transition {
     pub next: Next,
 }
 
+impl Transition {
+    /// A transition with nothing in it but what becomes of the task.
+    pub fn new(task_id: TaskId, run_id: RunId, next: Next) -> Self {
+        Self {
+            task_id,
+            run_id,
+            entries: Vec::new(),
+            spawns: Vec::new(),
+            events: Vec::new(),
+            messages: Vec::new(),
+            received: Vec::new(),
+            waits_added: Vec::new(),
+            waits_removed: Vec::new(),
+            transaction: None,
+            next,
+        }
+    }
+}
+
 /// A message's place in the order of all messages.
 pub type MessageId = i64;
 

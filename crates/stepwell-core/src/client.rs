@@ -1,0 +1,432 @@
+//! The client: spawns tasks, talks to them, waits for them, and starts workers.
+
+use std::any::{Any, TypeId};
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::{Either, join_all, select};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::commit::{Receipt, durable};
+use crate::context::TaskContext;
+use crate::engine::{Engine, States};
+use crate::error::Error;
+use crate::failure::{Failure, FailureKind};
+use crate::ids::{RunId, TaskId};
+use crate::journal::Entry;
+use crate::lifecycle::{Lifecycle, Subscription};
+use crate::name::Name;
+use crate::options::{Settings, SpawnOptions, WorkerOptions};
+use crate::payload::Payload;
+use crate::runtime::{MaybeSend, Runtime};
+use crate::slots::Slots;
+use crate::store::*;
+use crate::task::Task;
+use crate::task_error::TaskResult;
+use crate::worker::{Worker, shutdown};
+
+/// How often a task that another process runs is looked at, when nothing is heard of its end.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// A client of a store. Cheap to clone; all clones are one client.
+///
+/// Applications make theirs with `stepwell::Durable::builder()`.
+#[derive(Clone)]
+pub struct Client {
+    engine: Arc<Engine>,
+}
+
+/// What a spawn answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SpawnResult {
+    /// The task: a new one, or the one that has the idempotency key.
+    pub task_id: TaskId,
+    /// Its first run; of a task that was there before, its latest.
+    pub run_id: RunId,
+    /// The attempt of that run.
+    pub attempt: u32,
+    /// Whether the task is new.
+    pub created: bool,
+}
+
+/// State for [`Client::new`], by its type.
+#[derive(Default)]
+pub struct State(States);
+
+impl State {
+    /// Adds a value that tasks get by [`TaskContext::state`]; it replaces another of the same type.
+    pub fn insert<S: Any + Send + Sync>(&mut self, state: S) {
+        self.0.insert(TypeId::of::<S>(), Arc::new(state));
+    }
+}
+
+impl Client {
+    /// A client of this store, in this runtime.
+    pub fn new(store: Arc<dyn Store>, runtime: Arc<dyn Runtime>, settings: Settings, state: State) -> Self {
+        Self { engine: Engine::new(store, runtime, settings, state.0) }
+    }
+
+    /// Registers a task type: workers of this client claim its tasks. Registering it again changes nothing.
+    ///
+    /// # Errors
+    /// [`Error::DuplicateTaskType`] when another type has its name, [`Error::Name`] when that is not valid.
+    pub async fn register<T: Task>(&self) -> Result<(), Error> {
+        self.engine.registry.register::<T>()
+    }
+
+    /// Registers a function as a task type.
+    ///
+    /// ```
+    /// # use stepwell_core::{Client, Error, TaskContext};
+    /// # async fn register(client: Client) -> Result<(), Error> {
+    /// client
+    ///     .register_fn("greet", |name: String, ctx: TaskContext| async move {
+    ///         ctx.step("greeting", || async { Ok(format!("Hello, {name}!")) }).await
+    ///     })
+    ///     .await
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Client::register`].
+    pub async fn register_fn<F, P, Fut, O>(&self, name: &str, function: F) -> Result<(), Error>
+    where
+        F: Fn(P, TaskContext) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = TaskResult<O>> + MaybeSend,
+        P: DeserializeOwned + MaybeSend + 'static,
+        O: Serialize + MaybeSend,
+    {
+        self.engine.registry.register_fn(Name::new(name)?, function)
+    }
+
+    /// Spawns a task. When this returns, no crash can lose it.
+    ///
+    /// # Errors
+    /// [`Error::Payload`] when the parameters do not serialise or are too large, [`Error::Store`] when nothing could be
+    /// written.
+    pub async fn spawn<T: Task>(&self, params: T::Params) -> Result<SpawnResult, Error> {
+        self.spawn_with::<T>(params, SpawnOptions::default()).await
+    }
+
+    /// As [`Client::spawn`], with options.
+    ///
+    /// # Errors
+    /// As [`Client::spawn`], and [`Error::Name`] when the options hold an invalid name.
+    pub async fn spawn_with<T: Task>(
+        &self,
+        params: T::Params,
+        options: SpawnOptions,
+    ) -> Result<SpawnResult, Error> {
+        self.spawn_named(T::NAME, &params, options).await
+    }
+
+    /// Spawns a task of a type that is known by its name only.
+    ///
+    /// # Errors
+    /// As [`Client::spawn_with`].
+    pub async fn spawn_named<P: Serialize + ?Sized>(
+        &self,
+        task_type: &str,
+        params: &P,
+        options: SpawnOptions,
+    ) -> Result<SpawnResult, Error> {
+        let mut task = self.new_task(task_type, params, options)?;
+        let slots = if task.start_at.is_none() {
+            self.engine.hub.reserve(&task.queue, &task.task_type)
+        } else {
+            None
+        };
+        let Some((worker_id, slots)) = slots else {
+            let (task_id, run_id, task_type) = (task.task_id, task.run_id, task.task_type.clone());
+            let spawned = durable(self.engine.commit.spawn(task)).await?;
+            return Ok(self.spawned(task_id, run_id, &task_type, spawned));
+        };
+        task.claim_by = Some(worker_id);
+        let eager = Eager { receipt: None, slots, task: task.clone() };
+        let spawned = eager.spawn().await?;
+        Ok(self.spawned(task.task_id, task.run_id, &task.task_type, spawned))
+    }
+
+    /// Spawns many tasks of one type in one commit: all of them, or none.
+    ///
+    /// # Errors
+    /// As [`Client::spawn_with`]. One that cannot be spawned keeps all from being.
+    pub async fn spawn_many<T: Task>(
+        &self,
+        tasks: impl IntoIterator<Item = (T::Params, SpawnOptions)>,
+    ) -> Result<Vec<SpawnResult>, Error> {
+        let tasks = tasks.into_iter().map(|(params, options)| self.new_task(T::NAME, &params, options));
+        let tasks: Vec<_> = tasks.collect::<Result<_, _>>()?;
+        let ids: Vec<_> = tasks.iter().map(|task| (task.task_id, task.run_id, task.task_type.clone())).collect();
+        let receipts = self.engine.commit.spawn_many(tasks);
+        let mut results = Vec::with_capacity(ids.len());
+        for ((task_id, run_id, task_type), receipt) in ids.into_iter().zip(receipts) {
+            results.push(self.spawned(task_id, run_id, &task_type, durable(receipt).await?));
+        }
+        Ok(results)
+    }
+
+    fn new_task<P: Serialize + ?Sized>(
+        &self,
+        task_type: &str,
+        params: &P,
+        options: SpawnOptions,
+    ) -> Result<NewTask, Error> {
+        let name = Name::new(task_type)?;
+        let params = self.encode(params, || format!("the parameters of {task_type}"))?;
+        Ok(self.engine.new_task(name, params, options, None)?)
+    }
+
+    fn encode<T: Serialize + ?Sized>(&self, value: &T, what: impl Fn() -> String) -> Result<Payload, Error> {
+        Payload::encode(value, self.engine.settings.max_payload_bytes)
+            .map_err(|source| Error::Payload { what: what(), source })
+    }
+
+    fn spawned(&self, task_id: TaskId, run_id: RunId, task_type: &Name, spawned: Spawned) -> SpawnResult {
+        match spawned {
+            Spawned::Created { .. } => {
+                let task_type = task_type.clone();
+                self.engine.lifecycle.tell(|| Some(Lifecycle::TaskSpawned { task_id, task_type }));
+                SpawnResult { task_id, run_id, attempt: 1, created: true }
+            }
+            Spawned::Existing { task_id, run_id, attempt } => {
+                SpawnResult { task_id, run_id, attempt, created: false }
+            }
+        }
+    }
+
+    /// Emits an event: to the tasks of all queues, or of one. It reaches those that await it now and those that will. The
+    /// first event of a name stands. `true` when this was it.
+    ///
+    /// # Errors
+    /// As [`Client::spawn_with`].
+    pub async fn emit_event<T: Serialize + ?Sized>(
+        &self,
+        name: impl AsRef<str>,
+        payload: &T,
+        queue: Option<&str>,
+    ) -> Result<bool, Error> {
+        let name = Name::new(name)?;
+        let payload = self.encode(payload, || format!("the event {name}"))?;
+        let queue = queue.map(Name::new).transpose()?;
+        Ok(durable(self.engine.commit.emit(NewEvent { name, queue, payload })).await?)
+    }
+
+    /// Sends a message to a task's mailbox.
+    ///
+    /// # Errors
+    /// As [`Client::spawn_with`]; [`Error::NotFound`] and [`Error::NotAllowed`] when the task is not there or has ended.
+    pub async fn send<T: Serialize + ?Sized>(
+        &self,
+        task_id: TaskId,
+        topic: impl AsRef<str>,
+        payload: &T,
+    ) -> Result<(), Error> {
+        let topic = Name::new(topic)?;
+        let payload = self.encode(payload, || format!("the message {topic}"))?;
+        if durable(self.engine.commit.send(NewMessage { task_id, topic, payload })).await? {
+            return Ok(());
+        }
+        let task = self.task(task_id).await?.ok_or(Error::NotFound(task_id))?;
+        Err(Error::NotAllowed { action: "send to", task_id, state: task.state })
+    }
+
+    /// Cancels a task, and with it its children. One that runs is told, and ends as soon as its code does; any other ends
+    /// at once.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; [`Error::NotAllowed`] when the task has ended.
+    pub async fn cancel(&self, task_id: TaskId) -> Result<(), Error> {
+        self.command("cancel", task_id, Command::Cancel(task_id)).await
+    }
+
+    /// Runs a failed or cancelled task again. It goes on from its journal: no step that has a result runs again.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; [`Error::NotAllowed`] when the task has not failed or been cancelled.
+    pub async fn retry(&self, task_id: TaskId) -> Result<(), Error> {
+        self.command("retry", task_id, Command::Retry(task_id)).await
+    }
+
+    /// Removes a finished task with all that belongs to it.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; [`Error::NotAllowed`] when the task has not ended.
+    pub async fn delete(&self, task_id: TaskId) -> Result<(), Error> {
+        self.command("delete", task_id, Command::Delete(task_id)).await
+    }
+
+    async fn command(&self, action: &'static str, task_id: TaskId, command: Command) -> Result<(), Error> {
+        match durable(self.engine.commit.command(command)).await? {
+            CommandOutcome::Done => Ok(()),
+            CommandOutcome::NotAllowed(state) => Err(Error::NotAllowed { action, task_id, state }),
+            CommandOutcome::NotFound => Err(Error::NotFound(task_id)),
+        }
+    }
+
+    /// What the store knows of a task; `None` when there is no such task.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub async fn task(&self, task_id: TaskId) -> Result<Option<TaskInfo>, Error> {
+        Ok(self.engine.store.task(task_id).await?)
+    }
+
+    /// The tasks that pass the filter, newest first. For the next page, set `before` to the last one's id.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub async fn tasks(&self, filter: TaskFilter) -> Result<Vec<TaskInfo>, Error> {
+        Ok(self.engine.store.tasks(filter).await?)
+    }
+
+    /// A task's journal: what was delivered to it, in order.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub async fn journal(&self, task_id: TaskId) -> Result<Vec<Entry>, Error> {
+        Ok(self.engine.store.journal(task_id).await?)
+    }
+
+    /// Waits for a task's output, without polling where a worker of this process ends it.
+    ///
+    /// # Errors
+    /// [`Error::TaskFailed`], [`Error::TaskCancelled`]; [`Error::NotFound`] when there is no such task;
+    /// [`Error::Payload`] when the output is of another type.
+    pub async fn wait<T: DeserializeOwned>(&self, task_id: TaskId) -> Result<T, Error> {
+        match self.finish(task_id).await? {
+            Finish::Completed(output) => output
+                .decode()
+                .map_err(|source| Error::Payload { what: format!("the output of task {task_id}"), source }),
+            Finish::Failed(failure) => Err(Error::TaskFailed { task_id, failure }),
+            Finish::Cancelled => Err(Error::TaskCancelled(task_id)),
+        }
+    }
+
+    async fn finish(&self, task_id: TaskId) -> Result<Finish, Error> {
+        let Engine { hub, store, runtime, .. } = &*self.engine;
+        self.engine.listen();
+        let mut finished = hub.when_finished(task_id);
+        let _forget = Forget { engine: &self.engine, task_id };
+        let mut first = true;
+        loop {
+            // Listens before it looks, so that no write falls between.
+            let others_wrote = hub.others_wrote.notified();
+            if !(first && hub.runs(task_id)) {
+                let info = store.task(task_id).await?.ok_or(Error::NotFound(task_id))?;
+                match info.state {
+                    TaskState::Completed => {
+                        return Ok(Finish::Completed(info.output.unwrap_or_else(Payload::null)));
+                    }
+                    TaskState::Failed => {
+                        let unknown = || Failure::new(FailureKind::Error, "unknown");
+                        return Ok(Finish::Failed(info.failure.unwrap_or_else(unknown)));
+                    }
+                    TaskState::Cancelled => return Ok(Finish::Cancelled),
+                    TaskState::Pending | TaskState::Running | TaskState::Suspended => {}
+                }
+            }
+            first = false;
+            let look_again = select(Box::pin(others_wrote), runtime.sleep(LOOK_AGAIN));
+            match select(&mut finished, look_again).await {
+                Either::Left((Ok(finish), _)) => return Ok(finish),
+                Either::Left((Err(_), _)) => return Err(StoreError::Closed.into()),
+                Either::Right(_) => {}
+            }
+        }
+    }
+
+    /// Starts a worker, which claims and executes tasks of the registered types until it is shut down. When the store
+    /// cannot be reached, it keeps trying.
+    pub async fn start_worker(&self, options: WorkerOptions) -> Worker {
+        let queues = options.queues.iter().filter_map(|queue| match Name::new(queue) {
+            Ok(queue) => Some(queue),
+            Err(error) => {
+                tracing::error!(%error, "the worker leaves out a queue");
+                None
+            }
+        });
+        let mut queues: Vec<_> = queues.collect();
+        if options.queues.is_empty() {
+            queues.push(self.engine.settings.queue.clone());
+        }
+        Worker::start(Slots::new(self.engine.clone(), options, queues)).await
+    }
+
+    /// Lifecycle events of this process, from now on.
+    pub fn subscribe(&self) -> Subscription {
+        self.engine.lifecycle.subscribe()
+    }
+
+    /// Shuts down all workers of this client: waits for running tasks up to the deadline, and releases the rest.
+    pub async fn shutdown(&self, deadline: Duration) {
+        let workers = self.engine.hub.workers();
+        join_all(workers.iter().map(|slots| shutdown(slots, deadline))).await;
+    }
+}
+
+/// Clears up after somebody who waited for a task.
+struct Forget<'a> {
+    engine: &'a Engine,
+    task_id: TaskId,
+}
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        self.engine.hub.forget_waiters(self.task_id);
+    }
+}
+
+/// A task that is claimed in the commit that spawns it, by a worker of this process. Whatever becomes of the caller, it
+/// is started once it is durable.
+struct Eager {
+    receipt: Option<Receipt<Spawned>>,
+    slots: Arc<Slots>,
+    task: NewTask,
+}
+
+impl Eager {
+    async fn spawn(mut self) -> Result<Spawned, StoreError> {
+        let commit = &self.slots.engine.commit;
+        let receipt = self.receipt.insert(commit.spawn(self.task.clone()));
+        let spawned = receipt.await.unwrap_or(Err(StoreError::Closed));
+        self.receipt = None;
+        start(&self.slots, &self.task, spawned.as_ref().ok());
+        spawned
+    }
+}
+
+impl Drop for Eager {
+    fn drop(&mut self) {
+        if let Some(receipt) = self.receipt.take() {
+            let (slots, task) = (self.slots.clone(), self.task.clone());
+            self.slots.engine.runtime.spawn(Box::pin(async move {
+                start(&slots, &task, durable(receipt).await.as_ref().ok());
+            }));
+        }
+    }
+}
+
+/// Uses the slot that was taken for a spawn, or gives it back.
+fn start(slots: &Arc<Slots>, task: &NewTask, spawned: Option<&Spawned>) {
+    if !matches!(spawned, Some(Spawned::Created { claimed: true })) {
+        slots.give_back(1);
+        return;
+    }
+    slots.start(ClaimedTask {
+        task_id: task.task_id,
+        run_id: task.run_id,
+        attempt: 1,
+        max_attempts: task.max_attempts,
+        task_type: task.task_type.clone(),
+        queue: task.queue.clone(),
+        params: task.params.clone(),
+        headers: task.headers.clone(),
+        retry: task.retry.clone(),
+        journal: Some(Vec::new()),
+        waits: Vec::new(),
+        facts: Facts::default(),
+    });
+}

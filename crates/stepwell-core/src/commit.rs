@@ -1,0 +1,170 @@
+//! Group commit: one for all backends.
+//!
+//! While one batch is on its way to the disk, everything that becomes ready gathers; all of it goes in the next:
+//!
+//! ```text
+//!   store    ├── a ──┤├──── b c d e ────┤├── f g ──┤
+//!   arrives  a  b c d e        f g
+//! ```
+//!
+//! An idle engine commits at once; a busy one shares each sync of the disk among hundreds of tasks. There is no timer
+//! and nothing to tune.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::oneshot;
+
+use crate::hub::Hub;
+use crate::runtime::{BoxFuture, Runtime};
+use crate::store::*;
+
+type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
+/// What became of one item of a batch, once its batch is durable.
+pub(crate) type Receipt<T> = oneshot::Receiver<Result<T, StoreError>>;
+
+/// Whoever waits for the items of a batch; each list is in the order of the batch's list.
+#[derive(Default)]
+struct Answers {
+    transitions: Vec<Answer<Result<Applied, Refused>>>,
+    commands: Vec<Answer<CommandOutcome>>,
+    events: Vec<Answer<bool>>,
+    messages: Vec<Answer<bool>>,
+    spawns: Vec<Answer<Spawned>>,
+    workers: Vec<Answer<bool>>,
+    claims: Vec<Answer<Claimed>>,
+}
+
+#[derive(Default)]
+struct Gathering {
+    batch: Batch,
+    answers: Answers,
+    on_its_way: bool,
+}
+
+/// The one door to the store for everything that writes.
+pub(crate) struct GroupCommit {
+    store: Arc<dyn Store>,
+    runtime: Arc<dyn Runtime>,
+    hub: Arc<Hub>,
+    gathering: Mutex<Gathering>,
+}
+
+/// Defines the method that adds an item of one kind to the batch that is gathering.
+macro_rules! door {
+    ($(#[$doc:meta])* $name:ident, $list:ident, $item:ty, $answer:ty) => {
+        $(#[$doc])*
+        pub(crate) fn $name(self: &Arc<Self>, item: $item) -> Receipt<$answer> {
+            let (answer, receipt) = oneshot::channel();
+            self.gather(|gathering| {
+                gathering.batch.$list.push(item);
+                gathering.answers.$list.push(answer);
+            });
+            receipt
+        }
+    };
+}
+
+impl GroupCommit {
+    pub(crate) fn new(store: Arc<dyn Store>, runtime: Arc<dyn Runtime>, hub: Arc<Hub>) -> Arc<Self> {
+        Arc::new(Self { store, runtime, hub, gathering: Mutex::default() })
+    }
+
+    door!(transition, transitions, Transition, Result<Applied, Refused>);
+    door!(command, commands, Command, CommandOutcome);
+    door!(emit, events, NewEvent, bool);
+    door!(send, messages, NewMessage, bool);
+    door!(spawn, spawns, NewTask, Spawned);
+    door!(signal, workers, WorkerSignal, bool);
+    door!(claim, claims, Claim, Claimed);
+
+    /// Adds many tasks to one batch.
+    pub(crate) fn spawn_many(self: &Arc<Self>, tasks: Vec<NewTask>) -> Vec<Receipt<Spawned>> {
+        let (answers, receipts): (Vec<_>, Vec<_>) = tasks.iter().map(|_| oneshot::channel()).unzip();
+        self.gather(|gathering| {
+            gathering.batch.spawns.extend(tasks);
+            gathering.answers.spawns.extend(answers);
+        });
+        receipts
+    }
+
+    fn gather(self: &Arc<Self>, add: impl FnOnce(&mut Gathering)) {
+        let mut gathering = self.gathering.lock().unwrap_or_else(PoisonError::into_inner);
+        add(&mut gathering);
+        if !gathering.on_its_way && !gathering.batch.is_empty() {
+            gathering.on_its_way = true;
+            let (committing, answers) = self.send_off(&mut gathering);
+            drop(gathering);
+            self.runtime.spawn(Box::pin(self.clone().drive(committing, answers)));
+        }
+    }
+
+    fn send_off(
+        &self,
+        gathering: &mut Gathering,
+    ) -> (BoxFuture<'static, Result<Committed, StoreError>>, Answers) {
+        let batch = std::mem::take(&mut gathering.batch);
+        (self.store.commit(batch), std::mem::take(&mut gathering.answers))
+    }
+
+    /// Follows a batch to its end, and sends off the next one, until nothing has gathered.
+    async fn drive(
+        self: Arc<Self>,
+        mut committing: BoxFuture<'static, Result<Committed, StoreError>>,
+        mut answers: Answers,
+    ) {
+        loop {
+            let result = committing.await;
+            let next = {
+                let mut gathering = self.gathering.lock().unwrap_or_else(PoisonError::into_inner);
+                gathering.on_its_way = !gathering.batch.is_empty();
+                // Sent off before the answers are given, so that the store works while they are.
+                gathering.on_its_way.then(|| self.send_off(&mut gathering))
+            };
+            match result {
+                Ok(committed) => {
+                    let news = committed.news;
+                    give(answers.transitions, committed.transitions);
+                    give(answers.commands, committed.commands);
+                    give(answers.events, committed.events);
+                    give(answers.messages, committed.messages);
+                    give(answers.spawns, committed.spawns);
+                    give(answers.workers, committed.workers);
+                    give(answers.claims, committed.claims);
+                    self.hub.tell(news);
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a commit failed");
+                    refuse(answers.transitions, &error);
+                    refuse(answers.commands, &error);
+                    refuse(answers.events, &error);
+                    refuse(answers.messages, &error);
+                    refuse(answers.spawns, &error);
+                    refuse(answers.workers, &error);
+                    refuse(answers.claims, &error);
+                }
+            }
+            match next {
+                Some(next) => (committing, answers) = next,
+                None => return,
+            }
+        }
+    }
+}
+
+fn give<T>(answers: Vec<Answer<T>>, results: Vec<T>) {
+    for (answer, result) in answers.into_iter().zip(results) {
+        // Whoever asked may have gone; what was committed stands.
+        let _ = answer.send(Ok(result));
+    }
+}
+
+fn refuse<T>(answers: Vec<Answer<T>>, error: &StoreError) {
+    for answer in answers {
+        let _ = answer.send(Err(error.clone()));
+    }
+}
+
+/// Waits until an item's batch is durable.
+pub(crate) async fn durable<T>(receipt: Receipt<T>) -> Result<T, StoreError> {
+    receipt.await.unwrap_or(Err(StoreError::Closed))
+}

@@ -1,0 +1,385 @@
+//! The context: what a task's code has in hand.
+
+use std::any::{Any, TypeId};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::child::Child;
+use crate::delivery::Delivery;
+use crate::failure::FailureKind;
+use crate::ids::{RunId, TaskId, new_uuid};
+use crate::journal::{Key, Kind, Outcome, to_payload};
+use crate::name::{Name, StepName};
+use crate::options::SpawnOptions;
+use crate::payload::Payload;
+use crate::run::{Effects, Request, Run};
+use crate::step::{Step, read_step};
+use crate::store::{Headers, NewEvent, NewMessage};
+use crate::task::Task;
+use crate::task_error::{TaskError, TaskResult};
+use crate::time::{Timestamp, after};
+
+/// A task's handle on its own durable execution. Cheap to clone; every method takes `&self`.
+///
+/// What its methods return may be awaited in any combination (`tokio::join!`, `select!`, `join_all`,
+/// `FuturesUnordered`…): each answer is delivered in its turn and journaled, so that after a crash the task takes the
+/// same way again. They are to be awaited in the task's own future; in `tokio::spawn` or in a step's closure they answer
+/// with an error.
+///
+/// ```
+/// # use std::time::Duration;
+/// # use stepwell_core::{TaskContext, TaskResult};
+/// # async fn charge(_key: String) -> anyhow::Result<u64> { Ok(1) }
+/// async fn order(ctx: TaskContext) -> TaskResult<u64> {
+///     let receipt = ctx.step("charge", || charge(format!("{}:charge", ctx.task_id))).await?;
+///     ctx.sleep_for("cool down", Duration::from_secs(60)).await?;
+///     let packed: String = ctx.await_event("packed", Some(Duration::from_secs(3600))).await?;
+///     ctx.step("ship", || async { Ok(packed.len()) }).await?;
+///     Ok(receipt)
+/// }
+/// ```
+#[derive(Clone)]
+pub struct TaskContext {
+    /// The task. Part of a good idempotency key for what a step does elsewhere.
+    pub task_id: TaskId,
+    /// The run.
+    pub run_id: RunId,
+    /// The attempt, from 1.
+    pub attempt: u32,
+    /// What [`SpawnOptions::header`] gave.
+    pub headers: Arc<Headers>,
+    run: Arc<Run>,
+}
+
+impl TaskContext {
+    pub(crate) fn new(run: Arc<Run>, headers: Arc<Headers>) -> Self {
+        Self { task_id: run.task_id, run_id: run.run_id, attempt: run.attempt, headers, run }
+    }
+
+    pub(crate) fn max_payload_bytes(&self) -> usize {
+        self.run.engine.settings.max_payload_bytes
+    }
+
+    /// A step: an operation whose result is journaled, and that does not run again once it is. Set its options on what
+    /// this returns, then await that.
+    ///
+    /// The closure starts when everything that was delivered to the task before is durable. When the process dies before
+    /// its result is, it runs again.
+    ///
+    /// # Errors
+    /// [`TaskError::Step`] when the closure fails, [`TaskError::Payload`] when its result cannot be journaled or the
+    /// journal holds a value of another type.
+    pub fn step<T, F, Fut>(&self, name: impl Into<StepName>, closure: F) -> Step<F, Fut, T>
+    where
+        F: FnOnce() -> Fut,
+        Fut: Future<Output = anyhow::Result<T>>,
+        T: Serialize + DeserializeOwned,
+    {
+        Step::new(&self.run, self.run.begin(Kind::Step, &name.into()), closure)
+    }
+
+    /// A step whose error is an answer: it is journaled like a value, and the step is not tried again for it.
+    ///
+    /// # Errors
+    /// As [`TaskContext::step`], but for the closure's own error, which is within the result.
+    pub fn try_step<T, E, N, F, Fut>(
+        &self,
+        name: N,
+        closure: F,
+    ) -> Step<impl FnOnce() -> Answered<Fut> + use<T, E, N, F, Fut>, Answered<Fut>, Result<T, E>>
+    where
+        N: Into<StepName>,
+        F: FnOnce() -> Fut,
+        Fut: Future<Output = Result<T, E>>,
+        T: Serialize + DeserializeOwned,
+        E: Serialize + DeserializeOwned,
+    {
+        let key = self.run.begin(Kind::Step, &name.into());
+        Step::new(&self.run, key, move || Answered(Box::pin(closure())))
+    }
+
+    /// A step that the store does within the transaction of its own commit. For backends, which offer it with their own
+    /// types.
+    #[doc(hidden)]
+    pub fn store_step<T: DeserializeOwned>(
+        &self,
+        name: impl Into<StepName>,
+        work: Box<dyn Any + Send>,
+    ) -> Delivery<T> {
+        let key = self.run.begin(Kind::Step, &name.into());
+        Delivery::new(&self.run, key, |_| Ok(Request::Gate(Some(work))), read_step)
+    }
+
+    /// Sleeps. The task is suspended meanwhile, and the sleep goes on while no process is alive.
+    pub fn sleep_for(&self, name: impl Into<StepName>, duration: Duration) -> Delivery<()> {
+        self.timer(Kind::Timer, &name.into(), |now| after(now, duration))
+    }
+
+    /// Sleeps until a moment, by the store's clock.
+    pub fn sleep_until(&self, name: impl Into<StepName>, until: Timestamp) -> Delivery<()> {
+        self.timer(Kind::Timer, &name.into(), |_| until)
+    }
+
+    fn timer(&self, kind: Kind, name: &StepName, due_at: impl FnOnce(Timestamp) -> Timestamp) -> Delivery<()> {
+        let request = |key: &Key| {
+            let due_at = Some(self.run.due_at(key, due_at));
+            Ok(Request::Wait { target: None, due_at })
+        };
+        Delivery::new(&self.run, self.run.begin(kind, name), request, |_, _| Ok(()))
+    }
+
+    /// Gives the future this much time, by a durable clock: a limit that a crash does not start anew.
+    ///
+    /// # Errors
+    /// [`TaskError::Timeout`] when the time passes first. The future is dropped then.
+    pub fn timeout<Fut: Future>(
+        &self,
+        name: impl Into<StepName>,
+        limit: Duration,
+        future: Fut,
+    ) -> Timeout<Fut> {
+        let name = name.into();
+        let limit = self.timer(Kind::Timeout, &name, |now| after(now, limit));
+        Timeout { name: name.to_string(), limit, future: Box::pin(future) }
+    }
+
+    fn wait<T: DeserializeOwned>(&self, kind: Kind, name: &StepName, timeout: Option<Duration>) -> Delivery<T> {
+        let request = |key: &Key| {
+            let due_at = timeout.map(|timeout| self.run.due_at(key, |now| after(now, timeout)));
+            Ok(Request::Wait { target: Some(key.name.clone()), due_at })
+        };
+        Delivery::new(&self.run, self.run.begin(kind, name), request, read_arrival)
+    }
+
+    /// Waits for an event, which may have been emitted before. Each call is delivered the event once.
+    ///
+    /// # Errors
+    /// [`TaskError::Timeout`] when there is a timeout and it passes first; [`TaskError::Payload`] when the event carries
+    /// a value of another type.
+    pub fn await_event<T: DeserializeOwned>(
+        &self,
+        name: impl Into<StepName>,
+        timeout: impl Into<Option<Duration>>,
+    ) -> Delivery<T> {
+        self.wait(Kind::Event, &name.into(), timeout.into())
+    }
+
+    /// Receives the next message of a topic from the task's mailbox. Each message is received once, in the order in
+    /// which they were sent.
+    ///
+    /// # Errors
+    /// As [`TaskContext::await_event`].
+    pub fn recv<T: DeserializeOwned>(
+        &self,
+        topic: impl Into<StepName>,
+        timeout: impl Into<Option<Duration>>,
+    ) -> Delivery<T> {
+        self.wait(Kind::Message, &topic.into(), timeout.into())
+    }
+
+    fn finished<T>(
+        &self,
+        kind: Kind,
+        name: &StepName,
+        finish: impl FnOnce(&Key) -> TaskResult<(Payload, Effects)>,
+        read: fn(&Key, Outcome) -> TaskResult<T>,
+    ) -> Delivery<T> {
+        let request = |key: &Key| {
+            finish(key).map(|(payload, effects)| Request::Finished(Outcome::Done(payload), effects))
+        };
+        Delivery::new(&self.run, self.run.begin(kind, name), request, read)
+    }
+
+    fn encode<T: Serialize + ?Sized>(&self, name: &Name, value: &T) -> TaskResult<Payload> {
+        Payload::encode(value, self.max_payload_bytes())
+            .map_err(|source| TaskError::Payload { name: name.to_string(), source })
+    }
+
+    /// Emits an event to the tasks of every queue, exactly once, with the next commit of this task. The first event of a
+    /// name stands; a further one changes nothing.
+    ///
+    /// # Errors
+    /// [`TaskError::Payload`] when the payload cannot be written.
+    pub fn emit_event<T: Serialize + ?Sized>(&self, name: impl Into<StepName>, payload: &T) -> Delivery<()> {
+        let emit = |key: &Key| {
+            let payload = self.encode(&key.name, payload)?;
+            let emit = NewEvent { name: key.name.clone(), queue: None, payload };
+            Ok((Payload::null(), Effects { emit: Some(emit), ..Effects::default() }))
+        };
+        self.finished(Kind::Emit, &name.into(), emit, |_, _| Ok(()))
+    }
+
+    /// Sends a message to another task's mailbox, exactly once, with the next commit of this task. A message to a task
+    /// that has ended is dropped.
+    ///
+    /// # Errors
+    /// [`TaskError::Payload`] when the payload cannot be written.
+    pub fn send<T: Serialize + ?Sized>(
+        &self,
+        task_id: TaskId,
+        topic: impl Into<StepName>,
+        payload: &T,
+    ) -> Delivery<()> {
+        let send = |key: &Key| {
+            let payload = self.encode(&key.name, payload)?;
+            let send = NewMessage { task_id, topic: key.name.clone(), payload };
+            Ok((Payload::null(), Effects { send: Some(send), ..Effects::default() }))
+        };
+        self.finished(Kind::Send, &topic.into(), send, |_, _| Ok(()))
+    }
+
+    /// Spawns a child task, exactly once, with the next commit of this task. It is cancelled when this task is.
+    ///
+    /// # Errors
+    /// [`TaskError::Payload`] when the parameters cannot be written.
+    pub fn spawn<T: Task>(&self, name: impl Into<StepName>, params: T::Params) -> Delivery<Child<T::Output>> {
+        self.spawn_with::<T>(name, params, SpawnOptions::default())
+    }
+
+    /// As [`TaskContext::spawn`], with options.
+    ///
+    /// # Errors
+    /// As [`TaskContext::spawn`], and [`TaskError::Name`] when the options hold an invalid name.
+    pub fn spawn_with<T: Task>(
+        &self,
+        name: impl Into<StepName>,
+        params: T::Params,
+        options: SpawnOptions,
+    ) -> Delivery<Child<T::Output>> {
+        let spawn = |key: &Key| {
+            let params = self.encode(&key.name, &params)?;
+            let task_type = Name::new(T::NAME)?;
+            // Without a queue of its own, a child goes where its parent is.
+            let options = match options.queue {
+                Some(_) => options,
+                None => options.queue(self.run.queue.to_string()),
+            };
+            let task = self.run.engine.new_task(task_type, params, options, Some(self.task_id))?;
+            Ok((to_payload(&task.task_id), Effects { spawn: Some(task), ..Effects::default() }))
+        };
+        self.finished(Kind::Spawn, &name.into(), spawn, |key, outcome| {
+            read_step(key, outcome).map(|task_id| Child::new(task_id, key.name.clone()))
+        })
+    }
+
+    /// Waits for a child's output.
+    ///
+    /// # Errors
+    /// [`TaskError::Child`] when the child failed, was cancelled or deleted.
+    pub fn join<T: DeserializeOwned>(&self, child: &Child<T>) -> Delivery<T> {
+        let task_id = child.task_id();
+        let target = move |_: &Key| {
+            let target = Some(Name::new(task_id.to_string())?);
+            Ok(Request::Wait { target, due_at: None })
+        };
+        let key = self.run.begin(Kind::Child, &StepName::from((child.name().as_str(), task_id)));
+        Delivery::new(&self.run, key, target, read_child)
+    }
+
+    /// The time, by the store's clock, journaled: a replay sees the same.
+    pub fn now(&self) -> Delivery<Timestamp> {
+        let now = |_: &Key| Ok((to_payload(&self.run.engine.store.now()), Effects::default()));
+        self.finished(Kind::Value, &"now".into(), now, read_step)
+    }
+
+    /// A UUID v7, journaled: a replay sees the same.
+    pub fn uuid(&self) -> Delivery<Uuid> {
+        let uuid = |_: &Key| Ok((to_payload(&new_uuid(&*self.run.engine.runtime)), Effects::default()));
+        self.finished(Kind::Value, &"uuid".into(), uuid, read_step)
+    }
+
+    /// A random number, journaled: a replay sees the same.
+    pub fn random(&self) -> Delivery<u64> {
+        let random = |_: &Key| Ok((to_payload(&self.run.engine.runtime.random()), Effects::default()));
+        self.finished(Kind::Value, &"random".into(), random, read_step)
+    }
+
+    /// A sign of life, from the task's body or from within a step's closure: the run is not taken for stuck for the
+    /// worker's [`claim_timeout`](crate::WorkerOptions::claim_timeout), or for `extend` where that is longer.
+    ///
+    /// # Errors
+    /// [`TaskError::Control`] when the run has to stop: the task was cancelled, or the lease is lost.
+    pub async fn heartbeat(&self, extend: impl Into<Option<Duration>>) -> TaskResult<()> {
+        self.run.sign_of_life(extend.into());
+        self.run.control().map_or(Ok(()), |control| Err(control.into()))
+    }
+
+    /// A token that is cancelled when the run has to stop. A closure that takes long can watch it, to end early; it may be
+    /// used anywhere, also in `tokio::spawn`.
+    pub fn cancelled(&self) -> CancellationToken {
+        self.run.cancelled.clone()
+    }
+
+    /// What was given to the client under this type: a connection pool, a client of some service.
+    ///
+    /// # Errors
+    /// [`TaskError::NoState`] when nothing of this type was.
+    pub fn state<S: Any + Send + Sync>(&self) -> TaskResult<&S> {
+        let state = self.run.engine.states.get(&TypeId::of::<S>());
+        state
+            .and_then(|state| state.downcast_ref())
+            .ok_or(TaskError::NoState { type_name: std::any::type_name::<S>() })
+    }
+}
+
+fn read_arrival<T: DeserializeOwned>(key: &Key, outcome: Outcome) -> TaskResult<T> {
+    match outcome {
+        Outcome::Failed(failure) if failure.kind == FailureKind::Timeout => {
+            Err(TaskError::Timeout { name: key.label() })
+        }
+        outcome => read_step(key, outcome),
+    }
+}
+
+fn read_child<T: DeserializeOwned>(key: &Key, outcome: Outcome) -> TaskResult<T> {
+    match outcome {
+        Outcome::Failed(failure) => {
+            let task_id = key.name.as_str().rsplit(':').next().and_then(|id| id.parse().ok());
+            let task_id = task_id.unwrap_or_else(|| TaskId::from(Uuid::nil()));
+            Err(TaskError::Child { task_id, failure })
+        }
+        outcome => read_step(key, outcome),
+    }
+}
+
+/// A future whose error is an answer; made by [`TaskContext::try_step`].
+pub struct Answered<Fut>(Pin<Box<Fut>>);
+
+impl<Fut: Future> Future for Answered<Fut> {
+    type Output = anyhow::Result<Fut::Output>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.as_mut().poll(cx).map(Ok)
+    }
+}
+
+/// A future with a durable limit; made by [`TaskContext::timeout`].
+#[must_use = "nothing happens until this is awaited"]
+pub struct Timeout<Fut> {
+    name: String,
+    limit: Delivery<()>,
+    future: Pin<Box<Fut>>,
+}
+
+impl<Fut: Future> Future for Timeout<Fut> {
+    type Output = TaskResult<Fut::Output>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        if let Poll::Ready(output) = self.future.as_mut().poll(cx) {
+            return Poll::Ready(Ok(output));
+        }
+        match Pin::new(&mut self.limit).poll(cx) {
+            Poll::Ready(Ok(())) => Poll::Ready(Err(TaskError::Timeout { name: self.name.clone() })),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! What a client, its workers and its runs share.
+
+use std::any::{Any, TypeId};
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::commit::GroupCommit;
+use crate::hub::Hub;
+use crate::ids::{RunId, TaskId};
+use crate::lifecycle::Broadcast;
+use crate::name::{InvalidName, Name};
+use crate::options::{Settings, SpawnOptions, Start};
+use crate::payload::Payload;
+use crate::runtime::Runtime;
+use crate::store::{NewTask, Store};
+use crate::task::Registry;
+use crate::time::after;
+
+/// Application state by its type.
+pub(crate) type States = HashMap<TypeId, Arc<dyn Any + Send + Sync>>;
+
+pub(crate) struct Engine {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) runtime: Arc<dyn Runtime>,
+    pub(crate) commit: Arc<GroupCommit>,
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) registry: Registry,
+    pub(crate) settings: Settings,
+    pub(crate) states: States,
+    pub(crate) lifecycle: Broadcast,
+    /// Set once somebody listens for the writes of other processes; cancelled with the engine.
+    listening: OnceLock<CancellationToken>,
+}
+
+impl Engine {
+    pub(crate) fn new(
+        store: Arc<dyn Store>,
+        runtime: Arc<dyn Runtime>,
+        settings: Settings,
+        states: States,
+    ) -> Arc<Self> {
+        let hub = Arc::new(Hub::default());
+        Arc::new(Self {
+            commit: GroupCommit::new(store.clone(), runtime.clone(), hub.clone()),
+            store,
+            runtime,
+            hub,
+            registry: Registry::default(),
+            settings,
+            states,
+            lifecycle: Broadcast::new(),
+            listening: OnceLock::new(),
+        })
+    }
+
+    /// Listens, from the first call on, for the writes of other processes.
+    pub(crate) fn listen(&self) {
+        self.listening.get_or_init(|| {
+            let end = CancellationToken::new();
+            let (ended, store, hub) = (end.clone(), self.store.clone(), self.hub.clone());
+            self.runtime.spawn(Box::pin(async move {
+                while ended.run_until_cancelled(store.changed()).await.is_some() {
+                    hub.others_wrote.notify_waiters();
+                    hub.workers().iter().for_each(|slots| slots.nudge());
+                }
+            }));
+            end
+        });
+    }
+
+    /// A task to be spawned, by the options and, where they are silent, the settings.
+    pub(crate) fn new_task(
+        &self,
+        task_type: Name,
+        params: Payload,
+        options: SpawnOptions,
+        parent: Option<TaskId>,
+    ) -> Result<NewTask, InvalidName> {
+        let runtime = &*self.runtime;
+        Ok(NewTask {
+            task_id: TaskId::new(runtime),
+            run_id: RunId::new(runtime),
+            task_type,
+            queue: options.queue.map_or_else(|| Ok(self.settings.queue.clone()), Name::new)?,
+            params,
+            headers: options.headers,
+            priority: options.priority,
+            max_attempts: options.max_attempts.unwrap_or(self.settings.max_attempts).max(1),
+            retry: options.retry.unwrap_or_else(|| self.settings.retry.clone()),
+            start_at: match options.start {
+                Start::Now => None,
+                Start::After(delay) => Some(after(self.store.now(), delay)),
+                Start::At(at) => Some(at),
+            },
+            idempotency_key: options.idempotency_key.map(Name::new).transpose()?,
+            cancellation: options.cancellation.unwrap_or_else(|| self.settings.cancellation.clone()),
+            parent,
+            claim_by: None,
+        })
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        if let Some(listening) = self.listening.get() {
+            listening.cancel();
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! The errors of a client's calls.
+
+use crate::failure::Failure;
+use crate::ids::TaskId;
+use crate::name::InvalidName;
+use crate::payload::PayloadError;
+use crate::store::{StoreError, TaskState};
+
+/// Why a call of the client failed.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The store could not do its work.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A name is not valid.
+    #[error(transparent)]
+    Name(#[from] InvalidName),
+    /// A value could not be written or read.
+    #[error("{what}: {source}")]
+    Payload {
+        /// What it was: the parameters of a task, the payload of an event.
+        what: String,
+        /// Why.
+        source: PayloadError,
+    },
+    /// Another task type has this name.
+    #[error("two task types are named \"{0}\": a task finds its code by that name, so give one of them another `NAME`")]
+    DuplicateTaskType(String),
+    /// The database's URL is of no known kind.
+    #[error("\"{url}\" is no database URL that this program knows ({reason}): use `sqlite://path/to/file.db`, `sqlite::memory:`, or leave it out for `sqlite://stepwell.db`")]
+    Url {
+        /// The URL.
+        url: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// There is no such task.
+    #[error("there is no task {0}: it may have been deleted, or the id is of another database")]
+    NotFound(TaskId),
+    /// The task's state does not allow what was asked.
+    #[error("cannot {action} task {task_id}: it is {state}")]
+    NotAllowed {
+        /// What was asked: `cancel`, `retry`, `delete`, `send to`.
+        action: &'static str,
+        /// The task.
+        task_id: TaskId,
+        /// Its state.
+        state: TaskState,
+    },
+    /// The awaited task failed.
+    #[error("task {task_id} failed: {failure}")]
+    TaskFailed {
+        /// The task.
+        task_id: TaskId,
+        /// Why.
+        failure: Failure,
+    },
+    /// The awaited task was cancelled.
+    #[error("task {0} was cancelled")]
+    TaskCancelled(TaskId),
+}

@@ -1,0 +1,476 @@
+//! The executor: it owns the future of one claimed task, and polls it.
+//!
+//! ```text
+//!            ┌────────────── poll the future, until it is pending and nobody woke it
+//!            │                              │
+//!            │         an entry left in the journal? ── yes ──▶ deliver it ──┐
+//!            │                              │ no                             │
+//!            │         a result that is ready?  ──────── yes ──▶ deliver it ─┤
+//!            │                              │ no                             │
+//!            │         gates whose barrier is durable? ─ yes ──▶ open them ──┤
+//!            │                              │ no                             │
+//!            └──────────────────────────────┼────────────────────────────────┘
+//!                        commit what is not yet sent; when the task only waits, suspend it
+//!                        then wait: for the commit, a closure's I/O, a timer, something that arrives
+//! ```
+//!
+//! So at every poll of the task's future at most one thing is newly ready, and whichever way the code combines its
+//! futures, a replay takes the same way.
+
+use std::any::Any;
+use std::future::{Future, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
+
+use crate::commit::Receipt;
+use crate::context::TaskContext;
+use crate::engine::Engine;
+use crate::failure::{Failure, FailureKind};
+use crate::journal::{Entry, Key, Outcome};
+use crate::lifecycle::Lifecycle;
+use crate::payload::Payload;
+use crate::retry::RetryStrategy;
+use crate::run::{Opened, Run, Standing, Unsent, poll_closure, poll_task};
+use crate::runtime::BoxFuture;
+use crate::store::*;
+use crate::task_error::{ControlFlow, TaskError, TaskResult, closure_failure};
+use crate::time::{Timestamp, after, until};
+
+/// How often the future is polled, or something delivered to it, before others get their turn.
+const TURN: usize = 256;
+/// The pauses between tries of a commit that the store failed.
+const COMMIT_RETRY: RetryStrategy = RetryStrategy::Exponential {
+    base: Duration::from_millis(50),
+    factor: 2.0,
+    max: Duration::from_secs(5),
+    jitter: 0.25,
+};
+
+/// A claimed task in execution.
+pub(crate) struct Execution {
+    pub(crate) run: Arc<Run>,
+    /// The task's code; gone once it has ended.
+    future: Option<BoxFuture<'static, TaskResult<Payload>>>,
+    /// What is left to do once the code has ended.
+    closing: Option<Closing>,
+    commit: Commit,
+    /// A step that the store will do with the next commit.
+    transaction: Option<(Key, Box<dyn Any + Send>)>,
+    /// What had arrived when the task was claimed; for after the replay.
+    facts: Option<Facts>,
+    grace: Duration,
+    /// Wakes the executor for what is due next.
+    alarm: Option<(Timestamp, BoxFuture<'static, ()>)>,
+    stalled_since: Option<Timestamp>,
+    stopping_since: Option<Timestamp>,
+    warned: bool,
+}
+
+enum Closing {
+    Commit(Next),
+    /// The run is lost: nothing that it wrote would be accepted.
+    Nothing,
+}
+
+enum Commit {
+    Idle,
+    Sent { receipt: Receipt<Result<Applied, Refused>>, sent: Box<Sent> },
+    /// The store failed; the same is sent again after a pause.
+    Paused { pause: BoxFuture<'static, ()>, sent: Box<Sent> },
+}
+
+/// What a commit on its way holds: enough to send it again.
+struct Sent {
+    unsent: Unsent,
+    next: Next,
+    /// The last entry in it.
+    seq: u64,
+    transaction: Option<Key>,
+    tries: u32,
+}
+
+/// How an execution left its slot.
+pub(crate) enum End {
+    /// The task has ended, or is no longer this run's.
+    Gone,
+    /// It only waits, and could go on from here.
+    Suspended(Box<Execution>),
+}
+
+/// How the task's code ended, other than with its output.
+enum Ending {
+    Error(TaskError),
+    Panic(String),
+}
+
+impl Execution {
+    /// Prepares a claimed task with its journal.
+    pub(crate) fn new(
+        engine: &Arc<Engine>,
+        claimed: ClaimedTask,
+        journal: Vec<Entry>,
+        claim_timeout: Duration,
+        grace: Duration,
+    ) -> Box<Self> {
+        let ClaimedTask { params, headers, facts, .. } = claimed.clone();
+        let run = Arc::new(Run::new(engine.clone(), claimed, journal, claim_timeout));
+        let ctx = TaskContext::new(run.clone(), Arc::new(headers));
+        let future = match engine.registry.get(&run.task_type) {
+            Some(executable) => executable.start(params, ctx),
+            // A worker claims only types that it knows, and none is ever unregistered.
+            None => Box::pin(std::future::ready(Err(ControlFlow::Shutdown.into()))),
+        };
+        run.waker.wake_by_ref();
+        Box::new(Self {
+            run,
+            future: Some(future),
+            closing: None,
+            commit: Commit::Idle,
+            transaction: None,
+            facts: Some(facts),
+            grace,
+            alarm: None,
+            stalled_since: None,
+            stopping_since: None,
+            warned: false,
+        })
+    }
+
+    /// Prepares to go on in place after a suspension.
+    pub(crate) fn resume(&mut self, facts: Facts) {
+        self.run.sign_of_life(None);
+        self.facts = Some(facts);
+    }
+
+    /// Executes until the task ends, suspends or is lost.
+    pub(crate) async fn execute(mut self: Box<Self>) -> End {
+        if poll_fn(|cx| self.poll(cx)).await {
+            self.alarm = None;
+            End::Suspended(self)
+        } else {
+            End::Gone
+        }
+    }
+
+    /// Ready with whether the task is suspended.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        self.run.waker.register(cx.waker());
+        for _ in 0..TURN {
+            match self.poll_commit(cx) {
+                Poll::Ready(Some(suspended)) => return Poll::Ready(suspended),
+                // Nothing may happen between the decision to suspend, or to end, and its commit; nor may anything be
+                // delivered while the store does a step.
+                Poll::Pending if self.holds_still() => return Poll::Pending,
+                Poll::Ready(None) | Poll::Pending => {}
+            }
+            if self.future.is_none() {
+                match self.closing.take_if(|_| matches!(self.commit, Commit::Idle)) {
+                    Some(Closing::Commit(next)) => self.send(next),
+                    Some(Closing::Nothing) => return Poll::Ready(false),
+                    None => return Poll::Pending,
+                }
+            } else if self.run.waker.take_woken() {
+                self.poll_future();
+            } else if !self.advance(cx) {
+                return Poll::Pending;
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn holds_still(&self) -> bool {
+        match &self.commit {
+            Commit::Idle => false,
+            Commit::Sent { sent, .. } | Commit::Paused { sent, .. } => {
+                sent.transaction.is_some() || !matches!(sent.next, Next::Continue { .. })
+            }
+        }
+    }
+
+    fn poll_future(&mut self) {
+        let Some(future) = &mut self.future else { return };
+        let waker = Waker::from(self.run.waker.clone());
+        let mut cx = Context::from_waker(&waker);
+        let poll = || poll_task(&self.run, || future.as_mut().poll(&mut cx));
+        match catch_unwind(AssertUnwindSafe(poll)) {
+            Ok(Poll::Pending) => {}
+            Ok(Poll::Ready(result)) => self.end(result.map_err(Ending::Error)),
+            Err(panic) => self.end(Err(Ending::Panic(panic_message(&*panic)))),
+        }
+    }
+
+    /// Delivers, opens gates or commits. `false` when there is nothing to do but wait.
+    fn advance(&mut self, cx: &mut Context<'_>) -> bool {
+        let run = self.run.clone();
+        let now = run.engine.store.now();
+        let control = run.control();
+        if let Some(control) = control {
+            // A shutdown has waited until its deadline, and the writes of a lost run would be refused.
+            let grace = if control == ControlFlow::Cancelled { self.grace } else { Duration::ZERO };
+            let limit = after(*self.stopping_since.get_or_insert(now), grace);
+            if limit <= now {
+                self.end(Err(Ending::Error(control.into())));
+                return true;
+            }
+            self.wake_at(cx, limit);
+        }
+        let idle = matches!(self.commit, Commit::Idle);
+        if idle && self.transaction.is_some() {
+            self.send(Next::Continue { collect: false });
+            return true;
+        }
+        let mut operations = run.operations();
+        if !operations.is_replaying() {
+            if let Some(facts) = self.facts.take() {
+                operations.arrive(facts);
+            }
+            if operations.has_timers() {
+                operations.fire_timers(now);
+            }
+        }
+        if let Ok(Some(waker)) = operations.deliver_next(&run) {
+            drop(operations);
+            self.stalled_since = None;
+            run.sign_of_life(None);
+            if let Some(waker) = waker {
+                waker.wake();
+            }
+            return true;
+        }
+        match operations.open_gates() {
+            Opened::Closures(wakers) if wakers.is_empty() => {}
+            Opened::Closures(wakers) => {
+                drop(operations);
+                wakers.into_iter().for_each(Waker::wake);
+                return true;
+            }
+            Opened::Transaction(key, work) => {
+                self.transaction = Some((key, work));
+                return true;
+            }
+        }
+        let standing = operations.standing();
+        let (unsent, next_timer) = (operations.has_unsent(), operations.next_timer());
+        drop(operations);
+        match standing {
+            Standing::Stalled if control.is_none() => return self.stalled(cx, now),
+            Standing::Quiescent { wake_at } if idle && control.is_none() => {
+                run.take_poke();
+                self.send(Next::Suspend { wake_at });
+                return true;
+            }
+            Standing::Foreign if control.is_none() && self.transaction.is_none() && !self.warned => {
+                self.warned = true;
+                tracing::warn!(
+                    task_id = %run.task_id, task_type = %run.task_type,
+                    "the task waits for something that is not in its context: that is waited for anew after a crash, and the task keeps its slot meanwhile"
+                );
+            }
+            _ => {}
+        }
+        if idle {
+            let poked = run.take_poke();
+            if unsent || poked {
+                let collect = run.operations().take_look() || poked;
+                self.send(Next::Continue { collect });
+                return true;
+            }
+        }
+        if let (Some(at), None) = (next_timer, control) {
+            self.wake_at(cx, at);
+        }
+        false
+    }
+
+    /// The next entry of the journal has no waiter: the code has diverged, unless it still waits for something else.
+    fn stalled(&mut self, cx: &mut Context<'_>, now: Timestamp) -> bool {
+        let limit = after(*self.stalled_since.get_or_insert(now), self.grace);
+        if now < limit {
+            self.wake_at(cx, limit);
+            return false;
+        }
+        let divergence = self.run.operations().divergence(false);
+        self.end(Err(Ending::Error(divergence)));
+        true
+    }
+
+    fn wake_at(&mut self, cx: &mut Context<'_>, at: Timestamp) {
+        if self.alarm.as_ref().is_none_or(|(set, _)| *set != at) {
+            let engine = &self.run.engine;
+            self.alarm = Some((at, engine.runtime.sleep(until(engine.store.now(), at))));
+        }
+        if let Some((_, alarm)) = &mut self.alarm
+            && alarm.as_mut().poll(cx).is_ready()
+        {
+            self.alarm = None;
+            cx.waker().wake_by_ref();
+        }
+    }
+
+    /// The task's code has ended, or has to: its future is dropped, and the run's last commit decided.
+    fn end(&mut self, result: Result<Payload, Ending>) {
+        let future = self.future.take();
+        // Whatever it holds is dropped as the user's code, which may panic.
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| poll_closure(|| drop(future)))) {
+            let panic = panic_message(&*panic);
+            tracing::warn!(task_id = %self.run.task_id, panic, "a task panicked while it was dropped");
+        }
+        self.transaction = None;
+        self.closing = Some(self.decide(result));
+    }
+
+    fn decide(&self, result: Result<Payload, Ending>) -> Closing {
+        let control = self.run.control();
+        if control == Some(ControlFlow::LeaseLost) {
+            return Closing::Nothing;
+        }
+        let mut operations = self.run.operations();
+        let failure = match (result, control) {
+            (Ok(_), None) if operations.is_replaying() => operations.divergence(true).to_failure(),
+            (Ok(output), _) => return Closing::Commit(Next::Complete(output)),
+            (Err(_), Some(ControlFlow::Cancelled))
+            | (Err(Ending::Error(TaskError::Control(ControlFlow::Cancelled))), None) => {
+                return Closing::Commit(Next::Cancel);
+            }
+            (Err(_), Some(_)) | (Err(Ending::Error(TaskError::Control(_))), None) => {
+                return Closing::Commit(Next::Release);
+            }
+            (Err(Ending::Error(error)), None) => error.to_failure(),
+            (Err(Ending::Panic(message)), None) => {
+                Failure::new(FailureKind::Panic, format!("the task panicked: {message}"))
+            }
+        };
+        // Rewinding would hide a divergence from the next attempt.
+        if failure.kind != FailureKind::Diverged {
+            operations.mark_failed_attempt(&self.run, &failure);
+        }
+        drop(operations);
+        Closing::Commit(self.run.after_failure(failure))
+    }
+
+    fn send(&mut self, next: Next) {
+        let suspending = matches!(next, Next::Suspend { .. });
+        let (unsent, seq) = {
+            let mut operations = self.run.operations();
+            (operations.take_unsent(suspending), operations.delivered_seq)
+        };
+        let transaction = self.transaction.take().map(|(key, work)| UserTransaction { key, seq: seq + 1, work });
+        let sent =
+            Sent { unsent, next, seq, transaction: transaction.as_ref().map(|t| t.key.clone()), tries: 0 };
+        self.transmit(Box::new(sent), transaction);
+    }
+
+    fn transmit(&mut self, sent: Box<Sent>, transaction: Option<UserTransaction>) {
+        let Unsent { entries, spawns, events, messages, received, waits_added, waits_removed } =
+            sent.unsent.clone();
+        let receipt = self.run.engine.commit.transition(Transition {
+            entries,
+            spawns,
+            events,
+            messages,
+            received,
+            waits_added,
+            waits_removed,
+            transaction,
+            ..Transition::new(self.run.task_id, self.run.run_id, sent.next.clone())
+        });
+        self.commit = Commit::Sent { receipt, sent };
+    }
+
+    /// Follows the commit that is on its way. Ready with `Some` when the execution is over: whether it is suspended.
+    fn poll_commit(&mut self, cx: &mut Context<'_>) -> Poll<Option<bool>> {
+        let result = match &mut self.commit {
+            Commit::Idle => return Poll::Ready(None),
+            Commit::Sent { receipt, .. } => match Pin::new(receipt).poll(cx) {
+                Poll::Ready(result) => Some(result),
+                Poll::Pending => return Poll::Pending,
+            },
+            Commit::Paused { pause, .. } => match pause.as_mut().poll(cx) {
+                Poll::Ready(()) => None,
+                Poll::Pending => return Poll::Pending,
+            },
+        };
+        let (Commit::Sent { sent, .. } | Commit::Paused { sent, .. }) =
+            std::mem::replace(&mut self.commit, Commit::Idle)
+        else {
+            return Poll::Ready(None);
+        };
+        match result {
+            None => {
+                self.transmit(sent, None);
+                self.poll_commit(cx)
+            }
+            Some(Ok(Ok(Ok(applied)))) => Poll::Ready(self.committed(*sent, applied)),
+            Some(Ok(Ok(Err(Refused)))) => {
+                self.run.stop(ControlFlow::LeaseLost);
+                // When the code has ended already, nothing is left to be told.
+                Poll::Ready(self.future.is_none().then_some(false))
+            }
+            Some(Ok(Err(error))) if !matches!(error, StoreError::Closed) => {
+                self.pause_commit(sent, &error);
+                self.poll_commit(cx)
+            }
+            // The store is closed: the process is going down.
+            Some(_) => Poll::Ready(Some(false)),
+        }
+    }
+
+    fn pause_commit(&mut self, mut sent: Box<Sent>, error: &StoreError) {
+        sent.tries += 1;
+        if let Some(key) = sent.transaction.take() {
+            // Its closure is used up; the task's own strategy says whether the step is tried again.
+            let outcome = Outcome::Failed(Failure::new(FailureKind::Error, error.to_string()));
+            let waker = self.run.operations().deliver_transaction(&key, outcome);
+            waker.into_iter().for_each(Waker::wake);
+        }
+        let runtime = &self.run.engine.runtime;
+        let delay = COMMIT_RETRY.delay(sent.tries, runtime.random()).unwrap_or_default();
+        self.commit = Commit::Paused { pause: runtime.sleep(delay), sent };
+    }
+
+    fn committed(&mut self, sent: Sent, applied: Applied) -> Option<bool> {
+        let run = &self.run;
+        run.sign_of_life(None);
+        let mut operations = run.operations();
+        operations.committed(sent.seq, &sent.unsent.received);
+        let waker = sent.transaction.and_then(|key| {
+            let outcome = match applied.transaction {
+                Some(Ok(payload)) => Outcome::Done(payload),
+                Some(Err(error)) => Outcome::Failed(closure_failure(&error)),
+                None => Outcome::Failed(Failure::new(FailureKind::Error, "the store did not do the step")),
+            };
+            run.engine.lifecycle.tell(|| Lifecycle::of_delivery(run.task_id, &key, &outcome));
+            operations.deliver_transaction(&key, outcome)
+        });
+        operations.arrive(applied.facts);
+        drop(operations);
+        waker.into_iter().for_each(Waker::wake);
+        if applied.cancel_requested {
+            run.stop(ControlFlow::Cancelled);
+        }
+        let task_id = run.task_id;
+        let (over, event) = match sent.next {
+            Next::Continue { .. } => return None,
+            Next::Suspend { .. } if !applied.suspended => return None,
+            Next::Suspend { wake_at } => (true, Some(Lifecycle::TaskSuspended { task_id, until: wake_at })),
+            Next::Complete(output) => (false, Some(Lifecycle::TaskCompleted { task_id, output })),
+            Next::Retry { failure, at } => {
+                (false, Some(Lifecycle::TaskFailed { task_id, failure, retry_at: Some(at) }))
+            }
+            Next::Fail(failure) => (false, Some(Lifecycle::TaskFailed { task_id, failure, retry_at: None })),
+            Next::Cancel => (false, Some(Lifecycle::TaskCancelled { task_id })),
+            Next::Release => (false, None),
+        };
+        run.engine.lifecycle.tell(|| event);
+        Some(over)
+    }
+}
+
+pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a value that is no text".into())
+}

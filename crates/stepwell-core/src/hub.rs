@@ -1,0 +1,108 @@
+//! Who in this process waits for what: callers for the end of a task, runs for something to arrive, workers for work.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use tokio::sync::{Notify, oneshot};
+
+use crate::ids::{TaskId, WorkerId};
+use crate::name::Name;
+use crate::run::Run;
+use crate::store::{Finish, News};
+use crate::slots::Slots;
+
+/// Takes the news of each commit to those who wait for it.
+#[derive(Default)]
+pub(crate) struct Hub {
+    waiting: Mutex<HashMap<TaskId, Vec<oneshot::Sender<Finish>>>>,
+    runs: Mutex<HashMap<TaskId, Arc<Run>>>,
+    workers: Mutex<Vec<Weak<Slots>>>,
+    /// Told when another process may have written.
+    pub(crate) others_wrote: Notify,
+}
+
+impl Hub {
+    pub(crate) fn tell(&self, news: News) {
+        for (task_id, finish) in news.finished {
+            // First of all: whoever begins to wait from now on has to look into the store.
+            lock(&self.runs).remove(&task_id);
+            for waiter in lock(&self.waiting).remove(&task_id).unwrap_or_default() {
+                let _ = waiter.send(finish.clone());
+            }
+        }
+        for task_id in news.poked {
+            self.poke(task_id);
+        }
+        if !news.ready.is_empty() {
+            for slots in self.workers() {
+                if news.ready.iter().any(|queue| slots.serves(queue)) {
+                    slots.nudge();
+                }
+            }
+        }
+    }
+
+    /// The end of a task, when it comes about by a commit of this process.
+    pub(crate) fn when_finished(&self, task_id: TaskId) -> oneshot::Receiver<Finish> {
+        let (sender, receiver) = oneshot::channel();
+        let mut waiting = lock(&self.waiting);
+        let waiters = waiting.entry(task_id).or_default();
+        // Callers that gave up must not gather here.
+        waiters.retain(|waiter| !waiter.is_closed());
+        waiters.push(sender);
+        receiver
+    }
+
+    pub(crate) fn forget_waiters(&self, task_id: TaskId) {
+        let mut waiting = lock(&self.waiting);
+        if let Some(waiters) = waiting.get_mut(&task_id) {
+            waiters.retain(|waiter| !waiter.is_closed());
+            if waiters.is_empty() {
+                waiting.remove(&task_id);
+            }
+        }
+    }
+
+    pub(crate) fn add_run(&self, run: Arc<Run>) {
+        lock(&self.runs).insert(run.task_id, run);
+    }
+
+    pub(crate) fn remove_run(&self, run: &Arc<Run>) {
+        let mut runs = lock(&self.runs);
+        if runs.get(&run.task_id).is_some_and(|current| Arc::ptr_eq(current, run)) {
+            runs.remove(&run.task_id);
+        }
+    }
+
+    /// Whether this process runs the task, so that it will be told of its end.
+    pub(crate) fn runs(&self, task_id: TaskId) -> bool {
+        lock(&self.runs).contains_key(&task_id)
+    }
+
+    /// Tells a run of this process that something has arrived for it.
+    pub(crate) fn poke(&self, task_id: TaskId) {
+        let run = lock(&self.runs).get(&task_id).cloned();
+        if let Some(run) = run {
+            run.poke();
+        }
+    }
+
+    pub(crate) fn add_worker(&self, slots: &Arc<Slots>) {
+        let mut workers = lock(&self.workers);
+        workers.retain(|worker| worker.strong_count() > 0);
+        workers.push(Arc::downgrade(slots));
+    }
+
+    /// A worker of this process that can take a task of this type from this queue now. Its slot is taken.
+    pub(crate) fn reserve(&self, queue: &Name, task_type: &Name) -> Option<(WorkerId, Arc<Slots>)> {
+        self.workers().into_iter().find_map(|slots| Some((slots.reserve(queue, task_type)?, slots)))
+    }
+
+    pub(crate) fn workers(&self) -> Vec<Arc<Slots>> {
+        lock(&self.workers).iter().filter_map(Weak::upgrade).collect()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

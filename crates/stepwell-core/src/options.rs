@@ -1,0 +1,234 @@
+//! Options of clients, spawns and workers.
+
+use std::time::Duration;
+
+use crate::name::Name;
+use crate::payload::Payload;
+use crate::retry::RetryStrategy;
+use crate::store::{CancellationPolicy, Headers};
+use crate::time::Timestamp;
+
+/// What holds for a client's tasks where [`SpawnOptions`] say nothing else.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The queue of spawned tasks and of workers. Default: `default`.
+    pub queue: Name,
+    /// How many attempts a task has. Default: 5.
+    pub max_attempts: u32,
+    /// When a failed attempt is followed by another. Default: [`RetryStrategy::exponential`].
+    pub retry: RetryStrategy,
+    /// When a task is cancelled by itself. Default: never.
+    pub cancellation: CancellationPolicy,
+    /// The longest payload, in bytes of JSON. Default: 4 MiB.
+    pub max_payload_bytes: usize,
+}
+
+impl Settings {
+    /// The defaults, with this queue.
+    pub fn new(queue: Name) -> Self {
+        Self {
+            queue,
+            max_attempts: 5,
+            retry: RetryStrategy::default(),
+            cancellation: CancellationPolicy::default(),
+            max_payload_bytes: Payload::DEFAULT_LIMIT,
+        }
+    }
+}
+
+/// How a task is spawned. What is not set is as the client was built.
+///
+/// ```
+/// # use std::time::Duration;
+/// # use stepwell_core::{RetryStrategy, SpawnOptions};
+/// let options = SpawnOptions::new()
+///     .queue("reports")
+///     .max_attempts(3)
+///     .retry(RetryStrategy::fixed(Duration::from_secs(10)))
+///     .start_after(Duration::from_secs(3600))
+///     .idempotency_key("report-2026-11");
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct SpawnOptions {
+    pub(crate) queue: Option<String>,
+    pub(crate) max_attempts: Option<u32>,
+    pub(crate) retry: Option<RetryStrategy>,
+    pub(crate) headers: Headers,
+    pub(crate) priority: i32,
+    pub(crate) start: Start,
+    pub(crate) idempotency_key: Option<String>,
+    pub(crate) cancellation: Option<CancellationPolicy>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) enum Start {
+    #[default]
+    Now,
+    After(Duration),
+    At(Timestamp),
+}
+
+impl SpawnOptions {
+    /// Nothing set.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The task's queue.
+    pub fn queue(mut self, queue: impl Into<String>) -> Self {
+        self.queue = Some(queue.into());
+        self
+    }
+
+    /// How many attempts the task has, the first one included; at least 1.
+    pub fn max_attempts(mut self, attempts: u32) -> Self {
+        self.max_attempts = Some(attempts.max(1));
+        self
+    }
+
+    /// When a failed attempt is followed by another.
+    pub fn retry(mut self, strategy: RetryStrategy) -> Self {
+        self.retry = Some(strategy);
+        self
+    }
+
+    /// Adds a header: a small value that travels with the task and is there as `ctx.headers`.
+    pub fn header(mut self, name: impl Into<String>, value: impl Into<serde_json::Value>) -> Self {
+        self.headers.insert(name.into(), value.into());
+        self
+    }
+
+    /// Tasks of a higher priority are claimed first. Default: 0.
+    pub fn priority(mut self, priority: i32) -> Self {
+        self.priority = priority;
+        self
+    }
+
+    /// The task starts no earlier than this long from now.
+    pub fn start_after(mut self, delay: Duration) -> Self {
+        self.start = Start::After(delay);
+        self
+    }
+
+    /// The task starts no earlier than at this time.
+    pub fn start_at(mut self, at: Timestamp) -> Self {
+        self.start = Start::At(at);
+        self
+    }
+
+    /// Only the first spawn of a task type with this key makes a task; each further one answers with that task, as long
+    /// as it has not been deleted.
+    pub fn idempotency_key(mut self, key: impl Into<String>) -> Self {
+        self.idempotency_key = Some(key.into());
+        self
+    }
+
+    /// When the task is cancelled by itself.
+    pub fn cancellation(mut self, policy: CancellationPolicy) -> Self {
+        self.cancellation = Some(policy);
+        self
+    }
+}
+
+/// How a worker works.
+///
+/// ```
+/// # use std::time::Duration;
+/// # use stepwell_core::WorkerOptions;
+/// let options = WorkerOptions::new().concurrency(20).queues(["payments", "emails"]);
+/// ```
+#[derive(Clone, Debug)]
+pub struct WorkerOptions {
+    pub(crate) concurrency: usize,
+    pub(crate) queues: Vec<String>,
+    pub(crate) poll_interval: Duration,
+    pub(crate) lease: Duration,
+    pub(crate) claim_timeout: Duration,
+    pub(crate) max_in_memory: usize,
+    pub(crate) grace: Duration,
+    pub(crate) shutdown_timeout: Duration,
+    pub(crate) name: Option<String>,
+}
+
+impl Default for WorkerOptions {
+    fn default() -> Self {
+        Self {
+            concurrency: 100,
+            queues: Vec::new(),
+            poll_interval: Duration::from_secs(1),
+            lease: Duration::from_secs(30),
+            claim_timeout: Duration::from_secs(300),
+            max_in_memory: 10_000,
+            grace: Duration::from_secs(10),
+            shutdown_timeout: Duration::from_secs(30),
+            name: None,
+        }
+    }
+}
+
+impl WorkerOptions {
+    /// The defaults.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// How many tasks run at the same time, at least 1; suspended ones do not count. Default: 100.
+    pub fn concurrency(mut self, tasks: usize) -> Self {
+        self.concurrency = tasks.max(1);
+        self
+    }
+
+    /// The queues to claim from, in the order in which to look. Default: the client's queue.
+    pub fn queues<Q: Into<String>>(mut self, queues: impl IntoIterator<Item = Q>) -> Self {
+        self.queues = queues.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// How often the store is asked for work when nothing was heard of any. It is a safety net: a worker hears of
+    /// work at once, and wakes for timers when they are due. Default: 1 second.
+    pub fn poll_interval(mut self, interval: Duration) -> Self {
+        self.poll_interval = interval.max(Duration::from_millis(1));
+        self
+    }
+
+    /// After how long without a heartbeat the worker is taken for dead, and its tasks are given to others. It sends
+    /// three in that time. Default: 30 seconds.
+    pub fn lease(mut self, lease: Duration) -> Self {
+        self.lease = lease.max(Duration::from_millis(10));
+        self
+    }
+
+    /// After how long without a journaled step or a [`heartbeat`](crate::TaskContext::heartbeat) a run is stopped as
+    /// stuck, and its attempt has failed. Default: 5 minutes.
+    pub fn claim_timeout(mut self, timeout: Duration) -> Self {
+        self.claim_timeout = timeout;
+        self
+    }
+
+    /// How many suspended tasks are kept in memory, to go on in place when they wake; the others are replayed from
+    /// their journals. Default: 10,000.
+    pub fn max_in_memory(mut self, tasks: usize) -> Self {
+        self.max_in_memory = tasks;
+        self
+    }
+
+    /// How long the closures of a cancelled task may go on before they are dropped, and how long a replayed task may
+    /// wait for something that is not in its context before it is taken for diverged. Default: 10 seconds.
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.grace = grace;
+        self
+    }
+
+    /// How long [`Worker::shutdown`](crate::Worker::shutdown) waits for running tasks before it releases them. Default:
+    /// 30 seconds.
+    pub fn shutdown_timeout(mut self, timeout: Duration) -> Self {
+        self.shutdown_timeout = timeout;
+        self
+    }
+
+    /// What people know the worker by. Default: `worker`.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+}

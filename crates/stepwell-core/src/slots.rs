@@ -1,0 +1,296 @@
+//! A worker's slots: what it runs, what it has in memory, and what it can still take.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Wake, Waker};
+use std::time::Duration;
+
+use lru::LruCache;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::commit::GroupCommit;
+use crate::engine::Engine;
+use crate::executor::{End, Execution};
+use crate::failure::{Failure, FailureKind};
+use crate::ids::{TaskId, WorkerId};
+use crate::lifecycle::Lifecycle;
+use crate::name::Name;
+use crate::options::WorkerOptions;
+use crate::run::Run;
+use crate::store::{ClaimedTask, Command, Transition};
+use crate::task_error::ControlFlow;
+
+pub(crate) struct Slots {
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) options: WorkerOptions,
+    pub(crate) queues: Vec<Name>,
+    /// Told when there may be work, or room for it.
+    pub(crate) work: Notify,
+    /// Told when the last run has left.
+    pub(crate) empty: Notify,
+    /// Ends the worker's loops.
+    pub(crate) end: CancellationToken,
+    inside: Mutex<Inside>,
+}
+
+struct Inside {
+    worker_id: WorkerId,
+    /// Whether the worker takes tasks: registered, and not shutting down.
+    open: bool,
+    free: usize,
+    /// Claimable tasks are left in the store, which go before new ones.
+    backlog: bool,
+    runs: HashMap<TaskId, Arc<Run>>,
+    /// Suspended tasks, to go on in place.
+    suspended: LruCache<TaskId, Box<Execution>>,
+    /// Claims of suspended tasks whose execution has not left its slot yet.
+    handed_over: HashMap<TaskId, ClaimedTask>,
+}
+
+impl Slots {
+    pub(crate) fn new(engine: Arc<Engine>, options: WorkerOptions, queues: Vec<Name>) -> Arc<Self> {
+        let inside = Inside {
+            worker_id: WorkerId::new(&*engine.runtime),
+            open: false,
+            free: options.concurrency,
+            backlog: true,
+            runs: HashMap::new(),
+            suspended: LruCache::unbounded(),
+            handed_over: HashMap::new(),
+        };
+        Arc::new(Self {
+            engine,
+            options,
+            queues,
+            work: Notify::new(),
+            empty: Notify::new(),
+            end: CancellationToken::new(),
+            inside: Mutex::new(inside),
+        })
+    }
+
+    fn inside(&self) -> MutexGuard<'_, Inside> {
+        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn worker_id(&self) -> WorkerId {
+        self.inside().worker_id
+    }
+
+    pub(crate) fn serves(&self, queue: &Name) -> bool {
+        self.queues.contains(queue)
+    }
+
+    pub(crate) fn nudge(&self) {
+        self.work.notify_one();
+    }
+
+    pub(crate) fn open(&self) {
+        self.inside().open = true;
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        self.inside().open
+    }
+
+    pub(crate) fn close(&self) {
+        self.inside().open = false;
+    }
+
+    pub(crate) fn forget_suspended(&self) {
+        let suspended = std::mem::replace(&mut self.inside().suspended, LruCache::unbounded());
+        drop(suspended);
+    }
+
+    /// Takes a slot for a task that is about to be spawned. Not while others wait, which come first.
+    pub(crate) fn reserve(&self, queue: &Name, task_type: &Name) -> Option<WorkerId> {
+        if !self.serves(queue) || !self.engine.registry.knows(task_type) {
+            return None;
+        }
+        let mut inside = self.inside();
+        if !inside.open || inside.backlog || inside.free == 0 {
+            return None;
+        }
+        inside.free -= 1;
+        Some(inside.worker_id)
+    }
+
+    /// Takes all free slots, for a claim.
+    pub(crate) fn take_free(&self) -> usize {
+        let mut inside = self.inside();
+        if inside.open { std::mem::take(&mut inside.free) } else { 0 }
+    }
+
+    /// Gives slots back that were taken and not used.
+    pub(crate) fn give_back(&self, slots: usize) {
+        self.inside().free += slots;
+    }
+
+    pub(crate) fn set_backlog(&self, backlog: bool) {
+        self.inside().backlog = backlog;
+    }
+
+    /// Runs a claimed task in a slot that was taken for it.
+    pub(crate) fn start(self: &Arc<Self>, mut claimed: ClaimedTask) {
+        let task_id = claimed.task_id;
+        let journal = match claimed.journal.take() {
+            Some(journal) => journal,
+            None => {
+                let mut inside = self.inside();
+                if let Some(mut execution) = inside.suspended.pop(&task_id) {
+                    inside.runs.insert(task_id, execution.run.clone());
+                    drop(inside);
+                    execution.resume(claimed.facts);
+                    return self.spawn(execution);
+                }
+                if inside.runs.contains_key(&task_id) {
+                    // Its execution is on its way out, and will find this.
+                    inside.handed_over.insert(task_id, claimed);
+                    return;
+                }
+                drop(inside);
+                let slots = self.clone();
+                self.engine.runtime.spawn(Box::pin(async move { slots.load(claimed).await }));
+                return;
+            }
+        };
+        let execution = self.prepare(claimed, journal);
+        self.inside().runs.insert(task_id, execution.run.clone());
+        self.spawn(execution);
+    }
+
+    fn prepare(&self, claimed: ClaimedTask, journal: Vec<crate::journal::Entry>) -> Box<Execution> {
+        let WorkerOptions { claim_timeout, grace, .. } = self.options;
+        let (task_id, attempt) = (claimed.task_id, claimed.attempt);
+        let task_type = claimed.task_type.clone();
+        self.engine.lifecycle.tell(|| Some(Lifecycle::TaskStarted { task_id, task_type, attempt }));
+        Execution::new(&self.engine, claimed, journal, claim_timeout, grace)
+    }
+
+    fn spawn(self: &Arc<Self>, execution: Box<Execution>) {
+        self.engine.hub.add_run(execution.run.clone());
+        let slots = self.clone();
+        self.engine.runtime.spawn(Box::pin(async move { slots.run(execution).await }));
+    }
+
+    /// Loads the journal of a task that is no longer in memory, and runs it.
+    async fn load(self: Arc<Self>, claimed: ClaimedTask) {
+        let journal = loop {
+            match self.engine.store.journal(claimed.task_id).await {
+                Ok(journal) => break journal,
+                Err(error) => {
+                    tracing::warn!(%error, task_id = %claimed.task_id, "cannot load a journal; trying again");
+                    self.engine.runtime.sleep(self.options.poll_interval).await;
+                }
+            }
+        };
+        let execution = self.prepare(claimed, journal);
+        self.inside().runs.insert(execution.run.task_id, execution.run.clone());
+        self.engine.hub.add_run(execution.run.clone());
+        self.run(execution).await;
+    }
+
+    async fn run(self: Arc<Self>, mut execution: Box<Execution>) {
+        loop {
+            let run = execution.run.clone();
+            let end = execution.execute().await;
+            match self.leave(&run, end) {
+                Some(again) => execution = again,
+                None => return,
+            }
+        }
+    }
+
+    /// An execution leaves its slot. Gives it back when it has been claimed again meanwhile.
+    fn leave(&self, run: &Arc<Run>, end: End) -> Option<Box<Execution>> {
+        let task_id = run.task_id;
+        let mut inside = self.inside();
+        let mut dropped = None;
+        if let End::Suspended(mut execution) = end {
+            if let Some(claimed) = inside.handed_over.remove(&task_id) {
+                // The claim took a slot of its own.
+                inside.free += 1;
+                drop(inside);
+                execution.resume(claimed.facts);
+                return Some(execution);
+            }
+            let waker = Waker::from(Arc::new(WakeSuspended { task_id, commit: self.engine.commit.clone() }));
+            run.waker.register(&waker);
+            if run.waker.is_woken() {
+                waker.wake();
+            }
+            inside.suspended.put(task_id, execution);
+            if inside.suspended.len() > self.options.max_in_memory {
+                dropped = inside.suspended.pop_lru();
+            }
+        }
+        self.engine.hub.remove_run(run);
+        if inside.runs.get(&task_id).is_some_and(|current| Arc::ptr_eq(current, run)) {
+            inside.runs.remove(&task_id);
+        }
+        inside.free += 1;
+        let (backlog, empty) = (inside.backlog, inside.runs.is_empty());
+        drop(inside);
+        // Outside of the lock: it is the user's code that is dropped.
+        drop(dropped);
+        if backlog {
+            self.nudge();
+        }
+        if empty {
+            self.empty.notify_waiters();
+        }
+        None
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.inside().runs.is_empty()
+    }
+
+    fn runs(&self) -> Vec<Arc<Run>> {
+        self.inside().runs.values().cloned().collect()
+    }
+
+    pub(crate) fn stop_all(&self, why: ControlFlow) {
+        self.runs().iter().for_each(|run| run.stop(why));
+    }
+
+    /// The store no longer knows the worker: its tasks are others' now. It goes on under another id.
+    pub(crate) fn lose_lease(&self) {
+        {
+            let mut inside = self.inside();
+            inside.open = false;
+            inside.worker_id = WorkerId::new(&*self.engine.runtime);
+        }
+        self.forget_suspended();
+        self.stop_all(ControlFlow::LeaseLost);
+    }
+
+    /// Fails the attempts of runs that have shown no sign of life. Also of one that blocks its thread, whose executor
+    /// could not do it.
+    pub(crate) fn stop_stuck(&self, passed: Duration) {
+        for run in self.runs().into_iter().filter(|run| run.count_quiet(passed)) {
+            let timeout = self.options.claim_timeout;
+            let message = format!(
+                "nothing was journaled for {timeout:?} (the worker's `claim_timeout`): call `ctx.heartbeat(..)` in long steps, or set a longer one"
+            );
+            tracing::warn!(task_id = %run.task_id, task_type = %run.task_type, "the run is stuck and is stopped");
+            let next = run.after_failure(Failure::new(FailureKind::Stuck, message));
+            // Refused when the run has just ended by itself: nothing to wait for either way.
+            drop(self.engine.commit.transition(Transition::new(run.task_id, run.run_id, next)));
+            run.stop(ControlFlow::LeaseLost);
+        }
+    }
+}
+
+/// Wakes a suspended task whose future was woken by something that is not in its context.
+struct WakeSuspended {
+    task_id: TaskId,
+    commit: Arc<GroupCommit>,
+}
+
+impl Wake for WakeSuspended {
+    fn wake(self: Arc<Self>) {
+        drop(self.commit.command(Command::Wake(self.task_id)));
+    }
+}

@@ -1,0 +1,225 @@
+//! Steps: the builder that is also the future.
+
+use std::future::Future;
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::failure::{Failure, FailureKind, Retry};
+use crate::journal::{Key, Kind, Outcome};
+use crate::payload::Payload;
+use crate::retry::RetryStrategy;
+use crate::run::{Request, Run, poll_closure};
+use crate::runtime::BoxFuture;
+use crate::task_error::{TaskError, TaskResult, closure_failure};
+use crate::time::after;
+
+/// How many tries a step has when it is given a [`retry`](Step::retry) strategy and no number.
+const DEFAULT_TRIES: u32 = 5;
+
+/// A step, made by [`TaskContext::step`](crate::TaskContext::step): set its options, then await it.
+///
+/// ```
+/// # use std::time::Duration;
+/// # use stepwell_core::{RetryStrategy, TaskContext, TaskResult};
+/// # async fn fetch(url: String) -> anyhow::Result<String> { Ok(url) }
+/// async fn page(ctx: &TaskContext, url: String) -> TaskResult<String> {
+///     ctx.step("fetch", || fetch(url.clone()))
+///         .retry(RetryStrategy::exponential())
+///         .max_attempts(3)
+///         .timeout(Duration::from_secs(30))
+///         .await
+/// }
+/// ```
+#[must_use = "a step does nothing until it is awaited"]
+pub struct Step<F, Fut, T> {
+    run: Arc<Run>,
+    key: Result<Key, Option<TaskError>>,
+    closure: Option<F>,
+    /// Another of the closure, for the next try.
+    again: Option<fn(&F) -> F>,
+    retry: RetryStrategy,
+    tries: u32,
+    max_tries: u32,
+    timeout: Option<Duration>,
+    stage: Stage<Fut>,
+    value: PhantomData<fn() -> T>,
+}
+
+enum Stage<Fut> {
+    /// Not yet polled.
+    New,
+    /// Before its gate, or with its result on the way; the closure starts when the gate is open.
+    Waiting,
+    Running { closure: Pin<Box<Fut>>, limit: Option<BoxFuture<'static, ()>> },
+    /// Between two tries.
+    Backoff { key: Key, request: Option<Request> },
+    Done,
+}
+
+impl<F, Fut, T> Unpin for Step<F, Fut, T> {}
+
+impl<F, Fut, T> Step<F, Fut, T> {
+    pub(crate) fn new(run: &Arc<Run>, key: TaskResult<Key>, closure: F) -> Self {
+        Self {
+            run: run.clone(),
+            key: key.map_err(Some),
+            closure: Some(closure),
+            again: None,
+            retry: RetryStrategy::None,
+            tries: 0,
+            max_tries: DEFAULT_TRIES,
+            timeout: None,
+            stage: Stage::New,
+            value: PhantomData,
+        }
+    }
+
+    /// Tries the step again when its closure fails, up to 5 times in all (see [`Step::max_attempts`]). Each failed try
+    /// is journaled, and the task may suspend until the next one. Without this, the first failure is the step's.
+    pub fn retry(mut self, strategy: RetryStrategy) -> Self
+    where
+        F: Clone,
+    {
+        self.again = Some(F::clone);
+        self.retry = strategy;
+        self
+    }
+
+    /// How many tries a step with [`Step::retry`] has, the first one included; at least 1. Default: 5.
+    pub fn max_attempts(mut self, tries: u32) -> Self {
+        self.max_tries = tries.max(1);
+        self
+    }
+
+    /// How long one try may take. A try that takes longer is dropped, and has failed. Default: no limit.
+    pub fn timeout(mut self, limit: Duration) -> Self {
+        self.timeout = Some(limit);
+        self
+    }
+
+    /// What becomes of a try that failed: another one, or the step's failure.
+    fn failed(&self, failure: Failure) -> Outcome {
+        let tries = self.tries + 1;
+        let delay = match failure.retry {
+            _ if self.again.is_none() || tries >= self.max_tries => None,
+            Retry::Never => None,
+            Retry::After(delay) => Some(delay),
+            Retry::ByStrategy => self.retry.delay(tries, self.run.engine.runtime.random()),
+        };
+        match delay {
+            Some(delay) => Outcome::Retrying { failure, at: after(self.run.engine.store.now(), delay) },
+            None => Outcome::Failed(failure),
+        }
+    }
+
+    fn encode(&self, name: String, value: &T) -> Outcome
+    where
+        T: Serialize,
+    {
+        match Payload::encode(value, self.run.engine.settings.max_payload_bytes) {
+            Ok(payload) => Outcome::Done(payload),
+            Err(source) => Outcome::Failed(TaskError::Payload { name, source }.to_failure()),
+        }
+    }
+}
+
+impl<F, Fut, T> Future for Step<F, Fut, T>
+where
+    F: FnOnce() -> Fut,
+    Fut: Future<Output = anyhow::Result<T>>,
+    T: Serialize + DeserializeOwned,
+{
+    type Output = TaskResult<T>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        let key = match &mut this.key {
+            Ok(key) => key.clone(),
+            Err(error) => return error.take().map_or(Poll::Pending, |error| Poll::Ready(Err(error))),
+        };
+        loop {
+            if let Stage::Backoff { key: backoff, request } = &mut this.stage {
+                match this.run.poll(backoff, request, cx.waker()) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Ok(_)) => this.stage = Stage::New,
+                    Poll::Ready(Err(error)) => {
+                        this.stage = Stage::Done;
+                        return Poll::Ready(Err(error));
+                    }
+                }
+            }
+            let mut request = match this.stage {
+                Stage::New => {
+                    this.stage = Stage::Waiting;
+                    Some(Request::Gate(None))
+                }
+                _ => None,
+            };
+            match this.run.poll(&key, &mut request, cx.waker()) {
+                Poll::Pending => {}
+                Poll::Ready(Ok(Outcome::Retrying { at, .. })) => {
+                    this.tries += 1;
+                    let backoff = Key { kind: Kind::Backoff, ..key.clone() };
+                    let request = Some(Request::Wait { target: None, due_at: Some(at) });
+                    this.stage = Stage::Backoff { key: backoff, request };
+                    continue;
+                }
+                Poll::Ready(outcome) => {
+                    this.stage = Stage::Done;
+                    return Poll::Ready(outcome.and_then(|outcome| read_step(&key, outcome)));
+                }
+            }
+            if matches!(this.stage, Stage::Waiting) && this.closure.is_some() && this.run.is_open(&key) {
+                let next = this.again.and_then(|again| this.closure.as_ref().map(again));
+                let Some(closure) = std::mem::replace(&mut this.closure, next) else { return Poll::Pending };
+                let closure = poll_closure(|| Box::pin(closure()));
+                let limit = this.timeout.map(|limit| this.run.engine.runtime.sleep(limit));
+                this.stage = Stage::Running { closure, limit };
+            }
+            let Stage::Running { closure, limit } = &mut this.stage else { return Poll::Pending };
+            let outcome = match poll_closure(|| closure.as_mut().poll(cx)) {
+                Poll::Ready(Ok(value)) => this.encode(key.label(), &value),
+                Poll::Ready(Err(error)) => this.failed(closure_failure(&error)),
+                Poll::Pending => match limit.as_mut().map(|limit| limit.as_mut().poll(cx)) {
+                    Some(Poll::Ready(())) => {
+                        let limit = this.timeout.unwrap_or_default();
+                        this.failed(Failure::new(FailureKind::Timeout, format!("no result within {limit:?}")))
+                    }
+                    _ => return Poll::Pending,
+                },
+            };
+            this.stage = Stage::Waiting;
+            this.run.finish(&key, outcome);
+            return Poll::Pending;
+        }
+    }
+}
+
+impl<F, Fut, T> Drop for Step<F, Fut, T> {
+    fn drop(&mut self) {
+        let Ok(key) = &self.key else { return };
+        match &self.stage {
+            Stage::New | Stage::Done => {}
+            Stage::Backoff { key: backoff, .. } => self.run.forget(backoff),
+            Stage::Waiting | Stage::Running { .. } => self.run.forget(key),
+        }
+    }
+}
+
+/// What a step's caller gets of what was delivered.
+pub(crate) fn read_step<T: DeserializeOwned>(key: &Key, outcome: Outcome) -> TaskResult<T> {
+    match outcome {
+        Outcome::Done(payload) => {
+            payload.decode().map_err(|source| TaskError::Payload { name: key.label(), source })
+        }
+        Outcome::Failed(failure) | Outcome::Retrying { failure, .. } => {
+            Err(TaskError::Step { name: key.label(), failure })
+        }
+    }
+}

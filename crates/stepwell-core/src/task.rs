@@ -1,0 +1,166 @@
+//! Task types, and the registry in which workers find them.
+
+use std::any::TypeId;
+use std::collections::HashMap;
+use std::future::Future;
+use std::marker::PhantomData;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use async_trait::async_trait;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::context::TaskContext;
+use crate::error::Error;
+use crate::name::Name;
+use crate::payload::Payload;
+use crate::runtime::{BoxFuture, MaybeSend, MaybeSync};
+use crate::task_error::{TaskError, TaskResult};
+
+/// A task type: code that is executed durably, under a name.
+///
+/// ```
+/// use stepwell_core::{Task, TaskContext, TaskResult, async_trait};
+///
+/// struct Greet;
+///
+/// #[async_trait]
+/// impl Task for Greet {
+///     const NAME: &'static str = "greet";
+///     type Params = String;
+///     type Output = String;
+///
+///     async fn run(name: String, ctx: TaskContext) -> TaskResult<String> {
+///         ctx.step("greeting", || async { Ok(format!("Hello, {name}!")) }).await
+///     }
+/// }
+/// ```
+#[cfg_attr(not(target_family = "wasm"), async_trait)]
+#[cfg_attr(target_family = "wasm", async_trait(?Send))]
+pub trait Task: MaybeSend + 'static {
+    /// The name under which tasks of this type are stored. It must stay the same as long as there are tasks of it.
+    const NAME: &'static str;
+    /// What a task is given, as JSON.
+    type Params: Serialize + DeserializeOwned + MaybeSend + 'static;
+    /// What a task gives, as JSON.
+    type Output: Serialize + DeserializeOwned + MaybeSend + 'static;
+
+    /// The code. It is run from its beginning whenever the task goes on after a crash, with the journaled results in place
+    /// of its steps; so outside of steps it should only decide, by its parameters and by what the context gives.
+    ///
+    /// # Errors
+    /// An error fails the attempt; see [`TaskError`].
+    async fn run(params: Self::Params, ctx: TaskContext) -> TaskResult<Self::Output>;
+}
+
+/// A task type without its Rust types.
+pub(crate) trait Executable: MaybeSend + MaybeSync {
+    fn start(&self, params: Payload, ctx: TaskContext) -> BoxFuture<'static, TaskResult<Payload>>;
+}
+
+struct Typed<T>(PhantomData<fn() -> T>);
+
+impl<T: Task> Executable for Typed<T> {
+    fn start(&self, params: Payload, ctx: TaskContext) -> BoxFuture<'static, TaskResult<Payload>> {
+        Box::pin(async move {
+            let (limit, params) = (ctx.max_payload_bytes(), read_params(T::NAME, &params)?);
+            let output = T::run(params, ctx).await?;
+            write_output(T::NAME, &output, limit)
+        })
+    }
+}
+
+struct Function<F, P> {
+    name: Name,
+    function: Arc<F>,
+    params: PhantomData<fn(P)>,
+}
+
+impl<F, P, Fut, O> Executable for Function<F, P>
+where
+    F: Fn(P, TaskContext) -> Fut + MaybeSend + MaybeSync + 'static,
+    Fut: Future<Output = TaskResult<O>> + MaybeSend,
+    P: DeserializeOwned + MaybeSend + 'static,
+    O: Serialize + MaybeSend,
+{
+    fn start(&self, params: Payload, ctx: TaskContext) -> BoxFuture<'static, TaskResult<Payload>> {
+        let (name, function) = (self.name.clone(), self.function.clone());
+        Box::pin(async move {
+            let (limit, params) = (ctx.max_payload_bytes(), read_params(name.as_str(), &params)?);
+            // Called within the future, so that whatever it does through the context is the task's own.
+            let running = function(params, ctx);
+            let output = running.await?;
+            write_output(name.as_str(), &output, limit)
+        })
+    }
+}
+
+fn read_params<P: DeserializeOwned>(task_type: &str, params: &Payload) -> TaskResult<P> {
+    let name = || format!("the parameters of {task_type}");
+    params.decode().map_err(|source| TaskError::Payload { name: name(), source })
+}
+
+fn write_output<O: Serialize>(task_type: &str, output: &O, limit: usize) -> TaskResult<Payload> {
+    let name = || format!("the output of {task_type}");
+    Payload::encode(output, limit).map_err(|source| TaskError::Payload { name: name(), source })
+}
+
+/// The task types that a client knows.
+#[derive(Default)]
+pub(crate) struct Registry {
+    task_types: RwLock<HashMap<Name, Registered>>,
+}
+
+struct Registered {
+    /// The type; functions have none of their own.
+    type_id: Option<TypeId>,
+    executable: Arc<dyn Executable + Send + Sync>,
+}
+
+impl Registry {
+    pub(crate) fn register<T: Task>(&self) -> Result<(), Error> {
+        self.add(Name::new(T::NAME)?, Some(TypeId::of::<T>()), Arc::new(Typed::<T>(PhantomData)))
+    }
+
+    pub(crate) fn register_fn<F, P, Fut, O>(&self, name: Name, function: F) -> Result<(), Error>
+    where
+        F: Fn(P, TaskContext) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = TaskResult<O>> + MaybeSend,
+        P: DeserializeOwned + MaybeSend + 'static,
+        O: Serialize + MaybeSend,
+    {
+        let executable = Function { name: name.clone(), function: Arc::new(function), params: PhantomData };
+        self.add(name, None, Arc::new(executable))
+    }
+
+    fn add(
+        &self,
+        name: Name,
+        type_id: Option<TypeId>,
+        executable: Arc<dyn Executable + Send + Sync>,
+    ) -> Result<(), Error> {
+        let mut task_types = self.task_types.write().unwrap_or_else(PoisonError::into_inner);
+        match task_types.get(&name) {
+            Some(known) if known.type_id.is_none() || known.type_id != type_id => {
+                Err(Error::DuplicateTaskType(name.to_string()))
+            }
+            _ => {
+                task_types.insert(name, Registered { type_id, executable });
+                Ok(())
+            }
+        }
+    }
+
+    pub(crate) fn get(&self, name: &Name) -> Option<Arc<dyn Executable + Send + Sync>> {
+        let task_types = self.task_types.read().unwrap_or_else(PoisonError::into_inner);
+        task_types.get(name).map(|registered| registered.executable.clone())
+    }
+
+    pub(crate) fn knows(&self, name: &Name) -> bool {
+        self.task_types.read().unwrap_or_else(PoisonError::into_inner).contains_key(name)
+    }
+
+    pub(crate) fn names(&self) -> Vec<Name> {
+        self.task_types.read().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
+    }
+}

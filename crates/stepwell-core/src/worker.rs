@@ -1,0 +1,182 @@
+//! The worker: claims tasks while it has slots, and shows that it is alive.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::select;
+
+use crate::commit::durable;
+use crate::retry::RetryStrategy;
+use crate::slots::Slots;
+use crate::store::{Claim, StoreError, WorkerSignal};
+use crate::task_error::ControlFlow;
+use crate::time::until;
+
+/// The pauses between tries when the store cannot be reached.
+const RECONNECT: RetryStrategy = RetryStrategy::Exponential {
+    base: Duration::from_millis(50),
+    factor: 2.0,
+    max: Duration::from_secs(5),
+    jitter: 0.25,
+};
+/// How long a shutdown waits for code that it has told to stop.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// A running worker, made by [`Client::start_worker`](crate::Client::start_worker). It works until it is shut down or
+/// the process ends; dropping this handle does not stop it.
+pub struct Worker {
+    slots: Arc<Slots>,
+}
+
+impl Worker {
+    pub(crate) async fn start(slots: Arc<Slots>) -> Self {
+        let engine = slots.engine.clone();
+        engine.listen();
+        engine.hub.add_worker(&slots);
+        // Known to the store before anything can be claimed for it; when that fails, the worker keeps trying by itself.
+        if register(&slots).await.is_ok() {
+            slots.open();
+        }
+        for work in [Work::Claim, Work::Watch] {
+            let slots = slots.clone();
+            engine.runtime.spawn(Box::pin(async move {
+                let end = slots.end.clone();
+                end.run_until_cancelled(work.run(slots)).await;
+            }));
+        }
+        Self { slots }
+    }
+
+    /// Stops claiming, and waits for running tasks, up to the worker's
+    /// [`shutdown_timeout`](crate::WorkerOptions::shutdown_timeout). Then the rest are released: told to stop, and given
+    /// back to the store, to go on from their journals elsewhere or later.
+    pub async fn shutdown(self) {
+        let deadline = self.slots.options.shutdown_timeout;
+        shutdown(&self.slots, deadline).await;
+    }
+}
+
+pub(crate) async fn shutdown(slots: &Arc<Slots>, deadline: Duration) {
+    let engine = &slots.engine;
+    slots.close();
+    wait_until_empty(slots, deadline).await;
+    slots.stop_all(ControlFlow::Shutdown);
+    wait_until_empty(slots, LAST_WORDS).await;
+    slots.end.cancel();
+    slots.forget_suspended();
+    // What still runs is released by this, and its late writes will be refused.
+    let gone = WorkerSignal::Deregister { worker_id: slots.worker_id() };
+    if let Err(error) = durable(engine.commit.signal(gone)).await {
+        tracing::warn!(%error, "cannot sign off; the worker's lease will run out by itself");
+    }
+}
+
+async fn wait_until_empty(slots: &Slots, limit: Duration) {
+    let empty = async {
+        loop {
+            let told = slots.empty.notified();
+            if slots.is_empty() {
+                return;
+            }
+            told.await;
+        }
+    };
+    select(Box::pin(empty), slots.engine.runtime.sleep(limit)).await;
+}
+
+async fn register(slots: &Slots) -> Result<(), StoreError> {
+    let worker_id = slots.worker_id();
+    let name = slots.options.name.clone().unwrap_or_else(|| "worker".into());
+    let register = WorkerSignal::Register { worker_id, name, lease: slots.options.lease };
+    let result = durable(slots.engine.commit.signal(register)).await.map(drop);
+    if let Err(error) = &result {
+        tracing::warn!(%error, %worker_id, "cannot register the worker; trying again");
+    }
+    result
+}
+
+#[derive(Clone, Copy)]
+enum Work {
+    Claim,
+    Watch,
+}
+
+impl Work {
+    async fn run(self, slots: Arc<Slots>) {
+        match self {
+            Self::Claim => claim(slots).await,
+            Self::Watch => watch(slots).await,
+        }
+    }
+}
+
+/// Claims whenever there may be work and there is a free slot.
+async fn claim(slots: Arc<Slots>) {
+    let engine = slots.engine.clone();
+    let mut failures = 0;
+    loop {
+        let limit = slots.take_free();
+        let claim = Claim {
+            worker_id: slots.worker_id(),
+            queues: slots.queues.clone(),
+            task_types: engine.registry.names(),
+            limit,
+        };
+        let pause = match durable(engine.commit.claim(claim)).await {
+            Ok(claimed) => {
+                failures = 0;
+                // A full answer means that there may be more; a claim without a free slot does not tell.
+                let backlog = claimed.tasks.len() == limit;
+                slots.set_backlog(backlog);
+                slots.give_back(limit - claimed.tasks.len().min(limit));
+                claimed.tasks.into_iter().for_each(|task| slots.start(task));
+                claimed.poked.into_iter().for_each(|task_id| engine.hub.poke(task_id));
+                let due = claimed.next_due.map(|due| until(engine.store.now(), due));
+                due.map_or(slots.options.poll_interval, |due| due.min(slots.options.poll_interval))
+            }
+            Err(error) => {
+                slots.give_back(limit);
+                failures += 1;
+                tracing::warn!(%error, "cannot claim tasks; trying again");
+                RECONNECT.delay(failures, engine.runtime.random()).unwrap_or_default()
+            }
+        };
+        if failures > 0 {
+            engine.runtime.sleep(pause).await;
+        } else {
+            select(Box::pin(slots.work.notified()), engine.runtime.sleep(pause)).await;
+        }
+    }
+}
+
+/// Renews the lease, and looks for stuck runs.
+async fn watch(slots: Arc<Slots>) {
+    let engine = slots.engine.clone();
+    let interval =
+        (slots.options.lease / 3).min(slots.options.claim_timeout / 4).max(Duration::from_millis(5));
+    let mut registered = slots.is_open();
+    loop {
+        if !registered {
+            registered = register(&slots).await.is_ok();
+            if registered {
+                slots.open();
+                slots.nudge();
+            }
+        }
+        engine.runtime.sleep(interval).await;
+        slots.stop_stuck(interval);
+        if registered {
+            let heartbeat =
+                WorkerSignal::Heartbeat { worker_id: slots.worker_id(), lease: slots.options.lease };
+            match durable(engine.commit.signal(heartbeat)).await {
+                Ok(true) => {}
+                Ok(false) => {
+                    tracing::warn!("the worker's lease has run out; its tasks are others' now");
+                    slots.lose_lease();
+                    registered = false;
+                }
+                Err(error) => tracing::warn!(%error, "cannot renew the worker's lease; trying again"),
+            }
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! The attribute `#[stepwell::task]`. Use it through the `stepwell` crate, which documents it.
+
+#![forbid(unsafe_code)]
+
+use proc_macro::TokenStream;
+use proc_macro_crate::{FoundCrate, crate_name};
+use proc_macro2::{Span, TokenStream as Tokens};
+use quote::{format_ident, quote};
+use syn::parse::Parser;
+use syn::spanned::Spanned;
+use syn::{Error, FnArg, Ident, ItemFn, LitStr, PatType, ReturnType, Type};
+
+/// Makes a task type of an `async fn`. See the `stepwell` crate.
+#[proc_macro_attribute]
+pub fn task(arguments: TokenStream, function: TokenStream) -> TokenStream {
+    expand(arguments.into(), function.into()).unwrap_or_else(Error::into_compile_error).into()
+}
+
+fn expand(arguments: Tokens, function: Tokens) -> Result<Tokens, Error> {
+    let function: ItemFn = syn::parse2(function)?;
+    let (signature, visibility) = (&function.sig, &function.vis);
+    let ident = &signature.ident;
+    if signature.asyncness.is_none() {
+        return Err(Error::new(signature.fn_token.span(), "a task is an `async fn`"));
+    }
+    if !signature.generics.params.is_empty() {
+        let message = "a task cannot be generic: it is found by its name, which stands for one type";
+        return Err(Error::new(signature.generics.span(), message));
+    }
+    let name = task_name(arguments, ident)?;
+    let (parameters, context) = parameters(&function)?;
+    let ReturnType::Type(_, returned) = &signature.output else {
+        return Err(Error::new(signature.span(), "a task returns a `TaskResult<…>`"));
+    };
+    let stepwell = stepwell();
+    let documentation = function.attrs.iter().filter(|attribute| attribute.path().is_ident("doc"));
+    let arguments: Vec<_> = (0..parameters.len()).map(|index| format_ident!("parameter_{index}")).collect();
+    // One parameter is the task's parameters as it is; none or several become a tuple.
+    let (params, pattern) = match (parameters.as_slice(), arguments.as_slice()) {
+        ([parameter], [argument]) => (quote!(#parameter), quote!(#argument)),
+        _ => (quote!((#(#parameters),*)), quote!((#(#arguments),*))),
+    };
+    let (context, pass_context) =
+        if context { (quote!(context), Some(quote!(context))) } else { (quote!(_context), None) };
+    Ok(quote! {
+        #function
+
+        #(#documentation)*
+        #[allow(non_camel_case_types)]
+        #visibility struct #ident {}
+
+        #[#stepwell::async_trait]
+        impl #stepwell::Task for #ident {
+            const NAME: &'static str = #name;
+            type Params = #params;
+            type Output = <#returned as #stepwell::macro_support::Returned>::Output;
+
+            async fn run(
+                #pattern: Self::Params,
+                #context: #stepwell::TaskContext,
+            ) -> #stepwell::TaskResult<Self::Output> {
+                #ident(#(#arguments,)* #pass_context).await
+            }
+        }
+    })
+}
+
+/// `name = "…"`, or the function's own name.
+fn task_name(arguments: Tokens, ident: &Ident) -> Result<LitStr, Error> {
+    let mut name = None;
+    let parser = syn::meta::parser(|meta| {
+        if !meta.path.is_ident("name") {
+            return Err(meta.error("the only argument is `name = \"…\"`"));
+        }
+        let literal: LitStr = meta.value()?.parse()?;
+        if literal.value().is_empty() {
+            return Err(Error::new(literal.span(), "a task's name must not be empty"));
+        }
+        name = Some(literal);
+        Ok(())
+    });
+    parser.parse2(arguments)?;
+    Ok(name.unwrap_or_else(|| LitStr::new(&ident.to_string(), ident.span())))
+}
+
+/// The types of the parameters, and whether a `TaskContext` comes last.
+fn parameters(function: &ItemFn) -> Result<(Vec<Type>, bool), Error> {
+    let mut types = Vec::new();
+    for input in &function.sig.inputs {
+        match input {
+            FnArg::Typed(PatType { ty, .. }) => match &**ty {
+                Type::Reference(reference) => {
+                    let message = "a task's parameters are stored, so they cannot be borrowed: take an owned value";
+                    return Err(Error::new(reference.span(), message));
+                }
+                ty => types.push(ty.clone()),
+            },
+            FnArg::Receiver(receiver) => {
+                return Err(Error::new(receiver.span(), "a task is a free function, without `self`"));
+            }
+        }
+    }
+    let is_context = |ty: &Type| {
+        matches!(ty, Type::Path(path) if path.path.segments.last().is_some_and(|last| last.ident == "TaskContext"))
+    };
+    let context = types.last().is_some_and(is_context);
+    if context {
+        types.pop();
+    }
+    if let Some(misplaced) = types.iter().find(|ty| is_context(ty)) {
+        return Err(Error::new(misplaced.span(), "the `TaskContext` is the last parameter"));
+    }
+    Ok((types, context))
+}
+
+/// The path of the `stepwell` crate, whatever the user calls it.
+fn stepwell() -> Tokens {
+    let name = match crate_name("stepwell") {
+        Ok(FoundCrate::Name(name)) => name,
+        // Within the crate itself, and its documentation's examples.
+        Ok(FoundCrate::Itself) | Err(_) => "stepwell".into(),
+    };
+    let ident = Ident::new(&name, Span::call_site());
+    quote!(::#ident)
+}

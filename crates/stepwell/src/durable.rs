@@ -1,0 +1,169 @@
+//! `Durable`: the client, as applications make it.
+
+use std::any::Any;
+use std::ops::Deref;
+use std::sync::Arc;
+
+use stepwell_core::{
+    CancellationPolicy, Client, Error, Name, RetryStrategy, Runtime, Settings, State, Store,
+};
+
+use crate::tokio_runtime::TokioRuntime;
+
+/// The environment variable with the URL of the database, where the builder is given none.
+pub const DATABASE_URL_VARIABLE: &str = "DURABLE_DATABASE_URL";
+/// The database where neither the builder nor the environment names one.
+pub const DEFAULT_DATABASE_URL: &str = "sqlite://stepwell.db";
+
+/// The client: spawns tasks, talks to them, waits for them and starts workers. Cheap to clone. Its methods are those of
+/// [`Client`].
+///
+/// ```
+/// use stepwell::{Durable, SpawnOptions, TaskContext, WorkerOptions};
+///
+/// # #[tokio::main]
+/// # async fn main() -> anyhow::Result<()> {
+/// let client = Durable::builder().database_url("sqlite::memory:").build().await?;
+/// client.register_fn("double", |n: u64, ctx: TaskContext| async move {
+///     ctx.step("multiply", || async { Ok(n * 2) }).await
+/// }).await?;
+/// let worker = client.start_worker(WorkerOptions::default()).await;
+///
+/// let task = client.spawn_named("double", &21, SpawnOptions::new()).await?;
+/// let doubled: u64 = client.wait(task.task_id).await?;
+/// assert_eq!(doubled, 42);
+/// worker.shutdown().await;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Durable(Client);
+
+impl Durable {
+    /// Begins to build a client.
+    pub fn builder() -> DurableBuilder {
+        DurableBuilder::default()
+    }
+}
+
+impl Deref for Durable {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.0
+    }
+}
+
+/// Builds a [`Durable`]. Every option has a default.
+#[derive(Default)]
+pub struct DurableBuilder {
+    database_url: Option<String>,
+    store: Option<Arc<dyn Store>>,
+    runtime: Option<Arc<dyn Runtime>>,
+    queue: Option<String>,
+    max_attempts: Option<u32>,
+    retry: Option<RetryStrategy>,
+    cancellation: Option<CancellationPolicy>,
+    max_payload_bytes: Option<usize>,
+    state: State,
+}
+
+impl DurableBuilder {
+    /// The database: `sqlite://path/to/file.db` or `sqlite::memory:`. Default: the environment variable
+    /// `DURABLE_DATABASE_URL`, else `sqlite://stepwell.db`.
+    pub fn database_url(mut self, url: impl Into<String>) -> Self {
+        self.database_url = Some(url.into());
+        self
+    }
+
+    /// A store, in place of a database's URL.
+    pub fn store(mut self, store: Arc<dyn Store>) -> Self {
+        self.store = Some(store);
+        self
+    }
+
+    /// The clock, timers, randomness and place of execution. Default: the tokio runtime in which
+    /// [`build`](Self::build) is called.
+    pub fn runtime(mut self, runtime: Arc<dyn Runtime>) -> Self {
+        self.runtime = Some(runtime);
+        self
+    }
+
+    /// The queue of tasks and workers that name no other. Default: `default`.
+    pub fn queue_name(mut self, queue: impl Into<String>) -> Self {
+        self.queue = Some(queue.into());
+        self
+    }
+
+    /// How many attempts a task has, the first one included; at least 1. Default: 5.
+    pub fn max_attempts(mut self, attempts: u32) -> Self {
+        self.max_attempts = Some(attempts.max(1));
+        self
+    }
+
+    /// When a failed attempt is followed by another. Default: [`RetryStrategy::exponential`].
+    pub fn retry(mut self, strategy: RetryStrategy) -> Self {
+        self.retry = Some(strategy);
+        self
+    }
+
+    /// When tasks are cancelled by themselves. Default: never.
+    pub fn cancellation(mut self, policy: CancellationPolicy) -> Self {
+        self.cancellation = Some(policy);
+        self
+    }
+
+    /// The longest payload (parameters, results, events, messages), in bytes of JSON. Default: 4 MiB.
+    pub fn max_payload_bytes(mut self, bytes: usize) -> Self {
+        self.max_payload_bytes = Some(bytes);
+        self
+    }
+
+    /// Application state that tasks get by [`TaskContext::state`](crate::TaskContext::state): a connection pool, a client
+    /// of some service. One value of each type.
+    pub fn state<S: Any + Send + Sync>(mut self, state: S) -> Self {
+        self.state.insert(state);
+        self
+    }
+
+    /// Opens the database, and migrates it when it is older.
+    ///
+    /// # Errors
+    /// [`Error::Url`] for a URL of no known kind, [`Error::Store`] when the database cannot be opened, [`Error::Name`] for
+    /// an invalid queue.
+    pub async fn build(self) -> Result<Durable, Error> {
+        let mut settings = Settings::new(Name::new(self.queue.as_deref().unwrap_or("default"))?);
+        settings.max_attempts = self.max_attempts.unwrap_or(settings.max_attempts);
+        settings.retry = self.retry.unwrap_or(settings.retry);
+        settings.cancellation = self.cancellation.unwrap_or(settings.cancellation);
+        settings.max_payload_bytes = self.max_payload_bytes.unwrap_or(settings.max_payload_bytes);
+        let runtime = self.runtime.unwrap_or_else(|| Arc::new(TokioRuntime::current()));
+        let store = match self.store {
+            Some(store) => store,
+            None => {
+                let url = self.database_url.or_else(|| std::env::var(DATABASE_URL_VARIABLE).ok());
+                connect(url.as_deref().unwrap_or(DEFAULT_DATABASE_URL), runtime.clone()).await?
+            }
+        };
+        Ok(Durable(Client::new(store, runtime, settings, self.state)))
+    }
+}
+
+async fn connect(url: &str, runtime: Arc<dyn Runtime>) -> Result<Arc<dyn Store>, Error> {
+    let unknown = |reason: &str| Error::Url { url: url.to_owned(), reason: reason.to_owned() };
+    match url.split_once(':').map(|(scheme, _)| scheme) {
+        #[cfg(feature = "sqlite")]
+        Some("sqlite") => {
+            let location = stepwell_sqlite::Location::parse(url)?;
+            Ok(Arc::new(stepwell_sqlite::SqliteStore::open(location, runtime).await?))
+        }
+        #[cfg(not(feature = "sqlite"))]
+        Some("sqlite") => {
+            drop(runtime);
+            Err(unknown("this program was built without the feature `sqlite`"))
+        }
+        Some("postgres" | "postgresql") => Err(unknown("PostgreSQL is not supported yet")),
+        Some(scheme) => Err(unknown(&format!("the scheme `{scheme}` is unknown"))),
+        None => Err(unknown("it has no scheme")),
+    }
+}

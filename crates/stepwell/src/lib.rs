@@ -1,0 +1,82 @@
+//! Durable execution for Rust. You write ordinary `async` code; every step's result is journaled; when the process dies,
+//! the task continues from the last journaled step, on whatever worker is alive.
+//!
+//! ```
+//! use std::time::Duration;
+//! use stepwell::{Durable, TaskContext, TaskResult, WorkerOptions};
+//!
+//! #[stepwell::task]
+//! async fn order(item: String, ctx: TaskContext) -> TaskResult<String> {
+//!     // Journaled: it does not run again after a crash.
+//!     let receipt = ctx.step("charge", || async { Ok(format!("receipt for {item}")) }).await?;
+//!     // Plain tokio, durable: whichever came first comes first again in a replay.
+//!     let packed: Option<String> = tokio::select! {
+//!         packed = ctx.await_event("packed", None) => Some(packed?),
+//!         _ = ctx.sleep_for("deadline", Duration::from_millis(10)) => None,
+//!     };
+//!     Ok(packed.unwrap_or(receipt))
+//! }
+//!
+//! # #[tokio::main]
+//! # async fn main() -> anyhow::Result<()> {
+//! let client = Durable::builder().database_url("sqlite::memory:").build().await?;
+//! client.register::<order>().await?;
+//! let worker = client.start_worker(WorkerOptions::default()).await;
+//! let task = client.spawn::<order>("teapot".into()).await?;
+//! let result: String = client.wait(task.task_id).await?;
+//! assert_eq!(result, "receipt for teapot");
+//! worker.shutdown().await;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Start with [`Durable::builder`], [`Task`] and [`TaskContext`].
+
+#![forbid(unsafe_code)]
+
+mod durable;
+#[cfg(feature = "testing")]
+pub mod testing;
+mod tokio_runtime;
+
+pub use durable::{DATABASE_URL_VARIABLE, DEFAULT_DATABASE_URL, Durable, DurableBuilder};
+pub use stepwell_core::*;
+/// Makes a task type of an `async fn` whose last parameter is a [`TaskContext`].
+///
+/// It defines a type with the function's name, for [`Client::register`] and [`Client::spawn`]; the function itself stays
+/// callable. The task's name is the function's, or `#[stepwell::task(name = "…")]`. One parameter beside the context is the
+/// task's `Params`; several are a tuple.
+///
+/// ```
+/// use stepwell::{Task, TaskContext, TaskResult};
+///
+/// #[stepwell::task]
+/// async fn greet(name: String, ctx: TaskContext) -> TaskResult<String> {
+///     ctx.step("greeting", || async { Ok(format!("Hello, {name}!")) }).await
+/// }
+///
+/// #[stepwell::task(name = "sum-up")]
+/// async fn sum(a: u64, b: u64, _ctx: TaskContext) -> TaskResult<u64> {
+///     Ok(a + b)
+/// }
+///
+/// assert_eq!((greet::NAME, sum::NAME), ("greet", "sum-up"));
+/// ```
+pub use stepwell_macros::task;
+#[cfg(feature = "sqlite")]
+pub use stepwell_sqlite as sqlite;
+pub use tokio_runtime::TokioRuntime;
+
+/// What the macro's code needs; not for use by hand.
+#[doc(hidden)]
+pub mod macro_support {
+    /// The output of a task's return type.
+    pub trait Returned {
+        /// The output.
+        type Output;
+    }
+
+    impl<T> Returned for stepwell_core::TaskResult<T> {
+        type Output = T;
+    }
+}

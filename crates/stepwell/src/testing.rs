@@ -1,0 +1,192 @@
+//! For tests of durable programs: virtual time, crashes, a store in memory.
+//!
+//! In a test with a paused tokio clock, time passes only while everything waits, and then at once: a task that sleeps for
+//! a week takes milliseconds.
+//!
+//! ```
+//! use std::time::Duration;
+//! use stepwell::testing::Harness;
+//! use stepwell::{SpawnOptions, TaskContext, WorkerOptions};
+//!
+//! # // A doctest cannot be `#[tokio::test(start_paused = true)]`.
+//! # tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap().block_on(async {
+//! let harness = Harness::new();
+//! let process = harness.start().await;
+//! process.register_fn("patient", |(): (), ctx: TaskContext| async move {
+//!     ctx.sleep_for("a week", Duration::from_secs(7 * 24 * 3600)).await
+//! }).await?;
+//! let worker = process.start_worker(WorkerOptions::default()).await;
+//! let task = process.spawn_named("patient", &(), SpawnOptions::new()).await?;
+//! process.wait::<()>(task.task_id).await?;
+//! # anyhow::Ok(())
+//! # }).unwrap();
+//! ```
+
+use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+use stepwell_core::{BoxFuture, Error, MemoryStore, Runtime, Store, Timestamp, from_micros};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::durable::{Durable, DurableBuilder};
+
+/// A world for a test: a clock, and a store that outlives the processes that use it. To be used in a test with a paused
+/// clock: `#[tokio::test(start_paused = true)]`.
+pub struct Harness {
+    clock: Arc<Clock>,
+    store: MemoryStore,
+}
+
+impl Default for Harness {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Harness {
+    /// An empty world, on 1 January 2026.
+    pub fn new() -> Self {
+        let clock = Arc::new(Clock::new());
+        let store = MemoryStore::new(Arc::new(TestRuntime::new(clock.clone())));
+        Self { clock, store }
+    }
+
+    /// A new process on the store, with the defaults.
+    pub async fn start(&self) -> Process {
+        // Only a database that cannot be opened and invalid names are errors, and there are none.
+        match self.start_with(|builder| builder).await {
+            Ok(process) => process,
+            Err(error) => unreachable!("{error}"),
+        }
+    }
+
+    /// A new process on the store.
+    ///
+    /// # Errors
+    /// As [`DurableBuilder::build`].
+    pub async fn start_with(
+        &self,
+        build: impl FnOnce(DurableBuilder) -> DurableBuilder,
+    ) -> Result<Process, Error> {
+        self.start_on(Arc::new(self.store.connect()), build).await
+    }
+
+    /// A new process on another store, such as one that wraps the harness's own to inject faults.
+    ///
+    /// # Errors
+    /// As [`DurableBuilder::build`].
+    pub async fn start_on(
+        &self,
+        store: Arc<dyn Store>,
+        build: impl FnOnce(DurableBuilder) -> DurableBuilder,
+    ) -> Result<Process, Error> {
+        let runtime = Arc::new(TestRuntime::new(self.clock.clone()));
+        let builder = Durable::builder().store(store).runtime(runtime.clone());
+        Ok(Process { client: build(builder).build().await?, runtime })
+    }
+
+    /// A handle on the store.
+    pub fn store(&self) -> MemoryStore {
+        self.store.connect()
+    }
+
+    /// The time.
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// Sets the wall clock forward, or back, as an administrator might. Timers in progress are not moved.
+    pub fn jump(&self, micros: i64) {
+        self.clock.jumped.fetch_add(micros, Ordering::SeqCst);
+    }
+}
+
+/// A process of a test's world: a client that can be killed.
+pub struct Process {
+    client: Durable,
+    runtime: Arc<TestRuntime>,
+}
+
+impl Process {
+    /// Ends the process as `kill -9` does: everything that it runs stops where it is, and nothing is told. What its store
+    /// has committed stays.
+    pub async fn kill(self) {
+        self.runtime.killed.cancel();
+        self.runtime.tracker.close();
+        self.runtime.tracker.wait().await;
+    }
+
+    /// The client.
+    pub fn client(&self) -> &Durable {
+        &self.client
+    }
+}
+
+impl Deref for Process {
+    type Target = Durable;
+
+    fn deref(&self) -> &Durable {
+        &self.client
+    }
+}
+
+struct Clock {
+    start: Instant,
+    jumped: AtomicI64,
+}
+
+impl Clock {
+    fn new() -> Self {
+        Self { start: Instant::now(), jumped: AtomicI64::new(0) }
+    }
+
+    fn now(&self) -> Timestamp {
+        const START_OF_2026: i64 = 1_767_225_600_000_000;
+        let passed = i64::try_from(self.start.elapsed().as_micros()).unwrap_or(i64::MAX);
+        from_micros(START_OF_2026 + passed + self.jumped.load(Ordering::SeqCst))
+    }
+}
+
+/// The engine's world in a test: the harness's clock, and tasks that end when their process is killed.
+struct TestRuntime {
+    clock: Arc<Clock>,
+    random: AtomicU64,
+    killed: CancellationToken,
+    tracker: TaskTracker,
+}
+
+impl TestRuntime {
+    fn new(clock: Arc<Clock>) -> Self {
+        let (killed, tracker) = (CancellationToken::new(), TaskTracker::new());
+        // Processes must not make the same ids.
+        Self { clock, random: AtomicU64::new(rand::random()), killed, tracker }
+    }
+}
+
+impl Runtime for TestRuntime {
+    fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
+        Box::pin(tokio::time::sleep(duration))
+    }
+
+    fn spawn(&self, future: BoxFuture<'static, ()>) {
+        let killed = self.killed.clone();
+        let future = async move { killed.run_until_cancelled(future).await.unwrap_or_default() };
+        self.tracker.spawn(tokio::task::unconstrained(future));
+    }
+
+    /// SplitMix64.
+    fn random(&self) -> u64 {
+        let mut z = self.random.fetch_add(0x9E37_79B9_7F4A_7C15, Ordering::Relaxed);
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+}

@@ -1,0 +1,29 @@
+//! `cargo xtask ci`: every check that a change has to pass, in the order that finds mistakes soonest.
+
+use anyhow::Result;
+
+use crate::report::Report;
+use crate::{cargo, deny, process, test, wasm};
+
+pub(crate) fn run() -> Result<()> {
+    let mut report = Report::new("Checks");
+    report.run("format", || process::run(cargo::cargo()?.args(["fmt", "--all", "--check"])));
+    report.run("clippy", || {
+        let clippy = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
+        process::run(cargo::cargo()?.args(clippy))
+    });
+    report.run("tests", || test::run(&[], Some("ci")));
+    report.run("documentation", || {
+        let doc = ["doc", "--workspace", "--no-deps"];
+        process::run(cargo::cargo()?.args(doc).env("RUSTDOCFLAGS", "-D warnings"))
+    });
+    report.run("WebAssembly", wasm::run);
+    if deny::available()? {
+        report.run("dependencies", deny::run);
+    } else {
+        let why = "cargo-deny is missing; to install it: cargo install --locked cargo-deny";
+        eprintln!("\nWARNING: the dependencies were not checked, because {why}");
+        report.not_run("dependencies", why);
+    }
+    report.finish()
+}

@@ -1,0 +1,81 @@
+//! The development commands of the repository, run as `cargo xtask <command>`.
+
+mod cargo;
+mod ci;
+mod deny;
+mod nextest;
+mod process;
+mod report;
+mod test;
+mod torture;
+mod wasm;
+
+use std::ffi::OsString;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask", about = "The development commands of Stepwell")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run every test that needs no more than this machine, then the documentation tests
+    Test {
+        /// Test name filters and options, handed to `cargo nextest run`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
+    /// Build stepwell-core for wasm32-unknown-unknown
+    Wasm,
+    /// Run the benchmark program in release mode
+    Bench {
+        /// Arguments for the benchmark program
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
+    /// Run the long torture test, which the usual test run leaves out
+    Torture {
+        /// Test name filters and options, handed to `cargo nextest run`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
+    /// Run every check that a change has to pass
+    Ci,
+}
+
+fn main() -> Result<()> {
+    match Cli::parse().command {
+        Command::Test { args } => test::run(&args, None),
+        Command::Wasm => wasm::run(),
+        Command::Bench { args } => {
+            let bench = ["run", "--release", "--package", "stepwell-bench", "--"];
+            process::run(cargo::cargo()?.args(bench).args(args))
+        }
+        Command::Torture { args } => torture::run(&args),
+        Command::Ci => ci::run(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn options_after_test_are_not_ours() {
+        let cli = Cli::try_parse_from(["xtask", "test", "-p", "stepwell-core", "replay"]).unwrap();
+        let Command::Test { args } = cli.command else { panic!("parsed as another command") };
+        assert_eq!(args, ["-p", "stepwell-core", "replay"]);
+    }
+}
