@@ -11,6 +11,7 @@ mod torture;
 mod wasm;
 
 use std::ffi::OsString;
+use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -48,8 +49,19 @@ enum Command {
     Ci,
 }
 
-fn main() -> Result<()> {
-    match Cli::parse().command {
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Not returned from here: with RUST_BACKTRACE set, a backtrace would hide what failed.
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    match command {
         Command::Test { args } => test::run(&args, None),
         Command::Wasm => wasm::run(),
         Command::Bench { args } => {

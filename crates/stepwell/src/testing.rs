@@ -5,8 +5,8 @@
 //!
 //! ```
 //! use std::time::Duration;
-//! use stepwell::testing::Harness;
-//! use stepwell::{SpawnOptions, TaskContext, WorkerOptions};
+//! use stepwell::testing::{Harness, worker_options};
+//! use stepwell::{SpawnOptions, TaskContext};
 //!
 //! # // A doctest cannot be `#[tokio::test(start_paused = true)]`.
 //! # tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap().block_on(async {
@@ -15,7 +15,7 @@
 //! process.register_fn("patient", |(): (), ctx: TaskContext| async move {
 //!     ctx.sleep_for("a week", Duration::from_secs(7 * 24 * 3600)).await
 //! }).await?;
-//! let worker = process.start_worker(WorkerOptions::default()).await;
+//! let worker = process.start_worker(worker_options()).await;
 //! let task = process.spawn_named("patient", &(), SpawnOptions::new()).await?;
 //! process.wait::<()>(task.task_id).await?;
 //! # anyhow::Ok(())
@@ -27,7 +27,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
-use stepwell_core::{BoxFuture, Error, MemoryStore, Runtime, Store, Timestamp, from_micros};
+use stepwell_core::{
+    BoxFuture, Error, MemoryStore, Runtime, Store, Timestamp, WorkerOptions, from_micros,
+};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -103,6 +105,13 @@ impl Harness {
     pub fn jump(&self, micros: i64) {
         self.clock.jumped.fetch_add(micros, Ordering::SeqCst);
     }
+}
+
+/// Options for a worker in virtual time. It polls and shows that it is alive so rarely (its lease is a day) that months
+/// pass quickly.
+pub fn worker_options() -> WorkerOptions {
+    const HOUR: Duration = Duration::from_secs(3600);
+    WorkerOptions::new().poll_interval(HOUR).lease(24 * HOUR).claim_timeout(10_000 * HOUR)
 }
 
 /// A process of a test's world: a client that can be killed.
