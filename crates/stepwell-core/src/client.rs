@@ -16,7 +16,7 @@ use crate::error::Error;
 use crate::failure::{Failure, FailureKind};
 use crate::ids::{RunId, TaskId};
 use crate::journal::Entry;
-use crate::lifecycle::{Lifecycle, Subscription};
+use crate::lifecycle::Subscription;
 use crate::name::Name;
 use crate::options::{Settings, SpawnOptions, WorkerOptions};
 use crate::payload::Payload;
@@ -27,8 +27,8 @@ use crate::task::Task;
 use crate::task_error::TaskResult;
 use crate::worker::{Worker, shutdown};
 
-/// How often a task that another process runs is looked at, when nothing is heard of its end.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// How soon, and how seldom at last, a task that another process runs is looked at when nothing is heard of its end.
+const LOOK_AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(60));
 
 /// A client of a store. Cheap to clone; all clones are one client.
 ///
@@ -139,14 +139,14 @@ impl Client {
             None
         };
         let Some((worker_id, slots)) = slots else {
-            let (task_id, run_id, task_type) = (task.task_id, task.run_id, task.task_type.clone());
+            let (task_id, run_id) = (task.task_id, task.run_id);
             let spawned = durable(self.engine.commit.spawn(task)).await?;
-            return Ok(self.spawned(task_id, run_id, &task_type, spawned));
+            return Ok(answer(task_id, run_id, spawned));
         };
         task.claim_by = Some(worker_id);
         let eager = Eager { receipt: None, slots, task: task.clone() };
         let spawned = eager.spawn().await?;
-        Ok(self.spawned(task.task_id, task.run_id, &task.task_type, spawned))
+        Ok(answer(task.task_id, task.run_id, spawned))
     }
 
     /// Spawns many tasks of one type in one commit: all of them, or none.
@@ -159,11 +159,11 @@ impl Client {
     ) -> Result<Vec<SpawnResult>, Error> {
         let tasks = tasks.into_iter().map(|(params, options)| self.new_task(T::NAME, &params, options));
         let tasks: Vec<_> = tasks.collect::<Result<_, _>>()?;
-        let ids: Vec<_> = tasks.iter().map(|task| (task.task_id, task.run_id, task.task_type.clone())).collect();
+        let ids: Vec<_> = tasks.iter().map(|task| (task.task_id, task.run_id)).collect();
         let receipts = self.engine.commit.spawn_many(tasks);
         let mut results = Vec::with_capacity(ids.len());
-        for ((task_id, run_id, task_type), receipt) in ids.into_iter().zip(receipts) {
-            results.push(self.spawned(task_id, run_id, &task_type, durable(receipt).await?));
+        for ((task_id, run_id), receipt) in ids.into_iter().zip(receipts) {
+            results.push(answer(task_id, run_id, durable(receipt).await?));
         }
         Ok(results)
     }
@@ -182,19 +182,6 @@ impl Client {
     fn encode<T: Serialize + ?Sized>(&self, value: &T, what: impl Fn() -> String) -> Result<Payload, Error> {
         Payload::encode(value, self.engine.settings.max_payload_bytes)
             .map_err(|source| Error::Payload { what: what(), source })
-    }
-
-    fn spawned(&self, task_id: TaskId, run_id: RunId, task_type: &Name, spawned: Spawned) -> SpawnResult {
-        match spawned {
-            Spawned::Created { .. } => {
-                let task_type = task_type.clone();
-                self.engine.lifecycle.tell(|| Some(Lifecycle::TaskSpawned { task_id, task_type }));
-                SpawnResult { task_id, run_id, attempt: 1, created: true }
-            }
-            Spawned::Existing { task_id, run_id, attempt } => {
-                SpawnResult { task_id, run_id, attempt, created: false }
-            }
-        }
     }
 
     /// Emits an event: to the tasks of all queues, or of one. It reaches those that await it now and those that will. The
@@ -310,6 +297,7 @@ impl Client {
         self.engine.listen();
         let mut finished = hub.when_finished(task_id);
         let _forget = Forget { engine: &self.engine, task_id };
+        let mut pause = LOOK_AGAIN.0;
         let mut first = true;
         loop {
             // Listens before it looks, so that no write falls between.
@@ -329,7 +317,8 @@ impl Client {
                 }
             }
             first = false;
-            let look_again = select(Box::pin(others_wrote), runtime.sleep(LOOK_AGAIN));
+            let look_again = select(Box::pin(others_wrote), runtime.sleep(pause));
+            pause = (pause * 2).min(LOOK_AGAIN.1);
             match select(&mut finished, look_again).await {
                 Either::Left((Ok(finish), _)) => return Ok(finish),
                 Either::Left((Err(_), _)) => return Err(StoreError::Closed.into()),
@@ -364,6 +353,15 @@ impl Client {
     pub async fn shutdown(&self, deadline: Duration) {
         let workers = self.engine.hub.workers();
         join_all(workers.iter().map(|slots| shutdown(slots, deadline))).await;
+    }
+}
+
+fn answer(task_id: TaskId, run_id: RunId, spawned: Spawned) -> SpawnResult {
+    match spawned {
+        Spawned::Created { .. } => SpawnResult { task_id, run_id, attempt: 1, created: true },
+        Spawned::Existing { task_id, run_id, attempt } => {
+            SpawnResult { task_id, run_id, attempt, created: false }
+        }
     }
 }
 
@@ -414,6 +412,10 @@ fn start(slots: &Arc<Slots>, task: &NewTask, spawned: Option<&Spawned>) {
     if !matches!(spawned, Some(Spawned::Created { claimed: true })) {
         slots.give_back(1);
         return;
+    }
+    if task.cancellation.max_duration.is_some() {
+        // The worker learns from a claim when something is due next.
+        slots.nudge();
     }
     slots.start(ClaimedTask {
         task_id: task.task_id,

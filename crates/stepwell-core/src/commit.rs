@@ -15,6 +15,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::oneshot;
 
 use crate::hub::Hub;
+use crate::ids::TaskId;
+use crate::lifecycle::{Broadcast, Lifecycle};
+use crate::name::Name;
 use crate::runtime::{BoxFuture, Runtime};
 use crate::store::*;
 
@@ -30,6 +33,8 @@ struct Answers {
     events: Vec<Answer<bool>>,
     messages: Vec<Answer<bool>>,
     spawns: Vec<Answer<Spawned>>,
+    /// The tasks of `spawns`, to be told of.
+    spawned: Vec<(TaskId, Name)>,
     workers: Vec<Answer<bool>>,
     claims: Vec<Answer<Claimed>>,
 }
@@ -46,6 +51,7 @@ pub(crate) struct GroupCommit {
     store: Arc<dyn Store>,
     runtime: Arc<dyn Runtime>,
     hub: Arc<Hub>,
+    lifecycle: Arc<Broadcast>,
     gathering: Mutex<Gathering>,
 }
 
@@ -65,22 +71,38 @@ macro_rules! door {
 }
 
 impl GroupCommit {
-    pub(crate) fn new(store: Arc<dyn Store>, runtime: Arc<dyn Runtime>, hub: Arc<Hub>) -> Arc<Self> {
-        Arc::new(Self { store, runtime, hub, gathering: Mutex::default() })
+    pub(crate) fn new(
+        store: Arc<dyn Store>,
+        runtime: Arc<dyn Runtime>,
+        hub: Arc<Hub>,
+        lifecycle: Arc<Broadcast>,
+    ) -> Arc<Self> {
+        Arc::new(Self { store, runtime, hub, lifecycle, gathering: Mutex::default() })
     }
 
     door!(transition, transitions, Transition, Result<Applied, Refused>);
     door!(command, commands, Command, CommandOutcome);
     door!(emit, events, NewEvent, bool);
     door!(send, messages, NewMessage, bool);
-    door!(spawn, spawns, NewTask, Spawned);
     door!(signal, workers, WorkerSignal, bool);
     door!(claim, claims, Claim, Claimed);
+
+    pub(crate) fn spawn(self: &Arc<Self>, task: NewTask) -> Receipt<Spawned> {
+        let (answer, receipt) = oneshot::channel();
+        self.gather(|gathering| {
+            gathering.answers.spawned.push((task.task_id, task.task_type.clone()));
+            gathering.batch.spawns.push(task);
+            gathering.answers.spawns.push(answer);
+        });
+        receipt
+    }
 
     /// Adds many tasks to one batch.
     pub(crate) fn spawn_many(self: &Arc<Self>, tasks: Vec<NewTask>) -> Vec<Receipt<Spawned>> {
         let (answers, receipts): (Vec<_>, Vec<_>) = tasks.iter().map(|_| oneshot::channel()).unzip();
         self.gather(|gathering| {
+            let spawned = tasks.iter().map(|task| (task.task_id, task.task_type.clone()));
+            gathering.answers.spawned.extend(spawned);
             gathering.batch.spawns.extend(tasks);
             gathering.answers.spawns.extend(answers);
         });
@@ -123,6 +145,7 @@ impl GroupCommit {
             match result {
                 Ok(committed) => {
                     let news = committed.news;
+                    self.tell_spawned(answers.spawned, &committed.spawns);
                     give(answers.transitions, committed.transitions);
                     give(answers.commands, committed.commands);
                     give(answers.events, committed.events);
@@ -146,6 +169,17 @@ impl GroupCommit {
             match next {
                 Some(next) => (committing, answers) = next,
                 None => return,
+            }
+        }
+    }
+}
+
+impl GroupCommit {
+    /// Before anybody can tell that one of them has started.
+    fn tell_spawned(&self, tasks: Vec<(TaskId, Name)>, spawned: &[Spawned]) {
+        for ((task_id, task_type), spawned) in tasks.into_iter().zip(spawned) {
+            if let Spawned::Created { .. } = spawned {
+                self.lifecycle.tell(|| Some(Lifecycle::TaskSpawned { task_id, task_type }));
             }
         }
     }

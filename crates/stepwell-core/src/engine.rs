@@ -29,7 +29,7 @@ pub(crate) struct Engine {
     pub(crate) registry: Registry,
     pub(crate) settings: Settings,
     pub(crate) states: States,
-    pub(crate) lifecycle: Broadcast,
+    pub(crate) lifecycle: Arc<Broadcast>,
     /// Set once somebody listens for the writes of other processes; cancelled with the engine.
     listening: OnceLock<CancellationToken>,
 }
@@ -41,16 +41,16 @@ impl Engine {
         settings: Settings,
         states: States,
     ) -> Arc<Self> {
-        let hub = Arc::new(Hub::default());
+        let (hub, lifecycle) = (Arc::new(Hub::default()), Arc::new(Broadcast::new()));
         Arc::new(Self {
-            commit: GroupCommit::new(store.clone(), runtime.clone(), hub.clone()),
+            commit: GroupCommit::new(store.clone(), runtime.clone(), hub.clone(), lifecycle.clone()),
             store,
             runtime,
             hub,
             registry: Registry::default(),
             settings,
             states,
-            lifecycle: Broadcast::new(),
+            lifecycle,
             listening: OnceLock::new(),
         })
     }

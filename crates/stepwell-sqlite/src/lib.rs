@@ -1,1 +1,186 @@
+//! The SQLite store of Stepwell: all state in one file, no server.
+//!
+//! ```text
+//!                   ┌── orders ──▶ writer thread ── read-write connection ──┐
+//!   SqliteStore ────┤                                                       ├── stepwell.db (WAL, synchronous=FULL)
+//!                   └── jobs ────▶ reader thread ── read-only connection ───┘
+//! ```
+//!
+//! A batch is one transaction ([`Store::commit`]), and so one sync of the disk. Queries never wait for a commit. Several
+//! processes may share the file: each learns of the others' commits within 50 ms ([`Store::changed`]), and of another
+//! one's death as soon as it next looks for work.
+//!
+//! The file may hold the application's own tables as well: a step's closure writes to them in the transaction that
+//! journals the step ([`Work`]).
 
+#![forbid(unsafe_code)]
+
+mod claim;
+mod commit;
+mod error;
+mod intake;
+mod liveness;
+mod location;
+mod migrate;
+mod open;
+mod query;
+mod rows;
+mod states;
+#[cfg(test)]
+mod tests;
+mod transition;
+mod waits;
+mod work;
+mod workers;
+mod writer;
+
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rusqlite::Connection;
+use stepwell_core::store::{Batch, Committed};
+use stepwell_core::{
+    BoxFuture, Entry, Runtime, Store, StoreError, TaskFilter, TaskId, TaskInfo, Timestamp,
+};
+use tokio::sync::oneshot;
+
+use crate::error::Fault;
+use crate::liveness::Liveness;
+use crate::writer::{Changes, Job, Order, Writer};
+
+pub use crate::location::Location;
+pub use crate::work::Work;
+
+/// A store in an SQLite database.
+///
+/// Dropping it finishes the commits that were begun, and waits for its threads to end.
+pub struct SqliteStore {
+    location: Location,
+    runtime: Arc<dyn Runtime>,
+    changes: Arc<Changes>,
+    orders: Option<mpsc::Sender<Order>>,
+    /// `None` for a database in memory: its writer answers queries.
+    jobs: Option<mpsc::Sender<Job>>,
+    /// The reader first: the connection that closes last tidies up the WAL, and must be able to write.
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl SqliteStore {
+    /// Opens the database, creates it where there is none, and brings its schema up to date. Times go by the runtime's
+    /// clock.
+    ///
+    /// # Errors
+    /// When the file cannot be opened or created, is no SQLite database or a damaged one, was written by a newer
+    /// Stepwell, or stays locked by another program for 5 seconds. The message says what to do.
+    pub async fn open(location: Location, runtime: Arc<dyn Runtime>) -> Result<Self, StoreError> {
+        Self::open_within(location, runtime, open::BUSY_TIMEOUT).await
+    }
+
+    async fn open_within(
+        location: Location,
+        runtime: Arc<dyn Runtime>,
+        busy_timeout: Duration,
+    ) -> Result<Self, StoreError> {
+        let changes = Arc::new(Changes::new());
+        let (orders, ordered) = mpsc::channel();
+        let (answer, opened) = oneshot::channel();
+        let writer = thread("stepwell-writer", {
+            let (location, runtime, changes) = (location.clone(), runtime.clone(), changes.clone());
+            move || match open::open(&location, busy_timeout) {
+                Ok(opened) => {
+                    let _ = answer.send(Ok(opened.reader));
+                    let user_works = opened.user_works;
+                    let writer = Writer { location, runtime, user_works, changes };
+                    writer.run(&opened.writer, Liveness::new(opened.path), &ordered);
+                }
+                Err(error) => _ = answer.send(Err(error)),
+            }
+        })?;
+        let mut store =
+            Self { location, runtime, changes, orders: Some(orders), jobs: None, threads: vec![writer] };
+        if let Some(conn) = opened.await.unwrap_or(Err(StoreError::Closed))? {
+            let (jobs, queries) = mpsc::channel::<Job>();
+            let reader = thread("stepwell-reader", move || queries.iter().for_each(|query| query(&conn)))?;
+            store.threads.insert(0, reader);
+            store.jobs = Some(jobs);
+        }
+        Ok(store)
+    }
+
+    fn order(&self, order: Order) {
+        if let Some(orders) = &self.orders {
+            // A writer that is gone drops the order, and with it the answer's sender, of which its receiver learns.
+            let _ = orders.send(order);
+        }
+    }
+
+    fn query<T: Send + 'static>(
+        &self,
+        query: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> BoxFuture<'static, Result<T, StoreError>> {
+        let (answer, receipt) = oneshot::channel();
+        let location = self.location.clone();
+        let job: Job = Box::new(move |conn| {
+            let _ = answer.send(query(conn).map_err(|error| Fault::from(error).at(&location)));
+        });
+        match &self.jobs {
+            Some(jobs) => _ = jobs.send(job),
+            None => self.order(Order::Job(job)),
+        }
+        Box::pin(answered(receipt))
+    }
+}
+
+impl Store for SqliteStore {
+    fn now(&self) -> Timestamp {
+        self.runtime.now()
+    }
+
+    fn commit(&self, batch: Batch) -> BoxFuture<'static, Result<Committed, StoreError>> {
+        let (answer, receipt) = oneshot::channel();
+        self.order(Order::Commit(batch, answer));
+        Box::pin(answered(receipt))
+    }
+
+    fn task(&self, task_id: TaskId) -> BoxFuture<'static, Result<Option<TaskInfo>, StoreError>> {
+        self.query(move |conn| query::task(conn, task_id))
+    }
+
+    fn tasks(&self, filter: TaskFilter) -> BoxFuture<'static, Result<Vec<TaskInfo>, StoreError>> {
+        self.query(move |conn| query::tasks(conn, &filter))
+    }
+
+    fn journal(&self, task_id: TaskId) -> BoxFuture<'static, Result<Vec<Entry>, StoreError>> {
+        self.query(move |conn| query::journal(conn, task_id))
+    }
+
+    fn changed(&self) -> BoxFuture<'_, ()> {
+        match self.location {
+            Location::Memory => Box::pin(std::future::pending()),
+            Location::File(_) => Box::pin(self.changes.next(|| self.order(Order::Look))),
+        }
+    }
+}
+
+impl Drop for SqliteStore {
+    fn drop(&mut self) {
+        self.jobs = None;
+        self.orders = None;
+        for thread in self.threads.drain(..) {
+            // A step's closure may have held the store's last reference, and a thread cannot wait for itself.
+            if thread.thread().id() != std::thread::current().id() {
+                let _ = thread.join();
+            }
+        }
+    }
+}
+
+async fn answered<T>(receipt: oneshot::Receiver<Result<T, StoreError>>) -> Result<T, StoreError> {
+    receipt.await.unwrap_or(Err(StoreError::Closed))
+}
+
+fn thread(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, StoreError> {
+    let spawned = std::thread::Builder::new().name(name.into()).spawn(body);
+    spawned.map_err(|error| StoreError::Backend(format!("cannot start the thread {name}: {error}")))
+}

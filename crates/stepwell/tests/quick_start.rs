@@ -2,6 +2,10 @@
 
 #![allow(unused_mut, unused_must_use, missing_docs)]
 
+// As `durable = { package = "stepwell", … }` does in a user's manifest.
+extern crate stepwell as durable;
+
+#[rustfmt::skip]
 mod as_printed {
 use durable::{Durable, Task, TaskContext, TaskResult, WorkerOptions, async_trait};
 use serde::{Deserialize, Serialize};
@@ -86,6 +90,7 @@ fn the_quick_start_runs_as_printed() {
     as_printed::main().unwrap();
 }
 
+#[rustfmt::skip]
 mod the_rest {
     use std::time::Duration;
 

@@ -1,0 +1,77 @@
+//! How much memory suspended tasks take: measured in a process of its own, where nothing else has left its traces.
+
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use clap::ValueEnum as _;
+use stepwell::{SpawnOptions, TaskState};
+
+use crate::tasks::{self, Probe};
+use crate::workloads::{Setup, check, settle};
+
+/// The argument, hidden from people, that makes this program the measured process.
+pub(crate) const CHILD: &str = "--suspend";
+const CHUNK: u64 = 1_000;
+/// So many that no task is dropped from memory.
+const MAX_IN_MEMORY: usize = 200_000;
+
+/// Runs this program once more, and gives by how many bytes its memory grew with that many suspended tasks.
+pub(crate) async fn measure(setup: &Setup, tasks: u64) -> Result<f64> {
+    let store = setup.store.to_possible_value().context("every store has a name")?;
+    let mut child = Command::new(std::env::current_exe()?);
+    child.args([CHILD, &tasks.to_string(), "--store", store.get_name(), "--dir"]).arg(&setup.dir);
+    child.args(["--concurrency", &setup.concurrency.to_string()]);
+    let output = tokio::task::spawn_blocking(move || child.output()).await??;
+    if !output.status.success() {
+        bail!("the measured process failed: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    let bytes = String::from_utf8(output.stdout)?;
+    bytes.trim().parse().with_context(|| format!("the measured process answered {bytes:?}"))
+}
+
+/// The measured process: suspends that many tasks, prints the bytes, and checks that every task then went on in place.
+pub(crate) async fn child(setup: &Setup, tasks: u64) -> Result<()> {
+    let (backend, probe) = (setup.backend()?, Arc::new(Probe::default()));
+    let client = backend.open(&probe).await?;
+    let worker = client.start_worker(setup.worker().max_in_memory(MAX_IN_MEMORY)).await;
+    // One task before, so that everything is there that is needed once.
+    client.spawn::<tasks::waiting>(0).await?;
+    all_suspended(&client, &probe, 1).await?;
+
+    let before = resident()?;
+    for from in (0..tasks).step_by(usize::try_from(CHUNK)?) {
+        let chunk = (from..tasks.min(from + CHUNK)).map(|n| (n, SpawnOptions::new()));
+        client.spawn_many::<tasks::waiting>(chunk).await?;
+    }
+    all_suspended(&client, &probe, tasks + 1).await?;
+    let after = resident()?;
+
+    client.emit_event(tasks::EVENT, &1_u64, None).await?;
+    let unfinished = [TaskState::Suspended, TaskState::Pending, TaskState::Running];
+    settle(&client, &unfinished, Duration::from_millis(20)).await?;
+    worker.shutdown().await;
+    // A task that had been dropped from memory would have been started again.
+    let starts = probe.starts();
+    ensure!(starts == tasks + 1, "the tasks were started {starts} times: not all were in memory");
+    check(&client, &probe, tasks + 1, 0).await?;
+    println!("{}", after.saturating_sub(before));
+    Ok(())
+}
+
+async fn all_suspended(client: &stepwell::Durable, probe: &Probe, tasks: u64) -> Result<()> {
+    while probe.starts() < tasks {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    settle(client, &[TaskState::Running, TaskState::Pending], Duration::from_millis(20)).await
+}
+
+/// This process's resident memory, in bytes.
+fn resident() -> Result<u64> {
+    let status =
+        std::fs::read_to_string("/proc/self/status").context("memory is measured on Linux only")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")).context("no VmRSS in /proc/self/status")?;
+    Ok(kib.trim().parse::<u64>()? * 1024)
+}

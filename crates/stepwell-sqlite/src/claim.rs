@@ -1,0 +1,144 @@
+//! Claims, and what is due before one.
+
+use std::time::Duration;
+
+use rusqlite::{Result, Row, params};
+use stepwell_core::store::{Claim, Claimed, ClaimedTask, Facts};
+use stepwell_core::{Name, RunId, Timestamp, WorkerId, after};
+
+use crate::commit::Applying;
+use crate::query;
+use crate::rows::{Sql, Statements as _, get, opt};
+
+/// Claimable tasks of a queue, of the given types. `INDEXED BY`: no statistics may lead SQLite elsewhere.
+pub(crate) const READY: &str = "SELECT rowid, task_id, run_id, attempt, max_attempts, task_type, params,
+        headers, retry, worker_id, started_at, max_duration
+    FROM tasks INDEXED BY tasks_ready
+    WHERE queue = ?1 AND state = 'pending' AND due_at IS NULL
+        AND task_type IN (SELECT value FROM json_each(?2))
+    ORDER BY priority DESC, ready_at, task_id LIMIT ?3";
+
+pub(crate) const DEADLINE: &str = "SELECT task_id FROM tasks WHERE cancel_at <= ?1
+    ORDER BY cancel_at, task_id LIMIT 1";
+
+pub(crate) const DUE: &str = "SELECT task_id FROM tasks WHERE due_at <= ?1 ORDER BY due_at, task_id";
+
+pub(crate) const NEXT_DUE: &str = "SELECT due_at FROM tasks WHERE due_at IS NOT NULL
+    ORDER BY due_at LIMIT 1";
+
+pub(crate) const NEXT_DEADLINE: &str = "SELECT cancel_at FROM tasks WHERE cancel_at IS NOT NULL
+    ORDER BY cancel_at LIMIT 1";
+
+pub(crate) const POKED: &str = "SELECT task_id FROM tasks
+    WHERE worker_id = ?1 AND poked = 1 AND state = 'running' ORDER BY task_id";
+
+/// A row of [`READY`].
+struct Ready {
+    rowid: i64,
+    /// As the claim returns it, but for the journal, the waits and the facts.
+    task: ClaimedTask,
+    had_by: Option<WorkerId>,
+    started: bool,
+    max_duration: Option<Duration>,
+}
+
+impl Ready {
+    fn read(row: &Row<'_>, queue: &Name) -> Result<Self> {
+        let task = ClaimedTask {
+            task_id: get(row, 1)?,
+            run_id: get(row, 2)?,
+            attempt: row.get(3)?,
+            max_attempts: row.get(4)?,
+            task_type: get(row, 5)?,
+            queue: queue.clone(),
+            params: get(row, 6)?,
+            headers: get(row, 7)?,
+            retry: get(row, 8)?,
+            journal: None,
+            waits: Vec::new(),
+            facts: Facts::default(),
+        };
+        let micros: Option<i64> = row.get(11)?;
+        Ok(Self {
+            rowid: row.get(0)?,
+            task,
+            had_by: opt(row, 9)?,
+            started: opt::<Timestamp>(row, 10)?.is_some(),
+            max_duration: micros.map(|micros| Duration::from_micros(micros.unsigned_abs())),
+        })
+    }
+}
+
+impl Applying<'_> {
+    pub(crate) fn claim(&mut self, claim: &Claim) -> Result<Claimed> {
+        self.do_what_is_due()?;
+        let poked = self.conn.all(POKED, params![Sql(&claim.worker_id)], |row| get(row, 0))?;
+        let mut tasks = Vec::new();
+        if claim.limit > 0 && self.is_registered(claim.worker_id)? {
+            let types = serde_json::to_string(&claim.task_types)
+                .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
+            for queue in &claim.queues {
+                let limit = i64::try_from(claim.limit - tasks.len()).unwrap_or(i64::MAX);
+                let ready =
+                    self.conn
+                        .all(READY, params![Sql(queue), types, limit], |row| Ready::read(row, queue))?;
+                for ready in ready {
+                    tasks.push(self.start(ready, claim.worker_id)?);
+                }
+            }
+        }
+        Ok(Claimed { tasks, poked, next_due: self.next_due()? })
+    }
+
+    fn start(&mut self, ready: Ready, worker_id: WorkerId) -> Result<ClaimedTask> {
+        let Ready { rowid, mut task, had_by, started, max_duration } = ready;
+        let had_it = had_by == Some(worker_id);
+        // A task that never ran has no journal, and waits for nothing.
+        if started {
+            task.waits = self.waits(task.task_id)?;
+            task.facts = self.facts(task.task_id, &task.queue, &task.waits)?;
+            if !had_it {
+                task.run_id = RunId::new(&*self.writer.runtime);
+                task.journal = Some(query::journal(self.conn, task.task_id)?);
+            }
+        } else {
+            task.journal = Some(Vec::new());
+        }
+        task.attempt += 1;
+        let cancel_at = max_duration.map(|limit| after(self.now, limit));
+        self.conn.run(
+            "UPDATE tasks SET state = 'running', run_id = ?2, attempt = ?3, worker_id = ?4, poked = 0,
+                started_at = coalesce(started_at, ?5),
+                cancel_at = CASE WHEN started_at IS NULL THEN ?6 ELSE cancel_at END
+            WHERE rowid = ?1",
+            params![
+                rowid,
+                Sql(&task.run_id),
+                task.attempt,
+                Sql(&worker_id),
+                Sql(&self.now),
+                cancel_at.as_ref().map(Sql)
+            ],
+        )?;
+        Ok(task)
+    }
+
+    fn do_what_is_due(&mut self) -> Result<()> {
+        // One at a time: a task that is cancelled takes its children with it, which may be due as well.
+        while let Some(task_id) = self.conn.one(DEADLINE, params![Sql(&self.now)], |row| get(row, 0))? {
+            self.conn
+                .run("UPDATE tasks SET cancel_at = NULL WHERE task_id = ?1", params![Sql(&task_id)])?;
+            self.cancel(task_id)?;
+        }
+        for task_id in self.conn.all(DUE, params![Sql(&self.now)], |row| get(row, 0))? {
+            self.make_ready(task_id)?;
+        }
+        self.bury_workers()
+    }
+
+    fn next_due(&self) -> Result<Option<Timestamp>> {
+        let due: Option<Timestamp> = self.conn.one(NEXT_DUE, [], |row| get(row, 0))?;
+        let deadline = self.conn.one(NEXT_DEADLINE, [], |row| get(row, 0))?;
+        Ok([due, deadline].into_iter().flatten().min())
+    }
+}

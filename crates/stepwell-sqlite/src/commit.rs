@@ -1,0 +1,71 @@
+//! One batch, one transaction.
+//!
+//! A batch that changes nothing (an idle worker's claim) writes no page, and so its COMMIT syncs nothing.
+
+use rusqlite::Connection;
+use stepwell_core::Timestamp;
+use stepwell_core::store::{Batch, Committed, News};
+
+use crate::error::Fault;
+use crate::liveness::Liveness;
+use crate::rows::Statements as _;
+use crate::writer::Writer;
+
+/// A batch that is being applied. Its methods lie in the files named for what they apply.
+pub(crate) struct Applying<'a> {
+    pub(crate) conn: &'a Connection,
+    pub(crate) writer: &'a Writer,
+    pub(crate) liveness: &'a mut Liveness,
+    pub(crate) now: Timestamp,
+    pub(crate) news: News,
+}
+
+/// Applies the batch, or nothing of it.
+pub(crate) fn commit(
+    conn: &Connection,
+    writer: &Writer,
+    liveness: &mut Liveness,
+    batch: Batch,
+) -> Result<Committed, Fault> {
+    let signals = !batch.workers.is_empty();
+    conn.run("BEGIN IMMEDIATE", [])?;
+    // Read only now: whoever held the lock before has an earlier time.
+    let now = writer.runtime.now();
+    let applying = Applying { conn, writer, liveness: &mut *liveness, now, news: News::default() };
+    let applied = applying.apply(batch).and_then(|committed| {
+        conn.run("COMMIT", [])?;
+        Ok(committed)
+    });
+    match &applied {
+        Ok(_) => liveness.committed(conn, signals),
+        Err(_) => {
+            liveness.rolled_back();
+            // Some failures have ended the transaction by themselves.
+            if !conn.is_autocommit() {
+                conn.run("ROLLBACK", [])?;
+            }
+        }
+    }
+    applied
+}
+
+impl Applying<'_> {
+    fn apply(mut self, batch: Batch) -> Result<Committed, Fault> {
+        fn each<T, R, E: Into<Fault>>(
+            items: Vec<T>,
+            apply: impl FnMut(T) -> Result<R, E>,
+        ) -> Result<Vec<R>, Fault> {
+            items.into_iter().map(apply).collect::<Result<_, _>>().map_err(Into::into)
+        }
+        Ok(Committed {
+            transitions: each(batch.transitions, |transition| self.transition(transition))?,
+            commands: each(batch.commands, |command| self.command(command))?,
+            events: each(batch.events, |event| self.emit(&event))?,
+            messages: each(batch.messages, |message| self.send(&message))?,
+            spawns: each(batch.spawns, |task| self.spawn(&task))?,
+            workers: each(batch.workers, |signal| self.signal(signal))?,
+            claims: each(batch.claims, |claim| self.claim(&claim))?,
+            news: self.news,
+        })
+    }
+}

@@ -1,0 +1,109 @@
+//! From SQLite's errors to the store's.
+
+use std::path::Path;
+
+use rusqlite::ffi::{self, ErrorCode};
+use stepwell_core::StoreError;
+
+use crate::location::Location;
+
+/// Why a batch or a query failed.
+#[derive(Debug)]
+pub(crate) enum Fault {
+    /// SQLite says no.
+    Sqlite(rusqlite::Error),
+    /// The store does.
+    Store(StoreError),
+}
+
+impl From<rusqlite::Error> for Fault {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sqlite(error)
+    }
+}
+
+impl From<StoreError> for Fault {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl Fault {
+    /// The error as the store's callers get it.
+    pub(crate) fn at(self, location: &Location) -> StoreError {
+        match self {
+            Self::Store(error) => error,
+            Self::Sqlite(error) => of_sqlite(&error, location),
+        }
+    }
+}
+
+fn of_sqlite(error: &rusqlite::Error, location: &Location) -> StoreError {
+    let text = format!("{location}: {error}");
+    let rusqlite::Error::SqliteFailure(ffi::Error { code, extended_code }, _) = error else {
+        return match error {
+            rusqlite::Error::FromSqlConversionFailure(..) | rusqlite::Error::InvalidColumnType(..) => {
+                StoreError::Corrupt(text)
+            }
+            _ => StoreError::Backend(text),
+        };
+    };
+    match code {
+        ErrorCode::DiskFull => StoreError::Full(text),
+        // The WAL's index is a file, too.
+        ErrorCode::SystemIoFailure if *extended_code == ffi::SQLITE_IOERR_SHMSIZE => StoreError::Full(text),
+        ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => StoreError::Locked(text),
+        ErrorCode::DatabaseCorrupt => StoreError::Corrupt(text),
+        ErrorCode::NotADatabase => StoreError::Corrupt(format!(
+            "{location} is not an SQLite database; if another file was meant, mend the path"
+        )),
+        ErrorCode::CannotOpen => cannot_open(location, error),
+        ErrorCode::PermissionDenied | ErrorCode::ReadOnly | ErrorCode::AuthorizationForStatementDenied => {
+            open(location, "it cannot be written", "Give this user the right to write the file and its folder")
+        }
+        _ => StoreError::Backend(text),
+    }
+}
+
+fn cannot_open(location: &Location, error: &rusqlite::Error) -> StoreError {
+    match location {
+        Location::File(path) => match obstacle(path) {
+            Some(error) => error,
+            None => open(
+                location,
+                &error.to_string(),
+                "See that this user may read and write the file and its folder",
+            ),
+        },
+        Location::Memory => StoreError::Backend(error.to_string()),
+    }
+}
+
+/// What is plainly wrong with a path.
+pub(crate) fn obstacle(path: &Path) -> Option<StoreError> {
+    let location = Location::File(path.to_owned());
+    if path.is_dir() {
+        return Some(open(&location, "it is a folder", "Give the path of a file in it"));
+    }
+    let folder = path.parent()?;
+    if folder.is_dir() {
+        return None;
+    }
+    Some(match folder.symlink_metadata() {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => open(
+            &location,
+            &format!("the folder {} does not exist", folder.display()),
+            "Create it, or mend the path",
+        ),
+        Err(error) => open(
+            &location,
+            &format!("the folder {} cannot be read ({error})", folder.display()),
+            "Give this user the right to enter it",
+        ),
+        Ok(_) => open(&location, &format!("{} is not a folder", folder.display()), "Mend the path"),
+    })
+}
+
+pub(crate) fn open(location: &Location, reason: &str, advice: &str) -> StoreError {
+    StoreError::Open { location: location.to_string(), reason: reason.into(), advice: advice.into() }
+}

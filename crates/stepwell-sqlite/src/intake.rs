@@ -1,0 +1,150 @@
+//! What comes in from clients and from other tasks: tasks, events, messages, commands.
+
+use rusqlite::{Result, params};
+use stepwell_core::store::{Command, CommandOutcome, NewEvent, NewMessage, NewTask, Spawned, TaskState};
+use stepwell_core::{Name, WorkerId, after};
+
+use crate::commit::Applying;
+use crate::rows::{Sql, Statements as _, get};
+
+pub(crate) const EXISTING: &str = "SELECT task_id, run_id, attempt FROM tasks
+    WHERE task_type = ?1 AND idempotency_key = ?2";
+
+/// Tasks that wait for an event, if their queue sees it (`''`: all do).
+pub(crate) const AWAITING: &str = "SELECT DISTINCT task_id FROM waits WHERE target = ?1 AND kind = 'event'
+        AND (?2 = '' OR ?2 = (SELECT queue FROM tasks WHERE tasks.task_id = waits.task_id))
+    ORDER BY task_id";
+
+impl Applying<'_> {
+    pub(crate) fn spawn(&mut self, new: &NewTask) -> Result<Spawned> {
+        if let Some(key) = &new.idempotency_key {
+            let existing = self.conn.one(EXISTING, params![Sql(&new.task_type), Sql(key)], |row| {
+                Ok(Spawned::Existing {
+                    task_id: get(row, 0)?,
+                    run_id: get(row, 1)?,
+                    attempt: row.get(2)?,
+                })
+            })?;
+            if let Some(existing) = existing {
+                return Ok(existing);
+            }
+        }
+        let start_at = new.start_at.filter(|start_at| *start_at > self.now);
+        let claim_by = match new.claim_by {
+            Some(worker_id) if start_at.is_none() && self.is_registered(worker_id)? => Some(worker_id),
+            _ => None,
+        };
+        let claimed = claim_by.is_some();
+        let limit = if claimed { new.cancellation.max_duration } else { new.cancellation.max_delay };
+        let cancel_at = limit.map(|limit| after(self.now, limit));
+        let micros = |duration: std::time::Duration| i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
+        self.conn.run(
+            "INSERT INTO tasks (task_id, run_id, task_type, queue, state, priority, attempt, max_attempts,
+                worker_id, parent, idempotency_key, spawned_at, ready_at, started_at, due_at, cancel_at,
+                max_duration, retry, headers, params)
+            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19)",
+            params![
+                Sql(&new.task_id),
+                Sql(&new.run_id),
+                Sql(&new.task_type),
+                Sql(&new.queue),
+                Sql(if claimed { &TaskState::Running } else { &TaskState::Pending }),
+                new.priority,
+                claimed,
+                new.max_attempts,
+                claim_by.as_ref().map(Sql),
+                new.parent.as_ref().map(Sql),
+                new.idempotency_key.as_ref().map(Sql),
+                Sql(&self.now),
+                claimed.then_some(Sql(&self.now)),
+                start_at.as_ref().map(Sql),
+                cancel_at.as_ref().map(Sql),
+                new.cancellation.max_duration.map(micros),
+                Sql(&new.retry),
+                Sql(&new.headers),
+                Sql(&new.params)
+            ],
+        )?;
+        if !claimed {
+            self.news.ready.push(new.queue.clone());
+        }
+        Ok(Spawned::Created { claimed })
+    }
+
+    pub(crate) fn is_registered(&self, worker_id: WorkerId) -> Result<bool> {
+        let row =
+            self.conn
+                .one("SELECT 1 FROM workers WHERE worker_id = ?1", params![Sql(&worker_id)], |_| Ok(()))?;
+        Ok(row.is_some())
+    }
+
+    pub(crate) fn emit(&mut self, event: &NewEvent) -> Result<bool> {
+        let queue = event.queue.as_ref().map_or("", Name::as_str);
+        let inserted = self.conn.run(
+            "INSERT INTO events (name, queue, payload) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING",
+            params![Sql(&event.name), queue, Sql(&event.payload)],
+        )?;
+        if inserted == 0 {
+            return Ok(false);
+        }
+        for task_id in self.conn.all(AWAITING, params![Sql(&event.name), queue], |row| get(row, 0))? {
+            self.notify(task_id)?;
+        }
+        Ok(true)
+    }
+
+    pub(crate) fn send(&mut self, message: &NewMessage) -> Result<bool> {
+        let task_id = Sql(&message.task_id);
+        let open = self.conn.one(
+            "SELECT 1 FROM tasks WHERE task_id = ?1 AND state IN ('pending', 'running', 'suspended')",
+            params![task_id],
+            |_| Ok(()),
+        )?;
+        if open.is_none() {
+            return Ok(false);
+        }
+        self.conn.run(
+            "INSERT INTO messages (task_id, topic, payload) VALUES (?1, ?2, ?3)",
+            params![task_id, Sql(&message.topic), Sql(&message.payload)],
+        )?;
+        let awaited = self.conn.one(
+            "SELECT 1 FROM waits WHERE task_id = ?1 AND kind = 'message' AND target = ?2 LIMIT 1",
+            params![task_id, Sql(&message.topic)],
+            |_| Ok(()),
+        )?;
+        if awaited.is_some() {
+            self.notify(message.task_id)?;
+        }
+        Ok(true)
+    }
+
+    pub(crate) fn command(&mut self, command: Command) -> Result<CommandOutcome> {
+        let (Command::Cancel(task_id)
+        | Command::Retry(task_id)
+        | Command::Delete(task_id)
+        | Command::Wake(task_id)) = command;
+        let state: Option<TaskState> = self.conn.one(
+            "SELECT state FROM tasks WHERE task_id = ?1",
+            params![Sql(&task_id)],
+            |row| get(row, 0),
+        )?;
+        let Some(state) = state else { return Ok(CommandOutcome::NotFound) };
+        match command {
+            Command::Cancel(_) if !state.is_finished() => self.cancel(task_id)?,
+            Command::Retry(_) if matches!(state, TaskState::Failed | TaskState::Cancelled) => {
+                self.conn.run(
+                    "UPDATE tasks SET attempt = 0, cancel_requested = 0, finished_at = NULL WHERE task_id = ?1",
+                    params![Sql(&task_id)],
+                )?;
+                self.make_ready(task_id)?;
+            }
+            Command::Delete(_) if state.is_finished() => {
+                self.conn.run("DELETE FROM tasks WHERE task_id = ?1", params![Sql(&task_id)])?;
+                self.conn.run("DELETE FROM journal WHERE task_id = ?1", params![Sql(&task_id)])?;
+            }
+            Command::Wake(_) if state == TaskState::Suspended => self.make_ready(task_id)?,
+            _ => return Ok(CommandOutcome::NotAllowed(state)),
+        }
+        Ok(CommandOutcome::Done)
+    }
+}

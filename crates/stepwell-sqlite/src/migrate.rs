@@ -1,0 +1,110 @@
+//! Brings a database to the schema that this program knows, one version after the other.
+
+use rusqlite::{Connection, OptionalExtension as _};
+use stepwell_core::StoreError;
+
+use crate::error::{self, Fault};
+use crate::location::Location;
+use crate::rows::Statements as _;
+
+/// The statements that lead to version 1, 2, …; once released, none of them is ever changed.
+pub(crate) const MIGRATIONS: &[&str] = &[include_str!("schema/0001.sql")];
+
+/// The version of the schema that is there; 0 when there is none.
+pub(crate) fn version(conn: &Connection) -> rusqlite::Result<i64> {
+    // Not `PRAGMA user_version`: the file may be another application's as well, which keeps its own version there.
+    let is_there =
+        conn.one("SELECT 1 FROM sqlite_master WHERE name = 'stepwell_schema'", [], |_| Ok(()))?.is_some();
+    if !is_there {
+        return Ok(0);
+    }
+    let version = conn.query_row("SELECT max(version) FROM stepwell_schema", [], |row| row.get(0)).optional()?;
+    Ok(version.flatten().unwrap_or(0))
+}
+
+/// Refuses a schema that this program does not know.
+pub(crate) fn check(found: i64, migrations: &[&str], location: &Location) -> Result<(), StoreError> {
+    let known = i64::try_from(migrations.len()).unwrap_or(i64::MAX);
+    if found > known {
+        return Err(StoreError::NewerSchema { location: location.to_string(), found, known });
+    }
+    Ok(())
+}
+
+/// Applies the migrations that are missing, all or none. Any number of processes may do so at the same time.
+pub(crate) fn migrate(conn: &Connection, migrations: &[&str], location: &Location) -> Result<(), Fault> {
+    if usize::try_from(version(conn)?) == Ok(migrations.len()) {
+        return Ok(());
+    }
+    conn.execute_batch("BEGIN IMMEDIATE")?;
+    let migrated = steps(conn, migrations, location).and_then(|()| Ok(conn.execute_batch("COMMIT")?));
+    if migrated.is_err() && !conn.is_autocommit() {
+        conn.execute_batch("ROLLBACK")?;
+    }
+    migrated
+}
+
+fn steps(conn: &Connection, migrations: &[&str], location: &Location) -> Result<(), Fault> {
+    // Read again: another process may have migrated while this one waited for the lock.
+    let found = version(conn)?;
+    check(found, migrations, location)?;
+    conn.execute_batch("CREATE TABLE IF NOT EXISTS stepwell_schema (version INTEGER NOT NULL) STRICT")?;
+    for (version, step) in (1_i64..).zip(migrations).skip(usize::try_from(found).unwrap_or(0)) {
+        conn.execute_batch(step).map_err(|error| explain(error, location))?;
+        conn.execute("DELETE FROM stepwell_schema", [])?;
+        conn.execute("INSERT INTO stepwell_schema (version) VALUES (?1)", [version])?;
+    }
+    Ok(())
+}
+
+fn explain(error: rusqlite::Error, location: &Location) -> Fault {
+    match &error {
+        rusqlite::Error::SqlInputError { msg, .. } | rusqlite::Error::SqliteFailure(_, Some(msg))
+            if msg.contains("already exists") =>
+        {
+            let reason = format!("it holds another application's data ({msg}), and Stepwell needs that name");
+            error::open(location, &reason, "Give Stepwell a file of its own").into()
+        }
+        _ => error.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const V1: &str = "CREATE TABLE things (name TEXT) STRICT; INSERT INTO things VALUES ('old');";
+    const V2: &str = "ALTER TABLE things ADD COLUMN size INTEGER; UPDATE things SET size = 7;";
+    const BROKEN: &str = "UPDATE things SET size = 8; UPDATE nothing SET size = 8;";
+
+    fn size(conn: &Connection) -> i64 {
+        conn.query_row("SELECT size FROM things", [], |row| row.get(0)).unwrap()
+    }
+
+    #[test]
+    fn an_older_schema_is_migrated_step_by_step() {
+        let conn = Connection::open_in_memory().unwrap();
+        migrate(&conn, &[V1], &Location::Memory).unwrap();
+        assert_eq!(version(&conn).unwrap(), 1);
+        for _ in 0..2 {
+            migrate(&conn, &[V1, V2], &Location::Memory).unwrap();
+            assert_eq!((version(&conn).unwrap(), size(&conn)), (2, 7));
+        }
+    }
+
+    #[test]
+    fn a_failed_migration_changes_nothing() {
+        let conn = Connection::open_in_memory().unwrap();
+        migrate(&conn, &[V1, V2], &Location::Memory).unwrap();
+        migrate(&conn, &[V1, V2, BROKEN], &Location::Memory).unwrap_err();
+        assert_eq!((version(&conn).unwrap(), size(&conn), conn.is_autocommit()), (2, 7, true));
+    }
+
+    #[test]
+    fn a_newer_schema_is_refused() {
+        let conn = Connection::open_in_memory().unwrap();
+        migrate(&conn, &[V1, V2], &Location::Memory).unwrap();
+        let error = migrate(&conn, &[V1], &Location::Memory).unwrap_err().at(&Location::Memory);
+        assert!(matches!(error, StoreError::NewerSchema { found: 2, known: 1, .. }), "{error}");
+    }
+}

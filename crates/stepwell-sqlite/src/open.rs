@@ -1,0 +1,103 @@
+//! Opens a database and sets it up.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+use stepwell_core::StoreError;
+
+use crate::error::{self, Fault};
+use crate::location::Location;
+use crate::migrate::{self, MIGRATIONS};
+use crate::rows::Statements as _;
+
+/// How long to wait for another process's lock.
+pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The connections to one database.
+pub(crate) struct Opened {
+    pub(crate) writer: Connection,
+    /// `None` for a database in memory, which has but one connection.
+    pub(crate) reader: Option<Connection>,
+    /// The file's one true path.
+    pub(crate) path: Option<PathBuf>,
+    /// Set while the user's code has the writer's connection: it cannot commit then.
+    pub(crate) user_works: Arc<AtomicBool>,
+}
+
+pub(crate) fn open(location: &Location, busy_timeout: Duration) -> Result<Opened, StoreError> {
+    let opened = match location {
+        Location::Memory => Connection::open_in_memory().map_err(Fault::from).and_then(|writer| {
+            migrate::migrate(&writer, MIGRATIONS, location)?;
+            Ok((writer, None, None))
+        }),
+        Location::File(path) => open_file(location, path, busy_timeout),
+    };
+    let (mut writer, reader, path) = opened.map_err(|fault| fault.at(location))?;
+    let user_works = Arc::new(AtomicBool::new(false));
+    let refuse_commit = user_works.clone();
+    writer
+        .commit_hook(Some(move || refuse_commit.load(Ordering::Relaxed)))
+        .map_err(|error| Fault::from(error).at(location))?;
+    for conn in [Some(&writer), reader.as_ref()].into_iter().flatten() {
+        conn.set_prepared_statement_cache_capacity(128);
+    }
+    Ok(Opened { writer, reader, path, user_works })
+}
+
+type File = (Connection, Option<Connection>, Option<PathBuf>);
+
+fn open_file(location: &Location, path: &PathBuf, busy_timeout: Duration) -> Result<File, Fault> {
+    // Absolute, so that SQLite sees neither a URI nor `:memory:` in it.
+    let path = std::path::absolute(path)
+        .map_err(|error| error::open(location, &error.to_string(), "Mend the path"))?;
+    if let Some(obstacle) = error::obstacle(&path) {
+        return Err(obstacle.into());
+    }
+    let flags = OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let writer = Connection::open_with_flags(
+        &path,
+        flags | OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE,
+    )?;
+    writer.busy_timeout(busy_timeout)?;
+    migrate::check(migrate::version(&writer)?, MIGRATIONS, location)?;
+    use_wal(&writer, location, busy_timeout)?;
+    // FULL: a commit is on the disk when it returns. 32 MiB of pages are kept in memory. The WAL grows to
+    // 16 MiB and is then written over from its start: syncing a file that does not grow is faster.
+    writer.execute_batch(
+        "PRAGMA synchronous = FULL; PRAGMA cache_size = -32768; PRAGMA wal_autocheckpoint = 4000;
+        PRAGMA temp_store = MEMORY",
+    )?;
+    migrate::migrate(&writer, MIGRATIONS, location)?;
+
+    let reader = Connection::open_with_flags(&path, flags | OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    reader.busy_timeout(busy_timeout)?;
+    let path = path
+        .canonicalize()
+        .map_err(|error| error::open(location, &error.to_string(), "See that nobody moves the file"))?;
+    Ok((writer, Some(reader), Some(path)))
+}
+
+/// Sets the database's journal mode. SQLite does not wait for other processes here, where waiting could deadlock.
+fn use_wal(conn: &Connection, location: &Location, busy_timeout: Duration) -> Result<(), Fault> {
+    let begin = Instant::now();
+    loop {
+        let mode = conn.one("PRAGMA journal_mode = WAL", [], |row| row.get::<_, String>(0));
+        match mode {
+            Ok(Some(mode)) if mode == "wal" => return Ok(()),
+            Ok(_) => {
+                let reason = "its file system does not allow SQLite's WAL mode, which needs shared memory";
+                return Err(error::open(location, reason, "Put it on a local disk").into());
+            }
+            Err(error)
+                if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy)
+                    && begin.elapsed() < busy_timeout =>
+            {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! Questions that change nothing.
+
+use rusqlite::types::ToSql;
+use rusqlite::{Connection, Result, Row, params};
+use stepwell_core::store::{TaskFilter, TaskInfo};
+use stepwell_core::{Entry, TaskId};
+
+use crate::rows::{Sql, Statements as _, entry, get, opt};
+
+const INFO: &str = "SELECT task_id, run_id, task_type, queue, state, params, output, failure, headers, priority,
+        attempt, max_attempts, parent, idempotency_key, cancel_requested, spawned_at, started_at, finished_at,
+        due_at
+    FROM tasks";
+
+fn info(row: &Row<'_>) -> Result<TaskInfo> {
+    Ok(TaskInfo {
+        task_id: get(row, 0)?,
+        run_id: get(row, 1)?,
+        task_type: get(row, 2)?,
+        queue: get(row, 3)?,
+        state: get(row, 4)?,
+        params: get(row, 5)?,
+        output: opt(row, 6)?,
+        failure: opt(row, 7)?,
+        headers: get(row, 8)?,
+        priority: row.get(9)?,
+        attempt: row.get(10)?,
+        max_attempts: row.get(11)?,
+        parent: opt(row, 12)?,
+        idempotency_key: opt(row, 13)?,
+        cancel_requested: row.get(14)?,
+        spawned_at: get(row, 15)?,
+        started_at: opt(row, 16)?,
+        finished_at: opt(row, 17)?,
+        due_at: opt(row, 18)?,
+    })
+}
+
+pub(crate) fn task(conn: &Connection, task_id: TaskId) -> Result<Option<TaskInfo>> {
+    conn.one(&format!("{INFO} WHERE task_id = ?1"), params![Sql(&task_id)], info)
+}
+
+pub(crate) fn tasks(conn: &Connection, filter: &TaskFilter) -> Result<Vec<TaskInfo>> {
+    let (sql, params) = list(filter);
+    let limit = i64::try_from(filter.limit).unwrap_or(i64::MAX);
+    let params: Vec<&dyn ToSql> = params.iter().map(|param| &**param).chain([&limit as &dyn ToSql]).collect();
+    conn.all(&sql, &*params, info)
+}
+
+/// The statement for a filter, and its parameters but the last, the limit. Only the conditions that the filter has, so
+/// that SQLite picks the index for these; the state as a literal, as partial indexes ask for it.
+pub(crate) fn list(filter: &TaskFilter) -> (String, Vec<Box<dyn ToSql + '_>>) {
+    let mut conditions = Vec::new();
+    let mut params: Vec<Box<dyn ToSql + '_>> = Vec::new();
+    if let Some(state) = filter.state {
+        conditions.push(format!("state = '{state}'"));
+    }
+    let given: [(&str, Option<Box<dyn ToSql + '_>>); 4] = [
+        ("queue = ?", filter.queue.as_ref().map(|queue| Box::new(Sql(queue)) as _)),
+        ("task_type = ?", filter.task_type.as_ref().map(|task_type| Box::new(Sql(task_type)) as _)),
+        ("parent = ?", filter.parent.as_ref().map(|parent| Box::new(Sql(parent)) as _)),
+        ("task_id < ?", filter.before.as_ref().map(|before| Box::new(Sql(before)) as _)),
+    ];
+    for (condition, param) in given {
+        if let Some(param) = param {
+            conditions.push(condition.into());
+            params.push(param);
+        }
+    }
+    let conditions = if conditions.is_empty() { "TRUE".into() } else { conditions.join(" AND ") };
+    (format!("{INFO} WHERE {conditions} ORDER BY task_id DESC LIMIT ?"), params)
+}
+
+pub(crate) fn journal(conn: &Connection, task_id: TaskId) -> Result<Vec<Entry>> {
+    conn.all(
+        "SELECT seq, kind, name, ordinal, outcome, payload, at FROM journal WHERE task_id = ?1 ORDER BY seq",
+        params![Sql(&task_id)],
+        entry,
+    )
+}

@@ -1,0 +1,182 @@
+//! The engine's types as columns.
+
+use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, Value, ValueRef};
+use rusqlite::{OptionalExtension, Params, Row};
+use stepwell_core::store::{Headers, TaskState};
+use stepwell_core::{
+    Entry, Failure, Key, Kind, Name, Outcome, Payload, RetryStrategy, RunId, TaskId, Timestamp, WorkerId,
+    from_micros,
+};
+
+/// A value of the engine on its way to or from a column.
+pub(crate) struct Sql<T>(pub(crate) T);
+
+/// How a type is kept in a column.
+pub(crate) trait Column: Sized {
+    fn read(value: ValueRef<'_>) -> FromSqlResult<Self>;
+    fn write(&self) -> rusqlite::Result<ToSqlOutput<'_>>;
+}
+
+impl<T: Column> FromSql for Sql<T> {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        T::read(value).map(Sql)
+    }
+}
+
+impl<T: Column> ToSql for Sql<&T> {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        self.0.write()
+    }
+}
+
+fn other(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> FromSqlError {
+    FromSqlError::Other(error.into())
+}
+
+fn borrowed(text: &str) -> rusqlite::Result<ToSqlOutput<'_>> {
+    Ok(ToSqlOutput::Borrowed(ValueRef::Text(text.as_bytes())))
+}
+
+macro_rules! id_column {
+    ($($id:ty),*) => {$(
+        impl Column for $id {
+            fn read(value: ValueRef<'_>) -> FromSqlResult<Self> {
+                value.as_str()?.parse().map_err(other)
+            }
+            fn write(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+                Ok(ToSqlOutput::Owned(Value::Text(self.as_uuid().hyphenated().to_string())))
+            }
+        }
+    )*};
+}
+id_column!(TaskId, RunId, WorkerId);
+
+macro_rules! word_column {
+    ($($word:ty),*) => {$(
+        impl Column for $word {
+            fn read(value: ValueRef<'_>) -> FromSqlResult<Self> {
+                let word = value.as_str()?;
+                Self::parse(word).ok_or_else(|| other(format!("{word:?} is not a word for this")))
+            }
+            fn write(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+                borrowed(self.as_str())
+            }
+        }
+    )*};
+}
+word_column!(TaskState, Kind);
+
+macro_rules! json_column {
+    ($($json:ty),*) => {$(
+        impl Column for $json {
+            fn read(value: ValueRef<'_>) -> FromSqlResult<Self> {
+                serde_json::from_str(value.as_str()?).map_err(other)
+            }
+            fn write(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+                let json = serde_json::to_string(self)
+                    .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
+                Ok(ToSqlOutput::Owned(Value::Text(json)))
+            }
+        }
+    )*};
+}
+json_column!(Failure, RetryStrategy, Headers);
+
+impl Column for Name {
+    fn read(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        Self::new(value.as_str()?).map_err(other)
+    }
+    fn write(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        borrowed(self.as_str())
+    }
+}
+
+impl Column for Payload {
+    fn read(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        value.as_str().map(Self::from_json)
+    }
+    fn write(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        borrowed(self.as_str())
+    }
+}
+
+impl Column for Timestamp {
+    fn read(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        let micros = value.as_i64()?;
+        // The calendar's last moment is no whole microsecond.
+        Ok(if micros >= Self::MAX.as_microsecond() { Self::MAX } else { from_micros(micros) })
+    }
+    fn write(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(self.as_microsecond().into())
+    }
+}
+
+/// The column's value.
+pub(crate) fn get<T: Column>(row: &Row<'_>, column: usize) -> rusqlite::Result<T> {
+    row.get::<_, Sql<T>>(column).map(|value| value.0)
+}
+
+/// The column's value, unless it is NULL.
+pub(crate) fn opt<T: Column>(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<T>> {
+    Ok(row.get::<_, Option<Sql<T>>>(column)?.map(|value| value.0))
+}
+
+/// Statements in the three shapes that the store uses, all of them prepared once.
+pub(crate) trait Statements {
+    /// Runs a statement. Returns how many rows it changed.
+    fn run(&self, sql: &str, params: impl Params) -> rusqlite::Result<usize>;
+    /// The first row, if there is one.
+    fn one<T>(
+        &self,
+        sql: &str,
+        params: impl Params,
+        read: impl FnOnce(&Row<'_>) -> rusqlite::Result<T>,
+    ) -> rusqlite::Result<Option<T>>;
+    /// All rows.
+    fn all<T>(
+        &self,
+        sql: &str,
+        params: impl Params,
+        read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
+    ) -> rusqlite::Result<Vec<T>>;
+}
+
+impl Statements for rusqlite::Connection {
+    fn run(&self, sql: &str, params: impl Params) -> rusqlite::Result<usize> {
+        self.prepare_cached(sql)?.execute(params)
+    }
+
+    fn one<T>(
+        &self,
+        sql: &str,
+        params: impl Params,
+        read: impl FnOnce(&Row<'_>) -> rusqlite::Result<T>,
+    ) -> rusqlite::Result<Option<T>> {
+        self.prepare_cached(sql)?.query_row(params, read).optional()
+    }
+
+    fn all<T>(
+        &self,
+        sql: &str,
+        params: impl Params,
+        read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
+    ) -> rusqlite::Result<Vec<T>> {
+        self.prepare_cached(sql)?.query_map(params, read)?.collect()
+    }
+}
+
+/// Reads a key from three columns.
+pub(crate) fn key(row: &Row<'_>, first: usize) -> rusqlite::Result<Key> {
+    Ok(Key { kind: get(row, first)?, name: get(row, first + 1)?, ordinal: row.get(first + 2)? })
+}
+
+/// Reads `seq, kind, name, ordinal, outcome, payload, at`.
+pub(crate) fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
+    let word: String = row.get(4)?;
+    let outcome = Outcome::from_columns(&word, get(row, 5)?).ok_or_else(|| {
+        let error = format!("{word:?} with its payload is not an outcome");
+        rusqlite::Error::FromSqlConversionFailure(4, rusqlite::types::Type::Text, error.into())
+    })?;
+    let seq = u64::try_from(row.get::<_, i64>(0)?).unwrap_or(0);
+    Ok(Entry { seq, key: key(row, 1)?, outcome, at: get(row, 6)? })
+}

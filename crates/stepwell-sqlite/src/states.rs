@@ -1,0 +1,189 @@
+//! How tasks change their states, whatever the cause.
+
+use rusqlite::{Result, Row, params};
+use stepwell_core::store::{Finish, TaskState};
+use stepwell_core::{Failure, Name, RunId, TaskId, Timestamp};
+
+use crate::commit::Applying;
+use crate::rows::{Sql, Statements as _, get};
+
+/// Sets a task to its end. With a run it is the fence as well: the run must own the task.
+pub(crate) const END: &str = "UPDATE tasks SET state = ?2, output = ?3,
+        failure = CASE ?2 WHEN 'cancelled' THEN failure ELSE ?4 END, finished_at = ?5,
+        worker_id = NULL, poked = 0, due_at = NULL, cancel_at = NULL
+    WHERE task_id = ?1 AND (?6 IS NULL OR (run_id = ?6 AND state = 'running'))
+    RETURNING parent, cancel_requested";
+
+pub(crate) const CHILDREN: &str = "SELECT task_id FROM tasks
+    WHERE parent = ?1 AND state IN ('pending', 'running', 'suspended') ORDER BY task_id";
+
+/// A running task that is to be given back.
+pub(crate) struct Held {
+    pub(crate) task_id: TaskId,
+    pub(crate) queue: Name,
+    pub(crate) attempt: u32,
+    pub(crate) max_attempts: u32,
+    pub(crate) cancel_requested: bool,
+}
+
+impl Held {
+    /// Reads `task_id, queue, attempt, max_attempts, cancel_requested`.
+    pub(crate) fn read(row: &Row<'_>) -> Result<Self> {
+        Ok(Self {
+            task_id: get(row, 0)?,
+            queue: get(row, 1)?,
+            attempt: row.get(2)?,
+            max_attempts: row.get(3)?,
+            cancel_requested: row.get(4)?,
+        })
+    }
+}
+
+/// What an attempt leaves when its task is given back.
+#[derive(Default)]
+pub(crate) struct GivenBack<'a> {
+    /// When the task is due again; at once when `None`.
+    pub(crate) due_at: Option<Timestamp>,
+    /// Whether the attempt does not count.
+    pub(crate) uncounted: bool,
+    /// Why it failed.
+    pub(crate) failure: Option<&'a Failure>,
+}
+
+impl Applying<'_> {
+    /// Makes a running task pending, without an owner; or cancelled, when that was asked for.
+    pub(crate) fn give_back(&mut self, task: &Held, given: &GivenBack<'_>) -> Result<()> {
+        let due_at = given.due_at.filter(|due_at| *due_at > self.now);
+        self.conn.run(
+            "UPDATE tasks SET state = 'pending', worker_id = NULL, poked = 0, attempt = attempt - ?2,
+                failure = coalesce(?3, failure), due_at = ?4, ready_at = ?5
+            WHERE task_id = ?1",
+            params![
+                Sql(&task.task_id),
+                given.uncounted,
+                given.failure.map(Sql),
+                due_at.as_ref().map(Sql),
+                Sql(&self.now)
+            ],
+        )?;
+        if task.cancel_requested {
+            self.finish(task.task_id, None, Finish::Cancelled)?;
+        } else {
+            self.news.ready.push(task.queue.clone());
+        }
+        Ok(())
+    }
+
+    /// Makes a task claimable.
+    pub(crate) fn make_ready(&mut self, task_id: TaskId) -> Result<()> {
+        let queue = self.conn.one(
+            "UPDATE tasks SET state = 'pending', due_at = NULL, ready_at = ?2 WHERE task_id = ?1 RETURNING queue",
+            params![Sql(&task_id), Sql(&self.now)],
+            |row| get(row, 0),
+        )?;
+        self.news.ready.extend(queue);
+        Ok(())
+    }
+
+    /// Tells a task that something arrived for it.
+    pub(crate) fn notify(&mut self, task_id: TaskId) -> Result<()> {
+        let woken = self.conn.one(
+            "UPDATE tasks SET state = 'pending', due_at = NULL, ready_at = ?2
+            WHERE task_id = ?1 AND state = 'suspended' RETURNING queue",
+            params![Sql(&task_id), Sql(&self.now)],
+            |row| get(row, 0),
+        )?;
+        match woken {
+            Some(queue) => self.news.ready.push(queue),
+            None => _ = self.poke(task_id, false)?,
+        }
+        Ok(())
+    }
+
+    /// Marks a running task as one that something arrived for. `false` when it does not run.
+    fn poke(&mut self, task_id: TaskId, cancel: bool) -> Result<bool> {
+        let runs = 1
+            == self.conn.run(
+                "UPDATE tasks SET poked = 1, cancel_requested = max(cancel_requested, ?2)
+                WHERE task_id = ?1 AND state = 'running'",
+                params![Sql(&task_id), cancel],
+            )?;
+        if runs {
+            self.news.poked.push(task_id);
+        }
+        Ok(runs)
+    }
+
+    /// Ends a task, and when it is cancelled, its children. Returns whether it had been asked to cancel; `None` when
+    /// `fence` does not own it, and then nothing has changed.
+    pub(crate) fn finish(
+        &mut self,
+        task_id: TaskId,
+        fence: Option<RunId>,
+        finish: Finish,
+    ) -> Result<Option<bool>> {
+        let cancelled = finish == Finish::Cancelled;
+        let ended = self.end(task_id, fence, finish)?;
+        if cancelled && ended.is_some() {
+            self.cancel_children(task_id)?;
+        }
+        Ok(ended)
+    }
+
+    /// Cancels a task that has not ended: asks it to, when it runs.
+    pub(crate) fn cancel(&mut self, task_id: TaskId) -> Result<()> {
+        if !self.poke(task_id, true)? {
+            self.finish(task_id, None, Finish::Cancelled)?;
+        }
+        Ok(())
+    }
+
+    /// Depth first, and without recursion: a family may have more generations than a thread has stack.
+    fn cancel_children(&mut self, task_id: TaskId) -> Result<()> {
+        let mut doomed = self.children(task_id)?;
+        while let Some(child) = doomed.pop() {
+            if !self.poke(child, true)? {
+                self.end(child, None, Finish::Cancelled)?;
+                doomed.extend(self.children(child)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Children that have not ended, the oldest last.
+    fn children(&self, task_id: TaskId) -> Result<Vec<TaskId>> {
+        let mut children = self.conn.all(CHILDREN, params![Sql(&task_id)], |row| get(row, 0))?;
+        children.reverse();
+        Ok(children)
+    }
+
+    fn end(&mut self, task_id: TaskId, fence: Option<RunId>, finish: Finish) -> Result<Option<bool>> {
+        let (state, output, failure) = match &finish {
+            Finish::Completed(output) => (TaskState::Completed, Some(output), None),
+            Finish::Failed(failure) => (TaskState::Failed, None, Some(failure)),
+            Finish::Cancelled => (TaskState::Cancelled, None, None),
+        };
+        let ended = self.conn.one(
+            END,
+            params![
+                Sql(&task_id),
+                Sql(&state),
+                output.map(Sql),
+                failure.map(Sql),
+                Sql(&self.now),
+                fence.as_ref().map(Sql)
+            ],
+            |row| Ok((row.get::<_, Option<Sql<TaskId>>>(0)?, row.get(1)?)),
+        )?;
+        let Some((parent, cancel_requested)) = ended else { return Ok(None) };
+        self.drop_waits(task_id)?;
+        self.conn.run("DELETE FROM messages WHERE task_id = ?1", params![Sql(&task_id)])?;
+        self.news.finished.push((task_id, finish));
+        if let Some(Sql(parent)) = parent
+            && self.awaits(parent, task_id)?
+        {
+            self.notify(parent)?;
+        }
+        Ok(Some(cancel_requested))
+    }
+}

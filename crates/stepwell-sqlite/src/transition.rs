@@ -1,0 +1,146 @@
+//! What runs did.
+
+use rusqlite::params;
+use stepwell_core::store::{Applied, Facts, Finish, Next, Refused, Transition};
+use stepwell_core::{Entry, TaskId};
+
+use crate::commit::Applying;
+use crate::error::Fault;
+use crate::rows::{Sql, Statements as _};
+use crate::states::{GivenBack, Held};
+
+/// Finds the task while the run owns it: the fence.
+pub(crate) const FENCE: &str = "SELECT task_id, queue, attempt, max_attempts, cancel_requested FROM tasks
+    WHERE task_id = ?1 AND run_id = ?2 AND state = 'running'";
+
+impl Applying<'_> {
+    pub(crate) fn transition(&mut self, transition: Transition) -> Result<Result<Applied, Refused>, Fault> {
+        if reaches_nobody_else(&transition)
+            && let Some(finish) = finish_of(&transition.next)
+        {
+            return self.end_at_once(&transition, finish);
+        }
+        let Transition { task_id, run_id, next, .. } = transition;
+        let Some(task) = self.conn.one(FENCE, params![Sql(&task_id), Sql(&run_id)], Held::read)? else {
+            return Ok(Err(Refused));
+        };
+        self.add_entries(task_id, &transition.entries)?;
+        for id in transition.received {
+            self.conn
+                .run("DELETE FROM messages WHERE id = ?1 AND task_id = ?2", params![id, Sql(&task_id)])?;
+        }
+        transition.waits_removed.iter().try_for_each(|key| self.remove_wait(task_id, key))?;
+        transition.waits_added.iter().try_for_each(|wait| self.add_wait(task_id, wait))?;
+        for task in &transition.spawns {
+            self.spawn(task)?;
+        }
+        for event in &transition.events {
+            self.emit(event)?;
+        }
+        for message in &transition.messages {
+            self.send(message)?;
+        }
+
+        let collect = matches!(next, Next::Continue { collect: true } | Next::Suspend { .. });
+        let facts = if collect {
+            let waits = self.waits(task_id)?;
+            self.facts(task_id, &task.queue, &waits)?
+        } else {
+            Facts::default()
+        };
+        let transaction = match transition.transaction {
+            Some(transaction) => Some(self.work(task_id, transaction)?),
+            None => None,
+        };
+        let mut applied =
+            Applied { suspended: false, cancel_requested: task.cancel_requested, facts, transaction };
+        if let Some(finish) = finish_of(&next) {
+            self.finish(task_id, None, finish)?;
+        }
+        match next {
+            Next::Continue { .. } | Next::Complete(_) | Next::Fail(_) | Next::Cancel => {}
+            Next::Suspend { wake_at } => {
+                let stays = applied.cancel_requested
+                    || !applied.facts.is_empty()
+                    || wake_at.is_some_and(|wake_at| wake_at <= self.now);
+                if !stays {
+                    self.conn.run(
+                        "UPDATE tasks SET state = 'suspended', attempt = attempt - 1, poked = 0, due_at = ?2
+                        WHERE task_id = ?1",
+                        params![Sql(&task_id), wake_at.as_ref().map(Sql)],
+                    )?;
+                    applied.suspended = true;
+                    if wake_at.is_some() {
+                        self.news.ready.push(task.queue);
+                    }
+                }
+            }
+            Next::Retry { failure, at } => {
+                self.drop_waits(task_id)?;
+                let given = GivenBack { due_at: Some(at), uncounted: false, failure: Some(&failure) };
+                self.give_back(&task, &given)?;
+            }
+            Next::Release => {
+                self.give_back(&task, &GivenBack { uncounted: true, ..GivenBack::default() })?;
+            }
+        }
+        if collect && !applied.suspended {
+            self.conn
+                .run("UPDATE tasks SET poked = 0 WHERE task_id = ?1 AND poked = 1", params![Sql(&task_id)])?;
+        }
+        Ok(Ok(applied))
+    }
+
+    /// Fence and end in one statement, for the transition that almost every task has as its last.
+    fn end_at_once(
+        &mut self,
+        transition: &Transition,
+        finish: Finish,
+    ) -> Result<Result<Applied, Refused>, Fault> {
+        let Transition { task_id, run_id, entries, .. } = transition;
+        let Some(cancel_requested) = self.finish(*task_id, Some(*run_id), finish)? else {
+            return Ok(Err(Refused));
+        };
+        self.add_entries(*task_id, entries)?;
+        Ok(Ok(Applied { cancel_requested, ..Applied::default() }))
+    }
+
+    pub(crate) fn add_entries(&self, task_id: TaskId, entries: &[Entry]) -> rusqlite::Result<()> {
+        for entry in entries {
+            let (outcome, payload) = entry.outcome.to_columns();
+            self.conn.run(
+                "INSERT INTO journal (task_id, seq, kind, name, ordinal, outcome, payload, at)
+                VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+                params![
+                    Sql(&task_id),
+                    i64::try_from(entry.seq).unwrap_or(i64::MAX),
+                    Sql(&entry.key.kind),
+                    Sql(&entry.key.name),
+                    entry.key.ordinal,
+                    outcome,
+                    Sql(&payload),
+                    Sql(&entry.at)
+                ],
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether the order of its parts makes no difference to anyone, so that the end may come first.
+fn reaches_nobody_else(transition: &Transition) -> bool {
+    transition.spawns.is_empty()
+        && transition.events.is_empty()
+        && transition.messages.is_empty()
+        && transition.transaction.is_none()
+}
+
+/// How the task ends, if it does.
+fn finish_of(next: &Next) -> Option<Finish> {
+    match next {
+        Next::Complete(output) => Some(Finish::Completed(output.clone())),
+        Next::Fail(failure) => Some(Finish::Failed(failure.clone())),
+        Next::Cancel => Some(Finish::Cancelled),
+        Next::Continue { .. } | Next::Suspend { .. } | Next::Retry { .. } | Next::Release => None,
+    }
+}

@@ -1,0 +1,117 @@
+//! What tasks wait for, and what has arrived of it.
+
+use std::collections::BTreeMap;
+
+use rusqlite::{Result, params};
+use stepwell_core::store::{ArrivedMessage, Facts, Finish, TaskState, Wait};
+use stepwell_core::{Key, Kind, Name, Payload, TaskId, deleted};
+
+use crate::commit::Applying;
+use crate::rows::{Sql, Statements as _, get, key, opt};
+
+/// Is this parent waiting for this child? The child's id is in few waits, a parent may have many.
+pub(crate) const AWAITS: &str = "SELECT 1 FROM waits WHERE target = ?2 AND task_id = ?1 LIMIT 1";
+
+impl Applying<'_> {
+    pub(crate) fn add_wait(&self, task_id: TaskId, wait: &Wait) -> Result<()> {
+        self.conn.run(
+            "INSERT OR REPLACE INTO waits (task_id, kind, name, ordinal, target, due_at)
+            VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            params![
+                Sql(&task_id),
+                Sql(&wait.key.kind),
+                Sql(&wait.key.name),
+                wait.key.ordinal,
+                wait.target.as_ref().map(Sql),
+                wait.due_at.as_ref().map(Sql)
+            ],
+        )?;
+        Ok(())
+    }
+
+    pub(crate) fn remove_wait(&self, task_id: TaskId, key: &Key) -> Result<()> {
+        self.conn.run(
+            "DELETE FROM waits WHERE task_id = ?1 AND kind = ?2 AND name = ?3 AND ordinal = ?4",
+            params![Sql(&task_id), Sql(&key.kind), Sql(&key.name), key.ordinal],
+        )?;
+        Ok(())
+    }
+
+    pub(crate) fn drop_waits(&self, task_id: TaskId) -> Result<()> {
+        self.conn.run("DELETE FROM waits WHERE task_id = ?1", params![Sql(&task_id)])?;
+        Ok(())
+    }
+
+    /// Whether the parent waits for the child.
+    pub(crate) fn awaits(&self, parent: TaskId, child: TaskId) -> Result<bool> {
+        Ok(self.conn.one(AWAITS, params![Sql(&parent), Sql(&child)], |_| Ok(()))?.is_some())
+    }
+
+    /// What a task waits for, by key.
+    pub(crate) fn waits(&self, task_id: TaskId) -> Result<Vec<Wait>> {
+        let mut waits = self.conn.all(
+            "SELECT kind, name, ordinal, target, due_at FROM waits WHERE task_id = ?1",
+            params![Sql(&task_id)],
+            |row| Ok(Wait { key: key(row, 0)?, target: opt(row, 3)?, due_at: opt(row, 4)? }),
+        )?;
+        waits.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        Ok(waits)
+    }
+
+    /// What has arrived for the waits of a task in that queue.
+    pub(crate) fn facts(&self, task_id: TaskId, queue: &Name, waits: &[Wait]) -> Result<Facts> {
+        let mut facts = Facts::default();
+        let mut topics: BTreeMap<&Name, i64> = BTreeMap::new();
+        for wait in waits {
+            let Some(target) = &wait.target else { continue };
+            match wait.key.kind {
+                Kind::Event => {
+                    let payload = self.event(target, queue)?;
+                    facts.events.extend(payload.map(|payload| (target.clone(), payload)));
+                }
+                Kind::Message => *topics.entry(target).or_default() += 1,
+                Kind::Child => {
+                    let Ok(child) = target.as_str().parse() else { continue };
+                    facts.children.extend(self.end_of(child)?.map(|finish| (child, finish)));
+                }
+                _ => {}
+            }
+        }
+        for (topic, waiting) in topics {
+            facts.messages.extend(self.conn.all(
+                "SELECT id, payload FROM messages WHERE task_id = ?1 AND topic = ?2 ORDER BY id LIMIT ?3",
+                params![Sql(&task_id), Sql(topic), waiting],
+                |row| {
+                    Ok(ArrivedMessage { id: row.get(0)?, topic: topic.clone(), payload: get(row, 1)? })
+                },
+            )?);
+        }
+        Ok(facts)
+    }
+
+    /// The event as a task in that queue sees it: one for all queues comes before one for its own.
+    fn event(&self, name: &Name, queue: &Name) -> Result<Option<Payload>> {
+        self.conn.one(
+            "SELECT payload FROM events WHERE name = ?1 AND queue IN ('', ?2) ORDER BY queue LIMIT 1",
+            params![Sql(name), Sql(queue)],
+            |row| get(row, 0),
+        )
+    }
+
+    /// How a child ended; `None` while it has not.
+    fn end_of(&self, child: TaskId) -> Result<Option<Finish>> {
+        let finish = self.conn.one(
+            "SELECT state, output, failure FROM tasks WHERE task_id = ?1",
+            params![Sql(&child)],
+            |row| {
+                Ok(match get(row, 0)? {
+                    TaskState::Completed => opt(row, 1)?.map(Finish::Completed),
+                    TaskState::Failed => opt(row, 2)?.map(Finish::Failed),
+                    TaskState::Cancelled => Some(Finish::Cancelled),
+                    TaskState::Pending | TaskState::Running | TaskState::Suspended => None,
+                })
+            },
+        )?;
+        Ok(finish.unwrap_or_else(|| Some(Finish::Failed(deleted()))))
+    }
+}

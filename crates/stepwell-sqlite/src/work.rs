@@ -1,0 +1,69 @@
+//! Steps whose work is done within the batch's own transaction.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering;
+
+use anyhow::anyhow;
+use rusqlite::Connection;
+use stepwell_core::store::UserTransaction;
+use stepwell_core::{Entry, Outcome, Payload, StoreError, TaskId};
+
+use crate::commit::Applying;
+use crate::error::Fault;
+use crate::rows::Statements as _;
+
+/// What a [`UserTransaction`]'s `work` must hold: a closure over the store's connection, in whose transaction it writes.
+/// When it fails or panics, what it wrote is undone. It must leave the transaction open: a `COMMIT` or `ROLLBACK` in it
+/// fails the whole batch, of which nothing is applied then.
+pub type Work = Box<dyn FnOnce(&Connection) -> anyhow::Result<Payload> + Send>;
+
+impl Applying<'_> {
+    pub(crate) fn work(
+        &mut self,
+        task_id: TaskId,
+        transaction: UserTransaction,
+    ) -> Result<anyhow::Result<Payload>, Fault> {
+        let UserTransaction { key, seq, work } = transaction;
+        let Ok(work) = work.downcast::<Work>() else {
+            return Ok(Err(anyhow!(
+                "the transaction {key} was made for another kind of store: this one is SQLite, whose transactions are closures over `&rusqlite::Connection`"
+            )));
+        };
+        self.conn.run("SAVEPOINT stepwell_work", [])?;
+        self.writer.user_works.store(true, Ordering::Relaxed);
+        let result = catch_unwind(AssertUnwindSafe(|| work(self.conn)))
+            .unwrap_or_else(|panic| Err(anyhow!("the transaction {key} panicked: {}", message(&*panic))));
+        self.writer.user_works.store(false, Ordering::Relaxed);
+        if self.conn.is_autocommit() {
+            return Err(match result.map_err(|error| error.downcast::<rusqlite::Error>()) {
+                // A full disk, say, ends the transaction by itself.
+                Err(Ok(error)) if !says_refused_commit(&error) => error.into(),
+                _ => StoreError::Backend(format!(
+                    "the closure of the transaction {key} ended the store's transaction (COMMIT, END or ROLLBACK): remove that, the store commits by itself"
+                ))
+                .into(),
+            });
+        }
+        match &result {
+            Ok(value) => {
+                let outcome = Outcome::Done(value.clone());
+                self.add_entries(task_id, &[Entry { seq, key, outcome, at: self.now }])?;
+            }
+            Err(_) => _ = self.conn.run("ROLLBACK TO stepwell_work", [])?,
+        }
+        self.conn.run("RELEASE stepwell_work", [])?;
+        Ok(result)
+    }
+}
+
+fn says_refused_commit(error: &rusqlite::Error) -> bool {
+    error.sqlite_error().is_some_and(|error| {
+        error.extended_code == rusqlite::ffi::SQLITE_CONSTRAINT_COMMITHOOK
+    })
+}
+
+fn message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref().cloned()).unwrap_or_else(|| "no message".into())
+}

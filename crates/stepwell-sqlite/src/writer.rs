@@ -1,0 +1,142 @@
+//! The thread that owns the writing connection.
+//!
+//! ```text
+//!   callers ──▶ orders ──▶ writer thread ──▶ one transaction a batch ──▶ answers (oneshot)
+//!                               │
+//!                               └─ idle, and somebody waits in `changed()`: every 20 ms, has another connection
+//!                                  committed (`PRAGMA data_version`)?
+//! ```
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
+
+use rusqlite::Connection;
+use stepwell_core::store::{Batch, Committed};
+use stepwell_core::{Runtime, StoreError};
+use tokio::sync::{oneshot, watch};
+
+use crate::commit::commit;
+use crate::liveness::Liveness;
+use crate::location::Location;
+use crate::rows::Statements as _;
+
+/// How often to look for commits of others while there is nothing else to do.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// Something to be done with a connection.
+pub(crate) type Job = Box<dyn FnOnce(&Connection) + Send>;
+
+/// What the writer is told to do.
+pub(crate) enum Order {
+    Commit(Batch, oneshot::Sender<Result<Committed, StoreError>>),
+    Job(Job),
+    /// Somebody waits for changes now.
+    Look,
+}
+
+/// What the writer needs beside its connection.
+pub(crate) struct Writer {
+    pub(crate) location: Location,
+    pub(crate) runtime: Arc<dyn Runtime>,
+    /// Set while the user's code has the connection: it cannot commit then.
+    pub(crate) user_works: Arc<AtomicBool>,
+    pub(crate) changes: Arc<Changes>,
+}
+
+impl Writer {
+    /// Follows orders until nobody can give any more.
+    pub(crate) fn run(self, conn: &Connection, mut liveness: Liveness, orders: &Receiver<Order>) {
+        let mut version = data_version(conn);
+        loop {
+            let order = if self.changes.are_watched() {
+                match orders.recv_timeout(LOOK_EVERY) {
+                    Ok(order) => order,
+                    Err(RecvTimeoutError::Timeout) => Order::Look,
+                    Err(RecvTimeoutError::Disconnected) => return,
+                }
+            } else {
+                match orders.recv() {
+                    Ok(order) => order,
+                    Err(_) => return,
+                }
+            };
+            match order {
+                Order::Commit(batch, answer) => {
+                    let committed = commit(conn, &self, &mut liveness, batch);
+                    // Whoever asked may have gone; what was committed stands.
+                    let _ = answer.send(committed.map_err(|fault| fault.at(&self.location)));
+                }
+                Order::Job(job) => job(conn),
+                Order::Look => {}
+            }
+            if self.changes.are_watched() {
+                let found = data_version(conn);
+                if found.is_some() && found != version {
+                    version = found;
+                    self.changes.tell();
+                }
+            }
+        }
+    }
+}
+
+/// A number that changes when another connection commits; `None` when it cannot be read just now.
+fn data_version(conn: &Connection) -> Option<i64> {
+    conn.one("PRAGMA data_version", [], |row| row.get(0)).ok().flatten()
+}
+
+/// Commits of other connections, counted. A change that comes while nobody waits is found by the next who does.
+pub(crate) struct Changes {
+    count: watch::Sender<u64>,
+    told: AtomicU64,
+    watchers: AtomicUsize,
+}
+
+impl Changes {
+    pub(crate) fn new() -> Self {
+        Self { count: watch::Sender::new(0), told: AtomicU64::new(0), watchers: AtomicUsize::new(0) }
+    }
+
+    fn tell(&self) {
+        self.count.send_modify(|count| *count += 1);
+    }
+
+    fn are_watched(&self) -> bool {
+        self.watchers.load(Ordering::SeqCst) > 0
+    }
+
+    /// Ready when there was a change since the last time. `wake` makes the writer look.
+    pub(crate) async fn next(&self, wake: impl FnOnce()) {
+        let _watching = Watching::begin(&self.watchers);
+        let mut count = self.count.subscribe();
+        wake();
+        loop {
+            let found = *count.borrow_and_update();
+            if self.told.swap(found, Ordering::SeqCst) != found {
+                return;
+            }
+            // The sender is `self`'s, and so there is one.
+            if count.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// Counts as a watcher until it is dropped.
+struct Watching<'a>(&'a AtomicUsize);
+
+impl<'a> Watching<'a> {
+    fn begin(watchers: &'a AtomicUsize) -> Self {
+        watchers.fetch_add(1, Ordering::SeqCst);
+        Self(watchers)
+    }
+}
+
+impl Drop for Watching<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
