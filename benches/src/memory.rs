@@ -69,9 +69,9 @@ async fn all_suspended(client: &stepwell::Durable, probe: &Probe, tasks: u64) ->
 
 /// This process's resident memory, in bytes.
 fn resident() -> Result<u64> {
-    let status =
-        std::fs::read_to_string("/proc/self/status").context("memory is measured on Linux only")?;
+    let status = std::fs::read_to_string("/proc/self/status").context("memory is measured on Linux only")?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")).context("no VmRSS in /proc/self/status")?;
+    let kib =
+        line.and_then(|line| line.trim().strip_suffix(" kB")).context("no VmRSS in /proc/self/status")?;
     Ok(kib.trim().parse::<u64>()? * 1024)
 }

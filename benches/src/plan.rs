@@ -75,7 +75,10 @@ async fn measure(part: Part, setup: &Setup) -> Result<Vec<f64>> {
         Part::Disk => {
             let dir = setup.dir.clone();
             let (append, overwrite) = blocking(move || {
-                Ok((floor::fdatasync(&dir, floor::Write::Append)?, floor::fdatasync(&dir, floor::Write::Over)?))
+                Ok((
+                    floor::fdatasync(&dir, floor::Write::Append)?,
+                    floor::fdatasync(&dir, floor::Write::Over)?,
+                ))
             })
             .await?;
             vec![append.0, append.1, overwrite.0, overwrite.1]
@@ -167,7 +170,14 @@ fn figures(part: Part) -> Vec<Line> {
             vec![line("W4", name, Unit::TasksPerSecond, Some(floor::W4), None, Some(0.5))]
         }
         Part::W5 => vec![
-            line("W5", "resume 10,000 entries: to the first new step", ms, Some(floor::W5), Some(100.0), None),
+            line(
+                "W5",
+                "resume 10,000 entries: to the first new step",
+                ms,
+                Some(floor::W5),
+                Some(100.0),
+                None,
+            ),
             line("W5", "resume 10,000 entries: to the task's end", ms, Some(floor::W5), None, None),
             line("W5", "opening the store before it", ms, None, None, None),
         ],

@@ -59,7 +59,9 @@ fn from_bytes(bytes: Vec<u8>) -> anyhow::Result<PathBuf> {
 
 #[cfg(not(unix))]
 fn from_bytes(bytes: Vec<u8>) -> anyhow::Result<PathBuf> {
-    Ok(String::from_utf8(bytes).context("the file's name is not Unicode, which this system cannot have")?.into())
+    Ok(String::from_utf8(bytes)
+        .context("the file's name is not Unicode, which this system cannot have")?
+        .into())
 }
 
 fn unescape_bytes(text: &str) -> Option<Vec<u8>> {
@@ -93,7 +95,14 @@ mod tests {
 
     #[test]
     fn every_name_comes_back_and_shows_no_control_character() {
-        for name in [&b"a/b.txt"[..], b"/root", b"new\nline\r\x1b[1m", b"\xff\xfe caf\xc3\xa9", b"back\\slash \\xff", "\u{85}".as_bytes()] {
+        for name in [
+            &b"a/b.txt"[..],
+            b"/root",
+            b"new\nline\r\x1b[1m",
+            b"\xff\xfe caf\xc3\xa9",
+            b"back\\slash \\xff",
+            "\u{85}".as_bytes(),
+        ] {
             let path = Path::new(OsStr::from_bytes(name));
             let text = escape(path);
             assert!(!text.contains(char::is_control), "{text}");

@@ -64,7 +64,8 @@ impl TaskContext {
         Self { task_id: run.task_id, run_id: run.run_id, attempt: run.attempt, headers, run }
     }
 
-    pub(crate) fn max_payload_bytes(&self) -> usize {
+    /// The longest payload that is journaled, in bytes of JSON.
+    pub fn max_payload_bytes(&self) -> usize {
         self.run.engine.settings.max_payload_bytes
     }
 

@@ -57,11 +57,17 @@ impl Store for MemoryStore {
     }
 
     fn commit(&self, batch: Batch) -> BoxFuture<'static, Result<Committed, StoreError>> {
+        let only_claims = batch.has_only_claims();
         let committed = self.state().commit(&*self.shared.runtime, batch);
-        let version = self.shared.version.fetch_add(1, Ordering::SeqCst);
-        // Its own write is no news to this handle, unless it has missed one before.
-        let _ = self.seen.compare_exchange(version, version + 1, Ordering::SeqCst, Ordering::SeqCst);
-        self.shared.changed.notify_waiters();
+        let News { ready, poked, finished } = &committed.news;
+        let got_none = committed.claims.iter().all(|claimed| claimed.tasks.is_empty());
+        // An idle claim is no change: two idle workers would keep each other busy with it.
+        if !(only_claims && got_none && ready.is_empty() && poked.is_empty() && finished.is_empty()) {
+            let version = self.shared.version.fetch_add(1, Ordering::SeqCst);
+            // Its own write is no news to this handle, unless it has missed one before.
+            let _ = self.seen.compare_exchange(version, version + 1, Ordering::SeqCst, Ordering::SeqCst);
+            self.shared.changed.notify_waiters();
+        }
         Box::pin(std::future::ready(Ok(committed)))
     }
 

@@ -89,13 +89,17 @@ pub struct Batch {
 impl Batch {
     /// Whether there is nothing in it.
     pub fn is_empty(&self) -> bool {
+        self.has_only_claims() && self.claims.is_empty()
+    }
+
+    /// Whether nothing but claims is in it.
+    pub fn has_only_claims(&self) -> bool {
         self.transitions.is_empty()
             && self.commands.is_empty()
             && self.events.is_empty()
             && self.messages.is_empty()
             && self.spawns.is_empty()
             && self.workers.is_empty()
-            && self.claims.is_empty()
     }
 }
 

@@ -80,8 +80,7 @@ impl Applying<'_> {
             for queue in &claim.queues {
                 let limit = i64::try_from(claim.limit - tasks.len()).unwrap_or(i64::MAX);
                 let ready =
-                    self.conn
-                        .all(READY, params![Sql(queue), types, limit], |row| Ready::read(row, queue))?;
+                    self.conn.all(READY, params![Sql(queue), types, limit], |row| Ready::read(row, queue))?;
                 for ready in ready {
                     tasks.push(self.start(ready, claim.worker_id)?);
                 }
@@ -126,8 +125,7 @@ impl Applying<'_> {
     fn do_what_is_due(&mut self) -> Result<()> {
         // One at a time: a task that is cancelled takes its children with it, which may be due as well.
         while let Some(task_id) = self.conn.one(DEADLINE, params![Sql(&self.now)], |row| get(row, 0))? {
-            self.conn
-                .run("UPDATE tasks SET cancel_at = NULL WHERE task_id = ?1", params![Sql(&task_id)])?;
+            self.conn.run("UPDATE tasks SET cancel_at = NULL WHERE task_id = ?1", params![Sql(&task_id)])?;
             self.cancel(task_id)?;
         }
         for task_id in self.conn.all(DUE, params![Sql(&self.now)], |row| get(row, 0))? {

@@ -59,7 +59,11 @@ fn of_sqlite(error: &rusqlite::Error, location: &Location) -> StoreError {
         )),
         ErrorCode::CannotOpen => cannot_open(location, error),
         ErrorCode::PermissionDenied | ErrorCode::ReadOnly | ErrorCode::AuthorizationForStatementDenied => {
-            open(location, "it cannot be written", "Give this user the right to write the file and its folder")
+            open(
+                location,
+                "it cannot be written",
+                "Give this user the right to write the file and its folder",
+            )
         }
         _ => StoreError::Backend(text),
     }

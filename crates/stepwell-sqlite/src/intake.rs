@@ -19,11 +19,7 @@ impl Applying<'_> {
     pub(crate) fn spawn(&mut self, new: &NewTask) -> Result<Spawned> {
         if let Some(key) = &new.idempotency_key {
             let existing = self.conn.one(EXISTING, params![Sql(&new.task_type), Sql(key)], |row| {
-                Ok(Spawned::Existing {
-                    task_id: get(row, 0)?,
-                    run_id: get(row, 1)?,
-                    attempt: row.get(2)?,
-                })
+                Ok(Spawned::Existing { task_id: get(row, 0)?, run_id: get(row, 1)?, attempt: row.get(2)? })
             })?;
             if let Some(existing) = existing {
                 return Ok(existing);
@@ -123,11 +119,10 @@ impl Applying<'_> {
         | Command::Retry(task_id)
         | Command::Delete(task_id)
         | Command::Wake(task_id)) = command;
-        let state: Option<TaskState> = self.conn.one(
-            "SELECT state FROM tasks WHERE task_id = ?1",
-            params![Sql(&task_id)],
-            |row| get(row, 0),
-        )?;
+        let state: Option<TaskState> =
+            self.conn.one("SELECT state FROM tasks WHERE task_id = ?1", params![Sql(&task_id)], |row| {
+                get(row, 0)
+            })?;
         let Some(state) = state else { return Ok(CommandOutcome::NotFound) };
         match command {
             Command::Cancel(_) if !state.is_finished() => self.cancel(task_id)?,

@@ -40,9 +40,7 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 use stepwell_core::store::{Batch, Committed};
-use stepwell_core::{
-    BoxFuture, Entry, Runtime, Store, StoreError, TaskFilter, TaskId, TaskInfo, Timestamp,
-};
+use stepwell_core::{BoxFuture, Entry, Runtime, Store, StoreError, TaskFilter, TaskId, TaskInfo, Timestamp};
 use tokio::sync::oneshot;
 
 use crate::error::Fault;

@@ -75,7 +75,9 @@ impl Liveness {
         self.looked = Some(Instant::now());
         let own = self.held.as_ref().map_or("", |held| &held.handle);
         let mut handles: Vec<String> =
-            conn.all("SELECT DISTINCT handle FROM workers WHERE handle <> ?1", params![own], |row| row.get(0))?;
+            conn.all("SELECT DISTINCT handle FROM workers WHERE handle <> ?1", params![own], |row| {
+                row.get(0)
+            })?;
         handles.retain(|handle| self.is_dead(handle));
         Ok(handles)
     }

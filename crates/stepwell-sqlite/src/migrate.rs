@@ -18,7 +18,8 @@ pub(crate) fn version(conn: &Connection) -> rusqlite::Result<i64> {
     if !is_there {
         return Ok(0);
     }
-    let version = conn.query_row("SELECT max(version) FROM stepwell_schema", [], |row| row.get(0)).optional()?;
+    let version =
+        conn.query_row("SELECT max(version) FROM stepwell_schema", [], |row| row.get(0)).optional()?;
     Ok(version.flatten().unwrap_or(0))
 }
 

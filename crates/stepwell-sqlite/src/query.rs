@@ -7,7 +7,8 @@ use stepwell_core::{Entry, TaskId};
 
 use crate::rows::{Sql, Statements as _, entry, get, opt};
 
-const INFO: &str = "SELECT task_id, run_id, task_type, queue, state, params, output, failure, headers, priority,
+const INFO: &str =
+    "SELECT task_id, run_id, task_type, queue, state, params, output, failure, headers, priority,
         attempt, max_attempts, parent, idempotency_key, cancel_requested, spawned_at, started_at, finished_at,
         due_at
     FROM tasks";

@@ -81,9 +81,7 @@ impl Applying<'_> {
             facts.messages.extend(self.conn.all(
                 "SELECT id, payload FROM messages WHERE task_id = ?1 AND topic = ?2 ORDER BY id LIMIT ?3",
                 params![Sql(&task_id), Sql(topic), waiting],
-                |row| {
-                    Ok(ArrivedMessage { id: row.get(0)?, topic: topic.clone(), payload: get(row, 1)? })
-                },
+                |row| Ok(ArrivedMessage { id: row.get(0)?, topic: topic.clone(), payload: get(row, 1)? }),
             )?);
         }
         Ok(facts)

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use anyhow::anyhow;
 use rusqlite::Connection;
 use stepwell_core::store::UserTransaction;
-use stepwell_core::{Entry, Outcome, Payload, StoreError, TaskId};
+use stepwell_core::{Entry, Key, Outcome, Payload, StoreError, TaskId};
 
 use crate::commit::Applying;
 use crate::error::Fault;
@@ -36,31 +36,35 @@ impl Applying<'_> {
             .unwrap_or_else(|panic| Err(anyhow!("the transaction {key} panicked: {}", message(&*panic))));
         self.writer.user_works.store(false, Ordering::Relaxed);
         if self.conn.is_autocommit() {
-            return Err(match result.map_err(|error| error.downcast::<rusqlite::Error>()) {
+            return Err(match result.map_err(anyhow::Error::downcast::<rusqlite::Error>) {
                 // A full disk, say, ends the transaction by itself.
                 Err(Ok(error)) if !says_refused_commit(&error) => error.into(),
-                _ => StoreError::Backend(format!(
-                    "the closure of the transaction {key} ended the store's transaction (COMMIT, END or ROLLBACK): remove that, the store commits by itself"
-                ))
-                .into(),
+                _ => ended(&key).into(),
             });
         }
-        match &result {
-            Ok(value) => {
-                let outcome = Outcome::Done(value.clone());
-                self.add_entries(task_id, &[Entry { seq, key, outcome, at: self.now }])?;
-            }
-            Err(_) => _ = self.conn.run("ROLLBACK TO stepwell_work", [])?,
+        if result.is_err() {
+            self.conn.run("ROLLBACK TO stepwell_work", []).map_err(|_| ended(&key))?;
         }
-        self.conn.run("RELEASE stepwell_work", [])?;
+        // It fails when the closure began a transaction of its own after it had ended the store's.
+        self.conn.run("RELEASE stepwell_work", []).map_err(|_| ended(&key))?;
+        if let Ok(value) = &result {
+            let outcome = Outcome::Done(value.clone());
+            self.add_entries(task_id, &[Entry { seq, key, outcome, at: self.now }])?;
+        }
         Ok(result)
     }
 }
 
+fn ended(key: &Key) -> StoreError {
+    StoreError::Backend(format!(
+        "the closure of the transaction {key} ended the store's transaction (COMMIT, END, ROLLBACK or RELEASE): remove that, the store commits by itself"
+    ))
+}
+
 fn says_refused_commit(error: &rusqlite::Error) -> bool {
-    error.sqlite_error().is_some_and(|error| {
-        error.extended_code == rusqlite::ffi::SQLITE_CONSTRAINT_COMMITHOOK
-    })
+    error
+        .sqlite_error()
+        .is_some_and(|error| error.extended_code == rusqlite::ffi::SQLITE_CONSTRAINT_COMMITHOOK)
 }
 
 fn message(panic: &(dyn Any + Send)) -> String {

@@ -1,0 +1,43 @@
+//! Cancellation goes down all generations.
+
+use stepwell_core::MemoryStore;
+use stepwell_core::store::{Command, Finish};
+
+use super::*;
+
+fn family(generations: u128) -> Batch {
+    spawns(
+        (1..=generations)
+            .map(|n| NewTask { parent: (n > 1).then(|| task_id(n - 1)), ..new_task(n) })
+            .collect(),
+    )
+}
+
+fn cancel() -> Batch {
+    Batch { commands: vec![Command::Cancel(task_id(1))], ..Batch::default() }
+}
+
+#[test]
+fn of_a_family_as_the_model_does() {
+    let memory = MemoryStore::new(Manual::new());
+    let store = wait(SqliteStore::open(Location::Memory, Manual::new())).unwrap();
+    let with_cousins = || {
+        let mut batch = family(4);
+        batch.spawns.extend((5..8).map(|n| NewTask { parent: Some(task_id(n - 3)), ..new_task(n) }));
+        batch
+    };
+    wait(memory.commit(with_cousins())).unwrap();
+    commit(&store, with_cousins());
+    let expected = wait(memory.commit(cancel())).unwrap().news.finished;
+    assert_eq!(commit(&store, cancel()).news.finished, expected);
+    assert_eq!(expected.len(), 7);
+}
+
+#[test]
+fn of_more_generations_than_a_thread_has_stack() {
+    let store = wait(SqliteStore::open(Location::Memory, Manual::new())).unwrap();
+    commit(&store, family(20_000));
+    let finished = commit(&store, cancel()).news.finished;
+    assert!(finished.iter().map(|(id, _)| *id).eq((1..=20_000).map(task_id)));
+    assert!(finished.iter().all(|(_, finish)| *finish == Finish::Cancelled));
+}

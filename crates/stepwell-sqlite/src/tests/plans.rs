@@ -1,0 +1,45 @@
+//! The statements of the hot path look at few rows, however many tasks have ended.
+
+use super::*;
+use crate::{claim, intake, states, transition as fence, waits, workers};
+
+#[test]
+fn hot_statements_use_their_indexes() {
+    let store = wait(SqliteStore::open(Location::Memory, Manual::new())).unwrap();
+    let statements = [
+        (claim::READY, "SEARCH tasks USING INDEX tasks_ready (queue=?)"),
+        (claim::DEADLINE, "INDEX tasks_deadline (cancel_at<?)"),
+        (claim::DUE, "INDEX tasks_due (due_at<?)"),
+        (claim::NEXT_DUE, "INDEX tasks_due"),
+        (claim::NEXT_DEADLINE, "INDEX tasks_deadline"),
+        (claim::POKED, "INDEX tasks_poked (worker_id=?)"),
+        (workers::RUNNING_UNDER, "INDEX tasks_running (worker_id=?)"),
+        (fence::FENCE, "INDEX sqlite_autoindex_tasks_1 (task_id=?)"),
+        (states::END, "INDEX sqlite_autoindex_tasks_1 (task_id=?)"),
+        (states::CHILDREN, "INDEX tasks_parent (parent=?)"),
+        (intake::EXISTING, "INDEX tasks_idempotency (task_type=? AND idempotency_key=?)"),
+        (intake::AWAITING, "INDEX waits_target (target=?)"),
+        (waits::AWAITS, "INDEX waits_target (target=? AND task_id=?)"),
+    ];
+    on_writer(&store, move |conn| {
+        for (sql, index) in statements {
+            let plan = plan(conn, sql);
+            assert!(plan.contains(index), "{sql}\n{plan}");
+            for table in ["tasks", "waits", "events", "messages", "journal"] {
+                let scans = plan.lines().any(|line| line.trim() == format!("SCAN {table}"));
+                assert!(!scans, "{sql}\n{plan}");
+            }
+        }
+        for sql in [claim::READY, claim::DEADLINE, claim::DUE, claim::POKED, states::CHILDREN] {
+            assert!(!plan(conn, sql).contains("FOR ORDER BY"), "{sql} is sorted, not read in order");
+        }
+    });
+}
+
+fn plan(conn: &Connection, sql: &str) -> String {
+    let mut statement = conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+    let nulls = vec![rusqlite::types::Null; statement.parameter_count()];
+    let lines =
+        statement.query_map(rusqlite::params_from_iter(nulls), |row| row.get::<_, String>(3)).unwrap();
+    lines.map(|line| line.unwrap() + "\n").collect()
+}

@@ -1,0 +1,173 @@
+//! Several handles on one file, as several processes have.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use super::*;
+
+fn lock_files(folder: &Path) -> usize {
+    let names = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name());
+    names.filter(|name| name.to_string_lossy().contains("-worker-")).count()
+}
+
+/// Claims until there is something, without time passing for leases.
+fn claim_soon(store: &SqliteStore, n: u128) -> ClaimedTask {
+    let begin = Instant::now();
+    loop {
+        if let Some(task) = claimed(commit(store, claim(n, 1))).pop() {
+            return task;
+        }
+        assert!(begin.elapsed() < Duration::from_secs(20), "nothing to claim");
+        std::thread::yield_now();
+    }
+}
+
+async fn is_ready(future: impl Future<Output = ()>) -> bool {
+    tokio::time::timeout(Duration::from_millis(100), future).await.is_ok()
+}
+
+#[test]
+fn a_handle_learns_of_the_commits_of_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("stepwell.db");
+    let (a, b) = (open(&path), open(&path));
+    commit(&a, spawns(vec![new_task(1)]));
+    assert!(!wait(is_ready(a.changed())), "its own commits are no news");
+    wait(b.changed());
+
+    commit(&b, spawns(vec![new_task(2)]));
+    wait(a.changed());
+    wait(async {
+        let begin = Instant::now();
+        let (_, changed) = tokio::join!(b.commit(spawns(vec![new_task(3)])), async {
+            a.changed().await;
+            begin.elapsed()
+        });
+        assert!(changed < Duration::from_secs(5), "{changed:?}");
+    });
+    assert!(!wait(is_ready(a.changed())), "each change is told once");
+}
+
+#[test]
+fn in_memory_nobody_else_commits() {
+    let store = wait(SqliteStore::open(Location::Memory, Manual::new())).unwrap();
+    commit(&store, spawns(vec![new_task(1)]));
+    assert!(!wait(is_ready(store.changed())));
+}
+
+#[test]
+fn claims_are_exclusive() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("stepwell.db");
+    let patient = || wait(SqliteStore::open(Location::File(path.clone()), Manual::new())).unwrap();
+    commit(&patient(), spawns((1..=200).map(new_task).collect()));
+    let all = std::sync::Mutex::new(Vec::new());
+    let stores = [patient(), patient()];
+    std::thread::scope(|scope| {
+        for (n, store) in (1..).zip(&stores) {
+            let all = &all;
+            scope.spawn(move || {
+                commit(store, register(n));
+                loop {
+                    let tasks = claimed(commit(store, claim(n, 3)));
+                    if tasks.is_empty() {
+                        return;
+                    }
+                    all.lock().unwrap().extend(tasks.iter().map(|task| task.task_id));
+                }
+            });
+        }
+    });
+    let mut all = all.into_inner().unwrap();
+    all.sort_unstable();
+    assert_eq!(all, (1..=200).map(task_id).collect::<Vec<_>>());
+}
+
+#[test]
+fn tasks_of_a_dropped_handle_are_taken_over_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("stepwell.db");
+    let (a, b) = (open(&path), open(&path));
+    commit(&a, register(1));
+    commit(&a, spawns(vec![new_task(1)]));
+    let first = claim_soon(&a, 1);
+    commit(&b, register(2));
+    assert!(claimed(commit(&b, claim(2, 1))).is_empty());
+    assert_eq!(lock_files(folder.path()), 2);
+    drop(a);
+    let second = claim_soon(&b, 2);
+    assert_eq!((second.task_id, second.attempt), (first.task_id, 2));
+    assert_ne!(second.run_id, first.run_id);
+    assert_eq!(lock_files(folder.path()), 1);
+    commit(&b, deregister(2));
+    assert_eq!(lock_files(folder.path()), 0);
+}
+
+#[test]
+fn a_living_handle_keeps_its_tasks_until_its_lease_ends() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("stepwell.db");
+    let clock = Manual::new();
+    let a = open(&path);
+    let b = wait(SqliteStore::open(Location::File(path), clock.clone())).unwrap();
+    commit(&a, register(1));
+    commit(&a, spawns(vec![new_task(1)]));
+    let first = claim_soon(&a, 1);
+    commit(&b, register(2));
+    clock.advance(Duration::from_secs(29));
+    assert!(claimed(commit(&b, claim(2, 1))).is_empty());
+    clock.advance(Duration::from_secs(1));
+    commit(&b, register(2));
+    assert_eq!(claim_soon(&b, 2).task_id, first.task_id);
+    let late = transition(first.task_id, first.run_id, Next::Complete(json("1")));
+    assert!(commit(&a, transitions(vec![late])).transitions[0].is_err());
+}
+
+/// Set for the process that is to be killed: the database's path.
+const VICTIM: &str = "STEPWELL_TEST_VICTIM";
+
+#[test]
+fn tasks_of_a_killed_process_are_taken_over_at_once() {
+    if let Some(path) = std::env::var_os(VICTIM) {
+        let store = open(Path::new(&path));
+        commit(&store, register(1));
+        claim_soon(&store, 1);
+        println!("\nclaimed");
+        loop {
+            std::thread::park();
+        }
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("stepwell.db");
+    let store = open(&path);
+    commit(&store, spawns(vec![new_task(1)]));
+    let mut victim = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "tests::sharing::tasks_of_a_killed_process_are_taken_over_at_once", "--nocapture"])
+        .env(VICTIM, &path)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(victim.stdout.take().unwrap()).lines();
+    assert!(lines.map_while(Result::ok).any(|line| line == "claimed"));
+    commit(&store, register(2));
+    assert!(claimed(commit(&store, claim(2, 1))).is_empty());
+    victim.kill().unwrap();
+    victim.wait().unwrap();
+    assert_eq!(claim_soon(&store, 2).attempt, 2);
+    assert_eq!(lock_files(folder.path()), 1);
+}
+
+#[test]
+fn dropping_a_store_finishes_what_was_begun() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("stepwell.db");
+    let store = open(&path);
+    let commits: Vec<_> = (1..=20).map(|n| store.commit(spawns(vec![new_task(n)]))).collect();
+    drop(store);
+    for commit in commits {
+        wait(commit).unwrap();
+    }
+    assert_eq!(wait(open(&path).tasks(Default::default())).unwrap().len(), 20);
+}

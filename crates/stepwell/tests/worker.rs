@@ -1,0 +1,386 @@
+//! How workers keep what the engine promises: owners, leases, wake-ups, bad tasks.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use stepwell::testing::{Harness, Process, worker_options};
+use stepwell::*;
+use tokio::sync::Notify;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn lease(seconds: u32) -> WorkerOptions {
+    WorkerOptions::new().lease(seconds * SECOND)
+}
+
+#[stepwell::task]
+async fn quick(n: u32, ctx: TaskContext) -> TaskResult<u32> {
+    ctx.step("work", || async { Ok(n) }).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_workers_tasks_are_claimed_when_its_lease_ends() {
+    static RUNS: AtomicU32 = AtomicU32::new(0);
+    let harness = Harness::new();
+    let register = async |process: &Process| {
+        let slow = |(): (), ctx: TaskContext| async move {
+            RUNS.fetch_add(1, Ordering::SeqCst);
+            ctx.step("slow", || async { Ok(tokio::time::sleep(100 * SECOND).await) }).await?;
+            Ok(ctx.attempt)
+        };
+        process.register_fn("slow", slow).await.unwrap();
+        process.start_worker(lease(10)).await;
+    };
+    let (first, second) = (harness.start().await, harness.start().await);
+    register(&first).await;
+    let task = first.spawn_named("slow", &(), SpawnOptions::new()).await.unwrap();
+    tokio::time::sleep(SECOND).await;
+    register(&second).await;
+    tokio::time::sleep(50 * SECOND).await;
+    assert_eq!(RUNS.load(Ordering::SeqCst), 1, "the lease is renewed");
+    let killed = harness.now();
+    first.kill().await;
+    while RUNS.load(Ordering::SeqCst) == 1 {
+        tokio::time::sleep(SECOND).await;
+    }
+    assert!(until(killed, harness.now()) <= 12 * SECOND);
+    assert_eq!(second.wait::<u32>(task.task_id).await.unwrap(), 2, "a lost attempt counts");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_that_kills_its_process_every_time_is_quarantined() {
+    let harness = Harness::new();
+    let mut task = None;
+    for life in 1..=4 {
+        let process = harness.start().await;
+        let started = Arc::new(Notify::new());
+        let tell = started.clone();
+        let deadly = move |(): (), _ctx: TaskContext| {
+            let tell = tell.clone();
+            async move {
+                tell.notify_one();
+                std::future::pending::<TaskResult<()>>().await
+            }
+        };
+        process.register_fn("deadly", deadly).await.unwrap();
+        let options = SpawnOptions::new().max_attempts(3).idempotency_key("it");
+        let spawned = process.spawn_named("deadly", &(), options).await.unwrap();
+        task = Some(spawned.task_id);
+        process.start_worker(lease(5)).await;
+        if life <= 3 {
+            started.notified().await;
+            process.kill().await;
+        } else {
+            let error = process.wait::<()>(spawned.task_id).await.unwrap_err();
+            assert!(error.to_string().contains("the worker died while it ran attempt 3, the last one"), "{error}");
+        }
+    }
+    let info = harness.start().await.task(task.unwrap()).await.unwrap().unwrap();
+    assert_eq!((info.state, info.attempt), (TaskState::Failed, 3));
+}
+
+/// A store that one process can be cut off from, as by a network or a long pause.
+struct CutOff {
+    store: MemoryStore,
+    cut: Arc<std::sync::atomic::AtomicBool>,
+    healed: Arc<Notify>,
+}
+
+impl Store for CutOff {
+    fn now(&self) -> Timestamp {
+        self.store.now()
+    }
+
+    fn commit(&self, batch: store::Batch) -> BoxFuture<'static, Result<store::Committed, StoreError>> {
+        let (store, cut, healed) = (self.store.connect(), self.cut.clone(), self.healed.clone());
+        Box::pin(async move {
+            while cut.load(Ordering::SeqCst) {
+                healed.notified().await;
+            }
+            store.commit(batch).await
+        })
+    }
+
+    fn task(&self, task_id: TaskId) -> BoxFuture<'static, Result<Option<TaskInfo>, StoreError>> {
+        self.store.task(task_id)
+    }
+
+    fn tasks(&self, filter: TaskFilter) -> BoxFuture<'static, Result<Vec<TaskInfo>, StoreError>> {
+        self.store.tasks(filter)
+    }
+
+    fn journal(&self, task_id: TaskId) -> BoxFuture<'static, Result<Vec<Entry>, StoreError>> {
+        self.store.journal(task_id)
+    }
+
+    fn changed(&self) -> BoxFuture<'_, ()> {
+        self.store.changed()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_lost_its_lease_has_every_write_refused_and_is_told() {
+    let harness = Harness::new();
+    let (cut, healed) = (Arc::new(std::sync::atomic::AtomicBool::new(false)), Arc::new(Notify::new()));
+    let store = CutOff { store: harness.store(), cut: cut.clone(), healed: healed.clone() };
+    let cut_off = harness.start_on(Arc::new(store), |builder| builder).await.unwrap();
+    let told = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let register = async |process: &Process, name: &'static str| {
+        let told = told.clone();
+        let task = move |(): (), ctx: TaskContext| {
+            let told = told.clone();
+            async move {
+                ctx.step("begin", || async { Ok(()) }).await?;
+                ctx.step("slow", || async { Ok(tokio::time::sleep(20 * SECOND).await) }).await?;
+                let last = ctx.step("last", || async { Ok(name.to_owned()) }).await;
+                told.lock().unwrap().push(format!("{name}: {last:?}"));
+                last
+            }
+        };
+        process.register_fn("task", task).await.unwrap();
+        process.start_worker(lease(10)).await;
+    };
+    register(&cut_off, "cut off").await;
+    let task = cut_off.spawn_named("task", &(), SpawnOptions::new()).await.unwrap();
+    tokio::time::sleep(SECOND).await;
+    cut.store(true, Ordering::SeqCst);
+    let other = harness.start().await;
+    register(&other, "other").await;
+    // Beyond the lease: the other one has it now, and is in the midst of it when the first one comes back.
+    tokio::time::sleep(25 * SECOND).await;
+    cut.store(false, Ordering::SeqCst);
+    healed.notify_waiters();
+    healed.notify_one();
+    assert_eq!(other.wait::<String>(task.task_id).await.unwrap(), "other");
+    tokio::time::sleep(60 * SECOND).await;
+    let told = told.lock().unwrap().clone();
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert!(told[0].starts_with("cut off: Err(Control(LeaseLost))"), "{told:?}");
+    let journal = other.journal(task.task_id).await.unwrap();
+    let labels: Vec<_> = journal.iter().map(|entry| entry.key.label()).collect();
+    assert_eq!(labels, ["begin", "slow", "last"], "no write of the first owner came through");
+
+    // The worker that lost its lease goes on under another id.
+    other.kill().await;
+    let next = cut_off.spawn_named("task", &(), SpawnOptions::new()).await.unwrap();
+    assert_eq!(cut_off.wait::<String>(next.task_id).await.unwrap(), "cut off");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stuck_run_is_stopped_unless_it_sends_heartbeats() {
+    let harness = Harness::new();
+    let process = harness.start().await;
+    let hang = |heartbeats: bool, ctx: TaskContext| async move {
+        ctx.step("long", || async {
+            for _ in 0..10 {
+                tokio::time::sleep(20 * SECOND).await;
+                if heartbeats {
+                    ctx.heartbeat(None).await?;
+                }
+            }
+            ctx.heartbeat(500 * SECOND).await?;
+            Ok(tokio::time::sleep(400 * SECOND).await)
+        })
+        .await
+    };
+    process.register_fn("hang", hang).await.unwrap();
+    process.start_worker(WorkerOptions::new().claim_timeout(60 * SECOND)).await;
+    let options = SpawnOptions::new().max_attempts(1);
+    let alive = process.spawn_named("hang", &true, options.clone()).await.unwrap();
+    let stuck = process.spawn_named("hang", &false, options).await.unwrap();
+    let start = harness.now();
+    let error = process.wait::<()>(stuck.task_id).await.unwrap_err();
+    assert!(error.to_string().contains("nothing was journaled for 60s (the worker's `claim_timeout`): call `ctx.heartbeat(..)`"), "{error}");
+    assert!(until(start, harness.now()) < 90 * SECOND);
+    process.wait::<()>(alive.task_id).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_fails_its_own_attempt_only() {
+    let harness = Harness::new();
+    let process = harness.start().await;
+    let panicking = |in_step: bool, ctx: TaskContext| async move {
+        if ctx.attempt == 3 {
+            return Ok(());
+        }
+        ctx.step("step", || async { if in_step { panic!("in a step") } else { Ok(()) } }).await?;
+        panic!("in the body, attempt {}", ctx.attempt)
+    };
+    process.register_fn("panicking", panicking).await.unwrap();
+    process.register::<quick>().await.unwrap();
+    process.start_worker(worker_options()).await;
+    let retried = process.spawn_named("panicking", &true, SpawnOptions::new()).await.unwrap();
+    process.wait::<()>(retried.task_id).await.unwrap();
+    let failed = process.spawn_named("panicking", &false, SpawnOptions::new().max_attempts(2)).await.unwrap();
+    let error = process.wait::<()>(failed.task_id).await.unwrap_err();
+    assert!(error.to_string().ends_with("the task panicked: in the body, attempt 2"), "{error}");
+    let fine = process.spawn::<quick>(7).await.unwrap();
+    assert_eq!(process.wait::<u32>(fine.task_id).await.unwrap(), 7);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_leaves_types_it_does_not_know_to_others() {
+    let harness = Harness::new();
+    let (one, other) = (harness.start().await, harness.start().await);
+    one.register::<quick>().await.unwrap();
+    one.start_worker(worker_options()).await;
+    let unknown = one.spawn_named("unknown here", &(), SpawnOptions::new()).await.unwrap();
+    let known = one.spawn::<quick>(1).await.unwrap();
+    assert_eq!(one.wait::<u32>(known.task_id).await.unwrap(), 1);
+    assert_eq!(one.task(unknown.task_id).await.unwrap().unwrap().state, TaskState::Pending);
+    other.register_fn("unknown here", |(): (), _ctx: TaskContext| async { Ok(2) }).await.unwrap();
+    other.start_worker(worker_options()).await;
+    assert_eq!(one.wait::<u32>(unknown.task_id).await.unwrap(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_runs_no_more_than_it_can_and_suspended_tasks_do_not_count() {
+    static RUNNING: AtomicU32 = AtomicU32::new(0);
+    static MOST: AtomicU32 = AtomicU32::new(0);
+    let harness = Harness::new();
+    let process = harness.start().await;
+    let busy = |_n: u32, ctx: TaskContext| async move {
+        ctx.sleep_for("nap", SECOND).await?;
+        ctx.step("busy", || async {
+            MOST.fetch_max(RUNNING.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            tokio::time::sleep(SECOND).await;
+            RUNNING.fetch_sub(1, Ordering::SeqCst);
+            Ok(())
+        })
+        .await
+    };
+    process.register_fn("busy", busy).await.unwrap();
+    process.start_worker(worker_options().concurrency(4)).await;
+    let start = harness.now();
+    let spawns = (0..40).map(|n| async move { (n, SpawnOptions::new()) });
+    let mut tasks = Vec::new();
+    for spawn in spawns {
+        let (n, options) = spawn.await;
+        tasks.push(process.spawn_named("busy", &n, options).await.unwrap());
+    }
+    for task in tasks {
+        process.wait::<()>(task.task_id).await.unwrap();
+    }
+    assert_eq!(MOST.load(Ordering::SeqCst), 4);
+    // All sleep at the same time, and then four at a time work.
+    let took = until(start, harness.now());
+    assert!(took >= 11 * SECOND && took < 13 * SECOND, "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_spawn_is_claimed_in_the_commit_that_inserts_it_when_a_worker_is_free() {
+    let harness = Harness::new();
+    let process = harness.start().await;
+    process.register::<quick>().await.unwrap();
+    process.start_worker(worker_options()).await;
+    tokio::time::sleep(SECOND).await;
+    let task = process.spawn::<quick>(1).await.unwrap();
+    let info = process.task(task.task_id).await.unwrap().unwrap();
+    assert_ne!(info.state, TaskState::Pending);
+    assert_eq!((info.attempt, info.run_id), (1, task.run_id));
+    process.wait::<u32>(task.task_id).await.unwrap();
+
+    // Also when its caller gives up the moment it has asked.
+    let abandoned = process.spawn_with::<quick>(2, SpawnOptions::new().idempotency_key("abandoned"));
+    let _ = tokio::time::timeout(Duration::ZERO, abandoned).await;
+    let found = process.spawn_with::<quick>(2, SpawnOptions::new().idempotency_key("abandoned")).await.unwrap();
+    assert_eq!(process.wait::<u32>(found.task_id).await.unwrap(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn suspended_tasks_go_on_in_place_or_by_a_replay_when_there_are_too_many() {
+    static STARTS: AtomicU32 = AtomicU32::new(0);
+    let harness = Harness::new();
+    let process = harness.start().await;
+    let sleeper = |_n: u32, ctx: TaskContext| async move {
+        STARTS.fetch_add(1, Ordering::SeqCst);
+        for nap in 0..3 {
+            ctx.sleep_for(("nap", nap), SECOND).await?;
+        }
+        Ok(ctx.attempt)
+    };
+    process.register_fn("sleeper", sleeper).await.unwrap();
+    process.start_worker(worker_options().max_in_memory(5)).await;
+    let mut tasks = Vec::new();
+    for n in 0..5 {
+        tasks.push(process.spawn_named("sleeper", &n, SpawnOptions::new()).await.unwrap().task_id);
+    }
+    for task in &tasks {
+        assert_eq!(process.wait::<u32>(*task).await.unwrap(), 1, "a suspension is no attempt");
+    }
+    assert_eq!(STARTS.swap(0, Ordering::SeqCst), 5);
+    tasks.clear();
+    for n in 0..20 {
+        tasks.push(process.spawn_named("sleeper", &n, SpawnOptions::new()).await.unwrap().task_id);
+    }
+    for task in tasks {
+        assert_eq!(process.wait::<u32>(task).await.unwrap(), 1);
+    }
+    assert!(STARTS.load(Ordering::SeqCst) > 20, "some were replayed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_jumps_neither_loses_timers_nor_ends_runs() {
+    let harness = Harness::new();
+    let process = harness.start().await;
+    let napping = |(): (), ctx: TaskContext| async move {
+        ctx.sleep_for("nap", 10 * SECOND).await?;
+        ctx.step("busy", || async { Ok(tokio::time::sleep(10 * SECOND).await) }).await
+    };
+    process.register_fn("napping", napping).await.unwrap();
+    process.start_worker(WorkerOptions::new()).await;
+    let back = process.spawn_named("napping", &(), SpawnOptions::new().max_attempts(1)).await.unwrap();
+    tokio::time::sleep(5 * SECOND).await;
+    harness.jump(-3_600_000_000);
+    let before = harness.now();
+    // By the store's clock: an hour later than it would have been.
+    process.wait::<()>(back.task_id).await.unwrap();
+    let took = until(before, harness.now());
+    assert!(took >= 3600 * SECOND && took < 3630 * SECOND, "{took:?}");
+
+    let forward = process.spawn_named("napping", &(), SpawnOptions::new().max_attempts(1)).await.unwrap();
+    tokio::time::sleep(12 * SECOND).await;
+    harness.jump(20 * 1_000_000);
+    process.wait::<()>(forward.task_id).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn code_that_diverges_from_its_journal_is_reported_with_both_sides() {
+    let mut reports = Vec::new();
+    for changed in ["other step", "less", "other kind"] {
+        let harness = Harness::new();
+        let before = |(): (), ctx: TaskContext| async move {
+            ctx.step("reserve", || async { Ok(()) }).await?;
+            ctx.step("charge", || async { Ok(()) }).await?;
+            ctx.await_event::<()>("never", None).await
+        };
+        let process = harness.start().await;
+        process.register_fn("order", before).await.unwrap();
+        process.start_worker(lease(5)).await;
+        let task = process.spawn_named("order", &(), SpawnOptions::new()).await.unwrap();
+        while process.task(task.task_id).await.unwrap().unwrap().state != TaskState::Suspended {
+            tokio::time::sleep(SECOND).await;
+        }
+        process.kill().await;
+
+        let after = move |(): (), ctx: TaskContext| async move {
+            ctx.step("reserve", || async { Ok(()) }).await?;
+            match changed {
+                "other step" => ctx.step("refund", || async { panic!("its closure must not run") }).await?,
+                "other kind" => ctx.sleep_for("charge", SECOND).await?,
+                _ => return Ok(()),
+            }
+            ctx.await_event::<()>("never", None).await
+        };
+        let process = harness.start().await;
+        process.register_fn("order", after).await.unwrap();
+        process.start_worker(lease(5)).await;
+        process.emit_event("never", &(), None).await.unwrap();
+        reports.push(process.wait::<()>(task.task_id).await.unwrap_err().to_string());
+        process.kill().await;
+    }
+    for (report, asked) in reports.iter().zip(["asked for step \"refund\"", "came to its end", "asked for timer \"charge\""]) {
+        assert!(report.contains(&format!("expected step \"charge\" at 2, the code {asked}")), "{report}");
+    }
+}
