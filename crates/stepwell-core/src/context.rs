@@ -78,7 +78,7 @@ impl TaskContext {
     /// # Errors
     /// [`TaskError::Step`] when the closure fails, [`TaskError::Payload`] when its result cannot be journaled or the
     /// journal holds a value of another type.
-    pub fn step<T, F, Fut>(&self, name: impl Into<StepName>, closure: F) -> Step<F, Fut, T>
+    pub fn step<T, F, Fut>(&self, name: impl Into<StepName>, closure: F) -> Step<F>
     where
         F: FnOnce() -> Fut,
         Fut: Future<Output = anyhow::Result<T>>,
@@ -95,7 +95,7 @@ impl TaskContext {
         &self,
         name: N,
         closure: F,
-    ) -> Step<impl FnOnce() -> Answered<Fut> + use<T, E, N, F, Fut>, Answered<Fut>, Result<T, E>>
+    ) -> Step<impl FnOnce() -> Answered<Fut> + use<T, E, N, F, Fut>>
     where
         N: Into<StepName>,
         F: FnOnce() -> Fut,

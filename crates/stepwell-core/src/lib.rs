@@ -46,7 +46,7 @@ pub use options::{Settings, SpawnOptions, WorkerOptions};
 pub use payload::{Payload, PayloadError};
 pub use retry::RetryStrategy;
 pub use runtime::{BoxFuture, MaybeSend, MaybeSync, Runtime};
-pub use step::Step;
+pub use step::{Closure, Step};
 pub use store::{
     CancellationPolicy, Headers, NewEvent, NewMessage, NewTask, Store, StoreError, TaskFilter, TaskInfo, TaskState,
 };

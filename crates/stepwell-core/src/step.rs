@@ -1,7 +1,6 @@
 //! Steps: the builder that is also the future.
 
 use std::future::Future;
-use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -37,7 +36,7 @@ const DEFAULT_TRIES: u32 = 5;
 /// }
 /// ```
 #[must_use = "a step does nothing until it is awaited"]
-pub struct Step<F, Fut, T> {
+pub struct Step<F: Closure> {
     run: Arc<Run>,
     key: Result<Key, Option<TaskError>>,
     closure: Option<F>,
@@ -47,8 +46,34 @@ pub struct Step<F, Fut, T> {
     tries: u32,
     max_tries: u32,
     timeout: Option<Duration>,
-    stage: Stage<Fut>,
-    value: PhantomData<fn() -> T>,
+    stage: Stage<F::Future>,
+}
+
+/// What a step runs: a closure that gives a future of an [`anyhow::Result`]. Implemented for all of them.
+///
+/// A step's type is made of its closure's alone, and the rest follows from that: were the future a parameter of its own,
+/// a closure that borrows could not be proven `Send` within `join!`.
+pub trait Closure {
+    /// The step's value.
+    type Value;
+    /// One try.
+    type Future: Future<Output = anyhow::Result<Self::Value>>;
+
+    /// Begins a try.
+    fn call(self) -> Self::Future;
+}
+
+impl<F, Fut, T> Closure for F
+where
+    F: FnOnce() -> Fut,
+    Fut: Future<Output = anyhow::Result<T>>,
+{
+    type Value = T;
+    type Future = Fut;
+
+    fn call(self) -> Fut {
+        self()
+    }
 }
 
 enum Stage<Fut> {
@@ -62,9 +87,9 @@ enum Stage<Fut> {
     Done,
 }
 
-impl<F, Fut, T> Unpin for Step<F, Fut, T> {}
+impl<F: Closure> Unpin for Step<F> {}
 
-impl<F, Fut, T> Step<F, Fut, T> {
+impl<F: Closure> Step<F> {
     pub(crate) fn new(run: &Arc<Run>, key: TaskResult<Key>, closure: F) -> Self {
         Self {
             run: run.clone(),
@@ -76,7 +101,6 @@ impl<F, Fut, T> Step<F, Fut, T> {
             max_tries: DEFAULT_TRIES,
             timeout: None,
             stage: Stage::New,
-            value: PhantomData,
         }
     }
 
@@ -118,9 +142,9 @@ impl<F, Fut, T> Step<F, Fut, T> {
         }
     }
 
-    fn encode(&self, name: String, value: &T) -> Outcome
+    fn encode(&self, name: String, value: &F::Value) -> Outcome
     where
-        T: Serialize,
+        F::Value: Serialize,
     {
         match Payload::encode(value, self.run.engine.settings.max_payload_bytes) {
             Ok(payload) => Outcome::Done(payload),
@@ -129,13 +153,11 @@ impl<F, Fut, T> Step<F, Fut, T> {
     }
 }
 
-impl<F, Fut, T> Future for Step<F, Fut, T>
+impl<F: Closure> Future for Step<F>
 where
-    F: FnOnce() -> Fut,
-    Fut: Future<Output = anyhow::Result<T>>,
-    T: Serialize + DeserializeOwned,
+    F::Value: Serialize + DeserializeOwned,
 {
-    type Output = TaskResult<T>;
+    type Output = TaskResult<F::Value>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
@@ -178,7 +200,7 @@ where
             if matches!(this.stage, Stage::Waiting) && this.closure.is_some() && this.run.is_open(&key) {
                 let next = this.again.and_then(|again| this.closure.as_ref().map(again));
                 let Some(closure) = std::mem::replace(&mut this.closure, next) else { return Poll::Pending };
-                let closure = poll_closure(|| Box::pin(closure()));
+                let closure = poll_closure(|| Box::pin(closure.call()));
                 let limit = this.timeout.map(|limit| this.run.engine.runtime.sleep(limit));
                 this.stage = Stage::Running { closure, limit };
             }
@@ -201,7 +223,7 @@ where
     }
 }
 
-impl<F, Fut, T> Drop for Step<F, Fut, T> {
+impl<F: Closure> Drop for Step<F> {
     fn drop(&mut self) {
         let Ok(key) = &self.key else { return };
         match &self.stage {

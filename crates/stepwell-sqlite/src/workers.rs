@@ -2,14 +2,17 @@
 
 use rusqlite::{Result, params};
 use stepwell_core::store::{Finish, WorkerSignal};
-use stepwell_core::{WorkerId, after, crashed};
+use stepwell_core::{TaskId, WorkerId, after, crashed};
 
 use crate::commit::Applying;
 use crate::rows::{Sql, Statements as _, get};
 use crate::states::{GivenBack, Held};
 
-pub(crate) const RUNNING_UNDER: &str = "SELECT task_id, queue, attempt, max_attempts, cancel_requested
-    FROM tasks WHERE worker_id = ?1 AND state = 'running' ORDER BY task_id";
+pub(crate) const RUNNING_UNDER: &str = "SELECT task_id FROM tasks
+    WHERE worker_id = ?1 AND state = 'running' ORDER BY task_id";
+
+pub(crate) const HELD: &str = "SELECT task_id, queue, attempt, max_attempts, cancel_requested
+    FROM tasks WHERE task_id = ?1 AND state = 'running'";
 
 impl Applying<'_> {
     pub(crate) fn signal(&mut self, signal: WorkerSignal) -> Result<bool> {
@@ -32,7 +35,8 @@ impl Applying<'_> {
             }
             WorkerSignal::Deregister { worker_id } => {
                 let known = self.forget(worker_id)?;
-                for task in self.running_under(worker_id)? {
+                for task_id in self.running_under(worker_id)? {
+                    let Some(task) = self.held(task_id)? else { continue };
                     self.give_back(&task, &GivenBack { uncounted: true, ..GivenBack::default() })?;
                 }
                 Ok(known)
@@ -43,7 +47,7 @@ impl Applying<'_> {
     /// Takes their tasks from workers whose lease has ended, or whose process has.
     pub(crate) fn bury_workers(&mut self) -> Result<()> {
         let mut dead = self.conn.all(
-            "SELECT worker_id FROM workers WHERE lease_until <= ?1",
+            "SELECT worker_id FROM workers WHERE lease_until <= ?1 ORDER BY worker_id",
             params![Sql(&self.now)],
             |row| get(row, 0),
         )?;
@@ -55,7 +59,8 @@ impl Applying<'_> {
         }
         for worker_id in dead {
             self.forget(worker_id)?;
-            for task in self.running_under(worker_id)? {
+            for task_id in self.running_under(worker_id)? {
+                let Some(task) = self.held(task_id)? else { continue };
                 if task.attempt >= task.max_attempts && !task.cancel_requested {
                     self.finish(task.task_id, None, Finish::Failed(crashed(task.attempt)))?;
                 } else {
@@ -70,7 +75,12 @@ impl Applying<'_> {
         Ok(self.conn.run("DELETE FROM workers WHERE worker_id = ?1", params![Sql(&worker_id)])? == 1)
     }
 
-    fn running_under(&self, worker_id: WorkerId) -> Result<Vec<Held>> {
-        self.conn.all(RUNNING_UNDER, params![Sql(&worker_id)], Held::read)
+    fn running_under(&self, worker_id: WorkerId) -> Result<Vec<TaskId>> {
+        self.conn.all(RUNNING_UNDER, params![Sql(&worker_id)], |row| get(row, 0))
+    }
+
+    /// A running task as it is now: the end of one may have asked another one to cancel.
+    fn held(&self, task_id: TaskId) -> Result<Option<Held>> {
+        self.conn.one(HELD, params![Sql(&task_id)], Held::read)
     }
 }

@@ -96,6 +96,11 @@ impl Harness {
         self.store.connect()
     }
 
+    /// A runtime on the harness's clock, for a store that is opened by hand.
+    pub fn runtime(&self) -> Arc<dyn Runtime> {
+        Arc::new(TestRuntime::new(self.clock.clone()))
+    }
+
     /// The time.
     pub fn now(&self) -> Timestamp {
         self.clock.now()

@@ -14,6 +14,7 @@ fn hot_statements_use_their_indexes() {
         (claim::NEXT_DEADLINE, "INDEX tasks_deadline"),
         (claim::POKED, "INDEX tasks_poked (worker_id=?)"),
         (workers::RUNNING_UNDER, "INDEX tasks_running (worker_id=?)"),
+        (workers::HELD, "INDEX sqlite_autoindex_tasks_1 (task_id=?)"),
         (fence::FENCE, "INDEX sqlite_autoindex_tasks_1 (task_id=?)"),
         (states::END, "INDEX sqlite_autoindex_tasks_1 (task_id=?)"),
         (states::CHILDREN, "INDEX tasks_parent (parent=?)"),
