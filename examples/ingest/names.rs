@@ -32,7 +32,7 @@ fn escape_bytes(bytes: &[u8], text: &mut String) {
         for c in chunk.valid().chars() {
             match c {
                 '\\' => text.push_str("\\\\"),
-                c if c.is_control() => drop(write!(text, "\\u{{{:x}}}", u32::from(c))),
+                c if c.is_control() => _ = write!(text, "\\u{{{:x}}}", u32::from(c)),
                 c => text.push(c),
             }
         }

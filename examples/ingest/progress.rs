@@ -4,7 +4,7 @@
 //! helps.
 
 use std::io::IsTerminal;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -50,7 +50,7 @@ impl Progress {
 }
 
 /// How many files there are to look into, and how many are done; `None` before they are listed.
-pub(crate) fn look(database: &PathBuf, folder: &str, run: i64) -> Option<(i64, i64)> {
+pub(crate) fn look(database: &Path, folder: &str, run: i64) -> Option<(i64, i64)> {
     index::progress(&index::open(database).ok()?, folder, run)
 }
 

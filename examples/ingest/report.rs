@@ -57,14 +57,14 @@ impl Report {
         text.push('\n');
         for Unreadable { path, why } in &self.unreadable {
             // Writing to a string does not fail.
-            drop(writeln!(text, "    {path}: {why}"));
+            let _ = writeln!(text, "    {path}: {why}");
         }
         let more = skipped.unreadable.saturating_sub(self.unreadable.len() as u64);
         if more > 0 && !self.unreadable.is_empty() {
-            drop(writeln!(text, "    and {more} more"));
+            let _ = writeln!(text, "    and {more} more");
         }
         if let Some(failure) = failure {
-            drop(writeln!(text, "  failed     {failed:>8}   the first one: {failure}"));
+            let _ = writeln!(text, "  failed     {failed:>8}   the first one: {failure}");
         }
         if indexed + unchanged == 0 {
             text += "There are no text files in this folder that are neither hidden nor ignored by Git.\n";

@@ -1,5 +1,6 @@
 //! The example `ingest`, as a user runs it: killed, run again, searched.
 #![cfg(unix)]
+#![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -92,7 +93,7 @@ impl Scene {
         // Not for root, who may read everything.
         scene.write(b"forbidden.txt", b"forbidden");
         let forbidden = scene.path(b"forbidden.txt");
-        fs::set_permissions(&forbidden, std::os::unix::fs::PermissionsExt::from_mode(0)).unwrap();
+        fs::set_permissions(&forbidden, std::os::unix::fs::PermissionsExt::from_mode(0o000)).unwrap();
         if fs::read(&forbidden).is_ok() {
             scene.texts.insert("forbidden.txt".into(), hash(b"forbidden"));
         } else {

@@ -123,3 +123,35 @@ fn stepwell() -> Tokens {
     let ident = Ident::new(&name, Span::call_site());
     quote!(::#ident)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(arguments: Tokens, function: Tokens) -> String {
+        expand(arguments, function).map(|tokens| tokens.to_string()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn functions_that_cannot_be_tasks_are_refused_with_a_reason() {
+        let refused = [
+            (quote!(), quote!(fn f(n: u32) -> TaskResult<()> {}), "a task is an `async fn`"),
+            (quote!(), quote!(async fn f(text: &str) -> TaskResult<()> {}), "cannot be borrowed: take an owned value"),
+            (quote!(), quote!(async fn f(&self) -> TaskResult<()> {}), "a free function, without `self`"),
+            (quote!(), quote!(async fn f<T>(n: T) -> TaskResult<()> {}), "a task cannot be generic"),
+            (quote!(), quote!(async fn f(n: u32) {}), "a task returns a `TaskResult<…>`"),
+            (
+                quote!(),
+                quote!(async fn f(ctx: stepwell::TaskContext, n: u32) -> TaskResult<()> {}),
+                "the `TaskContext` is the last parameter",
+            ),
+            (quote!(queue = "a"), quote!(async fn f() -> TaskResult<()> {}), "the only argument is `name = \"…\"`"),
+            (quote!(name = ""), quote!(async fn f() -> TaskResult<()> {}), "a task's name must not be empty"),
+        ];
+        for (arguments, function, reason) in refused {
+            let error = error(arguments, function);
+            assert!(error.contains(reason), "{error}");
+        }
+        assert!(expand(quote!(), quote!(struct NoFunction;)).is_err());
+    }
+}
