@@ -37,7 +37,7 @@ fn escape_bytes(bytes: &[u8], text: &mut String) {
             }
         }
         for byte in chunk.invalid() {
-            drop(write!(text, "\\x{byte:02x}"));
+            let _ = write!(text, "\\x{byte:02x}");
         }
     }
 }

@@ -26,8 +26,11 @@ fn program() -> &'static Path {
         let test = std::env::current_exe().unwrap();
         let profile = test.parent().and_then(Path::parent).unwrap();
         let program = profile.join("examples/ingest");
-        if !program.exists() {
-            // With `--test ingest` it is not.
+        let written = |path: &Path| path.metadata().and_then(|metadata| metadata.modified()).ok();
+        let sources = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("ingest")).unwrap();
+        let newest = sources.map(|source| written(&source.unwrap().path())).max().unwrap();
+        if written(&program) < newest {
+            // `--test ingest` and `--all-targets` do not build it.
             let mut build = Command::new(env!("CARGO"));
             build.args(["build", "--package", "stepwell-examples", "--example", "ingest", "--target-dir"]);
             build.arg(profile.parent().unwrap());

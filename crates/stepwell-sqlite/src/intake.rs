@@ -91,12 +91,7 @@ impl Applying<'_> {
 
     pub(crate) fn send(&mut self, message: &NewMessage) -> Result<bool> {
         let task_id = Sql(&message.task_id);
-        let open = self.conn.one(
-            "SELECT 1 FROM tasks WHERE task_id = ?1 AND state IN ('pending', 'running', 'suspended')",
-            params![task_id],
-            |_| Ok(()),
-        )?;
-        if open.is_none() {
+        if self.state(message.task_id)?.is_none_or(|(state, _)| state.is_finished()) {
             return Ok(false);
         }
         self.conn.run(
@@ -119,11 +114,7 @@ impl Applying<'_> {
         | Command::Retry(task_id)
         | Command::Delete(task_id)
         | Command::Wake(task_id)) = command;
-        let state: Option<TaskState> =
-            self.conn.one("SELECT state FROM tasks WHERE task_id = ?1", params![Sql(&task_id)], |row| {
-                get(row, 0)
-            })?;
-        let Some(state) = state else { return Ok(CommandOutcome::NotFound) };
+        let Some((state, _)) = self.state(task_id)? else { return Ok(CommandOutcome::NotFound) };
         match command {
             Command::Cancel(_) if !state.is_finished() => self.cancel(task_id)?,
             Command::Retry(_) if matches!(state, TaskState::Failed | TaskState::Cancelled) => {

@@ -63,8 +63,13 @@ impl Runtime for Manual {
 }
 
 fn wait<T>(future: impl Future<Output = T>) -> T {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-    runtime.block_on(async { tokio::time::timeout(Duration::from_secs(60), future).await.unwrap() })
+    thread_local! {
+        static RUNTIME: tokio::runtime::Runtime =
+            tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    }
+    RUNTIME.with(|runtime| {
+        runtime.block_on(async { tokio::time::timeout(Duration::from_secs(60), future).await.unwrap() })
+    })
 }
 
 fn try_open(path: &Path) -> Result<SqliteStore, StoreError> {

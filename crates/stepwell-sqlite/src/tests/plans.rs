@@ -16,7 +16,7 @@ fn hot_statements_use_their_indexes() {
         (workers::RUNNING_UNDER, "INDEX tasks_running (worker_id=?)"),
         (workers::HELD, "INDEX sqlite_autoindex_tasks_1 (task_id=?)"),
         (fence::FENCE, "INDEX sqlite_autoindex_tasks_1 (task_id=?)"),
-        (states::END, "INDEX sqlite_autoindex_tasks_1 (task_id=?)"),
+        (states::TO_END, "INDEX sqlite_autoindex_tasks_1 (task_id=?)"),
         (states::CHILDREN, "INDEX tasks_parent (parent=?)"),
         (intake::EXISTING, "INDEX tasks_idempotency (task_type=? AND idempotency_key=?)"),
         (intake::AWAITING, "INDEX waits_target (target=?)"),
