@@ -131,7 +131,7 @@ pub(crate) async fn w5(setup: &Setup) -> Result<f64> {
         let fresh = Bare::open(bare.file.clone())?;
         let start = Instant::now();
         let mut select = fresh.conn.prepare_cached(
-            "SELECT seq, kind, name, ordinal, outcome, payload, at FROM journal WHERE task_id = ?1 ORDER BY seq",
+            "SELECT seq, kind, name, ordinal, outcome, payload, at FROM stepwell_journal WHERE task_id = ?1 ORDER BY seq",
         )?;
         type Row = (i64, String, String, u32, String, String, i64);
         let entries = select.query_map([tasks.first()], |row| Row::try_from(row))?;
@@ -200,7 +200,7 @@ impl Bare {
         let claimed = state == "running";
         let none = None::<i64>;
         self.run(
-            "INSERT INTO tasks (task_id, run_id, task_type, queue, state, priority, attempt, max_attempts,
+            "INSERT INTO stepwell_tasks (task_id, run_id, task_type, queue, state, priority, attempt, max_attempts,
                 worker_id, parent, idempotency_key, spawned_at, ready_at, started_at, due_at, cancel_at,
                 max_duration, retry, headers, params)
             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19)",
@@ -231,7 +231,7 @@ impl Bare {
     /// As the store's claim of a task that never ran.
     fn claim(&self, id: &str, rowid: usize) -> Result<()> {
         self.run(
-            "UPDATE tasks SET state = 'running', run_id = ?2, attempt = ?3, worker_id = ?4, poked = 0,
+            "UPDATE stepwell_tasks SET state = 'running', run_id = ?2, attempt = ?3, worker_id = ?4, poked = 0,
                 started_at = coalesce(started_at, ?5),
                 cancel_at = CASE WHEN started_at IS NULL THEN ?6 ELSE cancel_at END
             WHERE rowid = ?1",
@@ -242,7 +242,7 @@ impl Bare {
     /// As the store's end of a task of one step, with its fence, but for the deletes that find nothing.
     fn complete(&self, id: &str) -> Result<()> {
         self.run(
-            "UPDATE tasks SET state = ?2, output = ?3,
+            "UPDATE stepwell_tasks SET state = ?2, output = ?3,
                 failure = CASE ?2 WHEN 'cancelled' THEN failure ELSE ?4 END, finished_at = ?5,
                 worker_id = NULL, poked = 0, due_at = NULL, cancel_at = NULL
             WHERE task_id = ?1 AND (?6 IS NULL OR (run_id = ?6 AND state = 'running'))",
@@ -253,7 +253,7 @@ impl Bare {
 
     fn journal(&self, id: &str, seq: u64, name: &str) -> Result<()> {
         self.run(
-            "INSERT INTO journal (task_id, seq, kind, name, ordinal, outcome, payload, at)
+            "INSERT INTO stepwell_journal (task_id, seq, kind, name, ordinal, outcome, payload, at)
             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
             params![id, i64::try_from(seq)?, "step", name, 1, "done", "2468", NOW],
         )
@@ -262,8 +262,8 @@ impl Bare {
     /// Checks that so many tasks are completed and so many entries are there.
     fn check(&self, tasks: u64, entries: u64) -> Result<()> {
         let count = |sql: &str| self.conn.query_row(sql, [], |row| row.get::<_, u32>(0));
-        let completed = count("SELECT count(*) FROM tasks WHERE state = 'completed'")?;
-        let journaled = count("SELECT count(*) FROM journal")?;
+        let completed = count("SELECT count(*) FROM stepwell_tasks WHERE state = 'completed'")?;
+        let journaled = count("SELECT count(*) FROM stepwell_journal")?;
         ensure!(u64::from(completed) == tasks, "the floor completed {completed} tasks instead of {tasks}");
         ensure!(u64::from(journaled) == entries, "the floor wrote {journaled} entries instead of {entries}");
         Ok(())

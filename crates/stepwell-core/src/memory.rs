@@ -120,7 +120,7 @@ struct State {
     idempotency: HashMap<(Name, Name), TaskId>,
     events: HashMap<(Name, Option<Name>), Payload>,
     awaiting: HashMap<Name, BTreeSet<TaskId>>,
-    workers: HashMap<WorkerId, Timestamp>,
+    workers: BTreeMap<WorkerId, Timestamp>,
     messages: i64,
 }
 

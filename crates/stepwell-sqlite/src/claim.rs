@@ -13,23 +13,23 @@ use crate::rows::{Sql, Statements as _, get, opt};
 /// Claimable tasks of a queue, of the given types. `INDEXED BY`: no statistics may lead SQLite elsewhere.
 pub(crate) const READY: &str = "SELECT rowid, task_id, run_id, attempt, max_attempts, task_type, params,
         headers, retry, worker_id, started_at, max_duration
-    FROM tasks INDEXED BY tasks_ready
+    FROM stepwell_tasks INDEXED BY stepwell_tasks_ready
     WHERE queue = ?1 AND state = 'pending' AND due_at IS NULL
         AND task_type IN (SELECT value FROM json_each(?2))
     ORDER BY priority DESC, ready_at, task_id LIMIT ?3";
 
-pub(crate) const DEADLINE: &str = "SELECT task_id FROM tasks WHERE cancel_at <= ?1
+pub(crate) const DEADLINE: &str = "SELECT task_id FROM stepwell_tasks WHERE cancel_at <= ?1
     ORDER BY cancel_at, task_id LIMIT 1";
 
-pub(crate) const DUE: &str = "SELECT task_id FROM tasks WHERE due_at <= ?1 ORDER BY due_at, task_id";
+pub(crate) const DUE: &str = "SELECT task_id FROM stepwell_tasks WHERE due_at <= ?1 ORDER BY due_at, task_id";
 
-pub(crate) const NEXT_DUE: &str = "SELECT due_at FROM tasks WHERE due_at IS NOT NULL
+pub(crate) const NEXT_DUE: &str = "SELECT due_at FROM stepwell_tasks WHERE due_at IS NOT NULL
     ORDER BY due_at LIMIT 1";
 
-pub(crate) const NEXT_DEADLINE: &str = "SELECT cancel_at FROM tasks WHERE cancel_at IS NOT NULL
+pub(crate) const NEXT_DEADLINE: &str = "SELECT cancel_at FROM stepwell_tasks WHERE cancel_at IS NOT NULL
     ORDER BY cancel_at LIMIT 1";
 
-pub(crate) const POKED: &str = "SELECT task_id FROM tasks
+pub(crate) const POKED: &str = "SELECT task_id FROM stepwell_tasks
     WHERE worker_id = ?1 AND poked = 1 AND state = 'running' ORDER BY task_id";
 
 /// A row of [`READY`].
@@ -106,7 +106,7 @@ impl Applying<'_> {
         task.attempt += 1;
         let cancel_at = max_duration.map(|limit| after(self.now, limit));
         self.conn.run(
-            "UPDATE tasks SET state = 'running', run_id = ?2, attempt = ?3, worker_id = ?4, poked = 0,
+            "UPDATE stepwell_tasks SET state = 'running', run_id = ?2, attempt = ?3, worker_id = ?4, poked = 0,
                 started_at = coalesce(started_at, ?5),
                 cancel_at = CASE WHEN started_at IS NULL THEN ?6 ELSE cancel_at END
             WHERE rowid = ?1",
@@ -125,7 +125,7 @@ impl Applying<'_> {
     fn do_what_is_due(&mut self) -> Result<()> {
         // One at a time: a task that is cancelled takes its children with it, which may be due as well.
         while let Some(task_id) = self.conn.one(DEADLINE, params![Sql(&self.now)], |row| get(row, 0))? {
-            self.conn.run("UPDATE tasks SET cancel_at = NULL WHERE task_id = ?1", params![Sql(&task_id)])?;
+            self.conn.run("UPDATE stepwell_tasks SET cancel_at = NULL WHERE task_id = ?1", params![Sql(&task_id)])?;
             self.cancel(task_id)?;
         }
         for task_id in self.conn.all(DUE, params![Sql(&self.now)], |row| get(row, 0))? {

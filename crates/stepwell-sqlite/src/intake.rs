@@ -7,12 +7,12 @@ use stepwell_core::{Name, WorkerId, after};
 use crate::commit::Applying;
 use crate::rows::{Sql, Statements as _, get};
 
-pub(crate) const EXISTING: &str = "SELECT task_id, run_id, attempt FROM tasks
+pub(crate) const EXISTING: &str = "SELECT task_id, run_id, attempt FROM stepwell_tasks
     WHERE task_type = ?1 AND idempotency_key = ?2";
 
 /// Tasks that wait for an event, if their queue sees it (`''`: all do).
-pub(crate) const AWAITING: &str = "SELECT DISTINCT task_id FROM waits WHERE target = ?1 AND kind = 'event'
-        AND (?2 = '' OR ?2 = (SELECT queue FROM tasks WHERE tasks.task_id = waits.task_id))
+pub(crate) const AWAITING: &str = "SELECT DISTINCT task_id FROM stepwell_waits WHERE target = ?1 AND kind = 'event'
+        AND (?2 = '' OR ?2 = (SELECT queue FROM stepwell_tasks WHERE stepwell_tasks.task_id = stepwell_waits.task_id))
     ORDER BY task_id";
 
 impl Applying<'_> {
@@ -35,7 +35,7 @@ impl Applying<'_> {
         let cancel_at = limit.map(|limit| after(self.now, limit));
         let micros = |duration: std::time::Duration| i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
         self.conn.run(
-            "INSERT INTO tasks (task_id, run_id, task_type, queue, state, priority, attempt, max_attempts,
+            "INSERT INTO stepwell_tasks (task_id, run_id, task_type, queue, state, priority, attempt, max_attempts,
                 worker_id, parent, idempotency_key, spawned_at, ready_at, started_at, due_at, cancel_at,
                 max_duration, retry, headers, params)
             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19)",
@@ -70,14 +70,14 @@ impl Applying<'_> {
     pub(crate) fn is_registered(&self, worker_id: WorkerId) -> Result<bool> {
         let row =
             self.conn
-                .one("SELECT 1 FROM workers WHERE worker_id = ?1", params![Sql(&worker_id)], |_| Ok(()))?;
+                .one("SELECT 1 FROM stepwell_workers WHERE worker_id = ?1", params![Sql(&worker_id)], |_| Ok(()))?;
         Ok(row.is_some())
     }
 
     pub(crate) fn emit(&mut self, event: &NewEvent) -> Result<bool> {
         let queue = event.queue.as_ref().map_or("", Name::as_str);
         let inserted = self.conn.run(
-            "INSERT INTO events (name, queue, payload) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING",
+            "INSERT INTO stepwell_events (name, queue, payload) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING",
             params![Sql(&event.name), queue, Sql(&event.payload)],
         )?;
         if inserted == 0 {
@@ -95,11 +95,11 @@ impl Applying<'_> {
             return Ok(false);
         }
         self.conn.run(
-            "INSERT INTO messages (task_id, topic, payload) VALUES (?1, ?2, ?3)",
+            "INSERT INTO stepwell_messages (task_id, topic, payload) VALUES (?1, ?2, ?3)",
             params![task_id, Sql(&message.topic), Sql(&message.payload)],
         )?;
         let awaited = self.conn.one(
-            "SELECT 1 FROM waits WHERE task_id = ?1 AND kind = 'message' AND target = ?2 LIMIT 1",
+            "SELECT 1 FROM stepwell_waits WHERE task_id = ?1 AND kind = 'message' AND target = ?2 LIMIT 1",
             params![task_id, Sql(&message.topic)],
             |_| Ok(()),
         )?;
@@ -119,14 +119,14 @@ impl Applying<'_> {
             Command::Cancel(_) if !state.is_finished() => self.cancel(task_id)?,
             Command::Retry(_) if matches!(state, TaskState::Failed | TaskState::Cancelled) => {
                 self.conn.run(
-                    "UPDATE tasks SET attempt = 0, cancel_requested = 0, finished_at = NULL WHERE task_id = ?1",
+                    "UPDATE stepwell_tasks SET attempt = 0, cancel_requested = 0, finished_at = NULL WHERE task_id = ?1",
                     params![Sql(&task_id)],
                 )?;
                 self.make_ready(task_id)?;
             }
             Command::Delete(_) if state.is_finished() => {
-                self.conn.run("DELETE FROM tasks WHERE task_id = ?1", params![Sql(&task_id)])?;
-                self.conn.run("DELETE FROM journal WHERE task_id = ?1", params![Sql(&task_id)])?;
+                self.conn.run("DELETE FROM stepwell_tasks WHERE task_id = ?1", params![Sql(&task_id)])?;
+                self.conn.run("DELETE FROM stepwell_journal WHERE task_id = ?1", params![Sql(&task_id)])?;
             }
             Command::Wake(_) if state == TaskState::Suspended => self.make_ready(task_id)?,
             _ => return Ok(CommandOutcome::NotAllowed(state)),

@@ -11,7 +11,7 @@ const INFO: &str =
     "SELECT task_id, run_id, task_type, queue, state, params, output, failure, headers, priority,
         attempt, max_attempts, parent, idempotency_key, cancel_requested, spawned_at, started_at, finished_at,
         due_at
-    FROM tasks";
+    FROM stepwell_tasks";
 
 fn info(row: &Row<'_>) -> Result<TaskInfo> {
     Ok(TaskInfo {
@@ -74,7 +74,7 @@ pub(crate) fn list(filter: &TaskFilter) -> (String, Vec<Box<dyn ToSql + '_>>) {
 
 pub(crate) fn journal(conn: &Connection, task_id: TaskId) -> Result<Vec<Entry>> {
     conn.all(
-        "SELECT seq, kind, name, ordinal, outcome, payload, at FROM journal WHERE task_id = ?1 ORDER BY seq",
+        "SELECT seq, kind, name, ordinal, outcome, payload, at FROM stepwell_journal WHERE task_id = ?1 ORDER BY seq",
         params![Sql(&task_id)],
         entry,
     )

@@ -8,10 +8,10 @@ use crate::commit::Applying;
 use crate::rows::{Sql, Statements as _, get, opt};
 
 /// A task that is to end. With a run it is the fence as well: the run must own the task.
-pub(crate) const TO_END: &str = "SELECT rowid, parent, cancel_requested FROM tasks
+pub(crate) const TO_END: &str = "SELECT rowid, parent, cancel_requested FROM stepwell_tasks
     WHERE task_id = ?1 AND (?2 IS NULL OR (run_id = ?2 AND state = 'running'))";
 
-pub(crate) const CHILDREN: &str = "SELECT task_id FROM tasks
+pub(crate) const CHILDREN: &str = "SELECT task_id FROM stepwell_tasks
     WHERE parent = ?1 AND state IN ('pending', 'running', 'suspended') ORDER BY task_id";
 
 /// A running task that is to be given back.
@@ -52,7 +52,7 @@ impl Applying<'_> {
     pub(crate) fn give_back(&mut self, task: &Held, given: &GivenBack<'_>) -> Result<()> {
         let due_at = given.due_at.filter(|due_at| *due_at > self.now);
         self.conn.run(
-            "UPDATE tasks SET state = 'pending', worker_id = NULL, poked = 0, attempt = attempt - ?2,
+            "UPDATE stepwell_tasks SET state = 'pending', worker_id = NULL, poked = 0, attempt = attempt - ?2,
                 failure = coalesce(?3, failure), due_at = ?4, ready_at = ?5
             WHERE task_id = ?1",
             params![
@@ -81,7 +81,7 @@ impl Applying<'_> {
 
     fn make_ready_in(&mut self, task_id: TaskId, queue: Name) -> Result<()> {
         self.conn.run(
-            "UPDATE tasks SET state = 'pending', due_at = NULL, ready_at = ?2 WHERE task_id = ?1",
+            "UPDATE stepwell_tasks SET state = 'pending', due_at = NULL, ready_at = ?2 WHERE task_id = ?1",
             params![Sql(&task_id), Sql(&self.now)],
         )?;
         self.news.ready.push(queue);
@@ -99,7 +99,7 @@ impl Applying<'_> {
 
     /// Its state and its queue.
     pub(crate) fn state(&self, task_id: TaskId) -> Result<Option<(TaskState, Name)>> {
-        self.conn.one("SELECT state, queue FROM tasks WHERE task_id = ?1", params![Sql(&task_id)], |row| {
+        self.conn.one("SELECT state, queue FROM stepwell_tasks WHERE task_id = ?1", params![Sql(&task_id)], |row| {
             Ok((get(row, 0)?, get(row, 1)?))
         })
     }
@@ -108,7 +108,7 @@ impl Applying<'_> {
     fn poke(&mut self, task_id: TaskId, cancel: bool) -> Result<bool> {
         let runs = 1
             == self.conn.run(
-                "UPDATE tasks SET poked = 1, cancel_requested = max(cancel_requested, ?2)
+                "UPDATE stepwell_tasks SET poked = 1, cancel_requested = max(cancel_requested, ?2)
                 WHERE task_id = ?1 AND state = 'running'",
                 params![Sql(&task_id), cancel],
             )?;
@@ -173,14 +173,14 @@ impl Applying<'_> {
         })?;
         let Some((rowid, parent, cancel_requested)) = found else { return Ok(None) };
         self.conn.run(
-            "UPDATE tasks SET state = ?2, output = ?3,
+            "UPDATE stepwell_tasks SET state = ?2, output = ?3,
                 failure = CASE ?2 WHEN 'cancelled' THEN failure ELSE ?4 END, finished_at = ?5,
                 worker_id = NULL, poked = 0, due_at = NULL, cancel_at = NULL
             WHERE rowid = ?1",
             params![rowid, Sql(&state), output.map(Sql), failure.map(Sql), Sql(&self.now)],
         )?;
         self.drop_waits(task_id)?;
-        self.conn.run("DELETE FROM messages WHERE task_id = ?1", params![Sql(&task_id)])?;
+        self.conn.run("DELETE FROM stepwell_messages WHERE task_id = ?1", params![Sql(&task_id)])?;
         self.news.finished.push((task_id, finish));
         if let Some(parent) = parent
             && self.awaits(parent, task_id)?

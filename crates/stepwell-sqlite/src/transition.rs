@@ -10,7 +10,7 @@ use crate::rows::{Sql, Statements as _};
 use crate::states::{GivenBack, Held};
 
 /// Finds the task while the run owns it: the fence.
-pub(crate) const FENCE: &str = "SELECT task_id, queue, attempt, max_attempts, cancel_requested FROM tasks
+pub(crate) const FENCE: &str = "SELECT task_id, queue, attempt, max_attempts, cancel_requested FROM stepwell_tasks
     WHERE task_id = ?1 AND run_id = ?2 AND state = 'running'";
 
 impl Applying<'_> {
@@ -27,7 +27,7 @@ impl Applying<'_> {
         self.add_entries(task_id, &transition.entries)?;
         for id in transition.received {
             self.conn
-                .run("DELETE FROM messages WHERE id = ?1 AND task_id = ?2", params![id, Sql(&task_id)])?;
+                .run("DELETE FROM stepwell_messages WHERE id = ?1 AND task_id = ?2", params![id, Sql(&task_id)])?;
         }
         transition.waits_removed.iter().try_for_each(|key| self.remove_wait(task_id, key))?;
         transition.waits_added.iter().try_for_each(|wait| self.add_wait(task_id, wait))?;
@@ -65,7 +65,7 @@ impl Applying<'_> {
                     || wake_at.is_some_and(|wake_at| wake_at <= self.now);
                 if !stays {
                     self.conn.run(
-                        "UPDATE tasks SET state = 'suspended', attempt = attempt - 1, poked = 0, due_at = ?2
+                        "UPDATE stepwell_tasks SET state = 'suspended', attempt = attempt - 1, poked = 0, due_at = ?2
                         WHERE task_id = ?1",
                         params![Sql(&task_id), wake_at.as_ref().map(Sql)],
                     )?;
@@ -86,7 +86,7 @@ impl Applying<'_> {
         }
         if collect && !applied.suspended {
             self.conn
-                .run("UPDATE tasks SET poked = 0 WHERE task_id = ?1 AND poked = 1", params![Sql(&task_id)])?;
+                .run("UPDATE stepwell_tasks SET poked = 0 WHERE task_id = ?1 AND poked = 1", params![Sql(&task_id)])?;
         }
         Ok(Ok(applied))
     }
@@ -109,7 +109,7 @@ impl Applying<'_> {
         for entry in entries {
             let (outcome, payload) = entry.outcome.to_columns();
             self.conn.run(
-                "INSERT INTO journal (task_id, seq, kind, name, ordinal, outcome, payload, at)
+                "INSERT INTO stepwell_journal (task_id, seq, kind, name, ordinal, outcome, payload, at)
                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
                 params![
                     Sql(&task_id),

@@ -10,12 +10,12 @@ use crate::commit::Applying;
 use crate::rows::{Sql, Statements as _, get, key, opt};
 
 /// Is this parent waiting for this child? The child's id is in few waits, a parent may have many.
-pub(crate) const AWAITS: &str = "SELECT 1 FROM waits WHERE target = ?2 AND task_id = ?1 LIMIT 1";
+pub(crate) const AWAITS: &str = "SELECT 1 FROM stepwell_waits WHERE target = ?2 AND task_id = ?1 LIMIT 1";
 
 impl Applying<'_> {
     pub(crate) fn add_wait(&self, task_id: TaskId, wait: &Wait) -> Result<()> {
         self.conn.run(
-            "INSERT OR REPLACE INTO waits (task_id, kind, name, ordinal, target, due_at)
+            "INSERT OR REPLACE INTO stepwell_waits (task_id, kind, name, ordinal, target, due_at)
             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
             params![
                 Sql(&task_id),
@@ -31,14 +31,14 @@ impl Applying<'_> {
 
     pub(crate) fn remove_wait(&self, task_id: TaskId, key: &Key) -> Result<()> {
         self.conn.run(
-            "DELETE FROM waits WHERE task_id = ?1 AND kind = ?2 AND name = ?3 AND ordinal = ?4",
+            "DELETE FROM stepwell_waits WHERE task_id = ?1 AND kind = ?2 AND name = ?3 AND ordinal = ?4",
             params![Sql(&task_id), Sql(&key.kind), Sql(&key.name), key.ordinal],
         )?;
         Ok(())
     }
 
     pub(crate) fn drop_waits(&self, task_id: TaskId) -> Result<()> {
-        self.conn.run("DELETE FROM waits WHERE task_id = ?1", params![Sql(&task_id)])?;
+        self.conn.run("DELETE FROM stepwell_waits WHERE task_id = ?1", params![Sql(&task_id)])?;
         Ok(())
     }
 
@@ -50,7 +50,7 @@ impl Applying<'_> {
     /// What a task waits for, by key.
     pub(crate) fn waits(&self, task_id: TaskId) -> Result<Vec<Wait>> {
         let mut waits = self.conn.all(
-            "SELECT kind, name, ordinal, target, due_at FROM waits WHERE task_id = ?1",
+            "SELECT kind, name, ordinal, target, due_at FROM stepwell_waits WHERE task_id = ?1",
             params![Sql(&task_id)],
             |row| Ok(Wait { key: key(row, 0)?, target: opt(row, 3)?, due_at: opt(row, 4)? }),
         )?;
@@ -79,7 +79,7 @@ impl Applying<'_> {
         }
         for (topic, waiting) in topics {
             facts.messages.extend(self.conn.all(
-                "SELECT id, payload FROM messages WHERE task_id = ?1 AND topic = ?2 ORDER BY id LIMIT ?3",
+                "SELECT id, payload FROM stepwell_messages WHERE task_id = ?1 AND topic = ?2 ORDER BY id LIMIT ?3",
                 params![Sql(&task_id), Sql(topic), waiting],
                 |row| Ok(ArrivedMessage { id: row.get(0)?, topic: topic.clone(), payload: get(row, 1)? }),
             )?);
@@ -90,7 +90,7 @@ impl Applying<'_> {
     /// The event as a task in that queue sees it: one for all queues comes before one for its own.
     fn event(&self, name: &Name, queue: &Name) -> Result<Option<Payload>> {
         self.conn.one(
-            "SELECT payload FROM events WHERE name = ?1 AND queue IN ('', ?2) ORDER BY queue LIMIT 1",
+            "SELECT payload FROM stepwell_events WHERE name = ?1 AND queue IN ('', ?2) ORDER BY queue LIMIT 1",
             params![Sql(name), Sql(queue)],
             |row| get(row, 0),
         )
@@ -99,7 +99,7 @@ impl Applying<'_> {
     /// How a child ended; `None` while it has not.
     fn end_of(&self, child: TaskId) -> Result<Option<Finish>> {
         let finish = self.conn.one(
-            "SELECT state, output, failure FROM tasks WHERE task_id = ?1",
+            "SELECT state, output, failure FROM stepwell_tasks WHERE task_id = ?1",
             params![Sql(&child)],
             |row| {
                 Ok(match get(row, 0)? {

@@ -8,11 +8,11 @@ use crate::commit::Applying;
 use crate::rows::{Sql, Statements as _, get};
 use crate::states::{GivenBack, Held};
 
-pub(crate) const RUNNING_UNDER: &str = "SELECT task_id FROM tasks
+pub(crate) const RUNNING_UNDER: &str = "SELECT task_id FROM stepwell_tasks
     WHERE worker_id = ?1 AND state = 'running' ORDER BY task_id";
 
 pub(crate) const HELD: &str = "SELECT task_id, queue, attempt, max_attempts, cancel_requested
-    FROM tasks WHERE task_id = ?1 AND state = 'running'";
+    FROM stepwell_tasks WHERE task_id = ?1 AND state = 'running'";
 
 impl Applying<'_> {
     pub(crate) fn signal(&mut self, signal: WorkerSignal) -> Result<bool> {
@@ -20,7 +20,7 @@ impl Applying<'_> {
             WorkerSignal::Register { worker_id, name, lease } => {
                 let handle = self.liveness.hold();
                 self.conn.run(
-                    "INSERT OR REPLACE INTO workers (worker_id, name, lease_until, handle)
+                    "INSERT OR REPLACE INTO stepwell_workers (worker_id, name, lease_until, handle)
                     VALUES (?1, ?2, ?3, ?4)",
                     params![Sql(&worker_id), name, Sql(&after(self.now, lease)), handle],
                 )?;
@@ -28,7 +28,7 @@ impl Applying<'_> {
             }
             WorkerSignal::Heartbeat { worker_id, lease } => {
                 let known = self.conn.run(
-                    "UPDATE workers SET lease_until = ?2 WHERE worker_id = ?1",
+                    "UPDATE stepwell_workers SET lease_until = ?2 WHERE worker_id = ?1",
                     params![Sql(&worker_id), Sql(&after(self.now, lease))],
                 )?;
                 Ok(known == 1)
@@ -47,12 +47,12 @@ impl Applying<'_> {
     /// Takes their tasks from workers whose lease has ended, or whose process has.
     pub(crate) fn bury_workers(&mut self) -> Result<()> {
         let mut dead = self.conn.all(
-            "SELECT worker_id FROM workers WHERE lease_until <= ?1 ORDER BY worker_id",
+            "SELECT worker_id FROM stepwell_workers WHERE lease_until <= ?1 ORDER BY worker_id",
             params![Sql(&self.now)],
             |row| get(row, 0),
         )?;
         for handle in self.liveness.dead_handles(self.conn)? {
-            let sql = "SELECT worker_id FROM workers WHERE handle = ?1 AND lease_until > ?2";
+            let sql = "SELECT worker_id FROM stepwell_workers WHERE handle = ?1 AND lease_until > ?2";
             let workers =
                 self.conn.all(sql, params![handle, Sql(&self.now)], |row| get::<WorkerId>(row, 0))?;
             dead.extend(workers);
@@ -72,7 +72,7 @@ impl Applying<'_> {
     }
 
     fn forget(&self, worker_id: WorkerId) -> Result<bool> {
-        Ok(self.conn.run("DELETE FROM workers WHERE worker_id = ?1", params![Sql(&worker_id)])? == 1)
+        Ok(self.conn.run("DELETE FROM stepwell_workers WHERE worker_id = ?1", params![Sql(&worker_id)])? == 1)
     }
 
     fn running_under(&self, worker_id: WorkerId) -> Result<Vec<TaskId>> {

@@ -2,7 +2,7 @@
 --
 -- Every index on tasks but the unique ones is partial: a task that has ended is in none that claims look at.
 
-CREATE TABLE tasks (
+CREATE TABLE stepwell_tasks (
     task_id          TEXT    NOT NULL UNIQUE,
     run_id           TEXT    NOT NULL,
     task_type        TEXT    NOT NULL,
@@ -30,17 +30,17 @@ CREATE TABLE tasks (
     output           TEXT
 ) STRICT;
 
-CREATE INDEX tasks_ready ON tasks (queue, priority DESC, ready_at, task_id)
+CREATE INDEX stepwell_tasks_ready ON stepwell_tasks (queue, priority DESC, ready_at, task_id)
     WHERE state = 'pending' AND due_at IS NULL;
-CREATE INDEX tasks_due ON tasks (due_at, task_id) WHERE due_at IS NOT NULL;
-CREATE INDEX tasks_deadline ON tasks (cancel_at, task_id) WHERE cancel_at IS NOT NULL;
-CREATE INDEX tasks_running ON tasks (worker_id) WHERE state = 'running';
-CREATE INDEX tasks_poked ON tasks (worker_id, task_id) WHERE poked = 1;
-CREATE INDEX tasks_parent ON tasks (parent, task_id) WHERE parent IS NOT NULL;
-CREATE UNIQUE INDEX tasks_idempotency ON tasks (task_type, idempotency_key)
+CREATE INDEX stepwell_tasks_due ON stepwell_tasks (due_at, task_id) WHERE due_at IS NOT NULL;
+CREATE INDEX stepwell_tasks_deadline ON stepwell_tasks (cancel_at, task_id) WHERE cancel_at IS NOT NULL;
+CREATE INDEX stepwell_tasks_running ON stepwell_tasks (worker_id) WHERE state = 'running';
+CREATE INDEX stepwell_tasks_poked ON stepwell_tasks (worker_id, task_id) WHERE poked = 1;
+CREATE INDEX stepwell_tasks_parent ON stepwell_tasks (parent, task_id) WHERE parent IS NOT NULL;
+CREATE UNIQUE INDEX stepwell_tasks_idempotency ON stepwell_tasks (task_type, idempotency_key)
     WHERE idempotency_key IS NOT NULL;
 
-CREATE TABLE journal (
+CREATE TABLE stepwell_journal (
     task_id TEXT    NOT NULL,
     seq     INTEGER NOT NULL,
     kind    TEXT    NOT NULL,
@@ -52,7 +52,7 @@ CREATE TABLE journal (
     PRIMARY KEY (task_id, seq)
 ) STRICT, WITHOUT ROWID;
 
-CREATE TABLE waits (
+CREATE TABLE stepwell_waits (
     task_id TEXT    NOT NULL,
     kind    TEXT    NOT NULL,
     name    TEXT    NOT NULL,
@@ -62,25 +62,25 @@ CREATE TABLE waits (
     PRIMARY KEY (task_id, kind, name, ordinal)
 ) STRICT, WITHOUT ROWID;
 
-CREATE INDEX waits_target ON waits (target) WHERE target IS NOT NULL;
+CREATE INDEX stepwell_waits_target ON stepwell_waits (target) WHERE target IS NOT NULL;
 
-CREATE TABLE events (
+CREATE TABLE stepwell_events (
     name    TEXT NOT NULL,
     queue   TEXT NOT NULL,              -- '' for all queues
     payload TEXT NOT NULL,
     PRIMARY KEY (name, queue)
 ) STRICT, WITHOUT ROWID;
 
-CREATE TABLE messages (
+CREATE TABLE stepwell_messages (
     id      INTEGER PRIMARY KEY AUTOINCREMENT,
     task_id TEXT NOT NULL,
     topic   TEXT NOT NULL,
     payload TEXT NOT NULL
 ) STRICT;
 
-CREATE INDEX messages_mailbox ON messages (task_id, topic, id);
+CREATE INDEX stepwell_messages_mailbox ON stepwell_messages (task_id, topic, id);
 
-CREATE TABLE workers (
+CREATE TABLE stepwell_workers (
     worker_id  TEXT    PRIMARY KEY,
     name       TEXT    NOT NULL,
     lease_until INTEGER NOT NULL,

@@ -48,8 +48,8 @@ fn a_file_that_is_no_database_is_left_alone() {
     let content = "Dear diary, ".repeat(1_000);
     fs::write(&path, &content).unwrap();
     let (error, text) = error(&path);
-    assert!(matches!(error, StoreError::Corrupt(_)), "{error:?}");
-    assert!(text.contains("is not an SQLite database; if another file was meant, mend the path"), "{text}");
+    assert!(matches!(error, StoreError::Open { .. }), "{error:?}");
+    assert!(text.contains("the file is not an SQLite database. It is left as it is: mend the path"), "{text}");
     assert_eq!(fs::read_to_string(&path).unwrap(), content);
 }
 
@@ -132,7 +132,7 @@ fn the_users_own_tables_may_be_there() {
     let path = folder.path().join("app.db");
     let conn = Connection::open(&path).unwrap();
     conn.execute_batch(
-        "PRAGMA user_version = 42; PRAGMA application_id = 7; CREATE TABLE notes (x);
+        "PRAGMA user_version = 42; PRAGMA application_id = 7; CREATE TABLE notes (x); CREATE TABLE tasks (x); CREATE TABLE events (x);
         CREATE VIRTUAL TABLE search USING fts5(body); INSERT INTO search VALUES ('a word')",
     )
     .unwrap();
@@ -142,9 +142,9 @@ fn the_users_own_tables_may_be_there() {
     assert_eq!(conn.query_row("PRAGMA user_version", [], |row| row.get(0)), Ok(42));
 
     let path = folder.path().join("clash.db");
-    Connection::open(&path).unwrap().execute_batch("CREATE TABLE events (x)").unwrap();
+    Connection::open(&path).unwrap().execute_batch("CREATE TABLE stepwell_events (x)").unwrap();
     let (_, text) = error(&path);
-    assert!(text.contains("table events already exists"), "{text}");
+    assert!(text.contains("table stepwell_events already exists"), "{text}");
     assert!(text.contains("Give Stepwell a file of its own"), "{text}");
 }
 

@@ -7,27 +7,27 @@ use crate::{claim, intake, states, transition as fence, waits, workers};
 fn hot_statements_use_their_indexes() {
     let store = wait(SqliteStore::open(Location::Memory, Manual::new())).unwrap();
     let statements = [
-        (claim::READY, "SEARCH tasks USING INDEX tasks_ready (queue=?)"),
-        (claim::DEADLINE, "INDEX tasks_deadline (cancel_at<?)"),
-        (claim::DUE, "INDEX tasks_due (due_at<?)"),
-        (claim::NEXT_DUE, "INDEX tasks_due"),
-        (claim::NEXT_DEADLINE, "INDEX tasks_deadline"),
-        (claim::POKED, "INDEX tasks_poked (worker_id=?)"),
-        (workers::RUNNING_UNDER, "INDEX tasks_running (worker_id=?)"),
-        (workers::HELD, "INDEX sqlite_autoindex_tasks_1 (task_id=?)"),
-        (fence::FENCE, "INDEX sqlite_autoindex_tasks_1 (task_id=?)"),
-        (states::TO_END, "INDEX sqlite_autoindex_tasks_1 (task_id=?)"),
-        (states::CHILDREN, "INDEX tasks_parent (parent=?)"),
-        (intake::EXISTING, "INDEX tasks_idempotency (task_type=? AND idempotency_key=?)"),
-        (intake::AWAITING, "INDEX waits_target (target=?)"),
-        (waits::AWAITS, "INDEX waits_target (target=? AND task_id=?)"),
+        (claim::READY, "SEARCH stepwell_tasks USING INDEX stepwell_tasks_ready (queue=?)"),
+        (claim::DEADLINE, "INDEX stepwell_tasks_deadline (cancel_at<?)"),
+        (claim::DUE, "INDEX stepwell_tasks_due (due_at<?)"),
+        (claim::NEXT_DUE, "INDEX stepwell_tasks_due"),
+        (claim::NEXT_DEADLINE, "INDEX stepwell_tasks_deadline"),
+        (claim::POKED, "INDEX stepwell_tasks_poked (worker_id=?)"),
+        (workers::RUNNING_UNDER, "INDEX stepwell_tasks_running (worker_id=?)"),
+        (workers::HELD, "INDEX sqlite_autoindex_stepwell_tasks_1 (task_id=?)"),
+        (fence::FENCE, "INDEX sqlite_autoindex_stepwell_tasks_1 (task_id=?)"),
+        (states::TO_END, "INDEX sqlite_autoindex_stepwell_tasks_1 (task_id=?)"),
+        (states::CHILDREN, "INDEX stepwell_tasks_parent (parent=?)"),
+        (intake::EXISTING, "INDEX stepwell_tasks_idempotency (task_type=? AND idempotency_key=?)"),
+        (intake::AWAITING, "INDEX stepwell_waits_target (target=?)"),
+        (waits::AWAITS, "INDEX stepwell_waits_target (target=? AND task_id=?)"),
     ];
     on_writer(&store, move |conn| {
         for (sql, index) in statements {
             let plan = plan(conn, sql);
             assert!(plan.contains(index), "{sql}\n{plan}");
             for table in ["tasks", "waits", "events", "messages", "journal"] {
-                let scans = plan.lines().any(|line| line.trim() == format!("SCAN {table}"));
+                let scans = plan.lines().any(|line| line.trim() == format!("SCAN stepwell_{table}"));
                 assert!(!scans, "{sql}\n{plan}");
             }
         }
