@@ -255,8 +255,8 @@ fn a_killed_ingest_goes_on_and_indexes_every_file_once() {
     assert_eq!(summary["continued"], true);
     assert_eq!(summary["run"], 1);
     scene.check_index();
-    assert_eq!(scene.number("SELECT count(*) FROM tasks WHERE task_type = 'ingest-folder'"), 1);
-    assert_eq!(scene.number("SELECT count(*) FROM tasks WHERE state <> 'completed'"), 0);
+    assert_eq!(scene.number("SELECT count(*) FROM stepwell_tasks WHERE task_type = 'ingest-folder'"), 1);
+    assert_eq!(scene.number("SELECT count(*) FROM stepwell_tasks WHERE state <> 'completed'"), 0);
 
     let again = scene.ingested();
     scene.check_summary(&again, 0, 0);
@@ -365,7 +365,7 @@ fn an_interrupt_stops_it_in_order() {
     assert_plain(&output);
     assert_eq!(output.status.code(), Some(130), "{output:?}");
     assert!(String::from_utf8(output.stderr).unwrap().contains("Run the same command again to go on."));
-    assert_eq!(scene.number("SELECT count(*) FROM tasks WHERE state = 'running'"), 0);
+    assert_eq!(scene.number("SELECT count(*) FROM stepwell_tasks WHERE state = 'running'"), 0);
 
     let output = scene.ingest().output().unwrap();
     assert!(output.status.success(), "{output:?}");

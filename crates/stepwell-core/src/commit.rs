@@ -11,6 +11,7 @@
 //! and nothing to tune.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
 
 use tokio::sync::oneshot;
 
@@ -166,12 +167,41 @@ impl GroupCommit {
                     refuse(answers.claims, &error);
                 }
             }
+            let next = match next {
+                Some(next) => Some(next),
+                None => self.next_after_a_turn().await,
+            };
             match next {
                 Some(next) => (committing, answers) = next,
                 None => return,
             }
         }
     }
+
+    /// The batch of those who were just answered and have something to commit again. They get one turn before the engine
+    /// is taken for idle, so that they go together and not the first one alone.
+    async fn next_after_a_turn(
+        self: &Arc<Self>,
+    ) -> Option<(BoxFuture<'static, Result<Committed, StoreError>>, Answers)> {
+        self.gathering.lock().unwrap_or_else(PoisonError::into_inner).on_its_way = true;
+        yield_now().await;
+        let mut gathering = self.gathering.lock().unwrap_or_else(PoisonError::into_inner);
+        gathering.on_its_way = !gathering.batch.is_empty();
+        gathering.on_its_way.then(|| self.send_off(&mut gathering))
+    }
+}
+
+/// Lets everything run that is ready to.
+async fn yield_now() {
+    let mut yielded = false;
+    std::future::poll_fn(|cx| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 impl GroupCommit {
