@@ -242,7 +242,9 @@ impl Client {
     /// # Errors
     /// [`Error::NotFound`]; [`Error::NotAllowed`] when the task has not ended.
     pub async fn delete(&self, task_id: TaskId) -> Result<(), Error> {
-        self.command("delete", task_id, Command::Delete(task_id)).await
+        self.command("delete", task_id, Command::Delete(task_id)).await?;
+        self.engine.hub.forget_output(task_id);
+        Ok(())
     }
 
     async fn command(&self, action: &'static str, task_id: TaskId, command: Command) -> Result<(), Error> {
@@ -294,6 +296,9 @@ impl Client {
 
     async fn finish(&self, task_id: TaskId) -> Result<Finish, Error> {
         let Engine { hub, store, runtime, .. } = &*self.engine;
+        if let Some(output) = hub.output(task_id) {
+            return Ok(Finish::Completed(output));
+        }
         self.engine.listen();
         let mut finished = hub.when_finished(task_id);
         let _forget = Forget { engine: &self.engine, task_id };

@@ -129,7 +129,12 @@ impl TaskContext {
         self.timer(Kind::Timer, &name.into(), |_| until)
     }
 
-    fn timer(&self, kind: Kind, name: &StepName, due_at: impl FnOnce(Timestamp) -> Timestamp) -> Delivery<()> {
+    fn timer(
+        &self,
+        kind: Kind,
+        name: &StepName,
+        due_at: impl FnOnce(Timestamp) -> Timestamp,
+    ) -> Delivery<()> {
         let request = |key: &Key| {
             let due_at = Some(self.run.due_at(key, due_at));
             Ok(Request::Wait { target: None, due_at })
@@ -152,7 +157,12 @@ impl TaskContext {
         Timeout { name: name.to_string(), limit, future: Box::pin(future) }
     }
 
-    fn wait<T: DeserializeOwned>(&self, kind: Kind, name: &StepName, timeout: Option<Duration>) -> Delivery<T> {
+    fn wait<T: DeserializeOwned>(
+        &self,
+        kind: Kind,
+        name: &StepName,
+        timeout: Option<Duration>,
+    ) -> Delivery<T> {
         let request = |key: &Key| {
             let due_at = timeout.map(|timeout| self.run.due_at(key, |now| after(now, timeout)));
             Ok(Request::Wait { target: Some(key.name.clone()), due_at })

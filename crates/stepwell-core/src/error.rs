@@ -25,10 +25,14 @@ pub enum Error {
         source: PayloadError,
     },
     /// Another task type has this name.
-    #[error("two task types are named \"{0}\": a task finds its code by that name, so give one of them another `NAME`")]
+    #[error(
+        "two task types are named \"{0}\": a task finds its code by that name, so give one of them another `NAME`"
+    )]
     DuplicateTaskType(String),
     /// The database's URL is of no known kind.
-    #[error("\"{url}\" is no database URL that this program knows ({reason}): use `sqlite://path/to/file.db`, `sqlite::memory:`, or leave it out for `sqlite://stepwell.db`")]
+    #[error(
+        "\"{url}\" is no database URL that this program knows ({reason}): use `sqlite://path/to/file.db`, `sqlite::memory:`, or leave it out for `sqlite://stepwell.db`"
+    )]
     Url {
         /// The URL.
         url: String,

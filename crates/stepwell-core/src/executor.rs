@@ -35,6 +35,7 @@ use crate::payload::Payload;
 use crate::retry::RetryStrategy;
 use crate::run::{Opened, Run, Standing, Unsent, poll_closure, poll_task};
 use crate::runtime::BoxFuture;
+use crate::slots::Slot;
 use crate::store::*;
 use crate::task_error::{ControlFlow, TaskError, TaskResult, closure_failure};
 use crate::time::{Timestamp, after, until};
@@ -54,6 +55,8 @@ pub(crate) struct Execution {
     pub(crate) run: Arc<Run>,
     /// The task's code; gone once it has ended.
     future: Option<BoxFuture<'static, TaskResult<Payload>>>,
+    /// Given back as soon as the code has ended, or is suspended.
+    slot: Option<Slot>,
     /// What is left to do once the code has ended.
     closing: Option<Closing>,
     commit: Commit,
@@ -77,9 +80,15 @@ enum Closing {
 
 enum Commit {
     Idle,
-    Sent { receipt: Receipt<Result<Applied, Refused>>, sent: Box<Sent> },
+    Sent {
+        receipt: Receipt<Result<Applied, Refused>>,
+        sent: Box<Sent>,
+    },
     /// The store failed; the same is sent again after a pause.
-    Paused { pause: BoxFuture<'static, ()>, sent: Box<Sent> },
+    Paused {
+        pause: BoxFuture<'static, ()>,
+        sent: Box<Sent>,
+    },
 }
 
 /// What a commit on its way holds: enough to send it again.
@@ -112,6 +121,7 @@ impl Execution {
         engine: &Arc<Engine>,
         claimed: ClaimedTask,
         journal: Vec<Entry>,
+        slot: Slot,
         claim_timeout: Duration,
         grace: Duration,
     ) -> Box<Self> {
@@ -127,6 +137,7 @@ impl Execution {
         Box::new(Self {
             run,
             future: Some(future),
+            slot: Some(slot),
             closing: None,
             commit: Commit::Idle,
             transaction: None,
@@ -140,8 +151,9 @@ impl Execution {
     }
 
     /// Prepares to go on in place after a suspension.
-    pub(crate) fn resume(&mut self, facts: Facts) {
+    pub(crate) fn resume(&mut self, facts: Facts, slot: Slot) {
         self.run.sign_of_life(None);
+        self.slot = Some(slot);
         self.facts = Some(facts);
     }
 
@@ -149,6 +161,7 @@ impl Execution {
     pub(crate) async fn execute(mut self: Box<Self>) -> End {
         if poll_fn(|cx| self.poll(cx)).await {
             self.alarm = None;
+            self.slot = None;
             End::Suspended(self)
         } else {
             End::Gone
@@ -320,6 +333,7 @@ impl Execution {
             tracing::warn!(task_id = %self.run.task_id, panic, "a task panicked while it was dropped");
         }
         self.transaction = None;
+        self.slot = None;
         self.closing = Some(self.decide(result));
     }
 
@@ -358,7 +372,8 @@ impl Execution {
             let mut operations = self.run.operations();
             (operations.take_unsent(suspending), operations.delivered_seq)
         };
-        let transaction = self.transaction.take().map(|(key, work)| UserTransaction { key, seq: seq + 1, work });
+        let transaction =
+            self.transaction.take().map(|(key, work)| UserTransaction { key, seq: seq + 1, work });
         let sent =
             Sent { unsent, next, seq, transaction: transaction.as_ref().map(|t| t.key.clone()), tries: 0 };
         self.transmit(Box::new(sent), transaction);
@@ -472,5 +487,6 @@ impl Execution {
 
 pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a value that is no text".into())
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "a value that is no text".into())
 }

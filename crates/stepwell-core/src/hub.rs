@@ -1,15 +1,23 @@
 //! Who in this process waits for what: callers for the end of a task, runs for something to arrive, workers for work.
 
 use std::collections::HashMap;
+use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use lru::LruCache;
 use tokio::sync::{Notify, oneshot};
 
 use crate::ids::{TaskId, WorkerId};
 use crate::name::Name;
+use crate::payload::Payload;
 use crate::run::Run;
-use crate::store::{Finish, News};
 use crate::slots::Slots;
+use crate::store::{Finish, News};
+
+/// The largest output that is kept for callers who come a moment later, in bytes.
+const SMALL_OUTPUT: usize = 256;
+/// How many of them.
+const OUTPUTS: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
 
 /// Takes the news of each commit to those who wait for it.
 #[derive(Default)]
@@ -17,6 +25,8 @@ pub(crate) struct Hub {
     waiting: Mutex<HashMap<TaskId, Vec<oneshot::Sender<Finish>>>>,
     runs: Mutex<HashMap<TaskId, Arc<Run>>>,
     workers: Mutex<Vec<Weak<Slots>>>,
+    /// Small outputs of tasks that ended a moment ago, for callers who spawn many and then wait for them.
+    outputs: Mutex<Option<LruCache<TaskId, Payload>>>,
     /// Told when another process may have written.
     pub(crate) others_wrote: Notify,
 }
@@ -26,6 +36,12 @@ impl Hub {
         for (task_id, finish) in news.finished {
             // First of all: whoever begins to wait from now on has to look into the store.
             lock(&self.runs).remove(&task_id);
+            if let Finish::Completed(output) = &finish
+                && output.as_str().len() <= SMALL_OUTPUT
+            {
+                let mut outputs = lock(&self.outputs);
+                outputs.get_or_insert_with(|| LruCache::new(OUTPUTS)).put(task_id, output.clone());
+            }
             for waiter in lock(&self.waiting).remove(&task_id).unwrap_or_default() {
                 let _ = waiter.send(finish.clone());
             }
@@ -35,8 +51,9 @@ impl Hub {
         }
         if !news.ready.is_empty() {
             for slots in self.workers() {
-                if news.ready.iter().any(|queue| slots.serves(queue)) {
-                    slots.nudge();
+                let ready = news.ready.iter().filter(|queue| slots.serves(queue)).count();
+                if ready > 0 {
+                    slots.nudge_for(ready);
                 }
             }
         }
@@ -51,6 +68,18 @@ impl Hub {
         waiters.retain(|waiter| !waiter.is_closed());
         waiters.push(sender);
         receiver
+    }
+
+    /// The output of a task that completed a moment ago. It stays what it is: a completed task never runs again.
+    pub(crate) fn output(&self, task_id: TaskId) -> Option<Payload> {
+        lock(&self.outputs).as_mut()?.get(&task_id).cloned()
+    }
+
+    /// A deleted task is not to be found here.
+    pub(crate) fn forget_output(&self, task_id: TaskId) {
+        if let Some(outputs) = &mut *lock(&self.outputs) {
+            outputs.pop(&task_id);
+        }
     }
 
     pub(crate) fn forget_waiters(&self, task_id: TaskId) {

@@ -48,7 +48,8 @@ pub use retry::RetryStrategy;
 pub use runtime::{BoxFuture, MaybeSend, MaybeSync, Runtime};
 pub use step::{Closure, Step};
 pub use store::{
-    CancellationPolicy, Headers, NewEvent, NewMessage, NewTask, Store, StoreError, TaskFilter, TaskInfo, TaskState,
+    CancellationPolicy, Headers, NewEvent, NewMessage, NewTask, Store, StoreError, TaskFilter, TaskInfo,
+    TaskState,
 };
 pub use task::Task;
 pub use task_error::{ControlFlow, TaskError, TaskResult};

@@ -30,7 +30,9 @@ use crate::journal::{Entry, Key, Kind, Outcome, Replay};
 use crate::lifecycle::Lifecycle;
 use crate::name::{Name, StepName};
 use crate::retry::RetryStrategy;
-use crate::store::{ArrivedMessage, ClaimedTask, Facts, MessageId, NewEvent, NewMessage, NewTask, Next, Wait};
+use crate::store::{
+    ArrivedMessage, ClaimedTask, Facts, MessageId, NewEvent, NewMessage, NewTask, Next, Wait,
+};
 use crate::task_error::{ControlFlow, TaskError, TaskResult};
 use crate::time::{Timestamp, after};
 
@@ -82,7 +84,10 @@ struct Operation {
 
 enum Stage {
     /// Its closure may start once everything up to `after` is durable.
-    Gate { after: u64, work: Option<Box<dyn Any + Send>> },
+    Gate {
+        after: u64,
+        work: Option<Box<dyn Any + Send>>,
+    },
     /// Its closure runs.
     Open,
     /// The store does its work.
@@ -412,7 +417,8 @@ impl Operations {
         }
         let operation = self.leave(key)?;
         let Operation { waker, .. } = operation;
-        self.live.insert(key.clone(), Operation { stage: Stage::Delivered(outcome), waker: None, wait: None });
+        self.live
+            .insert(key.clone(), Operation { stage: Stage::Delivered(outcome), waker: None, wait: None });
         Some(waker)
     }
 
@@ -484,7 +490,8 @@ impl Operations {
         for (key, operation) in &mut self.live {
             match &mut operation.stage {
                 Stage::Gate { work: Some(_), after } if *after <= durable => {
-                    transaction = Some(transaction.map_or_else(|| key.clone(), |first| first.min(key.clone())));
+                    transaction =
+                        Some(transaction.map_or_else(|| key.clone(), |first| first.min(key.clone())));
                 }
                 Stage::Gate { work: None, after } if *after <= durable => {
                     operation.stage = Stage::Open;

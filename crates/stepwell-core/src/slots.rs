@@ -14,6 +14,7 @@ use crate::engine::Engine;
 use crate::executor::{End, Execution};
 use crate::failure::{Failure, FailureKind};
 use crate::ids::{TaskId, WorkerId};
+use crate::journal::Entry;
 use crate::lifecycle::Lifecycle;
 use crate::name::Name;
 use crate::options::WorkerOptions;
@@ -41,11 +42,13 @@ struct Inside {
     free: usize,
     /// Claimable tasks are left in the store, which go before new ones.
     backlog: bool,
+    /// How many tasks the next claim is to ask for: as many as were heard of.
+    wanted: usize,
     runs: HashMap<TaskId, Arc<Run>>,
     /// Suspended tasks, to go on in place.
     suspended: LruCache<TaskId, Box<Execution>>,
     /// Claims of suspended tasks whose execution has not left its slot yet.
-    handed_over: HashMap<TaskId, ClaimedTask>,
+    handed_over: HashMap<TaskId, (ClaimedTask, Slot)>,
 }
 
 impl Slots {
@@ -55,6 +58,7 @@ impl Slots {
             open: false,
             free: options.concurrency,
             backlog: true,
+            wanted: usize::MAX,
             runs: HashMap::new(),
             suspended: LruCache::unbounded(),
             handed_over: HashMap::new(),
@@ -82,7 +86,16 @@ impl Slots {
         self.queues.contains(queue)
     }
 
+    /// There may be any number of tasks to claim.
     pub(crate) fn nudge(&self) {
+        self.nudge_for(usize::MAX);
+    }
+
+    /// That many tasks became claimable.
+    pub(crate) fn nudge_for(&self, ready: usize) {
+        let mut inside = self.inside();
+        inside.wanted = inside.wanted.saturating_add(ready);
+        drop(inside);
         self.work.notify_one();
     }
 
@@ -116,23 +129,40 @@ impl Slots {
         Some(inside.worker_id)
     }
 
-    /// Takes all free slots, for a claim.
-    pub(crate) fn take_free(&self) -> usize {
+    /// Takes slots for a claim: no more than there may be tasks for, so that spawns meanwhile find the others free.
+    pub(crate) fn take_for_claim(&self, polling: bool) -> usize {
         let mut inside = self.inside();
-        if inside.open { std::mem::take(&mut inside.free) } else { 0 }
+        if !inside.open {
+            return 0;
+        }
+        let wanted = std::mem::take(&mut inside.wanted);
+        let wanted = if polling || inside.backlog { usize::MAX } else { wanted };
+        let taken = wanted.min(inside.free);
+        inside.free -= taken;
+        // What finds no room waits in the store, before any that is spawned later.
+        inside.backlog = wanted > taken;
+        taken
     }
 
-    /// Gives slots back that were taken and not used.
+    /// Gives slots back.
     pub(crate) fn give_back(&self, slots: usize) {
-        self.inside().free += slots;
+        let mut inside = self.inside();
+        inside.free += slots;
+        let backlog = inside.backlog;
+        drop(inside);
+        if backlog && slots > 0 {
+            self.work.notify_one();
+        }
     }
 
-    pub(crate) fn set_backlog(&self, backlog: bool) {
-        self.inside().backlog = backlog;
+    /// A claim has come back with less than it asked for: nothing is left in the store.
+    pub(crate) fn no_backlog(&self) {
+        self.inside().backlog = false;
     }
 
     /// Runs a claimed task in a slot that was taken for it.
     pub(crate) fn start(self: &Arc<Self>, mut claimed: ClaimedTask) {
+        let slot = Slot(self.clone());
         let task_id = claimed.task_id;
         let journal = match claimed.journal.take() {
             Some(journal) => journal,
@@ -141,31 +171,31 @@ impl Slots {
                 if let Some(mut execution) = inside.suspended.pop(&task_id) {
                     inside.runs.insert(task_id, execution.run.clone());
                     drop(inside);
-                    execution.resume(claimed.facts);
+                    execution.resume(claimed.facts, slot);
                     return self.spawn(execution);
                 }
                 if inside.runs.contains_key(&task_id) {
                     // Its execution is on its way out, and will find this.
-                    inside.handed_over.insert(task_id, claimed);
+                    inside.handed_over.insert(task_id, (claimed, slot));
                     return;
                 }
                 drop(inside);
                 let slots = self.clone();
-                self.engine.runtime.spawn(Box::pin(async move { slots.load(claimed).await }));
+                self.engine.runtime.spawn(Box::pin(async move { slots.load(claimed, slot).await }));
                 return;
             }
         };
-        let execution = self.prepare(claimed, journal);
+        let execution = self.prepare(claimed, journal, slot);
         self.inside().runs.insert(task_id, execution.run.clone());
         self.spawn(execution);
     }
 
-    fn prepare(&self, claimed: ClaimedTask, journal: Vec<crate::journal::Entry>) -> Box<Execution> {
+    fn prepare(&self, claimed: ClaimedTask, journal: Vec<Entry>, slot: Slot) -> Box<Execution> {
         let WorkerOptions { claim_timeout, grace, .. } = self.options;
         let (task_id, attempt) = (claimed.task_id, claimed.attempt);
         let task_type = claimed.task_type.clone();
         self.engine.lifecycle.tell(|| Some(Lifecycle::TaskStarted { task_id, task_type, attempt }));
-        Execution::new(&self.engine, claimed, journal, claim_timeout, grace)
+        Execution::new(&self.engine, claimed, journal, slot, claim_timeout, grace)
     }
 
     fn spawn(self: &Arc<Self>, execution: Box<Execution>) {
@@ -175,7 +205,7 @@ impl Slots {
     }
 
     /// Loads the journal of a task that is no longer in memory, and runs it.
-    async fn load(self: Arc<Self>, claimed: ClaimedTask) {
+    async fn load(self: Arc<Self>, claimed: ClaimedTask, slot: Slot) {
         let journal = loop {
             match self.engine.store.journal(claimed.task_id).await {
                 Ok(journal) => break journal,
@@ -185,7 +215,7 @@ impl Slots {
                 }
             }
         };
-        let execution = self.prepare(claimed, journal);
+        let execution = self.prepare(claimed, journal, slot);
         self.inside().runs.insert(execution.run.task_id, execution.run.clone());
         self.engine.hub.add_run(execution.run.clone());
         self.run(execution).await;
@@ -208,11 +238,9 @@ impl Slots {
         let mut inside = self.inside();
         let mut dropped = None;
         if let End::Suspended(mut execution) = end {
-            if let Some(claimed) = inside.handed_over.remove(&task_id) {
-                // The claim took a slot of its own.
-                inside.free += 1;
+            if let Some((claimed, slot)) = inside.handed_over.remove(&task_id) {
                 drop(inside);
-                execution.resume(claimed.facts);
+                execution.resume(claimed.facts, slot);
                 return Some(execution);
             }
             let waker = Waker::from(Arc::new(WakeSuspended { task_id, commit: self.engine.commit.clone() }));
@@ -229,14 +257,10 @@ impl Slots {
         if inside.runs.get(&task_id).is_some_and(|current| Arc::ptr_eq(current, run)) {
             inside.runs.remove(&task_id);
         }
-        inside.free += 1;
-        let (backlog, empty) = (inside.backlog, inside.runs.is_empty());
+        let empty = inside.runs.is_empty();
         drop(inside);
         // Outside of the lock: it is the user's code that is dropped.
         drop(dropped);
-        if backlog {
-            self.nudge();
-        }
         if empty {
             self.empty.notify_waiters();
         }
@@ -280,6 +304,15 @@ impl Slots {
             drop(self.engine.commit.transition(Transition::new(run.task_id, run.run_id, next)));
             run.stop(ControlFlow::LeaseLost);
         }
+    }
+}
+
+/// A slot in use, for as long as the code of its task runs. Its last commit needs none.
+pub(crate) struct Slot(Arc<Slots>);
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.give_back(1);
     }
 }
 

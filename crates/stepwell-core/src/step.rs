@@ -81,9 +81,15 @@ enum Stage<Fut> {
     New,
     /// Before its gate, or with its result on the way; the closure starts when the gate is open.
     Waiting,
-    Running { closure: Pin<Box<Fut>>, limit: Option<BoxFuture<'static, ()>> },
+    Running {
+        closure: Pin<Box<Fut>>,
+        limit: Option<BoxFuture<'static, ()>>,
+    },
     /// Between two tries.
-    Backoff { key: Key, request: Option<Request> },
+    Backoff {
+        key: Key,
+        request: Option<Request>,
+    },
     Done,
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::select;
+use futures_util::future::{Either, select};
 
 use crate::commit::durable;
 use crate::retry::RetryStrategy;
@@ -114,8 +114,9 @@ impl Work {
 async fn claim(slots: Arc<Slots>) {
     let engine = slots.engine.clone();
     let mut failures = 0;
+    let mut polling = true;
     loop {
-        let limit = slots.take_free();
+        let limit = slots.take_for_claim(polling);
         let claim = Claim {
             worker_id: slots.worker_id(),
             queues: slots.queues.clone(),
@@ -125,9 +126,9 @@ async fn claim(slots: Arc<Slots>) {
         let pause = match durable(engine.commit.claim(claim)).await {
             Ok(claimed) => {
                 failures = 0;
-                // A full answer means that there may be more; a claim without a free slot does not tell.
-                let backlog = claimed.tasks.len() == limit;
-                slots.set_backlog(backlog);
+                if claimed.tasks.len() < limit {
+                    slots.no_backlog();
+                }
                 slots.give_back(limit - claimed.tasks.len().min(limit));
                 claimed.tasks.into_iter().for_each(|task| slots.start(task));
                 claimed.poked.into_iter().for_each(|task_id| engine.hub.poke(task_id));
@@ -143,8 +144,10 @@ async fn claim(slots: Arc<Slots>) {
         };
         if failures > 0 {
             engine.runtime.sleep(pause).await;
+            polling = true;
         } else {
-            select(Box::pin(slots.work.notified()), engine.runtime.sleep(pause)).await;
+            let nudged = select(Box::pin(slots.work.notified()), engine.runtime.sleep(pause)).await;
+            polling = matches!(nudged, Either::Right(_));
         }
     }
 }

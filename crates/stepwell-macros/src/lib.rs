@@ -90,7 +90,8 @@ fn parameters(function: &ItemFn) -> Result<(Vec<Type>, bool), Error> {
         match input {
             FnArg::Typed(PatType { ty, .. }) => match &**ty {
                 Type::Reference(reference) => {
-                    let message = "a task's parameters are stored, so they cannot be borrowed: take an owned value";
+                    let message =
+                        "a task's parameters are stored, so they cannot be borrowed: take an owned value";
                     return Err(Error::new(reference.span(), message));
                 }
                 ty => types.push(ty.clone()),
@@ -100,9 +101,7 @@ fn parameters(function: &ItemFn) -> Result<(Vec<Type>, bool), Error> {
             }
         }
     }
-    let is_context = |ty: &Type| {
-        matches!(ty, Type::Path(path) if path.path.segments.last().is_some_and(|last| last.ident == "TaskContext"))
-    };
+    let is_context = |ty: &Type| matches!(ty, Type::Path(path) if path.path.segments.last().is_some_and(|last| last.ident == "TaskContext"));
     let context = types.last().is_some_and(is_context);
     if context {
         types.pop();
@@ -135,23 +134,75 @@ mod tests {
     #[test]
     fn functions_that_cannot_be_tasks_are_refused_with_a_reason() {
         let refused = [
-            (quote!(), quote!(fn f(n: u32) -> TaskResult<()> {}), "a task is an `async fn`"),
-            (quote!(), quote!(async fn f(text: &str) -> TaskResult<()> {}), "cannot be borrowed: take an owned value"),
-            (quote!(), quote!(async fn f(&self) -> TaskResult<()> {}), "a free function, without `self`"),
-            (quote!(), quote!(async fn f<T>(n: T) -> TaskResult<()> {}), "a task cannot be generic"),
-            (quote!(), quote!(async fn f(n: u32) {}), "a task returns a `TaskResult<…>`"),
             (
                 quote!(),
-                quote!(async fn f(ctx: stepwell::TaskContext, n: u32) -> TaskResult<()> {}),
+                quote!(
+                    fn f(n: u32) -> TaskResult<()> {}
+                ),
+                "a task is an `async fn`",
+            ),
+            (
+                quote!(),
+                quote!(
+                    async fn f(text: &str) -> TaskResult<()> {}
+                ),
+                "cannot be borrowed: take an owned value",
+            ),
+            (
+                quote!(),
+                quote!(
+                    async fn f(&self) -> TaskResult<()> {}
+                ),
+                "a free function, without `self`",
+            ),
+            (
+                quote!(),
+                quote!(
+                    async fn f<T>(n: T) -> TaskResult<()> {}
+                ),
+                "a task cannot be generic",
+            ),
+            (
+                quote!(),
+                quote!(
+                    async fn f(n: u32) {}
+                ),
+                "a task returns a `TaskResult<…>`",
+            ),
+            (
+                quote!(),
+                quote!(
+                    async fn f(ctx: stepwell::TaskContext, n: u32) -> TaskResult<()> {}
+                ),
                 "the `TaskContext` is the last parameter",
             ),
-            (quote!(queue = "a"), quote!(async fn f() -> TaskResult<()> {}), "the only argument is `name = \"…\"`"),
-            (quote!(name = ""), quote!(async fn f() -> TaskResult<()> {}), "a task's name must not be empty"),
+            (
+                quote!(queue = "a"),
+                quote!(
+                    async fn f() -> TaskResult<()> {}
+                ),
+                "the only argument is `name = \"…\"`",
+            ),
+            (
+                quote!(name = ""),
+                quote!(
+                    async fn f() -> TaskResult<()> {}
+                ),
+                "a task's name must not be empty",
+            ),
         ];
         for (arguments, function, reason) in refused {
             let error = error(arguments, function);
             assert!(error.contains(reason), "{error}");
         }
-        assert!(expand(quote!(), quote!(struct NoFunction;)).is_err());
+        assert!(
+            expand(
+                quote!(),
+                quote!(
+                    struct NoFunction;
+                )
+            )
+            .is_err()
+        );
     }
 }

@@ -125,7 +125,10 @@ impl Applying<'_> {
     fn do_what_is_due(&mut self) -> Result<()> {
         // One at a time: a task that is cancelled takes its children with it, which may be due as well.
         while let Some(task_id) = self.conn.one(DEADLINE, params![Sql(&self.now)], |row| get(row, 0))? {
-            self.conn.run("UPDATE stepwell_tasks SET cancel_at = NULL WHERE task_id = ?1", params![Sql(&task_id)])?;
+            self.conn.run(
+                "UPDATE stepwell_tasks SET cancel_at = NULL WHERE task_id = ?1",
+                params![Sql(&task_id)],
+            )?;
             self.cancel(task_id)?;
         }
         for task_id in self.conn.all(DUE, params![Sql(&self.now)], |row| get(row, 0))? {

@@ -54,9 +54,11 @@ fn of_sqlite(error: &rusqlite::Error, location: &Location) -> StoreError {
         ErrorCode::SystemIoFailure if *extended_code == ffi::SQLITE_IOERR_SHMSIZE => StoreError::Full(text),
         ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => StoreError::Locked(text),
         ErrorCode::DatabaseCorrupt => StoreError::Corrupt(text),
-        ErrorCode::NotADatabase => {
-            open(location, "the file is not an SQLite database", "It is left as it is: mend the path, or use another file")
-        }
+        ErrorCode::NotADatabase => open(
+            location,
+            "the file is not an SQLite database",
+            "It is left as it is: mend the path, or use another file",
+        ),
         ErrorCode::CannotOpen => cannot_open(location, error),
         ErrorCode::PermissionDenied | ErrorCode::ReadOnly | ErrorCode::AuthorizationForStatementDenied => {
             open(

@@ -68,9 +68,11 @@ impl Applying<'_> {
     }
 
     pub(crate) fn is_registered(&self, worker_id: WorkerId) -> Result<bool> {
-        let row =
-            self.conn
-                .one("SELECT 1 FROM stepwell_workers WHERE worker_id = ?1", params![Sql(&worker_id)], |_| Ok(()))?;
+        let row = self.conn.one(
+            "SELECT 1 FROM stepwell_workers WHERE worker_id = ?1",
+            params![Sql(&worker_id)],
+            |_| Ok(()),
+        )?;
         Ok(row.is_some())
     }
 

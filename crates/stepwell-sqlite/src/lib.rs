@@ -28,6 +28,7 @@ mod rows;
 mod states;
 #[cfg(test)]
 mod tests;
+mod transaction;
 mod transition;
 mod waits;
 mod work;
@@ -47,7 +48,10 @@ use crate::error::Fault;
 use crate::liveness::Liveness;
 use crate::writer::{Changes, Job, Order, Writer};
 
+pub use rusqlite;
+
 pub use crate::location::Location;
+pub use crate::transaction::TransactionExt;
 pub use crate::work::Work;
 
 /// A store in an SQLite database.

@@ -74,10 +74,11 @@ impl Liveness {
         }
         self.looked = Some(Instant::now());
         let own = self.held.as_ref().map_or("", |held| &held.handle);
-        let mut handles: Vec<String> =
-            conn.all("SELECT DISTINCT handle FROM stepwell_workers WHERE handle <> ?1", params![own], |row| {
-                row.get(0)
-            })?;
+        let mut handles: Vec<String> = conn.all(
+            "SELECT DISTINCT handle FROM stepwell_workers WHERE handle <> ?1",
+            params![own],
+            |row| row.get(0),
+        )?;
         handles.retain(|handle| self.is_dead(handle));
         Ok(handles)
     }
@@ -100,8 +101,11 @@ impl Liveness {
             remove(&path);
         }
         if let Some(held) = self.held.as_ref().filter(|_| signals) {
-            let registered =
-                conn.one("SELECT 1 FROM stepwell_workers WHERE handle = ?1 LIMIT 1", params![held.handle], |_| Ok(()));
+            let registered = conn.one(
+                "SELECT 1 FROM stepwell_workers WHERE handle = ?1 LIMIT 1",
+                params![held.handle],
+                |_| Ok(()),
+            );
             if matches!(registered, Ok(None)) {
                 self.release();
             }

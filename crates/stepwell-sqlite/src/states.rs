@@ -8,7 +8,10 @@ use crate::commit::Applying;
 use crate::rows::{Sql, Statements as _, get, opt};
 
 /// A task that is to end. With a run it is the fence as well: the run must own the task.
-pub(crate) const TO_END: &str = "SELECT rowid, parent, cancel_requested FROM stepwell_tasks
+pub(crate) const TO_END: &str = "SELECT rowid, parent, cancel_requested,
+        EXISTS (SELECT 1 FROM stepwell_waits WHERE task_id = ?1),
+        EXISTS (SELECT 1 FROM stepwell_messages WHERE task_id = ?1)
+    FROM stepwell_tasks
     WHERE task_id = ?1 AND (?2 IS NULL OR (run_id = ?2 AND state = 'running'))";
 
 pub(crate) const CHILDREN: &str = "SELECT task_id FROM stepwell_tasks
@@ -99,9 +102,11 @@ impl Applying<'_> {
 
     /// Its state and its queue.
     pub(crate) fn state(&self, task_id: TaskId) -> Result<Option<(TaskState, Name)>> {
-        self.conn.one("SELECT state, queue FROM stepwell_tasks WHERE task_id = ?1", params![Sql(&task_id)], |row| {
-            Ok((get(row, 0)?, get(row, 1)?))
-        })
+        self.conn.one(
+            "SELECT state, queue FROM stepwell_tasks WHERE task_id = ?1",
+            params![Sql(&task_id)],
+            |row| Ok((get(row, 0)?, get(row, 1)?)),
+        )
     }
 
     /// Marks a running task as one that something arrived for. `false` when it does not run.
@@ -169,9 +174,9 @@ impl Applying<'_> {
         };
         // Two statements: SQLite makes a table in memory for each RETURNING, which takes longer than the SELECT.
         let found = self.conn.one(TO_END, params![Sql(&task_id), fence.as_ref().map(Sql)], |row| {
-            Ok((row.get::<_, i64>(0)?, opt::<TaskId>(row, 1)?, row.get(2)?))
+            Ok((row.get::<_, i64>(0)?, opt::<TaskId>(row, 1)?, row.get(2)?, row.get(3)?, row.get(4)?))
         })?;
-        let Some((rowid, parent, cancel_requested)) = found else { return Ok(None) };
+        let Some((rowid, parent, cancel_requested, waits, mail)) = found else { return Ok(None) };
         self.conn.run(
             "UPDATE stepwell_tasks SET state = ?2, output = ?3,
                 failure = CASE ?2 WHEN 'cancelled' THEN failure ELSE ?4 END, finished_at = ?5,
@@ -179,8 +184,13 @@ impl Applying<'_> {
             WHERE rowid = ?1",
             params![rowid, Sql(&state), output.map(Sql), failure.map(Sql), Sql(&self.now)],
         )?;
-        self.drop_waits(task_id)?;
-        self.conn.run("DELETE FROM stepwell_messages WHERE task_id = ?1", params![Sql(&task_id)])?;
+        // Most tasks have neither; a look within the first statement costs less than two more statements.
+        if waits {
+            self.drop_waits(task_id)?;
+        }
+        if mail {
+            self.conn.run("DELETE FROM stepwell_messages WHERE task_id = ?1", params![Sql(&task_id)])?;
+        }
         self.news.finished.push((task_id, finish));
         if let Some(parent) = parent
             && self.awaits(parent, task_id)?

@@ -10,8 +10,13 @@ use crate::rows::{Sql, Statements as _};
 use crate::states::{GivenBack, Held};
 
 /// Finds the task while the run owns it: the fence.
-pub(crate) const FENCE: &str = "SELECT task_id, queue, attempt, max_attempts, cancel_requested FROM stepwell_tasks
+pub(crate) const FENCE: &str =
+    "SELECT task_id, queue, attempt, max_attempts, cancel_requested FROM stepwell_tasks
     WHERE task_id = ?1 AND run_id = ?2 AND state = 'running'";
+
+/// The fence of a transition that only adds to the journal.
+pub(crate) const LIGHT_FENCE: &str =
+    "SELECT cancel_requested FROM stepwell_tasks WHERE task_id = ?1 AND run_id = ?2 AND state = 'running'";
 
 impl Applying<'_> {
     pub(crate) fn transition(&mut self, transition: Transition) -> Result<Result<Applied, Refused>, Fault> {
@@ -20,14 +25,23 @@ impl Applying<'_> {
         {
             return self.end_at_once(&transition, finish);
         }
+        if only_journals(&transition) {
+            let Transition { task_id, run_id, entries, .. } = transition;
+            let fence = self.conn.one(LIGHT_FENCE, params![Sql(&task_id), Sql(&run_id)], |row| row.get(0))?;
+            let Some(cancel_requested) = fence else { return Ok(Err(Refused)) };
+            self.add_entries(task_id, &entries)?;
+            return Ok(Ok(Applied { cancel_requested, ..Applied::default() }));
+        }
         let Transition { task_id, run_id, next, .. } = transition;
         let Some(task) = self.conn.one(FENCE, params![Sql(&task_id), Sql(&run_id)], Held::read)? else {
             return Ok(Err(Refused));
         };
         self.add_entries(task_id, &transition.entries)?;
         for id in transition.received {
-            self.conn
-                .run("DELETE FROM stepwell_messages WHERE id = ?1 AND task_id = ?2", params![id, Sql(&task_id)])?;
+            self.conn.run(
+                "DELETE FROM stepwell_messages WHERE id = ?1 AND task_id = ?2",
+                params![id, Sql(&task_id)],
+            )?;
         }
         transition.waits_removed.iter().try_for_each(|key| self.remove_wait(task_id, key))?;
         transition.waits_added.iter().try_for_each(|wait| self.add_wait(task_id, wait))?;
@@ -85,8 +99,10 @@ impl Applying<'_> {
             }
         }
         if collect && !applied.suspended {
-            self.conn
-                .run("UPDATE stepwell_tasks SET poked = 0 WHERE task_id = ?1 AND poked = 1", params![Sql(&task_id)])?;
+            self.conn.run(
+                "UPDATE stepwell_tasks SET poked = 0 WHERE task_id = ?1 AND poked = 1",
+                params![Sql(&task_id)],
+            )?;
         }
         Ok(Ok(applied))
     }
@@ -133,6 +149,15 @@ fn reaches_nobody_else(transition: &Transition) -> bool {
         && transition.events.is_empty()
         && transition.messages.is_empty()
         && transition.transaction.is_none()
+}
+
+/// Whether nothing happens but that the task goes on, with more in its journal.
+fn only_journals(transition: &Transition) -> bool {
+    reaches_nobody_else(transition)
+        && transition.received.is_empty()
+        && transition.waits_added.is_empty()
+        && transition.waits_removed.is_empty()
+        && matches!(transition.next, Next::Continue { collect: false })
 }
 
 /// How the task ends, if it does.

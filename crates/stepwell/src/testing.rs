@@ -27,9 +27,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
-use stepwell_core::{
-    BoxFuture, Error, MemoryStore, Runtime, Store, Timestamp, WorkerOptions, from_micros,
-};
+use stepwell_core::{BoxFuture, Error, MemoryStore, Runtime, Store, Timestamp, WorkerOptions, from_micros};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;

@@ -6,7 +6,11 @@ use std::time::Duration;
 use stepwell::testing::{Harness, worker_options};
 use stepwell::*;
 
-async fn run<F, Fut, O>(options: SpawnOptions, params: serde_json::Value, function: F) -> (Harness, Result<serde_json::Value, Error>)
+async fn run<F, Fut, O>(
+    options: SpawnOptions,
+    params: serde_json::Value,
+    function: F,
+) -> (Harness, Result<serde_json::Value, Error>)
 where
     F: Fn(u32, TaskContext) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = TaskResult<O>> + Send,
@@ -46,7 +50,10 @@ fn number() -> serde_json::Value {
 #[tokio::test(start_paused = true)]
 async fn parameters_that_do_not_deserialise() {
     let message = failure("seven".into(), |_n, _ctx| async { Ok(()) }).await;
-    assert!(message.contains("\"the parameters of task\": the JSON does not fit the type `u32`"), "{message}");
+    assert!(
+        message.contains("\"the parameters of task\": the JSON does not fit the type `u32`"),
+        "{message}"
+    );
     assert!(message.contains("keep it readable"), "{message}");
 }
 
@@ -54,7 +61,10 @@ async fn parameters_that_do_not_deserialise() {
 async fn a_result_that_does_not_serialise() {
     let bad = || std::collections::HashMap::from([(vec![1], 2)]);
     let message = failure(number(), move |_n, _ctx| async move { Ok(bad()) }).await;
-    assert!(message.contains("\"the output of task\"") && message.contains("key must be a string"), "{message}");
+    assert!(
+        message.contains("\"the output of task\"") && message.contains("key must be a string"),
+        "{message}"
+    );
     let message = failure(number(), |_n, ctx| async move {
         ctx.step("odd", || async { Ok(std::collections::BTreeMap::from([(vec![1], 2)])) }).await
     });
@@ -64,11 +74,14 @@ async fn a_result_that_does_not_serialise() {
 
 #[tokio::test(start_paused = true)]
 async fn a_payload_over_the_limit() {
-    let message = failure(number(), |_n, ctx| async move {
-        ctx.step("big", || async { Ok("x".repeat(2000)) }).await
-    });
+    let message =
+        failure(number(), |_n, ctx| async move { ctx.step("big", || async { Ok("x".repeat(2000)) }).await });
     let message = message.await;
-    assert!(message.contains("has 2002 bytes, the limit is 1000: keep large data elsewhere and journal a reference"), "{message}");
+    assert!(
+        message
+            .contains("has 2002 bytes, the limit is 1000: keep large data elsewhere and journal a reference"),
+        "{message}"
+    );
     let message = failure(number(), |_n, _ctx| async { Ok("x".repeat(2000)) }).await;
     assert!(message.contains("raise the limit with `max_payload_bytes`"), "{message}");
 
@@ -76,7 +89,10 @@ async fn a_payload_over_the_limit() {
     let process = harness.start().await;
     let five_mib = "x".repeat(5 << 20);
     let error = process.spawn_named("task", &five_mib, SpawnOptions::new()).await.unwrap_err().to_string();
-    assert!(error.starts_with("the parameters of task: ") && error.contains("the limit is 4194304"), "{error}");
+    assert!(
+        error.starts_with("the parameters of task: ") && error.contains("the limit is 4194304"),
+        "{error}"
+    );
     let error = process.emit_event("event", &five_mib, None).await.unwrap_err().to_string();
     assert!(error.starts_with("the event event: "), "{error}");
 }
@@ -85,13 +101,15 @@ async fn a_payload_over_the_limit() {
 async fn names_that_are_empty_or_too_long_or_odd() {
     let message = failure(number(), |_n, ctx| async move { ctx.step("", || async { Ok(()) }).await }).await;
     assert!(message.contains("a name must not be empty: give it 1 to 512 bytes"), "{message}");
-    let message = failure(number(), |_n, ctx| async move { ctx.await_event::<()>("e".repeat(600), None).await }).await;
+    let message =
+        failure(number(), |_n, ctx| async move { ctx.await_event::<()>("e".repeat(600), None).await }).await;
     assert!(message.contains("has 600 bytes, the limit is 512"), "{message}");
     let harness = Harness::new();
     let process = harness.start().await;
     for (name, says) in [("", "must not be empty"), ("a\0b", "holds a NUL character")] {
         let spawn = process.spawn_named(name, &(), SpawnOptions::new()).await.unwrap_err().to_string();
-        let queue = process.spawn_named("t", &(), SpawnOptions::new().queue(name)).await.unwrap_err().to_string();
+        let queue =
+            process.spawn_named("t", &(), SpawnOptions::new().queue(name)).await.unwrap_err().to_string();
         let key = SpawnOptions::new().idempotency_key(name);
         let key = process.spawn_named("t", &(), key).await.unwrap_err().to_string();
         let event = process.emit_event(name, &(), None).await.unwrap_err().to_string();
@@ -113,16 +131,23 @@ async fn names_that_are_empty_or_too_long_or_odd() {
 
 #[tokio::test(start_paused = true)]
 async fn a_step_name_that_is_used_with_two_result_types() {
-    let (_, result) = run(SpawnOptions::new().retry(RetryStrategy::fixed(Duration::ZERO)), number(), |_n, ctx| async move {
-        if ctx.attempt == 1 {
-            ctx.step("count", || async { Ok("seven".to_owned()) }).await?;
-            return Err(anyhow::anyhow!("now the code changes").into());
-        }
-        ctx.step("count", || async { Ok(7_u32) }).await
-    })
+    let (_, result) = run(
+        SpawnOptions::new().retry(RetryStrategy::fixed(Duration::ZERO)),
+        number(),
+        |_n, ctx| async move {
+            if ctx.attempt == 1 {
+                ctx.step("count", || async { Ok("seven".to_owned()) }).await?;
+                return Err(anyhow::anyhow!("now the code changes").into());
+            }
+            ctx.step("count", || async { Ok(7_u32) }).await
+        },
+    )
     .await;
     let message = result.unwrap_err().to_string();
-    assert!(message.contains("\"count\": the JSON does not fit the type `u32`: invalid type: string \"seven\""), "{message}");
+    assert!(
+        message.contains("\"count\": the JSON does not fit the type `u32`: invalid type: string \"seven\""),
+        "{message}"
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -34,7 +34,10 @@ async fn two_task_types_of_one_name_are_an_error() {
     let process = process(&Harness::new()).await;
     process.register::<echo>().await.unwrap();
     let error = process.register::<other>().await.unwrap_err();
-    assert_eq!(error.to_string(), "two task types are named \"echo\": a task finds its code by that name, so give one of them another `NAME`");
+    assert_eq!(
+        error.to_string(),
+        "two task types are named \"echo\": a task finds its code by that name, so give one of them another `NAME`"
+    );
     let function = |(): (), _ctx: TaskContext| async { Ok(()) };
     assert!(matches!(process.register_fn("echo", function).await, Err(Error::DuplicateTaskType(_))));
     process.register_fn("function", function).await.unwrap();
@@ -134,7 +137,8 @@ async fn cancelling_ends_a_task_in_every_state_and_its_children() {
     process.register_fn("parent", parent).await.unwrap();
     process.start_worker(worker_options()).await;
     let suspended = process.spawn_named("parent", &(), SpawnOptions::new()).await.unwrap().task_id;
-    let children = TaskFilter { parent: Some(suspended), state: Some(TaskState::Suspended), ..TaskFilter::default() };
+    let children =
+        TaskFilter { parent: Some(suspended), state: Some(TaskState::Suspended), ..TaskFilter::default() };
     let child = loop {
         tokio::time::sleep(SECOND).await;
         if let [child] = process.tasks(children.clone()).await.unwrap().as_slice() {
@@ -188,7 +192,9 @@ async fn a_failed_task_is_retried_from_its_journal_and_a_finished_one_deleted() 
     let broken = |(): (), ctx: TaskContext| async move {
         ctx.step("first", || async { Ok(FIRST.fetch_add(1, Ordering::SeqCst)) }).await?;
         ctx.step("second", || async {
-            if MENDED.load(Ordering::SeqCst) == 0 { anyhow::bail!("broken") }
+            if MENDED.load(Ordering::SeqCst) == 0 {
+                anyhow::bail!("broken")
+            }
             Ok(())
         })
         .await
@@ -260,13 +266,17 @@ async fn tasks_are_cancelled_when_they_start_too_late_or_take_too_long() {
     let harness = Harness::new();
     let process = process(&harness).await;
     let policy = CancellationPolicy { max_delay: Some(10 * SECOND), max_duration: None };
-    let late = process.spawn_with::<wait_for_go>((), SpawnOptions::new().cancellation(policy.clone())).await.unwrap();
+    let late = process
+        .spawn_with::<wait_for_go>((), SpawnOptions::new().cancellation(policy.clone()))
+        .await
+        .unwrap();
     tokio::time::sleep(11 * SECOND).await;
     let start = harness.now();
     process.start_worker(worker_options()).await;
     assert!(matches!(process.wait::<String>(late.task_id).await, Err(Error::TaskCancelled(_))));
 
-    let in_time = process.spawn_with::<wait_for_go>((), SpawnOptions::new().cancellation(policy)).await.unwrap();
+    let in_time =
+        process.spawn_with::<wait_for_go>((), SpawnOptions::new().cancellation(policy)).await.unwrap();
     let policy = CancellationPolicy { max_delay: None, max_duration: Some(20 * SECOND) };
     let busy = |(): (), ctx: TaskContext| async move {
         ctx.step("hang", || std::future::pending::<anyhow::Result<()>>()).await
@@ -310,7 +320,13 @@ async fn lifecycle_events_tell_what_happens() {
         .map(|event| format!("{event:?}").split([' ', '{']).next().unwrap_or_default().to_owned())
         .collect();
     let expected = [
-        "TaskSpawned", "TaskStarted", "StepCompleted", "TaskSuspended", "TaskFailed", "TaskStarted", "TaskCompleted",
+        "TaskSpawned",
+        "TaskStarted",
+        "StepCompleted",
+        "TaskSuspended",
+        "TaskFailed",
+        "TaskStarted",
+        "TaskCompleted",
     ];
     assert_eq!(words, expected);
 }

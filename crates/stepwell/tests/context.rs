@@ -336,7 +336,9 @@ async fn tasks_emit_events_and_send_messages_to_each_other() {
     assert_eq!(process.wait::<Vec<u32>>(sender.task_id).await.unwrap(), [1, 2, 3]);
     process.wait::<()>(receiver).await.unwrap();
     let error = process.send(receiver, "numbers", &4).await.unwrap_err();
-    assert!(error.to_string().contains("cannot send to task") && error.to_string().contains("it is completed"));
+    assert!(
+        error.to_string().contains("cannot send to task") && error.to_string().contains("it is completed")
+    );
 }
 
 #[stepwell::task]
@@ -420,7 +422,8 @@ async fn a_durable_timeout_is_not_started_anew_by_a_crash() {
 async fn a_context_out_of_place_says_what_to_do_instead() {
     let result: Vec<String> = run(|(), ctx| async move {
         let inner = ctx.clone();
-        let spawned = tokio::spawn(async move { inner.step("a", || async { Ok(()) }).await.unwrap_err().to_string() });
+        let spawned =
+            tokio::spawn(async move { inner.step("a", || async { Ok(()) }).await.unwrap_err().to_string() });
         let spawned = ctx.step("spawn", || async { Ok(spawned.await?) }).await?;
         let inner = ctx.clone();
         let nested: String = ctx
@@ -435,8 +438,14 @@ async fn a_context_out_of_place_says_what_to_do_instead() {
     .await
     .unwrap();
     for (message, call) in result.iter().zip(["step \"a\"", "timer \"b\"", "timer \"c\""]) {
-        assert!(message.starts_with(&format!("{call} was used outside of its task's own future")), "{message}");
-        assert!(message.contains("call it in the task's body, and run things at the same time with `tokio::join!`"));
+        assert!(
+            message.starts_with(&format!("{call} was used outside of its task's own future")),
+            "{message}"
+        );
+        assert!(
+            message
+                .contains("call it in the task's body, and run things at the same time with `tokio::join!`")
+        );
     }
 }
 
@@ -473,7 +482,10 @@ async fn state_headers_and_ids_are_at_hand() {
         .unwrap();
     process.start_worker(worker_options()).await;
     let task = process.spawn_named("task", &(), SpawnOptions::new().header("tenant", "acme")).await.unwrap();
-    assert_eq!(process.wait::<String>(task.task_id).await.unwrap(), format!("db 7 \"acme\" 1 {}", task.task_id));
+    assert_eq!(
+        process.wait::<String>(task.task_id).await.unwrap(),
+        format!("db 7 \"acme\" 1 {}", task.task_id)
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -55,7 +55,9 @@ async fn steps(_nothing: (), ctx: TaskContext) -> TaskResult<String> {
         })
         .await?;
     ctx.step("flaky", || async {
-        if ledger.note("steps", "flaky") < 2 { anyhow::bail!("not yet") }
+        if ledger.note("steps", "flaky") < 2 {
+            anyhow::bail!("not yet")
+        }
         Ok(())
     })
     .retry(RetryStrategy::fixed(MOMENT))
@@ -73,7 +75,11 @@ async fn steps(_nothing: (), ctx: TaskContext) -> TaskResult<String> {
     while let Some(slept) = unordered.next().await {
         slept?;
     }
-    let streamed: Vec<_> = iter(0..4).map(|n| ctx.step(("s", n), move || async move { Ok(n) })).buffer_unordered(2).collect().await;
+    let streamed: Vec<_> = iter(0..4)
+        .map(|n| ctx.step(("s", n), move || async move { Ok(n) }))
+        .buffer_unordered(2)
+        .collect()
+        .await;
     let limited = ctx.timeout("limit", MOMENT, ctx.await_event::<()>("never", None)).await;
     let (now, uuid, random) = (ctx.now().await?, ctx.uuid().await?, ctx.random().await?);
     ctx.heartbeat(None).await?;
@@ -81,7 +87,11 @@ async fn steps(_nothing: (), ctx: TaskContext) -> TaskResult<String> {
     let kept = ctx.step("keep", || async { Ok(same) }).await?;
     assert_eq!(kept, same, "the values are the same in every replay");
     ctx.sleep_until("moment", after(now, MOMENT)).await?;
-    Ok(format!("{answer:?} {many} {first} {} {}", streamed.len(), matches!(limited, Err(TaskError::Timeout { .. }))))
+    Ok(format!(
+        "{answer:?} {many} {first} {} {}",
+        streamed.len(),
+        matches!(limited, Err(TaskError::Timeout { .. }))
+    ))
 }
 
 /// Children, of which one fails, and one is cancelled with its parent.
@@ -90,7 +100,11 @@ async fn family(_nothing: (), ctx: TaskContext) -> TaskResult<String> {
     let spawned = join_all((1..=4).map(|n| ctx.spawn::<child>(("child", n), n))).await;
     let children: Vec<_> = spawned.into_iter().collect::<TaskResult<_>>()?;
     let joined = join_all(children.iter().map(|child| ctx.join(child))).await;
-    Ok(joined.into_iter().map(|child| child.map_or_else(|_| "failed".into(), |n| n.to_string())).collect::<Vec<_>>().join(" "))
+    Ok(joined
+        .into_iter()
+        .map(|child| child.map_or_else(|_| "failed".into(), |n| n.to_string()))
+        .collect::<Vec<_>>()
+        .join(" "))
 }
 
 #[stepwell::task]
@@ -125,10 +139,13 @@ async fn answers(_nothing: (), ctx: TaskContext) -> TaskResult<()> {
     let mut answers = Vec::new();
     for _ in 0..3 {
         let question: u32 = ctx.recv("question", None).await?;
-        answers.push(ctx.step(("answer", question), || async move {
-            ledger.note("answers", &format!("answer:{question}"));
-            Ok(question * question)
-        }).await?);
+        answers.push(
+            ctx.step(("answer", question), || async move {
+                ledger.note("answers", &format!("answer:{question}"));
+                Ok(question * question)
+            })
+            .await?,
+        );
     }
     let nothing = ctx.recv::<u32>("question", MOMENT).await;
     assert!(matches!(nothing, Err(TaskError::Timeout { .. })), "{nothing:?}");
@@ -142,7 +159,9 @@ async fn stumbles(_nothing: (), ctx: TaskContext) -> TaskResult<u32> {
     let ledger = ctx.state::<Arc<Ledger>>()?;
     ctx.step("before", || async { Ok(ledger.note("stumbles", "before")) }).await?;
     let broken = ctx.step("broken", || async {
-        if ledger.note("stumbles", "broken") < 2 { anyhow::bail!("broken") }
+        if ledger.note("stumbles", "broken") < 2 {
+            anyhow::bail!("broken")
+        }
         Ok(())
     });
     let beside = ctx.step("beside", || async { Ok(ledger.note("stumbles", "beside")) });
@@ -246,10 +265,13 @@ async fn live(process: &Process) -> Result<Ends, Error> {
     let mut ends = Ends::new();
     for (name, task_id) in tasks {
         let end = process.wait::<serde_json::Value>(task_id).await;
-        ends.insert(name, match end {
-            Ok(output) => output.to_string(),
-            Err(error) => error.to_string().replace(&task_id.to_string(), "…"),
-        });
+        ends.insert(
+            name,
+            match end {
+                Ok(output) => output.to_string(),
+                Err(error) => error.to_string().replace(&task_id.to_string(), "…"),
+            },
+        );
     }
     Ok(ends)
 }
@@ -282,7 +304,8 @@ async fn case(opens: &impl Opens, at: usize, applied: bool) -> Option<Ends> {
     let ledger = Arc::new(Ledger::default());
     let (dead, died) = (Arc::new(AtomicBool::new(false)), Arc::new(Notify::new()));
     let store = opens.open(&harness).await;
-    let mortal = Mortal { store, commits: AtomicUsize::new(0), at, applied, dead: dead.clone(), died: died.clone() };
+    let mortal =
+        Mortal { store, commits: AtomicUsize::new(0), at, applied, dead: dead.clone(), died: died.clone() };
     let process = harness.start_on(Arc::new(mortal), |builder| builder.state(ledger.clone())).await.unwrap();
     tokio::select! {
         ends = live(&process) => {

@@ -5,14 +5,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join_all};
 use futures_util::stream::{FuturesUnordered, StreamExt, iter};
-use futures_util::FutureExt;
 use stepwell::store::{Applied, Batch, Claimed, ClaimedTask, Committed, Facts, Next};
 use stepwell::testing::{Harness, Process};
 use stepwell::{
-    Entry, MemoryStore, Payload, RetryStrategy, SpawnOptions, Store, StoreError, TaskContext, TaskError, TaskFilter,
-    TaskId, TaskInfo, TaskResult, Timestamp, WorkerOptions,
+    Entry, MemoryStore, Payload, RetryStrategy, SpawnOptions, Store, StoreError, TaskContext, TaskError,
+    TaskFilter, TaskId, TaskInfo, TaskResult, Timestamp, WorkerOptions,
 };
 use tokio::sync::oneshot;
 
@@ -98,8 +98,10 @@ fn grow<'a>(
                 all.into_iter().filter_map(Result::ok).sum()
             }
             3 => {
-                let mut set: FuturesUnordered<_> =
-                    [("a", a), ("b", b), ("c", c)].into_iter().map(|(name, f)| f.map(move |r| (name, r))).collect();
+                let mut set: FuturesUnordered<_> = [("a", a), ("b", b), ("c", c)]
+                    .into_iter()
+                    .map(|(name, f)| f.map(move |r| (name, r)))
+                    .collect();
                 let mut sum = 0;
                 while let Some((name, result)) = set.next().await {
                     world.see(format!("{path} unordered {name} {}", result.is_ok()));
@@ -109,7 +111,10 @@ fn grow<'a>(
             }
             4 => {
                 let results: Vec<_> = iter([a, b, c]).buffer_unordered(2).collect().await;
-                world.see(format!("{path} buffered {:?}", results.iter().map(Result::is_ok).collect::<Vec<_>>()));
+                world.see(format!(
+                    "{path} buffered {:?}",
+                    results.iter().map(Result::is_ok).collect::<Vec<_>>()
+                ));
                 results.len() as u64
             }
             5 => {
@@ -143,7 +148,12 @@ fn grow<'a>(
     .boxed()
 }
 
-fn leaf<'a>(ctx: &'a TaskContext, world: &'a World, mut dice: Dice, path: String) -> BoxFuture<'a, TaskResult<u64>> {
+fn leaf<'a>(
+    ctx: &'a TaskContext,
+    world: &'a World,
+    mut dice: Dice,
+    path: String,
+) -> BoxFuture<'a, TaskResult<u64>> {
     match dice.roll(8) {
         0 => {
             let sleep = ctx.sleep_for(("sleep", &path), Duration::from_millis(dice.roll(60)));
@@ -238,7 +248,11 @@ async fn interleaving(seed: u64, kills: bool) {
     let again = world.path.lock().unwrap().lock().unwrap().clone();
     assert_eq!(again, way, "seed {seed}: another way; journal {journal:#?}");
     let output = output.unwrap().unwrap_or_else(|next| panic!("seed {seed}: the replay ended with {next}"));
-    assert_eq!(output.decode::<String>().unwrap(), result, "seed {seed}: another result; journal {journal:#?}");
+    assert_eq!(
+        output.decode::<String>().unwrap(),
+        result,
+        "seed {seed}: another result; journal {journal:#?}"
+    );
     assert_eq!(*world.executed.lock().unwrap(), executed, "seed {seed}: a journaled step ran again");
 }
 
@@ -282,7 +296,8 @@ impl Store for ReplayStore {
         }
         committed.workers = batch.workers.iter().map(|_| true).collect();
         let (task, journal) = (self.memory.task(self.task_id), self.journal.clone());
-        let first = !batch.claims.is_empty() && !std::mem::replace(&mut *self.handed_out.lock().unwrap(), true);
+        let first =
+            !batch.claims.is_empty() && !std::mem::replace(&mut *self.handed_out.lock().unwrap(), true);
         let claims = batch.claims.len();
         async move {
             let info = task.await?.unwrap();

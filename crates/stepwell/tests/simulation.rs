@@ -172,7 +172,8 @@ async fn simulate(seed: u64) {
     tokio::time::sleep(world.dice.roll(2_000) as u32 * MS).await;
     world.faults.store(false, Ordering::SeqCst);
     for root in roots {
-        let wait = tokio::time::timeout(Duration::from_secs(120), client.wait::<Vec<(String, u64)>>(root)).await;
+        let wait =
+            tokio::time::timeout(Duration::from_secs(120), client.wait::<Vec<(String, u64)>>(root)).await;
         let result = wait.unwrap_or_else(|_| panic!("seed {seed}: a task is stuck"));
         let steps = result.unwrap_or_else(|error| panic!("seed {seed}: {error}"));
         assert_eq!(steps.len(), 12, "seed {seed}");

@@ -92,7 +92,8 @@ fn start_worker(folder: &Path, concurrency: usize) -> Child {
 
 async fn torture(workers: usize) {
     let number = |name, default| std::env::var(name).map_or(default, |value| value.parse().unwrap());
-    let (tasks, least_kills): (u32, usize) = (number("TORTURE_TASKS", 2_000), number("TORTURE_KILLS", 50) as usize);
+    let (tasks, least_kills): (u32, usize) =
+        (number("TORTURE_TASKS", 2_000), number("TORTURE_KILLS", 50) as usize);
     let folder = tempfile::tempdir().unwrap();
     let client = connect(folder.path()).await;
     let all = (0..tasks).map(|task| (task, SpawnOptions::new()));
@@ -140,21 +141,33 @@ async fn torture(workers: usize) {
             last_start.insert(*step, (place, *nonce));
         }
         for (step, result) in (0..).zip(&results) {
-            assert_eq!(last_start[&step].1, result, "task {task}: step {step} ran again after its result was journaled");
+            assert_eq!(
+                last_start[&step].1, result,
+                "task {task}: step {step} ran again after its result was journaled"
+            );
         }
         let first_start = |step| starts.iter().position(|(started, _)| *started == step).unwrap();
         for (before, after) in [(0, 1), (0, 2), (1, 3), (2, 3)] {
             let (before_ended, after_began) = (last_start[&before].0, first_start(after));
-            assert!(before_ended < after_began, "task {task}: step {after} began before the result of {before} was durable");
+            assert!(
+                before_ended < after_began,
+                "task {task}: step {after} began before the result of {before} was durable"
+            );
         }
     }
-    println!("{tasks} tasks, {workers} worker processes, {kills} kills, {again} steps ran again before they were journaled");
+    println!(
+        "{tasks} tasks, {workers} worker processes, {kills} kills, {again} steps ran again before they were journaled"
+    );
 }
 
 async fn unfinished(client: &Durable) -> usize {
     let mut left = 0;
     for state in [TaskState::Pending, TaskState::Running, TaskState::Suspended] {
-        left += client.tasks(TaskFilter { state: Some(state), limit: 1, ..TaskFilter::default() }).await.unwrap().len();
+        left += client
+            .tasks(TaskFilter { state: Some(state), limit: 1, ..TaskFilter::default() })
+            .await
+            .unwrap()
+            .len();
     }
     left
 }

@@ -73,7 +73,10 @@ async fn a_task_that_kills_its_process_every_time_is_quarantined() {
             process.kill().await;
         } else {
             let error = process.wait::<()>(spawned.task_id).await.unwrap_err();
-            assert!(error.to_string().contains("the worker died while it ran attempt 3, the last one"), "{error}");
+            assert!(
+                error.to_string().contains("the worker died while it ran attempt 3, the last one"),
+                "{error}"
+            );
         }
     }
     let info = harness.start().await.task(task.unwrap()).await.unwrap().unwrap();
@@ -191,7 +194,12 @@ async fn a_stuck_run_is_stopped_unless_it_sends_heartbeats() {
     let stuck = process.spawn_named("hang", &false, options).await.unwrap();
     let start = harness.now();
     let error = process.wait::<()>(stuck.task_id).await.unwrap_err();
-    assert!(error.to_string().contains("nothing was journaled for 60s (the worker's `claim_timeout`): call `ctx.heartbeat(..)`"), "{error}");
+    assert!(
+        error.to_string().contains(
+            "nothing was journaled for 60s (the worker's `claim_timeout`): call `ctx.heartbeat(..)`"
+        ),
+        "{error}"
+    );
     assert!(until(start, harness.now()) < 90 * SECOND);
     process.wait::<()>(alive.task_id).await.unwrap();
 }
@@ -284,7 +292,8 @@ async fn a_spawn_is_claimed_in_the_commit_that_inserts_it_when_a_worker_is_free(
     // Also when its caller gives up the moment it has asked.
     let abandoned = process.spawn_with::<quick>(2, SpawnOptions::new().idempotency_key("abandoned"));
     let _ = tokio::time::timeout(Duration::ZERO, abandoned).await;
-    let found = process.spawn_with::<quick>(2, SpawnOptions::new().idempotency_key("abandoned")).await.unwrap();
+    let found =
+        process.spawn_with::<quick>(2, SpawnOptions::new().idempotency_key("abandoned")).await.unwrap();
     assert_eq!(process.wait::<u32>(found.task_id).await.unwrap(), 2);
 }
 
@@ -380,7 +389,9 @@ async fn code_that_diverges_from_its_journal_is_reported_with_both_sides() {
         reports.push(process.wait::<()>(task.task_id).await.unwrap_err().to_string());
         process.kill().await;
     }
-    for (report, asked) in reports.iter().zip(["asked for step \"refund\"", "came to its end", "asked for timer \"charge\""]) {
+    for (report, asked) in
+        reports.iter().zip(["asked for step \"refund\"", "came to its end", "asked for timer \"charge\""])
+    {
         assert!(report.contains(&format!("expected step \"charge\" at 2, the code {asked}")), "{report}");
     }
 }

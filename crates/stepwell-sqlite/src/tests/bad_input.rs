@@ -49,7 +49,10 @@ fn a_file_that_is_no_database_is_left_alone() {
     fs::write(&path, &content).unwrap();
     let (error, text) = error(&path);
     assert!(matches!(error, StoreError::Open { .. }), "{error:?}");
-    assert!(text.contains("the file is not an SQLite database. It is left as it is: mend the path"), "{text}");
+    assert!(
+        text.contains("the file is not an SQLite database. It is left as it is: mend the path"),
+        "{text}"
+    );
     assert_eq!(fs::read_to_string(&path).unwrap(), content);
 }
 

@@ -33,7 +33,8 @@ fn names_and_payloads_are_kept_as_they_are() {
     let store = open(&folder.path().join("odd %20 'näme'?.db"));
     let large = json(&format!("\"{}\"", "ü".repeat(3 << 19)));
     assert_eq!(large.as_str().len(), (3 << 20) + 2);
-    let names = ["'; DROP TABLE stepwell_tasks; --", "päckchen 📦", "\"quoted\" \\ % _ \n\t", "\u{202e}rtl", "null"];
+    let names =
+        ["'; DROP TABLE stepwell_tasks; --", "päckchen 📦", "\"quoted\" \\ % _ \n\t", "\u{202e}rtl", "null"];
     for (n, text) in (1..).zip(names) {
         let mut task = new_task(n);
         task.task_type = name(text);
