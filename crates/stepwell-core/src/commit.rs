@@ -11,7 +11,6 @@
 //! and nothing to tune.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::Poll;
 
 use tokio::sync::oneshot;
 
@@ -19,7 +18,7 @@ use crate::hub::Hub;
 use crate::ids::TaskId;
 use crate::lifecycle::{Broadcast, Lifecycle};
 use crate::name::Name;
-use crate::runtime::{BoxFuture, Runtime};
+use crate::runtime::{BoxFuture, Runtime, turn};
 use crate::store::*;
 
 type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
@@ -137,12 +136,6 @@ impl GroupCommit {
     ) {
         loop {
             let result = committing.await;
-            let next = {
-                let mut gathering = self.gathering.lock().unwrap_or_else(PoisonError::into_inner);
-                gathering.on_its_way = !gathering.batch.is_empty();
-                // Sent off before the answers are given, so that the store works while they are.
-                gathering.on_its_way.then(|| self.send_off(&mut gathering))
-            };
             match result {
                 Ok(committed) => {
                     let news = committed.news;
@@ -167,11 +160,7 @@ impl GroupCommit {
                     refuse(answers.claims, &error);
                 }
             }
-            let next = match next {
-                Some(next) => Some(next),
-                None => self.next_after_a_turn().await,
-            };
-            match next {
+            match self.next_after_a_turn().await {
                 Some(next) => (committing, answers) = next,
                 None => return,
             }
@@ -183,25 +172,11 @@ impl GroupCommit {
     async fn next_after_a_turn(
         self: &Arc<Self>,
     ) -> Option<(BoxFuture<'static, Result<Committed, StoreError>>, Answers)> {
-        self.gathering.lock().unwrap_or_else(PoisonError::into_inner).on_its_way = true;
-        yield_now().await;
+        turn().await;
         let mut gathering = self.gathering.lock().unwrap_or_else(PoisonError::into_inner);
         gathering.on_its_way = !gathering.batch.is_empty();
         gathering.on_its_way.then(|| self.send_off(&mut gathering))
     }
-}
-
-/// Lets everything run that is ready to.
-async fn yield_now() {
-    let mut yielded = false;
-    std::future::poll_fn(|cx| {
-        if std::mem::replace(&mut yielded, true) {
-            return Poll::Ready(());
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }
 
 impl GroupCommit {

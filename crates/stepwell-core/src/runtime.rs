@@ -5,6 +5,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use crate::time::Timestamp;
@@ -51,4 +52,17 @@ pub trait Runtime: Send + Sync + 'static {
 
     /// A random number.
     fn random(&self) -> u64;
+}
+
+/// Lets everything else run that is ready to, once.
+pub(crate) async fn turn() {
+    let mut given = false;
+    std::future::poll_fn(|cx| {
+        if std::mem::replace(&mut given, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }

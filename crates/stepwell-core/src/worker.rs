@@ -7,6 +7,7 @@ use futures_util::future::{Either, select};
 
 use crate::commit::durable;
 use crate::retry::RetryStrategy;
+use crate::runtime::turn;
 use crate::slots::Slots;
 use crate::store::{Claim, StoreError, WorkerSignal};
 use crate::task_error::ControlFlow;
@@ -116,6 +117,8 @@ async fn claim(slots: Arc<Slots>) {
     let mut failures = 0;
     let mut polling = true;
     loop {
+        // Others that are about to end give their slots to the same claim.
+        turn().await;
         let limit = slots.take_for_claim(polling);
         let claim = Claim {
             worker_id: slots.worker_id(),
