@@ -176,7 +176,7 @@ impl Bare {
         let mode: String = conn.query_row("PRAGMA journal_mode", [], |row| row.get(0))?;
         ensure!(mode == "wal", "the store's file is in journal mode {mode}");
         conn.execute_batch(
-            "PRAGMA synchronous = FULL; PRAGMA cache_size = -32768; PRAGMA wal_autocheckpoint = 4000;
+            "PRAGMA synchronous = FULL; PRAGMA cache_size = -32768; PRAGMA wal_autocheckpoint = 2000;
             PRAGMA temp_store = MEMORY",
         )?;
         conn.set_prepared_statement_cache_capacity(128);

@@ -1,9 +1,9 @@
 //! Who in this process waits for what: callers for the end of a task, runs for something to arrive, workers for work.
 
-use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use hashbrown::HashMap;
 use lru::LruCache;
 use tokio::sync::{Notify, oneshot};
 

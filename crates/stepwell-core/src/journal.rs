@@ -13,9 +13,10 @@
 //! Results behind the first failure no longer have a fixed order (the failed step may now succeed, and the code take
 //! another way), so they are kept by name: a step that finds its result there journals it anew and does not run.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::fmt;
 
+use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;

@@ -14,13 +14,14 @@
 
 use std::any::Any;
 use std::cell::Cell;
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Wake, Waker};
 use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
+use hashbrown::{HashMap, HashSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::engine::Engine;
@@ -626,7 +627,7 @@ impl Operations {
     pub(crate) fn take_unsent(&mut self, suspending: bool) -> Unsent {
         if suspending {
             // Waits that an earlier run began, and this one never came to.
-            let stale = self.stored.keys().filter(|key| !self.live.contains_key(key)).cloned();
+            let stale = self.stored.keys().filter(|key| !self.live.contains_key(*key)).cloned();
             let stale: Vec<_> = stale.collect();
             for key in stale {
                 self.stored.remove(&key);

@@ -1,10 +1,10 @@
 //! A worker's slots: what it runs, what it has in memory, and what it can still take.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Wake, Waker};
 use std::time::Duration;
 
+use hashbrown::HashMap;
 use lru::LruCache;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;

@@ -65,9 +65,9 @@ fn open_file(location: &Location, path: &PathBuf, busy_timeout: Duration) -> Res
     migrate::check(migrate::version(&writer)?, MIGRATIONS, location)?;
     use_wal(&writer, location, busy_timeout)?;
     // FULL: a commit is on the disk when it returns. 32 MiB of pages are kept in memory. The WAL grows to
-    // 16 MiB and is then written over from its start: syncing a file that does not grow is faster.
+    // 8 MiB and is then written over from its start: syncing a file that does not grow is faster.
     writer.execute_batch(
-        "PRAGMA synchronous = FULL; PRAGMA cache_size = -32768; PRAGMA wal_autocheckpoint = 4000;
+        "PRAGMA synchronous = FULL; PRAGMA cache_size = -32768; PRAGMA wal_autocheckpoint = 2000;
         PRAGMA temp_store = MEMORY",
     )?;
     migrate::migrate(&writer, MIGRATIONS, location)?;
