@@ -20,7 +20,7 @@ use crate::journal::{Key, Kind, Outcome, to_payload};
 use crate::name::{Name, StepName};
 use crate::options::SpawnOptions;
 use crate::payload::Payload;
-use crate::run::{Effects, Request, Run};
+use crate::run::{Effect, Request, Run};
 use crate::step::{Step, read_step};
 use crate::store::{Headers, NewEvent, NewMessage};
 use crate::task::Task;
@@ -200,11 +200,11 @@ impl TaskContext {
         &self,
         kind: Kind,
         name: &StepName,
-        finish: impl FnOnce(&Key) -> TaskResult<(Payload, Effects)>,
+        finish: impl FnOnce(&Key) -> TaskResult<(Payload, Effect)>,
         read: fn(&Key, Outcome) -> TaskResult<T>,
     ) -> Delivery<T> {
         let request = |key: &Key| {
-            finish(key).map(|(payload, effects)| Request::Finished(Outcome::Done(payload), effects))
+            finish(key).map(|(payload, effect)| Request::Finished(Outcome::Done(payload), effect))
         };
         Delivery::new(&self.run, self.run.begin(kind, name), request, read)
     }
@@ -223,7 +223,7 @@ impl TaskContext {
         let emit = |key: &Key| {
             let payload = self.encode(&key.name, payload)?;
             let emit = NewEvent { name: key.name.clone(), queue: None, payload };
-            Ok((Payload::null(), Effects { emit: Some(emit), ..Effects::default() }))
+            Ok((Payload::null(), Effect::Emit(emit)))
         };
         self.finished(Kind::Emit, &name.into(), emit, |_, _| Ok(()))
     }
@@ -242,7 +242,7 @@ impl TaskContext {
         let send = |key: &Key| {
             let payload = self.encode(&key.name, payload)?;
             let send = NewMessage { task_id, topic: key.name.clone(), payload };
-            Ok((Payload::null(), Effects { send: Some(send), ..Effects::default() }))
+            Ok((Payload::null(), Effect::Send(send)))
         };
         self.finished(Kind::Send, &topic.into(), send, |_, _| Ok(()))
     }
@@ -274,7 +274,7 @@ impl TaskContext {
                 None => options.queue(self.run.queue.to_string()),
             };
             let task = self.run.engine.new_task(task_type, params, options, Some(self.task_id))?;
-            Ok((to_payload(&task.task_id), Effects { spawn: Some(task), ..Effects::default() }))
+            Ok((to_payload(&task.task_id), Effect::Spawn(Box::new(task))))
         };
         self.finished(Kind::Spawn, &name.into(), spawn, |key, outcome| {
             read_step(key, outcome).map(|task_id| Child::new(task_id, key.name.clone()))
@@ -297,19 +297,19 @@ impl TaskContext {
 
     /// The time, by the store's clock, journaled: a replay sees the same.
     pub fn now(&self) -> Delivery<Timestamp> {
-        let now = |_: &Key| Ok((to_payload(&self.run.engine.store.now()), Effects::default()));
+        let now = |_: &Key| Ok((to_payload(&self.run.engine.store.now()), Effect::None));
         self.finished(Kind::Value, &"now".into(), now, read_step)
     }
 
     /// A UUID v7, journaled: a replay sees the same.
     pub fn uuid(&self) -> Delivery<Uuid> {
-        let uuid = |_: &Key| Ok((to_payload(&new_uuid(&*self.run.engine.runtime)), Effects::default()));
+        let uuid = |_: &Key| Ok((to_payload(&new_uuid(&*self.run.engine.runtime)), Effect::None));
         self.finished(Kind::Value, &"uuid".into(), uuid, read_step)
     }
 
     /// A random number, journaled: a replay sees the same.
     pub fn random(&self) -> Delivery<u64> {
-        let random = |_: &Key| Ok((to_payload(&self.run.engine.runtime.random()), Effects::default()));
+        let random = |_: &Key| Ok((to_payload(&self.run.engine.runtime.random()), Effect::None));
         self.finished(Kind::Value, &"random".into(), random, read_step)
     }
 

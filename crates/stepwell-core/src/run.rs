@@ -58,12 +58,12 @@ pub(crate) struct Run {
 }
 
 /// What a delivery does to the store besides its journal entry.
-#[derive(Default)]
-pub(crate) struct Effects {
-    pub(crate) spawn: Option<NewTask>,
-    pub(crate) emit: Option<NewEvent>,
-    pub(crate) send: Option<NewMessage>,
-    pub(crate) received: Option<MessageId>,
+pub(crate) enum Effect {
+    None,
+    Spawn(Box<NewTask>),
+    Emit(NewEvent),
+    Send(NewMessage),
+    Received(MessageId),
 }
 
 /// An operation as its future presents itself to be registered.
@@ -73,7 +73,7 @@ pub(crate) enum Request {
     /// It waits for something, or for the time.
     Wait { target: Option<Name>, due_at: Option<Timestamp> },
     /// It is finished as soon as it is asked for.
-    Finished(Outcome, Effects),
+    Finished(Outcome, Effect),
 }
 
 struct Operation {
@@ -103,7 +103,7 @@ enum Stage {
 struct Ready {
     key: Key,
     outcome: Outcome,
-    effects: Effects,
+    effect: Effect,
 }
 
 /// What was delivered, or began to be waited for, since the last commit.
@@ -332,7 +332,7 @@ impl Run {
 
     /// A step's closure has ended: queues what it gave.
     pub(crate) fn finish(&self, key: &Key, outcome: Outcome) {
-        self.operations().finish(key, outcome, Effects::default());
+        self.operations().finish(key, outcome, Effect::None);
     }
 
     /// The future of an operation is gone.
@@ -349,8 +349,8 @@ impl Operations {
     fn register(&mut self, key: &Key, request: Request) {
         let kept = self.replay.kept.remove(key);
         let (stage, wait, ready) = match (request, kept) {
-            (_, Some(outcome)) => (Stage::Finished, None, Some((outcome, Effects::default()))),
-            (Request::Finished(outcome, effects), None) => (Stage::Finished, None, Some((outcome, effects))),
+            (_, Some(outcome)) => (Stage::Finished, None, Some((outcome, Effect::None))),
+            (Request::Finished(outcome, effect), None) => (Stage::Finished, None, Some((outcome, effect))),
             (Request::Gate(work), None) => {
                 self.gates += 1;
                 (Stage::Gate { after: self.delivered_seq, work }, None, None)
@@ -369,12 +369,12 @@ impl Operations {
             }
         };
         self.live.insert(key.clone(), Operation { stage, waker: None, wait });
-        if let Some((outcome, effects)) = ready {
-            self.ready.push_back(Ready { key: key.clone(), outcome, effects });
+        if let Some((outcome, effect)) = ready {
+            self.ready.push_back(Ready { key: key.clone(), outcome, effect });
         }
     }
 
-    fn finish(&mut self, key: &Key, outcome: Outcome, effects: Effects) {
+    fn finish(&mut self, key: &Key, outcome: Outcome, effect: Effect) {
         let Some(operation) = self.live.get_mut(key) else { return };
         match operation.stage {
             Stage::Open => self.open -= 1,
@@ -382,7 +382,7 @@ impl Operations {
             _ => {}
         }
         operation.stage = Stage::Finished;
-        self.ready.push_back(Ready { key: key.clone(), outcome, effects });
+        self.ready.push_back(Ready { key: key.clone(), outcome, effect });
     }
 
     /// The operation leaves its stage for good.
@@ -432,11 +432,11 @@ impl Operations {
             self.replay.entries.pop_front();
             return Ok(Some(waker));
         }
-        while let Some(Ready { key, outcome, effects }) = self.ready.pop_front() {
+        while let Some(Ready { key, outcome, effect }) = self.ready.pop_front() {
             // The journal may have held its delivery, or its future may be gone.
             let waits = matches!(self.live.get(&key), Some(Operation { stage: Stage::Finished, .. }));
             let Some(waker) = waits.then(|| self.deliver(&key, outcome.clone())).flatten() else {
-                if let Some(message) = effects.received {
+                if let Effect::Received(message) = effect {
                     self.taken.remove(&message);
                 }
                 continue;
@@ -446,10 +446,13 @@ impl Operations {
             run.engine.lifecycle.tell(|| Lifecycle::of_delivery(run.task_id, &key, &outcome));
             let at = run.engine.store.now();
             self.unsent.entries.push(Entry { seq: self.delivered_seq, key, outcome, at });
-            self.unsent.spawns.extend(effects.spawn);
-            self.unsent.events.extend(effects.emit);
-            self.unsent.messages.extend(effects.send);
-            self.unsent.received.extend(effects.received);
+            match effect {
+                Effect::None => {}
+                Effect::Spawn(task) => self.unsent.spawns.push(*task),
+                Effect::Emit(event) => self.unsent.events.push(event),
+                Effect::Send(message) => self.unsent.messages.push(message),
+                Effect::Received(message) => self.unsent.received.push(message),
+            }
             return Ok(Some(waker));
         }
         Ok(None)
@@ -523,7 +526,7 @@ impl Operations {
             self.durable_seq = self.delivered_seq;
             return self.deliver(key, outcome).flatten();
         }
-        self.finish(key, outcome, Effects::default());
+        self.finish(key, outcome, Effect::None);
         None
     }
 
@@ -545,18 +548,17 @@ impl Operations {
             }
             if let Some(key) = waiting_for(self, Kind::Message, topic.as_str()).into_iter().next() {
                 self.taken.insert(id);
-                let effects = Effects { received: Some(id), ..Effects::default() };
-                self.finish(&key, Outcome::Done(payload), effects);
+                self.finish(&key, Outcome::Done(payload), Effect::Received(id));
             }
         }
         for (name, payload) in facts.events {
             for key in waiting_for(self, Kind::Event, name.as_str()) {
-                self.finish(&key, Outcome::Done(payload.clone()), Effects::default());
+                self.finish(&key, Outcome::Done(payload.clone()), Effect::None);
             }
         }
         for (child, finish) in facts.children {
             for key in waiting_for(self, Kind::Child, &child.to_string()) {
-                self.finish(&key, crate::child::outcome(finish.clone()), Effects::default());
+                self.finish(&key, crate::child::outcome(finish.clone()), Effect::None);
             }
         }
     }
@@ -575,7 +577,7 @@ impl Operations {
                 }
                 _ => Outcome::Done(crate::payload::Payload::null()),
             };
-            self.finish(&key, outcome, Effects::default());
+            self.finish(&key, outcome, Effect::None);
         }
     }
 

@@ -86,10 +86,7 @@ enum Stage<Fut> {
         limit: Option<BoxFuture<'static, ()>>,
     },
     /// Between two tries.
-    Backoff {
-        key: Key,
-        request: Option<Request>,
-    },
+    Backoff(Box<(Key, Option<Request>)>),
     Done,
 }
 
@@ -172,8 +169,9 @@ where
             Err(error) => return error.take().map_or(Poll::Pending, |error| Poll::Ready(Err(error))),
         };
         loop {
-            if let Stage::Backoff { key: backoff, request } = &mut this.stage {
-                match this.run.poll(backoff, request, cx.waker()) {
+            if let Stage::Backoff(backoff) = &mut this.stage {
+                let (key, request) = &mut **backoff;
+                match this.run.poll(key, request, cx.waker()) {
                     Poll::Pending => return Poll::Pending,
                     Poll::Ready(Ok(_)) => this.stage = Stage::New,
                     Poll::Ready(Err(error)) => {
@@ -195,7 +193,7 @@ where
                     this.tries += 1;
                     let backoff = Key { kind: Kind::Backoff, ..key.clone() };
                     let request = Some(Request::Wait { target: None, due_at: Some(at) });
-                    this.stage = Stage::Backoff { key: backoff, request };
+                    this.stage = Stage::Backoff(Box::new((backoff, request)));
                     continue;
                 }
                 Poll::Ready(outcome) => {
@@ -234,7 +232,7 @@ impl<F: Closure> Drop for Step<F> {
         let Ok(key) = &self.key else { return };
         match &self.stage {
             Stage::New | Stage::Done => {}
-            Stage::Backoff { key: backoff, .. } => self.run.forget(backoff),
+            Stage::Backoff(backoff) => self.run.forget(&backoff.0),
             Stage::Waiting | Stage::Running { .. } => self.run.forget(key),
         }
     }

@@ -1,6 +1,14 @@
 //! Bad input is an error that says what to do, and nothing is lost by it. How the SQLite store takes a bad file is tested
 //! with the store.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::unit_arg,
+    missing_docs,
+    reason = "a test ends by a panic"
+)]
+
 use std::time::Duration;
 
 use stepwell::testing::{Harness, worker_options};

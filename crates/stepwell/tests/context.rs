@@ -1,5 +1,13 @@
 //! What a task's code has in hand, call by call, in virtual time.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::unit_arg,
+    missing_docs,
+    reason = "a test ends by a panic"
+)]
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
@@ -133,7 +141,7 @@ async fn a_step_has_as_many_tries_as_it_is_given_and_a_permanent_error_has_none(
 #[tokio::test(start_paused = true)]
 async fn a_steps_timeout_drops_the_try() {
     let result = run(|(), ctx| async move {
-        ctx.step("hang", || std::future::pending::<anyhow::Result<()>>()).timeout(SECOND).await
+        ctx.step("hang", std::future::pending::<anyhow::Result<()>>).timeout(SECOND).await
     });
     let failure = failure(result.await);
     assert_eq!(failure.kind, FailureKind::Timeout);
@@ -239,7 +247,7 @@ async fn a_sleep_goes_on_while_no_process_is_alive_and_does_not_start_anew() {
     let register = async |process: &Process| {
         let sleepy = |(): (), ctx: TaskContext| async move {
             // A closure runs beside the sleep, so that the task is not even suspended when it dies.
-            let hang = ctx.step("hang", || std::future::pending::<anyhow::Result<()>>());
+            let hang = ctx.step("hang", std::future::pending::<anyhow::Result<()>>);
             tokio::select! { _ = hang => Ok(0), _ = ctx.sleep_for("a week", WEEK) => Ok(1) }
         };
         process.register_fn("sleepy", sleepy).await.unwrap();
@@ -397,7 +405,7 @@ async fn a_durable_timeout_is_not_started_anew_by_a_crash() {
     let harness = Harness::new();
     let start = async |process: &Process| {
         let limited = |(): (), ctx: TaskContext| async move {
-            let hang = ctx.step("hang", || std::future::pending::<anyhow::Result<()>>());
+            let hang = ctx.step("hang", std::future::pending::<anyhow::Result<()>>);
             match ctx.timeout("limit", 10 * SECOND, hang).await {
                 Err(TaskError::Timeout { name }) => Ok(name),
                 other => panic!("{other:?}"),

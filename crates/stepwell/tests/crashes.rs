@@ -1,6 +1,14 @@
 //! The exhaustive crash test: a set of tasks that uses every feature runs once for each of its commits, and dies right
 //! before it, or right after. Restarted, it comes to the same end, and no journaled step has run again.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::unit_arg,
+    missing_docs,
+    reason = "a test ends by a panic"
+)]
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

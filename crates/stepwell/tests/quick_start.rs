@@ -1,6 +1,6 @@
 //! The Quick Start of the engine that Stepwell grew from, as it is printed there: only the URL is another.
 
-#![allow(unused_mut, unused_must_use, missing_docs)]
+#![allow(unused, missing_docs, clippy::all, clippy::uninlined_format_args)]
 
 // As `durable = { package = "stepwell", … }` does in a user's manifest.
 extern crate stepwell as durable;

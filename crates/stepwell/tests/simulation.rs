@@ -3,6 +3,14 @@
 //!
 //! `STEPWELL_SEED=7` runs one case, `STEPWELL_SEEDS=10000` more of them.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::unit_arg,
+    missing_docs,
+    reason = "a test ends by a panic"
+)]
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};

@@ -3,6 +3,14 @@
 //!
 //! `TORTURE_TASKS` and `TORTURE_KILLS` make it longer.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::unit_arg,
+    missing_docs,
+    reason = "a test ends by a panic"
+)]
+
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
@@ -52,7 +60,7 @@ async fn tortured(task: u32, ctx: TaskContext) -> TaskResult<Vec<String>> {
     };
     let first = step(0).await?;
     let (second, third) = tokio::try_join!(step(1), step(2))?;
-    if task % 3 == 0 {
+    if task.is_multiple_of(3) {
         ctx.sleep_for("nap", WORK).await?;
     }
     Ok(vec![first, second, third, step(3).await?])
