@@ -189,3 +189,47 @@ async fn no_task_is_lost_and_no_journaled_step_runs_again_when_the_worker_is_kil
 async fn nor_when_two_worker_processes_share_the_file_and_are_killed() {
     torture(2).await;
 }
+
+/// The program that accepts one of each, says so at once, and would go on for ever.
+#[tokio::test]
+#[ignore = "it is started by what_was_accepted_survives_kill_9"]
+async fn accepting_program() {
+    let Some(folder) = std::env::var_os("TORTURE_FOLDER").map(PathBuf::from) else { return };
+    let client = connect(&folder).await;
+    let task = client.spawn_named("waits", &(), SpawnOptions::new()).await.unwrap().task_id;
+    client.emit_event("event", &1, None).await.unwrap();
+    client.send(task, "topic", &2).await.unwrap();
+    let cancelled = client.spawn_named("waits", &(), SpawnOptions::new()).await.unwrap().task_id;
+    client.cancel(cancelled).await.unwrap();
+    println!("accepted {task} {cancelled}");
+    std::future::pending::<()>().await;
+}
+
+#[tokio::test]
+async fn what_was_accepted_survives_kill_9() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut program = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "accepting_program", "--ignored", "--nocapture"])
+        .env("TORTURE_FOLDER", folder.path())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(program.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let accepted = lines.find_map(|line| Some(line.split_once("accepted ")?.1.to_owned())).unwrap();
+    program.kill().unwrap();
+    program.wait().unwrap();
+
+    let (task, cancelled) = accepted.split_once(' ').unwrap();
+    let client = connect(folder.path()).await;
+    let waits = |(): (), ctx: TaskContext| async move {
+        let event: u32 = ctx.await_event("event", None).await?;
+        let message: u32 = ctx.recv("topic", None).await?;
+        Ok((event, message))
+    };
+    client.register_fn("waits", waits).await.unwrap();
+    let worker = client.start_worker(WorkerOptions::new()).await;
+    assert_eq!(client.wait::<(u32, u32)>(task.parse().unwrap()).await.unwrap(), (1, 2));
+    let cancelled = client.wait::<(u32, u32)>(cancelled.parse().unwrap()).await;
+    assert!(matches!(cancelled, Err(Error::TaskCancelled(_))));
+    worker.shutdown().await;
+}

@@ -403,3 +403,85 @@ async fn code_that_diverges_from_its_journal_is_reported_with_both_sides() {
         assert!(report.contains(&format!("expected step \"charge\" at 2, the code {asked}")), "{report}");
     }
 }
+
+/// A store whose commits take a while, before they are applied and after.
+struct Slow(MemoryStore);
+
+impl Store for Slow {
+    fn now(&self) -> Timestamp {
+        self.0.now()
+    }
+
+    fn commit(&self, batch: store::Batch) -> BoxFuture<'static, Result<store::Committed, StoreError>> {
+        let store = self.0.connect();
+        Box::pin(async move {
+            tokio::time::sleep(Duration::from_millis(3)).await;
+            let committed = store.commit(batch).await;
+            tokio::time::sleep(Duration::from_millis(3)).await;
+            committed
+        })
+    }
+
+    fn task(&self, task_id: TaskId) -> BoxFuture<'static, Result<Option<TaskInfo>, StoreError>> {
+        self.0.task(task_id)
+    }
+
+    fn tasks(&self, filter: TaskFilter) -> BoxFuture<'static, Result<Vec<TaskInfo>, StoreError>> {
+        self.0.tasks(filter)
+    }
+
+    fn journal(&self, task_id: TaskId) -> BoxFuture<'static, Result<Vec<Entry>, StoreError>> {
+        self.0.journal(task_id)
+    }
+
+    fn changed(&self) -> BoxFuture<'_, ()> {
+        self.0.changed()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_wake_up_is_lost_at_any_moment() {
+    // Each millisecond of a task's way into its wait, while every commit on that way takes six. The worker polls only
+    // once an hour: a wake-up that is lost would take that long.
+    for busy in [false, true] {
+        for moment in 0..40 {
+            let harness = Harness::new();
+            let sender = harness.start_on(Arc::new(Slow(harness.store())), |builder| builder).await.unwrap();
+            let process = harness.start_on(Arc::new(Slow(harness.store())), |builder| builder).await.unwrap();
+            process.register::<quick>().await.unwrap();
+            let waits = move |(): (), ctx: TaskContext| async move {
+                let busily = ctx.step("busy", || async move {
+                    // Runs on beside the waits, so that the task is not suspended.
+                    Ok(tokio::time::sleep(if busy { 20 * SECOND } else { Duration::ZERO }).await)
+                });
+                let waits = async {
+                    let child = ctx.spawn::<quick>("child", 3).await?;
+                    let waits = tokio::try_join!(
+                        ctx.await_event::<u32>("event", None),
+                        ctx.recv::<u32>("topic", None)
+                    );
+                    let (event, message) = waits?;
+                    Ok((event, message, ctx.join(&child).await?, ctx.now().await?))
+                };
+                let (busily, waits) = tokio::join!(busily, waits);
+                busily?;
+                waits
+            };
+            process.register_fn("waits", waits).await.unwrap();
+            process.start_worker(worker_options()).await;
+            let start = harness.now();
+            let task = process.spawn_named("waits", &(), SpawnOptions::new()).await.unwrap().task_id;
+            let (process_id, client) = (moment % 2, process.client());
+            let client = if process_id == 0 { client } else { sender.client() };
+            tokio::time::sleep(Duration::from_millis(moment)).await;
+            let (event, message) =
+                tokio::join!(client.emit_event("event", &1, None), client.send(task, "topic", &2));
+            event.unwrap();
+            message.unwrap();
+            let (event, message, child, when) =
+                process.wait::<(u32, u32, u32, Timestamp)>(task).await.unwrap();
+            assert_eq!((event, message, child), (1, 2, 3));
+            assert!(until(start, when) < SECOND, "moment {moment}, busy {busy}: {:?}", until(start, when));
+        }
+    }
+}
