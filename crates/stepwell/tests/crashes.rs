@@ -181,6 +181,16 @@ async fn stumbles(_nothing: (), ctx: TaskContext) -> TaskResult<u32> {
 
 const TASKS: [&str; 6] = ["steps", "family", "forsaken", "asks", "answers", "stumbles"];
 
+/// Steps, and the ones that they follow, whose results must be durable before they begin.
+const LATER: [(&str, &str); 6] = [
+    ("steps/answer", "steps/first"),
+    ("steps/flaky", "steps/answer"),
+    ("steps/a", "steps/flaky"),
+    ("steps/b", "steps/flaky"),
+    ("stumbles/broken", "stumbles/before"),
+    ("stumbles/beside", "stumbles/before"),
+];
+
 /// The store of a process that dies at its `at`-th commit.
 struct Mortal {
     store: Arc<dyn Store>,
@@ -328,6 +338,13 @@ async fn case(opens: &impl Opens, at: usize, applied: bool) -> Option<Ends> {
     let store = opens.open(&harness).await;
     let before = journaled(&*store).await;
     let ran = ledger.0.lock().unwrap().clone();
+    for (later, earlier) in LATER {
+        let (began, journaled) = (ran.contains_key(later), before.contains(&earlier.to_owned()));
+        assert!(
+            !began || journaled,
+            "commit {at}, applied {applied}: {later} began before {earlier} was durable"
+        );
+    }
     let process = harness.start_on(store, |builder| builder.state(ledger.clone())).await.unwrap();
     let ends = tokio::time::timeout(Duration::from_secs(30), live(&process)).await;
     let ends = ends.unwrap_or_else(|_| panic!("commit {at}, applied {applied}: stuck")).unwrap();
