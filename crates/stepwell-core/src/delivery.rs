@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use crate::journal::{Key, Outcome};
-use crate::run::{Request, Run};
+use crate::operations::Request;
+use crate::run::Run;
 use crate::task_error::{TaskError, TaskResult};
 
 /// The answer to a call of the context, once it is awaited.

@@ -11,9 +11,11 @@ use serde::de::DeserializeOwned;
 
 use crate::failure::{Failure, FailureKind, Retry};
 use crate::journal::{Key, Kind, Outcome};
+use crate::operations::Request;
 use crate::payload::Payload;
+use crate::polled::poll_closure;
 use crate::retry::RetryStrategy;
-use crate::run::{Request, Run, poll_closure};
+use crate::run::Run;
 use crate::runtime::BoxFuture;
 use crate::task_error::{TaskError, TaskResult, closure_failure};
 use crate::time::after;

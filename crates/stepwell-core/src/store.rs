@@ -25,7 +25,6 @@
 //! Transitions, commands, events, messages, spawns, worker signals, claims; each list in its own order. So a claim
 //! sees all that its batch brought.
 
-use std::any::Any;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -33,12 +32,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
 use crate::ids::{RunId, TaskId, WorkerId};
-use crate::journal::{Entry, Key};
+use crate::journal::Entry;
 use crate::name::Name;
 use crate::payload::Payload;
 use crate::retry::RetryStrategy;
 use crate::runtime::BoxFuture;
 use crate::time::Timestamp;
+
+pub use crate::task_info::{TaskFilter, TaskInfo, TaskState};
+pub use crate::transition::{
+    Applied, ArrivedMessage, Facts, MessageId, Next, Refused, Transition, UserTransaction, Wait,
+};
 
 /// Headers: small values that travel with a task beside its parameters (a trace, a tenant).
 pub type Headers = BTreeMap<String, serde_json::Value>;
@@ -229,162 +233,6 @@ pub struct NewMessage {
     pub payload: Payload,
 }
 
-/// What a run did since its last commit. It is refused as a whole unless the run owns the task: the task is running
-/// under this `run_id`.
-#[derive(Debug)]
-pub struct Transition {
-    /// The task.
-    pub task_id: TaskId,
-    /// The run: the fencing token.
-    pub run_id: RunId,
-    /// What was delivered, with sequence numbers that follow on those in the journal.
-    pub entries: Vec<Entry>,
-    /// Child tasks that the entries spawn.
-    pub spawns: Vec<NewTask>,
-    /// Events that the entries emit.
-    pub events: Vec<NewEvent>,
-    /// Messages that the entries send.
-    pub messages: Vec<NewMessage>,
-    /// Messages that the entries received: they leave the mailbox.
-    pub received: Vec<MessageId>,
-    /// What the task waits for since its last commit.
-    pub waits_added: Vec<Wait>,
-    /// What it no longer waits for.
-    pub waits_removed: Vec<Key>,
-    /// A step whose work is done by the store, within the batch's own transaction. Its entry is written only when the
-    /// work succeeds; otherwise the work is undone, and the rest of the transition stands.
-    pub transaction: Option<UserTransaction>,
-    /// What becomes of the task.
-    pub next: Next,
-}
-
-impl Transition {
-    /// A transition with nothing in it but what becomes of the task.
-    pub fn new(task_id: TaskId, run_id: RunId, next: Next) -> Self {
-        Self {
-            task_id,
-            run_id,
-            entries: Vec::new(),
-            spawns: Vec::new(),
-            events: Vec::new(),
-            messages: Vec::new(),
-            received: Vec::new(),
-            waits_added: Vec::new(),
-            waits_removed: Vec::new(),
-            transaction: None,
-            next,
-        }
-    }
-}
-
-/// A message's place in the order of all messages.
-pub type MessageId = i64;
-
-/// Something that a task waits for.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Wait {
-    /// The operation that waits. Its kind says for what.
-    pub key: Key,
-    /// The event's name, the message's topic, the child's id; `None` for timers.
-    pub target: Option<Name>,
-    /// When the wait ends by itself.
-    pub due_at: Option<Timestamp>,
-}
-
-/// A step that the store does within its own transaction.
-pub struct UserTransaction {
-    /// The step.
-    pub key: Key,
-    /// The sequence number for its entry.
-    pub seq: u64,
-    /// The work: a type that only the backend knows, a closure over its connection.
-    pub work: Box<dyn Any + Send>,
-}
-
-impl std::fmt::Debug for UserTransaction {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("UserTransaction").field("key", &self.key).finish_non_exhaustive()
-    }
-}
-
-/// What becomes of a task after a transition.
-#[derive(Clone, Debug)]
-pub enum Next {
-    /// It goes on running. With `collect`, the store looks for what its waits wait for.
-    Continue {
-        /// Whether to look.
-        collect: bool,
-    },
-    /// It only waits, and gives up its run; the attempt does not count. The store looks for what its waits wait for,
-    /// and when there is something, or `wake_at` has passed, the task stays running instead.
-    Suspend {
-        /// The earliest `due_at` of all its waits.
-        wake_at: Option<Timestamp>,
-    },
-    /// It has this output.
-    Complete(Payload),
-    /// The attempt failed; the next one may start then.
-    Retry {
-        /// Why it failed.
-        failure: Failure,
-        /// When the next attempt is due.
-        at: Timestamp,
-    },
-    /// The attempt failed, and was the last.
-    Fail(Failure),
-    /// It is cancelled, and so are its children.
-    Cancel,
-    /// The run gives the task back, unfinished; the attempt does not count.
-    Release,
-}
-
-/// What became of a transition.
-#[derive(Debug, Default)]
-pub struct Applied {
-    /// Whether the task is suspended now. `false` after [`Next::Suspend`] means that it still runs.
-    pub suspended: bool,
-    /// Whether the task has been asked to cancel.
-    pub cancel_requested: bool,
-    /// What has arrived for the task's waits, when it was asked for.
-    pub facts: Facts,
-    /// What the [`UserTransaction`] gave: the step's result, or why its work was undone.
-    pub transaction: Option<Result<Payload, anyhow::Error>>,
-}
-
-/// The run does not own the task: another one has it, or it has ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the run no longer owns its task")]
-pub struct Refused;
-
-/// What has arrived for a task's waits. The executor decides who gets what.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Facts {
-    /// Events by name, for those that the task awaits and that have been emitted.
-    pub events: Vec<(Name, Payload)>,
-    /// Messages in their order; of each topic at most as many as there are waits for it.
-    pub messages: Vec<ArrivedMessage>,
-    /// Children that have ended.
-    pub children: Vec<(TaskId, Finish)>,
-}
-
-impl Facts {
-    /// Whether nothing has arrived.
-    pub fn is_empty(&self) -> bool {
-        self.events.is_empty() && self.messages.is_empty() && self.children.is_empty()
-    }
-}
-
-/// A message in a task's mailbox.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ArrivedMessage {
-    /// Its place in the order.
-    pub id: MessageId,
-    /// Its topic.
-    pub topic: Name,
-    /// What it carries.
-    pub payload: Payload,
-}
-
 /// What a client asks of a task.
 #[derive(Clone, Copy, Debug)]
 pub enum Command {
@@ -489,129 +337,6 @@ pub struct ClaimedTask {
     pub waits: Vec<Wait>,
     /// What has arrived for its waits.
     pub facts: Facts,
-}
-
-/// Where a task is in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum TaskState {
-    /// It waits to be claimed.
-    Pending,
-    /// A worker runs it.
-    Running,
-    /// It waits for a time, an event, a message or a child.
-    Suspended,
-    /// It has its output.
-    Completed,
-    /// Its attempts are used up.
-    Failed,
-    /// It was cancelled.
-    Cancelled,
-}
-
-impl TaskState {
-    /// Every state.
-    pub const ALL: [Self; 6] =
-        [Self::Pending, Self::Running, Self::Suspended, Self::Completed, Self::Failed, Self::Cancelled];
-
-    /// Whether the task has ended.
-    pub const fn is_finished(self) -> bool {
-        matches!(self, Self::Completed | Self::Failed | Self::Cancelled)
-    }
-
-    /// The state's word in stores, filters and exports.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Pending => "pending",
-            Self::Running => "running",
-            Self::Suspended => "suspended",
-            Self::Completed => "completed",
-            Self::Failed => "failed",
-            Self::Cancelled => "cancelled",
-        }
-    }
-
-    /// The state of that word.
-    pub fn parse(word: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|state| state.as_str() == word)
-    }
-}
-
-impl std::fmt::Display for TaskState {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// What a store knows of a task.
-#[derive(Clone, Debug, Serialize)]
-pub struct TaskInfo {
-    /// The task.
-    pub task_id: TaskId,
-    /// Its latest run.
-    pub run_id: RunId,
-    /// The name of its type.
-    pub task_type: Name,
-    /// Its queue.
-    pub queue: Name,
-    /// Where it is in its life.
-    pub state: TaskState,
-    /// Its parameters.
-    pub params: Payload,
-    /// Its output, once it has completed.
-    pub output: Option<Payload>,
-    /// Why it failed, or why its last attempt did.
-    pub failure: Option<Failure>,
-    /// Its headers.
-    pub headers: Headers,
-    /// Higher ones are claimed first.
-    pub priority: i32,
-    /// The number of its latest attempt; 0 before the first.
-    pub attempt: u32,
-    /// How many attempts it has.
-    pub max_attempts: u32,
-    /// The task that spawned it.
-    pub parent: Option<TaskId>,
-    /// Its idempotency key.
-    pub idempotency_key: Option<Name>,
-    /// Whether it has been asked to cancel.
-    pub cancel_requested: bool,
-    /// When it was spawned.
-    pub spawned_at: Timestamp,
-    /// When it was first claimed.
-    pub started_at: Option<Timestamp>,
-    /// When it ended.
-    pub finished_at: Option<Timestamp>,
-    /// When it may next be claimed, if it waits for a time.
-    pub due_at: Option<Timestamp>,
-}
-
-/// Which tasks to list. The default passes all, 100 at a time.
-///
-/// ```
-/// # use stepwell_core::{TaskFilter, TaskState};
-/// let failed = TaskFilter { state: Some(TaskState::Failed), limit: 20, ..TaskFilter::default() };
-/// ```
-#[derive(Clone, Debug)]
-pub struct TaskFilter {
-    /// Of this state.
-    pub state: Option<TaskState>,
-    /// In this queue.
-    pub queue: Option<Name>,
-    /// Of this type.
-    pub task_type: Option<Name>,
-    /// Spawned by this task.
-    pub parent: Option<TaskId>,
-    /// Older than this task: the last one of the page before.
-    pub before: Option<TaskId>,
-    /// How many at most.
-    pub limit: usize,
-}
-
-impl Default for TaskFilter {
-    fn default() -> Self {
-        Self { state: None, queue: None, task_type: None, parent: None, before: None, limit: 100 }
-    }
 }
 
 /// Why a store could not do its work.

@@ -27,7 +27,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
-use stepwell_core::{BoxFuture, Error, MemoryStore, Runtime, Store, Timestamp, WorkerOptions, from_micros};
+use stepwell_core::store::{Batch, Committed};
+use stepwell_core::{
+    BoxFuture, Entry, Error, MemoryStore, Runtime, Store, StoreError, TaskFilter, TaskId, TaskInfo,
+    Timestamp, WorkerOptions, from_micros,
+};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -143,6 +147,65 @@ impl Deref for Process {
 
     fn deref(&self) -> &Durable {
         &self.client
+    }
+}
+
+/// A store whose commits go through a function, which may delay, refuse or lose them.
+///
+/// ```
+/// # use std::sync::Arc;
+/// # use stepwell::testing::{Harness, Intercepted};
+/// # use stepwell::StoreError;
+/// # fn f(harness: &Harness) {
+/// let full = Intercepted::new(Arc::new(harness.store()), |_store, _batch| {
+///     Box::pin(async { Err(StoreError::Full("a test".into())) })
+/// });
+/// # }
+/// ```
+pub struct Intercepted<F> {
+    store: Arc<dyn Store>,
+    commit: F,
+}
+
+/// What became of a commit.
+type Commit = BoxFuture<'static, Result<Committed, StoreError>>;
+
+impl<F> Intercepted<F>
+where
+    F: Fn(Arc<dyn Store>, Batch) -> Commit + Send + Sync + 'static,
+{
+    /// Wraps the store.
+    pub fn new(store: Arc<dyn Store>, commit: F) -> Self {
+        Self { store, commit }
+    }
+}
+
+impl<F> Store for Intercepted<F>
+where
+    F: Fn(Arc<dyn Store>, Batch) -> Commit + Send + Sync + 'static,
+{
+    fn now(&self) -> Timestamp {
+        self.store.now()
+    }
+
+    fn commit(&self, batch: Batch) -> Commit {
+        (self.commit)(self.store.clone(), batch)
+    }
+
+    fn task(&self, task_id: TaskId) -> BoxFuture<'static, Result<Option<TaskInfo>, StoreError>> {
+        self.store.task(task_id)
+    }
+
+    fn tasks(&self, filter: TaskFilter) -> BoxFuture<'static, Result<Vec<TaskInfo>, StoreError>> {
+        self.store.tasks(filter)
+    }
+
+    fn journal(&self, task_id: TaskId) -> BoxFuture<'static, Result<Vec<Entry>, StoreError>> {
+        self.store.journal(task_id)
+    }
+
+    fn changed(&self) -> BoxFuture<'_, ()> {
+        self.store.changed()
     }
 }
 

@@ -11,14 +11,13 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use futures_util::stream::{FuturesUnordered, StreamExt, iter};
-use stepwell::store::{Batch, Committed};
-use stepwell::testing::{Harness, Process};
+use stepwell::testing::{Harness, Intercepted, Process};
 use stepwell::*;
 use tokio::sync::Notify;
 
@@ -191,57 +190,27 @@ const LATER: [(&str, &str); 6] = [
     ("stumbles/beside", "stumbles/before"),
 ];
 
-/// The store of a process that dies at its `at`-th commit.
-struct Mortal {
-    store: Arc<dyn Store>,
-    commits: AtomicUsize,
-    at: usize,
-    /// Whether that commit is still applied.
-    applied: bool,
-    dead: Arc<AtomicBool>,
-    died: Arc<Notify>,
-}
-
-impl Store for Mortal {
-    fn now(&self) -> Timestamp {
-        self.store.now()
-    }
-
-    fn commit(&self, batch: Batch) -> BoxFuture<'static, Result<Committed, StoreError>> {
-        if self.dead.load(Ordering::SeqCst) {
-            return Box::pin(std::future::pending());
-        }
+/// The store of a process that dies at its `at`-th commit, which is still `applied` or not.
+fn mortal(store: Arc<dyn Store>, at: usize, applied: bool, died: Arc<Notify>) -> Arc<dyn Store> {
+    let commits = AtomicUsize::new(0);
+    Arc::new(Intercepted::new(store, move |store, batch| {
         // What changes nothing is no moment of its own to die at.
         let counts = !batch.has_only_claims() || batch.claims.iter().any(|claim| claim.limit > 0);
-        if counts && self.commits.fetch_add(1, Ordering::SeqCst) + 1 == self.at {
-            self.dead.store(true, Ordering::SeqCst);
-            let (applied, died) = (self.applied.then(|| self.store.commit(batch)), self.died.clone());
-            return Box::pin(async move {
+        let number = commits.fetch_add(usize::from(counts), Ordering::SeqCst) + usize::from(counts);
+        if number < at || (number == at && !counts) {
+            return store.commit(batch);
+        }
+        let last = (counts && number == at).then(|| (applied.then(|| store.commit(batch)), died.clone()));
+        Box::pin(async move {
+            if let Some((applied, died)) = last {
                 if let Some(applied) = applied {
                     applied.await?;
                 }
                 died.notify_one();
-                std::future::pending().await
-            });
-        }
-        self.store.commit(batch)
-    }
-
-    fn task(&self, task_id: TaskId) -> BoxFuture<'static, Result<Option<TaskInfo>, StoreError>> {
-        self.store.task(task_id)
-    }
-
-    fn tasks(&self, filter: TaskFilter) -> BoxFuture<'static, Result<Vec<TaskInfo>, StoreError>> {
-        self.store.tasks(filter)
-    }
-
-    fn journal(&self, task_id: TaskId) -> BoxFuture<'static, Result<Vec<Entry>, StoreError>> {
-        self.store.journal(task_id)
-    }
-
-    fn changed(&self) -> BoxFuture<'_, ()> {
-        self.store.changed()
-    }
+            }
+            std::future::pending().await
+        })
+    }))
 }
 
 /// How each task ended.
@@ -320,11 +289,9 @@ trait Opens {
 async fn case(opens: &impl Opens, at: usize, applied: bool) -> Option<Ends> {
     let harness = Harness::new();
     let ledger = Arc::new(Ledger::default());
-    let (dead, died) = (Arc::new(AtomicBool::new(false)), Arc::new(Notify::new()));
-    let store = opens.open(&harness).await;
-    let mortal =
-        Mortal { store, commits: AtomicUsize::new(0), at, applied, dead: dead.clone(), died: died.clone() };
-    let process = harness.start_on(Arc::new(mortal), |builder| builder.state(ledger.clone())).await.unwrap();
+    let died = Arc::new(Notify::new());
+    let store = mortal(opens.open(&harness).await, at, applied, died.clone());
+    let process = harness.start_on(store, |builder| builder.state(ledger.clone())).await.unwrap();
     tokio::select! {
         ends = live(&process) => {
             process.kill().await;

@@ -16,11 +16,11 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join_all};
 use futures_util::stream::{FuturesUnordered, StreamExt, iter};
-use stepwell::store::{Applied, Batch, Claimed, ClaimedTask, Committed, Facts, Next};
-use stepwell::testing::{Harness, Process};
+use stepwell::store::{Applied, Claimed, ClaimedTask, Committed, Facts, Next};
+use stepwell::testing::{Harness, Intercepted, Process};
 use stepwell::{
-    Entry, MemoryStore, Payload, RetryStrategy, SpawnOptions, Store, StoreError, TaskContext, TaskError,
-    TaskFilter, TaskId, TaskInfo, TaskResult, Timestamp, WorkerOptions,
+    Entry, Payload, RetryStrategy, SpawnOptions, Store, TaskContext, TaskError, TaskId, TaskResult,
+    WorkerOptions,
 };
 use tokio::sync::oneshot;
 
@@ -246,8 +246,8 @@ async fn interleaving(seed: u64, kills: bool) {
 
     let journal = spawner.journal(task_id).await.unwrap();
     let executed = world.executed.lock().unwrap().clone();
-    let (replayed, output) = ReplayStore::new(&harness, task_id, journal.clone());
-    let process = harness.start_on(Arc::new(replayed), |builder| builder).await.unwrap();
+    let (replayed, output) = replay_store(&harness, task_id, journal.clone());
+    let process = harness.start_on(replayed, |builder| builder).await.unwrap();
     register(&process, &world, seed).await;
     process.start_worker(WorkerOptions::new()).await;
     let output = tokio::time::timeout(Duration::from_secs(60), output).await;
@@ -265,52 +265,31 @@ async fn interleaving(seed: u64, kills: bool) {
 }
 
 /// A store that hands out one task with the whole of its journal, once more, and takes its end.
-struct ReplayStore {
-    memory: MemoryStore,
+fn replay_store(
+    harness: &Harness,
     task_id: TaskId,
     journal: Vec<Entry>,
-    handed_out: Mutex<bool>,
-    output: Mutex<Option<oneshot::Sender<Result<Payload, String>>>>,
-}
-
-impl ReplayStore {
-    fn new(
-        harness: &Harness,
-        task_id: TaskId,
-        journal: Vec<Entry>,
-    ) -> (Self, oneshot::Receiver<Result<Payload, String>>) {
-        let (sender, receiver) = oneshot::channel();
-        let output = Mutex::new(Some(sender));
-        (Self { memory: harness.store(), task_id, journal, handed_out: Mutex::default(), output }, receiver)
-    }
-}
-
-impl Store for ReplayStore {
-    fn now(&self) -> Timestamp {
-        self.memory.now()
-    }
-
-    fn commit(&self, batch: Batch) -> BoxFuture<'static, Result<Committed, StoreError>> {
+) -> (Arc<dyn Store>, oneshot::Receiver<Result<Payload, String>>) {
+    let (sender, receiver) = oneshot::channel();
+    let (output, journal) = (Mutex::new(Some(sender)), Mutex::new(Some(journal)));
+    let store = Intercepted::new(Arc::new(harness.store()), move |store, batch| {
         let mut committed = Committed::default();
         for transition in batch.transitions {
             let end = match transition.next {
                 Next::Complete(output) if transition.entries.is_empty() => Ok(output),
                 next => Err(format!("{next:?} with {:?}", transition.entries)),
             };
-            if let Some(sender) = self.output.lock().unwrap().take() {
+            if let Some(sender) = output.lock().unwrap().take() {
                 sender.send(end).unwrap();
             }
             committed.transitions.push(Ok(Applied::default()));
         }
         committed.workers = batch.workers.iter().map(|_| true).collect();
-        let (task, journal) = (self.memory.task(self.task_id), self.journal.clone());
-        let first =
-            !batch.claims.is_empty() && !std::mem::replace(&mut *self.handed_out.lock().unwrap(), true);
-        let claims = batch.claims.len();
-        async move {
-            let info = task.await?.unwrap();
-            for _ in 0..claims {
-                let task = first.then(|| ClaimedTask {
+        let mut journals: Vec<_> = batch.claims.iter().map(|_| journal.lock().unwrap().take()).collect();
+        Box::pin(async move {
+            let info = store.task(task_id).await?.unwrap();
+            for journal in journals.drain(..) {
+                let task = journal.map(|journal| ClaimedTask {
                     task_id: info.task_id,
                     run_id: info.run_id,
                     attempt: 1,
@@ -320,32 +299,16 @@ impl Store for ReplayStore {
                     params: info.params.clone(),
                     headers: info.headers.clone(),
                     retry: RetryStrategy::None,
-                    journal: Some(journal.clone()),
+                    journal: Some(journal),
                     waits: Vec::new(),
                     facts: Facts::default(),
                 });
                 committed.claims.push(Claimed { tasks: task.into_iter().collect(), ..Claimed::default() });
             }
             Ok(committed)
-        }
-        .boxed()
-    }
-
-    fn task(&self, task_id: TaskId) -> BoxFuture<'static, Result<Option<TaskInfo>, StoreError>> {
-        self.memory.task(task_id)
-    }
-
-    fn tasks(&self, filter: TaskFilter) -> BoxFuture<'static, Result<Vec<TaskInfo>, StoreError>> {
-        self.memory.tasks(filter)
-    }
-
-    fn journal(&self, task_id: TaskId) -> BoxFuture<'static, Result<Vec<Entry>, StoreError>> {
-        self.memory.journal(task_id)
-    }
-
-    fn changed(&self) -> BoxFuture<'_, ()> {
-        std::future::pending().boxed()
-    }
+        })
+    });
+    (Arc::new(store), receiver)
 }
 
 #[tokio::test(start_paused = true)]

@@ -17,8 +17,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use stepwell::store::{Batch, Committed};
-use stepwell::testing::{Harness, Process};
+use stepwell::testing::{Harness, Intercepted, Process};
 use stepwell::*;
 
 const MS: Duration = Duration::from_millis(1);
@@ -44,18 +43,10 @@ struct World {
 }
 
 /// The way of one process to the store.
-struct Faulty {
-    store: Arc<MemoryStore>,
-    world: Arc<World>,
-}
-
-impl Store for Faulty {
-    fn now(&self) -> Timestamp {
-        self.store.now()
-    }
-
-    fn commit(&self, batch: Batch) -> BoxFuture<'static, Result<Committed, StoreError>> {
-        let (store, world) = (self.store.clone(), self.world.clone());
+fn faulty(harness: &Harness, world: &Arc<World>) -> Arc<dyn Store> {
+    let world = world.clone();
+    Arc::new(Intercepted::new(Arc::new(harness.store()), move |store, batch| {
+        let world = world.clone();
         Box::pin(async move {
             let pause = match world.dice.roll(100) {
                 _ if !world.faults.load(Ordering::SeqCst) => 0,
@@ -72,23 +63,7 @@ impl Store for Faulty {
             tokio::time::sleep(world.dice.roll(3) as u32 * MS).await;
             committed
         })
-    }
-
-    fn task(&self, task_id: TaskId) -> BoxFuture<'static, Result<Option<TaskInfo>, StoreError>> {
-        self.store.task(task_id)
-    }
-
-    fn tasks(&self, filter: TaskFilter) -> BoxFuture<'static, Result<Vec<TaskInfo>, StoreError>> {
-        self.store.tasks(filter)
-    }
-
-    fn journal(&self, task_id: TaskId) -> BoxFuture<'static, Result<Vec<Entry>, StoreError>> {
-        self.store.journal(task_id)
-    }
-
-    fn changed(&self) -> BoxFuture<'_, ()> {
-        self.store.changed()
-    }
+    }))
 }
 
 /// A step that takes a while, may fail, and gives a number that no other run of it gives.
@@ -134,11 +109,10 @@ async fn root(first: u32, ctx: TaskContext) -> TaskResult<Vec<(String, u64)>> {
 }
 
 async fn start(harness: &Harness, world: &Arc<World>) -> Process {
-    let store = Faulty { store: Arc::new(harness.store()), world: world.clone() };
     // Also for children, which are spawned as the client of their parent's process was built.
     let retry = RetryStrategy::fixed(10 * MS);
     let build = |builder: DurableBuilder| builder.state(world.clone()).max_attempts(1000).retry(retry);
-    let process = harness.start_on(Arc::new(store), build).await.unwrap();
+    let process = harness.start_on(faulty(harness, world), build).await.unwrap();
     process.register::<leaf>().await.unwrap();
     process.register::<root>().await.unwrap();
     let options = WorkerOptions::new().lease(LEASE).poll_interval(200 * MS).concurrency(3);

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use stepwell::testing::{Harness, Process, worker_options};
+use stepwell::testing::{Harness, Intercepted, Process, worker_options};
 use stepwell::*;
 use tokio::sync::Notify;
 
@@ -91,50 +91,21 @@ async fn a_task_that_kills_its_process_every_time_is_quarantined() {
     assert_eq!((info.state, info.attempt), (TaskState::Failed, 3));
 }
 
-/// A store that one process can be cut off from, as by a network or a long pause.
-struct CutOff {
-    store: MemoryStore,
-    cut: Arc<std::sync::atomic::AtomicBool>,
-    healed: Arc<Notify>,
-}
-
-impl Store for CutOff {
-    fn now(&self) -> Timestamp {
-        self.store.now()
-    }
-
-    fn commit(&self, batch: store::Batch) -> BoxFuture<'static, Result<store::Committed, StoreError>> {
-        let (store, cut, healed) = (self.store.connect(), self.cut.clone(), self.healed.clone());
-        Box::pin(async move {
-            while cut.load(Ordering::SeqCst) {
-                healed.notified().await;
-            }
-            store.commit(batch).await
-        })
-    }
-
-    fn task(&self, task_id: TaskId) -> BoxFuture<'static, Result<Option<TaskInfo>, StoreError>> {
-        self.store.task(task_id)
-    }
-
-    fn tasks(&self, filter: TaskFilter) -> BoxFuture<'static, Result<Vec<TaskInfo>, StoreError>> {
-        self.store.tasks(filter)
-    }
-
-    fn journal(&self, task_id: TaskId) -> BoxFuture<'static, Result<Vec<Entry>, StoreError>> {
-        self.store.journal(task_id)
-    }
-
-    fn changed(&self) -> BoxFuture<'_, ()> {
-        self.store.changed()
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_run_that_lost_its_lease_has_every_write_refused_and_is_told() {
     let harness = Harness::new();
     let (cut, healed) = (Arc::new(std::sync::atomic::AtomicBool::new(false)), Arc::new(Notify::new()));
-    let store = CutOff { store: harness.store(), cut: cut.clone(), healed: healed.clone() };
+    // A store that one process can be cut off from, as by a network or a long pause.
+    let (is_cut, until_healed) = (cut.clone(), healed.clone());
+    let store = Intercepted::new(Arc::new(harness.store()), move |store, batch| {
+        let (is_cut, until_healed) = (is_cut.clone(), until_healed.clone());
+        Box::pin(async move {
+            while is_cut.load(Ordering::SeqCst) {
+                until_healed.notified().await;
+            }
+            store.commit(batch).await
+        })
+    });
     let cut_off = harness.start_on(Arc::new(store), |builder| builder).await.unwrap();
     let told = Arc::new(std::sync::Mutex::new(Vec::new()));
     let register = async |process: &Process, name: &'static str| {
@@ -405,38 +376,15 @@ async fn code_that_diverges_from_its_journal_is_reported_with_both_sides() {
 }
 
 /// A store whose commits take a while, before they are applied and after.
-struct Slow(MemoryStore);
-
-impl Store for Slow {
-    fn now(&self) -> Timestamp {
-        self.0.now()
-    }
-
-    fn commit(&self, batch: store::Batch) -> BoxFuture<'static, Result<store::Committed, StoreError>> {
-        let store = self.0.connect();
+fn slow(harness: &Harness) -> Arc<dyn Store> {
+    Arc::new(Intercepted::new(Arc::new(harness.store()), |store, batch| {
         Box::pin(async move {
             tokio::time::sleep(Duration::from_millis(3)).await;
             let committed = store.commit(batch).await;
             tokio::time::sleep(Duration::from_millis(3)).await;
             committed
         })
-    }
-
-    fn task(&self, task_id: TaskId) -> BoxFuture<'static, Result<Option<TaskInfo>, StoreError>> {
-        self.0.task(task_id)
-    }
-
-    fn tasks(&self, filter: TaskFilter) -> BoxFuture<'static, Result<Vec<TaskInfo>, StoreError>> {
-        self.0.tasks(filter)
-    }
-
-    fn journal(&self, task_id: TaskId) -> BoxFuture<'static, Result<Vec<Entry>, StoreError>> {
-        self.0.journal(task_id)
-    }
-
-    fn changed(&self) -> BoxFuture<'_, ()> {
-        self.0.changed()
-    }
+    }))
 }
 
 #[tokio::test(start_paused = true)]
@@ -446,8 +394,8 @@ async fn no_wake_up_is_lost_at_any_moment() {
     for busy in [false, true] {
         for moment in 0..40 {
             let harness = Harness::new();
-            let sender = harness.start_on(Arc::new(Slow(harness.store())), |builder| builder).await.unwrap();
-            let process = harness.start_on(Arc::new(Slow(harness.store())), |builder| builder).await.unwrap();
+            let sender = harness.start_on(slow(&harness), |builder| builder).await.unwrap();
+            let process = harness.start_on(slow(&harness), |builder| builder).await.unwrap();
             process.register::<quick>().await.unwrap();
             let waits = move |(): (), ctx: TaskContext| async move {
                 let busily = ctx.step("busy", || async move {

@@ -1,0 +1,525 @@
+//! The operations of one run: every call of its context that is waited for, and the stage that it is in.
+//!
+//! ```text
+//!   step          Gate ──▶ Open ──▶ Finished ──▶ Delivered
+//!   transaction   Gate ──▶ Committing ─────────▶ Delivered
+//!   wait          Waiting ─────────▶ Finished ──▶ Delivered
+//!   value, spawn, emit, send         Finished ──▶ Delivered
+//! ```
+//!
+//! The operation's future moves it as far as `Finished`; the executor opens gates and delivers, one operation at a
+//! time, and during a replay straight from any stage.
+
+use std::any::Any;
+use std::collections::{BTreeSet, VecDeque};
+use std::task::{Poll, Waker};
+
+use hashbrown::{HashMap, HashSet};
+
+use crate::failure::{Failure, FailureKind};
+use crate::journal::{Entry, Key, Kind, Outcome, Replay};
+use crate::lifecycle::Lifecycle;
+use crate::name::Name;
+use crate::payload::Payload;
+use crate::run::Run;
+use crate::store::{ArrivedMessage, Facts, MessageId, NewEvent, NewMessage, NewTask, Wait};
+use crate::task_error::{ControlFlow, TaskError, TaskResult};
+use crate::time::Timestamp;
+
+/// What a delivery does to the store besides its journal entry.
+pub(crate) enum Effect {
+    None,
+    Spawn(Box<NewTask>),
+    Emit(NewEvent),
+    Send(NewMessage),
+    Received(MessageId),
+}
+
+/// An operation as its future presents itself to be registered.
+pub(crate) enum Request {
+    /// A step's closure, or (with the work) a step that the store does.
+    Gate(Option<Box<dyn Any + Send>>),
+    /// It waits for something, or for the time.
+    Wait { target: Option<Name>, due_at: Option<Timestamp> },
+    /// It is finished as soon as it is asked for.
+    Finished(Outcome, Effect),
+}
+
+struct Operation {
+    stage: Stage,
+    waker: Option<Waker>,
+    /// What it waits for, even when that has arrived.
+    wait: Option<(Option<Name>, Option<Timestamp>)>,
+}
+
+enum Stage {
+    /// Its closure may start once everything up to `after` is durable.
+    Gate {
+        after: u64,
+        work: Option<Box<dyn Any + Send>>,
+    },
+    /// Its closure runs.
+    Open,
+    /// The store does its work.
+    Committing,
+    Waiting,
+    /// Its result is queued for delivery.
+    Finished,
+    Delivered(Outcome),
+}
+
+/// A result that is queued for delivery.
+struct Ready {
+    key: Key,
+    outcome: Outcome,
+    effect: Effect,
+}
+
+/// What was delivered, or began to be waited for, since the last commit.
+#[derive(Clone, Default)]
+pub(crate) struct Unsent {
+    pub(crate) entries: Vec<Entry>,
+    pub(crate) spawns: Vec<NewTask>,
+    pub(crate) events: Vec<NewEvent>,
+    pub(crate) messages: Vec<NewMessage>,
+    pub(crate) received: Vec<MessageId>,
+    pub(crate) waits_added: Vec<Wait>,
+    pub(crate) waits_removed: Vec<Key>,
+}
+
+impl Unsent {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries.is_empty() && self.waits_added.is_empty() && self.waits_removed.is_empty()
+    }
+}
+
+#[derive(Default)]
+pub(crate) struct Operations {
+    ordinals: HashMap<(Kind, Name), u32>,
+    live: HashMap<Key, Operation>,
+    replay: Replay,
+    ready: VecDeque<Ready>,
+    gates: usize,
+    /// Closures that run.
+    open: usize,
+    waiting: usize,
+    /// When waits end by themselves.
+    timers: BTreeSet<(Timestamp, Key)>,
+    /// Waits that the store keeps, with their due times.
+    stored: HashMap<Key, Option<Timestamp>>,
+    /// Messages that were given to a waiter, and still are in the store's mailbox.
+    taken: HashSet<MessageId>,
+    /// A wait was registered since the store was last asked what has arrived.
+    look: bool,
+    unsent: Unsent,
+    pub(crate) delivered_seq: u64,
+    durable_seq: u64,
+    /// A failure was delivered, so that a failing attempt has to mark its spot in the journal.
+    saw_failure: bool,
+    control: Option<ControlFlow>,
+}
+
+/// What there is to do for the executor while the task's future is pending.
+pub(crate) enum Standing {
+    /// The next entry of the journal has no waiter.
+    Stalled,
+    /// Gates are shut, or closures run.
+    Busy,
+    /// The future waits for nothing that the executor knows of.
+    Foreign,
+    /// The task only waits, for no longer than then.
+    Quiescent { wake_at: Option<Timestamp> },
+}
+
+impl Operations {
+    pub(crate) fn new(replay: Replay, waits: Vec<Wait>) -> Self {
+        Self {
+            stored: waits.into_iter().map(|wait| (wait.key, wait.due_at)).collect(),
+            // What the journal holds is durable. What was rewound keeps its numbers.
+            delivered_seq: replay.last_seq,
+            durable_seq: replay.last_seq,
+            saw_failure: replay.entries.iter().any(|entry| !matches!(entry.outcome, Outcome::Done(_))),
+            replay,
+            ..Self::default()
+        }
+    }
+
+    pub(crate) fn next_ordinal(&mut self, kind: Kind, name: &Name) -> u32 {
+        let ordinal = self.ordinals.entry((kind, name.clone())).or_default();
+        *ordinal += 1;
+        *ordinal
+    }
+
+    /// The due time of a wait that an earlier run began.
+    pub(crate) fn stored_due(&self, key: &Key) -> Option<Timestamp> {
+        self.stored.get(key).copied().flatten()
+    }
+
+    pub(crate) fn control(&self) -> Option<ControlFlow> {
+        self.control
+    }
+
+    /// Makes every call answer with the reason to stop; gives the wakers of those that wait. `None` when the run has
+    /// been told already.
+    pub(crate) fn stop(&mut self, why: ControlFlow) -> Option<Vec<Waker>> {
+        if self.control.is_some() {
+            return None;
+        }
+        self.control = Some(why);
+        Some(self.live.values_mut().filter_map(|operation| operation.waker.take()).collect())
+    }
+
+    pub(crate) fn is_open(&self, key: &Key) -> bool {
+        matches!(self.live.get(key), Some(Operation { stage: Stage::Open, .. }))
+    }
+
+    /// Registers an operation when it is new, and answers once it is delivered.
+    pub(crate) fn poll(
+        &mut self,
+        key: &Key,
+        request: Option<Request>,
+        waker: &Waker,
+    ) -> Poll<TaskResult<Outcome>> {
+        if let Some(request) = request {
+            self.register(key, request);
+        }
+        let control = self.control;
+        let Some(operation) = self.live.get_mut(key) else {
+            // Only after a delivery is an operation gone, and its future does not poll again.
+            return Poll::Ready(Err(ControlFlow::LeaseLost.into()));
+        };
+        match (&mut operation.stage, control) {
+            (Stage::Delivered(_), _) => {
+                let operation = self.live.remove(key);
+                match operation.map(|operation| operation.stage) {
+                    Some(Stage::Delivered(outcome)) => Poll::Ready(Ok(outcome)),
+                    _ => Poll::Pending,
+                }
+            }
+            // What a cancelled task's closure has finished is still journaled, so that a retry finds it.
+            (Stage::Finished | Stage::Open | Stage::Committing, Some(ControlFlow::Cancelled)) | (_, None) => {
+                match &mut operation.waker {
+                    Some(known) => known.clone_from(waker),
+                    slot => *slot = Some(waker.clone()),
+                }
+                Poll::Pending
+            }
+            (_, Some(control)) => {
+                self.forget(key);
+                Poll::Ready(Err(control.into()))
+            }
+        }
+    }
+
+    fn register(&mut self, key: &Key, request: Request) {
+        let kept = self.replay.kept.remove(key);
+        let (stage, wait, ready) = match (request, kept) {
+            (_, Some(outcome)) => (Stage::Finished, None, Some((outcome, Effect::None))),
+            (Request::Finished(outcome, effect), None) => (Stage::Finished, None, Some((outcome, effect))),
+            (Request::Gate(work), None) => {
+                self.gates += 1;
+                (Stage::Gate { after: self.delivered_seq, work }, None, None)
+            }
+            (Request::Wait { target, due_at }, None) => {
+                self.waiting += 1;
+                self.look |= target.is_some();
+                if let Some(due_at) = due_at {
+                    self.timers.insert((due_at, key.clone()));
+                }
+                if !self.stored.contains_key(key) {
+                    let wait = Wait { key: key.clone(), target: target.clone(), due_at };
+                    self.unsent.waits_added.push(wait);
+                }
+                (Stage::Waiting, Some((target, due_at)), None)
+            }
+        };
+        self.live.insert(key.clone(), Operation { stage, waker: None, wait });
+        if let Some((outcome, effect)) = ready {
+            self.ready.push_back(Ready { key: key.clone(), outcome, effect });
+        }
+    }
+
+    pub(crate) fn finish(&mut self, key: &Key, outcome: Outcome, effect: Effect) {
+        let Some(operation) = self.live.get_mut(key) else { return };
+        match operation.stage {
+            Stage::Open => self.open -= 1,
+            Stage::Waiting => self.waiting -= 1,
+            _ => {}
+        }
+        operation.stage = Stage::Finished;
+        self.ready.push_back(Ready { key: key.clone(), outcome, effect });
+    }
+
+    /// The operation leaves its stage for good.
+    fn leave(&mut self, key: &Key) -> Option<Operation> {
+        let operation = self.live.remove(key)?;
+        match operation.stage {
+            Stage::Gate { .. } => self.gates -= 1,
+            Stage::Open => self.open -= 1,
+            Stage::Waiting => self.waiting -= 1,
+            Stage::Committing | Stage::Finished | Stage::Delivered(_) => {}
+        }
+        if let Some((_, due_at)) = &operation.wait {
+            if let Some(due_at) = due_at {
+                self.timers.remove(&(*due_at, key.clone()));
+            }
+            if self.stored.remove(key).is_some() {
+                self.unsent.waits_removed.push(key.clone());
+            } else {
+                self.unsent.waits_added.retain(|wait| wait.key != *key);
+            }
+        }
+        Some(operation)
+    }
+
+    pub(crate) fn forget(&mut self, key: &Key) {
+        let _ = self.leave(key);
+    }
+
+    /// Delivers to one operation; gives the waker of its future. `None` when it does not wait for a delivery.
+    fn deliver(&mut self, key: &Key, outcome: Outcome) -> Option<Option<Waker>> {
+        if matches!(self.live.get(key)?.stage, Stage::Delivered(_)) {
+            return None;
+        }
+        let operation = self.leave(key)?;
+        let Operation { waker, .. } = operation;
+        self.live
+            .insert(key.clone(), Operation { stage: Stage::Delivered(outcome), waker: None, wait: None });
+        Some(waker)
+    }
+
+    /// Delivers the next result: from the journal, and when that is used up, of those that are ready.
+    /// `Err` when the journal's next entry has no waiter, `Ok(None)` when there is nothing to deliver.
+    pub(crate) fn deliver_next(&mut self, run: &Run) -> Result<Option<Option<Waker>>, ()> {
+        if let Some(entry) = self.replay.entries.front() {
+            let (key, outcome) = (entry.key.clone(), entry.outcome.clone());
+            let waker = self.deliver(&key, outcome).ok_or(())?;
+            self.replay.entries.pop_front();
+            return Ok(Some(waker));
+        }
+        while let Some(Ready { key, outcome, effect }) = self.ready.pop_front() {
+            // The journal may have held its delivery, or its future may be gone.
+            let waits = matches!(self.live.get(&key), Some(Operation { stage: Stage::Finished, .. }));
+            let Some(waker) = waits.then(|| self.deliver(&key, outcome.clone())).flatten() else {
+                if let Effect::Received(message) = effect {
+                    self.taken.remove(&message);
+                }
+                continue;
+            };
+            self.delivered_seq += 1;
+            self.saw_failure |= !matches!(outcome, Outcome::Done(_));
+            run.engine.lifecycle.tell(|| Lifecycle::of_delivery(run.task_id, &key, &outcome));
+            let at = run.engine.store.now();
+            self.unsent.entries.push(Entry { seq: self.delivered_seq, key, outcome, at });
+            match effect {
+                Effect::None => {}
+                Effect::Spawn(task) => self.unsent.spawns.push(*task),
+                Effect::Emit(event) => self.unsent.events.push(event),
+                Effect::Send(message) => self.unsent.messages.push(message),
+                Effect::Received(message) => self.unsent.received.push(message),
+            }
+            return Ok(Some(waker));
+        }
+        Ok(None)
+    }
+
+    pub(crate) fn is_replaying(&self) -> bool {
+        !self.replay.entries.is_empty()
+    }
+
+    /// What the journal holds next, and what the code asks for instead.
+    pub(crate) fn divergence(&self, finished: bool) -> TaskError {
+        let next = self.replay.entries.front();
+        let seq = next.map_or(0, |entry| entry.seq);
+        let expected = next.map_or_else(|| "nothing".into(), |entry| entry.key.to_string());
+        let in_journal = |key: &Key| self.replay.entries.iter().any(|entry| entry.key == *key);
+        let mut asked: Vec<_> = self.live.keys().filter(|key| !in_journal(key)).collect();
+        asked.sort_unstable();
+        let asked = match asked.as_slice() {
+            _ if finished => "came to its end".into(),
+            [] => "waits for something that is not in its context".into(),
+            [key] => format!("asked for {key}"),
+            keys => {
+                let keys: Vec<_> = keys.iter().take(5).map(ToString::to_string).collect();
+                format!("asked for {}", keys.join(", "))
+            }
+        };
+        TaskError::Diverged { seq, expected, asked }
+    }
+
+    /// Opens the gates whose barrier is durable, and gives the wakers of their closures; or takes out one step whose
+    /// work the store does.
+    pub(crate) fn open_gates(&mut self) -> Opened {
+        if self.gates == 0 || self.is_replaying() || self.control.is_some() {
+            return Opened::Closures(Vec::new());
+        }
+        let durable = self.durable_seq;
+        let mut wakers = Vec::new();
+        let mut transaction: Option<Key> = None;
+        for (key, operation) in &mut self.live {
+            match &mut operation.stage {
+                Stage::Gate { work: Some(_), after } if *after <= durable => {
+                    transaction =
+                        Some(transaction.map_or_else(|| key.clone(), |first| first.min(key.clone())));
+                }
+                Stage::Gate { work: None, after } if *after <= durable => {
+                    operation.stage = Stage::Open;
+                    self.gates -= 1;
+                    self.open += 1;
+                    wakers.push((key.clone(), operation.waker.take()));
+                }
+                _ => {}
+            }
+        }
+        if let Some(key) = transaction.filter(|_| wakers.is_empty())
+            && let Some(operation) = self.live.get_mut(&key)
+            && let Stage::Gate { work: Some(work), .. } =
+                std::mem::replace(&mut operation.stage, Stage::Committing)
+        {
+            self.gates -= 1;
+            return Opened::Transaction(key, work);
+        }
+        // In the order of their names, so that a run's order of starts does not hang on a hash map's.
+        wakers.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        Opened::Closures(wakers.into_iter().filter_map(|(_, waker)| waker).collect())
+    }
+
+    /// The store has done a step's work, and journaled it: delivers it.
+    pub(crate) fn deliver_transaction(&mut self, key: &Key, outcome: Outcome) -> Option<Waker> {
+        if let Outcome::Done(_) = outcome {
+            self.delivered_seq += 1;
+            self.durable_seq = self.delivered_seq;
+            return self.deliver(key, outcome).flatten();
+        }
+        self.finish(key, outcome, Effect::None);
+        None
+    }
+
+    /// Gives what has arrived to those who wait for it.
+    pub(crate) fn arrive(&mut self, facts: Facts) {
+        let waiting_for = |this: &Self, kind: Kind, target: &str| {
+            let waits = |operation: &Operation| {
+                matches!(operation.stage, Stage::Waiting)
+                    && matches!(&operation.wait, Some((Some(name), _)) if name.as_str() == target)
+            };
+            let live = this.live.iter().filter(|(key, operation)| key.kind == kind && waits(operation));
+            let mut keys: Vec<Key> = live.map(|(key, _)| key.clone()).collect();
+            keys.sort_unstable();
+            keys
+        };
+        for ArrivedMessage { id, topic, payload } in facts.messages {
+            if self.taken.contains(&id) {
+                continue;
+            }
+            if let Some(key) = waiting_for(self, Kind::Message, topic.as_str()).into_iter().next() {
+                self.taken.insert(id);
+                self.finish(&key, Outcome::Done(payload), Effect::Received(id));
+            }
+        }
+        for (name, payload) in facts.events {
+            for key in waiting_for(self, Kind::Event, name.as_str()) {
+                self.finish(&key, Outcome::Done(payload.clone()), Effect::None);
+            }
+        }
+        for (child, finish) in facts.children {
+            for key in waiting_for(self, Kind::Child, &child.to_string()) {
+                self.finish(&key, crate::child::outcome(finish.clone()), Effect::None);
+            }
+        }
+    }
+
+    /// Ends the waits whose time has come.
+    pub(crate) fn fire_timers(&mut self, now: Timestamp) {
+        while let Some((due_at, key)) = self.timers.first().filter(|(due_at, _)| *due_at <= now).cloned() {
+            self.timers.remove(&(due_at, key.clone()));
+            if !matches!(self.live.get(&key), Some(Operation { stage: Stage::Waiting, .. })) {
+                continue;
+            }
+            let outcome = match key.kind {
+                Kind::Event | Kind::Message | Kind::Child => {
+                    let message = format!("{key} did not come in time");
+                    Outcome::Failed(Failure::new(FailureKind::Timeout, message))
+                }
+                _ => Outcome::Done(Payload::null()),
+            };
+            self.finish(&key, outcome, Effect::None);
+        }
+    }
+
+    pub(crate) fn has_timers(&self) -> bool {
+        !self.timers.is_empty()
+    }
+
+    pub(crate) fn next_timer(&self) -> Option<Timestamp> {
+        self.timers.first().map(|(due_at, _)| *due_at)
+    }
+
+    pub(crate) fn standing(&self) -> Standing {
+        if self.is_replaying() {
+            Standing::Stalled
+        } else if self.gates > 0 || self.open > 0 {
+            Standing::Busy
+        } else if self.waiting > 0 {
+            Standing::Quiescent { wake_at: self.next_timer() }
+        } else {
+            Standing::Foreign
+        }
+    }
+
+    pub(crate) fn has_unsent(&self) -> bool {
+        !self.unsent.is_empty() || self.look
+    }
+
+    /// Whether the store has to be asked what has arrived.
+    pub(crate) fn take_look(&mut self) -> bool {
+        std::mem::take(&mut self.look)
+    }
+
+    /// Marks in the journal where an attempt failed, if the next one has anything to try again.
+    pub(crate) fn mark_failed_attempt(&mut self, run: &Run, failure: &Failure) {
+        if !self.saw_failure || self.is_replaying() {
+            return;
+        }
+        let Ok(name) = Name::new("attempt") else { return };
+        self.delivered_seq += 1;
+        self.unsent.entries.push(Entry {
+            seq: self.delivered_seq,
+            key: Key { kind: Kind::Attempt, name, ordinal: run.attempt },
+            outcome: Outcome::Failed(failure.clone()),
+            at: run.engine.store.now(),
+        });
+    }
+
+    /// What is to be committed now.
+    pub(crate) fn take_unsent(&mut self, suspending: bool) -> Unsent {
+        if suspending {
+            // Waits that an earlier run began, and this one never came to.
+            let stale = self.stored.keys().filter(|key| !self.live.contains_key(*key)).cloned();
+            let stale: Vec<_> = stale.collect();
+            for key in stale {
+                self.stored.remove(&key);
+                self.unsent.waits_removed.push(key);
+            }
+        }
+        for wait in &self.unsent.waits_added {
+            self.stored.insert(wait.key.clone(), wait.due_at);
+        }
+        std::mem::take(&mut self.unsent)
+    }
+
+    /// What was sent up to `seq` is durable.
+    pub(crate) fn committed(&mut self, seq: u64, received: &[MessageId]) {
+        self.durable_seq = self.durable_seq.max(seq);
+        for message in received {
+            self.taken.remove(message);
+        }
+    }
+}
+
+/// What open gates let through.
+pub(crate) enum Opened {
+    /// Closures, to be woken.
+    Closures(Vec<Waker>),
+    /// One step whose work the store does.
+    Transaction(Key, Box<dyn Any + Send>),
+}

@@ -1,0 +1,133 @@
+//! What a store tells of tasks: their states, what it knows of each, and which to list.
+
+use serde::{Deserialize, Serialize};
+
+use crate::failure::Failure;
+use crate::ids::{RunId, TaskId};
+use crate::name::Name;
+use crate::payload::Payload;
+use crate::store::Headers;
+use crate::time::Timestamp;
+
+/// Where a task is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TaskState {
+    /// It waits to be claimed.
+    Pending,
+    /// A worker runs it.
+    Running,
+    /// It waits for a time, an event, a message or a child.
+    Suspended,
+    /// It has its output.
+    Completed,
+    /// Its attempts are used up.
+    Failed,
+    /// It was cancelled.
+    Cancelled,
+}
+
+impl TaskState {
+    /// Every state.
+    pub const ALL: [Self; 6] =
+        [Self::Pending, Self::Running, Self::Suspended, Self::Completed, Self::Failed, Self::Cancelled];
+
+    /// Whether the task has ended.
+    pub const fn is_finished(self) -> bool {
+        matches!(self, Self::Completed | Self::Failed | Self::Cancelled)
+    }
+
+    /// The state's word in stores, filters and exports.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Running => "running",
+            Self::Suspended => "suspended",
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    /// The state of that word.
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.as_str() == word)
+    }
+}
+
+impl std::fmt::Display for TaskState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What a store knows of a task.
+#[derive(Clone, Debug, Serialize)]
+pub struct TaskInfo {
+    /// The task.
+    pub task_id: TaskId,
+    /// Its latest run.
+    pub run_id: RunId,
+    /// The name of its type.
+    pub task_type: Name,
+    /// Its queue.
+    pub queue: Name,
+    /// Where it is in its life.
+    pub state: TaskState,
+    /// Its parameters.
+    pub params: Payload,
+    /// Its output, once it has completed.
+    pub output: Option<Payload>,
+    /// Why it failed, or why its last attempt did.
+    pub failure: Option<Failure>,
+    /// Its headers.
+    pub headers: Headers,
+    /// Higher ones are claimed first.
+    pub priority: i32,
+    /// The number of its latest attempt; 0 before the first.
+    pub attempt: u32,
+    /// How many attempts it has.
+    pub max_attempts: u32,
+    /// The task that spawned it.
+    pub parent: Option<TaskId>,
+    /// Its idempotency key.
+    pub idempotency_key: Option<Name>,
+    /// Whether it has been asked to cancel.
+    pub cancel_requested: bool,
+    /// When it was spawned.
+    pub spawned_at: Timestamp,
+    /// When it was first claimed.
+    pub started_at: Option<Timestamp>,
+    /// When it ended.
+    pub finished_at: Option<Timestamp>,
+    /// When it may next be claimed, if it waits for a time.
+    pub due_at: Option<Timestamp>,
+}
+
+/// Which tasks to list. The default passes all, 100 at a time.
+///
+/// ```
+/// # use stepwell_core::{TaskFilter, TaskState};
+/// let failed = TaskFilter { state: Some(TaskState::Failed), limit: 20, ..TaskFilter::default() };
+/// ```
+#[derive(Clone, Debug)]
+pub struct TaskFilter {
+    /// Of this state.
+    pub state: Option<TaskState>,
+    /// In this queue.
+    pub queue: Option<Name>,
+    /// Of this type.
+    pub task_type: Option<Name>,
+    /// Spawned by this task.
+    pub parent: Option<TaskId>,
+    /// Older than this task: the last one of the page before.
+    pub before: Option<TaskId>,
+    /// How many at most.
+    pub limit: usize,
+}
+
+impl Default for TaskFilter {
+    fn default() -> Self {
+        Self { state: None, queue: None, task_type: None, parent: None, before: None, limit: 100 }
+    }
+}

@@ -1,0 +1,167 @@
+//! Transitions: what runs do to their tasks, and what the store answers.
+
+use std::any::Any;
+
+use crate::failure::Failure;
+use crate::ids::{RunId, TaskId};
+use crate::journal::{Entry, Key};
+use crate::name::Name;
+use crate::payload::Payload;
+use crate::store::{Finish, NewEvent, NewMessage, NewTask};
+use crate::time::Timestamp;
+
+/// What a run did since its last commit. It is refused as a whole unless the run owns the task: the task is running
+/// under this `run_id`.
+#[derive(Debug)]
+pub struct Transition {
+    /// The task.
+    pub task_id: TaskId,
+    /// The run: the fencing token.
+    pub run_id: RunId,
+    /// What was delivered, with sequence numbers that follow on those in the journal.
+    pub entries: Vec<Entry>,
+    /// Child tasks that the entries spawn.
+    pub spawns: Vec<NewTask>,
+    /// Events that the entries emit.
+    pub events: Vec<NewEvent>,
+    /// Messages that the entries send.
+    pub messages: Vec<NewMessage>,
+    /// Messages that the entries received: they leave the mailbox.
+    pub received: Vec<MessageId>,
+    /// What the task waits for since its last commit.
+    pub waits_added: Vec<Wait>,
+    /// What it no longer waits for.
+    pub waits_removed: Vec<Key>,
+    /// A step whose work is done by the store, within the batch's own transaction. Its entry is written only when the
+    /// work succeeds; otherwise the work is undone, and the rest of the transition stands.
+    pub transaction: Option<UserTransaction>,
+    /// What becomes of the task.
+    pub next: Next,
+}
+
+impl Transition {
+    /// A transition with nothing in it but what becomes of the task.
+    pub fn new(task_id: TaskId, run_id: RunId, next: Next) -> Self {
+        Self {
+            task_id,
+            run_id,
+            entries: Vec::new(),
+            spawns: Vec::new(),
+            events: Vec::new(),
+            messages: Vec::new(),
+            received: Vec::new(),
+            waits_added: Vec::new(),
+            waits_removed: Vec::new(),
+            transaction: None,
+            next,
+        }
+    }
+}
+
+/// A message's place in the order of all messages.
+pub type MessageId = i64;
+
+/// Something that a task waits for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Wait {
+    /// The operation that waits. Its kind says for what.
+    pub key: Key,
+    /// The event's name, the message's topic, the child's id; `None` for timers.
+    pub target: Option<Name>,
+    /// When the wait ends by itself.
+    pub due_at: Option<Timestamp>,
+}
+
+/// A step that the store does within its own transaction.
+pub struct UserTransaction {
+    /// The step.
+    pub key: Key,
+    /// The sequence number for its entry.
+    pub seq: u64,
+    /// The work: a type that only the backend knows, a closure over its connection.
+    pub work: Box<dyn Any + Send>,
+}
+
+impl std::fmt::Debug for UserTransaction {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("UserTransaction").field("key", &self.key).finish_non_exhaustive()
+    }
+}
+
+/// What becomes of a task after a transition.
+#[derive(Clone, Debug)]
+pub enum Next {
+    /// It goes on running. With `collect`, the store looks for what its waits wait for.
+    Continue {
+        /// Whether to look.
+        collect: bool,
+    },
+    /// It only waits, and gives up its run; the attempt does not count. The store looks for what its waits wait for,
+    /// and when there is something, or `wake_at` has passed, the task stays running instead.
+    Suspend {
+        /// The earliest `due_at` of all its waits.
+        wake_at: Option<Timestamp>,
+    },
+    /// It has this output.
+    Complete(Payload),
+    /// The attempt failed; the next one may start then.
+    Retry {
+        /// Why it failed.
+        failure: Failure,
+        /// When the next attempt is due.
+        at: Timestamp,
+    },
+    /// The attempt failed, and was the last.
+    Fail(Failure),
+    /// It is cancelled, and so are its children.
+    Cancel,
+    /// The run gives the task back, unfinished; the attempt does not count.
+    Release,
+}
+
+/// What became of a transition.
+#[derive(Debug, Default)]
+pub struct Applied {
+    /// Whether the task is suspended now. `false` after [`Next::Suspend`] means that it still runs.
+    pub suspended: bool,
+    /// Whether the task has been asked to cancel.
+    pub cancel_requested: bool,
+    /// What has arrived for the task's waits, when it was asked for.
+    pub facts: Facts,
+    /// What the [`UserTransaction`] gave: the step's result, or why its work was undone.
+    pub transaction: Option<Result<Payload, anyhow::Error>>,
+}
+
+/// The run does not own the task: another one has it, or it has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the run no longer owns its task")]
+pub struct Refused;
+
+/// What has arrived for a task's waits. The executor decides who gets what.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Facts {
+    /// Events by name, for those that the task awaits and that have been emitted.
+    pub events: Vec<(Name, Payload)>,
+    /// Messages in their order; of each topic at most as many as there are waits for it.
+    pub messages: Vec<ArrivedMessage>,
+    /// Children that have ended.
+    pub children: Vec<(TaskId, Finish)>,
+}
+
+impl Facts {
+    /// Whether nothing has arrived.
+    pub fn is_empty(&self) -> bool {
+        self.events.is_empty() && self.messages.is_empty() && self.children.is_empty()
+    }
+}
+
+/// A message in a task's mailbox.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ArrivedMessage {
+    /// Its place in the order.
+    pub id: MessageId,
+    /// Its topic.
+    pub topic: Name,
+    /// What it carries.
+    pub payload: Payload,
+}
