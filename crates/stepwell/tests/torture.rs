@@ -74,7 +74,7 @@ async fn connect(folder: &Path) -> Durable {
 
 /// The worker program: this test's own binary, started with the folder in its environment.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "it is started by the torture"]
+#[ignore = "started by the tests that kill it"]
 async fn worker_program() {
     let Some(folder) = std::env::var_os("TORTURE_FOLDER").map(PathBuf::from) else { return };
     let client = connect(&folder).await;
