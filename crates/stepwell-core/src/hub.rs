@@ -33,7 +33,10 @@ pub(crate) struct Hub {
 
 impl Hub {
     pub(crate) fn tell(&self, news: News) {
+        let workers = self.workers();
         for (task_id, finish) in news.finished {
+            // One that was cancelled while it was suspended is of no use in memory.
+            workers.iter().for_each(|slots| slots.forget(task_id));
             // First of all: whoever begins to wait from now on has to look into the store.
             lock(&self.runs).remove(&task_id);
             if let Finish::Completed(output) = &finish
@@ -50,7 +53,7 @@ impl Hub {
             self.poke(task_id);
         }
         if !news.ready.is_empty() {
-            for slots in self.workers() {
+            for slots in workers {
                 let ready = news.ready.iter().filter(|queue| slots.serves(queue)).count();
                 if ready > 0 {
                     slots.nudge_for(ready);

@@ -111,6 +111,13 @@ impl Slots {
         self.inside().open = false;
     }
 
+    /// Drops a suspended task from memory.
+    pub(crate) fn forget(&self, task_id: TaskId) {
+        let suspended = self.inside().suspended.pop(&task_id);
+        // Outside of the lock: it is the user's code that is dropped.
+        drop(suspended);
+    }
+
     pub(crate) fn forget_suspended(&self) {
         let suspended = std::mem::replace(&mut self.inside().suspended, LruCache::unbounded());
         drop(suspended);
@@ -185,6 +192,8 @@ impl Slots {
                 return;
             }
         };
+        // Another worker has run it since: what is in memory here has fallen behind.
+        self.forget(task_id);
         let execution = self.prepare(claimed, journal, slot);
         self.inside().runs.insert(task_id, execution.run.clone());
         self.spawn(execution);

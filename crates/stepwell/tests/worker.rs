@@ -309,6 +309,37 @@ async fn suspended_tasks_go_on_in_place_or_by_a_replay_when_there_are_too_many()
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_suspended_task_that_others_ran_meanwhile_does_not_go_on_from_what_is_in_memory() {
+    let harness = Harness::new();
+    let register = async |process: &Process| {
+        let chain = |(): (), ctx: TaskContext| async move {
+            let mut seen = Vec::new();
+            for link in 0..6 {
+                seen.push(ctx.await_event::<u32>(("link", link), None).await?);
+                ctx.step("think", || async { Ok(()) }).await?;
+            }
+            Ok(seen)
+        };
+        process.register_fn("chain", chain).await.unwrap();
+    };
+    let (one, other) = (harness.start().await, harness.start().await);
+    register(&one).await;
+    register(&other).await;
+    let task = one.spawn_named("chain", &(), SpawnOptions::new()).await.unwrap();
+    one.start_worker(worker_options()).await;
+    other.start_worker(worker_options()).await;
+    for link in 0..6_u32 {
+        while one.journal(task.task_id).await.unwrap().len() < 2 * link as usize {
+            tokio::time::sleep(SECOND).await;
+        }
+        // The worker beside the one who emits hears of it first, and claims; the other keeps what it has in memory.
+        let emitter = if link % 2 == 0 { &one } else { &other };
+        emitter.emit_event(format!("link:{link}"), &link, None).await.unwrap();
+    }
+    assert_eq!(one.wait::<Vec<u32>>(task.task_id).await.unwrap(), [0, 1, 2, 3, 4, 5]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_clock_that_jumps_neither_loses_timers_nor_ends_runs() {
     let harness = Harness::new();
     let process = harness.start().await;
