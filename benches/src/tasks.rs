@@ -14,7 +14,7 @@ pub(crate) struct Probe {
     pub(crate) steps: AtomicU64,
     /// How often a task's code was started from its beginning: once more for each replay.
     pub(crate) starts: AtomicU64,
-    /// When the first step after the event of [`long`] began.
+    /// When the first step after the event of `long` began.
     pub(crate) first_new_step: OnceLock<Instant>,
 }
 
@@ -36,7 +36,7 @@ impl Probe {
     }
 }
 
-/// The event that [`long`] and [`waiting`] wait for.
+/// The event that `long` and `waiting` wait for.
 pub(crate) const EVENT: &str = "go";
 
 pub(crate) async fn register(client: &Durable) -> Result<()> {

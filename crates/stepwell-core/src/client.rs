@@ -346,7 +346,8 @@ impl Client {
         if options.queues.is_empty() {
             queues.push(self.engine.settings.queue.clone());
         }
-        Worker::start(Slots::new(self.engine.clone(), options, queues)).await
+        let (slots, woken) = Slots::new(self.engine.clone(), options, queues);
+        Worker::start(slots, woken).await
     }
 
     /// Lifecycle events of this process, from now on.

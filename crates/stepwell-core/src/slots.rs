@@ -6,10 +6,9 @@ use std::time::Duration;
 
 use hashbrown::HashMap;
 use lru::LruCache;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use crate::commit::GroupCommit;
 use crate::engine::Engine;
 use crate::executor::{End, Execution};
 use crate::failure::{Failure, FailureKind};
@@ -19,7 +18,7 @@ use crate::lifecycle::Lifecycle;
 use crate::name::Name;
 use crate::options::WorkerOptions;
 use crate::run::Run;
-use crate::store::{ClaimedTask, Command, Transition};
+use crate::store::{ClaimedTask, Transition};
 use crate::task_error::ControlFlow;
 
 pub(crate) struct Slots {
@@ -32,6 +31,8 @@ pub(crate) struct Slots {
     pub(crate) empty: Notify,
     /// Ends the worker's loops.
     pub(crate) end: CancellationToken,
+    /// Suspended tasks whose futures were woken by something that is not in their contexts.
+    woken: mpsc::UnboundedSender<TaskId>,
     inside: Mutex<Inside>,
 }
 
@@ -52,7 +53,13 @@ struct Inside {
 }
 
 impl Slots {
-    pub(crate) fn new(engine: Arc<Engine>, options: WorkerOptions, queues: Vec<Name>) -> Arc<Self> {
+    /// The slots, and the suspended tasks that are woken by something that is not in their contexts.
+    pub(crate) fn new(
+        engine: Arc<Engine>,
+        options: WorkerOptions,
+        queues: Vec<Name>,
+    ) -> (Arc<Self>, mpsc::UnboundedReceiver<TaskId>) {
+        let (woken, suspended_woken) = mpsc::unbounded_channel();
         let inside = Inside {
             worker_id: WorkerId::new(&*engine.runtime),
             open: false,
@@ -63,15 +70,17 @@ impl Slots {
             suspended: LruCache::unbounded(),
             handed_over: HashMap::new(),
         };
-        Arc::new(Self {
+        let slots = Self {
             engine,
             options,
             queues,
             work: Notify::new(),
             empty: Notify::new(),
             end: CancellationToken::new(),
+            woken,
             inside: Mutex::new(inside),
-        })
+        };
+        (Arc::new(slots), suspended_woken)
     }
 
     fn inside(&self) -> MutexGuard<'_, Inside> {
@@ -252,7 +261,7 @@ impl Slots {
                 execution.resume(claimed.facts, slot);
                 return Some(execution);
             }
-            let waker = Waker::from(Arc::new(WakeSuspended { task_id, commit: self.engine.commit.clone() }));
+            let waker = Waker::from(Arc::new(WakeSuspended { task_id, woken: self.woken.clone() }));
             run.waker.register(&waker);
             if run.waker.is_woken() {
                 waker.wake();
@@ -328,11 +337,12 @@ impl Drop for Slot {
 /// Wakes a suspended task whose future was woken by something that is not in its context.
 struct WakeSuspended {
     task_id: TaskId,
-    commit: Arc<GroupCommit>,
+    woken: mpsc::UnboundedSender<TaskId>,
 }
 
 impl Wake for WakeSuspended {
     fn wake(self: Arc<Self>) {
-        drop(self.commit.command(Command::Wake(self.task_id)));
+        // Without a worker nothing is left to be woken.
+        let _ = self.woken.send(self.task_id);
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! A store keeps tasks, journals, waits, events, messages and workers. Everything that changes it goes through
 //! [`Store::commit`], one atomic batch at a time, in which each item is judged on its own: a refused item leaves
-//! no trace and does not undo the others. The engine gathers batches (see [`crate::commit`]); a store only applies
+//! no trace and does not undo the others. The engine gathers batches (group commit); a store only applies
 //! them.
 //!
 //! # States of a task

@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{Either, select};
+use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::commit::durable;
+use crate::ids::TaskId;
 use crate::retry::RetryStrategy;
-use crate::runtime::turn;
+use crate::runtime::{BoxFuture, turn};
 use crate::slots::Slots;
-use crate::store::{Claim, StoreError, WorkerSignal};
+use crate::store::{Claim, Command, StoreError, WorkerSignal};
 use crate::task_error::ControlFlow;
 use crate::time::until;
 
@@ -30,7 +32,7 @@ pub struct Worker {
 }
 
 impl Worker {
-    pub(crate) async fn start(slots: Arc<Slots>) -> Self {
+    pub(crate) async fn start(slots: Arc<Slots>, woken: UnboundedReceiver<TaskId>) -> Self {
         let engine = slots.engine.clone();
         engine.listen();
         engine.hub.add_worker(&slots);
@@ -38,11 +40,15 @@ impl Worker {
         if register(&slots).await.is_ok() {
             slots.open();
         }
-        for work in [Work::Claim, Work::Watch] {
-            let slots = slots.clone();
+        let loops: [BoxFuture<'static, ()>; 3] = [
+            Box::pin(claim(slots.clone())),
+            Box::pin(watch(slots.clone())),
+            Box::pin(wake_suspended(slots.clone(), woken)),
+        ];
+        for work in loops {
+            let end = slots.end.clone();
             engine.runtime.spawn(Box::pin(async move {
-                let end = slots.end.clone();
-                end.run_until_cancelled(work.run(slots)).await;
+                end.run_until_cancelled(work).await;
             }));
         }
         Self { slots }
@@ -94,21 +100,6 @@ async fn register(slots: &Slots) -> Result<(), StoreError> {
         tracing::warn!(%error, %worker_id, "cannot register the worker; trying again");
     }
     result
-}
-
-#[derive(Clone, Copy)]
-enum Work {
-    Claim,
-    Watch,
-}
-
-impl Work {
-    async fn run(self, slots: Arc<Slots>) {
-        match self {
-            Self::Claim => claim(slots).await,
-            Self::Watch => watch(slots).await,
-        }
-    }
 }
 
 /// Claims whenever there may be work and there is a free slot.
@@ -184,5 +175,12 @@ async fn watch(slots: Arc<Slots>) {
                 Err(error) => tracing::warn!(%error, "cannot renew the worker's lease; trying again"),
             }
         }
+    }
+}
+
+/// Makes suspended tasks go on that wait for something beside their contexts, which has come.
+async fn wake_suspended(slots: Arc<Slots>, mut woken: UnboundedReceiver<TaskId>) {
+    while let Some(task_id) = woken.recv().await {
+        drop(slots.engine.commit.command(Command::Wake(task_id)));
     }
 }
