@@ -35,8 +35,8 @@ struct Cli {
     /// Where the database files are made, on the disk to be measured [default: the folder of cargo's build output]
     #[arg(long)]
     dir: Option<PathBuf>,
-    /// How many tasks the worker runs at the same time (the engine's own default: 100)
-    #[arg(long, default_value_t = 100)]
+    /// How many tasks the worker runs at the same time (the engine's own default: 256)
+    #[arg(long, default_value_t = 256)]
     concurrency: usize,
     /// Print JSON instead of a table
     #[arg(long)]

@@ -153,7 +153,7 @@ pub struct WorkerOptions {
 impl Default for WorkerOptions {
     fn default() -> Self {
         Self {
-            concurrency: 100,
+            concurrency: 256,
             queues: Vec::new(),
             poll_interval: Duration::from_secs(1),
             lease: Duration::from_secs(30),
@@ -172,7 +172,8 @@ impl WorkerOptions {
         Self::default()
     }
 
-    /// How many tasks run at the same time, at least 1; suspended ones do not count. Default: 100.
+    /// How many tasks run at the same time, at least 1; suspended ones do not count. Most tasks wait for I/O most of the
+    /// time; give fewer to those that compute, or that share a small connection pool. Default: 256.
     pub fn concurrency(mut self, tasks: usize) -> Self {
         self.concurrency = tasks.max(1);
         self
