@@ -25,6 +25,9 @@ type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
 /// What became of one item of a batch, once its batch is durable.
 pub(crate) type Receipt<T> = oneshot::Receiver<Result<T, StoreError>>;
 
+/// A batch on its way.
+type Committing = BoxFuture<'static, Result<Committed, StoreError>>;
+
 /// Whoever waits for the items of a batch; each list is in the order of the batch's list.
 #[derive(Default)]
 struct Answers {
@@ -120,23 +123,15 @@ impl GroupCommit {
         }
     }
 
-    fn send_off(
-        &self,
-        gathering: &mut Gathering,
-    ) -> (BoxFuture<'static, Result<Committed, StoreError>>, Answers) {
+    fn send_off(&self, gathering: &mut Gathering) -> (Committing, Answers) {
         let batch = std::mem::take(&mut gathering.batch);
         (self.store.commit(batch), std::mem::take(&mut gathering.answers))
     }
 
     /// Follows a batch to its end, and sends off the next one, until nothing has gathered.
-    async fn drive(
-        self: Arc<Self>,
-        mut committing: BoxFuture<'static, Result<Committed, StoreError>>,
-        mut answers: Answers,
-    ) {
+    async fn drive(self: Arc<Self>, mut committing: Committing, mut answers: Answers) {
         loop {
-            let result = committing.await;
-            match result {
+            match committing.await {
                 Ok(committed) => {
                     let news = committed.news;
                     self.tell_spawned(answers.spawned, &committed.spawns);
@@ -169,17 +164,13 @@ impl GroupCommit {
 
     /// The batch of those who were just answered and have something to commit again. They get one turn before the engine
     /// is taken for idle, so that they go together and not the first one alone.
-    async fn next_after_a_turn(
-        self: &Arc<Self>,
-    ) -> Option<(BoxFuture<'static, Result<Committed, StoreError>>, Answers)> {
+    async fn next_after_a_turn(self: &Arc<Self>) -> Option<(Committing, Answers)> {
         turn().await;
         let mut gathering = self.gathering.lock().unwrap_or_else(PoisonError::into_inner);
         gathering.on_its_way = !gathering.batch.is_empty();
         gathering.on_its_way.then(|| self.send_off(&mut gathering))
     }
-}
 
-impl GroupCommit {
     /// Before anybody can tell that one of them has started.
     fn tell_spawned(&self, tasks: Vec<(TaskId, Name)>, spawned: &[Spawned]) {
         for ((task_id, task_type), spawned) in tasks.into_iter().zip(spawned) {

@@ -19,6 +19,7 @@
 
 use std::any::Any;
 use std::future::{Future, poll_fn};
+use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -28,13 +29,13 @@ use std::time::Duration;
 use crate::commit::Receipt;
 use crate::context::TaskContext;
 use crate::engine::Engine;
-use crate::failure::{Failure, FailureKind};
+use crate::failure::{Failure, FailureKind, panic_message};
 use crate::journal::{Entry, Key, Outcome};
 use crate::lifecycle::Lifecycle;
 use crate::operations::{Opened, Standing, Unsent};
 use crate::payload::Payload;
 use crate::polled::{poll_closure, poll_task};
-use crate::retry::RetryStrategy;
+use crate::retry::STORE_RETRY;
 use crate::run::Run;
 use crate::runtime::BoxFuture;
 use crate::slots::Slot;
@@ -44,13 +45,6 @@ use crate::time::{Timestamp, after, until};
 
 /// How often the future is polled, or something delivered to it, before others get their turn.
 const TURN: usize = 256;
-/// The pauses between tries of a commit that the store failed.
-const COMMIT_RETRY: RetryStrategy = RetryStrategy::Exponential {
-    base: Duration::from_millis(50),
-    factor: 2.0,
-    max: Duration::from_secs(5),
-    jitter: 0.25,
-};
 
 /// A claimed task in execution.
 pub(crate) struct Execution {
@@ -121,13 +115,14 @@ impl Execution {
     /// Prepares a claimed task with its journal.
     pub(crate) fn new(
         engine: &Arc<Engine>,
-        claimed: ClaimedTask,
+        mut claimed: ClaimedTask,
         journal: Vec<Entry>,
         slot: Slot,
         claim_timeout: Duration,
         grace: Duration,
     ) -> Box<Self> {
-        let ClaimedTask { params, headers, facts, .. } = claimed.clone();
+        let (headers, facts) = (mem::take(&mut claimed.headers), mem::take(&mut claimed.facts));
+        let params = claimed.params.clone();
         let run = Arc::new(Run::new(engine.clone(), claimed, journal, claim_timeout));
         let ctx = TaskContext::new(run.clone(), Arc::new(headers));
         let future = match engine.registry.get(&run.task_type) {
@@ -243,9 +238,7 @@ impl Execution {
             if let Some(facts) = self.facts.take() {
                 operations.arrive(facts);
             }
-            if operations.has_timers() {
-                operations.fire_timers(now);
-            }
+            operations.fire_timers(now);
         }
         if let Ok(Some(waker)) = operations.deliver_next(&run) {
             drop(operations);
@@ -412,7 +405,7 @@ impl Execution {
             },
         };
         let (Commit::Sent { sent, .. } | Commit::Paused { sent, .. }) =
-            std::mem::replace(&mut self.commit, Commit::Idle)
+            mem::replace(&mut self.commit, Commit::Idle)
         else {
             return Poll::Ready(None);
         };
@@ -445,7 +438,7 @@ impl Execution {
             waker.into_iter().for_each(Waker::wake);
         }
         let runtime = &self.run.engine.runtime;
-        let delay = COMMIT_RETRY.delay(sent.tries, runtime.random()).unwrap_or_default();
+        let delay = STORE_RETRY.delay(sent.tries, runtime.random()).unwrap_or_default();
         self.commit = Commit::Paused { pause: runtime.sleep(delay), sent };
     }
 
@@ -485,10 +478,4 @@ impl Execution {
         run.engine.lifecycle.tell(|| event);
         Some(over)
     }
-}
-
-pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "a value that is no text".into())
 }

@@ -40,7 +40,7 @@ pub use client::{Client, SpawnResult, State};
 pub use context::{Answered, TaskContext, Timeout};
 pub use delivery::Delivery;
 pub use error::Error;
-pub use failure::{Failure, FailureKind, Retry};
+pub use failure::{Failure, FailureKind, Retry, panic_message};
 pub use ids::{RunId, TaskId, WorkerId};
 pub use journal::{Entry, Key, Kind, Outcome};
 pub use lifecycle::{Lifecycle, Subscription};

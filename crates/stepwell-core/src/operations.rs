@@ -446,10 +446,6 @@ impl Operations {
         }
     }
 
-    pub(crate) fn has_timers(&self) -> bool {
-        !self.timers.is_empty()
-    }
-
     pub(crate) fn next_timer(&self) -> Option<Timestamp> {
         self.timers.first().map(|(due_at, _)| *due_at)
     }

@@ -73,6 +73,14 @@ impl RetryStrategy {
     }
 }
 
+/// The pauses between the engine's own tries when the store fails.
+pub(crate) const STORE_RETRY: RetryStrategy = RetryStrategy::Exponential {
+    base: Duration::from_millis(50),
+    factor: 2.0,
+    max: Duration::from_secs(5),
+    jitter: 0.25,
+};
+
 impl Default for RetryStrategy {
     fn default() -> Self {
         Self::exponential()

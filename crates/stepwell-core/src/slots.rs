@@ -203,17 +203,17 @@ impl Slots {
         };
         // Another worker has run it since: what is in memory here has fallen behind.
         self.forget(task_id);
-        let execution = self.prepare(claimed, journal, slot);
-        self.inside().runs.insert(task_id, execution.run.clone());
-        self.spawn(execution);
+        self.begin(claimed, journal, slot);
     }
 
-    fn prepare(&self, claimed: ClaimedTask, journal: Vec<Entry>, slot: Slot) -> Box<Execution> {
+    fn begin(self: &Arc<Self>, claimed: ClaimedTask, journal: Vec<Entry>, slot: Slot) {
         let WorkerOptions { claim_timeout, grace, .. } = self.options;
         let (task_id, attempt) = (claimed.task_id, claimed.attempt);
         let task_type = claimed.task_type.clone();
         self.engine.lifecycle.tell(|| Some(Lifecycle::TaskStarted { task_id, task_type, attempt }));
-        Execution::new(&self.engine, claimed, journal, slot, claim_timeout, grace)
+        let execution = Execution::new(&self.engine, claimed, journal, slot, claim_timeout, grace);
+        self.inside().runs.insert(task_id, execution.run.clone());
+        self.spawn(execution);
     }
 
     fn spawn(self: &Arc<Self>, execution: Box<Execution>) {
@@ -233,10 +233,7 @@ impl Slots {
                 }
             }
         };
-        let execution = self.prepare(claimed, journal, slot);
-        self.inside().runs.insert(execution.run.task_id, execution.run.clone());
-        self.engine.hub.add_run(execution.run.clone());
-        self.run(execution).await;
+        self.begin(claimed, journal, slot);
     }
 
     async fn run(self: Arc<Self>, mut execution: Box<Execution>) {

@@ -8,20 +8,13 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::commit::durable;
 use crate::ids::TaskId;
-use crate::retry::RetryStrategy;
+use crate::retry::STORE_RETRY;
 use crate::runtime::{BoxFuture, turn};
 use crate::slots::Slots;
 use crate::store::{Claim, Command, StoreError, WorkerSignal};
 use crate::task_error::ControlFlow;
 use crate::time::until;
 
-/// The pauses between tries when the store cannot be reached.
-const RECONNECT: RetryStrategy = RetryStrategy::Exponential {
-    base: Duration::from_millis(50),
-    factor: 2.0,
-    max: Duration::from_secs(5),
-    jitter: 0.25,
-};
 /// How long a shutdown waits for code that it has told to stop.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
@@ -133,7 +126,7 @@ async fn claim(slots: Arc<Slots>) {
                 slots.give_back(limit);
                 failures += 1;
                 tracing::warn!(%error, "cannot claim tasks; trying again");
-                RECONNECT.delay(failures, engine.runtime.random()).unwrap_or_default()
+                STORE_RETRY.delay(failures, engine.runtime.random()).unwrap_or_default()
             }
         };
         if failures > 0 {

@@ -1,13 +1,12 @@
 //! Steps whose work is done within the batch's own transaction.
 
-use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 
 use anyhow::anyhow;
 use rusqlite::Connection;
 use stepwell_core::store::UserTransaction;
-use stepwell_core::{Entry, Key, Outcome, Payload, StoreError, TaskId};
+use stepwell_core::{Entry, Key, Outcome, Payload, StoreError, TaskId, panic_message};
 
 use crate::commit::Applying;
 use crate::error::Fault;
@@ -32,8 +31,9 @@ impl Applying<'_> {
         };
         self.conn.run("SAVEPOINT stepwell_work", [])?;
         self.writer.user_works.store(true, Ordering::Relaxed);
-        let result = catch_unwind(AssertUnwindSafe(|| work(self.conn)))
-            .unwrap_or_else(|panic| Err(anyhow!("the transaction {key} panicked: {}", message(&*panic))));
+        let result = catch_unwind(AssertUnwindSafe(|| work(self.conn))).unwrap_or_else(|panic| {
+            Err(anyhow!("the transaction {key} panicked: {}", panic_message(&*panic)))
+        });
         self.writer.user_works.store(false, Ordering::Relaxed);
         if self.conn.is_autocommit() {
             return Err(match result.map_err(anyhow::Error::downcast::<rusqlite::Error>) {
@@ -65,9 +65,4 @@ fn says_refused_commit(error: &rusqlite::Error) -> bool {
     error
         .sqlite_error()
         .is_some_and(|error| error.extended_code == rusqlite::ffi::SQLITE_CONSTRAINT_COMMITHOOK)
-}
-
-fn message(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref().cloned()).unwrap_or_else(|| "no message".into())
 }
