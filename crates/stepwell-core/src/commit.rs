@@ -83,12 +83,29 @@ impl GroupCommit {
         Arc::new(Self { store, runtime, hub, lifecycle, gathering: Mutex::default() })
     }
 
-    door!(transition, transitions, Transition, Result<Applied, Refused>);
+    door!(gather_transition, transitions, Transition, Result<Applied, Refused>);
     door!(command, commands, Command, CommandOutcome);
     door!(emit, events, NewEvent, bool);
     door!(send, messages, NewMessage, bool);
     door!(signal, workers, WorkerSignal, bool);
     door!(claim, claims, Claim, Claimed);
+
+    pub(crate) fn transition(
+        self: &Arc<Self>,
+        mut transition: Transition,
+    ) -> Receipt<Result<Applied, Refused>> {
+        if transition.transaction.is_some() {
+            match self.store.transact(transition) {
+                Ok(transacting) => {
+                    let (answer, receipt) = oneshot::channel();
+                    self.runtime.spawn(Box::pin(async move { _ = answer.send(transacting.await) }));
+                    return receipt;
+                }
+                Err(back) => transition = back,
+            }
+        }
+        self.gather_transition(transition)
+    }
 
     pub(crate) fn spawn(self: &Arc<Self>, task: NewTask) -> Receipt<Spawned> {
         let (answer, receipt) = oneshot::channel();

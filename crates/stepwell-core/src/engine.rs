@@ -61,9 +61,13 @@ impl Engine {
             let end = CancellationToken::new();
             let (ended, store, hub) = (end.clone(), self.store.clone(), self.hub.clone());
             self.runtime.spawn(Box::pin(async move {
-                while ended.run_until_cancelled(store.changed()).await.is_some() {
-                    hub.others_wrote.notify_waiters();
-                    hub.workers().iter().for_each(|slots| slots.nudge());
+                while let Some(changed) = ended.run_until_cancelled(store.changed()).await {
+                    if changed.finished {
+                        hub.others_wrote.notify_waiters();
+                    }
+                    if changed.work {
+                        hub.workers().iter().for_each(|slots| slots.nudge());
+                    }
                 }
             }));
             end

@@ -54,7 +54,8 @@ impl Hub {
         }
         if !news.ready.is_empty() {
             for slots in workers {
-                let ready = news.ready.iter().filter(|queue| slots.serves(queue)).count();
+                let served = news.ready.iter().filter(|(queue, _)| slots.serves(queue));
+                let ready = served.map(|(_, tasks)| tasks).sum();
                 if ready > 0 {
                     slots.nudge_for(ready);
                 }

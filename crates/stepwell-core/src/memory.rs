@@ -94,13 +94,13 @@ impl Store for MemoryStore {
         Box::pin(std::future::ready(Ok(journal)))
     }
 
-    fn changed(&self) -> BoxFuture<'_, ()> {
+    fn changed(&self) -> BoxFuture<'_, Changed> {
         Box::pin(async {
             loop {
                 let changed = self.shared.changed.notified();
                 let version = self.shared.version.load(Ordering::SeqCst);
                 if self.seen.swap(version, Ordering::SeqCst) != version {
-                    return;
+                    return Changed::ANYTHING;
                 }
                 changed.await;
             }
@@ -122,6 +122,22 @@ struct State {
     awaiting: HashMap<Name, BTreeSet<TaskId>>,
     workers: BTreeMap<WorkerId, Timestamp>,
     messages: i64,
+    /// Cancelled tasks whose children are still to be.
+    doomed: Vec<TaskId>,
+}
+
+/// A transition that has written what it brought.
+struct Written {
+    task_id: TaskId,
+    run_id: RunId,
+    applied: Applied,
+    look: Option<Look>,
+}
+
+/// What is left to do of a transition when all have written.
+enum Look {
+    Only,
+    Suspend { wake_at: Option<Timestamp> },
 }
 
 struct Task {
@@ -185,7 +201,10 @@ impl State {
     fn commit(&mut self, runtime: &dyn Runtime, batch: Batch) -> Committed {
         let now = runtime.now();
         let mut news = News::default();
-        let transitions = batch.transitions.into_iter().map(|t| self.transition(now, t, &mut news)).collect();
+        let written: Vec<_> = batch.transitions.into_iter().map(|t| self.write(now, t, &mut news)).collect();
+        self.cancel_doomed(now, &mut news);
+        let transitions =
+            written.into_iter().map(|written| Ok(self.look(now, written?, &mut news))).collect();
         let commands = batch.commands.into_iter().map(|c| self.command(now, c, &mut news)).collect();
         let events = batch.events.into_iter().map(|event| self.emit(now, event, &mut news)).collect();
         let messages = batch.messages.into_iter().map(|m| self.send(now, m, &mut news)).collect();
@@ -195,18 +214,21 @@ impl State {
         Committed { transitions, commands, events, messages, spawns, workers, claims, news }
     }
 
-    fn transition(
-        &mut self,
-        now: Timestamp,
-        transition: Transition,
-        news: &mut News,
-    ) -> Result<Applied, Refused> {
+    /// What a transition writes: everything but the suspension, which depends on what is found by looking.
+    fn write(&mut self, now: Timestamp, transition: Transition, news: &mut News) -> Result<Written, Refused> {
         let Transition { task_id, run_id, next, .. } = transition;
         let task = self
             .tasks
             .get_mut(&task_id)
             .filter(|task| task.run_id == run_id && task.state == TaskState::Running)
             .ok_or(Refused)?;
+        let applied = Applied {
+            cancel_requested: task.cancel_requested,
+            transaction: transition.transaction.map(|_| {
+                Err(anyhow::anyhow!("the store in memory has no transactions: use SQLite or PostgreSQL"))
+            }),
+            ..Applied::default()
+        };
         task.journal.extend(transition.entries);
         task.mailbox.retain(|message| !transition.received.contains(&message.id));
         for key in transition.waits_removed {
@@ -233,48 +255,51 @@ impl State {
         for message in transition.messages {
             self.send(now, message, news);
         }
-
-        let collect = matches!(next, Next::Continue { collect: true } | Next::Suspend { .. });
-        let facts = if collect { self.facts(task_id) } else { Facts::default() };
-        let Some(task) = self.tasks.get_mut(&task_id) else { return Err(Refused) };
-        let mut applied = Applied {
-            suspended: false,
-            cancel_requested: task.cancel_requested,
-            facts,
-            transaction: transition.transaction.map(|_| {
-                Err(anyhow::anyhow!("the store in memory has no transactions: use SQLite or PostgreSQL"))
-            }),
-        };
-        if collect {
-            task.poked = false;
-        }
+        let mut written = Written { task_id, run_id, applied, look: None };
         match next {
-            Next::Continue { .. } => {}
-            Next::Suspend { wake_at } => {
-                let stays = task.cancel_requested
-                    || !applied.facts.is_empty()
-                    || wake_at.is_some_and(|wake_at| wake_at <= now);
-                if !stays {
-                    task.state = TaskState::Suspended;
-                    task.attempt -= 1;
-                    applied.suspended = true;
-                    self.set_due(task_id, wake_at, news);
-                }
-            }
+            Next::Continue { collect } => written.look = collect.then_some(Look::Only),
+            Next::Suspend { wake_at } => written.look = Some(Look::Suspend { wake_at }),
             Next::Complete(output) => self.finish(now, task_id, Finish::Completed(output), news),
             Next::Fail(failure) => self.finish(now, task_id, Finish::Failed(failure), news),
             Next::Cancel => self.finish(now, task_id, Finish::Cancelled, news),
             Next::Retry { failure, at } => {
-                task.failure = Some(failure);
+                if let Some(task) = self.tasks.get_mut(&task_id) {
+                    task.failure = Some(failure);
+                }
                 self.drop_waits(task_id);
                 self.give_back(now, task_id, Some(at), news);
             }
             Next::Release => {
-                task.attempt -= 1;
+                if let Some(task) = self.tasks.get_mut(&task_id) {
+                    task.attempt -= 1;
+                }
                 self.give_back(now, task_id, None, news);
             }
         }
-        Ok(applied)
+        Ok(written)
+    }
+
+    /// What a transition finds, once all transitions of its batch have written.
+    fn look(&mut self, now: Timestamp, written: Written, news: &mut News) -> Applied {
+        let Written { task_id, run_id, mut applied, look } = written;
+        let Some(look) = look else { return applied };
+        let facts = self.facts(task_id);
+        let owned = |task: &&mut Task| task.run_id == run_id && task.state == TaskState::Running;
+        let Some(task) = self.tasks.get_mut(&task_id).filter(owned) else { return applied };
+        task.poked = false;
+        applied.cancel_requested = task.cancel_requested;
+        if let Look::Suspend { wake_at } = look {
+            let stays =
+                task.cancel_requested || !facts.is_empty() || wake_at.is_some_and(|wake_at| wake_at <= now);
+            if !stays {
+                task.state = TaskState::Suspended;
+                task.attempt -= 1;
+                applied.suspended = true;
+                self.set_due(task_id, wake_at, news);
+            }
+        }
+        applied.facts = facts;
+        applied
     }
 
     /// Makes a running task pending, without an owner.
@@ -298,7 +323,7 @@ impl State {
         task.ready_at = now;
         let place = (Reverse(task.new.priority), now, task_id);
         self.ready.entry(task.new.queue.clone()).or_default().insert(place);
-        news.ready.push(task.new.queue.clone());
+        news.ready.push((task.new.queue.clone(), 1));
     }
 
     fn set_due(&mut self, task_id: TaskId, due_at: Option<Timestamp>, news: &mut News) {
@@ -309,7 +334,7 @@ impl State {
         if let Some(due_at) = due_at {
             task.due_at = Some(due_at);
             self.due.insert((due_at, task_id));
-            news.ready.push(task.new.queue.clone());
+            news.ready.push((task.new.queue.clone(), 1));
         }
     }
 
@@ -375,10 +400,17 @@ impl State {
             }
         }
         if cancelled {
+            self.doomed.push(task_id);
+        }
+    }
+
+    /// Cancels what descends from tasks that were cancelled.
+    fn cancel_doomed(&mut self, now: Timestamp, news: &mut News) {
+        while let Some(parent) = self.doomed.pop() {
             let children: Vec<_> = self
                 .tasks
                 .values()
-                .filter(|child| child.new.parent == Some(task_id) && !child.state.is_finished())
+                .filter(|child| child.new.parent == Some(parent) && !child.state.is_finished())
                 .map(|child| child.new.task_id)
                 .collect();
             children.into_iter().for_each(|child| self.cancel(now, child, news));
@@ -404,7 +436,10 @@ impl State {
         let Some(task) = self.tasks.get_mut(&task_id) else { return CommandOutcome::NotFound };
         let state = task.state;
         match command {
-            Command::Cancel(_) if !state.is_finished() => self.cancel(now, task_id, news),
+            Command::Cancel(_) if !state.is_finished() => {
+                self.cancel(now, task_id, news);
+                self.cancel_doomed(now, news);
+            }
             Command::Retry(_) if matches!(state, TaskState::Failed | TaskState::Cancelled) => {
                 task.attempt = 0;
                 task.cancel_requested = false;
@@ -525,6 +560,7 @@ impl State {
                         task.attempt -= 1;
                     }
                     self.give_back(now, task_id, None, news);
+                    self.cancel_doomed(now, news);
                 }
                 known
             }
@@ -608,6 +644,7 @@ impl State {
         while let Some((_, task_id)) = self.deadlines.first().copied().filter(|(at, _)| *at <= now) {
             self.set_deadline(task_id, None);
             self.cancel(now, task_id, news);
+            self.cancel_doomed(now, news);
         }
         while let Some((_, task_id)) = self.due.first().copied().filter(|(at, _)| *at <= now) {
             self.make_ready(now, task_id, news);
@@ -628,6 +665,7 @@ impl State {
                 } else {
                     self.give_back(now, task_id, None, news);
                 }
+                self.cancel_doomed(now, news);
             }
         }
     }

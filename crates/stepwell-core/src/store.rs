@@ -24,7 +24,12 @@
 //!
 //! Transitions, commands, events, messages, spawns, worker signals, claims; each list in its own order. So a claim
 //! sees all that its batch brought.
+//!
+//! Transitions are applied in two rounds: first everything that they write, then what some of them look for
+//! ([`Next::Continue`] with `collect`, [`Next::Suspend`]). So a task that suspends finds what another one sent it in the
+//! same batch, and a store may apply many transitions at once.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -48,7 +53,7 @@ pub use crate::transition::{
 pub type Headers = BTreeMap<String, serde_json::Value>;
 
 /// A backend.
-pub trait Store: Send + Sync + 'static {
+pub trait Store: Any + Send + Sync {
     /// The store's clock, by which timers, delays and leases go.
     fn now(&self) -> Timestamp;
 
@@ -57,6 +62,16 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// When nothing of the batch was applied.
     fn commit(&self, batch: Batch) -> BoxFuture<'static, Result<Committed, StoreError>>;
+
+    /// Applies one transition that has a [`UserTransaction`] beside the batches, where the user's work may take its time;
+    /// gives it back where it is to go with a batch, which is the default.
+    ///
+    /// # Errors
+    /// When nothing of it was applied.
+    #[allow(clippy::result_large_err, reason = "it is the argument, handed back")]
+    fn transact(&self, transition: Transition) -> Result<Transacting, Transition> {
+        Err(transition)
+    }
 
     /// One task.
     fn task(&self, task_id: TaskId) -> BoxFuture<'static, Result<Option<TaskInfo>, StoreError>>;
@@ -68,7 +83,24 @@ pub trait Store: Send + Sync + 'static {
     fn journal(&self, task_id: TaskId) -> BoxFuture<'static, Result<Vec<Entry>, StoreError>>;
 
     /// Ready when another process may have written since the last call. Never, where no other process can.
-    fn changed(&self) -> BoxFuture<'_, ()>;
+    fn changed(&self) -> BoxFuture<'_, Changed>;
+}
+
+/// A transition that is applied by itself ([`Store::transact`]).
+pub type Transacting = BoxFuture<'static, Result<Result<Applied, Refused>, StoreError>>;
+
+/// What another process may have written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Changed {
+    /// Something for workers: tasks that can be claimed, or something that arrived for one that runs.
+    pub work: bool,
+    /// The end of tasks, for those who wait for it.
+    pub finished: bool,
+}
+
+impl Changed {
+    /// It may have been anything.
+    pub const ANYTHING: Self = Self { work: true, finished: true };
 }
 
 /// A batch of changes, applied as one.
@@ -131,8 +163,8 @@ pub struct Committed {
 /// What a batch caused, for those in this process who wait for it.
 #[derive(Debug, Default)]
 pub struct News {
-    /// Queues that got a claimable task, or one that is due later.
-    pub ready: Vec<Name>,
+    /// Queues that got claimable tasks, or some that are due later, and how many. A queue may be there several times.
+    pub ready: Vec<(Name, usize)>,
     /// Running tasks that something arrived for, or that were asked to cancel.
     pub poked: Vec<TaskId>,
     /// Tasks that ended.

@@ -130,6 +130,7 @@ impl Applying<'_> {
                 params![Sql(&task_id)],
             )?;
             self.cancel(task_id)?;
+            self.cancel_doomed()?;
         }
         for task_id in self.conn.all(DUE, params![Sql(&self.now)], |row| get(row, 0))? {
             self.make_ready(task_id)?;

@@ -3,8 +3,8 @@
 //! A batch that changes nothing (an idle worker's claim) writes no page, and so its COMMIT syncs nothing.
 
 use rusqlite::Connection;
-use stepwell_core::Timestamp;
 use stepwell_core::store::{Batch, Committed, News};
+use stepwell_core::{TaskId, Timestamp};
 
 use crate::error::Fault;
 use crate::liveness::Liveness;
@@ -18,6 +18,8 @@ pub(crate) struct Applying<'a> {
     pub(crate) liveness: &'a mut Liveness,
     pub(crate) now: Timestamp,
     pub(crate) news: News,
+    /// Cancelled tasks whose children are still to be.
+    pub(crate) doomed: Vec<TaskId>,
 }
 
 /// Applies the batch, or nothing of it.
@@ -31,7 +33,8 @@ pub(crate) fn commit(
     conn.run("BEGIN IMMEDIATE", [])?;
     // Read only now: whoever held the lock before has an earlier time.
     let now = writer.runtime.now();
-    let applying = Applying { conn, writer, liveness: &mut *liveness, now, news: News::default() };
+    let applying =
+        Applying { conn, writer, liveness: &mut *liveness, now, news: News::default(), doomed: Vec::new() };
     let applied = applying.apply(batch).and_then(|committed| {
         conn.run("COMMIT", [])?;
         Ok(committed)
@@ -58,7 +61,7 @@ impl Applying<'_> {
             items.into_iter().map(apply).collect::<Result<_, _>>().map_err(Into::into)
         }
         Ok(Committed {
-            transitions: each(batch.transitions, |transition| self.transition(transition))?,
+            transitions: self.transitions(batch.transitions)?,
             commands: each(batch.commands, |command| self.command(command))?,
             events: each(batch.events, |event| self.emit(&event))?,
             messages: each(batch.messages, |message| self.send(&message))?,

@@ -62,7 +62,7 @@ impl Applying<'_> {
             ],
         )?;
         if !claimed {
-            self.news.ready.push(new.queue.clone());
+            self.news.ready.push((new.queue.clone(), 1));
         }
         Ok(Spawned::Created { claimed })
     }
@@ -118,7 +118,10 @@ impl Applying<'_> {
         | Command::Wake(task_id)) = command;
         let Some((state, _)) = self.state(task_id)? else { return Ok(CommandOutcome::NotFound) };
         match command {
-            Command::Cancel(_) if !state.is_finished() => self.cancel(task_id)?,
+            Command::Cancel(_) if !state.is_finished() => {
+                self.cancel(task_id)?;
+                self.cancel_doomed()?;
+            }
             Command::Retry(_) if matches!(state, TaskState::Failed | TaskState::Cancelled) => {
                 self.conn.run(
                     "UPDATE stepwell_tasks SET attempt = 0, cancel_requested = 0, finished_at = NULL WHERE task_id = ?1",

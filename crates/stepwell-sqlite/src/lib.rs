@@ -40,7 +40,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rusqlite::Connection;
-use stepwell_core::store::{Batch, Committed};
+use stepwell_core::store::{Batch, Changed, Committed};
 use stepwell_core::{BoxFuture, Entry, Runtime, Store, StoreError, TaskFilter, TaskId, TaskInfo, Timestamp};
 use tokio::sync::oneshot;
 
@@ -157,10 +157,13 @@ impl Store for SqliteStore {
         self.query(move |conn| query::journal(conn, task_id))
     }
 
-    fn changed(&self) -> BoxFuture<'_, ()> {
+    fn changed(&self) -> BoxFuture<'_, Changed> {
         match self.location {
             Location::Memory => Box::pin(std::future::pending()),
-            Location::File(_) => Box::pin(self.changes.next(|| self.order(Order::Look))),
+            Location::File(_) => Box::pin(async {
+                self.changes.next(|| self.order(Order::Look)).await;
+                Changed::ANYTHING
+            }),
         }
     }
 }

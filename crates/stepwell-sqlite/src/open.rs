@@ -35,7 +35,7 @@ pub(crate) fn open(location: &Location, busy_timeout: Duration) -> Result<Opened
         }),
         Location::File(path) => open_file(location, path, busy_timeout),
     };
-    let (mut writer, reader, path) = opened.map_err(|fault| fault.at(location))?;
+    let (writer, reader, path) = opened.map_err(|fault| fault.at(location))?;
     let user_works = Arc::new(AtomicBool::new(false));
     let refuse_commit = user_works.clone();
     writer

@@ -69,7 +69,7 @@ impl Applying<'_> {
         if task.cancel_requested {
             self.finish(task.task_id, None, Finish::Cancelled)?;
         } else {
-            self.news.ready.push(task.queue.clone());
+            self.news.ready.push((task.queue.clone(), 1));
         }
         Ok(())
     }
@@ -87,7 +87,7 @@ impl Applying<'_> {
             "UPDATE stepwell_tasks SET state = 'pending', due_at = NULL, ready_at = ?2 WHERE task_id = ?1",
             params![Sql(&task_id), Sql(&self.now)],
         )?;
-        self.news.ready.push(queue);
+        self.news.ready.push((queue, 1));
         Ok(())
     }
 
@@ -123,7 +123,7 @@ impl Applying<'_> {
         Ok(runs)
     }
 
-    /// Ends a task, and when it is cancelled, its children. Returns whether it had been asked to cancel; `None` when
+    /// Ends a task; when it is cancelled, its children are still to be. Returns whether it had been asked to cancel; `None` when
     /// `fence` does not own it, and then nothing has changed.
     pub(crate) fn finish(
         &mut self,
@@ -134,7 +134,7 @@ impl Applying<'_> {
         let cancelled = finish == Finish::Cancelled;
         let ended = self.end(task_id, fence, finish)?;
         if cancelled && ended.is_some() {
-            self.cancel_children(task_id)?;
+            self.doomed.push(task_id);
         }
         Ok(ended)
     }
@@ -147,23 +147,20 @@ impl Applying<'_> {
         Ok(())
     }
 
-    /// Depth first, and without recursion: a family may have more generations than a thread has stack.
-    fn cancel_children(&mut self, task_id: TaskId) -> Result<()> {
-        let mut doomed = self.children(task_id)?;
-        while let Some(child) = doomed.pop() {
-            if !self.poke(child, true)? {
-                self.end(child, None, Finish::Cancelled)?;
-                doomed.extend(self.children(child)?);
+    /// Cancels what descends from tasks that were cancelled. Without recursion: a family may have more generations than a
+    /// thread has stack.
+    pub(crate) fn cancel_doomed(&mut self) -> Result<()> {
+        while let Some(parent) = self.doomed.pop() {
+            for child in self.children(parent)? {
+                self.cancel(child)?;
             }
         }
         Ok(())
     }
 
-    /// Children that have not ended, the oldest last.
+    /// Children that have not ended, the oldest first.
     fn children(&self, task_id: TaskId) -> Result<Vec<TaskId>> {
-        let mut children = self.conn.all(CHILDREN, params![Sql(&task_id)], |row| get(row, 0))?;
-        children.reverse();
-        Ok(children)
+        self.conn.all(CHILDREN, params![Sql(&task_id)], |row| get(row, 0))
     }
 
     fn end(&mut self, task_id: TaskId, fence: Option<RunId>, finish: Finish) -> Result<Option<bool>> {

@@ -1,8 +1,8 @@
 //! What runs did.
 
 use rusqlite::params;
-use stepwell_core::store::{Applied, Facts, Finish, Next, Refused, Transition};
-use stepwell_core::{Entry, TaskId};
+use stepwell_core::store::{Applied, Finish, Next, Refused, Transition};
+use stepwell_core::{Entry, RunId, TaskId, Timestamp};
 
 use crate::commit::Applying;
 use crate::error::Fault;
@@ -18,8 +18,43 @@ pub(crate) const FENCE: &str =
 pub(crate) const LIGHT_FENCE: &str =
     "SELECT cancel_requested FROM stepwell_tasks WHERE task_id = ?1 AND run_id = ?2 AND state = 'running'";
 
+/// A transition that has written what it brought.
+pub(crate) struct Written {
+    applied: Applied,
+    look: Option<Look>,
+}
+
+/// What is left to do of a transition when all of its batch have written.
+struct Look {
+    task_id: TaskId,
+    run_id: RunId,
+    /// Whether the task is to be suspended when nothing is found, and until when.
+    suspend: Option<Option<Timestamp>>,
+}
+
+impl From<Applied> for Written {
+    fn from(applied: Applied) -> Self {
+        Self { applied, look: None }
+    }
+}
+
 impl Applying<'_> {
-    pub(crate) fn transition(&mut self, transition: Transition) -> Result<Result<Applied, Refused>, Fault> {
+    pub(crate) fn transitions(
+        &mut self,
+        transitions: Vec<Transition>,
+    ) -> Result<Vec<Result<Applied, Refused>>, Fault> {
+        let written = transitions.into_iter().map(|transition| self.write(transition));
+        let written = written.collect::<Result<Vec<_>, _>>()?;
+        self.cancel_doomed()?;
+        let looked = written.into_iter().map(|written| match written {
+            Ok(Written { applied, look: None }) => Ok(Ok(applied)),
+            Ok(Written { applied, look: Some(look) }) => Ok(Ok(self.look(applied, look)?)),
+            Err(refused) => Ok(Err(refused)),
+        });
+        looked.collect()
+    }
+
+    fn write(&mut self, transition: Transition) -> Result<Result<Written, Refused>, Fault> {
         if reaches_nobody_else(&transition)
             && let Some(finish) = finish_of(&transition.next)
         {
@@ -30,7 +65,7 @@ impl Applying<'_> {
             let fence = self.conn.one(LIGHT_FENCE, params![Sql(&task_id), Sql(&run_id)], |row| row.get(0))?;
             let Some(cancel_requested) = fence else { return Ok(Err(Refused)) };
             self.add_entries(task_id, &entries)?;
-            return Ok(Ok(Applied { cancel_requested, ..Applied::default() }));
+            return Ok(Ok(Applied { cancel_requested, ..Applied::default() }.into()));
         }
         let Transition { task_id, run_id, next, .. } = transition;
         let Some(task) = self.conn.one(FENCE, params![Sql(&task_id), Sql(&run_id)], Held::read)? else {
@@ -54,57 +89,63 @@ impl Applying<'_> {
         for message in &transition.messages {
             self.send(message)?;
         }
-
-        let collect = matches!(next, Next::Continue { collect: true } | Next::Suspend { .. });
-        let facts = if collect {
-            let waits = self.waits(task_id)?;
-            self.facts(task_id, &task.queue, &waits)?
-        } else {
-            Facts::default()
-        };
         let transaction = match transition.transaction {
             Some(transaction) => Some(self.work(task_id, transaction)?),
             None => None,
         };
-        let mut applied =
-            Applied { suspended: false, cancel_requested: task.cancel_requested, facts, transaction };
+        let applied = Applied { cancel_requested: task.cancel_requested, transaction, ..Applied::default() };
         if let Some(finish) = finish_of(&next) {
             self.finish(task_id, None, finish)?;
         }
-        match next {
-            Next::Continue { .. } | Next::Complete(_) | Next::Fail(_) | Next::Cancel => {}
-            Next::Suspend { wake_at } => {
-                let stays = applied.cancel_requested
-                    || !applied.facts.is_empty()
-                    || wake_at.is_some_and(|wake_at| wake_at <= self.now);
-                if !stays {
-                    self.conn.run(
-                        "UPDATE stepwell_tasks SET state = 'suspended', attempt = attempt - 1, poked = 0, due_at = ?2
-                        WHERE task_id = ?1",
-                        params![Sql(&task_id), wake_at.as_ref().map(Sql)],
-                    )?;
-                    applied.suspended = true;
-                    if wake_at.is_some() {
-                        self.news.ready.push(task.queue);
-                    }
-                }
-            }
+        let look = |suspend| Some(Look { task_id, run_id, suspend });
+        let look = match next {
+            Next::Continue { collect: false } | Next::Complete(_) | Next::Fail(_) | Next::Cancel => None,
+            Next::Continue { collect: true } => look(None),
+            Next::Suspend { wake_at } => look(Some(wake_at)),
             Next::Retry { failure, at } => {
                 self.drop_waits(task_id)?;
                 let given = GivenBack { due_at: Some(at), uncounted: false, failure: Some(&failure) };
                 self.give_back(&task, &given)?;
+                None
             }
             Next::Release => {
                 self.give_back(&task, &GivenBack { uncounted: true, ..GivenBack::default() })?;
+                None
+            }
+        };
+        Ok(Ok(Written { applied, look }))
+    }
+
+    fn look(&mut self, mut applied: Applied, look: Look) -> Result<Applied, Fault> {
+        let Look { task_id, run_id, suspend } = look;
+        let waits = self.waits(task_id)?;
+        let Some(task) = self.conn.one(FENCE, params![Sql(&task_id), Sql(&run_id)], Held::read)? else {
+            return Ok(applied);
+        };
+        applied.facts = self.facts(task_id, &task.queue, &waits)?;
+        applied.cancel_requested = task.cancel_requested;
+        if let Some(wake_at) = suspend {
+            let stays = applied.cancel_requested
+                || !applied.facts.is_empty()
+                || wake_at.is_some_and(|wake_at| wake_at <= self.now);
+            if !stays {
+                self.conn.run(
+                    "UPDATE stepwell_tasks SET state = 'suspended', attempt = attempt - 1, poked = 0, due_at = ?2
+                    WHERE task_id = ?1",
+                    params![Sql(&task_id), wake_at.as_ref().map(Sql)],
+                )?;
+                applied.suspended = true;
+                if wake_at.is_some() {
+                    self.news.ready.push((task.queue, 1));
+                }
+                return Ok(applied);
             }
         }
-        if collect && !applied.suspended {
-            self.conn.run(
-                "UPDATE stepwell_tasks SET poked = 0 WHERE task_id = ?1 AND poked = 1",
-                params![Sql(&task_id)],
-            )?;
-        }
-        Ok(Ok(applied))
+        self.conn.run(
+            "UPDATE stepwell_tasks SET poked = 0 WHERE task_id = ?1 AND poked = 1",
+            params![Sql(&task_id)],
+        )?;
+        Ok(applied)
     }
 
     /// Fence and end in one statement, for the transition that almost every task has as its last.
@@ -112,13 +153,13 @@ impl Applying<'_> {
         &mut self,
         transition: &Transition,
         finish: Finish,
-    ) -> Result<Result<Applied, Refused>, Fault> {
+    ) -> Result<Result<Written, Refused>, Fault> {
         let Transition { task_id, run_id, entries, .. } = transition;
         let Some(cancel_requested) = self.finish(*task_id, Some(*run_id), finish)? else {
             return Ok(Err(Refused));
         };
         self.add_entries(*task_id, entries)?;
-        Ok(Ok(Applied { cancel_requested, ..Applied::default() }))
+        Ok(Ok(Applied { cancel_requested, ..Applied::default() }.into()))
     }
 
     pub(crate) fn add_entries(&self, task_id: TaskId, entries: &[Entry]) -> rusqlite::Result<()> {

@@ -27,7 +27,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
-use stepwell_core::store::{Batch, Committed};
+use stepwell_core::store::{Batch, Changed, Committed};
 use stepwell_core::{
     BoxFuture, Entry, Error, MemoryStore, Runtime, Store, StoreError, TaskFilter, TaskId, TaskInfo,
     Timestamp, WorkerOptions, from_micros,
@@ -204,7 +204,7 @@ where
         self.store.journal(task_id)
     }
 
-    fn changed(&self) -> BoxFuture<'_, ()> {
+    fn changed(&self) -> BoxFuture<'_, Changed> {
         self.store.changed()
     }
 }

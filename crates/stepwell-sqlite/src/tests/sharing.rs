@@ -5,6 +5,8 @@ use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
+use stepwell_core::store::Changed;
+
 use super::*;
 
 fn lock_files(folder: &Path) -> usize {
@@ -24,7 +26,7 @@ fn claim_soon(store: &SqliteStore, n: u128) -> ClaimedTask {
     }
 }
 
-async fn is_ready(future: impl Future<Output = ()>) -> bool {
+async fn is_ready(future: impl Future<Output = Changed>) -> bool {
     tokio::time::timeout(Duration::from_millis(100), future).await.is_ok()
 }
 
