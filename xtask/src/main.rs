@@ -4,8 +4,10 @@ mod cargo;
 mod ci;
 mod deny;
 mod nextest;
+mod packages;
 mod process;
 mod report;
+mod servers;
 mod test;
 mod torture;
 mod wasm;
@@ -25,7 +27,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run every test that needs no more than this machine, then the documentation tests
+    /// Run every test, with the servers that the tests need, then the documentation tests
     Test {
         /// Test name filters and options, handed to `cargo nextest run`
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]

@@ -1,6 +1,7 @@
-//! Getting cargo-nextest, the test runner.
+//! cargo-nextest, the test runner: getting it, and having it leave tests out.
 
-use std::env;
+use std::path::PathBuf;
+use std::{env, fs};
 
 use anyhow::Result;
 
@@ -18,4 +19,15 @@ pub(crate) fn available() -> Result<bool> {
     eprintln!("cargo-nextest is not installed, so `cargo test` runs the tests instead.");
     eprintln!("To install it: cargo install --locked cargo-nextest");
     Ok(false)
+}
+
+/// A copy of nextest's configuration in which only tests of the filterset run, whatever the command line selects.
+///
+/// An option could not do that: a test runs that any of several `-E` holds, and the caller may have given one.
+pub(crate) fn config_with_filter(filterset: &str) -> Result<PathBuf> {
+    let ours = fs::read_to_string(cargo::root()?.join(".config/nextest.toml"))?;
+    let profile = "[profile.default]\n";
+    let copy = cargo::target_dir()?.join("nextest-with-filter.toml");
+    fs::write(&copy, ours.replacen(profile, &format!("{profile}default-filter = '{filterset}'\n"), 1))?;
+    Ok(copy)
 }

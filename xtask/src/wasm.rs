@@ -7,9 +7,9 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result};
 
-use crate::{cargo, process};
+use crate::{cargo, packages, process};
 
 const TARGET: &str = "wasm32-unknown-unknown";
 const DEBIAN_PACKAGES: [&str; 6] = ["rustc-web", "cargo-web", "rust-web-src", "lld", "clang", "llvm"];
@@ -19,7 +19,9 @@ pub(crate) fn run() -> Result<()> {
         process::run(build(&mut cargo::cargo()?)?)
     } else {
         eprintln!("rustup has no {TARGET} here; building it with Debian's Rust instead.");
-        get_debian_packages()?;
+        packages::install(&DEBIAN_PACKAGES).with_context(|| {
+            format!("no standard library for {TARGET}, which `rustup target add {TARGET}` brings")
+        })?;
         process::run(build(&mut debian_cargo()?)?.arg("-Zbuild-std=std,panic_abort"))
     }
 }
@@ -43,39 +45,6 @@ fn add_target() -> bool {
     process::run(Command::new("rustup").args(["target", "add", TARGET]))
         .inspect_err(|error| eprintln!("{error:#}"))
         .is_ok()
-}
-
-fn get_debian_packages() -> Result<()> {
-    let missing: Vec<_> = DEBIAN_PACKAGES.into_iter().filter(|package| !has_package(package)).collect();
-    if missing.is_empty() {
-        return Ok(());
-    }
-    let names = missing.join(" ");
-    if !is_command("apt-get") {
-        bail!("no standard library for {TARGET}: run `rustup target add {TARGET}`");
-    }
-    if process::output(Command::new("id").arg("-u"))? != "0" {
-        bail!(
-            "no standard library for {TARGET}: run `rustup target add {TARGET}`, \
-             or as root `apt-get update && apt-get install {names}`"
-        );
-    }
-    process::run(Command::new("apt-get").arg("update"))?;
-    process::run(
-        Command::new("apt-get")
-            .env("DEBIAN_FRONTEND", "noninteractive")
-            .args(["install", "--yes", "--no-install-recommends"])
-            .args(missing),
-    )
-}
-
-fn has_package(name: &str) -> bool {
-    process::output(Command::new("dpkg-query").args(["--show", "--showformat=${db:Status-Status}", name]))
-        .is_ok_and(|status| status == "installed")
-}
-
-fn is_command(name: &str) -> bool {
-    process::succeeds(Command::new(name).arg("--version"))
 }
 
 /// Debian's cargo with Debian's compiler. What this program inherited from rustup's cargo must not reach them: the names

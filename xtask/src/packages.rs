@@ -1,0 +1,39 @@
+//! Installing Debian's packages, where that can be done without asking anybody.
+
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use crate::process;
+
+/// Installs those of the packages that are missing.
+pub(crate) fn install(packages: &[&str]) -> Result<()> {
+    let missing: Vec<_> = packages.iter().copied().filter(|package| !is_installed(package)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let names = missing.join(" ");
+    if !process::succeeds(Command::new("apt-get").arg("--version")) {
+        bail!("there is no apt-get to install it with (Debian's packages are {names})");
+    }
+    let is_root = process::output(Command::new("id").arg("-u"))? == "0";
+    if !is_root && !process::succeeds(Command::new("sudo").args(["-n", "true"])) {
+        bail!("to install it, as root: apt-get update && apt-get install {names}");
+    }
+    process::run(apt_get(is_root).arg("update"))?;
+    process::run(apt_get(is_root).args(["install", "--yes", "--no-install-recommends"]).args(missing))
+}
+
+fn is_installed(package: &str) -> bool {
+    process::output(Command::new("dpkg-query").args(["--show", "--showformat=${db:Status-Status}", package]))
+        .is_ok_and(|status| status == "installed")
+}
+
+fn apt_get(is_root: bool) -> Command {
+    // By `env`, because sudo hands no variables on.
+    let words = ["sudo", "-n", "env", "DEBIAN_FRONTEND=noninteractive", "apt-get"];
+    let words = if is_root { &words[2..] } else { &words };
+    let mut command = Command::new(words[0]);
+    command.args(&words[1..]);
+    command
+}
