@@ -141,12 +141,12 @@ impl Client {
         let Some((worker_id, slots)) = slots else {
             let (task_id, run_id) = (task.task_id, task.run_id);
             let spawned = durable(self.engine.commit.spawn(task)).await?;
-            return Ok(answer(task_id, run_id, spawned));
+            return Ok(SpawnResult::of(task_id, run_id, spawned));
         };
         task.claim_by = Some(worker_id);
         let eager = Eager { receipt: None, slots, task: task.clone() };
         let spawned = eager.spawn().await?;
-        Ok(answer(task.task_id, task.run_id, spawned))
+        Ok(SpawnResult::of(task.task_id, task.run_id, spawned))
     }
 
     /// Spawns many tasks of one type in one commit: all of them, or none.
@@ -163,12 +163,17 @@ impl Client {
         let receipts = self.engine.commit.spawn_many(tasks);
         let mut results = Vec::with_capacity(ids.len());
         for ((task_id, run_id), receipt) in ids.into_iter().zip(receipts) {
-            results.push(answer(task_id, run_id, durable(receipt).await?));
+            results.push(SpawnResult::of(task_id, run_id, durable(receipt).await?));
         }
         Ok(results)
     }
 
-    fn new_task<P: Serialize + ?Sized>(
+    /// A task to be spawned, for backends, which spawn it in a transaction of the user's.
+    ///
+    /// # Errors
+    /// As [`Client::spawn_with`].
+    #[doc(hidden)]
+    pub fn new_task<P: Serialize + ?Sized>(
         &self,
         task_type: &str,
         params: &P,
@@ -195,10 +200,30 @@ impl Client {
         payload: &T,
         queue: Option<&str>,
     ) -> Result<bool, Error> {
+        let event = self.new_event(name, payload, queue)?;
+        Ok(durable(self.engine.commit.emit(event)).await?)
+    }
+
+    /// An event to be emitted, for backends, which emit it in a transaction of the user's.
+    ///
+    /// # Errors
+    /// As [`Client::emit_event`].
+    #[doc(hidden)]
+    pub fn new_event<T: Serialize + ?Sized>(
+        &self,
+        name: impl AsRef<str>,
+        payload: &T,
+        queue: Option<&str>,
+    ) -> Result<NewEvent, Error> {
         let name = Name::new(name)?;
         let payload = self.encode(payload, || format!("the event {name}"))?;
         let queue = queue.map(Name::new).transpose()?;
-        Ok(durable(self.engine.commit.emit(NewEvent { name, queue, payload })).await?)
+        Ok(NewEvent { name, queue, payload })
+    }
+
+    /// The store that this is a client of.
+    pub fn store(&self) -> &dyn Store {
+        &*self.engine.store
     }
 
     /// Sends a message to a task's mailbox.
@@ -362,11 +387,13 @@ impl Client {
     }
 }
 
-fn answer(task_id: TaskId, run_id: RunId, spawned: Spawned) -> SpawnResult {
-    match spawned {
-        Spawned::Created { .. } => SpawnResult { task_id, run_id, attempt: 1, created: true },
-        Spawned::Existing { task_id, run_id, attempt } => {
-            SpawnResult { task_id, run_id, attempt, created: false }
+impl SpawnResult {
+    /// What became of a task that was to be spawned with these ids.
+    #[doc(hidden)]
+    pub fn of(task_id: TaskId, run_id: RunId, spawned: Spawned) -> Self {
+        match spawned {
+            Spawned::Created { .. } => Self { task_id, run_id, attempt: 1, created: true },
+            Spawned::Existing { task_id, run_id, attempt } => Self { task_id, run_id, attempt, created: false },
         }
     }
 }

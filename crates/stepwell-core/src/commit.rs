@@ -12,6 +12,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use hashbrown::HashSet;
 use tokio::sync::oneshot;
 
 use crate::hub::Hub;
@@ -47,6 +48,21 @@ struct Gathering {
     batch: Batch,
     answers: Answers,
     on_its_way: bool,
+    /// Whether there may be two transitions of one task.
+    may_repeat: bool,
+}
+
+impl Gathering {
+    /// Takes out what is a second transition of its task: a batch holds one of each at most.
+    fn put_off_repeated(&mut self) -> Vec<(Transition, Answer<Result<Applied, Refused>>)> {
+        let mut seen = HashSet::new();
+        let all = std::mem::take(&mut self.batch.transitions).into_iter();
+        let (first, later) = all
+            .zip(std::mem::take(&mut self.answers.transitions))
+            .partition::<Vec<_>, _>(|(transition, _)| seen.insert(transition.task_id));
+        (self.batch.transitions, self.answers.transitions) = first.into_iter().unzip();
+        later
+    }
 }
 
 /// The one door to the store for everything that writes.
@@ -107,6 +123,20 @@ impl GroupCommit {
         self.gather_transition(transition)
     }
 
+    /// A transition beside the one that the run's executor may have on its way.
+    pub(crate) fn transition_beside(
+        self: &Arc<Self>,
+        transition: Transition,
+    ) -> Receipt<Result<Applied, Refused>> {
+        let (answer, receipt) = oneshot::channel();
+        self.gather(|gathering| {
+            gathering.batch.transitions.push(transition);
+            gathering.answers.transitions.push(answer);
+            gathering.may_repeat = true;
+        });
+        receipt
+    }
+
     pub(crate) fn spawn(self: &Arc<Self>, task: NewTask) -> Receipt<Spawned> {
         let (answer, receipt) = oneshot::channel();
         self.gather(|gathering| {
@@ -141,8 +171,15 @@ impl GroupCommit {
     }
 
     fn send_off(&self, gathering: &mut Gathering) -> (Committing, Answers) {
+        let later = if gathering.may_repeat { gathering.put_off_repeated() } else { Vec::new() };
         let batch = std::mem::take(&mut gathering.batch);
-        (self.store.commit(batch), std::mem::take(&mut gathering.answers))
+        let answers = std::mem::take(&mut gathering.answers);
+        gathering.may_repeat = !later.is_empty();
+        for (transition, answer) in later {
+            gathering.batch.transitions.push(transition);
+            gathering.answers.transitions.push(answer);
+        }
+        (self.store.commit(batch), answers)
     }
 
     /// Follows a batch to its end, and sends off the next one, until nothing has gathered.

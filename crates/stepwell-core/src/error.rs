@@ -31,7 +31,7 @@ pub enum Error {
     DuplicateTaskType(String),
     /// The database's URL is of no known kind.
     #[error(
-        "\"{url}\" is no database URL that this program knows ({reason}): use `sqlite://path/to/file.db`, `sqlite::memory:`, or leave it out for `sqlite://stepwell.db`"
+        "\"{url}\" is no database URL that this program knows ({reason}): use `sqlite://path/to/file.db`, `sqlite::memory:`, `postgres://user:password@host/database`, or leave it out for `sqlite://stepwell.db`"
     )]
     Url {
         /// The URL.

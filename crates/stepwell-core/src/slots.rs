@@ -316,7 +316,7 @@ impl Slots {
             tracing::warn!(task_id = %run.task_id, task_type = %run.task_type, "the run is stuck and is stopped");
             let next = run.after_failure(Failure::new(FailureKind::Stuck, message));
             // Refused when the run has just ended by itself: nothing to wait for either way.
-            drop(self.engine.commit.transition(Transition::new(run.task_id, run.run_id, next)));
+            drop(self.engine.commit.transition_beside(Transition::new(run.task_id, run.run_id, next)));
             run.stop(ControlFlow::LeaseLost);
         }
     }

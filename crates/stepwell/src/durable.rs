@@ -69,8 +69,9 @@ pub struct DurableBuilder {
 }
 
 impl DurableBuilder {
-    /// The database: `sqlite://path/to/file.db` or `sqlite::memory:`. Default: the environment variable
-    /// `DURABLE_DATABASE_URL`, else `sqlite://stepwell.db`.
+    /// The database: `sqlite://path/to/file.db`, `sqlite::memory:`, or with the feature `postgres`
+    /// `postgres://user:password@host/database`. Default: the environment variable `DURABLE_DATABASE_URL`, else
+    /// `sqlite://stepwell.db`.
     pub fn database_url(mut self, url: impl Into<String>) -> Self {
         self.database_url = Some(url.into());
         self
@@ -162,7 +163,15 @@ async fn connect(url: &str, runtime: Arc<dyn Runtime>) -> Result<Arc<dyn Store>,
             drop(runtime);
             Err(unknown("this program was built without the feature `sqlite`"))
         }
-        Some("postgres" | "postgresql") => Err(unknown("PostgreSQL is not supported yet")),
+        #[cfg(feature = "postgres")]
+        Some("postgres" | "postgresql") => {
+            let options = stepwell_postgres::PostgresOptions::parse(url)?;
+            Ok(Arc::new(stepwell_postgres::PostgresStore::connect(options).await?))
+        }
+        #[cfg(not(feature = "postgres"))]
+        Some("postgres" | "postgresql") => Err(unknown(
+            "this program was built without the feature `postgres`: add it to `stepwell` in Cargo.toml",
+        )),
         Some(scheme) => Err(unknown(&format!("the scheme `{scheme}` is unknown"))),
         None => Err(unknown("it has no scheme")),
     }

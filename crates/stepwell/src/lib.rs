@@ -63,6 +63,8 @@ pub use stepwell_core::*;
 /// assert_eq!((greet::NAME, sum::NAME), ("greet", "sum-up"));
 /// ```
 pub use stepwell_macros::task;
+#[cfg(feature = "postgres")]
+pub use stepwell_postgres as postgres;
 #[cfg(feature = "sqlite")]
 pub use stepwell_sqlite as sqlite;
 pub use tokio_runtime::TokioRuntime;

@@ -1,0 +1,284 @@
+//! The answer of `stepwell.commit`, read.
+
+use std::collections::{BTreeMap, HashSet};
+
+use serde_json::Value;
+use sqlx::Row as _;
+use sqlx::postgres::PgRow;
+use sqlx::types::Uuid;
+use stepwell_core::store::{
+    Applied, ArrivedMessage, Claimed, ClaimedTask, CommandOutcome, Committed, Facts, Finish, News, Next, Refused,
+    Spawned, TaskState, Wait,
+};
+use stepwell_core::{Entry, Failure, Key, Kind, Name, Outcome, Payload, TaskId, deleted};
+
+use crate::batch::Sorted;
+use crate::columns::{Moment, calendar};
+
+/// What became of the batch, and the tasks that ended otherwise than by its transitions: how they did is still to be
+/// read.
+pub(crate) fn read(sorted: Sorted, row: &PgRow) -> sqlx::Result<(Committed, Vec<Uuid>)> {
+    let accepted: Vec<bool> = list(row, "t_accepted")?;
+    let cancel_requested: Vec<bool> = list(row, "t_cancel_requested")?;
+    let suspended: Vec<bool> = list(row, "t_suspended")?;
+    let mut facts = facts(row, "t_facts")?;
+    let transitions = (1..).zip(accepted.iter().zip(cancel_requested)).zip(suspended.into_iter().chain(std::iter::repeat(false)));
+    let transitions = transitions.map(|((place, (accepted, cancel_requested)), suspended)| {
+        let facts = facts.remove(&place).unwrap_or_default();
+        accepted.then(|| Applied { suspended, cancel_requested, facts, transaction: None }).ok_or(Refused)
+    });
+    let transitions = sorted.back(transitions.collect());
+
+    let commands = list::<String>(row, "c_answer")?;
+    let commands = commands.iter().map(|answer| command(answer)).collect::<sqlx::Result<_>>()?;
+    let of_clients = |all: Vec<Option<bool>>| all.into_iter().flatten().collect();
+    let events = of_clients(list(row, "ev_first")?);
+    let messages = of_clients(list(row, "m_accepted")?);
+    let spawns = spawns(&sorted, row)?;
+    let workers = list(row, "signal_known")?;
+    let claims = claims(&sorted, row)?;
+
+    let mut news = News { poked: ids(list(row, "poked")?), ..News::default() };
+    let mut ready: BTreeMap<String, usize> = BTreeMap::new();
+    for queue in list::<String>(row, "ready")? {
+        *ready.entry(queue).or_default() += 1;
+    }
+    for (queue, tasks) in ready {
+        news.ready.push((name(queue)?, tasks));
+    }
+    let mut others: HashSet<Uuid> = list(row, "finished")?.into_iter().collect();
+    for (transition, result) in sorted.batch.transitions.into_iter().zip(&transitions) {
+        let finish = match transition.next {
+            _ if result.is_err() => continue,
+            Next::Complete(output) => Finish::Completed(output),
+            Next::Fail(failure) => Finish::Failed(failure),
+            Next::Cancel => Finish::Cancelled,
+            Next::Continue { .. } | Next::Suspend { .. } | Next::Retry { .. } | Next::Release => continue,
+        };
+        others.remove(transition.task_id.as_uuid());
+        news.finished.push((transition.task_id, finish));
+    }
+    let committed = Committed { transitions, commands, events, messages, spawns, workers, claims, news };
+    Ok((committed, others.into_iter().collect()))
+}
+
+/// An array; empty when it is NULL.
+fn list<'r, T>(row: &'r PgRow, column: &str) -> sqlx::Result<Vec<T>>
+where
+    Option<Vec<T>>: sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>,
+{
+    Ok(row.try_get::<Option<Vec<T>>, _>(column)?.unwrap_or_default())
+}
+
+fn ids(uuids: Vec<Uuid>) -> Vec<TaskId> {
+    uuids.into_iter().map(TaskId::from).collect()
+}
+
+pub(crate) fn broken(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> sqlx::Error {
+    sqlx::Error::Decode(error.into())
+}
+
+pub(crate) fn name(text: impl AsRef<str>) -> sqlx::Result<Name> {
+    Name::new(text).map_err(broken)
+}
+
+pub(crate) fn json<T: serde::de::DeserializeOwned>(text: &str) -> sqlx::Result<T> {
+    serde_json::from_str(text).map_err(broken)
+}
+
+fn command(answer: &str) -> sqlx::Result<CommandOutcome> {
+    match answer {
+        "done" => Ok(CommandOutcome::Done),
+        "not_found" => Ok(CommandOutcome::NotFound),
+        state => TaskState::parse(state)
+            .map(CommandOutcome::NotAllowed)
+            .ok_or_else(|| broken(format!("{state:?} is no answer to a command"))),
+    }
+}
+
+fn spawns(sorted: &Sorted, row: &PgRow) -> sqlx::Result<Vec<Spawned>> {
+    let count = sorted.batch.spawns.len();
+    // Those of transitions come before them.
+    let before: usize = sorted.batch.transitions.iter().map(|transition| transition.spawns.len()).sum();
+    let claimed: Vec<bool> = list(row, "s_claimed")?;
+    let existing: Vec<Option<Uuid>> = list(row, "s_existing")?;
+    let runs: Vec<Option<Uuid>> = list(row, "s_existing_run")?;
+    let attempts: Vec<Option<i64>> = list(row, "s_existing_attempt")?;
+    let spawned = (before..before + count).map(|place| {
+        let there = |column: &[Option<Uuid>]| -> Option<Uuid> { column.get(place).copied().flatten() };
+        match (there(&existing), there(&runs)) {
+            (Some(task_id), Some(run_id)) => Spawned::Existing {
+                task_id: task_id.into(),
+                run_id: run_id.into(),
+                attempt: attempt(attempts.get(place).copied().flatten().unwrap_or_default()),
+            },
+            _ => Spawned::Created { claimed: claimed.get(place).copied().unwrap_or_default() },
+        }
+    });
+    Ok(spawned.collect())
+}
+
+pub(crate) fn attempt(number: i64) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+fn claims(sorted: &Sorted, row: &PgRow) -> sqlx::Result<Vec<Claimed>> {
+    let mut claims: Vec<Claimed> = sorted.batch.claims.iter().map(|_| Claimed::default()).collect();
+    let due: Vec<Option<Moment>> = list(row, "next_due")?;
+    for (claim, due) in claims.iter_mut().zip(due) {
+        claim.next_due = due.map(|due| due.0);
+    }
+    let poked: Option<Value> = row.try_get("cl_poked")?;
+    for pair in poked.iter().flat_map(|poked| poked.as_array()).flatten() {
+        let claim = pair.get(0).and_then(Value::as_u64).and_then(|place| claims.get_mut(place as usize - 1));
+        if let Some(claim) = claim {
+            claim.poked.push(field(pair, 1)?.parse().map_err(broken)?);
+        }
+    }
+    let tasks: Vec<Uuid> = list(row, "cl_task")?;
+    if tasks.is_empty() {
+        return Ok(claims);
+    }
+    let of: Vec<i32> = list(row, "cl_of")?;
+    let runs: Vec<Uuid> = list(row, "cl_run")?;
+    let attempts: Vec<i64> = list(row, "cl_attempt")?;
+    let had_it: Vec<bool> = list(row, "cl_had_it")?;
+    let max_attempts: Vec<i64> = list(row, "cl_max_attempts")?;
+    let types: Vec<String> = list(row, "cl_type")?;
+    let queues: Vec<String> = list(row, "cl_queue")?;
+    let params: Vec<String> = list(row, "cl_params")?;
+    let headers: Vec<String> = list(row, "cl_headers")?;
+    let retries: Vec<String> = list(row, "cl_retry")?;
+    let mut journals = journals(row)?;
+    let mut waits = waits(row)?;
+    let mut facts = facts(row, "cl_facts")?;
+    let ran = runs.into_iter().zip(attempts).zip(had_it).zip(of);
+    let spawned = max_attempts.into_iter().zip(types).zip(queues).zip(params).zip(headers).zip(retries);
+    for ((place, task_id), (ran, spawned)) in (1..).zip(tasks).zip(ran.zip(spawned)) {
+        let (((run_id, number), had_it), of) = ran;
+        let (((((max_attempts, task_type), queue), params), headers), retry) = spawned;
+        let task = ClaimedTask {
+            task_id: task_id.into(),
+            run_id: run_id.into(),
+            attempt: attempt(number),
+            max_attempts: attempt(max_attempts),
+            task_type: name(task_type)?,
+            queue: name(queue)?,
+            params: Payload::from_json(params),
+            headers: json(&headers)?,
+            retry: json(&retry)?,
+            journal: (!had_it).then(|| journals.remove(&place).unwrap_or_default()),
+            waits: waits.remove(&place).unwrap_or_default(),
+            facts: facts.remove(&place).unwrap_or_default(),
+        };
+        if let Some(claim) = usize::try_from(of - 1).ok().and_then(|claim| claims.get_mut(claim)) {
+            claim.tasks.push(task);
+        }
+    }
+    Ok(claims)
+}
+
+fn journals(row: &PgRow) -> sqlx::Result<BTreeMap<i64, Vec<Entry>>> {
+    let of: Vec<i32> = list(row, "j_of")?;
+    let mut journals: BTreeMap<i64, Vec<Entry>> = BTreeMap::new();
+    for (of, entry) in of.into_iter().zip(entries(row, "j_")?) {
+        journals.entry(of.into()).or_default().push(entry);
+    }
+    Ok(journals)
+}
+
+/// Journal entries from arrays whose names begin so.
+pub(crate) fn entries(row: &PgRow, prefix: &str) -> sqlx::Result<Vec<Entry>> {
+    let column = |column: &str| format!("{prefix}{column}");
+    let seqs: Vec<i64> = list(row, &column("seq"))?;
+    let kinds: Vec<String> = list(row, &column("kind"))?;
+    let names: Vec<String> = list(row, &column("name"))?;
+    let ordinals: Vec<i64> = list(row, &column("ordinal"))?;
+    let outcomes: Vec<String> = list(row, &column("outcome"))?;
+    let payloads: Vec<String> = list(row, &column("payload"))?;
+    let times: Vec<Moment> = list(row, &column("at"))?;
+    let keys = kinds.into_iter().zip(names).zip(ordinals);
+    let rest = outcomes.into_iter().zip(payloads).zip(times);
+    seqs.into_iter()
+        .zip(keys.zip(rest))
+        .map(|(seq, (((kind, name), ordinal), ((word, payload), at)))| {
+            let key = key(&kind, &name, ordinal)?;
+            let outcome = Outcome::from_columns(&word, Payload::from_json(payload))
+                .ok_or_else(|| broken(format!("{word:?} with its payload is not an outcome")))?;
+            Ok(Entry { seq: u64::try_from(seq).unwrap_or(0), key, outcome, at: at.0 })
+        })
+        .collect()
+}
+
+fn key(kind: &str, text: &str, ordinal: i64) -> sqlx::Result<Key> {
+    let kind = Kind::parse(kind).ok_or_else(|| broken(format!("{kind:?} is no kind of operation")))?;
+    Ok(Key { kind, name: name(text)?, ordinal: attempt(ordinal) })
+}
+
+fn field(value: &Value, place: usize) -> sqlx::Result<&str> {
+    value.get(place).and_then(Value::as_str).ok_or_else(|| broken("a text is missing in an answer"))
+}
+
+fn number(value: &Value, place: usize) -> sqlx::Result<i64> {
+    value.get(place).and_then(Value::as_i64).ok_or_else(|| broken("a number is missing in an answer"))
+}
+
+/// The rows of a JSON column.
+fn rows(row: &PgRow, column: &str) -> sqlx::Result<Vec<Value>> {
+    match row.try_get::<Option<Value>, _>(column)? {
+        Some(Value::Array(rows)) => Ok(rows),
+        _ => Ok(Vec::new()),
+    }
+}
+
+/// Waits, by the place of the claimed task.
+fn waits(row: &PgRow) -> sqlx::Result<BTreeMap<i64, Vec<Wait>>> {
+    let mut waits: BTreeMap<i64, Vec<Wait>> = BTreeMap::new();
+    for wait in rows(row, "cl_waits")? {
+        waits.entry(number(&wait, 0)?).or_default().push(Wait {
+            key: key(field(&wait, 1)?, field(&wait, 2)?, number(&wait, 3)?)?,
+            target: wait.get(4).and_then(Value::as_str).map(name).transpose()?,
+            due_at: wait.get(5).and_then(Value::as_i64).map(calendar),
+        });
+    }
+    waits.values_mut().for_each(|waits| waits.sort_unstable_by(|a, b| a.key.cmp(&b.key)));
+    Ok(waits)
+}
+
+/// What has arrived, by the place of the task.
+fn facts(row: &PgRow, column: &str) -> sqlx::Result<BTreeMap<i64, Facts>> {
+    let mut all: BTreeMap<i64, Facts> = BTreeMap::new();
+    for fact in rows(row, column)? {
+        let facts = all.entry(number(&fact, 0)?).or_default();
+        let payload = |place| Ok::<_, sqlx::Error>(Payload::from_json(field(&fact, place)?));
+        match field(&fact, 1)? {
+            "event" => facts.events.push((name(field(&fact, 2)?)?, payload(3)?)),
+            "message" => facts.messages.push(ArrivedMessage {
+                id: number(&fact, 2)?,
+                topic: name(field(&fact, 3)?)?,
+                payload: payload(4)?,
+            }),
+            _ => {
+                let child = field(&fact, 2)?.parse().map_err(broken)?;
+                let text = |place| fact.get(place).and_then(Value::as_str);
+                facts.children.push((child, finish(text(3), text(4), text(5))?));
+            }
+        }
+    }
+    for facts in all.values_mut() {
+        facts.events.sort_by(|a, b| a.0.cmp(&b.0));
+        facts.messages.sort_unstable_by_key(|message| message.id);
+        facts.children.sort_unstable_by_key(|(child, _)| *child);
+    }
+    Ok(all)
+}
+
+/// How a task ended. Without a state, it is gone.
+pub(crate) fn finish(state: Option<&str>, output: Option<&str>, failure: Option<&str>) -> sqlx::Result<Finish> {
+    Ok(match state {
+        Some("completed") => Finish::Completed(output.map_or_else(Payload::null, Payload::from_json)),
+        Some("cancelled") => Finish::Cancelled,
+        Some(_) => Finish::Failed(json::<Failure>(failure.unwrap_or_default())?),
+        None => Finish::Failed(deleted()),
+    })
+}

@@ -1,0 +1,224 @@
+//! A batch as the arguments of `stepwell.commit`: one array for each column of each list.
+
+use serde_json::json;
+use sqlx::Arguments as _;
+use sqlx::error::BoxDynError;
+use sqlx::postgres::PgArguments;
+use sqlx::types::Uuid;
+use stepwell_core::store::{Claim, Command, NewEvent, NewMessage, NewTask, Next, WorkerSignal};
+use stepwell_core::{Name, Payload, Timestamp, crashed};
+
+use crate::batch::{Sorted, added, word};
+use crate::columns::{Moment, micros};
+
+/// What a batch is sent with.
+pub(crate) struct Envelope<'a> {
+    /// The process and the number of its batch; none for what goes in a transaction of the user's.
+    pub(crate) number: Option<(Uuid, i64)>,
+    pub(crate) channel: &'a str,
+    pub(crate) now: Option<Timestamp>,
+    /// For a claim of what the batch of this number claimed: its answer was lost.
+    pub(crate) again: Option<i64>,
+}
+
+/// How many arguments `stepwell.commit` takes.
+pub(crate) const COUNT: usize = 61;
+
+/// The arguments, in the order in which the function names them.
+pub(crate) fn arguments(envelope: &Envelope<'_>, sorted: &Sorted) -> Result<PgArguments, BoxDynError> {
+    let mut args = PgArguments::default();
+    args.add(envelope.number.map(|(process, _)| process))?;
+    args.add(envelope.number.map(|(_, number)| number))?;
+    args.add(envelope.channel)?;
+    args.add(envelope.now.map(Moment))?;
+    args.add(serde_json::to_string(&crashed(u32::MAX))?)?;
+    transitions(&mut args, sorted)?;
+    let places = sorted.places();
+    let of = |place: usize| places.get(place).copied();
+    let by_tasks = || sorted.batch.transitions.iter().enumerate();
+    let own = by_tasks().flat_map(|(place, t)| t.events.iter().map(move |event| (of(place), event)));
+    let client = sorted.batch.events.iter().map(|event| (None, event));
+    events(&mut args, own.chain(client).collect())?;
+    let own = by_tasks().flat_map(|(place, t)| t.messages.iter().map(move |message| (of(place), message)));
+    let client = sorted.batch.messages.iter().map(|message| (None, message));
+    messages(&mut args, own.chain(client).collect())?;
+    let own = by_tasks().flat_map(|(place, t)| t.spawns.iter().map(move |task| (of(place), task)));
+    let client = sorted.batch.spawns.iter().map(|task| (None, task));
+    spawns(&mut args, own.chain(client).collect())?;
+    commands(&mut args, &sorted.batch.commands)?;
+    args.add(signals(&sorted.batch.workers))?;
+    args.add(claims(&sorted.batch.claims, envelope.again))?;
+    debug_assert_eq!(args.len(), COUNT, "the function takes as many arguments as it is given");
+    Ok(args)
+}
+
+/// One argument: an array with a value of each item. NULL when there are none: PL/pgSQL unfolds each array that it is
+/// given, which takes longer than all else in a small batch.
+macro_rules! column {
+    ($args:ident, $items:ident, $item:pat => $value:expr) => {
+        $args.add(filled($items.iter().map(|$item| $value)))?
+    };
+}
+
+fn filled<T>(values: impl ExactSizeIterator<Item = T>) -> Option<Vec<T>> {
+    (values.len() > 0).then(|| values.collect())
+}
+
+fn text(payload: &Payload) -> &str {
+    payload.as_str()
+}
+
+fn opt(name: &Option<Name>) -> Option<&str> {
+    name.as_ref().map(Name::as_str)
+}
+
+fn transitions(args: &mut PgArguments, sorted: &Sorted) -> Result<(), BoxDynError> {
+    let items: Vec<_> = sorted.transitions().collect();
+    column!(args, items, t => *t.task_id.as_uuid());
+    column!(args, items, t => *t.run_id.as_uuid());
+    column!(args, items, t => word(&t.next));
+    column!(args, items, t => match &t.next {
+        Next::Suspend { wake_at } => wake_at.map(Moment),
+        Next::Retry { at, .. } => Some(Moment(*at)),
+        _ => None,
+    });
+    column!(args, items, t => match &t.next {
+        Next::Complete(output) => Some(text(output)),
+        _ => None,
+    });
+    let failures: Result<Vec<_>, _> = items
+        .iter()
+        .map(|t| match &t.next {
+            Next::Fail(failure) | Next::Retry { failure, .. } => serde_json::to_string(failure).map(Some),
+            _ => Ok(None),
+        })
+        .collect();
+    args.add(filled(failures?.into_iter()))?;
+
+    let placed = || (1_i32..).zip(&items);
+    let entries: Vec<_> = placed()
+        .flat_map(|(of, t)| t.entries.iter().map(move |entry| (of, entry, entry.outcome.to_columns())))
+        .collect();
+    column!(args, entries, (of, ..) => *of);
+    column!(args, entries, (_, entry, _) => i64::try_from(entry.seq).unwrap_or(i64::MAX));
+    column!(args, entries, (_, entry, _) => entry.key.kind.as_str());
+    column!(args, entries, (_, entry, _) => entry.key.name.as_str());
+    column!(args, entries, (_, entry, _) => i64::from(entry.key.ordinal));
+    column!(args, entries, (_, _, (word, _)) => *word);
+    column!(args, entries, (_, _, (_, payload)) => text(payload));
+    column!(args, entries, (_, entry, _) => Moment(entry.at));
+
+    let received: Vec<_> = placed().flat_map(|(of, t)| t.received.iter().map(move |id| (of, *id))).collect();
+    column!(args, received, (of, _) => *of);
+    column!(args, received, (_, id) => *id);
+
+    let removed: Vec<_> = placed().flat_map(|(of, t)| t.waits_removed.iter().map(move |key| (of, key))).collect();
+    column!(args, removed, (of, _) => *of);
+    column!(args, removed, (_, key) => key.kind.as_str());
+    column!(args, removed, (_, key) => key.name.as_str());
+    column!(args, removed, (_, key) => i64::from(key.ordinal));
+
+    let waits: Vec<_> = placed().flat_map(|(of, t)| added(t).into_iter().map(move |wait| (of, wait))).collect();
+    column!(args, waits, (of, _) => *of);
+    column!(args, waits, (_, wait) => wait.key.kind.as_str());
+    column!(args, waits, (_, wait) => wait.key.name.as_str());
+    column!(args, waits, (_, wait) => i64::from(wait.key.ordinal));
+    column!(args, waits, (_, wait) => opt(&wait.target));
+    column!(args, waits, (_, wait) => wait.due_at.map(Moment));
+    Ok(())
+}
+
+/// An item, and the place of the transition that it belongs to.
+type Of<'a, T> = (Option<i32>, &'a T);
+
+fn events(args: &mut PgArguments, items: Vec<Of<'_, NewEvent>>) -> Result<(), BoxDynError> {
+    column!(args, items, (of, _) => *of);
+    column!(args, items, (_, event) => event.name.as_str());
+    column!(args, items, (_, event) => opt(&event.queue).unwrap_or_default());
+    column!(args, items, (_, event) => text(&event.payload));
+    Ok(())
+}
+
+fn messages(args: &mut PgArguments, items: Vec<Of<'_, NewMessage>>) -> Result<(), BoxDynError> {
+    column!(args, items, (of, _) => *of);
+    column!(args, items, (_, message) => *message.task_id.as_uuid());
+    column!(args, items, (_, message) => message.topic.as_str());
+    column!(args, items, (_, message) => text(&message.payload));
+    Ok(())
+}
+
+fn spawns(args: &mut PgArguments, items: Vec<Of<'_, NewTask>>) -> Result<(), BoxDynError> {
+    column!(args, items, (of, _) => *of);
+    column!(args, items, (_, task) => *task.task_id.as_uuid());
+    column!(args, items, (_, task) => *task.run_id.as_uuid());
+    column!(args, items, (_, task) => task.task_type.as_str());
+    column!(args, items, (_, task) => task.queue.as_str());
+    column!(args, items, (_, task) => task.priority);
+    column!(args, items, (_, task) => i64::from(task.max_attempts));
+    column!(args, items, (_, task) => task.parent.map(|parent| *parent.as_uuid()));
+    column!(args, items, (_, task) => opt(&task.idempotency_key));
+    column!(args, items, _ => None::<&str>);
+    column!(args, items, _ => None::<&str>);
+    column!(args, items, (_, task) => task.start_at.map(Moment));
+    column!(args, items, (_, task) => task.cancellation.max_delay.map(micros));
+    column!(args, items, (_, task) => task.cancellation.max_duration.map(micros));
+    column!(args, items, (_, task) => task.claim_by.map(|worker| *worker.as_uuid()));
+    let retries: Vec<_> =
+        items.iter().map(|(_, task)| serde_json::to_string(&task.retry)).collect::<Result<_, _>>()?;
+    args.add(filled(retries.into_iter()))?;
+    let headers: Vec<_> =
+        items.iter().map(|(_, task)| serde_json::to_string(&task.headers)).collect::<Result<_, _>>()?;
+    args.add(filled(headers.into_iter()))?;
+    column!(args, items, (_, task) => text(&task.params));
+    Ok(())
+}
+
+fn commands(args: &mut PgArguments, commands: &[Command]) -> Result<(), BoxDynError> {
+    let items: Vec<_> = commands
+        .iter()
+        .map(|command| match command {
+            Command::Cancel(task_id) => ("cancel", task_id),
+            Command::Retry(task_id) => ("retry", task_id),
+            Command::Delete(task_id) => ("delete", task_id),
+            Command::Wake(task_id) => ("wake", task_id),
+        })
+        .collect();
+    column!(args, items, (command, _) => *command);
+    column!(args, items, (_, task_id) => *task_id.as_uuid());
+    Ok(())
+}
+
+fn signals(signals: &[WorkerSignal]) -> Option<String> {
+    let signals: Vec<_> = signals
+        .iter()
+        .map(|signal| match signal {
+            WorkerSignal::Register { worker_id, name, lease } => json!({
+                "signal": "register", "worker_id": worker_id, "name": name.replace('\0', ""), "lease": micros(*lease),
+            }),
+            WorkerSignal::Heartbeat { worker_id, lease } => {
+                json!({ "signal": "heartbeat", "worker_id": worker_id, "lease": micros(*lease) })
+            }
+            WorkerSignal::Deregister { worker_id } => {
+                json!({ "signal": "deregister", "worker_id": worker_id })
+            }
+        })
+        .collect();
+    (!signals.is_empty()).then(|| json!(signals).to_string())
+}
+
+fn claims(claims: &[Claim], again: Option<i64>) -> Option<String> {
+    let claims: Vec<_> = claims
+        .iter()
+        .map(|claim| {
+            let mut value = json!({
+                "worker_id": claim.worker_id, "queues": claim.queues, "task_types": claim.task_types,
+                "limit": i64::try_from(claim.limit).unwrap_or(i64::MAX),
+            });
+            if let Some(number) = again {
+                value["again"] = number.into();
+            }
+            value
+        })
+        .collect();
+    (!claims.is_empty()).then(|| json!(claims).to_string())
+}

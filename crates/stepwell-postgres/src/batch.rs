@@ -1,0 +1,74 @@
+//! A batch on its way: its transitions in the order in which all commits lock rows.
+
+use std::collections::HashMap;
+
+use stepwell_core::store::{Batch, Next, Transition};
+
+pub(crate) struct Sorted {
+    pub(crate) batch: Batch,
+    /// The places of the batch's transitions, by the ids of their tasks.
+    pub(crate) order: Vec<usize>,
+}
+
+impl Sorted {
+    pub(crate) fn new(batch: Batch) -> Self {
+        let mut order: Vec<usize> = (0..batch.transitions.len()).collect();
+        order.sort_unstable_by_key(|place| batch.transitions.get(*place).map(|t| t.task_id));
+        Self { batch, order }
+    }
+
+    /// Whether a task has two transitions, which no batch may hold.
+    pub(crate) fn repeats(&self) -> bool {
+        self.transitions().zip(self.transitions().skip(1)).any(|(a, b)| a.task_id == b.task_id)
+    }
+
+    /// The transitions in the order of their tasks' ids.
+    pub(crate) fn transitions(&self) -> impl Iterator<Item = &Transition> {
+        self.order.iter().filter_map(|place| self.batch.transitions.get(*place))
+    }
+
+    /// For each transition as the batch has them, its place from 1 in the order.
+    pub(crate) fn places(&self) -> Vec<i32> {
+        let mut places = vec![0; self.order.len()];
+        for (rank, place) in (1..).zip(&self.order) {
+            if let Some(slot) = places.get_mut(*place) {
+                *slot = rank;
+            }
+        }
+        places
+    }
+
+    /// Puts answers that came in the order into the batch's.
+    pub(crate) fn back<T>(&self, answers: Vec<T>) -> Vec<T> {
+        let mut slots: Vec<Option<T>> = self.order.iter().map(|_| None).collect();
+        for (place, answer) in self.order.iter().zip(answers) {
+            if let Some(slot) = slots.get_mut(*place) {
+                *slot = Some(answer);
+            }
+        }
+        slots.into_iter().flatten().collect()
+    }
+}
+
+/// What the database calls it.
+pub(crate) fn word(next: &Next) -> &'static str {
+    match next {
+        Next::Continue { collect: false } => "continue",
+        Next::Continue { collect: true } => "collect",
+        Next::Suspend { .. } => "suspend",
+        Next::Complete(_) => "completed",
+        Next::Retry { .. } => "retry",
+        Next::Fail(_) => "failed",
+        Next::Cancel => "cancelled",
+        Next::Release => "release",
+    }
+}
+
+/// The waits that a transition adds, the last of each key.
+pub(crate) fn added(transition: &Transition) -> Vec<&stepwell_core::store::Wait> {
+    if transition.waits_added.len() < 2 {
+        return transition.waits_added.iter().collect();
+    }
+    let last: HashMap<_, _> = transition.waits_added.iter().map(|wait| (&wait.key, wait)).collect();
+    last.into_values().collect()
+}

@@ -1,0 +1,159 @@
+//! What other processes commit: heard by `LISTEN`, or where that does not work, supposed from time to time.
+
+use std::sync::{Arc, Mutex, Once, PoisonError, Weak};
+use std::time::Duration;
+
+use sqlx::postgres::PgListener;
+use stepwell_core::store::Changed;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+
+use crate::Shared;
+
+/// How long a notification to oneself may take before `LISTEN` is taken not to work: behind a pooler in transaction mode.
+const ECHO_TIMEOUT: Duration = Duration::from_secs(3);
+/// How often others are supposed to have committed where nothing can be heard.
+const SUPPOSE_EVERY: Duration = Duration::from_millis(250);
+/// How long to wait before listening again when the connection could not be made.
+const LISTEN_AGAIN: Duration = Duration::from_secs(1);
+
+/// Commits of others, counted: those with work, and those that ended tasks.
+pub(crate) struct Changes {
+    counts: watch::Sender<(u64, u64)>,
+    told: Mutex<(u64, u64)>,
+    listening: Once,
+}
+
+impl Changes {
+    pub(crate) fn new() -> Self {
+        Self { counts: watch::Sender::new((0, 0)), told: Mutex::default(), listening: Once::new() }
+    }
+
+    fn tell(&self, changed: Changed) {
+        self.counts.send_modify(|(work, finished)| {
+            *work += u64::from(changed.work);
+            *finished += u64::from(changed.finished);
+        });
+    }
+
+    pub(crate) fn tell_anything(&self) {
+        self.tell(Changed::ANYTHING);
+    }
+
+    async fn next(&self) -> Changed {
+        let mut counts = self.counts.subscribe();
+        loop {
+            let found = *counts.borrow_and_update();
+            {
+                let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+                let changed = Changed { work: found.0 != told.0, finished: found.1 != told.1 };
+                if changed.work || changed.finished {
+                    *told = found;
+                    return changed;
+                }
+            }
+            // The sender is `self`'s, and so there is one.
+            if counts.changed().await.is_err() {
+                return Changed::ANYTHING;
+            }
+        }
+    }
+}
+
+impl Shared {
+    /// The next change, which is listened for from the first call on.
+    pub(crate) async fn changed(self: &Arc<Self>) -> Changed {
+        self.changes.listening.call_once(|| {
+            tokio::spawn(listen(Arc::downgrade(self)));
+        });
+        self.changes.next().await
+    }
+
+    /// A connection that listens; `None` when it hears nothing.
+    async fn listener(&self) -> sqlx::Result<Option<PgListener>> {
+        let mut listener = PgListener::connect_with(&self.pool).await?;
+        listener.listen(&self.options.schema).await?;
+        let echo = format!("{} echo", self.process_id);
+        let sql = "SELECT pg_notify($1, $2)";
+        let query = sqlx::query(sql).bind(self.options.schema.clone()).bind(echo.clone());
+        let mut conn = self.pool.acquire().await?;
+        self.fetch(&mut conn, query).await?;
+        drop(conn);
+        let heard = timeout(ECHO_TIMEOUT, async {
+            while listener.recv().await?.payload() != echo {}
+            Ok::<_, sqlx::Error>(())
+        });
+        Ok(match heard.await {
+            Ok(heard) => heard.map(|()| Some(listener))?,
+            Err(_) => None,
+        })
+    }
+}
+
+/// Listens for as long as the store lives.
+async fn listen(store: Weak<Shared>) {
+    loop {
+        let Some(shared) = store.upgrade() else { return };
+        match shared.listener().await {
+            Ok(Some(mut listener)) => {
+                let own = shared.process_id.to_string();
+                drop(shared);
+                // What came before it listened was missed.
+                loop {
+                    let Some(shared) = store.upgrade() else { return };
+                    shared.changes.tell_anything();
+                    drop(shared);
+                    if hear(&store, &mut listener, &own).await.is_none() {
+                        return;
+                    }
+                }
+            }
+            Ok(None) => {
+                tracing::warn!(
+                    "the server's notifications do not come through (a pooler in transaction mode?): looking for work {} times a second instead",
+                    1_000 / SUPPOSE_EVERY.as_millis()
+                );
+                drop(shared);
+                while let Some(shared) = store.upgrade() {
+                    shared.changes.tell_anything();
+                    drop(shared);
+                    sleep(SUPPOSE_EVERY).await;
+                }
+                return;
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot listen for other processes; trying again");
+                shared.changes.tell_anything();
+                drop(shared);
+                sleep(LISTEN_AGAIN).await;
+            }
+        }
+    }
+}
+
+/// Hears until the connection breaks, which `PgListener` mends by itself. `None` once the store is gone.
+async fn hear(store: &Weak<Shared>, listener: &mut PgListener, own: &str) -> Option<()> {
+    loop {
+        // Looks from time to time whether anybody is left to hear.
+        let heard = match timeout(LISTEN_AGAIN, listener.try_recv()).await {
+            Ok(heard) => heard,
+            Err(_) if store.strong_count() == 0 => return None,
+            Err(_) => continue,
+        };
+        let shared = store.upgrade()?;
+        match heard {
+            Ok(Some(notification)) => {
+                let Some((sender, what)) = notification.payload().split_once(' ') else { continue };
+                if sender != own {
+                    shared.changes.tell(Changed { work: what.contains('w'), finished: what.contains('f') });
+                }
+            }
+            Ok(None) => return Some(()),
+            Err(_) => {
+                drop(shared);
+                sleep(LISTEN_AGAIN).await;
+                return Some(());
+            }
+        }
+    }
+}

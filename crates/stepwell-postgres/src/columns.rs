@@ -1,0 +1,63 @@
+//! The engine's types as columns.
+
+use sqlx::encode::IsNull;
+use sqlx::error::BoxDynError;
+use sqlx::postgres::types::Oid;
+use sqlx::postgres::{PgArgumentBuffer, PgHasArrayType, PgTypeInfo, PgValueFormat, PgValueRef, Postgres};
+use sqlx::{Decode, Encode, Type};
+use std::time::Duration;
+use stepwell_core::{Timestamp, from_micros};
+
+/// A moment as `timestamptz`, which the server sends as microseconds since 2000.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Moment(pub(crate) Timestamp);
+
+const TIMESTAMPTZ: PgTypeInfo = PgTypeInfo::with_oid(Oid(1184));
+const TIMESTAMPTZ_ARRAY: PgTypeInfo = PgTypeInfo::with_oid(Oid(1185));
+/// 1 January 2000, in microseconds since 1970.
+const EPOCH: i64 = 946_684_800_000_000;
+/// The first moment that PostgreSQL can keep, in the year 4714 before Christ, in microseconds since 1970.
+const FIRST: i64 = EPOCH - 211_813_488_000_000_000;
+
+impl Type<Postgres> for Moment {
+    fn type_info() -> PgTypeInfo {
+        TIMESTAMPTZ
+    }
+}
+
+impl PgHasArrayType for Moment {
+    fn array_type_info() -> PgTypeInfo {
+        TIMESTAMPTZ_ARRAY
+    }
+}
+
+impl Encode<'_, Postgres> for Moment {
+    fn encode_by_ref(&self, buffer: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
+        // A moment that PostgreSQL cannot keep is as long past as its first one.
+        let micros = self.0.as_microsecond().max(FIRST) - EPOCH;
+        buffer.extend_from_slice(&micros.to_be_bytes());
+        Ok(IsNull::No)
+    }
+}
+
+impl Decode<'_, Postgres> for Moment {
+    fn decode(value: PgValueRef<'_>) -> Result<Self, BoxDynError> {
+        if value.format() == PgValueFormat::Text {
+            return Err("a time came as text, and not as binary".into());
+        }
+        let micros = i64::from_be_bytes(value.as_bytes()?.try_into()?).saturating_add(EPOCH);
+        Ok(Self(calendar(micros)))
+    }
+}
+
+/// The moment that many microseconds after 1970, as it was before it was kept: the calendar's last moment is no whole
+/// microsecond.
+pub(crate) fn calendar(micros: i64) -> Timestamp {
+    if micros >= Timestamp::MAX.as_microsecond() { Timestamp::MAX } else { from_micros(micros) }
+}
+
+/// A duration as the database adds it to times: microseconds, no more than leads past the calendar's end.
+pub(crate) fn micros(duration: Duration) -> i64 {
+    const TEN_THOUSAND_YEARS: i64 = 10_000 * 366 * 86_400 * 1_000_000;
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX).min(TEN_THOUSAND_YEARS)
+}

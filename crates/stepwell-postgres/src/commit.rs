@@ -1,0 +1,160 @@
+//! Sends batches, each until its outcome is known.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::postgres::{PgArguments, PgConnection, PgRow};
+use sqlx::{AssertSqlSafe, Connection as _, Row as _};
+use stepwell_core::StoreError;
+use stepwell_core::store::{Batch, Committed};
+
+use crate::Shared;
+use crate::answer;
+use crate::args::{self, Envelope};
+use crate::batch::Sorted;
+use crate::columns::Moment;
+use crate::error::Fault;
+use crate::link::Line;
+
+/// How long an answer may take before the connection is taken for lost.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// How often a batch gives way to other transactions before that is an error.
+const WAYS_GIVEN: u32 = 50;
+
+/// The statements that name the schema.
+pub(crate) struct Sql {
+    pub(crate) commit: Arc<str>,
+    /// The same, to be refused unless the transaction of a step's work is still open.
+    pub(crate) within_work: Arc<str>,
+}
+
+impl Sql {
+    pub(crate) fn new(schema: &str) -> Self {
+        let mut places: Vec<_> = (1..=args::COUNT).map(|n| format!("${n}")).collect();
+        for json in places.iter_mut().rev().take(2) {
+            json.push_str("::jsonb");
+        }
+        let call = |places: &[String]| format!("SELECT * FROM {schema}.commit({})", places.join(", ")).into();
+        let commit = call(&places);
+        if let Some(channel) = places.get_mut(2) {
+            *channel = "CASE current_setting('stepwell.work', true) WHEN 'open' THEN $3 END".into();
+        }
+        Self { commit, within_work: call(&places) }
+    }
+}
+
+impl Shared {
+    pub(crate) async fn commit(&self, batch: Batch) -> Result<Committed, StoreError> {
+        if batch.transitions.iter().any(|transition| transition.transaction.is_some()) {
+            let reason = "a transition with a user's transaction goes by itself (`Store::transact`), not in a batch";
+            return Err(StoreError::Backend(reason.into()));
+        }
+        let sorted = Sorted::new(batch);
+        if sorted.repeats() {
+            return Err(StoreError::Backend("the batch holds two transitions of one task".into()));
+        }
+        let mut line = self.link.line().await;
+        line.batch += 1;
+        let number = line.batch;
+        let (sorted, row) = self.send(&mut line, sorted, number, None).await?;
+        let repeated = row.try_get("repeated").map_err(|error| self.error(error))?;
+        if repeated {
+            return self.recover(&mut line, sorted, number).await;
+        }
+        self.answer(&mut line, sorted, row).await
+    }
+
+    /// Sends the batch until it has an answer, or certainly was not applied.
+    ///
+    /// Once it has been on its way, only the database knows what became of it; so from then on, a server that is gone is
+    /// waited for, however long it takes.
+    pub(crate) async fn send(
+        &self,
+        line: &mut Line,
+        sorted: Sorted,
+        number: i64,
+        again: Option<i64>,
+    ) -> Result<(Sorted, PgRow), StoreError> {
+        let (mut lost, mut gave_way) = (0, 0);
+        loop {
+            let mut conn = match line.take(&self.options).await {
+                Ok(conn) => conn,
+                Err(error) if lost == 0 => return Err(error),
+                Err(error) => {
+                    tracing::warn!(%error, "the database is gone while a batch was on its way; trying again");
+                    pause(lost).await;
+                    lost += 1;
+                    continue;
+                }
+            };
+            let envelope = Envelope {
+                number: Some((self.process_id, number)),
+                channel: &self.options.schema,
+                now: self.clock.given(),
+                again,
+            };
+            let args = args::arguments(&envelope, &sorted).map_err(|error| self.error(sqlx::Error::Encode(error)))?;
+            let answer = tokio::time::timeout(ANSWER_TIMEOUT, self.call(&mut conn, args)).await;
+            let fault = match answer {
+                Ok(Ok(row)) => {
+                    line.conn = Some(conn);
+                    return Ok((sorted, row));
+                }
+                Ok(Err(error)) => Fault::of(error, &self.options),
+                Err(_) => Fault::Lost(format!("no answer within {ANSWER_TIMEOUT:?}")),
+            };
+            match fault {
+                Fault::Lost(reason) => {
+                    tracing::warn!(reason, "the connection broke while a batch was on its way; sending it again");
+                    pause(lost).await;
+                    lost += 1;
+                }
+                Fault::GaveWay if gave_way < WAYS_GIVEN => {
+                    line.conn = Some(conn);
+                    gave_way += 1;
+                }
+                fault => {
+                    line.conn = Some(conn);
+                    return Err(fault.into_error(&self.options));
+                }
+            }
+        }
+    }
+
+    /// Calls `stepwell.commit`: one round trip, unless statements cannot be kept prepared.
+    pub(crate) async fn call(
+        &self,
+        conn: &mut PgConnection,
+        args: PgArguments,
+    ) -> sqlx::Result<PgRow> {
+        let sql = || AssertSqlSafe(self.sql.commit.clone());
+        let row = if self.options.prepares {
+            sqlx::query_with(sql(), args).fetch_one(conn).await?
+        } else {
+            let mut tx = conn.begin().await?;
+            let row = sqlx::query_with(sql(), args).persistent(false).fetch_one(&mut *tx).await?;
+            tx.commit().await?;
+            row
+        };
+        self.clock.hear(row.try_get::<Moment, _>("r_now")?.0);
+        Ok(row)
+    }
+
+    async fn answer(&self, line: &mut Line, sorted: Sorted, row: PgRow) -> Result<Committed, StoreError> {
+        let (mut committed, others) = answer::read(sorted, &row).map_err(|error| self.error(error))?;
+        if !others.is_empty() {
+            let mut ends = self.ends(line, &others).await;
+            committed.news.finished.append(&mut ends);
+        }
+        Ok(committed)
+    }
+
+    pub(crate) fn error(&self, error: sqlx::Error) -> StoreError {
+        Fault::of(error, &self.options).into_error(&self.options)
+    }
+}
+
+/// Longer each time, to 2 seconds.
+pub(crate) async fn pause(times: u32) {
+    tokio::time::sleep(Duration::from_millis(20 << times.min(7)).min(Duration::from_secs(2))).await;
+}

@@ -1,0 +1,88 @@
+//! What went wrong, in words that say what to do.
+
+use sqlx::postgres::PgDatabaseError;
+use stepwell_core::StoreError;
+
+use crate::options::PostgresOptions;
+
+/// What a failure of the database means for the one who asked.
+#[derive(Debug)]
+pub(crate) enum Fault {
+    /// The connection is gone, or leads to a server that cannot write: what was asked for may have been done.
+    Lost(String),
+    /// It gave way to another transaction: nothing was done, and it may be tried again at once.
+    GaveWay,
+    /// Nothing was done.
+    Failed(StoreError),
+}
+
+impl Fault {
+    pub(crate) fn of(error: sqlx::Error, options: &PostgresOptions) -> Self {
+        let Some(database) = error.as_database_error() else {
+            return match error {
+                sqlx::Error::Configuration(_) | sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) => {
+                    Self::Failed(StoreError::Backend(error.to_string()))
+                }
+                _ => Self::Lost(error.to_string()),
+            };
+        };
+        let message = describe(database.downcast_ref());
+        match database.code().as_deref().unwrap_or_default() {
+            // Shutting down, starting up, terminated by an administrator, a standby, too many connections.
+            "57P01" | "57P02" | "57P03" | "57P05" | "25006" | "53300" => Self::Lost(message),
+            code if code.starts_with("08") => Self::Lost(message),
+            "40001" | "40P01" | "55P03" => Self::GaveWay,
+            "53100" => Self::Failed(StoreError::Full(message)),
+            "XX001" | "XX002" => Self::Failed(StoreError::Corrupt(message)),
+            "42501" => Self::Failed(StoreError::Backend(format!(
+                "{message}. The user of {options} lacks a privilege: see the documentation on privileges"
+            ))),
+            "42883" | "42P01" | "3F000" => Self::Failed(StoreError::Backend(format!(
+                "{message}. Something of the schema in {options} is gone: restore it from a backup, or let a new start of the program create an empty one"
+            ))),
+            _ => Self::Failed(StoreError::Backend(message)),
+        }
+    }
+
+    pub(crate) fn into_error(self, options: &PostgresOptions) -> StoreError {
+        match self {
+            Self::Lost(reason) => unreachable_server(reason, options),
+            Self::GaveWay => StoreError::Backend("another transaction was in the way, several times".into()),
+            Self::Failed(error) => error,
+        }
+    }
+}
+
+fn describe(error: &PgDatabaseError) -> String {
+    let detail = error.detail().map(|detail| format!(" ({detail})")).unwrap_or_default();
+    format!("{}{detail}, SQLSTATE {}", error.message(), error.code())
+}
+
+/// The server cannot be reached, or will not have us.
+pub(crate) fn cannot_connect(error: sqlx::Error, options: &PostgresOptions) -> StoreError {
+    let (reason, advice) = match error.as_database_error() {
+        Some(database) => {
+            let advice = match database.code().as_deref().unwrap_or_default() {
+                "28P01" | "28000" => "Check the user and the password in the URL, and the server's `pg_hba.conf`",
+                "3D000" => "Create the database, or check its name in the URL",
+                "53300" => "Close some connections, or raise the server's `max_connections`",
+                "42501" => "Grant the user what the documentation on privileges lists",
+                "08P01" => {
+                    "When there is a PgBouncer in between, set its `ignore_startup_parameters = extra_float_digits`"
+                }
+                _ => "The server's log says more",
+            };
+            (describe(database.downcast_ref()), advice)
+        }
+        None => (error.to_string(), "Check that the server runs, and the host and port in the URL"),
+    };
+    StoreError::Open { location: options.to_string(), reason, advice: advice.into() }
+}
+
+fn unreachable_server(reason: String, options: &PostgresOptions) -> StoreError {
+    StoreError::Open {
+        location: options.to_string(),
+        reason,
+        advice: "The engine goes on by itself when the server is back".into(),
+    }
+}

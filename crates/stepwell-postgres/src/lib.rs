@@ -1,0 +1,139 @@
+//! The PostgreSQL store of Stepwell: many workers on many machines share the work.
+//!
+//! ```text
+//!                     ┌── batches ─▶ one connection, one round trip each:  SELECT * FROM stepwell.commit(…)
+//!   PostgresStore ────┼── queries ─▶ a small pool, which users' transactions share
+//!                     └── LISTEN ◀── what other processes committed, one notification a commit
+//! ```
+//!
+//! A batch is one call of a function in the database, which applies it set by set, whatever the number of tasks in it.
+//! The statements lie in `schema/`, and begin with a picture of the tables.
+//!
+//! # When the connection breaks
+//!
+//! Nobody knows then whether the batch on its way was applied. Each process numbers its batches, and the database keeps
+//! the last number: the batch is sent again over a new connection, and is applied once, or answered as `repeated`, and
+//! then its results are read from what it left behind. So a server may restart or fail over under running tasks: they
+//! wait, and go on.
+//!
+//! # The clock
+//!
+//! Times go by the server's clock ([`Store::now`] estimates it from the last answer, never ahead of it), so that workers
+//! whose own clocks differ agree about leases and timers.
+
+#![forbid(unsafe_code)]
+
+mod answer;
+mod args;
+mod batch;
+mod changes;
+mod clock;
+mod columns;
+mod commit;
+mod error;
+mod link;
+mod migrate;
+mod options;
+mod query;
+mod recover;
+mod transaction;
+mod work;
+
+use std::sync::Arc;
+
+use sqlx::postgres::{PgPool, PgPoolOptions};
+use stepwell_core::store::{Batch, Changed, Committed, Transacting, Transition};
+use stepwell_core::{BoxFuture, Entry, Store, StoreError, TaskFilter, TaskId, TaskInfo, Timestamp};
+use uuid::Uuid;
+
+use crate::changes::Changes;
+use crate::clock::Clock;
+use crate::link::Link;
+
+pub use sqlx;
+
+pub use crate::options::PostgresOptions;
+pub use crate::transaction::{ClientExt, TransactionExt};
+pub use crate::work::Work;
+
+/// How many connections a store has at most for queries and users' transactions, beside the one for batches.
+const POOL: u32 = 8;
+
+/// A store in a PostgreSQL database. Cheap to clone; clones share its connections.
+#[derive(Clone)]
+pub struct PostgresStore(Arc<Shared>);
+
+pub(crate) struct Shared {
+    pub(crate) options: PostgresOptions,
+    /// Names this handle among the processes that share the database.
+    pub(crate) process_id: Uuid,
+    pub(crate) clock: Clock,
+    pub(crate) pool: PgPool,
+    pub(crate) link: Link,
+    pub(crate) changes: Changes,
+    pub(crate) sql: commit::Sql,
+}
+
+impl PostgresStore {
+    /// Connects, creates the schema where there is none, and brings it up to date.
+    ///
+    /// # Errors
+    /// When the server cannot be reached, refuses the user, or the schema was written by a newer Stepwell. The message
+    /// says what to do.
+    pub async fn connect(options: PostgresOptions) -> Result<Self, StoreError> {
+        let mut conn = link::open(&options).await?;
+        migrate::migrate(&mut conn, &options).await?;
+        let pool = PgPoolOptions::new()
+            .max_connections(POOL)
+            // A connection that has broken is noticed when it is used; asking before would double the round trips.
+            .test_before_acquire(false)
+            .connect_lazy_with(options.connect.clone());
+        let shared = Shared {
+            process_id: Uuid::new_v4(),
+            clock: Clock::new(options.clock.clone()),
+            pool,
+            link: Link::new(conn),
+            changes: Changes::new(),
+            sql: commit::Sql::new(&options.schema),
+            options,
+        };
+        let store = Self(Arc::new(shared));
+        store.0.measure_clock().await?;
+        Ok(store)
+    }
+}
+
+impl Store for PostgresStore {
+    fn now(&self) -> Timestamp {
+        self.0.clock.now()
+    }
+
+    fn commit(&self, batch: Batch) -> BoxFuture<'static, Result<Committed, StoreError>> {
+        let shared = self.0.clone();
+        Box::pin(async move { shared.commit(batch).await })
+    }
+
+    fn transact(&self, transition: Transition) -> Result<Transacting, Transition> {
+        let shared = self.0.clone();
+        Ok(Box::pin(async move { shared.transact(transition).await }))
+    }
+
+    fn task(&self, task_id: TaskId) -> BoxFuture<'static, Result<Option<TaskInfo>, StoreError>> {
+        let shared = self.0.clone();
+        Box::pin(async move { shared.task(task_id).await })
+    }
+
+    fn tasks(&self, filter: TaskFilter) -> BoxFuture<'static, Result<Vec<TaskInfo>, StoreError>> {
+        let shared = self.0.clone();
+        Box::pin(async move { shared.tasks(filter).await })
+    }
+
+    fn journal(&self, task_id: TaskId) -> BoxFuture<'static, Result<Vec<Entry>, StoreError>> {
+        let shared = self.0.clone();
+        Box::pin(async move { shared.journal(task_id).await })
+    }
+
+    fn changed(&self) -> BoxFuture<'_, Changed> {
+        Box::pin(self.0.changed())
+    }
+}

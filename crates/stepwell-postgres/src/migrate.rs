@@ -1,0 +1,80 @@
+//! Brings a schema to the version that this program knows, one version after the other.
+
+use sqlx::postgres::PgConnection;
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
+use stepwell_core::StoreError;
+
+use crate::error::Fault;
+use crate::options::PostgresOptions;
+
+/// The statements that lead to version 1, 2, …, in which `stepwell.` stands for the schema. Once released, none of them is
+/// ever changed.
+const MIGRATIONS: &[&str] = &[concat!(
+    include_str!("schema/0001_tables.sql"),
+    include_str!("schema/0001_states.sql"),
+    include_str!("schema/0001_intake.sql"),
+    include_str!("schema/0001_claim.sql"),
+    include_str!("schema/0001_commit.sql"),
+)];
+
+/// Migrates, all or nothing. Any number of processes may do so at the same time: an advisory lock lets one at a time.
+pub(crate) async fn migrate(conn: &mut PgConnection, options: &PostgresOptions) -> Result<(), StoreError> {
+    let fault = |error| Fault::of(error, options).into_error(options);
+    // A schema that is up to date is left alone, so that a user without the right to create may run workers.
+    if check(version(conn, options).await.map_err(fault)?, options)? == MIGRATIONS.len() {
+        return Ok(());
+    }
+    let mut tx = conn.begin().await.map_err(fault)?;
+    let lock = "SELECT pg_advisory_xact_lock(hashtext('stepwell migration'), hashtext($1))";
+    sqlx::query(lock).persistent(false).bind(&options.schema).execute(&mut *tx).await.map_err(fault)?;
+    // Read again: another process may have migrated while this one waited for the lock.
+    let found = check(version(&mut tx, options).await.map_err(fault)?, options)?;
+    if found == 0 {
+        let schema = &options.schema;
+        let create = format!(
+            "CREATE SCHEMA IF NOT EXISTS {schema};
+            CREATE TABLE IF NOT EXISTS {schema}.schema_version (version integer NOT NULL)"
+        );
+        tx.execute(sqlx::raw_sql(AssertSqlSafe(create))).await.map_err(fault)?;
+    }
+    for (version, step) in MIGRATIONS.iter().enumerate().skip(found).map(|(i, step)| (i + 1, step)) {
+        let schema = &options.schema;
+        let step = step.replace("stepwell.", &format!("{schema}."));
+        let step = format!("{step}; DELETE FROM {schema}.schema_version; INSERT INTO {schema}.schema_version VALUES ({version})");
+        tx.execute(sqlx::raw_sql(AssertSqlSafe(step))).await.map_err(fault)?;
+    }
+    tx.commit().await.map_err(fault)
+}
+
+/// The version that is there; 0 when there is none.
+async fn version(conn: &mut PgConnection, options: &PostgresOptions) -> sqlx::Result<i32> {
+    let table = format!("{}.schema_version", options.schema);
+    // One statement, in a transaction of its own, so that a pooler does not part what belongs together.
+    let mut tx = conn.begin().await?;
+    let there: Option<bool> = sqlx::query_scalar("SELECT to_regclass($1) IS NOT NULL")
+        .persistent(false)
+        .bind(&table)
+        .fetch_one(&mut *tx)
+        .await?;
+    let version = match there {
+        Some(true) => {
+            let sql = AssertSqlSafe(format!("SELECT coalesce(max(version), 0) FROM {table}"));
+            sqlx::query_scalar(sql).persistent(false).fetch_one(&mut *tx).await?
+        }
+        _ => 0,
+    };
+    tx.rollback().await?;
+    Ok(version)
+}
+
+/// Refuses a schema that this program does not know.
+fn check(found: i32, options: &PostgresOptions) -> Result<usize, StoreError> {
+    match usize::try_from(found) {
+        Ok(found) if found <= MIGRATIONS.len() => Ok(found),
+        _ => Err(StoreError::NewerSchema {
+            location: options.to_string(),
+            found: found.into(),
+            known: i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX),
+        }),
+    }
+}

@@ -1,0 +1,168 @@
+//! Questions that change nothing.
+
+use sqlx::postgres::{PgConnection, PgRow};
+use sqlx::{AssertSqlSafe, Connection as _, Row as _};
+use stepwell_core::store::{TaskFilter, TaskInfo, TaskState};
+use stepwell_core::{Entry, Payload, StoreError, TaskId};
+use uuid::Uuid;
+
+use crate::answer::{attempt, broken, entries, json, name};
+use crate::columns::Moment;
+use crate::error::Fault;
+use crate::recover::Query;
+use crate::{POOL, Shared};
+
+/// What is asked of each task; the tables follow.
+const INFO: &str = "SELECT t.task_id, coalesce(l.run_id, o.run_id), t.task_type, t.queue, coalesce(l.state, o.state), t.params,
+        o.output, coalesce(l.failure, o.failure), t.headers, t.priority, coalesce(l.attempt, o.attempt), t.max_attempts,
+        t.parent, t.idempotency_key, coalesce(l.cancel_requested, o.cancel_requested), t.spawned_at,
+        coalesce(l.started_at, o.started_at), o.finished_at, l.due_at";
+
+fn info(row: &PgRow) -> sqlx::Result<TaskInfo> {
+    let id = |place: usize| Ok::<_, sqlx::Error>(row.try_get::<Uuid, _>(place)?);
+    let moment = |place: usize| Ok::<_, sqlx::Error>(row.try_get::<Option<Moment>, _>(place)?.map(|m| m.0));
+    let text = |place: usize| row.try_get::<Option<&str>, _>(place);
+    let state: &str = row.try_get(4)?;
+    Ok(TaskInfo {
+        task_id: id(0)?.into(),
+        run_id: id(1)?.into(),
+        task_type: name(row.try_get::<&str, _>(2)?)?,
+        queue: name(row.try_get::<&str, _>(3)?)?,
+        state: TaskState::parse(state).ok_or_else(|| broken(format!("{state:?} is no state")))?,
+        params: Payload::from_json(row.try_get::<&str, _>(5)?),
+        output: text(6)?.map(Payload::from_json),
+        failure: text(7)?.map(json).transpose()?,
+        headers: json(row.try_get(8)?)?,
+        priority: row.try_get(9)?,
+        attempt: attempt(row.try_get(10)?),
+        max_attempts: attempt(row.try_get(11)?),
+        parent: row.try_get::<Option<Uuid>, _>(12)?.map(TaskId::from),
+        idempotency_key: text(13)?.map(name).transpose()?,
+        cancel_requested: row.try_get(14)?,
+        spawned_at: row.try_get::<Moment, _>(15)?.0,
+        started_at: moment(16)?,
+        finished_at: moment(17)?,
+        due_at: moment(18)?,
+    })
+}
+
+/// The statement for a filter. Its tables are those that hold the fewest rows beside the wanted ones.
+pub(crate) fn list(schema: &str, filter: &TaskFilter) -> String {
+    let tables = match filter.state {
+        None => format!(
+            "{schema}.tasks t LEFT JOIN {schema}.live_tasks l USING (task_id) LEFT JOIN {schema}.outcomes o USING (task_id)
+            WHERE true"
+        ),
+        Some(state) if state.is_finished() => format!(
+            "{schema}.outcomes o JOIN {schema}.tasks t USING (task_id)
+            LEFT JOIN {schema}.live_tasks l ON false WHERE o.state = '{state}'"
+        ),
+        Some(state) => format!(
+            "{schema}.live_tasks l JOIN {schema}.tasks t USING (task_id)
+            LEFT JOIN {schema}.outcomes o ON false WHERE l.state = '{state}'"
+        ),
+    };
+    let id = match filter.state {
+        None => "t.task_id",
+        Some(state) if state.is_finished() => "o.task_id",
+        Some(_) => "l.task_id",
+    };
+    let given = [
+        (filter.queue.is_some(), "t.queue = $2"),
+        (filter.task_type.is_some(), "t.task_type = $3"),
+        (filter.parent.is_some(), "t.parent = $4"),
+    ];
+    let mut sql = format!("{INFO} FROM {tables}");
+    for (_, condition) in given.iter().filter(|(given, _)| *given) {
+        sql.push_str(" AND ");
+        sql.push_str(condition);
+    }
+    if filter.before.is_some() {
+        sql.push_str(&format!(" AND {id} < $5"));
+    }
+    // Each argument is named, so that all are bound whatever is asked.
+    sql.push_str(&format!(
+        " AND ($2::text, $3::text, $4::uuid, $5::uuid) IS DISTINCT FROM NULL ORDER BY {id} DESC LIMIT $1"
+    ));
+    sql
+}
+
+impl Shared {
+    pub(crate) async fn task(&self, task_id: TaskId) -> Result<Option<TaskInfo>, StoreError> {
+        let schema = &self.options.schema;
+        let sql = format!(
+            "{INFO} FROM {schema}.tasks t LEFT JOIN {schema}.live_tasks l USING (task_id)
+            LEFT JOIN {schema}.outcomes o USING (task_id) WHERE t.task_id = $1"
+        );
+        let rows = self.read(&sql, |query| query.bind(*task_id.as_uuid())).await?;
+        rows.first().map(info).transpose().map_err(|error| self.error(error))
+    }
+
+    pub(crate) async fn tasks(&self, filter: TaskFilter) -> Result<Vec<TaskInfo>, StoreError> {
+        let text = |name: &Option<stepwell_core::Name>| name.as_ref().map(|name| name.as_str().to_owned());
+        let id = |id: Option<TaskId>| id.map(|id| *id.as_uuid());
+        let sql = list(&self.options.schema, &filter);
+        let rows = self.read(&sql, |query| {
+            query
+                .bind(i64::try_from(filter.limit).unwrap_or(i64::MAX))
+                .bind(text(&filter.queue))
+                .bind(text(&filter.task_type))
+                .bind(id(filter.parent))
+                .bind(id(filter.before))
+        });
+        rows.await?.iter().map(info).collect::<sqlx::Result<_>>().map_err(|error| self.error(error))
+    }
+
+    pub(crate) async fn journal(&self, task_id: TaskId) -> Result<Vec<Entry>, StoreError> {
+        let sql = format!(
+            "SELECT array_agg(j.seq) AS seq, array_agg(j.kind) AS kind, array_agg(j.name) AS name,
+                array_agg(j.ordinal) AS ordinal, array_agg(j.outcome) AS outcome, array_agg(j.payload) AS payload,
+                array_agg(j.at) AS at
+            FROM (SELECT * FROM {}.journal WHERE task_id = $1 ORDER BY seq) j",
+            self.options.schema
+        );
+        let rows = self.read(&sql, |query| query.bind(*task_id.as_uuid())).await?;
+        let read = rows.first().map(|row| entries(row, ""));
+        read.transpose().map_err(|error| self.error(error)).map(Option::unwrap_or_default)
+    }
+
+    pub(crate) async fn measure_clock(&self) -> Result<(), StoreError> {
+        let rows = self.read("SELECT clock_timestamp()", |query| query).await?;
+        if let Some(row) = rows.first() {
+            self.clock.hear(row.try_get::<Moment, _>(0).map_err(|error| self.error(error))?.0);
+        }
+        Ok(())
+    }
+
+    /// Reads over the pool. Its connections may all have broken since they were used last; each is tried once.
+    pub(crate) async fn read(
+        &self,
+        sql: &str,
+        bind: impl Fn(Query) -> Query,
+    ) -> Result<Vec<PgRow>, StoreError> {
+        let mut tries = 0;
+        loop {
+            let mut conn = self.pool.acquire().await.map_err(|error| self.error(error))?;
+            match self.fetch(&mut conn, bind(sqlx::query(AssertSqlSafe(sql.to_owned())))).await {
+                Ok(rows) => return Ok(rows),
+                Err(error) => match Fault::of(error, &self.options) {
+                    Fault::Lost(_) if tries < POOL => {
+                        conn.close_on_drop();
+                        tries += 1;
+                    }
+                    fault => return Err(fault.into_error(&self.options)),
+                },
+            }
+        }
+    }
+
+    pub(crate) async fn fetch(&self, conn: &mut PgConnection, query: Query) -> sqlx::Result<Vec<PgRow>> {
+        if self.options.prepares {
+            return query.fetch_all(conn).await;
+        }
+        let mut tx = conn.begin().await?;
+        let rows = query.persistent(false).fetch_all(&mut *tx).await?;
+        tx.commit().await?;
+        Ok(rows)
+    }
+}

@@ -1,0 +1,283 @@
+//! The results of a batch that was applied, and whose answer was lost with its connection: read from what it left behind.
+//!
+//! It left what nobody else can have changed since, because the runs and the claims in it are this process's own, and
+//! this process has not moved on without the answer.
+
+use std::collections::HashMap;
+
+use sqlx::types::Uuid;
+use sqlx::{AssertSqlSafe, Row as _};
+use stepwell_core::StoreError;
+use stepwell_core::store::{
+    Applied, Batch, Command, CommandOutcome, Committed, Finish, Next, Refused, Spawned, TaskState, Transition,
+};
+
+use crate::Shared;
+use crate::answer;
+use crate::batch::Sorted;
+use crate::link::Line;
+
+/// What became of a task since the batch.
+struct Trace {
+    run_id: Uuid,
+    state: TaskState,
+    worker_id: Option<Uuid>,
+    attempt: i64,
+    cancel_requested: bool,
+}
+
+impl Shared {
+    /// Sends a batch in which everything may be done twice: each run looks again for what has arrived, workers are told
+    /// to be alive, and what the lost answer held of claims is asked for again. The rest is read.
+    pub(crate) async fn recover(
+        &self,
+        line: &mut Line,
+        lost: Sorted,
+        number: i64,
+    ) -> Result<Committed, StoreError> {
+        tracing::info!("a batch was applied though its answer was lost; reading what became of it");
+        let mut lost = lost.batch;
+        let looks = lost.transitions.iter().map(|transition| {
+            let collect = matches!(transition.next, Next::Continue { collect: true } | Next::Suspend { .. });
+            Transition::new(transition.task_id, transition.run_id, Next::Continue { collect })
+        });
+        let again = Batch {
+            transitions: looks.collect(),
+            workers: std::mem::take(&mut lost.workers),
+            claims: std::mem::take(&mut lost.claims),
+            ..Batch::default()
+        };
+        let mut again = Sorted::new(again);
+        let row = loop {
+            line.batch += 1;
+            let next = line.batch;
+            let (sorted, row) = self.send(line, again, next, Some(number)).await?;
+            again = sorted;
+            if !row.try_get::<bool, _>("repeated").map_err(|error| self.error(error))? {
+                break row;
+            }
+        };
+        let (mut committed, _) = answer::read(again, &row).map_err(|error| self.error(error))?;
+        let traces = self.traces(line, tasks_of(&lost)).await?;
+        self.complete(line, lost, &mut committed, &traces).await?;
+        // Somebody may wait for what it caused.
+        self.changes.tell_anything();
+        Ok(committed)
+    }
+
+    async fn complete(
+        &self,
+        line: &mut Line,
+        lost: Batch,
+        committed: &mut Committed,
+        traces: &HashMap<Uuid, Trace>,
+    ) -> Result<(), StoreError> {
+        for (transition, result) in lost.transitions.into_iter().zip(&mut committed.transitions) {
+            let trace = traces.get(transition.task_id.as_uuid());
+            let own = trace.filter(|trace| trace.run_id == *transition.run_id.as_uuid());
+            if result.is_err()
+                && let Some(trace) = own
+            {
+                *result = ended_so(&transition.next, trace);
+            }
+            if result.is_ok()
+                && let Some(finish) = finish_of(transition.next)
+            {
+                committed.news.finished.push((transition.task_id, finish));
+            }
+        }
+        committed.commands = lost
+            .commands
+            .iter()
+            .map(|command| {
+                let (Command::Cancel(task_id)
+                | Command::Retry(task_id)
+                | Command::Delete(task_id)
+                | Command::Wake(task_id)) = command;
+                outcome(command, traces.get(task_id.as_uuid()))
+            })
+            .collect();
+        committed.messages =
+            lost.messages.iter().map(|message| traces.contains_key(message.task_id.as_uuid())).collect();
+        for event in &lost.events {
+            let sql = format!("SELECT payload FROM {}.events WHERE name = $1 AND queue = $2", self.options.schema);
+            let queue = event.queue.as_ref().map_or("", |queue| queue.as_str()).to_owned();
+            let found = self.read_on(line, &sql, |query| query.bind(event.name.as_str().to_owned()).bind(queue.clone()));
+            let found = found.await?;
+            let stands = found.first().and_then(|row| row.try_get::<String, _>(0).ok());
+            committed.events.push(stands.as_deref() == Some(event.payload.as_str()));
+        }
+        for task in lost.spawns {
+            let Some(trace) = traces.get(task.task_id.as_uuid()) else {
+                committed.spawns.push(self.existing(line, &task).await?);
+                continue;
+            };
+            let claim_by = task.claim_by.map(|worker| *worker.as_uuid());
+            let claimed = trace.state == TaskState::Running && trace.worker_id.is_some() && trace.worker_id == claim_by;
+            committed.spawns.push(Spawned::Created { claimed });
+        }
+        Ok(())
+    }
+
+    /// What the tasks of the batch are now.
+    async fn traces(&self, line: &mut Line, tasks: Vec<Uuid>) -> Result<HashMap<Uuid, Trace>, StoreError> {
+        let sql = format!(
+            "SELECT task_id, run_id, state, worker_id, attempt, cancel_requested FROM {0}.live_tasks WHERE task_id = ANY ($1)
+            UNION ALL
+            SELECT task_id, run_id, state, NULL, attempt, cancel_requested FROM {0}.outcomes WHERE task_id = ANY ($1)",
+            self.options.schema
+        );
+        let rows = self.read_on(line, &sql, |query| query.bind(tasks.clone())).await?;
+        let trace = |row: sqlx::postgres::PgRow| {
+            let state: &str = row.try_get(2)?;
+            let state = TaskState::parse(state).ok_or_else(|| answer::broken(format!("{state:?} is no state")))?;
+            let trace = Trace {
+                run_id: row.try_get(1)?,
+                state,
+                worker_id: row.try_get(3)?,
+                attempt: row.try_get(4)?,
+                cancel_requested: row.try_get(5)?,
+            };
+            Ok((row.try_get(0)?, trace))
+        };
+        rows.into_iter().map(trace).collect::<sqlx::Result<_>>().map_err(|error| self.error(error))
+    }
+
+    /// The task that has the idempotency key of one that was not spawned for that.
+    async fn existing(
+        &self,
+        line: &mut Line,
+        task: &stepwell_core::NewTask,
+    ) -> Result<Spawned, StoreError> {
+        let sql = format!(
+            "SELECT k.task_id, coalesce(l.run_id, o.run_id), coalesce(l.attempt, o.attempt)
+            FROM {0}.idempotency_keys k LEFT JOIN {0}.live_tasks l USING (task_id) LEFT JOIN {0}.outcomes o USING (task_id)
+            WHERE k.task_type = $1 AND k.idempotency_key = $2",
+            self.options.schema
+        );
+        let key = task.idempotency_key.as_ref().map(|key| key.as_str().to_owned());
+        let task_type = task.task_type.as_str().to_owned();
+        let rows = self.read_on(line, &sql, |query| query.bind(task_type.clone()).bind(key.clone())).await?;
+        let read = |row: &sqlx::postgres::PgRow| {
+            let attempt: i64 = row.try_get(2)?;
+            let (task_id, run_id): (Uuid, Uuid) = (row.try_get(0)?, row.try_get(1)?);
+            let attempt = answer::attempt(attempt);
+            Ok::<_, sqlx::Error>(Spawned::Existing { task_id: task_id.into(), run_id: run_id.into(), attempt })
+        };
+        match rows.first().map(read).transpose().map_err(|error| self.error(error))? {
+            Some(existing) => Ok(existing),
+            // It was spawned, ended, and was deleted since.
+            None => Ok(Spawned::Created { claimed: false }),
+        }
+    }
+
+    /// How tasks ended. The end of one that cannot be read now is found by those who look for it.
+    pub(crate) async fn ends(&self, line: &mut Line, tasks: &[Uuid]) -> Vec<(stepwell_core::TaskId, Finish)> {
+        let sql = format!(
+            "SELECT task_id, state, output, failure FROM {}.outcomes WHERE task_id = ANY ($1)",
+            self.options.schema
+        );
+        let tasks = tasks.to_vec();
+        let rows = self.read_on(line, &sql, |query| query.bind(tasks.clone())).await.unwrap_or_default();
+        let end = |row: sqlx::postgres::PgRow| {
+            let task_id: Uuid = row.try_get(0)?;
+            let finish = answer::finish(row.try_get(1)?, row.try_get(2)?, row.try_get(3)?)?;
+            Ok::<_, sqlx::Error>((stepwell_core::TaskId::from(task_id), finish))
+        };
+        rows.into_iter().filter_map(|row| end(row).ok()).collect()
+    }
+}
+
+/// The tasks that the batch was about.
+fn tasks_of(lost: &Batch) -> Vec<Uuid> {
+    let of_commands = lost.commands.iter().map(|command| match command {
+        Command::Cancel(task_id) | Command::Retry(task_id) | Command::Delete(task_id) | Command::Wake(task_id) => {
+            task_id
+        }
+    });
+    let tasks = lost.transitions.iter().map(|transition| &transition.task_id).chain(of_commands);
+    let tasks = tasks.chain(lost.messages.iter().map(|message| &message.task_id));
+    let tasks = tasks.chain(lost.spawns.iter().map(|task| &task.task_id));
+    tasks.map(|task_id| *task_id.as_uuid()).collect()
+}
+
+/// What a run that no longer owns its task is told when that is its own doing.
+fn ended_so(next: &Next, trace: &Trace) -> Result<Applied, Refused> {
+    let applied = Applied { cancel_requested: trace.cancel_requested, ..Applied::default() };
+    match next {
+        Next::Continue { .. } => Err(Refused),
+        Next::Suspend { .. } => Ok(Applied { suspended: true, ..applied }),
+        Next::Complete(_) | Next::Fail(_) | Next::Cancel => {
+            if trace.state.is_finished() { Ok(applied) } else { Err(Refused) }
+        }
+        Next::Retry { .. } | Next::Release => Ok(applied),
+    }
+}
+
+fn finish_of(next: Next) -> Option<Finish> {
+    match next {
+        Next::Complete(output) => Some(Finish::Completed(output)),
+        Next::Fail(failure) => Some(Finish::Failed(failure)),
+        Next::Cancel => Some(Finish::Cancelled),
+        Next::Continue { .. } | Next::Suspend { .. } | Next::Retry { .. } | Next::Release => None,
+    }
+}
+
+/// What became of a command, by what its task is now.
+fn outcome(command: &Command, trace: Option<&Trace>) -> CommandOutcome {
+    let Some(trace) = trace else {
+        return match command {
+            Command::Delete(_) => CommandOutcome::Done,
+            _ => CommandOutcome::NotFound,
+        };
+    };
+    let done = match command {
+        Command::Cancel(_) => trace.cancel_requested || trace.state == TaskState::Cancelled,
+        Command::Retry(_) => trace.state != TaskState::Completed || trace.attempt > 0,
+        Command::Delete(_) => false,
+        Command::Wake(_) => !trace.state.is_finished(),
+    };
+    if done { CommandOutcome::Done } else { CommandOutcome::NotAllowed(trace.state) }
+}
+
+/// A query with its arguments.
+pub(crate) type Query = sqlx::query::Query<'static, sqlx::Postgres, sqlx::postgres::PgArguments>;
+
+impl Shared {
+    /// Reads over the line, over a new connection when it breaks.
+    async fn read_on(
+        &self,
+        line: &mut Line,
+        sql: &str,
+        bind: impl Fn(Query) -> Query,
+    ) -> Result<Vec<sqlx::postgres::PgRow>, StoreError> {
+        let mut tries = 0;
+        loop {
+            let mut conn = match line.take(&self.options).await {
+                Ok(conn) => conn,
+                Err(_) if tries < 1_000 => {
+                    crate::commit::pause(tries).await;
+                    tries += 1;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            match self.fetch(&mut conn, bind(sqlx::query(AssertSqlSafe(sql.to_owned())))).await {
+                Ok(rows) => {
+                    line.conn = Some(conn);
+                    return Ok(rows);
+                }
+                Err(error) => match crate::error::Fault::of(error, &self.options) {
+                    crate::error::Fault::Lost(_) if tries < 1_000 => {
+                        crate::commit::pause(tries).await;
+                        tries += 1;
+                    }
+                    fault => {
+                        line.conn = Some(conn);
+                        return Err(fault.into_error(&self.options));
+                    }
+                },
+            }
+        }
+    }
+}

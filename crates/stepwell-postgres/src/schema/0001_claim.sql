@@ -1,0 +1,75 @@
+-- Claims, and what is due before one.
+
+-- Makes due tasks claimable, cancels those whose time is up, and takes tasks from dead workers. What another transaction
+-- is just doing is left to it.
+CREATE FUNCTION stepwell.do_what_is_due(p_now timestamptz, p_crashed text,
+    OUT ready text[], OUT poked uuid[], OUT finished uuid[])
+LANGUAGE plpgsql
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off
+SET enable_mergejoin = off SET enable_bitmapscan = off SET jit = off AS $$
+DECLARE
+    v_tasks uuid[];
+    v_workers uuid[];
+    r record;
+BEGIN
+    SELECT array_agg(q.task_id) INTO v_tasks FROM (
+        SELECT l.task_id FROM stepwell.live_tasks l WHERE l.cancel_at <= p_now
+        ORDER BY l.cancel_at, l.task_id FOR UPDATE SKIP LOCKED
+    ) q;
+    IF v_tasks IS NOT NULL THEN
+        UPDATE stepwell.live_tasks l SET cancel_at = NULL WHERE l.task_id = ANY (v_tasks);
+        SELECT c.* INTO ready, poked, finished FROM stepwell.cancel(p_now, v_tasks) c;
+    END IF;
+
+    WITH due AS MATERIALIZED (
+        SELECT l.task_id FROM stepwell.live_tasks l WHERE l.due_at <= p_now
+        ORDER BY l.due_at, l.task_id FOR UPDATE SKIP LOCKED
+    ), awake AS (
+        UPDATE stepwell.live_tasks l SET state = 'pending', due_at = NULL, ready_at = p_now FROM due
+        WHERE l.task_id = due.task_id
+        RETURNING l.queue
+    )
+    SELECT ready || array_agg(queue) INTO ready FROM awake;
+
+    SELECT array_agg(q.worker_id) INTO v_workers FROM (
+        SELECT w.worker_id FROM stepwell.workers w WHERE w.lease_until <= p_now
+        ORDER BY w.worker_id FOR UPDATE SKIP LOCKED
+    ) q;
+    IF v_workers IS NOT NULL THEN
+        DELETE FROM stepwell.workers w WHERE w.worker_id = ANY (v_workers);
+        SELECT b.* INTO r FROM stepwell.bury(p_now, v_workers, false, p_crashed) b;
+        ready := ready || r.ready;
+        poked := poked || r.poked;
+        finished := finished || r.finished;
+    END IF;
+END $$;
+
+-- Claims tasks of one queue, and says which had run before.
+CREATE FUNCTION stepwell.claim_of_queue(p_now timestamptz, p_batch bigint, p_worker uuid, p_queue text, p_types text[],
+    p_limit bigint)
+RETURNS TABLE (r_task uuid, r_run uuid, r_attempt bigint, r_had_it boolean, r_had_run boolean)
+LANGUAGE plpgsql
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off
+SET enable_mergejoin = off SET enable_bitmapscan = off SET jit = off AS $$
+BEGIN
+    RETURN QUERY
+    WITH picked AS MATERIALIZED (
+        SELECT l.task_id, l.priority, l.ready_at, l.worker_id IS NOT DISTINCT FROM p_worker AS had_it,
+            l.started_at IS NOT NULL AS had_run
+        FROM stepwell.live_tasks l
+        WHERE l.queue = p_queue AND l.state = 'pending' AND l.due_at IS NULL AND NOT l.blocked
+            AND l.task_type = ANY (p_types)
+        ORDER BY l.priority DESC, l.ready_at, l.task_id LIMIT p_limit FOR UPDATE SKIP LOCKED
+    ), started AS (
+        UPDATE stepwell.live_tasks l SET state = 'running', attempt = l.attempt + 1, worker_id = p_worker,
+            claim_batch = p_batch, poked = false, started_at = coalesce(l.started_at, p_now),
+            run_id = CASE WHEN p.had_run AND NOT p.had_it THEN gen_random_uuid() ELSE l.run_id END,
+            cancel_at = CASE WHEN p.had_run THEN l.cancel_at
+                ELSE p_now + (SELECT t.max_duration FROM stepwell.tasks t WHERE t.task_id = l.task_id)
+                    * interval '1 microsecond' END
+        FROM picked p WHERE l.task_id = p.task_id
+        RETURNING l.task_id, l.run_id, l.attempt
+    )
+    SELECT s.task_id, s.run_id, s.attempt, p.had_it, p.had_run FROM picked p JOIN started s USING (task_id)
+    ORDER BY p.priority DESC, p.ready_at, p.task_id;
+END $$;

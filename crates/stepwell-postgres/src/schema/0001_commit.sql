@@ -1,0 +1,373 @@
+-- A batch, applied as one. Parallel arrays hold its lists; `…_of` is the place of the transition that an item belongs to,
+-- from 1, and NULL for a client's own. Transitions come in the order of their tasks' ids, so that all commits lock rows in
+-- one order.
+--
+-- Answers `repeated`, and does nothing, when the process has sent the batch before.
+CREATE FUNCTION stepwell.commit(
+    p_process uuid, p_batch bigint, p_channel text, p_now timestamptz, p_crashed text,
+    t_task uuid[], t_run uuid[], t_next text[], t_at timestamptz[], t_output text[], t_failure text[],
+    e_of integer[], e_seq bigint[], e_kind text[], e_name text[], e_ordinal bigint[], e_outcome text[],
+    e_payload text[], e_at timestamptz[],
+    received_of integer[], received_id bigint[],
+    u_of integer[], u_kind text[], u_name text[], u_ordinal bigint[],
+    w_of integer[], w_kind text[], w_name text[], w_ordinal bigint[], w_target text[], w_due_at timestamptz[],
+    ev_of integer[], ev_name text[], ev_queue text[], ev_payload text[],
+    m_of integer[], m_task uuid[], m_topic text[], m_payload text[],
+    s_of integer[], s_task uuid[], s_run uuid[], s_type text[], s_queue text[], s_priority integer[],
+    s_max_attempts bigint[], s_parent uuid[], s_idempotency_key text[], s_concurrency_key text[],
+    s_code_version text[], s_start_at timestamptz[], s_max_delay bigint[], s_max_duration bigint[],
+    s_claim_by uuid[], s_retry text[], s_headers text[], s_params text[],
+    c_command text[], c_task uuid[],
+    signals jsonb, claims jsonb,
+    OUT repeated boolean, OUT r_now timestamptz,
+    OUT t_accepted boolean[], OUT t_cancel_requested boolean[], OUT t_suspended boolean[], OUT t_facts json,
+    OUT c_answer text[], OUT ev_first boolean[], OUT m_accepted boolean[],
+    OUT s_claimed boolean[], OUT s_existing uuid[], OUT s_existing_run uuid[], OUT s_existing_attempt bigint[],
+    OUT signal_known boolean[],
+    OUT cl_of integer[], OUT cl_task uuid[], OUT cl_run uuid[], OUT cl_attempt bigint[], OUT cl_had_it boolean[],
+    OUT cl_max_attempts bigint[], OUT cl_type text[], OUT cl_queue text[], OUT cl_params text[],
+    OUT cl_headers text[], OUT cl_retry text[], OUT cl_waits json, OUT cl_facts json, OUT cl_poked jsonb,
+    OUT j_of integer[], OUT j_seq bigint[], OUT j_kind text[], OUT j_name text[], OUT j_ordinal bigint[],
+    OUT j_outcome text[], OUT j_payload text[], OUT j_at timestamptz[],
+    OUT next_due timestamptz[],
+    OUT ready text[], OUT poked uuid[], OUT finished uuid[])
+LANGUAGE plpgsql
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off
+SET enable_mergejoin = off SET enable_bitmapscan = off SET jit = off AS $$
+DECLARE
+    v_workers uuid[];
+    v_alive bigint;
+    v_parents uuid[];
+    v_keys text[];
+    v_rows uuid[];
+    v_tasks uuid[];
+    v_states text[];
+    v_outputs text[];
+    v_failures text[];
+    v_found uuid[];
+    v_known boolean;
+    v_left bigint;
+    v_queue text;
+    v_worker uuid;
+    v_tries integer := 0;
+    r record;
+    item record;
+BEGIN
+    repeated := false;
+    IF p_channel IS NULL THEN
+        RAISE EXCEPTION 'the transaction of the step was ended by its closure: remove its COMMIT or ROLLBACK';
+    END IF;
+    IF p_batch IS NOT NULL THEN
+        INSERT INTO stepwell.processes AS p (process_id, batch, seen_at)
+        VALUES (p_process, p_batch, clock_timestamp())
+        ON CONFLICT (process_id) DO UPDATE SET batch = EXCLUDED.batch, seen_at = EXCLUDED.seen_at
+        WHERE p.batch < EXCLUDED.batch;
+        IF NOT FOUND THEN
+            repeated := true;
+            r_now := coalesce(p_now, clock_timestamp());
+            RETURN;
+        END IF;
+    END IF;
+
+    -- The fence: the run owns the task. What keeps it so until the commit is the lock on the worker's row, without which
+    -- nobody takes a task from its worker.
+    IF cardinality(t_task) > 0 THEN
+        LOOP
+            SELECT array_agg(q.task_id IS NOT NULL), array_agg(coalesce(q.cancel_requested, false)),
+                array_agg(DISTINCT q.worker_id) FILTER (WHERE q.worker_id IS NOT NULL),
+                array_agg(q.parent) FILTER (WHERE q.parent IS NOT NULL),
+                array_agg(q.concurrency_key) FILTER (WHERE q.concurrency_key IS NOT NULL)
+            INTO t_accepted, t_cancel_requested, v_workers, v_parents, v_keys
+            FROM (
+                SELECT l.task_id, l.cancel_requested, l.worker_id, l.parent, l.concurrency_key
+                FROM unnest(t_task, t_run) WITH ORDINALITY AS x(task_id, run_id, i)
+                LEFT JOIN stepwell.live_tasks l
+                    ON l.task_id = x.task_id AND l.run_id = x.run_id AND l.state = 'running'
+                ORDER BY x.i
+            ) q;
+            SELECT count(*) INTO v_alive FROM (
+                SELECT FROM unnest(v_workers) AS o(worker_id) JOIN stepwell.workers w USING (worker_id)
+                ORDER BY w.worker_id FOR KEY SHARE OF w
+            ) q;
+            EXIT WHEN v_alive = coalesce(cardinality(v_workers), 0);
+            -- A worker was buried between the two statements: its tasks are no longer its own.
+            v_tries := v_tries + 1;
+            IF v_tries > 100 THEN
+                RAISE EXCEPTION 'running tasks name a worker that is not in %: were its rows deleted by hand?',
+                    'stepwell.workers'::regclass;
+            END IF;
+        END LOOP;
+    END IF;
+    IF v_keys IS NOT NULL OR cardinality(w_of) > 0 OR cardinality(ev_of) > 0 OR cardinality(s_of) > 0 THEN
+        PERFORM stepwell.lock_names(ARRAY (SELECT DISTINCT target FROM unnest(w_kind, w_target) AS w(kind, target)
+            WHERE kind = 'event'), ev_name, v_keys || ARRAY (SELECT DISTINCT key FROM unnest(s_concurrency_key) AS key
+            WHERE key IS NOT NULL AND p_batch IS NOT NULL));
+    END IF;
+    -- Before these locks only: whoever held one of them has an earlier time.
+    r_now := coalesce(p_now, clock_timestamp());
+
+    IF cardinality(t_task) > 0 THEN
+        -- All rows of others that this batch may touch, and its own, in one order. One that journals, or only ends tasks
+        -- that nobody awaits, touches no others; its own rows are locked as they change, in the same order.
+        IF v_parents IS NOT NULL OR cardinality(ev_of) > 0 OR cardinality(m_of) > 0 OR 'suspend' = ANY (t_next)
+            OR 'collect' = ANY (t_next)
+        THEN
+            SELECT array_agg(x.task_id) INTO v_rows FROM unnest(t_task, t_accepted, t_next) AS x(task_id, accepted, next)
+            WHERE x.accepted AND x.next <> 'continue';
+            v_rows := v_rows || v_parents || m_task || ARRAY (
+                SELECT w.task_id FROM unnest(ev_name) AS e(emitted)
+                JOIN stepwell.waits w ON w.target = e.emitted AND w.kind = 'event');
+            PERFORM FROM stepwell.live_tasks l WHERE l.task_id = ANY (v_rows) ORDER BY l.task_id FOR UPDATE;
+        END IF;
+
+        IF cardinality(e_of) > 0 THEN
+            INSERT INTO stepwell.journal (task_id, seq, kind, name, ordinal, outcome, payload, at)
+            SELECT t_task[e.of], e.seq, e.kind, e.name, e.ordinal, e.outcome, e.payload, e.at
+            FROM unnest(e_of, e_seq, e_kind, e_name, e_ordinal, e_outcome, e_payload, e_at)
+                AS e(of, seq, kind, name, ordinal, outcome, payload, at)
+            WHERE t_accepted[e.of];
+        END IF;
+        IF cardinality(received_of) > 0 THEN
+            DELETE FROM stepwell.messages m USING unnest(received_of, received_id) AS d(of, id)
+            WHERE m.id = d.id AND m.task_id = t_task[d.of] AND t_accepted[d.of];
+        END IF;
+        IF cardinality(u_of) > 0 THEN
+            DELETE FROM stepwell.waits w USING unnest(u_of, u_kind, u_name, u_ordinal) AS u(of, kind, name, ordinal)
+            WHERE w.task_id = t_task[u.of] AND w.kind = u.kind AND w.name = u.name AND w.ordinal = u.ordinal
+                AND t_accepted[u.of];
+        END IF;
+        IF cardinality(w_of) > 0 THEN
+            INSERT INTO stepwell.waits (task_id, kind, name, ordinal, target, due_at)
+            SELECT t_task[w.of], w.kind, w.name, w.ordinal, w.target, w.due_at
+            FROM unnest(w_of, w_kind, w_name, w_ordinal, w_target, w_due_at) AS w(of, kind, name, ordinal, target, due_at)
+            WHERE t_accepted[w.of]
+            ON CONFLICT (task_id, kind, name, ordinal) DO UPDATE SET target = EXCLUDED.target, due_at = EXCLUDED.due_at;
+        END IF;
+        IF s_of[1] IS NOT NULL THEN
+            SELECT s.* INTO r FROM stepwell.spawn(r_now, p_batch, ARRAY (SELECT coalesce(t_accepted[of], false)
+                FROM unnest(s_of) WITH ORDINALITY AS o(of, i) ORDER BY i), s_task, s_run, s_type, s_queue, s_priority,
+                s_max_attempts, s_parent, s_idempotency_key, s_concurrency_key, s_code_version, s_start_at, s_max_delay,
+                s_max_duration, s_claim_by, s_retry, s_headers, s_params) s;
+            ready := ready || r.ready;
+        END IF;
+        IF ev_of[1] IS NOT NULL THEN
+            SELECT e.* INTO r FROM stepwell.emit(r_now, ev_name, ev_queue, ev_payload,
+                ARRAY (SELECT coalesce(t_accepted[of], false) FROM unnest(ev_of) WITH ORDINALITY AS o(of, i)
+                    ORDER BY i)) e;
+            ready := ready || r.ready;
+            poked := poked || r.poked;
+        END IF;
+        IF m_of[1] IS NOT NULL THEN
+            SELECT m.* INTO r FROM stepwell.send(r_now, m_task, m_topic, m_payload,
+                ARRAY (SELECT coalesce(t_accepted[of], false) FROM unnest(m_of) WITH ORDINALITY AS o(of, i)
+                    ORDER BY i)) m;
+            ready := ready || r.ready;
+            poked := poked || r.poked;
+        END IF;
+
+        SELECT array_agg(x.task_id), array_agg(x.next), array_agg(x.output), array_agg(x.failure)
+        INTO v_tasks, v_states, v_outputs, v_failures
+        FROM unnest(t_task, t_accepted, t_next, t_output, t_failure) AS x(task_id, accepted, next, output, failure)
+        WHERE x.accepted AND x.next IN ('completed', 'failed', 'cancelled');
+        IF v_tasks IS NOT NULL THEN
+            SELECT f.* INTO r FROM stepwell.finish(r_now, v_tasks, v_states, v_outputs, v_failures) f;
+            ready := ready || r.ready;
+            poked := poked || r.poked;
+            finished := finished || r.finished;
+            v_found := r.cancelled;
+        END IF;
+        IF 'retry' = ANY (t_next) OR 'release' = ANY (t_next) THEN
+            v_tasks := ARRAY (SELECT x.task_id FROM unnest(t_task, t_accepted, t_next) AS x(task_id, accepted, next)
+                WHERE x.accepted AND x.next = 'retry');
+            DELETE FROM stepwell.waits w WHERE w.task_id = ANY (v_tasks);
+            SELECT g.* INTO r FROM (
+                SELECT array_agg(x.task_id) AS tasks, array_agg(x.at) AS due_at,
+                    array_agg(x.next = 'release') AS uncounted, array_agg(x.failure) AS failures
+                FROM unnest(t_task, t_accepted, t_next, t_at, t_failure) AS x(task_id, accepted, next, at, failure)
+                WHERE x.accepted AND x.next IN ('retry', 'release')
+            ) b CROSS JOIN LATERAL stepwell.give_back(r_now, b.tasks, b.due_at, b.uncounted, b.failures) g;
+            ready := ready || r.ready;
+            poked := poked || r.poked;
+            finished := finished || r.finished;
+            v_found := v_found || r.cancelled;
+        END IF;
+        IF v_found IS NOT NULL THEN
+            SELECT c.* INTO r FROM stepwell.cancel_children(r_now, v_found) c;
+            ready := ready || r.ready;
+            poked := poked || r.poked;
+            finished := finished || r.finished;
+            v_found := NULL;
+        END IF;
+
+        IF 'suspend' = ANY (t_next) OR 'collect' = ANY (t_next) THEN
+            -- Refused ones are left out by a NULL, so that each keeps its place.
+            SELECT k.facts, k.found_for INTO t_facts, v_found FROM stepwell.look(ARRAY (
+                SELECT l.task_id FROM unnest(t_task, t_run, t_next) WITH ORDINALITY AS x(task_id, run_id, next, i)
+                LEFT JOIN stepwell.live_tasks l ON x.next IN ('suspend', 'collect') AND l.task_id = x.task_id
+                    AND l.run_id = x.run_id AND l.state = 'running'
+                ORDER BY x.i)) k;
+            SELECT array_agg(coalesce(l.cancel_requested, (t_cancel_requested)[x.i]) ORDER BY x.i)
+            INTO t_cancel_requested
+            FROM unnest(t_task, t_run, t_next) WITH ORDINALITY AS x(task_id, run_id, next, i)
+            LEFT JOIN stepwell.live_tasks l ON x.next IN ('suspend', 'collect') AND l.task_id = x.task_id
+                AND l.run_id = x.run_id AND l.state = 'running';
+            WITH suspended AS (
+                UPDATE stepwell.live_tasks l SET state = 'suspended', attempt = l.attempt - 1, poked = false,
+                    due_at = x.at
+                FROM unnest(t_task, t_run, t_next, t_at) AS x(task_id, run_id, next, at)
+                WHERE x.next = 'suspend' AND l.task_id = x.task_id AND l.run_id = x.run_id AND l.state = 'running'
+                    AND NOT l.cancel_requested AND (x.at <= r_now) IS NOT TRUE
+                    AND (v_found IS NULL OR l.task_id <> ALL (v_found))
+                RETURNING l.task_id, l.due_at, l.queue
+            )
+            SELECT array_agg(task_id), ready || array_agg(queue) FILTER (WHERE due_at IS NOT NULL)
+            INTO v_tasks, ready FROM suspended;
+            t_suspended := ARRAY (SELECT coalesce(x.task_id = ANY (v_tasks), false)
+                FROM unnest(t_task) WITH ORDINALITY AS x(task_id, i) ORDER BY x.i);
+            UPDATE stepwell.live_tasks l SET poked = false
+            FROM unnest(t_task, t_run, t_next) AS x(task_id, run_id, next)
+            WHERE x.next IN ('suspend', 'collect') AND l.task_id = x.task_id AND l.run_id = x.run_id
+                AND l.state = 'running' AND l.poked;
+        END IF;
+    END IF;
+
+    FOR item IN SELECT c.command, c.task_id FROM unnest(c_command, c_task) WITH ORDINALITY AS c(command, task_id, i)
+        ORDER BY c.i
+    LOOP
+        SELECT c.* INTO r FROM stepwell.command(r_now, item.command, item.task_id) c;
+        c_answer := c_answer || r.answer;
+        ready := ready || r.ready;
+        poked := poked || r.poked;
+        finished := finished || r.finished;
+    END LOOP;
+    IF cardinality(ev_of) > 0 AND ev_of[cardinality(ev_of)] IS NULL THEN
+        SELECT e.* INTO r FROM stepwell.emit(r_now, ev_name, ev_queue, ev_payload,
+            ARRAY (SELECT of IS NULL FROM unnest(ev_of) WITH ORDINALITY AS o(of, i) ORDER BY i)) e;
+        ev_first := r.firsts;
+        ready := ready || r.ready;
+        poked := poked || r.poked;
+    END IF;
+    IF cardinality(m_of) > 0 AND m_of[cardinality(m_of)] IS NULL THEN
+        SELECT m.* INTO r FROM stepwell.send(r_now, m_task, m_topic, m_payload,
+            ARRAY (SELECT of IS NULL FROM unnest(m_of) WITH ORDINALITY AS o(of, i) ORDER BY i)) m;
+        m_accepted := r.accepted;
+        ready := ready || r.ready;
+        poked := poked || r.poked;
+    END IF;
+    IF cardinality(s_of) > 0 AND s_of[cardinality(s_of)] IS NULL THEN
+        SELECT s.* INTO r FROM stepwell.spawn(r_now, p_batch,
+            ARRAY (SELECT of IS NULL FROM unnest(s_of) WITH ORDINALITY AS o(of, i) ORDER BY i), s_task, s_run, s_type,
+            s_queue, s_priority, s_max_attempts, s_parent, s_idempotency_key, s_concurrency_key, s_code_version,
+            s_start_at, s_max_delay, s_max_duration, s_claim_by, s_retry, s_headers, s_params) s;
+        s_claimed := r.claimed;
+        s_existing := r.existing;
+        s_existing_run := r.existing_runs;
+        s_existing_attempt := r.existing_attempts;
+        ready := ready || r.ready;
+    END IF;
+
+    FOR item IN SELECT s.value FROM jsonb_array_elements(signals) WITH ORDINALITY AS s(value, i) ORDER BY s.i LOOP
+        v_worker := (item.value ->> 'worker_id')::uuid;
+        IF item.value ->> 'signal' = 'register' THEN
+            INSERT INTO stepwell.workers AS w (worker_id, name, registered_at, lease_until)
+            VALUES (v_worker, item.value ->> 'name', r_now,
+                r_now + (item.value ->> 'lease')::bigint * interval '1 microsecond')
+            ON CONFLICT (worker_id) DO UPDATE SET name = EXCLUDED.name, lease_until = EXCLUDED.lease_until;
+            v_known := true;
+        ELSIF item.value ->> 'signal' = 'heartbeat' THEN
+            UPDATE stepwell.workers w SET lease_until = r_now + (item.value ->> 'lease')::bigint * interval '1 microsecond'
+            WHERE w.worker_id = v_worker;
+            v_known := FOUND;
+        ELSE
+            DELETE FROM stepwell.workers w WHERE w.worker_id = v_worker;
+            v_known := FOUND;
+            SELECT b.* INTO r FROM stepwell.bury(r_now, ARRAY[v_worker], true, NULL) b;
+            ready := ready || r.ready;
+            poked := poked || r.poked;
+            finished := finished || r.finished;
+        END IF;
+        signal_known := signal_known || v_known;
+    END LOOP;
+
+    IF claims IS NOT NULL THEN
+        SELECT d.* INTO r FROM stepwell.do_what_is_due(r_now, p_crashed) d;
+        ready := ready || r.ready;
+        poked := poked || r.poked;
+        finished := finished || r.finished;
+        v_tasks := NULL;
+        cl_poked := '[]';
+        FOR item IN SELECT c.value, c.i::int FROM jsonb_array_elements(claims) WITH ORDINALITY AS c(value, i)
+            ORDER BY c.i
+        LOOP
+            v_worker := (item.value ->> 'worker_id')::uuid;
+            v_left := (item.value ->> 'limit')::bigint;
+            cl_poked := cl_poked || (SELECT coalesce(jsonb_agg(jsonb_build_array(item.i, l.task_id)
+                ORDER BY l.task_id), '[]') FROM stepwell.live_tasks l
+                WHERE l.worker_id = v_worker AND l.poked AND l.state = 'running');
+            IF v_left > 0 THEN
+                PERFORM FROM stepwell.workers w WHERE w.worker_id = v_worker FOR KEY SHARE;
+                IF NOT FOUND THEN
+                    v_left := 0;
+                END IF;
+            END IF;
+            FOR v_queue IN SELECT q.value #>> '{}' FROM jsonb_array_elements(item.value -> 'queues') WITH ORDINALITY
+                AS q(value, i) ORDER BY q.i
+            LOOP
+                EXIT WHEN v_left = 0;
+                IF item.value ? 'again' THEN
+                    -- What a batch claimed whose answer was lost.
+                    SELECT array_agg(item.i) AS claims, array_agg(l.task_id) AS tasks, array_agg(l.run_id) AS runs,
+                        array_agg(l.attempt) AS attempts, array_agg(false) AS had, array_agg(true) AS run
+                    INTO r FROM stepwell.live_tasks l
+                    WHERE l.worker_id = v_worker AND l.state = 'running' AND l.queue = v_queue
+                        AND l.claim_batch = (item.value ->> 'again')::bigint;
+                ELSE
+                    SELECT array_agg(item.i) AS claims, array_agg(c.r_task) AS tasks, array_agg(c.r_run) AS runs,
+                        array_agg(c.r_attempt) AS attempts, array_agg(c.r_had_it) AS had, array_agg(c.r_had_run) AS run
+                    INTO r FROM stepwell.claim_of_queue(r_now, p_batch, v_worker, v_queue,
+                        ARRAY (SELECT jsonb_array_elements_text(item.value -> 'task_types')), v_left) c;
+                END IF;
+                CONTINUE WHEN r.tasks IS NULL;
+                cl_of := cl_of || r.claims;
+                cl_task := cl_task || r.tasks;
+                cl_run := cl_run || r.runs;
+                cl_attempt := cl_attempt || r.attempts;
+                cl_had_it := cl_had_it || r.had;
+                v_left := v_left - cardinality(r.tasks);
+                v_tasks := v_tasks || ARRAY (SELECT CASE WHEN c.had_run THEN c.task_id END
+                    FROM unnest(r.tasks, r.run) WITH ORDINALITY AS c(task_id, had_run, i) ORDER BY c.i);
+            END LOOP;
+            next_due := next_due || least(
+                (SELECT l.due_at FROM stepwell.live_tasks l WHERE l.due_at IS NOT NULL ORDER BY l.due_at LIMIT 1),
+                (SELECT l.cancel_at FROM stepwell.live_tasks l WHERE l.cancel_at IS NOT NULL
+                    ORDER BY l.cancel_at LIMIT 1));
+        END LOOP;
+        IF cl_task IS NOT NULL THEN
+            SELECT array_agg(t.max_attempts), array_agg(t.task_type), array_agg(t.queue), array_agg(t.params),
+                array_agg(t.headers), array_agg(t.retry)
+            INTO cl_max_attempts, cl_type, cl_queue, cl_params, cl_headers, cl_retry
+            FROM (
+                SELECT t.* FROM unnest(cl_task) WITH ORDINALITY AS c(task_id, i) JOIN stepwell.tasks t USING (task_id)
+                ORDER BY c.i
+            ) t;
+            -- A task that never ran has no journal, and waits for nothing.
+            IF EXISTS (SELECT FROM unnest(v_tasks) AS c(task_id) WHERE c.task_id IS NOT NULL) THEN
+                SELECT k.waits, k.facts INTO cl_waits, cl_facts FROM stepwell.look(v_tasks) k;
+                SELECT array_agg(j.i), array_agg(j.seq), array_agg(j.kind), array_agg(j.name), array_agg(j.ordinal),
+                    array_agg(j.outcome), array_agg(j.payload), array_agg(j.at)
+                INTO j_of, j_seq, j_kind, j_name, j_ordinal, j_outcome, j_payload, j_at
+                FROM (
+                    SELECT c.i::int, j.* FROM unnest(v_tasks, cl_had_it) WITH ORDINALITY AS c(task_id, had_it, i)
+                    JOIN stepwell.journal j USING (task_id) WHERE NOT c.had_it
+                    ORDER BY c.i, j.seq
+                ) j;
+            END IF;
+        END IF;
+    END IF;
+
+    IF ready IS NOT NULL OR poked IS NOT NULL OR finished IS NOT NULL THEN
+        PERFORM pg_notify(p_channel, coalesce(p_process::text, '-') || ' '
+            || CASE WHEN ready IS NOT NULL OR poked IS NOT NULL THEN 'w' ELSE '' END
+            || CASE WHEN finished IS NOT NULL THEN 'f' ELSE '' END);
+    END IF;
+END $$;

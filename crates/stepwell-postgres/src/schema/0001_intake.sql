@@ -1,0 +1,298 @@
+-- What comes in from clients and from other tasks.
+
+-- Serialises, until the transaction ends, those who begin to await an event with those who emit it, and those who spawn
+-- or end tasks of one concurrency key. Each would otherwise miss what the other has not yet committed. Names share 128
+-- locks of each sort, taken in order.
+CREATE FUNCTION stepwell.lock_names(p_awaited text[], p_emitted text[], p_keys text[]) RETURNS void
+LANGUAGE plpgsql AS $$
+DECLARE
+    r record;
+BEGIN
+    FOR r IN
+        SELECT n.lock, bool_or(n.alone) AS alone FROM (
+            SELECT hashtext(name) & 127 AS lock, false AS alone FROM unnest(p_awaited) AS name
+            UNION ALL SELECT hashtext(name) & 127, true FROM unnest(p_emitted) AS name
+            UNION ALL SELECT 128 + (hashtext(key) & 127), true FROM unnest(p_keys) AS key
+        ) n GROUP BY n.lock ORDER BY n.lock
+    LOOP
+        IF r.alone THEN
+            PERFORM pg_advisory_xact_lock('stepwell.tasks'::regclass::oid::int, r.lock);
+        ELSE
+            PERFORM pg_advisory_xact_lock_shared('stepwell.tasks'::regclass::oid::int, r.lock);
+        END IF;
+    END LOOP;
+END $$;
+
+-- Emits events, those at the given places. `firsts` says of each whether it was the first of its name; those at other
+-- places are NULL.
+CREATE FUNCTION stepwell.emit(p_now timestamptz, p_names text[], p_queues text[], p_payloads text[], p_at boolean[],
+    OUT ready text[], OUT poked uuid[], OUT firsts boolean[])
+LANGUAGE plpgsql
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off
+SET enable_mergejoin = off SET enable_bitmapscan = off SET jit = off AS $$
+DECLARE
+    v_names text[];
+    v_queues text[];
+    v_tasks uuid[];
+BEGIN
+    WITH emitted AS (
+        INSERT INTO stepwell.events AS e (name, queue, payload, emitted_at)
+        SELECT x.name, x.queue, x.payload, p_now FROM (
+            SELECT DISTINCT ON (x.name, x.queue) x.* FROM
+            unnest(p_names, p_queues, p_payloads, p_at) WITH ORDINALITY AS x(name, queue, payload, at, i)
+            WHERE x.at ORDER BY x.name, x.queue, x.i
+        ) x ON CONFLICT DO NOTHING
+        RETURNING e.name, e.queue
+    )
+    SELECT array_agg(name), array_agg(queue) INTO v_names, v_queues FROM emitted;
+    SELECT array_agg(CASE WHEN x.at THEN
+        x.nth = 1 AND EXISTS (SELECT FROM unnest(v_names, v_queues) AS e(name, queue)
+            WHERE e.name = x.name AND e.queue = x.queue)
+        END ORDER BY x.i)
+    INTO firsts FROM (
+        SELECT x.*, row_number() OVER (PARTITION BY x.name, x.queue, x.at ORDER BY x.i) AS nth
+        FROM unnest(p_names, p_queues, p_at) WITH ORDINALITY AS x(name, queue, at, i)
+    ) x;
+    IF v_names IS NULL THEN
+        RETURN;
+    END IF;
+    SELECT array_agg(q.task_id) INTO v_tasks FROM (
+        SELECT l.task_id FROM stepwell.live_tasks l WHERE l.task_id IN (
+            SELECT w.task_id FROM unnest(v_names, v_queues) AS e(name, queue)
+            JOIN stepwell.waits w ON w.target = e.name AND w.kind = 'event'
+            JOIN stepwell.live_tasks l ON l.task_id = w.task_id AND e.queue IN ('', l.queue)
+        ) ORDER BY l.task_id FOR UPDATE
+    ) q;
+    IF v_tasks IS NOT NULL THEN
+        SELECT a.* INTO ready, poked FROM stepwell.arrive(p_now, v_tasks) a;
+    END IF;
+END $$;
+
+-- Puts messages into mailboxes, those at the given places. `accepted` says of each whether its task is there and has not
+-- ended; those at other places are NULL.
+CREATE FUNCTION stepwell.send(p_now timestamptz, p_tasks uuid[], p_topics text[], p_payloads text[], p_at boolean[],
+    OUT ready text[], OUT poked uuid[], OUT accepted boolean[])
+LANGUAGE plpgsql
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off
+SET enable_mergejoin = off SET enable_bitmapscan = off SET jit = off AS $$
+DECLARE
+    v_live uuid[];
+    v_tasks uuid[];
+BEGIN
+    SELECT array_agg(q.task_id) INTO v_live FROM (
+        SELECT l.task_id FROM stepwell.live_tasks l WHERE l.task_id = ANY (p_tasks) ORDER BY l.task_id FOR UPDATE
+    ) q;
+    INSERT INTO stepwell.messages (task_id, topic, payload)
+    SELECT x.task_id, x.topic, x.payload
+    FROM unnest(p_tasks, p_topics, p_payloads, p_at) WITH ORDINALITY AS x(task_id, topic, payload, at, i)
+    WHERE x.at AND x.task_id = ANY (v_live) ORDER BY x.i;
+    SELECT array_agg(CASE WHEN x.at THEN coalesce(x.task_id = ANY (v_live), false) END ORDER BY x.i)
+    INTO accepted FROM unnest(p_tasks, p_at) WITH ORDINALITY AS x(task_id, at, i);
+    SELECT array_agg(DISTINCT w.task_id) INTO v_tasks FROM unnest(p_tasks, p_topics, p_at) AS x(task_id, topic, at)
+    JOIN stepwell.waits w ON w.task_id = x.task_id AND w.kind = 'message' AND w.target = x.topic
+    WHERE x.at;
+    IF v_tasks IS NOT NULL THEN
+        SELECT a.* INTO ready, poked FROM stepwell.arrive(p_now, v_tasks) a;
+    END IF;
+END $$;
+
+-- What a transaction of the user's has asked for, and what is done only as it commits: it takes locks that others wait
+-- for, and the user's transaction may take its time.
+CREATE TABLE stepwell.at_commit (
+    id              bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    event           text,                  -- to be emitted
+    queue           text,
+    payload         text,
+    concurrency_key text                   -- a task of it was spawned
+);
+
+CREATE FUNCTION stepwell.do_at_commit() RETURNS trigger
+LANGUAGE plpgsql
+SET enable_seqscan = on AS $$
+DECLARE
+    v_events text[];
+    v_queues text[];
+    v_payloads text[];
+    v_keys text[];
+    e record;
+    v_ready text[];
+BEGIN
+    -- The first row does it for all: no transaction sees the rows of others, which are gone when they commit.
+    WITH mine AS (DELETE FROM stepwell.at_commit a RETURNING a.*)
+    SELECT array_agg(m.event ORDER BY m.id) FILTER (WHERE m.event IS NOT NULL),
+        array_agg(m.queue ORDER BY m.id) FILTER (WHERE m.event IS NOT NULL),
+        array_agg(m.payload ORDER BY m.id) FILTER (WHERE m.event IS NOT NULL),
+        array_agg(DISTINCT m.concurrency_key) FILTER (WHERE m.concurrency_key IS NOT NULL)
+    INTO v_events, v_queues, v_payloads, v_keys FROM mine m;
+    IF v_events IS NULL AND v_keys IS NULL THEN
+        RETURN NULL;
+    END IF;
+    PERFORM stepwell.lock_names(NULL, v_events, v_keys);
+    IF v_events IS NOT NULL THEN
+        SELECT m.* INTO e FROM stepwell.emit(clock_timestamp(), v_events, v_queues, v_payloads,
+            array_fill(true, ARRAY[cardinality(v_events)])) m;
+    END IF;
+    IF v_keys IS NOT NULL THEN
+        v_ready := stepwell.next_of_keys(clock_timestamp(), v_keys);
+    END IF;
+    PERFORM pg_notify(TG_TABLE_SCHEMA, '- w');
+    RETURN NULL;
+END $$;
+
+CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT ON stepwell.at_commit DEFERRABLE INITIALLY DEFERRED
+    FOR EACH ROW EXECUTE FUNCTION stepwell.do_at_commit();
+
+-- Spawns tasks, those at the given places. Of each: whether its `claim_by` has it, and when there was a task with its
+-- idempotency key before, that task; those at other places are NULL.
+CREATE FUNCTION stepwell.spawn(p_now timestamptz, p_batch bigint, p_at boolean[], p_tasks uuid[], p_runs uuid[],
+    p_types text[], p_queues text[], p_priorities integer[], p_max_attempts bigint[], p_parents uuid[],
+    p_idempotency_keys text[], p_concurrency_keys text[], p_code_versions text[], p_start_at timestamptz[],
+    p_max_delays bigint[], p_max_durations bigint[], p_claim_by uuid[], p_retries text[], p_headers text[],
+    p_params text[],
+    OUT ready text[], OUT claimed boolean[], OUT existing uuid[], OUT existing_runs uuid[],
+    OUT existing_attempts bigint[])
+LANGUAGE plpgsql
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off
+SET enable_mergejoin = off SET enable_bitmapscan = off SET jit = off AS $$
+DECLARE
+    v_at boolean[] := p_at;
+    v_workers uuid[];
+    v_keyed uuid[];
+BEGIN
+    IF EXISTS (SELECT FROM unnest(p_idempotency_keys) AS key WHERE key IS NOT NULL) THEN
+        INSERT INTO stepwell.idempotency_keys (task_type, idempotency_key, task_id)
+        SELECT x.task_type, x.key, x.task_id FROM (
+            SELECT DISTINCT ON (x.task_type, x.key) x.* FROM
+            unnest(p_types, p_idempotency_keys, p_tasks, p_at) WITH ORDINALITY AS x(task_type, key, task_id, at, i)
+            WHERE x.at AND x.key IS NOT NULL ORDER BY x.task_type, x.key, x.i
+        ) x ON CONFLICT DO NOTHING;
+        SELECT array_agg(x.at AND (k.task_id IS NULL OR k.task_id = x.task_id) ORDER BY x.i),
+            array_agg(CASE WHEN x.at AND k.task_id <> x.task_id THEN k.task_id END ORDER BY x.i)
+        INTO v_at, existing
+        FROM unnest(p_types, p_idempotency_keys, p_tasks, p_at) WITH ORDINALITY AS x(task_type, key, task_id, at, i)
+        LEFT JOIN stepwell.idempotency_keys k ON k.task_type = x.task_type AND k.idempotency_key = x.key;
+    END IF;
+
+    -- A worker that is locked like this cannot be buried before the transaction ends.
+    SELECT array_agg(w.worker_id) INTO v_workers FROM (
+        SELECT w.worker_id FROM (SELECT DISTINCT worker_id FROM unnest(p_claim_by) AS worker_id) c
+        JOIN stepwell.workers w USING (worker_id) ORDER BY w.worker_id FOR KEY SHARE OF w
+    ) w;
+    SELECT array_agg(x.at AND x.claim_by = ANY (v_workers) IS TRUE AND (x.start_at > p_now) IS NOT TRUE
+        AND x.concurrency_key IS NULL ORDER BY x.i)
+    INTO claimed FROM unnest(v_at, p_claim_by, p_start_at, p_concurrency_keys) WITH ORDINALITY
+        AS x(at, claim_by, start_at, concurrency_key, i);
+
+    INSERT INTO stepwell.tasks (task_id, task_type, queue, priority, max_attempts, parent, idempotency_key,
+        concurrency_key, code_version, spawned_at, max_duration, retry, headers, params)
+    SELECT x.task_id, x.task_type, x.queue, x.priority, x.max_attempts, x.parent, x.idempotency_key,
+        x.concurrency_key, x.code_version, p_now, x.max_duration, x.retry, x.headers, x.params
+    FROM unnest(v_at, p_tasks, p_types, p_queues, p_priorities, p_max_attempts, p_parents, p_idempotency_keys,
+        p_concurrency_keys, p_code_versions, p_max_durations, p_retries, p_headers, p_params)
+        AS x(at, task_id, task_type, queue, priority, max_attempts, parent, idempotency_key, concurrency_key,
+            code_version, max_duration, retry, headers, params)
+    WHERE x.at;
+
+    WITH inserted AS (
+        INSERT INTO stepwell.live_tasks AS l (task_id, run_id, task_type, queue, state, priority, attempt, worker_id,
+            claim_batch, parent, code_version, concurrency_key, place, ready_at, started_at, due_at, cancel_at)
+        SELECT x.task_id, x.run_id, x.task_type, x.queue, CASE WHEN x.claimed THEN 'running' ELSE 'pending' END,
+            x.priority, x.claimed::int, CASE WHEN x.claimed THEN x.claim_by END,
+            CASE WHEN x.claimed THEN p_batch END, x.parent, x.code_version, x.concurrency_key,
+            CASE WHEN x.concurrency_key IS NOT NULL THEN nextval('stepwell.places') END, p_now,
+            CASE WHEN x.claimed THEN p_now END, CASE WHEN x.start_at > p_now THEN x.start_at END,
+            p_now + CASE WHEN x.claimed THEN x.max_duration ELSE x.max_delay END * interval '1 microsecond'
+        FROM unnest(v_at, p_tasks, p_runs, p_types, p_queues, p_priorities, claimed, p_claim_by, p_parents,
+            p_code_versions, p_concurrency_keys, p_start_at, p_max_delays, p_max_durations) WITH ORDINALITY
+            AS x(at, task_id, run_id, task_type, queue, priority, claimed, claim_by, parent, code_version,
+                concurrency_key, start_at, max_delay, max_duration, i)
+        WHERE x.at ORDER BY x.i
+        RETURNING l.task_id, l.state, l.queue, l.concurrency_key
+    )
+    SELECT array_agg(queue) FILTER (WHERE state = 'pending'),
+        array_agg(task_id) FILTER (WHERE concurrency_key IS NOT NULL)
+    INTO ready, v_keyed FROM inserted;
+
+    IF v_keyed IS NOT NULL AND p_batch IS NULL THEN
+        UPDATE stepwell.live_tasks l SET blocked = true WHERE l.task_id = ANY (v_keyed);
+        INSERT INTO stepwell.at_commit (concurrency_key)
+        SELECT DISTINCT key FROM unnest(p_concurrency_keys) AS key WHERE key IS NOT NULL;
+    ELSIF v_keyed IS NOT NULL THEN
+        UPDATE stepwell.live_tasks l SET blocked = true
+        WHERE l.task_id = ANY (v_keyed) AND EXISTS (
+            SELECT FROM stepwell.live_tasks o WHERE o.concurrency_key = l.concurrency_key AND o.place < l.place
+        );
+    END IF;
+    IF existing IS NOT NULL THEN
+        SELECT array_agg(coalesce(l.run_id, o.run_id) ORDER BY x.i),
+            array_agg(coalesce(l.attempt, o.attempt) ORDER BY x.i)
+        INTO existing_runs, existing_attempts
+        FROM unnest(existing) WITH ORDINALITY AS x(task_id, i)
+        LEFT JOIN stepwell.live_tasks l USING (task_id) LEFT JOIN stepwell.outcomes o USING (task_id);
+    END IF;
+END $$;
+
+-- What a client asks of a task: 'cancel', 'retry', 'delete' or 'wake'. The answer is 'done', 'not_found', or the task's
+-- state, which does not allow it.
+CREATE FUNCTION stepwell.command(p_now timestamptz, p_command text, p_task uuid,
+    OUT answer text, OUT ready text[], OUT poked uuid[], OUT finished uuid[])
+LANGUAGE plpgsql
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off
+SET enable_mergejoin = off SET enable_bitmapscan = off SET jit = off AS $$
+DECLARE
+    v_task stepwell.tasks;
+    v_outcome stepwell.outcomes;
+    v_key text;
+BEGIN
+    SELECT l.state, l.concurrency_key INTO answer, v_key FROM stepwell.live_tasks l WHERE l.task_id = p_task;
+    IF p_command = 'retry' THEN
+        SELECT t.concurrency_key INTO v_key FROM stepwell.tasks t WHERE t.task_id = p_task;
+    END IF;
+    IF v_key IS NOT NULL THEN
+        PERFORM stepwell.lock_names(NULL, NULL, ARRAY[v_key]);
+    END IF;
+    SELECT l.state INTO answer FROM stepwell.live_tasks l WHERE l.task_id = p_task FOR UPDATE;
+    IF answer IS NULL THEN
+        -- Locked, so that of two who delete or retry it one comes second.
+        SELECT o.* INTO v_outcome FROM stepwell.outcomes o WHERE o.task_id = p_task FOR UPDATE;
+        answer := coalesce(v_outcome.state, 'not_found');
+    END IF;
+    IF p_command = 'cancel' AND answer IN ('pending', 'running', 'suspended') THEN
+        SELECT c.* INTO ready, poked, finished FROM stepwell.cancel(p_now, ARRAY[p_task]) c;
+        answer := 'done';
+    ELSIF p_command = 'wake' AND answer = 'suspended' THEN
+        SELECT a.* INTO ready, poked FROM stepwell.arrive(p_now, ARRAY[p_task]) a;
+        answer := 'done';
+    ELSIF p_command = 'delete' AND v_outcome.task_id IS NOT NULL THEN
+        PERFORM stepwell.delete(ARRAY[p_task]);
+        answer := 'done';
+    ELSIF p_command = 'retry' AND answer IN ('failed', 'cancelled') THEN
+        SELECT t.* INTO STRICT v_task FROM stepwell.tasks t WHERE t.task_id = p_task;
+        DELETE FROM stepwell.outcomes o WHERE o.task_id = p_task;
+        INSERT INTO stepwell.live_tasks (task_id, run_id, task_type, queue, state, priority, attempt, parent, code_version,
+            concurrency_key, place, blocked, ready_at, started_at, failure)
+        VALUES (p_task, v_outcome.run_id, v_task.task_type, v_task.queue, 'pending', v_task.priority, 0, v_task.parent,
+            v_task.code_version, v_task.concurrency_key,
+            CASE WHEN v_task.concurrency_key IS NOT NULL THEN nextval('stepwell.places') END,
+            EXISTS (SELECT FROM stepwell.live_tasks o WHERE o.concurrency_key = v_task.concurrency_key),
+            p_now, v_outcome.started_at, v_outcome.failure);
+        ready := ARRAY[v_task.queue];
+        answer := 'done';
+    END IF;
+END $$;
+
+-- Removes finished tasks and all that belongs to them.
+CREATE FUNCTION stepwell.delete(p_tasks uuid[]) RETURNS void
+LANGUAGE plpgsql
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off
+SET enable_mergejoin = off SET enable_bitmapscan = off SET jit = off AS $$
+BEGIN
+    DELETE FROM stepwell.outcomes o WHERE o.task_id = ANY (p_tasks);
+    DELETE FROM stepwell.journal j WHERE j.task_id = ANY (p_tasks);
+    WITH gone AS (
+        DELETE FROM stepwell.tasks t WHERE t.task_id = ANY (p_tasks)
+        RETURNING t.task_id, t.task_type, t.idempotency_key
+    )
+    DELETE FROM stepwell.idempotency_keys k USING gone
+    WHERE k.task_type = gone.task_type AND k.idempotency_key = gone.idempotency_key AND k.task_id = gone.task_id;
+END $$;

@@ -1,0 +1,251 @@
+-- How tasks change their states, whatever the cause. Each function takes many tasks at once and tells what it caused:
+-- `ready`, queues with tasks that became claimable or are due later; `poked`, running tasks that something arrived for.
+--
+-- Plans are made once, for tables of any size: with statistics of an empty table, PostgreSQL would read whole tables.
+
+-- Makes suspended tasks claimable, and marks running ones as poked. The caller has locked the rows.
+CREATE FUNCTION stepwell.arrive(p_now timestamptz, p_tasks uuid[], OUT ready text[], OUT poked uuid[])
+LANGUAGE plpgsql
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off
+SET enable_mergejoin = off SET enable_bitmapscan = off SET jit = off AS $$
+BEGIN
+    SELECT array_agg(l.task_id) INTO poked FROM stepwell.live_tasks l
+        WHERE l.task_id = ANY (p_tasks) AND l.state = 'running';
+    UPDATE stepwell.live_tasks l SET poked = true WHERE l.task_id = ANY (arrive.poked) AND NOT l.poked;
+    WITH awake AS (
+        UPDATE stepwell.live_tasks l SET state = 'pending', ready_at = p_now, due_at = NULL
+        WHERE l.task_id = ANY (p_tasks) AND l.state = 'suspended'
+        RETURNING l.queue
+    )
+    SELECT array_agg(queue) INTO ready FROM awake;
+END $$;
+
+-- Lets the next task of each key be claimed, when its turn has come.
+CREATE FUNCTION stepwell.next_of_keys(p_now timestamptz, p_keys text[], OUT ready text[])
+LANGUAGE plpgsql
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off
+SET enable_mergejoin = off SET enable_bitmapscan = off SET jit = off AS $$
+BEGIN
+    WITH heads AS MATERIALIZED (
+        SELECT h.task_id FROM (SELECT DISTINCT key FROM unnest(p_keys) AS key) k
+        CROSS JOIN LATERAL (
+            SELECT l.task_id, l.blocked FROM stepwell.live_tasks l WHERE l.concurrency_key = k.key
+            ORDER BY l.place LIMIT 1
+        ) h WHERE h.blocked
+    ), unblocked AS (
+        UPDATE stepwell.live_tasks l SET blocked = false, ready_at = p_now FROM heads
+        WHERE l.task_id = heads.task_id
+        RETURNING l.queue
+    )
+    SELECT array_agg(queue) INTO ready FROM unblocked;
+END $$;
+
+-- Ends tasks, whatever their state. `cancelled` are those whose children are to be cancelled.
+CREATE FUNCTION stepwell.finish(p_now timestamptz, p_tasks uuid[], p_states text[], p_outputs text[], p_failures text[],
+    OUT ready text[], OUT poked uuid[], OUT finished uuid[], OUT cancelled uuid[])
+LANGUAGE plpgsql
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off
+SET enable_mergejoin = off SET enable_bitmapscan = off SET jit = off AS $$
+DECLARE
+    v_children uuid[];
+    v_parents uuid[];
+    v_keys text[];
+    v_awaiting uuid[];
+BEGIN
+    WITH gone AS (
+        DELETE FROM stepwell.live_tasks l
+        USING unnest(p_tasks, p_states, p_outputs, p_failures) AS x(task_id, state, output, failure)
+        WHERE l.task_id = x.task_id
+        RETURNING l.task_id, l.run_id, x.state, l.attempt, l.cancel_requested, l.started_at, x.output,
+            CASE x.state WHEN 'cancelled' THEN l.failure ELSE x.failure END AS failure, l.parent, l.concurrency_key
+    ), ended AS (
+        INSERT INTO stepwell.outcomes (task_id, run_id, state, attempt, cancel_requested, started_at, finished_at, output,
+            failure)
+        SELECT task_id, run_id, state, attempt, cancel_requested, started_at, p_now, output, failure FROM gone
+    )
+    SELECT array_agg(task_id), array_agg(task_id) FILTER (WHERE parent IS NOT NULL),
+        array_agg(parent) FILTER (WHERE parent IS NOT NULL),
+        array_agg(concurrency_key) FILTER (WHERE concurrency_key IS NOT NULL),
+        array_agg(task_id) FILTER (WHERE state = 'cancelled')
+    INTO finished, v_children, v_parents, v_keys, cancelled FROM gone;
+    IF finished IS NULL THEN
+        RETURN;
+    END IF;
+    DELETE FROM stepwell.waits w WHERE w.task_id = ANY (finished);
+    DELETE FROM stepwell.messages m WHERE m.task_id = ANY (finished);
+    IF v_parents IS NOT NULL THEN
+        -- A parent that is about to suspend has its own row locked while it looks for the child's end. Whichever comes
+        -- second sees what the first did.
+        PERFORM FROM stepwell.live_tasks l WHERE l.task_id = ANY (v_parents) ORDER BY l.task_id FOR UPDATE;
+        SELECT array_agg(DISTINCT w.task_id) INTO v_awaiting
+        FROM unnest(v_children, v_parents) AS x(child, parent)
+        JOIN stepwell.waits w ON w.target = x.child::text AND w.task_id = x.parent;
+        IF v_awaiting IS NOT NULL THEN
+            SELECT a.ready, a.poked INTO ready, poked FROM stepwell.arrive(p_now, v_awaiting) a;
+        END IF;
+    END IF;
+    IF v_keys IS NOT NULL THEN
+        ready := ready || stepwell.next_of_keys(p_now, v_keys);
+    END IF;
+END $$;
+
+-- Cancels tasks that have not ended, and all that descends from them: asks those that run, ends the others.
+CREATE FUNCTION stepwell.cancel(p_now timestamptz, p_tasks uuid[], OUT ready text[], OUT poked uuid[], OUT finished uuid[])
+LANGUAGE plpgsql
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off
+SET enable_mergejoin = off SET enable_bitmapscan = off SET jit = off AS $$
+DECLARE
+    v_tasks uuid[] := p_tasks;
+    v_asked uuid[];
+    v_ended record;
+BEGIN
+    WHILE cardinality(v_tasks) > 0 LOOP
+        PERFORM FROM stepwell.live_tasks l WHERE l.task_id = ANY (v_tasks) ORDER BY l.task_id FOR UPDATE;
+        WITH asked AS (
+            UPDATE stepwell.live_tasks l SET cancel_requested = true, poked = true
+            WHERE l.task_id = ANY (v_tasks) AND l.state = 'running'
+            RETURNING l.task_id
+        )
+        SELECT array_agg(task_id) INTO v_asked FROM asked;
+        poked := poked || v_asked;
+        SELECT f.* INTO v_ended FROM stepwell.finish(p_now,
+            ARRAY (SELECT t FROM unnest(v_tasks) t WHERE v_asked IS NULL OR t <> ALL (v_asked)),
+            array_fill('cancelled'::text, ARRAY[cardinality(v_tasks)]), NULL, NULL) f;
+        ready := ready || v_ended.ready;
+        poked := poked || v_ended.poked;
+        finished := finished || v_ended.finished;
+        v_tasks := ARRAY (SELECT l.task_id FROM stepwell.live_tasks l WHERE l.parent = ANY (v_ended.finished));
+    END LOOP;
+END $$;
+
+-- The children of tasks that were cancelled.
+CREATE FUNCTION stepwell.cancel_children(p_now timestamptz, p_parents uuid[], OUT ready text[], OUT poked uuid[],
+    OUT finished uuid[])
+LANGUAGE sql
+SET enable_seqscan = off AS $$
+    SELECT c.* FROM stepwell.cancel(p_now,
+        ARRAY (SELECT l.task_id FROM stepwell.live_tasks l WHERE l.parent = ANY (p_parents))) c
+$$;
+
+-- Makes running tasks pending, without an owner; or cancelled, when that was asked for.
+CREATE FUNCTION stepwell.give_back(p_now timestamptz, p_tasks uuid[], p_due_at timestamptz[], p_uncounted boolean[],
+    p_failures text[], OUT ready text[], OUT poked uuid[], OUT finished uuid[], OUT cancelled uuid[])
+LANGUAGE plpgsql
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off
+SET enable_mergejoin = off SET enable_bitmapscan = off SET jit = off AS $$
+DECLARE
+    v_asked uuid[];
+    v_ready text[];
+BEGIN
+    WITH given AS (
+        UPDATE stepwell.live_tasks l SET state = 'pending', worker_id = NULL, poked = false,
+            attempt = l.attempt - x.uncounted::int, failure = coalesce(x.failure, l.failure), ready_at = p_now,
+            due_at = CASE WHEN x.due_at > p_now THEN x.due_at END
+        FROM unnest(p_tasks, p_due_at, p_uncounted, p_failures) AS x(task_id, due_at, uncounted, failure)
+        WHERE l.task_id = x.task_id AND l.state = 'running'
+        RETURNING l.task_id, l.queue, l.cancel_requested
+    )
+    SELECT array_agg(queue) FILTER (WHERE NOT cancel_requested), array_agg(task_id) FILTER (WHERE cancel_requested)
+    INTO v_ready, v_asked FROM given;
+    IF v_asked IS NOT NULL THEN
+        SELECT f.* INTO ready, poked, finished, cancelled FROM stepwell.finish(p_now, v_asked,
+            array_fill('cancelled'::text, ARRAY[cardinality(v_asked)]), NULL, NULL) f;
+    END IF;
+    ready := v_ready || ready;
+END $$;
+
+-- Takes their tasks from workers that are gone: given back, or failed when that was their last attempt. `p_crashed` is
+-- the failure of those, with 4294967295 in the place of the attempt.
+CREATE FUNCTION stepwell.bury(p_now timestamptz, p_workers uuid[], p_uncounted boolean, p_crashed text,
+    OUT ready text[], OUT poked uuid[], OUT finished uuid[])
+LANGUAGE plpgsql
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off
+SET enable_mergejoin = off SET enable_bitmapscan = off SET jit = off AS $$
+DECLARE
+    v_tasks uuid[];
+    v_quarantined uuid[];
+    v_failures text[];
+    r record;
+BEGIN
+    SELECT array_agg(q.task_id) INTO v_tasks FROM (
+        SELECT l.task_id FROM stepwell.live_tasks l WHERE l.worker_id = ANY (p_workers) AND l.state = 'running'
+        ORDER BY l.task_id FOR UPDATE
+    ) q;
+    IF v_tasks IS NULL THEN
+        RETURN;
+    END IF;
+    IF NOT p_uncounted THEN
+        SELECT array_agg(l.task_id), array_agg(replace(p_crashed, '4294967295', l.attempt::text))
+        INTO v_quarantined, v_failures
+        FROM stepwell.live_tasks l JOIN stepwell.tasks t USING (task_id)
+        WHERE l.task_id = ANY (v_tasks) AND l.attempt >= t.max_attempts AND NOT l.cancel_requested;
+    END IF;
+    IF v_quarantined IS NOT NULL THEN
+        SELECT f.* INTO r FROM stepwell.finish(p_now, v_quarantined,
+            array_fill('failed'::text, ARRAY[cardinality(v_quarantined)]), NULL, v_failures) f;
+        ready := r.ready;
+        poked := r.poked;
+        finished := r.finished;
+    END IF;
+    SELECT g.* INTO r FROM stepwell.give_back(p_now, v_tasks, NULL,
+        array_fill(p_uncounted, ARRAY[cardinality(v_tasks)]), NULL) g;
+    ready := ready || r.ready;
+    poked := poked || r.poked;
+    finished := finished || r.finished;
+    IF r.cancelled IS NOT NULL THEN
+        SELECT c.* INTO r FROM stepwell.cancel_children(p_now, r.cancelled) c;
+        ready := ready || r.ready;
+        poked := poked || r.poked;
+        finished := finished || r.finished;
+    END IF;
+END $$;
+
+-- What tasks wait for, and what has arrived of it. `waits` are all waits, `facts` what is there:
+--     [[task's place in p_tasks, kind, name, ordinal, target, due_at in microseconds], …]
+--     [[place, 'event', name, payload], [place, 'message', id, topic, payload],
+--      [place, 'child', task_id, state, output, failure], …]
+-- Payloads in it are JSON strings that hold JSON.
+CREATE FUNCTION stepwell.look(p_tasks uuid[], OUT waits json, OUT facts json, OUT found_for uuid[])
+LANGUAGE plpgsql
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off
+SET enable_mergejoin = off SET enable_bitmapscan = off SET jit = off AS $$
+BEGIN
+    SELECT json_agg(json_build_array(x.i, w.kind, w.name, w.ordinal, w.target,
+        (extract(epoch FROM w.due_at) * 1000000)::bigint))
+    INTO waits FROM unnest(p_tasks) WITH ORDINALITY AS x(task_id, i) JOIN stepwell.waits w USING (task_id);
+    IF waits IS NULL THEN
+        RETURN;
+    END IF;
+    WITH fact AS (
+        SELECT x.task_id, json_build_array(x.i, 'event', w.target, e.payload) AS fact
+        FROM unnest(p_tasks) WITH ORDINALITY AS x(task_id, i)
+        JOIN stepwell.live_tasks l USING (task_id)
+        JOIN stepwell.waits w USING (task_id)
+        CROSS JOIN LATERAL (
+            -- One for all queues comes before one for the task's own.
+            SELECT e.payload FROM stepwell.events e WHERE e.name = w.target AND e.queue IN ('', l.queue)
+            ORDER BY e.queue LIMIT 1
+        ) e
+        WHERE w.kind = 'event'
+        UNION ALL
+        SELECT x.task_id, json_build_array(x.i, 'message', m.id, t.topic, m.payload)
+        FROM unnest(p_tasks) WITH ORDINALITY AS x(task_id, i)
+        CROSS JOIN LATERAL (
+            SELECT w.target AS topic, count(*) AS waiting FROM stepwell.waits w
+            WHERE w.task_id = x.task_id AND w.kind = 'message' GROUP BY w.target
+        ) t
+        CROSS JOIN LATERAL (
+            SELECT m.id, m.payload FROM stepwell.messages m WHERE m.task_id = x.task_id AND m.topic = t.topic
+            ORDER BY m.id LIMIT t.waiting
+        ) m
+        UNION ALL
+        SELECT x.task_id, json_build_array(x.i, 'child', w.target, o.state, o.output, o.failure)
+        FROM unnest(p_tasks) WITH ORDINALITY AS x(task_id, i)
+        JOIN stepwell.waits w USING (task_id)
+        LEFT JOIN stepwell.outcomes o ON o.task_id = w.target::uuid
+        WHERE w.kind = 'child'
+            AND (o.task_id IS NOT NULL
+                OR NOT EXISTS (SELECT FROM stepwell.live_tasks c WHERE c.task_id = w.target::uuid))
+    )
+    SELECT json_agg(fact), array_agg(DISTINCT task_id) INTO facts, found_for FROM fact;
+END $$;

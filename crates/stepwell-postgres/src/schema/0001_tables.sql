@@ -1,0 +1,165 @@
+-- The name `stepwell` stands for the schema that the store was given.
+--
+-- What grows with history (tasks, outcomes, journal) is only ever added to, in the order of time-ordered ids, and is
+-- deleted by retention alone: it needs no vacuum but the one that freezes. What changes (live_tasks, waits, messages,
+-- workers, queues) holds unfinished tasks only, and stays small:
+--
+--     spawn ──▶ tasks      (what was asked for)     spawn ──▶ live_tasks (where it stands) ──┐
+--                                                                                       end │
+--     step ───▶ journal                              outcomes (how it ended) ◀──────────────┘
+--
+-- Payloads are JSON text. They are kept as `text`, so that a payload that PostgreSQL's own parser refuses (nested too
+-- deeply, say) still belongs to its task alone; the view `overview` shows them as `json`.
+
+CREATE TABLE stepwell.tasks (
+    task_id          uuid        PRIMARY KEY,
+    task_type        text        NOT NULL,
+    queue            text        NOT NULL,
+    priority         integer     NOT NULL,
+    max_attempts     bigint      NOT NULL,
+    parent           uuid,
+    idempotency_key  text,
+    concurrency_key  text,
+    code_version     text,
+    spawned_at       timestamptz NOT NULL,
+    max_duration     bigint,               -- microseconds
+    retry            text        NOT NULL,
+    headers          text        NOT NULL,
+    params           text        NOT NULL
+);
+
+CREATE INDEX tasks_parent ON stepwell.tasks (parent, task_id) WHERE parent IS NOT NULL;
+
+CREATE TABLE stepwell.live_tasks (
+    task_id          uuid        PRIMARY KEY,
+    run_id           uuid        NOT NULL,
+    task_type        text        NOT NULL,
+    queue            text        NOT NULL,
+    state            text        NOT NULL CHECK (state IN ('pending', 'running', 'suspended')),
+    priority         integer     NOT NULL,
+    attempt          bigint      NOT NULL,
+    worker_id        uuid,                 -- who runs it; of a suspended task, who ran it
+    claim_batch      bigint,               -- the batch of the worker's process that claimed it
+    parent           uuid,
+    code_version     text,                 -- only workers of this version may claim it
+    concurrency_key  text,
+    place            bigint,               -- its place among the tasks of its concurrency key
+    blocked          boolean     NOT NULL DEFAULT false, -- another task of its concurrency key comes first
+    cancel_requested boolean     NOT NULL DEFAULT false,
+    poked            boolean     NOT NULL DEFAULT false, -- something arrived while it ran
+    ready_at         timestamptz NOT NULL,
+    started_at       timestamptz,
+    due_at           timestamptz,          -- becomes claimable then
+    cancel_at        timestamptz,          -- is cancelled then
+    failure          text                  -- of the latest attempt that failed
+) WITH (
+    fillfactor = 70,
+    -- Every task passes through; the ends of its indexes are where claims look.
+    autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000,
+    autovacuum_vacuum_cost_delay = 0, vacuum_index_cleanup = on,
+    autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 50000
+);
+
+CREATE INDEX live_tasks_ready ON stepwell.live_tasks (queue, priority DESC, ready_at, task_id)
+    WHERE state = 'pending' AND due_at IS NULL AND NOT blocked;
+CREATE INDEX live_tasks_due ON stepwell.live_tasks (due_at, task_id) WHERE due_at IS NOT NULL;
+CREATE INDEX live_tasks_deadline ON stepwell.live_tasks (cancel_at, task_id) WHERE cancel_at IS NOT NULL;
+CREATE INDEX live_tasks_running ON stepwell.live_tasks (worker_id) WHERE state = 'running';
+CREATE INDEX live_tasks_poked ON stepwell.live_tasks (worker_id) WHERE poked;
+CREATE INDEX live_tasks_parent ON stepwell.live_tasks (parent) WHERE parent IS NOT NULL;
+CREATE INDEX live_tasks_key ON stepwell.live_tasks (concurrency_key, place) WHERE concurrency_key IS NOT NULL;
+
+CREATE SEQUENCE stepwell.places;
+
+CREATE TABLE stepwell.outcomes (
+    task_id          uuid        PRIMARY KEY,
+    run_id           uuid        NOT NULL,
+    state            text        NOT NULL CHECK (state IN ('completed', 'failed', 'cancelled')),
+    attempt          bigint      NOT NULL,
+    cancel_requested boolean     NOT NULL,
+    started_at       timestamptz,
+    finished_at      timestamptz NOT NULL,
+    output           text,
+    failure          text
+);
+
+CREATE INDEX outcomes_unhappy ON stepwell.outcomes (state, task_id) WHERE state <> 'completed';
+-- Rows lie in the order in which tasks ended.
+CREATE INDEX outcomes_finished_at ON stepwell.outcomes USING brin (finished_at);
+
+CREATE TABLE stepwell.idempotency_keys (
+    task_type        text        NOT NULL,
+    idempotency_key  text        NOT NULL,
+    task_id          uuid        NOT NULL,
+    PRIMARY KEY (task_type, idempotency_key)
+);
+
+CREATE TABLE stepwell.journal (
+    task_id uuid        NOT NULL,
+    seq     bigint      NOT NULL,
+    kind    text        NOT NULL,
+    name    text        NOT NULL,
+    ordinal bigint      NOT NULL,
+    outcome text        NOT NULL,
+    payload text        NOT NULL,
+    at      timestamptz NOT NULL,
+    PRIMARY KEY (task_id, seq)
+);
+
+CREATE TABLE stepwell.waits (
+    task_id uuid   NOT NULL,
+    kind    text   NOT NULL,
+    name    text   NOT NULL,
+    ordinal bigint NOT NULL,
+    target  text,                          -- an event's name, a message's topic, a child's id
+    due_at  timestamptz,
+    PRIMARY KEY (task_id, kind, name, ordinal)
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000,
+    autovacuum_vacuum_cost_delay = 0, vacuum_index_cleanup = on);
+
+CREATE INDEX waits_target ON stepwell.waits (target) WHERE target IS NOT NULL;
+
+CREATE TABLE stepwell.events (
+    name       text        NOT NULL,
+    queue      text        NOT NULL,       -- '' for all queues
+    payload    text        NOT NULL,
+    emitted_at timestamptz NOT NULL,
+    PRIMARY KEY (name, queue)
+);
+
+CREATE TABLE stepwell.messages (
+    id      bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    task_id uuid   NOT NULL,
+    topic   text   NOT NULL,
+    payload text   NOT NULL
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000,
+    autovacuum_vacuum_cost_delay = 0, vacuum_index_cleanup = on);
+
+CREATE INDEX messages_mailbox ON stepwell.messages (task_id, topic, id);
+
+CREATE TABLE stepwell.workers (
+    worker_id     uuid        PRIMARY KEY,
+    name          text        NOT NULL,
+    registered_at timestamptz NOT NULL,
+    lease_until   timestamptz NOT NULL
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
+
+-- The last batch of each process, so that one whose answer was lost with its connection is not applied twice.
+CREATE TABLE stepwell.processes (
+    process_id uuid        PRIMARY KEY,
+    batch      bigint      NOT NULL,
+    seen_at    timestamptz NOT NULL
+) WITH (fillfactor = 10, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
+
+-- For people and their tools: every task, with its payloads as JSON.
+CREATE VIEW stepwell.overview AS
+    SELECT t.task_id, t.task_type, t.queue, coalesce(l.state, o.state) AS state,
+        coalesce(l.run_id, o.run_id) AS run_id, coalesce(l.attempt, o.attempt) AS attempt, t.max_attempts,
+        t.priority, t.parent, t.idempotency_key, t.concurrency_key, t.code_version,
+        coalesce(l.cancel_requested, o.cancel_requested) AS cancel_requested, t.spawned_at,
+        coalesce(l.started_at, o.started_at) AS started_at, o.finished_at, l.due_at, l.worker_id,
+        t.params::json AS params, t.headers::json AS headers, o.output::json AS output,
+        coalesce(l.failure, o.failure)::json AS failure
+    FROM stepwell.tasks t
+    LEFT JOIN stepwell.live_tasks l USING (task_id)
+    LEFT JOIN stepwell.outcomes o USING (task_id);

@@ -1,0 +1,144 @@
+//! Steps whose work is done in a transaction of their own, together with their journal entry.
+//!
+//! The work comes first, and the fence after it, right before the commit: so that no lock of the engine's is held while
+//! the user's code runs. When the run no longer owns its task by then, all is rolled back.
+
+use anyhow::anyhow;
+use futures_util::future::BoxFuture;
+use sqlx::postgres::{PgConnection, PgRow, PgTransaction};
+use sqlx::{AssertSqlSafe, Connection as _, Row as _};
+use std::panic::AssertUnwindSafe;
+use stepwell_core::store::{Applied, Batch, Refused, Transition, UserTransaction};
+use stepwell_core::{Entry, Outcome, Payload, StoreError, TaskId, panic_message};
+
+use crate::args::{self, Envelope};
+use crate::batch::Sorted;
+use crate::commit::pause;
+use crate::error::Fault;
+use crate::{POOL, Shared, answer};
+
+/// What a [`UserTransaction`]'s `work` must hold: an asynchronous closure over a connection on which a transaction has
+/// begun. When it fails or panics, what it wrote is undone. It must leave the transaction open.
+pub type Work = Box<dyn for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, anyhow::Result<Payload>> + Send>;
+
+type Transacted = Result<Result<Applied, Refused>, StoreError>;
+
+/// Where a transition with its work stands in the journal.
+struct Place {
+    task_id: TaskId,
+    seq: i64,
+}
+
+impl Shared {
+    pub(crate) async fn transact(&self, mut transition: Transition) -> Transacted {
+        let Some(UserTransaction { key, seq, work }) = transition.transaction.take() else {
+            return self.alone(transition, None).await;
+        };
+        let Ok(work) = work.downcast::<Work>() else {
+            let wrong = anyhow!(
+                "the transaction {key} was made for another kind of store: this one is PostgreSQL, whose transactions are asynchronous closures over `&mut sqlx::PgConnection`"
+            );
+            return self.alone(transition, Some(wrong)).await;
+        };
+        let mut tx = self.begun().await?;
+        let done = AssertUnwindSafe(work(&mut tx));
+        let result = futures_util::FutureExt::catch_unwind(done).await.unwrap_or_else(|panic| {
+            Err(anyhow!("the transaction {key} panicked: {}", panic_message(&*panic)))
+        });
+        let payload = match result {
+            Ok(payload) => payload,
+            Err(error) => {
+                // It may be broken already.
+                let _ = tx.rollback().await;
+                return self.alone(transition, Some(error)).await;
+            }
+        };
+        let place = Place { task_id: transition.task_id, seq: i64::try_from(seq).unwrap_or(i64::MAX) };
+        let outcome = Outcome::Done(payload.clone());
+        transition.entries.push(Entry { seq, key, outcome, at: self.clock.now() });
+        let sorted = Sorted::new(Batch { transitions: vec![transition], ..Batch::default() });
+        let envelope =
+            Envelope { number: None, channel: &self.options.schema, now: self.clock.given(), again: None };
+        let args = args::arguments(&envelope, &sorted).map_err(|error| self.error(sqlx::Error::Encode(error)))?;
+        let sql = AssertSqlSafe(self.sql.within_work.clone());
+        let query = sqlx::query_with(sql, args).persistent(self.options.prepares);
+        let row = query.fetch_one(&mut *tx).await.map_err(|error| self.error(error))?;
+        let mut applied = first(sorted, &row).map_err(|error| self.error(error))?;
+        let Ok(accepted) = &mut applied else {
+            let _ = tx.rollback().await;
+            return Ok(applied);
+        };
+        accepted.transaction = Some(Ok(payload));
+        if let Err(error) = tx.commit().await {
+            match Fault::of(error, &self.options) {
+                Fault::Lost(_) if self.is_journaled(&place).await? => {}
+                fault => return Err(fault.into_error(&self.options)),
+            }
+        }
+        Ok(applied)
+    }
+
+    /// Applies the rest of a transition, whose work was not done for that reason.
+    async fn alone(&self, transition: Transition, why: Option<anyhow::Error>) -> Transacted {
+        let batch = Batch { transitions: vec![transition], ..Batch::default() };
+        let mut committed = self.commit(batch).await?;
+        let mut applied = committed.transitions.pop().unwrap_or(Err(Refused));
+        if let Ok(applied) = &mut applied {
+            applied.transaction = why.map(Err);
+        }
+        Ok(applied)
+    }
+
+    /// A transaction, marked so that its end by the user's own code is noticed.
+    async fn begun(&self) -> Result<PgTransaction<'static>, StoreError> {
+        let mut tries = 0;
+        loop {
+            match self.pool.begin_with("BEGIN; SET LOCAL stepwell.work = 'open'").await {
+                Ok(tx) => return Ok(tx),
+                Err(error) => match Fault::of(error, &self.options) {
+                    Fault::Lost(_) if tries < POOL => tries += 1,
+                    fault => return Err(fault.into_error(&self.options)),
+                },
+            }
+        }
+    }
+
+    /// Whether a transaction whose COMMIT was lost has committed. Waits until the server has ended it: as long as it is
+    /// open, nobody else can add an entry in its place.
+    async fn is_journaled(&self, place: &Place) -> Result<bool, StoreError> {
+        let sql = format!(
+            "INSERT INTO {}.journal (task_id, seq, kind, name, ordinal, outcome, payload, at)
+            VALUES ($1, $2, 'step', 'probe', 1, 'done', 'null', now()) ON CONFLICT DO NOTHING",
+            self.options.schema
+        );
+        let mut tries = 0;
+        loop {
+            let probe = async {
+                let mut conn = self.pool.acquire().await?;
+                let mut tx = conn.begin().await?;
+                let query = sqlx::query(AssertSqlSafe(sql.clone())).persistent(false);
+                let inserted = query.bind(*place.task_id.as_uuid()).bind(place.seq).execute(&mut *tx).await?;
+                tx.rollback().await?;
+                Ok(inserted.rows_affected() == 0)
+            };
+            match probe.await {
+                Ok(journaled) => return Ok(journaled),
+                Err(error) => match Fault::of(error, &self.options) {
+                    Fault::Lost(reason) => {
+                        tracing::warn!(reason, "cannot see yet whether a step's transaction was committed; trying again");
+                        pause(tries).await;
+                        tries += 1;
+                    }
+                    fault => return Err(fault.into_error(&self.options)),
+                },
+            }
+        }
+    }
+}
+
+/// The answer to a batch of one transition.
+fn first(sorted: Sorted, row: &PgRow) -> sqlx::Result<Result<Applied, Refused>> {
+    let _: bool = row.try_get("repeated")?;
+    let (mut committed, _) = answer::read(sorted, row)?;
+    Ok(committed.transitions.pop().unwrap_or(Err(Refused)))
+}

@@ -1,0 +1,13 @@
+//! Tests of the PostgreSQL store against a real server: `cargo xtask test` starts one, or `TEST_POSTGRES_URL` names one.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unit_arg,
+    missing_docs,
+    reason = "a test ends by a panic"
+)]
+
+mod conformance;
+mod database;
