@@ -393,7 +393,9 @@ impl SpawnResult {
     pub fn of(task_id: TaskId, run_id: RunId, spawned: Spawned) -> Self {
         match spawned {
             Spawned::Created { .. } => Self { task_id, run_id, attempt: 1, created: true },
-            Spawned::Existing { task_id, run_id, attempt } => Self { task_id, run_id, attempt, created: false },
+            Spawned::Existing { task_id, run_id, attempt } => {
+                Self { task_id, run_id, attempt, created: false }
+            }
         }
     }
 }

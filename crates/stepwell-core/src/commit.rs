@@ -48,18 +48,18 @@ struct Gathering {
     batch: Batch,
     answers: Answers,
     on_its_way: bool,
-    /// Whether there may be two transitions of one task.
+    /// Whether there may be two transitions of one run.
     may_repeat: bool,
 }
 
 impl Gathering {
-    /// Takes out what is a second transition of its task: a batch holds one of each at most.
+    /// Takes out what is a second transition of its run: a batch holds one of each at most.
     fn put_off_repeated(&mut self) -> Vec<(Transition, Answer<Result<Applied, Refused>>)> {
         let mut seen = HashSet::new();
         let all = std::mem::take(&mut self.batch.transitions).into_iter();
         let (first, later) = all
             .zip(std::mem::take(&mut self.answers.transitions))
-            .partition::<Vec<_>, _>(|(transition, _)| seen.insert(transition.task_id));
+            .partition::<Vec<_>, _>(|(transition, _)| seen.insert((transition.task_id, transition.run_id)));
         (self.batch.transitions, self.answers.transitions) = first.into_iter().unzip();
         later
     }

@@ -25,7 +25,7 @@
 //! Transitions, commands, events, messages, spawns, worker signals, claims; each list in its own order. So a claim
 //! sees all that its batch brought.
 //!
-//! A batch holds at most one transition of each task. Transitions are applied in two rounds: first everything that they write, then what some of them look for
+//! A batch holds at most one transition of each run. Transitions are applied in two rounds: first everything that they write, then what some of them look for
 //! ([`Next::Continue`] with `collect`, [`Next::Suspend`]). So a task that suspends finds what another one sent it in the
 //! same batch, and a store may apply many transitions at once.
 
@@ -106,7 +106,7 @@ impl Changed {
 /// A batch of changes, applied as one.
 #[derive(Debug, Default)]
 pub struct Batch {
-    /// What runs did, one transition of each task at most.
+    /// What runs did, one transition of each run at most.
     pub transitions: Vec<Transition>,
     /// What clients ask of tasks.
     pub commands: Vec<Command>,

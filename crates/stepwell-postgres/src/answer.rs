@@ -7,8 +7,8 @@ use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 use sqlx::types::Uuid;
 use stepwell_core::store::{
-    Applied, ArrivedMessage, Claimed, ClaimedTask, CommandOutcome, Committed, Facts, Finish, News, Next, Refused,
-    Spawned, TaskState, Wait,
+    Applied, ArrivedMessage, Claimed, ClaimedTask, CommandOutcome, Committed, Facts, Finish, News, Next,
+    Refused, Spawned, TaskState, Wait,
 };
 use stepwell_core::{Entry, Failure, Key, Kind, Name, Outcome, Payload, TaskId, deleted};
 
@@ -22,7 +22,9 @@ pub(crate) fn read(sorted: Sorted, row: &PgRow) -> sqlx::Result<(Committed, Vec<
     let cancel_requested: Vec<bool> = list(row, "t_cancel_requested")?;
     let suspended: Vec<bool> = list(row, "t_suspended")?;
     let mut facts = facts(row, "t_facts")?;
-    let transitions = (1..).zip(accepted.iter().zip(cancel_requested)).zip(suspended.into_iter().chain(std::iter::repeat(false)));
+    let transitions = (1..)
+        .zip(accepted.iter().zip(cancel_requested))
+        .zip(suspended.into_iter().chain(std::iter::repeat(false)));
     let transitions = transitions.map(|((place, (accepted, cancel_requested)), suspended)| {
         let facts = facts.remove(&place).unwrap_or_default();
         accepted.then(|| Applied { suspended, cancel_requested, facts, transaction: None }).ok_or(Refused)
@@ -274,7 +276,11 @@ fn facts(row: &PgRow, column: &str) -> sqlx::Result<BTreeMap<i64, Facts>> {
 }
 
 /// How a task ended. Without a state, it is gone.
-pub(crate) fn finish(state: Option<&str>, output: Option<&str>, failure: Option<&str>) -> sqlx::Result<Finish> {
+pub(crate) fn finish(
+    state: Option<&str>,
+    output: Option<&str>,
+    failure: Option<&str>,
+) -> sqlx::Result<Finish> {
     Ok(match state {
         Some("completed") => Finish::Completed(output.map_or_else(Payload::null, Payload::from_json)),
         Some("cancelled") => Finish::Cancelled,

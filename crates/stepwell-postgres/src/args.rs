@@ -112,13 +112,15 @@ fn transitions(args: &mut PgArguments, sorted: &Sorted) -> Result<(), BoxDynErro
     column!(args, received, (of, _) => *of);
     column!(args, received, (_, id) => *id);
 
-    let removed: Vec<_> = placed().flat_map(|(of, t)| t.waits_removed.iter().map(move |key| (of, key))).collect();
+    let removed: Vec<_> =
+        placed().flat_map(|(of, t)| t.waits_removed.iter().map(move |key| (of, key))).collect();
     column!(args, removed, (of, _) => *of);
     column!(args, removed, (_, key) => key.kind.as_str());
     column!(args, removed, (_, key) => key.name.as_str());
     column!(args, removed, (_, key) => i64::from(key.ordinal));
 
-    let waits: Vec<_> = placed().flat_map(|(of, t)| added(t).into_iter().map(move |wait| (of, wait))).collect();
+    let waits: Vec<_> =
+        placed().flat_map(|(of, t)| added(t).into_iter().map(move |wait| (of, wait))).collect();
     column!(args, waits, (of, _) => *of);
     column!(args, waits, (_, wait) => wait.key.kind.as_str());
     column!(args, waits, (_, wait) => wait.key.name.as_str());

@@ -13,13 +13,15 @@ pub(crate) struct Sorted {
 impl Sorted {
     pub(crate) fn new(batch: Batch) -> Self {
         let mut order: Vec<usize> = (0..batch.transitions.len()).collect();
-        order.sort_unstable_by_key(|place| batch.transitions.get(*place).map(|t| t.task_id));
+        order.sort_unstable_by_key(|place| batch.transitions.get(*place).map(|t| (t.task_id, t.run_id)));
         Self { batch, order }
     }
 
-    /// Whether a task has two transitions, which no batch may hold.
+    /// Whether a run has two transitions, which no batch may hold.
     pub(crate) fn repeats(&self) -> bool {
-        self.transitions().zip(self.transitions().skip(1)).any(|(a, b)| a.task_id == b.task_id)
+        self.transitions()
+            .zip(self.transitions().skip(1))
+            .any(|(a, b)| (a.task_id, a.run_id) == (b.task_id, b.run_id))
     }
 
     /// The transitions in the order of their tasks' ids.

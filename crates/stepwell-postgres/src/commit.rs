@@ -46,12 +46,13 @@ impl Sql {
 impl Shared {
     pub(crate) async fn commit(&self, batch: Batch) -> Result<Committed, StoreError> {
         if batch.transitions.iter().any(|transition| transition.transaction.is_some()) {
-            let reason = "a transition with a user's transaction goes by itself (`Store::transact`), not in a batch";
+            let reason =
+                "a transition with a user's transaction goes by itself (`Store::transact`), not in a batch";
             return Err(StoreError::Backend(reason.into()));
         }
         let sorted = Sorted::new(batch);
         if sorted.repeats() {
-            return Err(StoreError::Backend("the batch holds two transitions of one task".into()));
+            return Err(StoreError::Backend("the batch holds two transitions of one run".into()));
         }
         let mut line = self.link.line().await;
         line.batch += 1;
@@ -93,7 +94,8 @@ impl Shared {
                 now: self.clock.given(),
                 again,
             };
-            let args = args::arguments(&envelope, &sorted).map_err(|error| self.error(sqlx::Error::Encode(error)))?;
+            let args = args::arguments(&envelope, &sorted)
+                .map_err(|error| self.error(sqlx::Error::Encode(error)))?;
             let answer = tokio::time::timeout(ANSWER_TIMEOUT, self.call(&mut conn, args)).await;
             let fault = match answer {
                 Ok(Ok(row)) => {
@@ -105,7 +107,10 @@ impl Shared {
             };
             match fault {
                 Fault::Lost(reason) => {
-                    tracing::warn!(reason, "the connection broke while a batch was on its way; sending it again");
+                    tracing::warn!(
+                        reason,
+                        "the connection broke while a batch was on its way; sending it again"
+                    );
                     pause(lost).await;
                     lost += 1;
                 }
@@ -122,11 +127,7 @@ impl Shared {
     }
 
     /// Calls `stepwell.commit`: one round trip, unless statements cannot be kept prepared.
-    pub(crate) async fn call(
-        &self,
-        conn: &mut PgConnection,
-        args: PgArguments,
-    ) -> sqlx::Result<PgRow> {
+    pub(crate) async fn call(&self, conn: &mut PgConnection, args: PgArguments) -> sqlx::Result<PgRow> {
         let sql = || AssertSqlSafe(self.sql.commit.clone());
         let row = if self.options.prepares {
             sqlx::query_with(sql(), args).fetch_one(conn).await?

@@ -63,7 +63,9 @@ pub(crate) fn cannot_connect(error: sqlx::Error, options: &PostgresOptions) -> S
     let (reason, advice) = match error.as_database_error() {
         Some(database) => {
             let advice = match database.code().as_deref().unwrap_or_default() {
-                "28P01" | "28000" => "Check the user and the password in the URL, and the server's `pg_hba.conf`",
+                "28P01" | "28000" => {
+                    "Check the user and the password in the URL, and the server's `pg_hba.conf`"
+                }
                 "3D000" => "Create the database, or check its name in the URL",
                 "53300" => "Close some connections, or raise the server's `max_connections`",
                 "42501" => "Grant the user what the documentation on privileges lists",

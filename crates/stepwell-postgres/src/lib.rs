@@ -40,6 +40,7 @@ mod transaction;
 mod work;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use sqlx::postgres::{PgPool, PgPoolOptions};
 use stepwell_core::store::{Batch, Changed, Committed, Transacting, Transition};
@@ -58,6 +59,8 @@ pub use crate::work::Work;
 
 /// How many connections a store has at most for queries and users' transactions, beside the one for batches.
 const POOL: u32 = 8;
+/// How long a question waits for a connection, while the server is down or all of them are in use.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A store in a PostgreSQL database. Cheap to clone; clones share its connections.
 #[derive(Clone)]
@@ -85,6 +88,7 @@ impl PostgresStore {
         migrate::migrate(&mut conn, &options).await?;
         let pool = PgPoolOptions::new()
             .max_connections(POOL)
+            .acquire_timeout(ACQUIRE_TIMEOUT)
             // A connection that has broken is noticed when it is used; asking before would double the round trips.
             .test_before_acquire(false)
             .connect_lazy_with(options.connect.clone());

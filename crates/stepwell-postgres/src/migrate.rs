@@ -40,7 +40,9 @@ pub(crate) async fn migrate(conn: &mut PgConnection, options: &PostgresOptions) 
     for (version, step) in MIGRATIONS.iter().enumerate().skip(found).map(|(i, step)| (i + 1, step)) {
         let schema = &options.schema;
         let step = step.replace("stepwell.", &format!("{schema}."));
-        let step = format!("{step}; DELETE FROM {schema}.schema_version; INSERT INTO {schema}.schema_version VALUES ({version})");
+        let step = format!(
+            "{step}; DELETE FROM {schema}.schema_version; INSERT INTO {schema}.schema_version VALUES ({version})"
+        );
         tx.execute(sqlx::raw_sql(AssertSqlSafe(step))).await.map_err(fault)?;
     }
     tx.commit().await.map_err(fault)
@@ -48,20 +50,19 @@ pub(crate) async fn migrate(conn: &mut PgConnection, options: &PostgresOptions) 
 
 /// The version that is there; 0 when there is none.
 async fn version(conn: &mut PgConnection, options: &PostgresOptions) -> sqlx::Result<i32> {
-    let table = format!("{}.schema_version", options.schema);
-    // One statement, in a transaction of its own, so that a pooler does not part what belongs together.
+    // In a transaction of its own, so that a pooler does not part what belongs together.
     let mut tx = conn.begin().await?;
-    let there: Option<bool> = sqlx::query_scalar("SELECT to_regclass($1) IS NOT NULL")
-        .persistent(false)
-        .bind(&table)
-        .fetch_one(&mut *tx)
-        .await?;
-    let version = match there {
-        Some(true) => {
-            let sql = AssertSqlSafe(format!("SELECT coalesce(max(version), 0) FROM {table}"));
-            sqlx::query_scalar(sql).persistent(false).fetch_one(&mut *tx).await?
-        }
-        _ => 0,
+    // Not `to_regclass`, which may answer from a cache that is older than what another process has just committed.
+    let sql = "SELECT EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+        WHERE n.nspname = $1 AND c.relname = 'schema_version')";
+    let there: bool =
+        sqlx::query_scalar(sql).persistent(false).bind(&options.schema).fetch_one(&mut *tx).await?;
+    let version = if there {
+        let sql =
+            AssertSqlSafe(format!("SELECT coalesce(max(version), 0) FROM {}.schema_version", options.schema));
+        sqlx::query_scalar(sql).persistent(false).fetch_one(&mut *tx).await?
+    } else {
+        0
     };
     tx.rollback().await?;
     Ok(version)

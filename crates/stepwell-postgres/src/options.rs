@@ -128,7 +128,10 @@ mod tests {
         fn error(url: &str) -> String {
             PostgresOptions::parse(url).err().unwrap().to_string()
         }
-        assert!(error("postgres://ann:hush@db:port/orders").contains("invalid port number. Write `postgres://user"));
+        assert!(
+            error("postgres://ann:hush@db:port/orders")
+                .contains("invalid port number. Write `postgres://user")
+        );
         assert!(!error("postgres://ann:hush@db:port/orders").contains("hush"));
         for schema in ["", "Jobs", "9lives", "a-b", "a\"b", "pg_jobs", &"x".repeat(49)] {
             let url = format!("postgres://db/orders?schema={schema}");

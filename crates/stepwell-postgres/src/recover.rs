@@ -100,9 +100,11 @@ impl Shared {
         committed.messages =
             lost.messages.iter().map(|message| traces.contains_key(message.task_id.as_uuid())).collect();
         for event in &lost.events {
-            let sql = format!("SELECT payload FROM {}.events WHERE name = $1 AND queue = $2", self.options.schema);
+            let sql =
+                format!("SELECT payload FROM {}.events WHERE name = $1 AND queue = $2", self.options.schema);
             let queue = event.queue.as_ref().map_or("", |queue| queue.as_str()).to_owned();
-            let found = self.read_on(line, &sql, |query| query.bind(event.name.as_str().to_owned()).bind(queue.clone()));
+            let found = self
+                .read_on(line, &sql, |query| query.bind(event.name.as_str().to_owned()).bind(queue.clone()));
             let found = found.await?;
             let stands = found.first().and_then(|row| row.try_get::<String, _>(0).ok());
             committed.events.push(stands.as_deref() == Some(event.payload.as_str()));
@@ -113,7 +115,8 @@ impl Shared {
                 continue;
             };
             let claim_by = task.claim_by.map(|worker| *worker.as_uuid());
-            let claimed = trace.state == TaskState::Running && trace.worker_id.is_some() && trace.worker_id == claim_by;
+            let claimed =
+                trace.state == TaskState::Running && trace.worker_id.is_some() && trace.worker_id == claim_by;
             committed.spawns.push(Spawned::Created { claimed });
         }
         Ok(())
@@ -130,7 +133,8 @@ impl Shared {
         let rows = self.read_on(line, &sql, |query| query.bind(tasks.clone())).await?;
         let trace = |row: sqlx::postgres::PgRow| {
             let state: &str = row.try_get(2)?;
-            let state = TaskState::parse(state).ok_or_else(|| answer::broken(format!("{state:?} is no state")))?;
+            let state =
+                TaskState::parse(state).ok_or_else(|| answer::broken(format!("{state:?} is no state")))?;
             let trace = Trace {
                 run_id: row.try_get(1)?,
                 state,
@@ -144,11 +148,7 @@ impl Shared {
     }
 
     /// The task that has the idempotency key of one that was not spawned for that.
-    async fn existing(
-        &self,
-        line: &mut Line,
-        task: &stepwell_core::NewTask,
-    ) -> Result<Spawned, StoreError> {
+    async fn existing(&self, line: &mut Line, task: &stepwell_core::NewTask) -> Result<Spawned, StoreError> {
         let sql = format!(
             "SELECT k.task_id, coalesce(l.run_id, o.run_id), coalesce(l.attempt, o.attempt)
             FROM {0}.idempotency_keys k LEFT JOIN {0}.live_tasks l USING (task_id) LEFT JOIN {0}.outcomes o USING (task_id)
@@ -162,7 +162,11 @@ impl Shared {
             let attempt: i64 = row.try_get(2)?;
             let (task_id, run_id): (Uuid, Uuid) = (row.try_get(0)?, row.try_get(1)?);
             let attempt = answer::attempt(attempt);
-            Ok::<_, sqlx::Error>(Spawned::Existing { task_id: task_id.into(), run_id: run_id.into(), attempt })
+            Ok::<_, sqlx::Error>(Spawned::Existing {
+                task_id: task_id.into(),
+                run_id: run_id.into(),
+                attempt,
+            })
         };
         match rows.first().map(read).transpose().map_err(|error| self.error(error))? {
             Some(existing) => Ok(existing),
@@ -191,9 +195,10 @@ impl Shared {
 /// The tasks that the batch was about.
 fn tasks_of(lost: &Batch) -> Vec<Uuid> {
     let of_commands = lost.commands.iter().map(|command| match command {
-        Command::Cancel(task_id) | Command::Retry(task_id) | Command::Delete(task_id) | Command::Wake(task_id) => {
-            task_id
-        }
+        Command::Cancel(task_id)
+        | Command::Retry(task_id)
+        | Command::Delete(task_id)
+        | Command::Wake(task_id) => task_id,
     });
     let tasks = lost.transitions.iter().map(|transition| &transition.task_id).chain(of_commands);
     let tasks = tasks.chain(lost.messages.iter().map(|message| &message.task_id));
@@ -208,7 +213,11 @@ fn ended_so(next: &Next, trace: &Trace) -> Result<Applied, Refused> {
         Next::Continue { .. } => Err(Refused),
         Next::Suspend { .. } => Ok(Applied { suspended: true, ..applied }),
         Next::Complete(_) | Next::Fail(_) | Next::Cancel => {
-            if trace.state.is_finished() { Ok(applied) } else { Err(Refused) }
+            if trace.state.is_finished() {
+                Ok(applied)
+            } else {
+                Err(Refused)
+            }
         }
         Next::Retry { .. } | Next::Release => Ok(applied),
     }

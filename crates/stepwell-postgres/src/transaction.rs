@@ -55,9 +55,8 @@ impl TransactionExt for TaskContext {
         T: Serialize + DeserializeOwned + Send + 'static,
     {
         let limit = self.max_payload_bytes();
-        let work: Work = Box::new(move |conn| {
-            Box::pin(async move { Ok(Payload::encode(&work(conn).await?, limit)?) })
-        });
+        let work: Work =
+            Box::new(move |conn| Box::pin(async move { Ok(Payload::encode(&work(conn).await?, limit)?) }));
         self.store_step(name, Box::new(work))
     }
 }
@@ -138,10 +137,15 @@ impl ClientExt for Client {
         let shared = &store(self)?.0;
         let task = self.new_task(task_type, params, options)?;
         let (task_id, run_id) = (task.task_id, task.run_id);
-        let envelope =
-            Envelope { number: None, channel: &shared.options.schema, now: shared.clock.given(), again: None };
+        let envelope = Envelope {
+            number: None,
+            channel: &shared.options.schema,
+            now: shared.clock.given(),
+            again: None,
+        };
         let sorted = Sorted::new(Batch { spawns: vec![task], ..Batch::default() });
-        let args = args::arguments(&envelope, &sorted).map_err(|error| shared.error(sqlx::Error::Encode(error)))?;
+        let args =
+            args::arguments(&envelope, &sorted).map_err(|error| shared.error(sqlx::Error::Encode(error)))?;
         let sql = AssertSqlSafe(shared.sql.commit.clone());
         let query = sqlx::query_with(sql, args).persistent(shared.options.prepares);
         let row = query.fetch_one(tx).await.map_err(|error| shared.error(error))?;

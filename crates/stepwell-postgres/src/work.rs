@@ -19,7 +19,8 @@ use crate::{POOL, Shared, answer};
 
 /// What a [`UserTransaction`]'s `work` must hold: an asynchronous closure over a connection on which a transaction has
 /// begun. When it fails or panics, what it wrote is undone. It must leave the transaction open.
-pub type Work = Box<dyn for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, anyhow::Result<Payload>> + Send>;
+pub type Work =
+    Box<dyn for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, anyhow::Result<Payload>> + Send>;
 
 type Transacted = Result<Result<Applied, Refused>, StoreError>;
 
@@ -59,7 +60,8 @@ impl Shared {
         let sorted = Sorted::new(Batch { transitions: vec![transition], ..Batch::default() });
         let envelope =
             Envelope { number: None, channel: &self.options.schema, now: self.clock.given(), again: None };
-        let args = args::arguments(&envelope, &sorted).map_err(|error| self.error(sqlx::Error::Encode(error)))?;
+        let args =
+            args::arguments(&envelope, &sorted).map_err(|error| self.error(sqlx::Error::Encode(error)))?;
         let sql = AssertSqlSafe(self.sql.within_work.clone());
         let query = sqlx::query_with(sql, args).persistent(self.options.prepares);
         let row = query.fetch_one(&mut *tx).await.map_err(|error| self.error(error))?;
@@ -125,7 +127,10 @@ impl Shared {
                 Ok(journaled) => return Ok(journaled),
                 Err(error) => match Fault::of(error, &self.options) {
                     Fault::Lost(reason) => {
-                        tracing::warn!(reason, "cannot see yet whether a step's transaction was committed; trying again");
+                        tracing::warn!(
+                            reason,
+                            "cannot see yet whether a step's transaction was committed; trying again"
+                        );
                         pause(tries).await;
                         tries += 1;
                     }

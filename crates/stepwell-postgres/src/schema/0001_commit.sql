@@ -290,15 +290,15 @@ BEGIN
     END LOOP;
 
     IF claims IS NOT NULL THEN
-        SELECT d.* INTO r FROM stepwell.do_what_is_due(r_now, p_crashed) d;
-        ready := ready || r.ready;
-        poked := poked || r.poked;
-        finished := finished || r.finished;
         v_tasks := NULL;
         cl_poked := '[]';
         FOR item IN SELECT c.value, c.i::int FROM jsonb_array_elements(claims) WITH ORDINALITY AS c(value, i)
             ORDER BY c.i
         LOOP
+            SELECT d.* INTO r FROM stepwell.do_what_is_due(r_now, p_crashed) d;
+            ready := ready || r.ready;
+            poked := poked || r.poked;
+            finished := finished || r.finished;
             v_worker := (item.value ->> 'worker_id')::uuid;
             v_left := (item.value ->> 'limit')::bigint;
             cl_poked := cl_poked || (SELECT coalesce(jsonb_agg(jsonb_build_array(item.i, l.task_id)

@@ -9,5 +9,6 @@
     reason = "a test ends by a panic"
 )]
 
+mod bad_input;
 mod conformance;
 mod database;

@@ -1,6 +1,5 @@
 //! Cancellation goes down all generations.
 
-use stepwell_core::MemoryStore;
 use stepwell_core::store::{Command, Finish};
 
 use super::*;
@@ -15,22 +14,6 @@ fn family(generations: u128) -> Batch {
 
 fn cancel() -> Batch {
     Batch { commands: vec![Command::Cancel(task_id(1))], ..Batch::default() }
-}
-
-#[test]
-fn of_a_family_as_the_model_does() {
-    let memory = MemoryStore::new(Manual::new());
-    let store = wait(SqliteStore::open(Location::Memory, Manual::new())).unwrap();
-    let with_cousins = || {
-        let mut batch = family(4);
-        batch.spawns.extend((5..8).map(|n| NewTask { parent: Some(task_id(n - 3)), ..new_task(n) }));
-        batch
-    };
-    wait(memory.commit(with_cousins())).unwrap();
-    commit(&store, with_cousins());
-    let expected = wait(memory.commit(cancel())).unwrap().news.finished;
-    assert_eq!(commit(&store, cancel()).news.finished, expected);
-    assert_eq!(expected.len(), 7);
 }
 
 #[test]

@@ -2,7 +2,6 @@
 
 mod bad_input;
 mod cascade;
-mod differential;
 mod durability;
 mod plans;
 mod sharing;

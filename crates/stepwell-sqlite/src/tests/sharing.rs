@@ -60,34 +60,6 @@ fn in_memory_nobody_else_commits() {
 }
 
 #[test]
-fn claims_are_exclusive() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("stepwell.db");
-    let patient = || wait(SqliteStore::open(Location::File(path.clone()), Manual::new())).unwrap();
-    commit(&patient(), spawns((1..=200).map(new_task).collect()));
-    let all = std::sync::Mutex::new(Vec::new());
-    let stores = [patient(), patient()];
-    std::thread::scope(|scope| {
-        for (n, store) in (1..).zip(&stores) {
-            let all = &all;
-            scope.spawn(move || {
-                commit(store, register(n));
-                loop {
-                    let tasks = claimed(commit(store, claim(n, 3)));
-                    if tasks.is_empty() {
-                        return;
-                    }
-                    all.lock().unwrap().extend(tasks.iter().map(|task| task.task_id));
-                }
-            });
-        }
-    });
-    let mut all = all.into_inner().unwrap();
-    all.sort_unstable();
-    assert_eq!(all, (1..=200).map(task_id).collect::<Vec<_>>());
-}
-
-#[test]
 fn tasks_of_a_dropped_handle_are_taken_over_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("stepwell.db");

@@ -1,0 +1,55 @@
+//! The clock that a store under test goes by.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+use stepwell_core::{BoxFuture, Runtime, Timestamp, from_micros};
+use tokio::runtime::Handle;
+
+/// Not a whole second, and no whole millisecond either.
+const START: i64 = 1_700_000_000_123_457;
+
+/// A clock that stands still until it is advanced, and random numbers that are the same each time. What a
+/// store does in the background runs on tokio, and sleeps take the time that they take.
+pub struct Clock {
+    micros: AtomicI64,
+    drawn: AtomicU64,
+    tokio: Handle,
+}
+
+impl Clock {
+    /// A clock within the current tokio runtime.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn new() -> Arc<Self> {
+        let (micros, drawn) = (AtomicI64::new(START), AtomicU64::new(0));
+        Arc::new(Self { micros, drawn, tokio: Handle::current() })
+    }
+
+    /// Lets time pass.
+    pub fn advance(&self, duration: Duration) {
+        let micros = i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
+        self.micros.fetch_add(micros, Ordering::SeqCst);
+    }
+}
+
+impl Runtime for Clock {
+    fn now(&self) -> Timestamp {
+        from_micros(self.micros.load(Ordering::SeqCst))
+    }
+
+    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
+        let _within = self.tokio.enter();
+        Box::pin(tokio::time::sleep(duration))
+    }
+
+    fn spawn(&self, future: BoxFuture<'static, ()>) {
+        self.tokio.spawn(tokio::task::unconstrained(future));
+    }
+
+    fn random(&self) -> u64 {
+        (self.drawn.fetch_add(1, Ordering::SeqCst) + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    }
+}

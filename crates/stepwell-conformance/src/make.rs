@@ -1,0 +1,179 @@
+//! Makes what batches are made of.
+
+use std::time::Duration;
+
+use stepwell_core::store::{
+    Batch, CancellationPolicy, Claim, Command, NewEvent, NewMessage, NewTask, Next, Transition, Wait,
+    WorkerSignal,
+};
+use stepwell_core::{
+    Entry, Failure, FailureKind, Headers, Key, Kind, Name, Outcome, Payload, RetryStrategy, RunId, TaskId,
+    Timestamp, WorkerId, from_micros,
+};
+use uuid::Uuid;
+
+/// How long a worker that [`register`] makes is taken to be alive.
+pub(crate) const LEASE: Duration = Duration::from_secs(30);
+
+pub(crate) const SECOND: Duration = Duration::from_secs(1);
+
+pub(crate) const MICROSECOND: Duration = Duration::from_micros(1);
+
+pub(crate) fn name(text: &str) -> Name {
+    Name::new(text).unwrap()
+}
+
+pub(crate) fn json(text: &str) -> Payload {
+    Payload::from_json(text)
+}
+
+pub(crate) fn number(n: u128) -> Payload {
+    Payload::from_json(n.to_string())
+}
+
+pub(crate) fn task_id(n: u128) -> TaskId {
+    Uuid::from_u128(n).into()
+}
+
+/// The first run of the task with that number.
+pub(crate) fn run_id(n: u128) -> RunId {
+    Uuid::from_u128(0xaaaa_0000_0000_0000 + n).into()
+}
+
+pub(crate) fn worker_id(n: u128) -> WorkerId {
+    Uuid::from_u128(0xffff_0000_0000_0000 + n).into()
+}
+
+pub(crate) fn new_task(n: u128) -> NewTask {
+    NewTask {
+        task_id: task_id(n),
+        run_id: run_id(n),
+        task_type: name("type"),
+        queue: name("queue"),
+        params: json("{\"n\":1}"),
+        headers: Headers::new(),
+        priority: 0,
+        max_attempts: 3,
+        retry: RetryStrategy::default(),
+        start_at: None,
+        idempotency_key: None,
+        cancellation: CancellationPolicy::default(),
+        parent: None,
+        claim_by: None,
+    }
+}
+
+pub(crate) fn child_of(parent: u128, n: u128) -> NewTask {
+    NewTask { parent: Some(task_id(parent)), ..new_task(n) }
+}
+
+pub(crate) fn with_key(key: &str, n: u128) -> NewTask {
+    NewTask { idempotency_key: Some(name(key)), ..new_task(n) }
+}
+
+pub(crate) fn spawns(tasks: impl IntoIterator<Item = NewTask>) -> Batch {
+    Batch { spawns: tasks.into_iter().collect(), ..Batch::default() }
+}
+
+pub(crate) fn transitions(transitions: impl IntoIterator<Item = Transition>) -> Batch {
+    Batch { transitions: transitions.into_iter().collect(), ..Batch::default() }
+}
+
+pub(crate) fn commands(commands: impl IntoIterator<Item = Command>) -> Batch {
+    Batch { commands: commands.into_iter().collect(), ..Batch::default() }
+}
+
+pub(crate) fn emitting(events: impl IntoIterator<Item = NewEvent>) -> Batch {
+    Batch { events: events.into_iter().collect(), ..Batch::default() }
+}
+
+pub(crate) fn sending(messages: impl IntoIterator<Item = NewMessage>) -> Batch {
+    Batch { messages: messages.into_iter().collect(), ..Batch::default() }
+}
+
+pub(crate) fn signals(workers: impl IntoIterator<Item = WorkerSignal>) -> Batch {
+    Batch { workers: workers.into_iter().collect(), ..Batch::default() }
+}
+
+pub(crate) fn claims(claims: impl IntoIterator<Item = Claim>) -> Batch {
+    Batch { claims: claims.into_iter().collect(), ..Batch::default() }
+}
+
+pub(crate) fn register(n: u128) -> WorkerSignal {
+    WorkerSignal::Register { worker_id: worker_id(n), name: "host".into(), lease: LEASE }
+}
+
+pub(crate) fn heartbeat(n: u128) -> WorkerSignal {
+    WorkerSignal::Heartbeat { worker_id: worker_id(n), lease: LEASE }
+}
+
+pub(crate) fn deregister(n: u128) -> WorkerSignal {
+    WorkerSignal::Deregister { worker_id: worker_id(n) }
+}
+
+pub(crate) fn claim(n: u128, limit: usize) -> Claim {
+    claim_of(n, &["queue"], &["type"], limit)
+}
+
+pub(crate) fn claim_of(n: u128, queues: &[&str], task_types: &[&str], limit: usize) -> Claim {
+    let names = |texts: &[&str]| texts.iter().map(|text| name(text)).collect();
+    Claim { worker_id: worker_id(n), queues: names(queues), task_types: names(task_types), limit }
+}
+
+/// An event for all queues.
+pub(crate) fn event(text: &str, payload: Payload) -> NewEvent {
+    NewEvent { name: name(text), queue: None, payload }
+}
+
+pub(crate) fn message(n: u128, topic: &str, payload: Payload) -> NewMessage {
+    NewMessage { task_id: task_id(n), topic: name(topic), payload }
+}
+
+pub(crate) fn step(seq: u64, payload: Payload) -> Entry {
+    let key = Key { kind: Kind::Step, name: name("step"), ordinal: 1 };
+    Entry { seq, key, outcome: Outcome::Done(payload), at: from_micros(1_700_000_000_000_001) }
+}
+
+pub(crate) fn failure(text: &str) -> Failure {
+    Failure::new(FailureKind::Error, text)
+}
+
+pub(crate) fn complete() -> Next {
+    Next::Complete(json("\"output\""))
+}
+
+pub(crate) const GO_ON: Next = Next::Continue { collect: false };
+
+pub(crate) const LOOK: Next = Next::Continue { collect: true };
+
+pub(crate) const SUSPEND: Next = Next::Suspend { wake_at: None };
+
+pub(crate) fn suspend_until(at: Timestamp) -> Next {
+    Next::Suspend { wake_at: Some(at) }
+}
+
+fn wait(kind: Kind, target: &str, ordinal: u32) -> Wait {
+    Wait { key: Key { kind, name: name(target), ordinal }, target: Some(name(target)), due_at: None }
+}
+
+pub(crate) fn for_event(text: &str) -> Wait {
+    wait(Kind::Event, text, 1)
+}
+
+/// The `ordinal`-th wait for a message with that topic.
+pub(crate) fn for_message(topic: &str, ordinal: u32) -> Wait {
+    wait(Kind::Message, topic, ordinal)
+}
+
+pub(crate) fn for_child(n: u128) -> Wait {
+    wait(Kind::Child, &task_id(n).to_string(), 1)
+}
+
+/// A transition that adds waits.
+pub(crate) fn awaiting(
+    task: (TaskId, RunId),
+    waits: impl IntoIterator<Item = Wait>,
+    next: Next,
+) -> Transition {
+    Transition { waits_added: waits.into_iter().collect(), ..Transition::new(task.0, task.1, next) }
+}

@@ -1,0 +1,93 @@
+//! Brings answers into a form in which those of two stores can be compared.
+
+use std::collections::HashMap;
+
+use stepwell_core::store::{ArrivedMessage, Committed, Facts, Finish, MessageId, News, Spawned, TaskInfo};
+use stepwell_core::{Name, RunId, TaskId};
+use uuid::Uuid;
+
+/// The ids that one store chose, each replaced by its place in the order in which they appeared.
+#[derive(Default)]
+pub(super) struct Ids {
+    runs: HashMap<RunId, u128>,
+    messages: HashMap<MessageId, MessageId>,
+    /// Messages that have appeared since they were last asked for.
+    pub(super) new_messages: Vec<MessageId>,
+}
+
+/// What a batch caused, as far as all stores tell it alike: how often a queue is named, and in which order,
+/// says nothing, and what was told to a task that no longer runs neither.
+#[derive(Debug)]
+pub(super) struct Told {
+    _ready: Vec<Name>,
+    _poked: Vec<TaskId>,
+    _finished: Vec<(TaskId, Finish)>,
+}
+
+impl Ids {
+    fn run(&mut self, run_id: &mut RunId) {
+        let next = self.runs.len() as u128;
+        *run_id = Uuid::from_u128(*self.runs.entry(*run_id).or_insert(next)).into();
+    }
+
+    fn message(&mut self, message: &mut ArrivedMessage) {
+        let next = self.messages.len() as MessageId;
+        let new_messages = &mut self.new_messages;
+        message.id = *self.messages.entry(message.id).or_insert_with(|| {
+            new_messages.push(message.id);
+            next
+        });
+    }
+
+    fn facts(&mut self, facts: &mut Facts) -> Result<(), String> {
+        facts.events.sort_by(|a, b| a.0.cmp(&b.0));
+        facts.events.dedup();
+        facts.children.sort_by_key(|(task_id, _)| *task_id);
+        facts.children.dedup();
+        // Stable: within a topic, their order stays.
+        facts.messages.sort_by(|a, b| a.topic.cmp(&b.topic));
+        let in_order = |pair: &[ArrivedMessage]| pair[0].topic != pair[1].topic || pair[0].id < pair[1].id;
+        if !facts.messages.windows(2).all(in_order) {
+            return Err(format!("the ids of messages do not grow within a topic: {:#?}", facts.messages));
+        }
+        facts.messages.iter_mut().for_each(|message| self.message(message));
+        Ok(())
+    }
+
+    /// The answer to a batch. `runs` tells of the tasks that run afterwards.
+    pub(super) fn committed(
+        &mut self,
+        committed: &mut Committed,
+        runs: impl Fn(TaskId) -> bool,
+    ) -> Result<Told, String> {
+        for applied in committed.transitions.iter_mut().flatten() {
+            self.facts(&mut applied.facts)?;
+        }
+        for spawned in &mut committed.spawns {
+            if let Spawned::Existing { run_id, .. } = spawned {
+                self.run(run_id);
+            }
+        }
+        for claimed in &mut committed.claims {
+            claimed.poked.sort_unstable();
+            for task in &mut claimed.tasks {
+                self.run(&mut task.run_id);
+                task.waits.sort_by(|a, b| a.key.cmp(&b.key));
+                self.facts(&mut task.facts)?;
+            }
+        }
+        let News { ready, mut poked, mut finished } = std::mem::take(&mut committed.news);
+        let mut ready: Vec<_> = ready.into_iter().map(|(queue, _)| queue).collect();
+        ready.sort_unstable();
+        ready.dedup();
+        poked.retain(|task_id| runs(*task_id));
+        poked.sort_unstable();
+        poked.dedup();
+        finished.sort_by_key(|(task_id, _)| *task_id);
+        Ok(Told { _ready: ready, _poked: poked, _finished: finished })
+    }
+
+    pub(super) fn infos(&mut self, infos: &mut [TaskInfo]) {
+        infos.iter_mut().for_each(|info| self.run(&mut info.run_id));
+    }
+}

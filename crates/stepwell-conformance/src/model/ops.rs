@@ -1,0 +1,143 @@
+//! What may be asked of a store, drawn at random.
+
+use proptest::collection::vec;
+use proptest::option::of;
+use proptest::prelude::*;
+
+/// One item of a batch, or time that passes before it. Numbers stand for things that the
+/// [`World`](super::World) knows.
+#[derive(Clone, Debug)]
+pub(super) enum Op {
+    Spawn(Spawn, Option<usize>),
+    Transition { run: usize, does: Vec<Does>, next: NextOp },
+    Claim { worker: u128, queues: Vec<usize>, types: Vec<usize>, limit: usize },
+    Command(usize, usize),
+    Emit(Event),
+    Send(usize, usize),
+    Register(u128, u64),
+    Heartbeat(u128, u64),
+    Deregister(u128),
+    Advance(u64),
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Spawn {
+    pub(super) task_type: usize,
+    pub(super) queue: usize,
+    pub(super) priority: i32,
+    pub(super) attempts: u32,
+    pub(super) delay: Option<u64>,
+    pub(super) key: Option<usize>,
+    pub(super) max_delay: Option<u64>,
+    pub(super) max_duration: Option<u64>,
+    pub(super) claim_by: Option<u128>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Event {
+    pub(super) event: usize,
+    pub(super) queue: Option<usize>,
+}
+
+/// What a transition brings.
+#[derive(Clone, Debug)]
+pub(super) enum Does {
+    Entry(usize),
+    Child(Spawn),
+    Emit(Event),
+    Send(usize, usize),
+    Receive(usize),
+    Await(WaitOp),
+    Drop(WaitOp),
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum WaitOp {
+    Timer(usize, u64),
+    Event(usize, u32),
+    Message(usize, u32),
+    Child(usize),
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum NextOp {
+    Continue(bool),
+    Suspend(Option<u64>),
+    Complete,
+    Retry(u64),
+    Fail,
+    Cancel,
+    Release,
+}
+
+/// Some batches.
+pub(super) fn batches() -> impl Strategy<Value = Vec<Vec<Op>>> {
+    vec(vec(op(), 1..6), 1..40)
+}
+
+fn spawn() -> impl Strategy<Value = Spawn> {
+    let small = || prop::option::weighted(0.2, 0..4_u64);
+    let what = (0..3_usize, 0..2_usize, -1..2_i32, 1..3_u32);
+    let when = (of(0..4_u64), prop::option::weighted(0.3, 0..3_usize), small(), small(), of(0..3_u128));
+    (what, when).prop_map(
+        |((task_type, queue, priority, attempts), (delay, key, max_delay, max_duration, claim_by))| Spawn {
+            task_type,
+            queue,
+            priority,
+            attempts,
+            delay: delay.filter(|_| key.is_none()),
+            key,
+            max_delay,
+            max_duration,
+            claim_by,
+        },
+    )
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    (0..3_usize, of(0..2_usize)).prop_map(|(event, queue)| Event { event, queue })
+}
+
+fn wait() -> impl Strategy<Value = WaitOp> {
+    prop_oneof![
+        (0..3_usize, 0..5_u64).prop_map(|(n, s)| WaitOp::Timer(n, s)),
+        (0..3_usize, 1..3_u32).prop_map(|(n, o)| WaitOp::Event(n, o)),
+        (0..3_usize, 1..3_u32).prop_map(|(n, o)| WaitOp::Message(n, o)),
+        any::<usize>().prop_map(WaitOp::Child),
+    ]
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let does = prop_oneof![
+        3 => (0..5_usize).prop_map(Does::Entry),
+        1 => spawn().prop_map(Does::Child),
+        1 => event().prop_map(Does::Emit),
+        1 => (any::<usize>(), 0..3_usize).prop_map(|(task, topic)| Does::Send(task, topic)),
+        1 => any::<usize>().prop_map(Does::Receive),
+        3 => wait().prop_map(Does::Await),
+        1 => wait().prop_map(Does::Drop),
+    ];
+    let next = prop_oneof![
+        3 => any::<bool>().prop_map(NextOp::Continue),
+        5 => of(0..5_u64).prop_map(NextOp::Suspend),
+        2 => Just(NextOp::Complete),
+        1 => (0..4_u64).prop_map(NextOp::Retry),
+        1 => Just(NextOp::Fail),
+        1 => Just(NextOp::Cancel),
+        1 => Just(NextOp::Release),
+    ];
+    prop_oneof![
+        4 => (spawn(), of(any::<usize>())).prop_map(|(spawn, parent)| Op::Spawn(spawn, parent)),
+        10 => (any::<usize>(), vec(does, 0..5), next)
+            .prop_map(|(run, does, next)| Op::Transition { run, does, next }),
+        6 => (0..3_u128, vec(0..2_usize, 0..3), vec(0..3_usize, 0..5), 0..5_usize)
+            .prop_map(|(worker, queues, types, limit)| Op::Claim { worker, queues, types, limit }),
+        3 => (0..4_usize, any::<usize>()).prop_map(|(command, task)| Op::Command(command, task)),
+        2 => event().prop_map(Op::Emit),
+        3 => (any::<usize>(), 0..3_usize).prop_map(|(task, topic)| Op::Send(task, topic)),
+        3 => (0..3_u128, 1..4_u64).prop_map(|(worker, lease)| Op::Register(worker, lease)),
+        1 => (0..3_u128, 1..4_u64).prop_map(|(worker, lease)| Op::Heartbeat(worker, lease)),
+        1 => (0..3_u128).prop_map(Op::Deregister),
+        3 => (0..3_u64).prop_map(Op::Advance),
+    ]
+}

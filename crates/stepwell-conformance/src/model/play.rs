@@ -1,0 +1,130 @@
+//! Plays one sequence on both sides.
+
+use std::collections::HashSet;
+use std::fmt::Debug;
+use std::time::Duration;
+
+use stepwell_core::store::{Batch, TaskFilter, TaskInfo, TaskState};
+use stepwell_core::{MemoryStore, TaskId};
+
+use super::World;
+use super::normal::Ids;
+use super::ops::Op;
+use super::world::seconds_in;
+use crate::backend::Backend;
+use crate::handle::Handle;
+use crate::make::{claim, claims, name};
+use crate::setup::Setup;
+
+/// One of the two: a store, and what is known of it.
+struct Side {
+    handles: Vec<Handle>,
+    turn: usize,
+    world: World,
+    ids: Ids,
+}
+
+impl Side {
+    fn handle(&self) -> &Handle {
+        &self.handles[self.turn % self.handles.len()]
+    }
+
+    /// Commits it. Returns what is to be compared, as text.
+    async fn commit(&mut self, batch: Batch) -> Result<(String, Vec<TaskInfo>), String> {
+        self.turn += 1;
+        let committed = self.handle().try_commit(batch).await;
+        let mut committed = committed.map_err(|error| format!("the store failed: {error}"))?;
+        self.world.learn_runs(&committed);
+        let mut tasks = self.handle().all().await;
+        let running = tasks.iter().filter(|task| task.state == TaskState::Running);
+        let running: HashSet<TaskId> = running.map(|task| task.task_id).collect();
+        let told = self.ids.committed(&mut committed, |task_id| running.contains(&task_id))?;
+        self.world.messages.append(&mut self.ids.new_messages);
+        self.ids.infos(&mut tasks);
+        Ok((format!("{committed:#?}\n{told:#?}"), tasks))
+    }
+
+    async fn list(&mut self, filter: &TaskFilter) -> Vec<TaskInfo> {
+        let mut tasks = self.handle().list(filter.clone()).await;
+        self.ids.infos(&mut tasks);
+        tasks
+    }
+}
+
+/// Plays it. An error says where the store differs.
+pub(super) async fn play(backend: &impl Backend, handles: usize, batches: &[Vec<Op>]) -> Result<(), String> {
+    let setup = Setup::new(backend).await;
+    let side = |handles| Side { handles, turn: 0, world: World::new(setup.now()), ids: Ids::default() };
+    let memory = Handle(std::sync::Arc::new(MemoryStore::new(setup.clock.clone())));
+    let (mut model, mut store) = (side(vec![memory]), side(setup.handles(handles).await));
+    for (n, ops) in batches.iter().enumerate() {
+        for _ in 0..seconds_in(ops) {
+            setup.advance(Duration::from_secs(1));
+            // Nothing is claimed, but what is due is done.
+            let due = || claims([claim(0, 0)]);
+            both(&format!("what is due before batch {n}"), &mut model, &mut store, due(), due()).await?;
+        }
+        (model.world.now, store.world.now) = (setup.now(), setup.now());
+        let (expected, got) = (model.world.batch(ops), store.world.batch(ops));
+        both(&format!("batch {n}"), &mut model, &mut store, expected, got).await?;
+    }
+    for task_id in model.world.tasks.clone() {
+        let expected = model.handle().0.journal(task_id).await;
+        same("a journal", &expected, &store.handle().0.journal(task_id).await)?;
+        let expected = model.handle().0.task(task_id).await.map(Vec::from_iter);
+        let got = store.handle().0.task(task_id).await.map(Vec::from_iter);
+        let (mut expected, mut got) = (expected.map_err(text)?, got.map_err(text)?);
+        model.ids.infos(&mut expected);
+        store.ids.infos(&mut got);
+        same("a task", &expected, &got)?;
+    }
+    lists(&mut model, &mut store).await
+}
+
+fn text(error: impl ToString) -> String {
+    error.to_string()
+}
+
+async fn both(
+    what: &str,
+    model: &mut Side,
+    store: &mut Side,
+    expected: Batch,
+    got: Batch,
+) -> Result<(), String> {
+    let (expected, got) = (model.commit(expected).await?, store.commit(got).await?);
+    if expected.0 != got.0 {
+        return Err(format!("{what}, of which the model says\n{}\nand the store\n{}", expected.0, got.0));
+    }
+    same(&format!("the tasks after {what}"), &expected.1, &got.1)
+}
+
+/// All filters, a page at a time.
+async fn lists(model: &mut Side, store: &mut Side) -> Result<(), String> {
+    let parent = model.world.task(1);
+    for state in [None].into_iter().chain(TaskState::ALL.map(Some)) {
+        for (queue, task_type, parent) in [
+            (None, None, None),
+            (Some(name("queue1")), Some(name("type1")), None),
+            (None, None, Some(parent)),
+        ] {
+            let mut filter = TaskFilter { state, queue, task_type, parent, before: None, limit: 2 };
+            loop {
+                let expected = model.list(&filter).await;
+                same("a list", &expected, &store.list(&filter).await)?;
+                filter.before = expected.last().map(|task| task.task_id);
+                if filter.before.is_none() {
+                    break;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn same(what: &str, expected: &impl Debug, got: &impl Debug) -> Result<(), String> {
+    if format!("{expected:?}") == format!("{got:?}") {
+        return Ok(());
+    }
+    Err(format!("{what}, of which the model says\n{expected:#?}\nand the store\n{got:#?}"))
+}

@@ -1,0 +1,194 @@
+//! Turns drawn operations into batches, for one of the two sides.
+
+use std::time::Duration;
+
+use stepwell_core::store::{
+    Batch, Claim, Command, Committed, MessageId, NewEvent, NewMessage, NewTask, Next, Transition, Wait,
+    WorkerSignal,
+};
+use stepwell_core::{Entry, Failure, FailureKind, Key, Kind, Outcome, RunId, TaskId, Timestamp, after};
+
+use super::ops::{Does, Event, NextOp, Op, Spawn, WaitOp};
+use crate::make::{self, json, name, step, task_id, worker_id};
+
+/// What one side knows of the tasks that it made. Both sides make the same batches of the same operations,
+/// but for the ids that their stores chose.
+pub(super) struct World {
+    pub(super) now: Timestamp,
+    pub(super) tasks: Vec<TaskId>,
+    runs: Vec<(TaskId, RunId)>,
+    /// Messages that have been seen, in the order in which they were.
+    pub(super) messages: Vec<MessageId>,
+    counter: u64,
+}
+
+impl World {
+    pub(super) fn new(now: Timestamp) -> Self {
+        let nobody = task_id(999_999);
+        Self {
+            now,
+            tasks: vec![nobody],
+            runs: vec![(nobody, make::run_id(999_999))],
+            messages: Vec::new(),
+            counter: 0,
+        }
+    }
+
+    pub(super) fn task(&self, n: usize) -> TaskId {
+        self.tasks[n % self.tasks.len()]
+    }
+
+    /// Remembers the runs that were claimed.
+    pub(super) fn learn_runs(&mut self, committed: &Committed) {
+        let claimed = committed.claims.iter().flat_map(|claimed| &claimed.tasks);
+        self.runs.extend(claimed.map(|task| (task.task_id, task.run_id)));
+    }
+
+    fn count(&mut self) -> u64 {
+        self.counter += 1;
+        self.counter
+    }
+
+    fn at(&self, seconds: u64) -> Timestamp {
+        after(self.now, Duration::from_secs(seconds))
+    }
+
+    fn new_task(&mut self, op: &Spawn, parent: Option<TaskId>) -> NewTask {
+        let mut new = make::new_task(self.count().into());
+        self.tasks.push(new.task_id);
+        self.runs.push((new.task_id, new.run_id));
+        new.task_type = name(&format!("type{}", op.task_type));
+        new.queue = name(&format!("queue{}", op.queue));
+        new.priority = op.priority;
+        new.max_attempts = op.attempts;
+        new.start_at = op.delay.map(|seconds| self.at(seconds));
+        new.idempotency_key = op.key.map(|key| name(&format!("key{key}")));
+        new.cancellation.max_delay = op.max_delay.map(Duration::from_secs);
+        new.cancellation.max_duration = op.max_duration.map(Duration::from_secs);
+        new.claim_by = op.claim_by.map(worker_id);
+        new.headers.insert("n".into(), self.counter.into());
+        new.parent = parent;
+        new
+    }
+
+    fn event(&mut self, op: &Event) -> NewEvent {
+        NewEvent {
+            name: name(&format!("event{}", op.event)),
+            queue: op.queue.map(|queue| name(&format!("queue{queue}"))),
+            payload: json(&self.count().to_string()),
+        }
+    }
+
+    fn message(&mut self, task: usize, topic: usize) -> NewMessage {
+        let payload = json(&self.count().to_string());
+        NewMessage { task_id: self.task(task), topic: name(&format!("topic{topic}")), payload }
+    }
+
+    fn wait(&self, op: &WaitOp) -> Wait {
+        let (kind, text, ordinal, due_at) = match *op {
+            WaitOp::Timer(n, seconds) => (Kind::Timer, format!("timer{n}"), 1, Some(self.at(seconds))),
+            WaitOp::Event(n, ordinal) => (Kind::Event, format!("event{n}"), ordinal, None),
+            WaitOp::Message(n, ordinal) => (Kind::Message, format!("topic{n}"), ordinal, Some(self.at(9))),
+            WaitOp::Child(n) => (Kind::Child, self.task(n).to_string(), 1, None),
+        };
+        let target = (kind != Kind::Timer).then(|| name(&text));
+        Wait { key: Key { kind, name: name(&text), ordinal }, target, due_at }
+    }
+
+    fn entry(&mut self, n: usize) -> Entry {
+        let failure = Failure::new(FailureKind::Error, "no");
+        let outcome = match n {
+            0 => Outcome::Failed(failure),
+            1 => Outcome::Retrying { failure, at: self.at(1) },
+            _ => Outcome::Done(json(&format!("[{}]", self.counter))),
+        };
+        // Numbers that grow: which of a task's transitions will be accepted is not known yet.
+        Entry { outcome, ..step(self.count(), json("0")) }
+    }
+
+    fn transition(&mut self, run: usize, does: &[Does], next: &NextOp) -> Transition {
+        let (task_id, run_id) = self.runs[run % self.runs.len()];
+        let failure = Failure::new(FailureKind::Panic, format!("failure {}", self.count()));
+        let next = match next {
+            NextOp::Continue(collect) => Next::Continue { collect: *collect },
+            NextOp::Suspend(seconds) => Next::Suspend { wake_at: seconds.map(|seconds| self.at(seconds)) },
+            NextOp::Complete => Next::Complete(json("\"output\"")),
+            NextOp::Retry(seconds) => Next::Retry { failure, at: self.at(*seconds) },
+            NextOp::Fail => Next::Fail(failure.permanent()),
+            NextOp::Cancel => Next::Cancel,
+            NextOp::Release => Next::Release,
+        };
+        let mut transition = Transition::new(task_id, run_id, next);
+        for does in does {
+            match does {
+                Does::Entry(n) => transition.entries.push(self.entry(*n)),
+                Does::Child(spawn) => transition.spawns.push(self.new_task(spawn, Some(task_id))),
+                Does::Emit(event) => transition.events.push(self.event(event)),
+                Does::Send(task, topic) => transition.messages.push(self.message(*task, *topic)),
+                Does::Receive(n) if self.messages.is_empty() => _ = n,
+                Does::Receive(n) => transition.received.push(self.messages[n % self.messages.len()]),
+                Does::Await(wait) => transition.waits_added.push(self.wait(wait)),
+                Does::Drop(wait) => transition.waits_removed.push(self.wait(wait).key),
+            }
+        }
+        transition
+    }
+
+    /// The batch of these operations.
+    pub(super) fn batch(&mut self, ops: &[Op]) -> Batch {
+        let mut batch = Batch::default();
+        for op in ops {
+            match op {
+                Op::Spawn(spawn, parent) => {
+                    let parent = parent.map(|parent| self.task(parent));
+                    batch.spawns.push(self.new_task(spawn, parent));
+                }
+                Op::Transition { run, does, next } => {
+                    let transition = self.transition(*run, does, next);
+                    // A batch holds one of each run at most.
+                    let is_of = |other: &Transition| (other.task_id, other.run_id);
+                    if batch.transitions.iter().all(|other| is_of(other) != is_of(&transition)) {
+                        batch.transitions.push(transition);
+                    }
+                }
+                Op::Claim { worker, queues, types, limit } => batch.claims.push(Claim {
+                    worker_id: worker_id(*worker),
+                    queues: queues.iter().map(|queue| name(&format!("queue{queue}"))).collect(),
+                    task_types: types.iter().map(|n| name(&format!("type{n}"))).collect(),
+                    limit: *limit,
+                }),
+                Op::Command(command, task) => {
+                    let command = [Command::Cancel, Command::Retry, Command::Delete, Command::Wake][*command];
+                    batch.commands.push(command(self.task(*task)));
+                }
+                Op::Emit(event) => batch.events.push(self.event(event)),
+                Op::Send(task, topic) => batch.messages.push(self.message(*task, *topic)),
+                Op::Register(worker, lease) => batch.workers.push(WorkerSignal::Register {
+                    worker_id: worker_id(*worker),
+                    name: "host".into(),
+                    lease: lease_of(*worker, *lease),
+                }),
+                Op::Heartbeat(worker, lease) => batch.workers.push(WorkerSignal::Heartbeat {
+                    worker_id: worker_id(*worker),
+                    lease: lease_of(*worker, *lease),
+                }),
+                Op::Deregister(worker) => {
+                    batch.workers.push(WorkerSignal::Deregister { worker_id: worker_id(*worker) });
+                }
+                Op::Advance(_) => {}
+            }
+        }
+        batch
+    }
+}
+
+/// A store may take workers that are dead in any order, and that order can be seen. So that no two die at the
+/// same time, all else happens at multiples of three seconds, and each worker dies in a second of its own.
+fn lease_of(worker: u128, lease: u64) -> Duration {
+    Duration::from_secs(lease * 3 + worker as u64)
+}
+
+/// How many seconds pass before the batch of these operations.
+pub(super) fn seconds_in(ops: &[Op]) -> u64 {
+    ops.iter().map(|op| if let Op::Advance(thrice) = op { thrice * 3 } else { 0 }).sum()
+}

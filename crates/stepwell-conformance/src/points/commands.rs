@@ -1,0 +1,120 @@
+//! What clients ask of tasks, beside cancellation.
+
+use stepwell_core::store::{Command, CommandOutcome, NewTask, Next, Spawned};
+use stepwell_core::{TaskId, TaskState};
+
+use crate::backend::Backend;
+use crate::handle::{Handle, of};
+use crate::make::*;
+use crate::setup::Setup;
+
+/// Six tasks, one in each state; task 7 is there to help.
+async fn one_in_each_state(store: &Handle) {
+    let runs = store.run((2..=6).map(new_task)).await;
+    assert!(store.next(runs[1], SUSPEND).await.suspended);
+    store.journals(runs[3], vec![step(1, json("1"))]).await;
+    for (run, next) in runs[2..].iter().zip([complete(), Next::Fail(failure("no")), Next::Cancel]) {
+        store.next(*run, next).await;
+    }
+    store.spawn([new_task(1)]).await;
+    for (n, state) in (1..).zip(TaskState::ALL) {
+        assert_eq!(store.state(n).await, state);
+    }
+}
+
+/// The command is refused in all states but these.
+async fn is_allowed_only_in(store: &Handle, command: fn(TaskId) -> Command, states: &[TaskState]) {
+    for (n, state) in (1..).zip(TaskState::ALL).filter(|(_, state)| !states.contains(state)) {
+        let before = store.picture().await;
+        let outcome = store.command(command(task_id(n))).await;
+        assert_eq!(outcome, CommandOutcome::NotAllowed(state), "{:?}", command(task_id(n)));
+        assert_eq!(store.picture().await, before, "a command that was refused changed something");
+    }
+    assert_eq!(store.command(command(task_id(99))).await, CommandOutcome::NotFound);
+}
+
+/// A failed or cancelled task runs again, from its journal, its attempts counted from 1.
+pub async fn retry_command(backend: &impl Backend) {
+    let (_setup, store) = Setup::with_handle(backend).await;
+    one_in_each_state(&store).await;
+    is_allowed_only_in(&store, Command::Retry, &[TaskState::Failed, TaskState::Cancelled]).await;
+    store.command(Command::Cancel(task_id(1))).await;
+    for n in [5, 6, 1] {
+        let committed = store.commit(commands([Command::Retry(task_id(n))])).await;
+        assert_eq!(committed.commands, [CommandOutcome::Done]);
+        assert!(committed.news.ready.iter().any(|(queue, _)| *queue == name("queue")));
+        let info = store.info(n).await;
+        assert_eq!((info.state, info.attempt, info.finished_at), (TaskState::Pending, 0, None));
+        assert!(!info.cancel_requested);
+        let task = store.claim_one(1).await;
+        assert_eq!((task.task_id, task.attempt), (task_id(n), 1));
+        assert_eq!(task.journal.map(|journal| journal.len()), Some(usize::from(n == 5)));
+        // A task that was never claimed still has its first run.
+        assert_eq!(task.run_id == run_id(n), n == 1, "an old run could go on");
+        store.next((task.task_id, task.run_id), complete()).await;
+    }
+}
+
+/// A finished task is removed with all that belongs to it.
+pub async fn delete_command(backend: &impl Backend) {
+    let (_setup, store) = Setup::with_handle(backend).await;
+    one_in_each_state(&store).await;
+    let ended = [TaskState::Completed, TaskState::Failed, TaskState::Cancelled];
+    is_allowed_only_in(&store, Command::Delete, &ended).await;
+    for n in 4..=6 {
+        assert_eq!(store.command(Command::Delete(task_id(n))).await, CommandOutcome::Done);
+        assert!(store.find(n).await.is_none());
+        assert!(store.journal(n).await.is_empty());
+        assert!(!store.send(message(n, "topic", json("1"))).await);
+        assert_eq!(store.command(Command::Delete(task_id(n))).await, CommandOutcome::NotFound);
+    }
+    assert_eq!(store.all().await.len(), 3);
+    // The id may be used again, and nothing of the old task is there.
+    let run = store.run_one(5).await;
+    store.journals(run, vec![step(1, json("1"))]).await;
+    assert_eq!(store.journal(5).await.len(), 1);
+}
+
+/// A suspended task is made claimable, though nothing has arrived.
+pub async fn wake_command(backend: &impl Backend) {
+    let (_setup, store) = Setup::with_handle(backend).await;
+    one_in_each_state(&store).await;
+    is_allowed_only_in(&store, Command::Wake, &[TaskState::Suspended]).await;
+    let committed = store.commit(commands([Command::Wake(task_id(3)), Command::Wake(task_id(3))])).await;
+    assert_eq!(committed.commands, [CommandOutcome::Done, CommandOutcome::NotAllowed(TaskState::Pending)]);
+    assert!(committed.news.ready.iter().any(|(queue, _)| *queue == name("queue")));
+    let claimed = store.claim(1, 5).await;
+    let task = claimed.iter().find(|task| task.task_id == task_id(3)).unwrap();
+    assert!(task.facts.is_empty());
+    store.next(of(task), complete()).await;
+}
+
+/// A worker may have a task in the commit that inserts it.
+pub async fn eager_start(backend: &impl Backend) {
+    let (setup, store) = Setup::with_handle(backend).await;
+    let by = |worker, n| NewTask { claim_by: Some(worker_id(worker)), ..new_task(n) };
+    store.signal(register(1)).await;
+    let later = NewTask { start_at: Some(setup.at(SECOND)), ..by(1, 2) };
+    let passed = NewTask { start_at: Some(setup.now()), ..by(1, 3) };
+    let keyed = |n| NewTask { idempotency_key: Some(name("key")), ..by(1, n) };
+    let spawned = store.spawn([by(1, 1), later, passed, by(7, 4), keyed(5), keyed(6)]).await;
+    let created = |claimed| Spawned::Created { claimed };
+    assert_eq!(spawned[..5], [true, false, true, false, true].map(created));
+    let existing = Spawned::Existing { task_id: task_id(5), run_id: run_id(5), attempt: 1 };
+    assert_eq!(spawned[5], existing);
+    let info = store.info(1).await;
+    assert_eq!((info.state, info.attempt, info.run_id), (TaskState::Running, 1, run_id(1)));
+    assert_eq!(info.started_at, Some(info.spawned_at));
+    store.signal(register(2)).await;
+    let rest = store.claim_one(2).await;
+    assert_eq!(rest.task_id, task_id(4), "the others have their worker, or their time to come");
+    store.next(of(&rest), complete()).await;
+    store.next((task_id(1), run_id(1)), complete()).await;
+
+    // It counts as any claim: the worker's death ends it.
+    setup.advance(LEASE);
+    store.signal(register(2)).await;
+    let mut taken: Vec<_> = store.claim(2, 9).await.iter().map(|task| (task.task_id, task.attempt)).collect();
+    taken.sort_unstable();
+    assert_eq!(taken, [(task_id(2), 1), (task_id(3), 2), (task_id(5), 2)]);
+}

@@ -1,0 +1,130 @@
+//! Only the run that owns a task can write to it.
+
+use stepwell_core::store::{Command, Next, Transition};
+use stepwell_core::{RunId, TaskId, TaskState, Timestamp};
+
+use crate::backend::Backend;
+use crate::handle::{Handle, of, payloads};
+use crate::make::*;
+use crate::setup::Setup;
+
+fn all_nexts() -> [Next; 8] {
+    [
+        GO_ON,
+        LOOK,
+        SUSPEND,
+        complete(),
+        Next::Retry { failure: failure("no"), at: Timestamp::UNIX_EPOCH },
+        Next::Fail(failure("no")),
+        Next::Cancel,
+        Next::Release,
+    ]
+}
+
+/// A transition that brings something of everything. Task 1 is there to get its message.
+fn full((task_id, run_id): (TaskId, RunId), next: Next) -> Transition {
+    let mut transition = Transition::new(task_id, run_id, next);
+    transition.entries = vec![step(7, json("7"))];
+    transition.spawns = vec![new_task(70), with_key("key", 71)];
+    transition.events = vec![event("event", json("7"))];
+    transition.messages = vec![message(1, "topic", json("7"))];
+    transition.waits_added = vec![for_event("other")];
+    transition
+}
+
+/// Every kind of transition of that run is refused, and nothing of it stays.
+async fn refuses(store: &Handle, what: &str, run: (TaskId, RunId)) {
+    let before = store.picture().await;
+    for next in all_nexts() {
+        let applied = store.apply(full(run, next.clone())).await;
+        assert!(applied.is_err(), "{what}: accepted {next:?}");
+    }
+    let light = Transition { entries: vec![step(8, json("8"))], ..Transition::new(run.0, run.1, GO_ON) };
+    assert!(store.apply(light).await.is_err(), "{what}: accepted an entry");
+    // A batch holds one of each run at most.
+    let others = (900..).zip(all_nexts()).map(|(n, next)| full((run.0, run_id(n)), next));
+    let all = transitions(others.chain([full(run, complete())]));
+    let committed = store.commit(all).await;
+    assert!(committed.transitions.iter().all(Result::is_err), "{what}: accepted in a larger batch");
+    assert!(committed.news.finished.is_empty() && committed.news.poked.is_empty(), "{what}: is told as news");
+    assert_eq!(store.picture().await, before, "{what}: a refused transition left something behind");
+}
+
+/// A run that does not own its task is refused, with all that it brought.
+pub async fn fencing(backend: &impl Backend) {
+    let (_setup, store) = Setup::with_handle(backend).await;
+    let watcher = store.run_one(1).await;
+    store.apply(awaiting(watcher, [for_message("topic", 1)], GO_ON)).await.unwrap();
+
+    refuses(&store, "there is no such task", (task_id(99), run_id(99))).await;
+    store.spawn([new_task(2)]).await;
+    refuses(&store, "the task is pending", (task_id(2), run_id(2))).await;
+    let running = store.run_one(3).await;
+    refuses(&store, "the run is unknown", (running.0, run_id(99))).await;
+    refuses(&store, "the run is another task's", (running.0, watcher.1)).await;
+    let suspended = store.run_one(4).await;
+    assert!(store.next(suspended, SUSPEND).await.suspended);
+    refuses(&store, "the task is suspended", suspended).await;
+    let delayed = store.run_one(5).await;
+    store.next(delayed, Next::Retry { failure: failure("no"), at: Timestamp::MAX }).await;
+    refuses(&store, "the task waits for its next attempt", delayed).await;
+    let ends = [complete(), Next::Fail(failure("no")), Next::Cancel];
+    for (n, next) in (6..).zip(ends) {
+        let ended = store.run_one(n).await;
+        store.next(ended, next).await;
+        refuses(&store, "the task has ended", ended).await;
+    }
+    let deleted = store.run_one(9).await;
+    store.next(deleted, complete()).await;
+    store.command(Command::Delete(deleted.0)).await;
+    refuses(&store, "the task was deleted", deleted).await;
+
+    assert!(store.look(watcher).await.is_empty(), "a message of a refused transition has arrived");
+    assert!(store.emit(event("event", json("1"))).await, "an event of a refused transition has been emitted");
+    assert!(store.find(70).await.is_none() && store.find(71).await.is_none());
+    assert_eq!(store.state(3).await, TaskState::Running);
+    assert!(store.apply(full(running, complete())).await.is_ok(), "the owner is refused");
+    assert_eq!(payloads(&store.look(watcher).await), [json("7")]);
+}
+
+/// What a refused transition says that it received, and no longer waits for, is left as it is.
+pub async fn fencing_of_mailboxes(backend: &impl Backend) {
+    let (_setup, store) = Setup::with_handle(backend).await;
+    let run = store.run_one(1).await;
+    store.send(message(1, "topic", json("1"))).await;
+    let waits = [for_message("topic", 1), for_event("event")];
+    store.apply(awaiting(run, waits.clone(), GO_ON)).await.unwrap();
+    let id = store.look(run).await.messages[0].id;
+    let mut stale = Transition::new(run.0, run_id(99), GO_ON);
+    stale.received = vec![id];
+    stale.waits_removed = waits.map(|wait| wait.key).to_vec();
+    assert!(store.apply(stale).await.is_err());
+    assert_eq!(store.look(run).await.messages.len(), 1, "a stale run took a message away");
+    store.emit(event("event", json("2"))).await;
+    assert_eq!(store.look(run).await.events.len(), 1, "a stale run took a wait away");
+}
+
+/// A run that lost its lease is refused from the moment that another one has its task.
+pub async fn fencing_after_a_lost_lease(backend: &impl Backend) {
+    let setup = Setup::new(backend).await;
+    let [a, b]: [Handle; 2] = setup.handles(2).await.try_into().ok().unwrap();
+    let old = a.run_one(1).await;
+    a.journals(old, vec![step(1, json("1"))]).await;
+    setup.advance(LEASE);
+    b.signal(register(2)).await;
+    let claimed = b.claim_one(2).await;
+    let new = of(&claimed);
+    assert_eq!((new.0, claimed.attempt), (old.0, 2));
+    assert_ne!(new.1, old.1, "the new owner has the run of the old one");
+    refuses(&a, "the run lost its lease", old).await;
+
+    let late = Transition { entries: vec![step(2, json("\"old\""))], ..Transition::new(old.0, old.1, GO_ON) };
+    let good = Transition { entries: vec![step(2, json("\"new\""))], ..Transition::new(new.0, new.1, GO_ON) };
+    let committed = b.commit(transitions([late, good])).await;
+    let accepted: Vec<_> = committed.transitions.iter().map(Result::is_ok).collect();
+    assert_eq!(accepted, [false, true], "of the old run and the new one");
+    assert!(a.apply(Transition::new(old.0, old.1, complete())).await.is_err());
+    assert_eq!(a.journal(1).await, [step(1, json("1")), step(2, json("\"new\""))]);
+    b.next(new, complete()).await;
+    assert_eq!(a.state(1).await, TaskState::Completed);
+}

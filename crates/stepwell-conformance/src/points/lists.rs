@@ -1,0 +1,70 @@
+//! Lists of tasks.
+
+use stepwell_core::store::{NewTask, TaskFilter};
+use stepwell_core::{TaskId, TaskInfo, TaskState};
+
+use crate::backend::Backend;
+use crate::make::*;
+use crate::setup::Setup;
+
+fn ids(tasks: &[TaskInfo]) -> Vec<TaskId> {
+    tasks.iter().map(|task| task.task_id).collect()
+}
+
+/// Lists hold the tasks that pass the filter, newest first, a page at a time.
+pub async fn lists(backend: &impl Backend) {
+    let (_setup, store) = Setup::with_handle(backend).await;
+    assert!(store.all().await.is_empty());
+    assert!(store.find(1).await.is_none() && store.journal(1).await.is_empty());
+    let tasks = (1..=24).rev().map(|n| NewTask {
+        queue: name(if n % 2 == 0 { "even" } else { "queue" }),
+        task_type: name(if n % 3 == 0 { "third" } else { "type" }),
+        parent: (n > 12).then(|| task_id(n % 4)),
+        ..new_task(n)
+    });
+    store.spawn(tasks).await;
+    store.signal(register(1)).await;
+    store.claim(1, 3).await;
+    let all = store.all().await;
+    assert_eq!(ids(&all), (1..=24).rev().map(task_id).collect::<Vec<_>>());
+    for task in &all {
+        let alone = store.0.task(task.task_id).await.unwrap();
+        assert_eq!(format!("{alone:?}"), format!("{:?}", Some(task)), "listed and alone");
+    }
+
+    let states = [None, Some(TaskState::Pending), Some(TaskState::Running), Some(TaskState::Failed)];
+    for state in states {
+        for queue in [None, Some(name("even")), Some(name("none"))] {
+            for task_type in [None, Some(name("third"))] {
+                for parent in [None, Some(task_id(2)), Some(task_id(9))] {
+                    let passes = |task: &&TaskInfo| {
+                        state.is_none_or(|state| task.state == state)
+                            && queue.as_ref().is_none_or(|queue| task.queue == *queue)
+                            && task_type.as_ref().is_none_or(|task_type| task.task_type == *task_type)
+                            && parent.is_none_or(|parent| task.parent == Some(parent))
+                    };
+                    let expected: Vec<_> = all.iter().filter(passes).map(|task| task.task_id).collect();
+                    let (queue, task_type) = (queue.clone(), task_type.clone());
+                    let mut filter = TaskFilter { state, queue, task_type, parent, before: None, limit: 4 };
+                    let mut found = Vec::new();
+                    loop {
+                        let page = ids(&store.list(filter.clone()).await);
+                        assert!(page.len() <= 4);
+                        filter.before = page.last().copied();
+                        found.extend(page);
+                        if filter.before.is_none() {
+                            break;
+                        }
+                    }
+                    assert_eq!(found, expected, "{filter:?}");
+                }
+            }
+        }
+    }
+    let with_limit = |limit| TaskFilter { limit, ..TaskFilter::default() };
+    assert!(store.list(with_limit(0)).await.is_empty());
+    assert_eq!(store.list(with_limit(usize::MAX)).await.len(), 24);
+    // A page begins behind an id, whether there is such a task or not.
+    let before = TaskFilter { before: Some(task_id(1_000)), ..with_limit(1) };
+    assert_eq!(ids(&store.list(before).await), [task_id(24)]);
+}

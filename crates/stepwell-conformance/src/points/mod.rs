@@ -1,0 +1,44 @@
+//! The points of the contract: each checks one, and panics where a store does not keep it.
+
+mod atomicity;
+mod cancellation;
+mod changes;
+mod children;
+mod claims;
+mod clients;
+mod commands;
+mod events;
+mod exclusivity;
+mod fencing;
+mod fidelity;
+mod idempotency;
+mod leases;
+mod lists;
+mod messages;
+mod order;
+mod resumption;
+mod suspension;
+mod timers;
+mod wake_ups;
+
+pub use crate::model::{model, model_with_several_handles};
+pub use atomicity::*;
+pub use cancellation::*;
+pub use changes::*;
+pub use children::*;
+pub use claims::*;
+pub use clients::*;
+pub use commands::*;
+pub use events::*;
+pub use exclusivity::*;
+pub use fencing::*;
+pub use fidelity::*;
+pub use idempotency::*;
+pub use leases::*;
+pub use lists::*;
+pub use messages::*;
+pub use order::*;
+pub use resumption::*;
+pub use suspension::*;
+pub use timers::*;
+pub use wake_ups::*;

@@ -1,0 +1,47 @@
+//! Who resumes a suspended task.
+
+use stepwell_core::store::Command;
+
+use crate::backend::Backend;
+use crate::handle::{Handle, of};
+use crate::make::*;
+use crate::setup::Setup;
+
+/// A suspended task that is claimed by the worker that ran it keeps its run and comes without its journal,
+/// which that worker may have in memory; claimed by another one it gets a new run, and comes with it.
+pub async fn resumption(backend: &impl Backend) {
+    let setup = Setup::new(backend).await;
+    let [a, b]: [Handle; 2] = setup.handles(2).await.try_into().ok().unwrap();
+    let run = a.run_one(1).await;
+    b.signal(register(2)).await;
+    let mut suspends = awaiting(run, [for_event("event"), for_message("topic", 1)], SUSPEND);
+    suspends.entries = vec![step(1, json("1"))];
+    assert!(a.apply(suspends).await.unwrap().suspended);
+    b.emit(event("event", json("1"))).await;
+    let same = a.claim_one(1).await;
+    assert_eq!(of(&same), run, "the same worker goes on with the same run");
+    assert_eq!((same.journal, same.attempt), (None, 1));
+    assert_eq!(same.waits, [for_event("event"), for_message("topic", 1)]);
+    assert_eq!(same.facts.events.len(), 1);
+
+    let mut again = awaiting(run, [], SUSPEND);
+    again.entries = vec![step(2, json("2"))];
+    again.waits_removed = vec![for_event("event").key];
+    assert!(a.apply(again).await.unwrap().suspended);
+    a.send(message(1, "topic", json("2"))).await;
+    let other = b.claim_one(2).await;
+    assert_ne!(of(&other), run, "another worker has the same run");
+    assert_eq!(other.journal, Some(vec![step(1, json("1")), step(2, json("2"))]));
+    assert_eq!((other.waits, other.attempt), (vec![for_message("topic", 1)], 1));
+    assert_eq!(other.facts.messages.len(), 1);
+    assert!(a.apply(awaiting(run, [], GO_ON)).await.is_err(), "the old run still owns the task");
+    assert_eq!(a.info(1).await.run_id, other.run_id);
+
+    // The worker that ran it first no longer has it in memory: another one went on.
+    let mut third = awaiting((other.task_id, other.run_id), [], SUSPEND);
+    third.received = other.facts.messages.iter().map(|message| message.id).collect();
+    assert!(b.apply(third).await.unwrap().suspended);
+    a.command(Command::Wake(run.0)).await;
+    let back = a.claim_one(1).await;
+    assert!(back.journal.is_some() && back.run_id != run.1 && back.run_id != other.run_id);
+}

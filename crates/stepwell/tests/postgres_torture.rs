@@ -1,0 +1,278 @@
+//! Torture: real worker processes on one PostgreSQL server, while all of it is maltreated at random: workers are killed
+//! with `kill -9`, or stopped until others have their tasks, connections are cut, and the server crashes. A ledger that
+//! the workers append to, outside of the database, shows what really ran.
+//!
+//! `TORTURE_TASKS` and `TORTURE_KILLS` make it longer.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::unit_arg,
+    missing_docs,
+    unreachable_pub,
+    reason = "a test ends by a panic"
+)]
+
+mod ledger;
+
+use std::collections::HashSet;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use stepwell::*;
+use throwaway::{Postgres, Stop};
+use tokio::sync::mpsc;
+
+use crate::ledger::{WORK, answered, connect, prove, random, random_u128, step};
+
+const WORKERS: usize = 4;
+/// How many tasks a worker runs at a time: so few that the work outlasts what is done to it.
+const CONCURRENCY: usize = 2;
+const LEASE: Duration = Duration::from_secs(2);
+/// How many tasks are spawned before the first of them has ended.
+const AHEAD: usize = 100;
+/// How often the server crashes.
+const CRASHES: usize = 5;
+/// How long nothing may end before something is stuck.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What a tortured task has seen.
+#[derive(Serialize, Deserialize)]
+struct Seen {
+    steps: Vec<String>,
+    errand: Option<(TaskId, Vec<String>)>,
+    told: Option<String>,
+}
+
+/// Steps one after the other and side by side, a nap, a child, and of each four tasks one that tells another something:
+/// so the processes touch each other's tasks.
+#[stepwell::task]
+async fn tortured(task: u32, ctx: TaskContext) -> TaskResult<Seen> {
+    let first = step(&ctx, 0).await?;
+    let mut child = None;
+    if has_errand(task) {
+        child = Some(ctx.spawn::<errand>("errand", ()).await?);
+    }
+    let (second, third) = tokio::try_join!(step(&ctx, 1), step(&ctx, 2))?;
+    let mut told = None;
+    match task % 4 {
+        0 => told = Some(ctx.await_event(("told", task), None).await?),
+        1 => ctx.emit_event(("told", task - 1), &third).await?,
+        2 => ctx.sleep_for("nap", WORK).await?,
+        _ => {}
+    }
+    let errand = match &child {
+        Some(child) => Some(ctx.join(child).await?),
+        None => None,
+    };
+    Ok(Seen { steps: vec![first, second, third, step(&ctx, 3).await?], errand, told })
+}
+
+fn has_errand(task: u32) -> bool {
+    task.is_multiple_of(3)
+}
+
+#[stepwell::task]
+async fn errand(_: (), ctx: TaskContext) -> TaskResult<(TaskId, Vec<String>)> {
+    Ok((ctx.task_id, vec![step(&ctx, 0).await?, step(&ctx, 1).await?]))
+}
+
+/// The worker program: this test's own binary, started with the server and the folder in its environment.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "started by the test that kills it"]
+async fn worker_program() {
+    let Some(folder) = std::env::var_os("TORTURE_FOLDER").map(PathBuf::from) else { return };
+    let client = connect(&std::env::var("TORTURE_DATABASE").unwrap(), &folder).await;
+    client.register::<tortured>().await.unwrap();
+    client.register::<errand>().await.unwrap();
+    let options = WorkerOptions::new().concurrency(CONCURRENCY).lease(LEASE);
+    client.start_worker(options.name(std::env::var("TORTURE_NAME").unwrap())).await;
+    println!("ready");
+    std::future::pending::<()>().await;
+}
+
+struct WorkerProcess {
+    child: Child,
+    name: String,
+    /// Set while it is stopped: ends when it has been continued.
+    stopped: Option<JoinHandle<()>>,
+}
+
+impl WorkerProcess {
+    fn start(postgres: &Postgres, folder: &Path) -> Self {
+        let name = format!("{:x}", random_u128());
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "worker_program", "--ignored", "--nocapture"])
+            .env("TORTURE_FOLDER", folder)
+            .env("TORTURE_DATABASE", postgres.url())
+            .env("TORTURE_NAME", &name)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        assert!(lines.any(|line| line.unwrap().contains("ready")), "the worker ended before it was ready");
+        Self { child, name, stopped: None }
+    }
+
+    fn kill(&mut self) {
+        assert!(self.child.try_wait().unwrap().is_none(), "a worker ended by itself");
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stopped.as_ref().is_some_and(|stopped| !stopped.is_finished())
+    }
+
+    /// Stops the process until others have been given its tasks. Then it goes on with what it was about to do, most
+    /// often while the new owner is at work.
+    fn stop(&mut self, postgres: &Arc<Postgres>) {
+        let (postgres, name, id) = (postgres.clone(), self.name.clone(), self.child.id());
+        signal(id, "-STOP");
+        self.stopped = Some(std::thread::spawn(move || {
+            let known = format!("SELECT count(*) FROM stepwell.workers WHERE name = '{name}'");
+            // The server may be away for a moment.
+            while postgres.sql(&known).ok().as_deref() != Some("0") {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            std::thread::sleep(WORK.mul_f64(random(300) as f64 / 100.0));
+            signal(id, "-CONT");
+        }));
+    }
+}
+
+fn signal(process: u32, signal: &str) {
+    assert!(Command::new("kill").args([signal, &process.to_string()]).status().unwrap().success());
+}
+
+/// Spawns the tasks, some ahead of those that have ended, and waits for each.
+async fn load(client: Durable, tasks: u32, ended: Arc<AtomicUsize>) -> Vec<(TaskId, Seen)> {
+    let (spawned, mut accepted) = mpsc::channel(AHEAD);
+    let spawner = client.clone();
+    tokio::spawn(async move {
+        for task in 0..tasks {
+            // When there was no answer, there may be a task.
+            let options = SpawnOptions::new().idempotency_key(task.to_string());
+            let spawn = || spawner.spawn_with::<tortured>(task, options.clone());
+            spawned.send(answered(spawn).await.task_id).await.unwrap();
+        }
+    });
+    let mut all = Vec::new();
+    while let Some(task_id) = accepted.recv().await {
+        all.push((task_id, answered(|| client.wait(task_id)).await));
+        ended.store(all.len(), Ordering::Relaxed);
+    }
+    all
+}
+
+/// What was done to the processes and the server, how often.
+#[derive(Debug, Default)]
+struct Deeds {
+    kills: usize,
+    stops: usize,
+    terminated: usize,
+    crashes: usize,
+}
+
+impl Deeds {
+    fn do_one(&mut self, postgres: &Arc<Postgres>, folder: &Path, workers: &mut [WorkerProcess]) {
+        let stopped = workers.iter().filter(|worker| worker.is_stopped()).count();
+        let mut at_work: Vec<_> = workers.iter_mut().filter(|worker| !worker.is_stopped()).collect();
+        let victim = random(at_work.len() as u64) as usize;
+        let victim = &mut *at_work[victim];
+        match random(8) {
+            0..3 => {
+                victim.kill();
+                *victim = WorkerProcess::start(postgres, folder);
+                self.kills += 1;
+            }
+            // Others are needed, to take its tasks.
+            3..5 if stopped < WORKERS / 2 => {
+                victim.stop(postgres);
+                self.stops += 1;
+            }
+            _ => {
+                let some = "SELECT count(pg_terminate_backend(pid)) FROM (SELECT pid FROM pg_stat_activity \
+                    WHERE application_name = 'stepwell' ORDER BY random() LIMIT 2) AS some";
+                self.terminated += postgres.sql(some).unwrap().parse::<usize>().unwrap();
+            }
+        }
+    }
+
+    fn crash(&mut self, postgres: &Postgres) {
+        postgres.stop(Stop::Immediate).unwrap();
+        std::thread::sleep(Duration::from_millis(random(300)));
+        postgres.start_again().unwrap();
+        self.crashes += 1;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_and_nobody_writes_for_another_whatever_dies() {
+    let number = |name, default| std::env::var(name).map_or(default, |value| value.parse().unwrap());
+    let (tasks, least_kills): (u32, u32) = (number("TORTURE_TASKS", 2_000), number("TORTURE_KILLS", 25));
+    // The one that waits to be told something needs the one after it.
+    let tasks = tasks.next_multiple_of(4);
+    let postgres = Arc::new(Postgres::start().unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    let client = connect(&postgres.url(), folder.path()).await;
+    let mut workers: Vec<_> =
+        (0..WORKERS).map(|_| WorkerProcess::start(&postgres, folder.path())).collect();
+
+    let ended = Arc::new(AtomicUsize::new(0));
+    let load = tokio::spawn(load(client.clone(), tasks, ended.clone()));
+    let mut deeds = Deeds::default();
+    let mut progress = (0, Instant::now());
+    while !load.is_finished() {
+        tokio::time::sleep(Duration::from_millis(random(300))).await;
+        let ended = ended.load(Ordering::Relaxed);
+        if ended > progress.0 {
+            progress = (ended, Instant::now());
+        }
+        assert!(progress.1.elapsed() < PATIENCE, "{ended} of {tasks} tasks have ended, and no more do; {deeds:?}");
+        if ended * (CRASHES + 1) / tasks as usize > deeds.crashes {
+            deeds.crash(&postgres);
+        } else {
+            deeds.do_one(&postgres, folder.path(), &mut workers);
+        }
+    }
+    for worker in &mut workers {
+        worker.kill();
+    }
+    let all = load.await.unwrap();
+
+    let proof = prove(&client, folder.path()).await;
+    assert_eq!(all.len(), tasks as usize);
+    let ids: HashSet<_> = all.iter().map(|(task_id, _)| *task_id).collect();
+    assert_eq!(ids.len(), all.len(), "two spawns were answered with one task");
+    let results = |task_id| proof.results[task_id].values().collect::<Vec<_>>();
+    let mut ran = all.len();
+    for (task, (task_id, seen)) in (0..).zip(&all) {
+        assert_eq!(results(task_id), seen.steps.iter().collect::<Vec<_>>());
+        assert_eq!(seen.errand.is_some(), has_errand(task));
+        if let Some((errand, steps)) = &seen.errand {
+            assert_eq!(results(errand), steps.iter().collect::<Vec<_>>());
+            ran += 1;
+        }
+        let teller = task.is_multiple_of(4).then(|| &all[task as usize + 1].1.steps[2]);
+        assert_eq!(seen.told.as_ref(), teller);
+    }
+    assert_eq!(proof.results.len(), ran, "a task ran that nobody has spawned, or one was spawned twice");
+    for state in [TaskState::Pending, TaskState::Running, TaskState::Suspended, TaskState::Failed] {
+        let filter = TaskFilter { state: Some(state), ..TaskFilter::default() };
+        assert_eq!(client.tasks(filter).await.unwrap(), []);
+    }
+    println!(
+        "{tasks} tasks, {} kills, {} stops, {} terminated backends, {} restarts, {} steps ran again before they were \
+         journaled, {} of them late",
+        deeds.kills, deeds.stops, deeds.terminated, deeds.crashes, proof.again, proof.late
+    );
+    let enough = deeds.kills >= least_kills as usize && deeds.stops >= 3 && deeds.crashes == CRASHES;
+    assert!(enough, "all was done after {deeds:?}: give it more tasks");
+}
