@@ -1,11 +1,24 @@
-//! Exactly once, with the user's own tables.
+//! Exactly once, with the user's own tables: steps, spawns and events in transactions of `rusqlite`.
+
+use std::any::Any;
+use std::path::Path;
 
 use rusqlite::Connection;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use stepwell_core::{Delivery, Payload, StepName, TaskContext};
+use stepwell_core::store::News;
+use stepwell_core::{
+    Client, Delivery, Error, Payload, SpawnOptions, SpawnResult, StepName, StoreError, Task, TaskContext,
+};
 
+use crate::SqliteStore;
+use crate::commit::Applying;
+use crate::error::Fault;
+use crate::liveness::Liveness;
+use crate::location::Location;
+use crate::migrate::{MIGRATIONS, version};
 use crate::work::Work;
+use crate::writer::Writer;
 
 /// Adds [`transaction`](TransactionExt::transaction) to the context of tasks whose store is SQLite.
 pub trait TransactionExt {
@@ -48,4 +61,132 @@ impl TransactionExt for TaskContext {
         let work: Work = Box::new(move |conn| Ok(Payload::encode(&work(conn)?, limit)?));
         self.store_step(name, Box::new(work))
     }
+}
+
+/// Adds spawns and events within the user's own transactions to clients whose store is SQLite.
+///
+/// The connection is the user's own, on the same file as the client's. While its transaction has written, the engine's
+/// commits wait for it: keep it short.
+///
+/// ```no_run
+/// use stepwell_core::{Client, SpawnOptions};
+/// use stepwell_sqlite::{ClientExt, rusqlite};
+///
+/// fn order(client: &Client, conn: &mut rusqlite::Connection, item: &str) -> anyhow::Result<()> {
+///     let tx = conn.transaction()?;
+///     tx.execute("INSERT INTO orders (item) VALUES (?1)", [item])?;
+///     client.spawn_named_in(&tx, "ship", item, SpawnOptions::new())?;
+///     tx.commit()?; // Either there are both, the order and the task, or neither.
+///     Ok(())
+/// }
+/// ```
+pub trait ClientExt {
+    /// Spawns a task in the user's transaction: it is there when that commits.
+    ///
+    /// # Errors
+    /// As [`Client::spawn`]; also when the connection is to another database than the client's.
+    fn spawn_in<T: Task>(&self, tx: &Connection, params: T::Params) -> Result<SpawnResult, Error>;
+
+    /// As [`ClientExt::spawn_in`], for a task type that is known by its name, and with options.
+    ///
+    /// # Errors
+    /// As [`ClientExt::spawn_in`].
+    fn spawn_named_in<P: Serialize + ?Sized>(
+        &self,
+        tx: &Connection,
+        task_type: &str,
+        params: &P,
+        options: SpawnOptions,
+    ) -> Result<SpawnResult, Error>;
+
+    /// Emits an event in the user's transaction: it is there when that commits. `true` when it is the first of its name; a
+    /// further one changes nothing.
+    ///
+    /// # Errors
+    /// As [`Client::emit_event`]; also when the connection is to another database than the client's.
+    fn emit_event_in<T: Serialize + ?Sized>(
+        &self,
+        tx: &Connection,
+        name: &str,
+        payload: &T,
+        queue: Option<&str>,
+    ) -> Result<bool, Error>;
+}
+
+impl ClientExt for Client {
+    fn spawn_in<T: Task>(&self, tx: &Connection, params: T::Params) -> Result<SpawnResult, Error> {
+        self.spawn_named_in(tx, T::NAME, &params, SpawnOptions::new())
+    }
+
+    fn spawn_named_in<P: Serialize + ?Sized>(
+        &self,
+        tx: &Connection,
+        task_type: &str,
+        params: &P,
+        options: SpawnOptions,
+    ) -> Result<SpawnResult, Error> {
+        let task = self.new_task(task_type, params, options)?;
+        let spawned = within(self, tx, |applying| applying.spawn(&task))?;
+        Ok(SpawnResult::of(task.task_id, task.run_id, spawned))
+    }
+
+    fn emit_event_in<T: Serialize + ?Sized>(
+        &self,
+        tx: &Connection,
+        name: &str,
+        payload: &T,
+        queue: Option<&str>,
+    ) -> Result<bool, Error> {
+        let event = self.new_event(name, payload, queue)?;
+        within(self, tx, |applying| applying.emit(&event))
+    }
+}
+
+/// Does something of the store's on a connection of the user's. Workers learn of it as of the commits of other processes.
+fn within<T>(
+    client: &Client,
+    conn: &Connection,
+    work: impl FnOnce(&mut Applying<'_>) -> rusqlite::Result<T>,
+) -> Result<T, Error> {
+    let refused = |reason: &str| Error::Store(StoreError::Backend(reason.into()));
+    let store = (client.store() as &dyn Any).downcast_ref::<SqliteStore>().ok_or_else(|| {
+        refused("the client's store is not SQLite: use the methods that belong to its store")
+    })?;
+    let failed = |error: rusqlite::Error| Error::Store(Fault::from(error).at(&store.location));
+    let same = match (&store.location, conn.path()) {
+        (Location::File(ours), Some(theirs)) => {
+            ours.canonicalize().ok() == Path::new(theirs).canonicalize().ok()
+        }
+        _ => false,
+    };
+    if !same {
+        return Err(refused("the connection is to another database than the client's"));
+    }
+    if usize::try_from(version(conn).map_err(failed)?) != Ok(MIGRATIONS.len()) {
+        return Err(refused(
+            "the connection is to another database than the client's: it has not the client's tables",
+        ));
+    }
+    if conn.is_autocommit() {
+        return Err(refused(
+            "no transaction has begun on the connection: begin one, and commit it afterwards",
+        ));
+    }
+    let writer = Writer {
+        location: store.location.clone(),
+        runtime: store.runtime.clone(),
+        user_works: Default::default(),
+        changes: store.changes.clone(),
+    };
+    let now = store.runtime.now();
+    let mut liveness = Liveness::new(None);
+    let mut applying = Applying {
+        conn,
+        writer: &writer,
+        liveness: &mut liveness,
+        now,
+        news: News::default(),
+        doomed: Vec::new(),
+    };
+    work(&mut applying).map_err(failed)
 }

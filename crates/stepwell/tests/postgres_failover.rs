@@ -94,7 +94,8 @@ async fn spawn_and_tell(client: Durable, accepted: mpsc::Sender<TaskId>, progres
         // A call that failed has done nothing: so this one is the first, and the task still waits for its message.
         let event = format!("told:{task}");
         assert!(answered(|| client.emit_event(&event, &task, None)).await, "an event was emitted twice");
-        answered(|| client.send(task_id, "told", &(task + 1))).await;
+        let message = task + 1;
+        answered(|| client.send(task_id, "told", &message)).await;
         progress.accepted.fetch_add(1, Ordering::Relaxed);
         accepted.send(task_id).await.unwrap();
     }

@@ -33,12 +33,12 @@ use crate::ledger::{WORK, answered, connect, prove, random, random_u128, step};
 
 const WORKERS: usize = 4;
 /// How many tasks a worker runs at a time: so few that the work outlasts what is done to it.
-const CONCURRENCY: usize = 2;
+const CONCURRENCY: usize = 4;
 const LEASE: Duration = Duration::from_secs(2);
 /// How many tasks are spawned before the first of them has ended.
-const AHEAD: usize = 100;
-/// How often the server crashes.
-const CRASHES: usize = 5;
+const AHEAD: usize = 200;
+/// The server crashes whenever that many more tasks have ended.
+const TASKS_PER_CRASH: usize = 350;
 /// How long nothing may end before something is stuck.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -130,21 +130,34 @@ impl WorkerProcess {
         self.stopped.as_ref().is_some_and(|stopped| !stopped.is_finished())
     }
 
-    /// Stops the process until others have been given its tasks. Then it goes on with what it was about to do, most
-    /// often while the new owner is at work.
+    /// Stops the process until its lease is gone and another process runs a task of its own. Then it goes on with what
+    /// it was about to do, most often while the new owner is at work.
     fn stop(&mut self, postgres: &Arc<Postgres>) {
         let (postgres, name, id) = (postgres.clone(), self.name.clone(), self.child.id());
         signal(id, "-STOP");
         self.stopped = Some(std::thread::spawn(move || {
-            let known = format!("SELECT count(*) FROM stepwell.workers WHERE name = '{name}'");
             // The server may be away for a moment.
-            while postgres.sql(&known).ok().as_deref() != Some("0") {
-                std::thread::sleep(Duration::from_millis(5));
-            }
-            std::thread::sleep(WORK.mul_f64(random(300) as f64 / 100.0));
+            while postgres.sql(&until_replaced(&name)).is_err() {}
             signal(id, "-CONT");
         }));
     }
+}
+
+/// Waits within the server, which notices sooner. The name of a run changes when another process claims the task.
+fn until_replaced(worker: &str) -> String {
+    format!(
+        "DO $$ DECLARE
+            its_worker uuid := (SELECT worker_id FROM stepwell.workers WHERE name = '{worker}');
+            its_run uuid := (SELECT run_id FROM stepwell.live_tasks WHERE worker_id = its_worker AND state = 'running'
+                LIMIT 1);
+        BEGIN
+            WHILE EXISTS (SELECT FROM stepwell.workers WHERE worker_id = its_worker)
+                OR EXISTS (SELECT FROM stepwell.live_tasks WHERE run_id = its_run)
+            LOOP
+                PERFORM pg_sleep(0.002);
+            END LOOP;
+        END $$"
+    )
 }
 
 fn signal(process: u32, signal: &str) {
@@ -198,9 +211,9 @@ impl Deeds {
                 self.stops += 1;
             }
             _ => {
-                let some = "SELECT count(pg_terminate_backend(pid)) FROM (SELECT pid FROM pg_stat_activity \
-                    WHERE application_name = 'stepwell' ORDER BY random() LIMIT 2) AS some";
-                self.terminated += postgres.sql(some).unwrap().parse::<usize>().unwrap();
+                let two = "SELECT count(pg_terminate_backend(pid)) FROM (SELECT pid FROM pg_stat_activity \
+                    WHERE application_name = 'stepwell' ORDER BY random() LIMIT 2) AS two";
+                self.terminated += postgres.sql(two).unwrap().parse::<usize>().unwrap();
             }
         }
     }
@@ -222,21 +235,23 @@ async fn nothing_is_lost_and_nobody_writes_for_another_whatever_dies() {
     let postgres = Arc::new(Postgres::start().unwrap());
     let folder = tempfile::tempdir().unwrap();
     let client = connect(&postgres.url(), folder.path()).await;
-    let mut workers: Vec<_> =
-        (0..WORKERS).map(|_| WorkerProcess::start(&postgres, folder.path())).collect();
+    let mut workers: Vec<_> = (0..WORKERS).map(|_| WorkerProcess::start(&postgres, folder.path())).collect();
 
     let ended = Arc::new(AtomicUsize::new(0));
     let load = tokio::spawn(load(client.clone(), tasks, ended.clone()));
     let mut deeds = Deeds::default();
     let mut progress = (0, Instant::now());
     while !load.is_finished() {
-        tokio::time::sleep(Duration::from_millis(random(300))).await;
+        tokio::time::sleep(Duration::from_millis(random(500))).await;
         let ended = ended.load(Ordering::Relaxed);
         if ended > progress.0 {
             progress = (ended, Instant::now());
         }
-        assert!(progress.1.elapsed() < PATIENCE, "{ended} of {tasks} tasks have ended, and no more do; {deeds:?}");
-        if ended * (CRASHES + 1) / tasks as usize > deeds.crashes {
+        assert!(
+            progress.1.elapsed() < PATIENCE,
+            "{ended} of {tasks} tasks have ended, and no more do; {deeds:?}"
+        );
+        if ended / TASKS_PER_CRASH > deeds.crashes {
             deeds.crash(&postgres);
         } else {
             deeds.do_one(&postgres, folder.path(), &mut workers);
@@ -265,14 +280,14 @@ async fn nothing_is_lost_and_nobody_writes_for_another_whatever_dies() {
     }
     assert_eq!(proof.results.len(), ran, "a task ran that nobody has spawned, or one was spawned twice");
     for state in [TaskState::Pending, TaskState::Running, TaskState::Suspended, TaskState::Failed] {
-        let filter = TaskFilter { state: Some(state), ..TaskFilter::default() };
-        assert_eq!(client.tasks(filter).await.unwrap(), []);
+        let filter = TaskFilter { state: Some(state), limit: 1, ..TaskFilter::default() };
+        assert!(client.tasks(filter).await.unwrap().is_empty(), "a task is left {state}");
     }
     println!(
         "{tasks} tasks, {} kills, {} stops, {} terminated backends, {} restarts, {} steps ran again before they were \
-         journaled, {} of them late",
+         journaled, {} were started by runs that had lost their tasks",
         deeds.kills, deeds.stops, deeds.terminated, deeds.crashes, proof.again, proof.late
     );
-    let enough = deeds.kills >= least_kills as usize && deeds.stops >= 3 && deeds.crashes == CRASHES;
+    let enough = deeds.kills >= least_kills as usize && deeds.stops >= 3 && deeds.crashes >= 5;
     assert!(enough, "all was done after {deeds:?}: give it more tasks");
 }

@@ -1,8 +1,10 @@
 //! Brings answers into a form in which those of two stores can be compared.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use stepwell_core::store::{ArrivedMessage, Committed, Facts, Finish, MessageId, News, Spawned, TaskInfo};
+use stepwell_core::store::{
+    ArrivedMessage, Committed, Facts, Finish, MessageId, News, Spawned, TaskInfo, TaskState,
+};
 use stepwell_core::{Name, RunId, TaskId};
 use uuid::Uuid;
 
@@ -16,7 +18,7 @@ pub(super) struct Ids {
 }
 
 /// What a batch caused, as far as all stores tell it alike: how often a queue is named, and in which order,
-/// says nothing, and what was told to a task that no longer runs neither.
+/// says nothing; neither does what was told to a task that no longer runs, or of a queue that nothing is left in.
 #[derive(Debug)]
 pub(super) struct Told {
     _ready: Vec<Name>,
@@ -54,11 +56,11 @@ impl Ids {
         Ok(())
     }
 
-    /// The answer to a batch. `runs` tells of the tasks that run afterwards.
+    /// The answer to a batch, after which there are these tasks.
     pub(super) fn committed(
         &mut self,
         committed: &mut Committed,
-        runs: impl Fn(TaskId) -> bool,
+        tasks: &[TaskInfo],
     ) -> Result<Told, String> {
         for applied in committed.transitions.iter_mut().flatten() {
             self.facts(&mut applied.facts)?;
@@ -78,9 +80,13 @@ impl Ids {
         }
         let News { ready, mut poked, mut finished } = std::mem::take(&mut committed.news);
         let mut ready: Vec<_> = ready.into_iter().map(|(queue, _)| queue).collect();
+        let left = |task: &TaskInfo| task.state == TaskState::Pending || task.due_at.is_some();
+        ready.retain(|queue| tasks.iter().any(|task| task.queue == *queue && left(task)));
         ready.sort_unstable();
         ready.dedup();
-        poked.retain(|task_id| runs(*task_id));
+        let running: HashSet<_> =
+            tasks.iter().filter(|task| task.state == TaskState::Running).map(|task| task.task_id).collect();
+        poked.retain(|task_id| running.contains(task_id));
         poked.sort_unstable();
         poked.dedup();
         finished.sort_by_key(|(task_id, _)| *task_id);

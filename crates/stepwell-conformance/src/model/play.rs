@@ -1,11 +1,10 @@
 //! Plays one sequence on both sides.
 
-use std::collections::HashSet;
 use std::fmt::Debug;
 use std::time::Duration;
 
+use stepwell_core::MemoryStore;
 use stepwell_core::store::{Batch, TaskFilter, TaskInfo, TaskState};
-use stepwell_core::{MemoryStore, TaskId};
 
 use super::World;
 use super::normal::Ids;
@@ -36,9 +35,7 @@ impl Side {
         let mut committed = committed.map_err(|error| format!("the store failed: {error}"))?;
         self.world.learn_runs(&committed);
         let mut tasks = self.handle().all().await;
-        let running = tasks.iter().filter(|task| task.state == TaskState::Running);
-        let running: HashSet<TaskId> = running.map(|task| task.task_id).collect();
-        let told = self.ids.committed(&mut committed, |task_id| running.contains(&task_id))?;
+        let told = self.ids.committed(&mut committed, &tasks)?;
         self.world.messages.append(&mut self.ids.new_messages);
         self.ids.infos(&mut tasks);
         Ok((format!("{committed:#?}\n{told:#?}"), tasks))

@@ -13,7 +13,7 @@ use std::time::Duration;
 use stepwell::{Durable, Error, TaskContext, TaskResult};
 use uuid::Uuid;
 
-pub use proof::{Proof, prove};
+pub use proof::prove;
 
 /// How long a step's work takes at most.
 pub const WORK: Duration = Duration::from_millis(30);

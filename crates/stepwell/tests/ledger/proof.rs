@@ -85,13 +85,17 @@ impl Proof {
         let mut last_writer = 0;
         for (step, nonce) in results(task_id, journal) {
             let start = starts.iter().find(|start| start.nonce == nonce && start.step == step);
-            let start = start.unwrap_or_else(|| panic!("task {task_id}: the result of step {step} is of no start"));
+            let start =
+                start.unwrap_or_else(|| panic!("task {task_id}: the result of step {step} is of no start"));
             assert!(
                 claimed(start) >= last_writer,
                 "task {task_id}: a run has journaled step {step} after a later run had journaled something"
             );
             last_writer = claimed(start);
-            assert!(journaled.insert(step, start).is_none(), "task {task_id}: step {step} is journaled twice");
+            assert!(
+                journaled.insert(step, start).is_none(),
+                "task {task_id}: step {step} is journaled twice"
+            );
         }
         for start in starts {
             let result = journaled.get(&start.step).unwrap_or_else(|| {
@@ -134,7 +138,11 @@ fn runs(task_id: TaskId, starts: &[Start]) -> Vec<RunId> {
     let mut runs: Vec<&Start> = Vec::new();
     let mut started = HashSet::new();
     for start in starts {
-        assert!(started.insert((start.run, start.step)), "task {task_id}: a run started step {} twice", start.step);
+        assert!(
+            started.insert((start.run, start.step)),
+            "task {task_id}: a run started step {} twice",
+            start.step
+        );
         match runs.iter().find(|run| run.run == start.run) {
             Some(run) => assert_eq!(
                 (run.attempt, run.process),

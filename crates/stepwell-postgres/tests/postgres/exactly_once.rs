@@ -1,0 +1,276 @@
+//! Exactly once with the user's own data: a process that writes an order and spawns its task in one transaction, and
+//! whose task pays in a step's transaction, dies between every two of its statements, or its connections do. Whatever is
+//! left, both sides agree.
+
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use sqlx::{Connection as _, PgConnection, Row as _};
+use stepwell::{Durable, TaskContext, TaskResult, WorkerOptions};
+use stepwell_postgres::{ClientExt as _, PostgresOptions, PostgresStore, TransactionExt as _, sqlx};
+
+use crate::database::Database;
+
+/// Strikes when it is called for the `n`-th time; never when that is 0.
+struct Fate {
+    left: AtomicU32,
+    blow: Blow,
+    url: String,
+    /// What the doomed process's connections are called.
+    name: String,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Blow {
+    /// The process dies.
+    Abort,
+    /// All of its connections do.
+    Terminate,
+}
+
+impl Fate {
+    async fn strike(&self) {
+        let left = self.left.load(Ordering::SeqCst);
+        if left == 0 || self.left.fetch_sub(1, Ordering::SeqCst) > 1 {
+            return;
+        }
+        if self.blow == Blow::Abort {
+            std::process::abort();
+        }
+        let mut conn = PgConnection::connect(&self.url).await.unwrap();
+        let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = $1";
+        sqlx::query(sql).bind(&self.name).execute(&mut conn).await.unwrap();
+    }
+}
+
+#[stepwell::task]
+async fn ship(item: String, ctx: TaskContext) -> TaskResult<i64> {
+    let fate = ctx.state::<Arc<Fate>>()?;
+    let of_step = fate.clone();
+    let paid = ctx
+        .transaction("pay", move |tx| {
+            Box::pin(async move {
+                of_step.strike().await;
+                sqlx::query("INSERT INTO payments (item) VALUES ($1)").bind(&item).execute(&mut *tx).await?;
+                of_step.strike().await;
+                sqlx::query("UPDATE totals SET payments = payments + 1").execute(&mut *tx).await?;
+                of_step.strike().await;
+                let sql = "SELECT payments FROM totals";
+                Ok(sqlx::query_scalar::<_, i64>(sql).fetch_one(&mut *tx).await?)
+            })
+        })
+        .await?;
+    fate.strike().await;
+    ctx.await_event::<u32>("ordered", None).await?;
+    fate.strike().await;
+    Ok(paid)
+}
+
+/// The database as the doomed process reaches it: its tables are found without their schema's name.
+fn url_of(database: &Database) -> String {
+    let mut url = url::Url::parse(&database.url).unwrap();
+    url.query_pairs_mut()
+        .append_pair("application_name", &database.schema)
+        .append_pair("options[search_path]", &database.schema);
+    url.into()
+}
+
+async fn program(database: &Database, fate: u32, blow: Blow) {
+    let fate = Arc::new(Fate {
+        left: AtomicU32::new(fate),
+        blow,
+        url: database.url.clone(),
+        name: database.schema.clone(),
+    });
+    let url = url_of(database);
+    let options = PostgresOptions::parse(&url).unwrap().schema(&database.schema).unwrap();
+    let store = PostgresStore::connect(options).await.unwrap();
+    let builder = Durable::builder().store(Arc::new(store)).state(fate.clone()).max_attempts(100);
+    let client = builder.retry(stepwell::RetryStrategy::fixed(Duration::ZERO)).build().await.unwrap();
+    client.register::<ship>().await.unwrap();
+    while order(&client, &url, &fate).await.is_err() {
+        // As a program does that was told of a broken connection: it looks again.
+        assert!(blow == Blow::Terminate, "nothing is to fail");
+    }
+    fate.strike().await;
+    let lease = Duration::from_millis(300);
+    let worker = client.start_worker(WorkerOptions::new().lease(lease).poll_interval(lease / 4)).await;
+    let mut conn = PgConnection::connect(&database.url).await.unwrap();
+    let sql = format!("SELECT task_id FROM {}.orders", database.schema);
+    let id: uuid::Uuid = sqlx::query_scalar(sqlx::AssertSqlSafe(sql)).fetch_one(&mut conn).await.unwrap();
+    assert_eq!(client.wait::<i64>(id.into()).await.unwrap(), 1);
+    fate.strike().await;
+    worker.shutdown().await;
+}
+
+/// Orders, unless that was done before.
+async fn order(client: &Durable, url: &str, fate: &Fate) -> anyhow::Result<()> {
+    let mut conn = PgConnection::connect(url).await?;
+    let mut tx = conn.begin().await?;
+    let orders: i64 = sqlx::query_scalar("SELECT count(*) FROM orders").fetch_one(&mut *tx).await?;
+    if orders == 0 {
+        fate.strike().await;
+        sqlx::query("INSERT INTO orders (item) VALUES ('teapot')").execute(&mut *tx).await?;
+        fate.strike().await;
+        let task = client.spawn_in::<ship>(&mut tx, "teapot".into()).await?;
+        fate.strike().await;
+        client.emit_event_in(&mut tx, "ordered", &1, None).await?;
+        fate.strike().await;
+        let sql = "UPDATE orders SET task_id = $1";
+        sqlx::query(sql).bind(*task.task_id.as_uuid()).execute(&mut *tx).await?;
+        fate.strike().await;
+    }
+    Ok(tx.commit().await?)
+}
+
+#[tokio::test]
+#[ignore = "it is started by the test that lets it die"]
+async fn doomed_program() {
+    let Ok(schema) = std::env::var("EXACTLY_ONCE_SCHEMA") else { return };
+    let database = Database { url: std::env::var("EXACTLY_ONCE_URL").unwrap(), schema };
+    program(&database, std::env::var("EXACTLY_ONCE_FATE").unwrap().parse().unwrap(), Blow::Abort).await;
+    // The schema is the parent's.
+    std::mem::forget(database);
+}
+
+async fn prepared() -> Database {
+    let database = Database::new();
+    database.open().await;
+    database
+        .sql(
+            "CREATE TABLE orders (item text, task_id uuid); CREATE TABLE payments (item text);
+            CREATE TABLE totals (payments bigint); INSERT INTO totals VALUES (0)",
+        )
+        .await;
+    database
+}
+
+/// Checks that both sides agree. Gives how many orders and payments there are.
+async fn both(database: &Database, when: &str) -> (i64, i64) {
+    let sql = "SELECT (SELECT count(*) FROM orders WHERE task_id IS NOT NULL), (SELECT count(*) FROM tasks),
+        (SELECT count(*) FROM events), (SELECT count(*) FROM payments), (SELECT payments FROM totals),
+        (SELECT count(*) FROM journal WHERE kind = 'step' AND outcome = 'done')";
+    let rows = database.sql(sql).await;
+    let counts: Vec<i64> = (0..6).map(|column| rows[0].get(column)).collect();
+    let [orders, tasks, events, payments, total, steps] = counts[..] else { panic!("{counts:?}") };
+    assert_eq!((tasks, events), (orders, orders), "{when}");
+    assert_eq!((payments, total), (steps, steps), "{when}");
+    (orders, payments)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whenever_the_process_dies_both_sides_agree() {
+    let mut deaths = 0;
+    loop {
+        let database = prepared().await;
+        let mut doomed = Command::new(std::env::current_exe().unwrap());
+        doomed.args(["--exact", "exactly_once::doomed_program", "--ignored", "--nocapture"]);
+        doomed.env("EXACTLY_ONCE_URL", &database.url).env("EXACTLY_ONCE_SCHEMA", &database.schema);
+        doomed.env("EXACTLY_ONCE_FATE", (deaths + 1).to_string());
+        let ended = doomed.output().unwrap();
+        both(&database, &format!("after death {deaths}")).await;
+        if ended.status.success() {
+            break;
+        }
+        program(&database, 0, Blow::Abort).await;
+        assert_eq!(both(&database, &format!("after death {deaths} and a new start")).await, (1, 1));
+        deaths += 1;
+    }
+    assert_eq!(deaths, 12, "it was to die at each of its places");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whenever_its_connections_die_both_sides_agree() {
+    for blow in 1..=12 {
+        let database = prepared().await;
+        program(&database, blow, Blow::Terminate).await;
+        assert_eq!(both(&database, &format!("after blow {blow}")).await, (1, 1));
+    }
+}
+
+#[tokio::test]
+async fn what_is_rolled_back_was_never_there() {
+    let database = prepared().await;
+    let client = Durable::builder().store(Arc::new(database.open().await)).build().await.unwrap();
+    let mut conn = database.connection().await;
+    let mut tx = conn.begin().await.unwrap();
+    let task = client.spawn_in::<ship>(&mut tx, "teapot".into()).await.unwrap();
+    client.emit_event_in(&mut tx, "ordered", &1, None).await.unwrap();
+    tx.rollback().await.unwrap();
+    assert!(client.task(task.task_id).await.unwrap().is_none());
+    assert!(client.emit_event("ordered", &2, None).await.unwrap(), "it is the first");
+}
+
+/// Runs one task with this transaction; gives its result, and how many payments there are.
+async fn paid<F>(work: F) -> (Result<i64, stepwell::Error>, i64)
+where
+    F: for<'c> Fn(&'c mut PgConnection) -> futures_util::future::BoxFuture<'c, anyhow::Result<i64>>,
+    F: Clone + Send + Sync + 'static,
+{
+    let database = prepared().await;
+    let options = PostgresOptions::parse(&url_of(&database)).unwrap().schema(&database.schema).unwrap();
+    let store = PostgresStore::connect(options).await.unwrap();
+    let client = Durable::builder().store(Arc::new(store)).max_attempts(1).build().await.unwrap();
+    let task = move |(): (), ctx: TaskContext| {
+        let work = work.clone();
+        async move { ctx.transaction("pay", move |tx| work(tx)).await }
+    };
+    client.register_fn("pay", task).await.unwrap();
+    let worker = client.start_worker(WorkerOptions::new()).await;
+    let task = client.spawn_named("pay", &(), stepwell::SpawnOptions::new()).await.unwrap();
+    let result = client.wait::<i64>(task.task_id).await;
+    worker.shutdown().await;
+    (result, database.sql("SELECT count(*) FROM payments").await[0].get(0))
+}
+
+const PAY: &str = "INSERT INTO payments (item) VALUES ('teapot')";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_failed_transaction_wrote_is_undone() {
+    let (result, payments) = paid(|tx| {
+        Box::pin(async move {
+            sqlx::query(PAY).execute(tx).await?;
+            anyhow::bail!("no money")
+        })
+    })
+    .await;
+    assert!(result.unwrap_err().to_string().contains("no money"));
+    assert_eq!(payments, 0);
+
+    let (result, payments) = paid(|tx| {
+        Box::pin(async move {
+            sqlx::query(PAY).execute(&mut *tx).await?;
+            sqlx::query("SELECT 1 / 0").execute(tx).await?;
+            Ok(1)
+        })
+    })
+    .await;
+    assert!(result.unwrap_err().to_string().contains("division by zero"));
+    assert_eq!(payments, 0);
+
+    let (result, payments) = paid(|tx| {
+        Box::pin(async move {
+            sqlx::query(PAY).execute(tx).await?;
+            panic!("ouch")
+        })
+    })
+    .await;
+    assert!(result.unwrap_err().to_string().contains("panicked: ouch"));
+    assert_eq!(payments, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_that_ends_itself_is_told_so() {
+    let (result, _) = paid(|tx| {
+        Box::pin(async move {
+            sqlx::query(PAY).execute(&mut *tx).await?;
+            sqlx::query("COMMIT").execute(tx).await?;
+            Ok(1)
+        })
+    })
+    .await;
+    let error = result.unwrap_err().to_string();
+    assert!(error.contains("was ended by its closure: remove its COMMIT or ROLLBACK"), "{error}");
+}
