@@ -1,4 +1,4 @@
-//! Where a workload keeps its tasks: a new database file, or memory.
+//! Where a workload keeps its tasks: a new database file, a new schema, or memory.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,6 +9,7 @@ use serde::Serialize;
 use stepwell::{Durable, MemoryStore, TokioRuntime};
 use tempfile::TempDir;
 
+use crate::server::Schema;
 use crate::tasks::{self, Probe};
 
 /// The store that is measured.
@@ -17,6 +18,8 @@ use crate::tasks::{self, Probe};
 pub(crate) enum StoreKind {
     /// SQLite on a real file, with its default settings.
     Sqlite,
+    /// PostgreSQL with its default settings.
+    Postgres,
     /// The reference model in memory: the engine's own cost, without a disk.
     Memory,
 }
@@ -24,15 +27,17 @@ pub(crate) enum StoreKind {
 /// An empty store, which clients can be opened on one after another. Gone with this value.
 pub(crate) enum Backend {
     Sqlite(TempDir),
+    Postgres(Schema),
     Memory(MemoryStore),
 }
 
 impl Backend {
-    pub(crate) fn new(kind: StoreKind, dir: &Path) -> Result<Self> {
-        match kind {
-            StoreKind::Sqlite => Ok(Self::Sqlite(temp_folder(dir)?)),
-            StoreKind::Memory => Ok(Self::Memory(MemoryStore::new(Arc::new(TokioRuntime::current())))),
-        }
+    pub(crate) fn sqlite(dir: &Path) -> Result<Self> {
+        Ok(Self::Sqlite(temp_folder(dir)?))
+    }
+
+    pub(crate) fn memory() -> Self {
+        Self::Memory(MemoryStore::new(Arc::new(TokioRuntime::current())))
     }
 
     /// A new client, with the task types of this program.
@@ -41,6 +46,7 @@ impl Backend {
             Self::Sqlite(folder) => {
                 Durable::builder().database_url(format!("sqlite://{}", file(folder).display()))
             }
+            Self::Postgres(schema) => Durable::builder().store(Arc::new(schema.store().await?)),
             Self::Memory(store) => Durable::builder().store(Arc::new(store.connect())),
         };
         let client = builder.state(probe.clone()).build().await.context("could not open the store")?;

@@ -1,5 +1,5 @@
-//! The floors: the same work by the bare disk, and the same rows by bare SQLite, on one thread, with the store's own
-//! schema, settings and statements, and nothing around them: no engine, no lookups, no answers.
+//! The floors of SQLite: the same work by the bare disk, and the same rows by bare SQLite, on one thread, with the store's
+//! own schema, settings and statements, and nothing around them: no engine, no lookups, no answers.
 
 use std::fs::File;
 use std::io::{Seek as _, SeekFrom, Write as _};
@@ -16,19 +16,30 @@ use uuid::Uuid;
 use crate::backend::temp_folder;
 use crate::plan::blocking;
 use crate::report::percentile;
-use crate::workloads::{self, Setup, millis, rate};
+use crate::setup::Setup;
+use crate::workloads::{self, millis, rate};
 
-pub(crate) const FDATASYNC_P50: &str = "fdatasync of a 4 KiB append, p50";
-pub(crate) const FDATASYNC_P99: &str = "fdatasync of a 4 KiB append, p99";
-pub(crate) const W1: &str =
-    "bare SQLite, 64 tasks a commit, 2 commits a task: INSERT task; UPDATE task, INSERT journal";
-pub(crate) const W2: &str = "bare SQLite, 100 rows a commit: INSERT journal";
-pub(crate) const W4: &str =
-    "bare SQLite, 64 tasks a commit, 2 commits a task: UPDATE task; UPDATE task, INSERT journal";
-pub(crate) const W5: &str = "bare SQLite: SELECT of the 10,000 journal rows, on a connection just opened";
+/// What the floors are, in words.
+pub(crate) struct Names {
+    pub(crate) w1: &'static str,
+    pub(crate) w2: &'static str,
+    pub(crate) w3_p50: &'static str,
+    pub(crate) w3_p99: &'static str,
+    pub(crate) w4: &'static str,
+    pub(crate) w5: &'static str,
+}
+
+pub(crate) const NAMES: Names = Names {
+    w1: "bare SQLite, 64 tasks a commit, 2 commits a task: INSERT task; UPDATE task, INSERT journal",
+    w2: "bare SQLite, 100 rows a commit: INSERT journal",
+    w3_p50: "fdatasync of a 4 KiB append, p50",
+    w3_p99: "fdatasync of a 4 KiB append, p99",
+    w4: "bare SQLite, 64 tasks a commit, 2 commits a task: UPDATE task; UPDATE task, INSERT journal",
+    w5: "bare SQLite: SELECT of the 10,000 journal rows, on a connection just opened",
+};
 
 /// How many tasks the floors of W1 and W4 handle in a commit.
-const TASKS_A_COMMIT: usize = 64;
+pub(crate) const TASKS_A_COMMIT: usize = 64;
 const PAGE: [u8; 4096] = [0x5a; 4096];
 const SYNCS: u64 = 1_000;
 

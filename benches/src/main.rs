@@ -1,23 +1,32 @@
 //! The benchmark program: `cargo xtask bench`. See the README beside it.
 
 mod backend;
+mod crew;
 mod floor;
+mod floor_postgres;
+mod growth;
+mod history;
+mod lines;
 mod memory;
 mod plan;
 mod report;
+mod server;
+mod setup;
 mod tasks;
 mod workloads;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
 
 use crate::backend::StoreKind;
-use crate::plan::Part;
+use crate::plan::{Part, blocking};
 use crate::report::Report;
-use crate::workloads::Setup;
+use crate::server::Server;
+use crate::setup::Setup;
 
 /// Measures Stepwell, and in the same run what the bare disk and the bare database can do.
 #[derive(Parser)]
@@ -35,6 +44,15 @@ struct Cli {
     /// Where the database files are made, on the disk to be measured [default: the folder of cargo's build output]
     #[arg(long)]
     dir: Option<PathBuf>,
+    /// Use this PostgreSQL server instead of a new one in that folder; each run's schema is dropped afterwards
+    #[arg(long)]
+    database_url: Option<String>,
+    /// Also run W1, W2 and W4 with so many worker processes beside the one that spawns (PostgreSQL only)
+    #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..))]
+    workers: Vec<u16>,
+    /// Also run W1 and W3 with so many finished tasks in the tables (PostgreSQL only)
+    #[arg(long, value_delimiter = ',')]
+    growth: Vec<u64>,
     /// How many tasks the worker runs at the same time (the engine's own default: 256)
     #[arg(long, default_value_t = 256)]
     concurrency: usize,
@@ -44,6 +62,9 @@ struct Cli {
     /// Measure the memory of so many suspended tasks in this process
     #[arg(long, hide = true)]
     suspend: Option<u64>,
+    /// Be a worker process on this schema
+    #[arg(long, hide = true)]
+    work: Option<String>,
 }
 
 #[tokio::main]
@@ -58,25 +79,41 @@ async fn main() -> ExitCode {
 }
 
 async fn run(cli: Cli) -> Result<()> {
-    let dir = cli.dir.map_or_else(build_folder, Ok)?;
     ensure!(cli.concurrency > 0, "--concurrency has to be at least 1");
-    let setup = Setup { store: cli.store, dir, concurrency: cli.concurrency };
+    let postgres = cli.store == StoreKind::Postgres;
+    let of_postgres = cli.database_url.is_some() || !cli.workers.is_empty() || !cli.growth.is_empty();
+    ensure!(postgres || !of_postgres, "--database-url, --workers and --growth need --store postgres");
+    let dir = cli.dir.map_or_else(build_folder, Ok)?;
+    let server = if postgres { Some(server(&dir, cli.database_url).await?) } else { None };
+    let setup = Setup { store: cli.store, dir, server, concurrency: cli.concurrency, processes: None };
     if let Some(tasks) = cli.suspend {
         return memory::child(&setup, tasks).await;
+    }
+    if let Some(schema) = cli.work {
+        return crew::child(&setup, &schema).await;
     }
     if cfg!(debug_assertions) {
         eprintln!("This is a debug build, whose figures say nothing: use `cargo xtask bench`.");
     }
+    let (parts, runs) = (Part::chosen(&cli.only), usize::from(cli.runs));
     let mut figures = Vec::new();
-    for part in Part::chosen(&cli.only) {
-        figures.extend(plan::run(part, &setup, usize::from(cli.runs)).await?);
+    for part in &parts {
+        figures.extend(plan::run(*part, &setup, runs, &cli.workers).await?);
     }
+    if !cli.growth.is_empty() {
+        figures.extend(growth::run(&cli.growth, &parts, &setup, runs).await?);
+    }
+    let server_version = match &setup.server {
+        Some(server) => Some(server.version().await?),
+        None => None,
+    };
     let report = Report {
         store: setup.store,
-        directory: setup.dir.display().to_string(),
+        directory: (!postgres || setup.writes_to_dir()).then(|| setup.dir.display().to_string()),
+        server_version,
         cpus: std::thread::available_parallelism().map_or(1, Into::into),
         concurrency: setup.concurrency,
-        runs: usize::from(cli.runs),
+        runs,
         figures,
     };
     if cli.json {
@@ -85,6 +122,16 @@ async fn run(cli: Cli) -> Result<()> {
         print!("{}", report.table());
     }
     Ok(())
+}
+
+/// The server that is given, or else a new one.
+async fn server(dir: &Path, given: Option<String>) -> Result<Arc<Server>> {
+    let dir = dir.to_owned();
+    let server = match given {
+        Some(url) => Server::given(url),
+        None => blocking(move || Server::start(&dir)).await?,
+    };
+    Ok(Arc::new(server))
 }
 
 /// The folder of the build that this program is from: on a real disk, where builds are.

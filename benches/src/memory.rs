@@ -1,15 +1,14 @@
 //! How much memory suspended tasks take: measured in a process of its own, where nothing else has left its traces.
 
-use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use clap::ValueEnum as _;
 use stepwell::{SpawnOptions, TaskState};
 
+use crate::setup::Setup;
 use crate::tasks::{self, Probe};
-use crate::workloads::{Setup, check, settle};
+use crate::workloads::{check, check_steps, settle};
 
 /// The argument, hidden from people, that makes this program the measured process.
 pub(crate) const CHILD: &str = "--suspend";
@@ -19,10 +18,7 @@ const MAX_IN_MEMORY: usize = 200_000;
 
 /// Runs this program once more, and gives by how many bytes its memory grew with that many suspended tasks.
 pub(crate) async fn measure(setup: &Setup, tasks: u64) -> Result<f64> {
-    let store = setup.store.to_possible_value().context("every store has a name")?;
-    let mut child = Command::new(std::env::current_exe()?);
-    child.args([CHILD, &tasks.to_string(), "--store", store.get_name(), "--dir"]).arg(&setup.dir);
-    child.args(["--concurrency", &setup.concurrency.to_string()]);
+    let mut child = setup.child(CHILD, &tasks.to_string())?;
     let output = tokio::task::spawn_blocking(move || child.output()).await??;
     if !output.status.success() {
         bail!("the measured process failed: {}", String::from_utf8_lossy(&output.stderr).trim());
@@ -55,7 +51,8 @@ pub(crate) async fn child(setup: &Setup, tasks: u64) -> Result<()> {
     // A task that had been dropped from memory would have been started again.
     let starts = probe.starts();
     ensure!(starts == tasks + 1, "the tasks were started {starts} times: not all were in memory");
-    check(&client, &probe, tasks + 1, 0).await?;
+    check_steps(probe.steps(), 0)?;
+    check(&client, None, tasks + 1).await?;
     println!("{}", after.saturating_sub(before));
     Ok(())
 }

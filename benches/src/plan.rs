@@ -1,12 +1,13 @@
-//! What is measured, in which order, beside which floor, and what it is to reach.
+//! What is measured, in which order, and beside which floor.
 
 use anyhow::Result;
 use clap::ValueEnum;
 
 use crate::backend::StoreKind;
-use crate::report::{Figure, Floor, Summary, Target, Unit};
-use crate::workloads::{self, Setup};
-use crate::{floor, memory};
+use crate::lines::{self, worker_processes};
+use crate::report::{Figure, Floor, Summary};
+use crate::setup::Setup;
+use crate::{floor, floor_postgres, memory, workloads};
 
 /// A part of the benchmark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -35,36 +36,47 @@ impl Part {
     }
 }
 
-/// Runs one part `runs` times, each time right after its floor.
-pub(crate) async fn run(part: Part, setup: &Setup, runs: usize) -> Result<Vec<Figure>> {
-    let on_disk = setup.store == StoreKind::Sqlite;
-    if part == Part::Disk && !on_disk {
+/// Runs one part `runs` times, each time right after its floor, and then as often with each number of worker processes.
+pub(crate) async fn run(part: Part, setup: &Setup, runs: usize, workers: &[u16]) -> Result<Vec<Figure>> {
+    if part == Part::Disk && !setup.writes_to_dir() {
         return Ok(Vec::new());
     }
+    let crews: Vec<_> = [None].into_iter().chain(crews(part, workers)).collect();
     let (mut columns, mut floors) = (Columns::default(), Columns::default());
     for run in 1..=runs {
         eprintln!("{part:?}, run {run} of {runs}");
-        if on_disk && let Some(values) = bare(part, setup).await? {
-            floors.add(values);
+        floors.add(bare(part, setup).await?);
+        let mut values = Vec::new();
+        for processes in &crews {
+            if let Some(count) = processes {
+                eprintln!("{part:?}, run {run} of {runs}, {}", worker_processes(*count));
+            }
+            let setup = Setup { processes: *processes, ..setup.clone() };
+            values.extend(measure(part, &setup).await?);
         }
-        columns.add(measure(part, setup).await?);
+        columns.add(values);
     }
-    let lines = figures(part);
-    let figures = lines.into_iter().zip(columns.0).enumerate().map(|(i, (line, values))| {
-        let Line { workload, name, unit, floor, target } = line;
-        let floor = floor.zip(floors.0.get(i).or(floors.0.first()));
+    let lines = crews.iter().flat_map(|processes| lines::of(part, setup.store, *processes));
+    let figures = lines.zip(columns.0).enumerate().map(|(i, (line, values))| {
+        let floor = line.floor.zip(floors.0.get(i).or(floors.0.first()));
         let floor = floor.map(|(name, values)| Floor { name, summary: Summary::of(values.clone()) });
-        Figure::new(workload, name, unit, values, floor, target)
+        Figure::new(line.workload, line.name, line.unit, values, floor, line.target)
     });
     Ok(figures.collect())
 }
 
+/// The numbers of worker processes that a part is measured with beside the usual way.
+fn crews(part: Part, workers: &[u16]) -> impl Iterator<Item = Option<u16>> {
+    let scales = matches!(part, Part::W1 | Part::W2 | Part::W4);
+    workers.iter().copied().filter(move |_| scales).map(Some)
+}
+
 /// The values of each figure, a value for each run.
 #[derive(Default)]
-struct Columns(Vec<Vec<f64>>);
+pub(crate) struct Columns(pub(crate) Vec<Vec<f64>>);
 
 impl Columns {
-    fn add(&mut self, values: Vec<f64>) {
+    pub(crate) fn add(&mut self, values: Vec<f64>) {
         self.0.resize(values.len(), Vec::new());
         self.0.iter_mut().zip(values).for_each(|(column, value)| column.push(value));
     }
@@ -83,15 +95,15 @@ async fn measure(part: Part, setup: &Setup) -> Result<Vec<f64>> {
             .await?;
             vec![append.0, append.1, overwrite.0, overwrite.1]
         }
-        Part::W1 => vec![workloads::w1(setup).await?],
-        Part::W2 => vec![workloads::w2(setup).await?],
+        Part::W1 => vec![workloads::w1(setup, &setup.backend()?).await?],
+        Part::W2 => vec![workloads::w2(setup, &setup.backend()?).await?],
         Part::W3 => {
-            let (p50, p99) = workloads::w3(setup).await?;
+            let (p50, p99) = workloads::w3(setup, &setup.backend()?).await?;
             vec![p50, p99]
         }
-        Part::W4 => vec![workloads::w4(setup).await?],
+        Part::W4 => vec![workloads::w4(setup, &setup.backend()?).await?],
         Part::W5 => {
-            let resumed = workloads::w5(setup).await?;
+            let resumed = workloads::w5(setup, &setup.backend()?).await?;
             vec![resumed.to_first_step, resumed.to_end, resumed.open]
         }
         Part::Memory => {
@@ -105,89 +117,31 @@ async fn measure(part: Part, setup: &Setup) -> Result<Vec<f64>> {
     })
 }
 
-/// The floor of each figure, or one for all.
-async fn bare(part: Part, setup: &Setup) -> Result<Option<Vec<f64>>> {
-    let dir = setup.dir.clone();
-    let values = match part {
-        Part::Disk | Part::Memory => return Ok(None),
-        Part::W3 => {
-            let (p50, p99) = blocking(move || floor::fdatasync(&dir, floor::Write::Append)).await?;
-            vec![p50, p99]
+/// The floor of each figure, or one for all, or none.
+async fn bare(part: Part, setup: &Setup) -> Result<Vec<f64>> {
+    let pair = |(p50, p99)| vec![p50, p99];
+    Ok(match (setup.store, part) {
+        (StoreKind::Memory, _) | (_, Part::Disk | Part::Memory) => Vec::new(),
+        (StoreKind::Sqlite, Part::W1) => vec![floor::w1(setup).await?],
+        (StoreKind::Sqlite, Part::W2) => vec![floor::w2(setup).await?],
+        (StoreKind::Sqlite, Part::W3) => {
+            let dir = setup.dir.clone();
+            pair(blocking(move || floor::fdatasync(&dir, floor::Write::Append)).await?)
         }
-        Part::W1 => vec![floor::w1(setup).await?],
-        Part::W2 => vec![floor::w2(setup).await?],
-        Part::W4 => vec![floor::w4(setup).await?],
-        Part::W5 => vec![floor::w5(setup).await?],
-    };
-    Ok(Some(values))
+        (StoreKind::Sqlite, Part::W4) => vec![floor::w4(setup).await?],
+        (StoreKind::Sqlite, Part::W5) => vec![floor::w5(setup).await?],
+        (StoreKind::Postgres, Part::W1) => vec![floor_postgres::w1(setup).await?],
+        (StoreKind::Postgres, Part::W2) => vec![floor_postgres::w2(setup).await?],
+        (StoreKind::Postgres, Part::W3) => pair(floor_postgres::w3(setup).await?),
+        (StoreKind::Postgres, Part::W4) => vec![floor_postgres::w4(setup).await?],
+        (StoreKind::Postgres, Part::W5) => vec![floor_postgres::w5(setup).await?],
+    })
 }
 
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
     tokio::task::spawn_blocking(work).await?
-}
-
-/// What is said of a figure beside its values.
-struct Line {
-    workload: &'static str,
-    name: &'static str,
-    unit: Unit,
-    floor: Option<&'static str>,
-    target: Target,
-}
-
-fn figures(part: Part) -> Vec<Line> {
-    let line = |workload, name, unit, floor, value, ratio| Line {
-        workload,
-        name,
-        unit,
-        floor,
-        target: Target { value, ratio },
-    };
-    let ms = Unit::Milliseconds;
-    match part {
-        Part::Disk => vec![
-            line("disk", "fdatasync of a 4 KiB append, p50", ms, None, None, None),
-            line("disk", "fdatasync of a 4 KiB append, p99", ms, None, None, None),
-            line("disk", "fdatasync of a 4 KiB overwrite, p50", ms, None, None, None),
-            line("disk", "fdatasync of a 4 KiB overwrite, p99", ms, None, None, None),
-        ],
-        Part::W1 => {
-            let name = "10,000 tasks of one step, 64 callers";
-            vec![line("W1", name, Unit::TasksPerSecond, Some(floor::W1), Some(20_000.0), Some(0.5))]
-        }
-        Part::W2 => {
-            let name = "100 tasks of 20 sequential steps";
-            vec![line("W2", name, Unit::StepsPerSecond, Some(floor::W2), Some(60_000.0), Some(0.5))]
-        }
-        Part::W3 => vec![
-            line("W3", "one task, spawn to result, p50", ms, Some(floor::FDATASYNC_P50), None, Some(3.0)),
-            line("W3", "one task, spawn to result, p99", ms, Some(floor::FDATASYNC_P99), None, None),
-        ],
-        Part::W4 => {
-            let name = "drain a backlog of 100,000 tasks";
-            vec![line("W4", name, Unit::TasksPerSecond, Some(floor::W4), None, Some(0.5))]
-        }
-        Part::W5 => vec![
-            line(
-                "W5",
-                "resume 10,000 entries: to the first new step",
-                ms,
-                Some(floor::W5),
-                Some(100.0),
-                None,
-            ),
-            line("W5", "resume 10,000 entries: to the task's end", ms, Some(floor::W5), None, None),
-            line("W5", "opening the store before it", ms, None, None, None),
-        ],
-        Part::Memory => vec![
-            line("mem", "10,000 suspended tasks, each", Unit::Bytes, None, None, None),
-            line("mem", "10,000 suspended tasks", Unit::Mebibytes, None, None, None),
-            line("mem", "100,000 suspended tasks, each", Unit::Bytes, None, None, None),
-            line("mem", "100,000 suspended tasks", Unit::Mebibytes, None, Some(1024.0), None),
-        ],
-    }
 }
 
 #[cfg(test)]
@@ -198,5 +152,11 @@ mod tests {
     fn parts_run_in_their_order_and_once() {
         assert_eq!(Part::chosen(&[Part::W3, Part::W1, Part::W3]), [Part::W1, Part::W3]);
         assert_eq!(Part::chosen(&[]).len(), Part::value_variants().len());
+    }
+
+    #[test]
+    fn what_scales_is_measured_with_each_number_of_processes() {
+        assert_eq!(crews(Part::W1, &[1, 4]).collect::<Vec<_>>(), [Some(1), Some(4)]);
+        assert_eq!(crews(Part::W3, &[1, 4]).count(), 0);
     }
 }

@@ -163,7 +163,10 @@ impl Figure {
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
     pub(crate) store: crate::backend::StoreKind,
-    pub(crate) directory: String,
+    /// On the disk that was measured; unknown of a server that somebody else runs.
+    pub(crate) directory: Option<String>,
+    /// The version of the PostgreSQL server.
+    pub(crate) server_version: Option<String>,
     pub(crate) cpus: usize,
     pub(crate) concurrency: usize,
     pub(crate) runs: usize,
@@ -221,7 +224,7 @@ fn lines<const N: usize>(rows: &[[String; N]], right: &[usize]) -> String {
 }
 
 /// A number with its thousands apart.
-fn number(value: f64, decimals: usize) -> String {
+pub(crate) fn number(value: f64, decimals: usize) -> String {
     let text = format!("{value:.decimals$}");
     let (whole, fraction) = text.split_once('.').map_or((text.as_str(), None), |(w, f)| (w, Some(f)));
     let mut grouped = String::new();

@@ -1,16 +1,17 @@
-//! The workloads of the design's section on speed. Each makes a store of its own, does its work, checks that everything
+//! The workloads of the design's section on speed. Each does its work on a store that it is given, checks that everything
 //! was done once and came out right, and gives what it measured.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use stepwell::{Durable, SpawnOptions, SpawnResult, TaskFilter, TaskId, TaskState, WorkerOptions};
+use stepwell::{Durable, SpawnOptions, SpawnResult, TaskFilter, TaskId, TaskState};
 use tokio::task::JoinSet;
 
-use crate::backend::{Backend, StoreKind};
+use crate::backend::Backend;
+use crate::crew::Crew;
 use crate::report::percentile;
+use crate::setup::Setup;
 use crate::tasks::{self, Probe};
 
 /// How many tasks W1 spawns, and how many callers do it.
@@ -28,31 +29,14 @@ pub(crate) const W5_ENTRIES: u64 = 10_000;
 /// Tasks that are run before the clock starts: the worker is known to the store then, and the program warm.
 const WARM_UP: u64 = 64;
 
-/// Where and how to run.
-#[derive(Clone, Debug)]
-pub(crate) struct Setup {
-    pub(crate) store: StoreKind,
-    pub(crate) dir: PathBuf,
-    pub(crate) concurrency: usize,
-}
-
-impl Setup {
-    pub(crate) fn backend(&self) -> Result<Backend> {
-        Backend::new(self.store, &self.dir)
-    }
-
-    pub(crate) fn worker(&self) -> WorkerOptions {
-        WorkerOptions::default().concurrency(self.concurrency)
-    }
-}
-
 /// 10,000 tasks of one step, spawned by 64 callers. Each caller waits for the durable answer of every spawn, and in the
 /// end for all of its tasks. Tasks per second.
-pub(crate) async fn w1(setup: &Setup) -> Result<f64> {
-    let (backend, probe) = (setup.backend()?, Arc::new(Probe::default()));
+pub(crate) async fn w1(setup: &Setup, backend: &Backend) -> Result<f64> {
+    let probe = Arc::new(Probe::default());
     let client = backend.open(&probe).await?;
-    let worker = client.start_worker(setup.worker()).await;
-    warm_up(&client).await?;
+    let before = latest(&client).await?;
+    let crew = Crew::hire(setup, backend, &client, &probe).await?.start().await?;
+    let warm_up = warm_up(setup, &client).await?;
 
     let start = Instant::now();
     let mut callers = JoinSet::new();
@@ -72,17 +56,18 @@ pub(crate) async fn w1(setup: &Setup) -> Result<f64> {
     join(callers).await?;
     let took = start.elapsed();
 
-    worker.shutdown().await;
-    check(&client, &probe, WARM_UP + W1_TASKS, WARM_UP + W1_TASKS).await?;
+    check_steps(crew.end().await?, warm_up + W1_TASKS)?;
+    check(&client, before, warm_up + W1_TASKS).await?;
     Ok(rate(W1_TASKS, took))
 }
 
 /// 100 tasks of 20 sequential steps at the same time, ten times. Steps per second.
-pub(crate) async fn w2(setup: &Setup) -> Result<f64> {
-    let (backend, probe) = (setup.backend()?, Arc::new(Probe::default()));
+pub(crate) async fn w2(setup: &Setup, backend: &Backend) -> Result<f64> {
+    let probe = Arc::new(Probe::default());
     let client = backend.open(&probe).await?;
-    let worker = client.start_worker(setup.worker()).await;
-    warm_up(&client).await?;
+    let before = latest(&client).await?;
+    let crew = Crew::hire(setup, backend, &client, &probe).await?.start().await?;
+    let warm_up = warm_up(setup, &client).await?;
 
     let caller = tokio::spawn({
         let client = client.clone();
@@ -101,18 +86,19 @@ pub(crate) async fn w2(setup: &Setup) -> Result<f64> {
     });
     let took = caller.await??;
 
-    worker.shutdown().await;
     let (tasks, steps) = (W2_TASKS * W2_ROUNDS, W2_TASKS * W2_STEPS * W2_ROUNDS);
-    check(&client, &probe, WARM_UP + tasks, WARM_UP + steps).await?;
+    check_steps(crew.end().await?, warm_up + steps)?;
+    check(&client, before, warm_up + tasks).await?;
     Ok(rate(steps, took))
 }
 
 /// One task at a time, from spawn to result. Milliseconds: the median and the 99th percentile.
-pub(crate) async fn w3(setup: &Setup) -> Result<(f64, f64)> {
-    let (backend, probe) = (setup.backend()?, Arc::new(Probe::default()));
+pub(crate) async fn w3(setup: &Setup, backend: &Backend) -> Result<(f64, f64)> {
+    let probe = Arc::new(Probe::default());
     let client = backend.open(&probe).await?;
-    let worker = client.start_worker(setup.worker()).await;
-    warm_up(&client).await?;
+    let before = latest(&client).await?;
+    let crew = Crew::hire(setup, backend, &client, &probe).await?.start().await?;
+    let warm_up = warm_up(setup, &client).await?;
 
     let caller = tokio::spawn({
         let client = client.clone();
@@ -129,31 +115,39 @@ pub(crate) async fn w3(setup: &Setup) -> Result<(f64, f64)> {
     });
     let mut times = caller.await??;
 
-    worker.shutdown().await;
-    check(&client, &probe, WARM_UP + W3_TASKS, WARM_UP + W3_TASKS).await?;
+    check_steps(crew.end().await?, warm_up + W3_TASKS)?;
+    check(&client, before, warm_up + W3_TASKS).await?;
     Ok((percentile(&mut times, 0.5), percentile(&mut times, 0.99)))
 }
 
-/// Drains a backlog of 100,000 tasks of one step, from the worker's start to the last task's end. Tasks per second.
-pub(crate) async fn w4(setup: &Setup) -> Result<f64> {
-    let (backend, probe) = (setup.backend()?, Arc::new(Probe::default()));
+/// Drains a backlog of 100,000 tasks of one step, from the workers' start to the last task's end. Tasks per second.
+pub(crate) async fn w4(setup: &Setup, backend: &Backend) -> Result<f64> {
+    let probe = Arc::new(Probe::default());
     let client = backend.open(&probe).await?;
+    let before = latest(&client).await?;
+    let mut last = None;
     for from in (0..W4_TASKS).step_by(usize::try_from(W4_CHUNK)?) {
         let chunk = (from..W4_TASKS.min(from + W4_CHUNK)).map(|n| (n, SpawnOptions::new()));
-        client.spawn_many::<tasks::one_step>(chunk).await?;
+        last = client.spawn_many::<tasks::one_step>(chunk).await?.last().map(|spawned| spawned.task_id);
     }
+    let last = last.context("there is no backlog")?;
+    let crew = Crew::hire(setup, backend, &client, &probe).await?;
 
     let start = Instant::now();
-    let worker = client.start_worker(setup.worker()).await;
-    // Seldom looks into the store, which has work to do, before every step has run.
-    while probe.steps() < W4_TASKS {
-        tokio::time::sleep(Duration::from_millis(2)).await;
+    let crew = crew.start().await?;
+    // Seldom looks into the store, which has work to do, before nearly every step has run.
+    if setup.processes.is_some() {
+        expect(&client, last, (W4_TASKS - 1) * 2).await?;
+    } else {
+        while probe.steps() < W4_TASKS {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
     }
     settle(&client, &[TaskState::Running, TaskState::Pending], Duration::from_millis(2)).await?;
     let took = start.elapsed();
 
-    worker.shutdown().await;
-    check(&client, &probe, W4_TASKS, W4_TASKS).await?;
+    check_steps(crew.end().await?, W4_TASKS)?;
+    check(&client, before, W4_TASKS).await?;
     Ok(rate(W4_TASKS, took))
 }
 
@@ -168,9 +162,8 @@ pub(crate) struct Resumed {
 }
 
 /// Resumes a task with 10,000 journal entries that waits for an event, with a new client and a new worker.
-pub(crate) async fn w5(setup: &Setup) -> Result<Resumed> {
-    let backend = setup.backend()?;
-    let task_id = build_journal(setup, &backend).await?;
+pub(crate) async fn w5(setup: &Setup, backend: &Backend) -> Result<Resumed> {
+    let task_id = build_journal(setup, backend).await?;
 
     let probe = Arc::new(Probe::default());
     let start = Instant::now();
@@ -188,7 +181,8 @@ pub(crate) async fn w5(setup: &Setup) -> Result<Resumed> {
     let first_step = tasks::first_new_step(&probe)?;
 
     worker.shutdown().await;
-    check(&client, &probe, 1, 1).await?;
+    check_steps(probe.steps(), 1)?;
+    check(&client, None, 1).await?;
     ensure!(probe.starts() == 1, "the task was replayed {} times", probe.starts());
     Ok(Resumed { to_first_step: millis(first_step.duration_since(start)), to_end, open })
 }
@@ -213,16 +207,21 @@ async fn state(client: &Durable, task_id: TaskId) -> Result<TaskState> {
     Ok(info.with_context(|| format!("the task {task_id} is gone"))?.state)
 }
 
-async fn warm_up(client: &Durable) -> Result<()> {
-    let mut callers = JoinSet::new();
-    for n in 0..WARM_UP {
-        let client = client.clone();
-        callers.spawn(async move {
-            let task = client.spawn::<tasks::one_step>(n).await?;
-            expect(&client, task.task_id, n * 2).await
-        });
+/// As many rounds as there are workers: in one alone, the first of them could take all. Says how many tasks it ran.
+async fn warm_up(setup: &Setup, client: &Durable) -> Result<u64> {
+    let rounds = setup.processes.map_or(1, u64::from);
+    for _ in 0..rounds {
+        let mut callers = JoinSet::new();
+        for n in 0..WARM_UP {
+            let client = client.clone();
+            callers.spawn(async move {
+                let task = client.spawn::<tasks::one_step>(n).await?;
+                expect(&client, task.task_id, n * 2).await
+            });
+        }
+        join(callers).await?;
     }
-    join(callers).await
+    Ok(rounds * WARM_UP)
 }
 
 async fn join(mut callers: JoinSet<Result<()>>) -> Result<()> {
@@ -250,23 +249,38 @@ pub(crate) async fn settle(client: &Durable, states: &[TaskState], pause: Durati
     Ok(())
 }
 
-/// Checks that the store holds that many tasks, all completed in their first attempt, and that that many steps ran.
-pub(crate) async fn check(client: &Durable, probe: &Probe, tasks: u64, steps: u64) -> Result<()> {
+/// The task that was spawned last; none when the store is empty.
+async fn latest(client: &Durable) -> Result<Option<TaskId>> {
+    let filter = TaskFilter { limit: 1, ..TaskFilter::default() };
+    Ok(client.tasks(filter).await?.first().map(|task| task.task_id))
+}
+
+/// Checks that after that task so many were spawned, and all are completed in their first attempt.
+pub(crate) async fn check(client: &Durable, before: Option<TaskId>, tasks: u64) -> Result<()> {
     let mut filter = TaskFilter { limit: 1_000, ..TaskFilter::default() };
     let mut completed = 0;
-    loop {
+    // Their ids are in the order of time, and the latest come first.
+    'pages: loop {
         let page = client.tasks(filter.clone()).await?;
         for task in &page {
             let (id, state, attempt) = (task.task_id, task.state, task.attempt);
+            if before == Some(id) {
+                break 'pages;
+            }
             ensure!(state == TaskState::Completed, "the task {id} is {state}: {:?}", task.failure);
             ensure!(attempt == 1, "the task {id} took {attempt} attempts");
+            completed += 1;
         }
-        completed += page.len() as u64;
         let Some(last) = page.last() else { break };
         filter.before = Some(last.task_id);
     }
     ensure!(completed == tasks, "{completed} tasks completed instead of {tasks}");
-    ensure!(probe.steps() == steps, "{} steps ran instead of {steps}", probe.steps());
+    Ok(())
+}
+
+/// Checks that so many steps ran.
+pub(crate) fn check_steps(ran: u64, steps: u64) -> Result<()> {
+    ensure!(ran == steps, "{ran} steps ran instead of {steps}");
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use stepwell_core::store::{
     Applied, Batch, Claimed, ClaimedTask, Command, CommandOutcome, Committed, Facts, NewEvent, NewMessage,
     NewTask, Next, Refused, Spawned, TaskFilter, Transition, WorkerSignal,
 };
-use stepwell_core::{Entry, Payload, RunId, Store, StoreError, TaskId, TaskInfo, TaskState};
+use stepwell_core::{Entry, Payload, QueueInfo, RunId, Store, StoreError, TaskId, TaskInfo, TaskState};
 
 use crate::make::{self, LOOK, claim, task_id};
 
@@ -110,6 +110,18 @@ impl Handle {
 
     pub(crate) async fn state(&self, n: u128) -> TaskState {
         self.info(n).await.state
+    }
+
+    pub(crate) async fn list_of(&self, state: TaskState) -> Vec<TaskInfo> {
+        self.list(TaskFilter { state: Some(state), limit: 1_000, ..TaskFilter::default() }).await
+    }
+
+    pub(crate) async fn count(&self, state: TaskState) -> usize {
+        self.list_of(state).await.len()
+    }
+
+    pub(crate) async fn queues(&self) -> Vec<QueueInfo> {
+        self.0.queues().await.expect("the store fails")
     }
 
     pub(crate) async fn journal(&self, n: u128) -> Vec<Entry> {

@@ -57,6 +57,8 @@ pub(crate) fn new_task(n: u128) -> NewTask {
         retry: RetryStrategy::default(),
         start_at: None,
         idempotency_key: None,
+        concurrency_key: None,
+        code_version: None,
         cancellation: CancellationPolicy::default(),
         parent: None,
         claim_by: None,
@@ -117,7 +119,13 @@ pub(crate) fn claim(n: u128, limit: usize) -> Claim {
 
 pub(crate) fn claim_of(n: u128, queues: &[&str], task_types: &[&str], limit: usize) -> Claim {
     let names = |texts: &[&str]| texts.iter().map(|text| name(text)).collect();
-    Claim { worker_id: worker_id(n), queues: names(queues), task_types: names(task_types), limit }
+    Claim {
+        worker_id: worker_id(n),
+        queues: names(queues),
+        task_types: names(task_types),
+        code_version: None,
+        limit,
+    }
 }
 
 /// An event for all queues.

@@ -10,10 +10,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use stepwell_conformance::{Backend, Clock, points, run};
+use stepwell_core::store::Purge;
 use stepwell_core::store::{Batch, Changed, ClaimedTask, Committed, Next, Spawned, Transition};
 use stepwell_core::{
-    BoxFuture, Entry, Failure, FailureKind, Store, StoreError, TaskFilter, TaskId, TaskInfo, Timestamp,
-    async_trait,
+    BoxFuture, Entry, Failure, FailureKind, QueueInfo, Store, StoreError, TaskFilter, TaskId, TaskInfo,
+    Timestamp, async_trait,
 };
 use support::Memory;
 
@@ -51,6 +52,14 @@ impl<F: Fault> Store for Faulty<F> {
 
     fn journal(&self, task_id: TaskId) -> BoxFuture<'static, Result<Vec<Entry>, StoreError>> {
         self.store.journal(task_id)
+    }
+
+    fn queues(&self) -> BoxFuture<'static, Result<Vec<QueueInfo>, StoreError>> {
+        self.store.queues()
+    }
+
+    fn purge(&self, purge: Purge) -> BoxFuture<'static, Result<usize, StoreError>> {
+        self.store.purge(purge)
     }
 
     fn changed(&self) -> BoxFuture<'_, Changed> {

@@ -20,13 +20,17 @@ use crate::lifecycle::Subscription;
 use crate::name::Name;
 use crate::options::{Settings, SpawnOptions, WorkerOptions};
 use crate::payload::Payload;
+use crate::queue::{QueueAction, QueueChange, QueueInfo, QueueLimits};
 use crate::runtime::{MaybeSend, Runtime};
 use crate::slots::Slots;
 use crate::store::*;
 use crate::task::Task;
 use crate::task_error::TaskResult;
+use crate::time::from_micros;
 use crate::worker::{Worker, shutdown};
 
+/// How many tasks are removed in one transaction.
+const PURGE_BATCH: usize = 1_000;
 /// How soon, and how seldom at last, a task that another process runs is looked at when nothing is heard of its end.
 const LOOK_AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(60));
 
@@ -133,8 +137,8 @@ impl Client {
         options: SpawnOptions,
     ) -> Result<SpawnResult, Error> {
         let mut task = self.new_task(task_type, params, options)?;
-        let slots = if task.start_at.is_none() {
-            self.engine.hub.reserve(&task.queue, &task.task_type)
+        let slots = if task.start_at.is_none() && task.concurrency_key.is_none() {
+            self.engine.hub.reserve(&task)
         } else {
             None
         };
@@ -373,6 +377,62 @@ impl Client {
         }
         let (slots, woken) = Slots::new(self.engine.clone(), options, queues);
         Worker::start(slots, woken).await
+    }
+
+    /// The queues that have limits, are paused, or have tasks that have not ended.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub async fn queues(&self) -> Result<Vec<QueueInfo>, Error> {
+        Ok(self.engine.store.queues().await?)
+    }
+
+    /// Pauses a queue, on all workers: none of its tasks is claimed any more. Those that run go on.
+    ///
+    /// # Errors
+    /// [`Error::Name`]; [`Error::Store`] when nothing could be written.
+    pub async fn pause_queue(&self, queue: impl AsRef<str>) -> Result<(), Error> {
+        self.change_queue(queue, QueueAction::Pause).await
+    }
+
+    /// Lets a paused queue's tasks be claimed again.
+    ///
+    /// # Errors
+    /// As [`Client::pause_queue`].
+    pub async fn resume_queue(&self, queue: impl AsRef<str>) -> Result<(), Error> {
+        self.change_queue(queue, QueueAction::Resume).await
+    }
+
+    /// Sets a queue's limits, for all workers together, in place of those before. They hold for claims from now on.
+    ///
+    /// # Errors
+    /// As [`Client::pause_queue`].
+    pub async fn limit_queue(&self, queue: impl AsRef<str>, limits: QueueLimits) -> Result<(), Error> {
+        self.change_queue(queue, QueueAction::Limit(limits)).await
+    }
+
+    async fn change_queue(&self, queue: impl AsRef<str>, action: QueueAction) -> Result<(), Error> {
+        let change = QueueChange { queue: Name::new(queue)?, action };
+        Ok(durable(self.engine.commit.change_queue(change)).await?)
+    }
+
+    /// Removes tasks that ended longer ago than this, with all that belongs to them: those of one state, or all. It goes in
+    /// small batches, between which others get their turn. Returns how many there were.
+    ///
+    /// # Errors
+    /// [`Error::Store`]; what was removed before stays removed.
+    pub async fn purge(&self, older_than: Duration, state: Option<TaskState>) -> Result<usize, Error> {
+        let store = &self.engine.store;
+        let age = i64::try_from(older_than.as_micros()).unwrap_or(i64::MAX);
+        let before = from_micros(store.now().as_microsecond().saturating_sub(age));
+        let mut purged = 0;
+        loop {
+            let batch = store.purge(Purge { before, state, limit: PURGE_BATCH }).await?;
+            purged += batch;
+            if batch < PURGE_BATCH {
+                return Ok(purged);
+            }
+        }
     }
 
     /// Lifecycle events of this process, from now on.

@@ -19,6 +19,7 @@ use crate::hub::Hub;
 use crate::ids::TaskId;
 use crate::lifecycle::{Broadcast, Lifecycle};
 use crate::name::Name;
+use crate::queue::QueueChange;
 use crate::runtime::{BoxFuture, Runtime, turn};
 use crate::store::*;
 
@@ -39,6 +40,7 @@ struct Answers {
     spawns: Vec<Answer<Spawned>>,
     /// The tasks of `spawns`, to be told of.
     spawned: Vec<(TaskId, Name)>,
+    queues: Vec<Answer<()>>,
     workers: Vec<Answer<bool>>,
     claims: Vec<Answer<Claimed>>,
 }
@@ -103,6 +105,7 @@ impl GroupCommit {
     door!(command, commands, Command, CommandOutcome);
     door!(emit, events, NewEvent, bool);
     door!(send, messages, NewMessage, bool);
+    door!(change_queue, queues, QueueChange, ());
     door!(signal, workers, WorkerSignal, bool);
     door!(claim, claims, Claim, Claimed);
 
@@ -194,6 +197,8 @@ impl GroupCommit {
                     give(answers.events, committed.events);
                     give(answers.messages, committed.messages);
                     give(answers.spawns, committed.spawns);
+                    let changed = answers.queues.len();
+                    give(answers.queues, vec![(); changed]);
                     give(answers.workers, committed.workers);
                     give(answers.claims, committed.claims);
                     self.hub.tell(news);
@@ -205,6 +210,7 @@ impl GroupCommit {
                     refuse(answers.events, &error);
                     refuse(answers.messages, &error);
                     refuse(answers.spawns, &error);
+                    refuse(answers.queues, &error);
                     refuse(answers.workers, &error);
                     refuse(answers.claims, &error);
                 }

@@ -99,6 +99,8 @@ impl Engine {
                 Start::At(at) => Some(at),
             },
             idempotency_key: options.idempotency_key.map(Name::new).transpose()?,
+            concurrency_key: options.concurrency_key.map(Name::new).transpose()?,
+            code_version: options.code_version.map(Name::new).transpose()?,
             cancellation: options.cancellation.unwrap_or_else(|| self.settings.cancellation.clone()),
             parent,
             claim_by: None,

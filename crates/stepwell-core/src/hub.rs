@@ -8,11 +8,10 @@ use lru::LruCache;
 use tokio::sync::{Notify, oneshot};
 
 use crate::ids::{TaskId, WorkerId};
-use crate::name::Name;
 use crate::payload::Payload;
 use crate::run::Run;
 use crate::slots::Slots;
-use crate::store::{Finish, News};
+use crate::store::{Finish, NewTask, News};
 
 /// The largest output that is kept for callers who come a moment later, in bytes.
 const SMALL_OUTPUT: usize = 256;
@@ -126,9 +125,9 @@ impl Hub {
         workers.push(Arc::downgrade(slots));
     }
 
-    /// A worker of this process that can take a task of this type from this queue now. Its slot is taken.
-    pub(crate) fn reserve(&self, queue: &Name, task_type: &Name) -> Option<(WorkerId, Arc<Slots>)> {
-        self.workers().into_iter().find_map(|slots| Some((slots.reserve(queue, task_type)?, slots)))
+    /// A worker of this process that can take the task now. Its slot is taken.
+    pub(crate) fn reserve(&self, task: &NewTask) -> Option<(WorkerId, Arc<Slots>)> {
+        self.workers().into_iter().find_map(|slots| Some((slots.reserve(task)?, slots)))
     }
 
     pub(crate) fn workers(&self) -> Vec<Arc<Slots>> {

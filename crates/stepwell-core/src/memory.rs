@@ -1,5 +1,7 @@
 //! The store in memory: for tests and simulation, and the reference model of what a store does.
 
+mod limits;
+
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,8 +12,10 @@ use tokio::sync::Notify;
 use crate::failure::{Failure, FailureKind};
 use crate::ids::{RunId, TaskId, WorkerId};
 use crate::journal::{Entry, Key, Kind};
+use crate::memory::limits::{Place, Queue};
 use crate::name::Name;
 use crate::payload::Payload;
+use crate::queue::QueueInfo;
 use crate::runtime::{BoxFuture, Runtime};
 use crate::store::*;
 use crate::time::{Timestamp, after};
@@ -94,6 +98,24 @@ impl Store for MemoryStore {
         Box::pin(std::future::ready(Ok(journal)))
     }
 
+    fn queues(&self) -> BoxFuture<'static, Result<Vec<QueueInfo>, StoreError>> {
+        let infos = self.state().queue_infos();
+        Box::pin(std::future::ready(Ok(infos)))
+    }
+
+    fn purge(&self, purge: Purge) -> BoxFuture<'static, Result<usize, StoreError>> {
+        let mut state = self.state();
+        let fits = |task: &&Task| {
+            task.finished_at.is_some_and(|at| at < purge.before)
+                && task.state.is_finished()
+                && purge.state.is_none_or(|state| task.state == state)
+        };
+        let ended = state.tasks.values().filter(fits).map(|task| task.new.task_id);
+        let doomed: Vec<_> = ended.take(purge.limit).collect();
+        doomed.iter().for_each(|task_id| state.delete(*task_id));
+        Box::pin(std::future::ready(Ok(doomed.len())))
+    }
+
     fn changed(&self) -> BoxFuture<'_, Changed> {
         Box::pin(async {
             loop {
@@ -112,12 +134,16 @@ impl Store for MemoryStore {
 struct State {
     tasks: BTreeMap<TaskId, Task>,
     /// Claimable tasks of each queue, in the order in which they are claimed.
-    ready: HashMap<Name, BTreeSet<(Reverse<i32>, Timestamp, TaskId)>>,
+    ready: HashMap<Name, BTreeSet<Place>>,
     /// Tasks that become claimable then.
     due: BTreeSet<(Timestamp, TaskId)>,
     /// Tasks that are cancelled then.
     deadlines: BTreeSet<(Timestamp, TaskId)>,
     idempotency: HashMap<(Name, Name), TaskId>,
+    queues: BTreeMap<Name, Queue>,
+    /// Unfinished tasks of each concurrency key, in the order of their turns.
+    keys: HashMap<Name, BTreeSet<(u64, TaskId)>>,
+    places: u64,
     events: HashMap<(Name, Option<Name>), Payload>,
     awaiting: HashMap<Name, BTreeSet<TaskId>>,
     workers: BTreeMap<WorkerId, Timestamp>,
@@ -154,6 +180,8 @@ struct Task {
     failure: Option<Failure>,
     cancel_requested: bool,
     poked: bool,
+    /// Its place among the tasks of its concurrency key.
+    place: u64,
     spawned_at: Timestamp,
     ready_at: Timestamp,
     started_at: Option<Timestamp>,
@@ -179,6 +207,8 @@ impl Task {
             max_attempts: self.new.max_attempts,
             parent: self.new.parent,
             idempotency_key: self.new.idempotency_key.clone(),
+            concurrency_key: self.new.concurrency_key.clone(),
+            code_version: self.new.code_version.clone(),
             cancel_requested: self.cancel_requested,
             spawned_at: self.spawned_at,
             started_at: self.started_at,
@@ -209,6 +239,7 @@ impl State {
         let events = batch.events.into_iter().map(|event| self.emit(now, event, &mut news)).collect();
         let messages = batch.messages.into_iter().map(|m| self.send(now, m, &mut news)).collect();
         let spawns = batch.spawns.into_iter().map(|task| self.spawn(now, task, &mut news)).collect();
+        batch.queues.into_iter().for_each(|change| self.change_queue(change, &mut news));
         let workers = batch.workers.into_iter().map(|signal| self.signal(now, signal, &mut news)).collect();
         let claims = batch.claims.into_iter().map(|c| self.claim(runtime, now, &c, &mut news)).collect();
         Committed { transitions, commands, events, messages, spawns, workers, claims, news }
@@ -294,6 +325,9 @@ impl State {
             if !stays {
                 task.state = TaskState::Suspended;
                 task.attempt -= 1;
+                if self.queues.get(&task.new.queue).is_some_and(Queue::counts_running) {
+                    news.ready.push((task.new.queue.clone(), 1));
+                }
                 applied.suspended = true;
                 self.set_due(task_id, wake_at, news);
             }
@@ -321,6 +355,10 @@ impl State {
         let Some(task) = self.tasks.get_mut(&task_id) else { return };
         task.state = TaskState::Pending;
         task.ready_at = now;
+        let key = task.new.concurrency_key.as_ref().and_then(|key| self.keys.get(key));
+        if key.and_then(BTreeSet::first).is_some_and(|first| first.1 != task_id) {
+            return;
+        }
         let place = (Reverse(task.new.priority), now, task_id);
         self.ready.entry(task.new.queue.clone()).or_default().insert(place);
         news.ready.push((task.new.queue.clone(), 1));
@@ -375,6 +413,11 @@ impl State {
         self.set_due(task_id, None, news);
         self.set_deadline(task_id, None);
         let Some(task) = self.tasks.get_mut(&task_id) else { return };
+        if task.state == TaskState::Running
+            && self.queues.get(&task.new.queue).is_some_and(Queue::counts_running)
+        {
+            news.ready.push((task.new.queue.clone(), 1));
+        }
         if task.state == TaskState::Pending
             && let Some(ready) = self.ready.get_mut(&task.new.queue)
         {
@@ -390,7 +433,12 @@ impl State {
             Finish::Failed(failure) => (TaskState::Failed, None, Some(failure)),
             Finish::Cancelled => (TaskState::Cancelled, None, task.failure.take()),
         };
-        if let Some(parent) = task.new.parent {
+        let (key, place) = (task.new.concurrency_key.clone(), task.place);
+        let parent = task.new.parent;
+        if let Some(key) = key {
+            self.end_turn(now, &key, (place, task_id), news);
+        }
+        if let Some(parent) = parent {
             let awaits = |parent: &Task| {
                 let child = task_id.to_string();
                 parent.waits.values().any(|wait| wait.target.as_ref().is_some_and(|t| t.as_str() == child))
@@ -444,18 +492,21 @@ impl State {
                 task.attempt = 0;
                 task.cancel_requested = false;
                 task.finished_at = None;
+                self.line_up(task_id);
                 self.make_ready(now, task_id, news);
             }
-            Command::Delete(_) if state.is_finished() => {
-                if let Some(key) = task.new.idempotency_key.clone() {
-                    self.idempotency.remove(&(task.new.task_type.clone(), key));
-                }
-                self.tasks.remove(&task_id);
-            }
+            Command::Delete(_) if state.is_finished() => self.delete(task_id),
             Command::Wake(_) if state == TaskState::Suspended => self.make_ready(now, task_id, news),
             _ => return CommandOutcome::NotAllowed(state),
         }
         CommandOutcome::Done
+    }
+
+    fn delete(&mut self, task_id: TaskId) {
+        let Some(task) = self.tasks.remove(&task_id) else { return };
+        if let Some(key) = task.new.idempotency_key {
+            self.idempotency.remove(&(task.new.task_type, key));
+        }
     }
 
     fn emit(&mut self, now: Timestamp, event: NewEvent, news: &mut News) -> bool {
@@ -506,7 +557,10 @@ impl State {
             self.idempotency.insert(key, new.task_id);
         }
         let (task_id, start_at) = (new.task_id, new.start_at.filter(|start_at| *start_at > now));
-        let claim_by = new.claim_by.filter(|worker| start_at.is_none() && self.workers.contains_key(worker));
+        let free =
+            new.concurrency_key.is_none() && !self.queues.get(&new.queue).is_some_and(Queue::restricts);
+        let eager = free && start_at.is_none();
+        let claim_by = new.claim_by.filter(|worker| eager && self.workers.contains_key(worker));
         let CancellationPolicy { max_delay, max_duration } = new.cancellation;
         let limit = if claim_by.is_some() { max_duration } else { max_delay };
         let claimed = claim_by.is_some();
@@ -522,6 +576,7 @@ impl State {
             failure: None,
             cancel_requested: false,
             poked: false,
+            place: 0,
             spawned_at: now,
             ready_at: now,
             started_at: claimed.then_some(now),
@@ -531,6 +586,7 @@ impl State {
             new,
         };
         self.tasks.insert(task_id, task);
+        self.line_up(task_id);
         self.set_deadline(task_id, limit.map(|limit| after(now, limit)));
         match (claimed, start_at) {
             (true, _) => {}
@@ -560,8 +616,8 @@ impl State {
                         task.attempt -= 1;
                     }
                     self.give_back(now, task_id, None, news);
-                    self.cancel_doomed(now, news);
                 }
+                self.cancel_doomed(now, news);
                 known
             }
         }
@@ -579,26 +635,20 @@ impl State {
             .into_iter()
             .filter(|task_id| self.tasks.get(task_id).is_some_and(|task| task.poked))
             .collect();
-        let mut tasks = Vec::new();
+        let (mut tasks, mut due) = (Vec::new(), Vec::new());
         if self.workers.contains_key(&claim.worker_id) {
             for queue in &claim.queues {
-                let ready = self.ready.entry(queue.clone()).or_default();
-                let known = |(_, _, task_id): &&(_, _, TaskId)| {
-                    let task = self.tasks.get(task_id);
-                    task.is_some_and(|task| claim.task_types.contains(&task.new.task_type))
-                };
-                let places: Vec<_> =
-                    ready.iter().filter(known).take(claim.limit - tasks.len()).copied().collect();
-                for place in &places {
-                    ready.remove(place);
-                }
+                let room = claim.limit - tasks.len();
+                let (places, next) = self.pick(now, claim, queue, room);
+                due.extend(next);
                 for (_, _, task_id) in places {
                     tasks.extend(self.start(runtime, now, task_id, claim.worker_id));
                 }
             }
         }
         let next = [self.due.first(), self.deadlines.first()];
-        Claimed { tasks, poked, next_due: next.into_iter().flatten().map(|(at, _)| *at).min() }
+        due.extend(next.into_iter().flatten().map(|(at, _)| *at));
+        Claimed { tasks, poked, next_due: due.into_iter().min() }
     }
 
     fn start(
@@ -665,8 +715,8 @@ impl State {
                 } else {
                     self.give_back(now, task_id, None, news);
                 }
-                self.cancel_doomed(now, news);
             }
+            self.cancel_doomed(now, news);
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::name::Name;
+use crate::name::{InvalidName, Name};
 use crate::payload::Payload;
 use crate::retry::RetryStrategy;
 use crate::store::{CancellationPolicy, Headers};
@@ -57,6 +57,8 @@ pub struct SpawnOptions {
     pub(crate) priority: i32,
     pub(crate) start: Start,
     pub(crate) idempotency_key: Option<String>,
+    pub(crate) concurrency_key: Option<String>,
+    pub(crate) code_version: Option<String>,
     pub(crate) cancellation: Option<CancellationPolicy>,
 }
 
@@ -123,6 +125,20 @@ impl SpawnOptions {
         self
     }
 
+    /// Tasks with the same key, of whatever type and queue, run one at a time, in the order in which they were spawned: each
+    /// starts when the one before has ended. Use it for what must not overlap: the syncs of one account, say.
+    pub fn concurrency_key(mut self, key: impl Into<String>) -> Self {
+        self.concurrency_key = Some(key.into());
+        self
+    }
+
+    /// Pins the task to a version of the code: only workers with the same
+    /// [`code_version`](WorkerOptions::code_version) claim it.
+    pub fn code_version(mut self, version: impl Into<String>) -> Self {
+        self.code_version = Some(version.into());
+        self
+    }
+
     /// When the task is cancelled by itself.
     pub fn cancellation(mut self, policy: CancellationPolicy) -> Self {
         self.cancellation = Some(policy);
@@ -148,6 +164,7 @@ pub struct WorkerOptions {
     pub(crate) grace: Duration,
     pub(crate) shutdown_timeout: Duration,
     pub(crate) name: Option<String>,
+    pub(crate) code_version: Option<Name>,
 }
 
 impl Default for WorkerOptions {
@@ -162,6 +179,7 @@ impl Default for WorkerOptions {
             grace: Duration::from_secs(10),
             shutdown_timeout: Duration::from_secs(30),
             name: None,
+            code_version: None,
         }
     }
 }
@@ -225,6 +243,16 @@ impl WorkerOptions {
     pub fn shutdown_timeout(mut self, timeout: Duration) -> Self {
         self.shutdown_timeout = timeout;
         self
+    }
+
+    /// The version of the worker's code, for tasks that are pinned to it. A worker without one claims no pinned tasks; one
+    /// with a version also claims those that are not pinned. Default: none.
+    ///
+    /// # Errors
+    /// [`InvalidName`] when it is empty, too long, or holds a NUL character.
+    pub fn code_version(mut self, version: impl AsRef<str>) -> Result<Self, InvalidName> {
+        self.code_version = Some(Name::new(version)?);
+        Ok(self)
     }
 
     /// What people know the worker by. Default: `worker`.

@@ -18,7 +18,7 @@ use crate::lifecycle::Lifecycle;
 use crate::name::Name;
 use crate::options::WorkerOptions;
 use crate::run::Run;
-use crate::store::{ClaimedTask, Transition};
+use crate::store::{ClaimedTask, NewTask, Transition};
 use crate::task_error::ControlFlow;
 
 pub(crate) struct Slots {
@@ -133,8 +133,9 @@ impl Slots {
     }
 
     /// Takes a slot for a task that is about to be spawned. Not while others wait, which come first.
-    pub(crate) fn reserve(&self, queue: &Name, task_type: &Name) -> Option<WorkerId> {
-        if !self.serves(queue) || !self.engine.registry.knows(task_type) {
+    pub(crate) fn reserve(&self, task: &NewTask) -> Option<WorkerId> {
+        let pinned_elsewhere = task.code_version.is_some() && task.code_version != self.options.code_version;
+        if pinned_elsewhere || !self.serves(&task.queue) || !self.engine.registry.knows(&task.task_type) {
             return None;
         }
         let mut inside = self.inside();

@@ -22,7 +22,7 @@
 //!
 //! # Order within a batch
 //!
-//! Transitions, commands, events, messages, spawns, worker signals, claims; each list in its own order. So a claim
+//! Transitions, commands, events, messages, spawns, changes of queues, worker signals, claims; each list in its own order. So a claim
 //! sees all that its batch brought.
 //!
 //! A batch holds at most one transition of each run. Transitions are applied in two rounds: first everything that they write, then what some of them look for
@@ -40,6 +40,7 @@ use crate::ids::{RunId, TaskId, WorkerId};
 use crate::journal::Entry;
 use crate::name::Name;
 use crate::payload::Payload;
+use crate::queue::{QueueChange, QueueInfo};
 use crate::retry::RetryStrategy;
 use crate::runtime::BoxFuture;
 use crate::time::Timestamp;
@@ -82,6 +83,12 @@ pub trait Store: Any + Send + Sync {
     /// A task's journal, in order. Empty when there is no such task.
     fn journal(&self, task_id: TaskId) -> BoxFuture<'static, Result<Vec<Entry>, StoreError>>;
 
+    /// All queues that have limits, are paused, or have a task that has not ended, by name.
+    fn queues(&self) -> BoxFuture<'static, Result<Vec<QueueInfo>, StoreError>>;
+
+    /// Removes finished tasks, the oldest first, and all that belongs to them. Returns how many.
+    fn purge(&self, purge: Purge) -> BoxFuture<'static, Result<usize, StoreError>>;
+
     /// Ready when another process may have written since the last call. Never, where no other process can.
     fn changed(&self) -> BoxFuture<'_, Changed>;
 }
@@ -116,6 +123,8 @@ pub struct Batch {
     pub messages: Vec<NewMessage>,
     /// Tasks spawned by clients.
     pub spawns: Vec<NewTask>,
+    /// What becomes of queues.
+    pub queues: Vec<QueueChange>,
     /// Signs of life.
     pub workers: Vec<WorkerSignal>,
     /// Requests for work.
@@ -135,6 +144,7 @@ impl Batch {
             && self.events.is_empty()
             && self.messages.is_empty()
             && self.spawns.is_empty()
+            && self.queues.is_empty()
             && self.workers.is_empty()
     }
 }
@@ -207,11 +217,16 @@ pub struct NewTask {
     pub start_at: Option<Timestamp>,
     /// Among the tasks of its type, only the first with a key is spawned.
     pub idempotency_key: Option<Name>,
+    /// Of the tasks with one key, each starts when the one before has ended, in the order in which they were spawned.
+    pub concurrency_key: Option<Name>,
+    /// Only workers of this version of the code claim it.
+    pub code_version: Option<Name>,
     /// When it is cancelled by itself.
     pub cancellation: CancellationPolicy,
     /// The task that spawned it.
     pub parent: Option<TaskId>,
-    /// Eager start: the worker that claims it in the commit that inserts it. Ignored when there is a `start_at`.
+    /// Eager start: the worker that claims it in the commit that inserts it. Ignored when there is a `start_at` or a
+    /// `concurrency_key`, or the queue is paused or has limits.
     pub claim_by: Option<WorkerId>,
 }
 
@@ -326,6 +341,8 @@ pub struct Claim {
     pub queues: Vec<Name>,
     /// Task types that the worker knows. It gets no others.
     pub task_types: Vec<Name>,
+    /// The version of its code. It gets no tasks that are pinned to another.
+    pub code_version: Option<Name>,
     /// How many tasks at most.
     pub limit: usize,
 }
@@ -333,12 +350,24 @@ pub struct Claim {
 /// What a worker got.
 #[derive(Debug, Default)]
 pub struct Claimed {
-    /// Tasks that run under the worker now, highest priority first, then oldest.
+    /// Tasks that run under the worker now, highest priority first, then oldest. In a queue with a rate limit, those that
+    /// go on after a suspension come before those that start.
     pub tasks: Vec<ClaimedTask>,
     /// Tasks that ran under the worker before, and that something has arrived for (or a request to cancel).
     pub poked: Vec<TaskId>,
-    /// When something is due next, in any queue.
+    /// When something is due next, in any queue, or a claimed queue's rate lets the next task start.
     pub next_due: Option<Timestamp>,
+}
+
+/// Which finished tasks to remove.
+#[derive(Clone, Debug)]
+pub struct Purge {
+    /// Those that ended before.
+    pub before: Timestamp,
+    /// Those that ended so; `None` for all of them.
+    pub state: Option<TaskState>,
+    /// How many at most.
+    pub limit: usize,
 }
 
 /// A task as its executor gets it.

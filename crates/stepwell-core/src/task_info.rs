@@ -92,6 +92,10 @@ pub struct TaskInfo {
     pub parent: Option<TaskId>,
     /// Its idempotency key.
     pub idempotency_key: Option<Name>,
+    /// Its concurrency key.
+    pub concurrency_key: Option<Name>,
+    /// The version of the code that it is pinned to.
+    pub code_version: Option<Name>,
     /// Whether it has been asked to cancel.
     pub cancel_requested: bool,
     /// When it was spawned.

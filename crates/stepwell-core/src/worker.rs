@@ -108,6 +108,7 @@ async fn claim(slots: Arc<Slots>) {
             worker_id: slots.worker_id(),
             queues: slots.queues.clone(),
             task_types: engine.registry.names(),
+            code_version: slots.options.code_version.clone(),
             limit,
         };
         let pause = match durable(engine.commit.claim(claim)).await {

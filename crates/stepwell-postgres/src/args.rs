@@ -6,7 +6,7 @@ use sqlx::error::BoxDynError;
 use sqlx::postgres::PgArguments;
 use sqlx::types::Uuid;
 use stepwell_core::store::{Claim, Command, NewEvent, NewMessage, NewTask, Next, WorkerSignal};
-use stepwell_core::{Name, Payload, Timestamp, crashed};
+use stepwell_core::{Name, Payload, QueueAction, QueueChange, QueueLimits, Timestamp, crashed};
 
 use crate::batch::{Sorted, added, word};
 use crate::columns::{Moment, micros};
@@ -22,7 +22,7 @@ pub(crate) struct Envelope<'a> {
 }
 
 /// How many arguments `stepwell.commit` takes.
-pub(crate) const COUNT: usize = 61;
+pub(crate) const COUNT: usize = 67;
 
 /// The arguments, in the order in which the function names them.
 pub(crate) fn arguments(envelope: &Envelope<'_>, sorted: &Sorted) -> Result<PgArguments, BoxDynError> {
@@ -46,6 +46,7 @@ pub(crate) fn arguments(envelope: &Envelope<'_>, sorted: &Sorted) -> Result<PgAr
     let client = sorted.batch.spawns.iter().map(|task| (None, task));
     spawns(&mut args, own.chain(client).collect())?;
     commands(&mut args, &sorted.batch.commands)?;
+    queues(&mut args, &sorted.batch.queues)?;
     args.add(signals(&sorted.batch.workers))?;
     args.add(claims(&sorted.batch.claims, envelope.again))?;
     debug_assert_eq!(args.len(), COUNT, "the function takes as many arguments as it is given");
@@ -159,8 +160,8 @@ fn spawns(args: &mut PgArguments, items: Vec<Of<'_, NewTask>>) -> Result<(), Box
     column!(args, items, (_, task) => i64::from(task.max_attempts));
     column!(args, items, (_, task) => task.parent.map(|parent| *parent.as_uuid()));
     column!(args, items, (_, task) => opt(&task.idempotency_key));
-    column!(args, items, _ => None::<&str>);
-    column!(args, items, _ => None::<&str>);
+    column!(args, items, (_, task) => opt(&task.concurrency_key));
+    column!(args, items, (_, task) => opt(&task.code_version));
     column!(args, items, (_, task) => task.start_at.map(Moment));
     column!(args, items, (_, task) => task.cancellation.max_delay.map(micros));
     column!(args, items, (_, task) => task.cancellation.max_duration.map(micros));
@@ -190,6 +191,24 @@ fn commands(args: &mut PgArguments, commands: &[Command]) -> Result<(), BoxDynEr
     Ok(())
 }
 
+fn queues(args: &mut PgArguments, changes: &[QueueChange]) -> Result<(), BoxDynError> {
+    let limits = |change: &QueueChange| match change.action {
+        QueueAction::Limit(limits) => limits,
+        QueueAction::Pause | QueueAction::Resume => QueueLimits::default(),
+    };
+    column!(args, changes, change => change.queue.as_str());
+    column!(args, changes, change => match change.action {
+        QueueAction::Pause => "pause",
+        QueueAction::Resume => "resume",
+        QueueAction::Limit(_) => "limit",
+    });
+    column!(args, changes, change => limits(change).max_running.map(i64::from));
+    column!(args, changes, change => limits(change).max_running_per_worker.map(i64::from));
+    column!(args, changes, change => limits(change).rate.map(|rate| i64::from(rate.starts)));
+    column!(args, changes, change => limits(change).rate.map(|rate| micros(rate.per)));
+    Ok(())
+}
+
 fn signals(signals: &[WorkerSignal]) -> Option<String> {
     let signals: Vec<_> = signals
         .iter()
@@ -214,7 +233,7 @@ fn claims(claims: &[Claim], again: Option<i64>) -> Option<String> {
         .map(|claim| {
             let mut value = json!({
                 "worker_id": claim.worker_id, "queues": claim.queues, "task_types": claim.task_types,
-                "limit": i64::try_from(claim.limit).unwrap_or(i64::MAX),
+                "code_version": claim.code_version, "limit": i64::try_from(claim.limit).unwrap_or(i64::MAX),
             });
             if let Some(number) = again {
                 value["again"] = number.into();

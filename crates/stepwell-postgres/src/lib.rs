@@ -43,8 +43,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::postgres::{PgPool, PgPoolOptions};
-use stepwell_core::store::{Batch, Changed, Committed, Transacting, Transition};
-use stepwell_core::{BoxFuture, Entry, Store, StoreError, TaskFilter, TaskId, TaskInfo, Timestamp};
+use stepwell_core::store::{Batch, Changed, Committed, Purge, Transacting, Transition};
+use stepwell_core::{
+    BoxFuture, Entry, QueueInfo, Store, StoreError, TaskFilter, TaskId, TaskInfo, Timestamp,
+};
 use uuid::Uuid;
 
 use crate::changes::Changes;
@@ -135,6 +137,16 @@ impl Store for PostgresStore {
     fn journal(&self, task_id: TaskId) -> BoxFuture<'static, Result<Vec<Entry>, StoreError>> {
         let shared = self.0.clone();
         Box::pin(async move { shared.journal(task_id).await })
+    }
+
+    fn queues(&self) -> BoxFuture<'static, Result<Vec<QueueInfo>, StoreError>> {
+        let shared = self.0.clone();
+        Box::pin(async move { shared.queues().await })
+    }
+
+    fn purge(&self, purge: Purge) -> BoxFuture<'static, Result<usize, StoreError>> {
+        let shared = self.0.clone();
+        Box::pin(async move { shared.purge(purge).await })
     }
 
     fn changed(&self) -> BoxFuture<'_, Changed> {

@@ -1,9 +1,11 @@
 //! Questions that change nothing.
 
+use std::time::Duration;
+
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Connection as _, Row as _};
-use stepwell_core::store::{TaskFilter, TaskInfo, TaskState};
-use stepwell_core::{Entry, Payload, StoreError, TaskId};
+use stepwell_core::store::{Purge, TaskFilter, TaskInfo, TaskState};
+use stepwell_core::{Entry, Payload, QueueInfo, QueueLimits, RateLimit, StoreError, TaskId};
 use uuid::Uuid;
 
 use crate::answer::{attempt, broken, entries, json, name};
@@ -16,7 +18,8 @@ use crate::{POOL, Shared};
 const INFO: &str = "SELECT t.task_id, coalesce(l.run_id, o.run_id), t.task_type, t.queue, coalesce(l.state, o.state), t.params,
         o.output, coalesce(l.failure, o.failure), t.headers, t.priority, coalesce(l.attempt, o.attempt), t.max_attempts,
         t.parent, t.idempotency_key, coalesce(l.cancel_requested, o.cancel_requested), t.spawned_at,
-        coalesce(l.started_at, o.started_at), o.finished_at, l.due_at";
+        coalesce(l.started_at, o.started_at), o.finished_at, l.due_at,
+        t.concurrency_key, t.code_version";
 
 fn info(row: &PgRow) -> sqlx::Result<TaskInfo> {
     let id = |place: usize| Ok::<_, sqlx::Error>(row.try_get::<Uuid, _>(place)?);
@@ -43,6 +46,27 @@ fn info(row: &PgRow) -> sqlx::Result<TaskInfo> {
         started_at: moment(16)?,
         finished_at: moment(17)?,
         due_at: moment(18)?,
+        concurrency_key: text(19)?.map(name).transpose()?,
+        code_version: text(20)?.map(name).transpose()?,
+    })
+}
+
+fn queue_info(row: &PgRow) -> sqlx::Result<QueueInfo> {
+    let limit = |place: usize| Ok::<_, sqlx::Error>(row.try_get::<Option<i64>, _>(place)?.map(attempt));
+    let count = |place: usize| Ok::<_, sqlx::Error>(row.try_get::<i64, _>(place)?.unsigned_abs());
+    let per: Option<i64> = row.try_get(5)?;
+    let per = per.map(|per| Duration::from_micros(per.unsigned_abs()));
+    Ok(QueueInfo {
+        queue: name(row.try_get::<&str, _>(0)?)?,
+        paused: row.try_get(1)?,
+        limits: QueueLimits {
+            max_running: limit(2)?,
+            max_running_per_worker: limit(3)?,
+            rate: limit(4)?.zip(per).map(|(starts, per)| RateLimit { starts, per }),
+        },
+        pending: count(6)?,
+        running: count(7)?,
+        suspended: count(8)?,
     })
 }
 
@@ -124,6 +148,36 @@ impl Shared {
         let rows = self.read(&sql, |query| query.bind(*task_id.as_uuid())).await?;
         let read = rows.first().map(|row| entries(row, ""));
         read.transpose().map_err(|error| self.error(error)).map(Option::unwrap_or_default)
+    }
+
+    pub(crate) async fn queues(&self) -> Result<Vec<QueueInfo>, StoreError> {
+        let sql = format!(
+            "SELECT coalesce(q.queue, c.queue) AS name, coalesce(q.paused, false), q.max_running,
+                q.max_running_per_worker, q.rate_starts, q.rate_per, coalesce(c.pending, 0), coalesce(c.running, 0),
+                coalesce(c.suspended, 0)
+            FROM {0}.queues q FULL JOIN (
+                SELECT queue, count(*) FILTER (WHERE state = 'pending') AS pending,
+                    count(*) FILTER (WHERE state = 'running') AS running,
+                    count(*) FILTER (WHERE state = 'suspended') AS suspended
+                FROM {0}.live_tasks GROUP BY queue
+            ) c USING (queue)
+            WHERE c.queue IS NOT NULL OR q.paused OR q.max_running IS NOT NULL
+                OR q.max_running_per_worker IS NOT NULL OR q.rate_starts IS NOT NULL
+            ORDER BY coalesce(q.queue, c.queue) COLLATE \"C\"",
+            self.options.schema
+        );
+        let rows = self.read(&sql, |query| query).await?;
+        rows.iter().map(queue_info).collect::<sqlx::Result<_>>().map_err(|error| self.error(error))
+    }
+
+    pub(crate) async fn purge(&self, purge: Purge) -> Result<usize, StoreError> {
+        let sql = format!("SELECT {}.purge($1, $2, $3)", self.options.schema);
+        let limit = i64::try_from(purge.limit).unwrap_or(i64::MAX);
+        let rows = self.read(&sql, |query| {
+            query.bind(Moment(purge.before)).bind(purge.state.map(|state| state.as_str())).bind(limit)
+        });
+        let purged = rows.await?.first().map_or(Ok(0), |row| row.try_get::<i64, _>(0));
+        purged.map(|purged| usize::try_from(purged).unwrap_or(0)).map_err(|error| self.error(error))
     }
 
     pub(crate) async fn measure_clock(&self) -> Result<(), StoreError> {

@@ -5,12 +5,13 @@
 
 use std::collections::HashMap;
 
+use sqlx::postgres::PgRow;
 use sqlx::types::Uuid;
 use sqlx::{AssertSqlSafe, Row as _};
-use stepwell_core::StoreError;
 use stepwell_core::store::{
     Applied, Batch, Command, CommandOutcome, Committed, Finish, Next, Refused, Spawned, TaskState, Transition,
 };
+use stepwell_core::{StoreError, TaskId};
 
 use crate::Shared;
 use crate::answer;
@@ -131,7 +132,7 @@ impl Shared {
             self.options.schema
         );
         let rows = self.read_on(line, &sql, |query| query.bind(tasks.clone())).await?;
-        let trace = |row: sqlx::postgres::PgRow| {
+        let trace = |row: PgRow| {
             let state: &str = row.try_get(2)?;
             let state =
                 TaskState::parse(state).ok_or_else(|| answer::broken(format!("{state:?} is no state")))?;
@@ -158,7 +159,7 @@ impl Shared {
         let key = task.idempotency_key.as_ref().map(|key| key.as_str().to_owned());
         let task_type = task.task_type.as_str().to_owned();
         let rows = self.read_on(line, &sql, |query| query.bind(task_type.clone()).bind(key.clone())).await?;
-        let read = |row: &sqlx::postgres::PgRow| {
+        let read = |row: &PgRow| {
             let attempt: i64 = row.try_get(2)?;
             let (task_id, run_id): (Uuid, Uuid) = (row.try_get(0)?, row.try_get(1)?);
             let attempt = answer::attempt(attempt);
@@ -175,20 +176,24 @@ impl Shared {
         }
     }
 
-    /// How tasks ended. The end of one that cannot be read now is found by those who look for it.
-    pub(crate) async fn ends(&self, line: &mut Line, tasks: &[Uuid]) -> Vec<(stepwell_core::TaskId, Finish)> {
+    /// How tasks ended. The end of those that cannot be read now is found by those who look for it.
+    pub(crate) async fn ends(&self, line: &mut Line, tasks: Vec<Uuid>) -> Vec<(TaskId, Finish)> {
         let sql = format!(
             "SELECT task_id, state, output, failure FROM {}.outcomes WHERE task_id = ANY ($1)",
             self.options.schema
         );
-        let tasks = tasks.to_vec();
-        let rows = self.read_on(line, &sql, |query| query.bind(tasks.clone())).await.unwrap_or_default();
-        let end = |row: sqlx::postgres::PgRow| {
-            let task_id: Uuid = row.try_get(0)?;
-            let finish = answer::finish(row.try_get(1)?, row.try_get(2)?, row.try_get(3)?)?;
-            Ok::<_, sqlx::Error>((stepwell_core::TaskId::from(task_id), finish))
+        let Ok(rows) = self.read_on(line, &sql, |query| query.bind(tasks.clone())).await else {
+            return Vec::new();
         };
-        rows.into_iter().filter_map(|row| end(row).ok()).collect()
+        let end = |row: &PgRow| {
+            let finish = answer::finish(row.try_get(1)?, row.try_get(2)?, row.try_get(3)?)?;
+            Ok::<_, sqlx::Error>((row.try_get::<Uuid, _>(0)?, finish))
+        };
+        let mut found: HashMap<Uuid, Finish> = rows.iter().filter_map(|row| end(row).ok()).collect();
+        // One that left no outcome was cancelled, and deleted or retried in the same batch.
+        let ends =
+            tasks.into_iter().map(|task| (task.into(), found.remove(&task).unwrap_or(Finish::Cancelled)));
+        ends.collect()
     }
 }
 
@@ -259,7 +264,7 @@ impl Shared {
         line: &mut Line,
         sql: &str,
         bind: impl Fn(Query) -> Query,
-    ) -> Result<Vec<sqlx::postgres::PgRow>, StoreError> {
+    ) -> Result<Vec<PgRow>, StoreError> {
         let mut tries = 0;
         loop {
             let mut conn = match line.take(&self.options).await {

@@ -10,12 +10,14 @@ use crate::commit::Applying;
 use crate::query;
 use crate::rows::{Sql, Statements as _, get, opt};
 
-/// Claimable tasks of a queue, of the given types. `INDEXED BY`: no statistics may lead SQLite elsewhere.
+/// Claimable tasks of a queue, of the given types and version. `?5` asks for those that go on after a suspension (1), that
+/// start (0), or both (NULL). `INDEXED BY`: no statistics may lead SQLite elsewhere.
 pub(crate) const READY: &str = "SELECT rowid, task_id, run_id, attempt, max_attempts, task_type, params,
         headers, retry, worker_id, started_at, max_duration
     FROM stepwell_tasks INDEXED BY stepwell_tasks_ready
-    WHERE queue = ?1 AND state = 'pending' AND due_at IS NULL
-        AND task_type IN (SELECT value FROM json_each(?2))
+    WHERE queue = ?1 AND state = 'pending' AND due_at IS NULL AND blocked = 0
+        AND task_type IN (SELECT value FROM json_each(?2)) AND (code_version IS NULL OR code_version = ?4)
+        AND (?5 IS NULL OR (worker_id IS NOT NULL) = ?5)
     ORDER BY priority DESC, ready_at, task_id LIMIT ?3";
 
 pub(crate) const DEADLINE: &str = "SELECT task_id FROM stepwell_tasks WHERE cancel_at <= ?1
@@ -73,20 +75,51 @@ impl Applying<'_> {
     pub(crate) fn claim(&mut self, claim: &Claim) -> Result<Claimed> {
         self.do_what_is_due()?;
         let poked = self.conn.all(POKED, params![Sql(&claim.worker_id)], |row| get(row, 0))?;
-        let mut tasks = Vec::new();
+        let (mut tasks, mut due) = (Vec::new(), Vec::new());
         if claim.limit > 0 && self.is_registered(claim.worker_id)? {
             let types = serde_json::to_string(&claim.task_types)
                 .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
             for queue in &claim.queues {
-                let limit = i64::try_from(claim.limit - tasks.len()).unwrap_or(i64::MAX);
-                let ready =
-                    self.conn.all(READY, params![Sql(queue), types, limit], |row| Ready::read(row, queue))?;
+                let (ready, next) = self.pick(claim, queue, &types, claim.limit - tasks.len())?;
+                due.extend(next);
                 for ready in ready {
                     tasks.push(self.start(ready, claim.worker_id)?);
                 }
             }
         }
-        Ok(Claimed { tasks, poked, next_due: self.next_due()? })
+        due.extend(self.next_due()?);
+        Ok(Claimed { tasks, poked, next_due: due.into_iter().min() })
+    }
+
+    /// Tasks of a queue that the claim may have, as many as there is room for. Also tells when the queue's rate lets the
+    /// next one start, once it is used up.
+    fn pick(
+        &self,
+        claim: &Claim,
+        queue: &Name,
+        types: &str,
+        room: usize,
+    ) -> Result<(Vec<Ready>, Option<Timestamp>)> {
+        let ready = |goes_on: Option<bool>, room: usize| {
+            let version = claim.code_version.as_ref().map(Sql);
+            let room = i64::try_from(room).unwrap_or(i64::MAX);
+            let asked = params![Sql(queue), types, room, version, goes_on];
+            self.conn.all(READY, asked, |row| Ready::read(row, queue))
+        };
+        let Some(config) = self.queue(queue)? else { return Ok((ready(None, room)?, None)) };
+        let room = self.room(&config, queue, claim.worker_id, room)?;
+        let Some(rate) = config.limits.rate.filter(|_| room > 0) else {
+            return Ok((ready(None, room)?, None));
+        };
+        let mut picked = ready(Some(true), room)?;
+        let starts =
+            ready(Some(false), (room - picked.len()).min(rate.allowed(self.now, config.used_until)))?;
+        let used = rate.used_until(self.now, config.used_until, starts.len());
+        if !starts.is_empty() {
+            self.use_rate(queue, used)?;
+        }
+        picked.extend(starts);
+        Ok((picked, (rate.allowed(self.now, Some(used)) == 0).then(|| rate.next(used))))
     }
 
     fn start(&mut self, ready: Ready, worker_id: WorkerId) -> Result<ClaimedTask> {

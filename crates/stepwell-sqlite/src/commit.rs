@@ -2,6 +2,8 @@
 //!
 //! A batch that changes nothing (an idle worker's claim) writes no page, and so its COMMIT syncs nothing.
 
+use std::cell::Cell;
+
 use rusqlite::Connection;
 use stepwell_core::store::{Batch, Committed, News};
 use stepwell_core::{TaskId, Timestamp};
@@ -20,6 +22,8 @@ pub(crate) struct Applying<'a> {
     pub(crate) news: News,
     /// Cancelled tasks whose children are still to be.
     pub(crate) doomed: Vec<TaskId>,
+    /// Whether anybody has changed a queue, once that was asked.
+    pub(crate) any_queue: Cell<Option<bool>>,
 }
 
 /// Applies the batch, or nothing of it.
@@ -33,8 +37,15 @@ pub(crate) fn commit(
     conn.run("BEGIN IMMEDIATE", [])?;
     // Read only now: whoever held the lock before has an earlier time.
     let now = writer.runtime.now();
-    let applying =
-        Applying { conn, writer, liveness: &mut *liveness, now, news: News::default(), doomed: Vec::new() };
+    let applying = Applying {
+        conn,
+        writer,
+        liveness: &mut *liveness,
+        now,
+        news: News::default(),
+        doomed: Vec::new(),
+        any_queue: Cell::new(None),
+    };
     let applied = applying.apply(batch).and_then(|committed| {
         conn.run("COMMIT", [])?;
         Ok(committed)
@@ -66,7 +77,11 @@ impl Applying<'_> {
             events: each(batch.events, |event| self.emit(&event))?,
             messages: each(batch.messages, |message| self.send(&message))?,
             spawns: each(batch.spawns, |task| self.spawn(&task))?,
-            workers: each(batch.workers, |signal| self.signal(signal))?,
+            // Between spawns and signals, as the batch has them: the fields are evaluated in their order.
+            workers: {
+                batch.queues.iter().try_for_each(|change| self.change_queue(change))?;
+                each(batch.workers, |signal| self.signal(signal))?
+            },
             claims: each(batch.claims, |claim| self.claim(&claim))?,
             news: self.news,
         })

@@ -5,6 +5,7 @@ use stepwell_core::store::{Command, CommandOutcome, NewEvent, NewMessage, NewTas
 use stepwell_core::{Name, WorkerId, after};
 
 use crate::commit::Applying;
+use crate::purge;
 use crate::rows::{Sql, Statements as _, get};
 
 pub(crate) const EXISTING: &str = "SELECT task_id, run_id, attempt FROM stepwell_tasks
@@ -26,8 +27,11 @@ impl Applying<'_> {
             }
         }
         let start_at = new.start_at.filter(|start_at| *start_at > self.now);
+        let eager = start_at.is_none() && new.concurrency_key.is_none();
         let claim_by = match new.claim_by {
-            Some(worker_id) if start_at.is_none() && self.is_registered(worker_id)? => Some(worker_id),
+            Some(worker_id) if eager && self.is_registered(worker_id)? && !self.restricts(&new.queue)? => {
+                Some(worker_id)
+            }
             _ => None,
         };
         let claimed = claim_by.is_some();
@@ -37,8 +41,8 @@ impl Applying<'_> {
         self.conn.run(
             "INSERT INTO stepwell_tasks (task_id, run_id, task_type, queue, state, priority, attempt, max_attempts,
                 worker_id, parent, idempotency_key, spawned_at, ready_at, started_at, due_at, cancel_at,
-                max_duration, retry, headers, params)
-            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19)",
+                max_duration, retry, headers, params, concurrency_key, code_version)
+            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21)",
             params![
                 Sql(&new.task_id),
                 Sql(&new.run_id),
@@ -58,9 +62,14 @@ impl Applying<'_> {
                 new.cancellation.max_duration.map(micros),
                 Sql(&new.retry),
                 Sql(&new.headers),
-                Sql(&new.params)
+                Sql(&new.params),
+                new.concurrency_key.as_ref().map(Sql),
+                new.code_version.as_ref().map(Sql)
             ],
         )?;
+        if let Some(key) = &new.concurrency_key {
+            self.line_up(new.task_id, key)?;
+        }
         if !claimed {
             self.news.ready.push((new.queue.clone(), 1));
         }
@@ -127,12 +136,10 @@ impl Applying<'_> {
                     "UPDATE stepwell_tasks SET attempt = 0, cancel_requested = 0, finished_at = NULL WHERE task_id = ?1",
                     params![Sql(&task_id)],
                 )?;
+                self.line_up_again(task_id)?;
                 self.make_ready(task_id)?;
             }
-            Command::Delete(_) if state.is_finished() => {
-                self.conn.run("DELETE FROM stepwell_tasks WHERE task_id = ?1", params![Sql(&task_id)])?;
-                self.conn.run("DELETE FROM stepwell_journal WHERE task_id = ?1", params![Sql(&task_id)])?;
-            }
+            Command::Delete(_) if state.is_finished() => purge::delete(self.conn, task_id)?,
             Command::Wake(_) if state == TaskState::Suspended => self.make_ready(task_id)?,
             _ => return Ok(CommandOutcome::NotAllowed(state)),
         }

@@ -19,10 +19,12 @@ mod claim;
 mod commit;
 mod error;
 mod intake;
+mod limits;
 mod liveness;
 mod location;
 mod migrate;
 mod open;
+mod purge;
 mod query;
 mod rows;
 mod states;
@@ -40,8 +42,10 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rusqlite::Connection;
-use stepwell_core::store::{Batch, Changed, Committed};
-use stepwell_core::{BoxFuture, Entry, Runtime, Store, StoreError, TaskFilter, TaskId, TaskInfo, Timestamp};
+use stepwell_core::store::{Batch, Changed, Committed, Purge};
+use stepwell_core::{
+    BoxFuture, Entry, QueueInfo, Runtime, Store, StoreError, TaskFilter, TaskId, TaskInfo, Timestamp,
+};
 use tokio::sync::oneshot;
 
 use crate::error::Fault;
@@ -155,6 +159,19 @@ impl Store for SqliteStore {
 
     fn journal(&self, task_id: TaskId) -> BoxFuture<'static, Result<Vec<Entry>, StoreError>> {
         self.query(move |conn| query::journal(conn, task_id))
+    }
+
+    fn queues(&self) -> BoxFuture<'static, Result<Vec<QueueInfo>, StoreError>> {
+        self.query(limits::queues)
+    }
+
+    fn purge(&self, purge: Purge) -> BoxFuture<'static, Result<usize, StoreError>> {
+        let (answer, receipt) = oneshot::channel();
+        let location = self.location.clone();
+        self.order(Order::Job(Box::new(move |conn| {
+            let _ = answer.send(purge::purge(conn, &purge).map_err(|error| Fault::from(error).at(&location)));
+        })));
+        Box::pin(answered(receipt))
     }
 
     fn changed(&self) -> BoxFuture<'_, Changed> {

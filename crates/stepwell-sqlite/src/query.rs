@@ -10,7 +10,7 @@ use crate::rows::{Sql, Statements as _, entry, get, opt};
 const INFO: &str =
     "SELECT task_id, run_id, task_type, queue, state, params, output, failure, headers, priority,
         attempt, max_attempts, parent, idempotency_key, cancel_requested, spawned_at, started_at, finished_at,
-        due_at
+        due_at, concurrency_key, code_version
     FROM stepwell_tasks";
 
 fn info(row: &Row<'_>) -> Result<TaskInfo> {
@@ -34,6 +34,8 @@ fn info(row: &Row<'_>) -> Result<TaskInfo> {
         started_at: opt(row, 16)?,
         finished_at: opt(row, 17)?,
         due_at: opt(row, 18)?,
+        concurrency_key: opt(row, 19)?,
+        code_version: opt(row, 20)?,
     })
 }
 

@@ -8,7 +8,8 @@ use crate::commit::Applying;
 use crate::rows::{Sql, Statements as _, get, opt};
 
 /// A task that is to end. With a run it is the fence as well: the run must own the task.
-pub(crate) const TO_END: &str = "SELECT rowid, parent, cancel_requested,
+pub(crate) const TO_END: &str =
+    "SELECT rowid, parent, cancel_requested, state, queue, concurrency_key, place,
         EXISTS (SELECT 1 FROM stepwell_waits WHERE task_id = ?1),
         EXISTS (SELECT 1 FROM stepwell_messages WHERE task_id = ?1)
     FROM stepwell_tasks
@@ -39,6 +40,19 @@ impl Held {
     }
 }
 
+/// A row of [`TO_END`].
+struct Ending {
+    rowid: i64,
+    parent: Option<TaskId>,
+    cancel_requested: bool,
+    ran: bool,
+    queue: Name,
+    key: Option<Name>,
+    place: Option<i64>,
+    waits: bool,
+    mail: bool,
+}
+
 /// What an attempt leaves when its task is given back.
 #[derive(Default)]
 pub(crate) struct GivenBack<'a> {
@@ -67,6 +81,7 @@ impl Applying<'_> {
             ],
         )?;
         if task.cancel_requested {
+            self.make_room(&task.queue)?;
             self.finish(task.task_id, None, Finish::Cancelled)?;
         } else {
             self.news.ready.push((task.queue.clone(), 1));
@@ -171,13 +186,24 @@ impl Applying<'_> {
         };
         // Two statements: SQLite makes a table in memory for each RETURNING, which takes longer than the SELECT.
         let found = self.conn.one(TO_END, params![Sql(&task_id), fence.as_ref().map(Sql)], |row| {
-            Ok((row.get::<_, i64>(0)?, opt::<TaskId>(row, 1)?, row.get(2)?, row.get(3)?, row.get(4)?))
+            Ok(Ending {
+                rowid: row.get(0)?,
+                parent: opt(row, 1)?,
+                cancel_requested: row.get(2)?,
+                ran: get::<TaskState>(row, 3)? == TaskState::Running,
+                queue: get(row, 4)?,
+                key: opt(row, 5)?,
+                place: row.get(6)?,
+                waits: row.get(7)?,
+                mail: row.get(8)?,
+            })
         })?;
-        let Some((rowid, parent, cancel_requested, waits, mail)) = found else { return Ok(None) };
+        let Some(ending) = found else { return Ok(None) };
+        let Ending { rowid, parent, cancel_requested, waits, mail, .. } = ending;
         self.conn.run(
             "UPDATE stepwell_tasks SET state = ?2, output = ?3,
                 failure = CASE ?2 WHEN 'cancelled' THEN failure ELSE ?4 END, finished_at = ?5,
-                worker_id = NULL, poked = 0, due_at = NULL, cancel_at = NULL
+                worker_id = NULL, poked = 0, due_at = NULL, cancel_at = NULL, place = NULL
             WHERE rowid = ?1",
             params![rowid, Sql(&state), output.map(Sql), failure.map(Sql), Sql(&self.now)],
         )?;
@@ -189,6 +215,12 @@ impl Applying<'_> {
             self.conn.run("DELETE FROM stepwell_messages WHERE task_id = ?1", params![Sql(&task_id)])?;
         }
         self.news.finished.push((task_id, finish));
+        if ending.ran {
+            self.make_room(&ending.queue)?;
+        }
+        if let (Some(key), Some(place)) = (&ending.key, ending.place) {
+            self.end_turn(key, place)?;
+        }
         if let Some(parent) = parent
             && self.awaits(parent, task_id)?
         {

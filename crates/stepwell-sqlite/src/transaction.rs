@@ -187,6 +187,7 @@ fn within<T>(
         now,
         news: News::default(),
         doomed: Vec::new(),
+        any_queue: Default::default(),
     };
     work(&mut applying).map_err(failed)
 }

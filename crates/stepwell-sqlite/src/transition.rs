@@ -135,6 +135,7 @@ impl Applying<'_> {
                     params![Sql(&task_id), wake_at.as_ref().map(Sql)],
                 )?;
                 applied.suspended = true;
+                self.make_room(&task.queue)?;
                 if wake_at.is_some() {
                     self.news.ready.push((task.queue, 1));
                 }

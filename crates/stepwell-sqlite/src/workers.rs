@@ -38,8 +38,8 @@ impl Applying<'_> {
                 for task_id in self.running_under(worker_id)? {
                     let Some(task) = self.held(task_id)? else { continue };
                     self.give_back(&task, &GivenBack { uncounted: true, ..GivenBack::default() })?;
-                    self.cancel_doomed()?;
                 }
+                self.cancel_doomed()?;
                 Ok(known)
             }
         }
@@ -67,8 +67,8 @@ impl Applying<'_> {
                 } else {
                     self.give_back(&task, &GivenBack::default())?;
                 }
-                self.cancel_doomed()?;
             }
+            self.cancel_doomed()?;
         }
         Ok(())
     }

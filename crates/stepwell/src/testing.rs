@@ -27,10 +27,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
-use stepwell_core::store::{Batch, Changed, Committed};
+use stepwell_core::store::{Batch, Changed, Committed, Purge};
 use stepwell_core::{
-    BoxFuture, Entry, Error, MemoryStore, Runtime, Store, StoreError, TaskFilter, TaskId, TaskInfo,
-    Timestamp, WorkerOptions, from_micros,
+    BoxFuture, Entry, Error, MemoryStore, QueueInfo, Runtime, Store, StoreError, TaskFilter, TaskId,
+    TaskInfo, Timestamp, WorkerOptions, from_micros,
 };
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -202,6 +202,14 @@ where
 
     fn journal(&self, task_id: TaskId) -> BoxFuture<'static, Result<Vec<Entry>, StoreError>> {
         self.store.journal(task_id)
+    }
+
+    fn queues(&self) -> BoxFuture<'static, Result<Vec<QueueInfo>, StoreError>> {
+        self.store.queues()
+    }
+
+    fn purge(&self, purge: Purge) -> BoxFuture<'static, Result<usize, StoreError>> {
+        self.store.purge(purge)
     }
 
     fn changed(&self) -> BoxFuture<'_, Changed> {

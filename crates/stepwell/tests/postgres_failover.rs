@@ -1,5 +1,5 @@
-//! Failover: a primary with a synchronous replica dies, and the replica takes its place, under running tasks. Everybody
-//! reaches the server through a proxy, as through a virtual address.
+//! Failover: a primary with a synchronous replica dies, and the replica takes its place, twice, under running tasks.
+//! Everybody reaches the server through a proxy, as through a virtual address, and connections are cut.
 
 #![allow(
     clippy::unwrap_used,
@@ -14,8 +14,8 @@ mod ledger;
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use stepwell::*;
 use throwaway::{Postgres, Stop};
@@ -23,11 +23,17 @@ use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 
-use crate::ledger::{WORK, answered, connect, prove, step};
+use crate::ledger::{WORK, answered, connect, prove, random, step};
 
-const TASKS: u32 = 400;
+const FAILOVERS: u32 = 2;
+/// How many tasks have to end with the replica, and as many without.
+const TASKS: u32 = 100;
+/// How many calls are on their way at a time.
+const TELLERS: u32 = 8;
 /// How many tasks are spawned before the first of them has ended.
 const AHEAD: usize = 50;
+/// How long tasks may take to end before something is stuck.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Leads every connection to one server, which can be exchanged.
 struct Proxy {
@@ -50,6 +56,11 @@ impl Proxy {
         Self { port, target }
     }
 
+    /// Cuts all connections. The server does what was asked of it last, and nobody hears of it.
+    fn cut(&self) {
+        self.target.send_modify(|_| {});
+    }
+
     /// Cuts all connections; new ones lead to the other server.
     fn switch_to(&self, server: &Postgres) {
         self.target.send_replace(server.port());
@@ -68,9 +79,12 @@ async fn lead(mut client: TcpStream, mut target: watch::Receiver<u16>) {
     }
 }
 
+/// What a task's steps gave, what an event told it, and what a message.
+type Told = (Vec<String>, u32, u32);
+
 /// Steps, between which the task is told something by an event, and something by a message.
 #[stepwell::task]
-async fn told(task: u32, ctx: TaskContext) -> TaskResult<(Vec<String>, u32, u32)> {
+async fn told(task: u32, ctx: TaskContext) -> TaskResult<Told> {
     let first = step(&ctx, 0).await?;
     let event = ctx.await_event(("told", task), None).await?;
     let (second, third) = tokio::try_join!(step(&ctx, 1), step(&ctx, 2))?;
@@ -79,37 +93,47 @@ async fn told(task: u32, ctx: TaskContext) -> TaskResult<(Vec<String>, u32, u32)
     Ok((vec![first, second, third, step(&ctx, 3).await?], event, message))
 }
 
-/// What the servers have accepted, and what has ended.
+/// The tasks, of which there are as many as it takes.
 #[derive(Default)]
-struct Progress {
-    accepted: AtomicUsize,
-    ended: AtomicUsize,
+struct Load {
+    begun: AtomicU32,
+    ended: AtomicU32,
+    over: AtomicBool,
 }
 
-/// Spawns tasks and tells each of them what it waits for. Each of the calls is repeated until it is answered with `Ok`.
-async fn spawn_and_tell(client: Durable, accepted: mpsc::Sender<TaskId>, progress: Arc<Progress>) {
-    for task in 0..TASKS {
-        let options = SpawnOptions::new().idempotency_key(task.to_string());
-        let task_id = answered(|| client.spawn_with::<told>(task, options.clone())).await.task_id;
-        // A call that failed has done nothing: so this one is the first, and the task still waits for its message.
-        let event = format!("told:{task}");
-        assert!(answered(|| client.emit_event(&event, &task, None)).await, "an event was emitted twice");
-        let message = task + 1;
-        answered(|| client.send(task_id, "told", &message)).await;
-        progress.accepted.fetch_add(1, Ordering::Relaxed);
-        accepted.send(task_id).await.unwrap();
+impl Load {
+    /// Spawns tasks and tells each of them what it waits for. Each of the calls is repeated until it is answered.
+    async fn tell(&self, client: &Durable, accepted: mpsc::Sender<(u32, TaskId)>) {
+        while !self.over.load(Ordering::Relaxed) {
+            let task = self.begun.fetch_add(1, Ordering::Relaxed);
+            // A call that failed has done nothing. So there is a new task each time, the event is the first of its name,
+            // and the task has not ended yet when it is sent the message.
+            let spawned = answered(|| client.spawn::<told>(task)).await;
+            let event = format!("told:{task}");
+            assert!(answered(|| client.emit_event(&event, &task, None)).await, "{event} was emitted twice");
+            let message = task + 1;
+            answered(|| client.send(spawned.task_id, "told", &message)).await;
+            accepted.send((task, spawned.task_id)).await.unwrap();
+        }
+    }
+
+    /// Cuts connections now and then until more tasks have ended.
+    async fn until_more_have_ended(&self, proxy: &Proxy) {
+        let (start, wanted) = (Instant::now(), self.ended.load(Ordering::Relaxed) + TASKS);
+        while self.ended.load(Ordering::Relaxed) < wanted {
+            assert!(start.elapsed() < PATIENCE, "no more tasks end");
+            tokio::time::sleep(Duration::from_millis(random(200))).await;
+            proxy.cut();
+        }
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_accepted_survives_the_death_of_the_primary_and_all_goes_on_with_the_replica() {
-    let primary = Postgres::start().unwrap();
-    let replica = primary.replica().unwrap();
-    primary.use_synchronous("replica").unwrap();
+async fn what_was_accepted_survives_the_primary_and_all_goes_on_with_the_replica() {
+    let mut primary = Postgres::start().unwrap();
     let proxy = Proxy::start(primary.port()).await;
     let url = primary.url().replace(&format!(":{}/", primary.port()), &format!(":{}/", proxy.port));
     let folder = tempfile::tempdir().unwrap();
-
     let mut workers = Vec::new();
     for _ in 0..2 {
         let process = connect(&url, folder.path()).await;
@@ -118,41 +142,49 @@ async fn what_was_accepted_survives_the_death_of_the_primary_and_all_goes_on_wit
         workers.push(process.start_worker(options).await);
     }
     let client = connect(&url, folder.path()).await;
+    let load = Arc::new(Load::default());
     let (sender, mut accepted) = mpsc::channel(AHEAD);
-    let progress = Arc::new(Progress::default());
-    tokio::spawn(spawn_and_tell(client.clone(), sender, progress.clone()));
-    let (waiter, counts) = (client.clone(), progress.clone());
+    for _ in 0..TELLERS {
+        let (load, client, sender) = (load.clone(), client.clone(), sender.clone());
+        tokio::spawn(async move { load.tell(&client, sender).await });
+    }
+    drop(sender);
+    let (waiter, counts) = (client.clone(), load.clone());
     let waiting = tokio::spawn(async move {
-        let mut all = Vec::new();
-        while let Some(task_id) = accepted.recv().await {
-            let seen: (Vec<String>, u32, u32) = answered(|| waiter.wait(task_id)).await;
-            all.push((task_id, seen));
-            counts.ended.store(all.len(), Ordering::Relaxed);
+        let mut all: Vec<(u32, TaskId, Told)> = Vec::new();
+        while let Some((task, task_id)) = accepted.recv().await {
+            all.push((task, task_id, answered(|| waiter.wait(task_id)).await));
+            counts.ended.fetch_add(1, Ordering::Relaxed);
         }
         all
     });
 
-    while progress.ended.load(Ordering::Relaxed) < TASKS as usize / 3 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
+    for _ in 0..FAILOVERS {
+        let replica = primary.replica().unwrap();
+        primary.use_synchronous("replica").unwrap();
+        load.until_more_have_ended(&proxy).await;
+        primary.stop(Stop::Immediate).unwrap();
+        replica.promote().unwrap();
+        proxy.switch_to(&replica);
+        load.until_more_have_ended(&proxy).await;
+        primary = replica;
     }
-    primary.stop(Stop::Immediate).unwrap();
-    let (accepted, ended) =
-        (progress.accepted.load(Ordering::Relaxed), progress.ended.load(Ordering::Relaxed));
-    assert!(ended < accepted, "nothing was under way when the primary died");
-    replica.promote().unwrap();
-    proxy.switch_to(&replica);
+    load.over.store(true, Ordering::Relaxed);
 
     let all = waiting.await.unwrap();
     let proof = prove(&client, folder.path()).await;
-    assert_eq!((all.len(), proof.results.len()), (TASKS as usize, TASKS as usize));
-    for (task, (task_id, (steps, event, message))) in (0..).zip(&all) {
-        assert_eq!((*event, *message), (task, task + 1));
+    assert_eq!(all.len(), load.begun.load(Ordering::Relaxed) as usize);
+    for (task, task_id, (steps, event, message)) in &all {
+        assert_eq!((*event, *message), (*task, *task + 1));
         assert!(proof.results[task_id].values().eq(steps));
     }
+    assert_eq!(proof.results.len(), all.len(), "a task ran whose spawn had failed");
     println!(
-        "{TASKS} tasks, {accepted} accepted and {ended} ended by the old primary, {} steps ran again before they were \
-         journaled, {} of them late",
-        proof.again, proof.late
+        "{} tasks, {FAILOVERS} failovers, {} steps ran again before they were journaled, {} were started by runs that \
+         had lost their tasks",
+        all.len(),
+        proof.again,
+        proof.late
     );
     for worker in workers {
         worker.shutdown().await;

@@ -21,9 +21,16 @@ pub(super) struct Ids {
 /// says nothing; neither does what was told to a task that no longer runs, or of a queue that nothing is left in.
 #[derive(Debug)]
 pub(super) struct Told {
-    _ready: Vec<Name>,
+    ready: Vec<Name>,
     _poked: Vec<TaskId>,
     _finished: Vec<(TaskId, Finish)>,
+}
+
+impl Told {
+    /// A store may tell of more queues than it must: workers then look and find nothing.
+    pub(super) fn allow_more(&mut self, model: &Self) {
+        self.ready.retain(|queue| model.ready.contains(queue));
+    }
 }
 
 impl Ids {
@@ -90,7 +97,7 @@ impl Ids {
         poked.sort_unstable();
         poked.dedup();
         finished.sort_by_key(|(task_id, _)| *task_id);
-        Ok(Told { _ready: ready, _poked: poked, _finished: finished })
+        Ok(Told { ready, _poked: poked, _finished: finished })
     }
 
     pub(super) fn infos(&mut self, infos: &mut [TaskInfo]) {

@@ -10,8 +10,9 @@ use proptest::prelude::*;
 pub(super) enum Op {
     Spawn(Spawn, Option<usize>),
     Transition { run: usize, does: Vec<Does>, next: NextOp },
-    Claim { worker: u128, queues: Vec<usize>, types: Vec<usize>, limit: usize },
+    Claim { worker: u128, queues: Vec<usize>, types: Vec<usize>, limit: usize, version: Option<usize> },
     Command(usize, usize),
+    Queue(usize, QueueOp),
     Emit(Event),
     Send(usize, usize),
     Register(u128, u64),
@@ -28,9 +29,18 @@ pub(super) struct Spawn {
     pub(super) attempts: u32,
     pub(super) delay: Option<u64>,
     pub(super) key: Option<usize>,
+    pub(super) turn: Option<usize>,
+    pub(super) version: Option<usize>,
     pub(super) max_delay: Option<u64>,
     pub(super) max_duration: Option<u64>,
     pub(super) claim_by: Option<u128>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum QueueOp {
+    Pause,
+    Resume,
+    Limit(Option<u32>, Option<u32>, Option<u32>),
 }
 
 #[derive(Clone, Debug)]
@@ -79,19 +89,34 @@ fn spawn() -> impl Strategy<Value = Spawn> {
     let small = || prop::option::weighted(0.2, 0..4_u64);
     let what = (0..3_usize, 0..2_usize, -1..2_i32, 1..3_u32);
     let when = (of(0..4_u64), prop::option::weighted(0.3, 0..3_usize), small(), small(), of(0..3_u128));
-    (what, when).prop_map(
-        |((task_type, queue, priority, attempts), (delay, key, max_delay, max_duration, claim_by))| Spawn {
+    let who = (prop::option::weighted(0.2, 0..2_usize), prop::option::weighted(0.1, 0..2_usize));
+    (what, when, who).prop_map(
+        |(
+            (task_type, queue, priority, attempts),
+            (delay, key, max_delay, max_duration, claim_by),
+            (turn, version),
+        )| Spawn {
             task_type,
             queue,
             priority,
             attempts,
             delay: delay.filter(|_| key.is_none()),
             key,
+            turn,
+            version,
             max_delay,
             max_duration,
             claim_by,
         },
     )
+}
+
+fn queue_op() -> impl Strategy<Value = QueueOp> {
+    prop_oneof![
+        1 => Just(QueueOp::Pause),
+        2 => Just(QueueOp::Resume),
+        3 => (of(0..4_u32), of(1..3_u32), of(1..4_u32)).prop_map(|(all, one, rate)| QueueOp::Limit(all, one, rate)),
+    ]
 }
 
 fn event() -> impl Strategy<Value = Event> {
@@ -130,8 +155,9 @@ fn op() -> impl Strategy<Value = Op> {
         4 => (spawn(), of(any::<usize>())).prop_map(|(spawn, parent)| Op::Spawn(spawn, parent)),
         10 => (any::<usize>(), vec(does, 0..5), next)
             .prop_map(|(run, does, next)| Op::Transition { run, does, next }),
-        6 => (0..3_u128, vec(0..2_usize, 0..3), vec(0..3_usize, 0..5), 0..5_usize)
-            .prop_map(|(worker, queues, types, limit)| Op::Claim { worker, queues, types, limit }),
+        6 => (0..3_u128, vec(0..2_usize, 0..3), vec(0..3_usize, 0..5), 0..5_usize, of(0..2_usize))
+            .prop_map(|(worker, queues, types, limit, version)| Op::Claim { worker, queues, types, limit, version }),
+        1 => (0..2_usize, queue_op()).prop_map(|(queue, change)| Op::Queue(queue, change)),
         3 => (0..4_usize, any::<usize>()).prop_map(|(command, task)| Op::Command(command, task)),
         2 => event().prop_map(Op::Emit),
         3 => (any::<usize>(), 0..3_usize).prop_map(|(task, topic)| Op::Send(task, topic)),

@@ -6,9 +6,12 @@ use stepwell_core::store::{
     Batch, Claim, Command, Committed, MessageId, NewEvent, NewMessage, NewTask, Next, Transition, Wait,
     WorkerSignal,
 };
-use stepwell_core::{Entry, Failure, FailureKind, Key, Kind, Outcome, RunId, TaskId, Timestamp, after};
+use stepwell_core::{
+    Entry, Failure, FailureKind, Key, Kind, Outcome, QueueAction, QueueChange, QueueLimits, RateLimit, RunId,
+    TaskId, Timestamp, after,
+};
 
-use super::ops::{Does, Event, NextOp, Op, Spawn, WaitOp};
+use super::ops::{Does, Event, NextOp, Op, QueueOp, Spawn, WaitOp};
 use crate::make::{self, json, name, step, task_id, worker_id};
 
 /// What one side knows of the tasks that it made. Both sides make the same batches of the same operations,
@@ -63,6 +66,8 @@ impl World {
         new.max_attempts = op.attempts;
         new.start_at = op.delay.map(|seconds| self.at(seconds));
         new.idempotency_key = op.key.map(|key| name(&format!("key{key}")));
+        new.concurrency_key = op.turn.map(|key| name(&format!("turn{key}")));
+        new.code_version = op.version.map(|version| name(&format!("v{version}")));
         new.cancellation.max_delay = op.max_delay.map(Duration::from_secs);
         new.cancellation.max_duration = op.max_duration.map(Duration::from_secs);
         new.claim_by = op.claim_by.map(worker_id);
@@ -151,16 +156,28 @@ impl World {
                         batch.transitions.push(transition);
                     }
                 }
-                Op::Claim { worker, queues, types, limit } => batch.claims.push(Claim {
+                Op::Claim { worker, queues, types, limit, version } => batch.claims.push(Claim {
                     worker_id: worker_id(*worker),
                     queues: queues.iter().map(|queue| name(&format!("queue{queue}"))).collect(),
                     task_types: types.iter().map(|n| name(&format!("type{n}"))).collect(),
+                    code_version: version.map(|version| name(&format!("v{version}"))),
                     limit: *limit,
                 }),
                 Op::Command(command, task) => {
                     let command = [Command::Cancel, Command::Retry, Command::Delete, Command::Wake][*command];
                     batch.commands.push(command(self.task(*task)));
                 }
+                Op::Queue(queue, change) => batch.queues.push(QueueChange {
+                    queue: name(&format!("queue{queue}")),
+                    action: match *change {
+                        QueueOp::Pause => QueueAction::Pause,
+                        QueueOp::Resume => QueueAction::Resume,
+                        QueueOp::Limit(max_running, max_running_per_worker, rate) => {
+                            let rate = rate.map(|starts| RateLimit { starts, per: Duration::from_secs(6) });
+                            QueueAction::Limit(QueueLimits { max_running, max_running_per_worker, rate })
+                        }
+                    },
+                }),
                 Op::Emit(event) => batch.events.push(self.event(event)),
                 Op::Send(task, topic) => batch.messages.push(self.message(*task, *topic)),
                 Op::Register(worker, lease) => batch.workers.push(WorkerSignal::Register {

@@ -21,6 +21,7 @@ fn one_of_everything() -> Batch {
         events: vec![event("of a client", json("1"))],
         messages: vec![message(3, "topic", json("\"of a client\""))],
         spawns: vec![with_key("key", 11)],
+        queues: Vec::new(),
         workers: vec![register(5)],
         claims: vec![claim(5, 10)],
     }
@@ -94,6 +95,7 @@ pub async fn refused_items(backend: &impl Backend) {
         events: vec![event("early", json("2")), event("late", json("2"))],
         messages: vec![message(4, "topic", json("0")), message(77, "topic", json("0"))],
         spawns: vec![with_key("key", 40), new_task(41)],
+        queues: Vec::new(),
         workers: vec![heartbeat(88), register(2)],
         claims: vec![claim(88, 10), claim(2, 1)],
     };

@@ -36,6 +36,7 @@ pub async fn order_within_a_batch(backend: &impl Backend) {
             message(3, "topic", json("1")),
         ],
         spawns: vec![with_key("key", 3), with_key("key", 4)],
+        queues: Vec::new(),
         workers: vec![register(2), register(3), deregister(3)],
         claims: vec![claim(3, 1), claim(2, 1), claim(2, 10)],
     };

@@ -44,9 +44,71 @@ BEGIN
     END IF;
 END $$;
 
--- Claims tasks of one queue, and says which had run before.
+-- How many tasks of a queue a worker may claim, of that many: `room` in all, and `starts` of those that start an attempt. A
+-- queue with limits is locked until the transaction ends, so that two claims do not both take its last room. `next` is
+-- when its rate lets another one start, if as many start now.
+CREATE FUNCTION stepwell.room(p_now timestamptz, p_queue text, p_worker uuid, p_room bigint,
+    OUT room bigint, OUT starts bigint)
+LANGUAGE plpgsql
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off AS $$
+DECLARE
+    q stepwell.queues;
+    v_part bigint;
+BEGIN
+    room := p_room;
+    SELECT c.* INTO q FROM stepwell.queues c WHERE c.queue = p_queue;
+    IF NOT FOUND OR (NOT q.paused AND q.max_running IS NULL AND q.max_running_per_worker IS NULL
+        AND q.rate_starts IS NULL)
+    THEN
+        RETURN;
+    END IF;
+    SELECT c.* INTO q FROM stepwell.queues c WHERE c.queue = p_queue FOR NO KEY UPDATE;
+    IF q.paused THEN
+        room := 0;
+        RETURN;
+    END IF;
+    IF q.max_running IS NOT NULL THEN
+        room := least(room, greatest(0, q.max_running - (SELECT count(*) FROM stepwell.live_tasks l
+            WHERE l.queue = p_queue AND l.state = 'running')));
+    END IF;
+    IF q.max_running_per_worker IS NOT NULL THEN
+        room := least(room, greatest(0, q.max_running_per_worker - (SELECT count(*) FROM stepwell.live_tasks l
+            WHERE l.worker_id = p_worker AND l.queue = p_queue AND l.state = 'running')));
+    END IF;
+    IF q.rate_starts IS NOT NULL THEN
+        v_part := greatest(1, greatest(1, q.rate_per) / greatest(1, q.rate_starts));
+        starts := least(q.rate_starts, greatest(0, q.rate_per - greatest(0, stepwell.micros(q.used_until - p_now)))
+            / v_part);
+    END IF;
+END $$;
+
+CREATE FUNCTION stepwell.micros(p_interval interval) RETURNS bigint LANGUAGE sql IMMUTABLE
+    RETURN coalesce((extract(epoch FROM p_interval) * 1000000)::bigint, 0);
+
+-- Notes that so many attempts started in a queue with a rate. Answers when the next may, if none may now.
+CREATE FUNCTION stepwell.use_rate(p_now timestamptz, p_queue text, p_starts bigint) RETURNS timestamptz
+LANGUAGE plpgsql
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off AS $$
+DECLARE
+    q stepwell.queues;
+    v_part bigint;
+BEGIN
+    SELECT c.* INTO STRICT q FROM stepwell.queues c WHERE c.queue = p_queue;
+    v_part := greatest(1, greatest(1, q.rate_per) / greatest(1, q.rate_starts));
+    q.used_until := greatest(q.used_until, p_now) + v_part * p_starts * interval '1 microsecond';
+    IF p_starts > 0 THEN
+        UPDATE stepwell.queues c SET used_until = q.used_until WHERE c.queue = p_queue;
+    END IF;
+    IF least(q.rate_starts, greatest(0, q.rate_per - stepwell.micros(q.used_until - p_now)) / v_part) = 0 THEN
+        RETURN q.used_until - q.rate_per * interval '1 microsecond' + v_part * interval '1 microsecond';
+    END IF;
+    RETURN NULL;
+END $$;
+
+-- Claims tasks of one queue, and says which had run before: those that go on after a suspension, those that start, or
+-- (NULL) both.
 CREATE FUNCTION stepwell.claim_of_queue(p_now timestamptz, p_batch bigint, p_worker uuid, p_queue text, p_types text[],
-    p_limit bigint)
+    p_version text, p_goes_on boolean, p_limit bigint)
 RETURNS TABLE (r_task uuid, r_run uuid, r_attempt bigint, r_had_it boolean, r_had_run boolean)
 LANGUAGE plpgsql
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off
@@ -58,7 +120,8 @@ BEGIN
             l.started_at IS NOT NULL AS had_run
         FROM stepwell.live_tasks l
         WHERE l.queue = p_queue AND l.state = 'pending' AND l.due_at IS NULL AND NOT l.blocked
-            AND l.task_type = ANY (p_types)
+            AND l.task_type = ANY (p_types) AND (l.code_version IS NULL OR l.code_version = p_version)
+            AND (p_goes_on IS NULL OR (l.worker_id IS NOT NULL) = p_goes_on)
         ORDER BY l.priority DESC, l.ready_at, l.task_id LIMIT p_limit FOR UPDATE SKIP LOCKED
     ), started AS (
         UPDATE stepwell.live_tasks l SET state = 'running', attempt = l.attempt + 1, worker_id = p_worker,

@@ -18,6 +18,8 @@ CREATE FUNCTION stepwell.commit(
     s_code_version text[], s_start_at timestamptz[], s_max_delay bigint[], s_max_duration bigint[],
     s_claim_by uuid[], s_retry text[], s_headers text[], s_params text[],
     c_command text[], c_task uuid[],
+    q_queue text[], q_action text[], q_max_running bigint[], q_max_per_worker bigint[], q_rate_starts bigint[],
+    q_rate_per bigint[],
     signals jsonb, claims jsonb,
     OUT repeated boolean, OUT r_now timestamptz,
     OUT t_accepted boolean[], OUT t_cancel_requested boolean[], OUT t_suspended boolean[], OUT t_facts json,
@@ -48,6 +50,10 @@ DECLARE
     v_known boolean;
     v_left bigint;
     v_queue text;
+    v_types text[];
+    v_room record;
+    v_starts bigint;
+    v_due timestamptz;
     v_worker uuid;
     v_tries integer := 0;
     r record;
@@ -220,8 +226,10 @@ BEGIN
                     AND (v_found IS NULL OR l.task_id <> ALL (v_found))
                 RETURNING l.task_id, l.due_at, l.queue
             )
-            SELECT array_agg(task_id), ready || array_agg(queue) FILTER (WHERE due_at IS NOT NULL)
-            INTO v_tasks, ready FROM suspended;
+            SELECT array_agg(task_id), ready || array_agg(queue) FILTER (WHERE due_at IS NOT NULL),
+                stepwell.with_room(array_agg(queue))
+            INTO v_tasks, ready, v_states FROM suspended;
+            ready := ready || v_states;
             t_suspended := ARRAY (SELECT coalesce(x.task_id = ANY (v_tasks), false)
                 FROM unnest(t_task) WITH ORDINALITY AS x(task_id, i) ORDER BY x.i);
             UPDATE stepwell.live_tasks l SET poked = false
@@ -266,6 +274,23 @@ BEGIN
         ready := ready || r.ready;
     END IF;
 
+    FOR item IN SELECT * FROM unnest(q_queue, q_action, q_max_running, q_max_per_worker, q_rate_starts, q_rate_per)
+        WITH ORDINALITY AS c(queue, action, max_running, max_per_worker, rate_starts, rate_per, i) ORDER BY c.i
+    LOOP
+        INSERT INTO stepwell.queues (queue) VALUES (item.queue) ON CONFLICT DO NOTHING;
+        IF item.action = 'limit' THEN
+            UPDATE stepwell.queues c SET max_running = item.max_running,
+                max_running_per_worker = item.max_per_worker,
+                used_until = CASE WHEN c.rate_starts IS NOT DISTINCT FROM item.rate_starts
+                    AND c.rate_per IS NOT DISTINCT FROM item.rate_per THEN c.used_until END,
+                rate_starts = item.rate_starts, rate_per = item.rate_per
+            WHERE c.queue = item.queue;
+        ELSE
+            UPDATE stepwell.queues c SET paused = item.action = 'pause' WHERE c.queue = item.queue;
+        END IF;
+        ready := ready || ARRAY (SELECT c.queue FROM stepwell.queues c WHERE c.queue = item.queue AND NOT c.paused);
+    END LOOP;
+
     FOR item IN SELECT s.value FROM jsonb_array_elements(signals) WITH ORDINALITY AS s(value, i) ORDER BY s.i LOOP
         v_worker := (item.value ->> 'worker_id')::uuid;
         IF item.value ->> 'signal' = 'register' THEN
@@ -301,6 +326,8 @@ BEGIN
             finished := finished || r.finished;
             v_worker := (item.value ->> 'worker_id')::uuid;
             v_left := (item.value ->> 'limit')::bigint;
+            v_types := ARRAY (SELECT jsonb_array_elements_text(item.value -> 'task_types'));
+            v_due := NULL;
             cl_poked := cl_poked || (SELECT coalesce(jsonb_agg(jsonb_build_array(item.i, l.task_id)
                 ORDER BY l.task_id), '[]') FROM stepwell.live_tasks l
                 WHERE l.worker_id = v_worker AND l.poked AND l.state = 'running');
@@ -322,10 +349,22 @@ BEGIN
                     WHERE l.worker_id = v_worker AND l.state = 'running' AND l.queue = v_queue
                         AND l.claim_batch = (item.value ->> 'again')::bigint;
                 ELSE
+                    SELECT m.* INTO v_room FROM stepwell.room(r_now, v_queue, v_worker, v_left) m;
+                    CONTINUE WHEN v_room.room = 0;
                     SELECT array_agg(item.i) AS claims, array_agg(c.r_task) AS tasks, array_agg(c.r_run) AS runs,
                         array_agg(c.r_attempt) AS attempts, array_agg(c.r_had_it) AS had, array_agg(c.r_had_run) AS run
-                    INTO r FROM stepwell.claim_of_queue(r_now, p_batch, v_worker, v_queue,
-                        ARRAY (SELECT jsonb_array_elements_text(item.value -> 'task_types')), v_left) c;
+                    INTO r FROM stepwell.claim_of_queue(r_now, p_batch, v_worker, v_queue, v_types,
+                        item.value ->> 'code_version', CASE WHEN v_room.starts IS NOT NULL THEN true END, v_room.room) c;
+                    IF v_room.starts IS NOT NULL THEN
+                        v_starts := least(v_room.starts, v_room.room - coalesce(cardinality(r.tasks), 0));
+                        SELECT r.claims || array_agg(item.i) AS claims, r.tasks || array_agg(c.r_task) AS tasks,
+                            r.runs || array_agg(c.r_run) AS runs, r.attempts || array_agg(c.r_attempt) AS attempts,
+                            r.had || array_agg(c.r_had_it) AS had, r.run || array_agg(c.r_had_run) AS run,
+                            count(*) AS started
+                        INTO r FROM stepwell.claim_of_queue(r_now, p_batch, v_worker, v_queue, v_types,
+                            item.value ->> 'code_version', false, v_starts) c;
+                        v_due := least(v_due, stepwell.use_rate(r_now, v_queue, r.started));
+                    END IF;
                 END IF;
                 CONTINUE WHEN r.tasks IS NULL;
                 cl_of := cl_of || r.claims;
@@ -337,7 +376,7 @@ BEGIN
                 v_tasks := v_tasks || ARRAY (SELECT CASE WHEN c.had_run THEN c.task_id END
                     FROM unnest(r.tasks, r.run) WITH ORDINALITY AS c(task_id, had_run, i) ORDER BY c.i);
             END LOOP;
-            next_due := next_due || least(
+            next_due := next_due || least(v_due,
                 (SELECT l.due_at FROM stepwell.live_tasks l WHERE l.due_at IS NOT NULL ORDER BY l.due_at LIMIT 1),
                 (SELECT l.cancel_at FROM stepwell.live_tasks l WHERE l.cancel_at IS NOT NULL
                     ORDER BY l.cancel_at LIMIT 1));

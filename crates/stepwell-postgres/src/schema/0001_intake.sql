@@ -158,6 +158,7 @@ DECLARE
     v_at boolean[] := p_at;
     v_workers uuid[];
     v_keyed uuid[];
+    v_restricted text[];
 BEGIN
     IF EXISTS (SELECT FROM unnest(p_idempotency_keys) AS key WHERE key IS NOT NULL) THEN
         INSERT INTO stepwell.idempotency_keys (task_type, idempotency_key, task_id)
@@ -178,10 +179,15 @@ BEGIN
         SELECT w.worker_id FROM (SELECT DISTINCT worker_id FROM unnest(p_claim_by) AS worker_id) c
         JOIN stepwell.workers w USING (worker_id) ORDER BY w.worker_id FOR KEY SHARE OF w
     ) w;
+    IF v_workers IS NOT NULL THEN
+        SELECT array_agg(q.queue) INTO v_restricted FROM stepwell.queues q
+        WHERE q.paused OR q.max_running IS NOT NULL OR q.max_running_per_worker IS NOT NULL
+            OR q.rate_starts IS NOT NULL;
+    END IF;
     SELECT array_agg(x.at AND x.claim_by = ANY (v_workers) IS TRUE AND (x.start_at > p_now) IS NOT TRUE
-        AND x.concurrency_key IS NULL ORDER BY x.i)
-    INTO claimed FROM unnest(v_at, p_claim_by, p_start_at, p_concurrency_keys) WITH ORDINALITY
-        AS x(at, claim_by, start_at, concurrency_key, i);
+        AND x.concurrency_key IS NULL AND x.queue = ANY (v_restricted) IS NOT TRUE ORDER BY x.i)
+    INTO claimed FROM unnest(v_at, p_claim_by, p_start_at, p_concurrency_keys, p_queues) WITH ORDINALITY
+        AS x(at, claim_by, start_at, concurrency_key, queue, i);
 
     INSERT INTO stepwell.tasks (task_id, task_type, queue, priority, max_attempts, parent, idempotency_key,
         concurrency_key, code_version, spawned_at, max_duration, retry, headers, params)
@@ -279,6 +285,22 @@ BEGIN
         ready := ARRAY[v_task.queue];
         answer := 'done';
     END IF;
+END $$;
+
+-- Removes finished tasks, the oldest first: those that ended before, of that state or (NULL) of all.
+CREATE FUNCTION stepwell.purge(p_before timestamptz, p_state text, p_limit bigint) RETURNS bigint
+LANGUAGE plpgsql
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off AS $$
+DECLARE
+    v_tasks uuid[];
+BEGIN
+    SELECT array_agg(o.task_id) INTO v_tasks FROM (
+        SELECT o.task_id FROM stepwell.outcomes o
+        WHERE o.finished_at < p_before AND (p_state IS NULL OR o.state = p_state)
+        ORDER BY o.task_id LIMIT p_limit FOR UPDATE SKIP LOCKED
+    ) o;
+    PERFORM stepwell.delete(v_tasks);
+    RETURN coalesce(cardinality(v_tasks), 0);
 END $$;
 
 -- Removes finished tasks and all that belongs to them.

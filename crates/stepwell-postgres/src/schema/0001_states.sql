@@ -40,6 +40,13 @@ BEGIN
     SELECT array_agg(queue) INTO ready FROM unblocked;
 END $$;
 
+-- Of these queues, in which tasks have stopped running, those in which others may have waited for that.
+CREATE FUNCTION stepwell.with_room(p_queues text[]) RETURNS text[]
+LANGUAGE sql STABLE SET enable_seqscan = off AS $$
+    SELECT array_agg(q.queue) FROM stepwell.queues q
+    WHERE q.queue = ANY (p_queues) AND (q.max_running IS NOT NULL OR q.max_running_per_worker IS NOT NULL)
+$$;
+
 -- Ends tasks, whatever their state. `cancelled` are those whose children are to be cancelled.
 CREATE FUNCTION stepwell.finish(p_now timestamptz, p_tasks uuid[], p_states text[], p_outputs text[], p_failures text[],
     OUT ready text[], OUT poked uuid[], OUT finished uuid[], OUT cancelled uuid[])
@@ -50,6 +57,7 @@ DECLARE
     v_children uuid[];
     v_parents uuid[];
     v_keys text[];
+    v_queues text[];
     v_awaiting uuid[];
 BEGIN
     WITH gone AS (
@@ -57,7 +65,8 @@ BEGIN
         USING unnest(p_tasks, p_states, p_outputs, p_failures) AS x(task_id, state, output, failure)
         WHERE l.task_id = x.task_id
         RETURNING l.task_id, l.run_id, x.state, l.attempt, l.cancel_requested, l.started_at, x.output,
-            CASE x.state WHEN 'cancelled' THEN l.failure ELSE x.failure END AS failure, l.parent, l.concurrency_key
+            CASE x.state WHEN 'cancelled' THEN l.failure ELSE x.failure END AS failure, l.parent, l.concurrency_key,
+            CASE WHEN l.state = 'running' THEN l.queue END AS left_queue
     ), ended AS (
         INSERT INTO stepwell.outcomes (task_id, run_id, state, attempt, cancel_requested, started_at, finished_at, output,
             failure)
@@ -66,8 +75,9 @@ BEGIN
     SELECT array_agg(task_id), array_agg(task_id) FILTER (WHERE parent IS NOT NULL),
         array_agg(parent) FILTER (WHERE parent IS NOT NULL),
         array_agg(concurrency_key) FILTER (WHERE concurrency_key IS NOT NULL),
-        array_agg(task_id) FILTER (WHERE state = 'cancelled')
-    INTO finished, v_children, v_parents, v_keys, cancelled FROM gone;
+        array_agg(task_id) FILTER (WHERE state = 'cancelled'),
+        array_agg(DISTINCT left_queue) FILTER (WHERE left_queue IS NOT NULL)
+    INTO finished, v_children, v_parents, v_keys, cancelled, v_queues FROM gone;
     IF finished IS NULL THEN
         RETURN;
     END IF;
@@ -85,8 +95,11 @@ BEGIN
         END IF;
     END IF;
     IF v_keys IS NOT NULL THEN
+        -- Whoever spawns a task of the key now would find this one still there, and be missed here.
+        PERFORM stepwell.lock_names(NULL, NULL, v_keys);
         ready := ready || stepwell.next_of_keys(p_now, v_keys);
     END IF;
+    ready := ready || stepwell.with_room(v_queues);
 END $$;
 
 -- Cancels tasks that have not ended, and all that descends from them: asks those that run, ends the others.
@@ -145,8 +158,7 @@ BEGIN
         WHERE l.task_id = x.task_id AND l.state = 'running'
         RETURNING l.task_id, l.queue, l.cancel_requested
     )
-    SELECT array_agg(queue) FILTER (WHERE NOT cancel_requested), array_agg(task_id) FILTER (WHERE cancel_requested)
-    INTO v_ready, v_asked FROM given;
+    SELECT array_agg(queue), array_agg(task_id) FILTER (WHERE cancel_requested) INTO v_ready, v_asked FROM given;
     IF v_asked IS NOT NULL THEN
         SELECT f.* INTO ready, poked, finished, cancelled FROM stepwell.finish(p_now, v_asked,
             array_fill('cancelled'::text, ARRAY[cardinality(v_asked)]), NULL, NULL) f;

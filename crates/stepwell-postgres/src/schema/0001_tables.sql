@@ -64,7 +64,8 @@ CREATE INDEX live_tasks_ready ON stepwell.live_tasks (queue, priority DESC, read
     WHERE state = 'pending' AND due_at IS NULL AND NOT blocked;
 CREATE INDEX live_tasks_due ON stepwell.live_tasks (due_at, task_id) WHERE due_at IS NOT NULL;
 CREATE INDEX live_tasks_deadline ON stepwell.live_tasks (cancel_at, task_id) WHERE cancel_at IS NOT NULL;
-CREATE INDEX live_tasks_running ON stepwell.live_tasks (worker_id) WHERE state = 'running';
+CREATE INDEX live_tasks_running ON stepwell.live_tasks (worker_id, queue) WHERE state = 'running';
+CREATE INDEX live_tasks_busy ON stepwell.live_tasks (queue) WHERE state = 'running';
 CREATE INDEX live_tasks_poked ON stepwell.live_tasks (worker_id) WHERE poked;
 CREATE INDEX live_tasks_parent ON stepwell.live_tasks (parent) WHERE parent IS NOT NULL;
 CREATE INDEX live_tasks_key ON stepwell.live_tasks (concurrency_key, place) WHERE concurrency_key IS NOT NULL;
@@ -142,6 +143,17 @@ CREATE TABLE stepwell.workers (
     name          text        NOT NULL,
     registered_at timestamptz NOT NULL,
     lease_until   timestamptz NOT NULL
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
+
+-- Queues that somebody has changed.
+CREATE TABLE stepwell.queues (
+    queue                  text        PRIMARY KEY,
+    paused                 boolean     NOT NULL DEFAULT false,
+    max_running            bigint,
+    max_running_per_worker bigint,
+    rate_starts            bigint,
+    rate_per               bigint,         -- microseconds
+    used_until             timestamptz     -- up to when the rate is used up
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
 
 -- The last batch of each process, so that one whose answer was lost with its connection is not applied twice.

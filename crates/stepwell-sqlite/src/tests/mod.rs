@@ -123,6 +123,8 @@ fn new_task(n: u128) -> NewTask {
         retry: RetryStrategy::default(),
         start_at: None,
         idempotency_key: None,
+        concurrency_key: None,
+        code_version: None,
         cancellation: CancellationPolicy::default(),
         parent: None,
         claim_by: None,
@@ -145,8 +147,13 @@ fn deregister(n: u128) -> Batch {
 }
 
 fn claim(n: u128, limit: usize) -> Batch {
-    let claim =
-        Claim { worker_id: worker_id(n), queues: vec![name("queue")], task_types: vec![name("type")], limit };
+    let claim = Claim {
+        worker_id: worker_id(n),
+        queues: vec![name("queue")],
+        task_types: vec![name("type")],
+        code_version: None,
+        limit,
+    };
     Batch { claims: vec![claim], ..Batch::default() }
 }
 

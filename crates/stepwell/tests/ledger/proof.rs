@@ -42,6 +42,8 @@ struct Start {
 pub struct Proof {
     /// The journaled results of each task that ran, by step.
     pub results: HashMap<TaskId, BTreeMap<u32, String>>,
+    /// The run that made each of them, with the result's place in the journal.
+    pub writers: Vec<(TaskId, u64, RunId)>,
     /// Steps that ran again, since they were not journaled.
     pub again: usize,
     /// Steps that were started by a run when a later one had already started some.
@@ -83,7 +85,7 @@ impl Proof {
         let claimed = |start: &Start| runs.iter().position(|run| *run == start.run).unwrap();
         let mut journaled: BTreeMap<u32, &Start> = BTreeMap::new();
         let mut last_writer = 0;
-        for (step, nonce) in results(task_id, journal) {
+        for (seq, step, nonce) in results(task_id, journal) {
             let start = starts.iter().find(|start| start.nonce == nonce && start.step == step);
             let start =
                 start.unwrap_or_else(|| panic!("task {task_id}: the result of step {step} is of no start"));
@@ -92,6 +94,7 @@ impl Proof {
                 "task {task_id}: a run has journaled step {step} after a later run had journaled something"
             );
             last_writer = claimed(start);
+            self.writers.push((task_id, seq, start.run));
             assert!(
                 journaled.insert(step, start).is_none(),
                 "task {task_id}: step {step} is journaled twice"
@@ -165,8 +168,8 @@ fn runs(task_id: TaskId, starts: &[Start]) -> Vec<RunId> {
     runs.into_iter().map(|run| run.run).collect()
 }
 
-/// The results of steps, in the order in which they were journaled.
-fn results(task_id: TaskId, journal: &[Entry]) -> Vec<(u32, String)> {
+/// The results of steps, in the order in which they were journaled: place, step and nonce.
+fn results(task_id: TaskId, journal: &[Entry]) -> Vec<(u64, u32, String)> {
     assert!(
         journal.iter().map(|entry| entry.seq).eq(1..=journal.len() as u64),
         "task {task_id}: the journal has a gap"
@@ -175,7 +178,7 @@ fn results(task_id: TaskId, journal: &[Entry]) -> Vec<(u32, String)> {
     let result = |entry: &Entry| {
         let Outcome::Done(nonce) = &entry.outcome else { panic!("task {task_id}: {entry:?}") };
         let (_, step) = entry.key.name.as_str().split_once(':').unwrap();
-        (step.parse().unwrap(), nonce.decode().unwrap())
+        (entry.seq, step.parse().unwrap(), nonce.decode().unwrap())
     };
     steps.map(result).collect()
 }

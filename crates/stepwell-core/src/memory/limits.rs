@@ -1,0 +1,171 @@
+//! Who may be claimed: the limits of queues, the turns of concurrency keys, the versions of code.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{State, Task};
+use crate::ids::TaskId;
+use crate::name::Name;
+use crate::queue::{QueueAction, QueueChange, QueueInfo, QueueLimits};
+use crate::store::{Claim, News, TaskState};
+use crate::time::Timestamp;
+
+/// A queue that somebody has changed.
+#[derive(Default)]
+pub(super) struct Queue {
+    paused: bool,
+    limits: QueueLimits,
+    /// Up to when its rate is used up.
+    used_until: Option<Timestamp>,
+}
+
+impl Queue {
+    /// Whether a task that stops running makes room for another.
+    pub(super) fn counts_running(&self) -> bool {
+        self.limits.count_running()
+    }
+
+    /// Whether a task may not simply be started.
+    pub(super) fn restricts(&self) -> bool {
+        self.paused || !self.limits.are_none()
+    }
+}
+
+/// A claimable task's place in its queue.
+pub(super) type Place = (Reverse<i32>, Timestamp, TaskId);
+
+impl State {
+    pub(super) fn change_queue(&mut self, change: QueueChange, news: &mut News) {
+        let queue = self.queues.entry(change.queue.clone()).or_default();
+        match change.action {
+            QueueAction::Pause => queue.paused = true,
+            QueueAction::Resume => queue.paused = false,
+            QueueAction::Limit(limits) => {
+                if limits.rate != queue.limits.rate {
+                    queue.used_until = None;
+                }
+                queue.limits = limits;
+            }
+        }
+        if !queue.paused {
+            news.ready.push((change.queue, 1));
+        }
+    }
+
+    /// Takes tasks of a queue that the claim may have, as many as there is room for. Also tells when the queue's rate lets
+    /// the next one start, once it is used up.
+    pub(super) fn pick(
+        &mut self,
+        now: Timestamp,
+        claim: &Claim,
+        queue: &Name,
+        mut room: usize,
+    ) -> (Vec<Place>, Option<Timestamp>) {
+        let known = |task: &Task| {
+            let version = task.new.code_version.as_ref();
+            claim.task_types.contains(&task.new.task_type)
+                && (version.is_none() || version == claim.code_version.as_ref())
+        };
+        let running = |of_worker: bool| {
+            let runs = |task: &&Task| {
+                task.new.queue == *queue
+                    && task.state == TaskState::Running
+                    && (!of_worker || task.worker_id == Some(claim.worker_id))
+            };
+            self.tasks.values().filter(runs).count()
+        };
+        let config = self.queues.get_mut(queue);
+        if room == 0 || config.as_ref().is_some_and(|config| config.paused) {
+            return (Vec::new(), None);
+        }
+        let limits = config.as_ref().map(|config| config.limits).unwrap_or_default();
+        for (limit, of_worker) in [(limits.max_running, false), (limits.max_running_per_worker, true)] {
+            if let Some(limit) = limit {
+                room = room.min((limit as usize).saturating_sub(running(of_worker)));
+            }
+        }
+        if room == 0 {
+            return (Vec::new(), None);
+        }
+        let ready = self.ready.entry(queue.clone()).or_default();
+        let of = |goes_on: Option<bool>, room: usize| -> Vec<Place> {
+            let fits = |(_, _, task_id): &&Place| {
+                self.tasks.get(task_id).is_some_and(|task| {
+                    known(task) && goes_on.is_none_or(|goes_on| task.worker_id.is_some() == goes_on)
+                })
+            };
+            ready.iter().filter(fits).take(room).copied().collect()
+        };
+        let (places, next) = match (limits.rate, config) {
+            (Some(rate), Some(config)) => {
+                let mut places = of(Some(true), room);
+                let starts = of(Some(false), (room - places.len()).min(rate.allowed(now, config.used_until)));
+                let used = rate.used_until(now, config.used_until, starts.len());
+                config.used_until = Some(used);
+                places.extend(starts);
+                (places, (rate.allowed(now, Some(used)) == 0).then(|| rate.next(used)))
+            }
+            _ => (of(None, room), None),
+        };
+        for place in &places {
+            ready.remove(place);
+        }
+        (places, next)
+    }
+
+    /// A task joins the others of its concurrency key, last.
+    pub(super) fn line_up(&mut self, task_id: TaskId) {
+        let Some(task) = self.tasks.get_mut(&task_id) else { return };
+        if let Some(key) = task.new.concurrency_key.clone() {
+            self.places += 1;
+            task.place = self.places;
+            self.keys.entry(key).or_default().insert((self.places, task_id));
+        }
+    }
+
+    /// A task of a concurrency key has ended: it is the turn of the next.
+    pub(super) fn end_turn(&mut self, now: Timestamp, key: &Name, turn: (u64, TaskId), news: &mut News) {
+        let Some(line) = self.keys.get_mut(key) else { return };
+        let was_first = line.first() == Some(&turn);
+        line.remove(&turn);
+        let next = line.first().map(|(_, task_id)| *task_id).filter(|_| was_first);
+        if line.is_empty() {
+            self.keys.remove(key);
+        }
+        let Some(task) = next.and_then(|next| self.tasks.get_mut(&next)) else { return };
+        if task.state == TaskState::Pending {
+            task.ready_at = now;
+            news.ready.push((task.new.queue.clone(), 1));
+            if task.due_at.is_none() {
+                let place = (Reverse(task.new.priority), now, task.new.task_id);
+                self.ready.entry(task.new.queue.clone()).or_default().insert(place);
+            }
+        }
+    }
+
+    pub(super) fn queue_infos(&self) -> Vec<QueueInfo> {
+        let mut infos = BTreeMap::new();
+        let named: BTreeSet<_> =
+            self.queues.keys().chain(self.tasks.values().map(|task| &task.new.queue)).collect();
+        for queue in named {
+            let count = |state: TaskState| {
+                let of_state = |task: &&Task| task.new.queue == *queue && task.state == state;
+                self.tasks.values().filter(of_state).count() as u64
+            };
+            let config = self.queues.get(queue);
+            let info = QueueInfo {
+                queue: queue.clone(),
+                paused: config.is_some_and(|config| config.paused),
+                limits: config.map(|config| config.limits).unwrap_or_default(),
+                pending: count(TaskState::Pending),
+                running: count(TaskState::Running),
+                suspended: count(TaskState::Suspended),
+            };
+            let idle = info.pending + info.running + info.suspended == 0;
+            if !idle || info.paused || !info.limits.are_none() {
+                infos.insert(queue.clone(), info);
+            }
+        }
+        infos.into_values().collect()
+    }
+}

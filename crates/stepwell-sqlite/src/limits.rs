@@ -1,0 +1,217 @@
+//! Limits of queues, and the turns of concurrency keys.
+
+use std::time::Duration;
+
+use rusqlite::{Connection, Result, Row, params};
+use stepwell_core::{
+    Name, QueueAction, QueueChange, QueueInfo, QueueLimits, RateLimit, TaskId, Timestamp, WorkerId,
+};
+
+use crate::commit::Applying;
+use crate::rows::{Sql, Statements as _, get, opt};
+
+/// How many tasks of a queue run, on that worker or (NULL) on all.
+pub(crate) const RUNNING: &str = "SELECT count(*) FROM stepwell_tasks
+    WHERE state = 'running' AND queue = ?1 AND (?2 IS NULL OR worker_id = ?2)";
+
+/// A queue that somebody has changed.
+pub(crate) struct Queue {
+    pub(crate) paused: bool,
+    pub(crate) limits: QueueLimits,
+    /// Up to when its rate is used up.
+    pub(crate) used_until: Option<Timestamp>,
+}
+
+impl Queue {
+    /// Reads `paused, max_running, max_running_per_worker, rate_starts, rate_per, used_until`.
+    fn read(row: &Row<'_>, first: usize) -> Result<Self> {
+        let (starts, per): (Option<u32>, Option<i64>) = (row.get(first + 3)?, row.get(first + 4)?);
+        let rate = starts
+            .zip(per)
+            .map(|(starts, per)| RateLimit { starts, per: Duration::from_micros(per.unsigned_abs()) });
+        let limits = QueueLimits {
+            max_running: row.get(first + 1)?,
+            max_running_per_worker: row.get(first + 2)?,
+            rate,
+        };
+        Ok(Self { paused: row.get(first)?, limits, used_until: opt(row, first + 5)? })
+    }
+}
+
+impl Applying<'_> {
+    pub(crate) fn change_queue(&mut self, change: &QueueChange) -> Result<()> {
+        let queue = Sql(&change.queue);
+        self.conn
+            .run("INSERT INTO stepwell_queues (queue) VALUES (?1) ON CONFLICT DO NOTHING", params![queue])?;
+        match change.action {
+            QueueAction::Pause => {
+                self.conn.run("UPDATE stepwell_queues SET paused = 1 WHERE queue = ?1", params![queue])?;
+                return Ok(());
+            }
+            QueueAction::Resume => {
+                self.conn.run("UPDATE stepwell_queues SET paused = 0 WHERE queue = ?1", params![queue])?;
+            }
+            QueueAction::Limit(limits) => {
+                let per = limits.rate.map(|rate| i64::try_from(rate.per.as_micros()).unwrap_or(i64::MAX));
+                self.conn.run(
+                    "UPDATE stepwell_queues SET max_running = ?2, max_running_per_worker = ?3, rate_starts = ?4,
+                        rate_per = ?5,
+                        used_until = CASE WHEN rate_starts IS ?4 AND rate_per IS ?5 THEN used_until END
+                    WHERE queue = ?1",
+                    params![
+                        queue,
+                        limits.max_running,
+                        limits.max_running_per_worker,
+                        limits.rate.map(|rate| rate.starts),
+                        per
+                    ],
+                )?;
+            }
+        }
+        if !self.queue(&change.queue)?.is_some_and(|queue| queue.paused) {
+            self.news.ready.push((change.queue.clone(), 1));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn queue(&self, queue: &Name) -> Result<Option<Queue>> {
+        // Asked once a batch: most applications change no queue, and this is asked for every task.
+        let any = match self.any_queue.get() {
+            Some(any) => any,
+            None => self.conn.one("SELECT 1 FROM stepwell_queues LIMIT 1", [], |_| Ok(()))?.is_some(),
+        };
+        self.any_queue.set(Some(any));
+        if !any {
+            return Ok(None);
+        }
+        self.conn.one(
+            "SELECT paused, max_running, max_running_per_worker, rate_starts, rate_per, used_until
+            FROM stepwell_queues WHERE queue = ?1",
+            params![Sql(queue)],
+            |row| Queue::read(row, 0),
+        )
+    }
+
+    /// Whether a task of the queue may not simply be started.
+    pub(crate) fn restricts(&self, queue: &Name) -> Result<bool> {
+        Ok(self.queue(queue)?.is_some_and(|queue| queue.paused || !queue.limits.are_none()))
+    }
+
+    /// How many tasks of the queue the worker may claim, of that many.
+    pub(crate) fn room(
+        &self,
+        config: &Queue,
+        queue: &Name,
+        worker_id: WorkerId,
+        room: usize,
+    ) -> Result<usize> {
+        if config.paused {
+            return Ok(0);
+        }
+        let mut left = room;
+        let limits =
+            [(config.limits.max_running, None), (config.limits.max_running_per_worker, Some(worker_id))];
+        for (limit, worker_id) in limits {
+            if let Some(limit) = limit {
+                let asked = params![Sql(queue), worker_id.as_ref().map(Sql)];
+                let running: u32 = self.conn.one(RUNNING, asked, |row| row.get(0))?.unwrap_or(0);
+                left = left.min(limit.saturating_sub(running) as usize);
+            }
+        }
+        Ok(left)
+    }
+
+    pub(crate) fn use_rate(&self, queue: &Name, used_until: Timestamp) -> Result<()> {
+        let sql = "UPDATE stepwell_queues SET used_until = ?2 WHERE queue = ?1";
+        self.conn.run(sql, params![Sql(queue), Sql(&used_until)]).map(drop)
+    }
+
+    /// A task of the queue has stopped running, which others may have waited for.
+    pub(crate) fn make_room(&mut self, queue: &Name) -> Result<()> {
+        if self.queue(queue)?.is_some_and(|queue| queue.limits.count_running()) {
+            self.news.ready.push((queue.clone(), 1));
+        }
+        Ok(())
+    }
+
+    /// A task joins the others of its concurrency key, last.
+    pub(crate) fn line_up(&self, task_id: TaskId, key: &Name) -> Result<()> {
+        self.conn
+            .run(
+                "UPDATE stepwell_tasks SET
+                    place = (SELECT coalesce(max(place), 0) + 1 FROM stepwell_tasks
+                        WHERE concurrency_key = ?2 AND place IS NOT NULL),
+                    blocked = EXISTS (SELECT 1 FROM stepwell_tasks WHERE concurrency_key = ?2 AND place IS NOT NULL)
+                WHERE task_id = ?1",
+                params![Sql(&task_id), Sql(key)],
+            )
+            .map(drop)
+    }
+
+    /// A task that had ended joins the others of its concurrency key, if it has one.
+    pub(crate) fn line_up_again(&self, task_id: TaskId) -> Result<()> {
+        let sql = "SELECT concurrency_key FROM stepwell_tasks WHERE task_id = ?1";
+        match self.conn.one(sql, params![Sql(&task_id)], |row| opt::<Name>(row, 0))?.flatten() {
+            Some(key) => self.line_up(task_id, &key),
+            None => Ok(()),
+        }
+    }
+
+    /// A task of a concurrency key has ended: it is the turn of the next.
+    pub(crate) fn end_turn(&mut self, key: &Name, place: i64) -> Result<()> {
+        let next = self.conn.one(
+            "SELECT task_id, queue, blocked, place FROM stepwell_tasks
+            WHERE concurrency_key = ?1 AND place IS NOT NULL ORDER BY place LIMIT 1",
+            params![Sql(key)],
+            |row| {
+                Ok((
+                    get::<TaskId>(row, 0)?,
+                    get::<Name>(row, 1)?,
+                    row.get::<_, bool>(2)?,
+                    row.get::<_, i64>(3)?,
+                ))
+            },
+        )?;
+        if let Some((task_id, queue, true, next)) = next
+            && next > place
+        {
+            self.conn.run(
+                "UPDATE stepwell_tasks SET blocked = 0, ready_at = ?2 WHERE task_id = ?1",
+                params![Sql(&task_id), Sql(&self.now)],
+            )?;
+            self.news.ready.push((queue, 1));
+        }
+        Ok(())
+    }
+}
+
+/// All queues that have limits, are paused, or have a task that has not ended.
+pub(crate) fn queues(conn: &Connection) -> Result<Vec<QueueInfo>> {
+    conn.all(
+        "WITH counts AS (
+            SELECT queue, sum(state = 'pending') AS pending, sum(state = 'running') AS running,
+                sum(state = 'suspended') AS suspended
+            FROM stepwell_tasks WHERE state IN ('pending', 'running', 'suspended') GROUP BY queue
+        )
+        SELECT coalesce(q.queue, c.queue) AS name, coalesce(q.paused, 0), q.max_running, q.max_running_per_worker,
+            q.rate_starts, q.rate_per, q.used_until, coalesce(c.pending, 0), coalesce(c.running, 0),
+            coalesce(c.suspended, 0)
+        FROM stepwell_queues q FULL JOIN counts c ON c.queue = q.queue
+        WHERE c.queue IS NOT NULL OR q.paused OR q.max_running IS NOT NULL OR q.max_running_per_worker IS NOT NULL
+            OR q.rate_starts IS NOT NULL
+        ORDER BY name",
+        [],
+        |row| {
+            let Queue { paused, limits, .. } = Queue::read(row, 1)?;
+            let count = |column: usize| Ok::<_, rusqlite::Error>(row.get::<_, i64>(column)?.unsigned_abs());
+            Ok(QueueInfo {
+                queue: get(row, 0)?,
+                paused,
+                limits,
+                pending: count(7)?,
+                running: count(8)?,
+                suspended: count(9)?,
+            })
+        },
+    )
+}

@@ -1,0 +1,41 @@
+//! Removing finished tasks.
+
+use rusqlite::{Connection, Result, params};
+use stepwell_core::TaskId;
+use stepwell_core::store::Purge;
+
+use crate::rows::{Sql, Statements as _, get};
+
+/// Removes a task and all that belongs to it.
+pub(crate) fn delete(conn: &Connection, task_id: TaskId) -> Result<()> {
+    conn.run("DELETE FROM stepwell_tasks WHERE task_id = ?1", params![Sql(&task_id)])?;
+    conn.run("DELETE FROM stepwell_journal WHERE task_id = ?1", params![Sql(&task_id)])?;
+    Ok(())
+}
+
+/// Removes finished tasks, the oldest first, in a transaction of their own.
+pub(crate) fn purge(conn: &Connection, purge: &Purge) -> Result<usize> {
+    conn.run("BEGIN IMMEDIATE", [])?;
+    let purged = remove(conn, purge).and_then(|purged| {
+        conn.run("COMMIT", [])?;
+        Ok(purged)
+    });
+    if purged.is_err() && !conn.is_autocommit() {
+        conn.run("ROLLBACK", [])?;
+    }
+    purged
+}
+
+fn remove(conn: &Connection, purge: &Purge) -> Result<usize> {
+    let state = purge.state.map(|state| state.as_str());
+    let limit = i64::try_from(purge.limit).unwrap_or(i64::MAX);
+    let doomed: Vec<TaskId> = conn.all(
+        "SELECT task_id FROM stepwell_tasks
+        WHERE finished_at < ?1 AND state IN ('completed', 'failed', 'cancelled') AND (?2 IS NULL OR state = ?2)
+        ORDER BY rowid LIMIT ?3",
+        params![Sql(&purge.before), state, limit],
+        |row| get(row, 0),
+    )?;
+    doomed.iter().try_for_each(|task_id| delete(conn, *task_id))?;
+    Ok(doomed.len())
+}
