@@ -61,6 +61,14 @@ macro_rules! column {
     };
 }
 
+/// As `column`, for values that most items do not have: NULL when none has.
+macro_rules! seldom {
+    ($args:ident, $items:ident, $item:pat => $value:expr) => {{
+        let values: Vec<_> = $items.iter().map(|$item| $value).collect();
+        $args.add(values.iter().any(Option::is_some).then_some(values))?
+    }};
+}
+
 fn filled<T>(values: impl ExactSizeIterator<Item = T>) -> Option<Vec<T>> {
     (values.len() > 0).then(|| values.collect())
 }
@@ -158,14 +166,14 @@ fn spawns(args: &mut PgArguments, items: Vec<Of<'_, NewTask>>) -> Result<(), Box
     column!(args, items, (_, task) => task.queue.as_str());
     column!(args, items, (_, task) => task.priority);
     column!(args, items, (_, task) => i64::from(task.max_attempts));
-    column!(args, items, (_, task) => task.parent.map(|parent| *parent.as_uuid()));
-    column!(args, items, (_, task) => opt(&task.idempotency_key));
-    column!(args, items, (_, task) => opt(&task.concurrency_key));
-    column!(args, items, (_, task) => opt(&task.code_version));
-    column!(args, items, (_, task) => task.start_at.map(Moment));
-    column!(args, items, (_, task) => task.cancellation.max_delay.map(micros));
-    column!(args, items, (_, task) => task.cancellation.max_duration.map(micros));
-    column!(args, items, (_, task) => task.claim_by.map(|worker| *worker.as_uuid()));
+    seldom!(args, items, (_, task) => task.parent.map(|parent| *parent.as_uuid()));
+    seldom!(args, items, (_, task) => opt(&task.idempotency_key));
+    seldom!(args, items, (_, task) => opt(&task.concurrency_key));
+    seldom!(args, items, (_, task) => opt(&task.code_version));
+    seldom!(args, items, (_, task) => task.start_at.map(Moment));
+    seldom!(args, items, (_, task) => task.cancellation.max_delay.map(micros));
+    seldom!(args, items, (_, task) => task.cancellation.max_duration.map(micros));
+    seldom!(args, items, (_, task) => task.claim_by.map(|worker| *worker.as_uuid()));
     let retries: Vec<_> =
         items.iter().map(|(_, task)| serde_json::to_string(&task.retry)).collect::<Result<_, _>>()?;
     args.add(filled(retries.into_iter()))?;

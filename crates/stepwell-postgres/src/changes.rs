@@ -6,7 +6,7 @@ use std::time::Duration;
 use sqlx::postgres::PgListener;
 use stepwell_core::store::Changed;
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::Shared;
 
@@ -14,6 +14,8 @@ use crate::Shared;
 const ECHO_TIMEOUT: Duration = Duration::from_secs(3);
 /// How often others are supposed to have committed where nothing can be heard.
 const SUPPOSE_EVERY: Duration = Duration::from_millis(250);
+/// How often a process that listens says that it is there, so that others notify it. They forget it after a minute.
+const SHOW_EVERY: Duration = Duration::from_secs(20);
 /// How long to wait before listening again when the connection could not be made.
 const LISTEN_AGAIN: Duration = Duration::from_secs(1);
 
@@ -88,6 +90,18 @@ impl Shared {
             Err(_) => None,
         })
     }
+
+    /// Says that this process listens.
+    async fn show(&self) {
+        let sql = format!(
+            "INSERT INTO {}.processes AS p (process_id, batch, seen_at) VALUES ($1, 0, clock_timestamp())
+            ON CONFLICT (process_id) DO UPDATE SET seen_at = EXCLUDED.seen_at",
+            self.options.schema
+        );
+        if let Err(error) = self.read(&sql, |query| query.bind(self.process_id)).await {
+            tracing::warn!(%error, "cannot say that this process listens; trying again");
+        }
+    }
 }
 
 /// Listens for as long as the store lives.
@@ -101,6 +115,7 @@ async fn listen(store: Weak<Shared>) {
                 // What came before it listened was missed.
                 loop {
                     let Some(shared) = store.upgrade() else { return };
+                    shared.show().await;
                     shared.changes.tell_anything();
                     drop(shared);
                     if hear(&store, &mut listener, &own).await.is_none() {
@@ -133,7 +148,12 @@ async fn listen(store: Weak<Shared>) {
 
 /// Hears until the connection breaks, which `PgListener` mends by itself. `None` once the store is gone.
 async fn hear(store: &Weak<Shared>, listener: &mut PgListener, own: &str) -> Option<()> {
+    let mut shown = Instant::now();
     loop {
+        if shown.elapsed() > SHOW_EVERY {
+            shown = Instant::now();
+            store.upgrade()?.show().await;
+        }
         // Looks from time to time whether anybody is left to hear.
         let heard = match timeout(LISTEN_AGAIN, listener.try_recv()).await {
             Ok(heard) => heard,

@@ -105,6 +105,7 @@ impl PostgresStore {
         };
         let store = Self(Arc::new(shared));
         store.0.measure_clock().await?;
+        store.0.forget_processes().await?;
         Ok(store)
     }
 }

@@ -22,7 +22,7 @@ const INFO: &str = "SELECT t.task_id, coalesce(l.run_id, o.run_id), t.task_type,
         t.concurrency_key, t.code_version";
 
 fn info(row: &PgRow) -> sqlx::Result<TaskInfo> {
-    let id = |place: usize| Ok::<_, sqlx::Error>(row.try_get::<Uuid, _>(place)?);
+    let id = |place: usize| row.try_get::<Uuid, _>(place);
     let moment = |place: usize| Ok::<_, sqlx::Error>(row.try_get::<Option<Moment>, _>(place)?.map(|m| m.0));
     let text = |place: usize| row.try_get::<Option<&str>, _>(place);
     let state: &str = row.try_get(4)?;
@@ -174,7 +174,10 @@ impl Shared {
         let sql = format!("SELECT {}.purge($1, $2, $3)", self.options.schema);
         let limit = i64::try_from(purge.limit).unwrap_or(i64::MAX);
         let rows = self.read(&sql, |query| {
-            query.bind(Moment(purge.before)).bind(purge.state.map(|state| state.as_str())).bind(limit)
+            query
+                .bind(Moment(purge.before))
+                .bind(purge.state.map(stepwell_core::TaskState::as_str))
+                .bind(limit)
         });
         let purged = rows.await?.first().map_or(Ok(0), |row| row.try_get::<i64, _>(0));
         purged.map(|purged| usize::try_from(purged).unwrap_or(0)).map_err(|error| self.error(error))
@@ -186,6 +189,15 @@ impl Shared {
             self.clock.hear(row.try_get::<Moment, _>(0).map_err(|error| self.error(error))?.0);
         }
         Ok(())
+    }
+
+    /// Forgets processes that have not been heard of for a day.
+    pub(crate) async fn forget_processes(&self) -> Result<(), StoreError> {
+        let sql = format!(
+            "DELETE FROM {}.processes WHERE seen_at < clock_timestamp() - interval '1 day'",
+            self.options.schema
+        );
+        self.read(&sql, |query| query).await.map(drop)
     }
 
     /// Reads over the pool. Its connections may all have broken since they were used last; each is tried once.

@@ -27,7 +27,7 @@ pub(crate) fn purge(conn: &Connection, purge: &Purge) -> Result<usize> {
 }
 
 fn remove(conn: &Connection, purge: &Purge) -> Result<usize> {
-    let state = purge.state.map(|state| state.as_str());
+    let state = purge.state.map(stepwell_core::TaskState::as_str);
     let limit = i64::try_from(purge.limit).unwrap_or(i64::MAX);
     let doomed: Vec<TaskId> = conn.all(
         "SELECT task_id FROM stepwell_tasks

@@ -175,7 +175,7 @@ async fn an_event_that_carries_another_type() {
 async fn database_urls_of_no_known_kind() {
     for (url, says) in [
         ("mysql://localhost", "the scheme `mysql` is unknown"),
-        ("postgres://localhost/app", "PostgreSQL is not supported yet"),
+        ("ftp://localhost/app", "the scheme `ftp` is unknown"),
         ("no url", "it has no scheme"),
         ("", "it has no scheme"),
     ] {

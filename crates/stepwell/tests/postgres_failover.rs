@@ -122,7 +122,7 @@ impl Load {
         let (start, wanted) = (Instant::now(), self.ended.load(Ordering::Relaxed) + TASKS);
         while self.ended.load(Ordering::Relaxed) < wanted {
             assert!(start.elapsed() < PATIENCE, "no more tasks end");
-            tokio::time::sleep(Duration::from_millis(random(200))).await;
+            tokio::time::sleep(Duration::from_millis(random(600))).await;
             proxy.cut();
         }
     }

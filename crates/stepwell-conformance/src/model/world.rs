@@ -20,6 +20,8 @@ pub(super) struct World {
     pub(super) now: Timestamp,
     pub(super) tasks: Vec<TaskId>,
     runs: Vec<(TaskId, RunId)>,
+    /// How many of the runs there were before the batch.
+    known_runs: usize,
     /// Messages that have been seen, in the order in which they were.
     pub(super) messages: Vec<MessageId>,
     counter: u64,
@@ -32,6 +34,7 @@ impl World {
             now,
             tasks: vec![nobody],
             runs: vec![(nobody, make::run_id(999_999))],
+            known_runs: 1,
             messages: Vec::new(),
             counter: 0,
         }
@@ -112,7 +115,8 @@ impl World {
     }
 
     fn transition(&mut self, run: usize, does: &[Does], next: &NextOp) -> Transition {
-        let (task_id, run_id) = self.runs[run % self.runs.len()];
+        // A run that the batch itself begins is known to nobody yet.
+        let (task_id, run_id) = self.runs[run % self.known_runs];
         let failure = Failure::new(FailureKind::Panic, format!("failure {}", self.count()));
         let next = match next {
             NextOp::Continue(collect) => Next::Continue { collect: *collect },
@@ -142,6 +146,7 @@ impl World {
     /// The batch of these operations.
     pub(super) fn batch(&mut self, ops: &[Op]) -> Batch {
         let mut batch = Batch::default();
+        self.known_runs = self.runs.len();
         for op in ops {
             match op {
                 Op::Spawn(spawn, parent) => {

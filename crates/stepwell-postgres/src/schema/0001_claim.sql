@@ -4,9 +4,7 @@
 -- is just doing is left to it.
 CREATE FUNCTION stepwell.do_what_is_due(p_now timestamptz, p_crashed text,
     OUT ready text[], OUT poked uuid[], OUT finished uuid[])
-LANGUAGE plpgsql
-SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off
-SET enable_mergejoin = off SET enable_bitmapscan = off SET jit = off AS $$
+LANGUAGE plpgsql AS $$
 DECLARE
     v_tasks uuid[];
     v_workers uuid[];
@@ -49,8 +47,7 @@ END $$;
 -- when its rate lets another one start, if as many start now.
 CREATE FUNCTION stepwell.room(p_now timestamptz, p_queue text, p_worker uuid, p_room bigint,
     OUT room bigint, OUT starts bigint)
-LANGUAGE plpgsql
-SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off AS $$
+LANGUAGE plpgsql AS $$
 DECLARE
     q stepwell.queues;
     v_part bigint;
@@ -87,8 +84,7 @@ CREATE FUNCTION stepwell.micros(p_interval interval) RETURNS bigint LANGUAGE sql
 
 -- Notes that so many attempts started in a queue with a rate. Answers when the next may, if none may now.
 CREATE FUNCTION stepwell.use_rate(p_now timestamptz, p_queue text, p_starts bigint) RETURNS timestamptz
-LANGUAGE plpgsql
-SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off AS $$
+LANGUAGE plpgsql AS $$
 DECLARE
     q stepwell.queues;
     v_part bigint;
@@ -110,9 +106,7 @@ END $$;
 CREATE FUNCTION stepwell.claim_of_queue(p_now timestamptz, p_batch bigint, p_worker uuid, p_queue text, p_types text[],
     p_version text, p_goes_on boolean, p_limit bigint)
 RETURNS TABLE (r_task uuid, r_run uuid, r_attempt bigint, r_had_it boolean, r_had_run boolean)
-LANGUAGE plpgsql
-SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off
-SET enable_mergejoin = off SET enable_bitmapscan = off SET jit = off AS $$
+LANGUAGE plpgsql AS $$
 BEGIN
     RETURN QUERY
     WITH picked AS MATERIALIZED (

@@ -64,12 +64,14 @@ BEGIN
         RAISE EXCEPTION 'the transaction of the step was ended by its closure: remove its COMMIT or ROLLBACK';
     END IF;
     IF p_batch IS NOT NULL THEN
-        INSERT INTO stepwell.processes AS p (process_id, batch, seen_at)
-        VALUES (p_process, p_batch, clock_timestamp())
-        ON CONFLICT (process_id) DO UPDATE SET batch = EXCLUDED.batch, seen_at = EXCLUDED.seen_at
-        WHERE p.batch < EXCLUDED.batch;
+        UPDATE stepwell.processes p SET batch = p_batch, seen_at = clock_timestamp()
+        WHERE p.process_id = p_process AND p.batch < p_batch;
         IF NOT FOUND THEN
-            repeated := true;
+            INSERT INTO stepwell.processes (process_id, batch, seen_at)
+            VALUES (p_process, p_batch, clock_timestamp()) ON CONFLICT DO NOTHING;
+            repeated := NOT FOUND;
+        END IF;
+        IF repeated THEN
             r_now := coalesce(p_now, clock_timestamp());
             RETURN;
         END IF;
@@ -104,7 +106,7 @@ BEGIN
             END IF;
         END LOOP;
     END IF;
-    IF v_keys IS NOT NULL OR cardinality(w_of) > 0 OR cardinality(ev_of) > 0 OR cardinality(s_of) > 0 THEN
+    IF v_keys IS NOT NULL OR w_of IS NOT NULL OR ev_of IS NOT NULL OR s_concurrency_key IS NOT NULL THEN
         PERFORM stepwell.lock_names(ARRAY (SELECT DISTINCT target FROM unnest(w_kind, w_target) AS w(kind, target)
             WHERE kind = 'event'), ev_name, v_keys || ARRAY (SELECT DISTINCT key FROM unnest(s_concurrency_key) AS key
             WHERE key IS NOT NULL AND p_batch IS NOT NULL));
@@ -171,10 +173,13 @@ BEGIN
             poked := poked || r.poked;
         END IF;
 
-        SELECT array_agg(x.task_id), array_agg(x.next), array_agg(x.output), array_agg(x.failure)
-        INTO v_tasks, v_states, v_outputs, v_failures
-        FROM unnest(t_task, t_accepted, t_next, t_output, t_failure) AS x(task_id, accepted, next, output, failure)
-        WHERE x.accepted AND x.next IN ('completed', 'failed', 'cancelled');
+        IF t_next && ARRAY['completed', 'failed', 'cancelled'] THEN
+            SELECT array_agg(x.task_id), array_agg(x.next), array_agg(x.output), array_agg(x.failure)
+            INTO v_tasks, v_states, v_outputs, v_failures
+            FROM unnest(t_task, t_accepted, t_next, t_output, t_failure)
+                AS x(task_id, accepted, next, output, failure)
+            WHERE x.accepted AND x.next IN ('completed', 'failed', 'cancelled');
+        END IF;
         IF v_tasks IS NOT NULL THEN
             SELECT f.* INTO r FROM stepwell.finish(r_now, v_tasks, v_states, v_outputs, v_failures) f;
             ready := ready || r.ready;
@@ -404,7 +409,11 @@ BEGIN
         END IF;
     END IF;
 
-    IF ready IS NOT NULL OR poked IS NOT NULL OR finished IS NOT NULL THEN
+    -- Only where somebody else may hear it: a notification wakes other processes, and lets one transaction at a time commit.
+    IF (ready IS NOT NULL OR poked IS NOT NULL OR finished IS NOT NULL)
+        AND EXISTS (SELECT FROM stepwell.processes p WHERE p.process_id IS DISTINCT FROM p_process
+            AND p.seen_at > clock_timestamp() - interval '1 minute')
+    THEN
         PERFORM pg_notify(p_channel, coalesce(p_process::text, '-') || ' '
             || CASE WHEN ready IS NOT NULL OR poked IS NOT NULL THEN 'w' ELSE '' END
             || CASE WHEN finished IS NOT NULL THEN 'f' ELSE '' END);

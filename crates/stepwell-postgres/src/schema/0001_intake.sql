@@ -27,9 +27,7 @@ END $$;
 -- places are NULL.
 CREATE FUNCTION stepwell.emit(p_now timestamptz, p_names text[], p_queues text[], p_payloads text[], p_at boolean[],
     OUT ready text[], OUT poked uuid[], OUT firsts boolean[])
-LANGUAGE plpgsql
-SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off
-SET enable_mergejoin = off SET enable_bitmapscan = off SET jit = off AS $$
+LANGUAGE plpgsql AS $$
 DECLARE
     v_names text[];
     v_queues text[];
@@ -72,9 +70,7 @@ END $$;
 -- ended; those at other places are NULL.
 CREATE FUNCTION stepwell.send(p_now timestamptz, p_tasks uuid[], p_topics text[], p_payloads text[], p_at boolean[],
     OUT ready text[], OUT poked uuid[], OUT accepted boolean[])
-LANGUAGE plpgsql
-SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off
-SET enable_mergejoin = off SET enable_bitmapscan = off SET jit = off AS $$
+LANGUAGE plpgsql AS $$
 DECLARE
     v_live uuid[];
     v_tasks uuid[];
@@ -108,7 +104,8 @@ CREATE TABLE stepwell.at_commit (
 
 CREATE FUNCTION stepwell.do_at_commit() RETURNS trigger
 LANGUAGE plpgsql
-SET enable_seqscan = on AS $$
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off
+SET enable_mergejoin = off SET enable_bitmapscan = off SET jit = off AS $$
 DECLARE
     v_events text[];
     v_queues text[];
@@ -151,16 +148,14 @@ CREATE FUNCTION stepwell.spawn(p_now timestamptz, p_batch bigint, p_at boolean[]
     p_params text[],
     OUT ready text[], OUT claimed boolean[], OUT existing uuid[], OUT existing_runs uuid[],
     OUT existing_attempts bigint[])
-LANGUAGE plpgsql
-SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off
-SET enable_mergejoin = off SET enable_bitmapscan = off SET jit = off AS $$
+LANGUAGE plpgsql AS $$
 DECLARE
     v_at boolean[] := p_at;
     v_workers uuid[];
     v_keyed uuid[];
     v_restricted text[];
 BEGIN
-    IF EXISTS (SELECT FROM unnest(p_idempotency_keys) AS key WHERE key IS NOT NULL) THEN
+    IF p_idempotency_keys IS NOT NULL THEN
         INSERT INTO stepwell.idempotency_keys (task_type, idempotency_key, task_id)
         SELECT x.task_type, x.key, x.task_id FROM (
             SELECT DISTINCT ON (x.task_type, x.key) x.* FROM
@@ -174,12 +169,12 @@ BEGIN
         LEFT JOIN stepwell.idempotency_keys k ON k.task_type = x.task_type AND k.idempotency_key = x.key;
     END IF;
 
-    -- A worker that is locked like this cannot be buried before the transaction ends.
-    SELECT array_agg(w.worker_id) INTO v_workers FROM (
-        SELECT w.worker_id FROM (SELECT DISTINCT worker_id FROM unnest(p_claim_by) AS worker_id) c
-        JOIN stepwell.workers w USING (worker_id) ORDER BY w.worker_id FOR KEY SHARE OF w
-    ) w;
-    IF v_workers IS NOT NULL THEN
+    IF p_claim_by IS NOT NULL THEN
+        -- A worker that is locked like this cannot be buried before the transaction ends.
+        SELECT array_agg(w.worker_id) INTO v_workers FROM (
+            SELECT w.worker_id FROM (SELECT DISTINCT worker_id FROM unnest(p_claim_by) AS worker_id) c
+            JOIN stepwell.workers w USING (worker_id) ORDER BY w.worker_id FOR KEY SHARE OF w
+        ) w;
         SELECT array_agg(q.queue) INTO v_restricted FROM stepwell.queues q
         WHERE q.paused OR q.max_running IS NOT NULL OR q.max_running_per_worker IS NOT NULL
             OR q.rate_starts IS NOT NULL;
@@ -242,9 +237,7 @@ END $$;
 -- state, which does not allow it.
 CREATE FUNCTION stepwell.command(p_now timestamptz, p_command text, p_task uuid,
     OUT answer text, OUT ready text[], OUT poked uuid[], OUT finished uuid[])
-LANGUAGE plpgsql
-SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off
-SET enable_mergejoin = off SET enable_bitmapscan = off SET jit = off AS $$
+LANGUAGE plpgsql AS $$
 DECLARE
     v_task stepwell.tasks;
     v_outcome stepwell.outcomes;
@@ -290,7 +283,8 @@ END $$;
 -- Removes finished tasks, the oldest first: those that ended before, of that state or (NULL) of all.
 CREATE FUNCTION stepwell.purge(p_before timestamptz, p_state text, p_limit bigint) RETURNS bigint
 LANGUAGE plpgsql
-SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off AS $$
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off
+SET enable_mergejoin = off SET enable_bitmapscan = off SET jit = off AS $$
 DECLARE
     v_tasks uuid[];
 BEGIN
@@ -305,9 +299,7 @@ END $$;
 
 -- Removes finished tasks and all that belongs to them.
 CREATE FUNCTION stepwell.delete(p_tasks uuid[]) RETURNS void
-LANGUAGE plpgsql
-SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off
-SET enable_mergejoin = off SET enable_bitmapscan = off SET jit = off AS $$
+LANGUAGE plpgsql AS $$
 BEGIN
     DELETE FROM stepwell.outcomes o WHERE o.task_id = ANY (p_tasks);
     DELETE FROM stepwell.journal j WHERE j.task_id = ANY (p_tasks);

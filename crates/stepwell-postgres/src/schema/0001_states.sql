@@ -1,13 +1,12 @@
 -- How tasks change their states, whatever the cause. Each function takes many tasks at once and tells what it caused:
 -- `ready`, queues with tasks that became claimable or are due later; `poked`, running tasks that something arrived for.
 --
--- Plans are made once, for tables of any size: with statistics of an empty table, PostgreSQL would read whole tables.
+-- These functions run within `commit`, under its settings: plans are made once, for tables of any size. With the
+-- statistics of an empty table, PostgreSQL would read whole tables.
 
 -- Makes suspended tasks claimable, and marks running ones as poked. The caller has locked the rows.
 CREATE FUNCTION stepwell.arrive(p_now timestamptz, p_tasks uuid[], OUT ready text[], OUT poked uuid[])
-LANGUAGE plpgsql
-SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off
-SET enable_mergejoin = off SET enable_bitmapscan = off SET jit = off AS $$
+LANGUAGE plpgsql AS $$
 BEGIN
     SELECT array_agg(l.task_id) INTO poked FROM stepwell.live_tasks l
         WHERE l.task_id = ANY (p_tasks) AND l.state = 'running';
@@ -22,9 +21,7 @@ END $$;
 
 -- Lets the next task of each key be claimed, when its turn has come.
 CREATE FUNCTION stepwell.next_of_keys(p_now timestamptz, p_keys text[], OUT ready text[])
-LANGUAGE plpgsql
-SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off
-SET enable_mergejoin = off SET enable_bitmapscan = off SET jit = off AS $$
+LANGUAGE plpgsql AS $$
 BEGIN
     WITH heads AS MATERIALIZED (
         SELECT h.task_id FROM (SELECT DISTINCT key FROM unnest(p_keys) AS key) k
@@ -42,17 +39,16 @@ END $$;
 
 -- Of these queues, in which tasks have stopped running, those in which others may have waited for that.
 CREATE FUNCTION stepwell.with_room(p_queues text[]) RETURNS text[]
-LANGUAGE sql STABLE SET enable_seqscan = off AS $$
-    SELECT array_agg(q.queue) FROM stepwell.queues q
-    WHERE q.queue = ANY (p_queues) AND (q.max_running IS NOT NULL OR q.max_running_per_worker IS NOT NULL)
-$$;
+LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN (SELECT array_agg(q.queue) FROM stepwell.queues q
+        WHERE q.queue = ANY (p_queues) AND (q.max_running IS NOT NULL OR q.max_running_per_worker IS NOT NULL));
+END $$;
 
 -- Ends tasks, whatever their state. `cancelled` are those whose children are to be cancelled.
 CREATE FUNCTION stepwell.finish(p_now timestamptz, p_tasks uuid[], p_states text[], p_outputs text[], p_failures text[],
     OUT ready text[], OUT poked uuid[], OUT finished uuid[], OUT cancelled uuid[])
-LANGUAGE plpgsql
-SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off
-SET enable_mergejoin = off SET enable_bitmapscan = off SET jit = off AS $$
+LANGUAGE plpgsql AS $$
 DECLARE
     v_children uuid[];
     v_parents uuid[];
@@ -104,9 +100,7 @@ END $$;
 
 -- Cancels tasks that have not ended, and all that descends from them: asks those that run, ends the others.
 CREATE FUNCTION stepwell.cancel(p_now timestamptz, p_tasks uuid[], OUT ready text[], OUT poked uuid[], OUT finished uuid[])
-LANGUAGE plpgsql
-SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off
-SET enable_mergejoin = off SET enable_bitmapscan = off SET jit = off AS $$
+LANGUAGE plpgsql AS $$
 DECLARE
     v_tasks uuid[] := p_tasks;
     v_asked uuid[];
@@ -134,18 +128,16 @@ END $$;
 -- The children of tasks that were cancelled.
 CREATE FUNCTION stepwell.cancel_children(p_now timestamptz, p_parents uuid[], OUT ready text[], OUT poked uuid[],
     OUT finished uuid[])
-LANGUAGE sql
-SET enable_seqscan = off AS $$
-    SELECT c.* FROM stepwell.cancel(p_now,
-        ARRAY (SELECT l.task_id FROM stepwell.live_tasks l WHERE l.parent = ANY (p_parents))) c
-$$;
+LANGUAGE plpgsql AS $$
+BEGIN
+    SELECT c.* INTO ready, poked, finished FROM stepwell.cancel(p_now,
+        ARRAY (SELECT l.task_id FROM stepwell.live_tasks l WHERE l.parent = ANY (p_parents))) c;
+END $$;
 
 -- Makes running tasks pending, without an owner; or cancelled, when that was asked for.
 CREATE FUNCTION stepwell.give_back(p_now timestamptz, p_tasks uuid[], p_due_at timestamptz[], p_uncounted boolean[],
     p_failures text[], OUT ready text[], OUT poked uuid[], OUT finished uuid[], OUT cancelled uuid[])
-LANGUAGE plpgsql
-SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off
-SET enable_mergejoin = off SET enable_bitmapscan = off SET jit = off AS $$
+LANGUAGE plpgsql AS $$
 DECLARE
     v_asked uuid[];
     v_ready text[];
@@ -170,9 +162,7 @@ END $$;
 -- the failure of those, with 4294967295 in the place of the attempt.
 CREATE FUNCTION stepwell.bury(p_now timestamptz, p_workers uuid[], p_uncounted boolean, p_crashed text,
     OUT ready text[], OUT poked uuid[], OUT finished uuid[])
-LANGUAGE plpgsql
-SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off
-SET enable_mergejoin = off SET enable_bitmapscan = off SET jit = off AS $$
+LANGUAGE plpgsql AS $$
 DECLARE
     v_tasks uuid[];
     v_quarantined uuid[];
@@ -218,9 +208,7 @@ END $$;
 --      [place, 'child', task_id, state, output, failure], …]
 -- Payloads in it are JSON strings that hold JSON.
 CREATE FUNCTION stepwell.look(p_tasks uuid[], OUT waits json, OUT facts json, OUT found_for uuid[])
-LANGUAGE plpgsql
-SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off
-SET enable_mergejoin = off SET enable_bitmapscan = off SET jit = off AS $$
+LANGUAGE plpgsql AS $$
 BEGIN
     SELECT json_agg(json_build_array(x.i, w.kind, w.name, w.ordinal, w.target,
         (extract(epoch FROM w.due_at) * 1000000)::bigint))

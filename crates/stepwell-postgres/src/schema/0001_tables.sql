@@ -64,8 +64,8 @@ CREATE INDEX live_tasks_ready ON stepwell.live_tasks (queue, priority DESC, read
     WHERE state = 'pending' AND due_at IS NULL AND NOT blocked;
 CREATE INDEX live_tasks_due ON stepwell.live_tasks (due_at, task_id) WHERE due_at IS NOT NULL;
 CREATE INDEX live_tasks_deadline ON stepwell.live_tasks (cancel_at, task_id) WHERE cancel_at IS NOT NULL;
-CREATE INDEX live_tasks_running ON stepwell.live_tasks (worker_id, queue) WHERE state = 'running';
-CREATE INDEX live_tasks_busy ON stepwell.live_tasks (queue) WHERE state = 'running';
+-- By queue first, for its limits; a dead worker's tasks are looked for among all that run, which are few.
+CREATE INDEX live_tasks_running ON stepwell.live_tasks (queue, worker_id) WHERE state = 'running';
 CREATE INDEX live_tasks_poked ON stepwell.live_tasks (worker_id) WHERE poked;
 CREATE INDEX live_tasks_parent ON stepwell.live_tasks (parent) WHERE parent IS NOT NULL;
 CREATE INDEX live_tasks_key ON stepwell.live_tasks (concurrency_key, place) WHERE concurrency_key IS NOT NULL;
@@ -156,7 +156,8 @@ CREATE TABLE stepwell.queues (
     used_until             timestamptz     -- up to when the rate is used up
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
 
--- The last batch of each process, so that one whose answer was lost with its connection is not applied twice.
+-- The last batch of each process, so that one whose answer was lost with its connection is not applied twice; and when the
+-- process was last heard of, so that those who are alone notify nobody.
 CREATE TABLE stepwell.processes (
     process_id uuid        PRIMARY KEY,
     batch      bigint      NOT NULL,
