@@ -11,7 +11,7 @@ pub(crate) fn run(args: &[OsString]) -> Result<()> {
     let mut command = cargo::cargo()?;
     // Its own profile, because the usual one ends a test that takes minutes.
     command.args(["nextest", "run", "--profile", "torture", "--release"]);
-    command.args(["--package", "stepwell", "--test", "torture"]);
+    command.args(["--package", "stepwell", "--test", "torture", "--test", "postgres_torture"]);
     // Ten times as long as among the other tests, unless the environment says otherwise.
     for (name, number) in [("TORTURE_TASKS", "20000"), ("TORTURE_KILLS", "500")] {
         if std::env::var_os(name).is_none() {

@@ -352,11 +352,12 @@ impl Client {
             }
             first = false;
             let look_again = select(Box::pin(others_wrote), runtime.sleep(pause));
-            pause = (pause * 2).min(LOOK_AGAIN.1);
             match select(&mut finished, look_again).await {
                 Either::Left((Ok(finish), _)) => return Ok(finish),
                 Either::Left((Err(_), _)) => return Err(StoreError::Closed.into()),
-                Either::Right(_) => {}
+                // Something was heard of others.
+                Either::Right((Either::Left(_), _)) => {}
+                Either::Right((Either::Right(_), _)) => pause = (pause * 2).min(LOOK_AGAIN.1),
             }
         }
     }

@@ -74,6 +74,7 @@ impl Shared {
     /// A connection that listens; `None` when it hears nothing.
     async fn listener(&self) -> sqlx::Result<Option<PgListener>> {
         let mut listener = PgListener::connect_with(&self.pool).await?;
+        listener.eager_reconnect(false);
         listener.listen(&self.options.schema).await?;
         let echo = format!("{} echo", self.process_id);
         let sql = "SELECT pg_notify($1, $2)";
@@ -106,36 +107,27 @@ impl Shared {
 
 /// Listens for as long as the store lives.
 async fn listen(store: Weak<Shared>) {
-    loop {
-        let Some(shared) = store.upgrade() else { return };
+    let mut has_heard = false;
+    while let Some(shared) = store.upgrade() {
         match shared.listener().await {
-            Ok(Some(mut listener)) => {
+            Ok(Some(listener)) => {
+                has_heard = true;
+                shared.show().await;
+                // What came before it listened was missed.
+                shared.changes.tell_anything();
                 let own = shared.process_id.to_string();
                 drop(shared);
-                // What came before it listened was missed.
-                loop {
-                    let Some(shared) = store.upgrade() else { return };
-                    shared.show().await;
-                    shared.changes.tell_anything();
-                    drop(shared);
-                    if hear(&store, &mut listener, &own).await.is_none() {
-                        return;
-                    }
-                }
+                hear(&store, listener, &own).await;
             }
-            Ok(None) => {
+            Ok(None) if !has_heard => {
                 tracing::warn!(
                     "the server's notifications do not come through (a pooler in transaction mode?): looking for work {} times a second instead",
                     1_000 / SUPPOSE_EVERY.as_millis()
                 );
                 drop(shared);
-                while let Some(shared) = store.upgrade() {
-                    shared.changes.tell_anything();
-                    drop(shared);
-                    sleep(SUPPOSE_EVERY).await;
-                }
-                return;
+                return suppose(&store).await;
             }
+            Ok(None) => {}
             Err(error) => {
                 tracing::warn!(%error, "cannot listen for other processes; trying again");
                 shared.changes.tell_anything();
@@ -146,34 +138,37 @@ async fn listen(store: Weak<Shared>) {
     }
 }
 
-/// Hears until the connection breaks, which `PgListener` mends by itself. `None` once the store is gone.
-async fn hear(store: &Weak<Shared>, listener: &mut PgListener, own: &str) -> Option<()> {
+/// Supposes from time to time that others have committed.
+async fn suppose(store: &Weak<Shared>) {
+    while let Some(shared) = store.upgrade() {
+        shared.changes.tell_anything();
+        drop(shared);
+        sleep(SUPPOSE_EVERY).await;
+    }
+}
+
+/// Hears until the connection breaks, or the store is gone.
+async fn hear(store: &Weak<Shared>, mut listener: PgListener, own: &str) {
     let mut shown = Instant::now();
     loop {
-        if shown.elapsed() > SHOW_EVERY {
-            shown = Instant::now();
-            store.upgrade()?.show().await;
-        }
         // Looks from time to time whether anybody is left to hear.
-        let heard = match timeout(LISTEN_AGAIN, listener.try_recv()).await {
-            Ok(heard) => heard,
-            Err(_) if store.strong_count() == 0 => return None,
-            Err(_) => continue,
-        };
-        let shared = store.upgrade()?;
+        let heard = timeout(LISTEN_AGAIN, listener.try_recv()).await;
+        let Some(shared) = store.upgrade() else { return };
         match heard {
-            Ok(Some(notification)) => {
+            Ok(Ok(Some(notification))) => {
                 let Some((sender, what)) = notification.payload().split_once(' ') else { continue };
                 if sender != own {
                     shared.changes.tell(Changed { work: what.contains('w'), finished: what.contains('f') });
                 }
             }
-            Ok(None) => return Some(()),
-            Err(_) => {
-                drop(shared);
-                sleep(LISTEN_AGAIN).await;
-                return Some(());
-            }
+            // A new connection is made by the caller, who then supposes that something was missed. The listener's own
+            // would be silent about it.
+            Ok(Ok(None) | Err(_)) => return,
+            Err(_) => {}
+        }
+        if shown.elapsed() > SHOW_EVERY {
+            shown = Instant::now();
+            shared.show().await;
         }
     }
 }

@@ -155,7 +155,7 @@ impl Shared {
     }
 }
 
-/// Longer each time, to 2 seconds.
+/// Longer each time, to half a second: workers must be heard of before their leases end.
 pub(crate) async fn pause(times: u32) {
-    tokio::time::sleep(Duration::from_millis(20 << times.min(7)).min(Duration::from_secs(2))).await;
+    tokio::time::sleep(Duration::from_millis(20 << times.min(5)).min(Duration::from_millis(500))).await;
 }

@@ -76,7 +76,17 @@ impl Shared {
         for (transition, result) in lost.transitions.into_iter().zip(&mut committed.transitions) {
             let trace = traces.get(transition.task_id.as_uuid());
             let own = trace.filter(|trace| trace.run_id == *transition.run_id.as_uuid());
-            if result.is_err()
+            let again = committed.claims.iter_mut().flat_map(|claimed| &mut claimed.tasks);
+            let mut again =
+                again.filter(|task| (task.task_id, task.run_id) == (transition.task_id, transition.run_id));
+            if matches!(transition.next, Next::Suspend { .. })
+                && let Some(task) = again.next()
+            {
+                // It was suspended, woken, and claimed again by the same worker, all in the lost batch. The execution that
+                // is in memory goes on: without a journal, no second one begins.
+                task.journal = None;
+                *result = Ok(Applied { suspended: true, ..Applied::default() });
+            } else if result.is_err()
                 && let Some(trace) = own
             {
                 *result = ended_so(&transition.next, trace);

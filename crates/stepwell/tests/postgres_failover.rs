@@ -106,8 +106,8 @@ impl Load {
     async fn tell(&self, client: &Durable, accepted: mpsc::Sender<(u32, TaskId)>) {
         while !self.over.load(Ordering::Relaxed) {
             let task = self.begun.fetch_add(1, Ordering::Relaxed);
-            // A call that failed has done nothing. So there is a new task each time, the event is the first of its name,
-            // and the task has not ended yet when it is sent the message.
+            // A call that failed has done nothing. So this makes one task, the event is the first of its name, and the
+            // task has not ended yet when it is sent the message.
             let spawned = answered(|| client.spawn::<told>(task)).await;
             let event = format!("told:{task}");
             assert!(answered(|| client.emit_event(&event, &task, None)).await, "{event} was emitted twice");

@@ -47,7 +47,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const NOTE_OWNERS: &str = "
     CREATE TABLE stepwell.owners (task_id uuid, seq bigint, run_id uuid);
     CREATE FUNCTION stepwell.note_owner() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-        INSERT INTO stepwell.owners SELECT task_id, NEW.seq, run_id FROM stepwell.live_tasks WHERE task_id = NEW.task_id;
+        INSERT INTO stepwell.owners
+            SELECT task_id, NEW.seq, run_id FROM stepwell.live_tasks WHERE task_id = NEW.task_id;
         RETURN NULL;
     END $$;
     CREATE TRIGGER note_owner AFTER INSERT ON stepwell.journal FOR EACH ROW EXECUTE FUNCTION stepwell.note_owner()";

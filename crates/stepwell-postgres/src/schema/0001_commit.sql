@@ -56,6 +56,7 @@ DECLARE
     v_due timestamptz;
     v_worker uuid;
     v_tries integer := 0;
+    v_at boolean[];
     r record;
     item record;
 BEGIN
@@ -181,7 +182,7 @@ BEGIN
             WHERE x.accepted AND x.next IN ('completed', 'failed', 'cancelled');
         END IF;
         IF v_tasks IS NOT NULL THEN
-            SELECT f.* INTO r FROM stepwell.finish(r_now, v_tasks, v_states, v_outputs, v_failures) f;
+            r := stepwell.finish(r_now, v_tasks, v_states, v_outputs, v_failures);
             ready := ready || r.ready;
             poked := poked || r.poked;
             finished := finished || r.finished;
@@ -203,7 +204,7 @@ BEGIN
             v_found := v_found || r.cancelled;
         END IF;
         IF v_found IS NOT NULL THEN
-            SELECT c.* INTO r FROM stepwell.cancel_children(r_now, v_found) c;
+            r := stepwell.cancel_children(r_now, v_found);
             ready := ready || r.ready;
             poked := poked || r.poked;
             finished := finished || r.finished;
@@ -244,10 +245,8 @@ BEGIN
         END IF;
     END IF;
 
-    FOR item IN SELECT c.command, c.task_id FROM unnest(c_command, c_task) WITH ORDINALITY AS c(command, task_id, i)
-        ORDER BY c.i
-    LOOP
-        SELECT c.* INTO r FROM stepwell.command(r_now, item.command, item.task_id) c;
+    FOR v_left IN 1 .. coalesce(cardinality(c_command), 0) LOOP
+        r := stepwell.command(r_now, c_command[v_left], c_task[v_left]);
         c_answer := c_answer || r.answer;
         ready := ready || r.ready;
         poked := poked || r.poked;
@@ -268,10 +267,13 @@ BEGIN
         poked := poked || r.poked;
     END IF;
     IF cardinality(s_of) > 0 AND s_of[cardinality(s_of)] IS NULL THEN
-        SELECT s.* INTO r FROM stepwell.spawn(r_now, p_batch,
-            ARRAY (SELECT of IS NULL FROM unnest(s_of) WITH ORDINALITY AS o(of, i) ORDER BY i), s_task, s_run, s_type,
-            s_queue, s_priority, s_max_attempts, s_parent, s_idempotency_key, s_concurrency_key, s_code_version,
-            s_start_at, s_max_delay, s_max_duration, s_claim_by, s_retry, s_headers, s_params) s;
+        v_at := array_fill(true, ARRAY[cardinality(s_of)]);
+        IF s_of[1] IS NOT NULL THEN
+            v_at := ARRAY (SELECT of IS NULL FROM unnest(s_of) WITH ORDINALITY AS o(of, i) ORDER BY i);
+        END IF;
+        r := stepwell.spawn(r_now, p_batch, v_at, s_task, s_run, s_type, s_queue, s_priority, s_max_attempts, s_parent,
+            s_idempotency_key, s_concurrency_key, s_code_version, s_start_at, s_max_delay, s_max_duration, s_claim_by,
+            s_retry, s_headers, s_params);
         s_claimed := r.claimed;
         s_existing := r.existing;
         s_existing_run := r.existing_runs;
@@ -279,45 +281,49 @@ BEGIN
         ready := ready || r.ready;
     END IF;
 
-    FOR item IN SELECT * FROM unnest(q_queue, q_action, q_max_running, q_max_per_worker, q_rate_starts, q_rate_per)
-        WITH ORDINALITY AS c(queue, action, max_running, max_per_worker, rate_starts, rate_per, i) ORDER BY c.i
-    LOOP
-        INSERT INTO stepwell.queues (queue) VALUES (item.queue) ON CONFLICT DO NOTHING;
-        IF item.action = 'limit' THEN
-            UPDATE stepwell.queues c SET max_running = item.max_running,
-                max_running_per_worker = item.max_per_worker,
-                used_until = CASE WHEN c.rate_starts IS NOT DISTINCT FROM item.rate_starts
-                    AND c.rate_per IS NOT DISTINCT FROM item.rate_per THEN c.used_until END,
-                rate_starts = item.rate_starts, rate_per = item.rate_per
-            WHERE c.queue = item.queue;
-        ELSE
-            UPDATE stepwell.queues c SET paused = item.action = 'pause' WHERE c.queue = item.queue;
-        END IF;
-        ready := ready || ARRAY (SELECT c.queue FROM stepwell.queues c WHERE c.queue = item.queue AND NOT c.paused);
-    END LOOP;
+    IF q_queue IS NOT NULL THEN
+        FOR item IN SELECT * FROM unnest(q_queue, q_action, q_max_running, q_max_per_worker, q_rate_starts, q_rate_per)
+            WITH ORDINALITY AS c(queue, action, max_running, max_per_worker, rate_starts, rate_per, i) ORDER BY c.i
+        LOOP
+            INSERT INTO stepwell.queues (queue) VALUES (item.queue) ON CONFLICT DO NOTHING;
+            IF item.action = 'limit' THEN
+                UPDATE stepwell.queues c SET max_running = item.max_running,
+                    max_running_per_worker = item.max_per_worker,
+                    used_until = CASE WHEN c.rate_starts IS NOT DISTINCT FROM item.rate_starts
+                        AND c.rate_per IS NOT DISTINCT FROM item.rate_per THEN c.used_until END,
+                    rate_starts = item.rate_starts, rate_per = item.rate_per
+                WHERE c.queue = item.queue;
+            ELSE
+                UPDATE stepwell.queues c SET paused = item.action = 'pause' WHERE c.queue = item.queue;
+            END IF;
+            ready := ready || ARRAY (SELECT c.queue FROM stepwell.queues c WHERE c.queue = item.queue AND NOT c.paused);
+        END LOOP;
+    END IF;
 
-    FOR item IN SELECT s.value FROM jsonb_array_elements(signals) WITH ORDINALITY AS s(value, i) ORDER BY s.i LOOP
-        v_worker := (item.value ->> 'worker_id')::uuid;
-        IF item.value ->> 'signal' = 'register' THEN
-            INSERT INTO stepwell.workers AS w (worker_id, name, registered_at, lease_until)
-            VALUES (v_worker, item.value ->> 'name', r_now,
-                r_now + (item.value ->> 'lease')::bigint * interval '1 microsecond')
-            ON CONFLICT (worker_id) DO UPDATE SET name = EXCLUDED.name, lease_until = EXCLUDED.lease_until;
-            v_known := true;
-        ELSIF item.value ->> 'signal' = 'heartbeat' THEN
-            UPDATE stepwell.workers w SET lease_until = r_now + (item.value ->> 'lease')::bigint * interval '1 microsecond'
-            WHERE w.worker_id = v_worker;
-            v_known := FOUND;
-        ELSE
-            DELETE FROM stepwell.workers w WHERE w.worker_id = v_worker;
-            v_known := FOUND;
-            SELECT b.* INTO r FROM stepwell.bury(r_now, ARRAY[v_worker], true, NULL) b;
-            ready := ready || r.ready;
-            poked := poked || r.poked;
-            finished := finished || r.finished;
-        END IF;
-        signal_known := signal_known || v_known;
-    END LOOP;
+    IF signals IS NOT NULL THEN
+        FOR item IN SELECT s.value FROM jsonb_array_elements(signals) WITH ORDINALITY AS s(value, i) ORDER BY s.i LOOP
+            v_worker := (item.value ->> 'worker_id')::uuid;
+            IF item.value ->> 'signal' = 'register' THEN
+                INSERT INTO stepwell.workers AS w (worker_id, name, registered_at, lease_until)
+                VALUES (v_worker, item.value ->> 'name', r_now,
+                    r_now + (item.value ->> 'lease')::bigint * interval '1 microsecond')
+                ON CONFLICT (worker_id) DO UPDATE SET name = EXCLUDED.name, lease_until = EXCLUDED.lease_until;
+                v_known := true;
+            ELSIF item.value ->> 'signal' = 'heartbeat' THEN
+                UPDATE stepwell.workers w SET lease_until = r_now + (item.value ->> 'lease')::bigint * interval '1 microsecond'
+                WHERE w.worker_id = v_worker;
+                v_known := FOUND;
+            ELSE
+                DELETE FROM stepwell.workers w WHERE w.worker_id = v_worker;
+                v_known := FOUND;
+                r := stepwell.bury(r_now, ARRAY[v_worker], true, NULL);
+                ready := ready || r.ready;
+                poked := poked || r.poked;
+                finished := finished || r.finished;
+            END IF;
+            signal_known := signal_known || v_known;
+        END LOOP;
+    END IF;
 
     IF claims IS NOT NULL THEN
         v_tasks := NULL;
@@ -325,7 +331,7 @@ BEGIN
         FOR item IN SELECT c.value, c.i::int FROM jsonb_array_elements(claims) WITH ORDINALITY AS c(value, i)
             ORDER BY c.i
         LOOP
-            SELECT d.* INTO r FROM stepwell.do_what_is_due(r_now, p_crashed) d;
+            r := stepwell.do_what_is_due(r_now, p_crashed);
             ready := ready || r.ready;
             poked := poked || r.poked;
             finished := finished || r.finished;
@@ -354,7 +360,7 @@ BEGIN
                     WHERE l.worker_id = v_worker AND l.state = 'running' AND l.queue = v_queue
                         AND l.claim_batch = (item.value ->> 'again')::bigint;
                 ELSE
-                    SELECT m.* INTO v_room FROM stepwell.room(r_now, v_queue, v_worker, v_left) m;
+                    v_room := stepwell.room(r_now, v_queue, v_worker, v_left);
                     CONTINUE WHEN v_room.room = 0;
                     SELECT array_agg(item.i) AS claims, array_agg(c.r_task) AS tasks, array_agg(c.r_run) AS runs,
                         array_agg(c.r_attempt) AS attempts, array_agg(c.r_had_it) AS had, array_agg(c.r_had_run) AS run

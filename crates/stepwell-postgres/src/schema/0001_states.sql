@@ -77,7 +77,7 @@ BEGIN
     IF finished IS NULL THEN
         RETURN;
     END IF;
-    DELETE FROM stepwell.waits w WHERE w.task_id = ANY (finished);
+    WITH dropped AS (DELETE FROM stepwell.waits w WHERE w.task_id = ANY (finished))
     DELETE FROM stepwell.messages m WHERE m.task_id = ANY (finished);
     IF v_parents IS NOT NULL THEN
         -- A parent that is about to suspend has its own row locked while it looks for the child's end. Whichever comes
@@ -95,7 +95,9 @@ BEGIN
         PERFORM stepwell.lock_names(NULL, NULL, v_keys);
         ready := ready || stepwell.next_of_keys(p_now, v_keys);
     END IF;
-    ready := ready || stepwell.with_room(v_queues);
+    IF v_queues IS NOT NULL THEN
+        ready := ready || stepwell.with_room(v_queues);
+    END IF;
 END $$;
 
 -- Cancels tasks that have not ended, and all that descends from them: asks those that run, ends the others.

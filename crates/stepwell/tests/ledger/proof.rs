@@ -1,8 +1,8 @@
 //! What the ledger proves.
 //!
 //! A worker whose lease has run out without its knowledge (it was stopped, or the server was away) may still start a
-//! closure, before it hears that its task is another's. So the *last* start of a step is not always the one that counts.
-//! What holds exactly is said in terms of **runs, in the order of their claims**:
+//! closure, before it hears that its task is another's. So the *last* start of a step is not always the one that
+//! counts. What holds exactly is said in terms of **runs, in the order of their claims**:
 //!
 //! - A run belongs to one process, and starts each step once.
 //! - Of all runs that started a step, it is the last claimed one whose result is in the journal: a later run would have
