@@ -57,6 +57,9 @@ DECLARE
     v_worker uuid;
     v_tries integer := 0;
     v_at boolean[];
+    -- Whether another process may be told of something, and whether any queue may have limits. When in doubt, it is so.
+    v_heard boolean := true;
+    v_limited boolean := true;
     r record;
     item record;
 BEGIN
@@ -66,12 +69,18 @@ BEGIN
     END IF;
     IF p_batch IS NOT NULL THEN
         UPDATE stepwell.processes p SET batch = p_batch, seen_at = clock_timestamp()
-        WHERE p.process_id = p_process AND p.batch < p_batch;
+        WHERE p.process_id = p_process AND p.batch < p_batch
+        RETURNING EXISTS (SELECT FROM stepwell.processes o WHERE o.process_id <> p_process
+            AND o.seen_at > clock_timestamp() - interval '1 minute'), EXISTS (SELECT FROM stepwell.queues)
+        INTO v_heard, v_limited;
         IF NOT FOUND THEN
             INSERT INTO stepwell.processes (process_id, batch, seen_at)
             VALUES (p_process, p_batch, clock_timestamp()) ON CONFLICT DO NOTHING;
             repeated := NOT FOUND;
+            v_heard := true;
+            v_limited := true;
         END IF;
+        v_limited := v_limited OR q_queue IS NOT NULL;
         IF repeated THEN
             r_now := coalesce(p_now, clock_timestamp());
             RETURN;
@@ -153,7 +162,7 @@ BEGIN
             ON CONFLICT (task_id, kind, name, ordinal) DO UPDATE SET target = EXCLUDED.target, due_at = EXCLUDED.due_at;
         END IF;
         IF s_of[1] IS NOT NULL THEN
-            SELECT s.* INTO r FROM stepwell.spawn(r_now, p_batch, ARRAY (SELECT coalesce(t_accepted[of], false)
+            SELECT s.* INTO r FROM stepwell.spawn(r_now, p_batch, v_limited, ARRAY (SELECT coalesce(t_accepted[of], false)
                 FROM unnest(s_of) WITH ORDINALITY AS o(of, i) ORDER BY i), s_task, s_run, s_type, s_queue, s_priority,
                 s_max_attempts, s_parent, s_idempotency_key, s_concurrency_key, s_code_version, s_start_at, s_max_delay,
                 s_max_duration, s_claim_by, s_retry, s_headers, s_params) s;
@@ -174,7 +183,12 @@ BEGIN
             poked := poked || r.poked;
         END IF;
 
-        IF t_next && ARRAY['completed', 'failed', 'cancelled'] THEN
+        IF t_next <@ ARRAY['completed', 'failed', 'cancelled'] AND true = ALL (t_accepted) THEN
+            v_tasks := t_task;
+            v_states := t_next;
+            v_outputs := t_output;
+            v_failures := t_failure;
+        ELSIF t_next && ARRAY['completed', 'failed', 'cancelled'] THEN
             SELECT array_agg(x.task_id), array_agg(x.next), array_agg(x.output), array_agg(x.failure)
             INTO v_tasks, v_states, v_outputs, v_failures
             FROM unnest(t_task, t_accepted, t_next, t_output, t_failure)
@@ -182,7 +196,7 @@ BEGIN
             WHERE x.accepted AND x.next IN ('completed', 'failed', 'cancelled');
         END IF;
         IF v_tasks IS NOT NULL THEN
-            r := stepwell.finish(r_now, v_tasks, v_states, v_outputs, v_failures);
+            r := stepwell.finish(r_now, v_limited, v_tasks, v_states, v_outputs, v_failures);
             ready := ready || r.ready;
             poked := poked || r.poked;
             finished := finished || r.finished;
@@ -233,9 +247,11 @@ BEGIN
                 RETURNING l.task_id, l.due_at, l.queue
             )
             SELECT array_agg(task_id), ready || array_agg(queue) FILTER (WHERE due_at IS NOT NULL),
-                stepwell.with_room(array_agg(queue))
+                array_agg(queue)
             INTO v_tasks, ready, v_states FROM suspended;
-            ready := ready || v_states;
+            IF v_limited THEN
+                ready := ready || stepwell.with_room(v_states);
+            END IF;
             t_suspended := ARRAY (SELECT coalesce(x.task_id = ANY (v_tasks), false)
                 FROM unnest(t_task) WITH ORDINALITY AS x(task_id, i) ORDER BY x.i);
             UPDATE stepwell.live_tasks l SET poked = false
@@ -271,7 +287,7 @@ BEGIN
         IF s_of[1] IS NOT NULL THEN
             v_at := ARRAY (SELECT of IS NULL FROM unnest(s_of) WITH ORDINALITY AS o(of, i) ORDER BY i);
         END IF;
-        r := stepwell.spawn(r_now, p_batch, v_at, s_task, s_run, s_type, s_queue, s_priority, s_max_attempts, s_parent,
+        r := stepwell.spawn(r_now, p_batch, v_limited, v_at, s_task, s_run, s_type, s_queue, s_priority, s_max_attempts, s_parent,
             s_idempotency_key, s_concurrency_key, s_code_version, s_start_at, s_max_delay, s_max_duration, s_claim_by,
             s_retry, s_headers, s_params);
         s_claimed := r.claimed;
@@ -417,8 +433,7 @@ BEGIN
 
     -- Only where somebody else may hear it: a notification wakes other processes, and lets one transaction at a time commit.
     IF (ready IS NOT NULL OR poked IS NOT NULL OR finished IS NOT NULL)
-        AND EXISTS (SELECT FROM stepwell.processes p WHERE p.process_id IS DISTINCT FROM p_process
-            AND p.seen_at > clock_timestamp() - interval '1 minute')
+        AND v_heard
     THEN
         PERFORM pg_notify(p_channel, coalesce(p_process::text, '-') || ' '
             || CASE WHEN ready IS NOT NULL OR poked IS NOT NULL THEN 'w' ELSE '' END

@@ -141,7 +141,7 @@ CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT ON stepwell.at_commit DEFERRABL
 
 -- Spawns tasks, those at the given places. Of each: whether its `claim_by` has it, and when there was a task with its
 -- idempotency key before, that task; those at other places are NULL.
-CREATE FUNCTION stepwell.spawn(p_now timestamptz, p_batch bigint, p_at boolean[], p_tasks uuid[], p_runs uuid[],
+CREATE FUNCTION stepwell.spawn(p_now timestamptz, p_batch bigint, p_limited boolean, p_at boolean[], p_tasks uuid[], p_runs uuid[],
     p_types text[], p_queues text[], p_priorities integer[], p_max_attempts bigint[], p_parents uuid[],
     p_idempotency_keys text[], p_concurrency_keys text[], p_code_versions text[], p_start_at timestamptz[],
     p_max_delays bigint[], p_max_durations bigint[], p_claim_by uuid[], p_retries text[], p_headers text[],
@@ -175,6 +175,8 @@ BEGIN
             SELECT w.worker_id FROM (SELECT DISTINCT worker_id FROM unnest(p_claim_by) AS worker_id) c
             JOIN stepwell.workers w USING (worker_id) ORDER BY w.worker_id FOR KEY SHARE OF w
         ) w;
+    END IF;
+    IF p_limited AND v_workers IS NOT NULL THEN
         SELECT array_agg(q.queue) INTO v_restricted FROM stepwell.queues q
         WHERE q.paused OR q.max_running IS NOT NULL OR q.max_running_per_worker IS NOT NULL
             OR q.rate_starts IS NOT NULL;

@@ -45,8 +45,9 @@ BEGIN
         WHERE q.queue = ANY (p_queues) AND (q.max_running IS NOT NULL OR q.max_running_per_worker IS NOT NULL));
 END $$;
 
--- Ends tasks, whatever their state. `cancelled` are those whose children are to be cancelled.
-CREATE FUNCTION stepwell.finish(p_now timestamptz, p_tasks uuid[], p_states text[], p_outputs text[], p_failures text[],
+-- Ends tasks, whatever their state. `cancelled` are those whose children are to be cancelled. `p_limited`: whether any queue
+-- may have limits.
+CREATE FUNCTION stepwell.finish(p_now timestamptz, p_limited boolean, p_tasks uuid[], p_states text[], p_outputs text[], p_failures text[],
     OUT ready text[], OUT poked uuid[], OUT finished uuid[], OUT cancelled uuid[])
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -95,7 +96,7 @@ BEGIN
         PERFORM stepwell.lock_names(NULL, NULL, v_keys);
         ready := ready || stepwell.next_of_keys(p_now, v_keys);
     END IF;
-    IF v_queues IS NOT NULL THEN
+    IF p_limited AND v_queues IS NOT NULL THEN
         ready := ready || stepwell.with_room(v_queues);
     END IF;
 END $$;
@@ -117,7 +118,7 @@ BEGIN
         )
         SELECT array_agg(task_id) INTO v_asked FROM asked;
         poked := poked || v_asked;
-        SELECT f.* INTO v_ended FROM stepwell.finish(p_now,
+        SELECT f.* INTO v_ended FROM stepwell.finish(p_now, true,
             ARRAY (SELECT t FROM unnest(v_tasks) t WHERE v_asked IS NULL OR t <> ALL (v_asked)),
             array_fill('cancelled'::text, ARRAY[cardinality(v_tasks)]), NULL, NULL) f;
         ready := ready || v_ended.ready;
@@ -154,7 +155,7 @@ BEGIN
     )
     SELECT array_agg(queue), array_agg(task_id) FILTER (WHERE cancel_requested) INTO v_ready, v_asked FROM given;
     IF v_asked IS NOT NULL THEN
-        SELECT f.* INTO ready, poked, finished, cancelled FROM stepwell.finish(p_now, v_asked,
+        SELECT f.* INTO ready, poked, finished, cancelled FROM stepwell.finish(p_now, true, v_asked,
             array_fill('cancelled'::text, ARRAY[cardinality(v_asked)]), NULL, NULL) f;
     END IF;
     ready := v_ready || ready;
@@ -185,7 +186,7 @@ BEGIN
         WHERE l.task_id = ANY (v_tasks) AND l.attempt >= t.max_attempts AND NOT l.cancel_requested;
     END IF;
     IF v_quarantined IS NOT NULL THEN
-        SELECT f.* INTO r FROM stepwell.finish(p_now, v_quarantined,
+        SELECT f.* INTO r FROM stepwell.finish(p_now, true, v_quarantined,
             array_fill('failed'::text, ARRAY[cardinality(v_quarantined)]), NULL, v_failures) f;
         ready := r.ready;
         poked := r.poked;
