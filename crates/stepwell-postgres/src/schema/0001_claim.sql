@@ -66,11 +66,11 @@ BEGIN
     END IF;
     IF q.max_running IS NOT NULL THEN
         room := least(room, greatest(0, q.max_running - (SELECT count(*) FROM stepwell.live_tasks l
-            WHERE l.queue = p_queue AND l.state = 'running')));
+            WHERE l.running_in = p_queue)));
     END IF;
     IF q.max_running_per_worker IS NOT NULL THEN
         room := least(room, greatest(0, q.max_running_per_worker - (SELECT count(*) FROM stepwell.live_tasks l
-            WHERE l.worker_id = p_worker AND l.queue = p_queue AND l.state = 'running')));
+            WHERE l.running_in = p_queue AND l.worker_id = p_worker)));
     END IF;
     IF q.rate_starts IS NOT NULL THEN
         v_part := greatest(1, greatest(1, q.rate_per) / greatest(1, q.rate_starts));

@@ -35,7 +35,7 @@ CREATE FUNCTION stepwell.commit(
     OUT ready text[], OUT poked uuid[], OUT finished uuid[])
 LANGUAGE plpgsql
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off
-SET enable_mergejoin = off SET enable_bitmapscan = off SET jit = off AS $$
+SET enable_mergejoin = off SET enable_bitmapscan = off SET enable_material = off SET jit = off AS $$
 DECLARE
     v_workers uuid[];
     v_alive bigint;
@@ -99,8 +99,10 @@ BEGIN
             FROM (
                 SELECT l.task_id, l.cancel_requested, l.worker_id, l.parent, l.concurrency_key
                 FROM unnest(t_task, t_run) WITH ORDINALITY AS x(task_id, run_id, i)
-                LEFT JOIN stepwell.live_tasks l
-                    ON l.task_id = x.task_id AND l.run_id = x.run_id AND l.state = 'running'
+                -- `OFFSET 0`: task by task, whatever the planner takes the table's size for. So below.
+                LEFT JOIN LATERAL (
+                    SELECT l.* FROM stepwell.live_tasks l WHERE l.task_id = x.task_id OFFSET 0
+                ) l ON l.run_id = x.run_id AND l.state = 'running'
                 ORDER BY x.i
             ) q;
             SELECT count(*) INTO v_alive FROM (
@@ -134,7 +136,9 @@ BEGIN
             WHERE x.accepted AND x.next <> 'continue';
             v_rows := v_rows || v_parents || m_task || ARRAY (
                 SELECT w.task_id FROM unnest(ev_name) AS e(emitted)
-                JOIN stepwell.waits w ON w.target = e.emitted AND w.kind = 'event');
+                CROSS JOIN LATERAL (
+                    SELECT w.task_id FROM stepwell.waits w WHERE w.target = e.emitted AND w.kind = 'event' OFFSET 0
+                ) w);
             PERFORM FROM stepwell.live_tasks l WHERE l.task_id = ANY (v_rows) ORDER BY l.task_id FOR UPDATE;
         END IF;
 
@@ -229,14 +233,16 @@ BEGIN
             -- Refused ones are left out by a NULL, so that each keeps its place.
             SELECT k.facts, k.found_for INTO t_facts, v_found FROM stepwell.look(ARRAY (
                 SELECT l.task_id FROM unnest(t_task, t_run, t_next) WITH ORDINALITY AS x(task_id, run_id, next, i)
-                LEFT JOIN stepwell.live_tasks l ON x.next IN ('suspend', 'collect') AND l.task_id = x.task_id
-                    AND l.run_id = x.run_id AND l.state = 'running'
+                LEFT JOIN LATERAL (
+                    SELECT l.* FROM stepwell.live_tasks l WHERE l.task_id = x.task_id OFFSET 0
+                ) l ON x.next IN ('suspend', 'collect') AND l.run_id = x.run_id AND l.state = 'running'
                 ORDER BY x.i)) k;
             SELECT array_agg(coalesce(l.cancel_requested, (t_cancel_requested)[x.i]) ORDER BY x.i)
             INTO t_cancel_requested
             FROM unnest(t_task, t_run, t_next) WITH ORDINALITY AS x(task_id, run_id, next, i)
-            LEFT JOIN stepwell.live_tasks l ON x.next IN ('suspend', 'collect') AND l.task_id = x.task_id
-                AND l.run_id = x.run_id AND l.state = 'running';
+            LEFT JOIN LATERAL (
+                SELECT l.* FROM stepwell.live_tasks l WHERE l.task_id = x.task_id OFFSET 0
+            ) l ON x.next IN ('suspend', 'collect') AND l.run_id = x.run_id AND l.state = 'running';
             WITH suspended AS (
                 UPDATE stepwell.live_tasks l SET state = 'suspended', attempt = l.attempt - 1, poked = false,
                     due_at = x.at
@@ -257,7 +263,7 @@ BEGIN
             UPDATE stepwell.live_tasks l SET poked = false
             FROM unnest(t_task, t_run, t_next) AS x(task_id, run_id, next)
             WHERE x.next IN ('suspend', 'collect') AND l.task_id = x.task_id AND l.run_id = x.run_id
-                AND l.state = 'running' AND l.poked;
+                AND l.state = 'running' AND CASE WHEN l.poked THEN true END;
         END IF;
     END IF;
 
@@ -357,7 +363,7 @@ BEGIN
             v_due := NULL;
             cl_poked := cl_poked || (SELECT coalesce(jsonb_agg(jsonb_build_array(item.i, l.task_id)
                 ORDER BY l.task_id), '[]') FROM stepwell.live_tasks l
-                WHERE l.worker_id = v_worker AND l.poked AND l.state = 'running');
+                WHERE l.worker_id = v_worker AND l.poked);
             IF v_left > 0 THEN
                 PERFORM FROM stepwell.workers w WHERE w.worker_id = v_worker FOR KEY SHARE;
                 IF NOT FOUND THEN
@@ -373,7 +379,7 @@ BEGIN
                     SELECT array_agg(item.i) AS claims, array_agg(l.task_id) AS tasks, array_agg(l.run_id) AS runs,
                         array_agg(l.attempt) AS attempts, array_agg(false) AS had, array_agg(true) AS run
                     INTO r FROM stepwell.live_tasks l
-                    WHERE l.worker_id = v_worker AND l.state = 'running' AND l.queue = v_queue
+                    WHERE l.running_in = v_queue AND l.worker_id = v_worker
                         AND l.claim_batch = (item.value ->> 'again')::bigint;
                 ELSE
                     v_room := stepwell.room(r_now, v_queue, v_worker, v_left);

@@ -56,8 +56,11 @@ BEGIN
     END IF;
     SELECT array_agg(q.task_id) INTO v_tasks FROM (
         SELECT l.task_id FROM stepwell.live_tasks l WHERE l.task_id IN (
+            -- `OFFSET 0`: name by name, whatever the planner takes the table's size for.
             SELECT w.task_id FROM unnest(v_names, v_queues) AS e(name, queue)
-            JOIN stepwell.waits w ON w.target = e.name AND w.kind = 'event'
+            CROSS JOIN LATERAL (
+                SELECT w.task_id FROM stepwell.waits w WHERE w.target = e.name AND w.kind = 'event' OFFSET 0
+            ) w
             JOIN stepwell.live_tasks l ON l.task_id = w.task_id AND e.queue IN ('', l.queue)
         ) ORDER BY l.task_id FOR UPDATE
     ) q;
@@ -105,7 +108,7 @@ CREATE TABLE stepwell.at_commit (
 CREATE FUNCTION stepwell.do_at_commit() RETURNS trigger
 LANGUAGE plpgsql
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off
-SET enable_mergejoin = off SET enable_bitmapscan = off SET jit = off AS $$
+SET enable_mergejoin = off SET enable_bitmapscan = off SET enable_material = off SET jit = off AS $$
 DECLARE
     v_events text[];
     v_queues text[];
@@ -286,7 +289,7 @@ END $$;
 CREATE FUNCTION stepwell.purge(p_before timestamptz, p_state text, p_limit bigint) RETURNS bigint
 LANGUAGE plpgsql
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off
-SET enable_mergejoin = off SET enable_bitmapscan = off SET jit = off AS $$
+SET enable_mergejoin = off SET enable_bitmapscan = off SET enable_material = off SET jit = off AS $$
 DECLARE
     v_tasks uuid[];
 BEGIN

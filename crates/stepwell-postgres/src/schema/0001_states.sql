@@ -173,7 +173,7 @@ DECLARE
     r record;
 BEGIN
     SELECT array_agg(q.task_id) INTO v_tasks FROM (
-        SELECT l.task_id FROM stepwell.live_tasks l WHERE l.worker_id = ANY (p_workers) AND l.state = 'running'
+        SELECT l.task_id FROM stepwell.live_tasks l WHERE l.running_in IS NOT NULL AND l.worker_id = ANY (p_workers)
         ORDER BY l.task_id FOR UPDATE
     ) q;
     IF v_tasks IS NULL THEN

@@ -13,3 +13,4 @@ mod bad_input;
 mod conformance;
 mod database;
 mod exactly_once;
+mod plans;

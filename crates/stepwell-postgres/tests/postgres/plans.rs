@@ -1,0 +1,128 @@
+//! The statements of the hot path look at few rows, however many tasks have ended: every plan that the server makes while
+//! a store works is read from its log.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use stepwell::{Durable, QueueLimits, SpawnOptions, TaskContext, TaskResult, WorkerOptions};
+use stepwell_postgres::{PostgresOptions, PostgresStore};
+
+/// A fragment that tells a statement, and the index that it must use.
+const STATEMENTS: [(&str, &str); 18] = [
+    ("UPDATE stepwell.processes", "Index Scan using processes_pkey"),
+    ("array_agg(DISTINCT q.worker_id) FILTER", "live_tasks_pkey"),
+    ("FROM unnest(v_workers) AS o(worker_id) JOIN stepwell.workers", "workers_pkey"),
+    ("DELETE FROM stepwell.live_tasks l", "live_tasks_pkey"),
+    ("DELETE FROM stepwell.waits w WHERE w.task_id = ANY", "waits_pkey"),
+    ("DELETE FROM stepwell.messages m WHERE m.task_id = ANY", "messages_mailbox"),
+    ("WHERE l.queue = p_queue AND l.state = 'pending'", "live_tasks_ready"),
+    ("WHERE l.cancel_at <= p_now", "live_tasks_deadline"),
+    ("WHERE l.due_at <= p_now", "live_tasks_due"),
+    ("WHERE l.worker_id = v_worker AND l.poked", "live_tasks_poked"),
+    ("JOIN stepwell.journal j USING (task_id)", "journal_pkey"),
+    ("WHERE w.target = e.name AND w.kind = 'event'", "waits_target"),
+    ("WHERE w.target = e.emitted AND w.kind = 'event'", "waits_target"),
+    ("FROM stepwell.events e WHERE e.name = w.target", "events_pkey"),
+    ("ON w.target = x.child::text AND w.task_id = x.parent", "waits_target"),
+    ("INSERT INTO stepwell.idempotency_keys", "unnest"),
+    ("WHERE l.concurrency_key = k.key", "live_tasks_key"),
+    ("WHERE l.running_in = p_queue", "live_tasks_running"),
+];
+
+/// Tables that grow, with the tasks that have ended or with those that have not.
+const TABLES: [&str; 8] =
+    ["tasks", "live_tasks", "outcomes", "journal", "waits", "events", "messages", "idempotency_keys"];
+
+#[stepwell::task]
+async fn child(n: u64, ctx: TaskContext) -> TaskResult<u64> {
+    ctx.step("double", || async move { Ok(n * 2) }).await
+}
+
+#[stepwell::task]
+async fn parent(n: u64, ctx: TaskContext) -> TaskResult<u64> {
+    let double = ctx.spawn::<child>("child", n).await?;
+    let heard: u64 = ctx.await_event(("event", n), Some(Duration::from_secs(60))).await?;
+    let told: u64 = ctx.recv("topic", None).await?;
+    ctx.sleep_for("nap", Duration::from_millis(1)).await?;
+    let ended: u64 = ctx.join(&double).await?;
+    ctx.step("sum", || async move { Ok(heard + told + ended) }).await
+}
+
+/// Uses whatever the hot path has statements for.
+async fn work(client: &Durable) {
+    client.register::<parent>().await.unwrap();
+    client.register::<child>().await.unwrap();
+    client
+        .limit_queue("default", QueueLimits { max_running: Some(50), ..QueueLimits::default() })
+        .await
+        .unwrap();
+    let worker = client.start_worker(WorkerOptions::new().max_in_memory(0)).await;
+    for n in 0..5_u64 {
+        let options = SpawnOptions::new().idempotency_key(format!("key {n}")).concurrency_key("turn");
+        let task = client.spawn_named("parent", &n, options).await.unwrap();
+        client.emit_event(format!("event:{n}"), &n, None).await.unwrap();
+        client.send(task.task_id, "topic", &n).await.unwrap();
+        assert_eq!(client.wait::<u64>(task.task_id).await.unwrap(), n * 4);
+    }
+    worker.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hot_statements_use_their_indexes() {
+    let postgres = throwaway::Postgres::with_settings(&[
+        ("shared_preload_libraries", "auto_explain"),
+        ("auto_explain.log_min_duration", "0"),
+        ("auto_explain.log_nested_statements", "on"),
+    ])
+    .unwrap();
+    let store = PostgresStore::connect(PostgresOptions::parse(&postgres.url()).unwrap()).await.unwrap();
+    let client = Durable::builder().store(Arc::new(store)).build().await.unwrap();
+    work(&client).await;
+    drop(client);
+
+    let log = std::fs::read_to_string(postgres.folder().join("log")).unwrap();
+    // Each entry: the statement after "Query Text:", then its plan.
+    let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let plans = log.split("Query Text: ").skip(1).filter(|plan| {
+        // Not the migration, which holds every statement.
+        plan.contains("stepwell.") && !plan.contains("CREATE TABLE")
+    });
+    let plans: Vec<String> = plans.map(words).collect();
+    assert!(plans.len() > 100, "the server logged {} plans", plans.len());
+    for plan in &plans {
+        for table in TABLES {
+            let scan = format!("Seq Scan on {table} ");
+            // What a person lists may read more.
+            assert!(!plan.contains(&scan) || plan.contains("ORDER BY t.task_id"), "{plan}");
+        }
+    }
+    // An index that is read from end to end is no better than its table.
+    let mut whole = BTreeMap::new();
+    for plan in &plans {
+        for scan in plan.split("Index Scan using ").skip(1) {
+            let table = scan.split(' ').nth(2).unwrap_or_default();
+            let asks = scan.split_once(") ").is_some_and(|(_, rest)| rest.starts_with("Index Cond"));
+            if TABLES.contains(&table) && !asks && !plan.contains("ORDER BY t.task_id") {
+                let statement = plan.split(" (cost=").next().unwrap_or_default();
+                whole.insert(statement.to_owned(), scan.split(')').next().unwrap_or_default().to_owned());
+            }
+        }
+    }
+    assert!(whole.is_empty(), "they read whole indexes: {whole:#?}");
+    let mut missing = BTreeMap::new();
+    for (statement, index) in STATEMENTS {
+        let mut with: Vec<_> = plans.iter().filter(|plan| plan.contains(statement)).collect();
+        assert!(!with.is_empty(), "no plan of {statement:?} was logged");
+        // A function's own statement is shown without a plan of what is in it.
+        with.retain(|plan| !plan.contains(".commit($1"));
+        if !with.iter().all(|plan| plan.contains(index)) {
+            missing.insert(statement, with.first().map(ToString::to_string));
+        }
+    }
+    assert!(missing.is_empty(), "they do not use their indexes: {missing:#?}");
+    let claims = plans.iter().filter(|plan| plan.contains("WHERE l.queue = p_queue AND l.state = 'pending'"));
+    for claim in claims {
+        assert!(!claim.contains("Sort Key: l.priority"), "claims read in order, and sort nothing: {claim}");
+    }
+}
