@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use stepwell::{Durable, QueueLimits, SpawnOptions, TaskContext, TaskResult, WorkerOptions};
+use stepwell::{Durable, QueueLimits, SpawnOptions, TaskContext, TaskResult, TaskState, WorkerOptions};
 use stepwell_postgres::{PostgresOptions, PostgresStore};
 
 /// A fragment that tells a statement, and the index that it must use.
@@ -61,6 +61,10 @@ async fn work(client: &Durable) {
     for n in 0..5_u64 {
         let options = SpawnOptions::new().idempotency_key(format!("key {n}")).concurrency_key("turn");
         let task = client.spawn_named("parent", &n, options).await.unwrap();
+        // So that it is claimed again, with its journal.
+        while client.task(task.task_id).await.unwrap().unwrap().state != TaskState::Suspended {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         client.emit_event(format!("event:{n}"), &n, None).await.unwrap();
         client.send(task.task_id, "topic", &n).await.unwrap();
         assert_eq!(client.wait::<u64>(task.task_id).await.unwrap(), n * 4);
