@@ -137,12 +137,7 @@ impl Client {
         options: SpawnOptions,
     ) -> Result<SpawnResult, Error> {
         let mut task = self.new_task(task_type, params, options)?;
-        let slots = if task.start_at.is_none() && task.concurrency_key.is_none() {
-            self.engine.hub.reserve(&task)
-        } else {
-            None
-        };
-        let Some((worker_id, slots)) = slots else {
+        let Some((worker_id, slots)) = self.engine.hub.reserve(&task) else {
             let (task_id, run_id) = (task.task_id, task.run_id);
             let spawned = durable(self.engine.commit.spawn(task)).await?;
             return Ok(SpawnResult::of(task_id, run_id, spawned));

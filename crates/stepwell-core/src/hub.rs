@@ -127,6 +127,9 @@ impl Hub {
 
     /// A worker of this process that can take the task now. Its slot is taken.
     pub(crate) fn reserve(&self, task: &NewTask) -> Option<(WorkerId, Arc<Slots>)> {
+        if task.start_at.is_some() || task.concurrency_key.is_some() {
+            return None;
+        }
         self.workers().into_iter().find_map(|slots| Some((slots.reserve(task)?, slots)))
     }
 

@@ -477,10 +477,7 @@ impl State {
     }
 
     fn command(&mut self, now: Timestamp, command: Command, news: &mut News) -> CommandOutcome {
-        let (Command::Cancel(task_id)
-        | Command::Retry(task_id)
-        | Command::Delete(task_id)
-        | Command::Wake(task_id)) = command;
+        let task_id = command.task_id();
         let Some(task) = self.tasks.get_mut(&task_id) else { return CommandOutcome::NotFound };
         let state = task.state;
         match command {

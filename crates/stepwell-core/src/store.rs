@@ -293,6 +293,17 @@ pub enum Command {
     Wake(TaskId),
 }
 
+impl Command {
+    /// The task that it is about.
+    pub const fn task_id(&self) -> TaskId {
+        match self {
+            Self::Cancel(task_id) | Self::Retry(task_id) | Self::Delete(task_id) | Self::Wake(task_id) => {
+                *task_id
+            }
+        }
+    }
+}
+
 /// What became of a [`Command`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CommandOutcome {

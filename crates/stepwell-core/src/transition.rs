@@ -119,6 +119,18 @@ pub enum Next {
     Release,
 }
 
+impl Next {
+    /// How the task ends by it, if it does.
+    pub fn finish(&self) -> Option<Finish> {
+        match self {
+            Self::Complete(output) => Some(Finish::Completed(output.clone())),
+            Self::Fail(failure) => Some(Finish::Failed(failure.clone())),
+            Self::Cancel => Some(Finish::Cancelled),
+            Self::Continue { .. } | Self::Suspend { .. } | Self::Retry { .. } | Self::Release => None,
+        }
+    }
+}
+
 /// What became of a transition.
 #[derive(Debug, Default)]
 pub struct Applied {

@@ -7,8 +7,8 @@ use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 use sqlx::types::Uuid;
 use stepwell_core::store::{
-    Applied, ArrivedMessage, Claimed, ClaimedTask, CommandOutcome, Committed, Facts, Finish, News, Next,
-    Refused, Spawned, TaskState, Wait,
+    Applied, ArrivedMessage, Claimed, ClaimedTask, CommandOutcome, Committed, Facts, Finish, News, Refused,
+    Spawned, TaskState, Wait,
 };
 use stepwell_core::{Entry, Failure, Key, Kind, Name, Outcome, Payload, TaskId, deleted};
 
@@ -17,7 +17,7 @@ use crate::columns::{Moment, calendar};
 
 /// What became of the batch, and the tasks that ended otherwise than by its transitions: how they did is still to be
 /// read.
-pub(crate) fn read(sorted: Sorted, row: &PgRow) -> sqlx::Result<(Committed, Vec<Uuid>)> {
+pub(crate) fn read(sorted: &Sorted, row: &PgRow) -> sqlx::Result<(Committed, Vec<Uuid>)> {
     let accepted: Vec<bool> = list(row, "t_accepted")?;
     let cancel_requested: Vec<bool> = list(row, "t_cancel_requested")?;
     let suspended: Vec<bool> = list(row, "t_suspended")?;
@@ -36,9 +36,9 @@ pub(crate) fn read(sorted: Sorted, row: &PgRow) -> sqlx::Result<(Committed, Vec<
     let of_clients = |all: Vec<Option<bool>>| all.into_iter().flatten().collect();
     let events = of_clients(list(row, "ev_first")?);
     let messages = of_clients(list(row, "m_accepted")?);
-    let spawns = spawns(&sorted, row)?;
+    let spawns = spawns(sorted, row)?;
     let workers = list(row, "signal_known")?;
-    let claims = claims(&sorted, row)?;
+    let claims = claims(sorted, row)?;
 
     let mut news = News { poked: ids(list(row, "poked")?), ..News::default() };
     let mut ready: BTreeMap<String, usize> = BTreeMap::new();
@@ -49,16 +49,13 @@ pub(crate) fn read(sorted: Sorted, row: &PgRow) -> sqlx::Result<(Committed, Vec<
         news.ready.push((name(queue)?, tasks));
     }
     let mut others: HashSet<Uuid> = list(row, "finished")?.into_iter().collect();
-    for (transition, result) in sorted.batch.transitions.into_iter().zip(&transitions) {
-        let finish = match transition.next {
-            _ if result.is_err() => continue,
-            Next::Complete(output) => Finish::Completed(output),
-            Next::Fail(failure) => Finish::Failed(failure),
-            Next::Cancel => Finish::Cancelled,
-            Next::Continue { .. } | Next::Suspend { .. } | Next::Retry { .. } | Next::Release => continue,
-        };
-        others.remove(transition.task_id.as_uuid());
-        news.finished.push((transition.task_id, finish));
+    for (transition, result) in sorted.batch.transitions.iter().zip(&transitions) {
+        if result.is_ok()
+            && let Some(finish) = transition.next.finish()
+        {
+            others.remove(transition.task_id.as_uuid());
+            news.finished.push((transition.task_id, finish));
+        }
     }
     let committed = Committed { transitions, commands, events, messages, spawns, workers, claims, news };
     Ok((committed, others.into_iter().collect()))

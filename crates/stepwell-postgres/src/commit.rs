@@ -7,6 +7,7 @@ use sqlx::postgres::{PgArguments, PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 use stepwell_core::StoreError;
 use stepwell_core::store::{Batch, Committed};
+use uuid::Uuid;
 
 use crate::Shared;
 use crate::answer;
@@ -88,14 +89,7 @@ impl Shared {
                     continue;
                 }
             };
-            let envelope = Envelope {
-                number: Some((self.process_id, number)),
-                channel: &self.options.schema,
-                now: self.clock.given(),
-                again,
-            };
-            let args = args::arguments(&envelope, &sorted)
-                .map_err(|error| self.error(sqlx::Error::Encode(error)))?;
+            let args = self.arguments(Some((self.process_id, number)), again, &sorted)?;
             let answer = tokio::time::timeout(ANSWER_TIMEOUT, self.call(&mut conn, args)).await;
             let fault = match answer {
                 Ok(Ok(row)) => {
@@ -126,6 +120,31 @@ impl Shared {
         }
     }
 
+    fn arguments(
+        &self,
+        number: Option<(Uuid, i64)>,
+        again: Option<i64>,
+        sorted: &Sorted,
+    ) -> Result<PgArguments, StoreError> {
+        let envelope = Envelope { number, channel: &self.options.schema, now: self.clock.given(), again };
+        args::arguments(&envelope, sorted).map_err(|error| self.error(sqlx::Error::Encode(error)))
+    }
+
+    /// Applies a batch within a transaction of the user's, by that statement: it has no number, and is not sent again.
+    pub(crate) async fn apply_within(
+        &self,
+        tx: &mut PgConnection,
+        sql: &Arc<str>,
+        batch: Batch,
+    ) -> Result<Committed, StoreError> {
+        let sorted = Sorted::new(batch);
+        let args = self.arguments(None, None, &sorted)?;
+        let query = sqlx::query_with(AssertSqlSafe(sql.clone()), args).persistent(self.options.prepares);
+        let row = query.fetch_one(tx).await.map_err(|error| self.error(error))?;
+        let (committed, _) = answer::read(&sorted, &row).map_err(|error| self.error(error))?;
+        Ok(committed)
+    }
+
     /// Calls `stepwell.commit`: one round trip, unless statements cannot be kept prepared.
     pub(crate) async fn call(&self, conn: &mut PgConnection, args: PgArguments) -> sqlx::Result<PgRow> {
         let sql = || AssertSqlSafe(self.sql.commit.clone());
@@ -142,7 +161,7 @@ impl Shared {
     }
 
     async fn answer(&self, line: &mut Line, sorted: Sorted, row: PgRow) -> Result<Committed, StoreError> {
-        let (mut committed, others) = answer::read(sorted, &row).map_err(|error| self.error(error))?;
+        let (mut committed, others) = answer::read(&sorted, &row).map_err(|error| self.error(error))?;
         if !others.is_empty() {
             let mut ends = self.ends(line, others).await;
             committed.news.finished.append(&mut ends);

@@ -104,8 +104,7 @@ impl PostgresStore {
             options,
         };
         let store = Self(Arc::new(shared));
-        store.0.measure_clock().await?;
-        store.0.forget_processes().await?;
+        store.0.begin().await?;
         Ok(store)
     }
 }

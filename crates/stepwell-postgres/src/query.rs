@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sqlx::postgres::{PgConnection, PgRow};
+use sqlx::postgres::{PgArguments, PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 use stepwell_core::store::{Purge, TaskFilter, TaskInfo, TaskState};
 use stepwell_core::{Entry, Payload, QueueInfo, QueueLimits, RateLimit, StoreError, TaskId};
@@ -11,8 +11,10 @@ use uuid::Uuid;
 use crate::answer::{attempt, broken, entries, json, name};
 use crate::columns::Moment;
 use crate::error::Fault;
-use crate::recover::Query;
 use crate::{POOL, Shared};
+
+/// A query with its arguments.
+pub(crate) type Query = sqlx::query::Query<'static, sqlx::Postgres, PgArguments>;
 
 /// What is asked of each task; the tables follow.
 const INFO: &str = "SELECT t.task_id, coalesce(l.run_id, o.run_id), t.task_type, t.queue, coalesce(l.state, o.state), t.params,
@@ -92,22 +94,16 @@ pub(crate) fn list(schema: &str, filter: &TaskFilter) -> String {
         Some(_) => "l.task_id",
     };
     let given = [
-        (filter.queue.is_some(), "t.queue = $2"),
-        (filter.task_type.is_some(), "t.task_type = $3"),
-        (filter.parent.is_some(), "t.parent = $4"),
+        (filter.queue.is_some(), "t.queue ="),
+        (filter.task_type.is_some(), "t.task_type ="),
+        (filter.parent.is_some(), "t.parent ="),
+        (filter.before.is_some(), &format!("{id} <")),
     ];
     let mut sql = format!("{INFO} FROM {tables}");
-    for (_, condition) in given.iter().filter(|(given, _)| *given) {
-        sql.push_str(" AND ");
-        sql.push_str(condition);
+    for (n, (_, condition)) in (2..).zip(given.iter().filter(|(given, _)| *given)) {
+        sql.push_str(&format!(" AND {condition} ${n}"));
     }
-    if filter.before.is_some() {
-        sql.push_str(&format!(" AND {id} < $5"));
-    }
-    // Each argument is named, so that all are bound whatever is asked.
-    sql.push_str(&format!(
-        " AND ($2::text, $3::text, $4::uuid, $5::uuid) IS DISTINCT FROM NULL ORDER BY {id} DESC LIMIT $1"
-    ));
+    sql.push_str(&format!(" ORDER BY {id} DESC LIMIT $1"));
     sql
 }
 
@@ -127,12 +123,12 @@ impl Shared {
         let id = |id: Option<TaskId>| id.map(|id| *id.as_uuid());
         let sql = list(&self.options.schema, &filter);
         let rows = self.read(&sql, |query| {
-            query
-                .bind(i64::try_from(filter.limit).unwrap_or(i64::MAX))
-                .bind(text(&filter.queue))
-                .bind(text(&filter.task_type))
-                .bind(id(filter.parent))
-                .bind(id(filter.before))
+            let query = query.bind(i64::try_from(filter.limit).unwrap_or(i64::MAX));
+            // What is given, in the order in which the statement names it.
+            let texts = [text(&filter.queue), text(&filter.task_type)];
+            let query = texts.into_iter().flatten().fold(query, Query::bind);
+            let ids = [id(filter.parent), id(filter.before)];
+            ids.into_iter().flatten().fold(query, Query::bind)
         });
         rows.await?.iter().map(info).collect::<sqlx::Result<_>>().map_err(|error| self.error(error))
     }
@@ -161,8 +157,7 @@ impl Shared {
                     count(*) FILTER (WHERE state = 'suspended') AS suspended
                 FROM {0}.live_tasks GROUP BY queue
             ) c USING (queue)
-            WHERE c.queue IS NOT NULL OR q.paused OR q.max_running IS NOT NULL
-                OR q.max_running_per_worker IS NOT NULL OR q.rate_starts IS NOT NULL
+            WHERE c.queue IS NOT NULL OR q.restricts
             ORDER BY coalesce(q.queue, c.queue) COLLATE \"C\"",
             self.options.schema
         );
@@ -183,21 +178,18 @@ impl Shared {
         purged.map(|purged| usize::try_from(purged).unwrap_or(0)).map_err(|error| self.error(error))
     }
 
-    pub(crate) async fn measure_clock(&self) -> Result<(), StoreError> {
-        let rows = self.read("SELECT clock_timestamp()", |query| query).await?;
+    /// Reads the server's clock, and forgets processes that have not been heard of for a day.
+    pub(crate) async fn begin(&self) -> Result<(), StoreError> {
+        let sql = format!(
+            "WITH forgotten AS (DELETE FROM {}.processes WHERE seen_at < clock_timestamp() - interval '1 day')
+            SELECT clock_timestamp()",
+            self.options.schema
+        );
+        let rows = self.read_on(&mut *self.link.line().await, &sql, |query| query).await?;
         if let Some(row) = rows.first() {
             self.clock.hear(row.try_get::<Moment, _>(0).map_err(|error| self.error(error))?.0);
         }
         Ok(())
-    }
-
-    /// Forgets processes that have not been heard of for a day.
-    pub(crate) async fn forget_processes(&self) -> Result<(), StoreError> {
-        let sql = format!(
-            "DELETE FROM {}.processes WHERE seen_at < clock_timestamp() - interval '1 day'",
-            self.options.schema
-        );
-        self.read(&sql, |query| query).await.map(drop)
     }
 
     /// Reads over the pool. Its connections may all have broken since they were used last; each is tried once.

@@ -16,7 +16,10 @@ use stepwell_core::{StoreError, TaskId};
 use crate::Shared;
 use crate::answer;
 use crate::batch::Sorted;
+use crate::commit::pause;
+use crate::error::Fault;
 use crate::link::Line;
+use crate::query::Query;
 
 /// What became of a task since the batch.
 struct Trace {
@@ -58,7 +61,7 @@ impl Shared {
                 break row;
             }
         };
-        let (mut committed, _) = answer::read(again, &row).map_err(|error| self.error(error))?;
+        let (mut committed, _) = answer::read(&again, &row).map_err(|error| self.error(error))?;
         let traces = self.traces(line, tasks_of(&lost)).await?;
         self.complete(line, lost, &mut committed, &traces).await?;
         // Somebody may wait for what it caused.
@@ -92,7 +95,7 @@ impl Shared {
                 *result = ended_so(&transition.next, trace);
             }
             if result.is_ok()
-                && let Some(finish) = finish_of(transition.next)
+                && let Some(finish) = transition.next.finish()
             {
                 committed.news.finished.push((transition.task_id, finish));
             }
@@ -100,13 +103,7 @@ impl Shared {
         committed.commands = lost
             .commands
             .iter()
-            .map(|command| {
-                let (Command::Cancel(task_id)
-                | Command::Retry(task_id)
-                | Command::Delete(task_id)
-                | Command::Wake(task_id)) = command;
-                outcome(command, traces.get(task_id.as_uuid()))
-            })
+            .map(|command| outcome(command, traces.get(command.task_id().as_uuid())))
             .collect();
         committed.messages =
             lost.messages.iter().map(|message| traces.contains_key(message.task_id.as_uuid())).collect();
@@ -209,15 +206,10 @@ impl Shared {
 
 /// The tasks that the batch was about.
 fn tasks_of(lost: &Batch) -> Vec<Uuid> {
-    let of_commands = lost.commands.iter().map(|command| match command {
-        Command::Cancel(task_id)
-        | Command::Retry(task_id)
-        | Command::Delete(task_id)
-        | Command::Wake(task_id) => task_id,
-    });
-    let tasks = lost.transitions.iter().map(|transition| &transition.task_id).chain(of_commands);
-    let tasks = tasks.chain(lost.messages.iter().map(|message| &message.task_id));
-    let tasks = tasks.chain(lost.spawns.iter().map(|task| &task.task_id));
+    let tasks = lost.transitions.iter().map(|transition| transition.task_id);
+    let tasks = tasks.chain(lost.commands.iter().map(Command::task_id));
+    let tasks = tasks.chain(lost.messages.iter().map(|message| message.task_id));
+    let tasks = tasks.chain(lost.spawns.iter().map(|task| task.task_id));
     tasks.map(|task_id| *task_id.as_uuid()).collect()
 }
 
@@ -238,15 +230,6 @@ fn ended_so(next: &Next, trace: &Trace) -> Result<Applied, Refused> {
     }
 }
 
-fn finish_of(next: Next) -> Option<Finish> {
-    match next {
-        Next::Complete(output) => Some(Finish::Completed(output)),
-        Next::Fail(failure) => Some(Finish::Failed(failure)),
-        Next::Cancel => Some(Finish::Cancelled),
-        Next::Continue { .. } | Next::Suspend { .. } | Next::Retry { .. } | Next::Release => None,
-    }
-}
-
 /// What became of a command, by what its task is now.
 fn outcome(command: &Command, trace: Option<&Trace>) -> CommandOutcome {
     let Some(trace) = trace else {
@@ -264,12 +247,9 @@ fn outcome(command: &Command, trace: Option<&Trace>) -> CommandOutcome {
     if done { CommandOutcome::Done } else { CommandOutcome::NotAllowed(trace.state) }
 }
 
-/// A query with its arguments.
-pub(crate) type Query = sqlx::query::Query<'static, sqlx::Postgres, sqlx::postgres::PgArguments>;
-
 impl Shared {
     /// Reads over the line, over a new connection when it breaks.
-    async fn read_on(
+    pub(crate) async fn read_on(
         &self,
         line: &mut Line,
         sql: &str,
@@ -280,7 +260,7 @@ impl Shared {
             let mut conn = match line.take(&self.options).await {
                 Ok(conn) => conn,
                 Err(_) if tries < 1_000 => {
-                    crate::commit::pause(tries).await;
+                    pause(tries).await;
                     tries += 1;
                     continue;
                 }
@@ -291,9 +271,9 @@ impl Shared {
                     line.conn = Some(conn);
                     return Ok(rows);
                 }
-                Err(error) => match crate::error::Fault::of(error, &self.options) {
-                    crate::error::Fault::Lost(_) if tries < 1_000 => {
-                        crate::commit::pause(tries).await;
+                Err(error) => match Fault::of(error, &self.options) {
+                    Fault::Lost(_) if tries < 1_000 => {
+                        pause(tries).await;
                         tries += 1;
                     }
                     fault => {

@@ -13,10 +13,8 @@ use stepwell_core::{
     async_trait,
 };
 
-use crate::args::{self, Envelope};
-use crate::batch::Sorted;
+use crate::PostgresStore;
 use crate::work::Work;
-use crate::{PostgresStore, answer};
 
 /// Adds [`transaction`](TransactionExt::transaction) to the context of tasks whose store is PostgreSQL.
 pub trait TransactionExt {
@@ -137,19 +135,8 @@ impl ClientExt for Client {
         let shared = &store(self)?.0;
         let task = self.new_task(task_type, params, options)?;
         let (task_id, run_id) = (task.task_id, task.run_id);
-        let envelope = Envelope {
-            number: None,
-            channel: &shared.options.schema,
-            now: shared.clock.given(),
-            again: None,
-        };
-        let sorted = Sorted::new(Batch { spawns: vec![task], ..Batch::default() });
-        let args =
-            args::arguments(&envelope, &sorted).map_err(|error| shared.error(sqlx::Error::Encode(error)))?;
-        let sql = AssertSqlSafe(shared.sql.commit.clone());
-        let query = sqlx::query_with(sql, args).persistent(shared.options.prepares);
-        let row = query.fetch_one(tx).await.map_err(|error| shared.error(error))?;
-        let (mut committed, _) = answer::read(sorted, &row).map_err(|error| shared.error(error))?;
+        let batch = Batch { spawns: vec![task], ..Batch::default() };
+        let mut committed = shared.apply_within(tx, &shared.sql.commit, batch).await?;
         match committed.spawns.pop() {
             Some(spawned) => Ok(SpawnResult::of(task_id, run_id, spawned)),
             None => Err(StoreError::Backend("the database did not say what became of a spawn".into()).into()),

@@ -5,17 +5,15 @@
 
 use anyhow::anyhow;
 use futures_util::future::BoxFuture;
-use sqlx::postgres::{PgConnection, PgRow, PgTransaction};
-use sqlx::{AssertSqlSafe, Connection as _, Row as _};
+use sqlx::postgres::{PgConnection, PgTransaction};
+use sqlx::{AssertSqlSafe, Connection as _};
 use std::panic::AssertUnwindSafe;
 use stepwell_core::store::{Applied, Batch, Refused, Transition, UserTransaction};
 use stepwell_core::{Entry, Outcome, Payload, StoreError, TaskId, panic_message};
 
-use crate::args::{self, Envelope};
-use crate::batch::Sorted;
 use crate::commit::pause;
 use crate::error::Fault;
-use crate::{POOL, Shared, answer};
+use crate::{POOL, Shared};
 
 /// What a [`UserTransaction`]'s `work` must hold: an asynchronous closure over a connection on which a transaction has
 /// begun. When it fails or panics, what it wrote is undone. It must leave the transaction open.
@@ -57,15 +55,9 @@ impl Shared {
         let place = Place { task_id: transition.task_id, seq: i64::try_from(seq).unwrap_or(i64::MAX) };
         let outcome = Outcome::Done(payload.clone());
         transition.entries.push(Entry { seq, key, outcome, at: self.clock.now() });
-        let sorted = Sorted::new(Batch { transitions: vec![transition], ..Batch::default() });
-        let envelope =
-            Envelope { number: None, channel: &self.options.schema, now: self.clock.given(), again: None };
-        let args =
-            args::arguments(&envelope, &sorted).map_err(|error| self.error(sqlx::Error::Encode(error)))?;
-        let sql = AssertSqlSafe(self.sql.within_work.clone());
-        let query = sqlx::query_with(sql, args).persistent(self.options.prepares);
-        let row = query.fetch_one(&mut *tx).await.map_err(|error| self.error(error))?;
-        let mut applied = first(sorted, &row).map_err(|error| self.error(error))?;
+        let batch = Batch { transitions: vec![transition], ..Batch::default() };
+        let mut committed = self.apply_within(&mut tx, &self.sql.within_work, batch).await?;
+        let mut applied = committed.transitions.pop().unwrap_or(Err(Refused));
         let Ok(accepted) = &mut applied else {
             let _ = tx.rollback().await;
             return Ok(applied);
@@ -139,11 +131,4 @@ impl Shared {
             }
         }
     }
-}
-
-/// The answer to a batch of one transition.
-fn first(sorted: Sorted, row: &PgRow) -> sqlx::Result<Result<Applied, Refused>> {
-    let _: bool = row.try_get("repeated")?;
-    let (mut committed, _) = answer::read(sorted, row)?;
-    Ok(committed.transitions.pop().unwrap_or(Err(Refused)))
 }

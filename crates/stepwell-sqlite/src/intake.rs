@@ -121,10 +121,7 @@ impl Applying<'_> {
     }
 
     pub(crate) fn command(&mut self, command: Command) -> Result<CommandOutcome> {
-        let (Command::Cancel(task_id)
-        | Command::Retry(task_id)
-        | Command::Delete(task_id)
-        | Command::Wake(task_id)) = command;
+        let task_id = command.task_id();
         let Some((state, _)) = self.state(task_id)? else { return Ok(CommandOutcome::NotFound) };
         match command {
             Command::Cancel(_) if !state.is_finished() => {

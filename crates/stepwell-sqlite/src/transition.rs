@@ -56,7 +56,7 @@ impl Applying<'_> {
 
     fn write(&mut self, transition: Transition) -> Result<Result<Written, Refused>, Fault> {
         if reaches_nobody_else(&transition)
-            && let Some(finish) = finish_of(&transition.next)
+            && let Some(finish) = transition.next.finish()
         {
             return self.end_at_once(&transition, finish);
         }
@@ -94,7 +94,7 @@ impl Applying<'_> {
             None => None,
         };
         let applied = Applied { cancel_requested: task.cancel_requested, transaction, ..Applied::default() };
-        if let Some(finish) = finish_of(&next) {
+        if let Some(finish) = next.finish() {
             self.finish(task_id, None, finish)?;
         }
         let look = |suspend| Some(Look { task_id, run_id, suspend });
@@ -200,14 +200,4 @@ fn only_journals(transition: &Transition) -> bool {
         && transition.waits_added.is_empty()
         && transition.waits_removed.is_empty()
         && matches!(transition.next, Next::Continue { collect: false })
-}
-
-/// How the task ends, if it does.
-fn finish_of(next: &Next) -> Option<Finish> {
-    match next {
-        Next::Complete(output) => Some(Finish::Completed(output.clone())),
-        Next::Fail(failure) => Some(Finish::Failed(failure.clone())),
-        Next::Cancel => Some(Finish::Cancelled),
-        Next::Continue { .. } | Next::Suspend { .. } | Next::Retry { .. } | Next::Release => None,
-    }
 }

@@ -42,21 +42,28 @@ BEGIN
     END IF;
 END $$;
 
--- How many tasks of a queue a worker may claim, of that many: `room` in all, and `starts` of those that start an attempt. A
--- queue with limits is locked until the transaction ends, so that two claims do not both take its last room. `next` is
--- when its rate lets another one start, if as many start now.
+-- A queue's rate, kept as the moment up to which the starts so far have used up the time: the part of the time that a start
+-- takes, in microseconds, and how many may start now.
+CREATE FUNCTION stepwell.rate_part(q stepwell.queues) RETURNS bigint LANGUAGE sql IMMUTABLE
+    RETURN greatest(1, greatest(1, q.rate_per) / greatest(1, q.rate_starts));
+
+CREATE FUNCTION stepwell.starts_left(q stepwell.queues, p_now timestamptz) RETURNS bigint LANGUAGE sql IMMUTABLE
+    RETURN least(q.rate_starts, greatest(0, q.rate_per
+        - coalesce(greatest(0, (extract(epoch FROM q.used_until - p_now) * 1000000)::bigint), 0))
+        / stepwell.rate_part(q));
+
+-- How many tasks of a queue a worker may claim, of that many: `room` in all, and `starts` of those that start an attempt,
+-- NULL without a rate. A queue that restricts its tasks is locked until the transaction ends, so that two claims do not
+-- both take its last room.
 CREATE FUNCTION stepwell.room(p_now timestamptz, p_queue text, p_worker uuid, p_room bigint,
     OUT room bigint, OUT starts bigint)
 LANGUAGE plpgsql AS $$
 DECLARE
     q stepwell.queues;
-    v_part bigint;
 BEGIN
     room := p_room;
-    SELECT c.* INTO q FROM stepwell.queues c WHERE c.queue = p_queue;
-    IF NOT FOUND OR (NOT q.paused AND q.max_running IS NULL AND q.max_running_per_worker IS NULL
-        AND q.rate_starts IS NULL)
-    THEN
+    -- Looked at first without a lock: most queues restrict nothing.
+    IF NOT EXISTS (SELECT FROM stepwell.queues c WHERE c.queue = p_queue AND c.restricts) THEN
         RETURN;
     END IF;
     SELECT c.* INTO q FROM stepwell.queues c WHERE c.queue = p_queue FOR NO KEY UPDATE;
@@ -73,30 +80,23 @@ BEGIN
             WHERE l.running_in = p_queue AND l.worker_id = p_worker)));
     END IF;
     IF q.rate_starts IS NOT NULL THEN
-        v_part := greatest(1, greatest(1, q.rate_per) / greatest(1, q.rate_starts));
-        starts := least(q.rate_starts, greatest(0, q.rate_per - greatest(0, stepwell.micros(q.used_until - p_now)))
-            / v_part);
+        starts := stepwell.starts_left(q, p_now);
     END IF;
 END $$;
-
-CREATE FUNCTION stepwell.micros(p_interval interval) RETURNS bigint LANGUAGE sql IMMUTABLE
-    RETURN coalesce((extract(epoch FROM p_interval) * 1000000)::bigint, 0);
 
 -- Notes that so many attempts started in a queue with a rate. Answers when the next may, if none may now.
 CREATE FUNCTION stepwell.use_rate(p_now timestamptz, p_queue text, p_starts bigint) RETURNS timestamptz
 LANGUAGE plpgsql AS $$
 DECLARE
     q stepwell.queues;
-    v_part bigint;
 BEGIN
     SELECT c.* INTO STRICT q FROM stepwell.queues c WHERE c.queue = p_queue;
-    v_part := greatest(1, greatest(1, q.rate_per) / greatest(1, q.rate_starts));
-    q.used_until := greatest(q.used_until, p_now) + v_part * p_starts * interval '1 microsecond';
+    q.used_until := greatest(q.used_until, p_now) + stepwell.rate_part(q) * p_starts * interval '1 microsecond';
     IF p_starts > 0 THEN
         UPDATE stepwell.queues c SET used_until = q.used_until WHERE c.queue = p_queue;
     END IF;
-    IF least(q.rate_starts, greatest(0, q.rate_per - stepwell.micros(q.used_until - p_now)) / v_part) = 0 THEN
-        RETURN q.used_until - q.rate_per * interval '1 microsecond' + v_part * interval '1 microsecond';
+    IF stepwell.starts_left(q, p_now) = 0 THEN
+        RETURN q.used_until - (q.rate_per - stepwell.rate_part(q)) * interval '1 microsecond';
     END IF;
     RETURN NULL;
 END $$;

@@ -1,6 +1,6 @@
 -- A batch, applied as one. Parallel arrays hold its lists; `…_of` is the place of the transition that an item belongs to,
 -- from 1, and NULL for a client's own. Transitions come in the order of their tasks' ids, so that all commits lock rows in
--- one order.
+-- one order. A list without items is NULL.
 --
 -- Answers `repeated`, and does nothing, when the process has sent the batch before.
 CREATE FUNCTION stepwell.commit(
@@ -89,7 +89,7 @@ BEGIN
 
     -- The fence: the run owns the task. What keeps it so until the commit is the lock on the worker's row, without which
     -- nobody takes a task from its worker.
-    IF cardinality(t_task) > 0 THEN
+    IF t_task IS NOT NULL THEN
         LOOP
             SELECT array_agg(q.task_id IS NOT NULL), array_agg(coalesce(q.cancel_requested, false)),
                 array_agg(DISTINCT q.worker_id) FILTER (WHERE q.worker_id IS NOT NULL),
@@ -126,10 +126,10 @@ BEGIN
     -- Before these locks only: whoever held one of them has an earlier time.
     r_now := coalesce(p_now, clock_timestamp());
 
-    IF cardinality(t_task) > 0 THEN
+    IF t_task IS NOT NULL THEN
         -- All rows of others that this batch may touch, and its own, in one order. One that journals, or only ends tasks
         -- that nobody awaits, touches no others; its own rows are locked as they change, in the same order.
-        IF v_parents IS NOT NULL OR cardinality(ev_of) > 0 OR cardinality(m_of) > 0 OR 'suspend' = ANY (t_next)
+        IF v_parents IS NOT NULL OR ev_of IS NOT NULL OR m_of IS NOT NULL OR 'suspend' = ANY (t_next)
             OR 'collect' = ANY (t_next)
         THEN
             SELECT array_agg(x.task_id) INTO v_rows FROM unnest(t_task, t_accepted, t_next) AS x(task_id, accepted, next)
@@ -142,23 +142,23 @@ BEGIN
             PERFORM FROM stepwell.live_tasks l WHERE l.task_id = ANY (v_rows) ORDER BY l.task_id FOR UPDATE;
         END IF;
 
-        IF cardinality(e_of) > 0 THEN
+        IF e_of IS NOT NULL THEN
             INSERT INTO stepwell.journal (task_id, seq, kind, name, ordinal, outcome, payload, at)
             SELECT t_task[e.of], e.seq, e.kind, e.name, e.ordinal, e.outcome, e.payload, e.at
             FROM unnest(e_of, e_seq, e_kind, e_name, e_ordinal, e_outcome, e_payload, e_at)
                 AS e(of, seq, kind, name, ordinal, outcome, payload, at)
             WHERE t_accepted[e.of];
         END IF;
-        IF cardinality(received_of) > 0 THEN
+        IF received_of IS NOT NULL THEN
             DELETE FROM stepwell.messages m USING unnest(received_of, received_id) AS d(of, id)
             WHERE m.id = d.id AND m.task_id = t_task[d.of] AND t_accepted[d.of];
         END IF;
-        IF cardinality(u_of) > 0 THEN
+        IF u_of IS NOT NULL THEN
             DELETE FROM stepwell.waits w USING unnest(u_of, u_kind, u_name, u_ordinal) AS u(of, kind, name, ordinal)
             WHERE w.task_id = t_task[u.of] AND w.kind = u.kind AND w.name = u.name AND w.ordinal = u.ordinal
                 AND t_accepted[u.of];
         END IF;
-        IF cardinality(w_of) > 0 THEN
+        IF w_of IS NOT NULL THEN
             INSERT INTO stepwell.waits (task_id, kind, name, ordinal, target, due_at)
             SELECT t_task[w.of], w.kind, w.name, w.ordinal, w.target, w.due_at
             FROM unnest(w_of, w_kind, w_name, w_ordinal, w_target, w_due_at) AS w(of, kind, name, ordinal, target, due_at)
@@ -230,19 +230,15 @@ BEGIN
         END IF;
 
         IF 'suspend' = ANY (t_next) OR 'collect' = ANY (t_next) THEN
-            -- Refused ones are left out by a NULL, so that each keeps its place.
-            SELECT k.facts, k.found_for INTO t_facts, v_found FROM stepwell.look(ARRAY (
-                SELECT l.task_id FROM unnest(t_task, t_run, t_next) WITH ORDINALITY AS x(task_id, run_id, next, i)
-                LEFT JOIN LATERAL (
-                    SELECT l.* FROM stepwell.live_tasks l WHERE l.task_id = x.task_id OFFSET 0
-                ) l ON x.next IN ('suspend', 'collect') AND l.run_id = x.run_id AND l.state = 'running'
-                ORDER BY x.i)) k;
-            SELECT array_agg(coalesce(l.cancel_requested, (t_cancel_requested)[x.i]) ORDER BY x.i)
-            INTO t_cancel_requested
+            -- Those that do not look are left out by a NULL, so that each keeps its place.
+            SELECT array_agg(l.task_id ORDER BY x.i),
+                array_agg(coalesce(l.cancel_requested, (t_cancel_requested)[x.i]) ORDER BY x.i)
+            INTO v_tasks, t_cancel_requested
             FROM unnest(t_task, t_run, t_next) WITH ORDINALITY AS x(task_id, run_id, next, i)
             LEFT JOIN LATERAL (
                 SELECT l.* FROM stepwell.live_tasks l WHERE l.task_id = x.task_id OFFSET 0
             ) l ON x.next IN ('suspend', 'collect') AND l.run_id = x.run_id AND l.state = 'running';
+            SELECT k.facts, k.found_for INTO t_facts, v_found FROM stepwell.look(v_tasks) k;
             WITH suspended AS (
                 UPDATE stepwell.live_tasks l SET state = 'suspended', attempt = l.attempt - 1, poked = false,
                     due_at = x.at
@@ -267,28 +263,28 @@ BEGIN
         END IF;
     END IF;
 
-    FOR v_left IN 1 .. coalesce(cardinality(c_command), 0) LOOP
-        r := stepwell.command(r_now, c_command[v_left], c_task[v_left]);
+    FOR place IN 1 .. coalesce(cardinality(c_command), 0) LOOP
+        r := stepwell.command(r_now, c_command[place], c_task[place]);
         c_answer := c_answer || r.answer;
         ready := ready || r.ready;
         poked := poked || r.poked;
         finished := finished || r.finished;
     END LOOP;
-    IF cardinality(ev_of) > 0 AND ev_of[cardinality(ev_of)] IS NULL THEN
+    IF ev_of IS NOT NULL AND ev_of[cardinality(ev_of)] IS NULL THEN
         SELECT e.* INTO r FROM stepwell.emit(r_now, ev_name, ev_queue, ev_payload,
             ARRAY (SELECT of IS NULL FROM unnest(ev_of) WITH ORDINALITY AS o(of, i) ORDER BY i)) e;
         ev_first := r.firsts;
         ready := ready || r.ready;
         poked := poked || r.poked;
     END IF;
-    IF cardinality(m_of) > 0 AND m_of[cardinality(m_of)] IS NULL THEN
+    IF m_of IS NOT NULL AND m_of[cardinality(m_of)] IS NULL THEN
         SELECT m.* INTO r FROM stepwell.send(r_now, m_task, m_topic, m_payload,
             ARRAY (SELECT of IS NULL FROM unnest(m_of) WITH ORDINALITY AS o(of, i) ORDER BY i)) m;
         m_accepted := r.accepted;
         ready := ready || r.ready;
         poked := poked || r.poked;
     END IF;
-    IF cardinality(s_of) > 0 AND s_of[cardinality(s_of)] IS NULL THEN
+    IF s_of IS NOT NULL AND s_of[cardinality(s_of)] IS NULL THEN
         v_at := array_fill(true, ARRAY[cardinality(s_of)]);
         IF s_of[1] IS NOT NULL THEN
             v_at := ARRAY (SELECT of IS NULL FROM unnest(s_of) WITH ORDINALITY AS o(of, i) ORDER BY i);

@@ -180,9 +180,7 @@ BEGIN
         ) w;
     END IF;
     IF p_limited AND v_workers IS NOT NULL THEN
-        SELECT array_agg(q.queue) INTO v_restricted FROM stepwell.queues q
-        WHERE q.paused OR q.max_running IS NOT NULL OR q.max_running_per_worker IS NOT NULL
-            OR q.rate_starts IS NOT NULL;
+        SELECT array_agg(q.queue) INTO v_restricted FROM stepwell.queues q WHERE q.restricts;
     END IF;
     SELECT array_agg(x.at AND x.claim_by = ANY (v_workers) IS TRUE AND (x.start_at > p_now) IS NOT TRUE
         AND x.concurrency_key IS NULL AND x.queue = ANY (v_restricted) IS NOT TRUE ORDER BY x.i)
@@ -201,10 +199,10 @@ BEGIN
 
     WITH inserted AS (
         INSERT INTO stepwell.live_tasks AS l (task_id, run_id, task_type, queue, state, priority, attempt, worker_id,
-            claim_batch, parent, code_version, concurrency_key, place, ready_at, started_at, due_at, cancel_at)
+            parent, code_version, concurrency_key, place, ready_at, started_at, due_at, cancel_at)
         SELECT x.task_id, x.run_id, x.task_type, x.queue, CASE WHEN x.claimed THEN 'running' ELSE 'pending' END,
             x.priority, x.claimed::int, CASE WHEN x.claimed THEN x.claim_by END,
-            CASE WHEN x.claimed THEN p_batch END, x.parent, x.code_version, x.concurrency_key,
+            x.parent, x.code_version, x.concurrency_key,
             CASE WHEN x.concurrency_key IS NOT NULL THEN nextval('stepwell.places') END, p_now,
             CASE WHEN x.claimed THEN p_now END, CASE WHEN x.start_at > p_now THEN x.start_at END,
             p_now + CASE WHEN x.claimed THEN x.max_duration ELSE x.max_delay END * interval '1 microsecond'

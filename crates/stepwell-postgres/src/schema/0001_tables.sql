@@ -156,7 +156,10 @@ CREATE TABLE stepwell.queues (
     max_running_per_worker bigint,
     rate_starts            bigint,
     rate_per               bigint,         -- microseconds
-    used_until             timestamptz     -- up to when the rate is used up
+    used_until             timestamptz,    -- up to when the rate is used up
+    -- Whether a task of it may not simply be started.
+    restricts              boolean         GENERATED ALWAYS AS (paused OR max_running IS NOT NULL
+        OR max_running_per_worker IS NOT NULL OR rate_starts IS NOT NULL) STORED
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
 
 -- The last batch of each process, so that one whose answer was lost with its connection is not applied twice; and when the
