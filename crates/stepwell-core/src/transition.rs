@@ -40,6 +40,17 @@ pub struct Transition {
 }
 
 impl Transition {
+    /// Whether nothing is in it but journal entries and what becomes of the task.
+    pub fn only_journals(&self) -> bool {
+        self.spawns.is_empty()
+            && self.events.is_empty()
+            && self.messages.is_empty()
+            && self.received.is_empty()
+            && self.waits_added.is_empty()
+            && self.waits_removed.is_empty()
+            && self.transaction.is_none()
+    }
+
     /// A transition with nothing in it but what becomes of the task.
     pub fn new(task_id: TaskId, run_id: RunId, next: Next) -> Self {
         Self {

@@ -1,4 +1,4 @@
-//! The answer of `stepwell.commit`, read.
+//! The answer of `stepwell.commit` or `commit_plain`, read.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -61,12 +61,22 @@ pub(crate) fn read(sorted: &Sorted, row: &PgRow) -> sqlx::Result<(Committed, Vec
     Ok((committed, others.into_iter().collect()))
 }
 
-/// An array; empty when it is NULL.
+/// An array; empty when it is NULL, or the function has no such column.
 fn list<'r, T>(row: &'r PgRow, column: &str) -> sqlx::Result<Vec<T>>
 where
     Option<Vec<T>>: sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>,
 {
-    Ok(row.try_get::<Option<Vec<T>>, _>(column)?.unwrap_or_default())
+    Ok(value::<Vec<T>>(row, column)?.unwrap_or_default())
+}
+
+fn value<'r, T>(row: &'r PgRow, column: &str) -> sqlx::Result<Option<T>>
+where
+    Option<T>: sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>,
+{
+    match row.try_get(column) {
+        Err(sqlx::Error::ColumnNotFound(_)) => Ok(None),
+        value => value,
+    }
 }
 
 fn ids(uuids: Vec<Uuid>) -> Vec<TaskId> {
@@ -127,7 +137,7 @@ fn claims(sorted: &Sorted, row: &PgRow) -> sqlx::Result<Vec<Claimed>> {
     for (claim, due) in claims.iter_mut().zip(due) {
         claim.next_due = due.map(|due| due.0);
     }
-    let poked: Option<Value> = row.try_get("cl_poked")?;
+    let poked: Option<Value> = value(row, "cl_poked")?;
     for pair in poked.iter().flat_map(|poked| poked.as_array()).flatten() {
         let claim = pair.get(0).and_then(Value::as_u64).and_then(|place| claims.get_mut(place as usize - 1));
         if let Some(claim) = claim {
@@ -224,7 +234,7 @@ fn number(value: &Value, place: usize) -> sqlx::Result<i64> {
 
 /// The rows of a JSON column.
 fn rows(row: &PgRow, column: &str) -> sqlx::Result<Vec<Value>> {
-    match row.try_get::<Option<Value>, _>(column)? {
+    match value(row, column)? {
         Some(Value::Array(rows)) => Ok(rows),
         _ => Ok(Vec::new()),
     }

@@ -1,15 +1,31 @@
-//! A batch as the arguments of `stepwell.commit`: one array for each column of each list.
+//! A batch as the arguments of `stepwell.commit` or `commit_plain`: one array for each column of each list.
 
 use serde_json::json;
 use sqlx::Arguments as _;
 use sqlx::error::BoxDynError;
 use sqlx::postgres::PgArguments;
 use sqlx::types::Uuid;
-use stepwell_core::store::{Claim, Command, NewEvent, NewMessage, NewTask, Next, WorkerSignal};
+use stepwell_core::store::{Claim, Command, NewEvent, NewMessage, NewTask, Next, Transition, WorkerSignal};
 use stepwell_core::{Name, Payload, QueueAction, QueueChange, QueueLimits, Timestamp, crashed};
 
 use crate::batch::{Sorted, added, word};
 use crate::columns::{Moment, micros};
+
+/// One argument: an array with a value of each item. NULL when there are none: PL/pgSQL unfolds each array that it is
+/// given, which takes longer than all else in a small batch.
+macro_rules! column {
+    ($args:ident, $items:ident, $item:pat => $value:expr) => {
+        $args.add(filled($items.iter().map(|$item| $value)))?
+    };
+}
+
+/// As `column`, for values that most items do not have: NULL when none has.
+macro_rules! seldom {
+    ($args:ident, $items:ident, $item:pat => $value:expr) => {{
+        let values: Vec<_> = $items.iter().map(|$item| $value).collect();
+        $args.add(values.iter().any(Option::is_some).then_some(values))?
+    }};
+}
 
 /// What a batch is sent with.
 pub(crate) struct Envelope<'a> {
@@ -24,13 +40,31 @@ pub(crate) struct Envelope<'a> {
 /// How many arguments `stepwell.commit` takes.
 pub(crate) const COUNT: usize = 67;
 
-/// The arguments, in the order in which the function names them.
+/// How many arguments `stepwell.commit_plain` takes.
+pub(crate) const PLAIN_COUNT: usize = 27;
+
+/// The arguments of `stepwell.commit_plain`, in the order in which it names them.
+pub(crate) fn plain(envelope: &Envelope<'_>, sorted: &Sorted) -> Result<PgArguments, BoxDynError> {
+    let mut args = PgArguments::default();
+    address(&mut args, envelope)?;
+    let items: Vec<_> = sorted.transitions().collect();
+    column!(args, items, t => *t.task_id.as_uuid());
+    column!(args, items, t => *t.run_id.as_uuid());
+    column!(args, items, t => word(&t.next));
+    ends(&mut args, &items)?;
+    entries(&mut args, &items)?;
+    let tasks = &sorted.batch.spawns;
+    spawned(&mut args, &tasks.iter().collect::<Vec<_>>())?;
+    seldom!(args, tasks, task => task.claim_by.map(|worker| *worker.as_uuid()));
+    texts(&mut args, &tasks.iter().collect::<Vec<_>>())?;
+    debug_assert_eq!(args.len(), PLAIN_COUNT, "the function takes as many arguments as it is given");
+    Ok(args)
+}
+
+/// The arguments of `stepwell.commit`, in the order in which it names them.
 pub(crate) fn arguments(envelope: &Envelope<'_>, sorted: &Sorted) -> Result<PgArguments, BoxDynError> {
     let mut args = PgArguments::default();
-    args.add(envelope.number.map(|(process, _)| process))?;
-    args.add(envelope.number.map(|(_, number)| number))?;
-    args.add(envelope.channel)?;
-    args.add(envelope.now.map(Moment))?;
+    address(&mut args, envelope)?;
     args.add(serde_json::to_string(&crashed(u32::MAX))?)?;
     transitions(&mut args, sorted)?;
     let places = sorted.places();
@@ -53,20 +87,11 @@ pub(crate) fn arguments(envelope: &Envelope<'_>, sorted: &Sorted) -> Result<PgAr
     Ok(args)
 }
 
-/// One argument: an array with a value of each item. NULL when there are none: PL/pgSQL unfolds each array that it is
-/// given, which takes longer than all else in a small batch.
-macro_rules! column {
-    ($args:ident, $items:ident, $item:pat => $value:expr) => {
-        $args.add(filled($items.iter().map(|$item| $value)))?
-    };
-}
-
-/// As `column`, for values that most items do not have: NULL when none has.
-macro_rules! seldom {
-    ($args:ident, $items:ident, $item:pat => $value:expr) => {{
-        let values: Vec<_> = $items.iter().map(|$item| $value).collect();
-        $args.add(values.iter().any(Option::is_some).then_some(values))?
-    }};
+fn address(args: &mut PgArguments, envelope: &Envelope<'_>) -> Result<(), BoxDynError> {
+    args.add(envelope.number.map(|(process, _)| process))?;
+    args.add(envelope.number.map(|(_, number)| number))?;
+    args.add(envelope.channel)?;
+    args.add(envelope.now.map(Moment))
 }
 
 fn filled<T>(values: impl ExactSizeIterator<Item = T>) -> Option<Vec<T>> {
@@ -91,32 +116,10 @@ fn transitions(args: &mut PgArguments, sorted: &Sorted) -> Result<(), BoxDynErro
         Next::Retry { at, .. } => Some(Moment(*at)),
         _ => None,
     });
-    column!(args, items, t => match &t.next {
-        Next::Complete(output) => Some(text(output)),
-        _ => None,
-    });
-    let failures: Result<Vec<_>, _> = items
-        .iter()
-        .map(|t| match &t.next {
-            Next::Fail(failure) | Next::Retry { failure, .. } => serde_json::to_string(failure).map(Some),
-            _ => Ok(None),
-        })
-        .collect();
-    args.add(filled(failures?.into_iter()))?;
+    ends(args, &items)?;
+    entries(args, &items)?;
 
     let placed = || (1_i32..).zip(&items);
-    let entries: Vec<_> = placed()
-        .flat_map(|(of, t)| t.entries.iter().map(move |entry| (of, entry, entry.outcome.to_columns())))
-        .collect();
-    column!(args, entries, (of, ..) => *of);
-    column!(args, entries, (_, entry, _) => i64::try_from(entry.seq).unwrap_or(i64::MAX));
-    column!(args, entries, (_, entry, _) => entry.key.kind.as_str());
-    column!(args, entries, (_, entry, _) => entry.key.name.as_str());
-    column!(args, entries, (_, entry, _) => i64::from(entry.key.ordinal));
-    column!(args, entries, (_, _, (word, _)) => *word);
-    column!(args, entries, (_, _, (_, payload)) => text(payload));
-    column!(args, entries, (_, entry, _) => Moment(entry.at));
-
     let received: Vec<_> = placed().flat_map(|(of, t)| t.received.iter().map(move |id| (of, *id))).collect();
     column!(args, received, (of, _) => *of);
     column!(args, received, (_, id) => *id);
@@ -136,6 +139,38 @@ fn transitions(args: &mut PgArguments, sorted: &Sorted) -> Result<(), BoxDynErro
     column!(args, waits, (_, wait) => i64::from(wait.key.ordinal));
     column!(args, waits, (_, wait) => opt(&wait.target));
     column!(args, waits, (_, wait) => wait.due_at.map(Moment));
+    Ok(())
+}
+
+/// How the tasks of transitions end, or failed.
+fn ends(args: &mut PgArguments, items: &[&Transition]) -> Result<(), BoxDynError> {
+    seldom!(args, items, t => match &t.next {
+        Next::Complete(output) => Some(text(output)),
+        _ => None,
+    });
+    let failures: Vec<_> = items
+        .iter()
+        .map(|t| match &t.next {
+            Next::Fail(failure) | Next::Retry { failure, .. } => serde_json::to_string(failure).map(Some),
+            _ => Ok(None),
+        })
+        .collect::<Result<_, _>>()?;
+    args.add(failures.iter().any(Option::is_some).then_some(failures))
+}
+
+fn entries(args: &mut PgArguments, items: &[&Transition]) -> Result<(), BoxDynError> {
+    let entries: Vec<_> = (1_i32..)
+        .zip(items)
+        .flat_map(|(of, t)| t.entries.iter().map(move |entry| (of, entry, entry.outcome.to_columns())))
+        .collect();
+    column!(args, entries, (of, ..) => *of);
+    column!(args, entries, (_, entry, _) => i64::try_from(entry.seq).unwrap_or(i64::MAX));
+    column!(args, entries, (_, entry, _) => entry.key.kind.as_str());
+    column!(args, entries, (_, entry, _) => entry.key.name.as_str());
+    column!(args, entries, (_, entry, _) => i64::from(entry.key.ordinal));
+    column!(args, entries, (_, _, (word, _)) => *word);
+    column!(args, entries, (_, _, (_, payload)) => text(payload));
+    column!(args, entries, (_, entry, _) => Moment(entry.at));
     Ok(())
 }
 
@@ -160,27 +195,39 @@ fn messages(args: &mut PgArguments, items: Vec<Of<'_, NewMessage>>) -> Result<()
 
 fn spawns(args: &mut PgArguments, items: Vec<Of<'_, NewTask>>) -> Result<(), BoxDynError> {
     column!(args, items, (of, _) => *of);
-    column!(args, items, (_, task) => *task.task_id.as_uuid());
-    column!(args, items, (_, task) => *task.run_id.as_uuid());
-    column!(args, items, (_, task) => task.task_type.as_str());
-    column!(args, items, (_, task) => task.queue.as_str());
-    column!(args, items, (_, task) => task.priority);
-    column!(args, items, (_, task) => i64::from(task.max_attempts));
-    seldom!(args, items, (_, task) => task.parent.map(|parent| *parent.as_uuid()));
-    seldom!(args, items, (_, task) => opt(&task.idempotency_key));
-    seldom!(args, items, (_, task) => opt(&task.concurrency_key));
-    seldom!(args, items, (_, task) => opt(&task.code_version));
-    seldom!(args, items, (_, task) => task.start_at.map(Moment));
-    seldom!(args, items, (_, task) => task.cancellation.max_delay.map(micros));
-    seldom!(args, items, (_, task) => task.cancellation.max_duration.map(micros));
-    seldom!(args, items, (_, task) => task.claim_by.map(|worker| *worker.as_uuid()));
+    let tasks: Vec<_> = items.into_iter().map(|(_, task)| task).collect();
+    spawned(args, &tasks)?;
+    seldom!(args, tasks, task => task.parent.map(|parent| *parent.as_uuid()));
+    seldom!(args, tasks, task => opt(&task.idempotency_key));
+    seldom!(args, tasks, task => opt(&task.concurrency_key));
+    seldom!(args, tasks, task => opt(&task.code_version));
+    seldom!(args, tasks, task => task.start_at.map(Moment));
+    seldom!(args, tasks, task => task.cancellation.max_delay.map(micros));
+    seldom!(args, tasks, task => task.cancellation.max_duration.map(micros));
+    seldom!(args, tasks, task => task.claim_by.map(|worker| *worker.as_uuid()));
+    texts(args, &tasks)
+}
+
+/// What every task has.
+fn spawned(args: &mut PgArguments, tasks: &[&NewTask]) -> Result<(), BoxDynError> {
+    column!(args, tasks, task => *task.task_id.as_uuid());
+    column!(args, tasks, task => *task.run_id.as_uuid());
+    column!(args, tasks, task => task.task_type.as_str());
+    column!(args, tasks, task => task.queue.as_str());
+    column!(args, tasks, task => task.priority);
+    column!(args, tasks, task => i64::from(task.max_attempts));
+    Ok(())
+}
+
+/// What every task has that is kept as JSON.
+fn texts(args: &mut PgArguments, tasks: &[&NewTask]) -> Result<(), BoxDynError> {
     let retries: Vec<_> =
-        items.iter().map(|(_, task)| serde_json::to_string(&task.retry)).collect::<Result<_, _>>()?;
+        tasks.iter().map(|task| serde_json::to_string(&task.retry)).collect::<Result<_, _>>()?;
     args.add(filled(retries.into_iter()))?;
     let headers: Vec<_> =
-        items.iter().map(|(_, task)| serde_json::to_string(&task.headers)).collect::<Result<_, _>>()?;
+        tasks.iter().map(|task| serde_json::to_string(&task.headers)).collect::<Result<_, _>>()?;
     args.add(filled(headers.into_iter()))?;
-    column!(args, items, (_, task) => text(&task.params));
+    column!(args, tasks, task => text(&task.params));
     Ok(())
 }
 

@@ -2,19 +2,23 @@
 
 use std::collections::HashMap;
 
-use stepwell_core::store::{Batch, Next, Transition};
+use stepwell_core::CancellationPolicy;
+use stepwell_core::store::{Batch, NewTask, Next, Transition};
 
 pub(crate) struct Sorted {
     pub(crate) batch: Batch,
     /// The places of the batch's transitions, by the ids of their tasks.
     pub(crate) order: Vec<usize>,
+    /// Whether `stepwell.commit_plain` can do it.
+    pub(crate) plain: bool,
 }
 
 impl Sorted {
     pub(crate) fn new(batch: Batch) -> Self {
         let mut order: Vec<usize> = (0..batch.transitions.len()).collect();
         order.sort_unstable_by_key(|place| batch.transitions.get(*place).map(|t| (t.task_id, t.run_id)));
-        Self { batch, order }
+        let plain = is_plain(&batch);
+        Self { batch, order, plain }
     }
 
     /// Whether a run has two transitions, which no batch may hold.
@@ -50,6 +54,33 @@ impl Sorted {
         }
         slots.into_iter().flatten().collect()
     }
+}
+
+fn is_plain(batch: &Batch) -> bool {
+    let Batch { transitions, commands, events, messages, spawns, queues, workers, claims } = batch;
+    commands.is_empty()
+        && events.is_empty()
+        && messages.is_empty()
+        && queues.is_empty()
+        && workers.is_empty()
+        && claims.is_empty()
+        && transitions.iter().all(only_journals_or_ends)
+        && spawns.iter().all(only_runs)
+}
+
+fn only_journals_or_ends(transition: &Transition) -> bool {
+    matches!(transition.next, Next::Continue { collect: false } | Next::Complete(_) | Next::Fail(_))
+        && transition.only_journals()
+}
+
+/// Whether it is to run as soon as can be, and nothing else is asked of it.
+fn only_runs(task: &NewTask) -> bool {
+    task.start_at.is_none()
+        && task.idempotency_key.is_none()
+        && task.concurrency_key.is_none()
+        && task.code_version.is_none()
+        && task.parent.is_none()
+        && task.cancellation == CancellationPolicy::default()
 }
 
 /// What the database calls it.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::postgres::{PgArguments, PgConnection, PgRow};
+use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 use stepwell_core::StoreError;
 use stepwell_core::store::{Batch, Committed};
@@ -16,6 +16,7 @@ use crate::batch::Sorted;
 use crate::columns::Moment;
 use crate::error::Fault;
 use crate::link::Line;
+use crate::query::Query;
 
 /// How long an answer may take before the connection is taken for lost.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
@@ -25,22 +26,27 @@ const WAYS_GIVEN: u32 = 50;
 /// The statements that name the schema.
 pub(crate) struct Sql {
     pub(crate) commit: Arc<str>,
+    plain: Arc<str>,
     /// The same, to be refused unless the transaction of a step's work is still open.
     pub(crate) within_work: Arc<str>,
 }
 
 impl Sql {
     pub(crate) fn new(schema: &str) -> Self {
-        let mut places: Vec<_> = (1..=args::COUNT).map(|n| format!("${n}")).collect();
+        let places = |count| (1..=count).map(|n| format!("${n}")).collect::<Vec<_>>();
+        let call = |function: &str, places: &[String]| {
+            format!("SELECT * FROM {schema}.{function}({})", places.join(", ")).into()
+        };
+        let plain = call("commit_plain", &places(args::PLAIN_COUNT));
+        let mut places = places(args::COUNT);
         for json in places.iter_mut().rev().take(2) {
             json.push_str("::jsonb");
         }
-        let call = |places: &[String]| format!("SELECT * FROM {schema}.commit({})", places.join(", ")).into();
-        let commit = call(&places);
+        let commit = call("commit", &places);
         if let Some(channel) = places.get_mut(2) {
             *channel = "CASE current_setting('stepwell.work', true) WHEN 'open' THEN $3 END".into();
         }
-        Self { commit, within_work: call(&places) }
+        Self { commit, plain, within_work: call("commit", &places) }
     }
 }
 
@@ -89,8 +95,8 @@ impl Shared {
                     continue;
                 }
             };
-            let args = self.arguments(Some((self.process_id, number)), again, &sorted)?;
-            let answer = tokio::time::timeout(ANSWER_TIMEOUT, self.call(&mut conn, args)).await;
+            let query = self.query(number, again, &sorted)?;
+            let answer = tokio::time::timeout(ANSWER_TIMEOUT, self.call(&mut conn, query)).await;
             let fault = match answer {
                 Ok(Ok(row)) => {
                     line.conn = Some(conn);
@@ -120,14 +126,8 @@ impl Shared {
         }
     }
 
-    fn arguments(
-        &self,
-        number: Option<(Uuid, i64)>,
-        again: Option<i64>,
-        sorted: &Sorted,
-    ) -> Result<PgArguments, StoreError> {
-        let envelope = Envelope { number, channel: &self.options.schema, now: self.clock.given(), again };
-        args::arguments(&envelope, sorted).map_err(|error| self.error(sqlx::Error::Encode(error)))
+    fn envelope(&self, number: Option<(Uuid, i64)>, again: Option<i64>) -> Envelope<'_> {
+        Envelope { number, channel: &self.options.schema, now: self.clock.given(), again }
     }
 
     /// Applies a batch within a transaction of the user's, by that statement: it has no number, and is not sent again.
@@ -138,21 +138,33 @@ impl Shared {
         batch: Batch,
     ) -> Result<Committed, StoreError> {
         let sorted = Sorted::new(batch);
-        let args = self.arguments(None, None, &sorted)?;
+        let args = args::arguments(&self.envelope(None, None), &sorted)
+            .map_err(|error| self.error(sqlx::Error::Encode(error)))?;
         let query = sqlx::query_with(AssertSqlSafe(sql.clone()), args).persistent(self.options.prepares);
         let row = query.fetch_one(tx).await.map_err(|error| self.error(error))?;
         let (committed, _) = answer::read(&sorted, &row).map_err(|error| self.error(error))?;
         Ok(committed)
     }
 
-    /// Calls `stepwell.commit`: one round trip, unless statements cannot be kept prepared.
-    pub(crate) async fn call(&self, conn: &mut PgConnection, args: PgArguments) -> sqlx::Result<PgRow> {
-        let sql = || AssertSqlSafe(self.sql.commit.clone());
+    /// The call of the function that can do the batch.
+    fn query(&self, number: i64, again: Option<i64>, sorted: &Sorted) -> Result<Query, StoreError> {
+        let envelope = self.envelope(Some((self.process_id, number)), again);
+        let (sql, args) = if sorted.plain {
+            (&self.sql.plain, args::plain(&envelope, sorted))
+        } else {
+            (&self.sql.commit, args::arguments(&envelope, sorted))
+        };
+        let args = args.map_err(|error| self.error(sqlx::Error::Encode(error)))?;
+        Ok(sqlx::query_with(AssertSqlSafe(sql.clone()), args))
+    }
+
+    /// One round trip, unless statements cannot be kept prepared.
+    async fn call(&self, conn: &mut PgConnection, query: Query) -> sqlx::Result<PgRow> {
         let row = if self.options.prepares {
-            sqlx::query_with(sql(), args).fetch_one(conn).await?
+            query.fetch_one(conn).await?
         } else {
             let mut tx = conn.begin().await?;
-            let row = sqlx::query_with(sql(), args).persistent(false).fetch_one(&mut *tx).await?;
+            let row = query.persistent(false).fetch_one(&mut *tx).await?;
             tx.commit().await?;
             row
         };

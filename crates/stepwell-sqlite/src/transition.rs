@@ -60,7 +60,7 @@ impl Applying<'_> {
         {
             return self.end_at_once(&transition, finish);
         }
-        if only_journals(&transition) {
+        if transition.only_journals() && matches!(transition.next, Next::Continue { collect: false }) {
             let Transition { task_id, run_id, entries, .. } = transition;
             let fence = self.conn.one(LIGHT_FENCE, params![Sql(&task_id), Sql(&run_id)], |row| row.get(0))?;
             let Some(cancel_requested) = fence else { return Ok(Err(Refused)) };
@@ -191,13 +191,4 @@ fn reaches_nobody_else(transition: &Transition) -> bool {
         && transition.events.is_empty()
         && transition.messages.is_empty()
         && transition.transaction.is_none()
-}
-
-/// Whether nothing happens but that the task goes on, with more in its journal.
-fn only_journals(transition: &Transition) -> bool {
-    reaches_nobody_else(transition)
-        && transition.received.is_empty()
-        && transition.waits_added.is_empty()
-        && transition.waits_removed.is_empty()
-        && matches!(transition.next, Next::Continue { collect: false })
 }

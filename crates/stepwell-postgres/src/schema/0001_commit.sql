@@ -1,3 +1,91 @@
+-- Notes a batch's number. `heard`: whether another process may be told of something; `limited`: whether any queue may have
+-- limits. When in doubt, it is so. `repeated`: the process has sent the batch before.
+CREATE FUNCTION stepwell.number(p_process uuid, p_batch bigint, OUT repeated boolean, OUT heard boolean, OUT limited boolean)
+LANGUAGE plpgsql AS $$
+BEGIN
+    repeated := false;
+    UPDATE stepwell.processes p SET batch = p_batch, seen_at = clock_timestamp()
+    WHERE p.process_id = p_process AND p.batch < p_batch
+    RETURNING EXISTS (SELECT FROM stepwell.processes o WHERE o.process_id <> p_process
+        AND o.seen_at > clock_timestamp() - interval '1 minute'), EXISTS (SELECT FROM stepwell.queues)
+    INTO heard, limited;
+    IF NOT FOUND THEN
+        INSERT INTO stepwell.processes (process_id, batch, seen_at)
+        VALUES (p_process, p_batch, clock_timestamp()) ON CONFLICT DO NOTHING;
+        repeated := NOT FOUND;
+        heard := true;
+        limited := true;
+    END IF;
+END $$;
+
+-- The fence: whether each run owns its task. What keeps it so until the commit is the lock on the worker's row, without
+-- which nobody takes a task from its worker. `parents` and `keys` are of those that do.
+CREATE FUNCTION stepwell.fence(p_tasks uuid[], p_runs uuid[], OUT accepted boolean[], OUT cancel_requested boolean[],
+    OUT parents uuid[], OUT keys text[])
+LANGUAGE plpgsql AS $$
+DECLARE
+    v_tasks uuid[];
+    v_runs uuid[];
+    v_asked boolean[];
+    v_workers uuid[];
+    v_locked bigint;
+BEGIN
+    FOR tries IN 1 .. 100 LOOP
+        SELECT array_agg(o.task_id), array_agg(o.run_id), array_agg(o.cancel_requested), array_agg(o.worker_id),
+            array_agg(o.parent) FILTER (WHERE o.parent IS NOT NULL),
+            array_agg(o.concurrency_key) FILTER (WHERE o.concurrency_key IS NOT NULL)
+        INTO v_tasks, v_runs, v_asked, v_workers, parents, keys
+        FROM (
+            SELECT l.* FROM stepwell.live_tasks l WHERE l.task_id = ANY (p_tasks) AND l.state = 'running'
+            ORDER BY l.task_id
+        ) o;
+        IF v_workers[1] <> ANY (v_workers) THEN
+            v_workers := ARRAY (SELECT DISTINCT w FROM unnest(v_workers) AS w);
+        ELSE
+            v_workers := v_workers[1:1];
+        END IF;
+        PERFORM FROM stepwell.workers w WHERE w.worker_id = ANY (v_workers) ORDER BY w.worker_id FOR KEY SHARE;
+        GET DIAGNOSTICS v_locked = ROW_COUNT;
+        IF v_locked = coalesce(cardinality(v_workers), 0) THEN
+            IF v_runs = p_runs THEN
+                accepted := array_fill(true, ARRAY[cardinality(p_runs)]);
+                cancel_requested := v_asked;
+            ELSE
+                SELECT array_agg(o.task_id IS NOT NULL ORDER BY x.i), array_agg(coalesce(o.asked, false) ORDER BY x.i)
+                INTO accepted, cancel_requested
+                FROM unnest(p_tasks, p_runs) WITH ORDINALITY AS x(task_id, run_id, i)
+                LEFT JOIN unnest(v_tasks, v_runs, v_asked) AS o(task_id, run_id, asked) USING (task_id, run_id);
+            END IF;
+            RETURN;
+        END IF;
+        -- A worker was buried between the two statements: its tasks are no longer its own.
+    END LOOP;
+    RAISE EXCEPTION 'running tasks name a worker that is not in %: were its rows deleted by hand?',
+        'stepwell.workers'::regclass;
+END $$;
+
+-- What each transition asks for next; NULL for those that were refused.
+CREATE FUNCTION stepwell.unless_refused(p_next text[], p_accepted boolean[]) RETURNS text[]
+LANGUAGE plpgsql AS $$
+BEGIN
+    IF true = ALL (p_accepted) THEN
+        RETURN p_next;
+    END IF;
+    RETURN ARRAY (SELECT CASE WHEN x.accepted THEN x.next END
+        FROM unnest(p_next, p_accepted) WITH ORDINALITY AS x(next, accepted, i) ORDER BY x.i);
+END $$;
+
+-- Notifies other processes of what a batch has caused, if anything.
+CREATE FUNCTION stepwell.tell(p_channel text, p_process uuid, p_ready text[], p_poked uuid[], p_finished uuid[]) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+    IF p_ready IS NOT NULL OR p_poked IS NOT NULL OR p_finished IS NOT NULL THEN
+        PERFORM pg_notify(p_channel, coalesce(p_process::text, '-') || ' '
+            || CASE WHEN p_ready IS NOT NULL OR p_poked IS NOT NULL THEN 'w' ELSE '' END
+            || CASE WHEN p_finished IS NOT NULL THEN 'f' ELSE '' END);
+    END IF;
+END $$;
+
 -- A batch, applied as one. Parallel arrays hold its lists; `…_of` is the place of the transition that an item belongs to,
 -- from 1, and NULL for a client's own. Transitions come in the order of their tasks' ids, so that all commits lock rows in
 -- one order. A list without items is NULL.
@@ -37,15 +125,11 @@ LANGUAGE plpgsql
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off
 SET enable_mergejoin = off SET enable_bitmapscan = off SET enable_material = off SET jit = off AS $$
 DECLARE
-    v_workers uuid[];
-    v_alive bigint;
     v_parents uuid[];
     v_keys text[];
     v_rows uuid[];
     v_tasks uuid[];
     v_states text[];
-    v_outputs text[];
-    v_failures text[];
     v_found uuid[];
     v_known boolean;
     v_left bigint;
@@ -55,7 +139,6 @@ DECLARE
     v_starts bigint;
     v_due timestamptz;
     v_worker uuid;
-    v_tries integer := 0;
     v_at boolean[];
     -- Whether another process may be told of something, and whether any queue may have limits. When in doubt, it is so.
     v_heard boolean := true;
@@ -68,55 +151,26 @@ BEGIN
         RAISE EXCEPTION 'the transaction of the step was ended by its closure: remove its COMMIT or ROLLBACK';
     END IF;
     IF p_batch IS NOT NULL THEN
-        UPDATE stepwell.processes p SET batch = p_batch, seen_at = clock_timestamp()
-        WHERE p.process_id = p_process AND p.batch < p_batch
-        RETURNING EXISTS (SELECT FROM stepwell.processes o WHERE o.process_id <> p_process
-            AND o.seen_at > clock_timestamp() - interval '1 minute'), EXISTS (SELECT FROM stepwell.queues)
-        INTO v_heard, v_limited;
-        IF NOT FOUND THEN
-            INSERT INTO stepwell.processes (process_id, batch, seen_at)
-            VALUES (p_process, p_batch, clock_timestamp()) ON CONFLICT DO NOTHING;
-            repeated := NOT FOUND;
-            v_heard := true;
-            v_limited := true;
-        END IF;
-        v_limited := v_limited OR q_queue IS NOT NULL;
+        r := stepwell.number(p_process, p_batch);
+        repeated := r.repeated;
+        v_heard := r.heard;
+        v_limited := r.limited OR q_queue IS NOT NULL;
         IF repeated THEN
             r_now := coalesce(p_now, clock_timestamp());
             RETURN;
         END IF;
     END IF;
 
-    -- The fence: the run owns the task. What keeps it so until the commit is the lock on the worker's row, without which
-    -- nobody takes a task from its worker.
     IF t_task IS NOT NULL THEN
-        LOOP
-            SELECT array_agg(q.task_id IS NOT NULL), array_agg(coalesce(q.cancel_requested, false)),
-                array_agg(DISTINCT q.worker_id) FILTER (WHERE q.worker_id IS NOT NULL),
-                array_agg(q.parent) FILTER (WHERE q.parent IS NOT NULL),
-                array_agg(q.concurrency_key) FILTER (WHERE q.concurrency_key IS NOT NULL)
-            INTO t_accepted, t_cancel_requested, v_workers, v_parents, v_keys
-            FROM (
-                SELECT l.task_id, l.cancel_requested, l.worker_id, l.parent, l.concurrency_key
-                FROM unnest(t_task, t_run) WITH ORDINALITY AS x(task_id, run_id, i)
-                -- `OFFSET 0`: task by task, whatever the planner takes the table's size for. So below.
-                LEFT JOIN LATERAL (
-                    SELECT l.* FROM stepwell.live_tasks l WHERE l.task_id = x.task_id OFFSET 0
-                ) l ON l.run_id = x.run_id AND l.state = 'running'
-                ORDER BY x.i
-            ) q;
-            SELECT count(*) INTO v_alive FROM (
-                SELECT FROM unnest(v_workers) AS o(worker_id) JOIN stepwell.workers w USING (worker_id)
-                ORDER BY w.worker_id FOR KEY SHARE OF w
-            ) q;
-            EXIT WHEN v_alive = coalesce(cardinality(v_workers), 0);
-            -- A worker was buried between the two statements: its tasks are no longer its own.
-            v_tries := v_tries + 1;
-            IF v_tries > 100 THEN
-                RAISE EXCEPTION 'running tasks name a worker that is not in %: were its rows deleted by hand?',
-                    'stepwell.workers'::regclass;
-            END IF;
-        END LOOP;
+        IF p_process IS NULL THEN
+            -- A transaction of the user's goes beside the batches of its process, which may give the task back meanwhile.
+            PERFORM FROM stepwell.live_tasks l WHERE l.task_id = ANY (t_task) ORDER BY l.task_id FOR UPDATE;
+        END IF;
+        r := stepwell.fence(t_task, t_run);
+        t_accepted := r.accepted;
+        t_cancel_requested := r.cancel_requested;
+        v_parents := r.parents;
+        v_keys := r.keys;
     END IF;
     IF v_keys IS NOT NULL OR w_of IS NOT NULL OR ev_of IS NOT NULL OR s_concurrency_key IS NOT NULL THEN
         PERFORM stepwell.lock_names(ARRAY (SELECT DISTINCT target FROM unnest(w_kind, w_target) AS w(kind, target)
@@ -187,20 +241,8 @@ BEGIN
             poked := poked || r.poked;
         END IF;
 
-        IF t_next <@ ARRAY['completed', 'failed', 'cancelled'] AND true = ALL (t_accepted) THEN
-            v_tasks := t_task;
-            v_states := t_next;
-            v_outputs := t_output;
-            v_failures := t_failure;
-        ELSIF t_next && ARRAY['completed', 'failed', 'cancelled'] THEN
-            SELECT array_agg(x.task_id), array_agg(x.next), array_agg(x.output), array_agg(x.failure)
-            INTO v_tasks, v_states, v_outputs, v_failures
-            FROM unnest(t_task, t_accepted, t_next, t_output, t_failure)
-                AS x(task_id, accepted, next, output, failure)
-            WHERE x.accepted AND x.next IN ('completed', 'failed', 'cancelled');
-        END IF;
-        IF v_tasks IS NOT NULL THEN
-            r := stepwell.finish(r_now, v_limited, v_tasks, v_states, v_outputs, v_failures);
+        IF t_next && ARRAY['completed', 'failed', 'cancelled'] THEN
+            r := stepwell.finish(r_now, v_limited, t_task, stepwell.unless_refused(t_next, t_accepted), t_output, t_failure);
             ready := ready || r.ready;
             poked := poked || r.poked;
             finished := finished || r.finished;
@@ -433,12 +475,7 @@ BEGIN
         END IF;
     END IF;
 
-    -- Only where somebody else may hear it: a notification wakes other processes, and lets one transaction at a time commit.
-    IF (ready IS NOT NULL OR poked IS NOT NULL OR finished IS NOT NULL)
-        AND v_heard
-    THEN
-        PERFORM pg_notify(p_channel, coalesce(p_process::text, '-') || ' '
-            || CASE WHEN ready IS NOT NULL OR poked IS NOT NULL THEN 'w' ELSE '' END
-            || CASE WHEN finished IS NOT NULL THEN 'f' ELSE '' END);
+    IF v_heard THEN
+        PERFORM stepwell.tell(p_channel, p_process, ready, poked, finished);
     END IF;
 END $$;

@@ -154,9 +154,7 @@ CREATE FUNCTION stepwell.spawn(p_now timestamptz, p_batch bigint, p_limited bool
 LANGUAGE plpgsql AS $$
 DECLARE
     v_at boolean[] := p_at;
-    v_workers uuid[];
     v_keyed uuid[];
-    v_restricted text[];
 BEGIN
     IF p_idempotency_keys IS NOT NULL THEN
         INSERT INTO stepwell.idempotency_keys (task_type, idempotency_key, task_id)
@@ -172,32 +170,25 @@ BEGIN
         LEFT JOIN stepwell.idempotency_keys k ON k.task_type = x.task_type AND k.idempotency_key = x.key;
     END IF;
 
-    IF p_claim_by IS NOT NULL THEN
+    WITH w AS MATERIALIZED (
         -- A worker that is locked like this cannot be buried before the transaction ends.
-        SELECT array_agg(w.worker_id) INTO v_workers FROM (
-            SELECT w.worker_id FROM (SELECT DISTINCT worker_id FROM unnest(p_claim_by) AS worker_id) c
-            JOIN stepwell.workers w USING (worker_id) ORDER BY w.worker_id FOR KEY SHARE OF w
-        ) w;
-    END IF;
-    IF p_limited AND v_workers IS NOT NULL THEN
-        SELECT array_agg(q.queue) INTO v_restricted FROM stepwell.queues q WHERE q.restricts;
-    END IF;
-    SELECT array_agg(x.at AND x.claim_by = ANY (v_workers) IS TRUE AND (x.start_at > p_now) IS NOT TRUE
-        AND x.concurrency_key IS NULL AND x.queue = ANY (v_restricted) IS NOT TRUE ORDER BY x.i)
-    INTO claimed FROM unnest(v_at, p_claim_by, p_start_at, p_concurrency_keys, p_queues) WITH ORDINALITY
-        AS x(at, claim_by, start_at, concurrency_key, queue, i);
-
-    INSERT INTO stepwell.tasks (task_id, task_type, queue, priority, max_attempts, parent, idempotency_key,
-        concurrency_key, code_version, spawned_at, max_duration, retry, headers, params)
-    SELECT x.task_id, x.task_type, x.queue, x.priority, x.max_attempts, x.parent, x.idempotency_key,
-        x.concurrency_key, x.code_version, p_now, x.max_duration, x.retry, x.headers, x.params
-    FROM unnest(v_at, p_tasks, p_types, p_queues, p_priorities, p_max_attempts, p_parents, p_idempotency_keys,
-        p_concurrency_keys, p_code_versions, p_max_durations, p_retries, p_headers, p_params)
-        AS x(at, task_id, task_type, queue, priority, max_attempts, parent, idempotency_key, concurrency_key,
-            code_version, max_duration, retry, headers, params)
-    WHERE x.at;
-
-    WITH inserted AS (
+        SELECT w.worker_id FROM stepwell.workers w WHERE w.worker_id = ANY (p_claim_by) ORDER BY w.worker_id FOR KEY SHARE
+    ), x AS MATERIALIZED (
+        SELECT x.*, x.claim_by IN (SELECT w.worker_id FROM w) IS TRUE AND (x.start_at > p_now) IS NOT TRUE
+            AND x.concurrency_key IS NULL
+            AND NOT (p_limited AND EXISTS (SELECT FROM stepwell.queues q WHERE q.queue = x.queue AND q.restricts)) AS claimed
+        FROM unnest(v_at, p_tasks, p_runs, p_types, p_queues, p_priorities, p_max_attempts, p_parents,
+            p_idempotency_keys, p_concurrency_keys, p_code_versions, p_start_at, p_max_delays, p_max_durations, p_claim_by,
+            p_retries, p_headers, p_params) WITH ORDINALITY
+            AS x(at, task_id, run_id, task_type, queue, priority, max_attempts, parent, idempotency_key, concurrency_key,
+                code_version, start_at, max_delay, max_duration, claim_by, retry, headers, params, i)
+    ), spawned AS (
+        INSERT INTO stepwell.tasks (task_id, task_type, queue, priority, max_attempts, parent, idempotency_key,
+            concurrency_key, code_version, spawned_at, max_duration, retry, headers, params)
+        SELECT x.task_id, x.task_type, x.queue, x.priority, x.max_attempts, x.parent, x.idempotency_key,
+            x.concurrency_key, x.code_version, p_now, x.max_duration, x.retry, x.headers, x.params
+        FROM x WHERE x.at
+    ), live AS (
         INSERT INTO stepwell.live_tasks AS l (task_id, run_id, task_type, queue, state, priority, attempt, worker_id,
             parent, code_version, concurrency_key, place, ready_at, started_at, due_at, cancel_at)
         SELECT x.task_id, x.run_id, x.task_type, x.queue, CASE WHEN x.claimed THEN 'running' ELSE 'pending' END,
@@ -206,16 +197,11 @@ BEGIN
             CASE WHEN x.concurrency_key IS NOT NULL THEN nextval('stepwell.places') END, p_now,
             CASE WHEN x.claimed THEN p_now END, CASE WHEN x.start_at > p_now THEN x.start_at END,
             p_now + CASE WHEN x.claimed THEN x.max_duration ELSE x.max_delay END * interval '1 microsecond'
-        FROM unnest(v_at, p_tasks, p_runs, p_types, p_queues, p_priorities, claimed, p_claim_by, p_parents,
-            p_code_versions, p_concurrency_keys, p_start_at, p_max_delays, p_max_durations) WITH ORDINALITY
-            AS x(at, task_id, run_id, task_type, queue, priority, claimed, claim_by, parent, code_version,
-                concurrency_key, start_at, max_delay, max_duration, i)
-        WHERE x.at ORDER BY x.i
-        RETURNING l.task_id, l.state, l.queue, l.concurrency_key
+        FROM x WHERE x.at ORDER BY x.i
     )
-    SELECT array_agg(queue) FILTER (WHERE state = 'pending'),
-        array_agg(task_id) FILTER (WHERE concurrency_key IS NOT NULL)
-    INTO ready, v_keyed FROM inserted;
+    SELECT array_agg(x.at AND x.claimed), array_agg(x.queue) FILTER (WHERE x.at AND NOT x.claimed),
+        array_agg(x.task_id) FILTER (WHERE x.at AND x.concurrency_key IS NOT NULL)
+    INTO claimed, ready, v_keyed FROM x;
 
     IF v_keyed IS NOT NULL AND p_batch IS NULL THEN
         UPDATE stepwell.live_tasks l SET blocked = true WHERE l.task_id = ANY (v_keyed);

@@ -45,7 +45,7 @@ BEGIN
         WHERE q.queue = ANY (p_queues) AND (q.max_running IS NOT NULL OR q.max_running_per_worker IS NOT NULL));
 END $$;
 
--- Ends tasks, whatever their state. `cancelled` are those whose children are to be cancelled. `p_limited`: whether any queue
+-- Ends tasks, whatever their state: those that have a finished one in `p_states`. `cancelled` are those whose children are to be cancelled. `p_limited`: whether any queue
 -- may have limits.
 CREATE FUNCTION stepwell.finish(p_now timestamptz, p_limited boolean, p_tasks uuid[], p_states text[], p_outputs text[], p_failures text[],
     OUT ready text[], OUT poked uuid[], OUT finished uuid[], OUT cancelled uuid[])
@@ -60,7 +60,7 @@ BEGIN
     WITH gone AS (
         DELETE FROM stepwell.live_tasks l
         USING unnest(p_tasks, p_states, p_outputs, p_failures) AS x(task_id, state, output, failure)
-        WHERE l.task_id = x.task_id
+        WHERE l.task_id = x.task_id AND x.state IN ('completed', 'failed', 'cancelled')
         RETURNING l.task_id, l.run_id, x.state, l.attempt, l.cancel_requested, l.started_at, x.output,
             CASE x.state WHEN 'cancelled' THEN l.failure ELSE x.failure END AS failure, l.parent, l.concurrency_key,
             CASE WHEN l.state = 'running' THEN l.queue END AS left_queue
@@ -68,6 +68,10 @@ BEGIN
         INSERT INTO stepwell.outcomes (task_id, run_id, state, attempt, cancel_requested, started_at, finished_at, output,
             failure)
         SELECT task_id, run_id, state, attempt, cancel_requested, started_at, p_now, output, failure FROM gone
+    ), waited AS (
+        DELETE FROM stepwell.waits w USING gone WHERE w.task_id = gone.task_id
+    ), sent AS (
+        DELETE FROM stepwell.messages m USING gone WHERE m.task_id = gone.task_id
     )
     SELECT array_agg(task_id), array_agg(task_id) FILTER (WHERE parent IS NOT NULL),
         array_agg(parent) FILTER (WHERE parent IS NOT NULL),
@@ -78,8 +82,6 @@ BEGIN
     IF finished IS NULL THEN
         RETURN;
     END IF;
-    WITH dropped AS (DELETE FROM stepwell.waits w WHERE w.task_id = ANY (finished))
-    DELETE FROM stepwell.messages m WHERE m.task_id = ANY (finished);
     IF v_parents IS NOT NULL THEN
         -- A parent that is about to suspend has its own row locked while it looks for the child's end. Whichever comes
         -- second sees what the first did.

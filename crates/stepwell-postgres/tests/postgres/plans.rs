@@ -9,13 +9,16 @@ use stepwell::{Durable, QueueLimits, SpawnOptions, TaskContext, TaskResult, Task
 use stepwell_postgres::{PostgresOptions, PostgresStore};
 
 /// A fragment that tells a statement, and the index that it must use.
-const STATEMENTS: [(&str, &str); 18] = [
+const STATEMENTS: [(&str, &str); 21] = [
     ("UPDATE stepwell.processes", "Index Scan using processes_pkey"),
-    ("array_agg(DISTINCT q.worker_id) FILTER", "live_tasks_pkey"),
-    ("FROM unnest(v_workers) AS o(worker_id) JOIN stepwell.workers", "workers_pkey"),
+    ("l.task_id = ANY (p_tasks) AND l.state = 'running'", "live_tasks_pkey"),
+    ("w.worker_id = ANY (v_workers)", "workers_pkey"),
+    ("l.task_id = ANY (t_task) AND l.state = 'running'", "live_tasks_pkey"),
+    ("w.worker_id = v_workers[1]", "workers_pkey"),
+    ("w.worker_id = ANY (s_claim_by)", "workers_pkey"),
     ("DELETE FROM stepwell.live_tasks l", "live_tasks_pkey"),
-    ("DELETE FROM stepwell.waits w WHERE w.task_id = ANY", "waits_pkey"),
-    ("DELETE FROM stepwell.messages m WHERE m.task_id = ANY", "messages_mailbox"),
+    ("DELETE FROM stepwell.waits w USING gone", "waits_pkey"),
+    ("DELETE FROM stepwell.messages m USING gone", "messages_mailbox"),
     ("WHERE l.queue = p_queue AND l.state = 'pending'", "live_tasks_ready"),
     ("WHERE l.cancel_at <= p_now", "live_tasks_deadline"),
     ("WHERE l.due_at <= p_now", "live_tasks_due"),
@@ -53,6 +56,10 @@ async fn parent(n: u64, ctx: TaskContext) -> TaskResult<u64> {
 async fn work(client: &Durable) {
     client.register::<parent>().await.unwrap();
     client.register::<child>().await.unwrap();
+    // Nothing special, started at once.
+    let worker = client.start_worker(WorkerOptions::new()).await;
+    while client.wait::<u64>(client.spawn::<child>(1).await.unwrap().task_id).await.unwrap() != 2 {}
+    worker.shutdown().await;
     client
         .limit_queue("default", QueueLimits { max_running: Some(50), ..QueueLimits::default() })
         .await
