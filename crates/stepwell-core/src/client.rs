@@ -14,6 +14,7 @@ use crate::context::TaskContext;
 use crate::engine::{Engine, States};
 use crate::error::Error;
 use crate::failure::{Failure, FailureKind};
+use crate::hub::Hub;
 use crate::ids::{RunId, TaskId};
 use crate::journal::Entry;
 use crate::lifecycle::Subscription;
@@ -137,15 +138,10 @@ impl Client {
         options: SpawnOptions,
     ) -> Result<SpawnResult, Error> {
         let mut task = self.new_task(task_type, params, options)?;
-        let Some((worker_id, slots)) = self.engine.hub.reserve(&task) else {
-            let (task_id, run_id) = (task.task_id, task.run_id);
-            let spawned = durable(self.engine.commit.spawn(task)).await?;
-            return Ok(SpawnResult::of(task_id, run_id, spawned));
-        };
-        task.claim_by = Some(worker_id);
-        let eager = Eager { receipt: None, slots, task: task.clone() };
-        let spawned = eager.spawn().await?;
-        Ok(SpawnResult::of(task.task_id, task.run_id, spawned))
+        let (task_id, run_id) = (task.task_id, task.run_id);
+        let started = Started::reserve(&self.engine.hub, &mut task);
+        let spawned = Spawning::new(started, self.engine.commit.spawn(task)).end().await?;
+        Ok(SpawnResult::of(task_id, run_id, spawned))
     }
 
     /// Spawns many tasks of one type in one commit: all of them, or none.
@@ -157,12 +153,19 @@ impl Client {
         tasks: impl IntoIterator<Item = (T::Params, SpawnOptions)>,
     ) -> Result<Vec<SpawnResult>, Error> {
         let tasks = tasks.into_iter().map(|(params, options)| self.new_task(T::NAME, &params, options));
-        let tasks: Vec<_> = tasks.collect::<Result<_, _>>()?;
+        let mut tasks: Vec<_> = tasks.collect::<Result<_, _>>()?;
         let ids: Vec<_> = tasks.iter().map(|task| (task.task_id, task.run_id)).collect();
+        let hub = &self.engine.hub;
+        let started: Vec<_> = tasks.iter_mut().map(|task| Started::reserve(hub, task)).collect();
         let receipts = self.engine.commit.spawn_many(tasks);
+        let spawning: Vec<_> = started
+            .into_iter()
+            .zip(receipts)
+            .map(|(started, receipt)| Spawning::new(started, receipt))
+            .collect();
         let mut results = Vec::with_capacity(ids.len());
-        for ((task_id, run_id), receipt) in ids.into_iter().zip(receipts) {
-            results.push(SpawnResult::of(task_id, run_id, durable(receipt).await?));
+        for ((task_id, run_id), spawning) in ids.into_iter().zip(spawning) {
+            results.push(SpawnResult::of(task_id, run_id, spawning.end().await?));
         }
         Ok(results)
     }
@@ -468,30 +471,50 @@ impl Drop for Forget<'_> {
     }
 }
 
-/// A task that is claimed in the commit that spawns it, by a worker of this process. Whatever becomes of the caller, it
-/// is started once it is durable.
-struct Eager {
-    receipt: Option<Receipt<Spawned>>,
+/// A task that is claimed in the commit that spawns it, by a worker of this process, in which it has a slot.
+struct Started {
     slots: Arc<Slots>,
     task: NewTask,
 }
 
-impl Eager {
-    async fn spawn(mut self) -> Result<Spawned, StoreError> {
-        let commit = &self.slots.engine.commit;
-        let receipt = self.receipt.insert(commit.spawn(self.task.clone()));
-        let spawned = receipt.await.unwrap_or(Err(StoreError::Closed));
+impl Started {
+    /// Takes a slot for the task, if there is one for it.
+    fn reserve(hub: &Hub, task: &mut NewTask) -> Option<Self> {
+        let (worker_id, slots) = hub.reserve(task)?;
+        task.claim_by = Some(worker_id);
+        Some(Self { slots, task: task.clone() })
+    }
+}
+
+/// A spawn on its way. Whatever becomes of the caller, a task that is claimed in it is started once it is durable.
+struct Spawning {
+    receipt: Option<Receipt<Spawned>>,
+    started: Option<Started>,
+}
+
+impl Spawning {
+    fn new(started: Option<Started>, receipt: Receipt<Spawned>) -> Self {
+        Self { receipt: Some(receipt), started }
+    }
+
+    async fn end(mut self) -> Result<Spawned, StoreError> {
+        let spawned = match &mut self.receipt {
+            Some(receipt) => receipt.await.unwrap_or(Err(StoreError::Closed)),
+            None => Err(StoreError::Closed),
+        };
         self.receipt = None;
-        start(&self.slots, &self.task, spawned.as_ref().ok());
+        if let Some(Started { slots, task }) = &self.started {
+            start(slots, task, spawned.as_ref().ok());
+        }
         spawned
     }
 }
 
-impl Drop for Eager {
+impl Drop for Spawning {
     fn drop(&mut self) {
-        if let Some(receipt) = self.receipt.take() {
-            let (slots, task) = (self.slots.clone(), self.task.clone());
-            self.slots.engine.runtime.spawn(Box::pin(async move {
+        if let (Some(receipt), Some(Started { slots, task })) = (self.receipt.take(), self.started.take()) {
+            let runtime = slots.engine.runtime.clone();
+            runtime.spawn(Box::pin(async move {
                 start(&slots, &task, durable(receipt).await.as_ref().ok());
             }));
         }
