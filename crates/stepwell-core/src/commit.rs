@@ -9,6 +9,16 @@
 //!
 //! An idle engine commits at once; a busy one shares each sync of the disk among hundreds of tasks. There is no timer
 //! and nothing to tune.
+//!
+//! Where the store can commit two batches at a time, a second lane takes what concerns nobody but its own task (journal
+//! entries and completions) past the batch that is on its way, as soon as that is half as much again. It is how the
+//! database works while the tasks of the other batch run. Everything else stays in the main lane, whose order the
+//! engine relies on: a task's suspension is answered before the claim that wakes it is sent.
+//!
+//! ```text
+//!   main     ├── a b c d ──┤├── g h S ──┤
+//!   beside        ├── e f ──┤     ├── i j ──┤
+//! ```
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -45,26 +55,78 @@ struct Answers {
     claims: Vec<Answer<Claimed>>,
 }
 
+#[derive(Clone, Copy)]
+enum Lane {
+    Main,
+    Beside,
+}
+
 #[derive(Default)]
 struct Gathering {
     batch: Batch,
     answers: Answers,
-    on_its_way: bool,
-    /// Whether there may be two transitions of one run.
+    /// Transitions that concern nobody but their tasks, and may go in either lane.
+    light: Vec<(Transition, Answer<Result<Applied, Refused>>)>,
+    /// How many transitions are on their way in each lane.
+    main: Option<usize>,
+    beside: Option<usize>,
+    /// Whether there may be two transitions of one run, in what gathers or is on its way in the main lane. Then nothing
+    /// goes beside it.
     may_repeat: bool,
+    repeats_on_its_way: bool,
 }
 
 impl Gathering {
-    /// Takes out what is a second transition of its run: a batch holds one of each at most.
-    fn put_off_repeated(&mut self) -> Vec<(Transition, Answer<Result<Applied, Refused>>)> {
-        let mut seen = HashSet::new();
-        let all = std::mem::take(&mut self.batch.transitions).into_iter();
-        let (first, later) = all
-            .zip(std::mem::take(&mut self.answers.transitions))
-            .partition::<Vec<_>, _>(|(transition, _)| seen.insert((transition.task_id, transition.run_id)));
-        (self.batch.transitions, self.answers.transitions) = first.into_iter().unzip();
-        later
+    fn on_its_way(&mut self, lane: Lane) -> &mut Option<usize> {
+        match lane {
+            Lane::Main => &mut self.main,
+            Lane::Beside => &mut self.beside,
+        }
     }
+
+    /// The lane in which a batch can leave now.
+    fn can_leave(&self) -> Option<Lane> {
+        let light = self.light.len();
+        let enough_beside = |other: Option<usize>| light > 0 && other.is_none_or(|other| light * 2 >= other);
+        if self.main.is_none() {
+            let waits = self.may_repeat && self.beside.is_some();
+            let leaves = !self.batch.is_empty() || enough_beside(self.beside);
+            return (leaves && !waits).then_some(Lane::Main);
+        }
+        let alone = self.may_repeat || self.repeats_on_its_way || self.beside.is_some();
+        (enough_beside(self.main) && !alone).then_some(Lane::Beside)
+    }
+
+    /// Takes out what leaves in the lane.
+    fn take(&mut self, lane: Lane) -> (Batch, Answers) {
+        let (mut batch, mut answers) = match lane {
+            Lane::Main => (std::mem::take(&mut self.batch), std::mem::take(&mut self.answers)),
+            Lane::Beside => Default::default(),
+        };
+        let heavy = std::mem::take(&mut batch.transitions).into_iter();
+        let all = self.light.drain(..).chain(heavy.zip(std::mem::take(&mut answers.transitions)));
+        if self.may_repeat {
+            // A batch holds one transition of each run at most.
+            let mut seen = HashSet::new();
+            let (first, later) = all.partition::<Vec<_>, _>(|(transition, _)| {
+                seen.insert((transition.task_id, transition.run_id))
+            });
+            (batch.transitions, answers.transitions) = first.into_iter().unzip();
+            self.repeats_on_its_way = true;
+            self.may_repeat = !later.is_empty();
+            (self.batch.transitions, self.answers.transitions) = later.into_iter().unzip();
+        } else {
+            (batch.transitions, answers.transitions) = all.unzip();
+        }
+        *self.on_its_way(lane) = Some(batch.transitions.len());
+        (batch, answers)
+    }
+}
+
+/// Whether nobody but its task is concerned by it.
+fn is_light(transition: &Transition) -> bool {
+    transition.only_journals()
+        && matches!(transition.next, Next::Continue { collect: false } | Next::Complete(_))
 }
 
 /// The one door to the store for everything that writes.
@@ -73,6 +135,8 @@ pub(crate) struct GroupCommit {
     runtime: Arc<dyn Runtime>,
     hub: Arc<Hub>,
     lifecycle: Arc<Broadcast>,
+    /// Whether there is a second lane.
+    overlaps: bool,
     gathering: Mutex<Gathering>,
 }
 
@@ -98,10 +162,10 @@ impl GroupCommit {
         hub: Arc<Hub>,
         lifecycle: Arc<Broadcast>,
     ) -> Arc<Self> {
-        Arc::new(Self { store, runtime, hub, lifecycle, gathering: Mutex::default() })
+        let overlaps = store.commits_overlap();
+        Arc::new(Self { store, runtime, hub, lifecycle, overlaps, gathering: Mutex::default() })
     }
 
-    door!(gather_transition, transitions, Transition, Result<Applied, Refused>);
     door!(command, commands, Command, CommandOutcome);
     door!(emit, events, NewEvent, bool);
     door!(send, messages, NewMessage, bool);
@@ -123,7 +187,16 @@ impl GroupCommit {
                 Err(back) => transition = back,
             }
         }
-        self.gather_transition(transition)
+        let (answer, receipt) = oneshot::channel();
+        self.gather(|gathering| {
+            if self.overlaps && is_light(&transition) {
+                gathering.light.push((transition, answer));
+            } else {
+                gathering.batch.transitions.push(transition);
+                gathering.answers.transitions.push(answer);
+            }
+        });
+        receipt
     }
 
     /// A transition beside the one that the run's executor may have on its way.
@@ -165,28 +238,16 @@ impl GroupCommit {
     fn gather(self: &Arc<Self>, add: impl FnOnce(&mut Gathering)) {
         let mut gathering = self.gathering.lock().unwrap_or_else(PoisonError::into_inner);
         add(&mut gathering);
-        if !gathering.on_its_way && !gathering.batch.is_empty() {
-            gathering.on_its_way = true;
-            let (committing, answers) = self.send_off(&mut gathering);
+        if let Some(lane) = gathering.can_leave() {
+            let (batch, answers) = gathering.take(lane);
+            let committing = self.store.commit(batch);
             drop(gathering);
-            self.runtime.spawn(Box::pin(self.clone().drive(committing, answers)));
+            self.runtime.spawn(Box::pin(self.clone().drive(lane, committing, answers)));
         }
     }
 
-    fn send_off(&self, gathering: &mut Gathering) -> (Committing, Answers) {
-        let later = if gathering.may_repeat { gathering.put_off_repeated() } else { Vec::new() };
-        let batch = std::mem::take(&mut gathering.batch);
-        let answers = std::mem::take(&mut gathering.answers);
-        gathering.may_repeat = !later.is_empty();
-        for (transition, answer) in later {
-            gathering.batch.transitions.push(transition);
-            gathering.answers.transitions.push(answer);
-        }
-        (self.store.commit(batch), answers)
-    }
-
-    /// Follows a batch to its end, and sends off the next one, until nothing has gathered.
-    async fn drive(self: Arc<Self>, mut committing: Committing, mut answers: Answers) {
+    /// Follows a batch to its end, and sends off the next one, until nothing can leave.
+    async fn drive(self: Arc<Self>, mut lane: Lane, mut committing: Committing, mut answers: Answers) {
         loop {
             match committing.await {
                 Ok(committed) => {
@@ -215,8 +276,8 @@ impl GroupCommit {
                     refuse(answers.claims, &error);
                 }
             }
-            match self.next_after_a_turn().await {
-                Some(next) => (committing, answers) = next,
+            match self.next_after_a_turn(lane).await {
+                Some(next) => (lane, committing, answers) = next,
                 None => return,
             }
         }
@@ -224,11 +285,16 @@ impl GroupCommit {
 
     /// The batch of those who were just answered and have something to commit again. They get one turn before the engine
     /// is taken for idle, so that they go together and not the first one alone.
-    async fn next_after_a_turn(self: &Arc<Self>) -> Option<(Committing, Answers)> {
+    async fn next_after_a_turn(self: &Arc<Self>, lane: Lane) -> Option<(Lane, Committing, Answers)> {
         turn().await;
         let mut gathering = self.gathering.lock().unwrap_or_else(PoisonError::into_inner);
-        gathering.on_its_way = !gathering.batch.is_empty();
-        gathering.on_its_way.then(|| self.send_off(&mut gathering))
+        *gathering.on_its_way(lane) = None;
+        if let Lane::Main = lane {
+            gathering.repeats_on_its_way = false;
+        }
+        let lane = gathering.can_leave()?;
+        let (batch, answers) = gathering.take(lane);
+        Some((lane, self.store.commit(batch), answers))
     }
 
     /// Before anybody can tell that one of them has started.
@@ -257,4 +323,81 @@ fn refuse<T>(answers: Vec<Answer<T>>, error: &StoreError) {
 /// Waits until an item's batch is durable.
 pub(crate) async fn durable<T>(receipt: Receipt<T>) -> Result<T, StoreError> {
     receipt.await.unwrap_or(Err(StoreError::Closed))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test ends by a panic")]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    const JOURNALS: Next = Next::Continue { collect: false };
+    const SUSPENDS: Next = Next::Suspend { wake_at: None };
+
+    fn add(gathering: &mut Gathering, run: u128, next: Next) {
+        let (answer, _) = oneshot::channel();
+        let id = Uuid::from_u128(run);
+        let transition = Transition::new(id.into(), id.into(), next);
+        if is_light(&transition) {
+            gathering.light.push((transition, answer));
+        } else {
+            gathering.batch.transitions.push(transition);
+            gathering.answers.transitions.push(answer);
+        }
+    }
+
+    fn leaves(gathering: &mut Gathering) -> Option<(bool, usize)> {
+        let lane = gathering.can_leave()?;
+        let (batch, answers) = gathering.take(lane);
+        assert_eq!(batch.transitions.len(), answers.transitions.len());
+        Some((matches!(lane, Lane::Main), batch.transitions.len()))
+    }
+
+    #[test]
+    fn an_idle_engine_sends_at_once_and_a_busy_one_half_as_much_again_beside() {
+        let mut gathering = Gathering::default();
+        assert_eq!(leaves(&mut gathering), None);
+        (0..4).for_each(|run| add(&mut gathering, run, JOURNALS));
+        assert_eq!(leaves(&mut gathering), Some((true, 4)));
+        add(&mut gathering, 4, JOURNALS);
+        assert_eq!(leaves(&mut gathering), None, "one is less than half of four");
+        add(&mut gathering, 5, JOURNALS);
+        assert_eq!(leaves(&mut gathering), Some((false, 2)));
+        add(&mut gathering, 6, JOURNALS);
+        assert_eq!(leaves(&mut gathering), None, "both lanes are in use");
+        gathering.beside = None;
+        gathering.main = None;
+        assert_eq!(leaves(&mut gathering), Some((true, 1)));
+    }
+
+    #[test]
+    fn what_concerns_others_stays_in_the_main_lane() {
+        let mut gathering = Gathering { main: Some(0), ..Gathering::default() };
+        add(&mut gathering, 1, SUSPENDS);
+        assert_eq!(leaves(&mut gathering), None);
+        add(&mut gathering, 2, JOURNALS);
+        assert_eq!(leaves(&mut gathering), Some((false, 1)));
+        gathering.main = None;
+        assert_eq!(leaves(&mut gathering), Some((true, 1)));
+    }
+
+    #[test]
+    fn a_run_never_has_a_transition_in_each_lane() {
+        let mut gathering = Gathering { main: Some(0), ..Gathering::default() };
+        add(&mut gathering, 1, JOURNALS);
+        assert_eq!(leaves(&mut gathering), Some((false, 1)));
+        gathering.main = None;
+        // Its run is stopped as stuck while its entry is on its way.
+        add(&mut gathering, 1, Next::Release);
+        gathering.may_repeat = true;
+        assert_eq!(leaves(&mut gathering), None);
+        gathering.beside = None;
+        add(&mut gathering, 1, JOURNALS);
+        assert_eq!(leaves(&mut gathering), Some((true, 1)), "one of each run in a batch");
+        add(&mut gathering, 2, JOURNALS);
+        assert_eq!(leaves(&mut gathering), None, "and none beside it");
+        *gathering.on_its_way(Lane::Main) = None;
+        assert_eq!(leaves(&mut gathering), Some((true, 2)));
+    }
 }

@@ -64,6 +64,12 @@ pub trait Store: Any + Send + Sync {
     /// When nothing of the batch was applied.
     fn commit(&self, batch: Batch) -> BoxFuture<'static, Result<Committed, StoreError>>;
 
+    /// Whether two commits at a time are done sooner than one after the other. Then the engine sends journal entries and
+    /// completions past a batch that is on its way. Not so by default.
+    fn commits_overlap(&self) -> bool {
+        false
+    }
+
     /// Applies one transition that has a [`UserTransaction`] beside the batches, where the user's work may take its time;
     /// gives it back where it is to go with a batch, which is the default.
     ///

@@ -29,19 +29,27 @@ macro_rules! seldom {
 
 /// What a batch is sent with.
 pub(crate) struct Envelope<'a> {
-    /// The process and the number of its batch; none for what goes in a transaction of the user's.
-    pub(crate) number: Option<(Uuid, i64)>,
+    /// None for what goes in a transaction of the user's.
+    pub(crate) number: Option<Number>,
     pub(crate) channel: &'a str,
     pub(crate) now: Option<Timestamp>,
     /// For a claim of what the batch of this number claimed: its answer was lost.
     pub(crate) again: Option<i64>,
 }
 
+/// By which a batch is known again.
+#[derive(Clone, Copy)]
+pub(crate) struct Number {
+    pub(crate) process: Uuid,
+    pub(crate) line: i16,
+    pub(crate) batch: i64,
+}
+
 /// How many arguments `stepwell.commit` takes.
-pub(crate) const COUNT: usize = 67;
+pub(crate) const COUNT: usize = 68;
 
 /// How many arguments `stepwell.commit_plain` takes.
-pub(crate) const PLAIN_COUNT: usize = 27;
+pub(crate) const PLAIN_COUNT: usize = 28;
 
 /// The arguments of `stepwell.commit_plain`, in the order in which it names them.
 pub(crate) fn plain(envelope: &Envelope<'_>, sorted: &Sorted) -> Result<PgArguments, BoxDynError> {
@@ -88,8 +96,9 @@ pub(crate) fn arguments(envelope: &Envelope<'_>, sorted: &Sorted) -> Result<PgAr
 }
 
 fn address(args: &mut PgArguments, envelope: &Envelope<'_>) -> Result<(), BoxDynError> {
-    args.add(envelope.number.map(|(process, _)| process))?;
-    args.add(envelope.number.map(|(_, number)| number))?;
+    args.add(envelope.number.map(|number| number.process))?;
+    args.add(envelope.number.map(|number| number.line))?;
+    args.add(envelope.number.map(|number| number.batch))?;
     args.add(envelope.channel)?;
     args.add(envelope.now.map(Moment))
 }

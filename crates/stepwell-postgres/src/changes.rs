@@ -95,8 +95,8 @@ impl Shared {
     /// Says that this process listens.
     async fn show(&self) {
         let sql = format!(
-            "INSERT INTO {}.processes AS p (process_id, batch, seen_at) VALUES ($1, 0, clock_timestamp())
-            ON CONFLICT (process_id) DO UPDATE SET seen_at = EXCLUDED.seen_at",
+            "INSERT INTO {}.processes AS p (process_id, line, batch, seen_at) VALUES ($1, 0, 0, clock_timestamp())
+            ON CONFLICT (process_id, line) DO UPDATE SET seen_at = EXCLUDED.seen_at",
             self.options.schema
         );
         if let Err(error) = self.read(&sql, |query| query.bind(self.process_id)).await {

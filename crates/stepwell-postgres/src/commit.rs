@@ -7,11 +7,10 @@ use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 use stepwell_core::StoreError;
 use stepwell_core::store::{Batch, Committed};
-use uuid::Uuid;
 
 use crate::Shared;
 use crate::answer;
-use crate::args::{self, Envelope};
+use crate::args::{self, Envelope, Number};
 use crate::batch::Sorted;
 use crate::columns::Moment;
 use crate::error::Fault;
@@ -43,8 +42,8 @@ impl Sql {
             json.push_str("::jsonb");
         }
         let commit = call("commit", &places);
-        if let Some(channel) = places.get_mut(2) {
-            *channel = "CASE current_setting('stepwell.work', true) WHEN 'open' THEN $3 END".into();
+        if let Some(channel) = places.get_mut(3) {
+            *channel = "CASE current_setting('stepwell.work', true) WHEN 'open' THEN $4 END".into();
         }
         Self { commit, plain, within_work: call("commit", &places) }
     }
@@ -61,9 +60,8 @@ impl Shared {
         if sorted.repeats() {
             return Err(StoreError::Backend("the batch holds two transitions of one run".into()));
         }
-        let mut line = self.link.line().await;
-        line.batch += 1;
-        let number = line.batch;
+        let mut line = self.link.free_line(&self.options).await;
+        let number = self.link.next_batch();
         let (sorted, row) = self.send(&mut line, sorted, number, None).await?;
         let repeated = row.try_get("repeated").map_err(|error| self.error(error))?;
         if repeated {
@@ -95,7 +93,11 @@ impl Shared {
                     continue;
                 }
             };
-            let query = self.query(number, again, &sorted)?;
+            let query = self.query(
+                Number { process: self.process_id, line: line.number, batch: number },
+                again,
+                &sorted,
+            )?;
             let answer = tokio::time::timeout(ANSWER_TIMEOUT, self.call(&mut conn, query)).await;
             let fault = match answer {
                 Ok(Ok(row)) => {
@@ -126,7 +128,7 @@ impl Shared {
         }
     }
 
-    fn envelope(&self, number: Option<(Uuid, i64)>, again: Option<i64>) -> Envelope<'_> {
+    fn envelope(&self, number: Option<Number>, again: Option<i64>) -> Envelope<'_> {
         Envelope { number, channel: &self.options.schema, now: self.clock.given(), again }
     }
 
@@ -147,8 +149,8 @@ impl Shared {
     }
 
     /// The call of the function that can do the batch.
-    fn query(&self, number: i64, again: Option<i64>, sorted: &Sorted) -> Result<Query, StoreError> {
-        let envelope = self.envelope(Some((self.process_id, number)), again);
+    fn query(&self, number: Number, again: Option<i64>, sorted: &Sorted) -> Result<Query, StoreError> {
+        let envelope = self.envelope(Some(number), again);
         let (sql, args) = if sorted.plain {
             (&self.sql.plain, args::plain(&envelope, sorted))
         } else {

@@ -59,7 +59,7 @@ pub use crate::options::PostgresOptions;
 pub use crate::transaction::{ClientExt, TransactionExt};
 pub use crate::work::Work;
 
-/// How many connections a store has at most for queries and users' transactions, beside the one for batches.
+/// How many connections a store has at most for queries and users' transactions, beside the two for batches.
 const POOL: u32 = 8;
 /// How long a question waits for a connection, while the server is down or all of them are in use.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -117,6 +117,10 @@ impl Store for PostgresStore {
     fn commit(&self, batch: Batch) -> BoxFuture<'static, Result<Committed, StoreError>> {
         let shared = self.0.clone();
         Box::pin(async move { shared.commit(batch).await })
+    }
+
+    fn commits_overlap(&self) -> bool {
+        true
     }
 
     fn transact(&self, transition: Transition) -> Result<Transacting, Transition> {

@@ -1,5 +1,6 @@
-//! The connection that batches go over, one at a time.
+//! The connections that batches go over: one batch at a time on each.
 
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use sqlx::ConnectOptions as _;
@@ -13,23 +14,50 @@ use crate::options::PostgresOptions;
 /// How long a server may take to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-pub(crate) struct Link(Mutex<Line>);
+/// Two lines, for the engine's two lanes.
+pub(crate) struct Link {
+    lines: [Mutex<Line>; 2],
+    /// The last batch's number, over both lines: what was claimed in a batch is known by it.
+    batch: AtomicI64,
+}
 
-/// The connection and the numbers of the batches that were sent.
+/// A connection, and the line's number.
 pub(crate) struct Line {
     /// `None` while it is lost, or in use by a batch: one that is given up half-way must not be used again.
     pub(crate) conn: Option<PgConnection>,
-    pub(crate) batch: i64,
+    pub(crate) number: i16,
 }
 
 impl Link {
     pub(crate) fn new(conn: PgConnection) -> Self {
-        Self(Mutex::new(Line { conn: Some(conn), batch: 0 }))
+        let line = |number, conn| Mutex::new(Line { conn, number });
+        Self { lines: [line(0, Some(conn)), line(1, None)], batch: AtomicI64::new(0) }
     }
 
-    /// The line, in the order of those who asked for it.
+    /// The first line, in the order of those who asked for it.
     pub(crate) async fn line(&self) -> MutexGuard<'_, Line> {
-        self.0.lock().await
+        self.lines[0].lock().await
+    }
+
+    /// A line that is free; the first when both are in use, or the server has no connection left for the second.
+    pub(crate) async fn free_line(&self, options: &PostgresOptions) -> MutexGuard<'_, Line> {
+        if let Ok(line) = self.lines[0].try_lock() {
+            return line;
+        }
+        if let Ok(mut line) = self.lines[1].try_lock() {
+            if line.conn.is_none() {
+                line.conn = open(options).await.ok();
+            }
+            if line.conn.is_some() {
+                return line;
+            }
+        }
+        self.line().await
+    }
+
+    /// The next batch's number. Asked for under a line's lock, so that a line's numbers grow.
+    pub(crate) fn next_batch(&self) -> i64 {
+        self.batch.fetch_add(1, Ordering::Relaxed) + 1
     }
 }
 

@@ -53,8 +53,7 @@ impl Shared {
         };
         let mut again = Sorted::new(again);
         let row = loop {
-            line.batch += 1;
-            let next = line.batch;
+            let next = self.link.next_batch();
             let (sorted, row) = self.send(line, again, next, Some(number)).await?;
             again = sorted;
             if !row.try_get::<bool, _>("repeated").map_err(|error| self.error(error))? {

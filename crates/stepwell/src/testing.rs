@@ -165,6 +165,7 @@ impl Deref for Process {
 pub struct Intercepted<F> {
     store: Arc<dyn Store>,
     commit: F,
+    overlap: bool,
 }
 
 /// What became of a commit.
@@ -176,7 +177,13 @@ where
 {
     /// Wraps the store.
     pub fn new(store: Arc<dyn Store>, commit: F) -> Self {
-        Self { store, commit }
+        let overlap = store.commits_overlap();
+        Self { store, commit, overlap }
+    }
+
+    /// Lets the engine send two commits at a time, or not, whatever the store says.
+    pub fn commits_overlap(self, overlap: bool) -> Self {
+        Self { overlap, ..self }
     }
 }
 
@@ -190,6 +197,10 @@ where
 
     fn commit(&self, batch: Batch) -> Commit {
         (self.commit)(self.store.clone(), batch)
+    }
+
+    fn commits_overlap(&self) -> bool {
+        self.overlap
     }
 
     fn task(&self, task_id: TaskId) -> BoxFuture<'static, Result<Option<TaskInfo>, StoreError>> {

@@ -45,7 +45,8 @@ struct World {
 /// The way of one process to the store.
 fn faulty(harness: &Harness, world: &Arc<World>) -> Arc<dyn Store> {
     let world = world.clone();
-    Arc::new(Intercepted::new(Arc::new(harness.store()), move |store, batch| {
+    let overlap = world.dice.roll(2) == 0;
+    let slow = Intercepted::new(Arc::new(harness.store()), move |store, batch| {
         let world = world.clone();
         Box::pin(async move {
             let pause = match world.dice.roll(100) {
@@ -63,7 +64,8 @@ fn faulty(harness: &Harness, world: &Arc<World>) -> Arc<dyn Store> {
             tokio::time::sleep(world.dice.roll(3) as u32 * MS).await;
             committed
         })
-    }))
+    });
+    Arc::new(slow.commits_overlap(overlap))
 }
 
 /// A step that takes a while, may fail, and gives a number that no other run of it gives.

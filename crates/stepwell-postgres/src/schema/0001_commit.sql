@@ -1,17 +1,17 @@
 -- Notes a batch's number. `heard`: whether another process may be told of something; `limited`: whether any queue may have
 -- limits. When in doubt, it is so. `repeated`: the process has sent the batch before.
-CREATE FUNCTION stepwell.number(p_process uuid, p_batch bigint, OUT repeated boolean, OUT heard boolean, OUT limited boolean)
+CREATE FUNCTION stepwell.number(p_process uuid, p_line smallint, p_batch bigint, OUT repeated boolean, OUT heard boolean, OUT limited boolean)
 LANGUAGE plpgsql AS $$
 BEGIN
     repeated := false;
     UPDATE stepwell.processes p SET batch = p_batch, seen_at = clock_timestamp()
-    WHERE p.process_id = p_process AND p.batch < p_batch
+    WHERE p.process_id = p_process AND p.line = p_line AND p.batch < p_batch
     RETURNING EXISTS (SELECT FROM stepwell.processes o WHERE o.process_id <> p_process
         AND o.seen_at > clock_timestamp() - interval '1 minute'), EXISTS (SELECT FROM stepwell.queues)
     INTO heard, limited;
     IF NOT FOUND THEN
-        INSERT INTO stepwell.processes (process_id, batch, seen_at)
-        VALUES (p_process, p_batch, clock_timestamp()) ON CONFLICT DO NOTHING;
+        INSERT INTO stepwell.processes (process_id, line, batch, seen_at)
+        VALUES (p_process, p_line, p_batch, clock_timestamp()) ON CONFLICT DO NOTHING;
         repeated := NOT FOUND;
         heard := true;
         limited := true;
@@ -92,7 +92,7 @@ END $$;
 --
 -- Answers `repeated`, and does nothing, when the process has sent the batch before.
 CREATE FUNCTION stepwell.commit(
-    p_process uuid, p_batch bigint, p_channel text, p_now timestamptz, p_crashed text,
+    p_process uuid, p_line smallint, p_batch bigint, p_channel text, p_now timestamptz, p_crashed text,
     t_task uuid[], t_run uuid[], t_next text[], t_at timestamptz[], t_output text[], t_failure text[],
     e_of integer[], e_seq bigint[], e_kind text[], e_name text[], e_ordinal bigint[], e_outcome text[],
     e_payload text[], e_at timestamptz[],
@@ -151,7 +151,7 @@ BEGIN
         RAISE EXCEPTION 'the transaction of the step was ended by its closure: remove its COMMIT or ROLLBACK';
     END IF;
     IF p_batch IS NOT NULL THEN
-        r := stepwell.number(p_process, p_batch);
+        r := stepwell.number(p_process, p_line, p_batch);
         repeated := r.repeated;
         v_heard := r.heard;
         v_limited := r.limited OR q_queue IS NOT NULL;

@@ -2,7 +2,7 @@
 -- clients' spawns without anything special. Half of the time of a small batch is what its statements take to start, so
 -- here are as few as can be; whatever turns out to be special after all is left to `commit`.
 CREATE FUNCTION stepwell.commit_plain(
-    p_process uuid, p_batch bigint, p_channel text, p_now timestamptz,
+    p_process uuid, p_line smallint, p_batch bigint, p_channel text, p_now timestamptz,
     t_task uuid[], t_run uuid[], t_next text[], t_output text[], t_failure text[],
     e_of integer[], e_seq bigint[], e_kind text[], e_name text[], e_ordinal bigint[], e_outcome text[],
     e_payload text[], e_at timestamptz[],
@@ -22,13 +22,13 @@ DECLARE
 BEGIN
     repeated := false;
     UPDATE stepwell.processes p SET batch = p_batch, seen_at = clock_timestamp()
-    WHERE p.process_id = p_process AND p.batch < p_batch
+    WHERE p.process_id = p_process AND p.line = p_line AND p.batch < p_batch
     RETURNING EXISTS (SELECT FROM stepwell.processes o WHERE o.process_id <> p_process
         AND o.seen_at > clock_timestamp() - interval '1 minute'), EXISTS (SELECT FROM stepwell.queues)
     INTO v_heard, v_special;
     IF NOT FOUND THEN
-        INSERT INTO stepwell.processes (process_id, batch, seen_at)
-        VALUES (p_process, p_batch, clock_timestamp()) ON CONFLICT DO NOTHING;
+        INSERT INTO stepwell.processes (process_id, line, batch, seen_at)
+        VALUES (p_process, p_line, p_batch, clock_timestamp()) ON CONFLICT DO NOTHING;
         repeated := NOT FOUND;
         v_special := true;
         IF repeated THEN
@@ -55,7 +55,7 @@ BEGIN
     IF v_special IS NOT FALSE THEN
         SELECT c.r_now, c.t_accepted, c.t_cancel_requested, c.s_claimed, c.ready, c.poked, c.finished
         INTO r_now, t_accepted, t_cancel_requested, s_claimed, ready, poked, finished
-        FROM stepwell.commit(p_process, NULL, p_channel, p_now, NULL,
+        FROM stepwell.commit(p_process, NULL, NULL, p_channel, p_now, NULL,
             t_task, t_run, t_next, NULL, t_output, t_failure,
             e_of, e_seq, e_kind, e_name, e_ordinal, e_outcome, e_payload, e_at,
             NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,

@@ -35,7 +35,7 @@ CREATE TABLE stepwell.live_tasks (
     run_id           uuid        NOT NULL,
     task_type        text        NOT NULL,
     queue            text        NOT NULL,
-    state            text        NOT NULL CHECK (state IN ('pending', 'running', 'suspended')),
+    state            text        NOT NULL, -- pending, running, suspended
     priority         integer     NOT NULL,
     attempt          bigint      NOT NULL,
     worker_id        uuid,                 -- who runs it; of a suspended task, who ran it
@@ -78,7 +78,7 @@ CREATE SEQUENCE stepwell.places;
 CREATE TABLE stepwell.outcomes (
     task_id          uuid        PRIMARY KEY,
     run_id           uuid        NOT NULL,
-    state            text        NOT NULL CHECK (state IN ('completed', 'failed', 'cancelled')),
+    state            text        NOT NULL, -- completed, failed, cancelled
     attempt          bigint      NOT NULL,
     cancel_requested boolean     NOT NULL,
     started_at       timestamptz,
@@ -162,12 +162,14 @@ CREATE TABLE stepwell.queues (
         OR max_running_per_worker IS NOT NULL OR rate_starts IS NOT NULL) STORED
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
 
--- The last batch of each process, so that one whose answer was lost with its connection is not applied twice; and when the
+-- The last batch on each of a process's lines, so that one whose answer was lost with its connection is not applied twice; and when the
 -- process was last heard of, so that those who are alone notify nobody.
 CREATE TABLE stepwell.processes (
-    process_id uuid        PRIMARY KEY,
+    process_id uuid        NOT NULL,
+    line       smallint    NOT NULL,
     batch      bigint      NOT NULL,
-    seen_at    timestamptz NOT NULL
+    seen_at    timestamptz NOT NULL,
+    PRIMARY KEY (process_id, line)
 ) WITH (fillfactor = 10, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
 
 -- For people and their tools: every task, with its payloads as JSON.
