@@ -314,6 +314,33 @@ impl TaskContext {
         self.finished(Kind::Value, &"random".into(), random, read_step)
     }
 
+    /// Whether the task runs the changed code of this name: `true` for tasks that come here for the first time, `false` for
+    /// those that came past this point before the change was deployed, which are to take the old way again. The answer
+    /// stays what it was for the task's whole life, wherever it is asked for.
+    ///
+    /// ```
+    /// # use stepwell_core::{TaskContext, TaskResult};
+    /// # async fn check() -> anyhow::Result<()> { Ok(()) }
+    /// # async fn screen() -> anyhow::Result<()> { Ok(()) }
+    /// async fn order(_: (), ctx: TaskContext) -> TaskResult<()> {
+    ///     if ctx.patched("screen customers")? {
+    ///         ctx.step("screen", || screen()).await?;
+    ///     } else {
+    ///         ctx.step("check", || check()).await?;
+    ///     }
+    ///     Ok(())
+    /// }
+    /// ```
+    ///
+    /// When no task of before the change is left, the old way can be deleted, and with it this call: a journal that holds
+    /// its mark does not ask for it.
+    ///
+    /// # Errors
+    /// [`TaskError::Control`] when the run has to stop; an invalid name; a call that is not in the task's own future.
+    pub fn patched(&self, name: impl Into<StepName>) -> TaskResult<bool> {
+        self.run.patched(&name.into())
+    }
+
     /// A sign of life, from the task's body or from within a step's closure: the run is not taken for stuck for the
     /// worker's [`claim_timeout`](crate::WorkerOptions::claim_timeout), or for `extend` where that is longer.
     ///

@@ -52,11 +52,14 @@ pub enum Kind {
     Send,
     /// Not a delivery: here an attempt failed.
     Attempt,
+    /// Not a delivery: from the start, or since then, the task runs code that was
+    /// [`patched`](crate::TaskContext::patched).
+    Patch,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Step,
         Self::Timer,
         Self::Timeout,
@@ -69,6 +72,7 @@ impl Kind {
         Self::Emit,
         Self::Send,
         Self::Attempt,
+        Self::Patch,
     ];
 
     /// The kind's word in stores and exports.
@@ -86,6 +90,7 @@ impl Kind {
             Self::Emit => "emit",
             Self::Send => "send",
             Self::Attempt => "attempt",
+            Self::Patch => "patch",
         }
     }
 
@@ -195,6 +200,8 @@ pub(crate) struct Replay {
     pub(crate) entries: VecDeque<Entry>,
     /// Results behind a failure that is tried again, by operation.
     pub(crate) kept: HashMap<Key, Outcome>,
+    /// Changes of the code that the task has seen.
+    pub(crate) patches: Vec<Name>,
     /// The last sequence number in use.
     pub(crate) last_seq: u64,
 }
@@ -204,11 +211,13 @@ impl Replay {
         let mut replay = Self::default();
         for entry in journal {
             replay.last_seq = replay.last_seq.max(entry.seq);
-            if entry.key.kind == Kind::Attempt {
-                replay.rewind();
-            } else {
-                replay.kept.remove(&entry.key);
-                replay.entries.push_back(entry);
+            match entry.key.kind {
+                Kind::Attempt => replay.rewind(),
+                Kind::Patch => replay.patches.push(entry.key.name),
+                _ => {
+                    replay.kept.remove(&entry.key);
+                    replay.entries.push_back(entry);
+                }
             }
         }
         replay

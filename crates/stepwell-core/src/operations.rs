@@ -111,6 +111,8 @@ pub(crate) struct Operations {
     taken: HashSet<MessageId>,
     /// A wait was registered since the store was last asked what has arrived.
     look: bool,
+    /// What the code was told of its changes.
+    patches: HashMap<Name, bool>,
     unsent: Unsent,
     pub(crate) delivered_seq: u64,
     durable_seq: u64,
@@ -132,8 +134,9 @@ pub(crate) enum Standing {
 }
 
 impl Operations {
-    pub(crate) fn new(replay: Replay, waits: Vec<Wait>) -> Self {
+    pub(crate) fn new(mut replay: Replay, waits: Vec<Wait>) -> Self {
         Self {
+            patches: std::mem::take(&mut replay.patches).into_iter().map(|name| (name, true)).collect(),
             stored: waits.into_iter().map(|wait| (wait.key, wait.due_at)).collect(),
             // What the journal holds is durable. What was rewound keeps its numbers.
             delivered_seq: replay.last_seq,
@@ -484,6 +487,26 @@ impl Operations {
             outcome: Outcome::Failed(failure.clone()),
             at: run.engine.store.now(),
         });
+    }
+
+    /// Whether the task runs the changed code. It does unless it came past this point before the change; the first answer
+    /// stands, and is journaled when it is yes.
+    pub(crate) fn patched(&mut self, name: Name, at: Timestamp) -> bool {
+        if let Some(known) = self.patches.get(&name) {
+            return *known;
+        }
+        let patched = !self.is_replaying();
+        if patched {
+            self.delivered_seq += 1;
+            self.unsent.entries.push(Entry {
+                seq: self.delivered_seq,
+                key: Key { kind: Kind::Patch, name: name.clone(), ordinal: 1 },
+                outcome: Outcome::Done(Payload::null()),
+                at,
+            });
+        }
+        self.patches.insert(name, patched);
+        patched
     }
 
     /// What is to be committed now.

@@ -129,6 +129,17 @@ impl Run {
         Ok(Key { kind, name, ordinal })
     }
 
+    /// Whether the task runs the changed code.
+    pub(crate) fn patched(self: &Arc<Self>, name: &StepName) -> TaskResult<bool> {
+        if !is_polled(self) {
+            return Err(outside(Kind::Patch, name));
+        }
+        let name = name.check()?;
+        let mut operations = self.operations();
+        operations.control().map_or(Ok(()), |control| Err(TaskError::from(control)))?;
+        Ok(operations.patched(name, self.engine.store.now()))
+    }
+
     /// When a wait that begins now is due: what was fixed when it first began, or `duration` from now.
     pub(crate) fn due_at(&self, key: &Key, due_at: impl FnOnce(Timestamp) -> Timestamp) -> Timestamp {
         let stored = self.operations().stored_due(key);

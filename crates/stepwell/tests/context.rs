@@ -545,3 +545,79 @@ async fn a_cancelled_tasks_closure_is_told_and_what_it_finishes_is_journaled() {
     process.retry(task.task_id).await.unwrap();
     assert_eq!(process.wait::<usize>(task.task_id).await.unwrap(), 10);
 }
+
+/// The code of a task in its three versions: before a change, with both ways, and with the new way alone.
+async fn deploy(harness: &Harness, version: u32) -> Process {
+    let process = harness.start().await;
+    let code = move |(), ctx: TaskContext| async move {
+        ctx.step("first", || async { Ok(()) }).await?;
+        let new = match version {
+            1 => false,
+            2 => ctx.patched("change")?,
+            _ => true,
+        };
+        let way: String = if new {
+            ctx.step("new way", || async { Ok("new".into()) }).await?
+        } else {
+            ctx.step("old way", || async { Ok("old".into()) }).await?
+        };
+        let () = ctx.await_event("go", None).await?;
+        Ok(if version == 2 { (way, ctx.patched("change")?) } else { (way, new) })
+    };
+    process.register_fn("task", code).await.unwrap();
+    process.start_worker(worker_options()).await;
+    process
+}
+
+async fn spawn_and_suspend(process: &Process) -> TaskId {
+    let task = process.spawn_named("task", &(), SpawnOptions::new().max_attempts(1)).await.unwrap();
+    while process.task(task.task_id).await.unwrap().unwrap().state != TaskState::Suspended {
+        tokio::time::sleep(SECOND).await;
+    }
+    task.task_id
+}
+
+#[tokio::test(start_paused = true)]
+async fn changed_code_takes_the_old_way_with_old_tasks_and_the_new_way_with_new_ones() {
+    let harness = Harness::new();
+    let process = deploy(&harness, 1).await;
+    let old = spawn_and_suspend(&process).await;
+    process.kill().await;
+
+    let process = deploy(&harness, 2).await;
+    let new = spawn_and_suspend(&process).await;
+    let newer = spawn_and_suspend(&process).await;
+    process.kill().await;
+
+    // Both are replayed by the code that knows both ways.
+    let process = deploy(&harness, 2).await;
+    process.emit_event("go", &(), None).await.unwrap();
+    assert_eq!(process.wait::<(String, bool)>(old).await.unwrap(), ("old".into(), false));
+    assert_eq!(process.wait::<(String, bool)>(new).await.unwrap(), ("new".into(), true));
+    let journal = process.journal(new).await.unwrap();
+    let patches: Vec<_> = journal.iter().filter(|entry| entry.key.kind == Kind::Patch).collect();
+    assert_eq!(patches.len(), 1, "{journal:?}");
+    assert!(journal.iter().zip(1..).all(|(entry, seq)| entry.seq == seq), "{journal:?}");
+    assert_eq!(process.wait::<(String, bool)>(newer).await.unwrap(), ("new".into(), true));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_old_way_can_be_deleted_when_no_old_task_is_left() {
+    let harness = Harness::new();
+    let process = deploy(&harness, 2).await;
+    let task = spawn_and_suspend(&process).await;
+    process.kill().await;
+
+    let process = deploy(&harness, 3).await;
+    process.emit_event("go", &(), None).await.unwrap();
+    assert_eq!(process.wait::<(String, bool)>(task).await.unwrap(), ("new".into(), true));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_patch_is_asked_for_in_the_tasks_body() {
+    let result = run(|(), ctx| async move {
+        let inner = ctx.clone();
+        ctx.step("step", || async move { Ok(inner.patched("change")?) }).await
+    });
+    assert!(failure(result.await).message.contains("patch \"change\" was used outside"));
+}
