@@ -6,7 +6,9 @@ use stepwell_core::store::{
     Applied, Batch, Claimed, ClaimedTask, Command, CommandOutcome, Committed, Facts, NewEvent, NewMessage,
     NewTask, Next, Refused, Spawned, TaskFilter, Transition, WorkerSignal,
 };
-use stepwell_core::{Entry, Payload, QueueInfo, RunId, Store, StoreError, TaskId, TaskInfo, TaskState};
+use stepwell_core::{
+    Entry, Payload, QueueInfo, RunId, Store, StoreError, TaskId, TaskInfo, TaskState, WorkerState,
+};
 
 use crate::make::{self, LOOK, claim, task_id};
 
@@ -27,8 +29,9 @@ impl Handle {
         self.commit(make::spawns(tasks)).await.spawns
     }
 
+    /// Whether the worker is, or was, registered.
     pub(crate) async fn signal(&self, signal: WorkerSignal) -> bool {
-        self.commit(make::signals([signal])).await.workers[0]
+        self.commit(make::signals([signal])).await.workers[0] != WorkerState::Gone
     }
 
     /// Whether it was the first emission.

@@ -113,35 +113,38 @@
 //!     counts. `leases`, `dead_workers`
 //! 28. **A task whose worker died in its last attempt has failed.** `quarantine`
 //! 29. **A worker that stops gives its tasks back**, not counted, and gets no others. `deregistration`
+//! 30. **Workers are known**: what they serve, what they run, until when they are alive; one that is told to stop
+//!     learns of it with its next sign of life. `worker_registry`
+//! 31. **What waits for a worker that knows it can be seen.** `waiting_types`
 //!
 //! ## Commands
 //!
-//! 30. **Cancellation is at once where nobody runs**, and a request where somebody does. A task that was
+//! 32. **Cancellation is at once where nobody runs**, and a request where somebody does. A task that was
 //!     asked to cancel is not tried again. `cancellation`
-//! 31. **Cancellation goes down all generations.** `cancellation_of_families`, `cancellation_of_generations`
-//! 32. **A failed or cancelled task can be run again**, from its journal, its attempts counted from 1.
+//! 33. **Cancellation goes down all generations.** `cancellation_of_families`, `cancellation_of_generations`
+//! 34. **A failed or cancelled task can be run again**, from its journal, its attempts counted from 1.
 //!     `retry_command`
-//! 33. **A finished task can be deleted**, with all that belongs to it. `delete_command`
-//! 34. **A suspended task can be woken.** `wake_command`
+//! 35. **A finished task can be deleted**, with all that belongs to it. `delete_command`
+//! 36. **A suspended task can be woken.** `wake_command`
 //!
 //! ## What is kept
 //!
-//! 35. **Payloads come back byte for byte**: of 4 MiB, with all that JSON allows. `payloads_come_back`
-//! 36. **Failures, names, headers, entries and waits come back as they were**, and no name is taken for
+//! 37. **Payloads come back byte for byte**: of 4 MiB, with all that JSON allows. `payloads_come_back`
+//! 38. **Failures, names, headers, entries and waits come back as they were**, and no name is taken for
 //!     another one. `failures_come_back`, `odd_names`, `entries_come_back`
-//! 37. **Times come back to the microsecond**, however far away they are. `times_come_back`
-//! 38. **Lists hold what passes their filter**, newest first, a page at a time. `lists`
+//! 39. **Times come back to the microsecond**, however far away they are. `times_come_back`
+//! 40. **Lists hold what passes their filter**, newest first, a page at a time. `lists`
 //!
 //! ## Several handles
 //!
-//! 39. **A handle learns of what others wrote**: of work, and of tasks that ended; not of claims in vain.
+//! 41. **A handle learns of what others wrote**: of work, and of tasks that ended; not of claims in vain.
 //!     `changes`
-//! 40. **Clients that work at once do not harm each other.** Every task is there once, its journal has no
+//! 42. **Clients that work at once do not harm each other.** Every task is there once, its journal has no
 //!     gaps and holds all that was accepted, nothing ends twice. `concurrent_clients`
 //!
 //! ## All else
 //!
-//! 41. **A store does what the reference model does**, the store in memory, whatever is asked of it. `model`,
+//! 43. **A store does what the reference model does**, the store in memory, whatever is asked of it. `model`,
 //!     `model_with_several_handles`
 
 #![forbid(unsafe_code)]

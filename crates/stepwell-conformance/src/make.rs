@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use stepwell_core::store::{
-    Batch, CancellationPolicy, Claim, Command, NewEvent, NewMessage, NewTask, Next, Transition, Wait,
-    WorkerSignal,
+    Batch, CancellationPolicy, Claim, Command, NewEvent, NewMessage, NewTask, NewWorker, Next, Transition,
+    Wait, WorkerSignal,
 };
 use stepwell_core::{
     Entry, Failure, FailureKind, Headers, Key, Kind, Name, Outcome, Payload, RetryStrategy, RunId, TaskId,
@@ -102,7 +102,18 @@ pub(crate) fn claims(claims: impl IntoIterator<Item = Claim>) -> Batch {
 }
 
 pub(crate) fn register(n: u128) -> WorkerSignal {
-    WorkerSignal::Register { worker_id: worker_id(n), name: "host".into(), lease: LEASE }
+    WorkerSignal::Register(new_worker(n))
+}
+
+pub(crate) fn new_worker(n: u128) -> NewWorker {
+    NewWorker {
+        worker_id: worker_id(n),
+        name: "host".into(),
+        queues: vec![name("queue")],
+        concurrency: 10,
+        code_version: None,
+        lease: LEASE,
+    }
 }
 
 pub(crate) fn heartbeat(n: u128) -> WorkerSignal {

@@ -44,6 +44,8 @@ macro_rules! suite {
             retry_delays,
             cancellation_policies,
             leases,
+            worker_registry,
+            waiting_types,
             dead_workers,
             quarantine,
             deregistration,

@@ -9,13 +9,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use stepwell::testing::Intercepted;
 use stepwell_conformance::{Backend, Clock, points, run};
-use stepwell_core::store::Purge;
-use stepwell_core::store::{Batch, Changed, ClaimedTask, Committed, Next, Spawned, Transition};
-use stepwell_core::{
-    BoxFuture, Entry, Failure, FailureKind, QueueInfo, Store, StoreError, TaskFilter, TaskId, TaskInfo,
-    Timestamp, async_trait,
-};
+use stepwell_core::store::{Batch, ClaimedTask, Committed, Next, Spawned, Transition};
+use stepwell_core::{Failure, FailureKind, Store, StoreError, TaskFilter, Timestamp, async_trait};
 use support::Memory;
 
 type Answer = Result<Committed, StoreError>;
@@ -24,47 +21,6 @@ type Answer = Result<Committed, StoreError>;
 #[async_trait]
 trait Fault: Default + Send + Sync + 'static {
     async fn commit(&self, store: &dyn Store, batch: Batch) -> Answer;
-}
-
-/// The store in memory with a fault.
-struct Faulty<F> {
-    store: Arc<dyn Store>,
-    fault: Arc<F>,
-}
-
-impl<F: Fault> Store for Faulty<F> {
-    fn now(&self) -> Timestamp {
-        self.store.now()
-    }
-
-    fn commit(&self, batch: Batch) -> BoxFuture<'static, Answer> {
-        let (store, fault) = (self.store.clone(), self.fault.clone());
-        Box::pin(async move { fault.commit(&*store, batch).await })
-    }
-
-    fn task(&self, task_id: TaskId) -> BoxFuture<'static, Result<Option<TaskInfo>, StoreError>> {
-        self.store.task(task_id)
-    }
-
-    fn tasks(&self, filter: TaskFilter) -> BoxFuture<'static, Result<Vec<TaskInfo>, StoreError>> {
-        self.store.tasks(filter)
-    }
-
-    fn journal(&self, task_id: TaskId) -> BoxFuture<'static, Result<Vec<Entry>, StoreError>> {
-        self.store.journal(task_id)
-    }
-
-    fn queues(&self) -> BoxFuture<'static, Result<Vec<QueueInfo>, StoreError>> {
-        self.store.queues()
-    }
-
-    fn purge(&self, purge: Purge) -> BoxFuture<'static, Result<usize, StoreError>> {
-        self.store.purge(purge)
-    }
-
-    fn changed(&self) -> BoxFuture<'_, Changed> {
-        self.store.changed()
-    }
 }
 
 /// Memory, with that fault in all its handles.
@@ -79,7 +35,11 @@ impl<F: Fault> Backend for With<F> {
     }
 
     async fn connect(&self, database: &Self::Database, clock: Arc<Clock>) -> Arc<dyn Store> {
-        Arc::new(Faulty { store: Memory.connect(database, clock).await, fault: self.0.clone() })
+        let fault = self.0.clone();
+        Arc::new(Intercepted::new(Memory.connect(database, clock).await, move |store, batch| {
+            let fault = fault.clone();
+            Box::pin(async move { fault.commit(&*store, batch).await })
+        }))
     }
 
     fn refuses_duplicates(&self) -> bool {

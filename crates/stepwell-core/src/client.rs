@@ -15,7 +15,7 @@ use crate::engine::{Engine, States};
 use crate::error::Error;
 use crate::failure::{Failure, FailureKind};
 use crate::hub::Hub;
-use crate::ids::{RunId, TaskId};
+use crate::ids::{RunId, TaskId, WorkerId};
 use crate::journal::Entry;
 use crate::lifecycle::Subscription;
 use crate::name::Name;
@@ -376,6 +376,27 @@ impl Client {
         }
         let (slots, woken) = Slots::new(self.engine.clone(), options, queues);
         Worker::start(slots, woken).await
+    }
+
+    /// All workers that are registered, of all processes, with what they run.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub async fn workers(&self) -> Result<Vec<WorkerInfo>, Error> {
+        Ok(self.engine.store.workers().await?)
+    }
+
+    /// Tells a worker, wherever it is, to end what it runs, claim nothing more, and stop: what
+    /// [`Worker::shutdown`](crate::Worker::shutdown) does. It learns of it with its next sign of life, within a third of
+    /// its [`lease`](crate::WorkerOptions::lease).
+    ///
+    /// # Errors
+    /// [`Error::UnknownWorker`] when it is not registered, or no longer.
+    pub async fn drain_worker(&self, worker_id: WorkerId) -> Result<(), Error> {
+        match durable(self.engine.commit.signal(WorkerSignal::Drain { worker_id })).await? {
+            WorkerState::Active | WorkerState::Draining => Ok(()),
+            WorkerState::Gone => Err(Error::UnknownWorker(worker_id)),
+        }
     }
 
     /// The queues that have limits, are paused, or have tasks that have not ended.

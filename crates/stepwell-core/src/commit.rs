@@ -51,7 +51,7 @@ struct Answers {
     /// The tasks of `spawns`, to be told of.
     spawned: Vec<(TaskId, Name)>,
     queues: Vec<Answer<()>>,
-    workers: Vec<Answer<bool>>,
+    workers: Vec<Answer<WorkerState>>,
     claims: Vec<Answer<Claimed>>,
 }
 
@@ -170,7 +170,7 @@ impl GroupCommit {
     door!(emit, events, NewEvent, bool);
     door!(send, messages, NewMessage, bool);
     door!(change_queue, queues, QueueChange, ());
-    door!(signal, workers, WorkerSignal, bool);
+    door!(signal, workers, WorkerSignal, WorkerState);
     door!(claim, claims, Claim, Claimed);
 
     pub(crate) fn transition(

@@ -1,7 +1,7 @@
 //! The errors of a client's calls.
 
 use crate::failure::Failure;
-use crate::ids::TaskId;
+use crate::ids::{TaskId, WorkerId};
 use crate::name::InvalidName;
 use crate::payload::PayloadError;
 use crate::store::{StoreError, TaskState};
@@ -42,6 +42,11 @@ pub enum Error {
     /// There is no such task.
     #[error("there is no task {0}: it may have been deleted, or the id is of another database")]
     NotFound(TaskId),
+    /// There is no such worker.
+    #[error(
+        "there is no worker {0}: it has stopped, or its lease has run out (it then goes on under another id)"
+    )]
+    UnknownWorker(WorkerId),
     /// The task's state does not allow what was asked.
     #[error("cannot {action} task {task_id}: it is {state}")]
     NotAllowed {

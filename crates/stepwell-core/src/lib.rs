@@ -34,6 +34,7 @@ mod task_info;
 mod time;
 mod transition;
 mod worker;
+mod worker_info;
 
 pub use async_trait::async_trait;
 pub use child::Child;
@@ -62,3 +63,4 @@ pub use task_error::{ControlFlow, TaskError, TaskResult};
 pub use time::{Timestamp, after, from_micros, until};
 pub use tokio_util::sync::CancellationToken;
 pub use worker::Worker;
+pub use worker_info::{WorkerInfo, WorkerState};

@@ -1,6 +1,7 @@
 //! The store in memory: for tests and simulation, and the reference model of what a store does.
 
 mod limits;
+mod workers;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -13,6 +14,7 @@ use crate::failure::{Failure, FailureKind};
 use crate::ids::{RunId, TaskId, WorkerId};
 use crate::journal::{Entry, Key, Kind};
 use crate::memory::limits::{Place, Queue};
+use crate::memory::workers::Registered;
 use crate::name::Name;
 use crate::payload::Payload;
 use crate::queue::QueueInfo;
@@ -103,6 +105,16 @@ impl Store for MemoryStore {
         Box::pin(std::future::ready(Ok(infos)))
     }
 
+    fn workers(&self) -> BoxFuture<'static, Result<Vec<WorkerInfo>, StoreError>> {
+        let infos = self.state().worker_infos(self.now());
+        Box::pin(std::future::ready(Ok(infos)))
+    }
+
+    fn waiting_types(&self, queues: Vec<Name>) -> BoxFuture<'static, Result<Vec<Name>, StoreError>> {
+        let types = self.state().waiting_types(&queues);
+        Box::pin(std::future::ready(Ok(types)))
+    }
+
     fn purge(&self, purge: Purge) -> BoxFuture<'static, Result<usize, StoreError>> {
         let mut state = self.state();
         let fits = |task: &&Task| {
@@ -146,7 +158,7 @@ struct State {
     places: u64,
     events: HashMap<(Name, Option<Name>), Payload>,
     awaiting: HashMap<Name, BTreeSet<TaskId>>,
-    workers: BTreeMap<WorkerId, Timestamp>,
+    workers: BTreeMap<WorkerId, Registered>,
     messages: i64,
     /// Cancelled tasks whose children are still to be.
     doomed: Vec<TaskId>,
@@ -593,31 +605,10 @@ impl State {
         Spawned::Created { claimed }
     }
 
-    fn signal(&mut self, now: Timestamp, signal: WorkerSignal, news: &mut News) -> bool {
-        match signal {
-            WorkerSignal::Register { worker_id, lease, .. } => {
-                self.workers.insert(worker_id, after(now, lease));
-                true
-            }
-            WorkerSignal::Heartbeat { worker_id, lease } => match self.workers.get_mut(&worker_id) {
-                Some(until) => {
-                    *until = after(now, lease);
-                    true
-                }
-                None => false,
-            },
-            WorkerSignal::Deregister { worker_id } => {
-                let known = self.workers.remove(&worker_id).is_some();
-                for task_id in self.running_under(worker_id) {
-                    if let Some(task) = self.tasks.get_mut(&task_id) {
-                        task.attempt -= 1;
-                    }
-                    self.give_back(now, task_id, None, news);
-                }
-                self.cancel_doomed(now, news);
-                known
-            }
-        }
+    fn waiting_types(&self, queues: &[Name]) -> Vec<Name> {
+        let ready = queues.iter().filter_map(|queue| self.ready.get(queue)).flatten();
+        let types = ready.filter_map(|place| Some(self.tasks.get(&place.2)?.new.task_type.clone()));
+        types.collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     fn running_under(&self, worker_id: WorkerId) -> Vec<TaskId> {
@@ -699,7 +690,7 @@ impl State {
         let dead: Vec<_> = self
             .workers
             .iter()
-            .filter(|(_, until)| **until <= now)
+            .filter(|(_, worker)| worker.lease_until <= now)
             .map(|(worker_id, _)| *worker_id)
             .collect();
         for worker_id in dead {

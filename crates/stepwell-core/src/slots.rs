@@ -31,6 +31,8 @@ pub(crate) struct Slots {
     pub(crate) empty: Notify,
     /// Ends the worker's loops.
     pub(crate) end: CancellationToken,
+    /// Told when the worker has signed off.
+    pub(crate) stopped: CancellationToken,
     /// Suspended tasks whose futures were woken by something that is not in their contexts.
     woken: mpsc::UnboundedSender<TaskId>,
     inside: Mutex<Inside>,
@@ -40,6 +42,8 @@ struct Inside {
     worker_id: WorkerId,
     /// Whether the worker takes tasks: registered, and not shutting down.
     open: bool,
+    /// Whether it is shutting down.
+    closed: bool,
     free: usize,
     /// Claimable tasks are left in the store, which go before new ones.
     backlog: bool,
@@ -63,6 +67,7 @@ impl Slots {
         let inside = Inside {
             worker_id: WorkerId::new(&*engine.runtime),
             open: false,
+            closed: false,
             free: options.concurrency,
             backlog: true,
             wanted: usize::MAX,
@@ -77,6 +82,7 @@ impl Slots {
             work: Notify::new(),
             empty: Notify::new(),
             end: CancellationToken::new(),
+            stopped: CancellationToken::new(),
             woken,
             inside: Mutex::new(inside),
         };
@@ -109,15 +115,18 @@ impl Slots {
     }
 
     pub(crate) fn open(&self) {
-        self.inside().open = true;
+        let mut inside = self.inside();
+        inside.open = !inside.closed;
     }
 
     pub(crate) fn is_open(&self) -> bool {
         self.inside().open
     }
 
+    /// For good.
     pub(crate) fn close(&self) {
-        self.inside().open = false;
+        let mut inside = self.inside();
+        (inside.open, inside.closed) = (false, true);
     }
 
     /// Drops a suspended task from memory.

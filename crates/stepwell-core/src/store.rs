@@ -49,6 +49,7 @@ pub use crate::task_info::{TaskFilter, TaskInfo, TaskState};
 pub use crate::transition::{
     Applied, ArrivedMessage, Facts, MessageId, Next, Refused, Transition, UserTransaction, Wait,
 };
+pub use crate::worker_info::{NewWorker, WorkerInfo, WorkerState};
 
 /// Headers: small values that travel with a task beside its parameters (a trace, a tenant).
 pub type Headers = BTreeMap<String, serde_json::Value>;
@@ -91,6 +92,12 @@ pub trait Store: Any + Send + Sync {
 
     /// All queues that have limits, are paused, or have a task that has not ended, by name.
     fn queues(&self) -> BoxFuture<'static, Result<Vec<QueueInfo>, StoreError>>;
+
+    /// All workers that are registered, in the order of their ids.
+    fn workers(&self) -> BoxFuture<'static, Result<Vec<WorkerInfo>, StoreError>>;
+
+    /// The types of the tasks that are to be claimed next in each of these queues, at least of the first thousand.
+    fn waiting_types(&self, queues: Vec<Name>) -> BoxFuture<'static, Result<Vec<Name>, StoreError>>;
 
     /// Removes finished tasks, the oldest first, and all that belongs to them. Returns how many.
     fn purge(&self, purge: Purge) -> BoxFuture<'static, Result<usize, StoreError>>;
@@ -168,8 +175,9 @@ pub struct Committed {
     pub messages: Vec<bool>,
     /// For each spawn.
     pub spawns: Vec<Spawned>,
-    /// For each worker signal: whether the worker is registered. A worker that is not has lost its lease.
-    pub workers: Vec<bool>,
+    /// For each worker signal: what is known of the worker. One that is gone has lost its lease. A worker that signs off is
+    /// said to be what it was before.
+    pub workers: Vec<WorkerState>,
     /// For each claim.
     pub claims: Vec<Claimed>,
     /// What the batch caused.
@@ -321,24 +329,22 @@ pub enum CommandOutcome {
     NotFound,
 }
 
-/// A sign of life of a worker.
+/// A sign of life of a worker, or what is asked of it.
 #[derive(Clone, Debug)]
 pub enum WorkerSignal {
-    /// A new worker, alive for `lease`.
-    Register {
-        /// Its id.
-        worker_id: WorkerId,
-        /// What people know it by: a host and a process.
-        name: String,
-        /// How long it is taken to be alive.
-        lease: Duration,
-    },
+    /// There is a new worker.
+    Register(NewWorker),
     /// It is alive for another `lease`.
     Heartbeat {
         /// Its id.
         worker_id: WorkerId,
         /// How long it is taken to be alive.
         lease: Duration,
+    },
+    /// It is to end what it runs, claim nothing more, and stop. It learns of that by its next heartbeat.
+    Drain {
+        /// Its id.
+        worker_id: WorkerId,
     },
     /// It has stopped. Tasks that still run under it are released.
     Deregister {

@@ -1,5 +1,6 @@
 //! The worker: claims tasks while it has slots, and shows that it is alive.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,11 +8,12 @@ use futures_util::future::{Either, select};
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::commit::durable;
-use crate::ids::TaskId;
+use crate::ids::{TaskId, WorkerId};
+use crate::name::Name;
 use crate::retry::STORE_RETRY;
 use crate::runtime::{BoxFuture, turn};
 use crate::slots::Slots;
-use crate::store::{Claim, Command, StoreError, WorkerSignal};
+use crate::store::{Claim, Command, NewWorker, StoreError, WorkerSignal, WorkerState};
 use crate::task_error::ControlFlow;
 use crate::time::until;
 
@@ -51,8 +53,18 @@ impl Worker {
     /// [`shutdown_timeout`](crate::WorkerOptions::shutdown_timeout). Then the rest are released: told to stop, and given
     /// back to the store, to go on from their journals elsewhere or later.
     pub async fn shutdown(self) {
-        let deadline = self.slots.options.shutdown_timeout;
-        shutdown(&self.slots, deadline).await;
+        shutdown(&self.slots, self.slots.options.shutdown_timeout).await;
+    }
+
+    /// Waits until the worker has stopped by itself, because it was told to from elsewhere
+    /// ([`Client::drain_worker`](crate::Client::drain_worker)): the program has nothing left to wait for.
+    pub async fn stopped(&self) {
+        self.slots.stopped.cancelled().await;
+    }
+
+    /// The worker's id. It takes another one when it has lost its lease.
+    pub fn worker_id(&self) -> WorkerId {
+        self.slots.worker_id()
     }
 }
 
@@ -69,6 +81,7 @@ pub(crate) async fn shutdown(slots: &Arc<Slots>, deadline: Duration) {
     if let Err(error) = durable(engine.commit.signal(gone)).await {
         tracing::warn!(%error, "cannot sign off; the worker's lease will run out by itself");
     }
+    slots.stopped.cancel();
 }
 
 async fn wait_until_empty(slots: &Slots, limit: Duration) {
@@ -87,7 +100,14 @@ async fn wait_until_empty(slots: &Slots, limit: Duration) {
 async fn register(slots: &Slots) -> Result<(), StoreError> {
     let worker_id = slots.worker_id();
     let name = slots.options.name.clone().unwrap_or_else(|| "worker".into());
-    let register = WorkerSignal::Register { worker_id, name, lease: slots.options.lease };
+    let register = WorkerSignal::Register(NewWorker {
+        worker_id,
+        name,
+        queues: slots.queues.clone(),
+        concurrency: u32::try_from(slots.options.concurrency).unwrap_or(u32::MAX),
+        code_version: slots.options.code_version.clone(),
+        lease: slots.options.lease,
+    });
     let result = durable(slots.engine.commit.signal(register)).await.map(drop);
     if let Err(error) = &result {
         tracing::warn!(%error, %worker_id, "cannot register the worker; trying again");
@@ -140,12 +160,14 @@ async fn claim(slots: Arc<Slots>) {
     }
 }
 
-/// Renews the lease, and looks for stuck runs.
+/// Renews the lease, and looks for stuck runs, and for tasks that nobody here knows.
 async fn watch(slots: Arc<Slots>) {
     let engine = slots.engine.clone();
     let interval =
         (slots.options.lease / 3).min(slots.options.claim_timeout / 4).max(Duration::from_millis(5));
     let mut registered = slots.is_open();
+    let mut draining = false;
+    let mut unknown = BTreeSet::new();
     loop {
         if !registered {
             registered = register(&slots).await.is_ok();
@@ -154,20 +176,44 @@ async fn watch(slots: Arc<Slots>) {
                 slots.nudge();
             }
         }
+        tell_unknown(&slots, &mut unknown).await;
         engine.runtime.sleep(interval).await;
         slots.stop_stuck(interval);
         if registered {
             let heartbeat =
                 WorkerSignal::Heartbeat { worker_id: slots.worker_id(), lease: slots.options.lease };
             match durable(engine.commit.signal(heartbeat)).await {
-                Ok(true) => {}
-                Ok(false) => {
+                Ok(WorkerState::Active) => {}
+                Ok(WorkerState::Draining) if draining => {}
+                Ok(WorkerState::Draining) => {
+                    draining = true;
+                    tracing::info!("the worker was told to end what it runs and to stop");
+                    let slots = slots.clone();
+                    engine.runtime.spawn(Box::pin(async move {
+                        shutdown(&slots, slots.options.shutdown_timeout).await;
+                    }));
+                }
+                Ok(WorkerState::Gone) => {
                     tracing::warn!("the worker's lease has run out; its tasks are others' now");
                     slots.lose_lease();
                     registered = false;
                 }
                 Err(error) => tracing::warn!(%error, "cannot renew the worker's lease; trying again"),
             }
+        }
+    }
+}
+
+/// Says once of each task type that it waits in the worker's queues, and that the worker does not know it.
+async fn tell_unknown(slots: &Slots, told: &mut BTreeSet<Name>) {
+    let Ok(waiting) = slots.engine.store.waiting_types(slots.queues.clone()).await else { return };
+    for task_type in waiting {
+        if !slots.engine.registry.knows(&task_type) && !told.contains(&task_type) {
+            tracing::warn!(
+                %task_type,
+                "tasks of a type that this worker does not know wait in its queues, and are left to workers that know it"
+            );
+            told.insert(task_type);
         }
     }
 }

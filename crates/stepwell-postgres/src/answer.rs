@@ -8,7 +8,7 @@ use sqlx::postgres::PgRow;
 use sqlx::types::Uuid;
 use stepwell_core::store::{
     Applied, ArrivedMessage, Claimed, ClaimedTask, CommandOutcome, Committed, Facts, Finish, News, Refused,
-    Spawned, TaskState, Wait,
+    Spawned, TaskState, Wait, WorkerState,
 };
 use stepwell_core::{Entry, Failure, Key, Kind, Name, Outcome, Payload, TaskId, deleted};
 
@@ -37,7 +37,8 @@ pub(crate) fn read(sorted: &Sorted, row: &PgRow) -> sqlx::Result<(Committed, Vec
     let events = of_clients(list(row, "ev_first")?);
     let messages = of_clients(list(row, "m_accepted")?);
     let spawns = spawns(sorted, row)?;
-    let workers = list(row, "signal_known")?;
+    let workers =
+        list::<String>(row, "signal_state")?.iter().map(worker_state).collect::<sqlx::Result<_>>()?;
     let claims = claims(sorted, row)?;
 
     let mut news = News { poked: ids(list(row, "poked")?), ..News::default() };
@@ -103,6 +104,11 @@ fn command(answer: &str) -> sqlx::Result<CommandOutcome> {
             .map(CommandOutcome::NotAllowed)
             .ok_or_else(|| broken(format!("{state:?} is no answer to a command"))),
     }
+}
+
+pub(crate) fn worker_state(word: impl AsRef<str>) -> sqlx::Result<WorkerState> {
+    let word = word.as_ref();
+    WorkerState::parse(word).ok_or_else(|| broken(format!("{word:?} is no state of a worker")))
 }
 
 fn spawns(sorted: &Sorted, row: &PgRow) -> sqlx::Result<Vec<Spawned>> {

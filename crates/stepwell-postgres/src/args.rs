@@ -277,12 +277,15 @@ fn signals(signals: &[WorkerSignal]) -> Option<String> {
     let signals: Vec<_> = signals
         .iter()
         .map(|signal| match signal {
-            WorkerSignal::Register { worker_id, name, lease } => json!({
-                "signal": "register", "worker_id": worker_id, "name": name.replace('\0', ""), "lease": micros(*lease),
+            WorkerSignal::Register(new) => json!({
+                "signal": "register", "worker_id": new.worker_id, "name": new.name.replace('\0', ""),
+                "queues": new.queues, "concurrency": new.concurrency, "code_version": new.code_version,
+                "lease": micros(new.lease),
             }),
             WorkerSignal::Heartbeat { worker_id, lease } => {
                 json!({ "signal": "heartbeat", "worker_id": worker_id, "lease": micros(*lease) })
             }
+            WorkerSignal::Drain { worker_id } => json!({ "signal": "drain", "worker_id": worker_id }),
             WorkerSignal::Deregister { worker_id } => {
                 json!({ "signal": "deregister", "worker_id": worker_id })
             }

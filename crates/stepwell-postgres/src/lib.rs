@@ -45,7 +45,7 @@ use std::time::Duration;
 use sqlx::postgres::{PgPool, PgPoolOptions};
 use stepwell_core::store::{Batch, Changed, Committed, Purge, Transacting, Transition};
 use stepwell_core::{
-    BoxFuture, Entry, QueueInfo, Store, StoreError, TaskFilter, TaskId, TaskInfo, Timestamp,
+    BoxFuture, Entry, Name, QueueInfo, Store, StoreError, TaskFilter, TaskId, TaskInfo, Timestamp, WorkerInfo,
 };
 use uuid::Uuid;
 
@@ -146,6 +146,16 @@ impl Store for PostgresStore {
     fn queues(&self) -> BoxFuture<'static, Result<Vec<QueueInfo>, StoreError>> {
         let shared = self.0.clone();
         Box::pin(async move { shared.queues().await })
+    }
+
+    fn workers(&self) -> BoxFuture<'static, Result<Vec<WorkerInfo>, StoreError>> {
+        let shared = self.0.clone();
+        Box::pin(async move { shared.workers().await })
+    }
+
+    fn waiting_types(&self, queues: Vec<Name>) -> BoxFuture<'static, Result<Vec<Name>, StoreError>> {
+        let shared = self.0.clone();
+        Box::pin(async move { shared.waiting_types(queues).await })
     }
 
     fn purge(&self, purge: Purge) -> BoxFuture<'static, Result<usize, StoreError>> {

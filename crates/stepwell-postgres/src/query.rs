@@ -1,14 +1,17 @@
 //! Questions that change nothing.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use sqlx::postgres::{PgArguments, PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 use stepwell_core::store::{Purge, TaskFilter, TaskInfo, TaskState};
-use stepwell_core::{Entry, Payload, QueueInfo, QueueLimits, RateLimit, StoreError, TaskId};
+use stepwell_core::{
+    Entry, Name, Payload, QueueInfo, QueueLimits, RateLimit, StoreError, TaskId, WorkerInfo,
+};
 use uuid::Uuid;
 
-use crate::answer::{attempt, broken, entries, json, name};
+use crate::answer::{attempt, broken, entries, json, name, worker_state};
 use crate::columns::Moment;
 use crate::error::Fault;
 use crate::{POOL, Shared};
@@ -163,6 +166,53 @@ impl Shared {
         );
         let rows = self.read(&sql, |query| query).await?;
         rows.iter().map(queue_info).collect::<sqlx::Result<_>>().map_err(|error| self.error(error))
+    }
+
+    pub(crate) async fn workers(&self) -> Result<Vec<WorkerInfo>, StoreError> {
+        let sql = format!(
+            "SELECT w.worker_id, w.name, w.queues, w.concurrency, w.code_version, w.state, w.registered_at, w.lease_until,
+                coalesce(l.running, 0)
+            FROM {0}.workers w LEFT JOIN (
+                SELECT worker_id, count(*) AS running FROM {0}.live_tasks WHERE running_in IS NOT NULL GROUP BY worker_id
+            ) l USING (worker_id)
+            ORDER BY w.worker_id",
+            self.options.schema
+        );
+        let rows = self.read(&sql, |query| query).await?;
+        let now = self.clock.now();
+        let info = |row: &PgRow| {
+            let lease_until = row.try_get::<Moment, _>(7)?.0;
+            let queues: Vec<String> = row.try_get(2)?;
+            Ok(WorkerInfo {
+                worker_id: row.try_get::<Uuid, _>(0)?.into(),
+                name: row.try_get(1)?,
+                queues: queues.into_iter().map(name).collect::<sqlx::Result<_>>()?,
+                concurrency: attempt(row.try_get(3)?),
+                code_version: row.try_get::<Option<&str>, _>(4)?.map(name).transpose()?,
+                state: worker_state(row.try_get::<&str, _>(5)?)?,
+                alive: lease_until > now,
+                running: row.try_get::<i64, _>(8)?.unsigned_abs(),
+                registered_at: row.try_get::<Moment, _>(6)?.0,
+                lease_until,
+            })
+        };
+        rows.iter().map(info).collect::<sqlx::Result<_>>().map_err(|error| self.error(error))
+    }
+
+    pub(crate) async fn waiting_types(&self, queues: Vec<Name>) -> Result<Vec<Name>, StoreError> {
+        let sql = format!(
+            "SELECT DISTINCT l.task_type FROM unnest($1) AS q(queue) CROSS JOIN LATERAL (
+                SELECT l.task_type FROM {}.live_tasks l
+                WHERE l.queue = q.queue AND l.state = 'pending' AND l.due_at IS NULL AND NOT l.blocked
+                ORDER BY l.priority DESC, l.ready_at, l.task_id LIMIT 1000
+            ) l",
+            self.options.schema
+        );
+        let queues: Vec<String> = queues.iter().map(|queue| queue.as_str().to_owned()).collect();
+        let rows = self.read(&sql, |query| query.bind(queues.clone())).await?;
+        let types: sqlx::Result<BTreeSet<_>> =
+            rows.iter().map(|row| name(row.try_get::<&str, _>(0)?)).collect();
+        Ok(types.map_err(|error| self.error(error))?.into_iter().collect())
     }
 
     pub(crate) async fn purge(&self, purge: Purge) -> Result<usize, StoreError> {

@@ -44,7 +44,8 @@ use std::time::Duration;
 use rusqlite::Connection;
 use stepwell_core::store::{Batch, Changed, Committed, Purge};
 use stepwell_core::{
-    BoxFuture, Entry, QueueInfo, Runtime, Store, StoreError, TaskFilter, TaskId, TaskInfo, Timestamp,
+    BoxFuture, Entry, Name, QueueInfo, Runtime, Store, StoreError, TaskFilter, TaskId, TaskInfo, Timestamp,
+    WorkerInfo,
 };
 use tokio::sync::oneshot;
 
@@ -163,6 +164,15 @@ impl Store for SqliteStore {
 
     fn queues(&self) -> BoxFuture<'static, Result<Vec<QueueInfo>, StoreError>> {
         self.query(limits::queues)
+    }
+
+    fn workers(&self) -> BoxFuture<'static, Result<Vec<WorkerInfo>, StoreError>> {
+        let now = self.now();
+        self.query(move |conn| workers::workers(conn, now))
+    }
+
+    fn waiting_types(&self, queues: Vec<Name>) -> BoxFuture<'static, Result<Vec<Name>, StoreError>> {
+        self.query(move |conn| workers::waiting_types(conn, &queues))
     }
 
     fn purge(&self, purge: Purge) -> BoxFuture<'static, Result<usize, StoreError>> {

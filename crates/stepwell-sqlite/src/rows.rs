@@ -2,7 +2,7 @@
 
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, Value, ValueRef};
 use rusqlite::{OptionalExtension, Params, Row};
-use stepwell_core::store::{Headers, TaskState};
+use stepwell_core::store::{Headers, TaskState, WorkerState};
 use stepwell_core::{
     Entry, Failure, Key, Kind, Name, Outcome, Payload, RetryStrategy, RunId, TaskId, Timestamp, WorkerId,
     from_micros,
@@ -64,7 +64,7 @@ macro_rules! word_column {
         }
     )*};
 }
-word_column!(TaskState, Kind);
+word_column!(TaskState, Kind, WorkerState);
 
 macro_rules! json_column {
     ($($json:ty),*) => {$(

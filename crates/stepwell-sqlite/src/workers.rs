@@ -1,8 +1,10 @@
 //! Signs of life, and what becomes of tasks whose worker has stopped or died.
 
-use rusqlite::{Result, params};
+use std::collections::BTreeSet;
+
+use rusqlite::{Connection, Result, params};
 use stepwell_core::store::{Finish, WorkerSignal};
-use stepwell_core::{TaskId, WorkerId, after, crashed};
+use stepwell_core::{Name, TaskId, Timestamp, WorkerId, WorkerInfo, WorkerState, after, crashed};
 
 use crate::commit::Applying;
 use crate::rows::{Sql, Statements as _, get};
@@ -15,32 +17,52 @@ pub(crate) const HELD: &str = "SELECT task_id, queue, attempt, max_attempts, can
     FROM stepwell_tasks WHERE task_id = ?1 AND state = 'running'";
 
 impl Applying<'_> {
-    pub(crate) fn signal(&mut self, signal: WorkerSignal) -> Result<bool> {
+    pub(crate) fn signal(&mut self, signal: WorkerSignal) -> Result<WorkerState> {
         match signal {
-            WorkerSignal::Register { worker_id, name, lease } => {
+            WorkerSignal::Register(new) => {
                 let handle = self.liveness.hold();
+                let queues = serde_json::to_string(&new.queues).unwrap_or_default();
                 self.conn.run(
-                    "INSERT OR REPLACE INTO stepwell_workers (worker_id, name, lease_until, handle)
-                    VALUES (?1, ?2, ?3, ?4)",
-                    params![Sql(&worker_id), name, Sql(&after(self.now, lease)), handle],
+                    "INSERT OR REPLACE INTO stepwell_workers (worker_id, name, queues, concurrency, code_version, state,
+                        registered_at, lease_until, handle)
+                    VALUES (?1, ?2, ?3, ?4, ?5, 'active', ?6, ?7, ?8)",
+                    params![
+                        Sql(&new.worker_id),
+                        new.name,
+                        queues,
+                        new.concurrency,
+                        new.code_version.as_ref().map(Sql),
+                        Sql(&self.now),
+                        Sql(&after(self.now, new.lease)),
+                        handle
+                    ],
                 )?;
-                Ok(true)
+                Ok(WorkerState::Active)
             }
             WorkerSignal::Heartbeat { worker_id, lease } => {
-                let known = self.conn.run(
-                    "UPDATE stepwell_workers SET lease_until = ?2 WHERE worker_id = ?1",
+                let state = self.conn.one(
+                    "UPDATE stepwell_workers SET lease_until = ?2 WHERE worker_id = ?1 RETURNING state",
                     params![Sql(&worker_id), Sql(&after(self.now, lease))],
+                    |row| get(row, 0),
                 )?;
-                Ok(known == 1)
+                Ok(state.unwrap_or(WorkerState::Gone))
+            }
+            WorkerSignal::Drain { worker_id } => {
+                let state = self.conn.one(
+                    "UPDATE stepwell_workers SET state = 'draining' WHERE worker_id = ?1 RETURNING state",
+                    params![Sql(&worker_id)],
+                    |row| get(row, 0),
+                )?;
+                Ok(state.unwrap_or(WorkerState::Gone))
             }
             WorkerSignal::Deregister { worker_id } => {
-                let known = self.forget(worker_id)?;
+                let state = self.forget(worker_id)?;
                 for task_id in self.running_under(worker_id)? {
                     let Some(task) = self.held(task_id)? else { continue };
                     self.give_back(&task, &GivenBack { uncounted: true, ..GivenBack::default() })?;
                 }
                 self.cancel_doomed()?;
-                Ok(known)
+                Ok(state)
             }
         }
     }
@@ -73,8 +95,14 @@ impl Applying<'_> {
         Ok(())
     }
 
-    fn forget(&self, worker_id: WorkerId) -> Result<bool> {
-        Ok(self.conn.run("DELETE FROM stepwell_workers WHERE worker_id = ?1", params![Sql(&worker_id)])? == 1)
+    /// Says what was known of it.
+    fn forget(&self, worker_id: WorkerId) -> Result<WorkerState> {
+        let state = self.conn.one(
+            "DELETE FROM stepwell_workers WHERE worker_id = ?1 RETURNING state",
+            params![Sql(&worker_id)],
+            |row| get(row, 0),
+        )?;
+        Ok(state.unwrap_or(WorkerState::Gone))
     }
 
     fn running_under(&self, worker_id: WorkerId) -> Result<Vec<TaskId>> {
@@ -85,4 +113,48 @@ impl Applying<'_> {
     fn held(&self, task_id: TaskId) -> Result<Option<Held>> {
         self.conn.one(HELD, params![Sql(&task_id)], Held::read)
     }
+}
+
+/// All workers, as they are at that time.
+pub(crate) fn workers(conn: &Connection, now: Timestamp) -> Result<Vec<WorkerInfo>> {
+    conn.all(
+        "SELECT w.worker_id, w.name, w.queues, w.concurrency, w.code_version, w.state, w.registered_at, w.lease_until,
+            (SELECT count(*) FROM stepwell_tasks t WHERE t.worker_id = w.worker_id AND t.state = 'running')
+        FROM stepwell_workers w ORDER BY w.worker_id",
+        [],
+        |row| {
+            let queues: String = row.get(2)?;
+            let lease_until = get(row, 7)?;
+            Ok(WorkerInfo {
+                worker_id: get(row, 0)?,
+                name: row.get(1)?,
+                // Of a worker that was registered by an earlier version, nothing is known.
+                queues: serde_json::from_str(&queues).unwrap_or_default(),
+                concurrency: row.get(3)?,
+                code_version: row.get::<_, Option<Sql<Name>>>(4)?.map(|version| version.0),
+                state: get(row, 5)?,
+                alive: lease_until > now,
+                running: row.get::<_, i64>(8)?.unsigned_abs(),
+                registered_at: get(row, 6)?,
+                lease_until,
+            })
+        },
+    )
+}
+
+/// The types of the first tasks that are to be claimed in each queue.
+pub(crate) fn waiting_types(conn: &Connection, queues: &[Name]) -> Result<Vec<Name>> {
+    let mut types = BTreeSet::new();
+    for queue in queues {
+        types.extend(conn.all(
+            "SELECT DISTINCT task_type FROM (
+                SELECT task_type FROM stepwell_tasks
+                WHERE queue = ?1 AND state = 'pending' AND due_at IS NULL AND blocked = 0
+                ORDER BY priority DESC, ready_at, task_id LIMIT 1000
+            )",
+            params![Sql(queue)],
+            |row| get::<Name>(row, 0),
+        )?);
+    }
+    Ok(types.into_iter().collect())
 }

@@ -29,8 +29,8 @@ use std::time::Duration;
 
 use stepwell_core::store::{Batch, Changed, Committed, Purge};
 use stepwell_core::{
-    BoxFuture, Entry, Error, MemoryStore, QueueInfo, Runtime, Store, StoreError, TaskFilter, TaskId,
-    TaskInfo, Timestamp, WorkerOptions, from_micros,
+    BoxFuture, Entry, Error, MemoryStore, Name, QueueInfo, Runtime, Store, StoreError, TaskFilter, TaskId,
+    TaskInfo, Timestamp, WorkerInfo, WorkerOptions, from_micros,
 };
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -217,6 +217,14 @@ where
 
     fn queues(&self) -> BoxFuture<'static, Result<Vec<QueueInfo>, StoreError>> {
         self.store.queues()
+    }
+
+    fn workers(&self) -> BoxFuture<'static, Result<Vec<WorkerInfo>, StoreError>> {
+        self.store.workers()
+    }
+
+    fn waiting_types(&self, queues: Vec<Name>) -> BoxFuture<'static, Result<Vec<Name>, StoreError>> {
+        self.store.waiting_types(queues)
     }
 
     fn purge(&self, purge: Purge) -> BoxFuture<'static, Result<usize, StoreError>> {

@@ -284,7 +284,7 @@ fn replay_store(
             }
             committed.transitions.push(Ok(Applied::default()));
         }
-        committed.workers = batch.workers.iter().map(|_| true).collect();
+        committed.workers = batch.workers.iter().map(|_| stepwell::WorkerState::Active).collect();
         let mut journals: Vec<_> = batch.claims.iter().map(|_| journal.lock().unwrap().take()).collect();
         Box::pin(async move {
             let info = store.task(task_id).await?.unwrap();

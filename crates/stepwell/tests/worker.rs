@@ -8,8 +8,8 @@
     reason = "a test ends by a panic"
 )]
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use stepwell::testing::{Harness, Intercepted, Process, worker_options};
@@ -463,4 +463,89 @@ async fn no_wake_up_is_lost_at_any_moment() {
             assert!(until(start, when) < SECOND, "moment {moment}, busy {busy}: {:?}", until(start, when));
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_is_told_to_stop_ends_what_it_runs_and_claims_nothing_more() {
+    let harness = Harness::new();
+    let code = |seconds: u32, ctx: TaskContext| async move {
+        ctx.step("work", || async { Ok(tokio::time::sleep(seconds * SECOND).await) }).await
+    };
+    let (process, client) = (harness.start().await, harness.start().await);
+    process.register_fn("work", code).await.unwrap();
+    let worker = process.start_worker(lease(30).name("one").shutdown_timeout(1_000 * SECOND)).await;
+    let running = client.spawn_named("work", &100, SpawnOptions::new()).await.unwrap();
+    while client.task(running.task_id).await.unwrap().unwrap().state != TaskState::Running {
+        tokio::time::sleep(SECOND).await;
+    }
+    let workers = client.workers().await.unwrap();
+    let [info] = workers.as_slice() else { panic!("{workers:?}") };
+    assert_eq!((info.worker_id, info.name.as_str(), info.running), (worker.worker_id(), "one", 1));
+
+    client.drain_worker(info.worker_id).await.unwrap();
+    assert_eq!(client.workers().await.unwrap()[0].state, WorkerState::Draining);
+    tokio::time::sleep(15 * SECOND).await;
+    let left = client.spawn_named("work", &1, SpawnOptions::new()).await.unwrap();
+    let told = harness.now();
+    worker.stopped().await;
+    assert!(until(told, harness.now()) > 50 * SECOND, "it ends what it runs");
+    client.wait::<()>(running.task_id).await.unwrap();
+    assert_eq!(client.task(left.task_id).await.unwrap().unwrap().state, TaskState::Pending);
+    assert_eq!(client.workers().await.unwrap(), []);
+    let error = client.drain_worker(worker.worker_id()).await.unwrap_err().to_string();
+    assert!(error.contains("there is no worker"), "{error}");
+
+    process.start_worker(worker_options()).await;
+    client.wait::<()>(left.task_id).await.unwrap();
+}
+
+/// What is logged on this thread from now on.
+fn logged() -> (Arc<Mutex<Vec<u8>>>, impl Sized) {
+    struct Log(Arc<Mutex<Vec<u8>>>);
+    impl std::io::Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let log = Arc::new(Mutex::new(Vec::new()));
+    let written = log.clone();
+    let subscriber =
+        tracing_subscriber::fmt().with_ansi(false).with_writer(move || Log(written.clone())).finish();
+    (log, tracing_subscriber::util::SubscriberInitExt::set_default(subscriber))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_type_that_a_worker_does_not_know_is_left_alone_and_said_once() {
+    let (log, _guard) = logged();
+    let said = || {
+        let log = String::from_utf8(log.lock().unwrap().clone()).unwrap();
+        log.lines().filter(|line| line.contains("does not know") && line.contains("stranger")).count()
+    };
+    let harness = Harness::new();
+    let old = harness.start().await;
+    old.register::<quick>().await.unwrap();
+    old.start_worker(lease(6)).await;
+    let strangers = [
+        old.spawn_named("stranger", &1, SpawnOptions::new()).await.unwrap(),
+        old.spawn_named("stranger", &2, SpawnOptions::new()).await.unwrap(),
+    ];
+    while said() == 0 {
+        tokio::time::sleep(SECOND).await;
+    }
+    let known = old.spawn::<quick>(3).await.unwrap();
+    assert_eq!(old.wait::<u32>(known.task_id).await.unwrap(), 3, "others go past it");
+    tokio::time::sleep(60 * SECOND).await;
+    assert_eq!(said(), 1);
+
+    let new = harness.start().await;
+    new.register_fn("stranger", |n: u32, _: TaskContext| async move { Ok(n) }).await.unwrap();
+    new.start_worker(lease(6)).await;
+    for (n, task) in (1..).zip(strangers) {
+        assert_eq!(new.wait::<u32>(task.task_id).await.unwrap(), n);
+    }
+    assert_eq!(said(), 1);
 }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use stepwell_core::store::{
-    Batch, Claim, Command, Committed, MessageId, NewEvent, NewMessage, NewTask, Next, Transition, Wait,
-    WorkerSignal,
+    Batch, Claim, Command, Committed, MessageId, NewEvent, NewMessage, NewTask, NewWorker, Next, Transition,
+    Wait, WorkerSignal,
 };
 use stepwell_core::{
     Entry, Failure, FailureKind, Key, Kind, Outcome, QueueAction, QueueChange, QueueLimits, RateLimit, RunId,
@@ -12,7 +12,7 @@ use stepwell_core::{
 };
 
 use super::ops::{Does, Event, NextOp, Op, QueueOp, Spawn, WaitOp};
-use crate::make::{self, json, name, step, task_id, worker_id};
+use crate::make::{self, json, name, new_worker, step, task_id, worker_id};
 
 /// What one side knows of the tasks that it made. Both sides make the same batches of the same operations,
 /// but for the ids that their stores chose.
@@ -185,11 +185,10 @@ impl World {
                 }),
                 Op::Emit(event) => batch.events.push(self.event(event)),
                 Op::Send(task, topic) => batch.messages.push(self.message(*task, *topic)),
-                Op::Register(worker, lease) => batch.workers.push(WorkerSignal::Register {
-                    worker_id: worker_id(*worker),
-                    name: "host".into(),
+                Op::Register(worker, lease) => batch.workers.push(WorkerSignal::Register(NewWorker {
                     lease: lease_of(*worker, *lease),
-                }),
+                    ..new_worker(*worker)
+                })),
                 Op::Heartbeat(worker, lease) => batch.workers.push(WorkerSignal::Heartbeat {
                     worker_id: worker_id(*worker),
                     lease: lease_of(*worker, *lease),

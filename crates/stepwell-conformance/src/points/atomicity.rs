@@ -1,7 +1,7 @@
 //! All or nothing.
 
-use stepwell_core::TaskState;
 use stepwell_core::store::{Batch, Command, CommandOutcome, Spawned, Transition};
+use stepwell_core::{TaskState, WorkerState};
 
 use crate::backend::Backend;
 use crate::handle::payloads;
@@ -113,7 +113,7 @@ pub async fn refused_items(backend: &impl Backend) {
     assert_eq!(committed.messages, [false, false]);
     assert!(matches!(committed.spawns[0], Spawned::Existing { task_id: id, .. } if id == task_id(5)));
     assert_eq!(committed.spawns[1], Spawned::Created { claimed: false });
-    assert_eq!(committed.workers, [false, true]);
+    assert_eq!(committed.workers, [WorkerState::Gone, WorkerState::Active]);
     assert!(committed.claims[0].tasks.is_empty(), "a worker that is not registered got something");
     assert_eq!(committed.claims[1].tasks.len(), 1);
 

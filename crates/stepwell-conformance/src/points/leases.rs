@@ -1,7 +1,7 @@
 //! Workers that live, stop and die.
 
-use stepwell_core::store::{Command, Finish, NewTask, Transition, WorkerSignal};
-use stepwell_core::{TaskState, crashed};
+use stepwell_core::store::{Command, Finish, NewTask, NewWorker, Transition, WorkerSignal};
+use stepwell_core::{TaskState, WorkerInfo, WorkerState, after, crashed};
 
 use crate::backend::Backend;
 use crate::handle::{Handle, of};
@@ -37,6 +37,99 @@ pub async fn leases(backend: &impl Backend) {
     setup.advance(LEASE * 10 - MICROSECOND);
     a.signal(register(1)).await;
     assert!(a.claim(1, 5).await.is_empty(), "a heartbeat says how long the worker is alive");
+}
+
+/// What is known of workers, and that one can be told to stop.
+pub async fn worker_registry(backend: &impl Backend) {
+    let (setup, store) = Setup::with_handle(backend).await;
+    assert_eq!(store.0.workers().await.unwrap(), []);
+    let start = setup.now();
+    store.signal(register(1)).await;
+    let second = NewWorker {
+        name: "a \"second\" one, ünicode".into(),
+        queues: vec![name("b"), name("a")],
+        concurrency: u32::MAX,
+        code_version: Some(name("v2")),
+        lease: LEASE * 2,
+        ..new_worker(2)
+    };
+    store.signal(WorkerSignal::Register(second)).await;
+    store.spawn((1..=3).map(new_task)).await;
+    let claimed = store.claim(1, 2).await;
+    let infos = store.0.workers().await.unwrap();
+    let first = WorkerInfo {
+        worker_id: worker_id(1),
+        name: "host".into(),
+        queues: vec![name("queue")],
+        concurrency: 10,
+        code_version: None,
+        state: WorkerState::Active,
+        alive: true,
+        running: 2,
+        registered_at: start,
+        lease_until: after(start, LEASE),
+    };
+    let second = WorkerInfo {
+        worker_id: worker_id(2),
+        name: "a \"second\" one, ünicode".into(),
+        queues: vec![name("b"), name("a")],
+        concurrency: u32::MAX,
+        code_version: Some(name("v2")),
+        running: 0,
+        lease_until: after(start, LEASE * 2),
+        ..first.clone()
+    };
+    assert_eq!(infos, [first.clone(), second.clone()]);
+
+    // It is told with its next sign of life, and with every further one.
+    let state = async |signal| store.commit(signals([signal])).await.workers[0];
+    assert_eq!(state(WorkerSignal::Drain { worker_id: worker_id(1) }).await, WorkerState::Draining);
+    assert_eq!(state(WorkerSignal::Drain { worker_id: worker_id(9) }).await, WorkerState::Gone);
+    assert_eq!(state(heartbeat(1)).await, WorkerState::Draining);
+    assert_eq!(state(heartbeat(1)).await, WorkerState::Draining);
+    assert_eq!(state(heartbeat(2)).await, WorkerState::Active);
+    store.next(of(&claimed[0]), complete()).await;
+    let infos = store.0.workers().await.unwrap();
+    assert_eq!(infos[0], WorkerInfo { state: WorkerState::Draining, running: 1, ..first.clone() });
+    assert_eq!(state(deregister(1)).await, WorkerState::Draining, "what it was");
+    assert_eq!(state(heartbeat(1)).await, WorkerState::Gone);
+    assert_eq!(state(register(1)).await, WorkerState::Active, "it is another worker now");
+
+    // One whose lease has run out is there until somebody finds that out.
+    setup.advance(LEASE);
+    let alive: Vec<_> = store.0.workers().await.unwrap().iter().map(|worker| worker.alive).collect();
+    assert_eq!(alive, [false, false]);
+    store.signal(register(3)).await;
+    store.claim(3, 0).await;
+    let left: Vec<_> = store.0.workers().await.unwrap().iter().map(|worker| worker.worker_id).collect();
+    assert_eq!(left, [worker_id(3)]);
+}
+
+/// Which types wait, so that a worker can say which of them it does not know.
+pub async fn waiting_types(backend: &impl Backend) {
+    let (setup, store) = Setup::with_handle(backend).await;
+    let of_type =
+        |n, task_type, queue| NewTask { task_type: name(task_type), queue: name(queue), ..new_task(n) };
+    let later = NewTask { start_at: Some(after(setup.now(), LEASE)), ..of_type(5, "later", "queue") };
+    store
+        .spawn([
+            of_type(1, "b", "queue"),
+            of_type(2, "a", "queue"),
+            of_type(3, "b", "queue"),
+            of_type(4, "elsewhere", "other"),
+            later,
+        ])
+        .await;
+    let types = async |queues: &[&str]| {
+        store.0.waiting_types(queues.iter().map(|queue| name(queue)).collect()).await.unwrap()
+    };
+    assert_eq!(types(&["queue"]).await, [name("a"), name("b")]);
+    assert_eq!(types(&["other", "queue"]).await, [name("a"), name("b"), name("elsewhere")]);
+    assert_eq!(types(&["empty"]).await, []);
+    store.signal(register(1)).await;
+    let claim = claim_of(1, &["queue"], &["b"], 10);
+    assert_eq!(store.commit(claims([claim])).await.claims[0].tasks.len(), 2);
+    assert_eq!(types(&["queue"]).await, [name("a")], "what runs does not wait");
 }
 
 /// A dead worker's tasks that wait, or have ended, are left as they are; those that were asked to cancel are
@@ -86,7 +179,7 @@ pub async fn deregistration(backend: &impl Backend) {
     assert!(a.next(runs[1], SUSPEND).await.suspended);
     a.command(Command::Cancel(task_id(3))).await;
     let committed = a.commit(signals([deregister(1)])).await;
-    assert_eq!(committed.workers, [true]);
+    assert_eq!(committed.workers, [WorkerState::Active]);
     assert!(committed.news.ready.iter().any(|(queue, _)| *queue == name("queue")));
     assert_eq!(committed.news.finished, [(task_id(3), Finish::Cancelled)]);
     let info = b.info(1).await;

@@ -1,7 +1,7 @@
 //! The order within a batch.
 
-use stepwell_core::TaskState;
 use stepwell_core::store::{Batch, Command, CommandOutcome, Next, Spawned, Transition};
+use stepwell_core::{TaskState, WorkerState};
 
 use crate::backend::Backend;
 use crate::handle::{of, payloads};
@@ -54,7 +54,7 @@ pub async fn order_within_a_batch(backend: &impl Backend) {
     );
     let existing = Spawned::Existing { task_id: task_id(3), run_id: run_id(3), attempt: 0 };
     assert_eq!(committed.spawns, [Spawned::Created { claimed: false }, existing]);
-    assert_eq!(committed.workers, [true, true, true]);
+    assert_eq!(committed.workers, [WorkerState::Active; 3]);
     let claimed =
         committed.claims.iter().map(|claimed| claimed.tasks.iter().map(|task| task.task_id).collect());
     assert_eq!(claimed.collect::<Vec<Vec<_>>>(), [vec![], vec![task_id(2)], vec![task_id(3)]]);

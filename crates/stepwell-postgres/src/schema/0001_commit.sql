@@ -113,7 +113,7 @@ CREATE FUNCTION stepwell.commit(
     OUT t_accepted boolean[], OUT t_cancel_requested boolean[], OUT t_suspended boolean[], OUT t_facts json,
     OUT c_answer text[], OUT ev_first boolean[], OUT m_accepted boolean[],
     OUT s_claimed boolean[], OUT s_existing uuid[], OUT s_existing_run uuid[], OUT s_existing_attempt bigint[],
-    OUT signal_known boolean[],
+    OUT signal_state text[],
     OUT cl_of integer[], OUT cl_task uuid[], OUT cl_run uuid[], OUT cl_attempt bigint[], OUT cl_had_it boolean[],
     OUT cl_max_attempts bigint[], OUT cl_type text[], OUT cl_queue text[], OUT cl_params text[],
     OUT cl_headers text[], OUT cl_retry text[], OUT cl_waits json, OUT cl_facts json, OUT cl_poked jsonb,
@@ -131,7 +131,7 @@ DECLARE
     v_tasks uuid[];
     v_states text[];
     v_found uuid[];
-    v_known boolean;
+    v_state text;
     v_left bigint;
     v_queue text;
     v_types text[];
@@ -364,24 +364,32 @@ BEGIN
         FOR item IN SELECT s.value FROM jsonb_array_elements(signals) WITH ORDINALITY AS s(value, i) ORDER BY s.i LOOP
             v_worker := (item.value ->> 'worker_id')::uuid;
             IF item.value ->> 'signal' = 'register' THEN
-                INSERT INTO stepwell.workers AS w (worker_id, name, registered_at, lease_until)
-                VALUES (v_worker, item.value ->> 'name', r_now,
+                INSERT INTO stepwell.workers AS w (worker_id, name, queues, concurrency, code_version, registered_at,
+                    lease_until)
+                VALUES (v_worker, item.value ->> 'name',
+                    ARRAY (SELECT jsonb_array_elements_text(item.value -> 'queues')),
+                    (item.value ->> 'concurrency')::bigint, item.value ->> 'code_version', r_now,
                     r_now + (item.value ->> 'lease')::bigint * interval '1 microsecond')
-                ON CONFLICT (worker_id) DO UPDATE SET name = EXCLUDED.name, lease_until = EXCLUDED.lease_until;
-                v_known := true;
+                ON CONFLICT (worker_id) DO UPDATE SET name = EXCLUDED.name, queues = EXCLUDED.queues,
+                    concurrency = EXCLUDED.concurrency, code_version = EXCLUDED.code_version, state = 'active',
+                    registered_at = EXCLUDED.registered_at, lease_until = EXCLUDED.lease_until
+                RETURNING w.state INTO v_state;
             ELSIF item.value ->> 'signal' = 'heartbeat' THEN
                 UPDATE stepwell.workers w SET lease_until = r_now + (item.value ->> 'lease')::bigint * interval '1 microsecond'
-                WHERE w.worker_id = v_worker;
-                v_known := FOUND;
+                WHERE w.worker_id = v_worker
+                RETURNING w.state INTO v_state;
+            ELSIF item.value ->> 'signal' = 'drain' THEN
+                UPDATE stepwell.workers w SET state = 'draining' WHERE w.worker_id = v_worker
+                RETURNING w.state INTO v_state;
             ELSE
-                DELETE FROM stepwell.workers w WHERE w.worker_id = v_worker;
-                v_known := FOUND;
+                DELETE FROM stepwell.workers w WHERE w.worker_id = v_worker
+                RETURNING w.state INTO v_state;
                 r := stepwell.bury(r_now, ARRAY[v_worker], true, NULL);
                 ready := ready || r.ready;
                 poked := poked || r.poked;
                 finished := finished || r.finished;
             END IF;
-            signal_known := signal_known || v_known;
+            signal_state := signal_state || coalesce(v_state, 'gone');
         END LOOP;
     END IF;
 

@@ -144,6 +144,10 @@ CREATE INDEX messages_mailbox ON stepwell.messages (task_id, topic, id);
 CREATE TABLE stepwell.workers (
     worker_id     uuid        PRIMARY KEY,
     name          text        NOT NULL,
+    queues        text[]      NOT NULL,
+    concurrency   bigint      NOT NULL,
+    code_version  text,
+    state         text        NOT NULL DEFAULT 'active', -- active, draining
     registered_at timestamptz NOT NULL,
     lease_until   timestamptz NOT NULL
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);

@@ -16,7 +16,8 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 use stepwell_core::store::{
-    Batch, CancellationPolicy, Claim, ClaimedTask, Committed, NewTask, Next, Transition, WorkerSignal,
+    Batch, CancellationPolicy, Claim, ClaimedTask, Committed, NewTask, NewWorker, Next, Transition,
+    WorkerSignal,
 };
 use stepwell_core::{
     BoxFuture, Entry, Headers, Key, Kind, Name, Outcome, Payload, RetryStrategy, RunId, Runtime, Store,
@@ -137,7 +138,14 @@ fn spawns(tasks: Vec<NewTask>) -> Batch {
 
 fn register(n: u128) -> Batch {
     let lease = Duration::from_secs(30);
-    let signal = WorkerSignal::Register { worker_id: worker_id(n), name: "host".into(), lease };
+    let signal = WorkerSignal::Register(NewWorker {
+        worker_id: worker_id(n),
+        name: "host".into(),
+        queues: Vec::new(),
+        concurrency: 1,
+        code_version: None,
+        lease,
+    });
     Batch { workers: vec![signal], ..Batch::default() }
 }
 
