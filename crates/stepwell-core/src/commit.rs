@@ -20,6 +20,7 @@
 //!   beside        ├── e f ──┤     ├── i j ──┤
 //! ```
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hashbrown::HashSet;
@@ -27,6 +28,7 @@ use tokio::sync::oneshot;
 
 use crate::hub::Hub;
 use crate::ids::TaskId;
+use crate::journal::Outcome;
 use crate::lifecycle::{Broadcast, Lifecycle};
 use crate::name::Name;
 use crate::queue::QueueChange;
@@ -61,10 +63,19 @@ enum Lane {
     Beside,
 }
 
+/// How many bytes of payloads are enough for a batch: a store may not take any number of them at once.
+const FULL: usize = 32 << 20;
+/// The largest transition that is taken for a light one, in bytes of its payloads.
+const LIGHT: usize = 64 << 10;
+
 #[derive(Default)]
 struct Gathering {
+    /// Batches that are full, the first to leave first.
+    full: VecDeque<(Batch, Answers)>,
     batch: Batch,
     answers: Answers,
+    /// How many bytes of payloads are in `batch`.
+    bytes: usize,
     /// Transitions that concern nobody but their tasks, and may go in either lane.
     light: Vec<(Transition, Answer<Result<Applied, Refused>>)>,
     /// How many transitions are on their way in each lane.
@@ -84,13 +95,35 @@ impl Gathering {
         }
     }
 
+    fn add(&mut self, transition: Transition, answer: Answer<Result<Applied, Refused>>) {
+        let bytes = weight(&transition);
+        self.batch.transitions.push(transition);
+        self.answers.transitions.push(answer);
+        self.grow(bytes);
+    }
+
+    /// Counts what was added to the batch.
+    fn grow(&mut self, bytes: usize) {
+        self.bytes += bytes;
+        if self.bytes >= FULL {
+            let full = self.take_batch();
+            self.full.push_back(full);
+        }
+    }
+
+    fn take_batch(&mut self) -> (Batch, Answers) {
+        self.bytes = 0;
+        (std::mem::take(&mut self.batch), std::mem::take(&mut self.answers))
+    }
+
     /// The lane in which a batch can leave now.
     fn can_leave(&self) -> Option<Lane> {
         let light = self.light.len();
         let enough_beside = |other: Option<usize>| light > 0 && other.is_none_or(|other| light * 2 >= other);
         if self.main.is_none() {
             let waits = self.may_repeat && self.beside.is_some();
-            let leaves = !self.batch.is_empty() || enough_beside(self.beside);
+            let heavy = !self.full.is_empty() || !self.batch.is_empty();
+            let leaves = heavy || enough_beside(self.beside);
             return (leaves && !waits).then_some(Lane::Main);
         }
         let alone = self.may_repeat || self.repeats_on_its_way || self.beside.is_some();
@@ -100,7 +133,7 @@ impl Gathering {
     /// Takes out what leaves in the lane.
     fn take(&mut self, lane: Lane) -> (Batch, Answers) {
         let (mut batch, mut answers) = match lane {
-            Lane::Main => (std::mem::take(&mut self.batch), std::mem::take(&mut self.answers)),
+            Lane::Main => self.full.pop_front().unwrap_or_else(|| self.take_batch()),
             Lane::Beside => Default::default(),
         };
         let heavy = std::mem::take(&mut batch.transitions).into_iter();
@@ -112,9 +145,9 @@ impl Gathering {
                 seen.insert((transition.task_id, transition.run_id))
             });
             (batch.transitions, answers.transitions) = first.into_iter().unzip();
+            later.into_iter().for_each(|(transition, answer)| self.add(transition, answer));
             self.repeats_on_its_way = true;
-            self.may_repeat = !later.is_empty();
-            (self.batch.transitions, self.answers.transitions) = later.into_iter().unzip();
+            self.may_repeat = !(self.full.is_empty() && self.batch.is_empty());
         } else {
             (batch.transitions, answers.transitions) = all.unzip();
         }
@@ -126,7 +159,21 @@ impl Gathering {
 /// Whether nobody but its task is concerned by it.
 fn is_light(transition: &Transition) -> bool {
     transition.only_journals()
+        && weight(transition) <= LIGHT
         && matches!(transition.next, Next::Continue { collect: false } | Next::Complete(_))
+}
+
+/// The bytes of payloads in it.
+fn weight(transition: &Transition) -> usize {
+    let entries = transition.entries.iter().map(|entry| match &entry.outcome {
+        Outcome::Done(payload) => payload.as_str().len(),
+        Outcome::Failed(_) | Outcome::Retrying { .. } => 0,
+    });
+    let spawns = transition.spawns.iter().map(|task| task.params.as_str().len());
+    let events = transition.events.iter().map(|event| event.payload.as_str().len());
+    let messages = transition.messages.iter().map(|message| message.payload.as_str().len());
+    let output = if let Next::Complete(output) = &transition.next { output.as_str().len() } else { 0 };
+    output + entries.chain(spawns).chain(events).chain(messages).sum::<usize>()
 }
 
 /// The one door to the store for everything that writes.
@@ -142,13 +189,15 @@ pub(crate) struct GroupCommit {
 
 /// Defines the method that adds an item of one kind to the batch that is gathering.
 macro_rules! door {
-    ($(#[$doc:meta])* $name:ident, $list:ident, $item:ty, $answer:ty) => {
-        $(#[$doc])*
+    ($name:ident, $list:ident, $item:ty, $answer:ty, $bytes:expr) => {
         pub(crate) fn $name(self: &Arc<Self>, item: $item) -> Receipt<$answer> {
             let (answer, receipt) = oneshot::channel();
+            let bytes: fn(&$item) -> usize = $bytes;
             self.gather(|gathering| {
+                let bytes = bytes(&item);
                 gathering.batch.$list.push(item);
                 gathering.answers.$list.push(answer);
+                gathering.grow(bytes);
             });
             receipt
         }
@@ -166,12 +215,12 @@ impl GroupCommit {
         Arc::new(Self { store, runtime, hub, lifecycle, overlaps, gathering: Mutex::default() })
     }
 
-    door!(command, commands, Command, CommandOutcome);
-    door!(emit, events, NewEvent, bool);
-    door!(send, messages, NewMessage, bool);
-    door!(change_queue, queues, QueueChange, ());
-    door!(signal, workers, WorkerSignal, WorkerState);
-    door!(claim, claims, Claim, Claimed);
+    door!(command, commands, Command, CommandOutcome, |_| 0);
+    door!(emit, events, NewEvent, bool, |event| event.payload.as_str().len());
+    door!(send, messages, NewMessage, bool, |message| message.payload.as_str().len());
+    door!(change_queue, queues, QueueChange, (), |_| 0);
+    door!(signal, workers, WorkerSignal, WorkerState, |_| 0);
+    door!(claim, claims, Claim, Claimed, |_| 0);
 
     pub(crate) fn transition(
         self: &Arc<Self>,
@@ -192,8 +241,7 @@ impl GroupCommit {
             if self.overlaps && is_light(&transition) {
                 gathering.light.push((transition, answer));
             } else {
-                gathering.batch.transitions.push(transition);
-                gathering.answers.transitions.push(answer);
+                gathering.add(transition, answer);
             }
         });
         receipt
@@ -206,8 +254,7 @@ impl GroupCommit {
     ) -> Receipt<Result<Applied, Refused>> {
         let (answer, receipt) = oneshot::channel();
         self.gather(|gathering| {
-            gathering.batch.transitions.push(transition);
-            gathering.answers.transitions.push(answer);
+            gathering.add(transition, answer);
             gathering.may_repeat = true;
         });
         receipt
@@ -217,8 +264,10 @@ impl GroupCommit {
         let (answer, receipt) = oneshot::channel();
         self.gather(|gathering| {
             gathering.answers.spawned.push((task.task_id, task.task_type.clone()));
+            let bytes = task.params.as_str().len();
             gathering.batch.spawns.push(task);
             gathering.answers.spawns.push(answer);
+            gathering.grow(bytes);
         });
         receipt
     }
@@ -229,8 +278,10 @@ impl GroupCommit {
         self.gather(|gathering| {
             let spawned = tasks.iter().map(|task| (task.task_id, task.task_type.clone()));
             gathering.answers.spawned.extend(spawned);
+            let bytes = tasks.iter().map(|task| task.params.as_str().len()).sum();
             gathering.batch.spawns.extend(tasks);
             gathering.answers.spawns.extend(answers);
+            gathering.grow(bytes);
         });
         receipts
     }
@@ -342,8 +393,7 @@ mod tests {
         if is_light(&transition) {
             gathering.light.push((transition, answer));
         } else {
-            gathering.batch.transitions.push(transition);
-            gathering.answers.transitions.push(answer);
+            gathering.add(transition, answer);
         }
     }
 
@@ -380,6 +430,20 @@ mod tests {
         assert_eq!(leaves(&mut gathering), Some((false, 1)));
         gathering.main = None;
         assert_eq!(leaves(&mut gathering), Some((true, 1)));
+    }
+
+    #[test]
+    fn large_payloads_go_in_several_batches_in_their_order() {
+        let mut gathering = Gathering::default();
+        let large = || Next::Complete(crate::Payload::from_json("1".repeat(FULL / 2)));
+        assert!(!is_light(&Transition::new(Uuid::from_u128(1).into(), Uuid::from_u128(1).into(), large())));
+        for run in 0..5 {
+            add(&mut gathering, run, large());
+        }
+        for expected in [Some((true, 2)), Some((true, 2)), Some((true, 1)), None] {
+            assert_eq!(leaves(&mut gathering), expected);
+            gathering.main = None;
+        }
     }
 
     #[test]
