@@ -133,7 +133,8 @@
 //! 38. **Failures, names, headers, entries and waits come back as they were**, and no name is taken for
 //!     another one. `failures_come_back`, `odd_names`, `entries_come_back`
 //! 39. **Times come back to the microsecond**, however far away they are. `times_come_back`
-//! 40. **Lists hold what passes their filter**, newest first, a page at a time. `lists`
+//! 40. **Lists hold what passes their filter**, newest first, a page at a time; how
+//!     tasks ended is told of many at once. `lists`, `ends`
 //!
 //! ## Several handles
 //!

@@ -61,6 +61,7 @@ macro_rules! suite {
             entries_come_back,
             times_come_back,
             lists,
+            ends,
             changes,
             queue_limits,
             queue_limits_under_races,

@@ -13,7 +13,6 @@ use crate::commit::{Receipt, durable};
 use crate::context::TaskContext;
 use crate::engine::{Engine, States};
 use crate::error::Error;
-use crate::failure::{Failure, FailureKind};
 use crate::hub::Hub;
 use crate::ids::{RunId, TaskId, WorkerId};
 use crate::journal::Entry;
@@ -322,7 +321,7 @@ impl Client {
     }
 
     async fn finish(&self, task_id: TaskId) -> Result<Finish, Error> {
-        let Engine { hub, store, runtime, .. } = &*self.engine;
+        let Engine { hub, runtime, .. } = &*self.engine;
         if let Some(output) = hub.output(task_id) {
             return Ok(Finish::Completed(output));
         }
@@ -330,32 +329,16 @@ impl Client {
         let mut finished = hub.when_finished(task_id);
         let _forget = Forget { engine: &self.engine, task_id };
         let mut pause = LOOK_AGAIN.0;
-        let mut first = true;
+        // What this process runs, it will be told of.
+        let mut look = !hub.runs(task_id);
         loop {
-            // Listens before it looks, so that no write falls between.
-            let others_wrote = hub.others_wrote.notified();
-            if !(first && hub.runs(task_id)) {
-                let info = store.task(task_id).await?.ok_or(Error::NotFound(task_id))?;
-                match info.state {
-                    TaskState::Completed => {
-                        return Ok(Finish::Completed(info.output.unwrap_or_else(Payload::null)));
-                    }
-                    TaskState::Failed => {
-                        let unknown = || Failure::new(FailureKind::Error, "unknown");
-                        return Ok(Finish::Failed(info.failure.unwrap_or_else(unknown)));
-                    }
-                    TaskState::Cancelled => return Ok(Finish::Cancelled),
-                    TaskState::Pending | TaskState::Running | TaskState::Suspended => {}
-                }
+            if look {
+                hub.look_at(task_id);
             }
-            first = false;
-            let look_again = select(Box::pin(others_wrote), runtime.sleep(pause));
-            match select(&mut finished, look_again).await {
-                Either::Left((Ok(finish), _)) => return Ok(finish),
+            match select(&mut finished, runtime.sleep(pause)).await {
+                Either::Left((Ok(end), _)) => return end?.ok_or(Error::NotFound(task_id)),
                 Either::Left((Err(_), _)) => return Err(StoreError::Closed.into()),
-                // Something was heard of others.
-                Either::Right((Either::Left(_), _)) => {}
-                Either::Right((Either::Right(_), _)) => pause = (pause * 2).min(LOOK_AGAIN.1),
+                Either::Right(_) => (look, pause) = (true, (pause * 2).min(LOOK_AGAIN.1)),
             }
         }
     }

@@ -55,15 +55,21 @@ impl Engine {
         })
     }
 
-    /// Listens, from the first call on, for the writes of other processes.
+    /// Listens, from the first call on, for the writes of other processes, and looks at tasks that are waited for.
     pub(crate) fn listen(&self) {
         self.listening.get_or_init(|| {
             let end = CancellationToken::new();
             let (ended, store, hub) = (end.clone(), self.store.clone(), self.hub.clone());
             self.runtime.spawn(Box::pin(async move {
+                while ended.run_until_cancelled(hub.look.notified()).await.is_some() {
+                    ended.run_until_cancelled(hub.look_at_unseen(&*store)).await;
+                }
+            }));
+            let (ended, store, hub) = (end.clone(), self.store.clone(), self.hub.clone());
+            self.runtime.spawn(Box::pin(async move {
                 while let Some(changed) = ended.run_until_cancelled(store.changed()).await {
                     if changed.finished {
-                        hub.others_wrote.notify_waiters();
+                        hub.look_at_all();
                     }
                     if changed.work {
                         hub.workers().iter().for_each(|slots| slots.nudge());

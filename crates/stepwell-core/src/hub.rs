@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use lru::LruCache;
 use tokio::sync::{Notify, oneshot};
 
@@ -11,23 +11,28 @@ use crate::ids::{TaskId, WorkerId};
 use crate::payload::Payload;
 use crate::run::Run;
 use crate::slots::Slots;
-use crate::store::{Finish, NewTask, News};
+use crate::store::{Finish, NewTask, News, Store, StoreError};
 
 /// The largest output that is kept for callers who come a moment later, in bytes.
 const SMALL_OUTPUT: usize = 256;
 /// How many of them.
 const OUTPUTS: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
 
+/// How the task that somebody waits for ended; `None` when there is no such task.
+pub(crate) type End = Result<Option<Finish>, StoreError>;
+
 /// Takes the news of each commit to those who wait for it.
 #[derive(Default)]
 pub(crate) struct Hub {
-    waiting: Mutex<HashMap<TaskId, Vec<oneshot::Sender<Finish>>>>,
+    waiting: Mutex<HashMap<TaskId, Vec<oneshot::Sender<End>>>>,
+    /// Tasks that somebody waits for, and that are to be looked at in the store.
+    unseen: Mutex<HashSet<TaskId>>,
+    /// Told when there are such.
+    pub(crate) look: Notify,
     runs: Mutex<HashMap<TaskId, Arc<Run>>>,
     workers: Mutex<Vec<Weak<Slots>>>,
     /// Small outputs of tasks that ended a moment ago, for callers who spawn many and then wait for them.
     outputs: Mutex<Option<LruCache<TaskId, Payload>>>,
-    /// Told when another process may have written.
-    pub(crate) others_wrote: Notify,
 }
 
 impl Hub {
@@ -44,9 +49,7 @@ impl Hub {
                 let mut outputs = lock(&self.outputs);
                 outputs.get_or_insert_with(|| LruCache::new(OUTPUTS)).put(task_id, output.clone());
             }
-            for waiter in lock(&self.waiting).remove(&task_id).unwrap_or_default() {
-                let _ = waiter.send(finish.clone());
-            }
+            self.answer(task_id, &Ok(Some(finish)));
         }
         for task_id in news.poked {
             self.poke(task_id);
@@ -62,8 +65,50 @@ impl Hub {
         }
     }
 
-    /// The end of a task, when it comes about by a commit of this process.
-    pub(crate) fn when_finished(&self, task_id: TaskId) -> oneshot::Receiver<Finish> {
+    fn answer(&self, task_id: TaskId, end: &End) {
+        for waiter in lock(&self.waiting).remove(&task_id).unwrap_or_default() {
+            let _ = waiter.send(end.clone());
+        }
+    }
+
+    /// Has the task looked at in the store, together with others that are to be.
+    pub(crate) fn look_at(&self, task_id: TaskId) {
+        lock(&self.unseen).insert(task_id);
+        self.look.notify_one();
+    }
+
+    /// Has all tasks looked at that somebody waits for: another process may have ended them.
+    pub(crate) fn look_at_all(&self) {
+        let waiting: Vec<_> = lock(&self.waiting).keys().copied().collect();
+        lock(&self.unseen).extend(waiting);
+        self.look.notify_one();
+    }
+
+    /// Looks at tasks in the store until none are left to be looked at.
+    pub(crate) async fn look_at_unseen(&self, store: &dyn Store) {
+        loop {
+            let tasks: Vec<_> = lock(&self.unseen).drain().collect();
+            if tasks.is_empty() {
+                return;
+            }
+            match store.ends(tasks.clone()).await {
+                Ok(ends) => {
+                    let ends: HashMap<_, _> = ends.into_iter().collect();
+                    for task_id in tasks {
+                        match ends.get(&task_id) {
+                            Some(Some(finish)) => self.answer(task_id, &Ok(Some(finish.clone()))),
+                            Some(None) => {}
+                            None => self.answer(task_id, &Ok(None)),
+                        }
+                    }
+                }
+                Err(error) => tasks.into_iter().for_each(|task_id| self.answer(task_id, &Err(error.clone()))),
+            }
+        }
+    }
+
+    /// The end of a task, when it comes about by a commit of this process, or is seen in the store.
+    pub(crate) fn when_finished(&self, task_id: TaskId) -> oneshot::Receiver<End> {
         let (sender, receiver) = oneshot::channel();
         let mut waiting = lock(&self.waiting);
         let waiters = waiting.entry(task_id).or_default();

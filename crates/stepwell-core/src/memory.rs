@@ -95,6 +95,13 @@ impl Store for MemoryStore {
         Box::pin(std::future::ready(Ok(tasks)))
     }
 
+    fn ends(&self, tasks: Vec<TaskId>) -> BoxFuture<'static, Result<Ends, StoreError>> {
+        let state = self.state();
+        let end = |task_id: TaskId| Some((task_id, state.tasks.get(&task_id)?.finish()));
+        let ends = tasks.into_iter().filter_map(end).collect();
+        Box::pin(std::future::ready(Ok(ends)))
+    }
+
     fn journal(&self, task_id: TaskId) -> BoxFuture<'static, Result<Vec<Entry>, StoreError>> {
         let journal = self.state().tasks.get(&task_id).map(|task| task.journal.clone()).unwrap_or_default();
         Box::pin(std::future::ready(Ok(journal)))
@@ -230,12 +237,7 @@ impl Task {
     }
 
     fn finish(&self) -> Option<Finish> {
-        match self.state {
-            TaskState::Completed => self.output.clone().map(Finish::Completed),
-            TaskState::Failed => self.failure.clone().map(Finish::Failed),
-            TaskState::Cancelled => Some(Finish::Cancelled),
-            _ => None,
-        }
+        Finish::of(self.state, self.output.clone(), self.failure.clone())
     }
 }
 

@@ -35,7 +35,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 use crate::ids::{RunId, TaskId, WorkerId};
 use crate::journal::Entry;
 use crate::name::Name;
@@ -86,6 +86,9 @@ pub trait Store: Any + Send + Sync {
 
     /// The tasks that pass the filter, newest first.
     fn tasks(&self, filter: TaskFilter) -> BoxFuture<'static, Result<Vec<TaskInfo>, StoreError>>;
+
+    /// Of the tasks that are there, in any order: how they ended, `None` for those that have not.
+    fn ends(&self, tasks: Vec<TaskId>) -> BoxFuture<'static, Result<Ends, StoreError>>;
 
     /// A task's journal, in order. Empty when there is no such task.
     fn journal(&self, task_id: TaskId) -> BoxFuture<'static, Result<Vec<Entry>, StoreError>>;
@@ -195,6 +198,9 @@ pub struct News {
     pub finished: Vec<(TaskId, Finish)>,
 }
 
+/// Tasks, and how they ended, if they have.
+pub type Ends = Vec<(TaskId, Option<Finish>)>;
+
 /// How a task ended.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Finish {
@@ -204,6 +210,19 @@ pub enum Finish {
     Failed(Failure),
     /// It was cancelled.
     Cancelled,
+}
+
+impl Finish {
+    /// How a task in that state ended, if it has.
+    pub fn of(state: TaskState, output: Option<Payload>, failure: Option<Failure>) -> Option<Self> {
+        let unknown = || Failure::new(FailureKind::Error, "unknown");
+        match state {
+            TaskState::Completed => Some(Self::Completed(output.unwrap_or_else(Payload::null))),
+            TaskState::Failed => Some(Self::Failed(failure.unwrap_or_else(unknown))),
+            TaskState::Cancelled => Some(Self::Cancelled),
+            TaskState::Pending | TaskState::Running | TaskState::Suspended => None,
+        }
+    }
 }
 
 /// A task to be spawned.

@@ -177,7 +177,7 @@ impl Shared {
     async fn answer(&self, line: &mut Line, sorted: Sorted, row: PgRow) -> Result<Committed, StoreError> {
         let (mut committed, others) = answer::read(&sorted, &row).map_err(|error| self.error(error))?;
         if !others.is_empty() {
-            let mut ends = self.ends(line, others).await;
+            let mut ends = self.other_ends(line, others).await;
             committed.news.finished.append(&mut ends);
         }
         Ok(committed)

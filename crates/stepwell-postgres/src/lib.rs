@@ -43,7 +43,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::postgres::{PgPool, PgPoolOptions};
-use stepwell_core::store::{Batch, Changed, Committed, Purge, Transacting, Transition};
+use stepwell_core::store::{Batch, Changed, Committed, Ends, Purge, Transacting, Transition};
 use stepwell_core::{
     BoxFuture, Entry, Name, QueueInfo, Store, StoreError, TaskFilter, TaskId, TaskInfo, Timestamp, WorkerInfo,
 };
@@ -136,6 +136,11 @@ impl Store for PostgresStore {
     fn tasks(&self, filter: TaskFilter) -> BoxFuture<'static, Result<Vec<TaskInfo>, StoreError>> {
         let shared = self.0.clone();
         Box::pin(async move { shared.tasks(filter).await })
+    }
+
+    fn ends(&self, tasks: Vec<TaskId>) -> BoxFuture<'static, Result<Ends, StoreError>> {
+        let shared = self.0.clone();
+        Box::pin(async move { shared.ends(tasks).await })
     }
 
     fn journal(&self, task_id: TaskId) -> BoxFuture<'static, Result<Vec<Entry>, StoreError>> {

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use sqlx::postgres::{PgArguments, PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Connection as _, Row as _};
-use stepwell_core::store::{Purge, TaskFilter, TaskInfo, TaskState};
+use stepwell_core::store::{Ends, Purge, TaskFilter, TaskInfo, TaskState};
 use stepwell_core::{
     Entry, Name, Payload, QueueInfo, QueueLimits, RateLimit, StoreError, TaskId, WorkerInfo,
 };
 use uuid::Uuid;
 
-use crate::answer::{attempt, broken, entries, json, name, worker_state};
+use crate::answer::{attempt, broken, entries, finish, json, name, worker_state};
 use crate::columns::Moment;
 use crate::error::Fault;
 use crate::{POOL, Shared};
@@ -166,6 +166,22 @@ impl Shared {
         );
         let rows = self.read(&sql, |query| query).await?;
         rows.iter().map(queue_info).collect::<sqlx::Result<_>>().map_err(|error| self.error(error))
+    }
+
+    pub(crate) async fn ends(&self, tasks: Vec<TaskId>) -> Result<Ends, StoreError> {
+        let sql = format!(
+            "SELECT t.task_id, o.state, o.output, o.failure FROM unnest($1) AS x(task_id)
+            JOIN {0}.tasks t USING (task_id) LEFT JOIN {0}.outcomes o USING (task_id)",
+            self.options.schema
+        );
+        let ids: Vec<Uuid> = tasks.iter().map(|task_id| *task_id.as_uuid()).collect();
+        let rows = self.read(&sql, |query| query.bind(ids.clone())).await?;
+        let end = |row: &PgRow| {
+            let state: Option<&str> = row.try_get(1)?;
+            let end = state.map(|state| finish(Some(state), row.try_get(2)?, row.try_get(3)?)).transpose()?;
+            Ok((row.try_get::<Uuid, _>(0)?.into(), end))
+        };
+        rows.iter().map(end).collect::<sqlx::Result<_>>().map_err(|error| self.error(error))
     }
 
     pub(crate) async fn workers(&self) -> Result<Vec<WorkerInfo>, StoreError> {

@@ -183,7 +183,7 @@ impl Shared {
     }
 
     /// How tasks ended. The end of those that cannot be read now is found by those who look for it.
-    pub(crate) async fn ends(&self, line: &mut Line, tasks: Vec<Uuid>) -> Vec<(TaskId, Finish)> {
+    pub(crate) async fn other_ends(&self, line: &mut Line, tasks: Vec<Uuid>) -> Vec<(TaskId, Finish)> {
         let sql = format!(
             "SELECT task_id, state, output, failure FROM {}.outcomes WHERE task_id = ANY ($1)",
             self.options.schema

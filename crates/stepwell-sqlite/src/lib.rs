@@ -42,7 +42,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rusqlite::Connection;
-use stepwell_core::store::{Batch, Changed, Committed, Purge};
+use stepwell_core::store::{Batch, Changed, Committed, Ends, Purge};
 use stepwell_core::{
     BoxFuture, Entry, Name, QueueInfo, Runtime, Store, StoreError, TaskFilter, TaskId, TaskInfo, Timestamp,
     WorkerInfo,
@@ -156,6 +156,10 @@ impl Store for SqliteStore {
 
     fn tasks(&self, filter: TaskFilter) -> BoxFuture<'static, Result<Vec<TaskInfo>, StoreError>> {
         self.query(move |conn| query::tasks(conn, &filter))
+    }
+
+    fn ends(&self, tasks: Vec<TaskId>) -> BoxFuture<'static, Result<Ends, StoreError>> {
+        self.query(move |conn| query::ends(conn, &tasks))
     }
 
     fn journal(&self, task_id: TaskId) -> BoxFuture<'static, Result<Vec<Entry>, StoreError>> {

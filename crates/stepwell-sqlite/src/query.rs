@@ -2,7 +2,7 @@
 
 use rusqlite::types::ToSql;
 use rusqlite::{Connection, Result, Row, params};
-use stepwell_core::store::{TaskFilter, TaskInfo};
+use stepwell_core::store::{Ends, Finish, TaskFilter, TaskInfo};
 use stepwell_core::{Entry, TaskId};
 
 use crate::rows::{Sql, Statements as _, entry, get, opt};
@@ -41,6 +41,15 @@ fn info(row: &Row<'_>) -> Result<TaskInfo> {
 
 pub(crate) fn task(conn: &Connection, task_id: TaskId) -> Result<Option<TaskInfo>> {
     conn.one(&format!("{INFO} WHERE task_id = ?1"), params![Sql(&task_id)], info)
+}
+
+pub(crate) fn ends(conn: &Connection, tasks: &[TaskId]) -> Result<Ends> {
+    let ids = serde_json::to_string(tasks).unwrap_or_default();
+    let sql = "SELECT task_id, state, output, failure FROM stepwell_tasks
+        WHERE task_id IN (SELECT value FROM json_each(?1))";
+    conn.all(sql, params![ids], |row| {
+        Ok((get(row, 0)?, Finish::of(get(row, 1)?, opt(row, 2)?, opt(row, 3)?)))
+    })
 }
 
 pub(crate) fn tasks(conn: &Connection, filter: &TaskFilter) -> Result<Vec<TaskInfo>> {

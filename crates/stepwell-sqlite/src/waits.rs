@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use rusqlite::{Result, params};
-use stepwell_core::store::{ArrivedMessage, Facts, Finish, TaskState, Wait};
+use stepwell_core::store::{ArrivedMessage, Facts, Finish, Wait};
 use stepwell_core::{Key, Kind, Name, Payload, TaskId, deleted};
 
 use crate::commit::Applying;
@@ -101,14 +101,7 @@ impl Applying<'_> {
         let finish = self.conn.one(
             "SELECT state, output, failure FROM stepwell_tasks WHERE task_id = ?1",
             params![Sql(&child)],
-            |row| {
-                Ok(match get(row, 0)? {
-                    TaskState::Completed => opt(row, 1)?.map(Finish::Completed),
-                    TaskState::Failed => opt(row, 2)?.map(Finish::Failed),
-                    TaskState::Cancelled => Some(Finish::Cancelled),
-                    TaskState::Pending | TaskState::Running | TaskState::Suspended => None,
-                })
-            },
+            |row| Ok(Finish::of(get(row, 0)?, opt(row, 1)?, opt(row, 2)?)),
         )?;
         Ok(finish.unwrap_or_else(|| Some(Finish::Failed(deleted()))))
     }

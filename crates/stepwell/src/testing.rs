@@ -27,7 +27,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
-use stepwell_core::store::{Batch, Changed, Committed, Purge};
+use stepwell_core::store::{Batch, Changed, Committed, Ends, Purge};
 use stepwell_core::{
     BoxFuture, Entry, Error, MemoryStore, Name, QueueInfo, Runtime, Store, StoreError, TaskFilter, TaskId,
     TaskInfo, Timestamp, WorkerInfo, WorkerOptions, from_micros,
@@ -209,6 +209,10 @@ where
 
     fn tasks(&self, filter: TaskFilter) -> BoxFuture<'static, Result<Vec<TaskInfo>, StoreError>> {
         self.store.tasks(filter)
+    }
+
+    fn ends(&self, tasks: Vec<TaskId>) -> BoxFuture<'static, Result<Ends, StoreError>> {
+        self.store.ends(tasks)
     }
 
     fn journal(&self, task_id: TaskId) -> BoxFuture<'static, Result<Vec<Entry>, StoreError>> {

@@ -1,6 +1,6 @@
 //! Lists of tasks.
 
-use stepwell_core::store::{NewTask, TaskFilter};
+use stepwell_core::store::{Command, Finish, NewTask, Next, TaskFilter};
 use stepwell_core::{TaskId, TaskInfo, TaskState};
 
 use crate::backend::Backend;
@@ -67,4 +67,25 @@ pub async fn lists(backend: &impl Backend) {
     // A page begins behind an id, whether there is such a task or not.
     let before = TaskFilter { before: Some(task_id(1_000)), ..with_limit(1) };
     assert_eq!(ids(&store.list(before).await), [task_id(24)]);
+}
+
+/// How tasks ended is told of many at once.
+pub async fn ends(backend: &impl Backend) {
+    let (_setup, store) = Setup::with_handle(backend).await;
+    let runs = store.run((1..=4).map(new_task)).await;
+    store.next(runs[0], complete()).await;
+    store.next(runs[1], Next::Fail(failure("no"))).await;
+    store.command(Command::Cancel(task_id(3))).await;
+    store.next(runs[2], Next::Cancel).await;
+    let asked = [4, 9, 3, 2, 1].map(task_id);
+    let mut ends = store.0.ends(asked.to_vec()).await.unwrap();
+    ends.sort_unstable_by_key(|(task_id, _)| *task_id);
+    let expected = [
+        (task_id(1), complete().finish()),
+        (task_id(2), Some(Finish::Failed(failure("no")))),
+        (task_id(3), Some(Finish::Cancelled)),
+        (task_id(4), None),
+    ];
+    assert_eq!(ends, expected, "one that is not there is left out");
+    assert_eq!(store.0.ends(Vec::new()).await.unwrap(), []);
 }
