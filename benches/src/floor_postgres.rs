@@ -44,13 +44,14 @@ const SPAWN: &str = "WITH asked AS (
         SELECT x.task_id, 'one-step', 'default', 0, 5, now(), $3, '{}', x.params
         FROM unnest($1::uuid[], $2::text[]) AS x(task_id, params)
     )
-    INSERT INTO live_tasks (task_id, run_id, task_type, queue, state, priority, attempt, worker_id, claim_batch,
+    INSERT INTO live_tasks (task_id, run_id, task_type, queue, state, running_in, priority, attempt, worker_id, claim_batch,
         ready_at, started_at)
-    SELECT task_id, task_id, 'one-step', 'default', CASE WHEN $4::uuid IS NULL THEN 'pending' ELSE 'running' END, 0,
+    SELECT task_id, task_id, 'one-step', 'default', CASE WHEN $4::uuid IS NULL THEN 'pending' ELSE 'running' END,
+        CASE WHEN $4 IS NOT NULL THEN 'default' END, 0,
         ($4 IS NOT NULL)::int, $4, CASE WHEN $4 IS NOT NULL THEN 1 END, now(), CASE WHEN $4 IS NOT NULL THEN now() END
     FROM unnest($1::uuid[]) AS task_id";
 
-const CLAIM: &str = "UPDATE live_tasks SET state = 'running', attempt = 1, worker_id = $2, claim_batch = 1,
+const CLAIM: &str = "UPDATE live_tasks SET state = 'running', running_in = 'default', attempt = 1, worker_id = $2, claim_batch = 1,
         started_at = now()
     WHERE task_id = ANY ($1::uuid[])";
 

@@ -118,7 +118,7 @@ BEGIN
             AND (p_goes_on IS NULL OR (l.worker_id IS NOT NULL) = p_goes_on)
         ORDER BY l.priority DESC, l.ready_at, l.task_id LIMIT p_limit FOR UPDATE SKIP LOCKED
     ), started AS (
-        UPDATE stepwell.live_tasks l SET state = 'running', attempt = l.attempt + 1, worker_id = p_worker,
+        UPDATE stepwell.live_tasks l SET state = 'running', running_in = l.queue, attempt = l.attempt + 1, worker_id = p_worker,
             claim_batch = p_batch, poked = false, started_at = coalesce(l.started_at, p_now),
             run_id = CASE WHEN p.had_run AND NOT p.had_it THEN gen_random_uuid() ELSE l.run_id END,
             cancel_at = CASE WHEN p.had_run THEN l.cancel_at

@@ -282,7 +282,7 @@ BEGIN
             ) l ON x.next IN ('suspend', 'collect') AND l.run_id = x.run_id AND l.state = 'running';
             SELECT k.facts, k.found_for INTO t_facts, v_found FROM stepwell.look(v_tasks) k;
             WITH suspended AS (
-                UPDATE stepwell.live_tasks l SET state = 'suspended', attempt = l.attempt - 1, poked = false,
+                UPDATE stepwell.live_tasks l SET state = 'suspended', running_in = NULL, attempt = l.attempt - 1, poked = false,
                     due_at = x.at
                 FROM unnest(t_task, t_run, t_next, t_at) AS x(task_id, run_id, next, at)
                 WHERE x.next = 'suspend' AND l.task_id = x.task_id AND l.run_id = x.run_id AND l.state = 'running'

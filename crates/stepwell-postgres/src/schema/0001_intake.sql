@@ -189,10 +189,10 @@ BEGIN
             x.concurrency_key, x.code_version, p_now, x.max_duration, x.retry, x.headers, x.params
         FROM x WHERE x.at
     ), live AS (
-        INSERT INTO stepwell.live_tasks AS l (task_id, run_id, task_type, queue, state, priority, attempt, worker_id,
-            parent, code_version, concurrency_key, place, ready_at, started_at, due_at, cancel_at)
+        INSERT INTO stepwell.live_tasks AS l (task_id, run_id, task_type, queue, state, running_in, priority, attempt,
+            worker_id, parent, code_version, concurrency_key, place, ready_at, started_at, due_at, cancel_at)
         SELECT x.task_id, x.run_id, x.task_type, x.queue, CASE WHEN x.claimed THEN 'running' ELSE 'pending' END,
-            x.priority, x.claimed::int, CASE WHEN x.claimed THEN x.claim_by END,
+            CASE WHEN x.claimed THEN x.queue END, x.priority, x.claimed::int, CASE WHEN x.claimed THEN x.claim_by END,
             x.parent, x.code_version, x.concurrency_key,
             CASE WHEN x.concurrency_key IS NOT NULL THEN nextval('stepwell.places') END, p_now,
             CASE WHEN x.claimed THEN p_now END, CASE WHEN x.start_at > p_now THEN x.start_at END,

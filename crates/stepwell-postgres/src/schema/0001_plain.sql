@@ -106,10 +106,10 @@ BEGIN
             INSERT INTO stepwell.tasks (task_id, task_type, queue, priority, max_attempts, spawned_at, retry, headers, params)
             SELECT x.task_id, x.task_type, x.queue, x.priority, x.max_attempts, r_now, x.retry, x.headers, x.params FROM x
         ), live AS (
-            INSERT INTO stepwell.live_tasks (task_id, run_id, task_type, queue, state, priority, attempt, worker_id,
-                ready_at, started_at)
+            INSERT INTO stepwell.live_tasks (task_id, run_id, task_type, queue, state, running_in, priority, attempt,
+                worker_id, ready_at, started_at)
             SELECT x.task_id, x.run_id, x.task_type, x.queue, CASE WHEN x.claimed THEN 'running' ELSE 'pending' END,
-                x.priority, x.claimed::int, CASE WHEN x.claimed THEN x.claim_by END, r_now,
+                CASE WHEN x.claimed THEN x.queue END, x.priority, x.claimed::int, CASE WHEN x.claimed THEN x.claim_by END, r_now,
                 CASE WHEN x.claimed THEN r_now END
             FROM x
         )

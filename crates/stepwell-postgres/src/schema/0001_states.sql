@@ -148,7 +148,7 @@ DECLARE
     v_ready text[];
 BEGIN
     WITH given AS (
-        UPDATE stepwell.live_tasks l SET state = 'pending', worker_id = NULL, poked = false,
+        UPDATE stepwell.live_tasks l SET state = 'pending', running_in = NULL, worker_id = NULL, poked = false,
             attempt = l.attempt - x.uncounted::int, failure = coalesce(x.failure, l.failure), ready_at = p_now,
             due_at = CASE WHEN x.due_at > p_now THEN x.due_at END
         FROM unnest(p_tasks, p_due_at, p_uncounted, p_failures) AS x(task_id, due_at, uncounted, failure)

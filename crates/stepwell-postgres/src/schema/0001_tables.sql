@@ -52,9 +52,9 @@ CREATE TABLE stepwell.live_tasks (
     due_at           timestamptz,          -- becomes claimable then
     cancel_at        timestamptz,          -- is cancelled then
     failure          text,                 -- of the latest attempt that failed
-    -- For the index of what runs. A predicate on `state` would tempt the planner: an index that seems small, for every
-    -- statement that asks for a running task.
-    running_in       text GENERATED ALWAYS AS (CASE WHEN state = 'running' THEN queue END) STORED
+    -- The queue, while it runs: for the index of what does. A predicate on `state` would tempt the planner: an index that
+    -- seems small, for every statement that asks for a running task.
+    running_in       text
 ) WITH (
     fillfactor = 70,
     -- Every task passes through; the ends of its indexes are where claims look.

@@ -10,7 +10,10 @@
 )]
 
 mod bad_input;
+mod clocks;
 mod conformance;
 mod database;
 mod exactly_once;
+mod full_disk;
 mod plans;
+mod tls;
