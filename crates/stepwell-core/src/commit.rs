@@ -78,7 +78,7 @@ struct Gathering {
     bytes: usize,
     /// Transitions that concern nobody but their tasks, and may go in either lane.
     light: Vec<(Transition, Answer<Result<Applied, Refused>>)>,
-    /// How many transitions are on their way in each lane.
+    /// How many transitions are on their way in each lane; as many as can be while they are about to leave.
     main: Option<usize>,
     beside: Option<usize>,
     /// Whether there may be two transitions of one run, in what gathers or is on its way in the main lane. Then nothing
@@ -290,16 +290,16 @@ impl GroupCommit {
         let mut gathering = self.gathering.lock().unwrap_or_else(PoisonError::into_inner);
         add(&mut gathering);
         if let Some(lane) = gathering.can_leave() {
-            let (batch, answers) = gathering.take(lane);
-            let committing = self.store.commit(batch);
+            *gathering.on_its_way(lane) = Some(usize::MAX);
             drop(gathering);
-            self.runtime.spawn(Box::pin(self.clone().drive(lane, committing, answers)));
+            self.runtime.spawn(Box::pin(self.clone().drive(lane)));
         }
     }
 
-    /// Follows a batch to its end, and sends off the next one, until nothing can leave.
-    async fn drive(self: Arc<Self>, mut lane: Lane, mut committing: Committing, mut answers: Answers) {
-        loop {
+    /// Sends off what has gathered, and follows it to its end, until nothing can leave.
+    async fn drive(self: Arc<Self>, mut lane: Lane) {
+        while let Some((taken, committing, answers)) = self.next_after_a_turn(lane).await {
+            lane = taken;
             match committing.await {
                 Ok(committed) => {
                     let news = committed.news;
@@ -327,15 +327,11 @@ impl GroupCommit {
                     refuse(answers.claims, &error);
                 }
             }
-            match self.next_after_a_turn(lane).await {
-                Some(next) => (lane, committing, answers) = next,
-                None => return,
-            }
         }
     }
 
-    /// The batch of those who were just answered and have something to commit again. They get one turn before the engine
-    /// is taken for idle, so that they go together and not the first one alone.
+    /// The batch of those who are ready by now, or were just answered and have something to commit again. They get one turn
+    /// before a batch leaves, so that they go together and not the first one alone.
     async fn next_after_a_turn(self: &Arc<Self>, lane: Lane) -> Option<(Lane, Committing, Answers)> {
         turn().await;
         let mut gathering = self.gathering.lock().unwrap_or_else(PoisonError::into_inner);
