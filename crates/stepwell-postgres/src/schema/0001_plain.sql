@@ -63,6 +63,9 @@ BEGIN
             CASE WHEN s_task IS NOT NULL THEN array_fill(NULL::integer, ARRAY[cardinality(s_task)]) END, s_task, s_run, s_type, s_queue, s_priority,
             s_max_attempts, NULL, NULL, NULL, NULL, NULL, NULL, NULL, s_claim_by, s_retry, s_headers, s_params,
             NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL) c;
+        IF v_heard IS NOT FALSE THEN
+            PERFORM stepwell.tell(p_channel, p_process, ready, poked, finished);
+        END IF;
         RETURN;
     END IF;
 
