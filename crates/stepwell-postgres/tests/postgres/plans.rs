@@ -56,9 +56,12 @@ async fn parent(n: u64, ctx: TaskContext) -> TaskResult<u64> {
 async fn work(client: &Durable) {
     client.register::<parent>().await.unwrap();
     client.register::<child>().await.unwrap();
-    // Nothing special, started at once.
+    // Nothing special, started at once. Several, because the first batch on a line is special in itself.
     let worker = client.start_worker(WorkerOptions::new()).await;
-    while client.wait::<u64>(client.spawn::<child>(1).await.unwrap().task_id).await.unwrap() != 2 {}
+    for n in 0..20 {
+        let task = client.spawn::<child>(n).await.unwrap();
+        assert_eq!(client.wait::<u64>(task.task_id).await.unwrap(), n * 2);
+    }
     worker.shutdown().await;
     client
         .limit_queue("default", QueueLimits { max_running: Some(50), ..QueueLimits::default() })
