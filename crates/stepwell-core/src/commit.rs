@@ -78,13 +78,15 @@ struct Gathering {
     bytes: usize,
     /// Transitions that concern nobody but their tasks, and may go in either lane.
     light: Vec<(Transition, Answer<Result<Applied, Refused>>)>,
-    /// How many transitions are on their way in each lane; as many as can be while they are about to leave.
+    /// Whether there is a second lane.
+    overlaps: bool,
+    /// How many transitions are on their way in each lane; as many as can be while they are about to leave, or where
+    /// nothing may go beside them.
     main: Option<usize>,
     beside: Option<usize>,
-    /// Whether there may be two transitions of one run, in what gathers or is on its way in the main lane. Then nothing
-    /// goes beside it.
+    /// Whether there may be two transitions of one run in what gathers. Then nothing goes beside it, now and when it is
+    /// on its way.
     may_repeat: bool,
-    repeats_on_its_way: bool,
 }
 
 impl Gathering {
@@ -96,6 +98,14 @@ impl Gathering {
     }
 
     fn add(&mut self, transition: Transition, answer: Answer<Result<Applied, Refused>>) {
+        if self.overlaps && is_light(&transition) {
+            self.light.push((transition, answer));
+        } else {
+            self.add_heavy(transition, answer);
+        }
+    }
+
+    fn add_heavy(&mut self, transition: Transition, answer: Answer<Result<Applied, Refused>>) {
         let bytes = weight(&transition);
         self.batch.transitions.push(transition);
         self.answers.transitions.push(answer);
@@ -126,7 +136,7 @@ impl Gathering {
             let leaves = heavy || enough_beside(self.beside);
             return (leaves && !waits).then_some(Lane::Main);
         }
-        let alone = self.may_repeat || self.repeats_on_its_way || self.beside.is_some();
+        let alone = self.may_repeat || self.beside.is_some();
         (enough_beside(self.main) && !alone).then_some(Lane::Beside)
     }
 
@@ -138,20 +148,20 @@ impl Gathering {
         };
         let heavy = std::mem::take(&mut batch.transitions).into_iter();
         let all = self.light.drain(..).chain(heavy.zip(std::mem::take(&mut answers.transitions)));
-        if self.may_repeat {
+        let repeats = self.may_repeat;
+        if repeats {
             // A batch holds one transition of each run at most.
             let mut seen = HashSet::new();
             let (first, later) = all.partition::<Vec<_>, _>(|(transition, _)| {
                 seen.insert((transition.task_id, transition.run_id))
             });
             (batch.transitions, answers.transitions) = first.into_iter().unzip();
-            later.into_iter().for_each(|(transition, answer)| self.add(transition, answer));
-            self.repeats_on_its_way = true;
+            later.into_iter().for_each(|(transition, answer)| self.add_heavy(transition, answer));
             self.may_repeat = !(self.full.is_empty() && self.batch.is_empty());
         } else {
             (batch.transitions, answers.transitions) = all.unzip();
         }
-        *self.on_its_way(lane) = Some(batch.transitions.len());
+        *self.on_its_way(lane) = Some(if repeats { usize::MAX } else { batch.transitions.len() });
         (batch, answers)
     }
 }
@@ -182,8 +192,6 @@ pub(crate) struct GroupCommit {
     runtime: Arc<dyn Runtime>,
     hub: Arc<Hub>,
     lifecycle: Arc<Broadcast>,
-    /// Whether there is a second lane.
-    overlaps: bool,
     gathering: Mutex<Gathering>,
 }
 
@@ -211,8 +219,8 @@ impl GroupCommit {
         hub: Arc<Hub>,
         lifecycle: Arc<Broadcast>,
     ) -> Arc<Self> {
-        let overlaps = store.commits_overlap();
-        Arc::new(Self { store, runtime, hub, lifecycle, overlaps, gathering: Mutex::default() })
+        let gathering = Gathering { overlaps: store.commits_overlap(), ..Gathering::default() };
+        Arc::new(Self { store, runtime, hub, lifecycle, gathering: Mutex::new(gathering) })
     }
 
     door!(command, commands, Command, CommandOutcome, |_| 0);
@@ -237,13 +245,7 @@ impl GroupCommit {
             }
         }
         let (answer, receipt) = oneshot::channel();
-        self.gather(|gathering| {
-            if self.overlaps && is_light(&transition) {
-                gathering.light.push((transition, answer));
-            } else {
-                gathering.add(transition, answer);
-            }
-        });
+        self.gather(|gathering| gathering.add(transition, answer));
         receipt
     }
 
@@ -254,7 +256,7 @@ impl GroupCommit {
     ) -> Receipt<Result<Applied, Refused>> {
         let (answer, receipt) = oneshot::channel();
         self.gather(|gathering| {
-            gathering.add(transition, answer);
+            gathering.add_heavy(transition, answer);
             gathering.may_repeat = true;
         });
         receipt
@@ -336,9 +338,6 @@ impl GroupCommit {
         turn().await;
         let mut gathering = self.gathering.lock().unwrap_or_else(PoisonError::into_inner);
         *gathering.on_its_way(lane) = None;
-        if let Lane::Main = lane {
-            gathering.repeats_on_its_way = false;
-        }
         let lane = gathering.can_leave()?;
         let (batch, answers) = gathering.take(lane);
         Some((lane, self.store.commit(batch), answers))
@@ -385,12 +384,11 @@ mod tests {
     fn add(gathering: &mut Gathering, run: u128, next: Next) {
         let (answer, _) = oneshot::channel();
         let id = Uuid::from_u128(run);
-        let transition = Transition::new(id.into(), id.into(), next);
-        if is_light(&transition) {
-            gathering.light.push((transition, answer));
-        } else {
-            gathering.add(transition, answer);
-        }
+        gathering.add(Transition::new(id.into(), id.into(), next), answer);
+    }
+
+    fn gathering() -> Gathering {
+        Gathering { overlaps: true, ..Gathering::default() }
     }
 
     fn leaves(gathering: &mut Gathering) -> Option<(bool, usize)> {
@@ -402,7 +400,7 @@ mod tests {
 
     #[test]
     fn an_idle_engine_sends_at_once_and_a_busy_one_half_as_much_again_beside() {
-        let mut gathering = Gathering::default();
+        let mut gathering = gathering();
         assert_eq!(leaves(&mut gathering), None);
         (0..4).for_each(|run| add(&mut gathering, run, JOURNALS));
         assert_eq!(leaves(&mut gathering), Some((true, 4)));
@@ -419,7 +417,7 @@ mod tests {
 
     #[test]
     fn what_concerns_others_stays_in_the_main_lane() {
-        let mut gathering = Gathering { main: Some(0), ..Gathering::default() };
+        let mut gathering = Gathering { main: Some(0), ..gathering() };
         add(&mut gathering, 1, SUSPENDS);
         assert_eq!(leaves(&mut gathering), None);
         add(&mut gathering, 2, JOURNALS);
@@ -430,7 +428,7 @@ mod tests {
 
     #[test]
     fn large_payloads_go_in_several_batches_in_their_order() {
-        let mut gathering = Gathering::default();
+        let mut gathering = gathering();
         let large = || Next::Complete(crate::Payload::from_json("1".repeat(FULL / 2)));
         assert!(!is_light(&Transition::new(Uuid::from_u128(1).into(), Uuid::from_u128(1).into(), large())));
         for run in 0..5 {
@@ -444,7 +442,7 @@ mod tests {
 
     #[test]
     fn a_run_never_has_a_transition_in_each_lane() {
-        let mut gathering = Gathering { main: Some(0), ..Gathering::default() };
+        let mut gathering = Gathering { main: Some(0), ..gathering() };
         add(&mut gathering, 1, JOURNALS);
         assert_eq!(leaves(&mut gathering), Some((false, 1)));
         gathering.main = None;

@@ -93,12 +93,11 @@ impl Hub {
             }
             match store.ends(tasks.clone()).await {
                 Ok(ends) => {
-                    let ends: HashMap<_, _> = ends.into_iter().collect();
+                    let mut ends: HashMap<_, _> = ends.into_iter().collect();
                     for task_id in tasks {
-                        match ends.get(&task_id) {
-                            Some(Some(finish)) => self.answer(task_id, &Ok(Some(finish.clone()))),
+                        match ends.remove(&task_id) {
                             Some(None) => {}
-                            None => self.answer(task_id, &Ok(None)),
+                            ended_or_missing => self.answer(task_id, &Ok(ended_or_missing.flatten())),
                         }
                     }
                 }

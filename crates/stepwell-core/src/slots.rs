@@ -123,6 +123,10 @@ impl Slots {
         self.inside().open
     }
 
+    pub(crate) fn is_closed(&self) -> bool {
+        self.inside().closed
+    }
+
     /// For good.
     pub(crate) fn close(&self) {
         let mut inside = self.inside();

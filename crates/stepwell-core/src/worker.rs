@@ -166,7 +166,6 @@ async fn watch(slots: Arc<Slots>) {
     let interval =
         (slots.options.lease / 3).min(slots.options.claim_timeout / 4).max(Duration::from_millis(5));
     let mut registered = slots.is_open();
-    let mut draining = false;
     let mut unknown = BTreeSet::new();
     loop {
         if !registered {
@@ -184,9 +183,9 @@ async fn watch(slots: Arc<Slots>) {
                 WorkerSignal::Heartbeat { worker_id: slots.worker_id(), lease: slots.options.lease };
             match durable(engine.commit.signal(heartbeat)).await {
                 Ok(WorkerState::Active) => {}
-                Ok(WorkerState::Draining) if draining => {}
+                Ok(WorkerState::Draining) if slots.is_closed() => {}
                 Ok(WorkerState::Draining) => {
-                    draining = true;
+                    slots.close();
                     tracing::info!("the worker was told to end what it runs and to stop");
                     let slots = slots.clone();
                     engine.runtime.spawn(Box::pin(async move {
@@ -208,12 +207,11 @@ async fn watch(slots: Arc<Slots>) {
 async fn tell_unknown(slots: &Slots, told: &mut BTreeSet<Name>) {
     let Ok(waiting) = slots.engine.store.waiting_types(slots.queues.clone()).await else { return };
     for task_type in waiting {
-        if !slots.engine.registry.knows(&task_type) && !told.contains(&task_type) {
+        if !slots.engine.registry.knows(&task_type) && told.insert(task_type.clone()) {
             tracing::warn!(
                 %task_type,
                 "tasks of a type that this worker does not know wait in its queues, and are left to workers that know it"
             );
-            told.insert(task_type);
         }
     }
 }

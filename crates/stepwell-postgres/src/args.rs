@@ -56,15 +56,13 @@ pub(crate) fn plain(envelope: &Envelope<'_>, sorted: &Sorted) -> Result<PgArgume
     let mut args = PgArguments::default();
     address(&mut args, envelope)?;
     let items: Vec<_> = sorted.transitions().collect();
-    column!(args, items, t => *t.task_id.as_uuid());
-    column!(args, items, t => *t.run_id.as_uuid());
-    column!(args, items, t => word(&t.next));
+    runs(&mut args, &items)?;
     ends(&mut args, &items)?;
     entries(&mut args, &items)?;
-    let tasks = &sorted.batch.spawns;
-    spawned(&mut args, &tasks.iter().collect::<Vec<_>>())?;
+    let tasks: Vec<_> = sorted.batch.spawns.iter().collect();
+    spawned(&mut args, &tasks)?;
     seldom!(args, tasks, task => task.claim_by.map(|worker| *worker.as_uuid()));
-    texts(&mut args, &tasks.iter().collect::<Vec<_>>())?;
+    texts(&mut args, &tasks)?;
     debug_assert_eq!(args.len(), PLAIN_COUNT, "the function takes as many arguments as it is given");
     Ok(args)
 }
@@ -117,9 +115,7 @@ fn opt(name: &Option<Name>) -> Option<&str> {
 
 fn transitions(args: &mut PgArguments, sorted: &Sorted) -> Result<(), BoxDynError> {
     let items: Vec<_> = sorted.transitions().collect();
-    column!(args, items, t => *t.task_id.as_uuid());
-    column!(args, items, t => *t.run_id.as_uuid());
-    column!(args, items, t => word(&t.next));
+    runs(args, &items)?;
     column!(args, items, t => match &t.next {
         Next::Suspend { wake_at } => wake_at.map(Moment),
         Next::Retry { at, .. } => Some(Moment(*at)),
@@ -148,6 +144,14 @@ fn transitions(args: &mut PgArguments, sorted: &Sorted) -> Result<(), BoxDynErro
     column!(args, waits, (_, wait) => i64::from(wait.key.ordinal));
     column!(args, waits, (_, wait) => opt(&wait.target));
     column!(args, waits, (_, wait) => wait.due_at.map(Moment));
+    Ok(())
+}
+
+/// Whose transitions they are, and what becomes of their tasks.
+fn runs(args: &mut PgArguments, items: &[&Transition]) -> Result<(), BoxDynError> {
+    column!(args, items, t => *t.task_id.as_uuid());
+    column!(args, items, t => *t.run_id.as_uuid());
+    column!(args, items, t => word(&t.next));
     Ok(())
 }
 

@@ -25,9 +25,9 @@ const WAYS_GIVEN: u32 = 50;
 /// The statements that name the schema.
 pub(crate) struct Sql {
     pub(crate) commit: Arc<str>,
-    plain: Arc<str>,
     /// The same, to be refused unless the transaction of a step's work is still open.
     pub(crate) within_work: Arc<str>,
+    plain: Arc<str>,
 }
 
 impl Sql {

@@ -40,20 +40,14 @@ impl Applying<'_> {
                 Ok(WorkerState::Active)
             }
             WorkerSignal::Heartbeat { worker_id, lease } => {
-                let state = self.conn.one(
-                    "UPDATE stepwell_workers SET lease_until = ?2 WHERE worker_id = ?1 RETURNING state",
-                    params![Sql(&worker_id), Sql(&after(self.now, lease))],
-                    |row| get(row, 0),
-                )?;
-                Ok(state.unwrap_or(WorkerState::Gone))
+                let until = after(self.now, lease);
+                let sql = "UPDATE stepwell_workers SET lease_until = ?2 WHERE worker_id = ?1 RETURNING state";
+                self.state_by(sql, params![Sql(&worker_id), Sql(&until)])
             }
             WorkerSignal::Drain { worker_id } => {
-                let state = self.conn.one(
-                    "UPDATE stepwell_workers SET state = 'draining' WHERE worker_id = ?1 RETURNING state",
-                    params![Sql(&worker_id)],
-                    |row| get(row, 0),
-                )?;
-                Ok(state.unwrap_or(WorkerState::Gone))
+                let sql =
+                    "UPDATE stepwell_workers SET state = 'draining' WHERE worker_id = ?1 RETURNING state";
+                self.state_by(sql, params![Sql(&worker_id)])
             }
             WorkerSignal::Deregister { worker_id } => {
                 let state = self.forget(worker_id)?;
@@ -97,12 +91,13 @@ impl Applying<'_> {
 
     /// Says what was known of it.
     fn forget(&self, worker_id: WorkerId) -> Result<WorkerState> {
-        let state = self.conn.one(
-            "DELETE FROM stepwell_workers WHERE worker_id = ?1 RETURNING state",
-            params![Sql(&worker_id)],
-            |row| get(row, 0),
-        )?;
-        Ok(state.unwrap_or(WorkerState::Gone))
+        let sql = "DELETE FROM stepwell_workers WHERE worker_id = ?1 RETURNING state";
+        self.state_by(sql, params![Sql(&worker_id)])
+    }
+
+    /// What a statement about one worker says of its state.
+    fn state_by(&self, sql: &str, params: impl rusqlite::Params) -> Result<WorkerState> {
+        Ok(self.conn.one(sql, params, |row| get(row, 0))?.unwrap_or(WorkerState::Gone))
     }
 
     fn running_under(&self, worker_id: WorkerId) -> Result<Vec<TaskId>> {

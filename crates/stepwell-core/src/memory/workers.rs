@@ -7,15 +7,9 @@ use crate::time::{Timestamp, after};
 /// A worker that is registered.
 pub(super) struct Registered {
     new: NewWorker,
-    draining: bool,
+    state: WorkerState,
     at: Timestamp,
     pub(super) lease_until: Timestamp,
-}
-
-impl Registered {
-    fn state(&self) -> WorkerState {
-        if self.draining { WorkerState::Draining } else { WorkerState::Active }
-    }
 }
 
 impl State {
@@ -23,21 +17,21 @@ impl State {
         match signal {
             WorkerSignal::Register(new) => {
                 let lease_until = after(now, new.lease);
-                let worker = Registered { draining: false, at: now, lease_until, new };
+                let worker = Registered { state: WorkerState::Active, at: now, lease_until, new };
                 self.workers.insert(worker.new.worker_id, worker);
                 WorkerState::Active
             }
             WorkerSignal::Heartbeat { worker_id, lease } => match self.workers.get_mut(&worker_id) {
                 Some(worker) => {
                     worker.lease_until = after(now, lease);
-                    worker.state()
+                    worker.state
                 }
                 None => WorkerState::Gone,
             },
             WorkerSignal::Drain { worker_id } => match self.workers.get_mut(&worker_id) {
                 Some(worker) => {
-                    worker.draining = true;
-                    worker.state()
+                    worker.state = WorkerState::Draining;
+                    worker.state
                 }
                 None => WorkerState::Gone,
             },
@@ -50,7 +44,7 @@ impl State {
                     self.give_back(now, task_id, None, news);
                 }
                 self.cancel_doomed(now, news);
-                known.map_or(WorkerState::Gone, |worker| worker.state())
+                known.map_or(WorkerState::Gone, |worker| worker.state)
             }
         }
     }
@@ -62,7 +56,7 @@ impl State {
             queues: worker.new.queues.clone(),
             concurrency: worker.new.concurrency,
             code_version: worker.new.code_version.clone(),
-            state: worker.state(),
+            state: worker.state,
             alive: worker.lease_until > now,
             running: self.running_under(worker.new.worker_id).len() as u64,
             registered_at: worker.at,

@@ -18,7 +18,8 @@ DECLARE
     v_special boolean;
     v_runs uuid[];
     v_workers uuid[];
-    v_alive bigint;
+    -- Left to `commit` with the batch, when this is not the batch that follows on the line's last one.
+    v_batch bigint;
 BEGIN
     repeated := false;
     UPDATE stepwell.processes p SET batch = p_batch, seen_at = clock_timestamp()
@@ -27,19 +28,13 @@ BEGIN
         AND o.seen_at > clock_timestamp() - interval '1 minute'), EXISTS (SELECT FROM stepwell.queues)
     INTO v_heard, v_special;
     IF NOT FOUND THEN
-        INSERT INTO stepwell.processes (process_id, line, batch, seen_at)
-        VALUES (p_process, p_line, p_batch, clock_timestamp()) ON CONFLICT DO NOTHING;
-        repeated := NOT FOUND;
         v_special := true;
-        IF repeated THEN
-            r_now := coalesce(p_now, clock_timestamp());
-            RETURN;
-        END IF;
+        v_batch := p_batch;
     END IF;
 
-    IF t_task IS NOT NULL THEN
+    IF t_task IS NOT NULL AND NOT v_special THEN
         SELECT array_agg(o.run_id), array_agg(o.cancel_requested), array_agg(o.worker_id),
-            v_special OR bool_or(o.parent IS NOT NULL OR o.concurrency_key IS NOT NULL)
+            bool_or(o.parent IS NOT NULL OR o.concurrency_key IS NOT NULL)
         INTO v_runs, t_cancel_requested, v_workers, v_special
         FROM (
             SELECT l.* FROM stepwell.live_tasks l WHERE l.task_id = ANY (t_task) AND l.state = 'running'
@@ -53,17 +48,17 @@ BEGIN
         END IF;
     END IF;
     IF v_special IS NOT FALSE THEN
-        SELECT c.r_now, c.t_accepted, c.t_cancel_requested, c.s_claimed, c.ready, c.poked, c.finished
-        INTO r_now, t_accepted, t_cancel_requested, s_claimed, ready, poked, finished
-        FROM stepwell.commit(p_process, NULL, NULL, p_channel, p_now, NULL,
+        SELECT c.repeated, c.r_now, c.t_accepted, c.t_cancel_requested, c.s_claimed, c.ready, c.poked, c.finished
+        INTO repeated, r_now, t_accepted, t_cancel_requested, s_claimed, ready, poked, finished
+        FROM stepwell.commit(p_process, p_line, v_batch, p_channel, p_now, NULL,
             t_task, t_run, t_next, NULL, t_output, t_failure,
             e_of, e_seq, e_kind, e_name, e_ordinal, e_outcome, e_payload, e_at,
             NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
             NULL,
-            CASE WHEN s_task IS NOT NULL THEN array_fill(NULL::integer, ARRAY[cardinality(s_task)]) END, s_task, s_run, s_type, s_queue, s_priority,
-            s_max_attempts, NULL, NULL, NULL, NULL, NULL, NULL, NULL, s_claim_by, s_retry, s_headers, s_params,
+            CASE WHEN s_task IS NOT NULL THEN array_fill(NULL::integer, ARRAY[cardinality(s_task)]) END,
+            s_task, s_run, s_type, s_queue, s_priority, s_max_attempts, NULL, NULL, NULL, NULL, NULL, NULL, NULL, s_claim_by, s_retry, s_headers, s_params,
             NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL) c;
-        IF v_heard IS NOT FALSE THEN
+        IF v_heard THEN
             PERFORM stepwell.tell(p_channel, p_process, ready, poked, finished);
         END IF;
         RETURN;
