@@ -126,26 +126,28 @@
 //!     `retry_command`
 //! 35. **A finished task can be deleted**, with all that belongs to it. `delete_command`
 //! 36. **A suspended task can be woken.** `wake_command`
+//! 37. **A task with something to undo is claimed once more before it ends**, failed or cancelled, whatever ends it; and with
+//!     its attempts used up it ends. `compensation`, `compensation_whatever_ends_it`, `compensation_attempts`
 //!
 //! ## What is kept
 //!
-//! 37. **Payloads come back byte for byte**: of 4 MiB, with all that JSON allows. `payloads_come_back`
-//! 38. **Failures, names, headers, entries and waits come back as they were**, and no name is taken for
+//! 38. **Payloads come back byte for byte**: of 4 MiB, with all that JSON allows. `payloads_come_back`
+//! 39. **Failures, names, headers, entries and waits come back as they were**, and no name is taken for
 //!     another one. `failures_come_back`, `odd_names`, `entries_come_back`
-//! 39. **Times come back to the microsecond**, however far away they are. `times_come_back`
-//! 40. **Lists hold what passes their filter**, newest first, a page at a time; how
+//! 40. **Times come back to the microsecond**, however far away they are. `times_come_back`
+//! 41. **Lists hold what passes their filter**, newest first, a page at a time; how
 //!     tasks ended is told of many at once. `lists`, `ends`
 //!
 //! ## Several handles
 //!
-//! 41. **A handle learns of what others wrote**: of work, and of tasks that ended; not of claims in vain.
+//! 42. **A handle learns of what others wrote**: of work, and of tasks that ended; not of claims in vain.
 //!     `changes`
-//! 42. **Clients that work at once do not harm each other.** Every task is there once, its journal has no
+//! 43. **Clients that work at once do not harm each other.** Every task is there once, its journal has no
 //!     gaps and holds all that was accepted, nothing ends twice. `concurrent_clients`
 //!
 //! ## All else
 //!
-//! 43. **A store does what the reference model does**, the store in memory, whatever is asked of it. `model`,
+//! 44. **A store does what the reference model does**, the store in memory, whatever is asked of it. `model`,
 //!     `model_with_several_handles`
 
 #![forbid(unsafe_code)]

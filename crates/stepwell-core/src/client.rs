@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::commit::{Receipt, durable};
+use crate::compensation::Undoing;
 use crate::context::TaskContext;
 use crate::engine::{Engine, States};
 use crate::error::Error;
@@ -21,7 +22,7 @@ use crate::name::Name;
 use crate::options::{Settings, SpawnOptions, WorkerOptions};
 use crate::payload::Payload;
 use crate::queue::{QueueAction, QueueChange, QueueInfo, QueueLimits};
-use crate::runtime::{MaybeSend, Runtime};
+use crate::runtime::{MaybeSend, MaybeSync, Runtime};
 use crate::slots::Slots;
 use crate::store::*;
 use crate::task::Task;
@@ -103,6 +104,45 @@ impl Client {
         O: Serialize + MaybeSend,
     {
         self.engine.registry.register_fn(Name::new(name)?, function)
+    }
+
+    /// Registers a cleanup, which tasks of this client [record](TaskContext::cleanup) by its name. It is to be registered by
+    /// every program that runs them; registering it again replaces it. Its code is to bear being run for something
+    /// that was not done, or is undone already.
+    ///
+    /// ```
+    /// # use stepwell_core::{Client, Error};
+    /// # async fn register(client: Client) -> Result<(), Error> {
+    /// client
+    ///     .register_cleanup("delete_temp", |file: String| async move {
+    ///         match std::fs::remove_file(file) {
+    ///             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+    ///             _ => Ok(()),
+    ///         }
+    ///     })
+    ///     .await
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Name`] when the name is not valid.
+    pub async fn register_cleanup<F, P, Fut>(&self, name: &str, cleanup: F) -> Result<(), Error>
+    where
+        F: Fn(P) -> Fut + MaybeSend + MaybeSync + 'static,
+        Fut: Future<Output = anyhow::Result<()>> + MaybeSend + 'static,
+        P: DeserializeOwned + MaybeSend + 'static,
+    {
+        let cleanup = move |payload: Option<P>| {
+            let cleaning = payload.map(&cleanup);
+            async {
+                match cleaning {
+                    Some(cleaning) => cleaning.await,
+                    None => Ok(()),
+                }
+            }
+        };
+        self.engine.registry.register_cleanup(Name::new(name)?, Arc::new(Undoing::new(cleanup)));
+        Ok(())
     }
 
     /// Spawns a task. When this returns, no crash can lose it.

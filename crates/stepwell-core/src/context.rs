@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::child::Child;
+use crate::compensation::{Cleanup, Record};
 use crate::delivery::Delivery;
 use crate::failure::FailureKind;
 use crate::ids::{RunId, TaskId, new_uuid};
@@ -62,7 +63,7 @@ pub struct TaskContext {
 
 impl TaskContext {
     pub(crate) fn new(run: Arc<Run>, headers: Arc<Headers>) -> Self {
-        Self { task_id: run.task_id, run_id: run.run_id, attempt: run.attempt, headers, run }
+        Self { task_id: run.task_id, run_id: run.run_id, attempt: run.seen_attempt, headers, run }
     }
 
     /// The longest payload that is journaled, in bytes of JSON.
@@ -294,6 +295,47 @@ impl TaskContext {
         };
         let key = self.run.begin(Kind::Child, &StepName::from((child.name().as_str(), task_id)));
         Delivery::new(&self.run, key, target, read_child)
+    }
+
+    /// Records a cleanup before something is done that needs it: should the task fail for good or be cancelled, from here on the
+    /// cleanup of this name that was [registered](crate::Client::register_cleanup) runs with this payload, among the
+    /// [compensations](Step::compensate) of the task. The record is durable before the next step's closure starts.
+    ///
+    /// ```
+    /// # use stepwell_core::{TaskContext, TaskResult};
+    /// # async fn convert(_to: &str) -> anyhow::Result<u64> { Ok(1) }
+    /// async fn thumbnail(_: (), ctx: TaskContext) -> TaskResult<u64> {
+    ///     let file = format!("/tmp/{}.png", ctx.task_id);
+    ///     let temp = ctx.cleanup("delete_temp", &file).await?;
+    ///     let pixels = ctx.step("convert", || convert(&file)).await?;
+    ///     ctx.step("delete", || async { Ok(std::fs::remove_file(&file)?) }).await?;
+    ///     ctx.discard(&temp).await?;
+    ///     Ok(pixels)
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// [`TaskError::NoCleanup`] when none is registered under this name, [`TaskError::Payload`] when the payload cannot be
+    /// written.
+    pub fn cleanup<T: Serialize + ?Sized>(
+        &self,
+        name: impl Into<StepName>,
+        payload: &T,
+    ) -> Delivery<Cleanup> {
+        let record = |key: &Key| {
+            let registered = self.run.engine.registry.cleanup(&key.name);
+            registered.ok_or_else(|| TaskError::NoCleanup { name: key.name.to_string() })?;
+            let record = Record::Cleanup(self.encode(&key.name, payload)?);
+            Ok((to_payload(&record), Effect::None))
+        };
+        self.finished(Kind::Compensate, &name.into(), record, |key, _| Ok(Cleanup { key: key.clone() }))
+    }
+
+    /// A recorded cleanup is no longer needed.
+    pub fn discard(&self, cleanup: &Cleanup) -> Delivery<()> {
+        let key = Ok(Key { kind: Kind::Compensated, ..cleanup.key.clone() });
+        let request = |_: &Key| Ok(Request::Finished(Outcome::Done(Payload::null()), Effect::None));
+        Delivery::new(&self.run, key, request, |_, _| Ok(()))
     }
 
     /// The time, by the store's clock, journaled: a replay sees the same.

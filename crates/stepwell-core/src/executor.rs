@@ -27,6 +27,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use crate::commit::Receipt;
+use crate::compensation::{cancelled, compensate, end_of};
 use crate::context::TaskContext;
 use crate::engine::Engine;
 use crate::failure::{Failure, FailureKind, panic_message};
@@ -266,6 +267,10 @@ impl Execution {
         drop(operations);
         match standing {
             Standing::Stalled if control.is_none() => return self.stalled(cx, now),
+            Standing::Replayed if control.is_none() => {
+                self.begin_compensation();
+                return true;
+            }
             Standing::Quiescent { wake_at } if idle && control.is_none() => {
                 run.take_poke();
                 self.send(Next::Suspend { wake_at });
@@ -319,8 +324,7 @@ impl Execution {
         }
     }
 
-    /// The task's code has ended, or has to: its future is dropped, and the run's last commit decided.
-    fn end(&mut self, result: Result<Payload, Ending>) {
+    fn drop_future(&mut self) {
         let future = self.future.take();
         // Whatever it holds is dropped as the user's code, which may panic.
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| poll_closure(|| drop(future)))) {
@@ -328,6 +332,26 @@ impl Execution {
             tracing::warn!(task_id = %self.run.task_id, panic, "a task panicked while it was dropped");
         }
         self.transaction = None;
+    }
+
+    /// The code has been replayed: what it did is undone now.
+    fn begin_compensation(&mut self) {
+        self.drop_future();
+        self.stalled_since = None;
+        let compensation = self.run.operations().begin_compensation();
+        self.future = compensation.map(|compensation| -> BoxFuture<'static, TaskResult<Payload>> {
+            Box::pin(compensate(self.run.clone(), compensation))
+        });
+        self.run.waker.wake_by_ref();
+    }
+
+    /// The task's code has ended, or has to: its future is dropped, and the run's last commit decided.
+    fn end(&mut self, result: Result<Payload, Ending>) {
+        let replayed = self.run.control().is_none() && self.run.operations().is_only_replayed();
+        if replayed {
+            return self.begin_compensation();
+        }
+        self.drop_future();
         self.slot = None;
         self.closing = Some(self.decide(result));
     }
@@ -340,7 +364,7 @@ impl Execution {
         let mut operations = self.run.operations();
         let failure = match (result, control) {
             (Ok(_), None) if operations.is_replaying() => operations.divergence(true).to_failure(),
-            (Ok(output), _) => return Closing::Commit(Next::Complete(output)),
+            (Ok(output), _) => return Closing::Commit(self.completed(output)),
             (Err(_), Some(ControlFlow::Cancelled))
             | (Err(Ending::Error(TaskError::Control(ControlFlow::Cancelled))), None) => {
                 return Closing::Commit(Next::Cancel);
@@ -353,12 +377,26 @@ impl Execution {
                 Failure::new(FailureKind::Panic, format!("the task panicked: {message}"))
             }
         };
+        if let Some(original) = &self.run.compensating {
+            return Closing::Commit(end_of(original.clone().without_the_rest(failure)).into());
+        }
         // Rewinding would hide a divergence from the next attempt.
         if failure.kind != FailureKind::Diverged {
             operations.mark_failed_attempt(&self.run, &failure);
         }
         drop(operations);
         Closing::Commit(self.run.after_failure(failure))
+    }
+
+    /// What becomes of a task whose code, or whose compensation, has come to its end.
+    fn completed(&self, output: Payload) -> Next {
+        match &self.run.compensating {
+            None => Next::Complete(output),
+            Some(original) => {
+                let compensation_errors = output.decode().unwrap_or_default();
+                end_of(Failure { compensation_errors, ..original.clone() }).into()
+            }
+        }
     }
 
     fn send(&mut self, next: Next) {
@@ -457,6 +495,7 @@ impl Execution {
             operations.deliver_transaction(&key, outcome)
         });
         operations.arrive(applied.facts);
+        let compensates = operations.has_compensations && run.compensating.is_none();
         drop(operations);
         waker.into_iter().for_each(Waker::wake);
         if applied.cancel_requested {
@@ -471,7 +510,13 @@ impl Execution {
             Next::Retry { failure, at } => {
                 (false, Some(Lifecycle::TaskFailed { task_id, failure, retry_at: Some(at) }))
             }
+            Next::Fail(failure) if compensates => {
+                (false, Some(Lifecycle::TaskCompensating { task_id, failure }))
+            }
             Next::Fail(failure) => (false, Some(Lifecycle::TaskFailed { task_id, failure, retry_at: None })),
+            Next::Cancel if compensates => {
+                (false, Some(Lifecycle::TaskCompensating { task_id, failure: cancelled() }))
+            }
             Next::Cancel => (false, Some(Lifecycle::TaskCancelled { task_id })),
             Next::Release => (false, None),
         };

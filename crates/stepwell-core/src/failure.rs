@@ -19,6 +19,18 @@ pub struct Failure {
     /// Whether the error asked to be retried.
     #[serde(default, skip_serializing_if = "Retry::is_by_strategy")]
     pub retry: Retry,
+    /// Compensations of the failed task that failed themselves, in the order in which they were tried.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub compensation_errors: Vec<CompensationError>,
+}
+
+/// A compensation that failed, for good. The others ran all the same.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CompensationError {
+    /// The step that it was to undo, or the name of the cleanup.
+    pub name: String,
+    /// Why it failed.
+    pub failure: Failure,
 }
 
 /// What sort of failure it is.
@@ -69,7 +81,20 @@ impl Retry {
 impl Failure {
     /// A failure without causes, to be retried as the strategy says.
     pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), causes: Vec::new(), retry: Retry::ByStrategy }
+        Self {
+            kind,
+            message: message.into(),
+            causes: Vec::new(),
+            retry: Retry::ByStrategy,
+            compensation_errors: Vec::new(),
+        }
+    }
+
+    /// The failure of a task whose compensation came to an end before everything was undone.
+    pub fn without_the_rest(mut self, why: Self) -> Self {
+        self.compensation_errors
+            .push(CompensationError { name: "what is left to undo".into(), failure: why });
+        self
     }
 
     /// The failure, never to be retried.
@@ -82,7 +107,10 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)?;
-        self.causes.iter().try_for_each(|cause| write!(f, ": {cause}"))
+        self.causes.iter().try_for_each(|cause| write!(f, ": {cause}"))?;
+        self.compensation_errors.iter().try_for_each(|error| {
+            write!(f, "; and its compensation \"{}\" failed: {}", error.name, error.failure)
+        })
     }
 }
 

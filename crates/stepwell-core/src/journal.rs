@@ -12,6 +12,16 @@
 //!
 //! Results behind the first failure no longer have a fixed order (the failed step may now succeed, and the code take
 //! another way), so they are kept by name: a step that finds its result there journals it anew and does not run.
+//!
+//! Where a task failed for good, or was cancelled, and has compensations, a [`Kind::Compensating`] entry says so. The
+//! code is replayed up to there as it ran, for its compensations' closures, and then these run:
+//!
+//! ```text
+//!   written:   compensate a | a ok | compensate b | b failed | compensating | compensated b | compensated a
+//!              ╰──────── replayed, as far as it goes ───────╯               ╰──── then these, as they are left ────╯
+//! ```
+//!
+//! A task that is run again after that begins anew: what is before the end of its compensation no longer counts.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -50,16 +60,22 @@ pub enum Kind {
     Emit,
     /// A message was sent.
     Send,
-    /// Not a delivery: here an attempt failed.
+    /// Not a delivery: here an attempt failed, or the task was run again after it had been compensated.
     Attempt,
     /// Not a delivery: from the start, or since then, the task runs code that was
     /// [`patched`](crate::TaskContext::patched).
     Patch,
+    /// A compensation was recorded: of the step with this name and number, or a cleanup of this name.
+    Compensate,
+    /// Not a delivery: from here on, the task is compensated.
+    Compensating,
+    /// A compensation's end, or that it is no longer needed.
+    Compensated,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 16] = [
         Self::Step,
         Self::Timer,
         Self::Timeout,
@@ -73,6 +89,9 @@ impl Kind {
         Self::Send,
         Self::Attempt,
         Self::Patch,
+        Self::Compensate,
+        Self::Compensating,
+        Self::Compensated,
     ];
 
     /// The kind's word in stores and exports.
@@ -91,6 +110,9 @@ impl Kind {
             Self::Send => "send",
             Self::Attempt => "attempt",
             Self::Patch => "patch",
+            Self::Compensate => "compensate",
+            Self::Compensating => "compensating",
+            Self::Compensated => "compensated",
         }
     }
 
@@ -202,25 +224,88 @@ pub(crate) struct Replay {
     pub(crate) kept: HashMap<Key, Outcome>,
     /// Changes of the code that the task has seen.
     pub(crate) patches: Vec<Name>,
+    /// What is to be undone, when the task is being compensated.
+    pub(crate) compensation: Option<Compensation>,
     /// The last sequence number in use.
     pub(crate) last_seq: u64,
+}
+
+/// What a task that has failed, or was cancelled, leaves to be undone.
+#[derive(Debug)]
+pub(crate) struct Compensation {
+    /// How the task will have ended.
+    pub(crate) failure: Failure,
+    /// The attempt in which it did.
+    pub(crate) attempt: u32,
+    /// What was recorded and not done yet when it began, the oldest first: a step, or a cleanup with its payload.
+    pub(crate) recorded: Vec<(Key, Payload)>,
+    /// Steps' results.
+    pub(crate) results: HashMap<Key, Payload>,
+    /// What has been delivered to it.
+    pub(crate) entries: VecDeque<Entry>,
 }
 
 impl Replay {
     pub(crate) fn new(journal: Vec<Entry>) -> Self {
         let mut replay = Self::default();
+        let mut failed = false;
         for entry in journal {
             replay.last_seq = replay.last_seq.max(entry.seq);
-            match entry.key.kind {
-                Kind::Attempt => replay.rewind(),
-                Kind::Patch => replay.patches.push(entry.key.name),
-                _ => {
-                    replay.kept.remove(&entry.key);
-                    replay.entries.push_back(entry);
+            match (entry.key.kind, entry.outcome) {
+                // The attempt that is compensated is replayed as it was.
+                (Kind::Compensating, Outcome::Failed(failure)) => {
+                    failed = false;
+                    replay.compensation = Some(replay.compensation(failure, entry.key.ordinal));
+                }
+                (kind, outcome) => {
+                    let entry = Entry { outcome, ..entry };
+                    if let Some(compensation) = &mut replay.compensation {
+                        if matches!(kind, Kind::Compensated | Kind::Backoff) {
+                            compensation.entries.push_back(entry);
+                            continue;
+                        }
+                        replay = Self { last_seq: replay.last_seq, ..Self::default() };
+                    }
+                    if std::mem::take(&mut failed) {
+                        replay.rewind();
+                    }
+                    match kind {
+                        Kind::Attempt => failed = true,
+                        Kind::Patch => replay.patches.push(entry.key.name),
+                        _ => {
+                            replay.kept.remove(&entry.key);
+                            replay.entries.push_back(entry);
+                        }
+                    }
                 }
             }
         }
+        if failed {
+            replay.rewind();
+        }
         replay
+    }
+
+    fn compensation(&self, failure: Failure, attempt: u32) -> Compensation {
+        let kept = self.kept.iter().map(|(key, outcome)| (key, outcome));
+        let replayed = self.entries.iter().map(|entry| (&entry.key, &entry.outcome));
+        // What was kept from an earlier attempt, and not asked for since, comes first: in the order of the names.
+        let mut kept: Vec<_> = kept.collect();
+        kept.sort_unstable_by_key(|(key, _)| *key);
+        let (mut recorded, mut results) = (Vec::new(), HashMap::new());
+        for (key, outcome) in kept.into_iter().chain(replayed) {
+            match (key.kind, outcome) {
+                (Kind::Compensate, Outcome::Done(payload)) => recorded.push((key.clone(), payload.clone())),
+                (Kind::Compensated, _) => {
+                    recorded.retain(|(of, _)| (&of.name, of.ordinal) != (&key.name, key.ordinal));
+                }
+                (Kind::Step, Outcome::Done(payload)) => {
+                    results.insert(key.clone(), payload.clone());
+                }
+                _ => {}
+            }
+        }
+        Compensation { failure, attempt, recorded, results, entries: VecDeque::new() }
     }
 
     /// Cuts the order back to the first failure, and keeps what succeeded after it by name.

@@ -71,6 +71,22 @@ pub enum Lifecycle {
         /// When the next attempt is due; `None` when that was the last.
         retry_at: Option<Timestamp>,
     },
+    /// The task has failed for good, or was cancelled, and what it did is to be undone.
+    TaskCompensating {
+        /// The task.
+        task_id: TaskId,
+        /// Why.
+        failure: Failure,
+    },
+    /// A compensation ended: what a step did is undone, or cannot be.
+    StepCompensated {
+        /// The task.
+        task_id: TaskId,
+        /// The step, or the name of the cleanup.
+        step: String,
+        /// Why it failed for good, if it did.
+        failure: Option<Failure>,
+    },
     /// The task was cancelled.
     TaskCancelled {
         /// The task.
@@ -80,10 +96,17 @@ pub enum Lifecycle {
 
 impl Lifecycle {
     pub(crate) fn of_delivery(task_id: TaskId, key: &Key, outcome: &Outcome) -> Option<Self> {
-        if key.kind != Kind::Step {
-            return None;
-        }
         let step = key.label();
+        match (key.kind, outcome) {
+            (Kind::Step, _) => {}
+            (Kind::Compensated, Outcome::Done(_)) => {
+                return Some(Self::StepCompensated { task_id, step, failure: None });
+            }
+            (Kind::Compensated, Outcome::Failed(failure)) => {
+                return Some(Self::StepCompensated { task_id, step, failure: Some(failure.clone()) });
+            }
+            _ => return None,
+        }
         Some(match outcome {
             Outcome::Done(_) => Self::StepCompleted { task_id, step },
             Outcome::Failed(failure) => {

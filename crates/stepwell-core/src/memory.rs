@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
+use crate::compensation::{attempts, begun_anew, compensating, end_of};
 use crate::failure::{Failure, FailureKind};
 use crate::ids::{RunId, TaskId, WorkerId};
 use crate::journal::{Entry, Key, Kind};
@@ -86,7 +87,7 @@ impl Store for MemoryStore {
         let state = self.state();
         let tasks = state.tasks.values().rev().filter(|task| {
             filter.before.is_none_or(|before| task.new.task_id < before)
-                && filter.state.is_none_or(|state| task.state == state)
+                && filter.state.is_none_or(|state| task.shown_state() == state)
                 && filter.queue.as_ref().is_none_or(|queue| task.new.queue == *queue)
                 && filter.task_type.as_ref().is_none_or(|task_type| task.new.task_type == *task_type)
                 && filter.parent.is_none_or(|parent| task.new.parent == Some(parent))
@@ -198,6 +199,7 @@ struct Task {
     output: Option<Payload>,
     failure: Option<Failure>,
     cancel_requested: bool,
+    compensating: bool,
     poked: bool,
     /// Its place among the tasks of its concurrency key.
     place: u64,
@@ -216,7 +218,7 @@ impl Task {
             run_id: self.run_id,
             task_type: self.new.task_type.clone(),
             queue: self.new.queue.clone(),
-            state: self.state,
+            state: self.shown_state(),
             params: self.new.params.clone(),
             output: self.output.clone(),
             failure: self.failure.clone(),
@@ -234,6 +236,19 @@ impl Task {
             finished_at: self.finished_at,
             due_at: self.due_at,
         }
+    }
+
+    fn shown_state(&self) -> TaskState {
+        if self.compensating && !self.state.is_finished() { TaskState::Compensating } else { self.state }
+    }
+
+    /// Whether something that it did is to be undone before it ends so.
+    fn compensates(&self, finish: &Finish) -> bool {
+        let of = |kind| self.journal.iter().rposition(move |entry| entry.key.kind == kind);
+        !self.compensating
+            && !matches!(finish, Finish::Completed(_))
+            && of(Kind::Compensate)
+                .is_some_and(|recorded| of(Kind::Compensating).is_none_or(|done| done < recorded))
     }
 
     fn finish(&self) -> Option<Finish> {
@@ -422,7 +437,37 @@ impl State {
         }
     }
 
+    /// Ends a task, or lets it be compensated first.
     fn finish(&mut self, now: Timestamp, task_id: TaskId, finish: Finish, news: &mut News) {
+        if self.tasks.get(&task_id).is_some_and(|task| task.compensates(&finish)) {
+            self.compensate(now, task_id, finish, news);
+        } else {
+            self.end(now, task_id, finish, news);
+        }
+    }
+
+    fn compensate(&mut self, now: Timestamp, task_id: TaskId, finish: Finish, news: &mut News) {
+        self.drop_waits(task_id);
+        self.set_deadline(task_id, None);
+        let Some(task) = self.tasks.get_mut(&task_id) else { return };
+        if task.state == TaskState::Pending
+            && let Some(ready) = self.ready.get_mut(&task.new.queue)
+        {
+            ready.remove(&(Reverse(task.new.priority), task.ready_at, task_id));
+        }
+        let seq = task.journal.last().map_or(1, |entry| entry.seq + 1);
+        let (entry, failure) = compensating(seq, task.attempt, finish, now);
+        task.journal.push(entry);
+        task.failure = Some(failure);
+        task.compensating = true;
+        task.cancel_requested = false;
+        task.attempt = 0;
+        task.worker_id = None;
+        task.poked = false;
+        self.make_ready(now, task_id, news);
+    }
+
+    fn end(&mut self, now: Timestamp, task_id: TaskId, finish: Finish, news: &mut News) {
         self.drop_waits(task_id);
         self.set_due(task_id, None, news);
         self.set_deadline(task_id, None);
@@ -482,6 +527,7 @@ impl State {
     /// Cancels a task that has not ended.
     fn cancel(&mut self, now: Timestamp, task_id: TaskId, news: &mut News) {
         match self.tasks.get_mut(&task_id) {
+            Some(task) if task.compensating => {}
             Some(task) if task.state == TaskState::Running => {
                 task.cancel_requested = true;
                 self.notify(now, task_id, news);
@@ -495,20 +541,25 @@ impl State {
         let Some(task) = self.tasks.get_mut(&task_id) else { return CommandOutcome::NotFound };
         let state = task.state;
         match command {
-            Command::Cancel(_) if !state.is_finished() => {
+            Command::Cancel(_) if !task.shown_state().is_ending() => {
                 self.cancel(now, task_id, news);
                 self.cancel_doomed(now, news);
             }
             Command::Retry(_) if matches!(state, TaskState::Failed | TaskState::Cancelled) => {
                 task.attempt = 0;
                 task.cancel_requested = false;
+                task.compensating = false;
+                if task.journal.iter().any(|entry| entry.key.kind == Kind::Compensating) {
+                    let seq = task.journal.last().map_or(1, |entry| entry.seq + 1);
+                    task.journal.push(begun_anew(seq, now));
+                }
                 task.finished_at = None;
                 self.line_up(task_id);
                 self.make_ready(now, task_id, news);
             }
             Command::Delete(_) if state.is_finished() => self.delete(task_id),
             Command::Wake(_) if state == TaskState::Suspended => self.make_ready(now, task_id, news),
-            _ => return CommandOutcome::NotAllowed(state),
+            _ => return CommandOutcome::NotAllowed(task.shown_state()),
         }
         CommandOutcome::Done
     }
@@ -586,6 +637,7 @@ impl State {
             output: None,
             failure: None,
             cancel_requested: false,
+            compensating: false,
             poked: false,
             place: 0,
             spawned_at: now,
@@ -699,9 +751,16 @@ impl State {
             self.workers.remove(&worker_id);
             for task_id in self.running_under(worker_id) {
                 let Some(task) = self.tasks.get_mut(&task_id) else { continue };
-                if task.attempt >= task.new.max_attempts && !task.cancel_requested {
+                let last = attempts(task.new.max_attempts, task.compensating);
+                if task.attempt >= last && !task.cancel_requested {
                     let failure = crashed(task.attempt);
-                    self.finish(now, task_id, Finish::Failed(failure), news);
+                    let finish = match &task.failure {
+                        Some(original) if task.compensating => {
+                            end_of(original.clone().without_the_rest(failure))
+                        }
+                        _ => Finish::Failed(failure),
+                    };
+                    self.finish(now, task_id, finish, news);
                 } else {
                     self.give_back(now, task_id, None, news);
                 }

@@ -52,6 +52,11 @@ impl Name {
         }
     }
 
+    /// A name that the engine gives, and that is valid.
+    pub(crate) fn known(text: &'static str) -> Self {
+        Self(text.into())
+    }
+
     /// The name's text.
     pub fn as_str(&self) -> &str {
         &self.0

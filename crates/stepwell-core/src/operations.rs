@@ -17,7 +17,7 @@ use std::task::{Poll, Waker};
 use hashbrown::{HashMap, HashSet};
 
 use crate::failure::{Failure, FailureKind};
-use crate::journal::{Entry, Key, Kind, Outcome, Replay};
+use crate::journal::{Compensation, Entry, Key, Kind, Outcome, Replay};
 use crate::lifecycle::Lifecycle;
 use crate::name::Name;
 use crate::payload::Payload;
@@ -118,6 +118,10 @@ pub(crate) struct Operations {
     durable_seq: u64,
     /// A failure was delivered, so that a failing attempt has to mark its spot in the journal.
     saw_failure: bool,
+    /// A compensation was recorded.
+    pub(crate) has_compensations: bool,
+    /// What an earlier run of the compensation waited for; for after the replay of the code.
+    compensation_waits: Vec<Wait>,
     control: Option<ControlFlow>,
 }
 
@@ -125,6 +129,8 @@ pub(crate) struct Operations {
 pub(crate) enum Standing {
     /// The next entry of the journal has no waiter.
     Stalled,
+    /// The code of a task that is compensated has come as far as it came before.
+    Replayed,
     /// Gates are shut, or closures run.
     Busy,
     /// The future waits for nothing that the executor knows of.
@@ -134,17 +140,39 @@ pub(crate) enum Standing {
 }
 
 impl Operations {
-    pub(crate) fn new(mut replay: Replay, waits: Vec<Wait>) -> Self {
+    pub(crate) fn new(mut replay: Replay, mut waits: Vec<Wait>) -> Self {
+        let compensation_waits =
+            if replay.compensation.is_some() { std::mem::take(&mut waits) } else { Vec::new() };
         Self {
+            compensation_waits,
             patches: std::mem::take(&mut replay.patches).into_iter().map(|name| (name, true)).collect(),
             stored: waits.into_iter().map(|wait| (wait.key, wait.due_at)).collect(),
             // What the journal holds is durable. What was rewound keeps its numbers.
             delivered_seq: replay.last_seq,
             durable_seq: replay.last_seq,
             saw_failure: replay.entries.iter().any(|entry| !matches!(entry.outcome, Outcome::Done(_))),
+            has_compensations: replay
+                .entries
+                .iter()
+                .map(|entry| &entry.key)
+                .chain(replay.kept.keys())
+                .any(|key| key.kind == Kind::Compensate),
             replay,
             ..Self::default()
         }
+    }
+
+    /// The code has been replayed for the closures of its compensations, and is gone: makes way for them.
+    pub(crate) fn begin_compensation(&mut self) -> Option<Compensation> {
+        let mut compensation = self.replay.compensation.take()?;
+        let replay = Replay {
+            entries: std::mem::take(&mut compensation.entries),
+            last_seq: self.replay.last_seq,
+            ..Replay::default()
+        };
+        *self =
+            Self { control: self.control, ..Self::new(replay, std::mem::take(&mut self.compensation_waits)) };
+        Some(compensation)
     }
 
     pub(crate) fn next_ordinal(&mut self, kind: Kind, name: &Name) -> u32 {
@@ -300,6 +328,9 @@ impl Operations {
             self.replay.entries.pop_front();
             return Ok(Some(waker));
         }
+        if self.is_replaying() {
+            return Ok(None);
+        }
         while let Some(Ready { key, outcome, effect }) = self.ready.pop_front() {
             // The journal may have held its delivery, or its future may be gone.
             let waits = matches!(self.live.get(&key), Some(Operation { stage: Stage::Finished, .. }));
@@ -311,7 +342,11 @@ impl Operations {
             };
             self.delivered_seq += 1;
             self.saw_failure |= !matches!(outcome, Outcome::Done(_));
-            run.engine.lifecycle.tell(|| Lifecycle::of_delivery(run.task_id, &key, &outcome));
+            self.has_compensations |= key.kind == Kind::Compensate;
+            let undone = key.kind == Kind::Compensated;
+            if !undone || run.compensating.is_some() {
+                run.engine.lifecycle.tell(|| Lifecycle::of_delivery(run.task_id, &key, &outcome));
+            }
             let at = run.engine.store.now();
             self.unsent.entries.push(Entry { seq: self.delivered_seq, key, outcome, at });
             match effect {
@@ -327,7 +362,12 @@ impl Operations {
     }
 
     pub(crate) fn is_replaying(&self) -> bool {
-        !self.replay.entries.is_empty()
+        !self.replay.entries.is_empty() || self.replay.compensation.is_some()
+    }
+
+    /// Whether the code is run for the closures of its compensations alone.
+    pub(crate) fn is_only_replayed(&self) -> bool {
+        self.replay.compensation.is_some()
     }
 
     /// What the journal holds next, and what the code asks for instead.
@@ -454,8 +494,10 @@ impl Operations {
     }
 
     pub(crate) fn standing(&self) -> Standing {
-        if self.is_replaying() {
+        if !self.replay.entries.is_empty() {
             Standing::Stalled
+        } else if self.is_replaying() {
+            Standing::Replayed
         } else if self.gates > 0 || self.open > 0 {
             Standing::Busy
         } else if self.waiting > 0 {
@@ -479,7 +521,7 @@ impl Operations {
         if !self.saw_failure || self.is_replaying() {
             return;
         }
-        let Ok(name) = Name::new("attempt") else { return };
+        let name = Name::known("attempt");
         self.delivered_seq += 1;
         self.unsent.entries.push(Entry {
             seq: self.delivered_seq,

@@ -6,8 +6,10 @@ use std::task::{Poll, Wake, Waker};
 use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
+use hashbrown::HashMap;
 use tokio_util::sync::CancellationToken;
 
+use crate::compensation::{Undo, attempts, end_of};
 use crate::engine::Engine;
 use crate::failure::{Failure, Retry};
 use crate::ids::{RunId, TaskId};
@@ -37,6 +39,12 @@ pub(crate) struct Run {
     quiet: AtomicI64,
     claim_timeout: Duration,
     poked: AtomicBool,
+    /// How the task will have ended, once what it did is undone.
+    pub(crate) compensating: Option<Failure>,
+    /// The attempt as its code sees it: of a task that is compensated, the one that is replayed.
+    pub(crate) seen_attempt: u32,
+    /// The closures of the steps' compensations, by their records.
+    undos: Mutex<HashMap<Key, Arc<dyn Undo>>>,
     operations: Mutex<Operations>,
 }
 
@@ -47,6 +55,7 @@ impl Run {
         journal: Vec<Entry>,
         claim_timeout: Duration,
     ) -> Self {
+        let replay = Replay::new(journal);
         Self {
             task_id: claimed.task_id,
             run_id: claimed.run_id,
@@ -61,22 +70,42 @@ impl Run {
             quiet: AtomicI64::new(0),
             claim_timeout,
             poked: AtomicBool::new(false),
-            operations: Mutex::new(Operations::new(Replay::new(journal), claimed.waits)),
+            seen_attempt: replay
+                .compensation
+                .as_ref()
+                .map_or(claimed.attempt, |compensation| compensation.attempt),
+            compensating: replay.compensation.as_ref().map(|compensation| compensation.failure.clone()),
+            undos: Mutex::default(),
+            operations: Mutex::new(Operations::new(replay, claimed.waits)),
         }
     }
 
     /// What becomes of the task when this attempt has failed.
     pub(crate) fn after_failure(&self, failure: Failure) -> Next {
-        let delay = match failure.retry {
-            _ if self.attempt >= self.max_attempts => None,
-            Retry::Never => None,
-            Retry::After(delay) => Some(delay),
-            Retry::ByStrategy => self.retry.delay(self.attempt, self.engine.runtime.random()),
+        let strategy = || self.retry.delay(self.attempt, self.engine.runtime.random());
+        let (failure, delay) = match (&self.compensating, failure.retry) {
+            (Some(original), _) if self.attempt < attempts(self.max_attempts, true) => {
+                (original.clone(), RetryStrategy::exponential().delay(self.attempt, u64::MAX / 2))
+            }
+            (Some(original), _) => return end_of(original.clone().without_the_rest(failure)).into(),
+            (None, _) if self.attempt >= self.max_attempts => (failure, None),
+            (None, Retry::Never) => (failure, None),
+            (None, Retry::After(delay)) => (failure, Some(delay)),
+            (None, Retry::ByStrategy) => (failure, strategy()),
         };
         match delay {
             Some(delay) => Next::Retry { failure, at: after(self.engine.store.now(), delay) },
             None => Next::Fail(failure),
         }
+    }
+
+    /// Keeps the code of a recorded compensation.
+    pub(crate) fn add_undo(&self, record: &Key, undo: Arc<dyn Undo>) {
+        self.undos.lock().unwrap_or_else(PoisonError::into_inner).insert(record.clone(), undo);
+    }
+
+    pub(crate) fn undo(&self, record: &Key) -> Option<Arc<dyn Undo>> {
+        self.undos.lock().unwrap_or_else(PoisonError::into_inner).get(record).cloned()
     }
 
     pub(crate) fn operations(&self) -> MutexGuard<'_, Operations> {

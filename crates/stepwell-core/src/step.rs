@@ -9,14 +9,15 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::compensation::{Record, Undo, Undoing};
 use crate::failure::{Failure, FailureKind, Retry};
-use crate::journal::{Key, Kind, Outcome};
-use crate::operations::Request;
+use crate::journal::{Key, Kind, Outcome, to_payload};
+use crate::operations::{Effect, Request};
 use crate::payload::Payload;
 use crate::polled::poll_closure;
 use crate::retry::RetryStrategy;
 use crate::run::Run;
-use crate::runtime::BoxFuture;
+use crate::runtime::{BoxFuture, MaybeSend, MaybeSync};
 use crate::task_error::{TaskError, TaskResult, closure_failure};
 use crate::time::after;
 
@@ -48,7 +49,16 @@ pub struct Step<F: Closure> {
     tries: u32,
     max_tries: u32,
     timeout: Option<Duration>,
+    /// What is recorded before the closure starts.
+    record: Option<Box<Recording>>,
     stage: Stage<F::Future>,
+}
+
+/// The record of a step's compensation.
+struct Recording {
+    key: Key,
+    request: Option<Request>,
+    undo: Arc<dyn Undo>,
 }
 
 /// What a step runs: a closure that gives a future of an [`anyhow::Result`]. Implemented for all of them.
@@ -81,6 +91,8 @@ where
 enum Stage<Fut> {
     /// Not yet polled.
     New,
+    /// Its compensation is being recorded.
+    Recording,
     /// Before its gate, or with its result on the way; the closure starts when the gate is open.
     Waiting,
     Running {
@@ -105,6 +117,7 @@ impl<F: Closure> Step<F> {
             tries: 0,
             max_tries: DEFAULT_TRIES,
             timeout: None,
+            record: None,
             stage: Stage::New,
         }
     }
@@ -129,6 +142,78 @@ impl<F: Closure> Step<F> {
     /// How long one try may take. A try that takes longer is dropped, and has failed. Default: no limit.
     pub fn timeout(mut self, limit: Duration) -> Self {
         self.timeout = Some(limit);
+        self
+    }
+
+    /// Undoes the step when the task fails for good or is cancelled, after the step has had its result: the closure gets
+    /// that result. The compensations of a task run in the reverse of the order in which the steps began, each of them
+    /// journaled, tried up to 5 times, and once over all crashes; one that fails in the end is noted in the task's failure, and does not
+    /// stop the others. Until they have all run, the task's state is [`Compensating`](crate::TaskState::Compensating).
+    ///
+    /// The compensation is recorded in the journal before the step's closure starts. For its code, the task's code is run
+    /// again, from the journal, up to where it failed; so the closure may capture what the task knows, and has to own it.
+    ///
+    /// ```
+    /// # use stepwell_core::{TaskContext, TaskResult};
+    /// # async fn charge(_key: String) -> anyhow::Result<u64> { Ok(1) }
+    /// # async fn refund(_receipt: u64) -> anyhow::Result<()> { Ok(()) }
+    /// async fn order(_: (), ctx: TaskContext) -> TaskResult<u64> {
+    ///     ctx.step("charge", || charge(format!("{}:charge", ctx.task_id)))
+    ///         .compensate(|receipt| async move { refund(receipt).await })
+    ///         .await
+    /// }
+    /// ```
+    pub fn compensate<C, Fut, O>(self, undo: C) -> Self
+    where
+        C: Fn(F::Value) -> Fut + MaybeSend + MaybeSync + 'static,
+        Fut: Future<Output = anyhow::Result<O>> + MaybeSend + 'static,
+        F::Value: DeserializeOwned + MaybeSend + 'static,
+        O: 'static,
+    {
+        let undo = move |result: Option<F::Value>| {
+            let undoing = result.map(&undo);
+            async {
+                match undoing {
+                    Some(undoing) => undoing.await.map(drop),
+                    None => Ok(()),
+                }
+            }
+        };
+        self.record(false, Arc::new(Undoing::new(undo)))
+    }
+
+    /// As [`Step::compensate`], for a step that may have taken effect without a result: it failed, took too long, or was
+    /// cut off by a crash or by another branch of the code. The closure gets the result if there is one.
+    ///
+    /// ```
+    /// # use stepwell_core::{TaskContext, TaskResult};
+    /// # async fn charge(_key: String) -> anyhow::Result<u64> { Ok(1) }
+    /// # async fn refund_by_key(_key: String) -> anyhow::Result<()> { Ok(()) }
+    /// async fn order(_: (), ctx: TaskContext) -> TaskResult<u64> {
+    ///     let key = format!("{}:charge", ctx.task_id);
+    ///     let undo_key = key.clone();
+    ///     ctx.step("charge", || charge(key))
+    ///         .compensate_begun(move |_receipt| refund_by_key(undo_key.clone()))
+    ///         .await
+    /// }
+    /// ```
+    pub fn compensate_begun<C, Fut, O>(self, undo: C) -> Self
+    where
+        C: Fn(Option<F::Value>) -> Fut + MaybeSend + MaybeSync + 'static,
+        Fut: Future<Output = anyhow::Result<O>> + MaybeSend + 'static,
+        F::Value: DeserializeOwned + 'static,
+        O: 'static,
+    {
+        self.record(true, Arc::new(Undoing::new(undo)))
+    }
+
+    fn record(mut self, begun: bool, undo: Arc<dyn Undo>) -> Self {
+        let Ok(key) = &self.key else { return self };
+        let ordinal = self.run.operations().next_ordinal(Kind::Compensate, &key.name);
+        let record = to_payload(&Record::Step { ordinal: key.ordinal, begun });
+        let request = Some(Request::Finished(Outcome::Done(record), Effect::None));
+        let key = Key { kind: Kind::Compensate, ordinal, ..key.clone() };
+        self.record = Some(Box::new(Recording { key, request, undo }));
         self
     }
 
@@ -182,6 +267,19 @@ where
                     }
                 }
             }
+            if let Some(recording) = &mut this.record {
+                let Recording { key, request, undo } = &mut **recording;
+                this.stage = Stage::Recording;
+                match this.run.poll(key, request, cx.waker()) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Ok(_)) => this.run.add_undo(key, undo.clone()),
+                    Poll::Ready(Err(error)) => {
+                        this.stage = Stage::Done;
+                        return Poll::Ready(Err(error));
+                    }
+                }
+                (this.record, this.stage) = (None, Stage::New);
+            }
             let mut request = match this.stage {
                 Stage::New => {
                     this.stage = Stage::Waiting;
@@ -234,6 +332,11 @@ impl<F: Closure> Drop for Step<F> {
         let Ok(key) = &self.key else { return };
         match &self.stage {
             Stage::New | Stage::Done => {}
+            Stage::Recording => {
+                if let Some(recording) = &self.record {
+                    self.run.forget(&recording.key);
+                }
+            }
             Stage::Backoff(backoff) => self.run.forget(&backoff.0),
             Stage::Waiting | Stage::Running { .. } => self.run.forget(key),
         }

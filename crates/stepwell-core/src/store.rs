@@ -20,6 +20,17 @@
 //!
 //! A pending task may have a `due_at` as well (a delayed start, a retry): it is not claimed before.
 //!
+//! # Compensation
+//!
+//! Where a task is to end as failed or cancelled, whatever the cause, and its journal holds a [`Kind::Compensate`] entry
+//! behind its last [`Kind::Compensating`] one (or at all), it does not end. Instead a `Compensating` entry is added to its
+//! journal, named `compensating`, that holds the failure (for a cancellation, [`cancelled`](crate::cancelled)), and the task becomes
+//! pending again, for any worker, as *compensating*: its waits and its deadline are gone, a request to cancel is answered, its failure
+//! is that failure, and its attempts count from 1 again. [`TaskInfo`] and filters show it as [`TaskState::Compensating`] until it ends, whether it is pending, running or
+//! suspended; it cannot be cancelled, and when it is to end, it ends. [`attempts`](crate::attempts) says how many attempts it has; with the last one
+//! it ends [as it would have](crate::end_of), with the [crash](crate::crashed) among its compensations' errors. A retry makes an
+//! ordinary task of it: where its journal holds a `Compensating` entry, it adds [one that says so](crate::begun_anew).
+//!
 //! # Order within a batch
 //!
 //! Transitions, commands, events, messages, spawns, changes of queues, worker signals, claims; each list in its own order. So a claim
@@ -38,6 +49,8 @@ use serde::{Deserialize, Serialize};
 use crate::failure::{Failure, FailureKind};
 use crate::ids::{RunId, TaskId, WorkerId};
 use crate::journal::Entry;
+#[cfg(doc)]
+use crate::journal::Kind;
 use crate::name::Name;
 use crate::payload::Payload;
 use crate::queue::{QueueChange, QueueInfo};
@@ -220,7 +233,7 @@ impl Finish {
             TaskState::Completed => Some(Self::Completed(output.unwrap_or_else(Payload::null))),
             TaskState::Failed => Some(Self::Failed(failure.unwrap_or_else(unknown))),
             TaskState::Cancelled => Some(Self::Cancelled),
-            TaskState::Pending | TaskState::Running | TaskState::Suspended => None,
+            TaskState::Pending | TaskState::Running | TaskState::Suspended | TaskState::Compensating => None,
         }
     }
 }

@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::compensation::Undo;
 use crate::context::TaskContext;
 use crate::error::Error;
 use crate::name::Name;
@@ -109,6 +110,7 @@ fn write_output<O: Serialize>(task_type: &str, output: &O, limit: usize) -> Task
 #[derive(Default)]
 pub(crate) struct Registry {
     task_types: RwLock<HashMap<Name, Registered>>,
+    cleanups: RwLock<HashMap<Name, Arc<dyn Undo>>>,
 }
 
 struct Registered {
@@ -154,6 +156,15 @@ impl Registry {
     pub(crate) fn get(&self, name: &Name) -> Option<Arc<dyn Executable + Send + Sync>> {
         let task_types = self.task_types.read().unwrap_or_else(PoisonError::into_inner);
         task_types.get(name).map(|registered| registered.executable.clone())
+    }
+
+    /// Registers what cleans up, in the place of what was registered under this name before.
+    pub(crate) fn register_cleanup(&self, name: Name, cleanup: Arc<dyn Undo>) {
+        self.cleanups.write().unwrap_or_else(PoisonError::into_inner).insert(name, cleanup);
+    }
+
+    pub(crate) fn cleanup(&self, name: &Name) -> Option<Arc<dyn Undo>> {
+        self.cleanups.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
     }
 
     pub(crate) fn knows(&self, name: &Name) -> bool {

@@ -85,6 +85,14 @@ pub enum TaskError {
         /// Why.
         source: PayloadError,
     },
+    /// No cleanup has this name.
+    #[error(
+        "no cleanup is registered as \"{name}\": add it with `client.register_cleanup(\"{name}\", ..)` in every program that runs this task"
+    )]
+    NoCleanup {
+        /// The name.
+        name: String,
+    },
     /// The client was built without this state.
     #[error(
         "no state of type `{type_name}` was given to the client: add it with `Durable::builder().state(..)`"
@@ -137,20 +145,20 @@ impl TaskError {
             Self::Timeout { .. } => (FailureKind::Timeout, Retry::ByStrategy),
             Self::Child { .. } => (FailureKind::Child, Retry::ByStrategy),
             Self::Diverged { .. } => (FailureKind::Diverged, Retry::Never),
-            Self::OutsideTask { .. } | Self::Name(_) | Self::NoState { .. } => {
+            Self::OutsideTask { .. } | Self::Name(_) | Self::NoState { .. } | Self::NoCleanup { .. } => {
                 (FailureKind::Misuse, Retry::Never)
             }
             Self::Payload { .. } => (FailureKind::Payload, Retry::Never),
             Self::Failed { error, retry } => return failure_of(error, *retry),
         };
-        Failure { kind, message: self.to_string(), causes: Vec::new(), retry }
+        Failure { retry, ..Failure::new(kind, self.to_string()) }
     }
 }
 
 fn failure_of(error: &anyhow::Error, retry: Retry) -> Failure {
     let mut chain = error.chain().map(ToString::to_string);
     let message = chain.next().unwrap_or_default();
-    Failure { kind: FailureKind::Error, message, causes: chain.collect(), retry }
+    Failure { causes: chain.collect(), retry, ..Failure::new(FailureKind::Error, message) }
 }
 
 /// What is written down of an error of a step's closure. A [`TaskError`] anywhere in its chain says whether it is

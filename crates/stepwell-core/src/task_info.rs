@@ -19,6 +19,9 @@ pub enum TaskState {
     Running,
     /// It waits for a time, an event, a message or a child.
     Suspended,
+    /// It has failed, or was cancelled, and what it did is being undone; then it is [`Failed`](Self::Failed) or
+    /// [`Cancelled`](Self::Cancelled).
+    Compensating,
     /// It has its output.
     Completed,
     /// Its attempts are used up.
@@ -29,12 +32,24 @@ pub enum TaskState {
 
 impl TaskState {
     /// Every state.
-    pub const ALL: [Self; 6] =
-        [Self::Pending, Self::Running, Self::Suspended, Self::Completed, Self::Failed, Self::Cancelled];
+    pub const ALL: [Self; 7] = [
+        Self::Pending,
+        Self::Running,
+        Self::Suspended,
+        Self::Compensating,
+        Self::Completed,
+        Self::Failed,
+        Self::Cancelled,
+    ];
 
     /// Whether the task has ended.
     pub const fn is_finished(self) -> bool {
         matches!(self, Self::Completed | Self::Failed | Self::Cancelled)
+    }
+
+    /// Whether the task has ended, or does nothing but that.
+    pub const fn is_ending(self) -> bool {
+        self.is_finished() || matches!(self, Self::Compensating)
     }
 
     /// The state's word in stores, filters and exports.
@@ -43,6 +58,7 @@ impl TaskState {
             Self::Pending => "pending",
             Self::Running => "running",
             Self::Suspended => "suspended",
+            Self::Compensating => "compensating",
             Self::Completed => "completed",
             Self::Failed => "failed",
             Self::Cancelled => "cancelled",

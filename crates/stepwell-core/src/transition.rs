@@ -122,12 +122,23 @@ pub enum Next {
         /// When the next attempt is due.
         at: Timestamp,
     },
-    /// The attempt failed, and was the last.
+    /// The attempt failed, and was the last. A task with compensations is [to be compensated](crate::store#compensation)
+    /// first.
     Fail(Failure),
-    /// It is cancelled, and so are its children.
+    /// It is cancelled, and so are its children. A task with compensations is to be compensated first.
     Cancel,
     /// The run gives the task back, unfinished; the attempt does not count.
     Release,
+}
+
+impl From<Finish> for Next {
+    fn from(finish: Finish) -> Self {
+        match finish {
+            Finish::Completed(output) => Self::Complete(output),
+            Finish::Failed(failure) => Self::Fail(failure),
+            Finish::Cancelled => Self::Cancel,
+        }
+    }
 }
 
 impl Next {

@@ -53,8 +53,9 @@ pub(crate) fn read(sorted: &Sorted, row: &PgRow) -> sqlx::Result<(Committed, Vec
     for (transition, result) in sorted.batch.transitions.iter().zip(&transitions) {
         if result.is_ok()
             && let Some(finish) = transition.next.finish()
+            // One that failed or is cancelled may have something to undo before it ends.
+            && (others.remove(transition.task_id.as_uuid()) || matches!(finish, Finish::Completed(_)))
         {
-            others.remove(transition.task_id.as_uuid());
             news.finished.push((transition.task_id, finish));
         }
     }

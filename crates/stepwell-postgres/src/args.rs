@@ -49,7 +49,7 @@ pub(crate) struct Number {
 pub(crate) const COUNT: usize = 68;
 
 /// How many arguments `stepwell.commit_plain` takes.
-pub(crate) const PLAIN_COUNT: usize = 28;
+pub(crate) const PLAIN_COUNT: usize = 27;
 
 /// The arguments of `stepwell.commit_plain`, in the order in which it names them.
 pub(crate) fn plain(envelope: &Envelope<'_>, sorted: &Sorted) -> Result<PgArguments, BoxDynError> {
@@ -57,7 +57,7 @@ pub(crate) fn plain(envelope: &Envelope<'_>, sorted: &Sorted) -> Result<PgArgume
     address(&mut args, envelope)?;
     let items: Vec<_> = sorted.transitions().collect();
     runs(&mut args, &items)?;
-    ends(&mut args, &items)?;
+    outputs(&mut args, &items)?;
     entries(&mut args, &items)?;
     let tasks: Vec<_> = sorted.batch.spawns.iter().collect();
     spawned(&mut args, &tasks)?;
@@ -121,7 +121,8 @@ fn transitions(args: &mut PgArguments, sorted: &Sorted) -> Result<(), BoxDynErro
         Next::Retry { at, .. } => Some(Moment(*at)),
         _ => None,
     });
-    ends(args, &items)?;
+    outputs(args, &items)?;
+    failures(args, &items)?;
     entries(args, &items)?;
 
     let placed = || (1_i32..).zip(&items);
@@ -155,12 +156,17 @@ fn runs(args: &mut PgArguments, items: &[&Transition]) -> Result<(), BoxDynError
     Ok(())
 }
 
-/// How the tasks of transitions end, or failed.
-fn ends(args: &mut PgArguments, items: &[&Transition]) -> Result<(), BoxDynError> {
+/// What the tasks of transitions end with.
+fn outputs(args: &mut PgArguments, items: &[&Transition]) -> Result<(), BoxDynError> {
     seldom!(args, items, t => match &t.next {
         Next::Complete(output) => Some(text(output)),
         _ => None,
     });
+    Ok(())
+}
+
+/// Why tasks, or their attempts, failed.
+fn failures(args: &mut PgArguments, items: &[&Transition]) -> Result<(), BoxDynError> {
     let failures: Vec<_> = items
         .iter()
         .map(|t| match &t.next {

@@ -69,7 +69,7 @@ fn is_plain(batch: &Batch) -> bool {
 }
 
 fn only_journals_or_ends(transition: &Transition) -> bool {
-    matches!(transition.next, Next::Continue { collect: false } | Next::Complete(_) | Next::Fail(_))
+    matches!(transition.next, Next::Continue { collect: false } | Next::Complete(_))
         && transition.only_journals()
 }
 

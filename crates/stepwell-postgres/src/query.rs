@@ -20,7 +20,8 @@ use crate::{POOL, Shared};
 pub(crate) type Query = sqlx::query::Query<'static, sqlx::Postgres, PgArguments>;
 
 /// What is asked of each task; the tables follow.
-const INFO: &str = "SELECT t.task_id, coalesce(l.run_id, o.run_id), t.task_type, t.queue, coalesce(l.state, o.state), t.params,
+const INFO: &str = "SELECT t.task_id, coalesce(l.run_id, o.run_id), t.task_type, t.queue,
+        CASE WHEN l.compensating THEN 'compensating' ELSE coalesce(l.state, o.state) END, t.params,
         o.output, coalesce(l.failure, o.failure), t.headers, t.priority, coalesce(l.attempt, o.attempt), t.max_attempts,
         t.parent, t.idempotency_key, coalesce(l.cancel_requested, o.cancel_requested), t.spawned_at,
         coalesce(l.started_at, o.started_at), o.finished_at, l.due_at,
@@ -86,9 +87,13 @@ pub(crate) fn list(schema: &str, filter: &TaskFilter) -> String {
             "{schema}.outcomes o JOIN {schema}.tasks t USING (task_id)
             LEFT JOIN {schema}.live_tasks l ON false WHERE o.state = '{state}'"
         ),
+        Some(TaskState::Compensating) => format!(
+            "{schema}.live_tasks l JOIN {schema}.tasks t USING (task_id)
+            LEFT JOIN {schema}.outcomes o ON false WHERE l.compensating"
+        ),
         Some(state) => format!(
             "{schema}.live_tasks l JOIN {schema}.tasks t USING (task_id)
-            LEFT JOIN {schema}.outcomes o ON false WHERE l.state = '{state}'"
+            LEFT JOIN {schema}.outcomes o ON false WHERE l.state = '{state}' AND NOT l.compensating"
         ),
     };
     let id = match filter.state {

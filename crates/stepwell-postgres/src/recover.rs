@@ -28,6 +28,7 @@ struct Trace {
     worker_id: Option<Uuid>,
     attempt: i64,
     cancel_requested: bool,
+    compensating: bool,
 }
 
 impl Shared {
@@ -94,6 +95,7 @@ impl Shared {
                 *result = ended_so(&transition.next, trace);
             }
             if result.is_ok()
+                && own.is_some_and(|trace| trace.state.is_finished())
                 && let Some(finish) = transition.next.finish()
             {
                 committed.news.finished.push((transition.task_id, finish));
@@ -132,9 +134,10 @@ impl Shared {
     /// What the tasks of the batch are now.
     async fn traces(&self, line: &mut Line, tasks: Vec<Uuid>) -> Result<HashMap<Uuid, Trace>, StoreError> {
         let sql = format!(
-            "SELECT task_id, run_id, state, worker_id, attempt, cancel_requested FROM {0}.live_tasks WHERE task_id = ANY ($1)
+            "SELECT task_id, run_id, state, worker_id, attempt, cancel_requested, compensating
+            FROM {0}.live_tasks WHERE task_id = ANY ($1)
             UNION ALL
-            SELECT task_id, run_id, state, NULL, attempt, cancel_requested FROM {0}.outcomes WHERE task_id = ANY ($1)",
+            SELECT task_id, run_id, state, NULL, attempt, cancel_requested, false FROM {0}.outcomes WHERE task_id = ANY ($1)",
             self.options.schema
         );
         let rows = self.read_on(line, &sql, |query| query.bind(tasks.clone())).await?;
@@ -148,6 +151,7 @@ impl Shared {
                 worker_id: row.try_get(3)?,
                 attempt: row.try_get(4)?,
                 cancel_requested: row.try_get(5)?,
+                compensating: row.try_get(6)?,
             };
             Ok((row.try_get(0)?, trace))
         };
@@ -219,11 +223,7 @@ fn ended_so(next: &Next, trace: &Trace) -> Result<Applied, Refused> {
         Next::Continue { .. } => Err(Refused),
         Next::Suspend { .. } => Ok(Applied { suspended: true, ..applied }),
         Next::Complete(_) | Next::Fail(_) | Next::Cancel => {
-            if trace.state.is_finished() {
-                Ok(applied)
-            } else {
-                Err(Refused)
-            }
+            if trace.state.is_finished() || trace.compensating { Ok(applied) } else { Err(Refused) }
         }
         Next::Retry { .. } | Next::Release => Ok(applied),
     }
@@ -238,7 +238,9 @@ fn outcome(command: &Command, trace: Option<&Trace>) -> CommandOutcome {
         };
     };
     let done = match command {
-        Command::Cancel(_) => trace.cancel_requested || trace.state == TaskState::Cancelled,
+        Command::Cancel(_) => {
+            trace.cancel_requested || trace.compensating || trace.state == TaskState::Cancelled
+        }
         Command::Retry(_) => trace.state != TaskState::Completed || trace.attempt > 0,
         Command::Delete(_) => false,
         Command::Wake(_) => !trace.state.is_finished(),

@@ -2,7 +2,7 @@
 
 use rusqlite::{Result, params};
 use stepwell_core::store::{Command, CommandOutcome, NewEvent, NewMessage, NewTask, Spawned, TaskState};
-use stepwell_core::{Name, WorkerId, after};
+use stepwell_core::{Name, WorkerId, after, begun_anew};
 
 use crate::commit::Applying;
 use crate::purge;
@@ -15,6 +15,10 @@ pub(crate) const EXISTING: &str = "SELECT task_id, run_id, attempt FROM stepwell
 pub(crate) const AWAITING: &str = "SELECT DISTINCT task_id FROM stepwell_waits WHERE target = ?1 AND kind = 'event'
         AND (?2 = '' OR ?2 = (SELECT queue FROM stepwell_tasks WHERE stepwell_tasks.task_id = stepwell_waits.task_id))
     ORDER BY task_id";
+
+/// The end of the journal of a task that was compensated.
+const COMPENSATED: &str = "SELECT max(seq) FROM stepwell_journal WHERE task_id = ?1
+    HAVING max(kind = 'compensating') = 1";
 
 impl Applying<'_> {
     pub(crate) fn spawn(&mut self, new: &NewTask) -> Result<Spawned> {
@@ -123,22 +127,30 @@ impl Applying<'_> {
     pub(crate) fn command(&mut self, command: Command) -> Result<CommandOutcome> {
         let task_id = command.task_id();
         let Some((state, _)) = self.state(task_id)? else { return Ok(CommandOutcome::NotFound) };
+        let compensating = !state.is_finished() && self.is_compensating(task_id)?;
+        let shown = if compensating { TaskState::Compensating } else { state };
         match command {
-            Command::Cancel(_) if !state.is_finished() => {
+            Command::Cancel(_) if !shown.is_ending() => {
                 self.cancel(task_id)?;
                 self.cancel_doomed()?;
             }
             Command::Retry(_) if matches!(state, TaskState::Failed | TaskState::Cancelled) => {
                 self.conn.run(
-                    "UPDATE stepwell_tasks SET attempt = 0, cancel_requested = 0, finished_at = NULL WHERE task_id = ?1",
+                    "UPDATE stepwell_tasks SET attempt = 0, cancel_requested = 0, compensating = 0, finished_at = NULL
+                    WHERE task_id = ?1",
                     params![Sql(&task_id)],
                 )?;
+                if let Some(seq) =
+                    self.conn.one(COMPENSATED, params![Sql(&task_id)], |row| row.get::<_, i64>(0))?
+                {
+                    self.add_entries(task_id, &[begun_anew(seq.unsigned_abs() + 1, self.now)])?;
+                }
                 self.line_up_again(task_id)?;
                 self.make_ready(task_id)?;
             }
             Command::Delete(_) if state.is_finished() => purge::delete(self.conn, task_id)?,
             Command::Wake(_) if state == TaskState::Suspended => self.make_ready(task_id)?,
-            _ => return Ok(CommandOutcome::NotAllowed(state)),
+            _ => return Ok(CommandOutcome::NotAllowed(shown)),
         }
         Ok(CommandOutcome::Done)
     }

@@ -2,13 +2,14 @@
 
 use rusqlite::types::ToSql;
 use rusqlite::{Connection, Result, Row, params};
-use stepwell_core::store::{Ends, Finish, TaskFilter, TaskInfo};
+use stepwell_core::store::{Ends, Finish, TaskFilter, TaskInfo, TaskState};
 use stepwell_core::{Entry, TaskId};
 
 use crate::rows::{Sql, Statements as _, entry, get, opt};
 
 const INFO: &str =
-    "SELECT task_id, run_id, task_type, queue, state, params, output, failure, headers, priority,
+    "SELECT task_id, run_id, task_type, queue,
+        CASE WHEN compensating = 1 AND finished_at IS NULL THEN 'compensating' ELSE state END, params, output, failure, headers, priority,
         attempt, max_attempts, parent, idempotency_key, cancel_requested, spawned_at, started_at, finished_at,
         due_at, concurrency_key, code_version
     FROM stepwell_tasks";
@@ -65,7 +66,11 @@ pub(crate) fn list(filter: &TaskFilter) -> (String, Vec<Box<dyn ToSql + '_>>) {
     let mut conditions = Vec::new();
     let mut params: Vec<Box<dyn ToSql + '_>> = Vec::new();
     if let Some(state) = filter.state {
-        conditions.push(format!("state = '{state}'"));
+        conditions.push(match state {
+            TaskState::Compensating => "compensating = 1 AND finished_at IS NULL".into(),
+            state if state.is_finished() => format!("state = '{state}'"),
+            state => format!("state = '{state}' AND compensating = 0"),
+        });
     }
     let given: [(&str, Option<Box<dyn ToSql + '_>>); 4] = [
         ("queue = ?", filter.queue.as_ref().map(|queue| Box::new(Sql(queue)) as _)),

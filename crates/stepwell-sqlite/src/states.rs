@@ -2,7 +2,7 @@
 
 use rusqlite::{Result, Row, params};
 use stepwell_core::store::{Finish, TaskState};
-use stepwell_core::{Failure, Name, RunId, TaskId, Timestamp};
+use stepwell_core::{Failure, Name, RunId, TaskId, Timestamp, compensating};
 
 use crate::commit::Applying;
 use crate::rows::{Sql, Statements as _, get, opt};
@@ -15,6 +15,13 @@ pub(crate) const TO_END: &str =
     FROM stepwell_tasks
     WHERE task_id = ?1 AND (?2 IS NULL OR (run_id = ?2 AND state = 'running'))";
 
+/// The end of a task's journal, its attempt and its queue, if there is something that it did to be undone.
+const TO_COMPENSATE: &str =
+    "SELECT (SELECT max(seq) FROM stepwell_journal WHERE task_id = ?1), attempt, queue FROM stepwell_tasks
+    WHERE task_id = ?1 AND compensating = 0 AND EXISTS (
+        SELECT 1 FROM stepwell_journal WHERE task_id = ?1 AND kind = 'compensate' AND seq > coalesce(
+            (SELECT max(seq) FROM stepwell_journal WHERE task_id = ?1 AND kind = 'compensating'), 0))";
+
 pub(crate) const CHILDREN: &str = "SELECT task_id FROM stepwell_tasks
     WHERE parent = ?1 AND state IN ('pending', 'running', 'suspended') ORDER BY task_id";
 
@@ -25,10 +32,11 @@ pub(crate) struct Held {
     pub(crate) attempt: u32,
     pub(crate) max_attempts: u32,
     pub(crate) cancel_requested: bool,
+    pub(crate) compensating: bool,
 }
 
 impl Held {
-    /// Reads `task_id, queue, attempt, max_attempts, cancel_requested`.
+    /// Reads `task_id, queue, attempt, max_attempts, cancel_requested, compensating`.
     pub(crate) fn read(row: &Row<'_>) -> Result<Self> {
         Ok(Self {
             task_id: get(row, 0)?,
@@ -36,6 +44,7 @@ impl Held {
             attempt: row.get(2)?,
             max_attempts: row.get(3)?,
             cancel_requested: row.get(4)?,
+            compensating: row.get(5)?,
         })
     }
 }
@@ -138,7 +147,7 @@ impl Applying<'_> {
         Ok(runs)
     }
 
-    /// Ends a task; when it is cancelled, its children are still to be. Returns whether it had been asked to cancel; `None` when
+    /// Ends a task, or lets it be compensated first; when it is cancelled, its children are still to be. Returns whether it had been asked to cancel; `None` when
     /// `fence` does not own it, and then nothing has changed.
     pub(crate) fn finish(
         &mut self,
@@ -146,6 +155,9 @@ impl Applying<'_> {
         fence: Option<RunId>,
         finish: Finish,
     ) -> Result<Option<bool>> {
+        if !matches!(finish, Finish::Completed(_)) && self.compensate(task_id, &finish)? {
+            return Ok(Some(false));
+        }
         let cancelled = finish == Finish::Cancelled;
         let ended = self.end(task_id, fence, finish)?;
         if cancelled && ended.is_some() {
@@ -154,8 +166,41 @@ impl Applying<'_> {
         Ok(ended)
     }
 
-    /// Cancels a task that has not ended: asks it to, when it runs.
+    /// Makes a task claimable as compensating, when it has something to undo that it did since it was compensated last.
+    fn compensate(&mut self, task_id: TaskId, finish: &Finish) -> Result<bool> {
+        let found = self.conn.one(TO_COMPENSATE, params![Sql(&task_id)], |row| {
+            Ok((row.get::<_, i64>(0)?.unsigned_abs() + 1, row.get(1)?, get(row, 2)?))
+        })?;
+        let Some((seq, attempt, queue)) = found else { return Ok(false) };
+        let (entry, failure) = compensating(seq, attempt, finish.clone(), self.now);
+        self.drop_waits(task_id)?;
+        self.add_entries(task_id, &[entry])?;
+        self.conn.run(
+            "UPDATE stepwell_tasks SET state = 'pending', compensating = 1, cancel_requested = 0, attempt = 0,
+                worker_id = NULL, poked = 0, due_at = NULL, cancel_at = NULL, failure = ?2, ready_at = ?3
+            WHERE task_id = ?1",
+            params![Sql(&task_id), Sql(&failure), Sql(&self.now)],
+        )?;
+        self.news.ready.push((queue, 1));
+        Ok(true)
+    }
+
+    pub(crate) fn is_compensating(&self, task_id: TaskId) -> Result<bool> {
+        let sql = "SELECT 1 FROM stepwell_tasks WHERE task_id = ?1 AND compensating = 1";
+        Ok(self.conn.one(sql, params![Sql(&task_id)], |_| Ok(()))?.is_some())
+    }
+
+    /// Why its last attempt failed.
+    pub(crate) fn failure(&self, task_id: TaskId) -> Result<Option<Failure>> {
+        let sql = "SELECT failure FROM stepwell_tasks WHERE task_id = ?1";
+        Ok(self.conn.one(sql, params![Sql(&task_id)], |row| opt(row, 0))?.flatten())
+    }
+
+    /// Cancels a task that has not ended: asks it to, when it runs. One that is being compensated ends by itself.
     pub(crate) fn cancel(&mut self, task_id: TaskId) -> Result<()> {
+        if self.is_compensating(task_id)? {
+            return Ok(());
+        }
         if !self.poke(task_id, true)? {
             self.finish(task_id, None, Finish::Cancelled)?;
         }

@@ -11,7 +11,7 @@ use crate::states::{GivenBack, Held};
 
 /// Finds the task while the run owns it: the fence.
 pub(crate) const FENCE: &str =
-    "SELECT task_id, queue, attempt, max_attempts, cancel_requested FROM stepwell_tasks
+    "SELECT task_id, queue, attempt, max_attempts, cancel_requested, compensating FROM stepwell_tasks
     WHERE task_id = ?1 AND run_id = ?2 AND state = 'running'";
 
 /// The fence of a transition that only adds to the journal.
@@ -56,9 +56,9 @@ impl Applying<'_> {
 
     fn write(&mut self, transition: Transition) -> Result<Result<Written, Refused>, Fault> {
         if reaches_nobody_else(&transition)
-            && let Some(finish) = transition.next.finish()
+            && let Next::Complete(output) = &transition.next
         {
-            return self.end_at_once(&transition, finish);
+            return self.complete_at_once(&transition, Finish::Completed(output.clone()));
         }
         if transition.only_journals() && matches!(transition.next, Next::Continue { collect: false }) {
             let Transition { task_id, run_id, entries, .. } = transition;
@@ -150,7 +150,7 @@ impl Applying<'_> {
     }
 
     /// Fence and end in one statement, for the transition that almost every task has as its last.
-    fn end_at_once(
+    fn complete_at_once(
         &mut self,
         transition: &Transition,
         finish: Finish,

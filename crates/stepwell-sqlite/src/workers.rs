@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 
 use rusqlite::{Connection, Result, params};
 use stepwell_core::store::{Finish, WorkerSignal};
-use stepwell_core::{Name, TaskId, Timestamp, WorkerId, WorkerInfo, WorkerState, after, crashed};
+use stepwell_core::{
+    Name, TaskId, Timestamp, WorkerId, WorkerInfo, WorkerState, after, attempts, crashed, end_of,
+};
 
 use crate::commit::Applying;
 use crate::rows::{Sql, Statements as _, get};
@@ -13,7 +15,7 @@ use crate::states::{GivenBack, Held};
 pub(crate) const RUNNING_UNDER: &str = "SELECT task_id FROM stepwell_tasks
     WHERE worker_id = ?1 AND state = 'running' ORDER BY task_id";
 
-pub(crate) const HELD: &str = "SELECT task_id, queue, attempt, max_attempts, cancel_requested
+pub(crate) const HELD: &str = "SELECT task_id, queue, attempt, max_attempts, cancel_requested, compensating
     FROM stepwell_tasks WHERE task_id = ?1 AND state = 'running'";
 
 impl Applying<'_> {
@@ -78,8 +80,14 @@ impl Applying<'_> {
             self.forget(worker_id)?;
             for task_id in self.running_under(worker_id)? {
                 let Some(task) = self.held(task_id)? else { continue };
-                if task.attempt >= task.max_attempts && !task.cancel_requested {
-                    self.finish(task.task_id, None, Finish::Failed(crashed(task.attempt)))?;
+                let last = attempts(task.max_attempts, task.compensating);
+                if task.attempt >= last && !task.cancel_requested {
+                    let failure = crashed(task.attempt);
+                    let finish = match self.failure(task.task_id)? {
+                        Some(original) if task.compensating => end_of(original.without_the_rest(failure)),
+                        _ => Finish::Failed(failure),
+                    };
+                    self.finish(task.task_id, None, finish)?;
                 } else {
                     self.give_back(&task, &GivenBack::default())?;
                 }

@@ -178,16 +178,41 @@ async fn stumbles(_nothing: (), ctx: TaskContext) -> TaskResult<u32> {
     Ok(7)
 }
 
-const TASKS: [&str; 6] = ["steps", "family", "forsaken", "asks", "answers", "stumbles"];
+/// Fails at its end, and is undone: two steps, of which one is hard to undo, and a cleanup.
+#[stepwell::task]
+async fn saga(_nothing: (), ctx: TaskContext) -> TaskResult<()> {
+    let ledger = ctx.state::<Arc<Ledger>>()?.clone();
+    for step in ["reserve", "charge"] {
+        let undo = ledger.clone();
+        ctx.step(step, || async { Ok(ledger.note("saga", step)) })
+            .compensate(move |_| {
+                let times = undo.note("saga", &format!("undo {step}"));
+                async move {
+                    anyhow::ensure!(step == "reserve" || times > 0, "not yet");
+                    Ok(())
+                }
+            })
+            .await?;
+        ctx.cleanup("clean", step).await?;
+    }
+    ctx.step("ship", || async { Ok(ledger.note("saga", "ship")) }).await?;
+    Err(TaskError::permanent(anyhow::anyhow!("it is lost")))
+}
+
+const TASKS: [&str; 7] = ["steps", "family", "forsaken", "asks", "answers", "stumbles", "saga"];
 
 /// Steps, and the ones that they follow, whose results must be durable before they begin.
-const LATER: [(&str, &str); 6] = [
+const LATER: [(&str, &str); 10] = [
     ("steps/answer", "steps/first"),
     ("steps/flaky", "steps/answer"),
     ("steps/a", "steps/flaky"),
     ("steps/b", "steps/flaky"),
     ("stumbles/broken", "stumbles/before"),
     ("stumbles/beside", "stumbles/before"),
+    ("saga/undo clean#2", "saga/ship"),
+    ("saga/undo charge", "saga/undo clean#2"),
+    ("saga/undo clean", "saga/undo charge"),
+    ("saga/undo reserve", "saga/undo clean"),
 ];
 
 /// The store of a process that dies at its `at`-th commit, which is still `applied` or not.
@@ -217,7 +242,7 @@ fn mortal(store: Arc<dyn Store>, at: usize, applied: bool, died: Arc<Notify>) ->
 type Ends = BTreeMap<&'static str, String>;
 
 /// A life of the program: it spawns what is not there yet, and waits for all.
-async fn live(process: &Process) -> Result<Ends, Error> {
+async fn live(process: &Process, ledger: &Arc<Ledger>) -> Result<Ends, Error> {
     process.register::<child>().await?;
     process.register::<steps>().await?;
     process.register::<family>().await?;
@@ -226,6 +251,13 @@ async fn live(process: &Process) -> Result<Ends, Error> {
     process.register::<asks>().await?;
     process.register::<answers>().await?;
     process.register::<stumbles>().await?;
+    process.register::<saga>().await?;
+    let ledger = ledger.clone();
+    let clean = move |step: String| {
+        ledger.note("saga", if step == "reserve" { "undo clean" } else { "undo clean#2" });
+        async { Ok(()) }
+    };
+    process.register_cleanup("clean", clean).await?;
     process.start_worker(WorkerOptions::new().lease(Duration::from_millis(500)).concurrency(4)).await;
     let mut tasks = BTreeMap::new();
     for name in TASKS {
@@ -272,8 +304,12 @@ async fn journaled(store: &dyn Store) -> Vec<String> {
             name => name.to_owned(),
         };
         for entry in store.journal(task.task_id).await.unwrap() {
-            if let (Kind::Step, Outcome::Done(_)) = (entry.key.kind, &entry.outcome) {
-                steps.push(format!("{name}/{}", entry.key.label()));
+            match (entry.key.kind, &entry.outcome) {
+                (Kind::Step, Outcome::Done(_)) => steps.push(format!("{name}/{}", entry.key.label())),
+                (Kind::Compensated, Outcome::Done(_)) => {
+                    steps.push(format!("{name}/undo {}", entry.key.label()));
+                }
+                _ => {}
             }
         }
     }
@@ -293,7 +329,7 @@ async fn case(opens: &impl Opens, at: usize, applied: bool) -> Option<Ends> {
     let store = mortal(opens.open(&harness).await, at, applied, died.clone());
     let process = harness.start_on(store, |builder| builder.state(ledger.clone())).await.unwrap();
     tokio::select! {
-        ends = live(&process) => {
+        ends = live(&process, &ledger) => {
             process.kill().await;
             check(&ends.unwrap(), at, applied);
             return None;
@@ -313,7 +349,7 @@ async fn case(opens: &impl Opens, at: usize, applied: bool) -> Option<Ends> {
         );
     }
     let process = harness.start_on(store, |builder| builder.state(ledger.clone())).await.unwrap();
-    let ends = tokio::time::timeout(Duration::from_secs(30), live(&process)).await;
+    let ends = tokio::time::timeout(Duration::from_secs(30), live(&process, &ledger)).await;
     let ends = ends.unwrap_or_else(|_| panic!("commit {at}, applied {applied}: stuck")).unwrap();
     process.kill().await;
     let ran_after = ledger.0.lock().unwrap().clone();
@@ -332,6 +368,7 @@ fn check(ends: &Ends, at: usize, applied: bool) {
         ("family", "\"10 20 failed 40\""),
         ("forsaken", "task … was cancelled"),
         ("orphan", "task … was cancelled"),
+        ("saga", "task … failed: it is lost"),
         ("steps", "\"Err(\\\"no\\\") 3 quick 4 true\""),
         ("stumbles", "7"),
     ];

@@ -53,6 +53,7 @@ pub(super) struct Event {
 #[derive(Clone, Debug)]
 pub(super) enum Does {
     Entry(usize),
+    Compensation,
     Child(Spawn),
     Emit(Event),
     Send(usize, usize),
@@ -135,6 +136,7 @@ fn wait() -> impl Strategy<Value = WaitOp> {
 fn op() -> impl Strategy<Value = Op> {
     let does = prop_oneof![
         3 => (0..5_usize).prop_map(Does::Entry),
+        1 => Just(Does::Compensation),
         1 => spawn().prop_map(Does::Child),
         1 => event().prop_map(Does::Emit),
         1 => (any::<usize>(), 0..3_usize).prop_map(|(task, topic)| Does::Send(task, topic)),

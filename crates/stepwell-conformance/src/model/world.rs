@@ -110,8 +110,14 @@ impl World {
             1 => Outcome::Retrying { failure, at: self.at(1) },
             _ => Outcome::Done(json(&format!("[{}]", self.counter))),
         };
-        // Numbers that grow: which of a task's transitions will be accepted is not known yet.
-        Entry { outcome, ..step(self.count(), json("0")) }
+        // Numbers that grow, with room for the store's own entries: which of a task's transitions will be accepted is not
+        // known yet.
+        Entry { outcome, ..step(self.count() * 4, json("0")) }
+    }
+
+    fn compensation(&mut self) -> Entry {
+        let key = Key { kind: Kind::Compensate, name: name("step"), ordinal: 1 };
+        Entry { key, ..self.entry(2) }
     }
 
     fn transition(&mut self, run: usize, does: &[Does], next: &NextOp) -> Transition {
@@ -131,6 +137,7 @@ impl World {
         for does in does {
             match does {
                 Does::Entry(n) => transition.entries.push(self.entry(*n)),
+                Does::Compensation => transition.entries.push(self.compensation()),
                 Does::Child(spawn) => transition.spawns.push(self.new_task(spawn, Some(task_id))),
                 Does::Emit(event) => transition.events.push(self.event(event)),
                 Does::Send(task, topic) => transition.messages.push(self.message(*task, *topic)),

@@ -1,19 +1,23 @@
 //! What clients ask of tasks, beside cancellation.
 
 use stepwell_core::store::{Command, CommandOutcome, NewTask, Next, Spawned};
-use stepwell_core::{TaskId, TaskState};
+use stepwell_core::{Entry, Key, Kind, TaskId, TaskState};
 
 use crate::backend::Backend;
 use crate::handle::{Handle, of};
 use crate::make::*;
 use crate::setup::Setup;
 
-/// Six tasks, one in each state; task 7 is there to help.
+/// Seven tasks, one in each state.
 async fn one_in_each_state(store: &Handle) {
-    let runs = store.run((2..=6).map(new_task)).await;
+    // Where there is a choice, the compensating one is claimed first.
+    let runs = store.run((2..=7).map(|n| NewTask { priority: i32::from(n == 4), ..new_task(n) })).await;
     assert!(store.next(runs[1], SUSPEND).await.suspended);
-    store.journals(runs[3], vec![step(1, json("1"))]).await;
-    for (run, next) in runs[2..].iter().zip([complete(), Next::Fail(failure("no")), Next::Cancel]) {
+    let key = Key { kind: Kind::Compensate, name: name("step"), ordinal: 1 };
+    store.journals(runs[2], vec![Entry { key, ..step(1, json("1")) }]).await;
+    store.next(runs[2], Next::Fail(failure("no"))).await;
+    store.journals(runs[4], vec![step(1, json("1"))]).await;
+    for (run, next) in runs[3..].iter().zip([complete(), Next::Fail(failure("no")), Next::Cancel]) {
         store.next(*run, next).await;
     }
     store.spawn([new_task(1)]).await;
@@ -38,8 +42,11 @@ pub async fn retry_command(backend: &impl Backend) {
     let (_setup, store) = Setup::with_handle(backend).await;
     one_in_each_state(&store).await;
     is_allowed_only_in(&store, Command::Retry, &[TaskState::Failed, TaskState::Cancelled]).await;
+    let compensating = store.claim(1, 1).await.remove(0);
+    assert_eq!(compensating.task_id, task_id(4));
+    store.next(of(&compensating), Next::Fail(failure("no"))).await;
     store.command(Command::Cancel(task_id(1))).await;
-    for n in [5, 6, 1] {
+    for n in [6, 7, 1] {
         let committed = store.commit(commands([Command::Retry(task_id(n))])).await;
         assert_eq!(committed.commands, [CommandOutcome::Done]);
         assert!(committed.news.ready.iter().any(|(queue, _)| *queue == name("queue")));
@@ -48,7 +55,7 @@ pub async fn retry_command(backend: &impl Backend) {
         assert!(!info.cancel_requested);
         let task = store.claim_one(1).await;
         assert_eq!((task.task_id, task.attempt), (task_id(n), 1));
-        assert_eq!(task.journal.map(|journal| journal.len()), Some(usize::from(n == 5)));
+        assert_eq!(task.journal.map(|journal| journal.len()), Some(usize::from(n == 6)));
         // A task that was never claimed still has its first run.
         assert_eq!(task.run_id == run_id(n), n == 1, "an old run could go on");
         store.next((task.task_id, task.run_id), complete()).await;
@@ -61,14 +68,14 @@ pub async fn delete_command(backend: &impl Backend) {
     one_in_each_state(&store).await;
     let ended = [TaskState::Completed, TaskState::Failed, TaskState::Cancelled];
     is_allowed_only_in(&store, Command::Delete, &ended).await;
-    for n in 4..=6 {
+    for n in 5..=7 {
         assert_eq!(store.command(Command::Delete(task_id(n))).await, CommandOutcome::Done);
         assert!(store.find(n).await.is_none());
         assert!(store.journal(n).await.is_empty());
         assert!(!store.send(message(n, "topic", json("1"))).await);
         assert_eq!(store.command(Command::Delete(task_id(n))).await, CommandOutcome::NotFound);
     }
-    assert_eq!(store.all().await.len(), 3);
+    assert_eq!(store.all().await.len(), 4);
     // The id may be used again, and nothing of the old task is there.
     let run = store.run_one(5).await;
     store.journals(run, vec![step(1, json("1"))]).await;

@@ -231,6 +231,7 @@ DECLARE
     v_task stepwell.tasks;
     v_outcome stepwell.outcomes;
     v_key text;
+    v_compensating boolean;
 BEGIN
     SELECT l.state, l.concurrency_key INTO answer, v_key FROM stepwell.live_tasks l WHERE l.task_id = p_task;
     IF p_command = 'retry' THEN
@@ -239,13 +240,13 @@ BEGIN
     IF v_key IS NOT NULL THEN
         PERFORM stepwell.lock_names(NULL, NULL, ARRAY[v_key]);
     END IF;
-    SELECT l.state INTO answer FROM stepwell.live_tasks l WHERE l.task_id = p_task FOR UPDATE;
+    SELECT l.state, l.compensating INTO answer, v_compensating FROM stepwell.live_tasks l WHERE l.task_id = p_task FOR UPDATE;
     IF answer IS NULL THEN
         -- Locked, so that of two who delete or retry it one comes second.
         SELECT o.* INTO v_outcome FROM stepwell.outcomes o WHERE o.task_id = p_task FOR UPDATE;
         answer := coalesce(v_outcome.state, 'not_found');
     END IF;
-    IF p_command = 'cancel' AND answer IN ('pending', 'running', 'suspended') THEN
+    IF p_command = 'cancel' AND NOT v_compensating THEN
         SELECT c.* INTO ready, poked, finished FROM stepwell.cancel(p_now, ARRAY[p_task]) c;
         answer := 'done';
     ELSIF p_command = 'wake' AND answer = 'suspended' THEN
@@ -257,6 +258,10 @@ BEGIN
     ELSIF p_command = 'retry' AND answer IN ('failed', 'cancelled') THEN
         SELECT t.* INTO STRICT v_task FROM stepwell.tasks t WHERE t.task_id = p_task;
         DELETE FROM stepwell.outcomes o WHERE o.task_id = p_task;
+        -- Behind a compensation, the task begins anew.
+        INSERT INTO stepwell.journal (task_id, seq, kind, name, ordinal, outcome, payload, at)
+        SELECT p_task, max(j.seq) + 1, 'attempt', 'retry', 1, 'done', 'null', p_now
+        FROM stepwell.journal j WHERE j.task_id = p_task HAVING bool_or(j.kind = 'compensating');
         INSERT INTO stepwell.live_tasks (task_id, run_id, task_type, queue, state, priority, attempt, parent, code_version,
             concurrency_key, place, blocked, ready_at, started_at, failure)
         VALUES (p_task, v_outcome.run_id, v_task.task_type, v_task.queue, 'pending', v_task.priority, 0, v_task.parent,
@@ -266,6 +271,8 @@ BEGIN
             p_now, v_outcome.started_at, v_outcome.failure);
         ready := ARRAY[v_task.queue];
         answer := 'done';
+    ELSIF v_compensating THEN
+        answer := 'compensating';
     END IF;
 END $$;
 

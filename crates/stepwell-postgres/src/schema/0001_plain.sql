@@ -3,7 +3,7 @@
 -- here are as few as can be; whatever turns out to be special after all is left to `commit`.
 CREATE FUNCTION stepwell.commit_plain(
     p_process uuid, p_line smallint, p_batch bigint, p_channel text, p_now timestamptz,
-    t_task uuid[], t_run uuid[], t_next text[], t_output text[], t_failure text[],
+    t_task uuid[], t_run uuid[], t_next text[], t_output text[],
     e_of integer[], e_seq bigint[], e_kind text[], e_name text[], e_ordinal bigint[], e_outcome text[],
     e_payload text[], e_at timestamptz[],
     s_task uuid[], s_run uuid[], s_type text[], s_queue text[], s_priority integer[], s_max_attempts bigint[],
@@ -51,7 +51,7 @@ BEGIN
         SELECT c.repeated, c.r_now, c.t_accepted, c.t_cancel_requested, c.s_claimed, c.ready, c.poked, c.finished
         INTO repeated, r_now, t_accepted, t_cancel_requested, s_claimed, ready, poked, finished
         FROM stepwell.commit(p_process, p_line, v_batch, p_channel, p_now, NULL,
-            t_task, t_run, t_next, NULL, t_output, t_failure,
+            t_task, t_run, t_next, NULL, t_output, NULL,
             e_of, e_seq, e_kind, e_name, e_ordinal, e_outcome, e_payload, e_at,
             NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
             NULL,
@@ -74,20 +74,19 @@ BEGIN
         FROM unnest(e_of, e_seq, e_kind, e_name, e_ordinal, e_outcome, e_payload, e_at)
             AS e(of, seq, kind, name, ordinal, outcome, payload, at);
     END IF;
-    IF t_next && ARRAY['completed', 'failed'] THEN
+    IF 'completed' = ANY (t_next) THEN
         WITH gone AS (
             DELETE FROM stepwell.live_tasks l
-            USING unnest(t_task, t_next, t_output, t_failure) AS x(task_id, state, output, failure)
-            WHERE l.task_id = x.task_id AND x.state <> 'continue'
-            RETURNING l.task_id, l.run_id, x.state, l.attempt, l.cancel_requested, l.started_at, x.output, x.failure
+            USING unnest(t_task, t_next, t_output) AS x(task_id, state, output)
+            WHERE l.task_id = x.task_id AND x.state = 'completed'
+            RETURNING l.task_id, l.run_id, l.attempt, l.cancel_requested, l.started_at, x.output
         ), waited AS (
             DELETE FROM stepwell.waits w USING gone WHERE w.task_id = gone.task_id
         ), sent AS (
             DELETE FROM stepwell.messages m USING gone WHERE m.task_id = gone.task_id
         ), ended AS (
-            INSERT INTO stepwell.outcomes (task_id, run_id, state, attempt, cancel_requested, started_at, finished_at, output,
-                failure)
-            SELECT g.task_id, g.run_id, g.state, g.attempt, g.cancel_requested, g.started_at, r_now, g.output, g.failure
+            INSERT INTO stepwell.outcomes (task_id, run_id, state, attempt, cancel_requested, started_at, finished_at, output)
+            SELECT g.task_id, g.run_id, 'completed', g.attempt, g.cancel_requested, g.started_at, r_now, g.output
             FROM gone g
             RETURNING task_id
         )

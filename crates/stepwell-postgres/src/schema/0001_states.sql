@@ -45,7 +45,43 @@ BEGIN
         WHERE q.queue = ANY (p_queues) AND (q.max_running IS NOT NULL OR q.max_running_per_worker IS NOT NULL));
 END $$;
 
--- Ends tasks, whatever their state: those that have a finished one in `p_states`. `cancelled` are those whose children are to be cancelled. `p_limited`: whether any queue
+-- What is written down of a cancellation, where a failure would be.
+CREATE FUNCTION stepwell.cancellation() RETURNS text LANGUAGE sql IMMUTABLE
+    RETURN '{"kind":"cancelled","message":"the task was cancelled","retry":"never"}';
+
+-- Of tasks that failed or were cancelled, makes those claimable as compensating that have something to undo that they did
+-- since they were compensated last.
+CREATE FUNCTION stepwell.compensate(p_now timestamptz, p_tasks uuid[], p_states text[], p_failures text[],
+    OUT ready text[], OUT compensating uuid[])
+LANGUAGE plpgsql AS $$
+BEGIN
+    WITH recorded AS MATERIALIZED (
+        SELECT l.task_id, l.attempt, j.last,
+            CASE x.state WHEN 'failed' THEN x.failure ELSE stepwell.cancellation() END AS failure
+        FROM unnest(p_tasks, p_states, p_failures) AS x(task_id, state, failure)
+        JOIN stepwell.live_tasks l USING (task_id)
+        CROSS JOIN LATERAL (
+            SELECT max(j.seq) AS last, max(j.seq) FILTER (WHERE j.kind = 'compensate') AS recorded,
+                coalesce(max(j.seq) FILTER (WHERE j.kind = 'compensating'), 0) AS undone
+            FROM stepwell.journal j WHERE j.task_id = l.task_id
+        ) j
+        WHERE x.state IN ('failed', 'cancelled') AND NOT l.compensating AND j.recorded > j.undone
+    ), marked AS (
+        INSERT INTO stepwell.journal (task_id, seq, kind, name, ordinal, outcome, payload, at)
+        SELECT task_id, last + 1, 'compensating', 'compensating', greatest(attempt, 1), 'failed', failure, p_now FROM recorded
+    ), waited AS (
+        DELETE FROM stepwell.waits w USING recorded r WHERE w.task_id = r.task_id
+    ), given AS (
+        UPDATE stepwell.live_tasks l SET state = 'pending', running_in = NULL, compensating = true,
+            cancel_requested = false, attempt = 0, worker_id = NULL, poked = false, due_at = NULL, cancel_at = NULL,
+            failure = r.failure, ready_at = p_now
+        FROM recorded r WHERE l.task_id = r.task_id
+        RETURNING l.task_id, l.queue
+    )
+    SELECT array_agg(task_id), array_agg(queue) INTO compensating, ready FROM given;
+END $$;
+
+-- Ends tasks, whatever their state, or lets them be compensated first: those that have a finished one in `p_states`. `cancelled` are those whose children are to be cancelled. `p_limited`: whether any queue
 -- may have limits.
 CREATE FUNCTION stepwell.finish(p_now timestamptz, p_limited boolean, p_tasks uuid[], p_states text[], p_outputs text[], p_failures text[],
     OUT ready text[], OUT poked uuid[], OUT finished uuid[], OUT cancelled uuid[])
@@ -56,11 +92,16 @@ DECLARE
     v_keys text[];
     v_queues text[];
     v_awaiting uuid[];
+    v_compensating uuid[];
 BEGIN
+    IF p_states && ARRAY['failed', 'cancelled'] THEN
+        SELECT c.* INTO ready, v_compensating FROM stepwell.compensate(p_now, p_tasks, p_states, p_failures) c;
+    END IF;
     WITH gone AS (
         DELETE FROM stepwell.live_tasks l
         USING unnest(p_tasks, p_states, p_outputs, p_failures) AS x(task_id, state, output, failure)
         WHERE l.task_id = x.task_id AND x.state IN ('completed', 'failed', 'cancelled')
+            AND (v_compensating IS NULL OR l.task_id <> ALL (v_compensating))
         RETURNING l.task_id, l.run_id, x.state, l.attempt, l.cancel_requested, l.started_at, x.output,
             CASE x.state WHEN 'cancelled' THEN l.failure ELSE x.failure END AS failure, l.parent, l.concurrency_key,
             CASE WHEN l.state = 'running' THEN l.queue END AS left_queue
@@ -90,7 +131,7 @@ BEGIN
         FROM unnest(v_children, v_parents) AS x(child, parent)
         JOIN stepwell.waits w ON w.target = x.child::text AND w.task_id = x.parent;
         IF v_awaiting IS NOT NULL THEN
-            SELECT a.ready, a.poked INTO ready, poked FROM stepwell.arrive(p_now, v_awaiting) a;
+            SELECT finish.ready || a.ready, a.poked INTO ready, poked FROM stepwell.arrive(p_now, v_awaiting) a;
         END IF;
     END IF;
     IF v_keys IS NOT NULL THEN
@@ -103,7 +144,8 @@ BEGIN
     END IF;
 END $$;
 
--- Cancels tasks that have not ended, and all that descends from them: asks those that run, ends the others.
+-- Cancels tasks that have not ended, and all that descends from them: asks those that run, ends the others. Those that are
+-- being compensated end by themselves.
 CREATE FUNCTION stepwell.cancel(p_now timestamptz, p_tasks uuid[], OUT ready text[], OUT poked uuid[], OUT finished uuid[])
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -112,7 +154,11 @@ DECLARE
     v_ended record;
 BEGIN
     WHILE cardinality(v_tasks) > 0 LOOP
-        PERFORM FROM stepwell.live_tasks l WHERE l.task_id = ANY (v_tasks) ORDER BY l.task_id FOR UPDATE;
+        v_tasks := ARRAY (SELECT q.task_id FROM (
+            SELECT l.task_id, l.compensating FROM stepwell.live_tasks l WHERE l.task_id = ANY (v_tasks)
+            ORDER BY l.task_id FOR UPDATE
+        ) q WHERE NOT q.compensating);
+        EXIT WHEN cardinality(v_tasks) = 0;
         WITH asked AS (
             UPDATE stepwell.live_tasks l SET cancel_requested = true, poked = true
             WHERE l.task_id = ANY (v_tasks) AND l.state = 'running'
@@ -164,13 +210,15 @@ BEGIN
 END $$;
 
 -- Takes their tasks from workers that are gone: given back, or failed when that was their last attempt. `p_crashed` is
--- the failure of those, with 4294967295 in the place of the attempt.
+-- the failure of those, with 4294967295 in the place of the attempt. Those that were being compensated have 10 attempts
+-- at least, and end as they would have.
 CREATE FUNCTION stepwell.bury(p_now timestamptz, p_workers uuid[], p_uncounted boolean, p_crashed text,
     OUT ready text[], OUT poked uuid[], OUT finished uuid[])
 LANGUAGE plpgsql AS $$
 DECLARE
     v_tasks uuid[];
     v_quarantined uuid[];
+    v_states text[];
     v_failures text[];
     r record;
 BEGIN
@@ -182,17 +230,24 @@ BEGIN
         RETURN;
     END IF;
     IF NOT p_uncounted THEN
-        SELECT array_agg(l.task_id), array_agg(replace(p_crashed, '4294967295', l.attempt::text))
-        INTO v_quarantined, v_failures
+        SELECT array_agg(l.task_id),
+            array_agg(CASE WHEN l.compensating AND l.failure = stepwell.cancellation() THEN 'cancelled' ELSE 'failed' END),
+            -- The failure that is to be undone has no such errors yet.
+            array_agg(CASE WHEN l.compensating THEN left(l.failure, -1)
+                || ',"compensation_errors":[{"name":"what is left to undo","failure":' || c.crashed || '}]}'
+                ELSE c.crashed END)
+        INTO v_quarantined, v_states, v_failures
         FROM stepwell.live_tasks l JOIN stepwell.tasks t USING (task_id)
-        WHERE l.task_id = ANY (v_tasks) AND l.attempt >= t.max_attempts AND NOT l.cancel_requested;
+        CROSS JOIN LATERAL (SELECT replace(p_crashed, '4294967295', l.attempt::text) AS crashed) c
+        WHERE l.task_id = ANY (v_tasks) AND NOT l.cancel_requested
+            AND l.attempt >= CASE WHEN l.compensating THEN greatest(t.max_attempts, 10) ELSE t.max_attempts END;
     END IF;
     IF v_quarantined IS NOT NULL THEN
-        SELECT f.* INTO r FROM stepwell.finish(p_now, true, v_quarantined,
-            array_fill('failed'::text, ARRAY[cardinality(v_quarantined)]), NULL, v_failures) f;
+        SELECT f.* INTO r FROM stepwell.finish(p_now, true, v_quarantined, v_states, NULL, v_failures) f;
         ready := r.ready;
         poked := r.poked;
         finished := r.finished;
+        -- Those that are to be compensated are pending now, and stay as they are.
     END IF;
     SELECT g.* INTO r FROM stepwell.give_back(p_now, v_tasks, NULL,
         array_fill(p_uncounted, ARRAY[cardinality(v_tasks)]), NULL) g;

@@ -46,6 +46,7 @@ CREATE TABLE stepwell.live_tasks (
     place            bigint,               -- its place among the tasks of its concurrency key
     blocked          boolean     NOT NULL DEFAULT false, -- another task of its concurrency key comes first
     cancel_requested boolean     NOT NULL DEFAULT false,
+    compensating     boolean     NOT NULL DEFAULT false, -- what it did is being undone, then it ends
     poked            boolean     NOT NULL DEFAULT false, -- something arrived while it ran
     ready_at         timestamptz NOT NULL,
     started_at       timestamptz,
@@ -178,7 +179,8 @@ CREATE TABLE stepwell.processes (
 
 -- For people and their tools: every task, with its payloads as JSON.
 CREATE VIEW stepwell.overview AS
-    SELECT t.task_id, t.task_type, t.queue, coalesce(l.state, o.state) AS state,
+    SELECT t.task_id, t.task_type, t.queue,
+        CASE WHEN l.compensating THEN 'compensating' ELSE coalesce(l.state, o.state) END AS state,
         coalesce(l.run_id, o.run_id) AS run_id, coalesce(l.attempt, o.attempt) AS attempt, t.max_attempts,
         t.priority, t.parent, t.idempotency_key, t.concurrency_key, t.code_version,
         coalesce(l.cancel_requested, o.cancel_requested) AS cancel_requested, t.spawned_at,

@@ -1,0 +1,164 @@
+//! Compensations: what undoes a task's work when the task fails for good, or is cancelled.
+//!
+//! ```text
+//!   ctx.step(..).compensate(..)     record ─▶ gate ─▶ closure ─▶ result      the record is durable before the closure starts
+//!   ctx.cleanup(..)                 record
+//!
+//!   the task fails: the store makes it claimable again, as compensating; whoever claims it
+//!     1. replays its code, which hands over the closures of its compensations again, and drops it;
+//!     2. runs what was recorded, in reverse order, each as a step of its own: journaled, tried again, once;
+//!     3. ends the task as it would have ended, with what could not be undone.
+//! ```
+//!
+//! There is one way for all cases: a failure, a cancellation, a process that died in the last attempt or in the middle of
+//! a compensation.
+
+use std::future::Future;
+use std::marker::PhantomData;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use futures_util::FutureExt as _;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::failure::{CompensationError, Failure, FailureKind, panic_message};
+use crate::journal::{Compensation, Entry, Key, Kind, Outcome, to_payload};
+use crate::name::Name;
+use crate::payload::Payload;
+use crate::retry::RetryStrategy;
+use crate::run::Run;
+use crate::runtime::{BoxFuture, MaybeSend, MaybeSync};
+use crate::step::Step;
+use crate::store::Finish;
+use crate::task_error::{TaskError, TaskResult};
+use crate::time::Timestamp;
+
+/// How many tries a compensation has, with the pauses of [`RetryStrategy::exponential`] between them.
+const TRIES: u32 = 5;
+
+/// How many attempts a task has: its own, and at least 10 once it is being compensated, so that a process that dies does
+/// not end what is half undone.
+pub fn attempts(max_attempts: u32, compensating: bool) -> u32 {
+    if compensating { max_attempts.max(10) } else { max_attempts }
+}
+
+/// How a task ends that failed so, or was cancelled, and has been compensated.
+pub fn end_of(failure: Failure) -> Finish {
+    if failure.kind == FailureKind::Cancelled { Finish::Cancelled } else { Finish::Failed(failure) }
+}
+
+/// The journal's entry that says that a task is compensated from here on, how it will have ended, and after which attempt.
+pub fn compensating(seq: u64, attempt: u32, finish: Finish, at: Timestamp) -> (Entry, Failure) {
+    let failure = match finish {
+        Finish::Failed(failure) => failure,
+        Finish::Completed(_) | Finish::Cancelled => cancelled(),
+    };
+    let key = Key { kind: Kind::Compensating, name: Name::known("compensating"), ordinal: attempt.max(1) };
+    (Entry { seq, key, outcome: Outcome::Failed(failure.clone()), at }, failure)
+}
+
+/// The journal's entry that says that the task is run again after it was compensated: what is before it no longer counts.
+pub fn begun_anew(seq: u64, at: Timestamp) -> Entry {
+    let key = Key { kind: Kind::Attempt, name: Name::known("retry"), ordinal: 1 };
+    Entry { seq, key, outcome: Outcome::Done(Payload::null()), at }
+}
+
+/// What is written down of a cancellation, where a failure would be.
+pub fn cancelled() -> Failure {
+    Failure::new(FailureKind::Cancelled, "the task was cancelled").permanent()
+}
+
+/// What a record in the journal is of; its key has the name.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Record {
+    /// A step.
+    Step {
+        /// Which of the steps with the name.
+        ordinal: u32,
+        /// Whether it is to be undone even when it has no result.
+        begun: bool,
+    },
+    /// A registered cleanup, with its payload.
+    Cleanup(Payload),
+}
+
+/// A recorded cleanup, made by [`TaskContext::cleanup`](crate::TaskContext::cleanup).
+#[derive(Clone, Debug)]
+pub struct Cleanup {
+    pub(crate) key: Key,
+}
+
+/// The code of a compensation.
+pub(crate) trait Undo: MaybeSend + MaybeSync {
+    /// Undoes a step, which gave this result; or cleans up, by this payload.
+    fn undo(&self, result: Option<&Payload>) -> BoxFuture<'static, anyhow::Result<()>>;
+}
+
+/// A closure that undoes.
+pub(crate) struct Undoing<C, T>(C, PhantomData<fn(T)>);
+
+impl<C, T> Undoing<C, T> {
+    pub(crate) fn new(closure: C) -> Self {
+        Self(closure, PhantomData)
+    }
+}
+
+impl<C, T, Fut, O> Undo for Undoing<C, T>
+where
+    C: Fn(Option<T>) -> Fut + MaybeSend + MaybeSync,
+    Fut: Future<Output = anyhow::Result<O>> + MaybeSend + 'static,
+    T: DeserializeOwned,
+{
+    fn undo(&self, result: Option<&Payload>) -> BoxFuture<'static, anyhow::Result<()>> {
+        match result.map(Payload::decode).transpose() {
+            Ok(result) => {
+                let undoing = self.0(result);
+                Box::pin(async { undoing.await.map(drop) })
+            }
+            Err(error) => Box::pin(async { Err(TaskError::permanent(error).into()) }),
+        }
+    }
+}
+
+/// Runs what was recorded, in reverse order. Gives the compensations that failed.
+pub(crate) async fn compensate(run: Arc<Run>, compensation: Compensation) -> TaskResult<Payload> {
+    let Compensation { recorded, results, .. } = compensation;
+    let mut errors = Vec::new();
+    for (key, record) in recorded.into_iter().rev() {
+        let (undo, result) = match record.decode() {
+            Ok(Record::Step { ordinal, begun }) => {
+                let step = Key { kind: Kind::Step, ordinal, ..key.clone() };
+                let result = results.get(&step).cloned();
+                if result.is_none() && !begun {
+                    continue;
+                }
+                (run.undo(&key), result)
+            }
+            Ok(Record::Cleanup(payload)) => (run.engine.registry.cleanup(&key.name), Some(payload)),
+            Err(_) => (None, None),
+        };
+        let undoing = Step::new(&run, Ok(Key { kind: Kind::Compensated, ..key.clone() }), move || {
+            let undoing = undo.as_ref().map(|undo| undo.undo(result.as_ref()));
+            async move {
+                let undoing = undoing.ok_or_else(|| TaskError::permanent(anyhow::anyhow!(UNKNOWN)))?;
+                // The others are to run all the same.
+                let undone = AssertUnwindSafe(undoing).catch_unwind().await;
+                undone.unwrap_or_else(|panic| Err(anyhow::anyhow!("it panicked: {}", panic_message(&*panic))))
+            }
+        });
+        let failure = match undoing.retry(RetryStrategy::exponential()).max_attempts(TRIES).await {
+            Ok(()) => continue,
+            Err(error @ TaskError::Control(_)) => return Err(error),
+            Err(TaskError::Step { failure, .. }) => failure,
+            Err(error) => error.to_failure(),
+        };
+        tracing::error!(task_id = %run.task_id, compensation = %key.label(), %failure, "a compensation failed");
+        errors.push(CompensationError { name: key.label(), failure });
+    }
+    Ok(to_payload(&errors))
+}
+
+const UNKNOWN: &str = "this program has no code for it: the task did not come to the step again in its last attempt, or no cleanup \
+    is registered under this name. Undo it by hand";
