@@ -29,6 +29,7 @@ use crate::task::Task;
 use crate::task_error::TaskResult;
 use crate::time::from_micros;
 use crate::worker::{Worker, shutdown};
+use crate::workflow::{Snapshot, Workflow, WorkflowError};
 
 /// How many tasks are removed in one transaction.
 const PURGE_BATCH: usize = 1_000;
@@ -143,6 +144,42 @@ impl Client {
         };
         self.engine.registry.register_cleanup(Name::new(name)?, Arc::new(Undoing::new(cleanup)));
         Ok(())
+    }
+
+    /// Registers a workflow: it is a task type of its name from then on.
+    ///
+    /// # Errors
+    /// [`Error::Workflow`] when it is not put together as it has to be, or a child's type is not registered;
+    /// [`Error::DuplicateTaskType`] when another type has its name.
+    pub async fn register_workflow<L>(&self, workflow: Workflow<L>) -> Result<(), Error> {
+        self.engine.registry.register_workflow(workflow.becomes())
+    }
+
+    /// Spawns a task of a workflow that is registered with this client.
+    ///
+    /// # Errors
+    /// [`Error::Workflow`] when it is not; and as [`Client::spawn_with`].
+    pub async fn start_workflow<P: Serialize + ?Sized>(
+        &self,
+        name: &str,
+        input: &P,
+        options: SpawnOptions,
+    ) -> Result<SpawnResult, Error> {
+        if self.engine.registry.workflow(&Name::new(name)?).is_none() {
+            return Err(WorkflowError::NotRegistered { name: name.to_owned() }.into());
+        }
+        self.spawn_named(name, input, options).await
+    }
+
+    /// A task as it is now, with the results of its steps.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; [`Error::Store`].
+    pub async fn find(&self, task_id: TaskId) -> Result<Snapshot, Error> {
+        let info = self.task(task_id).await?.ok_or(Error::NotFound(task_id))?;
+        let journal = self.journal(task_id).await?;
+        let workflow = self.engine.registry.workflow(&info.task_type);
+        Ok(Snapshot::new(info, &journal, workflow.as_deref()))
     }
 
     /// Spawns a task. When this returns, no crash can lose it.

@@ -267,9 +267,23 @@ impl TaskContext {
         params: T::Params,
         options: SpawnOptions,
     ) -> Delivery<Child<T::Output>> {
+        self.spawn_named(name, T::NAME, &params, options)
+    }
+
+    /// Spawns a child task of a type that is known by its name only.
+    ///
+    /// # Errors
+    /// As [`TaskContext::spawn_with`].
+    pub fn spawn_named<P: Serialize + ?Sized, O>(
+        &self,
+        name: impl Into<StepName>,
+        task_type: &str,
+        params: &P,
+        options: SpawnOptions,
+    ) -> Delivery<Child<O>> {
         let spawn = |key: &Key| {
-            let params = self.encode(&key.name, &params)?;
-            let task_type = Name::new(T::NAME)?;
+            let params = self.encode(&key.name, params)?;
+            let task_type = Name::new(task_type)?;
             // Without a queue of its own, a child goes where its parent is.
             let options = match options.queue {
                 Some(_) => options,

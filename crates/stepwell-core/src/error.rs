@@ -5,6 +5,7 @@ use crate::ids::{TaskId, WorkerId};
 use crate::name::InvalidName;
 use crate::payload::PayloadError;
 use crate::store::{StoreError, TaskState};
+use crate::workflow::WorkflowError;
 
 /// Why a call of the client failed.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -29,6 +30,9 @@ pub enum Error {
         "two task types are named \"{0}\": a task finds its code by that name, so give one of them another `NAME`"
     )]
     DuplicateTaskType(String),
+    /// A workflow is not put together as it has to be, or not registered.
+    #[error(transparent)]
+    Workflow(#[from] WorkflowError),
     /// The database's URL is of no known kind.
     #[error(
         "\"{url}\" is no database URL that this program knows ({reason}): use `sqlite://path/to/file.db`, `sqlite::memory:`, `postgres://user:password@host/database`, or leave it out for `sqlite://stepwell.db`"

@@ -287,7 +287,7 @@ impl Replay {
     }
 
     fn compensation(&self, failure: Failure, attempt: u32) -> Compensation {
-        let kept = self.kept.iter().map(|(key, outcome)| (key, outcome));
+        let kept = self.kept.iter();
         let replayed = self.entries.iter().map(|entry| (&entry.key, &entry.outcome));
         // What was kept from an earlier attempt, and not asked for since, comes first: in the order of the names.
         let mut kept: Vec<_> = kept.collect();

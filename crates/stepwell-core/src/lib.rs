@@ -36,6 +36,7 @@ mod time;
 mod transition;
 mod worker;
 mod worker_info;
+mod workflow;
 
 pub use async_trait::async_trait;
 pub use child::Child;
@@ -66,3 +67,7 @@ pub use time::{Timestamp, after, from_micros, until};
 pub use tokio_util::sync::CancellationToken;
 pub use worker::Worker;
 pub use worker_info::{WorkerInfo, WorkerState};
+pub use workflow::{
+    AfterLoop, AfterStep, Edge, Graph, GraphNode, HasHandler, NodeKind, Snapshot, Whole, Workflow,
+    WorkflowContext, WorkflowError,
+};

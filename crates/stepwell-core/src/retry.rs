@@ -25,6 +25,11 @@ pub enum RetryStrategy {
         /// The delay.
         delay: Duration,
     },
+    /// These delays, one after the other; the last one again and again. None at all is no delay.
+    Listed {
+        /// The delays.
+        delays: Vec<Duration>,
+    },
     /// A delay that grows with each try, up to a cap, and is spread at random so that tries which failed together do
     /// not come back together.
     Exponential {
@@ -58,10 +63,14 @@ impl RetryStrategy {
     /// The delay after the failure of try number `failed` (from 1); `None` when there is no further try. `random` is
     /// a uniform number, from which the jitter is drawn.
     pub fn delay(&self, failed: u32, random: u64) -> Option<Duration> {
-        match *self {
+        match self {
             Self::None => None,
-            Self::Fixed { delay } => Some(delay),
-            Self::Exponential { base, factor, max, jitter } => {
+            Self::Fixed { delay } => Some(*delay),
+            Self::Listed { delays } => {
+                let place = usize::try_from(failed.saturating_sub(1)).unwrap_or(usize::MAX);
+                Some(delays.get(place).or(delays.last()).copied().unwrap_or_default())
+            }
+            &Self::Exponential { base, factor, max, jitter } => {
                 let exponent = i32::try_from(failed.saturating_sub(1)).unwrap_or(i32::MAX);
                 let grown = base.as_secs_f64() * factor.max(1.0).powi(exponent);
                 let spread = 1.0 + jitter.clamp(0.0, 1.0) * (random as f64 / u64::MAX as f64 * 2.0 - 1.0);
@@ -90,6 +99,15 @@ impl Default for RetryStrategy {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_last_of_listed_delays_stands_for_all_that_follow() {
+        let seconds = |seconds| Some(Duration::from_secs(seconds));
+        let strategy = RetryStrategy::Listed { delays: vec![Duration::from_secs(1), Duration::from_secs(5)] };
+        let delays = [1, 2, 3, u32::MAX].map(|failed| strategy.delay(failed, 0));
+        assert_eq!(delays, [seconds(1), seconds(5), seconds(5), seconds(5)]);
+        assert_eq!(RetryStrategy::Listed { delays: Vec::new() }.delay(1, 0), seconds(0));
+    }
 
     #[test]
     fn exponential_delays_grow_to_their_cap_and_stay_within_their_jitter() {

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -48,6 +49,8 @@ pub struct Step<F: Closure> {
     retry: RetryStrategy,
     tries: u32,
     max_tries: u32,
+    /// Told which try it is, from 1, before each.
+    count: Option<Arc<AtomicU32>>,
     timeout: Option<Duration>,
     /// What is recorded before the closure starts.
     record: Option<Box<Recording>>,
@@ -116,6 +119,7 @@ impl<F: Closure> Step<F> {
             retry: RetryStrategy::None,
             tries: 0,
             max_tries: DEFAULT_TRIES,
+            count: None,
             timeout: None,
             record: None,
             stage: Stage::New,
@@ -136,6 +140,12 @@ impl<F: Closure> Step<F> {
     /// How many tries a step with [`Step::retry`] has, the first one included; at least 1. Default: 5.
     pub fn max_attempts(mut self, tries: u32) -> Self {
         self.max_tries = tries.max(1);
+        self
+    }
+
+    /// Tells the closure which try it is.
+    pub(crate) fn count_tries(mut self, count: Arc<AtomicU32>) -> Self {
+        self.count = Some(count);
         self
     }
 
@@ -304,6 +314,9 @@ where
             if matches!(this.stage, Stage::Waiting) && this.closure.is_some() && this.run.is_open(&key) {
                 let next = this.again.and_then(|again| this.closure.as_ref().map(again));
                 let Some(closure) = std::mem::replace(&mut this.closure, next) else { return Poll::Pending };
+                if let Some(count) = &this.count {
+                    count.store(this.tries + 1, Ordering::Relaxed);
+                }
                 let closure = poll_closure(|| Box::pin(closure.call()));
                 let limit = this.timeout.map(|limit| this.run.engine.runtime.sleep(limit));
                 this.stage = Stage::Running { closure, limit };

@@ -17,6 +17,7 @@ use crate::name::Name;
 use crate::payload::Payload;
 use crate::runtime::{BoxFuture, MaybeSend, MaybeSync};
 use crate::task_error::{TaskError, TaskResult};
+use crate::workflow::{Workflow, WorkflowError};
 
 /// A task type: code that is executed durably, under a name.
 ///
@@ -111,6 +112,7 @@ fn write_output<O: Serialize>(task_type: &str, output: &O, limit: usize) -> Task
 pub(crate) struct Registry {
     task_types: RwLock<HashMap<Name, Registered>>,
     cleanups: RwLock<HashMap<Name, Arc<dyn Undo>>>,
+    workflows: RwLock<HashMap<Name, Arc<Workflow>>>,
 }
 
 struct Registered {
@@ -165,6 +167,29 @@ impl Registry {
 
     pub(crate) fn cleanup(&self, name: &Name) -> Option<Arc<dyn Undo>> {
         self.cleanups.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
+
+    /// Registers a workflow as a task type.
+    pub(crate) fn register_workflow(&self, workflow: Workflow) -> Result<(), Error> {
+        workflow.check()?;
+        let name = Name::new(workflow.name())?;
+        for child in workflow.children() {
+            if child != name.as_str() && !Name::new(child).is_ok_and(|child| self.knows(&child)) {
+                return Err(WorkflowError::NotRegistered { name: child.to_owned() }.into());
+            }
+        }
+        let workflow = Arc::new(workflow);
+        let running = workflow.clone();
+        self.register_fn(name.clone(), move |input: serde_json::Value, ctx| {
+            let workflow = running.clone();
+            async move { workflow.run(input, ctx).await }
+        })?;
+        self.workflows.write().unwrap_or_else(PoisonError::into_inner).insert(name, workflow);
+        Ok(())
+    }
+
+    pub(crate) fn workflow(&self, name: &Name) -> Option<Arc<Workflow>> {
+        self.workflows.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
     }
 
     pub(crate) fn knows(&self, name: &Name) -> bool {

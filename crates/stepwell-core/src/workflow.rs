@@ -1,0 +1,363 @@
+//! Workflows: tasks that are put together from named parts instead of written as code.
+//!
+//! A workflow is a task type like any other. Its parts are run by the same context as a task's code: a step is a step, a signal
+//! a message, a child a child task; so it has the same journal, and goes on after a crash in the same way.
+
+mod context;
+mod graph;
+mod node;
+mod snapshot;
+
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::marker::PhantomData;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::context::TaskContext;
+use crate::name::{InvalidName, Name};
+use crate::runtime::{MaybeSend, MaybeSync};
+use crate::task_error::TaskResult;
+
+pub use context::WorkflowContext;
+pub use graph::{Edge, Graph, GraphNode, NodeKind};
+pub use snapshot::Snapshot;
+
+use node::{Body, Calls, Handler, Loop, Node, Running, Step};
+
+/// A workflow: a named list of parts that run one after the other.
+///
+/// ```
+/// # use std::time::Duration;
+/// # use serde::{Deserialize, Serialize};
+/// # use stepwell_core::{Client, Error, SpawnOptions, TaskId, Workflow, WorkflowContext};
+/// # #[derive(Serialize, Deserialize)] struct Order { total: u64, country: String }
+/// # async fn charge(_key: String, total: u64) -> anyhow::Result<u64> { Ok(total) }
+/// # async fn refund(_receipt: u64) -> anyhow::Result<()> { Ok(()) }
+/// # async fn start(client: Client) -> Result<(), Error> {
+/// let order = Workflow::new("order")
+///     .step("charge", |ctx| async move {
+///         let order: Order = ctx.input()?;
+///         charge(format!("{}:charge", ctx.task_id), order.total).await
+///     })
+///     .compensate(|ctx| async move { refund(ctx.result("charge")?).await })
+///     .max_attempts(5)
+///     .parallel("papers", |papers| {
+///         papers
+///             .step("invoice", |_| async { Ok("invoice.pdf") })
+///             .step("label", |_| async { Ok("label.pdf") })
+///     })
+///     .route(
+///         "carrier",
+///         |ctx| async move { Ok(if ctx.input::<Order>()?.country == "DE" { "dhl" } else { "ups" }) },
+///         |carriers| carriers.step("dhl", |_| async { Ok(1) }).step("ups", |_| async { Ok(2) }),
+///     )
+///     .sleep("until it is there", Duration::from_secs(3 * 24 * 3600))
+///     .wait_for_signal("received", Duration::from_secs(30 * 24 * 3600));
+/// client.register_workflow(order).await?;
+/// let order = Order { total: 7, country: "DE".into() };
+/// let task = client.start_workflow("order", &order, SpawnOptions::new()).await?;
+/// client.send(task.task_id, "received", &"by the neighbours").await?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// Its output is an object of the results of its parts, by their names. A part that fails for good fails the workflow, which is
+/// not tried again as a whole: what its steps did is undone, in reverse order, by their [`compensate`](Workflow::compensate).
+///
+/// What is wrong with a workflow (an empty name, a name that is there twice) is said when it is
+/// [checked](Workflow::check) or [registered](crate::Client::register_workflow).
+///
+/// `L` is the part that was added last, to which options apply.
+pub struct Workflow<L = Whole> {
+    name: String,
+    nodes: Vec<Node>,
+    names: BTreeSet<String>,
+    /// The first mistake.
+    mistake: Option<WorkflowError>,
+    last: PhantomData<L>,
+}
+
+/// The last part has no options.
+pub enum Whole {}
+/// The last part is a step.
+pub enum AfterStep {}
+/// The last part is a loop.
+pub enum AfterLoop {}
+
+/// A part that calls a handler.
+pub trait HasHandler: sealed::Sealed {}
+impl HasHandler for AfterStep {}
+impl HasHandler for AfterLoop {}
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for super::AfterStep {}
+    impl Sealed for super::AfterLoop {}
+}
+
+/// What is wrong with a workflow.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WorkflowError {
+    /// A name is not valid.
+    #[error("in the workflow \"{workflow}\", a part has no valid name: {source}")]
+    Name {
+        /// The workflow.
+        workflow: String,
+        /// What is wrong with it.
+        source: InvalidName,
+    },
+    /// Two parts have one name.
+    #[error(
+        "the workflow \"{workflow}\" has two parts named \"{name}\": results are kept by name, so give one of them another"
+    )]
+    DuplicateName {
+        /// The workflow.
+        workflow: String,
+        /// The name.
+        name: String,
+    },
+    /// There is nothing to choose from, or to do at the same time.
+    #[error("\"{name}\" in the workflow \"{workflow}\" has no parts: add some, or leave it out")]
+    Empty {
+        /// The workflow.
+        workflow: String,
+        /// The part.
+        name: String,
+    },
+    /// A workflow, or the task type of a child, is not registered with this client.
+    #[error(
+        "no task type \"{name}\" is registered with this client: register it before it is started, or used as a child"
+    )]
+    NotRegistered {
+        /// The name.
+        name: String,
+    },
+}
+
+impl Workflow {
+    /// A workflow without parts.
+    pub fn new(name: impl Into<String>) -> Self {
+        let name = name.into();
+        let mistake =
+            Name::new(&name).err().map(|source| WorkflowError::Name { workflow: name.clone(), source });
+        Self { name, nodes: Vec::new(), names: BTreeSet::new(), mistake, last: PhantomData }
+    }
+}
+
+impl<L> Workflow<L> {
+    /// Its name, which is that of the task type.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Says what is wrong with it, if anything is.
+    ///
+    /// # Errors
+    /// The first mistake that was made.
+    pub fn check(&self) -> Result<(), WorkflowError> {
+        self.mistake.clone().map_or(Ok(()), Err)
+    }
+
+    /// The types of its children.
+    pub(crate) fn children(&self) -> impl Iterator<Item = &str> {
+        self.nodes.iter().flat_map(Node::children)
+    }
+
+    /// Runs it as the code of a task.
+    pub(crate) async fn run(
+        &self,
+        input: serde_json::Value,
+        ctx: TaskContext,
+    ) -> TaskResult<serde_json::Value> {
+        Running::new(ctx, input).run(&self.nodes).await
+    }
+
+    pub(crate) fn becomes<M>(self) -> Workflow<M> {
+        let Self { name, nodes, names, mistake, .. } = self;
+        Workflow { name, nodes, names, mistake, last: PhantomData }
+    }
+
+    fn add<M>(mut self, name: impl Into<String>, body: Body) -> Workflow<M> {
+        let (name, workflow) = (name.into(), || self.name.clone());
+        let mistake = match Name::new(&name) {
+            Err(source) => Some(WorkflowError::Name { workflow: workflow(), source }),
+            Ok(_) if !self.names.insert(name.clone()) => {
+                Some(WorkflowError::DuplicateName { workflow: workflow(), name: name.clone() })
+            }
+            Ok(_) if body.is_empty() => {
+                Some(WorkflowError::Empty { workflow: workflow(), name: name.clone() })
+            }
+            Ok(_) => None,
+        };
+        self.nodes.push(Node { name, body });
+        self.mistake = self.mistake.or(mistake);
+        self.becomes()
+    }
+
+    /// Adds the parts within a part.
+    fn inner<M>(&mut self, parts: impl FnOnce(Workflow) -> Workflow<M>) -> Vec<Node> {
+        let inner = Workflow {
+            name: self.name.clone(),
+            nodes: Vec::new(),
+            names: std::mem::take(&mut self.names),
+            mistake: self.mistake.take(),
+            last: PhantomData,
+        };
+        let inner = parts(inner);
+        (self.names, self.mistake) = (inner.names, inner.mistake);
+        inner.nodes
+    }
+
+    /// Adds a step. The handler's value is journaled, and is the step's result for the parts that follow. A handler that fails
+    /// is called again, up to 3 times in all, after `min(2^n, 60)` seconds behind the n-th failure; see
+    /// [`max_attempts`](Workflow::max_attempts), [`backoff`](Workflow::backoff) and [`TaskError::permanent`](crate::TaskError::permanent).
+    pub fn step<F, Fut, T>(self, name: impl Into<String>, handler: F) -> Workflow<AfterStep>
+    where
+        F: Fn(WorkflowContext) -> Fut + MaybeSend + MaybeSync + 'static,
+        Fut: Future<Output = anyhow::Result<T>> + MaybeSend + 'static,
+        T: Serialize + MaybeSend + 'static,
+    {
+        self.add(name, Body::Step(Step::new(handler)))
+    }
+
+    /// Adds parts that run at the same time. The result is an object of theirs. When one fails, the others still come to their
+    /// ends, so that what they did is known, and can be undone.
+    pub fn parallel<M>(
+        mut self,
+        name: impl Into<String>,
+        parts: impl FnOnce(Workflow) -> Workflow<M>,
+    ) -> Workflow {
+        let parts = self.inner(parts);
+        self.add(name, Body::Parallel(parts))
+    }
+
+    /// Adds parts of which one runs: that whose name the resolver gives, which is journaled. The result is that part's. A name
+    /// that none of them has fails the workflow.
+    pub fn route<F, Fut, T, M>(
+        mut self,
+        name: impl Into<String>,
+        resolver: F,
+        routes: impl FnOnce(Workflow) -> Workflow<M>,
+    ) -> Workflow
+    where
+        F: Fn(WorkflowContext) -> Fut + MaybeSend + MaybeSync + 'static,
+        Fut: Future<Output = anyhow::Result<T>> + MaybeSend + 'static,
+        T: Into<String> + MaybeSend + 'static,
+    {
+        let routes = self.inner(routes);
+        let resolver = move |ctx| {
+            let resolving = resolver(ctx);
+            async { resolving.await.map(Into::<String>::into) }
+        };
+        self.add(name, Body::Route { resolver: Step::new(resolver), routes })
+    }
+
+    /// Adds a step that is done again and again: up to 10 times, or [`max_iterations`](Workflow::max_iterations), or
+    /// [`until`](Workflow::until) its result is good. What the last iteration gave, or what [`feedback`](Workflow::feedback) made
+    /// of it, is there as [`WorkflowContext::last`]. The result is that of the last iteration.
+    pub fn loop_<F, Fut, T>(self, name: impl Into<String>, handler: F) -> Workflow<AfterLoop>
+    where
+        F: Fn(WorkflowContext) -> Fut + MaybeSend + MaybeSync + 'static,
+        Fut: Future<Output = anyhow::Result<T>> + MaybeSend + 'static,
+        T: Serialize + MaybeSend + 'static,
+    {
+        self.add(name, Body::Loop(Loop::new(Step::new(handler))))
+    }
+
+    /// Adds a durable sleep.
+    pub fn sleep(self, name: impl Into<String>, duration: Duration) -> Workflow {
+        self.add(name, Body::Sleep(duration))
+    }
+
+    /// Adds a wait for a message of the topic `name`, sent by [`Client::send`](crate::Client::send). The result is the message.
+    /// When there is a timeout, and it passes first, the workflow fails.
+    pub fn wait_for_signal(self, name: impl Into<String>, timeout: impl Into<Option<Duration>>) -> Workflow {
+        self.add(name, Body::Signal { timeout: timeout.into() })
+    }
+
+    /// Adds a child task of that type, another workflow or any task, with the parameters that the closure gives, and waits for
+    /// its output, which is the result. Its type has to be registered with the client before this workflow is.
+    pub fn child<F, P>(self, name: impl Into<String>, task_type: impl Into<String>, params: F) -> Workflow
+    where
+        F: Fn(WorkflowContext) -> anyhow::Result<P> + MaybeSend + MaybeSync + 'static,
+        P: Serialize,
+    {
+        let params = move |ctx| {
+            let params = params(ctx).and_then(|params| Ok(serde_json::to_value(params)?));
+            async { params }
+        };
+        self.add(name, Body::Child { task_type: task_type.into(), params: Handler::new(params) })
+    }
+}
+
+impl<L: HasHandler> Workflow<L> {
+    /// Undoes the step when the workflow fails later on, or is cancelled: see [`Step::compensate`](crate::Step::compensate). The
+    /// context has the step's result, and all others that are there.
+    pub fn compensate<F, Fut>(self, undo: F) -> Self
+    where
+        F: Fn(WorkflowContext) -> Fut + MaybeSend + MaybeSync + 'static,
+        Fut: Future<Output = anyhow::Result<()>> + MaybeSend + 'static,
+    {
+        self.with_step(|step| step.undo = Some(Handler::new(undo)))
+    }
+
+    /// How often the handler is called at most, the first time included. Default: 3.
+    pub fn max_attempts(self, attempts: u32) -> Self {
+        self.with_step(|step| step.max_attempts = attempts.max(1))
+    }
+
+    /// How long to wait after the handler's failure of that number, from 1. Default: `min(2^n, 60)` seconds.
+    pub fn backoff(self, backoff: impl Fn(u32) -> Duration + MaybeSend + MaybeSync + 'static) -> Self {
+        self.with_step(|step| step.backoff = Box::new(backoff))
+    }
+
+    fn with_step(mut self, change: impl FnOnce(&mut Step)) -> Self {
+        match self.nodes.last_mut().map(|node| &mut node.body) {
+            Some(Body::Step(step) | Body::Loop(Loop { step, .. })) => change(step),
+            // The type says that the last part is one of these.
+            _ => {}
+        }
+        self
+    }
+}
+
+impl Workflow<AfterLoop> {
+    /// How many iterations there are at most; at least 1. Default: 10.
+    pub fn max_iterations(self, iterations: u32) -> Self {
+        self.with_loop(|this| this.max_iterations = iterations.max(1))
+    }
+
+    /// The loop ends when this holds of an iteration's result, and its number from 1. It has to depend on these alone.
+    pub fn until<T: DeserializeOwned + 'static>(
+        self,
+        good: impl Fn(T, u32) -> bool + MaybeSend + MaybeSync + 'static,
+    ) -> Self {
+        self.with_loop(|this| {
+            let good =
+                move |result: &serde_json::Value, iteration| Ok(good(T::deserialize(result)?, iteration));
+            this.until = Some(Box::new(Calls(good)));
+        })
+    }
+
+    /// What an iteration is told of the result of the one before. It has to depend on that alone. Default: the result.
+    pub fn feedback<T: DeserializeOwned + 'static, O: Serialize + 'static>(
+        self,
+        feedback: impl Fn(T) -> O + MaybeSend + MaybeSync + 'static,
+    ) -> Self {
+        self.with_loop(|this| {
+            let feedback =
+                move |result: &serde_json::Value, _| serde_json::to_value(feedback(T::deserialize(result)?));
+            this.feedback = Some(Box::new(Calls(feedback)));
+        })
+    }
+
+    fn with_loop(mut self, change: impl FnOnce(&mut Loop)) -> Self {
+        if let Some(Body::Loop(this)) = self.nodes.last_mut().map(|node| &mut node.body) {
+            change(this);
+        }
+        self
+    }
+}

@@ -1,0 +1,314 @@
+//! The parts of a workflow, and how they run.
+
+use std::future::Future;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::context::{Results, WorkflowContext};
+use crate::child::Child;
+use crate::context::TaskContext;
+use crate::options::SpawnOptions;
+use crate::retry::RetryStrategy;
+use crate::runtime::{BoxFuture, MaybeSend, MaybeSync};
+use crate::task_error::{TaskError, TaskResult};
+
+/// How many delays a step's backoff is asked for; the last one stands for all that follow.
+const DELAYS: u32 = 64;
+
+pub(super) struct Node {
+    pub(super) name: String,
+    pub(super) body: Body,
+}
+
+pub(super) enum Body {
+    Step(Step),
+    Parallel(Vec<Node>),
+    Route { resolver: Step, routes: Vec<Node> },
+    Loop(Loop),
+    Sleep(Duration),
+    Signal { timeout: Option<Duration> },
+    Child { task_type: String, params: Handler },
+}
+
+pub(super) struct Step {
+    handler: Handler,
+    pub(super) undo: Option<Handler>,
+    pub(super) max_attempts: u32,
+    pub(super) backoff: Box<dyn Backoff>,
+}
+
+pub(super) struct Loop {
+    pub(super) step: Step,
+    pub(super) max_iterations: u32,
+    pub(super) until: Option<Box<dyn Judge<bool>>>,
+    pub(super) feedback: Option<Box<dyn Judge<Value>>>,
+}
+
+/// A handler without its types.
+#[derive(Clone)]
+pub(super) struct Handler(Arc<dyn Handle>);
+
+trait Handle: MaybeSend + MaybeSync {
+    fn call(&self, ctx: WorkflowContext) -> BoxFuture<'static, anyhow::Result<Value>>;
+}
+
+/// A closure in the place of one of these traits.
+pub(super) struct Calls<F>(pub(super) F);
+
+impl<F, Fut, T> Handle for Calls<F>
+where
+    F: Fn(WorkflowContext) -> Fut + MaybeSend + MaybeSync,
+    Fut: Future<Output = anyhow::Result<T>> + MaybeSend + 'static,
+    T: Serialize + MaybeSend,
+{
+    fn call(&self, ctx: WorkflowContext) -> BoxFuture<'static, anyhow::Result<Value>> {
+        let handling = self.0(ctx);
+        Box::pin(async { Ok(serde_json::to_value(handling.await?)?) })
+    }
+}
+
+/// What a loop makes of an iteration's result.
+pub(super) trait Judge<O>: MaybeSend + MaybeSync {
+    fn judge(&self, result: &Value, iteration: u32) -> serde_json::Result<O>;
+}
+
+impl<F, O> Judge<O> for Calls<F>
+where
+    F: Fn(&Value, u32) -> serde_json::Result<O> + MaybeSend + MaybeSync,
+{
+    fn judge(&self, result: &Value, iteration: u32) -> serde_json::Result<O> {
+        self.0(result, iteration)
+    }
+}
+
+/// How long to wait after a failure.
+pub(super) trait Backoff: MaybeSend + MaybeSync {
+    fn delay(&self, failed: u32) -> Duration;
+}
+
+impl<F: Fn(u32) -> Duration + MaybeSend + MaybeSync> Backoff for F {
+    fn delay(&self, failed: u32) -> Duration {
+        self(failed)
+    }
+}
+
+/// `min(2^n, 60)` seconds.
+fn default_backoff(failed: u32) -> Duration {
+    Duration::from_secs(2_u64.saturating_pow(failed).min(60))
+}
+
+impl Handler {
+    pub(super) fn new<F, Fut, T>(handler: F) -> Self
+    where
+        F: Fn(WorkflowContext) -> Fut + MaybeSend + MaybeSync + 'static,
+        Fut: Future<Output = anyhow::Result<T>> + MaybeSend + 'static,
+        T: Serialize + MaybeSend + 'static,
+    {
+        Self(Arc::new(Calls(handler)))
+    }
+}
+
+impl Step {
+    pub(super) fn new<F, Fut, T>(handler: F) -> Self
+    where
+        F: Fn(WorkflowContext) -> Fut + MaybeSend + MaybeSync + 'static,
+        Fut: Future<Output = anyhow::Result<T>> + MaybeSend + 'static,
+        T: Serialize + MaybeSend + 'static,
+    {
+        Self {
+            handler: Handler::new(handler),
+            undo: None,
+            max_attempts: 3,
+            backoff: Box::new(default_backoff),
+        }
+    }
+
+    async fn run(&self, name: &str, running: &Running, context: WorkflowContext) -> TaskResult<Value> {
+        let tries = Arc::new(AtomicU32::new(1));
+        let (handler, attempt) = (self.handler.clone(), tries.clone());
+        let call = move || {
+            let attempt = attempt.load(Ordering::Relaxed);
+            handler.0.call(WorkflowContext { attempt, ..context.clone() })
+        };
+        let delays = (1..self.max_attempts.min(DELAYS)).map(|failed| self.backoff.delay(failed)).collect();
+        let mut step = running
+            .task
+            .step(name, call)
+            .retry(RetryStrategy::Listed { delays })
+            .max_attempts(self.max_attempts)
+            .count_tries(tries);
+        if let Some(undo) = self.undo.clone() {
+            let (running, name) = (running.clone(), name.to_owned());
+            step = step.compensate(move |result: Value| {
+                let mut ctx = running.context();
+                ctx.results.insert(name.clone(), Arc::new(result));
+                undo.0.call(ctx)
+            });
+        }
+        step.await
+    }
+}
+
+impl Loop {
+    pub(super) fn new(step: Step) -> Self {
+        Self { step, max_iterations: 10, until: None, feedback: None }
+    }
+
+    /// Whether an iteration with this result is the last.
+    pub(super) fn ends(&self, result: &Value, iteration: u32) -> serde_json::Result<bool> {
+        let good = self.until.as_ref().map_or(Ok(false), |until| until.judge(result, iteration));
+        good.map(|good| good || iteration >= self.max_iterations)
+    }
+
+    /// The name of an iteration's step.
+    pub(super) fn label(name: &str, iteration: u32) -> String {
+        format!("{name}:{iteration}")
+    }
+
+    async fn run(&self, name: &str, running: &Running) -> TaskResult<Value> {
+        let mut last = None;
+        for iteration in 1.. {
+            let context = WorkflowContext { iteration, last, ..running.context() };
+            let result = self.step.run(&Self::label(name, iteration), running, context).await?;
+            let unfit = |error| {
+                TaskError::permanent(anyhow::Error::from(error).context(format!("the loop \"{name}\"")))
+            };
+            if self.ends(&result, iteration).map_err(unfit)? {
+                return Ok(result);
+            }
+            last = Some(Arc::new(match &self.feedback {
+                Some(feedback) => feedback.judge(&result, iteration).map_err(unfit)?,
+                None => result,
+            }));
+        }
+        Ok(Value::Null)
+    }
+}
+
+impl Body {
+    /// The parts within it.
+    pub(super) fn inner(&self) -> &[Node] {
+        match self {
+            Self::Parallel(nodes) | Self::Route { routes: nodes, .. } => nodes,
+            _ => &[],
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        matches!(self, Self::Parallel(_) | Self::Route { .. }) && self.inner().is_empty()
+    }
+}
+
+impl Node {
+    /// The name of the step that journals which route was taken.
+    pub(super) fn route_label(&self) -> String {
+        format!("{}:route", self.name)
+    }
+
+    /// The types of the children, also within.
+    pub(super) fn children(&self) -> Vec<&str> {
+        match &self.body {
+            Body::Child { task_type, .. } => vec![task_type],
+            body => body.inner().iter().flat_map(Self::children).collect(),
+        }
+    }
+
+    pub(super) fn run<'a>(&'a self, running: &'a Running) -> BoxFuture<'a, TaskResult<Value>> {
+        Box::pin(async move {
+            let result = self.result(running).await?;
+            running.keep(&self.name, &result);
+            Ok(result)
+        })
+    }
+
+    async fn result(&self, running: &Running) -> TaskResult<Value> {
+        let (name, task) = (self.name.as_str(), &running.task);
+        match &self.body {
+            Body::Step(step) => step.run(name, running, running.context()).await,
+            Body::Parallel(nodes) => {
+                let results = join_all(nodes.iter().map(|node| node.run(running))).await;
+                let results =
+                    nodes.iter().zip(results).map(|(node, result)| Ok((node.name.clone(), result?)));
+                Ok(Value::Object(results.collect::<TaskResult<_>>()?))
+            }
+            Body::Route { resolver, routes } => {
+                let route = resolver.run(&self.route_label(), running, running.context()).await?;
+                match routes.iter().find(|node| Some(node.name.as_str()) == route.as_str()) {
+                    Some(node) => node.run(running).await,
+                    None => {
+                        let known: Vec<_> = routes.iter().map(|node| node.name.as_str()).collect();
+                        Err(TaskError::permanent(anyhow::anyhow!(
+                            "\"{name}\" chose the route {route}, which is none of its routes: {}",
+                            known.join(", ")
+                        )))
+                    }
+                }
+            }
+            Body::Loop(this) => this.run(name, running).await,
+            Body::Sleep(duration) => task.sleep_for(name, *duration).await.map(|()| Value::Null),
+            Body::Signal { timeout } => task.recv(name, *timeout).await,
+            Body::Child { task_type, params } => {
+                let context = running.context();
+                let params = params.0.call(context).await.map_err(TaskError::permanent)?;
+                let child: Child<Value> =
+                    task.spawn_named(name, task_type, &params, SpawnOptions::new()).await?;
+                task.join(&child).await
+            }
+        }
+    }
+}
+
+/// A workflow in execution.
+#[derive(Clone)]
+pub(super) struct Running {
+    task: TaskContext,
+    input: Arc<Value>,
+    /// Shared, so that a compensation sees all results.
+    results: Arc<Mutex<Results>>,
+}
+
+impl Running {
+    pub(super) fn new(task: TaskContext, input: Value) -> Self {
+        Self { task, input: Arc::new(input), results: Arc::default() }
+    }
+
+    fn context(&self) -> WorkflowContext {
+        WorkflowContext {
+            task_id: self.task.task_id,
+            attempt: 1,
+            iteration: 1,
+            task: self.task.clone(),
+            input: self.input.clone(),
+            results: self.results.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            last: None,
+        }
+    }
+
+    fn keep(&self, name: &str, result: &Value) {
+        let mut results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
+        results.insert(name.to_owned(), Arc::new(result.clone()));
+    }
+
+    /// Runs the parts one after the other. The output is an object of their results.
+    pub(super) async fn run(self, nodes: &[Node]) -> TaskResult<Value> {
+        let mut output = serde_json::Map::new();
+        for node in nodes {
+            output.insert(node.name.clone(), node.run(&self).await.map_err(for_good)?);
+        }
+        Ok(Value::Object(output))
+    }
+}
+
+/// A part has had its attempts: the workflow has none of its own for it.
+fn for_good(error: TaskError) -> TaskError {
+    match error {
+        error @ (TaskError::Control(_) | TaskError::Diverged { .. }) => error,
+        TaskError::Failed { error, .. } => TaskError::permanent(error),
+        error => TaskError::permanent(error),
+    }
+}

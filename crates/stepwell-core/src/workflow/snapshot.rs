@@ -1,0 +1,105 @@
+//! What is known of a task and its steps, at one look.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::Workflow;
+use super::node::{Body, Loop, Node};
+use crate::failure::Failure;
+use crate::ids::TaskId;
+use crate::journal::{Entry, Kind, Outcome};
+use crate::name::Name;
+use crate::payload::Payload;
+use crate::store::{TaskInfo, TaskState};
+use crate::time::Timestamp;
+
+/// A task as it is now: what it was given, what its steps gave, where it is. Made by
+/// [`Client::find`](crate::Client::find).
+#[derive(Clone, Debug, Serialize)]
+pub struct Snapshot {
+    /// The task.
+    pub task_id: TaskId,
+    /// The name of its type: of a workflow, its name.
+    pub task_type: Name,
+    /// Where it is in its life.
+    pub state: TaskState,
+    /// Its parameters.
+    pub input: Payload,
+    /// The results of its steps, messages, events and children, by their labels: `charge`, and for a further one of the name
+    /// `charge#2`.
+    pub results: BTreeMap<String, Payload>,
+    /// Of a workflow that is registered with this client, and has not ended: the part that it is at.
+    pub current_step: Option<String>,
+    /// Its output, once it has completed.
+    pub output: Option<Payload>,
+    /// Why it failed, or why its last attempt did.
+    pub failure: Option<Failure>,
+    /// When it was spawned.
+    pub spawned_at: Timestamp,
+    /// When something last happened to it: it was spawned, was delivered something, or ended.
+    pub updated_at: Timestamp,
+}
+
+impl Snapshot {
+    pub(crate) fn new(info: TaskInfo, journal: &[Entry], workflow: Option<&Workflow>) -> Self {
+        let mut results = BTreeMap::new();
+        let mut last = info.spawned_at;
+        for Entry { key, outcome, at, .. } in journal {
+            last = last.max(*at);
+            match (key.kind, outcome) {
+                // From here on the task begins anew.
+                (Kind::Attempt, Outcome::Done(_)) => results.clear(),
+                (Kind::Step | Kind::Event | Kind::Message | Kind::Child, Outcome::Done(value)) => {
+                    results.insert(key.label(), value.clone());
+                }
+                (Kind::Timer, Outcome::Done(value)) => {
+                    results.entry(key.label()).or_insert_with(|| value.clone());
+                }
+                _ => {}
+            }
+        }
+        let current_step = workflow
+            .filter(|_| !info.state.is_ending())
+            .and_then(|workflow| workflow.nodes.iter().find(|node| !node.is_done(&results)))
+            .map(|node| node.name.clone());
+        Self {
+            task_id: info.task_id,
+            task_type: info.task_type,
+            state: info.state,
+            input: info.params,
+            results,
+            current_step,
+            output: info.output,
+            failure: info.failure,
+            spawned_at: info.spawned_at,
+            updated_at: info.finished_at.map_or(last, |ended| last.max(ended)),
+        }
+    }
+}
+
+impl Node {
+    /// Whether it has its result.
+    fn is_done(&self, results: &BTreeMap<String, Payload>) -> bool {
+        let result = |label: &str| results.get(label).and_then(|result| result.decode::<Value>().ok());
+        match &self.body {
+            Body::Step(_) | Body::Sleep(_) | Body::Signal { .. } => results.contains_key(&self.name),
+            // A child is joined under its name and its id.
+            Body::Child { .. } => {
+                let prefix = format!("{}:", self.name);
+                let mut behind = results.range(prefix.clone()..);
+                behind.next().is_some_and(|(label, _)| label.starts_with(&prefix))
+            }
+            Body::Parallel(nodes) => nodes.iter().all(|node| node.is_done(results)),
+            Body::Route { routes, .. } => result(&self.route_label()).is_some_and(|route| {
+                let taken = routes.iter().find(|node| Some(node.name.as_str()) == route.as_str());
+                taken.is_some_and(|node| node.is_done(results))
+            }),
+            Body::Loop(this) => (1..=this.max_iterations).any(|iteration| {
+                let result = result(&Loop::label(&self.name, iteration));
+                result.is_some_and(|result| this.ends(&result, iteration).unwrap_or(false))
+            }),
+        }
+    }
+}
