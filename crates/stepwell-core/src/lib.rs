@@ -14,6 +14,7 @@ mod executor;
 mod failure;
 mod hub;
 mod ids;
+mod input_hash;
 mod journal;
 mod lifecycle;
 mod memory;
@@ -28,6 +29,7 @@ mod run;
 mod runtime;
 mod slots;
 mod step;
+mod step_cache;
 pub mod store;
 mod task;
 mod task_error;
@@ -47,6 +49,7 @@ pub use delivery::Delivery;
 pub use error::Error;
 pub use failure::{CompensationError, Failure, FailureKind, Retry, panic_message};
 pub use ids::{RunId, TaskId, WorkerId};
+pub use input_hash::{InputHash, InvalidInputHash};
 pub use journal::{Entry, Key, Kind, Outcome};
 pub use lifecycle::{Lifecycle, Subscription};
 pub use memory::{MemoryStore, crashed, deleted};
@@ -57,6 +60,7 @@ pub use queue::{QueueAction, QueueChange, QueueInfo, QueueLimits, RateLimit};
 pub use retry::RetryStrategy;
 pub use runtime::{BoxFuture, MaybeSend, MaybeSync, Runtime};
 pub use step::{Closure, Step};
+pub use step_cache::{StepCache, StepCacheError};
 pub use store::{
     CancellationPolicy, Headers, NewEvent, NewMessage, NewTask, Store, StoreError, TaskFilter, TaskInfo,
     TaskState,
