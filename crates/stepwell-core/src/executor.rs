@@ -266,7 +266,9 @@ impl Execution {
         let (unsent, next_timer) = (operations.has_unsent(), operations.next_timer());
         drop(operations);
         match standing {
-            Standing::Stalled if control.is_none() => return self.stalled(cx, now),
+            Standing::Stalled if control.is_none() => {
+                return run.operations().input_changed(now) || self.stalled(cx, now);
+            }
             Standing::Replayed if control.is_none() => {
                 self.begin_compensation();
                 return true;

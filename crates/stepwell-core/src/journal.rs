@@ -30,7 +30,8 @@ use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
-use crate::name::Name;
+use crate::input_hash::InputHash;
+use crate::name::{InvalidName, Name};
 use crate::payload::Payload;
 use crate::time::Timestamp;
 
@@ -65,6 +66,9 @@ pub enum Kind {
     /// Not a delivery: from the start, or since then, the task runs code that was
     /// [`patched`](crate::TaskContext::patched).
     Patch,
+    /// Not a delivery: a step's input is another one than before; what was delivered from the entry of that number on is kept
+    /// by name.
+    Changed,
     /// A compensation was recorded: of the step with this name and number, or a cleanup of this name.
     Compensate,
     /// Not a delivery: from here on, the task is compensated.
@@ -75,7 +79,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Step,
         Self::Timer,
         Self::Timeout,
@@ -89,6 +93,7 @@ impl Kind {
         Self::Send,
         Self::Attempt,
         Self::Patch,
+        Self::Changed,
         Self::Compensate,
         Self::Compensating,
         Self::Compensated,
@@ -110,6 +115,7 @@ impl Kind {
             Self::Send => "send",
             Self::Attempt => "attempt",
             Self::Patch => "patch",
+            Self::Changed => "changed",
             Self::Compensate => "compensate",
             Self::Compensating => "compensating",
             Self::Compensated => "compensated",
@@ -134,9 +140,30 @@ pub struct Key {
 }
 
 impl Key {
-    /// The name as it is shown: `fetch`, and for a further call `fetch#2`.
+    /// The name as it is shown: `fetch`, and for a further call `fetch#2`. The hash of an [input](crate::Step::input) is not.
     pub fn label(&self) -> String {
-        if self.ordinal == 1 { self.name.to_string() } else { format!("{}#{}", self.name, self.ordinal) }
+        let name = self.split_input().map_or(self.name.as_str(), |(name, _)| name);
+        if self.ordinal == 1 { name.to_string() } else { format!("{name}#{}", self.ordinal) }
+    }
+
+    /// The same operation with the hash of its input in its name.
+    pub(crate) fn with_input(self, input: InputHash) -> Result<Self, InvalidName> {
+        let name = Name::new(format!("{}@{input}", self.name))?;
+        Ok(Self { name, ..self })
+    }
+
+    fn split_input(&self) -> Option<(&str, &str)> {
+        self.name.as_str().rsplit_once('@').filter(|(_, hash)| hash.parse::<InputHash>().is_ok())
+    }
+
+    /// Whether it is the same operation with another input.
+    pub(crate) fn differs_by_input(&self, other: &Self) -> bool {
+        let (Some((name, input)), Some((other_name, other_input))) =
+            (self.split_input(), other.split_input())
+        else {
+            return false;
+        };
+        (self.kind, self.ordinal, name) == (other.kind, other.ordinal, other_name) && input != other_input
     }
 }
 
@@ -272,6 +299,14 @@ impl Replay {
                     match kind {
                         Kind::Attempt => failed = true,
                         Kind::Patch => replay.patches.push(entry.key.name),
+                        Kind::Changed => {
+                            if let Outcome::Done(seq) = entry.outcome
+                                && let Ok(seq) = seq.decode::<u64>()
+                            {
+                                let first = replay.entries.iter().position(|entry| entry.seq >= seq);
+                                replay.keep_from(first);
+                            }
+                        }
                         _ => {
                             replay.kept.remove(&entry.key);
                             replay.entries.push_back(entry);
@@ -318,6 +353,11 @@ impl Replay {
             Outcome::Failed(_) => true,
             Outcome::Retrying { .. } => !succeeded(&entry.key, &self.entries),
         });
+        self.keep_from(first);
+    }
+
+    /// Keeps what succeeded from there on by name.
+    pub(crate) fn keep_from(&mut self, first: Option<usize>) {
         let Some(first) = first else { return };
         for entry in self.entries.drain(first..) {
             // A limit or a pause of the failed try says nothing about the next one.

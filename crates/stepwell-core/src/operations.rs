@@ -17,7 +17,7 @@ use std::task::{Poll, Waker};
 use hashbrown::{HashMap, HashSet};
 
 use crate::failure::{Failure, FailureKind};
-use crate::journal::{Compensation, Entry, Key, Kind, Outcome, Replay};
+use crate::journal::{Compensation, Entry, Key, Kind, Outcome, Replay, to_payload};
 use crate::lifecycle::Lifecycle;
 use crate::name::Name;
 use crate::payload::Payload;
@@ -363,6 +363,38 @@ impl Operations {
 
     pub(crate) fn is_replaying(&self) -> bool {
         !self.replay.entries.is_empty() || self.replay.compensation.is_some()
+    }
+
+    /// Whether the journal's next entry is of a step that the code asks for with another input. Then the step runs again:
+    /// what was delivered from there on is kept by name, and the journal says so.
+    pub(crate) fn input_changed(&mut self, at: Timestamp) -> bool {
+        let Some(entry) = self.replay.entries.front().filter(|_| !self.is_only_replayed()) else {
+            return false;
+        };
+        let Some(asked) = self.live.keys().find(|key| key.differs_by_input(&entry.key)) else { return false };
+        let seq = entry.seq;
+        let name = asked.name.clone();
+        self.replay.keep_from(Some(0));
+        self.delivered_seq += 1;
+        self.unsent.entries.push(Entry {
+            seq: self.delivered_seq,
+            key: Key { kind: Kind::Changed, name, ordinal: 1 },
+            outcome: Outcome::Done(to_payload(&seq)),
+            at,
+        });
+        // What has been asked for already finds its result now.
+        let mut found: Vec<_> =
+            self.live.keys().filter(|key| self.replay.kept.contains_key(*key)).cloned().collect();
+        found.sort_unstable();
+        for key in found {
+            if let Some(outcome) = self.replay.kept.remove(&key) {
+                if let Some(Operation { stage: Stage::Gate { .. }, .. }) = self.live.get(&key) {
+                    self.gates -= 1;
+                }
+                self.finish(&key, outcome, Effect::None);
+            }
+        }
+        true
     }
 
     /// Whether the code is run for the closures of its compensations alone.

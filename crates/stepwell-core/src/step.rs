@@ -4,7 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 
 use crate::compensation::{Record, Undo, Undoing};
 use crate::failure::{Failure, FailureKind, Retry};
+use crate::input_hash::InputHash;
 use crate::journal::{Key, Kind, Outcome, to_payload};
 use crate::operations::{Effect, Request};
 use crate::payload::Payload;
@@ -19,6 +20,7 @@ use crate::polled::poll_closure;
 use crate::retry::RetryStrategy;
 use crate::run::Run;
 use crate::runtime::{BoxFuture, MaybeSend, MaybeSync};
+use crate::step_cache::StepCache;
 use crate::task_error::{TaskError, TaskResult, closure_failure};
 use crate::time::after;
 
@@ -52,9 +54,48 @@ pub struct Step<F: Closure> {
     /// Told which try it is, from 1, before each.
     count: Option<Arc<AtomicU32>>,
     timeout: Option<Duration>,
+    cache: Option<Cached>,
     /// What is recorded before the closure starts.
     record: Option<Box<Recording>>,
     stage: Stage<F::Future>,
+}
+
+/// Where a step's result may be, and is put.
+#[derive(Clone)]
+struct Cached {
+    cache: Arc<dyn StepCache>,
+    key: String,
+    looked_up: bool,
+}
+
+impl Cached {
+    /// The result, if it is there and is one.
+    fn look_up<T: DeserializeOwned>(self) -> BoxFuture<'static, Option<Payload>> {
+        Box::pin(async move {
+            match self.cache.get(&self.key).await {
+                Ok(found) => found.filter(|found| {
+                    let fits = found.decode::<T>().map(drop);
+                    fits.inspect_err(|error| self.warn(error)).is_ok()
+                }),
+                Err(error) => {
+                    self.warn(&error);
+                    None
+                }
+            }
+        })
+    }
+
+    fn put(self, result: Payload) -> BoxFuture<'static, ()> {
+        Box::pin(async move {
+            if let Err(error) = self.cache.set(&self.key, result).await {
+                self.warn(&error);
+            }
+        })
+    }
+
+    fn warn(&self, error: &dyn std::fmt::Display) {
+        tracing::warn!(key = self.key, %error, "a step does without its cache");
+    }
 }
 
 /// The record of a step's compensation.
@@ -98,10 +139,13 @@ enum Stage<Fut> {
     Recording,
     /// Before its gate, or with its result on the way; the closure starts when the gate is open.
     Waiting,
+    LookingUp(BoxFuture<'static, Option<Payload>>),
     Running {
         closure: Pin<Box<Fut>>,
         limit: Option<BoxFuture<'static, ()>>,
     },
+    /// The result goes to the cache first, so that a task that it wakes finds it there.
+    Putting(BoxFuture<'static, ()>, Outcome),
     /// Between two tries.
     Backoff(Box<(Key, Option<Request>)>),
     Done,
@@ -121,6 +165,7 @@ impl<F: Closure> Step<F> {
             max_tries: DEFAULT_TRIES,
             count: None,
             timeout: None,
+            cache: None,
             record: None,
             stage: Stage::New,
         }
@@ -152,6 +197,51 @@ impl<F: Closure> Step<F> {
     /// How long one try may take. A try that takes longer is dropped, and has failed. Default: no limit.
     pub fn timeout(mut self, limit: Duration) -> Self {
         self.timeout = Some(limit);
+        self
+    }
+
+    /// Keys the step by its input as well: by a [stable hash](crate::InputHash) of this value. When a task that is run again, or goes on
+    /// after a crash, comes to the step with another input than before, the step runs again; with one that it had before, it
+    /// does not. Without this, a step that has a result never runs again, whatever it is given.
+    ///
+    /// Steps behind it that have a result keep it, unless their own inputs have changed.
+    ///
+    /// ```
+    /// # use stepwell_core::{TaskContext, TaskResult};
+    /// # async fn summarise(_text: &str, _model: &str) -> anyhow::Result<String> { Ok(String::new()) }
+    /// async fn digest(ctx: &TaskContext, text: &str, model: &str) -> TaskResult<String> {
+    ///     ctx.step("summarise", || summarise(text, model)).input(&(text, model)).await
+    /// }
+    /// ```
+    ///
+    /// It comes before [`Step::compensate`].
+    pub fn input<T: Serialize + ?Sized>(mut self, input: &T) -> Self {
+        if let Ok(key) = &mut self.key {
+            let hash = InputHash::of(input);
+            let hash = hash.map_err(|source| TaskError::Payload { name: key.label(), source });
+            match hash.and_then(|hash| Ok(key.clone().with_input(hash)?)) {
+                Ok(with_input) => *key = with_input,
+                Err(error) => self.key = Err(Some(error)),
+            }
+        }
+        self
+    }
+
+    /// Looks for the step's result in a cache before its closure starts, under that key, and puts it there when the closure has given
+    /// it: for results that are worth more than one task. A cache that cannot be reached is none: that is logged, and the
+    /// closure runs.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use stepwell_core::{InputHash, StepCache, TaskContext, TaskResult};
+    /// # async fn embed(_text: &str) -> anyhow::Result<Vec<f32>> { Ok(Vec::new()) }
+    /// async fn embedding(ctx: &TaskContext, cache: &Arc<dyn StepCache>, text: &str) -> TaskResult<Vec<f32>> {
+    ///     let key = format!("embedding:{}", InputHash::of(text).map_err(anyhow::Error::from)?);
+    ///     ctx.step("embed", || embed(text)).cached(cache, key).await
+    /// }
+    /// ```
+    pub fn cached(mut self, cache: &Arc<dyn StepCache>, key: impl Into<String>) -> Self {
+        self.cache = Some(Cached { cache: cache.clone(), key: key.into(), looked_up: false });
         self
     }
 
@@ -242,6 +332,67 @@ impl<F: Closure> Step<F> {
         }
     }
 
+    /// Runs one try, from its open gate on.
+    fn poll_try(&mut self, key: &Key, cx: &mut Context<'_>) -> Poll<Outcome>
+    where
+        F::Value: Serialize + DeserializeOwned,
+    {
+        loop {
+            self.stage = match &mut self.stage {
+                Stage::Waiting if self.closure.is_some() && self.run.is_open(key) => {
+                    match self.cache.as_mut().filter(|cached| !cached.looked_up) {
+                        Some(cached) => {
+                            cached.looked_up = true;
+                            Stage::LookingUp(cached.clone().look_up::<F::Value>())
+                        }
+                        None => self.start(),
+                    }
+                }
+                Stage::LookingUp(looking) => match ready!(poll_closure(|| looking.as_mut().poll(cx))) {
+                    Some(found) => return Poll::Ready(Outcome::Done(found)),
+                    None => self.start(),
+                },
+                Stage::Running { closure, limit } => {
+                    let outcome = match poll_closure(|| closure.as_mut().poll(cx)) {
+                        Poll::Ready(Ok(value)) => self.encode(key.label(), &value),
+                        Poll::Ready(Err(error)) => self.failed(closure_failure(&error)),
+                        Poll::Pending => {
+                            match limit {
+                                Some(limit) => ready!(limit.as_mut().poll(cx)),
+                                None => return Poll::Pending,
+                            }
+                            let message = format!("no result within {:?}", self.timeout.unwrap_or_default());
+                            self.failed(Failure::new(FailureKind::Timeout, message))
+                        }
+                    };
+                    match (&self.cache, &outcome) {
+                        (Some(cached), Outcome::Done(result)) => {
+                            Stage::Putting(cached.clone().put(result.clone()), outcome)
+                        }
+                        _ => return Poll::Ready(outcome),
+                    }
+                }
+                Stage::Putting(putting, outcome) => {
+                    ready!(poll_closure(|| putting.as_mut().poll(cx)));
+                    return Poll::Ready(outcome.clone());
+                }
+                _ => return Poll::Pending,
+            };
+        }
+    }
+
+    /// Calls the closure for its next try.
+    fn start(&mut self) -> Stage<F::Future> {
+        let next = self.again.and_then(|again| self.closure.as_ref().map(again));
+        let Some(closure) = std::mem::replace(&mut self.closure, next) else { return Stage::Waiting };
+        if let Some(count) = &self.count {
+            count.store(self.tries + 1, Ordering::Relaxed);
+        }
+        let closure = poll_closure(|| Box::pin(closure.call()));
+        let limit = self.timeout.map(|limit| self.run.engine.runtime.sleep(limit));
+        Stage::Running { closure, limit }
+    }
+
     fn encode(&self, name: String, value: &F::Value) -> Outcome
     where
         F::Value: Serialize,
@@ -311,28 +462,7 @@ where
                     return Poll::Ready(outcome.and_then(|outcome| read_step(&key, outcome)));
                 }
             }
-            if matches!(this.stage, Stage::Waiting) && this.closure.is_some() && this.run.is_open(&key) {
-                let next = this.again.and_then(|again| this.closure.as_ref().map(again));
-                let Some(closure) = std::mem::replace(&mut this.closure, next) else { return Poll::Pending };
-                if let Some(count) = &this.count {
-                    count.store(this.tries + 1, Ordering::Relaxed);
-                }
-                let closure = poll_closure(|| Box::pin(closure.call()));
-                let limit = this.timeout.map(|limit| this.run.engine.runtime.sleep(limit));
-                this.stage = Stage::Running { closure, limit };
-            }
-            let Stage::Running { closure, limit } = &mut this.stage else { return Poll::Pending };
-            let outcome = match poll_closure(|| closure.as_mut().poll(cx)) {
-                Poll::Ready(Ok(value)) => this.encode(key.label(), &value),
-                Poll::Ready(Err(error)) => this.failed(closure_failure(&error)),
-                Poll::Pending => match limit.as_mut().map(|limit| limit.as_mut().poll(cx)) {
-                    Some(Poll::Ready(())) => {
-                        let limit = this.timeout.unwrap_or_default();
-                        this.failed(Failure::new(FailureKind::Timeout, format!("no result within {limit:?}")))
-                    }
-                    _ => return Poll::Pending,
-                },
-            };
+            let outcome = ready!(this.poll_try(&key, cx));
             this.stage = Stage::Waiting;
             this.run.finish(&key, outcome);
             return Poll::Pending;
@@ -351,7 +481,9 @@ impl<F: Closure> Drop for Step<F> {
                 }
             }
             Stage::Backoff(backoff) => self.run.forget(&backoff.0),
-            Stage::Waiting | Stage::Running { .. } => self.run.forget(key),
+            Stage::Waiting | Stage::LookingUp(_) | Stage::Running { .. } | Stage::Putting(..) => {
+                self.run.forget(key);
+            }
         }
     }
 }
