@@ -136,7 +136,8 @@
 //!     another one. `failures_come_back`, `odd_names`, `entries_come_back`
 //! 40. **Times come back to the microsecond**, however far away they are. `times_come_back`
 //! 41. **Lists hold what passes their filter**, newest first, a page at a time; how
-//!     tasks ended is told of many at once. `lists`, `ends`
+//!     tasks ended is told of many at once, and what they wait for by the beginnings of its names. `lists`, `ends`,
+//!     `waits`
 //!
 //! ## Several handles
 //!

@@ -65,6 +65,7 @@ macro_rules! suite {
             times_come_back,
             lists,
             ends,
+            waits,
             changes,
             queue_limits,
             queue_limits_under_races,

@@ -9,6 +9,7 @@ use futures_util::future::{Either, join_all, select};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::approval::{self, ApprovalInfo, Decision};
 use crate::commit::{Receipt, durable};
 use crate::compensation::Undoing;
 use crate::context::TaskContext;
@@ -380,6 +381,60 @@ impl Client {
     /// [`Error::Store`].
     pub async fn journal(&self, task_id: TaskId) -> Result<Vec<Entry>, Error> {
         Ok(self.engine.store.journal(task_id).await?)
+    }
+
+    /// The approvals that the oldest `limit` tasks wait for, of those that wait for one. For the next page, give the task of the
+    /// last one.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub async fn approvals(&self, behind: Option<TaskId>, limit: usize) -> Result<Vec<ApprovalInfo>, Error> {
+        let waits = self.engine.store.waits(approval::PREFIX.into(), behind, limit).await?;
+        let mut approvals = Vec::with_capacity(waits.len());
+        for (task_id, wait) in waits {
+            let Some(info) = self.task(task_id).await? else { continue };
+            let journal = self.journal(task_id).await?;
+            let event = wait.target.as_ref();
+            approvals.extend(event.and_then(|event| ApprovalInfo::read(&info, &journal, event, wait.due_at)));
+        }
+        Ok(approvals)
+    }
+
+    /// Decides an approval that a task waits for; `name` as [`Client::approvals`] lists it. The first decision stands.
+    ///
+    /// ```
+    /// # use stepwell_core::{Client, Decision, Error};
+    /// # async fn decide(client: Client) -> Result<(), Error> {
+    /// for approval in client.approvals(None, 100).await? {
+    ///     let amount: u64 = approval.request.decode().unwrap_or(0);
+    ///     let decision = match amount {
+    ///         0..=1_000 => Decision::approved("ada", amount),
+    ///         _ => Decision::rejected("ada", "too much"),
+    ///     };
+    ///     client.decide(approval.task_id, &approval.name, &decision).await?;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::UnknownApproval`] when the task does not wait for it, [`Error::AlreadyDecided`] when somebody was quicker; and as
+    /// [`Client::emit_event`].
+    pub async fn decide<T: Serialize>(
+        &self,
+        task_id: TaskId,
+        name: &str,
+        decision: &Decision<T>,
+    ) -> Result<(), Error> {
+        let waits = self.engine.store.waits(approval::prefix_of(task_id), None, usize::MAX).await?;
+        let mut events = waits.into_iter().filter_map(|(_, wait)| wait.target);
+        let event = events.find(|event| approval::label_of(event) == Some(name));
+        let event = event.ok_or_else(|| Error::UnknownApproval { task_id, name: name.into() })?;
+        if self.emit_event(&event, decision, None).await? {
+            Ok(())
+        } else {
+            Err(Error::AlreadyDecided { task_id, name: name.into() })
+        }
     }
 
     /// Waits for a task's output, without polling where a worker of this process ends it.

@@ -211,7 +211,18 @@ impl TaskContext {
         Delivery::new(&self.run, self.run.begin(kind, name), request, read)
     }
 
-    fn encode<T: Serialize + ?Sized>(&self, name: &Name, value: &T) -> TaskResult<Payload> {
+    /// Gives a call its place among the calls of its name.
+    pub(crate) fn begin(&self, kind: Kind, name: &StepName) -> TaskResult<Key> {
+        self.run.begin(kind, name)
+    }
+
+    /// Journals that an approval is asked for.
+    pub(crate) fn ask<T: Serialize>(&self, key: &Key, asked: &T) -> Delivery<()> {
+        let request = |_: &Key| Ok(Request::Finished(Outcome::Done(to_payload(asked)), Effect::None));
+        Delivery::new(&self.run, Ok(key.clone()), request, |_, _| Ok(()))
+    }
+
+    pub(crate) fn encode<T: Serialize + ?Sized>(&self, name: &Name, value: &T) -> TaskResult<Payload> {
         Payload::encode(value, self.max_payload_bytes())
             .map_err(|source| TaskError::Payload { name: name.to_string(), source })
     }

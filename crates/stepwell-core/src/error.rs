@@ -51,6 +51,24 @@ pub enum Error {
         "there is no worker {0}: it has stopped, or its lease has run out (it then goes on under another id)"
     )]
     UnknownWorker(WorkerId),
+    /// There is no such approval to be given.
+    #[error(
+        "task {task_id} does not wait for an approval named \"{name}\": it has not come to it yet, has it behind it, or names it otherwise (list the open ones with `client.approvals()`)"
+    )]
+    UnknownApproval {
+        /// The task.
+        task_id: TaskId,
+        /// The name that was given.
+        name: String,
+    },
+    /// Somebody else has decided first.
+    #[error("the approval \"{name}\" of task {task_id} has been decided already")]
+    AlreadyDecided {
+        /// The task.
+        task_id: TaskId,
+        /// The approval.
+        name: String,
+    },
     /// The task's state does not allow what was asked.
     #[error("cannot {action} task {task_id}: it is {state}")]
     NotAllowed {

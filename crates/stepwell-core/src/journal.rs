@@ -61,6 +61,8 @@ pub enum Kind {
     Emit,
     /// A message was sent.
     Send,
+    /// An approval was asked for, or escalated.
+    Approval,
     /// Not a delivery: here an attempt failed, or the task was run again after it had been compensated.
     Attempt,
     /// Not a delivery: from the start, or since then, the task runs code that was
@@ -79,7 +81,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Step,
         Self::Timer,
         Self::Timeout,
@@ -91,6 +93,7 @@ impl Kind {
         Self::Spawn,
         Self::Emit,
         Self::Send,
+        Self::Approval,
         Self::Attempt,
         Self::Patch,
         Self::Changed,
@@ -113,6 +116,7 @@ impl Kind {
             Self::Spawn => "spawn",
             Self::Emit => "emit",
             Self::Send => "send",
+            Self::Approval => "approval",
             Self::Attempt => "attempt",
             Self::Patch => "patch",
             Self::Changed => "changed",
@@ -360,8 +364,8 @@ impl Replay {
     pub(crate) fn keep_from(&mut self, first: Option<usize>) {
         let Some(first) = first else { return };
         for entry in self.entries.drain(first..) {
-            // A limit or a pause of the failed try says nothing about the next one.
-            let of_the_try = matches!(entry.key.kind, Kind::Timeout | Kind::Backoff);
+            // A limit or a pause of the failed try says nothing about the next one; and what an approval asks for changes.
+            let of_the_try = matches!(entry.key.kind, Kind::Timeout | Kind::Backoff | Kind::Approval);
             if matches!(entry.outcome, Outcome::Done(_)) && !of_the_try {
                 self.kept.insert(entry.key, entry.outcome);
             }

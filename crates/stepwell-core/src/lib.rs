@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod approval;
 mod child;
 mod client;
 mod commit;
@@ -40,6 +41,7 @@ mod worker;
 mod worker_info;
 mod workflow;
 
+pub use approval::{ApprovalInfo, AwaitApproval, Decision};
 pub use async_trait::async_trait;
 pub use child::Child;
 pub use client::{Client, SpawnResult, State};

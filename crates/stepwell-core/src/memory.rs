@@ -108,6 +108,25 @@ impl Store for MemoryStore {
         Box::pin(std::future::ready(Ok(journal)))
     }
 
+    fn waits(
+        &self,
+        prefix: String,
+        behind: Option<TaskId>,
+        limit: usize,
+    ) -> BoxFuture<'static, Result<Vec<(TaskId, Wait)>, StoreError>> {
+        let state = self.state();
+        let fits =
+            |wait: &&Wait| wait.target.as_ref().is_some_and(|target| target.as_str().starts_with(&prefix));
+        let tasks = state.tasks.iter().filter(|(task_id, task)| {
+            behind.is_none_or(|behind| **task_id > behind) && task.waits.values().any(|wait| fits(&wait))
+        });
+        let waits = tasks.take(limit).flat_map(|(task_id, task)| {
+            task.waits.values().filter(fits).map(|wait| (*task_id, wait.clone()))
+        });
+        let waits = waits.collect();
+        Box::pin(std::future::ready(Ok(waits)))
+    }
+
     fn queues(&self) -> BoxFuture<'static, Result<Vec<QueueInfo>, StoreError>> {
         let infos = self.state().queue_infos();
         Box::pin(std::future::ready(Ok(infos)))

@@ -106,6 +106,14 @@ pub trait Store: Any + Send + Sync {
     /// A task's journal, in order. Empty when there is no such task.
     fn journal(&self, task_id: TaskId) -> BoxFuture<'static, Result<Vec<Entry>, StoreError>>;
 
+    /// What tasks wait for whose target begins so, by task and key: of the first `limit` such tasks behind that one.
+    fn waits(
+        &self,
+        prefix: String,
+        behind: Option<TaskId>,
+        limit: usize,
+    ) -> BoxFuture<'static, Result<Vec<(TaskId, Wait)>, StoreError>>;
+
     /// All queues that have limits, are paused, or have a task that has not ended, by name.
     fn queues(&self) -> BoxFuture<'static, Result<Vec<QueueInfo>, StoreError>>;
 

@@ -43,7 +43,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::postgres::{PgPool, PgPoolOptions};
-use stepwell_core::store::{Batch, Changed, Committed, Ends, Purge, Transacting, Transition};
+use stepwell_core::store::{Batch, Changed, Committed, Ends, Purge, Transacting, Transition, Wait};
 use stepwell_core::{
     BoxFuture, Entry, Name, QueueInfo, Store, StoreError, TaskFilter, TaskId, TaskInfo, Timestamp, WorkerInfo,
 };
@@ -146,6 +146,16 @@ impl Store for PostgresStore {
     fn journal(&self, task_id: TaskId) -> BoxFuture<'static, Result<Vec<Entry>, StoreError>> {
         let shared = self.0.clone();
         Box::pin(async move { shared.journal(task_id).await })
+    }
+
+    fn waits(
+        &self,
+        prefix: String,
+        behind: Option<TaskId>,
+        limit: usize,
+    ) -> BoxFuture<'static, Result<Vec<(TaskId, Wait)>, StoreError>> {
+        let shared = self.0.clone();
+        Box::pin(async move { shared.waits(prefix, behind, limit).await })
     }
 
     fn queues(&self) -> BoxFuture<'static, Result<Vec<QueueInfo>, StoreError>> {

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use sqlx::postgres::{PgArguments, PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Connection as _, Row as _};
-use stepwell_core::store::{Ends, Purge, TaskFilter, TaskInfo, TaskState};
+use stepwell_core::store::{Ends, Purge, TaskFilter, TaskInfo, TaskState, Wait};
 use stepwell_core::{
-    Entry, Name, Payload, QueueInfo, QueueLimits, RateLimit, StoreError, TaskId, WorkerInfo,
+    Entry, Key, Kind, Name, Payload, QueueInfo, QueueLimits, RateLimit, StoreError, TaskId, WorkerInfo,
 };
 use uuid::Uuid;
 
@@ -152,6 +152,39 @@ impl Shared {
         let rows = self.read(&sql, |query| query.bind(*task_id.as_uuid())).await?;
         let read = rows.first().map(|row| entries(row, ""));
         read.transpose().map_err(|error| self.error(error)).map(Option::unwrap_or_default)
+    }
+
+    pub(crate) async fn waits(
+        &self,
+        prefix: String,
+        behind: Option<TaskId>,
+        limit: usize,
+    ) -> Result<Vec<(TaskId, Wait)>, StoreError> {
+        let sql = format!(
+            "SELECT w.task_id, w.kind, w.name, w.ordinal, w.target, w.due_at FROM {0}.waits w
+            WHERE starts_with(w.target, $1) AND w.task_id IN (
+                SELECT DISTINCT o.task_id FROM {0}.waits o
+                WHERE starts_with(o.target, $1) AND ($2::uuid IS NULL OR o.task_id > $2)
+                ORDER BY o.task_id LIMIT $3
+            )",
+            self.options.schema
+        );
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let behind = behind.map(|task_id| *task_id.as_uuid());
+        let rows = self.read(&sql, |query| query.bind(prefix.clone()).bind(behind).bind(limit)).await?;
+        let wait = |row: &PgRow| {
+            let word: &str = row.try_get(1)?;
+            let kind = Kind::parse(word).ok_or_else(|| broken(format!("{word:?} is no kind")))?;
+            let key =
+                Key { kind, name: name(row.try_get::<&str, _>(2)?)?, ordinal: attempt(row.try_get(3)?) };
+            let target = row.try_get::<Option<&str>, _>(4)?.map(name).transpose()?;
+            let due_at = row.try_get::<Option<Moment>, _>(5)?.map(|moment| moment.0);
+            Ok((row.try_get::<Uuid, _>(0)?.into(), Wait { key, target, due_at }))
+        };
+        let waits = rows.iter().map(wait).collect::<sqlx::Result<Vec<(TaskId, Wait)>>>();
+        let mut waits = waits.map_err(|error| self.error(error))?;
+        waits.sort_unstable_by(|(a, x), (b, y)| (a, &x.key).cmp(&(b, &y.key)));
+        Ok(waits)
     }
 
     pub(crate) async fn queues(&self) -> Result<Vec<QueueInfo>, StoreError> {

@@ -42,7 +42,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rusqlite::Connection;
-use stepwell_core::store::{Batch, Changed, Committed, Ends, Purge};
+use stepwell_core::store::{Batch, Changed, Committed, Ends, Purge, Wait};
 use stepwell_core::{
     BoxFuture, Entry, Name, QueueInfo, Runtime, Store, StoreError, TaskFilter, TaskId, TaskInfo, Timestamp,
     WorkerInfo,
@@ -164,6 +164,15 @@ impl Store for SqliteStore {
 
     fn journal(&self, task_id: TaskId) -> BoxFuture<'static, Result<Vec<Entry>, StoreError>> {
         self.query(move |conn| query::journal(conn, task_id))
+    }
+
+    fn waits(
+        &self,
+        prefix: String,
+        behind: Option<TaskId>,
+        limit: usize,
+    ) -> BoxFuture<'static, Result<Vec<(TaskId, Wait)>, StoreError>> {
+        self.query(move |conn| waits::beginning_with(conn, &prefix, behind, limit))
     }
 
     fn queues(&self) -> BoxFuture<'static, Result<Vec<QueueInfo>, StoreError>> {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use rusqlite::{Result, params};
+use rusqlite::{Connection, Result, params};
 use stepwell_core::store::{ArrivedMessage, Facts, Finish, Wait};
 use stepwell_core::{Key, Kind, Name, Payload, TaskId, deleted};
 
@@ -11,6 +11,27 @@ use crate::rows::{Sql, Statements as _, get, key, opt};
 
 /// Is this parent waiting for this child? The child's id is in few waits, a parent may have many.
 pub(crate) const AWAITS: &str = "SELECT 1 FROM stepwell_waits WHERE target = ?2 AND task_id = ?1 LIMIT 1";
+
+/// What tasks wait for whose target begins so. Texts are ordered by their bytes, and none of them has one over U+10FFFF.
+pub(crate) fn beginning_with(
+    conn: &Connection,
+    prefix: &str,
+    behind: Option<TaskId>,
+    limit: usize,
+) -> Result<Vec<(TaskId, Wait)>> {
+    let mut waits = conn.all(
+        "SELECT kind, name, ordinal, target, due_at, task_id FROM stepwell_waits
+        WHERE target >= ?1 AND target < ?1 || char(1114111) AND task_id IN (
+            SELECT DISTINCT task_id FROM stepwell_waits
+            WHERE target >= ?1 AND target < ?1 || char(1114111) AND (?2 IS NULL OR task_id > ?2)
+            ORDER BY task_id LIMIT ?3
+        )",
+        params![prefix, behind.as_ref().map(Sql), i64::try_from(limit).unwrap_or(i64::MAX)],
+        |row| Ok((get(row, 5)?, Wait { key: key(row, 0)?, target: opt(row, 3)?, due_at: opt(row, 4)? })),
+    )?;
+    waits.sort_unstable_by(|(a, x): &(TaskId, Wait), (b, y)| (a, &x.key).cmp(&(b, &y.key)));
+    Ok(waits)
+}
 
 impl Applying<'_> {
     pub(crate) fn add_wait(&self, task_id: TaskId, wait: &Wait) -> Result<()> {

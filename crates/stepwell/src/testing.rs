@@ -27,7 +27,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
-use stepwell_core::store::{Batch, Changed, Committed, Ends, Purge};
+use stepwell_core::store::{Batch, Changed, Committed, Ends, Purge, Wait};
 use stepwell_core::{
     BoxFuture, Entry, Error, MemoryStore, Name, QueueInfo, Runtime, Store, StoreError, TaskFilter, TaskId,
     TaskInfo, Timestamp, WorkerInfo, WorkerOptions, from_micros,
@@ -217,6 +217,15 @@ where
 
     fn journal(&self, task_id: TaskId) -> BoxFuture<'static, Result<Vec<Entry>, StoreError>> {
         self.store.journal(task_id)
+    }
+
+    fn waits(
+        &self,
+        prefix: String,
+        behind: Option<TaskId>,
+        limit: usize,
+    ) -> BoxFuture<'static, Result<Vec<(TaskId, Wait)>, StoreError>> {
+        self.store.waits(prefix, behind, limit)
     }
 
     fn queues(&self) -> BoxFuture<'static, Result<Vec<QueueInfo>, StoreError>> {

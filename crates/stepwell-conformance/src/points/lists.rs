@@ -1,6 +1,6 @@
 //! Lists of tasks.
 
-use stepwell_core::store::{Command, Finish, NewTask, Next, TaskFilter};
+use stepwell_core::store::{Command, Finish, NewTask, Next, TaskFilter, Wait};
 use stepwell_core::{TaskId, TaskInfo, TaskState};
 
 use crate::backend::Backend;
@@ -88,4 +88,33 @@ pub async fn ends(backend: &impl Backend) {
     ];
     assert_eq!(ends, expected, "one that is not there is left out");
     assert_eq!(store.0.ends(Vec::new()).await.unwrap(), []);
+}
+
+/// What tasks wait for can be asked for by the beginnings of its targets, some tasks at a time.
+pub async fn waits(backend: &impl Backend) {
+    let (setup, store) = Setup::with_handle(backend).await;
+    let runs = store.run((1..=4).map(new_task)).await;
+    let due = |text: &str| Wait { due_at: Some(setup.at(SECOND)), ..for_event(text) };
+    store.apply(awaiting(runs[0], [due("a/b"), for_event("a/a"), for_event("b/a")], GO_ON)).await.unwrap();
+    store
+        .apply(awaiting(runs[1], [for_event("a/\u{10fffe}"), for_message("a/m", 1)], SUSPEND))
+        .await
+        .unwrap();
+    store
+        .apply(awaiting(runs[2], [for_event("A/a"), for_event("a"), for_event("a%")], SUSPEND))
+        .await
+        .unwrap();
+    store.apply(awaiting(runs[3], [for_event("a/z")], SUSPEND)).await.unwrap();
+    let waits = async |prefix: &str, behind: Option<u128>, limit| {
+        store.0.waits(prefix.into(), behind.map(task_id), limit).await.unwrap()
+    };
+    let first = vec![(task_id(1), for_event("a/a")), (task_id(1), due("a/b"))];
+    let second = vec![(task_id(2), for_event("a/\u{10fffe}")), (task_id(2), for_message("a/m", 1))];
+    let fourth = vec![(task_id(4), for_event("a/z"))];
+    assert_eq!(waits("a/", None, 9).await, [first.clone(), second.clone(), fourth.clone()].concat());
+    assert_eq!(waits("a/", None, 1).await, first, "all of a task, or nothing");
+    assert_eq!(waits("a/", Some(1), 1).await, second);
+    assert_eq!(waits("a/", Some(2), 9).await, fourth);
+    assert_eq!(waits("a%", None, 9).await, [(task_id(3), for_event("a%"))]);
+    assert_eq!(waits("c", None, 9).await, []);
 }

@@ -1,0 +1,119 @@
+//! Approvals: tasks that wait for people.
+
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a test ends by a panic")]
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use stepwell::testing::{Harness, Process, worker_options};
+use stepwell::*;
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+type Mails = Arc<Mutex<Vec<String>>>;
+
+async fn mail(mails: Mails, to: &'static str) -> anyhow::Result<()> {
+    Ok(mails.lock().unwrap().push(to.into()))
+}
+
+#[stepwell::task]
+async fn budget(amount: u64, ctx: TaskContext) -> TaskResult<Option<u64>> {
+    let mails = ctx.state::<Mails>()?;
+    let (remind, escalate) = (mails.clone(), mails.clone());
+    let decision: Decision<u64> = ctx
+        .await_approval("budget", &amount)
+        .assign("manager")
+        .remind_every(DAY, move || mail(remind.clone(), "manager"))
+        .escalate_after(2 * DAY + DAY / 2, "director", move || mail(escalate.clone(), "director"))
+        .timeout(7 * DAY)
+        .await?;
+    let second: Decision<()> = ctx.await_approval("budget", &(amount * 2)).await?;
+    match decision {
+        Decision::Approved { value, .. } if second.is_approved() => Ok(Some(value)),
+        _ => Ok(None),
+    }
+}
+
+async fn start(harness: &Harness, mails: &Mails) -> Process {
+    let process = harness.start_with(|builder| builder.state(mails.clone())).await.unwrap();
+    process.register::<budget>().await.unwrap();
+    process.start_worker(worker_options()).await;
+    process
+}
+
+async fn open(process: &Process) -> ApprovalInfo {
+    loop {
+        if let Some(approval) = process.approvals(None, 10).await.unwrap().into_iter().next() {
+            return approval;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_approval_is_listed_and_decided_once() {
+    let (harness, mails) = (Harness::new(), Mails::default());
+    let process = start(&harness, &mails).await;
+    let task = process.spawn::<budget>(100).await.unwrap().task_id;
+    let approval = open(&process).await;
+    assert_eq!(
+        (approval.task_id, &*approval.name, approval.assignee.as_deref()),
+        (task, "budget", Some("manager"))
+    );
+    assert_eq!((approval.request.as_str(), approval.task_type.as_str()), ("100", "budget"));
+    assert_eq!(approval.due_at, Some(after(approval.asked_at, 7 * DAY)));
+
+    let unknown =
+        process.decide(task, "holiday", &Decision::approved("ada", 1)).await.unwrap_err().to_string();
+    assert!(unknown.contains(r#"does not wait for an approval named "holiday""#), "{unknown}");
+    // Two at once: one of them is told that it came too late.
+    let (ada, bob) = (Decision::approved("ada", 90_u64), Decision::<u64>::rejected("bob", "no"));
+    let both = tokio::join!(process.decide(task, "budget", &ada), process.decide(task, "budget", &bob));
+    assert!(both.0.is_ok() && matches!(both.1, Err(Error::AlreadyDecided { .. })), "{both:?}");
+
+    let second = loop {
+        let approval = open(&process).await;
+        if approval.name == "budget#2" {
+            break approval;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    };
+    assert_eq!((second.request.as_str(), second.due_at, second.assignee), ("200", None, None));
+    process.decide(task, "budget#2", &Decision::approved("ada", ())).await.unwrap();
+    assert_eq!(process.wait::<Option<u64>>(task).await.unwrap(), Some(90));
+    assert!(process.approvals(None, 10).await.unwrap().is_empty());
+    assert!(mails.lock().unwrap().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn people_are_reminded_and_then_others_are_asked_over_restarts() {
+    let (harness, mails) = (Harness::new(), Mails::default());
+    let mut process = start(&harness, &mails).await;
+    let task = process.spawn_with::<budget>(100, SpawnOptions::new().max_attempts(1)).await.unwrap().task_id;
+    let began = open(&process).await.asked_at;
+    for (mailed, assignee) in [(1, "manager"), (2, "manager"), (3, "director"), (4, "director")] {
+        while mails.lock().unwrap().len() < mailed {
+            tokio::time::sleep(Duration::from_secs(3600)).await;
+        }
+        process.kill().await;
+        process = start(&harness, &mails).await;
+        assert_eq!(open(&process).await.assignee.as_deref(), Some(assignee));
+    }
+    assert_eq!(*mails.lock().unwrap(), ["manager", "manager", "director", "manager"]);
+    assert!(until(began, harness.now()) < 4 * DAY);
+    let error = process.wait::<Option<u64>>(task).await.unwrap_err().to_string();
+    assert!(error.contains("timed out"), "{error}");
+    let took = until(began, harness.now());
+    assert!(took >= 7 * DAY && took < 9 * DAY, "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_decision_of_another_type_fails_that_task_with_a_clear_error() {
+    let (harness, mails) = (Harness::new(), Mails::default());
+    let process = start(&harness, &mails).await;
+    let task = process.spawn::<budget>(100).await.unwrap().task_id;
+    open(&process).await;
+    process.decide(task, "budget", &Decision::approved("ada", "ninety")).await.unwrap();
+    let error = process.wait::<Option<u64>>(task).await.unwrap_err().to_string();
+    assert!(error.contains("does not fit the type") && error.contains("expected u64"), "{error}");
+}
