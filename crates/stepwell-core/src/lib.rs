@@ -13,6 +13,7 @@ mod executor;
 mod failure;
 mod hub;
 mod ids;
+mod input_hash;
 mod journal;
 mod lifecycle;
 mod memory;
@@ -27,6 +28,7 @@ mod run;
 mod runtime;
 mod slots;
 mod step;
+mod step_cache;
 pub mod store;
 mod task;
 mod task_error;
@@ -44,6 +46,7 @@ pub use delivery::Delivery;
 pub use error::Error;
 pub use failure::{Failure, FailureKind, Retry, panic_message};
 pub use ids::{RunId, TaskId, WorkerId};
+pub use input_hash::{InputHash, InvalidInputHash};
 pub use journal::{Entry, Key, Kind, Outcome};
 pub use lifecycle::{Lifecycle, Subscription};
 pub use memory::{MemoryStore, crashed, deleted};
@@ -54,6 +57,7 @@ pub use queue::{QueueAction, QueueChange, QueueInfo, QueueLimits, RateLimit};
 pub use retry::RetryStrategy;
 pub use runtime::{BoxFuture, MaybeSend, MaybeSync, Runtime};
 pub use step::{Closure, Step};
+pub use step_cache::{StepCache, StepCacheError};
 pub use store::{
     CancellationPolicy, Headers, NewEvent, NewMessage, NewTask, Store, StoreError, TaskFilter, TaskInfo,
     TaskState,
