@@ -52,6 +52,12 @@ pub enum Kind {
     Send,
     /// Not a delivery: here an attempt failed.
     Attempt,
+    /// Results of some of many items: a chunk of an [`ItemProgress`](crate::ItemProgress).
+    Items,
+    /// Not a delivery: from here on, this is to be cleaned up unless a [`Kind::Cleaned`] of the same name follows.
+    Cleanup,
+    /// A cleanup was run, or is no longer needed.
+    Cleaned,
     /// Not a delivery: from the start, or since then, the task runs code that was
     /// [`patched`](crate::TaskContext::patched).
     Patch,
@@ -59,7 +65,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 16] = [
         Self::Step,
         Self::Timer,
         Self::Timeout,
@@ -72,6 +78,9 @@ impl Kind {
         Self::Emit,
         Self::Send,
         Self::Attempt,
+        Self::Items,
+        Self::Cleanup,
+        Self::Cleaned,
         Self::Patch,
     ];
 
@@ -90,6 +99,9 @@ impl Kind {
             Self::Emit => "emit",
             Self::Send => "send",
             Self::Attempt => "attempt",
+            Self::Items => "items",
+            Self::Cleanup => "cleanup",
+            Self::Cleaned => "cleaned",
             Self::Patch => "patch",
         }
     }
