@@ -5,28 +5,42 @@
 //!   crash, the script goes on where it was.
 //! - [`key_value`] are the stores that it can be kept in: memory, files, SQLite, PostgreSQL, Redis, DynamoDB, and whatever
 //!   implements [`KeyValueStore`](key_value::KeyValueStore).
+//! - [`MemoryCache`], [`KeyValueCache`] and [`HydratingCache`] are caches of step results ([`StepCache`]), and
+//!   [`StatePersistence`] keeps whole states by the ids of runs.
 
 #![forbid(unsafe_code)]
 
 mod checkpoint;
 mod cleanup;
 mod error;
+#[cfg(feature = "memory")]
+mod hydrating_cache;
 mod inspect;
 mod items;
 pub mod key_value;
+mod key_value_cache;
 mod ledger;
 mod load;
+#[cfg(feature = "memory")]
+mod memory_cache;
+mod persistence;
 mod record;
 mod step;
 
 pub use checkpoint::{Checkpoint, Complete};
 pub use cleanup::{Cleaned, Cleanup};
 pub use error::CheckpointError;
+#[cfg(feature = "memory")]
+pub use hydrating_cache::HydratingCache;
 pub use inspect::{Inspection, Status};
 pub use items::Items;
+pub use key_value_cache::KeyValueCache;
 pub use load::Load;
+#[cfg(feature = "memory")]
+pub use memory_cache::{MemoryCache, MemoryCacheBuilder};
+pub use persistence::{PersistenceError, SavedState, StatePersistence};
 pub use step::Step;
 pub use stepwell_core::{
     Entry, ErrorPolicy, Failure, InputHash, ItemCounts, ItemsReport, Key, Kind, Outcome, Payload,
-    RetryStrategy, TaskError, Timestamp,
+    RetryStrategy, StepCache, StepCacheError, TaskError, Timestamp,
 };
