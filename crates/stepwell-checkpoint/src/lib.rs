@@ -44,3 +44,12 @@ pub use stepwell_core::{
     Entry, ErrorPolicy, Failure, InputHash, ItemCounts, ItemsReport, Key, Kind, Outcome, Payload,
     RetryStrategy, StepCache, StepCacheError, TaskError, Timestamp,
 };
+
+/// The code in the documents is compiled and run with the tests.
+#[cfg(all(doctest, feature = "redis"))]
+mod documents {
+    #[doc = include_str!("../../../docs/coming-from/durable-execution.md")]
+    struct DurableExecution;
+    #[doc = include_str!("../../../docs/coming-from/awaitly.md")]
+    struct Awaitly;
+}

@@ -57,3 +57,18 @@ async fn a_file_that_is_not_ours_is_said() {
     let error = Files::open(&file).await.unwrap_err();
     assert!(matches!(error, KeyValueError::Failed { action: "open", .. }), "{error}");
 }
+
+#[tokio::test]
+async fn a_writer_that_another_one_holds_up_gives_up_with_an_error_and_writes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Files::open(folder.path()).await.unwrap();
+    store.set("key", "value", None).await.unwrap();
+    let locks = std::fs::read_dir(folder.path().join(".locks")).unwrap();
+    let locks: Vec<_> = locks.map(|lock| std::fs::File::open(lock.unwrap().path()).unwrap()).collect();
+    locks.iter().for_each(|lock| lock.lock().unwrap());
+    let error = store.set("key", "new", None).await.unwrap_err();
+    assert!(error.to_string().contains("let it go on if it is paused, or end it"), "{error}");
+    assert_eq!(store.get("key").await.unwrap().as_deref(), Some("value"));
+    drop(locks);
+    store.set("key", "new", None).await.unwrap();
+}

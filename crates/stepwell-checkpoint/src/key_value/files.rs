@@ -2,15 +2,15 @@
 //!
 //! A value is written to a temporary file, synced, and renamed over the old one; then the folder is synced. So a crash leaves the
 //! old value or the new one. Writers of one key, in any process, wait for each other by a lock on one of a few files; readers
-//! wait for nobody.
+//! wait for nobody. A process that is paused within its write (some milliseconds) holds the others up; they give up after a while, with an error.
 //!
 //! A file's first line says when its value ends (microseconds since 1970, or `-`); the rest is the value.
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use stepwell_core::{Timestamp, after, async_trait};
 use tempfile::NamedTempFile;
@@ -23,6 +23,9 @@ const LOCKS: usize = 64;
 /// File systems keep names of up to 255 bytes. A longer one goes on in a folder.
 const NAME_BYTES: usize = 200;
 const GOES_ON: char = '+';
+/// How long a writer waits for another one, and how often it looks.
+const PATIENCE: Duration = Duration::from_secs(10);
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
 /// A store in a folder on a local disk, for one machine. Several processes may share it.
 #[derive(Clone, Debug)]
@@ -146,9 +149,22 @@ impl KeyValueStore for Files {
 fn lock(folder: &Path, key: &str) -> io::Result<File> {
     let number = key.bytes().fold(0, |sum: usize, byte| (sum * 31 + usize::from(byte)) % LOCKS);
     let path = folder.join(".locks").join(number.to_string());
-    let file = File::options().create(true).append(true).open(path)?;
-    file.lock()?;
-    Ok(file)
+    let file = File::options().create(true).append(true).open(&path)?;
+    let start = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::Error(error)) => return Err(error),
+            Err(TryLockError::WouldBlock) if start.elapsed() < PATIENCE => std::thread::sleep(LOOK_AGAIN),
+            Err(TryLockError::WouldBlock) => {
+                let reason = format!(
+                    "another process has held {} for {PATIENCE:?}: let it go on if it is paused, or end it",
+                    path.display()
+                );
+                return Err(io::Error::new(ErrorKind::TimedOut, reason));
+            }
+        }
+    }
 }
 
 fn read(path: &Path) -> io::Result<Option<String>> {
