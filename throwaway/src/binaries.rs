@@ -31,6 +31,11 @@ pub fn pgbouncer_binary() -> Option<PathBuf> {
     folders.into_iter().map(|folder| folder.join("pgbouncer")).find(|program| program.is_file())
 }
 
+/// The first program of that name in `PATH`.
+pub(crate) fn in_path(name: &str) -> Option<PathBuf> {
+    search_path().into_iter().map(|folder| folder.join(name)).find(|program| program.is_file())
+}
+
 fn search_path() -> Vec<PathBuf> {
     env::var_os("PATH").iter().flat_map(env::split_paths).collect()
 }

@@ -12,17 +12,22 @@
 #![forbid(unsafe_code)]
 
 mod binaries;
+mod dynamodb;
 mod guard;
+mod one_process;
 mod pgbouncer;
 mod port;
 mod postgres;
 mod process;
+mod redis;
 mod replica;
 mod user;
 
 pub use crate::binaries::{pgbouncer_binary, postgres_binaries};
+pub use crate::dynamodb::{DynamoDb, moto_binary};
 pub use crate::pgbouncer::PgBouncer;
 pub use crate::postgres::{Postgres, Stop};
+pub use crate::redis::{Redis, redis_binary};
 
 /// The superuser of every server.
 const SUPERUSER: &str = "stepwell";

@@ -1,10 +1,12 @@
-//! Installing Debian's packages, where that can be done without asking anybody.
+//! Installing Debian's packages, and programs written in Python, where that can be done without asking anybody.
 
+use std::fs;
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Result, bail};
 
-use crate::process;
+use crate::{cargo, process};
 
 /// Installs those of the packages that are missing.
 pub(crate) fn install(packages: &[&str]) -> Result<()> {
@@ -22,6 +24,24 @@ pub(crate) fn install(packages: &[&str]) -> Result<()> {
     }
     process::run(apt_get(is_root).arg("update"))?;
     process::run(apt_get(is_root).args(["install", "--yes", "--no-install-recommends"]).args(missing))
+}
+
+/// Installs a Python package into an environment of its own below cargo's build output; the folder of its programs.
+pub(crate) fn install_python(name: &str, requirement: &str) -> Result<PathBuf> {
+    let folder = cargo::target_dir()?.join("python").join(name);
+    let programs = folder.join("bin");
+    // Written last, so that an installation that was broken off is begun anew.
+    let installed = folder.join("installed");
+    if fs::read_to_string(&installed).is_ok_and(|what| what == requirement) {
+        return Ok(programs);
+    }
+    if !process::succeeds(Command::new("python3").args(["-c", "import ensurepip, venv"])) {
+        install(&["python3", "python3-venv"])?;
+    }
+    process::run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&folder))?;
+    process::run(Command::new(programs.join("pip")).args(["install", "--quiet", requirement]))?;
+    fs::write(installed, requirement)?;
+    Ok(programs)
 }
 
 fn is_installed(package: &str) -> bool {

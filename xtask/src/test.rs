@@ -47,9 +47,7 @@ fn with_nextest(args: &[OsString], profile: Option<&str>, servers: &Servers) -> 
     if let Some(profile) = profile {
         command.args(["--profile", profile]);
     }
-    if !servers.has_postgres() {
-        let packages = POSTGRES_PACKAGES.join("|");
-        let filter = format!("not (package(/^({packages})$/) | binary(/^postgres/))");
+    if let Some(filter) = filter(&servers.missing()) {
         command.arg("--config-file").arg(nextest::config_with_filter(&filter)?);
     }
     process::run(command.args(args))
@@ -59,10 +57,8 @@ fn with_cargo_test(filters: &[OsString], servers: &Servers) -> Result<()> {
     if let Some(option) = filters.iter().find(|filter| is_option(filter)) {
         bail!("`{}` is an option of nextest, which is not installed", option.display());
     }
-    if !servers.has_postgres() {
-        eprintln!(
-            "`cargo test` cannot leave out the files named postgres*; without PostgreSQL they may fail."
-        );
+    for server in servers.missing() {
+        eprintln!("`cargo test` cannot leave out the files named {server}*; without their server they fail.");
     }
     let mut command = cargo::cargo()?;
     command.args(["test", "--workspace", "--tests", "--no-fail-fast"]);
@@ -78,6 +74,15 @@ fn choose_packages(command: &mut Command, servers: &Servers) {
     }
 }
 
+/// Leaves out the tests whose server is missing.
+fn filter(missing: &[&str]) -> Option<String> {
+    let files = missing.iter().map(|server| format!("binary(/^{server}/)"));
+    let packages = format!("package(/^({})$/)", POSTGRES_PACKAGES.join("|"));
+    let without_postgres = missing.contains(&"postgres").then_some(packages);
+    let left_out: Vec<_> = without_postgres.into_iter().chain(files).collect();
+    (!left_out.is_empty()).then(|| format!("not ({})", left_out.join(" | ")))
+}
+
 fn names_a_package(args: &[OsString]) -> bool {
     let mut options = args.iter().take_while(|arg| *arg != "--").map(|arg| arg.as_encoded_bytes());
     options.any(|arg| arg.starts_with(b"-p") || arg.starts_with(b"--package"))
@@ -90,6 +95,15 @@ fn is_option(arg: &OsStr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tests_whose_server_is_missing_are_left_out() {
+        assert_eq!(filter(&[]), None);
+        let both = filter(&["postgres", "redis"]).unwrap();
+        let postgres = "package(/^(stepwell-postgres|throwaway)$/) | binary(/^postgres/)";
+        assert_eq!(both, format!("not ({postgres} | binary(/^redis/))"));
+        assert_eq!(filter(&["dynamodb"]).unwrap(), "not (binary(/^dynamodb/))");
+    }
 
     #[test]
     fn only_options_name_packages() {

@@ -65,6 +65,8 @@ pub enum Kind {
     Approval,
     /// Not a delivery: here an attempt failed, or the task was run again after it had been compensated.
     Attempt,
+    /// Not a delivery: results of some of many items: a chunk of an [`ItemProgress`](crate::ItemProgress).
+    Items,
     /// Not a delivery: from the start, or since then, the task runs code that was
     /// [`patched`](crate::TaskContext::patched).
     Patch,
@@ -81,7 +83,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Step,
         Self::Timer,
         Self::Timeout,
@@ -95,6 +97,7 @@ impl Kind {
         Self::Send,
         Self::Approval,
         Self::Attempt,
+        Self::Items,
         Self::Patch,
         Self::Changed,
         Self::Compensate,
@@ -118,6 +121,7 @@ impl Kind {
             Self::Send => "send",
             Self::Approval => "approval",
             Self::Attempt => "attempt",
+            Self::Items => "items",
             Self::Patch => "patch",
             Self::Changed => "changed",
             Self::Compensate => "compensate",

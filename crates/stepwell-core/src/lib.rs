@@ -16,6 +16,7 @@ mod failure;
 mod hub;
 mod ids;
 mod input_hash;
+mod item_progress;
 mod journal;
 mod lifecycle;
 mod memory;
@@ -52,6 +53,7 @@ pub use error::Error;
 pub use failure::{CompensationError, Failure, FailureKind, Retry, panic_message};
 pub use ids::{RunId, TaskId, WorkerId};
 pub use input_hash::{InputHash, InvalidInputHash};
+pub use item_progress::{ErrorPolicy, ItemCounts, ItemError, ItemProgress, ItemsReport};
 pub use journal::{Entry, Key, Kind, Outcome};
 pub use lifecycle::{Lifecycle, Subscription};
 pub use memory::{MemoryStore, crashed, deleted};
@@ -68,7 +70,7 @@ pub use store::{
     TaskState,
 };
 pub use task::Task;
-pub use task_error::{ControlFlow, TaskError, TaskResult};
+pub use task_error::{ControlFlow, TaskError, TaskResult, closure_failure};
 pub use time::{Timestamp, after, from_micros, until};
 pub use tokio_util::sync::CancellationToken;
 pub use worker::Worker;

@@ -162,8 +162,8 @@ fn failure_of(error: &anyhow::Error, retry: Retry) -> Failure {
 }
 
 /// What is written down of an error of a step's closure. A [`TaskError`] anywhere in its chain says whether it is
-/// retried.
-pub(crate) fn closure_failure(error: &anyhow::Error) -> Failure {
+/// retried: in what [`TaskError::permanent`] and [`TaskError::retry_after`] make.
+pub fn closure_failure(error: &anyhow::Error) -> Failure {
     let retry = error.chain().find_map(|cause| cause.downcast_ref::<TaskError>());
     match retry {
         Some(TaskError::Failed { error: inner, retry }) if error.is::<TaskError>() => {

@@ -1,0 +1,369 @@
+//! The record of a checkpoint that this process owns: what it holds, and how more is written to it.
+//!
+//! Whatever is to be recorded is put in order in memory first, and then waits for a write that takes it along. There is one write
+//! at a time, made by whoever waits; what becomes ready meanwhile goes with the next one, all of it.
+//!
+//! # Fencing
+//!
+//! A plain key-value store knows no owners, so the head record is the fence: each write replaces the head that this process wrote last,
+//! and only that one. Whoever takes a checkpoint over replaces the head, and from then on every write of the one before is refused,
+//! however long it slept in between. It may have written a segment first, under a key that nobody else uses and no head names; it
+//! removes that when it learns that it has lost.
+//!
+//! # Writes whose outcome is unknown
+//!
+//! A write that failed, or was dropped half-way, may have been applied all the same. What it would have made of the head is
+//! remembered; when a later write is refused, and the head is one of these, the record goes on from there. The heads of a
+//! checkpoint are never the same text twice, so this tells them apart.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use stepwell_core::{
+    CancellationToken, Entry, Key, Kind, Name, Outcome, Payload, Timestamp, after, from_micros,
+};
+
+use crate::error::CheckpointError;
+use crate::key_value::KeyValueStore;
+use crate::record::{Completed, Head, Owner, head_key, segment_key};
+
+/// How often a write that was refused for one of this process's own is made again.
+const TRIES: u32 = 3;
+
+pub(crate) struct Ledger {
+    pub(crate) store: Arc<dyn KeyValueStore>,
+    pub(crate) id: String,
+    lease: Duration,
+    memory: Mutex<Memory>,
+    writer: tokio::sync::Mutex<Writer>,
+    /// When the lease ends, in microseconds since 1970.
+    until: AtomicI64,
+    /// Cancelled when the checkpoint is no longer this process's; then `end` says why.
+    ended: CancellationToken,
+    end: OnceLock<CheckpointError>,
+}
+
+/// What is recorded, or about to be.
+#[derive(Default)]
+pub(crate) struct Memory {
+    last_seq: u64,
+    /// Not yet in any head that is known to have been written.
+    unwritten: Vec<Entry>,
+    pub(crate) steps: HashMap<Key, Payload>,
+    pub(crate) items: HashMap<Key, Vec<Payload>>,
+    /// In the order in which they were registered.
+    pub(crate) cleanups: Vec<(Key, Payload)>,
+    /// How often the code has asked for each name.
+    asked: HashMap<(Kind, Name), u32>,
+}
+
+struct Writer {
+    head: Head,
+    /// What is stored as the head; `None` when nothing is.
+    text: Option<String>,
+    /// Up to which entry all is recorded.
+    durable: u64,
+    /// Writes that followed `head` and may have been applied.
+    attempts: Vec<Attempt>,
+    /// Segments that may have been written and that no head names.
+    litter: Vec<String>,
+}
+
+struct Attempt {
+    head: Head,
+    text: Option<String>,
+    /// How many of the unwritten entries it holds, and the last of them.
+    entries: usize,
+    last_seq: u64,
+}
+
+/// What a write does beside adding entries.
+enum Change {
+    Renew,
+    /// Gives the lease back.
+    Release,
+    /// Ends the work. With `last`, nothing else remains to be removed: the head stays for as long as it says, or goes.
+    Complete {
+        completed: Completed,
+        last: bool,
+    },
+}
+
+impl Memory {
+    pub(crate) fn new(entries: Vec<Entry>) -> Self {
+        let mut memory = Self::default();
+        for entry in entries {
+            memory.last_seq = memory.last_seq.max(entry.seq);
+            memory.note(&entry);
+            // A later run's cleanups are others; its steps are not.
+            if entry.key.kind == Kind::Compensate {
+                memory.asked.insert((Kind::Compensate, entry.key.name), entry.key.ordinal);
+            }
+        }
+        memory
+    }
+
+    fn note(&mut self, entry: &Entry) {
+        let key = entry.key.clone();
+        match (key.kind, &entry.outcome) {
+            (Kind::Step, Outcome::Done(result)) => _ = self.steps.insert(key, result.clone()),
+            (Kind::Items, Outcome::Done(chunk)) => self.items.entry(key).or_default().push(chunk.clone()),
+            (Kind::Compensate, Outcome::Done(payload)) => self.cleanups.push((key, payload.clone())),
+            (Kind::Compensated, _) => {
+                self.cleanups
+                    .retain(|(cleanup, _)| (&cleanup.name, cleanup.ordinal) != (&key.name, key.ordinal));
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Ledger {
+    /// Of a head that this process has just written.
+    pub(crate) fn new(
+        store: Arc<dyn KeyValueStore>,
+        lease: Duration,
+        head: Head,
+        text: String,
+        memory: Memory,
+    ) -> Self {
+        let until = head.owner.as_ref().map_or(0, |owner| owner.until.as_microsecond());
+        Self {
+            store,
+            id: head.id.clone(),
+            lease,
+            writer: tokio::sync::Mutex::new(Writer {
+                head,
+                text: Some(text),
+                durable: memory.last_seq,
+                attempts: Vec::new(),
+                litter: Vec::new(),
+            }),
+            memory: Mutex::new(memory),
+            until: AtomicI64::new(until),
+            ended: CancellationToken::new(),
+            end: OnceLock::new(),
+        }
+    }
+
+    pub(crate) fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The key of the next call of this kind with this name.
+    pub(crate) fn next_key(&self, kind: Kind, name: Name) -> Key {
+        let mut memory = self.memory();
+        let ordinal = memory.asked.entry((kind, name.clone())).or_default();
+        *ordinal += 1;
+        Key { kind, ordinal: *ordinal, name }
+    }
+
+    /// Records outcomes, all in one write. They are durable when this returns.
+    pub(crate) async fn record(
+        &self,
+        outcomes: impl IntoIterator<Item = (Key, Outcome)>,
+    ) -> Result<(), CheckpointError> {
+        let last = {
+            let mut memory = self.memory();
+            for (key, outcome) in outcomes {
+                memory.last_seq += 1;
+                let entry = Entry { seq: memory.last_seq, key, outcome, at: now() };
+                // Items are asked for once in a process, and keep their own progress from then on.
+                if entry.key.kind != Kind::Items {
+                    memory.note(&entry);
+                }
+                memory.unwritten.push(entry);
+            }
+            memory.last_seq
+        };
+        let mut writer = self.writer.lock().await;
+        if writer.durable >= last { Ok(()) } else { self.write(&mut writer, Change::Renew).await }
+    }
+
+    /// Whether this process still has the checkpoint. When its lease has run out (it was paused, or could not reach the
+    /// store) it looks, by renewing it.
+    pub(crate) async fn check_owned(&self) -> Result<(), CheckpointError> {
+        if let Some(end) = self.end.get() {
+            return Err(end.clone());
+        }
+        if now() < from_micros(self.until.load(Ordering::Acquire)) {
+            return Ok(());
+        }
+        self.write(&mut *self.writer.lock().await, Change::Renew).await
+    }
+
+    /// Runs the future as long as this process has the checkpoint.
+    pub(crate) async fn while_owned<T>(&self, future: impl Future<Output = T>) -> Result<T, CheckpointError> {
+        let done = self.ended.run_until_cancelled(future).await;
+        done.ok_or_else(|| self.end.get().cloned().unwrap_or_else(|| CheckpointError::Ended(self.id.clone())))
+    }
+
+    /// Renews the lease before it ends, until the checkpoint is no longer this process's.
+    pub(crate) async fn keep_renewing(self: Arc<Self>) {
+        let ledger = Arc::downgrade(&self);
+        let (pause, ended) = (self.lease / 3, self.ended.clone());
+        drop(self);
+        while ended.run_until_cancelled(tokio::time::sleep(pause)).await.is_some() {
+            let Some(ledger) = ledger.upgrade() else { return };
+            // A write since then has renewed it.
+            let renewed = after(now(), pause * 2).as_microsecond() < ledger.until.load(Ordering::Acquire);
+            if renewed {
+                continue;
+            }
+            if let Err(error) = ledger.write(&mut *ledger.writer.lock().await, Change::Renew).await {
+                tracing::warn!(checkpoint = %ledger.id, %error, "the lease could not be renewed");
+            }
+        }
+    }
+
+    /// Writes what is to be recorded and gives the lease back.
+    pub(crate) async fn release(&self) -> Result<(), CheckpointError> {
+        let mut writer = self.writer.lock().await;
+        self.write(&mut writer, Change::Release).await?;
+        self.end(CheckpointError::Ended(self.id.clone()));
+        Ok(())
+    }
+
+    /// Removes everything but the result, if that is to be kept.
+    pub(crate) async fn complete(&self, kept: Option<(Payload, Timestamp)>) -> Result<(), CheckpointError> {
+        let completed = Completed { at: now(), kept };
+        let mut writer = self.writer.lock().await;
+        if !writer.head.segments.is_empty() || !writer.attempts.is_empty() {
+            let completed = completed.clone();
+            self.write(&mut writer, Change::Complete { completed, last: false }).await?;
+            // From here on, whoever loads the checkpoint goes on with the removal.
+            for segment in &writer.head.segments {
+                self.store.delete(&segment_key(&self.id, segment)).await?;
+            }
+        }
+        self.write(&mut writer, Change::Complete { completed, last: true }).await?;
+        self.end(CheckpointError::Ended(self.id.clone()));
+        Ok(())
+    }
+
+    fn end(&self, why: CheckpointError) -> CheckpointError {
+        let why = self.end.get_or_init(|| why).clone();
+        self.ended.cancel();
+        why
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended.is_cancelled()
+    }
+
+    async fn write(&self, writer: &mut Writer, change: Change) -> Result<(), CheckpointError> {
+        if let Some(end) = self.end.get() {
+            return Err(end.clone());
+        }
+        if writer.head.completed.is_some() && !matches!(change, Change::Complete { .. }) {
+            return Err(CheckpointError::Ended(self.id.clone()));
+        }
+        for _ in 0..TRIES {
+            let (attempt, ttl) = self.attempt(writer, &change).await?;
+            let new = attempt.text.clone();
+            // Before the write: this future may be dropped while it is under way.
+            writer.attempts.push(attempt);
+            let key = head_key(&self.id);
+            let applied =
+                self.store.compare_and_set(&key, writer.text.as_deref(), new.as_deref(), ttl).await?;
+            let found = if applied { new.clone() } else { self.store.get(&key).await? };
+            let Some(number) = writer.attempts.iter().position(|attempt| attempt.text == found) else {
+                return Err(self.lose(writer, found).await);
+            };
+            self.adopt(writer, number).await;
+            // Otherwise it was an earlier one that had been applied, and this one has to follow it.
+            if writer.text == new {
+                return Ok(());
+            }
+        }
+        let reason = format!("the head of checkpoint {:?} changes all the time", self.id);
+        Err(crate::key_value::KeyValueError::failed("the store", "compare and set", reason).into())
+    }
+
+    /// The next head, with everything that is not written yet. A segment that it names is stored.
+    async fn attempt(
+        &self,
+        writer: &mut Writer,
+        change: &Change,
+    ) -> Result<(Attempt, Option<Duration>), CheckpointError> {
+        let unwritten = self.memory().unwritten.clone();
+        let mut attempt = Attempt {
+            entries: unwritten.len(),
+            last_seq: unwritten.last().map_or(writer.durable, |entry| entry.seq),
+            head: writer.head.clone(),
+            text: None,
+        };
+        let head = &mut attempt.head;
+        head.writes = writer.attempts.last().map_or(head.writes, |attempt| attempt.head.writes) + 1;
+        let mut ttl = None;
+        match change {
+            Change::Renew | Change::Release => {
+                if let Some(segment) = head.add(unwritten)? {
+                    writer.litter.push(segment.name.clone());
+                    self.store.set(&segment_key(&self.id, &segment.name), &segment.text, None).await?;
+                }
+            }
+            Change::Complete { completed, last } => {
+                head.tail.clear();
+                if *last {
+                    head.segments.clear();
+                    ttl = completed.kept.as_ref().map(|(_, end)| stepwell_core::until(now(), *end));
+                }
+                head.completed = Some(completed.clone());
+            }
+        }
+        match (change, &mut head.owner) {
+            (Change::Renew, Some(owner)) => owner.until = after(now(), self.lease),
+            (_, owner) => *owner = None,
+        }
+        let removed =
+            matches!(change, Change::Complete { completed, last: true } if completed.kept.is_none());
+        if !removed {
+            attempt.text = Some(head.to_text()?);
+        }
+        Ok((attempt, ttl))
+    }
+
+    /// Goes on from a write that was applied. Those that had been tried beside it never can be any more.
+    async fn adopt(&self, writer: &mut Writer, number: usize) {
+        let attempt = writer.attempts.swap_remove(number);
+        writer.attempts.clear();
+        self.memory().unwritten.drain(..attempt.entries);
+        writer.litter.retain(|segment| !attempt.head.segments.contains(segment));
+        writer.durable = attempt.last_seq;
+        let until = attempt.head.owner.as_ref().map_or(0, |owner| owner.until.as_microsecond());
+        self.until.store(until, Ordering::Release);
+        writer.head = attempt.head;
+        writer.text = attempt.text;
+        self.remove_litter(writer).await;
+    }
+
+    /// Somebody else has written the head.
+    async fn lose(&self, writer: &mut Writer, found: Option<String>) -> CheckpointError {
+        let head = found.and_then(|text| Head::parse(&self.id, &text).ok());
+        let by = match head {
+            Some(Head { owner: Some(Owner { name, .. }), .. }) => name,
+            Some(_) => "another process, which has let go of it again".into(),
+            None => "another process, which has completed it".into(),
+        };
+        self.remove_litter(writer).await;
+        self.end(CheckpointError::Lost { id: self.id.clone(), by })
+    }
+
+    async fn remove_litter(&self, writer: &mut Writer) {
+        while let Some(segment) = writer.litter.last() {
+            if let Err(error) = self.store.delete(&segment_key(&self.id, segment)).await {
+                // It takes room, and does no harm.
+                tracing::debug!(checkpoint = %self.id, %error, "a segment that is not needed could not be removed");
+                return;
+            }
+            writer.litter.pop();
+        }
+    }
+}
+
+pub(crate) fn now() -> Timestamp {
+    from_micros(Timestamp::now().as_microsecond())
+}

@@ -1,0 +1,194 @@
+//! Steps of a checkpoint.
+
+use std::future::IntoFuture;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use stepwell_core::{
+    BoxFuture, Closure, Failure, InputHash, Key, Kind, Name, Outcome, Payload, PayloadError, Retry,
+    RetryStrategy, StepName, closure_failure,
+};
+
+use crate::checkpoint::{decode, encode};
+use crate::cleanup::Cleanup;
+use crate::error::CheckpointError;
+use crate::ledger::Ledger;
+
+/// How many tries a step has when it is given a [`retry`](Step::retry) strategy and no number.
+const DEFAULT_TRIES: u32 = 5;
+
+/// A step, made by [`Checkpoint::step`](crate::Checkpoint::step): set its options, then await it.
+///
+/// ```
+/// # use stepwell_checkpoint::{Checkpoint, CheckpointError};
+/// # use stepwell_core::RetryStrategy;
+/// # async fn fetch(url: String) -> anyhow::Result<String> { Ok(url) }
+/// async fn page(cp: &Checkpoint, url: String) -> Result<String, CheckpointError> {
+///     cp.step("fetch", || fetch(url.clone()))
+///         .input(&url)
+///         .retry(RetryStrategy::exponential())
+///         .max_attempts(3)
+///         .await
+/// }
+/// ```
+#[must_use = "a step does nothing until it is awaited"]
+pub struct Step<'a, F> {
+    ledger: &'a Ledger,
+    name: StepName,
+    input: Result<Option<InputHash>, PayloadError>,
+    closure: F,
+    /// Another of the closure, for the next try.
+    again: Option<fn(&F) -> F>,
+    retry: RetryStrategy,
+    max_tries: u32,
+    discharged: Vec<Key>,
+}
+
+impl<'a, F> Step<'a, F> {
+    pub(crate) fn new(ledger: &'a Ledger, name: StepName, closure: F) -> Self {
+        Self {
+            ledger,
+            name,
+            input: Ok(None),
+            closure,
+            again: None,
+            retry: RetryStrategy::None,
+            max_tries: DEFAULT_TRIES,
+            discharged: Vec::new(),
+        }
+    }
+
+    /// What the step's result depends on: with another input (by its [`InputHash`]) it is another step, and runs.
+    pub fn input<T: Serialize + ?Sized>(mut self, input: &T) -> Self {
+        self.input = InputHash::of(input).map(Some);
+        self
+    }
+
+    /// Tries the step again when its closure fails, up to 5 times in all (see [`Step::max_attempts`]). Without this, the first
+    /// failure is the step's.
+    pub fn retry(mut self, strategy: RetryStrategy) -> Self
+    where
+        F: Clone,
+    {
+        self.again = Some(F::clone);
+        self.retry = strategy;
+        self
+    }
+
+    /// How many tries a step with [`Step::retry`] has each time it runs, the first one included; at least 1. Default: 5.
+    pub fn max_attempts(mut self, tries: u32) -> Self {
+        self.max_tries = tries.max(1);
+        self
+    }
+
+    /// The cleanup is no longer needed once the step has succeeded: its discharge is recorded in one write with the result, so
+    /// that there is no moment at which one is recorded without the other.
+    pub fn discharges(mut self, cleanup: &Cleanup<'_>) -> Self {
+        self.discharged.push(cleanup.cleaned_key());
+        self
+    }
+}
+
+/// A step that has its place.
+struct Placed<'a, F> {
+    step: Step<'a, F>,
+    key: Key,
+}
+
+impl<F: Closure> Placed<'_, F> {
+    async fn run(self) -> Result<F::Value, CheckpointError>
+    where
+        F::Value: Serialize + DeserializeOwned,
+    {
+        let Self { step, key } = self;
+        let recorded = step.ledger.memory().steps.get(&key).cloned();
+        if let Some(result) = recorded {
+            return decode(&key.label(), &result);
+        }
+        step.ledger.check_owned().await?;
+        let (ledger, discharged) = (step.ledger, step.discharged.clone());
+        // A closure that runs while the checkpoint is lost is dropped: somebody else runs it.
+        let failure = match ledger.while_owned(step.tries(&key)).await? {
+            Ok(result) => {
+                let discharged =
+                    discharged.into_iter().map(|cleanup| (cleanup, Outcome::Done(Payload::null())));
+                let done = (key.clone(), Outcome::Done(result.clone()));
+                ledger.record([done].into_iter().chain(discharged)).await?;
+                return decode(&key.label(), &result);
+            }
+            Err(NoResult::Failed(failure)) => failure,
+            Err(NoResult::Unfit(error)) => return Err(error),
+        };
+        ledger.record([(key.clone(), Outcome::Failed(failure.clone()))]).await?;
+        Err(CheckpointError::Step { name: key.label(), failure })
+    }
+}
+
+enum NoResult {
+    Failed(Failure),
+    /// There is a value, but it cannot be recorded.
+    Unfit(CheckpointError),
+}
+
+impl<F: Closure> Step<'_, F> {
+    async fn tries(self, key: &Key) -> Result<Payload, NoResult>
+    where
+        F::Value: Serialize,
+    {
+        let mut closure = self.closure;
+        let mut failed = 0;
+        loop {
+            failed += 1;
+            let next = self.again.map(|again| again(&closure));
+            let failure = match closure.call().await {
+                Ok(value) => return encode(&key.label(), &value).map_err(NoResult::Unfit),
+                Err(error) => closure_failure(&error),
+            };
+            let delay = match failure.retry {
+                _ if failed >= self.max_tries => None,
+                Retry::Never => None,
+                Retry::After(delay) => Some(delay),
+                Retry::ByStrategy => self.retry.delay(failed, rand::random()),
+            };
+            let (Some(next), Some(delay)) = (next, delay) else { return Err(NoResult::Failed(failure)) };
+            tokio::time::sleep(delay).await;
+            closure = next;
+        }
+    }
+}
+
+/// The key of something that has an input: that is a part of its name.
+pub(crate) fn place(
+    ledger: &Ledger,
+    kind: Kind,
+    name: &StepName,
+    input: Result<Option<InputHash>, PayloadError>,
+) -> Result<Key, CheckpointError> {
+    let input = input.map_err(|source| CheckpointError::Payload { name: name.to_string(), source })?;
+    let name = match input {
+        Some(hash) => Name::new(format!("{name}:{hash}"))?,
+        None => Name::new(name.to_string())?,
+    };
+    Ok(ledger.next_key(kind, name))
+}
+
+impl<'a, F> IntoFuture for Step<'a, F>
+where
+    F: Closure + Send + 'a,
+    F::Value: Serialize + DeserializeOwned + Send,
+    F::Future: Send,
+{
+    type Output = Result<F::Value, CheckpointError>;
+    type IntoFuture = BoxFuture<'a, Self::Output>;
+
+    /// Its place is settled here, not when it is first polled: steps of one name that run at the same time have their
+    /// numbers in the order of the code.
+    fn into_future(mut self) -> Self::IntoFuture {
+        let input = std::mem::replace(&mut self.input, Ok(None));
+        let key = place(self.ledger, Kind::Step, &self.name, input);
+        Box::pin(async move {
+            let key = key?;
+            Placed { step: self, key }.run().await
+        })
+    }
+}
