@@ -62,6 +62,7 @@ macro_rules! suite {
             failures_come_back,
             odd_names,
             entries_come_back,
+            superseded_entries,
             times_come_back,
             lists,
             ends,

@@ -211,6 +211,10 @@ impl TaskContext {
         Delivery::new(&self.run, self.run.begin(kind, name), request, read)
     }
 
+    pub(crate) fn run(&self) -> &Arc<Run> {
+        &self.run
+    }
+
     /// Gives a call its place among the calls of its name.
     pub(crate) fn begin(&self, kind: Kind, name: &StepName) -> TaskResult<Key> {
         self.run.begin(kind, name)

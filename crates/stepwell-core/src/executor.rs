@@ -415,7 +415,7 @@ impl Execution {
     }
 
     fn transmit(&mut self, sent: Box<Sent>, transaction: Option<UserTransaction>) {
-        let Unsent { entries, spawns, events, messages, received, waits_added, waits_removed } =
+        let Unsent { entries, spawns, events, messages, received, waits_added, waits_removed, superseded } =
             sent.unsent.clone();
         let receipt = self.run.engine.commit.transition(Transition {
             entries,
@@ -425,6 +425,7 @@ impl Execution {
             received,
             waits_added,
             waits_removed,
+            superseded,
             transaction,
             ..Transition::new(self.run.task_id, self.run.run_id, sent.next.clone())
         });

@@ -257,6 +257,8 @@ pub(crate) struct Replay {
     pub(crate) entries: VecDeque<Entry>,
     /// Results behind a failure that is tried again, by operation.
     pub(crate) kept: HashMap<Key, Outcome>,
+    /// What is done of steps over many items, by their keys, which are of the kind [`Kind::Items`].
+    pub(crate) items: HashMap<Key, Vec<(u64, Payload)>>,
     /// Changes of the code that the task has seen.
     pub(crate) patches: Vec<Name>,
     /// What is to be undone, when the task is being compensated.
@@ -307,6 +309,11 @@ impl Replay {
                     match kind {
                         Kind::Attempt => failed = true,
                         Kind::Patch => replay.patches.push(entry.key.name),
+                        Kind::Items => {
+                            if let Outcome::Done(chunk) = entry.outcome {
+                                replay.items.entry(entry.key).or_default().push((entry.seq, chunk));
+                            }
+                        }
                         Kind::Changed => {
                             if let Outcome::Done(seq) = entry.outcome
                                 && let Ok(seq) = seq.decode::<u64>()

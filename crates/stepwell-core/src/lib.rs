@@ -17,6 +17,8 @@ mod hub;
 mod ids;
 mod input_hash;
 mod item_progress;
+mod item_work;
+mod items;
 mod journal;
 mod lifecycle;
 mod memory;
@@ -54,6 +56,8 @@ pub use failure::{CompensationError, Failure, FailureKind, Retry, panic_message}
 pub use ids::{RunId, TaskId, WorkerId};
 pub use input_hash::{InputHash, InvalidInputHash};
 pub use item_progress::{ErrorPolicy, ItemCounts, ItemError, ItemProgress, ItemsReport};
+pub use item_work::{WorkError, Worked, work_on_items};
+pub use items::Items;
 pub use journal::{Entry, Key, Kind, Outcome};
 pub use lifecycle::{Lifecycle, Subscription};
 pub use memory::{MemoryStore, crashed, deleted};

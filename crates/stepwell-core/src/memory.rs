@@ -308,6 +308,9 @@ impl State {
             }),
             ..Applied::default()
         };
+        if !transition.superseded.is_empty() {
+            task.journal.retain(|entry| !transition.superseded.contains(&entry.seq));
+        }
         task.journal.extend(transition.entries);
         task.mailbox.retain(|message| !transition.received.contains(&message.id));
         for key in transition.waits_removed {

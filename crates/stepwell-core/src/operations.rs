@@ -85,6 +85,8 @@ pub(crate) struct Unsent {
     pub(crate) received: Vec<MessageId>,
     pub(crate) waits_added: Vec<Wait>,
     pub(crate) waits_removed: Vec<Key>,
+    /// Entries of the journal that others have taken the place of.
+    pub(crate) superseded: Vec<u64>,
 }
 
 impl Unsent {
@@ -111,6 +113,8 @@ pub(crate) struct Operations {
     taken: HashSet<MessageId>,
     /// A wait was registered since the store was last asked what has arrived.
     look: bool,
+    /// Who waits for what is durable.
+    durable_wakers: Vec<Waker>,
     /// What the code was told of its changes.
     patches: HashMap<Name, bool>,
     unsent: Unsent,
@@ -583,6 +587,34 @@ impl Operations {
         patched
     }
 
+    /// What the journal holds of a step over many items.
+    pub(crate) fn take_items(&mut self, key: &Key) -> Vec<(u64, Payload)> {
+        self.replay.items.remove(key).unwrap_or_default()
+    }
+
+    /// Journals what is done of such a step, in the place of earlier entries. Gives the entry's place.
+    pub(crate) fn add_items(
+        &mut self,
+        key: &Key,
+        chunk: Payload,
+        at: Timestamp,
+        superseded: Vec<u64>,
+    ) -> u64 {
+        self.delivered_seq += 1;
+        let entry = Entry { seq: self.delivered_seq, key: key.clone(), outcome: Outcome::Done(chunk), at };
+        self.unsent.entries.push(entry);
+        self.unsent.superseded.extend(superseded);
+        self.delivered_seq
+    }
+
+    pub(crate) fn poll_durable(&mut self, seq: u64, waker: &Waker) -> Poll<()> {
+        if self.durable_seq >= seq {
+            return Poll::Ready(());
+        }
+        self.durable_wakers.push(waker.clone());
+        Poll::Pending
+    }
+
     /// What is to be committed now.
     pub(crate) fn take_unsent(&mut self, suspending: bool) -> Unsent {
         if suspending {
@@ -603,6 +635,7 @@ impl Operations {
     /// What was sent up to `seq` is durable.
     pub(crate) fn committed(&mut self, seq: u64, received: &[MessageId]) {
         self.durable_seq = self.durable_seq.max(seq);
+        self.durable_wakers.drain(..).for_each(Waker::wake);
         for message in received {
             self.taken.remove(message);
         }

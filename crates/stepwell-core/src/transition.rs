@@ -20,6 +20,8 @@ pub struct Transition {
     pub run_id: RunId,
     /// What was delivered, with sequence numbers that follow on those in the journal.
     pub entries: Vec<Entry>,
+    /// Entries that these take the place of: they leave the journal.
+    pub superseded: Vec<u64>,
     /// Child tasks that the entries spawn.
     pub spawns: Vec<NewTask>,
     /// Events that the entries emit.
@@ -48,6 +50,7 @@ impl Transition {
             && self.received.is_empty()
             && self.waits_added.is_empty()
             && self.waits_removed.is_empty()
+            && self.superseded.is_empty()
             && self.transaction.is_none()
     }
 
@@ -57,6 +60,7 @@ impl Transition {
             task_id,
             run_id,
             entries: Vec::new(),
+            superseded: Vec::new(),
             spawns: Vec::new(),
             events: Vec::new(),
             messages: Vec::new(),

@@ -46,7 +46,7 @@ pub(crate) struct Number {
 }
 
 /// How many arguments `stepwell.commit` takes.
-pub(crate) const COUNT: usize = 68;
+pub(crate) const COUNT: usize = 70;
 
 /// How many arguments `stepwell.commit_plain` takes.
 pub(crate) const PLAIN_COUNT: usize = 27;
@@ -126,6 +126,10 @@ fn transitions(args: &mut PgArguments, sorted: &Sorted) -> Result<(), BoxDynErro
     entries(args, &items)?;
 
     let placed = || (1_i32..).zip(&items);
+    let superseded: Vec<_> =
+        placed().flat_map(|(of, t)| t.superseded.iter().map(move |seq| (of, *seq))).collect();
+    column!(args, superseded, (of, _) => *of);
+    column!(args, superseded, (_, seq) => i64::try_from(*seq).unwrap_or(i64::MAX));
     let received: Vec<_> = placed().flat_map(|(of, t)| t.received.iter().map(move |id| (of, *id))).collect();
     column!(args, received, (of, _) => *of);
     column!(args, received, (_, id) => *id);

@@ -72,6 +72,12 @@ impl Applying<'_> {
             return Ok(Err(Refused));
         };
         self.add_entries(task_id, &transition.entries)?;
+        for seq in transition.superseded {
+            self.conn.run(
+                "DELETE FROM stepwell_journal WHERE task_id = ?1 AND seq = ?2",
+                params![Sql(&task_id), i64::try_from(seq).unwrap_or(i64::MAX)],
+            )?;
+        }
         for id in transition.received {
             self.conn.run(
                 "DELETE FROM stepwell_messages WHERE id = ?1 AND task_id = ?2",
@@ -191,4 +197,5 @@ fn reaches_nobody_else(transition: &Transition) -> bool {
         && transition.events.is_empty()
         && transition.messages.is_empty()
         && transition.transaction.is_none()
+        && transition.superseded.is_empty()
 }

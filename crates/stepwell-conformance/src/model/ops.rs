@@ -54,6 +54,7 @@ pub(super) struct Event {
 pub(super) enum Does {
     Entry(usize),
     Compensation,
+    Supersede(u64),
     Child(Spawn),
     Emit(Event),
     Send(usize, usize),
@@ -137,6 +138,7 @@ fn op() -> impl Strategy<Value = Op> {
     let does = prop_oneof![
         3 => (0..5_usize).prop_map(Does::Entry),
         1 => Just(Does::Compensation),
+        1 => (0..12_u64).prop_map(Does::Supersede),
         1 => spawn().prop_map(Does::Child),
         1 => event().prop_map(Does::Emit),
         1 => (any::<usize>(), 0..3_usize).prop_map(|(task, topic)| Does::Send(task, topic)),

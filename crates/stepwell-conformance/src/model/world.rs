@@ -138,6 +138,8 @@ impl World {
             match does {
                 Does::Entry(n) => transition.entries.push(self.entry(*n)),
                 Does::Compensation => transition.entries.push(self.compensation()),
+                // One of the last entries, of this task or of another.
+                Does::Supersede(back) => transition.superseded.push(self.counter.saturating_sub(*back) * 4),
                 Does::Child(spawn) => transition.spawns.push(self.new_task(spawn, Some(task_id))),
                 Does::Emit(event) => transition.events.push(self.event(event)),
                 Does::Send(task, topic) => transition.messages.push(self.message(*task, *topic)),

@@ -251,3 +251,31 @@ pub async fn times_come_back(backend: &impl Backend) {
     let claimed = store.commit(claims([claim_of(1, &["patient"], &["type"], 5)])).await.claims.remove(0);
     assert_eq!(claimed.tasks.len(), 1, "it may wait, and take, as long as it likes");
 }
+
+/// Entries that others have taken the place of leave the journal; with a refused transition they stay.
+pub async fn superseded_entries(backend: &impl Backend) {
+    let (_setup, store) = Setup::with_handle(backend).await;
+    let runs = store.run((1..=2).map(new_task)).await;
+    for run in &runs {
+        store.journals(*run, (1..=4).map(|seq| step(seq, number(u128::from(seq)))).collect()).await;
+    }
+    let supersede = |run: (TaskId, RunId), superseded: Vec<u64>, entries: Vec<Entry>| Transition {
+        superseded,
+        entries,
+        ..Transition::new(run.0, run.1, GO_ON)
+    };
+    let stranger = (runs[1].0, runs[0].1);
+    let batch = [
+        supersede(runs[0], vec![2, 3, 99], vec![step(5, json("5")), step(6, json("6"))]),
+        supersede(stranger, vec![1], vec![step(7, json("7"))]),
+    ];
+    let committed = store.commit(transitions(batch)).await;
+    assert!(committed.transitions[0].is_ok() && committed.transitions[1].is_err());
+    let places = async |n| store.journal(n).await.iter().map(|entry| entry.seq).collect::<Vec<_>>();
+    assert_eq!(places(1).await, [1, 4, 5, 6]);
+    assert_eq!(places(2).await, [1, 2, 3, 4]);
+    // Also with the end of the task.
+    let last = Transition { superseded: vec![1], ..Transition::new(runs[1].0, runs[1].1, complete()) };
+    store.apply(last).await.unwrap();
+    assert_eq!(places(2).await, [2, 3, 4]);
+}

@@ -96,6 +96,7 @@ CREATE FUNCTION stepwell.commit(
     t_task uuid[], t_run uuid[], t_next text[], t_at timestamptz[], t_output text[], t_failure text[],
     e_of integer[], e_seq bigint[], e_kind text[], e_name text[], e_ordinal bigint[], e_outcome text[],
     e_payload text[], e_at timestamptz[],
+    x_of integer[], x_seq bigint[],
     received_of integer[], received_id bigint[],
     u_of integer[], u_kind text[], u_name text[], u_ordinal bigint[],
     w_of integer[], w_kind text[], w_name text[], w_ordinal bigint[], w_target text[], w_due_at timestamptz[],
@@ -203,6 +204,10 @@ BEGIN
             FROM unnest(e_of, e_seq, e_kind, e_name, e_ordinal, e_outcome, e_payload, e_at)
                 AS e(of, seq, kind, name, ordinal, outcome, payload, at)
             WHERE t_accepted[e.of];
+        END IF;
+        IF x_of IS NOT NULL THEN
+            DELETE FROM stepwell.journal j USING unnest(x_of, x_seq) AS x(of, seq)
+            WHERE j.task_id = t_task[x.of] AND j.seq = x.seq AND t_accepted[x.of];
         END IF;
         IF received_of IS NOT NULL THEN
             DELETE FROM stepwell.messages m USING unnest(received_of, received_id) AS d(of, id)

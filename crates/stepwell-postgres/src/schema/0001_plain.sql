@@ -53,7 +53,7 @@ BEGIN
         FROM stepwell.commit(p_process, p_line, v_batch, p_channel, p_now, NULL,
             t_task, t_run, t_next, NULL, t_output, NULL,
             e_of, e_seq, e_kind, e_name, e_ordinal, e_outcome, e_payload, e_at,
-            NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+            NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
             NULL,
             CASE WHEN s_task IS NOT NULL THEN array_fill(NULL::integer, ARRAY[cardinality(s_task)]) END,
             s_task, s_run, s_type, s_queue, s_priority, s_max_attempts, NULL, NULL, NULL, NULL, NULL, NULL, NULL, s_claim_by, s_retry, s_headers, s_params,
