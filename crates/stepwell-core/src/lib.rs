@@ -26,6 +26,7 @@ mod retry;
 mod run;
 mod runtime;
 mod schedule;
+mod scheduled;
 mod slots;
 mod step;
 pub mod store;
