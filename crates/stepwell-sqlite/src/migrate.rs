@@ -8,8 +8,12 @@ use crate::location::Location;
 use crate::rows::Statements as _;
 
 /// The statements that lead to version 1, 2, …; once released, none of them is ever changed.
-pub(crate) const MIGRATIONS: &[&str] =
-    &[include_str!("schema/0001.sql"), include_str!("schema/0002.sql"), include_str!("schema/0003.sql")];
+pub(crate) const MIGRATIONS: &[&str] = &[
+    include_str!("schema/0001.sql"),
+    include_str!("schema/0002.sql"),
+    include_str!("schema/0003.sql"),
+    include_str!("schema/0004.sql"),
+];
 
 /// The version of the schema that is there; 0 when there is none.
 pub(crate) fn version(conn: &Connection) -> rusqlite::Result<i64> {
