@@ -27,6 +27,7 @@ mod run;
 mod runtime;
 mod schedule;
 mod scheduled;
+mod scheduler;
 mod slots;
 mod step;
 pub mod store;
