@@ -147,7 +147,7 @@ impl Store for SqliteStore {
 
     fn commit(&self, batch: Batch) -> BoxFuture<'static, Result<Committed, StoreError>> {
         let (answer, receipt) = oneshot::channel();
-        self.order(Order::Commit(batch, answer));
+        self.order(Order::Commit(Box::new(batch), answer));
         Box::pin(answered(receipt))
     }
 

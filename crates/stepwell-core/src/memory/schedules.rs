@@ -23,8 +23,8 @@ impl State {
             {
                 schedule.plan = plan;
                 let last = schedule.last_task.and_then(|task_id| self.tasks.get(&task_id));
-                let runs = last.is_some_and(|task| !task.state.is_finished());
-                let spawned = !spawns.is_empty() && !(unless_running && runs);
+                let held_up = unless_running && last.is_some_and(|task| !task.state.is_finished());
+                let spawned = !(spawns.is_empty() || held_up);
                 if spawned {
                     schedule.last_task = spawns.last().map(|task| task.task_id);
                     for task in spawns {
