@@ -48,7 +48,7 @@
 //! 2. **A refused item leaves no trace either**, and does not undo the others: a transition of a run that
 //!    does not own its task, a command that the task's state does not allow, a further emission, a message to
 //!    a finished task, a key that is taken, an unknown worker. `refused_items`
-//! 3. **A batch has an order**: transitions, commands, events, messages, spawns, signals, claims; each list
+//! 3. **A batch has an order**: transitions, commands, events, messages, spawns, schedules, signals, claims; each list
 //!    in its own. Each item sees what came before it. It holds one transition of each run at most.
 //!    `order_within_a_batch`
 //! 4. **Transitions write before they look.** A task that suspends finds what another transition of its batch
@@ -117,39 +117,47 @@
 //!     learns of it with its next sign of life. `worker_registry`
 //! 31. **What waits for a worker that knows it can be seen.** `waiting_types`
 //!
+//! ## Schedules
+//!
+//! 32. **A schedule changes from the version that was seen**, or not at all: of those who come to one tick at the same
+//!     time, one changes it. `schedules`, `schedules_under_races`, `schedules_in_any_order`
+//! 33. **A change and the tasks that it spawns are one.** `scheduled_tasks`, `schedules_are_atomic`
+//! 34. **Where tasks of a schedule must not overlap**, none is spawned before the last one has ended.
+//!     `schedules_without_overlap`
+//!
 //! ## Commands
 //!
-//! 32. **Cancellation is at once where nobody runs**, and a request where somebody does. A task that was
+//! 35. **Cancellation is at once where nobody runs**, and a request where somebody does. A task that was
 //!     asked to cancel is not tried again. `cancellation`
-//! 33. **Cancellation goes down all generations.** `cancellation_of_families`, `cancellation_of_generations`
-//! 34. **A failed or cancelled task can be run again**, from its journal, its attempts counted from 1.
+//! 36. **Cancellation goes down all generations.** `cancellation_of_families`, `cancellation_of_generations`
+//! 37. **A failed or cancelled task can be run again**, from its journal, its attempts counted from 1.
 //!     `retry_command`
-//! 35. **A finished task can be deleted**, with all that belongs to it. `delete_command`
-//! 36. **A suspended task can be woken.** `wake_command`
-//! 37. **A task with something to undo is claimed once more before it ends**, failed or cancelled, whatever ends it; and with
+//! 38. **A finished task can be deleted**, with all that belongs to it. `delete_command`
+//! 39. **A suspended task can be woken.** `wake_command`
+//! 40. **A task with something to undo is claimed once more before it ends**, failed or cancelled, whatever ends it; and with
 //!     its attempts used up it ends. `compensation`, `compensation_whatever_ends_it`, `compensation_attempts`
 //!
 //! ## What is kept
 //!
-//! 38. **Payloads come back byte for byte**: of 4 MiB, with all that JSON allows. `payloads_come_back`
-//! 39. **Failures, names, headers, entries and waits come back as they were**, and no name is taken for
+//! 41. **Payloads come back byte for byte**: of 4 MiB, with all that JSON allows. `payloads_come_back`
+//! 42. **Failures, names, headers, entries and waits come back as they were**, and no name is taken for
 //!     another one. `failures_come_back`, `odd_names`, `entries_come_back`. Entries leave a journal
 //!     when others take their place. `superseded_entries`
-//! 40. **Times come back to the microsecond**, however far away they are. `times_come_back`
-//! 41. **Lists hold what passes their filter**, newest first, a page at a time; how
+//! 43. **Times come back to the microsecond**, however far away they are. `times_come_back`
+//! 44. **Lists hold what passes their filter**, newest first, a page at a time; how
 //!     tasks ended is told of many at once, and what they wait for by the beginnings of its names. `lists`, `ends`,
 //!     `waits`
 //!
 //! ## Several handles
 //!
-//! 42. **A handle learns of what others wrote**: of work, and of tasks that ended; not of claims in vain.
+//! 45. **A handle learns of what others wrote**: of work, and of tasks that ended; not of claims in vain.
 //!     `changes`
-//! 43. **Clients that work at once do not harm each other.** Every task is there once, its journal has no
+//! 46. **Clients that work at once do not harm each other.** Every task is there once, its journal has no
 //!     gaps and holds all that was accepted, nothing ends twice. `concurrent_clients`
 //!
 //! ## All else
 //!
-//! 44. **A store does what the reference model does**, the store in memory, whatever is asked of it. `model`,
+//! 47. **A store does what the reference model does**, the store in memory, whatever is asked of it. `model`,
 //!     `model_with_several_handles`
 
 #![forbid(unsafe_code)]

@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use stepwell::testing::Intercepted;
 use stepwell_conformance::{Backend, Clock, points, run};
-use stepwell_core::store::{Batch, ClaimedTask, Committed, Next, Spawned, Transition};
+use stepwell_core::store::{
+    Batch, ClaimedTask, Committed, Next, ScheduleAction, ScheduleFilter, Spawned, Transition,
+};
 use stepwell_core::{Failure, FailureKind, Store, StoreError, TaskFilter, Timestamp, async_trait};
 use support::Memory;
 
@@ -176,6 +178,48 @@ impl Fault for LooksThenSpawns {
 #[should_panic(expected = "someone got another task than the one that is there")]
 fn a_race_for_a_key_is_found() {
     with!(LooksThenSpawns: idempotency_races);
+}
+
+/// Looks at what a schedule is by now, instead of what it was when it was seen.
+#[derive(Default)]
+struct Unversioned;
+
+#[async_trait]
+impl Fault for Unversioned {
+    async fn commit(&self, store: &dyn Store, mut batch: Batch) -> Answer {
+        for change in &mut batch.schedules {
+            let there = store.schedules(ScheduleFilter::Named(change.name.clone())).await?;
+            if let (ScheduleAction::Replace { seen, .. }, [there]) = (&mut change.action, &there[..]) {
+                *seen = there.plan.version;
+            }
+        }
+        store.commit(batch).await
+    }
+}
+
+#[test]
+#[should_panic(expected = "one tick, one task")]
+fn a_tick_that_is_come_to_twice_is_found() {
+    with!(Unversioned: schedules_under_races);
+}
+
+/// Spawns a schedule's tasks in a commit of their own, whatever became of the change.
+#[derive(Default)]
+struct SpawnsApart;
+
+#[async_trait]
+impl Fault for SpawnsApart {
+    async fn commit(&self, store: &dyn Store, batch: Batch) -> Answer {
+        let spawns = batch.schedules.iter().flat_map(|change| change.spawns().to_vec()).collect();
+        store.commit(Batch { spawns, ..Batch::default() }).await?;
+        store.commit(batch).await
+    }
+}
+
+#[test]
+#[should_panic(expected = "a refused change leaves no task")]
+fn a_task_without_its_tick_is_found() {
+    with!(SpawnsApart: schedules);
 }
 
 /// Keeps times to the millisecond.

@@ -1,5 +1,7 @@
 //! The client: spawns tasks, talks to them, waits for them, and starts workers.
 
+mod schedules;
+
 use std::any::{Any, TypeId};
 use std::future::Future;
 use std::sync::Arc;

@@ -52,6 +52,9 @@ struct Answers {
     spawns: Vec<Answer<Spawned>>,
     /// The tasks of `spawns`, to be told of.
     spawned: Vec<(TaskId, Name)>,
+    schedules: Vec<Answer<ScheduleOutcome>>,
+    /// The tasks that each of `schedules` spawns, to be told of.
+    scheduled: Vec<Vec<(TaskId, Name)>>,
     queues: Vec<Answer<()>>,
     workers: Vec<Answer<WorkerState>>,
     claims: Vec<Answer<Claimed>>,
@@ -274,6 +277,21 @@ impl GroupCommit {
         receipt
     }
 
+    pub(crate) fn change_schedule(self: &Arc<Self>, change: ScheduleChange) -> Receipt<ScheduleOutcome> {
+        let (answer, receipt) = oneshot::channel();
+        let tasks = change.spawns();
+        let params: usize = tasks.iter().map(|task| task.params.as_str().len()).sum();
+        let bytes = params + change.plan().map_or(0, |plan| plan.definition.as_str().len());
+        let spawned = tasks.iter().map(|task| (task.task_id, task.task_type.clone())).collect();
+        self.gather(|gathering| {
+            gathering.answers.scheduled.push(spawned);
+            gathering.batch.schedules.push(change);
+            gathering.answers.schedules.push(answer);
+            gathering.grow(bytes);
+        });
+        receipt
+    }
+
     /// Adds many tasks to one batch.
     pub(crate) fn spawn_many(self: &Arc<Self>, tasks: Vec<NewTask>) -> Vec<Receipt<Spawned>> {
         let (answers, receipts): (Vec<_>, Vec<_>) = tasks.iter().map(|_| oneshot::channel()).unzip();
@@ -306,11 +324,18 @@ impl GroupCommit {
                 Ok(committed) => {
                     let news = committed.news;
                     self.tell_spawned(answers.spawned, &committed.spawns);
+                    let scheduled = answers.scheduled.into_iter().zip(&committed.schedules);
+                    for (tasks, _) in scheduled.filter(|(_, outcome)| outcome.has_spawned()) {
+                        tasks
+                            .into_iter()
+                            .for_each(|(task_id, task_type)| self.tell_spawn(task_id, task_type));
+                    }
                     give(answers.transitions, committed.transitions);
                     give(answers.commands, committed.commands);
                     give(answers.events, committed.events);
                     give(answers.messages, committed.messages);
                     give(answers.spawns, committed.spawns);
+                    give(answers.schedules, committed.schedules);
                     let changed = answers.queues.len();
                     give(answers.queues, vec![(); changed]);
                     give(answers.workers, committed.workers);
@@ -324,6 +349,7 @@ impl GroupCommit {
                     refuse(answers.events, &error);
                     refuse(answers.messages, &error);
                     refuse(answers.spawns, &error);
+                    refuse(answers.schedules, &error);
                     refuse(answers.queues, &error);
                     refuse(answers.workers, &error);
                     refuse(answers.claims, &error);
@@ -347,9 +373,13 @@ impl GroupCommit {
     fn tell_spawned(&self, tasks: Vec<(TaskId, Name)>, spawned: &[Spawned]) {
         for ((task_id, task_type), spawned) in tasks.into_iter().zip(spawned) {
             if let Spawned::Created { .. } = spawned {
-                self.lifecycle.tell(|| Some(Lifecycle::TaskSpawned { task_id, task_type }));
+                self.tell_spawn(task_id, task_type);
             }
         }
+    }
+
+    fn tell_spawn(&self, task_id: TaskId, task_type: Name) {
+        self.lifecycle.tell(|| Some(Lifecycle::TaskSpawned { task_id, task_type }));
     }
 }
 

@@ -4,6 +4,7 @@ use crate::failure::Failure;
 use crate::ids::{TaskId, WorkerId};
 use crate::name::InvalidName;
 use crate::payload::PayloadError;
+use crate::schedule::InvalidSchedule;
 use crate::store::{StoreError, TaskState};
 use crate::workflow::WorkflowError;
 
@@ -69,6 +70,17 @@ pub enum Error {
         /// The approval.
         name: String,
     },
+    /// A schedule is not valid.
+    #[error("the schedule \"{name}\": {source}")]
+    Schedule {
+        /// Its name.
+        name: String,
+        /// What is wrong with it.
+        source: InvalidSchedule,
+    },
+    /// There is no such schedule.
+    #[error("there is no schedule \"{0}\": it may have been deleted, or the name is misspelt")]
+    UnknownSchedule(String),
     /// The task's state does not allow what was asked.
     #[error("cannot {action} task {task_id}: it is {state}")]
     NotAllowed {

@@ -68,6 +68,10 @@ id! {
     /// Names one worker: a process's loop that claims and executes tasks.
     WorkerId
 }
+id! {
+    /// Names what a schedule is between one change of it and the next.
+    ScheduleVersion
+}
 
 /// A UUID v7 from the runtime's clock and randomness.
 pub(crate) fn new_uuid(runtime: &dyn Runtime) -> Uuid {

@@ -14,7 +14,7 @@ use crate::time::Timestamp;
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Lifecycle {
-    /// A task was spawned by a client of this process.
+    /// A task was spawned by a client of this process, or by a schedule that it looks after.
     TaskSpawned {
         /// The task.
         task_id: TaskId,

@@ -1,6 +1,7 @@
 //! The store in memory: for tests and simulation, and the reference model of what a store does.
 
 mod limits;
+mod schedules;
 mod workers;
 
 use std::cmp::Reverse;
@@ -137,6 +138,11 @@ impl Store for MemoryStore {
         Box::pin(std::future::ready(Ok(infos)))
     }
 
+    fn schedules(&self, which: ScheduleFilter) -> BoxFuture<'static, Result<Vec<Scheduled>, StoreError>> {
+        let schedules = self.state().schedules(which);
+        Box::pin(std::future::ready(Ok(schedules)))
+    }
+
     fn waiting_types(&self, queues: Vec<Name>) -> BoxFuture<'static, Result<Vec<Name>, StoreError>> {
         let types = self.state().waiting_types(&queues);
         Box::pin(std::future::ready(Ok(types)))
@@ -186,6 +192,7 @@ struct State {
     events: HashMap<(Name, Option<Name>), Payload>,
     awaiting: HashMap<Name, BTreeSet<TaskId>>,
     workers: BTreeMap<WorkerId, Registered>,
+    schedules: BTreeMap<Name, Scheduled>,
     messages: i64,
     /// Cancelled tasks whose children are still to be.
     doomed: Vec<TaskId>,
@@ -287,10 +294,12 @@ impl State {
         let events = batch.events.into_iter().map(|event| self.emit(now, event, &mut news)).collect();
         let messages = batch.messages.into_iter().map(|m| self.send(now, m, &mut news)).collect();
         let spawns = batch.spawns.into_iter().map(|task| self.spawn(now, task, &mut news)).collect();
+        let schedules =
+            batch.schedules.into_iter().map(|c| self.change_schedule(now, c, &mut news)).collect();
         batch.queues.into_iter().for_each(|change| self.change_queue(change, &mut news));
         let workers = batch.workers.into_iter().map(|signal| self.signal(now, signal, &mut news)).collect();
         let claims = batch.claims.into_iter().map(|c| self.claim(runtime, now, &c, &mut news)).collect();
-        Committed { transitions, commands, events, messages, spawns, workers, claims, news }
+        Committed { transitions, commands, events, messages, spawns, schedules, workers, claims, news }
     }
 
     /// What a transition writes: everything but the suspension, which depends on what is found by looking.

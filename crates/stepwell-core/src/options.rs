@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::name::{InvalidName, Name};
 use crate::payload::Payload;
 use crate::retry::RetryStrategy;
@@ -48,7 +50,8 @@ impl Settings {
 ///     .start_after(Duration::from_secs(3600))
 ///     .idempotency_key("report-2026-11");
 /// ```
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct SpawnOptions {
     pub(crate) queue: Option<String>,
     pub(crate) max_attempts: Option<u32>,
@@ -62,7 +65,8 @@ pub struct SpawnOptions {
     pub(crate) cancellation: Option<CancellationPolicy>,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum Start {
     #[default]
     Now,
@@ -142,6 +146,15 @@ impl SpawnOptions {
     /// When the task is cancelled by itself.
     pub fn cancellation(mut self, policy: CancellationPolicy) -> Self {
         self.cancellation = Some(policy);
+        self
+    }
+
+    /// Sets what is not set as a client was built.
+    pub(crate) fn filled(mut self, settings: &Settings) -> Self {
+        self.queue.get_or_insert_with(|| settings.queue.to_string());
+        self.max_attempts.get_or_insert(settings.max_attempts);
+        self.retry.get_or_insert_with(|| settings.retry.clone());
+        self.cancellation.get_or_insert_with(|| settings.cancellation.clone());
         self
     }
 }

@@ -27,6 +27,8 @@ pub(crate) struct Slots {
     pub(crate) queues: Vec<Name>,
     /// Told when there may be work, or room for it.
     pub(crate) work: Notify,
+    /// Told when this process has changed a schedule.
+    pub(crate) schedules: Notify,
     /// Told when the last run has left.
     pub(crate) empty: Notify,
     /// Ends the worker's loops.
@@ -80,6 +82,7 @@ impl Slots {
             options,
             queues,
             work: Notify::new(),
+            schedules: Notify::new(),
             empty: Notify::new(),
             end: CancellationToken::new(),
             stopped: CancellationToken::new(),

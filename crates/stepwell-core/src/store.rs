@@ -33,8 +33,8 @@
 //!
 //! # Order within a batch
 //!
-//! Transitions, commands, events, messages, spawns, changes of queues, worker signals, claims; each list in its own order. So a claim
-//! sees all that its batch brought.
+//! Transitions, commands, events, messages, spawns, changes of schedules, changes of queues, worker signals, claims; each list in its
+//! own order. So a claim sees all that its batch brought.
 //!
 //! A batch holds at most one transition of each run. Transitions are applied in two rounds: first everything that they write, then what some of them look for
 //! ([`Next::Continue`] with `collect`, [`Next::Suspend`]). So a task that suspends finds what another one sent it in the
@@ -58,6 +58,9 @@ use crate::retry::RetryStrategy;
 use crate::runtime::BoxFuture;
 use crate::time::Timestamp;
 
+pub use crate::scheduled::{
+    ScheduleAction, ScheduleChange, ScheduleFilter, ScheduleOutcome, SchedulePlan, Scheduled,
+};
 pub use crate::task_info::{TaskFilter, TaskInfo, TaskState};
 pub use crate::transition::{
     Applied, ArrivedMessage, Facts, MessageId, Next, Refused, Transition, UserTransaction, Wait,
@@ -120,6 +123,9 @@ pub trait Store: Any + Send + Sync {
     /// All workers that are registered, in the order of their ids.
     fn workers(&self) -> BoxFuture<'static, Result<Vec<WorkerInfo>, StoreError>>;
 
+    /// The schedules that pass the filter, in its order.
+    fn schedules(&self, which: ScheduleFilter) -> BoxFuture<'static, Result<Vec<Scheduled>, StoreError>>;
+
     /// The types of the tasks that are to be claimed next in each of these queues, at least of the first thousand.
     fn waiting_types(&self, queues: Vec<Name>) -> BoxFuture<'static, Result<Vec<Name>, StoreError>>;
 
@@ -160,6 +166,8 @@ pub struct Batch {
     pub messages: Vec<NewMessage>,
     /// Tasks spawned by clients.
     pub spawns: Vec<NewTask>,
+    /// What becomes of schedules.
+    pub schedules: Vec<ScheduleChange>,
     /// What becomes of queues.
     pub queues: Vec<QueueChange>,
     /// Signs of life.
@@ -181,6 +189,7 @@ impl Batch {
             && self.events.is_empty()
             && self.messages.is_empty()
             && self.spawns.is_empty()
+            && self.schedules.is_empty()
             && self.queues.is_empty()
             && self.workers.is_empty()
     }
@@ -199,6 +208,8 @@ pub struct Committed {
     pub messages: Vec<bool>,
     /// For each spawn.
     pub spawns: Vec<Spawned>,
+    /// For each change of a schedule.
+    pub schedules: Vec<ScheduleOutcome>,
     /// For each worker signal: what is known of the worker. One that is gone has lost its lease. A worker that signs off is
     /// said to be what it was before.
     pub workers: Vec<WorkerState>,

@@ -12,6 +12,7 @@ use crate::ids::{TaskId, WorkerId};
 use crate::name::Name;
 use crate::retry::STORE_RETRY;
 use crate::runtime::{BoxFuture, turn};
+use crate::scheduler::look_after_schedules;
 use crate::slots::Slots;
 use crate::store::{Claim, Command, NewWorker, StoreError, WorkerSignal, WorkerState};
 use crate::task_error::ControlFlow;
@@ -35,10 +36,11 @@ impl Worker {
         if register(&slots).await.is_ok() {
             slots.open();
         }
-        let loops: [BoxFuture<'static, ()>; 3] = [
+        let loops: [BoxFuture<'static, ()>; 4] = [
             Box::pin(claim(slots.clone())),
             Box::pin(watch(slots.clone())),
             Box::pin(wake_suspended(slots.clone(), woken)),
+            Box::pin(look_after_schedules(slots.clone())),
         ];
         for work in loops {
             let end = slots.end.clone();

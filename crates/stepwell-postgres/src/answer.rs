@@ -8,7 +8,7 @@ use sqlx::postgres::PgRow;
 use sqlx::types::Uuid;
 use stepwell_core::store::{
     Applied, ArrivedMessage, Claimed, ClaimedTask, CommandOutcome, Committed, Facts, Finish, News, Refused,
-    Spawned, TaskState, Wait, WorkerState,
+    ScheduleOutcome, Spawned, TaskState, Wait, WorkerState,
 };
 use stepwell_core::{Entry, Failure, Key, Kind, Name, Outcome, Payload, TaskId, deleted};
 
@@ -37,6 +37,7 @@ pub(crate) fn read(sorted: &Sorted, row: &PgRow) -> sqlx::Result<(Committed, Vec
     let events = of_clients(list(row, "ev_first")?);
     let messages = of_clients(list(row, "m_accepted")?);
     let spawns = spawns(sorted, row)?;
+    let schedules = list::<String>(row, "h_outcome")?.iter().map(|outcome| schedule(outcome)).collect();
     let workers =
         list::<String>(row, "signal_state")?.iter().map(worker_state).collect::<sqlx::Result<_>>()?;
     let claims = claims(sorted, row)?;
@@ -59,7 +60,8 @@ pub(crate) fn read(sorted: &Sorted, row: &PgRow) -> sqlx::Result<(Committed, Vec
             news.finished.push((transition.task_id, finish));
         }
     }
-    let committed = Committed { transitions, commands, events, messages, spawns, workers, claims, news };
+    let committed =
+        Committed { transitions, commands, events, messages, spawns, schedules, workers, claims, news };
     Ok((committed, others.into_iter().collect()))
 }
 
@@ -107,6 +109,13 @@ fn command(answer: &str) -> sqlx::Result<CommandOutcome> {
     }
 }
 
+fn schedule(outcome: &str) -> ScheduleOutcome {
+    match outcome {
+        "refused" => ScheduleOutcome::Refused,
+        outcome => ScheduleOutcome::Changed { spawned: outcome == "spawns" },
+    }
+}
+
 pub(crate) fn worker_state(word: impl AsRef<str>) -> sqlx::Result<WorkerState> {
     let word = word.as_ref();
     WorkerState::parse(word).ok_or_else(|| broken(format!("{word:?} is no state of a worker")))
@@ -114,8 +123,9 @@ pub(crate) fn worker_state(word: impl AsRef<str>) -> sqlx::Result<WorkerState> {
 
 fn spawns(sorted: &Sorted, row: &PgRow) -> sqlx::Result<Vec<Spawned>> {
     let count = sorted.batch.spawns.len();
-    // Those of transitions come before them.
+    // Those of transitions and of schedules come before them.
     let before: usize = sorted.batch.transitions.iter().map(|transition| transition.spawns.len()).sum();
+    let before = before + sorted.batch.schedules.iter().map(|change| change.spawns().len()).sum::<usize>();
     let claimed: Vec<bool> = list(row, "s_claimed")?;
     let existing: Vec<Option<Uuid>> = list(row, "s_existing")?;
     let runs: Vec<Option<Uuid>> = list(row, "s_existing_run")?;

@@ -5,7 +5,10 @@ use sqlx::Arguments as _;
 use sqlx::error::BoxDynError;
 use sqlx::postgres::PgArguments;
 use sqlx::types::Uuid;
-use stepwell_core::store::{Claim, Command, NewEvent, NewMessage, NewTask, Next, Transition, WorkerSignal};
+use stepwell_core::store::{
+    Claim, Command, NewEvent, NewMessage, NewTask, Next, ScheduleAction, ScheduleChange, Transition,
+    WorkerSignal,
+};
 use stepwell_core::{Name, Payload, QueueAction, QueueChange, QueueLimits, Timestamp, crashed};
 
 use crate::batch::{Sorted, added, word};
@@ -46,7 +49,7 @@ pub(crate) struct Number {
 }
 
 /// How many arguments `stepwell.commit` takes.
-pub(crate) const COUNT: usize = 70;
+pub(crate) const COUNT: usize = 77;
 
 /// How many arguments `stepwell.commit_plain` takes.
 pub(crate) const PLAIN_COUNT: usize = 27;
@@ -83,9 +86,13 @@ pub(crate) fn arguments(envelope: &Envelope<'_>, sorted: &Sorted) -> Result<PgAr
     let client = sorted.batch.messages.iter().map(|message| (None, message));
     messages(&mut args, own.chain(client).collect())?;
     let own = by_tasks().flat_map(|(place, t)| t.spawns.iter().map(move |task| (of(place), task)));
+    let scheduled = (1..).zip(&sorted.batch.schedules);
+    let scheduled =
+        scheduled.flat_map(|(place, change)| change.spawns().iter().map(move |task| (Some(-place), task)));
     let client = sorted.batch.spawns.iter().map(|task| (None, task));
-    spawns(&mut args, own.chain(client).collect())?;
+    spawns(&mut args, own.chain(scheduled).chain(client).collect())?;
     commands(&mut args, &sorted.batch.commands)?;
+    schedules(&mut args, &sorted.batch.schedules)?;
     queues(&mut args, &sorted.batch.queues)?;
     args.add(signals(&sorted.batch.workers))?;
     args.add(claims(&sorted.batch.claims, envelope.again))?;
@@ -266,6 +273,21 @@ fn commands(args: &mut PgArguments, commands: &[Command]) -> Result<(), BoxDynEr
         .collect();
     column!(args, items, (command, _) => *command);
     column!(args, items, (_, task_id) => *task_id.as_uuid());
+    Ok(())
+}
+
+fn schedules(args: &mut PgArguments, changes: &[ScheduleChange]) -> Result<(), BoxDynError> {
+    let seen = |change: &ScheduleChange| match &change.action {
+        ScheduleAction::Replace { seen, .. } => Some(*seen.as_uuid()),
+        ScheduleAction::Create(_) | ScheduleAction::Delete => None,
+    };
+    column!(args, changes, change => change.name.as_str());
+    column!(args, changes, change => seen(change));
+    column!(args, changes, change => change.plan().map(|plan| *plan.version.as_uuid()));
+    column!(args, changes, change => change.plan().map(|plan| text(&plan.definition)));
+    column!(args, changes, change => change.plan().and_then(|plan| plan.next_at).map(Moment));
+    column!(args, changes, change => change.spawns().last().map(|task| *task.task_id.as_uuid()));
+    column!(args, changes, change => matches!(change.action, ScheduleAction::Replace { unless_running: true, .. }));
     Ok(())
 }
 

@@ -57,10 +57,11 @@ impl Sorted {
 }
 
 fn is_plain(batch: &Batch) -> bool {
-    let Batch { transitions, commands, events, messages, spawns, queues, workers, claims } = batch;
+    let Batch { transitions, commands, events, messages, spawns, schedules, queues, workers, claims } = batch;
     commands.is_empty()
         && events.is_empty()
         && messages.is_empty()
+        && schedules.is_empty()
         && queues.is_empty()
         && workers.is_empty()
         && claims.is_empty()

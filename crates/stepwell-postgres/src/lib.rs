@@ -43,7 +43,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::postgres::{PgPool, PgPoolOptions};
-use stepwell_core::store::{Batch, Changed, Committed, Ends, Purge, Transacting, Transition, Wait};
+use stepwell_core::store::{
+    Batch, Changed, Committed, Ends, Purge, ScheduleFilter, Scheduled, Transacting, Transition, Wait,
+};
 use stepwell_core::{
     BoxFuture, Entry, Name, QueueInfo, Store, StoreError, TaskFilter, TaskId, TaskInfo, Timestamp, WorkerInfo,
 };
@@ -166,6 +168,11 @@ impl Store for PostgresStore {
     fn workers(&self) -> BoxFuture<'static, Result<Vec<WorkerInfo>, StoreError>> {
         let shared = self.0.clone();
         Box::pin(async move { shared.workers().await })
+    }
+
+    fn schedules(&self, which: ScheduleFilter) -> BoxFuture<'static, Result<Vec<Scheduled>, StoreError>> {
+        let shared = self.0.clone();
+        Box::pin(async move { shared.schedules(which).await })
     }
 
     fn waiting_types(&self, queues: Vec<Name>) -> BoxFuture<'static, Result<Vec<Name>, StoreError>> {

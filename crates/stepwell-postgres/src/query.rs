@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use sqlx::postgres::{PgArguments, PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Connection as _, Row as _};
-use stepwell_core::store::{Ends, Purge, TaskFilter, TaskInfo, TaskState, Wait};
+use stepwell_core::store::{
+    Ends, Purge, ScheduleFilter, SchedulePlan, Scheduled, TaskFilter, TaskInfo, TaskState, Wait,
+};
 use stepwell_core::{
     Entry, Key, Kind, Name, Payload, QueueInfo, QueueLimits, RateLimit, StoreError, TaskId, WorkerInfo,
 };
@@ -251,6 +253,35 @@ impl Shared {
             })
         };
         rows.iter().map(info).collect::<sqlx::Result<_>>().map_err(|error| self.error(error))
+    }
+
+    pub(crate) async fn schedules(&self, which: ScheduleFilter) -> Result<Vec<Scheduled>, StoreError> {
+        let conditions = match &which {
+            ScheduleFilter::All => "ORDER BY name COLLATE \"C\"",
+            ScheduleFilter::Named(_) => "WHERE name = $1",
+            ScheduleFilter::Next(_) => {
+                "WHERE next_at IS NOT NULL ORDER BY next_at, name COLLATE \"C\" LIMIT $1"
+            }
+        };
+        let sql = format!(
+            "SELECT name, version, definition, next_at, last_task FROM {}.schedules {conditions}",
+            self.options.schema
+        );
+        let rows = self.read(&sql, |query| match &which {
+            ScheduleFilter::All => query,
+            ScheduleFilter::Named(name) => query.bind(name.as_str().to_owned()),
+            ScheduleFilter::Next(limit) => query.bind(i64::try_from(*limit).unwrap_or(i64::MAX)),
+        });
+        let schedule = |row: &PgRow| {
+            let plan = SchedulePlan {
+                version: row.try_get::<Uuid, _>(1)?.into(),
+                definition: Payload::from_json(row.try_get::<&str, _>(2)?),
+                next_at: row.try_get::<Option<Moment>, _>(3)?.map(|moment| moment.0),
+            };
+            let last_task = row.try_get::<Option<Uuid>, _>(4)?.map(TaskId::from);
+            Ok(Scheduled { name: name(row.try_get::<&str, _>(0)?)?, plan, last_task })
+        };
+        rows.await?.iter().map(schedule).collect::<sqlx::Result<_>>().map_err(|error| self.error(error))
     }
 
     pub(crate) async fn waiting_types(&self, queues: Vec<Name>) -> Result<Vec<Name>, StoreError> {

@@ -9,7 +9,8 @@ use sqlx::postgres::PgRow;
 use sqlx::types::Uuid;
 use sqlx::{AssertSqlSafe, Row as _};
 use stepwell_core::store::{
-    Applied, Batch, Command, CommandOutcome, Committed, Finish, Next, Refused, Spawned, TaskState, Transition,
+    Applied, Batch, Command, CommandOutcome, Committed, Finish, Next, Refused, ScheduleChange,
+    ScheduleOutcome, Spawned, TaskState, Transition,
 };
 use stepwell_core::{StoreError, TaskId};
 
@@ -128,7 +129,27 @@ impl Shared {
                 trace.state == TaskState::Running && trace.worker_id.is_some() && trace.worker_id == claim_by;
             committed.spawns.push(Spawned::Created { claimed });
         }
+        for change in lost.schedules {
+            committed.schedules.push(self.schedule_outcome(line, &change, traces).await?);
+        }
         Ok(())
+    }
+
+    /// What became of a change of a schedule, by what that is now, and by the tasks that it spawned. One that another change
+    /// has followed since, and that spawned nothing, is taken for refused: whoever asked for it looks again.
+    async fn schedule_outcome(
+        &self,
+        line: &mut Line,
+        change: &ScheduleChange,
+        traces: &HashMap<Uuid, Trace>,
+    ) -> Result<ScheduleOutcome, StoreError> {
+        let sql = format!("SELECT version FROM {}.schedules WHERE name = $1", self.options.schema);
+        let rows = self.read_on(line, &sql, |query| query.bind(change.name.as_str().to_owned())).await?;
+        let version = rows.first().map(|row| row.try_get::<Uuid, _>(0)).transpose();
+        let version = version.map_err(|error| self.error(error))?;
+        let spawned = change.spawns().iter().any(|task| traces.contains_key(task.task_id.as_uuid()));
+        let stands = version == change.plan().map(|plan| *plan.version.as_uuid());
+        Ok(if spawned || stands { ScheduleOutcome::Changed { spawned } } else { ScheduleOutcome::Refused })
     }
 
     /// What the tasks of the batch are now.
@@ -213,6 +234,8 @@ fn tasks_of(lost: &Batch) -> Vec<Uuid> {
     let tasks = tasks.chain(lost.commands.iter().map(Command::task_id));
     let tasks = tasks.chain(lost.messages.iter().map(|message| message.task_id));
     let tasks = tasks.chain(lost.spawns.iter().map(|task| task.task_id));
+    let scheduled = lost.schedules.iter().flat_map(ScheduleChange::spawns);
+    let tasks = tasks.chain(scheduled.map(|task| task.task_id));
     tasks.map(|task_id| *task_id.as_uuid()).collect()
 }
 

@@ -77,7 +77,8 @@ impl Applying<'_> {
             events: each(batch.events, |event| self.emit(&event))?,
             messages: each(batch.messages, |message| self.send(&message))?,
             spawns: each(batch.spawns, |task| self.spawn(&task))?,
-            // Between spawns and signals, as the batch has them: the fields are evaluated in their order.
+            schedules: each(batch.schedules, |change| self.change_schedule(change))?,
+            // Between schedules and signals, as the batch has them: the fields are evaluated in their order.
             workers: {
                 batch.queues.iter().try_for_each(|change| self.change_queue(change))?;
                 each(batch.workers, |signal| self.signal(signal))?

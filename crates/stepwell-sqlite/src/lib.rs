@@ -27,6 +27,7 @@ mod open;
 mod purge;
 mod query;
 mod rows;
+mod schedules;
 mod states;
 #[cfg(test)]
 mod tests;
@@ -42,7 +43,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rusqlite::Connection;
-use stepwell_core::store::{Batch, Changed, Committed, Ends, Purge, Wait};
+use stepwell_core::store::{Batch, Changed, Committed, Ends, Purge, ScheduleFilter, Scheduled, Wait};
 use stepwell_core::{
     BoxFuture, Entry, Name, QueueInfo, Runtime, Store, StoreError, TaskFilter, TaskId, TaskInfo, Timestamp,
     WorkerInfo,
@@ -146,7 +147,7 @@ impl Store for SqliteStore {
 
     fn commit(&self, batch: Batch) -> BoxFuture<'static, Result<Committed, StoreError>> {
         let (answer, receipt) = oneshot::channel();
-        self.order(Order::Commit(batch, answer));
+        self.order(Order::Commit(Box::new(batch), answer));
         Box::pin(answered(receipt))
     }
 
@@ -182,6 +183,10 @@ impl Store for SqliteStore {
     fn workers(&self) -> BoxFuture<'static, Result<Vec<WorkerInfo>, StoreError>> {
         let now = self.now();
         self.query(move |conn| workers::workers(conn, now))
+    }
+
+    fn schedules(&self, which: ScheduleFilter) -> BoxFuture<'static, Result<Vec<Scheduled>, StoreError>> {
+        self.query(move |conn| schedules::schedules(conn, &which))
     }
 
     fn waiting_types(&self, queues: Vec<Name>) -> BoxFuture<'static, Result<Vec<Name>, StoreError>> {

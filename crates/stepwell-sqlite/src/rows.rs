@@ -4,8 +4,8 @@ use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, 
 use rusqlite::{OptionalExtension, Params, Row};
 use stepwell_core::store::{Headers, TaskState, WorkerState};
 use stepwell_core::{
-    Entry, Failure, Key, Kind, Name, Outcome, Payload, RetryStrategy, RunId, TaskId, Timestamp, WorkerId,
-    from_micros,
+    Entry, Failure, Key, Kind, Name, Outcome, Payload, RetryStrategy, RunId, ScheduleVersion, TaskId,
+    Timestamp, WorkerId, from_micros,
 };
 
 /// A value of the engine on its way to or from a column.
@@ -49,7 +49,7 @@ macro_rules! id_column {
         }
     )*};
 }
-id_column!(TaskId, RunId, WorkerId);
+id_column!(TaskId, RunId, WorkerId, ScheduleVersion);
 
 macro_rules! word_column {
     ($($word:ty),*) => {$(

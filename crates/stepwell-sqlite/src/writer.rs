@@ -30,7 +30,7 @@ pub(crate) type Job = Box<dyn FnOnce(&Connection) + Send>;
 
 /// What the writer is told to do.
 pub(crate) enum Order {
-    Commit(Batch, oneshot::Sender<Result<Committed, StoreError>>),
+    Commit(Box<Batch>, oneshot::Sender<Result<Committed, StoreError>>),
     Job(Job),
     /// Somebody waits for changes now.
     Look,
@@ -64,7 +64,7 @@ impl Writer {
             };
             match order {
                 Order::Commit(batch, answer) => {
-                    let committed = commit(conn, &self, &mut liveness, batch);
+                    let committed = commit(conn, &self, &mut liveness, *batch);
                     // Whoever asked may have gone; what was committed stands.
                     let _ = answer.send(committed.map_err(|fault| fault.at(&self.location)));
                 }

@@ -27,7 +27,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
-use stepwell_core::store::{Batch, Changed, Committed, Ends, Purge, Wait};
+use stepwell_core::store::{Batch, Changed, Committed, Ends, Purge, ScheduleFilter, Scheduled, Wait};
 use stepwell_core::{
     BoxFuture, Entry, Error, MemoryStore, Name, QueueInfo, Runtime, Store, StoreError, TaskFilter, TaskId,
     TaskInfo, Timestamp, WorkerInfo, WorkerOptions, from_micros,
@@ -234,6 +234,10 @@ where
 
     fn workers(&self) -> BoxFuture<'static, Result<Vec<WorkerInfo>, StoreError>> {
         self.store.workers()
+    }
+
+    fn schedules(&self, which: ScheduleFilter) -> BoxFuture<'static, Result<Vec<Scheduled>, StoreError>> {
+        self.store.schedules(which)
     }
 
     fn waiting_types(&self, queues: Vec<Name>) -> BoxFuture<'static, Result<Vec<Name>, StoreError>> {

@@ -13,6 +13,7 @@ pub(super) enum Op {
     Claim { worker: u128, queues: Vec<usize>, types: Vec<usize>, limit: usize, version: Option<usize> },
     Command(usize, usize),
     Queue(usize, QueueOp),
+    Schedule(usize, ScheduleOp),
     Emit(Event),
     Send(usize, usize),
     Register(u128, u64),
@@ -41,6 +42,13 @@ pub(super) enum QueueOp {
     Pause,
     Resume,
     Limit(Option<u32>, Option<u32>, Option<u32>),
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum ScheduleOp {
+    Create(Option<u64>),
+    Replace { seen: usize, next_at: Option<u64>, spawns: Vec<Spawn>, unless_running: bool },
+    Delete,
 }
 
 #[derive(Clone, Debug)]
@@ -121,6 +129,17 @@ fn queue_op() -> impl Strategy<Value = QueueOp> {
     ]
 }
 
+fn schedule_op() -> impl Strategy<Value = ScheduleOp> {
+    // Tasks of schedules have none of these.
+    let spawn = spawn().prop_map(|spawn| Spawn { key: None, claim_by: None, ..spawn });
+    prop_oneof![
+        2 => of(0..4_u64).prop_map(ScheduleOp::Create),
+        6 => (0..3_usize, of(0..4_u64), vec(spawn, 0..3), any::<bool>())
+            .prop_map(|(seen, next_at, spawns, unless_running)| ScheduleOp::Replace { seen, next_at, spawns, unless_running }),
+        1 => Just(ScheduleOp::Delete),
+    ]
+}
+
 fn event() -> impl Strategy<Value = Event> {
     (0..3_usize, of(0..2_usize)).prop_map(|(event, queue)| Event { event, queue })
 }
@@ -162,6 +181,7 @@ fn op() -> impl Strategy<Value = Op> {
         6 => (0..3_u128, vec(0..2_usize, 0..3), vec(0..3_usize, 0..5), 0..5_usize, of(0..2_usize))
             .prop_map(|(worker, queues, types, limit, version)| Op::Claim { worker, queues, types, limit, version }),
         1 => (0..2_usize, queue_op()).prop_map(|(queue, change)| Op::Queue(queue, change)),
+        2 => (0..2_usize, schedule_op()).prop_map(|(schedule, change)| Op::Schedule(schedule, change)),
         3 => (0..4_usize, any::<usize>()).prop_map(|(command, task)| Op::Command(command, task)),
         2 => event().prop_map(Op::Emit),
         3 => (any::<usize>(), 0..3_usize).prop_map(|(task, topic)| Op::Send(task, topic)),

@@ -4,7 +4,7 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use stepwell_core::MemoryStore;
-use stepwell_core::store::{Batch, Committed, TaskFilter, TaskInfo, TaskState};
+use stepwell_core::store::{Batch, Committed, ScheduleFilter, TaskFilter, TaskInfo, TaskState};
 
 use super::World;
 use super::normal::{Ids, Told};
@@ -64,6 +64,10 @@ pub(super) async fn play(backend: &impl Backend, handles: usize, batches: &[Vec<
         (model.world.now, store.world.now) = (setup.now(), setup.now());
         let (expected, got) = (model.world.batch(ops), store.world.batch(ops));
         both(&format!("batch {n}"), &mut model, &mut store, expected, got).await?;
+    }
+    for which in [ScheduleFilter::All, ScheduleFilter::Next(1), ScheduleFilter::Named(name("schedule1"))] {
+        let expected = model.handle().0.schedules(which.clone()).await;
+        same("the schedules", &expected, &store.handle().0.schedules(which).await)?;
     }
     for task_id in model.world.tasks.clone() {
         let expected = model.handle().0.journal(task_id).await;

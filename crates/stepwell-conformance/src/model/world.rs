@@ -3,15 +3,15 @@
 use std::time::Duration;
 
 use stepwell_core::store::{
-    Batch, Claim, Command, Committed, MessageId, NewEvent, NewMessage, NewTask, NewWorker, Next, Transition,
-    Wait, WorkerSignal,
+    Batch, Claim, Command, Committed, MessageId, NewEvent, NewMessage, NewTask, NewWorker, Next,
+    ScheduleAction, ScheduleChange, SchedulePlan, Transition, Wait, WorkerSignal,
 };
 use stepwell_core::{
     Entry, Failure, FailureKind, Key, Kind, Outcome, QueueAction, QueueChange, QueueLimits, RateLimit, RunId,
-    TaskId, Timestamp, after,
+    ScheduleVersion, TaskId, Timestamp, after,
 };
 
-use super::ops::{Does, Event, NextOp, Op, QueueOp, Spawn, WaitOp};
+use super::ops::{Does, Event, NextOp, Op, QueueOp, ScheduleOp, Spawn, WaitOp};
 use crate::make::{self, json, name, new_worker, step, task_id, worker_id};
 
 /// What one side knows of the tasks that it made. Both sides make the same batches of the same operations,
@@ -24,6 +24,8 @@ pub(super) struct World {
     known_runs: usize,
     /// Messages that have been seen, in the order in which they were.
     pub(super) messages: Vec<MessageId>,
+    /// The versions that schedules were to become, of each schedule.
+    versions: [Vec<ScheduleVersion>; 2],
     counter: u64,
 }
 
@@ -36,6 +38,7 @@ impl World {
             runs: vec![(nobody, make::run_id(999_999))],
             known_runs: 1,
             messages: Vec::new(),
+            versions: Default::default(),
             counter: 0,
         }
     }
@@ -152,6 +155,32 @@ impl World {
         transition
     }
 
+    fn schedule(&mut self, schedule: usize, op: &ScheduleOp) -> ScheduleChange {
+        let number = self.count();
+        let plan = |world: &mut Self, seconds: Option<u64>| {
+            let version = uuid::Uuid::from_u128(number.into()).into();
+            world.versions[schedule].push(version);
+            let next_at = seconds.map(|seconds| world.at(seconds));
+            SchedulePlan { version, definition: json(&number.to_string()), next_at }
+        };
+        let action = match op {
+            ScheduleOp::Create(next_at) => ScheduleAction::Create(plan(self, *next_at)),
+            ScheduleOp::Replace { seen, next_at, spawns, unless_running } => {
+                // One of the last that it may have become: whether it did is not known.
+                let nobody = uuid::Uuid::nil().into();
+                let seen = self.versions[schedule].iter().rev().nth(*seen).copied().unwrap_or(nobody);
+                ScheduleAction::Replace {
+                    seen,
+                    plan: plan(self, *next_at),
+                    spawns: spawns.iter().map(|spawn| self.new_task(spawn, None)).collect(),
+                    unless_running: *unless_running,
+                }
+            }
+            ScheduleOp::Delete => ScheduleAction::Delete,
+        };
+        ScheduleChange { name: name(&format!("schedule{schedule}")), action }
+    }
+
     /// The batch of these operations.
     pub(super) fn batch(&mut self, ops: &[Op]) -> Batch {
         let mut batch = Batch::default();
@@ -181,6 +210,7 @@ impl World {
                     let command = [Command::Cancel, Command::Retry, Command::Delete, Command::Wake][*command];
                     batch.commands.push(command(self.task(*task)));
                 }
+                Op::Schedule(schedule, change) => batch.schedules.push(self.schedule(*schedule, change)),
                 Op::Queue(queue, change) => batch.queues.push(QueueChange {
                     queue: name(&format!("queue{queue}")),
                     action: match *change {

@@ -8,7 +8,7 @@ use crate::handle::{of, payloads};
 use crate::make::*;
 use crate::setup::Setup;
 
-/// Transitions, commands, events, messages, spawns, signals, claims; each list in its own order.
+/// Transitions, commands, events, messages, spawns, schedules, signals, claims; each list in its own order.
 pub async fn order_within_a_batch(backend: &impl Backend) {
     let (_setup, store) = Setup::with_handle(backend).await;
     let [ends, fails] = [store.run([with_key("key", 1)]).await[0], store.run_one(2).await];
@@ -36,6 +36,7 @@ pub async fn order_within_a_batch(backend: &impl Backend) {
             message(3, "topic", json("1")),
         ],
         spawns: vec![with_key("key", 3), with_key("key", 4)],
+        schedules: Vec::new(),
         queues: Vec::new(),
         workers: vec![register(2), register(3), deregister(3)],
         claims: vec![claim(3, 1), claim(2, 1), claim(2, 10)],

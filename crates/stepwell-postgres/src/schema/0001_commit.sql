@@ -87,7 +87,7 @@ BEGIN
 END $$;
 
 -- A batch, applied as one. Parallel arrays hold its lists; `…_of` is the place of the transition that an item belongs to,
--- from 1, and NULL for a client's own. Transitions come in the order of their tasks' ids, so that all commits lock rows in
+-- from 1, and NULL for a client's own; of a task that a change of a schedule spawns it is that change's place, from -1 downwards. Transitions come in the order of their tasks' ids, so that all commits lock rows in
 -- one order. A list without items is NULL.
 --
 -- Answers `repeated`, and does nothing, when the process has sent the batch before.
@@ -107,6 +107,8 @@ CREATE FUNCTION stepwell.commit(
     s_code_version text[], s_start_at timestamptz[], s_max_delay bigint[], s_max_duration bigint[],
     s_claim_by uuid[], s_retry text[], s_headers text[], s_params text[],
     c_command text[], c_task uuid[],
+    h_name text[], h_seen uuid[], h_version uuid[], h_definition text[], h_next_at timestamptz[], h_last_task uuid[],
+    h_unless_running boolean[],
     q_queue text[], q_action text[], q_max_running bigint[], q_max_per_worker bigint[], q_rate_starts bigint[],
     q_rate_per bigint[],
     signals jsonb, claims jsonb,
@@ -114,6 +116,7 @@ CREATE FUNCTION stepwell.commit(
     OUT t_accepted boolean[], OUT t_cancel_requested boolean[], OUT t_suspended boolean[], OUT t_facts json,
     OUT c_answer text[], OUT ev_first boolean[], OUT m_accepted boolean[],
     OUT s_claimed boolean[], OUT s_existing uuid[], OUT s_existing_run uuid[], OUT s_existing_attempt bigint[],
+    OUT h_outcome text[],
     OUT signal_state text[],
     OUT cl_of integer[], OUT cl_task uuid[], OUT cl_run uuid[], OUT cl_attempt bigint[], OUT cl_had_it boolean[],
     OUT cl_max_attempts bigint[], OUT cl_type text[], OUT cl_queue text[], OUT cl_params text[],
@@ -345,6 +348,25 @@ BEGIN
         s_existing_run := r.existing_runs;
         s_existing_attempt := r.existing_attempts;
         ready := ready || r.ready;
+    END IF;
+
+    IF h_name IS NOT NULL THEN
+        -- In one order, whatever the batch's own.
+        PERFORM FROM stepwell.schedules s WHERE s.name = ANY (h_name) ORDER BY s.name FOR UPDATE;
+        FOR item IN SELECT * FROM unnest(h_name, h_seen, h_version, h_definition, h_next_at, h_last_task, h_unless_running)
+            WITH ORDINALITY AS c(name, seen, version, definition, next_at, last_task, unless_running, i) ORDER BY c.i
+        LOOP
+            v_state := stepwell.change_schedule(item.name, item.seen, item.version, item.definition, item.next_at,
+                item.last_task, item.unless_running);
+            IF v_state = 'spawns' THEN
+                SELECT s.* INTO r FROM stepwell.spawn(r_now, p_batch, v_limited, ARRAY (SELECT coalesce(of = -item.i, false)
+                    FROM unnest(s_of) WITH ORDINALITY AS o(of, i) ORDER BY o.i), s_task, s_run, s_type, s_queue,
+                    s_priority, s_max_attempts, s_parent, s_idempotency_key, s_concurrency_key, s_code_version, s_start_at,
+                    s_max_delay, s_max_duration, s_claim_by, s_retry, s_headers, s_params) s;
+                ready := ready || r.ready;
+            END IF;
+            h_outcome := h_outcome || v_state;
+        END LOOP;
     END IF;
 
     IF q_queue IS NOT NULL THEN

@@ -167,6 +167,16 @@ CREATE TABLE stepwell.queues (
         OR max_running_per_worker IS NOT NULL OR rate_starts IS NOT NULL) STORED
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
 
+CREATE TABLE stepwell.schedules (
+    name       text        PRIMARY KEY,
+    version    uuid        NOT NULL,       -- another one after each change
+    definition text        NOT NULL,       -- JSON
+    next_at    timestamptz,                -- is looked at then
+    last_task  uuid                        -- the last one that it spawned
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
+
+CREATE INDEX schedules_next ON stepwell.schedules (next_at, name COLLATE "C") WHERE next_at IS NOT NULL;
+
 -- The last batch on each of a process's lines, so that one whose answer was lost with its connection is not applied twice; and when the
 -- process was last heard of, so that those who are alone notify nobody.
 CREATE TABLE stepwell.processes (

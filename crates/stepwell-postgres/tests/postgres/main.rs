@@ -16,4 +16,5 @@ mod database;
 mod exactly_once;
 mod full_disk;
 mod plans;
+mod schedules;
 mod tls;

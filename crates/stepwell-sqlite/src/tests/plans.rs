@@ -1,7 +1,7 @@
 //! The statements of the hot path look at few rows, however many tasks have ended.
 
 use super::*;
-use crate::{claim, intake, states, transition as fence, waits, workers};
+use crate::{claim, intake, schedules, states, transition as fence, waits, workers};
 
 #[test]
 fn hot_statements_use_their_indexes() {
@@ -20,6 +20,7 @@ fn hot_statements_use_their_indexes() {
         (states::CHILDREN, "INDEX stepwell_tasks_parent (parent=?)"),
         (intake::EXISTING, "INDEX stepwell_tasks_idempotency (task_type=? AND idempotency_key=?)"),
         (intake::AWAITING, "INDEX stepwell_waits_target (target=?)"),
+        (schedules::NEXT, "INDEX stepwell_schedules_next"),
         (waits::AWAITS, "INDEX stepwell_waits_target (target=? AND task_id=?)"),
     ];
     on_writer(&store, move |conn| {
@@ -31,7 +32,9 @@ fn hot_statements_use_their_indexes() {
                 assert!(!scans, "{sql}\n{plan}");
             }
         }
-        for sql in [claim::READY, claim::DEADLINE, claim::DUE, claim::POKED, states::CHILDREN] {
+        for sql in
+            [claim::READY, claim::DEADLINE, claim::DUE, claim::POKED, states::CHILDREN, schedules::NEXT]
+        {
             assert!(!plan(conn, sql).contains("FOR ORDER BY"), "{sql} is sorted, not read in order");
         }
     });

@@ -1,0 +1,217 @@
+//! What a client does with schedules.
+
+use serde::Serialize;
+
+use super::{Client, SpawnResult};
+use crate::commit::durable;
+use crate::error::Error;
+use crate::ids::TaskId;
+use crate::name::Name;
+use crate::payload::PayloadError;
+use crate::schedule::{InvalidSchedule, Schedule, ScheduleInfo};
+use crate::store::*;
+use crate::task::Task;
+
+impl Client {
+    /// Puts a schedule into the store, in place of one with its name, if there is one. From then on, the workers of all
+    /// processes spawn tasks of this type, with these parameters, at its ticks.
+    ///
+    /// It may be put each time that a program starts: a schedule that is put again as it is stays as it is, with ticks that were missed
+    /// meanwhile. One whose pattern, interval or jitter is another goes on from now. One that is paused stays paused.
+    ///
+    /// ```
+    /// # use stepwell_core::{Client, Error, Schedule, Task};
+    /// # async fn put<Report: Task<Params = String>>(client: Client) -> Result<(), Error> {
+    /// let nightly = Schedule::cron("nightly report", "0 2 * * *").time_zone("Europe/Berlin");
+    /// client.put_schedule::<Report>(nightly, "all customers".into()).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Schedule`] when it has no valid ticks, or its name or options are not valid; [`Error::Payload`] when the
+    /// parameters do not serialise or are too large; [`Error::Store`] when nothing could be written.
+    pub async fn put_schedule<T: Task>(
+        &self,
+        schedule: Schedule,
+        params: T::Params,
+    ) -> Result<ScheduleInfo, Error> {
+        self.put_schedule_named(schedule, T::NAME, &params).await
+    }
+
+    /// As [`Client::put_schedule`], for a task type that is known by its name only.
+    ///
+    /// # Errors
+    /// As [`Client::put_schedule`].
+    pub async fn put_schedule_named<P: Serialize + ?Sized>(
+        &self,
+        schedule: Schedule,
+        task_type: &str,
+        params: &P,
+    ) -> Result<ScheduleInfo, Error> {
+        let name = schedule.name.clone();
+        let invalid = |source| Error::Schedule { name: name.clone(), source };
+        let task_type = Name::new(task_type)?;
+        let params = self.encode(params, || format!("the parameters of {task_type}"))?;
+        let options = schedule.options.clone().filled(&self.engine.settings);
+        let now = self.engine.store.now();
+        let new = schedule.options(options).check(now, task_type, params).map_err(invalid)?;
+        loop {
+            let seen = self.find_schedule(new.name.clone()).await?;
+            let (info, change) = match &seen {
+                None => {
+                    let plan = new.plan(&self.engine).map_err(|source| unreadable(&new.name, source))?;
+                    let action = ScheduleAction::Create(plan);
+                    (new.clone(), ScheduleChange { name: new.name.clone(), action })
+                }
+                Some(seen) => {
+                    // One that cannot be read is replaced whole.
+                    let old = ScheduleInfo::read(seen).ok();
+                    let info = match &old {
+                        Some(old) => new.clone().in_place_of(old),
+                        None => new.clone(),
+                    };
+                    if old.as_ref() == Some(&info) {
+                        return Ok(info);
+                    }
+                    let change = info.replace(seen, &self.engine, Vec::new());
+                    let change = change.map_err(|source| unreadable(&new.name, source))?;
+                    (info, change)
+                }
+            };
+            if let ScheduleOutcome::Changed { .. } = self.change_schedule(change).await? {
+                return Ok(info);
+            }
+        }
+    }
+
+    /// All schedules, by name.
+    ///
+    /// # Errors
+    /// [`Error::Store`]; [`Error::Payload`] when one of them was written by a newer Stepwell, and cannot be read.
+    pub async fn schedules(&self) -> Result<Vec<ScheduleInfo>, Error> {
+        let all = self.engine.store.schedules(ScheduleFilter::All).await?;
+        all.iter().map(read).collect()
+    }
+
+    /// The schedule of that name; `None` when there is none.
+    ///
+    /// # Errors
+    /// As [`Client::schedules`]; [`Error::Name`] when that is no name.
+    pub async fn schedule(&self, name: impl AsRef<str>) -> Result<Option<ScheduleInfo>, Error> {
+        self.find_schedule(Name::new(name)?).await?.as_ref().map(read).transpose()
+    }
+
+    /// Pauses a schedule: it has no ticks until it is resumed. Tasks that it has spawned go on.
+    ///
+    /// # Errors
+    /// [`Error::UnknownSchedule`]; [`Error::Name`]; [`Error::Store`] when nothing could be written.
+    pub async fn pause_schedule(&self, name: impl AsRef<str>) -> Result<(), Error> {
+        self.update_schedule(name.as_ref(), |info| {
+            info.pause();
+            Ok(None)
+        })
+        .await
+        .map(drop)
+    }
+
+    /// Lets a paused schedule tick again, from the next tick on. One that is not paused stays as it is.
+    ///
+    /// # Errors
+    /// As [`Client::pause_schedule`]; [`Error::Schedule`] when this machine does not know its time zone.
+    pub async fn resume_schedule(&self, name: impl AsRef<str>) -> Result<(), Error> {
+        self.update_schedule(name.as_ref(), |info| {
+            if info.paused {
+                info.go_on_after(self.engine.store.now())?;
+            }
+            Ok(None)
+        })
+        .await
+        .map(drop)
+    }
+
+    /// Removes a schedule. Tasks that it has spawned go on.
+    ///
+    /// # Errors
+    /// As [`Client::pause_schedule`].
+    pub async fn delete_schedule(&self, name: impl AsRef<str>) -> Result<(), Error> {
+        let name = Name::new(name)?;
+        let change = ScheduleChange { name: name.clone(), action: ScheduleAction::Delete };
+        match self.change_schedule(change).await? {
+            ScheduleOutcome::Changed { .. } => Ok(()),
+            ScheduleOutcome::Refused => Err(Error::UnknownSchedule(name.to_string())),
+        }
+    }
+
+    /// Spawns a task of the schedule now, beside its ticks, also while it is paused. With
+    /// [`Overlap::Skip`](crate::Overlap::Skip), while its last task has not ended, that one is the answer, and no further one is
+    /// spawned.
+    ///
+    /// # Errors
+    /// As [`Client::pause_schedule`].
+    pub async fn trigger_schedule(&self, name: impl AsRef<str>) -> Result<SpawnResult, Error> {
+        loop {
+            let triggered = self.update_schedule(name.as_ref(), |info| {
+                self.engine.scheduled_task(info, self.engine.store.now()).map(Some)
+            });
+            let (last_task, spawned) = triggered.await?;
+            if let Some(task) = spawned {
+                return Ok(SpawnResult {
+                    task_id: task.task_id,
+                    run_id: task.run_id,
+                    attempt: 1,
+                    created: true,
+                });
+            }
+            // Unless it was deleted in this moment, and so is no longer in the way.
+            if let Some(task_id) = last_task
+                && let Some(task) = self.task(task_id).await?
+            {
+                let TaskInfo { run_id, attempt, .. } = task;
+                return Ok(SpawnResult { task_id, run_id, attempt, created: false });
+            }
+        }
+    }
+
+    async fn find_schedule(&self, name: Name) -> Result<Option<Scheduled>, Error> {
+        Ok(self.engine.store.schedules(ScheduleFilter::Named(name)).await?.pop())
+    }
+
+    /// Changes a schedule, whatever others make of it in the meantime, and spawns a task. Returns the last task that it had
+    /// before, and the one that was spawned.
+    async fn update_schedule(
+        &self,
+        name: &str,
+        update: impl Fn(&mut ScheduleInfo) -> Result<Option<NewTask>, InvalidSchedule>,
+    ) -> Result<(Option<TaskId>, Option<NewTask>), Error> {
+        let name = Name::new(name)?;
+        loop {
+            let seen = self.find_schedule(name.clone()).await?;
+            let seen = seen.ok_or_else(|| Error::UnknownSchedule(name.to_string()))?;
+            let mut info = read(&seen)?;
+            let task =
+                update(&mut info).map_err(|source| Error::Schedule { name: name.to_string(), source })?;
+            let spawns = task.iter().cloned().collect();
+            let change = info.replace(&seen, &self.engine, spawns);
+            let change = change.map_err(|source| unreadable(&name, source))?;
+            if let ScheduleOutcome::Changed { spawned } = self.change_schedule(change).await? {
+                return Ok((seen.last_task, task.filter(|_| spawned)));
+            }
+        }
+    }
+
+    /// Commits a change, and lets this process's workers see it.
+    async fn change_schedule(&self, change: ScheduleChange) -> Result<ScheduleOutcome, Error> {
+        let outcome = durable(self.engine.commit.change_schedule(change)).await?;
+        self.engine.hub.workers().iter().for_each(|slots| slots.schedules.notify_one());
+        Ok(outcome)
+    }
+}
+
+fn read(schedule: &Scheduled) -> Result<ScheduleInfo, Error> {
+    ScheduleInfo::read(schedule).map_err(|source| unreadable(&schedule.name, source))
+}
+
+fn unreadable(name: &Name, source: PayloadError) -> Error {
+    Error::Payload { what: format!("the schedule {name}"), source }
+}

@@ -1,0 +1,89 @@
+//! Schedules: their versions, and the tasks that a change spawns.
+
+use rusqlite::{Connection, Result, Row, params};
+use stepwell_core::Name;
+use stepwell_core::store::{
+    ScheduleAction, ScheduleChange, ScheduleFilter, ScheduleOutcome, SchedulePlan, Scheduled,
+};
+
+use crate::commit::Applying;
+use crate::rows::{Sql, Statements as _, get, opt};
+
+const ALL: &str =
+    "SELECT name, version, definition, next_at, last_task FROM stepwell_schedules ORDER BY name";
+const NAMED: &str =
+    "SELECT name, version, definition, next_at, last_task FROM stepwell_schedules WHERE name = ?1";
+pub(crate) const NEXT: &str = "SELECT name, version, definition, next_at, last_task FROM stepwell_schedules
+    WHERE next_at IS NOT NULL ORDER BY next_at, name LIMIT ?1";
+
+fn schedule(row: &Row<'_>) -> Result<Scheduled> {
+    let plan = SchedulePlan { version: get(row, 1)?, definition: get(row, 2)?, next_at: opt(row, 3)? };
+    Ok(Scheduled { name: get(row, 0)?, plan, last_task: opt(row, 4)? })
+}
+
+pub(crate) fn schedules(conn: &Connection, which: &ScheduleFilter) -> Result<Vec<Scheduled>> {
+    match which {
+        ScheduleFilter::All => conn.all(ALL, [], schedule),
+        ScheduleFilter::Named(name) => conn.all(NAMED, params![Sql(name)], schedule),
+        ScheduleFilter::Next(limit) => {
+            conn.all(NEXT, params![i64::try_from(*limit).unwrap_or(i64::MAX)], schedule)
+        }
+    }
+}
+
+impl Applying<'_> {
+    pub(crate) fn change_schedule(&mut self, change: ScheduleChange) -> Result<ScheduleOutcome> {
+        let ScheduleChange { name, action } = change;
+        let mut spawned = false;
+        let changed = match action {
+            ScheduleAction::Create(SchedulePlan { version, definition, next_at }) => self.conn.run(
+                "INSERT INTO stepwell_schedules (name, version, definition, next_at) VALUES (?1, ?2, ?3, ?4)
+                ON CONFLICT DO NOTHING",
+                params![Sql(&name), Sql(&version), Sql(&definition), next_at.as_ref().map(Sql)],
+            )?,
+            ScheduleAction::Replace { seen, plan, spawns, unless_running } => {
+                let SchedulePlan { version, definition, next_at } = plan;
+                let changed = self.conn.run(
+                    "UPDATE stepwell_schedules SET version = ?3, definition = ?4, next_at = ?5
+                    WHERE name = ?1 AND version = ?2",
+                    params![
+                        Sql(&name),
+                        Sql(&seen),
+                        Sql(&version),
+                        Sql(&definition),
+                        next_at.as_ref().map(Sql)
+                    ],
+                )?;
+                if changed == 1
+                    && let Some(last) = spawns.last()
+                    && !(unless_running && self.last_task_runs(&name)?)
+                {
+                    self.conn.run(
+                        "UPDATE stepwell_schedules SET last_task = ?2 WHERE name = ?1",
+                        params![Sql(&name), Sql(&last.task_id)],
+                    )?;
+                    for task in &spawns {
+                        self.spawn(task)?;
+                    }
+                    spawned = true;
+                }
+                changed
+            }
+            ScheduleAction::Delete => {
+                self.conn.run("DELETE FROM stepwell_schedules WHERE name = ?1", params![Sql(&name)])?
+            }
+        };
+        Ok(if changed == 1 { ScheduleOutcome::Changed { spawned } } else { ScheduleOutcome::Refused })
+    }
+
+    /// Whether the last task that the schedule spawned has not ended.
+    fn last_task_runs(&self, name: &Name) -> Result<bool> {
+        let runs = self.conn.one(
+            "SELECT 1 FROM stepwell_schedules s JOIN stepwell_tasks t ON t.task_id = s.last_task
+            WHERE s.name = ?1 AND t.state IN ('pending', 'running', 'suspended')",
+            params![Sql(name)],
+            |_| Ok(()),
+        )?;
+        Ok(runs.is_some())
+    }
+}
