@@ -32,7 +32,7 @@ use crate::engine::Engine;
 use crate::failure::{Failure, FailureKind, panic_message};
 use crate::journal::{Entry, Key, Outcome};
 use crate::lifecycle::Lifecycle;
-use crate::operations::{Opened, Standing, Unsent};
+use crate::operations::{Opened, Standing, Undelivered, Unsent};
 use crate::payload::Payload;
 use crate::polled::{poll_closure, poll_task};
 use crate::retry::STORE_RETRY;
@@ -240,14 +240,22 @@ impl Execution {
             }
             operations.fire_timers(now);
         }
-        if let Ok(Some(waker)) = operations.deliver_next(&run) {
-            drop(operations);
-            self.stalled_since = None;
-            run.sign_of_life(None);
-            if let Some(waker) = waker {
-                waker.wake();
+        match operations.deliver_next(&run) {
+            Ok(Some(waker)) => {
+                drop(operations);
+                self.stalled_since = None;
+                run.sign_of_life(None);
+                if let Some(waker) = waker {
+                    waker.wake();
+                }
+                return true;
             }
-            return true;
+            Err(Undelivered::Unreadable(error)) => {
+                drop(operations);
+                self.end(Err(Ending::Error(error)));
+                return true;
+            }
+            Ok(None) | Err(Undelivered::NoWaiter) => {}
         }
         match operations.open_gates() {
             Opened::Closures(wakers) if wakers.is_empty() => {}
@@ -367,8 +375,12 @@ impl Execution {
             let mut operations = self.run.operations();
             (operations.take_unsent(suspending), operations.delivered_seq)
         };
-        let transaction =
-            self.transaction.take().map(|(key, work)| UserTransaction { key, seq: seq + 1, work });
+        let transaction = self.transaction.take().map(|(key, work)| UserTransaction {
+            key,
+            seq: seq + 1,
+            work,
+            seal: Seal::default(),
+        });
         let sent =
             Sent { unsent, next, seq, transaction: transaction.as_ref().map(|t| t.key.clone()), tries: 0 };
         self.transmit(Box::new(sent), transaction);

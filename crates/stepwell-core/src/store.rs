@@ -47,7 +47,7 @@ use crate::time::Timestamp;
 
 pub use crate::task_info::{TaskFilter, TaskInfo, TaskState};
 pub use crate::transition::{
-    Applied, ArrivedMessage, Facts, MessageId, Next, Refused, Transition, UserTransaction, Wait,
+    Applied, ArrivedMessage, Facts, MessageId, Next, Refused, Seal, Transition, UserTransaction, Wait,
 };
 pub use crate::worker_info::{NewWorker, WorkerInfo, WorkerState};
 

@@ -140,6 +140,10 @@ impl TaskError {
             Self::OutsideTask { .. } | Self::Name(_) | Self::NoState { .. } => {
                 (FailureKind::Misuse, Retry::Never)
             }
+            // Another worker may have the key.
+            Self::Payload { source: PayloadError::Unreadable { .. }, .. } => {
+                (FailureKind::Payload, Retry::ByStrategy)
+            }
             Self::Payload { .. } => (FailureKind::Payload, Retry::Never),
             Self::Failed { error, retry } => return failure_of(error, *retry),
         };
