@@ -346,6 +346,7 @@ impl Execution {
             return Closing::Nothing;
         }
         let mut operations = self.run.operations();
+        let mut unreadable = false;
         let failure = match (result, control) {
             (Ok(_), None) if operations.is_replaying() => operations.divergence(true).to_failure(),
             (Ok(output), _) => return Closing::Commit(Next::Complete(output)),
@@ -356,13 +357,16 @@ impl Execution {
             (Err(_), Some(_)) | (Err(Ending::Error(TaskError::Control(_))), None) => {
                 return Closing::Commit(Next::Release);
             }
-            (Err(Ending::Error(error)), None) => error.to_failure(),
+            (Err(Ending::Error(error)), None) => {
+                unreadable = error.is_unreadable();
+                error.to_failure()
+            }
             (Err(Ending::Panic(message)), None) => {
                 Failure::new(FailureKind::Panic, format!("the task panicked: {message}"))
             }
         };
-        // Rewinding would hide a divergence from the next attempt.
-        if failure.kind != FailureKind::Diverged {
+        // Rewinding would hide a divergence from the next attempt, and one that can read what is there goes on from there.
+        if failure.kind != FailureKind::Diverged && !unreadable {
             operations.mark_failed_attempt(&self.run, &failure);
         }
         drop(operations);

@@ -25,7 +25,7 @@ fn key(id: &str) -> Key {
     Key::new(id, bytes).unwrap()
 }
 
-/// How often the step of `keeper` ran.
+/// How often the steps of `keeper` ran.
 #[derive(Clone, Default)]
 struct Runs(Arc<AtomicU32>);
 
@@ -38,6 +38,11 @@ async fn keeper(secret: String, ctx: TaskContext) -> TaskResult<String> {
         Ok(format!("{secret} is kept"))
     });
     let kept = step.await.unwrap_or_else(|_| "nothing".into());
+    let fails = ctx.step("fails", || async {
+        runs.0.fetch_add(1, Ordering::SeqCst);
+        Err::<(), _>(anyhow::anyhow!("as it always does"))
+    });
+    fails.await.unwrap_err();
     let event = ctx.await_event("opened", None).await.unwrap_or_else(|_| "unseen".to_owned());
     let message = ctx.recv("told", None).await.unwrap_or_else(|_| "unheard".to_owned());
     Ok(format!("{kept}, {event}, {message}"))
@@ -65,8 +70,13 @@ async fn process_on(
     (process, runs)
 }
 
-async fn suspended(process: &Process, task_id: TaskId) {
-    while process.task(task_id).await.unwrap().unwrap().state != TaskState::Suspended {
+async fn in_state(process: &Process, task_id: TaskId, state: TaskState) {
+    loop {
+        let task = process.task(task_id).await.unwrap().unwrap();
+        if task.state == state {
+            return;
+        }
+        assert!(!task.state.is_finished(), "{:?}", task.failure);
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
@@ -87,7 +97,7 @@ async fn a_new_key_is_taken_for_what_is_written_and_the_old_one_still_read() {
     let (old, runs) = process(&harness, |builder| builder.codec(Encryption::new(key("old")))).await;
     old.start_worker(worker_options()).await;
     let task = old.spawn::<keeper>("the recipe".into()).await.unwrap().task_id;
-    suspended(&old, task).await;
+    in_state(&old, task, TaskState::Suspended).await;
     old.kill().await;
 
     let rotated = || Encryption::new(key("new")).also_reads(key("older")).also_reads(key("old"));
@@ -97,10 +107,14 @@ async fn a_new_key_is_taken_for_what_is_written_and_the_old_one_still_read() {
     new.send(task, "told", "everybody").await.unwrap();
     let output: String = new.wait(task).await.unwrap();
     assert_eq!(output, "the recipe is kept, the safe, everybody");
-    assert_eq!((runs.0.load(Ordering::SeqCst), runs_again.0.load(Ordering::SeqCst)), (1, 0));
+    assert_eq!((runs.0.load(Ordering::SeqCst), runs_again.0.load(Ordering::SeqCst)), (2, 0));
 
     let kept = harness.store().task(task).await.unwrap().unwrap();
-    assert!(kept.params.as_str().starts_with(r#"{"$stepwell":["aes256gcm:old"],"data":""#), "{}", kept.params);
+    assert!(
+        kept.params.as_str().starts_with(r#"{"$stepwell":["aes256gcm:old"],"data":""#),
+        "{}",
+        kept.params
+    );
     let output = kept.output.unwrap();
     assert!(output.as_str().starts_with(r#"{"$stepwell":["aes256gcm:new"],"data":""#), "{output}");
 
@@ -121,13 +135,16 @@ async fn a_task_whose_payload_has_another_key_fails_alone_and_goes_on_when_the_k
     let another_of_that_id = Key::new("mine", [9; 32]).unwrap();
     for (wrong, says) in [
         (key("yours"), "it was encrypted with the key `mine`, and this client has `yours`"),
-        (another_of_that_id, "the key `mine` does not open it: either this client has another key by that id"),
+        (
+            another_of_that_id,
+            "the key `mine` does not open it: either this client has another key by that id",
+        ),
     ] {
         let harness = Harness::new();
         let (first, _) = process(&harness, |builder| builder.codec(Encryption::new(key("mine")))).await;
         first.start_worker(worker_options()).await;
         let begun = first.spawn::<keeper>("the recipe".into()).await.unwrap().task_id;
-        suspended(&first, begun).await;
+        in_state(&first, begun, TaskState::Suspended).await;
         first.kill().await;
         let (spawner, _) = process(&harness, |builder| builder.codec(Encryption::new(key("mine")))).await;
         let fresh = spawner.spawn::<echo>(json!("new")).await.unwrap().task_id;
@@ -135,7 +152,6 @@ async fn a_task_whose_payload_has_another_key_fails_alone_and_goes_on_when_the_k
         let (blind, _) = process(&harness, |builder| builder.codec(Encryption::new(wrong))).await;
         blind.start_worker(worker_options()).await;
         blind.emit_event("opened", "the safe", None).await.unwrap();
-        blind.send(begun, "told", "everybody").await.unwrap();
         let error = blind.wait::<Value>(fresh).await.unwrap_err().to_string();
         let what = format!("the parameters of task {fresh} cannot be read: {says}");
         assert!(error.contains(&what), "{error}");
@@ -145,42 +161,49 @@ async fn a_task_whose_payload_has_another_key_fails_alone_and_goes_on_when_the_k
         blind.kill().await;
 
         // What the blind one said of it was written with its own key.
-        let (seeing, runs) = process(&harness, |builder| builder.codec(Encryption::new(key("mine")))).await;
+        let (seeing, _) = process(&harness, |builder| builder.codec(Encryption::new(key("mine")))).await;
         let failure = seeing.task(fresh).await.unwrap().unwrap().failure.unwrap();
         assert_eq!(failure.kind, FailureKind::Payload);
-        assert!(failure.message.starts_with(&format!("the failure of task {fresh} cannot be read")), "{failure}");
+        assert!(
+            failure.message.starts_with(&format!("the failure of task {fresh} cannot be read")),
+            "{failure}"
+        );
         seeing.start_worker(worker_options()).await;
         seeing.retry(fresh).await.unwrap();
         assert_eq!(seeing.wait::<Value>(fresh).await.unwrap(), "new");
-        assert_eq!(runs.0.load(Ordering::SeqCst), 0);
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_event_and_a_message_that_cannot_be_read_stay_where_they_are_until_they_can_be() {
-    for (unreadable, says) in [("event", "the event \"opened\" cannot be read"), ("message", "a message \"told\" to")] {
+    for (unreadable, says) in
+        [("event", "the event \"opened\" cannot be read"), ("message", "a message \"told\" to")]
+    {
         let harness = Harness::new();
         let (blind, _) = process(&harness, |builder| builder.codec(Encryption::new(key("mine")))).await;
         let both = Encryption::new(key("yours")).also_reads(key("mine"));
-        let (seeing, _) = process(&harness, |builder| builder.codec(both)).await;
+        let (seeing, runs) = process(&harness, |builder| builder.codec(both)).await;
         blind.start_worker(worker_options()).await;
-        let task = blind.spawn::<keeper>("the recipe".into()).await.unwrap().task_id;
-        suspended(&blind, task).await;
+        let hourly =
+            SpawnOptions::new().max_attempts(2).retry(RetryStrategy::fixed(Duration::from_secs(3600)));
+        let task = blind.spawn_with::<keeper>("the recipe".into(), hourly).await.unwrap().task_id;
+        in_state(&blind, task, TaskState::Suspended).await;
 
         let sender = |what| if what == unreadable { &seeing } else { &blind };
-        sender("event").emit_event("opened", "the safe", None).await.unwrap();
         sender("message").send(task, "told", "everybody").await.unwrap();
-        let error = blind.wait::<String>(task).await.unwrap_err().to_string();
-        assert!(error.contains(says) && error.contains("encrypted with the key `yours`"), "{error}");
+        sender("event").emit_event("opened", "the safe", None).await.unwrap();
+        in_state(&blind, task, TaskState::Pending).await;
+        let failure = blind.task(task).await.unwrap().unwrap().failure.unwrap().message;
+        assert!(failure.contains(says) && failure.contains("encrypted with the key `yours`"), "{failure}");
         goes_on(&blind).await;
         let journal = seeing.journal(task).await.unwrap();
         assert!(journal.iter().all(|entry| entry.key.kind.as_str() != unreadable), "{journal:?}");
         blind.kill().await;
 
         seeing.start_worker(worker_options()).await;
-        seeing.retry(task).await.unwrap();
         let output: String = seeing.wait(task).await.unwrap();
         assert_eq!(output, "the recipe is kept, the safe, everybody");
+        assert_eq!(runs.0.load(Ordering::SeqCst), 0, "it went on from where it was");
     }
 }
 
@@ -212,7 +235,8 @@ async fn damaged_payloads_fail_their_tasks_alone() {
             };
         }
     });
-    let codecs = |builder: DurableBuilder| builder.codec(Compression::new()).codec(Encryption::new(key("mine")));
+    let codecs =
+        |builder: DurableBuilder| builder.codec(Compression::new()).codec(Encryption::new(key("mine")));
     let (process, _) = process_on(&harness, store, codecs).await;
     let long = json!("tell nobody ".repeat(100));
     let mut tasks = Vec::new();
@@ -242,7 +266,9 @@ async fn what_was_written_without_a_codec_or_with_one_that_is_no_longer_used_sta
     let long = "the recipe ".repeat(50);
     let kept = |task: TaskId| {
         let store = harness.store();
-        async move { store.task(task).await.unwrap().unwrap().params.as_str().chars().take(25).collect::<String>() }
+        async move {
+            store.task(task).await.unwrap().unwrap().params.as_str().chars().take(25).collect::<String>()
+        }
     };
     let (plain, _) = process(&harness, |builder| builder).await;
     let first = plain.spawn::<keeper>(long.clone()).await.unwrap().task_id;
@@ -292,9 +318,12 @@ async fn values_that_look_like_what_codecs_make_come_back_as_they_were() {
             assert_eq!(process.wait::<Value>(task.task_id).await.unwrap(), *like);
         }
         let told = r#"{"$stepwell":["zstd"],"data":"#;
-        process.register_fn("fails", move |(): (), _ctx: TaskContext| async move {
-            Err::<(), _>(anyhow::anyhow!(told).into())
-        }).await.unwrap();
+        process
+            .register_fn("fails", move |(): (), _ctx: TaskContext| async move {
+                Err::<(), _>(anyhow::anyhow!(told).into())
+            })
+            .await
+            .unwrap();
         let task = process.spawn_named("fails", &(), SpawnOptions::new()).await.unwrap();
         let Err(Error::TaskFailed { failure, .. }) = process.wait::<()>(task.task_id).await else { panic!() };
         assert_eq!(failure.message, told);
@@ -355,5 +384,5 @@ async fn what_cannot_be_encoded_is_tried_again_and_nothing_is_lost() {
     process.start_worker(worker_options()).await;
     let output: String = process.wait(task).await.unwrap();
     assert_eq!(output, "the recipe is kept, the safe, everybody");
-    assert_eq!(runs.0.load(Ordering::SeqCst), 1);
+    assert_eq!(runs.0.load(Ordering::SeqCst), 2);
 }

@@ -10,6 +10,7 @@
 )]
 
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{anyhow, bail};
@@ -29,15 +30,12 @@ fn secret(what: &str) -> String {
 /// Has a secret in everything that is kept.
 #[stepwell::task]
 async fn secretive(params: String, ctx: TaskContext) -> TaskResult<String> {
-    let mut tries = 0;
-    let flaky = ctx.step("flaky", move || {
-        tries += 1;
-        async move {
-            if tries == 1 {
-                bail!(anyhow!(secret("cause")).context(secret("try")));
-            }
-            Ok(secret("result"))
+    let tries = AtomicU32::new(0);
+    let flaky = ctx.step("flaky", || async {
+        if tries.fetch_add(1, Ordering::SeqCst) == 0 {
+            bail!(anyhow!(secret("cause")).context(secret("try")));
         }
+        Ok(secret("result"))
     });
     let flaky = flaky.retry(RetryStrategy::fixed(Duration::ZERO)).await?;
     let failed = ctx.step("fails", || async { Err::<(), _>(anyhow!(secret("failure"))) }).await;
@@ -92,7 +90,12 @@ async fn secrets(file: &Path, encrypts: bool) -> [Vec<u8>; 2] {
     let failed = first.spawn::<failing>(()).await.unwrap().task_id;
     let error = first.wait::<()>(failed).await.unwrap_err().to_string();
     assert!(error.ends_with("failed: hush-hush last words: hush-hush last cause"), "{error}");
-    while first.task(begun).await.unwrap().unwrap().state != TaskState::Suspended {
+    loop {
+        let task = first.task(begun).await.unwrap().unwrap();
+        assert!(!task.state.is_finished(), "{:?}", task.failure);
+        if task.state == TaskState::Suspended {
+            break;
+        }
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     worker.shutdown().await;

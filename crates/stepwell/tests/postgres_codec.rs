@@ -29,7 +29,9 @@ async fn secretive(params: String, ctx: TaskContext) -> TaskResult<String> {
     let result = ctx.step("result", || async { Ok(secret("result")) }).await?;
     let written = ctx.transaction("write", |tx| {
         Box::pin(async move {
-            sqlx::query(AssertSqlSafe(format!("INSERT INTO {SCHEMA}.written VALUES (7)"))).execute(tx).await?;
+            sqlx::query(AssertSqlSafe(format!("INSERT INTO {SCHEMA}.written VALUES (7)")))
+                .execute(tx)
+                .await?;
             Ok(secret("written"))
         })
     });
@@ -116,7 +118,9 @@ async fn no_secret_is_in_the_tables_and_another_key_fails_the_task_alone() {
     let all = everything(&mut conn).await;
     assert!(!all.contains(SECRET), "{all}");
     assert!(all.contains("aes256gcm:mine") && all.contains("zstd"), "{all}");
-    let plain = format!("INSERT INTO {SCHEMA}.written VALUES (8); CREATE TABLE {SCHEMA}.told (what text); INSERT INTO {SCHEMA}.told VALUES ('{SECRET}')");
+    let plain = format!(
+        "INSERT INTO {SCHEMA}.written VALUES (8); CREATE TABLE {SCHEMA}.told (what text); INSERT INTO {SCHEMA}.told VALUES ('{SECRET}')"
+    );
     run(&mut conn, plain).await;
     assert!(everything(&mut conn).await.contains(SECRET), "the search would find it");
 }

@@ -163,3 +163,92 @@ pub enum InvalidKey {
         bytes: usize,
     },
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test ends by a panic")]
+mod tests {
+    use proptest::prelude::*;
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn place(task: u128) -> Place<'static> {
+        Place::Params(Uuid::from_u128(task).into())
+    }
+
+    fn key(id: &str, byte: u8) -> Key {
+        Key::new(id, [byte; KEY]).unwrap()
+    }
+
+    #[test]
+    fn what_another_program_sealed_is_opened() {
+        let mut bytes = [0; KEY];
+        (0..).zip(&mut bytes).for_each(|(number, byte)| *byte = number);
+        let encryption = Encryption::new(Key::new("k", bytes).unwrap());
+        // Made by Node's `crypto`, with the nonce 00 01 … 0b.
+        let sealed = "AAECAwQFBgcICQoLZXGzeqmApjvoLeTuxoEdH+b0HL2UE/OYecdgOu1mR7B5/w==";
+        let opened = encryption.decode(&BASE64.decode(sealed).unwrap(), Some("k"), &place(7)).unwrap();
+        assert_eq!(opened, b"\"sealed elsewhere\"");
+    }
+
+    #[test]
+    fn no_two_are_sealed_alike() {
+        let encryption = Encryption::new(key("k", 1));
+        let seal = || encryption.encode(b"null", &place(1)).unwrap().unwrap();
+        assert_ne!(seal()[..NONCE], seal()[..NONCE]);
+    }
+
+    #[test]
+    fn a_key_is_never_shown() {
+        let bytes = *b"thirty-two bytes that are secret";
+        let shown = format!("{:?}", Encryption::new(Key::new("2026-11", bytes).unwrap()));
+        assert_eq!(shown, "Encryption { current: Key { id: \"2026-11\", .. }, old: [] }");
+        let text = BASE64.encode(bytes);
+        for wrong in [&text[1..], &text[4..], &*text.replace('=', "?")] {
+            let error = Key::from_base64("k", wrong).unwrap_err().to_string();
+            assert!(
+                error.contains("make one with `openssl rand -base64 32`") && !error.contains(&text[6..12]),
+                "{error}"
+            );
+        }
+        assert!(Key::from_base64("k", &format!(" {text}\n")).is_ok());
+        for id in ["", "a:b", "ü", &"x".repeat(MAX_ID + 1)] {
+            assert_eq!(Key::new(id, bytes).unwrap_err(), InvalidKey::Id(id.to_owned()));
+        }
+    }
+
+    #[test]
+    fn two_keys_by_one_id_are_both_tried() {
+        let sealed = Encryption::new(key("k", 1)).encode(b"null", &place(1)).unwrap().unwrap();
+        let both = Encryption::new(key("k", 2)).also_reads(key("other", 3)).also_reads(key("k", 1));
+        assert_eq!(both.decode(&sealed, Some("k"), &place(1)).unwrap(), b"null");
+        let error = both.decode(&sealed, Some("gone"), &place(1)).unwrap_err().to_string();
+        assert!(error.contains("with the key `gone`, and this client has `k`, `other`, `k`"), "{error}");
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_sealed_comes_back_and_in_its_place_only(bytes: Vec<u8>) {
+            let encryption = Encryption::new(key("k", 1));
+            let sealed = encryption.encode(&bytes, &place(1)).unwrap().unwrap();
+            prop_assert_eq!(encryption.decode(&sealed, Some("k"), &place(1)).unwrap(), bytes);
+            prop_assert!(encryption.decode(&sealed, Some("k"), &place(2)).is_err());
+            let another = Encryption::new(key("k", 2));
+            prop_assert_eq!(another.decode(&sealed, Some("k"), &place(1)), Err(CodecError::Sealed("k".into())));
+        }
+
+        #[test]
+        fn one_wrong_bit_is_seen(bytes: Vec<u8>, at: prop::sample::Index, bit in 0..8) {
+            let encryption = Encryption::new(key("k", 1));
+            let mut sealed = encryption.encode(&bytes, &place(1)).unwrap().unwrap();
+            let at = at.index(sealed.len());
+            sealed[at] ^= 1 << bit;
+            prop_assert_eq!(encryption.decode(&sealed, Some("k"), &place(1)), Err(CodecError::Sealed("k".into())));
+        }
+
+        #[test]
+        fn any_bytes_are_refused(bytes: Vec<u8>, key_id in proptest::option::of("k?")) {
+            prop_assert!(Encryption::new(key("k", 1)).decode(&bytes, key_id.as_deref(), &place(1)).is_err());
+        }
+    }
+}

@@ -34,7 +34,8 @@
 //! are changed, and what the limits are.
 //!
 //! A payload that cannot be decoded fails the attempt that reads it, with an error that says which it is and what to
-//! do. Nothing is lost by that: with the right key, [`Client::retry`](crate::Client::retry) lets the task go on from where it was.
+//! do. The task's code is not asked, and the journal stays as it was: with the right key, the next attempt, or
+//! [`Client::retry`](crate::Client::retry), goes on from where the task was.
 
 #[cfg(feature = "compression")]
 mod compression;
