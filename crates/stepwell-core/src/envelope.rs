@@ -155,7 +155,7 @@ mod tests {
             let kept = codecs.seal(&text, &place()).unwrap();
             let kept = kept.as_deref().unwrap_or(&text);
             let opened = codecs.open(kept, &place()).unwrap();
-            prop_assert_eq!(opened.as_deref().unwrap_or(kept), text);
+            prop_assert_eq!(opened.as_deref().unwrap_or(kept), &*text);
         }
 
         #[test]

@@ -242,7 +242,7 @@ mod tests {
             let encryption = Encryption::new(key("k", 1));
             let mut sealed = encryption.encode(&bytes, &place(1)).unwrap().unwrap();
             let at = at.index(sealed.len());
-            sealed[at] ^= 1 << bit;
+            sealed[at] ^= 1_u8 << bit;
             prop_assert_eq!(encryption.decode(&sealed, Some("k"), &place(1)), Err(CodecError::Sealed("k".into())));
         }
 
