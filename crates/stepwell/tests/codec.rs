@@ -207,6 +207,33 @@ async fn an_event_and_a_message_that_cannot_be_read_stay_where_they_are_until_th
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_journal_that_cannot_be_read_is_replayed_once_it_can_be() {
+    let harness = Harness::new();
+    let (blind, _) = process(&harness, |builder| builder.codec(Encryption::new(key("mine")))).await;
+    let task = blind.spawn::<keeper>("the recipe".into()).await.unwrap().task_id;
+    let both = || Encryption::new(key("yours")).also_reads(key("mine"));
+    let (first, _) = process(&harness, |builder| builder.codec(both())).await;
+    first.start_worker(worker_options()).await;
+    in_state(&first, task, TaskState::Suspended).await;
+    first.kill().await;
+
+    blind.start_worker(worker_options()).await;
+    blind.emit_event("opened", "the safe", None).await.unwrap();
+    let error = blind.wait::<String>(task).await.unwrap_err().to_string();
+    let says = format!("\"keep\": entry 1 (step \"keep\") in the journal of task {task} cannot be read");
+    assert!(error.contains(&says), "{error}");
+    blind.kill().await;
+
+    let (seeing, runs) = process(&harness, |builder| builder.codec(both())).await;
+    seeing.start_worker(worker_options()).await;
+    seeing.retry(task).await.unwrap();
+    seeing.send(task, "told", "everybody").await.unwrap();
+    let output: String = seeing.wait(task).await.unwrap();
+    assert_eq!(output, "the recipe is kept, the safe, everybody");
+    assert_eq!(runs.0.load(Ordering::SeqCst), 0);
+}
+
 /// A store that does something to what is to be written, behind the codecs' back.
 fn meddled(harness: &Harness, meddle: fn(&mut Batch)) -> Arc<dyn Store> {
     Arc::new(Intercepted::new(Arc::new(harness.store()), move |store, mut batch| {
