@@ -24,6 +24,7 @@ use crate::lifecycle::Subscription;
 use crate::name::Name;
 use crate::options::{Settings, SpawnOptions, WorkerOptions};
 use crate::payload::Payload;
+use crate::payloads;
 use crate::queue::{QueueAction, QueueChange, QueueInfo, QueueLimits};
 use crate::runtime::{MaybeSend, MaybeSync, Runtime};
 use crate::slots::Slots;
@@ -216,7 +217,7 @@ impl Client {
         params: &P,
         options: SpawnOptions,
     ) -> Result<SpawnResult, Error> {
-        let mut task = self.new_task(task_type, params, options)?;
+        let mut task = self.task_of(task_type, params, options)?;
         let (task_id, run_id) = (task.task_id, task.run_id);
         let started = Started::reserve(&self.engine.hub, &mut task);
         let spawned = Spawning::new(started, self.engine.commit.spawn(task)).end().await?;
@@ -231,7 +232,7 @@ impl Client {
         &self,
         tasks: impl IntoIterator<Item = (T::Params, SpawnOptions)>,
     ) -> Result<Vec<SpawnResult>, Error> {
-        let tasks = tasks.into_iter().map(|(params, options)| self.new_task(T::NAME, &params, options));
+        let tasks = tasks.into_iter().map(|(params, options)| self.task_of(T::NAME, &params, options));
         let mut tasks: Vec<_> = tasks.collect::<Result<_, _>>()?;
         let ids: Vec<_> = tasks.iter().map(|task| (task.task_id, task.run_id)).collect();
         let hub = &self.engine.hub;
@@ -249,12 +250,25 @@ impl Client {
         Ok(results)
     }
 
-    /// A task to be spawned, for backends, which spawn it in a transaction of the user's.
+    /// A task to be spawned, as it is kept, for backends, which spawn it in a transaction of the user's.
     ///
     /// # Errors
     /// As [`Client::spawn_with`].
     #[doc(hidden)]
     pub fn new_task<P: Serialize + ?Sized>(
+        &self,
+        task_type: &str,
+        params: &P,
+        options: SpawnOptions,
+    ) -> Result<NewTask, Error> {
+        let mut task = self.task_of(task_type, params, options)?;
+        if let Some(codecs) = &self.engine.codecs {
+            codecs.encode(|each| payloads::task(&mut task, each))?;
+        }
+        Ok(task)
+    }
+
+    fn task_of<P: Serialize + ?Sized>(
         &self,
         task_type: &str,
         params: &P,
@@ -281,16 +295,29 @@ impl Client {
         payload: &T,
         queue: Option<&str>,
     ) -> Result<bool, Error> {
-        let event = self.new_event(name, payload, queue)?;
+        let event = self.event_of(name, payload, queue)?;
         Ok(durable(self.engine.commit.emit(event)).await?)
     }
 
-    /// An event to be emitted, for backends, which emit it in a transaction of the user's.
+    /// An event to be emitted, as it is kept, for backends, which emit it in a transaction of the user's.
     ///
     /// # Errors
     /// As [`Client::emit_event`].
     #[doc(hidden)]
     pub fn new_event<T: Serialize + ?Sized>(
+        &self,
+        name: impl AsRef<str>,
+        payload: &T,
+        queue: Option<&str>,
+    ) -> Result<NewEvent, Error> {
+        let mut event = self.event_of(name, payload, queue)?;
+        if let Some(codecs) = &self.engine.codecs {
+            codecs.encode(|each| payloads::event(&mut event, each))?;
+        }
+        Ok(event)
+    }
+
+    fn event_of<T: Serialize + ?Sized>(
         &self,
         name: impl AsRef<str>,
         payload: &T,
@@ -302,9 +329,9 @@ impl Client {
         Ok(NewEvent { name, queue, payload })
     }
 
-    /// The store that this is a client of.
+    /// The store that this is a client of. It gives payloads as they are kept: where the client has a codec, encoded.
     pub fn store(&self) -> &dyn Store {
-        &*self.engine.store
+        &*self.engine.backend
     }
 
     /// Sends a message to a task's mailbox.

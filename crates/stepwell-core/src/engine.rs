@@ -7,6 +7,8 @@ use std::sync::{Arc, OnceLock};
 use tokio_util::sync::CancellationToken;
 
 use crate::commit::GroupCommit;
+use crate::encoded::Encoded;
+use crate::envelope::Codecs;
 use crate::hub::Hub;
 use crate::ids::{RunId, TaskId};
 use crate::lifecycle::Broadcast;
@@ -22,6 +24,10 @@ use crate::time::after;
 pub(crate) type States = HashMap<TypeId, Arc<dyn Any + Send + Sync>>;
 
 pub(crate) struct Engine {
+    /// What the client was given, where payloads are as they are kept.
+    pub(crate) backend: Arc<dyn Store>,
+    pub(crate) codecs: Option<Codecs>,
+    /// The backend, with its payloads decoded.
     pub(crate) store: Arc<dyn Store>,
     pub(crate) runtime: Arc<dyn Runtime>,
     pub(crate) commit: Arc<GroupCommit>,
@@ -36,14 +42,17 @@ pub(crate) struct Engine {
 
 impl Engine {
     pub(crate) fn new(
-        store: Arc<dyn Store>,
+        backend: Arc<dyn Store>,
         runtime: Arc<dyn Runtime>,
         settings: Settings,
         states: States,
     ) -> Arc<Self> {
+        let store = Encoded::over(backend.clone(), &settings.codecs);
         let (hub, lifecycle) = (Arc::new(Hub::default()), Arc::new(Broadcast::new()));
         Arc::new(Self {
             commit: GroupCommit::new(store.clone(), runtime.clone(), hub.clone(), lifecycle.clone()),
+            backend,
+            codecs: Codecs::new(&settings.codecs),
             store,
             runtime,
             hub,

@@ -33,7 +33,7 @@ use crate::engine::Engine;
 use crate::failure::{Failure, FailureKind, panic_message};
 use crate::journal::{Entry, Key, Outcome};
 use crate::lifecycle::Lifecycle;
-use crate::operations::{Opened, Standing, Unsent};
+use crate::operations::{Opened, Standing, Undelivered, Unsent};
 use crate::payload::Payload;
 use crate::polled::{poll_closure, poll_task};
 use crate::retry::STORE_RETRY;
@@ -241,14 +241,22 @@ impl Execution {
             }
             operations.fire_timers(now);
         }
-        if let Ok(Some(waker)) = operations.deliver_next(&run) {
-            drop(operations);
-            self.stalled_since = None;
-            run.sign_of_life(None);
-            if let Some(waker) = waker {
-                waker.wake();
+        match operations.deliver_next(&run) {
+            Ok(Some(waker)) => {
+                drop(operations);
+                self.stalled_since = None;
+                run.sign_of_life(None);
+                if let Some(waker) = waker {
+                    waker.wake();
+                }
+                return true;
             }
-            return true;
+            Err(Undelivered::Unreadable(error)) => {
+                drop(operations);
+                self.end(Err(Ending::Error(error)));
+                return true;
+            }
+            Ok(None) | Err(Undelivered::NoWaiter) => {}
         }
         match operations.open_gates() {
             Opened::Closures(wakers) if wakers.is_empty() => {}
@@ -364,6 +372,7 @@ impl Execution {
             return Closing::Nothing;
         }
         let mut operations = self.run.operations();
+        let mut unreadable = false;
         let failure = match (result, control) {
             (Ok(_), None) if operations.is_replaying() => operations.divergence(true).to_failure(),
             (Ok(output), _) => return Closing::Commit(self.completed(output)),
@@ -374,7 +383,10 @@ impl Execution {
             (Err(_), Some(_)) | (Err(Ending::Error(TaskError::Control(_))), None) => {
                 return Closing::Commit(Next::Release);
             }
-            (Err(Ending::Error(error)), None) => error.to_failure(),
+            (Err(Ending::Error(error)), None) => {
+                unreadable = error.is_unreadable();
+                error.to_failure()
+            }
             (Err(Ending::Panic(message)), None) => {
                 Failure::new(FailureKind::Panic, format!("the task panicked: {message}"))
             }
@@ -382,8 +394,8 @@ impl Execution {
         if let Some(original) = &self.run.compensating {
             return Closing::Commit(end_of(original.clone().without_the_rest(failure)).into());
         }
-        // Rewinding would hide a divergence from the next attempt.
-        if failure.kind != FailureKind::Diverged {
+        // Rewinding would hide a divergence from the next attempt, and one that can read what is there goes on from there.
+        if failure.kind != FailureKind::Diverged && !unreadable {
             operations.mark_failed_attempt(&self.run, &failure);
         }
         drop(operations);
@@ -407,8 +419,12 @@ impl Execution {
             let mut operations = self.run.operations();
             (operations.take_unsent(suspending), operations.delivered_seq)
         };
-        let transaction =
-            self.transaction.take().map(|(key, work)| UserTransaction { key, seq: seq + 1, work });
+        let transaction = self.transaction.take().map(|(key, work)| UserTransaction {
+            key,
+            seq: seq + 1,
+            work,
+            seal: Seal::default(),
+        });
         let sent =
             Sent { unsent, next, seq, transaction: transaction.as_ref().map(|t| t.key.clone()), tries: 0 };
         self.transmit(Box::new(sent), transaction);

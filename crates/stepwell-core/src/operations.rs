@@ -129,6 +129,22 @@ pub(crate) struct Operations {
     control: Option<ControlFlow>,
 }
 
+/// Why the next result was not delivered.
+pub(crate) enum Undelivered {
+    /// It is in the journal, and nobody waits for it.
+    NoWaiter,
+    /// It cannot be read. The task's code is not asked what to do about that, and nothing is journaled, so that the task can
+    /// go on from there once it can be.
+    Unreadable(TaskError),
+}
+
+fn readable(key: &Key, outcome: &Outcome) -> Result<(), Undelivered> {
+    let Outcome::Done(payload) = outcome else { return Ok(()) };
+    payload.unreadable().map_or(Ok(()), |source| {
+        Err(Undelivered::Unreadable(TaskError::Payload { name: key.label(), source: source.clone() }))
+    })
+}
+
 /// What there is to do for the executor while the task's future is pending.
 pub(crate) enum Standing {
     /// The next entry of the journal has no waiter.
@@ -324,11 +340,12 @@ impl Operations {
     }
 
     /// Delivers the next result: from the journal, and when that is used up, of those that are ready.
-    /// `Err` when the journal's next entry has no waiter, `Ok(None)` when there is nothing to deliver.
-    pub(crate) fn deliver_next(&mut self, run: &Run) -> Result<Option<Option<Waker>>, ()> {
+    /// `Ok(None)` when there is nothing to deliver.
+    pub(crate) fn deliver_next(&mut self, run: &Run) -> Result<Option<Option<Waker>>, Undelivered> {
         if let Some(entry) = self.replay.entries.front() {
+            readable(&entry.key, &entry.outcome)?;
             let (key, outcome) = (entry.key.clone(), entry.outcome.clone());
-            let waker = self.deliver(&key, outcome).ok_or(())?;
+            let waker = self.deliver(&key, outcome).ok_or(Undelivered::NoWaiter)?;
             self.replay.entries.pop_front();
             return Ok(Some(waker));
         }
@@ -338,6 +355,9 @@ impl Operations {
         while let Some(Ready { key, outcome, effect }) = self.ready.pop_front() {
             // The journal may have held its delivery, or its future may be gone.
             let waits = matches!(self.live.get(&key), Some(Operation { stage: Stage::Finished, .. }));
+            if waits {
+                readable(&key, &outcome)?;
+            }
             let Some(waker) = waits.then(|| self.deliver(&key, outcome.clone())).flatten() else {
                 if let Effect::Received(message) = effect {
                     self.taken.remove(&message);

@@ -1,9 +1,11 @@
 //! Options of clients, spawns and workers.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::codec::Codec;
 use crate::name::{InvalidName, Name};
 use crate::payload::Payload;
 use crate::retry::RetryStrategy;
@@ -23,6 +25,8 @@ pub struct Settings {
     pub cancellation: CancellationPolicy,
     /// The longest payload, in bytes of JSON. Default: 4 MiB.
     pub max_payload_bytes: usize,
+    /// What payloads are encoded with, in this order. Default: nothing.
+    pub codecs: Vec<Arc<dyn Codec>>,
 }
 
 impl Settings {
@@ -34,6 +38,7 @@ impl Settings {
             retry: RetryStrategy::default(),
             cancellation: CancellationPolicy::default(),
             max_payload_bytes: Payload::DEFAULT_LIMIT,
+            codecs: Vec::new(),
         }
     }
 }

@@ -6,9 +6,28 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::codec::CodecError;
+
 /// A value as JSON text: parameters, results, events, messages. Cheap to clone.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Payload(Arc<str>);
+///
+/// One that came from the store and could not be decoded there ([`Payload::unreadable`]) shows as
+/// `{"$unreadable":"…why…"}`, and gives the reason when its value is asked for.
+#[derive(Clone)]
+pub struct Payload(Text);
+
+#[derive(Clone)]
+enum Text {
+    Json(Arc<str>),
+    Unreadable(Arc<Unreadable>),
+}
+
+struct Unreadable {
+    /// What the store holds.
+    kept: Payload,
+    /// JSON, for lists and exports.
+    shown: String,
+    error: PayloadError,
+}
 
 /// Why a value could not become a payload, or a payload a value.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -45,6 +64,14 @@ pub enum PayloadError {
         /// The limit that was set.
         limit: usize,
     },
+    /// What the store holds could not be decoded.
+    #[error("{what} cannot be read: {reason}")]
+    Unreadable {
+        /// What it is.
+        what: String,
+        /// Why.
+        reason: CodecError,
+    },
 }
 
 impl Payload {
@@ -53,7 +80,7 @@ impl Payload {
 
     /// The JSON `null`.
     pub fn null() -> Self {
-        Self("null".into())
+        Self::from_json("null")
     }
 
     /// Serialises the value.
@@ -67,48 +94,85 @@ impl Payload {
         if json.len() > limit {
             return Err(PayloadError::TooLarge { type_name, bytes: json.len(), limit });
         }
-        Ok(Self(json.into()))
+        Ok(Self::from_json(json))
     }
 
     /// Deserialises the value.
     ///
     /// # Errors
-    /// When the JSON does not fit the type.
+    /// When the JSON does not fit the type, or is not to be had ([`Payload::unreadable`]).
     pub fn decode<T: DeserializeOwned>(&self) -> Result<T, PayloadError> {
-        serde_json::from_str(&self.0).map_err(|error| PayloadError::Decode {
+        if let Some(error) = self.unreadable() {
+            return Err(error.clone());
+        }
+        serde_json::from_str(self.as_str()).map_err(|error| PayloadError::Decode {
             type_name: std::any::type_name::<T>(),
             reason: error.to_string(),
-            start: self.0.chars().take(64).collect(),
+            start: self.as_str().chars().take(64).collect(),
         })
+    }
+
+    /// Why what the store holds could not be decoded; `None` when it could.
+    pub fn unreadable(&self) -> Option<&PayloadError> {
+        match &self.0 {
+            Text::Json(_) => None,
+            Text::Unreadable(unreadable) => Some(&unreadable.error),
+        }
+    }
+
+    /// In the place of what the store holds, and could not be decoded.
+    pub(crate) fn not_readable(kept: Self, what: String, reason: CodecError) -> Self {
+        let error = PayloadError::Unreadable { what, reason };
+        let shown = serde_json::json!({ "$unreadable": error.to_string() }).to_string();
+        Self(Text::Unreadable(Arc::new(Unreadable { kept, shown, error })))
+    }
+
+    /// What the store holds of a payload that could not be decoded.
+    pub(crate) fn kept(&self) -> Option<&Self> {
+        match &self.0 {
+            Text::Json(_) => None,
+            Text::Unreadable(unreadable) => Some(&unreadable.kept),
+        }
     }
 
     /// Text that is known to be JSON, such as a store's own column.
     pub fn from_json(json: impl Into<Arc<str>>) -> Self {
-        Self(json.into())
+        Self(Text::Json(json.into()))
     }
 
     /// The JSON text.
     pub fn as_str(&self) -> &str {
-        &self.0
+        match &self.0 {
+            Text::Json(json) => json,
+            Text::Unreadable(unreadable) => &unreadable.shown,
+        }
     }
 }
 
+impl PartialEq for Payload {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_str() == other.as_str()
+    }
+}
+
+impl Eq for Payload {}
+
 impl fmt::Debug for Payload {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(self.as_str())
     }
 }
 
 impl fmt::Display for Payload {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(self.as_str())
     }
 }
 
 impl Serialize for Payload {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let value: &serde_json::value::RawValue =
-            serde_json::from_str(&self.0).map_err(serde::ser::Error::custom)?;
+            serde_json::from_str(self.as_str()).map_err(serde::ser::Error::custom)?;
         value.serialize(serializer)
     }
 }
@@ -116,7 +180,7 @@ impl Serialize for Payload {
 impl<'de> Deserialize<'de> for Payload {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let value = Box::<serde_json::value::RawValue>::deserialize(deserializer)?;
-        Ok(Self(value.get().into()))
+        Ok(Self::from_json(value.get()))
     }
 }
 

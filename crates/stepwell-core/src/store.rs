@@ -63,7 +63,7 @@ pub use crate::scheduled::{
 };
 pub use crate::task_info::{TaskFilter, TaskInfo, TaskState};
 pub use crate::transition::{
-    Applied, ArrivedMessage, Facts, MessageId, Next, Refused, Transition, UserTransaction, Wait,
+    Applied, ArrivedMessage, Facts, MessageId, Next, Refused, Seal, Transition, UserTransaction, Wait,
 };
 pub use crate::worker_info::{NewWorker, WorkerInfo, WorkerState};
 

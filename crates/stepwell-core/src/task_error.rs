@@ -136,6 +136,11 @@ impl TaskError {
         Self::Failed { error: error.into(), retry: Retry::After(delay) }
     }
 
+    /// Whether it is about what the store holds, and not what the task does.
+    pub(crate) fn is_unreadable(&self) -> bool {
+        matches!(self, Self::Payload { source: PayloadError::Unreadable { .. }, .. })
+    }
+
     /// What is written down of the error.
     pub fn to_failure(&self) -> Failure {
         let (kind, retry) = match self {
@@ -148,6 +153,8 @@ impl TaskError {
             Self::OutsideTask { .. } | Self::Name(_) | Self::NoState { .. } | Self::NoCleanup { .. } => {
                 (FailureKind::Misuse, Retry::Never)
             }
+            // Another worker may have the key.
+            Self::Payload { .. } if self.is_unreadable() => (FailureKind::Payload, Retry::ByStrategy),
             Self::Payload { .. } => (FailureKind::Payload, Retry::Never),
             Self::Failed { error, retry } => return failure_of(error, *retry),
         };

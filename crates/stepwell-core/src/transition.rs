@@ -2,6 +2,7 @@
 
 use std::any::Any;
 
+use crate::codec::CodecError;
 use crate::failure::Failure;
 use crate::ids::{RunId, TaskId};
 use crate::journal::{Entry, Key};
@@ -95,6 +96,27 @@ pub struct UserTransaction {
     pub seq: u64,
     /// The work: a type that only the backend knows, a closure over its connection.
     pub work: Box<dyn Any + Send>,
+    /// What the store is to keep of the work's result.
+    pub seal: Seal,
+}
+
+/// Makes of the result of a [`UserTransaction`] what its journal entry is to hold: by default the result itself.
+#[derive(Default)]
+pub struct Seal(pub(crate) Option<Sealing>);
+
+pub(crate) type Sealing = Box<dyn FnOnce(&Payload) -> Result<Payload, CodecError> + Send>;
+
+impl Seal {
+    /// What the entry is to hold of this result.
+    ///
+    /// # Errors
+    /// When it cannot be encoded. Then the work has failed.
+    pub fn seal(self, result: &Payload) -> Result<Payload, CodecError> {
+        match self.0 {
+            Some(seal) => seal(result),
+            None => Ok(result.clone()),
+        }
+    }
 }
 
 impl std::fmt::Debug for UserTransaction {

@@ -30,7 +30,7 @@ struct Place {
 
 impl Shared {
     pub(crate) async fn transact(&self, mut transition: Transition) -> Transacted {
-        let Some(UserTransaction { key, seq, work }) = transition.transaction.take() else {
+        let Some(UserTransaction { key, seq, work, seal }) = transition.transaction.take() else {
             return self.alone(transition, None).await;
         };
         let Ok(work) = work.downcast::<Work>() else {
@@ -44,8 +44,8 @@ impl Shared {
         let result = futures_util::FutureExt::catch_unwind(done).await.unwrap_or_else(|panic| {
             Err(anyhow!("the transaction {key} panicked: {}", panic_message(&*panic)))
         });
-        let payload = match result {
-            Ok(payload) => payload,
+        let (kept, payload) = match result.and_then(|payload| Ok((seal.seal(&payload)?, payload))) {
+            Ok(done) => done,
             Err(error) => {
                 // It may be broken already.
                 let _ = tx.rollback().await;
@@ -53,7 +53,7 @@ impl Shared {
             }
         };
         let place = Place { task_id: transition.task_id, seq: i64::try_from(seq).unwrap_or(i64::MAX) };
-        let outcome = Outcome::Done(payload.clone());
+        let outcome = Outcome::Done(kept);
         transition.entries.push(Entry { seq, key, outcome, at: self.clock.now() });
         let batch = Batch { transitions: vec![transition], ..Batch::default() };
         let mut committed = self.apply_within(&mut tx, &self.sql.within_work, batch).await?;

@@ -23,7 +23,7 @@ impl Applying<'_> {
         task_id: TaskId,
         transaction: UserTransaction,
     ) -> Result<anyhow::Result<Payload>, Fault> {
-        let UserTransaction { key, seq, work } = transaction;
+        let UserTransaction { key, seq, work, seal } = transaction;
         let Ok(work) = work.downcast::<Work>() else {
             return Ok(Err(anyhow!(
                 "the transaction {key} was made for another kind of store: this one is SQLite, whose transactions are closures over `&rusqlite::Connection`"
@@ -35,6 +35,7 @@ impl Applying<'_> {
             Err(anyhow!("the transaction {key} panicked: {}", panic_message(&*panic)))
         });
         self.writer.user_works.store(false, Ordering::Relaxed);
+        let result = result.and_then(|value| Ok((seal.seal(&value)?, value)));
         if self.conn.is_autocommit() {
             return Err(match result.map_err(anyhow::Error::downcast::<rusqlite::Error>) {
                 // A full disk, say, ends the transaction by itself.
@@ -47,11 +48,14 @@ impl Applying<'_> {
         }
         // It fails when the closure began a transaction of its own after it had ended the store's.
         self.conn.run("RELEASE stepwell_work", []).map_err(|_| ended(&key))?;
-        if let Ok(value) = &result {
-            let outcome = Outcome::Done(value.clone());
-            self.add_entries(task_id, &[Entry { seq, key, outcome, at: self.now }])?;
-        }
-        Ok(result)
+        Ok(match result {
+            Ok((kept, value)) => {
+                let outcome = Outcome::Done(kept);
+                self.add_entries(task_id, &[Entry { seq, key, outcome, at: self.now }])?;
+                Ok(value)
+            }
+            Err(error) => Err(error),
+        })
     }
 }
 

@@ -5,7 +5,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use stepwell_core::{
-    CancellationPolicy, Client, Error, Name, RetryStrategy, Runtime, Settings, State, Store,
+    CancellationPolicy, Client, Codec, Error, Name, RetryStrategy, Runtime, Settings, State, Store,
 };
 
 use crate::tokio_runtime::TokioRuntime;
@@ -65,6 +65,7 @@ pub struct DurableBuilder {
     retry: Option<RetryStrategy>,
     cancellation: Option<CancellationPolicy>,
     max_payload_bytes: Option<usize>,
+    codecs: Vec<Arc<dyn Codec>>,
     state: State,
 }
 
@@ -114,9 +115,20 @@ impl DurableBuilder {
         self
     }
 
-    /// The longest payload (parameters, results, events, messages), in bytes of JSON. Default: 4 MiB.
+    /// The longest payload (parameters, results, events, messages), in bytes of JSON, before a codec is applied. Default:
+    /// 4 MiB.
     pub fn max_payload_bytes(mut self, bytes: usize) -> Self {
         self.max_payload_bytes = Some(bytes);
+        self
+    }
+
+    /// Has payloads encoded before the database keeps them: compressed, encrypted. Codecs that are given one after the
+    /// other are applied in that order. All clients of a database that work on the same tasks need the same ones; what was
+    /// written without one stays readable. Default: none.
+    ///
+    /// The module `stepwell::codec` has those that there are, under the features `compression` and `encryption`.
+    pub fn codec(mut self, codec: impl Codec) -> Self {
+        self.codecs.push(Arc::new(codec));
         self
     }
 
@@ -137,6 +149,7 @@ impl DurableBuilder {
         settings.max_attempts = self.max_attempts.unwrap_or(settings.max_attempts);
         settings.retry = self.retry.unwrap_or(settings.retry);
         settings.cancellation = self.cancellation.unwrap_or(settings.cancellation);
+        settings.codecs = self.codecs;
         settings.max_payload_bytes = self.max_payload_bytes.unwrap_or(settings.max_payload_bytes);
         let runtime = self.runtime.unwrap_or_else(|| Arc::new(TokioRuntime::current()));
         let store = match self.store {

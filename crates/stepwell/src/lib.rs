@@ -34,6 +34,8 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(any(feature = "compression", feature = "encryption"))]
+pub mod codec;
 mod durable;
 #[cfg(feature = "testing")]
 pub mod testing;

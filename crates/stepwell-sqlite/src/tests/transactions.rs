@@ -1,7 +1,7 @@
 //! Steps whose work is done within the store's transaction.
 
 use rusqlite::Result;
-use stepwell_core::store::UserTransaction;
+use stepwell_core::store::{Seal, UserTransaction};
 
 use super::*;
 use crate::Work;
@@ -28,7 +28,7 @@ impl Setup {
         let key = Key { kind: Kind::Step, name: name("charge"), ordinal: 1 };
         let mut with_work = transition(task_id(1), self.run_id, Next::Continue { collect: false });
         with_work.entries.push(step(1, json("\"before\"")));
-        with_work.transaction = Some(UserTransaction { key, seq: 2, work });
+        with_work.transaction = Some(UserTransaction { key, seq: 2, work, seal: Seal::default() });
         Batch { transitions: vec![with_work], ..spawns(vec![new_task(2)]) }
     }
 

@@ -1,0 +1,199 @@
+//! Codecs: what payloads are made into before a store keeps them.
+
+use std::fmt;
+
+use crate::ids::TaskId;
+use crate::journal::Key;
+use crate::name::Name;
+
+/// Makes bytes of a payload that a store can keep, and the payload of them again: compression, encryption. To be given
+/// to `Durable::builder().codec(..)`; the crate `stepwell` brings two.
+///
+/// A client may have several. They are applied in their order to what is written, and backwards to what is read. What
+/// is kept names them, so that payloads of before, and of clients with other codecs, stay readable as long as their
+/// codecs are there.
+///
+/// ```
+/// use stepwell_core::{Codec, CodecError, Place};
+///
+/// /// Hides payloads from nobody but those who look over a shoulder.
+/// #[derive(Debug)]
+/// struct Inverted;
+///
+/// impl Codec for Inverted {
+///     fn name(&self) -> &'static str {
+///         "inverted"
+///     }
+///
+///     fn encode(&self, bytes: &[u8], _place: &Place<'_>) -> Result<Option<Vec<u8>>, CodecError> {
+///         Ok(Some(bytes.iter().map(|byte| !byte).collect()))
+///     }
+///
+///     fn decode(&self, bytes: &[u8], _key: Option<&str>, _place: &Place<'_>) -> Result<Vec<u8>, CodecError> {
+///         Ok(bytes.iter().map(|byte| !byte).collect())
+///     }
+/// }
+/// ```
+pub trait Codec: fmt::Debug + Send + Sync + 'static {
+    /// The name that is kept with what it has encoded, and by which it is found again. It must not hold a colon, and
+    /// must stay the same as long as there are such payloads.
+    fn name(&self) -> &'static str;
+
+    /// The id of the key that [`encode`](Self::encode) uses, where there is one. It is kept beside the name, and handed
+    /// to [`decode`](Self::decode). By default there is none.
+    fn key(&self) -> Option<&str> {
+        None
+    }
+
+    /// What is to be kept of the bytes; `None` to leave them as they are.
+    ///
+    /// # Errors
+    /// Taken as an error of the store: nothing of the batch is written, and it is tried again, with what other tasks have
+    /// in it. So it must not depend on the bytes.
+    fn encode(&self, bytes: &[u8], place: &Place<'_>) -> Result<Option<Vec<u8>>, CodecError>;
+
+    /// The bytes that [`encode`](Self::encode) was given, with the key whose id was kept, and in the same place.
+    ///
+    /// # Errors
+    /// When they cannot be had. It fails the attempt that reads them, and nothing else.
+    fn decode(&self, bytes: &[u8], key: Option<&str>, place: &Place<'_>) -> Result<Vec<u8>, CodecError>;
+}
+
+/// A codec that reads, and no longer writes: what it has encoded stays readable, what is written from now on is not
+/// encoded by it.
+///
+/// ```
+/// # use stepwell_core::{Codec, ReadOnly};
+/// # fn stop<C: Codec>(codec: C) -> impl Codec {
+/// ReadOnly(codec)
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct ReadOnly<C>(
+    /// The codec.
+    pub C,
+);
+
+impl<C: Codec> Codec for ReadOnly<C> {
+    fn name(&self) -> &'static str {
+        self.0.name()
+    }
+
+    fn encode(&self, _bytes: &[u8], _place: &Place<'_>) -> Result<Option<Vec<u8>>, CodecError> {
+        Ok(None)
+    }
+
+    fn decode(&self, bytes: &[u8], key: Option<&str>, place: &Place<'_>) -> Result<Vec<u8>, CodecError> {
+        self.0.decode(bytes, key, place)
+    }
+}
+
+/// Where a payload belongs. An encrypting codec authenticates it with the payload, so that one that was copied to another
+/// place in the database is not taken for what belongs there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place<'a> {
+    /// A task's parameters.
+    Params(TaskId),
+    /// A task's output.
+    Output(TaskId),
+    /// What a task's failure says.
+    Failure(TaskId),
+    /// An entry of a task's journal: its value, or what its failure says.
+    Entry {
+        /// The task.
+        task_id: TaskId,
+        /// The entry's place in the journal.
+        seq: u64,
+        /// The operation.
+        key: &'a Key,
+    },
+    /// What is known of a schedule: its tasks' parameters, and its timing.
+    Schedule(&'a Name),
+    /// What an event carries.
+    Event(&'a Name),
+    /// What a message carries.
+    Message {
+        /// The task whose mailbox it is in.
+        task_id: TaskId,
+        /// Its topic.
+        topic: &'a Name,
+    },
+}
+
+/// For people, and for encryption to authenticate: with other words, nothing that is encrypted could be read any more.
+impl fmt::Display for Place<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Params(task_id) => write!(f, "the parameters of task {task_id}"),
+            Self::Output(task_id) => write!(f, "the output of task {task_id}"),
+            Self::Failure(task_id) => write!(f, "the failure of task {task_id}"),
+            Self::Entry { task_id, seq, key } => {
+                write!(f, "entry {seq} ({key}) in the journal of task {task_id}")
+            }
+            Self::Schedule(name) => write!(f, "the schedule \"{name}\""),
+            Self::Event(name) => write!(f, "the event \"{name}\""),
+            Self::Message { task_id, topic } => write!(f, "a message \"{topic}\" to task {task_id}"),
+        }
+    }
+}
+
+/// Why a payload could not be encoded, or decoded.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CodecError {
+    /// What is kept begins as what codecs have made, and does not go on so.
+    #[error("what the database holds of it is damaged ({0}): restore it from a backup")]
+    Damaged(String),
+    /// It was written with a codec that the client does not have.
+    #[error(
+        "it was written with the codec `{0}`, which this client does not have: add it with `Durable::builder().codec(..)`"
+    )]
+    UnknownCodec(String),
+    /// It was encrypted with a key that the client does not have.
+    #[error(
+        "it was encrypted with the key `{key}`, and this client has {known}: add that key with `Encryption::also_reads`"
+    )]
+    MissingKey {
+        /// The key's id.
+        key: String,
+        /// The ids of the keys that there are.
+        known: String,
+    },
+    /// The key of that id does not open it.
+    #[error(
+        "the key `{0}` does not open it: either this client has another key by that id, or what the database holds of it is damaged or was copied from another place"
+    )]
+    Sealed(String),
+    /// Anything else.
+    #[error("{0}")]
+    Other(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::journal::Kind;
+
+    #[test]
+    fn the_words_that_encryption_authenticates_never_change() {
+        let task_id = TaskId::from(Uuid::from_u128(7));
+        let name = Name::new("paid").unwrap();
+        let key = Key { kind: Kind::Step, name: name.clone(), ordinal: 2 };
+        let id = "00000000-0000-0000-0000-000000000007";
+        for (place, words) in [
+            (Place::Params(task_id), format!("the parameters of task {id}")),
+            (Place::Output(task_id), format!("the output of task {id}")),
+            (Place::Failure(task_id), format!("the failure of task {id}")),
+            (
+                Place::Entry { task_id, seq: 3, key: &key },
+                format!("entry 3 (step \"paid#2\") in the journal of task {id}"),
+            ),
+            (Place::Event(&name), "the event \"paid\"".to_owned()),
+            (Place::Message { task_id, topic: &name }, format!("a message \"paid\" to task {id}")),
+        ] {
+            assert_eq!(place.to_string(), words);
+        }
+    }
+}

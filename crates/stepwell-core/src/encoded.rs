@@ -1,0 +1,202 @@
+//! A store whose payloads are encoded before another one keeps them, and decoded when it gives them back.
+//!
+//! What cannot be decoded comes back as a [`Payload`] that says so, and so fails whoever reads it and nobody else.
+
+use std::sync::Arc;
+
+use crate::codec::{Codec, CodecError, Place};
+use crate::envelope::Codecs;
+use crate::ids::TaskId;
+use crate::journal::Entry;
+use crate::name::Name;
+use crate::payload::Payload;
+use crate::payloads::{self, Each, Held};
+use crate::queue::QueueInfo;
+use crate::runtime::BoxFuture;
+use crate::store::*;
+use crate::time::Timestamp;
+
+/// A store that keeps what codecs have made of payloads and of failures' messages. Names, headers and all else are kept
+/// as they are.
+///
+/// Applications give their codecs to `Durable::builder().codec(..)`, and need not name it.
+pub struct Encoded {
+    inner: Arc<dyn Store>,
+    codecs: Codecs,
+}
+
+impl Encoded {
+    /// The store with these codecs, or the store itself where there are none.
+    pub fn over(inner: Arc<dyn Store>, codecs: &[Arc<dyn Codec>]) -> Arc<dyn Store> {
+        match Codecs::new(codecs) {
+            Some(codecs) => Arc::new(Self { inner, codecs }),
+            None => inner,
+        }
+    }
+
+    fn decoding<T: Send + 'static>(
+        &self,
+        asked: BoxFuture<'static, Result<T, StoreError>>,
+        walk: impl FnOnce(&mut T, Each<'_>) + Send + 'static,
+    ) -> BoxFuture<'static, Result<T, StoreError>> {
+        let codecs = self.codecs.clone();
+        Box::pin(async move {
+            let mut answer = asked.await?;
+            codecs.decode(|each| walk(&mut answer, each));
+            Ok(answer)
+        })
+    }
+}
+
+impl Codecs {
+    /// Encodes what the walk comes to.
+    pub(crate) fn encode(&self, walk: impl FnOnce(Each<'_>)) -> Result<(), StoreError> {
+        let mut failed = None;
+        walk(&mut |held, place| {
+            let encoded = match held {
+                Held::Payload(payload) => self.sealed(payload, &place).map(|sealed| *payload = sealed),
+                Held::Text(text) => self
+                    .seal(text, &place)
+                    .map(|sealed| *text = sealed.unwrap_or_else(|| std::mem::take(text))),
+            };
+            if let Err(error) = encoded {
+                failed.get_or_insert_with(|| {
+                    StoreError::Backend(format!("{place} cannot be encoded: {error}"))
+                });
+            }
+        });
+        failed.map_or(Ok(()), Err)
+    }
+
+    fn sealed(&self, payload: &Payload, place: &Place<'_>) -> Result<Payload, CodecError> {
+        // What could not be read is kept as it was.
+        if let Some(kept) = payload.kept() {
+            return Ok(kept.clone());
+        }
+        Ok(self.seal(payload.as_str(), place)?.map_or_else(|| payload.clone(), Payload::from_json))
+    }
+
+    /// Decodes what the walk comes to.
+    pub(crate) fn decode(&self, walk: impl FnOnce(Each<'_>)) {
+        walk(&mut |held, place| match held {
+            Held::Payload(payload) => match self.open(payload.as_str(), &place) {
+                Ok(Some(json)) => *payload = Payload::from_json(json),
+                Ok(None) => {}
+                Err(reason) => *payload = Payload::not_readable(payload.clone(), place.to_string(), reason),
+            },
+            Held::Text(text) => match self.open(text, &place) {
+                Ok(Some(opened)) => *text = opened,
+                Ok(None) => {}
+                Err(reason) => *text = format!("{place} cannot be read: {reason}"),
+            },
+        });
+    }
+
+    /// Has the result of the transition's transaction encoded, once it is there.
+    fn encode_result(&self, transition: &mut Transition) {
+        let task_id = transition.task_id;
+        if let Some(UserTransaction { key, seq, seal, .. }) = &mut transition.transaction {
+            let (codecs, key, seq) = (self.clone(), key.clone(), *seq);
+            *seal = Seal(Some(Box::new(move |result| {
+                codecs.sealed(result, &Place::Entry { task_id, seq, key: &key })
+            })));
+        }
+    }
+}
+
+impl Store for Encoded {
+    fn now(&self) -> Timestamp {
+        self.inner.now()
+    }
+
+    fn commit(&self, mut batch: Batch) -> BoxFuture<'static, Result<Committed, StoreError>> {
+        let (inner, codecs) = (self.inner.clone(), self.codecs.clone());
+        // In the future: whoever asks may hold a lock.
+        Box::pin(async move {
+            let tasks: Vec<_> = batch.transitions.iter().map(|transition| transition.task_id).collect();
+            codecs.encode(|each| payloads::batch(&mut batch, each))?;
+            batch.transitions.iter_mut().for_each(|transition| codecs.encode_result(transition));
+            let mut committed = inner.commit(batch).await?;
+            codecs.decode(|each| payloads::committed(&tasks, &mut committed, each));
+            Ok(committed)
+        })
+    }
+
+    fn commits_overlap(&self) -> bool {
+        self.inner.commits_overlap()
+    }
+
+    fn transact(&self, mut transition: Transition) -> Result<Transacting, Transition> {
+        let task_id = transition.task_id;
+        if let Err(error) = self.codecs.encode(|each| payloads::transition(&mut transition, each)) {
+            return Ok(Box::pin(std::future::ready(Err(error))));
+        }
+        self.codecs.encode_result(&mut transition);
+        match self.inner.transact(transition) {
+            Ok(transacting) => Ok(self.decoding(transacting, move |result, each| {
+                payloads::applied(task_id, result, each);
+            })),
+            Err(mut back) => {
+                self.codecs.decode(|each| payloads::transition(&mut back, each));
+                Err(back)
+            }
+        }
+    }
+
+    fn task(&self, task_id: TaskId) -> BoxFuture<'static, Result<Option<TaskInfo>, StoreError>> {
+        self.decoding(self.inner.task(task_id), |task, each| {
+            task.iter_mut().for_each(|task| payloads::info(task, each));
+        })
+    }
+
+    fn tasks(&self, filter: TaskFilter) -> BoxFuture<'static, Result<Vec<TaskInfo>, StoreError>> {
+        self.decoding(self.inner.tasks(filter), |tasks, each| {
+            tasks.iter_mut().for_each(|task| payloads::info(task, each));
+        })
+    }
+
+    fn ends(&self, tasks: Vec<TaskId>) -> BoxFuture<'static, Result<Ends, StoreError>> {
+        self.decoding(self.inner.ends(tasks), payloads::ends)
+    }
+
+    fn journal(&self, task_id: TaskId) -> BoxFuture<'static, Result<Vec<Entry>, StoreError>> {
+        self.decoding(self.inner.journal(task_id), move |journal, each| {
+            payloads::entries(task_id, journal, each);
+        })
+    }
+
+    fn waits(
+        &self,
+        prefix: String,
+        behind: Option<TaskId>,
+        limit: usize,
+    ) -> BoxFuture<'static, Result<Vec<(TaskId, Wait)>, StoreError>> {
+        self.inner.waits(prefix, behind, limit)
+    }
+
+    fn schedules(&self, filter: ScheduleFilter) -> BoxFuture<'static, Result<Vec<Scheduled>, StoreError>> {
+        self.decoding(self.inner.schedules(filter), |schedules, each| {
+            schedules.iter_mut().for_each(|schedule| payloads::schedule(schedule, each));
+        })
+    }
+
+    fn queues(&self) -> BoxFuture<'static, Result<Vec<QueueInfo>, StoreError>> {
+        self.inner.queues()
+    }
+
+    fn workers(&self) -> BoxFuture<'static, Result<Vec<WorkerInfo>, StoreError>> {
+        self.inner.workers()
+    }
+
+    fn waiting_types(&self, queues: Vec<Name>) -> BoxFuture<'static, Result<Vec<Name>, StoreError>> {
+        self.inner.waiting_types(queues)
+    }
+
+    fn purge(&self, purge: Purge) -> BoxFuture<'static, Result<usize, StoreError>> {
+        self.inner.purge(purge)
+    }
+
+    fn changed(&self) -> BoxFuture<'_, Changed> {
+        self.inner.changed()
+    }
+}

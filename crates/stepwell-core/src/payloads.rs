@@ -1,0 +1,147 @@
+//! Where payloads are in what goes to a store and comes back: one walk over each, for encoding and decoding alike.
+//!
+//! What is not walked to is kept as it is: names, headers, times, the kinds of failures.
+
+use crate::codec::Place;
+use crate::failure::Failure;
+use crate::ids::TaskId;
+use crate::journal::{Entry, Kind, Outcome};
+use crate::payload::Payload;
+use crate::store::*;
+
+/// Something that codecs are applied to.
+pub(crate) enum Held<'a> {
+    Payload(&'a mut Payload),
+    /// A part of a failure's message.
+    Text(&'a mut String),
+}
+
+/// What is done at each stop of a walk.
+pub(crate) type Each<'a> = &'a mut dyn FnMut(Held<'_>, Place<'_>);
+
+fn failure(failure: &mut Failure, place: Place<'_>, each: Each<'_>) {
+    each(Held::Text(&mut failure.message), place);
+    failure.causes.iter_mut().for_each(|cause| each(Held::Text(cause), place));
+    failure.compensation_errors.iter_mut().for_each(|error| self::failure(&mut error.failure, place, each));
+}
+
+fn finish(task_id: TaskId, finish: &mut Finish, each: Each<'_>) {
+    match finish {
+        Finish::Completed(output) => each(Held::Payload(output), Place::Output(task_id)),
+        Finish::Failed(why) => failure(why, Place::Failure(task_id), each),
+        Finish::Cancelled => {}
+    }
+}
+
+pub(crate) fn ends(ends: &mut Ends, each: Each<'_>) {
+    for (task_id, end) in ends {
+        if let Some(end) = end {
+            finish(*task_id, end, each);
+        }
+    }
+}
+
+pub(crate) fn entries(task_id: TaskId, entries: &mut [Entry], each: Each<'_>) {
+    for Entry { seq, key, outcome, .. } in entries {
+        let place = match key.kind {
+            // The store puts the task's failure there.
+            Kind::Compensating => Place::Failure(task_id),
+            _ => Place::Entry { task_id, seq: *seq, key },
+        };
+        match outcome {
+            Outcome::Done(value) => each(Held::Payload(value), place),
+            Outcome::Failed(why) | Outcome::Retrying { failure: why, .. } => failure(why, place, each),
+        }
+    }
+}
+
+pub(crate) fn task(task: &mut NewTask, each: Each<'_>) {
+    each(Held::Payload(&mut task.params), Place::Params(task.task_id));
+}
+
+pub(crate) fn event(event: &mut NewEvent, each: Each<'_>) {
+    each(Held::Payload(&mut event.payload), Place::Event(&event.name));
+}
+
+fn message(message: &mut NewMessage, each: Each<'_>) {
+    let NewMessage { task_id, topic, payload } = message;
+    each(Held::Payload(payload), Place::Message { task_id: *task_id, topic });
+}
+
+pub(crate) fn transition(transition: &mut Transition, each: Each<'_>) {
+    let task_id = transition.task_id;
+    entries(task_id, &mut transition.entries, each);
+    transition.spawns.iter_mut().for_each(|spawned| task(spawned, each));
+    transition.events.iter_mut().for_each(|emitted| event(emitted, each));
+    transition.messages.iter_mut().for_each(|sent| message(sent, each));
+    match &mut transition.next {
+        Next::Complete(output) => each(Held::Payload(output), Place::Output(task_id)),
+        Next::Retry { failure: why, .. } | Next::Fail(why) => failure(why, Place::Failure(task_id), each),
+        Next::Continue { .. } | Next::Suspend { .. } | Next::Cancel | Next::Release => {}
+    }
+}
+
+pub(crate) fn batch(batch: &mut Batch, each: Each<'_>) {
+    batch.transitions.iter_mut().for_each(|applied| transition(applied, each));
+    batch.events.iter_mut().for_each(|emitted| event(emitted, each));
+    batch.messages.iter_mut().for_each(|sent| message(sent, each));
+    batch.spawns.iter_mut().for_each(|spawned| task(spawned, each));
+    for ScheduleChange { name, action } in &mut batch.schedules {
+        match action {
+            ScheduleAction::Create(plan) => each(Held::Payload(&mut plan.definition), Place::Schedule(name)),
+            ScheduleAction::Replace { plan, spawns, .. } => {
+                each(Held::Payload(&mut plan.definition), Place::Schedule(name));
+                spawns.iter_mut().for_each(|spawned| task(spawned, each));
+            }
+            ScheduleAction::Delete => {}
+        }
+    }
+}
+
+pub(crate) fn schedule(schedule: &mut Scheduled, each: Each<'_>) {
+    each(Held::Payload(&mut schedule.plan.definition), Place::Schedule(&schedule.name));
+}
+
+fn facts(task_id: TaskId, facts: &mut Facts, each: Each<'_>) {
+    for (name, payload) in &mut facts.events {
+        each(Held::Payload(payload), Place::Event(name));
+    }
+    for ArrivedMessage { topic, payload, .. } in &mut facts.messages {
+        each(Held::Payload(payload), Place::Message { task_id, topic });
+    }
+    for (child, end) in &mut facts.children {
+        finish(*child, end, each);
+    }
+}
+
+/// The result of a [`UserTransaction`] is not walked to: what it gives back is what it made.
+pub(crate) fn applied(task_id: TaskId, applied: &mut Result<Applied, Refused>, each: Each<'_>) {
+    if let Ok(applied) = applied {
+        facts(task_id, &mut applied.facts, each);
+    }
+}
+
+/// What became of a batch whose transitions were of these tasks.
+pub(crate) fn committed(tasks: &[TaskId], committed: &mut Committed, each: Each<'_>) {
+    for (task_id, result) in tasks.iter().zip(&mut committed.transitions) {
+        applied(*task_id, result, each);
+    }
+    for claimed in committed.claims.iter_mut().flat_map(|claimed| &mut claimed.tasks) {
+        each(Held::Payload(&mut claimed.params), Place::Params(claimed.task_id));
+        entries(claimed.task_id, claimed.journal.as_deref_mut().unwrap_or_default(), each);
+        facts(claimed.task_id, &mut claimed.facts, each);
+    }
+    for (task_id, end) in &mut committed.news.finished {
+        finish(*task_id, end, each);
+    }
+}
+
+pub(crate) fn info(info: &mut TaskInfo, each: Each<'_>) {
+    each(Held::Payload(&mut info.params), Place::Params(info.task_id));
+    if let Some(output) = &mut info.output {
+        each(Held::Payload(output), Place::Output(info.task_id));
+    }
+    if let Some(why) = &mut info.failure {
+        failure(why, Place::Failure(info.task_id), each);
+    }
+}
