@@ -102,16 +102,19 @@ impl<F: Closure> Placed<'_, F> {
     {
         let Self { step, key } = self;
         let recorded = step.ledger.memory().steps.get(&key).cloned();
+        let discharged = step.discharged.iter().map(|key| (key.clone(), Outcome::Done(Payload::null())));
+        let discharged: Vec<_> = discharged.collect();
         if let Some(result) = recorded {
+            if !discharged.is_empty() {
+                step.ledger.record(discharged).await?;
+            }
             return decode(&key.label(), &result);
         }
         step.ledger.check_owned().await?;
-        let (ledger, discharged) = (step.ledger, step.discharged.clone());
+        let ledger = step.ledger;
         // A closure that runs while the checkpoint is lost is dropped: somebody else runs it.
         let failure = match ledger.while_owned(step.tries(&key)).await? {
             Ok(result) => {
-                let discharged =
-                    discharged.into_iter().map(|cleanup| (cleanup, Outcome::Done(Payload::null())));
                 let done = (key.clone(), Outcome::Done(result.clone()));
                 ledger.record([done].into_iter().chain(discharged)).await?;
                 return decode(&key.label(), &result);
