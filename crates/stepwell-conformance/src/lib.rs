@@ -142,7 +142,8 @@
 //! 41. **Payloads come back byte for byte**: of 4 MiB, with all that JSON allows. `payloads_come_back`
 //! 42. **Failures, names, headers, entries and waits come back as they were**, and no name is taken for
 //!     another one. `failures_come_back`, `odd_names`, `entries_come_back`. Entries leave a journal
-//!     when others take their place. `superseded_entries`
+//!     when others take their place. `superseded_entries`. And a task that is put into
+//!     another store is there as it was. `importing`
 //! 43. **Times come back to the microsecond**, however far away they are. `times_come_back`
 //! 44. **Lists hold what passes their filter**, newest first, a page at a time; how
 //!     tasks ended is told of many at once, and what they wait for by the beginnings of its names. `lists`, `ends`,

@@ -63,6 +63,7 @@ macro_rules! suite {
             odd_names,
             entries_come_back,
             superseded_entries,
+            importing,
             times_come_back,
             lists,
             ends,

@@ -3,6 +3,7 @@
 mod schedules;
 
 use std::any::{Any, TypeId};
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +18,7 @@ use crate::compensation::Undoing;
 use crate::context::TaskContext;
 use crate::engine::{Engine, States};
 use crate::error::Error;
+use crate::export::{Export, ImportError, TaskRecord};
 use crate::hub::Hub;
 use crate::ids::{RunId, TaskId, WorkerId};
 use crate::journal::Entry;
@@ -410,6 +412,54 @@ impl Client {
     /// [`Error::Store`].
     pub async fn journal(&self, task_id: TaskId) -> Result<Vec<Entry>, Error> {
         Ok(self.engine.store.journal(task_id).await?)
+    }
+
+    /// Everything that the store keeps of a task, as a document. The task itself stays, and goes on: when it is to go on elsewhere,
+    /// see to it that no worker here runs it (pause its queue, or register its type in no worker).
+    ///
+    /// Payloads are in it as the program sees them, whatever codecs the client has. Its children are not.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; [`Error::Store`].
+    pub async fn export(&self, task_id: TaskId) -> Result<Export, Error> {
+        let store = &self.engine.store;
+        loop {
+            let info = self.task(task_id).await?.ok_or(Error::NotFound(task_id))?;
+            let (waits, messages) = store.mailbox(task_id).await?;
+            let journal = self.journal(task_id).await?;
+            // Nothing has happened to it between the first look and the last: the parts belong together.
+            let same = |other: &TaskInfo| {
+                (other.state, other.run_id, other.attempt) == (info.state, info.run_id, info.attempt)
+            };
+            let later = self.task(task_id).await?.ok_or(Error::NotFound(task_id))?;
+            let (later_waits, later_messages) = store.mailbox(task_id).await?;
+            if same(&later)
+                && later_waits == waits
+                && later_messages == messages
+                && self.journal(task_id).await?.len() == journal.len()
+            {
+                let messages = messages.into_iter().map(|message| (message.topic, message.payload)).collect();
+                let record = TaskRecord { info, journal, waits, messages };
+                return Ok(Export { exported_at: store.now(), metadata: BTreeMap::default(), record });
+            }
+        }
+    }
+
+    /// Puts in a task that was exported, here or from another store. One that has not ended goes on from its journal: no step that has a
+    /// result runs again, and timers are due when they were.
+    ///
+    /// Events are not exported: what the task waits for has to be emitted here. A child that was not imported counts as
+    /// deleted.
+    ///
+    /// # Errors
+    /// [`ImportError::Exists`]; [`Error::Store`].
+    pub async fn import(&self, export: Export) -> Result<TaskId, Error> {
+        let task_id = export.record.info.task_id;
+        if !self.engine.store.import(export.record).await? {
+            return Err(ImportError::Exists.into());
+        }
+        self.engine.hub.workers().iter().for_each(|slots| slots.nudge());
+        Ok(task_id)
     }
 
     /// The approvals that the oldest `limit` tasks wait for, of those that wait for one. For the next page, give the task of the

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::codec::{Codec, CodecError, Place};
 use crate::envelope::Codecs;
+use crate::export::TaskRecord;
 use crate::ids::TaskId;
 use crate::journal::Entry;
 use crate::name::Name;
@@ -178,6 +179,23 @@ impl Store for Encoded {
         self.decoding(self.inner.schedules(filter), |schedules, each| {
             schedules.iter_mut().for_each(|schedule| payloads::schedule(schedule, each));
         })
+    }
+
+    fn mailbox(
+        &self,
+        task_id: TaskId,
+    ) -> BoxFuture<'static, Result<(Vec<Wait>, Vec<ArrivedMessage>), StoreError>> {
+        self.decoding(self.inner.mailbox(task_id), move |(_, messages), each| {
+            payloads::messages(task_id, messages, each);
+        })
+    }
+
+    fn import(&self, mut record: TaskRecord) -> BoxFuture<'static, Result<bool, StoreError>> {
+        let encoded = self.codecs.encode(|each| payloads::record(&mut record, each));
+        match encoded {
+            Ok(()) => self.inner.import(record),
+            Err(error) => Box::pin(std::future::ready(Err(error))),
+        }
     }
 
     fn queues(&self) -> BoxFuture<'static, Result<Vec<QueueInfo>, StoreError>> {

@@ -1,5 +1,6 @@
 //! The errors of a client's calls.
 
+use crate::export::ImportError;
 use crate::failure::Failure;
 use crate::ids::{TaskId, WorkerId};
 use crate::name::InvalidName;
@@ -31,6 +32,9 @@ pub enum Error {
         "two task types are named \"{0}\": a task finds its code by that name, so give one of them another `NAME`"
     )]
     DuplicateTaskType(String),
+    /// A document is no task that can be imported.
+    #[error(transparent)]
+    Import(#[from] ImportError),
     /// A workflow is not put together as it has to be, or not registered.
     #[error(transparent)]
     Workflow(#[from] WorkflowError),

@@ -137,7 +137,7 @@ impl Kind {
 }
 
 /// Names one operation of a task: the `ordinal`-th call (from 1) of its kind with its name.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Key {
     /// What sort of operation it is.
     pub kind: Kind,
@@ -188,7 +188,8 @@ impl fmt::Debug for Key {
 }
 
 /// One delivery, as it is kept.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "FlatEntry", into = "FlatEntry")]
 pub struct Entry {
     /// Its place in the journal, from 1.
     pub seq: u64,
@@ -198,6 +199,34 @@ pub struct Entry {
     pub outcome: Outcome,
     /// When, by the store's clock.
     pub at: Timestamp,
+}
+
+/// An entry as a document has it.
+#[derive(Serialize, Deserialize)]
+struct FlatEntry {
+    seq: u64,
+    #[serde(flatten)]
+    key: Key,
+    outcome: String,
+    value: Payload,
+    at: Timestamp,
+}
+
+impl From<Entry> for FlatEntry {
+    fn from(Entry { seq, key, outcome, at }: Entry) -> Self {
+        let (word, value) = outcome.to_columns();
+        Self { seq, key, outcome: word.into(), value, at }
+    }
+}
+
+impl TryFrom<FlatEntry> for Entry {
+    type Error = String;
+
+    fn try_from(FlatEntry { seq, key, outcome, value, at }: FlatEntry) -> Result<Self, String> {
+        let read = Outcome::from_columns(&outcome, value);
+        let outcome = read.ok_or_else(|| format!("{outcome:?} with its value is no outcome"))?;
+        Ok(Self { seq, key, outcome, at })
+    }
 }
 
 /// What was delivered to an operation.

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
 use crate::compensation::{attempts, begun_anew, compensating, end_of};
+use crate::export::TaskRecord;
 use crate::failure::{Failure, FailureKind};
 use crate::ids::{RunId, TaskId, WorkerId};
 use crate::journal::{Entry, Key, Kind};
@@ -126,6 +127,24 @@ impl Store for MemoryStore {
         });
         let waits = waits.collect();
         Box::pin(std::future::ready(Ok(waits)))
+    }
+
+    fn mailbox(
+        &self,
+        task_id: TaskId,
+    ) -> BoxFuture<'static, Result<(Vec<Wait>, Vec<ArrivedMessage>), StoreError>> {
+        let state = self.state();
+        let task = state.tasks.get(&task_id);
+        let mailbox =
+            task.map(|task| (task.waits.values().cloned().collect(), task.mailbox.iter().cloned().collect()));
+        Box::pin(std::future::ready(Ok(mailbox.unwrap_or_default())))
+    }
+
+    fn import(&self, record: TaskRecord) -> BoxFuture<'static, Result<bool, StoreError>> {
+        let imported = self.state().import(self.now(), record);
+        self.shared.version.fetch_add(1, Ordering::SeqCst);
+        self.shared.changed.notify_waiters();
+        Box::pin(std::future::ready(Ok(imported)))
     }
 
     fn queues(&self) -> BoxFuture<'static, Result<Vec<QueueInfo>, StoreError>> {
@@ -252,6 +271,9 @@ impl Task {
             priority: self.new.priority,
             attempt: self.attempt,
             max_attempts: self.new.max_attempts,
+            retry: self.new.retry.clone(),
+            max_duration: self.new.cancellation.max_duration,
+            cancel_at: self.cancel_at,
             parent: self.new.parent,
             idempotency_key: self.new.idempotency_key.clone(),
             concurrency_key: self.new.concurrency_key.clone(),
@@ -332,10 +354,7 @@ impl State {
             }
         }
         for wait in transition.waits_added {
-            if let (Kind::Event, Some(target)) = (wait.key.kind, &wait.target) {
-                self.awaiting.entry(target.clone()).or_default().insert(task_id);
-            }
-            task.waits.insert(wait.key.clone(), wait);
+            self.add_wait(task_id, wait);
         }
         for task in transition.spawns {
             self.spawn(now, task, news);
@@ -688,6 +707,86 @@ impl State {
             (false, None) => self.make_ready(now, task_id, news),
         }
         Spawned::Created { claimed }
+    }
+
+    fn import(&mut self, now: Timestamp, record: TaskRecord) -> bool {
+        let TaskRecord { info, journal, waits, messages } = record;
+        let key = info.idempotency_key.clone().map(|key| (info.task_type.clone(), key));
+        if self.tasks.contains_key(&info.task_id)
+            || key.as_ref().is_some_and(|key| self.idempotency.contains_key(key))
+        {
+            return false;
+        }
+        let task_id = info.task_id;
+        self.idempotency.extend(key.map(|key| (key, task_id)));
+        let mailbox = messages.into_iter().map(|(topic, payload)| {
+            self.messages += 1;
+            ArrivedMessage { id: self.messages, topic, payload }
+        });
+        let task = Task {
+            state: if info.state.is_finished() { info.state } else { TaskState::Pending },
+            run_id: info.run_id,
+            attempt: info.attempt.saturating_sub(u32::from(info.state == TaskState::Running)),
+            worker_id: None,
+            journal,
+            waits: BTreeMap::new(),
+            mailbox: mailbox.collect(),
+            output: info.output,
+            failure: info.failure,
+            cancel_requested: false,
+            compensating: info.state == TaskState::Compensating,
+            poked: false,
+            place: 0,
+            spawned_at: info.spawned_at,
+            ready_at: now,
+            started_at: info.started_at,
+            finished_at: info.finished_at,
+            due_at: None,
+            cancel_at: None,
+            new: NewTask {
+                task_id,
+                run_id: info.run_id,
+                task_type: info.task_type,
+                queue: info.queue,
+                params: info.params,
+                headers: info.headers,
+                priority: info.priority,
+                max_attempts: info.max_attempts,
+                retry: info.retry,
+                start_at: None,
+                idempotency_key: info.idempotency_key,
+                concurrency_key: info.concurrency_key,
+                code_version: info.code_version,
+                cancellation: CancellationPolicy { max_delay: None, max_duration: info.max_duration },
+                parent: info.parent,
+                claim_by: None,
+            },
+        };
+        let ended = task.state.is_finished();
+        self.tasks.insert(task_id, task);
+        if ended {
+            return true;
+        }
+        for wait in waits {
+            self.add_wait(task_id, wait);
+        }
+        self.line_up(task_id);
+        self.set_deadline(task_id, info.cancel_at);
+        let mut news = News::default();
+        match info.due_at.filter(|due_at| info.state == TaskState::Pending && *due_at > now) {
+            Some(due_at) => self.set_due(task_id, Some(due_at), &mut news),
+            None => self.make_ready(now, task_id, &mut news),
+        }
+        true
+    }
+
+    fn add_wait(&mut self, task_id: TaskId, wait: Wait) {
+        if let (Kind::Event, Some(target)) = (wait.key.kind, &wait.target) {
+            self.awaiting.entry(target.clone()).or_default().insert(task_id);
+        }
+        if let Some(task) = self.tasks.get_mut(&task_id) {
+            task.waits.insert(wait.key.clone(), wait);
+        }
     }
 
     fn waiting_types(&self, queues: &[Name]) -> Vec<Name> {

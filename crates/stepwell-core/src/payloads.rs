@@ -3,6 +3,7 @@
 //! What is not walked to is kept as it is: names, headers, times, the kinds of failures.
 
 use crate::codec::Place;
+use crate::export::TaskRecord;
 use crate::failure::Failure;
 use crate::ids::TaskId;
 use crate::journal::{Entry, Kind, Outcome};
@@ -102,13 +103,26 @@ pub(crate) fn schedule(schedule: &mut Scheduled, each: Each<'_>) {
     each(Held::Payload(&mut schedule.plan.definition), Place::Schedule(&schedule.name));
 }
 
+pub(crate) fn messages(task_id: TaskId, messages: &mut [ArrivedMessage], each: Each<'_>) {
+    for ArrivedMessage { topic, payload, .. } in messages {
+        each(Held::Payload(payload), Place::Message { task_id, topic });
+    }
+}
+
+pub(crate) fn record(record: &mut TaskRecord, each: Each<'_>) {
+    let task_id = record.info.task_id;
+    info(&mut record.info, each);
+    entries(task_id, &mut record.journal, each);
+    for (topic, payload) in &mut record.messages {
+        each(Held::Payload(payload), Place::Message { task_id, topic });
+    }
+}
+
 fn facts(task_id: TaskId, facts: &mut Facts, each: Each<'_>) {
     for (name, payload) in &mut facts.events {
         each(Held::Payload(payload), Place::Event(name));
     }
-    for ArrivedMessage { topic, payload, .. } in &mut facts.messages {
-        each(Held::Payload(payload), Place::Message { task_id, topic });
-    }
+    messages(task_id, &mut facts.messages, each);
     for (child, end) in &mut facts.children {
         finish(*child, end, each);
     }

@@ -46,6 +46,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::export::TaskRecord;
 use crate::failure::{Failure, FailureKind};
 use crate::ids::{RunId, TaskId, WorkerId};
 use crate::journal::Entry;
@@ -116,6 +117,17 @@ pub trait Store: Any + Send + Sync {
         behind: Option<TaskId>,
         limit: usize,
     ) -> BoxFuture<'static, Result<Vec<(TaskId, Wait)>, StoreError>>;
+
+    /// What a task waits for, and what is in its mailbox.
+    fn mailbox(
+        &self,
+        task_id: TaskId,
+    ) -> BoxFuture<'static, Result<(Vec<Wait>, Vec<ArrivedMessage>), StoreError>>;
+
+    /// Puts in a task that was exported from a store, to go on in this one: one that has not ended is pending, at once or when
+    /// it was due (a running attempt does not count), and compensating if it was. `false`, and nothing has changed, when the store has the
+    /// task, or one of its type with its idempotency key.
+    fn import(&self, record: TaskRecord) -> BoxFuture<'static, Result<bool, StoreError>>;
 
     /// All queues that have limits, are paused, or have a task that has not ended, by name.
     fn queues(&self) -> BoxFuture<'static, Result<Vec<QueueInfo>, StoreError>>;

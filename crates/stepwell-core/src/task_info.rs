@@ -1,11 +1,14 @@
 //! What a store tells of tasks: their states, what it knows of each, and which to list.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
 use crate::ids::{RunId, TaskId};
 use crate::name::Name;
 use crate::payload::Payload;
+use crate::retry::RetryStrategy;
 use crate::store::Headers;
 use crate::time::Timestamp;
 
@@ -78,7 +81,7 @@ impl std::fmt::Display for TaskState {
 }
 
 /// What a store knows of a task.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct TaskInfo {
     /// The task.
     pub task_id: TaskId,
@@ -104,6 +107,12 @@ pub struct TaskInfo {
     pub attempt: u32,
     /// How many attempts it has.
     pub max_attempts: u32,
+    /// When a failed attempt is followed by another.
+    pub retry: RetryStrategy,
+    /// How long it may take, from its first claim on.
+    pub max_duration: Option<Duration>,
+    /// When it is cancelled by itself.
+    pub cancel_at: Option<Timestamp>,
     /// The task that spawned it.
     pub parent: Option<TaskId>,
     /// Its idempotency key.

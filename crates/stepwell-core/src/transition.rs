@@ -3,6 +3,8 @@
 use std::any::Any;
 
 use crate::codec::CodecError;
+use serde::{Deserialize, Serialize};
+
 use crate::failure::Failure;
 use crate::ids::{RunId, TaskId};
 use crate::journal::{Entry, Key};
@@ -78,9 +80,10 @@ impl Transition {
 pub type MessageId = i64;
 
 /// Something that a task waits for.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Wait {
     /// The operation that waits. Its kind says for what.
+    #[serde(flatten)]
     pub key: Key,
     /// The event's name, the message's topic, the child's id; `None` for timers.
     pub target: Option<Name>,

@@ -31,6 +31,7 @@ mod clock;
 mod columns;
 mod commit;
 mod error;
+mod import;
 mod link;
 mod migrate;
 mod options;
@@ -44,10 +45,12 @@ use std::time::Duration;
 
 use sqlx::postgres::{PgPool, PgPoolOptions};
 use stepwell_core::store::{
-    Batch, Changed, Committed, Ends, Purge, ScheduleFilter, Scheduled, Transacting, Transition, Wait,
+    ArrivedMessage, Batch, Changed, Committed, Ends, Purge, ScheduleFilter, Scheduled, Transacting,
+    Transition, Wait,
 };
 use stepwell_core::{
-    BoxFuture, Entry, Name, QueueInfo, Store, StoreError, TaskFilter, TaskId, TaskInfo, Timestamp, WorkerInfo,
+    BoxFuture, Entry, Name, QueueInfo, Store, StoreError, TaskFilter, TaskId, TaskInfo, TaskRecord,
+    Timestamp, WorkerInfo,
 };
 use uuid::Uuid;
 
@@ -158,6 +161,19 @@ impl Store for PostgresStore {
     ) -> BoxFuture<'static, Result<Vec<(TaskId, Wait)>, StoreError>> {
         let shared = self.0.clone();
         Box::pin(async move { shared.waits(prefix, behind, limit).await })
+    }
+
+    fn mailbox(
+        &self,
+        task_id: TaskId,
+    ) -> BoxFuture<'static, Result<(Vec<Wait>, Vec<ArrivedMessage>), StoreError>> {
+        let shared = self.0.clone();
+        Box::pin(async move { shared.mailbox(task_id).await })
+    }
+
+    fn import(&self, record: TaskRecord) -> BoxFuture<'static, Result<bool, StoreError>> {
+        let shared = self.0.clone();
+        Box::pin(async move { shared.import(record).await })
     }
 
     fn queues(&self) -> BoxFuture<'static, Result<Vec<QueueInfo>, StoreError>> {

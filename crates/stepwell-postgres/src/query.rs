@@ -27,7 +27,7 @@ const INFO: &str = "SELECT t.task_id, coalesce(l.run_id, o.run_id), t.task_type,
         o.output, coalesce(l.failure, o.failure), t.headers, t.priority, coalesce(l.attempt, o.attempt), t.max_attempts,
         t.parent, t.idempotency_key, coalesce(l.cancel_requested, o.cancel_requested), t.spawned_at,
         coalesce(l.started_at, o.started_at), o.finished_at, l.due_at,
-        t.concurrency_key, t.code_version";
+        t.concurrency_key, t.code_version, t.retry, t.max_duration, l.cancel_at";
 
 fn info(row: &PgRow) -> sqlx::Result<TaskInfo> {
     let id = |place: usize| row.try_get::<Uuid, _>(place);
@@ -56,7 +56,22 @@ fn info(row: &PgRow) -> sqlx::Result<TaskInfo> {
         due_at: moment(18)?,
         concurrency_key: text(19)?.map(name).transpose()?,
         code_version: text(20)?.map(name).transpose()?,
+        retry: json(row.try_get(21)?)?,
+        max_duration: row
+            .try_get::<Option<i64>, _>(22)?
+            .map(|micros| Duration::from_micros(micros.unsigned_abs())),
+        cancel_at: moment(23)?,
     })
+}
+
+/// Reads `task_id, kind, name, ordinal, target, due_at`.
+pub(crate) fn wait(row: &PgRow) -> sqlx::Result<(TaskId, Wait)> {
+    let word: &str = row.try_get(1)?;
+    let kind = Kind::parse(word).ok_or_else(|| broken(format!("{word:?} is no kind")))?;
+    let key = Key { kind, name: name(row.try_get::<&str, _>(2)?)?, ordinal: attempt(row.try_get(3)?) };
+    let target = row.try_get::<Option<&str>, _>(4)?.map(name).transpose()?;
+    let due_at = row.try_get::<Option<Moment>, _>(5)?.map(|moment| moment.0);
+    Ok((row.try_get::<Uuid, _>(0)?.into(), Wait { key, target, due_at }))
 }
 
 fn queue_info(row: &PgRow) -> sqlx::Result<QueueInfo> {
@@ -174,15 +189,6 @@ impl Shared {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let behind = behind.map(|task_id| *task_id.as_uuid());
         let rows = self.read(&sql, |query| query.bind(prefix.clone()).bind(behind).bind(limit)).await?;
-        let wait = |row: &PgRow| {
-            let word: &str = row.try_get(1)?;
-            let kind = Kind::parse(word).ok_or_else(|| broken(format!("{word:?} is no kind")))?;
-            let key =
-                Key { kind, name: name(row.try_get::<&str, _>(2)?)?, ordinal: attempt(row.try_get(3)?) };
-            let target = row.try_get::<Option<&str>, _>(4)?.map(name).transpose()?;
-            let due_at = row.try_get::<Option<Moment>, _>(5)?.map(|moment| moment.0);
-            Ok((row.try_get::<Uuid, _>(0)?.into(), Wait { key, target, due_at }))
-        };
         let waits = rows.iter().map(wait).collect::<sqlx::Result<Vec<(TaskId, Wait)>>>();
         let mut waits = waits.map_err(|error| self.error(error))?;
         waits.sort_unstable_by(|(a, x), (b, y)| (a, &x.key).cmp(&(b, &y.key)));

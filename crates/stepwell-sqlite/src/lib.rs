@@ -18,6 +18,7 @@
 mod claim;
 mod commit;
 mod error;
+mod import;
 mod intake;
 mod limits;
 mod liveness;
@@ -43,10 +44,12 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rusqlite::Connection;
-use stepwell_core::store::{Batch, Changed, Committed, Ends, Purge, ScheduleFilter, Scheduled, Wait};
+use stepwell_core::store::{
+    ArrivedMessage, Batch, Changed, Committed, Ends, Purge, ScheduleFilter, Scheduled, Wait,
+};
 use stepwell_core::{
-    BoxFuture, Entry, Name, QueueInfo, Runtime, Store, StoreError, TaskFilter, TaskId, TaskInfo, Timestamp,
-    WorkerInfo,
+    BoxFuture, Entry, Name, QueueInfo, Runtime, Store, StoreError, TaskFilter, TaskId, TaskInfo, TaskRecord,
+    Timestamp, WorkerInfo,
 };
 use tokio::sync::oneshot;
 
@@ -123,6 +126,19 @@ impl SqliteStore {
         }
     }
 
+    /// Writes in a transaction of its own.
+    fn write<T: Send + 'static>(
+        &self,
+        write: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> BoxFuture<'static, Result<T, StoreError>> {
+        let (answer, receipt) = oneshot::channel();
+        let location = self.location.clone();
+        self.order(Order::Job(Box::new(move |conn| {
+            let _ = answer.send(write(conn).map_err(|error| Fault::from(error).at(&location)));
+        })));
+        Box::pin(answered(receipt))
+    }
+
     fn query<T: Send + 'static>(
         &self,
         query: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
@@ -176,6 +192,18 @@ impl Store for SqliteStore {
         self.query(move |conn| waits::beginning_with(conn, &prefix, behind, limit))
     }
 
+    fn mailbox(
+        &self,
+        task_id: TaskId,
+    ) -> BoxFuture<'static, Result<(Vec<Wait>, Vec<ArrivedMessage>), StoreError>> {
+        self.query(move |conn| import::mailbox(conn, task_id))
+    }
+
+    fn import(&self, record: TaskRecord) -> BoxFuture<'static, Result<bool, StoreError>> {
+        let now = self.now();
+        self.write(move |conn| import::import(conn, now, &record))
+    }
+
     fn queues(&self) -> BoxFuture<'static, Result<Vec<QueueInfo>, StoreError>> {
         self.query(limits::queues)
     }
@@ -194,12 +222,7 @@ impl Store for SqliteStore {
     }
 
     fn purge(&self, purge: Purge) -> BoxFuture<'static, Result<usize, StoreError>> {
-        let (answer, receipt) = oneshot::channel();
-        let location = self.location.clone();
-        self.order(Order::Job(Box::new(move |conn| {
-            let _ = answer.send(purge::purge(conn, &purge).map_err(|error| Fault::from(error).at(&location)));
-        })));
-        Box::pin(answered(receipt))
+        self.write(move |conn| purge::purge(conn, &purge))
     }
 
     fn changed(&self) -> BoxFuture<'_, Changed> {

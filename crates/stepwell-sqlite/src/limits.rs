@@ -38,6 +38,20 @@ impl Queue {
     }
 }
 
+/// A task joins the others of its concurrency key, last.
+pub(crate) fn line_up(conn: &Connection, task_id: TaskId, key: &Name) -> Result<()> {
+    conn
+        .run(
+            "UPDATE stepwell_tasks SET
+                place = (SELECT coalesce(max(place), 0) + 1 FROM stepwell_tasks
+                    WHERE concurrency_key = ?2 AND place IS NOT NULL),
+                blocked = EXISTS (SELECT 1 FROM stepwell_tasks WHERE concurrency_key = ?2 AND place IS NOT NULL)
+            WHERE task_id = ?1",
+            params![Sql(&task_id), Sql(key)],
+        )
+        .map(drop)
+}
+
 impl Applying<'_> {
     pub(crate) fn change_queue(&mut self, change: &QueueChange) -> Result<()> {
         let queue = Sql(&change.queue);
@@ -136,16 +150,7 @@ impl Applying<'_> {
 
     /// A task joins the others of its concurrency key, last.
     pub(crate) fn line_up(&self, task_id: TaskId, key: &Name) -> Result<()> {
-        self.conn
-            .run(
-                "UPDATE stepwell_tasks SET
-                    place = (SELECT coalesce(max(place), 0) + 1 FROM stepwell_tasks
-                        WHERE concurrency_key = ?2 AND place IS NOT NULL),
-                    blocked = EXISTS (SELECT 1 FROM stepwell_tasks WHERE concurrency_key = ?2 AND place IS NOT NULL)
-                WHERE task_id = ?1",
-                params![Sql(&task_id), Sql(key)],
-            )
-            .map(drop)
+        line_up(self.conn, task_id, key)
     }
 
     /// A task that had ended joins the others of its concurrency key, if it has one.

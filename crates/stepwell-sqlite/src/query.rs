@@ -1,5 +1,7 @@
 //! Questions that change nothing.
 
+use std::time::Duration;
+
 use rusqlite::types::ToSql;
 use rusqlite::{Connection, Result, Row, params};
 use stepwell_core::store::{Ends, Finish, TaskFilter, TaskInfo, TaskState};
@@ -11,7 +13,7 @@ const INFO: &str =
     "SELECT task_id, run_id, task_type, queue,
         CASE WHEN compensating = 1 AND finished_at IS NULL THEN 'compensating' ELSE state END, params, output, failure, headers, priority,
         attempt, max_attempts, parent, idempotency_key, cancel_requested, spawned_at, started_at, finished_at,
-        due_at, concurrency_key, code_version
+        due_at, concurrency_key, code_version, retry, max_duration, cancel_at
     FROM stepwell_tasks";
 
 fn info(row: &Row<'_>) -> Result<TaskInfo> {
@@ -37,6 +39,11 @@ fn info(row: &Row<'_>) -> Result<TaskInfo> {
         due_at: opt(row, 18)?,
         concurrency_key: opt(row, 19)?,
         code_version: opt(row, 20)?,
+        retry: get(row, 21)?,
+        max_duration: row
+            .get::<_, Option<i64>>(22)?
+            .map(|micros| Duration::from_micros(micros.unsigned_abs())),
+        cancel_at: opt(row, 23)?,
     })
 }
 

@@ -1,6 +1,6 @@
 //! What runs did.
 
-use rusqlite::params;
+use rusqlite::{Connection, params};
 use stepwell_core::store::{Applied, Finish, Next, Refused, Transition};
 use stepwell_core::{Entry, RunId, TaskId, Timestamp};
 
@@ -170,25 +170,29 @@ impl Applying<'_> {
     }
 
     pub(crate) fn add_entries(&self, task_id: TaskId, entries: &[Entry]) -> rusqlite::Result<()> {
-        for entry in entries {
-            let (outcome, payload) = entry.outcome.to_columns();
-            self.conn.run(
-                "INSERT INTO stepwell_journal (task_id, seq, kind, name, ordinal, outcome, payload, at)
-                VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-                params![
-                    Sql(&task_id),
-                    i64::try_from(entry.seq).unwrap_or(i64::MAX),
-                    Sql(&entry.key.kind),
-                    Sql(&entry.key.name),
-                    entry.key.ordinal,
-                    outcome,
-                    Sql(&payload),
-                    Sql(&entry.at)
-                ],
-            )?;
-        }
-        Ok(())
+        add_entries(self.conn, task_id, entries)
     }
+}
+
+pub(crate) fn add_entries(conn: &Connection, task_id: TaskId, entries: &[Entry]) -> rusqlite::Result<()> {
+    for entry in entries {
+        let (outcome, payload) = entry.outcome.to_columns();
+        conn.run(
+            "INSERT INTO stepwell_journal (task_id, seq, kind, name, ordinal, outcome, payload, at)
+            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            params![
+                Sql(&task_id),
+                i64::try_from(entry.seq).unwrap_or(i64::MAX),
+                Sql(&entry.key.kind),
+                Sql(&entry.key.name),
+                entry.key.ordinal,
+                outcome,
+                Sql(&payload),
+                Sql(&entry.at)
+            ],
+        )?;
+    }
+    Ok(())
 }
 
 /// Whether the order of its parts makes no difference to anyone, so that the end may come first.

@@ -12,6 +12,22 @@ use crate::rows::{Sql, Statements as _, get, key, opt};
 /// Is this parent waiting for this child? The child's id is in few waits, a parent may have many.
 pub(crate) const AWAITS: &str = "SELECT 1 FROM stepwell_waits WHERE target = ?2 AND task_id = ?1 LIMIT 1";
 
+pub(crate) fn add_wait(conn: &Connection, task_id: TaskId, wait: &Wait) -> Result<()> {
+    conn.run(
+        "INSERT OR REPLACE INTO stepwell_waits (task_id, kind, name, ordinal, target, due_at)
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        params![
+            Sql(&task_id),
+            Sql(&wait.key.kind),
+            Sql(&wait.key.name),
+            wait.key.ordinal,
+            wait.target.as_ref().map(Sql),
+            wait.due_at.as_ref().map(Sql)
+        ],
+    )?;
+    Ok(())
+}
+
 /// What tasks wait for whose target begins so. Texts are ordered by their bytes, and none of them has one over U+10FFFF.
 pub(crate) fn beginning_with(
     conn: &Connection,
@@ -35,19 +51,7 @@ pub(crate) fn beginning_with(
 
 impl Applying<'_> {
     pub(crate) fn add_wait(&self, task_id: TaskId, wait: &Wait) -> Result<()> {
-        self.conn.run(
-            "INSERT OR REPLACE INTO stepwell_waits (task_id, kind, name, ordinal, target, due_at)
-            VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-            params![
-                Sql(&task_id),
-                Sql(&wait.key.kind),
-                Sql(&wait.key.name),
-                wait.key.ordinal,
-                wait.target.as_ref().map(Sql),
-                wait.due_at.as_ref().map(Sql)
-            ],
-        )?;
-        Ok(())
+        add_wait(self.conn, task_id, wait)
     }
 
     pub(crate) fn remove_wait(&self, task_id: TaskId, key: &Key) -> Result<()> {

@@ -27,10 +27,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
-use stepwell_core::store::{Batch, Changed, Committed, Ends, Purge, ScheduleFilter, Scheduled, Wait};
+use stepwell_core::store::{
+    ArrivedMessage, Batch, Changed, Committed, Ends, Purge, ScheduleFilter, Scheduled, Wait,
+};
 use stepwell_core::{
     BoxFuture, Entry, Error, MemoryStore, Name, QueueInfo, Runtime, Store, StoreError, TaskFilter, TaskId,
-    TaskInfo, Timestamp, WorkerInfo, WorkerOptions, from_micros,
+    TaskInfo, TaskRecord, Timestamp, WorkerInfo, WorkerOptions, from_micros,
 };
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -226,6 +228,17 @@ where
         limit: usize,
     ) -> BoxFuture<'static, Result<Vec<(TaskId, Wait)>, StoreError>> {
         self.store.waits(prefix, behind, limit)
+    }
+
+    fn mailbox(
+        &self,
+        task_id: TaskId,
+    ) -> BoxFuture<'static, Result<(Vec<Wait>, Vec<ArrivedMessage>), StoreError>> {
+        self.store.mailbox(task_id)
+    }
+
+    fn import(&self, record: TaskRecord) -> BoxFuture<'static, Result<bool, StoreError>> {
+        self.store.import(record)
     }
 
     fn queues(&self) -> BoxFuture<'static, Result<Vec<QueueInfo>, StoreError>> {

@@ -1,0 +1,145 @@
+//! Tasks as documents: everything that a store keeps of a task, to be looked at elsewhere, or to go on there.
+//!
+//! ```text
+//!   {"format": "stepwell task", "version": 1, "checksum": "…", "body": {"exported_at": …, "metadata": {…}, "record": {
+//!       "info": {…}, "journal": [{"seq": 1, "kind": "step", "name": "charge", …}], "waits": […], "messages": […]}}}
+//! ```
+//!
+//! The checksum is the [`InputHash`] of the body: it tells a document that was cut off, or changed by hand, from one that was not.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use crate::input_hash::InputHash;
+use crate::journal::Entry;
+use crate::name::Name;
+use crate::payload::{Payload, PayloadError};
+use crate::store::{TaskInfo, Wait};
+use crate::time::Timestamp;
+
+const FORMAT: &str = "stepwell task";
+/// The version of documents that this program writes, and the newest that it reads.
+const VERSION: u32 = 1;
+
+/// Everything that a store keeps of a task.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TaskRecord {
+    /// What it was spawned as, and where it is in its life.
+    pub info: TaskInfo,
+    /// What was delivered to it.
+    pub journal: Vec<Entry>,
+    /// What it waits for.
+    pub waits: Vec<Wait>,
+    /// What is in its mailbox, in order, by topic.
+    pub messages: Vec<(Name, Payload)>,
+}
+
+/// A task as a document, made by [`Client::export`](crate::Client::export), and read by
+/// [`Client::import`](crate::Client::import), also in another store.
+///
+/// ```
+/// # use stepwell_core::{Client, Export, TaskId};
+/// # async fn migrate(old: Client, new: Client, task_id: TaskId) -> anyhow::Result<()> {
+/// let json = old.export(task_id).await?.with("reason", "the old machine is full").to_json()?;
+/// let export = Export::from_json(&json)?;
+/// assert_eq!(export.metadata["reason"], "the old machine is full");
+/// new.import(export).await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Export {
+    /// When it was exported, by the store's clock.
+    pub exported_at: Timestamp,
+    /// Whatever is to travel with it.
+    pub metadata: BTreeMap<String, Value>,
+    /// The task.
+    pub record: TaskRecord,
+}
+
+/// Why a document is no task.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ImportError {
+    /// It is no such document.
+    #[error("this is no exported task: {reason}")]
+    NoTask {
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// It was written by a newer Stepwell.
+    #[error(
+        "the exported task is of version {found}, this program knows versions up to {VERSION}: import it with a newer build"
+    )]
+    UnknownVersion {
+        /// Its version.
+        found: u32,
+    },
+    /// It was changed, or is not all there.
+    #[error("the exported task is damaged: {reason}. Export it again")]
+    Damaged {
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The store has the task already, or another one of its type with its idempotency key.
+    #[error(
+        "the store has the task already, or another one of its type with its idempotency key: delete that first, if this one is to take its place"
+    )]
+    Exists,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Document<B> {
+    format: String,
+    version: u32,
+    #[serde(default)]
+    checksum: Option<InputHash>,
+    #[serde(default)]
+    body: Option<B>,
+}
+
+impl Export {
+    /// Adds to the metadata.
+    pub fn with(mut self, key: impl Into<String>, value: impl Into<Value>) -> Self {
+        self.metadata.insert(key.into(), value.into());
+        self
+    }
+
+    /// The document, as JSON.
+    ///
+    /// # Errors
+    /// [`PayloadError::Unreadable`] when a payload of the task could not be decoded by the client's codecs: it would be lost.
+    pub fn to_json(&self) -> Result<String, PayloadError> {
+        let body = Payload::encode(self, usize::MAX)?;
+        let body: Box<RawValue> = body.decode()?;
+        let checksum = Some(InputHash::of(&body)?);
+        let document = Document { format: FORMAT.into(), version: VERSION, checksum, body: Some(body) };
+        Payload::encode(&document, usize::MAX).map(|json| json.as_str().to_owned())
+    }
+
+    /// Reads a document.
+    ///
+    /// # Errors
+    /// [`ImportError`], but for [`ImportError::Exists`].
+    pub fn from_json(json: &str) -> Result<Self, ImportError> {
+        let document: Document<Box<RawValue>> = serde_json::from_str(json).map_err(|error| {
+            let reason = error.to_string();
+            if error.is_eof() { ImportError::Damaged { reason } } else { ImportError::NoTask { reason } }
+        })?;
+        if document.format != FORMAT {
+            return Err(ImportError::NoTask { reason: format!("its format is {:?}", document.format) });
+        }
+        if document.version != VERSION {
+            return Err(ImportError::UnknownVersion { found: document.version });
+        }
+        let damaged = |reason: String| ImportError::Damaged { reason };
+        let body = document.body.ok_or_else(|| damaged("it has no body".into()))?;
+        let found = InputHash::of(&body).map_err(|error| damaged(error.to_string()))?;
+        if document.checksum != Some(found) {
+            return Err(damaged("its checksum is another one".into()));
+        }
+        serde_json::from_str(body.get()).map_err(|error| damaged(error.to_string()))
+    }
+}

@@ -1,0 +1,192 @@
+//! Putting in tasks that were exported.
+
+use sqlx::postgres::PgRow;
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Row as _};
+use stepwell_core::store::{ArrivedMessage, TaskState, Wait};
+use stepwell_core::{Payload, StoreError, TaskId, TaskRecord};
+
+use crate::Shared;
+use crate::answer::name;
+use crate::columns::Moment;
+use crate::query::wait;
+
+impl Shared {
+    /// What a task waits for, and what is in its mailbox.
+    pub(crate) async fn mailbox(
+        &self,
+        task_id: TaskId,
+    ) -> Result<(Vec<Wait>, Vec<ArrivedMessage>), StoreError> {
+        let schema = &self.options.schema;
+        let id = *task_id.as_uuid();
+        let sql = format!(
+            "SELECT task_id, kind, name, ordinal, target, due_at FROM {schema}.waits WHERE task_id = $1"
+        );
+        let rows = self.read(&sql, |query| query.bind(id)).await?;
+        let waits = rows.iter().map(|row| Ok(wait(row)?.1)).collect::<sqlx::Result<Vec<Wait>>>();
+        let mut waits = waits.map_err(|error| self.error(error))?;
+        waits.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        let sql = format!("SELECT id, topic, payload FROM {schema}.messages WHERE task_id = $1 ORDER BY id");
+        let rows = self.read(&sql, |query| query.bind(id)).await?;
+        let message = |row: &PgRow| {
+            let payload = Payload::from_json(row.try_get::<&str, _>(2)?);
+            Ok(ArrivedMessage { id: row.try_get(0)?, topic: name(row.try_get::<&str, _>(1)?)?, payload })
+        };
+        let messages = rows.iter().map(message).collect::<sqlx::Result<_>>();
+        Ok((waits, messages.map_err(|error| self.error(error))?))
+    }
+
+    /// Puts in a task, in a transaction of its own. `false` when it, or its idempotency key, is there.
+    pub(crate) async fn import(&self, record: TaskRecord) -> Result<bool, StoreError> {
+        let mut conn = self.pool.acquire().await.map_err(|error| self.error(error))?;
+        self.insert(&mut conn, &record).await.map_err(|error| self.error(error))
+    }
+
+    async fn insert(&self, conn: &mut PgConnection, record: &TaskRecord) -> sqlx::Result<bool> {
+        let TaskRecord { info, journal, waits, messages } = record;
+        let schema = &self.options.schema;
+        let sql = |text: &str| AssertSqlSafe(text.replace("{schema}", schema));
+        let id = *info.task_id.as_uuid();
+        let text = |name: &Option<stepwell_core::Name>| name.as_ref().map(|name| name.as_str().to_owned());
+        let json = |failed: serde_json::Error| sqlx::Error::Encode(failed.into());
+        let failure = info.failure.as_ref().map(serde_json::to_string).transpose().map_err(json)?;
+        let mut tx = conn.begin().await?;
+
+        if let Some(key) = &info.idempotency_key {
+            let taken = sqlx::query(sql(
+                "INSERT INTO {schema}.idempotency_keys (task_type, idempotency_key, task_id)
+                VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
+            ))
+            .persistent(false)
+            .bind(info.task_type.as_str())
+            .bind(key.as_str())
+            .bind(id)
+            .execute(&mut *tx)
+            .await?;
+            if taken.rows_affected() == 0 {
+                return Ok(false);
+            }
+        }
+        let spawned = sqlx::query(sql(
+            "INSERT INTO {schema}.tasks (task_id, task_type, queue, priority, max_attempts, parent, idempotency_key,
+                concurrency_key, code_version, spawned_at, max_duration, retry, headers, params)
+            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) ON CONFLICT DO NOTHING",
+        ))
+        .persistent(false)
+        .bind(id)
+        .bind(info.task_type.as_str())
+        .bind(info.queue.as_str())
+        .bind(info.priority)
+        .bind(i64::from(info.max_attempts))
+        .bind(info.parent.map(|parent| *parent.as_uuid()))
+        .bind(text(&info.idempotency_key))
+        .bind(text(&info.concurrency_key))
+        .bind(text(&info.code_version))
+        .bind(Moment(info.spawned_at))
+        .bind(info.max_duration.map(|limit| i64::try_from(limit.as_micros()).unwrap_or(i64::MAX)))
+        .bind(serde_json::to_string(&info.retry).map_err(json)?)
+        .bind(serde_json::to_string(&info.headers).map_err(json)?)
+        .bind(info.params.as_str())
+        .execute(&mut *tx)
+        .await?;
+        if spawned.rows_affected() == 0 {
+            return Ok(false);
+        }
+        for entry in journal {
+            let (outcome, payload) = entry.outcome.to_columns();
+            sqlx::query(sql(
+                "INSERT INTO {schema}.journal (task_id, seq, kind, name, ordinal, outcome, payload, at)
+                VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+            ))
+            .persistent(false)
+            .bind(id)
+            .bind(i64::try_from(entry.seq).unwrap_or(i64::MAX))
+            .bind(entry.key.kind.as_str())
+            .bind(entry.key.name.as_str())
+            .bind(i64::from(entry.key.ordinal))
+            .bind(outcome)
+            .bind(payload.as_str())
+            .bind(Moment(entry.at))
+            .execute(&mut *tx)
+            .await?;
+        }
+        if info.state.is_finished() {
+            sqlx::query(sql(
+                "INSERT INTO {schema}.outcomes (task_id, run_id, state, attempt, cancel_requested, started_at, finished_at,
+                    output, failure)
+                VALUES ($1, $2, $3, $4, false, $5, coalesce($6, now()), $7, $8)",
+            ))
+            .persistent(false)
+            .bind(id)
+            .bind(*info.run_id.as_uuid())
+            .bind(info.state.as_str())
+            .bind(i64::from(info.attempt))
+            .bind(info.started_at.map(Moment))
+            .bind(info.finished_at.map(Moment))
+            .bind(info.output.as_ref().map(|output| output.as_str().to_owned()))
+            .bind(failure)
+            .execute(&mut *tx)
+            .await?;
+            tx.commit().await?;
+            return Ok(true);
+        }
+        for Wait { key, target, due_at } in waits {
+            sqlx::query(sql("INSERT INTO {schema}.waits (task_id, kind, name, ordinal, target, due_at)
+                VALUES ($1, $2, $3, $4, $5, $6)"))
+            .persistent(false)
+            .bind(id)
+            .bind(key.kind.as_str())
+            .bind(key.name.as_str())
+            .bind(i64::from(key.ordinal))
+            .bind(text(target))
+            .bind(due_at.map(Moment))
+            .execute(&mut *tx)
+            .await?;
+        }
+        for (topic, payload) in messages {
+            sqlx::query(sql("INSERT INTO {schema}.messages (task_id, topic, payload) VALUES ($1, $2, $3)"))
+                .persistent(false)
+                .bind(id)
+                .bind(topic.as_str())
+                .bind(payload.as_str())
+                .execute(&mut *tx)
+                .await?;
+        }
+        if let Some(key) = text(&info.concurrency_key) {
+            // As when a task of the key is spawned: nobody may end the one before unseen.
+            sqlx::query(sql("SELECT {schema}.lock_names(NULL, NULL, ARRAY[$1])"))
+                .persistent(false)
+                .bind(key)
+                .execute(&mut *tx)
+                .await?;
+        }
+        let (pending, running) = (info.state == TaskState::Pending, info.state == TaskState::Running);
+        let now = self.clock.now();
+        sqlx::query(sql(
+            "INSERT INTO {schema}.live_tasks (task_id, run_id, task_type, queue, state, priority, attempt, parent,
+                code_version, concurrency_key, place, blocked, ready_at, started_at, due_at, cancel_at, failure, compensating)
+            SELECT $1, $2, $3, $4, 'pending', $5, $6, $7, $8, $9, CASE WHEN $9 IS NOT NULL THEN nextval('{schema}.places') END,
+                EXISTS (SELECT FROM {schema}.live_tasks l WHERE l.concurrency_key = $9),
+                $10, $11, CASE WHEN $12 > $10 THEN $12 END, $13, $14, $15",
+        ))
+        .persistent(false)
+        .bind(id)
+        .bind(*info.run_id.as_uuid())
+        .bind(info.task_type.as_str())
+        .bind(info.queue.as_str())
+        .bind(info.priority)
+        .bind(i64::from(info.attempt.saturating_sub(u32::from(running))))
+        .bind(info.parent.map(|parent| *parent.as_uuid()))
+        .bind(text(&info.code_version))
+        .bind(text(&info.concurrency_key))
+        .bind(Moment(now))
+        .bind(info.started_at.map(Moment))
+        .bind(info.due_at.filter(|_| pending).map(Moment))
+        .bind(info.cancel_at.map(Moment))
+        .bind(failure)
+        .bind(info.state == TaskState::Compensating)
+        .execute(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        Ok(true)
+    }
+}

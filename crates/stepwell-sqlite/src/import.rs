@@ -1,0 +1,97 @@
+//! Putting in tasks that were exported.
+
+use rusqlite::{Connection, OptionalExtension as _, Result, Transaction, TransactionBehavior, params};
+use stepwell_core::store::{ArrivedMessage, TaskState, Wait};
+use stepwell_core::{TaskId, TaskRecord, Timestamp};
+
+use crate::limits::line_up;
+use crate::rows::{Sql, Statements as _, get, key, opt};
+use crate::transition::add_entries;
+use crate::waits::add_wait;
+
+/// What a task waits for, and what is in its mailbox.
+pub(crate) fn mailbox(conn: &Connection, task_id: TaskId) -> Result<(Vec<Wait>, Vec<ArrivedMessage>)> {
+    let mut waits = conn.all(
+        "SELECT kind, name, ordinal, target, due_at FROM stepwell_waits WHERE task_id = ?1",
+        params![Sql(&task_id)],
+        |row| Ok(Wait { key: key(row, 0)?, target: opt(row, 3)?, due_at: opt(row, 4)? }),
+    )?;
+    waits.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+    let messages = conn.all(
+        "SELECT id, topic, payload FROM stepwell_messages WHERE task_id = ?1 ORDER BY id",
+        params![Sql(&task_id)],
+        |row| Ok(ArrivedMessage { id: row.get(0)?, topic: get(row, 1)?, payload: get(row, 2)? }),
+    )?;
+    Ok((waits, messages))
+}
+
+/// Puts in a task, in a transaction of its own. `false` when it, or its idempotency key, is there.
+pub(crate) fn import(conn: &Connection, now: Timestamp, record: &TaskRecord) -> Result<bool> {
+    let tx = Transaction::new_unchecked(conn, TransactionBehavior::Immediate)?;
+    let imported = insert(&tx, now, record)?;
+    tx.commit()?;
+    Ok(imported)
+}
+
+fn insert(conn: &Connection, now: Timestamp, record: &TaskRecord) -> Result<bool> {
+    let TaskRecord { info, journal, waits, messages } = record;
+    let task_id = Sql(&info.task_id);
+    let (ended, running) = (info.state.is_finished(), info.state == TaskState::Running);
+    let there = conn.query_row(
+        "SELECT 1 FROM stepwell_tasks WHERE task_id = ?1 OR (task_type = ?2 AND idempotency_key = ?3)",
+        params![task_id, Sql(&info.task_type), info.idempotency_key.as_ref().map(Sql)],
+        |_| Ok(()),
+    );
+    if there.optional()?.is_some() {
+        return Ok(false);
+    }
+    let state = if ended { info.state } else { TaskState::Pending };
+    let due_at = info.due_at.filter(|due_at| info.state == TaskState::Pending && *due_at > now);
+    conn.run(
+        "INSERT INTO stepwell_tasks (task_id, run_id, task_type, queue, state, priority, attempt, max_attempts, parent,
+            idempotency_key, spawned_at, ready_at, started_at, finished_at, due_at, cancel_at, max_duration, retry, headers,
+            params, failure, output, concurrency_key, code_version, compensating)
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23,
+            ?24, ?25)",
+        params![
+            task_id,
+            Sql(&info.run_id),
+            Sql(&info.task_type),
+            Sql(&info.queue),
+            Sql(&state),
+            info.priority,
+            info.attempt.saturating_sub(u32::from(running)),
+            info.max_attempts,
+            info.parent.as_ref().map(Sql),
+            info.idempotency_key.as_ref().map(Sql),
+            Sql(&info.spawned_at),
+            Sql(&now),
+            info.started_at.as_ref().map(Sql),
+            info.finished_at.as_ref().map(Sql),
+            due_at.as_ref().map(Sql),
+            info.cancel_at.as_ref().map(Sql),
+            info.max_duration.map(|limit| i64::try_from(limit.as_micros()).unwrap_or(i64::MAX)),
+            Sql(&info.retry),
+            Sql(&info.headers),
+            Sql(&info.params),
+            info.failure.as_ref().map(Sql),
+            info.output.as_ref().map(Sql),
+            info.concurrency_key.as_ref().map(Sql),
+            info.code_version.as_ref().map(Sql),
+            info.state == TaskState::Compensating,
+        ],
+    )?;
+    add_entries(conn, info.task_id, journal)?;
+    if ended {
+        return Ok(true);
+    }
+    waits.iter().try_for_each(|wait| add_wait(conn, info.task_id, wait))?;
+    for (topic, payload) in messages {
+        let sql = "INSERT INTO stepwell_messages (task_id, topic, payload) VALUES (?1, ?2, ?3)";
+        conn.run(sql, params![task_id, Sql(topic), Sql(payload)])?;
+    }
+    if let Some(key) = &info.concurrency_key {
+        line_up(conn, info.task_id, key)?;
+    }
+    Ok(true)
+}

@@ -1,0 +1,197 @@
+//! Tasks that are exported from one store and go on in another.
+
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a test ends by a panic")]
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use stepwell::testing::{Harness, Process, worker_options};
+use stepwell::*;
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+type Ran = Arc<Mutex<Vec<&'static str>>>;
+
+/// Leaves something of everything: results, a failure that it survived, a compensation, messages, waits with their times.
+#[stepwell::task]
+async fn journey(from: String, ctx: TaskContext) -> TaskResult<String> {
+    let ran = ctx.state::<Ran>()?.clone();
+    let undo = ran.clone();
+    ctx.step("pack", || async { Ok(ran.lock().unwrap().push("pack")) })
+        .compensate(move |()| {
+            undo.lock().unwrap().push("unpack");
+            async { Ok(()) }
+        })
+        .await?;
+    let late = ctx
+        .step("late", || async { Err::<(), _>(anyhow::anyhow!("no train").context("the bus is gone")) })
+        .await
+        .unwrap_err();
+    let ticket: String = ctx.recv("ticket", None).await?;
+    let decision = ctx.await_approval::<u32>("holiday", &from).timeout(30 * DAY).await?;
+    ctx.step("travel", || async { Ok(ran.lock().unwrap().push("travel")) }).await?;
+    match decision {
+        Decision::Approved { value, .. } => Ok(format!("{from} with {ticket} for {value}, {late}")),
+        Decision::Rejected { .. } => Err(TaskError::permanent(anyhow::anyhow!("at home"))),
+    }
+}
+
+async fn start(harness: &Harness, store: Arc<dyn Store>, ran: &Ran) -> Process {
+    let process = harness.start_on(store, |builder| builder.state(ran.clone())).await.unwrap();
+    process.register::<journey>().await.unwrap();
+    process
+}
+
+async fn sqlite(harness: &Harness) -> Arc<dyn Store> {
+    let location = stepwell::sqlite::Location::Memory;
+    Arc::new(stepwell::sqlite::SqliteStore::open(location, harness.runtime()).await.unwrap())
+}
+
+async fn waits_for_approval(process: &Process, task: TaskId) -> ApprovalInfo {
+    loop {
+        let state = process.task(task).await.unwrap().unwrap().state;
+        if let Some(approval) = process.approvals(None, 10).await.unwrap().pop()
+            && state == TaskState::Suspended
+        {
+            return approval;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// A task that waits for its approval, and has a message that it has not asked for.
+async fn waiting(process: &Process) -> (TaskId, ApprovalInfo) {
+    process.start_worker(worker_options()).await;
+    let options = SpawnOptions::new().max_attempts(1).header("tenant", "a").idempotency_key("the one");
+    let task = process.spawn_with::<journey>("Köln".into(), options).await.unwrap().task_id;
+    process.send(task, "ticket", "a ticket").await.unwrap();
+    process.send(task, "ticket", "another").await.unwrap();
+    let approval = waits_for_approval(process, task).await;
+    (task, approval)
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_imported_task_goes_on_in_another_store_and_in_a_third() {
+    let (harness, ran) = (Harness::new(), Ran::default());
+    let first = start(&harness, Arc::new(harness.store()), &ran).await;
+    let (task, approval) = waiting(&first).await;
+    let json = first.export(task).await.unwrap().with("by", "ada").to_json().unwrap();
+    first.kill().await;
+
+    let second = start(&harness, sqlite(&harness).await, &ran).await;
+    assert_eq!(second.import(Export::from_json(&json).unwrap()).await.unwrap(), task);
+    second.start_worker(worker_options()).await;
+    let there = waits_for_approval(&second, task).await;
+    assert_eq!(
+        (&there.request, there.due_at, there.asked_at),
+        (&approval.request, approval.due_at, approval.asked_at)
+    );
+    let info = second.task(task).await.unwrap().unwrap();
+    assert_eq!((info.headers["tenant"].as_str(), info.idempotency_key.is_some()), (Some("a"), true));
+    let again = second.export(task).await.unwrap();
+    assert_eq!(again.record.messages.len(), 1);
+    let error = second.import(again.clone()).await.unwrap_err().to_string();
+    assert!(error.contains("the store has the task already"), "{error}");
+    second.kill().await;
+
+    let harness = Harness::new();
+    let third = start(&harness, Arc::new(harness.store()), &ran).await;
+    third.import(again).await.unwrap();
+    third.start_worker(worker_options()).await;
+    waits_for_approval(&third, task).await;
+    third.decide(task, "holiday", &Decision::approved("bob", 14_u32)).await.unwrap();
+    let output = third.wait::<String>(task).await.unwrap();
+    assert_eq!(output, r#"Köln with a ticket for 14, step "late" failed: the bus is gone: no train"#);
+    assert_eq!(*ran.lock().unwrap(), ["pack", "travel"], "what is journaled does not run again");
+
+    // One that has ended can be looked at elsewhere.
+    let ended = third.export(task).await.unwrap();
+    let harness = Harness::new();
+    for store in [Arc::new(harness.store()) as Arc<dyn Store>, sqlite(&harness).await] {
+        let fourth = start(&harness, store, &ran).await;
+        fourth.import(ended.clone()).await.unwrap();
+        assert_eq!(fourth.wait::<String>(task).await.unwrap(), output);
+        assert_eq!(fourth.journal(task).await.unwrap(), third.journal(task).await.unwrap());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_that_is_compensated_goes_on_with_that() {
+    let (harness, ran) = (Harness::new(), Ran::default());
+    let first = start(&harness, Arc::new(harness.store()), &ran).await;
+    let (task, _) = waiting(&first).await;
+    first.kill().await;
+    let idle = start(&harness, Arc::new(harness.store()), &ran).await;
+    idle.cancel(task).await.unwrap();
+    let export = idle.export(task).await.unwrap();
+    assert_eq!(export.record.info.state, TaskState::Compensating);
+    let second = start(&harness, sqlite(&harness).await, &ran).await;
+    second.import(export).await.unwrap();
+    assert_eq!(second.task(task).await.unwrap().unwrap().state, TaskState::Compensating);
+    second.start_worker(worker_options()).await;
+    let error = second.wait::<String>(task).await.unwrap_err();
+    assert!(matches!(error, Error::TaskCancelled(_)), "{error}");
+    assert_eq!(*ran.lock().unwrap(), ["pack", "unpack"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_delayed_start_and_a_retry_are_due_when_they_were() {
+    static RUNS: AtomicU32 = AtomicU32::new(0);
+    let harness = Harness::new();
+    let first = harness.start().await;
+    let options = SpawnOptions::new().start_after(10 * DAY);
+    let task = first.spawn_named("later", &(), options).await.unwrap().task_id;
+    let export = first.export(task).await.unwrap();
+    let began = harness.now();
+    let store = Arc::new(MemoryStore::new(harness.runtime()));
+    let second = harness.start_on(store, |builder| builder).await.unwrap();
+    let later = |(): (), _ctx: TaskContext| async {
+        RUNS.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    };
+    second.register_fn("later", later).await.unwrap();
+    second.import(export).await.unwrap();
+    second.start_worker(worker_options()).await;
+    second.wait::<()>(task).await.unwrap();
+    assert!(until(began, harness.now()) >= 10 * DAY);
+    assert_eq!(RUNS.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn documents_that_are_none_are_refused_with_a_reason() {
+    let (harness, ran) = (Harness::new(), Ran::default());
+    let process = start(&harness, Arc::new(harness.store()), &ran).await;
+    let (task, _) = waiting(&process).await;
+    let json = process.export(task).await.unwrap().to_json().unwrap();
+    let said = |json: &str| Export::from_json(json).unwrap_err().to_string();
+    for cut in [1, json.len() / 3, json.len() - 1] {
+        let cut = (0..=cut).rev().find(|cut| json.is_char_boundary(*cut)).unwrap();
+        let error = said(&json[..cut]);
+        assert!(error.contains("is damaged: EOF while parsing"), "{error}");
+    }
+    assert!(said("").contains("is damaged"));
+    assert!(said("[1, 2]").contains("this is no exported task"));
+    assert!(said(r#"{"name": "else"}"#).contains("this is no exported task: missing field `format`"));
+    assert!(said(&json.replace("stepwell task", "another task")).contains(r#"its format is "another task""#));
+    let newer = said(&json.replacen(r#""version":1"#, r#""version":9"#, 1));
+    assert!(
+        newer.contains("of version 9, this program knows versions up to 1: import it with a newer build"),
+        "{newer}"
+    );
+    for (was, is) in
+        [("a ticket", "a Ticket"), (r#""attempt":0"#, r#""attempt":3"#), ("no train", "no plane")]
+    {
+        assert!(json.contains(was), "{was}");
+        let error = said(&json.replace(was, is));
+        assert!(error.contains("its checksum is another one"), "{error}");
+    }
+    // Another order and other spaces are no change.
+    let value: serde_json::Value = serde_json::from_str(&json).unwrap();
+    Export::from_json(&serde_json::to_string_pretty(&value).unwrap()).unwrap();
+    // What failed says why, with its causes.
+    let late =
+        &value["body"]["record"]["journal"].as_array().unwrap().iter().find(|entry| entry["name"] == "late");
+    assert_eq!(late.unwrap()["value"]["message"], "the bus is gone");
+    assert_eq!(late.unwrap()["value"]["causes"][0], "no train");
+}
