@@ -146,8 +146,8 @@
 //!     another store is there as it was. `importing`
 //! 43. **Times come back to the microsecond**, however far away they are. `times_come_back`
 //! 44. **Lists hold what passes their filter**, newest first, a page at a time; how
-//!     tasks ended is told of many at once, and what they wait for by the beginnings of its names. `lists`, `ends`,
-//!     `waits`
+//!     tasks ended is told of many at once, and what they wait for by the beginnings of its names. `lists`, `labels`,
+//!     `ends`, `waits`
 //!
 //! ## Several handles
 //!

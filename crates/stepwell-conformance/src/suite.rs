@@ -66,6 +66,7 @@ macro_rules! suite {
             importing,
             times_come_back,
             lists,
+            labels,
             ends,
             waits,
             changes,

@@ -24,6 +24,7 @@ use crate::ids::{RunId, TaskId, WorkerId};
 use crate::journal::Entry;
 use crate::lifecycle::Subscription;
 use crate::name::Name;
+use crate::notes::LogLine;
 use crate::options::{Settings, SpawnOptions, WorkerOptions};
 use crate::payload::Payload;
 use crate::payloads;
@@ -372,6 +373,37 @@ impl Client {
         self.command("retry", task_id, Command::Retry(task_id)).await
     }
 
+    /// Spawns a task like this one: of its type, with its parameters and options, but for its idempotency key. It begins from the start.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; and as [`Client::spawn_with`].
+    pub async fn retrigger(&self, task_id: TaskId) -> Result<SpawnResult, Error> {
+        let info = self.task(task_id).await?.ok_or(Error::NotFound(task_id))?;
+        let cancellation = CancellationPolicy { max_delay: None, max_duration: info.max_duration };
+        let mut options = SpawnOptions::new()
+            .queue(info.queue.to_string())
+            .priority(info.priority)
+            .max_attempts(info.max_attempts)
+            .retry(info.retry)
+            .cancellation(cancellation);
+        options.headers = info.headers;
+        if let Some(key) = info.concurrency_key {
+            options = options.concurrency_key(key.to_string());
+        }
+        if let Some(version) = info.code_version {
+            options = options.code_version(version.to_string());
+        }
+        self.spawn_named(info.task_type.as_str(), &info.params, options).await
+    }
+
+    /// The lines that a task has written to its log, the oldest first.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub async fn logs(&self, task_id: TaskId) -> Result<Vec<LogLine>, Error> {
+        Ok(LogLine::all(&self.journal(task_id).await?))
+    }
+
     /// Removes a finished task with all that belongs to it.
     ///
     /// # Errors
@@ -636,17 +668,7 @@ impl Client {
     /// # Errors
     /// [`Error::Store`]; what was removed before stays removed.
     pub async fn purge(&self, older_than: Duration, state: Option<TaskState>) -> Result<usize, Error> {
-        let store = &self.engine.store;
-        let age = i64::try_from(older_than.as_micros()).unwrap_or(i64::MAX);
-        let before = from_micros(store.now().as_microsecond().saturating_sub(age));
-        let mut purged = 0;
-        loop {
-            let batch = store.purge(Purge { before, state, limit: PURGE_BATCH }).await?;
-            purged += batch;
-            if batch < PURGE_BATCH {
-                return Ok(purged);
-            }
-        }
+        Ok(purge(&*self.engine.store, older_than, state).await?)
     }
 
     /// Lifecycle events of this process, from now on.
@@ -760,4 +782,22 @@ fn start(slots: &Arc<Slots>, task: &NewTask, spawned: Option<&Spawned>) {
         waits: Vec::new(),
         facts: Facts::default(),
     });
+}
+
+/// Removes finished tasks, in small batches.
+pub(crate) async fn purge(
+    store: &dyn Store,
+    older_than: Duration,
+    state: Option<TaskState>,
+) -> Result<usize, StoreError> {
+    let age = i64::try_from(older_than.as_micros()).unwrap_or(i64::MAX);
+    let before = from_micros(store.now().as_microsecond().saturating_sub(age));
+    let mut purged = 0;
+    loop {
+        let batch = store.purge(Purge { before, state, limit: PURGE_BATCH }).await?;
+        purged += batch;
+        if batch < PURGE_BATCH {
+            return Ok(purged);
+        }
+    }
 }

@@ -65,6 +65,10 @@ pub enum Kind {
     Approval,
     /// Not a delivery: here an attempt failed, or the task was run again after it had been compensated.
     Attempt,
+    /// Not a delivery: a line of the task's log; the number is that of the attempt.
+    Log,
+    /// Not a delivery: how far the task has come, in the place of an earlier such entry.
+    Progress,
     /// Not a delivery: results of some of many items: a chunk of an [`ItemProgress`](crate::ItemProgress).
     Items,
     /// Not a delivery: from the start, or since then, the task runs code that was
@@ -83,7 +87,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 21] = [
         Self::Step,
         Self::Timer,
         Self::Timeout,
@@ -97,6 +101,8 @@ impl Kind {
         Self::Send,
         Self::Approval,
         Self::Attempt,
+        Self::Log,
+        Self::Progress,
         Self::Items,
         Self::Patch,
         Self::Changed,
@@ -121,6 +127,8 @@ impl Kind {
             Self::Send => "send",
             Self::Approval => "approval",
             Self::Attempt => "attempt",
+            Self::Log => "log",
+            Self::Progress => "progress",
             Self::Items => "items",
             Self::Patch => "patch",
             Self::Changed => "changed",
@@ -288,6 +296,8 @@ pub(crate) struct Replay {
     pub(crate) kept: HashMap<Key, Outcome>,
     /// What is done of steps over many items, by their keys, which are of the kind [`Kind::Items`].
     pub(crate) items: HashMap<Key, Vec<(u64, Payload)>>,
+    /// Where the latest [`Kind::Progress`] entry is.
+    pub(crate) progress: Option<u64>,
     /// Changes of the code that the task has seen.
     pub(crate) patches: Vec<Name>,
     /// What is to be undone, when the task is being compensated.
@@ -318,6 +328,8 @@ impl Replay {
         for entry in journal {
             replay.last_seq = replay.last_seq.max(entry.seq);
             match (entry.key.kind, entry.outcome) {
+                (Kind::Log, _) => {}
+                (Kind::Progress, _) => replay.progress = Some(entry.seq),
                 // The attempt that is compensated is replayed as it was.
                 (Kind::Compensating, Outcome::Failed(failure)) => {
                     failed = false;
@@ -330,7 +342,8 @@ impl Replay {
                             compensation.entries.push_back(entry);
                             continue;
                         }
-                        replay = Self { last_seq: replay.last_seq, ..Self::default() };
+                        replay =
+                            Self { last_seq: replay.last_seq, progress: replay.progress, ..Self::default() };
                     }
                     if std::mem::take(&mut failed) {
                         replay.rewind();

@@ -1,11 +1,15 @@
 //! Lifecycle events: what happens to the tasks of this process, as it happens.
 
+use std::collections::BTreeMap;
+
+use serde_json::Value;
 use tokio::sync::broadcast;
 
 use crate::failure::Failure;
 use crate::ids::TaskId;
 use crate::journal::{Key, Kind, Outcome};
 use crate::name::Name;
+use crate::notes::{LogLevel, Progress};
 use crate::payload::Payload;
 use crate::time::Timestamp;
 
@@ -47,6 +51,24 @@ pub enum Lifecycle {
         failure: Failure,
         /// When it is tried again; `None` when it is not.
         retry_at: Option<Timestamp>,
+    },
+    /// The task has written to its log.
+    LogWritten {
+        /// The task.
+        task_id: TaskId,
+        /// How much it matters.
+        level: LogLevel,
+        /// What it says.
+        message: String,
+        /// What it is about.
+        fields: BTreeMap<String, Value>,
+    },
+    /// The task has said how far it has come.
+    TaskProgressed {
+        /// The task.
+        task_id: TaskId,
+        /// How far.
+        progress: Progress,
     },
     /// The task only waits now.
     TaskSuspended {

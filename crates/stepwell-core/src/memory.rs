@@ -87,8 +87,14 @@ impl Store for MemoryStore {
 
     fn tasks(&self, filter: TaskFilter) -> BoxFuture<'static, Result<Vec<TaskInfo>, StoreError>> {
         let state = self.state();
+        let labelled = |task: &Task| {
+            filter.labels.iter().all(|(name, value)| {
+                task.new.headers.get(name).and_then(serde_json::Value::as_str) == Some(value.as_str())
+            })
+        };
         let tasks = state.tasks.values().rev().filter(|task| {
-            filter.before.is_none_or(|before| task.new.task_id < before)
+            labelled(task)
+                && filter.before.is_none_or(|before| task.new.task_id < before)
                 && filter.state.is_none_or(|state| task.shown_state() == state)
                 && filter.queue.as_ref().is_none_or(|queue| task.new.queue == *queue)
                 && filter.task_type.as_ref().is_none_or(|task_type| task.new.task_type == *task_type)

@@ -187,6 +187,7 @@ impl Operations {
         let mut compensation = self.replay.compensation.take()?;
         let replay = Replay {
             entries: std::mem::take(&mut compensation.entries),
+            progress: self.replay.progress,
             last_seq: self.replay.last_seq,
             ..Replay::default()
         };
@@ -605,6 +606,34 @@ impl Operations {
         }
         self.patches.insert(name, patched);
         patched
+    }
+
+    /// Adds what the task says of itself; `false` when a replay says it again.
+    pub(crate) fn note(
+        &mut self,
+        kind: Kind,
+        name: Name,
+        attempt: u32,
+        note: Payload,
+        at: Timestamp,
+    ) -> bool {
+        if self.is_replaying() || self.control.is_some_and(|control| control != ControlFlow::Cancelled) {
+            return false;
+        }
+        self.delivered_seq += 1;
+        let key = Key { kind, name, ordinal: attempt };
+        if kind == Kind::Progress
+            && let Some(earlier) = self.replay.progress.replace(self.delivered_seq)
+        {
+            // One that is not sent yet need not be.
+            let sent = self.unsent.entries.len();
+            self.unsent.entries.retain(|entry| entry.seq != earlier);
+            if self.unsent.entries.len() == sent {
+                self.unsent.superseded.push(earlier);
+            }
+        }
+        self.unsent.entries.push(Entry { seq: self.delivered_seq, key, outcome: Outcome::Done(note), at });
+        true
     }
 
     /// What the journal holds of a step over many items.

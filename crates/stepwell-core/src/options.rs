@@ -25,6 +25,8 @@ pub struct Settings {
     pub cancellation: CancellationPolicy,
     /// The longest payload, in bytes of JSON. Default: 4 MiB.
     pub max_payload_bytes: usize,
+    /// How long tasks are kept after they have ended. Default: until they are purged or deleted.
+    pub retention: Option<Duration>,
     /// What payloads are encoded with, in this order. Default: nothing.
     pub codecs: Vec<Arc<dyn Codec>>,
 }
@@ -38,6 +40,7 @@ impl Settings {
             retry: RetryStrategy::default(),
             cancellation: CancellationPolicy::default(),
             max_payload_bytes: Payload::DEFAULT_LIMIT,
+            retention: None,
             codecs: Vec::new(),
         }
     }
@@ -107,6 +110,12 @@ impl SpawnOptions {
     pub fn header(mut self, name: impl Into<String>, value: impl Into<serde_json::Value>) -> Self {
         self.headers.insert(name.into(), value.into());
         self
+    }
+
+    /// Adds a label, by which [tasks are listed](crate::TaskFilter::labels): a tenant, a customer. It is a header whose value is a
+    /// text.
+    pub fn label(self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.header(name, value.into())
     }
 
     /// Tasks of a higher priority are claimed first. Default: 0.

@@ -1,5 +1,6 @@
 //! What a store tells of tasks: their states, what it knows of each, and which to list.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -147,6 +148,8 @@ pub struct TaskFilter {
     pub queue: Option<Name>,
     /// Of this type.
     pub task_type: Option<Name>,
+    /// With all of these [labels](crate::SpawnOptions::label).
+    pub labels: BTreeMap<String, String>,
     /// Spawned by this task.
     pub parent: Option<TaskId>,
     /// Older than this task: the last one of the page before.
@@ -155,8 +158,27 @@ pub struct TaskFilter {
     pub limit: usize,
 }
 
+impl TaskFilter {
+    /// What the JSON of a task's headers holds that have these labels: a store looks for it as text.
+    pub fn label_texts(&self) -> Vec<String> {
+        let text = |(name, value): (&String, &String)| {
+            let json = serde_json::to_string(&BTreeMap::from([(name, value)])).unwrap_or_default();
+            json.get(1..json.len().saturating_sub(1)).unwrap_or_default().to_owned()
+        };
+        self.labels.iter().map(text).collect()
+    }
+}
+
 impl Default for TaskFilter {
     fn default() -> Self {
-        Self { state: None, queue: None, task_type: None, parent: None, before: None, limit: 100 }
+        Self {
+            state: None,
+            queue: None,
+            task_type: None,
+            labels: BTreeMap::new(),
+            parent: None,
+            before: None,
+            limit: 100,
+        }
     }
 }

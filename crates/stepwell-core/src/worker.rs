@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures_util::future::{Either, select};
 use tokio::sync::mpsc::UnboundedReceiver;
 
+use crate::client::purge;
 use crate::commit::durable;
 use crate::ids::{TaskId, WorkerId};
 use crate::name::Name;
@@ -18,6 +19,8 @@ use crate::store::{Claim, Command, NewWorker, StoreError, WorkerSignal, WorkerSt
 use crate::task_error::ControlFlow;
 use crate::time::until;
 
+/// How often tasks are looked for that have been kept long enough.
+const PURGE_EVERY: Duration = Duration::from_secs(60);
 /// How long a shutdown waits for code that it has told to stop.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
@@ -36,10 +39,11 @@ impl Worker {
         if register(&slots).await.is_ok() {
             slots.open();
         }
-        let loops: [BoxFuture<'static, ()>; 4] = [
+        let loops: [BoxFuture<'static, ()>; 5] = [
             Box::pin(claim(slots.clone())),
             Box::pin(watch(slots.clone())),
             Box::pin(wake_suspended(slots.clone(), woken)),
+            Box::pin(forget_the_old(slots.clone())),
             Box::pin(look_after_schedules(slots.clone())),
         ];
         for work in loops {
@@ -201,6 +205,20 @@ async fn watch(slots: Arc<Slots>) {
                 }
                 Err(error) => tracing::warn!(%error, "cannot renew the worker's lease; trying again"),
             }
+        }
+    }
+}
+
+/// Removes tasks that have ended longer ago than they are to be kept.
+async fn forget_the_old(slots: Arc<Slots>) {
+    let engine = &slots.engine;
+    let Some(retention) = engine.settings.retention else { return };
+    loop {
+        engine.runtime.sleep(PURGE_EVERY).await;
+        match purge(&*engine.store, retention, None).await {
+            Ok(0) => {}
+            Ok(purged) => tracing::debug!(purged, "removed tasks that were kept long enough"),
+            Err(error) => tracing::warn!(%error, "cannot remove old tasks; trying again later"),
         }
     }
 }

@@ -128,6 +128,10 @@ pub(crate) fn list(schema: &str, filter: &TaskFilter) -> String {
     for (n, (_, condition)) in (2..).zip(given.iter().filter(|(given, _)| *given)) {
         sql.push_str(&format!(" AND {condition} ${n}"));
     }
+    let first = 2 + given.iter().filter(|(given, _)| *given).count();
+    for n in first..first + filter.labels.len() {
+        sql.push_str(&format!(" AND strpos(t.headers, ${n}) > 0"));
+    }
     sql.push_str(&format!(" ORDER BY {id} DESC LIMIT $1"));
     sql
 }
@@ -153,7 +157,8 @@ impl Shared {
             let texts = [text(&filter.queue), text(&filter.task_type)];
             let query = texts.into_iter().flatten().fold(query, Query::bind);
             let ids = [id(filter.parent), id(filter.before)];
-            ids.into_iter().flatten().fold(query, Query::bind)
+            let query = ids.into_iter().flatten().fold(query, Query::bind);
+            filter.label_texts().into_iter().fold(query, Query::bind)
         });
         rows.await?.iter().map(info).collect::<sqlx::Result<_>>().map_err(|error| self.error(error))
     }

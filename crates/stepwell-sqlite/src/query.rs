@@ -79,6 +79,10 @@ pub(crate) fn list(filter: &TaskFilter) -> (String, Vec<Box<dyn ToSql + '_>>) {
             state => format!("state = '{state}' AND compensating = 0"),
         });
     }
+    for text in filter.label_texts() {
+        conditions.push("instr(headers, ?) > 0".into());
+        params.push(Box::new(text));
+    }
     let given: [(&str, Option<Box<dyn ToSql + '_>>); 4] = [
         ("queue = ?", filter.queue.as_ref().map(|queue| Box::new(Sql(queue)) as _)),
         ("task_type = ?", filter.task_type.as_ref().map(|task_type| Box::new(Sql(task_type)) as _)),

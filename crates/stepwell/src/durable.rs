@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::ops::Deref;
 use std::sync::Arc;
+use std::time::Duration;
 
 use stepwell_core::{
     CancellationPolicy, Client, Codec, Error, Name, RetryStrategy, Runtime, Settings, State, Store,
@@ -65,6 +66,7 @@ pub struct DurableBuilder {
     retry: Option<RetryStrategy>,
     cancellation: Option<CancellationPolicy>,
     max_payload_bytes: Option<usize>,
+    retention: Option<Duration>,
     codecs: Vec<Arc<dyn Codec>>,
     state: State,
 }
@@ -122,6 +124,13 @@ impl DurableBuilder {
         self
     }
 
+    /// How long tasks are kept after they have ended: each worker of this client removes older ones, once a minute and in small
+    /// batches. Default: until they are [purged](Client::purge) or deleted.
+    pub fn retention(mut self, time: Duration) -> Self {
+        self.retention = Some(time);
+        self
+    }
+
     /// Has payloads encoded before the database keeps them: compressed, encrypted. Codecs that are given one after the
     /// other are applied in that order. All clients of a database that work on the same tasks need the same ones; what was
     /// written without one stays readable. Default: none.
@@ -150,6 +159,7 @@ impl DurableBuilder {
         settings.retry = self.retry.unwrap_or(settings.retry);
         settings.cancellation = self.cancellation.unwrap_or(settings.cancellation);
         settings.codecs = self.codecs;
+        settings.retention = self.retention;
         settings.max_payload_bytes = self.max_payload_bytes.unwrap_or(settings.max_payload_bytes);
         let runtime = self.runtime.unwrap_or_else(|| Arc::new(TokioRuntime::current()));
         let store = match self.store {

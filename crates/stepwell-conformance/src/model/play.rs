@@ -112,7 +112,8 @@ async fn lists(model: &mut Side, store: &mut Side) -> Result<(), String> {
             (Some(name("queue1")), Some(name("type1")), None),
             (None, None, Some(parent)),
         ] {
-            let mut filter = TaskFilter { state, queue, task_type, parent, before: None, limit: 2 };
+            let mut filter =
+                TaskFilter { state, queue, task_type, parent, limit: 2, ..TaskFilter::default() };
             loop {
                 let expected = model.list(&filter).await;
                 same("a list", &expected, &store.list(&filter).await)?;

@@ -45,7 +45,8 @@ pub async fn lists(backend: &impl Backend) {
                     };
                     let expected: Vec<_> = all.iter().filter(passes).map(|task| task.task_id).collect();
                     let (queue, task_type) = (queue.clone(), task_type.clone());
-                    let mut filter = TaskFilter { state, queue, task_type, parent, before: None, limit: 4 };
+                    let mut filter =
+                        TaskFilter { state, queue, task_type, parent, limit: 4, ..TaskFilter::default() };
                     let mut found = Vec::new();
                     loop {
                         let page = ids(&store.list(filter.clone()).await);
@@ -117,4 +118,31 @@ pub async fn waits(backend: &impl Backend) {
     assert_eq!(waits("a/", Some(2), 9).await, fourth);
     assert_eq!(waits("a%", None, 9).await, [(task_id(3), for_event("a%"))]);
     assert_eq!(waits("c", None, 9).await, []);
+}
+
+/// Tasks are found by their labels, which are headers that are texts.
+pub async fn labels(backend: &impl Backend) {
+    let (_setup, store) = Setup::with_handle(backend).await;
+    let labelled = |n: u128, labels: &[(&str, &str)]| NewTask {
+        headers: labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).into())).collect(),
+        ..new_task(n)
+    };
+    let odd = ("a \"b\" ü\0", "c \\ 'd' %_");
+    store
+        .spawn([
+            labelled(1, &[("tenant", "a"), ("kind", "x")]),
+            labelled(2, &[("tenant", "b"), ("kind", "x")]),
+            labelled(3, &[("tenant", "ab")]),
+            labelled(4, &[odd, ("tenant", "a")]),
+            labelled(5, &[("a", "tenant")]),
+        ])
+        .await;
+    let found = async |labels: &[(&str, &str)], state| {
+        let labels = labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        ids(&store.list(TaskFilter { labels, state, ..TaskFilter::default() }).await)
+    };
+    assert_eq!(found(&[("tenant", "a")], None).await, [4, 1].map(task_id));
+    assert_eq!(found(&[("tenant", "a"), ("kind", "x")], Some(TaskState::Pending)).await, [task_id(1)]);
+    assert_eq!(found(&[("kind", "x"), ("tenant", "ab")], None).await, []);
+    assert_eq!(found(&[odd], None).await, [task_id(4)]);
 }

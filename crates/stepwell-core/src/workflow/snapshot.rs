@@ -11,6 +11,7 @@ use crate::failure::Failure;
 use crate::ids::TaskId;
 use crate::journal::{Entry, Kind, Outcome};
 use crate::name::Name;
+use crate::notes::Progress;
 use crate::payload::Payload;
 use crate::store::{TaskInfo, TaskState};
 use crate::time::Timestamp;
@@ -32,6 +33,8 @@ pub struct Snapshot {
     pub results: BTreeMap<String, Payload>,
     /// Of a workflow that is registered with this client, and has not ended: the part that it is at.
     pub current_step: Option<String>,
+    /// How far it has come, if it says.
+    pub progress: Option<Progress>,
     /// Its output, once it has completed.
     pub output: Option<Payload>,
     /// Why it failed, or why its last attempt did.
@@ -71,6 +74,7 @@ impl Snapshot {
             input: info.params,
             results,
             current_step,
+            progress: Progress::latest(journal),
             output: info.output,
             failure: info.failure,
             spawned_at: info.spawned_at,
