@@ -1,8 +1,10 @@
 //! The benchmark program: `cargo xtask bench`. See the README beside it.
 
 mod backend;
+mod checkpoint;
 mod crew;
 mod floor;
+mod floor_key_value;
 mod floor_postgres;
 mod growth;
 mod history;
@@ -56,6 +58,9 @@ struct Cli {
     /// How many tasks the worker runs at the same time (the engine's own default: 256)
     #[arg(long, default_value_t = 256)]
     concurrency: usize,
+    /// Measure checkpoints on each key-value store and the cache in memory, and nothing else
+    #[arg(long, conflicts_with_all = ["only", "store"])]
+    checkpoint: bool,
     /// Print JSON instead of a table
     #[arg(long)]
     json: bool,
@@ -97,7 +102,10 @@ async fn run(cli: Cli) -> Result<()> {
     }
     let (parts, runs) = (Part::chosen(&cli.only), usize::from(cli.runs));
     let mut figures = Vec::new();
-    for part in &parts {
+    if cli.checkpoint {
+        figures = checkpoint::run(&setup.dir, runs).await?;
+    }
+    for part in parts.iter().filter(|_| !cli.checkpoint) {
         figures.extend(plan::run(*part, &setup, runs, &cli.workers).await?);
     }
     if !cli.growth.is_empty() {

@@ -88,7 +88,7 @@ impl Inspection {
         });
         let status = Status {
             failed: failed.map(|entry| entry.key.label()).collect(),
-            done: memory.steps.keys().map(|key| key.label()).collect(),
+            done: memory.steps.keys().map(stepwell_core::Key::label).collect(),
             items,
             cleanups: memory.cleanups.iter().map(|(key, _)| key.label()).collect(),
             started_at: head.started_at,

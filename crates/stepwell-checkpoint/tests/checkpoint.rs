@@ -1,6 +1,6 @@
 //! Checkpoints, through their public face.
 
-#![allow(clippy::unwrap_used, missing_docs, reason = "a test ends by a panic")]
+#![allow(clippy::panic, clippy::unwrap_used, missing_docs, reason = "a test ends by a panic")]
 
 use std::collections::BTreeMap;
 use std::future::IntoFuture as _;

@@ -1,6 +1,6 @@
 //! The exhaustive crash test: a script that dies or fails at each of its writes, before and after, and is run again.
 
-#![allow(clippy::unwrap_used, missing_docs, reason = "a test ends by a panic")]
+#![allow(clippy::panic, clippy::unwrap_used, missing_docs, reason = "a test ends by a panic")]
 
 mod support;
 

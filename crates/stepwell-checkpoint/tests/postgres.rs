@@ -1,6 +1,6 @@
 //! PostgreSQL as a key-value store.
 
-#![allow(clippy::unwrap_used, missing_docs, reason = "a test ends by a panic")]
+#![allow(clippy::expect_used, clippy::unwrap_used, missing_docs, reason = "a test ends by a panic")]
 
 mod conformance;
 

@@ -1,6 +1,6 @@
 //! Two processes and one checkpoint: the first is paused, loses its lease, and wakes.
 #![cfg(unix)]
-#![allow(clippy::unwrap_used, missing_docs, reason = "a test ends by a panic")]
+#![allow(clippy::panic, clippy::unwrap_used, missing_docs, reason = "a test ends by a panic")]
 
 use std::collections::BTreeMap;
 use std::future::IntoFuture as _;

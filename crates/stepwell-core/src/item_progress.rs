@@ -419,7 +419,7 @@ mod tests {
             let chunks = progress.to_chunks(limit);
             prop_assert_eq!(&absorbed(&chunks), &progress);
             for chunk in &chunks {
-                prop_assert!(chunk.as_str().len() <= limit || absorbed(&[chunk.clone()]).to_chunks(0).len() == 1);
+                prop_assert!(chunk.as_str().len() <= limit || absorbed(std::slice::from_ref(chunk)).to_chunks(0).len() == 1);
             }
             let mut backwards = [chunks.clone(), chunks].concat();
             backwards.reverse();

@@ -48,7 +48,7 @@ impl Faulty {
 
     async fn alive(&self) {
         if self.dead.is_cancelled() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 
