@@ -93,7 +93,7 @@ pub enum CheckpointError {
         /// The step's name.
         name: String,
         /// Why.
-        failure: Failure,
+        failure: Box<Failure>,
     },
     /// One of many items failed, and [`ErrorPolicy::Stop`](stepwell_core::ErrorPolicy::Stop) ended the whole.
     #[error("item {index} of \"{name}\" failed: {failure}")]
@@ -103,7 +103,7 @@ pub enum CheckpointError {
         /// The item's index, from 0.
         index: usize,
         /// Why.
-        failure: Failure,
+        failure: Box<Failure>,
     },
     /// What was recorded of items does not fit those that there are.
     #[error("the items \"{name}\": {source}")]

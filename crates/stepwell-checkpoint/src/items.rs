@@ -174,7 +174,7 @@ impl<'a> Group<'a> {
         }
         match failures.pop_first() {
             Some((index, failure)) if policy == ErrorPolicy::Stop => {
-                Err(CheckpointError::Item { name: self.key.label(), index, failure })
+                Err(CheckpointError::Item { name: self.key.label(), index, failure: Box::new(failure) })
             }
             Some((index, failure)) => {
                 failures.insert(index, failure);

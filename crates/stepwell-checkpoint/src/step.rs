@@ -123,7 +123,7 @@ impl<F: Closure> Placed<'_, F> {
             Err(NoResult::Unfit(error)) => return Err(error),
         };
         ledger.record([(key.clone(), Outcome::Failed(failure.clone()))]).await?;
-        Err(CheckpointError::Step { name: key.label(), failure })
+        Err(CheckpointError::Step { name: key.label(), failure: Box::new(failure) })
     }
 }
 

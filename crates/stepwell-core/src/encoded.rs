@@ -181,10 +181,7 @@ impl Store for Encoded {
         })
     }
 
-    fn mailbox(
-        &self,
-        task_id: TaskId,
-    ) -> BoxFuture<'static, Result<(Vec<Wait>, Vec<ArrivedMessage>), StoreError>> {
+    fn mailbox(&self, task_id: TaskId) -> BoxFuture<'static, Result<Mailbox, StoreError>> {
         self.decoding(self.inner.mailbox(task_id), move |(_, messages), each| {
             payloads::messages(task_id, messages, each);
         })

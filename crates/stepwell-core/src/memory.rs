@@ -135,10 +135,7 @@ impl Store for MemoryStore {
         Box::pin(std::future::ready(Ok(waits)))
     }
 
-    fn mailbox(
-        &self,
-        task_id: TaskId,
-    ) -> BoxFuture<'static, Result<(Vec<Wait>, Vec<ArrivedMessage>), StoreError>> {
+    fn mailbox(&self, task_id: TaskId) -> BoxFuture<'static, Result<Mailbox, StoreError>> {
         let state = self.state();
         let task = state.tasks.get(&task_id);
         let mailbox =

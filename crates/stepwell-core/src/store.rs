@@ -119,10 +119,7 @@ pub trait Store: Any + Send + Sync {
     ) -> BoxFuture<'static, Result<Vec<(TaskId, Wait)>, StoreError>>;
 
     /// What a task waits for, and what is in its mailbox.
-    fn mailbox(
-        &self,
-        task_id: TaskId,
-    ) -> BoxFuture<'static, Result<(Vec<Wait>, Vec<ArrivedMessage>), StoreError>>;
+    fn mailbox(&self, task_id: TaskId) -> BoxFuture<'static, Result<Mailbox, StoreError>>;
 
     /// Puts in a task that was exported from a store, to go on in this one: one that has not ended is pending, at once or when
     /// it was due (a running attempt does not count), and compensating if it was. `false`, and nothing has changed, when the store has the
@@ -147,6 +144,9 @@ pub trait Store: Any + Send + Sync {
     /// Ready when another process may have written since the last call. Never, where no other process can.
     fn changed(&self) -> BoxFuture<'_, Changed>;
 }
+
+/// What a task waits for, by key, and the messages that it has not received, in order.
+pub type Mailbox = (Vec<Wait>, Vec<ArrivedMessage>);
 
 /// A transition that is applied by itself ([`Store::transact`]).
 pub type Transacting = BoxFuture<'static, Result<Result<Applied, Refused>, StoreError>>;

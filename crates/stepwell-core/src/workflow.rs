@@ -315,10 +315,10 @@ impl<L: HasHandler> Workflow<L> {
     }
 
     fn with_step(mut self, change: impl FnOnce(&mut Step)) -> Self {
-        match self.nodes.last_mut().map(|node| &mut node.body) {
-            Some(Body::Step(step) | Body::Loop(Loop { step, .. })) => change(step),
-            // The type says that the last part is one of these.
-            _ => {}
+        // The type says that the last part is one of these.
+        let last = self.nodes.last_mut().map(|node| &mut node.body);
+        if let Some(Body::Step(step) | Body::Loop(Loop { step, .. })) = last {
+            change(step);
         }
         self
     }

@@ -2,7 +2,7 @@
 
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Row as _};
-use stepwell_core::store::{ArrivedMessage, TaskState, Wait};
+use stepwell_core::store::{ArrivedMessage, Mailbox, TaskState, Wait};
 use stepwell_core::{Payload, StoreError, TaskId, TaskRecord};
 
 use crate::Shared;
@@ -12,10 +12,7 @@ use crate::query::wait;
 
 impl Shared {
     /// What a task waits for, and what is in its mailbox.
-    pub(crate) async fn mailbox(
-        &self,
-        task_id: TaskId,
-    ) -> Result<(Vec<Wait>, Vec<ArrivedMessage>), StoreError> {
+    pub(crate) async fn mailbox(&self, task_id: TaskId) -> Result<Mailbox, StoreError> {
         let schema = &self.options.schema;
         let id = *task_id.as_uuid();
         let sql = format!(

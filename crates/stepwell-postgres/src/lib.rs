@@ -45,8 +45,7 @@ use std::time::Duration;
 
 use sqlx::postgres::{PgPool, PgPoolOptions};
 use stepwell_core::store::{
-    ArrivedMessage, Batch, Changed, Committed, Ends, Purge, ScheduleFilter, Scheduled, Transacting,
-    Transition, Wait,
+    Batch, Changed, Committed, Ends, Mailbox, Purge, ScheduleFilter, Scheduled, Transacting, Transition, Wait,
 };
 use stepwell_core::{
     BoxFuture, Entry, Name, QueueInfo, Store, StoreError, TaskFilter, TaskId, TaskInfo, TaskRecord,
@@ -163,10 +162,7 @@ impl Store for PostgresStore {
         Box::pin(async move { shared.waits(prefix, behind, limit).await })
     }
 
-    fn mailbox(
-        &self,
-        task_id: TaskId,
-    ) -> BoxFuture<'static, Result<(Vec<Wait>, Vec<ArrivedMessage>), StoreError>> {
+    fn mailbox(&self, task_id: TaskId) -> BoxFuture<'static, Result<Mailbox, StoreError>> {
         let shared = self.0.clone();
         Box::pin(async move { shared.mailbox(task_id).await })
     }

@@ -1,7 +1,7 @@
 //! Putting in tasks that were exported.
 
 use rusqlite::{Connection, OptionalExtension as _, Result, Transaction, TransactionBehavior, params};
-use stepwell_core::store::{ArrivedMessage, TaskState, Wait};
+use stepwell_core::store::{ArrivedMessage, Mailbox, TaskState, Wait};
 use stepwell_core::{TaskId, TaskRecord, Timestamp};
 
 use crate::limits::line_up;
@@ -10,7 +10,7 @@ use crate::transition::add_entries;
 use crate::waits::add_wait;
 
 /// What a task waits for, and what is in its mailbox.
-pub(crate) fn mailbox(conn: &Connection, task_id: TaskId) -> Result<(Vec<Wait>, Vec<ArrivedMessage>)> {
+pub(crate) fn mailbox(conn: &Connection, task_id: TaskId) -> Result<Mailbox> {
     let mut waits = conn.all(
         "SELECT kind, name, ordinal, target, due_at FROM stepwell_waits WHERE task_id = ?1",
         params![Sql(&task_id)],

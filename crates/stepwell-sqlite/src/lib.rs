@@ -45,7 +45,7 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 use stepwell_core::store::{
-    ArrivedMessage, Batch, Changed, Committed, Ends, Purge, ScheduleFilter, Scheduled, Wait,
+    Batch, Changed, Committed, Ends, Mailbox, Purge, ScheduleFilter, Scheduled, Wait,
 };
 use stepwell_core::{
     BoxFuture, Entry, Name, QueueInfo, Runtime, Store, StoreError, TaskFilter, TaskId, TaskInfo, TaskRecord,
@@ -192,10 +192,7 @@ impl Store for SqliteStore {
         self.query(move |conn| waits::beginning_with(conn, &prefix, behind, limit))
     }
 
-    fn mailbox(
-        &self,
-        task_id: TaskId,
-    ) -> BoxFuture<'static, Result<(Vec<Wait>, Vec<ArrivedMessage>), StoreError>> {
+    fn mailbox(&self, task_id: TaskId) -> BoxFuture<'static, Result<Mailbox, StoreError>> {
         self.query(move |conn| import::mailbox(conn, task_id))
     }
 

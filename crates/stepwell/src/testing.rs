@@ -28,7 +28,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use stepwell_core::store::{
-    ArrivedMessage, Batch, Changed, Committed, Ends, Purge, ScheduleFilter, Scheduled, Wait,
+    Batch, Changed, Committed, Ends, Mailbox, Purge, ScheduleFilter, Scheduled, Wait,
 };
 use stepwell_core::{
     BoxFuture, Entry, Error, MemoryStore, Name, QueueInfo, Runtime, Store, StoreError, TaskFilter, TaskId,
@@ -230,10 +230,7 @@ where
         self.store.waits(prefix, behind, limit)
     }
 
-    fn mailbox(
-        &self,
-        task_id: TaskId,
-    ) -> BoxFuture<'static, Result<(Vec<Wait>, Vec<ArrivedMessage>), StoreError>> {
+    fn mailbox(&self, task_id: TaskId) -> BoxFuture<'static, Result<Mailbox, StoreError>> {
         self.store.mailbox(task_id)
     }
 
