@@ -51,6 +51,8 @@ pub(crate) enum Unit {
     TasksPerSecond,
     #[serde(rename = "steps/s")]
     StepsPerSecond,
+    #[serde(rename = "items/s")]
+    ItemsPerSecond,
     #[serde(rename = "ms")]
     Milliseconds,
     #[serde(rename = "bytes")]
@@ -64,6 +66,7 @@ impl Unit {
         match self {
             Self::TasksPerSecond => "tasks/s",
             Self::StepsPerSecond => "steps/s",
+            Self::ItemsPerSecond => "items/s",
             Self::Milliseconds => "ms",
             Self::Bytes => "bytes",
             Self::Mebibytes => "MiB",
@@ -71,7 +74,7 @@ impl Unit {
     }
 
     const fn more_is_better(self) -> bool {
-        matches!(self, Self::TasksPerSecond | Self::StepsPerSecond)
+        matches!(self, Self::TasksPerSecond | Self::StepsPerSecond | Self::ItemsPerSecond)
     }
 
     const fn decimals(self) -> usize {
