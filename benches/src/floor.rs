@@ -14,6 +14,7 @@ use stepwell::{RetryStrategy, TokioRuntime};
 use uuid::Uuid;
 
 use crate::backend::temp_folder;
+use crate::items;
 use crate::plan::blocking;
 use crate::report::percentile;
 use crate::setup::Setup;
@@ -27,6 +28,7 @@ pub(crate) struct Names {
     pub(crate) w3_p99: &'static str,
     pub(crate) w4: &'static str,
     pub(crate) w5: &'static str,
+    pub(crate) items: Option<&'static str>,
 }
 
 pub(crate) const NAMES: Names = Names {
@@ -36,6 +38,7 @@ pub(crate) const NAMES: Names = Names {
     w3_p99: "fdatasync of a 4 KiB append, p99",
     w4: "bare SQLite, 64 tasks a commit, 2 commits a task: UPDATE task; UPDATE task, INSERT journal",
     w5: "bare SQLite: SELECT of the 10,000 journal rows, on a connection just opened",
+    items: Some("bare SQLite, 1,000 items a commit: INSERT journal"),
 };
 
 /// How many tasks the floors of W1 and W4 handle in a commit.
@@ -157,6 +160,27 @@ pub(crate) async fn w5(setup: &Setup) -> Result<f64> {
     .await
 }
 
+/// As the items: their results are written in rows of 1,000, each of them a commit.
+pub(crate) async fn items(setup: &Setup) -> Result<f64> {
+    rows(setup, |bare| {
+        let tasks = ids(1);
+        let start = Instant::now();
+        for (first, seq) in (0..items::ITEMS).step_by(1_000).zip(1..) {
+            let last = first + 999;
+            let results: Vec<_> = (first..=last).collect();
+            let chunk = serde_json::json!({
+                "total": items::ITEMS, "done": [[first, last]], "results": [[first, results]],
+            });
+            let chunk = chunk.to_string();
+            bare.transaction(&tasks, |id| bare.entry(id, seq, "items", "item", &chunk))?;
+        }
+        let took = start.elapsed();
+        bare.check(0, items::ITEMS / 1_000)?;
+        Ok(rate(items::ITEMS, took))
+    })
+    .await
+}
+
 /// Lets the store make a new file, and works on it without the store.
 async fn rows(setup: &Setup, work: impl FnOnce(&Bare) -> Result<f64> + Send + 'static) -> Result<f64> {
     let folder = temp_folder(&setup.dir)?;
@@ -266,10 +290,14 @@ impl Bare {
     }
 
     fn journal(&self, id: &str, seq: u64, name: &str) -> Result<()> {
+        self.entry(id, seq, "step", name, "2468")
+    }
+
+    fn entry(&self, id: &str, seq: u64, kind: &str, name: &str, payload: &str) -> Result<()> {
         self.run(
             "INSERT INTO stepwell_journal (task_id, seq, kind, name, ordinal, outcome, payload, at)
             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-            params![id, i64::try_from(seq)?, "step", name, 1, "done", "2468", NOW],
+            params![id, i64::try_from(seq)?, kind, name, 1, "done", payload, NOW],
         )
     }
 

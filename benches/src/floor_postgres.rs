@@ -29,6 +29,7 @@ pub(crate) const NAMES: Names = Names {
     w4: "bare PostgreSQL, 64 tasks a commit, 2 commits a task: UPDATE live_tasks; \
         DELETE live_tasks, INSERT outcomes, journal",
     w5: "bare PostgreSQL: SELECT of the 10,000 journal rows, on a connection just opened",
+    items: None,
 };
 
 const COMMITS: u64 = 1_000;

@@ -8,6 +8,7 @@ mod floor_key_value;
 mod floor_postgres;
 mod growth;
 mod history;
+mod items;
 mod lines;
 mod memory;
 mod plan;
@@ -67,6 +68,9 @@ struct Cli {
     /// Measure the memory of so many suspended tasks in this process
     #[arg(long, hide = true)]
     suspend: Option<u64>,
+    /// Measure a step over so many items in this process
+    #[arg(long, hide = true)]
+    items: Option<u64>,
     /// Be a worker process on this schema
     #[arg(long, hide = true)]
     work: Option<String>,
@@ -93,6 +97,9 @@ async fn run(cli: Cli) -> Result<()> {
     let setup = Setup { store: cli.store, dir, server, concurrency: cli.concurrency, processes: None };
     if let Some(tasks) = cli.suspend {
         return memory::child(&setup, tasks).await;
+    }
+    if let Some(items) = cli.items {
+        return items::child(&setup, items).await;
     }
     if let Some(schema) = cli.work {
         return crew::child(&setup, &schema).await;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use stepwell::{SpawnOptions, TaskState};
 
 use crate::setup::Setup;
@@ -18,13 +18,8 @@ const MAX_IN_MEMORY: usize = 200_000;
 
 /// Runs this program once more, and gives by how many bytes its memory grew with that many suspended tasks.
 pub(crate) async fn measure(setup: &Setup, tasks: u64) -> Result<f64> {
-    let mut child = setup.child(CHILD, &tasks.to_string())?;
-    let output = tokio::task::spawn_blocking(move || child.output()).await??;
-    if !output.status.success() {
-        bail!("the measured process failed: {}", String::from_utf8_lossy(&output.stderr).trim());
-    }
-    let bytes = String::from_utf8(output.stdout)?;
-    bytes.trim().parse().with_context(|| format!("the measured process answered {bytes:?}"))
+    let bytes = setup.ask_child(CHILD, &tasks.to_string()).await?;
+    bytes.parse().with_context(|| format!("the measured process answered {bytes:?}"))
 }
 
 /// The measured process: suspends that many tasks, prints the bytes, and checks that every task then went on in place.
@@ -36,13 +31,13 @@ pub(crate) async fn child(setup: &Setup, tasks: u64) -> Result<()> {
     client.spawn::<tasks::waiting>(0).await?;
     all_suspended(&client, &probe, 1).await?;
 
-    let before = resident()?;
+    let before = of_this_process("VmRSS:")?;
     for from in (0..tasks).step_by(usize::try_from(CHUNK)?) {
         let chunk = (from..tasks.min(from + CHUNK)).map(|n| (n, SpawnOptions::new()));
         client.spawn_many::<tasks::waiting>(chunk).await?;
     }
     all_suspended(&client, &probe, tasks + 1).await?;
-    let after = resident()?;
+    let after = of_this_process("VmRSS:")?;
 
     client.emit_event(tasks::EVENT, &1_u64, None).await?;
     let unfinished = [TaskState::Suspended, TaskState::Pending, TaskState::Running];
@@ -64,11 +59,11 @@ async fn all_suspended(client: &stepwell::Durable, probe: &Probe, tasks: u64) ->
     settle(client, &[TaskState::Running, TaskState::Pending], Duration::from_millis(20)).await
 }
 
-/// This process's resident memory, in bytes.
-fn resident() -> Result<u64> {
+/// What Linux says of this process's memory under that heading, in bytes.
+pub(crate) fn of_this_process(heading: &str) -> Result<u64> {
     let status = std::fs::read_to_string("/proc/self/status").context("memory is measured on Linux only")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib =
-        line.and_then(|line| line.trim().strip_suffix(" kB")).context("no VmRSS in /proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix(heading));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+    let kib = kib.with_context(|| format!("no {heading} in /proc/self/status"))?;
     Ok(kib.trim().parse::<u64>()? * 1024)
 }

@@ -7,7 +7,7 @@ use crate::backend::StoreKind;
 use crate::lines::{self, worker_processes};
 use crate::report::{Figure, Floor, Summary};
 use crate::setup::Setup;
-use crate::{floor, floor_postgres, memory, workloads};
+use crate::{floor, floor_postgres, items, memory, workloads};
 
 /// A part of the benchmark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -24,6 +24,8 @@ pub(crate) enum Part {
     W4,
     /// Resume a task with 10,000 journal entries
     W5,
+    /// A step over 1,000,000 items
+    Items,
     /// The memory of suspended tasks
     Memory,
 }
@@ -106,6 +108,7 @@ async fn measure(part: Part, setup: &Setup) -> Result<Vec<f64>> {
             let resumed = workloads::w5(setup, &setup.backend()?).await?;
             vec![resumed.to_first_step, resumed.to_end, resumed.open]
         }
+        Part::Items => items::measure(setup).await?,
         Part::Memory => {
             let mut values = Vec::new();
             for tasks in [10_000_u32, 100_000] {
@@ -130,6 +133,8 @@ async fn bare(part: Part, setup: &Setup) -> Result<Vec<f64>> {
         }
         (StoreKind::Sqlite, Part::W4) => vec![floor::w4(setup).await?],
         (StoreKind::Sqlite, Part::W5) => vec![floor::w5(setup).await?],
+        (StoreKind::Sqlite, Part::Items) => vec![floor::items(setup).await?],
+        (StoreKind::Postgres, Part::Items) => Vec::new(),
         (StoreKind::Postgres, Part::W1) => vec![floor_postgres::w1(setup).await?],
         (StoreKind::Postgres, Part::W2) => vec![floor_postgres::w2(setup).await?],
         (StoreKind::Postgres, Part::W3) => pair(floor_postgres::w3(setup).await?),

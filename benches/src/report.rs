@@ -53,6 +53,8 @@ pub(crate) enum Unit {
     StepsPerSecond,
     #[serde(rename = "hits/s")]
     HitsPerSecond,
+    #[serde(rename = "items/s")]
+    ItemsPerSecond,
     #[serde(rename = "ms")]
     Milliseconds,
     #[serde(rename = "bytes")]
@@ -67,6 +69,7 @@ impl Unit {
             Self::TasksPerSecond => "tasks/s",
             Self::StepsPerSecond => "steps/s",
             Self::HitsPerSecond => "hits/s",
+            Self::ItemsPerSecond => "items/s",
             Self::Milliseconds => "ms",
             Self::Bytes => "bytes",
             Self::Mebibytes => "MiB",
@@ -74,7 +77,10 @@ impl Unit {
     }
 
     const fn more_is_better(self) -> bool {
-        matches!(self, Self::TasksPerSecond | Self::StepsPerSecond | Self::HitsPerSecond)
+        matches!(
+            self,
+            Self::TasksPerSecond | Self::StepsPerSecond | Self::HitsPerSecond | Self::ItemsPerSecond
+        )
     }
 
     const fn decimals(self) -> usize {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum as _;
 use stepwell::WorkerOptions;
 
@@ -64,5 +64,15 @@ impl Setup {
             child.args(["--database-url", server.url()]);
         }
         Ok(child)
+    }
+
+    /// What this program says when it does so.
+    pub(crate) async fn ask_child(&self, argument: &str, value: &str) -> Result<String> {
+        let mut child = self.child(argument, value)?;
+        let output = tokio::task::spawn_blocking(move || child.output()).await??;
+        if !output.status.success() {
+            bail!("the measured process failed: {}", String::from_utf8_lossy(&output.stderr).trim());
+        }
+        Ok(String::from_utf8(output.stdout)?.trim().to_owned())
     }
 }

@@ -44,6 +44,7 @@ pub(crate) async fn register(client: &Durable) -> Result<()> {
     client.register::<steps>().await?;
     client.register::<long>().await?;
     client.register::<waiting>().await?;
+    client.register::<items>().await?;
     Ok(())
 }
 
@@ -103,4 +104,16 @@ pub(crate) async fn waiting(n: u64, ctx: TaskContext) -> TaskResult<u64> {
 /// When the first step after the event began.
 pub(crate) fn first_new_step(probe: &Probe) -> Result<Instant> {
     probe.first_new_step.get().copied().context("the step after the event did not run")
+}
+
+/// A step over so many items. Each gives its number; the output is how many did.
+#[stepwell::task]
+pub(crate) async fn items(count: u64, ctx: TaskContext) -> TaskResult<usize> {
+    let probe = ctx.state::<Arc<Probe>>()?;
+    let numbers = 0..usize::try_from(count).map_err(anyhow::Error::from)?;
+    let report = ctx.items("item", numbers).concurrency(64).each(|item| async move {
+        probe.step();
+        Ok(item)
+    });
+    Ok(report.await?.results.len())
 }

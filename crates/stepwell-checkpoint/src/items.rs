@@ -2,13 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use futures_util::future::{Either, select};
-use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use stepwell_core::{
-    BoxFuture, ErrorPolicy, Failure, InputHash, ItemCounts, ItemError, ItemProgress, ItemsReport, Key, Kind,
-    Outcome, PayloadError, StepName, closure_failure,
+    ErrorPolicy, InputHash, ItemCounts, ItemError, ItemProgress, ItemsReport, Kind, Outcome, PayloadError,
+    StepName, WorkError, closure_failure, work_on_items,
 };
 
 use crate::checkpoint::{decode, encode};
@@ -79,28 +77,43 @@ impl<'a, T> Items<'a, T> {
         F: Fn(T) -> Fut,
         Fut: Future<Output = anyhow::Result<R>>,
     {
-        let key = place(self.ledger, Kind::Items, &self.name, self.input)?;
+        let key = &place(self.ledger, Kind::Items, &self.name, self.input)?;
         let misfit = |source: ItemError| CheckpointError::Items { name: key.label(), source };
         let mut recorded = ItemProgress::new(self.items.len());
-        let chunks = self.ledger.memory().items.remove(&key).unwrap_or_default();
+        let chunks = self.ledger.memory().items.remove(key).unwrap_or_default();
         chunks.iter().try_for_each(|chunk| recorded.absorb(chunk)).map_err(misfit)?;
 
         self.ledger.check_owned().await?;
-        let on_progress = self.on_progress.unwrap_or_else(|| Box::new(|_| {}));
-        let mut group = Group { ledger: self.ledger, key: &key, recorded, fresh: None, on_progress };
-        (group.on_progress)(group.recorded.counts());
-        let todo: Vec<_> =
-            self.items.into_iter().enumerate().filter(|(index, _)| !group.recorded.is_done(*index)).collect();
+        let mut on_progress = self.on_progress.unwrap_or_else(|| Box::new(|_| {}));
+        on_progress(recorded.counts());
+        let mut todo: Vec<_> = self.items.into_iter().enumerate().collect();
+        todo.retain(|(index, _)| !recorded.is_done(*index));
         let working = todo.into_iter().map(|(index, item)| {
             let work = work(item);
-            async move { (index, work.await) }
+            async move {
+                let result = work.await.and_then(|value| Ok(encode(&key.label(), &value)?));
+                vec![(index, result.map_err(|error| closure_failure(&error)))]
+            }
         });
-        let failures =
-            self.ledger.while_owned(group.work(working, self.concurrency, self.on_error)).await??;
+        let working = work_on_items(
+            &mut recorded,
+            working,
+            self.concurrency,
+            self.on_error,
+            |fresh| Box::pin(self.ledger.record([(key.clone(), Outcome::Done(fresh.to_chunk()))])),
+            |recorded| on_progress(recorded.counts()),
+        );
+        let failures = self.ledger.while_owned(working).await?.map_err(|error| match error {
+            WorkError::Item { index, failure } => {
+                CheckpointError::Item { name: key.label(), index, failure: Box::new(failure) }
+            }
+            WorkError::Record(error) => error,
+            WorkError::Misfit(source) => misfit(source),
+        })?;
 
-        let mut report = ItemsReport { results: BTreeMap::new(), failures, counts: group.recorded.counts() };
+        let mut report = ItemsReport { results: BTreeMap::new(), failures, counts: recorded.counts() };
         for index in 0..report.counts.total {
-            match group.recorded.outcome(index) {
+            match recorded.outcome(index) {
                 Some(Ok(result)) => _ = report.results.insert(index, decode(&key.label(), &result)?),
                 Some(Err(failure)) => _ = report.failures.insert(index, failure),
                 None => {}
@@ -108,106 +121,5 @@ impl<'a, T> Items<'a, T> {
         }
         report.counts.failed = report.failures.len();
         Ok(report)
-    }
-}
-
-/// Items that are worked on, and what is recorded of them.
-struct Group<'a> {
-    ledger: &'a Ledger,
-    key: &'a Key,
-    recorded: ItemProgress,
-    /// What has ended since the last write.
-    fresh: Option<ItemProgress>,
-    on_progress: Box<dyn FnMut(ItemCounts) + Send + 'a>,
-}
-
-impl<'a> Group<'a> {
-    /// Works on all of them. Gives the failures that are not recorded.
-    async fn work<R: Serialize>(
-        &mut self,
-        mut todo: impl Iterator<Item = impl Future<Output = (usize, anyhow::Result<R>)>>,
-        concurrency: usize,
-        policy: ErrorPolicy,
-    ) -> Result<BTreeMap<usize, Failure>, CheckpointError> {
-        let mut running = FuturesUnordered::new();
-        let mut writing: Option<(ItemProgress, BoxFuture<'a, Result<(), CheckpointError>>)> = None;
-        let mut failures = BTreeMap::new();
-        loop {
-            let stopped = policy == ErrorPolicy::Stop && !failures.is_empty();
-            let free = if stopped { 0 } else { concurrency.saturating_sub(running.len()) };
-            running.extend(todo.by_ref().take(free));
-            if writing.is_none()
-                && let Some(fresh) = self.fresh.take()
-            {
-                let outcome = (self.key.clone(), Outcome::Done(fresh.to_chunk()));
-                writing = Some((fresh, Box::pin(self.ledger.record([outcome]))));
-            }
-            let ended = match &mut writing {
-                None if running.is_empty() => break,
-                None => running.next().await,
-                Some((group, write)) => {
-                    let written = if running.is_empty() {
-                        Either::Left(write.await)
-                    } else {
-                        match select(write, running.next()).await {
-                            Either::Left((written, _)) => Either::Left(written),
-                            Either::Right((ended, _)) => Either::Right(ended),
-                        }
-                    };
-                    match written {
-                        Either::Right(ended) => ended,
-                        Either::Left(written) => {
-                            written?;
-                            self.absorb(&group.to_chunk())?;
-                            (self.on_progress)(self.recorded.counts());
-                            writing = None;
-                            continue;
-                        }
-                    }
-                }
-            };
-            if let Some((index, result)) = ended
-                && let Some(failure) = self.ended(index, result, policy)?
-            {
-                failures.insert(index, failure);
-            }
-        }
-        match failures.pop_first() {
-            Some((index, failure)) if policy == ErrorPolicy::Stop => {
-                Err(CheckpointError::Item { name: self.key.label(), index, failure: Box::new(failure) })
-            }
-            Some((index, failure)) => {
-                failures.insert(index, failure);
-                Ok(failures)
-            }
-            None => Ok(failures),
-        }
-    }
-
-    /// An item has ended. Gives its failure, when that is not to be recorded.
-    fn ended<R: Serialize>(
-        &mut self,
-        index: usize,
-        result: anyhow::Result<R>,
-        policy: ErrorPolicy,
-    ) -> Result<Option<Failure>, CheckpointError> {
-        let outcome = match result {
-            Ok(value) => Ok(encode(&format!("{}[{index}]", self.key.label()), &value)?),
-            Err(error) => match closure_failure(&error) {
-                failure if policy == ErrorPolicy::Skip => Err(failure),
-                failure => return Ok(Some(failure)),
-            },
-        };
-        let total = self.recorded.counts().total;
-        let fresh = self.fresh.get_or_insert_with(|| ItemProgress::new(total));
-        fresh
-            .mark(index, outcome)
-            .map_err(|source| CheckpointError::Items { name: self.key.label(), source })?;
-        Ok(None)
-    }
-
-    fn absorb(&mut self, chunk: &stepwell_core::Payload) -> Result<(), CheckpointError> {
-        let absorbed = self.recorded.absorb(chunk);
-        absorbed.map_err(|source| CheckpointError::Items { name: self.key.label(), source })
     }
 }

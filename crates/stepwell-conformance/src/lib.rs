@@ -135,7 +135,8 @@
 //! 38. **A finished task can be deleted**, with all that belongs to it. `delete_command`
 //! 39. **A suspended task can be woken.** `wake_command`
 //! 40. **A task with something to undo is claimed once more before it ends**, failed or cancelled, whatever ends it; and with
-//!     its attempts used up it ends. `compensation`, `compensation_whatever_ends_it`, `compensation_attempts`
+//!     its attempts used up it ends. `compensation`, `compensation_whatever_ends_it`, `compensation_attempts`,
+//!     `compensation_tells_the_attempt`
 //!
 //! ## What is kept
 //!

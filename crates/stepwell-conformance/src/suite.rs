@@ -58,6 +58,7 @@ macro_rules! suite {
             compensation,
             compensation_whatever_ends_it,
             compensation_attempts,
+            compensation_tells_the_attempt,
             payloads_come_back,
             failures_come_back,
             odd_names,

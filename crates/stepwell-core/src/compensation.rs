@@ -125,6 +125,12 @@ where
 /// Runs what was recorded, in reverse order. Gives the compensations that failed.
 pub(crate) async fn compensate(run: Arc<Run>, compensation: Compensation) -> TaskResult<Payload> {
     let Compensation { recorded, results, .. } = compensation;
+    // Another worker may have the key.
+    for (key, payload) in recorded.iter().map(|(key, record)| (key, record)).chain(&results) {
+        if let Some(source) = payload.unreadable() {
+            return Err(TaskError::Payload { name: key.label(), source: source.clone() });
+        }
+    }
     let mut errors = Vec::new();
     for (key, record) in recorded.into_iter().rev() {
         let (undo, result) = match record.decode() {

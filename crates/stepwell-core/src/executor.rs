@@ -358,7 +358,9 @@ impl Execution {
     /// The task's code has ended, or has to: its future is dropped, and the run's last commit decided.
     fn end(&mut self, result: Result<Payload, Ending>) {
         let replayed = self.run.control().is_none() && self.run.operations().is_only_replayed();
-        if replayed {
+        // Not where the code could not get as far as it did: another worker may be able to read what is there.
+        let unreadable = matches!(&result, Err(Ending::Error(error)) if error.is_unreadable());
+        if replayed && !unreadable {
             return self.begin_compensation();
         }
         self.drop_future();
@@ -391,7 +393,7 @@ impl Execution {
                 Failure::new(FailureKind::Panic, format!("the task panicked: {message}"))
             }
         };
-        if let Some(original) = &self.run.compensating {
+        if let Some(original) = self.run.compensating.as_ref().filter(|_| !unreadable) {
             return Closing::Commit(end_of(original.clone().without_the_rest(failure)).into());
         }
         // Rewinding would hide a divergence from the next attempt, and one that can read what is there goes on from there.

@@ -293,7 +293,7 @@ pub(crate) struct Replay {
     /// To be delivered in this order.
     pub(crate) entries: VecDeque<Entry>,
     /// Results behind a failure that is tried again, by operation.
-    pub(crate) kept: HashMap<Key, Outcome>,
+    pub(crate) kept: HashMap<Key, Entry>,
     /// What is done of steps over many items, by their keys, which are of the kind [`Kind::Items`].
     pub(crate) items: HashMap<Key, Vec<(u64, Payload)>>,
     /// Where the latest [`Kind::Progress`] entry is.
@@ -379,13 +379,12 @@ impl Replay {
     }
 
     fn compensation(&self, failure: Failure, attempt: u32) -> Compensation {
-        let kept = self.kept.iter();
-        let replayed = self.entries.iter().map(|entry| (&entry.key, &entry.outcome));
-        // What was kept from an earlier attempt, and not asked for since, comes first: in the order of the names.
-        let mut kept: Vec<_> = kept.collect();
-        kept.sort_unstable_by_key(|(key, _)| *key);
+        // What was discarded behind a failure may be needed again since; it is asked for again, or not.
+        let kept = self.kept.values().filter(|entry| entry.key.kind != Kind::Compensated);
+        let mut entries: Vec<_> = kept.chain(&self.entries).collect();
+        entries.sort_unstable_by_key(|entry| entry.seq);
         let (mut recorded, mut results) = (Vec::new(), HashMap::new());
-        for (key, outcome) in kept.into_iter().chain(replayed) {
+        for Entry { key, outcome, .. } in entries {
             match (key.kind, outcome) {
                 (Kind::Compensate, Outcome::Done(payload)) => recorded.push((key.clone(), payload.clone())),
                 (Kind::Compensated, _) => {
@@ -420,7 +419,7 @@ impl Replay {
             // A limit or a pause of the failed try says nothing about the next one; and what an approval asks for changes.
             let of_the_try = matches!(entry.key.kind, Kind::Timeout | Kind::Backoff | Kind::Approval);
             if matches!(entry.outcome, Outcome::Done(_)) && !of_the_try {
-                self.kept.insert(entry.key, entry.outcome);
+                self.kept.insert(entry.key.clone(), entry);
             }
         }
     }
@@ -486,6 +485,26 @@ mod tests {
         assert_eq!(names(&Replay::new(journal.clone())).0.len(), 3);
         journal[2] = entry(3, Kind::Step, "a", failed());
         assert_eq!(names(&Replay::new(journal)), (vec![], vec![]));
+    }
+
+    /// Also what was kept of an earlier attempt, and not come to again: in the order in which it was recorded.
+    #[test]
+    fn what_is_to_be_undone_is_in_the_order_of_its_records() {
+        let record = |seq, name| entry(seq, Kind::Compensate, name, done());
+        let journal = vec![
+            record(1, "d"),
+            entry(2, Kind::Step, "fails", failed()),
+            record(3, "c"),
+            record(4, "b"),
+            entry(5, Kind::Compensated, "d", done()),
+            entry(6, Kind::Attempt, "attempt", failed()),
+            entry(7, Kind::Step, "fails", done()),
+            record(8, "a"),
+            entry(9, Kind::Compensating, "compensating", failed()),
+        ];
+        let recorded = Replay::new(journal).compensation.unwrap().recorded;
+        let names: Vec<_> = recorded.iter().map(|(key, _)| key.name.as_str()).collect();
+        assert_eq!(names, ["d", "c", "b", "a"]);
     }
 
     #[test]

@@ -509,7 +509,9 @@ impl State {
             ready.remove(&(Reverse(task.new.priority), task.ready_at, task_id));
         }
         let seq = task.journal.last().map_or(1, |entry| entry.seq + 1);
-        let (entry, failure) = compensating(seq, task.attempt, finish, now);
+        // That of a suspended task does not count, and is to be replayed with its number.
+        let attempt = task.attempt + u32::from(task.state == TaskState::Suspended);
+        let (entry, failure) = compensating(seq, attempt, finish, now);
         task.journal.push(entry);
         task.failure = Some(failure);
         task.compensating = true;

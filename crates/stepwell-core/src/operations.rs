@@ -264,7 +264,7 @@ impl Operations {
     }
 
     fn register(&mut self, key: &Key, request: Request) {
-        let kept = self.replay.kept.remove(key);
+        let kept = self.replay.kept.remove(key).map(|entry| entry.outcome);
         let (stage, wait, ready) = match (request, kept) {
             (_, Some(outcome)) => (Stage::Finished, None, Some((outcome, Effect::None))),
             (Request::Finished(outcome, effect), None) => (Stage::Finished, None, Some((outcome, effect))),
@@ -412,7 +412,7 @@ impl Operations {
             self.live.keys().filter(|key| self.replay.kept.contains_key(*key)).cloned().collect();
         found.sort_unstable();
         for key in found {
-            if let Some(outcome) = self.replay.kept.remove(&key) {
+            if let Some(Entry { outcome, .. }) = self.replay.kept.remove(&key) {
                 if let Some(Operation { stage: Stage::Gate { .. }, .. }) = self.live.get(&key) {
                     self.gates -= 1;
                 }

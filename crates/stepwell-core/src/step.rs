@@ -213,14 +213,19 @@ impl<F: Closure> Step<F> {
     ///     ctx.step("summarise", || summarise(text, model)).input(&(text, model)).await
     /// }
     /// ```
-    ///
-    /// It comes before [`Step::compensate`].
     pub fn input<T: Serialize + ?Sized>(mut self, input: &T) -> Self {
         if let Ok(key) = &mut self.key {
             let hash = InputHash::of(input);
             let hash = hash.map_err(|source| TaskError::Payload { name: key.label(), source });
             match hash.and_then(|hash| Ok(key.clone().with_input(hash)?)) {
-                Ok(with_input) => *key = with_input,
+                Ok(with_input) => {
+                    if let Some(recording) = &mut self.record {
+                        let name = with_input.name.clone();
+                        let ordinal = self.run.operations().next_ordinal(Kind::Compensate, &name);
+                        recording.key = Key { kind: Kind::Compensate, name, ordinal };
+                    }
+                    *key = with_input;
+                }
                 Err(error) => self.key = Err(Some(error)),
             }
         }

@@ -295,7 +295,7 @@ impl<L> Workflow<L> {
 
 impl<L: HasHandler> Workflow<L> {
     /// Undoes the step when the workflow fails later on, or is cancelled: see [`Step::compensate`](crate::Step::compensate). The
-    /// context has the step's result, and all others that are there.
+    /// context has the step's result, and all others that are there. Of a loop, each iteration is undone with its own result.
     pub fn compensate<F, Fut>(self, undo: F) -> Self
     where
         F: Fn(WorkflowContext) -> Fut + MaybeSend + MaybeSync + 'static,

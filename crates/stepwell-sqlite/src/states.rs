@@ -15,9 +15,10 @@ pub(crate) const TO_END: &str =
     FROM stepwell_tasks
     WHERE task_id = ?1 AND (?2 IS NULL OR (run_id = ?2 AND state = 'running'))";
 
-/// The end of a task's journal, its attempt and its queue, if there is something that it did to be undone.
+/// The end of a task's journal, its attempt (that of a suspended one does not count, and has its number all the same) and its queue, if there is something that it did to be undone.
 const TO_COMPENSATE: &str =
-    "SELECT (SELECT max(seq) FROM stepwell_journal WHERE task_id = ?1), attempt, queue FROM stepwell_tasks
+    "SELECT (SELECT max(seq) FROM stepwell_journal WHERE task_id = ?1), attempt + (state = 'suspended'), queue
+    FROM stepwell_tasks
     WHERE task_id = ?1 AND compensating = 0 AND EXISTS (
         SELECT 1 FROM stepwell_journal WHERE task_id = ?1 AND kind = 'compensate' AND seq > coalesce(
             (SELECT max(seq) FROM stepwell_journal WHERE task_id = ?1 AND kind = 'compensating'), 0))";

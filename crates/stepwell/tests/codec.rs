@@ -234,6 +234,51 @@ async fn a_journal_that_cannot_be_read_is_replayed_once_it_can_be() {
     assert_eq!(runs.0.load(Ordering::SeqCst), 0);
 }
 
+/// What a worker without the key cannot undo is left to one that has it.
+#[tokio::test(start_paused = true)]
+async fn what_is_to_be_undone_and_cannot_be_read_is_undone_once_it_can_be() {
+    async fn booked(process: &Process, undone: &Runs) {
+        let undone = undone.clone();
+        let book = move |guest: String, ctx: TaskContext| {
+            let undone = undone.clone();
+            async move {
+                let undo = move |room: String| {
+                    assert_eq!(room, "the room of ada");
+                    undone.0.fetch_add(1, Ordering::SeqCst);
+                    async { Ok(()) }
+                };
+                ctx.step("book", || async { Ok(format!("the room of {guest}")) }).compensate(undo).await?;
+                ctx.await_event::<()>("never", None).await
+            }
+        };
+        process.register_fn("booked", book).await.unwrap();
+    }
+    let (harness, undone) = (Harness::new(), Runs::default());
+    let (first, _) = process(&harness, |builder| builder.codec(Encryption::new(key("mine")))).await;
+    booked(&first, &undone).await;
+    first.start_worker(worker_options()).await;
+    let task = first.spawn_named("booked", "ada", SpawnOptions::new()).await.unwrap().task_id;
+    in_state(&first, task, TaskState::Suspended).await;
+    first.kill().await;
+
+    let (blind, _) = process(&harness, |builder| builder.codec(Encryption::new(key("yours")))).await;
+    booked(&blind, &undone).await;
+    blind.cancel(task).await.unwrap();
+    blind.start_worker(worker_options()).await;
+    while blind.task(task).await.unwrap().unwrap().due_at.is_none() {
+        in_state(&blind, task, TaskState::Compensating).await;
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    blind.kill().await;
+
+    let (seeing, _) = process(&harness, |builder| builder.codec(Encryption::new(key("mine")))).await;
+    booked(&seeing, &undone).await;
+    seeing.start_worker(worker_options()).await;
+    let error = seeing.wait::<()>(task).await.unwrap_err();
+    assert!(matches!(error, Error::TaskCancelled(_)), "{error}");
+    assert_eq!(undone.0.load(Ordering::SeqCst), 1);
+}
+
 /// A store that does something to what is to be written, behind the codecs' back.
 fn meddled(harness: &Harness, meddle: fn(&mut Batch)) -> Arc<dyn Store> {
     Arc::new(Intercepted::new(Arc::new(harness.store()), move |store, mut batch| {

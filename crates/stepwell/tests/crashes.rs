@@ -9,200 +9,26 @@
     reason = "a test ends by a panic"
 )]
 
+mod script;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures_util::future::join_all;
-use futures_util::stream::{FuturesUnordered, StreamExt, iter};
+use script::*;
 use stepwell::testing::{Harness, Intercepted, Process};
 use stepwell::*;
 use tokio::sync::Notify;
 
-const MOMENT: Duration = Duration::from_millis(3);
-
-/// What ran, kept outside of any process.
-#[derive(Default)]
-struct Ledger(Mutex<BTreeMap<String, u32>>);
-
-impl Ledger {
-    /// Notes that a step's closure runs; gives how often it has run before.
-    fn note(&self, task: &str, step: &str) -> u32 {
-        let mut ran = self.0.lock().unwrap();
-        let times = ran.entry(format!("{task}/{step}")).or_default();
-        *times += 1;
-        *times - 1
-    }
-}
-
-#[stepwell::task]
-async fn child(n: u32, ctx: TaskContext) -> TaskResult<u32> {
-    let ledger = ctx.state::<Arc<Ledger>>()?;
-    let name = format!("child {n}");
-    ctx.step("work", || async { Ok(ledger.note(&name, "work")) }).await?;
-    if n == 3 {
-        return Err(TaskError::permanent(anyhow::anyhow!("three fails")));
-    }
-    ctx.sleep_for("nap", MOMENT).await?;
-    Ok(n * 10)
-}
-
-/// Every kind of step, and every combinator.
-#[stepwell::task]
-async fn steps(_nothing: (), ctx: TaskContext) -> TaskResult<String> {
-    let ledger = ctx.state::<Arc<Ledger>>()?;
-    let note = |step: &'static str| async move { Ok::<_, anyhow::Error>(ledger.note("steps", step)) };
-    ctx.step("first", || note("first")).await?;
-    let answer = ctx
-        .try_step("answer", || async {
-            ledger.note("steps", "answer");
-            Err::<(), String>("no".into())
-        })
-        .await?;
-    ctx.step("flaky", || async {
-        if ledger.note("steps", "flaky") < 2 {
-            anyhow::bail!("not yet")
-        }
-        Ok(())
-    })
-    .retry(RetryStrategy::fixed(MOMENT))
-    .max_attempts(20)
-    .await?;
-    let (a, b) = tokio::try_join!(ctx.step("a", || note("a")), ctx.step("b", || note("b")))?;
-    let _ = (a, b);
-    let many = join_all((0..3).map(|n| ctx.step(("each", n), move || async move { Ok(n) }))).await;
-    let many: u32 = many.into_iter().collect::<TaskResult<Vec<u32>>>()?.into_iter().sum();
-    let first = tokio::select! {
-        _ = ctx.sleep_for("quick", MOMENT) => "quick",
-        _ = ctx.sleep_for("slow", 1000 * MOMENT) => "slow",
-    };
-    let mut unordered: FuturesUnordered<_> = (0..3).map(|n| ctx.sleep_for(("u", n), MOMENT)).collect();
-    while let Some(slept) = unordered.next().await {
-        slept?;
-    }
-    let streamed: Vec<_> = iter(0..4)
-        .map(|n| ctx.step(("s", n), move || async move { Ok(n) }))
-        .buffer_unordered(2)
-        .collect()
-        .await;
-    let limited = ctx.timeout("limit", MOMENT, ctx.await_event::<()>("never", None)).await;
-    let (now, uuid, random) = (ctx.now().await?, ctx.uuid().await?, ctx.random().await?);
-    ctx.heartbeat(None).await?;
-    let same = (now, uuid, random);
-    let kept = ctx.step("keep", || async { Ok(same) }).await?;
-    assert_eq!(kept, same, "the values are the same in every replay");
-    ctx.sleep_until("moment", after(now, MOMENT)).await?;
-    Ok(format!(
-        "{answer:?} {many} {first} {} {}",
-        streamed.len(),
-        matches!(limited, Err(TaskError::Timeout { .. }))
-    ))
-}
-
-/// Children, of which one fails, and one is cancelled with its parent.
-#[stepwell::task]
-async fn family(_nothing: (), ctx: TaskContext) -> TaskResult<String> {
-    let spawned = join_all((1..=4).map(|n| ctx.spawn::<child>(("child", n), n))).await;
-    let children: Vec<_> = spawned.into_iter().collect::<TaskResult<_>>()?;
-    let joined = join_all(children.iter().map(|child| ctx.join(child))).await;
-    Ok(joined
-        .into_iter()
-        .map(|child| child.map_or_else(|_| "failed".into(), |n| n.to_string()))
-        .collect::<Vec<_>>()
-        .join(" "))
-}
-
-#[stepwell::task]
-async fn forsaken(_nothing: (), ctx: TaskContext) -> TaskResult<()> {
-    let child = ctx.spawn::<orphan>("orphan", ()).await?;
-    ctx.join(&child).await
-}
-
-#[stepwell::task]
-async fn orphan(_nothing: (), ctx: TaskContext) -> TaskResult<()> {
-    ctx.emit_event("orphan is there", &ctx.task_id).await?;
-    ctx.await_event("never", None).await
-}
-
-/// Two tasks that talk to each other.
-#[stepwell::task]
-async fn asks(_nothing: (), ctx: TaskContext) -> TaskResult<Vec<u32>> {
-    let partner: TaskId = ctx.await_event("answerer", 100_000 * MOMENT).await?;
-    for n in 0..3 {
-        ctx.send(partner, "question", &n).await?;
-    }
-    let (a, b): (Vec<u32>, Vec<u32>) =
-        tokio::try_join!(ctx.await_event("answers", None), ctx.await_event("answers", None))?;
-    assert_eq!(a, b);
-    Ok(a)
-}
-
-#[stepwell::task]
-async fn answers(_nothing: (), ctx: TaskContext) -> TaskResult<()> {
-    let ledger = ctx.state::<Arc<Ledger>>()?;
-    ctx.emit_event("answerer", &ctx.task_id).await?;
-    let mut answers = Vec::new();
-    for _ in 0..3 {
-        let question: u32 = ctx.recv("question", None).await?;
-        answers.push(
-            ctx.step(("answer", question), || async move {
-                ledger.note("answers", &format!("answer:{question}"));
-                Ok(question * question)
-            })
-            .await?,
-        );
-    }
-    let nothing = ctx.recv::<u32>("question", MOMENT).await;
-    assert!(matches!(nothing, Err(TaskError::Timeout { .. })), "{nothing:?}");
-    ctx.emit_event("answers", &answers).await?;
-    Ok(())
-}
-
-/// Fails twice, after a step that must not run again, and beside one.
-#[stepwell::task]
-async fn stumbles(_nothing: (), ctx: TaskContext) -> TaskResult<u32> {
-    let ledger = ctx.state::<Arc<Ledger>>()?;
-    ctx.step("before", || async { Ok(ledger.note("stumbles", "before")) }).await?;
-    let broken = ctx.step("broken", || async {
-        if ledger.note("stumbles", "broken") < 2 {
-            anyhow::bail!("broken")
-        }
-        Ok(())
-    });
-    let beside = ctx.step("beside", || async { Ok(ledger.note("stumbles", "beside")) });
-    let (broken, beside) = tokio::join!(broken, beside);
-    beside?;
-    broken?;
-    Ok(7)
-}
-
-/// Fails at its end, and is undone: two steps, of which one is hard to undo, and a cleanup.
-#[stepwell::task]
-async fn saga(_nothing: (), ctx: TaskContext) -> TaskResult<()> {
-    let ledger = ctx.state::<Arc<Ledger>>()?.clone();
-    for step in ["reserve", "charge"] {
-        let undo = ledger.clone();
-        ctx.step(step, || async { Ok(ledger.note("saga", step)) })
-            .compensate(move |_| {
-                let times = undo.note("saga", &format!("undo {step}"));
-                async move {
-                    anyhow::ensure!(step == "reserve" || times > 0, "not yet");
-                    Ok(())
-                }
-            })
-            .await?;
-        ctx.cleanup("clean", step).await?;
-    }
-    ctx.step("ship", || async { Ok(ledger.note("saga", "ship")) }).await?;
-    Err(TaskError::permanent(anyhow::anyhow!("it is lost")))
-}
-
-const TASKS: [&str; 7] = ["steps", "family", "forsaken", "asks", "answers", "stumbles", "saga"];
+const TASKS: [&str; 11] = [
+    "steps", "family", "forsaken", "asks", "answers", "stumbles", "saga", "harvest", "leave", "journey",
+    "holds",
+];
 
 /// Steps, and the ones that they follow, whose results must be durable before they begin.
-const LATER: [(&str, &str); 10] = [
+const LATER: [(&str, &str); 17] = [
     ("steps/answer", "steps/first"),
     ("steps/flaky", "steps/answer"),
     ("steps/a", "steps/flaky"),
@@ -213,6 +39,24 @@ const LATER: [(&str, &str); 10] = [
     ("saga/undo charge", "saga/undo clean#2"),
     ("saga/undo clean", "saga/undo charge"),
     ("saga/undo reserve", "saga/undo clean"),
+    ("leave/days:escalate:director", "leave/days:remind:1"),
+    ("journey/walk:1", "journey/book"),
+    ("journey/walk:2", "journey/walk:1"),
+    ("journey/sea", "journey/way:route"),
+    ("journey/undo sea", "journey/sleep"),
+    ("journey/undo book", "journey/undo sea"),
+    ("holds/undo hold", "holds/hold"),
+];
+
+/// What has to be undone in the end.
+const UNDONE: [&str; 7] = [
+    "saga/undo clean#2",
+    "saga/undo charge",
+    "saga/undo clean",
+    "saga/undo reserve",
+    "journey/undo sea",
+    "journey/undo book",
+    "holds/undo hold",
 ];
 
 /// The store of a process that dies at its `at`-th commit, which is still `applied` or not.
@@ -252,6 +96,10 @@ async fn live(process: &Process, ledger: &Arc<Ledger>) -> Result<Ends, Error> {
     process.register::<answers>().await?;
     process.register::<stumbles>().await?;
     process.register::<saga>().await?;
+    process.register::<harvest>().await?;
+    process.register::<leave>().await?;
+    process.register::<holds>().await?;
+    process.register_workflow(journey(ledger)).await?;
     let ledger = ledger.clone();
     let clean = move |step: String| {
         ledger.note("saga", if step == "reserve" { "undo clean" } else { "undo clean#2" });
@@ -266,21 +114,14 @@ async fn live(process: &Process, ledger: &Arc<Ledger>) -> Result<Ends, Error> {
         let options = options.retry(RetryStrategy::fixed(MOMENT));
         tasks.insert(name, process.spawn_named(name, &(), options).await?.task_id);
     }
-    let orphan = async {
-        loop {
-            let filter = TaskFilter { parent: Some(tasks["forsaken"]), ..TaskFilter::default() };
-            match process.tasks(filter).await?.first() {
-                Some(orphan) => return Ok(orphan.task_id),
-                None => tokio::time::sleep(MOMENT).await,
-            }
-        }
-    };
-    let orphan: Result<TaskId, Error> = orphan.await;
-    match process.cancel(tasks["forsaken"]).await {
-        Ok(()) | Err(Error::NotAllowed { .. }) => {}
-        Err(error) => return Err(error),
+    let orphan = orphan_of(process, tasks["forsaken"]).await?;
+    cancel(process, tasks["forsaken"]).await?;
+    tasks.insert("orphan", orphan);
+    decide(process, tasks["leave"]).await?;
+    while matches!(state(process, tasks["holds"]).await?, TaskState::Pending | TaskState::Running) {
+        tokio::time::sleep(MOMENT).await;
     }
-    tasks.insert("orphan", orphan?);
+    cancel(process, tasks["holds"]).await?;
     let mut ends = Ends::new();
     for (name, task_id) in tasks {
         let end = process.wait::<serde_json::Value>(task_id).await;
@@ -295,7 +136,44 @@ async fn live(process: &Process, ledger: &Arc<Ledger>) -> Result<Ends, Error> {
     Ok(ends)
 }
 
-/// The steps that have a result, by task and label.
+async fn orphan_of(process: &Process, parent: TaskId) -> Result<TaskId, Error> {
+    loop {
+        let filter = TaskFilter { parent: Some(parent), ..TaskFilter::default() };
+        match process.tasks(filter).await?.first() {
+            Some(orphan) => return Ok(orphan.task_id),
+            None => tokio::time::sleep(MOMENT).await,
+        }
+    }
+}
+
+async fn state(process: &Process, task_id: TaskId) -> Result<TaskState, Error> {
+    process.task(task_id).await?.map(|info| info.state).ok_or(Error::NotFound(task_id))
+}
+
+/// Cancels a task that an earlier life may have cancelled.
+async fn cancel(process: &Process, task_id: TaskId) -> Result<(), Error> {
+    match process.cancel(task_id).await {
+        Ok(()) | Err(Error::NotAllowed { .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Approves what the task waits for as soon as that was escalated, if it still waits.
+async fn decide(process: &Process, task_id: TaskId) -> Result<(), Error> {
+    while !state(process, task_id).await?.is_finished() {
+        let approvals = process.approvals(None, 10).await?;
+        if approvals.iter().any(|approval| approval.assignee.as_deref() == Some("director")) {
+            return match process.decide(task_id, "days", &Decision::approved("ada", 7)).await {
+                Ok(()) | Err(Error::AlreadyDecided { .. } | Error::UnknownApproval { .. }) => Ok(()),
+                Err(error) => Err(error),
+            };
+        }
+        tokio::time::sleep(MOMENT).await;
+    }
+    Ok(())
+}
+
+/// The steps and the items that have a result, by task and label.
 async fn journaled(store: &dyn Store) -> Vec<String> {
     let mut steps = Vec::new();
     for task in store.tasks(TaskFilter { limit: 1000, ..TaskFilter::default() }).await.unwrap() {
@@ -308,6 +186,11 @@ async fn journaled(store: &dyn Store) -> Vec<String> {
                 (Kind::Step, Outcome::Done(_)) => steps.push(format!("{name}/{}", entry.key.label())),
                 (Kind::Compensated, Outcome::Done(_)) => {
                     steps.push(format!("{name}/undo {}", entry.key.label()));
+                }
+                (Kind::Items, Outcome::Done(chunk)) => {
+                    let done = ItemProgress::from_chunk(chunk).unwrap();
+                    let done = (0..ITEMS).filter(|item| done.is_done(*item));
+                    steps.extend(done.map(|item| format!("{name}/item {item}")));
                 }
                 _ => {}
             }
@@ -330,8 +213,10 @@ async fn case(opens: &impl Opens, at: usize, applied: bool) -> Option<Ends> {
     let process = harness.start_on(store, |builder| builder.state(ledger.clone())).await.unwrap();
     tokio::select! {
         ends = live(&process, &ledger) => {
+            check(&ends.unwrap(), &ledger, at, applied);
+            let (rows, chunks) = (rows_of_items(&*opens.open(&harness).await).await, ledger.0.lock().unwrap()["harvest/chunk"]);
             process.kill().await;
-            check(&ends.unwrap(), at, applied);
+            assert!(rows + 20 < chunks, "of {chunks} chunks of items, {rows} are left: too few were merged");
             return None;
         }
         () = died.notified() => {}
@@ -351,22 +236,32 @@ async fn case(opens: &impl Opens, at: usize, applied: bool) -> Option<Ends> {
     let process = harness.start_on(store, |builder| builder.state(ledger.clone())).await.unwrap();
     let ends = tokio::time::timeout(Duration::from_secs(30), live(&process, &ledger)).await;
     let ends = ends.unwrap_or_else(|_| panic!("commit {at}, applied {applied}: stuck")).unwrap();
+    let reminders = |steps: &[String]| {
+        u32::try_from(steps.iter().filter(|step| step.starts_with("leave/days:remind")).count()).unwrap()
+    };
+    let reminded = reminders(&journaled(&*opens.open(&harness).await).await) - reminders(&before);
     process.kill().await;
     let ran_after = ledger.0.lock().unwrap().clone();
+    let count = |ran: &BTreeMap<String, u32>| ran.get("leave/remind").copied().unwrap_or_default();
+    assert_eq!(count(&ran_after) - count(&ran), reminded, "commit {at}, applied {applied}: reminded twice");
     for step in before {
         let (once, then) = (ran.get(&step), ran_after.get(&step));
         assert_eq!(once, then, "commit {at}, applied {applied}: {step} ran again, though journaled");
     }
-    check(&ends, at, applied);
+    check(&ends, &ledger, at, applied);
     Some(ends)
 }
 
-fn check(ends: &Ends, at: usize, applied: bool) {
+fn check(ends: &Ends, ledger: &Ledger, at: usize, applied: bool) {
     let expected = [
         ("answers", "null"),
         ("asks", "[0,1,4]"),
         ("family", "\"10 20 failed 40\""),
         ("forsaken", "task … was cancelled"),
+        ("harvest", "1053"),
+        ("holds", "task … was cancelled"),
+        ("journey", "task … failed: step \"arrive\" failed: lost at sea"),
+        ("leave", r#""Approved { by: \"ada\", reason: None, value: 7 }""#),
         ("orphan", "task … was cancelled"),
         ("saga", "task … failed: it is lost"),
         ("steps", "\"Err(\\\"no\\\") 3 quick 4 true\""),
@@ -374,6 +269,20 @@ fn check(ends: &Ends, at: usize, applied: bool) {
     ];
     let expected = expected.into_iter().map(|(name, end)| (name, end.to_owned())).collect::<Ends>();
     assert_eq!(*ends, expected, "commit {at}, applied {applied}");
+    let ran = ledger.0.lock().unwrap();
+    for undone in UNDONE {
+        assert!(ran.contains_key(undone), "commit {at}, applied {applied}: no {undone}");
+    }
+}
+
+/// How many entries of the journals hold items.
+async fn rows_of_items(store: &dyn Store) -> u32 {
+    let mut rows = 0;
+    for task in store.tasks(TaskFilter { limit: 1000, ..TaskFilter::default() }).await.unwrap() {
+        let journal = store.journal(task.task_id).await.unwrap();
+        rows += journal.iter().filter(|entry| entry.key.kind == Kind::Items).count();
+    }
+    u32::try_from(rows).unwrap()
 }
 
 #[tokio::test(start_paused = true)]

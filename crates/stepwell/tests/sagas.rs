@@ -369,3 +369,53 @@ async fn a_compensation_survives_the_shutdown_of_its_worker() {
     second.wait::<()>(task.task_id).await.unwrap_err();
     assert_eq!(ledger.take(), ["quick", "slow"]);
 }
+
+/// Attempts that waited do not count, but the code that is replayed sees the number that it saw.
+#[tokio::test(start_paused = true)]
+async fn the_attempt_that_is_undone_is_replayed_with_its_number() {
+    let (harness, ledger) = (Harness::new(), Ledger::default());
+    let process = start(&harness, &ledger).await;
+    let task = |(): (), ctx: TaskContext| async move {
+        if ctx.attempt == 1 {
+            return Err(TaskError::retry_after(SECOND, anyhow::anyhow!("not yet")));
+        }
+        noted(&ctx, "reserve", false).await?;
+        ctx.await_event::<()>("never", None).await
+    };
+    process.register_fn("second", task).await.unwrap();
+    process.start_worker(worker_options().poll_interval(SECOND)).await;
+    let task = process.spawn_named("second", &(), SpawnOptions::new()).await.unwrap();
+    until_state(&process, task.task_id, TaskState::Suspended).await;
+    process.cancel(task.task_id).await.unwrap();
+    process.wait::<()>(task.task_id).await.unwrap_err();
+    assert_eq!(ledger.take(), ["reserve", "undo reserve of 7"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_step_may_be_keyed_by_its_input_and_be_undone_in_either_order() {
+    let (harness, ledger) = (Harness::new(), Ledger::default());
+    let process = start(&harness, &ledger).await;
+    let note = ledger.clone();
+    let task = move |(): (), ctx: TaskContext| {
+        let note = note.clone();
+        async move {
+            let undo = move |n: u32| {
+                note.note(format!("undo {n}"));
+                async { Ok(()) }
+            };
+            for n in 1..=2 {
+                ctx.step("pay", || async { Ok(n) }).input(&"same").compensate(undo.clone()).await?;
+            }
+            for n in 3..=4 {
+                ctx.step("pay", || async { Ok(n) }).compensate(undo.clone()).input(&"same").await?;
+            }
+            Err::<(), _>(TaskError::permanent(anyhow::anyhow!("no")))
+        }
+    };
+    process.register_fn("pays", task).await.unwrap();
+    process.start_worker(worker_options()).await;
+    let task = process.spawn_named("pays", &(), once()).await.unwrap();
+    let error = process.wait::<()>(task.task_id).await.unwrap_err().to_string();
+    assert!(error.ends_with("no"), "{error}");
+    assert_eq!(ledger.take(), ["undo 4", "undo 3", "undo 2", "undo 1"]);
+}

@@ -11,6 +11,8 @@
     reason = "a test ends by a panic"
 )]
 
+mod undone;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -39,6 +41,10 @@ struct World {
     dice: Dice,
     /// The runs that have executed each step: `task/step` and its nonces, in order.
     ran: Mutex<BTreeMap<String, Vec<u64>>>,
+    /// What was undone: of which step, and with which of its nonces.
+    undone: Mutex<BTreeMap<String, Vec<u64>>>,
+    /// The store itself, without faults.
+    store: MemoryStore,
     faults: AtomicBool,
 }
 
@@ -117,6 +123,7 @@ async fn start(harness: &Harness, world: &Arc<World>) -> Process {
     let process = harness.start_on(faulty(harness, world), build).await.unwrap();
     process.register::<leaf>().await.unwrap();
     process.register::<root>().await.unwrap();
+    undone::register(&process, world).await;
     let options = WorkerOptions::new().lease(LEASE).poll_interval(200 * MS).concurrency(3);
     process.start_worker(options.max_in_memory(world.dice.roll(4) as usize)).await;
     process
@@ -127,6 +134,8 @@ async fn simulate(seed: u64) {
     let world = Arc::new(World {
         dice: Dice(AtomicU64::new(seed.wrapping_mul(0xD134_2543_DE82_EF95))),
         ran: Mutex::default(),
+        undone: Mutex::default(),
+        store: harness.store(),
         faults: AtomicBool::new(true),
     });
     let client = harness.start().await;
@@ -136,6 +145,11 @@ async fn simulate(seed: u64) {
     for first in [0, 10, 20] {
         roots.push(client.spawn_with::<root>(first, options()).await.unwrap().task_id);
     }
+    let mut sagas = Vec::new();
+    for number in 100..106 {
+        let options = options().max_attempts(1 + world.dice.roll(3) as u32);
+        sagas.push(client.spawn_with::<undone::saga>(number, options).await.unwrap().task_id);
+    }
     let mut processes = Vec::new();
     for _ in 0..3 {
         processes.push(start(&harness, &world).await);
@@ -144,6 +158,14 @@ async fn simulate(seed: u64) {
         tokio::time::sleep(world.dice.roll(300) as u32 * MS).await;
         for root in &roots {
             client.send(*root, "count", &count).await.unwrap();
+        }
+        for saga in &sagas {
+            // Refused where it has ended, or has not.
+            match world.dice.roll(6) {
+                0 => drop(client.cancel(*saga).await),
+                1 => drop(client.retry(*saga).await),
+                _ => {}
+            }
         }
         if world.dice.roll(2) == 0 {
             processes.swap_remove(world.dice.roll(3) as usize).kill().await;
@@ -166,10 +188,18 @@ async fn simulate(seed: u64) {
             assert!(ran[&step].contains(&nonce), "seed {seed}: {step} has a result that it never gave");
         }
     }
+    for saga in sagas {
+        // One in three waits for this.
+        drop(client.cancel(saga).await);
+        let end = tokio::time::timeout(Duration::from_secs(600), client.wait::<()>(saga)).await;
+        drop(end.unwrap_or_else(|_| panic!("seed {seed}: a saga is stuck")));
+        undone::check(seed, &world, saga).await;
+    }
     // Nobody journaled anything twice, and every journal is in order.
     let store = harness.store();
     for task in store.tasks(TaskFilter { limit: 100, ..TaskFilter::default() }).await.unwrap() {
-        assert_eq!(task.state, TaskState::Completed, "seed {seed}");
+        let is_saga = task.task_type.as_str() == "saga";
+        assert!(is_saga || task.state == TaskState::Completed, "seed {seed}: {task:?}");
         let journal = store.journal(task.task_id).await.unwrap();
         assert!(journal.iter().zip(1..).all(|(entry, seq)| entry.seq == seq), "seed {seed}: {journal:#?}");
     }

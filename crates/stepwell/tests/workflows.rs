@@ -189,6 +189,28 @@ async fn a_step_has_three_attempts_unless_it_is_given_others() {
     }
 }
 
+/// Each iteration is undone with what it gave, under the loop's name.
+#[tokio::test(start_paused = true)]
+async fn the_iterations_of_a_loop_are_undone_one_by_one() {
+    let (harness, ran) = (Harness::new(), Ran::default());
+    let process = harness.start().await;
+    let undo = ran.clone();
+    let workflow = Workflow::new("rounds")
+        .loop_("round", |ctx| async move { Ok(ctx.iteration * 10) })
+        .max_iterations(2)
+        .compensate(move |ctx| {
+            note(&undo, format!("undo {} of round {}", ctx.result::<u32>("round").unwrap(), ctx.iteration));
+            async { Ok(()) }
+        })
+        .step("bad", |_| async { Err::<(), _>(anyhow::anyhow!("no")) })
+        .max_attempts(1);
+    process.register_workflow(workflow).await.unwrap();
+    process.start_worker(worker_options()).await;
+    let task = process.start_workflow("rounds", &(), SpawnOptions::new()).await.unwrap().task_id;
+    process.wait::<Value>(task).await.unwrap_err();
+    assert_eq!(*ran.lock().unwrap(), ["undo 20 of round 2", "undo 10 of round 1"]);
+}
+
 /// The other branch of a parallel part that fails comes to its end, and is undone.
 #[tokio::test(start_paused = true)]
 async fn what_ran_beside_a_failure_is_known_and_undone() {

@@ -140,6 +140,27 @@ pub async fn compensation_whatever_ends_it(backend: &impl Backend) {
     assert_eq!(store.state(7).await, TaskState::Compensating, "cancelled with its parent");
 }
 
+/// What is replayed is the attempt that is undone: a suspended one, which does not count, has its number all the same.
+pub async fn compensation_tells_the_attempt(backend: &impl Backend) {
+    let (setup, store) = Setup::with_handle(backend).await;
+    let first = store.run((1..=2).map(new_task)).await;
+    for run in first {
+        store.next(run, Next::Retry { failure: failure("no"), at: setup.now() }).await;
+    }
+    let second: Vec<_> = store.claim(1, 2).await.iter().map(of).collect();
+    for run in &second {
+        store.journals(*run, vec![record(1)]).await;
+    }
+    let suspended = second.iter().find(|run| run.0 == task_id(1)).unwrap();
+    assert!(store.apply(awaiting(*suspended, [for_event("never")], SUSPEND)).await.unwrap().suspended);
+    store.command(Command::Cancel(task_id(1))).await;
+    let fails = second.iter().find(|run| run.0 == task_id(2)).unwrap();
+    store.next(*fails, Next::Fail(failure("no"))).await;
+    for n in [1, 2] {
+        assert_eq!(store.journal(n).await.pop().unwrap().key.ordinal, 2, "{n}");
+    }
+}
+
 /// A compensation that kills its workers comes to an end as well, and says what it was about.
 pub async fn compensation_attempts(backend: &impl Backend) {
     let (setup, store) = Setup::with_handle(backend).await;
@@ -151,6 +172,14 @@ pub async fn compensation_attempts(backend: &impl Backend) {
         store.signal(register(attempt + 1)).await;
         let claimed = store.claim(attempt + 1, 5).await;
         assert_eq!(claimed.iter().map(|task| u128::from(task.attempt)).collect::<Vec<_>>(), [attempt; 2]);
+        if attempt == 1 {
+            // As a run does that was stuck; a codec may have made something else of the words.
+            let why = [failure("no \"1\""), Failure { message: "sealed".into(), ..cancelled() }];
+            for (n, failure) in (1..).zip(why) {
+                let task = claimed.iter().find(|task| task.task_id == task_id(n)).unwrap();
+                store.next(of(task), Next::Retry { failure, at: setup.now() }).await;
+            }
+        }
         setup.advance(LEASE);
     }
     store.signal(register(12)).await;

@@ -128,9 +128,17 @@ impl Step {
         }
     }
 
-    async fn run(&self, name: &str, running: &Running, context: WorkflowContext) -> TaskResult<Value> {
+    /// Runs as the step of that label, for the part of that name.
+    async fn run(
+        &self,
+        name: &str,
+        label: &str,
+        running: &Running,
+        context: WorkflowContext,
+    ) -> TaskResult<Value> {
         let tries = Arc::new(AtomicU32::new(1));
         let (handler, attempt) = (self.handler.clone(), tries.clone());
+        let (iteration, last) = (context.iteration, context.last.clone());
         let call = move || {
             let attempt = attempt.load(Ordering::Relaxed);
             handler.0.call(WorkflowContext { attempt, ..context.clone() })
@@ -138,14 +146,14 @@ impl Step {
         let delays = (1..self.max_attempts.min(DELAYS)).map(|failed| self.backoff.delay(failed)).collect();
         let mut step = running
             .task
-            .step(name, call)
+            .step(label, call)
             .retry(RetryStrategy::Listed { delays })
             .max_attempts(self.max_attempts)
             .count_tries(tries);
         if let Some(undo) = self.undo.clone() {
             let (running, name) = (running.clone(), name.to_owned());
             step = step.compensate(move |result: Value| {
-                let mut ctx = running.context();
+                let mut ctx = WorkflowContext { iteration, last: last.clone(), ..running.context() };
                 ctx.results.insert(name.clone(), Arc::new(result));
                 undo.0.call(ctx)
             });
@@ -174,7 +182,7 @@ impl Loop {
         let mut last = None;
         for iteration in 1.. {
             let context = WorkflowContext { iteration, last, ..running.context() };
-            let result = self.step.run(&Self::label(name, iteration), running, context).await?;
+            let result = self.step.run(name, &Self::label(name, iteration), running, context).await?;
             let unfit = |error| {
                 TaskError::permanent(anyhow::Error::from(error).context(format!("the loop \"{name}\"")))
             };
@@ -229,7 +237,7 @@ impl Node {
     async fn result(&self, running: &Running) -> TaskResult<Value> {
         let (name, task) = (self.name.as_str(), &running.task);
         match &self.body {
-            Body::Step(step) => step.run(name, running, running.context()).await,
+            Body::Step(step) => step.run(name, name, running, running.context()).await,
             Body::Parallel(nodes) => {
                 let results = join_all(nodes.iter().map(|node| node.run(running))).await;
                 let results =
@@ -237,7 +245,7 @@ impl Node {
                 Ok(Value::Object(results.collect::<TaskResult<_>>()?))
             }
             Body::Route { resolver, routes } => {
-                let route = resolver.run(&self.route_label(), running, running.context()).await?;
+                let route = resolver.run(name, &self.route_label(), running, running.context()).await?;
                 match routes.iter().find(|node| Some(node.name.as_str()) == route.as_str()) {
                     Some(node) => node.run(running).await,
                     None => {

@@ -50,13 +50,13 @@ CREATE FUNCTION stepwell.cancellation() RETURNS text LANGUAGE sql IMMUTABLE
     RETURN '{"kind":"cancelled","message":"the task was cancelled","retry":"never"}';
 
 -- Of tasks that failed or were cancelled, makes those claimable as compensating that have something to undo that they did
--- since they were compensated last.
+-- since they were compensated last. The attempt of a suspended one does not count, and has its number all the same.
 CREATE FUNCTION stepwell.compensate(p_now timestamptz, p_tasks uuid[], p_states text[], p_failures text[],
     OUT ready text[], OUT compensating uuid[])
 LANGUAGE plpgsql AS $$
 BEGIN
     WITH recorded AS MATERIALIZED (
-        SELECT l.task_id, l.attempt, j.last,
+        SELECT l.task_id, l.attempt + (l.state = 'suspended')::int AS attempt, j.last,
             CASE x.state WHEN 'failed' THEN x.failure ELSE stepwell.cancellation() END AS failure
         FROM unnest(p_tasks, p_states, p_failures) AS x(task_id, state, failure)
         JOIN stepwell.live_tasks l USING (task_id)
@@ -231,7 +231,7 @@ BEGIN
     END IF;
     IF NOT p_uncounted THEN
         SELECT array_agg(l.task_id),
-            array_agg(CASE WHEN l.compensating AND l.failure = stepwell.cancellation() THEN 'cancelled' ELSE 'failed' END),
+            array_agg(CASE WHEN l.compensating AND l.failure::json ->> 'kind' = 'cancelled' THEN 'cancelled' ELSE 'failed' END),
             -- The failure that is to be undone has no such errors yet.
             array_agg(CASE WHEN l.compensating THEN left(l.failure, -1)
                 || ',"compensation_errors":[{"name":"what is left to undo","failure":' || c.crashed || '}]}'
