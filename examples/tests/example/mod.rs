@@ -1,5 +1,7 @@
 //! The examples' programs, as their tests run them.
 
+#![allow(dead_code, reason = "not each of the tests uses all of it")]
+
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output};
 use std::time::{Duration, Instant};
