@@ -75,7 +75,7 @@ fn row(n: u32) -> (String, bool) {
         700 => (format!("{n},,{celsius},"), false),
         800 => (format!("{n},{place},-300,"), false),
         900 => (row(n - 1).0, false),
-        _ => (format!("{n},{place},{celsius},{}", if n % 3 == 0 { "" } else { "fine" }), true),
+        _ => (format!("{n},{place},{celsius},{}", if n.is_multiple_of(3) { "" } else { "fine" }), true),
     }
 }
 
