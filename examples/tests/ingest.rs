@@ -2,46 +2,23 @@
 #![cfg(unix)]
 #![allow(clippy::unwrap_used)]
 
+mod example;
+
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::OnceLock;
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use stepwell::sqlite::rusqlite::{Connection, OpenFlags};
 use tempfile::TempDir;
 
-const PATIENCE: Duration = Duration::from_secs(120);
-
-/// The example's program, which `cargo test` builds beside this test.
-fn program() -> &'static Path {
-    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(|| {
-        let test = std::env::current_exe().unwrap();
-        let profile = test.parent().and_then(Path::parent).unwrap();
-        let program = profile.join("examples/ingest");
-        let written = |path: &Path| path.metadata().and_then(|metadata| metadata.modified()).ok();
-        let sources = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("ingest")).unwrap();
-        let newest = sources.map(|source| written(&source.unwrap().path())).max().unwrap();
-        if written(&program) < newest {
-            // `--test ingest` and `--all-targets` do not build it.
-            let mut build = Command::new(env!("CARGO"));
-            build.args(["build", "--package", "stepwell-examples", "--example", "ingest", "--target-dir"]);
-            build.arg(profile.parent().unwrap());
-            if profile.ends_with("release") {
-                build.arg("--release");
-            }
-            assert!(build.status().unwrap().success());
-        }
-        program
-    })
-}
+use crate::example::{assert_plain, program, wait_until};
 
 /// A folder with files of all sorts, and a place for the database beside it.
 struct Scene {
@@ -130,7 +107,7 @@ impl Scene {
     }
 
     fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(program());
+        let mut command = Command::new(program("ingest"));
         command.arg("--database").arg(self.database()).args(args).stdin(Stdio::null()).env_remove("RUST_LOG");
         command
     }
@@ -200,22 +177,6 @@ impl Scene {
 
 fn hash(bytes: &[u8]) -> String {
     hex::encode(Sha256::digest(bytes))
-}
-
-/// Waits until the condition holds, or the program has ended.
-fn wait_until(child: &mut Child, mut holds: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while child.try_wait().unwrap().is_none() && !holds() {
-        assert!(begun.elapsed() < PATIENCE, "it takes too long");
-        std::thread::yield_now();
-    }
-}
-
-fn assert_plain(output: &Output) {
-    for stream in [&output.stdout, &output.stderr] {
-        let text = std::str::from_utf8(stream).unwrap();
-        assert!(!text.contains(|c: char| c.is_control() && c != '\n'), "{text:?}");
-    }
 }
 
 #[test]
@@ -334,7 +295,7 @@ fn what_cannot_be_ingested_gets_a_clear_answer() {
     };
     let (code, text) = run(&["/no/such/folder"]);
     assert_eq!((code, text.as_str()), (1, "ingest: there is no folder /no/such/folder\n"));
-    let (code, text) = run(&[program().to_str().unwrap()]);
+    let (code, text) = run(&[program("ingest").to_str().unwrap()]);
     assert!(code == 1 && text.contains("is not a folder: give the one that it is in"), "{text}");
     let (code, text) = run(&["--search", "word"]);
     assert!(code == 1 && text.contains("make one with `ingest <folder>` first"), "{text}");

@@ -84,3 +84,14 @@ pub mod macro_support {
         type Output = T;
     }
 }
+
+/// The code in the documents is compiled and run with the tests.
+#[cfg(all(doctest, feature = "sqlite"))]
+mod documents {
+    #[doc = include_str!("../../../docs/coming-from/durable.md")]
+    struct Durable;
+    #[doc = include_str!("../../../docs/coming-from/durably.md")]
+    struct Durably;
+    #[doc = include_str!("../../../docs/coming-from/strav-durable.md")]
+    struct StravDurable;
+}
