@@ -1,32 +1,13 @@
 //! The example `approval_flow`, as a user runs it: submitted in one database, decided in another.
 #![allow(clippy::unwrap_used, missing_docs, reason = "a test ends by a panic")]
 
+mod example;
+
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
 
-/// The example's program.
-fn program() -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let profile = test.parent().and_then(Path::parent).unwrap();
-    // `--test approval_flow` does not build it.
-    let mut build = Command::new(env!("CARGO"));
-    build.args([
-        "build",
-        "--quiet",
-        "--package",
-        "stepwell-examples",
-        "--example",
-        "approval_flow",
-        "--target-dir",
-    ]);
-    build.arg(profile.parent().unwrap());
-    if profile.ends_with("release") {
-        build.arg("--release");
-    }
-    assert!(build.status().unwrap().success());
-    profile.join("examples/approval_flow")
-}
+use crate::example::program;
 
 fn text(output: &Output) -> String {
     String::from_utf8_lossy(&[output.stdout.as_slice(), output.stderr.as_slice()].concat()).into_owned()
@@ -35,7 +16,7 @@ fn text(output: &Output) -> String {
 #[test]
 fn expenses_are_submitted_in_one_database_and_decided_in_another() {
     let folder = tempfile::tempdir().unwrap();
-    let program = program();
+    let program = program("approval_flow");
     let run = |database: &str, args: &[&str]| {
         let mut command = Command::new(&program);
         command.current_dir(folder.path()).args(["--database", database]).args(args);

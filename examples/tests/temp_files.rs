@@ -2,39 +2,20 @@
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, missing_docs, reason = "a test ends by a panic")]
 
+mod example;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use stepwell_checkpoint::Checkpoint;
 use stepwell_checkpoint::key_value::Files;
 
-const FILES: usize = 60;
+use crate::example::program;
 
-/// The example's program.
-fn program() -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let profile = test.parent().and_then(Path::parent).unwrap();
-    // `--test temp_files` does not build it.
-    let mut build = Command::new(env!("CARGO"));
-    build.args([
-        "build",
-        "--quiet",
-        "--package",
-        "stepwell-examples",
-        "--example",
-        "temp_files",
-        "--target-dir",
-    ]);
-    build.arg(profile.parent().unwrap());
-    if profile.ends_with("release") {
-        build.arg("--release");
-    }
-    assert!(build.status().unwrap().success());
-    profile.join("examples/temp_files")
-}
+const FILES: usize = 60;
 
 fn names(folder: &Path) -> BTreeSet<String> {
     let names = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
@@ -51,7 +32,7 @@ async fn killed_half_way_and_run_again_it_sorts_every_file_once_and_leaves_no_te
         let lines: Vec<_> = (0..500).map(|line| format!("{:07}\n", number(file * 1_000 + line))).collect();
         fs::write(input.join(format!("file {file:02}.txt")), lines.concat()).unwrap();
     }
-    let mut command = Command::new(program());
+    let mut command = Command::new(program("temp_files"));
     command.args([&input, &output]);
 
     let mut first = command.stdout(Stdio::piped()).spawn().unwrap();

@@ -1,6 +1,12 @@
 //! Tasks that are exported from one store and go on in another.
 
-#![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a test ends by a panic")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::unit_arg,
+    missing_docs,
+    reason = "a test ends by a panic"
+)]
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};

@@ -1,6 +1,12 @@
 //! Steps over many items.
 
-#![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a test ends by a panic")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::unit_arg,
+    missing_docs,
+    reason = "a test ends by a panic"
+)]
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -78,7 +84,7 @@ async fn each_item_is_done_once_so_many_at_a_time_and_tells_of_its_progress() {
     assert_eq!(process.wait::<(usize, Vec<usize>)>(task).await.unwrap(), (2_000, vec![]));
     assert_eq!(world.times(), vec![1; 2_000]);
     assert_eq!(world.most_at_once.load(Ordering::SeqCst), 4);
-    let progress = world.progress.lock().unwrap();
+    let progress = world.progress.lock().unwrap().clone();
     assert!(progress.is_sorted_by_key(|counts| counts.succeeded));
     assert_eq!(progress.last().unwrap().succeeded, 2_000);
     let rows = process.journal(task).await.unwrap().len();

@@ -1,6 +1,12 @@
 //! Steps that are keyed by their input, and steps whose results are cached.
 
-#![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a test ends by a panic")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::unit_arg,
+    missing_docs,
+    reason = "a test ends by a panic"
+)]
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};

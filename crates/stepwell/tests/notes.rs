@@ -1,6 +1,12 @@
 //! What goes on around a task: logs, progress, labels, running it again, forgetting it.
 
-#![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a test ends by a panic")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::unit_arg,
+    missing_docs,
+    reason = "a test ends by a panic"
+)]
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,6 +1,12 @@
 //! Workflows: what the builder promises.
 
-#![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a test ends by a panic")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::unit_arg,
+    missing_docs,
+    reason = "a test ends by a panic"
+)]
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
