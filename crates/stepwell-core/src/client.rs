@@ -106,7 +106,7 @@ impl Client {
     /// As [`Client::register`].
     pub async fn register_fn<F, P, Fut, O>(&self, name: &str, function: F) -> Result<(), Error>
     where
-        F: Fn(P, TaskContext) -> Fut + Send + Sync + 'static,
+        F: Fn(P, TaskContext) -> Fut + MaybeSend + MaybeSync + 'static,
         Fut: Future<Output = TaskResult<O>> + MaybeSend,
         P: DeserializeOwned + MaybeSend + 'static,
         O: Serialize + MaybeSend,

@@ -118,7 +118,7 @@ pub(crate) struct Registry {
 struct Registered {
     /// The type; functions have none of their own.
     type_id: Option<TypeId>,
-    executable: Arc<dyn Executable + Send + Sync>,
+    executable: Arc<dyn Executable>,
 }
 
 impl Registry {
@@ -128,7 +128,7 @@ impl Registry {
 
     pub(crate) fn register_fn<F, P, Fut, O>(&self, name: Name, function: F) -> Result<(), Error>
     where
-        F: Fn(P, TaskContext) -> Fut + Send + Sync + 'static,
+        F: Fn(P, TaskContext) -> Fut + MaybeSend + MaybeSync + 'static,
         Fut: Future<Output = TaskResult<O>> + MaybeSend,
         P: DeserializeOwned + MaybeSend + 'static,
         O: Serialize + MaybeSend,
@@ -141,7 +141,7 @@ impl Registry {
         &self,
         name: Name,
         type_id: Option<TypeId>,
-        executable: Arc<dyn Executable + Send + Sync>,
+        executable: Arc<dyn Executable>,
     ) -> Result<(), Error> {
         let mut task_types = self.task_types.write().unwrap_or_else(PoisonError::into_inner);
         match task_types.get(&name) {
@@ -155,7 +155,7 @@ impl Registry {
         }
     }
 
-    pub(crate) fn get(&self, name: &Name) -> Option<Arc<dyn Executable + Send + Sync>> {
+    pub(crate) fn get(&self, name: &Name) -> Option<Arc<dyn Executable>> {
         let task_types = self.task_types.read().unwrap_or_else(PoisonError::into_inner);
         task_types.get(name).map(|registered| registered.executable.clone())
     }
