@@ -163,15 +163,7 @@ impl ItemProgress {
     /// [`ItemError::NoSuchItem`].
     pub fn mark(&mut self, index: usize, outcome: Result<Payload, Failure>) -> Result<(), ItemError> {
         self.check(index)?;
-        if self.is_done(index) && self.failures.remove(&index).is_none() {
-            return Ok(());
-        }
-        self.add(index..index + 1);
-        match outcome {
-            Ok(result) if is_null(&result) => {}
-            Ok(result) => _ = self.results.insert(index, result),
-            Err(failure) => _ = self.failures.insert(index, failure),
-        }
+        self.put(index, outcome);
         Ok(())
     }
 
@@ -277,19 +269,40 @@ impl ItemProgress {
         if !ends.iter().all(|end| end.is_some_and(|end| end < self.total)) {
             return Err(broken("it has items that there cannot be".into()));
         }
-        for (first, last) in read.done {
-            self.failures.retain(|index, _| !(first..=last).contains(index));
-            self.add(first..last + 1);
-        }
-        for (first, run) in read.results {
-            for (index, result) in (first..).zip(run) {
-                self.mark(index, Ok(result))?;
-            }
-        }
-        for (index, failure) in read.failures {
-            self.mark(index, Err(failure))?;
-        }
+        let results = read.results.into_iter().flat_map(|(first, run)| (first..).zip(run));
+        self.take(read.done.into_iter().map(|(first, last)| first..last + 1), results, read.failures);
         Ok(())
+    }
+
+    /// Adds what another progress of the same items holds, as [`ItemProgress::mark`] would.
+    pub(crate) fn merge(&mut self, other: Self) {
+        self.take(other.nulls(), other.results, other.failures);
+    }
+
+    fn take(
+        &mut self,
+        nulls: impl IntoIterator<Item = Range<usize>>,
+        results: impl IntoIterator<Item = (usize, Payload)>,
+        failures: impl IntoIterator<Item = (usize, Failure)>,
+    ) {
+        for range in nulls {
+            self.failures.retain(|index, _| !range.contains(index));
+            self.add(range);
+        }
+        results.into_iter().for_each(|(index, result)| self.put(index, Ok(result)));
+        failures.into_iter().for_each(|(index, failure)| self.put(index, Err(failure)));
+    }
+
+    fn put(&mut self, index: usize, outcome: Result<Payload, Failure>) {
+        if self.is_done(index) && self.failures.remove(&index).is_none() {
+            return;
+        }
+        self.add(index..index + 1);
+        match outcome {
+            Ok(result) if is_null(&result) => {}
+            Ok(result) => _ = self.results.insert(index, result),
+            Err(failure) => _ = self.failures.insert(index, failure),
+        }
     }
 
     fn check(&self, index: usize) -> Result<(), ItemError> {

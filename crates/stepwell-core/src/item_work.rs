@@ -61,7 +61,7 @@ pub async fn work_on_items<'a, E>(
         let ended = match &mut writing {
             None if running.is_empty() => break,
             None => running.next().await,
-            Some((group, write)) => {
+            Some((_, write)) => {
                 let written = if running.is_empty() {
                     Either::Left(write.await)
                 } else {
@@ -74,9 +74,10 @@ pub async fn work_on_items<'a, E>(
                     Either::Right(ended) => ended,
                     Either::Left(written) => {
                         written.map_err(WorkError::Record)?;
-                        progress.absorb(&group.to_chunk()).map_err(WorkError::Misfit)?;
+                        if let Some((group, _)) = writing.take() {
+                            progress.merge(group);
+                        }
                         on_record(progress);
-                        writing = None;
                         continue;
                     }
                 }

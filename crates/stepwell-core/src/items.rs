@@ -276,14 +276,14 @@ impl Chunks {
         if self.small.len() >= MERGE {
             for (seq, small) in mem::take(&mut self.small) {
                 superseded.push(seq);
-                // They are of the same items.
-                let _ = merged.absorb(&small.to_chunk());
+                merged.merge(small);
             }
         }
         let chunks = merged.to_chunks(4 * LARGE);
-        let mut last = 0;
+        let (mut whole, mut last) = ((chunks.len() == 1).then_some(merged), 0);
         for chunk in chunks {
-            let small = (chunk.as_str().len() < LARGE).then(|| ItemProgress::from_chunk(&chunk));
+            let read = || whole.take().map_or_else(|| ItemProgress::from_chunk(&chunk), Ok);
+            let small = (chunk.as_str().len() < LARGE).then(read);
             last = self.run.operations().add_items(
                 &self.key,
                 chunk,

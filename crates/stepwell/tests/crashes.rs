@@ -258,7 +258,7 @@ fn check(ends: &Ends, ledger: &Ledger, at: usize, applied: bool) {
         ("asks", "[0,1,4]"),
         ("family", "\"10 20 failed 40\""),
         ("forsaken", "task … was cancelled"),
-        ("harvest", "1053"),
+        ("harvest", "570"),
         ("holds", "task … was cancelled"),
         ("journey", "task … failed: step \"arrive\" failed: lost at sea"),
         ("leave", r#""Approved { by: \"ada\", reason: None, value: 7 }""#),

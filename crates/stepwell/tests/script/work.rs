@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use super::{Ledger, MOMENT};
 
 /// How many items there are. So many that their chunks are merged.
-pub(crate) const ITEMS: usize = 80;
+pub(crate) const ITEMS: usize = 60;
 
 /// Items, few of which begin before the ones in front of them are durable: so they come to many chunks.
 #[stepwell::task]
