@@ -137,12 +137,7 @@ impl Registry {
         self.add(name, None, Arc::new(executable))
     }
 
-    fn add(
-        &self,
-        name: Name,
-        type_id: Option<TypeId>,
-        executable: Arc<dyn Executable>,
-    ) -> Result<(), Error> {
+    fn add(&self, name: Name, type_id: Option<TypeId>, executable: Arc<dyn Executable>) -> Result<(), Error> {
         let mut task_types = self.task_types.write().unwrap_or_else(PoisonError::into_inner);
         match task_types.get(&name) {
             Some(known) if known.type_id.is_none() || known.type_id != type_id => {

@@ -23,7 +23,7 @@ pub struct Transition {
     pub run_id: RunId,
     /// What was delivered, with sequence numbers that follow on those in the journal.
     pub entries: Vec<Entry>,
-    /// Entries that these take the place of: they leave the journal.
+    /// Entries that these take the place of: they leave the journal, before these come into it.
     pub superseded: Vec<u64>,
     /// Child tasks that the entries spawn.
     pub spawns: Vec<NewTask>,

@@ -71,13 +71,13 @@ impl Applying<'_> {
         let Some(task) = self.conn.one(FENCE, params![Sql(&task_id), Sql(&run_id)], Held::read)? else {
             return Ok(Err(Refused));
         };
-        self.add_entries(task_id, &transition.entries)?;
         for seq in transition.superseded {
             self.conn.run(
                 "DELETE FROM stepwell_journal WHERE task_id = ?1 AND seq = ?2",
                 params![Sql(&task_id), i64::try_from(seq).unwrap_or(i64::MAX)],
             )?;
         }
+        self.add_entries(task_id, &transition.entries)?;
         for id in transition.received {
             self.conn.run(
                 "DELETE FROM stepwell_messages WHERE id = ?1 AND task_id = ?2",

@@ -201,16 +201,16 @@ BEGIN
             PERFORM FROM stepwell.live_tasks l WHERE l.task_id = ANY (v_rows) ORDER BY l.task_id FOR UPDATE;
         END IF;
 
+        IF x_of IS NOT NULL THEN
+            DELETE FROM stepwell.journal j USING unnest(x_of, x_seq) AS x(of, seq)
+            WHERE j.task_id = t_task[x.of] AND j.seq = x.seq AND t_accepted[x.of];
+        END IF;
         IF e_of IS NOT NULL THEN
             INSERT INTO stepwell.journal (task_id, seq, kind, name, ordinal, outcome, payload, at)
             SELECT t_task[e.of], e.seq, e.kind, e.name, e.ordinal, e.outcome, e.payload, e.at
             FROM unnest(e_of, e_seq, e_kind, e_name, e_ordinal, e_outcome, e_payload, e_at)
                 AS e(of, seq, kind, name, ordinal, outcome, payload, at)
             WHERE t_accepted[e.of];
-        END IF;
-        IF x_of IS NOT NULL THEN
-            DELETE FROM stepwell.journal j USING unnest(x_of, x_seq) AS x(of, seq)
-            WHERE j.task_id = t_task[x.of] AND j.seq = x.seq AND t_accepted[x.of];
         END IF;
         IF received_of IS NOT NULL THEN
             DELETE FROM stepwell.messages m USING unnest(received_of, received_id) AS d(of, id)
