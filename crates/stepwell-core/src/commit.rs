@@ -21,7 +21,7 @@
 //! ```
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hashbrown::HashSet;
 use tokio::sync::oneshot;
@@ -68,6 +68,8 @@ enum Lane {
 
 /// How many bytes of payloads are enough for a batch: a store may not take any number of them at once.
 const FULL: usize = 32 << 20;
+/// For how many turns at most a batch waits for more.
+const TURNS: usize = 8;
 /// The largest transition that is taken for a light one, in bytes of its payloads.
 const LIGHT: usize = 64 << 10;
 
@@ -79,6 +81,8 @@ struct Gathering {
     answers: Answers,
     /// How many bytes of payloads are in `batch`.
     bytes: usize,
+    /// How often something was added.
+    added: usize,
     /// Transitions that concern nobody but their tasks, and may go in either lane.
     light: Vec<(Transition, Answer<Result<Applied, Refused>>)>,
     /// Whether there is a second lane.
@@ -306,9 +310,14 @@ impl GroupCommit {
         receipts
     }
 
+    fn gathering(&self) -> MutexGuard<'_, Gathering> {
+        self.gathering.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn gather(self: &Arc<Self>, add: impl FnOnce(&mut Gathering)) {
-        let mut gathering = self.gathering.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut gathering = self.gathering();
         add(&mut gathering);
+        gathering.added = gathering.added.wrapping_add(1);
         if let Some(lane) = gathering.can_leave() {
             *gathering.on_its_way(lane) = Some(usize::MAX);
             drop(gathering);
@@ -358,11 +367,18 @@ impl GroupCommit {
         }
     }
 
-    /// The batch of those who are ready by now, or were just answered and have something to commit again. They get one turn
-    /// before a batch leaves, so that they go together and not the first one alone.
+    /// The batch of those who are ready by now, or were just answered and have something to commit again. A batch leaves
+    /// when a turn has brought nothing more, so that they go together and not the first ones alone: parts of a crowd would
+    /// stay apart from then on, each waiting for the other's commit.
     async fn next_after_a_turn(self: &Arc<Self>, lane: Lane) -> Option<(Lane, Committing, Answers)> {
-        turn().await;
-        let mut gathering = self.gathering.lock().unwrap_or_else(PoisonError::into_inner);
+        for _ in 0..TURNS {
+            let before = self.gathering().added;
+            turn().await;
+            if self.gathering().added == before {
+                break;
+            }
+        }
+        let mut gathering = self.gathering();
         *gathering.on_its_way(lane) = None;
         let lane = gathering.can_leave()?;
         let (batch, answers) = gathering.take(lane);
