@@ -78,88 +78,91 @@
 //! 13. **Of the tasks of a type that have the same key, one is spawned**, and all others get that one, until
 //!     it is deleted. `idempotency_keys`
 //! 14. **Also when many handles spawn them at once**, and in any order: no batch fails. `idempotency_races`
+//! 15. **A spawn may be one with a task that waits**: of its type and concurrency key, pending, never claimed. It is
+//!     reused, or rejects the spawn, or is replaced; of many spawns at once, one makes the task.
+//!     `coalescing_spawns`, `coalescing_replaces`, `coalescing_under_races`
 //!
 //! ## Waits
 //!
-//! 15. **An event reaches all that await it**, suspended, running, or only later. Its first emission stands.
+//! 16. **An event reaches all that await it**, suspended, running, or only later. Its first emission stands.
 //!     `events`, `events_wake_once`
-//! 16. **An event of a queue is seen by that queue's tasks.** One of all queues is another event, and comes
+//! 17. **An event of a queue is seen by that queue's tasks.** One of all queues is another event, and comes
 //!     before it. `events_of_queues`
-//! 17. **Messages come in order, and each is received once**; at most as many are given as there are waits,
+//! 18. **Messages come in order, and each is received once**; at most as many are given as there are waits,
 //!     and each stays until it is received. `messages`, `messages_from_many`
-//! 18. **A mailbox belongs to a task that has not ended.** A failed attempt leaves it as it is. `mailboxes`
-//! 19. **A parent learns how a child ended**, suspended, running, or only later; and of a child that is gone,
+//! 19. **A mailbox belongs to a task that has not ended.** A failed attempt leaves it as it is. `mailboxes`
+//! 20. **A parent learns how a child ended**, suspended, running, or only later; and of a child that is gone,
 //!     that it is. `children`, `children_of_running_parents`
-//! 20. **A task is suspended only when there is nothing to do.** It stays running when something is there,
+//! 21. **A task is suspended only when there is nothing to do.** It stays running when something is there,
 //!     its time has come, or it was asked to cancel. `suspension`
-//! 21. **A suspended task has given up its run**, and its attempt does not count. `suspended_tasks`
-//! 22. **No wake-up is lost**, whatever is committed at the same time: a task either stays running and is
+//! 22. **A suspended task has given up its run**, and its attempt does not count. `suspended_tasks`
+//! 23. **No wake-up is lost**, whatever is committed at the same time: a task either stays running and is
 //!     given what has arrived, or is claimable. A running task that something arrived for is told to its
 //!     worker. `wake_ups_by_events`, `wake_ups_by_messages`, `wake_ups_among_tasks`, `wake_ups_by_children`,
 //!     `wake_ups_by_cancellation`, `wake_ups_of_running_tasks`, `wake_ups_in_circles`
 //!
 //! ## Time
 //!
-//! 23. **Times are the runtime's**, and nothing is early by a microsecond. A claim says when something is due
+//! 24. **Times are the runtime's**, and nothing is early by a microsecond. A claim says when something is due
 //!     next. `timers`
-//! 24. **A delayed start waits**, whatever its priority. `delayed_starts`
-//! 25. **A failed attempt is followed by another one at its time**, counted, without the waits of the last.
+//! 25. **A delayed start waits**, whatever its priority. `delayed_starts`
+//! 26. **A failed attempt is followed by another one at its time**, counted, without the waits of the last.
 //!     `retry_delays`
-//! 26. **A task that is late is cancelled**: not claimed in time, or not ended. `cancellation_policies`
+//! 27. **A task that is late is cancelled**: not claimed in time, or not ended. `cancellation_policies`
 //!
 //! ## Workers
 //!
-//! 27. **A worker lives as long as its last sign of life says.** Then its tasks go to others, and the attempt
+//! 28. **A worker lives as long as its last sign of life says.** Then its tasks go to others, and the attempt
 //!     counts. `leases`, `dead_workers`
-//! 28. **A task whose worker died in its last attempt has failed.** `quarantine`
-//! 29. **A worker that stops gives its tasks back**, not counted, and gets no others. `deregistration`
-//! 30. **Workers are known**: what they serve, what they run, until when they are alive; one that is told to stop
+//! 29. **A task whose worker died in its last attempt has failed.** `quarantine`
+//! 30. **A worker that stops gives its tasks back**, not counted, and gets no others. `deregistration`
+//! 31. **Workers are known**: what they serve, what they run, until when they are alive; one that is told to stop
 //!     learns of it with its next sign of life. `worker_registry`
-//! 31. **What waits for a worker that knows it can be seen.** `waiting_types`
+//! 32. **What waits for a worker that knows it can be seen.** `waiting_types`
 //!
 //! ## Schedules
 //!
-//! 32. **A schedule changes from the version that was seen**, or not at all: of those who come to one tick at the same
+//! 33. **A schedule changes from the version that was seen**, or not at all: of those who come to one tick at the same
 //!     time, one changes it. `schedules`, `schedules_under_races`, `schedules_in_any_order`
-//! 33. **A change and the tasks that it spawns are one.** `scheduled_tasks`, `schedules_are_atomic`
-//! 34. **Where tasks of a schedule must not overlap**, none is spawned before the last one has ended.
+//! 34. **A change and the tasks that it spawns are one.** `scheduled_tasks`, `schedules_are_atomic`
+//! 35. **Where tasks of a schedule must not overlap**, none is spawned before the last one has ended.
 //!     `schedules_without_overlap`
 //!
 //! ## Commands
 //!
-//! 35. **Cancellation is at once where nobody runs**, and a request where somebody does. A task that was
+//! 36. **Cancellation is at once where nobody runs**, and a request where somebody does. A task that was
 //!     asked to cancel is not tried again. `cancellation`
-//! 36. **Cancellation goes down all generations.** `cancellation_of_families`, `cancellation_of_generations`
-//! 37. **A failed or cancelled task can be run again**, from its journal, its attempts counted from 1.
+//! 37. **Cancellation goes down all generations.** `cancellation_of_families`, `cancellation_of_generations`
+//! 38. **A failed or cancelled task can be run again**, from its journal, its attempts counted from 1.
 //!     `retry_command`
-//! 38. **A finished task can be deleted**, with all that belongs to it. `delete_command`
-//! 39. **A suspended task can be woken.** `wake_command`
-//! 40. **A task with something to undo is claimed once more before it ends**, failed or cancelled, whatever ends it; and with
+//! 39. **A finished task can be deleted**, with all that belongs to it. `delete_command`
+//! 40. **A suspended task can be woken.** `wake_command`
+//! 41. **A task with something to undo is claimed once more before it ends**, failed or cancelled, whatever ends it; and with
 //!     its attempts used up it ends. `compensation`, `compensation_whatever_ends_it`, `compensation_attempts`,
 //!     `compensation_tells_the_attempt`
 //!
 //! ## What is kept
 //!
-//! 41. **Payloads come back byte for byte**: of 4 MiB, with all that JSON allows. `payloads_come_back`
-//! 42. **Failures, names, headers, entries and waits come back as they were**, and no name is taken for
+//! 42. **Payloads come back byte for byte**: of 4 MiB, with all that JSON allows. `payloads_come_back`
+//! 43. **Failures, names, headers, entries and waits come back as they were**, and no name is taken for
 //!     another one. `failures_come_back`, `odd_names`, `entries_come_back`. Entries leave a journal
 //!     when others take their place. `superseded_entries`. And a task that is put into
 //!     another store is there as it was. `importing`
-//! 43. **Times come back to the microsecond**, however far away they are. `times_come_back`
-//! 44. **Lists hold what passes their filter**, newest first, a page at a time; how
+//! 44. **Times come back to the microsecond**, however far away they are. `times_come_back`
+//! 45. **Lists hold what passes their filter**, newest first, a page at a time; how
 //!     tasks ended is told of many at once, and what they wait for by the beginnings of its names. `lists`, `labels`,
 //!     `ends`, `waits`
 //!
 //! ## Several handles
 //!
-//! 45. **A handle learns of what others wrote**: of work, and of tasks that ended; not of claims in vain.
+//! 46. **A handle learns of what others wrote**: of work, and of tasks that ended; not of claims in vain.
 //!     `changes`
-//! 46. **Clients that work at once do not harm each other.** Every task is there once, its journal has no
+//! 47. **Clients that work at once do not harm each other.** Every task is there once, its journal has no
 //!     gaps and holds all that was accepted, nothing ends twice. `concurrent_clients`
 //!
 //! ## All else
 //!
-//! 47. **A store does what the reference model does**, the store in memory, whatever is asked of it. `model`,
+//! 48. **A store does what the reference model does**, the store in memory, whatever is asked of it. `model`,
 //!     `model_with_several_handles`
 
 #![forbid(unsafe_code)]

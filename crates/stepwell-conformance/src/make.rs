@@ -58,6 +58,7 @@ pub(crate) fn new_task(n: u128) -> NewTask {
         start_at: None,
         idempotency_key: None,
         concurrency_key: None,
+        coalesce: None,
         code_version: None,
         cancellation: CancellationPolicy::default(),
         parent: None,

@@ -201,7 +201,7 @@ impl Client {
     /// As [`Client::spawn`], with options.
     ///
     /// # Errors
-    /// As [`Client::spawn`], and [`Error::Name`] when the options hold an invalid name.
+    /// As [`Client::spawn`]; [`Error::Name`] when the options hold an invalid name; [`Error::Waiting`] when they say so.
     pub async fn spawn_with<T: Task>(
         &self,
         params: T::Params,
@@ -221,23 +221,23 @@ impl Client {
         options: SpawnOptions,
     ) -> Result<SpawnResult, Error> {
         let mut task = self.task_of(task_type, params, options)?;
-        let (task_id, run_id) = (task.task_id, task.run_id);
+        let asked = Asked::of(&task);
         let started = Started::reserve(&self.engine.hub, &mut task);
-        let spawned = Spawning::new(started, self.engine.commit.spawn(task)).end().await?;
-        Ok(SpawnResult::of(task_id, run_id, spawned))
+        asked.answer(Spawning::new(started, self.engine.commit.spawn(task)).end().await?)
     }
 
     /// Spawns many tasks of one type in one commit: all of them, or none.
     ///
     /// # Errors
-    /// As [`Client::spawn_with`]. One that cannot be spawned keeps all from being.
+    /// As [`Client::spawn_with`]. One that cannot be spawned keeps all from being, but for [`Error::Waiting`], which is about that
+    /// one only.
     pub async fn spawn_many<T: Task>(
         &self,
         tasks: impl IntoIterator<Item = (T::Params, SpawnOptions)>,
     ) -> Result<Vec<SpawnResult>, Error> {
         let tasks = tasks.into_iter().map(|(params, options)| self.task_of(T::NAME, &params, options));
         let mut tasks: Vec<_> = tasks.collect::<Result<_, _>>()?;
-        let ids: Vec<_> = tasks.iter().map(|task| (task.task_id, task.run_id)).collect();
+        let asked: Vec<_> = tasks.iter().map(Asked::of).collect();
         let hub = &self.engine.hub;
         let started: Vec<_> = tasks.iter_mut().map(|task| Started::reserve(hub, task)).collect();
         let receipts = self.engine.commit.spawn_many(tasks);
@@ -246,11 +246,11 @@ impl Client {
             .zip(receipts)
             .map(|(started, receipt)| Spawning::new(started, receipt))
             .collect();
-        let mut results = Vec::with_capacity(ids.len());
-        for ((task_id, run_id), spawning) in ids.into_iter().zip(spawning) {
-            results.push(SpawnResult::of(task_id, run_id, spawning.end().await?));
+        let mut results = Vec::with_capacity(asked.len());
+        for (asked, spawning) in asked.into_iter().zip(spawning) {
+            results.push(asked.answer(spawning.end().await?));
         }
-        Ok(results)
+        results.into_iter().collect()
     }
 
     /// A task to be spawned, as it is kept, for backends, which spawn it in a transaction of the user's.
@@ -683,14 +683,34 @@ impl Client {
     }
 }
 
-impl SpawnResult {
-    /// What became of a task that was to be spawned with these ids.
-    #[doc(hidden)]
-    pub fn of(task_id: TaskId, run_id: RunId, spawned: Spawned) -> Self {
+/// What a spawn was asked for, while it is on its way.
+#[doc(hidden)]
+#[derive(Clone, Copy)]
+pub struct Asked {
+    task_id: TaskId,
+    run_id: RunId,
+    coalesce: Option<Coalesce>,
+}
+
+impl Asked {
+    /// That of a task to be spawned.
+    pub fn of(task: &NewTask) -> Self {
+        Self { task_id: task.task_id, run_id: task.run_id, coalesce: task.coalesce }
+    }
+
+    /// The answer to whoever asked.
+    pub fn answer(self, spawned: Spawned) -> Result<SpawnResult, Error> {
+        let Self { task_id, run_id, coalesce } = self;
         match spawned {
-            Spawned::Created { .. } => Self { task_id, run_id, attempt: 1, created: true },
+            Spawned::Created { .. } => Ok(SpawnResult { task_id, run_id, attempt: 1, created: true }),
             Spawned::Existing { task_id, run_id, attempt } => {
-                Self { task_id, run_id, attempt, created: false }
+                Ok(SpawnResult { task_id, run_id, attempt, created: false })
+            }
+            Spawned::Waiting { task_id, .. } if coalesce == Some(Coalesce::Reject) => {
+                Err(Error::Waiting(task_id))
+            }
+            Spawned::Waiting { task_id, run_id } => {
+                Ok(SpawnResult { task_id, run_id, attempt: 0, created: false })
             }
         }
     }

@@ -299,6 +299,9 @@ impl TaskContext {
         let spawn = |key: &Key| {
             let params = self.encode(&key.name, params)?;
             let task_type = Name::new(task_type)?;
+            if options.coalesce.is_some() {
+                return Err(TaskError::CoalescedChild { name: key.label() });
+            }
             // Without a queue of its own, a child goes where its parent is.
             let options = match options.queue {
                 Some(_) => options,

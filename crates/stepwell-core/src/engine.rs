@@ -115,6 +115,7 @@ impl Engine {
             },
             idempotency_key: options.idempotency_key.map(Name::new).transpose()?,
             concurrency_key: options.concurrency_key.map(Name::new).transpose()?,
+            coalesce: options.coalesce,
             code_version: options.code_version.map(Name::new).transpose()?,
             cancellation: options.cancellation.unwrap_or_else(|| self.settings.cancellation.clone()),
             parent,

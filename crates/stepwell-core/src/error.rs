@@ -85,6 +85,9 @@ pub enum Error {
     /// There is no such schedule.
     #[error("there is no schedule \"{0}\": it may have been deleted, or the name is misspelt")]
     UnknownSchedule(String),
+    /// A task of the same type and concurrency key waits to start, and the spawn was to be rejected then.
+    #[error("not spawned: task {0}, of the same type and concurrency key, waits to start")]
+    Waiting(TaskId),
     /// The task's state does not allow what was asked.
     #[error("cannot {action} task {task_id}: it is {state}")]
     NotAllowed {

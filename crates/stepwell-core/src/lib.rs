@@ -57,6 +57,8 @@ mod workflow;
 pub use approval::{ApprovalInfo, AwaitApproval, Decision};
 pub use async_trait::async_trait;
 pub use child::Child;
+#[doc(hidden)]
+pub use client::Asked;
 pub use client::{Client, SpawnResult, State};
 pub use codec::{Codec, CodecError, Place, ReadOnly};
 pub use compensation::{Cleanup, attempts, begun_anew, cancelled, compensating, end_of};
@@ -85,8 +87,8 @@ pub use schedule::{CatchUp, InvalidSchedule, Overlap, Schedule, ScheduleInfo, TI
 pub use step::{Closure, Step};
 pub use step_cache::{StepCache, StepCacheError};
 pub use store::{
-    CancellationPolicy, Headers, NewEvent, NewMessage, NewTask, Store, StoreError, TaskFilter, TaskInfo,
-    TaskState,
+    CancellationPolicy, Coalesce, Headers, NewEvent, NewMessage, NewTask, Store, StoreError, TaskFilter,
+    TaskInfo, TaskState,
 };
 pub use task::Task;
 pub use task_error::{ControlFlow, TaskError, TaskResult, closure_failure};

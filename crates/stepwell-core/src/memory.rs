@@ -662,17 +662,19 @@ impl State {
     }
 
     fn spawn(&mut self, now: Timestamp, new: NewTask, news: &mut News) -> Spawned {
-        if let Some(key) = &new.idempotency_key {
-            let key = (new.task_type.clone(), key.clone());
-            if let Some(task) = self.idempotency.get(&key).and_then(|task_id| self.tasks.get(task_id)) {
-                return Spawned::Existing {
-                    task_id: task.new.task_id,
-                    run_id: task.run_id,
-                    attempt: task.attempt,
-                };
-            }
-            self.idempotency.insert(key, new.task_id);
+        let key = new.idempotency_key.clone().map(|key| (new.task_type.clone(), key));
+        let existing = key.as_ref().and_then(|key| self.idempotency.get(key));
+        if let Some(task) = existing.and_then(|task_id| self.tasks.get(task_id)) {
+            return Spawned::Existing {
+                task_id: task.new.task_id,
+                run_id: task.run_id,
+                attempt: task.attempt,
+            };
         }
+        if let Some(waiting) = self.coalesce(now, &new, news) {
+            return waiting;
+        }
+        self.idempotency.extend(key.map(|key| (key, new.task_id)));
         let (task_id, start_at) = (new.task_id, new.start_at.filter(|start_at| *start_at > now));
         let free =
             new.concurrency_key.is_none() && !self.queues.get(&new.queue).is_some_and(Queue::restricts);
@@ -712,6 +714,28 @@ impl State {
             (false, None) => self.make_ready(now, task_id, news),
         }
         Spawned::Created { claimed }
+    }
+
+    /// Of a task that is not to be spawned: the one that waits in its place.
+    fn coalesce(&mut self, now: Timestamp, new: &NewTask, news: &mut News) -> Option<Spawned> {
+        let (coalesce, key) = (new.coalesce?, new.concurrency_key.as_ref()?);
+        let waits = |task: &&Task| {
+            task.new.task_type == new.task_type
+                && task.state == TaskState::Pending
+                && task.started_at.is_none()
+                && !task.compensating
+        };
+        let line = self.keys.get(key)?.iter().rev().filter_map(|(_, task_id)| self.tasks.get(task_id));
+        let waiting: Vec<_> = line.filter(waits).map(|task| (task.new.task_id, task.run_id)).collect();
+        let (task_id, run_id) = *waiting.first()?;
+        if coalesce != Coalesce::Replace {
+            return Some(Spawned::Waiting { task_id, run_id });
+        }
+        for (task_id, _) in waiting {
+            self.cancel(now, task_id, news);
+            self.cancel_doomed(now, news);
+        }
+        None
     }
 
     fn import(&mut self, now: Timestamp, record: TaskRecord) -> bool {
@@ -761,6 +785,7 @@ impl State {
                 start_at: None,
                 idempotency_key: info.idempotency_key,
                 concurrency_key: info.concurrency_key,
+                coalesce: None,
                 code_version: info.code_version,
                 cancellation: CancellationPolicy { max_delay: None, max_duration: info.max_duration },
                 parent: info.parent,

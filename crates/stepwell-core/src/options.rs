@@ -9,7 +9,7 @@ use crate::codec::Codec;
 use crate::name::{InvalidName, Name};
 use crate::payload::Payload;
 use crate::retry::RetryStrategy;
-use crate::store::{CancellationPolicy, Headers};
+use crate::store::{CancellationPolicy, Coalesce, Headers};
 use crate::time::Timestamp;
 
 /// What holds for a client's tasks where [`SpawnOptions`] say nothing else.
@@ -69,6 +69,8 @@ pub struct SpawnOptions {
     pub(crate) start: Start,
     pub(crate) idempotency_key: Option<String>,
     pub(crate) concurrency_key: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) coalesce: Option<Coalesce>,
     pub(crate) code_version: Option<String>,
     pub(crate) cancellation: Option<CancellationPolicy>,
 }
@@ -148,6 +150,20 @@ impl SpawnOptions {
     pub fn concurrency_key(mut self, key: impl Into<String>) -> Self {
         self.concurrency_key = Some(key.into());
         self
+    }
+
+    /// A [concurrency key](SpawnOptions::concurrency_key), and what becomes of this spawn when a task of the same type and key
+    /// is waiting to start: many requests for the same work, while it has not begun, are one. Tasks that have begun are left
+    /// alone, so that what was asked for after their start is done after them.
+    ///
+    /// ```
+    /// # use stepwell_core::{Coalesce, SpawnOptions};
+    /// // Whatever changes while the index is being rebuilt, one more rebuild does for all of it.
+    /// let options = SpawnOptions::new().coalesced("rebuild-index", Coalesce::Reuse);
+    /// ```
+    pub fn coalesced(mut self, key: impl Into<String>, how: Coalesce) -> Self {
+        self.coalesce = Some(how);
+        self.concurrency_key(key)
     }
 
     /// Pins the task to a version of the code: only workers with the same

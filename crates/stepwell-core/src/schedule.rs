@@ -158,6 +158,9 @@ impl Schedule {
         if self.options.idempotency_key.is_some() || matches!(self.options.start, Start::At(_)) {
             return Err(InvalidSchedule::Once);
         }
+        if self.options.coalesce.is_some() {
+            return Err(InvalidSchedule::Coalesced);
+        }
         // What is wrong with the options is found now, and not at each tick.
         let SpawnOptions { queue, concurrency_key, code_version, .. } = &self.options;
         for name in [queue, concurrency_key, code_version].into_iter().flatten() {
@@ -340,4 +343,9 @@ pub enum InvalidSchedule {
         "a schedule's tasks cannot have an idempotency key or a fixed start time, by which only one would be spawned: leave them out of its options"
     )]
     Once,
+    /// The tasks would be coalesced.
+    #[error(
+        "a schedule's tasks cannot be coalesced: say by `overlap` what happens when the one before has not ended, and give them a plain `concurrency_key`"
+    )]
+    Coalesced,
 }

@@ -296,6 +296,9 @@ pub struct NewTask {
     pub idempotency_key: Option<Name>,
     /// Of the tasks with one key, each starts when the one before has ended, in the order in which they were spawned.
     pub concurrency_key: Option<Name>,
+    /// What becomes of it when a task of its type and concurrency key is waiting: pending, and never claimed. Only of the tasks
+    /// in [`Batch::spawns`], and looked at behind their idempotency keys.
+    pub coalesce: Option<Coalesce>,
     /// Only workers of this version of the code claim it.
     pub code_version: Option<Name>,
     /// When it is cancelled by itself.
@@ -305,6 +308,18 @@ pub struct NewTask {
     /// Eager start: the worker that claims it in the commit that inserts it. Ignored when there is a `start_at` or a
     /// `concurrency_key`, or the queue is paused or has limits.
     pub claim_by: Option<WorkerId>,
+}
+
+/// What becomes of a spawn when a task of its type and concurrency key is waiting to be claimed for the first time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Coalesce {
+    /// The spawn answers with the waiting task (of several, the last), and no new one is made.
+    Reuse,
+    /// The waiting tasks are cancelled, and the new one is spawned.
+    Replace,
+    /// The spawn is an error.
+    Reject,
 }
 
 /// When a task is cancelled by itself. By default it never is.
@@ -332,6 +347,14 @@ pub enum Spawned {
         run_id: RunId,
         /// Its attempt.
         attempt: u32,
+    },
+    /// A task of its type and concurrency key waits to be claimed for the first time, the last of several, and it is to be
+    /// reused, or the spawn rejected.
+    Waiting {
+        /// That task.
+        task_id: TaskId,
+        /// Its run.
+        run_id: RunId,
     },
 }
 

@@ -93,6 +93,14 @@ pub enum TaskError {
         /// The name.
         name: String,
     },
+    /// A child was to be coalesced.
+    #[error(
+        "the child \"{name}\" is to be coalesced, but a child is always a task of its own: leave `coalesced` out of its options"
+    )]
+    CoalescedChild {
+        /// The name of the spawn.
+        name: String,
+    },
     /// The client was built without this state.
     #[error(
         "no state of type `{type_name}` was given to the client: add it with `Durable::builder().state(..)`"
@@ -150,9 +158,11 @@ impl TaskError {
             Self::Timeout { .. } => (FailureKind::Timeout, Retry::ByStrategy),
             Self::Child { .. } => (FailureKind::Child, Retry::ByStrategy),
             Self::Diverged { .. } => (FailureKind::Diverged, Retry::Never),
-            Self::OutsideTask { .. } | Self::Name(_) | Self::NoState { .. } | Self::NoCleanup { .. } => {
-                (FailureKind::Misuse, Retry::Never)
-            }
+            Self::OutsideTask { .. }
+            | Self::Name(_)
+            | Self::NoState { .. }
+            | Self::NoCleanup { .. }
+            | Self::CoalescedChild { .. } => (FailureKind::Misuse, Retry::Never),
             // Another worker may have the key.
             Self::Payload { .. } if self.is_unreadable() => (FailureKind::Payload, Retry::ByStrategy),
             Self::Payload { .. } => (FailureKind::Payload, Retry::Never),

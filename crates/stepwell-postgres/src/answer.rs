@@ -133,10 +133,13 @@ fn spawns(sorted: &Sorted, row: &PgRow) -> sqlx::Result<Vec<Spawned>> {
     let spawned = (before..before + count).map(|place| {
         let there = |column: &[Option<Uuid>]| -> Option<Uuid> { column.get(place).copied().flatten() };
         match (there(&existing), there(&runs)) {
-            (Some(task_id), Some(run_id)) => Spawned::Existing {
-                task_id: task_id.into(),
-                run_id: run_id.into(),
-                attempt: attempt(attempts.get(place).copied().flatten().unwrap_or_default()),
+            (Some(task_id), Some(run_id)) => match attempts.get(place).copied().flatten() {
+                Some(number) => Spawned::Existing {
+                    task_id: task_id.into(),
+                    run_id: run_id.into(),
+                    attempt: attempt(number),
+                },
+                None => Spawned::Waiting { task_id: task_id.into(), run_id: run_id.into() },
             },
             _ => Spawned::Created { claimed: claimed.get(place).copied().unwrap_or_default() },
         }

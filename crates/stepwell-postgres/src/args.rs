@@ -9,7 +9,7 @@ use stepwell_core::store::{
     Claim, Command, NewEvent, NewMessage, NewTask, Next, ScheduleAction, ScheduleChange, Transition,
     WorkerSignal,
 };
-use stepwell_core::{Name, Payload, QueueAction, QueueChange, QueueLimits, Timestamp, crashed};
+use stepwell_core::{Coalesce, Name, Payload, QueueAction, QueueChange, QueueLimits, Timestamp, crashed};
 
 use crate::batch::{Sorted, added, word};
 use crate::columns::{Moment, micros};
@@ -49,7 +49,7 @@ pub(crate) struct Number {
 }
 
 /// How many arguments `stepwell.commit` takes.
-pub(crate) const COUNT: usize = 77;
+pub(crate) const COUNT: usize = 78;
 
 /// How many arguments `stepwell.commit_plain` takes.
 pub(crate) const PLAIN_COUNT: usize = 27;
@@ -230,12 +230,21 @@ fn spawns(args: &mut PgArguments, items: Vec<Of<'_, NewTask>>) -> Result<(), Box
     seldom!(args, tasks, task => task.parent.map(|parent| *parent.as_uuid()));
     seldom!(args, tasks, task => opt(&task.idempotency_key));
     seldom!(args, tasks, task => opt(&task.concurrency_key));
+    seldom!(args, tasks, task => task.coalesce.map(word_of));
     seldom!(args, tasks, task => opt(&task.code_version));
     seldom!(args, tasks, task => task.start_at.map(Moment));
     seldom!(args, tasks, task => task.cancellation.max_delay.map(micros));
     seldom!(args, tasks, task => task.cancellation.max_duration.map(micros));
     seldom!(args, tasks, task => task.claim_by.map(|worker| *worker.as_uuid()));
     texts(args, &tasks)
+}
+
+fn word_of(coalesce: Coalesce) -> &'static str {
+    match coalesce {
+        Coalesce::Reuse => "reuse",
+        Coalesce::Replace => "replace",
+        Coalesce::Reject => "reject",
+    }
 }
 
 /// What every task has.

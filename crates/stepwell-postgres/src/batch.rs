@@ -79,6 +79,7 @@ fn only_runs(task: &NewTask) -> bool {
     task.start_at.is_none()
         && task.idempotency_key.is_none()
         && task.concurrency_key.is_none()
+        && task.coalesce.is_none()
         && task.code_version.is_none()
         && task.parent.is_none()
         && task.cancellation == CancellationPolicy::default()

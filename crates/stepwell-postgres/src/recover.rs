@@ -12,7 +12,7 @@ use stepwell_core::store::{
     Applied, Batch, Command, CommandOutcome, Committed, Finish, Next, Refused, ScheduleChange,
     ScheduleOutcome, Spawned, TaskState, Transition,
 };
-use stepwell_core::{StoreError, TaskId};
+use stepwell_core::{Name, NewTask, StoreError, TaskId};
 
 use crate::Shared;
 use crate::answer;
@@ -121,7 +121,14 @@ impl Shared {
         }
         for task in lost.spawns {
             let Some(trace) = traces.get(task.task_id.as_uuid()) else {
-                committed.spawns.push(self.existing(line, &task).await?);
+                let spawned = match task.coalesce {
+                    Some(_) => self.waiting(line, &task).await?,
+                    None => None,
+                };
+                committed.spawns.push(match spawned {
+                    Some(spawned) => spawned,
+                    None => self.existing(line, &task).await?,
+                });
                 continue;
             };
             let claim_by = task.claim_by.map(|worker| *worker.as_uuid());
@@ -180,7 +187,7 @@ impl Shared {
     }
 
     /// The task that has the idempotency key of one that was not spawned for that.
-    async fn existing(&self, line: &mut Line, task: &stepwell_core::NewTask) -> Result<Spawned, StoreError> {
+    async fn existing(&self, line: &mut Line, task: &NewTask) -> Result<Spawned, StoreError> {
         let sql = format!(
             "SELECT k.task_id, coalesce(l.run_id, o.run_id), coalesce(l.attempt, o.attempt)
             FROM {0}.idempotency_keys k LEFT JOIN {0}.live_tasks l USING (task_id) LEFT JOIN {0}.outcomes o USING (task_id)
@@ -205,6 +212,32 @@ impl Shared {
             // It was spawned, ended, and was deleted since.
             None => Ok(Spawned::Created { claimed: false }),
         }
+    }
+
+    /// The task in whose favour one was not spawned: the last of its type and concurrency key, which may have begun, or even
+    /// ended, since.
+    async fn waiting(&self, line: &mut Line, task: &NewTask) -> Result<Option<Spawned>, StoreError> {
+        let sql = format!(
+            "SELECT t.task_id, coalesce(l.run_id, o.run_id) FROM {0}.tasks t
+            LEFT JOIN {0}.live_tasks l USING (task_id) LEFT JOIN {0}.outcomes o USING (task_id)
+            WHERE t.task_type = $1 AND t.concurrency_key = $2 AND NOT EXISTS (
+                SELECT FROM {0}.idempotency_keys k WHERE k.task_type = $1 AND k.idempotency_key = $3)
+            ORDER BY t.task_id DESC LIMIT 1",
+            self.options.schema
+        );
+        let text = |name: &Option<Name>| name.as_ref().map(|name| name.as_str().to_owned());
+        let (task_type, key) = (task.task_type.as_str().to_owned(), text(&task.concurrency_key));
+        let idempotency_key = text(&task.idempotency_key);
+        let bind =
+            |query: Query| query.bind(task_type.clone()).bind(key.clone()).bind(idempotency_key.clone());
+        let rows = self.read_on(line, &sql, bind).await?;
+        let read = |row: &PgRow| -> sqlx::Result<Option<Spawned>> {
+            let (task_id, run_id): (Uuid, Option<Uuid>) = (row.try_get(0)?, row.try_get(1)?);
+            let waiting = |run_id: Uuid| Spawned::Waiting { task_id: task_id.into(), run_id: run_id.into() };
+            Ok(run_id.map(waiting))
+        };
+        let found = rows.first().map(read).transpose().map_err(|error| self.error(error))?;
+        Ok(found.flatten())
     }
 
     /// How tasks ended. The end of those that cannot be read now is found by those who look for it.

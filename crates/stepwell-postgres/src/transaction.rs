@@ -9,8 +9,8 @@ use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgConnection;
 use stepwell_core::store::Batch;
 use stepwell_core::{
-    Client, Delivery, Error, Payload, SpawnOptions, SpawnResult, StepName, StoreError, Task, TaskContext,
-    async_trait,
+    Asked, Client, Delivery, Error, Payload, SpawnOptions, SpawnResult, StepName, StoreError, Task,
+    TaskContext, async_trait,
 };
 
 use crate::PostgresStore;
@@ -134,11 +134,11 @@ impl ClientExt for Client {
     ) -> Result<SpawnResult, Error> {
         let shared = &store(self)?.0;
         let task = self.new_task(task_type, params, options)?;
-        let (task_id, run_id) = (task.task_id, task.run_id);
+        let asked = Asked::of(&task);
         let batch = Batch { spawns: vec![task], ..Batch::default() };
         let mut committed = shared.apply_within(tx, &shared.sql.commit, batch).await?;
         match committed.spawns.pop() {
-            Some(spawned) => Ok(SpawnResult::of(task_id, run_id, spawned)),
+            Some(spawned) => asked.answer(spawned),
             None => Err(StoreError::Backend("the database did not say what became of a spawn".into()).into()),
         }
     }

@@ -2,7 +2,7 @@
 
 use rusqlite::{Result, params};
 use stepwell_core::store::{Command, CommandOutcome, NewEvent, NewMessage, NewTask, Spawned, TaskState};
-use stepwell_core::{Name, WorkerId, after, begun_anew};
+use stepwell_core::{Coalesce, Name, WorkerId, after, begun_anew};
 
 use crate::commit::Applying;
 use crate::purge;
@@ -15,6 +15,12 @@ pub(crate) const EXISTING: &str = "SELECT task_id, run_id, attempt FROM stepwell
 pub(crate) const AWAITING: &str = "SELECT DISTINCT task_id FROM stepwell_waits WHERE target = ?1 AND kind = 'event'
         AND (?2 = '' OR ?2 = (SELECT queue FROM stepwell_tasks WHERE stepwell_tasks.task_id = stepwell_waits.task_id))
     ORDER BY task_id";
+
+/// The tasks of a concurrency key and type that have never been claimed, the last first.
+pub(crate) const WAITING: &str = "SELECT task_id, run_id FROM stepwell_tasks
+    WHERE concurrency_key = ?1 AND place IS NOT NULL AND task_type = ?2 AND state = 'pending' AND started_at IS NULL
+        AND compensating = 0
+    ORDER BY place DESC";
 
 /// The end of the journal of a task that was compensated.
 const COMPENSATED: &str = "SELECT max(seq) FROM stepwell_journal WHERE task_id = ?1
@@ -29,6 +35,9 @@ impl Applying<'_> {
             if let Some(existing) = existing {
                 return Ok(existing);
             }
+        }
+        if let Some(waiting) = self.coalesce(new)? {
+            return Ok(waiting);
         }
         let start_at = new.start_at.filter(|start_at| *start_at > self.now);
         let eager = start_at.is_none() && new.concurrency_key.is_none();
@@ -78,6 +87,25 @@ impl Applying<'_> {
             self.news.ready.push((new.queue.clone(), 1));
         }
         Ok(Spawned::Created { claimed })
+    }
+
+    /// Of a task that is not to be spawned: the one that waits in its place.
+    fn coalesce(&mut self, new: &NewTask) -> Result<Option<Spawned>> {
+        let Some((coalesce, key)) = new.coalesce.zip(new.concurrency_key.as_ref()) else { return Ok(None) };
+        let waiting = self
+            .conn
+            .all(WAITING, params![Sql(key), Sql(&new.task_type)], |row| Ok((get(row, 0)?, get(row, 1)?)))?;
+        match waiting.first() {
+            Some(&(task_id, run_id)) if coalesce != Coalesce::Replace => {
+                return Ok(Some(Spawned::Waiting { task_id, run_id }));
+            }
+            _ => {}
+        }
+        for (task_id, _) in waiting {
+            self.cancel(task_id)?;
+            self.cancel_doomed()?;
+        }
+        Ok(None)
     }
 
     pub(crate) fn is_registered(&self, worker_id: WorkerId) -> Result<bool> {

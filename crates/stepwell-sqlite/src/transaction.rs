@@ -8,7 +8,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use stepwell_core::store::News;
 use stepwell_core::{
-    Client, Delivery, Error, Payload, SpawnOptions, SpawnResult, StepName, StoreError, Task, TaskContext,
+    Asked, Client, Delivery, Error, Payload, SpawnOptions, SpawnResult, StepName, StoreError, Task,
+    TaskContext,
 };
 
 use crate::SqliteStore;
@@ -126,8 +127,7 @@ impl ClientExt for Client {
         options: SpawnOptions,
     ) -> Result<SpawnResult, Error> {
         let task = self.new_task(task_type, params, options)?;
-        let spawned = within(self, tx, |applying| applying.spawn(&task))?;
-        Ok(SpawnResult::of(task.task_id, task.run_id, spawned))
+        Asked::of(&task).answer(within(self, tx, |applying| applying.spawn(&task))?)
     }
 
     fn emit_event_in<T: Serialize + ?Sized>(

@@ -369,3 +369,41 @@ async fn a_shutdown_waits_for_running_tasks_and_releases_the_rest() {
     process.start_worker(worker_options()).await;
     assert_eq!(process.wait::<u32>(long.task_id).await.unwrap(), 1);
 }
+
+#[tokio::test]
+async fn requests_for_the_same_work_are_one_while_it_has_not_begun() -> anyhow::Result<()> {
+    let client = Durable::builder().database_url("sqlite::memory:").build().await?;
+    let options = |how| SpawnOptions::new().coalesced("index", how);
+    let first = client.spawn_named("rebuild", &1, options(Coalesce::Reuse)).await?;
+    let again = client.spawn_named("rebuild", &2, options(Coalesce::Reuse)).await?;
+    assert!(first.created && !again.created);
+    assert_eq!((again.task_id, again.attempt), (first.task_id, 0));
+
+    let error = client.spawn_named("rebuild", &3, options(Coalesce::Reject)).await.unwrap_err();
+    assert!(matches!(error, Error::Waiting(task_id) if task_id == first.task_id), "{error}");
+    let newest = client.spawn_named("rebuild", &4, options(Coalesce::Replace)).await?;
+    assert!(newest.created);
+    let replaced = client.task(first.task_id).await?.map(|info| info.state);
+    assert_eq!(replaced, Some(TaskState::Cancelled));
+
+    let hourly = Schedule::every("hourly", Duration::from_secs(3_600)).options(options(Coalesce::Reuse));
+    let refused = client.put_schedule_named(hourly, "rebuild", &5).await.unwrap_err().to_string();
+    assert!(refused.contains("cannot be coalesced"), "{refused}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_child_is_never_coalesced() -> anyhow::Result<()> {
+    let client = Durable::builder().database_url("sqlite::memory:").build().await?;
+    client
+        .register_fn("parent", |(): (), ctx: TaskContext| async move {
+            let options = SpawnOptions::new().coalesced("key", Coalesce::Reuse);
+            ctx.spawn_named::<_, ()>("child", "child", &(), options).await.map(drop)
+        })
+        .await?;
+    let _worker = client.start_worker(WorkerOptions::new()).await;
+    let spawned = client.spawn_named("parent", &(), SpawnOptions::new()).await?;
+    let failed = client.wait::<()>(spawned.task_id).await.unwrap_err().to_string();
+    assert!(failed.contains("a child is always a task of its own"), "{failed}");
+    Ok(())
+}

@@ -73,7 +73,7 @@ impl Ids {
             self.facts(&mut applied.facts)?;
         }
         for spawned in &mut committed.spawns {
-            if let Spawned::Existing { run_id, .. } = spawned {
+            if let Spawned::Existing { run_id, .. } | Spawned::Waiting { run_id, .. } = spawned {
                 self.run(run_id);
             }
         }

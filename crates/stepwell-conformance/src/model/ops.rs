@@ -3,6 +3,7 @@
 use proptest::collection::vec;
 use proptest::option::of;
 use proptest::prelude::*;
+use stepwell_core::Coalesce;
 
 /// One item of a batch, or time that passes before it. Numbers stand for things that the
 /// [`World`](super::World) knows.
@@ -31,6 +32,7 @@ pub(super) struct Spawn {
     pub(super) delay: Option<u64>,
     pub(super) key: Option<usize>,
     pub(super) turn: Option<usize>,
+    pub(super) coalesce: Option<Coalesce>,
     pub(super) version: Option<usize>,
     pub(super) max_delay: Option<u64>,
     pub(super) max_duration: Option<u64>,
@@ -99,7 +101,9 @@ fn spawn() -> impl Strategy<Value = Spawn> {
     let small = || prop::option::weighted(0.2, 0..4_u64);
     let what = (0..3_usize, 0..2_usize, -1..2_i32, 1..3_u32);
     let when = (of(0..4_u64), prop::option::weighted(0.3, 0..3_usize), small(), small(), of(0..3_u128));
-    let who = (prop::option::weighted(0.2, 0..2_usize), prop::option::weighted(0.1, 0..2_usize));
+    let coalesce = prop_oneof![Just(Coalesce::Reuse), Just(Coalesce::Replace), Just(Coalesce::Reject)];
+    let turn = (0..2_usize, prop::option::weighted(0.4, coalesce));
+    let who = (prop::option::weighted(0.3, turn), prop::option::weighted(0.1, 0..2_usize));
     (what, when, who).prop_map(
         |(
             (task_type, queue, priority, attempts),
@@ -112,7 +116,8 @@ fn spawn() -> impl Strategy<Value = Spawn> {
             attempts,
             delay: delay.filter(|_| key.is_none()),
             key,
-            turn,
+            turn: turn.map(|(key, _)| key),
+            coalesce: turn.and_then(|(_, coalesce)| coalesce),
             version,
             max_delay,
             max_duration,

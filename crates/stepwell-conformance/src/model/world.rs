@@ -73,6 +73,7 @@ impl World {
         new.start_at = op.delay.map(|seconds| self.at(seconds));
         new.idempotency_key = op.key.map(|key| name(&format!("key{key}")));
         new.concurrency_key = op.turn.map(|key| name(&format!("turn{key}")));
+        new.coalesce = op.coalesce.filter(|_| parent.is_none());
         new.code_version = op.version.map(|version| name(&format!("v{version}")));
         new.cancellation.max_delay = op.max_delay.map(Duration::from_secs);
         new.cancellation.max_duration = op.max_duration.map(Duration::from_secs);

@@ -73,7 +73,9 @@ pub async fn idempotency_races(backend: &impl Backend) {
                     .zip(ids)
                     .map(|(spawned, id)| match spawned {
                         Spawned::Created { .. } => (id, true),
-                        Spawned::Existing { task_id, .. } => (task_id, false),
+                        Spawned::Existing { task_id, .. } | Spawned::Waiting { task_id, .. } => {
+                            (task_id, false)
+                        }
                     })
                     .collect();
                 if n % 2 == 1 {

@@ -104,7 +104,7 @@ CREATE FUNCTION stepwell.commit(
     m_of integer[], m_task uuid[], m_topic text[], m_payload text[],
     s_of integer[], s_task uuid[], s_run uuid[], s_type text[], s_queue text[], s_priority integer[],
     s_max_attempts bigint[], s_parent uuid[], s_idempotency_key text[], s_concurrency_key text[],
-    s_code_version text[], s_start_at timestamptz[], s_max_delay bigint[], s_max_duration bigint[],
+    s_coalesce text[], s_code_version text[], s_start_at timestamptz[], s_max_delay bigint[], s_max_duration bigint[],
     s_claim_by uuid[], s_retry text[], s_headers text[], s_params text[],
     c_command text[], c_task uuid[],
     h_name text[], h_seen uuid[], h_version uuid[], h_definition text[], h_next_at timestamptz[], h_last_task uuid[],
@@ -180,7 +180,7 @@ BEGIN
     IF v_keys IS NOT NULL OR w_of IS NOT NULL OR ev_of IS NOT NULL OR s_concurrency_key IS NOT NULL THEN
         PERFORM stepwell.lock_names(ARRAY (SELECT DISTINCT target FROM unnest(w_kind, w_target) AS w(kind, target)
             WHERE kind = 'event'), ev_name, v_keys || ARRAY (SELECT DISTINCT key FROM unnest(s_concurrency_key) AS key
-            WHERE key IS NOT NULL AND p_batch IS NOT NULL));
+            WHERE key IS NOT NULL AND (p_batch IS NOT NULL OR s_coalesce IS NOT NULL)));
     END IF;
     -- Before these locks only: whoever held one of them has an earlier time.
     r_now := coalesce(p_now, clock_timestamp());
@@ -340,14 +340,46 @@ BEGIN
         IF s_of[1] IS NOT NULL THEN
             v_at := ARRAY (SELECT of IS NULL FROM unnest(s_of) WITH ORDINALITY AS o(of, i) ORDER BY i);
         END IF;
-        r := stepwell.spawn(r_now, p_batch, v_limited, v_at, s_task, s_run, s_type, s_queue, s_priority, s_max_attempts, s_parent,
-            s_idempotency_key, s_concurrency_key, s_code_version, s_start_at, s_max_delay, s_max_duration, s_claim_by,
-            s_retry, s_headers, s_params);
-        s_claimed := r.claimed;
-        s_existing := r.existing;
-        s_existing_run := r.existing_runs;
-        s_existing_attempt := r.existing_attempts;
-        ready := ready || r.ready;
+        IF s_coalesce IS NULL THEN
+            r := stepwell.spawn(r_now, p_batch, v_limited, v_at, s_task, s_run, s_type, s_queue, s_priority, s_max_attempts, s_parent,
+                s_idempotency_key, s_concurrency_key, s_code_version, s_start_at, s_max_delay, s_max_duration, s_claim_by,
+                s_retry, s_headers, s_params);
+            s_claimed := r.claimed;
+            s_existing := r.existing;
+            s_existing_run := r.existing_runs;
+            s_existing_attempt := r.existing_attempts;
+            ready := ready || r.ready;
+        ELSE
+            s_claimed := array_fill(false, ARRAY[cardinality(s_of)]);
+            s_existing := array_fill(NULL::uuid, ARRAY[cardinality(s_of)]);
+            s_existing_run := s_existing;
+            s_existing_attempt := array_fill(NULL::bigint, ARRAY[cardinality(s_of)]);
+            -- One after the other: each may find the one before it waiting.
+            FOR i IN 1 .. cardinality(s_of) LOOP
+                CONTINUE WHEN NOT v_at[i];
+                v_tasks := stepwell.waiting(s_type[i], s_idempotency_key[i], s_concurrency_key[i], s_coalesce[i]);
+                IF s_coalesce[i] <> 'replace' AND v_tasks IS NOT NULL THEN
+                    s_existing[i] := v_tasks[1];
+                    s_existing_run[i] := (SELECT l.run_id FROM stepwell.live_tasks l WHERE l.task_id = v_tasks[1]);
+                    CONTINUE;
+                END IF;
+                IF v_tasks IS NOT NULL THEN
+                    r := stepwell.cancel(r_now, v_tasks);
+                    ready := ready || r.ready;
+                    poked := poked || r.poked;
+                    finished := finished || r.finished;
+                END IF;
+                r := stepwell.spawn(r_now, p_batch, v_limited, ARRAY[true], s_task[i:i], s_run[i:i], s_type[i:i], s_queue[i:i],
+                    s_priority[i:i], s_max_attempts[i:i], s_parent[i:i], s_idempotency_key[i:i], s_concurrency_key[i:i],
+                    s_code_version[i:i], s_start_at[i:i], s_max_delay[i:i], s_max_duration[i:i], s_claim_by[i:i],
+                    s_retry[i:i], s_headers[i:i], s_params[i:i]);
+                s_claimed[i] := r.claimed[1];
+                s_existing[i] := r.existing[1];
+                s_existing_run[i] := r.existing_runs[1];
+                s_existing_attempt[i] := r.existing_attempts[1];
+                ready := ready || r.ready;
+            END LOOP;
+        END IF;
     END IF;
 
     IF h_name IS NOT NULL THEN

@@ -222,6 +222,27 @@ BEGIN
     END IF;
 END $$;
 
+-- The tasks in whose favour, or in whose place, a task is to be spawned that coalesces: those of its type and concurrency key
+-- that have never been claimed, the last first. None when it does not, or its idempotency key is there.
+CREATE FUNCTION stepwell.waiting(p_type text, p_idempotency_key text, p_concurrency_key text, p_coalesce text) RETURNS uuid[]
+LANGUAGE plpgsql AS $$
+DECLARE
+    v_tasks uuid[];
+BEGIN
+    IF p_coalesce IS NULL OR EXISTS (
+        SELECT FROM stepwell.idempotency_keys k WHERE k.task_type = p_type AND k.idempotency_key = p_idempotency_key
+    ) THEN
+        RETURN NULL;
+    END IF;
+    SELECT array_agg(l.task_id) INTO v_tasks FROM (
+        SELECT l.task_id FROM stepwell.live_tasks l
+        WHERE l.concurrency_key = p_concurrency_key AND l.task_type = p_type AND l.state = 'pending'
+            AND l.started_at IS NULL AND NOT l.compensating
+        ORDER BY l.place DESC FOR UPDATE
+    ) l;
+    RETURN v_tasks;
+END $$;
+
 -- What a client asks of a task: 'cancel', 'retry', 'delete' or 'wake'. The answer is 'done', 'not_found', or the task's
 -- state, which does not allow it.
 CREATE FUNCTION stepwell.command(p_now timestamptz, p_command text, p_task uuid,
