@@ -558,7 +558,7 @@ impl Client {
             Finish::Completed(output) => output
                 .decode()
                 .map_err(|source| Error::Payload { what: format!("the output of task {task_id}"), source }),
-            Finish::Failed(failure) => Err(Error::TaskFailed { task_id, failure }),
+            Finish::Failed(failure) => Err(Error::TaskFailed { task_id, failure: Box::new(failure) }),
             Finish::Cancelled => Err(Error::TaskCancelled(task_id)),
         }
     }

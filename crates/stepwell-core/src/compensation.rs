@@ -157,7 +157,7 @@ pub(crate) async fn compensate(run: Arc<Run>, compensation: Compensation) -> Tas
         let failure = match undoing.retry(RetryStrategy::exponential()).max_attempts(TRIES).await {
             Ok(()) => continue,
             Err(error @ TaskError::Control(_)) => return Err(error),
-            Err(TaskError::Step { failure, .. }) => failure,
+            Err(TaskError::Step { failure, .. }) => *failure,
             Err(error) => error.to_failure(),
         };
         tracing::error!(task_id = %run.task_id, compensation = %key.label(), %failure, "a compensation failed");

@@ -457,7 +457,7 @@ fn read_child<T: DeserializeOwned>(key: &Key, outcome: Outcome) -> TaskResult<T>
         Outcome::Failed(failure) => {
             let task_id = key.name.as_str().rsplit(':').next().and_then(|id| id.parse().ok());
             let task_id = task_id.unwrap_or_else(|| TaskId::from(Uuid::nil()));
-            Err(TaskError::Child { task_id, failure })
+            Err(TaskError::Child { task_id, failure: Box::new(failure) })
         }
         outcome => read_step(key, outcome),
     }

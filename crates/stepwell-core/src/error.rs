@@ -104,7 +104,7 @@ pub enum Error {
         /// The task.
         task_id: TaskId,
         /// Why.
-        failure: Failure,
+        failure: Box<Failure>,
     },
     /// The awaited task was cancelled.
     #[error("task {0} was cancelled")]

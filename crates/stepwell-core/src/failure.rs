@@ -16,6 +16,10 @@ pub struct Failure {
     /// The messages of the errors that caused it, outermost first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub causes: Vec<String>,
+    /// Where the error was made: the backtrace of an [`anyhow::Error`], which has one where `RUST_BACKTRACE` or
+    /// `RUST_LIB_BACKTRACE` is 1. At most 16 KiB are kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backtrace: Option<String>,
     /// Whether the error asked to be retried.
     #[serde(default, skip_serializing_if = "Retry::is_by_strategy")]
     pub retry: Retry,
@@ -85,6 +89,7 @@ impl Failure {
             kind,
             message: message.into(),
             causes: Vec::new(),
+            backtrace: None,
             retry: Retry::ByStrategy,
             compensation_errors: Vec::new(),
         }

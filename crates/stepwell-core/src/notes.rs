@@ -55,6 +55,12 @@ pub struct Progress {
     pub message: Option<String>,
 }
 
+/// Leaves at most so many bytes of a text.
+pub(crate) fn cut_off(text: &mut String, limit: usize) {
+    let end = (0..=limit.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+    text.truncate(end.unwrap_or_default());
+}
+
 #[derive(Serialize, Deserialize)]
 struct Line {
     level: LogLevel,
@@ -111,8 +117,7 @@ impl TaskContext {
         fields: impl IntoIterator<Item = (&'a str, Value)>,
     ) {
         let mut message = message.into();
-        let end = (0..=MAX_MESSAGE.min(message.len())).rev().find(|end| message.is_char_boundary(*end));
-        message.truncate(end.unwrap_or_default());
+        cut_off(&mut message, MAX_MESSAGE);
         let fields: BTreeMap<_, _> =
             fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         let line = Line { level, message, fields };

@@ -500,7 +500,7 @@ pub(crate) fn read_step<T: DeserializeOwned>(key: &Key, outcome: Outcome) -> Tas
             payload.decode().map_err(|source| TaskError::Payload { name: key.label(), source })
         }
         Outcome::Failed(failure) | Outcome::Retrying { failure, .. } => {
-            Err(TaskError::Step { name: key.label(), failure })
+            Err(TaskError::Step { name: key.label(), failure: Box::new(failure) })
         }
     }
 }

@@ -1,11 +1,16 @@
 //! The errors of task code.
 
+use std::backtrace::BacktraceStatus;
 use std::time::Duration;
 
 use crate::failure::{Failure, FailureKind, Retry};
 use crate::ids::TaskId;
 use crate::name::InvalidName;
+use crate::notes::cut_off;
 use crate::payload::PayloadError;
+
+/// How much of a backtrace is kept, in bytes.
+const MAX_BACKTRACE: usize = 16 << 10;
 
 /// What a task returns.
 pub type TaskResult<T> = Result<T, TaskError>;
@@ -37,7 +42,7 @@ pub enum TaskError {
         /// The step's name.
         name: String,
         /// Why.
-        failure: Failure,
+        failure: Box<Failure>,
     },
     /// A wait or a [`timeout`](crate::TaskContext::timeout) took too long.
     #[error("\"{name}\" timed out")]
@@ -51,7 +56,7 @@ pub enum TaskError {
         /// The child.
         task_id: TaskId,
         /// Why.
-        failure: Failure,
+        failure: Box<Failure>,
     },
     /// The task's code asked for something else than its journal holds. It has changed since the task began, or
     /// decides by something that is not journaled (a clock, a random number, a map's order).
@@ -175,7 +180,17 @@ impl TaskError {
 fn failure_of(error: &anyhow::Error, retry: Retry) -> Failure {
     let mut chain = error.chain().map(ToString::to_string);
     let message = chain.next().unwrap_or_default();
-    Failure { causes: chain.collect(), retry, ..Failure::new(FailureKind::Error, message) }
+    let (causes, backtrace) = (chain.collect(), backtrace(error));
+    Failure { causes, backtrace, retry, ..Failure::new(FailureKind::Error, message) }
+}
+
+fn backtrace(error: &anyhow::Error) -> Option<String> {
+    if error.backtrace().status() != BacktraceStatus::Captured {
+        return None;
+    }
+    let mut text = error.backtrace().to_string();
+    cut_off(&mut text, MAX_BACKTRACE);
+    Some(text)
 }
 
 /// What is written down of an error of a step's closure. A [`TaskError`] anywhere in its chain says whether it is

@@ -45,7 +45,7 @@ where
 
 fn failure<T: std::fmt::Debug>(result: Result<T, Error>) -> Failure {
     match result {
-        Err(Error::TaskFailed { failure, .. }) => failure,
+        Err(Error::TaskFailed { failure, .. }) => *failure,
         other => panic!("{other:?}"),
     }
 }

@@ -201,3 +201,42 @@ async fn documents_that_are_none_are_refused_with_a_reason() {
     assert_eq!(late.unwrap()["value"]["message"], "the bus is gone");
     assert_eq!(late.unwrap()["value"]["causes"][0], "no train");
 }
+
+#[test]
+fn an_export_tells_where_an_error_was_made() {
+    const NAME: &str = "an_export_tells_where_an_error_was_made";
+    if std::env::var("RUST_LIB_BACKTRACE").as_deref() != Ok("1") {
+        // A process reads the variable once.
+        let mut again = std::process::Command::new(std::env::current_exe().unwrap());
+        let again = again.args(["--exact", NAME, "--nocapture"]).env("RUST_LIB_BACKTRACE", "1");
+        assert!(again.status().unwrap().success());
+        return;
+    }
+    fn far_down() -> anyhow::Result<()> {
+        Err(anyhow::anyhow!("no train").context("the bus is gone"))
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let client = Durable::builder().database_url("sqlite::memory:").build().await.unwrap();
+        let stuck =
+            |(): (), ctx: TaskContext| async move { ctx.step("leave", || async { far_down() }).await };
+        client.register_fn("stuck", stuck).await.unwrap();
+        client.start_worker(WorkerOptions::new()).await;
+        let task =
+            client.spawn_named("stuck", &(), SpawnOptions::new().max_attempts(1)).await.unwrap().task_id;
+        client.wait::<()>(task).await.unwrap_err();
+        let json = client.export(task).await.unwrap().to_json().unwrap();
+        let export = Export::from_json(&json).unwrap();
+        let failed = export.record.journal.iter().find_map(|entry| match &entry.outcome {
+            Outcome::Failed(failure) => Some(failure.clone()),
+            _ => None,
+        });
+        let failed = failed.unwrap();
+        assert_eq!(
+            (failed.message.as_str(), &failed.causes[..]),
+            ("the bus is gone", &["no train".to_owned()][..])
+        );
+        let backtrace = failed.backtrace.unwrap();
+        assert!(backtrace.contains("far_down") && backtrace.len() <= 16 << 10, "{backtrace}");
+    });
+}
