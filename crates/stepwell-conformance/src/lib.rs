@@ -153,16 +153,22 @@
 //!     tasks ended is told of many at once, and what they wait for by the beginnings of its names. `lists`, `labels`,
 //!     `ends`, `waits`
 //!
+//! ## The history
+//!
+//! 46. **The history is in the order in which it was recorded**, whole or of one task, and goes with its tasks. No
+//!     number is given twice. `histories`
+//! 47. **Whoever reads on behind the last number misses nothing**, however many record. `histories_of_many`
+//!
 //! ## Several handles
 //!
-//! 46. **A handle learns of what others wrote**: of work, and of tasks that ended; not of claims in vain.
+//! 48. **A handle learns of what others wrote**: of work, and of tasks that ended; not of claims in vain.
 //!     `changes`
-//! 47. **Clients that work at once do not harm each other.** Every task is there once, its journal has no
+//! 49. **Clients that work at once do not harm each other.** Every task is there once, its journal has no
 //!     gaps and holds all that was accepted, nothing ends twice. `concurrent_clients`
 //!
 //! ## All else
 //!
-//! 48. **A store does what the reference model does**, the store in memory, whatever is asked of it. `model`,
+//! 50. **A store does what the reference model does**, the store in memory, whatever is asked of it. `model`,
 //!     `model_with_several_handles`
 
 #![forbid(unsafe_code)]

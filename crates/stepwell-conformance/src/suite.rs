@@ -88,6 +88,8 @@ macro_rules! suite {
             schedules_under_races,
             schedules_in_any_order,
             schedules_are_atomic,
+            histories,
+            histories_of_many,
             concurrent_clients,
             model,
             model_with_several_handles,

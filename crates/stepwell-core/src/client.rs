@@ -19,6 +19,7 @@ use crate::context::TaskContext;
 use crate::engine::{Engine, States};
 use crate::error::Error;
 use crate::export::{Export, ImportError, TaskRecord};
+use crate::history::HistoryEntry;
 use crate::hub::Hub;
 use crate::ids::{RunId, TaskId, WorkerId};
 use crate::journal::Entry;
@@ -676,10 +677,32 @@ impl Client {
         self.engine.lifecycle.subscribe()
     }
 
+    /// Lifecycle events of all processes that were kept, by clients that were built to keep them: for the next page, and for what has
+    /// come since, ask for those after the last one's `id`. They are written behind what they tell of, so that the last moments before a
+    /// crash may be missing, and some be there twice after the database was gone. They are removed with their tasks.
+    ///
+    /// ```
+    /// # use stepwell_core::{Client, Error, HistoryFilter, TaskId};
+    /// # async fn show(client: Client, task_id: TaskId) -> Result<(), Error> {
+    /// for entry in client.history(HistoryFilter { task_id: Some(task_id), ..HistoryFilter::default() }).await? {
+    ///     println!("{} {}", entry.at, entry.event.map_or("unreadable", |event| event.name()));
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub async fn history(&self, which: HistoryFilter) -> Result<Vec<HistoryEntry>, Error> {
+        let entries = self.engine.store.history(which).await?;
+        Ok(entries.into_iter().map(HistoryEntry::read).collect())
+    }
+
     /// Shuts down all workers of this client: waits for running tasks up to the deadline, and releases the rest.
     pub async fn shutdown(&self, deadline: Duration) {
         let workers = self.engine.hub.workers();
         join_all(workers.iter().map(|slots| shutdown(slots, deadline))).await;
+        self.engine.lifecycle.flush().await;
     }
 }
 

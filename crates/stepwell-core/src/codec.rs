@@ -111,6 +111,8 @@ pub enum Place<'a> {
     Schedule(&'a Name),
     /// What an event carries.
     Event(&'a Name),
+    /// What the history tells of a task.
+    History(TaskId),
     /// What a message carries.
     Message {
         /// The task whose mailbox it is in.
@@ -131,6 +133,7 @@ impl fmt::Display for Place<'_> {
                 write!(f, "entry {seq} ({key}) in the journal of task {task_id}")
             }
             Self::Schedule(name) => write!(f, "the schedule \"{name}\""),
+            Self::History(task_id) => write!(f, "the history of task {task_id}"),
             Self::Event(name) => write!(f, "the event \"{name}\""),
             Self::Message { task_id, topic } => write!(f, "a message \"{topic}\" to task {task_id}"),
         }

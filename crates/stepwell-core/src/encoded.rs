@@ -207,6 +207,22 @@ impl Store for Encoded {
         self.inner.waiting_types(queues)
     }
 
+    fn record(&self, mut happenings: Vec<Happening>) -> BoxFuture<'static, Result<(), StoreError>> {
+        let encoded = self.codecs.encode(|each| {
+            happenings.iter_mut().for_each(|happening| payloads::happening(happening, each));
+        });
+        match encoded {
+            Ok(()) => self.inner.record(happenings),
+            Err(error) => Box::pin(std::future::ready(Err(error))),
+        }
+    }
+
+    fn history(&self, which: HistoryFilter) -> BoxFuture<'static, Result<Vec<(u64, Happening)>, StoreError>> {
+        self.decoding(self.inner.history(which), |history, each| {
+            history.iter_mut().for_each(|(_, happening)| payloads::happening(happening, each));
+        })
+    }
+
     fn purge(&self, purge: Purge) -> BoxFuture<'static, Result<usize, StoreError>> {
         self.inner.purge(purge)
     }

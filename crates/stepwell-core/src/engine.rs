@@ -48,7 +48,11 @@ impl Engine {
         states: States,
     ) -> Arc<Self> {
         let store = Encoded::over(backend.clone(), &settings.codecs);
-        let (hub, lifecycle) = (Arc::new(Hub::default()), Arc::new(Broadcast::new()));
+        let lifecycle = match settings.keep_history {
+            true => Broadcast::kept(store.clone(), runtime.clone()),
+            false => Broadcast::new(),
+        };
+        let (hub, lifecycle) = (Arc::new(Hub::default()), Arc::new(lifecycle));
         Arc::new(Self {
             commit: GroupCommit::new(store.clone(), runtime.clone(), hub.clone(), lifecycle.clone()),
             backend,

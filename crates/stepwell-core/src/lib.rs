@@ -17,6 +17,7 @@ mod error;
 mod executor;
 mod export;
 mod failure;
+mod history;
 mod hub;
 mod ids;
 mod input_hash;
@@ -68,6 +69,7 @@ pub use encoded::Encoded;
 pub use error::Error;
 pub use export::{Export, ImportError, TaskRecord};
 pub use failure::{CompensationError, Failure, FailureKind, Retry, panic_message};
+pub use history::HistoryEntry;
 pub use ids::{RunId, ScheduleVersion, TaskId, WorkerId};
 pub use input_hash::{InputHash, InvalidInputHash};
 pub use item_progress::{ErrorPolicy, ItemCounts, ItemError, ItemProgress, ItemsReport};
@@ -87,8 +89,8 @@ pub use schedule::{CatchUp, InvalidSchedule, Overlap, Schedule, ScheduleInfo, TI
 pub use step::{Closure, Step};
 pub use step_cache::{StepCache, StepCacheError};
 pub use store::{
-    CancellationPolicy, Coalesce, Headers, NewEvent, NewMessage, NewTask, Store, StoreError, TaskFilter,
-    TaskInfo, TaskState,
+    CancellationPolicy, Coalesce, Headers, HistoryFilter, NewEvent, NewMessage, NewTask, Store, StoreError,
+    TaskFilter, TaskInfo, TaskState,
 };
 pub use task::Task;
 pub use task_error::{ControlFlow, TaskError, TaskResult, closure_failure};

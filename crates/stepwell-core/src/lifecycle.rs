@@ -1,24 +1,30 @@
 //! Lifecycle events: what happens to the tasks of this process, as it happens.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, mpsc, oneshot};
 
 use crate::failure::Failure;
+use crate::history::{Note, record};
 use crate::ids::TaskId;
 use crate::journal::{Key, Kind, Outcome};
 use crate::name::Name;
 use crate::notes::{LogLevel, Progress};
 use crate::payload::Payload;
+use crate::runtime::Runtime;
+use crate::store::Store;
 use crate::time::Timestamp;
 
 /// What happened to a task. Sent to those who [`subscribe`](crate::Client::subscribe), by the process in which it
 /// happened.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Lifecycle {
     /// A task was spawned by a client of this process, or by a schedule that it looks after.
+    #[serde(rename = "task:spawn")]
     TaskSpawned {
         /// The task.
         task_id: TaskId,
@@ -26,6 +32,7 @@ pub enum Lifecycle {
         task_type: Name,
     },
     /// A worker began to execute an attempt, from the start or from its journal.
+    #[serde(rename = "task:start")]
     TaskStarted {
         /// The task.
         task_id: TaskId,
@@ -35,6 +42,7 @@ pub enum Lifecycle {
         attempt: u32,
     },
     /// A step has a result.
+    #[serde(rename = "step:complete")]
     StepCompleted {
         /// The task.
         task_id: TaskId,
@@ -42,6 +50,7 @@ pub enum Lifecycle {
         step: String,
     },
     /// A step failed for good, or will be tried again.
+    #[serde(rename = "step:fail")]
     StepFailed {
         /// The task.
         task_id: TaskId,
@@ -53,6 +62,7 @@ pub enum Lifecycle {
         retry_at: Option<Timestamp>,
     },
     /// The task has written to its log.
+    #[serde(rename = "log:write")]
     LogWritten {
         /// The task.
         task_id: TaskId,
@@ -64,6 +74,7 @@ pub enum Lifecycle {
         fields: BTreeMap<String, Value>,
     },
     /// The task has said how far it has come.
+    #[serde(rename = "task:progress")]
     TaskProgressed {
         /// The task.
         task_id: TaskId,
@@ -71,6 +82,7 @@ pub enum Lifecycle {
         progress: Progress,
     },
     /// The task only waits now.
+    #[serde(rename = "task:suspend")]
     TaskSuspended {
         /// The task.
         task_id: TaskId,
@@ -78,6 +90,7 @@ pub enum Lifecycle {
         until: Option<Timestamp>,
     },
     /// The task has its output.
+    #[serde(rename = "task:complete")]
     TaskCompleted {
         /// The task.
         task_id: TaskId,
@@ -85,6 +98,7 @@ pub enum Lifecycle {
         output: Payload,
     },
     /// An attempt failed.
+    #[serde(rename = "task:fail")]
     TaskFailed {
         /// The task.
         task_id: TaskId,
@@ -94,6 +108,7 @@ pub enum Lifecycle {
         retry_at: Option<Timestamp>,
     },
     /// The task has failed for good, or was cancelled, and what it did is to be undone.
+    #[serde(rename = "task:compensate")]
     TaskCompensating {
         /// The task.
         task_id: TaskId,
@@ -101,6 +116,7 @@ pub enum Lifecycle {
         failure: Failure,
     },
     /// A compensation ended: what a step did is undone, or cannot be.
+    #[serde(rename = "step:compensate")]
     StepCompensated {
         /// The task.
         task_id: TaskId,
@@ -110,6 +126,7 @@ pub enum Lifecycle {
         failure: Option<Failure>,
     },
     /// The task was cancelled.
+    #[serde(rename = "task:cancel")]
     TaskCancelled {
         /// The task.
         task_id: TaskId,
@@ -117,6 +134,42 @@ pub enum Lifecycle {
 }
 
 impl Lifecycle {
+    /// What it is called in the history, and by programs that are not written in Rust: `task:complete`, `step:fail`, `log:write`…
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::TaskSpawned { .. } => "task:spawn",
+            Self::TaskStarted { .. } => "task:start",
+            Self::StepCompleted { .. } => "step:complete",
+            Self::StepFailed { .. } => "step:fail",
+            Self::LogWritten { .. } => "log:write",
+            Self::TaskProgressed { .. } => "task:progress",
+            Self::TaskSuspended { .. } => "task:suspend",
+            Self::TaskCompleted { .. } => "task:complete",
+            Self::TaskFailed { .. } => "task:fail",
+            Self::TaskCompensating { .. } => "task:compensate",
+            Self::StepCompensated { .. } => "step:compensate",
+            Self::TaskCancelled { .. } => "task:cancel",
+        }
+    }
+
+    /// The task that it is about.
+    pub fn task_id(&self) -> TaskId {
+        match self {
+            Self::TaskSpawned { task_id, .. }
+            | Self::TaskStarted { task_id, .. }
+            | Self::StepCompleted { task_id, .. }
+            | Self::StepFailed { task_id, .. }
+            | Self::LogWritten { task_id, .. }
+            | Self::TaskProgressed { task_id, .. }
+            | Self::TaskSuspended { task_id, .. }
+            | Self::TaskCompleted { task_id, .. }
+            | Self::TaskFailed { task_id, .. }
+            | Self::TaskCompensating { task_id, .. }
+            | Self::StepCompensated { task_id, .. }
+            | Self::TaskCancelled { task_id, .. } => *task_id,
+        }
+    }
+
     pub(crate) fn of_delivery(task_id: TaskId, key: &Key, outcome: &Outcome) -> Option<Self> {
         let step = key.label();
         match (key.kind, outcome) {
@@ -144,24 +197,51 @@ impl Lifecycle {
 /// How many events a subscriber may lag behind before it misses the oldest.
 const CAPACITY: usize = 4096;
 
-/// Sends lifecycle events to whoever subscribed; costs nothing when nobody has.
-pub(crate) struct Broadcast(broadcast::Sender<Lifecycle>);
+/// Sends lifecycle events to whoever subscribed, and into the history if they are kept; costs nothing otherwise.
+pub(crate) struct Broadcast {
+    subscribers: broadcast::Sender<Lifecycle>,
+    history: Option<History>,
+}
+
+struct History {
+    store: Arc<dyn Store>,
+    notes: mpsc::UnboundedSender<Note>,
+}
 
 impl Broadcast {
     pub(crate) fn new() -> Self {
-        Self(broadcast::Sender::new(CAPACITY))
+        Self { subscribers: broadcast::Sender::new(CAPACITY), history: None }
+    }
+
+    /// One whose events are kept.
+    pub(crate) fn kept(store: Arc<dyn Store>, runtime: Arc<dyn Runtime>) -> Self {
+        let (notes, receiver) = mpsc::unbounded_channel();
+        runtime.spawn(Box::pin(record(store.clone(), runtime.clone(), receiver)));
+        Self { history: Some(History { store, notes }), ..Self::new() }
     }
 
     pub(crate) fn tell(&self, event: impl FnOnce() -> Option<Lifecycle>) {
-        if self.0.receiver_count() > 0
-            && let Some(event) = event()
-        {
-            let _ = self.0.send(event);
+        if self.history.is_none() && self.subscribers.receiver_count() == 0 {
+            return;
         }
+        let Some(event) = event() else { return };
+        if let Some(History { store, notes }) = &self.history {
+            let _ = notes.send(Note::Event(store.now(), event.clone()));
+        }
+        let _ = self.subscribers.send(event);
     }
 
     pub(crate) fn subscribe(&self) -> Subscription {
-        Subscription(self.0.subscribe())
+        Subscription(self.subscribers.subscribe())
+    }
+
+    /// Waits until what was told is kept.
+    pub(crate) async fn flush(&self) {
+        let Some(History { notes, .. }) = &self.history else { return };
+        let (written, receipt) = oneshot::channel();
+        if notes.send(Note::Flush(written)).is_ok() {
+            let _ = receipt.await;
+        }
     }
 }
 

@@ -170,6 +170,25 @@ impl Store for MemoryStore {
         Box::pin(std::future::ready(Ok(types)))
     }
 
+    fn record(&self, happenings: Vec<Happening>) -> BoxFuture<'static, Result<(), StoreError>> {
+        let mut state = self.state();
+        for happening in happenings {
+            state.happened += 1;
+            let id = state.happened;
+            state.history.insert(id, happening);
+        }
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn history(&self, which: HistoryFilter) -> BoxFuture<'static, Result<Vec<(u64, Happening)>, StoreError>> {
+        let state = self.state();
+        let after = state.history.range(which.after.saturating_add(1)..);
+        let of =
+            after.filter(|(_, happening)| which.task_id.is_none_or(|task_id| happening.task_id == task_id));
+        let history = of.take(which.limit).map(|(id, happening)| (*id, happening.clone())).collect();
+        Box::pin(std::future::ready(Ok(history)))
+    }
+
     fn purge(&self, purge: Purge) -> BoxFuture<'static, Result<usize, StoreError>> {
         let mut state = self.state();
         let fits = |task: &&Task| {
@@ -216,6 +235,8 @@ struct State {
     workers: BTreeMap<WorkerId, Registered>,
     schedules: BTreeMap<Name, Scheduled>,
     messages: i64,
+    history: BTreeMap<u64, Happening>,
+    happened: u64,
     /// Cancelled tasks whose children are still to be.
     doomed: Vec<TaskId>,
 }
@@ -621,6 +642,7 @@ impl State {
 
     fn delete(&mut self, task_id: TaskId) {
         let Some(task) = self.tasks.remove(&task_id) else { return };
+        self.history.retain(|_, happening| happening.task_id != task_id);
         if let Some(key) = task.new.idempotency_key {
             self.idempotency.remove(&(task.new.task_type, key));
         }

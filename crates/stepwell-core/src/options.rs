@@ -27,6 +27,8 @@ pub struct Settings {
     pub max_payload_bytes: usize,
     /// How long tasks are kept after they have ended. Default: until they are purged or deleted.
     pub retention: Option<Duration>,
+    /// Whether lifecycle events are kept in the store's history. Default: no.
+    pub keep_history: bool,
     /// What payloads are encoded with, in this order. Default: nothing.
     pub codecs: Vec<Arc<dyn Codec>>,
 }
@@ -41,6 +43,7 @@ impl Settings {
             cancellation: CancellationPolicy::default(),
             max_payload_bytes: Payload::DEFAULT_LIMIT,
             retention: None,
+            keep_history: false,
             codecs: Vec::new(),
         }
     }

@@ -34,6 +34,10 @@ fn finish(task_id: TaskId, finish: &mut Finish, each: Each<'_>) {
     }
 }
 
+pub(crate) fn happening(happening: &mut Happening, each: Each<'_>) {
+    each(Held::Payload(&mut happening.event), Place::History(happening.task_id));
+}
+
 pub(crate) fn ends(ends: &mut Ends, each: Each<'_>) {
     for (task_id, end) in ends {
         if let Some(end) = end {

@@ -138,11 +138,49 @@ pub trait Store: Any + Send + Sync {
     /// The types of the tasks that are to be claimed next in each of these queues, at least of the first thousand.
     fn waiting_types(&self, queues: Vec<Name>) -> BoxFuture<'static, Result<Vec<Name>, StoreError>>;
 
+    /// Adds to the history, in this order and behind all that is there. It belongs to the tasks that it is about, and goes with
+    /// them; of a task that is not there, it may be added or not.
+    fn record(&self, happenings: Vec<Happening>) -> BoxFuture<'static, Result<(), StoreError>>;
+
+    /// What is in the history, by its numbers. Whoever has read up to a number never finds anything new at or below it.
+    fn history(&self, which: HistoryFilter) -> BoxFuture<'static, Result<Vec<(u64, Happening)>, StoreError>>;
+
     /// Removes finished tasks, the oldest first, and all that belongs to them. Returns how many.
     fn purge(&self, purge: Purge) -> BoxFuture<'static, Result<usize, StoreError>>;
 
     /// Ready when another process may have written since the last call. Never, where no other process can.
     fn changed(&self) -> BoxFuture<'_, Changed>;
+}
+
+/// Something that happened to a task, as it is kept in the history.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Happening {
+    /// The task.
+    pub task_id: TaskId,
+    /// When.
+    pub at: Timestamp,
+    /// [What it is called](crate::Lifecycle::name).
+    pub name: Name,
+    /// A [`Lifecycle`](crate::Lifecycle).
+    pub event: Payload,
+}
+
+/// Which part of the history to read.
+#[derive(Clone, Debug)]
+pub struct HistoryFilter {
+    /// Of this task; of all when `None`.
+    pub task_id: Option<TaskId>,
+    /// What comes behind this number; 0 for the beginning.
+    pub after: u64,
+    /// How much at most.
+    pub limit: usize,
+}
+
+impl Default for HistoryFilter {
+    /// The first thousand of all.
+    fn default() -> Self {
+        Self { task_id: None, after: 0, limit: 1_000 }
+    }
 }
 
 /// What a task waits for, by key, and the messages that it has not received, in order.

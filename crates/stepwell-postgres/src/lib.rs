@@ -31,6 +31,7 @@ mod clock;
 mod columns;
 mod commit;
 mod error;
+mod history;
 mod import;
 mod link;
 mod migrate;
@@ -45,7 +46,8 @@ use std::time::Duration;
 
 use sqlx::postgres::{PgPool, PgPoolOptions};
 use stepwell_core::store::{
-    Batch, Changed, Committed, Ends, Mailbox, Purge, ScheduleFilter, Scheduled, Transacting, Transition, Wait,
+    Batch, Changed, Committed, Ends, Happening, HistoryFilter, Mailbox, Purge, ScheduleFilter, Scheduled,
+    Transacting, Transition, Wait,
 };
 use stepwell_core::{
     BoxFuture, Entry, Name, QueueInfo, Store, StoreError, TaskFilter, TaskId, TaskInfo, TaskRecord,
@@ -190,6 +192,16 @@ impl Store for PostgresStore {
     fn waiting_types(&self, queues: Vec<Name>) -> BoxFuture<'static, Result<Vec<Name>, StoreError>> {
         let shared = self.0.clone();
         Box::pin(async move { shared.waiting_types(queues).await })
+    }
+
+    fn record(&self, happenings: Vec<Happening>) -> BoxFuture<'static, Result<(), StoreError>> {
+        let shared = self.0.clone();
+        Box::pin(async move { shared.record(happenings).await })
+    }
+
+    fn history(&self, which: HistoryFilter) -> BoxFuture<'static, Result<Vec<(u64, Happening)>, StoreError>> {
+        let shared = self.0.clone();
+        Box::pin(async move { shared.history(which).await })
     }
 
     fn purge(&self, purge: Purge) -> BoxFuture<'static, Result<usize, StoreError>> {

@@ -14,6 +14,7 @@ const MIGRATIONS: &[&str] = &[concat!(
     include_str!("schema/0001_states.sql"),
     include_str!("schema/0001_intake.sql"),
     include_str!("schema/0001_schedules.sql"),
+    include_str!("schema/0001_history.sql"),
     include_str!("schema/0001_claim.sql"),
     include_str!("schema/0001_commit.sql"),
     include_str!("schema/0001_plain.sql"),

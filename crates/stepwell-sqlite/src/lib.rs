@@ -18,6 +18,7 @@
 mod claim;
 mod commit;
 mod error;
+mod history;
 mod import;
 mod intake;
 mod limits;
@@ -45,7 +46,8 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 use stepwell_core::store::{
-    Batch, Changed, Committed, Ends, Mailbox, Purge, ScheduleFilter, Scheduled, Wait,
+    Batch, Changed, Committed, Ends, Happening, HistoryFilter, Mailbox, Purge, ScheduleFilter, Scheduled,
+    Wait,
 };
 use stepwell_core::{
     BoxFuture, Entry, Name, QueueInfo, Runtime, Store, StoreError, TaskFilter, TaskId, TaskInfo, TaskRecord,
@@ -216,6 +218,14 @@ impl Store for SqliteStore {
 
     fn waiting_types(&self, queues: Vec<Name>) -> BoxFuture<'static, Result<Vec<Name>, StoreError>> {
         self.query(move |conn| workers::waiting_types(conn, &queues))
+    }
+
+    fn record(&self, happenings: Vec<Happening>) -> BoxFuture<'static, Result<(), StoreError>> {
+        self.write(move |conn| history::record(conn, &happenings))
+    }
+
+    fn history(&self, which: HistoryFilter) -> BoxFuture<'static, Result<Vec<(u64, Happening)>, StoreError>> {
+        self.query(move |conn| history::history(conn, &which))
     }
 
     fn purge(&self, purge: Purge) -> BoxFuture<'static, Result<usize, StoreError>> {

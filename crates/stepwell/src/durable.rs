@@ -67,6 +67,7 @@ pub struct DurableBuilder {
     cancellation: Option<CancellationPolicy>,
     max_payload_bytes: Option<usize>,
     retention: Option<Duration>,
+    keep_history: bool,
     codecs: Vec<Arc<dyn Codec>>,
     state: State,
 }
@@ -131,6 +132,14 @@ impl DurableBuilder {
         self
     }
 
+    /// Keeps the [lifecycle events](crate::Lifecycle) of this client and its workers in the database, for
+    /// [`Client::history`]. It costs a row for each, beside the tasks and not in their way. Default: they are told to subscribers
+    /// and forgotten.
+    pub fn keep_history(mut self) -> Self {
+        self.keep_history = true;
+        self
+    }
+
     /// Has payloads encoded before the database keeps them: compressed, encrypted. Codecs that are given one after the
     /// other are applied in that order. All clients of a database that work on the same tasks need the same ones; what was
     /// written without one stays readable. Default: none.
@@ -160,6 +169,7 @@ impl DurableBuilder {
         settings.cancellation = self.cancellation.unwrap_or(settings.cancellation);
         settings.codecs = self.codecs;
         settings.retention = self.retention;
+        settings.keep_history = self.keep_history;
         settings.max_payload_bytes = self.max_payload_bytes.unwrap_or(settings.max_payload_bytes);
         let runtime = self.runtime.unwrap_or_else(|| Arc::new(TokioRuntime::current()));
         let store = match self.store {

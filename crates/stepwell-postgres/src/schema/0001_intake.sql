@@ -320,6 +320,7 @@ LANGUAGE plpgsql AS $$
 BEGIN
     DELETE FROM stepwell.outcomes o WHERE o.task_id = ANY (p_tasks);
     DELETE FROM stepwell.journal j WHERE j.task_id = ANY (p_tasks);
+    DELETE FROM stepwell.history h WHERE h.task_id = ANY (p_tasks);
     WITH gone AS (
         DELETE FROM stepwell.tasks t WHERE t.task_id = ANY (p_tasks)
         RETURNING t.task_id, t.task_type, t.idempotency_key

@@ -1,7 +1,7 @@
 //! The statements of the hot path look at few rows, however many tasks have ended.
 
 use super::*;
-use crate::{claim, intake, schedules, states, transition as fence, waits, workers};
+use crate::{claim, history, intake, schedules, states, transition as fence, waits, workers};
 
 #[test]
 fn hot_statements_use_their_indexes() {
@@ -21,6 +21,8 @@ fn hot_statements_use_their_indexes() {
         (intake::EXISTING, "INDEX stepwell_tasks_idempotency (task_type=? AND idempotency_key=?)"),
         (intake::AWAITING, "INDEX stepwell_waits_target (target=?)"),
         (schedules::NEXT, "INDEX stepwell_schedules_next"),
+        (intake::WAITING, "INDEX stepwell_tasks_key (concurrency_key=?)"),
+        (history::OF_TASK, "INDEX stepwell_history_task (task_id=? AND id>?)"),
         (waits::AWAITS, "INDEX stepwell_waits_target (target=? AND task_id=?)"),
     ];
     on_writer(&store, move |conn| {
@@ -32,9 +34,15 @@ fn hot_statements_use_their_indexes() {
                 assert!(!scans, "{sql}\n{plan}");
             }
         }
-        for sql in
-            [claim::READY, claim::DEADLINE, claim::DUE, claim::POKED, states::CHILDREN, schedules::NEXT]
-        {
+        for sql in [
+            claim::READY,
+            claim::DEADLINE,
+            claim::DUE,
+            claim::POKED,
+            states::CHILDREN,
+            schedules::NEXT,
+            history::OF_TASK,
+        ] {
             assert!(!plan(conn, sql).contains("FOR ORDER BY"), "{sql} is sorted, not read in order");
         }
     });

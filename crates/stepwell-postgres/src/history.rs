@@ -1,0 +1,51 @@
+//! Lifecycle events that are kept.
+
+use sqlx::Row as _;
+use sqlx::postgres::PgRow;
+use stepwell_core::StoreError;
+use stepwell_core::store::{Happening, HistoryFilter};
+use uuid::Uuid;
+
+use crate::Shared;
+use crate::answer::name;
+use crate::columns::Moment;
+use stepwell_core::Payload;
+
+impl Shared {
+    /// Adds to the history. When a connection is lost, it may do so twice.
+    pub(crate) async fn record(&self, happenings: Vec<Happening>) -> Result<(), StoreError> {
+        let sql = format!("SELECT {}.record($1, $2, $3, $4)", self.options.schema);
+        let rows = self.read(&sql, |query| {
+            let tasks: Vec<Uuid> = happenings.iter().map(|happening| *happening.task_id.as_uuid()).collect();
+            let times: Vec<Moment> = happenings.iter().map(|happening| Moment(happening.at)).collect();
+            let names: Vec<_> =
+                happenings.iter().map(|happening| happening.name.as_str().to_owned()).collect();
+            let events: Vec<_> =
+                happenings.iter().map(|happening| happening.event.as_str().to_owned()).collect();
+            query.bind(tasks).bind(times).bind(names).bind(events)
+        });
+        rows.await.map(drop)
+    }
+
+    pub(crate) async fn history(&self, which: HistoryFilter) -> Result<Vec<(u64, Happening)>, StoreError> {
+        let of = if which.task_id.is_some() { "task_id = $3" } else { "$3::uuid IS NULL" };
+        let sql = format!(
+            "SELECT id, task_id, at, name, event FROM {}.history WHERE id > $1 AND {of} ORDER BY id LIMIT $2",
+            self.options.schema
+        );
+        let number = i64::try_from(which.after).unwrap_or(i64::MAX);
+        let limit = i64::try_from(which.limit).unwrap_or(i64::MAX);
+        let task_id = which.task_id.map(|task_id| *task_id.as_uuid());
+        let rows = self.read(&sql, |query| query.bind(number).bind(limit).bind(task_id)).await?;
+        let entry = |row: &PgRow| {
+            let happening = Happening {
+                task_id: row.try_get::<Uuid, _>(1)?.into(),
+                at: row.try_get::<Moment, _>(2)?.0,
+                name: name(row.try_get::<&str, _>(3)?)?,
+                event: Payload::from_json(row.try_get::<&str, _>(4)?),
+            };
+            Ok((row.try_get::<i64, _>(0)?.unsigned_abs(), happening))
+        };
+        rows.iter().map(entry).collect::<sqlx::Result<_>>().map_err(|error| self.error(error))
+    }
+}

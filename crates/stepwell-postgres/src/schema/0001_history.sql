@@ -1,0 +1,22 @@
+-- Lifecycle events that are kept.
+
+CREATE TABLE stepwell.history (
+    id      bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    task_id uuid        NOT NULL,
+    at      timestamptz NOT NULL,
+    name    text        NOT NULL,
+    event   text        NOT NULL           -- JSON
+);
+
+CREATE INDEX history_task ON stepwell.history (task_id, id);
+
+-- Adds to the history. One after the other, so that numbers become visible in their order, and whoever has read up to one misses
+-- none.
+CREATE FUNCTION stepwell.record(p_tasks uuid[], p_at timestamptz[], p_names text[], p_events text[]) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock('stepwell.history'::regclass::oid::int, 0);
+    INSERT INTO stepwell.history (task_id, at, name, event)
+    SELECT x.task_id, x.at, x.name, x.event
+    FROM unnest(p_tasks, p_at, p_names, p_events) WITH ORDINALITY AS x(task_id, at, name, event, i) ORDER BY x.i;
+END $$;

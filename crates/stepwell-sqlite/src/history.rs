@@ -1,0 +1,34 @@
+//! Lifecycle events that are kept.
+
+use rusqlite::{Connection, Result, Transaction, TransactionBehavior, params};
+use stepwell_core::store::{Happening, HistoryFilter};
+
+use crate::rows::{Sql, Statements as _, get};
+
+/// Adds to the history, in a transaction of its own.
+pub(crate) fn record(conn: &Connection, happenings: &[Happening]) -> Result<()> {
+    let tx = Transaction::new_unchecked(conn, TransactionBehavior::Immediate)?;
+    for Happening { task_id, at, name, event } in happenings {
+        tx.run(
+            "INSERT INTO stepwell_history (task_id, at, name, event) VALUES (?1, ?2, ?3, ?4)",
+            params![Sql(task_id), Sql(at), Sql(name), Sql(event)],
+        )?;
+    }
+    tx.commit()
+}
+
+pub(crate) const OF_ALL: &str = "SELECT id, task_id, at, name, event FROM stepwell_history
+    WHERE id > ?1 AND ?3 IS NULL ORDER BY id LIMIT ?2";
+pub(crate) const OF_TASK: &str = "SELECT id, task_id, at, name, event FROM stepwell_history
+    WHERE id > ?1 AND task_id = ?3 ORDER BY id LIMIT ?2";
+
+pub(crate) fn history(conn: &Connection, which: &HistoryFilter) -> Result<Vec<(u64, Happening)>> {
+    let number = |number| i64::try_from(number).unwrap_or(i64::MAX);
+    let limit = i64::try_from(which.limit).unwrap_or(i64::MAX);
+    let sql = if which.task_id.is_some() { OF_TASK } else { OF_ALL };
+    conn.all(sql, params![number(which.after), limit, which.task_id.as_ref().map(Sql)], |row| {
+        let happening =
+            Happening { task_id: get(row, 1)?, at: get(row, 2)?, name: get(row, 3)?, event: get(row, 4)? };
+        Ok((row.get::<_, i64>(0)?.unsigned_abs(), happening))
+    })
+}
