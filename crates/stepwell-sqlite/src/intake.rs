@@ -17,7 +17,7 @@ pub(crate) const AWAITING: &str = "SELECT DISTINCT task_id FROM stepwell_waits W
     ORDER BY task_id";
 
 /// The tasks of a concurrency key and type that have never been claimed, the last first.
-pub(crate) const WAITING: &str = "SELECT task_id, run_id FROM stepwell_tasks INDEXED BY stepwell_tasks_key
+pub(crate) const WAITING: &str = "SELECT task_id, run_id FROM stepwell_tasks
     WHERE concurrency_key = ?1 AND place IS NOT NULL AND task_type = ?2 AND state = 'pending' AND started_at IS NULL
         AND compensating = 0
     ORDER BY place DESC";

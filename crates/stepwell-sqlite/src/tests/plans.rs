@@ -21,7 +21,7 @@ fn hot_statements_use_their_indexes() {
         (intake::EXISTING, "INDEX stepwell_tasks_idempotency (task_type=? AND idempotency_key=?)"),
         (intake::AWAITING, "INDEX stepwell_waits_target (target=?)"),
         (schedules::NEXT, "INDEX stepwell_schedules_next"),
-        (intake::WAITING, "INDEX stepwell_tasks_key (concurrency_key=?)"),
+        (intake::WAITING, "INDEX stepwell_tasks_key (concurrency_key=? AND place>?)"),
         (history::OF_TASK, "INDEX stepwell_history_task (task_id=? AND id>?)"),
         (waits::AWAITS, "INDEX stepwell_waits_target (target=? AND task_id=?)"),
     ];
