@@ -158,17 +158,18 @@
 //! 46. **The history is in the order in which it was recorded**, whole or of one task, and goes with its tasks. No
 //!     number is given twice. `histories`
 //! 47. **Whoever reads on behind the last number misses nothing**, however many record. `histories_of_many`
+//! 48. **What is known of a task type is kept**, as it was described last. `task_types`
 //!
 //! ## Several handles
 //!
-//! 48. **A handle learns of what others wrote**: of work, and of tasks that ended; not of claims in vain.
+//! 49. **A handle learns of what others wrote**: of work, and of tasks that ended; not of claims in vain.
 //!     `changes`
-//! 49. **Clients that work at once do not harm each other.** Every task is there once, its journal has no
+//! 50. **Clients that work at once do not harm each other.** Every task is there once, its journal has no
 //!     gaps and holds all that was accepted, nothing ends twice. `concurrent_clients`
 //!
 //! ## All else
 //!
-//! 50. **A store does what the reference model does**, the store in memory, whatever is asked of it. `model`,
+//! 51. **A store does what the reference model does**, the store in memory, whatever is asked of it. `model`,
 //!     `model_with_several_handles`
 
 #![forbid(unsafe_code)]

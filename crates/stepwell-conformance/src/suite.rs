@@ -90,6 +90,7 @@ macro_rules! suite {
             schedules_are_atomic,
             histories,
             histories_of_many,
+            task_types,
             concurrent_clients,
             model,
             model_with_several_handles,

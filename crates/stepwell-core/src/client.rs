@@ -90,6 +90,39 @@ impl Client {
         self.engine.registry.register::<T>()
     }
 
+    /// As [`Client::register`], and describes the type: the schemas of its parameters and outputs are kept in the store, for
+    /// [`Client::task_types`], and both are checked. Parameters when a task is spawned, by this client or, where the type is not
+    /// registered, by any with the feature `schemas` (which looks for what is described at most once a minute); and when it is
+    /// executed, as its output is.
+    ///
+    /// Schemas say more than types do: by `#[schemars(range(min = 1))]`, say.
+    ///
+    /// # Errors
+    /// As [`Client::register`]; [`Error::Store`]; [`Error::Payload`] when a schema is not valid.
+    #[cfg(feature = "schemas")]
+    pub async fn register_described<T: Task>(&self) -> Result<(), Error>
+    where
+        T::Params: schemars::JsonSchema,
+        T::Output: schemars::JsonSchema,
+    {
+        let info = crate::schema::schemas::<T>()?;
+        let check = |what: &str, schema| {
+            let failed = |source| Error::Payload { what: format!("the {what} of {}", T::NAME), source };
+            crate::schema::check(schema).map_err(failed)
+        };
+        let (params, output) = (check("parameters", &info.params)?, check("output", &info.output)?);
+        self.engine.registry.register_described::<T>(params, output)?;
+        Ok(self.engine.store.describe(info).await?)
+    }
+
+    /// The task types that some process has described, by their names.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub async fn task_types(&self) -> Result<Vec<TaskTypeInfo>, Error> {
+        Ok(self.engine.store.task_types().await?)
+    }
+
     /// Registers a function as a task type.
     ///
     /// ```
@@ -222,6 +255,12 @@ impl Client {
         options: SpawnOptions,
     ) -> Result<SpawnResult, Error> {
         let mut task = self.task_of(task_type, params, options)?;
+        #[cfg(feature = "schemas")]
+        if !self.engine.registry.knows(&task.task_type)
+            && let Some(check) = self.engine.stored_check(&task.task_type).await?
+        {
+            check(&task.params).map_err(|source| Error::Payload { what: params_of(task_type), source })?;
+        }
         let asked = Asked::of(&task);
         let started = Started::reserve(&self.engine.hub, &mut task);
         asked.answer(Spawning::new(started, self.engine.commit.spawn(task)).end().await?)
@@ -279,8 +318,16 @@ impl Client {
         options: SpawnOptions,
     ) -> Result<NewTask, Error> {
         let name = Name::new(task_type)?;
-        let params = self.encode(params, || format!("the parameters of {task_type}"))?;
+        let params = self.params(&name, params)?;
         Ok(self.engine.new_task(name, params, options, None)?)
+    }
+
+    /// Parameters of a task type, checked by what is known of it here.
+    fn params<P: Serialize + ?Sized>(&self, task_type: &Name, params: &P) -> Result<Payload, Error> {
+        let params = self.encode(params, || params_of(task_type.as_str()))?;
+        let misfit = |source| Error::Payload { what: params_of(task_type.as_str()), source };
+        self.engine.registry.check(task_type, &params).map_err(misfit)?;
+        Ok(params)
     }
 
     fn encode<T: Serialize + ?Sized>(&self, value: &T, what: impl Fn() -> String) -> Result<Payload, Error> {
@@ -825,6 +872,10 @@ fn start(slots: &Arc<Slots>, task: &NewTask, spawned: Option<&Spawned>) {
         waits: Vec::new(),
         facts: Facts::default(),
     });
+}
+
+fn params_of(task_type: &str) -> String {
+    format!("the parameters of {task_type}")
 }
 
 /// Removes finished tasks, in small batches.

@@ -299,6 +299,8 @@ impl TaskContext {
         let spawn = |key: &Key| {
             let params = self.encode(&key.name, params)?;
             let task_type = Name::new(task_type)?;
+            let misfit = |source| TaskError::Payload { name: key.label(), source };
+            self.run.engine.registry.check(&task_type, &params).map_err(misfit)?;
             if options.coalesce.is_some() {
                 return Err(TaskError::CoalescedChild { name: key.label() });
             }

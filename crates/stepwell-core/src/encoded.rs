@@ -207,6 +207,14 @@ impl Store for Encoded {
         self.inner.waiting_types(queues)
     }
 
+    fn describe(&self, info: TaskTypeInfo) -> BoxFuture<'static, Result<(), StoreError>> {
+        self.inner.describe(info)
+    }
+
+    fn task_types(&self) -> BoxFuture<'static, Result<Vec<TaskTypeInfo>, StoreError>> {
+        self.inner.task_types()
+    }
+
     fn record(&self, mut happenings: Vec<Happening>) -> BoxFuture<'static, Result<(), StoreError>> {
         let encoded = self.codecs.encode(|each| {
             happenings.iter_mut().for_each(|happening| payloads::happening(happening, each));

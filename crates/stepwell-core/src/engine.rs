@@ -29,6 +29,8 @@ pub(crate) struct Engine {
     pub(crate) codecs: Option<Codecs>,
     /// The backend, with its payloads decoded.
     pub(crate) store: Arc<dyn Store>,
+    #[cfg(feature = "schemas")]
+    pub(crate) stored: crate::schema::Stored,
     pub(crate) runtime: Arc<dyn Runtime>,
     pub(crate) commit: Arc<GroupCommit>,
     pub(crate) hub: Arc<Hub>,
@@ -56,6 +58,8 @@ impl Engine {
         Arc::new(Self {
             commit: GroupCommit::new(store.clone(), runtime.clone(), hub.clone(), lifecycle.clone()),
             backend,
+            #[cfg(feature = "schemas")]
+            stored: crate::schema::Stored::default(),
             codecs: Codecs::new(&settings.codecs),
             store,
             runtime,

@@ -41,6 +41,8 @@ mod runtime;
 mod schedule;
 mod scheduled;
 mod scheduler;
+#[cfg(feature = "schemas")]
+mod schema;
 mod slots;
 mod step;
 mod step_cache;
@@ -90,7 +92,7 @@ pub use step::{Closure, Step};
 pub use step_cache::{StepCache, StepCacheError};
 pub use store::{
     CancellationPolicy, Coalesce, Headers, HistoryFilter, NewEvent, NewMessage, NewTask, Store, StoreError,
-    TaskFilter, TaskInfo, TaskState,
+    TaskFilter, TaskInfo, TaskState, TaskTypeInfo,
 };
 pub use task::Task;
 pub use task_error::{ControlFlow, TaskError, TaskResult, closure_failure};

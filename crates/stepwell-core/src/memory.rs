@@ -170,6 +170,16 @@ impl Store for MemoryStore {
         Box::pin(std::future::ready(Ok(types)))
     }
 
+    fn describe(&self, info: TaskTypeInfo) -> BoxFuture<'static, Result<(), StoreError>> {
+        self.state().task_types.insert(info.task_type.clone(), info);
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn task_types(&self) -> BoxFuture<'static, Result<Vec<TaskTypeInfo>, StoreError>> {
+        let types = self.state().task_types.values().cloned().collect();
+        Box::pin(std::future::ready(Ok(types)))
+    }
+
     fn record(&self, happenings: Vec<Happening>) -> BoxFuture<'static, Result<(), StoreError>> {
         let mut state = self.state();
         for happening in happenings {
@@ -235,6 +245,7 @@ struct State {
     workers: BTreeMap<WorkerId, Registered>,
     schedules: BTreeMap<Name, Scheduled>,
     messages: i64,
+    task_types: BTreeMap<Name, TaskTypeInfo>,
     history: BTreeMap<u64, Happening>,
     happened: u64,
     /// Cancelled tasks whose children are still to be.

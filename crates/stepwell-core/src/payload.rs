@@ -52,6 +52,12 @@ pub enum PayloadError {
         /// How the JSON begins.
         start: String,
     },
+    /// The JSON does not fit the schema of its task type.
+    #[error("does not fit its schema: {reason}")]
+    Schema {
+        /// What is wrong with it, and where.
+        reason: String,
+    },
     /// The JSON is over the limit.
     #[error(
         "the payload of type `{type_name}` has {bytes} bytes, the limit is {limit}: keep large data elsewhere and journal a reference, or raise the limit with `max_payload_bytes`"

@@ -138,6 +138,12 @@ pub trait Store: Any + Send + Sync {
     /// The types of the tasks that are to be claimed next in each of these queues, at least of the first thousand.
     fn waiting_types(&self, queues: Vec<Name>) -> BoxFuture<'static, Result<Vec<Name>, StoreError>>;
 
+    /// Keeps what is known of a task type, in the place of what was known before.
+    fn describe(&self, info: TaskTypeInfo) -> BoxFuture<'static, Result<(), StoreError>>;
+
+    /// What is known of task types, by their names.
+    fn task_types(&self) -> BoxFuture<'static, Result<Vec<TaskTypeInfo>, StoreError>>;
+
     /// Adds to the history, in this order and behind all that is there. It belongs to the tasks that it is about, and goes with
     /// them; of a task that is not there, it may be added or not.
     fn record(&self, happenings: Vec<Happening>) -> BoxFuture<'static, Result<(), StoreError>>;
@@ -150,6 +156,17 @@ pub trait Store: Any + Send + Sync {
 
     /// Ready when another process may have written since the last call. Never, where no other process can.
     fn changed(&self) -> BoxFuture<'_, Changed>;
+}
+
+/// What is known of a task type: the schemas of what its tasks are given, and of what they give.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskTypeInfo {
+    /// Its name.
+    pub task_type: Name,
+    /// The JSON schema of its parameters.
+    pub params: serde_json::Value,
+    /// The JSON schema of its output.
+    pub output: serde_json::Value,
 }
 
 /// Something that happened to a task, as it is kept in the history.

@@ -14,7 +14,7 @@ use crate::compensation::Undo;
 use crate::context::TaskContext;
 use crate::error::Error;
 use crate::name::Name;
-use crate::payload::Payload;
+use crate::payload::{Payload, PayloadError};
 use crate::runtime::{BoxFuture, MaybeSend, MaybeSync};
 use crate::task_error::{TaskError, TaskResult};
 use crate::workflow::{Workflow, WorkflowError};
@@ -60,7 +60,16 @@ pub(crate) trait Executable: MaybeSend + MaybeSync {
     fn start(&self, params: Payload, ctx: TaskContext) -> BoxFuture<'static, TaskResult<Payload>>;
 }
 
-struct Typed<T>(PhantomData<fn() -> T>);
+/// Whether a payload is as it has to be.
+pub(crate) type Check = Arc<dyn Fn(&Payload) -> Result<(), PayloadError> + Send + Sync>;
+
+pub(crate) struct Typed<T>(PhantomData<fn() -> T>);
+
+impl<T> Typed<T> {
+    pub(crate) const fn new() -> Self {
+        Self(PhantomData)
+    }
+}
 
 impl<T: Task> Executable for Typed<T> {
     fn start(&self, params: Payload, ctx: TaskContext) -> BoxFuture<'static, TaskResult<Payload>> {
@@ -119,11 +128,13 @@ struct Registered {
     /// The type; functions have none of their own.
     type_id: Option<TypeId>,
     executable: Arc<dyn Executable>,
+    /// The check of its parameters, where it has one.
+    check: Option<Check>,
 }
 
 impl Registry {
     pub(crate) fn register<T: Task>(&self) -> Result<(), Error> {
-        self.add(Name::new(T::NAME)?, Some(TypeId::of::<T>()), Arc::new(Typed::<T>(PhantomData)))
+        self.add(Name::new(T::NAME)?, Some(TypeId::of::<T>()), Arc::new(Typed::<T>::new()), None)
     }
 
     pub(crate) fn register_fn<F, P, Fut, O>(&self, name: Name, function: F) -> Result<(), Error>
@@ -134,17 +145,38 @@ impl Registry {
         O: Serialize + MaybeSend,
     {
         let executable = Function { name: name.clone(), function: Arc::new(function), params: PhantomData };
-        self.add(name, None, Arc::new(executable))
+        self.add(name, None, Arc::new(executable), None)
     }
 
-    fn add(&self, name: Name, type_id: Option<TypeId>, executable: Arc<dyn Executable>) -> Result<(), Error> {
+    /// Registers a task type whose parameters and outputs are checked.
+    #[cfg(feature = "schemas")]
+    pub(crate) fn register_described<T: Task>(&self, params: Check, output: Check) -> Result<(), Error> {
+        let described = crate::schema::Described { typed: Typed::<T>::new(), params: params.clone(), output };
+        self.add(Name::new(T::NAME)?, Some(TypeId::of::<T>()), Arc::new(described), Some(params))
+    }
+
+    /// Whether these are parameters that a task of the type can have, as far as is known here.
+    pub(crate) fn check(&self, name: &Name, params: &Payload) -> Result<(), PayloadError> {
+        let task_types = self.task_types.read().unwrap_or_else(PoisonError::into_inner);
+        let check = task_types.get(name).and_then(|registered| registered.check.clone());
+        drop(task_types);
+        check.map_or(Ok(()), |check| check(params))
+    }
+
+    fn add(
+        &self,
+        name: Name,
+        type_id: Option<TypeId>,
+        executable: Arc<dyn Executable>,
+        check: Option<Check>,
+    ) -> Result<(), Error> {
         let mut task_types = self.task_types.write().unwrap_or_else(PoisonError::into_inner);
         match task_types.get(&name) {
             Some(known) if known.type_id.is_none() || known.type_id != type_id => {
                 Err(Error::DuplicateTaskType(name.to_string()))
             }
             _ => {
-                task_types.insert(name, Registered { type_id, executable });
+                task_types.insert(name, Registered { type_id, executable, check });
                 Ok(())
             }
         }

@@ -38,6 +38,7 @@ mod migrate;
 mod options;
 mod query;
 mod recover;
+mod task_types;
 mod transaction;
 mod work;
 
@@ -51,7 +52,7 @@ use stepwell_core::store::{
 };
 use stepwell_core::{
     BoxFuture, Entry, Name, QueueInfo, Store, StoreError, TaskFilter, TaskId, TaskInfo, TaskRecord,
-    Timestamp, WorkerInfo,
+    TaskTypeInfo, Timestamp, WorkerInfo,
 };
 use uuid::Uuid;
 
@@ -192,6 +193,16 @@ impl Store for PostgresStore {
     fn waiting_types(&self, queues: Vec<Name>) -> BoxFuture<'static, Result<Vec<Name>, StoreError>> {
         let shared = self.0.clone();
         Box::pin(async move { shared.waiting_types(queues).await })
+    }
+
+    fn describe(&self, info: TaskTypeInfo) -> BoxFuture<'static, Result<(), StoreError>> {
+        let shared = self.0.clone();
+        Box::pin(async move { shared.describe(info).await })
+    }
+
+    fn task_types(&self) -> BoxFuture<'static, Result<Vec<TaskTypeInfo>, StoreError>> {
+        let shared = self.0.clone();
+        Box::pin(async move { shared.task_types().await })
     }
 
     fn record(&self, happenings: Vec<Happening>) -> BoxFuture<'static, Result<(), StoreError>> {

@@ -31,6 +31,7 @@ mod query;
 mod rows;
 mod schedules;
 mod states;
+mod task_types;
 #[cfg(test)]
 mod tests;
 mod transaction;
@@ -51,7 +52,7 @@ use stepwell_core::store::{
 };
 use stepwell_core::{
     BoxFuture, Entry, Name, QueueInfo, Runtime, Store, StoreError, TaskFilter, TaskId, TaskInfo, TaskRecord,
-    Timestamp, WorkerInfo,
+    TaskTypeInfo, Timestamp, WorkerInfo,
 };
 use tokio::sync::oneshot;
 
@@ -218,6 +219,14 @@ impl Store for SqliteStore {
 
     fn waiting_types(&self, queues: Vec<Name>) -> BoxFuture<'static, Result<Vec<Name>, StoreError>> {
         self.query(move |conn| workers::waiting_types(conn, &queues))
+    }
+
+    fn describe(&self, info: TaskTypeInfo) -> BoxFuture<'static, Result<(), StoreError>> {
+        self.write(move |conn| task_types::describe(conn, &info))
+    }
+
+    fn task_types(&self) -> BoxFuture<'static, Result<Vec<TaskTypeInfo>, StoreError>> {
+        self.query(task_types::task_types)
     }
 
     fn record(&self, happenings: Vec<Happening>) -> BoxFuture<'static, Result<(), StoreError>> {

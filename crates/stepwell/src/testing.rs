@@ -33,7 +33,7 @@ use stepwell_core::store::{
 };
 use stepwell_core::{
     BoxFuture, Entry, Error, MemoryStore, Name, QueueInfo, Runtime, Store, StoreError, TaskFilter, TaskId,
-    TaskInfo, TaskRecord, Timestamp, WorkerInfo, WorkerOptions, from_micros,
+    TaskInfo, TaskRecord, TaskTypeInfo, Timestamp, WorkerInfo, WorkerOptions, from_micros,
 };
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -253,6 +253,14 @@ where
 
     fn waiting_types(&self, queues: Vec<Name>) -> BoxFuture<'static, Result<Vec<Name>, StoreError>> {
         self.store.waiting_types(queues)
+    }
+
+    fn describe(&self, info: TaskTypeInfo) -> BoxFuture<'static, Result<(), StoreError>> {
+        self.store.describe(info)
+    }
+
+    fn task_types(&self) -> BoxFuture<'static, Result<Vec<TaskTypeInfo>, StoreError>> {
+        self.store.task_types()
     }
 
     fn record(&self, happenings: Vec<Happening>) -> BoxFuture<'static, Result<(), StoreError>> {

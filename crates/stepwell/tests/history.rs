@@ -35,7 +35,7 @@ async fn names(client: &Client, task_id: TaskId) -> Vec<&'static str> {
 #[tokio::test(start_paused = true)]
 async fn what_happens_is_kept_for_other_processes() {
     let harness = Harness::new();
-    let keeping = harness.start_with(|builder| builder.keep_history()).await.unwrap();
+    let keeping = harness.start_with(DurableBuilder::keep_history).await.unwrap();
     keeping.register::<order>().await.unwrap();
     let mut events = keeping.subscribe();
     keeping.start_worker(worker_options()).await;

@@ -1,7 +1,7 @@
-//! The history.
+//! The history, and what is known of task types.
 
-use stepwell_core::from_micros;
 use stepwell_core::store::{Command, Happening, HistoryFilter, Purge};
+use stepwell_core::{TaskTypeInfo, from_micros};
 
 use crate::backend::Backend;
 use crate::handle::Handle;
@@ -76,4 +76,21 @@ pub async fn histories_of_many(backend: &impl Backend) {
     together(writing).await;
     let seen = reading.await.unwrap();
     assert_eq!(seen, read(&handles[0], None, 0, 1_000).await);
+}
+
+/// What is known of task types is kept, the last of each, in the order of their names.
+pub async fn task_types(backend: &impl Backend) {
+    let (_setup, store) = Setup::with_handle(backend).await;
+    assert_eq!(store.0.task_types().await.unwrap(), []);
+    let info = |text: &str, params: &str| TaskTypeInfo {
+        task_type: name(text),
+        params: json(params).decode().unwrap(),
+        output: json("{\"title\": \"\\u0000 'x\"}").decode().unwrap(),
+    };
+    for described in [info("b", "true"), info("a b", "{}"), info("b", "{\"minimum\": 1}"), info("B", "true")]
+    {
+        store.0.describe(described).await.unwrap();
+    }
+    let types = [info("B", "true"), info("a b", "{}"), info("b", "{\"minimum\": 1}")];
+    assert_eq!(store.0.task_types().await.unwrap(), types);
 }

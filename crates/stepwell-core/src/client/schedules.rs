@@ -52,7 +52,7 @@ impl Client {
         let name = schedule.name.clone();
         let invalid = |source| Error::Schedule { name: name.clone(), source };
         let task_type = Name::new(task_type)?;
-        let params = self.encode(params, || format!("the parameters of {task_type}"))?;
+        let params = self.params(&task_type, params)?;
         let options = schedule.options.clone().filled(&self.engine.settings);
         let now = self.engine.store.now();
         let new = schedule.options(options).check(now, task_type, params).map_err(invalid)?;

@@ -1,4 +1,10 @@
--- Lifecycle events that are kept.
+-- Lifecycle events that are kept, and what is known of task types.
+
+CREATE TABLE stepwell.task_types (
+    task_type text PRIMARY KEY,
+    params    text NOT NULL,               -- JSON schemas
+    output    text NOT NULL
+);
 
 CREATE TABLE stepwell.history (
     id      bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

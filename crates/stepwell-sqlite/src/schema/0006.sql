@@ -1,4 +1,4 @@
--- Lifecycle events that are kept.
+-- Lifecycle events that are kept, and what is known of task types.
 
 CREATE TABLE stepwell_history (
     id      INTEGER PRIMARY KEY AUTOINCREMENT,  -- a number is never given again: readers go on behind the last that they have
@@ -9,3 +9,9 @@ CREATE TABLE stepwell_history (
 ) STRICT;
 
 CREATE INDEX stepwell_history_task ON stepwell_history (task_id, id);
+
+CREATE TABLE stepwell_task_types (
+    task_type TEXT PRIMARY KEY,
+    params    TEXT NOT NULL,    -- JSON schemas
+    output    TEXT NOT NULL
+) STRICT;

@@ -1,0 +1,117 @@
+//! Schemas of task types: what their parameters and outputs look like, for people and for programs that know a type by its name
+//! only; and the checks that come with them.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use jsonschema::Validator;
+use schemars::{JsonSchema, generate::SchemaSettings};
+use serde_json::Value;
+
+use crate::context::TaskContext;
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::name::Name;
+use crate::payload::{Payload, PayloadError};
+use crate::runtime::BoxFuture;
+use crate::store::TaskTypeInfo;
+use crate::task::{Check, Executable, Task, Typed};
+use crate::task_error::{TaskError, TaskResult};
+use crate::time::{Timestamp, after};
+
+/// How long what the store knows of task types is taken for true.
+const REMEMBERED: Duration = Duration::from_secs(60);
+/// Of how much that is wrong an error tells.
+const MAX_ERRORS: usize = 5;
+
+/// The schemas of a task type.
+pub(crate) fn schemas<T: Task>() -> Result<TaskTypeInfo, Error>
+where
+    T::Params: JsonSchema,
+    T::Output: JsonSchema,
+{
+    let settings = SchemaSettings::draft2020_12();
+    Ok(TaskTypeInfo {
+        task_type: Name::new(T::NAME)?,
+        params: settings.clone().into_generator().into_root_schema_for::<T::Params>().to_value(),
+        output: settings.for_serialize().into_generator().into_root_schema_for::<T::Output>().to_value(),
+    })
+}
+
+/// A check by a schema.
+pub(crate) fn check(schema: &Value) -> Result<Check, PayloadError> {
+    let failed =
+        |error: String| PayloadError::Schema { reason: format!("the schema itself is not valid: {error}") };
+    let validator = Arc::new(jsonschema::validator_for(schema).map_err(|error| failed(error.to_string()))?);
+    Ok(Arc::new(move |payload| fits(&validator, payload)))
+}
+
+fn fits(validator: &Validator, payload: &Payload) -> Result<(), PayloadError> {
+    let value: Value = payload.decode()?;
+    let mut errors = validator.iter_errors(&value).map(|error| {
+        let place = error.instance_path().to_string();
+        if place.is_empty() { error.to_string() } else { format!("{error} at {place}") }
+    });
+    let told: Vec<_> = errors.by_ref().take(MAX_ERRORS).collect();
+    if told.is_empty() {
+        return Ok(());
+    }
+    let more = match errors.count() {
+        0 => String::new(),
+        more => format!("; and {more} more"),
+    };
+    Err(PayloadError::Schema { reason: told.join("; ") + &more })
+}
+
+/// A task type whose parameters and outputs are checked.
+pub(crate) struct Described<T> {
+    pub(crate) typed: Typed<T>,
+    pub(crate) params: Check,
+    pub(crate) output: Check,
+}
+
+impl<T: Task> Executable for Described<T> {
+    fn start(&self, params: Payload, ctx: TaskContext) -> BoxFuture<'static, TaskResult<Payload>> {
+        let name = |what: &str| format!("the {what} of {}", T::NAME);
+        if let Err(source) = (self.params)(&params) {
+            let failed = TaskError::Payload { name: name("parameters"), source };
+            return Box::pin(std::future::ready(Err(failed)));
+        }
+        let (running, check) = (self.typed.start(params, ctx), self.output.clone());
+        Box::pin(async move {
+            let output = running.await?;
+            check(&output).map_err(|source| TaskError::Payload { name: name("output"), source })?;
+            Ok(output)
+        })
+    }
+}
+
+/// What the store was last found to know of task types that are not registered here.
+#[derive(Default)]
+pub(crate) struct Stored(Mutex<Option<Read>>);
+
+struct Read {
+    until: Timestamp,
+    checks: HashMap<Name, Check>,
+}
+
+impl Engine {
+    /// The check of the parameters of a task type that some process has described.
+    pub(crate) async fn stored_check(&self, task_type: &Name) -> Result<Option<Check>, Error> {
+        let now = self.store.now();
+        if let Some(read) = &*self.stored.0.lock().unwrap_or_else(PoisonError::into_inner)
+            && now < read.until
+        {
+            return Ok(read.checks.get(task_type).cloned());
+        }
+        // One whose schema this version cannot read is not checked: the worker does.
+        let types = self.store.task_types().await?.into_iter();
+        let checks: HashMap<_, _> =
+            types.filter_map(|info| Some((info.task_type, check(&info.params).ok()?))).collect();
+        let found = checks.get(task_type).cloned();
+        let read = Read { until: after(now, REMEMBERED), checks };
+        *self.stored.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(read);
+        Ok(found)
+    }
+}
