@@ -1,0 +1,42 @@
+//! `stepwell approvals`.
+
+use anyhow::Result;
+use serde_json::Value;
+use stepwell::Durable;
+
+use crate::args::{Approvals, Decision};
+use crate::input;
+use crate::screen::{Screen, brief, moment, or_dash};
+
+/// How much of a request a table has room for.
+const REQUEST: usize = 60;
+
+pub(crate) async fn run(client: &Durable, command: Approvals, screen: &Screen) -> Result<()> {
+    match command {
+        Approvals::List { limit } => {
+            let approvals = client.approvals(None, limit).await?;
+            let columns = ["TASK", "NAME", "TYPE", "FOR", "ASKED", "UNTIL", "REQUEST"];
+            screen.list(&approvals, columns, "nothing waits for an approval", |approval| {
+                [
+                    approval.task_id.to_string(),
+                    approval.name.clone(),
+                    approval.task_type.to_string(),
+                    or_dash(approval.assignee.as_ref()),
+                    moment(approval.asked_at),
+                    or_dash(approval.due_at.map(moment)),
+                    brief(&approval.request, REQUEST),
+                ]
+            })
+        }
+        Approvals::Approve { task_id, name, value, decision: Decision { by, reason } } => {
+            let value = input::json(value.as_deref())?;
+            let decision = stepwell::Decision::Approved { by, reason, value };
+            client.decide(task_id, &name, &decision).await?;
+            screen.done(&format!("approved {name} of {task_id}"))
+        }
+        Approvals::Reject { task_id, name, decision: Decision { by, reason } } => {
+            client.decide(task_id, &name, &stepwell::Decision::<Value>::Rejected { by, reason }).await?;
+            screen.done(&format!("rejected {name} of {task_id}"))
+        }
+    }
+}

@@ -1,0 +1,30 @@
+//! What the program's exit status says. The help lists it.
+
+use std::io::ErrorKind;
+use std::process::ExitCode;
+
+use anyhow::Error;
+
+/// There is no such task, worker, schedule or database.
+pub(crate) const NOT_FOUND: u8 = 3;
+/// The task's state does not allow it.
+pub(crate) const NOT_ALLOWED: u8 = 4;
+/// A watched task failed or was cancelled.
+pub(crate) const UNHAPPY: u8 = 5;
+
+pub(crate) fn code(error: &Error) -> ExitCode {
+    use stepwell::Error as Why;
+    let code = match error.downcast_ref::<Why>() {
+        Some(
+            Why::NotFound(_) | Why::UnknownWorker(_) | Why::UnknownApproval { .. } | Why::UnknownSchedule(_),
+        ) => NOT_FOUND,
+        Some(Why::NotAllowed { .. } | Why::AlreadyDecided { .. }) => NOT_ALLOWED,
+        _ if error.is::<crate::connect::NoDatabase>() => NOT_FOUND,
+        _ => 1,
+    };
+    ExitCode::from(code)
+}
+
+pub(crate) fn is_broken_pipe(error: &Error) -> bool {
+    error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
+}

@@ -1,0 +1,31 @@
+//! What the user hands over.
+
+use std::io::Read as _;
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use serde_json::Value;
+
+/// A JSON argument: the text itself, `@file`, or `-` for the input; null when there is none.
+pub(crate) fn json(argument: Option<&str>) -> Result<Value> {
+    let (text, what) = match argument {
+        None => return Ok(Value::Null),
+        Some("-") => (read(Path::new("-"))?, "the input".to_owned()),
+        Some(argument) => match argument.strip_prefix('@') {
+            Some(file) => (read(Path::new(file))?, file.to_owned()),
+            None => (argument.to_owned(), format!("{argument:?}")),
+        },
+    };
+    let advice = || format!("{what} is no JSON: a text is written in quotes, as in '\"text\"'");
+    serde_json::from_str(&text).with_context(advice)
+}
+
+/// A file's text; that of the input for `-`.
+pub(crate) fn read(file: &Path) -> Result<String> {
+    if file == Path::new("-") {
+        let mut text = String::new();
+        std::io::stdin().read_to_string(&mut text).context("cannot read the input")?;
+        return Ok(text);
+    }
+    std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))
+}

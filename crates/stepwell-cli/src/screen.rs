@@ -1,0 +1,122 @@
+//! What the user sees: tables for people, JSON for programs. Colours only where there is a terminal.
+
+use std::io::Write as _;
+
+use anstyle::{AnsiColor, Style};
+use anyhow::{Error, Result};
+use comfy_table::presets::NOTHING;
+use comfy_table::{ContentArrangement, Table};
+use serde::Serialize;
+use stepwell::{Payload, TaskState, Timestamp};
+
+pub(crate) const DIM: Style = Style::new().dimmed();
+pub(crate) const BOLD: Style = Style::new().bold();
+
+pub(crate) struct Screen {
+    json: bool,
+    /// How many columns the terminal has; `None` when there is none.
+    pub(crate) width: Option<u16>,
+}
+
+impl Screen {
+    pub(crate) fn new(json: bool) -> Self {
+        let width = terminal_size::terminal_size_of(std::io::stdout()).map(|(width, _)| width.0);
+        Self { json, width }
+    }
+
+    pub(crate) fn is_json(&self) -> bool {
+        self.json
+    }
+
+    /// Prints a value: as JSON, or as its text.
+    pub(crate) fn show<T: Serialize>(&self, value: &T, text: impl FnOnce() -> String) -> Result<()> {
+        if self.json { self.text(&serde_json::to_string_pretty(value)?) } else { self.text(&text()) }
+    }
+
+    /// Prints a list: as JSON, or as a table with these columns, or what there is to say when it is empty.
+    pub(crate) fn list<T: Serialize, const N: usize>(
+        &self,
+        items: &[T],
+        columns: [&str; N],
+        empty: &str,
+        row: impl Fn(&T) -> [String; N],
+    ) -> Result<()> {
+        self.show(&items, || match items {
+            [] => empty.to_owned(),
+            items => self.table(columns, items.iter().map(row)),
+        })
+    }
+
+    fn table<const N: usize>(&self, columns: [&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
+        let mut table = Table::new();
+        table.load_preset(NOTHING).set_header(columns);
+        if let Some(width) = self.width {
+            table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
+        }
+        rows.for_each(|row| _ = table.add_row(row.map(|cell| plain(&cell))));
+        for column in table.column_iter_mut() {
+            column.set_padding((0, 2));
+        }
+        let table = table.to_string();
+        let mut lines = table.lines().map(str::trim_end);
+        let header = lines.next().unwrap_or_default();
+        let rows: String = lines.map(|line| format!("\n{line}")).collect();
+        format!("{BOLD}{header}{BOLD:#}{rows}")
+    }
+
+    /// Says that something was done.
+    pub(crate) fn done(&self, what: &str) -> Result<()> {
+        self.show(&serde_json::json!({ "done": what }), || what.to_owned())
+    }
+
+    pub(crate) fn text(&self, text: &str) -> Result<()> {
+        let mut out = anstream::stdout().lock();
+        writeln!(out, "{}", text.trim_end_matches('\n'))?;
+        Ok(out.flush()?)
+    }
+
+    pub(crate) fn error(&self, error: &Error) {
+        let red = AnsiColor::Red.on_default().bold();
+        // Nothing can be said when even that fails.
+        let _ = match self.json {
+            true => writeln!(anstream::stderr(), "{}", serde_json::json!({ "error": format!("{error:#}") })),
+            false => writeln!(anstream::stderr(), "{red}error:{red:#} {error:#}"),
+        };
+    }
+}
+
+pub(crate) fn colour(state: TaskState) -> Style {
+    match state {
+        TaskState::Completed => AnsiColor::Green.on_default(),
+        TaskState::Failed => AnsiColor::Red.on_default(),
+        TaskState::Running => AnsiColor::Blue.on_default(),
+        TaskState::Compensating => AnsiColor::Yellow.on_default(),
+        TaskState::Cancelled => DIM,
+        TaskState::Pending | TaskState::Suspended => Style::new(),
+    }
+}
+
+/// A moment, to the second.
+pub(crate) fn moment(at: Timestamp) -> String {
+    at.strftime("%F %TZ").to_string()
+}
+
+/// A payload on one line, at most so long.
+pub(crate) fn brief(payload: &Payload, limit: usize) -> String {
+    let text = payload.as_str();
+    match text.char_indices().nth(limit) {
+        None => text.to_owned(),
+        Some((end, _)) => format!("{}…", &text[..end]),
+    }
+}
+
+/// A text of the user's without what a terminal would obey.
+pub(crate) fn plain(text: &str) -> String {
+    let one = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(one).collect()
+}
+
+/// What there may be, or a dash.
+pub(crate) fn or_dash<T: ToString>(value: Option<T>) -> String {
+    value.map_or_else(|| "-".into(), |value| value.to_string())
+}

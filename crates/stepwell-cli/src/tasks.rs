@@ -1,0 +1,156 @@
+//! `stepwell tasks`.
+
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use serde::Serialize;
+use stepwell::store::Wait;
+use stepwell::{
+    Durable, Entry, Error, Export, LogLine, Name, SpawnOptions, TaskFilter, TaskId, TaskInfo, TaskRecord,
+};
+
+use crate::args::{Filter, Ids, Tasks};
+use crate::screen::{Screen, moment};
+use crate::{input, timeline, watch};
+
+/// How many children are shown with a task.
+const CHILDREN: usize = 20;
+
+/// All that is known of a task.
+#[derive(Serialize)]
+pub(crate) struct Shown {
+    pub(crate) task: TaskInfo,
+    pub(crate) journal: Vec<Entry>,
+    pub(crate) waits: Vec<Wait>,
+    pub(crate) logs: Vec<LogLine>,
+    pub(crate) children: Vec<TaskInfo>,
+}
+
+pub(crate) async fn run(client: &Durable, command: Tasks, screen: &Screen) -> Result<ExitCode> {
+    match command {
+        Tasks::List(filter) => list(client, filter, screen).await?,
+        Tasks::Show { task_id } => {
+            let shown = look(client, task_id).await?;
+            screen.show(&shown, || timeline::draw(&shown, screen.width))?;
+        }
+        Tasks::Watch { task_id } => return watch::run(client, task_id, screen).await,
+        Tasks::Spawn {
+            task_type,
+            params,
+            queue,
+            priority,
+            max_attempts,
+            idempotency_key,
+            concurrency_key,
+            delay,
+            labels,
+        } => {
+            let mut options = SpawnOptions::new().priority(priority);
+            options = set(options, queue, SpawnOptions::queue);
+            options = set(options, max_attempts, SpawnOptions::max_attempts);
+            options = set(options, idempotency_key, SpawnOptions::idempotency_key);
+            options = set(options, concurrency_key, SpawnOptions::concurrency_key);
+            options = set(options, delay.map(Into::into), SpawnOptions::start_after);
+            options = labels.into_iter().fold(options, |options, (name, value)| options.label(name, value));
+            let spawned = client.spawn_named(&task_type, &input::json(params.as_deref())?, options).await?;
+            let json = serde_json::json!({ "task_id": spawned.task_id, "created": spawned.created });
+            screen.show(&json, || match spawned.created {
+                true => spawned.task_id.to_string(),
+                false => format!("{} was there before", spawned.task_id),
+            })?;
+        }
+        Tasks::Cancel(ids) => each(ids, "cancelled", screen, |id| client.cancel(id)).await?,
+        Tasks::Retry(ids) => each(ids, "will run again:", screen, |id| client.retry(id)).await?,
+        Tasks::Delete(ids) => each(ids, "deleted", screen, |id| client.delete(id)).await?,
+        Tasks::Retrigger(ids) => {
+            for task_id in ids.task_ids {
+                let spawned = client.retrigger(task_id).await?;
+                screen.show(&serde_json::json!({ "task_id": spawned.task_id, "like": task_id }), || {
+                    format!("spawned {}, like {task_id}", spawned.task_id)
+                })?;
+            }
+        }
+        Tasks::Export { task_id, output } => {
+            let document = client.export(task_id).await?.to_json()?;
+            if output.as_os_str() == "-" {
+                screen.text(&document)?;
+            } else {
+                std::fs::write(&output, document)
+                    .with_context(|| format!("cannot write {}", output.display()))?;
+                screen.done(&format!("wrote {task_id} to {}", output.display()))?;
+            }
+        }
+        Tasks::Import { file } => {
+            let export = Export::from_json(&input::read(&file)?).map_err(Error::Import)?;
+            let task_id = client.import(export).await?;
+            screen.show(&serde_json::json!({ "task_id": task_id }), || format!("took in {task_id}"))?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn set<T>(
+    options: SpawnOptions,
+    value: Option<T>,
+    with: impl FnOnce(SpawnOptions, T) -> SpawnOptions,
+) -> SpawnOptions {
+    match value {
+        Some(value) => with(options, value),
+        None => options,
+    }
+}
+
+/// Does something to each of several tasks, up to the first that it cannot be done to.
+async fn each<F>(ids: Ids, done: &str, screen: &Screen, act: impl Fn(TaskId) -> F) -> Result<()>
+where
+    F: Future<Output = Result<(), Error>>,
+{
+    for task_id in ids.task_ids {
+        act(task_id).await?;
+        screen.done(&format!("{done} {task_id}"))?;
+    }
+    Ok(())
+}
+
+async fn list(client: &Durable, filter: Filter, screen: &Screen) -> Result<()> {
+    let Filter { state, queue, task_type, labels, parent, before, limit } = filter;
+    let filter = TaskFilter {
+        state,
+        queue: queue.map(Name::new).transpose()?,
+        task_type: task_type.map(Name::new).transpose()?,
+        labels: labels.into_iter().collect(),
+        parent,
+        before,
+        limit,
+    };
+    let tasks = client.tasks(filter).await?;
+    let columns = ["TASK", "TYPE", "QUEUE", "STATE", "ATTEMPT", "SPAWNED"];
+    screen.list(&tasks, columns, "no tasks", |task| {
+        [
+            task.task_id.to_string(),
+            task.task_type.to_string(),
+            task.queue.to_string(),
+            task.state.to_string(),
+            format!("{}/{}", task.attempt, task.max_attempts),
+            moment(task.spawned_at),
+        ]
+    })?;
+    match tasks.last() {
+        Some(last) if tasks.len() == limit && !screen.is_json() => {
+            screen.text(&format!("\nthere may be more: --before {}", last.task_id))
+        }
+        _ => Ok(()),
+    }
+}
+
+pub(crate) async fn look(client: &Durable, task_id: TaskId) -> Result<Shown> {
+    let TaskRecord { info, journal, waits, .. } = client.export(task_id).await?.record;
+    let children = TaskFilter { parent: Some(task_id), limit: CHILDREN, ..TaskFilter::default() };
+    Ok(Shown {
+        task: info,
+        journal,
+        waits,
+        logs: client.logs(task_id).await?,
+        children: client.tasks(children).await?,
+    })
+}
