@@ -13,7 +13,7 @@ use stepwell_checkpoint::key_value::{Files, KeyValueStore as _};
 use stepwell_checkpoint::{Checkpoint, CheckpointError, Timestamp};
 
 const FOLDER: &str = "STEPWELL_TEST_FOLDER";
-const LEASE: Duration = Duration::from_secs(2);
+const LEASE: Duration = Duration::from_secs(5);
 
 /// Not a test: what the other process does.
 #[tokio::test]

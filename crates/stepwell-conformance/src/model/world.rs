@@ -73,7 +73,6 @@ impl World {
         new.start_at = op.delay.map(|seconds| self.at(seconds));
         new.idempotency_key = op.key.map(|key| name(&format!("key{key}")));
         new.concurrency_key = op.turn.map(|key| name(&format!("turn{key}")));
-        new.coalesce = op.coalesce.filter(|_| parent.is_none());
         new.code_version = op.version.map(|version| name(&format!("v{version}")));
         new.cancellation.max_delay = op.max_delay.map(Duration::from_secs);
         new.cancellation.max_duration = op.max_duration.map(Duration::from_secs);
@@ -190,7 +189,8 @@ impl World {
             match op {
                 Op::Spawn(spawn, parent) => {
                     let parent = parent.map(|parent| self.task(parent));
-                    batch.spawns.push(self.new_task(spawn, parent));
+                    let new = self.new_task(spawn, parent);
+                    batch.spawns.push(NewTask { coalesce: spawn.coalesce, ..new });
                 }
                 Op::Transition { run, does, next } => {
                     let transition = self.transition(*run, does, next);
