@@ -13,7 +13,7 @@ use stepwell_checkpoint::key_value::{Files, KeyValueStore as _};
 use stepwell_checkpoint::{Checkpoint, CheckpointError, Timestamp};
 
 const FOLDER: &str = "STEPWELL_TEST_FOLDER";
-const LEASE: Duration = Duration::from_secs(5);
+const LEASE: Duration = Duration::from_secs(2);
 
 /// Not a test: what the other process does.
 #[tokio::test]
@@ -71,11 +71,15 @@ async fn a_paused_process_that_lost_its_checkpoint_writes_nothing_more_and_is_to
         match load().await {
             Ok(cp) => break cp,
             Err(CheckpointError::InUse { .. }) => tokio::time::sleep(Duration::from_millis(10)).await,
-            // It was paused in the middle of a write: paused once more, it is most likely not.
+            // It was paused in the middle of a write, and is to end that first.
             Err(CheckpointError::Store(_)) => {
                 signal(&child, "-CONT");
-                until().await;
-                signal(&child, "-STOP");
+                match load().await {
+                    // It was paused for longer than its lease.
+                    Ok(cp) => break cp,
+                    Err(CheckpointError::InUse { .. }) => signal(&child, "-STOP"),
+                    Err(error) => panic!("{error}"),
+                }
             }
             Err(error) => panic!("{error}"),
         }

@@ -22,7 +22,8 @@ impl fmt::Display for NoDatabase {
 
 impl std::error::Error for NoDatabase {}
 
-/// Opens a database that is there.
+/// Opens a database that is there, with the tables that this version needs: to look at tasks is not to change what their
+/// programs work on.
 pub(crate) async fn open(url: &str) -> Result<Durable> {
     let url = if url.is_empty() { DEFAULT_DATABASE_URL } else { url };
     if let Ok(Location::File(path)) = Location::parse(url)
@@ -30,7 +31,7 @@ pub(crate) async fn open(url: &str) -> Result<Durable> {
     {
         return Err(NoDatabase(path.display().to_string()).into());
     }
-    create(url).await
+    Ok(Durable::builder().database_url(url).without_migration().build().await?)
 }
 
 /// Opens a database, and makes it when it is not there.

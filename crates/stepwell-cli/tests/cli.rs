@@ -14,6 +14,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
+use stepwell::sqlite::rusqlite::Connection;
 use stepwell::{
     Durable, Error, LogLevel, Schedule, SpawnOptions, SpawnResult, TaskContext, TaskId, TaskResult,
     TaskState, WorkerOptions,
@@ -289,6 +290,20 @@ async fn errors() {
     ];
     outputs.extend(commands.map(|command| world.run(&command)));
     snapshot!("errors", outputs);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_of_another_version_is_left_as_it_is() {
+    let world = World::new().await;
+    let conn = Connection::open(world.dir.path().join("stepwell.db")).unwrap();
+    let mut outputs = Vec::new();
+    for version in [1, 99] {
+        conn.execute("UPDATE stepwell_schema SET version = ?1", [version]).unwrap();
+        outputs.push(world.run("tasks list"));
+    }
+    drop(Connection::open(world.dir.path().join("mine.db")).unwrap().execute_batch("CREATE TABLE mine (a)"));
+    outputs.push(world.run("--database-url sqlite://mine.db tasks list"));
+    snapshot!("other_versions", outputs);
 }
 
 #[tokio::test(flavor = "multi_thread")]

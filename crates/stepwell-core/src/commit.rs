@@ -22,6 +22,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use hashbrown::HashSet;
 use tokio::sync::oneshot;
@@ -34,6 +35,7 @@ use crate::name::Name;
 use crate::queue::QueueChange;
 use crate::runtime::{BoxFuture, Runtime, turn};
 use crate::store::*;
+use crate::time::after;
 
 type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
 /// What became of one item of a batch, once its batch is durable.
@@ -68,8 +70,8 @@ enum Lane {
 
 /// How many bytes of payloads are enough for a batch: a store may not take any number of them at once.
 const FULL: usize = 32 << 20;
-/// For how many turns at most a batch waits for more.
-const TURNS: usize = 8;
+/// For how many turns, and how long, a batch waits for more: turns take their time where tasks compute.
+const PATIENCE: (usize, Duration) = (8, Duration::from_millis(10));
 /// The largest transition that is taken for a light one, in bytes of its payloads.
 const LIGHT: usize = 64 << 10;
 
@@ -371,10 +373,11 @@ impl GroupCommit {
     /// when a turn has brought nothing more, so that they go together and not the first ones alone: parts of a crowd would
     /// stay apart from then on, each waiting for the other's commit.
     async fn next_after_a_turn(self: &Arc<Self>, lane: Lane) -> Option<(Lane, Committing, Answers)> {
-        for _ in 0..TURNS {
+        let (turns, until) = (PATIENCE.0, after(self.runtime.now(), PATIENCE.1));
+        for _ in 0..turns {
             let before = self.gathering().added;
             turn().await;
-            if self.gathering().added == before {
+            if self.gathering().added == before || self.runtime.now() > until {
                 break;
             }
         }

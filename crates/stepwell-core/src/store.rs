@@ -590,6 +590,19 @@ pub enum StoreError {
         /// The newest version that this program knows.
         known: i64,
     },
+    /// The database was written by an older Stepwell, or by none, and is to be left as it is.
+    #[error(
+        "the database {location} has {}, this program needs version {known}: bring it up to date with `stepwell migrate`, when the programs that use it can read that",
+        tables_of(*found)
+    )]
+    OlderSchema {
+        /// Where it is.
+        location: String,
+        /// Its version; 0 when there is nothing of Stepwell in it.
+        found: i64,
+        /// The version that this program needs.
+        known: i64,
+    },
     /// The disk is full. What was to be written is not lost: it is tried again.
     #[error("the disk is full ({0}): free some space, the engine goes on by itself")]
     Full(String),
@@ -605,4 +618,11 @@ pub enum StoreError {
     /// The store has been closed.
     #[error("the store has been closed")]
     Closed,
+}
+
+fn tables_of(version: i64) -> String {
+    match version {
+        0 => "no tables of Stepwell".into(),
+        version => format!("schema version {version}"),
+    }
 }

@@ -45,7 +45,7 @@ mod work;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::postgres::{PgPool, PgPoolOptions};
+use sqlx::postgres::{PgConnection, PgPool, PgPoolOptions};
 use stepwell_core::store::{
     Batch, Changed, Committed, Ends, Happening, HistoryFilter, Mailbox, Purge, ScheduleFilter, Scheduled,
     Transacting, Transition, Wait,
@@ -95,6 +95,20 @@ impl PostgresStore {
     pub async fn connect(options: PostgresOptions) -> Result<Self, StoreError> {
         let mut conn = link::open(&options).await?;
         migrate::migrate(&mut conn, &options).await?;
+        Self::over(conn, options).await
+    }
+
+    /// As [`PostgresStore::connect`], to a schema that is there and up to date: it is neither created nor migrated.
+    ///
+    /// # Errors
+    /// As [`PostgresStore::connect`]; [`StoreError::OlderSchema`].
+    pub async fn connect_existing(options: PostgresOptions) -> Result<Self, StoreError> {
+        let mut conn = link::open(&options).await?;
+        migrate::require(&mut conn, &options).await?;
+        Self::over(conn, options).await
+    }
+
+    async fn over(conn: PgConnection, options: PostgresOptions) -> Result<Self, StoreError> {
         let pool = PgPoolOptions::new()
             .max_connections(POOL)
             .acquire_timeout(ACQUIRE_TIMEOUT)

@@ -51,6 +51,17 @@ pub(crate) async fn migrate(conn: &mut PgConnection, options: &PostgresOptions) 
     tx.commit().await.map_err(fault)
 }
 
+/// Refuses a schema that is not of the version that this program knows.
+pub(crate) async fn require(conn: &mut PgConnection, options: &PostgresOptions) -> Result<(), StoreError> {
+    let found =
+        version(conn, options).await.map_err(|error| Fault::of(error, options).into_error(options))?;
+    if check(found, options)? < MIGRATIONS.len() {
+        let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
+        return Err(StoreError::OlderSchema { location: options.to_string(), found: found.into(), known });
+    }
+    Ok(())
+}
+
 /// The version that is there; 0 when there is none.
 async fn version(conn: &mut PgConnection, options: &PostgresOptions) -> sqlx::Result<i32> {
     // In a transaction of its own, so that a pooler does not part what belongs together.

@@ -58,6 +58,7 @@ use tokio::sync::oneshot;
 
 use crate::error::Fault;
 use crate::liveness::Liveness;
+use crate::open::Missing;
 use crate::writer::{Changes, Job, Order, Writer};
 
 pub use rusqlite;
@@ -88,12 +89,22 @@ impl SqliteStore {
     /// When the file cannot be opened or created, is no SQLite database or a damaged one, was written by a newer
     /// Stepwell, or stays locked by another program for 5 seconds. The message says what to do.
     pub async fn open(location: Location, runtime: Arc<dyn Runtime>) -> Result<Self, StoreError> {
-        Self::open_within(location, runtime, open::BUSY_TIMEOUT).await
+        Self::open_within(location, runtime, Missing::Migrate, open::BUSY_TIMEOUT).await
+    }
+
+    /// As [`SqliteStore::open`], for a database that is there and up to date: it is neither created nor migrated. (One in memory
+    /// is always new.)
+    ///
+    /// # Errors
+    /// As [`SqliteStore::open`]; when the file is not there; [`StoreError::OlderSchema`].
+    pub async fn open_existing(location: Location, runtime: Arc<dyn Runtime>) -> Result<Self, StoreError> {
+        Self::open_within(location, runtime, Missing::Refuse, open::BUSY_TIMEOUT).await
     }
 
     async fn open_within(
         location: Location,
         runtime: Arc<dyn Runtime>,
+        missing: Missing,
         busy_timeout: Duration,
     ) -> Result<Self, StoreError> {
         let changes = Arc::new(Changes::new());
@@ -101,7 +112,7 @@ impl SqliteStore {
         let (answer, opened) = oneshot::channel();
         let writer = thread("stepwell-writer", {
             let (location, runtime, changes) = (location.clone(), runtime.clone(), changes.clone());
-            move || match open::open(&location, busy_timeout) {
+            move || match open::open(&location, missing, busy_timeout) {
                 Ok(opened) => {
                     let _ = answer.send(Ok(opened.reader));
                     let user_works = opened.user_works;

@@ -27,13 +27,26 @@ pub(crate) struct Opened {
     pub(crate) user_works: Arc<AtomicBool>,
 }
 
-pub(crate) fn open(location: &Location, busy_timeout: Duration) -> Result<Opened, StoreError> {
+/// What becomes of a database that is not there, or not up to date.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Missing {
+    /// It is made, or brought up to date.
+    Migrate,
+    /// It is an error, and nothing has changed.
+    Refuse,
+}
+
+pub(crate) fn open(
+    location: &Location,
+    missing: Missing,
+    busy_timeout: Duration,
+) -> Result<Opened, StoreError> {
     let opened = match location {
         Location::Memory => Connection::open_in_memory().map_err(Fault::from).and_then(|writer| {
             migrate::migrate(&writer, MIGRATIONS, location)?;
             Ok((writer, None, None))
         }),
-        Location::File(path) => open_file(location, path, busy_timeout),
+        Location::File(path) => open_file(location, path, missing, busy_timeout),
     };
     let (writer, reader, path) = opened.map_err(|fault| fault.at(location))?;
     let user_works = Arc::new(AtomicBool::new(false));
@@ -49,7 +62,12 @@ pub(crate) fn open(location: &Location, busy_timeout: Duration) -> Result<Opened
 
 type File = (Connection, Option<Connection>, Option<PathBuf>);
 
-fn open_file(location: &Location, path: &PathBuf, busy_timeout: Duration) -> Result<File, Fault> {
+fn open_file(
+    location: &Location,
+    path: &PathBuf,
+    missing: Missing,
+    busy_timeout: Duration,
+) -> Result<File, Fault> {
     // Absolute, so that SQLite sees neither a URI nor `:memory:` in it.
     let path = std::path::absolute(path)
         .map_err(|error| error::open(location, &error.to_string(), "Mend the path"))?;
@@ -57,12 +75,18 @@ fn open_file(location: &Location, path: &PathBuf, busy_timeout: Duration) -> Res
         return Err(obstacle.into());
     }
     let flags = OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let writer = Connection::open_with_flags(
-        &path,
-        flags | OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE,
-    )?;
+    let create = match missing {
+        Missing::Migrate => OpenFlags::SQLITE_OPEN_CREATE,
+        Missing::Refuse => OpenFlags::empty(),
+    };
+    let writer = Connection::open_with_flags(&path, flags | OpenFlags::SQLITE_OPEN_READ_WRITE | create)?;
     writer.busy_timeout(busy_timeout)?;
-    migrate::check(migrate::version(&writer)?, MIGRATIONS, location)?;
+    let found = migrate::version(&writer)?;
+    migrate::check(found, MIGRATIONS, location)?;
+    let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
+    if missing == Missing::Refuse && found < known {
+        return Err(StoreError::OlderSchema { location: location.to_string(), found, known }.into());
+    }
     use_wal(&writer, location, busy_timeout)?;
     // FULL: a commit is on the disk when it returns. 32 MiB of pages are kept in memory. The WAL grows to
     // 8 MiB and is then written over from its start: syncing a file that does not grow is faster.

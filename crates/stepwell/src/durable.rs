@@ -68,6 +68,7 @@ pub struct DurableBuilder {
     max_payload_bytes: Option<usize>,
     retention: Option<Duration>,
     keep_history: bool,
+    existing: bool,
     codecs: Vec<Arc<dyn Codec>>,
     state: State,
 }
@@ -140,6 +141,14 @@ impl DurableBuilder {
         self
     }
 
+    /// Takes the database as it is: it is an error when it is not there, or its tables are not of this version. For
+    /// programs that only look, and for those that may not change tables. Default: [`build`](Self::build) makes the tables, and
+    /// brings them up to date.
+    pub fn without_migration(mut self) -> Self {
+        self.existing = true;
+        self
+    }
+
     /// Has payloads encoded before the database keeps them: compressed, encrypted. Codecs that are given one after the
     /// other are applied in that order. All clients of a database that work on the same tasks need the same ones; what was
     /// written without one stays readable. Default: none.
@@ -176,30 +185,37 @@ impl DurableBuilder {
             Some(store) => store,
             None => {
                 let url = self.database_url.or_else(|| std::env::var(DATABASE_URL_VARIABLE).ok());
-                connect(url.as_deref().unwrap_or(DEFAULT_DATABASE_URL), runtime.clone()).await?
+                connect(url.as_deref().unwrap_or(DEFAULT_DATABASE_URL), self.existing, runtime.clone())
+                    .await?
             }
         };
         Ok(Durable(Client::new(store, runtime, settings, self.state)))
     }
 }
 
-async fn connect(url: &str, runtime: Arc<dyn Runtime>) -> Result<Arc<dyn Store>, Error> {
+async fn connect(url: &str, existing: bool, runtime: Arc<dyn Runtime>) -> Result<Arc<dyn Store>, Error> {
     let unknown = |reason: &str| Error::Url { url: url.to_owned(), reason: reason.to_owned() };
     match url.split_once(':').map(|(scheme, _)| scheme) {
         #[cfg(feature = "sqlite")]
         Some("sqlite") => {
             let location = stepwell_sqlite::Location::parse(url)?;
-            Ok(Arc::new(stepwell_sqlite::SqliteStore::open(location, runtime).await?))
+            Ok(Arc::new(match existing {
+                true => stepwell_sqlite::SqliteStore::open_existing(location, runtime).await?,
+                false => stepwell_sqlite::SqliteStore::open(location, runtime).await?,
+            }))
         }
         #[cfg(not(feature = "sqlite"))]
         Some("sqlite") => {
-            drop(runtime);
+            drop((existing, runtime));
             Err(unknown("this program was built without the feature `sqlite`"))
         }
         #[cfg(feature = "postgres")]
         Some("postgres" | "postgresql") => {
             let options = stepwell_postgres::PostgresOptions::parse(url)?;
-            Ok(Arc::new(stepwell_postgres::PostgresStore::connect(options).await?))
+            Ok(Arc::new(match existing {
+                true => stepwell_postgres::PostgresStore::connect_existing(options).await?,
+                false => stepwell_postgres::PostgresStore::connect(options).await?,
+            }))
         }
         #[cfg(not(feature = "postgres"))]
         Some("postgres" | "postgresql") => Err(unknown(

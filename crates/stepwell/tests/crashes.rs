@@ -13,10 +13,12 @@ mod script;
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures_util::{StreamExt as _, stream};
 use script::*;
 use stepwell::testing::{Harness, Intercepted, Process};
 use stepwell::*;
@@ -306,9 +308,9 @@ async fn a_crash_before_or_after_any_commit_changes_nothing_in_memory() {
     assert!(cases > 60, "only {cases} cases");
 }
 
-/// The cases on SQLite, one in `PARTS`: they run in real time, and so in parallel.
-async fn on_sqlite(part: usize) {
-    const PARTS: usize = 4;
+/// In real time, in which cases mostly wait: some at once.
+#[tokio::test]
+async fn a_crash_before_or_after_any_commit_changes_nothing_on_sqlite() {
     struct Sqlite<'a>(&'a Path);
     impl Opens for Sqlite<'_> {
         async fn open(&self, harness: &Harness) -> Arc<dyn Store> {
@@ -316,31 +318,16 @@ async fn on_sqlite(part: usize) {
             Arc::new(stepwell::sqlite::SqliteStore::open(location, harness.runtime()).await.unwrap())
         }
     }
-    let mut cases = 0;
-    for at in (1 + part..).step_by(PARTS) {
+    let both = |at| async move {
         let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
         let after = case(&Sqlite(folders[0].path()), at, true).await;
         let before = case(&Sqlite(folders[1].path()), at, false).await;
-        match (after, before) {
-            (None, None) => break,
-            _ => cases += 2,
-        }
-    }
-    assert!(cases > 40 / PARTS, "only {cases} cases");
-}
-
-macro_rules! parts {
-    ($($name:ident: $part:literal),*) => {
-        $(#[tokio::test]
-        async fn $name() {
-            on_sqlite($part).await;
-        })*
+        after.is_some() || before.is_some()
     };
-}
-
-parts! {
-    a_crash_before_or_after_any_commit_changes_nothing_on_sqlite_part_1: 0,
-    a_crash_before_or_after_any_commit_changes_nothing_on_sqlite_part_2: 1,
-    a_crash_before_or_after_any_commit_changes_nothing_on_sqlite_part_3: 2,
-    a_crash_before_or_after_any_commit_changes_nothing_on_sqlite_part_4: 3
+    let mut deaths = pin!(stream::iter(1..).map(both).buffered(8));
+    let mut cases = 0;
+    while deaths.next().await == Some(true) {
+        cases += 2;
+    }
+    assert!(cases > 40, "only {cases} cases");
 }

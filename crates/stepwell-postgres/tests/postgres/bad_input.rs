@@ -57,6 +57,18 @@ async fn a_schema_of_a_newer_version() {
 }
 
 #[tokio::test]
+async fn a_schema_that_is_to_be_left_as_it_is() {
+    let database = Database::new();
+    let error = PostgresStore::connect_existing(database.options()).await.err().unwrap();
+    assert!(matches!(error, StoreError::OlderSchema { found: 0, .. }), "{error}");
+    assert!(error.to_string().contains("has no tables of Stepwell"), "{error}");
+    let error = PostgresStore::connect_existing(database.options()).await.err().unwrap();
+    assert!(matches!(error, StoreError::OlderSchema { found: 0, .. }), "it was made: {error}");
+    database.open().await;
+    PostgresStore::connect_existing(database.options()).await.unwrap();
+}
+
+#[tokio::test]
 async fn many_processes_that_start_at_the_same_time_make_one_schema() {
     let database = Database::new();
     let stores = (0..8).map(|_| PostgresStore::connect(database.options()));

@@ -118,6 +118,25 @@ fn a_full_disk_fails_whole_batches_and_the_store_goes_on_when_there_is_room() {
 }
 
 #[test]
+fn a_database_that_is_to_be_left_as_it_is_is_there_and_up_to_date_or_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("stepwell.db");
+    let existing = || wait(SqliteStore::open_existing(Location::File(path.clone()), Manual::new()));
+    assert!(matches!(existing().err(), Some(StoreError::Open { .. })), "it is not there");
+    assert!(!path.exists(), "it was made");
+    drop(open(&path));
+    drop(existing().unwrap());
+    let conn = Connection::open(&path).unwrap();
+    conn.execute("UPDATE stepwell_schema SET version = 1", []).unwrap();
+    let older = existing().err().unwrap();
+    assert!(matches!(older, StoreError::OlderSchema { found: 1, .. }), "{older:?}");
+    assert!(older.to_string().contains("has schema version 1, this program needs version"), "{older}");
+    conn.execute("DROP TABLE stepwell_schema", []).unwrap();
+    let none = existing().err().unwrap().to_string();
+    assert!(none.contains("has no tables of Stepwell"), "{none}");
+}
+
+#[test]
 fn a_newer_schema_is_refused_and_left_alone() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("stepwell.db");

@@ -25,6 +25,7 @@ use stepwell_core::{
 };
 use uuid::Uuid;
 
+use crate::open::Missing;
 use crate::writer::Order;
 use crate::{Location, SqliteStore};
 
@@ -74,7 +75,7 @@ fn wait<T>(future: impl Future<Output = T>) -> T {
 
 fn try_open(path: &Path) -> Result<SqliteStore, StoreError> {
     let location = Location::File(path.to_owned());
-    wait(SqliteStore::open_within(location, Manual::new(), Duration::from_millis(200)))
+    wait(SqliteStore::open_within(location, Manual::new(), Missing::Migrate, Duration::from_millis(200)))
 }
 
 fn open(path: &Path) -> SqliteStore {
