@@ -221,8 +221,10 @@ impl Shared {
 
     pub(crate) async fn ends(&self, tasks: Vec<TaskId>) -> Result<Ends, StoreError> {
         let sql = format!(
+            // `OFFSET 0`: task by task, whatever the planner takes the tables' sizes for.
             "SELECT t.task_id, o.state, o.output, o.failure FROM unnest($1) AS x(task_id)
-            JOIN {0}.tasks t USING (task_id) LEFT JOIN {0}.outcomes o USING (task_id)",
+            CROSS JOIN LATERAL (SELECT t.task_id FROM {0}.tasks t WHERE t.task_id = x.task_id OFFSET 0) t
+            LEFT JOIN LATERAL (SELECT o.* FROM {0}.outcomes o WHERE o.task_id = x.task_id OFFSET 0) o ON true",
             self.options.schema
         );
         let ids: Vec<Uuid> = tasks.iter().map(|task_id| *task_id.as_uuid()).collect();
