@@ -143,14 +143,14 @@ async fn list(client: &Durable, filter: Filter, screen: &Screen) -> Result<()> {
     }
 }
 
-pub(crate) async fn look(client: &Durable, task_id: TaskId) -> Result<Shown> {
+async fn look(client: &Durable, task_id: TaskId) -> Result<Shown> {
     let TaskRecord { info, journal, waits, .. } = client.export(task_id).await?.record;
     let children = TaskFilter { parent: Some(task_id), limit: CHILDREN, ..TaskFilter::default() };
     Ok(Shown {
         task: info,
+        logs: LogLine::all(&journal),
         journal,
         waits,
-        logs: client.logs(task_id).await?,
         children: client.tasks(children).await?,
     })
 }

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Result;
-use stepwell::{Durable, Error, TaskId, TaskState};
+use stepwell::{Durable, Error, LogLine, TaskId, TaskState};
 
 use crate::exit;
 use crate::screen::{Screen, brief, colour, moment};
@@ -14,7 +14,7 @@ use crate::timeline::Line;
 const EVERY: Duration = Duration::from_millis(200);
 
 pub(crate) async fn run(client: &Durable, task_id: TaskId, screen: &Screen) -> Result<ExitCode> {
-    let (mut seen, mut logged, mut state) = (0, 0, None);
+    let (mut seen, mut state) = (0, None);
     loop {
         // Before the journal, so that nothing is missing of one that has ended.
         let task = client.task(task_id).await?.ok_or(Error::NotFound(task_id))?;
@@ -23,11 +23,10 @@ pub(crate) async fn run(client: &Durable, task_id: TaskId, screen: &Screen) -> R
         seen = journal.last().map_or(seen, |entry| entry.seq);
         if screen.is_json() {
             journal.iter().try_for_each(|entry| screen.text(&serde_json::to_string(entry)?))?;
-        } else if !journal.is_empty() {
-            let logs = client.logs(task_id).await?;
-            let mut lines: Vec<_> = journal.iter().filter_map(Line::of).collect();
-            lines.extend(logs.iter().skip(logged).map(Line::of_log));
-            logged = logs.len();
+        } else {
+            let logs = LogLine::all(&journal);
+            let mut lines: Vec<_> =
+                journal.iter().filter_map(Line::of).chain(logs.iter().map(Line::of_log)).collect();
             lines.sort_by_key(|line| line.at);
             lines
                 .iter()

@@ -70,8 +70,8 @@ struct Line {
 }
 
 impl LogLine {
-    /// The lines in a journal.
-    pub(crate) fn all(journal: &[Entry]) -> Vec<Self> {
+    /// The lines in a journal, or in a part of one.
+    pub fn all(journal: &[Entry]) -> Vec<Self> {
         let line = |entry: &Entry| match &entry.outcome {
             Outcome::Done(line) if entry.key.kind == Kind::Log => {
                 let Line { level, message, fields } = line.decode().ok()?;

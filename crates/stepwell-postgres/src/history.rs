@@ -2,14 +2,13 @@
 
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
-use stepwell_core::StoreError;
 use stepwell_core::store::{Happening, HistoryFilter};
+use stepwell_core::{Payload, StoreError};
 use uuid::Uuid;
 
 use crate::Shared;
 use crate::answer::name;
 use crate::columns::Moment;
-use stepwell_core::Payload;
 
 impl Shared {
     /// Adds to the history. When a connection is lost, it may do so twice.

@@ -56,8 +56,8 @@ pub(crate) async fn require(conn: &mut PgConnection, options: &PostgresOptions) 
     let found =
         version(conn, options).await.map_err(|error| Fault::of(error, options).into_error(options))?;
     if check(found, options)? < MIGRATIONS.len() {
-        let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
-        return Err(StoreError::OlderSchema { location: options.to_string(), found: found.into(), known });
+        let location = options.to_string();
+        return Err(StoreError::OlderSchema { location, found: found.into(), known: known() });
     }
     Ok(())
 }
@@ -89,7 +89,12 @@ fn check(found: i32, options: &PostgresOptions) -> Result<usize, StoreError> {
         _ => Err(StoreError::NewerSchema {
             location: options.to_string(),
             found: found.into(),
-            known: i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX),
+            known: known(),
         }),
     }
+}
+
+/// The version that this program knows.
+fn known() -> i64 {
+    i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX)
 }

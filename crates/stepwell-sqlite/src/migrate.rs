@@ -32,11 +32,24 @@ pub(crate) fn version(conn: &Connection) -> rusqlite::Result<i64> {
 
 /// Refuses a schema that this program does not know.
 pub(crate) fn check(found: i64, migrations: &[&str], location: &Location) -> Result<(), StoreError> {
-    let known = i64::try_from(migrations.len()).unwrap_or(i64::MAX);
+    let known = known(migrations);
     if found > known {
         return Err(StoreError::NewerSchema { location: location.to_string(), found, known });
     }
     Ok(())
+}
+
+/// Refuses a schema that is older than this program's.
+pub(crate) fn require(found: i64, migrations: &[&str], location: &Location) -> Result<(), StoreError> {
+    let known = known(migrations);
+    if found < known {
+        return Err(StoreError::OlderSchema { location: location.to_string(), found, known });
+    }
+    Ok(())
+}
+
+fn known(migrations: &[&str]) -> i64 {
+    i64::try_from(migrations.len()).unwrap_or(i64::MAX)
 }
 
 /// Applies the migrations that are missing, all or none. Any number of processes may do so at the same time.

@@ -83,9 +83,8 @@ fn open_file(
     writer.busy_timeout(busy_timeout)?;
     let found = migrate::version(&writer)?;
     migrate::check(found, MIGRATIONS, location)?;
-    let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
-    if missing == Missing::Refuse && found < known {
-        return Err(StoreError::OlderSchema { location: location.to_string(), found, known }.into());
+    if missing == Missing::Refuse {
+        migrate::require(found, MIGRATIONS, location)?;
     }
     use_wal(&writer, location, busy_timeout)?;
     // FULL: a commit is on the disk when it returns. 32 MiB of pages are kept in memory. The WAL grows to
