@@ -6,8 +6,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use aws_sdk_dynamodb::config::{Config, Credentials, Region};
 use stepwell::{Payload, StepCache as _, async_trait};
-use stepwell_checkpoint::key_value::{Files, KeyValueError, KeyValueStore, Memory, Postgres, Redis, Sqlite};
+use stepwell_checkpoint::key_value::{
+    DynamoDb, Files, KeyValueError, KeyValueStore, Memory, Postgres, Redis, Sqlite,
+};
 use stepwell_checkpoint::{Checkpoint, MemoryCache};
 
 use crate::backend::temp_folder;
@@ -20,6 +23,8 @@ use crate::workloads::rate;
 const STEPS: u64 = 1_000;
 const HITS: u64 = 2_000_000;
 const KEYS: u64 = 1_000;
+/// No service of Amazon's: a Python program on this machine. Only the ratio says something.
+const LOOK_ALIKE: &str = "DynamoDB (moto, a look-alike)";
 const FLOOR: &str =
     "the bare client writing the same heads and segments, one after the other, without comparing";
 
@@ -29,6 +34,7 @@ pub(crate) async fn run(dir: &Path, runs: usize) -> Result<Vec<Figure>> {
     let path = folder.path().to_owned();
     let postgres = start("PostgreSQL", || throwaway::Postgres::start_in(&path, &[]));
     let redis = start("Redis", || throwaway::Redis::start_in(&path));
+    let dynamodb = start("DynamoDB", throwaway::DynamoDb::start);
     let (mut columns, mut floors, mut names) = (Columns::default(), Columns::default(), Vec::new());
     for run in 1..=runs {
         eprintln!("checkpoint, run {run} of {runs}");
@@ -59,6 +65,12 @@ pub(crate) async fn run(dir: &Path, runs: usize) -> Result<Vec<Figure>> {
             let url = redis.url();
             measured("Redis", Arc::new(Redis::connect(&url).await?), Bare::redis(&url).await?).await?;
         }
+        if let Some(dynamodb) = &dynamodb {
+            let (client, table) = (dynamodb_client(dynamodb.url()), format!("run{run}"));
+            let store = DynamoDb::new(client.clone(), table.clone());
+            store.create_table().await?;
+            measured(LOOK_ALIKE, Arc::new(store), Bare::DynamoDb { client, table }).await?;
+        }
         columns.add(values);
         floors.add(bare);
     }
@@ -76,6 +88,16 @@ pub(crate) async fn run(dir: &Path, runs: usize) -> Result<Vec<Figure>> {
     let mut figures: Vec<_> = figures.collect();
     figures.push(cache(runs).await?);
     Ok(figures)
+}
+
+/// A client of the server in the place of Amazon's.
+fn dynamodb_client(url: String) -> aws_sdk_dynamodb::Client {
+    let config = Config::builder()
+        .endpoint_url(url)
+        .region(Region::new("us-east-1"))
+        .credentials_provider(Credentials::new("bench", "bench", None, None, "bench"))
+        .http_client(aws_smithy_http_client::Builder::new().build_http());
+    aws_sdk_dynamodb::Client::from_conf(config.build())
 }
 
 /// A server, when it is installed.

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::Result;
+use aws_sdk_dynamodb::Client as DynamoDb;
+use aws_sdk_dynamodb::types::AttributeValue;
 use redis::AsyncCommands as _;
 use rusqlite::Connection;
 use sqlx::{Connection as _, Executor as _, PgConnection};
@@ -20,6 +22,7 @@ pub(crate) enum Bare {
     Sqlite(Connection),
     Postgres(PgConnection),
     Redis(redis::aio::ConnectionManager),
+    DynamoDb { client: DynamoDb, table: String },
 }
 
 impl Bare {
@@ -88,6 +91,13 @@ impl Bare {
             Self::Redis(mut connection) => {
                 for (key, value) in writes {
                     connection.set::<_, _, ()>(format!("bare/{key}"), value).await?;
+                }
+            }
+            Self::DynamoDb { client, table } => {
+                for (key, value) in writes {
+                    let put = client.put_item().table_name(&table);
+                    let put = put.item("pk", AttributeValue::S(format!("bare/{key}")));
+                    put.item("value", AttributeValue::S(value)).send().await?;
                 }
             }
         }

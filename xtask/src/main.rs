@@ -67,8 +67,12 @@ fn run(command: Command) -> Result<()> {
         Command::Test { args } => test::run(&args, None),
         Command::Wasm => wasm::run(),
         Command::Bench { args } => {
-            let bench = ["run", "--release", "--package", "stepwell-bench", "--"];
-            process::run(cargo::cargo()?.args(bench).args(args))
+            let mut bench = cargo::cargo()?;
+            bench.args(["run", "--release", "--package", "stepwell-bench", "--"]).args(&args);
+            if args.iter().any(|arg| arg == "--checkpoint") {
+                servers::show_moto_to(&mut bench);
+            }
+            process::run(&mut bench)
         }
         Command::Torture { args } => torture::run(&args),
         Command::Ci => ci::run(),

@@ -88,11 +88,7 @@ impl Servers {
         if let Some(Server::Started(dynamodb)) = &self.dynamodb {
             command.env(DYNAMODB_URL, dynamodb.url());
         }
-        let path = env::var_os("PATH").unwrap_or_default();
-        let folders = env::split_paths(&path).chain(self.programs.iter().cloned());
-        if let Ok(path) = env::join_paths(folders) {
-            command.env("PATH", path);
-        }
+        add_to_path(command, &self.programs);
     }
 
     /// Puts what was left out into the report. With `CI` set that is a failure, because nobody reads the warning.
@@ -110,6 +106,22 @@ impl Servers {
         let why = format!("{error:#}");
         warn(&format!("THE {} DO NOT RUN: {why}", suite.to_uppercase()));
         self.not_run.push(NotRun { suite, why });
+    }
+}
+
+/// Lets a command find the look-alike of DynamoDB, which is installed when it is missing.
+pub(crate) fn show_moto_to(command: &mut Command) {
+    match moto() {
+        Ok(programs) => add_to_path(command, programs.as_slice()),
+        Err(error) => warn(&format!("DynamoDB IS LEFT OUT: {error:#}")),
+    }
+}
+
+fn add_to_path(command: &mut Command, programs: &[PathBuf]) {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let folders = env::split_paths(&path).chain(programs.iter().cloned());
+    if let Ok(path) = env::join_paths(folders) {
+        command.env("PATH", path);
     }
 }
 

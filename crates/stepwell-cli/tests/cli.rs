@@ -144,6 +144,7 @@ macro_rules! snapshot {
                 (r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(\.\d+)?Z", "[time]"),
                 (r"manager/\d+", "manager/[asked]"),
                 (r" *[+-]\d+\.\d+ s [·●]+", "[when]"),
+                (r"column \d+", "column [n]"),
                 (r#""checksum":"[^"]+""#, r#""checksum":"[hash]""#),
             ],
         }, {
@@ -248,7 +249,9 @@ async fn a_task_moves_to_another_database() {
     let document = std::fs::read_to_string(world.dir.path().join("task.json")).unwrap();
     let printed = world.run(&format!("tasks export {task}"));
     assert!(printed.contains("\"format\":") && printed.len() >= document.len(), "{printed}");
-    std::fs::write(world.dir.path().join("task.json"), &document[..document.len() / 2]).unwrap();
+    // In the middle of a name: times are not always of one length.
+    let half = document.find("\"body\"").unwrap() + 4;
+    std::fs::write(world.dir.path().join("task.json"), &document[..half]).unwrap();
     snapshot!("moves_damaged", [world.run(&format!("{other} tasks import task.json"))]);
 }
 

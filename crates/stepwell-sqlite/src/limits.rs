@@ -57,6 +57,7 @@ impl Applying<'_> {
         let queue = Sql(&change.queue);
         self.conn
             .run("INSERT INTO stepwell_queues (queue) VALUES (?1) ON CONFLICT DO NOTHING", params![queue])?;
+        self.any_queue.set(Some(true));
         match change.action {
             QueueAction::Pause => {
                 self.conn.run("UPDATE stepwell_queues SET paused = 1 WHERE queue = ?1", params![queue])?;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use stepwell_core::store::{Batch, Command, NewTask, Next, Purge, Spawned};
+use stepwell_core::store::{Batch, Command, NewTask, Next, Purge, Spawned, Transition};
 use stepwell_core::{QueueAction, QueueChange, QueueInfo, QueueLimits, RateLimit, TaskState};
 
 use crate::backend::Backend;
@@ -119,9 +119,17 @@ pub async fn queue_rates(backend: &impl Backend) {
 /// Nothing of a paused queue is claimed, and all of it once it is resumed. Those that run are left alone.
 pub async fn paused_queues(backend: &impl Backend) {
     let (_setup, store) = Setup::with_handle(backend).await;
-    let run = store.run_one(1).await;
-    let committed = store.commit(change("queue", QueueAction::Pause)).await;
+    let (run, (task, ended)) = (store.run_one(1).await, store.run_one(4).await);
+    store.spawn([new_task(5)]).await;
+    // It holds for the batch that it comes in, whatever that batch does first.
+    let pause = Batch {
+        transitions: vec![Transition::new(task, ended, complete())],
+        claims: vec![claim(1, 10)],
+        ..change("queue", QueueAction::Pause)
+    };
+    let committed = store.commit(pause).await;
     assert!(committed.news.ready.is_empty());
+    assert!(committed.claims[0].tasks.is_empty(), "the queue is paused");
     store.spawn([new_task(2), NewTask { claim_by: Some(worker_id(1)), ..new_task(3) }]).await;
     assert!(store.claim(1, 10).await.is_empty());
     store.next(run, complete()).await;
@@ -129,14 +137,14 @@ pub async fn paused_queues(backend: &impl Backend) {
         queue: name("queue"),
         paused: true,
         limits: QueueLimits::default(),
-        pending: 2,
+        pending: 3,
         running: 0,
         suspended: 0,
     };
     assert_eq!(store.queues().await, [expected]);
     let committed = store.commit(change("queue", QueueAction::Resume)).await;
     assert_eq!(committed.news.ready.len(), 1, "workers are told");
-    assert_eq!(store.claim(1, 10).await.len(), 2);
+    assert_eq!(store.claim(1, 10).await.len(), 3);
 }
 
 /// Of the tasks with one key, each starts when the one before has ended, in the order in which they were spawned.
@@ -161,9 +169,8 @@ pub async fn concurrency_keys(backend: &impl Backend) {
     store.next(of(&again), Next::Retry { failure: failure("no"), at: setup.now() }).await;
     let again = store.claim_one(1).await;
     assert_eq!(again.task_id, task_id(1));
-    let committed = store
-        .commit(transitions([stepwell_core::store::Transition::new(again.task_id, again.run_id, complete())]))
-        .await;
+    let committed =
+        store.commit(transitions([Transition::new(again.task_id, again.run_id, complete())])).await;
     assert_eq!(committed.news.ready.len(), 1, "the turn of the next is told");
 
     // One whose turn has not come may be cancelled, and then is passed over.
