@@ -94,6 +94,7 @@ struct Asked {
 
 /// An approval that somebody is to give; see [`Client::approvals`](crate::Client::approvals).
 #[derive(Clone, Debug, Serialize)]
+#[cfg_attr(feature = "schemas", derive(schemars::JsonSchema))]
 pub struct ApprovalInfo {
     /// The task that waits for it.
     pub task_id: TaskId,

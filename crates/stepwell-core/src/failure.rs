@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 /// Why a step, an attempt or a task failed: what is left of an error when it is written down.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemas", derive(schemars::JsonSchema))]
 pub struct Failure {
     /// What sort of failure it is.
     pub kind: FailureKind,
@@ -30,6 +31,7 @@ pub struct Failure {
 
 /// A compensation that failed, for good. The others ran all the same.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemas", derive(schemars::JsonSchema))]
 pub struct CompensationError {
     /// The step that it was to undo, or the name of the cleanup.
     pub name: String,
@@ -39,6 +41,7 @@ pub struct CompensationError {
 
 /// What sort of failure it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemas", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum FailureKind {
     /// The user's code returned an error.
@@ -65,6 +68,7 @@ pub enum FailureKind {
 
 /// Whether a failure may be tried again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemas", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Retry {
     /// As the retry strategy says. The default.

@@ -37,6 +37,7 @@ use crate::time::Timestamp;
 
 /// What sort of thing was delivered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemas", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// A step's result, or its failure.
@@ -146,6 +147,7 @@ impl Kind {
 
 /// Names one operation of a task: the `ordinal`-th call (from 1) of its kind with its name.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemas", derive(schemars::JsonSchema))]
 pub struct Key {
     /// What sort of operation it is.
     pub kind: Kind,
@@ -197,6 +199,7 @@ impl fmt::Debug for Key {
 
 /// One delivery, as it is kept.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemas", derive(schemars::JsonSchema))]
 #[serde(try_from = "FlatEntry", into = "FlatEntry")]
 pub struct Entry {
     /// Its place in the journal, from 1.
@@ -211,6 +214,7 @@ pub struct Entry {
 
 /// An entry as a document has it.
 #[derive(Serialize, Deserialize)]
+#[cfg_attr(feature = "schemas", derive(schemars::JsonSchema))]
 struct FlatEntry {
     seq: u64,
     #[serde(flatten)]

@@ -21,6 +21,7 @@ use crate::time::Timestamp;
 /// What happened to a task. Sent to those who [`subscribe`](crate::Client::subscribe), by the process in which it
 /// happened.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemas", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub enum Lifecycle {
     /// A task was spawned by a client of this process, or by a schedule that it looks after.
@@ -41,12 +42,22 @@ pub enum Lifecycle {
         /// The attempt, from 1.
         attempt: u32,
     },
+    /// A step's closure was called, for a try of it. A step that has its result from the journal, or from a cache, does not start.
+    #[serde(rename = "step:start")]
+    StepStarted {
+        /// The task.
+        task_id: TaskId,
+        /// The step: its name, and `#2`, `#3`… for a further call.
+        step: String,
+        /// Which try it is, from 1.
+        tries: u32,
+    },
     /// A step has a result.
     #[serde(rename = "step:complete")]
     StepCompleted {
         /// The task.
         task_id: TaskId,
-        /// The step: its name, and `#2`, `#3`… for a further call.
+        /// The step.
         step: String,
     },
     /// A step failed for good, or will be tried again.
@@ -139,6 +150,7 @@ impl Lifecycle {
         match self {
             Self::TaskSpawned { .. } => "task:spawn",
             Self::TaskStarted { .. } => "task:start",
+            Self::StepStarted { .. } => "step:start",
             Self::StepCompleted { .. } => "step:complete",
             Self::StepFailed { .. } => "step:fail",
             Self::LogWritten { .. } => "log:write",
@@ -157,6 +169,7 @@ impl Lifecycle {
         match self {
             Self::TaskSpawned { task_id, .. }
             | Self::TaskStarted { task_id, .. }
+            | Self::StepStarted { task_id, .. }
             | Self::StepCompleted { task_id, .. }
             | Self::StepFailed { task_id, .. }
             | Self::LogWritten { task_id, .. }

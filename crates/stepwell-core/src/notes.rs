@@ -17,6 +17,7 @@ const MAX_MESSAGE: usize = 64 << 10;
 
 /// How much a log line matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemas", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum LogLevel {
     /// For those who look for a fault.
@@ -31,6 +32,7 @@ pub enum LogLevel {
 
 /// A line of a task's log.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[cfg_attr(feature = "schemas", derive(schemars::JsonSchema))]
 pub struct LogLine {
     /// When, by the store's clock.
     pub at: Timestamp,
@@ -46,6 +48,7 @@ pub struct LogLine {
 
 /// How far a task has come.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemas", derive(schemars::JsonSchema))]
 pub struct Progress {
     /// So many are done.
     pub current: u64,

@@ -62,6 +62,7 @@ impl Settings {
 ///     .idempotency_key("report-2026-11");
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemas", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct SpawnOptions {
     pub(crate) queue: Option<String>,
@@ -79,6 +80,7 @@ pub struct SpawnOptions {
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemas", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Start {
     #[default]

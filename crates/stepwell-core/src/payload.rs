@@ -190,6 +190,22 @@ impl<'de> Deserialize<'de> for Payload {
     }
 }
 
+/// Any JSON.
+#[cfg(feature = "schemas")]
+impl schemars::JsonSchema for Payload {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Payload".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        true.into()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

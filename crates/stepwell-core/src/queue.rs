@@ -19,6 +19,7 @@ use crate::time::{Timestamp, from_micros};
 /// };
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemas", derive(schemars::JsonSchema))]
 pub struct QueueLimits {
     /// How many tasks run at the same time, on all workers together.
     pub max_running: Option<u32>,
@@ -30,6 +31,7 @@ pub struct QueueLimits {
 
 /// How many attempts may start in a time: that many at once after a pause, and that many per `per` in the long run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemas", derive(schemars::JsonSchema))]
 pub struct RateLimit {
     /// How many.
     pub starts: u32,
@@ -59,6 +61,7 @@ pub enum QueueAction {
 
 /// What a store knows of a queue.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schemas", derive(schemars::JsonSchema))]
 pub struct QueueInfo {
     /// Its name.
     pub queue: Name,

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 /// assert_eq!(RetryStrategy::None.delay(1, 0), None);
 /// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemas", derive(schemars::JsonSchema))]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum RetryStrategy {
     /// The first failure is final.

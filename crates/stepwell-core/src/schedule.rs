@@ -191,6 +191,7 @@ impl Schedule {
 
 /// When a schedule ticks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemas", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Timing {
     /// At the times of a cron pattern.
@@ -209,6 +210,7 @@ pub enum Timing {
 
 /// What becomes of ticks that were missed, because no worker was alive. While a schedule is paused, it has no ticks to miss.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemas", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum CatchUp {
     /// They are left out. A tick is missed when no worker has come to it within a minute, or before the next one.
@@ -224,6 +226,7 @@ pub enum CatchUp {
 
 /// What becomes of a tick when the task that the schedule spawned before has not ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemas", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Overlap {
     /// It spawns a task beside the other.
@@ -235,6 +238,7 @@ pub enum Overlap {
 
 /// A schedule as its store keeps it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemas", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct ScheduleInfo {
     /// Its name.

@@ -14,6 +14,7 @@ use crate::compensation::{Record, Undo, Undoing};
 use crate::failure::{Failure, FailureKind, Retry};
 use crate::input_hash::InputHash;
 use crate::journal::{Key, Kind, Outcome, to_payload};
+use crate::lifecycle::Lifecycle;
 use crate::operations::{Effect, Request};
 use crate::payload::Payload;
 use crate::polled::poll_closure;
@@ -350,12 +351,12 @@ impl<F: Closure> Step<F> {
                             cached.looked_up = true;
                             Stage::LookingUp(cached.clone().look_up::<F::Value>())
                         }
-                        None => self.start(),
+                        None => self.start(key),
                     }
                 }
                 Stage::LookingUp(looking) => match ready!(poll_closure(|| looking.as_mut().poll(cx))) {
                     Some(found) => return Poll::Ready(Outcome::Done(found)),
-                    None => self.start(),
+                    None => self.start(key),
                 },
                 Stage::Running { closure, limit } => {
                     let outcome = match poll_closure(|| closure.as_mut().poll(cx)) {
@@ -387,12 +388,15 @@ impl<F: Closure> Step<F> {
     }
 
     /// Calls the closure for its next try.
-    fn start(&mut self) -> Stage<F::Future> {
+    fn start(&mut self, key: &Key) -> Stage<F::Future> {
         let next = self.again.and_then(|again| self.closure.as_ref().map(again));
         let Some(closure) = std::mem::replace(&mut self.closure, next) else { return Stage::Waiting };
         if let Some(count) = &self.count {
             count.store(self.tries + 1, Ordering::Relaxed);
         }
+        let (task_id, tries) = (self.run.task_id, self.tries + 1);
+        let started = || Some(Lifecycle::StepStarted { task_id, step: key.label(), tries });
+        self.run.engine.lifecycle.tell(started);
         let closure = poll_closure(|| Box::pin(closure.call()));
         let limit = self.timeout.map(|limit| self.run.engine.runtime.sleep(limit));
         Stage::Running { closure, limit }

@@ -160,6 +160,7 @@ pub trait Store: Any + Send + Sync {
 
 /// What is known of a task type: the schemas of what its tasks are given, and of what they give.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemas", derive(schemars::JsonSchema))]
 pub struct TaskTypeInfo {
     /// Its name.
     pub task_type: Name,
@@ -367,6 +368,7 @@ pub struct NewTask {
 
 /// What becomes of a spawn when a task of its type and concurrency key is waiting to be claimed for the first time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemas", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Coalesce {
     /// The spawn answers with the waiting task (of several, the last), and no new one is made.
@@ -379,6 +381,7 @@ pub enum Coalesce {
 
 /// When a task is cancelled by itself. By default it never is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemas", derive(schemars::JsonSchema))]
 pub struct CancellationPolicy {
     /// Cancelled when it was not claimed within this time of being spawned.
     pub max_delay: Option<Duration>,

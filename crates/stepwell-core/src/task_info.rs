@@ -15,6 +15,7 @@ use crate::time::Timestamp;
 
 /// Where a task is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemas", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum TaskState {
     /// It waits to be claimed.
@@ -83,6 +84,7 @@ impl std::fmt::Display for TaskState {
 
 /// What a store knows of a task.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemas", derive(schemars::JsonSchema))]
 pub struct TaskInfo {
     /// The task.
     pub task_id: TaskId,

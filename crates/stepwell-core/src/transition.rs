@@ -81,6 +81,7 @@ pub type MessageId = i64;
 
 /// Something that a task waits for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemas", derive(schemars::JsonSchema))]
 pub struct Wait {
     /// The operation that waits. Its kind says for what.
     #[serde(flatten)]

@@ -27,6 +27,7 @@ pub struct NewWorker {
 
 /// Whether a worker takes tasks, as far as the store knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schemas", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum WorkerState {
     /// It claims tasks.
@@ -55,6 +56,7 @@ impl WorkerState {
 
 /// A worker as the store knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schemas", derive(schemars::JsonSchema))]
 pub struct WorkerInfo {
     /// Its id.
     pub worker_id: WorkerId,

@@ -330,6 +330,7 @@ async fn lifecycle_events_tell_what_happens() {
     let expected = [
         "TaskSpawned",
         "TaskStarted",
+        "StepStarted",
         "StepCompleted",
         "TaskSuspended",
         "TaskFailed",

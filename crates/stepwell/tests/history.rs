@@ -50,7 +50,16 @@ async fn what_happens_is_kept_for_other_processes() {
     keeping.shutdown(Duration::ZERO).await;
 
     let other = harness.start().await;
-    let begun = ["task:spawn", "task:start", "log:write", "step:complete", "task:progress", "step:fail"];
+    let begun = [
+        "task:spawn",
+        "task:start",
+        "log:write",
+        "step:start",
+        "step:complete",
+        "task:progress",
+        "step:start",
+        "step:fail",
+    ];
     assert_eq!(names(&other, fine).await, [&begun[..], &["task:complete"]].concat());
     let compensated = ["task:compensate", "task:start", "step:compensate", "task:fail"];
     let undone_so = names(&other, undone).await;

@@ -1,0 +1,107 @@
+//! Approvals.
+
+use axum::Json;
+use axum::http::{Method, StatusCode};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use stepwell::{ApprovalInfo, Decision, TaskId};
+
+use super::document::Api;
+use crate::access::Operation;
+use crate::call::Call;
+use crate::extract::{Body, Path, Query};
+use crate::problem::Problem;
+
+/// Of how many tasks a page has the approvals.
+const PAGE: usize = 100;
+
+pub(super) fn add_to(api: &mut Api) {
+    api.route(Method::GET, "/approvals", Operation::ListApprovals, "List what waits for a decision")
+        .query::<Behind>()
+        .answers::<Approvals>(StatusCode::OK)
+        .does(list);
+    api.route(
+        Method::POST,
+        "/tasks/{task_id}/approvals/{name}",
+        Operation::Decide,
+        "Approve or reject; the first decision stands",
+    )
+    .body::<Decided>()
+    .done()
+    .does(decide);
+}
+
+/// Where the page begins.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Behind {
+    /// The last task of the page before.
+    behind: Option<TaskId>,
+}
+
+/// A page of approvals.
+#[derive(Serialize, JsonSchema)]
+struct Approvals {
+    /// The approvals, by task.
+    approvals: Vec<ApprovalInfo>,
+    /// `behind` of the next page, when there may be one.
+    next: Option<TaskId>,
+}
+
+/// A page of the approvals that are there for whoever asks, and where the next one begins.
+pub(crate) async fn page(
+    call: &Call,
+    behind: Option<TaskId>,
+) -> Result<(Vec<ApprovalInfo>, Option<TaskId>), Problem> {
+    let all = call.client().approvals(behind, PAGE).await?;
+    let next = all.last().filter(|_| all.len() >= PAGE).map(|approval| approval.task_id);
+    let mut theirs = Vec::new();
+    for approval in all {
+        let task = call.app.known(approval.task_id).await?;
+        if task.is_some_and(|task| call.who.scope.has(&task.queue, &task.headers)) {
+            theirs.push(approval);
+        }
+    }
+    Ok((theirs, next))
+}
+
+async fn list(call: Call, Query(Behind { behind }): Query<Behind>) -> Result<Json<Approvals>, Problem> {
+    let (approvals, next) = page(&call, behind).await?;
+    Ok(Json(Approvals { approvals, next }))
+}
+
+/// A decision.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Decided {
+    /// Whether it is approved; otherwise it is rejected.
+    approved: bool,
+    /// Who decides. Whoever is logged in by name decides in that name.
+    by: Option<String>,
+    /// Why.
+    reason: Option<String>,
+    /// What is decided in particular, as the task wants it.
+    #[serde(default)]
+    value: Value,
+}
+
+/// In whose name somebody decides.
+pub(crate) fn in_name_of(call: &Call, by: Option<String>) -> String {
+    call.who.name.clone().or(by.filter(|by| !by.is_empty())).unwrap_or_else(|| "somebody".into())
+}
+
+async fn decide(
+    call: Call,
+    Path((task_id, name)): Path<(TaskId, String)>,
+    Body(Decided { approved, by, reason, value }): Body<Decided>,
+) -> Result<StatusCode, Problem> {
+    call.task(task_id).await?;
+    let by = in_name_of(&call, by);
+    let decision = match approved {
+        true => Decision::Approved { by, reason, value },
+        false => Decision::Rejected { by, reason },
+    };
+    call.client().decide(task_id, &name, &decision).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

@@ -1,0 +1,200 @@
+//! Routes that describe themselves: each is one line of the router and one operation of the OpenAPI document, so that neither can
+//! be there without the other.
+
+use std::sync::Arc;
+
+use axum::handler::Handler;
+use axum::http::{Method, StatusCode};
+use axum::routing::{MethodFilter, on};
+use axum::{Extension, Router};
+use schemars::generate::SchemaSettings;
+use schemars::{JsonSchema, SchemaGenerator};
+use serde_json::{Map, Value, json};
+
+use crate::access::Operation;
+use crate::app::App;
+use crate::problem::Problem;
+
+/// The API as it is put together.
+pub(crate) struct Api {
+    router: Router<Arc<App>>,
+    /// Of what is sent here, and of what is sent from here: the same type may look otherwise in each.
+    requests: SchemaGenerator,
+    answers: SchemaGenerator,
+    paths: Map<String, Value>,
+}
+
+/// A route as it is described.
+pub(crate) struct Route<'a> {
+    api: &'a mut Api,
+    method: Method,
+    path: &'static str,
+    operation: Operation,
+    description: Map<String, Value>,
+}
+
+impl Api {
+    pub(crate) fn new() -> Self {
+        let settings = || {
+            let mut settings = SchemaSettings::draft2020_12();
+            settings.definitions_path = "/components/schemas".into();
+            settings.meta_schema = None;
+            settings
+        };
+        Self {
+            router: Router::new(),
+            requests: settings().for_deserialize().into_generator(),
+            answers: settings().for_serialize().into_generator(),
+            paths: Map::new(),
+        }
+    }
+
+    /// Begins a route. The summary is what it does, and the words that a path has in braces are its parameters.
+    pub(crate) fn route(
+        &mut self,
+        method: Method,
+        path: &'static str,
+        operation: Operation,
+        summary: &str,
+    ) -> Route<'_> {
+        let ids = ["task_id", "worker_id"];
+        let names = path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'));
+        let parameters = names.map(|name| {
+            let schema = match ids.contains(&name) {
+                true => json!({ "type": "string", "format": "uuid" }),
+                false => json!({ "type": "string", "minLength": 1 }),
+            };
+            json!({ "name": name, "in": "path", "required": true, "schema": schema })
+        });
+        let problem = self.answers.subschema_for::<Problem>();
+        let content = json!({ "application/problem+json": { "schema": problem } });
+        let description = json!({
+            "summary": summary,
+            "operationId": operation_id(&method, path),
+            "tags": [path.split('/').nth(1).unwrap_or_default()],
+            "parameters": parameters.collect::<Vec<_>>(),
+            "responses": { "default": { "description": "Why it was not done", "content": content } },
+        });
+        let Value::Object(description) = description else { unreachable!("it was written as an object") };
+        Route { api: self, method, path, operation, description }
+    }
+
+    /// The router, and the document.
+    pub(crate) fn finish(mut self) -> (Router<Arc<App>>, Value) {
+        let mut schemas = self.answers.take_definitions(true);
+        schemas.extend(self.requests.take_definitions(true));
+        let document = json!({
+            "openapi": "3.1.0",
+            "info": {
+                "title": "Stepwell",
+                "version": env!("CARGO_PKG_VERSION"),
+                "description": "Tasks of a durable execution engine: spawn them, look at them, act on them.",
+                "license": { "name": "MIT OR Apache-2.0", "identifier": "MIT OR Apache-2.0" },
+            },
+            "security": [{ "token": [] }, {}],
+            "paths": self.paths,
+            "components": {
+                "schemas": schemas,
+                "securitySchemes": { "token": { "type": "http", "scheme": "bearer" } },
+            },
+        });
+        (self.router, document)
+    }
+}
+
+/// `GET /tasks/{task_id}/journal` is called `get_tasks_task_id_journal`.
+fn operation_id(method: &Method, path: &str) -> String {
+    let words = path.split('/').map(|part| part.trim_matches(['{', '}'])).filter(|part| !part.is_empty());
+    words.fold(method.as_str().to_lowercase(), |id, word| format!("{id}_{}", word.replace('-', "_")))
+}
+
+impl Route<'_> {
+    fn list(&mut self, name: &str) -> Option<&mut Vec<Value>> {
+        self.description.get_mut(name).and_then(Value::as_array_mut)
+    }
+
+    /// It takes a query.
+    pub(crate) fn query<T: JsonSchema>(mut self) -> Self {
+        let schema = SchemaSettings::draft2020_12()
+            .with(|settings| {
+                settings.definitions_path = "/components/schemas".into();
+                settings.inline_subschemas = true;
+            })
+            .for_deserialize()
+            .into_generator()
+            .into_root_schema_for::<T>()
+            .to_value();
+        for (name, mut schema) in schema["properties"].as_object().cloned().unwrap_or_default() {
+            forget_null(&mut schema);
+            let description = schema.as_object_mut().and_then(|schema| schema.remove("description"));
+            let parameter =
+                json!({ "name": name, "in": "query", "schema": schema, "description": description });
+            self.list("parameters").map(|list| list.push(parameter)).unwrap_or_default();
+        }
+        self
+    }
+
+    /// It takes a JSON body.
+    pub(crate) fn body<T: JsonSchema>(mut self) -> Self {
+        let schema = self.api.requests.subschema_for::<T>();
+        let content = json!({ "application/json": { "schema": schema } });
+        self.description.insert("requestBody".into(), json!({ "required": true, "content": content }));
+        self
+    }
+
+    /// It answers with JSON.
+    pub(crate) fn answers<T: JsonSchema>(self, status: StatusCode) -> Self {
+        let schema = self.api.answers.subschema_for::<T>();
+        self.answers_with(status, json!({ "application/json": { "schema": schema } }))
+    }
+
+    /// It answers with a stream of events.
+    pub(crate) fn streams(self) -> Self {
+        self.answers_with(StatusCode::OK, json!({ "text/event-stream": { "schema": { "type": "string" } } }))
+    }
+
+    /// It answers that it is done.
+    pub(crate) fn done(self) -> Self {
+        self.answers_with(StatusCode::NO_CONTENT, json!({}))
+    }
+
+    fn answers_with(mut self, status: StatusCode, content: Value) -> Self {
+        let reason = status.canonical_reason().unwrap_or_default();
+        self.description["responses"][status.as_str()] = json!({ "description": reason, "content": content });
+        self
+    }
+
+    /// What does it.
+    pub(crate) fn does<H: Handler<T, Arc<App>>, T: 'static>(self, handler: H) {
+        let Self { api, method, path, operation, description } = self;
+        let item = api.paths.entry(path).or_insert_with(|| json!({}));
+        item[method.as_str().to_lowercase()] = Value::Object(description);
+        // Every method that is used here has a filter.
+        let filter = MethodFilter::try_from(method).unwrap_or(MethodFilter::TRACE);
+        let router = std::mem::take(&mut api.router);
+        api.router = router.route(path, on(filter, handler).layer(Extension(operation)));
+    }
+}
+
+/// A parameter of a query is there or not; it is never null.
+fn forget_null(schema: &mut Value) {
+    let Some(schema) = schema.as_object_mut() else { return };
+    if let Some(Value::Array(types)) = schema.get_mut("type") {
+        types.retain(|name| name != "null");
+        if let [one] = &types[..] {
+            let one = one.clone();
+            schema.insert("type".into(), one);
+        }
+    }
+    if let Some(Value::Array(any)) = schema.get_mut("anyOf") {
+        any.retain(|schema| schema["type"] != "null");
+        if let [Value::Object(one)] = &any[..] {
+            let one = one.clone();
+            schema.remove("anyOf");
+            for (name, value) in one {
+                schema.entry(name).or_insert(value);
+            }
+        }
+    }
+    schema.remove("default");
+}

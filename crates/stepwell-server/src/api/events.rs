@@ -1,0 +1,153 @@
+//! Events that tasks await, and the stream of what happens to tasks.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Body as Stream;
+use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use bytes::Bytes;
+use futures_util::stream;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use stepwell::{Name, TaskId};
+
+use super::document::Api;
+use super::tasks::labels;
+use crate::access::{Operation, are_in};
+use crate::app::App;
+use crate::call::Call;
+use crate::extract::{Body, Path, Query};
+use crate::feed::{Follow, Which, follow};
+use crate::problem::Problem;
+
+pub(super) fn add_to(api: &mut Api) {
+    api.route(Method::POST, "/events", Operation::EmitEvent, "Emit an event: the first of its name stands")
+        .body::<Emit>()
+        .answers::<Emitted>(StatusCode::OK)
+        .does(emit);
+    api.route(
+        Method::GET,
+        "/events",
+        Operation::Watch,
+        "Follow what happens to tasks, as server-sent events; goes on behind `Last-Event-ID`",
+    )
+    .query::<Filter>()
+    .streams()
+    .does(follow_many);
+    api.route(
+        Method::GET,
+        "/tasks/{task_id}/events",
+        Operation::ReadTask,
+        "Follow what happens to a task, from its beginning; goes on behind `Last-Event-ID`",
+    )
+    .query::<After>()
+    .streams()
+    .does(follow_one);
+}
+
+/// An event to be emitted.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Emit {
+    /// What it is called.
+    name: Name,
+    /// What it says.
+    #[serde(default)]
+    payload: Value,
+    /// Whose tasks it is for; for all when it is left out.
+    queue: Option<Name>,
+}
+
+/// What became of it.
+#[derive(Serialize, JsonSchema)]
+struct Emitted {
+    /// Whether it was the first of its name, and stands.
+    first: bool,
+}
+
+async fn emit(call: Call, Body(Emit { name, payload, queue }): Body<Emit>) -> Result<Json<Emitted>, Problem> {
+    let first = call.client().emit_event(&name, &payload, queue.as_ref().map(Name::as_str)).await?;
+    Ok(Json(Emitted { first }))
+}
+
+/// Where to begin.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct After {
+    /// The number of the last event that was seen. `Last-Event-ID` goes before it.
+    after: Option<u64>,
+}
+
+/// Which events, and where to begin.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+struct Filter {
+    /// The number of the last event that was seen; what comes from now on when it is left out. `Last-Event-ID` goes before it.
+    after: Option<u64>,
+    /// Those of tasks of this type.
+    #[serde(rename = "type")]
+    task_type: Option<Name>,
+    /// Those of tasks of this queue.
+    queue: Option<Name>,
+    /// Those of tasks with this label, as `name=value`; it may come several times.
+    label: Vec<String>,
+    /// Those of tasks that this one spawned.
+    parent: Option<TaskId>,
+}
+
+fn last_seen(headers: &HeaderMap, after: Option<u64>) -> Result<Option<u64>, Problem> {
+    let Some(id) = headers.get("last-event-id") else { return Ok(after) };
+    let id = id.to_str().ok().and_then(|id| id.parse().ok());
+    id.map(Some).ok_or_else(|| Problem::bad_request("Last-Event-ID is no number of an event"))
+}
+
+async fn follow_many(
+    call: Call,
+    headers: HeaderMap,
+    Query(filter): Query<Filter>,
+) -> Result<Response, Problem> {
+    let Filter { after, task_type, queue, label, parent } = filter;
+    let labels: BTreeMap<_, _> = labels(&label)?;
+    let scope = call.who.scope.clone();
+    let wants_all = (&task_type, &queue, &parent) == (&None, &None, &None) && labels.is_empty();
+    let which = match wants_all && scope.is_all() {
+        true => Which::All,
+        false => Which::Those(Box::new(move |task| {
+            scope.has(&task.queue, &task.headers)
+                && are_in(&labels, &task.headers)
+                && task_type.as_ref().is_none_or(|task_type| *task_type == task.task_type)
+                && queue.as_ref().is_none_or(|queue| *queue == task.queue)
+                && parent.is_none_or(|parent| task.parent == Some(parent))
+        })),
+    };
+    stream_of(&call.app, Follow { task_id: None, after: last_seen(&headers, after)?, which }).await
+}
+
+async fn follow_one(
+    call: Call,
+    headers: HeaderMap,
+    Path(task_id): Path<TaskId>,
+    Query(After { after }): Query<After>,
+) -> Result<Response, Problem> {
+    call.task(task_id).await?;
+    let after = last_seen(&headers, after)?.unwrap_or(0);
+    stream_of(&call.app, Follow { task_id: Some(task_id), after: Some(after), which: Which::All }).await
+}
+
+async fn stream_of(app: &Arc<App>, which: Follow) -> Result<Response, Problem> {
+    let chunks = follow(app, which).await?;
+    let chunks = stream::unfold(chunks, |mut chunks| async move {
+        let chunk: Result<Bytes, std::io::Error> = Ok(chunks.recv().await?);
+        Some((chunk, chunks))
+    });
+    let headers = [
+        (header::CONTENT_TYPE, "text/event-stream"),
+        (header::CACHE_CONTROL, "no-cache, no-transform"),
+        // Proxies that gather answers (nginx) are not to gather this one.
+        (header::HeaderName::from_static("x-accel-buffering"), "no"),
+    ];
+    Ok((headers, Stream::from_stream(chunks)).into_response())
+}

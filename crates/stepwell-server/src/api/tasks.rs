@@ -1,0 +1,329 @@
+//! Tasks.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::http::{Method, StatusCode};
+use axum::response::{IntoResponse, Response};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use stepwell::{
+    Entry, Error, Export, Failure, LogLine, Name, Payload, SpawnOptions, SpawnResult, TaskFilter, TaskId,
+    TaskInfo, TaskState,
+};
+
+use super::document::Api;
+use crate::access::Operation;
+use crate::call::Call;
+use crate::extract::{Body, Path, Query};
+use crate::problem::Problem;
+
+/// How many tasks a page has at most.
+const MAX_PAGE: usize = 1_000;
+/// How long somebody may wait for a result, in seconds.
+const MAX_WAIT: u64 = 25;
+
+pub(super) fn add_to(api: &mut Api) {
+    use Operation as O;
+    let ok = StatusCode::OK;
+    api.route(Method::GET, "/tasks", O::ListTasks, "List tasks, the newest first")
+        .query::<Filter>()
+        .answers::<Tasks>(ok)
+        .does(list);
+    api.route(Method::POST, "/tasks", O::SpawnTask, "Spawn a task")
+        .body::<Spawn>()
+        .answers::<Spawned>(StatusCode::CREATED)
+        .answers::<Spawned>(ok)
+        .does(spawn);
+    api.route(Method::POST, "/tasks/import", O::ImportTask, "Take in a task that was exported")
+        .body::<Value>()
+        .answers::<Imported>(StatusCode::CREATED)
+        .does(import);
+    api.route(Method::GET, "/tasks/{task_id}", O::ReadTask, "Read a task").answers::<TaskInfo>(ok).does(read);
+    api.route(Method::DELETE, "/tasks/{task_id}", O::DeleteTask, "Remove a task that has ended")
+        .done()
+        .does(delete);
+    api.route(Method::GET, "/tasks/{task_id}/journal", O::ReadTask, "Read what a task did, in order")
+        .answers::<Journal>(ok)
+        .does(journal);
+    api.route(Method::GET, "/tasks/{task_id}/logs", O::ReadTask, "Read what a task wrote to its log")
+        .answers::<Logs>(ok)
+        .does(logs);
+    api.route(Method::GET, "/tasks/{task_id}/result", O::ReadTask, "Read how a task ended, or wait for it")
+        .query::<Wait>()
+        .answers::<TaskResult>(ok)
+        .answers::<TaskResult>(StatusCode::ACCEPTED)
+        .does(result);
+    api.route(Method::GET, "/tasks/{task_id}/export", O::ExportTask, "Write a task into a document")
+        .answers::<Value>(ok)
+        .does(export);
+    api.route(Method::POST, "/tasks/{task_id}/cancel", O::CancelTask, "Cancel a task, and its children")
+        .done()
+        .does(cancel);
+    api.route(
+        Method::POST,
+        "/tasks/{task_id}/retry",
+        O::RetryTask,
+        "Run a failed or cancelled task again, from its journal",
+    )
+    .done()
+    .does(retry);
+    api.route(
+        Method::POST,
+        "/tasks/{task_id}/retrigger",
+        O::RetriggerTask,
+        "Spawn a task like this one, from the start",
+    )
+    .answers::<Spawned>(StatusCode::CREATED)
+    .does(retrigger);
+    api.route(
+        Method::POST,
+        "/tasks/{task_id}/messages",
+        O::SendMessage,
+        "Send a message to a task's mailbox",
+    )
+    .body::<Message>()
+    .done()
+    .does(send);
+    api.route(Method::GET, "/task-types", O::ListTaskTypes, "List the task types that were described")
+        .answers::<Vec<stepwell::TaskTypeInfo>>(ok)
+        .does(task_types);
+}
+
+/// Which tasks.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Filter {
+    /// Those that are in this state.
+    pub(crate) state: Option<TaskState>,
+    /// Those of this queue.
+    pub(crate) queue: Option<Name>,
+    /// Those of this type.
+    #[serde(rename = "type")]
+    pub(crate) task_type: Option<Name>,
+    /// Those with this label, as `name=value`; it may come several times.
+    pub(crate) label: Vec<String>,
+    /// Those that this task spawned.
+    pub(crate) parent: Option<TaskId>,
+    /// Those that are older than this task: the last one of the page before.
+    pub(crate) before: Option<TaskId>,
+    /// How many, up to 1,000. Default: 100.
+    #[schemars(range(min = 1, max = 1000))]
+    pub(crate) limit: Option<usize>,
+}
+
+/// Labels as a query has them.
+pub(crate) fn labels<C: FromIterator<(String, String)>>(labels: &[String]) -> Result<C, Problem> {
+    let read = |label: &String| {
+        let (name, value) = label.split_once('=')?;
+        Some((name.to_owned(), value.to_owned()))
+    };
+    let wrong = || Problem::bad_request("a label is written as name=value");
+    labels.iter().map(|label| read(label).ok_or_else(wrong)).collect()
+}
+
+impl Filter {
+    pub(crate) fn read(self) -> Result<TaskFilter, Problem> {
+        let Self { state, queue, task_type, label, parent, before, limit } = self;
+        let limit = limit.unwrap_or(100);
+        if !(1..=MAX_PAGE).contains(&limit) {
+            return Err(Problem::bad_request(format!("limit is {limit}: it has to be from 1 to {MAX_PAGE}")));
+        }
+        Ok(TaskFilter { state, queue, task_type, labels: labels(&label)?, parent, before, limit })
+    }
+}
+
+/// A page of tasks.
+#[derive(Serialize, JsonSchema)]
+struct Tasks {
+    /// The tasks.
+    tasks: Vec<TaskInfo>,
+    /// `before` of the next page, when there may be one.
+    next: Option<TaskId>,
+}
+
+async fn list(call: Call, Query(filter): Query<Filter>) -> Result<Json<Tasks>, Problem> {
+    let filter = filter.read()?;
+    let limit = filter.limit;
+    let tasks = call.tasks(filter).await?;
+    let next = tasks.last().filter(|_| tasks.len() == limit).map(|task| task.task_id);
+    Ok(Json(Tasks { tasks, next }))
+}
+
+/// A task to be spawned.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Spawn {
+    /// Its type, which some worker knows.
+    task_type: Name,
+    /// What it is given.
+    #[serde(default)]
+    params: Value,
+    /// How it is spawned.
+    #[serde(default)]
+    options: SpawnOptions,
+}
+
+/// What became of it.
+#[derive(Serialize, JsonSchema)]
+struct Spawned {
+    /// The task: a new one, or the one that has the idempotency or concurrency key.
+    task_id: TaskId,
+    /// Whether it is new.
+    created: bool,
+}
+
+impl From<SpawnResult> for Spawned {
+    fn from(SpawnResult { task_id, created, .. }: SpawnResult) -> Self {
+        Self { task_id, created }
+    }
+}
+
+async fn spawn(call: Call, Body(spawn): Body<Spawn>) -> Result<Response, Problem> {
+    let Spawn { task_type, params, options } = spawn;
+    let options = call.who.scope.put_in(options).map_err(|error| Problem::bad_request(error.to_string()))?;
+    let spawned = call.client().spawn_named(task_type.as_str(), &params, options).await?;
+    let status = if spawned.created { StatusCode::CREATED } else { StatusCode::OK };
+    Ok((status, Json(Spawned::from(spawned))).into_response())
+}
+
+async fn read(call: Call, Path(task_id): Path<TaskId>) -> Result<Json<TaskInfo>, Problem> {
+    Ok(Json(call.task(task_id).await?))
+}
+
+async fn delete(call: Call, Path(task_id): Path<TaskId>) -> Result<StatusCode, Problem> {
+    call.task(task_id).await?;
+    call.client().delete(task_id).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// What a task did.
+#[derive(Serialize, JsonSchema)]
+struct Journal {
+    /// Its entries, in order.
+    entries: Vec<Entry>,
+    /// What it waits for.
+    waits: Vec<stepwell::store::Wait>,
+}
+
+async fn journal(call: Call, Path(task_id): Path<TaskId>) -> Result<Json<Journal>, Problem> {
+    call.task(task_id).await?;
+    let record = call.client().export(task_id).await?.record;
+    Ok(Json(Journal { entries: record.journal, waits: record.waits }))
+}
+
+/// What a task wrote.
+#[derive(Serialize, JsonSchema)]
+struct Logs {
+    /// The lines, the oldest first.
+    logs: Vec<LogLine>,
+}
+
+async fn logs(call: Call, Path(task_id): Path<TaskId>) -> Result<Json<Logs>, Problem> {
+    call.task(task_id).await?;
+    Ok(Json(Logs { logs: call.client().logs(task_id).await? }))
+}
+
+/// How long to wait.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Wait {
+    /// How many seconds to wait for a task that has not ended, up to 25. Default: 0.
+    #[schemars(range(max = 25))]
+    #[serde(default)]
+    wait: u64,
+}
+
+/// How a task ended, if it did.
+#[derive(Serialize, JsonSchema)]
+struct TaskResult {
+    /// Where it is in its life.
+    state: TaskState,
+    /// Its output.
+    output: Option<Payload>,
+    /// Why it failed.
+    failure: Option<Failure>,
+}
+
+async fn result(
+    call: Call,
+    Path(task_id): Path<TaskId>,
+    Query(Wait { wait }): Query<Wait>,
+) -> Result<Response, Problem> {
+    let mut task = call.task(task_id).await?;
+    if !task.state.is_finished() && wait > 0 {
+        let wait = Duration::from_secs(wait.min(MAX_WAIT));
+        match tokio::time::timeout(wait, call.client().wait::<Value>(task_id)).await {
+            // It tells nothing that the task itself does not.
+            Err(_) | Ok(Ok(_) | Err(Error::TaskFailed { .. } | Error::TaskCancelled(_))) => {}
+            Ok(Err(error)) => return Err(error.into()),
+        }
+        task = call.task(task_id).await?;
+    }
+    let status = if task.state.is_finished() { StatusCode::OK } else { StatusCode::ACCEPTED };
+    let TaskInfo { state, output, failure, .. } = task;
+    Ok((status, Json(TaskResult { state, output, failure })).into_response())
+}
+
+async fn export(call: Call, Path(task_id): Path<TaskId>) -> Result<Json<Payload>, Problem> {
+    call.task(task_id).await?;
+    let export = call.client().export(task_id).await?;
+    let json = export.to_json().map_err(|source| Error::Payload { what: "the document".into(), source })?;
+    Ok(Json(Payload::from_json(json)))
+}
+
+/// A task that was taken in.
+#[derive(Serialize, JsonSchema)]
+struct Imported {
+    /// The task.
+    task_id: TaskId,
+}
+
+async fn import(call: Call, Body(document): Body<Payload>) -> Result<(StatusCode, Json<Imported>), Problem> {
+    let export = Export::from_json(document.as_str()).map_err(Error::from)?;
+    let task_id = call.client().import(export).await?;
+    Ok((StatusCode::CREATED, Json(Imported { task_id })))
+}
+
+async fn cancel(call: Call, Path(task_id): Path<TaskId>) -> Result<StatusCode, Problem> {
+    call.task(task_id).await?;
+    call.client().cancel(task_id).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn retry(call: Call, Path(task_id): Path<TaskId>) -> Result<StatusCode, Problem> {
+    call.task(task_id).await?;
+    call.client().retry(task_id).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn retrigger(call: Call, Path(task_id): Path<TaskId>) -> Result<(StatusCode, Json<Spawned>), Problem> {
+    call.task(task_id).await?;
+    Ok((StatusCode::CREATED, Json(call.client().retrigger(task_id).await?.into())))
+}
+
+/// A message for a task.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Message {
+    /// What it is about.
+    topic: Name,
+    /// What it says.
+    #[serde(default)]
+    payload: Value,
+}
+
+async fn send(
+    call: Call,
+    Path(task_id): Path<TaskId>,
+    Body(Message { topic, payload }): Body<Message>,
+) -> Result<StatusCode, Problem> {
+    call.task(task_id).await?;
+    call.client().send(task_id, &topic, &payload).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn task_types(call: Call) -> Result<Json<Vec<stepwell::TaskTypeInfo>>, Problem> {
+    Ok(Json(call.client().task_types().await?))
+}

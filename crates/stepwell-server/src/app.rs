@@ -1,0 +1,80 @@
+//! What all requests share.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use moka::future::Cache;
+use serde_json::Value;
+use stepwell::{CancellationToken, Durable, Headers, Name, TaskId, TaskInfo};
+use tokio::sync::Semaphore;
+
+use crate::access::{Access, Token};
+use crate::feed::Feed;
+use crate::problem::Problem;
+use crate::sample::Samples;
+
+/// Of how many tasks is remembered what never changes.
+const REMEMBERED: u64 = 50_000;
+
+pub(crate) struct App {
+    pub(crate) client: Durable,
+    pub(crate) access: Arc<dyn Access>,
+    /// What browsers may log in with; `None` where the access is somebody else's, or open.
+    pub(crate) token: Option<Arc<Token>>,
+    /// Names that browsers may call the server by, beside addresses and `localhost`.
+    pub(crate) hosts: Vec<String>,
+    /// The API's description.
+    pub(crate) document: Value,
+    pub(crate) feed: Feed,
+    pub(crate) samples: Samples,
+    /// One permit for each stream of events.
+    pub(crate) streams: Arc<Semaphore>,
+    /// Ends the streams.
+    pub(crate) closing: CancellationToken,
+    tasks: Cache<TaskId, Option<Arc<Known>>>,
+}
+
+/// What never changes of a task.
+pub(crate) struct Known {
+    pub(crate) task_type: Name,
+    pub(crate) queue: Name,
+    pub(crate) headers: Headers,
+    pub(crate) parent: Option<TaskId>,
+}
+
+impl From<TaskInfo> for Known {
+    fn from(TaskInfo { task_type, queue, headers, parent, .. }: TaskInfo) -> Self {
+        Self { task_type, queue, headers, parent }
+    }
+}
+
+impl App {
+    pub(crate) fn new(
+        client: Durable,
+        access: Arc<dyn Access>,
+        token: Option<Arc<Token>>,
+        hosts: Vec<String>,
+        document: Value,
+        max_streams: usize,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            feed: Feed::default(),
+            samples: Samples::default(),
+            streams: Arc::new(Semaphore::new(max_streams)),
+            closing: CancellationToken::new(),
+            tasks: Cache::builder().max_capacity(REMEMBERED).time_to_live(Duration::from_secs(60)).build(),
+            client,
+            access,
+            token,
+            hosts,
+            document,
+        })
+    }
+
+    /// What never changes of a task, remembered for all who ask.
+    pub(crate) async fn known(&self, task_id: TaskId) -> Result<Option<Arc<Known>>, Problem> {
+        let look = async { Ok(self.client.task(task_id).await?.map(|task| Arc::new(task.into()))) };
+        let known = self.tasks.try_get_with(task_id, look).await;
+        known.map_err(|error: Arc<stepwell::Error>| (*error).clone().into())
+    }
+}

@@ -1,0 +1,269 @@
+//! The history as it grows, for many at once.
+//!
+//! ```text
+//!   store ──▶ tail (one, while anybody listens) ──▶ ring ──▶ follower ──▶ client
+//!     └──────────── what came before, and what a follower was too slow for ──▲
+//! ```
+//!
+//! Events have numbers that grow, and whoever has read up to one never finds anything new below it. So a follower that knows
+//! the last number that it gave misses nothing, wherever it reads on: in the ring, or in the store.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use serde_json::{Map, Value, json};
+use stepwell::{HistoryEntry, HistoryFilter, TaskId};
+use tokio::sync::{Mutex, broadcast, mpsc};
+
+use crate::app::{App, Known};
+use crate::problem::Problem;
+
+/// How many events are read at once.
+const PAGE: usize = 1_000;
+/// How many pages a follower may be behind before it goes back to the store.
+const RING: usize = 64;
+/// How often the store is asked for more.
+const POLL: Duration = Duration::from_millis(50);
+/// A sign of life, so that those between do not take the connection for dead.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// How long a client may not take what is there for it.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// How many chunks wait for a client.
+const BUFFERED: usize = 4;
+
+/// An event as it is sent.
+pub(crate) struct Frame {
+    id: u64,
+    task_id: TaskId,
+    text: Bytes,
+}
+
+/// Events that follow each other.
+pub(crate) struct Page {
+    frames: Vec<Frame>,
+    /// All of them, for those who want all.
+    all: Bytes,
+}
+
+impl Page {
+    fn new(entries: &[HistoryEntry]) -> Self {
+        let frames: Vec<_> = entries.iter().map(Frame::new).collect();
+        let mut all = BytesMut::with_capacity(frames.iter().map(|frame| frame.text.len()).sum());
+        frames.iter().for_each(|frame| all.extend_from_slice(&frame.text));
+        Self { frames, all: all.freeze() }
+    }
+}
+
+impl Frame {
+    fn new(entry: &HistoryEntry) -> Self {
+        let HistoryEntry { id, at, task_id, event } = entry;
+        let (name, mut data) = match event {
+            // The event is an object of one member, which is called as the event is, and holds what it tells.
+            Ok(event) => match serde_json::to_value(event) {
+                Ok(Value::Object(named)) => match named.into_iter().next() {
+                    Some((name, Value::Object(data))) => (name, data),
+                    _ => (event.name().to_owned(), Map::new()),
+                },
+                _ => (event.name().to_owned(), Map::new()),
+            },
+            Err(error) => {
+                ("unreadable".into(), Map::from_iter([("reason".into(), error.to_string().into())]))
+            }
+        };
+        data.extend([
+            ("id".to_owned(), json!(id)),
+            ("at".to_owned(), json!(at)),
+            ("task_id".to_owned(), json!(task_id)),
+            ("event".to_owned(), json!(name)),
+        ]);
+        let text = format!("id: {id}\nevent: {name}\ndata: {}\n\n", Value::Object(data));
+        Self { id: *id, task_id: *task_id, text: text.into() }
+    }
+}
+
+/// Shares one reader of the history among all who follow it.
+#[derive(Default)]
+pub(crate) struct Feed {
+    /// There while somebody reads the end of the history for it.
+    ring: Mutex<Option<broadcast::Sender<Arc<Page>>>>,
+}
+
+impl Feed {
+    /// What comes from now on: all that is not in the store yet.
+    async fn listen(&self, app: &Arc<App>) -> Result<broadcast::Receiver<Arc<Page>>, Problem> {
+        let mut ring = self.ring.lock().await;
+        if let Some(sender) = &*ring {
+            return Ok(sender.subscribe());
+        }
+        let end = end_of_history(app).await?;
+        let (sender, receiver) = broadcast::channel(RING);
+        *ring = Some(sender.clone());
+        tokio::spawn(tail(app.clone(), sender, end));
+        Ok(receiver)
+    }
+}
+
+/// The number of the last event that there is.
+pub(crate) async fn end_of_history(app: &App) -> Result<u64, Problem> {
+    // The store reads forwards only; whether there is anything behind a number is found at once.
+    let (mut low, mut high) = (0, i64::MAX.unsigned_abs());
+    while low < high {
+        let middle = low + (high - low) / 2;
+        let behind = HistoryFilter { task_id: None, after: middle, limit: 1 };
+        match app.client.history(behind).await?.first() {
+            Some(entry) => low = entry.id,
+            None => high = middle,
+        }
+    }
+    Ok(low)
+}
+
+/// Reads what comes, while anybody listens.
+async fn tail(app: Arc<App>, ring: broadcast::Sender<Arc<Page>>, mut last: u64) {
+    loop {
+        if ring.receiver_count() == 0 {
+            let mut shared = app.feed.ring.lock().await;
+            if ring.receiver_count() == 0 {
+                *shared = None;
+                return;
+            }
+        }
+        let next = HistoryFilter { task_id: None, after: last, limit: PAGE };
+        let entries = app.client.history(next).await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "cannot read the history; trying again");
+            Vec::new()
+        });
+        match entries.last() {
+            Some(entry) => last = entry.id,
+            None if app.closing.is_cancelled() => return,
+            None => {
+                tokio::time::sleep(POLL).await;
+                continue;
+            }
+        }
+        let _ = ring.send(Arc::new(Page::new(&entries)));
+    }
+}
+
+/// Which events somebody follows.
+pub(crate) struct Follow {
+    pub(crate) task_id: Option<TaskId>,
+    /// Those that came behind this number; from now on when `None`.
+    pub(crate) after: Option<u64>,
+    pub(crate) which: Which,
+}
+
+/// Whose events pass.
+pub(crate) enum Which {
+    All,
+    Those(Box<dyn Fn(&Known) -> bool + Send + Sync>),
+}
+
+impl Which {
+    async fn passes(&self, app: &App, task_id: TaskId) -> Result<bool, Problem> {
+        match self {
+            Self::All => Ok(true),
+            Self::Those(pass) => Ok(app.known(task_id).await?.is_some_and(|task| pass(&task))),
+        }
+    }
+}
+
+/// Somebody has stopped reading, or the store has stopped answering. Either way the client comes again, with the last number
+/// that it has seen.
+struct Gone;
+
+impl From<Problem> for Gone {
+    fn from(_: Problem) -> Self {
+        Self
+    }
+}
+
+impl From<stepwell::Error> for Gone {
+    fn from(_: stepwell::Error) -> Self {
+        Self
+    }
+}
+
+/// Begins to follow; what is received is to be sent as it is.
+pub(crate) async fn follow(app: &Arc<App>, follow: Follow) -> Result<mpsc::Receiver<Bytes>, Problem> {
+    let permit = app.streams.clone().try_acquire_owned();
+    let permit = permit.map_err(|_| Problem::busy("too many streams of events are open: try again later"))?;
+    // Before the store is read: nothing can come between.
+    let live = app.feed.listen(app).await?;
+    let last = match follow.after {
+        Some(after) => after,
+        None => end_of_history(app).await?,
+    };
+    let (sender, receiver) = mpsc::channel(BUFFERED);
+    let app = app.clone();
+    tokio::spawn(async move {
+        let _permit = permit;
+        let closing = app.closing.clone();
+        let mut follower = Follower { app, follow, last, sender };
+        let _ = closing.run_until_cancelled(follower.run(live)).await;
+    });
+    Ok(receiver)
+}
+
+struct Follower {
+    app: Arc<App>,
+    follow: Follow,
+    last: u64,
+    sender: mpsc::Sender<Bytes>,
+}
+
+impl Follower {
+    async fn run(&mut self, mut live: broadcast::Receiver<Arc<Page>>) -> Result<(), Gone> {
+        // So that a client that comes again before the first event knows from where.
+        self.send(Bytes::from(format!("retry: 1000\nid: {}\n\n", self.last))).await?;
+        loop {
+            self.catch_up().await?;
+            loop {
+                match tokio::time::timeout(KEEP_ALIVE, live.recv()).await {
+                    Ok(Ok(page)) => self.give(&page).await?,
+                    Ok(Err(broadcast::error::RecvError::Lagged(_))) => break,
+                    Ok(Err(broadcast::error::RecvError::Closed)) => return Err(Gone),
+                    Err(_) => self.send(Bytes::from_static(b":\n\n")).await?,
+                }
+            }
+        }
+    }
+
+    /// What the store has.
+    async fn catch_up(&mut self) -> Result<(), Gone> {
+        loop {
+            let filter = HistoryFilter { task_id: self.follow.task_id, after: self.last, limit: PAGE };
+            let entries = self.app.client.history(filter).await?;
+            self.give(&Page::new(&entries)).await?;
+            if entries.len() < PAGE {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn give(&mut self, page: &Page) -> Result<(), Gone> {
+        let (Some(first), Some(last)) = (page.frames.first(), page.frames.last()) else { return Ok(()) };
+        let mut chunk = BytesMut::new();
+        if first.id > self.last && self.follow.task_id.is_none() && matches!(self.follow.which, Which::All) {
+            self.send(page.all.clone()).await?;
+        } else {
+            for frame in page.frames.iter().filter(|frame| frame.id > self.last) {
+                if self.follow.task_id.is_none_or(|task_id| task_id == frame.task_id)
+                    && self.follow.which.passes(&self.app, frame.task_id).await?
+                {
+                    chunk.extend_from_slice(&frame.text);
+                }
+            }
+        }
+        self.last = self.last.max(last.id);
+        match chunk.is_empty() {
+            true => Ok(()),
+            false => self.send(chunk.freeze()).await,
+        }
+    }
+
+    async fn send(&self, chunk: Bytes) -> Result<(), Gone> {
+        self.sender.send_timeout(chunk, PATIENCE).await.map_err(|_| Gone)
+    }
+}

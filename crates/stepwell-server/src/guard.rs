@@ -1,0 +1,145 @@
+//! What every request passes first: whether a browser may be where it says it is, and sizes and times.
+//!
+//! A page of another site can make a browser send requests here, with the cookie of whoever sits before it (CSRF), or make its
+//! own name stand for this server's address (DNS rebinding). `Origin` and `Host` tell, and no page can change them.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{OriginalUri, Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Redirect, Response};
+
+use crate::app::App;
+use crate::problem::Problem;
+
+/// How long an answer may take to begin.
+const TIME: Duration = Duration::from_secs(30);
+/// How many bytes of headers there may be.
+const HEADERS: usize = 16 << 10;
+
+/// The path below which the router is: empty, or `/stepwell`.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Base(pub(crate) String);
+
+impl Base {
+    fn of(request: &Request) -> Self {
+        let original = request.extensions().get::<OriginalUri>().map(|uri| uri.path());
+        let Some(original) = original else { return Self::default() };
+        let base = match request.uri().path() {
+            "/" => original.strip_suffix('/').unwrap_or(original),
+            path => original.strip_suffix(path).unwrap_or_default(),
+        };
+        Self(base.to_owned())
+    }
+
+    /// The path of something below it, which begins with `/`.
+    pub(crate) fn to(&self, path: &str) -> String {
+        match (self.0.is_empty(), path) {
+            (true, _) => path.to_owned(),
+            (false, "/") => self.0.clone(),
+            (false, _) => format!("{}{path}", self.0),
+        }
+    }
+}
+
+pub(crate) async fn guard(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
+    let size: usize = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+    let checked = match size > HEADERS {
+        true => Err(Problem::new(
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            "headers",
+            "The headers are too large",
+            format!("they have {size} bytes, the limit is {HEADERS}"),
+        )),
+        false => check_origin(&app, &request),
+    };
+    let base = Base::of(&request);
+    request.extensions_mut().insert(base);
+    let mut response = match checked {
+        Ok(()) => match tokio::time::timeout(TIME, next.run(request)).await {
+            Ok(response) => response,
+            Err(_) => Problem::busy("there was no answer in time: try again").into_response(),
+        },
+        Err(problem) => problem.into_response(),
+    };
+    secure(response.headers_mut());
+    response
+}
+
+fn check_origin(app: &App, request: &Request) -> Result<(), Problem> {
+    let headers = request.headers();
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    let host = host.or_else(|| request.uri().authority().map(axum::http::uri::Authority::as_str));
+    let Some(host) = host else { return Err(Problem::bad_request("the header Host is missing")) };
+    let (name, _) = split_port(host);
+    if !is_known(app, name) {
+        return Err(Problem::new(
+            StatusCode::MISDIRECTED_REQUEST,
+            "host",
+            "This server does not go by that name",
+            format!("{name:?} is not known here: name it with `--host`, or `Server::host`"),
+        ));
+    }
+    let elsewhere = || Problem::forbidden("the request comes from a page of another origin");
+    if let Some(origin) = headers.get(header::ORIGIN) {
+        let of = origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, rest)| rest);
+        if of.is_none_or(|of| !of.eq_ignore_ascii_case(host)) {
+            return Err(elsewhere());
+        }
+    }
+    let site = headers.get(HeaderName::from_static("sec-fetch-site"));
+    let is_safe = matches!(*request.method(), Method::GET | Method::HEAD);
+    if !is_safe && site.is_some_and(|site| site != "same-origin" && site != "none") {
+        return Err(elsewhere());
+    }
+    Ok(())
+}
+
+/// `localhost:80`, `[::1]:80`, `10.0.0.1`: what is before the port, and the port.
+fn split_port(host: &str) -> (&str, Option<&str>) {
+    match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => (name, Some(port)),
+        _ => (host, None),
+    }
+}
+
+/// An address cannot be made to stand for another one, as a name can.
+fn is_known(app: &App, name: &str) -> bool {
+    let address = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+    address.parse::<IpAddr>().is_ok()
+        || name.eq_ignore_ascii_case("localhost")
+        || app.hosts.iter().any(|host| host.eq_ignore_ascii_case(name))
+}
+
+fn secure(headers: &mut HeaderMap) {
+    const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; \
+        connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+    for (name, value) in [
+        (header::CONTENT_SECURITY_POLICY, POLICY),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::X_FRAME_OPTIONS, "DENY"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+}
+
+/// Finds out who asks. A browser that nobody knows is led to where it can log in.
+pub(crate) async fn authenticate(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
+    if let Some(who) = app.access.authenticate(request.headers()).await {
+        request.extensions_mut().insert(who);
+        return next.run(request).await;
+    }
+    let accepts = request.headers().get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
+    let is_browser = accepts.is_some_and(|accept| accept.contains("text/html"));
+    match (&app.token, request.extensions().get::<Base>()) {
+        (Some(_), Some(base)) if is_browser => Redirect::to(&base.to("/login")).into_response(),
+        _ => Problem::unauthenticated().into_response(),
+    }
+}

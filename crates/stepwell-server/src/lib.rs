@@ -1,0 +1,48 @@
+//! The HTTP API of Stepwell, its live event stream, and a dashboard: an axum [`Router`](axum::Router) to nest into any
+//! application, or to [serve](Server::bind) by itself, which `stepwell serve` does.
+//!
+//! ```no_run
+//! use stepwell::Durable;
+//! use stepwell_server::Server;
+//!
+//! # async fn example() -> anyhow::Result<()> {
+//! let client = Durable::builder().keep_history().build().await?;
+//! let app: axum::Router = axum::Router::new()
+//!     // The application's own routes.
+//!     .nest("/stepwell", Server::new(client).token("0123456789abcdef0123456789abcdef")?.router());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! ```text
+//!   request ─▶ guard: Host, Origin, sizes, time ─▶ access: who? ─▶ Call: may they? is the task theirs? ─▶ API | pages
+//! ```
+//!
+//! # Safe by default
+//! Without a token or an [`Access`] of your own, everybody who reaches the router may do everything: so [`Server::bind`] then
+//! refuses all but loopback addresses. A browser is answered under names that are known only (`localhost`, addresses, and those
+//! given to [`Server::host`]), and requests from pages of other origins are refused, whatever they carry.
+//!
+//! # Events
+//! The stream of events is the [history](stepwell::Durable::history): it tells what clients and workers did that were built with
+//! `keep_history()`, and nothing of the others.
+
+#![forbid(unsafe_code)]
+
+mod access;
+mod api;
+mod app;
+mod call;
+mod extract;
+mod feed;
+mod guard;
+mod pages;
+mod problem;
+mod sample;
+mod server;
+mod socket;
+
+pub use access::{Access, Identity, Operation, Scope, WeakToken};
+pub use problem::Problem;
+pub use server::{Bound, ServeError, Server};
+pub use stepwell::async_trait;

@@ -1,0 +1,122 @@
+//! What waits for somebody's decision.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::response::Redirect;
+use axum::routing::{get, post};
+use maud::{Markup, html};
+use serde::Deserialize;
+use serde_json::Value;
+use stepwell::{ApprovalInfo, Decision, TaskId};
+
+use super::layout::{nothing, page};
+use super::route;
+use super::words::{json, moment};
+use crate::access::Operation;
+use crate::api::approvals::{in_name_of, page as page_of};
+use crate::app::App;
+use crate::call::Call;
+use crate::extract::{Form, Path, Query};
+use crate::problem::Problem;
+
+pub(super) fn add_to(router: Router<Arc<App>>) -> Router<Arc<App>> {
+    router
+        .route("/approvals", route(Operation::ListApprovals, get(list)))
+        .route("/tasks/{task_id}/decide", route(Operation::Decide, post(decide)))
+}
+
+#[derive(Deserialize)]
+struct Behind {
+    behind: Option<TaskId>,
+}
+
+async fn list(call: Call, Query(Behind { behind }): Query<Behind>) -> Result<Markup, Problem> {
+    let (approvals, next) = page_of(&call, behind).await?;
+    Ok(page(
+        &call,
+        "/approvals",
+        "Approvals",
+        html! {
+            h1 { "Approvals" }
+            @if approvals.is_empty() {
+                (nothing("Nothing waits for a decision", html! {
+                    "A task asks for one with " code { "ctx.await_approval(..)" } "."
+                }))
+            }
+            div class="cards" { @for approval in &approvals { (card(&call, approval)) } }
+            @if let Some(next) = next { p { a href={ (call.base.to("/approvals")) "?behind=" (next) } { "Next" } } }
+        },
+    ))
+}
+
+/// An approval, and how to decide it.
+pub(super) fn card(call: &Call, approval: &ApprovalInfo) -> Markup {
+    let id = format!("{}-{}", approval.task_id, approval.name);
+    html! {
+        article class="card approval" id={ "approval-" (id) } {
+            h2 { (approval.name) " " small { a href=(call.base.to(&format!("/tasks/{}", approval.task_id))) { (approval.task_type) } } }
+            p class="dim" {
+                "asked " (moment(approval.asked_at))
+                @if let Some(assignee) = &approval.assignee { " · for " strong { (assignee) } }
+                @if let Some(due_at) = approval.due_at { " · until " (moment(due_at)) }
+            }
+            (json(&approval.request))
+            form method="post" class="stack" action=(call.base.to(&format!("/tasks/{}/decide", approval.task_id))) {
+                input type="hidden" name="name" value=(approval.name);
+                @if call.who.name.is_none() {
+                    label { "Who decides" input name="by" required id={ "by-" (id) } autocomplete="name"; }
+                }
+                label { "Why" input name="reason" id={ "reason-" (id) }; }
+                details { summary { "With a value" }
+                    label { "JSON" textarea name="value" rows="2" spellcheck="false" id={ "value-" (id) } {} }
+                }
+                div class="actions" {
+                    button class="primary" name="decision" value="approve" { "Approve" }
+                    button class="danger" name="decision" value="reject" { "Reject" }
+                }
+            }
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Decided {
+    name: String,
+    decision: Word,
+    by: Option<String>,
+    #[serde(default)]
+    reason: String,
+    #[serde(default)]
+    value: String,
+}
+
+#[derive(Deserialize, PartialEq)]
+#[serde(rename_all = "snake_case")]
+enum Word {
+    Approve,
+    Reject,
+}
+
+async fn decide(
+    call: Call,
+    Path(task_id): Path<TaskId>,
+    Form(Decided { name, decision, by, reason, value }): Form<Decided>,
+) -> Result<Redirect, Problem> {
+    call.task(task_id).await?;
+    let by = in_name_of(&call, by);
+    let reason = (!reason.is_empty()).then_some(reason);
+    let decision = match decision {
+        Word::Approve => {
+            let value = match value.trim() {
+                "" => Value::Null,
+                text => serde_json::from_str(text)
+                    .map_err(|error| Problem::bad_request(format!("the value is no JSON: {error}")))?,
+            };
+            Decision::Approved { by, reason, value }
+        }
+        Word::Reject => Decision::Rejected { by, reason },
+    };
+    call.client().decide(task_id, &name, &decision).await?;
+    Ok(Redirect::to(&call.base.to(&format!("/tasks/{task_id}"))))
+}

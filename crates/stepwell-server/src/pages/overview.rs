@@ -1,0 +1,136 @@
+//! What goes on.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::response::{IntoResponse as _, Redirect, Response};
+use axum::routing::get;
+use maud::{Markup, html};
+use stepwell::{TaskFilter, TaskState};
+
+use super::chart::{Chart, Series};
+use super::layout::{nothing, page};
+use super::words::{duration, moment, number, state};
+use super::{queues, route};
+use crate::access::Operation;
+use crate::app::App;
+use crate::call::Call;
+use crate::problem::Problem;
+use crate::sample::{EVERY, KEPT, Sample, quantile};
+
+/// How many failed tasks are shown.
+const FAILED: usize = 5;
+
+pub(super) fn add_to(router: Router<Arc<App>>) -> Router<Arc<App>> {
+    router.route("/", route(Operation::ListTasks, get(overview)))
+}
+
+async fn overview(call: Call) -> Result<Response, Problem> {
+    // Those who may see their own tasks only see those.
+    if !call.may(Operation::ReadOverview, None).await {
+        return Ok(Redirect::to(&call.base.to("/tasks")).into_response());
+    }
+    let samples = call.app.samples.look(&call.app).await?;
+    let workers = call.client().workers().await?;
+    let filter = TaskFilter { state: Some(TaskState::Failed), limit: FAILED, ..TaskFilter::default() };
+    let failed = call.tasks(filter).await?;
+    let newest = call.tasks(TaskFilter { limit: 1, ..TaskFilter::default() }).await?;
+    let now = samples.last().cloned().unwrap_or_default();
+    let alive = workers.iter().filter(|worker| worker.alive).count();
+    let content = html! {
+        h1 { "Overview" }
+        @if newest.is_empty() {
+            (nothing("No tasks yet", html! {
+                "Spawn one: " code { "client.spawn::<MyTask>(params)" } ", or "
+                code { "stepwell tasks spawn my_task '{}'" } "."
+            }))
+        }
+        div class="tiles" {
+            (tile(&call, "Pending", now.pending, "/tasks?state=pending"))
+            (tile(&call, "Running", now.running, "/tasks?state=running"))
+            (tile(&call, "Suspended", now.suspended, "/tasks?state=suspended"))
+            (tile(&call, "Workers alive", alive as u64, "/workers"))
+        }
+        (charts(&samples))
+        @if !now.queues.is_empty() {
+            h2 { "Queues" }
+            (queues::table(&call, &now.queues))
+        }
+        @if !failed.is_empty() {
+            h2 { "Failed last" }
+            div class="scroll" { table {
+                thead { tr { th { "Task" } th { "Why" } th { "When" } } }
+                tbody { @for task in &failed {
+                    tr {
+                        th scope="row" {
+                            a href=(call.base.to(&format!("/tasks/{}", task.task_id))) { (task.task_type) } " " (state(task.state))
+                        }
+                        td class="why" { @if let Some(failure) = &task.failure { (failure.message) } }
+                        td { @match task.finished_at { Some(at) => (moment(at)), None => "–" } }
+                    }
+                } }
+            } }
+            p { a href=(call.base.to("/tasks?state=failed")) { "All that failed" } }
+        }
+    };
+    Ok(page(&call, "/", "Overview", content).into_response())
+}
+
+fn tile(call: &Call, name: &str, count: u64, path: &str) -> Markup {
+    html! { a class="tile" href=(call.base.to(path)) { span { (name) } strong { (number(count)) } } }
+}
+
+fn charts(samples: &[Sample]) -> Markup {
+    let seconds = EVERY.as_secs_f64();
+    let count = |of: fn(&Sample) -> u64| samples.iter().map(|sample| of(sample) as f64).collect::<Vec<_>>();
+    let rate = |of: fn(&Sample) -> u64| {
+        let mut values = count(of);
+        values.iter_mut().for_each(|value| *value /= seconds);
+        values
+    };
+    let took = |part: f64| {
+        let mut last = 0.0;
+        let value = |sample: &Sample| {
+            last = quantile(&sample.took, part).map_or(last, |took| took.as_secs_f64());
+            last
+        };
+        samples.iter().map(value).collect::<Vec<_>>()
+    };
+    let span = duration(EVERY * u32::try_from(KEPT).unwrap_or(1));
+    let chart = |title, series, stacked, write| {
+        Chart { title, series, stacked, room: KEPT, span: span.clone(), write }.draw()
+    };
+    let series = |name, class, values| Series { name, class, values };
+    html! {
+        div class="charts" {
+            (chart("Ended a second", vec![
+                series("completed", "completed", rate(|sample| sample.completed)),
+                series("failed", "failed", rate(|sample| sample.failed)),
+                series("cancelled", "cancelled", rate(|sample| sample.cancelled)),
+            ], true, short))
+            (chart("From spawn to completion", vec![
+                series("p50", "completed", took(0.5)),
+                series("p95", "running", took(0.95)),
+            ], false, |seconds| duration(Duration::from_secs_f64(seconds))))
+            (chart("Not ended", vec![
+                series("running", "running", count(|sample| sample.running)),
+                series("pending", "pending", count(|sample| sample.pending)),
+                series("suspended", "suspended", count(|sample| sample.suspended)),
+            ], true, short))
+        }
+        p class="dim" {
+            "What ended, and how long it took, is known of clients that keep the history (" code { "keep_history()" }
+            "). Pictures are drawn while somebody looks."
+        }
+    }
+}
+
+fn short(value: f64) -> String {
+    match value {
+        v if v >= 1e6 => format!("{:.1} M", v / 1e6),
+        v if v >= 1e4 => format!("{:.0} k", v / 1e3),
+        v if v == v.trunc() => format!("{v:.0}"),
+        v => format!("{v:.1}"),
+    }
+}

@@ -1,0 +1,299 @@
+//! One task.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::response::Redirect;
+use axum::routing::{get, post};
+use maud::{Markup, html};
+use serde::Deserialize;
+use stepwell::{
+    Entry, Failure, HistoryFilter, Kind, LogLevel, LogLine, Outcome, Progress, TaskFilter, TaskId, TaskInfo,
+    TaskRecord,
+};
+
+use super::layout::{button, confirmed, page};
+use super::timeline::{ROWS, Timeline};
+use super::words::{brief, duration, json, moment, number, state};
+use super::{approvals, route, tasks};
+use crate::access::Operation;
+use crate::app::App;
+use crate::call::Call;
+use crate::extract::{Form, Path, Query};
+use crate::problem::Problem;
+
+/// How many children are shown.
+const CHILDREN: usize = 50;
+/// How many happenings are read for the timeline.
+const HISTORY: usize = 50_000;
+
+pub(super) fn add_to(router: Router<Arc<App>>) -> Router<Arc<App>> {
+    router
+        .route("/tasks/{task_id}", route(Operation::ReadTask, get(show)))
+        .route("/tasks/{task_id}/cancel", route(Operation::CancelTask, post(cancel)))
+        .route("/tasks/{task_id}/retry", route(Operation::RetryTask, post(retry)))
+        .route("/tasks/{task_id}/retrigger", route(Operation::RetriggerTask, post(retrigger)))
+        .route("/tasks/{task_id}/delete", route(Operation::DeleteTask, post(delete)))
+        .route("/tasks/{task_id}/send", route(Operation::SendMessage, post(send)))
+}
+
+#[derive(Deserialize)]
+struct Part {
+    /// The first row that is shown of what has many.
+    #[serde(default)]
+    from: usize,
+}
+
+async fn show(
+    call: Call,
+    Path(task_id): Path<TaskId>,
+    Query(Part { from }): Query<Part>,
+) -> Result<Markup, Problem> {
+    let task = call.task(task_id).await?;
+    let client = call.client();
+    let TaskRecord { journal, waits, .. } = client.export(task_id).await?.record;
+    let history = HistoryFilter { task_id: Some(task_id), after: 0, limit: HISTORY };
+    let history = client.history(history).await?;
+    let children = TaskFilter { parent: Some(task_id), limit: CHILDREN, ..TaskFilter::default() };
+    let children = call.tasks(children).await?;
+    let waiting = client.approvals(before(task_id), 1).await?;
+    let waiting: Vec<_> = waiting.into_iter().filter(|approval| approval.task_id == task_id).collect();
+    let timeline = Timeline::new(&task, &journal, &waits, &history, client.store().now());
+    let logs = LogLine::all(&journal);
+    let content = html! {
+        (head(&call, &task))
+        @if let Some(progress) = progress(&journal) { (bar(&progress)) }
+        @for approval in &waiting { (approvals::card(&call, approval)) }
+        @if let Some(failure) = &task.failure { (why(&task, failure)) }
+        h2 { "Timeline" }
+        (timeline.draw(&call, from))
+        (parts(&call, task_id, from, timeline.len().max(journal.len())))
+        div class="columns" {
+            section { h2 { "Parameters" } (json(&task.params)) }
+            section { h2 { "Output" } @match &task.output {
+                Some(output) => (json(output)),
+                None => p class="dim" { "none yet" },
+            } }
+        }
+        @if !children.is_empty() { h2 { "Children" } (tasks::table(&call, &children)) }
+        @if !logs.is_empty() { h2 { "Log" } (log(&logs)) }
+        details id="journal" { summary { "Journal, " (number(journal.len() as u64)) " entries" }
+            (entries(&journal, from))
+        }
+        details id="facts" { summary { "Everything else" } (facts(&call, &task)) }
+    };
+    Ok(page(&call, "/tasks", task.task_type.as_str(), content))
+}
+
+/// The id right before that one: approvals are listed behind a task.
+fn before(task_id: TaskId) -> Option<TaskId> {
+    let number = task_id.as_uuid().as_u128().checked_sub(1)?;
+    format!("{number:032x}").parse().ok()
+}
+
+fn head(call: &Call, task: &TaskInfo) -> Markup {
+    let to = |action: &str| call.base.to(&format!("/tasks/{}/{action}", task.task_id));
+    let finished = task.state.is_finished();
+    html! {
+        div class="head" {
+            div {
+                h1 { (task.task_type) " " (state(task.state)) }
+                p class="dim" {
+                    code class="id" { (task.task_id) }
+                    " · queue " a href={ (call.base.to("/tasks")) "?queue=" (super::queues::encoded(task.queue.as_str())) } { (task.queue) }
+                    " · attempt " (task.attempt) " of " (task.max_attempts)
+                    " · spawned " (moment(task.spawned_at))
+                    @if let Some(parent) = task.parent { " · by " a href=(call.base.to(&format!("/tasks/{parent}"))) { "its parent" } }
+                    @if task.cancel_requested && !finished { " · " strong { "asked to cancel" } }
+                }
+            }
+            div class="actions" {
+                @if !finished {
+                    (confirmed(&to("cancel"), "Cancel", "The task is told to end, and its children with it.", "danger"))
+                    details class="confirm" id="send" {
+                        summary class="button" { "Send…" }
+                        form method="post" action=(to("send")) class="stack" {
+                            label { "Topic" input name="topic" required id="send-topic"; }
+                            label { "JSON" textarea name="payload" rows="3" spellcheck="false" id="send-payload" {} }
+                            button class="primary" { "Send" }
+                        }
+                    }
+                } @else {
+                    @if task.state != stepwell::TaskState::Completed { (button(&to("retry"), "Retry")) }
+                    (button(&to("retrigger"), "Run anew"))
+                    (confirmed(&to("delete"), "Delete", "The task, its journal and its log are removed.", "danger"))
+                }
+            }
+        }
+    }
+}
+
+fn progress(journal: &[Entry]) -> Option<Progress> {
+    let last = journal.iter().rev().find(|entry| entry.key.kind == Kind::Progress)?;
+    match &last.outcome {
+        Outcome::Done(value) => value.decode().ok(),
+        _ => None,
+    }
+}
+
+fn bar(progress: &Progress) -> Markup {
+    html! {
+        p class="progress" {
+            progress max=[progress.total] value=[progress.total.map(|_| progress.current)] {}
+            " " (number(progress.current)) @if let Some(total) = progress.total { " of " (number(total)) }
+            @if let Some(message) = &progress.message { " · " (message) }
+        }
+    }
+}
+
+fn why(task: &TaskInfo, failure: &Failure) -> Markup {
+    let title = if task.state.is_finished() { "Why it failed" } else { "Why its last attempt failed" };
+    html! {
+        section class="failure" {
+            h2 { (title) }
+            (chain(failure))
+            @if !failure.compensation_errors.is_empty() {
+                h3 { "What could not be undone" }
+                ul { @for error in &failure.compensation_errors { li { strong { (error.name) } (chain(&error.failure)) } } }
+            }
+            @if let Some(backtrace) = &failure.backtrace {
+                details id="backtrace" { summary { "Backtrace" } pre { (backtrace) } }
+            }
+        }
+    }
+}
+
+fn chain(failure: &Failure) -> Markup {
+    html! {
+        p class="message" { (failure.message) }
+        @if !failure.causes.is_empty() {
+            ol class="causes" { @for cause in &failure.causes { li { "because: " (cause) } } }
+        }
+    }
+}
+
+/// Where else one may look, when there is more than is shown at once.
+fn parts(call: &Call, task_id: TaskId, from: usize, all: usize) -> Markup {
+    let path = call.base.to(&format!("/tasks/{task_id}"));
+    html! {
+        @if all > ROWS {
+            nav class="pages" aria-label="Parts of the timeline" {
+                @if from > 0 { a href={ (path) "?from=" (from.saturating_sub(ROWS)) } { "Earlier" } }
+                span class="dim" { (number(from as u64 + 1)) " to " (number((from + ROWS).min(all) as u64)) " of " (number(all as u64)) }
+                @if from + ROWS < all { a href={ (path) "?from=" (from + ROWS) } { "Later" } }
+            }
+        }
+    }
+}
+
+fn log(lines: &[LogLine]) -> Markup {
+    html! {
+        ol class="log" { @for line in lines.iter().rev().take(ROWS).rev() {
+            li class={ "level " (level(line.level)) } {
+                (moment(line.at)) " " span class="tag" { (level(line.level)) } " " (line.message)
+                @for (name, value) in &line.fields { " " span class="label" { (name) "=" (value) } }
+            }
+        } }
+    }
+}
+
+fn level(level: LogLevel) -> &'static str {
+    match level {
+        LogLevel::Debug => "debug",
+        LogLevel::Info => "info",
+        LogLevel::Warn => "warn",
+        LogLevel::Error => "error",
+    }
+}
+
+fn entries(journal: &[Entry], from: usize) -> Markup {
+    html! {
+        div class="scroll" { table {
+            thead { tr { th class="number" { "#" } th { "Kind" } th { "Name" } th { "What was delivered" } th { "When" } } }
+            tbody { @for entry in journal.iter().skip(from).take(ROWS) {
+                tr {
+                    td class="number" { (entry.seq) }
+                    td { (entry.key.kind.as_str()) }
+                    td { (entry.key.label()) }
+                    td class="value" { @match &entry.outcome {
+                        Outcome::Done(value) => code { (brief(value)) },
+                        Outcome::Failed(failure) => span class="wrong" { (failure) },
+                        Outcome::Retrying { failure, .. } => span class="again" { (failure) },
+                    } }
+                    td { (moment(entry.at)) }
+                }
+            } }
+        } }
+    }
+}
+
+fn facts(call: &Call, task: &TaskInfo) -> Markup {
+    html! {
+        dl {
+            dt { "Run" } dd { code { (task.run_id) } }
+            dt { "Priority" } dd { (task.priority) }
+            @if let Some(at) = task.started_at { dt { "Started" } dd { (moment(at)) } }
+            @if let Some(at) = task.finished_at { dt { "Ended" } dd { (moment(at)) } }
+            @if let Some(at) = task.due_at { dt { "Due" } dd { (moment(at)) } }
+            @if let Some(at) = task.cancel_at { dt { "Cancelled at" } dd { (moment(at)) } }
+            @if let Some(time) = task.max_duration { dt { "May take" } dd { (duration(time)) } }
+            @if let Some(key) = &task.idempotency_key { dt { "Idempotency key" } dd { (key) } }
+            @if let Some(key) = &task.concurrency_key { dt { "Concurrency key" } dd { (key) } }
+            @if let Some(version) = &task.code_version { dt { "Code version" } dd { (version) } }
+            @for (name, value) in &task.headers { dt { (name) } dd { (value) } }
+            dt { "As JSON" } dd {
+                a href=(call.base.to(&format!("/api/v1/tasks/{}", task.task_id))) { "task" } ", "
+                a href=(call.base.to(&format!("/api/v1/tasks/{}/journal", task.task_id))) { "journal" }
+            }
+        }
+    }
+}
+
+async fn cancel(call: Call, Path(task_id): Path<TaskId>) -> Result<Redirect, Problem> {
+    call.task(task_id).await?;
+    call.client().cancel(task_id).await?;
+    Ok(back_to(&call, task_id))
+}
+
+async fn retry(call: Call, Path(task_id): Path<TaskId>) -> Result<Redirect, Problem> {
+    call.task(task_id).await?;
+    call.client().retry(task_id).await?;
+    Ok(back_to(&call, task_id))
+}
+
+async fn retrigger(call: Call, Path(task_id): Path<TaskId>) -> Result<Redirect, Problem> {
+    call.task(task_id).await?;
+    let new = call.client().retrigger(task_id).await?.task_id;
+    Ok(back_to(&call, new))
+}
+
+async fn delete(call: Call, Path(task_id): Path<TaskId>) -> Result<Redirect, Problem> {
+    call.task(task_id).await?;
+    call.client().delete(task_id).await?;
+    Ok(Redirect::to(&call.base.to("/tasks")))
+}
+
+#[derive(Deserialize)]
+struct Message {
+    topic: String,
+    payload: String,
+}
+
+async fn send(
+    call: Call,
+    Path(task_id): Path<TaskId>,
+    Form(Message { topic, payload }): Form<Message>,
+) -> Result<Redirect, Problem> {
+    call.task(task_id).await?;
+    let payload: serde_json::Value = match payload.trim() {
+        "" => serde_json::Value::Null,
+        text => serde_json::from_str(text)
+            .map_err(|error| Problem::bad_request(format!("the message is no JSON: {error}")))?,
+    };
+    call.client().send(task_id, topic, &payload).await?;
+    Ok(back_to(&call, task_id))
+}
+
+fn back_to(call: &Call, task_id: TaskId) -> Redirect {
+    Redirect::to(&call.base.to(&format!("/tasks/{task_id}")))
+}

@@ -1,0 +1,110 @@
+//! How pages write times, states and values.
+
+use std::time::Duration;
+
+use maud::{Markup, html};
+use stepwell::{Payload, TaskState, Timestamp};
+
+/// How much of a value a page shows at once.
+const SHOWN: usize = 20_000;
+
+/// A moment, in UTC.
+pub(crate) fn moment(at: Timestamp) -> Markup {
+    let text = at.strftime("%Y-%m-%d %H:%M:%S").to_string();
+    html! { time datetime=(at) title=(format!("{at}")) { (text) } }
+}
+
+pub(crate) fn state(state: TaskState) -> Markup {
+    html! { span class={ "state " (state.as_str()) } { (state.as_str()) } }
+}
+
+/// `950 µs`, `12.3 ms`, `4.2 s`, `3 min 20 s`, `2 h 5 min`, `4 d 2 h`.
+pub(crate) fn duration(time: Duration) -> String {
+    let micros = time.as_micros();
+    let seconds = time.as_secs();
+    match micros {
+        0 => "0".into(),
+        1..=999 => format!("{micros} µs"),
+        1_000..=999_999 => format!("{} ms", short(micros as f64 / 1e3)),
+        1_000_000..=99_999_999 => format!("{} s", short(micros as f64 / 1e6)),
+        _ if seconds < 7_200 => format!("{} min {} s", seconds / 60, seconds % 60),
+        _ if seconds < 172_800 => format!("{} h {} min", seconds / 3_600, seconds / 60 % 60),
+        _ => format!("{} d {} h", seconds / 86_400, seconds / 3_600 % 24),
+    }
+}
+
+/// Three digits.
+fn short(number: f64) -> String {
+    match number {
+        n if n < 10.0 => format!("{n:.2}"),
+        n if n < 100.0 => format!("{n:.1}"),
+        n => format!("{n:.0}"),
+    }
+}
+
+/// The time from one moment to another.
+pub(crate) fn between(from: Timestamp, to: Timestamp) -> Duration {
+    Duration::from_micros(u64::try_from(to.as_microsecond() - from.as_microsecond()).unwrap_or(0))
+}
+
+/// `1234567` as `1,234,567`.
+pub(crate) fn number(number: u64) -> String {
+    let digits = number.to_string();
+    let mut out = String::new();
+    for (n, digit) in digits.chars().enumerate() {
+        if n > 0 && (digits.len() - n).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+/// A value, laid out for reading.
+pub(crate) fn json(value: &Payload) -> Markup {
+    let pretty = serde_json::from_str::<serde_json::Value>(value.as_str())
+        .and_then(|value| serde_json::to_string_pretty(&value));
+    let text = pretty.unwrap_or_else(|_| value.as_str().to_owned());
+    let (shown, rest) = cut(&text, SHOWN);
+    html! {
+        pre class="json" tabindex="0" { (shown) @if rest > 0 { "…" } }
+        @if rest > 0 { p class="dim" { (number(rest as u64)) " further bytes: read them by the API" } }
+    }
+}
+
+/// A value in one line, for lists.
+pub(crate) fn brief(value: &Payload) -> String {
+    let (shown, rest) = cut(value.as_str(), 120);
+    if rest > 0 { format!("{shown}…") } else { shown.to_owned() }
+}
+
+/// The beginning of a text, and how many bytes are behind it.
+fn cut(text: &str, bytes: usize) -> (&str, usize) {
+    if text.len() <= bytes {
+        return (text, 0);
+    }
+    let end = (0..=bytes).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    (&text[..end], text.len() - end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_short() {
+        let shown = |micros| duration(Duration::from_micros(micros));
+        assert_eq!(shown(950), "950 µs");
+        assert_eq!(shown(12_340), "12.3 ms");
+        assert_eq!(shown(4_200_000), "4.20 s");
+        assert_eq!(shown(200_000_000), "3 min 20 s");
+        assert_eq!(shown(7_500_000_000), "2 h 5 min");
+    }
+
+    #[test]
+    fn texts_are_cut_between_characters() {
+        assert_eq!(cut("äöü", 3), ("ä", 4));
+        assert_eq!(number(1_234_567), "1,234,567");
+        assert_eq!(number(12), "12");
+    }
+}

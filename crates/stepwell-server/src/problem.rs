@@ -1,0 +1,114 @@
+//! Errors as clients see them: `application/problem+json` (RFC 9457).
+
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use schemars::JsonSchema;
+use serde::Serialize;
+use stepwell::{Error, TaskId};
+
+/// Why a request was not done.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct Problem {
+    /// What sort of problem it is: `urn:stepwell:problem:not-found`…
+    #[serde(rename = "type")]
+    kind: String,
+    /// The same for people.
+    title: &'static str,
+    /// The HTTP status.
+    status: u16,
+    /// What happened this time, and what to do.
+    detail: String,
+}
+
+impl Problem {
+    pub(crate) fn new(
+        status: StatusCode,
+        kind: &str,
+        title: &'static str,
+        detail: impl Into<String>,
+    ) -> Self {
+        let kind = format!("urn:stepwell:problem:{kind}");
+        Self { kind, title, status: status.as_u16(), detail: detail.into() }
+    }
+
+    pub(crate) fn bad_request(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "bad-request", "The request is not understood", detail)
+    }
+
+    pub(crate) fn unauthenticated() -> Self {
+        let detail = "send the token as `Authorization: Bearer …`, or log in";
+        Self::new(StatusCode::UNAUTHORIZED, "unauthenticated", "Nobody knows who asks", detail)
+    }
+
+    pub(crate) fn forbidden(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "forbidden", "This is not allowed", detail)
+    }
+
+    pub(crate) fn not_found(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not-found", "There is no such thing", detail)
+    }
+
+    pub(crate) fn no_task(task_id: TaskId) -> Self {
+        Error::NotFound(task_id).into()
+    }
+
+    pub(crate) fn busy(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", "Too much is going on", detail)
+    }
+
+    pub(crate) fn status(&self) -> StatusCode {
+        StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+
+    pub(crate) fn title(&self) -> &str {
+        self.title
+    }
+
+    pub(crate) fn detail(&self) -> &str {
+        &self.detail
+    }
+}
+
+impl From<Error> for Problem {
+    fn from(error: Error) -> Self {
+        use StatusCode as S;
+        let detail = error.to_string();
+        match error {
+            Error::NotFound(_)
+            | Error::UnknownWorker(_)
+            | Error::UnknownApproval { .. }
+            | Error::UnknownSchedule(_) => Self::not_found(detail),
+            Error::NotAllowed { .. } | Error::AlreadyDecided { .. } | Error::Waiting(_) => {
+                Self::new(S::CONFLICT, "conflict", "The state does not allow it", detail)
+            }
+            Error::Name(_)
+            | Error::Payload { .. }
+            | Error::Schedule { .. }
+            | Error::Workflow(_)
+            | Error::Import(_) => {
+                Self::new(S::UNPROCESSABLE_ENTITY, "invalid", "What was sent is not valid", detail)
+            }
+            // What a database says of itself is for its operators.
+            error => {
+                tracing::error!(%error, "a request failed");
+                let detail = "the database could not do its work: the server's log says why";
+                Self::new(S::SERVICE_UNAVAILABLE, "store", "The store does not answer", detail)
+            }
+        }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut response = (self.status(), Json(&self)).into_response();
+        // For pages, which say it otherwise.
+        response.extensions_mut().insert(self.clone());
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if self.status() == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}

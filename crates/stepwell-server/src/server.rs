@@ -1,0 +1,178 @@
+//! The router, and serving it.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::middleware::from_fn_with_state;
+use stepwell::Durable;
+use tokio::net::TcpListener;
+
+use crate::access::{Access, Open, Token, WeakToken};
+use crate::app::App;
+use crate::guard::{authenticate, guard};
+use crate::problem::Problem;
+use crate::socket::Impatient;
+use crate::{api, pages};
+
+/// A payload's limit by default, as JSON within JSON.
+const MAX_BODY: usize = 8 << 20;
+const MAX_STREAMS: usize = 1_000;
+
+/// Makes the [`Router`]. Without a [token](Self::token) or an [`Access`](Self::access), whoever reaches it may do everything.
+pub struct Server {
+    client: Durable,
+    access: Option<Arc<dyn Access>>,
+    token: Option<Arc<Token>>,
+    hosts: Vec<String>,
+    max_body_bytes: usize,
+    max_streams: usize,
+}
+
+/// Why nothing is served.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServeError {
+    /// Others could reach it, and nothing would keep them from doing anything.
+    #[error(
+        "{0} can be reached from other machines, by anybody: give a token (`--token`, STEPWELL_TOKEN, `Server::token`), or listen on 127.0.0.1"
+    )]
+    Unprotected(SocketAddr),
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// The listening socket has failed.
+    #[error("the server ended: {0}")]
+    Ended(io::Error),
+}
+
+impl Server {
+    /// A server of what this client is a client of.
+    pub fn new(client: Durable) -> Self {
+        Self {
+            client,
+            access: None,
+            token: None,
+            hosts: Vec::new(),
+            max_body_bytes: MAX_BODY,
+            max_streams: MAX_STREAMS,
+        }
+    }
+
+    /// Only those who have this token may do anything: programs by `Authorization: Bearer`, people by logging in.
+    ///
+    /// # Errors
+    /// When it is shorter than 16 characters.
+    pub fn token(mut self, token: &str) -> Result<Self, WeakToken> {
+        let token = Arc::new(Token::new(token)?);
+        self.access = Some(token.clone());
+        self.token = Some(token);
+        Ok(self)
+    }
+
+    /// Asks this who may do what, in place of a token.
+    pub fn access(mut self, access: impl Access) -> Self {
+        self.access = Some(Arc::new(access));
+        self.token = None;
+        self
+    }
+
+    /// A name that browsers may call the server by, beside `localhost` and addresses: `jobs.example.com`, without a port.
+    pub fn host(mut self, name: impl Into<String>) -> Self {
+        self.hosts.push(name.into());
+        self
+    }
+
+    /// How many bytes the body of a request may have. Default: 8 MiB.
+    pub fn max_body_bytes(mut self, bytes: usize) -> Self {
+        self.max_body_bytes = bytes;
+        self
+    }
+
+    /// How many streams of events there may be at the same time. Default: 1,000.
+    pub fn max_streams(mut self, streams: usize) -> Self {
+        self.max_streams = streams;
+        self
+    }
+
+    /// The router. The API lies below `/api/v1`, its description at `/api/v1/openapi.json`, the dashboard at `/`, and
+    /// `/health/live` and `/health/ready` answer to anybody.
+    pub fn router(self) -> Router {
+        self.routed().0
+    }
+
+    fn routed(self) -> (Router, Arc<App>) {
+        let (api, document) = api::router();
+        let access = self.access.unwrap_or_else(|| Arc::new(Open));
+        let app = App::new(self.client, access, self.token, self.hosts, document, self.max_streams);
+        let router = Router::new()
+            .nest("/api/v1", api)
+            .merge(pages::router())
+            .route_layer(from_fn_with_state(app.clone(), authenticate))
+            .merge(pages::open())
+            .merge(api::health::router())
+            .fallback(async || Problem::not_found("there is nothing at this path"))
+            .method_not_allowed_fallback(async || {
+                let status = axum::http::StatusCode::METHOD_NOT_ALLOWED;
+                Problem::new(status, "method", "This cannot be done to it", "see the API's description")
+            })
+            .layer(DefaultBodyLimit::max(self.max_body_bytes))
+            .layer(from_fn_with_state(app.clone(), guard))
+            .with_state(app.clone());
+        (router, app)
+    }
+
+    /// Listens on an address; port 0 takes any that is free.
+    ///
+    /// # Errors
+    /// [`ServeError::Unprotected`] when others could reach it and there is neither a token nor an [`Access`];
+    /// [`ServeError::Listen`].
+    pub async fn bind(self, address: SocketAddr) -> Result<Bound, ServeError> {
+        if self.access.is_none() && !address.ip().is_loopback() {
+            return Err(ServeError::Unprotected(address));
+        }
+        let failed = |source| ServeError::Listen { address, source };
+        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        let (router, app) = self.routed();
+        Ok(Bound { listener, address, router, app })
+    }
+}
+
+/// A server that listens.
+pub struct Bound {
+    listener: TcpListener,
+    address: SocketAddr,
+    router: Router,
+    app: Arc<App>,
+}
+
+impl Bound {
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves until that is ready; then ends the streams, and what is being answered.
+    ///
+    /// # Errors
+    /// [`ServeError::Ended`].
+    pub async fn serve(self, until: impl Future<Output = ()> + Send + 'static) -> Result<(), ServeError> {
+        let Self { listener, router, app, .. } = self;
+        let ended = async move {
+            until.await;
+            app.closing.cancel();
+        };
+        axum::serve(Impatient(listener), router)
+            .with_graceful_shutdown(ended)
+            .await
+            .map_err(ServeError::Ended)
+    }
+}
