@@ -1,5 +1,6 @@
 //! What can be asked of the program.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::builder::styling::{AnsiColor, Styles};
@@ -42,6 +43,10 @@ pub(crate) struct Cli {
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
+    /// The two-minute tour: orders that survive the death of their worker, and the dashboard to look at them
+    Demo(Demo),
+    /// Serve the dashboard and the HTTP API
+    Serve(Serve),
     /// Tasks: list, show, watch, spawn, cancel, retry, delete, move
     #[command(subcommand)]
     Tasks(Tasks),
@@ -137,6 +142,35 @@ pub(crate) enum Tasks {
         /// The file; - for the input
         file: PathBuf,
     },
+}
+
+#[derive(Args)]
+pub(crate) struct Serve {
+    /// Where to listen; other machines can reach anything but 127.0.0.1 and [::1], and then a token is needed
+    #[arg(long, default_value = "127.0.0.1:7180", value_name = "ADDRESS")]
+    pub(crate) listen: SocketAddr,
+    /// Only those who have this may do anything
+    #[arg(long, env = "STEPWELL_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    pub(crate) token: Option<String>,
+    /// A name that browsers may call the server by, beside localhost and addresses; may be repeated
+    #[arg(long = "host", value_name = "NAME")]
+    pub(crate) hosts: Vec<String>,
+}
+
+#[derive(Args)]
+pub(crate) struct Demo {
+    /// The folder of the database and the ledger [default: a new one, which is removed at the end]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) folder: Option<PathBuf>,
+    /// Where the dashboard listens
+    #[arg(long, default_value = "127.0.0.1:7180", value_name = "ADDRESS")]
+    pub(crate) listen: SocketAddr,
+    /// End when the orders are done, in place of waiting for Ctrl-C
+    #[arg(long)]
+    pub(crate) exit: bool,
+    /// Be a worker of the tour, as it starts them itself
+    #[arg(long, hide = true, requires = "folder")]
+    pub(crate) worker: bool,
 }
 
 #[derive(Args)]

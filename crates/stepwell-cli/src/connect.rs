@@ -4,7 +4,7 @@ use std::fmt;
 
 use anyhow::Result;
 use stepwell::sqlite::Location;
-use stepwell::{DEFAULT_DATABASE_URL, Durable};
+use stepwell::{DEFAULT_DATABASE_URL, Durable, DurableBuilder};
 
 /// There is no such file: whoever looks at tasks wants those that are there, and no new database.
 #[derive(Debug)]
@@ -25,13 +25,18 @@ impl std::error::Error for NoDatabase {}
 /// Opens a database that is there, with the tables that this version needs: to look at tasks is not to change what their
 /// programs work on.
 pub(crate) async fn open(url: &str) -> Result<Durable> {
+    Ok(existing(url)?.build().await?)
+}
+
+/// What opens it.
+pub(crate) fn existing(url: &str) -> Result<DurableBuilder> {
     let url = if url.is_empty() { DEFAULT_DATABASE_URL } else { url };
     if let Ok(Location::File(path)) = Location::parse(url)
         && !path.exists()
     {
         return Err(NoDatabase(path.display().to_string()).into());
     }
-    Ok(Durable::builder().database_url(url).without_migration().build().await?)
+    Ok(Durable::builder().database_url(url).without_migration())
 }
 
 /// Opens a database, and makes it when it is not there.

@@ -5,12 +5,14 @@
 mod approvals;
 mod args;
 mod connect;
+mod demo;
 mod events;
 mod exit;
 mod input;
 mod queues;
 mod schedules;
 mod screen;
+mod serve;
 mod tasks;
 mod timeline;
 mod watch;
@@ -47,6 +49,8 @@ async fn run(cli: Cli, screen: &Screen) -> Result<ExitCode> {
             clap_complete::generate(shell, &mut Cli::command(), "stepwell", &mut script);
             screen.text(&String::from_utf8_lossy(&script))?;
         }
+        Command::Demo(options) => return demo::run(options, screen).await,
+        Command::Serve(options) => serve::run(url, options, screen).await?,
         Command::Migrate => {
             connect::create(url).await?;
             screen.done(&format!("{url} is there, with the tables of this version"))?;

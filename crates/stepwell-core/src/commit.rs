@@ -48,6 +48,8 @@ type Committing = BoxFuture<'static, Result<Committed, StoreError>>;
 #[derive(Default)]
 struct Answers {
     transitions: Vec<Answer<Result<Applied, Refused>>>,
+    /// The tasks of `transitions` that say themselves how they ended.
+    ending: Vec<TaskId>,
     commands: Vec<Answer<CommandOutcome>>,
     events: Vec<Answer<bool>>,
     messages: Vec<Answer<bool>>,
@@ -170,6 +172,8 @@ impl Gathering {
         } else {
             (batch.transitions, answers.transitions) = all.unzip();
         }
+        let ends = |transition: &&Transition| matches!(transition.next, Next::Fail(_) | Next::Cancel);
+        answers.ending = batch.transitions.iter().filter(ends).map(|transition| transition.task_id).collect();
         *self.on_its_way(lane) = Some(if repeats { usize::MAX } else { batch.transitions.len() });
         (batch, answers)
     }
@@ -335,6 +339,7 @@ impl GroupCommit {
                 Ok(committed) => {
                     let news = committed.news;
                     self.tell_spawned(answers.spawned, &committed.spawns);
+                    self.tell_ended(&news, &answers.ending);
                     let scheduled = answers.scheduled.into_iter().zip(&committed.schedules);
                     for (tasks, _) in scheduled.filter(|(_, outcome)| outcome.has_spawned()) {
                         tasks
@@ -394,6 +399,20 @@ impl GroupCommit {
             if let Spawned::Created { .. } = spawned {
                 self.tell_spawn(task_id, task_type);
             }
+        }
+    }
+
+    /// Tells of tasks that ended without a run of theirs: they were cancelled, or killed their last worker.
+    fn tell_ended(&self, news: &News, ending: &[TaskId]) {
+        for (task_id, finish) in news.finished.iter().filter(|(task_id, _)| !ending.contains(task_id)) {
+            let task_id = *task_id;
+            self.lifecycle.tell(|| match finish {
+                Finish::Completed(_) => None,
+                Finish::Failed(failure) => {
+                    Some(Lifecycle::TaskFailed { task_id, failure: failure.clone(), retry_at: None })
+                }
+                Finish::Cancelled => Some(Lifecycle::TaskCancelled { task_id }),
+            });
         }
     }
 

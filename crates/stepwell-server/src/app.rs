@@ -31,7 +31,9 @@ pub(crate) struct App {
     pub(crate) streams: Arc<Semaphore>,
     /// Ends the streams.
     pub(crate) closing: CancellationToken,
-    tasks: Cache<TaskId, Option<Arc<Known>>>,
+    /// How long a client may not take what it is sent.
+    pub(crate) patience: Duration,
+    pub(crate) known: Remembered,
 }
 
 /// What never changes of a task.
@@ -48,33 +50,20 @@ impl From<TaskInfo> for Known {
     }
 }
 
-impl App {
-    pub(crate) fn new(
-        client: Durable,
-        access: Arc<dyn Access>,
-        token: Option<Arc<Token>>,
-        hosts: Vec<String>,
-        document: Value,
-        max_streams: usize,
-    ) -> Arc<Self> {
-        Arc::new(Self {
-            feed: Feed::default(),
-            samples: Samples::default(),
-            streams: Arc::new(Semaphore::new(max_streams)),
-            closing: CancellationToken::new(),
-            tasks: Cache::builder().max_capacity(REMEMBERED).time_to_live(Duration::from_secs(60)).build(),
-            client,
-            access,
-            token,
-            hosts,
-            document,
-        })
-    }
+/// Tasks that somebody asked for.
+pub(crate) struct Remembered(Cache<TaskId, Option<Arc<Known>>>);
 
+impl Default for Remembered {
+    fn default() -> Self {
+        Self(Cache::builder().max_capacity(REMEMBERED).time_to_live(Duration::from_secs(60)).build())
+    }
+}
+
+impl App {
     /// What never changes of a task, remembered for all who ask.
     pub(crate) async fn known(&self, task_id: TaskId) -> Result<Option<Arc<Known>>, Problem> {
         let look = async { Ok(self.client.task(task_id).await?.map(|task| Arc::new(task.into()))) };
-        let known = self.tasks.try_get_with(task_id, look).await;
+        let known = self.known.0.try_get_with(task_id, look).await;
         known.map_err(|error: Arc<stepwell::Error>| (*error).clone().into())
     }
 }

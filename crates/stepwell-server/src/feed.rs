@@ -8,10 +8,12 @@
 //! Events have numbers that grow, and whoever has read up to one never finds anything new below it. So a follower that knows
 //! the last number that it gave misses nothing, wherever it reads on: in the ring, or in the store.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use futures_util::future::select;
 use serde_json::{Map, Value, json};
 use stepwell::{HistoryEntry, HistoryFilter, TaskId};
 use tokio::sync::{Mutex, broadcast, mpsc};
@@ -27,8 +29,6 @@ const RING: usize = 64;
 const POLL: Duration = Duration::from_millis(50);
 /// A sign of life, so that those between do not take the connection for dead.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
-/// How long a client may not take what is there for it.
-const PATIENCE: Duration = Duration::from_secs(20);
 /// How many chunks wait for a client.
 const BUFFERED: usize = 4;
 
@@ -199,9 +199,11 @@ pub(crate) async fn follow(app: &Arc<App>, follow: Follow) -> Result<mpsc::Recei
     let app = app.clone();
     tokio::spawn(async move {
         let _permit = permit;
-        let closing = app.closing.clone();
+        let (closing, reader) = (app.closing.clone(), sender.clone());
         let mut follower = Follower { app, follow, last, sender };
-        let _ = closing.run_until_cancelled(follower.run(live)).await;
+        let following = closing.run_until_cancelled(follower.run(live));
+        // Until the client is gone, whether there is something for it or not.
+        let _ = select(pin!(following), pin!(reader.closed())).await;
     });
     Ok(receiver)
 }
@@ -264,6 +266,6 @@ impl Follower {
     }
 
     async fn send(&self, chunk: Bytes) -> Result<(), Gone> {
-        self.sender.send_timeout(chunk, PATIENCE).await.map_err(|_| Gone)
+        self.sender.send_timeout(chunk, self.app.patience).await.map_err(|_| Gone)
     }
 }

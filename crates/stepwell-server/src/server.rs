@@ -3,23 +3,28 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::from_fn_with_state;
-use stepwell::Durable;
+use stepwell::{CancellationToken, Durable};
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 
 use crate::access::{Access, Open, Token, WeakToken};
-use crate::app::App;
+use crate::app::{App, Remembered};
+use crate::feed::Feed;
 use crate::guard::{authenticate, guard};
 use crate::problem::Problem;
+use crate::sample::Samples;
 use crate::socket::Impatient;
 use crate::{api, pages};
 
 /// A payload's limit by default, as JSON within JSON.
 const MAX_BODY: usize = 8 << 20;
 const MAX_STREAMS: usize = 1_000;
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Makes the [`Router`]. Without a [token](Self::token) or an [`Access`](Self::access), whoever reaches it may do everything.
 pub struct Server {
@@ -29,6 +34,7 @@ pub struct Server {
     hosts: Vec<String>,
     max_body_bytes: usize,
     max_streams: usize,
+    patience: Duration,
 }
 
 /// Why nothing is served.
@@ -63,6 +69,7 @@ impl Server {
             hosts: Vec::new(),
             max_body_bytes: MAX_BODY,
             max_streams: MAX_STREAMS,
+            patience: PATIENCE,
         }
     }
 
@@ -102,6 +109,12 @@ impl Server {
         self
     }
 
+    /// How long a client may not take what it is sent, before it is dropped. Default: 20 s.
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
     /// The router. The API lies below `/api/v1`, its description at `/api/v1/openapi.json`, the dashboard at `/`, and
     /// `/health/live` and `/health/ready` answer to anybody.
     pub fn router(self) -> Router {
@@ -111,7 +124,19 @@ impl Server {
     fn routed(self) -> (Router, Arc<App>) {
         let (api, document) = api::router();
         let access = self.access.unwrap_or_else(|| Arc::new(Open));
-        let app = App::new(self.client, access, self.token, self.hosts, document, self.max_streams);
+        let app = Arc::new(App {
+            client: self.client,
+            access,
+            token: self.token,
+            hosts: self.hosts,
+            document,
+            streams: Arc::new(Semaphore::new(self.max_streams)),
+            patience: self.patience,
+            feed: Feed::default(),
+            samples: Samples::default(),
+            known: Remembered::default(),
+            closing: CancellationToken::new(),
+        });
         let router = Router::new()
             .nest("/api/v1", api)
             .merge(pages::router())
@@ -166,13 +191,11 @@ impl Bound {
     /// [`ServeError::Ended`].
     pub async fn serve(self, until: impl Future<Output = ()> + Send + 'static) -> Result<(), ServeError> {
         let Self { listener, router, app, .. } = self;
+        let listener = Impatient { listener, patience: app.patience };
         let ended = async move {
             until.await;
             app.closing.cancel();
         };
-        axum::serve(Impatient(listener), router)
-            .with_graceful_shutdown(ended)
-            .await
-            .map_err(ServeError::Ended)
+        axum::serve(listener, router).with_graceful_shutdown(ended).await.map_err(ServeError::Ended)
     }
 }

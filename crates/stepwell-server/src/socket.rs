@@ -9,26 +9,27 @@ use axum::serve::Listener;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_io_timeout::TimeoutStream;
 
-/// How long a client may not take what it is sent.
-const WRITE: Duration = Duration::from_secs(20);
-
 /// Accepts connections, and ends those whose clients do not read.
-pub(crate) struct Impatient(pub(crate) TcpListener);
+pub(crate) struct Impatient {
+    pub(crate) listener: TcpListener,
+    /// How long a client may not take what it is sent.
+    pub(crate) patience: Duration,
+}
 
 impl Listener for Impatient {
     type Io = Pin<Box<TimeoutStream<TcpStream>>>;
     type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (Self::Io, SocketAddr) {
-        let (stream, address) = Listener::accept(&mut self.0).await;
+        let (stream, address) = Listener::accept(&mut self.listener).await;
         // An answer goes at once; without it, it would only go later.
         let _ = stream.set_nodelay(true);
         let mut stream = TimeoutStream::new(stream);
-        stream.set_write_timeout(Some(WRITE));
+        stream.set_write_timeout(Some(self.patience));
         (Box::pin(stream), address)
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.0.local_addr()
+        self.listener.local_addr()
     }
 }

@@ -1,0 +1,48 @@
+//! `stepwell serve`.
+
+use anyhow::Result;
+use stepwell::Durable;
+use stepwell_server::{Bound, Server};
+
+use crate::args::Serve;
+use crate::connect;
+use crate::screen::{BOLD, Screen};
+
+pub(crate) async fn run(url: &str, options: Serve, screen: &Screen) -> Result<()> {
+    // What is spawned by the API is in the history, too.
+    let client = connect::existing(url)?.keep_history().build().await?;
+    let bound = bind(client, options).await?;
+    say(&bound, screen)?;
+    Ok(bound.serve(interrupted()).await?)
+}
+
+pub(crate) async fn bind(client: Durable, Serve { listen, token, hosts }: Serve) -> Result<Bound> {
+    let mut server = hosts.into_iter().fold(Server::new(client), Server::host);
+    if let Some(token) = token.filter(|token| !token.is_empty()) {
+        server = server.token(&token)?;
+    }
+    Ok(server.bind(listen).await?)
+}
+
+pub(crate) fn say(bound: &Bound, screen: &Screen) -> Result<()> {
+    let address = bound.address();
+    screen.show(&serde_json::json!({ "listening": address }), || {
+        format!("the dashboard is at {BOLD}http://{address}{BOLD:#}, its API at http://{address}/api/v1/openapi.json")
+    })
+}
+
+/// Ready when somebody wants the program to end.
+pub(crate) async fn interrupted() {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        if let Ok(mut terminated) = signal(SignalKind::terminate()) {
+            tokio::select! {
+                _ = tokio::signal::ctrl_c() => {}
+                _ = terminated.recv() => {}
+            }
+            return;
+        }
+    }
+    let _ = tokio::signal::ctrl_c().await;
+}

@@ -1,0 +1,238 @@
+//! What the API does, and says when it does not.
+
+#![allow(clippy::unwrap_used, missing_docs, reason = "a test ends by a panic")]
+
+mod common;
+
+use axum::http::{Method, Request, StatusCode, header};
+use common::{ask, client, get, post, request, send, text, waiting_refund};
+use serde_json::{Value, json};
+use stepwell::TaskState;
+use stepwell_server::Server;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_is_spawned_read_and_waited_for() {
+    let client = client().await;
+    let router = Server::new(client.clone()).router();
+    let spawn = json!({ "task_type": "double", "params": 21, "options": { "idempotency_key": "once" } });
+    let (status, spawned) = ask(&router, post("/api/v1/tasks", &spawn)).await;
+    assert_eq!(status, StatusCode::CREATED);
+    let path = format!("/api/v1/tasks/{}", spawned["task_id"].as_str().unwrap());
+    let (status, again) = ask(&router, post("/api/v1/tasks", &spawn)).await;
+    assert_eq!(
+        (status, &again["task_id"], &again["created"]),
+        (StatusCode::OK, &spawned["task_id"], &json!(false))
+    );
+    let (status, result) = ask(&router, get(&format!("{path}/result?wait=20"))).await;
+    assert_eq!(
+        (status, result),
+        (StatusCode::OK, json!({ "state": "completed", "output": 42, "failure": null }))
+    );
+    let (_, task) = ask(&router, get(&path)).await;
+    assert_eq!((&task["state"], &task["params"]), (&json!("completed"), &json!(21)));
+    let (_, journal) = ask(&router, get(&format!("{path}/journal"))).await;
+    assert_eq!(journal["entries"][0]["value"], 42);
+    let (_, export) = ask(&router, get(&format!("{path}/export"))).await;
+    assert_eq!(ask(&router, request(Method::DELETE, &path)).await.0, StatusCode::NO_CONTENT);
+    assert_eq!(ask(&router, get(&path)).await.0, StatusCode::NOT_FOUND);
+    assert_eq!(ask(&router, post("/api/v1/tasks/import", &export)).await.0, StatusCode::CREATED);
+    assert_eq!(ask(&router, get(&path)).await.0, StatusCode::OK);
+    let (status, anew) = ask(&router, request(Method::POST, &format!("{path}/retrigger"))).await;
+    assert!(status == StatusCode::CREATED && anew["task_id"] != spawned["task_id"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lists_come_in_pages_and_pass_filters() {
+    let client = client().await;
+    let router = Server::new(client.clone()).router();
+    for n in 0..5_u64 {
+        let options = stepwell::SpawnOptions::new().label("n", (n % 2).to_string()).label("kind", "x");
+        let task = client.spawn_with::<common::double>(n, options).await.unwrap();
+        client.wait::<u64>(task.task_id).await.unwrap();
+    }
+    waiting_refund(&client, "acme").await;
+    let (mut seen, mut next) = (Vec::new(), String::new());
+    loop {
+        let (status, page) = ask(&router, get(&format!("/api/v1/tasks?limit=2{next}"))).await;
+        assert_eq!(status, StatusCode::OK);
+        seen.extend(page["tasks"].as_array().unwrap().iter().map(|task| task["task_id"].to_string()));
+        let Some(before) = page["next"].as_str() else { break };
+        next = format!("&before={before}");
+    }
+    assert_eq!(seen.len(), 6);
+    assert!(seen.is_sorted_by(|a, b| a > b), "{seen:?}");
+    for (query, count) in [
+        ("state=completed", 5),
+        ("state=suspended&type=refund", 1),
+        ("label=n=0&label=kind=x", 3),
+        ("queue=other", 0),
+    ] {
+        let (_, page) = ask(&router, get(&format!("/api/v1/tasks?{query}"))).await;
+        assert_eq!(page["tasks"].as_array().unwrap().len(), count, "{query}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn approvals_messages_queues_and_the_rest() {
+    let client = client().await;
+    let router = Server::new(client.clone()).router();
+    let task_id = waiting_refund(&client, "acme").await;
+    let path = format!("/api/v1/tasks/{task_id}");
+    let (_, open) = ask(&router, get("/api/v1/approvals")).await;
+    assert_eq!(
+        (&open["approvals"][0]["name"], &open["approvals"][0]["request"]),
+        (&json!("manager"), &json!(7))
+    );
+    let decision = json!({ "approved": true, "by": "ada", "value": 7 });
+    let decide = format!("{path}/approvals/manager");
+    assert_eq!(ask(&router, post(&decide, &decision)).await.0, StatusCode::NO_CONTENT);
+    let (_, result) = ask(&router, get(&format!("{path}/result?wait=20"))).await;
+    assert_eq!(result["output"], 7);
+    let (status, late) = ask(&router, post(&decide, &decision)).await;
+    assert_eq!((status, &late["type"]), (StatusCode::NOT_FOUND, &json!("urn:stepwell:problem:not-found")));
+    let (_, logs) = ask(&router, get(&format!("{path}/logs"))).await;
+    assert_eq!(logs["logs"][0]["message"], "a refund");
+
+    let other = waiting_refund(&client, "acme").await;
+    let message = json!({ "topic": "note", "payload": [1] });
+    let path = format!("/api/v1/tasks/{other}");
+    assert_eq!(ask(&router, post(&format!("{path}/messages"), &message)).await.0, StatusCode::NO_CONTENT);
+    assert_eq!(
+        ask(&router, request(Method::POST, &format!("{path}/cancel"))).await.0,
+        StatusCode::NO_CONTENT
+    );
+    let (status, problem) = ask(&router, request(Method::POST, &format!("{path}/cancel"))).await;
+    assert_eq!((status, &problem["title"]), (StatusCode::CONFLICT, &json!("The state does not allow it")));
+    assert_eq!(ask(&router, request(Method::POST, &format!("{path}/retry"))).await.0, StatusCode::NO_CONTENT);
+
+    let (_, first) = ask(&router, post("/api/v1/events", &json!({ "name": "e", "payload": 1 }))).await;
+    let (_, second) = ask(&router, post("/api/v1/events", &json!({ "name": "e", "payload": 2 }))).await;
+    assert_eq!((&first["first"], &second["first"]), (&json!(true), &json!(false)));
+
+    let queue = "/api/v1/queues/odd%2Fname%20%C3%A4";
+    assert_eq!(
+        ask(&router, request(Method::POST, &format!("{queue}/pause"))).await.0,
+        StatusCode::NO_CONTENT
+    );
+    let mut limits = post(&format!("{queue}/limits"), &json!({ "max_running": 3 }));
+    *limits.method_mut() = Method::PUT;
+    assert_eq!(ask(&router, limits).await.0, StatusCode::NO_CONTENT);
+    let (_, queues) = ask(&router, get("/api/v1/queues")).await;
+    let odd = queues.as_array().unwrap().iter().find(|queue| queue["queue"] == "odd/name ä").unwrap();
+    assert_eq!((&odd["paused"], &odd["limits"]["max_running"]), (&json!(true), &json!(3)));
+    let (_, workers) = ask(&router, get("/api/v1/workers")).await;
+    let drain = format!("/api/v1/workers/{}/drain", workers[0]["worker_id"].as_str().unwrap());
+    assert_eq!(ask(&router, request(Method::POST, &drain)).await.0, StatusCode::NO_CONTENT);
+    let (status, _) = ask(&router, request(Method::POST, "/api/v1/schedules/none/pause")).await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_understood_is_a_problem_that_says_why() {
+    let client = client().await;
+    let router = Server::new(client.clone()).max_body_bytes(1_000).router();
+    let task_id = waiting_refund(&client, "acme").await;
+    let plain = |text: &str| {
+        let mut request = post("/api/v1/tasks", &Value::Null);
+        *request.body_mut() = axum::body::Body::from(text.to_owned());
+        request
+    };
+    let untyped = |mut request: Request<axum::body::Body>| {
+        request.headers_mut().remove(header::CONTENT_TYPE);
+        request
+    };
+    let mut huge_header = get("/api/v1/tasks");
+    huge_header.headers_mut().insert("x-long", "a".repeat(20_000).parse().unwrap());
+    let mut no_host = get("/api/v1/tasks");
+    no_host.headers_mut().remove(header::HOST);
+    let mut bad_id = get("/api/v1/events");
+    bad_id.headers_mut().insert("last-event-id", "seven".parse().unwrap());
+    let missing = "01900000-0000-7000-8000-000000000000";
+    for (request, expected) in [
+        (plain("{"), 400),
+        (plain("{}"), 422),
+        (plain("{\"task_type\": \"\"}"), 422),
+        (plain("{\"task_type\": \"double\", \"parms\": 1}"), 422),
+        (untyped(plain("{\"task_type\": \"double\"}")), 415),
+        (post("/api/v1/tasks", &json!({ "task_type": "double", "params": "x".repeat(2_000) })), 413),
+        (post("/api/v1/tasks/import", &json!({ "format": "other" })), 422),
+        (get("/api/v1/tasks?limit=0"), 400),
+        (get("/api/v1/tasks?state=done"), 400),
+        (get("/api/v1/tasks?unknown=1"), 400),
+        (get("/api/v1/tasks?label=x"), 400),
+        (get("/api/v1/tasks/7"), 400),
+        (get(&format!("/api/v1/tasks/{missing}")), 404),
+        (get(&format!("/api/v1/tasks/{missing}/events")), 404),
+        (get(&format!("/api/v1/tasks/{task_id}/nothing")), 404),
+        (get("/api/v2/tasks"), 404),
+        (request(Method::PUT, "/api/v1/tasks"), 405),
+        (huge_header, 431),
+        (no_host, 400),
+        (bad_id, 400),
+    ] {
+        let what = format!("{} {}", request.method(), request.uri());
+        let response = send(&router, request).await;
+        assert_eq!(response.status(), expected, "{what}");
+        assert_eq!(response.headers()[header::CONTENT_TYPE], "application/problem+json", "{what}");
+        let problem: Value = serde_json::from_str(&text(response).await).unwrap();
+        assert_eq!(problem["status"], expected, "{what}");
+        assert!(!problem["detail"].as_str().unwrap().is_empty() && problem["type"].is_string(), "{problem}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_router_nests_under_any_path() {
+    let client = client().await;
+    let task_id = waiting_refund(&client, "acme").await;
+    let app = axum::Router::new().nest("/ops/jobs", Server::new(client.clone()).router());
+    let (_, document) = ask(&app, get("/ops/jobs/api/v1/openapi.json")).await;
+    assert_eq!(
+        (&document["openapi"], &document["servers"][0]["url"]),
+        (&json!("3.1.0"), &json!("/ops/jobs/api/v1"))
+    );
+    let response = send(&app, get("/ops/jobs")).await;
+    let policy = response.headers()[header::CONTENT_SECURITY_POLICY].to_str().unwrap().to_owned();
+    assert!(policy.contains("default-src 'none'") && !policy.contains("unsafe"), "{policy}");
+    let page = text(response).await;
+    for link in page.split("href=\"").skip(1).map(|rest| rest.split('"').next().unwrap()) {
+        assert!(link.starts_with("/ops/jobs") || link.starts_with('#'), "{link}");
+        if link.starts_with('/') {
+            assert_eq!(send(&app, get(link)).await.status(), StatusCode::OK, "{link}");
+        }
+    }
+    let decide = format!("/ops/jobs/tasks/{task_id}/decide");
+    let mut form = request(Method::POST, &decide);
+    form.headers_mut().insert(header::CONTENT_TYPE, "application/x-www-form-urlencoded".parse().unwrap());
+    *form.body_mut() = "name=manager&decision=reject&by=ada&reason=no".into();
+    let response = send(&app, form).await;
+    assert_eq!(response.headers()[header::LOCATION], format!("/ops/jobs/tasks/{task_id}"));
+    assert_eq!(client.wait::<u64>(task_id).await.unwrap(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_escape_what_is_not_theirs_and_say_when_nothing_is_new() {
+    let client = client().await;
+    let evil = "<script>alert(1)</script>\"'";
+    let options = stepwell::SpawnOptions::new().queue(evil).label(evil, evil);
+    let task_id = client.spawn_named(evil, &json!({ evil: evil }), options).await.unwrap().task_id;
+    let router = Server::new(client.clone()).router();
+    for path in [
+        "/",
+        "/tasks",
+        &format!("/tasks/{task_id}"),
+        "/queues",
+        "/tasks?queue=%3Cscript%3E&type=%22%3E%3Cscript%3E",
+    ] {
+        let response = send(&router, get(path)).await;
+        assert_eq!(response.status(), StatusCode::OK, "{path}");
+        let tag = response.headers()[header::ETAG].clone();
+        let page = text(response).await;
+        assert!(!page.contains("<script>alert") && !page.contains("\"><script>"), "{path}:\n{page}");
+        if !path.starts_with("/tasks/") && path != "/" {
+            let mut again = get(path);
+            again.headers_mut().insert(header::IF_NONE_MATCH, tag);
+            assert_eq!(send(&router, again).await.status(), StatusCode::NOT_MODIFIED, "{path}");
+        }
+    }
+    assert_eq!(client.task(task_id).await.unwrap().unwrap().state, TaskState::Pending);
+}
