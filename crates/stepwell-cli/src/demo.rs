@@ -164,14 +164,20 @@ async fn work(folder: &Path) -> Result<()> {
     let client = client(folder).await?;
     client.register::<order>().await?;
     client.start_worker(WorkerOptions::new().lease(Duration::from_secs(3))).await;
-    interrupted().await;
+    // Whoever started it holds the other end of its input, and is gone when that is.
+    let orphaned = async { _ = tokio::io::copy(&mut tokio::io::stdin(), &mut tokio::io::sink()).await };
+    tokio::select! {
+        () = interrupted() => {}
+        () = orphaned => {}
+    }
     client.shutdown(Duration::from_secs(5)).await;
-    Ok(())
+    // A thread still reads the input.
+    std::process::exit(0)
 }
 
 fn start_worker(folder: &Path) -> Result<Child> {
     let mut command = Command::new(std::env::current_exe()?);
-    command.args(["demo", "--worker", "--folder"]).arg(folder).stdin(Stdio::null()).kill_on_drop(true);
+    command.args(["demo", "--worker", "--folder"]).arg(folder).stdin(Stdio::piped()).kill_on_drop(true);
     command.spawn().context("cannot start a worker process")
 }
 
