@@ -91,9 +91,10 @@ async fn order(order: Order, ctx: TaskContext) -> TaskResult<String> {
             ledger.note(&charged)?;
             Ok(cents)
         })
-        .compensate(
-            |cents| async move { Ok(tokio::time::sleep(Duration::from_millis(cents.min(400))).await) },
-        )
+        .compensate(|cents| async move {
+            tokio::time::sleep(Duration::from_millis(cents.min(400))).await;
+            Ok(())
+        })
         .await?;
     if order.cents > 50_000 {
         let approval = ctx.await_approval::<()>("manager", &order).assign("the shop's manager").await?;

@@ -106,14 +106,22 @@ impl Feed {
 
 /// The number of the last event that there is.
 pub(crate) async fn end_of_history(app: &App) -> Result<u64, Problem> {
-    // The store reads forwards only; whether there is anything behind a number is found at once.
+    last_of_history(app, |_| true).await
+}
+
+/// The number of the last event of those that are so: all up to one of them.
+pub(crate) async fn last_of_history(
+    app: &App,
+    is_so: impl Fn(&HistoryEntry) -> bool,
+) -> Result<u64, Problem> {
+    // The store reads forwards only; what is behind a number is found at once.
     let (mut low, mut high) = (0, i64::MAX.unsigned_abs());
     while low < high {
         let middle = low + (high - low) / 2;
         let behind = HistoryFilter { task_id: None, after: middle, limit: 1 };
         match app.client.history(behind).await?.first() {
-            Some(entry) => low = entry.id,
-            None => high = middle,
+            Some(entry) if is_so(entry) => low = entry.id,
+            _ => high = middle,
         }
     }
     Ok(low)

@@ -4,9 +4,10 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use stepwell::QueueInfo;
+use stepwell::{HistoryEntry, HistoryFilter, Lifecycle, QueueInfo};
 
 use crate::app::App;
+use crate::feed::{end_of_history, last_of_history};
 use crate::problem::Problem;
 
 /// How far apart samples are.
@@ -17,8 +18,10 @@ pub(crate) const KEPT: usize = 150;
 const INTEREST: Duration = Duration::from_secs(15 * 60);
 /// Of the time that the store needs to answer, that many times as long it is left alone.
 const REST: u32 = 20;
-/// How many happenings are read for a sample.
+/// How many happenings are read at once.
 const PAGE: usize = 5_000;
+/// How many are read of the time before anybody looked.
+const MOST_AT_FIRST: usize = 100_000;
 
 /// A moment.
 #[derive(Clone, Default)]
@@ -32,7 +35,22 @@ pub(crate) struct Sample {
     pub(crate) cancelled: u64,
     /// How long those that completed took, from their spawn, sorted.
     pub(crate) took: Vec<Duration>,
-    pub(crate) queues: Vec<QueueInfo>,
+    /// What the queues hold; `None` for a time when nobody looked.
+    pub(crate) queues: Option<Vec<QueueInfo>>,
+}
+
+impl Sample {
+    fn count(&mut self, entry: &HistoryEntry) {
+        match &entry.event {
+            Ok(Lifecycle::TaskCompleted { .. }) => {
+                self.completed += 1;
+                self.took.push(since_spawn(entry));
+            }
+            Ok(Lifecycle::TaskFailed { retry_at: None, .. }) => self.failed += 1,
+            Ok(Lifecycle::TaskCancelled { .. }) => self.cancelled += 1,
+            _ => {}
+        }
+    }
 }
 
 #[derive(Default)]
@@ -54,12 +72,17 @@ impl Samples {
             !std::mem::replace(&mut kept.runs, true)
         };
         if begin {
-            let mut sampler = Sampler { app: app.clone(), last: None };
-            // The first is there for the first who looks.
-            let first = sampler.sample().await;
-            self.keep(first.as_ref().ok().cloned());
-            first?;
-            tokio::spawn(sampler.run());
+            // The first are there for the first who looks.
+            match Sampler::begin(app).await {
+                Ok((sampler, samples)) => {
+                    samples.into_iter().for_each(|sample| _ = self.keep(Some(sample)));
+                    tokio::spawn(sampler.run());
+                }
+                Err(problem) => {
+                    self.keep(None);
+                    return Err(problem);
+                }
+            }
         }
         Ok(self.0.lock().unwrap_or_else(PoisonError::into_inner).samples.iter().cloned().collect())
     }
@@ -82,10 +105,30 @@ impl Samples {
 struct Sampler {
     app: Arc<App>,
     /// The number of the last event that was counted.
-    last: Option<u64>,
+    last: u64,
 }
 
 impl Sampler {
+    /// A sampler, with what the history tells of the time before.
+    async fn begin(app: &Arc<App>) -> Result<(Self, Vec<Sample>), Problem> {
+        let now = app.client.store().now().as_microsecond();
+        let every = i64::try_from(EVERY.as_micros()).unwrap_or(i64::MAX);
+        let since = now - every * i64::try_from(KEPT).unwrap_or(0);
+        let last = last_of_history(app, |entry| entry.at.as_microsecond() < since).await?;
+        let mut sampler = Self { app: app.clone(), last };
+        let mut samples = vec![Sample::default(); KEPT];
+        let read = sampler.read(MOST_AT_FIRST, |entry| {
+            let place = usize::try_from((entry.at.as_microsecond() - since) / every).unwrap_or(0);
+            samples[place.min(KEPT - 1)].count(entry);
+        });
+        if read.await? == MOST_AT_FIRST {
+            sampler.last = end_of_history(app).await?;
+        }
+        samples.iter_mut().for_each(|sample| sample.took.sort_unstable());
+        samples.push(sampler.sample().await?);
+        Ok((sampler, samples))
+    }
+
     async fn run(mut self) {
         let closing = self.app.closing.clone();
         loop {
@@ -102,7 +145,6 @@ impl Sampler {
     }
 
     async fn sample(&mut self) -> Result<Sample, Problem> {
-        use stepwell::{HistoryFilter, Lifecycle};
         let queues = self.app.client.queues().await?;
         let mut sample = Sample::default();
         for queue in &queues {
@@ -110,38 +152,31 @@ impl Sampler {
             sample.running += queue.running;
             sample.suspended += queue.suspended;
         }
-        sample.queues = queues;
-        let mut last = match self.last {
-            Some(last) => last,
-            None => crate::feed::end_of_history(&self.app).await?,
-        };
-        loop {
-            let entries =
-                self.app.client.history(HistoryFilter { task_id: None, after: last, limit: PAGE }).await?;
-            for entry in &entries {
-                match &entry.event {
-                    Ok(Lifecycle::TaskCompleted { .. }) => {
-                        sample.completed += 1;
-                        sample.took.push(since_spawn(entry));
-                    }
-                    Ok(Lifecycle::TaskFailed { retry_at: None, .. }) => sample.failed += 1,
-                    Ok(Lifecycle::TaskCancelled { .. }) => sample.cancelled += 1,
-                    _ => {}
-                }
-            }
-            last = entries.last().map_or(last, |entry| entry.id);
-            if entries.len() < PAGE {
-                break;
-            }
-        }
-        self.last = Some(last);
+        sample.queues = Some(queues);
+        self.read(usize::MAX, |entry| sample.count(entry)).await?;
         sample.took.sort_unstable();
         Ok(sample)
+    }
+
+    /// Reads what has come, up to that many. Returns how many there were.
+    async fn read(&mut self, most: usize, mut count: impl FnMut(&HistoryEntry)) -> Result<usize, Problem> {
+        let mut read = 0;
+        loop {
+            let limit = PAGE.min(most - read);
+            let which = HistoryFilter { task_id: None, after: self.last, limit };
+            let entries = self.app.client.history(which).await?;
+            entries.iter().for_each(&mut count);
+            self.last = entries.last().map_or(self.last, |entry| entry.id);
+            read += entries.len();
+            if entries.len() < limit || read == most {
+                return Ok(read);
+            }
+        }
     }
 }
 
 /// An id tells when it was made, to the millisecond.
-fn since_spawn(entry: &stepwell::HistoryEntry) -> Duration {
+fn since_spawn(entry: &HistoryEntry) -> Duration {
     let spawned = entry.task_id.as_uuid().get_timestamp().map_or(0, |time| {
         let (seconds, nanos) = time.to_unix();
         seconds * 1_000 + u64::from(nanos) / 1_000_000

@@ -5,7 +5,7 @@ use maud::{Markup, html};
 const WIDTH: f64 = 420.0;
 const HEIGHT: f64 = 130.0;
 /// Room for the scale.
-const LEFT: f64 = 48.0;
+const LEFT: f64 = 56.0;
 const TOP: f64 = 8.0;
 const BOTTOM: f64 = 20.0;
 

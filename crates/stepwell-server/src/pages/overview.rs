@@ -53,9 +53,9 @@ async fn overview(call: Call) -> Result<Response, Problem> {
             (tile(&call, "Workers alive", alive as u64, "/workers"))
         }
         (charts(&samples))
-        @if !now.queues.is_empty() {
+        @if let Some(queues) = now.queues.filter(|queues| !queues.is_empty()) {
             h2 { "Queues" }
-            (queues::table(&call, &now.queues))
+            (queues::table(&call, &queues))
         }
         @if !failed.is_empty() {
             h2 { "Failed last" }
@@ -83,12 +83,12 @@ fn tile(call: &Call, name: &str, count: u64, path: &str) -> Markup {
 
 fn charts(samples: &[Sample]) -> Markup {
     let seconds = EVERY.as_secs_f64();
-    let count = |of: fn(&Sample) -> u64| samples.iter().map(|sample| of(sample) as f64).collect::<Vec<_>>();
-    let rate = |of: fn(&Sample) -> u64| {
-        let mut values = count(of);
-        values.iter_mut().for_each(|value| *value /= seconds);
-        values
+    let count = |of: fn(&Sample) -> u64| {
+        let known = samples.iter().filter(|sample| sample.queues.is_some());
+        known.map(|sample| of(sample) as f64).collect::<Vec<_>>()
     };
+    let rate =
+        |of: fn(&Sample) -> u64| samples.iter().map(|sample| of(sample) as f64 / seconds).collect::<Vec<_>>();
     let took = |part: f64| {
         let mut last = 0.0;
         let value = |sample: &Sample| {
@@ -121,7 +121,7 @@ fn charts(samples: &[Sample]) -> Markup {
         }
         p class="dim" {
             "What ended, and how long it took, is known of clients that keep the history (" code { "keep_history()" }
-            "). Pictures are drawn while somebody looks."
+            ")."
         }
     }
 }

@@ -72,6 +72,7 @@ async fn show(
             section { h2 { "Parameters" } (json(&task.params)) }
             section { h2 { "Output" } @match &task.output {
                 Some(output) => (json(output)),
+                None if task.state.is_finished() => p class="dim" { "none" },
                 None => p class="dim" { "none yet" },
             } }
         }
