@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 mod binaries;
+mod demo;
 mod dynamodb;
 mod guard;
 mod one_process;
@@ -24,6 +25,7 @@ mod replica;
 mod user;
 
 pub use crate::binaries::{pgbouncer_binary, postgres_binaries};
+pub use crate::demo::Demo;
 pub use crate::dynamodb::{DynamoDb, moto_binary};
 pub use crate::pgbouncer::PgBouncer;
 pub use crate::postgres::{Postgres, Stop};

@@ -3,6 +3,7 @@
 mod cargo;
 mod ci;
 mod deny;
+mod faces;
 mod nextest;
 mod packages;
 mod process;

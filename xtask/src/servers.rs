@@ -176,7 +176,7 @@ fn dynamodb(programs: Option<PathBuf>) -> Result<Server<DynamoDb>> {
 }
 
 /// Prints what must not be overlooked among the lines of a test run.
-fn warn(text: &str) {
+pub(crate) fn warn(text: &str) {
     let line = "=".repeat(100);
     eprintln!("\n{line}\nWARNING: {text}\n{line}");
 }

@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 
 use crate::report::Report;
 use crate::servers::Servers;
-use crate::{cargo, nextest, process};
+use crate::{cargo, faces, nextest, process};
 
 /// The packages whose tests all need PostgreSQL. In other packages such tests are in files named `postgres*`.
 const POSTGRES_PACKAGES: [&str; 2] = ["stepwell-postgres", "throwaway"];
@@ -32,6 +32,10 @@ pub(crate) fn run(args: &[OsString], profile: Option<&str>) -> Result<()> {
         choose_packages(&mut command, &servers);
         process::run(&mut command)
     });
+    // Those who ask for certain tests do not ask for these.
+    if args.is_empty() {
+        faces::run(&mut report);
+    }
     servers.note_in(&mut report);
     report.finish()
 }

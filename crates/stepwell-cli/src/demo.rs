@@ -195,7 +195,7 @@ async fn tour(folder: &Path, options: Demo, screen: &Screen) -> Result<ExitCode>
     let server = tokio::spawn(bound.serve(interrupted()));
     let mut tasks = Vec::new();
     for new in orders() {
-        let options = SpawnOptions::new().max_attempts(5).label("customer", new.customer.clone());
+        let options = SpawnOptions::new().max_attempts(3).label("customer", new.customer.clone());
         tasks.push(client.spawn_with::<order>(new, options).await?.task_id);
     }
     screen.done(&format!("{} orders are spawned", tasks.len()))?;

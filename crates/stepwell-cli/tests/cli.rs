@@ -156,7 +156,17 @@ macro_rules! snapshot {
 #[test]
 fn helps() {
     let dir = tempfile::tempdir().unwrap();
-    let commands = ["", "tasks", "tasks list", "tasks spawn", "queues set", "approvals approve", "purge"];
+    let commands = [
+        "",
+        "tasks",
+        "tasks list",
+        "tasks spawn",
+        "queues set",
+        "approvals approve",
+        "purge",
+        "serve",
+        "demo",
+    ];
     snapshot!("helps", commands.map(|command| run_in(dir.path(), &format!("{command} --help"))));
 }
 
@@ -265,10 +275,14 @@ async fn errors() {
         run_in(empty.path(), "tasks list"),
         run_in(empty.path(), "tasks list --json"),
         run_in(empty.path(), "--database-url mysql://host tasks list"),
+        run_in(empty.path(), "serve"),
         run_in(empty.path(), "--database-url postgres://nobody@127.0.0.1:1/none tasks list"),
     ];
     assert_eq!(std::fs::read_dir(empty.path()).unwrap().count(), 0, "a database was made by looking for it");
     let commands = [
+        "serve --listen 0.0.0.0:0".into(),
+        "serve --token short".into(),
+        "serve --listen 192.0.2.1:80 --token 0123456789abcdef".into(),
         format!("tasks show {gone}"),
         format!("tasks watch {gone}"),
         format!("tasks cancel {gone}"),
@@ -331,4 +345,21 @@ fn completions_name_the_commands() {
         let script = run_in(dir.path(), &format!("completions {shell}"));
         assert!(script.contains("retrigger") && script.contains("approvals"), "{shell}: {script}");
     }
+}
+
+/// The tour ends as it promises: with the death of a worker, and every order as it should be.
+#[test]
+fn the_tour() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = run_in(dir.path(), "demo --exit --folder . --listen 127.0.0.1:0");
+    for line in ["kill -9 process", "another one has started", "steps ran"] {
+        assert!(output.contains(line), "{output}");
+    }
+    for (customer, end) in [("ada", "completed"), ("wile", "failed"), ("barbara", "suspended")] {
+        let ended = output.lines().any(|line| line.trim().starts_with(customer) && line.contains(end));
+        assert!(ended, "{customer}:\n{output}");
+    }
+    assert!(!output.contains("exit status"), "{output}");
+    let list = run_in(dir.path(), "tasks list");
+    assert_eq!(list.matches("order").count(), 5, "{list}");
 }

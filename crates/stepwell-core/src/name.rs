@@ -11,6 +11,7 @@ pub const MAX_NAME_BYTES: usize = 512;
 /// A valid name: 1 to 512 bytes of any Unicode text without NUL (PostgreSQL cannot keep one). Cheap to clone.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "schemas", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schemas", schemars(extend("minLength" = 1, "maxLength" = 512, "pattern" = "^[^\\u0000]*$")))]
 #[serde(try_from = "String", into = "String")]
 pub struct Name(Arc<str>);
 

@@ -394,9 +394,12 @@ impl<F: Closure> Step<F> {
         if let Some(count) = &self.count {
             count.store(self.tries + 1, Ordering::Relaxed);
         }
-        let (task_id, tries) = (self.run.task_id, self.tries + 1);
-        let started = || Some(Lifecycle::StepStarted { task_id, step: key.label(), tries });
-        self.run.engine.lifecycle.tell(started);
+        // What undoes a step is one for the engine only.
+        if key.kind == Kind::Step {
+            let (task_id, tries) = (self.run.task_id, self.tries + 1);
+            let started = || Some(Lifecycle::StepStarted { task_id, step: key.label(), tries });
+            self.run.engine.lifecycle.tell(started);
+        }
         let closure = poll_closure(|| Box::pin(closure.call()));
         let limit = self.timeout.map(|limit| self.run.engine.runtime.sleep(limit));
         Stage::Running { closure, limit }

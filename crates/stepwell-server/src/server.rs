@@ -47,7 +47,7 @@ pub enum ServeError {
     )]
     Unprotected(SocketAddr),
     /// The address cannot be listened on.
-    #[error("cannot listen on {address}: {source}")]
+    #[error("cannot listen on {address}")]
     Listen {
         /// The address.
         address: SocketAddr,
@@ -55,8 +55,8 @@ pub enum ServeError {
         source: io::Error,
     },
     /// The listening socket has failed.
-    #[error("the server ended: {0}")]
-    Ended(io::Error),
+    #[error("the server ended")]
+    Ended(#[source] io::Error),
 }
 
 impl Server {

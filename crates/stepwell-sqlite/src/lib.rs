@@ -114,10 +114,12 @@ impl SqliteStore {
             let (location, runtime, changes) = (location.clone(), runtime.clone(), changes.clone());
             move || match open::open(&location, missing, busy_timeout) {
                 Ok(opened) => {
+                    // Before anybody has the store: what others commit from then on is news to it.
+                    let seen = writer::data_version(&opened.writer);
                     let _ = answer.send(Ok(opened.reader));
                     let user_works = opened.user_works;
                     let writer = Writer { location, runtime, user_works, changes };
-                    writer.run(&opened.writer, Liveness::new(opened.path), &ordered);
+                    writer.run(&opened.writer, seen, Liveness::new(opened.path), &ordered);
                 }
                 Err(error) => _ = answer.send(Err(error)),
             }

@@ -46,9 +46,14 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    /// Follows orders until nobody can give any more.
-    pub(crate) fn run(self, conn: &Connection, mut liveness: Liveness, orders: &Receiver<Order>) {
-        let mut version = data_version(conn);
+    /// Follows orders until nobody can give any more. `version` is what the others had committed when the store was opened.
+    pub(crate) fn run(
+        self,
+        conn: &Connection,
+        mut version: Option<i64>,
+        mut liveness: Liveness,
+        orders: &Receiver<Order>,
+    ) {
         loop {
             let order = if self.changes.are_watched() {
                 match orders.recv_timeout(LOOK_EVERY) {
@@ -83,7 +88,7 @@ impl Writer {
 }
 
 /// A number that changes when another connection commits; `None` when it cannot be read just now.
-fn data_version(conn: &Connection) -> Option<i64> {
+pub(crate) fn data_version(conn: &Connection) -> Option<i64> {
     conn.one("PRAGMA data_version", [], |row| row.get(0)).ok().flatten()
 }
 

@@ -123,5 +123,5 @@ async fn what_the_store_refuses_is_written_once_it_takes_it() {
     let task = keeping.spawn::<order>("feather".into()).await.unwrap().task_id;
     keeping.wait::<String>(task).await.unwrap();
     keeping.shutdown(Duration::ZERO).await;
-    assert_eq!(names(&keeping, task).await.len(), 7);
+    assert_eq!(names(&keeping, task).await.len(), 9);
 }
