@@ -34,6 +34,8 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
+    /// Run only the tests of the dashboard in a browser, and of the API against its description
+    Faces,
     /// Build stepwell-core for wasm32-unknown-unknown
     Wasm,
     /// Run the benchmark program in release mode
@@ -66,6 +68,11 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<()> {
     match command {
         Command::Test { args } => test::run(&args, None),
+        Command::Faces => {
+            let mut report = report::Report::new("Faces");
+            faces::run(&mut report);
+            report.finish()
+        }
         Command::Wasm => wasm::run(),
         Command::Bench { args } => {
             let mut bench = cargo::cargo()?;

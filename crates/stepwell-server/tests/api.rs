@@ -159,6 +159,7 @@ async fn what_is_not_understood_is_a_problem_that_says_why() {
         (get("/api/v1/tasks?limit=0"), 400),
         (get("/api/v1/tasks?state=done"), 400),
         (get("/api/v1/tasks?unknown=1"), 400),
+        (get(&format!("/api/v1/tasks/{task_id}/result?wait=26")), 400),
         (get("/api/v1/tasks?label=x"), 400),
         (get("/api/v1/tasks/7"), 400),
         (get(&format!("/api/v1/tasks/{missing}")), 404),

@@ -251,9 +251,12 @@ async fn result(
     Path(task_id): Path<TaskId>,
     Query(Wait { wait }): Query<Wait>,
 ) -> Result<Response, Problem> {
+    if wait > MAX_WAIT {
+        return Err(Problem::bad_request(format!("wait is {wait}: it has to be at most {MAX_WAIT}")));
+    }
     let mut task = call.task(task_id).await?;
     if !task.state.is_finished() && wait > 0 {
-        let wait = Duration::from_secs(wait.min(MAX_WAIT));
+        let wait = Duration::from_secs(wait);
         match tokio::time::timeout(wait, call.client().wait::<Value>(task_id)).await {
             // It tells nothing that the task itself does not.
             Err(_) | Ok(Ok(_) | Err(Error::TaskFailed { .. } | Error::TaskCancelled(_))) => {}

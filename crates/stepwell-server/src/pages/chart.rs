@@ -60,11 +60,14 @@ impl Chart<'_> {
                             ((self.write)(scale * part))
                         }
                     }
-                    // The last first, so that those below it are drawn over it.
-                    @for (series, layer) in self.series.iter().zip(&layers).rev() {
-                        @let line = self.line(layer, y);
+                    @for (n, series) in self.series.iter().enumerate() {
+                        @let line = self.line(&layers[n], y);
                         @if self.stacked {
-                            polygon class={ "area " (series.class) } points=(closed(&line, y(0.0))) {}
+                            @let ground = match n.checked_sub(1) {
+                                Some(below) => self.line(&layers[below], y),
+                                None => line.iter().map(|(x, _)| (*x, y(0.0))).collect(),
+                            };
+                            polygon class={ "area " (series.class) } points=(between(&line, &ground)) {}
                         }
                         polyline class={ "line " (series.class) } points=(points(&line)) {}
                     }
@@ -120,10 +123,10 @@ fn points(line: &[(f64, f64)]) -> String {
     line.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect::<Vec<_>>().join(" ")
 }
 
-/// The line, and down to the ground at both ends.
-fn closed(line: &[(f64, f64)], ground: f64) -> String {
-    let (Some((first, _)), Some((last, _))) = (line.first(), line.last()) else { return String::new() };
-    format!("{first:.1},{ground:.1} {} {last:.1},{ground:.1}", points(line))
+/// What is below the one line and above the other.
+fn between(line: &[(f64, f64)], ground: &[(f64, f64)]) -> String {
+    let back: Vec<_> = ground.iter().rev().copied().collect();
+    format!("{} {}", points(line), points(&back))
 }
 
 #[cfg(test)]
