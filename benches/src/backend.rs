@@ -10,6 +10,7 @@ use stepwell::{Durable, MemoryStore, TokioRuntime};
 use tempfile::TempDir;
 
 use crate::server::Schema;
+use crate::setup::Telemetry;
 use crate::tasks::{self, Probe};
 
 /// The store that is measured.
@@ -41,14 +42,20 @@ impl Backend {
     }
 
     /// A new client, with the task types of this program.
-    pub(crate) async fn open(&self, probe: &Arc<Probe>) -> Result<Durable> {
-        let builder = match self {
+    pub(crate) async fn open(&self, probe: &Arc<Probe>, telemetry: Telemetry) -> Result<Durable> {
+        let mut builder = match self {
             Self::Sqlite(folder) => {
                 Durable::builder().database_url(format!("sqlite://{}", file(folder).display()))
             }
             Self::Postgres(schema) => Durable::builder().store(Arc::new(schema.store().await?)),
             Self::Memory(store) => Durable::builder().store(Arc::new(store.connect())),
         };
+        if telemetry.measure {
+            builder = builder.measure();
+        }
+        if telemetry.keep_history {
+            builder = builder.keep_history();
+        }
         let client = builder.state(probe.clone()).build().await.context("could not open the store")?;
         tasks::register(&client).await?;
         Ok(client)

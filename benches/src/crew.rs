@@ -135,7 +135,7 @@ impl Process {
 pub(crate) async fn child(setup: &Setup, schema: &str) -> Result<()> {
     let backend = Backend::Postgres(setup.server()?.schema_of_another(schema));
     let probe = Arc::new(Probe::default());
-    let client = backend.open(&probe).await?;
+    let client = backend.open(&probe, setup.telemetry).await?;
     println!("{READY}");
     if heard().await? == 0 {
         return Ok(());

@@ -25,7 +25,7 @@ pub(crate) async fn measure(setup: &Setup) -> Result<Vec<f64>> {
 /// The measured process.
 pub(crate) async fn child(setup: &Setup, items: u64) -> Result<()> {
     let (backend, probe) = (setup.backend()?, Arc::new(Probe::default()));
-    let client = backend.open(&probe).await?;
+    let client = backend.open(&probe, setup.telemetry).await?;
     let worker = client.start_worker(setup.worker()).await;
     let start = Instant::now();
     let task_id = client.spawn::<tasks::items>(items).await?.task_id;

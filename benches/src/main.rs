@@ -29,7 +29,7 @@ use crate::backend::StoreKind;
 use crate::plan::{Part, blocking};
 use crate::report::Report;
 use crate::server::Server;
-use crate::setup::Setup;
+use crate::setup::{Setup, Telemetry};
 
 /// Measures Stepwell, and in the same run what the bare disk and the bare database can do.
 #[derive(Parser)]
@@ -59,6 +59,12 @@ struct Cli {
     /// How many tasks the worker runs at the same time (the engine's own default: 256)
     #[arg(long, default_value_t = 256)]
     concurrency: usize,
+    /// Let the engine count and time, for a recorder as Prometheus reads it
+    #[arg(long)]
+    measure: bool,
+    /// Let the engine keep the history
+    #[arg(long)]
+    keep_history: bool,
     /// Measure checkpoints on each key-value store and the cache in memory, and nothing else
     #[arg(long, conflicts_with_all = ["only", "store"])]
     checkpoint: bool,
@@ -92,9 +98,14 @@ async fn run(cli: Cli) -> Result<()> {
     let postgres = cli.store == StoreKind::Postgres;
     let of_postgres = cli.database_url.is_some() || !cli.workers.is_empty() || !cli.growth.is_empty();
     ensure!(postgres || !of_postgres, "--database-url, --workers and --growth need --store postgres");
+    if cli.measure {
+        metrics_exporter_prometheus::PrometheusBuilder::new().install_recorder()?;
+    }
+    let telemetry = Telemetry { measure: cli.measure, keep_history: cli.keep_history };
     let dir = cli.dir.map_or_else(build_folder, Ok)?;
     let server = if postgres { Some(server(&dir, cli.database_url).await?) } else { None };
-    let setup = Setup { store: cli.store, dir, server, concurrency: cli.concurrency, processes: None };
+    let concurrency = cli.concurrency;
+    let setup = Setup { store: cli.store, dir, server, concurrency, telemetry, processes: None };
     if let Some(tasks) = cli.suspend {
         return memory::child(&setup, tasks).await;
     }

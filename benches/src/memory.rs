@@ -25,7 +25,7 @@ pub(crate) async fn measure(setup: &Setup, tasks: u64) -> Result<f64> {
 /// The measured process: suspends that many tasks, prints the bytes, and checks that every task then went on in place.
 pub(crate) async fn child(setup: &Setup, tasks: u64) -> Result<()> {
     let (backend, probe) = (setup.backend()?, Arc::new(Probe::default()));
-    let client = backend.open(&probe).await?;
+    let client = backend.open(&probe, setup.telemetry).await?;
     let worker = client.start_worker(setup.worker().max_in_memory(MAX_IN_MEMORY)).await;
     // One task before, so that everything is there that is needed once.
     client.spawn::<tasks::waiting>(0).await?;

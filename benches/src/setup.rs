@@ -11,6 +11,13 @@ use stepwell::WorkerOptions;
 use crate::backend::{Backend, StoreKind};
 use crate::server::{Schema, Server};
 
+/// What the engine tells of itself.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Telemetry {
+    pub(crate) measure: bool,
+    pub(crate) keep_history: bool,
+}
+
 /// Where and how to run.
 #[derive(Clone, Debug)]
 pub(crate) struct Setup {
@@ -19,6 +26,7 @@ pub(crate) struct Setup {
     /// With PostgreSQL.
     pub(crate) server: Option<Arc<Server>>,
     pub(crate) concurrency: usize,
+    pub(crate) telemetry: Telemetry,
     /// How many worker processes do the work; none when this process does it.
     pub(crate) processes: Option<u16>,
 }

@@ -33,7 +33,7 @@ const WARM_UP: u64 = 64;
 /// end for all of its tasks. Tasks per second.
 pub(crate) async fn w1(setup: &Setup, backend: &Backend) -> Result<f64> {
     let probe = Arc::new(Probe::default());
-    let client = backend.open(&probe).await?;
+    let client = backend.open(&probe, setup.telemetry).await?;
     let before = latest(&client).await?;
     let crew = Crew::hire(setup, backend, &client, &probe).await?.start().await?;
     let warm_up = warm_up(setup, &client).await?;
@@ -64,7 +64,7 @@ pub(crate) async fn w1(setup: &Setup, backend: &Backend) -> Result<f64> {
 /// 100 tasks of 20 sequential steps at the same time, ten times. Steps per second.
 pub(crate) async fn w2(setup: &Setup, backend: &Backend) -> Result<f64> {
     let probe = Arc::new(Probe::default());
-    let client = backend.open(&probe).await?;
+    let client = backend.open(&probe, setup.telemetry).await?;
     let before = latest(&client).await?;
     let crew = Crew::hire(setup, backend, &client, &probe).await?.start().await?;
     let warm_up = warm_up(setup, &client).await?;
@@ -95,7 +95,7 @@ pub(crate) async fn w2(setup: &Setup, backend: &Backend) -> Result<f64> {
 /// One task at a time, from spawn to result. Milliseconds: the median and the 99th percentile.
 pub(crate) async fn w3(setup: &Setup, backend: &Backend) -> Result<(f64, f64)> {
     let probe = Arc::new(Probe::default());
-    let client = backend.open(&probe).await?;
+    let client = backend.open(&probe, setup.telemetry).await?;
     let before = latest(&client).await?;
     let crew = Crew::hire(setup, backend, &client, &probe).await?.start().await?;
     let warm_up = warm_up(setup, &client).await?;
@@ -123,7 +123,7 @@ pub(crate) async fn w3(setup: &Setup, backend: &Backend) -> Result<(f64, f64)> {
 /// Drains a backlog of 100,000 tasks of one step, from the workers' start to the last task's end. Tasks per second.
 pub(crate) async fn w4(setup: &Setup, backend: &Backend) -> Result<f64> {
     let probe = Arc::new(Probe::default());
-    let client = backend.open(&probe).await?;
+    let client = backend.open(&probe, setup.telemetry).await?;
     let before = latest(&client).await?;
     let mut last = None;
     for from in (0..W4_TASKS).step_by(usize::try_from(W4_CHUNK)?) {
@@ -167,7 +167,7 @@ pub(crate) async fn w5(setup: &Setup, backend: &Backend) -> Result<Resumed> {
 
     let probe = Arc::new(Probe::default());
     let start = Instant::now();
-    let client = backend.open(&probe).await?;
+    let client = backend.open(&probe, setup.telemetry).await?;
     let open = millis(start.elapsed());
     client.emit_event(tasks::EVENT, &1_u64, None).await?;
     let start = Instant::now();
@@ -190,7 +190,7 @@ pub(crate) async fn w5(setup: &Setup, backend: &Backend) -> Result<Resumed> {
 /// Runs the task until it waits, and ends the client. Also used to measure the bare reading of its journal.
 pub(crate) async fn build_journal(setup: &Setup, backend: &Backend) -> Result<TaskId> {
     let probe = Arc::new(Probe::default());
-    let client = backend.open(&probe).await?;
+    let client = backend.open(&probe, setup.telemetry).await?;
     let worker = client.start_worker(setup.worker()).await;
     let task_id = client.spawn::<tasks::long>(W5_ENTRIES).await?.task_id;
     while state(&client, task_id).await? != TaskState::Suspended {

@@ -72,6 +72,8 @@ pub(crate) enum Command {
     /// Workers of all machines
     #[command(subcommand)]
     Workers(Workers),
+    /// Watch queues, workers and what runs, in the terminal
+    Top(Top),
     /// Make the database's tables, or bring them up to date
     Migrate,
     /// Remove tasks that have ended
@@ -155,6 +157,16 @@ pub(crate) struct Serve {
     /// A name that browsers may call the server by, beside localhost and addresses; may be repeated
     #[arg(long = "host", value_name = "NAME")]
     pub(crate) hosts: Vec<String>,
+}
+
+#[derive(Args)]
+pub(crate) struct Top {
+    /// Print it once, and end; as it is where there is no terminal
+    #[arg(long)]
+    pub(crate) once: bool,
+    /// How often it is drawn
+    #[arg(long, default_value = "1s", value_name = "TIME")]
+    pub(crate) interval: humantime::Duration,
 }
 
 #[derive(Args)]

@@ -15,6 +15,7 @@ mod screen;
 mod serve;
 mod tasks;
 mod timeline;
+mod top;
 mod watch;
 mod workers;
 
@@ -51,6 +52,7 @@ async fn run(cli: Cli, screen: &Screen) -> Result<ExitCode> {
         }
         Command::Demo(options) => return demo::run(options, screen).await,
         Command::Serve(options) => serve::run(url, options, screen).await?,
+        Command::Top(options) => top::run(&connect::open(url).await?, options, screen).await?,
         Command::Migrate => {
             connect::create(url).await?;
             screen.done(&format!("{url} is there, with the tables of this version"))?;

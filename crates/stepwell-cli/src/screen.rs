@@ -47,7 +47,11 @@ impl Screen {
         })
     }
 
-    fn table<const N: usize>(&self, columns: [&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
+    pub(crate) fn table<const N: usize>(
+        &self,
+        columns: [&str; N],
+        rows: impl Iterator<Item = [String; N]>,
+    ) -> String {
         let mut table = Table::new();
         table.load_preset(NOTHING).set_header(columns);
         if let Some(width) = self.width {

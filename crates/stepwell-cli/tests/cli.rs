@@ -183,6 +183,7 @@ async fn lists() {
         "queues list",
         "schedules list",
         "workers list",
+        "top",
     ];
     snapshot!("lists", lists.map(|list| world.run(list)));
     let json = ["tasks list --state suspended --limit 1 --json", "queues list --json", "workers list --json"];

@@ -31,11 +31,12 @@ use crate::hub::Hub;
 use crate::ids::TaskId;
 use crate::journal::Outcome;
 use crate::lifecycle::{Broadcast, Lifecycle};
+use crate::measures::Measures;
 use crate::name::Name;
 use crate::queue::QueueChange;
 use crate::runtime::{BoxFuture, Runtime, turn};
 use crate::store::*;
-use crate::time::after;
+use crate::time::{after, until};
 
 type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
 /// What became of one item of a batch, once its batch is durable.
@@ -205,6 +206,7 @@ pub(crate) struct GroupCommit {
     runtime: Arc<dyn Runtime>,
     hub: Arc<Hub>,
     lifecycle: Arc<Broadcast>,
+    measures: Measures,
     gathering: Mutex<Gathering>,
 }
 
@@ -231,9 +233,10 @@ impl GroupCommit {
         runtime: Arc<dyn Runtime>,
         hub: Arc<Hub>,
         lifecycle: Arc<Broadcast>,
+        measures: Measures,
     ) -> Arc<Self> {
         let gathering = Gathering { overlaps: store.commits_overlap(), ..Gathering::default() };
-        Arc::new(Self { store, runtime, hub, lifecycle, gathering: Mutex::new(gathering) })
+        Arc::new(Self { store, runtime, hub, lifecycle, measures, gathering: Mutex::new(gathering) })
     }
 
     door!(command, commands, Command, CommandOutcome, |_| 0);
@@ -335,8 +338,11 @@ impl GroupCommit {
     async fn drive(self: Arc<Self>, mut lane: Lane) {
         while let Some((taken, committing, answers)) = self.next_after_a_turn(lane).await {
             lane = taken;
+            let begun = self.runtime.now();
             match committing.await {
                 Ok(committed) => {
+                    let items = committed.transitions.len() + committed.spawns.len();
+                    self.measures.committed(items, until(begun, self.runtime.now()));
                     let news = committed.news;
                     self.tell_spawned(answers.spawned, &committed.spawns);
                     self.tell_ended(&news, &answers.ending);
@@ -360,6 +366,7 @@ impl GroupCommit {
                 }
                 Err(error) => {
                     tracing::warn!(%error, "a commit failed");
+                    self.measures.commit_failed();
                     refuse(answers.transitions, &error);
                     refuse(answers.commands, &error);
                     refuse(answers.events, &error);
@@ -417,6 +424,7 @@ impl GroupCommit {
     }
 
     fn tell_spawn(&self, task_id: TaskId, task_type: Name) {
+        self.measures.spawned(&task_type);
         self.lifecycle.tell(|| Some(Lifecycle::TaskSpawned { task_id, task_type }));
     }
 }

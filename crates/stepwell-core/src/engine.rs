@@ -12,6 +12,7 @@ use crate::envelope::Codecs;
 use crate::hub::Hub;
 use crate::ids::{RunId, TaskId};
 use crate::lifecycle::Broadcast;
+use crate::measures::Measures;
 use crate::name::{InvalidName, Name};
 use crate::options::{Settings, SpawnOptions, Start};
 use crate::payload::Payload;
@@ -38,6 +39,7 @@ pub(crate) struct Engine {
     pub(crate) settings: Settings,
     pub(crate) states: States,
     pub(crate) lifecycle: Arc<Broadcast>,
+    pub(crate) measures: Measures,
     /// Set once somebody listens for the writes of other processes; cancelled with the engine.
     listening: OnceLock<CancellationToken>,
 }
@@ -55,8 +57,15 @@ impl Engine {
             false => Broadcast::new(),
         };
         let (hub, lifecycle) = (Arc::new(Hub::default()), Arc::new(lifecycle));
+        let measures = Measures { wanted: settings.measure };
         Arc::new(Self {
-            commit: GroupCommit::new(store.clone(), runtime.clone(), hub.clone(), lifecycle.clone()),
+            commit: GroupCommit::new(
+                store.clone(),
+                runtime.clone(),
+                hub.clone(),
+                lifecycle.clone(),
+                measures,
+            ),
             backend,
             #[cfg(feature = "schemas")]
             stored: crate::schema::Stored::default(),
@@ -68,6 +77,7 @@ impl Engine {
             settings,
             states,
             lifecycle,
+            measures,
             listening: OnceLock::new(),
         })
     }

@@ -541,6 +541,19 @@ impl Execution {
             Next::Cancel => (false, Some(Lifecycle::TaskCancelled { task_id })),
             Next::Release => (false, None),
         };
+        let outcome = match &event {
+            Some(Lifecycle::TaskSuspended { .. }) => "suspended",
+            Some(Lifecycle::TaskCompleted { .. }) => {
+                run.engine.measures.completed(&run.task_type, task_id, run.engine.store.now());
+                "completed"
+            }
+            Some(Lifecycle::TaskFailed { retry_at: Some(_), .. }) => "retried",
+            Some(Lifecycle::TaskFailed { .. }) => "failed",
+            Some(Lifecycle::TaskCompensating { .. }) => "compensating",
+            Some(_) => "cancelled",
+            None => "released",
+        };
+        run.engine.measures.ended(&run.task_type, outcome);
         run.engine.lifecycle.tell(|| event);
         Some(over)
     }

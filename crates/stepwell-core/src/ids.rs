@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::runtime::Runtime;
+use crate::time::Timestamp;
 
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident) => {
@@ -20,6 +21,13 @@ macro_rules! id {
             /// A new id, from the runtime's clock and randomness.
             pub fn new(runtime: &dyn Runtime) -> Self {
                 Self(new_uuid(runtime))
+            }
+
+            /// When it was made, by the clock of whoever made it, to the millisecond; `None` for one that is no UUID v7.
+            pub fn made_at(&self) -> Option<Timestamp> {
+                let (seconds, nanos) = self.0.get_timestamp()?.to_unix();
+                let millis = i64::try_from(seconds).ok()? * 1_000 + i64::from(nanos / 1_000_000);
+                Timestamp::from_millisecond(millis).ok()
             }
 
             /// The id as a UUID.

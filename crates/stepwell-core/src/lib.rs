@@ -26,6 +26,7 @@ mod item_work;
 mod items;
 mod journal;
 mod lifecycle;
+mod measures;
 mod memory;
 mod name;
 mod notes;

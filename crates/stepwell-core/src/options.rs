@@ -29,6 +29,8 @@ pub struct Settings {
     pub retention: Option<Duration>,
     /// Whether lifecycle events are kept in the store's history. Default: no.
     pub keep_history: bool,
+    /// Whether counts and times go to the recorder of the `metrics` facade. Default: no.
+    pub measure: bool,
     /// What payloads are encoded with, in this order. Default: nothing.
     pub codecs: Vec<Arc<dyn Codec>>,
 }
@@ -44,6 +46,7 @@ impl Settings {
             max_payload_bytes: Payload::DEFAULT_LIMIT,
             retention: None,
             keep_history: false,
+            measure: false,
             codecs: Vec::new(),
         }
     }

@@ -23,7 +23,7 @@ use crate::run::Run;
 use crate::runtime::{BoxFuture, MaybeSend, MaybeSync};
 use crate::step_cache::StepCache;
 use crate::task_error::{TaskError, TaskResult, closure_failure};
-use crate::time::after;
+use crate::time::{Timestamp, after, until};
 
 /// How many tries a step has when it is given a [`retry`](Step::retry) strategy and no number.
 const DEFAULT_TRIES: u32 = 5;
@@ -143,6 +143,8 @@ enum Stage<Fut> {
     LookingUp(BoxFuture<'static, Option<Payload>>),
     Running {
         closure: Pin<Box<Fut>>,
+        /// When, for those who measure.
+        begun: Option<Timestamp>,
         limit: Option<BoxFuture<'static, ()>>,
     },
     /// The result goes to the cache first, so that a task that it wakes finds it there.
@@ -358,7 +360,8 @@ impl<F: Closure> Step<F> {
                     Some(found) => return Poll::Ready(Outcome::Done(found)),
                     None => self.start(key),
                 },
-                Stage::Running { closure, limit } => {
+                Stage::Running { closure, begun, limit } => {
+                    let begun = *begun;
                     let outcome = match poll_closure(|| closure.as_mut().poll(cx)) {
                         Poll::Ready(Ok(value)) => self.encode(key.label(), &value),
                         Poll::Ready(Err(error)) => self.failed(closure_failure(&error)),
@@ -371,6 +374,11 @@ impl<F: Closure> Step<F> {
                             self.failed(Failure::new(FailureKind::Timeout, message))
                         }
                     };
+                    if let Some(begun) = begun {
+                        let again = matches!(outcome, Outcome::Retrying { .. });
+                        let took = until(begun, self.run.engine.store.now());
+                        self.run.engine.measures.step_tried(&self.run.task_type, took, again);
+                    }
                     match (&self.cache, &outcome) {
                         (Some(cached), Outcome::Done(result)) => {
                             Stage::Putting(cached.clone().put(result.clone()), outcome)
@@ -402,7 +410,8 @@ impl<F: Closure> Step<F> {
         }
         let closure = poll_closure(|| Box::pin(closure.call()));
         let limit = self.timeout.map(|limit| self.run.engine.runtime.sleep(limit));
-        Stage::Running { closure, limit }
+        let begun = self.run.engine.measures.wanted.then(|| self.run.engine.store.now());
+        Stage::Running { closure, begun, limit }
     }
 
     fn encode(&self, name: String, value: &F::Value) -> Outcome

@@ -200,6 +200,7 @@ async fn watch(slots: Arc<Slots>) {
                 }
                 Ok(WorkerState::Gone) => {
                     tracing::warn!("the worker's lease has run out; its tasks are others' now");
+                    engine.measures.lease_lost();
                     slots.lose_lease();
                     registered = false;
                 }

@@ -36,6 +36,7 @@ mod call;
 mod extract;
 mod feed;
 mod guard;
+mod metrics;
 mod pages;
 mod problem;
 mod sample;

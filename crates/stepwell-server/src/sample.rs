@@ -44,7 +44,7 @@ impl Sample {
         match &entry.event {
             Ok(Lifecycle::TaskCompleted { .. }) => {
                 self.completed += 1;
-                self.took.push(since_spawn(entry));
+                self.took.extend(entry.task_id.made_at().map(|spawned| stepwell::until(spawned, entry.at)));
             }
             Ok(Lifecycle::TaskFailed { retry_at: None, .. }) => self.failed += 1,
             Ok(Lifecycle::TaskCancelled { .. }) => self.cancelled += 1,
@@ -173,16 +173,6 @@ impl Sampler {
             }
         }
     }
-}
-
-/// An id tells when it was made, to the millisecond.
-fn since_spawn(entry: &HistoryEntry) -> Duration {
-    let spawned = entry.task_id.as_uuid().get_timestamp().map_or(0, |time| {
-        let (seconds, nanos) = time.to_unix();
-        seconds * 1_000 + u64::from(nanos) / 1_000_000
-    });
-    let at = u64::try_from(entry.at.as_millisecond()).unwrap_or(0);
-    Duration::from_millis(at.saturating_sub(spawned))
 }
 
 /// The part of the sorted times that is at most so long.

@@ -19,7 +19,7 @@ use crate::guard::{authenticate, guard};
 use crate::problem::Problem;
 use crate::sample::Samples;
 use crate::socket::Impatient;
-use crate::{api, pages};
+use crate::{api, metrics, pages};
 
 /// A payload's limit by default, as JSON within JSON.
 const MAX_BODY: usize = 8 << 20;
@@ -115,8 +115,8 @@ impl Server {
         self
     }
 
-    /// The router. The API lies below `/api/v1`, its description at `/api/v1/openapi.json`, the dashboard at `/`, and
-    /// `/health/live` and `/health/ready` answer to anybody.
+    /// The router. The API lies below `/api/v1`, its description at `/api/v1/openapi.json`, the dashboard at `/`, what
+    /// Prometheus reads at `/metrics`; `/health/live` and `/health/ready` answer to anybody.
     pub fn router(self) -> Router {
         self.routed().0
     }
@@ -140,6 +140,7 @@ impl Server {
         let router = Router::new()
             .nest("/api/v1", api)
             .merge(pages::router())
+            .merge(metrics::router())
             .route_layer(from_fn_with_state(app.clone(), authenticate))
             .merge(pages::open())
             .merge(api::health::router())

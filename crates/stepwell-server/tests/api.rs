@@ -120,6 +120,9 @@ async fn approvals_messages_queues_and_the_rest() {
     let (_, queues) = ask(&router, get("/api/v1/queues")).await;
     let odd = queues.as_array().unwrap().iter().find(|queue| queue["queue"] == "odd/name ä").unwrap();
     assert_eq!((&odd["paused"], &odd["limits"]["max_running"]), (&json!(true), &json!(3)));
+    let metrics = text(send(&router, get("/metrics")).await).await;
+    assert!(metrics.contains("stepwell_queue_paused{queue=\"odd/name ä\"} 1\n"), "{metrics}");
+    assert!(metrics.contains("stepwell_worker_slots{worker="), "{metrics}");
     let (_, workers) = ask(&router, get("/api/v1/workers")).await;
     let drain = format!("/api/v1/workers/{}/drain", workers[0]["worker_id"].as_str().unwrap());
     assert_eq!(ask(&router, request(Method::POST, &drain)).await.0, StatusCode::NO_CONTENT);

@@ -68,6 +68,7 @@ pub struct DurableBuilder {
     max_payload_bytes: Option<usize>,
     retention: Option<Duration>,
     keep_history: bool,
+    measure: bool,
     existing: bool,
     codecs: Vec<Arc<dyn Codec>>,
     state: State,
@@ -141,6 +142,23 @@ impl DurableBuilder {
         self
     }
 
+    /// Gives counts and times to the recorder of the [`metrics`](https://docs.rs/metrics) facade that the program has installed:
+    /// `stepwell_tasks_spawned_total`, `stepwell_attempts_ended_total`, `stepwell_task_seconds`, `stepwell_step_seconds`,
+    /// `stepwell_commit_seconds` and others. Default: nothing is measured.
+    ///
+    /// ```no_run
+    /// # use stepwell::{Durable, Error};
+    /// # async fn example() -> Result<(), Error> {
+    /// // Before it: `metrics_exporter_prometheus::PrometheusBuilder::new().install()?`, which serves them at port 9000.
+    /// let client = Durable::builder().measure().build().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn measure(mut self) -> Self {
+        self.measure = true;
+        self
+    }
+
     /// Takes the database as it is: it is an error when it is not there, or its tables are not of this version. For
     /// programs that only look, and for those that may not change tables. Default: [`build`](Self::build) makes the tables, and
     /// brings them up to date.
@@ -179,6 +197,7 @@ impl DurableBuilder {
         settings.codecs = self.codecs;
         settings.retention = self.retention;
         settings.keep_history = self.keep_history;
+        settings.measure = self.measure;
         settings.max_payload_bytes = self.max_payload_bytes.unwrap_or(settings.max_payload_bytes);
         let runtime = self.runtime.unwrap_or_else(|| Arc::new(TokioRuntime::current()));
         let store = match self.store {
