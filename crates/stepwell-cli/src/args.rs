@@ -148,7 +148,7 @@ pub(crate) enum Tasks {
 
 #[derive(Args)]
 pub(crate) struct Serve {
-    /// Where to listen; other machines can reach anything but 127.0.0.1 and [::1], and then a token is needed
+    /// Where to listen; others can reach anything but 127.0.0.1 and ::1, and then a token is needed
     #[arg(long, default_value = "127.0.0.1:7180", value_name = "ADDRESS")]
     pub(crate) listen: SocketAddr,
     /// Only those who have this may do anything
