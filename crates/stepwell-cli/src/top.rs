@@ -46,7 +46,8 @@ pub(crate) async fn run(client: &Durable, Top { once, interval }: Top, screen: &
 async fn show(client: &Durable, interval: Duration, screen: &Screen) -> Result<()> {
     let mut end = std::pin::pin!(interrupted());
     loop {
-        let page = draw(&look(client).await?, screen).replace('\n', &format!("{CLEAR_LINE}\n"));
+        let page = format!("{}\n{DIM}Ctrl-C ends{DIM:#}", draw(&look(client).await?, screen));
+        let page = page.replace('\n', &format!("{CLEAR_LINE}\n"));
         let mut out = anstream::stdout().lock();
         write!(out, "{HOME}{page}{CLEAR_REST}")?;
         out.flush()?;
@@ -109,6 +110,5 @@ fn draw(view: &View, screen: &Screen) -> String {
         let table = screen.table(["TASK", "TYPE", "SINCE"], rows);
         page.push_str(&format!("\n{style}{title}{style:#}\n{table}\n"));
     }
-    page.push_str(&format!("\n{DIM}Ctrl-C ends{DIM:#}"));
     page
 }
