@@ -24,7 +24,7 @@
 //! given to [`Server::host`]), and requests from pages of other origins are refused, whatever they carry.
 //!
 //! # Events
-//! The stream of events is the [history](stepwell::Durable::history): it tells what clients and workers did that were built with
+//! The stream of events is the [history](stepwell::Client::history): it tells what clients and workers did that were built with
 //! `keep_history()`, and nothing of the others.
 
 #![forbid(unsafe_code)]
