@@ -150,7 +150,12 @@ pub(crate) async fn run(options: Demo, screen: &Screen) -> Result<ExitCode> {
     }
     match options.worker {
         true => work(&folder).await.map(|()| ExitCode::SUCCESS),
-        false => tour(&folder, options, screen).await,
+        // Whoever has seen enough before its end need not wait for it.
+        false => tokio::select! {
+            biased;
+            ended = tour(&folder, options, screen) => ended,
+            () = interrupted() => Ok(ExitCode::SUCCESS),
+        },
     }
 }
 
