@@ -5,6 +5,7 @@
 //!                                       ledger.txt  ◀── a line for each time that a step's code really runs
 //! ```
 
+use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
@@ -48,20 +49,13 @@ impl Ledger {
     }
 
     /// What ran, with how often.
-    fn counts(&self) -> Result<Vec<(String, usize)>> {
+    fn counts(&self) -> Result<BTreeMap<String, usize>> {
         let text = match std::fs::read_to_string(&self.0) {
             Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
             text => text?,
         };
-        let mut lines: Vec<_> = text.lines().map(ToOwned::to_owned).collect();
-        lines.sort();
-        let mut counts: Vec<(String, usize)> = Vec::new();
-        for line in lines {
-            match counts.last_mut().filter(|(last, _)| *last == line) {
-                Some((_, count)) => *count += 1,
-                None => counts.push((line, 1)),
-            }
-        }
+        let mut counts = BTreeMap::new();
+        text.lines().for_each(|line| *counts.entry(line.to_owned()).or_default() += 1);
         Ok(counts)
     }
 }
@@ -197,7 +191,7 @@ async fn tour(folder: &Path, options: Demo, screen: &Screen) -> Result<ExitCode>
         bound => bound?,
     };
     say(&bound, screen)?;
-    let server = tokio::spawn(bound.serve(interrupted()));
+    let server = tokio::spawn(bound.serve(std::future::pending()));
     let mut tasks = Vec::new();
     for new in orders() {
         let options = SpawnOptions::new().max_attempts(3).label("customer", new.customer.clone());

@@ -1,7 +1,6 @@
 //! `stepwell serve`.
 
 use anyhow::Result;
-use stepwell::Durable;
 use stepwell_server::{Bound, Server};
 
 use crate::args::Serve;
@@ -9,19 +8,16 @@ use crate::connect;
 use crate::screen::{BOLD, Screen};
 
 pub(crate) async fn run(url: &str, options: Serve, screen: &Screen) -> Result<()> {
+    let Serve { listen, token, hosts } = options;
     // What is spawned by the API is in the history, too.
     let client = connect::existing(url)?.keep_history().build().await?;
-    let bound = bind(client, options).await?;
-    say(&bound, screen)?;
-    Ok(bound.serve(interrupted()).await?)
-}
-
-pub(crate) async fn bind(client: Durable, Serve { listen, token, hosts }: Serve) -> Result<Bound> {
     let mut server = hosts.into_iter().fold(Server::new(client), Server::host);
     if let Some(token) = token.filter(|token| !token.is_empty()) {
         server = server.token(&token)?;
     }
-    Ok(server.bind(listen).await?)
+    let bound = server.bind(listen).await?;
+    say(&bound, screen)?;
+    Ok(bound.serve(interrupted()).await?)
 }
 
 pub(crate) fn say(bound: &Bound, screen: &Screen) -> Result<()> {

@@ -78,7 +78,7 @@ impl Line {
             LogLevel::Error => AnsiColor::Red.on_default(),
         };
         let fields: String = line.fields.iter().map(|(name, value)| format!(" {name}={value}")).collect();
-        let name = format!("{:?}", line.level).to_lowercase();
+        let name = line.level.as_str().to_owned();
         Self { at: line.at, kind: "log", name, text: format!("{}{fields}", line.message), style }
     }
 

@@ -30,6 +30,18 @@ pub enum LogLevel {
     Error,
 }
 
+impl LogLevel {
+    /// The level's word.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Debug => "debug",
+            Self::Info => "info",
+            Self::Warn => "warn",
+            Self::Error => "error",
+        }
+    }
+}
+
 /// A line of a task's log.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[cfg_attr(feature = "schemas", derive(schemars::JsonSchema))]
@@ -88,7 +100,7 @@ impl LogLine {
 
 impl Progress {
     /// The latest in a journal.
-    pub(crate) fn latest(journal: &[Entry]) -> Option<Self> {
+    pub fn latest(journal: &[Entry]) -> Option<Self> {
         let latest = journal.iter().rev().find(|entry| entry.key.kind == Kind::Progress)?;
         match &latest.outcome {
             Outcome::Done(progress) => progress.decode().ok(),

@@ -6,6 +6,7 @@ use axum::http::StatusCode;
 use axum::http::request::Parts;
 use axum_extra::extract::QueryRejection;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use crate::problem::Problem;
 
@@ -20,6 +21,15 @@ pub(crate) struct Query<T>(pub(crate) T);
 
 /// The parts of the path.
 pub(crate) struct Path<T>(pub(crate) T);
+
+/// JSON that somebody wrote into the field of a form; null when they wrote nothing.
+pub(crate) fn json_of(what: &str, text: &str) -> Result<Value, Problem> {
+    match text.trim() {
+        "" => Ok(Value::Null),
+        text => serde_json::from_str(text)
+            .map_err(|error| Problem::bad_request(format!("{what} is no JSON: {error}"))),
+    }
+}
 
 fn refused(status: StatusCode, detail: String) -> Problem {
     Problem::new(status, "bad-request", "The request is not understood", detail)

@@ -60,16 +60,12 @@ impl Frame {
         let HistoryEntry { id, at, task_id, event } = entry;
         let (name, mut data) = match event {
             // The event is an object of one member, which is called as the event is, and holds what it tells.
-            Ok(event) => match serde_json::to_value(event) {
-                Ok(Value::Object(named)) => match named.into_iter().next() {
-                    Some((name, Value::Object(data))) => (name, data),
-                    _ => (event.name().to_owned(), Map::new()),
-                },
-                _ => (event.name().to_owned(), Map::new()),
-            },
-            Err(error) => {
-                ("unreadable".into(), Map::from_iter([("reason".into(), error.to_string().into())]))
+            Ok(event) => {
+                let mut named = serde_json::to_value(event).unwrap_or_default();
+                let told = named.get_mut(event.name()).and_then(Value::as_object_mut);
+                (event.name(), told.map(std::mem::take).unwrap_or_default())
             }
+            Err(error) => ("unreadable", Map::from_iter([("reason".into(), error.to_string().into())])),
         };
         data.extend([
             ("id".to_owned(), json!(id)),

@@ -74,7 +74,7 @@ fn check_origin(app: &App, request: &Request) -> Result<(), Problem> {
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
     let host = host.or_else(|| request.uri().authority().map(axum::http::uri::Authority::as_str));
     let Some(host) = host else { return Err(Problem::bad_request("the header Host is missing")) };
-    let (name, _) = split_port(host);
+    let name = without_port(host);
     if !is_known(app, name) {
         return Err(Problem::new(
             StatusCode::MISDIRECTED_REQUEST,
@@ -98,11 +98,11 @@ fn check_origin(app: &App, request: &Request) -> Result<(), Problem> {
     Ok(())
 }
 
-/// `localhost:80`, `[::1]:80`, `10.0.0.1`: what is before the port, and the port.
-fn split_port(host: &str) -> (&str, Option<&str>) {
+/// `localhost:80`, `[::1]:80`, `10.0.0.1`: what is before the port.
+fn without_port(host: &str) -> &str {
     match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => (name, Some(port)),
-        _ => (host, None),
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
     }
 }
 

@@ -33,23 +33,38 @@ pub(crate) struct Sample {
     pub(crate) completed: u64,
     pub(crate) failed: u64,
     pub(crate) cancelled: u64,
-    /// How long those that completed took, from their spawn, sorted.
-    pub(crate) took: Vec<Duration>,
+    /// How long those that completed took, from their spawn: in the middle, and but for the slowest twentieth.
+    pub(crate) p50: Option<Duration>,
+    pub(crate) p95: Option<Duration>,
     /// What the queues hold; `None` for a time when nobody looked.
     pub(crate) queues: Option<Vec<QueueInfo>>,
 }
 
-impl Sample {
+/// A sample that is being taken.
+#[derive(Clone, Default)]
+struct Counting {
+    sample: Sample,
+    took: Vec<Duration>,
+}
+
+impl Counting {
     fn count(&mut self, entry: &HistoryEntry) {
+        let sample = &mut self.sample;
         match &entry.event {
             Ok(Lifecycle::TaskCompleted { .. }) => {
-                self.completed += 1;
+                sample.completed += 1;
                 self.took.extend(entry.task_id.made_at().map(|spawned| stepwell::until(spawned, entry.at)));
             }
-            Ok(Lifecycle::TaskFailed { retry_at: None, .. }) => self.failed += 1,
-            Ok(Lifecycle::TaskCancelled { .. }) => self.cancelled += 1,
+            Ok(Lifecycle::TaskFailed { retry_at: None, .. }) => sample.failed += 1,
+            Ok(Lifecycle::TaskCancelled { .. }) => sample.cancelled += 1,
             _ => {}
         }
+    }
+
+    fn end(mut self) -> Sample {
+        self.took.sort_unstable();
+        let (p50, p95) = (quantile(&self.took, 0.5), quantile(&self.took, 0.95));
+        Sample { p50, p95, ..self.sample }
     }
 }
 
@@ -116,15 +131,15 @@ impl Sampler {
         let since = now - every * i64::try_from(KEPT).unwrap_or(0);
         let last = last_of_history(app, |entry| entry.at.as_microsecond() < since).await?;
         let mut sampler = Self { app: app.clone(), last };
-        let mut samples = vec![Sample::default(); KEPT];
+        let mut counting = vec![Counting::default(); KEPT];
         let read = sampler.read(MOST_AT_FIRST, |entry| {
             let place = usize::try_from((entry.at.as_microsecond() - since) / every).unwrap_or(0);
-            samples[place.min(KEPT - 1)].count(entry);
+            counting[place.min(KEPT - 1)].count(entry);
         });
         if read.await? == MOST_AT_FIRST {
             sampler.last = end_of_history(app).await?;
         }
-        samples.iter_mut().for_each(|sample| sample.took.sort_unstable());
+        let mut samples: Vec<_> = counting.into_iter().map(Counting::end).collect();
         samples.push(sampler.sample().await?);
         Ok((sampler, samples))
     }
@@ -153,9 +168,9 @@ impl Sampler {
             sample.suspended += queue.suspended;
         }
         sample.queues = Some(queues);
-        self.read(usize::MAX, |entry| sample.count(entry)).await?;
-        sample.took.sort_unstable();
-        Ok(sample)
+        let mut counting = Counting { sample, took: Vec::new() };
+        self.read(usize::MAX, |entry| counting.count(entry)).await?;
+        Ok(counting.end())
     }
 
     /// Reads what has come, up to that many. Returns how many there were.
@@ -176,7 +191,7 @@ impl Sampler {
 }
 
 /// The part of the sorted times that is at most so long.
-pub(crate) fn quantile(sorted: &[Duration], part: f64) -> Option<Duration> {
+fn quantile(sorted: &[Duration], part: f64) -> Option<Duration> {
     let last = sorted.len().checked_sub(1)?;
     sorted.get((last as f64 * part).round() as usize).copied()
 }

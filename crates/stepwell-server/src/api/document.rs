@@ -109,17 +109,10 @@ fn operation_id(method: &Method, path: &str) -> String {
 }
 
 impl Route<'_> {
-    fn list(&mut self, name: &str) -> Option<&mut Vec<Value>> {
-        self.description.get_mut(name).and_then(Value::as_array_mut)
-    }
-
     /// It takes a query.
     pub(crate) fn query<T: JsonSchema>(mut self) -> Self {
         let schema = SchemaSettings::draft2020_12()
-            .with(|settings| {
-                settings.definitions_path = "/components/schemas".into();
-                settings.inline_subschemas = true;
-            })
+            .with(|settings| settings.inline_subschemas = true)
             .for_deserialize()
             .into_generator()
             .into_root_schema_for::<T>()
@@ -129,7 +122,9 @@ impl Route<'_> {
             let description = schema.as_object_mut().and_then(|schema| schema.remove("description"));
             let parameter =
                 json!({ "name": name, "in": "query", "schema": schema, "description": description });
-            self.list("parameters").map(|list| list.push(parameter)).unwrap_or_default();
+            if let Some(list) = self.description["parameters"].as_array_mut() {
+                list.push(parameter);
+            }
         }
         self
     }

@@ -7,7 +7,6 @@ use axum::response::Redirect;
 use axum::routing::{get, post};
 use maud::{Markup, html};
 use serde::Deserialize;
-use serde_json::Value;
 use stepwell::{ApprovalInfo, Decision, TaskId};
 
 use super::layout::{nothing, page};
@@ -17,7 +16,7 @@ use crate::access::Operation;
 use crate::api::approvals::{in_name_of, page as page_of};
 use crate::app::App;
 use crate::call::Call;
-use crate::extract::{Form, Path, Query};
+use crate::extract::{Form, Path, Query, json_of};
 use crate::problem::Problem;
 
 pub(super) fn add_to(router: Router<Arc<App>>) -> Router<Arc<App>> {
@@ -107,14 +106,7 @@ async fn decide(
     let by = in_name_of(&call, by);
     let reason = (!reason.is_empty()).then_some(reason);
     let decision = match decision {
-        Word::Approve => {
-            let value = match value.trim() {
-                "" => Value::Null,
-                text => serde_json::from_str(text)
-                    .map_err(|error| Problem::bad_request(format!("the value is no JSON: {error}")))?,
-            };
-            Decision::Approved { by, reason, value }
-        }
+        Word::Approve => Decision::Approved { by, reason, value: json_of("the value", &value)? },
         Word::Reject => Decision::Rejected { by, reason },
     };
     call.client().decide(task_id, &name, &decision).await?;

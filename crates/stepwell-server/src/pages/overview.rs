@@ -17,7 +17,7 @@ use crate::access::Operation;
 use crate::app::App;
 use crate::call::Call;
 use crate::problem::Problem;
-use crate::sample::{EVERY, KEPT, Sample, quantile};
+use crate::sample::{EVERY, KEPT, Sample};
 
 /// How many failed tasks are shown.
 const FAILED: usize = 5;
@@ -89,10 +89,10 @@ fn charts(samples: &[Sample]) -> Markup {
     };
     let rate =
         |of: fn(&Sample) -> u64| samples.iter().map(|sample| of(sample) as f64 / seconds).collect::<Vec<_>>();
-    let took = |part: f64| {
+    let took = |of: fn(&Sample) -> Option<Duration>| {
         let mut last = 0.0;
         let value = |sample: &Sample| {
-            last = quantile(&sample.took, part).map_or(last, |took| took.as_secs_f64());
+            last = of(sample).map_or(last, |took| took.as_secs_f64());
             last
         };
         samples.iter().map(value).collect::<Vec<_>>()
@@ -110,8 +110,8 @@ fn charts(samples: &[Sample]) -> Markup {
                 series("cancelled", "cancelled", rate(|sample| sample.cancelled)),
             ], true, short))
             (chart("From spawn to completion", vec![
-                series("p50", "completed", took(0.5)),
-                series("p95", "running", took(0.95)),
+                series("p50", "completed", took(|sample| sample.p50)),
+                series("p95", "running", took(|sample| sample.p95)),
             ], false, |seconds| duration(Duration::from_secs_f64(seconds))))
             (chart("Not ended", vec![
                 series("running", "running", count(|sample| sample.running)),

@@ -8,8 +8,7 @@ use axum::routing::{get, post};
 use maud::{Markup, html};
 use serde::Deserialize;
 use stepwell::{
-    Entry, Failure, HistoryFilter, Kind, LogLevel, LogLine, Outcome, Progress, TaskFilter, TaskId, TaskInfo,
-    TaskRecord,
+    Entry, Failure, HistoryFilter, LogLine, Outcome, Progress, TaskFilter, TaskId, TaskInfo, TaskRecord,
 };
 
 use super::layout::{button, confirmed, page};
@@ -19,7 +18,7 @@ use super::{approvals, route, tasks};
 use crate::access::Operation;
 use crate::app::App;
 use crate::call::Call;
-use crate::extract::{Form, Path, Query};
+use crate::extract::{Form, Path, Query, json_of};
 use crate::problem::Problem;
 
 /// How many children are shown.
@@ -62,7 +61,7 @@ async fn show(
     let logs = LogLine::all(&journal);
     let content = html! {
         (head(&call, &task))
-        @if let Some(progress) = progress(&journal) { (bar(&progress)) }
+        @if let Some(progress) = Progress::latest(&journal) { (bar(&progress)) }
         @for approval in &waiting { (approvals::card(&call, approval)) }
         @if let Some(failure) = &task.failure { (why(&task, failure)) }
         h2 { "Timeline" }
@@ -129,14 +128,6 @@ fn head(call: &Call, task: &TaskInfo) -> Markup {
     }
 }
 
-fn progress(journal: &[Entry]) -> Option<Progress> {
-    let last = journal.iter().rev().find(|entry| entry.key.kind == Kind::Progress)?;
-    match &last.outcome {
-        Outcome::Done(value) => value.decode().ok(),
-        _ => None,
-    }
-}
-
 fn bar(progress: &Progress) -> Markup {
     html! {
         p class="progress" {
@@ -190,20 +181,11 @@ fn parts(call: &Call, task_id: TaskId, from: usize, all: usize) -> Markup {
 fn log(lines: &[LogLine]) -> Markup {
     html! {
         ol class="log" { @for line in lines.iter().rev().take(ROWS).rev() {
-            li class={ "level " (level(line.level)) } {
-                (moment(line.at)) " " span class="tag" { (level(line.level)) } " " (line.message)
+            li class={ "level " (line.level.as_str()) } {
+                (moment(line.at)) " " span class="tag" { (line.level.as_str()) } " " (line.message)
                 @for (name, value) in &line.fields { " " span class="label" { (name) "=" (value) } }
             }
         } }
-    }
-}
-
-fn level(level: LogLevel) -> &'static str {
-    match level {
-        LogLevel::Debug => "debug",
-        LogLevel::Info => "info",
-        LogLevel::Warn => "warn",
-        LogLevel::Error => "error",
     }
 }
 
@@ -286,12 +268,7 @@ async fn send(
     Form(Message { topic, payload }): Form<Message>,
 ) -> Result<Redirect, Problem> {
     call.task(task_id).await?;
-    let payload: serde_json::Value = match payload.trim() {
-        "" => serde_json::Value::Null,
-        text => serde_json::from_str(text)
-            .map_err(|error| Problem::bad_request(format!("the message is no JSON: {error}")))?,
-    };
-    call.client().send(task_id, topic, &payload).await?;
+    call.client().send(task_id, topic, &json_of("the message", &payload)?).await?;
     Ok(back_to(&call, task_id))
 }
 

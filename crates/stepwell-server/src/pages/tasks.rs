@@ -7,12 +7,12 @@ use axum::response::{IntoResponse as _, Redirect, Response};
 use axum::routing::get;
 use maud::{Markup, html};
 use serde::Deserialize;
-use stepwell::{TaskFilter, TaskId, TaskInfo, TaskState};
+use stepwell::{TaskFilter, TaskId, TaskInfo, TaskState, until};
 
 use super::layout::{nothing, page};
 use super::queues::encoded;
 use super::route;
-use super::words::{between, brief, duration, moment, state};
+use super::words::{brief, duration, moment, state};
 use crate::access::Operation;
 use crate::api::tasks::Filter;
 use crate::app::App;
@@ -151,7 +151,7 @@ pub(super) fn table(call: &Call, tasks: &[TaskInfo]) -> Markup {
                     td class="number" { (task.attempt) "/" (task.max_attempts) }
                     td { (moment(task.spawned_at)) }
                     td class="number" { @match task.finished_at {
-                        Some(at) => (duration(between(task.spawned_at, at))),
+                        Some(at) => (duration(until(task.spawned_at, at))),
                         None => "–",
                     } }
                     td class="value" { code { (brief(&task.params)) } }

@@ -14,9 +14,11 @@ use std::collections::HashMap;
 
 use maud::{Markup, html};
 use stepwell::store::Wait;
-use stepwell::{Entry, HistoryEntry, Kind, Lifecycle, Outcome, TaskId, TaskInfo, TaskState, Timestamp};
+use stepwell::{
+    Entry, HistoryEntry, Kind, Lifecycle, Outcome, TaskId, TaskInfo, TaskState, Timestamp, until,
+};
 
-use super::words::{between, duration};
+use super::words::duration;
 use crate::call::Call;
 
 /// How many rows are drawn at once.
@@ -121,7 +123,7 @@ impl Timeline {
                 from: task.spawned_at,
                 to: started,
                 look: Look::Wait,
-                says: format!("waited {} for a worker", duration(between(task.spawned_at, started))),
+                says: format!("waited {} for a worker", duration(until(task.spawned_at, started))),
             };
             rows.insert(0, Row { kind: "spawned", name: String::new(), child: None, bars: vec![waited] });
         }
@@ -141,11 +143,11 @@ impl Timeline {
         html! {
             div class="scroll" {
                 svg class="timeline" viewBox=(format!("0 0 {WIDTH} {height}")) role="img"
-                    aria-label={ "Timeline of " (self.rows.len()) " operations over " (duration(between(self.begin, self.end))) } {
+                    aria-label={ "Timeline of " (self.rows.len()) " operations over " (duration(until(self.begin, self.end))) } {
                     @for tick in self.ticks() {
                         @let x = self.x(tick);
                         line class="grid" x1=(x) x2=(x) y1=(TOP - 6) y2=(height) {}
-                        text class="scale" x=(x) y=(TOP - 12) text-anchor=(anchor(x)) { (duration(between(self.begin, tick))) }
+                        text class="scale" x=(x) y=(TOP - 12) text-anchor=(anchor(x)) { (duration(until(self.begin, tick))) }
                     }
                     @for at in &self.attempts {
                         line class="attempt" x1=(self.x(*at)) x2=(self.x(*at)) y1=(TOP - 6) y2=(height) {}
@@ -189,7 +191,7 @@ impl Timeline {
     }
 
     fn ticks(&self) -> impl Iterator<Item = Timestamp> {
-        let (begin, whole) = (self.begin.as_microsecond(), between(self.begin, self.end).as_micros());
+        let (begin, whole) = (self.begin.as_microsecond(), until(self.begin, self.end).as_micros());
         let quarter = i64::try_from(whole / 4).unwrap_or(0);
         (0..=4).map(move |n| stepwell::from_micros(begin + quarter * n))
     }
@@ -244,7 +246,7 @@ impl Building {
         let instant = matches!(look, Look::Note);
         let from = begun.unwrap_or(if instant { entry.at } else { self.last.min(entry.at) });
         let (look, says) = match &entry.outcome {
-            Outcome::Done(_) => (look, format!("took {}", duration(between(from, entry.at)))),
+            Outcome::Done(_) => (look, format!("took {}", duration(until(from, entry.at)))),
             Outcome::Failed(failure) => (Look::Failed, failure.to_string()),
             Outcome::Retrying { failure, at } => (Look::Retrying, format!("{failure}; tried again at {at}")),
         };

@@ -42,11 +42,6 @@ fn short(number: f64) -> String {
     }
 }
 
-/// The time from one moment to another.
-pub(crate) fn between(from: Timestamp, to: Timestamp) -> Duration {
-    Duration::from_micros(u64::try_from(to.as_microsecond() - from.as_microsecond()).unwrap_or(0))
-}
-
 /// `1234567` as `1,234,567`.
 pub(crate) fn number(number: u64) -> String {
     let digits = number.to_string();
