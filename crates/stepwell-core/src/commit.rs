@@ -10,10 +10,10 @@
 //! An idle engine commits at once; a busy one shares each sync of the disk among hundreds of tasks. There is no timer
 //! and nothing to tune.
 //!
-//! Where the store can commit two batches at a time, a second lane takes what concerns nobody but its own task (journal
+//! Where the store can commit several batches at a time, further lanes take what concerns nobody but its own task (journal
 //! entries and completions) past the batch that is on its way, as soon as that is half as much again. It is how the
-//! database works while the tasks of the other batch run. Everything else stays in the main lane, whose order the
-//! engine relies on: a task's suspension is answered before the claim that wakes it is sent.
+//! database works while the tasks of the other batch run; so a crowd is shared among the lanes. Everything else stays in
+//! the main lane, whose order the engine relies on: a task's suspension is answered before the claim that wakes it is sent.
 //!
 //! ```text
 //!   main     ├── a b c d ──┤├── g h S ──┤
@@ -21,6 +21,7 @@
 //! ```
 
 use std::collections::VecDeque;
+use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -34,7 +35,7 @@ use crate::lifecycle::{Broadcast, Lifecycle};
 use crate::measures::Measures;
 use crate::name::Name;
 use crate::queue::QueueChange;
-use crate::runtime::{BoxFuture, Runtime, turn};
+use crate::runtime::{BoxFuture, Runtime};
 use crate::store::*;
 use crate::time::{after, until};
 
@@ -65,11 +66,10 @@ struct Answers {
     claims: Vec<Answer<Claimed>>,
 }
 
-#[derive(Clone, Copy)]
-enum Lane {
-    Main,
-    Beside,
-}
+/// The place of a lane in the list of them.
+type Lane = usize;
+/// The lane for everything; the others take light transitions only.
+const MAIN: Lane = 0;
 
 /// How many bytes of payloads are enough for a batch: a store may not take any number of them at once.
 const FULL: usize = 32 << 20;
@@ -77,6 +77,8 @@ const FULL: usize = 32 << 20;
 const PATIENCE: (usize, Duration) = (8, Duration::from_millis(10));
 /// The largest transition that is taken for a light one, in bytes of its payloads.
 const LIGHT: usize = 64 << 10;
+/// The smallest batch that is worth a lane of its own, in light transitions.
+const SHARE: usize = 16;
 
 #[derive(Default)]
 struct Gathering {
@@ -88,29 +90,29 @@ struct Gathering {
     bytes: usize,
     /// How often something was added.
     added: usize,
-    /// Transitions that concern nobody but their tasks, and may go in either lane.
+    /// Transitions that concern nobody but their tasks, and may go in any lane. None where there is one lane.
     light: Vec<(Transition, Answer<Result<Applied, Refused>>)>,
-    /// Whether there is a second lane.
-    overlaps: bool,
     /// How many transitions are on their way in each lane; as many as can be while they are about to leave, or where
     /// nothing may go beside them.
-    main: Option<usize>,
-    beside: Option<usize>,
+    lanes: Vec<Option<usize>>,
     /// Whether there may be two transitions of one run in what gathers. Then nothing goes beside it, now and when it is
     /// on its way.
     may_repeat: bool,
 }
 
 impl Gathering {
-    fn on_its_way(&mut self, lane: Lane) -> &mut Option<usize> {
-        match lane {
-            Lane::Main => &mut self.main,
-            Lane::Beside => &mut self.beside,
+    fn new(lanes: NonZeroUsize) -> Self {
+        Self { lanes: vec![None; lanes.get()], ..Self::default() }
+    }
+
+    fn set(&mut self, lane: Lane, on_its_way: Option<usize>) {
+        if let Some(slot) = self.lanes.get_mut(lane) {
+            *slot = on_its_way;
         }
     }
 
     fn add(&mut self, transition: Transition, answer: Answer<Result<Applied, Refused>>) {
-        if self.overlaps && is_light(&transition) {
+        if self.lanes.len() > 1 && is_light(&transition) {
             self.light.push((transition, answer));
         } else {
             self.add_heavy(transition, answer);
@@ -140,26 +142,37 @@ impl Gathering {
 
     /// The lane in which a batch can leave now.
     fn can_leave(&self) -> Option<Lane> {
-        let light = self.light.len();
-        let enough_beside = |other: Option<usize>| light > 0 && other.is_none_or(|other| light * 2 >= other);
-        if self.main.is_none() {
-            let waits = self.may_repeat && self.beside.is_some();
-            let heavy = !self.full.is_empty() || !self.batch.is_empty();
-            let leaves = heavy || enough_beside(self.beside);
-            return (leaves && !waits).then_some(Lane::Main);
+        let largest = self.lanes.iter().flatten().max();
+        if self.may_repeat && largest.is_some() {
+            return None;
         }
-        let alone = self.may_repeat || self.beside.is_some();
-        (enough_beside(self.main) && !alone).then_some(Lane::Beside)
+        let heavy = !(self.full.is_empty() && self.batch.is_empty());
+        if heavy && self.lanes.first().is_some_and(Option::is_none) {
+            return Some(MAIN);
+        }
+        let light = self.light.len();
+        let enough = light > 0 && largest.is_none_or(|largest| light >= largest.div_ceil(2));
+        // The last ones first: the main lane is left to what can use no other.
+        self.lanes.iter().rposition(Option::is_none).filter(|_| enough)
+    }
+
+    /// How many light transitions leave next: so many that the lanes carry alike.
+    fn share(&self) -> usize {
+        let on_their_way = self.lanes.iter().flatten().fold(0_usize, |sum, lane| sum.saturating_add(*lane));
+        let all = self.light.len();
+        let share = all.saturating_add(on_their_way).div_ceil(self.lanes.len());
+        if self.may_repeat { all } else { share.max(SHARE).min(all) }
     }
 
     /// Takes out what leaves in the lane.
     fn take(&mut self, lane: Lane) -> (Batch, Answers) {
+        let share = self.share();
         let (mut batch, mut answers) = match lane {
-            Lane::Main => self.full.pop_front().unwrap_or_else(|| self.take_batch()),
-            Lane::Beside => Default::default(),
+            MAIN => self.full.pop_front().unwrap_or_else(|| self.take_batch()),
+            _ => Default::default(),
         };
         let heavy = std::mem::take(&mut batch.transitions).into_iter();
-        let all = self.light.drain(..).chain(heavy.zip(std::mem::take(&mut answers.transitions)));
+        let all = self.light.drain(..share).chain(heavy.zip(std::mem::take(&mut answers.transitions)));
         let repeats = self.may_repeat;
         if repeats {
             // A batch holds one transition of each run at most.
@@ -175,7 +188,7 @@ impl Gathering {
         }
         let ends = |transition: &&Transition| matches!(transition.next, Next::Fail(_) | Next::Cancel);
         answers.ending = batch.transitions.iter().filter(ends).map(|transition| transition.task_id).collect();
-        *self.on_its_way(lane) = Some(if repeats { usize::MAX } else { batch.transitions.len() });
+        self.set(lane, Some(if repeats { usize::MAX } else { batch.transitions.len() }));
         (batch, answers)
     }
 }
@@ -235,7 +248,7 @@ impl GroupCommit {
         lifecycle: Arc<Broadcast>,
         measures: Measures,
     ) -> Arc<Self> {
-        let gathering = Gathering { overlaps: store.commits_overlap(), ..Gathering::default() };
+        let gathering = Gathering::new(store.lanes());
         Arc::new(Self { store, runtime, hub, lifecycle, measures, gathering: Mutex::new(gathering) })
     }
 
@@ -327,8 +340,13 @@ impl GroupCommit {
         let mut gathering = self.gathering();
         add(&mut gathering);
         gathering.added = gathering.added.wrapping_add(1);
+        self.set_off(gathering);
+    }
+
+    /// Starts to drive a lane that something can leave in.
+    fn set_off(self: &Arc<Self>, mut gathering: MutexGuard<'_, Gathering>) {
         if let Some(lane) = gathering.can_leave() {
-            *gathering.on_its_way(lane) = Some(usize::MAX);
+            gathering.set(lane, Some(usize::MAX));
             drop(gathering);
             self.runtime.spawn(Box::pin(self.clone().drive(lane)));
         }
@@ -388,15 +406,16 @@ impl GroupCommit {
         let (turns, until) = (PATIENCE.0, after(self.runtime.now(), PATIENCE.1));
         for _ in 0..turns {
             let before = self.gathering().added;
-            turn().await;
+            self.runtime.turn().await;
             if self.gathering().added == before || self.runtime.now() > until {
                 break;
             }
         }
         let mut gathering = self.gathering();
-        *gathering.on_its_way(lane) = None;
+        gathering.set(lane, None);
         let lane = gathering.can_leave()?;
         let (batch, answers) = gathering.take(lane);
+        self.set_off(gathering);
         Some((lane, self.store.commit(batch), answers))
     }
 
@@ -464,14 +483,15 @@ mod tests {
     }
 
     fn gathering() -> Gathering {
-        Gathering { overlaps: true, ..Gathering::default() }
+        Gathering::new(NonZeroUsize::MIN.saturating_add(1))
     }
 
-    fn leaves(gathering: &mut Gathering) -> Option<(bool, usize)> {
+    /// The lane in which something leaves, and how many transitions.
+    fn leaves(gathering: &mut Gathering) -> Option<(Lane, usize)> {
         let lane = gathering.can_leave()?;
         let (batch, answers) = gathering.take(lane);
         assert_eq!(batch.transitions.len(), answers.transitions.len());
-        Some((matches!(lane, Lane::Main), batch.transitions.len()))
+        Some((lane, batch.transitions.len()))
     }
 
     #[test]
@@ -479,27 +499,50 @@ mod tests {
         let mut gathering = gathering();
         assert_eq!(leaves(&mut gathering), None);
         (0..4).for_each(|run| add(&mut gathering, run, JOURNALS));
-        assert_eq!(leaves(&mut gathering), Some((true, 4)));
+        assert_eq!(leaves(&mut gathering), Some((1, 4)), "the main lane is left to those who need it");
         add(&mut gathering, 4, JOURNALS);
         assert_eq!(leaves(&mut gathering), None, "one is less than half of four");
         add(&mut gathering, 5, JOURNALS);
-        assert_eq!(leaves(&mut gathering), Some((false, 2)));
+        assert_eq!(leaves(&mut gathering), Some((MAIN, 2)));
         add(&mut gathering, 6, JOURNALS);
+        add(&mut gathering, 7, JOURNALS);
         assert_eq!(leaves(&mut gathering), None, "both lanes are in use");
-        gathering.beside = None;
-        gathering.main = None;
-        assert_eq!(leaves(&mut gathering), Some((true, 1)));
+        gathering.set(1, None);
+        assert_eq!(leaves(&mut gathering), Some((1, 2)));
+    }
+
+    #[test]
+    fn a_crowd_is_shared_among_the_lanes() {
+        let mut gathering = gathering();
+        (0..100).for_each(|run| add(&mut gathering, run, JOURNALS));
+        assert_eq!(leaves(&mut gathering), Some((1, 50)));
+        assert_eq!(leaves(&mut gathering), Some((MAIN, 50)));
+        (100..160).for_each(|run| add(&mut gathering, run, JOURNALS));
+        gathering.set(MAIN, None);
+        assert_eq!(leaves(&mut gathering), Some((MAIN, 55)), "as many as make them alike");
+        gathering.set(1, None);
+        assert_eq!(leaves(&mut gathering), None, "the rest is less than half of what is on its way");
+    }
+
+    #[test]
+    fn where_there_is_one_lane_all_goes_in_it_in_its_order() {
+        let mut gathering = Gathering::new(NonZeroUsize::MIN);
+        (0..100).for_each(|run| add(&mut gathering, run, JOURNALS));
+        assert_eq!(leaves(&mut gathering), Some((MAIN, 100)));
+        add(&mut gathering, 100, JOURNALS);
+        assert_eq!(leaves(&mut gathering), None);
     }
 
     #[test]
     fn what_concerns_others_stays_in_the_main_lane() {
-        let mut gathering = Gathering { main: Some(0), ..gathering() };
+        let mut gathering = gathering();
+        gathering.set(MAIN, Some(0));
         add(&mut gathering, 1, SUSPENDS);
         assert_eq!(leaves(&mut gathering), None);
         add(&mut gathering, 2, JOURNALS);
-        assert_eq!(leaves(&mut gathering), Some((false, 1)));
-        gathering.main = None;
-        assert_eq!(leaves(&mut gathering), Some((true, 1)));
+        assert_eq!(leaves(&mut gathering), Some((1, 1)));
+        gathering.set(MAIN, None);
+        assert_eq!(leaves(&mut gathering), Some((MAIN, 1)));
     }
 
     #[test]
@@ -510,28 +553,29 @@ mod tests {
         for run in 0..5 {
             add(&mut gathering, run, large());
         }
-        for expected in [Some((true, 2)), Some((true, 2)), Some((true, 1)), None] {
+        for expected in [Some((MAIN, 2)), Some((MAIN, 2)), Some((MAIN, 1)), None] {
             assert_eq!(leaves(&mut gathering), expected);
-            gathering.main = None;
+            gathering.set(MAIN, None);
         }
     }
 
     #[test]
     fn a_run_never_has_a_transition_in_each_lane() {
-        let mut gathering = Gathering { main: Some(0), ..gathering() };
+        let mut gathering = gathering();
+        gathering.set(MAIN, Some(0));
         add(&mut gathering, 1, JOURNALS);
-        assert_eq!(leaves(&mut gathering), Some((false, 1)));
-        gathering.main = None;
+        assert_eq!(leaves(&mut gathering), Some((1, 1)));
+        gathering.set(MAIN, None);
         // Its run is stopped as stuck while its entry is on its way.
         add(&mut gathering, 1, Next::Release);
         gathering.may_repeat = true;
         assert_eq!(leaves(&mut gathering), None);
-        gathering.beside = None;
+        gathering.set(1, None);
         add(&mut gathering, 1, JOURNALS);
-        assert_eq!(leaves(&mut gathering), Some((true, 1)), "one of each run in a batch");
+        assert_eq!(leaves(&mut gathering), Some((MAIN, 1)), "one of each run in a batch");
         add(&mut gathering, 2, JOURNALS);
         assert_eq!(leaves(&mut gathering), None, "and none beside it");
-        *gathering.on_its_way(Lane::Main) = None;
-        assert_eq!(leaves(&mut gathering), Some((true, 2)));
+        gathering.set(MAIN, None);
+        assert_eq!(leaves(&mut gathering), Some((MAIN, 2)));
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! What cannot be decoded comes back as a [`Payload`] that says so, and so fails whoever reads it and nobody else.
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use crate::codec::{Codec, CodecError, Place};
@@ -123,8 +124,8 @@ impl Store for Encoded {
         })
     }
 
-    fn commits_overlap(&self) -> bool {
-        self.inner.commits_overlap()
+    fn lanes(&self) -> NonZeroUsize {
+        self.inner.lanes()
     }
 
     fn transact(&self, mut transition: Transition) -> Result<Transacting, Transition> {

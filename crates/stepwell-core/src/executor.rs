@@ -217,11 +217,13 @@ impl Execution {
     /// Delivers, opens gates or commits. `false` when there is nothing to do but wait.
     fn advance(&mut self, cx: &mut Context<'_>) -> bool {
         let run = self.run.clone();
-        let now = run.engine.store.now();
+        // Asked for where it is needed: a step without timers comes past here some times.
+        let now = || run.engine.store.now();
         let control = run.control();
         if let Some(control) = control {
             // A shutdown has waited until its deadline, and the writes of a lost run would be refused.
             let grace = if control == ControlFlow::Cancelled { self.grace } else { Duration::ZERO };
+            let now = now();
             let limit = after(*self.stopping_since.get_or_insert(now), grace);
             if limit <= now {
                 self.end(Err(Ending::Error(control.into())));
@@ -239,7 +241,9 @@ impl Execution {
             if let Some(facts) = self.facts.take() {
                 operations.arrive(facts);
             }
-            operations.fire_timers(now);
+            if operations.next_timer().is_some() {
+                operations.fire_timers(now());
+            }
         }
         match operations.deliver_next(&run) {
             Ok(Some(waker)) => {
@@ -275,6 +279,7 @@ impl Execution {
         drop(operations);
         match standing {
             Standing::Stalled if control.is_none() => {
+                let now = now();
                 return run.operations().input_changed(now) || self.stalled(cx, now);
             }
             Standing::Replayed if control.is_none() => {

@@ -50,19 +50,19 @@ pub trait Runtime: Send + Sync + 'static {
     /// poll, a task's future has to get as far as it can (tokio: `task::unconstrained`).
     fn spawn(&self, future: BoxFuture<'static, ()>);
 
+    /// A future that is ready once everything else that is ready to run has had its turn. By default it wakes itself, and so
+    /// goes to the end of the queue.
+    fn turn(&self) -> BoxFuture<'static, ()> {
+        let mut given = false;
+        Box::pin(std::future::poll_fn(move |cx| {
+            if std::mem::replace(&mut given, true) {
+                return Poll::Ready(());
+            }
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        }))
+    }
+
     /// A random number.
     fn random(&self) -> u64;
-}
-
-/// Lets everything else run that is ready to, once.
-pub(crate) async fn turn() {
-    let mut given = false;
-    std::future::poll_fn(|cx| {
-        if std::mem::replace(&mut given, true) {
-            return Poll::Ready(());
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }

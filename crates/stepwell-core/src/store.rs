@@ -42,6 +42,7 @@
 
 use std::any::Any;
 use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -82,10 +83,10 @@ pub trait Store: Any + Send + Sync {
     /// When nothing of the batch was applied.
     fn commit(&self, batch: Batch) -> BoxFuture<'static, Result<Committed, StoreError>>;
 
-    /// Whether two commits at a time are done sooner than one after the other. Then the engine sends journal entries and
-    /// completions past a batch that is on its way. Not so by default.
-    fn commits_overlap(&self) -> bool {
-        false
+    /// How many commits it can usefully have at the same time: where that is more than one, the engine sends journal
+    /// entries and completions past a batch that is on its way. One by default.
+    fn lanes(&self) -> NonZeroUsize {
+        NonZeroUsize::MIN
     }
 
     /// Applies one transition that has a [`UserTransaction`] beside the batches, where the user's work may take its time;

@@ -52,12 +52,18 @@ pub(crate) struct Number {
 pub(crate) const COUNT: usize = 78;
 
 /// How many arguments `stepwell.commit_plain` takes.
-pub(crate) const PLAIN_COUNT: usize = 27;
+pub(crate) const PLAIN_COUNT: usize = 28;
 
 /// The arguments of `stepwell.commit_plain`, in the order in which it names them.
-pub(crate) fn plain(envelope: &Envelope<'_>, sorted: &Sorted) -> Result<PgArguments, BoxDynError> {
+pub(crate) fn plain(
+    envelope: &Envelope<'_>,
+    sorted: &Sorted,
+    was_sent: bool,
+) -> Result<PgArguments, BoxDynError> {
     let mut args = PgArguments::default();
-    address(&mut args, envelope)?;
+    number(&mut args, envelope)?;
+    args.add(was_sent)?;
+    moment(&mut args, envelope)?;
     let items: Vec<_> = sorted.transitions().collect();
     runs(&mut args, &items)?;
     outputs(&mut args, &items)?;
@@ -73,7 +79,8 @@ pub(crate) fn plain(envelope: &Envelope<'_>, sorted: &Sorted) -> Result<PgArgume
 /// The arguments of `stepwell.commit`, in the order in which it names them.
 pub(crate) fn arguments(envelope: &Envelope<'_>, sorted: &Sorted) -> Result<PgArguments, BoxDynError> {
     let mut args = PgArguments::default();
-    address(&mut args, envelope)?;
+    number(&mut args, envelope)?;
+    moment(&mut args, envelope)?;
     args.add(serde_json::to_string(&crashed(u32::MAX))?)?;
     transitions(&mut args, sorted)?;
     let places = sorted.places();
@@ -100,10 +107,13 @@ pub(crate) fn arguments(envelope: &Envelope<'_>, sorted: &Sorted) -> Result<PgAr
     Ok(args)
 }
 
-fn address(args: &mut PgArguments, envelope: &Envelope<'_>) -> Result<(), BoxDynError> {
+fn number(args: &mut PgArguments, envelope: &Envelope<'_>) -> Result<(), BoxDynError> {
     args.add(envelope.number.map(|number| number.process))?;
     args.add(envelope.number.map(|number| number.line))?;
-    args.add(envelope.number.map(|number| number.batch))?;
+    args.add(envelope.number.map(|number| number.batch))
+}
+
+fn moment(args: &mut PgArguments, envelope: &Envelope<'_>) -> Result<(), BoxDynError> {
     args.add(envelope.channel)?;
     args.add(envelope.now.map(Moment))
 }

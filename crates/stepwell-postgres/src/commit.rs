@@ -97,6 +97,7 @@ impl Shared {
                 Number { process: self.process_id, line: line.number, batch: number },
                 again,
                 &sorted,
+                lost > 0,
             )?;
             let answer = tokio::time::timeout(ANSWER_TIMEOUT, self.call(&mut conn, query)).await;
             let fault = match answer {
@@ -149,10 +150,16 @@ impl Shared {
     }
 
     /// The call of the function that can do the batch.
-    fn query(&self, number: Number, again: Option<i64>, sorted: &Sorted) -> Result<Query, StoreError> {
+    fn query(
+        &self,
+        number: Number,
+        again: Option<i64>,
+        sorted: &Sorted,
+        was_sent: bool,
+    ) -> Result<Query, StoreError> {
         let envelope = self.envelope(Some(number), again);
         let (sql, args) = if sorted.plain {
-            (&self.sql.plain, args::plain(&envelope, sorted))
+            (&self.sql.plain, args::plain(&envelope, sorted, was_sent))
         } else {
             (&self.sql.commit, args::arguments(&envelope, sorted))
         };

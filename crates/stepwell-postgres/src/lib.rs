@@ -42,6 +42,7 @@ mod task_types;
 mod transaction;
 mod work;
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -140,8 +141,8 @@ impl Store for PostgresStore {
         Box::pin(async move { shared.commit(batch).await })
     }
 
-    fn commits_overlap(&self) -> bool {
-        true
+    fn lanes(&self) -> NonZeroUsize {
+        link::LANES
     }
 
     fn transact(&self, transition: Transition) -> Result<Transacting, Transition> {

@@ -1,5 +1,6 @@
 //! The connections that batches go over: one batch at a time on each.
 
+use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
@@ -14,9 +15,12 @@ use crate::options::PostgresOptions;
 /// How long a server may take to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Two lines, for the engine's two lanes.
+/// How many batches are on their way at a time.
+pub(crate) const LANES: NonZeroUsize = NonZeroUsize::new(2).unwrap();
+
+/// A line for each of the engine's lanes.
 pub(crate) struct Link {
-    lines: [Mutex<Line>; 2],
+    lines: [Mutex<Line>; LANES.get()],
     /// The last batch's number, over both lines: what was claimed in a batch is known by it.
     batch: AtomicI64,
 }
@@ -30,8 +34,13 @@ pub(crate) struct Line {
 
 impl Link {
     pub(crate) fn new(conn: PgConnection) -> Self {
-        let line = |number, conn| Mutex::new(Line { conn, number });
-        Self { lines: [line(0, Some(conn)), line(1, None)], batch: AtomicI64::new(0) }
+        let mut conn = Some(conn);
+        let mut number = -1;
+        let lines = [(); LANES.get()].map(|()| {
+            number += 1;
+            Mutex::new(Line { conn: conn.take(), number })
+        });
+        Self { lines, batch: AtomicI64::new(0) }
     }
 
     /// The first line, in the order of those who asked for it.
@@ -41,14 +50,12 @@ impl Link {
 
     /// A line that is free; the first when both are in use, or the server has no connection left for the second.
     pub(crate) async fn free_line(&self, options: &PostgresOptions) -> MutexGuard<'_, Line> {
-        if let Ok(line) = self.lines[0].try_lock() {
-            return line;
-        }
-        if let Ok(mut line) = self.lines[1].try_lock() {
-            if line.conn.is_none() {
+        for (place, line) in self.lines.iter().enumerate() {
+            let Ok(mut line) = line.try_lock() else { continue };
+            if place > 0 && line.conn.is_none() {
                 line.conn = open(options).await.ok();
             }
-            if line.conn.is_some() {
+            if place == 0 || line.conn.is_some() {
                 return line;
             }
         }

@@ -22,6 +22,7 @@
 //! # }).unwrap();
 //! ```
 
+use std::num::NonZeroUsize;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -168,7 +169,7 @@ impl Deref for Process {
 pub struct Intercepted<F> {
     store: Arc<dyn Store>,
     commit: F,
-    overlap: bool,
+    lanes: NonZeroUsize,
 }
 
 /// What became of a commit.
@@ -180,13 +181,13 @@ where
 {
     /// Wraps the store.
     pub fn new(store: Arc<dyn Store>, commit: F) -> Self {
-        let overlap = store.commits_overlap();
-        Self { store, commit, overlap }
+        let lanes = store.lanes();
+        Self { store, commit, lanes }
     }
 
-    /// Lets the engine send two commits at a time, or not, whatever the store says.
-    pub fn commits_overlap(self, overlap: bool) -> Self {
-        Self { overlap, ..self }
+    /// Lets the engine send so many commits at a time, whatever the store says.
+    pub fn lanes(self, lanes: NonZeroUsize) -> Self {
+        Self { lanes, ..self }
     }
 }
 
@@ -202,8 +203,8 @@ where
         (self.commit)(self.store.clone(), batch)
     }
 
-    fn commits_overlap(&self) -> bool {
-        self.overlap
+    fn lanes(&self) -> NonZeroUsize {
+        self.lanes
     }
 
     fn task(&self, task_id: TaskId) -> BoxFuture<'static, Result<Option<TaskInfo>, StoreError>> {

@@ -14,6 +14,7 @@
 mod undone;
 
 use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -51,7 +52,7 @@ struct World {
 /// The way of one process to the store.
 fn faulty(harness: &Harness, world: &Arc<World>) -> Arc<dyn Store> {
     let world = world.clone();
-    let overlap = world.dice.roll(2) == 0;
+    let lanes = NonZeroUsize::MIN.saturating_add(world.dice.roll(3) as usize);
     let slow = Intercepted::new(Arc::new(harness.store()), move |store, batch| {
         let world = world.clone();
         Box::pin(async move {
@@ -71,7 +72,7 @@ fn faulty(harness: &Harness, world: &Arc<World>) -> Arc<dyn Store> {
             committed
         })
     });
-    Arc::new(slow.commits_overlap(overlap))
+    Arc::new(slow.lanes(lanes))
 }
 
 /// A step that takes a while, may fail, and gives a number that no other run of it gives.

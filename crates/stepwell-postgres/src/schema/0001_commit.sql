@@ -144,9 +144,8 @@ DECLARE
     v_due timestamptz;
     v_worker uuid;
     v_at boolean[];
-    -- Whether another process may be told of something (`commit_plain`, when it has numbered the batch before it left it to
-    -- this one, tells it itself), and whether any queue may have limits. When in doubt, it is so.
-    v_heard boolean := p_batch IS NOT NULL OR p_process IS NULL;
+    -- Whether another process may be told of something, and whether any queue may have limits. When in doubt, it is so.
+    v_heard boolean := true;
     v_limited boolean := true;
     r record;
     item record;

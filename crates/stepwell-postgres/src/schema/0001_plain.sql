@@ -1,8 +1,24 @@
 -- As `commit`, for batches of the commonest kind: transitions that only journal, or complete or fail their tasks, and
 -- clients' spawns without anything special. Half of the time of a small batch is what its statements take to start, so
 -- here are as few as can be; whatever turns out to be special after all is left to `commit`.
+--
+-- Such a batch notes no number. All that it writes has a key of its own, or is a row that only one run may delete, so it cannot be
+-- applied twice; and when its answer was lost, what it wrote tells whether it was applied (`p_again`). Its process has one batch at a
+-- time on a line, for which the lock is: the same batch, sent again, waits for the end of the first.
+CREATE FUNCTION stepwell.was_applied(t_task uuid[], t_run uuid[], e_of integer[], e_seq bigint[], s_task uuid[]) RETURNS boolean
+LANGUAGE plpgsql AS $$
+BEGIN
+    -- What other runs have written since is no witness.
+    RETURN EXISTS (SELECT FROM stepwell.tasks t WHERE t.task_id = ANY (s_task))
+        OR EXISTS (SELECT FROM unnest(t_task, t_run) AS x(task_id, run_id)
+            JOIN stepwell.outcomes o USING (task_id, run_id) WHERE o.state = 'completed')
+        OR EXISTS (SELECT FROM unnest(e_of, e_seq) AS e(of, seq)
+            JOIN stepwell.live_tasks l ON l.task_id = t_task[e.of] AND l.run_id = t_run[e.of]
+            JOIN stepwell.journal j ON j.task_id = l.task_id AND j.seq = e.seq);
+END $$;
+
 CREATE FUNCTION stepwell.commit_plain(
-    p_process uuid, p_line smallint, p_batch bigint, p_channel text, p_now timestamptz,
+    p_process uuid, p_line smallint, p_batch bigint, p_again boolean, p_channel text, p_now timestamptz,
     t_task uuid[], t_run uuid[], t_next text[], t_output text[],
     e_of integer[], e_seq bigint[], e_kind text[], e_name text[], e_ordinal bigint[], e_outcome text[],
     e_payload text[], e_at timestamptz[],
@@ -15,27 +31,31 @@ SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_has
 SET enable_mergejoin = off SET enable_bitmapscan = off SET enable_material = off SET jit = off AS $$
 DECLARE
     v_heard boolean;
-    v_special boolean;
+    v_special boolean := false;
+    v_ends boolean := 'completed' = ANY (t_next);
+    v_lock bigint := uuid_hash_extended(p_process, p_line);
     v_runs uuid[];
     v_workers uuid[];
-    -- Left to `commit` with the batch, when this is not the batch that follows on the line's last one.
-    v_batch bigint;
 BEGIN
     repeated := false;
-    UPDATE stepwell.processes p SET batch = p_batch, seen_at = clock_timestamp()
-    WHERE p.process_id = p_process AND p.line = p_line AND p.batch < p_batch
-    RETURNING EXISTS (SELECT FROM stepwell.processes o WHERE o.process_id <> p_process
-        AND o.seen_at > clock_timestamp() - interval '1 minute'), EXISTS (SELECT FROM stepwell.queues)
-    INTO v_heard, v_special;
-    IF NOT FOUND THEN
-        v_special := true;
-        v_batch := p_batch;
+    IF NOT pg_try_advisory_xact_lock(v_lock) THEN
+        PERFORM pg_advisory_xact_lock(v_lock);
+    END IF;
+    IF p_again THEN
+        repeated := stepwell.was_applied(t_task, t_run, e_of, e_seq, s_task);
+        IF repeated THEN
+            r_now := coalesce(p_now, clock_timestamp());
+            RETURN;
+        END IF;
     END IF;
 
-    IF t_task IS NOT NULL AND NOT v_special THEN
+    IF t_task IS NOT NULL THEN
         SELECT array_agg(o.run_id), array_agg(o.cancel_requested), array_agg(o.worker_id),
-            bool_or(o.parent IS NOT NULL OR o.concurrency_key IS NOT NULL)
-        INTO v_runs, t_cancel_requested, v_workers, v_special
+            v_ends AND bool_or(o.parent IS NOT NULL OR o.concurrency_key IS NOT NULL)
+                OR (v_ends OR s_task IS NOT NULL) AND EXISTS (SELECT FROM stepwell.queues),
+            v_ends AND EXISTS (SELECT FROM stepwell.processes o
+                WHERE o.process_id <> p_process AND o.seen_at > clock_timestamp() - interval '1 minute')
+        INTO v_runs, t_cancel_requested, v_workers, v_special, v_heard
         FROM (
             SELECT l.* FROM stepwell.live_tasks l WHERE l.task_id = ANY (t_task) AND l.state = 'running'
             ORDER BY l.task_id
@@ -47,10 +67,67 @@ BEGIN
             v_special := NOT FOUND;
         END IF;
     END IF;
+    r_now := coalesce(p_now, clock_timestamp());
+    IF v_special IS FALSE THEN
+        IF t_task IS NOT NULL THEN
+            t_accepted := array_fill(true, ARRAY[cardinality(t_task)]);
+        END IF;
+        IF e_of IS NOT NULL THEN
+            INSERT INTO stepwell.journal (task_id, seq, kind, name, ordinal, outcome, payload, at)
+            SELECT t_task[e.of], e.seq, e.kind, e.name, e.ordinal, e.outcome, e.payload, e.at
+            FROM unnest(e_of, e_seq, e_kind, e_name, e_ordinal, e_outcome, e_payload, e_at)
+                AS e(of, seq, kind, name, ordinal, outcome, payload, at);
+        END IF;
+        IF v_ends THEN
+            WITH gone AS (
+                DELETE FROM stepwell.live_tasks l
+                USING unnest(t_task, t_next, t_output) AS x(task_id, state, output)
+                WHERE l.task_id = x.task_id AND x.state = 'completed'
+                RETURNING l.task_id, l.run_id, l.attempt, l.cancel_requested, l.started_at, x.output
+            ), waited AS (
+                DELETE FROM stepwell.waits w USING gone WHERE w.task_id = gone.task_id
+            ), sent AS (
+                DELETE FROM stepwell.messages m USING gone WHERE m.task_id = gone.task_id
+            ), ended AS (
+                INSERT INTO stepwell.outcomes (task_id, run_id, state, attempt, cancel_requested, started_at, finished_at, output)
+                SELECT g.task_id, g.run_id, 'completed', g.attempt, g.cancel_requested, g.started_at, r_now, g.output
+                FROM gone g
+                RETURNING task_id
+            )
+            SELECT array_agg(e.task_id) INTO finished FROM ended e;
+        END IF;
+        IF s_task IS NOT NULL THEN
+            WITH w AS MATERIALIZED (
+                SELECT w.worker_id FROM stepwell.workers w WHERE w.worker_id = ANY (s_claim_by) ORDER BY w.worker_id
+                FOR KEY SHARE
+            ), x AS MATERIALIZED (
+                SELECT x.*, x.claim_by IN (SELECT w.worker_id FROM w) IS TRUE AS claimed
+                FROM unnest(s_task, s_run, s_type, s_queue, s_priority, s_max_attempts, s_claim_by, s_retry, s_headers, s_params)
+                    AS x(task_id, run_id, task_type, queue, priority, max_attempts, claim_by, retry, headers, params)
+                -- With transitions, this is known already, and they are written.
+                WHERE t_task IS NOT NULL OR NOT EXISTS (SELECT FROM stepwell.queues)
+            ), spawned AS (
+                INSERT INTO stepwell.tasks (task_id, task_type, queue, priority, max_attempts, spawned_at, retry, headers, params)
+                SELECT x.task_id, x.task_type, x.queue, x.priority, x.max_attempts, r_now, x.retry, x.headers, x.params FROM x
+            ), live AS (
+                INSERT INTO stepwell.live_tasks (task_id, run_id, task_type, queue, state, running_in, priority, attempt,
+                    worker_id, ready_at, started_at)
+                SELECT x.task_id, x.run_id, x.task_type, x.queue, CASE WHEN x.claimed THEN 'running' ELSE 'pending' END,
+                    CASE WHEN x.claimed THEN x.queue END, x.priority, x.claimed::int, CASE WHEN x.claimed THEN x.claim_by END,
+                    r_now, CASE WHEN x.claimed THEN r_now END
+                FROM x
+            )
+            SELECT array_agg(x.claimed), array_agg(x.queue) FILTER (WHERE NOT x.claimed), v_heard OR bool_or(NOT x.claimed)
+                AND EXISTS (SELECT FROM stepwell.processes o
+                    WHERE o.process_id <> p_process AND o.seen_at > clock_timestamp() - interval '1 minute')
+            INTO s_claimed, ready, v_heard FROM x;
+            v_special := s_claimed IS NULL;
+        END IF;
+    END IF;
     IF v_special IS NOT FALSE THEN
         SELECT c.repeated, c.r_now, c.t_accepted, c.t_cancel_requested, c.s_claimed, c.ready, c.poked, c.finished
         INTO repeated, r_now, t_accepted, t_cancel_requested, s_claimed, ready, poked, finished
-        FROM stepwell.commit(p_process, p_line, v_batch, p_channel, p_now, NULL,
+        FROM stepwell.commit(p_process, p_line, p_batch, p_channel, p_now, NULL,
             t_task, t_run, t_next, NULL, t_output, NULL,
             e_of, e_seq, e_kind, e_name, e_ordinal, e_outcome, e_payload, e_at,
             NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
@@ -59,61 +136,7 @@ BEGIN
             s_task, s_run, s_type, s_queue, s_priority, s_max_attempts, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
             s_claim_by, s_retry, s_headers, s_params,
             NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL) c;
-        IF v_heard THEN
-            PERFORM stepwell.tell(p_channel, p_process, ready, poked, finished);
-        END IF;
-        RETURN;
-    END IF;
-
-    r_now := coalesce(p_now, clock_timestamp());
-    IF t_task IS NOT NULL THEN
-        t_accepted := array_fill(true, ARRAY[cardinality(t_task)]);
-    END IF;
-    IF e_of IS NOT NULL THEN
-        INSERT INTO stepwell.journal (task_id, seq, kind, name, ordinal, outcome, payload, at)
-        SELECT t_task[e.of], e.seq, e.kind, e.name, e.ordinal, e.outcome, e.payload, e.at
-        FROM unnest(e_of, e_seq, e_kind, e_name, e_ordinal, e_outcome, e_payload, e_at)
-            AS e(of, seq, kind, name, ordinal, outcome, payload, at);
-    END IF;
-    IF 'completed' = ANY (t_next) THEN
-        WITH gone AS (
-            DELETE FROM stepwell.live_tasks l
-            USING unnest(t_task, t_next, t_output) AS x(task_id, state, output)
-            WHERE l.task_id = x.task_id AND x.state = 'completed'
-            RETURNING l.task_id, l.run_id, l.attempt, l.cancel_requested, l.started_at, x.output
-        ), waited AS (
-            DELETE FROM stepwell.waits w USING gone WHERE w.task_id = gone.task_id
-        ), sent AS (
-            DELETE FROM stepwell.messages m USING gone WHERE m.task_id = gone.task_id
-        ), ended AS (
-            INSERT INTO stepwell.outcomes (task_id, run_id, state, attempt, cancel_requested, started_at, finished_at, output)
-            SELECT g.task_id, g.run_id, 'completed', g.attempt, g.cancel_requested, g.started_at, r_now, g.output
-            FROM gone g
-            RETURNING task_id
-        )
-        SELECT array_agg(e.task_id) INTO finished FROM ended e;
-    END IF;
-    IF s_task IS NOT NULL THEN
-        WITH w AS MATERIALIZED (
-            SELECT w.worker_id FROM stepwell.workers w WHERE w.worker_id = ANY (s_claim_by) ORDER BY w.worker_id FOR KEY SHARE
-        ), x AS MATERIALIZED (
-            SELECT x.*, x.claim_by IN (SELECT w.worker_id FROM w) IS TRUE AS claimed
-            FROM unnest(s_task, s_run, s_type, s_queue, s_priority, s_max_attempts, s_claim_by, s_retry, s_headers, s_params)
-                AS x(task_id, run_id, task_type, queue, priority, max_attempts, claim_by, retry, headers, params)
-        ), spawned AS (
-            INSERT INTO stepwell.tasks (task_id, task_type, queue, priority, max_attempts, spawned_at, retry, headers, params)
-            SELECT x.task_id, x.task_type, x.queue, x.priority, x.max_attempts, r_now, x.retry, x.headers, x.params FROM x
-        ), live AS (
-            INSERT INTO stepwell.live_tasks (task_id, run_id, task_type, queue, state, running_in, priority, attempt,
-                worker_id, ready_at, started_at)
-            SELECT x.task_id, x.run_id, x.task_type, x.queue, CASE WHEN x.claimed THEN 'running' ELSE 'pending' END,
-                CASE WHEN x.claimed THEN x.queue END, x.priority, x.claimed::int, CASE WHEN x.claimed THEN x.claim_by END, r_now,
-                CASE WHEN x.claimed THEN r_now END
-            FROM x
-        )
-        SELECT array_agg(x.claimed), array_agg(x.queue) FILTER (WHERE NOT x.claimed) INTO s_claimed, ready FROM x;
-    END IF;
-    IF v_heard THEN
+    ELSIF v_heard THEN
         PERFORM stepwell.tell(p_channel, p_process, ready, poked, finished);
     END IF;
 END $$;

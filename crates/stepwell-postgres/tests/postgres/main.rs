@@ -15,6 +15,8 @@ mod conformance;
 mod database;
 mod exactly_once;
 mod full_disk;
+mod lossy_network;
+mod lost_answers;
 mod plans;
 mod schedules;
 mod tls;
