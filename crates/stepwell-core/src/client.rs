@@ -11,6 +11,7 @@ use std::time::Duration;
 use futures_util::future::{Either, join_all, select};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tracing::Instrument as _;
 
 use crate::approval::{self, ApprovalInfo, Decision};
 use crate::commit::{Receipt, durable};
@@ -36,6 +37,7 @@ use crate::store::*;
 use crate::task::Task;
 use crate::task_error::TaskResult;
 use crate::time::from_micros;
+use crate::trace;
 use crate::worker::{Worker, shutdown};
 use crate::workflow::{Snapshot, Workflow, WorkflowError};
 
@@ -254,7 +256,8 @@ impl Client {
         params: &P,
         options: SpawnOptions,
     ) -> Result<SpawnResult, Error> {
-        let mut task = self.task_of(task_type, params, options)?;
+        let span = trace::spawn(task_type);
+        let mut task = span.in_scope(|| self.task_of(task_type, params, options))?;
         #[cfg(feature = "schemas")]
         if !self.engine.registry.knows(&task.task_type)
             && let Some(check) = self.engine.stored_check(&task.task_type).await?
@@ -263,7 +266,7 @@ impl Client {
         }
         let asked = Asked::of(&task);
         let started = Started::reserve(&self.engine.hub, &mut task);
-        asked.answer(Spawning::new(started, self.engine.commit.spawn(task)).end().await?)
+        asked.answer(Spawning::new(started, self.engine.commit.spawn(task)).end().instrument(span).await?)
     }
 
     /// Spawns many tasks of one type in one commit: all of them, or none.
@@ -275,7 +278,9 @@ impl Client {
         &self,
         tasks: impl IntoIterator<Item = (T::Params, SpawnOptions)>,
     ) -> Result<Vec<SpawnResult>, Error> {
-        let tasks = tasks.into_iter().map(|(params, options)| self.task_of(T::NAME, &params, options));
+        let new =
+            |(params, options)| trace::spawn(T::NAME).in_scope(|| self.task_of(T::NAME, &params, options));
+        let tasks = tasks.into_iter().map(new);
         let mut tasks: Vec<_> = tasks.collect::<Result<_, _>>()?;
         let asked: Vec<_> = tasks.iter().map(Asked::of).collect();
         let hub = &self.engine.hub;
@@ -304,7 +309,7 @@ impl Client {
         params: &P,
         options: SpawnOptions,
     ) -> Result<NewTask, Error> {
-        let mut task = self.task_of(task_type, params, options)?;
+        let mut task = trace::spawn(task_type).in_scope(|| self.task_of(task_type, params, options))?;
         if let Some(codecs) = &self.engine.codecs {
             codecs.encode(|each| payloads::task(&mut task, each))?;
         }
@@ -434,7 +439,7 @@ impl Client {
             .max_attempts(info.max_attempts)
             .retry(info.retry)
             .cancellation(cancellation);
-        options.headers = info.headers;
+        options.headers = trace::untraced(info.headers);
         if let Some(key) = info.concurrency_key {
             options = options.concurrency_key(key.to_string());
         }

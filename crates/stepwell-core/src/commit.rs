@@ -27,6 +27,7 @@ use std::time::Duration;
 
 use hashbrown::HashSet;
 use tokio::sync::oneshot;
+use tracing::Instrument as _;
 
 use crate::hub::Hub;
 use crate::ids::TaskId;
@@ -38,6 +39,7 @@ use crate::queue::QueueChange;
 use crate::runtime::{BoxFuture, Runtime};
 use crate::store::*;
 use crate::time::{after, until};
+use crate::trace;
 
 type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
 /// What became of one item of a batch, once its batch is durable.
@@ -219,7 +221,7 @@ pub(crate) struct GroupCommit {
     runtime: Arc<dyn Runtime>,
     hub: Arc<Hub>,
     lifecycle: Arc<Broadcast>,
-    measures: Measures,
+    measures: Arc<Measures>,
     gathering: Mutex<Gathering>,
 }
 
@@ -246,7 +248,7 @@ impl GroupCommit {
         runtime: Arc<dyn Runtime>,
         hub: Arc<Hub>,
         lifecycle: Arc<Broadcast>,
-        measures: Measures,
+        measures: Arc<Measures>,
     ) -> Arc<Self> {
         let gathering = Gathering::new(store.lanes());
         Arc::new(Self { store, runtime, hub, lifecycle, measures, gathering: Mutex::new(gathering) })
@@ -360,7 +362,10 @@ impl GroupCommit {
             match committing.await {
                 Ok(committed) => {
                     let items = committed.transitions.len() + committed.spawns.len();
-                    self.measures.committed(items, until(begun, self.runtime.now()));
+                    if let Some(measures) = self.measures.of_store() {
+                        measures.commit_items.record(items as f64);
+                        measures.commit_seconds.record(until(begun, self.runtime.now()));
+                    }
                     let news = committed.news;
                     self.tell_spawned(answers.spawned, &committed.spawns);
                     self.tell_ended(&news, &answers.ending);
@@ -384,7 +389,9 @@ impl GroupCommit {
                 }
                 Err(error) => {
                     tracing::warn!(%error, "a commit failed");
-                    self.measures.commit_failed();
+                    if let Some(measures) = self.measures.of_store() {
+                        measures.commits_failed.increment(1);
+                    }
                     refuse(answers.transitions, &error);
                     refuse(answers.commands, &error);
                     refuse(answers.events, &error);
@@ -416,7 +423,8 @@ impl GroupCommit {
         let lane = gathering.can_leave()?;
         let (batch, answers) = gathering.take(lane);
         self.set_off(gathering);
-        Some((lane, self.store.commit(batch), answers))
+        let span = trace::commit(&batch);
+        Some((lane, Box::pin(self.store.commit(batch).instrument(span)), answers))
     }
 
     /// Before anybody can tell that one of them has started.
@@ -443,7 +451,9 @@ impl GroupCommit {
     }
 
     fn tell_spawn(&self, task_id: TaskId, task_type: Name) {
-        self.measures.spawned(&task_type);
+        if let Some(measures) = self.measures.of(&task_type) {
+            measures.spawned.increment(1);
+        }
         self.lifecycle.tell(|| Some(Lifecycle::TaskSpawned { task_id, task_type }));
     }
 }

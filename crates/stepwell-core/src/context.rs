@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
+use tracing::Span;
 use uuid::Uuid;
 
 use crate::child::Child;
@@ -28,6 +29,7 @@ use crate::store::{Headers, NewEvent, NewMessage};
 use crate::task::Task;
 use crate::task_error::{TaskError, TaskResult};
 use crate::time::{Timestamp, after};
+use crate::trace;
 
 /// A task's handle on its own durable execution. Cheap to clone; every method takes `&self`.
 ///
@@ -309,7 +311,13 @@ impl TaskContext {
                 Some(_) => options,
                 None => options.queue(self.run.queue.to_string()),
             };
-            let task = self.run.engine.new_task(task_type, params, options, Some(self.task_id))?;
+            // A replay spawns nothing.
+            let span = match self.run.operations().is_replaying() {
+                true => Span::none(),
+                false => trace::spawn(task_type.as_str()),
+            };
+            let engine = &self.run.engine;
+            let task = span.in_scope(|| engine.new_task(task_type, params, options, Some(self.task_id)))?;
             Ok((to_payload(&task.task_id), Effect::Spawn(Box::new(task))))
         };
         self.finished(Kind::Spawn, &name.into(), spawn, |key, outcome| {

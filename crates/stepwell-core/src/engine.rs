@@ -20,6 +20,7 @@ use crate::runtime::Runtime;
 use crate::store::{NewTask, Store};
 use crate::task::Registry;
 use crate::time::after;
+use crate::trace;
 
 /// Application state by its type.
 pub(crate) type States = HashMap<TypeId, Arc<dyn Any + Send + Sync>>;
@@ -39,7 +40,7 @@ pub(crate) struct Engine {
     pub(crate) settings: Settings,
     pub(crate) states: States,
     pub(crate) lifecycle: Arc<Broadcast>,
-    pub(crate) measures: Measures,
+    pub(crate) measures: Arc<Measures>,
     /// Set once somebody listens for the writes of other processes; cancelled with the engine.
     listening: OnceLock<CancellationToken>,
 }
@@ -57,14 +58,14 @@ impl Engine {
             false => Broadcast::new(),
         };
         let (hub, lifecycle) = (Arc::new(Hub::default()), Arc::new(lifecycle));
-        let measures = Measures { wanted: settings.measure };
+        let measures = Measures::new(settings.measure);
         Arc::new(Self {
             commit: GroupCommit::new(
                 store.clone(),
                 runtime.clone(),
                 hub.clone(),
                 lifecycle.clone(),
-                measures,
+                measures.clone(),
             ),
             backend,
             #[cfg(feature = "schemas")]
@@ -116,7 +117,7 @@ impl Engine {
         parent: Option<TaskId>,
     ) -> Result<NewTask, InvalidName> {
         let runtime = &*self.runtime;
-        Ok(NewTask {
+        let mut task = NewTask {
             task_id: TaskId::new(runtime),
             run_id: RunId::new(runtime),
             task_type,
@@ -138,7 +139,9 @@ impl Engine {
             cancellation: options.cancellation.unwrap_or_else(|| self.settings.cancellation.clone()),
             parent,
             claim_by: None,
-        })
+        };
+        trace::spawned(&mut task);
+        Ok(task)
     }
 }
 

@@ -26,6 +26,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
+use tracing::Span;
+
 use crate::commit::Receipt;
 use crate::compensation::{cancelled, compensate, end_of};
 use crate::context::TaskContext;
@@ -33,6 +35,7 @@ use crate::engine::Engine;
 use crate::failure::{Failure, FailureKind, panic_message};
 use crate::journal::{Entry, Key, Outcome};
 use crate::lifecycle::Lifecycle;
+use crate::measures::Ended;
 use crate::operations::{Opened, Standing, Undelivered, Unsent};
 use crate::payload::Payload;
 use crate::polled::{poll_closure, poll_task};
@@ -43,6 +46,7 @@ use crate::slots::Slot;
 use crate::store::*;
 use crate::task_error::{ControlFlow, TaskError, TaskResult, closure_failure};
 use crate::time::{Timestamp, after, until};
+use crate::trace;
 
 /// How often the future is polled, or something delivered to it, before others get their turn.
 const TURN: usize = 256;
@@ -54,6 +58,8 @@ pub(crate) struct Execution {
     future: Option<BoxFuture<'static, TaskResult<Payload>>>,
     /// Given back as soon as the code has ended, or is suspended.
     slot: Option<Slot>,
+    span: Span,
+    headers: Arc<Headers>,
     /// What is left to do once the code has ended.
     closing: Option<Closing>,
     commit: Commit,
@@ -94,7 +100,8 @@ struct Sent {
     next: Next,
     /// The last entry in it.
     seq: u64,
-    transaction: Option<Key>,
+    /// A step that the store does, and the span around it.
+    transaction: Option<(Key, Span)>,
     tries: u32,
 }
 
@@ -104,6 +111,14 @@ pub(crate) enum End {
     Gone,
     /// It only waits, and could go on from here.
     Suspended(Box<Execution>),
+}
+
+/// A run begins, or goes on after it was suspended.
+fn begin(run: &Run, headers: &Headers) -> Span {
+    if let Some(measures) = &run.measures {
+        measures.started.increment(1);
+    }
+    trace::run(run, headers)
 }
 
 /// How the task's code ended, other than with its output.
@@ -122,10 +137,10 @@ impl Execution {
         claim_timeout: Duration,
         grace: Duration,
     ) -> Box<Self> {
-        let (headers, facts) = (mem::take(&mut claimed.headers), mem::take(&mut claimed.facts));
+        let (headers, facts) = (Arc::new(mem::take(&mut claimed.headers)), mem::take(&mut claimed.facts));
         let params = claimed.params.clone();
         let run = Arc::new(Run::new(engine.clone(), claimed, journal, claim_timeout));
-        let ctx = TaskContext::new(run.clone(), Arc::new(headers));
+        let ctx = TaskContext::new(run.clone(), headers.clone());
         let future = match engine.registry.get(&run.task_type) {
             Some(executable) => executable.start(params, ctx),
             // A worker claims only types that it knows, and none is ever unregistered.
@@ -133,6 +148,8 @@ impl Execution {
         };
         run.waker.wake_by_ref();
         Box::new(Self {
+            span: begin(&run, &headers),
+            headers,
             run,
             future: Some(future),
             slot: Some(slot),
@@ -151,6 +168,7 @@ impl Execution {
     /// Prepares to go on in place after a suspension.
     pub(crate) fn resume(&mut self, facts: Facts, slot: Slot) {
         self.run.sign_of_life(None);
+        self.span = begin(&self.run, &self.headers);
         self.slot = Some(slot);
         self.facts = Some(facts);
     }
@@ -160,6 +178,8 @@ impl Execution {
         if poll_fn(|cx| self.poll(cx)).await {
             self.alarm = None;
             self.slot = None;
+            // It may be suspended for days, and its collector is told of a span when that ends.
+            self.span = Span::none();
             End::Suspended(self)
         } else {
             End::Gone
@@ -206,7 +226,7 @@ impl Execution {
         let Some(future) = &mut self.future else { return };
         let waker = Waker::from(self.run.waker.clone());
         let mut cx = Context::from_waker(&waker);
-        let poll = || poll_task(&self.run, || future.as_mut().poll(&mut cx));
+        let poll = || self.span.in_scope(|| poll_task(&self.run, || future.as_mut().poll(&mut cx)));
         match catch_unwind(AssertUnwindSafe(poll)) {
             Ok(Poll::Pending) => {}
             Ok(Poll::Ready(result)) => self.end(result.map_err(Ending::Error)),
@@ -432,8 +452,12 @@ impl Execution {
             work,
             seal: Seal::default(),
         });
-        let sent =
-            Sent { unsent, next, seq, transaction: transaction.as_ref().map(|t| t.key.clone()), tries: 0 };
+        let step = transaction.as_ref().map(|transaction| {
+            let key = transaction.key.clone();
+            let span = self.span.in_scope(|| trace::step(&key, 1));
+            (key, span)
+        });
+        let sent = Sent { unsent, next, seq, transaction: step, tries: 0 };
         self.transmit(Box::new(sent), transaction);
     }
 
@@ -495,9 +519,11 @@ impl Execution {
 
     fn pause_commit(&mut self, mut sent: Box<Sent>, error: &StoreError) {
         sent.tries += 1;
-        if let Some(key) = sent.transaction.take() {
+        if let Some((key, span)) = sent.transaction.take() {
             // Its closure is used up; the task's own strategy says whether the step is tried again.
-            let outcome = Outcome::Failed(Failure::new(FailureKind::Error, error.to_string()));
+            let failure = Failure::new(FailureKind::Error, error.to_string());
+            trace::failed(&span, &failure);
+            let outcome = Outcome::Failed(failure);
             let waker = self.run.operations().deliver_transaction(&key, outcome);
             waker.into_iter().for_each(Waker::wake);
         }
@@ -511,12 +537,15 @@ impl Execution {
         run.sign_of_life(None);
         let mut operations = run.operations();
         operations.committed(sent.seq, &sent.unsent.received);
-        let waker = sent.transaction.and_then(|key| {
+        let waker = sent.transaction.and_then(|(key, span)| {
             let outcome = match applied.transaction {
                 Some(Ok(payload)) => Outcome::Done(payload),
                 Some(Err(error)) => Outcome::Failed(closure_failure(&error)),
                 None => Outcome::Failed(Failure::new(FailureKind::Error, "the store did not do the step")),
             };
+            if let Outcome::Failed(failure) = &outcome {
+                trace::failed(&span, failure);
+            }
             run.engine.lifecycle.tell(|| Lifecycle::of_delivery(run.task_id, &key, &outcome));
             operations.deliver_transaction(&key, outcome)
         });
@@ -546,19 +575,28 @@ impl Execution {
             Next::Cancel => (false, Some(Lifecycle::TaskCancelled { task_id })),
             Next::Release => (false, None),
         };
-        let outcome = match &event {
-            Some(Lifecycle::TaskSuspended { .. }) => "suspended",
-            Some(Lifecycle::TaskCompleted { .. }) => {
-                run.engine.measures.completed(&run.task_type, task_id, run.engine.store.now());
-                "completed"
-            }
-            Some(Lifecycle::TaskFailed { retry_at: Some(_), .. }) => "retried",
-            Some(Lifecycle::TaskFailed { .. }) => "failed",
-            Some(Lifecycle::TaskCompensating { .. }) => "compensating",
-            Some(_) => "cancelled",
-            None => "released",
+        let ended = match &event {
+            Some(Lifecycle::TaskSuspended { .. }) => Ended::Suspended,
+            Some(Lifecycle::TaskCompleted { .. }) => Ended::Completed,
+            Some(Lifecycle::TaskFailed { retry_at: Some(_), .. }) => Ended::Retried,
+            Some(Lifecycle::TaskFailed { .. }) => Ended::Failed,
+            Some(Lifecycle::TaskCompensating { .. }) => Ended::Compensating,
+            Some(_) => Ended::Cancelled,
+            None => Ended::Released,
         };
-        run.engine.measures.ended(&run.task_type, outcome);
+        let failure = match &event {
+            Some(Lifecycle::TaskFailed { failure, .. } | Lifecycle::TaskCompensating { failure, .. }) => {
+                Some(failure)
+            }
+            _ => None,
+        };
+        trace::ended(&self.span, ended, failure);
+        if let Some(measures) = &run.measures {
+            measures.ended(ended);
+            if let (Ended::Completed, Some(spawned)) = (ended, task_id.made_at()) {
+                measures.task_seconds.record(until(spawned, run.engine.store.now()));
+            }
+        }
         run.engine.lifecycle.tell(|| event);
         Some(over)
     }

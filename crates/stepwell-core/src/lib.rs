@@ -53,6 +53,7 @@ mod task_error;
 mod task_info;
 mod ticks;
 mod time;
+mod trace;
 mod transition;
 mod worker;
 mod worker_info;

@@ -11,75 +11,131 @@
 //! | `stepwell_commit_seconds`, `stepwell_commit_items` | batches: how long each took, and how many transitions and spawns went with it |
 //! | `stepwell_commits_failed_total` | |
 //! | `stepwell_leases_lost_total` | |
+//!
+//! A recorder finds a counter by its name and labels, which takes longer than to count; so what it has found is kept.
 
-use std::time::Duration;
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
-use metrics::{counter, histogram};
+use hashbrown::HashMap;
+use metrics::{Counter, Histogram, counter, histogram};
 
-use crate::ids::TaskId;
 use crate::name::Name;
-use crate::time::{Timestamp, until};
+
+/// How an attempt ended, or was left.
+#[derive(Clone, Copy)]
+pub(crate) enum Ended {
+    Completed,
+    Suspended,
+    Retried,
+    Failed,
+    Cancelled,
+    Compensating,
+    Released,
+}
+
+impl Ended {
+    const ALL: [Self; 7] = [
+        Self::Completed,
+        Self::Suspended,
+        Self::Retried,
+        Self::Failed,
+        Self::Cancelled,
+        Self::Compensating,
+        Self::Released,
+    ];
+
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Completed => "completed",
+            Self::Suspended => "suspended",
+            Self::Retried => "retried",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+            Self::Compensating => "compensating",
+            Self::Released => "released",
+        }
+    }
+}
 
 /// Measures, or does not: what is not wanted costs a comparison.
-#[derive(Clone, Copy)]
+#[derive(Default)]
 pub(crate) struct Measures {
-    pub(crate) wanted: bool,
+    wanted: bool,
+    types: RwLock<HashMap<Name, Arc<TypeMeasures>>>,
+    store: OnceLock<StoreMeasures>,
+}
+
+/// What is measured of the tasks of one type.
+pub(crate) struct TypeMeasures {
+    pub(crate) spawned: Counter,
+    pub(crate) started: Counter,
+    ended: [Counter; Ended::ALL.len()],
+    pub(crate) task_seconds: Histogram,
+    pub(crate) step_seconds: Histogram,
+    pub(crate) step_retries: Counter,
+}
+
+/// What is measured of the store.
+pub(crate) struct StoreMeasures {
+    pub(crate) commit_items: Histogram,
+    pub(crate) commit_seconds: Histogram,
+    pub(crate) commits_failed: Counter,
+    pub(crate) leases_lost: Counter,
 }
 
 impl Measures {
-    pub(crate) fn spawned(self, task_type: &Name) {
-        if self.wanted {
-            counter!("stepwell_tasks_spawned_total", "task_type" => task_type.to_string()).increment(1);
+    pub(crate) fn new(wanted: bool) -> Arc<Self> {
+        Arc::new(Self { wanted, ..Self::default() })
+    }
+
+    /// `None` when nothing is to be measured.
+    pub(crate) fn of(&self, task_type: &Name) -> Option<Arc<TypeMeasures>> {
+        if !self.wanted {
+            return None;
+        }
+        let known = self.types.read().unwrap_or_else(PoisonError::into_inner).get(task_type).cloned();
+        Some(known.unwrap_or_else(|| {
+            let mut types = self.types.write().unwrap_or_else(PoisonError::into_inner);
+            let new = || Arc::new(TypeMeasures::new(task_type));
+            types.entry(task_type.clone()).or_insert_with(new).clone()
+        }))
+    }
+
+    /// `None` when nothing is to be measured.
+    pub(crate) fn of_store(&self) -> Option<&StoreMeasures> {
+        self.wanted.then(|| self.store.get_or_init(StoreMeasures::new))
+    }
+}
+
+impl TypeMeasures {
+    fn new(task_type: &Name) -> Self {
+        let label = || task_type.to_string();
+        Self {
+            spawned: counter!("stepwell_tasks_spawned_total", "task_type" => label()),
+            started: counter!("stepwell_attempts_started_total", "task_type" => label()),
+            ended: Ended::ALL.map(|ended| {
+                counter!("stepwell_attempts_ended_total", "task_type" => label(), "outcome" => ended.as_str())
+            }),
+            task_seconds: histogram!("stepwell_task_seconds", "task_type" => label()),
+            step_seconds: histogram!("stepwell_step_seconds", "task_type" => label()),
+            step_retries: counter!("stepwell_step_retries_total", "task_type" => label()),
         }
     }
 
-    pub(crate) fn started(self, task_type: &Name) {
-        if self.wanted {
-            counter!("stepwell_attempts_started_total", "task_type" => task_type.to_string()).increment(1);
+    pub(crate) fn ended(&self, ended: Ended) {
+        if let Some(counter) = self.ended.get(ended as usize) {
+            counter.increment(1);
         }
     }
+}
 
-    pub(crate) fn ended(self, task_type: &Name, outcome: &'static str) {
-        if self.wanted {
-            let task_type = task_type.to_string();
-            counter!("stepwell_attempts_ended_total", "task_type" => task_type, "outcome" => outcome)
-                .increment(1);
-        }
-    }
-
-    pub(crate) fn completed(self, task_type: &Name, task_id: TaskId, now: Timestamp) {
-        if self.wanted
-            && let Some(spawned) = task_id.made_at()
-        {
-            histogram!("stepwell_task_seconds", "task_type" => task_type.to_string())
-                .record(until(spawned, now));
-        }
-    }
-
-    /// Only where it is wanted.
-    pub(crate) fn step_tried(self, task_type: &Name, took: Duration, again: bool) {
-        histogram!("stepwell_step_seconds", "task_type" => task_type.to_string()).record(took);
-        if again {
-            counter!("stepwell_step_retries_total", "task_type" => task_type.to_string()).increment(1);
-        }
-    }
-
-    pub(crate) fn committed(self, items: usize, took: Duration) {
-        if self.wanted {
-            histogram!("stepwell_commit_items").record(items as f64);
-            histogram!("stepwell_commit_seconds").record(took);
-        }
-    }
-
-    pub(crate) fn commit_failed(self) {
-        if self.wanted {
-            counter!("stepwell_commits_failed_total").increment(1);
-        }
-    }
-
-    pub(crate) fn lease_lost(self) {
-        if self.wanted {
-            counter!("stepwell_leases_lost_total").increment(1);
+impl StoreMeasures {
+    fn new() -> Self {
+        Self {
+            commit_items: histogram!("stepwell_commit_items"),
+            commit_seconds: histogram!("stepwell_commit_seconds"),
+            commits_failed: counter!("stepwell_commits_failed_total"),
+            leases_lost: counter!("stepwell_leases_lost_total"),
         }
     }
 }

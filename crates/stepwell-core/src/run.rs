@@ -14,6 +14,7 @@ use crate::engine::Engine;
 use crate::failure::{Failure, Retry};
 use crate::ids::{RunId, TaskId};
 use crate::journal::{Entry, Key, Kind, Outcome, Replay};
+use crate::measures::TypeMeasures;
 use crate::name::{Name, StepName};
 use crate::operations::{Effect, Operations, Request};
 use crate::polled::is_polled;
@@ -32,6 +33,8 @@ pub(crate) struct Run {
     pub(crate) task_type: Name,
     pub(crate) queue: Name,
     pub(crate) engine: Arc<Engine>,
+    /// Of its task type, where that is wanted.
+    pub(crate) measures: Option<Arc<TypeMeasures>>,
     pub(crate) waker: Arc<RunWaker>,
     pub(crate) cancelled: CancellationToken,
     /// For how many microseconds nothing was heard of the run; negative after a heartbeat that asked for longer.
@@ -62,6 +65,7 @@ impl Run {
             attempt: claimed.attempt,
             max_attempts: claimed.max_attempts,
             retry: claimed.retry,
+            measures: engine.measures.of(&claimed.task_type),
             task_type: claimed.task_type,
             queue: claimed.queue,
             engine,

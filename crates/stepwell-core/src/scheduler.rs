@@ -27,6 +27,7 @@ use crate::store::{
     NewTask, ScheduleAction, ScheduleChange, ScheduleFilter, SchedulePlan, Scheduled, StoreError,
 };
 use crate::time::{Timestamp, until};
+use crate::trace;
 
 /// How late a tick may be come to before it counts as missed.
 const LATE: Duration = Duration::from_secs(60);
@@ -117,7 +118,8 @@ impl Engine {
         tick: Timestamp,
     ) -> Result<NewTask, InvalidSchedule> {
         let options = info.options.clone().header(TICK_HEADER, tick.to_string());
-        Ok(self.new_task(info.task_type.clone(), info.params.clone(), options, None)?)
+        let new = || self.new_task(info.task_type.clone(), info.params.clone(), options, None);
+        Ok(trace::spawn(info.task_type.as_str()).in_scope(new)?)
     }
 }
 

@@ -227,7 +227,6 @@ impl Slots {
         let WorkerOptions { claim_timeout, grace, .. } = self.options;
         let (task_id, attempt) = (claimed.task_id, claimed.attempt);
         let task_type = claimed.task_type.clone();
-        self.engine.measures.started(&task_type);
         self.engine.lifecycle.tell(|| Some(Lifecycle::TaskStarted { task_id, task_type, attempt }));
         let execution = Execution::new(&self.engine, claimed, journal, slot, claim_timeout, grace);
         self.inside().runs.insert(task_id, execution.run.clone());

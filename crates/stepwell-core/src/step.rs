@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tracing::Span;
 
 use crate::compensation::{Record, Undo, Undoing};
 use crate::failure::{Failure, FailureKind, Retry};
@@ -24,6 +25,7 @@ use crate::runtime::{BoxFuture, MaybeSend, MaybeSync};
 use crate::step_cache::StepCache;
 use crate::task_error::{TaskError, TaskResult, closure_failure};
 use crate::time::{Timestamp, after, until};
+use crate::trace;
 
 /// How many tries a step has when it is given a [`retry`](Step::retry) strategy and no number.
 const DEFAULT_TRIES: u32 = 5;
@@ -143,6 +145,7 @@ enum Stage<Fut> {
     LookingUp(BoxFuture<'static, Option<Payload>>),
     Running {
         closure: Pin<Box<Fut>>,
+        span: Span,
         /// When, for those who measure.
         begun: Option<Timestamp>,
         limit: Option<BoxFuture<'static, ()>>,
@@ -360,9 +363,9 @@ impl<F: Closure> Step<F> {
                     Some(found) => return Poll::Ready(Outcome::Done(found)),
                     None => self.start(key),
                 },
-                Stage::Running { closure, begun, limit } => {
+                Stage::Running { closure, span, begun, limit } => {
                     let begun = *begun;
-                    let outcome = match poll_closure(|| closure.as_mut().poll(cx)) {
+                    let outcome = match span.in_scope(|| poll_closure(|| closure.as_mut().poll(cx))) {
                         Poll::Ready(Ok(value)) => self.encode(key.label(), &value),
                         Poll::Ready(Err(error)) => self.failed(closure_failure(&error)),
                         Poll::Pending => {
@@ -374,10 +377,18 @@ impl<F: Closure> Step<F> {
                             self.failed(Failure::new(FailureKind::Timeout, message))
                         }
                     };
-                    if let Some(begun) = begun {
-                        let again = matches!(outcome, Outcome::Retrying { .. });
-                        let took = until(begun, self.run.engine.store.now());
-                        self.run.engine.measures.step_tried(&self.run.task_type, took, again);
+                    if let (
+                        Outcome::Failed(failure) | Outcome::Retrying { failure, .. },
+                        Stage::Running { span, .. },
+                    ) = (&outcome, &self.stage)
+                    {
+                        trace::failed(span, failure);
+                    }
+                    if let (Some(begun), Some(measures)) = (begun, &self.run.measures) {
+                        measures.step_seconds.record(until(begun, self.run.engine.store.now()));
+                        if let Outcome::Retrying { .. } = &outcome {
+                            measures.step_retries.increment(1);
+                        }
                     }
                     match (&self.cache, &outcome) {
                         (Some(cached), Outcome::Done(result)) => {
@@ -408,10 +419,11 @@ impl<F: Closure> Step<F> {
             let started = || Some(Lifecycle::StepStarted { task_id, step: key.label(), tries });
             self.run.engine.lifecycle.tell(started);
         }
-        let closure = poll_closure(|| Box::pin(closure.call()));
+        let span = trace::step(key, self.tries + 1);
+        let closure = span.in_scope(|| poll_closure(|| Box::pin(closure.call())));
         let limit = self.timeout.map(|limit| self.run.engine.runtime.sleep(limit));
-        let begun = self.run.engine.measures.wanted.then(|| self.run.engine.store.now());
-        Stage::Running { closure, begun, limit }
+        let begun = self.run.measures.as_ref().map(|_| self.run.engine.store.now());
+        Stage::Running { closure, span, begun, limit }
     }
 
     fn encode(&self, name: String, value: &F::Value) -> Outcome

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use tokio::sync::mpsc::UnboundedReceiver;
+use tracing::Instrument as _;
 
 use crate::client::purge;
 use crate::commit::durable;
@@ -18,6 +19,7 @@ use crate::slots::Slots;
 use crate::store::{Claim, Command, NewWorker, StoreError, WorkerSignal, WorkerState};
 use crate::task_error::ControlFlow;
 use crate::time::until;
+use crate::trace;
 
 /// How often tasks are looked for that have been kept long enough.
 const PURGE_EVERY: Duration = Duration::from_secs(60);
@@ -137,8 +139,10 @@ async fn claim(slots: Arc<Slots>) {
             code_version: slots.options.code_version.clone(),
             limit,
         };
-        let pause = match durable(engine.commit.claim(claim)).await {
+        let span = trace::claim(claim.worker_id, limit);
+        let pause = match durable(engine.commit.claim(claim)).instrument(span.clone()).await {
             Ok(claimed) => {
+                span.record("claimed", claimed.tasks.len());
                 failures = 0;
                 if claimed.tasks.len() < limit {
                     slots.no_backlog();
@@ -200,7 +204,9 @@ async fn watch(slots: Arc<Slots>) {
                 }
                 Ok(WorkerState::Gone) => {
                     tracing::warn!("the worker's lease has run out; its tasks are others' now");
-                    engine.measures.lease_lost();
+                    if let Some(measures) = engine.measures.of_store() {
+                        measures.leases_lost.increment(1);
+                    }
                     slots.lose_lease();
                     registered = false;
                 }

@@ -1,0 +1,170 @@
+//! Spans of what the engine does, for whoever collects them with [`tracing`], and the trace that a task is part of.
+//!
+//! ```text
+//!   whoever spawns
+//!      └ spawn ─────────┬ run, attempt 1 ──┬ step          INFO
+//!        (the task's    │                  ├ step
+//!        headers keep   │                  └ spawn ─── run of the child ─ …
+//!        its context)   ├ run, attempt 2, or going on after a crash or a suspension
+//!                       └ …
+//!   claim, commit: about many tasks at once, so in no task's trace    DEBUG
+//! ```
+//!
+//! With the feature `opentelemetry`, the context of the span `spawn` is written to the task's headers as `traceparent` and
+//! `tracestate` ([W3C Trace Context](https://www.w3.org/TR/trace-context/)), and every run begins from there: one trace
+//! holds the parent, its children, the retries, and what went on after a crash on another machine.
+
+use tracing::{Span, debug_span, field::Empty, info_span};
+
+use crate::failure::Failure;
+use crate::ids::WorkerId;
+use crate::journal::Key;
+use crate::measures::Ended;
+use crate::run::Run;
+use crate::store::{Batch, Headers, NewTask};
+
+/// The headers that hold a trace's context.
+const TRACE_HEADERS: [&str; 2] = ["traceparent", "tracestate"];
+
+/// Around the spawn of a task.
+pub(crate) fn spawn(task_type: &str) -> Span {
+    info_span!(
+        "spawn",
+        otel.name = format!("spawn {task_type}"),
+        otel.kind = "producer",
+        task_type,
+        task_id = Empty
+    )
+}
+
+/// A task that is spawned within the current span carries its context, unless it was given another.
+pub(crate) fn spawned(task: &mut NewTask) {
+    Span::current().record("task_id", tracing::field::display(task.task_id));
+    if !TRACE_HEADERS.iter().any(|name| task.headers.contains_key(*name)) {
+        context::inject(&mut task.headers);
+    }
+}
+
+/// Headers of a task that is not part of the trace that they were made in.
+pub(crate) fn untraced(mut headers: Headers) -> Headers {
+    TRACE_HEADERS.iter().for_each(|name| _ = headers.remove(*name));
+    headers
+}
+
+/// Around a run, up to its end or its suspension.
+pub(crate) fn run(run: &Run, headers: &Headers) -> Span {
+    let span = info_span!(
+        parent: None,
+        "run",
+        otel.name = format!("run {}", run.task_type),
+        otel.kind = "consumer",
+        otel.status_code = Empty,
+        task_type = %run.task_type,
+        task_id = %run.task_id,
+        run_id = %run.run_id,
+        attempt = run.attempt,
+        outcome = Empty,
+        error = Empty,
+    );
+    context::adopt(headers, &span);
+    span
+}
+
+/// How the run ended, and why.
+pub(crate) fn ended(span: &Span, ended: Ended, failure: Option<&Failure>) {
+    span.record("outcome", ended.as_str());
+    if let Some(failure) = failure {
+        failed(span, failure);
+    }
+}
+
+/// Why a run or a try failed.
+pub(crate) fn failed(span: &Span, failure: &Failure) {
+    span.record("otel.status_code", "ERROR");
+    span.record("error", tracing::field::display(failure));
+}
+
+/// Around one try of a step.
+pub(crate) fn step(key: &Key, tries: u32) -> Span {
+    info_span!(
+        "step",
+        otel.name = format!("{} {}", key.kind.as_str(), key.label()),
+        otel.status_code = Empty,
+        step = key.label(),
+        tries,
+        error = Empty,
+    )
+}
+
+/// Around a claim.
+pub(crate) fn claim(worker_id: WorkerId, limit: usize) -> Span {
+    debug_span!(parent: None, "claim", %worker_id, limit, claimed = Empty)
+}
+
+/// Around the commit of a batch.
+pub(crate) fn commit(batch: &Batch) -> Span {
+    debug_span!(
+        parent: None,
+        "commit",
+        transitions = batch.transitions.len(),
+        spawns = batch.spawns.len(),
+        claims = batch.claims.len(),
+    )
+}
+
+#[cfg(not(feature = "opentelemetry"))]
+mod context {
+    use super::{Headers, Span};
+
+    pub(super) fn inject(_: &mut Headers) {}
+
+    pub(super) fn adopt(_: &Headers, _: &Span) {}
+}
+
+#[cfg(feature = "opentelemetry")]
+mod context {
+    use opentelemetry::propagation::{Extractor, Injector, TextMapPropagator as _};
+    use opentelemetry_sdk::propagation::TraceContextPropagator;
+    use tracing_opentelemetry::OpenTelemetrySpanExt as _;
+
+    use super::{Headers, Span, TRACE_HEADERS};
+
+    struct Write<'a>(&'a mut Headers);
+
+    impl Injector for Write<'_> {
+        fn set(&mut self, key: &str, value: String) {
+            // A trace without a state has an empty one.
+            if !value.is_empty() {
+                self.0.insert(key.to_owned(), value.into());
+            }
+        }
+    }
+
+    struct Read<'a>(&'a Headers);
+
+    impl Extractor for Read<'_> {
+        fn get(&self, key: &str) -> Option<&str> {
+            self.0.get(key)?.as_str()
+        }
+
+        fn keys(&self) -> Vec<&str> {
+            TRACE_HEADERS.into_iter().filter(|name| self.0.contains_key(*name)).collect()
+        }
+    }
+
+    /// Writes the current span's context, if somebody collects its trace.
+    pub(super) fn inject(headers: &mut Headers) {
+        let span = Span::current();
+        if !span.is_disabled() {
+            TraceContextPropagator::new().inject_context(&span.context(), &mut Write(headers));
+        }
+    }
+
+    /// Makes the span part of the trace that the headers tell of.
+    pub(super) fn adopt(headers: &Headers, span: &Span) {
+        if !span.is_disabled() {
+            // Without a collector there is nothing to be part of.
+            let _ = span.set_parent(TraceContextPropagator::new().extract(&Read(headers)));
+        }
+    }
+}
