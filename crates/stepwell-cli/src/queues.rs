@@ -4,13 +4,23 @@ use anyhow::Result;
 use stepwell::{Durable, QueueLimits};
 
 use crate::args::Queues;
-use crate::screen::{Screen, or_dash};
+use crate::screen::{Screen, moment, or_dash};
 
 pub(crate) async fn run(client: &Durable, command: Queues, screen: &Screen) -> Result<()> {
     match command {
         Queues::List => {
             let queues = client.queues().await?;
-            let columns = ["QUEUE", "STATE", "PENDING", "RUNNING", "SUSPENDED", "MAX", "PER WORKER", "RATE"];
+            let columns = [
+                "QUEUE",
+                "STATE",
+                "PENDING",
+                "RUNNING",
+                "SUSPENDED",
+                "READY AT",
+                "MAX",
+                "PER WORKER",
+                "RATE",
+            ];
             screen.list(&queues, columns, "no queue has limits or tasks that have not ended", |queue| {
                 let rate = queue.limits.rate;
                 [
@@ -19,6 +29,7 @@ pub(crate) async fn run(client: &Durable, command: Queues, screen: &Screen) -> R
                     queue.pending.to_string(),
                     queue.running.to_string(),
                     queue.suspended.to_string(),
+                    or_dash(queue.ready_at.map(moment)),
                     or_dash(queue.limits.max_running),
                     or_dash(queue.limits.max_running_per_worker),
                     or_dash(

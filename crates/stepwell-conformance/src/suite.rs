@@ -75,6 +75,7 @@ macro_rules! suite {
             queue_limits_under_races,
             queue_rates,
             paused_queues,
+            waiting_times,
             concurrency_keys,
             concurrency_keys_under_races,
             coalescing_spawns,

@@ -469,10 +469,7 @@ impl State {
         let Some(task) = self.tasks.get_mut(&task_id) else { return };
         task.state = TaskState::Pending;
         task.ready_at = now;
-        let key = task.new.concurrency_key.as_ref().and_then(|key| self.keys.get(key));
-        if key.and_then(BTreeSet::first).is_some_and(|first| first.1 != task_id) {
-            return;
-        }
+        let Some(task) = self.tasks.get(&task_id).filter(|task| self.has_turn(&task.new)) else { return };
         let place = (Reverse(task.new.priority), now, task_id);
         self.ready.entry(task.new.queue.clone()).or_default().insert(place);
         news.ready.push((task.new.queue.clone(), 1));

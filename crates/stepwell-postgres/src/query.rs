@@ -90,6 +90,7 @@ fn queue_info(row: &PgRow) -> sqlx::Result<QueueInfo> {
         pending: count(6)?,
         running: count(7)?,
         suspended: count(8)?,
+        ready_at: row.try_get::<Option<Moment>, _>(9)?.map(|moment| moment.0),
     })
 }
 
@@ -204,11 +205,12 @@ impl Shared {
         let sql = format!(
             "SELECT coalesce(q.queue, c.queue) AS name, coalesce(q.paused, false), q.max_running,
                 q.max_running_per_worker, q.rate_starts, q.rate_per, coalesce(c.pending, 0), coalesce(c.running, 0),
-                coalesce(c.suspended, 0)
+                coalesce(c.suspended, 0), c.ready_at
             FROM {0}.queues q FULL JOIN (
                 SELECT queue, count(*) FILTER (WHERE state = 'pending') AS pending,
                     count(*) FILTER (WHERE state = 'running') AS running,
-                    count(*) FILTER (WHERE state = 'suspended') AS suspended
+                    count(*) FILTER (WHERE state = 'suspended') AS suspended,
+                    min(coalesce(due_at, ready_at)) FILTER (WHERE state = 'pending' AND NOT blocked) AS ready_at
                 FROM {0}.live_tasks GROUP BY queue
             ) c USING (queue)
             WHERE c.queue IS NOT NULL OR q.restricts

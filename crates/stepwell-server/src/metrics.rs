@@ -1,13 +1,14 @@
 //! What the store knows, as Prometheus reads it. What workers count they give to their own recorders
 //! ([`measure`](stepwell::DurableBuilder::measure)).
 
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
 use std::sync::Arc;
 
 use axum::http::header;
 use axum::response::IntoResponse;
 use axum::routing::get;
 use axum::{Extension, Router};
+use stepwell::until;
 
 use crate::access::Operation;
 use crate::app::App;
@@ -32,14 +33,23 @@ async fn metrics(call: Call) -> Result<impl IntoResponse, Problem> {
             page.value("stepwell_queue_tasks", &[("queue", name), ("state", state)], count);
         }
     }
+    page.gauge(
+        "stepwell_queue_oldest_seconds",
+        "How long the task has waited that could have been claimed first",
+    );
+    let now = call.client().store().now();
+    for queue in &queues {
+        let waited = queue.ready_at.map_or(0.0, |ready_at| until(ready_at, now).as_secs_f64());
+        page.value("stepwell_queue_oldest_seconds", &[("queue", queue.queue.as_str())], waited);
+    }
     page.gauge("stepwell_queue_paused", "Whether a queue is paused");
     for queue in &queues {
-        page.value("stepwell_queue_paused", &[("queue", queue.queue.as_str())], queue.paused.into());
+        page.value("stepwell_queue_paused", &[("queue", queue.queue.as_str())], u8::from(queue.paused));
     }
     page.gauge("stepwell_worker_slots", "How many tasks a living worker runs at most");
     for worker in workers.iter().filter(|worker| worker.alive) {
         let labels = [("worker", worker.name.as_str()), ("worker_id", &worker.worker_id.to_string())];
-        page.value("stepwell_worker_slots", &labels, worker.concurrency.into());
+        page.value("stepwell_worker_slots", &labels, worker.concurrency);
     }
     page.gauge("stepwell_worker_running", "How many tasks a living worker runs");
     for worker in workers.iter().filter(|worker| worker.alive) {
@@ -58,7 +68,7 @@ impl Page {
         let _ = write!(self.0, "# HELP {name} {help}\n# TYPE {name} gauge\n");
     }
 
-    fn value(&mut self, name: &str, labels: &[(&str, &str)], value: u64) {
+    fn value(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
         let labels: Vec<_> =
             labels.iter().map(|(label, value)| format!("{label}=\"{}\"", escaped(value))).collect();
         let _ = writeln!(self.0, "{name}{{{}}} {value}", labels.join(","));

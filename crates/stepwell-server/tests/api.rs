@@ -120,7 +120,16 @@ async fn approvals_messages_queues_and_the_rest() {
     let (_, queues) = ask(&router, get("/api/v1/queues")).await;
     let odd = queues.as_array().unwrap().iter().find(|queue| queue["queue"] == "odd/name ä").unwrap();
     assert_eq!((&odd["paused"], &odd["limits"]["max_running"]), (&json!(true), &json!(3)));
+    let waiting = json!({ "task_type": "nobody", "params": null, "options": { "queue": "odd/name ä" } });
+    let mut waiting = post("/api/v1/tasks", &waiting);
+    let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    waiting.headers_mut().insert("traceparent", trace.parse().unwrap());
+    let (_, waiting) = ask(&router, waiting).await;
+    let (_, waiting) =
+        ask(&router, get(&format!("/api/v1/tasks/{}", waiting["task_id"].as_str().unwrap()))).await;
+    assert_eq!(waiting["headers"]["traceparent"], trace, "the caller's trace goes on");
     let metrics = text(send(&router, get("/metrics")).await).await;
+    assert!(metrics.contains("stepwell_queue_oldest_seconds{queue=\"odd/name ä\"} "), "{metrics}");
     assert!(metrics.contains("stepwell_queue_paused{queue=\"odd/name ä\"} 1\n"), "{metrics}");
     assert!(metrics.contains("stepwell_worker_slots{worker="), "{metrics}");
     let (_, workers) = ask(&router, get("/api/v1/workers")).await;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use rusqlite::{Connection, Result, Row, params};
 use stepwell_core::{
     Name, QueueAction, QueueChange, QueueInfo, QueueLimits, RateLimit, TaskId, Timestamp, WorkerId,
+    from_micros,
 };
 
 use crate::commit::Applying;
@@ -196,12 +197,13 @@ pub(crate) fn queues(conn: &Connection) -> Result<Vec<QueueInfo>> {
     conn.all(
         "WITH counts AS (
             SELECT queue, sum(state = 'pending') AS pending, sum(state = 'running') AS running,
-                sum(state = 'suspended') AS suspended
+                sum(state = 'suspended') AS suspended,
+                min(coalesce(due_at, ready_at)) FILTER (WHERE state = 'pending' AND blocked = 0) AS ready_at
             FROM stepwell_tasks WHERE state IN ('pending', 'running', 'suspended') GROUP BY queue
         )
         SELECT coalesce(q.queue, c.queue) AS name, coalesce(q.paused, 0), q.max_running, q.max_running_per_worker,
             q.rate_starts, q.rate_per, q.used_until, coalesce(c.pending, 0), coalesce(c.running, 0),
-            coalesce(c.suspended, 0)
+            coalesce(c.suspended, 0), c.ready_at
         FROM stepwell_queues q FULL JOIN counts c ON c.queue = q.queue
         WHERE c.queue IS NOT NULL OR q.paused OR q.max_running IS NOT NULL OR q.max_running_per_worker IS NOT NULL
             OR q.rate_starts IS NOT NULL
@@ -217,6 +219,7 @@ pub(crate) fn queues(conn: &Connection) -> Result<Vec<QueueInfo>> {
                 pending: count(7)?,
                 running: count(8)?,
                 suspended: count(9)?,
+                ready_at: row.get::<_, Option<i64>>(10)?.map(from_micros),
             })
         },
     )

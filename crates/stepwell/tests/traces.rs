@@ -136,7 +136,9 @@ async fn one_trace_holds_a_task_its_child_its_retries_and_what_went_on_after_a_c
     let tries = collector.named("step charge");
     assert_eq!(tries.len(), 2);
     assert!(matches!(tries[0].status, Status::Error { .. }) && tries[1].status == Status::Unset);
-    assert!(tries.iter().all(|step| runs.iter().any(|run| run.span_context.span_id() == step.parent_span_id)));
+    assert!(
+        tries.iter().all(|step| runs.iter().any(|run| run.span_context.span_id() == step.parent_span_id))
+    );
     assert_eq!(collector.named("step ship").len(), 2);
 
     // The child's spawn is in a run of its parent, and only once.

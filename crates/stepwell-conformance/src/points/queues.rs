@@ -140,11 +140,29 @@ pub async fn paused_queues(backend: &impl Backend) {
         pending: 3,
         running: 0,
         suspended: 0,
+        ready_at: Some(store.info(5).await.spawned_at),
     };
     assert_eq!(store.queues().await, [expected]);
     let committed = store.commit(change("queue", QueueAction::Resume)).await;
     assert_eq!(committed.news.ready.len(), 1, "workers are told");
     assert_eq!(store.claim(1, 10).await.len(), 3);
+}
+
+/// A queue says from when on a task of it could have been claimed first: not one whose time, or turn, has yet to come.
+pub async fn waiting_times(backend: &impl Backend) {
+    let (setup, store) = Setup::with_handle(backend).await;
+    store.signal(register(1)).await;
+    let ready_at = async || store.queues().await.first().and_then(|queue| queue.ready_at);
+    let later = setup.at(SECOND * 60);
+    store.spawn([NewTask { start_at: Some(later), ..new_task(1) }]).await;
+    assert_eq!(ready_at().await, Some(later), "it waits for its time");
+    store.spawn([of_key("key", 2)]).await;
+    let spawned = Some(store.info(2).await.spawned_at);
+    assert!(spawned < Some(later));
+    store.spawn([of_key("key", 3), NewTask { priority: 9, ..new_task(4) }]).await;
+    assert_eq!(ready_at().await, spawned, "whatever the order in which they are claimed");
+    assert_eq!(store.claim(1, 2).await.len(), 2);
+    assert_eq!(ready_at().await, Some(later), "the other one of its key has the turn");
 }
 
 /// Of the tasks with one key, each starts when the one before has ended, in the order in which they were spawned.

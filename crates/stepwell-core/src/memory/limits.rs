@@ -7,7 +7,7 @@ use super::{State, Task};
 use crate::ids::TaskId;
 use crate::name::Name;
 use crate::queue::{QueueAction, QueueChange, QueueInfo, QueueLimits};
-use crate::store::{Claim, News, TaskState};
+use crate::store::{Claim, NewTask, News, TaskState};
 use crate::time::Timestamp;
 
 /// A queue that somebody has changed.
@@ -143,6 +143,12 @@ impl State {
         }
     }
 
+    /// Whether no other task of its concurrency key comes before it.
+    pub(super) fn has_turn(&self, task: &NewTask) -> bool {
+        let line = task.concurrency_key.as_ref().and_then(|key| self.keys.get(key));
+        line.and_then(BTreeSet::first).is_none_or(|(_, first)| *first == task.task_id)
+    }
+
     pub(super) fn queue_infos(&self) -> Vec<QueueInfo> {
         let mut infos = BTreeMap::new();
         let named: BTreeSet<_> =
@@ -152,6 +158,9 @@ impl State {
                 let of_state = |task: &&Task| task.new.queue == *queue && task.state == state;
                 self.tasks.values().filter(of_state).count() as u64
             };
+            let pending = self.tasks.values().filter(|task| {
+                task.new.queue == *queue && task.state == TaskState::Pending && self.has_turn(&task.new)
+            });
             let config = self.queues.get(queue);
             let info = QueueInfo {
                 queue: queue.clone(),
@@ -160,6 +169,7 @@ impl State {
                 pending: count(TaskState::Pending),
                 running: count(TaskState::Running),
                 suspended: count(TaskState::Suspended),
+                ready_at: pending.map(|task| task.due_at.unwrap_or(task.ready_at)).min(),
             };
             let idle = info.pending + info.running + info.suspended == 0;
             if !idle || info.paused || !info.limits.are_none() {

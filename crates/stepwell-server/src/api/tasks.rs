@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::Json;
-use axum::http::{Method, StatusCode};
+use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -180,8 +180,12 @@ impl From<SpawnResult> for Spawned {
     }
 }
 
-async fn spawn(call: Call, Body(spawn): Body<Spawn>) -> Result<Response, Problem> {
+async fn spawn(call: Call, headers: HeaderMap, Body(spawn): Body<Spawn>) -> Result<Response, Problem> {
     let Spawn { task_type, params, options } = spawn;
+    // The caller's trace goes on in the task.
+    let trace = |name| Some((name, headers.get(name)?.to_str().ok()?));
+    let trace = ["traceparent", "tracestate"].into_iter().filter_map(trace);
+    let options = trace.fold(options, |options, (name, value)| options.header(name, value));
     let options = call.who.scope.put_in(options).map_err(|error| Problem::bad_request(error.to_string()))?;
     let spawned = call.client().spawn_named(task_type.as_str(), &params, options).await?;
     let status = if spawned.created { StatusCode::CREATED } else { StatusCode::OK };

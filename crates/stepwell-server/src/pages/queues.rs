@@ -7,7 +7,7 @@ use axum::response::Redirect;
 use axum::routing::{get, post};
 use maud::{Markup, html};
 use serde::Deserialize;
-use stepwell::{Name, QueueInfo};
+use stepwell::{Name, QueueInfo, Timestamp, until};
 
 use super::layout::{nothing, page};
 use super::route;
@@ -43,11 +43,12 @@ async fn list(call: Call) -> Result<Markup, Problem> {
 }
 
 pub(super) fn table(call: &Call, queues: &[QueueInfo]) -> Markup {
+    let now = call.client().store().now();
     html! {
         div class="scroll" { table {
             thead { tr {
                 th { "Queue" } th class="number" { "Pending" } th class="number" { "Running" }
-                th class="number" { "Suspended" } th { "Limits" } th { span class="hidden" { "Actions" } }
+                th class="number" { "Suspended" } th class="number" { "Oldest waits" } th { "Limits" } th { span class="hidden" { "Actions" } }
             } }
             tbody { @for queue in queues {
                 tr {
@@ -58,6 +59,7 @@ pub(super) fn table(call: &Call, queues: &[QueueInfo]) -> Markup {
                     td class="number" { (number(queue.pending)) }
                     td class="number" { (number(queue.running)) }
                     td class="number" { (number(queue.suspended)) }
+                    td class="number" { (waits(queue.ready_at, now)) }
                     td { (limits(queue)) }
                     td class="actions" { form method="post"
                         action=(call.base.to(if queue.paused { "/queues/resume" } else { "/queues/pause" })) {
@@ -68,6 +70,13 @@ pub(super) fn table(call: &Call, queues: &[QueueInfo]) -> Markup {
             } }
         } }
     }
+}
+
+/// For how long the task waits that has waited longest.
+fn waits(ready_at: Option<Timestamp>, now: Timestamp) -> String {
+    ready_at
+        .filter(|ready_at| *ready_at <= now)
+        .map_or_else(|| "–".into(), |ready_at| duration(until(ready_at, now)))
 }
 
 fn limits(queue: &QueueInfo) -> String {
