@@ -16,6 +16,7 @@ mod report;
 mod server;
 mod setup;
 mod tasks;
+mod trace;
 mod workloads;
 
 use std::path::{Path, PathBuf};
@@ -65,6 +66,9 @@ struct Cli {
     /// Let the engine keep the history
     #[arg(long)]
     keep_history: bool,
+    /// Let the engine's spans be collected, as OpenTelemetry does it
+    #[arg(long)]
+    trace: bool,
     /// Measure checkpoints on each key-value store and the cache in memory, and nothing else
     #[arg(long, conflicts_with_all = ["only", "store"])]
     checkpoint: bool,
@@ -100,6 +104,9 @@ async fn run(cli: Cli) -> Result<()> {
     ensure!(postgres || !of_postgres, "--database-url, --workers and --growth need --store postgres");
     if cli.measure {
         metrics_exporter_prometheus::PrometheusBuilder::new().install_recorder()?;
+    }
+    if cli.trace {
+        trace::collect()?;
     }
     let telemetry = Telemetry { measure: cli.measure, keep_history: cli.keep_history };
     let dir = cli.dir.map_or_else(build_folder, Ok)?;

@@ -9,6 +9,7 @@ mod demo;
 mod events;
 mod exit;
 mod input;
+mod purge;
 mod queues;
 mod schedules;
 mod screen;
@@ -69,11 +70,7 @@ async fn run(cli: Cli, screen: &Screen) -> Result<ExitCode> {
         Command::Schedules(command) => schedules::run(&connect::open(url).await?, command, screen).await?,
         Command::Workers(command) => workers::run(&connect::open(url).await?, command, screen).await?,
         Command::Purge { older_than, state } => {
-            let purged = connect::open(url).await?.purge(older_than.into(), state).await?;
-            screen.show(&serde_json::json!({ "purged": purged }), || match purged {
-                1 => "removed 1 task".into(),
-                n => format!("removed {n} tasks"),
-            })?;
+            purge::run(&connect::open(url).await?, older_than.into(), state, screen).await?;
         }
     }
     Ok(ExitCode::SUCCESS)

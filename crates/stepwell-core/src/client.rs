@@ -721,7 +721,20 @@ impl Client {
     /// # Errors
     /// [`Error::Store`]; what was removed before stays removed.
     pub async fn purge(&self, older_than: Duration, state: Option<TaskState>) -> Result<usize, Error> {
-        Ok(purge(&*self.engine.store, older_than, state).await?)
+        self.purge_with(older_than, state, |_| ()).await
+    }
+
+    /// As [`Client::purge`]; says after each batch how many have been removed so far.
+    ///
+    /// # Errors
+    /// As [`Client::purge`].
+    pub async fn purge_with(
+        &self,
+        older_than: Duration,
+        state: Option<TaskState>,
+        progress: impl FnMut(usize),
+    ) -> Result<usize, Error> {
+        Ok(purge(&*self.engine.store, older_than, state, progress).await?)
     }
 
     /// Lifecycle events of this process, from now on.
@@ -888,6 +901,7 @@ pub(crate) async fn purge(
     store: &dyn Store,
     older_than: Duration,
     state: Option<TaskState>,
+    mut progress: impl FnMut(usize),
 ) -> Result<usize, StoreError> {
     let age = i64::try_from(older_than.as_micros()).unwrap_or(i64::MAX);
     let before = from_micros(store.now().as_microsecond().saturating_sub(age));
@@ -895,6 +909,7 @@ pub(crate) async fn purge(
     loop {
         let batch = store.purge(Purge { before, state, limit: PURGE_BATCH }).await?;
         purged += batch;
+        progress(purged);
         if batch < PURGE_BATCH {
             return Ok(purged);
         }

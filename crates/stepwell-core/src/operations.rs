@@ -376,7 +376,12 @@ impl Operations {
             self.unsent.entries.push(Entry { seq: self.delivered_seq, key, outcome, at });
             match effect {
                 Effect::None => {}
-                Effect::Spawn(task) => self.unsent.spawns.push(*task),
+                Effect::Spawn(task) => {
+                    if let Some(measures) = run.engine.measures.of(&task.task_type) {
+                        measures.spawned.increment(1);
+                    }
+                    self.unsent.spawns.push(*task);
+                }
                 Effect::Emit(event) => self.unsent.events.push(event),
                 Effect::Send(message) => self.unsent.messages.push(message),
                 Effect::Received(message) => self.unsent.received.push(message),
