@@ -47,7 +47,7 @@ pub(crate) enum Command {
     Demo(Demo),
     /// Serve the dashboard and the HTTP API
     Serve(Serve),
-    /// Tasks: list, show, watch, spawn, cancel, retry, delete, move
+    /// Tasks: list, show, watch, spawn, cancel, pause, retry, delete, move
     #[command(subcommand)]
     Tasks(Tasks),
     /// Events, which any number of tasks await
@@ -126,6 +126,10 @@ pub(crate) enum Tasks {
     },
     /// Cancel tasks, and with them their children
     Cancel(Ids),
+    /// Let no worker claim tasks until they are resumed; one that runs goes on until it waits
+    Pause(Ids),
+    /// Let paused tasks go on
+    Resume(Ids),
     /// Run failed or cancelled tasks again, from their journals
     Retry(Ids),
     /// Spawn tasks like these, from the start

@@ -7,7 +7,7 @@ use anyhow::{Error, Result};
 use comfy_table::presets::NOTHING;
 use comfy_table::{ContentArrangement, Table};
 use serde::Serialize;
-use stepwell::{Payload, TaskState, Timestamp};
+use stepwell::{Payload, TaskInfo, TaskState, Timestamp};
 
 pub(crate) const DIM: Style = Style::new().dimmed();
 pub(crate) const BOLD: Style = Style::new().bold();
@@ -101,6 +101,11 @@ pub(crate) fn colour(state: TaskState) -> Style {
 }
 
 /// A moment, to the second.
+/// A task's state, and whether it is paused.
+pub(crate) fn standing(task: &TaskInfo) -> String {
+    if task.paused { format!("{}, paused", task.state) } else { task.state.to_string() }
+}
+
 pub(crate) fn moment(at: Timestamp) -> String {
     at.strftime("%F %TZ").to_string()
 }

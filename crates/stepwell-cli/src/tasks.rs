@@ -10,7 +10,7 @@ use stepwell::{
 };
 
 use crate::args::{Filter, Ids, Tasks};
-use crate::screen::{Screen, moment};
+use crate::screen::{Screen, moment, standing};
 use crate::{input, timeline, watch};
 
 /// How many children are shown with a task.
@@ -60,6 +60,8 @@ pub(crate) async fn run(client: &Durable, command: Tasks, screen: &Screen) -> Re
             })?;
         }
         Tasks::Cancel(ids) => each(ids, "cancelled", screen, |id| client.cancel(id)).await?,
+        Tasks::Pause(ids) => each(ids, "paused", screen, |id| client.pause(id)).await?,
+        Tasks::Resume(ids) => each(ids, "resumed", screen, |id| client.resume(id)).await?,
         Tasks::Retry(ids) => each(ids, "will run again:", screen, |id| client.retry(id)).await?,
         Tasks::Delete(ids) => each(ids, "deleted", screen, |id| client.delete(id)).await?,
         Tasks::Retrigger(ids) => {
@@ -130,7 +132,7 @@ async fn list(client: &Durable, filter: Filter, screen: &Screen) -> Result<()> {
             task.task_id.to_string(),
             task.task_type.to_string(),
             task.queue.to_string(),
-            task.state.to_string(),
+            standing(task),
             format!("{}/{}", task.attempt, task.max_attempts),
             moment(task.spawned_at),
         ]

@@ -11,7 +11,7 @@ use std::fmt::Write as _;
 use anstyle::{AnsiColor, Style};
 use stepwell::{Entry, Kind, LogLevel, LogLine, Outcome, TaskState, Timestamp};
 
-use crate::screen::{BOLD, DIM, brief, colour, moment, plain};
+use crate::screen::{BOLD, DIM, brief, colour, moment, plain, standing};
 use crate::tasks::Shown;
 
 /// How many columns the scale has.
@@ -146,7 +146,7 @@ fn plain_line(at: Timestamp, what: &'static str) -> Line {
 fn head(Shown { task, .. }: &Shown) -> String {
     let style = colour(task.state);
     let mut out =
-        format!("{BOLD}{}{BOLD:#}  {style}{}{style:#}\n", plain(task.task_type.as_str()), task.state);
+        format!("{BOLD}{}{BOLD:#}  {style}{}{style:#}\n", plain(task.task_type.as_str()), standing(task));
     let mut say = |what: &str, value: String| _ = writeln!(out, "{DIM}{what:<10}{DIM:#}{}", plain(&value));
     say("task", task.task_id.to_string());
     say("queue", task.queue.to_string());

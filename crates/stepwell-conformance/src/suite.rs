@@ -55,6 +55,7 @@ macro_rules! suite {
             retry_command,
             delete_command,
             wake_command,
+            paused_tasks,
             compensation,
             compensation_whatever_ends_it,
             compensation_attempts,

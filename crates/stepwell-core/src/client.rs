@@ -426,6 +426,24 @@ impl Client {
         self.command("retry", task_id, Command::Retry(task_id)).await
     }
 
+    /// Pauses a task that has not ended: no worker claims it until it is [resumed](Client::resume). One that runs goes on until it
+    /// waits, or its attempt ends. What it waits for still arrives, its deadlines still hold, and it can be cancelled; what is to be
+    /// undone then is undone once it is resumed. Pausing a paused task changes nothing.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; [`Error::NotAllowed`] when the task has ended.
+    pub async fn pause(&self, task_id: TaskId) -> Result<(), Error> {
+        self.command("pause", task_id, Command::Pause(task_id)).await
+    }
+
+    /// Lets a paused task go on, from where it was.
+    ///
+    /// # Errors
+    /// As [`Client::pause`].
+    pub async fn resume(&self, task_id: TaskId) -> Result<(), Error> {
+        self.command("resume", task_id, Command::Resume(task_id)).await
+    }
+
     /// Spawns a task like this one: of its type, with its parameters and options, but for its idempotency key. It begins from the start.
     ///
     /// # Errors

@@ -100,6 +100,7 @@ pub use task::Task;
 pub use task_error::{ControlFlow, TaskError, TaskResult, closure_failure};
 pub use time::{Timestamp, after, from_micros, until};
 pub use tokio_util::sync::CancellationToken;
+pub use trace::TRACE_HEADERS;
 pub use worker::Worker;
 pub use worker_info::{WorkerInfo, WorkerState};
 pub use workflow::{

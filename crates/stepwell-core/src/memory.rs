@@ -283,6 +283,7 @@ struct Task {
     poked: bool,
     /// Its place among the tasks of its concurrency key.
     place: u64,
+    paused: bool,
     spawned_at: Timestamp,
     ready_at: Timestamp,
     started_at: Option<Timestamp>,
@@ -314,6 +315,7 @@ impl Task {
             concurrency_key: self.new.concurrency_key.clone(),
             code_version: self.new.code_version.clone(),
             cancel_requested: self.cancel_requested,
+            paused: self.paused,
             spawned_at: self.spawned_at,
             started_at: self.started_at,
             finished_at: self.finished_at,
@@ -469,8 +471,14 @@ impl State {
         let Some(task) = self.tasks.get_mut(&task_id) else { return };
         task.state = TaskState::Pending;
         task.ready_at = now;
-        let Some(task) = self.tasks.get(&task_id).filter(|task| self.has_turn(&task.new)) else { return };
-        let place = (Reverse(task.new.priority), now, task_id);
+        self.offer(task_id, news);
+    }
+
+    /// Lets a pending task be claimed, unless its time or turn has yet to come, or it is paused.
+    fn offer(&mut self, task_id: TaskId, news: &mut News) {
+        let claimable = |task: &&Task| !task.paused && task.due_at.is_none() && self.has_turn(&task.new);
+        let Some(task) = self.tasks.get(&task_id).filter(claimable) else { return };
+        let place = (Reverse(task.new.priority), task.ready_at, task_id);
         self.ready.entry(task.new.queue.clone()).or_default().insert(place);
         news.ready.push((task.new.queue.clone(), 1));
     }
@@ -567,6 +575,7 @@ impl State {
             ready.remove(&(Reverse(task.new.priority), task.ready_at, task_id));
         }
         task.worker_id = None;
+        task.paused = false;
         task.mailbox.clear();
         task.finished_at = Some(now);
         news.finished.push((task_id, finish.clone()));
@@ -643,6 +652,17 @@ impl State {
             }
             Command::Delete(_) if state.is_finished() => self.delete(task_id),
             Command::Wake(_) if state == TaskState::Suspended => self.make_ready(now, task_id, news),
+            Command::Pause(_) if !state.is_finished() => {
+                task.paused = true;
+                if let Some(ready) = self.ready.get_mut(&task.new.queue) {
+                    ready.remove(&(Reverse(task.new.priority), task.ready_at, task_id));
+                }
+            }
+            Command::Resume(_) if !state.is_finished() => {
+                if std::mem::take(&mut task.paused) && state == TaskState::Pending {
+                    self.offer(task_id, news);
+                }
+            }
             _ => return CommandOutcome::NotAllowed(task.shown_state()),
         }
         CommandOutcome::Done
@@ -724,6 +744,7 @@ impl State {
             output: None,
             failure: None,
             cancel_requested: false,
+            paused: false,
             compensating: false,
             poked: false,
             place: 0,
@@ -793,6 +814,7 @@ impl State {
             output: info.output,
             failure: info.failure,
             cancel_requested: false,
+            paused: false,
             compensating: info.state == TaskState::Compensating,
             poked: false,
             place: 0,

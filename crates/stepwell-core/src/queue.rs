@@ -75,7 +75,7 @@ pub struct QueueInfo {
     pub running: u64,
     /// How many are suspended.
     pub suspended: u64,
-    /// The earliest moment from which on a pending task could have been claimed, but for the queue's limits: how long ago that is, is how
+    /// The earliest moment from which on a pending task that is not paused could have been claimed, but for the queue's limits: how long ago that is, is how
     /// long the queue keeps tasks waiting. In the future when each waits for its time; `None` when there is none.
     pub ready_at: Option<Timestamp>,
 }

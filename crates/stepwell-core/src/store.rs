@@ -450,15 +450,22 @@ pub enum Command {
     Delete(TaskId),
     /// Make a suspended task claimable, though nothing that it waits for has arrived.
     Wake(TaskId),
+    /// Let no worker claim an unfinished task until it is resumed. One that runs goes on until it waits, or its attempt ends.
+    Pause(TaskId),
+    /// Let a paused task be claimed again.
+    Resume(TaskId),
 }
 
 impl Command {
     /// The task that it is about.
     pub const fn task_id(&self) -> TaskId {
         match self {
-            Self::Cancel(task_id) | Self::Retry(task_id) | Self::Delete(task_id) | Self::Wake(task_id) => {
-                *task_id
-            }
+            Self::Cancel(task_id)
+            | Self::Retry(task_id)
+            | Self::Delete(task_id)
+            | Self::Wake(task_id)
+            | Self::Pause(task_id)
+            | Self::Resume(task_id) => *task_id,
         }
     }
 }

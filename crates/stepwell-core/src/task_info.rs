@@ -126,6 +126,9 @@ pub struct TaskInfo {
     pub code_version: Option<Name>,
     /// Whether it has been asked to cancel.
     pub cancel_requested: bool,
+    /// Whether it was paused: no worker claims it until it is resumed.
+    #[serde(default)]
+    pub paused: bool,
     /// When it was spawned.
     pub spawned_at: Timestamp,
     /// When it was first claimed.

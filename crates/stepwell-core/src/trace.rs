@@ -23,8 +23,9 @@ use crate::measures::Ended;
 use crate::run::Run;
 use crate::store::{Batch, Headers, NewTask};
 
-/// The headers that hold a trace's context.
-const TRACE_HEADERS: [&str; 2] = ["traceparent", "tracestate"];
+/// The headers of a task that hold the context of its trace, if it is part of one: as
+/// [W3C Trace Context](https://www.w3.org/TR/trace-context/) has them.
+pub const TRACE_HEADERS: [&str; 2] = ["traceparent", "tracestate"];
 
 /// Around the spawn of a task.
 pub(crate) fn spawn(task_type: &str) -> Span {

@@ -288,6 +288,8 @@ fn commands(args: &mut PgArguments, commands: &[Command]) -> Result<(), BoxDynEr
             Command::Retry(task_id) => ("retry", task_id),
             Command::Delete(task_id) => ("delete", task_id),
             Command::Wake(task_id) => ("wake", task_id),
+            Command::Pause(task_id) => ("pause", task_id),
+            Command::Resume(task_id) => ("resume", task_id),
         })
         .collect();
     column!(args, items, (command, _) => *command);

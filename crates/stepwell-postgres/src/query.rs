@@ -27,7 +27,7 @@ const INFO: &str = "SELECT t.task_id, coalesce(l.run_id, o.run_id), t.task_type,
         o.output, coalesce(l.failure, o.failure), t.headers, t.priority, coalesce(l.attempt, o.attempt), t.max_attempts,
         t.parent, t.idempotency_key, coalesce(l.cancel_requested, o.cancel_requested), t.spawned_at,
         coalesce(l.started_at, o.started_at), o.finished_at, l.due_at,
-        t.concurrency_key, t.code_version, t.retry, t.max_duration, l.cancel_at";
+        t.concurrency_key, t.code_version, t.retry, t.max_duration, l.cancel_at, coalesce(l.paused, false)";
 
 fn info(row: &PgRow) -> sqlx::Result<TaskInfo> {
     let id = |place: usize| row.try_get::<Uuid, _>(place);
@@ -61,6 +61,7 @@ fn info(row: &PgRow) -> sqlx::Result<TaskInfo> {
             .try_get::<Option<i64>, _>(22)?
             .map(|micros| Duration::from_micros(micros.unsigned_abs())),
         cancel_at: moment(23)?,
+        paused: row.try_get(24)?,
     })
 }
 
@@ -210,7 +211,7 @@ impl Shared {
                 SELECT queue, count(*) FILTER (WHERE state = 'pending') AS pending,
                     count(*) FILTER (WHERE state = 'running') AS running,
                     count(*) FILTER (WHERE state = 'suspended') AS suspended,
-                    min(coalesce(due_at, ready_at)) FILTER (WHERE state = 'pending' AND NOT blocked) AS ready_at
+                    min(coalesce(due_at, ready_at)) FILTER (WHERE state = 'pending' AND NOT blocked AND NOT paused) AS ready_at
                 FROM {0}.live_tasks GROUP BY queue
             ) c USING (queue)
             WHERE c.queue IS NOT NULL OR q.restricts
@@ -303,7 +304,7 @@ impl Shared {
         let sql = format!(
             "SELECT DISTINCT l.task_type FROM unnest($1) AS q(queue) CROSS JOIN LATERAL (
                 SELECT l.task_type FROM {}.live_tasks l
-                WHERE l.queue = q.queue AND l.state = 'pending' AND l.due_at IS NULL AND NOT l.blocked
+                WHERE l.queue = q.queue AND l.state = 'pending' AND l.due_at IS NULL AND NOT l.blocked AND NOT l.paused
                 ORDER BY l.priority DESC, l.ready_at, l.task_id LIMIT 1000
             ) l",
             self.options.schema

@@ -299,7 +299,7 @@ fn outcome(command: &Command, trace: Option<&Trace>) -> CommandOutcome {
         }
         Command::Retry(_) => trace.state != TaskState::Completed || trace.attempt > 0,
         Command::Delete(_) => false,
-        Command::Wake(_) => !trace.state.is_finished(),
+        Command::Wake(_) | Command::Pause(_) | Command::Resume(_) => !trace.state.is_finished(),
     };
     if done { CommandOutcome::Done } else { CommandOutcome::NotAllowed(trace.state) }
 }

@@ -109,10 +109,14 @@ test("an approval is given", async () => {
   await close(page);
 });
 
-test("a task is cancelled, after a question, by the keyboard", async () => {
+test("a task is paused, resumed and cancelled, after a question, by the keyboard", async () => {
   const id = await order("cancels", ["harp"], 99_000);
   await reaches(id, "suspended");
   const page = await open(`/tasks/${id}`);
+  await page.getByRole("button", { name: "Pause", exact: true }).click();
+  await page.locator("h1 .state", { hasText: "paused" }).waitFor();
+  await page.getByRole("button", { name: "Resume", exact: true }).click();
+  await page.getByRole("button", { name: "Pause", exact: true }).waitFor();
   await page.locator("summary", { hasText: "Cancel…" }).focus();
   await page.keyboard.press("Enter");
   await page.getByText("The task is told to end").waitFor();

@@ -120,6 +120,8 @@ pub enum Operation {
     ReadTask,
     SpawnTask,
     CancelTask,
+    PauseTask,
+    ResumeTask,
     RetryTask,
     RetriggerTask,
     DeleteTask,
@@ -147,6 +149,8 @@ impl Operation {
             self,
             Self::ReadTask
                 | Self::CancelTask
+                | Self::PauseTask
+                | Self::ResumeTask
                 | Self::RetryTask
                 | Self::RetriggerTask
                 | Self::DeleteTask

@@ -43,7 +43,7 @@ async fn routes(client: &Durable) -> Vec<(Method, String)> {
 
 fn pages(task_id: TaskId) -> Vec<(Method, String)> {
     let lists = ["/", "/tasks", "/approvals", "/queues", "/schedules", "/workers", "/metrics"];
-    let actions = ["cancel", "retry", "retrigger", "delete", "send", "decide"];
+    let actions = ["cancel", "pause", "resume", "retry", "retrigger", "delete", "send", "decide"];
     let lists = lists.iter().map(|path| (Method::GET, (*path).to_owned()));
     let actions = actions.iter().map(|action| (Method::POST, format!("/tasks/{task_id}/{action}")));
     let others = ["/queues/pause", "/queues/resume", "/schedules/change"];

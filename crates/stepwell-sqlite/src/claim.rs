@@ -15,7 +15,7 @@ use crate::rows::{Sql, Statements as _, get, opt};
 pub(crate) const READY: &str = "SELECT rowid, task_id, run_id, attempt, max_attempts, task_type, params,
         headers, retry, worker_id, started_at, max_duration
     FROM stepwell_tasks INDEXED BY stepwell_tasks_ready
-    WHERE queue = ?1 AND state = 'pending' AND due_at IS NULL AND blocked = 0
+    WHERE queue = ?1 AND state = 'pending' AND due_at IS NULL AND blocked = 0 AND paused = 0
         AND task_type IN (SELECT value FROM json_each(?2)) AND (code_version IS NULL OR code_version = ?4)
         AND (?5 IS NULL OR (worker_id IS NOT NULL) = ?5)
     ORDER BY priority DESC, ready_at, task_id LIMIT ?3";

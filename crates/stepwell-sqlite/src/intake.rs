@@ -154,7 +154,7 @@ impl Applying<'_> {
 
     pub(crate) fn command(&mut self, command: Command) -> Result<CommandOutcome> {
         let task_id = command.task_id();
-        let Some((state, _)) = self.state(task_id)? else { return Ok(CommandOutcome::NotFound) };
+        let Some((state, queue)) = self.state(task_id)? else { return Ok(CommandOutcome::NotFound) };
         let compensating = !state.is_finished() && self.is_compensating(task_id)?;
         let shown = if compensating { TaskState::Compensating } else { state };
         match command {
@@ -178,6 +178,14 @@ impl Applying<'_> {
             }
             Command::Delete(_) if state.is_finished() => purge::delete(self.conn, task_id)?,
             Command::Wake(_) if state == TaskState::Suspended => self.make_ready(task_id)?,
+            Command::Pause(_) | Command::Resume(_) if !state.is_finished() => {
+                let pause = matches!(command, Command::Pause(_));
+                let sql = "UPDATE stepwell_tasks SET paused = ?2 WHERE task_id = ?1";
+                self.conn.run(sql, params![Sql(&task_id), pause])?;
+                if !pause && state == TaskState::Pending {
+                    self.news.ready.push((queue, 1));
+                }
+            }
             _ => return Ok(CommandOutcome::NotAllowed(shown)),
         }
         Ok(CommandOutcome::Done)

@@ -198,7 +198,7 @@ pub(crate) fn queues(conn: &Connection) -> Result<Vec<QueueInfo>> {
         "WITH counts AS (
             SELECT queue, sum(state = 'pending') AS pending, sum(state = 'running') AS running,
                 sum(state = 'suspended') AS suspended,
-                min(coalesce(due_at, ready_at)) FILTER (WHERE state = 'pending' AND blocked = 0) AS ready_at
+                min(coalesce(due_at, ready_at)) FILTER (WHERE state = 'pending' AND blocked = 0 AND paused = 0) AS ready_at
             FROM stepwell_tasks WHERE state IN ('pending', 'running', 'suspended') GROUP BY queue
         )
         SELECT coalesce(q.queue, c.queue) AS name, coalesce(q.paused, 0), q.max_running, q.max_running_per_worker,

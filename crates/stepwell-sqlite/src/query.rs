@@ -13,7 +13,7 @@ const INFO: &str =
     "SELECT task_id, run_id, task_type, queue,
         CASE WHEN compensating = 1 AND finished_at IS NULL THEN 'compensating' ELSE state END, params, output, failure, headers, priority,
         attempt, max_attempts, parent, idempotency_key, cancel_requested, spawned_at, started_at, finished_at,
-        due_at, concurrency_key, code_version, retry, max_duration, cancel_at
+        due_at, concurrency_key, code_version, retry, max_duration, cancel_at, paused
     FROM stepwell_tasks";
 
 fn info(row: &Row<'_>) -> Result<TaskInfo> {
@@ -44,6 +44,7 @@ fn info(row: &Row<'_>) -> Result<TaskInfo> {
             .get::<_, Option<i64>>(22)?
             .map(|micros| Duration::from_micros(micros.unsigned_abs())),
         cancel_at: opt(row, 23)?,
+        paused: row.get(24)?,
     })
 }
 

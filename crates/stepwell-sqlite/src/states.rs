@@ -248,7 +248,7 @@ impl Applying<'_> {
         let Ending { rowid, parent, cancel_requested, waits, mail, .. } = ending;
         self.conn.run(
             "UPDATE stepwell_tasks SET state = ?2, output = ?3,
-                failure = CASE ?2 WHEN 'cancelled' THEN failure ELSE ?4 END, finished_at = ?5,
+                failure = CASE ?2 WHEN 'cancelled' THEN failure ELSE ?4 END, finished_at = ?5, paused = 0,
                 worker_id = NULL, poked = 0, due_at = NULL, cancel_at = NULL, place = NULL
             WHERE rowid = ?1",
             params![rowid, Sql(&state), output.map(Sql), failure.map(Sql), Sql(&self.now)],

@@ -152,7 +152,7 @@ pub(crate) fn waiting_types(conn: &Connection, queues: &[Name]) -> Result<Vec<Na
         types.extend(conn.all(
             "SELECT DISTINCT task_type FROM (
                 SELECT task_type FROM stepwell_tasks
-                WHERE queue = ?1 AND state = 'pending' AND due_at IS NULL AND blocked = 0
+                WHERE queue = ?1 AND state = 'pending' AND due_at IS NULL AND blocked = 0 AND paused = 0
                 ORDER BY priority DESC, ready_at, task_id LIMIT 1000
             )",
             params![Sql(queue)],

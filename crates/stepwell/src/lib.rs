@@ -95,3 +95,29 @@ mod documents {
     #[doc = include_str!("../../../docs/coming-from/strav-durable.md")]
     struct StravDurable;
 }
+
+#[cfg(all(doctest, feature = "sqlite", feature = "postgres", feature = "testing", feature = "schemas"))]
+mod guide {
+    #[doc = include_str!("../../../docs/introduction.md")]
+    struct Introduction;
+    #[doc = include_str!("../../../docs/guide/quick-start.md")]
+    struct QuickStart;
+    #[doc = include_str!("../../../docs/guide/steps.md")]
+    struct Steps;
+    #[doc = include_str!("../../../docs/guide/waiting.md")]
+    struct Waiting;
+    #[doc = include_str!("../../../docs/guide/failure.md")]
+    struct Failure;
+    #[doc = include_str!("../../../docs/guide/many-items.md")]
+    struct ManyItems;
+    #[doc = include_str!("../../../docs/guide/workflows.md")]
+    struct Workflows;
+    #[doc = include_str!("../../../docs/guide/your-data.md")]
+    struct YourData;
+    #[doc = include_str!("../../../docs/guide/queues-and-workers.md")]
+    struct QueuesAndWorkers;
+    #[doc = include_str!("../../../docs/guide/testing.md")]
+    struct Testing;
+    #[doc = include_str!("../../../docs/guide/watching.md")]
+    struct Watching;
+}

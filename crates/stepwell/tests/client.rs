@@ -165,6 +165,37 @@ async fn cancelling_ends_a_task_in_every_state_and_its_children() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_paused_task_goes_on_when_it_is_resumed_whatever_comes_and_whoever_dies_meanwhile() {
+    let harness = Harness::new();
+    let first = process(&harness).await;
+    first.start_worker(worker_options()).await;
+    let waiting = first.spawn::<wait_for_go>(()).await.unwrap().task_id;
+    while first.task(waiting).await.unwrap().unwrap().state != TaskState::Suspended {
+        tokio::time::sleep(SECOND / 1_000).await;
+    }
+    first.pause(waiting).await.unwrap();
+    first.emit_event("go", "gone", None).await.unwrap();
+    // Others go on, so the worker has looked since.
+    let other = first.spawn::<echo>("other".into()).await.unwrap().task_id;
+    first.wait::<String>(other).await.unwrap();
+    let info = first.task(waiting).await.unwrap().unwrap();
+    assert!(info.paused && info.state == TaskState::Pending, "{info:?}");
+    first.kill().await;
+
+    let second = process(&harness).await;
+    second.start_worker(worker_options()).await;
+    let late = second.spawn::<echo>("late".into()).await.unwrap().task_id;
+    second.wait::<String>(late).await.unwrap();
+    tokio::time::sleep(60 * SECOND).await;
+    assert!(second.task(waiting).await.unwrap().unwrap().paused);
+    second.resume(waiting).await.unwrap();
+    assert_eq!(second.wait::<String>(waiting).await.unwrap(), "gone");
+    let error = second.pause(waiting).await.unwrap_err();
+    assert_eq!(error.to_string(), format!("cannot pause task {waiting}: it is completed"));
+    second.shutdown(Duration::ZERO).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_cancelled_child_is_an_error_value_for_its_parent() {
     let harness = Harness::new();
     let process = process(&harness).await;

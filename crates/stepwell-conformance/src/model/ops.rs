@@ -187,7 +187,7 @@ fn op() -> impl Strategy<Value = Op> {
             .prop_map(|(worker, queues, types, limit, version)| Op::Claim { worker, queues, types, limit, version }),
         1 => (0..2_usize, queue_op()).prop_map(|(queue, change)| Op::Queue(queue, change)),
         2 => (0..2_usize, schedule_op()).prop_map(|(schedule, change)| Op::Schedule(schedule, change)),
-        3 => (0..4_usize, any::<usize>()).prop_map(|(command, task)| Op::Command(command, task)),
+        4 => (0..6_usize, any::<usize>()).prop_map(|(command, task)| Op::Command(command, task)),
         2 => event().prop_map(Op::Emit),
         3 => (any::<usize>(), 0..3_usize).prop_map(|(task, topic)| Op::Send(task, topic)),
         3 => (0..3_u128, 1..4_u64).prop_map(|(worker, lease)| Op::Register(worker, lease)),

@@ -208,7 +208,14 @@ impl World {
                     limit: *limit,
                 }),
                 Op::Command(command, task) => {
-                    let command = [Command::Cancel, Command::Retry, Command::Delete, Command::Wake][*command];
+                    let command = [
+                        Command::Cancel,
+                        Command::Retry,
+                        Command::Delete,
+                        Command::Wake,
+                        Command::Pause,
+                        Command::Resume,
+                    ][*command];
                     batch.commands.push(command(self.task(*task)));
                 }
                 Op::Schedule(schedule, change) => batch.schedules.push(self.schedule(*schedule, change)),

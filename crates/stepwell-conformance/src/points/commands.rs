@@ -96,6 +96,58 @@ pub async fn wake_command(backend: &impl Backend) {
     store.next(of(task), complete()).await;
 }
 
+/// A paused task is claimed by nobody until it is resumed, whatever becomes of it meanwhile; one that runs is left alone.
+pub async fn paused_tasks(backend: &impl Backend) {
+    let (setup, store) = Setup::with_handle(backend).await;
+    one_in_each_state(&store).await;
+    let unfinished = [TaskState::Pending, TaskState::Running, TaskState::Suspended, TaskState::Compensating];
+    is_allowed_only_in(&store, Command::Pause, &unfinished).await;
+    is_allowed_only_in(&store, Command::Resume, &unfinished).await;
+    let n_of = |state| (1..).zip(TaskState::ALL).find(|(_, other)| *other == state).unwrap().0;
+    let [pending, running, suspended, compensating] = unfinished.map(n_of);
+    for n in [pending, running, suspended, compensating] {
+        assert_eq!(store.command(Command::Pause(task_id(n))).await, CommandOutcome::Done);
+        assert_eq!(store.command(Command::Pause(task_id(n))).await, CommandOutcome::Done, "twice is once");
+        assert!(store.info(n).await.paused);
+    }
+    let run = (task_id(running), store.info(running).await.run_id);
+    assert!(store.next(run, SUSPEND).await.suspended, "it goes on until it waits");
+    for n in [running, suspended] {
+        assert_eq!(store.command(Command::Wake(task_id(n))).await, CommandOutcome::Done);
+    }
+    assert!(store.claim(1, 10).await.is_empty());
+    assert_eq!(store.queues().await[0].ready_at, None, "none of them waits for a worker");
+    // A pause outlasts a process, and holds for what comes of its time as well.
+    let later = NewTask { start_at: Some(setup.at(SECOND)), ..new_task(50) };
+    store.spawn([later]).await;
+    store.command(Command::Pause(task_id(50))).await;
+    setup.advance(SECOND * 2);
+    assert!(store.claim(1, 10).await.is_empty());
+    for n in [pending, running, suspended, compensating, 50] {
+        let committed = store.commit(commands([Command::Resume(task_id(n))])).await;
+        assert_eq!(committed.commands, [CommandOutcome::Done]);
+        assert!(!committed.news.ready.is_empty(), "workers are told");
+        assert!(!store.info(n).await.paused);
+        assert_eq!(store.claim_one(1).await.task_id, task_id(n));
+    }
+    // The end of a task is the end of its pause.
+    store.command(Command::Pause(task_id(pending))).await;
+    let run = (task_id(pending), store.info(pending).await.run_id);
+    store.next(run, Next::Fail(failure("no"))).await;
+    assert!(!store.info(pending).await.paused);
+    store.command(Command::Retry(task_id(pending))).await;
+    assert_eq!(store.claim_one(1).await.task_id, task_id(pending));
+    // One that is paused as it waits for its turn among those of its key gets it, and waits on.
+    let keyed = |n| NewTask { concurrency_key: Some(name("key")), ..new_task(n) };
+    store.spawn([keyed(60), keyed(61)]).await;
+    store.command(Command::Pause(task_id(61))).await;
+    let first = store.claim_one(1).await;
+    store.next(of(&first), complete()).await;
+    assert!(store.claim(1, 10).await.is_empty());
+    store.command(Command::Resume(task_id(61))).await;
+    assert_eq!(store.claim_one(1).await.task_id, task_id(61));
+}
+
 /// A worker may have a task in the commit that inserts it.
 pub async fn eager_start(backend: &impl Backend) {
     let (setup, store) = Setup::with_handle(backend).await;

@@ -135,11 +135,8 @@ impl State {
         let Some(task) = next.and_then(|next| self.tasks.get_mut(&next)) else { return };
         if task.state == TaskState::Pending {
             task.ready_at = now;
-            news.ready.push((task.new.queue.clone(), 1));
-            if task.due_at.is_none() {
-                let place = (Reverse(task.new.priority), now, task.new.task_id);
-                self.ready.entry(task.new.queue.clone()).or_default().insert(place);
-            }
+            let task_id = task.new.task_id;
+            self.offer(task_id, news);
         }
     }
 
@@ -159,7 +156,10 @@ impl State {
                 self.tasks.values().filter(of_state).count() as u64
             };
             let pending = self.tasks.values().filter(|task| {
-                task.new.queue == *queue && task.state == TaskState::Pending && self.has_turn(&task.new)
+                task.new.queue == *queue
+                    && task.state == TaskState::Pending
+                    && !task.paused
+                    && self.has_turn(&task.new)
             });
             let config = self.queues.get(queue);
             let info = QueueInfo {

@@ -113,7 +113,7 @@ BEGIN
         SELECT l.task_id, l.priority, l.ready_at, l.worker_id IS NOT DISTINCT FROM p_worker AS had_it,
             l.started_at IS NOT NULL AS had_run
         FROM stepwell.live_tasks l
-        WHERE l.queue = p_queue AND l.state = 'pending' AND l.due_at IS NULL AND NOT l.blocked
+        WHERE l.queue = p_queue AND l.state = 'pending' AND l.due_at IS NULL AND NOT l.blocked AND NOT l.paused
             AND l.task_type = ANY (p_types) AND (l.code_version IS NULL OR l.code_version = p_version)
             AND (p_goes_on IS NULL OR (l.worker_id IS NOT NULL) = p_goes_on)
         ORDER BY l.priority DESC, l.ready_at, l.task_id LIMIT p_limit FOR UPDATE SKIP LOCKED

@@ -292,6 +292,12 @@ BEGIN
             p_now, v_outcome.started_at, v_outcome.failure);
         ready := ARRAY[v_task.queue];
         answer := 'done';
+    ELSIF p_command IN ('pause', 'resume') AND v_compensating IS NOT NULL THEN
+        UPDATE stepwell.live_tasks l SET paused = p_command = 'pause' WHERE l.task_id = p_task;
+        IF p_command = 'resume' AND answer = 'pending' THEN
+            ready := ARRAY (SELECT l.queue FROM stepwell.live_tasks l WHERE l.task_id = p_task);
+        END IF;
+        answer := 'done';
     ELSIF v_compensating THEN
         answer := 'compensating';
     END IF;

@@ -45,6 +45,7 @@ CREATE TABLE stepwell.live_tasks (
     concurrency_key  text,
     place            bigint,               -- its place among the tasks of its concurrency key
     blocked          boolean     NOT NULL DEFAULT false, -- another task of its concurrency key comes first
+    paused           boolean     NOT NULL DEFAULT false, -- no worker may claim it
     cancel_requested boolean     NOT NULL DEFAULT false,
     compensating     boolean     NOT NULL DEFAULT false, -- what it did is being undone, then it ends
     poked            boolean     NOT NULL DEFAULT false, -- something arrived while it ran
@@ -65,7 +66,7 @@ CREATE TABLE stepwell.live_tasks (
 );
 
 CREATE INDEX live_tasks_ready ON stepwell.live_tasks (queue, priority DESC, ready_at, task_id)
-    WHERE state = 'pending' AND due_at IS NULL AND NOT blocked;
+    WHERE state = 'pending' AND due_at IS NULL AND NOT blocked AND NOT paused;
 CREATE INDEX live_tasks_due ON stepwell.live_tasks (due_at, task_id) WHERE due_at IS NOT NULL;
 CREATE INDEX live_tasks_deadline ON stepwell.live_tasks (cancel_at, task_id) WHERE cancel_at IS NOT NULL;
 -- By queue first, for its limits; a dead worker's tasks are looked for among all that run, which are few.

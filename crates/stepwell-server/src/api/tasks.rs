@@ -9,8 +9,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use stepwell::{
-    Entry, Error, Export, Failure, LogLine, Name, Payload, SpawnOptions, SpawnResult, TaskFilter, TaskId,
-    TaskInfo, TaskState,
+    Entry, Error, Export, Failure, LogLine, Name, Payload, SpawnOptions, SpawnResult, TRACE_HEADERS,
+    TaskFilter, TaskId, TaskInfo, TaskState,
 };
 
 use super::document::Api;
@@ -61,6 +61,12 @@ pub(super) fn add_to(api: &mut Api) {
     api.route(Method::POST, "/tasks/{task_id}/cancel", O::CancelTask, "Cancel a task, and its children")
         .done()
         .does(cancel);
+    api.route(Method::POST, "/tasks/{task_id}/pause", O::PauseTask, "Let no worker claim a task")
+        .done()
+        .does(pause);
+    api.route(Method::POST, "/tasks/{task_id}/resume", O::ResumeTask, "Let a paused task go on")
+        .done()
+        .does(resume);
     api.route(
         Method::POST,
         "/tasks/{task_id}/retry",
@@ -184,7 +190,7 @@ async fn spawn(call: Call, headers: HeaderMap, Body(spawn): Body<Spawn>) -> Resu
     let Spawn { task_type, params, options } = spawn;
     // The caller's trace goes on in the task.
     let trace = |name| Some((name, headers.get(name)?.to_str().ok()?));
-    let trace = ["traceparent", "tracestate"].into_iter().filter_map(trace);
+    let trace = TRACE_HEADERS.into_iter().filter_map(trace);
     let options = trace.fold(options, |options, (name, value)| options.header(name, value));
     let options = call.who.scope.put_in(options).map_err(|error| Problem::bad_request(error.to_string()))?;
     let spawned = call.client().spawn_named(task_type.as_str(), &params, options).await?;
@@ -296,6 +302,18 @@ async fn import(call: Call, Body(document): Body<Payload>) -> Result<(StatusCode
 async fn cancel(call: Call, Path(task_id): Path<TaskId>) -> Result<StatusCode, Problem> {
     call.task(task_id).await?;
     call.client().cancel(task_id).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn pause(call: Call, Path(task_id): Path<TaskId>) -> Result<StatusCode, Problem> {
+    call.task(task_id).await?;
+    call.client().pause(task_id).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn resume(call: Call, Path(task_id): Path<TaskId>) -> Result<StatusCode, Problem> {
+    call.task(task_id).await?;
+    call.client().resume(task_id).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

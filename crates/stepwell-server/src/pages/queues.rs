@@ -7,11 +7,11 @@ use axum::response::Redirect;
 use axum::routing::{get, post};
 use maud::{Markup, html};
 use serde::Deserialize;
-use stepwell::{Name, QueueInfo, Timestamp, until};
+use stepwell::{Name, QueueInfo};
 
 use super::layout::{nothing, page};
 use super::route;
-use super::words::{duration, number};
+use super::words::{duration, moment, number};
 use crate::access::Operation;
 use crate::app::App;
 use crate::call::Call;
@@ -48,7 +48,7 @@ pub(super) fn table(call: &Call, queues: &[QueueInfo]) -> Markup {
         div class="scroll" { table {
             thead { tr {
                 th { "Queue" } th class="number" { "Pending" } th class="number" { "Running" }
-                th class="number" { "Suspended" } th class="number" { "Oldest waits" } th { "Limits" } th { span class="hidden" { "Actions" } }
+                th class="number" { "Suspended" } th { "Waits since" } th { "Limits" } th { span class="hidden" { "Actions" } }
             } }
             tbody { @for queue in queues {
                 tr {
@@ -59,7 +59,10 @@ pub(super) fn table(call: &Call, queues: &[QueueInfo]) -> Markup {
                     td class="number" { (number(queue.pending)) }
                     td class="number" { (number(queue.running)) }
                     td class="number" { (number(queue.suspended)) }
-                    td class="number" { (waits(queue.ready_at, now)) }
+                    td { @match queue.ready_at.filter(|ready_at| *ready_at <= now) {
+                        Some(ready_at) => (moment(ready_at)),
+                        None => "–",
+                    } }
                     td { (limits(queue)) }
                     td class="actions" { form method="post"
                         action=(call.base.to(if queue.paused { "/queues/resume" } else { "/queues/pause" })) {
@@ -70,13 +73,6 @@ pub(super) fn table(call: &Call, queues: &[QueueInfo]) -> Markup {
             } }
         } }
     }
-}
-
-/// For how long the task waits that has waited longest.
-fn waits(ready_at: Option<Timestamp>, now: Timestamp) -> String {
-    ready_at
-        .filter(|ready_at| *ready_at <= now)
-        .map_or_else(|| "–".into(), |ready_at| duration(until(ready_at, now)))
 }
 
 fn limits(queue: &QueueInfo) -> String {

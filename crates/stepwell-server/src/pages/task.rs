@@ -30,6 +30,8 @@ pub(super) fn add_to(router: Router<Arc<App>>) -> Router<Arc<App>> {
     router
         .route("/tasks/{task_id}", route(Operation::ReadTask, get(show)))
         .route("/tasks/{task_id}/cancel", route(Operation::CancelTask, post(cancel)))
+        .route("/tasks/{task_id}/pause", route(Operation::PauseTask, post(pause)))
+        .route("/tasks/{task_id}/resume", route(Operation::ResumeTask, post(resume)))
         .route("/tasks/{task_id}/retry", route(Operation::RetryTask, post(retry)))
         .route("/tasks/{task_id}/retrigger", route(Operation::RetriggerTask, post(retrigger)))
         .route("/tasks/{task_id}/delete", route(Operation::DeleteTask, post(delete)))
@@ -58,6 +60,7 @@ async fn show(
     let waiting = client.approvals(before(task_id), 1).await?;
     let waiting: Vec<_> = waiting.into_iter().filter(|approval| approval.task_id == task_id).collect();
     let timeline = Timeline::new(&task, &journal, &waits, &history, client.store().now());
+    let parts = parts(&call, task_id, from, timeline.len().max(journal.len()));
     let logs = LogLine::all(&journal);
     let content = html! {
         (head(&call, &task))
@@ -65,8 +68,9 @@ async fn show(
         @for approval in &waiting { (approvals::card(&call, approval)) }
         @if let Some(failure) = &task.failure { (why(&task, failure)) }
         h2 { "Timeline" }
+        (parts)
         (timeline.draw(&call, from))
-        (parts(&call, task_id, from, timeline.len().max(journal.len())))
+        (parts)
         div class="columns" {
             section { h2 { "Parameters" } (json(&task.params)) }
             section { h2 { "Output" } @match &task.output {
@@ -97,7 +101,10 @@ fn head(call: &Call, task: &TaskInfo) -> Markup {
     html! {
         div class="head" {
             div {
-                h1 { (task.task_type) " " (state(task.state)) }
+                h1 {
+                    (task.task_type) " " (state(task.state))
+                    @if task.paused { " " span class="state paused" { "paused" } }
+                }
                 p class="dim" {
                     code class="id" { (task.task_id) }
                     " · queue " a href={ (call.base.to("/tasks")) "?queue=" (super::queues::encoded(task.queue.as_str())) } { (task.queue) }
@@ -109,6 +116,7 @@ fn head(call: &Call, task: &TaskInfo) -> Markup {
             }
             div class="actions" {
                 @if !finished {
+                    @if task.paused { (button(&to("resume"), "Resume")) } @else { (button(&to("pause"), "Pause")) }
                     (confirmed(&to("cancel"), "Cancel", "The task is told to end, and its children with it.", "danger"))
                     details class="confirm" id="send" {
                         summary class="button" { "Send…" }
@@ -235,6 +243,18 @@ fn facts(call: &Call, task: &TaskInfo) -> Markup {
 async fn cancel(call: Call, Path(task_id): Path<TaskId>) -> Result<Redirect, Problem> {
     call.task(task_id).await?;
     call.client().cancel(task_id).await?;
+    Ok(back_to(&call, task_id))
+}
+
+async fn pause(call: Call, Path(task_id): Path<TaskId>) -> Result<Redirect, Problem> {
+    call.task(task_id).await?;
+    call.client().pause(task_id).await?;
+    Ok(back_to(&call, task_id))
+}
+
+async fn resume(call: Call, Path(task_id): Path<TaskId>) -> Result<Redirect, Problem> {
+    call.task(task_id).await?;
+    call.client().resume(task_id).await?;
     Ok(back_to(&call, task_id))
 }
 

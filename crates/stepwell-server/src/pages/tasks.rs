@@ -7,7 +7,8 @@ use axum::response::{IntoResponse as _, Redirect, Response};
 use axum::routing::get;
 use maud::{Markup, html};
 use serde::Deserialize;
-use stepwell::{TaskFilter, TaskId, TaskInfo, TaskState, until};
+use serde_json::Value;
+use stepwell::{TRACE_HEADERS, TaskFilter, TaskId, TaskInfo, TaskState, until};
 
 use super::layout::{nothing, page};
 use super::queues::encoded;
@@ -131,6 +132,11 @@ fn form(search: &Search) -> Markup {
     }
 }
 
+/// A task's headers, but for those that are for programs alone.
+fn labels(task: &TaskInfo) -> impl Iterator<Item = (&String, &Value)> {
+    task.headers.iter().filter(|(name, _)| !TRACE_HEADERS.contains(&name.as_str()))
+}
+
 pub(super) fn table(call: &Call, tasks: &[TaskInfo]) -> Markup {
     html! {
         div class="scroll" { table class="tasks" {
@@ -142,11 +148,11 @@ pub(super) fn table(call: &Call, tasks: &[TaskInfo]) -> Markup {
                 tr {
                     th scope="row" {
                         a href=(call.base.to(&format!("/tasks/{}", task.task_id))) { (task.task_type) }
-                        @for (name, value) in &task.headers { @if let Some(value) = value.as_str() {
+                        @for (name, value) in labels(task) { @if let Some(value) = value.as_str() {
                             " " span class="label" { (name) "=" (value) }
                         } }
                     }
-                    td { (state(task.state)) }
+                    td { (state(task.state)) @if task.paused { " " span class="state paused" { "paused" } } }
                     td { (task.queue) }
                     td class="number" { (task.attempt) "/" (task.max_attempts) }
                     td { (moment(task.spawned_at)) }

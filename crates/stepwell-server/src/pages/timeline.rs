@@ -136,53 +136,70 @@ impl Timeline {
         self.rows.len()
     }
 
-    /// Draws the rows from that one on.
+    /// Draws the rows from that one on, over the time that they took.
     pub(super) fn draw(&self, call: &Call, from: usize) -> Markup {
         let rows: Vec<_> = self.rows.iter().skip(from).take(ROWS).collect();
+        let scale = self.scale(&rows);
         let height = TOP + rows.len() * ROW + 4;
         html! {
             div class="scroll" {
                 svg class="timeline" viewBox=(format!("0 0 {WIDTH} {height}")) role="img"
                     aria-label={ "Timeline of " (self.rows.len()) " operations over " (duration(until(self.begin, self.end))) } {
-                    @for tick in self.ticks() {
-                        @let x = self.x(tick);
+                    @for tick in scale.ticks() {
+                        @let x = scale.x(tick);
                         line class="grid" x1=(x) x2=(x) y1=(TOP - 6) y2=(height) {}
                         text class="scale" x=(x) y=(TOP - 12) text-anchor=(anchor(x)) { (duration(until(self.begin, tick))) }
                     }
-                    @for at in &self.attempts {
-                        line class="attempt" x1=(self.x(*at)) x2=(self.x(*at)) y1=(TOP - 6) y2=(height) {}
+                    @for at in self.attempts.iter().filter(|at| scale.begin <= **at && **at <= scale.end) {
+                        line class="attempt" x1=(scale.x(*at)) x2=(scale.x(*at)) y1=(TOP - 6) y2=(height) {}
                     }
                     @for (n, row) in rows.iter().enumerate() {
-                        (self.row(call, row, TOP + n * ROW))
+                        (draw_row(call, row, TOP + n * ROW, &scale))
                     }
                 }
             }
         }
     }
 
-    fn row(&self, call: &Call, row: &Row, y: usize) -> Markup {
-        let label = html! {
-            text class="label" x="4" y=(y + 16) {
-                tspan class="kind" { (row.kind) } " " (shortened(&row.name))
-                title { (row.kind) " " (row.name) }
+    /// All of the task's time, or where only a part of its rows is shown, theirs.
+    fn scale(&self, shown: &[&Row]) -> Scale {
+        let bars = || shown.iter().flat_map(|row| &row.bars);
+        let begin = bars().map(|bar| bar.from).min().filter(|_| self.rows.len() > ROWS);
+        let end = bars().map(|bar| bar.to).max().filter(|_| self.rows.len() > ROWS);
+        Scale { begin: begin.unwrap_or(self.begin), end: end.unwrap_or(self.end) }
+    }
+}
+
+fn draw_row(call: &Call, row: &Row, y: usize, scale: &Scale) -> Markup {
+    let label = html! {
+        text class="label" x="4" y=(y + 16) {
+            tspan class="kind" { (row.kind) } " " (shortened(&row.name))
+            title { (row.kind) " " (row.name) }
+        }
+    };
+    html! {
+        g class="row" {
+            rect class="stripe" x="0" y=(y) width=(WIDTH) height=(ROW) {}
+            @match row.child {
+                Some(child) => a href=(call.base.to(&format!("/tasks/{child}"))) { (label) },
+                None => (label),
             }
-        };
-        html! {
-            g class="row" {
-                rect class="stripe" x="0" y=(y) width=(WIDTH) height=(ROW) {}
-                @match row.child {
-                    Some(child) => a href=(call.base.to(&format!("/tasks/{child}"))) { (label) },
-                    None => (label),
-                }
-                @for bar in &row.bars {
-                    @let (from, to) = (self.x(bar.from), self.x(bar.to));
-                    rect class={ "bar " (bar.look.class()) } x=(from.min(WIDTH - LEAST)) y=(y + 5)
-                        width=((to - from).max(LEAST)) height=(ROW - 10) rx="3" { title { (bar.says) } }
-                }
+            @for bar in &row.bars {
+                @let (from, to) = (scale.x(bar.from), scale.x(bar.to));
+                rect class={ "bar " (bar.look.class()) } x=(from.min(WIDTH - LEAST)) y=(y + 5)
+                    width=((to - from).max(LEAST)) height=(ROW - 10) rx="3" { title { (bar.says) } }
             }
         }
     }
+}
 
+/// Where a moment is drawn.
+struct Scale {
+    begin: Timestamp,
+    end: Timestamp,
+}
+
+impl Scale {
     fn x(&self, at: Timestamp) -> i64 {
         let micros = |time: Timestamp| i128::from(time.as_microsecond());
         let whole = (micros(self.end) - micros(self.begin)).max(1);
