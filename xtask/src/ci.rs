@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use crate::report::Report;
-use crate::{cargo, deny, process, test, wasm};
+use crate::{book, cargo, deny, process, test, tool, wasm};
 
 pub(crate) fn run() -> Result<()> {
     let mut report = Report::new("Checks");
@@ -18,12 +18,7 @@ pub(crate) fn run() -> Result<()> {
         process::run(cargo::cargo()?.args(doc).env("RUSTDOCFLAGS", "-D warnings"))
     });
     report.run("WebAssembly", wasm::run);
-    if deny::available()? {
-        report.run("dependencies", deny::run);
-    } else {
-        let why = "cargo-deny is missing; to install it: cargo install --locked cargo-deny";
-        eprintln!("\nWARNING: the dependencies were not checked, because {why}");
-        report.not_run("dependencies", why);
-    }
+    tool::with(&mut report, deny::CARGO_DENY, "dependencies", deny::run)?;
+    tool::with(&mut report, book::MDBOOK, "book", book::run)?;
     report.finish()
 }

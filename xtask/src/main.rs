@@ -1,5 +1,6 @@
 //! The development commands of the repository, run as `cargo xtask <command>`.
 
+mod book;
 mod cargo;
 mod ci;
 mod deny;
@@ -10,6 +11,7 @@ mod process;
 mod report;
 mod servers;
 mod test;
+mod tool;
 mod torture;
 mod wasm;
 
@@ -36,6 +38,8 @@ enum Command {
     },
     /// Run only the tests of the dashboard in a browser, and of the API against its description
     Faces,
+    /// Build the book into target/book
+    Book,
     /// Build stepwell-core for wasm32-unknown-unknown
     Wasm,
     /// Run the benchmark program in release mode
@@ -73,6 +77,7 @@ fn run(command: Command) -> Result<()> {
             faces::run(&mut report);
             report.finish()
         }
+        Command::Book => book::run(),
         Command::Wasm => wasm::run(),
         Command::Bench { args } => {
             let mut bench = cargo::cargo()?;
