@@ -257,7 +257,7 @@ impl Client {
         options: SpawnOptions,
     ) -> Result<SpawnResult, Error> {
         let span = trace::spawn(task_type);
-        let mut task = span.in_scope(|| self.task_of(task_type, params, options))?;
+        let mut task = trace::carried(&span, || self.task_of(task_type, params, options))?;
         #[cfg(feature = "schemas")]
         if !self.engine.registry.knows(&task.task_type)
             && let Some(check) = self.engine.stored_check(&task.task_type).await?
@@ -278,8 +278,9 @@ impl Client {
         &self,
         tasks: impl IntoIterator<Item = (T::Params, SpawnOptions)>,
     ) -> Result<Vec<SpawnResult>, Error> {
-        let new =
-            |(params, options)| trace::spawn(T::NAME).in_scope(|| self.task_of(T::NAME, &params, options));
+        let new = |(params, options)| {
+            trace::carried(&trace::spawn(T::NAME), || self.task_of(T::NAME, &params, options))
+        };
         let tasks = tasks.into_iter().map(new);
         let mut tasks: Vec<_> = tasks.collect::<Result<_, _>>()?;
         let asked: Vec<_> = tasks.iter().map(Asked::of).collect();
@@ -309,7 +310,7 @@ impl Client {
         params: &P,
         options: SpawnOptions,
     ) -> Result<NewTask, Error> {
-        let mut task = trace::spawn(task_type).in_scope(|| self.task_of(task_type, params, options))?;
+        let mut task = trace::carried(&trace::spawn(task_type), || self.task_of(task_type, params, options))?;
         if let Some(codecs) = &self.engine.codecs {
             codecs.encode(|each| payloads::task(&mut task, each))?;
         }

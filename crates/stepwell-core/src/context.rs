@@ -10,7 +10,6 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
-use tracing::Span;
 use uuid::Uuid;
 
 use crate::child::Child;
@@ -311,13 +310,10 @@ impl TaskContext {
                 Some(_) => options,
                 None => options.queue(self.run.queue.to_string()),
             };
+            let new = || self.run.engine.new_task(task_type.clone(), params, options, Some(self.task_id));
             // A replay spawns nothing.
-            let span = match self.run.operations().is_replaying() {
-                true => Span::none(),
-                false => trace::spawn(task_type.as_str()),
-            };
-            let engine = &self.run.engine;
-            let task = span.in_scope(|| engine.new_task(task_type, params, options, Some(self.task_id)))?;
+            let replays = self.run.operations().is_replaying();
+            let task = if replays { new()? } else { trace::carried(&trace::spawn(task_type.as_str()), new)? };
             Ok((to_payload(&task.task_id), Effect::Spawn(Box::new(task))))
         };
         self.finished(Kind::Spawn, &name.into(), spawn, |key, outcome| {

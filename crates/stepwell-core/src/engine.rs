@@ -20,7 +20,6 @@ use crate::runtime::Runtime;
 use crate::store::{NewTask, Store};
 use crate::task::Registry;
 use crate::time::after;
-use crate::trace;
 
 /// Application state by its type.
 pub(crate) type States = HashMap<TypeId, Arc<dyn Any + Send + Sync>>;
@@ -117,7 +116,7 @@ impl Engine {
         parent: Option<TaskId>,
     ) -> Result<NewTask, InvalidName> {
         let runtime = &*self.runtime;
-        let mut task = NewTask {
+        Ok(NewTask {
             task_id: TaskId::new(runtime),
             run_id: RunId::new(runtime),
             task_type,
@@ -139,9 +138,7 @@ impl Engine {
             cancellation: options.cancellation.unwrap_or_else(|| self.settings.cancellation.clone()),
             parent,
             claim_by: None,
-        };
-        trace::spawned(&mut task);
-        Ok(task)
+        })
     }
 }
 

@@ -119,7 +119,7 @@ impl Engine {
     ) -> Result<NewTask, InvalidSchedule> {
         let options = info.options.clone().header(TICK_HEADER, tick.to_string());
         let new = || self.new_task(info.task_type.clone(), info.params.clone(), options, None);
-        Ok(trace::spawn(info.task_type.as_str()).in_scope(new)?)
+        Ok(trace::carried(&trace::spawn(info.task_type.as_str()), new)?)
     }
 }
 

@@ -38,12 +38,16 @@ pub(crate) fn spawn(task_type: &str) -> Span {
     )
 }
 
-/// A task that is spawned within the current span carries its context, unless it was given another.
-pub(crate) fn spawned(task: &mut NewTask) {
-    Span::current().record("task_id", tracing::field::display(task.task_id));
-    if !TRACE_HEADERS.iter().any(|name| task.headers.contains_key(*name)) {
-        context::inject(&mut task.headers);
-    }
+/// A task that is made within that span carries its context, unless it was given another.
+pub(crate) fn carried<E>(span: &Span, new: impl FnOnce() -> Result<NewTask, E>) -> Result<NewTask, E> {
+    span.in_scope(|| {
+        let mut task = new()?;
+        span.record("task_id", tracing::field::display(task.task_id));
+        if !TRACE_HEADERS.iter().any(|name| task.headers.contains_key(*name)) {
+            context::inject(&mut task.headers);
+        }
+        Ok(task)
+    })
 }
 
 /// Headers of a task that is not part of the trace that they were made in.

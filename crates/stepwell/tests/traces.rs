@@ -126,6 +126,7 @@ async fn one_trace_holds_a_task_its_child_its_retries_and_what_went_on_after_a_c
     assert_eq!(field(spawn, "task_id").unwrap(), task.task_id.to_string());
     let runs = collector.named("run parent");
     assert!(runs.iter().all(|run| run.parent_span_id == spawn.span_context.span_id()));
+    assert!(runs.iter().all(|run| field(run, "task_id").unwrap() == task.task_id.to_string()));
     let outcomes: Vec<_> = runs.iter().filter_map(|run| field(run, "outcome")).collect();
     assert_eq!(outcomes.last().unwrap(), "completed");
     assert_eq!(outcomes.iter().filter(|outcome| *outcome == "retried").count(), 1, "{outcomes:?}");
