@@ -206,15 +206,23 @@ fn a_killed_ingest_goes_on_and_indexes_every_file_once() {
         if output.status.code().is_some() {
             assert!(output.status.success(), "{output:?}");
             assert_plain(&output);
-            break serde_json::from_slice::<Value>(&output.stdout).unwrap();
+            break Some(serde_json::from_slice::<Value>(&output.stdout).unwrap());
         }
         kills += 1;
+        let completed =
+            "SELECT count(*) FROM stepwell_tasks WHERE task_type = 'ingest-folder' AND state = 'completed'";
+        if kills >= 2 && scene.number(completed) > 0 {
+            // The work was done by the time of the kill, and its summary was to be printed.
+            break None;
+        }
     };
     assert!(kills_in_work > 0, "no kill came while it worked");
-    // None was found to be in the index already: so none was written twice.
-    scene.check_summary(&summary, scene.texts.len() as u64, 0);
-    assert_eq!(summary["continued"], true);
-    assert_eq!(summary["run"], 1);
+    if let Some(summary) = summary {
+        // None was found to be in the index already: so none was written twice.
+        scene.check_summary(&summary, scene.texts.len() as u64, 0);
+        assert_eq!(summary["continued"], true);
+        assert_eq!(summary["run"], 1);
+    }
     scene.check_index();
     assert_eq!(scene.number("SELECT count(*) FROM stepwell_tasks WHERE task_type = 'ingest-folder'"), 1);
     assert_eq!(scene.number("SELECT count(*) FROM stepwell_tasks WHERE state <> 'completed'"), 0);
