@@ -60,7 +60,8 @@ impl Chart<'_> {
                             ((self.write)(scale * part))
                         }
                     }
-                    @for (n, series) in self.series.iter().enumerate() {
+                    // The lowest one last: where nothing stands on it, it is what is seen.
+                    @for (n, series) in self.series.iter().enumerate().rev() {
                         @let line = self.line(&layers[n], y);
                         @if self.stacked {
                             @let ground = match n.checked_sub(1) {

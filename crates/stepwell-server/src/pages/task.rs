@@ -81,7 +81,7 @@ async fn show(
         }
         @if !children.is_empty() { h2 { "Children" } (tasks::table(&call, &children)) }
         @if !logs.is_empty() { h2 { "Log" } (log(&logs)) }
-        details id="journal" { summary { "Journal, " (number(journal.len() as u64)) " entries" }
+        details id="journal" { summary { "Journal, " (number(journal.len() as u64)) @if journal.len() == 1 { " entry" } @else { " entries" } }
             (entries(&journal, from))
         }
         details id="facts" { summary { "Everything else" } (facts(&call, &task)) }
