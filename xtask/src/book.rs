@@ -2,18 +2,16 @@
 
 use std::process::Command;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
+use crate::report::Report;
 use crate::{cargo, process, tool};
 
-pub(crate) const MDBOOK: &str = "mdbook";
-
 /// Builds it into `target/book`. A page that is listed and not there is an error.
-pub(crate) fn run() -> Result<()> {
-    if !tool::available(MDBOOK)? {
-        bail!("{}", tool::missing(MDBOOK));
-    }
-    let folder = cargo::target_dir()?.join("book");
-    let mut build = Command::new(MDBOOK);
-    process::run(build.arg("build").arg(cargo::root()?.join("docs")).arg("--dest-dir").arg(folder))
+pub(crate) fn run(report: &mut Report) -> Result<()> {
+    tool::with(report, "mdbook", "book", || {
+        let folder = cargo::target_dir()?.join("book");
+        let mut build = Command::new("mdbook");
+        process::run(build.arg("build").arg(cargo::root()?.join("docs")).arg("--dest-dir").arg(folder))
+    })
 }

@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use crate::report::Report;
-use crate::{book, cargo, deny, process, test, tool, wasm};
+use crate::{book, cargo, deny, process, test, wasm};
 
 pub(crate) fn run() -> Result<()> {
     let mut report = Report::new("Checks");
@@ -18,7 +18,7 @@ pub(crate) fn run() -> Result<()> {
         process::run(cargo::cargo()?.args(doc).env("RUSTDOCFLAGS", "-D warnings"))
     });
     report.run("WebAssembly", wasm::run);
-    tool::with(&mut report, deny::CARGO_DENY, "dependencies", deny::run)?;
-    tool::with(&mut report, book::MDBOOK, "book", book::run)?;
+    deny::run(&mut report)?;
+    book::run(&mut report)?;
     report.finish()
 }

@@ -2,11 +2,12 @@
 
 use anyhow::Result;
 
-use crate::{cargo, process};
-
-pub(crate) const CARGO_DENY: &str = "cargo-deny";
+use crate::report::Report;
+use crate::{cargo, process, tool};
 
 /// All checks but `advisories`, which fetches a database: a change must not fail because of what others published.
-pub(crate) fn run() -> Result<()> {
-    process::run(cargo::cargo()?.args(["deny", "--workspace", "check", "bans", "licenses", "sources"]))
+pub(crate) fn run(report: &mut Report) -> Result<()> {
+    tool::with(report, "cargo-deny", "dependencies", || {
+        process::run(cargo::cargo()?.args(["deny", "--workspace", "check", "bans", "licenses", "sources"]))
+    })
 }

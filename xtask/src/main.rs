@@ -77,7 +77,11 @@ fn run(command: Command) -> Result<()> {
             faces::run(&mut report);
             report.finish()
         }
-        Command::Book => book::run(),
+        Command::Book => {
+            let mut report = report::Report::new("Book");
+            book::run(&mut report)?;
+            report.finish()
+        }
         Command::Wasm => wasm::run(),
         Command::Bench { args } => {
             let mut bench = cargo::cargo()?;

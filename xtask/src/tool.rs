@@ -18,19 +18,15 @@ pub(crate) fn with(
     if available(program)? {
         report.run(check, run);
     } else {
-        let why = missing(program);
+        let why = format!("{program} is missing; to install it: cargo install --locked {program}");
         eprintln!("\nWARNING: {check} not checked, because {why}");
         report.not_run(check, &why);
     }
     Ok(())
 }
 
-pub(crate) fn missing(program: &str) -> String {
-    format!("{program} is missing; to install it: cargo install --locked {program}")
-}
-
 /// Whether the program can be used. It is installed when it is missing and `CI` is set; that takes some minutes.
-pub(crate) fn available(program: &str) -> Result<bool> {
+fn available(program: &str) -> Result<bool> {
     if process::succeeds(Command::new(program).arg("--version")) {
         return Ok(true);
     }

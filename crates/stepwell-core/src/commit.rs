@@ -27,7 +27,7 @@ use std::time::Duration;
 
 use hashbrown::HashSet;
 use tokio::sync::oneshot;
-use tracing::Instrument as _;
+use tracing::{Instrument as _, Span};
 
 use crate::hub::Hub;
 use crate::ids::TaskId;
@@ -356,10 +356,10 @@ impl GroupCommit {
 
     /// Sends off what has gathered, and follows it to its end, until nothing can leave.
     async fn drive(self: Arc<Self>, mut lane: Lane) {
-        while let Some((taken, committing, answers)) = self.next_after_a_turn(lane).await {
+        while let Some((taken, span, committing, answers)) = self.next_after_a_turn(lane).await {
             lane = taken;
             let begun = self.runtime.now();
-            match committing.await {
+            match committing.instrument(span).await {
                 Ok(committed) => {
                     let items = committed.transitions.len() + committed.spawns.len();
                     if let Some(measures) = self.measures.of_store() {
@@ -409,7 +409,7 @@ impl GroupCommit {
     /// The batch of those who are ready by now, or were just answered and have something to commit again. A batch leaves
     /// when a turn has brought nothing more, so that they go together and not the first ones alone: parts of a crowd would
     /// stay apart from then on, each waiting for the other's commit.
-    async fn next_after_a_turn(self: &Arc<Self>, lane: Lane) -> Option<(Lane, Committing, Answers)> {
+    async fn next_after_a_turn(self: &Arc<Self>, lane: Lane) -> Option<(Lane, Span, Committing, Answers)> {
         let (turns, until) = (PATIENCE.0, after(self.runtime.now(), PATIENCE.1));
         for _ in 0..turns {
             let before = self.gathering().added;
@@ -424,7 +424,7 @@ impl GroupCommit {
         let (batch, answers) = gathering.take(lane);
         self.set_off(gathering);
         let span = trace::commit(&batch);
-        Some((lane, Box::pin(self.store.commit(batch).instrument(span)), answers))
+        Some((lane, span, self.store.commit(batch), answers))
     }
 
     /// Before anybody can tell that one of them has started.

@@ -34,6 +34,7 @@ pub(crate) enum Ended {
 }
 
 impl Ended {
+    /// In the order of their declaration, by which counters are found.
     const ALL: [Self; 7] = [
         Self::Completed,
         Self::Suspended,

@@ -483,6 +483,14 @@ impl State {
         news.ready.push((task.new.queue.clone(), 1));
     }
 
+    /// Takes a task from those that can be claimed, if it is among them.
+    fn withdraw(&mut self, task_id: TaskId) {
+        let Some(task) = self.tasks.get(&task_id) else { return };
+        if let Some(ready) = self.ready.get_mut(&task.new.queue) {
+            ready.remove(&(Reverse(task.new.priority), task.ready_at, task_id));
+        }
+    }
+
     fn set_due(&mut self, task_id: TaskId, due_at: Option<Timestamp>, news: &mut News) {
         let Some(task) = self.tasks.get_mut(&task_id) else { return };
         if let Some(old) = task.due_at.take() {
@@ -539,12 +547,8 @@ impl State {
     fn compensate(&mut self, now: Timestamp, task_id: TaskId, finish: Finish, news: &mut News) {
         self.drop_waits(task_id);
         self.set_deadline(task_id, None);
+        self.withdraw(task_id);
         let Some(task) = self.tasks.get_mut(&task_id) else { return };
-        if task.state == TaskState::Pending
-            && let Some(ready) = self.ready.get_mut(&task.new.queue)
-        {
-            ready.remove(&(Reverse(task.new.priority), task.ready_at, task_id));
-        }
         let seq = task.journal.last().map_or(1, |entry| entry.seq + 1);
         // That of a suspended task does not count, and is to be replayed with its number.
         let attempt = task.attempt + u32::from(task.state == TaskState::Suspended);
@@ -563,16 +567,12 @@ impl State {
         self.drop_waits(task_id);
         self.set_due(task_id, None, news);
         self.set_deadline(task_id, None);
+        self.withdraw(task_id);
         let Some(task) = self.tasks.get_mut(&task_id) else { return };
         if task.state == TaskState::Running
             && self.queues.get(&task.new.queue).is_some_and(Queue::counts_running)
         {
             news.ready.push((task.new.queue.clone(), 1));
-        }
-        if task.state == TaskState::Pending
-            && let Some(ready) = self.ready.get_mut(&task.new.queue)
-        {
-            ready.remove(&(Reverse(task.new.priority), task.ready_at, task_id));
         }
         task.worker_id = None;
         task.paused = false;
@@ -654,9 +654,7 @@ impl State {
             Command::Wake(_) if state == TaskState::Suspended => self.make_ready(now, task_id, news),
             Command::Pause(_) if !state.is_finished() => {
                 task.paused = true;
-                if let Some(ready) = self.ready.get_mut(&task.new.queue) {
-                    ready.remove(&(Reverse(task.new.priority), task.ready_at, task_id));
-                }
+                self.withdraw(task_id);
             }
             Command::Resume(_) if !state.is_finished() => {
                 if std::mem::take(&mut task.paused) && state == TaskState::Pending {

@@ -163,10 +163,14 @@ impl Timeline {
 
     /// All of the task's time, or where only a part of its rows is shown, theirs.
     fn scale(&self, shown: &[&Row]) -> Scale {
+        if self.rows.len() <= ROWS {
+            return Scale { begin: self.begin, end: self.end };
+        }
         let bars = || shown.iter().flat_map(|row| &row.bars);
-        let begin = bars().map(|bar| bar.from).min().filter(|_| self.rows.len() > ROWS);
-        let end = bars().map(|bar| bar.to).max().filter(|_| self.rows.len() > ROWS);
-        Scale { begin: begin.unwrap_or(self.begin), end: end.unwrap_or(self.end) }
+        Scale {
+            begin: bars().map(|bar| bar.from).min().unwrap_or(self.begin),
+            end: bars().map(|bar| bar.to).max().unwrap_or(self.end),
+        }
     }
 }
 
