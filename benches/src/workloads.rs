@@ -21,7 +21,7 @@ const W1_CALLERS: u64 = 64;
 /// over too soon to be measured well.
 pub(crate) const W2_TASKS: u64 = 100;
 pub(crate) const W2_STEPS: u64 = 20;
-pub(crate) const W2_ROUNDS: u64 = 10;
+pub(crate) const W2_ROUNDS: u64 = 100;
 const W3_TASKS: u64 = 1_000;
 pub(crate) const W4_TASKS: u64 = 100_000;
 const W4_CHUNK: u64 = 5_000;
@@ -61,7 +61,7 @@ pub(crate) async fn w1(setup: &Setup, backend: &Backend) -> Result<f64> {
     Ok(rate(W1_TASKS, took))
 }
 
-/// 100 tasks of 20 sequential steps at the same time, ten times. Steps per second.
+/// 100 tasks of 20 sequential steps at the same time, a hundred times. Steps per second.
 pub(crate) async fn w2(setup: &Setup, backend: &Backend) -> Result<f64> {
     let probe = Arc::new(Probe::default());
     let client = backend.open(&probe, setup.telemetry).await?;

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! An idle engine commits at once; a busy one shares each sync of the disk among hundreds of tasks. There is no timer
-//! and nothing to tune.
+//! and nothing to tune. Those who were just answered, and are about to come again, are let come before the next batch leaves.
 //!
 //! Where the store can commit several batches at a time, further lanes take what concerns nobody but its own task (journal
 //! entries and completions) past the batch that is on its way, as soon as that is half as much again. It is how the
@@ -36,7 +36,7 @@ use crate::lifecycle::{Broadcast, Lifecycle};
 use crate::measures::Measures;
 use crate::name::Name;
 use crate::queue::QueueChange;
-use crate::runtime::{BoxFuture, Runtime};
+use crate::runtime::{BoxFuture, Runtime, turn};
 use crate::store::*;
 use crate::time::{after, until};
 use crate::trace;
@@ -100,6 +100,9 @@ struct Gathering {
     /// Whether there may be two transitions of one run in what gathers. Then nothing goes beside it, now and when it is
     /// on its way.
     may_repeat: bool,
+    /// Whether the last batch had one item, and nothing has gathered since: whoever comes next is likely its owner, and has
+    /// nobody to wait for.
+    lone: bool,
 }
 
 impl Gathering {
@@ -349,17 +352,22 @@ impl GroupCommit {
     fn set_off(self: &Arc<Self>, mut gathering: MutexGuard<'_, Gathering>) {
         if let Some(lane) = gathering.can_leave() {
             gathering.set(lane, Some(usize::MAX));
+            let patient = !std::mem::take(&mut gathering.lone);
             drop(gathering);
-            self.runtime.spawn(Box::pin(self.clone().drive(lane)));
+            self.runtime.spawn(Box::pin(self.clone().drive(lane, patient)));
         }
     }
 
     /// Sends off what has gathered, and follows it to its end, until nothing can leave.
-    async fn drive(self: Arc<Self>, mut lane: Lane) {
-        while let Some((taken, span, committing, answers)) = self.next_after_a_turn(lane).await {
-            lane = taken;
+    async fn drive(self: Arc<Self>, mut lane: Lane, mut patient: bool) {
+        loop {
+            if patient {
+                self.let_others_come().await;
+            }
+            let Some((taken, span, committing, answers)) = self.next(lane) else { return };
+            (lane, patient) = (taken, true);
             let begun = self.runtime.now();
-            match committing.instrument(span).await {
+            let items = match committing.instrument(span).await {
                 Ok(committed) => {
                     let items = committed.transitions.len() + committed.spawns.len();
                     if let Some(measures) = self.measures.of_store() {
@@ -386,6 +394,7 @@ impl GroupCommit {
                     give(answers.workers, committed.workers);
                     give(answers.claims, committed.claims);
                     self.hub.tell(news);
+                    items
                 }
                 Err(error) => {
                     tracing::warn!(%error, "a commit failed");
@@ -401,23 +410,35 @@ impl GroupCommit {
                     refuse(answers.queues, &error);
                     refuse(answers.workers, &error);
                     refuse(answers.claims, &error);
+                    0
                 }
+            };
+            let mut gathering = self.gathering();
+            gathering.set(lane, None);
+            if gathering.can_leave().is_none() {
+                gathering.lone = items == 1;
+                return;
             }
+            gathering.set(lane, Some(usize::MAX));
         }
     }
 
-    /// The batch of those who are ready by now, or were just answered and have something to commit again. A batch leaves
-    /// when a turn has brought nothing more, so that they go together and not the first ones alone: parts of a crowd would
-    /// stay apart from then on, each waiting for the other's commit.
-    async fn next_after_a_turn(self: &Arc<Self>, lane: Lane) -> Option<(Lane, Span, Committing, Answers)> {
+    /// Gives their turn to those who are ready by now, or were just answered and have something to commit again. A batch
+    /// leaves when a turn has brought nothing more, so that they go together and not the first ones alone: parts of a crowd
+    /// would stay apart from then on, each waiting for the other's commit.
+    async fn let_others_come(&self) {
         let (turns, until) = (PATIENCE.0, after(self.runtime.now(), PATIENCE.1));
         for _ in 0..turns {
             let before = self.gathering().added;
-            self.runtime.turn().await;
+            turn().await;
             if self.gathering().added == before || self.runtime.now() > until {
                 break;
             }
         }
+    }
+
+    /// What leaves next, on its way.
+    fn next(self: &Arc<Self>, lane: Lane) -> Option<(Lane, Span, Committing, Answers)> {
         let mut gathering = self.gathering();
         gathering.set(lane, None);
         let lane = gathering.can_leave()?;

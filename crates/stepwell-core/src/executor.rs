@@ -188,8 +188,9 @@ impl Execution {
 
     /// Ready with whether the task is suspended.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
-        self.run.waker.register(cx.waker());
+        self.run.waker.take();
         for _ in 0..TURN {
+            self.run.waker.look();
             match self.poll_commit(cx) {
                 Poll::Ready(Some(suspended)) => return Poll::Ready(suspended),
                 // Nothing may happen between the decision to suspend, or to end, and its commit; nor may anything be
@@ -205,7 +206,7 @@ impl Execution {
                 }
             } else if self.run.waker.take_woken() {
                 self.poll_future();
-            } else if !self.advance(cx) {
+            } else if !self.advance(cx) && self.run.waker.can_sleep(cx.waker()) {
                 return Poll::Pending;
             }
         }

@@ -213,9 +213,15 @@ fn outside(kind: Kind, name: &StepName) -> TaskError {
 }
 
 /// Wakes the executor of a run, and remembers that the task's future asked for it.
+///
+/// A delivery wakes the future within the executor's own poll. That must not reach the runtime: it would queue the task once
+/// more, and mostly wake another thread for it. So the executor leaves its waker here only while it sleeps.
 #[derive(Default)]
 pub(crate) struct RunWaker {
+    /// The future is to be polled.
     woken: AtomicBool,
+    /// The executor is to look again.
+    nudged: AtomicBool,
     executor: AtomicWaker,
 }
 
@@ -224,7 +230,24 @@ impl RunWaker {
         self.executor.register(waker);
     }
 
+    /// The executor looks itself from now on.
+    pub(crate) fn take(&self) {
+        drop(self.executor.take());
+    }
+
+    /// Whatever happened until now, the executor is about to see.
+    pub(crate) fn look(&self) {
+        self.nudged.swap(false, Ordering::AcqRel);
+    }
+
+    /// Whether the executor can sleep, to be woken by that waker: nothing has happened since it began to look.
+    pub(crate) fn can_sleep(&self, waker: &Waker) -> bool {
+        self.executor.register(waker);
+        !self.nudged.load(Ordering::Acquire)
+    }
+
     pub(crate) fn wake_executor(&self) {
+        self.nudged.store(true, Ordering::Release);
         self.executor.wake();
     }
 
@@ -244,7 +267,7 @@ impl Wake for RunWaker {
 
     fn wake_by_ref(self: &Arc<Self>) {
         if !self.woken.swap(true, Ordering::AcqRel) {
-            self.executor.wake();
+            self.wake_executor();
         }
     }
 }

@@ -3,7 +3,8 @@
 //! The engine names no async runtime. An application's runtime is handed to it, and so tests run on a virtual
 //! clock and a browser tab on its own event loop.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
+use std::mem;
 use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
@@ -50,19 +51,20 @@ pub trait Runtime: Send + Sync + 'static {
     /// poll, a task's future has to get as far as it can (tokio: `task::unconstrained`).
     fn spawn(&self, future: BoxFuture<'static, ()>);
 
-    /// A future that is ready once everything else that is ready to run has had its turn. By default it wakes itself, and so
-    /// goes to the end of the queue.
-    fn turn(&self) -> BoxFuture<'static, ()> {
-        let mut given = false;
-        Box::pin(std::future::poll_fn(move |cx| {
-            if std::mem::replace(&mut given, true) {
-                return Poll::Ready(());
-            }
-            cx.waker().wake_by_ref();
-            Poll::Pending
-        }))
-    }
-
     /// A random number.
     fn random(&self) -> u64;
+}
+
+/// Lets everything else that is ready to run have its turn: wakes itself, and so goes to the end of the queue. There, another
+/// thread can take it over where a task blocks this one.
+pub(crate) async fn turn() {
+    let mut given = false;
+    poll_fn(|cx| {
+        if mem::replace(&mut given, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }

@@ -13,7 +13,7 @@ use crate::commit::durable;
 use crate::ids::{TaskId, WorkerId};
 use crate::name::Name;
 use crate::retry::STORE_RETRY;
-use crate::runtime::BoxFuture;
+use crate::runtime::{BoxFuture, turn};
 use crate::scheduler::look_after_schedules;
 use crate::slots::Slots;
 use crate::store::{Claim, Command, NewWorker, StoreError, WorkerSignal, WorkerState};
@@ -130,7 +130,7 @@ async fn claim(slots: Arc<Slots>) {
     let mut polling = true;
     loop {
         // Others that are about to end give their slots to the same claim.
-        engine.runtime.turn().await;
+        turn().await;
         let limit = slots.take_for_claim(polling);
         let claim = Claim {
             worker_id: slots.worker_id(),

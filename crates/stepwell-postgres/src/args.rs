@@ -1,4 +1,5 @@
-//! A batch as the arguments of `stepwell.commit` or `commit_plain`: one array for each column of each list.
+//! A batch as the arguments of `stepwell.commit` or `commit_plain`: one array for each column of each list; or, where it is one
+//! item, as those of `commit_one`.
 
 use serde_json::json;
 use sqlx::Arguments as _;
@@ -53,6 +54,42 @@ pub(crate) const COUNT: usize = 78;
 
 /// How many arguments `stepwell.commit_plain` takes.
 pub(crate) const PLAIN_COUNT: usize = 28;
+
+/// How many arguments `stepwell.commit_one` takes.
+pub(crate) const ONE_COUNT: usize = 25;
+
+/// The arguments of `stepwell.commit_one`, in the order in which it names them.
+pub(crate) fn one(envelope: &Envelope<'_>, sorted: &Sorted) -> Result<PgArguments, BoxDynError> {
+    let mut args = PgArguments::default();
+    number(&mut args, envelope)?;
+    moment(&mut args, envelope)?;
+    let transition = sorted.batch.transitions.first();
+    args.add(transition.map(|t| *t.task_id.as_uuid()))?;
+    args.add(transition.map(|t| *t.run_id.as_uuid()))?;
+    args.add(transition.and_then(|t| output(&t.next)))?;
+    let entry = transition.and_then(|t| t.entries.first());
+    let outcome = entry.map(|entry| entry.outcome.to_columns());
+    args.add(entry.map(|entry| i64::try_from(entry.seq).unwrap_or(i64::MAX)))?;
+    args.add(entry.map(|entry| entry.key.kind.as_str()))?;
+    args.add(entry.map(|entry| entry.key.name.as_str()))?;
+    args.add(entry.map(|entry| i64::from(entry.key.ordinal)))?;
+    args.add(outcome.as_ref().map(|(word, _)| *word))?;
+    args.add(outcome.as_ref().map(|(_, payload)| text(payload)))?;
+    args.add(entry.map(|entry| Moment(entry.at)))?;
+    let task = sorted.batch.spawns.first();
+    args.add(task.map(|task| *task.task_id.as_uuid()))?;
+    args.add(task.map(|task| *task.run_id.as_uuid()))?;
+    args.add(task.map(|task| task.task_type.as_str()))?;
+    args.add(task.map(|task| task.queue.as_str()))?;
+    args.add(task.map(|task| task.priority))?;
+    args.add(task.map(|task| i64::from(task.max_attempts)))?;
+    args.add(task.and_then(|task| task.claim_by).map(|worker| *worker.as_uuid()))?;
+    args.add(task.map(|task| serde_json::to_string(&task.retry)).transpose()?)?;
+    args.add(task.map(|task| serde_json::to_string(&task.headers)).transpose()?)?;
+    args.add(task.map(|task| text(&task.params)))?;
+    debug_assert_eq!(args.len(), ONE_COUNT, "the function takes as many arguments as it is given");
+    Ok(args)
+}
 
 /// The arguments of `stepwell.commit_plain`, in the order in which it names them.
 pub(crate) fn plain(
@@ -179,11 +216,16 @@ fn runs(args: &mut PgArguments, items: &[&Transition]) -> Result<(), BoxDynError
 
 /// What the tasks of transitions end with.
 fn outputs(args: &mut PgArguments, items: &[&Transition]) -> Result<(), BoxDynError> {
-    seldom!(args, items, t => match &t.next {
+    seldom!(args, items, t => output(&t.next));
+    Ok(())
+}
+
+/// What the task ends with.
+fn output(next: &Next) -> Option<&str> {
+    match next {
         Next::Complete(output) => Some(text(output)),
         _ => None,
-    });
-    Ok(())
+    }
 }
 
 /// Why tasks, or their attempts, failed.

@@ -9,16 +9,32 @@ pub(crate) struct Sorted {
     pub(crate) batch: Batch,
     /// The places of the batch's transitions, by the ids of their tasks.
     pub(crate) order: Vec<usize>,
-    /// Whether `stepwell.commit_plain` can do it.
-    pub(crate) plain: bool,
+    /// Which function is called for it.
+    pub(crate) function: Function,
+}
+
+/// The functions of the database that apply a batch: each can do less than the next, in less time.
+#[derive(Clone, Copy)]
+pub(crate) enum Function {
+    /// `commit_one`.
+    One,
+    /// `commit_plain`.
+    Plain,
+    /// `commit`.
+    Any,
 }
 
 impl Sorted {
     pub(crate) fn new(batch: Batch) -> Self {
         let mut order: Vec<usize> = (0..batch.transitions.len()).collect();
         order.sort_unstable_by_key(|place| batch.transitions.get(*place).map(|t| (t.task_id, t.run_id)));
-        let plain = is_plain(&batch);
-        Self { batch, order, plain }
+        let function = match (is_plain(&batch), batch.transitions.as_slice(), batch.spawns.as_slice()) {
+            (true, [transition], []) if transition.entries.len() <= 1 => Function::One,
+            (true, [], [task]) if task.claim_by.is_some() => Function::One,
+            (true, ..) => Function::Plain,
+            (false, ..) => Function::Any,
+        };
+        Self { batch, order, function }
     }
 
     /// Whether a run has two transitions, which no batch may hold.

@@ -11,7 +11,7 @@ use stepwell_core::store::{Batch, Committed};
 use crate::Shared;
 use crate::answer;
 use crate::args::{self, Envelope, Number};
-use crate::batch::Sorted;
+use crate::batch::{Function, Sorted};
 use crate::columns::Moment;
 use crate::error::Fault;
 use crate::link::Line;
@@ -28,6 +28,7 @@ pub(crate) struct Sql {
     /// The same, to be refused unless the transaction of a step's work is still open.
     pub(crate) within_work: Arc<str>,
     plain: Arc<str>,
+    one: Arc<str>,
 }
 
 impl Sql {
@@ -36,6 +37,7 @@ impl Sql {
         let call = |function: &str, places: &[String]| {
             format!("SELECT * FROM {schema}.{function}({})", places.join(", ")).into()
         };
+        let one = call("commit_one", &places(args::ONE_COUNT));
         let plain = call("commit_plain", &places(args::PLAIN_COUNT));
         let mut places = places(args::COUNT);
         for json in places.iter_mut().rev().take(2) {
@@ -45,7 +47,7 @@ impl Sql {
         if let Some(channel) = places.get_mut(3) {
             *channel = "CASE current_setting('stepwell.work', true) WHEN 'open' THEN $4 END".into();
         }
-        Self { commit, plain, within_work: call("commit", &places) }
+        Self { commit, plain, one, within_work: call("commit", &places) }
     }
 }
 
@@ -158,10 +160,10 @@ impl Shared {
         was_sent: bool,
     ) -> Result<Query, StoreError> {
         let envelope = self.envelope(Some(number), again);
-        let (sql, args) = if sorted.plain {
-            (&self.sql.plain, args::plain(&envelope, sorted, was_sent))
-        } else {
-            (&self.sql.commit, args::arguments(&envelope, sorted))
+        let (sql, args) = match sorted.function {
+            Function::One if !was_sent => (&self.sql.one, args::one(&envelope, sorted)),
+            Function::One | Function::Plain => (&self.sql.plain, args::plain(&envelope, sorted, was_sent)),
+            Function::Any => (&self.sql.commit, args::arguments(&envelope, sorted)),
         };
         let args = args.map_err(|error| self.error(sqlx::Error::Encode(error)))?;
         Ok(sqlx::query_with(AssertSqlSafe(sql.clone()), args))

@@ -18,6 +18,7 @@ const MIGRATIONS: &[&str] = &[concat!(
     include_str!("schema/0001_claim.sql"),
     include_str!("schema/0001_commit.sql"),
     include_str!("schema/0001_plain.sql"),
+    include_str!("schema/0001_one.sql"),
 )];
 
 /// Migrates, all or nothing. Any number of processes may do so at the same time: an advisory lock lets one at a time.

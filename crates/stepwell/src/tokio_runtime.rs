@@ -36,11 +36,6 @@ impl Runtime for TokioRuntime {
         self.handle.spawn(tokio::task::unconstrained(future));
     }
 
-    fn turn(&self) -> BoxFuture<'static, ()> {
-        // One that wakes itself lets tokio wake another thread to share the work.
-        Box::pin(tokio::task::yield_now())
-    }
-
     fn random(&self) -> u64 {
         rand::random()
     }

@@ -9,7 +9,7 @@
 )]
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use stepwell::testing::{Harness, Intercepted, Process, worker_options};
@@ -204,6 +204,44 @@ async fn a_panic_fails_its_own_attempt_only() {
     assert!(error.to_string().ends_with("the task panicked: in the body, attempt 2"), "{error}");
     let fine = process.spawn::<quick>(7).await.unwrap();
     assert_eq!(process.wait::<u32>(fine.task_id).await.unwrap(), 7);
+}
+
+/// A task that blocks its thread until all others have ended, among a crowd that it was answered with.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_task_that_blocks_its_thread_hurts_itself_only() {
+    const TASKS: usize = 40;
+    let client = Durable::builder().database_url("sqlite::memory:").build().await.unwrap();
+    let (tell, ended) = mpsc::channel();
+    let ended = Arc::new(Mutex::new(ended));
+    let task = move |blocks: bool, ctx: TaskContext| {
+        let ended = ended.clone();
+        async move {
+            ctx.step("before", || async { Ok(()) }).await?;
+            let block = || async { Ok(ended.lock().unwrap().recv_timeout(60 * SECOND)?) };
+            if blocks { ctx.step("block", block).await } else { ctx.step("after", || async { Ok(()) }).await }
+        }
+    };
+    client.register_fn("task", task).await.unwrap();
+    let worker = client.start_worker(WorkerOptions::new()).await;
+    for round in 0..20 {
+        let mut others = Vec::new();
+        let mut blocked = None;
+        for n in 0..TASKS {
+            let blocks = n == round * 2;
+            let client = client.clone();
+            let task = tokio::spawn(async move {
+                let task = client.spawn_named("task", &blocks, SpawnOptions::new()).await.unwrap();
+                client.wait::<()>(task.task_id).await
+            });
+            if blocks { blocked = Some(task) } else { others.push(task) }
+        }
+        for other in others {
+            other.await.unwrap().unwrap();
+        }
+        tell.send(()).unwrap();
+        blocked.unwrap().await.unwrap().unwrap();
+    }
+    worker.shutdown().await;
 }
 
 #[tokio::test(start_paused = true)]

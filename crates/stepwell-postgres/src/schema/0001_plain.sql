@@ -1,6 +1,7 @@
 -- As `commit`, for batches of the commonest kind: transitions that only journal, or complete or fail their tasks, and
 -- clients' spawns without anything special. Half of the time of a small batch is what its statements take to start, so
--- here are as few as can be; whatever turns out to be special after all is left to `commit`.
+-- here are as few as can be; whatever turns out to be special after all is left to `commit`. Arrays are unfolded side by side in a SELECT
+-- list, which keeps nothing between: in FROM, each of them would be stored first.
 --
 -- Such a batch notes no number. All that it writes has a key of its own, or is a row that only one run may delete, so it cannot be
 -- applied twice; and when its answer was lost, what it wrote tells whether it was applied (`p_again`). Its process has one batch at a
@@ -75,13 +76,15 @@ BEGIN
         IF e_of IS NOT NULL THEN
             INSERT INTO stepwell.journal (task_id, seq, kind, name, ordinal, outcome, payload, at)
             SELECT t_task[e.of], e.seq, e.kind, e.name, e.ordinal, e.outcome, e.payload, e.at
-            FROM unnest(e_of, e_seq, e_kind, e_name, e_ordinal, e_outcome, e_payload, e_at)
-                AS e(of, seq, kind, name, ordinal, outcome, payload, at);
+            FROM (
+                SELECT unnest(e_of) AS of, unnest(e_seq) AS seq, unnest(e_kind) AS kind, unnest(e_name) AS name,
+                    unnest(e_ordinal) AS ordinal, unnest(e_outcome) AS outcome, unnest(e_payload) AS payload, unnest(e_at) AS at
+            ) e;
         END IF;
         IF v_ends THEN
             WITH gone AS (
                 DELETE FROM stepwell.live_tasks l
-                USING unnest(t_task, t_next, t_output) AS x(task_id, state, output)
+                USING (SELECT unnest(t_task) AS task_id, unnest(t_next) AS state, unnest(t_output) AS output) x
                 WHERE l.task_id = x.task_id AND x.state = 'completed'
                 RETURNING l.task_id, l.run_id, l.attempt, l.cancel_requested, l.started_at, x.output
             ), waited AS (
@@ -102,8 +105,11 @@ BEGIN
                 FOR KEY SHARE
             ), x AS MATERIALIZED (
                 SELECT x.*, x.claim_by IN (SELECT w.worker_id FROM w) IS TRUE AS claimed
-                FROM unnest(s_task, s_run, s_type, s_queue, s_priority, s_max_attempts, s_claim_by, s_retry, s_headers, s_params)
-                    AS x(task_id, run_id, task_type, queue, priority, max_attempts, claim_by, retry, headers, params)
+                FROM (
+                    SELECT unnest(s_task) AS task_id, unnest(s_run) AS run_id, unnest(s_type) AS task_type, unnest(s_queue) AS queue,
+                        unnest(s_priority) AS priority, unnest(s_max_attempts) AS max_attempts, unnest(s_claim_by) AS claim_by,
+                        unnest(s_retry) AS retry, unnest(s_headers) AS headers, unnest(s_params) AS params
+                ) x
                 -- With transitions, this is known already, and they are written.
                 WHERE t_task IS NOT NULL OR NOT EXISTS (SELECT FROM stepwell.queues)
             ), spawned AS (

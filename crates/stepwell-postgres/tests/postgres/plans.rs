@@ -9,7 +9,7 @@ use stepwell::{Durable, QueueLimits, SpawnOptions, TaskContext, TaskResult, Task
 use stepwell_postgres::{PostgresOptions, PostgresStore};
 
 /// A fragment that tells a statement, and the index that it must use.
-const STATEMENTS: [(&str, &str); 21] = [
+const STATEMENTS: [(&str, &str); 25] = [
     ("UPDATE stepwell.processes", "Index Scan using processes_pkey"),
     ("l.task_id = ANY (p_tasks) AND l.state = 'running'", "live_tasks_pkey"),
     ("w.worker_id = ANY (v_workers)", "workers_pkey"),
@@ -19,6 +19,10 @@ const STATEMENTS: [(&str, &str); 21] = [
     ("DELETE FROM stepwell.live_tasks l", "live_tasks_pkey"),
     ("DELETE FROM stepwell.waits w USING gone", "waits_pkey"),
     ("DELETE FROM stepwell.messages m USING gone", "messages_mailbox"),
+    ("l.task_id = t_task AND l.run_id = t_run", "live_tasks_pkey"),
+    ("w.worker_id = s_claim_by FOR KEY SHARE", "workers_pkey"),
+    ("DELETE FROM stepwell.waits w WHERE w.task_id = t_task", "waits_pkey"),
+    ("DELETE FROM stepwell.messages m WHERE m.task_id = t_task", "messages_mailbox"),
     ("WHERE l.queue = p_queue AND l.state = 'pending'", "live_tasks_ready"),
     ("WHERE l.cancel_at <= p_now", "live_tasks_deadline"),
     ("WHERE l.due_at <= p_now", "live_tasks_due"),
@@ -60,6 +64,11 @@ async fn work(client: &Durable) {
     let worker = client.start_worker(WorkerOptions::new()).await;
     for n in 0..20 {
         let task = client.spawn::<child>(n).await.unwrap();
+        assert_eq!(client.wait::<u64>(task.task_id).await.unwrap(), n * 2);
+    }
+    // The same in sets.
+    let all = client.spawn_many::<child>((0..20).map(|n| (n, SpawnOptions::new()))).await.unwrap();
+    for (n, task) in (0..).zip(all) {
         assert_eq!(client.wait::<u64>(task.task_id).await.unwrap(), n * 2);
     }
     worker.shutdown().await;

@@ -1,0 +1,87 @@
+-- As `commit_plain`, for a batch of one item: a transition with at most one entry, or a spawn that a worker of its process
+-- takes at once. That is every batch of a system with little to do, in which somebody waits for each of them. Plain values and
+-- statements over one row take half as long as sets of one. What turns out to be special is left to `commit_plain`, as is what is
+-- sent again.
+-- A list of one value; none of no value.
+CREATE FUNCTION stepwell.alone(p_value anyelement) RETURNS anyarray LANGUAGE sql IMMUTABLE AS $$
+    SELECT CASE WHEN p_value IS NOT NULL THEN ARRAY[p_value] END
+$$;
+
+CREATE FUNCTION stepwell.commit_one(
+    p_process uuid, p_line smallint, p_batch bigint, p_channel text, p_now timestamptz,
+    t_task uuid, t_run uuid, t_output text,
+    e_seq bigint, e_kind text, e_name text, e_ordinal bigint, e_outcome text, e_payload text, e_at timestamptz,
+    s_task uuid, s_run uuid, s_type text, s_queue text, s_priority integer, s_max_attempts bigint, s_claim_by uuid, s_retry text,
+    s_headers text, s_params text,
+    OUT repeated boolean, OUT r_now timestamptz, OUT t_accepted boolean[], OUT t_cancel_requested boolean[],
+    OUT s_claimed boolean[], OUT ready text[], OUT poked uuid[], OUT finished uuid[])
+LANGUAGE plpgsql
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off
+SET enable_mergejoin = off SET enable_bitmapscan = off SET enable_material = off SET jit = off AS $$
+DECLARE
+    v_ends boolean := t_output IS NOT NULL;
+    v_lock bigint := uuid_hash_extended(p_process, p_line);
+    v_attempt bigint;
+    v_started_at timestamptz;
+    v_cancel_requested boolean;
+    v_special boolean;
+    v_heard boolean;
+BEGIN
+    repeated := false;
+    IF NOT pg_try_advisory_xact_lock(v_lock) THEN
+        PERFORM pg_advisory_xact_lock(v_lock);
+    END IF;
+    r_now := coalesce(p_now, clock_timestamp());
+    IF t_task IS NOT NULL THEN
+        -- The worker's row is locked as in `fence`: whoever takes the task from it deletes that row, and then nothing is found here.
+        SELECT l.attempt, l.started_at, l.cancel_requested,
+            v_ends AND (l.parent IS NOT NULL OR l.concurrency_key IS NOT NULL OR EXISTS (SELECT FROM stepwell.queues)),
+            v_ends AND EXISTS (SELECT FROM stepwell.processes o
+                WHERE o.process_id <> p_process AND o.seen_at > clock_timestamp() - interval '1 minute')
+        INTO v_attempt, v_started_at, v_cancel_requested, v_special, v_heard
+        FROM stepwell.live_tasks l JOIN stepwell.workers w USING (worker_id)
+        WHERE l.task_id = t_task AND l.run_id = t_run AND l.state = 'running'
+        FOR KEY SHARE OF w;
+        IF v_special IS FALSE THEN
+            t_accepted := '{true}';
+            t_cancel_requested := ARRAY[v_cancel_requested];
+            IF e_seq IS NOT NULL THEN
+                INSERT INTO stepwell.journal (task_id, seq, kind, name, ordinal, outcome, payload, at)
+                VALUES (t_task, e_seq, e_kind, e_name, e_ordinal, e_outcome, e_payload, e_at);
+            END IF;
+            IF v_ends THEN
+                DELETE FROM stepwell.live_tasks l WHERE l.task_id = t_task;
+                DELETE FROM stepwell.waits w WHERE w.task_id = t_task;
+                DELETE FROM stepwell.messages m WHERE m.task_id = t_task;
+                INSERT INTO stepwell.outcomes (task_id, run_id, state, attempt, cancel_requested, started_at, finished_at, output)
+                VALUES (t_task, t_run, 'completed', v_attempt, v_cancel_requested, v_started_at, r_now, t_output);
+                finished := ARRAY[t_task];
+            END IF;
+        END IF;
+    ELSE
+        SELECT EXISTS (SELECT FROM stepwell.queues) INTO v_special
+        FROM stepwell.workers w WHERE w.worker_id = s_claim_by FOR KEY SHARE;
+        IF v_special IS FALSE THEN
+            INSERT INTO stepwell.tasks (task_id, task_type, queue, priority, max_attempts, spawned_at, retry, headers, params)
+            VALUES (s_task, s_type, s_queue, s_priority, s_max_attempts, r_now, s_retry, s_headers, s_params);
+            INSERT INTO stepwell.live_tasks (task_id, run_id, task_type, queue, state, running_in, priority, attempt, worker_id,
+                ready_at, started_at)
+            VALUES (s_task, s_run, s_type, s_queue, 'running', s_queue, s_priority, 1, s_claim_by, r_now, r_now);
+            s_claimed := '{true}';
+        END IF;
+    END IF;
+    IF v_special IS NOT FALSE THEN
+        SELECT c.repeated, c.r_now, c.t_accepted, c.t_cancel_requested, c.s_claimed, c.ready, c.poked, c.finished
+        INTO repeated, r_now, t_accepted, t_cancel_requested, s_claimed, ready, poked, finished
+        FROM stepwell.commit_plain(p_process, p_line, p_batch, false, p_channel, p_now,
+            stepwell.alone(t_task), stepwell.alone(t_run),
+            CASE WHEN t_task IS NOT NULL THEN ARRAY[CASE WHEN v_ends THEN 'completed' ELSE 'continue' END] END, stepwell.alone(t_output),
+            CASE WHEN e_seq IS NOT NULL THEN ARRAY[1] END, stepwell.alone(e_seq), stepwell.alone(e_kind), stepwell.alone(e_name),
+            stepwell.alone(e_ordinal), stepwell.alone(e_outcome), stepwell.alone(e_payload), stepwell.alone(e_at),
+            stepwell.alone(s_task), stepwell.alone(s_run), stepwell.alone(s_type), stepwell.alone(s_queue), stepwell.alone(s_priority),
+            stepwell.alone(s_max_attempts), stepwell.alone(s_claim_by), stepwell.alone(s_retry), stepwell.alone(s_headers),
+            stepwell.alone(s_params)) c;
+    ELSIF v_heard THEN
+        PERFORM stepwell.tell(p_channel, p_process, ready, poked, finished);
+    END IF;
+END $$;
