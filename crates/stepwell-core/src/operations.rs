@@ -49,8 +49,11 @@ struct Operation {
     stage: Stage,
     waker: Option<Waker>,
     /// What it waits for, even when that has arrived.
-    wait: Option<(Option<Name>, Option<Timestamp>)>,
+    wait: Option<Awaited>,
 }
+
+/// What is waited for, and until when.
+type Awaited = (Option<Name>, Option<Timestamp>);
 
 enum Stage {
     /// Its closure may start once everything up to `after` is durable.
@@ -302,41 +305,37 @@ impl Operations {
         self.ready.push_back(Ready { key: key.clone(), outcome, effect });
     }
 
-    /// The operation leaves its stage for good.
-    fn leave(&mut self, key: &Key) -> Option<Operation> {
-        let operation = self.live.remove(key)?;
-        match operation.stage {
+    /// An operation has left that stage for good.
+    fn left(&mut self, key: &Key, stage: &Stage, wait: Option<Awaited>) {
+        match stage {
             Stage::Gate { .. } => self.gates -= 1,
             Stage::Open => self.open -= 1,
             Stage::Waiting => self.waiting -= 1,
             Stage::Committing | Stage::Finished | Stage::Delivered(_) => {}
         }
-        if let Some((_, due_at)) = &operation.wait {
-            if let Some(due_at) = due_at {
-                self.timers.remove(&(*due_at, key.clone()));
-            }
-            if self.stored.remove(key).is_some() {
-                self.unsent.waits_removed.push(key.clone());
-            } else {
-                self.unsent.waits_added.retain(|wait| wait.key != *key);
-            }
+        let Some((_, due_at)) = wait else { return };
+        if let Some(due_at) = due_at {
+            self.timers.remove(&(due_at, key.clone()));
         }
-        Some(operation)
+        if self.stored.remove(key).is_some() {
+            self.unsent.waits_removed.push(key.clone());
+        } else {
+            self.unsent.waits_added.retain(|wait| wait.key != *key);
+        }
     }
 
     pub(crate) fn forget(&mut self, key: &Key) {
-        let _ = self.leave(key);
+        if let Some(Operation { stage, wait, .. }) = self.live.remove(key) {
+            self.left(key, &stage, wait);
+        }
     }
 
     /// Delivers to one operation; gives the waker of its future. `None` when it does not wait for a delivery.
     fn deliver(&mut self, key: &Key, outcome: Outcome) -> Option<Option<Waker>> {
-        if matches!(self.live.get(key)?.stage, Stage::Delivered(_)) {
-            return None;
-        }
-        let operation = self.leave(key)?;
-        let Operation { waker, .. } = operation;
-        self.live
-            .insert(key.clone(), Operation { stage: Stage::Delivered(outcome), waker: None, wait: None });
+        let operation = self.live.get_mut(key).filter(|op| !matches!(op.stage, Stage::Delivered(_)))?;
+        let stage = std::mem::replace(&mut operation.stage, Stage::Delivered(outcome));
+        let (waker, wait) = (operation.waker.take(), operation.wait.take());
+        self.left(key, &stage, wait);
         Some(waker)
     }
 

@@ -14,6 +14,7 @@
 //! `tracestate` ([W3C Trace Context](https://www.w3.org/TR/trace-context/)), and every run begins from there: one trace
 //! holds the parent, its children, the retries, and what went on after a crash on another machine.
 
+use tracing::level_filters::LevelFilter;
 use tracing::{Span, debug_span, field::Empty, info_span};
 
 use crate::failure::Failure;
@@ -27,14 +28,25 @@ use crate::store::{Batch, Headers, NewTask};
 /// [W3C Trace Context](https://www.w3.org/TR/trace-context/) has them.
 pub const TRACE_HEADERS: [&str; 2] = ["traceparent", "tracestate"];
 
+/// A span, where somebody collects spans of its level. `tracing` by itself would make its fields all the same wherever its bridge
+/// to `log` is compiled in, which `sqlx` asks for.
+macro_rules! wanted {
+    ($level:ident, $span:expr) => {
+        if LevelFilter::current() >= LevelFilter::$level { $span } else { Span::none() }
+    };
+}
+
 /// Around the spawn of a task.
 pub(crate) fn spawn(task_type: &str) -> Span {
-    info_span!(
-        "spawn",
-        otel.name = format!("spawn {task_type}"),
-        otel.kind = "producer",
-        task_type,
-        task_id = Empty
+    wanted!(
+        INFO,
+        info_span!(
+            "spawn",
+            otel.name = format!("spawn {task_type}"),
+            otel.kind = "producer",
+            task_type,
+            task_id = Empty
+        )
     )
 }
 
@@ -58,18 +70,21 @@ pub(crate) fn untraced(mut headers: Headers) -> Headers {
 
 /// Around a run, up to its end or its suspension.
 pub(crate) fn run(run: &Run, headers: &Headers) -> Span {
-    let span = info_span!(
-        parent: None,
-        "run",
-        otel.name = format!("run {}", run.task_type),
-        otel.kind = "consumer",
-        otel.status_code = Empty,
-        task_type = %run.task_type,
-        task_id = %run.task_id,
-        run_id = %run.run_id,
-        attempt = run.attempt,
-        outcome = Empty,
-        error = Empty,
+    let span = wanted!(
+        INFO,
+        info_span!(
+            parent: None,
+            "run",
+            otel.name = format!("run {}", run.task_type),
+            otel.kind = "consumer",
+            otel.status_code = Empty,
+            task_type = %run.task_type,
+            task_id = %run.task_id,
+            run_id = %run.run_id,
+            attempt = run.attempt,
+            outcome = Empty,
+            error = Empty,
+        )
     );
     context::adopt(headers, &span);
     span
@@ -91,29 +106,35 @@ pub(crate) fn failed(span: &Span, failure: &Failure) {
 
 /// Around one try of a step.
 pub(crate) fn step(key: &Key, tries: u32) -> Span {
-    info_span!(
-        "step",
-        otel.name = format!("{} {}", key.kind.as_str(), key.label()),
-        otel.status_code = Empty,
-        step = key.label(),
-        tries,
-        error = Empty,
+    wanted!(
+        INFO,
+        info_span!(
+            "step",
+            otel.name = format!("{} {}", key.kind.as_str(), key.label()),
+            otel.status_code = Empty,
+            step = key.label(),
+            tries,
+            error = Empty,
+        )
     )
 }
 
 /// Around a claim.
 pub(crate) fn claim(worker_id: WorkerId, limit: usize) -> Span {
-    debug_span!(parent: None, "claim", %worker_id, limit, claimed = Empty)
+    wanted!(DEBUG, debug_span!(parent: None, "claim", %worker_id, limit, claimed = Empty))
 }
 
 /// Around the commit of a batch.
 pub(crate) fn commit(batch: &Batch) -> Span {
-    debug_span!(
-        parent: None,
-        "commit",
-        transitions = batch.transitions.len(),
-        spawns = batch.spawns.len(),
-        claims = batch.claims.len(),
+    wanted!(
+        DEBUG,
+        debug_span!(
+            parent: None,
+            "commit",
+            transitions = batch.transitions.len(),
+            spawns = batch.spawns.len(),
+            claims = batch.claims.len(),
+        )
     )
 }
 
