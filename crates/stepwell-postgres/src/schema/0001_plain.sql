@@ -58,7 +58,8 @@ BEGIN
                 WHERE o.process_id <> p_process AND o.seen_at > clock_timestamp() - interval '1 minute')
         INTO v_runs, t_cancel_requested, v_workers, v_special, v_heard
         FROM (
-            SELECT l.* FROM stepwell.live_tasks l WHERE l.task_id = ANY (t_task) AND l.state = 'running'
+            SELECT l.run_id, l.cancel_requested, l.worker_id, l.parent, l.concurrency_key
+            FROM stepwell.live_tasks l WHERE l.task_id = ANY (t_task) AND l.state = 'running'
             ORDER BY l.task_id
         ) o;
         -- One worker, mostly; its row is locked as in `fence`.
