@@ -125,8 +125,9 @@ BEGIN
                 ELSE p_now + (SELECT t.max_duration FROM stepwell.tasks t WHERE t.task_id = l.task_id)
                     * interval '1 microsecond' END
         FROM picked p WHERE l.task_id = p.task_id
-        RETURNING l.task_id, l.run_id, l.attempt
+        -- With what was picked, since a join of the two would look at each pair.
+        RETURNING l.task_id, l.run_id, l.attempt, p.had_it, p.had_run, p.priority, p.ready_at
     )
-    SELECT s.task_id, s.run_id, s.attempt, p.had_it, p.had_run FROM picked p JOIN started s USING (task_id)
-    ORDER BY p.priority DESC, p.ready_at, p.task_id;
+    SELECT s.task_id, s.run_id, s.attempt, s.had_it, s.had_run FROM started s
+    ORDER BY s.priority DESC, s.ready_at, s.task_id;
 END $$;
