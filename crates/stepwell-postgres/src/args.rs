@@ -10,7 +10,9 @@ use stepwell_core::store::{
     Claim, Command, NewEvent, NewMessage, NewTask, Next, ScheduleAction, ScheduleChange, Transition,
     WorkerSignal,
 };
-use stepwell_core::{Coalesce, Name, Payload, QueueAction, QueueChange, QueueLimits, Timestamp, crashed};
+use stepwell_core::{
+    Coalesce, Entry, Kind, Name, Payload, QueueAction, QueueChange, QueueLimits, Timestamp, crashed,
+};
 
 use crate::batch::{Sorted, added, word};
 use crate::columns::{Moment, micros};
@@ -28,6 +30,14 @@ macro_rules! seldom {
     ($args:ident, $items:ident, $item:pat => $value:expr) => {{
         let values: Vec<_> = $items.iter().map(|$item| $value).collect();
         $args.add(values.iter().any(Option::is_some).then_some(values))?
+    }};
+}
+
+/// As `column`, for values that mostly are all the same: NULL when they are.
+macro_rules! usual {
+    ($args:ident, $items:ident, $item:pat => $value:expr, $usual:expr) => {{
+        let values: Vec<_> = $items.iter().map(|$item| $value).collect();
+        $args.add(values.iter().any(|value| *value != $usual).then_some(values))?
     }};
 }
 
@@ -53,7 +63,7 @@ pub(crate) struct Number {
 pub(crate) const COUNT: usize = 78;
 
 /// How many arguments `stepwell.commit_plain` takes.
-pub(crate) const PLAIN_COUNT: usize = 28;
+pub(crate) const PLAIN_COUNT: usize = 27;
 
 /// How many arguments `stepwell.commit_one` takes.
 pub(crate) const ONE_COUNT: usize = 25;
@@ -104,7 +114,13 @@ pub(crate) fn plain(
     let items: Vec<_> = sorted.transitions().collect();
     runs(&mut args, &items)?;
     outputs(&mut args, &items)?;
-    entries(&mut args, &items)?;
+    let entries = entries_of(&items);
+    places(&mut args, &entries)?;
+    usual!(args, entries, (_, entry, _) => entry.key.kind.as_str(), Kind::Step.as_str());
+    column!(args, entries, (_, entry, _) => entry.key.name.as_str());
+    usual!(args, entries, (_, entry, _) => i64::from(entry.key.ordinal), 1);
+    usual!(args, entries, (_, _, (word, _)) => *word, "done");
+    contents(&mut args, &entries)?;
     let tasks: Vec<_> = sorted.batch.spawns.iter().collect();
     spawned(&mut args, &tasks)?;
     seldom!(args, tasks, task => task.claim_by.map(|worker| *worker.as_uuid()));
@@ -170,6 +186,7 @@ fn opt(name: &Option<Name>) -> Option<&str> {
 fn transitions(args: &mut PgArguments, sorted: &Sorted) -> Result<(), BoxDynError> {
     let items: Vec<_> = sorted.transitions().collect();
     runs(args, &items)?;
+    column!(args, items, t => word(&t.next));
     column!(args, items, t => match &t.next {
         Next::Suspend { wake_at } => wake_at.map(Moment),
         Next::Retry { at, .. } => Some(Moment(*at)),
@@ -206,11 +223,10 @@ fn transitions(args: &mut PgArguments, sorted: &Sorted) -> Result<(), BoxDynErro
     Ok(())
 }
 
-/// Whose transitions they are, and what becomes of their tasks.
+/// Whose transitions they are.
 fn runs(args: &mut PgArguments, items: &[&Transition]) -> Result<(), BoxDynError> {
     column!(args, items, t => *t.task_id.as_uuid());
     column!(args, items, t => *t.run_id.as_uuid());
-    column!(args, items, t => word(&t.next));
     Ok(())
 }
 
@@ -240,17 +256,35 @@ fn failures(args: &mut PgArguments, items: &[&Transition]) -> Result<(), BoxDynE
     args.add(failures.iter().any(Option::is_some).then_some(failures))
 }
 
-fn entries(args: &mut PgArguments, items: &[&Transition]) -> Result<(), BoxDynError> {
-    let entries: Vec<_> = (1_i32..)
+/// An entry, the place of its transition, and its outcome's columns.
+type Placed<'a> = (i32, &'a Entry, (&'static str, Payload));
+
+fn entries_of<'a>(items: &[&'a Transition]) -> Vec<Placed<'a>> {
+    (1_i32..)
         .zip(items)
         .flat_map(|(of, t)| t.entries.iter().map(move |entry| (of, entry, entry.outcome.to_columns())))
-        .collect();
-    column!(args, entries, (of, ..) => *of);
-    column!(args, entries, (_, entry, _) => i64::try_from(entry.seq).unwrap_or(i64::MAX));
+        .collect()
+}
+
+fn entries(args: &mut PgArguments, items: &[&Transition]) -> Result<(), BoxDynError> {
+    let entries = entries_of(items);
+    places(args, &entries)?;
     column!(args, entries, (_, entry, _) => entry.key.kind.as_str());
     column!(args, entries, (_, entry, _) => entry.key.name.as_str());
     column!(args, entries, (_, entry, _) => i64::from(entry.key.ordinal));
     column!(args, entries, (_, _, (word, _)) => *word);
+    contents(args, &entries)
+}
+
+/// Where entries stand.
+fn places(args: &mut PgArguments, entries: &[Placed<'_>]) -> Result<(), BoxDynError> {
+    column!(args, entries, (of, ..) => *of);
+    column!(args, entries, (_, entry, _) => i64::try_from(entry.seq).unwrap_or(i64::MAX));
+    Ok(())
+}
+
+/// What is in entries, and when they were made.
+fn contents(args: &mut PgArguments, entries: &[Placed<'_>]) -> Result<(), BoxDynError> {
     column!(args, entries, (_, _, (_, payload)) => text(payload));
     column!(args, entries, (_, entry, _) => Moment(entry.at));
     Ok(())

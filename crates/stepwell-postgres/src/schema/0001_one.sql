@@ -74,8 +74,7 @@ BEGIN
         SELECT c.repeated, c.r_now, c.t_accepted, c.t_cancel_requested, c.s_claimed, c.ready, c.poked, c.finished
         INTO repeated, r_now, t_accepted, t_cancel_requested, s_claimed, ready, poked, finished
         FROM stepwell.commit_plain(p_process, p_line, p_batch, false, p_channel, p_now,
-            stepwell.alone(t_task), stepwell.alone(t_run),
-            CASE WHEN t_task IS NOT NULL THEN ARRAY[CASE WHEN v_ends THEN 'completed' ELSE 'continue' END] END, stepwell.alone(t_output),
+            stepwell.alone(t_task), stepwell.alone(t_run), stepwell.alone(t_output),
             CASE WHEN e_seq IS NOT NULL THEN ARRAY[1] END, stepwell.alone(e_seq), stepwell.alone(e_kind), stepwell.alone(e_name),
             stepwell.alone(e_ordinal), stepwell.alone(e_outcome), stepwell.alone(e_payload), stepwell.alone(e_at),
             stepwell.alone(s_task), stepwell.alone(s_run), stepwell.alone(s_type), stepwell.alone(s_queue), stepwell.alone(s_priority),

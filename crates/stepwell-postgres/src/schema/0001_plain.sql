@@ -1,7 +1,8 @@
 -- As `commit`, for batches of the commonest kind: transitions that only journal, or complete or fail their tasks, and
 -- clients' spawns without anything special. Half of the time of a small batch is what its statements take to start, so
 -- here are as few as can be; whatever turns out to be special after all is left to `commit`. Arrays are unfolded side by side in a SELECT
--- list, which keeps nothing between: in FROM, each of them would be stored first.
+-- list, which keeps nothing between: in FROM, each of them would be stored first. What is as usual in all of them is not sent: an entry is the
+-- first of its name, of a step, and done; a transition completes its task when it has an output, and journals otherwise.
 --
 -- Such a batch notes no number. All that it writes has a key of its own, or is a row that only one run may delete, so it cannot be
 -- applied twice; and when its answer was lost, what it wrote tells whether it was applied (`p_again`). Its process has one batch at a
@@ -18,9 +19,14 @@ BEGIN
             JOIN stepwell.journal j ON j.task_id = l.task_id AND j.seq = e.seq);
 END $$;
 
+-- That value for each item of a list; none without a list.
+CREATE FUNCTION stepwell.each(p_list integer[], p_value anyelement) RETURNS anyarray LANGUAGE sql IMMUTABLE AS $$
+    SELECT CASE WHEN p_list IS NOT NULL THEN array_fill(p_value, ARRAY[cardinality(p_list)]) END
+$$;
+
 CREATE FUNCTION stepwell.commit_plain(
     p_process uuid, p_line smallint, p_batch bigint, p_again boolean, p_channel text, p_now timestamptz,
-    t_task uuid[], t_run uuid[], t_next text[], t_output text[],
+    t_task uuid[], t_run uuid[], t_output text[],
     e_of integer[], e_seq bigint[], e_kind text[], e_name text[], e_ordinal bigint[], e_outcome text[],
     e_payload text[], e_at timestamptz[],
     s_task uuid[], s_run uuid[], s_type text[], s_queue text[], s_priority integer[], s_max_attempts bigint[],
@@ -33,7 +39,7 @@ SET enable_mergejoin = off SET enable_bitmapscan = off SET enable_material = off
 DECLARE
     v_heard boolean;
     v_special boolean := false;
-    v_ends boolean := 'completed' = ANY (t_next);
+    v_ends boolean := t_output IS NOT NULL;
     v_lock bigint := uuid_hash_extended(p_process, p_line);
     v_runs uuid[];
     v_workers uuid[];
@@ -76,7 +82,7 @@ BEGIN
         END IF;
         IF e_of IS NOT NULL THEN
             INSERT INTO stepwell.journal (task_id, seq, kind, name, ordinal, outcome, payload, at)
-            SELECT t_task[e.of], e.seq, e.kind, e.name, e.ordinal, e.outcome, e.payload, e.at
+            SELECT t_task[e.of], e.seq, coalesce(e.kind, 'step'), e.name, coalesce(e.ordinal, 1), coalesce(e.outcome, 'done'), e.payload, e.at
             FROM (
                 SELECT unnest(e_of) AS of, unnest(e_seq) AS seq, unnest(e_kind) AS kind, unnest(e_name) AS name,
                     unnest(e_ordinal) AS ordinal, unnest(e_outcome) AS outcome, unnest(e_payload) AS payload, unnest(e_at) AS at
@@ -85,8 +91,8 @@ BEGIN
         IF v_ends THEN
             WITH gone AS (
                 DELETE FROM stepwell.live_tasks l
-                USING (SELECT unnest(t_task) AS task_id, unnest(t_next) AS state, unnest(t_output) AS output) x
-                WHERE l.task_id = x.task_id AND x.state = 'completed'
+                USING (SELECT unnest(t_task) AS task_id, unnest(t_output) AS output) x
+                WHERE l.task_id = x.task_id AND x.output IS NOT NULL
                 RETURNING l.task_id, l.run_id, l.attempt, l.cancel_requested, l.started_at, x.output
             ), waited AS (
                 DELETE FROM stepwell.waits w USING gone WHERE w.task_id = gone.task_id
@@ -135,8 +141,12 @@ BEGIN
         SELECT c.repeated, c.r_now, c.t_accepted, c.t_cancel_requested, c.s_claimed, c.ready, c.poked, c.finished
         INTO repeated, r_now, t_accepted, t_cancel_requested, s_claimed, ready, poked, finished
         FROM stepwell.commit(p_process, p_line, p_batch, p_channel, p_now, NULL,
-            t_task, t_run, t_next, NULL, t_output, NULL,
-            e_of, e_seq, e_kind, e_name, e_ordinal, e_outcome, e_payload, e_at,
+            t_task, t_run, (
+                SELECT array_agg(CASE WHEN x.output IS NULL THEN 'continue' ELSE 'completed' END ORDER BY x.i)
+                FROM unnest(t_task, t_output) WITH ORDINALITY AS x(task_id, output, i)
+            ), NULL, t_output, NULL,
+            e_of, e_seq, coalesce(e_kind, stepwell.each(e_of, 'step'::text)), e_name, coalesce(e_ordinal, stepwell.each(e_of, 1::bigint)),
+            coalesce(e_outcome, stepwell.each(e_of, 'done'::text)), e_payload, e_at,
             NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
             NULL,
             CASE WHEN s_task IS NOT NULL THEN array_fill(NULL::integer, ARRAY[cardinality(s_task)]) END,
