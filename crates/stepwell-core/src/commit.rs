@@ -350,9 +350,9 @@ impl GroupCommit {
 
     /// Starts to drive a lane that something can leave in.
     fn set_off(self: &Arc<Self>, mut gathering: MutexGuard<'_, Gathering>) {
+        let patient = !std::mem::take(&mut gathering.lone);
         if let Some(lane) = gathering.can_leave() {
             gathering.set(lane, Some(usize::MAX));
-            let patient = !std::mem::take(&mut gathering.lone);
             drop(gathering);
             self.runtime.spawn(Box::pin(self.clone().drive(lane, patient)));
         }
