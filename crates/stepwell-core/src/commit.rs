@@ -36,7 +36,7 @@ use crate::lifecycle::{Broadcast, Lifecycle};
 use crate::measures::Measures;
 use crate::name::Name;
 use crate::queue::QueueChange;
-use crate::runtime::{BoxFuture, Runtime, turn};
+use crate::runtime::{BoxFuture, Runtime, before_waking, turn};
 use crate::store::*;
 use crate::time::{after, until};
 use crate::trace;
@@ -374,6 +374,7 @@ impl GroupCommit {
                         measures.commit_items.record(items as f64);
                         measures.commit_seconds.record(until(begun, self.runtime.now()));
                     }
+                    before_waking(items).await;
                     let news = committed.news;
                     self.tell_spawned(answers.spawned, &committed.spawns);
                     self.tell_ended(&news, &answers.ending);

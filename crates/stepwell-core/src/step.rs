@@ -366,7 +366,7 @@ impl<F: Closure> Step<F> {
                 Stage::Running { closure, span, begun, limit } => {
                     let begun = *begun;
                     let outcome = match span.in_scope(|| poll_closure(|| closure.as_mut().poll(cx))) {
-                        Poll::Ready(Ok(value)) => self.encode(key.label(), &value),
+                        Poll::Ready(Ok(value)) => self.encode(key, &value),
                         Poll::Ready(Err(error)) => self.failed(closure_failure(&error)),
                         Poll::Pending => {
                             match limit {
@@ -426,13 +426,13 @@ impl<F: Closure> Step<F> {
         Stage::Running { closure, span, begun, limit }
     }
 
-    fn encode(&self, name: String, value: &F::Value) -> Outcome
+    fn encode(&self, key: &Key, value: &F::Value) -> Outcome
     where
         F::Value: Serialize,
     {
         match Payload::encode(value, self.run.engine.settings.max_payload_bytes) {
             Ok(payload) => Outcome::Done(payload),
-            Err(source) => Outcome::Failed(TaskError::Payload { name, source }.to_failure()),
+            Err(source) => Outcome::Failed(TaskError::Payload { name: key.label(), source }.to_failure()),
         }
     }
 }

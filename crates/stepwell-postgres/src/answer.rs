@@ -18,18 +18,10 @@ use crate::columns::{Moment, calendar};
 /// What became of the batch, and the tasks that ended otherwise than by its transitions: how they did is still to be
 /// read.
 pub(crate) fn read(sorted: &Sorted, row: &PgRow) -> sqlx::Result<(Committed, Vec<Uuid>)> {
-    let accepted: Vec<bool> = list(row, "t_accepted")?;
-    let cancel_requested: Vec<bool> = list(row, "t_cancel_requested")?;
-    let suspended: Vec<bool> = list(row, "t_suspended")?;
-    let mut facts = facts(row, "t_facts")?;
-    let transitions = (1..)
-        .zip(accepted.iter().zip(cancel_requested))
-        .zip(suspended.into_iter().chain(std::iter::repeat(false)));
-    let transitions = transitions.map(|((place, (accepted, cancel_requested)), suspended)| {
-        let facts = facts.remove(&place).unwrap_or_default();
-        accepted.then(|| Applied { suspended, cancel_requested, facts, transaction: None }).ok_or(Refused)
-    });
-    let transitions = sorted.back(transitions.collect());
+    let transitions = match value::<Vec<bool>>(row, "t_accepted")? {
+        None => sorted.order.iter().map(|_| Ok(Applied::default())).collect(),
+        Some(accepted) => sorted.back(judged(accepted, row)?),
+    };
 
     let commands = list::<String>(row, "c_answer")?;
     let commands = commands.iter().map(|answer| command(answer)).collect::<sqlx::Result<_>>()?;
@@ -63,6 +55,21 @@ pub(crate) fn read(sorted: &Sorted, row: &PgRow) -> sqlx::Result<(Committed, Vec
     let committed =
         Committed { transitions, commands, events, messages, spawns, schedules, workers, claims, news };
     Ok((committed, others.into_iter().collect()))
+}
+
+/// What became of the transitions, in their order.
+fn judged(accepted: Vec<bool>, row: &PgRow) -> sqlx::Result<Vec<Result<Applied, Refused>>> {
+    let cancel_requested: Vec<bool> = list(row, "t_cancel_requested")?;
+    let suspended: Vec<bool> = list(row, "t_suspended")?;
+    let mut facts = facts(row, "t_facts")?;
+    let rows = (1..)
+        .zip(accepted.into_iter().zip(cancel_requested))
+        .zip(suspended.into_iter().chain(std::iter::repeat(false)));
+    let judged = rows.map(|((place, (accepted, cancel_requested)), suspended)| {
+        let facts = facts.remove(&place).unwrap_or_default();
+        accepted.then(|| Applied { suspended, cancel_requested, facts, transaction: None }).ok_or(Refused)
+    });
+    Ok(judged.collect())
 }
 
 /// An array; empty when it is NULL, or the function has no such column.

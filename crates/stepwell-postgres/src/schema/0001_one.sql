@@ -23,7 +23,6 @@ DECLARE
     v_lock bigint := uuid_hash_extended(p_process, p_line);
     v_attempt bigint;
     v_started_at timestamptz;
-    v_cancel_requested boolean;
     v_special boolean;
     v_heard boolean;
 BEGIN
@@ -34,17 +33,15 @@ BEGIN
     r_now := coalesce(p_now, clock_timestamp());
     IF t_task IS NOT NULL THEN
         -- The worker's row is locked as in `fence`: whoever takes the task from it deletes that row, and then nothing is found here.
-        SELECT l.attempt, l.started_at, l.cancel_requested,
-            v_ends AND (l.parent IS NOT NULL OR l.concurrency_key IS NOT NULL OR EXISTS (SELECT FROM stepwell.queues)),
+        SELECT l.attempt, l.started_at,
+            l.cancel_requested OR v_ends AND (l.parent IS NOT NULL OR l.concurrency_key IS NOT NULL OR EXISTS (SELECT FROM stepwell.queues)),
             v_ends AND EXISTS (SELECT FROM stepwell.processes o
                 WHERE o.process_id <> p_process AND o.seen_at > clock_timestamp() - interval '1 minute')
-        INTO v_attempt, v_started_at, v_cancel_requested, v_special, v_heard
+        INTO v_attempt, v_started_at, v_special, v_heard
         FROM stepwell.live_tasks l JOIN stepwell.workers w USING (worker_id)
         WHERE l.task_id = t_task AND l.run_id = t_run AND l.state = 'running'
         FOR KEY SHARE OF w;
         IF v_special IS FALSE THEN
-            t_accepted := '{true}';
-            t_cancel_requested := ARRAY[v_cancel_requested];
             IF e_seq IS NOT NULL THEN
                 INSERT INTO stepwell.journal (task_id, seq, kind, name, ordinal, outcome, payload, at)
                 VALUES (t_task, e_seq, e_kind, e_name, e_ordinal, e_outcome, e_payload, e_at);
@@ -54,7 +51,7 @@ BEGIN
                 DELETE FROM stepwell.waits w WHERE w.task_id = t_task;
                 DELETE FROM stepwell.messages m WHERE m.task_id = t_task;
                 INSERT INTO stepwell.outcomes (task_id, run_id, state, attempt, cancel_requested, started_at, finished_at, output)
-                VALUES (t_task, t_run, 'completed', v_attempt, v_cancel_requested, v_started_at, r_now, t_output);
+                VALUES (t_task, t_run, 'completed', v_attempt, false, v_started_at, r_now, t_output);
                 finished := ARRAY[t_task];
             END IF;
         END IF;

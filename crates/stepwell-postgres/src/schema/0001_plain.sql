@@ -2,7 +2,8 @@
 -- clients' spawns without anything special. Half of the time of a small batch is what its statements take to start, so
 -- here are as few as can be; whatever turns out to be special after all is left to `commit`. Arrays are unfolded side by side in a SELECT
 -- list, which keeps nothing between: in FROM, each of them would be stored first. What is as usual in all of them is not sent: an entry is the
--- first of its name, of a step, and done; a transition completes its task when it has an output, and journals otherwise.
+-- first of its name, of a step, and done; a transition completes its task when it has an output, and journals otherwise. Nor is it
+-- answered: all transitions are accepted, and none of their tasks is to be cancelled, where nothing is said of that.
 --
 -- Such a batch notes no number. All that it writes has a key of its own, or is a row that only one run may delete, so it cannot be
 -- applied twice; and when its answer was lost, what it wrote tells whether it was applied (`p_again`). Its process has one batch at a
@@ -56,18 +57,28 @@ BEGIN
         END IF;
     END IF;
 
-    IF t_task IS NOT NULL THEN
-        SELECT array_agg(o.run_id), array_agg(o.cancel_requested), array_agg(o.worker_id),
-            v_ends AND bool_or(o.parent IS NOT NULL OR o.concurrency_key IS NOT NULL)
-                OR (v_ends OR s_task IS NOT NULL) AND EXISTS (SELECT FROM stepwell.queues),
+    -- The columns that only ends and spawns need cost as much as those of the fence.
+    IF t_task IS NOT NULL AND NOT v_ends AND s_task IS NULL THEN
+        SELECT array_agg(o.run_id), array_agg(o.worker_id), bool_or(o.cancel_requested) INTO v_runs, v_workers, v_special
+        FROM (
+            SELECT l.run_id, l.cancel_requested, l.worker_id
+            FROM stepwell.live_tasks l WHERE l.task_id = ANY (t_task) AND l.state = 'running'
+            ORDER BY l.task_id
+        ) o;
+    ELSIF t_task IS NOT NULL THEN
+        SELECT array_agg(o.run_id), array_agg(o.worker_id),
+            bool_or(o.cancel_requested OR v_ends AND (o.parent IS NOT NULL OR o.concurrency_key IS NOT NULL))
+                OR EXISTS (SELECT FROM stepwell.queues),
             v_ends AND EXISTS (SELECT FROM stepwell.processes o
                 WHERE o.process_id <> p_process AND o.seen_at > clock_timestamp() - interval '1 minute')
-        INTO v_runs, t_cancel_requested, v_workers, v_special, v_heard
+        INTO v_runs, v_workers, v_special, v_heard
         FROM (
             SELECT l.run_id, l.cancel_requested, l.worker_id, l.parent, l.concurrency_key
             FROM stepwell.live_tasks l WHERE l.task_id = ANY (t_task) AND l.state = 'running'
             ORDER BY l.task_id
         ) o;
+    END IF;
+    IF t_task IS NOT NULL THEN
         -- One worker, mostly; its row is locked as in `fence`.
         v_special := v_special OR v_runs <> t_run OR v_workers[1] <> ANY (v_workers);
         IF v_special IS FALSE THEN
@@ -77,9 +88,6 @@ BEGIN
     END IF;
     r_now := coalesce(p_now, clock_timestamp());
     IF v_special IS FALSE THEN
-        IF t_task IS NOT NULL THEN
-            t_accepted := array_fill(true, ARRAY[cardinality(t_task)]);
-        END IF;
         IF e_of IS NOT NULL THEN
             INSERT INTO stepwell.journal (task_id, seq, kind, name, ordinal, outcome, payload, at)
             SELECT t_task[e.of], e.seq, coalesce(e.kind, 'step'), e.name, coalesce(e.ordinal, 1), coalesce(e.outcome, 'done'), e.payload, e.at
