@@ -73,7 +73,13 @@ fn on_sqlite(part: Part) -> Vec<Line> {
 
 fn on_postgres(part: Part) -> Vec<Line> {
     let lines = with_floors(part, &floor_postgres::NAMES);
-    let targets = |line: Line| if line.name == ONE_TASK_P50 { line.ratio(4.0) } else { line };
+    let targets = |line: Line| match (part, line.name.as_str()) {
+        (Part::W1, _) => line.value(10_000.0).ratio(0.5),
+        (Part::W2, _) => line.value(30_000.0).ratio(0.5),
+        (Part::W3, ONE_TASK_P50) => line.ratio(4.0),
+        (Part::W4, _) => line.ratio(0.5),
+        _ => line,
+    };
     lines.into_iter().map(targets).collect()
 }
 

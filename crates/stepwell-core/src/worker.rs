@@ -13,7 +13,7 @@ use crate::commit::durable;
 use crate::ids::{TaskId, WorkerId};
 use crate::name::Name;
 use crate::retry::STORE_RETRY;
-use crate::runtime::{BoxFuture, before_waking, turn};
+use crate::runtime::{BoxFuture, turn};
 use crate::scheduler::look_after_schedules;
 use crate::slots::Slots;
 use crate::store::{Claim, Command, NewWorker, StoreError, WorkerSignal, WorkerState};
@@ -148,7 +148,6 @@ async fn claim(slots: Arc<Slots>) {
                     slots.no_backlog();
                 }
                 slots.give_back(limit - claimed.tasks.len().min(limit));
-                before_waking(claimed.tasks.len()).await;
                 claimed.tasks.into_iter().for_each(|task| slots.start(task));
                 claimed.poked.into_iter().for_each(|task_id| engine.hub.poke(task_id));
                 let due = claimed.next_due.map(|due| until(engine.store.now(), due));
