@@ -31,7 +31,7 @@ use crate::options::{Settings, SpawnOptions, WorkerOptions};
 use crate::payload::Payload;
 use crate::payloads;
 use crate::queue::{QueueAction, QueueChange, QueueInfo, QueueLimits};
-use crate::runtime::{MaybeSend, MaybeSync, Runtime, before_waking};
+use crate::runtime::{MaybeSend, MaybeSync, Runtime};
 use crate::slots::Slots;
 use crate::store::*;
 use crate::task::Task;
@@ -293,12 +293,7 @@ impl Client {
             .map(|(started, receipt)| Spawning::new(started, receipt))
             .collect();
         let mut results = Vec::with_capacity(asked.len());
-        let count = asked.len();
         for (asked, spawning) in asked.into_iter().zip(spawning) {
-            if results.len() == 1 {
-                // All are durable now, and start.
-                before_waking(count).await;
-            }
             results.push(asked.answer(spawning.end().await?));
         }
         results.into_iter().collect()

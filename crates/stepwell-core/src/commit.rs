@@ -36,7 +36,7 @@ use crate::lifecycle::{Broadcast, Lifecycle};
 use crate::measures::Measures;
 use crate::name::Name;
 use crate::queue::QueueChange;
-use crate::runtime::{BoxFuture, Runtime, before_waking, turn};
+use crate::runtime::{BoxFuture, Runtime, turn};
 use crate::store::*;
 use crate::time::{after, until};
 use crate::trace;
@@ -77,6 +77,8 @@ const MAIN: Lane = 0;
 const FULL: usize = 32 << 20;
 /// For how many turns, and how long, a batch waits for more: turns take their time where tasks compute.
 const PATIENCE: (usize, Duration) = (8, Duration::from_millis(10));
+/// The most items of a batch that are answered at once; more of them after a turn.
+const FEW: usize = 4;
 /// The largest transition that is taken for a light one, in bytes of its payloads.
 const LIGHT: usize = 64 << 10;
 /// The smallest batch that is worth a lane of its own, in light transitions.
@@ -374,7 +376,12 @@ impl GroupCommit {
                         measures.commit_items.record(items as f64);
                         measures.commit_seconds.record(until(begun, self.runtime.now()));
                     }
-                    before_waking(items).await;
+                    if items > FEW {
+                        // Now, so that the runtime's other thread is awake when they are. One that sleeps is woken by the first to become
+                        // ready, takes that and no more, sleeps, and is woken by the next: where the threads share a core,
+                        // they would change places at each.
+                        turn().await;
+                    }
                     let news = committed.news;
                     self.tell_spawned(answers.spawned, &committed.spawns);
                     self.tell_ended(&news, &answers.ending);

@@ -68,15 +68,3 @@ pub(crate) async fn turn() {
     })
     .await;
 }
-
-/// To be awaited before that many are woken at once.
-///
-/// A runtime wakes a sleeping thread whenever something becomes ready. It takes that, and finds nothing more: so it sleeps
-/// again, and is woken for the next, and where it shares a core with the thread that wakes them, the two change places
-/// at each. A turn wakes it before; from then on it is awake, or is the one to whom all of them come.
-pub(crate) async fn before_waking(count: usize) {
-    const FEW: usize = 4;
-    if count > FEW {
-        turn().await;
-    }
-}
