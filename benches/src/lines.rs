@@ -39,10 +39,13 @@ impl Line {
 
 /// The figures of a part, in the order of their values.
 pub(crate) fn of(part: Part, store: StoreKind, processes: Option<u16>) -> Vec<Line> {
-    let mut lines = match store {
-        StoreKind::Postgres => on_postgres(part),
-        StoreKind::Sqlite | StoreKind::Memory => on_sqlite(part),
+    let floors = match store {
+        StoreKind::Postgres => &floor_postgres::NAMES,
+        // Also in memory, where there are no floors.
+        StoreKind::Sqlite | StoreKind::Memory => &floor::NAMES,
     };
+    let lines = with_floors(part, floors).into_iter();
+    let mut lines: Vec<_> = lines.map(|line| with_target(part, store, line)).collect();
     if let Some(count) = processes {
         for line in &mut lines {
             line.name = format!("{}, {}", line.name, worker_processes(count));
@@ -57,30 +60,17 @@ pub(crate) fn worker_processes(count: u16) -> String {
     format!("{count} worker process{}", if count == 1 { "" } else { "es" })
 }
 
-/// Also in memory, where there are no floors.
-fn on_sqlite(part: Part) -> Vec<Line> {
-    let lines = with_floors(part, &floor::NAMES);
-    let targets = |line: Line| match (part, line.name.as_str()) {
-        (Part::W1, _) => line.value(20_000.0).ratio(0.5),
-        (Part::W2, _) => line.value(60_000.0).ratio(0.5),
-        (Part::W3, ONE_TASK_P50) => line.ratio(3.0),
+/// What the figure is to reach on the store.
+fn with_target(part: Part, store: StoreKind, line: Line) -> Line {
+    let postgres = matches!(store, StoreKind::Postgres);
+    match (part, line.name.as_str()) {
+        (Part::W1, _) => line.value(if postgres { 10_000.0 } else { 20_000.0 }).ratio(0.5),
+        (Part::W2, _) => line.value(if postgres { 30_000.0 } else { 60_000.0 }).ratio(0.5),
+        (Part::W3, ONE_TASK_P50) => line.ratio(if postgres { 4.0 } else { 3.0 }),
         (Part::W4, _) => line.ratio(0.5),
-        (Part::W5, TO_FIRST_STEP) => line.value(100.0),
+        (Part::W5, TO_FIRST_STEP) if !postgres => line.value(100.0),
         _ => line,
-    };
-    lines.into_iter().map(targets).collect()
-}
-
-fn on_postgres(part: Part) -> Vec<Line> {
-    let lines = with_floors(part, &floor_postgres::NAMES);
-    let targets = |line: Line| match (part, line.name.as_str()) {
-        (Part::W1, _) => line.value(10_000.0).ratio(0.5),
-        (Part::W2, _) => line.value(30_000.0).ratio(0.5),
-        (Part::W3, ONE_TASK_P50) => line.ratio(4.0),
-        (Part::W4, _) => line.ratio(0.5),
-        _ => line,
-    };
-    lines.into_iter().map(targets).collect()
+    }
 }
 
 const ONE_TASK_P50: &str = "one task, spawn to result, p50";

@@ -19,6 +19,7 @@ use crate::columns::{Moment, calendar};
 /// read.
 pub(crate) fn read(sorted: &Sorted, row: &PgRow) -> sqlx::Result<(Committed, Vec<Uuid>)> {
     let transitions = match value::<Vec<bool>>(row, "t_accepted")? {
+        // `commit_one` and `commit_plain` leave out what is as usual.
         None => sorted.order.iter().map(|_| Ok(Applied::default())).collect(),
         Some(accepted) => sorted.back(judged(accepted, row)?),
     };
@@ -57,7 +58,7 @@ pub(crate) fn read(sorted: &Sorted, row: &PgRow) -> sqlx::Result<(Committed, Vec
     Ok((committed, others.into_iter().collect()))
 }
 
-/// What became of the transitions, in their order.
+/// What became of the transitions, in the order of their tasks' ids.
 fn judged(accepted: Vec<bool>, row: &PgRow) -> sqlx::Result<Vec<Result<Applied, Refused>>> {
     let cancel_requested: Vec<bool> = list(row, "t_cancel_requested")?;
     let suspended: Vec<bool> = list(row, "t_suspended")?;

@@ -25,20 +25,19 @@ macro_rules! column {
     };
 }
 
-/// As `column`, for values that most items do not have: NULL when none has.
-macro_rules! seldom {
-    ($args:ident, $items:ident, $item:pat => $value:expr) => {{
-        let values: Vec<_> = $items.iter().map(|$item| $value).collect();
-        $args.add(values.iter().any(Option::is_some).then_some(values))?
-    }};
-}
-
 /// As `column`, for values that mostly are all the same: NULL when they are.
 macro_rules! usual {
     ($args:ident, $items:ident, $item:pat => $value:expr, $usual:expr) => {{
         let values: Vec<_> = $items.iter().map(|$item| $value).collect();
         $args.add(values.iter().any(|value| *value != $usual).then_some(values))?
     }};
+}
+
+/// As `column`, for values that most items do not have: NULL when none has.
+macro_rules! seldom {
+    ($args:ident, $items:ident, $item:pat => $value:expr) => {
+        usual!($args, $items, $item => $value, None)
+    };
 }
 
 /// What a batch is sent with.

@@ -1,4 +1,4 @@
--- As `commit`, for batches of the commonest kind: transitions that only journal, or complete or fail their tasks, and
+-- As `commit`, for batches of the commonest kind: transitions that only journal, or complete their tasks, and
 -- clients' spawns without anything special. Half of the time of a small batch is what its statements take to start, so
 -- here are as few as can be; whatever turns out to be special after all is left to `commit`. Arrays are unfolded side by side in a SELECT
 -- list, which keeps nothing between: in FROM, each of them would be stored first. What is as usual in all of them is not sent: an entry is the
@@ -21,7 +21,7 @@ BEGIN
 END $$;
 
 -- That value for each item of a list; none without a list.
-CREATE FUNCTION stepwell.each(p_list integer[], p_value anyelement) RETURNS anyarray LANGUAGE sql IMMUTABLE AS $$
+CREATE FUNCTION stepwell.each(p_list anyarray, p_value anycompatible) RETURNS anycompatiblearray LANGUAGE sql IMMUTABLE AS $$
     SELECT CASE WHEN p_list IS NOT NULL THEN array_fill(p_value, ARRAY[cardinality(p_list)]) END
 $$;
 
@@ -57,28 +57,28 @@ BEGIN
         END IF;
     END IF;
 
-    -- The columns that only ends and spawns need cost as much as those of the fence.
-    IF t_task IS NOT NULL AND NOT v_ends AND s_task IS NULL THEN
-        SELECT array_agg(o.run_id), array_agg(o.worker_id), bool_or(o.cancel_requested) INTO v_runs, v_workers, v_special
-        FROM (
-            SELECT l.run_id, l.cancel_requested, l.worker_id
-            FROM stepwell.live_tasks l WHERE l.task_id = ANY (t_task) AND l.state = 'running'
-            ORDER BY l.task_id
-        ) o;
-    ELSIF t_task IS NOT NULL THEN
-        SELECT array_agg(o.run_id), array_agg(o.worker_id),
-            bool_or(o.cancel_requested OR v_ends AND (o.parent IS NOT NULL OR o.concurrency_key IS NOT NULL))
-                OR EXISTS (SELECT FROM stepwell.queues),
-            v_ends AND EXISTS (SELECT FROM stepwell.processes o
-                WHERE o.process_id <> p_process AND o.seen_at > clock_timestamp() - interval '1 minute')
-        INTO v_runs, v_workers, v_special, v_heard
-        FROM (
-            SELECT l.run_id, l.cancel_requested, l.worker_id, l.parent, l.concurrency_key
-            FROM stepwell.live_tasks l WHERE l.task_id = ANY (t_task) AND l.state = 'running'
-            ORDER BY l.task_id
-        ) o;
-    END IF;
     IF t_task IS NOT NULL THEN
+        IF v_ends OR s_task IS NOT NULL THEN
+            SELECT array_agg(o.run_id), array_agg(o.worker_id),
+                bool_or(o.cancel_requested OR v_ends AND (o.parent IS NOT NULL OR o.concurrency_key IS NOT NULL))
+                    OR EXISTS (SELECT FROM stepwell.queues),
+                v_ends AND EXISTS (SELECT FROM stepwell.processes o
+                    WHERE o.process_id <> p_process AND o.seen_at > clock_timestamp() - interval '1 minute')
+            INTO v_runs, v_workers, v_special, v_heard
+            FROM (
+                SELECT l.run_id, l.cancel_requested, l.worker_id, l.parent, l.concurrency_key
+                FROM stepwell.live_tasks l WHERE l.task_id = ANY (t_task) AND l.state = 'running'
+                ORDER BY l.task_id
+            ) o;
+        ELSE
+            -- What only ends and spawns ask for costs as much again.
+            SELECT array_agg(o.run_id), array_agg(o.worker_id), bool_or(o.cancel_requested) INTO v_runs, v_workers, v_special
+            FROM (
+                SELECT l.run_id, l.cancel_requested, l.worker_id
+                FROM stepwell.live_tasks l WHERE l.task_id = ANY (t_task) AND l.state = 'running'
+                ORDER BY l.task_id
+            ) o;
+        END IF;
         -- One worker, mostly; its row is locked as in `fence`.
         v_special := v_special OR v_runs <> t_run OR v_workers[1] <> ANY (v_workers);
         IF v_special IS FALSE THEN
@@ -157,7 +157,7 @@ BEGIN
             coalesce(e_outcome, stepwell.each(e_of, 'done'::text)), e_payload, e_at,
             NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
             NULL,
-            CASE WHEN s_task IS NOT NULL THEN array_fill(NULL::integer, ARRAY[cardinality(s_task)]) END,
+            stepwell.each(s_task, NULL::integer),
             s_task, s_run, s_type, s_queue, s_priority, s_max_attempts, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
             s_claim_by, s_retry, s_headers, s_params,
             NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL) c;
