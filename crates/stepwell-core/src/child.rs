@@ -48,7 +48,8 @@ impl<T> fmt::Debug for Child<T> {
 pub(crate) fn outcome(finish: Finish) -> Outcome {
     match finish {
         Finish::Completed(output) => Outcome::Done(output),
-        Finish::Failed(failure) => Outcome::Failed(failure),
+        // The numbers in it are of the child's journal.
+        Finish::Failed(failure) => Outcome::Failed(Failure { sources: Vec::new(), ..failure }),
         Finish::Cancelled => {
             Outcome::Failed(Failure::new(FailureKind::Cancelled, "the child task was cancelled"))
         }

@@ -1,6 +1,7 @@
 //! The context: what a task's code has in hand.
 
 use std::any::{Any, TypeId};
+use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -124,25 +125,26 @@ impl TaskContext {
 
     /// Sleeps. The task is suspended meanwhile, and the sleep goes on while no process is alive.
     pub fn sleep_for(&self, name: impl Into<StepName>, duration: Duration) -> Delivery<()> {
-        self.timer(Kind::Timer, &name.into(), |now| after(now, duration))
+        self.timer(Kind::Timer, &name.into(), |now| after(now, duration), read_step)
     }
 
     /// Sleeps until a moment, by the store's clock.
     pub fn sleep_until(&self, name: impl Into<StepName>, until: Timestamp) -> Delivery<()> {
-        self.timer(Kind::Timer, &name.into(), |_| until)
+        self.timer(Kind::Timer, &name.into(), |_| until, read_step)
     }
 
-    fn timer(
+    fn timer<T>(
         &self,
         kind: Kind,
         name: &StepName,
         due_at: impl FnOnce(Timestamp) -> Timestamp,
-    ) -> Delivery<()> {
+        read: fn(&Key, Outcome) -> TaskResult<T>,
+    ) -> Delivery<T> {
         let request = |key: &Key| {
             let due_at = Some(self.run.due_at(key, due_at));
             Ok(Request::Wait { target: None, due_at })
         };
-        Delivery::new(&self.run, self.run.begin(kind, name), request, |_, _| Ok(()))
+        Delivery::new(&self.run, self.run.begin(kind, name), request, read)
     }
 
     /// Gives the future this much time, by a durable clock: a limit that a crash does not start anew.
@@ -155,9 +157,8 @@ impl TaskContext {
         limit: Duration,
         future: Fut,
     ) -> Timeout<Fut> {
-        let name = name.into();
-        let limit = self.timer(Kind::Timeout, &name, |now| after(now, limit));
-        Timeout { name: name.to_string(), limit, future: Box::pin(future) }
+        let limit = self.timer(Kind::Timeout, &name.into(), |now| after(now, limit), read_limit);
+        Timeout { limit, future: Box::pin(future) }
     }
 
     fn wait<T: DeserializeOwned>(
@@ -449,16 +450,20 @@ impl TaskContext {
     }
 }
 
-fn read_arrival<T: DeserializeOwned>(key: &Key, outcome: Outcome) -> TaskResult<T> {
+pub(crate) fn read_arrival<T: DeserializeOwned>(key: &Key, outcome: Outcome) -> TaskResult<T> {
     match outcome {
         Outcome::Failed(failure) if failure.kind == FailureKind::Timeout => {
-            Err(TaskError::Timeout { name: key.label() })
+            Err(TaskError::Timeout { name: key.label(), seq: failure.sources.first().copied().unwrap_or(0) })
         }
         outcome => read_step(key, outcome),
     }
 }
 
-fn read_child<T: DeserializeOwned>(key: &Key, outcome: Outcome) -> TaskResult<T> {
+fn read_limit(key: &Key, outcome: Outcome) -> TaskResult<Infallible> {
+    read_arrival::<()>(key, outcome).and(Err(TaskError::Timeout { name: key.label(), seq: 0 }))
+}
+
+pub(crate) fn read_child<T: DeserializeOwned>(key: &Key, outcome: Outcome) -> TaskResult<T> {
     match outcome {
         Outcome::Failed(failure) => {
             let task_id = key.name.as_str().rsplit(':').next().and_then(|id| id.parse().ok());
@@ -483,8 +488,8 @@ impl<Fut: Future> Future for Answered<Fut> {
 /// A future with a durable limit; made by [`TaskContext::timeout`].
 #[must_use = "nothing happens until this is awaited"]
 pub struct Timeout<Fut> {
-    name: String,
-    limit: Delivery<()>,
+    /// Its end is a failure.
+    limit: Delivery<Infallible>,
     future: Pin<Box<Fut>>,
 }
 
@@ -495,10 +500,6 @@ impl<Fut: Future> Future for Timeout<Fut> {
         if let Poll::Ready(output) = self.future.as_mut().poll(cx) {
             return Poll::Ready(Ok(output));
         }
-        match Pin::new(&mut self.limit).poll(cx) {
-            Poll::Ready(Ok(())) => Poll::Ready(Err(TaskError::Timeout { name: self.name.clone() })),
-            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-            Poll::Pending => Poll::Pending,
-        }
+        Pin::new(&mut self.limit).poll(cx).map(|passed| passed.map(|never| match never {}))
     }
 }

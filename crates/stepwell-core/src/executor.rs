@@ -401,7 +401,7 @@ impl Execution {
         }
         let mut operations = self.run.operations();
         let mut unreadable = false;
-        let failure = match (result, control) {
+        let mut failure = match (result, control) {
             (Ok(_), None) if operations.is_replaying() => operations.divergence(true).to_failure(),
             (Ok(output), _) => return Closing::Commit(self.completed(output)),
             (Err(_), Some(ControlFlow::Cancelled))
@@ -424,7 +424,7 @@ impl Execution {
         }
         // Rewinding would hide a divergence from the next attempt, and one that can read what is there goes on from there.
         if failure.kind != FailureKind::Diverged && !unreadable {
-            operations.mark_failed_attempt(&self.run, &failure);
+            operations.mark_failed_attempt(&self.run, &mut failure);
         }
         drop(operations);
         Closing::Commit(self.run.after_failure(failure))

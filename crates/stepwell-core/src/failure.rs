@@ -27,6 +27,11 @@ pub struct Failure {
     /// Compensations of the failed task that failed themselves, in the order in which they were tried.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub compensation_errors: Vec<CompensationError>,
+    /// The sequence numbers of the journal's entries that the failure comes from. A failure that a context's
+    /// call gives has the number of its own entry, and an attempt's failure has the numbers of the entries that
+    /// the next attempt tries again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<u64>,
 }
 
 /// A compensation that failed, for good. The others ran all the same.
@@ -96,6 +101,7 @@ impl Failure {
             backtrace: None,
             retry: Retry::ByStrategy,
             compensation_errors: Vec::new(),
+            sources: Vec::new(),
         }
     }
 

@@ -1,17 +1,17 @@
 //! The journal: what was delivered to a task, in order.
 //!
-//! A journal only grows. Where an attempt fails after a step of it had failed, an [`Kind::Attempt`] entry marks the
-//! spot, and reading the journal *rewinds* it to the first failure, so that the next attempt tries the failed step
-//! again:
+//! A journal only grows. Where an attempt is ended by the failure of a step, a [`Kind::Attempt`] entry says so, and
+//! names that failure's entry. Reading the journal *rewinds* it to there, so that the next attempt tries the failed
+//! step again. A failure that the code has handled is replayed like any other outcome:
 //!
 //! ```text
-//!   written:   a ok | b failed | c ok | attempt failed            (the task ran b and c side by side)
-//!   replayed:  a ok                                               then the task goes on live:
-//!   kept:      c ok                                               b runs again; c is taken from here
+//!   written:   a failed | b ok | c failed | d ok | attempt failed by c       (the task ran c and d side by side)
+//!   replayed:  a failed | b ok                                               then the task goes on live:
+//!   kept:      d ok                                                          c runs again; d is taken from here
 //! ```
 //!
-//! Results behind the first failure no longer have a fixed order (the failed step may now succeed, and the code take
-//! another way), so they are kept by name: a step that finds its result there journals it anew and does not run.
+//! Outcomes behind the failure no longer have a fixed order (the step may now succeed, and the code take another
+//! way), so they are kept by name: a step that finds its outcome there journals it once more and does not run.
 //!
 //! Where a task failed for good, or was cancelled, and has compensations, a [`Kind::Compensating`] entry says so. The
 //! code is replayed up to there as it ran, for its compensations' closures, and then these run:
@@ -296,7 +296,7 @@ pub(crate) fn to_payload<T: Serialize>(value: &T) -> Payload {
 pub(crate) struct Replay {
     /// To be delivered in this order.
     pub(crate) entries: VecDeque<Entry>,
-    /// Results behind a failure that is tried again, by operation.
+    /// Outcomes behind a failure that is tried again, by operation.
     pub(crate) kept: HashMap<Key, Entry>,
     /// What is done of steps over many items, by their keys, which are of the kind [`Kind::Items`].
     pub(crate) items: HashMap<Key, Vec<(u64, Payload)>>,
@@ -328,7 +328,7 @@ pub(crate) struct Compensation {
 impl Replay {
     pub(crate) fn new(journal: Vec<Entry>) -> Self {
         let mut replay = Self::default();
-        let mut failed = false;
+        let mut failed = None;
         for entry in journal {
             replay.last_seq = replay.last_seq.max(entry.seq);
             match (entry.key.kind, entry.outcome) {
@@ -336,7 +336,7 @@ impl Replay {
                 (Kind::Progress, _) => replay.progress = Some(entry.seq),
                 // The attempt that is compensated is replayed as it was.
                 (Kind::Compensating, Outcome::Failed(failure)) => {
-                    failed = false;
+                    failed = None;
                     replay.compensation = Some(replay.compensation(failure, entry.key.ordinal));
                 }
                 (kind, outcome) => {
@@ -349,11 +349,15 @@ impl Replay {
                         replay =
                             Self { last_seq: replay.last_seq, progress: replay.progress, ..Self::default() };
                     }
-                    if std::mem::take(&mut failed) {
-                        replay.rewind();
+                    if let Some(Failure { sources, .. }) = failed.take() {
+                        replay.rewind(&sources);
                     }
                     match kind {
-                        Kind::Attempt => failed = true,
+                        Kind::Attempt => {
+                            if let Outcome::Failed(failure) = entry.outcome {
+                                failed = Some(failure);
+                            }
+                        }
                         Kind::Patch => replay.patches.push(entry.key.name),
                         Kind::Items => {
                             if let Outcome::Done(chunk) = entry.outcome {
@@ -365,7 +369,7 @@ impl Replay {
                                 && let Ok(seq) = seq.decode::<u64>()
                             {
                                 let first = replay.entries.iter().position(|entry| entry.seq >= seq);
-                                replay.keep_from(first);
+                                replay.keep_from(first, &[]);
                             }
                         }
                         _ => {
@@ -376,8 +380,8 @@ impl Replay {
                 }
             }
         }
-        if failed {
-            replay.rewind();
+        if let Some(Failure { sources, .. }) = failed {
+            replay.rewind(&sources);
         }
         replay
     }
@@ -403,29 +407,33 @@ impl Replay {
         Compensation { failure, attempt, recorded, results, entries: VecDeque::new() }
     }
 
-    /// Cuts the order back to the first failure, and keeps what succeeded after it by name.
-    fn rewind(&mut self) {
-        let succeeded = |key: &Key, entries: &VecDeque<Entry>| {
-            entries.iter().any(|entry| entry.key == *key && matches!(entry.outcome, Outcome::Done(_)))
-        };
-        let first = self.entries.iter().position(|entry| match entry.outcome {
-            Outcome::Done(_) => false,
-            Outcome::Failed(_) => true,
-            Outcome::Retrying { .. } => !succeeded(&entry.key, &self.entries),
+    /// Cuts the order back to the first of the failures that ended an attempt, and keeps what else is behind it by name.
+    fn rewind(&mut self, sources: &[u64]) {
+        let first = self.entries.iter().position(|entry| sources.contains(&entry.seq));
+        let ended: Vec<Key> = self.keep_from(first, sources);
+        // A step that is tried again has all of its tries again. The code never saw the failed ones.
+        self.entries.retain(|Entry { key, outcome, .. }| {
+            let of_a_try = matches!(outcome, Outcome::Retrying { .. }) || key.kind == Kind::Backoff;
+            !of_a_try || !ended.iter().any(|ended| (&ended.name, ended.ordinal) == (&key.name, key.ordinal))
         });
-        self.keep_from(first);
     }
 
-    /// Keeps what succeeded from there on by name.
-    pub(crate) fn keep_from(&mut self, first: Option<usize>) {
-        let Some(first) = first else { return };
-        for entry in self.entries.drain(first..) {
-            // A limit or a pause of the failed try says nothing about the next one; and what an approval asks for changes.
-            let of_the_try = matches!(entry.key.kind, Kind::Timeout | Kind::Backoff | Kind::Approval);
-            if matches!(entry.outcome, Outcome::Done(_)) && !of_the_try {
+    /// Keeps what is behind that place by name, but for these entries, whose keys it gives.
+    pub(crate) fn keep_from(&mut self, first: Option<usize>, except: &[u64]) -> Vec<Key> {
+        let mut excepted = Vec::new();
+        for entry in self.entries.drain(first.unwrap_or(self.entries.len())..) {
+            if except.contains(&entry.seq) {
+                excepted.push(entry.key);
+                continue;
+            }
+            // The tries of a step say nothing about its next ones, and what an approval asks for changes.
+            let of_a_try =
+                matches!(entry.outcome, Outcome::Retrying { .. }) || entry.key.kind == Kind::Backoff;
+            if !of_a_try && entry.key.kind != Kind::Approval {
                 self.kept.insert(entry.key.clone(), entry);
             }
         }
+        excepted
     }
 }
 
@@ -443,6 +451,10 @@ mod tests {
         Outcome::Failed(Failure::new(FailureKind::Error, "no"))
     }
 
+    fn ended_by(sources: &[u64]) -> Outcome {
+        Outcome::Failed(Failure { sources: sources.into(), ..Failure::new(FailureKind::Error, "no") })
+    }
+
     fn done() -> Outcome {
         Outcome::Done(Payload::null())
     }
@@ -454,20 +466,22 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_attempt_rewinds_to_its_first_failure_and_keeps_what_succeeded() {
+    fn an_attempt_rewinds_to_the_failure_that_ended_it_and_keeps_all_other_outcomes() {
         let journal = vec![
-            entry(1, Kind::Step, "a", done()),
+            entry(1, Kind::Step, "a", failed()),
             entry(2, Kind::Step, "b", failed()),
             entry(3, Kind::Step, "c", done()),
-            entry(4, Kind::Timeout, "limit", done()),
-            entry(5, Kind::Attempt, "attempt", failed()),
+            entry(4, Kind::Step, "d", failed()),
+            entry(5, Kind::Timeout, "limit", failed()),
+            entry(6, Kind::Approval, "asked", done()),
+            entry(7, Kind::Attempt, "attempt", ended_by(&[2, 5])),
         ];
         let replay = Replay::new(journal.clone());
-        assert_eq!(names(&replay), (vec!["a"], vec!["c",]));
-        assert_eq!(replay.last_seq, 5);
+        assert_eq!(names(&replay), (vec!["a"], vec!["c", "d"]));
+        assert_eq!(replay.last_seq, 7);
 
-        let again = [journal, vec![entry(6, Kind::Step, "b", done()), entry(7, Kind::Step, "c", done())]];
-        assert_eq!(names(&Replay::new(again.concat())), (vec!["a", "b", "c"], vec![]));
+        let again = [journal, vec![entry(8, Kind::Step, "b", done()), entry(9, Kind::Step, "c", done())]];
+        assert_eq!(names(&Replay::new(again.concat())), (vec!["a", "b", "c"], vec!["d"]));
     }
 
     #[test]
@@ -483,12 +497,15 @@ mod tests {
         let mut journal = vec![
             entry(1, Kind::Step, "a", retrying.clone()),
             entry(2, Kind::Backoff, "a", done()),
-            entry(3, Kind::Step, "a", done()),
-            entry(4, Kind::Attempt, "attempt", failed()),
+            entry(3, Kind::Step, "b", done()),
+            entry(4, Kind::Step, "a", done()),
+            entry(5, Kind::Step, "c", failed()),
+            entry(6, Kind::Attempt, "attempt", ended_by(&[5])),
         ];
-        assert_eq!(names(&Replay::new(journal.clone())).0.len(), 3);
-        journal[2] = entry(3, Kind::Step, "a", failed());
-        assert_eq!(names(&Replay::new(journal)), (vec![], vec![]));
+        assert_eq!(names(&Replay::new(journal.clone())).0, ["a", "a", "b", "a"]);
+        journal[3] = entry(4, Kind::Step, "a", failed());
+        journal[5] = entry(6, Kind::Attempt, "attempt", ended_by(&[4, 5]));
+        assert_eq!(names(&Replay::new(journal)), (vec!["b"], vec![]), "it has all of its tries again");
     }
 
     /// Also what was kept of an earlier attempt, and not come to again: in the order in which it was recorded.
@@ -501,7 +518,7 @@ mod tests {
             record(3, "c"),
             record(4, "b"),
             entry(5, Kind::Compensated, "d", done()),
-            entry(6, Kind::Attempt, "attempt", failed()),
+            entry(6, Kind::Attempt, "attempt", ended_by(&[2])),
             entry(7, Kind::Step, "fails", done()),
             record(8, "a"),
             entry(9, Kind::Compensating, "compensating", failed()),

@@ -16,12 +16,14 @@ use std::task::{Poll, Waker};
 
 use hashbrown::{HashMap, HashSet};
 
+use crate::context::{read_arrival, read_child};
 use crate::failure::{Failure, FailureKind};
 use crate::journal::{Compensation, Entry, Key, Kind, Outcome, Replay, to_payload};
 use crate::lifecycle::Lifecycle;
 use crate::name::Name;
 use crate::payload::Payload;
 use crate::run::Run;
+use crate::step::read_step;
 use crate::store::{ArrivedMessage, Facts, MessageId, NewEvent, NewMessage, NewTask, Wait};
 use crate::task_error::{ControlFlow, TaskError, TaskResult};
 use crate::time::Timestamp;
@@ -78,6 +80,13 @@ struct Ready {
     effect: Effect,
 }
 
+/// A failure that was delivered to the code.
+struct Delivered {
+    seq: u64,
+    key: Key,
+    failure: Failure,
+}
+
 /// What was delivered, or began to be waited for, since the last commit.
 #[derive(Clone, Default)]
 pub(crate) struct Unsent {
@@ -123,8 +132,10 @@ pub(crate) struct Operations {
     unsent: Unsent,
     pub(crate) delivered_seq: u64,
     durable_seq: u64,
-    /// A failure was delivered, so that a failing attempt has to mark its spot in the journal.
-    saw_failure: bool,
+    /// The failures that were delivered.
+    failures: Vec<Delivered>,
+    /// How many of them were delivered before the code last asked for something: it may have handled those.
+    handled: usize,
     /// A compensation was recorded.
     pub(crate) has_compensations: bool,
     /// What an earlier run of the compensation waited for; for after the replay of the code.
@@ -173,7 +184,6 @@ impl Operations {
             // What the journal holds is durable. What was rewound keeps its numbers.
             delivered_seq: replay.last_seq,
             durable_seq: replay.last_seq,
-            saw_failure: replay.entries.iter().any(|entry| !matches!(entry.outcome, Outcome::Done(_))),
             has_compensations: replay
                 .entries
                 .iter()
@@ -267,6 +277,9 @@ impl Operations {
     }
 
     fn register(&mut self, key: &Key, request: Request) {
+        if key.kind != Kind::Backoff {
+            self.handled = self.failures.len();
+        }
         let kept = self.replay.kept.remove(key).map(|entry| entry.outcome);
         let (stage, wait, ready) = match (request, kept) {
             (_, Some(outcome)) => (Stage::Finished, None, Some((outcome, Effect::None))),
@@ -331,8 +344,12 @@ impl Operations {
     }
 
     /// Delivers to one operation; gives the waker of its future. `None` when it does not wait for a delivery.
-    fn deliver(&mut self, key: &Key, outcome: Outcome) -> Option<Option<Waker>> {
+    fn deliver(&mut self, seq: u64, key: &Key, mut outcome: Outcome) -> Option<Option<Waker>> {
         let operation = self.live.get_mut(key).filter(|op| !matches!(op.stage, Stage::Delivered(_)))?;
+        if let Outcome::Failed(failure) = &mut outcome {
+            failure.sources = vec![seq];
+            self.failures.push(Delivered { seq, key: key.clone(), failure: failure.clone() });
+        }
         let stage = std::mem::replace(&mut operation.stage, Stage::Delivered(outcome));
         let (waker, wait) = (operation.waker.take(), operation.wait.take());
         self.left(key, &stage, wait);
@@ -344,8 +361,8 @@ impl Operations {
     pub(crate) fn deliver_next(&mut self, run: &Run) -> Result<Option<Option<Waker>>, Undelivered> {
         if let Some(entry) = self.replay.entries.front() {
             readable(&entry.key, &entry.outcome)?;
-            let (key, outcome) = (entry.key.clone(), entry.outcome.clone());
-            let waker = self.deliver(&key, outcome).ok_or(Undelivered::NoWaiter)?;
+            let (seq, key, outcome) = (entry.seq, entry.key.clone(), entry.outcome.clone());
+            let waker = self.deliver(seq, &key, outcome).ok_or(Undelivered::NoWaiter)?;
             self.replay.entries.pop_front();
             return Ok(Some(waker));
         }
@@ -358,21 +375,21 @@ impl Operations {
             if waits {
                 readable(&key, &outcome)?;
             }
-            let Some(waker) = waits.then(|| self.deliver(&key, outcome.clone())).flatten() else {
+            let seq = self.delivered_seq + 1;
+            let Some(waker) = waits.then(|| self.deliver(seq, &key, outcome.clone())).flatten() else {
                 if let Effect::Received(message) = effect {
                     self.taken.remove(&message);
                 }
                 continue;
             };
-            self.delivered_seq += 1;
-            self.saw_failure |= !matches!(outcome, Outcome::Done(_));
+            self.delivered_seq = seq;
             self.has_compensations |= key.kind == Kind::Compensate;
             let undone = key.kind == Kind::Compensated;
             if !undone || run.compensating.is_some() {
                 run.engine.lifecycle.tell(|| Lifecycle::of_delivery(run.task_id, &key, &outcome));
             }
             let at = run.engine.store.now();
-            self.unsent.entries.push(Entry { seq: self.delivered_seq, key, outcome, at });
+            self.unsent.entries.push(Entry { seq, key, outcome, at });
             match effect {
                 Effect::None => {}
                 Effect::Spawn(task) => {
@@ -403,7 +420,7 @@ impl Operations {
         let Some(asked) = self.live.keys().find(|key| key.differs_by_input(&entry.key)) else { return false };
         let seq = entry.seq;
         let name = asked.name.clone();
-        self.replay.keep_from(Some(0));
+        self.replay.keep_from(Some(0), &[]);
         self.delivered_seq += 1;
         self.unsent.entries.push(Entry {
             seq: self.delivered_seq,
@@ -493,7 +510,7 @@ impl Operations {
         if let Outcome::Done(_) = outcome {
             self.delivered_seq += 1;
             self.durable_seq = self.delivered_seq;
-            return self.deliver(key, outcome).flatten();
+            return self.deliver(self.durable_seq, key, outcome).flatten();
         }
         self.finish(key, outcome, Effect::None);
         None
@@ -540,7 +557,7 @@ impl Operations {
                 continue;
             }
             let outcome = match key.kind {
-                Kind::Event | Kind::Message | Kind::Child => {
+                Kind::Event | Kind::Message | Kind::Child | Kind::Timeout => {
                     let message = format!("{key} did not come in time");
                     Outcome::Failed(Failure::new(FailureKind::Timeout, message))
                 }
@@ -577,9 +594,25 @@ impl Operations {
         std::mem::take(&mut self.look)
     }
 
-    /// Marks in the journal where an attempt failed, if the next one has anything to try again.
-    pub(crate) fn mark_failed_attempt(&mut self, run: &Run, failure: &Failure) {
-        if !self.saw_failure || self.is_replaying() {
+    /// Says in the journal by which failures an attempt was ended, if by any: the next attempt tries those again.
+    ///
+    /// The error that the code gave carries along where it comes from, or quotes the failure's text. Besides, the code
+    /// has not handled a failure after which it asked for nothing more. Every other failure stays as it is: a later step
+    /// may have been done because of it.
+    pub(crate) fn mark_failed_attempt(&mut self, run: &Run, failure: &mut Failure) {
+        let mut carried = std::mem::take(&mut failure.sources);
+        if self.is_replaying() {
+            return;
+        }
+        let (handled, unhandled) = self.failures.split_at(self.handled);
+        carried.retain(|seq| self.failures.iter().any(|delivered| delivered.seq == *seq));
+        let text = failure.to_string();
+        let is_source = |delivered: &&Delivered| {
+            if carried.is_empty() { delivered.is_quoted_in(&text) } else { carried.contains(&delivered.seq) }
+        };
+        let sources = handled.iter().filter(is_source).chain(unhandled);
+        failure.sources = sources.map(|delivered| delivered.seq).collect();
+        if failure.sources.is_empty() {
             return;
         }
         let name = Name::known("attempt");
@@ -692,6 +725,17 @@ impl Operations {
         for message in received {
             self.taken.remove(message);
         }
+    }
+}
+
+impl Delivered {
+    fn is_quoted_in(&self, text: &str) -> bool {
+        let error = match self.key.kind {
+            Kind::Child => read_child::<()>(&self.key, Outcome::Failed(self.failure.clone())),
+            Kind::Step => read_step(&self.key, Outcome::Failed(self.failure.clone())),
+            _ => read_arrival(&self.key, Outcome::Failed(self.failure.clone())),
+        };
+        error.is_err_and(|error| text.contains(&error.to_string()))
     }
 }
 

@@ -49,6 +49,8 @@ pub enum TaskError {
     Timeout {
         /// The name of what was waited for.
         name: String,
+        /// The sequence number of the timeout's entry in the journal.
+        seq: u64,
     },
     /// A child task failed or was cancelled.
     #[error("child task {task_id} failed: {failure}")]
@@ -173,15 +175,34 @@ impl TaskError {
             Self::Payload { .. } => (FailureKind::Payload, Retry::Never),
             Self::Failed { error, retry } => return failure_of(error, *retry),
         };
-        Failure { retry, ..Failure::new(kind, self.to_string()) }
+        Failure { retry, sources: self.sources(), ..Failure::new(kind, self.to_string()) }
     }
+
+    /// The journal's entries that the error comes from, as far as it carries that along.
+    fn sources(&self) -> Vec<u64> {
+        match self {
+            Self::Step { failure, .. } | Self::Child { failure, .. } => failure.sources.clone(),
+            Self::Timeout { seq, .. } => vec![*seq],
+            Self::Failed { error, .. } => sources_of(error),
+            _ => Vec::new(),
+        }
+    }
+}
+
+fn sources_of(error: &anyhow::Error) -> Vec<u64> {
+    // A context of `anyhow` is found by its own downcast only.
+    let outermost = error.downcast_ref::<TaskError>();
+    let inner = error.chain().filter_map(|cause| cause.downcast_ref::<TaskError>());
+    let failures = error.chain().filter_map(|cause| cause.downcast_ref::<Failure>());
+    let sources = outermost.into_iter().chain(inner).map(TaskError::sources);
+    sources.chain(failures.map(|failure| failure.sources.clone())).flatten().collect()
 }
 
 fn failure_of(error: &anyhow::Error, retry: Retry) -> Failure {
     let mut chain = error.chain().map(ToString::to_string);
     let message = chain.next().unwrap_or_default();
-    let (causes, backtrace) = (chain.collect(), backtrace(error));
-    Failure { causes, backtrace, retry, ..Failure::new(FailureKind::Error, message) }
+    let (causes, backtrace, sources) = (chain.collect(), backtrace(error), sources_of(error));
+    Failure { causes, backtrace, retry, sources, ..Failure::new(FailureKind::Error, message) }
 }
 
 fn backtrace(error: &anyhow::Error) -> Option<String> {

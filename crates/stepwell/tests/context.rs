@@ -416,7 +416,7 @@ async fn a_durable_timeout_is_not_started_anew_by_a_crash() {
         let limited = |(): (), ctx: TaskContext| async move {
             let hang = ctx.step("hang", std::future::pending::<anyhow::Result<()>>);
             match ctx.timeout("limit", 10 * SECOND, hang).await {
-                Err(TaskError::Timeout { name }) => Ok(name),
+                Err(TaskError::Timeout { name, .. }) => Ok(name),
                 other => panic!("{other:?}"),
             }
         };

@@ -188,7 +188,7 @@ fn leaf<'a>(
     }
 }
 
-async fn register(process: &Process, world: &Arc<World>, seed: u64) {
+async fn register(process: &Process, world: &Arc<World>, seed: u64, retries: bool) {
     let world = world.clone();
     process
         .register_fn("tree", move |depth: u32, ctx: TaskContext| {
@@ -197,8 +197,8 @@ async fn register(process: &Process, world: &Arc<World>, seed: u64) {
                 *world.path.lock().unwrap() = Trace::default();
                 let result = grow(&ctx, &world, Dice(seed), depth, String::new()).await;
                 match result {
-                    Err(error @ TaskError::Control(_)) => Err(error),
-                    // A task that fails is tried again; here it is the way that counts.
+                    Err(error) if retries || matches!(error, TaskError::Control(_)) => Err(error),
+                    // A failure is a way like any other.
                     result => Ok(format!("{:?}", result.map_err(|error| error.to_string()))),
                 }
             }
@@ -208,7 +208,7 @@ async fn register(process: &Process, world: &Arc<World>, seed: u64) {
 }
 
 /// Runs one tree to its end, killing the process at random; then replays the whole journal, and compares.
-async fn interleaving(seed: u64, kills: bool) {
+async fn interleaving(seed: u64, kills: bool, retries: bool) {
     let harness = Harness::new();
     let mut dice = Dice(seed ^ 0x5EED);
     let world = Arc::new(World {
@@ -220,7 +220,8 @@ async fn interleaving(seed: u64, kills: bool) {
     let options = || WorkerOptions::new().lease(Duration::from_millis(200));
     let spawner = harness.start().await;
     let depth = 1 + dice.roll(3) as u32;
-    let attempts = SpawnOptions::new().max_attempts(100);
+    let attempts =
+        SpawnOptions::new().max_attempts(1000).retry(RetryStrategy::fixed(Duration::from_millis(10)));
     let task_id = spawner.spawn_named("tree", &depth, attempts).await.unwrap().task_id;
     let emit = spawner.client().clone();
     let emitter = tokio::spawn(async move {
@@ -231,13 +232,13 @@ async fn interleaving(seed: u64, kills: bool) {
     });
     for _ in 0..if kills { dice.roll(4) } else { 0 } {
         let process = harness.start().await;
-        register(&process, &world, seed).await;
+        register(&process, &world, seed, retries).await;
         process.start_worker(options()).await;
         tokio::time::sleep(Duration::from_millis(dice.roll(120))).await;
         process.kill().await;
     }
     let process = harness.start().await;
-    register(&process, &world, seed).await;
+    register(&process, &world, seed, retries).await;
     process.start_worker(options().max_in_memory(dice.roll(2) as usize)).await;
     let result: String = process.wait(task_id).await.unwrap_or_else(|error| panic!("seed {seed}: {error}"));
     let way = world.path.lock().unwrap().lock().unwrap().clone();
@@ -248,7 +249,7 @@ async fn interleaving(seed: u64, kills: bool) {
     let executed = world.executed.lock().unwrap().clone();
     let (replayed, output) = replay_store(&harness, task_id, journal.clone());
     let process = harness.start_on(replayed, |builder| builder).await.unwrap();
-    register(&process, &world, seed).await;
+    register(&process, &world, seed, retries).await;
     process.start_worker(WorkerOptions::new()).await;
     let output = tokio::time::timeout(Duration::from_secs(60), output).await;
     let output = output.unwrap_or_else(|_| panic!("seed {seed}: the replay got stuck; journal {journal:#?}"));
@@ -314,14 +315,21 @@ fn replay_store(
 #[tokio::test(start_paused = true)]
 async fn a_replay_takes_the_same_way_through_every_combinator() {
     for seed in seeds(1000) {
-        interleaving(seed, false).await;
+        interleaving(seed, false, false).await;
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn so_does_one_after_crashes_at_random_moments() {
     for seed in seeds(1000) {
-        interleaving(seed, true).await;
+        interleaving(seed, true, false).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn so_does_one_after_attempts_that_failed() {
+    for seed in seeds(1000) {
+        interleaving(seed, seed % 2 == 0, true).await;
     }
 }
 
