@@ -23,7 +23,7 @@ use crate::export::{Export, ImportError, TaskRecord};
 use crate::history::HistoryEntry;
 use crate::hub::Hub;
 use crate::ids::{RunId, TaskId, WorkerId};
-use crate::journal::Entry;
+use crate::journal::{Entry, Replay};
 use crate::lifecycle::Subscription;
 use crate::name::Name;
 use crate::notes::LogLine;
@@ -421,10 +421,39 @@ impl Client {
 
     /// Runs a failed or cancelled task again. It goes on from its journal: no step that has a result runs again.
     ///
+    /// Its children that failed or were cancelled are run again with it, and theirs, unless the task has handled their
+    /// failures. Children that have completed are joined as they are.
+    ///
     /// # Errors
-    /// [`Error::NotFound`]; [`Error::NotAllowed`] when the task has not failed or been cancelled.
+    /// [`Error::NotFound`]; [`Error::NotAllowed`] when the task has not failed or been cancelled, or a child of it is
+    /// still being cancelled or compensated: retry the task when that has ended.
     pub async fn retry(&self, task_id: TaskId) -> Result<(), Error> {
-        self.command("retry", task_id, Command::Retry(task_id)).await
+        let action = "retry";
+        let info = self.task(task_id).await?.ok_or(Error::NotFound(task_id))?;
+        if !matches!(info.state, TaskState::Failed | TaskState::Cancelled) {
+            return Err(Error::NotAllowed { action, task_id, state: info.state });
+        }
+        let mut family = vec![task_id];
+        let mut looked_at = 0;
+        while let Some(&parent) = family.get(looked_at) {
+            looked_at += 1;
+            for child in Replay::new(self.journal(parent).await?).unjoined_children() {
+                let Some(info) = self.task(child).await?.filter(|info| info.parent == Some(parent)) else {
+                    continue;
+                };
+                let state = info.state;
+                if matches!(state, TaskState::Failed | TaskState::Cancelled) {
+                    family.push(child);
+                } else if state == TaskState::Compensating || info.cancel_requested && !state.is_finished() {
+                    return Err(Error::NotAllowed { action, task_id: child, state });
+                }
+            }
+        }
+        // The task itself comes last: when this is cut short, it can be retried once more.
+        for task_id in family.into_iter().rev() {
+            self.command(action, task_id, Command::Retry(task_id)).await?;
+        }
+        Ok(())
     }
 
     /// Pauses a task that has not ended: no worker claims it until it is [resumed](Client::resume). One that runs goes on until it

@@ -466,8 +466,7 @@ fn read_limit(key: &Key, outcome: Outcome) -> TaskResult<Infallible> {
 pub(crate) fn read_child<T: DeserializeOwned>(key: &Key, outcome: Outcome) -> TaskResult<T> {
     match outcome {
         Outcome::Failed(failure) => {
-            let task_id = key.name.as_str().rsplit(':').next().and_then(|id| id.parse().ok());
-            let task_id = task_id.unwrap_or_else(|| TaskId::from(Uuid::nil()));
+            let task_id = key.child().unwrap_or_else(|| TaskId::from(Uuid::nil()));
             Err(TaskError::Child { task_id, failure: Box::new(failure) })
         }
         outcome => read_step(key, outcome),

@@ -197,7 +197,17 @@ impl<'a, I: ExactSizeIterator> Items<'a, I> {
                 let (indexes, items): (Vec<_>, Vec<_>) = left.by_ref().take(size).unzip();
                 (!indexes.is_empty()).then_some((indexes, items))
             });
-            let todo = batches.map(|(indexes, items)| work(indexes, items));
+            let todo = batches.map(|(indexes, items)| {
+                let working = work(indexes, items);
+                async {
+                    let mut worked = working.await;
+                    if run.control().is_some() {
+                        // What failed did so likely because it was told to stop.
+                        worked.retain(|(_, outcome)| outcome.is_ok());
+                    }
+                    worked
+                }
+            });
             let failures = work_on_items(
                 recorded,
                 todo,
@@ -206,8 +216,9 @@ impl<'a, I: ExactSizeIterator> Items<'a, I> {
                 |fresh| chunks.add(fresh),
                 |progress| on_progress(progress.counts()),
             );
+            let failures = failures.await;
+            run.control().map_or(Ok(()), |control| Err(TaskError::from(control)))?;
             failures
-                .await
                 .map_err(|error| match error {
                     WorkError::Item { index, failure } => {
                         let retry = failure.retry;

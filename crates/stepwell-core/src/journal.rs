@@ -26,10 +26,11 @@
 use std::collections::VecDeque;
 use std::fmt;
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
+use crate::ids::TaskId;
 use crate::input_hash::InputHash;
 use crate::name::{InvalidName, Name};
 use crate::payload::Payload;
@@ -168,6 +169,12 @@ impl Key {
     pub(crate) fn with_input(self, input: InputHash) -> Result<Self, InvalidName> {
         let name = Name::new(format!("{}@{input}", self.name))?;
         Ok(Self { name, ..self })
+    }
+
+    /// The child that is joined: its id is the end of the name.
+    pub(crate) fn child(&self) -> Option<TaskId> {
+        let id = self.name.as_str().rsplit(':').next().filter(|_| self.kind == Kind::Child);
+        id.and_then(|id| id.parse().ok())
     }
 
     fn split_input(&self) -> Option<(&str, &str)> {
@@ -369,7 +376,7 @@ impl Replay {
                                 && let Ok(seq) = seq.decode::<u64>()
                             {
                                 let first = replay.entries.iter().position(|entry| entry.seq >= seq);
-                                replay.keep_from(first, &[]);
+                                replay.keep_from(first, &HashSet::new());
                             }
                         }
                         _ => {
@@ -384,6 +391,22 @@ impl Replay {
             replay.rewind(&sources);
         }
         replay
+    }
+
+    /// The children that the task has spawned, and whose ends it does not know.
+    pub(crate) fn unjoined_children(&self) -> Vec<TaskId> {
+        let entries = self.entries.iter().chain(self.kept.values());
+        let joined: HashSet<TaskId> = entries.clone().filter_map(|entry| entry.key.child()).collect();
+        let spawned = entries.filter(|entry| entry.key.kind == Kind::Spawn);
+        let mut spawned: Vec<TaskId> = spawned
+            .filter_map(|entry| match &entry.outcome {
+                Outcome::Done(task_id) => task_id.decode().ok(),
+                Outcome::Failed(_) | Outcome::Retrying { .. } => None,
+            })
+            .filter(|child| !joined.contains(child))
+            .collect();
+        spawned.sort_unstable();
+        spawned
     }
 
     fn compensation(&self, failure: Failure, attempt: u32) -> Compensation {
@@ -409,21 +432,22 @@ impl Replay {
 
     /// Cuts the order back to the first of the failures that ended an attempt, and keeps what else is behind it by name.
     fn rewind(&mut self, sources: &[u64]) {
+        let sources: HashSet<u64> = sources.iter().copied().collect();
         let first = self.entries.iter().position(|entry| sources.contains(&entry.seq));
-        let ended: Vec<Key> = self.keep_from(first, sources);
+        let ended = self.keep_from(first, &sources);
         // A step that is tried again has all of its tries again. The code never saw the failed ones.
         self.entries.retain(|Entry { key, outcome, .. }| {
             let of_a_try = matches!(outcome, Outcome::Retrying { .. }) || key.kind == Kind::Backoff;
-            !of_a_try || !ended.iter().any(|ended| (&ended.name, ended.ordinal) == (&key.name, key.ordinal))
+            !of_a_try || !ended.contains(&Key { kind: Kind::Step, ..key.clone() })
         });
     }
 
     /// Keeps what is behind that place by name, but for these entries, whose keys it gives.
-    pub(crate) fn keep_from(&mut self, first: Option<usize>, except: &[u64]) -> Vec<Key> {
-        let mut excepted = Vec::new();
+    pub(crate) fn keep_from(&mut self, first: Option<usize>, except: &HashSet<u64>) -> HashSet<Key> {
+        let mut excepted = HashSet::new();
         for entry in self.entries.drain(first.unwrap_or(self.entries.len())..) {
             if except.contains(&entry.seq) {
-                excepted.push(entry.key);
+                excepted.insert(entry.key);
                 continue;
             }
             // The tries of a step say nothing about its next ones, and what an approval asks for changes.

@@ -250,8 +250,8 @@ impl Operations {
         }
         let control = self.control;
         let Some(operation) = self.live.get_mut(key) else {
-            // Only after a delivery is an operation gone, and its future does not poll again.
-            return Poll::Ready(Err(ControlFlow::LeaseLost.into()));
+            // It was cut short. After a delivery, its future does not poll again.
+            return Poll::Ready(Err(control.unwrap_or(ControlFlow::LeaseLost).into()));
         };
         match (&mut operation.stage, control) {
             (Stage::Delivered(_), _) => {
@@ -375,6 +375,12 @@ impl Operations {
             if waits {
                 readable(&key, &outcome)?;
             }
+            if waits && self.control.is_some() && !matches!(outcome, Outcome::Done(_)) {
+                // Likely because it was told to stop. A retry of the task tries it again.
+                let waker = self.live.get_mut(&key).and_then(|operation| operation.waker.take());
+                self.forget(&key);
+                return Ok(Some(waker));
+            }
             let seq = self.delivered_seq + 1;
             let Some(waker) = waits.then(|| self.deliver(seq, &key, outcome.clone())).flatten() else {
                 if let Effect::Received(message) = effect {
@@ -420,7 +426,7 @@ impl Operations {
         let Some(asked) = self.live.keys().find(|key| key.differs_by_input(&entry.key)) else { return false };
         let seq = entry.seq;
         let name = asked.name.clone();
-        self.replay.keep_from(Some(0), &[]);
+        self.replay.keep_from(Some(0), &HashSet::new());
         self.delivered_seq += 1;
         self.unsent.entries.push(Entry {
             seq: self.delivered_seq,

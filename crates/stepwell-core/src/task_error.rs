@@ -163,7 +163,8 @@ impl TaskError {
             Self::Control(_) => (FailureKind::Error, Retry::ByStrategy),
             Self::Step { failure, .. } => (failure.kind, failure.retry),
             Self::Timeout { .. } => (FailureKind::Timeout, Retry::ByStrategy),
-            Self::Child { .. } => (FailureKind::Child, Retry::ByStrategy),
+            // The child has had attempts of its own: it would be joined again as it is.
+            Self::Child { .. } => (FailureKind::Child, Retry::Never),
             Self::Diverged { .. } => (FailureKind::Diverged, Retry::Never),
             Self::OutsideTask { .. }
             | Self::Name(_)
