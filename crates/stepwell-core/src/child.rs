@@ -3,7 +3,7 @@
 use std::fmt;
 use std::marker::PhantomData;
 
-use crate::failure::{Failure, FailureKind};
+use crate::failure::{Failure, FailureKind, Sources};
 use crate::ids::TaskId;
 use crate::journal::Outcome;
 use crate::name::Name;
@@ -49,7 +49,7 @@ pub(crate) fn outcome(finish: Finish) -> Outcome {
     match finish {
         Finish::Completed(output) => Outcome::Done(output),
         // The numbers in it are of the child's journal.
-        Finish::Failed(failure) => Outcome::Failed(Failure { sources: Vec::new(), ..failure }),
+        Finish::Failed(failure) => Outcome::Failed(Failure { sources: Sources::default(), ..failure }),
         Finish::Cancelled => {
             Outcome::Failed(Failure::new(FailureKind::Cancelled, "the child task was cancelled"))
         }

@@ -452,9 +452,10 @@ impl TaskContext {
 
 pub(crate) fn read_arrival<T: DeserializeOwned>(key: &Key, outcome: Outcome) -> TaskResult<T> {
     match outcome {
-        Outcome::Failed(failure) if failure.kind == FailureKind::Timeout => {
-            Err(TaskError::Timeout { name: key.label(), seq: failure.sources.first().copied().unwrap_or(0) })
-        }
+        Outcome::Failed(failure) if failure.kind == FailureKind::Timeout => Err(TaskError::Timeout {
+            name: key.label(),
+            seq: failure.sources.as_slice().first().copied().unwrap_or(0),
+        }),
         outcome => read_step(key, outcome),
     }
 }

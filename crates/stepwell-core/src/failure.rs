@@ -20,7 +20,7 @@ pub struct Failure {
     /// Where the error was made: the backtrace of an [`anyhow::Error`], which has one where `RUST_BACKTRACE` or
     /// `RUST_LIB_BACKTRACE` is 1. At most 16 KiB are kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub backtrace: Option<String>,
+    pub backtrace: Option<Box<str>>,
     /// Whether the error asked to be retried.
     #[serde(default, skip_serializing_if = "Retry::is_by_strategy")]
     pub retry: Retry,
@@ -30,8 +30,42 @@ pub struct Failure {
     /// The sequence numbers of the journal's entries that the failure comes from. A failure that a context's
     /// call gives has the number of its own entry, and an attempt's failure has the numbers of the entries that
     /// the next attempt tries again.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub sources: Vec<u64>,
+    #[serde(default, skip_serializing_if = "Sources::is_empty")]
+    pub sources: Sources,
+}
+
+/// Sequence numbers of entries of a task's journal. None take no more room than a pointer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemas", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schemas", schemars(with = "Vec<u64>"))]
+#[serde(from = "Vec<u64>", into = "Vec<u64>")]
+pub struct Sources(Option<Box<Seqs>>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Seqs(Vec<u64>);
+
+impl Sources {
+    /// The numbers.
+    pub fn as_slice(&self) -> &[u64] {
+        self.0.as_ref().map_or(&[], |seqs| &seqs.0)
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+}
+
+impl From<Vec<u64>> for Sources {
+    fn from(seqs: Vec<u64>) -> Self {
+        Self((!seqs.is_empty()).then(|| Box::new(Seqs(seqs))))
+    }
+}
+
+impl From<Sources> for Vec<u64> {
+    fn from(sources: Sources) -> Self {
+        sources.0.map_or_else(Self::new, |seqs| seqs.0)
+    }
 }
 
 /// A compensation that failed, for good. The others ran all the same.
@@ -101,7 +135,7 @@ impl Failure {
             backtrace: None,
             retry: Retry::ByStrategy,
             compensation_errors: Vec::new(),
-            sources: Vec::new(),
+            sources: Sources::default(),
         }
     }
 

@@ -357,7 +357,7 @@ impl Replay {
                             Self { last_seq: replay.last_seq, progress: replay.progress, ..Self::default() };
                     }
                     if let Some(Failure { sources, .. }) = failed.take() {
-                        replay.rewind(&sources);
+                        replay.rewind(sources.as_slice());
                     }
                     match kind {
                         Kind::Attempt => {
@@ -388,7 +388,7 @@ impl Replay {
             }
         }
         if let Some(Failure { sources, .. }) = failed {
-            replay.rewind(&sources);
+            replay.rewind(sources.as_slice());
         }
         replay
     }
@@ -476,7 +476,10 @@ mod tests {
     }
 
     fn ended_by(sources: &[u64]) -> Outcome {
-        Outcome::Failed(Failure { sources: sources.into(), ..Failure::new(FailureKind::Error, "no") })
+        Outcome::Failed(Failure {
+            sources: sources.to_vec().into(),
+            ..Failure::new(FailureKind::Error, "no")
+        })
     }
 
     fn done() -> Outcome {

@@ -72,7 +72,7 @@ pub use delivery::Delivery;
 pub use encoded::Encoded;
 pub use error::Error;
 pub use export::{Export, ImportError, TaskRecord};
-pub use failure::{CompensationError, Failure, FailureKind, Retry, panic_message};
+pub use failure::{CompensationError, Failure, FailureKind, Retry, Sources, panic_message};
 pub use history::HistoryEntry;
 pub use ids::{RunId, ScheduleVersion, TaskId, WorkerId};
 pub use input_hash::{InputHash, InvalidInputHash};

@@ -347,7 +347,7 @@ impl Operations {
     fn deliver(&mut self, seq: u64, key: &Key, mut outcome: Outcome) -> Option<Option<Waker>> {
         let operation = self.live.get_mut(key).filter(|op| !matches!(op.stage, Stage::Delivered(_)))?;
         if let Outcome::Failed(failure) = &mut outcome {
-            failure.sources = vec![seq];
+            failure.sources = vec![seq].into();
             self.failures.push(Delivered { seq, key: key.clone(), failure: failure.clone() });
         }
         let stage = std::mem::replace(&mut operation.stage, Stage::Delivered(outcome));
@@ -606,7 +606,7 @@ impl Operations {
     /// has not handled a failure after which it asked for nothing more. Every other failure stays as it is: a later step
     /// may have been done because of it.
     pub(crate) fn mark_failed_attempt(&mut self, run: &Run, failure: &mut Failure) {
-        let mut carried = std::mem::take(&mut failure.sources);
+        let mut carried = Vec::from(std::mem::take(&mut failure.sources));
         if self.is_replaying() {
             return;
         }
@@ -617,7 +617,7 @@ impl Operations {
             if carried.is_empty() { delivered.is_quoted_in(&text) } else { carried.contains(&delivered.seq) }
         };
         let sources = handled.iter().filter(is_source).chain(unhandled);
-        failure.sources = sources.map(|delivered| delivered.seq).collect();
+        failure.sources = sources.map(|delivered| delivered.seq).collect::<Vec<_>>().into();
         if failure.sources.is_empty() {
             return;
         }

@@ -22,7 +22,12 @@ pub(crate) type Each<'a> = &'a mut dyn FnMut(Held<'_>, Place<'_>);
 
 fn failure(failure: &mut Failure, place: Place<'_>, each: Each<'_>) {
     each(Held::Text(&mut failure.message), place);
-    failure.causes.iter_mut().chain(&mut failure.backtrace).for_each(|text| each(Held::Text(text), place));
+    failure.causes.iter_mut().for_each(|text| each(Held::Text(text), place));
+    if let Some(backtrace) = &mut failure.backtrace {
+        let mut text = String::from(std::mem::take(backtrace));
+        each(Held::Text(&mut text), place);
+        *backtrace = text.into();
+    }
     failure.compensation_errors.iter_mut().for_each(|error| self::failure(&mut error.failure, place, each));
 }
 

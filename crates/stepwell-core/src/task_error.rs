@@ -176,13 +176,13 @@ impl TaskError {
             Self::Payload { .. } => (FailureKind::Payload, Retry::Never),
             Self::Failed { error, retry } => return failure_of(error, *retry),
         };
-        Failure { retry, sources: self.sources(), ..Failure::new(kind, self.to_string()) }
+        Failure { retry, sources: self.sources().into(), ..Failure::new(kind, self.to_string()) }
     }
 
     /// The journal's entries that the error comes from, as far as it carries that along.
     fn sources(&self) -> Vec<u64> {
         match self {
-            Self::Step { failure, .. } | Self::Child { failure, .. } => failure.sources.clone(),
+            Self::Step { failure, .. } | Self::Child { failure, .. } => failure.sources.as_slice().to_vec(),
             Self::Timeout { seq, .. } => vec![*seq],
             Self::Failed { error, .. } => sources_of(error),
             _ => Vec::new(),
@@ -196,23 +196,23 @@ fn sources_of(error: &anyhow::Error) -> Vec<u64> {
     let inner = error.chain().filter_map(|cause| cause.downcast_ref::<TaskError>());
     let failures = error.chain().filter_map(|cause| cause.downcast_ref::<Failure>());
     let sources = outermost.into_iter().chain(inner).map(TaskError::sources);
-    sources.chain(failures.map(|failure| failure.sources.clone())).flatten().collect()
+    sources.chain(failures.map(|failure| failure.sources.as_slice().to_vec())).flatten().collect()
 }
 
 fn failure_of(error: &anyhow::Error, retry: Retry) -> Failure {
     let mut chain = error.chain().map(ToString::to_string);
     let message = chain.next().unwrap_or_default();
-    let (causes, backtrace, sources) = (chain.collect(), backtrace(error), sources_of(error));
+    let (causes, backtrace, sources) = (chain.collect(), backtrace(error), sources_of(error).into());
     Failure { causes, backtrace, retry, sources, ..Failure::new(FailureKind::Error, message) }
 }
 
-fn backtrace(error: &anyhow::Error) -> Option<String> {
+fn backtrace(error: &anyhow::Error) -> Option<Box<str>> {
     if error.backtrace().status() != BacktraceStatus::Captured {
         return None;
     }
     let mut text = error.backtrace().to_string();
     cut_off(&mut text, MAX_BACKTRACE);
-    Some(text)
+    Some(text.into())
 }
 
 /// What is written down of an error of a step's closure. A [`TaskError`] anywhere in its chain says whether it is

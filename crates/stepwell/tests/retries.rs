@@ -1,7 +1,13 @@
 //! What the next attempt of a task tries again: the failure that ended the last one, and nothing that the code has
 //! handled.
 
-#![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a test ends by a panic")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::unit_arg,
+    missing_docs,
+    reason = "a test ends by a panic"
+)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
@@ -145,10 +151,13 @@ enum Own {
     Source(#[source] TaskError),
 }
 
+/// How code hands a failure on.
+type Way = fn(TaskError) -> TaskError;
+
 /// Every way in which code hands a failure on, after it has handled another one, and has done something since.
 #[tokio::test(start_paused = true)]
 async fn the_failure_that_ended_the_attempt_is_found_however_it_is_handed_on() {
-    let ways: [(&str, fn(TaskError) -> TaskError); 9] = [
+    let ways: [(&str, Way); 9] = [
         ("as it is", |error| error),
         ("with context", |error| Err::<(), _>(error).context("while working").unwrap_err().into()),
         ("twice", |error| {
