@@ -1,6 +1,6 @@
 //! The errors of checkpoints.
 
-use stepwell_core::{Failure, InvalidName, ItemError, PayloadError, Timestamp};
+use stepwell_core::{Failure, InvalidName, InvalidOptions, ItemError, PayloadError, Timestamp};
 
 use crate::key_value::KeyValueError;
 
@@ -14,6 +14,9 @@ pub enum CheckpointError {
     /// A name, or the checkpoint's id, is not valid.
     #[error(transparent)]
     Name(#[from] InvalidName),
+    /// A step's retry strategy cannot be used.
+    #[error(transparent)]
+    Options(#[from] InvalidOptions),
     /// Somebody else has the checkpoint.
     #[error("checkpoint \"{id}\" is in use by {by} until {until}: try again then, or let that one end")]
     InUse {

@@ -113,7 +113,7 @@ impl StatePersistence {
         let unfit = |source| PersistenceError::State { run_id: run_id.into(), source };
         let state = Payload::encode(state, usize::MAX).map_err(unfit)?;
         let stored = Stored { version: VERSION, saved_at: now(), metadata, state };
-        let text = Payload::encode(&stored, usize::MAX).map_err(unfit)?;
+        let text = Payload::document(&stored).map_err(unfit)?;
         Ok(self.store.set(&self.key(run_id), text.as_str(), None).await?)
     }
 

@@ -217,7 +217,7 @@ pub(crate) fn damaged(id: &str, key: &str, reason: impl ToString) -> CheckpointE
 }
 
 fn to_json<T: Serialize>(value: &T, id: &str) -> Result<String, CheckpointError> {
-    Payload::encode(value, usize::MAX)
+    Payload::document(value)
         .map(|json| json.as_str().to_owned())
         .map_err(|source| CheckpointError::Payload { name: id.into(), source })
 }

@@ -5,8 +5,8 @@ use std::future::IntoFuture;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use stepwell_core::{
-    BoxFuture, Closure, Failure, InputHash, Key, Kind, Name, Outcome, Payload, PayloadError, Retry,
-    RetryStrategy, StepName, closure_failure,
+    BoxFuture, Closure, Failure, InputHash, InvalidOptions, Key, Kind, Name, Outcome, Payload, PayloadError,
+    Retry, RetryStrategy, StepName, closure_failure,
 };
 
 use crate::checkpoint::{decode, encode};
@@ -39,7 +39,7 @@ pub struct Step<'a, F> {
     closure: F,
     /// Another of the closure, for the next try.
     again: Option<fn(&F) -> F>,
-    retry: RetryStrategy,
+    retry: Result<RetryStrategy, InvalidOptions>,
     max_tries: u32,
     discharged: Vec<Key>,
 }
@@ -52,7 +52,7 @@ impl<'a, F> Step<'a, F> {
             input: Ok(None),
             closure,
             again: None,
-            retry: RetryStrategy::None,
+            retry: Ok(RetryStrategy::None),
             max_tries: DEFAULT_TRIES,
             discharged: Vec::new(),
         }
@@ -71,7 +71,7 @@ impl<'a, F> Step<'a, F> {
         F: Clone,
     {
         self.again = Some(F::clone);
-        self.retry = strategy;
+        self.retry = strategy.check().map(|()| strategy);
         self
     }
 
@@ -138,6 +138,7 @@ impl<F: Closure> Step<'_, F> {
     where
         F::Value: Serialize,
     {
+        let retry = self.retry.map_err(|invalid| NoResult::Unfit(invalid.into()))?;
         let mut closure = self.closure;
         let mut failed = 0;
         loop {
@@ -151,7 +152,7 @@ impl<F: Closure> Step<'_, F> {
                 _ if failed >= self.max_tries => None,
                 Retry::Never => None,
                 Retry::After(delay) => Some(delay),
-                Retry::ByStrategy => self.retry.delay(failed, rand::random()),
+                Retry::ByStrategy => retry.delay(failed, rand::random()),
             };
             let (Some(next), Some(delay)) = (next, delay) else { return Err(NoResult::Failed(failure)) };
             tokio::time::sleep(delay).await;

@@ -4,12 +4,12 @@ use std::io::Read as _;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use serde_json::Value;
+use stepwell::Payload;
 
 /// A JSON argument: the text itself, `@file`, or `-` for the input; null when there is none.
-pub(crate) fn json(argument: Option<&str>) -> Result<Value> {
+pub(crate) fn json(argument: Option<&str>) -> Result<Payload> {
     let (text, what) = match argument {
-        None => return Ok(Value::Null),
+        None => return Ok(Payload::null()),
         Some("-") => (read(Path::new("-"))?, "the input".to_owned()),
         Some(argument) => match argument.strip_prefix('@') {
             Some(file) => (read(Path::new(file))?, file.to_owned()),

@@ -14,7 +14,8 @@ use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::de::IntoDeserializer as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::context::TaskContext;
 use crate::ids::TaskId;
@@ -47,7 +48,7 @@ pub(crate) fn label_of(event: &Name) -> Option<&str> {
 }
 
 /// What was decided, by whom, and why.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "decision", rename_all = "snake_case")]
 pub enum Decision<T> {
     /// It was approved.
@@ -66,6 +67,43 @@ pub enum Decision<T> {
         /// Why.
         reason: Option<String>,
     },
+}
+
+/// By hand: what is derived for a tagged enum would round the numbers in `value` that a `serde_json::Value` has no room for.
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Decision<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "snake_case")]
+        enum Word {
+            Approved,
+            Rejected,
+        }
+
+        /// Also a value that is `null`.
+        fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(value: D) -> Result<Option<T>, D::Error> {
+            T::deserialize(value).map(Some)
+        }
+
+        #[derive(Deserialize)]
+        #[serde(bound = "T: Deserialize<'de>")]
+        struct Parts<T> {
+            decision: Word,
+            by: String,
+            reason: Option<String>,
+            #[serde(default = "Option::default", deserialize_with = "given")]
+            value: Option<T>,
+        }
+
+        let Parts { decision, by, reason, value } = Parts::<T>::deserialize(deserializer)?;
+        match (decision, value) {
+            (Word::Rejected, _) => Ok(Self::Rejected { by, reason }),
+            (Word::Approved, Some(value)) => Ok(Self::Approved { by, reason, value }),
+            (Word::Approved, None) => {
+                let value = T::deserialize(().into_deserializer())?;
+                Ok(Self::Approved { by, reason, value })
+            }
+        }
+    }
 }
 
 impl<T> Decision<T> {

@@ -325,7 +325,7 @@ impl Client {
     ) -> Result<NewTask, Error> {
         let name = Name::new(task_type)?;
         let params = self.params(&name, params)?;
-        Ok(self.engine.new_task(name, params, options, None)?)
+        self.engine.new_task(name, params, options, None)
     }
 
     /// Parameters of a task type, checked by what is known of it here.
@@ -587,8 +587,10 @@ impl Client {
     /// # Errors
     /// [`ImportError::Exists`]; [`Error::Store`].
     pub async fn import(&self, export: Export) -> Result<TaskId, Error> {
-        let task_id = export.record.info.task_id;
-        if !self.engine.store.import(export.record).await? {
+        let mut record = export.record;
+        let task_id = record.info.task_id;
+        record.check()?;
+        if !self.engine.store.import(record).await? {
             return Err(ImportError::Exists.into());
         }
         self.engine.hub.workers().iter().for_each(|slots| slots.nudge());

@@ -131,7 +131,7 @@ pub(crate) async fn compensate(run: Arc<Run>, compensation: Compensation) -> Tas
             return Err(TaskError::Payload { name: key.label(), source: source.clone() });
         }
     }
-    let mut errors = Vec::new();
+    let (mut errors, mut further) = (Vec::new(), 0);
     for (key, record) in recorded.into_iter().rev() {
         let (undo, result) = match record.decode() {
             Ok(Record::Step { ordinal, begun }) => {
@@ -161,10 +161,22 @@ pub(crate) async fn compensate(run: Arc<Run>, compensation: Compensation) -> Tas
             Err(error) => error.to_failure(),
         };
         tracing::error!(task_id = %run.task_id, compensation = %key.label(), %failure, "a compensation failed");
-        errors.push(CompensationError { name: key.label(), failure });
+        if errors.len() < MAX_ERRORS {
+            errors.push(CompensationError { name: key.label(), failure });
+        } else {
+            further += 1;
+        }
+    }
+    if further > 0 {
+        let message = format!("{further} more of them failed: the journal has their failures");
+        let failure = Failure::new(FailureKind::Error, message);
+        errors.push(CompensationError { name: "further compensations".into(), failure });
     }
     Ok(to_payload(&errors))
 }
+
+/// How many failed compensations a failure tells of.
+const MAX_ERRORS: usize = 100;
 
 const UNKNOWN: &str = "this program has no code for it: the task did not come to the step again in its last attempt, or no cleanup \
     is registered under this name. Undo it by hand";

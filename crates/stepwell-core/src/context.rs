@@ -311,7 +311,9 @@ impl TaskContext {
                 Some(_) => options,
                 None => options.queue(self.run.queue.to_string()),
             };
-            let new = || self.run.engine.new_task(task_type.clone(), params, options, Some(self.task_id));
+            let new = || -> TaskResult<_> {
+                self.run.engine.new_task(task_type.clone(), params, options, Some(self.task_id))
+            };
             // A replay spawns nothing.
             let replays = self.run.operations().is_replaying();
             let task = if replays { new()? } else { trace::carried(&trace::spawn(task_type.as_str()), new)? };

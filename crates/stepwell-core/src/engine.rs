@@ -14,7 +14,7 @@ use crate::ids::{RunId, TaskId};
 use crate::lifecycle::Broadcast;
 use crate::measures::Measures;
 use crate::name::{InvalidName, Name};
-use crate::options::{Settings, SpawnOptions, Start};
+use crate::options::{InvalidOptions, Settings, SpawnOptions, Start};
 use crate::payload::Payload;
 use crate::runtime::Runtime;
 use crate::store::{NewTask, Store};
@@ -108,13 +108,14 @@ impl Engine {
     }
 
     /// A task to be spawned, by the options and, where they are silent, the settings.
-    pub(crate) fn new_task(
+    pub(crate) fn new_task<E: From<InvalidName> + From<InvalidOptions>>(
         &self,
         task_type: Name,
         params: Payload,
         options: SpawnOptions,
         parent: Option<TaskId>,
-    ) -> Result<NewTask, InvalidName> {
+    ) -> Result<NewTask, E> {
+        options.check()?;
         let runtime = &*self.runtime;
         Ok(NewTask {
             task_id: TaskId::new(runtime),

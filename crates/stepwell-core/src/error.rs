@@ -4,6 +4,7 @@ use crate::export::ImportError;
 use crate::failure::Failure;
 use crate::ids::{TaskId, WorkerId};
 use crate::name::InvalidName;
+use crate::options::InvalidOptions;
 use crate::payload::PayloadError;
 use crate::schedule::InvalidSchedule;
 use crate::store::{StoreError, TaskState};
@@ -19,6 +20,9 @@ pub enum Error {
     /// A name is not valid.
     #[error(transparent)]
     Name(#[from] InvalidName),
+    /// The options cannot be used.
+    #[error(transparent)]
+    Options(#[from] InvalidOptions),
     /// A value could not be written or read.
     #[error("{what}: {source}")]
     Payload {

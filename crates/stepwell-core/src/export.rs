@@ -13,16 +13,23 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use crate::error::Error;
 use crate::input_hash::InputHash;
 use crate::journal::Entry;
 use crate::name::Name;
+use crate::options::InvalidOptions;
 use crate::payload::{Payload, PayloadError};
+use crate::payloads::{self, Held};
 use crate::store::{TaskInfo, Wait};
+use crate::strict;
 use crate::time::Timestamp;
+use crate::{failure, headers};
 
 const FORMAT: &str = "stepwell task";
 /// The version of documents that this program writes, and the newest that it reads.
 const VERSION: u32 = 1;
+/// The deepest nesting of a document: that of a payload, and of what is around one.
+const MAX_DEPTH: usize = Payload::MAX_DEPTH + 20;
 
 /// Everything that a store keeps of a task.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -35,6 +42,27 @@ pub struct TaskRecord {
     pub waits: Vec<Wait>,
     /// What is in its mailbox, in order, by topic.
     pub messages: Vec<(Name, Payload)>,
+}
+
+impl TaskRecord {
+    /// Refuses what a spawn or a step would not have accepted, and cuts off what failures say too much.
+    pub(crate) fn check(&mut self) -> Result<(), Error> {
+        headers::check(&self.info.headers)?;
+        self.info.retry.check()?;
+        if let Some(limit) = self.info.max_duration {
+            InvalidOptions::check_duration("max_duration", limit)?;
+        }
+        let mut refused = None;
+        payloads::record(self, &mut |held, place| match held {
+            Held::Payload(payload) => {
+                if let Err(source) = payload.check(MAX_DEPTH) {
+                    refused.get_or_insert(Error::Payload { what: place.to_string(), source });
+                }
+            }
+            Held::Text(text) => failure::cut(text),
+        });
+        refused.map_or(Ok(()), Err)
+    }
 }
 
 /// A task as a document, made by [`Client::export`](crate::Client::export), and read by
@@ -112,11 +140,11 @@ impl Export {
     /// # Errors
     /// [`PayloadError::Unreadable`] when a payload of the task could not be decoded by the client's codecs: it would be lost.
     pub fn to_json(&self) -> Result<String, PayloadError> {
-        let body = Payload::encode(self, usize::MAX)?;
+        let body = Payload::document(self)?;
         let body: Box<RawValue> = body.decode()?;
-        let checksum = Some(InputHash::of(&body)?);
+        let checksum = InputHash::of_json(body.get());
         let document = Document { format: FORMAT.into(), version: VERSION, checksum, body: Some(body) };
-        Payload::encode(&document, usize::MAX).map(|json| json.as_str().to_owned())
+        Payload::document(&document).map(|json| json.as_str().to_owned())
     }
 
     /// Reads a document.
@@ -124,6 +152,10 @@ impl Export {
     /// # Errors
     /// [`ImportError`], but for [`ImportError::Exists`].
     pub fn from_json(json: &str) -> Result<Self, ImportError> {
+        if strict::depth(json) > MAX_DEPTH {
+            let reason = format!("it is nested over {MAX_DEPTH} levels deep");
+            return Err(ImportError::NoTask { reason });
+        }
         let document: Document<Box<RawValue>> = serde_json::from_str(json).map_err(|error| {
             let reason = error.to_string();
             if error.is_eof() { ImportError::Damaged { reason } } else { ImportError::NoTask { reason } }
@@ -136,8 +168,8 @@ impl Export {
         }
         let damaged = |reason: String| ImportError::Damaged { reason };
         let body = document.body.ok_or_else(|| damaged("it has no body".into()))?;
-        let found = InputHash::of(&body).map_err(|error| damaged(error.to_string()))?;
-        if document.checksum != Some(found) {
+        let found = InputHash::of_json(body.get());
+        if found.is_none() || document.checksum != found {
             return Err(damaged("its checksum is another one".into()));
         }
         serde_json::from_str(body.get()).map_err(|error| damaged(error.to_string()))

@@ -6,15 +6,23 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::notes::cut_off;
+
+/// The longest text of a failure, in bytes.
+const MAX_TEXT: usize = 16 << 10;
+
+/// The most bytes that the causes of a failure have together.
+const MAX_CAUSES: usize = 32 << 10;
+
 /// Why a step, an attempt or a task failed: what is left of an error when it is written down.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schemas", derive(schemars::JsonSchema))]
 pub struct Failure {
     /// What sort of failure it is.
     pub kind: FailureKind,
-    /// The error's message.
+    /// The error's message. At most 16 KiB are kept.
     pub message: String,
-    /// The messages of the errors that caused it, outermost first.
+    /// The messages of the errors that caused it, outermost first. At most 32 KiB are kept.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub causes: Vec<String>,
     /// Where the error was made: the backtrace of an [`anyhow::Error`], which has one where `RUST_BACKTRACE` or
@@ -125,18 +133,51 @@ impl Retry {
     }
 }
 
+/// Cuts off a text that is too long, and says so in it.
+pub(crate) fn cut(text: &mut String) {
+    let bytes = text.len();
+    if bytes > MAX_TEXT {
+        cut_off(text, MAX_TEXT - 64);
+        text.push_str(&format!("… (cut off: it has {bytes} bytes)"));
+    }
+}
+
+fn within(mut text: String) -> String {
+    cut(&mut text);
+    text
+}
+
 impl Failure {
     /// A failure without causes, to be retried as the strategy says.
     pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
         Self {
             kind,
-            message: message.into(),
+            message: within(message.into()),
             causes: Vec::new(),
             backtrace: None,
             retry: Retry::ByStrategy,
             compensation_errors: Vec::new(),
             sources: Sources::default(),
         }
+    }
+
+    /// The failure with these causes, outermost first. Those that would make it too long are left out, and said to be.
+    pub(crate) fn caused_by(mut self, causes: impl Iterator<Item = String>) -> Self {
+        let mut room = MAX_CAUSES;
+        let mut left_out = 0;
+        for cause in causes.map(within) {
+            match room.checked_sub(cause.len() + 1) {
+                Some(rest) if left_out == 0 => {
+                    room = rest;
+                    self.causes.push(cause);
+                }
+                _ => left_out += 1,
+            }
+        }
+        if left_out > 0 {
+            self.causes.push(format!("({left_out} further causes are left out)"));
+        }
+        self
     }
 
     /// The failure of a task whose compensation came to an end before everything was undone.

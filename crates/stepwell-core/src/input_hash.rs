@@ -2,20 +2,17 @@
 //!
 //! The value is serialised to JSON, which is brought into one form: no spaces, the keys of each object in the order of
 //! their bytes (in UTF-8), strings with no more escapes than JSON demands. Integers are written in decimal, floats with an
-//! exponent and the fewest digits that read back as the same float (`1e0`, `-1.5e-7`), infinities and NaN as `null`. So `1`
-//! and `1.0` are two inputs. The hash is the first 16 bytes of the SHA-256 of that text.
+//! exponent and the fewest digits that read back as the same float (`1e0`, `-1.5e-7`). So `1` and `1.0` are two inputs. The hash is the first 16 bytes of the SHA-256 of that text.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 use std::str::FromStr;
 
-use serde::ser::Error as _;
 use serde::{Deserialize, Serialize};
-use serde_json::Error;
-use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
 use crate::payload::PayloadError;
+use crate::strict;
 
 /// A stable hash of a value: 16 bytes, shown as 32 lowercase hex digits.
 ///
@@ -44,55 +41,118 @@ impl InputHash {
     /// The hash of the value.
     ///
     /// # Errors
-    /// [`PayloadError::Encode`] when the value does not serialise to JSON.
+    /// [`PayloadError::Encode`] when the value could not be a [`Payload`](crate::Payload).
     pub fn of<T: Serialize + ?Sized>(value: &T) -> Result<Self, PayloadError> {
-        let failed = |error: Error| PayloadError::Encode {
-            type_name: std::any::type_name::<T>(),
-            reason: error.to_string(),
-        };
+        let failed = |reason: String| PayloadError::Encode { type_name: std::any::type_name::<T>(), reason };
         // By way of text, not of `serde_json::Value`: what that makes of numbers depends on features of serde_json that any
         // crate of a program can switch on.
-        let json = serde_json::to_string(value).map_err(failed)?;
-        let mut canonical = String::with_capacity(json.len());
-        write_canonical(&json, &mut canonical).map_err(failed)?;
-        let digest: [u8; 32] = Sha256::digest(canonical.as_bytes()).into();
-        let mut bytes = [0; Self::BYTES];
-        bytes.copy_from_slice(&digest[..Self::BYTES]);
-        Ok(Self(bytes))
+        let json = strict::to_json(value).map_err(|error| failed(error.to_string()))?;
+        Self::of_json(&json).ok_or_else(|| failed("its JSON is not valid".into()))
+    }
+
+    /// The hash of JSON text, however deep; `None` when it is no JSON.
+    pub(crate) fn of_json(json: &str) -> Option<Self> {
+        let digest: [u8; 32] = Sha256::digest(canonical(json)?.as_bytes()).into();
+        digest.first_chunk().copied().map(Self)
     }
 }
 
-fn write_canonical(json: &str, out: &mut String) -> Result<(), Error> {
-    match json.as_bytes().first() {
-        Some(b'{') => {
-            let members: BTreeMap<String, &RawValue> = serde_json::from_str(json)?;
-            out.push('{');
-            for (i, (key, value)) in members.into_iter().enumerate() {
-                out.push_str(if i == 0 { "" } else { "," });
-                out.push_str(&serde_json::to_string(&key)?);
-                out.push(':');
-                write_canonical(value.get(), out)?;
+/// A list or object whose end has not been reached.
+struct Open {
+    /// Where its members begin in the canonical text.
+    begin: usize,
+    /// The keys of an object, and where each member begins.
+    keys: Option<Vec<(String, usize)>>,
+}
+
+/// The text in its one form. It takes no stack, and time in proportion to the text, once for each level of objects whose
+/// keys are out of order.
+fn canonical(json: &str) -> Option<String> {
+    let mut out = String::with_capacity(json.len());
+    let mut open: Vec<Open> = Vec::new();
+    let mut rest = json;
+    loop {
+        rest = rest.trim_ascii_start();
+        let Some(&first) = rest.as_bytes().first() else { break };
+        let length = match first {
+            b'{' | b'[' => {
+                out.push(char::from(first));
+                open.push(Open { begin: out.len(), keys: (first == b'{').then(Vec::new) });
+                1
             }
-            out.push('}');
-        }
-        Some(b'[') => {
-            let elements: Vec<&RawValue> = serde_json::from_str(json)?;
-            out.push('[');
-            for (i, value) in elements.into_iter().enumerate() {
-                out.push_str(if i == 0 { "" } else { "," });
-                write_canonical(value.get(), out)?;
+            b'}' | b']' => {
+                close(&mut out, open.pop()?);
+                out.push(char::from(first));
+                1
             }
-            out.push(']');
+            b',' => 1,
+            b'"' => text_length(rest)?,
+            _ => rest.find([',', ']', '}', ' ', '\n', '\r', '\t']).unwrap_or(rest.len()),
+        };
+        let (token, behind) = rest.split_at_checked(length)?;
+        rest = behind;
+        match first {
+            // Its value is still to come.
+            b'{' | b'[' | b',' => continue,
+            b'}' | b']' => {}
+            b'"' => {
+                // JSON that was text before, such as a `Payload`, may have escapes that are not needed.
+                let text: String = serde_json::from_str(token).ok()?;
+                let key = rest.trim_ascii_start().strip_prefix(':');
+                if let (Some(behind), Some(Open { keys: Some(keys), .. })) = (key, open.last_mut()) {
+                    let begin = out.len();
+                    out.push_str(&serde_json::to_string(&text).ok()?);
+                    out.push(':');
+                    keys.push((text, begin));
+                    rest = behind;
+                    continue;
+                }
+                out.push_str(&serde_json::to_string(&text).ok()?);
+            }
+            // Versions of serde_json differ in how they write floats.
+            _ => match token.parse::<f64>() {
+                Ok(float) if token.contains(['.', 'e', 'E']) => write!(out, "{float:e}").ok()?,
+                _ => out.push_str(token),
+            },
         }
-        // JSON that was text before, such as a `Payload`, may have escapes that are not needed.
-        Some(b'"') => out.push_str(&serde_json::to_string(&serde_json::from_str::<String>(json)?)?),
-        // Versions of serde_json differ in how they write floats.
-        _ => match json.parse::<f64>() {
-            Ok(float) if json.contains(['.', 'e', 'E']) => write!(out, "{float:e}").map_err(Error::custom)?,
-            _ => out.push_str(json),
-        },
+        if !open.is_empty() {
+            out.push(',');
+        }
     }
-    Ok(())
+    open.is_empty().then_some(out)
+}
+
+/// Takes away the comma behind the last member, and brings an object's members into the order of their keys. Of two with
+/// the same key, the last one counts.
+fn close(out: &mut String, Open { begin, keys }: Open) {
+    let keys = keys.unwrap_or_default();
+    if !keys.is_sorted_by(|(one, _), (next, _)| one < next) {
+        let members = out.split_off(begin);
+        let ends = keys.iter().skip(1).map(|(_, end)| end - begin).chain([members.len()]);
+        let sorted: BTreeMap<_, _> =
+            keys.iter().zip(ends).map(|((key, at), end)| (key, &members[at - begin..end])).collect();
+        out.extend(sorted.into_values());
+    }
+    if out.len() > begin {
+        out.pop();
+    }
+}
+
+/// How many bytes the text takes that begins here, with its quotes.
+fn text_length(json: &str) -> Option<usize> {
+    let mut escaped = false;
+    let end = json.bytes().skip(1).position(|byte| match byte {
+        _ if escaped => {
+            escaped = false;
+            false
+        }
+        b'\\' => {
+            escaped = true;
+            false
+        }
+        byte => byte == b'"',
+    });
+    end.map(|end| end + 2)
 }
 
 impl fmt::Display for InputHash {
@@ -142,6 +202,7 @@ impl From<InputHash> for String {
 mod tests {
     use std::collections::{BTreeMap, HashMap};
 
+    use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
@@ -166,7 +227,7 @@ mod tests {
         assert_eq!(hash("tab\t quote\" ä 📦 /"), "b7e340cdcd21818d408a4233d7e7080d"); // "tab\t quote\" ä 📦 /"
         assert_eq!(hash(&[1.0, 0.1, -0.0, 1e16, 1.5e300]), "b2ece315706495a56eb88461a8c0f7f9"); // [1e0,1e-1,-0e0,1e16,1.5e300]
         assert_eq!(
-            hash(&(u64::MAX, i64::MIN, u128::MAX, true, f64::NAN)),
+            hash(&(u64::MAX, i64::MIN, u128::MAX, true, None::<u8>)),
             "832d7682e018aeadf0569ab4f4a1e733"
         ); // [18446744073709551615,-9223372036854775808,340282366920938463463374607431768211455,true,null]
         assert_eq!(
@@ -204,5 +265,30 @@ mod tests {
     fn what_does_not_serialise_has_no_hash() {
         let error = InputHash::of(&HashMap::from([(vec![1], 2)])).unwrap_err();
         assert!(error.to_string().contains("does not serialise to JSON: key must be a string"), "{error}");
+    }
+
+    #[test]
+    fn the_canonical_form_takes_no_stack() {
+        let deep = "[".repeat(1_000_000) + &"]".repeat(1_000_000);
+        assert!(canonical(&deep) == Some(deep));
+        assert_eq!(canonical("[[1]"), None);
+        assert_eq!(canonical("[1]]"), None);
+        assert_eq!(canonical("\"a"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn the_canonical_form_is_what_a_map_makes_of_it(
+            keys in proptest::collection::vec("[a-dä\"\\\\]{0,2}", 0..6),
+            values in proptest::collection::vec(r#"1|-2\.50|"a\\u00e4"|\[ \]|\[1 , "]"\]|\{"b":1, "a" :2\}|null"#, 6),
+        ) {
+            let members = keys.iter().zip(&values).map(|(key, value)| format!("{} : {value}", json!(key)));
+            let text = format!("{{ {} }}", members.collect::<Vec<_>>().join(" , "));
+            let canonical = canonical(&text).unwrap();
+            let map: BTreeMap<String, Payload> = serde_json::from_str(&text).unwrap();
+            let inner = map.iter().map(|(key, value)| format!("{}:{}", json!(key), super::canonical(value.as_str()).unwrap()));
+            prop_assert_eq!(&canonical, &format!("{{{}}}", inner.collect::<Vec<_>>().join(",")));
+            prop_assert_eq!(super::canonical(&canonical).unwrap(), canonical);
+        }
     }
 }

@@ -295,7 +295,7 @@ impl Outcome {
 
 /// Serialises the engine's own types, whose JSON cannot fail.
 pub(crate) fn to_payload<T: Serialize>(value: &T) -> Payload {
-    Payload::encode(value, usize::MAX).unwrap_or_else(|_| Payload::null())
+    Payload::document(value).unwrap_or_else(|_| Payload::null())
 }
 
 /// A journal as the executor reads it.

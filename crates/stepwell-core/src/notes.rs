@@ -10,6 +10,7 @@ use crate::context::TaskContext;
 use crate::journal::{Entry, Kind, Outcome, to_payload};
 use crate::lifecycle::Lifecycle;
 use crate::name::Name;
+use crate::payload::Payload;
 use crate::time::Timestamp;
 
 /// The longest message that is kept, in bytes.
@@ -112,7 +113,7 @@ impl Progress {
 impl TaskContext {
     /// Writes a line to the task's log, which is kept with the task ([`Client::logs`](crate::Client::logs)), and tells those who
     /// [subscribe](crate::Client::subscribe). It may be used anywhere, also in a step's closure. It is durable with the next
-    /// commit; a message of over 64 KiB is cut off.
+    /// commit. A message of over 64 KiB is cut off, and fields that could not be a [`Payload`] are left out.
     ///
     /// ```
     /// # use stepwell_core::{LogLevel, TaskContext, TaskResult};
@@ -135,7 +136,12 @@ impl TaskContext {
         cut_off(&mut message, MAX_MESSAGE);
         let fields: BTreeMap<_, _> =
             fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-        let line = Line { level, message, fields };
+        let mut line = Line { level, message, fields };
+        if !line.fields.is_empty()
+            && let Err(error) = Payload::encode(&line, self.max_payload_bytes())
+        {
+            line.fields = BTreeMap::from([("left out".to_owned(), error.to_string().into())]);
+        }
         if self.note(Kind::Log, Name::known("log"), &line) {
             let (task_id, Line { level, message, fields }) = (self.task_id, line);
             let written = || Some(Lifecycle::LogWritten { task_id, level, message, fields });
@@ -144,14 +150,16 @@ impl TaskContext {
     }
 
     /// Says how far the task has come, in the place of what it said before: for [`Client::find`](crate::Client::find), and for
-    /// those who [subscribe](crate::Client::subscribe). It may be used anywhere, also in a step's closure.
+    /// those who [subscribe](crate::Client::subscribe). It may be used anywhere, also in a step's closure. A message of over 64 KiB is cut
+    /// off.
     pub fn progress<'a>(
         &self,
         current: u64,
         total: impl Into<Option<u64>>,
         message: impl Into<Option<&'a str>>,
     ) {
-        let message = message.into().map(str::to_owned);
+        let mut message = message.into().map(str::to_owned);
+        message.iter_mut().for_each(|message| cut_off(message, MAX_MESSAGE));
         let progress = Progress { current, total: total.into(), message };
         if self.note(Kind::Progress, Name::known("progress"), &progress) {
             let task_id = self.task_id;

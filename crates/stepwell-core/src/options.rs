@@ -6,10 +6,12 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::codec::Codec;
+use crate::headers;
 use crate::name::{InvalidName, Name};
 use crate::payload::Payload;
 use crate::retry::RetryStrategy;
 use crate::store::{CancellationPolicy, Coalesce, Headers};
+use crate::strict;
 use crate::time::Timestamp;
 
 /// What holds for a client's tasks where [`SpawnOptions`] say nothing else.
@@ -36,6 +38,15 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// Whether tasks can be spawned with them.
+    ///
+    /// # Errors
+    /// [`InvalidOptions`] when they cannot.
+    pub fn check(&self) -> Result<(), InvalidOptions> {
+        self.retry.check()?;
+        self.cancellation.check()
+    }
+
     /// The defaults, with this queue.
     pub fn new(queue: Name) -> Self {
         Self {
@@ -71,7 +82,10 @@ pub struct SpawnOptions {
     pub(crate) queue: Option<String>,
     pub(crate) max_attempts: Option<u32>,
     pub(crate) retry: Option<RetryStrategy>,
+    #[serde(deserialize_with = "headers::exact")]
     pub(crate) headers: Headers,
+    #[serde(skip)]
+    pub(crate) invalid: Option<InvalidOptions>,
     pub(crate) priority: i32,
     pub(crate) start: Start,
     pub(crate) idempotency_key: Option<String>,
@@ -80,6 +94,44 @@ pub struct SpawnOptions {
     pub(crate) coalesce: Option<Coalesce>,
     pub(crate) code_version: Option<String>,
     pub(crate) cancellation: Option<CancellationPolicy>,
+}
+
+/// Why a task cannot be spawned, or a step tried again, with these options.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidOptions {
+    /// A header cannot be read back, or they are too large together.
+    #[error("the headers cannot be kept: {reason}")]
+    Headers {
+        /// What is wrong with them.
+        reason: String,
+    },
+    /// A number of a retry strategy is none that it can have.
+    #[error("a retry strategy cannot have the {field} {value}: it has to be {range}")]
+    Retry {
+        /// The field.
+        field: &'static str,
+        /// Its value.
+        value: String,
+        /// What it may be.
+        range: &'static str,
+    },
+    /// A duration is over 1,000 years, which not every store can add to a date.
+    #[error("the {field} of {duration:?} is too long: it may be 1,000 years at most")]
+    TooLong {
+        /// The field.
+        field: &'static str,
+        /// The duration.
+        duration: Duration,
+    },
+}
+
+impl InvalidOptions {
+    /// Refuses a duration that a store could not add to a date.
+    pub(crate) fn check_duration(field: &'static str, duration: Duration) -> Result<(), Self> {
+        const LONGEST: Duration = Duration::from_secs(1_000 * 366 * 24 * 3_600);
+        if duration > LONGEST { Err(Self::TooLong { field, duration }) } else { Ok(()) }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -116,16 +168,26 @@ impl SpawnOptions {
         self
     }
 
-    /// Adds a header: a small value that travels with the task and is there as `ctx.headers`.
-    pub fn header(mut self, name: impl Into<String>, value: impl Into<serde_json::Value>) -> Self {
-        self.headers.insert(name.into(), value.into());
+    /// Adds a header: a small value that travels with the task and is there as `ctx.headers`. All headers of a task have
+    /// at most [`MAX_HEADERS_BYTES`](crate::MAX_HEADERS_BYTES).
+    ///
+    /// The spawn is refused with [`InvalidOptions`] when the value could not be read back: a NaN, say.
+    pub fn header(mut self, name: impl Into<String>, value: impl Serialize) -> Self {
+        let name = name.into();
+        match strict::to_value(&value) {
+            Ok(value) => _ = self.headers.insert(name, value),
+            Err(error) => {
+                let reason = format!("\"{name}\": {error}");
+                self.invalid.get_or_insert(InvalidOptions::Headers { reason });
+            }
+        }
         self
     }
 
     /// Adds a label, by which [tasks are listed](crate::TaskFilter::labels): a tenant, a customer. It is a header whose value is a
     /// text.
     pub fn label(self, name: impl Into<String>, value: impl Into<String>) -> Self {
-        self.header(name, value.into())
+        self.header(name, value.into().as_str())
     }
 
     /// Tasks of a higher priority are claimed first. Default: 0.
@@ -185,6 +247,16 @@ impl SpawnOptions {
     pub fn cancellation(mut self, policy: CancellationPolicy) -> Self {
         self.cancellation = Some(policy);
         self
+    }
+
+    /// Finds what is wrong with the options, but for their names.
+    pub(crate) fn check(&self) -> Result<(), InvalidOptions> {
+        if let Some(invalid) = &self.invalid {
+            return Err(invalid.clone());
+        }
+        headers::check(&self.headers)?;
+        self.retry.iter().try_for_each(RetryStrategy::check)?;
+        self.cancellation.iter().try_for_each(CancellationPolicy::check)
     }
 
     /// Sets what is not set as a client was built.

@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::codec::CodecError;
+use crate::strict;
 
 /// A value as JSON text: parameters, results, events, messages. Cheap to clone.
 ///
@@ -89,18 +90,48 @@ impl Payload {
         Self::from_json("null")
     }
 
+    /// The deepest nesting of lists and objects in a payload: 100 levels.
+    pub const MAX_DEPTH: usize = strict::MAX_DEPTH;
+
     /// Serialises the value.
     ///
     /// # Errors
-    /// When the value does not serialise, or its JSON is longer than `limit` bytes.
+    /// [`PayloadError::Encode`] when the value does not serialise, when it is nested deeper than [`Payload::MAX_DEPTH`], or
+    /// when JSON would not give it back as it is: NaN and infinities, and a `Some` of something that is `null` in JSON,
+    /// such as `Some(())`. [`PayloadError::TooLarge`] when its JSON is longer than `limit` bytes.
     pub fn encode<T: Serialize + ?Sized>(value: &T, limit: usize) -> Result<Self, PayloadError> {
         let type_name = std::any::type_name::<T>();
-        let json = serde_json::to_string(value)
+        let json = strict::to_json(value)
             .map_err(|error| PayloadError::Encode { type_name, reason: error.to_string() })?;
         if json.len() > limit {
             return Err(PayloadError::TooLarge { type_name, bytes: json.len(), limit });
         }
         Ok(Self::from_json(json))
+    }
+
+    /// Serialises a document of Stepwell's own, which may hold payloads of any depth.
+    ///
+    /// # Errors
+    /// [`PayloadError::Encode`] when it does not serialise.
+    #[doc(hidden)]
+    pub fn document<T: Serialize + ?Sized>(document: &T) -> Result<Self, PayloadError> {
+        let type_name = std::any::type_name::<T>();
+        let json = serde_json::to_string(document);
+        json.map(Self::from_json)
+            .map_err(|error| PayloadError::Encode { type_name, reason: error.to_string() })
+    }
+
+    /// Checks text that came from elsewhere.
+    ///
+    /// # Errors
+    /// [`PayloadError::Encode`] when it is no JSON, or nested over `depth` levels deep.
+    pub(crate) fn check(&self, depth: usize) -> Result<(), PayloadError> {
+        let refused = |reason| PayloadError::Encode { type_name: std::any::type_name::<Self>(), reason };
+        if strict::depth(self.as_str()) > depth {
+            return Err(refused(format!("it is nested over {depth} levels deep")));
+        }
+        let json = serde_json::from_str::<&serde_json::value::RawValue>(self.as_str());
+        json.map(drop).map_err(|error| refused(error.to_string()))
     }
 
     /// Deserialises the value.
@@ -155,6 +186,13 @@ impl Payload {
     }
 }
 
+/// The JSON `null`.
+impl Default for Payload {
+    fn default() -> Self {
+        Self::null()
+    }
+}
+
 impl PartialEq for Payload {
     fn eq(&self, other: &Self) -> bool {
         self.as_str() == other.as_str()
@@ -186,7 +224,7 @@ impl Serialize for Payload {
 impl<'de> Deserialize<'de> for Payload {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let value = Box::<serde_json::value::RawValue>::deserialize(deserializer)?;
-        Ok(Self::from_json(value.get()))
+        Ok(Self::from_json(strict::one_line(value.get())))
     }
 }
 

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::options::InvalidOptions;
+
 /// How long to wait before the next try.
 ///
 /// ```
@@ -61,6 +63,30 @@ impl RetryStrategy {
         Self::Fixed { delay }
     }
 
+    /// Checks that delays can be computed from the strategy's numbers.
+    ///
+    /// # Errors
+    /// [`InvalidOptions`] when the factor is less than 1 or not finite, when the jitter is not from 0 to 1, or when a
+    /// duration is over 1,000 years.
+    pub fn check(&self) -> Result<(), InvalidOptions> {
+        let long = InvalidOptions::check_duration;
+        match self {
+            Self::None => Ok(()),
+            Self::Fixed { delay } => long("delay", *delay),
+            Self::Listed { delays } => delays.iter().try_for_each(|delay| long("delay", *delay)),
+            &Self::Exponential { base, factor, max, jitter } => {
+                let number = |field, value: f64, valid: bool, range| match valid {
+                    true => Ok(()),
+                    false => Err(InvalidOptions::Retry { field, value: value.to_string(), range }),
+                };
+                number("factor", factor, factor >= 1.0 && factor.is_finite(), "a finite number from 1 on")?;
+                number("jitter", jitter, (0.0..=1.0).contains(&jitter), "from 0 to 1")?;
+                long("base", base)?;
+                long("max", max)
+            }
+        }
+    }
+
     /// The delay after the failure of try number `failed` (from 1); `None` when there is no further try. `random` is
     /// a uniform number, from which the jitter is drawn.
     pub fn delay(&self, failed: u32, random: u64) -> Option<Duration> {
@@ -108,6 +134,27 @@ mod tests {
         let delays = [1, 2, 3, u32::MAX].map(|failed| strategy.delay(failed, 0));
         assert_eq!(delays, [seconds(1), seconds(5), seconds(5), seconds(5)]);
         assert_eq!(RetryStrategy::Listed { delays: Vec::new() }.delay(1, 0), seconds(0));
+    }
+
+    #[test]
+    fn numbers_that_a_strategy_cannot_have_are_found() {
+        let with = |base, factor, max, jitter| RetryStrategy::Exponential { base, factor, max, jitter };
+        let second = Duration::from_secs(1);
+        for (strategy, said) in [
+            (with(second, f64::NAN, second, 0.0), "the factor NaN"),
+            (with(second, f64::INFINITY, second, 0.0), "the factor inf"),
+            (with(second, -2.0, second, 0.0), "the factor -2"),
+            (with(second, 2.0, second, f64::NAN), "the jitter NaN"),
+            (with(second, 2.0, second, 1.5), "the jitter 1.5"),
+            (with(Duration::MAX, 2.0, second, 0.0), "the base of"),
+            (with(second, 2.0, Duration::MAX, 0.0), "the max of"),
+            (RetryStrategy::fixed(Duration::MAX), "1,000 years at most"),
+            (RetryStrategy::Listed { delays: vec![second, Duration::MAX] }, "1,000 years at most"),
+        ] {
+            let error = strategy.check().unwrap_err().to_string();
+            assert!(error.contains(said), "{error}");
+        }
+        RetryStrategy::exponential().check().unwrap();
     }
 
     #[test]

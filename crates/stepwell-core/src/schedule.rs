@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::TaskId;
 use crate::name::{InvalidName, Name};
-use crate::options::{SpawnOptions, Start};
+use crate::options::{InvalidOptions, SpawnOptions, Start};
 use crate::payload::Payload;
 use crate::ticks::Ticks;
 use crate::time::Timestamp;
@@ -162,6 +162,7 @@ impl Schedule {
             return Err(InvalidSchedule::Coalesced);
         }
         // What is wrong with the options is found now, and not at each tick.
+        self.options.check()?;
         let SpawnOptions { queue, concurrency_key, code_version, .. } = &self.options;
         for name in [queue, concurrency_key, code_version].into_iter().flatten() {
             Name::new(name)?;
@@ -314,6 +315,9 @@ pub enum InvalidSchedule {
     /// Its name, or one in its options, is not valid.
     #[error(transparent)]
     Name(#[from] InvalidName),
+    /// Its options cannot be used.
+    #[error(transparent)]
+    Options(#[from] InvalidOptions),
     /// The cron pattern cannot be read.
     #[error(
         "\"{pattern}\" is no cron pattern ({reason}): it has five fields, minute, hour, day of the month, month and day of the week, as in `0 2 * * *`"

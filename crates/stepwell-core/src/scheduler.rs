@@ -119,7 +119,7 @@ impl Engine {
     ) -> Result<NewTask, InvalidSchedule> {
         let options = info.options.clone().header(TICK_HEADER, tick.to_string());
         let new = || self.new_task(info.task_type.clone(), info.params.clone(), options, None);
-        Ok(trace::carried(&trace::spawn(info.task_type.as_str()), new)?)
+        trace::carried(&trace::spawn(info.task_type.as_str()), new)
     }
 }
 
@@ -152,7 +152,7 @@ impl ScheduleInfo {
     }
 
     pub(crate) fn plan(&self, engine: &Engine) -> Result<SchedulePlan, PayloadError> {
-        let definition = Payload::encode(&Self { last_task: None, ..self.clone() }, usize::MAX)?;
+        let definition = Payload::document(&Self { last_task: None, ..self.clone() })?;
         let version = crate::ids::ScheduleVersion::new(&*engine.runtime);
         Ok(SchedulePlan { version, definition, next_at: self.next_at })
     }

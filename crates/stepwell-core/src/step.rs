@@ -178,12 +178,16 @@ impl<F: Closure> Step<F> {
     }
 
     /// Tries the step again when its closure fails, up to 5 times in all (see [`Step::max_attempts`]). Each failed try
-    /// is journaled, and the task may suspend until the next one. Without this, the first failure is the step's.
+    /// is journaled, and the task may suspend until the next one. Without this, the first failure is the step's. The step
+    /// fails with [`TaskError::Options`] when the strategy cannot be used.
     pub fn retry(mut self, strategy: RetryStrategy) -> Self
     where
         F: Clone,
     {
         self.again = Some(F::clone);
+        if let Err(invalid) = strategy.check() {
+            self.key = Err(Some(invalid.into()));
+        }
         self.retry = strategy;
         self
     }

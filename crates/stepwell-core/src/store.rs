@@ -54,6 +54,7 @@ use crate::journal::Entry;
 #[cfg(doc)]
 use crate::journal::Kind;
 use crate::name::Name;
+use crate::options::InvalidOptions;
 use crate::payload::Payload;
 use crate::queue::{QueueChange, QueueInfo};
 use crate::retry::RetryStrategy;
@@ -388,6 +389,16 @@ pub struct CancellationPolicy {
     pub max_delay: Option<Duration>,
     /// Cancelled when it has not ended within this time of being claimed for the first time.
     pub max_duration: Option<Duration>,
+}
+
+impl CancellationPolicy {
+    /// Finds a duration that no store can add to a date.
+    pub(crate) fn check(&self) -> Result<(), InvalidOptions> {
+        let Self { max_delay, max_duration } = *self;
+        [("max_delay", max_delay), ("max_duration", max_duration)].into_iter().try_for_each(
+            |(field, limit)| limit.map_or(Ok(()), |limit| InvalidOptions::check_duration(field, limit)),
+        )
+    }
 }
 
 /// What became of a [`NewTask`].

@@ -7,6 +7,7 @@ use crate::failure::{Failure, FailureKind, Retry};
 use crate::ids::TaskId;
 use crate::name::InvalidName;
 use crate::notes::cut_off;
+use crate::options::InvalidOptions;
 use crate::payload::PayloadError;
 
 /// How much of a backtrace is kept, in bytes.
@@ -84,6 +85,9 @@ pub enum TaskError {
     /// A name is not valid.
     #[error(transparent)]
     Name(#[from] InvalidName),
+    /// The options of a child, or a step's retry strategy, cannot be used.
+    #[error(transparent)]
+    Options(#[from] InvalidOptions),
     /// A value could not be written to the journal or read from it.
     #[error("\"{name}\": {source}")]
     Payload {
@@ -168,6 +172,7 @@ impl TaskError {
             Self::Diverged { .. } => (FailureKind::Diverged, Retry::Never),
             Self::OutsideTask { .. }
             | Self::Name(_)
+            | Self::Options(_)
             | Self::NoState { .. }
             | Self::NoCleanup { .. }
             | Self::CoalescedChild { .. } => (FailureKind::Misuse, Retry::Never),
@@ -202,8 +207,8 @@ fn sources_of(error: &anyhow::Error) -> Vec<u64> {
 fn failure_of(error: &anyhow::Error, retry: Retry) -> Failure {
     let mut chain = error.chain().map(ToString::to_string);
     let message = chain.next().unwrap_or_default();
-    let (causes, backtrace, sources) = (chain.collect(), backtrace(error), sources_of(error).into());
-    Failure { causes, backtrace, retry, sources, ..Failure::new(FailureKind::Error, message) }
+    let failure = Failure::new(FailureKind::Error, message).caused_by(chain);
+    Failure { backtrace: backtrace(error), retry, sources: sources_of(error).into(), ..failure }
 }
 
 fn backtrace(error: &anyhow::Error) -> Option<Box<str>> {

@@ -6,7 +6,7 @@ use axum::http::StatusCode;
 use axum::http::request::Parts;
 use axum_extra::extract::QueryRejection;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use stepwell::Payload;
 
 use crate::problem::Problem;
 
@@ -23,9 +23,9 @@ pub(crate) struct Query<T>(pub(crate) T);
 pub(crate) struct Path<T>(pub(crate) T);
 
 /// JSON that somebody wrote into the field of a form; null when they wrote nothing.
-pub(crate) fn json_of(what: &str, text: &str) -> Result<Value, Problem> {
+pub(crate) fn json_of(what: &str, text: &str) -> Result<Payload, Problem> {
     match text.trim() {
-        "" => Ok(Value::Null),
+        "" => Ok(Payload::null()),
         text => serde_json::from_str(text)
             .map_err(|error| Problem::bad_request(format!("{what} is no JSON: {error}"))),
     }

@@ -8,14 +8,15 @@
 //! Events have numbers that grow, and whoever has read up to one never finds anything new below it. So a follower that knows
 //! the last number that it gave misses nothing, wherever it reads on: in the ring, or in the store.
 
+use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::future::select;
-use serde_json::{Map, Value, json};
-use stepwell::{HistoryEntry, HistoryFilter, TaskId};
+use serde::Serialize;
+use stepwell::{HistoryEntry, HistoryFilter, Payload, TaskId};
 use tokio::sync::{Mutex, broadcast, mpsc};
 
 use crate::app::{App, Known};
@@ -55,25 +56,34 @@ impl Page {
     }
 }
 
+/// The members of an object, as JSON text.
+type Members = BTreeMap<String, Payload>;
+
+fn text<T: Serialize + ?Sized>(value: &T) -> Payload {
+    serde_json::to_string(value).map_or_else(|_| Payload::null(), Payload::from_json)
+}
+
 impl Frame {
     fn new(entry: &HistoryEntry) -> Self {
         let HistoryEntry { id, at, task_id, event } = entry;
         let (name, mut data) = match event {
             // The event is an object of one member, which is called as the event is, and holds what it tells.
             Ok(event) => {
-                let mut named = serde_json::to_value(event).unwrap_or_default();
-                let told = named.get_mut(event.name()).and_then(Value::as_object_mut);
-                (event.name(), told.map(std::mem::take).unwrap_or_default())
+                // Its members stay text, so that no number in them is rounded.
+                let named = serde_json::to_string(event).unwrap_or_default();
+                let told = serde_json::from_str::<BTreeMap<String, Members>>(&named).unwrap_or_default();
+                (event.name(), told.into_values().next().unwrap_or_default())
             }
-            Err(error) => ("unreadable", Map::from_iter([("reason".into(), error.to_string().into())])),
+            Err(error) => ("unreadable", Members::from([("reason".to_owned(), text(&error.to_string()))])),
         };
         data.extend([
-            ("id".to_owned(), json!(id)),
-            ("at".to_owned(), json!(at)),
-            ("task_id".to_owned(), json!(task_id)),
-            ("event".to_owned(), json!(name)),
+            ("id".to_owned(), text(id)),
+            ("at".to_owned(), text(at)),
+            ("task_id".to_owned(), text(task_id)),
+            ("event".to_owned(), text(name)),
         ]);
-        let text = format!("id: {id}\nevent: {name}\ndata: {}\n\n", Value::Object(data));
+        let data = text(&data);
+        let text = format!("id: {id}\nevent: {name}\ndata: {data}\n\n");
         Self { id: *id, task_id: *task_id, text: text.into() }
     }
 }

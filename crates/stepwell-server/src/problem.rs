@@ -83,6 +83,7 @@ impl From<Error> for Problem {
                 Self::new(S::CONFLICT, "conflict", "The state does not allow it", detail)
             }
             Error::Name(_)
+            | Error::Options(_)
             | Error::Payload { .. }
             | Error::Schedule { .. }
             | Error::Workflow(_)

@@ -249,3 +249,91 @@ async fn pages_escape_what_is_not_theirs_and_say_when_nothing_is_new() {
     }
     assert_eq!(client.task(task_id).await.unwrap().unwrap().state, TaskState::Pending);
 }
+
+/// A request with this text as its JSON.
+fn post_text(path: &str, body: &str) -> Request<axum::body::Body> {
+    let mut request = post(path, &Value::Null);
+    *request.body_mut() = axum::body::Body::from(body.to_owned());
+    request
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_number_is_rounded_on_its_way() {
+    const NUMBERS: &str = r#"[340282366920938463463374607431768211456,0.1000000000000000055511151231257827,9787.333499999999,1e400]"#;
+    let client = client().await;
+    let echo = |payload: stepwell::Payload, ctx: stepwell::TaskContext| async move {
+        let event: stepwell::Payload = ctx.await_event("numbers", None).await?;
+        let message: stepwell::Payload = ctx.recv("numbers", None).await?;
+        let decision = ctx.await_approval::<stepwell::Payload>("numbers", &payload).await?;
+        let stepwell::Decision::Approved { value, .. } = decision else { return Ok(vec![]) };
+        Ok(vec![payload, event, message, value])
+    };
+    client.register_fn("echo", echo).await.unwrap();
+    let router = Server::new(client.clone()).router();
+    let spawn = format!("{{\"task_type\":\"echo\",\n\"params\":\n{NUMBERS}}}");
+    let (_, spawned) = ask(&router, post_text("/api/v1/tasks", &spawn)).await;
+    let task_id = spawned["task_id"].as_str().unwrap();
+    let path = format!("/api/v1/tasks/{task_id}");
+    let event = format!(r#"{{"name":"numbers","payload":{NUMBERS}}}"#);
+    assert_eq!(send(&router, post_text("/api/v1/events", &event)).await.status(), StatusCode::OK);
+    let message = format!(r#"{{"topic":"numbers","payload":{NUMBERS}}}"#);
+    let sent = send(&router, post_text(&format!("{path}/messages"), &message)).await;
+    assert_eq!(sent.status(), StatusCode::NO_CONTENT);
+    while client.approvals(None, 1).await.unwrap().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    let decision = format!(r#"{{"approved":true,"value":{NUMBERS}}}"#);
+    let decided = send(&router, post_text(&format!("{path}/approvals/numbers"), &decision)).await;
+    assert_eq!(decided.status(), StatusCode::NO_CONTENT);
+    let all = format!("[{}]", [NUMBERS; 4].join(","));
+    client.wait::<stepwell::Payload>(task_id.parse().unwrap()).await.unwrap();
+    for read in ["/result?wait=20", "", "/export", "/journal"] {
+        let read = text(send(&router, get(&format!("{path}{read}"))).await).await;
+        assert!(read.contains(NUMBERS), "{read}");
+    }
+    let result = text(send(&router, get(&format!("{path}/result"))).await).await;
+    assert!(result.contains(&all), "{result}");
+    let page = text(send(&router, get(&format!("/tasks/{task_id}"))).await).await;
+    assert!(page.contains("0.1000000000000000055511151231257827"), "{page}");
+
+    let header = |number: &str| {
+        let headers = format!(r#"{{"task_type":"echo","options":{{"headers":{{"x":[{number}]}}}}}}"#);
+        post_text("/api/v1/tasks", &headers)
+    };
+    for number in ["18446744073709551617", "0.10000000000000000001", "1e400"] {
+        let refused = send(&router, header(number)).await;
+        assert!(refused.status().is_client_error(), "{number}");
+    }
+    assert_eq!(send(&router, header("18446744073709551615")).await.status(), StatusCode::CREATED);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_nested_too_deep_is_refused_everywhere() {
+    let client = client().await;
+    let router = Server::new(client.clone()).router();
+    let task_id = waiting_refund(&client, "acme").await;
+    for levels in [101, 16_000, 400_000] {
+        let deep = "[".repeat(levels) + &"]".repeat(levels);
+        for (path, body) in [
+            ("/api/v1/tasks".to_owned(), format!(r#"{{"task_type":"x","params":{deep}}}"#)),
+            (
+                "/api/v1/tasks".to_owned(),
+                format!(r#"{{"task_type":"x","options":{{"headers":{{"x":{deep}}}}}}}"#),
+            ),
+            ("/api/v1/tasks/import".to_owned(), deep.clone()),
+            ("/api/v1/events".to_owned(), format!(r#"{{"name":"x","payload":{deep}}}"#)),
+            (format!("/api/v1/tasks/{task_id}/messages"), format!(r#"{{"topic":"x","payload":{deep}}}"#)),
+            (
+                format!("/api/v1/tasks/{task_id}/approvals/manager"),
+                format!(r#"{{"approved":true,"value":{deep}}}"#),
+            ),
+        ] {
+            let refused = send(&router, post_text(&path, &body)).await;
+            assert!(refused.status().is_client_error(), "{path}: {}", refused.status());
+        }
+    }
+    let large = "x".repeat(100 << 10);
+    let headers = json!({ "task_type": "x", "options": { "headers": { "x": large } } });
+    let (status, problem) = ask(&router, post("/api/v1/tasks", &headers)).await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{problem}");
+}

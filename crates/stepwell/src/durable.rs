@@ -188,7 +188,7 @@ impl DurableBuilder {
     ///
     /// # Errors
     /// [`Error::Url`] for a URL of no known kind, [`Error::Store`] when the database cannot be opened, [`Error::Name`] for
-    /// an invalid queue.
+    /// an invalid queue, [`Error::Options`] for a retry strategy or a cancellation policy that cannot be used.
     pub async fn build(self) -> Result<Durable, Error> {
         let mut settings = Settings::new(Name::new(self.queue.as_deref().unwrap_or("default"))?);
         settings.max_attempts = self.max_attempts.unwrap_or(settings.max_attempts);
@@ -199,6 +199,7 @@ impl DurableBuilder {
         settings.keep_history = self.keep_history;
         settings.measure = self.measure;
         settings.max_payload_bytes = self.max_payload_bytes.unwrap_or(settings.max_payload_bytes);
+        settings.check()?;
         let runtime = self.runtime.unwrap_or_else(|| Arc::new(TokioRuntime::current()));
         let store = match self.store {
             Some(store) => store,

@@ -4,8 +4,7 @@ use axum::Json;
 use axum::http::{Method, StatusCode};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
-use stepwell::{ApprovalInfo, Decision, TaskId};
+use stepwell::{ApprovalInfo, Decision, Payload, TaskId};
 
 use super::document::Api;
 use crate::access::Operation;
@@ -83,7 +82,7 @@ struct Decided {
     reason: Option<String>,
     /// What is decided in particular, as the task wants it.
     #[serde(default)]
-    value: Value,
+    value: Payload,
 }
 
 /// In whose name somebody decides.

@@ -11,8 +11,7 @@ use bytes::Bytes;
 use futures_util::stream;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
-use stepwell::{Name, TaskId};
+use stepwell::{Name, Payload, TaskId};
 
 use super::document::Api;
 use super::tasks::labels;
@@ -56,7 +55,7 @@ struct Emit {
     name: Name,
     /// What it says.
     #[serde(default)]
-    payload: Value,
+    payload: Payload,
     /// Whose tasks it is for; for all when it is left out.
     queue: Option<Name>,
 }

@@ -165,7 +165,7 @@ struct Spawn {
     task_type: Name,
     /// What it is given.
     #[serde(default)]
-    params: Value,
+    params: Payload,
     /// How it is spawned.
     #[serde(default)]
     options: SpawnOptions,
@@ -267,7 +267,7 @@ async fn result(
     let mut task = call.task(task_id).await?;
     if !task.state.is_finished() && wait > 0 {
         let wait = Duration::from_secs(wait);
-        match tokio::time::timeout(wait, call.client().wait::<Value>(task_id)).await {
+        match tokio::time::timeout(wait, call.client().wait::<Payload>(task_id)).await {
             // It tells nothing that the task itself does not.
             Err(_) | Ok(Ok(_) | Err(Error::TaskFailed { .. } | Error::TaskCancelled(_))) => {}
             Ok(Err(error)) => return Err(error.into()),
@@ -336,7 +336,7 @@ struct Message {
     topic: Name,
     /// What it says.
     #[serde(default)]
-    payload: Value,
+    payload: Payload,
 }
 
 async fn send(

@@ -55,11 +55,57 @@ pub(crate) fn number(number: u64) -> String {
     out
 }
 
+/// JSON text over several lines. What is in it stays as it is: a number that was read would be rounded.
+fn laid_out(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    let (mut depth, mut in_text, mut escaped) = (0_usize, false, false);
+    let line = |out: &mut String, depth: usize| {
+        out.push('\n');
+        // Deeper lines would be mostly spaces.
+        out.extend(std::iter::repeat_n("  ", depth.min(20)));
+    };
+    let mut chars = json.chars().peekable();
+    while let Some(char) = chars.next() {
+        match char {
+            _ if in_text => {
+                out.push(char);
+                in_text = escaped || char != '"';
+                escaped = !escaped && char == '\\';
+            }
+            '"' => {
+                in_text = true;
+                out.push(char);
+            }
+            '[' | '{' => {
+                out.push(char);
+                while chars.next_if(char::is_ascii_whitespace).is_some() {}
+                if let Some(end) = chars.next_if(|next| matches!(next, ']' | '}')) {
+                    out.push(end);
+                } else {
+                    depth += 1;
+                    line(&mut out, depth);
+                }
+            }
+            ']' | '}' => {
+                depth = depth.saturating_sub(1);
+                line(&mut out, depth);
+                out.push(char);
+            }
+            ',' => {
+                out.push(char);
+                line(&mut out, depth);
+            }
+            ':' => out.push_str(": "),
+            char if char.is_ascii_whitespace() => {}
+            char => out.push(char),
+        }
+    }
+    out
+}
+
 /// A value, laid out for reading.
 pub(crate) fn json(value: &Payload) -> Markup {
-    let pretty = serde_json::from_str::<serde_json::Value>(value.as_str())
-        .and_then(|value| serde_json::to_string_pretty(&value));
-    let text = pretty.unwrap_or_else(|_| value.as_str().to_owned());
+    let text = laid_out(value.as_str());
     let (shown, rest) = cut(&text, SHOWN);
     html! {
         pre class="json" tabindex="0" { (shown) @if rest > 0 { "…" } }
