@@ -1,13 +1,12 @@
 //! Cleanups: what is to be undone when a process does not come to the end.
 
 use std::collections::BTreeMap;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
-use futures_util::FutureExt as _;
 use serde::de::DeserializeOwned;
 use stepwell_core::{
-    BoxFuture, Failure, FailureKind, Key, Kind, Outcome, Payload, closure_failure, panic_message,
+    BoxFuture, Failure, FailureKind, Guarded, Key, Kind, Outcome, Panic, Payload, closure_failure, discard,
+    guard,
 };
 
 use crate::error::CheckpointError;
@@ -86,9 +85,10 @@ pub(crate) async fn run_all(
     let mut all = Vec::new();
     for (key, payload) in outstanding.into_iter().rev() {
         ledger.check_owned().await?;
-        let result = match runners.get(key.name.as_str()).map(|runner| runner(&payload)) {
-            Some(Ok(run)) => ledger.while_owned(guarded(run)).await?,
-            Some(Err(failure)) => Err(failure),
+        let result = match runners.get(key.name.as_str()).map(|runner| guard(|| runner(&payload))) {
+            Some(Ok(Ok(run))) => ledger.while_owned(guarded(run)).await?,
+            Some(Ok(Err(failure))) => Err(failure),
+            Some(Err(panic)) => Err(panicked(&panic)),
             // Checked before, when it was registered or loaded.
             None => Err(Failure::new(FailureKind::Misuse, "nothing is registered under its name")),
         };
@@ -107,8 +107,16 @@ pub(crate) async fn run_all(
 
 /// A panic is a failure of that cleanup alone.
 async fn guarded(run: BoxFuture<'static, anyhow::Result<()>>) -> Result<(), Failure> {
-    match AssertUnwindSafe(run).catch_unwind().await {
-        Ok(result) => result.map_err(|error| closure_failure(&error)),
-        Err(panic) => Err(Failure::new(FailureKind::Panic, panic_message(&*panic))),
+    match Guarded::new(run).await {
+        Ok(result) => result.map_err(|error| {
+            let failure = closure_failure(&error);
+            discard(error);
+            failure
+        }),
+        Err(panic) => Err(panicked(&panic)),
     }
+}
+
+fn panicked(panic: &Panic) -> Failure {
+    Failure::new(FailureKind::Panic, panic.to_string())
 }

@@ -235,6 +235,29 @@ async fn with_cleanup(store: &Memory, log: &Log) -> Result<Checkpoint, Checkpoin
 }
 
 #[tokio::test]
+async fn a_cleanup_that_panics_before_it_gives_a_future_blocks_no_load() {
+    let (store, log) = (Memory::new(), Log::default());
+    let load = async || {
+        let log = log.clone();
+        let clean = move |what: String| {
+            assert!(what != "panic", "before there is a future");
+            log.clone().clean(what)
+        };
+        Checkpoint::load(&store, "file").on_cleanup("note", clean).await
+    };
+    let cp = load().await.unwrap();
+    for what in ["a", "panic"] {
+        let _recorded = cp.cleanup("note", what).await.unwrap();
+    }
+    cp.release().await.unwrap();
+    let cp = load().await.unwrap();
+    let results: Vec<_> = cp.cleaned().iter().map(|cleaned| cleaned.result.is_ok()).collect();
+    assert_eq!((results, log.take()), (vec![false, true], vec!["a".to_owned()]));
+    cp.release().await.unwrap();
+    assert!(load().await.unwrap().cleaned().is_empty());
+}
+
+#[tokio::test]
 async fn outstanding_cleanups_run_in_reverse_order_at_the_next_load_and_once() {
     let (store, log) = (Memory::new(), Log::default());
     let cp = with_cleanup(&store, &log).await.unwrap();

@@ -29,6 +29,7 @@ use hashbrown::HashSet;
 use tokio::sync::oneshot;
 use tracing::{Instrument as _, Span};
 
+use crate::guard::{Guarded, Panic, answer, guard};
 use crate::hub::Hub;
 use crate::ids::TaskId;
 use crate::journal::Outcome;
@@ -46,7 +47,7 @@ type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
 pub(crate) type Receipt<T> = oneshot::Receiver<Result<T, StoreError>>;
 
 /// A batch on its way.
-type Committing = BoxFuture<'static, Result<Committed, StoreError>>;
+type Committing = Guarded<BoxFuture<'static, Result<Committed, StoreError>>>;
 
 /// Whoever waits for the items of a batch; each list is in the order of the batch's list.
 #[derive(Default)]
@@ -273,8 +274,11 @@ impl GroupCommit {
         if transition.transaction.is_some() {
             match self.store.transact(transition) {
                 Ok(transacting) => {
-                    let (answer, receipt) = oneshot::channel();
-                    self.runtime.spawn(Box::pin(async move { _ = answer.send(transacting.await) }));
+                    let (caller, receipt) = oneshot::channel();
+                    let transacting = Guarded::new(transacting);
+                    self.runtime.spawn(Box::pin(async move {
+                        answer(caller, transacting.await.unwrap_or_else(|panic| Err(panicked(&panic))));
+                    }));
                     return receipt;
                 }
                 Err(back) => transition = back,
@@ -369,7 +373,8 @@ impl GroupCommit {
             let Some((taken, span, committing, answers)) = self.next(lane) else { return };
             (lane, patient) = (taken, true);
             let begun = self.runtime.now();
-            let items = match committing.instrument(span).await {
+            let committed = committing.instrument(span).await.unwrap_or_else(|panic| Err(panicked(&panic)));
+            let items = match committed {
                 Ok(committed) => {
                     let items = committed.transitions.len() + committed.spawns.len();
                     if let Some(measures) = self.measures.of_store() {
@@ -382,26 +387,7 @@ impl GroupCommit {
                         // they would change places at each.
                         turn().await;
                     }
-                    let news = committed.news;
-                    self.tell_spawned(answers.spawned, &committed.spawns);
-                    self.tell_ended(&news, &answers.ending);
-                    let scheduled = answers.scheduled.into_iter().zip(&committed.schedules);
-                    for (tasks, _) in scheduled.filter(|(_, outcome)| outcome.has_spawned()) {
-                        tasks
-                            .into_iter()
-                            .for_each(|(task_id, task_type)| self.tell_spawn(task_id, task_type));
-                    }
-                    give(answers.transitions, committed.transitions);
-                    give(answers.commands, committed.commands);
-                    give(answers.events, committed.events);
-                    give(answers.messages, committed.messages);
-                    give(answers.spawns, committed.spawns);
-                    give(answers.schedules, committed.schedules);
-                    let changed = answers.queues.len();
-                    give(answers.queues, vec![(); changed]);
-                    give(answers.workers, committed.workers);
-                    give(answers.claims, committed.claims);
-                    self.hub.tell(news);
+                    self.answer(committed, answers);
                     items
                 }
                 Err(error) => {
@@ -431,6 +417,28 @@ impl GroupCommit {
         }
     }
 
+    /// Tells everybody of what was committed.
+    fn answer(&self, committed: Committed, answers: Answers) {
+        let news = committed.news;
+        self.tell_spawned(answers.spawned, &committed.spawns);
+        self.tell_ended(&news, &answers.ending);
+        let scheduled = answers.scheduled.into_iter().zip(&committed.schedules);
+        for (tasks, _) in scheduled.filter(|(_, outcome)| outcome.has_spawned()) {
+            tasks.into_iter().for_each(|(task_id, task_type)| self.tell_spawn(task_id, task_type));
+        }
+        give(answers.transitions, committed.transitions);
+        give(answers.commands, committed.commands);
+        give(answers.events, committed.events);
+        give(answers.messages, committed.messages);
+        give(answers.spawns, committed.spawns);
+        give(answers.schedules, committed.schedules);
+        let changed = answers.queues.len();
+        give(answers.queues, vec![(); changed]);
+        give(answers.workers, committed.workers);
+        give(answers.claims, committed.claims);
+        self.hub.tell(news);
+    }
+
     /// Gives their turn to those who are ready by now, or were just answered and have something to commit again. A batch
     /// leaves when a turn has brought nothing more, so that they go together and not the first ones alone: parts of a crowd
     /// would stay apart from then on, each waiting for the other's commit.
@@ -453,7 +461,11 @@ impl GroupCommit {
         let (batch, answers) = gathering.take(lane);
         self.set_off(gathering);
         let span = trace::commit(&batch);
-        Some((lane, span, self.store.commit(batch), answers))
+        let committing = guard(|| self.store.commit(batch)).unwrap_or_else(|panic| {
+            let error = panicked(&panic);
+            Box::pin(async { Err(error) })
+        });
+        Some((lane, span, Guarded::new(committing), answers))
     }
 
     /// Before anybody can tell that one of them has started.
@@ -488,16 +500,15 @@ impl GroupCommit {
 }
 
 fn give<T>(answers: Vec<Answer<T>>, results: Vec<T>) {
-    for (answer, result) in answers.into_iter().zip(results) {
-        // Whoever asked may have gone; what was committed stands.
-        let _ = answer.send(Ok(result));
-    }
+    answers.into_iter().zip(results).for_each(|(caller, result)| answer(caller, Ok(result)));
 }
 
 fn refuse<T>(answers: Vec<Answer<T>>, error: &StoreError) {
-    for answer in answers {
-        let _ = answer.send(Err(error.clone()));
-    }
+    answers.into_iter().for_each(|caller| answer(caller, Err(error.clone())));
+}
+
+fn panicked(panic: &Panic) -> StoreError {
+    StoreError::Backend(format!("the store panicked: {panic}"))
 }
 
 /// Waits until an item's batch is durable.

@@ -15,14 +15,13 @@
 
 use std::future::Future;
 use std::marker::PhantomData;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
-use futures_util::FutureExt as _;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::failure::{CompensationError, Failure, FailureKind, panic_message};
+use crate::failure::{CompensationError, Failure, FailureKind};
+use crate::guard::{Guarded, guard};
 use crate::journal::{Compensation, Entry, Key, Kind, Outcome, to_payload};
 use crate::name::Name;
 use crate::payload::Payload;
@@ -146,12 +145,15 @@ pub(crate) async fn compensate(run: Arc<Run>, compensation: Compensation) -> Tas
             Err(_) => (None, None),
         };
         let undoing = Step::new(&run, Ok(Key { kind: Kind::Compensated, ..key.clone() }), move || {
-            let undoing = undo.as_ref().map(|undo| undo.undo(result.as_ref()));
+            let undoing = undo.as_ref().map(|undo| guard(|| Guarded::new(undo.undo(result.as_ref()))));
             async move {
                 let undoing = undoing.ok_or_else(|| TaskError::permanent(anyhow::anyhow!(UNKNOWN)))?;
                 // The others are to run all the same.
-                let undone = AssertUnwindSafe(undoing).catch_unwind().await;
-                undone.unwrap_or_else(|panic| Err(anyhow::anyhow!("it panicked: {}", panic_message(&*panic))))
+                let undone = match undoing {
+                    Ok(undoing) => undoing.await,
+                    Err(panic) => Err(panic),
+                };
+                undone.unwrap_or_else(|panic| Err(anyhow::anyhow!("it panicked: {panic}")))
             }
         });
         let failure = match undoing.retry(RetryStrategy::exponential()).max_attempts(TRIES).await {

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use crate::commit::GroupCommit;
 use crate::encoded::Encoded;
 use crate::envelope::Codecs;
+use crate::guard::discard;
 use crate::hub::Hub;
 use crate::ids::{RunId, TaskId};
 use crate::lifecycle::Broadcast;
@@ -148,5 +149,7 @@ impl Drop for Engine {
         if let Some(listening) = self.listening.get() {
             listening.cancel();
         }
+        self.registry.discard();
+        self.states.drain().for_each(|(_, state)| discard(state));
     }
 }

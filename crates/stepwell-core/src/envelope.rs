@@ -16,6 +16,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
 
 use crate::codec::{Codec, CodecError, Place};
+use crate::guard::guard;
 
 /// How every envelope begins.
 const BEGIN: &str = "{\"$stepwell\":[";
@@ -44,7 +45,7 @@ impl Codecs {
         let mut bytes = Cow::Borrowed(text.as_bytes());
         let mut layers = Vec::new();
         for codec in &*self.0 {
-            if let Some(encoded) = codec.encode(&bytes, place)? {
+            if let Some(encoded) = guarded(codec, || codec.encode(&bytes, place))? {
                 bytes = Cow::Owned(encoded);
                 layers.push(match codec.key() {
                     Some(key) => Cow::Owned(format!("{}:{key}", codec.name())),
@@ -75,10 +76,16 @@ impl Codecs {
             };
             let codec = self.0.iter().find(|codec| codec.name() == name);
             let codec = codec.ok_or_else(|| CodecError::UnknownCodec(name.to_owned()))?;
-            bytes = codec.decode(&bytes, key, place)?;
+            bytes = guarded(codec, || codec.decode(&bytes, key, place))?;
         }
         String::from_utf8(bytes).map(Some).map_err(|error| CodecError::Damaged(error.to_string()))
     }
+}
+
+/// A panic of a codec is an error of the one payload.
+fn guarded<T>(codec: &Arc<dyn Codec>, call: impl FnOnce() -> Result<T, CodecError>) -> Result<T, CodecError> {
+    let panicked = |panic| CodecError::Other(format!("the codec `{}` panicked: {panic}", codec.name()));
+    guard(call).map_err(panicked).flatten()
 }
 
 #[cfg(test)]

@@ -20,7 +20,6 @@
 use std::any::Any;
 use std::future::{Future, poll_fn};
 use std::mem;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
@@ -32,7 +31,8 @@ use crate::commit::Receipt;
 use crate::compensation::{cancelled, compensate, end_of};
 use crate::context::TaskContext;
 use crate::engine::Engine;
-use crate::failure::{Failure, FailureKind, panic_message};
+use crate::failure::{Failure, FailureKind};
+use crate::guard::{Panic, discard, guard};
 use crate::journal::{Entry, Key, Outcome};
 use crate::lifecycle::Lifecycle;
 use crate::measures::Ended;
@@ -124,7 +124,7 @@ fn begin(run: &Run, headers: &Headers) -> Span {
 /// How the task's code ended, other than with its output.
 enum Ending {
     Error(TaskError),
-    Panic(String),
+    Panic(Panic),
 }
 
 impl Execution {
@@ -188,6 +188,19 @@ impl Execution {
 
     /// Ready with whether the task is suspended.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        guard(|| self.go_on(cx)).unwrap_or_else(|panic| {
+            // A waker of the task's futures, say, or what a value of its own did when it was dropped.
+            tracing::error!(task_id = %self.run.task_id, %panic, "a task panicked beside its own code");
+            if self.future.is_none() {
+                return Poll::Ready(false);
+            }
+            self.end(Err(Ending::Panic(panic)));
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        })
+    }
+
+    fn go_on(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         self.run.waker.take();
         for _ in 0..TURN {
             self.run.waker.look();
@@ -228,10 +241,10 @@ impl Execution {
         let waker = Waker::from(self.run.waker.clone());
         let mut cx = Context::from_waker(&waker);
         let poll = || self.span.in_scope(|| poll_task(&self.run, || future.as_mut().poll(&mut cx)));
-        match catch_unwind(AssertUnwindSafe(poll)) {
+        match guard(poll) {
             Ok(Poll::Pending) => {}
             Ok(Poll::Ready(result)) => self.end(result.map_err(Ending::Error)),
-            Err(panic) => self.end(Err(Ending::Panic(panic_message(&*panic)))),
+            Err(panic) => self.end(Err(Ending::Panic(panic))),
         }
     }
 
@@ -361,13 +374,12 @@ impl Execution {
     }
 
     fn drop_future(&mut self) {
-        let future = self.future.take();
-        // Whatever it holds is dropped as the user's code, which may panic.
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| poll_closure(|| drop(future)))) {
-            let panic = panic_message(&*panic);
-            tracing::warn!(task_id = %self.run.task_id, panic, "a task panicked while it was dropped");
-        }
-        self.transaction = None;
+        let (future, transaction) = (self.future.take(), self.transaction.take());
+        // Whatever they hold is dropped as the user's code.
+        poll_closure(|| {
+            discard(future);
+            discard(transaction);
+        });
     }
 
     /// The code has been replayed: what it did is undone now.
@@ -391,10 +403,11 @@ impl Execution {
         }
         self.drop_future();
         self.slot = None;
-        self.closing = Some(self.decide(result));
+        self.closing = Some(self.decide(&result));
+        discard(result);
     }
 
-    fn decide(&self, result: Result<Payload, Ending>) -> Closing {
+    fn decide(&self, result: &Result<Payload, Ending>) -> Closing {
         let control = self.run.control();
         if control == Some(ControlFlow::LeaseLost) {
             return Closing::Nothing;
@@ -403,7 +416,7 @@ impl Execution {
         let mut unreadable = false;
         let mut failure = match (result, control) {
             (Ok(_), None) if operations.is_replaying() => operations.divergence(true).to_failure(),
-            (Ok(output), _) => return Closing::Commit(self.completed(output)),
+            (Ok(output), _) => return Closing::Commit(self.completed(output.clone())),
             (Err(_), Some(ControlFlow::Cancelled))
             | (Err(Ending::Error(TaskError::Control(ControlFlow::Cancelled))), None) => {
                 return Closing::Commit(Next::Cancel);
@@ -415,8 +428,8 @@ impl Execution {
                 unreadable = error.is_unreadable();
                 error.to_failure()
             }
-            (Err(Ending::Panic(message)), None) => {
-                Failure::new(FailureKind::Panic, format!("the task panicked: {message}"))
+            (Err(Ending::Panic(panic)), None) => {
+                Failure::new(FailureKind::Panic, format!("the task panicked: {panic}"))
             }
         };
         if let Some(original) = self.run.compensating.as_ref().filter(|_| !unreadable) {
@@ -600,5 +613,12 @@ impl Execution {
         }
         run.engine.lifecycle.tell(|| event);
         Some(over)
+    }
+}
+
+impl Drop for Execution {
+    /// Wherever that happens: in the midst of the engine's own work, of which it must stop nothing.
+    fn drop(&mut self) {
+        self.drop_future();
     }
 }

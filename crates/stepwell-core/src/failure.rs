@@ -1,6 +1,5 @@
 //! Failures, as they are kept and shown.
 
-use std::any::Any;
 use std::fmt;
 use std::time::Duration;
 
@@ -205,10 +204,3 @@ impl fmt::Display for Failure {
 }
 
 impl std::error::Error for Failure {}
-
-/// What a panic says.
-pub fn panic_message(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "a value that is no text".into())
-}

@@ -7,6 +7,7 @@ use hashbrown::{HashMap, HashSet};
 use lru::LruCache;
 use tokio::sync::{Notify, oneshot};
 
+use crate::guard;
 use crate::ids::{TaskId, WorkerId};
 use crate::payload::Payload;
 use crate::run::Run;
@@ -67,7 +68,7 @@ impl Hub {
 
     fn answer(&self, task_id: TaskId, end: &End) {
         for waiter in lock(&self.waiting).remove(&task_id).unwrap_or_default() {
-            let _ = waiter.send(end.clone());
+            guard::answer(waiter, end.clone());
         }
     }
 

@@ -18,6 +18,7 @@ use hashbrown::{HashMap, HashSet};
 
 use crate::context::{read_arrival, read_child};
 use crate::failure::{Failure, FailureKind};
+use crate::guard;
 use crate::journal::{Compensation, Entry, Key, Kind, Outcome, Replay, to_payload};
 use crate::lifecycle::Lifecycle;
 use crate::name::Name;
@@ -722,6 +723,12 @@ impl Operations {
             self.stored.insert(wait.key.clone(), wait.due_at);
         }
         std::mem::take(&mut self.unsent)
+    }
+
+    /// Drops what is the application's: wakers, and work for the store.
+    pub(crate) fn discard(&mut self) {
+        self.live.drain().for_each(|(_, operation)| guard::discard(operation));
+        self.durable_wakers.drain(..).for_each(guard::discard);
     }
 
     /// What was sent up to `seq` is durable.

@@ -1,5 +1,6 @@
 //! One run of a task: what its executor and the handles of its context share.
 
+use std::mem;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Wake, Waker};
@@ -12,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::compensation::{Undo, attempts, end_of};
 use crate::engine::Engine;
 use crate::failure::{Failure, Retry};
+use crate::guard::discard;
 use crate::ids::{RunId, TaskId};
 use crate::journal::{Entry, Key, Kind, Outcome, Replay};
 use crate::measures::TypeMeasures;
@@ -205,6 +207,14 @@ impl Run {
     /// The future of an operation is gone.
     pub(crate) fn forget(&self, key: &Key) {
         self.operations().forget(key);
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        let undos = self.undos.get_mut().unwrap_or_else(PoisonError::into_inner);
+        mem::take(undos).into_values().for_each(discard);
+        self.operations.get_mut().unwrap_or_else(PoisonError::into_inner).discard();
     }
 }
 

@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 use crate::compensation::Undo;
 use crate::context::TaskContext;
 use crate::error::Error;
+use crate::guard::discard;
 use crate::name::Name;
 use crate::payload::{Payload, PayloadError};
 use crate::runtime::{BoxFuture, MaybeSend, MaybeSync};
@@ -185,6 +186,14 @@ impl Registry {
     pub(crate) fn get(&self, name: &Name) -> Option<Arc<dyn Executable>> {
         let task_types = self.task_types.read().unwrap_or_else(PoisonError::into_inner);
         task_types.get(name).map(|registered| registered.executable.clone())
+    }
+
+    /// Drops the application's closures.
+    pub(crate) fn discard(&mut self) {
+        let task_types = self.task_types.get_mut().unwrap_or_else(PoisonError::into_inner);
+        task_types.drain().for_each(|(_, registered)| discard(registered));
+        let cleanups = self.cleanups.get_mut().unwrap_or_else(PoisonError::into_inner);
+        cleanups.drain().for_each(|(_, cleanup)| discard(cleanup));
     }
 
     /// Registers what cleans up, in the place of what was registered under this name before.

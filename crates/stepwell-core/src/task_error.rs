@@ -4,6 +4,7 @@ use std::backtrace::BacktraceStatus;
 use std::time::Duration;
 
 use crate::failure::{Failure, FailureKind, Retry};
+use crate::guard::guard;
 use crate::ids::TaskId;
 use crate::name::InvalidName;
 use crate::notes::cut_off;
@@ -179,7 +180,7 @@ impl TaskError {
             // Another worker may have the key.
             Self::Payload { .. } if self.is_unreadable() => (FailureKind::Payload, Retry::ByStrategy),
             Self::Payload { .. } => (FailureKind::Payload, Retry::Never),
-            Self::Failed { error, retry } => return failure_of(error, *retry),
+            Self::Failed { error, retry } => return shown(|| failure_of(error, *retry)),
         };
         Failure { retry, sources: self.sources().into(), ..Failure::new(kind, self.to_string()) }
     }
@@ -204,6 +205,13 @@ fn sources_of(error: &anyhow::Error) -> Vec<u64> {
     sources.chain(failures.map(|failure| failure.sources.as_slice().to_vec())).flatten().collect()
 }
 
+/// What an error says is the application's code, too.
+fn shown(failure: impl FnOnce() -> Failure) -> Failure {
+    guard(failure).unwrap_or_else(|panic| {
+        Failure::new(FailureKind::Error, format!("an error that panics when it is shown: {panic}"))
+    })
+}
+
 fn failure_of(error: &anyhow::Error, retry: Retry) -> Failure {
     let mut chain = error.chain().map(ToString::to_string);
     let message = chain.next().unwrap_or_default();
@@ -223,14 +231,16 @@ fn backtrace(error: &anyhow::Error) -> Option<Box<str>> {
 /// What is written down of an error of a step's closure. A [`TaskError`] anywhere in its chain says whether it is
 /// retried: in what [`TaskError::permanent`] and [`TaskError::retry_after`] make.
 pub fn closure_failure(error: &anyhow::Error) -> Failure {
-    let retry = error.chain().find_map(|cause| cause.downcast_ref::<TaskError>());
-    match retry {
-        Some(TaskError::Failed { error: inner, retry }) if error.is::<TaskError>() => {
-            failure_of(inner, *retry)
+    shown(|| {
+        let retry = error.chain().find_map(|cause| cause.downcast_ref::<TaskError>());
+        match retry {
+            Some(TaskError::Failed { error: inner, retry }) if error.is::<TaskError>() => {
+                failure_of(inner, *retry)
+            }
+            Some(inner) => failure_of(error, inner.to_failure().retry),
+            None => failure_of(error, Retry::ByStrategy),
         }
-        Some(inner) => failure_of(error, inner.to_failure().retry),
-        None => failure_of(error, Retry::ByStrategy),
-    }
+    })
 }
 
 impl From<anyhow::Error> for TaskError {

@@ -10,6 +10,7 @@ use tracing::Instrument as _;
 
 use crate::client::purge;
 use crate::commit::durable;
+use crate::guard::Guarded;
 use crate::ids::{TaskId, WorkerId};
 use crate::name::Name;
 use crate::retry::STORE_RETRY;
@@ -49,9 +50,12 @@ impl Worker {
             Box::pin(look_after_schedules(slots.clone())),
         ];
         for work in loops {
-            let end = slots.end.clone();
+            let slots = slots.clone();
             engine.runtime.spawn(Box::pin(async move {
-                end.run_until_cancelled(work).await;
+                if let Some(Err(panic)) = slots.end.run_until_cancelled(Guarded::new(work)).await {
+                    tracing::error!(%panic, "a part of the worker panicked: it gives its tasks back and ends");
+                    shutdown(&slots, Duration::ZERO).await;
+                }
             }));
         }
         Self { slots }

@@ -9,7 +9,7 @@ use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgConnection;
 use stepwell_core::store::Batch;
 use stepwell_core::{
-    Asked, Client, Delivery, Error, Payload, SpawnOptions, SpawnResult, StepName, StoreError, Task,
+    Asked, Client, Delivery, Error, Guarded, Payload, SpawnOptions, SpawnResult, StepName, StoreError, Task,
     TaskContext, async_trait,
 };
 
@@ -53,8 +53,13 @@ impl TransactionExt for TaskContext {
         T: Serialize + DeserializeOwned + Send + 'static,
     {
         let limit = self.max_payload_bytes();
-        let work: Work =
-            Box::new(move |conn| Box::pin(async move { Ok(Payload::encode(&work(conn).await?, limit)?) }));
+        let work = Guarded::new(work);
+        let work: Work = Box::new(move |conn| {
+            Box::pin(async move {
+                let Some(work) = work.into_inner() else { anyhow::bail!("the transaction has run already") };
+                Ok(Payload::encode(&work(conn).await?, limit)?)
+            })
+        });
         self.store_step(name, Box::new(work))
     }
 }

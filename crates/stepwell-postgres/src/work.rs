@@ -7,9 +7,8 @@ use anyhow::anyhow;
 use futures_util::future::BoxFuture;
 use sqlx::postgres::{PgConnection, PgTransaction};
 use sqlx::{AssertSqlSafe, Connection as _};
-use std::panic::AssertUnwindSafe;
 use stepwell_core::store::{Applied, Batch, Refused, Transition, UserTransaction};
-use stepwell_core::{Entry, Outcome, Payload, StoreError, TaskId, panic_message};
+use stepwell_core::{Entry, Guarded, Outcome, Payload, StoreError, TaskId};
 
 use crate::commit::pause;
 use crate::error::Fault;
@@ -40,10 +39,9 @@ impl Shared {
             return self.alone(transition, Some(wrong)).await;
         };
         let mut tx = self.begun().await?;
-        let done = AssertUnwindSafe(work(&mut tx));
-        let result = futures_util::FutureExt::catch_unwind(done).await.unwrap_or_else(|panic| {
-            Err(anyhow!("the transaction {key} panicked: {}", panic_message(&*panic)))
-        });
+        let result = Guarded::new(work(&mut tx))
+            .await
+            .unwrap_or_else(|panic| Err(anyhow!("the transaction {key} panicked: {panic}")));
         let (kept, payload) = match result.and_then(|payload| Ok((seal.seal(&payload)?, payload))) {
             Ok(done) => done,
             Err(error) => {

@@ -6,7 +6,7 @@ use std::cell::Cell;
 
 use rusqlite::Connection;
 use stepwell_core::store::{Batch, Committed, News};
-use stepwell_core::{TaskId, Timestamp};
+use stepwell_core::{StoreError, TaskId, Timestamp, guard};
 
 use crate::error::Fault;
 use crate::liveness::Liveness;
@@ -46,7 +46,10 @@ pub(crate) fn commit(
         doomed: Vec::new(),
         any_queue: Cell::new(None),
     };
-    let applied = applying.apply(batch).and_then(|committed| {
+    // The batch holds closures of the application, and is dropped in there.
+    let applied = guard(|| applying.apply(batch))
+        .unwrap_or_else(|panic| Err(StoreError::Backend(format!("the batch panicked: {panic}")).into()));
+    let applied = applied.and_then(|committed| {
         conn.run("COMMIT", [])?;
         Ok(committed)
     });

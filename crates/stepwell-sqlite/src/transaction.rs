@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use stepwell_core::store::News;
 use stepwell_core::{
-    Asked, Client, Delivery, Error, Payload, SpawnOptions, SpawnResult, StepName, StoreError, Task,
+    Asked, Client, Delivery, Error, Guarded, Payload, SpawnOptions, SpawnResult, StepName, StoreError, Task,
     TaskContext,
 };
 
@@ -59,7 +59,11 @@ impl TransactionExt for TaskContext {
         T: Serialize + DeserializeOwned,
     {
         let limit = self.max_payload_bytes();
-        let work: Work = Box::new(move |conn| Ok(Payload::encode(&work(conn)?, limit)?));
+        let work = Guarded::new(work);
+        let work: Work = Box::new(move |conn| {
+            let Some(work) = work.into_inner() else { anyhow::bail!("the transaction has run already") };
+            Ok(Payload::encode(&work(conn)?, limit)?)
+        });
         self.store_step(name, Box::new(work))
     }
 }

@@ -1,12 +1,11 @@
 //! Steps whose work is done within the batch's own transaction.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 
 use anyhow::anyhow;
 use rusqlite::Connection;
 use stepwell_core::store::UserTransaction;
-use stepwell_core::{Entry, Key, Outcome, Payload, StoreError, TaskId, panic_message};
+use stepwell_core::{Entry, Key, Outcome, Payload, StoreError, TaskId, guard};
 
 use crate::commit::Applying;
 use crate::error::Fault;
@@ -31,9 +30,8 @@ impl Applying<'_> {
         };
         self.conn.run("SAVEPOINT stepwell_work", [])?;
         self.writer.user_works.store(true, Ordering::Relaxed);
-        let result = catch_unwind(AssertUnwindSafe(|| work(self.conn))).unwrap_or_else(|panic| {
-            Err(anyhow!("the transaction {key} panicked: {}", panic_message(&*panic)))
-        });
+        let result = guard(|| work(self.conn))
+            .unwrap_or_else(|panic| Err(anyhow!("the transaction {key} panicked: {panic}")));
         self.writer.user_works.store(false, Ordering::Relaxed);
         let result = result.and_then(|value| Ok((seal.seal(&value)?, value)));
         if self.conn.is_autocommit() {

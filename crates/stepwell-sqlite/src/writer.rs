@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 use stepwell_core::store::{Batch, Committed};
-use stepwell_core::{Runtime, StoreError};
+use stepwell_core::{Runtime, StoreError, guard};
 use tokio::sync::{oneshot, watch};
 
 use crate::commit::commit;
@@ -70,10 +70,11 @@ impl Writer {
             match order {
                 Order::Commit(batch, answer) => {
                     let committed = commit(conn, &self, &mut liveness, *batch);
+                    let committed = committed.map_err(|fault| fault.at(&self.location));
                     // Whoever asked may have gone; what was committed stands.
-                    let _ = answer.send(committed.map_err(|fault| fault.at(&self.location)));
+                    survive(|| drop(answer.send(committed)));
                 }
-                Order::Job(job) => job(conn),
+                Order::Job(job) => survive(|| job(conn)),
                 Order::Look => {}
             }
             if self.changes.are_watched() {
@@ -84,6 +85,13 @@ impl Writer {
                 }
             }
         }
+    }
+}
+
+/// Does something that must not end the thread, on which everybody waits.
+fn survive(work: impl FnOnce()) {
+    if let Err(panic) = guard(work) {
+        tracing::error!(%panic, "the store's writer has survived a panic");
     }
 }
 

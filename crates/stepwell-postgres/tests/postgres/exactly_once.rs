@@ -259,6 +259,10 @@ async fn what_a_failed_transaction_wrote_is_undone() {
     .await;
     assert!(result.unwrap_err().to_string().contains("panicked: ouch"));
     assert_eq!(payments, 0);
+
+    let (result, payments) = paid(|_| panic!("before there is a future")).await;
+    assert!(result.unwrap_err().to_string().contains("panicked: before there is a future"));
+    assert_eq!(payments, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
