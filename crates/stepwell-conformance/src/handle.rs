@@ -8,6 +8,7 @@ use stepwell_core::store::{
 };
 use stepwell_core::{
     Entry, Payload, QueueInfo, RunId, Store, StoreError, TaskId, TaskInfo, TaskState, WorkerState,
+    WorkerStatus,
 };
 
 use crate::make::{self, LOOK, claim, task_id};
@@ -31,7 +32,17 @@ impl Handle {
 
     /// Whether the worker is, or was, registered.
     pub(crate) async fn signal(&self, signal: WorkerSignal) -> bool {
-        self.commit(make::signals([signal])).await.workers[0] != WorkerState::Gone
+        self.status(signal).await.state != WorkerState::Gone
+    }
+
+    pub(crate) async fn status(&self, signal: WorkerSignal) -> WorkerStatus {
+        self.commit(make::signals([signal])).await.workers.remove(0)
+    }
+
+    /// Declares a worker dead that has not shown that it is alive since it was registered.
+    pub(crate) async fn crash(&self, worker: u128) {
+        let status = self.status(make::declare_dead(worker, 0)).await;
+        assert_ne!(status.state, WorkerState::Gone, "there is no worker {worker}");
     }
 
     /// Whether it was the first emission.

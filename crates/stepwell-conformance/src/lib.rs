@@ -112,11 +112,14 @@
 //!
 //! ## Workers
 //!
-//! 28. **A worker lives as long as its last sign of life says.** Then its tasks go to others, and the attempt
-//!     counts. `leases`, `dead_workers`
-//! 29. **A task whose worker died in its last attempt has failed.** `quarantine`
+//! 28. **A worker lives until another one declares it dead**, which counts only if the worker has
+//!     shown no sign of life since it was watched. Then its tasks are given back, and their
+//!     attempts do not count. `leases`, `heartbeats`, `dead_workers`
+//! 29. **Crashes are counted apart from attempts.** A task fails after so many in a row between
+//!     which nothing was journaled; before that it is a suspect, of which a claim gets one at
+//!     most. `quarantine`, `suspects`
 //! 30. **A worker that stops gives its tasks back**, not counted, and gets no others. `deregistration`
-//! 31. **Workers are known**: what they serve, what they run, until when they are alive; one that is told to stop
+//! 31. **Workers are known**: what they serve, what they run, when they last showed that they are alive; one that is told to stop
 //!     learns of it with its next sign of life. `worker_registry`
 //! 32. **What waits for a worker that knows it can be seen.** `waiting_types`
 //!

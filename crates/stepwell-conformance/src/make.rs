@@ -118,7 +118,12 @@ pub(crate) fn new_worker(n: u128) -> NewWorker {
 }
 
 pub(crate) fn heartbeat(n: u128) -> WorkerSignal {
-    WorkerSignal::Heartbeat { worker_id: worker_id(n), lease: LEASE }
+    WorkerSignal::Heartbeat { worker_id: worker_id(n) }
+}
+
+/// Declares a worker dead that has shown so many times that it is alive.
+pub(crate) fn declare_dead(n: u128, heartbeats: u64) -> WorkerSignal {
+    WorkerSignal::DeclareDead { worker_id: worker_id(n), heartbeats }
 }
 
 pub(crate) fn deregister(n: u128) -> WorkerSignal {
@@ -137,6 +142,7 @@ pub(crate) fn claim_of(n: u128, queues: &[&str], task_types: &[&str], limit: usi
         task_types: names(task_types),
         code_version: None,
         limit,
+        suspect: true,
     }
 }
 

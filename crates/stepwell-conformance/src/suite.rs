@@ -48,6 +48,8 @@ macro_rules! suite {
             waiting_types,
             dead_workers,
             quarantine,
+            suspects,
+            heartbeats,
             deregistration,
             cancellation,
             cancellation_of_families,

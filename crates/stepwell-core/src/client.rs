@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use tracing::Instrument as _;
 
 use crate::approval::{self, ApprovalInfo, Decision};
-use crate::commit::{Receipt, durable};
+use crate::commit::Receipt;
 use crate::compensation::Undoing;
 use crate::context::TaskContext;
 use crate::engine::{Engine, States};
@@ -353,7 +353,7 @@ impl Client {
         queue: Option<&str>,
     ) -> Result<bool, Error> {
         let event = self.event_of(name, payload, queue)?;
-        Ok(durable(self.engine.commit.emit(event)).await?)
+        Ok(self.engine.commit.emit(event).await?)
     }
 
     /// An event to be emitted, as it is kept, for backends, which emit it in a transaction of the user's.
@@ -403,7 +403,7 @@ impl Client {
     ) -> Result<(), Error> {
         let topic = Name::new(topic)?;
         let payload = self.encode(payload, || format!("the message {topic}"))?;
-        if durable(self.engine.commit.send(NewMessage { task_id, topic, payload })).await? {
+        if self.engine.commit.send(NewMessage { task_id, topic, payload }).await? {
             return Ok(());
         }
         let task = self.task(task_id).await?.ok_or(Error::NotFound(task_id))?;
@@ -516,7 +516,7 @@ impl Client {
     }
 
     async fn command(&self, action: &'static str, task_id: TaskId, command: Command) -> Result<(), Error> {
-        match durable(self.engine.commit.command(command)).await? {
+        match self.engine.commit.command(command).await? {
             CommandOutcome::Done => Ok(()),
             CommandOutcome::NotAllowed(state) => Err(Error::NotAllowed { action, task_id, state }),
             CommandOutcome::NotFound => Err(Error::NotFound(task_id)),
@@ -722,7 +722,7 @@ impl Client {
     /// # Errors
     /// [`Error::UnknownWorker`] when it is not registered, or no longer.
     pub async fn drain_worker(&self, worker_id: WorkerId) -> Result<(), Error> {
-        match durable(self.engine.commit.signal(WorkerSignal::Drain { worker_id })).await? {
+        match self.engine.commit.signal(WorkerSignal::Drain { worker_id }).await?.state {
             WorkerState::Active | WorkerState::Draining => Ok(()),
             WorkerState::Gone => Err(Error::UnknownWorker(worker_id)),
         }
@@ -762,7 +762,7 @@ impl Client {
 
     async fn change_queue(&self, queue: impl AsRef<str>, action: QueueAction) -> Result<(), Error> {
         let change = QueueChange { queue: Name::new(queue)?, action };
-        Ok(durable(self.engine.commit.change_queue(change)).await?)
+        Ok(self.engine.commit.change_queue(change).await?)
     }
 
     /// Removes tasks that ended longer ago than this, with all that belongs to them: those of one state, or all. It goes in
@@ -894,7 +894,7 @@ impl Spawning {
 
     async fn end(mut self) -> Result<Spawned, StoreError> {
         let spawned = match &mut self.receipt {
-            Some(receipt) => receipt.await.unwrap_or(Err(StoreError::Closed)),
+            Some(receipt) => receipt.await,
             None => Err(StoreError::Closed),
         };
         self.receipt = None;
@@ -910,7 +910,7 @@ impl Drop for Spawning {
         if let (Some(receipt), Some(Started { slots, task })) = (self.receipt.take(), self.started.take()) {
             let runtime = slots.engine.runtime.clone();
             runtime.spawn(Box::pin(async move {
-                start(&slots, &task, durable(receipt).await.as_ref().ok());
+                start(&slots, &task, receipt.await.as_ref().ok());
             }));
         }
     }
@@ -926,11 +926,12 @@ fn start(slots: &Arc<Slots>, task: &NewTask, spawned: Option<&Spawned>) {
         // The worker learns from a claim when something is due next.
         slots.nudge();
     }
-    slots.start(ClaimedTask {
+    let claimed = ClaimedTask {
         task_id: task.task_id,
         run_id: task.run_id,
         attempt: 1,
         max_attempts: task.max_attempts,
+        crashes: 0,
         task_type: task.task_type.clone(),
         queue: task.queue.clone(),
         params: task.params.clone(),
@@ -939,7 +940,8 @@ fn start(slots: &Arc<Slots>, task: &NewTask, spawned: Option<&Spawned>) {
         journal: Some(Vec::new()),
         waits: Vec::new(),
         facts: Facts::default(),
-    });
+    };
+    slots.start(claimed, None);
 }
 
 fn params_of(task_type: &str) -> String {

@@ -22,7 +22,9 @@
 
 use std::collections::VecDeque;
 use std::num::NonZeroUsize;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hashbrown::HashSet;
@@ -37,14 +39,35 @@ use crate::lifecycle::{Broadcast, Lifecycle};
 use crate::measures::Measures;
 use crate::name::Name;
 use crate::queue::QueueChange;
-use crate::runtime::{BoxFuture, Runtime, turn};
+use crate::retry::STORE_RETRY;
+use crate::runtime::{BoxFuture, MaybeSend, Runtime, turn};
 use crate::store::*;
 use crate::time::{after, until};
 use crate::trace;
 
 type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
-/// What became of one item of a batch, once its batch is durable.
-pub(crate) type Receipt<T> = oneshot::Receiver<Result<T, StoreError>>;
+/// Gives what became of one item, once its batch is durable.
+///
+/// A receipt must be followed to its end: an item whose batch fails is lost unless its owner sends
+/// it again, and [`insist`] does that where nobody waits for the answer.
+#[must_use = "an item whose batch fails is lost unless its owner sends it again"]
+pub(crate) struct Receipt<T>(oneshot::Receiver<Result<T, StoreError>>);
+
+impl<T> Receipt<T> {
+    fn new() -> (Answer<T>, Self) {
+        let (answer, receiver) = oneshot::channel();
+        (answer, Self(receiver))
+    }
+}
+
+impl<T> Future for Receipt<T> {
+    type Output = Result<T, StoreError>;
+
+    /// [`StoreError::Closed`] when nobody is left to answer.
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(cx).map(|answer| answer.unwrap_or(Err(StoreError::Closed)))
+    }
+}
 
 /// A batch on its way.
 type Committing = Guarded<BoxFuture<'static, Result<Committed, StoreError>>>;
@@ -65,7 +88,7 @@ struct Answers {
     /// The tasks that each of `schedules` spawns, to be told of.
     scheduled: Vec<Vec<(TaskId, Name)>>,
     queues: Vec<Answer<()>>,
-    workers: Vec<Answer<WorkerState>>,
+    workers: Vec<Answer<WorkerStatus>>,
     claims: Vec<Answer<Claimed>>,
 }
 
@@ -235,7 +258,7 @@ pub(crate) struct GroupCommit {
 macro_rules! door {
     ($name:ident, $list:ident, $item:ty, $answer:ty, $bytes:expr) => {
         pub(crate) fn $name(self: &Arc<Self>, item: $item) -> Receipt<$answer> {
-            let (answer, receipt) = oneshot::channel();
+            let (answer, receipt) = Receipt::new();
             let bytes: fn(&$item) -> usize = $bytes;
             self.gather(|gathering| {
                 let bytes = bytes(&item);
@@ -264,7 +287,7 @@ impl GroupCommit {
     door!(emit, events, NewEvent, bool, |event| event.payload.as_str().len());
     door!(send, messages, NewMessage, bool, |message| message.payload.as_str().len());
     door!(change_queue, queues, QueueChange, (), |_| 0);
-    door!(signal, workers, WorkerSignal, WorkerState, |_| 0);
+    door!(signal, workers, WorkerSignal, WorkerStatus, |_| 0);
     door!(claim, claims, Claim, Claimed, |_| 0);
 
     pub(crate) fn transition(
@@ -274,7 +297,7 @@ impl GroupCommit {
         if transition.transaction.is_some() {
             match self.store.transact(transition) {
                 Ok(transacting) => {
-                    let (caller, receipt) = oneshot::channel();
+                    let (caller, receipt) = Receipt::new();
                     let transacting = Guarded::new(transacting);
                     self.runtime.spawn(Box::pin(async move {
                         answer(caller, transacting.await.unwrap_or_else(|panic| Err(panicked(&panic))));
@@ -284,7 +307,7 @@ impl GroupCommit {
                 Err(back) => transition = back,
             }
         }
-        let (answer, receipt) = oneshot::channel();
+        let (answer, receipt) = Receipt::new();
         self.gather(|gathering| gathering.add(transition, answer));
         receipt
     }
@@ -294,7 +317,7 @@ impl GroupCommit {
         self: &Arc<Self>,
         transition: Transition,
     ) -> Receipt<Result<Applied, Refused>> {
-        let (answer, receipt) = oneshot::channel();
+        let (answer, receipt) = Receipt::new();
         self.gather(|gathering| {
             gathering.add_heavy(transition, answer);
             gathering.may_repeat = true;
@@ -303,7 +326,7 @@ impl GroupCommit {
     }
 
     pub(crate) fn spawn(self: &Arc<Self>, task: NewTask) -> Receipt<Spawned> {
-        let (answer, receipt) = oneshot::channel();
+        let (answer, receipt) = Receipt::new();
         self.gather(|gathering| {
             gathering.answers.spawned.push((task.task_id, task.task_type.clone()));
             let bytes = task.params.as_str().len();
@@ -315,7 +338,7 @@ impl GroupCommit {
     }
 
     pub(crate) fn change_schedule(self: &Arc<Self>, change: ScheduleChange) -> Receipt<ScheduleOutcome> {
-        let (answer, receipt) = oneshot::channel();
+        let (answer, receipt) = Receipt::new();
         let tasks = change.spawns();
         let params: usize = tasks.iter().map(|task| task.params.as_str().len()).sum();
         let bytes = params + change.plan().map_or(0, |plan| plan.definition.as_str().len());
@@ -331,7 +354,7 @@ impl GroupCommit {
 
     /// Adds many tasks to one batch.
     pub(crate) fn spawn_many(self: &Arc<Self>, tasks: Vec<NewTask>) -> Vec<Receipt<Spawned>> {
-        let (answers, receipts): (Vec<_>, Vec<_>) = tasks.iter().map(|_| oneshot::channel()).unzip();
+        let (answers, receipts): (Vec<_>, Vec<_>) = tasks.iter().map(|_| Receipt::new()).unzip();
         self.gather(|gathering| {
             let spawned = tasks.iter().map(|task| (task.task_id, task.task_type.clone()));
             gathering.answers.spawned.extend(spawned);
@@ -511,9 +534,24 @@ fn panicked(panic: &Panic) -> StoreError {
     StoreError::Backend(format!("the store panicked: {panic}"))
 }
 
-/// Waits until an item's batch is durable.
-pub(crate) async fn durable<T>(receipt: Receipt<T>) -> Result<T, StoreError> {
-    receipt.await.unwrap_or(Err(StoreError::Closed))
+/// Sends an item until the store has answered, in the background: for items whose answer nobody
+/// waits for.
+pub(crate) fn insist<T: MaybeSend + 'static>(
+    runtime: &Arc<dyn Runtime>,
+    send: impl Fn() -> Receipt<T> + MaybeSend + 'static,
+) {
+    let (spawner, runtime) = (runtime.clone(), runtime.clone());
+    spawner.spawn(Box::pin(async move {
+        let mut tries = 0;
+        while let Err(error) = send().await {
+            if matches!(error, StoreError::Closed) {
+                return;
+            }
+            tries += 1;
+            let pause = STORE_RETRY.delay(tries, runtime.random()).unwrap_or_default();
+            runtime.sleep(pause).await;
+        }
+    }));
 }
 
 #[cfg(test)]
@@ -527,7 +565,7 @@ mod tests {
     const SUSPENDS: Next = Next::Suspend { wake_at: None };
 
     fn add(gathering: &mut Gathering, run: u128, next: Next) {
-        let (answer, _) = oneshot::channel();
+        let (answer, _) = Receipt::new();
         let id = Uuid::from_u128(run);
         gathering.add(Transition::new(id.into(), id.into(), next), answer);
     }

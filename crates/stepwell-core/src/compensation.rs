@@ -38,7 +38,7 @@ const TRIES: u32 = 5;
 
 /// How many attempts a task has: its own, and at least 10 once it is being compensated, so that a process that dies does
 /// not end what is half undone.
-pub fn attempts(max_attempts: u32, compensating: bool) -> u32 {
+pub(crate) fn attempts(max_attempts: u32, compensating: bool) -> u32 {
     if compensating { max_attempts.max(10) } else { max_attempts }
 }
 

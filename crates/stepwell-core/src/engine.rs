@@ -4,6 +4,7 @@ use std::any::{Any, TypeId};
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::commit::GroupCommit;
@@ -40,6 +41,8 @@ pub(crate) struct Engine {
     pub(crate) settings: Settings,
     pub(crate) states: States,
     pub(crate) lifecycle: Arc<Broadcast>,
+    /// The permit of the one suspect that this process runs at a time.
+    pub(crate) suspect: Arc<Semaphore>,
     pub(crate) measures: Arc<Measures>,
     /// Set once somebody listens for the writes of other processes; cancelled with the engine.
     listening: OnceLock<CancellationToken>,
@@ -78,6 +81,7 @@ impl Engine {
             settings,
             states,
             lifecycle,
+            suspect: Arc::new(Semaphore::new(1)),
             measures,
             listening: OnceLock::new(),
         })

@@ -42,7 +42,7 @@ use crate::polled::{poll_closure, poll_task};
 use crate::retry::STORE_RETRY;
 use crate::run::Run;
 use crate::runtime::BoxFuture;
-use crate::slots::Slot;
+use crate::slots::{Slot, SuspectPermit};
 use crate::store::*;
 use crate::task_error::{ControlFlow, TaskError, TaskResult, closure_failure};
 use crate::time::{Timestamp, after, until};
@@ -51,6 +51,10 @@ use crate::trace;
 /// How often the future is polled, or something delivered to it, before others get their turn.
 const TURN: usize = 256;
 
+/// The longest time for which a run relies on its timer alone: after it the clock is read again, which
+/// may have jumped.
+const CLOCK_CHECK: Duration = Duration::from_secs(1);
+
 /// A claimed task in execution.
 pub(crate) struct Execution {
     pub(crate) run: Arc<Run>,
@@ -58,6 +62,8 @@ pub(crate) struct Execution {
     future: Option<BoxFuture<'static, TaskResult<Payload>>>,
     /// Given back as soon as the code has ended, or is suspended.
     slot: Option<Slot>,
+    /// Kept by a suspect until it has got further.
+    suspect: Option<SuspectPermit>,
     span: Span,
     headers: Arc<Headers>,
     /// What is left to do once the code has ended.
@@ -134,6 +140,7 @@ impl Execution {
         mut claimed: ClaimedTask,
         journal: Vec<Entry>,
         slot: Slot,
+        suspect: Option<SuspectPermit>,
         claim_timeout: Duration,
         grace: Duration,
     ) -> Box<Self> {
@@ -153,6 +160,7 @@ impl Execution {
             run,
             future: Some(future),
             slot: Some(slot),
+            suspect,
             closing: None,
             commit: Commit::Idle,
             transaction: None,
@@ -178,6 +186,7 @@ impl Execution {
         if poll_fn(|cx| self.poll(cx)).await {
             self.alarm = None;
             self.slot = None;
+            self.suspect = None;
             // It may be suspended for days, and its collector is told of a span when that ends.
             self.span = Span::none();
             End::Suspended(self)
@@ -363,7 +372,8 @@ impl Execution {
     fn wake_at(&mut self, cx: &mut Context<'_>, at: Timestamp) {
         if self.alarm.as_ref().is_none_or(|(set, _)| *set != at) {
             let engine = &self.run.engine;
-            self.alarm = Some((at, engine.runtime.sleep(until(engine.store.now(), at))));
+            let pause = until(engine.store.now(), at).min(CLOCK_CHECK);
+            self.alarm = Some((at, engine.runtime.sleep(pause)));
         }
         if let Some((_, alarm)) = &mut self.alarm
             && alarm.as_mut().poll(cx).is_ready()
@@ -516,13 +526,13 @@ impl Execution {
                 self.transmit(sent, None);
                 self.poll_commit(cx)
             }
-            Some(Ok(Ok(Ok(applied)))) => Poll::Ready(self.committed(*sent, applied)),
-            Some(Ok(Ok(Err(Refused)))) => {
+            Some(Ok(Ok(applied))) => Poll::Ready(self.committed(*sent, applied)),
+            Some(Ok(Err(Refused))) => {
                 self.run.stop(ControlFlow::LeaseLost);
                 // When the code has ended already, nothing is left to be told.
                 Poll::Ready(self.future.is_none().then_some(false))
             }
-            Some(Ok(Err(error))) if !matches!(error, StoreError::Closed) => {
+            Some(Err(error)) if !matches!(error, StoreError::Closed) => {
                 self.pause_commit(sent, &error);
                 self.poll_commit(cx)
             }
@@ -543,12 +553,18 @@ impl Execution {
         }
         let runtime = &self.run.engine.runtime;
         let delay = STORE_RETRY.delay(sent.tries, runtime.random()).unwrap_or_default();
+        // It is not the run that is stuck, but its store.
+        self.run.wait_for_store(delay);
         self.commit = Commit::Paused { pause: runtime.sleep(delay), sent };
     }
 
     fn committed(&mut self, sent: Sent, applied: Applied) -> Option<bool> {
         let run = &self.run;
         run.sign_of_life(None);
+        if sent.unsent.entries.iter().any(|entry| entry.key.kind.is_progress()) {
+            // It has got further: a crash from now on is its first one.
+            self.suspect = None;
+        }
         let mut operations = run.operations();
         operations.committed(sent.seq, &sent.unsent.received);
         let waker = sent.transaction.and_then(|(key, span)| {

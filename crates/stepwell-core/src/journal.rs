@@ -140,6 +140,11 @@ impl Kind {
         }
     }
 
+    /// Returns whether an entry shows that a run got further, which a line of a log does not.
+    pub const fn is_progress(self) -> bool {
+        !matches!(self, Self::Log | Self::Progress)
+    }
+
     /// The kind of that word.
     pub fn parse(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.as_str() == word)

@@ -11,7 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-use crate::compensation::{attempts, begun_anew, compensating, end_of};
+use crate::compensation::{begun_anew, compensating};
+use crate::crash::SUSPECT_CRASHES;
 use crate::export::TaskRecord;
 use crate::failure::{Failure, FailureKind};
 use crate::ids::{RunId, TaskId, WorkerId};
@@ -280,6 +281,10 @@ struct Task {
     failure: Option<Failure>,
     cancel_requested: bool,
     compensating: bool,
+    /// How many crashes in a row it has met.
+    crashes: u32,
+    /// How far its journal had come at the last of them.
+    progress_at_crash: u64,
     poked: bool,
     /// Its place among the tasks of its concurrency key.
     place: u64,
@@ -412,6 +417,7 @@ impl State {
             Next::Retry { failure, at } => {
                 if let Some(task) = self.tasks.get_mut(&task_id) {
                     task.failure = Some(failure);
+                    task.crashes = 0;
                 }
                 self.drop_waits(task_id);
                 self.give_back(now, task_id, Some(at), news);
@@ -419,6 +425,7 @@ impl State {
             Next::Release => {
                 if let Some(task) = self.tasks.get_mut(&task_id) {
                     task.attempt -= 1;
+                    task.crashes = 0;
                 }
                 self.give_back(now, task_id, None, news);
             }
@@ -441,6 +448,7 @@ impl State {
             if !stays {
                 task.state = TaskState::Suspended;
                 task.attempt -= 1;
+                task.crashes = 0;
                 if self.queues.get(&task.new.queue).is_some_and(Queue::counts_running) {
                     news.ready.push((task.new.queue.clone(), 1));
                 }
@@ -640,6 +648,7 @@ impl State {
             }
             Command::Retry(_) if matches!(state, TaskState::Failed | TaskState::Cancelled) => {
                 task.attempt = 0;
+                task.crashes = 0;
                 task.cancel_requested = false;
                 task.compensating = false;
                 if task.journal.iter().any(|entry| entry.key.kind == Kind::Compensating) {
@@ -744,6 +753,8 @@ impl State {
             cancel_requested: false,
             paused: false,
             compensating: false,
+            crashes: 0,
+            progress_at_crash: 0,
             poked: false,
             place: 0,
             spawned_at: now,
@@ -814,6 +825,8 @@ impl State {
             cancel_requested: false,
             paused: false,
             compensating: info.state == TaskState::Compensating,
+            crashes: 0,
+            progress_at_crash: 0,
             poked: false,
             place: 0,
             spawned_at: info.spawned_at,
@@ -871,7 +884,9 @@ impl State {
 
     fn waiting_types(&self, queues: &[Name]) -> Vec<Name> {
         let ready = queues.iter().filter_map(|queue| self.ready.get(queue)).flatten();
-        let types = ready.filter_map(|place| Some(self.tasks.get(&place.2)?.new.task_type.clone()));
+        let tasks = ready.filter_map(|place| self.tasks.get(&place.2));
+        let types =
+            tasks.filter(|task| task.crashes < SUSPECT_CRASHES).map(|task| task.new.task_type.clone());
         types.collect::<BTreeSet<_>>().into_iter().collect()
     }
 
@@ -889,9 +904,10 @@ impl State {
             .collect();
         let (mut tasks, mut due) = (Vec::new(), Vec::new());
         if self.workers.contains_key(&claim.worker_id) {
+            let mut suspect = claim.suspect;
             for queue in &claim.queues {
                 let room = claim.limit - tasks.len();
-                let (places, next) = self.pick(now, claim, queue, room);
+                let (places, next) = self.pick(now, claim, queue, room, &mut suspect);
                 due.extend(next);
                 for (_, _, task_id) in places {
                     tasks.extend(self.start(runtime, now, task_id, claim.worker_id));
@@ -925,6 +941,7 @@ impl State {
             run_id: task.run_id,
             attempt: task.attempt,
             max_attempts: task.new.max_attempts,
+            crashes: task.crashes,
             task_type: task.new.task_type.clone(),
             queue: task.new.queue.clone(),
             params: task.new.params.clone(),
@@ -950,32 +967,6 @@ impl State {
         }
         while let Some((_, task_id)) = self.due.first().copied().filter(|(at, _)| *at <= now) {
             self.make_ready(now, task_id, news);
-        }
-        let dead: Vec<_> = self
-            .workers
-            .iter()
-            .filter(|(_, worker)| worker.lease_until <= now)
-            .map(|(worker_id, _)| *worker_id)
-            .collect();
-        for worker_id in dead {
-            self.workers.remove(&worker_id);
-            for task_id in self.running_under(worker_id) {
-                let Some(task) = self.tasks.get_mut(&task_id) else { continue };
-                let last = attempts(task.new.max_attempts, task.compensating);
-                if task.attempt >= last && !task.cancel_requested {
-                    let failure = crashed(task.attempt);
-                    let finish = match &task.failure {
-                        Some(original) if task.compensating => {
-                            end_of(original.clone().without_the_rest(failure))
-                        }
-                        _ => Finish::Failed(failure),
-                    };
-                    self.finish(now, task_id, finish, news);
-                } else {
-                    self.give_back(now, task_id, None, news);
-                }
-            }
-            self.cancel_doomed(now, news);
         }
     }
 
@@ -1010,14 +1001,6 @@ impl State {
         }
         facts
     }
-}
-
-/// What a task fails with whose worker died in its last attempt.
-pub fn crashed(attempt: u32) -> Failure {
-    let message = format!(
-        "the worker died while it ran attempt {attempt}, the last one. If the task itself ends its process (out of memory, abort), mend that, then retry it"
-    );
-    Failure::new(FailureKind::Crashed, message).permanent()
 }
 
 /// What a parent gets for a child that was deleted before it was joined.

@@ -333,8 +333,9 @@ impl WorkerOptions {
         self
     }
 
-    /// After how long without a heartbeat the worker is taken for dead, and its tasks are given to others. It sends
-    /// three in that time. Default: 30 seconds.
+    /// Sets the time after which other workers declare this one dead if they have seen no heartbeat
+    /// of it. It sends three in that time. Outages of the store do not count, nor do jumps of a
+    /// clock. Default: 30 seconds; at least 10 milliseconds.
     pub fn lease(mut self, lease: Duration) -> Self {
         self.lease = lease.max(Duration::from_millis(10));
         self

@@ -124,7 +124,12 @@ impl Run {
         self.quiet.fetch_min(-i64::try_from(longer.as_micros()).unwrap_or(i64::MAX), Ordering::Relaxed);
     }
 
-    /// Counts the time that has passed. `true` when the run is stuck.
+    /// Notes that the store has refused a commit, which is sent again after that pause.
+    pub(crate) fn wait_for_store(&self, pause: Duration) {
+        self.sign_of_life(Some(self.claim_timeout.saturating_add(pause)));
+    }
+
+    /// Counts the time that has passed. Returns whether the run is stuck.
     pub(crate) fn count_quiet(&self, passed: Duration) -> bool {
         let passed = i64::try_from(passed.as_micros()).unwrap_or(i64::MAX);
         let quiet = self.quiet.fetch_add(passed, Ordering::Relaxed).saturating_add(passed);

@@ -16,7 +16,6 @@ use std::time::Duration;
 
 use futures_util::future::select;
 
-use crate::commit::durable;
 use crate::engine::Engine;
 use crate::name::Name;
 use crate::payload::{Payload, PayloadError};
@@ -72,7 +71,7 @@ async fn come_to_ticks(
         }
         let receipts = changes.into_iter().map(|change| engine.commit.change_schedule(change));
         for receipt in receipts.collect::<Vec<_>>() {
-            durable(receipt).await?;
+            receipt.await?;
         }
     }
 }

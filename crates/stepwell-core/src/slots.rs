@@ -6,13 +6,15 @@ use std::time::Duration;
 
 use hashbrown::HashMap;
 use lru::LruCache;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc};
 use tokio_util::sync::CancellationToken;
 
+use crate::commit::insist;
 use crate::engine::Engine;
 use crate::executor::{End, Execution};
 use crate::failure::{Failure, FailureKind};
-use crate::ids::{TaskId, WorkerId};
+use crate::holdings::{Held, Holding};
+use crate::ids::{RunId, TaskId, WorkerId};
 use crate::journal::Entry;
 use crate::lifecycle::Lifecycle;
 use crate::name::Name;
@@ -52,10 +54,15 @@ struct Inside {
     /// How many tasks the next claim is to ask for: as many as were heard of.
     wanted: usize,
     runs: HashMap<TaskId, Arc<Run>>,
+    /// The runs that the worker owns: those in `runs` and in `handed_over`, and those whose journals
+    /// are being loaded.
+    held: Held,
+    /// How many runs were claimed.
+    claims: u64,
     /// Suspended tasks, to go on in place.
     suspended: LruCache<TaskId, Box<Execution>>,
     /// Claims of suspended tasks whose execution has not left its slot yet.
-    handed_over: HashMap<TaskId, (ClaimedTask, Slot)>,
+    handed_over: HashMap<TaskId, (ClaimedTask, Slot, Option<SuspectPermit>)>,
 }
 
 impl Slots {
@@ -74,6 +81,8 @@ impl Slots {
             backlog: true,
             wanted: usize::MAX,
             runs: HashMap::new(),
+            held: Held::new(),
+            claims: 0,
             suspended: LruCache::unbounded(),
             handed_over: HashMap::new(),
         };
@@ -194,13 +203,19 @@ impl Slots {
     }
 
     /// Runs a claimed task in a slot that was taken for it.
-    pub(crate) fn start(self: &Arc<Self>, mut claimed: ClaimedTask) {
+    pub(crate) fn start(self: &Arc<Self>, mut claimed: ClaimedTask, suspect: Option<SuspectPermit>) {
         let slot = Slot(self.clone());
         let task_id = claimed.task_id;
+        let mut inside = self.inside();
+        inside.claims += 1;
+        let holding = Holding { run_id: claimed.run_id, claim: inside.claims };
+        inside.held.insert(task_id, holding);
         let journal = match claimed.journal.take() {
-            Some(journal) => journal,
+            Some(journal) => {
+                drop(inside);
+                journal
+            }
             None => {
-                let mut inside = self.inside();
                 if let Some(mut execution) = inside.suspended.pop(&task_id) {
                     inside.runs.insert(task_id, execution.run.clone());
                     drop(inside);
@@ -209,26 +224,30 @@ impl Slots {
                 }
                 if inside.runs.contains_key(&task_id) {
                     // Its execution is on its way out, and will find this.
-                    inside.handed_over.insert(task_id, (claimed, slot));
+                    inside.handed_over.insert(task_id, (claimed, slot, suspect));
                     return;
                 }
                 drop(inside);
-                let slots = self.clone();
-                self.engine.runtime.spawn(Box::pin(async move { slots.load(claimed, slot).await }));
-                return;
+                return self.load(claimed, slot, suspect);
             }
         };
         // Another worker has run it since: what is in memory here has fallen behind.
         self.forget(task_id);
-        self.begin(claimed, journal, slot);
+        self.begin(claimed, journal, slot, suspect);
     }
 
-    fn begin(self: &Arc<Self>, claimed: ClaimedTask, journal: Vec<Entry>, slot: Slot) {
+    fn begin(
+        self: &Arc<Self>,
+        claimed: ClaimedTask,
+        journal: Vec<Entry>,
+        slot: Slot,
+        suspect: Option<SuspectPermit>,
+    ) {
         let WorkerOptions { claim_timeout, grace, .. } = self.options;
         let (task_id, attempt) = (claimed.task_id, claimed.attempt);
         let task_type = claimed.task_type.clone();
         self.engine.lifecycle.tell(|| Some(Lifecycle::TaskStarted { task_id, task_type, attempt }));
-        let execution = Execution::new(&self.engine, claimed, journal, slot, claim_timeout, grace);
+        let execution = Execution::new(&self.engine, claimed, journal, slot, suspect, claim_timeout, grace);
         self.inside().runs.insert(task_id, execution.run.clone());
         self.spawn(execution);
     }
@@ -240,17 +259,20 @@ impl Slots {
     }
 
     /// Loads the journal of a task that is no longer in memory, and runs it.
-    async fn load(self: Arc<Self>, claimed: ClaimedTask, slot: Slot) {
-        let journal = loop {
-            match self.engine.store.journal(claimed.task_id).await {
-                Ok(journal) => break journal,
-                Err(error) => {
-                    tracing::warn!(%error, task_id = %claimed.task_id, "cannot load a journal; trying again");
-                    self.engine.runtime.sleep(self.options.poll_interval).await;
+    fn load(self: &Arc<Self>, claimed: ClaimedTask, slot: Slot, suspect: Option<SuspectPermit>) {
+        let slots = self.clone();
+        self.engine.runtime.spawn(Box::pin(async move {
+            let journal = loop {
+                match slots.engine.store.journal(claimed.task_id).await {
+                    Ok(journal) => break journal,
+                    Err(error) => {
+                        tracing::warn!(%error, task_id = %claimed.task_id, "cannot load a journal; trying again");
+                        slots.engine.runtime.sleep(slots.options.poll_interval).await;
+                    }
                 }
-            }
-        };
-        self.begin(claimed, journal, slot);
+            };
+            slots.begin(claimed, journal, slot, suspect);
+        }));
     }
 
     async fn run(self: Arc<Self>, mut execution: Box<Execution>) {
@@ -265,12 +287,13 @@ impl Slots {
     }
 
     /// An execution leaves its slot. Gives it back when it has been claimed again meanwhile.
-    fn leave(&self, run: &Arc<Run>, end: End) -> Option<Box<Execution>> {
+    fn leave(self: &Arc<Self>, run: &Arc<Run>, end: End) -> Option<Box<Execution>> {
         let task_id = run.task_id;
         let mut inside = self.inside();
         let mut dropped = None;
+        let handed_over = inside.handed_over.remove(&task_id);
         if let End::Suspended(mut execution) = end {
-            if let Some((claimed, slot)) = inside.handed_over.remove(&task_id) {
+            if let Some((claimed, slot, _)) = handed_over {
                 drop(inside);
                 execution.resume(claimed.facts, slot);
                 return Some(execution);
@@ -289,10 +312,17 @@ impl Slots {
         if inside.runs.get(&task_id).is_some_and(|current| Arc::ptr_eq(current, run)) {
             inside.runs.remove(&task_id);
         }
+        if handed_over.is_none() && inside.held.get(&task_id).is_some_and(|held| held.run_id == run.run_id) {
+            inside.held.remove(&task_id);
+        }
         let empty = inside.runs.is_empty();
         drop(inside);
         // Outside of the lock: it is the user's code that is dropped.
         drop(dropped);
+        if let Some((claimed, slot, suspect)) = handed_over {
+            // What was in memory is gone: the task goes on from its journal.
+            self.load(claimed, slot, suspect);
+        }
         if empty {
             self.empty.notify_waiters();
         }
@@ -309,6 +339,19 @@ impl Slots {
 
     pub(crate) fn stop_all(&self, why: ControlFlow) {
         self.runs().iter().for_each(|run| run.stop(why));
+    }
+
+    /// Returns the runs that the worker owns.
+    pub(crate) fn held(&self) -> Held {
+        self.inside().held.clone()
+    }
+
+    /// Stops a run that the worker no longer owns.
+    pub(crate) fn lose(&self, (task_id, run_id): (TaskId, RunId)) {
+        let run = self.inside().runs.get(&task_id).filter(|run| run.run_id == run_id).cloned();
+        if let Some(run) = run {
+            run.stop(ControlFlow::LeaseLost);
+        }
     }
 
     /// The store no longer knows the worker: its tasks are others' now. It goes on under another id.
@@ -332,8 +375,11 @@ impl Slots {
             );
             tracing::warn!(task_id = %run.task_id, task_type = %run.task_type, "the run is stuck and is stopped");
             let next = run.after_failure(Failure::new(FailureKind::Stuck, message));
-            // Refused when the run has just ended by itself: nothing to wait for either way.
-            drop(self.engine.commit.transition_beside(Transition::new(run.task_id, run.run_id, next)));
+            let (commit, task_id, run_id) = (self.engine.commit.clone(), run.task_id, run.run_id);
+            // Refused when the run has just ended by itself, which is an answer as well.
+            insist(&self.engine.runtime, move || {
+                commit.transition_beside(Transition::new(task_id, run_id, next.clone()))
+            });
             run.stop(ControlFlow::LeaseLost);
         }
     }
@@ -345,6 +391,26 @@ pub(crate) struct Slot(Arc<Slots>);
 impl Drop for Slot {
     fn drop(&mut self) {
         self.0.give_back(1);
+    }
+}
+
+/// The right to run a suspect, of which a process has one.
+pub(crate) struct SuspectPermit {
+    engine: Arc<Engine>,
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+impl SuspectPermit {
+    pub(crate) fn new(engine: &Arc<Engine>, permit: OwnedSemaphorePermit) -> Self {
+        Self { engine: engine.clone(), permit: Some(permit) }
+    }
+}
+
+impl Drop for SuspectPermit {
+    fn drop(&mut self) {
+        self.permit = None;
+        // The next suspect may wait for its turn.
+        self.engine.hub.workers().iter().for_each(|slots| slots.nudge());
     }
 }
 

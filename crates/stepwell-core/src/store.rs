@@ -27,7 +27,7 @@
 //! journal, named `compensating`, that holds the failure (for a cancellation, [`cancelled`](crate::cancelled)), and the task becomes
 //! pending again, for any worker, as *compensating*: its waits and its deadline are gone, a request to cancel is answered, its failure
 //! is that failure, and its attempts count from 1 again. [`TaskInfo`] and filters show it as [`TaskState::Compensating`] until it ends, whether it is pending, running or
-//! suspended; it cannot be cancelled, and when it is to end, it ends. [`attempts`](crate::attempts) says how many attempts it has; with the last one
+//! suspended; it cannot be cancelled, and when it is to end, it ends. When its workers have died too often ([`crash_limit`](crate::crash_limit)),
 //! it ends [as it would have](crate::end_of), with the [crash](crate::crashed) among its compensations' errors. A retry makes an
 //! ordinary task of it: where its journal holds a `Compensating` entry, it adds [one that says so](crate::begun_anew).
 //!
@@ -68,7 +68,7 @@ pub use crate::task_info::{TaskFilter, TaskInfo, TaskState};
 pub use crate::transition::{
     Applied, ArrivedMessage, Facts, MessageId, Next, Refused, Seal, Transition, UserTransaction, Wait,
 };
-pub use crate::worker_info::{NewWorker, WorkerInfo, WorkerState};
+pub use crate::worker_info::{NewWorker, OtherWorker, WATCHED, WorkerInfo, WorkerState, WorkerStatus};
 
 /// Headers: small values that travel with a task beside its parameters (a trace, a tenant).
 pub type Headers = BTreeMap<String, serde_json::Value>;
@@ -280,9 +280,8 @@ pub struct Committed {
     pub spawns: Vec<Spawned>,
     /// For each change of a schedule.
     pub schedules: Vec<ScheduleOutcome>,
-    /// For each worker signal: what is known of the worker. One that is gone has lost its lease. A worker that signs off is
-    /// said to be what it was before.
-    pub workers: Vec<WorkerState>,
+    /// For each worker signal: what is known of the worker. One that is gone was declared dead.
+    pub workers: Vec<WorkerStatus>,
     /// For each claim.
     pub claims: Vec<Claimed>,
     /// What the batch caused.
@@ -497,12 +496,19 @@ pub enum CommandOutcome {
 pub enum WorkerSignal {
     /// There is a new worker.
     Register(NewWorker),
-    /// It is alive for another `lease`.
+    /// It is alive: its number of heartbeats counts up.
     Heartbeat {
         /// Its id.
         worker_id: WorkerId,
-        /// How long it is taken to be alive.
-        lease: Duration,
+    },
+    /// Declares a worker dead that another one has watched for a whole lease without seeing a sign
+    /// of life: it is removed, and its tasks are given back ([`crash_limit`](crate::crash_limit)
+    /// says which of them fail). Nothing changes if the worker has shown that it is alive since.
+    DeclareDead {
+        /// Its id.
+        worker_id: WorkerId,
+        /// The number of its heartbeats that was seen all the time.
+        heartbeats: u64,
     },
     /// It is to end what it runs, claim nothing more, and stop. It learns of that by its next heartbeat.
     Drain {
@@ -516,9 +522,9 @@ pub enum WorkerSignal {
     },
 }
 
-/// A request for work. Before it answers, the store does what is due: it makes due tasks claimable, cancels tasks
-/// whose [`CancellationPolicy`] says so, and takes tasks from dead workers. Such a task is claimable again, or has
-/// failed when that was its last attempt.
+/// A request for work. Before it answers, the store does what is due: it makes due tasks claimable
+/// and cancels tasks whose [`CancellationPolicy`] says so. A store that learns in another way that a
+/// process has died (SQLite does) also gives back the tasks of its workers.
 #[derive(Clone, Debug)]
 pub struct Claim {
     /// Who asks.
@@ -531,6 +537,10 @@ pub struct Claim {
     pub code_version: Option<Name>,
     /// How many tasks at most.
     pub limit: usize,
+    /// Whether one of the tasks may be a suspect, which has met at least
+    /// [`SUSPECT_CRASHES`](crate::SUSPECT_CRASHES) crashes in a row. A suspect counts towards
+    /// `limit`, and comes before the tasks of its queue that start.
+    pub suspect: bool,
 }
 
 /// What a worker got.
@@ -567,6 +577,8 @@ pub struct ClaimedTask {
     pub attempt: u32,
     /// How many attempts there are.
     pub max_attempts: u32,
+    /// How many crashes in a row the task has met.
+    pub crashes: u32,
     /// The name of its type.
     pub task_type: Name,
     /// Its queue.

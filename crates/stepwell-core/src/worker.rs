@@ -9,18 +9,23 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tracing::Instrument as _;
 
 use crate::client::purge;
-use crate::commit::durable;
+use crate::commit::insist;
+use crate::crash::SUSPECT_CRASHES;
 use crate::guard::Guarded;
+use crate::holdings::{Comparison, Difference};
 use crate::ids::{TaskId, WorkerId};
 use crate::name::Name;
 use crate::retry::STORE_RETRY;
 use crate::runtime::{BoxFuture, turn};
 use crate::scheduler::look_after_schedules;
-use crate::slots::Slots;
-use crate::store::{Claim, Command, NewWorker, StoreError, WorkerSignal, WorkerState};
+use crate::slots::{Slots, SuspectPermit};
+use crate::store::{
+    Claim, Command, NewWorker, Next, OtherWorker, StoreError, Transition, WorkerSignal, WorkerState,
+};
 use crate::task_error::ControlFlow;
 use crate::time::until;
 use crate::trace;
+use crate::witness::Witness;
 
 /// How often tasks are looked for that have been kept long enough.
 const PURGE_EVERY: Duration = Duration::from_secs(60);
@@ -90,7 +95,7 @@ pub(crate) async fn shutdown(slots: &Arc<Slots>, deadline: Duration) {
     slots.forget_suspended();
     // What still runs is released by this, and its late writes will be refused.
     let gone = WorkerSignal::Deregister { worker_id: slots.worker_id() };
-    if let Err(error) = durable(engine.commit.signal(gone)).await {
+    if let Err(error) = engine.commit.signal(gone).await {
         tracing::warn!(%error, "cannot sign off; the worker's lease will run out by itself");
     }
     slots.stopped.cancel();
@@ -120,7 +125,7 @@ async fn register(slots: &Slots) -> Result<(), StoreError> {
         code_version: slots.options.code_version.clone(),
         lease: slots.options.lease,
     });
-    let result = durable(slots.engine.commit.signal(register)).await.map(drop);
+    let result = slots.engine.commit.signal(register).await.map(drop);
     if let Err(error) = &result {
         tracing::warn!(%error, %worker_id, "cannot register the worker; trying again");
     }
@@ -136,15 +141,17 @@ async fn claim(slots: Arc<Slots>) {
         // Others that are about to end give their slots to the same claim.
         turn().await;
         let limit = slots.take_for_claim(polling);
+        let mut permit = engine.suspect.clone().try_acquire_owned().ok();
         let claim = Claim {
             worker_id: slots.worker_id(),
             queues: slots.queues.clone(),
             task_types: engine.registry.names(),
             code_version: slots.options.code_version.clone(),
             limit,
+            suspect: permit.is_some(),
         };
         let span = trace::claim(claim.worker_id, limit);
-        let pause = match durable(engine.commit.claim(claim)).instrument(span.clone()).await {
+        let pause = match engine.commit.claim(claim).instrument(span.clone()).await {
             Ok(claimed) => {
                 span.record("claimed", claimed.tasks.len());
                 failures = 0;
@@ -152,7 +159,10 @@ async fn claim(slots: Arc<Slots>) {
                     slots.no_backlog();
                 }
                 slots.give_back(limit - claimed.tasks.len().min(limit));
-                claimed.tasks.into_iter().for_each(|task| slots.start(task));
+                for task in claimed.tasks {
+                    let permit = permit.take_if(|_| task.crashes >= SUSPECT_CRASHES);
+                    slots.start(task, permit.map(|permit| SuspectPermit::new(&engine, permit)));
+                }
                 claimed.poked.into_iter().for_each(|task_id| engine.hub.poke(task_id));
                 let due = claimed.next_due.map(|due| until(engine.store.now(), due));
                 due.map_or(slots.options.poll_interval, |due| due.min(slots.options.poll_interval))
@@ -164,6 +174,7 @@ async fn claim(slots: Arc<Slots>) {
                 STORE_RETRY.delay(failures, engine.runtime.random()).unwrap_or_default()
             }
         };
+        drop(permit);
         if failures > 0 {
             engine.runtime.sleep(pause).await;
             polling = true;
@@ -174,13 +185,16 @@ async fn claim(slots: Arc<Slots>) {
     }
 }
 
-/// Renews the lease, and looks for stuck runs, and for tasks that nobody here knows.
+/// Shows that the worker is alive. With each heartbeat that the store answers, compares the runs that
+/// the worker holds with the store's, and looks for stuck runs, for workers that have died, and for
+/// tasks that nobody here knows.
 async fn watch(slots: Arc<Slots>) {
     let engine = slots.engine.clone();
     let interval =
         (slots.options.lease / 3).min(slots.options.claim_timeout / 4).max(Duration::from_millis(5));
     let mut registered = slots.is_open();
     let mut unknown = BTreeSet::new();
+    let (mut comparison, mut witness) = (Comparison::default(), Witness::default());
     loop {
         if !registered {
             registered = register(&slots).await.is_ok();
@@ -191,32 +205,68 @@ async fn watch(slots: Arc<Slots>) {
         }
         tell_unknown(&slots, &mut unknown).await;
         engine.runtime.sleep(interval).await;
-        slots.stop_stuck(interval);
-        if registered {
-            let heartbeat =
-                WorkerSignal::Heartbeat { worker_id: slots.worker_id(), lease: slots.options.lease };
-            match durable(engine.commit.signal(heartbeat)).await {
-                Ok(WorkerState::Active) => {}
-                Ok(WorkerState::Draining) if slots.is_closed() => {}
-                Ok(WorkerState::Draining) => {
-                    slots.close();
-                    tracing::info!("the worker was told to end what it runs and to stop");
-                    let slots = slots.clone();
-                    engine.runtime.spawn(Box::pin(async move {
-                        shutdown(&slots, slots.options.shutdown_timeout).await;
-                    }));
-                }
-                Ok(WorkerState::Gone) => {
-                    tracing::warn!("the worker's lease has run out; its tasks are others' now");
-                    if let Some(measures) = engine.measures.of_store() {
-                        measures.leases_lost.increment(1);
-                    }
-                    slots.lose_lease();
-                    registered = false;
-                }
-                Err(error) => tracing::warn!(%error, "cannot renew the worker's lease; trying again"),
-            }
+        if !registered {
+            continue;
         }
+        let held = slots.held();
+        let heartbeat = WorkerSignal::Heartbeat { worker_id: slots.worker_id() };
+        let status = match engine.commit.signal(heartbeat).await {
+            Ok(status) => status,
+            Err(error) => {
+                tracing::warn!(%error, "cannot renew the worker's lease; trying again");
+                continue;
+            }
+        };
+        if status.state == WorkerState::Gone {
+            tracing::warn!("the worker was declared dead; its tasks are others' now");
+            if let Some(measures) = engine.measures.of_store() {
+                measures.leases_lost.increment(1);
+            }
+            slots.lose_lease();
+            registered = false;
+            continue;
+        }
+        if status.state == WorkerState::Draining && !slots.is_closed() {
+            slots.close();
+            tracing::info!("the worker was told to end what it runs and to stop");
+            let slots = slots.clone();
+            engine.runtime.spawn(Box::pin(async move {
+                shutdown(&slots, slots.options.shutdown_timeout).await;
+            }));
+        }
+        // Only while the store answers: a run that waits for its store is not stuck.
+        slots.stop_stuck(interval);
+        mend(&slots, comparison.compare(&held, &slots.held(), &status.runs)).await;
+        for dead in witness.observe(&status.others, interval) {
+            declare_dead(&slots, dead).await;
+        }
+    }
+}
+
+/// Gives back the runs that the store holds for the worker's and nobody runs, and stops those that
+/// the worker no longer owns.
+async fn mend(slots: &Slots, difference: Difference) {
+    for run in difference.lost {
+        tracing::warn!(task_id = %run.0, "a run is no longer the worker's, and is stopped");
+        slots.lose(run);
+    }
+    let released = difference.orphaned.into_iter().map(|(task_id, run_id)| {
+        tracing::warn!(%task_id, "the store holds a run for the worker's that nobody runs; giving it back");
+        slots.engine.commit.transition_beside(Transition::new(task_id, run_id, Next::Release))
+    });
+    for receipt in released.collect::<Vec<_>>() {
+        if let Err(error) = receipt.await {
+            tracing::warn!(%error, "cannot give a run back; trying again with the next heartbeat");
+        }
+    }
+}
+
+async fn declare_dead(slots: &Slots, dead: OtherWorker) {
+    let OtherWorker { worker_id, heartbeats, .. } = dead;
+    tracing::warn!(%worker_id, "a worker has shown no sign of life for its lease, and is declared dead");
+    if let Err(error) = slots.engine.commit.signal(WorkerSignal::DeclareDead { worker_id, heartbeats }).await
+    {
+        tracing::warn!(%error, %worker_id, "cannot declare a worker dead; trying again");
     }
 }
 
@@ -250,6 +300,7 @@ async fn tell_unknown(slots: &Slots, told: &mut BTreeSet<Name>) {
 /// Makes suspended tasks go on that wait for something beside their contexts, which has come.
 async fn wake_suspended(slots: Arc<Slots>, mut woken: UnboundedReceiver<TaskId>) {
     while let Some(task_id) = woken.recv().await {
-        drop(slots.engine.commit.command(Command::Wake(task_id)));
+        let commit = slots.engine.commit.clone();
+        insist(&slots.engine.runtime, move || commit.command(Command::Wake(task_id)));
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::ids::WorkerId;
+use crate::ids::{RunId, TaskId, WorkerId};
 use crate::name::Name;
 use crate::time::Timestamp;
 
@@ -21,7 +21,41 @@ pub struct NewWorker {
     pub concurrency: u32,
     /// The version of its code.
     pub code_version: Option<Name>,
-    /// How long it is taken to be alive.
+    /// How long it may show no sign of life before others declare it dead.
+    pub lease: Duration,
+}
+
+/// The store's answer to a [`WorkerSignal`](crate::store::WorkerSignal).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkerStatus {
+    /// The worker's state after the signal; for one that was removed, its state before.
+    pub state: WorkerState,
+    /// For a worker that registers or shows that it is alive: the runs that the store holds for
+    /// running under it, in any order. Empty for other signals.
+    pub runs: Vec<(TaskId, RunId)>,
+    /// For a worker that registers or shows that it is alive: other workers, for it to watch. They
+    /// are the [`WATCHED`] ones that follow it in the order of their ids, around the circle, so
+    /// that each worker is watched however many there are. Empty for other signals.
+    pub others: Vec<OtherWorker>,
+}
+
+impl From<WorkerState> for WorkerStatus {
+    fn from(state: WorkerState) -> Self {
+        Self { state, runs: Vec::new(), others: Vec::new() }
+    }
+}
+
+/// The number of other workers that a worker watches.
+pub const WATCHED: usize = 64;
+
+/// A worker as others watch it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OtherWorker {
+    /// Its id.
+    pub worker_id: WorkerId,
+    /// How often it has shown that it is alive. The number counts up from 0.
+    pub heartbeats: u64,
+    /// The lease that it registered with.
     pub lease: Duration,
 }
 
@@ -34,7 +68,7 @@ pub enum WorkerState {
     Active,
     /// It was told to end what it runs and to stop.
     Draining,
-    /// It is not registered, or no longer: it has stopped, or its lease ran out.
+    /// It is not registered, or no longer: it has stopped, or was declared dead.
     Gone,
 }
 
@@ -70,13 +104,15 @@ pub struct WorkerInfo {
     pub code_version: Option<Name>,
     /// Whether it takes tasks; never [`WorkerState::Gone`].
     pub state: WorkerState,
-    /// Whether its lease has not run out. One that is not alive is forgotten with the next claim of another worker, which
-    /// takes its tasks.
+    /// Whether it has shown that it is alive within its lease, by the store's clock. This is for
+    /// people to look at: workers are declared dead by what others see of them, not by a clock.
     pub alive: bool,
     /// How many tasks it runs.
     pub running: u64,
     /// Since when.
     pub registered_at: Timestamp,
-    /// Until when it is taken to be alive, without another sign of it.
-    pub lease_until: Timestamp,
+    /// When it last showed that it is alive.
+    pub heartbeat_at: Timestamp,
+    /// How long it may show no sign of life before others declare it dead.
+    pub lease: Duration,
 }

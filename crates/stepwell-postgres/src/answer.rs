@@ -1,16 +1,20 @@
 //! The answer of `stepwell.commit` or `commit_plain`, read.
 
 use std::collections::{BTreeMap, HashSet};
+use std::time::Duration;
 
+use serde::Deserialize;
 use serde_json::Value;
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 use sqlx::types::Uuid;
 use stepwell_core::store::{
     Applied, ArrivedMessage, Claimed, ClaimedTask, CommandOutcome, Committed, Facts, Finish, News, Refused,
-    ScheduleOutcome, Spawned, TaskState, Wait, WorkerState,
+    ScheduleOutcome, Spawned, TaskState, Wait, WorkerState, WorkerStatus,
 };
-use stepwell_core::{Entry, Failure, Key, Kind, Name, Outcome, Payload, TaskId, deleted};
+use stepwell_core::{
+    Entry, Failure, Key, Kind, Name, OtherWorker, Outcome, Payload, RunId, TaskId, WorkerId, deleted,
+};
 
 use crate::batch::Sorted;
 use crate::columns::{Moment, calendar};
@@ -31,8 +35,8 @@ pub(crate) fn read(sorted: &Sorted, row: &PgRow) -> sqlx::Result<(Committed, Vec
     let messages = of_clients(list(row, "m_accepted")?);
     let spawns = spawns(sorted, row)?;
     let schedules = list::<String>(row, "h_outcome")?.iter().map(|outcome| schedule(outcome)).collect();
-    let workers =
-        list::<String>(row, "signal_state")?.iter().map(worker_state).collect::<sqlx::Result<_>>()?;
+    let workers = list::<String>(row, "signal_status")?;
+    let workers = workers.iter().map(|status| worker_status(status)).collect::<sqlx::Result<_>>()?;
     let claims = claims(sorted, row)?;
 
     let mut news = News { poked: ids(list(row, "poked")?), ..News::default() };
@@ -124,6 +128,28 @@ fn schedule(outcome: &str) -> ScheduleOutcome {
     }
 }
 
+/// The answer to a signal, as `stepwell.signal` gives it.
+#[derive(Deserialize)]
+struct Status {
+    state: String,
+    runs: Option<Vec<(TaskId, RunId)>>,
+    others: Option<Vec<(WorkerId, u64, u64)>>,
+}
+
+fn worker_status(status: &str) -> sqlx::Result<WorkerStatus> {
+    let Status { state, runs, others } = json(status)?;
+    let other = |(worker_id, heartbeats, lease)| OtherWorker {
+        worker_id,
+        heartbeats,
+        lease: Duration::from_micros(lease),
+    };
+    Ok(WorkerStatus {
+        state: worker_state(state)?,
+        runs: runs.unwrap_or_default(),
+        others: others.unwrap_or_default().into_iter().map(other).collect(),
+    })
+}
+
 pub(crate) fn worker_state(word: impl AsRef<str>) -> sqlx::Result<WorkerState> {
     let word = word.as_ref();
     WorkerState::parse(word).ok_or_else(|| broken(format!("{word:?} is no state of a worker")))
@@ -179,6 +205,7 @@ fn claims(sorted: &Sorted, row: &PgRow) -> sqlx::Result<Vec<Claimed>> {
     let of: Vec<i32> = list(row, "cl_of")?;
     let runs: Vec<Uuid> = list(row, "cl_run")?;
     let attempts: Vec<i64> = list(row, "cl_attempt")?;
+    let crashes: Vec<i64> = list(row, "cl_crashes")?;
     let had_it: Vec<bool> = list(row, "cl_had_it")?;
     let max_attempts: Vec<i64> = list(row, "cl_max_attempts")?;
     let types: Vec<String> = list(row, "cl_type")?;
@@ -189,16 +216,17 @@ fn claims(sorted: &Sorted, row: &PgRow) -> sqlx::Result<Vec<Claimed>> {
     let mut journals = journals(row)?;
     let mut waits = waits(row)?;
     let mut facts = facts(row, "cl_facts")?;
-    let ran = runs.into_iter().zip(attempts).zip(had_it).zip(of);
+    let ran = runs.into_iter().zip(attempts).zip(crashes).zip(had_it).zip(of);
     let spawned = max_attempts.into_iter().zip(types).zip(queues).zip(params).zip(headers).zip(retries);
     for ((place, task_id), (ran, spawned)) in (1..).zip(tasks).zip(ran.zip(spawned)) {
-        let (((run_id, number), had_it), of) = ran;
+        let ((((run_id, number), crashes), had_it), of) = ran;
         let (((((max_attempts, task_type), queue), params), headers), retry) = spawned;
         let task = ClaimedTask {
             task_id: task_id.into(),
             run_id: run_id.into(),
             attempt: attempt(number),
             max_attempts: attempt(max_attempts),
+            crashes: attempt(crashes),
             task_type: name(task_type)?,
             queue: name(queue)?,
             params: Payload::from_json(params),

@@ -11,7 +11,7 @@ use stepwell_core::store::{
     WorkerSignal,
 };
 use stepwell_core::{
-    Coalesce, Entry, Kind, Name, Payload, QueueAction, QueueChange, QueueLimits, Timestamp, crashed,
+    Coalesce, Entry, Kind, Name, Payload, QueueAction, QueueChange, QueueLimits, Timestamp, WATCHED, crashed,
 };
 
 use crate::batch::{Sorted, added, word};
@@ -59,7 +59,7 @@ pub(crate) struct Number {
 }
 
 /// How many arguments `stepwell.commit` takes.
-pub(crate) const COUNT: usize = 78;
+pub(crate) const COUNT: usize = 77;
 
 /// How many arguments `stepwell.commit_plain` takes.
 pub(crate) const PLAIN_COUNT: usize = 27;
@@ -133,7 +133,6 @@ pub(crate) fn arguments(envelope: &Envelope<'_>, sorted: &Sorted) -> Result<PgAr
     let mut args = PgArguments::default();
     number(&mut args, envelope)?;
     moment(&mut args, envelope)?;
-    args.add(serde_json::to_string(&crashed(u32::MAX))?)?;
     transitions(&mut args, sorted)?;
     let places = sorted.places();
     let of = |place: usize| places.get(place).copied();
@@ -153,7 +152,7 @@ pub(crate) fn arguments(envelope: &Envelope<'_>, sorted: &Sorted) -> Result<PgAr
     commands(&mut args, &sorted.batch.commands)?;
     schedules(&mut args, &sorted.batch.schedules)?;
     queues(&mut args, &sorted.batch.queues)?;
-    args.add(signals(&sorted.batch.workers))?;
+    args.add(signals(&sorted.batch.workers)?)?;
     args.add(claims(&sorted.batch.claims, envelope.again))?;
     debug_assert_eq!(args.len(), COUNT, "the function takes as many arguments as it is given");
     Ok(args)
@@ -405,25 +404,29 @@ fn queues(args: &mut PgArguments, changes: &[QueueChange]) -> Result<(), BoxDynE
     Ok(())
 }
 
-fn signals(signals: &[WorkerSignal]) -> Option<String> {
-    let signals: Vec<_> = signals
-        .iter()
-        .map(|signal| match signal {
+fn signals(signals: &[WorkerSignal]) -> serde_json::Result<Option<String>> {
+    let signals = signals.iter().map(|signal| {
+        Ok(match signal {
             WorkerSignal::Register(new) => json!({
                 "signal": "register", "worker_id": new.worker_id, "name": new.name.replace('\0', ""),
                 "queues": new.queues, "concurrency": new.concurrency, "code_version": new.code_version,
-                "lease": micros(new.lease),
+                "lease": micros(new.lease), "watched": WATCHED,
             }),
-            WorkerSignal::Heartbeat { worker_id, lease } => {
-                json!({ "signal": "heartbeat", "worker_id": worker_id, "lease": micros(*lease) })
+            WorkerSignal::Heartbeat { worker_id } => {
+                json!({ "signal": "heartbeat", "worker_id": worker_id, "watched": WATCHED })
             }
+            WorkerSignal::DeclareDead { worker_id, heartbeats } => json!({
+                "signal": "declare_dead", "worker_id": worker_id, "heartbeats": heartbeats,
+                "crashed": serde_json::to_string(&crashed(u32::MAX))?,
+            }),
             WorkerSignal::Drain { worker_id } => json!({ "signal": "drain", "worker_id": worker_id }),
             WorkerSignal::Deregister { worker_id } => {
                 json!({ "signal": "deregister", "worker_id": worker_id })
             }
         })
-        .collect();
-    (!signals.is_empty()).then(|| json!(signals).to_string())
+    });
+    let signals = signals.collect::<serde_json::Result<Vec<_>>>()?;
+    Ok((!signals.is_empty()).then(|| json!(signals).to_string()))
 }
 
 fn claims(claims: &[Claim], again: Option<i64>) -> Option<String> {
@@ -433,6 +436,7 @@ fn claims(claims: &[Claim], again: Option<i64>) -> Option<String> {
             let mut value = json!({
                 "worker_id": claim.worker_id, "queues": claim.queues, "task_types": claim.task_types,
                 "code_version": claim.code_version, "limit": i64::try_from(claim.limit).unwrap_or(i64::MAX),
+                "suspect": claim.suspect,
             });
             if let Some(number) = again {
                 value["again"] = number.into();

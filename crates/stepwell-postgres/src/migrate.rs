@@ -16,6 +16,7 @@ const MIGRATIONS: &[&str] = &[concat!(
     include_str!("schema/0001_schedules.sql"),
     include_str!("schema/0001_history.sql"),
     include_str!("schema/0001_claim.sql"),
+    include_str!("schema/0001_workers.sql"),
     include_str!("schema/0001_commit.sql"),
     include_str!("schema/0001_plain.sql"),
     include_str!("schema/0001_one.sql"),

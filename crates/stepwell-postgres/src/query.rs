@@ -9,7 +9,7 @@ use stepwell_core::store::{
     Ends, Purge, ScheduleFilter, SchedulePlan, Scheduled, TaskFilter, TaskInfo, TaskState, Wait,
 };
 use stepwell_core::{
-    Entry, Key, Kind, Name, Payload, QueueInfo, QueueLimits, RateLimit, StoreError, TaskId, WorkerInfo,
+    Entry, Key, Kind, Name, Payload, QueueInfo, QueueLimits, RateLimit, StoreError, TaskId, WorkerInfo, after,
 };
 use uuid::Uuid;
 
@@ -242,8 +242,8 @@ impl Shared {
 
     pub(crate) async fn workers(&self) -> Result<Vec<WorkerInfo>, StoreError> {
         let sql = format!(
-            "SELECT w.worker_id, w.name, w.queues, w.concurrency, w.code_version, w.state, w.registered_at, w.lease_until,
-                coalesce(l.running, 0)
+            "SELECT w.worker_id, w.name, w.queues, w.concurrency, w.code_version, w.state, w.registered_at, w.heartbeat_at,
+                w.lease, coalesce(l.running, 0)
             FROM {0}.workers w LEFT JOIN (
                 SELECT worker_id, count(*) AS running FROM {0}.live_tasks WHERE running_in IS NOT NULL GROUP BY worker_id
             ) l USING (worker_id)
@@ -253,7 +253,8 @@ impl Shared {
         let rows = self.read(&sql, |query| query).await?;
         let now = self.clock.now();
         let info = |row: &PgRow| {
-            let lease_until = row.try_get::<Moment, _>(7)?.0;
+            let heartbeat_at = row.try_get::<Moment, _>(7)?.0;
+            let lease = Duration::from_micros(row.try_get::<i64, _>(8)?.unsigned_abs());
             let queues: Vec<String> = row.try_get(2)?;
             Ok(WorkerInfo {
                 worker_id: row.try_get::<Uuid, _>(0)?.into(),
@@ -262,10 +263,11 @@ impl Shared {
                 concurrency: attempt(row.try_get(3)?),
                 code_version: row.try_get::<Option<&str>, _>(4)?.map(name).transpose()?,
                 state: worker_state(row.try_get::<&str, _>(5)?)?,
-                alive: lease_until > now,
-                running: row.try_get::<i64, _>(8)?.unsigned_abs(),
+                alive: after(heartbeat_at, lease) > now,
+                running: row.try_get::<i64, _>(9)?.unsigned_abs(),
                 registered_at: row.try_get::<Moment, _>(6)?.0,
-                lease_until,
+                heartbeat_at,
+                lease,
             })
         };
         rows.iter().map(info).collect::<sqlx::Result<_>>().map_err(|error| self.error(error))
@@ -305,6 +307,7 @@ impl Shared {
             "SELECT DISTINCT l.task_type FROM unnest($1) AS q(queue) CROSS JOIN LATERAL (
                 SELECT l.task_type FROM {}.live_tasks l
                 WHERE l.queue = q.queue AND l.state = 'pending' AND l.due_at IS NULL AND NOT l.blocked AND NOT l.paused
+                    AND l.crashes < 2
                 ORDER BY l.priority DESC, l.ready_at, l.task_id LIMIT 1000
             ) l",
             self.options.schema

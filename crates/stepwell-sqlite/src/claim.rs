@@ -10,15 +10,31 @@ use crate::commit::Applying;
 use crate::query;
 use crate::rows::{Sql, Statements as _, get, opt};
 
-/// Claimable tasks of a queue, of the given types and version. `?5` asks for those that go on after a suspension (1), that
-/// start (0), or both (NULL). `INDEXED BY`: no statistics may lead SQLite elsewhere.
-pub(crate) const READY: &str = "SELECT rowid, task_id, run_id, attempt, max_attempts, task_type, params,
-        headers, retry, worker_id, started_at, max_duration
-    FROM stepwell_tasks INDEXED BY stepwell_tasks_ready
-    WHERE queue = ?1 AND state = 'pending' AND due_at IS NULL AND blocked = 0 AND paused = 0
-        AND task_type IN (SELECT value FROM json_each(?2)) AND (code_version IS NULL OR code_version = ?4)
-        AND (?5 IS NULL OR (worker_id IS NOT NULL) = ?5)
-    ORDER BY priority DESC, ready_at, task_id LIMIT ?3";
+/// Defines a statement for the claimable tasks of a queue, of the given types and version. `?5` asks
+/// for those that go on after a suspension (1), that start (0), or both (NULL). `INDEXED BY`: no
+/// statistics may lead SQLite elsewhere.
+macro_rules! claimable {
+    ($index:literal, $crashes:literal) => {
+        concat!(
+            "SELECT rowid, task_id, run_id, attempt, max_attempts, task_type, params,
+                headers, retry, worker_id, started_at, max_duration, crashes
+            FROM stepwell_tasks INDEXED BY ",
+            $index,
+            " WHERE queue = ?1 AND state = 'pending' AND due_at IS NULL AND blocked = 0 AND paused = 0 AND ",
+            $crashes,
+            " AND task_type IN (SELECT value FROM json_each(?2))
+                AND (code_version IS NULL OR code_version = ?4)
+                AND (?5 IS NULL OR (worker_id IS NOT NULL) = ?5)
+            ORDER BY priority DESC, ready_at, task_id LIMIT ?3"
+        )
+    };
+}
+
+/// Claimable tasks but the suspects.
+pub(crate) const READY: &str = claimable!("stepwell_tasks_ready", "crashes < 2");
+
+/// Claimable suspects.
+pub(crate) const SUSPECTS: &str = claimable!("stepwell_tasks_suspects", "crashes >= 2");
 
 pub(crate) const DEADLINE: &str = "SELECT task_id FROM stepwell_tasks WHERE cancel_at <= ?1
     ORDER BY cancel_at, task_id LIMIT 1";
@@ -51,6 +67,7 @@ impl Ready {
             run_id: get(row, 2)?,
             attempt: row.get(3)?,
             max_attempts: row.get(4)?,
+            crashes: row.get(12)?,
             task_type: get(row, 5)?,
             queue: queue.clone(),
             params: get(row, 6)?,
@@ -79,8 +96,10 @@ impl Applying<'_> {
         if claim.limit > 0 && self.is_registered(claim.worker_id)? {
             let types = serde_json::to_string(&claim.task_types)
                 .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
+            let mut suspect = claim.suspect;
             for queue in &claim.queues {
-                let (ready, next) = self.pick(claim, queue, &types, claim.limit - tasks.len())?;
+                let room = claim.limit - tasks.len();
+                let (ready, next) = self.pick(claim, queue, &types, room, &mut suspect)?;
                 due.extend(next);
                 for ready in ready {
                     tasks.push(self.start(ready, claim.worker_id)?);
@@ -91,34 +110,49 @@ impl Applying<'_> {
         Ok(Claimed { tasks, poked, next_due: due.into_iter().min() })
     }
 
-    /// Tasks of a queue that the claim may have, as many as there is room for. Also tells when the queue's rate lets the
-    /// next one start, once it is used up.
+    /// Takes tasks of a queue that the claim may have, as many as there is room for, and a suspect
+    /// first while `suspect` allows one. Also returns when the queue's rate lets the next task start,
+    /// once the rate is used up.
     fn pick(
         &self,
         claim: &Claim,
         queue: &Name,
         types: &str,
         room: usize,
+        suspect: &mut bool,
     ) -> Result<(Vec<Ready>, Option<Timestamp>)> {
-        let ready = |goes_on: Option<bool>, room: usize| {
+        let ready = |sql: &str, goes_on: Option<bool>, room: usize| {
+            if room == 0 {
+                return Ok(Vec::new());
+            }
             let version = claim.code_version.as_ref().map(Sql);
             let room = i64::try_from(room).unwrap_or(i64::MAX);
             let asked = params![Sql(queue), types, room, version, goes_on];
-            self.conn.all(READY, asked, |row| Ready::read(row, queue))
+            self.conn.all(sql, asked, |row| Ready::read(row, queue))
         };
-        let Some(config) = self.queue(queue)? else { return Ok((ready(None, room)?, None)) };
-        let room = self.room(&config, queue, claim.worker_id, room)?;
-        let Some(rate) = config.limits.rate.filter(|_| room > 0) else {
-            return Ok((ready(None, room)?, None));
+        let config = self.queue(queue)?;
+        let (room, rate) = match &config {
+            Some(config) => (self.room(config, queue, claim.worker_id, room)?, config.limits.rate),
+            None => (room, None),
         };
-        let mut picked = ready(Some(true), room)?;
-        let starts =
-            ready(Some(false), (room - picked.len()).min(rate.allowed(self.now, config.used_until)))?;
-        let used = rate.used_until(self.now, config.used_until, starts.len());
-        if !starts.is_empty() {
+        let used = config.and_then(|config| config.used_until);
+        let allowed = rate.map_or(room, |rate| room.min(rate.allowed(self.now, used)));
+        let mut picked = match rate {
+            Some(_) => ready(READY, Some(true), room)?,
+            None => Vec::new(),
+        };
+        let startable = (room - picked.len()).min(allowed);
+        // A suspect starts, since its worker died.
+        let mut starts = ready(SUSPECTS, None, startable.min(usize::from(*suspect)))?;
+        *suspect &= starts.is_empty();
+        starts.extend(ready(READY, rate.map(|_| false), startable - starts.len())?);
+        let started = starts.len();
+        picked.extend(starts);
+        let Some(rate) = rate.filter(|_| room > 0) else { return Ok((picked, None)) };
+        let used = rate.used_until(self.now, used, started);
+        if started > 0 {
             self.use_rate(queue, used)?;
         }
-        picked.extend(starts);
         Ok((picked, (rate.allowed(self.now, Some(used)) == 0).then(|| rate.next(used))))
     }
 
@@ -168,7 +202,7 @@ impl Applying<'_> {
         for task_id in self.conn.all(DUE, params![Sql(&self.now)], |row| get(row, 0))? {
             self.make_ready(task_id)?;
         }
-        self.bury_workers()
+        self.remove_dead_workers()
     }
 
     fn next_due(&self) -> Result<Option<Timestamp>> {

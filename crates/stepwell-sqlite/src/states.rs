@@ -30,22 +30,18 @@ pub(crate) const CHILDREN: &str = "SELECT task_id FROM stepwell_tasks
 pub(crate) struct Held {
     pub(crate) task_id: TaskId,
     pub(crate) queue: Name,
-    pub(crate) attempt: u32,
-    pub(crate) max_attempts: u32,
     pub(crate) cancel_requested: bool,
     pub(crate) compensating: bool,
 }
 
 impl Held {
-    /// Reads `task_id, queue, attempt, max_attempts, cancel_requested, compensating`.
+    /// Reads `task_id, queue, cancel_requested, compensating`.
     pub(crate) fn read(row: &Row<'_>) -> Result<Self> {
         Ok(Self {
             task_id: get(row, 0)?,
             queue: get(row, 1)?,
-            attempt: row.get(2)?,
-            max_attempts: row.get(3)?,
-            cancel_requested: row.get(4)?,
-            compensating: row.get(5)?,
+            cancel_requested: row.get(2)?,
+            compensating: row.get(3)?,
         })
     }
 }
@@ -72,6 +68,8 @@ pub(crate) struct GivenBack<'a> {
     pub(crate) uncounted: bool,
     /// Why it failed.
     pub(crate) failure: Option<&'a Failure>,
+    /// Whether its process died; otherwise it met no crash, and the next one is the first.
+    pub(crate) crashed: bool,
 }
 
 impl Applying<'_> {
@@ -80,14 +78,16 @@ impl Applying<'_> {
         let due_at = given.due_at.filter(|due_at| *due_at > self.now);
         self.conn.run(
             "UPDATE stepwell_tasks SET state = 'pending', worker_id = NULL, poked = 0, attempt = attempt - ?2,
-                failure = coalesce(?3, failure), due_at = ?4, ready_at = ?5
+                failure = coalesce(?3, failure), due_at = ?4, ready_at = ?5,
+                crashes = CASE WHEN ?6 THEN crashes ELSE 0 END
             WHERE task_id = ?1",
             params![
                 Sql(&task.task_id),
                 given.uncounted,
                 given.failure.map(Sql),
                 due_at.as_ref().map(Sql),
-                Sql(&self.now)
+                Sql(&self.now),
+                given.crashed
             ],
         )?;
         if task.cancel_requested {

@@ -10,8 +10,7 @@ use crate::rows::{Sql, Statements as _};
 use crate::states::{GivenBack, Held};
 
 /// Finds the task while the run owns it: the fence.
-pub(crate) const FENCE: &str =
-    "SELECT task_id, queue, attempt, max_attempts, cancel_requested, compensating FROM stepwell_tasks
+pub(crate) const FENCE: &str = "SELECT task_id, queue, cancel_requested, compensating FROM stepwell_tasks
     WHERE task_id = ?1 AND run_id = ?2 AND state = 'running'";
 
 /// The fence of a transition that only adds to the journal.
@@ -110,7 +109,7 @@ impl Applying<'_> {
             Next::Suspend { wake_at } => look(Some(wake_at)),
             Next::Retry { failure, at } => {
                 self.drop_waits(task_id)?;
-                let given = GivenBack { due_at: Some(at), uncounted: false, failure: Some(&failure) };
+                let given = GivenBack { due_at: Some(at), failure: Some(&failure), ..GivenBack::default() };
                 self.give_back(&task, &given)?;
                 None
             }
@@ -136,7 +135,8 @@ impl Applying<'_> {
                 || wake_at.is_some_and(|wake_at| wake_at <= self.now);
             if !stays {
                 self.conn.run(
-                    "UPDATE stepwell_tasks SET state = 'suspended', attempt = attempt - 1, poked = 0, due_at = ?2
+                    "UPDATE stepwell_tasks SET state = 'suspended', attempt = attempt - 1, crashes = 0, poked = 0,
+                        due_at = ?2
                     WHERE task_id = ?1",
                     params![Sql(&task_id), wake_at.as_ref().map(Sql)],
                 )?;

@@ -1,11 +1,13 @@
 //! Signs of life, and what becomes of tasks whose worker has stopped or died.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use rusqlite::{Connection, Result, params};
 use stepwell_core::store::{Finish, WorkerSignal};
 use stepwell_core::{
-    Name, TaskId, Timestamp, WorkerId, WorkerInfo, WorkerState, after, attempts, crashed, end_of,
+    Name, OtherWorker, TaskId, Timestamp, WATCHED, WorkerId, WorkerInfo, WorkerState, WorkerStatus, after,
+    crash_limit, crashed, crashes_after_another, end_of,
 };
 
 use crate::commit::Applying;
@@ -15,19 +17,39 @@ use crate::states::{GivenBack, Held};
 pub(crate) const RUNNING_UNDER: &str = "SELECT task_id FROM stepwell_tasks
     WHERE worker_id = ?1 AND state = 'running' ORDER BY task_id";
 
-pub(crate) const HELD: &str = "SELECT task_id, queue, attempt, max_attempts, cancel_requested, compensating
+pub(crate) const RUNS_UNDER: &str = "SELECT task_id, run_id FROM stepwell_tasks
+    WHERE worker_id = ?1 AND state = 'running'";
+
+/// Workers that run tasks, and of which there is no row.
+pub(crate) const UNKNOWN_WORKERS: &str =
+    "SELECT DISTINCT worker_id FROM stepwell_tasks INDEXED BY stepwell_tasks_running
+    WHERE state = 'running' AND worker_id NOT IN (SELECT worker_id FROM stepwell_workers)";
+
+pub(crate) const HELD: &str = "SELECT task_id, queue, cancel_requested, compensating
     FROM stepwell_tasks WHERE task_id = ?1 AND state = 'running'";
 
+/// How many crashes in a row a running task has met, how far its journal had come at the last of
+/// them, and how far it has come now.
+pub(crate) const CRASHES: &str = "SELECT crashes, progress_at_crash, coalesce((
+        SELECT seq FROM stepwell_journal WHERE task_id = ?1 AND kind NOT IN ('log', 'progress')
+        ORDER BY seq DESC LIMIT 1), 0)
+    FROM stepwell_tasks WHERE task_id = ?1";
+
+/// Workers that follow one in the order of their ids, around the circle.
+const OTHERS: &str = "SELECT worker_id, heartbeats, lease FROM stepwell_workers WHERE worker_id <> ?1
+    ORDER BY worker_id < ?1, worker_id LIMIT ?2";
+
 impl Applying<'_> {
-    pub(crate) fn signal(&mut self, signal: WorkerSignal) -> Result<WorkerState> {
+    pub(crate) fn signal(&mut self, signal: WorkerSignal) -> Result<WorkerStatus> {
         match signal {
             WorkerSignal::Register(new) => {
                 let handle = self.liveness.hold();
-                let queues = serde_json::to_string(&new.queues).unwrap_or_default();
+                let queues = serde_json::to_string(&new.queues)
+                    .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
                 self.conn.run(
                     "INSERT OR REPLACE INTO stepwell_workers (worker_id, name, queues, concurrency, code_version, state,
-                        registered_at, lease_until, handle)
-                    VALUES (?1, ?2, ?3, ?4, ?5, 'active', ?6, ?7, ?8)",
+                        registered_at, heartbeat_at, heartbeats, lease, handle)
+                    VALUES (?1, ?2, ?3, ?4, ?5, 'active', ?6, ?6, 0, ?7, ?8)",
                     params![
                         Sql(&new.worker_id),
                         new.name,
@@ -35,64 +57,115 @@ impl Applying<'_> {
                         new.concurrency,
                         new.code_version.as_ref().map(Sql),
                         Sql(&self.now),
-                        Sql(&after(self.now, new.lease)),
+                        i64::try_from(new.lease.as_micros()).unwrap_or(i64::MAX),
                         handle
                     ],
                 )?;
-                Ok(WorkerState::Active)
+                self.release_the_unowned()?;
+                self.status(new.worker_id, WorkerState::Active)
             }
-            WorkerSignal::Heartbeat { worker_id, lease } => {
-                let until = after(self.now, lease);
-                let sql = "UPDATE stepwell_workers SET lease_until = ?2 WHERE worker_id = ?1 RETURNING state";
-                self.state_by(sql, params![Sql(&worker_id), Sql(&until)])
+            WorkerSignal::Heartbeat { worker_id } => {
+                let sql = "UPDATE stepwell_workers SET heartbeats = heartbeats + 1, heartbeat_at = ?2
+                    WHERE worker_id = ?1 RETURNING state";
+                match self.state_by(sql, params![Sql(&worker_id), Sql(&self.now)])? {
+                    WorkerState::Gone => Ok(WorkerState::Gone.into()),
+                    state => self.status(worker_id, state),
+                }
+            }
+            WorkerSignal::DeclareDead { worker_id, heartbeats } => {
+                let heartbeats = i64::try_from(heartbeats).unwrap_or(i64::MAX);
+                let sql = "DELETE FROM stepwell_workers WHERE worker_id = ?1 AND heartbeats = ?2
+                    RETURNING state";
+                let removed = self.state_by(sql, params![Sql(&worker_id), heartbeats])?;
+                if removed != WorkerState::Gone {
+                    self.release_after_death(worker_id)?;
+                    return Ok(removed.into());
+                }
+                let sql = "SELECT state FROM stepwell_workers WHERE worker_id = ?1";
+                Ok(self.state_by(sql, params![Sql(&worker_id)])?.into())
             }
             WorkerSignal::Drain { worker_id } => {
                 let sql =
                     "UPDATE stepwell_workers SET state = 'draining' WHERE worker_id = ?1 RETURNING state";
-                self.state_by(sql, params![Sql(&worker_id)])
+                Ok(self.state_by(sql, params![Sql(&worker_id)])?.into())
             }
             WorkerSignal::Deregister { worker_id } => {
                 let state = self.forget(worker_id)?;
-                for task_id in self.running_under(worker_id)? {
-                    let Some(task) = self.held(task_id)? else { continue };
-                    self.give_back(&task, &GivenBack { uncounted: true, ..GivenBack::default() })?;
-                }
-                self.cancel_doomed()?;
-                Ok(state)
+                self.release_all(worker_id)?;
+                Ok(state.into())
             }
         }
     }
 
-    /// Takes their tasks from workers whose lease has ended, or whose process has.
-    pub(crate) fn bury_workers(&mut self) -> Result<()> {
-        let mut dead = self.conn.all(
-            "SELECT worker_id FROM stepwell_workers WHERE lease_until <= ?1 ORDER BY worker_id",
-            params![Sql(&self.now)],
-            |row| get(row, 0),
-        )?;
+    /// The answer to a sign of life.
+    fn status(&self, worker_id: WorkerId, state: WorkerState) -> Result<WorkerStatus> {
+        let runs =
+            self.conn.all(RUNS_UNDER, params![Sql(&worker_id)], |row| Ok((get(row, 0)?, get(row, 1)?)))?;
+        let watched = i64::try_from(WATCHED).unwrap_or(i64::MAX);
+        let others = self.conn.all(OTHERS, params![Sql(&worker_id), watched], |row| {
+            Ok(OtherWorker {
+                worker_id: get(row, 0)?,
+                heartbeats: row.get::<_, i64>(1)?.unsigned_abs(),
+                lease: Duration::from_micros(row.get::<_, i64>(2)?.unsigned_abs()),
+            })
+        })?;
+        Ok(WorkerStatus { state, runs, others })
+    }
+
+    /// Removes the workers of processes that have died, and gives back their tasks.
+    pub(crate) fn remove_dead_workers(&mut self) -> Result<()> {
         for handle in self.liveness.dead_handles(self.conn)? {
-            let sql = "SELECT worker_id FROM stepwell_workers WHERE handle = ?1 AND lease_until > ?2";
-            let workers =
-                self.conn.all(sql, params![handle, Sql(&self.now)], |row| get::<WorkerId>(row, 0))?;
-            dead.extend(workers);
-        }
-        for worker_id in dead {
-            self.forget(worker_id)?;
-            for task_id in self.running_under(worker_id)? {
-                let Some(task) = self.held(task_id)? else { continue };
-                let last = attempts(task.max_attempts, task.compensating);
-                if task.attempt >= last && !task.cancel_requested {
-                    let failure = crashed(task.attempt);
-                    let finish = match self.failure(task.task_id)? {
-                        Some(original) if task.compensating => end_of(original.without_the_rest(failure)),
-                        _ => Finish::Failed(failure),
-                    };
-                    self.finish(task.task_id, None, finish)?;
-                } else {
-                    self.give_back(&task, &GivenBack::default())?;
-                }
+            let sql = "SELECT worker_id FROM stepwell_workers WHERE handle = ?1";
+            for worker_id in self.conn.all(sql, params![handle], |row| get::<WorkerId>(row, 0))? {
+                self.forget(worker_id)?;
+                self.release_after_death(worker_id)?;
             }
-            self.cancel_doomed()?;
+        }
+        Ok(())
+    }
+
+    /// Gives back the tasks of a worker that has died, the attempts not counted; those that have met
+    /// too many crashes in a row fail.
+    fn release_after_death(&mut self, worker_id: WorkerId) -> Result<()> {
+        for task_id in self.running_under(worker_id)? {
+            let Some(task) = self.held(task_id)? else { continue };
+            let crashes = self.conn.one(CRASHES, params![Sql(&task_id)], |row| {
+                let (crashes, seen, progress) = (row.get(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?);
+                Ok((crashes_after_another(crashes, progress.unsigned_abs(), seen.unsigned_abs()), progress))
+            })?;
+            let Some((crashes, progress)) = crashes else { continue };
+            self.conn.run(
+                "UPDATE stepwell_tasks SET crashes = ?2, progress_at_crash = ?3 WHERE task_id = ?1",
+                params![Sql(&task_id), crashes, progress],
+            )?;
+            if crashes < crash_limit(task.compensating) || task.cancel_requested {
+                self.give_back(&task, &GivenBack { uncounted: true, crashed: true, ..GivenBack::default() })?;
+                continue;
+            }
+            let failure = crashed(crashes);
+            let finish = match self.failure(task.task_id)? {
+                Some(original) if task.compensating => end_of(original.without_the_rest(failure)),
+                _ => Finish::Failed(failure),
+            };
+            self.finish(task.task_id, None, finish)?;
+        }
+        self.cancel_doomed()
+    }
+
+    /// Gives back the tasks of a worker, the attempts not counted.
+    fn release_all(&mut self, worker_id: WorkerId) -> Result<()> {
+        for task_id in self.running_under(worker_id)? {
+            let Some(task) = self.held(task_id)? else { continue };
+            self.give_back(&task, &GivenBack { uncounted: true, ..GivenBack::default() })?;
+        }
+        self.cancel_doomed()
+    }
+
+    /// Gives back tasks that run under workers of which there is no row, which somebody must have
+    /// deleted.
+    fn release_the_unowned(&mut self) -> Result<()> {
+        for worker_id in self.conn.all(UNKNOWN_WORKERS, [], |row| get(row, 0))? {
+            self.release_all(worker_id)?;
         }
         Ok(())
     }
@@ -121,13 +194,14 @@ impl Applying<'_> {
 /// All workers, as they are at that time.
 pub(crate) fn workers(conn: &Connection, now: Timestamp) -> Result<Vec<WorkerInfo>> {
     conn.all(
-        "SELECT w.worker_id, w.name, w.queues, w.concurrency, w.code_version, w.state, w.registered_at, w.lease_until,
+        "SELECT w.worker_id, w.name, w.queues, w.concurrency, w.code_version, w.state, w.registered_at, w.heartbeat_at, w.lease,
             (SELECT count(*) FROM stepwell_tasks t WHERE t.worker_id = w.worker_id AND t.state = 'running')
         FROM stepwell_workers w ORDER BY w.worker_id",
         [],
         |row| {
             let queues: String = row.get(2)?;
-            let lease_until = get(row, 7)?;
+            let heartbeat_at = get(row, 7)?;
+            let lease = Duration::from_micros(row.get::<_, i64>(8)?.unsigned_abs());
             Ok(WorkerInfo {
                 worker_id: get(row, 0)?,
                 name: row.get(1)?,
@@ -136,10 +210,11 @@ pub(crate) fn workers(conn: &Connection, now: Timestamp) -> Result<Vec<WorkerInf
                 concurrency: row.get(3)?,
                 code_version: row.get::<_, Option<Sql<Name>>>(4)?.map(|version| version.0),
                 state: get(row, 5)?,
-                alive: lease_until > now,
-                running: row.get::<_, i64>(8)?.unsigned_abs(),
+                alive: after(heartbeat_at, lease) > now,
+                running: row.get::<_, i64>(9)?.unsigned_abs(),
                 registered_at: get(row, 6)?,
-                lease_until,
+                heartbeat_at,
+                lease,
             })
         },
     )
@@ -153,6 +228,7 @@ pub(crate) fn waiting_types(conn: &Connection, queues: &[Name]) -> Result<Vec<Na
             "SELECT DISTINCT task_type FROM (
                 SELECT task_type FROM stepwell_tasks
                 WHERE queue = ?1 AND state = 'pending' AND due_at IS NULL AND blocked = 0 AND paused = 0
+                    AND crashes < 2
                 ORDER BY priority DESC, ready_at, task_id LIMIT 1000
             )",
             params![Sql(queue)],

@@ -285,7 +285,7 @@ fn replay_store(
             }
             committed.transitions.push(Ok(Applied::default()));
         }
-        committed.workers = batch.workers.iter().map(|_| stepwell::WorkerState::Active).collect();
+        committed.workers = batch.workers.iter().map(|_| stepwell::WorkerState::Active.into()).collect();
         let mut journals: Vec<_> = batch.claims.iter().map(|_| journal.lock().unwrap().take()).collect();
         Box::pin(async move {
             let info = store.task(task_id).await?.unwrap();
@@ -295,6 +295,7 @@ fn replay_store(
                     run_id: info.run_id,
                     attempt: 1,
                     max_attempts: 1,
+                    crashes: 0,
                     task_type: info.task_type.clone(),
                     queue: info.queue.clone(),
                     params: info.params.clone(),

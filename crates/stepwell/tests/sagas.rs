@@ -211,20 +211,23 @@ async fn what_has_begun_is_undone_without_its_result() {
 /// The record is durable before the step begins: a process that dies in it leaves it to be undone, even when the next
 /// one never comes to it.
 #[tokio::test(start_paused = true)]
-async fn what_has_begun_is_undone_when_its_process_died_in_the_last_attempt() {
+async fn what_has_begun_is_undone_when_its_process_has_died_too_often() {
     let (harness, ledger) = (Harness::new(), Ledger::default());
+    let client = start(&harness, &ledger).await;
+    let task = client.spawn_with::<begun>(100, once()).await.unwrap();
+    for life in 1..=5 {
+        let process = start(&harness, &ledger).await;
+        process.start_worker(WorkerOptions::new().lease(5 * SECOND)).await;
+        while ledger.0.lock().unwrap().len() < life {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        process.kill().await;
+    }
     let process = start(&harness, &ledger).await;
     process.start_worker(WorkerOptions::new().lease(5 * SECOND)).await;
-    let task = process.spawn_with::<begun>(100, once()).await.unwrap();
-    while ledger.0.lock().unwrap().is_empty() {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-    process.kill().await;
-    let process = start(&harness, &ledger).await;
-    process.start_worker(worker_options().poll_interval(SECOND)).await;
     let error = process.wait::<()>(task.task_id).await.unwrap_err();
-    assert!(error.to_string().contains("the worker died while it ran attempt 1"), "{error}");
-    assert_eq!(ledger.take(), ["began", "undo None"]);
+    assert!(error.to_string().contains("died 5 times in a row"), "{error}");
+    assert_eq!(ledger.take(), ["began", "began", "began", "began", "began", "undo None"]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -85,6 +85,10 @@ impl Ids {
                 self.facts(&mut task.facts)?;
             }
         }
+        for status in &mut committed.workers {
+            status.runs.iter_mut().for_each(|(_, run_id)| self.run(run_id));
+            status.runs.sort_unstable();
+        }
         let News { ready, mut poked, mut finished } = std::mem::take(&mut committed.news);
         let mut ready: Vec<_> = ready.into_iter().map(|(queue, _)| queue).collect();
         let left = |task: &TaskInfo| task.state == TaskState::Pending || task.due_at.is_some();

@@ -10,15 +10,27 @@ use stepwell_core::Coalesce;
 #[derive(Clone, Debug)]
 pub(super) enum Op {
     Spawn(Spawn, Option<usize>),
-    Transition { run: usize, does: Vec<Does>, next: NextOp },
-    Claim { worker: u128, queues: Vec<usize>, types: Vec<usize>, limit: usize, version: Option<usize> },
+    Transition {
+        run: usize,
+        does: Vec<Does>,
+        next: NextOp,
+    },
+    Claim {
+        worker: u128,
+        queues: Vec<usize>,
+        types: Vec<usize>,
+        limit: usize,
+        version: Option<usize>,
+        suspect: bool,
+    },
     Command(usize, usize),
     Queue(usize, QueueOp),
     Schedule(usize, ScheduleOp),
     Emit(Event),
     Send(usize, usize),
-    Register(u128, u64),
-    Heartbeat(u128, u64),
+    Register(u128),
+    Heartbeat(u128),
+    DeclareDead(u128, u64),
     Deregister(u128),
     Advance(u64),
 }
@@ -183,15 +195,18 @@ fn op() -> impl Strategy<Value = Op> {
         4 => (spawn(), of(any::<usize>())).prop_map(|(spawn, parent)| Op::Spawn(spawn, parent)),
         10 => (any::<usize>(), vec(does, 0..5), next)
             .prop_map(|(run, does, next)| Op::Transition { run, does, next }),
-        6 => (0..3_u128, vec(0..2_usize, 0..3), vec(0..3_usize, 0..5), 0..5_usize, of(0..2_usize))
-            .prop_map(|(worker, queues, types, limit, version)| Op::Claim { worker, queues, types, limit, version }),
+        6 => (0..3_u128, vec(0..2_usize, 0..3), vec(0..3_usize, 0..5), 0..5_usize, of(0..2_usize), any::<bool>())
+            .prop_map(|(worker, queues, types, limit, version, suspect)| {
+                Op::Claim { worker, queues, types, limit, version, suspect }
+            }),
         1 => (0..2_usize, queue_op()).prop_map(|(queue, change)| Op::Queue(queue, change)),
         2 => (0..2_usize, schedule_op()).prop_map(|(schedule, change)| Op::Schedule(schedule, change)),
         4 => (0..6_usize, any::<usize>()).prop_map(|(command, task)| Op::Command(command, task)),
         2 => event().prop_map(Op::Emit),
         3 => (any::<usize>(), 0..3_usize).prop_map(|(task, topic)| Op::Send(task, topic)),
-        3 => (0..3_u128, 1..4_u64).prop_map(|(worker, lease)| Op::Register(worker, lease)),
-        1 => (0..3_u128, 1..4_u64).prop_map(|(worker, lease)| Op::Heartbeat(worker, lease)),
+        3 => (0..3_u128).prop_map(Op::Register),
+        1 => (0..3_u128).prop_map(Op::Heartbeat),
+        2 => (0..3_u128, 0..2_u64).prop_map(|(worker, heartbeats)| Op::DeclareDead(worker, heartbeats)),
         1 => (0..3_u128).prop_map(Op::Deregister),
         3 => (0..3_u64).prop_map(Op::Advance),
     ]

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use stepwell_core::store::{
-    Batch, Claim, Command, Committed, MessageId, NewEvent, NewMessage, NewTask, NewWorker, Next,
-    ScheduleAction, ScheduleChange, SchedulePlan, Transition, Wait, WorkerSignal,
+    Batch, Claim, Command, Committed, MessageId, NewEvent, NewMessage, NewTask, Next, ScheduleAction,
+    ScheduleChange, SchedulePlan, Transition, Wait, WorkerSignal,
 };
 use stepwell_core::{
     Entry, Failure, FailureKind, Key, Kind, Outcome, QueueAction, QueueChange, QueueLimits, RateLimit, RunId,
@@ -12,7 +12,7 @@ use stepwell_core::{
 };
 
 use super::ops::{Does, Event, NextOp, Op, QueueOp, ScheduleOp, Spawn, WaitOp};
-use crate::make::{self, json, name, new_worker, step, task_id, worker_id};
+use crate::make::{self, json, name, step, task_id, worker_id};
 
 /// What one side knows of the tasks that it made. Both sides make the same batches of the same operations,
 /// but for the ids that their stores chose.
@@ -200,12 +200,13 @@ impl World {
                         batch.transitions.push(transition);
                     }
                 }
-                Op::Claim { worker, queues, types, limit, version } => batch.claims.push(Claim {
+                Op::Claim { worker, queues, types, limit, version, suspect } => batch.claims.push(Claim {
                     worker_id: worker_id(*worker),
                     queues: queues.iter().map(|queue| name(&format!("queue{queue}"))).collect(),
                     task_types: types.iter().map(|n| name(&format!("type{n}"))).collect(),
                     code_version: version.map(|version| name(&format!("v{version}"))),
                     limit: *limit,
+                    suspect: *suspect,
                 }),
                 Op::Command(command, task) => {
                     let command = [
@@ -232,14 +233,11 @@ impl World {
                 }),
                 Op::Emit(event) => batch.events.push(self.event(event)),
                 Op::Send(task, topic) => batch.messages.push(self.message(*task, *topic)),
-                Op::Register(worker, lease) => batch.workers.push(WorkerSignal::Register(NewWorker {
-                    lease: lease_of(*worker, *lease),
-                    ..new_worker(*worker)
-                })),
-                Op::Heartbeat(worker, lease) => batch.workers.push(WorkerSignal::Heartbeat {
-                    worker_id: worker_id(*worker),
-                    lease: lease_of(*worker, *lease),
-                }),
+                Op::Register(worker) => batch.workers.push(make::register(*worker)),
+                Op::Heartbeat(worker) => batch.workers.push(make::heartbeat(*worker)),
+                Op::DeclareDead(worker, heartbeats) => {
+                    batch.workers.push(make::declare_dead(*worker, *heartbeats));
+                }
                 Op::Deregister(worker) => {
                     batch.workers.push(WorkerSignal::Deregister { worker_id: worker_id(*worker) });
                 }
@@ -248,12 +246,6 @@ impl World {
         }
         batch
     }
-}
-
-/// A store may take workers that are dead in any order, and that order can be seen. So that no two die at the
-/// same time, all else happens at multiples of three seconds, and each worker dies in a second of its own.
-fn lease_of(worker: u128, lease: u64) -> Duration {
-    Duration::from_secs(lease * 3 + worker as u64)
 }
 
 /// How many seconds pass before the batch of these operations.

@@ -2,7 +2,8 @@
 
 use stepwell_core::store::{CancellationPolicy, Command, CommandOutcome, Finish, NewTask, Next, Transition};
 use stepwell_core::{
-    CompensationError, Entry, Failure, Key, Kind, Outcome, RunId, TaskId, TaskState, cancelled, crashed,
+    CompensationError, Entry, Failure, Key, Kind, Outcome, RunId, TaskId, TaskState, cancelled, crash_limit,
+    crashed,
 };
 
 use crate::backend::Backend;
@@ -102,11 +103,12 @@ pub async fn compensation_whatever_ends_it(backend: &impl Backend) {
         new_task(3),
         new_task(4),
         NewTask { cancellation: policy, ..new_task(5) },
-        NewTask { max_attempts: 1, ..new_task(6) },
+        NewTask { task_type: name("deadly"), ..new_task(6) },
         child_of(3, 7),
     ];
     let runs = recorded(&store, tasks).await;
-    // 1 is pending and waits, 2 suspended and waits, 3 runs, 4 completes, 5 is late, 6 dies, 7 is 3's child.
+    // 1 is pending and waits, 2 suspended and waits, 3 runs, 4 completes, 5 is late, 6 kills its worker once too often,
+    // 7 is 3's child.
     store.next(runs[0], Next::Retry { failure: failure("no"), at: setup.at(SECOND * 100) }).await;
     for n in [1, 4, 6] {
         assert!(store.apply(awaiting(runs[n], [for_event("never")], SUSPEND)).await.unwrap().suspended);
@@ -122,15 +124,23 @@ pub async fn compensation_whatever_ends_it(backend: &impl Backend) {
     store.next(runs[3], complete()).await;
     assert_eq!(store.state(4).await, TaskState::Completed, "what succeeds is not undone");
 
+    store.crash(1).await;
+    for worker in 2..=u128::from(crash_limit(false)) {
+        store.signal(register(worker)).await;
+        let claim = claim_of(worker, &["queue"], &["deadly"], 9);
+        assert_eq!(store.commit(claims([claim])).await.claims[0].tasks.len(), 1);
+        store.crash(worker).await;
+    }
     setup.advance(LEASE);
     store.signal(register(2)).await;
-    let mut claimed = store.claim(2, 9).await;
+    let claim = claim_of(2, &["queue"], &["type", "deadly"], 9);
+    let mut claimed = store.commit(claims([claim])).await.claims.remove(0).tasks;
     claimed.sort_by_key(|task| task.task_id);
     let ids: Vec<_> = claimed.iter().map(|task| task.task_id).collect();
     assert_eq!(ids, [1, 2, 3, 5, 6].map(task_id));
     for task in &claimed {
         assert!(task.waits.is_empty() && task.attempt == 1, "{task:?}");
-        let failure = if task.task_id == task_id(6) { crashed(1) } else { cancelled() };
+        let failure = if task.task_id == task_id(6) { crashed(crash_limit(false)) } else { cancelled() };
         let mark = task.journal.as_ref().and_then(|journal| journal.last()).unwrap();
         assert_eq!((mark.key.kind, &mark.outcome), (Kind::Compensating, &Outcome::Failed(failure)));
     }
@@ -168,24 +178,25 @@ pub async fn compensation_attempts(backend: &impl Backend) {
     let runs = recorded(&store, tasks).await;
     store.next(runs[0], Next::Fail(failure("no \"1\""))).await;
     store.next(runs[1], Next::Cancel).await;
-    for attempt in 1..=10 {
-        store.signal(register(attempt + 1)).await;
-        let claimed = store.claim(attempt + 1, 5).await;
-        assert_eq!(claimed.iter().map(|task| u128::from(task.attempt)).collect::<Vec<_>>(), [attempt; 2]);
-        if attempt == 1 {
-            // As a run does that was stuck; a codec may have made something else of the words.
-            let why = [failure("no \"1\""), Failure { message: "sealed".into(), ..cancelled() }];
-            for (n, failure) in (1..).zip(why) {
-                let task = claimed.iter().find(|task| task.task_id == task_id(n)).unwrap();
-                store.next(of(task), Next::Retry { failure, at: setup.now() }).await;
-            }
-        }
-        setup.advance(LEASE);
+    store.signal(register(2)).await;
+    // As a run does that was stuck; a codec may have made something else of the words.
+    let why = [failure("no \"1\""), Failure { message: "sealed".into(), ..cancelled() }];
+    let mut claimed = store.claim(2, 5).await;
+    claimed.sort_by_key(|task| task.task_id);
+    for (task, failure) in claimed.iter().zip(why) {
+        store.next(of(task), Next::Retry { failure, at: setup.now() }).await;
     }
-    store.signal(register(12)).await;
-    assert_eq!(store.claim(12, 5).await.len(), 0);
+    for crash in 1..=u128::from(crash_limit(true)) {
+        let worker = crash + 2;
+        store.signal(register(worker)).await;
+        let claimed = [store.claim(worker, 5).await, store.claim(worker, 5).await].concat();
+        assert_eq!(claimed.iter().map(|task| task.attempt).collect::<Vec<_>>(), [2, 2]);
+        store.crash(worker).await;
+    }
+    store.signal(register(20)).await;
+    assert_eq!(store.claim(20, 5).await.len(), 0);
     let (failed, cancelled) = (store.info(1).await, store.info(2).await);
-    let left = error("what is left to undo", crashed(10));
+    let left = error("what is left to undo", crashed(crash_limit(true)));
     let expected = Failure { compensation_errors: vec![left], ..failure("no \"1\"") };
     assert_eq!((failed.state, failed.failure), (TaskState::Failed, Some(expected)));
     assert_eq!(cancelled.state, TaskState::Cancelled);

@@ -85,9 +85,7 @@ pub async fn importing(backend: &impl Backend) {
     assert_eq!(store.look(of(&claimed[0])).await.events.len(), 1);
     store.next(of(&claimed[0]), complete()).await;
     assert_eq!(store.claim_one(1).await.task_id, task_id(6));
-    setup.advance(LEASE);
-    store.signal(heartbeat(1)).await;
-    setup.advance(LEASE);
+    setup.advance(LEASE * 2);
     store.signal(register(2)).await;
     assert!(store.claim(2, 9).await.iter().any(|task| task.task_id == task_id(4)));
     assert!(matches!(

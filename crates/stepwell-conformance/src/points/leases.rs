@@ -1,42 +1,78 @@
 //! Workers that live, stop and die.
 
-use stepwell_core::store::{Command, Finish, NewTask, NewWorker, Transition, WorkerSignal};
-use stepwell_core::{TaskState, WorkerInfo, WorkerState, after, crashed};
+use stepwell_core::store::{Claim, Command, Finish, NewTask, NewWorker, Next, Transition, WorkerSignal};
+use stepwell_core::{
+    Entry, Key, Kind, OtherWorker, SUSPECT_CRASHES, TaskState, WATCHED, WorkerInfo, WorkerState, after,
+    crash_limit, crashed,
+};
 
 use crate::backend::Backend;
 use crate::handle::{Handle, of};
 use crate::make::*;
 use crate::setup::Setup;
 
-/// A worker that shows no sign of life for as long as its lease loses its tasks, and the attempt counts.
+/// A worker is declared dead by another one that has seen the same number of heartbeats all the
+/// time, whatever the clock says. Its tasks are given back, the attempts not counted.
 pub async fn leases(backend: &impl Backend) {
     let setup = Setup::new(backend).await;
     let [a, b]: [Handle; 2] = setup.handles(2).await.try_into().ok().unwrap();
     let run = a.run_one(1).await;
     assert!(!b.signal(heartbeat(9)).await, "a worker that was never registered is alive");
-    for _ in 0..3 {
-        setup.advance(LEASE - MICROSECOND);
-        assert!(a.signal(heartbeat(1)).await);
-        b.signal(register(2)).await;
-        assert!(b.claim(2, 5).await.is_empty(), "the task of a living worker was taken");
-    }
-    setup.advance(LEASE - MICROSECOND);
+    setup.advance(LEASE * 1_000);
     b.signal(register(2)).await;
-    assert!(b.claim(2, 5).await.is_empty(), "its lease has a microsecond left");
+    assert!(b.claim(2, 5).await.is_empty(), "time alone takes no task from its worker");
     assert!(a.apply(Transition::new(run.0, run.1, GO_ON)).await.is_ok());
-    setup.advance(MICROSECOND);
-    b.signal(register(2)).await;
+
+    let watched = |heartbeats| OtherWorker { worker_id: worker_id(1), heartbeats, lease: LEASE };
+    assert_eq!(b.status(heartbeat(2)).await.others, [watched(0)]);
+    assert!(a.signal(heartbeat(1)).await);
+    assert_eq!(b.status(heartbeat(2)).await.others, [watched(1)]);
+    assert_eq!(b.status(declare_dead(1, 0)).await.state, WorkerState::Active, "it has been seen since");
+    assert_eq!(b.status(declare_dead(1, 2)).await.state, WorkerState::Active);
+    assert!(b.claim(2, 5).await.is_empty());
+    assert!(a.apply(Transition::new(run.0, run.1, GO_ON)).await.is_ok());
+
+    let committed = b.commit(signals([declare_dead(1, 1)])).await;
+    assert!(committed.news.ready.iter().any(|(queue, _)| *queue == name("queue")));
+    assert_eq!(b.status(declare_dead(1, 1)).await.state, WorkerState::Gone, "it is dead already");
     let task = b.claim_one(2).await;
-    assert_eq!((task.task_id, task.attempt), (run.0, 2));
+    assert_eq!((task.task_id, task.attempt, task.crashes), (run.0, 1, 1));
     assert!(task.journal.is_some());
+    assert_ne!(of(&task), run);
     assert!(!a.signal(heartbeat(1)).await, "a dead worker learns of it");
     assert!(a.claim(1, 5).await.is_empty());
     assert!(a.signal(register(1)).await, "and may register again");
-    let long = WorkerSignal::Heartbeat { worker_id: worker_id(2), lease: LEASE * 10 };
-    assert!(b.signal(long).await);
-    setup.advance(LEASE * 10 - MICROSECOND);
-    a.signal(register(1)).await;
-    assert!(a.claim(1, 5).await.is_empty(), "a heartbeat says how long the worker is alive");
+    assert_eq!(b.status(heartbeat(2)).await.others, [watched(0)]);
+}
+
+/// A sign of life is answered with the runs that the store holds for the worker's, and with other
+/// workers to watch: each worker is watched by some of the others, however many there are.
+pub async fn heartbeats(backend: &impl Backend) {
+    let (_setup, store) = Setup::with_handle(backend).await;
+    let runs = store.run((1..=4).map(new_task)).await;
+    store.next(runs[0], complete()).await;
+    assert!(store.next(runs[1], SUSPEND).await.suspended);
+    let status = store.status(heartbeat(1)).await;
+    assert_eq!((status.state, status.others), (WorkerState::Active, vec![]));
+    let mut held = status.runs;
+    held.sort_unstable();
+    assert_eq!(held, runs[2..]);
+    assert_eq!(store.status(register(2)).await.runs, []);
+    assert_eq!(
+        store.status(WorkerSignal::Drain { worker_id: worker_id(2) }).await,
+        WorkerState::Draining.into()
+    );
+
+    let count = WATCHED as u128 + 10;
+    for n in 3..=count {
+        store.signal(register(n)).await;
+    }
+    for n in [1, 2, 40, count] {
+        let others: Vec<_> =
+            store.status(heartbeat(n)).await.others.into_iter().map(|other| other.worker_id).collect();
+        let following = (n + 1..=count).chain(1..n).take(WATCHED);
+        assert_eq!(others, following.map(worker_id).collect::<Vec<_>>(), "the others of {n}");
+    }
 }
 
 /// What is known of workers, and that one can be told to stop.
@@ -67,7 +103,8 @@ pub async fn worker_registry(backend: &impl Backend) {
         alive: true,
         running: 2,
         registered_at: start,
-        lease_until: after(start, LEASE),
+        heartbeat_at: start,
+        lease: LEASE,
     };
     let second = WorkerInfo {
         worker_id: worker_id(2),
@@ -76,13 +113,13 @@ pub async fn worker_registry(backend: &impl Backend) {
         concurrency: u32::MAX,
         code_version: Some(name("v2")),
         running: 0,
-        lease_until: after(start, LEASE * 2),
+        lease: LEASE * 2,
         ..first.clone()
     };
     assert_eq!(infos, [first.clone(), second.clone()]);
 
     // It is told with its next sign of life, and with every further one.
-    let state = async |signal| store.commit(signals([signal])).await.workers[0];
+    let state = async |signal| store.status(signal).await.state;
     assert_eq!(state(WorkerSignal::Drain { worker_id: worker_id(1) }).await, WorkerState::Draining);
     assert_eq!(state(WorkerSignal::Drain { worker_id: worker_id(9) }).await, WorkerState::Gone);
     assert_eq!(state(heartbeat(1)).await, WorkerState::Draining);
@@ -95,14 +132,17 @@ pub async fn worker_registry(backend: &impl Backend) {
     assert_eq!(state(heartbeat(1)).await, WorkerState::Gone);
     assert_eq!(state(register(1)).await, WorkerState::Active, "it is another worker now");
 
-    // One whose lease has run out is there until somebody finds that out.
+    // One that is silent looks dead to people, and stays until it is declared dead.
     setup.advance(LEASE);
     let alive: Vec<_> = store.0.workers().await.unwrap().iter().map(|worker| worker.alive).collect();
-    assert_eq!(alive, [false, false]);
-    store.signal(register(3)).await;
-    store.claim(3, 0).await;
+    assert_eq!(alive, [false, true]);
+    setup.advance(LEASE);
+    store.signal(heartbeat(1)).await;
+    let alive: Vec<_> = store.0.workers().await.unwrap().iter().map(|worker| worker.alive).collect();
+    assert_eq!(alive, [true, false]);
+    store.signal(declare_dead(2, 1)).await;
     let left: Vec<_> = store.0.workers().await.unwrap().iter().map(|worker| worker.worker_id).collect();
-    assert_eq!(left, [worker_id(3)]);
+    assert_eq!(left, [worker_id(1)]);
 }
 
 /// Which types wait, so that a worker can say which of them it does not know.
@@ -135,39 +175,100 @@ pub async fn waiting_types(backend: &impl Backend) {
 /// A dead worker's tasks that wait, or have ended, are left as they are; those that were asked to cancel are
 /// cancelled.
 pub async fn dead_workers(backend: &impl Backend) {
-    let (setup, store) = Setup::with_handle(backend).await;
+    let (_setup, store) = Setup::with_handle(backend).await;
     let runs = store.run((1..=5).map(new_task)).await;
     store.next(runs[0], complete()).await;
     assert!(store.next(runs[1], SUSPEND).await.suspended);
     store.command(Command::Cancel(task_id(3))).await;
-    store.signal(register(2)).await;
-    setup.advance(LEASE);
     store.signal(register(3)).await;
-    let committed = store.commit(claims([claim(3, 5)])).await;
-    let claimed: Vec<_> = committed.claims[0].tasks.iter().map(|task| (task.task_id, task.attempt)).collect();
-    assert_eq!(claimed, [(task_id(4), 2), (task_id(5), 2)]);
+    let committed = store.commit(signals([declare_dead(1, 0)])).await;
     assert_eq!(committed.news.finished, [(task_id(3), Finish::Cancelled)]);
+    let claimed: Vec<_> = store.claim(3, 5).await.iter().map(|task| (task.task_id, task.attempt)).collect();
+    assert_eq!(claimed, [(task_id(4), 1), (task_id(5), 1)]);
     assert_eq!(store.state(1).await, TaskState::Completed);
     assert_eq!(store.state(2).await, TaskState::Suspended);
-    assert!(!store.signal(heartbeat(2)).await, "all dead workers are found");
 }
 
-/// A task whose worker died in its last attempt has failed: it may be what kills them.
+/// Crashes are counted apart from attempts: a task fails after so many in a row between which
+/// nothing was journaled, however many attempts it has.
 pub async fn quarantine(backend: &impl Backend) {
     let (setup, store) = Setup::with_handle(backend).await;
-    store.spawn([NewTask { max_attempts: 3, ..new_task(1) }]).await;
-    for attempt in 1..=3 {
-        store.signal(register(attempt)).await;
-        assert_eq!(u128::from(store.claim_one(attempt).await.attempt), attempt);
-        setup.advance(LEASE);
+    let limit = crash_limit(false);
+    let [first, last] = [1, u128::from(limit)];
+    store
+        .spawn([NewTask { max_attempts: 1, ..new_task(1) }, NewTask { max_attempts: 1, ..new_task(2) }])
+        .await;
+    for worker in first..=last {
+        store.signal(register(worker)).await;
+        // Suspects come one at a time.
+        let tasks = [store.claim(worker, 5).await, store.claim(worker, 5).await].concat();
+        for task in &tasks {
+            let crashes = if task.task_id == task_id(1) { worker - 1 } else { (worker - 1).min(1) };
+            assert_eq!((task.attempt, u128::from(task.crashes)), (1, crashes), "{task:?}");
+            // 1 writes a log, and 2 gets further.
+            let entry = match task.task_id == task_id(1) {
+                true => Entry {
+                    key: Key { kind: Kind::Log, ..step(worker as u64, json("1")).key },
+                    ..step(worker as u64, json("1"))
+                },
+                false => step(worker as u64, json("1")),
+            };
+            store.journals(of(task), vec![entry]).await;
+        }
+        let committed = store.commit(signals([declare_dead(worker, 0)])).await;
+        let finished = (worker == last).then(|| (task_id(1), Finish::Failed(crashed(limit))));
+        assert_eq!(committed.news.finished, Vec::from_iter(finished), "crash {worker}");
     }
-    store.signal(register(4)).await;
-    let committed = store.commit(claims([claim(4, 5)])).await;
-    assert!(committed.claims[0].tasks.is_empty(), "it was claimed a fourth time");
-    assert_eq!(committed.news.finished, [(task_id(1), Finish::Failed(crashed(3)))]);
     let info = store.info(1).await;
-    assert_eq!((info.state, info.failure, info.attempt), (TaskState::Failed, Some(crashed(3)), 3));
+    assert_eq!((info.state, info.failure, info.attempt), (TaskState::Failed, Some(crashed(limit)), 1));
     assert_eq!(info.finished_at, Some(setup.now()));
+    assert_eq!(store.state(2).await, TaskState::Pending);
+
+    // Run again, it starts without a crash.
+    store.command(Command::Retry(task_id(1))).await;
+    store.signal(register(9)).await;
+    let mut crashes: Vec<_> =
+        store.claim(9, 5).await.iter().map(|task| (task.task_id, task.crashes)).collect();
+    crashes.sort_unstable();
+    assert_eq!(crashes, [(task_id(1), 0), (task_id(2), 1)]);
+}
+
+/// Tasks that met several crashes in a row are suspects, of which a claim gets one at most, and none
+/// when it wants none. What ends in order clears them.
+pub async fn suspects(backend: &impl Backend) {
+    let (setup, store) = Setup::with_handle(backend).await;
+    store.spawn((1..=5).map(new_task)).await;
+    for worker in 1..=u128::from(SUSPECT_CRASHES) {
+        store.signal(register(worker)).await;
+        assert_eq!(store.claim(worker, 5).await.len(), 5);
+        store.crash(worker).await;
+    }
+    store.spawn((6..=7).map(new_task)).await;
+    store.signal(register(9)).await;
+    let none = Claim { suspect: false, limit: 1, ..claim(9, 1) };
+    let fresh = store.commit(claims([none])).await.claims.remove(0).tasks;
+    assert_eq!(fresh.iter().map(|task| task.task_id).collect::<Vec<_>>(), [task_id(6)]);
+    let both = store.claim(9, 5).await;
+    let ids: Vec<_> = both.iter().map(|task| (task.task_id, task.crashes)).collect();
+    assert_eq!(ids, [(task_id(1), SUSPECT_CRASHES), (task_id(7), 0)], "a suspect, and the rest");
+    assert!(both[0].journal.is_some());
+    let types = store.0.waiting_types(vec![name("queue")]).await.unwrap();
+    assert_eq!(types.len(), 0, "suspects are not what is to be claimed next");
+
+    // A suspension, a failed attempt and a release are no crashes.
+    let suspended = store.apply(awaiting(of(&both[0]), [for_event("e")], SUSPEND)).await.unwrap();
+    assert!(suspended.suspended);
+    let second = store.claim_one(9).await;
+    store.next(of(&second), Next::Retry { failure: failure("no"), at: setup.now() }).await;
+    let third = store.claim(9, 5).await;
+    let third: Vec<_> = third.iter().filter(|task| task.crashes > 0).collect();
+    store.next(of(third[0]), Next::Release).await;
+    store.emit(event("e", json("1"))).await;
+    let mut cleared: Vec<_> =
+        store.claim(9, 9).await.iter().map(|task| (task.task_id, task.crashes)).collect();
+    cleared.sort_unstable();
+    assert_eq!(cleared[..2], [(task_id(1), 0), (task_id(3), 0)]);
+    assert_eq!(cleared[2], (task_id(4), SUSPECT_CRASHES));
 }
 
 /// A worker that stops gives its tasks back at once, the attempt not counted, and gets no others.
@@ -179,7 +280,7 @@ pub async fn deregistration(backend: &impl Backend) {
     assert!(a.next(runs[1], SUSPEND).await.suspended);
     a.command(Command::Cancel(task_id(3))).await;
     let committed = a.commit(signals([deregister(1)])).await;
-    assert_eq!(committed.workers, [WorkerState::Active]);
+    assert_eq!(committed.workers, [WorkerState::Active.into()]);
     assert!(committed.news.ready.iter().any(|(queue, _)| *queue == name("queue")));
     assert_eq!(committed.news.finished, [(task_id(3), Finish::Cancelled)]);
     let info = b.info(1).await;

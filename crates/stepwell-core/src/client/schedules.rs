@@ -3,7 +3,6 @@
 use serde::Serialize;
 
 use super::{Client, SpawnResult};
-use crate::commit::durable;
 use crate::error::Error;
 use crate::ids::TaskId;
 use crate::name::Name;
@@ -202,7 +201,7 @@ impl Client {
 
     /// Commits a change, and lets this process's workers see it.
     async fn change_schedule(&self, change: ScheduleChange) -> Result<ScheduleOutcome, Error> {
-        let outcome = durable(self.engine.commit.change_schedule(change)).await?;
+        let outcome = self.engine.commit.change_schedule(change).await?;
         self.engine.hub.workers().iter().for_each(|slots| slots.schedules.notify_one());
         Ok(outcome)
     }

@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{State, Task};
+use crate::crash::SUSPECT_CRASHES;
 use crate::ids::TaskId;
 use crate::name::Name;
 use crate::queue::{QueueAction, QueueChange, QueueInfo, QueueLimits};
@@ -60,6 +61,7 @@ impl State {
         claim: &Claim,
         queue: &Name,
         mut room: usize,
+        suspect: &mut bool,
     ) -> (Vec<Place>, Option<Timestamp>) {
         let known = |task: &Task| {
             let version = task.new.code_version.as_ref();
@@ -88,25 +90,34 @@ impl State {
             return (Vec::new(), None);
         }
         let ready = self.ready.entry(queue.clone()).or_default();
-        let of = |goes_on: Option<bool>, room: usize| -> Vec<Place> {
+        let of = |suspect: bool, goes_on: Option<bool>, room: usize| -> Vec<Place> {
             let fits = |(_, _, task_id): &&Place| {
                 self.tasks.get(task_id).is_some_and(|task| {
-                    known(task) && goes_on.is_none_or(|goes_on| task.worker_id.is_some() == goes_on)
+                    known(task)
+                        && (task.crashes >= SUSPECT_CRASHES) == suspect
+                        && goes_on.is_none_or(|goes_on| task.worker_id.is_some() == goes_on)
                 })
             };
             ready.iter().filter(fits).take(room).copied().collect()
         };
-        let (places, next) = match (limits.rate, config) {
-            (Some(rate), Some(config)) => {
-                let mut places = of(Some(true), room);
-                let starts = of(Some(false), (room - places.len()).min(rate.allowed(now, config.used_until)));
-                let used = rate.used_until(now, config.used_until, starts.len());
-                config.used_until = Some(used);
-                places.extend(starts);
-                (places, (rate.allowed(now, Some(used)) == 0).then(|| rate.next(used)))
-            }
-            _ => (of(None, room), None),
+        let goes_on = match limits.rate {
+            Some(_) => of(false, Some(true), room),
+            None => Vec::new(),
         };
+        let used = config.as_ref().and_then(|config| config.used_until);
+        let allowed = limits.rate.map_or(room, |rate| rate.allowed(now, used));
+        let startable = (room - goes_on.len()).min(allowed);
+        // A suspect starts, since its worker died.
+        let suspects = of(true, None, startable.min(usize::from(*suspect)));
+        *suspect &= suspects.is_empty();
+        let starts = of(false, limits.rate.map(|_| false), startable - suspects.len());
+        let mut next = None;
+        if let (Some(rate), Some(config)) = (limits.rate, config) {
+            let used = rate.used_until(now, used, suspects.len() + starts.len());
+            config.used_until = Some(used);
+            next = (rate.allowed(now, Some(used)) == 0).then(|| rate.next(used));
+        }
+        let places = [goes_on, suspects, starts].concat();
         for place in &places {
             ready.remove(place);
         }

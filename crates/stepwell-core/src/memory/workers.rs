@@ -1,7 +1,12 @@
 //! Workers: signs of life, and what is known of them.
 
+use std::ops::Bound;
+
 use super::State;
-use crate::store::{NewWorker, News, WorkerInfo, WorkerSignal, WorkerState};
+use crate::compensation::end_of;
+use crate::crash::{crash_limit, crashed, crashes_after_another};
+use crate::ids::{TaskId, WorkerId};
+use crate::store::*;
 use crate::time::{Timestamp, after};
 
 /// A worker that is registered.
@@ -9,44 +14,97 @@ pub(super) struct Registered {
     new: NewWorker,
     state: WorkerState,
     at: Timestamp,
-    pub(super) lease_until: Timestamp,
+    heartbeats: u64,
+    heartbeat_at: Timestamp,
 }
 
 impl State {
-    pub(super) fn signal(&mut self, now: Timestamp, signal: WorkerSignal, news: &mut News) -> WorkerState {
+    pub(super) fn signal(&mut self, now: Timestamp, signal: WorkerSignal, news: &mut News) -> WorkerStatus {
         match signal {
             WorkerSignal::Register(new) => {
-                let lease_until = after(now, new.lease);
-                let worker = Registered { state: WorkerState::Active, at: now, lease_until, new };
-                self.workers.insert(worker.new.worker_id, worker);
-                WorkerState::Active
+                let (worker_id, state) = (new.worker_id, WorkerState::Active);
+                let worker = Registered { new, state, at: now, heartbeats: 0, heartbeat_at: now };
+                self.workers.insert(worker_id, worker);
+                self.status(worker_id, state)
             }
-            WorkerSignal::Heartbeat { worker_id, lease } => match self.workers.get_mut(&worker_id) {
-                Some(worker) => {
-                    worker.lease_until = after(now, lease);
-                    worker.state
+            WorkerSignal::Heartbeat { worker_id } => {
+                let Some(worker) = self.workers.get_mut(&worker_id) else { return WorkerState::Gone.into() };
+                worker.heartbeats += 1;
+                worker.heartbeat_at = now;
+                let state = worker.state;
+                self.status(worker_id, state)
+            }
+            WorkerSignal::DeclareDead { worker_id, heartbeats } => {
+                let known = self.workers.get(&worker_id).map(|worker| (worker.heartbeats, worker.state));
+                match known {
+                    Some((shown, state)) if shown == heartbeats => {
+                        self.remove_dead(now, worker_id, news);
+                        state.into()
+                    }
+                    Some((_, state)) => state.into(),
+                    None => WorkerState::Gone.into(),
                 }
-                None => WorkerState::Gone,
-            },
-            WorkerSignal::Drain { worker_id } => match self.workers.get_mut(&worker_id) {
-                Some(worker) => {
-                    worker.state = WorkerState::Draining;
-                    worker.state
-                }
-                None => WorkerState::Gone,
-            },
+            }
+            WorkerSignal::Drain { worker_id } => {
+                let Some(worker) = self.workers.get_mut(&worker_id) else { return WorkerState::Gone.into() };
+                worker.state = WorkerState::Draining;
+                worker.state.into()
+            }
             WorkerSignal::Deregister { worker_id } => {
                 let known = self.workers.remove(&worker_id);
                 for task_id in self.running_under(worker_id) {
-                    if let Some(task) = self.tasks.get_mut(&task_id) {
-                        task.attempt -= 1;
-                    }
-                    self.give_back(now, task_id, None, news);
+                    self.release(now, task_id, news);
                 }
                 self.cancel_doomed(now, news);
-                known.map_or(WorkerState::Gone, |worker| worker.state)
+                known.map_or(WorkerState::Gone, |worker| worker.state).into()
             }
         }
+    }
+
+    /// The answer to a sign of life.
+    fn status(&self, worker_id: WorkerId, state: WorkerState) -> WorkerStatus {
+        let runs = self.running_under(worker_id).into_iter();
+        let runs = runs.filter_map(|task_id| Some((task_id, self.tasks.get(&task_id)?.run_id)));
+        let following = self.workers.range((Bound::Excluded(worker_id), Bound::Unbounded));
+        let others = following.chain(self.workers.range(..worker_id)).take(WATCHED);
+        let others = others.map(|(worker_id, worker)| OtherWorker {
+            worker_id: *worker_id,
+            heartbeats: worker.heartbeats,
+            lease: worker.new.lease,
+        });
+        WorkerStatus { state, runs: runs.collect(), others: others.collect() }
+    }
+
+    /// Removes a worker that has died. Its tasks are given back, the attempts not counted; those
+    /// that have met too many crashes in a row fail.
+    fn remove_dead(&mut self, now: Timestamp, worker_id: WorkerId, news: &mut News) {
+        self.workers.remove(&worker_id);
+        for task_id in self.running_under(worker_id) {
+            let Some(task) = self.tasks.get_mut(&task_id) else { continue };
+            let delivered = task.journal.iter().rev().find(|entry| entry.key.kind.is_progress());
+            let progress = delivered.map_or(0, |entry| entry.seq);
+            task.crashes = crashes_after_another(task.crashes, progress, task.progress_at_crash);
+            task.progress_at_crash = progress;
+            if task.crashes < crash_limit(task.compensating) || task.cancel_requested {
+                self.release(now, task_id, news);
+                continue;
+            }
+            let failure = crashed(task.crashes);
+            let finish = match &task.failure {
+                Some(original) if task.compensating => end_of(original.clone().without_the_rest(failure)),
+                _ => Finish::Failed(failure),
+            };
+            self.finish(now, task_id, finish, news);
+        }
+        self.cancel_doomed(now, news);
+    }
+
+    /// Gives a running task back; its attempt does not count.
+    fn release(&mut self, now: Timestamp, task_id: TaskId, news: &mut News) {
+        if let Some(task) = self.tasks.get_mut(&task_id) {
+            task.attempt -= 1;
+        }
+        self.give_back(now, task_id, None, news);
     }
 
     pub(super) fn worker_infos(&self, now: Timestamp) -> Vec<WorkerInfo> {
@@ -57,10 +115,11 @@ impl State {
             concurrency: worker.new.concurrency,
             code_version: worker.new.code_version.clone(),
             state: worker.state,
-            alive: worker.lease_until > now,
+            alive: after(worker.heartbeat_at, worker.new.lease) > now,
             running: self.running_under(worker.new.worker_id).len() as u64,
             registered_at: worker.at,
-            lease_until: worker.lease_until,
+            heartbeat_at: worker.heartbeat_at,
+            lease: worker.new.lease,
         };
         self.workers.values().map(info).collect()
     }

@@ -1,14 +1,11 @@
 -- Claims, and what is due before one.
 
--- Makes due tasks claimable, cancels those whose time is up, and takes tasks from dead workers. What another transaction
--- is just doing is left to it.
-CREATE FUNCTION stepwell.do_what_is_due(p_now timestamptz, p_crashed text,
+-- Makes due tasks claimable, and cancels those whose time is up. What another transaction is just doing is left to it.
+CREATE FUNCTION stepwell.do_what_is_due(p_now timestamptz,
     OUT ready text[], OUT poked uuid[], OUT finished uuid[])
 LANGUAGE plpgsql AS $$
 DECLARE
     v_tasks uuid[];
-    v_workers uuid[];
-    r record;
 BEGIN
     SELECT array_agg(q.task_id) INTO v_tasks FROM (
         SELECT l.task_id FROM stepwell.live_tasks l WHERE l.cancel_at <= p_now
@@ -28,18 +25,6 @@ BEGIN
         RETURNING l.queue
     )
     SELECT ready || array_agg(queue) INTO ready FROM awake;
-
-    SELECT array_agg(q.worker_id) INTO v_workers FROM (
-        SELECT w.worker_id FROM stepwell.workers w WHERE w.lease_until <= p_now
-        ORDER BY w.worker_id FOR UPDATE SKIP LOCKED
-    ) q;
-    IF v_workers IS NOT NULL THEN
-        DELETE FROM stepwell.workers w WHERE w.worker_id = ANY (v_workers);
-        SELECT b.* INTO r FROM stepwell.bury(p_now, v_workers, false, p_crashed) b;
-        ready := ready || r.ready;
-        poked := poked || r.poked;
-        finished := finished || r.finished;
-    END IF;
 END $$;
 
 -- A queue's rate, kept as the moment up to which the starts so far have used up the time: the part of the time that a start
@@ -101,22 +86,33 @@ BEGIN
     RETURN NULL;
 END $$;
 
--- Claims tasks of one queue, and says which had run before: those that go on after a suspension, those that start, or
--- (NULL) both.
+-- Claims tasks of one queue: those that go on after a suspension, those that start, or (NULL) both; and up to `p_suspects`
+-- suspects first. Says which had run before.
 CREATE FUNCTION stepwell.claim_of_queue(p_now timestamptz, p_batch bigint, p_worker uuid, p_queue text, p_types text[],
-    p_version text, p_goes_on boolean, p_limit bigint)
-RETURNS TABLE (r_task uuid, r_run uuid, r_attempt bigint, r_had_it boolean, r_had_run boolean)
+    p_version text, p_goes_on boolean, p_suspects bigint, p_limit bigint)
+RETURNS TABLE (r_task uuid, r_run uuid, r_attempt bigint, r_crashes bigint, r_had_it boolean, r_had_run boolean)
 LANGUAGE plpgsql AS $$
 BEGIN
     RETURN QUERY
-    WITH picked AS MATERIALIZED (
+    WITH suspects AS MATERIALIZED (
+        SELECT l.task_id, l.priority, l.ready_at, false AS had_it, true AS had_run
+        FROM stepwell.live_tasks l
+        WHERE l.queue = p_queue AND l.state = 'pending' AND l.due_at IS NULL AND NOT l.blocked AND NOT l.paused
+            AND l.crashes >= 2
+            AND l.task_type = ANY (p_types) AND (l.code_version IS NULL OR l.code_version = p_version)
+        ORDER BY l.priority DESC, l.ready_at, l.task_id LIMIT least(p_suspects, p_limit) FOR UPDATE SKIP LOCKED
+    ), others AS MATERIALIZED (
         SELECT l.task_id, l.priority, l.ready_at, l.worker_id IS NOT DISTINCT FROM p_worker AS had_it,
             l.started_at IS NOT NULL AS had_run
         FROM stepwell.live_tasks l
         WHERE l.queue = p_queue AND l.state = 'pending' AND l.due_at IS NULL AND NOT l.blocked AND NOT l.paused
+            AND l.crashes < 2
             AND l.task_type = ANY (p_types) AND (l.code_version IS NULL OR l.code_version = p_version)
             AND (p_goes_on IS NULL OR (l.worker_id IS NOT NULL) = p_goes_on)
-        ORDER BY l.priority DESC, l.ready_at, l.task_id LIMIT p_limit FOR UPDATE SKIP LOCKED
+        ORDER BY l.priority DESC, l.ready_at, l.task_id
+        LIMIT p_limit - (SELECT count(*) FROM suspects) FOR UPDATE SKIP LOCKED
+    ), picked AS (
+        SELECT * FROM suspects UNION ALL SELECT * FROM others
     ), started AS (
         UPDATE stepwell.live_tasks l SET state = 'running', running_in = l.queue, attempt = l.attempt + 1, worker_id = p_worker,
             claim_batch = p_batch, poked = false, started_at = coalesce(l.started_at, p_now),
@@ -126,8 +122,8 @@ BEGIN
                     * interval '1 microsecond' END
         FROM picked p WHERE l.task_id = p.task_id
         -- With what was picked, since a join of the two would look at each pair.
-        RETURNING l.task_id, l.run_id, l.attempt, p.had_it, p.had_run, p.priority, p.ready_at
+        RETURNING l.task_id, l.run_id, l.attempt, l.crashes, p.had_it, p.had_run, p.priority, p.ready_at
     )
-    SELECT s.task_id, s.run_id, s.attempt, s.had_it, s.had_run FROM started s
-    ORDER BY s.priority DESC, s.ready_at, s.task_id;
+    SELECT s.task_id, s.run_id, s.attempt, s.crashes, s.had_it, s.had_run FROM started s
+    ORDER BY s.crashes >= 2 DESC, s.priority DESC, s.ready_at, s.task_id;
 END $$;

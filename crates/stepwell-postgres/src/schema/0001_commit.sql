@@ -92,7 +92,7 @@ END $$;
 --
 -- Answers `repeated`, and does nothing, when the process has sent the batch before.
 CREATE FUNCTION stepwell.commit(
-    p_process uuid, p_line smallint, p_batch bigint, p_channel text, p_now timestamptz, p_crashed text,
+    p_process uuid, p_line smallint, p_batch bigint, p_channel text, p_now timestamptz,
     t_task uuid[], t_run uuid[], t_next text[], t_at timestamptz[], t_output text[], t_failure text[],
     e_of integer[], e_seq bigint[], e_kind text[], e_name text[], e_ordinal bigint[], e_outcome text[],
     e_payload text[], e_at timestamptz[],
@@ -117,8 +117,9 @@ CREATE FUNCTION stepwell.commit(
     OUT c_answer text[], OUT ev_first boolean[], OUT m_accepted boolean[],
     OUT s_claimed boolean[], OUT s_existing uuid[], OUT s_existing_run uuid[], OUT s_existing_attempt bigint[],
     OUT h_outcome text[],
-    OUT signal_state text[],
-    OUT cl_of integer[], OUT cl_task uuid[], OUT cl_run uuid[], OUT cl_attempt bigint[], OUT cl_had_it boolean[],
+    OUT signal_status text[],
+    OUT cl_of integer[], OUT cl_task uuid[], OUT cl_run uuid[], OUT cl_attempt bigint[], OUT cl_crashes bigint[],
+    OUT cl_had_it boolean[],
     OUT cl_max_attempts bigint[], OUT cl_type text[], OUT cl_queue text[], OUT cl_params text[],
     OUT cl_headers text[], OUT cl_retry text[], OUT cl_waits json, OUT cl_facts json, OUT cl_poked jsonb,
     OUT j_of integer[], OUT j_seq bigint[], OUT j_kind text[], OUT j_name text[], OUT j_ordinal bigint[],
@@ -137,6 +138,7 @@ DECLARE
     v_found uuid[];
     v_state text;
     v_left bigint;
+    v_suspects bigint;
     v_queue text;
     v_types text[];
     v_room record;
@@ -265,7 +267,7 @@ BEGIN
                     array_agg(x.next = 'release') AS uncounted, array_agg(x.failure) AS failures
                 FROM unnest(t_task, t_accepted, t_next, t_at, t_failure) AS x(task_id, accepted, next, at, failure)
                 WHERE x.accepted AND x.next IN ('retry', 'release')
-            ) b CROSS JOIN LATERAL stepwell.give_back(r_now, b.tasks, b.due_at, b.uncounted, b.failures) g;
+            ) b CROSS JOIN LATERAL stepwell.give_back(r_now, b.tasks, b.due_at, b.uncounted, b.failures, false) g;
             ready := ready || r.ready;
             poked := poked || r.poked;
             finished := finished || r.finished;
@@ -290,7 +292,7 @@ BEGIN
             ) l ON x.next IN ('suspend', 'collect') AND l.run_id = x.run_id AND l.state = 'running';
             SELECT k.facts, k.found_for INTO t_facts, v_found FROM stepwell.look(v_tasks) k;
             WITH suspended AS (
-                UPDATE stepwell.live_tasks l SET state = 'suspended', running_in = NULL, attempt = l.attempt - 1, poked = false,
+                UPDATE stepwell.live_tasks l SET state = 'suspended', running_in = NULL, attempt = l.attempt - 1, crashes = 0, poked = false,
                     due_at = x.at
                 FROM unnest(t_task, t_run, t_next, t_at) AS x(task_id, run_id, next, at)
                 WHERE x.next = 'suspend' AND l.task_id = x.task_id AND l.run_id = x.run_id AND l.state = 'running'
@@ -422,33 +424,11 @@ BEGIN
     IF signals IS NOT NULL THEN
         FOR item IN SELECT s.value FROM jsonb_array_elements(signals) WITH ORDINALITY AS s(value, i) ORDER BY s.i LOOP
             v_worker := (item.value ->> 'worker_id')::uuid;
-            IF item.value ->> 'signal' = 'register' THEN
-                INSERT INTO stepwell.workers AS w (worker_id, name, queues, concurrency, code_version, registered_at,
-                    lease_until)
-                VALUES (v_worker, item.value ->> 'name',
-                    ARRAY (SELECT jsonb_array_elements_text(item.value -> 'queues')),
-                    (item.value ->> 'concurrency')::bigint, item.value ->> 'code_version', r_now,
-                    r_now + (item.value ->> 'lease')::bigint * interval '1 microsecond')
-                ON CONFLICT (worker_id) DO UPDATE SET name = EXCLUDED.name, queues = EXCLUDED.queues,
-                    concurrency = EXCLUDED.concurrency, code_version = EXCLUDED.code_version, state = 'active',
-                    registered_at = EXCLUDED.registered_at, lease_until = EXCLUDED.lease_until
-                RETURNING w.state INTO v_state;
-            ELSIF item.value ->> 'signal' = 'heartbeat' THEN
-                UPDATE stepwell.workers w SET lease_until = r_now + (item.value ->> 'lease')::bigint * interval '1 microsecond'
-                WHERE w.worker_id = v_worker
-                RETURNING w.state INTO v_state;
-            ELSIF item.value ->> 'signal' = 'drain' THEN
-                UPDATE stepwell.workers w SET state = 'draining' WHERE w.worker_id = v_worker
-                RETURNING w.state INTO v_state;
-            ELSE
-                DELETE FROM stepwell.workers w WHERE w.worker_id = v_worker
-                RETURNING w.state INTO v_state;
-                r := stepwell.bury(r_now, ARRAY[v_worker], true, NULL);
-                ready := ready || r.ready;
-                poked := poked || r.poked;
-                finished := finished || r.finished;
-            END IF;
-            signal_state := signal_state || coalesce(v_state, 'gone');
+            r := stepwell.signal(r_now, v_worker, item.value);
+            ready := ready || r.ready;
+            poked := poked || r.poked;
+            finished := finished || r.finished;
+            signal_status := signal_status || r.status;
         END LOOP;
     END IF;
 
@@ -458,12 +438,13 @@ BEGIN
         FOR item IN SELECT c.value, c.i::int FROM jsonb_array_elements(claims) WITH ORDINALITY AS c(value, i)
             ORDER BY c.i
         LOOP
-            r := stepwell.do_what_is_due(r_now, p_crashed);
+            r := stepwell.do_what_is_due(r_now);
             ready := ready || r.ready;
             poked := poked || r.poked;
             finished := finished || r.finished;
             v_worker := (item.value ->> 'worker_id')::uuid;
             v_left := (item.value ->> 'limit')::bigint;
+            v_suspects := (item.value ->> 'suspect')::boolean::int;
             v_types := ARRAY (SELECT jsonb_array_elements_text(item.value -> 'task_types'));
             v_due := NULL;
             cl_poked := cl_poked || (SELECT coalesce(jsonb_agg(jsonb_build_array(item.i, l.task_id)
@@ -482,7 +463,8 @@ BEGIN
                 IF item.value ? 'again' THEN
                     -- What a batch claimed whose answer was lost.
                     SELECT array_agg(item.i) AS claims, array_agg(l.task_id) AS tasks, array_agg(l.run_id) AS runs,
-                        array_agg(l.attempt) AS attempts, array_agg(false) AS had, array_agg(true) AS run
+                        array_agg(l.attempt) AS attempts, array_agg(l.crashes) AS crashes, array_agg(false) AS had,
+                        array_agg(true) AS run
                     INTO r FROM stepwell.live_tasks l
                     WHERE l.running_in = v_queue AND l.worker_id = v_worker
                         AND l.claim_batch = (item.value ->> 'again')::bigint;
@@ -490,17 +472,19 @@ BEGIN
                     v_room := stepwell.room(r_now, v_queue, v_worker, v_left);
                     CONTINUE WHEN v_room.room = 0;
                     SELECT array_agg(item.i) AS claims, array_agg(c.r_task) AS tasks, array_agg(c.r_run) AS runs,
-                        array_agg(c.r_attempt) AS attempts, array_agg(c.r_had_it) AS had, array_agg(c.r_had_run) AS run
+                        array_agg(c.r_attempt) AS attempts, array_agg(c.r_crashes) AS crashes,
+                        array_agg(c.r_had_it) AS had, array_agg(c.r_had_run) AS run
                     INTO r FROM stepwell.claim_of_queue(r_now, p_batch, v_worker, v_queue, v_types,
-                        item.value ->> 'code_version', CASE WHEN v_room.starts IS NOT NULL THEN true END, v_room.room) c;
+                        item.value ->> 'code_version', CASE WHEN v_room.starts IS NOT NULL THEN true END,
+                        CASE WHEN v_room.starts IS NULL THEN v_suspects ELSE 0 END, v_room.room) c;
                     IF v_room.starts IS NOT NULL THEN
                         v_starts := least(v_room.starts, v_room.room - coalesce(cardinality(r.tasks), 0));
                         SELECT r.claims || array_agg(item.i) AS claims, r.tasks || array_agg(c.r_task) AS tasks,
                             r.runs || array_agg(c.r_run) AS runs, r.attempts || array_agg(c.r_attempt) AS attempts,
-                            r.had || array_agg(c.r_had_it) AS had, r.run || array_agg(c.r_had_run) AS run,
+                            r.crashes || array_agg(c.r_crashes) AS crashes, r.had || array_agg(c.r_had_it) AS had, r.run || array_agg(c.r_had_run) AS run,
                             count(*) AS started
                         INTO r FROM stepwell.claim_of_queue(r_now, p_batch, v_worker, v_queue, v_types,
-                            item.value ->> 'code_version', false, v_starts) c;
+                            item.value ->> 'code_version', false, v_suspects, v_starts) c;
                         v_due := least(v_due, stepwell.use_rate(r_now, v_queue, r.started));
                     END IF;
                 END IF;
@@ -509,6 +493,10 @@ BEGIN
                 cl_task := cl_task || r.tasks;
                 cl_run := cl_run || r.runs;
                 cl_attempt := cl_attempt || r.attempts;
+                cl_crashes := cl_crashes || r.crashes;
+                IF 2 <= ANY (r.crashes) THEN
+                    v_suspects := 0;
+                END IF;
                 cl_had_it := cl_had_it || r.had;
                 v_left := v_left - cardinality(r.tasks);
                 v_tasks := v_tasks || ARRAY (SELECT CASE WHEN c.had_run THEN c.task_id END

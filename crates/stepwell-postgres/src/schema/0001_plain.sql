@@ -148,7 +148,7 @@ BEGIN
     IF v_special IS NOT FALSE THEN
         SELECT c.repeated, c.r_now, c.t_accepted, c.t_cancel_requested, c.s_claimed, c.ready, c.poked, c.finished
         INTO repeated, r_now, t_accepted, t_cancel_requested, s_claimed, ready, poked, finished
-        FROM stepwell.commit(p_process, p_line, p_batch, p_channel, p_now, NULL,
+        FROM stepwell.commit(p_process, p_line, p_batch, p_channel, p_now,
             t_task, t_run, (
                 SELECT array_agg(CASE WHEN x.output IS NULL THEN 'continue' ELSE 'completed' END ORDER BY x.i)
                 FROM unnest(t_task, t_output) WITH ORDINALITY AS x(task_id, output, i)

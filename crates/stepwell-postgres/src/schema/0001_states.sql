@@ -185,9 +185,10 @@ BEGIN
         ARRAY (SELECT l.task_id FROM stepwell.live_tasks l WHERE l.parent = ANY (p_parents))) c;
 END $$;
 
--- Makes running tasks pending, without an owner; or cancelled, when that was asked for.
+-- Makes running tasks pending, without an owner; or cancelled, when that was asked for. Unless their process has crashed,
+-- the next crash is their first.
 CREATE FUNCTION stepwell.give_back(p_now timestamptz, p_tasks uuid[], p_due_at timestamptz[], p_uncounted boolean[],
-    p_failures text[], OUT ready text[], OUT poked uuid[], OUT finished uuid[], OUT cancelled uuid[])
+    p_failures text[], p_crashed boolean, OUT ready text[], OUT poked uuid[], OUT finished uuid[], OUT cancelled uuid[])
 LANGUAGE plpgsql AS $$
 DECLARE
     v_asked uuid[];
@@ -196,7 +197,7 @@ BEGIN
     WITH given AS (
         UPDATE stepwell.live_tasks l SET state = 'pending', running_in = NULL, worker_id = NULL, poked = false,
             attempt = l.attempt - x.uncounted::int, failure = coalesce(x.failure, l.failure), ready_at = p_now,
-            due_at = CASE WHEN x.due_at > p_now THEN x.due_at END
+            due_at = CASE WHEN x.due_at > p_now THEN x.due_at END, crashes = CASE WHEN p_crashed THEN l.crashes ELSE 0 END
         FROM unnest(p_tasks, p_due_at, p_uncounted, p_failures) AS x(task_id, due_at, uncounted, failure)
         WHERE l.task_id = x.task_id AND l.state = 'running'
         RETURNING l.task_id, l.queue, l.cancel_requested
@@ -209,10 +210,11 @@ BEGIN
     ready := v_ready || ready;
 END $$;
 
--- Takes their tasks from workers that are gone: given back, or failed when that was their last attempt. `p_crashed` is
--- the failure of those, with 4294967295 in the place of the attempt. Those that were being compensated have 10 attempts
--- at least, and end as they would have.
-CREATE FUNCTION stepwell.bury(p_now timestamptz, p_workers uuid[], p_uncounted boolean, p_crashed text,
+-- Takes their tasks from workers that are gone and gives them back, the attempts not counted. `p_crashed` is NULL for workers
+-- that have stopped; for those that have died it is the failure of tasks that have met too many crashes in a row (as
+-- `crash_limit` in the engine says), with 4294967295 in the place of the number. Those that were being compensated end as
+-- they would have.
+CREATE FUNCTION stepwell.bury(p_now timestamptz, p_workers uuid[], p_crashed text,
     OUT ready text[], OUT poked uuid[], OUT finished uuid[])
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -229,7 +231,15 @@ BEGIN
     IF v_tasks IS NULL THEN
         RETURN;
     END IF;
-    IF NOT p_uncounted THEN
+    IF p_crashed IS NOT NULL THEN
+        UPDATE stepwell.live_tasks l SET progress_at_crash = x.progress,
+            crashes = CASE WHEN x.progress > l.progress_at_crash THEN 1 ELSE l.crashes + 1 END
+        FROM (
+            SELECT t.task_id, coalesce((SELECT j.seq FROM stepwell.journal j
+                WHERE j.task_id = t.task_id AND j.kind NOT IN ('log', 'progress') ORDER BY j.seq DESC LIMIT 1), 0) AS progress
+            FROM unnest(v_tasks) AS t(task_id)
+        ) x
+        WHERE l.task_id = x.task_id;
         SELECT array_agg(l.task_id),
             array_agg(CASE WHEN l.compensating AND l.failure::json ->> 'kind' = 'cancelled' THEN 'cancelled' ELSE 'failed' END),
             -- The failure that is to be undone has no such errors yet.
@@ -237,10 +247,10 @@ BEGIN
                 || ',"compensation_errors":[{"name":"what is left to undo","failure":' || c.crashed || '}]}'
                 ELSE c.crashed END)
         INTO v_quarantined, v_states, v_failures
-        FROM stepwell.live_tasks l JOIN stepwell.tasks t USING (task_id)
-        CROSS JOIN LATERAL (SELECT replace(p_crashed, '4294967295', l.attempt::text) AS crashed) c
+        FROM stepwell.live_tasks l
+        CROSS JOIN LATERAL (SELECT replace(p_crashed, '4294967295', l.crashes::text) AS crashed) c
         WHERE l.task_id = ANY (v_tasks) AND NOT l.cancel_requested
-            AND l.attempt >= CASE WHEN l.compensating THEN greatest(t.max_attempts, 10) ELSE t.max_attempts END;
+            AND l.crashes >= CASE WHEN l.compensating THEN 10 ELSE 5 END;
     END IF;
     IF v_quarantined IS NOT NULL THEN
         SELECT f.* INTO r FROM stepwell.finish(p_now, true, v_quarantined, v_states, NULL, v_failures) f;
@@ -249,8 +259,8 @@ BEGIN
         finished := r.finished;
         -- Those that are to be compensated are pending now, and stay as they are.
     END IF;
-    SELECT g.* INTO r FROM stepwell.give_back(p_now, v_tasks, NULL,
-        array_fill(p_uncounted, ARRAY[cardinality(v_tasks)]), NULL) g;
+    SELECT g.* INTO r FROM stepwell.give_back(p_now, v_tasks, NULL, array_fill(true, ARRAY[cardinality(v_tasks)]), NULL,
+        p_crashed IS NOT NULL) g;
     ready := ready || r.ready;
     poked := poked || r.poked;
     finished := finished || r.finished;

@@ -49,6 +49,8 @@ CREATE TABLE stepwell.live_tasks (
     cancel_requested boolean     NOT NULL DEFAULT false,
     compensating     boolean     NOT NULL DEFAULT false, -- what it did is being undone, then it ends
     poked            boolean     NOT NULL DEFAULT false, -- something arrived while it ran
+    crashes          bigint      NOT NULL DEFAULT 0,     -- crashes in a row
+    progress_at_crash bigint     NOT NULL DEFAULT 0,     -- the journal's last entry at the last crash
     ready_at         timestamptz NOT NULL,
     started_at       timestamptz,
     due_at           timestamptz,          -- becomes claimable then
@@ -66,7 +68,10 @@ CREATE TABLE stepwell.live_tasks (
 );
 
 CREATE INDEX live_tasks_ready ON stepwell.live_tasks (queue, priority DESC, ready_at, task_id)
-    WHERE state = 'pending' AND due_at IS NULL AND NOT blocked AND NOT paused;
+    WHERE state = 'pending' AND due_at IS NULL AND NOT blocked AND NOT paused AND crashes < 2;
+-- Those of which a process runs one at a time.
+CREATE INDEX live_tasks_suspects ON stepwell.live_tasks (queue, priority DESC, ready_at, task_id)
+    WHERE state = 'pending' AND due_at IS NULL AND NOT blocked AND NOT paused AND crashes >= 2;
 CREATE INDEX live_tasks_due ON stepwell.live_tasks (due_at, task_id) WHERE due_at IS NOT NULL;
 CREATE INDEX live_tasks_deadline ON stepwell.live_tasks (cancel_at, task_id) WHERE cancel_at IS NOT NULL;
 -- By queue first, for its limits; a dead worker's tasks are looked for among all that run, which are few.
@@ -151,7 +156,9 @@ CREATE TABLE stepwell.workers (
     code_version  text,
     state         text        NOT NULL DEFAULT 'active', -- active, draining
     registered_at timestamptz NOT NULL,
-    lease_until   timestamptz NOT NULL
+    heartbeats    bigint      NOT NULL DEFAULT 0, -- how often it showed that it is alive
+    heartbeat_at  timestamptz NOT NULL,
+    lease         bigint      NOT NULL            -- microseconds
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
 
 -- Queues that somebody has changed.

@@ -163,6 +163,7 @@ fn claim(n: u128, limit: usize) -> Batch {
         task_types: vec![name("type")],
         code_version: None,
         limit,
+        suspect: true,
     };
     Batch { claims: vec![claim], ..Batch::default() }
 }

@@ -8,12 +8,16 @@ fn hot_statements_use_their_indexes() {
     let store = wait(SqliteStore::open(Location::Memory, Manual::new())).unwrap();
     let statements = [
         (claim::READY, "SEARCH stepwell_tasks USING INDEX stepwell_tasks_ready (queue=?)"),
+        (claim::SUSPECTS, "SEARCH stepwell_tasks USING INDEX stepwell_tasks_suspects (queue=?)"),
         (claim::DEADLINE, "INDEX stepwell_tasks_deadline (cancel_at<?)"),
         (claim::DUE, "INDEX stepwell_tasks_due (due_at<?)"),
         (claim::NEXT_DUE, "INDEX stepwell_tasks_due"),
         (claim::NEXT_DEADLINE, "INDEX stepwell_tasks_deadline"),
         (claim::POKED, "INDEX stepwell_tasks_poked (worker_id=?)"),
         (workers::RUNNING_UNDER, "INDEX stepwell_tasks_running (worker_id=?)"),
+        (workers::RUNS_UNDER, "INDEX stepwell_tasks_running (worker_id=?)"),
+        (workers::UNKNOWN_WORKERS, "INDEX stepwell_tasks_running"),
+        (workers::CRASHES, "SEARCH stepwell_journal USING PRIMARY KEY (task_id=?)"),
         (workers::HELD, "INDEX sqlite_autoindex_stepwell_tasks_1 (task_id=?)"),
         (fence::FENCE, "INDEX sqlite_autoindex_stepwell_tasks_1 (task_id=?)"),
         (states::TO_END, "INDEX sqlite_autoindex_stepwell_tasks_1 (task_id=?)"),
@@ -36,6 +40,7 @@ fn hot_statements_use_their_indexes() {
         }
         for sql in [
             claim::READY,
+            claim::SUSPECTS,
             claim::DEADLINE,
             claim::DUE,
             claim::POKED,

@@ -72,7 +72,7 @@ fn tasks_of_a_dropped_handle_are_taken_over_at_once() {
     assert_eq!(lock_files(folder.path()), 2);
     drop(a);
     let second = claim_soon(&b, 2);
-    assert_eq!((second.task_id, second.attempt), (first.task_id, 2));
+    assert_eq!((second.task_id, second.crashes), (first.task_id, 1));
     assert_ne!(second.run_id, first.run_id);
     assert_eq!(lock_files(folder.path()), 1);
     commit(&b, deregister(2));
@@ -80,7 +80,7 @@ fn tasks_of_a_dropped_handle_are_taken_over_at_once() {
 }
 
 #[test]
-fn a_living_handle_keeps_its_tasks_until_its_lease_ends() {
+fn a_living_handle_keeps_its_tasks_until_it_is_declared_dead() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("stepwell.db");
     let clock = Manual::new();
@@ -90,10 +90,10 @@ fn a_living_handle_keeps_its_tasks_until_its_lease_ends() {
     commit(&a, spawns(vec![new_task(1)]));
     let first = claim_soon(&a, 1);
     commit(&b, register(2));
-    clock.advance(Duration::from_secs(29));
+    clock.advance(Duration::from_secs(24 * 3600));
     assert!(claimed(commit(&b, claim(2, 1))).is_empty());
-    clock.advance(Duration::from_secs(1));
-    commit(&b, register(2));
+    let dead = WorkerSignal::DeclareDead { worker_id: worker_id(1), heartbeats: 0 };
+    commit(&b, Batch { workers: vec![dead], ..Batch::default() });
     assert_eq!(claim_soon(&b, 2).task_id, first.task_id);
     let late = transition(first.task_id, first.run_id, Next::Complete(json("1")));
     assert!(commit(&a, transitions(vec![late])).transitions[0].is_err());
@@ -129,7 +129,7 @@ fn tasks_of_a_killed_process_are_taken_over_at_once() {
     assert!(claimed(commit(&store, claim(2, 1))).is_empty());
     victim.kill().unwrap();
     victim.wait().unwrap();
-    assert_eq!(claim_soon(&store, 2).attempt, 2);
+    assert_eq!(claim_soon(&store, 2).crashes, 1);
     assert_eq!(lock_files(folder.path()), 1);
 }
 

@@ -1,0 +1,40 @@
+//! Crashes: what the death of a worker means for the tasks that it ran.
+//!
+//! A process that dies takes all of its runs with it, and usually one task at most is to blame. So
+//! a crash does not count as a failed attempt; the store counts, for each task, how many crashes in
+//! a row its runs met without journaling anything in between.
+//!
+//! | crashes in a row | the task |
+//! | --- | --- |
+//! | 1 | is claimed again like any other |
+//! | [`SUSPECT_CRASHES`] or more | is a *suspect*: a process runs one suspect at a time, so that a further crash is blamed on one of them |
+//! | [`crash_limit`] | fails with [`crashed`] |
+
+use crate::failure::{Failure, FailureKind};
+
+/// From this number of crashes in a row on, a task is a suspect: a process runs one suspect at a
+/// time.
+pub const SUSPECT_CRASHES: u32 = 2;
+
+/// Returns the number of crashes in a row with which a task fails. It is higher for a task that is
+/// being compensated, since what is half undone should be undone completely.
+pub const fn crash_limit(compensating: bool) -> u32 {
+    if compensating { 10 } else { 5 }
+}
+
+/// Returns the number of crashes in a row after another crash.
+///
+/// `progress` is the number of the last journal entry that a run delivered
+/// ([`Kind::is_progress`](crate::Kind::is_progress)), 0 when there is none, and `seen` what it was
+/// at the crash before.
+pub const fn crashes_after_another(crashes: u32, progress: u64, seen: u64) -> u32 {
+    if progress > seen { 1 } else { crashes.saturating_add(1) }
+}
+
+/// Returns the failure of a task whose worker died so many times in a row while it ran.
+pub fn crashed(crashes: u32) -> Failure {
+    let message = format!(
+        "the worker's process died {crashes} times in a row while it ran the task, and the task journaled nothing in between. If the task itself ends its process (out of memory, abort), mend that, then retry it"
+    );
+    Failure::new(FailureKind::Crashed, message).permanent()
+}
