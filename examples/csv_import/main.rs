@@ -151,7 +151,7 @@ async fn find_or_spawn(client: &Durable, import: Import) -> anyhow::Result<(Task
         client.spawn_with::<ImportFile>(import.clone(), options)
     };
     let spawned = spawn().await?;
-    if spawned.created {
+    if spawned.created() {
         return Ok((spawned.task_id, None));
     }
     let state = client.find(spawned.task_id).await?.state;

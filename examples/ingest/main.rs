@@ -211,7 +211,7 @@ async fn find_or_spawn(client: &Durable, folder: &str, max_size: i64) -> anyhow:
     }
     let options = SpawnOptions::new().idempotency_key(format!("{queue}#{}", params.run));
     let spawned = client.spawn_with::<IngestFolder>(params.clone(), options).await?;
-    Ok(Ingest { task_id: spawned.task_id, params, continued: !spawned.created })
+    Ok(Ingest { task_id: spawned.task_id, params, continued: !spawned.created() })
 }
 
 fn search(args: &Args, words: &str) -> anyhow::Result<ExitCode> {

@@ -125,7 +125,7 @@ async fn run(args: &Args, path: &Path) -> anyhow::Result<ExitCode> {
     for order in &orders {
         let options = SpawnOptions::new().idempotency_key(&order.id);
         let task = client.start_workflow(workflow::ORDER, order, options).await?;
-        if !task.created {
+        if !task.created() {
             let started = client.find(task.task_id).await?.input;
             ensure!(
                 started.decode::<Order>()? == *order,

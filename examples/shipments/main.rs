@@ -110,7 +110,7 @@ async fn work(database: &str, path: &Path) -> anyhow::Result<ExitCode> {
         (shipment, options)
     });
     let tasks = client.spawn_many::<TrackShipment>(tasks).await?;
-    let known = tasks.iter().filter(|task| !task.created).count();
+    let known = tasks.iter().filter(|task| !task.created()).count();
     if known > 0 {
         eprintln!("{known} of the {} shipments were followed before.", tasks.len());
     }

@@ -6,7 +6,8 @@ use anyhow::{Context as _, Result};
 use serde::Serialize;
 use stepwell::store::Wait;
 use stepwell::{
-    Durable, Entry, Error, Export, LogLine, Name, SpawnOptions, TaskFilter, TaskId, TaskInfo, TaskRecord,
+    Disposition, Durable, Entry, Error, Export, LogLine, Name, SpawnOptions, TaskFilter, TaskId, TaskInfo,
+    TaskRecord,
 };
 
 use crate::args::{Filter, Ids, Tasks};
@@ -53,10 +54,11 @@ pub(crate) async fn run(client: &Durable, command: Tasks, screen: &Screen) -> Re
             options = set(options, delay.map(Into::into), SpawnOptions::start_after);
             options = labels.into_iter().fold(options, |options, (name, value)| options.label(name, value));
             let spawned = client.spawn_named(&task_type, &input::json(params.as_deref())?, options).await?;
-            let json = serde_json::json!({ "task_id": spawned.task_id, "created": spawned.created });
-            screen.show(&json, || match spawned.created {
-                true => spawned.task_id.to_string(),
-                false => format!("{} was there before", spawned.task_id),
+            let json = serde_json::json!({ "task_id": spawned.task_id, "disposition": spawned.disposition });
+            screen.show(&json, || match spawned.disposition {
+                Disposition::Created => spawned.task_id.to_string(),
+                Disposition::Existing => format!("{} was there before", spawned.task_id),
+                Disposition::Coalesced => format!("{} waits to start and does for this one", spawned.task_id),
             })?;
         }
         Tasks::Cancel(ids) => each(ids, "cancelled", screen, |id| client.cancel(id)).await?,

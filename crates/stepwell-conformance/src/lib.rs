@@ -80,7 +80,8 @@
 //! 14. **Also when many handles spawn them at once**, and in any order: no batch fails. `idempotency_races`
 //! 15. **A spawn may be one with a task that waits**: of its type and concurrency key, pending, never claimed. It is
 //!     reused, or rejects the spawn, or is replaced; of many spawns at once, one makes the task.
-//!     `coalescing_spawns`, `coalescing_replaces`, `coalescing_under_races`
+//!     `coalescing_spawns`, `coalescing_replaces`, `coalescing_under_races`. A child's entry is in its parent's
+//!     journal when the child was created, and only then. `keyed_children`, `keyed_children_under_races`
 //!
 //! ## Waits
 //!
@@ -92,14 +93,15 @@
 //!     and each stays until it is received. `messages`, `messages_from_many`
 //! 19. **A mailbox belongs to a task that has not ended.** A failed attempt leaves it as it is. `mailboxes`
 //! 20. **A parent learns how a child ended**, suspended, running, or only later; and of a child that is gone,
-//!     that it is. `children`, `children_of_running_parents`
+//!     that it is. `children`, `children_of_running_parents`. So does a task that was answered with another's
+//!     child, or a client's task, for its own. `joining_others`
 //! 21. **A task is suspended only when there is nothing to do.** It stays running when something is there,
 //!     its time has come, or it was asked to cancel. `suspension`
 //! 22. **A suspended task has given up its run**, and its attempt does not count. `suspended_tasks`
 //! 23. **No wake-up is lost**, whatever is committed at the same time: a task either stays running and is
 //!     given what has arrived, or is claimable. A running task that something arrived for is told to its
 //!     worker. `wake_ups_by_events`, `wake_ups_by_messages`, `wake_ups_among_tasks`, `wake_ups_by_children`,
-//!     `wake_ups_by_cancellation`, `wake_ups_of_running_tasks`, `wake_ups_in_circles`
+//!     `wake_ups_by_others`, `wake_ups_by_cancellation`, `wake_ups_of_running_tasks`, `wake_ups_in_circles`
 //!
 //! ## Time
 //!

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use stepwell_core::store::{
-    Batch, CancellationPolicy, Claim, Command, NewEvent, NewMessage, NewTask, NewWorker, Next, Transition,
-    Wait, WorkerSignal,
+    Batch, CancellationPolicy, Claim, Command, KeyedSpawn, NewEvent, NewMessage, NewTask, NewWorker, Next,
+    Transition, Wait, WorkerSignal,
 };
 use stepwell_core::{
     Entry, Failure, FailureKind, Headers, Key, Kind, Name, Outcome, Payload, RetryStrategy, RunId, TaskId,
@@ -68,6 +68,16 @@ pub(crate) fn new_task(n: u128) -> NewTask {
 
 pub(crate) fn child_of(parent: u128, n: u128) -> NewTask {
     NewTask { parent: Some(task_id(parent)), ..new_task(n) }
+}
+
+/// Spawns a child that the store may have already, with that place in the journal for its entry.
+pub(crate) fn keyed(parent: (TaskId, RunId), seq: u64, task: NewTask) -> Transition {
+    let key = Key { kind: Kind::Spawn, name: name("child"), ordinal: 1 };
+    let outcome = Outcome::Done(json(&format!("\"{}\"", task.task_id)));
+    let entry = Entry { seq, key, outcome, at: from_micros(1_700_000_000_000_001) };
+    let task = NewTask { parent: Some(parent.0), ..task };
+    let keyed = Some(Box::new(KeyedSpawn { task, entry }));
+    Transition { keyed, ..Transition::new(parent.0, parent.1, GO_ON) }
 }
 
 pub(crate) fn with_key(key: &str, n: u128) -> NewTask {

@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 use tracing::Instrument as _;
 
 use crate::approval::{self, ApprovalInfo, Decision};
+use crate::child::Disposition;
 use crate::commit::Receipt;
 use crate::compensation::Undoing;
 use crate::context::TaskContext;
@@ -57,14 +58,21 @@ pub struct Client {
 /// What a spawn answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SpawnResult {
-    /// The task: a new one, or the one that has the idempotency key.
+    /// The task: a new one, or the one that was there.
     pub task_id: TaskId,
     /// Its first run; of a task that was there before, its latest.
     pub run_id: RunId,
     /// The attempt of that run.
     pub attempt: u32,
+    /// What became of the spawn.
+    pub disposition: Disposition,
+}
+
+impl SpawnResult {
     /// Whether the task is new.
-    pub created: bool,
+    pub fn created(&self) -> bool {
+        self.disposition == Disposition::Created
+    }
 }
 
 /// State for [`Client::new`], by its type.
@@ -839,18 +847,17 @@ impl Asked {
     /// The answer to whoever asked.
     pub fn answer(self, spawned: Spawned) -> Result<SpawnResult, Error> {
         let Self { task_id, run_id, coalesce } = self;
-        match spawned {
-            Spawned::Created { .. } => Ok(SpawnResult { task_id, run_id, attempt: 1, created: true }),
+        let (task_id, run_id, attempt, disposition) = match spawned {
+            Spawned::Created { .. } => (task_id, run_id, 1, Disposition::Created),
             Spawned::Existing { task_id, run_id, attempt } => {
-                Ok(SpawnResult { task_id, run_id, attempt, created: false })
+                (task_id, run_id, attempt, Disposition::Existing)
             }
             Spawned::Waiting { task_id, .. } if coalesce == Some(Coalesce::Reject) => {
-                Err(Error::Waiting(task_id))
+                return Err(Error::Waiting(task_id));
             }
-            Spawned::Waiting { task_id, run_id } => {
-                Ok(SpawnResult { task_id, run_id, attempt: 0, created: false })
-            }
-        }
+            Spawned::Waiting { task_id, run_id } => (task_id, run_id, 0, Disposition::Coalesced),
+        };
+        Ok(SpawnResult { task_id, run_id, attempt, disposition })
     }
 }
 

@@ -237,7 +237,8 @@ fn weight(transition: &Transition) -> usize {
         Outcome::Done(payload) => payload.as_str().len(),
         Outcome::Failed(_) | Outcome::Retrying { .. } => 0,
     });
-    let spawns = transition.spawns.iter().map(|task| task.params.as_str().len());
+    let keyed = transition.keyed.iter().map(|keyed| &keyed.task);
+    let spawns = transition.spawns.iter().chain(keyed).map(|task| task.params.as_str().len());
     let events = transition.events.iter().map(|event| event.payload.as_str().len());
     let messages = transition.messages.iter().map(|message| message.payload.as_str().len());
     let output = if let Next::Complete(output) = &transition.next { output.as_str().len() } else { 0 };

@@ -13,14 +13,14 @@ use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::child::Child;
+use crate::child::{self, Child};
 use crate::compensation::{Cleanup, Record};
 use crate::delivery::Delivery;
 use crate::failure::FailureKind;
 use crate::ids::{RunId, TaskId, new_uuid};
 use crate::journal::{Key, Kind, Outcome, to_payload};
 use crate::name::{Name, StepName};
-use crate::operations::{Effect, Request};
+use crate::operations::{Effect, Request, Work};
 use crate::options::SpawnOptions;
 use crate::payload::Payload;
 use crate::run::Run;
@@ -120,7 +120,7 @@ impl TaskContext {
         work: Box<dyn Any + Send>,
     ) -> Delivery<T> {
         let key = self.run.begin(Kind::Step, &name.into());
-        Delivery::new(&self.run, key, |_| Ok(Request::Gate(Some(work))), read_step)
+        Delivery::new(&self.run, key, |_| Ok(Request::Gate(Some(Work::Transaction(work)))), read_step)
     }
 
     /// Sleeps. The task is suspended meanwhile, and the sleep goes on while no process is alive.
@@ -268,8 +268,14 @@ impl TaskContext {
 
     /// Spawns a child task, exactly once, with the next commit of this task. It is cancelled when this task is.
     ///
+    /// A spawn with an [idempotency key](SpawnOptions::idempotency_key), or one that is
+    /// [coalesced](SpawnOptions::coalesced), may be answered with a task that exists already, of whatever origin;
+    /// [`Child::disposition`] tells. Such a spawn is answered once it is durable, which takes a commit of its own. The
+    /// existing task can be joined as a child can, and is not cancelled with this task unless this task spawned it.
+    ///
     /// # Errors
-    /// [`TaskError::Payload`] when the parameters cannot be written.
+    /// [`TaskError::Payload`] when the parameters cannot be written. [`TaskError::Step`] when the spawn is to be
+    /// [rejected](crate::Coalesce::Reject) while another task waits to start.
     pub fn spawn<T: Task>(&self, name: impl Into<StepName>, params: T::Params) -> Delivery<Child<T::Output>> {
         self.spawn_with::<T>(name, params, SpawnOptions::default())
     }
@@ -303,9 +309,6 @@ impl TaskContext {
             let task_type = Name::new(task_type)?;
             let misfit = |source| TaskError::Payload { name: key.label(), source };
             self.run.engine.registry.check(&task_type, &params).map_err(misfit)?;
-            if options.coalesce.is_some() {
-                return Err(TaskError::CoalescedChild { name: key.label() });
-            }
             // Without a queue of its own, a child goes where its parent is.
             let options = match options.queue {
                 Some(_) => options,
@@ -317,20 +320,27 @@ impl TaskContext {
             // A replay spawns nothing.
             let replays = self.run.operations().is_replaying();
             let task = if replays { new()? } else { trace::carried(&trace::spawn(task_type.as_str()), new)? };
-            Ok((to_payload(&task.task_id), Effect::Spawn(Box::new(task))))
+            // Where the store may have the task already, it decides.
+            Ok(if task.idempotency_key.is_some() || task.coalesce.is_some() {
+                Request::Gate(Some(Work::Spawn(Box::new(task))))
+            } else {
+                Request::Finished(child::created(task.task_id), Effect::Spawn(Box::new(task)))
+            })
         };
-        self.finished(Kind::Spawn, &name.into(), spawn, |key, outcome| {
-            read_step(key, outcome).map(|task_id| Child::new(task_id, key.name.clone()))
-        })
+        Delivery::new(&self.run, self.run.begin(Kind::Spawn, &name.into()), spawn, Child::read)
     }
 
     /// Waits for a child's output.
     ///
     /// # Errors
-    /// [`TaskError::Child`] when the child failed, was cancelled or deleted.
+    /// [`TaskError::Child`] when the child failed, was cancelled or deleted. [`TaskError::JoinsItself`] when the spawn was
+    /// answered with this very task.
     pub fn join<T: DeserializeOwned>(&self, child: &Child<T>) -> Delivery<T> {
-        let task_id = child.task_id();
-        let target = move |_: &Key| {
+        let (task_id, own) = (child.task_id(), self.task_id);
+        let target = move |key: &Key| {
+            if task_id == own {
+                return Err(TaskError::JoinsItself { name: key.label() });
+            }
             let target = Some(Name::new(task_id.to_string())?);
             Ok(Request::Wait { target, due_at: None })
         };

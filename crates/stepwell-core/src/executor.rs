@@ -17,7 +17,6 @@
 //! So at every poll of the task's future at most one thing is newly ready, and whichever way the code combines its
 //! futures, a replay takes the same way.
 
-use std::any::Any;
 use std::future::{Future, poll_fn};
 use std::mem;
 use std::pin::Pin;
@@ -27,6 +26,7 @@ use std::time::Duration;
 
 use tracing::Span;
 
+use crate::child;
 use crate::commit::Receipt;
 use crate::compensation::{cancelled, compensate, end_of};
 use crate::context::TaskContext;
@@ -36,7 +36,7 @@ use crate::guard::{Panic, discard, guard};
 use crate::journal::{Entry, Key, Outcome};
 use crate::lifecycle::Lifecycle;
 use crate::measures::Ended;
-use crate::operations::{Opened, Standing, Undelivered, Unsent};
+use crate::operations::{Opened, Standing, Undelivered, Unsent, Work};
 use crate::payload::Payload;
 use crate::polled::{poll_closure, poll_task};
 use crate::retry::STORE_RETRY;
@@ -69,8 +69,6 @@ pub(crate) struct Execution {
     /// What is left to do once the code has ended.
     closing: Option<Closing>,
     commit: Commit,
-    /// A step that the store will do with the next commit.
-    transaction: Option<(Key, Box<dyn Any + Send>)>,
     /// What had arrived when the task was claimed; for after the replay.
     facts: Option<Facts>,
     grace: Duration,
@@ -106,9 +104,17 @@ struct Sent {
     next: Next,
     /// The last entry in it.
     seq: u64,
-    /// A step that the store does, and the span around it.
-    transaction: Option<(Key, Span)>,
+    /// What the store does with it, and for which operation.
+    work: Option<(Key, Working)>,
     tries: u32,
+}
+
+/// What the store does within a commit.
+enum Working {
+    /// A step's work, with the span around it. The work itself is gone once it was sent.
+    Transaction(Span),
+    /// The spawn of a child that may exist already.
+    Spawn(Box<KeyedSpawn>),
 }
 
 /// How an execution left its slot.
@@ -125,6 +131,15 @@ fn begin(run: &Run, headers: &Headers) -> Span {
         measures.started.increment(1);
     }
     trace::run(run, headers)
+}
+
+/// What a step whose work the store did is delivered.
+fn done(result: Option<anyhow::Result<Payload>>) -> Outcome {
+    match result {
+        Some(Ok(payload)) => Outcome::Done(payload),
+        Some(Err(error)) => Outcome::Failed(closure_failure(&error)),
+        None => Outcome::Failed(Failure::new(FailureKind::Error, "the store did not do the step")),
+    }
 }
 
 /// How the task's code ended, other than with its output.
@@ -163,7 +178,6 @@ impl Execution {
             suspect,
             closing: None,
             commit: Commit::Idle,
-            transaction: None,
             facts: Some(facts),
             grace,
             alarm: None,
@@ -216,13 +230,13 @@ impl Execution {
             match self.poll_commit(cx) {
                 Poll::Ready(Some(suspended)) => return Poll::Ready(suspended),
                 // Nothing may happen between the decision to suspend, or to end, and its commit; nor may anything be
-                // delivered while the store does a step.
+                // delivered while the store does an operation's work.
                 Poll::Pending if self.holds_still() => return Poll::Pending,
                 Poll::Ready(None) | Poll::Pending => {}
             }
             if self.future.is_none() {
                 match self.closing.take_if(|_| matches!(self.commit, Commit::Idle)) {
-                    Some(Closing::Commit(next)) => self.send(next),
+                    Some(Closing::Commit(next)) => self.send(next, None),
                     Some(Closing::Nothing) => return Poll::Ready(false),
                     None => return Poll::Pending,
                 }
@@ -240,7 +254,7 @@ impl Execution {
         match &self.commit {
             Commit::Idle => false,
             Commit::Sent { sent, .. } | Commit::Paused { sent, .. } => {
-                sent.transaction.is_some() || !matches!(sent.next, Next::Continue { .. })
+                sent.work.is_some() || !matches!(sent.next, Next::Continue { .. })
             }
         }
     }
@@ -275,10 +289,6 @@ impl Execution {
             self.wake_at(cx, limit);
         }
         let idle = matches!(self.commit, Commit::Idle);
-        if idle && self.transaction.is_some() {
-            self.send(Next::Continue { collect: false });
-            return true;
-        }
         let mut operations = run.operations();
         if !operations.is_replaying() {
             if let Some(facts) = self.facts.take() {
@@ -305,15 +315,16 @@ impl Execution {
             }
             Ok(None) | Err(Undelivered::NoWaiter) => {}
         }
-        match operations.open_gates() {
+        match operations.open_gates(idle) {
             Opened::Closures(wakers) if wakers.is_empty() => {}
             Opened::Closures(wakers) => {
                 drop(operations);
                 wakers.into_iter().for_each(Waker::wake);
                 return true;
             }
-            Opened::Transaction(key, work) => {
-                self.transaction = Some((key, work));
+            Opened::Work(key, work) => {
+                drop(operations);
+                self.send(Next::Continue { collect: false }, Some((key, work)));
                 return true;
             }
         }
@@ -331,10 +342,10 @@ impl Execution {
             }
             Standing::Quiescent { wake_at } if idle && control.is_none() => {
                 run.take_poke();
-                self.send(Next::Suspend { wake_at });
+                self.send(Next::Suspend { wake_at }, None);
                 return true;
             }
-            Standing::Foreign if control.is_none() && self.transaction.is_none() && !self.warned => {
+            Standing::Foreign if control.is_none() && !self.warned => {
                 self.warned = true;
                 tracing::warn!(
                     task_id = %run.task_id, task_type = %run.task_type,
@@ -347,7 +358,7 @@ impl Execution {
             let poked = run.take_poke();
             if unsent || poked {
                 let collect = run.operations().take_look() || poked;
-                self.send(Next::Continue { collect });
+                self.send(Next::Continue { collect }, None);
                 return true;
             }
         }
@@ -384,12 +395,9 @@ impl Execution {
     }
 
     fn drop_future(&mut self) {
-        let (future, transaction) = (self.future.take(), self.transaction.take());
-        // Whatever they hold is dropped as the user's code.
-        poll_closure(|| {
-            discard(future);
-            discard(transaction);
-        });
+        let future = self.future.take();
+        // Whatever it holds is dropped as the user's code.
+        poll_closure(|| discard(future));
     }
 
     /// The code has been replayed: what it did is undone now.
@@ -464,30 +472,41 @@ impl Execution {
         }
     }
 
-    fn send(&mut self, next: Next) {
+    fn send(&mut self, next: Next, work: Option<(Key, Work)>) {
         let suspending = matches!(next, Next::Suspend { .. });
         let (unsent, seq) = {
             let mut operations = self.run.operations();
             (operations.take_unsent(suspending), operations.delivered_seq)
         };
-        let transaction = self.transaction.take().map(|(key, work)| UserTransaction {
-            key,
-            seq: seq + 1,
-            work,
-            seal: Seal::default(),
+        let mut transaction = None;
+        let work = work.map(|(key, work)| {
+            let working = match work {
+                Work::Transaction(work) => {
+                    let key = key.clone();
+                    let span = self.span.in_scope(|| trace::step(&key, 1));
+                    transaction = Some(UserTransaction { key, seq: seq + 1, work, seal: Seal::default() });
+                    Working::Transaction(span)
+                }
+                Work::Spawn(task) => {
+                    let at = self.run.engine.store.now();
+                    let outcome = child::created(task.task_id);
+                    let entry = Entry { seq: seq + 1, key: key.clone(), outcome, at };
+                    Working::Spawn(Box::new(KeyedSpawn { task: *task, entry }))
+                }
+            };
+            (key, working)
         });
-        let step = transaction.as_ref().map(|transaction| {
-            let key = transaction.key.clone();
-            let span = self.span.in_scope(|| trace::step(&key, 1));
-            (key, span)
-        });
-        let sent = Sent { unsent, next, seq, transaction: step, tries: 0 };
+        let sent = Sent { unsent, next, seq, work, tries: 0 };
         self.transmit(Box::new(sent), transaction);
     }
 
     fn transmit(&mut self, sent: Box<Sent>, transaction: Option<UserTransaction>) {
         let Unsent { entries, spawns, events, messages, received, waits_added, waits_removed, superseded } =
             sent.unsent.clone();
+        let keyed = match &sent.work {
+            Some((_, Working::Spawn(keyed))) => Some(keyed.clone()),
+            _ => None,
+        };
         let receipt = self.run.engine.commit.transition(Transition {
             entries,
             spawns,
@@ -498,6 +517,7 @@ impl Execution {
             waits_removed,
             superseded,
             transaction,
+            keyed,
             ..Transition::new(self.run.task_id, self.run.run_id, sent.next.clone())
         });
         self.commit = Commit::Sent { receipt, sent };
@@ -543,12 +563,14 @@ impl Execution {
 
     fn pause_commit(&mut self, mut sent: Box<Sent>, error: &StoreError) {
         sent.tries += 1;
-        if let Some((key, span)) = sent.transaction.take() {
+        if let Some((key, Working::Transaction(span))) =
+            sent.work.take_if(|(_, work)| matches!(work, Working::Transaction(_)))
+        {
             // Its closure is used up; the task's own strategy says whether the step is tried again.
             let failure = Failure::new(FailureKind::Error, error.to_string());
             trace::failed(&span, &failure);
             let outcome = Outcome::Failed(failure);
-            let waker = self.run.operations().deliver_transaction(&key, outcome);
+            let waker = self.run.operations().deliver_work(&key, outcome, false);
             waker.into_iter().for_each(Waker::wake);
         }
         let runtime = &self.run.engine.runtime;
@@ -567,17 +589,30 @@ impl Execution {
         }
         let mut operations = run.operations();
         operations.committed(sent.seq, &sent.unsent.received);
-        let waker = sent.transaction.and_then(|(key, span)| {
-            let outcome = match applied.transaction {
-                Some(Ok(payload)) => Outcome::Done(payload),
-                Some(Err(error)) => Outcome::Failed(closure_failure(&error)),
-                None => Outcome::Failed(Failure::new(FailureKind::Error, "the store did not do the step")),
+        let waker = sent.work.and_then(|(key, working)| {
+            let (outcome, journaled) = match working {
+                Working::Transaction(span) => {
+                    let outcome = done(applied.transaction);
+                    if let Outcome::Failed(failure) = &outcome {
+                        trace::failed(&span, failure);
+                    }
+                    let journaled = matches!(outcome, Outcome::Done(_));
+                    (outcome, journaled)
+                }
+                Working::Spawn(keyed) => {
+                    let created = matches!(applied.keyed, Some(Spawned::Created { .. }));
+                    if let Some(measures) = run.engine.measures.of(&keyed.task.task_type).filter(|_| created)
+                    {
+                        measures.spawned.increment(1);
+                    }
+                    (child::decided(&keyed.task, applied.keyed), created)
+                }
             };
-            if let Outcome::Failed(failure) = &outcome {
-                trace::failed(&span, failure);
+            if journaled {
+                // Whatever is queued is told of when it is delivered.
+                run.engine.lifecycle.tell(|| Lifecycle::of_delivery(run.task_id, &key, &outcome));
             }
-            run.engine.lifecycle.tell(|| Lifecycle::of_delivery(run.task_id, &key, &outcome));
-            operations.deliver_transaction(&key, outcome)
+            operations.deliver_work(&key, outcome, journaled)
         });
         operations.arrive(applied.facts);
         let compensates = operations.has_compensations && run.compensating.is_none();

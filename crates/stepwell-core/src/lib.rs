@@ -67,7 +67,7 @@ mod workflow;
 
 pub use approval::{ApprovalInfo, AwaitApproval, Decision};
 pub use async_trait::async_trait;
-pub use child::Child;
+pub use child::{Child, Disposition};
 #[doc(hidden)]
 pub use client::Asked;
 pub use client::{Client, SpawnResult, State};

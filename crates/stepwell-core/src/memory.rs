@@ -242,7 +242,8 @@ struct State {
     keys: HashMap<Name, BTreeSet<(u64, TaskId)>>,
     places: u64,
     events: HashMap<(Name, Option<Name>), Payload>,
-    awaiting: HashMap<Name, BTreeSet<TaskId>>,
+    /// Who awaits which event, and which child.
+    awaiting: HashMap<(Kind, Name), BTreeSet<TaskId>>,
     workers: BTreeMap<WorkerId, Registered>,
     schedules: BTreeMap<Name, Scheduled>,
     messages: i64,
@@ -388,9 +389,11 @@ impl State {
         task.mailbox.retain(|message| !transition.received.contains(&message.id));
         for key in transition.waits_removed {
             if let Some(Wait { target: Some(target), .. }) = task.waits.remove(&key)
-                && key.kind == Kind::Event
-                && !task.waits.values().any(|wait| wait.target.as_ref() == Some(&target))
-                && let Some(awaiting) = self.awaiting.get_mut(&target)
+                && !task
+                    .waits
+                    .values()
+                    .any(|wait| wait.key.kind == key.kind && wait.target.as_ref() == Some(&target))
+                && let Some(awaiting) = self.awaiting.get_mut(&(key.kind, target))
             {
                 awaiting.remove(&task_id);
             }
@@ -401,12 +404,21 @@ impl State {
         for task in transition.spawns {
             self.spawn(now, task, news);
         }
+        let keyed = transition.keyed.map(|keyed| {
+            let KeyedSpawn { task, entry } = *keyed;
+            let spawned = self.spawn(now, task, news);
+            if let (Spawned::Created { .. }, Some(task)) = (&spawned, self.tasks.get_mut(&task_id)) {
+                task.journal.push(entry);
+            }
+            spawned
+        });
         for event in transition.events {
             self.emit(now, event, news);
         }
         for message in transition.messages {
             self.send(now, message, news);
         }
+        let applied = Applied { keyed, ..applied };
         let mut written = Written { task_id, run_id, applied, look: None };
         match next {
             Next::Continue { collect } => written.look = collect.then_some(Look::Only),
@@ -525,7 +537,8 @@ impl State {
     fn drop_waits(&mut self, task_id: TaskId) {
         let Some(task) = self.tasks.get_mut(&task_id) else { return };
         for wait in std::mem::take(&mut task.waits).into_values() {
-            if let Some(awaiting) = wait.target.and_then(|target| self.awaiting.get_mut(&target)) {
+            let awaited = wait.target.map(|target| (wait.key.kind, target));
+            if let Some(awaiting) = awaited.and_then(|awaited| self.awaiting.get_mut(&awaited)) {
                 awaiting.remove(&task_id);
             }
         }
@@ -594,18 +607,15 @@ impl State {
             Finish::Cancelled => (TaskState::Cancelled, None, task.failure.take()),
         };
         let (key, place) = (task.new.concurrency_key.clone(), task.place);
-        let parent = task.new.parent;
+        let known = task.new.parent.is_some() || task.new.idempotency_key.is_some() || key.is_some();
         if let Some(key) = key {
             self.end_turn(now, &key, (place, task_id), news);
         }
-        if let Some(parent) = parent {
-            let awaits = |parent: &Task| {
-                let child = task_id.to_string();
-                parent.waits.values().any(|wait| wait.target.as_ref().is_some_and(|t| t.as_str() == child))
-            };
-            if self.tasks.get(&parent).is_some_and(awaits) {
-                self.notify(now, parent, news);
-            }
+        // No other task can have been spawned by one that awaits it, or stand for a spawn of one that does.
+        let awaiting = Name::new(task_id.to_string()).ok().filter(|_| known);
+        let awaiting = awaiting.and_then(|target| self.awaiting.get(&(Kind::Child, target)).cloned());
+        for waiting in awaiting.unwrap_or_default() {
+            self.notify(now, waiting, news);
         }
         if cancelled {
             self.doomed.push(task_id);
@@ -689,7 +699,7 @@ impl State {
             return false;
         }
         self.events.insert(key, event.payload);
-        for task_id in self.awaiting.get(&event.name).cloned().unwrap_or_default() {
+        for task_id in self.awaiting.get(&(Kind::Event, event.name)).cloned().unwrap_or_default() {
             let sees = |task: &Task| event.queue.as_ref().is_none_or(|queue| task.new.queue == *queue);
             if self.tasks.get(&task_id).is_some_and(sees) {
                 self.notify(now, task_id, news);
@@ -791,10 +801,13 @@ impl State {
         if coalesce != Coalesce::Replace {
             return Some(Spawned::Waiting { task_id, run_id });
         }
+        // What other transitions of the batch have cancelled is not looked at before its time.
+        let others = std::mem::take(&mut self.doomed);
         for (task_id, _) in waiting {
             self.cancel(now, task_id, news);
             self.cancel_doomed(now, news);
         }
+        self.doomed = others;
         None
     }
 
@@ -874,8 +887,8 @@ impl State {
     }
 
     fn add_wait(&mut self, task_id: TaskId, wait: Wait) {
-        if let (Kind::Event, Some(target)) = (wait.key.kind, &wait.target) {
-            self.awaiting.entry(target.clone()).or_default().insert(task_id);
+        if let (kind @ (Kind::Event | Kind::Child), Some(target)) = (wait.key.kind, &wait.target) {
+            self.awaiting.entry((kind, target.clone())).or_default().insert(task_id);
         }
         if let Some(task) = self.tasks.get_mut(&task_id) {
             task.waits.insert(wait.key.clone(), wait);

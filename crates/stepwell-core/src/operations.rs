@@ -3,6 +3,7 @@
 //! ```text
 //!   step          Gate ──▶ Open ──▶ Finished ──▶ Delivered
 //!   transaction   Gate ──▶ Committing ─────────▶ Delivered
+//!   keyed spawn   Gate ──▶ Committing ─────────▶ Delivered
 //!   wait          Waiting ─────────▶ Finished ──▶ Delivered
 //!   value, spawn, emit, send         Finished ──▶ Delivered
 //! ```
@@ -40,12 +41,20 @@ pub(crate) enum Effect {
 
 /// An operation as its future presents itself to be registered.
 pub(crate) enum Request {
-    /// A step's closure, or (with the work) a step that the store does.
-    Gate(Option<Box<dyn Any + Send>>),
+    /// A step's closure, or (with the work) something that the store does.
+    Gate(Option<Work>),
     /// It waits for something, or for the time.
     Wait { target: Option<Name>, due_at: Option<Timestamp> },
     /// It is finished as soon as it is asked for.
     Finished(Outcome, Effect),
+}
+
+/// What the store does for an operation, within the commit of what was delivered before.
+pub(crate) enum Work {
+    /// Work of the user's, of a type that only the backend knows.
+    Transaction(Box<dyn Any + Send>),
+    /// The spawn of a child that may exist already.
+    Spawn(Box<NewTask>),
 }
 
 struct Operation {
@@ -62,7 +71,7 @@ enum Stage {
     /// Its closure may start once everything up to `after` is durable.
     Gate {
         after: u64,
-        work: Option<Box<dyn Any + Send>>,
+        work: Option<Work>,
     },
     /// Its closure runs.
     Open,
@@ -475,20 +484,22 @@ impl Operations {
         TaskError::Diverged { seq, expected, asked }
     }
 
-    /// Opens the gates whose barrier is durable, and gives the wakers of their closures; or takes out one step whose
-    /// work the store does.
-    pub(crate) fn open_gates(&mut self) -> Opened {
+    /// Opens the gates whose barrier is durable, and gives the wakers of their closures; or, when no commit is on its way
+    /// (`idle`), takes out one operation whose work the store does with the next commit.
+    pub(crate) fn open_gates(&mut self, idle: bool) -> Opened {
         if self.gates == 0 || self.is_replaying() || self.control.is_some() {
             return Opened::Closures(Vec::new());
         }
         let durable = self.durable_seq;
         let mut wakers = Vec::new();
-        let mut transaction: Option<Key> = None;
+        let mut working: Option<Key> = None;
         for (key, operation) in &mut self.live {
             match &mut operation.stage {
-                Stage::Gate { work: Some(_), after } if *after <= durable => {
-                    transaction =
-                        Some(transaction.map_or_else(|| key.clone(), |first| first.min(key.clone())));
+                // A spawn runs no code, and is committed along with what was delivered before it.
+                Stage::Gate { work: Some(work), after }
+                    if idle && (*after <= durable || matches!(work, Work::Spawn(_))) =>
+                {
+                    working = Some(working.map_or_else(|| key.clone(), |first| first.min(key.clone())));
                 }
                 Stage::Gate { work: None, after } if *after <= durable => {
                     operation.stage = Stage::Open;
@@ -499,22 +510,23 @@ impl Operations {
                 _ => {}
             }
         }
-        if let Some(key) = transaction.filter(|_| wakers.is_empty())
+        if let Some(key) = working.filter(|_| wakers.is_empty())
             && let Some(operation) = self.live.get_mut(&key)
             && let Stage::Gate { work: Some(work), .. } =
                 std::mem::replace(&mut operation.stage, Stage::Committing)
         {
             self.gates -= 1;
-            return Opened::Transaction(key, work);
+            return Opened::Work(key, work);
         }
         // In the order of their names, so that a run's order of starts does not hang on a hash map's.
         wakers.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
         Opened::Closures(wakers.into_iter().filter_map(|(_, waker)| waker).collect())
     }
 
-    /// The store has done a step's work, and journaled it: delivers it.
-    pub(crate) fn deliver_transaction(&mut self, key: &Key, outcome: Outcome) -> Option<Waker> {
-        if let Outcome::Done(_) = outcome {
+    /// The store has answered for an operation whose work it does: delivers the outcome if the store has journaled it, and
+    /// queues it otherwise.
+    pub(crate) fn deliver_work(&mut self, key: &Key, outcome: Outcome, journaled: bool) -> Option<Waker> {
+        if journaled {
             self.delivered_seq += 1;
             self.durable_seq = self.delivered_seq;
             return self.deliver(self.durable_seq, key, outcome).flatten();
@@ -756,6 +768,6 @@ impl Delivered {
 pub(crate) enum Opened {
     /// Closures, to be woken.
     Closures(Vec<Waker>),
-    /// One step whose work the store does.
-    Transaction(Key, Box<dyn Any + Send>),
+    /// One operation whose work the store does.
+    Work(Key, Work),
 }

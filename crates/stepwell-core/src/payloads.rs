@@ -82,6 +82,10 @@ pub(crate) fn transition(transition: &mut Transition, each: Each<'_>) {
     let task_id = transition.task_id;
     entries(task_id, &mut transition.entries, each);
     transition.spawns.iter_mut().for_each(|spawned| task(spawned, each));
+    if let Some(keyed) = &mut transition.keyed {
+        task(&mut keyed.task, each);
+        entries(task_id, std::slice::from_mut(&mut keyed.entry), each);
+    }
     transition.events.iter_mut().for_each(|emitted| event(emitted, each));
     transition.messages.iter_mut().for_each(|sent| message(sent, each));
     match &mut transition.next {

@@ -66,7 +66,8 @@ pub use crate::scheduled::{
 };
 pub use crate::task_info::{TaskFilter, TaskInfo, TaskState};
 pub use crate::transition::{
-    Applied, ArrivedMessage, Facts, MessageId, Next, Refused, Seal, Transition, UserTransaction, Wait,
+    Applied, ArrivedMessage, Facts, KeyedSpawn, MessageId, Next, Refused, Seal, Transition, UserTransaction,
+    Wait,
 };
 pub use crate::worker_info::{NewWorker, OtherWorker, WATCHED, WorkerInfo, WorkerState, WorkerStatus};
 
@@ -353,8 +354,8 @@ pub struct NewTask {
     pub idempotency_key: Option<Name>,
     /// Of the tasks with one key, each starts when the one before has ended, in the order in which they were spawned.
     pub concurrency_key: Option<Name>,
-    /// What becomes of it when a task of its type and concurrency key is waiting: pending, and never claimed. Only of the tasks
-    /// in [`Batch::spawns`], and looked at behind their idempotency keys.
+    /// What becomes of it when a task of its type and concurrency key is waiting: pending, and never claimed. The store
+    /// looks at the idempotency key first. Only tasks in [`Batch::spawns`] and in [`Transition::keyed`] coalesce.
     pub coalesce: Option<Coalesce>,
     /// Only workers of this version of the code claim it.
     pub code_version: Option<Name>,

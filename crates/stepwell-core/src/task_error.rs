@@ -105,12 +105,12 @@ pub enum TaskError {
         /// The name.
         name: String,
     },
-    /// A child was to be coalesced.
+    /// A task was to wait for its own end.
     #[error(
-        "the child \"{name}\" is to be coalesced, but a child is always a task of its own: leave `coalesced` out of its options"
+        "the task would wait for itself: the spawn of \"{name}\" was answered with this task, whose idempotency key it has. Give the child another key"
     )]
-    CoalescedChild {
-        /// The name of the spawn.
+    JoinsItself {
+        /// The name of the join.
         name: String,
     },
     /// The client was built without this state.
@@ -176,7 +176,7 @@ impl TaskError {
             | Self::Options(_)
             | Self::NoState { .. }
             | Self::NoCleanup { .. }
-            | Self::CoalescedChild { .. } => (FailureKind::Misuse, Retry::Never),
+            | Self::JoinsItself { .. } => (FailureKind::Misuse, Retry::Never),
             // Another worker may have the key.
             Self::Payload { .. } if self.is_unreadable() => (FailureKind::Payload, Retry::ByStrategy),
             Self::Payload { .. } => (FailureKind::Payload, Retry::Never),

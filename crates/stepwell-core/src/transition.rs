@@ -10,7 +10,7 @@ use crate::ids::{RunId, TaskId};
 use crate::journal::{Entry, Key};
 use crate::name::Name;
 use crate::payload::Payload;
-use crate::store::{Finish, NewEvent, NewMessage, NewTask};
+use crate::store::{Finish, NewEvent, NewMessage, NewTask, Spawned};
 use crate::time::Timestamp;
 
 /// What a run did since its last commit. It is refused as a whole unless the run owns the task: the task is running
@@ -40,8 +40,20 @@ pub struct Transition {
     /// A step whose work is done by the store, within the batch's own transaction. Its entry is written only when the
     /// work succeeds; otherwise the work is undone, and the rest of the transition stands.
     pub transaction: Option<UserTransaction>,
+    /// A child that the store may already have. It is spawned after `spawns`.
+    pub keyed: Option<Box<KeyedSpawn>>,
     /// What becomes of the task.
     pub next: Next,
+}
+
+/// A child with an idempotency key, or one that coalesces, so that the store decides whether it is spawned.
+#[derive(Clone, Debug)]
+pub struct KeyedSpawn {
+    /// The child.
+    pub task: NewTask,
+    /// The entry that is written to the parent's journal when the child is created, and only then. When the
+    /// spawn is answered with another task, the rest of the transition stands.
+    pub entry: Entry,
 }
 
 impl Transition {
@@ -55,6 +67,7 @@ impl Transition {
             && self.waits_removed.is_empty()
             && self.superseded.is_empty()
             && self.transaction.is_none()
+            && self.keyed.is_none()
     }
 
     /// A transition with nothing in it but what becomes of the task.
@@ -71,6 +84,7 @@ impl Transition {
             waits_added: Vec::new(),
             waits_removed: Vec::new(),
             transaction: None,
+            keyed: None,
             next,
         }
     }
@@ -194,6 +208,8 @@ pub struct Applied {
     pub facts: Facts,
     /// What the [`UserTransaction`] gave: the step's result, or why its work was undone.
     pub transaction: Option<Result<Payload, anyhow::Error>>,
+    /// What became of the [`KeyedSpawn`].
+    pub keyed: Option<Spawned>,
 }
 
 /// The run does not own the task: another one has it, or it has ended.

@@ -22,7 +22,7 @@ use crate::columns::{Moment, calendar};
 /// What became of the batch, and the tasks that ended otherwise than by its transitions: how they did is still to be
 /// read.
 pub(crate) fn read(sorted: &Sorted, row: &PgRow) -> sqlx::Result<(Committed, Vec<Uuid>)> {
-    let transitions = match value::<Vec<bool>>(row, "t_accepted")? {
+    let mut transitions = match value::<Vec<bool>>(row, "t_accepted")? {
         // `commit_one` and `commit_plain` leave out what is as usual.
         None => sorted.order.iter().map(|_| Ok(Applied::default())).collect(),
         Some(accepted) => sorted.back(judged(accepted, row)?),
@@ -33,7 +33,7 @@ pub(crate) fn read(sorted: &Sorted, row: &PgRow) -> sqlx::Result<(Committed, Vec
     let of_clients = |all: Vec<Option<bool>>| all.into_iter().flatten().collect();
     let events = of_clients(list(row, "ev_first")?);
     let messages = of_clients(list(row, "m_accepted")?);
-    let spawns = spawns(sorted, row)?;
+    let spawns = spawns(sorted, &mut transitions, row)?;
     let schedules = list::<String>(row, "h_outcome")?.iter().map(|outcome| schedule(outcome)).collect();
     let workers = list::<String>(row, "signal_status")?;
     let workers = workers.iter().map(|status| worker_status(status)).collect::<sqlx::Result<_>>()?;
@@ -72,7 +72,8 @@ fn judged(accepted: Vec<bool>, row: &PgRow) -> sqlx::Result<Vec<Result<Applied, 
         .zip(suspended.into_iter().chain(std::iter::repeat(false)));
     let judged = rows.map(|((place, (accepted, cancel_requested)), suspended)| {
         let facts = facts.remove(&place).unwrap_or_default();
-        accepted.then(|| Applied { suspended, cancel_requested, facts, transaction: None }).ok_or(Refused)
+        let applied = Applied { suspended, cancel_requested, facts, ..Applied::default() };
+        accepted.then_some(applied).ok_or(Refused)
     });
     Ok(judged.collect())
 }
@@ -155,16 +156,17 @@ pub(crate) fn worker_state(word: impl AsRef<str>) -> sqlx::Result<WorkerState> {
     WorkerState::parse(word).ok_or_else(|| broken(format!("{word:?} is no state of a worker")))
 }
 
-fn spawns(sorted: &Sorted, row: &PgRow) -> sqlx::Result<Vec<Spawned>> {
-    let count = sorted.batch.spawns.len();
-    // Those of transitions and of schedules come before them.
-    let before: usize = sorted.batch.transitions.iter().map(|transition| transition.spawns.len()).sum();
-    let before = before + sorted.batch.schedules.iter().map(|change| change.spawns().len()).sum::<usize>();
+/// What became of the clients' spawns, and of those that transitions have by key.
+fn spawns(
+    sorted: &Sorted,
+    transitions: &mut [Result<Applied, Refused>],
+    row: &PgRow,
+) -> sqlx::Result<Vec<Spawned>> {
     let claimed: Vec<bool> = list(row, "s_claimed")?;
     let existing: Vec<Option<Uuid>> = list(row, "s_existing")?;
     let runs: Vec<Option<Uuid>> = list(row, "s_existing_run")?;
     let attempts: Vec<Option<i64>> = list(row, "s_existing_attempt")?;
-    let spawned = (before..before + count).map(|place| {
+    let spawned = |place: usize| {
         let there = |column: &[Option<Uuid>]| -> Option<Uuid> { column.get(place).copied().flatten() };
         match (there(&existing), there(&runs)) {
             (Some(task_id), Some(run_id)) => match attempts.get(place).copied().flatten() {
@@ -177,8 +179,20 @@ fn spawns(sorted: &Sorted, row: &PgRow) -> sqlx::Result<Vec<Spawned>> {
             },
             _ => Spawned::Created { claimed: claimed.get(place).copied().unwrap_or_default() },
         }
-    });
-    Ok(spawned.collect())
+    };
+    // Those of transitions come first, then those of schedules.
+    let mut before = 0;
+    for (transition, result) in sorted.batch.transitions.iter().zip(transitions) {
+        before += transition.spawns.len();
+        if transition.keyed.is_some() {
+            if let Ok(applied) = result {
+                applied.keyed = Some(spawned(before));
+            }
+            before += 1;
+        }
+    }
+    before += sorted.batch.schedules.iter().map(|change| change.spawns().len()).sum::<usize>();
+    Ok((before..before + sorted.batch.spawns.len()).map(spawned).collect())
 }
 
 pub(crate) fn attempt(number: i64) -> u32 {

@@ -59,7 +59,7 @@ pub(crate) struct Number {
 }
 
 /// How many arguments `stepwell.commit` takes.
-pub(crate) const COUNT: usize = 77;
+pub(crate) const COUNT: usize = 78;
 
 /// How many arguments `stepwell.commit_plain` takes.
 pub(crate) const PLAIN_COUNT: usize = 27;
@@ -143,11 +143,14 @@ pub(crate) fn arguments(envelope: &Envelope<'_>, sorted: &Sorted) -> Result<PgAr
     let own = by_tasks().flat_map(|(place, t)| t.messages.iter().map(move |message| (of(place), message)));
     let client = sorted.batch.messages.iter().map(|message| (None, message));
     messages(&mut args, own.chain(client).collect())?;
-    let own = by_tasks().flat_map(|(place, t)| t.spawns.iter().map(move |task| (of(place), task)));
+    let own = by_tasks().flat_map(|(place, t)| {
+        let keyed = t.keyed.iter().map(|keyed| (&keyed.task, Some(keyed.entry.seq)));
+        t.spawns.iter().map(|task| (task, None)).chain(keyed).map(move |spawn| (of(place), spawn))
+    });
     let scheduled = (1..).zip(&sorted.batch.schedules);
-    let scheduled =
-        scheduled.flat_map(|(place, change)| change.spawns().iter().map(move |task| (Some(-place), task)));
-    let client = sorted.batch.spawns.iter().map(|task| (None, task));
+    let scheduled = scheduled
+        .flat_map(|(place, change)| change.spawns().iter().map(move |task| (Some(-place), (task, None))));
+    let client = sorted.batch.spawns.iter().map(|task| (None, (task, None)));
     spawns(&mut args, own.chain(scheduled).chain(client).collect())?;
     commands(&mut args, &sorted.batch.commands)?;
     schedules(&mut args, &sorted.batch.schedules)?;
@@ -260,7 +263,10 @@ type Placed<'a> = (i32, &'a Entry, (&'static str, Payload));
 fn entries_of<'a>(items: &[&'a Transition]) -> Vec<Placed<'a>> {
     (1_i32..)
         .zip(items)
-        .flat_map(|(of, t)| t.entries.iter().map(move |entry| (of, entry, entry.outcome.to_columns())))
+        .flat_map(|(of, t)| {
+            let keyed = t.keyed.iter().map(|keyed| &keyed.entry);
+            t.entries.iter().chain(keyed).map(move |entry| (of, entry, entry.outcome.to_columns()))
+        })
         .collect()
 }
 
@@ -307,9 +313,13 @@ fn messages(args: &mut PgArguments, items: Vec<Of<'_, NewMessage>>) -> Result<()
     Ok(())
 }
 
-fn spawns(args: &mut PgArguments, items: Vec<Of<'_, NewTask>>) -> Result<(), BoxDynError> {
+/// A task, and the sequence number of the entry that is written if it is created.
+type Spawn<'a> = (&'a NewTask, Option<u64>);
+
+fn spawns(args: &mut PgArguments, items: Vec<(Option<i32>, Spawn<'_>)>) -> Result<(), BoxDynError> {
     column!(args, items, (of, _) => *of);
-    let tasks: Vec<_> = items.into_iter().map(|(_, task)| task).collect();
+    seldom!(args, items, (_, (_, seq)) => seq.map(|seq| i64::try_from(seq).unwrap_or(i64::MAX)));
+    let tasks: Vec<_> = items.into_iter().map(|(_, (task, _))| task).collect();
     spawned(args, &tasks)?;
     seldom!(args, tasks, task => task.parent.map(|parent| *parent.as_uuid()));
     seldom!(args, tasks, task => opt(&task.idempotency_key));

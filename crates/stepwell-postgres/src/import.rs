@@ -160,10 +160,11 @@ impl Shared {
         let now = self.clock.now();
         sqlx::query(sql(
             "INSERT INTO {schema}.live_tasks (task_id, run_id, task_type, queue, state, priority, attempt, parent,
-                code_version, concurrency_key, place, blocked, ready_at, started_at, due_at, cancel_at, failure, compensating)
+                code_version, concurrency_key, place, blocked, ready_at, started_at, due_at, cancel_at, failure, compensating,
+                known)
             SELECT $1, $2, $3, $4, 'pending', $5, $6, $7, $8, $9, CASE WHEN $9 IS NOT NULL THEN nextval('{schema}.places') END,
                 EXISTS (SELECT FROM {schema}.live_tasks l WHERE l.concurrency_key = $9),
-                $10, $11, CASE WHEN $12 > $10 THEN $12 END, $13, $14, $15",
+                $10, $11, CASE WHEN $12 > $10 THEN $12 END, $13, $14, $15, $16",
         ))
         .persistent(false)
         .bind(id)
@@ -181,6 +182,7 @@ impl Shared {
         .bind(info.cancel_at.map(Moment))
         .bind(failure)
         .bind(info.state == TaskState::Compensating)
+        .bind(info.parent.is_some() || info.idempotency_key.is_some() || info.concurrency_key.is_some())
         .execute(&mut *tx)
         .await?;
         tx.commit().await?;

@@ -95,6 +95,9 @@ impl Shared {
             {
                 *result = ended_so(&transition.next, trace);
             }
+            if let (Some(keyed), Ok(applied)) = (&transition.keyed, &mut *result) {
+                applied.keyed = Some(self.spawned(line, &keyed.task, traces).await?);
+            }
             if result.is_ok()
                 && own.is_some_and(|trace| trace.state.is_finished())
                 && let Some(finish) = transition.next.finish()
@@ -120,26 +123,35 @@ impl Shared {
             committed.events.push(stands.as_deref() == Some(event.payload.as_str()));
         }
         for task in lost.spawns {
-            let Some(trace) = traces.get(task.task_id.as_uuid()) else {
-                let spawned = match task.coalesce {
-                    Some(_) => self.waiting(line, &task).await?,
-                    None => None,
-                };
-                committed.spawns.push(match spawned {
-                    Some(spawned) => spawned,
-                    None => self.existing(line, &task).await?,
-                });
-                continue;
-            };
-            let claim_by = task.claim_by.map(|worker| *worker.as_uuid());
-            let claimed =
-                trace.state == TaskState::Running && trace.worker_id.is_some() && trace.worker_id == claim_by;
-            committed.spawns.push(Spawned::Created { claimed });
+            committed.spawns.push(self.spawned(line, &task, traces).await?);
         }
         for change in lost.schedules {
             committed.schedules.push(self.schedule_outcome(line, &change, traces).await?);
         }
         Ok(())
+    }
+
+    /// What became of a spawn.
+    async fn spawned(
+        &self,
+        line: &mut Line,
+        task: &NewTask,
+        traces: &HashMap<Uuid, Trace>,
+    ) -> Result<Spawned, StoreError> {
+        if let Some(trace) = traces.get(task.task_id.as_uuid()) {
+            let claim_by = task.claim_by.map(|worker| *worker.as_uuid());
+            let claimed =
+                trace.state == TaskState::Running && trace.worker_id.is_some() && trace.worker_id == claim_by;
+            return Ok(Spawned::Created { claimed });
+        }
+        let waiting = match task.coalesce {
+            Some(_) => self.waiting(line, task).await?,
+            None => None,
+        };
+        match waiting {
+            Some(waiting) => Ok(waiting),
+            None => self.existing(line, task).await,
+        }
     }
 
     /// What became of a change of a schedule, by what that is now, and by the tasks that it spawned. One that another change
@@ -267,6 +279,8 @@ fn tasks_of(lost: &Batch) -> Vec<Uuid> {
     let tasks = tasks.chain(lost.commands.iter().map(Command::task_id));
     let tasks = tasks.chain(lost.messages.iter().map(|message| message.task_id));
     let tasks = tasks.chain(lost.spawns.iter().map(|task| task.task_id));
+    let keyed = lost.transitions.iter().filter_map(|transition| transition.keyed.as_ref());
+    let tasks = tasks.chain(keyed.map(|keyed| keyed.task.task_id));
     let scheduled = lost.schedules.iter().flat_map(ScheduleChange::spawns);
     let tasks = tasks.chain(scheduled.map(|task| task.task_id));
     tasks.map(|task_id| *task_id.as_uuid()).collect()

@@ -20,8 +20,8 @@ async fn a_task_is_spawned_read_and_waited_for() {
     let path = format!("/api/v1/tasks/{}", spawned["task_id"].as_str().unwrap());
     let (status, again) = ask(&router, post("/api/v1/tasks", &spawn)).await;
     assert_eq!(
-        (status, &again["task_id"], &again["created"]),
-        (StatusCode::OK, &spawned["task_id"], &json!(false))
+        (status, &again["task_id"], &again["disposition"]),
+        (StatusCode::OK, &spawned["task_id"], &json!("existing"))
     );
     let (status, result) = ask(&router, get(&format!("{path}/result?wait=20"))).await;
     assert_eq!(

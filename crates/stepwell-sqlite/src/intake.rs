@@ -101,10 +101,13 @@ impl Applying<'_> {
             }
             _ => {}
         }
+        // What other transitions of the batch have cancelled is not looked at before its time.
+        let others = std::mem::take(&mut self.doomed);
         for (task_id, _) in waiting {
             self.cancel(task_id)?;
             self.cancel_doomed()?;
         }
+        self.doomed = others;
         Ok(None)
     }
 

@@ -9,7 +9,8 @@ use crate::rows::{Sql, Statements as _, get, opt};
 
 /// A task that is to end. With a run it is the fence as well: the run must own the task.
 pub(crate) const TO_END: &str =
-    "SELECT rowid, parent, cancel_requested, state, queue, concurrency_key, place,
+    "SELECT rowid, parent IS NOT NULL OR idempotency_key IS NOT NULL OR concurrency_key IS NOT NULL,
+        cancel_requested, state, queue, concurrency_key, place,
         EXISTS (SELECT 1 FROM stepwell_waits WHERE task_id = ?1),
         EXISTS (SELECT 1 FROM stepwell_messages WHERE task_id = ?1)
     FROM stepwell_tasks
@@ -49,7 +50,8 @@ impl Held {
 /// A row of [`TO_END`].
 struct Ending {
     rowid: i64,
-    parent: Option<TaskId>,
+    /// Whether a task may have spawned it, or been answered with it, and so may await it.
+    known: bool,
     cancel_requested: bool,
     ran: bool,
     queue: Name,
@@ -234,7 +236,7 @@ impl Applying<'_> {
         let found = self.conn.one(TO_END, params![Sql(&task_id), fence.as_ref().map(Sql)], |row| {
             Ok(Ending {
                 rowid: row.get(0)?,
-                parent: opt(row, 1)?,
+                known: row.get(1)?,
                 cancel_requested: row.get(2)?,
                 ran: get::<TaskState>(row, 3)? == TaskState::Running,
                 queue: get(row, 4)?,
@@ -245,7 +247,7 @@ impl Applying<'_> {
             })
         })?;
         let Some(ending) = found else { return Ok(None) };
-        let Ending { rowid, parent, cancel_requested, waits, mail, .. } = ending;
+        let Ending { rowid, known, cancel_requested, waits, mail, .. } = ending;
         self.conn.run(
             "UPDATE stepwell_tasks SET state = ?2, output = ?3,
                 failure = CASE ?2 WHEN 'cancelled' THEN failure ELSE ?4 END, finished_at = ?5, paused = 0,
@@ -267,10 +269,8 @@ impl Applying<'_> {
         if let (Some(key), Some(place)) = (&ending.key, ending.place) {
             self.end_turn(key, place)?;
         }
-        if let Some(parent) = parent
-            && self.awaits(parent, task_id)?
-        {
-            self.notify(parent)?;
+        if known {
+            self.awaiting(task_id)?.into_iter().try_for_each(|waiting| self.notify(waiting))?;
         }
         Ok(Some(cancel_requested))
     }

@@ -1,7 +1,7 @@
 //! What runs did.
 
 use rusqlite::{Connection, params};
-use stepwell_core::store::{Applied, Finish, Next, Refused, Transition};
+use stepwell_core::store::{Applied, Finish, Next, Refused, Spawned, Transition};
 use stepwell_core::{Entry, RunId, TaskId, Timestamp};
 
 use crate::commit::Applying;
@@ -94,11 +94,22 @@ impl Applying<'_> {
         for message in &transition.messages {
             self.send(message)?;
         }
+        let keyed = match transition.keyed {
+            Some(keyed) => {
+                let spawned = self.spawn(&keyed.task)?;
+                if let Spawned::Created { .. } = spawned {
+                    self.add_entries(task_id, &[keyed.entry])?;
+                }
+                Some(spawned)
+            }
+            None => None,
+        };
         let transaction = match transition.transaction {
             Some(transaction) => Some(self.work(task_id, transaction)?),
             None => None,
         };
-        let applied = Applied { cancel_requested: task.cancel_requested, transaction, ..Applied::default() };
+        let applied =
+            Applied { cancel_requested: task.cancel_requested, transaction, keyed, ..Applied::default() };
         if let Some(finish) = next.finish() {
             self.finish(task_id, None, finish)?;
         }
@@ -201,5 +212,6 @@ fn reaches_nobody_else(transition: &Transition) -> bool {
         && transition.events.is_empty()
         && transition.messages.is_empty()
         && transition.transaction.is_none()
+        && transition.keyed.is_none()
         && transition.superseded.is_empty()
 }

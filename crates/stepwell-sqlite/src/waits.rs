@@ -9,8 +9,9 @@ use stepwell_core::{Key, Kind, Name, Payload, TaskId, deleted};
 use crate::commit::Applying;
 use crate::rows::{Sql, Statements as _, get, key, opt};
 
-/// Is this parent waiting for this child? The child's id is in few waits, a parent may have many.
-pub(crate) const AWAITS: &str = "SELECT 1 FROM stepwell_waits WHERE target = ?2 AND task_id = ?1 LIMIT 1";
+/// The tasks that wait for the end of a task.
+pub(crate) const AWAITS: &str =
+    "SELECT DISTINCT task_id FROM stepwell_waits WHERE target = ?1 AND kind = 'child' ORDER BY task_id";
 
 pub(crate) fn add_wait(conn: &Connection, task_id: TaskId, wait: &Wait) -> Result<()> {
     conn.run(
@@ -67,9 +68,9 @@ impl Applying<'_> {
         Ok(())
     }
 
-    /// Whether the parent waits for the child.
-    pub(crate) fn awaits(&self, parent: TaskId, child: TaskId) -> Result<bool> {
-        Ok(self.conn.one(AWAITS, params![Sql(&parent), Sql(&child)], |_| Ok(()))?.is_some())
+    /// The tasks that wait for the end of that one.
+    pub(crate) fn awaiting(&self, task_id: TaskId) -> Result<Vec<TaskId>> {
+        self.conn.all(AWAITS, params![Sql(&task_id)], |row| get(row, 0))
     }
 
     /// What a task waits for, by key.

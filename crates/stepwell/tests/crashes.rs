@@ -24,9 +24,9 @@ use stepwell::testing::{Harness, Intercepted, Process};
 use stepwell::*;
 use tokio::sync::Notify;
 
-const TASKS: [&str; 11] = [
+const TASKS: [&str; 12] = [
     "steps", "family", "forsaken", "asks", "answers", "stumbles", "saga", "harvest", "leave", "journey",
-    "holds",
+    "holds", "shares",
 ];
 
 /// Steps, and the ones that they follow, whose results must be durable before they begin.
@@ -101,6 +101,7 @@ async fn live(process: &Process, ledger: &Arc<Ledger>) -> Result<Ends, Error> {
     process.register::<harvest>().await?;
     process.register::<leave>().await?;
     process.register::<holds>().await?;
+    process.register::<shares>().await?;
     process.register_workflow(journey(ledger)).await?;
     let ledger = ledger.clone();
     let clean = move |step: String| {
@@ -266,6 +267,7 @@ fn check(ends: &Ends, ledger: &Ledger, at: usize, applied: bool) {
         ("leave", r#""Approved { by: \"ada\", reason: None, value: 7 }""#),
         ("orphan", "task … was cancelled"),
         ("saga", "task … failed: it is lost"),
+        ("shares", "\"50 created, 50 existing, 50 existing\""),
         ("steps", "\"Err(\\\"no\\\") 3 quick 4 true\""),
         ("stumbles", "7"),
     ];

@@ -127,7 +127,7 @@ async fn tasks_are_found_by_labels_and_triggered_again() {
     let found = process.tasks(of_a.clone()).await.unwrap();
     assert_eq!(found.len(), 1);
     let again = process.retrigger(found[0].task_id).await.unwrap();
-    assert!(again.created);
+    assert!(again.created());
     assert_eq!(process.wait::<u64>(again.task_id).await.unwrap(), 1);
     let found = process.tasks(of_a).await.unwrap();
     assert_eq!(found.len(), 2);

@@ -240,12 +240,12 @@ async fn tasks_of_a_schedule_overlap_or_not_as_it_says() {
 
         let running = first.task(info.last_task.unwrap()).await.unwrap().unwrap();
         let triggered = first.trigger_schedule("slow").await.unwrap();
-        assert_eq!(triggered.created, overlap == Overlap::Allow);
+        assert_eq!(triggered.created(), overlap == Overlap::Allow);
         if overlap == Overlap::Skip {
             assert_eq!((triggered.task_id, triggered.run_id), (running.task_id, running.run_id));
             first.cancel(running.task_id).await.unwrap();
             let _ = first.wait::<()>(running.task_id).await;
-            assert!(first.trigger_schedule("slow").await.unwrap().created);
+            assert!(first.trigger_schedule("slow").await.unwrap().created());
         }
     }
 }
@@ -259,7 +259,7 @@ async fn a_schedule_can_be_triggered_beside_its_ticks() {
     let triggered = process.trigger_schedule("hourly").await.unwrap();
     process.wait::<()>(triggered.task_id).await.unwrap();
     let task = process.task(triggered.task_id).await.unwrap().unwrap();
-    assert!(triggered.created && task.run_id == triggered.run_id);
+    assert!(triggered.created() && task.run_id == triggered.run_id);
     assert!(
         until(after(Timestamp::UNIX_EPOCH, Duration::ZERO), tick(&task)) > HOUR
             && tick(&task) <= task.spawned_at
@@ -267,7 +267,7 @@ async fn a_schedule_can_be_triggered_beside_its_ticks() {
     let now = process.schedule("hourly").await.unwrap().unwrap();
     assert_eq!((now.next_at, now.last_tick, now.last_task), (info.next_at, None, Some(triggered.task_id)));
     process.pause_schedule("hourly").await.unwrap();
-    assert!(process.trigger_schedule("hourly").await.unwrap().created, "also while it is paused");
+    assert!(process.trigger_schedule("hourly").await.unwrap().created(), "also while it is paused");
     process.resume_schedule("hourly").await.unwrap();
     sleep(HOUR).await;
     assert_eq!(harness_tasks(&harness).await, 3);

@@ -72,7 +72,8 @@ impl Ids {
         for applied in committed.transitions.iter_mut().flatten() {
             self.facts(&mut applied.facts)?;
         }
-        for spawned in &mut committed.spawns {
+        let keyed = committed.transitions.iter_mut().flatten().filter_map(|applied| applied.keyed.as_mut());
+        for spawned in keyed.chain(&mut committed.spawns) {
             if let Spawned::Existing { run_id, .. } | Spawned::Waiting { run_id, .. } = spawned {
                 self.run(run_id);
             }

@@ -78,6 +78,8 @@ pub(super) enum Does {
     Compensation,
     Supersede(u64),
     Child(Spawn),
+    /// A child that the store may have already.
+    Keyed(Spawn),
     Emit(Event),
     Send(usize, usize),
     Receive(usize),
@@ -176,6 +178,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Does::Compensation),
         1 => (0..12_u64).prop_map(Does::Supersede),
         1 => spawn().prop_map(Does::Child),
+        1 => spawn().prop_map(Does::Keyed),
         1 => event().prop_map(Does::Emit),
         1 => (any::<usize>(), 0..3_usize).prop_map(|(task, topic)| Does::Send(task, topic)),
         1 => any::<usize>().prop_map(Does::Receive),

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use stepwell_core::store::{
-    Batch, Claim, Command, Committed, MessageId, NewEvent, NewMessage, NewTask, Next, ScheduleAction,
-    ScheduleChange, SchedulePlan, Transition, Wait, WorkerSignal,
+    Batch, Claim, Command, Committed, KeyedSpawn, MessageId, NewEvent, NewMessage, NewTask, Next,
+    ScheduleAction, ScheduleChange, SchedulePlan, Transition, Wait, WorkerSignal,
 };
 use stepwell_core::{
     Entry, Failure, FailureKind, Key, Kind, Outcome, QueueAction, QueueChange, QueueLimits, RateLimit, RunId,
@@ -144,6 +144,7 @@ impl World {
                 // One of the last entries, of this task or of another.
                 Does::Supersede(back) => transition.superseded.push(self.counter.saturating_sub(*back) * 4),
                 Does::Child(spawn) => transition.spawns.push(self.new_task(spawn, Some(task_id))),
+                Does::Keyed(_) => {}
                 Does::Emit(event) => transition.events.push(self.event(event)),
                 Does::Send(task, topic) => transition.messages.push(self.message(*task, *topic)),
                 Does::Receive(n) if self.messages.is_empty() => _ = n,
@@ -152,6 +153,13 @@ impl World {
                 Does::Drop(wait) => transition.waits_removed.push(self.wait(wait).key),
             }
         }
+        // One, and its entry behind all others.
+        let keyed =
+            does.iter().find_map(|does| if let Does::Keyed(spawn) = does { Some(spawn) } else { None });
+        transition.keyed = keyed.map(|spawn| {
+            let new = self.new_task(spawn, Some(task_id));
+            Box::new(KeyedSpawn { task: NewTask { coalesce: spawn.coalesce, ..new }, entry: self.entry(2) })
+        });
         transition
     }
 

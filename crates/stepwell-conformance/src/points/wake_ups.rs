@@ -172,6 +172,22 @@ pub async fn wake_ups_by_children(backend: &impl Backend) {
     .await;
 }
 
+/// Tasks that end while others suspend that were answered with them: one for each, and one for all of a round.
+pub async fn wake_ups_by_others(backend: &impl Backend) {
+    rounds_of(backend, async |handles, how, first, runs| {
+        let keyed = |n: u128| with_key(&n.to_string(), n);
+        let others = handles[0].run((first + 500..=first + 500 + TASKS).map(keyed)).await;
+        let of_all = others[runs.len()];
+        let waits = |n| vec![for_child(first + n as u128 + 500), for_child(first + 500 + TASKS)];
+        let bringing = |n: usize| {
+            let ends = [others[n]].into_iter().chain(Some(of_all).filter(|_| n == 1));
+            transitions(ends.map(|(task_id, run_id)| Transition::new(task_id, run_id, complete())))
+        };
+        race(handles, how, runs, waits, bringing).await;
+    })
+    .await;
+}
+
 /// A request to cancel that comes while tasks suspend: each is cancelled, or runs and knows of it.
 pub async fn wake_ups_by_cancellation(backend: &impl Backend) {
     let setup = Setup::new(backend).await;

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::{Client, SpawnResult};
+use crate::child::Disposition;
 use crate::error::Error;
 use crate::ids::TaskId;
 use crate::name::Name;
@@ -159,7 +160,7 @@ impl Client {
                     task_id: task.task_id,
                     run_id: task.run_id,
                     attempt: 1,
-                    created: true,
+                    disposition: Disposition::Created,
                 });
             }
             // Unless it was deleted in this moment, and so is no longer in the way.
@@ -167,7 +168,7 @@ impl Client {
                 && let Some(task) = self.task(task_id).await?
             {
                 let TaskInfo { run_id, attempt, .. } = task;
-                return Ok(SpawnResult { task_id, run_id, attempt, created: false });
+                return Ok(SpawnResult { task_id, run_id, attempt, disposition: Disposition::Existing });
             }
         }
     }

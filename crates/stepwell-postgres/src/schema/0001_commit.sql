@@ -102,7 +102,7 @@ CREATE FUNCTION stepwell.commit(
     w_of integer[], w_kind text[], w_name text[], w_ordinal bigint[], w_target text[], w_due_at timestamptz[],
     ev_of integer[], ev_name text[], ev_queue text[], ev_payload text[],
     m_of integer[], m_task uuid[], m_topic text[], m_payload text[],
-    s_of integer[], s_task uuid[], s_run uuid[], s_type text[], s_queue text[], s_priority integer[],
+    s_of integer[], s_seq bigint[], s_task uuid[], s_run uuid[], s_type text[], s_queue text[], s_priority integer[],
     s_max_attempts bigint[], s_parent uuid[], s_idempotency_key text[], s_concurrency_key text[],
     s_coalesce text[], s_code_version text[], s_start_at timestamptz[], s_max_delay bigint[], s_max_duration bigint[],
     s_claim_by uuid[], s_retry text[], s_headers text[], s_params text[],
@@ -190,7 +190,7 @@ BEGIN
         -- All rows of others that this batch may touch, and its own, in one order. One that journals, or only ends tasks
         -- that nobody awaits, touches no others; its own rows are locked as they change, in the same order.
         IF v_parents IS NOT NULL OR ev_of IS NOT NULL OR m_of IS NOT NULL OR 'suspend' = ANY (t_next)
-            OR 'collect' = ANY (t_next)
+            OR 'collect' = ANY (t_next) OR 'child' = ANY (w_kind)
         THEN
             SELECT array_agg(x.task_id) INTO v_rows FROM unnest(t_task, t_accepted, t_next) AS x(task_id, accepted, next)
             WHERE x.accepted AND x.next <> 'continue';
@@ -199,6 +199,13 @@ BEGIN
                 CROSS JOIN LATERAL (
                     SELECT w.task_id FROM stepwell.waits w WHERE w.target = e.emitted AND w.kind = 'event' OFFSET 0
                 ) w);
+            -- A task whose end locks no row of the one that awaits it: whichever of the two comes second sees the first.
+            IF 'child' = ANY (w_kind) THEN
+                v_rows := v_rows || ARRAY (
+                    SELECT l.task_id FROM unnest(w_of, w_kind, w_target) AS w(of, kind, target)
+                    JOIN stepwell.live_tasks l ON l.task_id = CASE w.kind WHEN 'child' THEN w.target::uuid END
+                    WHERE l.parent IS DISTINCT FROM t_task[w.of]);
+            END IF;
             PERFORM FROM stepwell.live_tasks l WHERE l.task_id = ANY (v_rows) ORDER BY l.task_id FOR UPDATE;
         END IF;
 
@@ -232,9 +239,19 @@ BEGIN
         IF s_of[1] IS NOT NULL THEN
             SELECT s.* INTO r FROM stepwell.spawn(r_now, p_batch, v_limited, ARRAY (SELECT coalesce(t_accepted[of], false)
                 FROM unnest(s_of) WITH ORDINALITY AS o(of, i) ORDER BY i), s_task, s_run, s_type, s_queue, s_priority,
-                s_max_attempts, s_parent, s_idempotency_key, s_concurrency_key, s_code_version, s_start_at, s_max_delay,
-                s_max_duration, s_claim_by, s_retry, s_headers, s_params) s;
+                s_max_attempts, s_parent, s_idempotency_key, s_concurrency_key, s_coalesce, s_code_version, s_start_at,
+                s_max_delay, s_max_duration, s_claim_by, s_retry, s_headers, s_params) s;
             ready := ready || r.ready;
+            poked := poked || r.poked;
+            finished := finished || r.finished;
+            IF s_seq IS NOT NULL THEN
+                s_existing := r.existing;
+                s_existing_run := r.existing_runs;
+                s_existing_attempt := r.existing_attempts;
+                -- The entry of a child that was not created went in with the others.
+                DELETE FROM stepwell.journal j USING unnest(s_of, s_seq, s_existing) AS x(of, seq, existing)
+                WHERE x.existing IS NOT NULL AND j.task_id = t_task[x.of] AND j.seq = x.seq;
+            END IF;
         END IF;
         IF ev_of[1] IS NOT NULL THEN
             SELECT e.* INTO r FROM stepwell.emit(r_now, ev_name, ev_queue, ev_payload,
@@ -341,46 +358,24 @@ BEGIN
         IF s_of[1] IS NOT NULL THEN
             v_at := ARRAY (SELECT of IS NULL FROM unnest(s_of) WITH ORDINALITY AS o(of, i) ORDER BY i);
         END IF;
-        IF s_coalesce IS NULL THEN
-            r := stepwell.spawn(r_now, p_batch, v_limited, v_at, s_task, s_run, s_type, s_queue, s_priority, s_max_attempts, s_parent,
-                s_idempotency_key, s_concurrency_key, s_code_version, s_start_at, s_max_delay, s_max_duration, s_claim_by,
-                s_retry, s_headers, s_params);
-            s_claimed := r.claimed;
+        SELECT s.* INTO r FROM stepwell.spawn(r_now, p_batch, v_limited, v_at, s_task, s_run, s_type, s_queue, s_priority,
+            s_max_attempts, s_parent, s_idempotency_key, s_concurrency_key, s_coalesce, s_code_version, s_start_at,
+            s_max_delay, s_max_duration, s_claim_by, s_retry, s_headers, s_params) s;
+        s_claimed := r.claimed;
+        IF s_existing IS NULL THEN
             s_existing := r.existing;
             s_existing_run := r.existing_runs;
             s_existing_attempt := r.existing_attempts;
-            ready := ready || r.ready;
-        ELSE
-            s_claimed := array_fill(false, ARRAY[cardinality(s_of)]);
-            s_existing := array_fill(NULL::uuid, ARRAY[cardinality(s_of)]);
-            s_existing_run := s_existing;
-            s_existing_attempt := array_fill(NULL::bigint, ARRAY[cardinality(s_of)]);
-            -- One after the other: each may find the one before it waiting.
-            FOR i IN 1 .. cardinality(s_of) LOOP
-                CONTINUE WHEN NOT v_at[i];
-                v_tasks := stepwell.waiting(s_type[i], s_idempotency_key[i], s_concurrency_key[i], s_coalesce[i]);
-                IF s_coalesce[i] <> 'replace' AND v_tasks IS NOT NULL THEN
-                    s_existing[i] := v_tasks[1];
-                    s_existing_run[i] := (SELECT l.run_id FROM stepwell.live_tasks l WHERE l.task_id = v_tasks[1]);
-                    CONTINUE;
-                END IF;
-                IF v_tasks IS NOT NULL THEN
-                    r := stepwell.cancel(r_now, v_tasks);
-                    ready := ready || r.ready;
-                    poked := poked || r.poked;
-                    finished := finished || r.finished;
-                END IF;
-                r := stepwell.spawn(r_now, p_batch, v_limited, ARRAY[true], s_task[i:i], s_run[i:i], s_type[i:i], s_queue[i:i],
-                    s_priority[i:i], s_max_attempts[i:i], s_parent[i:i], s_idempotency_key[i:i], s_concurrency_key[i:i],
-                    s_code_version[i:i], s_start_at[i:i], s_max_delay[i:i], s_max_duration[i:i], s_claim_by[i:i],
-                    s_retry[i:i], s_headers[i:i], s_params[i:i]);
-                s_claimed[i] := r.claimed[1];
-                s_existing[i] := r.existing[1];
-                s_existing_run[i] := r.existing_runs[1];
-                s_existing_attempt[i] := r.existing_attempts[1];
-                ready := ready || r.ready;
-            END LOOP;
+        ELSIF r.existing IS NOT NULL THEN
+            SELECT array_agg(coalesce(x.own, x.client) ORDER BY x.i), array_agg(coalesce(x.own_run, x.client_run) ORDER BY x.i),
+                array_agg(coalesce(x.own_attempt, x.client_attempt) ORDER BY x.i)
+            INTO s_existing, s_existing_run, s_existing_attempt
+            FROM unnest(s_existing, r.existing, s_existing_run, r.existing_runs, s_existing_attempt, r.existing_attempts)
+                WITH ORDINALITY AS x(own, client, own_run, client_run, own_attempt, client_attempt, i);
         END IF;
+        ready := ready || r.ready;
+        poked := poked || r.poked;
+        finished := finished || r.finished;
     END IF;
 
     IF h_name IS NOT NULL THEN
@@ -394,8 +389,8 @@ BEGIN
             IF v_state = 'spawns' THEN
                 SELECT s.* INTO r FROM stepwell.spawn(r_now, p_batch, v_limited, ARRAY (SELECT coalesce(of = -item.i, false)
                     FROM unnest(s_of) WITH ORDINALITY AS o(of, i) ORDER BY o.i), s_task, s_run, s_type, s_queue,
-                    s_priority, s_max_attempts, s_parent, s_idempotency_key, s_concurrency_key, s_code_version, s_start_at,
-                    s_max_delay, s_max_duration, s_claim_by, s_retry, s_headers, s_params) s;
+                    s_priority, s_max_attempts, s_parent, s_idempotency_key, s_concurrency_key, s_coalesce, s_code_version,
+                    s_start_at, s_max_delay, s_max_duration, s_claim_by, s_retry, s_headers, s_params) s;
                 ready := ready || r.ready;
             END IF;
             h_outcome := h_outcome || v_state;

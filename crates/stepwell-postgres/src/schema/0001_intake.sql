@@ -142,20 +142,55 @@ END $$;
 CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT ON stepwell.at_commit DEFERRABLE INITIALLY DEFERRED
     FOR EACH ROW EXECUTE FUNCTION stepwell.do_at_commit();
 
--- Spawns tasks, those at the given places. Of each: whether its `claim_by` has it, and when there was a task with its
--- idempotency key before, that task; those at other places are NULL.
+-- Spawns tasks, those at the given places. Of each: whether its `claim_by` has it, and when another task stands for it, that
+-- task: the one with its idempotency key, or (without an attempt) the one that waits and that it coalesces with. Those at
+-- other places are NULL.
 CREATE FUNCTION stepwell.spawn(p_now timestamptz, p_batch bigint, p_limited boolean, p_at boolean[], p_tasks uuid[], p_runs uuid[],
     p_types text[], p_queues text[], p_priorities integer[], p_max_attempts bigint[], p_parents uuid[],
-    p_idempotency_keys text[], p_concurrency_keys text[], p_code_versions text[], p_start_at timestamptz[],
-    p_max_delays bigint[], p_max_durations bigint[], p_claim_by uuid[], p_retries text[], p_headers text[],
-    p_params text[],
-    OUT ready text[], OUT claimed boolean[], OUT existing uuid[], OUT existing_runs uuid[],
-    OUT existing_attempts bigint[])
+    p_idempotency_keys text[], p_concurrency_keys text[], p_coalesce text[], p_code_versions text[],
+    p_start_at timestamptz[], p_max_delays bigint[], p_max_durations bigint[], p_claim_by uuid[], p_retries text[],
+    p_headers text[], p_params text[],
+    OUT ready text[], OUT poked uuid[], OUT finished uuid[], OUT claimed boolean[], OUT existing uuid[],
+    OUT existing_runs uuid[], OUT existing_attempts bigint[])
 LANGUAGE plpgsql AS $$
 DECLARE
     v_at boolean[] := p_at;
     v_keyed uuid[];
+    v_waiting uuid[];
+    r record;
 BEGIN
+    IF p_coalesce IS NOT NULL THEN
+        claimed := array_fill(false, ARRAY[cardinality(p_at)]);
+        existing := array_fill(NULL::uuid, ARRAY[cardinality(p_at)]);
+        existing_runs := existing;
+        existing_attempts := array_fill(NULL::bigint, ARRAY[cardinality(p_at)]);
+        -- One after the other: each may find the one before it waiting.
+        FOR i IN 1 .. cardinality(p_at) LOOP
+            CONTINUE WHEN NOT p_at[i];
+            v_waiting := stepwell.waiting(p_types[i], p_idempotency_keys[i], p_concurrency_keys[i], p_coalesce[i]);
+            IF p_coalesce[i] <> 'replace' AND v_waiting IS NOT NULL THEN
+                existing[i] := v_waiting[1];
+                existing_runs[i] := (SELECT l.run_id FROM stepwell.live_tasks l WHERE l.task_id = v_waiting[1]);
+                CONTINUE;
+            END IF;
+            IF v_waiting IS NOT NULL THEN
+                r := stepwell.cancel(p_now, v_waiting);
+                ready := ready || r.ready;
+                poked := poked || r.poked;
+                finished := finished || r.finished;
+            END IF;
+            r := stepwell.spawn(p_now, p_batch, p_limited, ARRAY[true], p_tasks[i:i], p_runs[i:i], p_types[i:i],
+                p_queues[i:i], p_priorities[i:i], p_max_attempts[i:i], p_parents[i:i], p_idempotency_keys[i:i],
+                p_concurrency_keys[i:i], NULL, p_code_versions[i:i], p_start_at[i:i], p_max_delays[i:i],
+                p_max_durations[i:i], p_claim_by[i:i], p_retries[i:i], p_headers[i:i], p_params[i:i]);
+            claimed[i] := r.claimed[1];
+            existing[i] := r.existing[1];
+            existing_runs[i] := r.existing_runs[1];
+            existing_attempts[i] := r.existing_attempts[1];
+            ready := ready || r.ready;
+        END LOOP;
+        RETURN;
+    END IF;
     IF p_idempotency_keys IS NOT NULL THEN
         INSERT INTO stepwell.idempotency_keys (task_type, idempotency_key, task_id)
         SELECT x.task_type, x.key, x.task_id FROM (
@@ -190,11 +225,11 @@ BEGIN
         FROM x WHERE x.at
     ), live AS (
         INSERT INTO stepwell.live_tasks AS l (task_id, run_id, task_type, queue, state, running_in, priority, attempt,
-            worker_id, parent, code_version, concurrency_key, place, ready_at, started_at, due_at, cancel_at)
+            worker_id, parent, known, code_version, concurrency_key, place, ready_at, started_at, due_at, cancel_at)
         SELECT x.task_id, x.run_id, x.task_type, x.queue, CASE WHEN x.claimed THEN 'running' ELSE 'pending' END,
             CASE WHEN x.claimed THEN x.queue END, x.priority, x.claimed::int, CASE WHEN x.claimed THEN x.claim_by END,
-            x.parent, x.code_version, x.concurrency_key,
-            CASE WHEN x.concurrency_key IS NOT NULL THEN nextval('stepwell.places') END, p_now,
+            x.parent, coalesce(x.parent::text, x.idempotency_key, x.concurrency_key) IS NOT NULL, x.code_version,
+            x.concurrency_key, CASE WHEN x.concurrency_key IS NOT NULL THEN nextval('stepwell.places') END, p_now,
             CASE WHEN x.claimed THEN p_now END, CASE WHEN x.start_at > p_now THEN x.start_at END,
             p_now + CASE WHEN x.claimed THEN x.max_duration ELSE x.max_delay END * interval '1 microsecond'
         FROM x WHERE x.at ORDER BY x.i
@@ -283,10 +318,10 @@ BEGIN
         INSERT INTO stepwell.journal (task_id, seq, kind, name, ordinal, outcome, payload, at)
         SELECT p_task, max(j.seq) + 1, 'attempt', 'retry', 1, 'done', 'null', p_now
         FROM stepwell.journal j WHERE j.task_id = p_task HAVING bool_or(j.kind = 'compensating');
-        INSERT INTO stepwell.live_tasks (task_id, run_id, task_type, queue, state, priority, attempt, parent, code_version,
-            concurrency_key, place, blocked, ready_at, started_at, failure)
+        INSERT INTO stepwell.live_tasks (task_id, run_id, task_type, queue, state, priority, attempt, parent, known,
+            code_version, concurrency_key, place, blocked, ready_at, started_at, failure)
         VALUES (p_task, v_outcome.run_id, v_task.task_type, v_task.queue, 'pending', v_task.priority, 0, v_task.parent,
-            v_task.code_version, v_task.concurrency_key,
+            coalesce(v_task.parent::text, v_task.idempotency_key, v_task.concurrency_key) IS NOT NULL, v_task.code_version, v_task.concurrency_key,
             CASE WHEN v_task.concurrency_key IS NOT NULL THEN nextval('stepwell.places') END,
             EXISTS (SELECT FROM stepwell.live_tasks o WHERE o.concurrency_key = v_task.concurrency_key),
             p_now, v_outcome.started_at, v_outcome.failure);

@@ -34,7 +34,7 @@ BEGIN
     IF t_task IS NOT NULL THEN
         -- The worker's row is locked as in `fence`: whoever takes the task from it deletes that row, and then nothing is found here.
         SELECT l.attempt, l.started_at,
-            l.cancel_requested OR v_ends AND (l.parent IS NOT NULL OR l.concurrency_key IS NOT NULL OR EXISTS (SELECT FROM stepwell.queues)),
+            l.cancel_requested OR v_ends AND (l.known OR EXISTS (SELECT FROM stepwell.queues)),
             v_ends AND EXISTS (SELECT FROM stepwell.processes o
                 WHERE o.process_id <> p_process AND o.seen_at > clock_timestamp() - interval '1 minute')
         INTO v_attempt, v_started_at, v_special, v_heard

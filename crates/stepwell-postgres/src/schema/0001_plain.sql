@@ -60,13 +60,13 @@ BEGIN
     IF t_task IS NOT NULL THEN
         IF v_ends OR s_task IS NOT NULL THEN
             SELECT array_agg(o.run_id), array_agg(o.worker_id),
-                bool_or(o.cancel_requested OR v_ends AND (o.parent IS NOT NULL OR o.concurrency_key IS NOT NULL))
+                bool_or(o.cancel_requested OR v_ends AND o.known)
                     OR EXISTS (SELECT FROM stepwell.queues),
                 v_ends AND EXISTS (SELECT FROM stepwell.processes o
                     WHERE o.process_id <> p_process AND o.seen_at > clock_timestamp() - interval '1 minute')
             INTO v_runs, v_workers, v_special, v_heard
             FROM (
-                SELECT l.run_id, l.cancel_requested, l.worker_id, l.parent, l.concurrency_key
+                SELECT l.run_id, l.cancel_requested, l.worker_id, l.known
                 FROM stepwell.live_tasks l WHERE l.task_id = ANY (t_task) AND l.state = 'running'
                 ORDER BY l.task_id
             ) o;
@@ -157,7 +157,7 @@ BEGIN
             coalesce(e_outcome, stepwell.each(e_of, 'done'::text)), e_payload, e_at,
             NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
             NULL,
-            stepwell.each(s_task, NULL::integer),
+            stepwell.each(s_task, NULL::integer), NULL,
             s_task, s_run, s_type, s_queue, s_priority, s_max_attempts, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
             s_claim_by, s_retry, s_headers, s_params,
             NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL) c;

@@ -87,7 +87,7 @@ CREATE FUNCTION stepwell.finish(p_now timestamptz, p_limited boolean, p_tasks uu
     OUT ready text[], OUT poked uuid[], OUT finished uuid[], OUT cancelled uuid[])
 LANGUAGE plpgsql AS $$
 DECLARE
-    v_children uuid[];
+    v_known uuid[];
     v_parents uuid[];
     v_keys text[];
     v_queues text[];
@@ -103,7 +103,7 @@ BEGIN
         WHERE l.task_id = x.task_id AND x.state IN ('completed', 'failed', 'cancelled')
             AND (v_compensating IS NULL OR l.task_id <> ALL (v_compensating))
         RETURNING l.task_id, l.run_id, x.state, l.attempt, l.cancel_requested, l.started_at, x.output,
-            CASE x.state WHEN 'cancelled' THEN l.failure ELSE x.failure END AS failure, l.parent, l.concurrency_key,
+            CASE x.state WHEN 'cancelled' THEN l.failure ELSE x.failure END AS failure, l.parent, l.known, l.concurrency_key,
             CASE WHEN l.state = 'running' THEN l.queue END AS left_queue
     ), ended AS (
         INSERT INTO stepwell.outcomes (task_id, run_id, state, attempt, cancel_requested, started_at, finished_at, output,
@@ -114,23 +114,24 @@ BEGIN
     ), sent AS (
         DELETE FROM stepwell.messages m USING gone WHERE m.task_id = gone.task_id
     )
-    SELECT array_agg(task_id), array_agg(task_id) FILTER (WHERE parent IS NOT NULL),
+    SELECT array_agg(task_id), array_agg(task_id) FILTER (WHERE known),
         array_agg(parent) FILTER (WHERE parent IS NOT NULL),
         array_agg(concurrency_key) FILTER (WHERE concurrency_key IS NOT NULL),
         array_agg(task_id) FILTER (WHERE state = 'cancelled'),
         array_agg(DISTINCT left_queue) FILTER (WHERE left_queue IS NOT NULL)
-    INTO finished, v_children, v_parents, v_keys, cancelled, v_queues FROM gone;
+    INTO finished, v_known, v_parents, v_keys, cancelled, v_queues FROM gone;
     IF finished IS NULL THEN
         RETURN;
     END IF;
-    IF v_parents IS NOT NULL THEN
+    IF v_known IS NOT NULL THEN
         -- A parent that is about to suspend has its own row locked while it looks for the child's end. Whichever comes
         -- second sees what the first did.
         PERFORM FROM stepwell.live_tasks l WHERE l.task_id = ANY (v_parents) ORDER BY l.task_id FOR UPDATE;
-        SELECT array_agg(DISTINCT w.task_id) INTO v_awaiting
-        FROM unnest(v_children, v_parents) AS x(child, parent)
-        JOIN stepwell.waits w ON w.target = x.child::text AND w.task_id = x.parent;
+        SELECT array_agg(DISTINCT w.task_id) INTO v_awaiting FROM unnest(v_known) AS x(task_id)
+        JOIN stepwell.waits w ON w.target = x.task_id::text AND w.kind = 'child';
         IF v_awaiting IS NOT NULL THEN
+            -- Not all of them are parents.
+            PERFORM FROM stepwell.live_tasks l WHERE l.task_id = ANY (v_awaiting) ORDER BY l.task_id FOR UPDATE;
             SELECT finish.ready || a.ready, a.poked INTO ready, poked FROM stepwell.arrive(p_now, v_awaiting) a;
         END IF;
     END IF;

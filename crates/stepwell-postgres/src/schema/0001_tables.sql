@@ -41,6 +41,9 @@ CREATE TABLE stepwell.live_tasks (
     worker_id        uuid,                 -- who runs it; of a suspended task, who ran it
     claim_batch      bigint,               -- the batch of the worker's process that claimed it
     parent           uuid,
+    -- Whether a task may have spawned it, or been answered with it, and so may await its end: it has a parent, an
+    -- idempotency key or a concurrency key.
+    known            boolean     NOT NULL DEFAULT false,
     code_version     text,                 -- only workers of this version may claim it
     concurrency_key  text,
     place            bigint,               -- its place among the tasks of its concurrency key

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use sqlx::{Connection as _, PgConnection, Row as _};
-use stepwell::{Coalesce, Durable, Error, SpawnOptions, TaskContext, TaskResult, WorkerOptions};
+use stepwell::{Coalesce, Disposition, Durable, Error, SpawnOptions, TaskContext, TaskResult, WorkerOptions};
 use stepwell_postgres::{ClientExt as _, PostgresOptions, PostgresStore, TransactionExt as _, sqlx};
 
 use crate::database::Database;
@@ -303,7 +303,7 @@ async fn spawns_in_transactions_coalesce_one_after_the_other() {
             tx.commit().await.unwrap();
         }
     );
-    assert!(created.created && !coalesced.created);
+    assert!(created.created() && coalesced.disposition == Disposition::Coalesced);
     assert_eq!(coalesced.task_id, created.task_id);
     let sent_by_the_client =
         client.spawn_named("rebuild", &(), SpawnOptions::new().coalesced("index", Coalesce::Reject));

@@ -9,8 +9,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use stepwell::{
-    Entry, Error, Export, Failure, LogLine, Name, Payload, SpawnOptions, SpawnResult, TRACE_HEADERS,
-    TaskFilter, TaskId, TaskInfo, TaskState,
+    Disposition, Entry, Error, Export, Failure, LogLine, Name, Payload, SpawnOptions, SpawnResult,
+    TRACE_HEADERS, TaskFilter, TaskId, TaskInfo, TaskState,
 };
 
 use super::document::Api;
@@ -176,13 +176,13 @@ struct Spawn {
 struct Spawned {
     /// The task: a new one, or the one that has the idempotency or concurrency key.
     task_id: TaskId,
-    /// Whether it is new.
-    created: bool,
+    /// Whether it is new, has the idempotency key, or waits to start and has the concurrency key.
+    disposition: Disposition,
 }
 
 impl From<SpawnResult> for Spawned {
-    fn from(SpawnResult { task_id, created, .. }: SpawnResult) -> Self {
-        Self { task_id, created }
+    fn from(SpawnResult { task_id, disposition, .. }: SpawnResult) -> Self {
+        Self { task_id, disposition }
     }
 }
 
@@ -194,7 +194,7 @@ async fn spawn(call: Call, headers: HeaderMap, Body(spawn): Body<Spawn>) -> Resu
     let options = trace.fold(options, |options, (name, value)| options.header(name, value));
     let options = call.who.scope.put_in(options).map_err(|error| Problem::bad_request(error.to_string()))?;
     let spawned = call.client().spawn_named(task_type.as_str(), &params, options).await?;
-    let status = if spawned.created { StatusCode::CREATED } else { StatusCode::OK };
+    let status = if spawned.created() { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, Json(Spawned::from(spawned))).into_response())
 }
 

@@ -27,7 +27,7 @@ fn hot_statements_use_their_indexes() {
         (schedules::NEXT, "INDEX stepwell_schedules_next"),
         (intake::WAITING, "INDEX stepwell_tasks_key (concurrency_key=? AND place>?)"),
         (history::OF_TASK, "INDEX stepwell_history_task (task_id=? AND id>?)"),
-        (waits::AWAITS, "INDEX stepwell_waits_target (target=? AND task_id=?)"),
+        (waits::AWAITS, "INDEX stepwell_waits_target (target=?"),
     ];
     on_writer(&store, move |conn| {
         for (sql, index) in statements {

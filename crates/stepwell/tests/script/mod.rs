@@ -105,6 +105,21 @@ pub(crate) async fn family(_nothing: (), ctx: TaskContext) -> TaskResult<String>
         .join(" "))
 }
 
+/// Spawns with one key, which are one child.
+#[stepwell::task]
+pub(crate) async fn shares(_nothing: (), ctx: TaskContext) -> TaskResult<String> {
+    let spawn = |name: &'static str, n| {
+        ctx.spawn_with::<child>(name, n, SpawnOptions::new().idempotency_key("shared"))
+    };
+    let (a, b) = tokio::try_join!(spawn("a", 5), spawn("b", 6))?;
+    let (x, y) = tokio::try_join!(ctx.join(&a), ctx.join(&b))?;
+    // One that has ended.
+    let late = spawn("late", 7).await?;
+    let z = ctx.join(&late).await?;
+    let [a, b, late] = [&a, &b, &late].map(|child| child.disposition().as_str());
+    Ok(format!("{x} {a}, {y} {b}, {z} {late}"))
+}
+
 #[stepwell::task]
 pub(crate) async fn forsaken(_nothing: (), ctx: TaskContext) -> TaskResult<()> {
     let child = ctx.spawn::<orphan>("orphan", ()).await?;
