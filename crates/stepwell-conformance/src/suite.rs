@@ -90,6 +90,7 @@ macro_rules! suite {
             joining_others,
             code_versions,
             purging,
+            needed_tasks,
             schedules,
             scheduled_tasks,
             schedules_without_overlap,

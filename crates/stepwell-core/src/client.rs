@@ -516,7 +516,8 @@ impl Client {
     /// Removes a finished task with all that belongs to it.
     ///
     /// # Errors
-    /// [`Error::NotFound`]; [`Error::NotAllowed`] when the task has not ended.
+    /// [`Error::NotFound`]; [`Error::NotAllowed`] when the task has not ended; [`Error::Needed`] when its parent has not
+    /// ended, or another task waits for it.
     pub async fn delete(&self, task_id: TaskId) -> Result<(), Error> {
         self.command("delete", task_id, Command::Delete(task_id)).await?;
         self.engine.hub.forget_output(task_id);
@@ -527,6 +528,7 @@ impl Client {
         match self.engine.commit.command(command).await? {
             CommandOutcome::Done => Ok(()),
             CommandOutcome::NotAllowed(state) => Err(Error::NotAllowed { action, task_id, state }),
+            CommandOutcome::Needed { by } => Err(Error::Needed { task_id, by }),
             CommandOutcome::NotFound => Err(Error::NotFound(task_id)),
         }
     }
@@ -774,7 +776,8 @@ impl Client {
     }
 
     /// Removes tasks that ended longer ago than this, with all that belongs to them: those of one state, or all. It goes in
-    /// small batches, between which others get their turn. Returns how many there were.
+    /// small batches, between which others get their turn. Returns how many there were. Tasks whose parent has not ended, or
+    /// that another task waits for, are kept until that has ended.
     ///
     /// # Errors
     /// [`Error::Store`]; what was removed before stays removed.

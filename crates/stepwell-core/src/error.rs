@@ -102,6 +102,16 @@ pub enum Error {
         /// Its state.
         state: TaskState,
     },
+    /// A task is to be deleted that another one may have yet to join.
+    #[error(
+        "task {task_id} is kept: task {by} has not ended, and may have yet to learn how it ended. Delete it when that has ended, or cancel that first"
+    )]
+    Needed {
+        /// The task that was to be deleted.
+        task_id: TaskId,
+        /// The task that needs it: its parent, or one that waits for it.
+        by: TaskId,
+    },
     /// The awaited task failed.
     #[error("task {task_id} failed: {failure}")]
     TaskFailed {

@@ -201,15 +201,17 @@ impl Store for MemoryStore {
     }
 
     fn purge(&self, purge: Purge) -> BoxFuture<'static, Result<usize, StoreError>> {
-        let mut state = self.state();
+        let mut guard = self.state();
+        let state = &*guard;
         let fits = |task: &&Task| {
             task.finished_at.is_some_and(|at| at < purge.before)
                 && task.state.is_finished()
-                && purge.state.is_none_or(|state| task.state == state)
+                && purge.state.is_none_or(|wanted| task.state == wanted)
+                && state.needed_by(task).is_none()
         };
         let ended = state.tasks.values().filter(fits).map(|task| task.new.task_id);
         let doomed: Vec<_> = ended.take(purge.limit).collect();
-        doomed.iter().for_each(|task_id| state.delete(*task_id));
+        doomed.iter().for_each(|task_id| guard.delete(*task_id));
         Box::pin(std::future::ready(Ok(doomed.len())))
     }
 
@@ -649,8 +651,9 @@ impl State {
 
     fn command(&mut self, now: Timestamp, command: Command, news: &mut News) -> CommandOutcome {
         let task_id = command.task_id();
+        let Some(task) = self.tasks.get(&task_id) else { return CommandOutcome::NotFound };
+        let (state, needed_by) = (task.state, self.needed_by(task));
         let Some(task) = self.tasks.get_mut(&task_id) else { return CommandOutcome::NotFound };
-        let state = task.state;
         match command {
             Command::Cancel(_) if !task.shown_state().is_ending() => {
                 self.cancel(now, task_id, news);
@@ -669,7 +672,10 @@ impl State {
                 self.line_up(task_id);
                 self.make_ready(now, task_id, news);
             }
-            Command::Delete(_) if state.is_finished() => self.delete(task_id),
+            Command::Delete(_) if state.is_finished() => match needed_by {
+                Some(by) => return CommandOutcome::Needed { by },
+                None => self.delete(task_id),
+            },
             Command::Wake(_) if state == TaskState::Suspended => self.make_ready(now, task_id, news),
             Command::Pause(_) if !state.is_finished() => {
                 task.paused = true;
@@ -683,6 +689,15 @@ impl State {
             _ => return CommandOutcome::NotAllowed(task.shown_state()),
         }
         CommandOutcome::Done
+    }
+
+    /// The task that may have yet to learn how this one ended.
+    fn needed_by(&self, task: &Task) -> Option<TaskId> {
+        let lives = |parent: &TaskId| self.tasks.get(parent).is_some_and(|task| !task.state.is_finished());
+        task.new.parent.filter(lives).or_else(|| {
+            let target = Name::new(task.new.task_id.to_string()).ok()?;
+            self.awaiting.get(&(Kind::Child, target))?.first().copied()
+        })
     }
 
     fn delete(&mut self, task_id: TaskId) {

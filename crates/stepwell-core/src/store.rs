@@ -155,6 +155,9 @@ pub trait Store: Any + Send + Sync {
     fn history(&self, which: HistoryFilter) -> BoxFuture<'static, Result<Vec<(u64, Happening)>, StoreError>>;
 
     /// Removes finished tasks, the oldest first, and all that belongs to them. Returns how many.
+    ///
+    /// A task is needed, and left where it is, while its parent has not ended, or while another task waits for it: they
+    /// may have yet to learn how it ended.
     fn purge(&self, purge: Purge) -> BoxFuture<'static, Result<usize, StoreError>>;
 
     /// Ready when another process may have written since the last call. Never, where no other process can.
@@ -457,7 +460,7 @@ pub enum Command {
     Cancel(TaskId),
     /// Run a failed or cancelled task again, from its journal, counting attempts from 1.
     Retry(TaskId),
-    /// Remove a finished task and all that belongs to it.
+    /// Remove a finished task and all that belongs to it, unless another one [needs it](Store::purge).
     Delete(TaskId),
     /// Make a suspended task claimable, though nothing that it waits for has arrived.
     Wake(TaskId),
@@ -488,6 +491,11 @@ pub enum CommandOutcome {
     Done,
     /// The task's state does not allow it.
     NotAllowed(TaskState),
+    /// It is to be deleted, and another task [needs it](Store::purge).
+    Needed {
+        /// That task: its parent, or else of those that wait for it the one with the lowest id.
+        by: TaskId,
+    },
     /// There is no such task.
     NotFound,
 }
@@ -563,7 +571,7 @@ pub struct Purge {
     pub before: Timestamp,
     /// Those that ended so; `None` for all of them.
     pub state: Option<TaskState>,
-    /// How many at most.
+    /// How many at most. Those that are needed do not count.
     pub limit: usize,
 }
 

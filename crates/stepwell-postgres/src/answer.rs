@@ -116,9 +116,12 @@ fn command(answer: &str) -> sqlx::Result<CommandOutcome> {
     match answer {
         "done" => Ok(CommandOutcome::Done),
         "not_found" => Ok(CommandOutcome::NotFound),
-        state => TaskState::parse(state)
-            .map(CommandOutcome::NotAllowed)
-            .ok_or_else(|| broken(format!("{state:?} is no answer to a command"))),
+        answer => match answer.strip_prefix("needed ") {
+            Some(by) => Ok(CommandOutcome::Needed { by: by.parse().map_err(broken)? }),
+            None => TaskState::parse(answer)
+                .map(CommandOutcome::NotAllowed)
+                .ok_or_else(|| broken(format!("{answer:?} is no answer to a command"))),
+        },
     }
 }
 

@@ -79,7 +79,10 @@ impl From<Error> for Problem {
             | Error::UnknownWorker(_)
             | Error::UnknownApproval { .. }
             | Error::UnknownSchedule(_) => Self::not_found(detail),
-            Error::NotAllowed { .. } | Error::AlreadyDecided { .. } | Error::Waiting(_) => {
+            Error::NotAllowed { .. }
+            | Error::AlreadyDecided { .. }
+            | Error::Waiting(_)
+            | Error::Needed { .. } => {
                 Self::new(S::CONFLICT, "conflict", "The state does not allow it", detail)
             }
             Error::Name(_)

@@ -180,7 +180,10 @@ impl Applying<'_> {
                 self.line_up_again(task_id)?;
                 self.make_ready(task_id)?;
             }
-            Command::Delete(_) if state.is_finished() => purge::delete(self.conn, task_id)?,
+            Command::Delete(_) if state.is_finished() => match purge::needed_by(self.conn, task_id)? {
+                Some(by) => return Ok(CommandOutcome::Needed { by }),
+                None => purge::delete(self.conn, task_id)?,
+            },
             Command::Wake(_) if state == TaskState::Suspended => self.make_ready(task_id)?,
             Command::Pause(_) | Command::Resume(_) if !state.is_finished() => {
                 let pause = matches!(command, Command::Pause(_));

@@ -30,7 +30,7 @@ async fn start(harness: &Harness, options: fn() -> SpawnOptions) -> Process {
     process.register::<print>().await.unwrap();
     let parent = move |n: u32, ctx: TaskContext| async move {
         let child = ctx.spawn_with::<print>("print", n, options()).await?;
-        ctx.emit_event(&format!("spawned {n}"), &(child.task_id(), child.disposition())).await?;
+        ctx.emit_event(format!("spawned {n}"), &(child.task_id(), child.disposition())).await?;
         ctx.join(&child).await
     };
     process.register_fn("parent", parent).await.unwrap();
@@ -77,7 +77,7 @@ async fn a_child_whose_key_is_taken_is_the_task_that_has_it() {
     for parent in parents {
         assert_eq!(told(&process, parent).await, (there.task_id, Disposition::Existing));
     }
-    process.emit_event("paper", &()).await.unwrap();
+    process.emit_event("paper", &(), None).await.unwrap();
     for parent in parents {
         assert_eq!(process.wait::<u32>(parent).await.unwrap(), 7);
         assert!(
@@ -155,7 +155,7 @@ async fn a_child_is_coalesced_with_a_task_that_waits_to_start() {
     let error = failure(process.wait::<()>(rejected).await);
     let expected = format!("not spawned: task {}, of the same type", there.task_id);
     assert!(error.contains(&expected), "{error}");
-    process.emit_event("paper", &()).await.unwrap();
+    process.emit_event("paper", &(), None).await.unwrap();
     assert_eq!(process.wait::<u32>(parent).await.unwrap(), 7);
     let answers = process.spawn_many::<print>([(1, keyed()), (2, keyed()), (3, later()), (4, later())]);
     let answers: Vec<_> = answers.await.unwrap().into_iter().map(|spawned| spawned.disposition).collect();
@@ -178,6 +178,33 @@ async fn a_task_that_would_join_itself_is_told_so() {
     let task = process.spawn_named("narcissus", &(), own).await.unwrap().task_id;
     let error = failure(process.wait::<()>(task).await);
     assert!(error.contains("the task would wait for itself"), "{error}");
+}
+
+/// A child that ended long ago is kept for a parent that has yet to join it, whoever would remove it.
+#[tokio::test(start_paused = true)]
+async fn a_finished_child_is_kept_until_its_parent_has_ended() {
+    let harness = Harness::new();
+    let process = harness.start_with(|builder| builder.retention(10 * SECOND)).await.unwrap();
+    process.register_fn("quick", |n: u32, _ctx| async move { Ok(n) }).await.unwrap();
+    let parent = |(): (), ctx: TaskContext| async move {
+        let child: Child<u32> = ctx.spawn_named("child", "quick", &7, SpawnOptions::new()).await?;
+        ctx.sleep_for("long", 1_000_000 * SECOND).await?;
+        ctx.join(&child).await
+    };
+    process.register_fn("parent", parent).await.unwrap();
+    process.start_worker(worker_options()).await;
+    let parent =
+        process.spawn_named("parent", &(), SpawnOptions::new().max_attempts(1)).await.unwrap().task_id;
+    tokio::time::sleep(500_000 * SECOND).await;
+    assert_eq!(process.purge(Duration::ZERO, None).await.unwrap(), 0);
+    let child = told(&process, parent).await.0;
+    match process.delete(child).await {
+        Err(Error::Needed { task_id, by }) => assert_eq!((task_id, by), (child, parent)),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(process.wait::<u32>(parent).await.unwrap(), 7);
+    tokio::time::sleep(SECOND).await;
+    assert_eq!(process.purge(Duration::ZERO, None).await.unwrap(), 2);
 }
 
 /// The store fails some times: the child is there once, and known under its true id.
@@ -203,7 +230,7 @@ async fn a_keyed_child_is_spawned_once_though_the_store_fails() {
     };
     process.register_fn("parent", parent).await.unwrap();
     process.start_worker(worker_options()).await;
-    process.emit_event("paper", &()).await.unwrap();
+    process.emit_event("paper", &(), None).await.unwrap();
     let parent = process.spawn_named("parent", &(), SpawnOptions::new()).await.unwrap().task_id;
     assert_eq!(process.wait::<u32>(parent).await.unwrap(), 5);
     assert!(fails.load(Ordering::SeqCst) > 3);
@@ -234,6 +261,8 @@ async fn a_keyed_spawn_that_is_dropped_before_its_commit_is_not_journaled() {
     process.register::<print>().await.unwrap();
     let parent = |(): (), ctx: TaskContext| async move {
         ctx.now().await?;
+        // Long enough for the first commit to leave.
+        tokio::time::sleep(SECOND).await;
         let branch = tokio::select! {
             child = ctx.spawn_with::<print>("print", 5, keyed()) => child.map(|_| "spawned")?,
             () = async { tokio::time::sleep(SECOND).await } => "dropped",

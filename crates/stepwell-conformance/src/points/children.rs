@@ -1,6 +1,6 @@
 //! A parent learns how its children ended.
 
-use stepwell_core::store::{Command, Finish, Next, Transition};
+use stepwell_core::store::{Command, CommandOutcome, Finish, Next, Purge, Transition};
 use stepwell_core::{TaskState, deleted};
 
 use crate::backend::Backend;
@@ -39,12 +39,67 @@ pub async fn children(backend: &impl Backend) {
         let looked = store.apply(awaiting(of(&woken), [for_child(n + 2)], SUSPEND)).await.unwrap();
         assert!(!looked.suspended, "it was suspended, though its child has ended");
         assert_eq!(looked.facts.children.len(), 2);
-        store.command(Command::Delete(children[1].0)).await;
+        assert_eq!(store.command(Command::Delete(children[1].0)).await, needed_by(n));
         let mut ends = store.look(of(&woken)).await.children;
         ends.sort_by_key(|(task_id, _)| *task_id);
-        assert_eq!(ends, [(children[0].0, finish), (children[1].0, Finish::Failed(deleted()))]);
+        let other = Finish::Completed(json("\"output\""));
+        assert_eq!(ends, [(children[0].0, finish), (children[1].0, other)]);
         store.next(of(&woken), complete()).await;
+        assert_eq!(store.command(Command::Delete(children[1].0)).await, CommandOutcome::Done);
     }
+
+    // One that is not there.
+    let parent = store.run_one(100).await;
+    let ends = store.apply(awaiting(parent, [for_child(101)], SUSPEND)).await.unwrap().facts.children;
+    assert_eq!(ends, [(task_id(101), Finish::Failed(deleted()))]);
+}
+
+fn needed_by(n: u128) -> CommandOutcome {
+    CommandOutcome::Needed { by: task_id(n) }
+}
+
+/// A finished task stays as long as its parent has not ended, or another task waits for it, whoever deletes it: a client,
+/// or a purge, whose limit such tasks do not use up.
+pub async fn needed_tasks(backend: &impl Backend) {
+    let (setup, store) = Setup::with_handle(backend).await;
+    let parents = store.run([new_task(1), new_task(2), new_task(3), new_task(4)]).await;
+    let children = store.run((11..=30).map(|n| child_of(1, n))).await;
+    let other = store.run([with_key("key", 31), new_task(32), child_of(2, 33), child_of(9, 34)]).await;
+    for run in children.iter().chain(&other) {
+        store.next(*run, complete()).await;
+    }
+    // It waits, and runs.
+    store.apply(awaiting(parents[2], [for_child(31)], GO_ON)).await.unwrap();
+    store.next(parents[1], complete()).await;
+    setup.advance(SECOND);
+    let now = setup.now();
+    let purge = async |limit| store.0.purge(Purge { before: now, state: None, limit }).await.unwrap();
+    let there = async || {
+        let mut ids: Vec<_> = store.all().await.iter().map(|task| task.task_id).collect();
+        ids.sort_unstable();
+        ids
+    };
+    let ids = |ids: &[u128]| ids.iter().copied().map(task_id).collect::<Vec<_>>();
+    let kept: Vec<_> = (11..=30).collect();
+    for n in [11, 30] {
+        assert_eq!(store.command(Command::Delete(task_id(n))).await, needed_by(1));
+    }
+    assert_eq!(store.command(Command::Delete(task_id(31))).await, needed_by(3));
+    assert_eq!(purge(3).await, 3, "behind those that are kept");
+    assert_eq!(purge(3).await, 1);
+    assert_eq!(purge(3).await, 0);
+    assert_eq!(there().await, ids(&[&[1, 3, 4][..], &kept, &[31]].concat()));
+
+    // A parent that is suspended, or that waits for its next attempt, has not ended.
+    assert!(store.apply(awaiting(parents[0], [for_event("never")], SUSPEND)).await.unwrap().suspended);
+    assert_eq!(purge(100).await, 0);
+    store.command(Command::Cancel(task_id(1))).await;
+    let removed = Transition { waits_removed: vec![for_child(31).key], ..awaiting(parents[2], [], GO_ON) };
+    store.apply(removed).await.unwrap();
+    assert_eq!(store.command(Command::Delete(task_id(11))).await, CommandOutcome::Done);
+    assert_eq!(purge(7).await, 7);
+    assert_eq!(purge(100).await, 13);
+    assert_eq!(there().await, ids(&[1, 3, 4]), "those that ended at this moment, and those that have not");
 }
 
 /// The end of a child is told to a parent that runs, and a parent may be gone when its child ends.

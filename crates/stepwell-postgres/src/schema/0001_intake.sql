@@ -278,8 +278,19 @@ BEGIN
     RETURN v_tasks;
 END $$;
 
--- What a client asks of a task: 'cancel', 'retry', 'delete' or 'wake'. The answer is 'done', 'not_found', or the task's
--- state, which does not allow it.
+-- The task that may have yet to learn how that one ended: its parent, or one that waits for it.
+CREATE FUNCTION stepwell.needed_by(p_task uuid) RETURNS uuid
+LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    RETURN coalesce(
+        (SELECT l.task_id FROM stepwell.tasks t JOIN stepwell.live_tasks l ON l.task_id = t.parent
+            WHERE t.task_id = p_task),
+        (SELECT w.task_id FROM stepwell.waits w WHERE w.target = p_task::text AND w.kind = 'child'
+            ORDER BY w.task_id LIMIT 1));
+END $$;
+
+-- What a client asks of a task: 'cancel', 'retry', 'delete' or 'wake'. The answer is 'done', 'not_found', 'needed' with the
+-- task that needs it, or the task's state, which does not allow it.
 CREATE FUNCTION stepwell.command(p_now timestamptz, p_command text, p_task uuid,
     OUT answer text, OUT ready text[], OUT poked uuid[], OUT finished uuid[])
 LANGUAGE plpgsql AS $$
@@ -309,8 +320,11 @@ BEGIN
         SELECT a.* INTO ready, poked FROM stepwell.arrive(p_now, ARRAY[p_task]) a;
         answer := 'done';
     ELSIF p_command = 'delete' AND v_outcome.task_id IS NOT NULL THEN
-        PERFORM stepwell.delete(ARRAY[p_task]);
-        answer := 'done';
+        answer := 'needed ' || stepwell.needed_by(p_task);
+        IF answer IS NULL THEN
+            PERFORM stepwell.delete(ARRAY[p_task]);
+            answer := 'done';
+        END IF;
     ELSIF p_command = 'retry' AND answer IN ('failed', 'cancelled') THEN
         SELECT t.* INTO STRICT v_task FROM stepwell.tasks t WHERE t.task_id = p_task;
         DELETE FROM stepwell.outcomes o WHERE o.task_id = p_task;
@@ -338,7 +352,7 @@ BEGIN
     END IF;
 END $$;
 
--- Removes finished tasks, the oldest first: those that ended before, of that state or (NULL) of all.
+-- Removes finished tasks that nobody needs, the oldest first: those that ended before, of that state or (NULL) of all.
 CREATE FUNCTION stepwell.purge(p_before timestamptz, p_state text, p_limit bigint) RETURNS bigint
 LANGUAGE plpgsql
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off
@@ -349,6 +363,7 @@ BEGIN
     SELECT array_agg(o.task_id) INTO v_tasks FROM (
         SELECT o.task_id FROM stepwell.outcomes o
         WHERE o.finished_at < p_before AND (p_state IS NULL OR o.state = p_state)
+            AND stepwell.needed_by(o.task_id) IS NULL
         ORDER BY o.task_id LIMIT p_limit FOR UPDATE SKIP LOCKED
     ) o;
     PERFORM stepwell.delete(v_tasks);

@@ -31,7 +31,7 @@ const STATEMENTS: [(&str, &str); 25] = [
     ("WHERE w.target = e.name AND w.kind = 'event'", "waits_target"),
     ("WHERE w.target = e.emitted AND w.kind = 'event'", "waits_target"),
     ("FROM stepwell.events e WHERE e.name = w.target", "events_pkey"),
-    ("ON w.target = x.child::text AND w.task_id = x.parent", "waits_target"),
+    ("ON w.target = x.task_id::text AND w.kind = 'child'", "waits_target"),
     ("INSERT INTO stepwell.idempotency_keys", "unnest"),
     ("WHERE l.concurrency_key = k.key", "live_tasks_key"),
     ("WHERE l.running_in = p_queue", "live_tasks_running"),

@@ -1,7 +1,22 @@
 //! The statements of the hot path look at few rows, however many tasks have ended.
 
 use super::*;
-use crate::{claim, history, intake, schedules, states, transition as fence, waits, workers};
+use crate::{claim, history, intake, purge, schedules, states, transition as fence, waits, workers};
+
+/// It reads all tasks in the order in which they were spawned, and of each no more than a row of two others.
+#[test]
+fn purging_looks_up_who_needs_a_task() {
+    let store = wait(SqliteStore::open(Location::Memory, Manual::new())).unwrap();
+    on_writer(&store, |conn| {
+        let plan = plan(conn, purge::FINISHED);
+        assert!(
+            plan.contains("SEARCH parent USING INDEX sqlite_autoindex_stepwell_tasks_1 (task_id=?)"),
+            "{plan}"
+        );
+        assert!(plan.contains("SEARCH wait USING COVERING INDEX stepwell_waits_target (target=?"), "{plan}");
+        assert!(!plan.contains("FOR ORDER BY"), "{plan}");
+    });
+}
 
 #[test]
 fn hot_statements_use_their_indexes() {
@@ -27,6 +42,8 @@ fn hot_statements_use_their_indexes() {
         (schedules::NEXT, "INDEX stepwell_schedules_next"),
         (intake::WAITING, "INDEX stepwell_tasks_key (concurrency_key=? AND place>?)"),
         (history::OF_TASK, "INDEX stepwell_history_task (task_id=? AND id>?)"),
+        (purge::NEEDED_BY, "SEARCH parent USING INDEX sqlite_autoindex_stepwell_tasks_1 (task_id=?)"),
+        (purge::NEEDED_BY, "SEARCH stepwell_waits USING COVERING INDEX stepwell_waits_target (target=?"),
         (waits::AWAITS, "INDEX stepwell_waits_target (target=?"),
     ];
     on_writer(&store, move |conn| {
