@@ -652,6 +652,19 @@ pub enum StoreError {
     /// Another program holds the database's lock.
     #[error("the database is locked ({0}): end the program that holds a transaction open on it")]
     Locked(String),
+    /// The path no longer names the file that this process has open: somebody has deleted, moved or replaced it. What was
+    /// to be written is not accepted.
+    #[error(
+        "{what} was {fate} while this program had it open, and so nothing is accepted: what is written now would not be there afterwards. {advice}"
+    )]
+    Detached {
+        /// The file: of the database, or of its write-ahead log.
+        what: String,
+        /// What became of it.
+        fate: &'static str,
+        /// What to do.
+        advice: &'static str,
+    },
     /// The database's content is damaged.
     #[error("the database is damaged ({0}): stop all programs that use it, and restore a backup")]
     Corrupt(String),

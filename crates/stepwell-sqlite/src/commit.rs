@@ -50,6 +50,8 @@ pub(crate) fn commit(
     let applied = guard(|| applying.apply(batch))
         .unwrap_or_else(|panic| Err(StoreError::Backend(format!("the batch panicked: {panic}")).into()));
     let applied = applied.and_then(|committed| {
+        // Looked at before as well as after the commit: one that is refused is not applied, should the file come back.
+        writer.wal_length()?;
         conn.run("COMMIT", [])?;
         Ok(committed)
     });

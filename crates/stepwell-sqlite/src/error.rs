@@ -61,11 +61,7 @@ fn of_sqlite(error: &rusqlite::Error, location: &Location) -> StoreError {
         ),
         ErrorCode::CannotOpen => cannot_open(location, error),
         ErrorCode::PermissionDenied | ErrorCode::ReadOnly | ErrorCode::AuthorizationForStatementDenied => {
-            open(
-                location,
-                "it cannot be written",
-                "Give this user the right to write the file and its folder",
-            )
+            not_writable(location)
         }
         _ => StoreError::Backend(text),
     }
@@ -108,6 +104,10 @@ pub(crate) fn obstacle(path: &Path) -> Option<StoreError> {
         ),
         Ok(_) => open(&location, &format!("{} is not a folder", folder.display()), "Mend the path"),
     })
+}
+
+pub(crate) fn not_writable(location: &Location) -> StoreError {
+    open(location, "it cannot be written", "Give this user the right to write the file and its folder")
 }
 
 pub(crate) fn open(location: &Location, reason: &str, advice: &str) -> StoreError {

@@ -15,10 +15,12 @@
 
 #![forbid(unsafe_code)]
 
+mod checkpoint;
 mod claim;
 mod commit;
 mod error;
 mod history;
+mod identity;
 mod import;
 mod intake;
 mod limits;
@@ -56,7 +58,9 @@ use stepwell_core::{
 };
 use tokio::sync::oneshot;
 
+use crate::checkpoint::Checkpoints;
 use crate::error::Fault;
+use crate::identity::Identity;
 use crate::liveness::Liveness;
 use crate::open::Missing;
 use crate::writer::{Changes, Job, Order, Writer};
@@ -74,6 +78,8 @@ pub struct SqliteStore {
     location: Location,
     runtime: Arc<dyn Runtime>,
     changes: Arc<Changes>,
+    /// `None` for a database in memory.
+    identity: Option<Arc<Identity>>,
     orders: Option<mpsc::Sender<Order>>,
     /// `None` for a database in memory: its writer answers queries.
     jobs: Option<mpsc::Sender<Job>>,
@@ -116,17 +122,21 @@ impl SqliteStore {
                 Ok(opened) => {
                     // Before anybody has the store: what others commit from then on is news to it.
                     let seen = writer::data_version(&opened.writer);
-                    let _ = answer.send(Ok(opened.reader));
-                    let user_works = opened.user_works;
-                    let writer = Writer { location, runtime, user_works, changes };
-                    writer.run(&opened.writer, seen, Liveness::new(opened.path), &ordered);
+                    let (identity, user_works) = (opened.identity, opened.user_works);
+                    let _ = answer.send(Ok((opened.reader, identity.clone())));
+                    let checkpoints = Checkpoints::new(opened.path.clone());
+                    let writer = Writer { location, runtime, user_works, changes, identity };
+                    writer.run(&opened.writer, seen, Liveness::new(opened.path), checkpoints, &ordered);
                 }
                 Err(error) => _ = answer.send(Err(error)),
             }
         })?;
+        let threads = vec![writer];
         let mut store =
-            Self { location, runtime, changes, orders: Some(orders), jobs: None, threads: vec![writer] };
-        if let Some(conn) = opened.await.unwrap_or(Err(StoreError::Closed))? {
+            Self { location, runtime, changes, identity: None, orders: Some(orders), jobs: None, threads };
+        let (reader, identity) = opened.await.unwrap_or(Err(StoreError::Closed))?;
+        store.identity = identity;
+        if let Some(conn) = reader {
             let (jobs, queries) = mpsc::channel::<Job>();
             let reader = thread("stepwell-reader", move || queries.iter().for_each(|query| query(&conn)))?;
             store.threads.insert(0, reader);
@@ -142,15 +152,23 @@ impl SqliteStore {
         }
     }
 
+    /// Whether the database's files are those that were opened.
+    fn check(identity: Option<&Arc<Identity>>) -> Result<(), StoreError> {
+        identity.map_or(Ok(()), |identity| identity.check().map(drop))
+    }
+
     /// Writes in a transaction of its own.
     fn write<T: Send + 'static>(
         &self,
         write: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> BoxFuture<'static, Result<T, StoreError>> {
         let (answer, receipt) = oneshot::channel();
-        let location = self.location.clone();
+        let (location, identity) = (self.location.clone(), self.identity.clone());
         self.order(Order::Job(Box::new(move |conn| {
-            let _ = answer.send(write(conn).map_err(|error| Fault::from(error).at(&location)));
+            let written = Self::check(identity.as_ref())
+                .and_then(|()| write(conn).map_err(|error| Fault::from(error).at(&location)))
+                .and_then(|written| Self::check(identity.as_ref()).map(|()| written));
+            let _ = answer.send(written);
         })));
         Box::pin(answered(receipt))
     }
@@ -160,9 +178,11 @@ impl SqliteStore {
         query: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> BoxFuture<'static, Result<T, StoreError>> {
         let (answer, receipt) = oneshot::channel();
-        let location = self.location.clone();
+        let (location, identity) = (self.location.clone(), self.identity.clone());
         let job: Job = Box::new(move |conn| {
-            let _ = answer.send(query(conn).map_err(|error| Fault::from(error).at(&location)));
+            let found = Self::check(identity.as_ref())
+                .and_then(|()| query(conn).map_err(|error| Fault::from(error).at(&location)));
+            let _ = answer.send(found);
         });
         match &self.jobs {
             Some(jobs) => _ = jobs.send(job),

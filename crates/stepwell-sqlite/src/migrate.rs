@@ -124,6 +124,18 @@ mod tests {
     }
 
     #[test]
+    fn a_disk_that_fills_up_leaves_no_half_of_a_migration() {
+        let conn = Connection::open_in_memory().unwrap();
+        migrate(&conn, &[V1], &Location::Memory).unwrap();
+        conn.query_row("PRAGMA max_page_count = 3", [], |_| Ok(())).unwrap();
+        let large = "ALTER TABLE things ADD COLUMN size INTEGER; INSERT INTO things VALUES (hex(zeroblob(100000)), 1);";
+        let error = migrate(&conn, &[V1, large], &Location::Memory).unwrap_err().at(&Location::Memory);
+        assert!(matches!(error, StoreError::Full(_)), "{error}");
+        assert_eq!((version(&conn).unwrap(), conn.is_autocommit()), (1, true));
+        conn.prepare("SELECT size FROM things").unwrap_err();
+    }
+
+    #[test]
     fn a_newer_schema_is_refused() {
         let conn = Connection::open_in_memory().unwrap();
         migrate(&conn, &[V1, V2], &Location::Memory).unwrap();

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 use stepwell_core::StoreError;
 
+use crate::checkpoint::{DURABLE, GROWN};
 use crate::error::{self, Fault};
+use crate::identity::Identity;
 use crate::location::Location;
 use crate::migrate::{self, MIGRATIONS};
 use crate::rows::Statements as _;
@@ -23,6 +25,8 @@ pub(crate) struct Opened {
     pub(crate) reader: Option<Connection>,
     /// The file's one true path.
     pub(crate) path: Option<PathBuf>,
+    /// What the files are.
+    pub(crate) identity: Option<Arc<Identity>>,
     /// Set while the user's code has the writer's connection: it cannot commit then.
     pub(crate) user_works: Arc<AtomicBool>,
 }
@@ -44,11 +48,11 @@ pub(crate) fn open(
     let opened = match location {
         Location::Memory => Connection::open_in_memory().map_err(Fault::from).and_then(|writer| {
             migrate::migrate(&writer, MIGRATIONS, location)?;
-            Ok((writer, None, None))
+            Ok((writer, None, None, None))
         }),
         Location::File(path) => open_file(location, path, missing, busy_timeout),
     };
-    let (writer, reader, path) = opened.map_err(|fault| fault.at(location))?;
+    let (writer, reader, path, identity) = opened.map_err(|fault| fault.at(location))?;
     let user_works = Arc::new(AtomicBool::new(false));
     let refuse_commit = user_works.clone();
     writer
@@ -57,10 +61,10 @@ pub(crate) fn open(
     for conn in [Some(&writer), reader.as_ref()].into_iter().flatten() {
         conn.set_prepared_statement_cache_capacity(128);
     }
-    Ok(Opened { writer, reader, path, user_works })
+    Ok(Opened { writer, reader, path, identity, user_works })
 }
 
-type File = (Connection, Option<Connection>, Option<PathBuf>);
+type File = (Connection, Option<Connection>, Option<PathBuf>, Option<Arc<Identity>>);
 
 fn open_file(
     location: &Location,
@@ -81,26 +85,34 @@ fn open_file(
     };
     let writer = Connection::open_with_flags(&path, flags | OpenFlags::SQLITE_OPEN_READ_WRITE | create)?;
     writer.busy_timeout(busy_timeout)?;
+    if writer.is_readonly("main")? {
+        // SQLite opens it for reading then, and says so at the first write.
+        return Err(error::not_writable(location).into());
+    }
     let found = migrate::version(&writer)?;
     migrate::check(found, MIGRATIONS, location)?;
     if missing == Missing::Refuse {
         migrate::require(found, MIGRATIONS, location)?;
     }
     use_wal(&writer, location, busy_timeout)?;
-    // FULL: a commit is on the disk when it returns. 32 MiB of pages are kept in memory. The WAL grows to
-    // 8 MiB and is then written over from its start: syncing a file that does not grow is faster.
-    writer.execute_batch(
-        "PRAGMA synchronous = FULL; PRAGMA cache_size = -32768; PRAGMA wal_autocheckpoint = 2000;
-        PRAGMA temp_store = MEMORY",
-    )?;
+    // 32 MiB of pages are kept in memory. The WAL grows to 8 MiB and is then written over from its start: syncing a file
+    // that does not grow is faster. What the application has set for its own connections does not reach this one.
+    writer.execute_batch(DURABLE)?;
+    writer.execute_batch(&format!(
+        "PRAGMA cache_size = -32768; PRAGMA wal_autocheckpoint = 2000; PRAGMA journal_size_limit = {GROWN};
+        PRAGMA temp_store = MEMORY; PRAGMA locking_mode = NORMAL; PRAGMA recursive_triggers = OFF;
+        PRAGMA trusted_schema = OFF"
+    ))?;
     migrate::migrate(&writer, MIGRATIONS, location)?;
 
     let reader = Connection::open_with_flags(&path, flags | OpenFlags::SQLITE_OPEN_READ_ONLY)?;
     reader.busy_timeout(busy_timeout)?;
-    let path = path
-        .canonicalize()
-        .map_err(|error| error::open(location, &error.to_string(), "See that nobody moves the file"))?;
-    Ok((writer, Some(reader), Some(path)))
+    let moved = |error: std::io::Error| {
+        error::open(location, &error.to_string(), "See that nobody moves the file or its `-wal`")
+    };
+    let canonical = path.canonicalize().map_err(moved)?;
+    let identity = Identity::of(&path, &canonical).map_err(moved)?;
+    Ok((writer, Some(reader), Some(canonical), Some(Arc::new(identity))))
 }
 
 /// Sets the database's journal mode. SQLite does not wait for other processes here, where waiting could deadlock.

@@ -176,7 +176,9 @@ fn within<T>(
             "no transaction has begun on the connection: begin one, and commit it afterwards",
         ));
     }
+    SqliteStore::check(store.identity.as_ref()).map_err(Error::Store)?;
     let writer = Writer {
+        identity: None,
         location: store.location.clone(),
         runtime: store.runtime.clone(),
         user_works: Default::default(),

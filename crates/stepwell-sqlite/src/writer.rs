@@ -13,11 +13,14 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use rusqlite::Connection;
+use rusqlite::config::DbConfig;
 use stepwell_core::store::{Batch, Committed};
 use stepwell_core::{Runtime, StoreError, guard};
 use tokio::sync::{oneshot, watch};
 
+use crate::checkpoint::Checkpoints;
 use crate::commit::commit;
+use crate::identity::Identity;
 use crate::liveness::Liveness;
 use crate::location::Location;
 use crate::rows::Statements as _;
@@ -43,6 +46,8 @@ pub(crate) struct Writer {
     /// Set while the user's code has the connection: it cannot commit then.
     pub(crate) user_works: Arc<AtomicBool>,
     pub(crate) changes: Arc<Changes>,
+    /// `None` for a database in memory, and for what goes in a transaction of the user's.
+    pub(crate) identity: Option<Arc<Identity>>,
 }
 
 impl Writer {
@@ -50,8 +55,27 @@ impl Writer {
     pub(crate) fn run(
         self,
         conn: &Connection,
+        version: Option<i64>,
+        liveness: Liveness,
+        checkpoints: Checkpoints,
+        orders: &Receiver<Order>,
+    ) {
+        self.follow(conn, version, liveness, checkpoints, orders);
+        // The connection that closes last deletes the log by its path, be it another database's by now.
+        if self.identity.as_ref().is_some_and(|identity| identity.has_heirs()) {
+            let leave = conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
+            if let Err(error) = leave {
+                tracing::warn!(%error, "cannot leave the files alone that are in the place of the database's");
+            }
+        }
+    }
+
+    fn follow(
+        &self,
+        conn: &Connection,
         mut version: Option<i64>,
         mut liveness: Liveness,
+        mut checkpoints: Checkpoints,
         orders: &Receiver<Order>,
     ) {
         loop {
@@ -69,10 +93,18 @@ impl Writer {
             };
             match order {
                 Order::Commit(batch, answer) => {
-                    let committed = commit(conn, &self, &mut liveness, *batch);
-                    let committed = committed.map_err(|fault| fault.at(&self.location));
+                    let committed = commit(conn, self, &mut liveness, *batch);
+                    // What was committed to a file that is gone is not accepted.
+                    let wal = self.wal_length();
+                    let (committed, length) = match (committed, wal) {
+                        (Ok(_), Err(error)) => (Err(error), None),
+                        (committed, wal) => (committed.map_err(|fault| fault.at(&self.location)), wal.ok()),
+                    };
                     // Whoever asked may have gone; what was committed stands.
                     survive(|| drop(answer.send(committed)));
+                    if let Some(length) = length {
+                        checkpoints.look(conn, length);
+                    }
                 }
                 Order::Job(job) => survive(|| job(conn)),
                 Order::Look => {}
@@ -85,6 +117,16 @@ impl Writer {
                 }
             }
         }
+    }
+}
+
+impl Writer {
+    /// The length of the write-ahead log in bytes.
+    ///
+    /// # Errors
+    /// When the files are not those that were opened.
+    pub(crate) fn wal_length(&self) -> Result<u64, StoreError> {
+        self.identity.as_ref().map_or(Ok(0), |identity| identity.check())
     }
 }
 

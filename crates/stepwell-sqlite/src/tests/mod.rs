@@ -3,6 +3,7 @@
 mod bad_input;
 mod cascade;
 mod durability;
+mod files;
 mod plans;
 mod sharing;
 mod speed;

@@ -1,0 +1,107 @@
+//! Keeps the write-ahead log short.
+//!
+//! SQLite copies the log into the database at every 2000 pages, and then begins it anew. While somebody reads for long (a
+//! backup, a forgotten shell) it cannot, and the log grows. Once that reader has gone, copying all of it would stall the
+//! commit that comes next. So when the log has grown, it is left to a thread with a connection of its own, whose copying is in
+//! nobody's way, until there is so little to copy that the log can be cut off in a moment.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rusqlite::{Connection, OpenFlags, Result};
+
+use crate::rows::Statements as _;
+
+/// How long the log may become before a thread of its own sees to it, in bytes. One large batch stays below.
+pub(crate) const GROWN: u64 = 64 << 20;
+/// How long the thread waits for readers, holding up the writer.
+const PATIENCE: Duration = Duration::from_millis(20);
+/// How long it waits before it tries again.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Settings of connections that write, on all platforms. FULL: a commit is on the disk when it returns; on macOS that
+/// takes `fullfsync`.
+pub(crate) const DURABLE: &str =
+    "PRAGMA synchronous = FULL; PRAGMA fullfsync = ON; PRAGMA checkpoint_fullfsync = ON;";
+
+/// What the writer does about the log.
+pub(crate) struct Checkpoints {
+    database: Option<PathBuf>,
+    stop: Arc<AtomicBool>,
+    running: Option<JoinHandle<()>>,
+    looked: Option<Instant>,
+}
+
+impl Checkpoints {
+    pub(crate) fn new(database: Option<PathBuf>) -> Self {
+        Self { database, stop: Arc::default(), running: None, looked: None }
+    }
+
+    /// Looks at the log after a commit, by its length in bytes.
+    pub(crate) fn look(&mut self, conn: &Connection, wal: u64) {
+        if self.running.as_ref().is_some_and(JoinHandle::is_finished) {
+            self.running = None;
+            self.leave_to_sqlite(conn, true);
+        }
+        let soon = self.looked.is_some_and(|looked| looked.elapsed() < PAUSE);
+        let Some(path) = self.database.as_ref().filter(|_| wal > GROWN && self.running.is_none() && !soon)
+        else {
+            return;
+        };
+        self.looked = Some(Instant::now());
+        let (path, stop) = (path.clone(), self.stop.clone());
+        let shorten = move || {
+            if let Err(error) = shorten(&path, &stop) {
+                tracing::warn!(%error, "cannot shorten the database's write-ahead log");
+            }
+        };
+        match std::thread::Builder::new().name("stepwell-checkpoint".into()).spawn(shorten) {
+            Ok(thread) => {
+                self.running = Some(thread);
+                self.leave_to_sqlite(conn, false);
+            }
+            Err(error) => tracing::warn!(%error, "cannot start a thread"),
+        }
+    }
+
+    /// Lets commits copy the log, or leaves that to the thread.
+    fn leave_to_sqlite(&self, conn: &Connection, commits_copy: bool) {
+        let pages = if commits_copy { 2000 } else { 0 };
+        if let Err(error) = conn.execute_batch(&format!("PRAGMA wal_autocheckpoint = {pages}")) {
+            tracing::warn!(%error, "cannot set when the write-ahead log is copied");
+        }
+    }
+}
+
+impl Drop for Checkpoints {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.running.take() {
+            thread.thread().unpark();
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Copies the log into the database until it can be cut off.
+fn shorten(path: &Path, stop: &AtomicBool) -> Result<()> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let conn = Connection::open_with_flags(path, flags)?;
+    conn.execute_batch(DURABLE)?;
+    conn.busy_timeout(PATIENCE)?;
+    // Whether others were in the way, the pages in the log, and those of them that are copied.
+    let checkpoint = |sql| conn.one(sql, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)));
+    while !stop.load(Ordering::Relaxed) {
+        let copied: Option<(bool, i64, i64)> = checkpoint("PRAGMA wal_checkpoint(PASSIVE)")?;
+        if copied.is_some_and(|(busy, pages, copied)| !busy && pages == copied)
+            && checkpoint("PRAGMA wal_checkpoint(TRUNCATE)")?.is_some_and(|(busy, ..)| !busy)
+        {
+            return Ok(());
+        }
+        std::thread::park_timeout(PAUSE);
+    }
+    Ok(())
+}
