@@ -31,6 +31,7 @@ use hashbrown::HashSet;
 use tokio::sync::oneshot;
 use tracing::{Instrument as _, Span};
 
+use crate::bisect;
 use crate::guard::{Guarded, Panic, answer, guard};
 use crate::hub::Hub;
 use crate::ids::TaskId;
@@ -45,7 +46,7 @@ use crate::store::*;
 use crate::time::{after, until};
 use crate::trace;
 
-type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
+pub(crate) type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
 /// Gives what became of one item, once its batch is durable.
 ///
 /// A receipt must be followed to its end: an item whose batch fails is lost unless its owner sends
@@ -74,22 +75,53 @@ type Committing = Guarded<BoxFuture<'static, Result<Committed, StoreError>>>;
 
 /// Whoever waits for the items of a batch; each list is in the order of the batch's list.
 #[derive(Default)]
-struct Answers {
-    transitions: Vec<Answer<Result<Applied, Refused>>>,
+pub(crate) struct Answers {
+    pub(crate) transitions: Vec<Answer<Result<Applied, Refused>>>,
+    /// The places of those of `transitions` that have a [`UserTransaction`].
+    pub(crate) works: Vec<usize>,
     /// The tasks of `transitions` that say themselves how they ended.
-    ending: Vec<TaskId>,
-    commands: Vec<Answer<CommandOutcome>>,
-    events: Vec<Answer<bool>>,
-    messages: Vec<Answer<bool>>,
-    spawns: Vec<Answer<Spawned>>,
+    pub(crate) ending: Vec<TaskId>,
+    pub(crate) commands: Vec<Answer<CommandOutcome>>,
+    pub(crate) events: Vec<Answer<bool>>,
+    pub(crate) messages: Vec<Answer<bool>>,
+    pub(crate) spawns: Vec<Answer<Spawned>>,
+    /// How many of `spawns`, one after the other, are all spawned or none of them.
+    pub(crate) groups: Vec<usize>,
     /// The tasks of `spawns`, to be told of.
-    spawned: Vec<(TaskId, Name)>,
-    schedules: Vec<Answer<ScheduleOutcome>>,
+    pub(crate) spawned: Vec<(TaskId, Name)>,
+    pub(crate) schedules: Vec<Answer<ScheduleOutcome>>,
     /// The tasks that each of `schedules` spawns, to be told of.
-    scheduled: Vec<Vec<(TaskId, Name)>>,
-    queues: Vec<Answer<()>>,
-    workers: Vec<Answer<WorkerStatus>>,
-    claims: Vec<Answer<Claimed>>,
+    pub(crate) scheduled: Vec<Vec<(TaskId, Name)>>,
+    pub(crate) queues: Vec<Answer<()>>,
+    pub(crate) workers: Vec<Answer<WorkerStatus>>,
+    pub(crate) claims: Vec<Answer<Claimed>>,
+}
+
+impl Answers {
+    /// How many items can be committed one without the other.
+    pub(crate) fn items(&self) -> usize {
+        self.transitions.len()
+            + self.commands.len()
+            + self.events.len()
+            + self.messages.len()
+            + self.groups.len()
+            + self.schedules.len()
+            + self.queues.len()
+            + self.workers.len()
+            + self.claims.len()
+    }
+
+    fn refuse(self, error: &StoreError) {
+        refuse(self.transitions, error);
+        refuse(self.commands, error);
+        refuse(self.events, error);
+        refuse(self.messages, error);
+        refuse(self.spawns, error);
+        refuse(self.schedules, error);
+        refuse(self.queues, error);
+        refuse(self.workers, error);
+        refuse(self.claims, error);
+    }
 }
 
 /// The place of a lane in the list of them.
@@ -219,6 +251,8 @@ impl Gathering {
         }
         let ends = |transition: &&Transition| matches!(transition.next, Next::Fail(_) | Next::Cancel);
         answers.ending = batch.transitions.iter().filter(ends).map(|transition| transition.task_id).collect();
+        let works = batch.transitions.iter().enumerate().filter(|(_, work)| work.transaction.is_some());
+        answers.works = works.map(|(place, _)| place).collect();
         self.set(lane, Some(if repeats { usize::MAX } else { batch.transitions.len() }));
         (batch, answers)
     }
@@ -333,6 +367,7 @@ impl GroupCommit {
             let bytes = task.params.as_str().len();
             gathering.batch.spawns.push(task);
             gathering.answers.spawns.push(answer);
+            gathering.answers.groups.push(1);
             gathering.grow(bytes);
         });
         receipt
@@ -360,6 +395,7 @@ impl GroupCommit {
             let spawned = tasks.iter().map(|task| (task.task_id, task.task_type.clone()));
             gathering.answers.spawned.extend(spawned);
             let bytes = tasks.iter().map(|task| task.params.as_str().len()).sum();
+            gathering.answers.groups.push(tasks.len());
             gathering.batch.spawns.extend(tasks);
             gathering.answers.spawns.extend(answers);
             gathering.grow(bytes);
@@ -394,7 +430,7 @@ impl GroupCommit {
             if patient {
                 self.let_others_come().await;
             }
-            let Some((taken, span, committing, answers)) = self.next(lane) else { return };
+            let Some((taken, span, committing, copy, answers)) = self.next(lane) else { return };
             (lane, patient) = (taken, true);
             let begun = self.runtime.now();
             let committed = committing.instrument(span).await.unwrap_or_else(|panic| Err(panicked(&panic)));
@@ -415,19 +451,11 @@ impl GroupCommit {
                     items
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "a commit failed");
-                    if let Some(measures) = self.measures.of_store() {
-                        measures.commits_failed.increment(1);
+                    self.failed(&error);
+                    match copy {
+                        Some(batch) if error.is_of_an_item() => self.bisect(batch, answers, &error).await,
+                        _ => answers.refuse(&error),
                     }
-                    refuse(answers.transitions, &error);
-                    refuse(answers.commands, &error);
-                    refuse(answers.events, &error);
-                    refuse(answers.messages, &error);
-                    refuse(answers.spawns, &error);
-                    refuse(answers.schedules, &error);
-                    refuse(answers.queues, &error);
-                    refuse(answers.workers, &error);
-                    refuse(answers.claims, &error);
                     0
                 }
             };
@@ -441,7 +469,14 @@ impl GroupCommit {
         }
     }
 
-    /// Tells everybody of what was committed.
+    fn failed(&self, error: &StoreError) {
+        tracing::warn!(%error, "a commit failed");
+        if let Some(measures) = self.measures.of_store() {
+            measures.commits_failed.increment(1);
+        }
+    }
+
+    /// Tells those who wait what became of their items.
     fn answer(&self, committed: Committed, answers: Answers) {
         let news = committed.news;
         self.tell_spawned(answers.spawned, &committed.spawns);
@@ -463,6 +498,42 @@ impl GroupCommit {
         self.hub.tell(news);
     }
 
+    fn commit(&self, batch: Batch) -> Committing {
+        let committing = guard(|| self.store.commit(batch)).unwrap_or_else(|panic| {
+            let error = panicked(&panic);
+            Box::pin(async { Err(error) })
+        });
+        Guarded::new(committing)
+    }
+
+    /// Commits a batch that was refused without the items that it was refused for.
+    async fn bisect(&self, batch: Batch, answers: Answers, error: &StoreError) {
+        let mut whole = (batch, answers);
+        bisect::without_works(&mut whole, error);
+        // The next one to be sent is the last.
+        let [first, second] = bisect::halve(whole);
+        let mut parts = vec![second, first];
+        while let Some((batch, answers)) = parts.pop() {
+            if answers.items() == 0 {
+                continue;
+            }
+            let copy = batch.copy(&answers);
+            match self.commit(batch).await.unwrap_or_else(|panic| Err(panicked(&panic))) {
+                Ok(committed) => self.answer(committed, answers),
+                Err(error) => {
+                    self.failed(&error);
+                    match copy {
+                        Some(batch) if error.is_of_an_item() => {
+                            let [first, second] = bisect::halve((batch, answers));
+                            parts.extend([second, first]);
+                        }
+                        _ => answers.refuse(&error),
+                    }
+                }
+            }
+        }
+    }
+
     /// Gives their turn to those who are ready by now, or were just answered and have something to commit again. A batch
     /// leaves when a turn has brought nothing more, so that they go together and not the first ones alone: parts of a crowd
     /// would stay apart from then on, each waiting for the other's commit.
@@ -478,18 +549,15 @@ impl GroupCommit {
     }
 
     /// What leaves next, on its way.
-    fn next(self: &Arc<Self>, lane: Lane) -> Option<(Lane, Span, Committing, Answers)> {
+    fn next(self: &Arc<Self>, lane: Lane) -> Option<(Lane, Span, Committing, Option<Batch>, Answers)> {
         let mut gathering = self.gathering();
         gathering.set(lane, None);
         let lane = gathering.can_leave()?;
         let (batch, answers) = gathering.take(lane);
         self.set_off(gathering);
         let span = trace::commit(&batch);
-        let committing = guard(|| self.store.commit(batch)).unwrap_or_else(|panic| {
-            let error = panicked(&panic);
-            Box::pin(async { Err(error) })
-        });
-        Some((lane, span, Guarded::new(committing), answers))
+        let copy = batch.copy(&answers);
+        Some((lane, span, self.commit(batch), copy, answers))
     }
 
     /// Before anybody can tell that one of them has started.
@@ -535,8 +603,8 @@ fn panicked(panic: &Panic) -> StoreError {
     StoreError::Backend(format!("the store panicked: {panic}"))
 }
 
-/// Sends an item until the store has answered, in the background: for items whose answer nobody
-/// waits for.
+/// Sends an item until the store has answered, or refuses it for good, in the background: for items whose
+/// answer nobody waits for.
 pub(crate) fn insist<T: MaybeSend + 'static>(
     runtime: &Arc<dyn Runtime>,
     send: impl Fn() -> Receipt<T> + MaybeSend + 'static,
@@ -545,7 +613,7 @@ pub(crate) fn insist<T: MaybeSend + 'static>(
     spawner.spawn(Box::pin(async move {
         let mut tries = 0;
         while let Err(error) = send().await {
-            if matches!(error, StoreError::Closed) {
+            if matches!(error, StoreError::Closed) || !error.is_transient() {
                 return;
             }
             tries += 1;

@@ -62,9 +62,8 @@ impl Codecs {
                     .map(|sealed| *text = sealed.unwrap_or_else(|| std::mem::take(text))),
             };
             if let Err(error) = encoded {
-                failed.get_or_insert_with(|| {
-                    StoreError::Backend(format!("{place} cannot be encoded: {error}"))
-                });
+                failed
+                    .get_or_insert_with(|| StoreError::Encode(format!("{place} cannot be encoded: {error}")));
             }
         });
         failed.map_or(Ok(()), Err)

@@ -77,6 +77,8 @@ pub(crate) struct Execution {
     stalled_since: Option<Timestamp>,
     stopping_since: Option<Timestamp>,
     warned: bool,
+    /// How often the store has refused for good what was sent.
+    refusals: u32,
 }
 
 enum Closing {
@@ -184,6 +186,7 @@ impl Execution {
             stalled_since: None,
             stopping_since: None,
             warned: false,
+            refusals: 0,
         })
     }
 
@@ -553,12 +556,39 @@ impl Execution {
                 Poll::Ready(self.future.is_none().then_some(false))
             }
             Some(Err(error)) if !matches!(error, StoreError::Closed) => {
+                if !error.is_transient() && !matches!(sent.work, Some((_, Working::Transaction(_)))) {
+                    return Poll::Ready(self.refused(error));
+                }
                 self.pause_commit(sent, &error);
                 self.poll_commit(cx)
             }
             // The store is closed: the process is going down.
             Some(_) => Poll::Ready(Some(false)),
         }
+    }
+
+    /// The store will never take what was sent: the attempt fails without it.
+    fn refused(&mut self, error: StoreError) -> Option<bool> {
+        let (task_id, task_type) = (self.run.task_id, &self.run.task_type);
+        tracing::error!(%error, %task_id, %task_type, "the store refuses what a task did");
+        self.run.operations().discard_unsent();
+        self.refusals += 1;
+        match self.refusals {
+            1 => {
+                let error = anyhow::Error::from(error).context("the store refuses what this attempt did");
+                self.end(Err(Ending::Error(error.into())));
+            }
+            // Even that, so that the error may hold what it is about.
+            2 => {
+                let message =
+                    "the store refuses what this attempt did, and the error as well: see the worker's log";
+                let failure = Failure::new(FailureKind::Error, message);
+                self.closing = Some(Closing::Commit(self.run.after_failure(failure)));
+            }
+            // Whatever the run does: its worker no longer knows of it.
+            _ => return Some(false),
+        }
+        None
     }
 
     fn pause_commit(&mut self, mut sent: Box<Sent>, error: &StoreError) {

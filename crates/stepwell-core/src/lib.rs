@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod approval;
+mod bisect;
 mod child;
 mod client;
 mod codec;

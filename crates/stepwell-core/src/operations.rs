@@ -743,6 +743,14 @@ impl Operations {
         self.durable_wakers.drain(..).for_each(guard::discard);
     }
 
+    /// What was sent last, and all since, was refused: the journal ends with what is durable.
+    pub(crate) fn discard_unsent(&mut self) {
+        self.unsent = Unsent::default();
+        self.delivered_seq = self.durable_seq;
+        self.failures.retain(|delivered| delivered.seq <= self.durable_seq);
+        self.handled = self.handled.min(self.failures.len());
+    }
+
     /// What was sent up to `seq` is durable.
     pub(crate) fn committed(&mut self, seq: u64, received: &[MessageId]) {
         self.durable_seq = self.durable_seq.max(seq);

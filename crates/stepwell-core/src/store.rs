@@ -82,7 +82,8 @@ pub trait Store: Any + Send + Sync {
     /// Applies the batch atomically and durably. The result is in the order of the batch's lists.
     ///
     /// # Errors
-    /// When nothing of the batch was applied.
+    /// When nothing of the batch was applied. When the error is [of an item](StoreError::is_of_an_item), the engine sends
+    /// parts of the batch, to find that.
     fn commit(&self, batch: Batch) -> BoxFuture<'static, Result<Committed, StoreError>>;
 
     /// How many commits it can usefully have at the same time: where that is more than one, the engine sends journal
@@ -668,12 +669,43 @@ pub enum StoreError {
     /// The database's content is damaged.
     #[error("the database is damaged ({0}): stop all programs that use it, and restore a backup")]
     Corrupt(String),
-    /// Any other failure of the backend.
+    /// A payload cannot be encoded: its codec fails.
+    #[error("{0}")]
+    Encode(String),
+    /// The backend cannot work just now, whatever it is asked: it is out of memory or of connections, a device fails, it
+    /// lacks a privilege or a table, a time limit passed.
+    #[error("the store cannot work just now: {0}")]
+    Unavailable(String),
+    /// Any other failure of the backend: it does not accept what it was asked.
     #[error("the store failed: {0}")]
     Backend(String),
     /// The store has been closed.
     #[error("the store has been closed")]
     Closed,
+}
+
+impl StoreError {
+    /// Whether the same may be accepted later, as it is.
+    pub const fn is_transient(&self) -> bool {
+        match self {
+            Self::Open { .. }
+            | Self::NewerSchema { .. }
+            | Self::OlderSchema { .. }
+            | Self::Full(_)
+            | Self::Locked(_)
+            | Self::Detached { .. }
+            | Self::Encode(_)
+            | Self::Unavailable(_)
+            | Self::Closed => true,
+            Self::Corrupt(_) | Self::Backend(_) => false,
+        }
+    }
+
+    /// Whether something of what the store was asked is what fails, and not the store as a whole. Then the engine finds out
+    /// which: it sends the rest without it.
+    pub const fn is_of_an_item(&self) -> bool {
+        matches!(self, Self::Encode(_)) || !self.is_transient()
+    }
 }
 
 fn tables_of(version: i64) -> String {

@@ -70,6 +70,22 @@ impl Transition {
             && self.keyed.is_none()
     }
 
+    /// The same without its [`UserTransaction`], which is used up when it is sent.
+    pub(crate) fn without_transaction(&self) -> Self {
+        Self {
+            entries: self.entries.clone(),
+            superseded: self.superseded.clone(),
+            spawns: self.spawns.clone(),
+            events: self.events.clone(),
+            messages: self.messages.clone(),
+            received: self.received.clone(),
+            waits_added: self.waits_added.clone(),
+            waits_removed: self.waits_removed.clone(),
+            keyed: self.keyed.clone(),
+            ..Self::new(self.task_id, self.run_id, self.next.clone())
+        }
+    }
+
     /// A transition with nothing in it but what becomes of the task.
     pub fn new(task_id: TaskId, run_id: RunId, next: Next) -> Self {
         Self {

@@ -34,12 +34,13 @@ impl Fault {
             "40001" | "40P01" | "55P03" => Self::GaveWay,
             "53100" => Self::Failed(StoreError::Full(message)),
             "XX001" | "XX002" => Self::Failed(StoreError::Corrupt(message)),
-            "42501" => Self::Failed(StoreError::Backend(format!(
+            "42501" => Self::Failed(StoreError::Unavailable(format!(
                 "{message}. The user of {options} lacks a privilege: see the documentation on privileges"
             ))),
-            "42883" | "42P01" | "3F000" => Self::Failed(StoreError::Backend(format!(
+            "42883" | "42P01" | "3F000" => Self::Failed(StoreError::Unavailable(format!(
                 "{message}. Something of the schema in {options} is gone: restore it from a backup, or let a new start of the program create an empty one"
             ))),
+            code if is_of_the_server(code) => Self::Failed(StoreError::Unavailable(message)),
             _ => Self::Failed(StoreError::Backend(message)),
         }
     }
@@ -47,10 +48,19 @@ impl Fault {
     pub(crate) fn into_error(self, options: &PostgresOptions) -> StoreError {
         match self {
             Self::Lost(reason) => unreachable_server(reason, options),
-            Self::GaveWay => StoreError::Backend("another transaction was in the way, several times".into()),
+            Self::GaveWay => {
+                StoreError::Unavailable("another transaction was in the way, several times".into())
+            }
             Self::Failed(error) => error,
         }
     }
+}
+
+/// Whether it is the server that cannot, whatever it is asked: transactions that get in each other's way, resources that are
+/// used up, objects that are in use, an operator who intervenes, a device that fails. All else (a value that is not valid, a
+/// constraint, a limit on what one statement may hold) lies in what it was asked.
+fn is_of_the_server(code: &str) -> bool {
+    ["25", "40", "53", "55", "57", "58"].iter().any(|class| code.starts_with(class))
 }
 
 fn describe(error: &PgDatabaseError) -> String {

@@ -63,6 +63,14 @@ fn of_sqlite(error: &rusqlite::Error, location: &Location) -> StoreError {
         ErrorCode::PermissionDenied | ErrorCode::ReadOnly | ErrorCode::AuthorizationForStatementDenied => {
             not_writable(location)
         }
+        // What does not lie in what was asked.
+        ErrorCode::SystemIoFailure
+        | ErrorCode::OutOfMemory
+        | ErrorCode::FileLockingProtocolFailed
+        | ErrorCode::OperationInterrupted
+        | ErrorCode::OperationAborted
+        | ErrorCode::SchemaChanged
+        | ErrorCode::NoLargeFileSupport => StoreError::Unavailable(text),
         _ => StoreError::Backend(text),
     }
 }

@@ -450,7 +450,7 @@ async fn what_cannot_be_encoded_is_tried_again_and_nothing_is_lost() {
     let (process, runs) = process(&harness, |builder| builder.codec(Moody::default())).await;
     let task = process.spawn::<keeper>("the recipe".into()).await.unwrap().task_id;
     let error = process.emit_event("opened", "the safe", None).await.unwrap_err().to_string();
-    assert_eq!(error, "the store failed: the event \"opened\" cannot be encoded: not now");
+    assert_eq!(error, "the event \"opened\" cannot be encoded: not now");
     process.emit_event("opened", "the safe", None).await.unwrap();
     process.send(task, "told", "everybody").await.unwrap();
     process.start_worker(worker_options()).await;

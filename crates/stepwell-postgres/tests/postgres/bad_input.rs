@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use sqlx::{Connection as _, Row as _};
-use stepwell::{Durable, SpawnOptions, TaskContext, WorkerOptions};
+use stepwell::{Durable, Error, RetryStrategy, SpawnOptions, TaskContext, WorkerOptions};
 use stepwell_core::StoreError;
 use stepwell_postgres::{PostgresOptions, PostgresStore, sqlx};
 
@@ -131,6 +131,45 @@ async fn the_privileges_of_the_documentation_are_enough() {
     client.delete(task.task_id).await.unwrap();
     worker.shutdown().await;
     user.drop().await;
+}
+
+/// What lies in what was asked fails whoever asked for it; what lies in the server is waited for.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_item_that_the_server_refuses_holds_up_nobody() {
+    let database = Database::new();
+    let client = client(database.options()).await;
+    database
+        .sql(
+            "ALTER TABLE tasks ADD CONSTRAINT no_13 CHECK (params <> '13');
+            ALTER TABLE journal ADD CONSTRAINT no_34 CHECK (payload <> '34');
+            ALTER TABLE outcomes ADD CONSTRAINT no_36 CHECK (output <> '36')",
+        )
+        .await;
+    let worker = client.start_worker(WorkerOptions::new()).await;
+    let spawn = |n: u64| {
+        let options = SpawnOptions::new().max_attempts(2).retry(RetryStrategy::fixed(Duration::ZERO));
+        let client = &client;
+        async move { client.spawn_named("double", &n, options).await }
+    };
+    let spawned = futures_util::future::join_all((0..40).map(spawn)).await;
+    for (n, spawned) in (0..).zip(spawned) {
+        let task = match (n, spawned) {
+            (13, Err(Error::Store(error))) => {
+                assert!(!error.is_transient() && error.to_string().contains("no_13"), "{error}");
+                continue;
+            }
+            (_, spawned) => spawned.unwrap().task_id,
+        };
+        let end = tokio::time::timeout(Duration::from_secs(60), client.wait::<u64>(task)).await.unwrap();
+        match n {
+            17 | 18 => {
+                let error = end.unwrap_err().to_string();
+                assert!(error.contains("the store refuses what this attempt did"), "{error}");
+            }
+            n => assert_eq!(end.unwrap(), n * 2),
+        }
+    }
+    worker.shutdown().await;
 }
 
 async fn client(options: PostgresOptions) -> Durable {

@@ -136,6 +136,31 @@ fn a_database_that_is_to_be_left_as_it_is_is_there_and_up_to_date_or_an_error() 
     assert!(none.contains("has no tables of Stepwell"), "{none}");
 }
 
+/// What lies in what was asked is told from what does not.
+#[test]
+fn a_refusal_is_told_from_a_store_that_cannot_work() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("stepwell.db");
+    let store = open(&path);
+    let other = Connection::open(&path).unwrap();
+    other
+        .execute_batch(
+            "CREATE TRIGGER no BEFORE INSERT ON stepwell_tasks WHEN new.queue = 'no' BEGIN
+                SELECT RAISE(ABORT, 'no such queue here');
+            END",
+        )
+        .unwrap();
+    let refused = NewTask { queue: name("no"), ..new_task(1) };
+    let failed = wait(store.commit(spawns(vec![refused, new_task(2)]))).unwrap_err();
+    assert!(!failed.is_transient() && failed.to_string().contains("no such queue here"), "{failed:?}");
+    commit(&store, spawns(vec![new_task(2)]));
+    let failed = wait(store.commit(spawns(vec![new_task(2)]))).unwrap_err();
+    assert!(!failed.is_transient(), "an id that is taken: {failed:?}");
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let failed = wait(store.commit(spawns(vec![new_task(3)]))).unwrap_err();
+    assert!(failed.is_transient(), "{failed:?}");
+}
+
 #[test]
 fn a_newer_schema_is_refused_and_left_alone() {
     let folder = tempfile::tempdir().unwrap();
