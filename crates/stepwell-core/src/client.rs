@@ -274,7 +274,8 @@ impl Client {
         }
         let asked = Asked::of(&task);
         let started = Started::reserve(&self.engine.hub, &mut task);
-        asked.answer(Spawning::new(started, self.engine.commit.spawn(task)).end().instrument(span).await?)
+        let spawning = Spawning::new(started, self.engine.commit.spawn(task)).end().instrument(span);
+        asked.answer(self.engine.answered(spawning).await?)
     }
 
     /// Spawns many tasks of one type in one commit: all of them, or none.
@@ -300,11 +301,15 @@ impl Client {
             .zip(receipts)
             .map(|(started, receipt)| Spawning::new(started, receipt))
             .collect();
-        let mut results = Vec::with_capacity(asked.len());
-        for (asked, spawning) in asked.into_iter().zip(spawning) {
-            results.push(asked.answer(spawning.end().await?));
-        }
-        results.into_iter().collect()
+        let all = async {
+            let mut all = Vec::with_capacity(asked.len());
+            for spawning in spawning {
+                all.push(spawning.end().await?);
+            }
+            Ok(all)
+        };
+        let spawned = self.engine.answered(all).await?;
+        asked.into_iter().zip(spawned).map(|(asked, spawned)| asked.answer(spawned)).collect()
     }
 
     /// A task to be spawned, as it is kept, for backends, which spawn it in a transaction of the user's.
@@ -361,7 +366,7 @@ impl Client {
         queue: Option<&str>,
     ) -> Result<bool, Error> {
         let event = self.event_of(name, payload, queue)?;
-        Ok(self.engine.commit.emit(event).await?)
+        Ok(self.engine.answered(self.engine.commit.emit(event)).await?)
     }
 
     /// An event to be emitted, as it is kept, for backends, which emit it in a transaction of the user's.
@@ -411,7 +416,7 @@ impl Client {
     ) -> Result<(), Error> {
         let topic = Name::new(topic)?;
         let payload = self.encode(payload, || format!("the message {topic}"))?;
-        if self.engine.commit.send(NewMessage { task_id, topic, payload }).await? {
+        if self.engine.answered(self.engine.commit.send(NewMessage { task_id, topic, payload })).await? {
             return Ok(());
         }
         let task = self.task(task_id).await?.ok_or(Error::NotFound(task_id))?;
@@ -525,7 +530,7 @@ impl Client {
     }
 
     async fn command(&self, action: &'static str, task_id: TaskId, command: Command) -> Result<(), Error> {
-        match self.engine.commit.command(command).await? {
+        match self.engine.answered(self.engine.commit.command(command)).await? {
             CommandOutcome::Done => Ok(()),
             CommandOutcome::NotAllowed(state) => Err(Error::NotAllowed { action, task_id, state }),
             CommandOutcome::Needed { by } => Err(Error::Needed { task_id, by }),
@@ -732,7 +737,8 @@ impl Client {
     /// # Errors
     /// [`Error::UnknownWorker`] when it is not registered, or no longer.
     pub async fn drain_worker(&self, worker_id: WorkerId) -> Result<(), Error> {
-        match self.engine.commit.signal(WorkerSignal::Drain { worker_id }).await?.state {
+        match self.engine.answered(self.engine.commit.signal(WorkerSignal::Drain { worker_id })).await?.state
+        {
             WorkerState::Active | WorkerState::Draining => Ok(()),
             WorkerState::Gone => Err(Error::UnknownWorker(worker_id)),
         }
@@ -772,7 +778,7 @@ impl Client {
 
     async fn change_queue(&self, queue: impl AsRef<str>, action: QueueAction) -> Result<(), Error> {
         let change = QueueChange { queue: Name::new(queue)?, action };
-        Ok(self.engine.commit.change_queue(change).await?)
+        Ok(self.engine.answered(self.engine.commit.change_queue(change)).await?)
     }
 
     /// Removes tasks that ended longer ago than this, with all that belongs to them: those of one state, or all. It goes in

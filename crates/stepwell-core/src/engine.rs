@@ -2,8 +2,10 @@
 
 use std::any::{Any, TypeId};
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 
+use futures_util::future::{Either, select};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -19,7 +21,7 @@ use crate::name::{InvalidName, Name};
 use crate::options::{InvalidOptions, Settings, SpawnOptions, Start};
 use crate::payload::Payload;
 use crate::runtime::Runtime;
-use crate::store::{NewTask, Store};
+use crate::store::{NewTask, Store, StoreError};
 use crate::task::Registry;
 use crate::time::after;
 
@@ -110,6 +112,18 @@ impl Engine {
             }));
             end
         });
+    }
+
+    /// The answer to what a client has asked for, if it comes in time.
+    pub(crate) async fn answered<T>(
+        &self,
+        answer: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let limit = self.settings.answer_timeout;
+        match select(pin!(answer), self.runtime.sleep(limit)).await {
+            Either::Left((answer, _)) => answer,
+            Either::Right(_) => Err(StoreError::Unanswered(limit)),
+        }
     }
 
     /// A task to be spawned, by the options and, where they are silent, the settings.

@@ -27,6 +27,8 @@ pub struct Settings {
     pub cancellation: CancellationPolicy,
     /// The longest payload, in bytes of JSON. Default: 4 MiB.
     pub max_payload_bytes: usize,
+    /// How long a client waits for the store's answer to what it writes. Default: 30 seconds.
+    pub answer_timeout: Duration,
     /// How long tasks are kept after they have ended. Default: until they are purged or deleted.
     pub retention: Option<Duration>,
     /// Whether lifecycle events are kept in the store's history. Default: no.
@@ -55,6 +57,7 @@ impl Settings {
             retry: RetryStrategy::default(),
             cancellation: CancellationPolicy::default(),
             max_payload_bytes: Payload::DEFAULT_LIMIT,
+            answer_timeout: Duration::from_secs(30),
             retention: None,
             keep_history: false,
             measure: false,

@@ -599,8 +599,8 @@ pub struct ClaimedTask {
     pub headers: Headers,
     /// When a failed attempt is followed by another.
     pub retry: RetryStrategy,
-    /// Its journal; `None` for a suspended task that is claimed by the worker that ran it last, which may have it in
-    /// memory.
+    /// Its journal. It is `None` for a suspended task that is claimed by the worker that ran it last, which may have it in
+    /// memory, and where it is too long for the answer: then [`Store::journal`] reads it.
     pub journal: Option<Vec<Entry>>,
     /// What it waits for, with the due times that were fixed when it began to.
     pub waits: Vec<Wait>,
@@ -676,6 +676,11 @@ pub enum StoreError {
     /// lacks a privilege or a table, a time limit passed.
     #[error("the store cannot work just now: {0}")]
     Unavailable(String),
+    /// The store has not answered for as long as the client waits. What was asked for may have been done, or may still be.
+    #[error(
+        "the store has not answered within {0:?}, and it is not known whether it will still do what was asked for: look before it is asked for again, or give spawns an idempotency key"
+    )]
+    Unanswered(Duration),
     /// Any other failure of the backend: it does not accept what it was asked.
     #[error("the store failed: {0}")]
     Backend(String),
@@ -696,6 +701,7 @@ impl StoreError {
             | Self::Detached { .. }
             | Self::Encode(_)
             | Self::Unavailable(_)
+            | Self::Unanswered(_)
             | Self::Closed => true,
             Self::Corrupt(_) | Self::Backend(_) => false,
         }

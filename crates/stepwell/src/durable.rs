@@ -66,6 +66,7 @@ pub struct DurableBuilder {
     retry: Option<RetryStrategy>,
     cancellation: Option<CancellationPolicy>,
     max_payload_bytes: Option<usize>,
+    answer_timeout: Option<Duration>,
     retention: Option<Duration>,
     keep_history: bool,
     measure: bool,
@@ -124,6 +125,13 @@ impl DurableBuilder {
     /// 4 MiB.
     pub fn max_payload_bytes(mut self, bytes: usize) -> Self {
         self.max_payload_bytes = Some(bytes);
+        self
+    }
+
+    /// How long this client waits for the store's answer to what it writes (spawns, events, messages, commands), before that
+    /// is the error [`StoreError::Unanswered`]. Workers wait for as long as it takes. Default: 30 seconds.
+    pub fn answer_timeout(mut self, time: Duration) -> Self {
+        self.answer_timeout = Some(time);
         self
     }
 
@@ -199,6 +207,7 @@ impl DurableBuilder {
         settings.keep_history = self.keep_history;
         settings.measure = self.measure;
         settings.max_payload_bytes = self.max_payload_bytes.unwrap_or(settings.max_payload_bytes);
+        settings.answer_timeout = self.answer_timeout.unwrap_or(settings.answer_timeout);
         settings.check()?;
         let runtime = self.runtime.unwrap_or_else(|| Arc::new(TokioRuntime::current()));
         let store = match self.store {

@@ -202,7 +202,7 @@ impl Client {
 
     /// Commits a change, and lets this process's workers see it.
     async fn change_schedule(&self, change: ScheduleChange) -> Result<ScheduleOutcome, Error> {
-        let outcome = self.engine.commit.change_schedule(change).await?;
+        let outcome = self.engine.answered(self.engine.commit.change_schedule(change)).await?;
         self.engine.hub.workers().iter().for_each(|slots| slots.schedules.notify_one());
         Ok(outcome)
     }
