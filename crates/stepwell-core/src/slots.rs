@@ -216,18 +216,25 @@ impl Slots {
                 journal
             }
             None => {
-                if let Some(mut execution) = inside.suspended.pop(&task_id) {
+                // Another worker may have run it since: what is in memory here has fallen behind then.
+                let suspended = inside.suspended.pop(&task_id);
+                let (current, behind) = match suspended {
+                    Some(execution) if execution.run.run_id == claimed.run_id => (Some(execution), None),
+                    behind => (None, behind),
+                };
+                if let Some(mut execution) = current {
                     inside.runs.insert(task_id, execution.run.clone());
                     drop(inside);
                     execution.resume(claimed.facts, slot);
                     return self.spawn(execution);
                 }
-                if inside.runs.contains_key(&task_id) {
+                if inside.runs.get(&task_id).is_some_and(|run| run.run_id == claimed.run_id) {
                     // Its execution is on its way out, and will find this.
                     inside.handed_over.insert(task_id, (claimed, slot, suspect));
                     return;
                 }
                 drop(inside);
+                drop(behind);
                 return self.load(claimed, slot, suspect);
             }
         };
