@@ -14,6 +14,7 @@ macro_rules! suite {
             fencing,
             fencing_of_mailboxes,
             fencing_after_a_lost_lease,
+            fencing_of_shorter_journals,
             exclusive_claims,
             claim_order,
             claim_filters,

@@ -104,6 +104,8 @@ enum Commit {
 struct Sent {
     unsent: Unsent,
     next: Next,
+    /// The last entry before it.
+    after: u64,
     /// The last entry in it.
     seq: u64,
     /// What the store does with it, and for which operation.
@@ -477,9 +479,9 @@ impl Execution {
 
     fn send(&mut self, next: Next, work: Option<(Key, Work)>) {
         let suspending = matches!(next, Next::Suspend { .. });
-        let (unsent, seq) = {
+        let (unsent, after, seq) = {
             let mut operations = self.run.operations();
-            (operations.take_unsent(suspending), operations.delivered_seq)
+            (operations.take_unsent(suspending), operations.durable_seq(), operations.delivered_seq)
         };
         let mut transaction = None;
         let work = work.map(|(key, work)| {
@@ -499,7 +501,7 @@ impl Execution {
             };
             (key, working)
         });
-        let sent = Sent { unsent, next, seq, work, tries: 0 };
+        let sent = Sent { unsent, next, after, seq, work, tries: 0 };
         self.transmit(Box::new(sent), transaction);
     }
 
@@ -511,6 +513,8 @@ impl Execution {
             _ => None,
         };
         let receipt = self.run.engine.commit.transition(Transition {
+            // What is complete is not gone on from.
+            after: (!matches!(sent.next, Next::Complete(_))).then_some(sent.after),
             entries,
             spawns,
             events,

@@ -377,6 +377,12 @@ impl State {
             .get_mut(&task_id)
             .filter(|task| task.run_id == run_id && task.state == TaskState::Running)
             .ok_or(Refused)?;
+        let last = task.journal.last().map_or(0, |entry| entry.seq);
+        if transition.after.is_some_and(|after| after != last) {
+            task.attempt -= 1;
+            self.give_back(now, task_id, None, news);
+            return Err(Refused);
+        }
         let applied = Applied {
             cancel_requested: task.cancel_requested,
             transaction: transition.transaction.map(|_| {

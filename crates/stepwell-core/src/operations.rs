@@ -751,6 +751,11 @@ impl Operations {
         self.handled = self.handled.min(self.failures.len());
     }
 
+    /// The last entry that is durable.
+    pub(crate) fn durable_seq(&self) -> u64 {
+        self.durable_seq
+    }
+
     /// What was sent up to `seq` is durable.
     pub(crate) fn committed(&mut self, seq: u64, received: &[MessageId]) {
         self.durable_seq = self.durable_seq.max(seq);

@@ -14,13 +14,18 @@ use crate::store::{Finish, NewEvent, NewMessage, NewTask, Spawned};
 use crate::time::Timestamp;
 
 /// What a run did since its last commit. It is refused as a whole unless the run owns the task: the task is running
-/// under this `run_id`.
+/// under this `run_id`, and its journal ends where the run has left it.
 #[derive(Debug)]
 pub struct Transition {
     /// The task.
     pub task_id: TaskId,
     /// The run: the fencing token.
     pub run_id: RunId,
+    /// The number of the last entry that the run knows to be durable; 0 when there is none, `None` where the run does not say. A
+    /// database that was restored, or that failed over to a replica which lacks what was committed last, may
+    /// have a shorter journal. Then the transition is refused, and the task is given back as with [`Next::Release`], to
+    /// go on from what is there.
+    pub after: Option<u64>,
     /// What was delivered, with sequence numbers that follow on those in the journal.
     pub entries: Vec<Entry>,
     /// Entries that these take the place of: they leave the journal, before these come into it.
@@ -91,6 +96,7 @@ impl Transition {
         Self {
             task_id,
             run_id,
+            after: None,
             entries: Vec::new(),
             superseded: Vec::new(),
             spawns: Vec::new(),

@@ -13,9 +13,13 @@ use crate::states::{GivenBack, Held};
 pub(crate) const FENCE: &str = "SELECT task_id, queue, cancel_requested, compensating FROM stepwell_tasks
     WHERE task_id = ?1 AND run_id = ?2 AND state = 'running'";
 
-/// The fence of a transition that only adds to the journal.
+/// The fence of a transition that only adds to the journal, which is to end there.
 pub(crate) const LIGHT_FENCE: &str =
-    "SELECT cancel_requested FROM stepwell_tasks WHERE task_id = ?1 AND run_id = ?2 AND state = 'running'";
+    "SELECT cancel_requested FROM stepwell_tasks WHERE task_id = ?1 AND run_id = ?2 AND state = 'running'
+        AND ?3 IN (-1, (SELECT coalesce(max(seq), 0) FROM stepwell_journal WHERE task_id = ?1))";
+
+/// Where a task's journal ends.
+const LAST_ENTRY: &str = "SELECT coalesce(max(seq), 0) FROM stepwell_journal WHERE task_id = ?1";
 
 /// A transition that has written what it brought.
 pub(crate) struct Written {
@@ -55,21 +59,31 @@ impl Applying<'_> {
 
     fn write(&mut self, transition: Transition) -> Result<Result<Written, Refused>, Fault> {
         if reaches_nobody_else(&transition)
+            && transition.after.is_none()
             && let Next::Complete(output) = &transition.next
         {
             return self.complete_at_once(&transition, Finish::Completed(output.clone()));
         }
         if transition.only_journals() && matches!(transition.next, Next::Continue { collect: false }) {
-            let Transition { task_id, run_id, entries, .. } = transition;
-            let fence = self.conn.one(LIGHT_FENCE, params![Sql(&task_id), Sql(&run_id)], |row| row.get(0))?;
-            let Some(cancel_requested) = fence else { return Ok(Err(Refused)) };
-            self.add_entries(task_id, &entries)?;
-            return Ok(Ok(Applied { cancel_requested, ..Applied::default() }.into()));
+            let Transition { task_id, run_id, entries, .. } = &transition;
+            let after = transition.after.map_or(-1, |after| i64::try_from(after).unwrap_or(i64::MAX));
+            let fence = params![Sql(task_id), Sql(run_id), after];
+            if let Some(cancel_requested) = self.conn.one(LIGHT_FENCE, fence, |row| row.get(0))? {
+                self.add_entries(*task_id, entries)?;
+                return Ok(Ok(Applied { cancel_requested, ..Applied::default() }.into()));
+            }
         }
         let Transition { task_id, run_id, next, .. } = transition;
         let Some(task) = self.conn.one(FENCE, params![Sql(&task_id), Sql(&run_id)], Held::read)? else {
             return Ok(Err(Refused));
         };
+        if let Some(after) = transition.after {
+            let last: Option<i64> = self.conn.one(LAST_ENTRY, params![Sql(&task_id)], |row| row.get(0))?;
+            if last != i64::try_from(after).ok() {
+                self.give_back(&task, &GivenBack { uncounted: true, ..GivenBack::default() })?;
+                return Ok(Err(Refused));
+            }
+        }
         for seq in transition.superseded {
             self.conn.run(
                 "DELETE FROM stepwell_journal WHERE task_id = ?1 AND seq = ?2",

@@ -128,3 +128,42 @@ pub async fn fencing_after_a_lost_lease(backend: &impl Backend) {
     b.next(new, complete()).await;
     assert_eq!(a.state(1).await, TaskState::Completed);
 }
+
+/// A run that knows of more than its task's journal holds is refused, and the task goes on from what is there: the database was
+/// restored, or failed over to a replica that lacks the rest.
+pub async fn fencing_of_shorter_journals(backend: &impl Backend) {
+    let (setup, first) = Setup::with_handle(backend).await;
+    // Of a database that may have moved before it knew the run.
+    let store = setup.handle().await;
+    let knows = |run: (TaskId, RunId), after: u64, seq: u64, next: Next| Transition {
+        after: Some(after),
+        entries: vec![step(seq, json("1"))],
+        ..Transition::new(run.0, run.1, next)
+    };
+    store.signal(register(2)).await;
+    for (n, next) in (1..).zip(all_nexts().into_iter().filter(|next| !matches!(next, Next::Complete(_)))) {
+        let run = first.run_one(n).await;
+        let entries = vec![step(1, json("1")), step(2, json("2"))];
+        first.apply(Transition { entries, ..Transition::new(run.0, run.1, GO_ON) }).await.unwrap();
+        let attempt = first.info(n).await.attempt;
+
+        let committed = store.commit(transitions([knows(run, 3, 4, next.clone())])).await;
+        assert!(committed.transitions[0].is_err(), "accepted {next:?} behind an entry that is not there");
+        assert_eq!(store.state(n).await, TaskState::Pending, "{next:?}");
+        assert!(store.apply(knows(run, 2, 3, next.clone())).await.is_err(), "the run is over: {next:?}");
+        let again = store.claim_one(2).await;
+        assert_eq!((again.task_id, again.attempt), (run.0, attempt), "the attempt counted: {next:?}");
+        assert_ne!(again.run_id, run.1);
+        let journal = again.journal.clone().unwrap_or_default();
+        assert_eq!(journal.iter().map(|entry| entry.seq).collect::<Vec<_>>(), [1, 2], "{next:?}");
+        // Where the journal ends as the run knows, all is well.
+        assert!(store.apply(knows(of(&again), 2, 3, GO_ON)).await.is_ok());
+        assert!(store.apply(knows(of(&again), 3, 4, complete())).await.is_ok());
+    }
+    let empty = first.run_one(50).await;
+    assert!(store.apply(knows(empty, 0, 1, GO_ON)).await.is_ok(), "nothing is before the first entry");
+    let one_of_many = first.run_one(51).await;
+    let batch = transitions([knows(empty, 1, 2, GO_ON), knows(one_of_many, 7, 8, GO_ON)]);
+    let committed = store.commit(batch).await;
+    assert!(committed.transitions[0].is_ok() && committed.transitions[1].is_err());
+}
