@@ -1,6 +1,8 @@
 //! A batch as the arguments of `stepwell.commit` or `commit_plain`: one array for each column of each list; or, where it is one
 //! item, as those of `commit_one`.
 
+use std::sync::Arc;
+
 use serde_json::json;
 use sqlx::Arguments as _;
 use sqlx::error::BoxDynError;
@@ -48,6 +50,12 @@ pub(crate) struct Envelope<'a> {
     pub(crate) now: Option<Timestamp>,
     /// For a claim of what the batch of this number claimed: its answer was lost.
     pub(crate) again: Option<i64>,
+    /// Whether the outbox was settled, or need not be.
+    pub(crate) settled: bool,
+    /// The timeline that the database is supposed to be on.
+    pub(crate) timeline: Option<Arc<str>>,
+    /// Whether the ends of journals are to be compared.
+    pub(crate) doubts: bool,
 }
 
 /// By which a batch is known again.
@@ -59,19 +67,20 @@ pub(crate) struct Number {
 }
 
 /// How many arguments `stepwell.commit` takes.
-pub(crate) const COUNT: usize = 78;
+pub(crate) const COUNT: usize = 81;
 
 /// How many arguments `stepwell.commit_plain` takes.
-pub(crate) const PLAIN_COUNT: usize = 27;
+pub(crate) const PLAIN_COUNT: usize = 28;
 
 /// How many arguments `stepwell.commit_one` takes.
-pub(crate) const ONE_COUNT: usize = 25;
+pub(crate) const ONE_COUNT: usize = 26;
 
 /// The arguments of `stepwell.commit_one`, in the order in which it names them.
 pub(crate) fn one(envelope: &Envelope<'_>, sorted: &Sorted) -> Result<PgArguments, BoxDynError> {
     let mut args = PgArguments::default();
     number(&mut args, envelope)?;
     moment(&mut args, envelope)?;
+    args.add(envelope.timeline.as_deref())?;
     let transition = sorted.batch.transitions.first();
     args.add(transition.map(|t| *t.task_id.as_uuid()))?;
     args.add(transition.map(|t| *t.run_id.as_uuid()))?;
@@ -110,6 +119,7 @@ pub(crate) fn plain(
     number(&mut args, envelope)?;
     args.add(was_sent)?;
     moment(&mut args, envelope)?;
+    args.add(envelope.timeline.as_deref())?;
     let items: Vec<_> = sorted.transitions().collect();
     runs(&mut args, &items)?;
     outputs(&mut args, &items)?;
@@ -133,7 +143,9 @@ pub(crate) fn arguments(envelope: &Envelope<'_>, sorted: &Sorted) -> Result<PgAr
     let mut args = PgArguments::default();
     number(&mut args, envelope)?;
     moment(&mut args, envelope)?;
-    transitions(&mut args, sorted)?;
+    args.add(envelope.settled)?;
+    args.add(envelope.timeline.as_deref())?;
+    transitions(&mut args, sorted, envelope.doubts)?;
     let places = sorted.places();
     let of = |place: usize| places.get(place).copied();
     let by_tasks = || sorted.batch.transitions.iter().enumerate();
@@ -184,9 +196,11 @@ fn opt(name: &Option<Name>) -> Option<&str> {
     name.as_ref().map(Name::as_str)
 }
 
-fn transitions(args: &mut PgArguments, sorted: &Sorted) -> Result<(), BoxDynError> {
+fn transitions(args: &mut PgArguments, sorted: &Sorted, doubts: bool) -> Result<(), BoxDynError> {
     let items: Vec<_> = sorted.transitions().collect();
     runs(args, &items)?;
+    let after = |t: &&Transition| t.after.map(|after| i64::try_from(after).unwrap_or(i64::MAX));
+    args.add(doubts.then(|| items.iter().map(after).collect::<Vec<_>>()))?;
     column!(args, items, t => word(&t.next));
     column!(args, items, t => match &t.next {
         Next::Suspend { wake_at } => wake_at.map(Moment),

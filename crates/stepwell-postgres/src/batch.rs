@@ -1,6 +1,7 @@
 //! A batch on its way: its transitions in the order in which all commits lock rows.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use stepwell_core::CancellationPolicy;
 use stepwell_core::store::{Batch, NewTask, Next, Transition};
@@ -11,6 +12,8 @@ pub(crate) struct Sorted {
     pub(crate) order: Vec<usize>,
     /// Which function is called for it.
     pub(crate) function: Function,
+    /// The timeline that it is sent for.
+    pub(crate) timeline: Option<Arc<str>>,
 }
 
 /// The functions of the database that apply a batch: each can do less than the next, in less time.
@@ -34,7 +37,7 @@ impl Sorted {
             (true, ..) => Function::Plain,
             (false, ..) => Function::Any,
         };
-        Self { batch, order, function }
+        Self { batch, order, function, timeline: None }
     }
 
     /// Whether a run has two transitions, which no batch may hold.

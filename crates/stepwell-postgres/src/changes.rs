@@ -77,10 +77,10 @@ impl Shared {
         listener.eager_reconnect(false);
         listener.listen(&self.options.schema).await?;
         let echo = format!("{} echo", self.process_id);
-        let sql = "SELECT pg_notify($1, $2)";
+        let sql = "SELECT pg_catalog.pg_notify($1, $2)";
         let query = sqlx::query(sql).bind(self.options.schema.clone()).bind(echo.clone());
         let mut conn = self.pool.acquire().await?;
-        self.fetch(&mut conn, query).await?;
+        self.fetch(&mut conn, query, false).await?;
         drop(conn);
         let heard = timeout(ECHO_TIMEOUT, async {
             while listener.recv().await?.payload() != echo {}
@@ -92,10 +92,12 @@ impl Shared {
         })
     }
 
-    /// Says that this process listens.
+    /// Says that this process listens, and forgets processes that have not been heard of for a day.
     async fn show(&self) {
         let sql = format!(
-            "INSERT INTO {}.processes AS p (process_id, line, batch, seen_at) VALUES ($1, 0, 0, clock_timestamp())
+            "WITH forgotten AS (DELETE FROM {0}.processes
+                WHERE seen_at < pg_catalog.clock_timestamp() - '1 day'::pg_catalog.interval)
+            INSERT INTO {0}.processes AS p (process_id, line, batch, seen_at) VALUES ($1, 0, 0, pg_catalog.clock_timestamp())
             ON CONFLICT (process_id, line) DO UPDATE SET seen_at = EXCLUDED.seen_at",
             self.options.schema
         );

@@ -6,9 +6,10 @@ use std::time::Duration;
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 use stepwell_core::StoreError;
-use stepwell_core::store::{Batch, Committed};
+use stepwell_core::store::{Batch, Committed, NewTask, Spawned};
+use tokio::time::timeout;
+use uuid::Uuid;
 
-use crate::Shared;
 use crate::answer;
 use crate::args::{self, Envelope, Number};
 use crate::batch::{Function, Sorted};
@@ -16,6 +17,7 @@ use crate::columns::Moment;
 use crate::error::Fault;
 use crate::link::Line;
 use crate::query::Query;
+use crate::{Shared, session};
 
 /// How long an answer may take before the connection is taken for lost.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
@@ -25,10 +27,9 @@ const WAYS_GIVEN: u32 = 50;
 /// The statements that name the schema.
 pub(crate) struct Sql {
     pub(crate) commit: Arc<str>,
-    /// The same, to be refused unless the transaction of a step's work is still open.
-    pub(crate) within_work: Arc<str>,
     plain: Arc<str>,
     one: Arc<str>,
+    settle: Arc<str>,
 }
 
 impl Sql {
@@ -43,11 +44,12 @@ impl Sql {
         for json in places.iter_mut().rev().take(2) {
             json.push_str("::jsonb");
         }
-        let commit = call("commit", &places);
-        if let Some(channel) = places.get_mut(3) {
-            *channel = "CASE current_setting('stepwell.work', true) WHEN 'open' THEN $4 END".into();
+        Self {
+            commit: call("commit", &places),
+            plain,
+            one,
+            settle: call("settle", &["$1", "$2", "$3"].map(String::from)),
         }
-        Self { commit, plain, one, within_work: call("commit", &places) }
     }
 }
 
@@ -79,11 +81,15 @@ impl Shared {
     pub(crate) async fn send(
         &self,
         line: &mut Line,
-        sorted: Sorted,
+        mut sorted: Sorted,
         number: i64,
         again: Option<i64>,
     ) -> Result<(Sorted, PgRow), StoreError> {
-        let (mut lost, mut gave_way) = (0, 0);
+        let (mut lost, mut gave_way, mut settled) = (0, 0, false);
+        // Whether an earlier sending may have been applied. One that is sent again goes to the same function.
+        let mut in_doubt = false;
+        let mut doubts;
+        (sorted.timeline, doubts) = self.timeline.of(&sorted.batch.transitions);
         loop {
             let mut conn = match line.take(&self.options).await {
                 Ok(conn) => conn,
@@ -95,33 +101,50 @@ impl Shared {
                     continue;
                 }
             };
-            let query = self.query(
-                Number { process: self.process_id, line: line.number, batch: number },
-                again,
-                &sorted,
-                lost > 0,
-            )?;
-            let answer = tokio::time::timeout(ANSWER_TIMEOUT, self.call(&mut conn, query)).await;
+            let number = Number { process: self.process_id, line: line.number, batch: number };
+            let timeline = sorted.timeline.clone();
+            let envelope = Envelope { settled, timeline, doubts, ..self.envelope(Some(number), again) };
+            let query = self.query(&envelope, &sorted, in_doubt)?;
+            let answer = timeout(ANSWER_TIMEOUT, self.call(&mut conn, query, line.begins)).await;
             let fault = match answer {
                 Ok(Ok(row)) => {
                     line.conn = Some(conn);
+                    if let Ok(Some(timeline)) = row.try_get::<Option<&str>, _>("moved") {
+                        self.timeline.moved(timeline);
+                        (sorted.timeline, doubts) = self.timeline.of(&sorted.batch.transitions);
+                        in_doubt = false;
+                        continue;
+                    }
+                    if row.try_get("unsettled").unwrap_or(false) {
+                        self.settle(line).await;
+                        settled = true;
+                        continue;
+                    }
                     return Ok((sorted, row));
                 }
                 Ok(Err(error)) => Fault::of(error, &self.options),
                 Err(_) => Fault::Lost(format!("no answer within {ANSWER_TIMEOUT:?}")),
             };
             match fault {
-                Fault::Lost(reason) => {
+                // Certainly not applied, unless that is not known of an earlier sending.
+                fault @ Fault::Standby(_) if lost == 0 => return Err(fault.into_error(&self.options)),
+                Fault::Lost(reason) | Fault::Standby(reason) => {
                     tracing::warn!(
                         reason,
                         "the connection broke while a batch was on its way; sending it again"
                     );
                     pause(lost).await;
                     lost += 1;
+                    in_doubt = true;
                 }
                 Fault::GaveWay if gave_way < WAYS_GIVEN => {
                     line.conn = Some(conn);
                     gave_way += 1;
+                }
+                Fault::Unfit(reason) if !line.begins => {
+                    self.say_unfit(&reason);
+                    line.conn = Some(conn);
+                    line.begins = true;
                 }
                 fault => {
                     line.conn = Some(conn);
@@ -131,65 +154,130 @@ impl Shared {
         }
     }
 
-    fn envelope(&self, number: Option<Number>, again: Option<i64>) -> Envelope<'_> {
-        Envelope { number, channel: &self.options.schema, now: self.clock.given(), again }
+    /// Does what follows from users' transactions. What cannot be done now is done before another batch.
+    async fn settle(&self, line: &mut Line) {
+        let Ok(mut conn) = line.take(&self.options).await else { return };
+        let query = sqlx::query(AssertSqlSafe(self.sql.settle.clone()))
+            .bind(self.process_id)
+            .bind(self.options.schema.clone())
+            .bind(self.clock.given().map(Moment));
+        let settling = timeout(ANSWER_TIMEOUT, self.fetch(&mut conn, query, line.begins)).await;
+        let fault = match settling {
+            Ok(Ok(_)) => {
+                line.conn = Some(conn);
+                // Those of this process are told here, the others by the database.
+                return self.changes.tell_anything();
+            }
+            Ok(Err(error)) => Fault::of(error, &self.options),
+            Err(_) => Fault::Lost(format!("no answer within {ANSWER_TIMEOUT:?}")),
+        };
+        if !matches!(fault, Fault::Lost(_) | Fault::Standby(_)) {
+            line.conn = Some(conn);
+        }
+        let error = fault.into_error(&self.options);
+        tracing::warn!(%error, "cannot do what users' transactions have asked for; trying again with a later batch");
     }
 
-    /// Applies a batch within a transaction of the user's, by that statement: it has no number, and is not sent again.
-    pub(crate) async fn apply_within(
+    /// Says, once, that batches take longer because of a setting.
+    pub(crate) fn say_unfit(&self, reason: &str) {
+        self.unfit.call_once(|| {
+            tracing::warn!(
+                reason,
+                "a default of the database or the role is in the way of batches: each sets it in a transaction of its own from now on, which takes two round trips more. See the documentation on settings"
+            );
+        });
+    }
+
+    fn envelope(&self, number: Option<Number>, again: Option<i64>) -> Envelope<'_> {
+        Envelope {
+            number,
+            channel: &self.options.schema,
+            now: self.clock.given(),
+            again,
+            settled: false,
+            timeline: None,
+            doubts: false,
+        }
+    }
+
+    /// Spawns within a transaction of the user's: without a number, and it is not sent again.
+    pub(crate) async fn spawn_within(
         &self,
         tx: &mut PgConnection,
-        sql: &Arc<str>,
-        batch: Batch,
-    ) -> Result<Committed, StoreError> {
-        let sorted = Sorted::new(batch);
-        let args = args::arguments(&self.envelope(None, None), &sorted)
-            .map_err(|error| self.error(sqlx::Error::Encode(error)))?;
-        let query = sqlx::query_with(AssertSqlSafe(sql.clone()), args).persistent(self.options.prepares);
+        task: NewTask,
+    ) -> Result<Option<Spawned>, StoreError> {
+        let sorted = Sorted::new(Batch { spawns: vec![task], ..Batch::default() });
+        let envelope = Envelope { settled: true, ..self.envelope(None, None) };
+        let args = args::arguments(&envelope, &sorted);
+        let args = args.map_err(|error| self.error(sqlx::Error::Encode(error)))?;
+        let sql = AssertSqlSafe(self.sql.commit.clone());
+        let query = sqlx::query_with(sql, args).persistent(self.options.prepares);
         let row = query.fetch_one(tx).await.map_err(|error| self.error(error))?;
-        let (committed, _) = answer::read(&sorted, &row).map_err(|error| self.error(error))?;
-        Ok(committed)
+        let (mut committed, _) = answer::read(&sorted, &row).map_err(|error| self.error(error))?;
+        Ok(committed.spawns.pop())
     }
 
     /// The call of the function that can do the batch.
-    fn query(
-        &self,
-        number: Number,
-        again: Option<i64>,
-        sorted: &Sorted,
-        was_sent: bool,
-    ) -> Result<Query, StoreError> {
-        let envelope = self.envelope(Some(number), again);
+    fn query(&self, envelope: &Envelope<'_>, sorted: &Sorted, was_sent: bool) -> Result<Query, StoreError> {
         let (sql, args) = match sorted.function {
-            Function::One if !was_sent => (&self.sql.one, args::one(&envelope, sorted)),
-            Function::One | Function::Plain => (&self.sql.plain, args::plain(&envelope, sorted, was_sent)),
-            Function::Any => (&self.sql.commit, args::arguments(&envelope, sorted)),
+            // Whether the journals end where they are to is seen by that one only.
+            _ if envelope.doubts => (&self.sql.commit, args::arguments(envelope, sorted)),
+            Function::One if !was_sent => (&self.sql.one, args::one(envelope, sorted)),
+            Function::One | Function::Plain => (&self.sql.plain, args::plain(envelope, sorted, was_sent)),
+            Function::Any => (&self.sql.commit, args::arguments(envelope, sorted)),
         };
         let args = args.map_err(|error| self.error(sqlx::Error::Encode(error)))?;
         Ok(sqlx::query_with(AssertSqlSafe(sql.clone()), args))
     }
 
-    /// One round trip, unless statements cannot be kept prepared.
-    async fn call(&self, conn: &mut PgConnection, query: Query) -> sqlx::Result<PgRow> {
-        let row = if self.options.prepares {
-            query.fetch_one(conn).await?
-        } else {
-            let mut tx = conn.begin().await?;
-            let row = query.persistent(false).fetch_one(&mut *tx).await?;
-            tx.commit().await?;
-            row
-        };
+    /// One round trip, unless statements cannot be kept prepared, or the session's settings are in the way.
+    async fn call(&self, conn: &mut PgConnection, query: Query, begins: bool) -> sqlx::Result<PgRow> {
+        let rows = self.fetch(conn, query, begins).await?;
+        let row = rows.into_iter().next().ok_or(sqlx::Error::RowNotFound)?;
         self.clock.hear(row.try_get::<Moment, _>("r_now")?.0);
         Ok(row)
     }
 
+    /// Runs a statement, in a transaction with settings of its own where that `begins`.
+    pub(crate) async fn fetch(
+        &self,
+        conn: &mut PgConnection,
+        query: Query,
+        begins: bool,
+    ) -> sqlx::Result<Vec<PgRow>> {
+        if self.options.prepares && !begins {
+            return query.fetch_all(conn).await;
+        }
+        // A standby, which can be read, has none that writes.
+        let begin = if begins { session::BEGIN } else { session::BEGIN_READING };
+        let mut tx = conn.begin_with(begin).await?;
+        let rows = query.persistent(self.options.prepares).fetch_all(&mut *tx).await?;
+        tx.commit().await?;
+        Ok(rows)
+    }
+
     async fn answer(&self, line: &mut Line, sorted: Sorted, row: PgRow) -> Result<Committed, StoreError> {
         let (mut committed, others) = answer::read(&sorted, &row).map_err(|error| self.error(error))?;
+        self.timeline.learn(sorted.timeline.as_deref(), &sorted.batch, &committed);
+        self.fill_apart(line, &row, &mut committed).await?;
         if !others.is_empty() {
             let mut ends = self.other_ends(line, others).await;
             committed.news.finished.append(&mut ends);
         }
         Ok(committed)
+    }
+
+    /// Reads what an answer has left out because of its length.
+    pub(crate) async fn fill_apart(
+        &self,
+        line: &mut Line,
+        row: &PgRow,
+        committed: &mut Committed,
+    ) -> Result<(), StoreError> {
+        match row.try_get::<Option<Vec<Uuid>>, _>("cl_apart") {
+            Ok(Some(apart)) => self.fill(line, &apart, &mut committed.claims).await,
+            _ => Ok(()),
+        }
     }
 
     pub(crate) fn error(&self, error: sqlx::Error) -> StoreError {

@@ -8,10 +8,15 @@ use crate::options::PostgresOptions;
 /// What a failure of the database means for the one who asked.
 #[derive(Debug)]
 pub(crate) enum Fault {
-    /// The connection is gone, or leads to a server that cannot write: what was asked for may have been done.
+    /// The connection is gone: what was asked for may have been done.
     Lost(String),
+    /// The server is a standby, which does not write: nothing was done.
+    Standby(String),
     /// It gave way to another transaction: nothing was done, and it may be tried again at once.
     GaveWay,
+    /// A setting of the session is in the way, and nothing was done: it may be tried again in a transaction that
+    /// [sets its own](crate::session).
+    Unfit(String),
     /// Nothing was done.
     Failed(StoreError),
 }
@@ -29,9 +34,13 @@ impl Fault {
         let message = describe(database.downcast_ref());
         match database.code().as_deref().unwrap_or_default() {
             // Shutting down, starting up, terminated by an administrator, a standby, too many connections.
-            "57P01" | "57P02" | "57P03" | "57P05" | "25006" | "53300" => Self::Lost(message),
+            "57P01" | "57P02" | "57P03" | "57P05" | "53300" => Self::Lost(message),
+            // On a standby, a transaction cannot be one that writes, and there is no end of the log.
+            "0A000" | "55000" if is_about_recovery(database.downcast_ref()) => Self::Standby(message),
             code if code.starts_with("08") => Self::Lost(message),
-            "40001" | "40P01" | "55P03" => Self::GaveWay,
+            "40001" | "40P01" => Self::GaveWay,
+            // Another isolation level, one that only reads, a time limit for the statement, one for locks.
+            "SW001" | "25006" | "57014" | "55P03" => Self::Unfit(message),
             "53100" => Self::Failed(StoreError::Full(message)),
             "XX001" | "XX002" => Self::Failed(StoreError::Corrupt(message)),
             "42501" => Self::Failed(StoreError::Unavailable(format!(
@@ -51,6 +60,15 @@ impl Fault {
             Self::GaveWay => {
                 StoreError::Unavailable("another transaction was in the way, several times".into())
             }
+            Self::Standby(reason) => StoreError::Open {
+                location: options.to_string(),
+                reason: format!("the server is a standby, and cannot be written to ({reason})"),
+                advice: "Let the URL lead to the primary. After a failover the engine goes on by itself"
+                    .into(),
+            },
+            Self::Unfit(reason) => StoreError::Unavailable(format!(
+                "{reason}. A setting of the session, the role or the database in {options} is in the way, or somebody cancelled the statement: see the documentation on settings"
+            )),
             Self::Failed(error) => error,
         }
     }
@@ -61,6 +79,14 @@ impl Fault {
 /// constraint, a limit on what one statement may hold) lies in what it was asked.
 fn is_of_the_server(code: &str) -> bool {
     ["25", "40", "53", "55", "57", "58"].iter().any(|class| code.starts_with(class))
+}
+
+/// Whether the server says that it is a standby, in whatever language.
+fn is_about_recovery(error: &PgDatabaseError) -> bool {
+    let routine = error.routine().unwrap_or_default();
+    routine == "call_bool_check_hook"
+        || routine.starts_with("pg_walfile_name")
+        || routine.starts_with("pg_current_wal")
 }
 
 fn describe(error: &PgDatabaseError) -> String {

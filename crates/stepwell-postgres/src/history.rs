@@ -10,9 +10,28 @@ use crate::Shared;
 use crate::answer::name;
 use crate::columns::Moment;
 
+/// How many bytes of events are enough for a statement: PostgreSQL takes none of more than 1 GiB.
+const PART: usize = 32 << 20;
+
 impl Shared {
     /// Adds to the history. When a connection is lost, it may do so twice.
     pub(crate) async fn record(&self, happenings: Vec<Happening>) -> Result<(), StoreError> {
+        let mut bytes = 0;
+        let parts = happenings.chunk_by(|happening, _| {
+            bytes += happening.event.as_str().len();
+            let fits = bytes < PART;
+            if !fits {
+                bytes = 0;
+            }
+            fits
+        });
+        for part in parts {
+            self.record_part(part).await?;
+        }
+        Ok(())
+    }
+
+    async fn record_part(&self, happenings: &[Happening]) -> Result<(), StoreError> {
         let sql = format!("SELECT {}.record($1, $2, $3, $4)", self.options.schema);
         let rows = self.read(&sql, |query| {
             let tasks: Vec<Uuid> = happenings.iter().map(|happening| *happening.task_id.as_uuid()).collect();

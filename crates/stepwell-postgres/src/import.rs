@@ -9,6 +9,7 @@ use crate::Shared;
 use crate::answer::name;
 use crate::columns::Moment;
 use crate::query::wait;
+use crate::session;
 
 impl Shared {
     /// What a task waits for, and what is in its mailbox.
@@ -46,7 +47,7 @@ impl Shared {
         let text = |name: &Option<stepwell_core::Name>| name.as_ref().map(|name| name.as_str().to_owned());
         let json = |failed: serde_json::Error| sqlx::Error::Encode(failed.into());
         let failure = info.failure.as_ref().map(serde_json::to_string).transpose().map_err(json)?;
-        let mut tx = conn.begin().await?;
+        let mut tx = conn.begin_with(session::BEGIN).await?;
 
         if let Some(key) = &info.idempotency_key {
             let taken = sqlx::query(sql(
@@ -162,7 +163,7 @@ impl Shared {
             "INSERT INTO {schema}.live_tasks (task_id, run_id, task_type, queue, state, priority, attempt, parent,
                 code_version, concurrency_key, place, blocked, ready_at, started_at, due_at, cancel_at, failure, compensating,
                 known)
-            SELECT $1, $2, $3, $4, 'pending', $5, $6, $7, $8, $9, CASE WHEN $9 IS NOT NULL THEN nextval('{schema}.places') END,
+            SELECT $1, $2, $3, $4, 'pending', $5, $6, $7, $8, $9, CASE WHEN $9 IS NOT NULL THEN pg_catalog.nextval('{schema}.places') END,
                 EXISTS (SELECT FROM {schema}.live_tasks l WHERE l.concurrency_key = $9),
                 $10, $11, CASE WHEN $12 > $10 THEN $12 END, $13, $14, $15, $16",
         ))

@@ -38,12 +38,14 @@ mod migrate;
 mod options;
 mod query;
 mod recover;
+mod session;
 mod task_types;
+mod timeline;
 mod transaction;
 mod work;
 
 use std::num::NonZeroUsize;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnection, PgPool, PgPoolOptions};
@@ -60,6 +62,7 @@ use uuid::Uuid;
 use crate::changes::Changes;
 use crate::clock::Clock;
 use crate::link::Link;
+use crate::timeline::Timeline;
 
 pub use sqlx;
 
@@ -84,7 +87,10 @@ pub(crate) struct Shared {
     pub(crate) pool: PgPool,
     pub(crate) link: Link,
     pub(crate) changes: Changes,
+    pub(crate) timeline: Timeline,
     pub(crate) sql: commit::Sql,
+    /// Told of once that a setting is in the way.
+    pub(crate) unfit: Once,
 }
 
 impl PostgresStore {
@@ -122,7 +128,9 @@ impl PostgresStore {
             pool,
             link: Link::new(conn),
             changes: Changes::new(),
+            timeline: Timeline::default(),
             sql: commit::Sql::new(&options.schema),
+            unfit: Once::new(),
             options,
         };
         let store = Self(Arc::new(shared));

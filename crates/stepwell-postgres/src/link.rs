@@ -29,6 +29,8 @@ pub(crate) struct Link {
 pub(crate) struct Line {
     /// `None` while it is lost, or in use by a batch: one that is given up half-way must not be used again.
     pub(crate) conn: Option<PgConnection>,
+    /// Whether calls over it go in transactions that [set their own settings](crate::session).
+    pub(crate) begins: bool,
     pub(crate) number: i16,
 }
 
@@ -38,7 +40,7 @@ impl Link {
         let mut number = -1;
         let lines = [(); LANES.get()].map(|()| {
             number += 1;
-            Mutex::new(Line { conn: conn.take(), number })
+            Mutex::new(Line { conn: conn.take(), begins: false, number })
         });
         Self { lines, batch: AtomicI64::new(0) }
     }
@@ -53,7 +55,7 @@ impl Link {
         for (place, line) in self.lines.iter().enumerate() {
             let Ok(mut line) = line.try_lock() else { continue };
             if place > 0 && line.conn.is_none() {
-                line.conn = open(options).await.ok();
+                line.conn = line.take(options).await.ok();
             }
             if place == 0 || line.conn.is_some() {
                 return line;
@@ -73,7 +75,10 @@ impl Line {
     pub(crate) async fn take(&mut self, options: &PostgresOptions) -> Result<PgConnection, StoreError> {
         match self.conn.take() {
             Some(conn) => Ok(conn),
-            None => open(options).await,
+            None => {
+                self.begins = false;
+                open(options).await
+            }
         }
     }
 }

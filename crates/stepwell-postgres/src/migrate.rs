@@ -6,6 +6,7 @@ use stepwell_core::StoreError;
 
 use crate::error::Fault;
 use crate::options::PostgresOptions;
+use crate::session;
 
 /// The statements that lead to version 1, 2, …, in which `stepwell.` stands for the schema. Once released, none of them is
 /// ever changed.
@@ -13,6 +14,7 @@ const MIGRATIONS: &[&str] = &[concat!(
     include_str!("schema/0001_tables.sql"),
     include_str!("schema/0001_states.sql"),
     include_str!("schema/0001_intake.sql"),
+    include_str!("schema/0001_outbox.sql"),
     include_str!("schema/0001_schedules.sql"),
     include_str!("schema/0001_history.sql"),
     include_str!("schema/0001_claim.sql"),
@@ -26,10 +28,12 @@ const MIGRATIONS: &[&str] = &[concat!(
 pub(crate) async fn migrate(conn: &mut PgConnection, options: &PostgresOptions) -> Result<(), StoreError> {
     let fault = |error| Fault::of(error, options).into_error(options);
     // A schema that is up to date is left alone, so that a user without the right to create may run workers.
-    if check(version(conn, options).await.map_err(fault)?, options)? == MIGRATIONS.len() {
+    if check(found(conn, options).await?, options)? == MIGRATIONS.len() {
         return Ok(());
     }
-    let mut tx = conn.begin().await.map_err(fault)?;
+    let mut tx = conn.begin_with(session::BEGIN).await.map_err(fault)?;
+    // Functions in SQL, views and expressions of columns are bound to what they name when they are created.
+    tx.execute("SET LOCAL search_path = pg_catalog, pg_temp").await.map_err(fault)?;
     let lock = "SELECT pg_advisory_xact_lock(hashtext('stepwell migration'), hashtext($1))";
     sqlx::query(lock).persistent(false).bind(&options.schema).execute(&mut *tx).await.map_err(fault)?;
     // Read again: another process may have migrated while this one waited for the lock.
@@ -55,8 +59,7 @@ pub(crate) async fn migrate(conn: &mut PgConnection, options: &PostgresOptions) 
 
 /// Refuses a schema that is not of the version that this program knows.
 pub(crate) async fn require(conn: &mut PgConnection, options: &PostgresOptions) -> Result<(), StoreError> {
-    let found =
-        version(conn, options).await.map_err(|error| Fault::of(error, options).into_error(options))?;
+    let found = found(conn, options).await?;
     if check(found, options)? < MIGRATIONS.len() {
         let location = options.to_string();
         return Err(StoreError::OlderSchema { location, found: found.into(), known: known() });
@@ -64,24 +67,39 @@ pub(crate) async fn require(conn: &mut PgConnection, options: &PostgresOptions) 
     Ok(())
 }
 
+/// The version that is there, read in a transaction of its own, so that a pooler does not part what belongs together.
+async fn found(conn: &mut PgConnection, options: &PostgresOptions) -> Result<i32, StoreError> {
+    let fault = |error| Fault::of(error, options).into_error(options);
+    let mut tx = conn.begin_with(session::BEGIN_READING).await.map_err(fault)?;
+    let encoding = sqlx::query_scalar("SELECT pg_catalog.current_setting('server_encoding')");
+    let encoding: String = encoding.persistent(false).fetch_one(&mut *tx).await.map_err(fault)?;
+    if encoding != "UTF8" {
+        return Err(StoreError::Open {
+            location: options.to_string(),
+            reason: format!("the database's encoding is {encoding}, which cannot hold every text"),
+            advice: "Use a database that was created with ENCODING 'UTF8'".into(),
+        });
+    }
+    let version = version(&mut tx, options).await.map_err(fault)?;
+    tx.rollback().await.map_err(fault)?;
+    Ok(version)
+}
+
 /// The version that is there; 0 when there is none.
-async fn version(conn: &mut PgConnection, options: &PostgresOptions) -> sqlx::Result<i32> {
-    // In a transaction of its own, so that a pooler does not part what belongs together.
-    let mut tx = conn.begin().await?;
+async fn version(tx: &mut PgConnection, options: &PostgresOptions) -> sqlx::Result<i32> {
     // Not `to_regclass`, which may answer from a cache that is older than what another process has just committed.
     let sql = "SELECT EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
         WHERE n.nspname = $1 AND c.relname = 'schema_version')";
     let there: bool =
         sqlx::query_scalar(sql).persistent(false).bind(&options.schema).fetch_one(&mut *tx).await?;
-    let version = if there {
-        let sql =
-            AssertSqlSafe(format!("SELECT coalesce(max(version), 0) FROM {}.schema_version", options.schema));
-        sqlx::query_scalar(sql).persistent(false).fetch_one(&mut *tx).await?
-    } else {
-        0
-    };
-    tx.rollback().await?;
-    Ok(version)
+    if !there {
+        return Ok(0);
+    }
+    let sql = AssertSqlSafe(format!(
+        "SELECT coalesce(pg_catalog.max(version), 0) FROM {}.schema_version",
+        options.schema
+    ));
+    sqlx::query_scalar(sql).persistent(false).fetch_one(tx).await
 }
 
 /// Refuses a schema that this program does not know.

@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use sqlx::postgres::{PgArguments, PgConnection, PgRow};
-use sqlx::{AssertSqlSafe, Connection as _, Row as _};
+use sqlx::postgres::{PgArguments, PgRow};
+use sqlx::{AssertSqlSafe, Row as _};
 use stepwell_core::store::{
-    Ends, Purge, ScheduleFilter, SchedulePlan, Scheduled, TaskFilter, TaskInfo, TaskState, Wait,
+    Claimed, Ends, Purge, ScheduleFilter, SchedulePlan, Scheduled, TaskFilter, TaskInfo, TaskState, Wait,
 };
 use stepwell_core::{
     Entry, Key, Kind, Name, Payload, QueueInfo, QueueLimits, RateLimit, StoreError, TaskId, WorkerInfo, after,
@@ -16,7 +16,11 @@ use uuid::Uuid;
 use crate::answer::{attempt, broken, entries, finish, json, name, worker_state};
 use crate::columns::Moment;
 use crate::error::Fault;
+use crate::link::Line;
 use crate::{POOL, Shared};
+
+/// How many entries of a journal are read at a time at most.
+const JOURNAL_PART: i64 = 20_000;
 
 /// A query with its arguments.
 pub(crate) type Query = sqlx::query::Query<'static, sqlx::Postgres, PgArguments>;
@@ -165,17 +169,52 @@ impl Shared {
         rows.await?.iter().map(info).collect::<sqlx::Result<_>>().map_err(|error| self.error(error))
     }
 
+    /// Reads a journal in parts, since it may be of any length.
     pub(crate) async fn journal(&self, task_id: TaskId) -> Result<Vec<Entry>, StoreError> {
         let sql = format!(
-            "SELECT array_agg(j.seq) AS seq, array_agg(j.kind) AS kind, array_agg(j.name) AS name,
-                array_agg(j.ordinal) AS ordinal, array_agg(j.outcome) AS outcome, array_agg(j.payload) AS payload,
-                array_agg(j.at) AS at
-            FROM (SELECT * FROM {}.journal WHERE task_id = $1 ORDER BY seq) j",
+            "SELECT pg_catalog.array_agg(j.seq) AS seq, pg_catalog.array_agg(j.kind) AS kind,
+                pg_catalog.array_agg(j.name) AS name, pg_catalog.array_agg(j.ordinal) AS ordinal,
+                pg_catalog.array_agg(j.outcome) AS outcome, pg_catalog.array_agg(j.payload) AS payload,
+                pg_catalog.array_agg(j.at) AS at
+            FROM (
+                SELECT j.*, pg_catalog.sum(pg_catalog.octet_length(j.payload)) OVER (ORDER BY j.seq)
+                    - pg_catalog.octet_length(j.payload) < {0}.answer_bytes() AS fits
+                FROM (SELECT * FROM {0}.journal WHERE task_id = $1 AND seq > $2 ORDER BY seq LIMIT $3) j
+                ORDER BY j.seq
+            ) j WHERE j.fits",
             self.options.schema
         );
-        let rows = self.read(&sql, |query| query.bind(*task_id.as_uuid())).await?;
-        let read = rows.first().map(|row| entries(row, ""));
-        read.transpose().map_err(|error| self.error(error)).map(Option::unwrap_or_default)
+        let mut journal: Vec<Entry> = Vec::new();
+        loop {
+            let behind = journal.last().map_or(-1, |last| i64::try_from(last.seq).unwrap_or(i64::MAX));
+            let id = *task_id.as_uuid();
+            let rows = self.read(&sql, |query| query.bind(id).bind(behind).bind(JOURNAL_PART)).await?;
+            let Some(row) = rows.first() else { return Ok(journal) };
+            let mut part = entries(row, "").map_err(|error| self.error(error))?;
+            if part.is_empty() {
+                return Ok(journal);
+            }
+            journal.append(&mut part);
+        }
+    }
+
+    /// Reads the parameters and headers of tasks that were claimed with too much for one answer.
+    pub(crate) async fn fill(
+        &self,
+        line: &mut Line,
+        apart: &[Uuid],
+        claims: &mut [Claimed],
+    ) -> Result<(), StoreError> {
+        let sql = format!("SELECT params, headers FROM {}.tasks WHERE task_id = $1", self.options.schema);
+        let tasks = claims.iter_mut().flat_map(|claimed| &mut claimed.tasks);
+        for task in tasks.filter(|task| apart.contains(task.task_id.as_uuid())) {
+            let id = *task.task_id.as_uuid();
+            let rows = self.read_on(line, &sql, |query| query.bind(id)).await?;
+            let Some(row) = rows.first() else { continue };
+            let read = || Ok((Payload::from_json(row.try_get::<&str, _>(0)?), json(row.try_get(1)?)?));
+            (task.params, task.headers) = read().map_err(|error| self.error(error))?;
+        }
+        Ok(())
     }
 
     pub(crate) async fn waits(
@@ -224,10 +263,15 @@ impl Shared {
 
     pub(crate) async fn ends(&self, tasks: Vec<TaskId>) -> Result<Ends, StoreError> {
         let sql = format!(
-            // `OFFSET 0`: task by task, whatever the planner takes the tables' sizes for.
-            "SELECT t.task_id, o.state, o.output, o.failure FROM unnest($1) AS x(task_id)
+            // `OFFSET 0`: task by task, whatever the planner takes the tables' sizes for. A task that another one is done
+            // instead of ends as that does, as long as that is there.
+            "SELECT t.task_id, e.state, e.output, e.failure FROM pg_catalog.unnest($1) AS x(task_id)
             CROSS JOIN LATERAL (SELECT t.task_id FROM {0}.tasks t WHERE t.task_id = x.task_id OFFSET 0) t
-            LEFT JOIN LATERAL (SELECT o.* FROM {0}.outcomes o WHERE o.task_id = x.task_id OFFSET 0) o ON true",
+            LEFT JOIN LATERAL (SELECT o.* FROM {0}.outcomes o WHERE o.task_id = x.task_id OFFSET 0) o ON true
+            LEFT JOIN LATERAL (SELECT coalesce(o.instead, x.task_id) AS task_id FROM {0}.tasks i
+                WHERE i.task_id = o.instead OFFSET 0) i ON true
+            LEFT JOIN LATERAL (SELECT e.* FROM {0}.outcomes e
+                WHERE e.task_id = coalesce(i.task_id, x.task_id) OFFSET 0) e ON true",
             self.options.schema
         );
         let ids: Vec<Uuid> = tasks.iter().map(|task_id| *task_id.as_uuid()).collect();
@@ -304,7 +348,7 @@ impl Shared {
 
     pub(crate) async fn waiting_types(&self, queues: Vec<Name>) -> Result<Vec<Name>, StoreError> {
         let sql = format!(
-            "SELECT DISTINCT l.task_type FROM unnest($1) AS q(queue) CROSS JOIN LATERAL (
+            "SELECT DISTINCT l.task_type FROM pg_catalog.unnest($1) AS q(queue) CROSS JOIN LATERAL (
                 SELECT l.task_type FROM {}.live_tasks l
                 WHERE l.queue = q.queue AND l.state = 'pending' AND l.due_at IS NULL AND NOT l.blocked AND NOT l.paused
                     AND l.crashes < 2
@@ -332,16 +376,19 @@ impl Shared {
         purged.map(|purged| usize::try_from(purged).unwrap_or(0)).map_err(|error| self.error(error))
     }
 
-    /// Reads the server's clock, and forgets processes that have not been heard of for a day.
+    /// Reads the server's clock, and the timeline that it is on.
     pub(crate) async fn begin(&self) -> Result<(), StoreError> {
-        let sql = format!(
-            "WITH forgotten AS (DELETE FROM {}.processes WHERE seen_at < clock_timestamp() - interval '1 day')
-            SELECT clock_timestamp()",
-            self.options.schema
-        );
-        let rows = self.read_on(&mut *self.link.line().await, &sql, |query| query).await?;
+        let sql = "SELECT pg_catalog.clock_timestamp()";
+        let rows = self.read_on(&mut *self.link.line().await, sql, |query| query).await?;
         if let Some(row) = rows.first() {
             self.clock.hear(row.try_get::<Moment, _>(0).map_err(|error| self.error(error))?.0);
+        }
+        // A standby has none of its own yet; a server that is compatible, but cannot say, is not asked again.
+        let sql = "SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN ''
+            ELSE pg_catalog.left(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()), 8) END";
+        let rows = self.read_on(&mut *self.link.line().await, sql, |query| query).await.unwrap_or_default();
+        if let Some(Ok(name)) = rows.first().map(|row| row.try_get::<&str, _>(0)) {
+            self.timeline.moved(name);
         }
         Ok(())
     }
@@ -352,13 +399,15 @@ impl Shared {
         sql: &str,
         bind: impl Fn(Query) -> Query,
     ) -> Result<Vec<PgRow>, StoreError> {
-        let mut tries = 0;
+        let (mut tries, mut begins) = (0, false);
         loop {
             let mut conn = self.pool.acquire().await.map_err(|error| self.error(error))?;
-            match self.fetch(&mut conn, bind(sqlx::query(AssertSqlSafe(sql.to_owned())))).await {
+            let query = bind(sqlx::query(AssertSqlSafe(sql.to_owned())));
+            match self.fetch(&mut conn, query, begins).await {
                 Ok(rows) => return Ok(rows),
                 Err(error) => match Fault::of(error, &self.options) {
-                    Fault::Lost(_) if tries < POOL => {
+                    Fault::Unfit(_) if !begins => begins = true,
+                    Fault::Lost(_) | Fault::Standby(_) if tries < POOL => {
                         conn.close_on_drop();
                         tries += 1;
                     }
@@ -366,15 +415,5 @@ impl Shared {
                 },
             }
         }
-    }
-
-    pub(crate) async fn fetch(&self, conn: &mut PgConnection, query: Query) -> sqlx::Result<Vec<PgRow>> {
-        if self.options.prepares {
-            return query.fetch_all(conn).await;
-        }
-        let mut tx = conn.begin().await?;
-        let rows = query.persistent(false).fetch_all(&mut *tx).await?;
-        tx.commit().await?;
-        Ok(rows)
     }
 }

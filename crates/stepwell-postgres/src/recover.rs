@@ -63,6 +63,7 @@ impl Shared {
             }
         };
         let (mut committed, _) = answer::read(&again, &row).map_err(|error| self.error(error))?;
+        self.fill_apart(line, &row, &mut committed).await?;
         let traces = self.traces(line, tasks_of(&lost)).await?;
         self.complete(line, lost, &mut committed, &traces).await?;
         // Somebody may wait for what it caused.
@@ -337,13 +338,18 @@ impl Shared {
                 }
                 Err(error) => return Err(error),
             };
-            match self.fetch(&mut conn, bind(sqlx::query(AssertSqlSafe(sql.to_owned())))).await {
+            let query = bind(sqlx::query(AssertSqlSafe(sql.to_owned())));
+            match self.fetch(&mut conn, query, line.begins).await {
                 Ok(rows) => {
                     line.conn = Some(conn);
                     return Ok(rows);
                 }
                 Err(error) => match Fault::of(error, &self.options) {
-                    Fault::Lost(_) if tries < 1_000 => {
+                    Fault::Unfit(_) if !line.begins => {
+                        line.conn = Some(conn);
+                        line.begins = true;
+                    }
+                    Fault::Lost(_) | Fault::Standby(_) if tries < 1_000 => {
                         pause(tries).await;
                         tries += 1;
                     }

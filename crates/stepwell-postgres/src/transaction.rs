@@ -7,7 +7,6 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgConnection;
-use stepwell_core::store::Batch;
 use stepwell_core::{
     Asked, Client, Delivery, Error, Guarded, Payload, SpawnOptions, SpawnResult, StepName, StoreError, Task,
     TaskContext, async_trait,
@@ -21,8 +20,8 @@ pub trait TransactionExt {
     /// A step that writes to the application's own tables, in the same database: its writes and its journal entry are one
     /// transaction, and so happen exactly once.
     ///
-    /// The closure runs on a connection of the store's, within a transaction that it must not end. Tasks beside it are not
-    /// held up; this task is. When it fails, what it wrote is undone, and the step has failed with its error.
+    /// The closure runs on a connection of the store's, within a transaction that it must not end. Its first statement may set
+    /// another isolation level than `READ COMMITTED`. Tasks beside it are not held up; this task is. When it fails, what it wrote is undone, and the step has failed with its error.
     ///
     /// ```
     /// use stepwell_core::{TaskContext, TaskResult};
@@ -80,7 +79,13 @@ impl TransactionExt for TaskContext {
 /// ```
 #[async_trait]
 pub trait ClientExt {
-    /// Spawns a task in the user's transaction: it is there when that commits.
+    /// Spawns a task in the user's transaction, which may have any isolation level: it is there when that commits.
+    ///
+    /// With an idempotency key, the answer is the task that has it, if one has been committed; a transaction of another user with
+    /// the same key is waited for. Otherwise the answer is a new task, as always. What it comes to is decided after the
+    /// commit: where a client has spawned with the same key meanwhile, or a waiting task is to be reused
+    /// ([`Coalesce::Reuse`](stepwell_core::Coalesce::Reuse)), the new task is shown as cancelled, its failure names the other
+    /// task, and [`Client::wait`] on it gives the other's output.
     ///
     /// # Errors
     /// As [`Client::spawn`]; the transaction can then only be rolled back.
@@ -100,8 +105,8 @@ pub trait ClientExt {
         options: SpawnOptions,
     ) -> Result<SpawnResult, Error>;
 
-    /// Emits an event as the user's transaction commits. Whether it is the first of its name shows only then; a further
-    /// one changes nothing.
+    /// Emits an event when the user's transaction, which may have any isolation level, has committed. Whether it is the first
+    /// of its name shows only then; a further one changes nothing.
     ///
     /// # Errors
     /// As [`Client::emit_event`]; the transaction can then only be rolled back.
@@ -140,9 +145,7 @@ impl ClientExt for Client {
         let shared = &store(self)?.0;
         let task = self.new_task(task_type, params, options)?;
         let asked = Asked::of(&task);
-        let batch = Batch { spawns: vec![task], ..Batch::default() };
-        let mut committed = shared.apply_within(tx, &shared.sql.commit, batch).await?;
-        match committed.spawns.pop() {
+        match shared.spawn_within(tx, task).await? {
             Some(spawned) => asked.answer(spawned),
             None => Err(StoreError::Backend("the database did not say what became of a spawn".into()).into()),
         }
@@ -157,13 +160,11 @@ impl ClientExt for Client {
     ) -> Result<(), Error> {
         let shared = &store(self)?.0;
         let event = self.new_event(name, payload, queue)?;
-        let sql = format!(
-            "INSERT INTO {}.at_commit (event, queue, payload) VALUES ($1, $2, $3)",
-            shared.options.schema
-        );
+        let sql = format!("SELECT {}.emit_within($1, $2, $3, $4)", shared.options.schema);
         let query = sqlx::query(AssertSqlSafe(sql)).persistent(shared.options.prepares);
         let queue = event.queue.as_ref().map_or("", |queue| queue.as_str());
-        let query = query.bind(event.name.as_str()).bind(queue).bind(event.payload.as_str());
+        let query = query.bind(&shared.options.schema).bind(event.name.as_str());
+        let query = query.bind(queue).bind(event.payload.as_str());
         query.execute(tx).await.map_err(|error| shared.error(error))?;
         Ok(())
     }

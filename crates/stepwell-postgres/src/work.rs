@@ -6,13 +6,14 @@
 use anyhow::anyhow;
 use futures_util::future::BoxFuture;
 use sqlx::postgres::{PgConnection, PgTransaction};
-use sqlx::{AssertSqlSafe, Connection as _};
-use stepwell_core::store::{Applied, Batch, Refused, Transition, UserTransaction};
-use stepwell_core::{Entry, Guarded, Outcome, Payload, StoreError, TaskId};
+use sqlx::{AssertSqlSafe, Connection as _, Row as _};
+use stepwell_core::store::{Applied, Batch, Next, Refused, Seal, Transition, UserTransaction};
+use stepwell_core::{Entry, Guarded, Key, Outcome, Payload, RunId, StoreError, TaskId};
 
+use crate::columns::Moment;
 use crate::commit::pause;
 use crate::error::Fault;
-use crate::{POOL, Shared};
+use crate::{POOL, Shared, session};
 
 /// What a [`UserTransaction`]'s `work` must hold: an asynchronous closure over a connection on which a transaction has
 /// begun. When it fails or panics, what it wrote is undone. It must leave the transaction open.
@@ -21,10 +22,13 @@ pub type Work =
 
 type Transacted = Result<Result<Applied, Refused>, StoreError>;
 
-/// Where a transition with its work stands in the journal.
-struct Place {
+/// Whose work it is, and where its result belongs.
+struct Own {
     task_id: TaskId,
-    seq: i64,
+    run_id: RunId,
+    key: Key,
+    seq: u64,
+    seal: Seal,
 }
 
 impl Shared {
@@ -38,6 +42,32 @@ impl Shared {
             );
             return self.alone(transition, Some(wrong)).await;
         };
+        let (task_id, run_id) = (transition.task_id, transition.run_id);
+        // What came before goes in a batch: it does not wait for the work, nor depend on its isolation level.
+        let mut applied = Applied::default();
+        if !(transition.only_journals() && transition.entries.is_empty()) {
+            match self.alone(transition, None).await? {
+                Ok(rest) => applied = rest,
+                Err(Refused) => return Ok(Err(Refused)),
+            }
+        }
+        // An error from here on is the step's: what came before would otherwise be sent again.
+        let own = Own { task_id, run_id, key, seq, seal };
+        match self.work(own, *work).await {
+            Ok(Some((payload, cancel_requested))) => {
+                applied.cancel_requested |= cancel_requested;
+                applied.transaction = Some(Ok(payload));
+            }
+            Ok(None) => return Ok(Err(Refused)),
+            Err(error) => applied.transaction = Some(Err(error)),
+        }
+        Ok(Ok(applied))
+    }
+
+    /// Does the work, and adds its entry to the journal. `None` when the run does not own its task; otherwise also whether that
+    /// is to be cancelled.
+    async fn work(&self, own: Own, work: Work) -> anyhow::Result<Option<(Payload, bool)>> {
+        let Own { task_id, run_id, key, seq, seal } = own;
         let mut tx = self.begun().await?;
         let result = Guarded::new(work(&mut tx))
             .await
@@ -47,27 +77,59 @@ impl Shared {
             Err(error) => {
                 // It may be broken already.
                 let _ = tx.rollback().await;
-                return self.alone(transition, Some(error)).await;
+                return Err(error);
             }
         };
-        let place = Place { task_id: transition.task_id, seq: i64::try_from(seq).unwrap_or(i64::MAX) };
-        let outcome = Outcome::Done(kept);
-        transition.entries.push(Entry { seq, key, outcome, at: self.clock.now() });
-        let batch = Batch { transitions: vec![transition], ..Batch::default() };
-        let mut committed = self.apply_within(&mut tx, &self.sql.within_work, batch).await?;
-        let mut applied = committed.transitions.pop().unwrap_or(Err(Refused));
-        let Ok(accepted) = &mut applied else {
+        let entry = Entry { seq, key, outcome: Outcome::Done(kept), at: self.clock.now() };
+        let Some(cancel_requested) = self.seal(&mut tx, task_id, run_id, &entry).await? else {
             let _ = tx.rollback().await;
-            return Ok(applied);
+            // Where it does own its task, the journal is not what it knows, and is gone on from.
+            let _ = self.alone(Transition::new(task_id, run_id, Next::Release), None).await?;
+            return Ok(None);
         };
-        accepted.transaction = Some(Ok(payload));
         if let Err(error) = tx.commit().await {
             match Fault::of(error, &self.options) {
-                Fault::Lost(_) if self.is_journaled(&place).await? => {}
-                fault => return Err(fault.into_error(&self.options)),
+                Fault::Lost(_) if self.is_journaled(task_id, &entry).await? => {}
+                fault => return Err(self.not_serialized(fault).into()),
             }
         }
-        Ok(applied)
+        Ok(Some((payload, cancel_requested)))
+    }
+
+    /// Adds the entry to the journal, if the run owns its task: then the answer is whether that is to be cancelled.
+    async fn seal(
+        &self,
+        tx: &mut PgConnection,
+        task_id: TaskId,
+        run_id: RunId,
+        entry: &Entry,
+    ) -> Result<Option<bool>, StoreError> {
+        let sql = format!(
+            "SELECT * FROM {}.seal(pg_catalog.current_setting('stepwell.work', true), $1, $2, $3, $4, $5, $6, $7, $8, $9)",
+            self.options.schema
+        );
+        let (outcome, payload) = entry.outcome.to_columns();
+        let query = sqlx::query(AssertSqlSafe(sql)).persistent(self.options.prepares);
+        let query = query.bind(*task_id.as_uuid()).bind(*run_id.as_uuid());
+        let query = query.bind(i64::try_from(entry.seq).unwrap_or(i64::MAX));
+        let query = query.bind(entry.key.kind.as_str()).bind(entry.key.name.as_str());
+        let query = query.bind(i64::from(entry.key.ordinal)).bind(outcome);
+        let query = query.bind(payload.as_str().to_owned()).bind(Moment(entry.at));
+        let sealed = async {
+            let row = query.fetch_one(tx).await?;
+            let accepted: bool = row.try_get("accepted")?;
+            Ok(if accepted { row.try_get("cancel_requested")? } else { None })
+        };
+        sealed.await.map_err(|error| self.not_serialized(Fault::of(error, &self.options)))
+    }
+
+    fn not_serialized(&self, fault: Fault) -> StoreError {
+        match fault {
+            Fault::GaveWay => StoreError::Backend(
+                "the step's transaction cannot be serialized with others that have committed meanwhile: it is undone, and done again where the step has attempts left".into(),
+            ),
+            fault => fault.into_error(&self.options),
+        }
     }
 
     /// Applies the rest of a transition, whose work was not done for that reason.
@@ -85,7 +147,7 @@ impl Shared {
     async fn begun(&self) -> Result<PgTransaction<'static>, StoreError> {
         let mut tries = 0;
         loop {
-            match self.pool.begin_with("BEGIN; SET LOCAL stepwell.work = 'open'").await {
+            match self.pool.begin_with(session::BEGIN_WORK).await {
                 Ok(tx) => return Ok(tx),
                 Err(error) => match Fault::of(error, &self.options) {
                     Fault::Lost(_) if tries < POOL => tries += 1,
@@ -97,26 +159,27 @@ impl Shared {
 
     /// Whether a transaction whose COMMIT was lost has committed. Waits until the server has ended it: as long as it is
     /// open, nobody else can add an entry in its place.
-    async fn is_journaled(&self, place: &Place) -> Result<bool, StoreError> {
+    async fn is_journaled(&self, task_id: TaskId, entry: &Entry) -> Result<bool, StoreError> {
         let sql = format!(
             "INSERT INTO {}.journal (task_id, seq, kind, name, ordinal, outcome, payload, at)
-            VALUES ($1, $2, 'step', 'probe', 1, 'done', 'null', now()) ON CONFLICT DO NOTHING",
+            VALUES ($1, $2, 'step', 'probe', 1, 'done', 'null', pg_catalog.now()) ON CONFLICT DO NOTHING",
             self.options.schema
         );
         let mut tries = 0;
         loop {
             let probe = async {
                 let mut conn = self.pool.acquire().await?;
-                let mut tx = conn.begin().await?;
+                let mut tx = conn.begin_with(session::BEGIN).await?;
                 let query = sqlx::query(AssertSqlSafe(sql.clone())).persistent(false);
-                let inserted = query.bind(*place.task_id.as_uuid()).bind(place.seq).execute(&mut *tx).await?;
+                let seq = i64::try_from(entry.seq).unwrap_or(i64::MAX);
+                let inserted = query.bind(*task_id.as_uuid()).bind(seq).execute(&mut *tx).await?;
                 tx.rollback().await?;
                 Ok(inserted.rows_affected() == 0)
             };
             match probe.await {
                 Ok(journaled) => return Ok(journaled),
                 Err(error) => match Fault::of(error, &self.options) {
-                    Fault::Lost(reason) => {
+                    Fault::Lost(reason) | Fault::Standby(reason) => {
                         tracing::warn!(
                             reason,
                             "cannot see yet whether a step's transaction was committed; trying again"

@@ -90,10 +90,15 @@ END $$;
 -- from 1, and NULL for a client's own; of a task that a change of a schedule spawns it is that change's place, from -1 downwards. Transitions come in the order of their tasks' ids, so that all commits lock rows in
 -- one order. A list without items is NULL.
 --
--- Answers `repeated`, and does nothing, when the process has sent the batch before.
+-- Answers `repeated`, and does nothing, when the process has sent the batch before; `unsettled`, and does nothing, when
+-- the outbox is to be settled first; `moved`, and does nothing, when the database is not on that timeline: it was promoted
+-- or restored, and may lack what was committed last. Without a number it is a spawn in a user's transaction.
+--
+-- `t_after` is where the journals of the transitions' tasks are to end, NULL for those of which that is certain.
 CREATE FUNCTION stepwell.commit(
-    p_process uuid, p_line smallint, p_batch bigint, p_channel text, p_now timestamptz,
-    t_task uuid[], t_run uuid[], t_next text[], t_at timestamptz[], t_output text[], t_failure text[],
+    p_process uuid, p_line smallint, p_batch bigint, p_channel text, p_now timestamptz, p_settled boolean,
+    p_timeline text,
+    t_task uuid[], t_run uuid[], t_after bigint[], t_next text[], t_at timestamptz[], t_output text[], t_failure text[],
     e_of integer[], e_seq bigint[], e_kind text[], e_name text[], e_ordinal bigint[], e_outcome text[],
     e_payload text[], e_at timestamptz[],
     x_of integer[], x_seq bigint[],
@@ -112,7 +117,7 @@ CREATE FUNCTION stepwell.commit(
     q_queue text[], q_action text[], q_max_running bigint[], q_max_per_worker bigint[], q_rate_starts bigint[],
     q_rate_per bigint[],
     signals jsonb, claims jsonb,
-    OUT repeated boolean, OUT r_now timestamptz,
+    OUT repeated boolean, OUT unsettled boolean, OUT moved text, OUT r_now timestamptz,
     OUT t_accepted boolean[], OUT t_cancel_requested boolean[], OUT t_suspended boolean[], OUT t_facts json,
     OUT c_answer text[], OUT ev_first boolean[], OUT m_accepted boolean[],
     OUT s_claimed boolean[], OUT s_existing uuid[], OUT s_existing_run uuid[], OUT s_existing_attempt bigint[],
@@ -121,14 +126,14 @@ CREATE FUNCTION stepwell.commit(
     OUT cl_of integer[], OUT cl_task uuid[], OUT cl_run uuid[], OUT cl_attempt bigint[], OUT cl_crashes bigint[],
     OUT cl_had_it boolean[],
     OUT cl_max_attempts bigint[], OUT cl_type text[], OUT cl_queue text[], OUT cl_params text[],
-    OUT cl_headers text[], OUT cl_retry text[], OUT cl_waits json, OUT cl_facts json, OUT cl_poked jsonb,
+    OUT cl_headers text[], OUT cl_retry text[], OUT cl_apart uuid[], OUT cl_waits json, OUT cl_facts json, OUT cl_poked jsonb,
     OUT j_of integer[], OUT j_seq bigint[], OUT j_kind text[], OUT j_name text[], OUT j_ordinal bigint[],
     OUT j_outcome text[], OUT j_payload text[], OUT j_at timestamptz[],
     OUT next_due timestamptz[],
     OUT ready text[], OUT poked uuid[], OUT finished uuid[])
 LANGUAGE plpgsql
-SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off
-SET enable_mergejoin = off SET enable_bitmapscan = off SET enable_material = off SET jit = off AS $$
+SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off
+SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off SET enable_material = off SET jit = off AS $$
 DECLARE
     v_parents uuid[];
     v_keys text[];
@@ -146,6 +151,7 @@ DECLARE
     v_due timestamptz;
     v_worker uuid;
     v_at boolean[];
+    v_apart integer[];
     -- Whether another process may be told of something, and whether any queue may have limits. When in doubt, it is so.
     v_heard boolean := true;
     v_limited boolean := true;
@@ -153,8 +159,22 @@ DECLARE
     item record;
 BEGIN
     repeated := false;
-    IF p_channel IS NULL THEN
-        RAISE EXCEPTION 'the transaction of the step was ended by its closure: remove its COMMIT or ROLLBACK';
+    IF current_setting('transaction_isolation') <> 'read committed' OR current_setting('synchronous_commit') = 'off' THEN
+        PERFORM stepwell.own_settings(p_batch IS NOT NULL);
+    END IF;
+    IF p_timeline IS NOT NULL AND p_timeline <> left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) THEN
+        moved := left(pg_walfile_name(pg_current_wal_insert_lsn()), 8);
+        r_now := coalesce(p_now, clock_timestamp());
+        RETURN;
+    END IF;
+    IF NOT p_settled AND (claims IS NOT NULL OR ev_of IS NOT NULL OR s_idempotency_key IS NOT NULL
+        OR s_concurrency_key IS NOT NULL)
+    THEN
+        unsettled := EXISTS (SELECT FROM stepwell.outbox);
+        IF unsettled THEN
+            r_now := coalesce(p_now, clock_timestamp());
+            RETURN;
+        END IF;
     END IF;
     IF p_batch IS NOT NULL THEN
         r := stepwell.number(p_process, p_line, p_batch);
@@ -168,23 +188,47 @@ BEGIN
     END IF;
 
     IF t_task IS NOT NULL THEN
-        IF p_process IS NULL THEN
-            -- A transaction of the user's goes beside the batches of its process, which may give the task back meanwhile.
-            PERFORM FROM stepwell.live_tasks l WHERE l.task_id = ANY (t_task) ORDER BY l.task_id FOR UPDATE;
-        END IF;
         r := stepwell.fence(t_task, t_run);
         t_accepted := r.accepted;
         t_cancel_requested := r.cancel_requested;
         v_parents := r.parents;
         v_keys := r.keys;
     END IF;
-    IF v_keys IS NOT NULL OR w_of IS NOT NULL OR ev_of IS NOT NULL OR s_concurrency_key IS NOT NULL THEN
+    IF v_keys IS NOT NULL OR w_of IS NOT NULL OR ev_of IS NOT NULL
+        OR s_concurrency_key IS NOT NULL AND p_batch IS NOT NULL
+    THEN
         PERFORM stepwell.lock_names(ARRAY (SELECT DISTINCT target FROM unnest(w_kind, w_target) AS w(kind, target)
             WHERE kind = 'event'), ev_name, v_keys || ARRAY (SELECT DISTINCT key FROM unnest(s_concurrency_key) AS key
-            WHERE key IS NOT NULL AND (p_batch IS NOT NULL OR s_coalesce IS NOT NULL)));
+            WHERE key IS NOT NULL));
     END IF;
     -- Before these locks only: whoever held one of them has an earlier time.
     r_now := coalesce(p_now, clock_timestamp());
+
+    IF t_after IS NOT NULL THEN
+        -- Tasks whose journals end before, or behind, what their runs know: they go on from what is there.
+        SELECT array_agg(x.accepted AND x.behind IS NOT TRUE ORDER BY x.i),
+            array_agg(x.task_id) FILTER (WHERE x.accepted AND x.behind)
+        INTO t_accepted, v_tasks FROM (
+            SELECT x.*, x.after <> coalesce((SELECT max(j.seq) FROM stepwell.journal j WHERE j.task_id = x.task_id), 0) AS behind
+            FROM unnest(t_task, t_accepted, t_after) WITH ORDINALITY AS x(task_id, accepted, after, i)
+        ) x;
+        IF v_tasks IS NOT NULL THEN
+            PERFORM FROM stepwell.live_tasks l WHERE l.task_id = ANY (v_tasks) ORDER BY l.task_id FOR UPDATE;
+            r := stepwell.give_back(r_now, v_tasks, NULL, array_fill(true, ARRAY[cardinality(v_tasks)]), NULL, false);
+            ready := ready || r.ready;
+            poked := poked || r.poked;
+            finished := finished || r.finished;
+            v_found := r.cancelled;
+            IF v_found IS NOT NULL THEN
+                r := stepwell.cancel_children(r_now, v_found);
+                ready := ready || r.ready;
+                poked := poked || r.poked;
+                finished := finished || r.finished;
+                v_found := NULL;
+            END IF;
+        END IF;
+        v_tasks := NULL;
+    END IF;
 
     IF t_task IS NOT NULL THEN
         -- All rows of others that this batch may touch, and its own, in one order. One that journals, or only ends tasks
@@ -307,7 +351,7 @@ BEGIN
             LEFT JOIN LATERAL (
                 SELECT l.* FROM stepwell.live_tasks l WHERE l.task_id = x.task_id OFFSET 0
             ) l ON x.next IN ('suspend', 'collect') AND l.run_id = x.run_id AND l.state = 'running';
-            SELECT k.facts, k.found_for INTO t_facts, v_found FROM stepwell.look(v_tasks) k;
+            SELECT k.facts, k.found_for, poked || k.left_out INTO t_facts, v_found, poked FROM stepwell.look(v_tasks) k;
             WITH suspended AS (
                 UPDATE stepwell.live_tasks l SET state = 'suspended', running_in = NULL, attempt = l.attempt - 1, crashes = 0, poked = false,
                     due_at = x.at
@@ -357,6 +401,20 @@ BEGIN
         v_at := array_fill(true, ARRAY[cardinality(s_of)]);
         IF s_of[1] IS NOT NULL THEN
             v_at := ARRAY (SELECT of IS NULL FROM unnest(s_of) WITH ORDINALITY AS o(of, i) ORDER BY i);
+        END IF;
+        IF p_batch IS NULL THEN
+            -- One task, in a user's transaction.
+            SELECT x.* INTO r FROM stepwell.reserve(s_task[1], s_type[1], s_idempotency_key[1], s_concurrency_key[1],
+                s_coalesce[1]) x;
+            s_existing := ARRAY[coalesce(r.existing, r.waiting)];
+            IF s_existing[1] IS NOT NULL THEN
+                v_at := ARRAY[false];
+                SELECT ARRAY[l.run_id], CASE WHEN r.existing IS NOT NULL THEN ARRAY[l.attempt] END
+                INTO s_existing_run, s_existing_attempt
+                FROM (SELECT l.task_id, l.run_id, l.attempt FROM stepwell.live_tasks l
+                    UNION ALL SELECT o.task_id, o.run_id, o.attempt FROM stepwell.outcomes o) l
+                WHERE l.task_id = s_existing[1];
+            END IF;
         END IF;
         SELECT s.* INTO r FROM stepwell.spawn(r_now, p_batch, v_limited, v_at, s_task, s_run, s_type, s_queue, s_priority,
             s_max_attempts, s_parent, s_idempotency_key, s_concurrency_key, s_coalesce, s_code_version, s_start_at,
@@ -503,24 +561,37 @@ BEGIN
                     ORDER BY l.cancel_at LIMIT 1));
         END LOOP;
         IF cl_task IS NOT NULL THEN
-            SELECT array_agg(t.max_attempts), array_agg(t.task_type), array_agg(t.queue), array_agg(t.params),
-                array_agg(t.headers), array_agg(t.retry)
-            INTO cl_max_attempts, cl_type, cl_queue, cl_params, cl_headers, cl_retry
+            -- Long parameters are left to be read task by task.
+            SELECT array_agg(t.max_attempts), array_agg(t.task_type), array_agg(t.queue),
+                array_agg(CASE WHEN t.fits THEN t.params ELSE 'null' END),
+                array_agg(CASE WHEN t.fits THEN t.headers ELSE '{}' END), array_agg(t.retry),
+                array_agg(t.task_id) FILTER (WHERE NOT t.fits)
+            INTO cl_max_attempts, cl_type, cl_queue, cl_params, cl_headers, cl_retry, cl_apart
             FROM (
-                SELECT t.* FROM unnest(cl_task) WITH ORDINALITY AS c(task_id, i) JOIN stepwell.tasks t USING (task_id)
+                SELECT t.*, sum(octet_length(t.params) + octet_length(t.headers)) OVER (ORDER BY c.i)
+                    <= stepwell.answer_bytes() AS fits
+                FROM unnest(cl_task) WITH ORDINALITY AS c(task_id, i) JOIN stepwell.tasks t USING (task_id)
                 ORDER BY c.i
             ) t;
             -- A task that never ran has no journal, and waits for nothing.
             IF EXISTS (SELECT FROM unnest(v_tasks) AS c(task_id) WHERE c.task_id IS NOT NULL) THEN
                 SELECT k.waits, k.facts INTO cl_waits, cl_facts FROM stepwell.look(v_tasks) k;
-                SELECT array_agg(j.i), array_agg(j.seq), array_agg(j.kind), array_agg(j.name), array_agg(j.ordinal),
-                    array_agg(j.outcome), array_agg(j.payload), array_agg(j.at)
-                INTO j_of, j_seq, j_kind, j_name, j_ordinal, j_outcome, j_payload, j_at
+                -- Journals that are too long for the answer are read by themselves, as are those that may be in memory.
+                SELECT array_agg(j.i) FILTER (WHERE j.fits), array_agg(j.seq) FILTER (WHERE j.fits),
+                    array_agg(j.kind) FILTER (WHERE j.fits), array_agg(j.name) FILTER (WHERE j.fits),
+                    array_agg(j.ordinal) FILTER (WHERE j.fits), array_agg(j.outcome) FILTER (WHERE j.fits),
+                    array_agg(j.payload) FILTER (WHERE j.fits), array_agg(j.at) FILTER (WHERE j.fits),
+                    array_agg(DISTINCT j.i) FILTER (WHERE NOT j.fits)
+                INTO j_of, j_seq, j_kind, j_name, j_ordinal, j_outcome, j_payload, j_at, v_apart
                 FROM (
-                    SELECT c.i::int, j.* FROM unnest(v_tasks, cl_had_it) WITH ORDINALITY AS c(task_id, had_it, i)
+                    SELECT c.i::int, j.*, sum(octet_length(j.payload)) OVER (ORDER BY c.i) <= stepwell.answer_bytes() AS fits
+                    FROM unnest(v_tasks, cl_had_it) WITH ORDINALITY AS c(task_id, had_it, i)
                     JOIN stepwell.journal j USING (task_id) WHERE NOT c.had_it
                     ORDER BY c.i, j.seq
                 ) j;
+                FOR i IN 1 .. coalesce(cardinality(v_apart), 0) LOOP
+                    cl_had_it[v_apart[i]] := true;
+                END LOOP;
             END IF;
         END IF;
     END IF;

@@ -19,7 +19,7 @@ CREATE INDEX history_task ON stepwell.history (task_id, id);
 -- Adds to the history. One after the other, so that numbers become visible in their order, and whoever has read up to one misses
 -- none.
 CREATE FUNCTION stepwell.record(p_tasks uuid[], p_at timestamptz[], p_names text[], p_events text[]) RETURNS void
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM pg_advisory_xact_lock('stepwell.history'::regclass::oid::int, 0);
     INSERT INTO stepwell.history (task_id, at, name, event)

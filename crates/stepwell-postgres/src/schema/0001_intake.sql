@@ -95,53 +95,6 @@ BEGIN
     END IF;
 END $$;
 
--- What a transaction of the user's has asked for, and what is done only as it commits: it takes locks that others wait
--- for, and the user's transaction may take its time.
-CREATE TABLE stepwell.at_commit (
-    id              bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    event           text,                  -- to be emitted
-    queue           text,
-    payload         text,
-    concurrency_key text                   -- a task of it was spawned
-);
-
-CREATE FUNCTION stepwell.do_at_commit() RETURNS trigger
-LANGUAGE plpgsql
-SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off
-SET enable_mergejoin = off SET enable_bitmapscan = off SET enable_material = off SET jit = off AS $$
-DECLARE
-    v_events text[];
-    v_queues text[];
-    v_payloads text[];
-    v_keys text[];
-    e record;
-    v_ready text[];
-BEGIN
-    -- The first row does it for all: no transaction sees the rows of others, which are gone when they commit.
-    WITH mine AS (DELETE FROM stepwell.at_commit a RETURNING a.*)
-    SELECT array_agg(m.event ORDER BY m.id) FILTER (WHERE m.event IS NOT NULL),
-        array_agg(m.queue ORDER BY m.id) FILTER (WHERE m.event IS NOT NULL),
-        array_agg(m.payload ORDER BY m.id) FILTER (WHERE m.event IS NOT NULL),
-        array_agg(DISTINCT m.concurrency_key) FILTER (WHERE m.concurrency_key IS NOT NULL)
-    INTO v_events, v_queues, v_payloads, v_keys FROM mine m;
-    IF v_events IS NULL AND v_keys IS NULL THEN
-        RETURN NULL;
-    END IF;
-    PERFORM stepwell.lock_names(NULL, v_events, v_keys);
-    IF v_events IS NOT NULL THEN
-        SELECT m.* INTO e FROM stepwell.emit(clock_timestamp(), v_events, v_queues, v_payloads,
-            array_fill(true, ARRAY[cardinality(v_events)])) m;
-    END IF;
-    IF v_keys IS NOT NULL THEN
-        v_ready := stepwell.next_of_keys(clock_timestamp(), v_keys);
-    END IF;
-    PERFORM pg_notify(TG_TABLE_SCHEMA, '- w');
-    RETURN NULL;
-END $$;
-
-CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT ON stepwell.at_commit DEFERRABLE INITIALLY DEFERRED
-    FOR EACH ROW EXECUTE FUNCTION stepwell.do_at_commit();
-
 -- Spawns tasks, those at the given places. Of each: whether its `claim_by` has it, and when another task stands for it, that
 -- task: the one with its idempotency key, or (without an attempt) the one that waits and that it coalesces with. Those at
 -- other places are NULL.
@@ -159,7 +112,7 @@ DECLARE
     v_waiting uuid[];
     r record;
 BEGIN
-    IF p_coalesce IS NOT NULL THEN
+    IF p_coalesce IS NOT NULL AND p_batch IS NOT NULL THEN
         claimed := array_fill(false, ARRAY[cardinality(p_at)]);
         existing := array_fill(NULL::uuid, ARRAY[cardinality(p_at)]);
         existing_runs := existing;
@@ -191,7 +144,8 @@ BEGIN
         END LOOP;
         RETURN;
     END IF;
-    IF p_idempotency_keys IS NOT NULL THEN
+    -- Those of a user's transaction are settled when it has committed.
+    IF p_idempotency_keys IS NOT NULL AND p_batch IS NOT NULL THEN
         INSERT INTO stepwell.idempotency_keys (task_type, idempotency_key, task_id)
         SELECT x.task_type, x.key, x.task_id FROM (
             SELECT DISTINCT ON (x.task_type, x.key) x.* FROM
@@ -225,11 +179,13 @@ BEGIN
         FROM x WHERE x.at
     ), live AS (
         INSERT INTO stepwell.live_tasks AS l (task_id, run_id, task_type, queue, state, running_in, priority, attempt,
-            worker_id, parent, known, code_version, concurrency_key, place, ready_at, started_at, due_at, cancel_at)
+            worker_id, parent, known, code_version, concurrency_key, place, blocked, ready_at, started_at, due_at, cancel_at)
         SELECT x.task_id, x.run_id, x.task_type, x.queue, CASE WHEN x.claimed THEN 'running' ELSE 'pending' END,
             CASE WHEN x.claimed THEN x.queue END, x.priority, x.claimed::int, CASE WHEN x.claimed THEN x.claim_by END,
             x.parent, coalesce(x.parent::text, x.idempotency_key, x.concurrency_key) IS NOT NULL, x.code_version,
-            x.concurrency_key, CASE WHEN x.concurrency_key IS NOT NULL THEN nextval('stepwell.places') END, p_now,
+            x.concurrency_key,
+            CASE WHEN x.concurrency_key IS NOT NULL AND p_batch IS NOT NULL THEN nextval('stepwell.places') END,
+            p_batch IS NULL AND (x.concurrency_key IS NOT NULL OR x.idempotency_key IS NOT NULL), p_now,
             CASE WHEN x.claimed THEN p_now END, CASE WHEN x.start_at > p_now THEN x.start_at END,
             p_now + CASE WHEN x.claimed THEN x.max_duration ELSE x.max_delay END * interval '1 microsecond'
         FROM x WHERE x.at ORDER BY x.i
@@ -238,11 +194,7 @@ BEGIN
         array_agg(x.task_id) FILTER (WHERE x.at AND x.concurrency_key IS NOT NULL)
     INTO claimed, ready, v_keyed FROM x;
 
-    IF v_keyed IS NOT NULL AND p_batch IS NULL THEN
-        UPDATE stepwell.live_tasks l SET blocked = true WHERE l.task_id = ANY (v_keyed);
-        INSERT INTO stepwell.at_commit (concurrency_key)
-        SELECT DISTINCT key FROM unnest(p_concurrency_keys) AS key WHERE key IS NOT NULL;
-    ELSIF v_keyed IS NOT NULL THEN
+    IF v_keyed IS NOT NULL AND p_batch IS NOT NULL THEN
         UPDATE stepwell.live_tasks l SET blocked = true
         WHERE l.task_id = ANY (v_keyed) AND EXISTS (
             SELECT FROM stepwell.live_tasks o WHERE o.concurrency_key = l.concurrency_key AND o.place < l.place
@@ -272,7 +224,7 @@ BEGIN
     SELECT array_agg(l.task_id) INTO v_tasks FROM (
         SELECT l.task_id FROM stepwell.live_tasks l
         WHERE l.concurrency_key = p_concurrency_key AND l.task_type = p_type AND l.state = 'pending'
-            AND l.started_at IS NULL AND NOT l.compensating
+            AND l.started_at IS NULL AND NOT l.compensating AND l.place IS NOT NULL
         ORDER BY l.place DESC FOR UPDATE
     ) l;
     RETURN v_tasks;
@@ -355,8 +307,8 @@ END $$;
 -- Removes finished tasks that nobody needs, the oldest first: those that ended before, of that state or (NULL) of all.
 CREATE FUNCTION stepwell.purge(p_before timestamptz, p_state text, p_limit bigint) RETURNS bigint
 LANGUAGE plpgsql
-SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off
-SET enable_mergejoin = off SET enable_bitmapscan = off SET enable_material = off SET jit = off AS $$
+SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off
+SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off SET enable_material = off SET jit = off AS $$
 DECLARE
     v_tasks uuid[];
 BEGIN

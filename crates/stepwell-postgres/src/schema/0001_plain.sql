@@ -26,17 +26,17 @@ CREATE FUNCTION stepwell.each(p_list anyarray, p_value anycompatible) RETURNS an
 $$;
 
 CREATE FUNCTION stepwell.commit_plain(
-    p_process uuid, p_line smallint, p_batch bigint, p_again boolean, p_channel text, p_now timestamptz,
+    p_process uuid, p_line smallint, p_batch bigint, p_again boolean, p_channel text, p_now timestamptz, p_timeline text,
     t_task uuid[], t_run uuid[], t_output text[],
     e_of integer[], e_seq bigint[], e_kind text[], e_name text[], e_ordinal bigint[], e_outcome text[],
     e_payload text[], e_at timestamptz[],
     s_task uuid[], s_run uuid[], s_type text[], s_queue text[], s_priority integer[], s_max_attempts bigint[],
     s_claim_by uuid[], s_retry text[], s_headers text[], s_params text[],
-    OUT repeated boolean, OUT r_now timestamptz, OUT t_accepted boolean[], OUT t_cancel_requested boolean[],
+    OUT repeated boolean, OUT moved text, OUT r_now timestamptz, OUT t_accepted boolean[], OUT t_cancel_requested boolean[],
     OUT s_claimed boolean[], OUT ready text[], OUT poked uuid[], OUT finished uuid[])
 LANGUAGE plpgsql
-SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off
-SET enable_mergejoin = off SET enable_bitmapscan = off SET enable_material = off SET jit = off AS $$
+SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off
+SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off SET enable_material = off SET jit = off AS $$
 DECLARE
     v_heard boolean;
     v_special boolean := false;
@@ -46,6 +46,9 @@ DECLARE
     v_workers uuid[];
 BEGIN
     repeated := false;
+    IF current_setting('transaction_isolation') <> 'read committed' OR current_setting('synchronous_commit') = 'off' THEN
+        PERFORM stepwell.own_settings(true);
+    END IF;
     IF NOT pg_try_advisory_xact_lock(v_lock) THEN
         PERFORM pg_advisory_xact_lock(v_lock);
     END IF;
@@ -55,6 +58,11 @@ BEGIN
             r_now := coalesce(p_now, clock_timestamp());
             RETURN;
         END IF;
+    END IF;
+    IF p_timeline IS NOT NULL AND p_timeline <> left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) THEN
+        moved := left(pg_walfile_name(pg_current_wal_insert_lsn()), 8);
+        r_now := coalesce(p_now, clock_timestamp());
+        RETURN;
     END IF;
 
     IF t_task IS NOT NULL THEN
@@ -148,8 +156,8 @@ BEGIN
     IF v_special IS NOT FALSE THEN
         SELECT c.repeated, c.r_now, c.t_accepted, c.t_cancel_requested, c.s_claimed, c.ready, c.poked, c.finished
         INTO repeated, r_now, t_accepted, t_cancel_requested, s_claimed, ready, poked, finished
-        FROM stepwell.commit(p_process, p_line, p_batch, p_channel, p_now,
-            t_task, t_run, (
+        FROM stepwell.commit(p_process, p_line, p_batch, p_channel, p_now, true, p_timeline,
+            t_task, t_run, NULL, (
                 SELECT array_agg(CASE WHEN x.output IS NULL THEN 'continue' ELSE 'completed' END ORDER BY x.i)
                 FROM unnest(t_task, t_output) WITH ORDINALITY AS x(task_id, output, i)
             ), NULL, t_output, NULL,

@@ -26,7 +26,7 @@ BEGIN
     WITH heads AS MATERIALIZED (
         SELECT h.task_id FROM (SELECT DISTINCT key FROM unnest(p_keys) AS key) k
         CROSS JOIN LATERAL (
-            SELECT l.task_id, l.blocked FROM stepwell.live_tasks l WHERE l.concurrency_key = k.key
+            SELECT l.task_id, l.blocked FROM stepwell.live_tasks l WHERE l.concurrency_key = k.key AND l.place IS NOT NULL
             ORDER BY l.place LIMIT 1
         ) h WHERE h.blocked
     ), unblocked AS (
@@ -273,12 +273,17 @@ BEGIN
     END IF;
 END $$;
 
--- What tasks wait for, and what has arrived of it. `waits` are all waits, `facts` what is there:
+-- How many bytes of payloads are enough for a part of an answer: PostgreSQL has no value, and no row in an answer, of
+-- more than 1 GiB.
+CREATE FUNCTION stepwell.answer_bytes() RETURNS bigint LANGUAGE sql IMMUTABLE AS 'SELECT 33554432::bigint';
+
+-- What tasks wait for, and what has arrived of it. `waits` are all waits, `facts` what is there, the first of it where it
+-- is too much for an answer:
 --     [[task's place in p_tasks, kind, name, ordinal, target, due_at in microseconds], …]
 --     [[place, 'event', name, payload], [place, 'message', id, topic, payload],
 --      [place, 'child', task_id, state, output, failure], …]
--- Payloads in it are JSON strings that hold JSON.
-CREATE FUNCTION stepwell.look(p_tasks uuid[], OUT waits json, OUT facts json, OUT found_for uuid[])
+-- Payloads in it are JSON strings that hold JSON. `left_out` has tasks some of whose facts are left out.
+CREATE FUNCTION stepwell.look(p_tasks uuid[], OUT waits json, OUT facts json, OUT found_for uuid[], OUT left_out uuid[])
 LANGUAGE plpgsql AS $$
 BEGIN
     SELECT json_agg(json_build_array(x.i, w.kind, w.name, w.ordinal, w.target,
@@ -287,8 +292,9 @@ BEGIN
     IF waits IS NULL THEN
         RETURN;
     END IF;
+    -- The values are put into JSON only when it is known which ones: before, long ones are not even read.
     WITH fact AS (
-        SELECT x.task_id, json_build_array(x.i, 'event', w.target, e.payload) AS fact
+        SELECT x.i, x.task_id, 'event' AS kind, w.target AS name, 0::bigint AS id, NULL AS state, e.payload, NULL AS failure
         FROM unnest(p_tasks) WITH ORDINALITY AS x(task_id, i)
         JOIN stepwell.live_tasks l USING (task_id)
         JOIN stepwell.waits w USING (task_id)
@@ -299,7 +305,7 @@ BEGIN
         ) e
         WHERE w.kind = 'event'
         UNION ALL
-        SELECT x.task_id, json_build_array(x.i, 'message', m.id, t.topic, m.payload)
+        SELECT x.i, x.task_id, 'message', t.topic, m.id, NULL, m.payload, NULL
         FROM unnest(p_tasks) WITH ORDINALITY AS x(task_id, i)
         CROSS JOIN LATERAL (
             SELECT w.target AS topic, count(*) AS waiting FROM stepwell.waits w
@@ -310,13 +316,23 @@ BEGIN
             ORDER BY m.id LIMIT t.waiting
         ) m
         UNION ALL
-        SELECT x.task_id, json_build_array(x.i, 'child', w.target, o.state, o.output, o.failure)
+        SELECT x.i, x.task_id, 'child', w.target, 0, o.state, o.output, o.failure
         FROM unnest(p_tasks) WITH ORDINALITY AS x(task_id, i)
         JOIN stepwell.waits w USING (task_id)
         LEFT JOIN stepwell.outcomes o ON o.task_id = w.target::uuid
         WHERE w.kind = 'child'
             AND (o.task_id IS NOT NULL
                 OR NOT EXISTS (SELECT FROM stepwell.live_tasks c WHERE c.task_id = w.target::uuid))
+    ), counted AS (
+        SELECT f.*, sum(f.bytes) OVER (ORDER BY f.i, f.id, f.name ROWS UNBOUNDED PRECEDING) - f.bytes
+            < stepwell.answer_bytes() AS fits
+        FROM (
+            SELECT f.*, coalesce(octet_length(f.payload), 0) + coalesce(octet_length(f.failure), 0) AS bytes FROM fact f
+        ) f
     )
-    SELECT json_agg(fact), array_agg(DISTINCT task_id) INTO facts, found_for FROM fact;
+    SELECT json_agg(CASE f.kind WHEN 'event' THEN json_build_array(f.i, f.kind, f.name, f.payload)
+            WHEN 'message' THEN json_build_array(f.i, f.kind, f.id, f.name, f.payload)
+            ELSE json_build_array(f.i, f.kind, f.name, f.state, f.payload, f.failure) END) FILTER (WHERE f.fits),
+        array_agg(DISTINCT f.task_id), array_agg(DISTINCT f.task_id) FILTER (WHERE NOT f.fits)
+    INTO facts, found_for, left_out FROM counted f;
 END $$;

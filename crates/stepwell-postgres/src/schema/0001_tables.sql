@@ -46,8 +46,8 @@ CREATE TABLE stepwell.live_tasks (
     known            boolean     NOT NULL DEFAULT false,
     code_version     text,                 -- only workers of this version may claim it
     concurrency_key  text,
-    place            bigint,               -- its place among the tasks of its concurrency key
-    blocked          boolean     NOT NULL DEFAULT false, -- another task of its concurrency key comes first
+    place            bigint,               -- its place among the tasks of its concurrency key; NULL while that is in the outbox
+    blocked          boolean     NOT NULL DEFAULT false, -- another task of its key comes first, or may
     paused           boolean     NOT NULL DEFAULT false, -- no worker may claim it
     cancel_requested boolean     NOT NULL DEFAULT false,
     compensating     boolean     NOT NULL DEFAULT false, -- what it did is being undone, then it ends
@@ -94,7 +94,8 @@ CREATE TABLE stepwell.outcomes (
     started_at       timestamptz,
     finished_at      timestamptz NOT NULL,
     output           text,
-    failure          text
+    failure          text,
+    instead          uuid                  -- the task that is done in its place
 );
 
 CREATE INDEX outcomes_unhappy ON stepwell.outcomes (state, task_id) WHERE state <> 'completed';
@@ -187,6 +188,23 @@ CREATE TABLE stepwell.schedules (
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
 
 CREATE INDEX schedules_next ON stepwell.schedules (next_at, name COLLATE "C") WHERE next_at IS NOT NULL;
+
+-- What users' transactions ask for beyond a row of their own: events, and the place of tasks among those of their idempotency
+-- or concurrency key. Whatever follows from it is decided by `settle`, after the transaction has committed: its snapshot
+-- may be old by then, and what it has locked would be waited for. Only users' transactions wait for each other here, where they name one
+-- idempotency key.
+CREATE TABLE stepwell.outbox (
+    id              bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    event           text,                  -- to be emitted
+    queue           text,
+    payload         text,
+    task_id         uuid,                  -- a task that is blocked until its place is known
+    task_type       text,
+    idempotency_key text,
+    coalesce        text
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
+
+CREATE UNIQUE INDEX outbox_key ON stepwell.outbox (task_type, idempotency_key) WHERE idempotency_key IS NOT NULL;
 
 -- The last batch on each of a process's lines, so that one whose answer was lost with its connection is not applied twice; and when the
 -- process was last heard of, so that those who are alone notify nobody.

@@ -9,14 +9,19 @@
     reason = "a test ends by a panic"
 )]
 
+mod asynchronous_failover;
 mod bad_input;
 mod clocks;
 mod conformance;
 mod database;
 mod exactly_once;
 mod full_disk;
+mod long_answers;
 mod lossy_network;
 mod lost_answers;
 mod plans;
 mod schedules;
+mod settings;
+mod standby;
 mod tls;
+mod user_transactions;

@@ -1,0 +1,206 @@
+-- What runs in users' transactions, and what follows from it when they have committed.
+--
+-- A user's transaction may have any isolation level, take its time, and be rolled back. So it adds rows, and neither locks nor
+-- decides anything that others look at:
+--
+--     spawn_in ───────▶ tasks, live_tasks   at once claimable after the commit, unless it has a key
+--              with a key ─▶ outbox         ──┐
+--     emit_event_in ──────▶ outbox          ──┴─ settle, in a transaction of its own, before the next batch that claims,
+--                                                 emits, or spawns with a key
+
+-- Sets what a transaction that a caller relies on must have, and refuses what cannot be set within it. It is called where
+-- one of the two settings is not as usual.
+CREATE FUNCTION stepwell.own_settings(p_isolated boolean) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    IF current_setting('synchronous_commit') = 'off' THEN
+        -- Lasts until the transaction ends.
+        PERFORM set_config('synchronous_commit', 'on', true);
+    END IF;
+    IF p_isolated AND current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE EXCEPTION 'the transaction''s isolation level is %: it has to be read committed, so that a batch sees what others have committed',
+            current_setting('transaction_isolation') USING ERRCODE = 'SW001';
+    END IF;
+END $$;
+
+-- Notes that a task of the user's transaction is to be settled, when it has a key. `existing` has the idempotency key already;
+-- `waiting` waits for its first claim where the spawn is to be rejected then.
+CREATE FUNCTION stepwell.reserve(p_task uuid, p_type text, p_idempotency_key text, p_concurrency_key text, p_coalesce text,
+    OUT existing uuid, OUT waiting uuid)
+LANGUAGE plpgsql AS $$
+DECLARE
+    v_reserved boolean;
+BEGIN
+    IF p_coalesce = 'reject' THEN
+        SELECT l.task_id INTO waiting FROM stepwell.live_tasks l
+        WHERE l.concurrency_key = p_concurrency_key AND l.task_type = p_type AND l.state = 'pending'
+            AND l.started_at IS NULL AND NOT l.compensating
+        ORDER BY l.place DESC LIMIT 1;
+    END IF;
+    IF p_idempotency_key IS NULL AND (p_concurrency_key IS NULL OR waiting IS NOT NULL) THEN
+        RETURN;
+    END IF;
+    LOOP
+        -- Waits for another user's transaction that has named the key.
+        INSERT INTO stepwell.outbox (task_id, task_type, idempotency_key, coalesce)
+        VALUES (p_task, p_type, p_idempotency_key, p_coalesce) ON CONFLICT DO NOTHING;
+        v_reserved := FOUND;
+        -- Only then: that transaction has been settled by now, or is in the outbox.
+        SELECT k.task_id INTO existing FROM (
+            SELECT k.task_id FROM stepwell.idempotency_keys k
+            WHERE k.task_type = p_type AND k.idempotency_key = p_idempotency_key
+            UNION ALL
+            SELECT o.task_id FROM stepwell.outbox o
+            WHERE o.task_type = p_type AND o.idempotency_key = p_idempotency_key AND o.task_id <> p_task
+        ) k LIMIT 1;
+        EXIT WHEN v_reserved OR existing IS NOT NULL;
+    END LOOP;
+    IF existing IS NOT NULL THEN
+        waiting := NULL;
+    END IF;
+    IF v_reserved AND (existing IS NOT NULL OR waiting IS NOT NULL) THEN
+        DELETE FROM stepwell.outbox o WHERE o.task_id = p_task;
+    END IF;
+END $$;
+
+-- Emits an event when the user's transaction has committed.
+CREATE FUNCTION stepwell.emit_within(p_channel text, p_event text, p_queue text, p_payload text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM stepwell.own_settings(false);
+    INSERT INTO stepwell.outbox (event, queue, payload) VALUES (p_event, p_queue, p_payload);
+    PERFORM stepwell.tell(p_channel, NULL, ARRAY[''], NULL, NULL);
+END $$;
+
+-- Adds the entry of a step whose work was done in this transaction, if the run owns its task and the journal ends right before it.
+-- The locks are taken in the order
+-- in which batches take them, and are followed by the commit at once.
+CREATE FUNCTION stepwell.seal(p_open text, p_task uuid, p_run uuid, e_seq bigint, e_kind text, e_name text, e_ordinal bigint,
+    e_outcome text, e_payload text, e_at timestamptz, OUT accepted boolean, OUT cancel_requested boolean)
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off AS $$
+BEGIN
+    IF p_open IS DISTINCT FROM 'open' THEN
+        RAISE EXCEPTION 'the transaction of the step was ended by its closure: remove its COMMIT or ROLLBACK';
+    END IF;
+    PERFORM stepwell.own_settings(false);
+    -- A process that has stopped here must not hold up others. Its connection is then ended.
+    PERFORM set_config('idle_in_transaction_session_timeout', '10s', true);
+    PERFORM FROM stepwell.workers w
+    WHERE w.worker_id = (SELECT l.worker_id FROM stepwell.live_tasks l WHERE l.task_id = p_task) FOR KEY SHARE;
+    -- Its process may give the task back meanwhile, in a batch.
+    SELECT l.cancel_requested INTO cancel_requested FROM stepwell.live_tasks l
+    WHERE l.task_id = p_task AND l.run_id = p_run AND l.state = 'running' FOR UPDATE;
+    accepted := FOUND AND e_seq - 1 = coalesce((SELECT max(j.seq) FROM stepwell.journal j WHERE j.task_id = p_task), 0);
+    IF accepted THEN
+        INSERT INTO stepwell.journal (task_id, seq, kind, name, ordinal, outcome, payload, at)
+        VALUES (p_task, e_seq, e_kind, e_name, e_ordinal, e_outcome, e_payload, e_at);
+    END IF;
+END $$;
+
+-- Ends a task whose work another one does, which is told to those who wait for it.
+CREATE FUNCTION stepwell.end_in_favour(p_now timestamptz, p_task uuid, p_other uuid, p_why text, p_does_it boolean,
+    OUT ready text[], OUT poked uuid[], OUT finished uuid[])
+LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE stepwell.live_tasks l SET failure = json_build_object('kind', 'cancelled', 'message',
+        'not run: task ' || p_other || ' ' || p_why, 'retry', 'never')::text
+    WHERE l.task_id = p_task;
+    SELECT f.ready, f.poked, f.finished INTO ready, poked, finished FROM stepwell.finish(p_now, true, ARRAY[p_task],
+        ARRAY['cancelled'], NULL, NULL) f;
+    IF p_does_it THEN
+        UPDATE stepwell.outcomes o SET instead = p_other WHERE o.task_id = p_task;
+        -- Whoever waits for it waits for the other.
+        finished := NULL;
+    END IF;
+END $$;
+
+-- Does what follows from committed transactions of users, in the order in which they asked for it: a part of it, where there is
+-- much. `more`: the rest is left.
+CREATE FUNCTION stepwell.settle(p_process uuid, p_channel text, p_now timestamptz, OUT more boolean)
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off
+SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off SET enable_material = off SET jit = off AS $$
+DECLARE
+    v_now timestamptz;
+    v_ids bigint[];
+    v_tasks uuid[];
+    v_events text[];
+    v_queues text[];
+    v_payloads text[];
+    v_keys text[];
+    v_other uuid;
+    v_waiting uuid[];
+    ready text[];
+    poked uuid[];
+    finished uuid[];
+    r record;
+    item record;
+BEGIN
+    PERFORM stepwell.own_settings(true);
+    -- One at a time.
+    PERFORM pg_advisory_xact_lock('stepwell.outbox'::regclass::oid::int, 0);
+    SELECT array_agg(o.id), array_agg(o.task_id) FILTER (WHERE o.task_id IS NOT NULL),
+        array_agg(o.event ORDER BY o.id) FILTER (WHERE o.event IS NOT NULL),
+        array_agg(o.queue ORDER BY o.id) FILTER (WHERE o.event IS NOT NULL),
+        array_agg(o.payload ORDER BY o.id) FILTER (WHERE o.event IS NOT NULL)
+    INTO v_ids, v_tasks, v_events, v_queues, v_payloads
+    FROM (
+        SELECT o.*, sum(octet_length(o.payload)) OVER (ORDER BY o.id) - octet_length(o.payload) AS before
+        FROM (SELECT o.* FROM stepwell.outbox o ORDER BY o.id LIMIT 1000) o
+    ) o
+    WHERE (o.before >= 33554432) IS NOT TRUE;
+    IF v_ids IS NULL THEN
+        more := false;
+        RETURN;
+    END IF;
+    SELECT array_agg(DISTINCT t.concurrency_key) FILTER (WHERE t.concurrency_key IS NOT NULL) INTO v_keys
+    FROM stepwell.tasks t WHERE t.task_id = ANY (v_tasks);
+    PERFORM stepwell.lock_names(NULL, v_events, v_keys);
+    v_now := coalesce(p_now, clock_timestamp());
+    IF v_events IS NOT NULL THEN
+        SELECT e.ready, e.poked INTO ready, poked FROM stepwell.emit(v_now, v_events, v_queues, v_payloads,
+            array_fill(true, ARRAY[cardinality(v_events)])) e;
+    END IF;
+    IF v_tasks IS NOT NULL THEN
+        INSERT INTO stepwell.idempotency_keys (task_type, idempotency_key, task_id)
+        SELECT o.task_type, o.idempotency_key, o.task_id FROM stepwell.outbox o JOIN stepwell.tasks t USING (task_id)
+        WHERE o.id = ANY (v_ids) AND o.idempotency_key IS NOT NULL
+        ORDER BY o.task_type, o.idempotency_key ON CONFLICT DO NOTHING;
+        FOR item IN
+            SELECT o.task_id, o.task_type, o.coalesce, k.task_id AS has_the_key, l.concurrency_key
+            FROM stepwell.outbox o
+            -- Unless it was cancelled.
+            JOIN stepwell.live_tasks l ON l.task_id = o.task_id AND l.blocked AND l.place IS NULL
+            LEFT JOIN stepwell.idempotency_keys k
+                ON k.task_type = o.task_type AND k.idempotency_key = o.idempotency_key
+            WHERE o.id = ANY (v_ids) ORDER BY o.id
+        LOOP
+            IF item.has_the_key <> item.task_id THEN
+                r := stepwell.end_in_favour(v_now, item.task_id, item.has_the_key,
+                    'has its idempotency key and was spawned first', true);
+            ELSE
+                v_waiting := stepwell.waiting(item.task_type, NULL, item.concurrency_key, item.coalesce);
+                IF item.coalesce <> 'replace' AND v_waiting IS NOT NULL THEN
+                    r := stepwell.end_in_favour(v_now, item.task_id, v_waiting[1],
+                        'of its type and concurrency key waits to start', item.coalesce = 'reuse');
+                ELSE
+                    r := stepwell.cancel(v_now, v_waiting);
+                    UPDATE stepwell.live_tasks l SET ready_at = v_now, blocked = l.concurrency_key IS NOT NULL,
+                        place = CASE WHEN l.concurrency_key IS NOT NULL THEN nextval('stepwell.places') END
+                    WHERE l.task_id = item.task_id
+                    RETURNING ready || l.queue INTO ready;
+                END IF;
+            END IF;
+            ready := ready || r.ready;
+            poked := poked || r.poked;
+            finished := finished || r.finished;
+        END LOOP;
+        ready := ready || stepwell.next_of_keys(v_now, v_keys);
+    END IF;
+    DELETE FROM stepwell.outbox o WHERE o.id = ANY (v_ids);
+    more := EXISTS (SELECT FROM stepwell.outbox);
+    IF more THEN
+        ready := ready || ''::text;
+    END IF;
+    PERFORM stepwell.tell(p_channel, p_process, ready, poked, finished);
+END $$;

@@ -1,0 +1,78 @@
+//! Servers that do not write, or do not answer: who asks is told so.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sqlx::Executor as _;
+use stepwell::{Durable, Error, SpawnOptions, StoreError, TaskContext, TaskFilter, WorkerOptions};
+use stepwell_postgres::{PostgresOptions, PostgresStore, sqlx};
+use throwaway::{Postgres, Stop};
+
+use crate::database::Database;
+
+async fn client(url: &str) -> Durable {
+    let store = PostgresStore::connect(PostgresOptions::parse(url).unwrap()).await.unwrap();
+    let client = Durable::builder().store(Arc::new(store)).build().await.unwrap();
+    client.register_fn("echo", |value: u32, _: TaskContext| async move { Ok(value) }).await.unwrap();
+    client
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_can_be_read_and_says_that_it_cannot_be_written_to_until_it_is_promoted() {
+    let primary = Postgres::start().unwrap();
+    let spawned = client(&primary.url()).await.spawn_named("echo", &1, SpawnOptions::new()).await.unwrap();
+    let replica = primary.replica().unwrap();
+    let client = client(&replica.url()).await;
+    assert_eq!(client.tasks(TaskFilter::default()).await.unwrap().len(), 1);
+    let worker = client.start_worker(WorkerOptions::new()).await;
+    let begun = Instant::now();
+    for refused in [
+        client.spawn_named("echo", &2, SpawnOptions::new()).await.err(),
+        client.spawn_named("echo", &2, SpawnOptions::new().idempotency_key("k")).await.err(),
+        client.emit_event("event", &(), None).await.err(),
+        client.cancel(spawned.task_id).await.err(),
+        client.purge(Duration::ZERO, None).await.err(),
+    ] {
+        let Some(Error::Store(StoreError::Open { reason, advice, .. })) = refused else {
+            panic!("{refused:?}")
+        };
+        assert!(reason.contains("the server is a standby"), "{reason}");
+        assert!(advice.contains("Let the URL lead to the primary"), "{advice}");
+    }
+    assert!(begun.elapsed() < Duration::from_secs(20));
+    let rows = "SELECT count(*) FROM stepwell.tasks";
+    assert_eq!(primary.sql(rows).unwrap(), "1");
+    primary.stop(Stop::Fast).unwrap();
+    replica.promote().unwrap();
+    assert_eq!(client.wait::<u32>(spawned.task_id).await.unwrap(), 1);
+    let spawned = client.spawn_named("echo", &3, SpawnOptions::new()).await.unwrap();
+    assert_eq!(client.wait::<u32>(spawned.task_id).await.unwrap(), 3);
+    worker.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_without_a_schema_that_does_not_write_is_an_error() {
+    let primary = Postgres::start().unwrap();
+    let replica = primary.replica().unwrap();
+    let refused =
+        PostgresStore::connect(PostgresOptions::parse(&replica.url()).unwrap()).await.err().unwrap();
+    assert!(refused.to_string().contains("the server is a standby"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_does_not_wait_for_ever_for_an_answer() {
+    let database = Database::new();
+    let builder = Durable::builder().store(Arc::new(database.open().await));
+    let client = builder.answer_timeout(Duration::from_millis(300)).build().await.unwrap();
+    let mut conn = database.connection().await;
+    conn.execute("BEGIN; LOCK TABLE tasks, events, live_tasks IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    for unanswered in [
+        client.spawn_named("echo", &1, SpawnOptions::new()).await.err(),
+        client.emit_event("event", &(), None).await.err(),
+    ] {
+        assert!(matches!(unanswered, Some(Error::Store(StoreError::Unanswered(_)))), "{unanswered:?}");
+    }
+    conn.execute("COMMIT").await.unwrap();
+    // What was asked for is done all the same.
+    while database.sql("SELECT FROM tasks, events").await.is_empty() {}
+}

@@ -1,0 +1,218 @@
+//! What users' transactions bring, whatever their isolation level and however long they take: nothing is lost, and no batch
+//! waits for them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::{AssertSqlSafe, Executor as _, PgConnection, Row as _};
+use stepwell::{
+    Coalesce, Durable, Error, SpawnOptions, SpawnResult, TaskContext, TaskId, TaskState, Worker,
+    WorkerOptions,
+};
+use stepwell_postgres::{ClientExt as _, TransactionExt as _, sqlx};
+
+use crate::database::Database;
+
+const LEVELS: [&str; 3] = ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"];
+/// Longer than anything takes that does not wait.
+const LONG: Duration = Duration::from_secs(20);
+
+/// A process: `echo` gives its parameter, `listen` what is emitted under its parameter, `hold` ends when that is emitted.
+async fn process(database: &Database) -> (Durable, Worker) {
+    let client = Durable::builder().store(Arc::new(database.open().await)).build().await.unwrap();
+    client.register_fn("echo", |value: String, _: TaskContext| async { Ok(value) }).await.unwrap();
+    let listen =
+        |event: String, ctx: TaskContext| async move { ctx.await_event::<String>(event, None).await };
+    client.register_fn("listen", listen).await.unwrap();
+    let worker = client.start_worker(WorkerOptions::new()).await;
+    (client, worker)
+}
+
+/// Begins a transaction that sees nothing of what is committed from now on, above the first level.
+async fn begin(conn: &mut PgConnection, level: &str) {
+    let begin =
+        format!("BEGIN ISOLATION LEVEL {level}; SELECT count(*) FROM live_tasks, journal, waits, workers");
+    conn.execute(sqlx::raw_sql(AssertSqlSafe(begin))).await.unwrap();
+}
+
+async fn suspended(client: &Durable, task: TaskId) {
+    while client.task(task).await.unwrap().unwrap().state != TaskState::Suspended {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+async fn ends(client: &Durable, task: &SpawnResult) -> Result<String, Error> {
+    tokio::time::timeout(LONG, client.wait(task.task_id)).await.expect("the task waits for ever")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_wakes_those_who_began_to_wait_after_the_transaction_did() {
+    let database = Database::new();
+    let (client, worker) = process(&database).await;
+    for level in LEVELS {
+        let mut conn = database.connection().await;
+        begin(&mut conn, level).await;
+        let task = client.spawn_named("listen", level, SpawnOptions::new()).await.unwrap();
+        suspended(&client, task.task_id).await;
+        client.emit_event_in(&mut conn, level, &"heard", None).await.unwrap();
+        conn.execute("COMMIT").await.unwrap();
+        assert_eq!(ends(&client, &task).await.unwrap(), "heard", "{level}");
+        assert!(!client.emit_event(level, &"late", None).await.unwrap(), "{level}: it was the first");
+    }
+    worker.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_concurrency_keys_next_task_has_its_turn_though_the_one_before_ended_unseen() {
+    let database = Database::new();
+    let (client, worker) = process(&database).await;
+    for level in LEVELS {
+        let keyed = || SpawnOptions::new().concurrency_key("turn");
+        let first = client.spawn_named("listen", level, keyed()).await.unwrap();
+        suspended(&client, first.task_id).await;
+        let mut conn = database.connection().await;
+        begin(&mut conn, level).await;
+        let second = client.spawn_named_in(&mut conn, "echo", "second", keyed()).await.unwrap();
+        client.emit_event(level, &"go", None).await.unwrap();
+        assert_eq!(ends(&client, &first).await.unwrap(), "go", "{level}");
+        // One that comes later, and commits before: both must not run at the same time.
+        let third = client.spawn_named("listen", &format!("{level} third"), keyed()).await.unwrap();
+        suspended(&client, third.task_id).await;
+        conn.execute("COMMIT").await.unwrap();
+        client.emit_event("any", &"thing", None).await.ok();
+        let running = client.task(second.task_id).await.unwrap().unwrap();
+        assert_eq!((running.state, running.started_at), (TaskState::Pending, None), "{level}");
+        client.emit_event(format!("{level} third"), &"go", None).await.unwrap();
+        assert_eq!(ends(&client, &third).await.unwrap(), "go", "{level}");
+        assert_eq!(ends(&client, &second).await.unwrap(), "second", "{level}");
+    }
+    worker.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_batch_waits_for_a_users_transaction() {
+    let database = Database::new();
+    let (client, worker) = process(&database).await;
+    let (other, _other_worker) = process(&database).await;
+    for level in LEVELS {
+        let key = || SpawnOptions::new().idempotency_key(format!("order {level}"));
+        let waiting = || SpawnOptions::new().coalesced(format!("index {level}"), Coalesce::Reuse);
+        client.pause_queue("default").await.unwrap();
+        let waits = client.spawn_named("echo", "waits", waiting()).await.unwrap();
+        let mut conn = database.connection().await;
+        begin(&mut conn, level).await;
+        let with_key = client.spawn_named_in(&mut conn, "echo", "of the transaction", key()).await.unwrap();
+        let coalesced = client.spawn_named_in(&mut conn, "echo", "coalesced", waiting()).await.unwrap();
+        client.emit_event_in(&mut conn, "done", &"by the transaction", None).await.unwrap();
+        assert!(with_key.created() && coalesced.created(), "what is not known yet");
+
+        let spawns = async {
+            client.resume_queue("default").await.unwrap();
+            let spawned = other.spawn_named("echo", "of the other", key()).await.unwrap();
+            assert!(spawned.created(), "{level}");
+            assert_eq!(ends(&other, &spawned).await.unwrap(), "of the other");
+            other.emit_event("done", &"by the other", None).await.unwrap();
+            other.pause_queue("default").await.unwrap();
+            let last = other.spawn_named(
+                "echo",
+                "last",
+                SpawnOptions::new().coalesced(format!("index {level}"), Coalesce::Replace),
+            );
+            (spawned, last.await.unwrap())
+        };
+        let (spawned, last) = tokio::time::timeout(LONG, spawns).await.expect("a batch waits");
+        conn.execute("COMMIT").await.unwrap();
+
+        // Each id leads to the task that was done.
+        other.resume_queue("default").await.unwrap();
+        assert_eq!(ends(&client, &with_key).await.unwrap(), "of the other", "{level}");
+        assert!(["waits", "coalesced", "last"].contains(&ends(&client, &coalesced).await.unwrap().as_str()));
+        let _ = (ends(&client, &waits).await, ends(&client, &last).await.unwrap());
+        let info = client.task(with_key.task_id).await.unwrap().unwrap();
+        assert_eq!(info.state, TaskState::Cancelled);
+        let why = info.failure.unwrap().message;
+        assert!(why.contains(&format!("not run: task {} has its idempotency key", spawned.task_id)), "{why}");
+        let again = client.spawn_named("echo", "again", key()).await.unwrap();
+        assert_eq!((again.task_id, again.created()), (spawned.task_id, false));
+    }
+    worker.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn users_transactions_with_one_idempotency_key_wait_for_each_other() {
+    let database = Database::new();
+    let (client, worker) = process(&database).await;
+    let spawn = async |conn: &mut PgConnection, key: &str| {
+        let options = SpawnOptions::new().idempotency_key(key);
+        client.spawn_named_in(conn, "echo", "once", options).await.unwrap()
+    };
+    for (key, end) in [("kept", "COMMIT"), ("undone", "ROLLBACK")] {
+        let (mut first, mut second) = (database.connection().await, database.connection().await);
+        begin(&mut first, "READ COMMITTED").await;
+        begin(&mut second, "READ COMMITTED").await;
+        let created = spawn(&mut first, key).await;
+        let twice = spawn(&mut first, key).await;
+        assert_eq!((twice.task_id, twice.created()), (created.task_id, false));
+        let (other, ()) = tokio::join!(spawn(&mut second, key), async {
+            let pid = sqlx::query("SELECT pg_backend_pid()").fetch_one(&mut first).await.unwrap();
+            let waits = format!(
+                "SELECT 1 FROM pg_stat_activity WHERE {} = ANY (pg_blocking_pids(pid))",
+                pid.get::<i32, _>(0)
+            );
+            while database.sql(&waits).await.is_empty() {}
+            first.execute(end).await.unwrap();
+        });
+        second.execute("COMMIT").await.unwrap();
+        assert_eq!((other.task_id == created.task_id, other.created()), (end == "COMMIT", end == "ROLLBACK"));
+        assert_eq!(ends(&client, &other).await.unwrap(), "once");
+        let later =
+            client.spawn_named("echo", "later", SpawnOptions::new().idempotency_key(key)).await.unwrap();
+        assert_eq!((later.task_id, later.created()), (other.task_id, false));
+    }
+    worker.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_steps_transaction_may_have_any_isolation_level() {
+    let database = Database::new();
+    let (client, worker) = process(&database).await;
+    let step = |level: String, ctx: TaskContext| async move {
+        let heard = ctx.clone();
+        let paid = ctx.transaction("pay", move |tx| {
+            Box::pin(async move {
+                let set = format!("SET TRANSACTION ISOLATION LEVEL {level}");
+                tx.execute(sqlx::raw_sql(AssertSqlSafe(set))).await?;
+                Ok(sqlx::query_scalar::<_, String>("SELECT current_setting('transaction_isolation')")
+                    .fetch_one(tx)
+                    .await?)
+            })
+        });
+        let (paid, ()) = tokio::try_join!(paid, heard.emit_event("paid", &1))?;
+        Ok(paid)
+    };
+    client.register_fn("pay", step).await.unwrap();
+    for level in LEVELS {
+        let task = client.spawn_named("pay", level, SpawnOptions::new()).await.unwrap();
+        assert_eq!(ends(&client, &task).await.unwrap(), level.to_lowercase());
+    }
+    worker.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn much_in_one_transaction_is_done_in_parts() {
+    let database = Database::new();
+    let (_client, worker) = process(&database).await;
+    let mut conn = database.connection().await;
+    begin(&mut conn, "READ COMMITTED").await;
+    let many = format!(
+        "SELECT {0}.emit_within('{0}', 'event ' || n, '', '1') FROM generate_series(1, 2500) AS n",
+        database.schema
+    );
+    conn.execute(sqlx::raw_sql(AssertSqlSafe(many))).await.unwrap();
+    conn.execute("COMMIT").await.unwrap();
+    while database.sql("SELECT count(*) FROM outbox").await[0].get::<i64, _>(0) > 0 {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    assert_eq!(database.sql("SELECT count(*) FROM events").await[0].get::<i64, _>(0), 2500);
+    worker.shutdown().await;
+}
