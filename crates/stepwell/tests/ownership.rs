@@ -38,7 +38,7 @@ fn unreliable(harness: &Harness, away: &Arc<AtomicBool>, how: Away) -> Arc<dyn S
     Arc::new(Intercepted::new(Arc::new(harness.store()), move |store, batch| {
         let away = away.clone();
         Box::pin(async move {
-            let refused = || Err(StoreError::Backend("the store is away".into()));
+            let refused = || Err(StoreError::Unavailable("the store is away".into()));
             match how {
                 _ if !away.load(Ordering::SeqCst) => store.commit(batch).await,
                 Away::Refuses => refused(),
