@@ -20,7 +20,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::context::TaskContext;
 use crate::ids::TaskId;
 use crate::journal::{Entry, Key, Kind, Outcome};
-use crate::name::{InvalidName, Name};
+use crate::name::{InvalidName, Name, StepName};
 use crate::payload::Payload;
 use crate::runtime::{BoxFuture, MaybeSend, MaybeSync};
 use crate::store::TaskInfo;
@@ -248,7 +248,7 @@ impl TaskContext {
     /// approval carries a value of another type; [`TaskError::Step`] when a reminder fails.
     pub fn await_approval<T: DeserializeOwned>(
         &self,
-        name: impl Into<crate::StepName>,
+        name: impl Into<StepName>,
         request: &(impl Serialize + ?Sized),
     ) -> AwaitApproval<T> {
         let key = self.begin(Kind::Approval, &name.into());
@@ -282,7 +282,8 @@ impl<T> AwaitApproval<T> {
         self
     }
 
-    /// Does this again and again while nobody has decided, as a step.
+    /// Does this again and again while nobody has decided, as a step. Reminders that were missed while no worker ran are
+    /// left out but for one.
     pub fn remind_every<F, Fut>(mut self, interval: Duration, remind: F) -> Self
     where
         F: Fn() -> Fut + MaybeSend + MaybeSync + 'static,
@@ -315,30 +316,40 @@ impl<T> AwaitApproval<T> {
         ctx.ask(&key, &Asked { request: request.clone(), assignee }).await?;
         let began = ctx.now().await?;
         let event = event_of(ctx.task_id, &label, began).map_err(TaskError::from)?;
-        let mut decision = pin!(ctx.await_event::<Decision<T>>(event.as_str(), timeout));
+        let event = StepName::derived(event.to_string());
+        let mut decision = pin!(ctx.await_event::<Decision<T>>(event, timeout));
         escalations.sort_by_key(|escalation| escalation.after);
-        let mut escalations = escalations.into_iter().peekable();
+        let mut escalations = (1_u32..).zip(escalations).peekable();
         let mut reminders = 1_u32;
         loop {
             let reminder_at =
                 reminder.as_ref().map(|(interval, _)| after(began, interval.saturating_mul(reminders)));
-            let escalation_at = escalations.peek().map(|escalation| after(began, escalation.after));
+            let escalation_at = escalations.peek().map(|(_, escalation)| after(began, escalation.after));
             let Some(next) = [reminder_at, escalation_at].into_iter().flatten().min() else {
                 return decision.await;
             };
-            let pause = ctx.sleep_until((&*format!("{label}:wait"), until(began, next).as_micros()), next);
+            let name = format!("{label}:wait:{}", until(began, next).as_micros());
+            let pause = ctx.sleep_until(StepName::derived(name), next);
             match select(decision.as_mut(), pause).await {
                 Either::Left((decision, _)) => return decision,
                 Either::Right((slept, _)) => slept?,
             }
             if escalation_at == Some(next)
-                && let Some(Escalation { to, notify, .. }) = escalations.next()
+                && let Some((number, Escalation { to, notify, .. })) = escalations.next()
             {
-                ctx.ask(&key, &Asked { request: request.clone(), assignee: Some(to.clone()) }).await?;
-                ctx.step((&*format!("{label}:escalate"), to), || notify.notify()).await?;
-            } else if let Some((_, remind)) = &reminder {
-                ctx.step((&*format!("{label}:remind"), reminders), || remind.notify()).await?;
-                reminders += 1;
+                ctx.ask(&key, &Asked { request: request.clone(), assignee: Some(to) }).await?;
+                let name = StepName::derived(format!("{label}:escalate:{number}"));
+                ctx.step(name, || notify.notify()).await?;
+            } else if let Some((interval, remind)) = &reminder {
+                let name = StepName::derived(format!("{label}:remind:{reminders}"));
+                let reminded = async || {
+                    remind.notify().await?;
+                    Ok(ctx.run().engine.store.now())
+                };
+                let at: Timestamp = ctx.step(name, reminded).await?;
+                // Those that nobody was there to send are not sent all at once.
+                let due = until(began, at).as_micros() / interval.as_micros().max(1);
+                reminders = reminders.max(u32::try_from(due).unwrap_or(u32::MAX)).saturating_add(1);
             }
         }
     }

@@ -393,7 +393,7 @@ impl Client {
         payload: &T,
         queue: Option<&str>,
     ) -> Result<NewEvent, Error> {
-        let name = Name::new(name)?;
+        let name = Name::awaitable(name)?;
         let payload = self.encode(payload, || format!("the event {name}"))?;
         let queue = queue.map(Name::new).transpose()?;
         Ok(NewEvent { name, queue, payload })
@@ -414,7 +414,7 @@ impl Client {
         topic: impl AsRef<str>,
         payload: &T,
     ) -> Result<(), Error> {
-        let topic = Name::new(topic)?;
+        let topic = Name::awaitable(topic)?;
         let payload = self.encode(payload, || format!("the message {topic}"))?;
         if self.engine.answered(self.engine.commit.send(NewMessage { task_id, topic, payload })).await? {
             return Ok(());
@@ -659,7 +659,9 @@ impl Client {
         let mut events = waits.into_iter().filter_map(|(_, wait)| wait.target);
         let event = events.find(|event| approval::label_of(event) == Some(name));
         let event = event.ok_or_else(|| Error::UnknownApproval { task_id, name: name.into() })?;
-        if self.emit_event(&event, decision, None).await? {
+        let payload = self.encode(decision, || format!("the event {event}"))?;
+        let decided = NewEvent { name: event, queue: None, payload };
+        if self.engine.commit.emit(decided).await? {
             Ok(())
         } else {
             Err(Error::AlreadyDecided { task_id, name: name.into() })

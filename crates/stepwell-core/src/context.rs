@@ -344,7 +344,8 @@ impl TaskContext {
             let target = Some(Name::new(task_id.to_string())?);
             Ok(Request::Wait { target, due_at: None })
         };
-        let key = self.run.begin(Kind::Child, &StepName::from((child.name().as_str(), task_id)));
+        let name = StepName::derived(format!("{}:{task_id}", child.name()));
+        let key = self.run.begin(Kind::Child, &name);
         Delivery::new(&self.run, key, target, read_child)
     }
 

@@ -520,7 +520,7 @@ impl Execution {
             events,
             messages,
             received,
-            waits_added,
+            waits_added: waits_added.into_values().collect(),
             waits_removed,
             superseded,
             transaction,

@@ -92,7 +92,7 @@ pub use items::Items;
 pub use journal::{Entry, Key, Kind, Outcome};
 pub use lifecycle::{Lifecycle, Subscription};
 pub use memory::{MemoryStore, deleted};
-pub use name::{InvalidName, MAX_NAME_BYTES, Name, StepName};
+pub use name::{InvalidName, MAX_NAME_BYTES, MAX_STEP_NAME_BYTES, Name, StepName};
 pub use notes::{LogLevel, LogLine, Progress};
 pub use options::{InvalidOptions, Settings, SpawnOptions, WorkerOptions};
 pub use payload::{Payload, PayloadError};

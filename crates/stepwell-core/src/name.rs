@@ -5,8 +5,11 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-/// The longest name, in bytes.
+/// The longest name that a store keeps, in bytes.
 pub const MAX_NAME_BYTES: usize = 512;
+/// The longest name that a task gives to its steps, events, messages, children and approvals, in bytes. What the engine adds
+/// to it (a number, the hash of an input, the id of a child or a task) finds room behind.
+pub const MAX_STEP_NAME_BYTES: usize = 384;
 
 /// A valid name: 1 to 512 bytes of any Unicode text without NUL (PostgreSQL cannot keep one). Cheap to clone.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -21,15 +24,17 @@ pub enum InvalidName {
     /// The text is empty.
     #[error("a name must not be empty: give it 1 to {MAX_NAME_BYTES} bytes")]
     Empty,
-    /// The text is over [`MAX_NAME_BYTES`].
+    /// The text is over [`MAX_NAME_BYTES`], or [`MAX_STEP_NAME_BYTES`] where that is the limit.
     #[error(
-        "the name {start:?}… has {bytes} bytes, the limit is {MAX_NAME_BYTES}: use a shorter one, or a hash of it"
+        "the name {start:?}… has {bytes} bytes, the limit is {limit}: use a shorter one, or a hash of it"
     )]
     TooLong {
         /// How the text begins.
         start: String,
         /// How long it is.
         bytes: usize,
+        /// How long it may be.
+        limit: usize,
     },
     /// The text holds a NUL character.
     #[error("the name {0:?} holds a NUL character, which databases cannot keep: remove it")]
@@ -42,11 +47,19 @@ impl Name {
     /// # Errors
     /// When it is empty, too long, or holds a NUL character.
     pub fn new(text: impl AsRef<str>) -> Result<Self, InvalidName> {
-        let text = text.as_ref();
+        Self::within(MAX_NAME_BYTES, text.as_ref())
+    }
+
+    /// Checks the name of an event or a topic, which a task is to be able to wait for.
+    pub(crate) fn awaitable(text: impl AsRef<str>) -> Result<Self, InvalidName> {
+        Self::within(MAX_STEP_NAME_BYTES, text.as_ref())
+    }
+
+    fn within(limit: usize, text: &str) -> Result<Self, InvalidName> {
         if text.is_empty() {
             Err(InvalidName::Empty)
-        } else if text.len() > MAX_NAME_BYTES {
-            Err(InvalidName::TooLong { start: text.chars().take(32).collect(), bytes: text.len() })
+        } else if text.len() > limit {
+            Err(InvalidName::TooLong { start: text.chars().take(32).collect(), bytes: text.len(), limit })
         } else if text.contains('\0') {
             Err(InvalidName::Nul(text.chars().take(32).collect()))
         } else {
@@ -104,42 +117,53 @@ impl fmt::Debug for Name {
 /// let names: [StepName; 2] = ["charge".into(), ("fetch", 7).into()];
 /// assert_eq!(names[1].to_string(), "fetch:7");
 /// ```
+///
+/// At most [`MAX_STEP_NAME_BYTES`] bytes in all.
 #[derive(Clone, Debug)]
-pub struct StepName(String);
+pub struct StepName {
+    text: String,
+    /// How long it may be.
+    limit: usize,
+}
 
 impl StepName {
+    /// A name that the engine derives from one that was checked.
+    pub(crate) fn derived(text: String) -> Self {
+        Self { text, limit: MAX_NAME_BYTES }
+    }
+
     pub(crate) fn check(&self) -> Result<Name, InvalidName> {
-        Name::new(&self.0)
+        Name::within(self.limit, &self.text)
     }
 }
 
 impl From<&str> for StepName {
     fn from(name: &str) -> Self {
-        Self(name.to_owned())
+        name.to_owned().into()
     }
 }
 
 impl From<&String> for StepName {
     fn from(name: &String) -> Self {
-        Self(name.clone())
+        name.clone().into()
     }
 }
 
 impl From<String> for StepName {
-    fn from(name: String) -> Self {
-        Self(name)
+    fn from(text: String) -> Self {
+        Self { text, limit: MAX_STEP_NAME_BYTES }
     }
 }
 
 impl<D: fmt::Display> From<(&str, D)> for StepName {
     fn from((name, discriminator): (&str, D)) -> Self {
-        Self(format!("{name}:{discriminator}"))
+        format!("{name}:{discriminator}").into()
     }
 }
 
 impl fmt::Display for StepName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.text)
     }
 }
 

@@ -12,9 +12,10 @@
 //! time, and during a replay straight from any stage.
 
 use std::any::Any;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::task::{Poll, Waker};
 
+use hashbrown::hash_map;
 use hashbrown::{HashMap, HashSet};
 
 use crate::context::{read_arrival, read_child};
@@ -105,7 +106,7 @@ pub(crate) struct Unsent {
     pub(crate) events: Vec<NewEvent>,
     pub(crate) messages: Vec<NewMessage>,
     pub(crate) received: Vec<MessageId>,
-    pub(crate) waits_added: Vec<Wait>,
+    pub(crate) waits_added: BTreeMap<Key, Wait>,
     pub(crate) waits_removed: Vec<Key>,
     /// Entries of the journal that others have taken the place of.
     pub(crate) superseded: Vec<u64>,
@@ -129,8 +130,16 @@ pub(crate) struct Operations {
     waiting: usize,
     /// When waits end by themselves.
     timers: BTreeSet<(Timestamp, Key)>,
-    /// Waits that the store keeps, with their due times.
-    stored: HashMap<Key, Option<Timestamp>>,
+    /// Shut gates of closures, in the order in which their barriers become durable. Some may be gone.
+    closures: VecDeque<(u64, Key)>,
+    /// The same of steps whose work the store does.
+    works: VecDeque<(u64, Key)>,
+    /// Who waits for what.
+    awaited: HashMap<(Kind, Name), BTreeSet<Key>>,
+    /// Waits that the store keeps.
+    stored: HashSet<Key>,
+    /// Waits that an earlier run began and this one has not come to yet, with their due times.
+    inherited: HashMap<Key, Option<Timestamp>>,
     /// Messages that were given to a waiter, and still are in the store's mailbox.
     taken: HashSet<MessageId>,
     /// A wait was registered since the store was last asked what has arrived.
@@ -190,7 +199,7 @@ impl Operations {
         Self {
             compensation_waits,
             patches: std::mem::take(&mut replay.patches).into_iter().map(|name| (name, true)).collect(),
-            stored: waits.into_iter().map(|wait| (wait.key, wait.due_at)).collect(),
+            inherited: waits.into_iter().map(|wait| (wait.key, wait.due_at)).collect(),
             // What the journal holds is durable. What was rewound keeps its numbers.
             delivered_seq: replay.last_seq,
             durable_seq: replay.last_seq,
@@ -227,7 +236,7 @@ impl Operations {
 
     /// The due time of a wait that an earlier run began.
     pub(crate) fn stored_due(&self, key: &Key) -> Option<Timestamp> {
-        self.stored.get(key).copied().flatten()
+        self.inherited.get(key).copied().flatten()
     }
 
     pub(crate) fn control(&self) -> Option<ControlFlow> {
@@ -296,7 +305,11 @@ impl Operations {
             (Request::Finished(outcome, effect), None) => (Stage::Finished, None, Some((outcome, effect))),
             (Request::Gate(work), None) => {
                 self.gates += 1;
-                (Stage::Gate { after: self.delivered_seq, work }, None, None)
+                let gates = if work.is_some() { &mut self.works } else { &mut self.closures };
+                // A spawn runs no code, and is committed along with what was delivered before it.
+                let after = if let Some(Work::Spawn(_)) = work { 0 } else { self.delivered_seq };
+                gates.push_back((after, key.clone()));
+                (Stage::Gate { after, work }, None, None)
             }
             (Request::Wait { target, due_at }, None) => {
                 self.waiting += 1;
@@ -304,9 +317,14 @@ impl Operations {
                 if let Some(due_at) = due_at {
                     self.timers.insert((due_at, key.clone()));
                 }
-                if !self.stored.contains_key(key) {
+                if let Some(target) = &target {
+                    self.awaited.entry((key.kind, target.clone())).or_default().insert(key.clone());
+                }
+                if self.inherited.remove(key).is_some() {
+                    self.stored.insert(key.clone());
+                } else {
                     let wait = Wait { key: key.clone(), target: target.clone(), due_at };
-                    self.unsent.waits_added.push(wait);
+                    self.unsent.waits_added.insert(key.clone(), wait);
                 }
                 (Stage::Waiting, Some((target, due_at)), None)
             }
@@ -319,13 +337,26 @@ impl Operations {
 
     pub(crate) fn finish(&mut self, key: &Key, outcome: Outcome, effect: Effect) {
         let Some(operation) = self.live.get_mut(key) else { return };
-        match operation.stage {
+        match std::mem::replace(&mut operation.stage, Stage::Finished) {
             Stage::Open => self.open -= 1,
-            Stage::Waiting => self.waiting -= 1,
+            Stage::Waiting => {
+                self.waiting -= 1;
+                let target = operation.wait.as_ref().and_then(|(target, _)| target.clone());
+                self.no_longer_awaits(key, target);
+            }
             _ => {}
         }
-        operation.stage = Stage::Finished;
         self.ready.push_back(Ready { key: key.clone(), outcome, effect });
+    }
+
+    fn no_longer_awaits(&mut self, key: &Key, target: Option<Name>) {
+        let Some(target) = target else { return };
+        if let hash_map::Entry::Occupied(mut waiting) = self.awaited.entry((key.kind, target)) {
+            waiting.get_mut().remove(key);
+            if waiting.get().is_empty() {
+                waiting.remove();
+            }
+        }
     }
 
     /// An operation has left that stage for good.
@@ -336,14 +367,17 @@ impl Operations {
             Stage::Waiting => self.waiting -= 1,
             Stage::Committing | Stage::Finished | Stage::Delivered(_) => {}
         }
-        let Some((_, due_at)) = wait else { return };
+        let Some((target, due_at)) = wait else { return };
+        if let Stage::Waiting = stage {
+            self.no_longer_awaits(key, target);
+        }
         if let Some(due_at) = due_at {
             self.timers.remove(&(due_at, key.clone()));
         }
-        if self.stored.remove(key).is_some() {
+        if self.stored.remove(key) {
             self.unsent.waits_removed.push(key.clone());
         } else {
-            self.unsent.waits_added.retain(|wait| wait.key != *key);
+            self.unsent.waits_added.remove(key);
         }
     }
 
@@ -490,37 +524,35 @@ impl Operations {
         if self.gates == 0 || self.is_replaying() || self.control.is_some() {
             return Opened::Closures(Vec::new());
         }
-        let durable = self.durable_seq;
         let mut wakers = Vec::new();
-        let mut working: Option<Key> = None;
-        for (key, operation) in &mut self.live {
-            match &mut operation.stage {
-                // A spawn runs no code, and is committed along with what was delivered before it.
-                Stage::Gate { work: Some(work), after }
-                    if idle && (*after <= durable || matches!(work, Work::Spawn(_))) =>
-                {
-                    working = Some(working.map_or_else(|| key.clone(), |first| first.min(key.clone())));
-                }
-                Stage::Gate { work: None, after } if *after <= durable => {
-                    operation.stage = Stage::Open;
-                    self.gates -= 1;
-                    self.open += 1;
-                    wakers.push((key.clone(), operation.waker.take()));
-                }
-                _ => {}
+        let mut opened = 0;
+        while let Some((barrier, key)) = durable(&mut self.closures, self.durable_seq) {
+            if let Some(operation) = self.live.get_mut(&key)
+                && let Stage::Gate { work: None, after } = operation.stage
+                && after == barrier
+            {
+                operation.stage = Stage::Open;
+                wakers.extend(operation.waker.take());
+                opened += 1;
             }
         }
-        if let Some(key) = working.filter(|_| wakers.is_empty())
-            && let Some(operation) = self.live.get_mut(&key)
-            && let Stage::Gate { work: Some(work), .. } =
-                std::mem::replace(&mut operation.stage, Stage::Committing)
+        self.gates -= opened;
+        self.open += opened;
+        while opened == 0
+            && idle
+            && let Some((barrier, key)) = durable(&mut self.works, self.durable_seq)
         {
-            self.gates -= 1;
-            return Opened::Work(key, work);
+            if let Some(operation) = self.live.get_mut(&key)
+                && let Stage::Gate { work, after } = &mut operation.stage
+                && *after == barrier
+                && let Some(work) = work.take()
+            {
+                operation.stage = Stage::Committing;
+                self.gates -= 1;
+                return Opened::Work(key, work);
+            }
         }
-        // In the order of their names, so that a run's order of starts does not hang on a hash map's.
-        wakers.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
-        Opened::Closures(wakers.into_iter().filter_map(|(_, waker)| waker).collect())
+        Opened::Closures(wakers)
     }
 
     /// The store has answered for an operation whose work it does: delivers the outcome if the store has journaled it, and
@@ -537,32 +569,24 @@ impl Operations {
 
     /// Gives what has arrived to those who wait for it.
     pub(crate) fn arrive(&mut self, facts: Facts) {
-        let waiting_for = |this: &Self, kind: Kind, target: &str| {
-            let waits = |operation: &Operation| {
-                matches!(operation.stage, Stage::Waiting)
-                    && matches!(&operation.wait, Some((Some(name), _)) if name.as_str() == target)
-            };
-            let live = this.live.iter().filter(|(key, operation)| key.kind == kind && waits(operation));
-            let mut keys: Vec<Key> = live.map(|(key, _)| key.clone()).collect();
-            keys.sort_unstable();
-            keys
-        };
         for ArrivedMessage { id, topic, payload } in facts.messages {
             if self.taken.contains(&id) {
                 continue;
             }
-            if let Some(key) = waiting_for(self, Kind::Message, topic.as_str()).into_iter().next() {
+            let first = self.awaited.get(&(Kind::Message, topic)).and_then(BTreeSet::first).cloned();
+            if let Some(key) = first {
                 self.taken.insert(id);
                 self.finish(&key, Outcome::Done(payload), Effect::Received(id));
             }
         }
         for (name, payload) in facts.events {
-            for key in waiting_for(self, Kind::Event, name.as_str()) {
+            for key in self.awaited.remove(&(Kind::Event, name)).unwrap_or_default() {
                 self.finish(&key, Outcome::Done(payload.clone()), Effect::None);
             }
         }
         for (child, finish) in facts.children {
-            for key in waiting_for(self, Kind::Child, &child.to_string()) {
+            let Ok(target) = Name::new(child.to_string()) else { continue };
+            for key in self.awaited.remove(&(Kind::Child, target)).unwrap_or_default() {
                 self.finish(&key, crate::child::outcome(finish.clone()), Effect::None);
             }
         }
@@ -723,17 +747,10 @@ impl Operations {
     /// What is to be committed now.
     pub(crate) fn take_unsent(&mut self, suspending: bool) -> Unsent {
         if suspending {
-            // Waits that an earlier run began, and this one never came to.
-            let stale = self.stored.keys().filter(|key| !self.live.contains_key(*key)).cloned();
-            let stale: Vec<_> = stale.collect();
-            for key in stale {
-                self.stored.remove(&key);
-                self.unsent.waits_removed.push(key);
-            }
+            // This run never came to them.
+            self.unsent.waits_removed.extend(self.inherited.drain().map(|(key, _)| key));
         }
-        for wait in &self.unsent.waits_added {
-            self.stored.insert(wait.key.clone(), wait.due_at);
-        }
+        self.stored.extend(self.unsent.waits_added.keys().cloned());
         std::mem::take(&mut self.unsent)
     }
 
@@ -775,6 +792,12 @@ impl Delivered {
         };
         error.is_err_and(|error| text.contains(&error.to_string()))
     }
+}
+
+/// The next of these gates whose barrier is durable.
+fn durable(gates: &mut VecDeque<(u64, Key)>, durable_seq: u64) -> Option<(u64, Key)> {
+    gates.front().filter(|(after, _)| *after <= durable_seq)?;
+    gates.pop_front()
 }
 
 /// What open gates let through.

@@ -182,7 +182,7 @@ impl<L> Workflow<L> {
 
     fn add<M>(mut self, name: impl Into<String>, body: Body) -> Workflow<M> {
         let (name, workflow) = (name.into(), || self.name.clone());
-        let mistake = match Name::new(&name) {
+        let mistake = match Name::awaitable(&name) {
             Err(source) => Some(WorkflowError::Name { workflow: workflow(), source }),
             Ok(_) if !self.names.insert(name.clone()) => {
                 Some(WorkflowError::DuplicateName { workflow: workflow(), name: name.clone() })

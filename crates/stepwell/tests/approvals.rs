@@ -123,3 +123,45 @@ async fn a_decision_of_another_type_fails_that_task_with_a_clear_error() {
     let error = process.wait::<Option<u64>>(task).await.unwrap_err().to_string();
     assert!(error.contains("does not fit the type") && error.contains("expected u64"), "{error}");
 }
+
+/// Nobody was there to send them: one is sent late, and the next one in its time.
+#[tokio::test(start_paused = true)]
+async fn reminders_that_were_missed_are_not_sent_all_at_once() {
+    let (harness, mails) = (Harness::new(), Mails::default());
+    let hourly = |process: Process| async {
+        let seen = mails.clone();
+        let task = move |(): (), ctx: TaskContext| {
+            let mails = seen.clone();
+            async move {
+                ctx.await_approval::<()>("hourly", &())
+                    .remind_every(DAY / 24, move || mail(mails.clone(), "manager"))
+                    .await
+                    .map(|decision| decision.is_approved())
+            }
+        };
+        process.register_fn("hourly", task).await.unwrap();
+        process.start_worker(worker_options()).await;
+        process
+    };
+    let process = hourly(harness.start().await).await;
+    let task_id = process.spawn_named("hourly", &(), SpawnOptions::new()).await.unwrap().task_id;
+    let sent = || mails.lock().unwrap().len();
+    tokio::time::sleep(DAY / 24 * 2 + DAY / 48).await;
+    assert_eq!(sent(), 2);
+    process.kill().await;
+    tokio::time::sleep(10 * DAY).await;
+    for (lives, expected) in [(1, 3), (2, 5)] {
+        // The second life replays what the first one has left out.
+        let process = hourly(harness.start().await).await;
+        if lives == 1 {
+            tokio::time::sleep(DAY / 96).await;
+        } else {
+            tokio::time::sleep(DAY / 24 * 2).await;
+        }
+        assert_eq!(sent(), expected, "life {lives}");
+        process.kill().await;
+    }
+    let process = hourly(harness.start().await).await;
+    process.decide(task_id, "hourly", &Decision::approved("ada", ())).await.unwrap();
+    assert!(process.wait::<bool>(task_id).await.unwrap());
+}

@@ -105,13 +105,79 @@ async fn a_payload_over_the_limit() {
     assert!(error.starts_with("the event event: "), "{error}");
 }
 
+/// A name that is accepted has room for all that the engine adds to it; one that is not is refused before anything is done.
+#[tokio::test(start_paused = true)]
+async fn a_name_is_refused_before_anything_is_done_or_never() {
+    for length in [384, 385] {
+        let harness = Harness::new();
+        let process = harness.start().await;
+        let name = "n".repeat(length);
+        let named = name.clone();
+        let task = move |kind: String, ctx: TaskContext| {
+            let name = named.clone();
+            async move {
+                match &*kind {
+                    "step" => {
+                        ctx.step(&name, || async { Ok(()) }).input(&1).compensate(|()| async { Ok(()) }).await
+                    }
+                    "items" => ctx.items(&name, [1]).input(&1).each(|_| async { Ok(()) }).await.map(drop),
+                    "child" => {
+                        let child = ctx.spawn_named(&name, "task", "nothing", SpawnOptions::new()).await?;
+                        ctx.join::<()>(&child).await
+                    }
+                    "event" => ctx.await_event(&name, None).await,
+                    "message" => ctx.recv(&name, None).await,
+                    "approval" => {
+                        for _ in 0..2 {
+                            let approval = ctx
+                                .await_approval::<()>(&name, &())
+                                .remind_every(Duration::from_secs(1), || async { Ok(()) })
+                                .escalate_after(Duration::from_secs(2), "x".repeat(600), || async { Ok(()) });
+                            approval.await?;
+                        }
+                        Ok(())
+                    }
+                    _ => Ok(()),
+                }
+            }
+        };
+        process.register_fn("task", task).await.unwrap();
+        process.start_worker(worker_options()).await;
+        for kind in ["step", "items", "child", "event", "message", "approval"] {
+            let options = SpawnOptions::new().max_attempts(1);
+            let task_id = process.spawn_named("task", kind, options).await.unwrap().task_id;
+            if length == 384 {
+                tokio::time::sleep(Duration::from_secs(5)).await;
+                match kind {
+                    "event" => assert!(process.emit_event(&name, &(), None).await.unwrap()),
+                    "message" => process.send(task_id, &name, &()).await.unwrap(),
+                    "approval" => {
+                        for label in [name.clone(), format!("{name}#2")] {
+                            process.decide(task_id, &label, &Decision::approved("ada", ())).await.unwrap();
+                            tokio::time::sleep(Duration::from_secs(5)).await;
+                        }
+                    }
+                    _ => {}
+                }
+                process.wait::<()>(task_id).await.unwrap_or_else(|error| panic!("{kind}: {error}"));
+            } else {
+                let error = process.wait::<()>(task_id).await.unwrap_err().to_string();
+                assert!(error.contains("has 385 bytes, the limit is 384"), "{kind}: {error}");
+                assert_eq!(process.journal(task_id).await.unwrap(), [], "{kind}");
+                process.emit_event(&name, &(), None).await.unwrap_err();
+                process.send(task_id, &name, &()).await.unwrap_err();
+            }
+        }
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn names_that_are_empty_or_too_long_or_odd() {
     let message = failure(number(), |_n, ctx| async move { ctx.step("", || async { Ok(()) }).await }).await;
     assert!(message.contains("a name must not be empty: give it 1 to 512 bytes"), "{message}");
     let message =
         failure(number(), |_n, ctx| async move { ctx.await_event::<()>("e".repeat(600), None).await }).await;
-    assert!(message.contains("has 600 bytes, the limit is 512"), "{message}");
+    assert!(message.contains("has 600 bytes, the limit is 384"), "{message}");
     let harness = Harness::new();
     let process = harness.start().await;
     for (name, says) in [("", "must not be empty"), ("a\0b", "holds a NUL character")] {

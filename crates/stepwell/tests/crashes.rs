@@ -41,7 +41,7 @@ const LATER: [(&str, &str); 17] = [
     ("saga/undo charge", "saga/undo clean#2"),
     ("saga/undo clean", "saga/undo charge"),
     ("saga/undo reserve", "saga/undo clean"),
-    ("leave/days:escalate:director", "leave/days:remind:1"),
+    ("leave/days:escalate:1", "leave/days:remind:1"),
     ("journey/walk:1", "journey/book"),
     ("journey/walk:2", "journey/walk:1"),
     ("journey/sea", "journey/way:route"),

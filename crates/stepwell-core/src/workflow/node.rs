@@ -12,6 +12,7 @@ use serde_json::Value;
 use super::context::{Results, WorkflowContext};
 use crate::child::Child;
 use crate::context::TaskContext;
+use crate::name::StepName;
 use crate::options::SpawnOptions;
 use crate::retry::RetryStrategy;
 use crate::runtime::{BoxFuture, MaybeSend, MaybeSync};
@@ -146,7 +147,7 @@ impl Step {
         let delays = (1..self.max_attempts.min(DELAYS)).map(|failed| self.backoff.delay(failed)).collect();
         let mut step = running
             .task
-            .step(label, call)
+            .step(StepName::derived(label.to_owned()), call)
             .retry(RetryStrategy::Listed { delays })
             .max_attempts(self.max_attempts)
             .count_tries(tries);

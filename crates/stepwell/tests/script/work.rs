@@ -48,7 +48,7 @@ pub(crate) async fn leave(_nothing: (), ctx: TaskContext) -> TaskResult<String> 
         .await_approval("days", &10)
         .assign("manager")
         .remind_every(2 * MOMENT, note("remind"))
-        .escalate_after(3 * MOMENT, "director", note("days:escalate:director"))
+        .escalate_after(3 * MOMENT, "director", note("days:escalate:1"))
         .await?;
     Ok(format!("{decision:?}"))
 }
