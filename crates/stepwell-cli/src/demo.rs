@@ -213,7 +213,7 @@ async fn tour(folder: &Path, options: Demo, screen: &Screen) -> Result<ExitCode>
     if !options.exit {
         let advice = "\nOne order waits in the dashboard for the manager's approval. Ctrl-C ends the tour.";
         screen.done(advice)?;
-        server.await??;
+        server.await?;
     }
     worker.kill().await?;
     Ok(if fine { ExitCode::SUCCESS } else { ExitCode::from(exit::UNHAPPY) })

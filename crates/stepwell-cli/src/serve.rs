@@ -17,7 +17,8 @@ pub(crate) async fn run(url: &str, options: Serve, screen: &Screen) -> Result<()
     }
     let bound = server.bind(listen).await?;
     say(&bound, screen)?;
-    Ok(bound.serve(interrupted()).await?)
+    bound.serve(interrupted()).await;
+    Ok(())
 }
 
 pub(crate) fn say(bound: &Bound, screen: &Screen) -> Result<()> {

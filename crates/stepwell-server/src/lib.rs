@@ -33,6 +33,7 @@ mod access;
 mod api;
 mod app;
 mod call;
+mod connections;
 mod extract;
 mod feed;
 mod guard;
@@ -41,7 +42,6 @@ mod pages;
 mod problem;
 mod sample;
 mod server;
-mod socket;
 
 pub use access::{Access, Identity, Operation, Scope, WeakToken};
 pub use problem::Problem;

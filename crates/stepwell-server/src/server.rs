@@ -14,16 +14,19 @@ use tokio::sync::Semaphore;
 
 use crate::access::{Access, Open, Token, WeakToken};
 use crate::app::{App, Remembered};
+use crate::connections::{self, Limits};
 use crate::feed::Feed;
 use crate::guard::{authenticate, guard};
 use crate::problem::Problem;
 use crate::sample::Samples;
-use crate::socket::Impatient;
 use crate::{api, metrics, pages};
 
 /// A payload's limit by default, as JSON within JSON.
 const MAX_BODY: usize = 8 << 20;
 const MAX_STREAMS: usize = 1_000;
+/// Together with what the process has open besides, fewer than the 1,024 files that it mostly may.
+const MAX_CONNECTIONS: usize = 900;
+const MAX_PER_ADDRESS: usize = 256;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Makes the [`Router`]. Without a [token](Self::token) or an [`Access`](Self::access), whoever reaches it may do everything.
@@ -34,7 +37,7 @@ pub struct Server {
     hosts: Vec<String>,
     max_body_bytes: usize,
     max_streams: usize,
-    patience: Duration,
+    limits: Limits,
 }
 
 /// Why nothing is served.
@@ -54,9 +57,6 @@ pub enum ServeError {
         /// Why.
         source: io::Error,
     },
-    /// The listening socket has failed.
-    #[error("the server ended")]
-    Ended(#[source] io::Error),
 }
 
 impl Server {
@@ -69,7 +69,7 @@ impl Server {
             hosts: Vec::new(),
             max_body_bytes: MAX_BODY,
             max_streams: MAX_STREAMS,
-            patience: PATIENCE,
+            limits: Limits { all: MAX_CONNECTIONS, per_address: MAX_PER_ADDRESS, patience: PATIENCE },
         }
     }
 
@@ -109,9 +109,26 @@ impl Server {
         self
     }
 
-    /// How long a client may not take what it is sent, before it is dropped. Default: 20 s.
+    /// How long a client may keep the server waiting before it is dropped: for the next request on its connection, from the
+    /// first byte to the end of the headers, or to take what it is sent. Default: 20 s. The first concerns a server that
+    /// [listens by itself](Self::bind).
     pub fn patience(mut self, patience: Duration) -> Self {
-        self.patience = patience;
+        self.limits.patience = patience;
+        self
+    }
+
+    /// How many connections there may be at the same time to a server that [listens by itself](Self::bind), at least 1. Those
+    /// that come then wait until others have ended. Default: 900, since many systems allow a process 1,024 open files.
+    pub fn max_connections(mut self, connections: usize) -> Self {
+        self.limits.all = connections.clamp(1, Semaphore::MAX_PERMITS);
+        self
+    }
+
+    /// How many of them may come from one address, at least 1; what is over that is closed at once. The networks of 64 bits
+    /// of IPv6 count as one address each. Behind a proxy, all come from its address: allow it as many as there may be.
+    /// Default: 256.
+    pub fn max_connections_per_address(mut self, connections: usize) -> Self {
+        self.limits.per_address = connections.max(1);
         self
     }
 
@@ -131,7 +148,7 @@ impl Server {
             hosts: self.hosts,
             document,
             streams: Arc::new(Semaphore::new(self.max_streams)),
-            patience: self.patience,
+            patience: self.limits.patience,
             feed: Feed::default(),
             samples: Samples::default(),
             known: Remembered::default(),
@@ -167,8 +184,9 @@ impl Server {
         let failed = |source| ServeError::Listen { address, source };
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
+        let limits = self.limits;
         let (router, app) = self.routed();
-        Ok(Bound { listener, address, router, app })
+        Ok(Bound { listener, address, router, app, limits })
     }
 }
 
@@ -178,6 +196,7 @@ pub struct Bound {
     address: SocketAddr,
     router: Router,
     app: Arc<App>,
+    limits: Limits,
 }
 
 impl Bound {
@@ -187,16 +206,12 @@ impl Bound {
     }
 
     /// Serves until that is ready; then ends the streams, and what is being answered.
-    ///
-    /// # Errors
-    /// [`ServeError::Ended`].
-    pub async fn serve(self, until: impl Future<Output = ()> + Send + 'static) -> Result<(), ServeError> {
-        let Self { listener, router, app, .. } = self;
-        let listener = Impatient { listener, patience: app.patience };
-        let ended = async move {
+    pub async fn serve(self, until: impl Future<Output = ()>) {
+        let Self { listener, router, app, limits, .. } = self;
+        let until = async move {
             until.await;
             app.closing.cancel();
         };
-        axum::serve(listener, router).with_graceful_shutdown(ended).await.map_err(ServeError::Ended)
+        connections::serve(listener, router, limits, until).await;
     }
 }
