@@ -161,6 +161,18 @@ pub(crate) struct Serve {
     /// A name that browsers may call the server by, beside localhost and addresses; may be repeated
     #[arg(long = "host", value_name = "NAME")]
     pub(crate) hosts: Vec<String>,
+    /// Let browsers send their sessions over TLS only
+    #[arg(long)]
+    pub(crate) secure_cookies: bool,
+    /// Take the last address in X-Forwarded-For for the client's; only where everybody comes through a proxy
+    #[arg(long)]
+    pub(crate) behind_proxy: bool,
+    /// How many connections there may be at the same time
+    #[arg(long, default_value_t = 900, value_name = "COUNT")]
+    pub(crate) max_connections: usize,
+    /// How many of them may come from one address
+    #[arg(long, default_value_t = 256, value_name = "COUNT")]
+    pub(crate) max_connections_per_address: usize,
 }
 
 #[derive(Args)]

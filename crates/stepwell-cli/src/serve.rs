@@ -8,10 +8,25 @@ use crate::connect;
 use crate::screen::{BOLD, Screen};
 
 pub(crate) async fn run(url: &str, options: Serve, screen: &Screen) -> Result<()> {
-    let Serve { listen, token, hosts } = options;
+    let Serve {
+        listen,
+        token,
+        hosts,
+        secure_cookies,
+        behind_proxy,
+        max_connections,
+        max_connections_per_address,
+    } = options;
     // What is spawned by the API is in the history, too.
     let client = connect::existing(url)?.keep_history().build().await?;
     let mut server = hosts.into_iter().fold(Server::new(client), Server::host);
+    server = server.max_connections(max_connections).max_connections_per_address(max_connections_per_address);
+    if secure_cookies {
+        server = server.secure_cookies();
+    }
+    if behind_proxy {
+        server = server.behind_proxy();
+    }
     if let Some(token) = token.filter(|token| !token.is_empty()) {
         server = server.token(&token)?;
     }

@@ -1,10 +1,14 @@
 //! Who may do what: the hooks of whoever nests the router, and what stands in their place by default.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
 
 use axum::http::{HeaderMap, header};
 use sha2::{Digest as _, Sha256};
 use stepwell::{Headers, Name, SpawnOptions, TaskFilter, TaskInfo, async_trait};
+
+use crate::sessions::{Failures, SESSION, Sessions};
 
 /// The cookie in which a browser keeps what it logged in with.
 pub(crate) const COOKIE: &str = "stepwell_session";
@@ -221,8 +225,9 @@ impl Access for Open {
 /// Whoever has the token may do everything.
 pub(crate) struct Token {
     digest: [u8; 32],
-    /// What a browser that logged in has instead of the token.
-    session: String,
+    failures: Failures,
+    /// Of browsers that have logged in.
+    pub(crate) sessions: Sessions,
 }
 
 /// A token is too short to be safe.
@@ -239,33 +244,49 @@ impl Token {
         if token.len() < MIN_TOKEN {
             return Err(WeakToken(token.len()));
         }
-        let session = hex::encode(digest(&format!("stepwell session {token}")));
-        Ok(Self { digest: digest(token), session })
+        let (failures, sessions) = (Failures::default(), Sessions::new(SESSION));
+        Ok(Self { digest: digest(token), failures, sessions })
     }
 
-    /// Compares digests, whose bytes tell somebody who measures the time nothing about the token.
-    pub(crate) fn is(&self, token: &str) -> bool {
-        digest(token) == self.digest
+    /// Whether somebody at that address has the token. Compares digests, whose bytes tell somebody who measures the time
+    /// nothing about it.
+    ///
+    /// # Errors
+    /// How long they have to wait, after too many wrong ones.
+    pub(crate) fn admits(&self, address: IpAddr, token: &str) -> Result<bool, Duration> {
+        if let Some(wait) = self.failures.wait(address) {
+            return Err(wait);
+        }
+        let right = digest(token) == self.digest;
+        if right {
+            self.failures.forget(address);
+        } else {
+            tracing::warn!(%address, "somebody has tried a wrong token");
+            self.failures.count(address, token);
+        }
+        Ok(right)
     }
 
-    pub(crate) fn session(&self) -> &str {
-        &self.session
-    }
-}
-
-#[async_trait]
-impl Access for Token {
-    async fn authenticate(&self, headers: &HeaderMap) -> Option<Identity> {
+    /// Whether somebody at that address may do anything: a program with the token, or a browser with a session.
+    ///
+    /// # Errors
+    /// As [`admits`](Self::admits).
+    pub(crate) fn lets_in(&self, address: IpAddr, headers: &HeaderMap) -> Result<bool, Duration> {
+        if session(headers).is_some_and(|session| self.sessions.has(session)) {
+            return Ok(true);
+        }
         let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-        let bearer = bearer.and_then(|value| value.split_once(' '));
-        let by_token = bearer
-            .is_some_and(|(scheme, token)| scheme.eq_ignore_ascii_case("bearer") && self.is(token.trim()));
-        let by_cookie = || cookie(headers).is_some_and(|value| digest(value) == digest(&self.session));
-        (by_token || by_cookie()).then(Identity::anybody)
+        match bearer.and_then(|value| value.split_once(' ')) {
+            Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => {
+                self.admits(address, token.trim())
+            }
+            _ => Ok(false),
+        }
     }
 }
 
-fn cookie(headers: &HeaderMap) -> Option<&str> {
+/// The session that a browser has.
+pub(crate) fn session(headers: &HeaderMap) -> Option<&str> {
     let cookies = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
     let mut pairs = cookies.flat_map(|cookies| cookies.split(';')).filter_map(|pair| pair.split_once('='));
     pairs.find(|(name, _)| name.trim() == COOKIE).map(|(_, value)| value.trim())

@@ -21,6 +21,10 @@ pub(crate) struct App {
     pub(crate) access: Arc<dyn Access>,
     /// What browsers may log in with; `None` where the access is somebody else's, or open.
     pub(crate) token: Option<Arc<Token>>,
+    /// Whether cookies are for TLS only, whatever a request says.
+    pub(crate) secure_cookies: bool,
+    /// Whether a proxy says where requests come from.
+    pub(crate) behind_proxy: bool,
     /// Names that browsers may call the server by, beside addresses and `localhost`.
     pub(crate) hosts: Vec<String>,
     /// The API's description.

@@ -3,15 +3,16 @@
 //! A page of another site can make a browser send requests here, with the cookie of whoever sits before it (CSRF), or make its
 //! own name stand for this server's address (DNS rebinding). `Origin` and `Host` tell, and no page can change them.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{OriginalUri, Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::extract::{ConnectInfo, OriginalUri, Request, State};
+use axum::http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Redirect, Response};
 
+use crate::access::Identity;
 use crate::app::App;
 use crate::problem::Problem;
 
@@ -131,9 +132,28 @@ fn secure(headers: &mut HeaderMap) {
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
 }
 
+/// Where a request comes from, as far as that is known: those of which it is not known count as one.
+pub(crate) fn address_of(app: &App, headers: &HeaderMap, extensions: &Extensions) -> IpAddr {
+    let forwarded = headers.get_all("x-forwarded-for").iter().next_back().filter(|_| app.behind_proxy);
+    // The last one is what the proxy itself has seen; those before it are what it was told.
+    let forwarded = forwarded.and_then(|list| list.to_str().ok()?.rsplit(',').next()?.trim().parse().ok());
+    let peer = || extensions.get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0.ip());
+    forwarded.or_else(peer).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED))
+}
+
 /// Finds out who asks. A browser that nobody knows is led to where it can log in.
 pub(crate) async fn authenticate(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
-    if let Some(who) = app.access.authenticate(request.headers()).await {
+    let who = match &app.token {
+        None => app.access.authenticate(request.headers()).await,
+        Some(token) => {
+            let address = address_of(&app, request.headers(), request.extensions());
+            match token.lets_in(address, request.headers()) {
+                Ok(known) => known.then(Identity::anybody),
+                Err(wait) => return Problem::too_many_logins(wait).into_response(),
+            }
+        }
+    };
+    if let Some(who) = who {
         request.extensions_mut().insert(who);
         return next.run(request).await;
     }

@@ -20,7 +20,10 @@
 //!
 //! # Safe by default
 //! Without a token or an [`Access`] of your own, everybody who reaches the router may do everything: so [`Server::bind`] then
-//! refuses all but loopback addresses. A browser is answered under names that are known only (`localhost`, addresses, and those
+//! refuses all but loopback addresses. With a token, a browser logs in and gets a session, which ends after 12 hours, when the
+//! server ends, or when its user logs out; and who tries wrong tokens has to wait longer and longer. They are told apart by
+//! their addresses: where the router is served by another program, that is to serve it with
+//! [`into_make_service_with_connect_info::<SocketAddr>()`](axum::Router::into_make_service_with_connect_info). A browser is answered under names that are known only (`localhost`, addresses, and those
 //! given to [`Server::host`]), and requests from pages of other origins are refused, whatever they carry.
 //!
 //! # Events
@@ -42,6 +45,7 @@ mod pages;
 mod problem;
 mod sample;
 mod server;
+mod sessions;
 
 pub use access::{Access, Identity, Operation, Scope, WeakToken};
 pub use problem::Problem;

@@ -1,5 +1,7 @@
 //! Errors as clients see them: `application/problem+json` (RFC 9457).
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -55,6 +57,16 @@ impl Problem {
 
     pub(crate) fn busy(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", "Too much is going on", detail)
+    }
+
+    pub(crate) fn too_many_logins(wait: Duration) -> Self {
+        let detail = format!("wait {} seconds before you try again", wait.as_secs() + 1);
+        Self::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "logins",
+            "Too many wrong tokens came from your address",
+            detail,
+        )
     }
 
     pub(crate) fn status(&self) -> StatusCode {

@@ -35,6 +35,8 @@ pub struct Server {
     access: Option<Arc<dyn Access>>,
     token: Option<Arc<Token>>,
     hosts: Vec<String>,
+    secure_cookies: bool,
+    behind_proxy: bool,
     max_body_bytes: usize,
     max_streams: usize,
     limits: Limits,
@@ -67,6 +69,8 @@ impl Server {
             access: None,
             token: None,
             hosts: Vec::new(),
+            secure_cookies: false,
+            behind_proxy: false,
             max_body_bytes: MAX_BODY,
             max_streams: MAX_STREAMS,
             limits: Limits { all: MAX_CONNECTIONS, per_address: MAX_PER_ADDRESS, patience: PATIENCE },
@@ -78,9 +82,8 @@ impl Server {
     /// # Errors
     /// When it is shorter than 16 characters.
     pub fn token(mut self, token: &str) -> Result<Self, WeakToken> {
-        let token = Arc::new(Token::new(token)?);
-        self.access = Some(token.clone());
-        self.token = Some(token);
+        self.token = Some(Arc::new(Token::new(token)?));
+        self.access = None;
         Ok(self)
     }
 
@@ -94,6 +97,20 @@ impl Server {
     /// A name that browsers may call the server by, beside `localhost` and addresses: `jobs.example.com`, without a port.
     pub fn host(mut self, name: impl Into<String>) -> Self {
         self.hosts.push(name.into());
+        self
+    }
+
+    /// Lets browsers send their sessions over TLS only. Without it, they are asked to when the request says
+    /// `X-Forwarded-Proto: https`, as proxies that speak TLS do.
+    pub fn secure_cookies(mut self) -> Self {
+        self.secure_cookies = true;
+        self
+    }
+
+    /// Takes the last address in `X-Forwarded-For` for the one that a request comes from, where failed logins are counted. For a
+    /// server that is reached through a proxy only: anybody else could write what they like there.
+    pub fn behind_proxy(mut self) -> Self {
+        self.behind_proxy = true;
         self
     }
 
@@ -146,6 +163,8 @@ impl Server {
             access,
             token: self.token,
             hosts: self.hosts,
+            secure_cookies: self.secure_cookies,
+            behind_proxy: self.behind_proxy,
             document,
             streams: Arc::new(Semaphore::new(self.max_streams)),
             patience: self.limits.patience,
@@ -178,7 +197,7 @@ impl Server {
     /// [`ServeError::Unprotected`] when others could reach it and there is neither a token nor an [`Access`];
     /// [`ServeError::Listen`].
     pub async fn bind(self, address: SocketAddr) -> Result<Bound, ServeError> {
-        if self.access.is_none() && !address.ip().is_loopback() {
+        if self.access.is_none() && self.token.is_none() && !address.ip().is_loopback() {
             return Err(ServeError::Unprotected(address));
         }
         let failed = |source| ServeError::Listen { address, source };

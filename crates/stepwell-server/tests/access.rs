@@ -227,8 +227,71 @@ async fn a_browser_logs_in_with_the_token_and_out_again() {
     let page = send(&router, page).await;
     assert_eq!(page.status(), StatusCode::OK);
     assert!(text(page).await.contains("href=\"/jobs/queues\""), "links lead to where the router is");
-    let left = send(&router, request(Method::POST, "/jobs/logout")).await;
+    let with = |mut request: Request<axum::body::Body>| {
+        request.headers_mut().insert(header::COOKIE, cookie.split(';').next().unwrap().parse().unwrap());
+        request
+    };
+    // Another browser has a session of its own.
+    let other = send(&router, log_in("0123456789abcdef0123")).await;
+    let other = other.headers()[header::SET_COOKIE].to_str().unwrap().to_owned();
+    assert_ne!(cookie.split(';').next(), other.split(';').next());
+    let left = send(&router, with(request(Method::POST, "/jobs/logout"))).await;
     assert!(left.headers()[header::SET_COOKIE].to_str().unwrap().contains("Max-Age=0"));
+    assert_eq!(
+        send(&router, with(get("/jobs/tasks"))).await.status(),
+        StatusCode::UNAUTHORIZED,
+        "it has ended"
+    );
+    let mut still = get("/jobs/tasks");
+    still.headers_mut().insert(header::COOKIE, other.split(';').next().unwrap().parse().unwrap());
+    assert_eq!(send(&router, still).await.status(), StatusCode::OK, "the other has not");
+}
+
+fn login(token: &str, from: &str) -> Request<axum::body::Body> {
+    let mut request = request(Method::POST, "/login");
+    let kind = "application/x-www-form-urlencoded".parse().unwrap();
+    request.headers_mut().insert(header::CONTENT_TYPE, kind);
+    request.headers_mut().insert("x-forwarded-for", format!("10.9.9.9, {from}").parse().unwrap());
+    *request.body_mut() = axum::body::Body::from(format!("token={token}"));
+    request
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_guesses_the_token_has_to_wait_and_nobody_else_has() {
+    let token = "0123456789abcdef0123";
+    let server = Server::new(client().await).token(token).unwrap();
+    let router = server.behind_proxy().router();
+    for n in 0..5 {
+        let status = send(&router, login(&format!("guess{n}"), "10.0.0.1")).await.status();
+        assert_eq!(status, StatusCode::UNAUTHORIZED);
+    }
+    for given in ["guess", token] {
+        let refused = send(&router, login(given, "10.0.0.1")).await;
+        assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
+        assert!(text(refused).await.contains("seconds before you try again"));
+    }
+    // Not by another way either.
+    let mut bearer = get("/api/v1/tasks");
+    bearer.headers_mut().insert(header::AUTHORIZATION, format!("Bearer {token}").parse().unwrap());
+    bearer.headers_mut().insert("x-forwarded-for", "10.0.0.1".parse().unwrap());
+    assert_eq!(send(&router, bearer).await.status(), StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(send(&router, login(token, "10.0.0.2")).await.status(), StatusCode::SEE_OTHER);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cookies_are_for_tls_only_where_that_is_asked_for() {
+    let client = client().await;
+    let server = || Server::new(client.clone()).token("0123456789abcdef0123").unwrap();
+    let cookie = async |router: Router, proto: Option<&str>| {
+        let mut asking = login("0123456789abcdef0123", "10.0.0.1");
+        if let Some(proto) = proto {
+            asking.headers_mut().insert("x-forwarded-proto", proto.parse().unwrap());
+        }
+        send(&router, asking).await.headers()[header::SET_COOKIE].to_str().unwrap().contains("Secure")
+    };
+    assert!(!cookie(server().router(), None).await && !cookie(server().router(), Some("http")).await);
+    assert!(cookie(server().router(), Some("https")).await);
+    assert!(cookie(server().secure_cookies().router(), None).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -223,5 +223,5 @@ async fn who_does_not_read_is_dropped() {
     assert!(!String::from_utf8_lossy(&rest).contains("the last one"), "it was cut off");
     drop(reads);
     stop.send(()).unwrap();
-    serving.await.unwrap().unwrap();
+    serving.await.unwrap();
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{Extensions, HeaderMap, StatusCode, header};
 use axum::response::{AppendHeaders, IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Router};
@@ -12,16 +12,12 @@ use maud::{Markup, html};
 use serde::Deserialize;
 
 use super::layout;
-use crate::access::COOKIE;
+use crate::access::{COOKIE, session};
 use crate::app::App;
 use crate::extract::Form;
-use crate::guard::Base;
+use crate::guard::{Base, address_of};
 use crate::problem::Problem;
-
-/// Whoever guesses has to wait.
-const WRONG: Duration = Duration::from_millis(500);
-/// How long a browser stays logged in, in seconds.
-const SESSION: u32 = 7 * 24 * 3_600;
+use crate::sessions::SESSION;
 
 pub(super) fn add_to(router: Router<Arc<App>>) -> Router<Arc<App>> {
     router.route("/login", get(ask).post(log_in)).route("/logout", post(log_out))
@@ -63,25 +59,35 @@ async fn log_in(
     State(app): State<Arc<App>>,
     Extension(base): Extension<Base>,
     headers: HeaderMap,
+    extensions: Extensions,
     Form(Login { token }): Form<Login>,
 ) -> Result<Response, Problem> {
     let Some(ours) = &app.token else { return Err(Problem::not_found("nobody logs in here")) };
-    if !ours.is(token.trim()) {
-        tokio::time::sleep(WRONG).await;
+    let right = ours.admits(address_of(&app, &headers, &extensions), token.trim());
+    if !right.map_err(Problem::too_many_logins)? {
         return Ok((StatusCode::UNAUTHORIZED, form(&base, true)).into_response());
     }
-    // Behind a proxy that speaks TLS, the cookie is for TLS only.
-    let secure = headers.get("x-forwarded-proto").is_some_and(|proto| proto == "https");
-    let cookie = cookie(&base, ours.session(), SESSION, secure);
+    let cookie = cookie(&app, &base, &headers, &ours.sessions.begin(), SESSION);
     Ok((AppendHeaders([(header::SET_COOKIE, cookie)]), Redirect::to(&base.to("/"))).into_response())
 }
 
-async fn log_out(Extension(base): Extension<Base>) -> impl IntoResponse {
-    (AppendHeaders([(header::SET_COOKIE, cookie(&base, "", 0, false))]), Redirect::to(&base.to("/login")))
+async fn log_out(
+    State(app): State<Arc<App>>,
+    Extension(base): Extension<Base>,
+    headers: HeaderMap,
+) -> impl IntoResponse {
+    if let (Some(token), Some(session)) = (&app.token, session(&headers)) {
+        token.sessions.end(session);
+    }
+    let cookie = cookie(&app, &base, &headers, "", Duration::ZERO);
+    (AppendHeaders([(header::SET_COOKIE, cookie)]), Redirect::to(&base.to("/login")))
 }
 
-fn cookie(base: &Base, value: &str, seconds: u32, secure: bool) -> String {
-    let secure = if secure { "; Secure" } else { "" };
+fn cookie(app: &App, base: &Base, headers: &HeaderMap, value: &str, lifetime: Duration) -> String {
+    // Behind a proxy that speaks TLS, the cookie is for TLS only.
+    let over_tls = headers.get("x-forwarded-proto").is_some_and(|proto| proto == "https");
+    let secure = if app.secure_cookies || over_tls { "; Secure" } else { "" };
+    let seconds = lifetime.as_secs();
     let path = base.to("/");
     format!("{COOKIE}={value}; Path={path}; Max-Age={seconds}; HttpOnly; SameSite=Strict{secure}")
 }

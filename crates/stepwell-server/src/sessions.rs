@@ -1,0 +1,134 @@
+//! What browsers have after they logged in, and how often somebody may guess the token.
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use moka::sync::Cache;
+use sha2::{Digest as _, Sha256};
+
+use crate::connections::network_of;
+
+/// How long a browser stays logged in.
+pub(crate) const SESSION: Duration = Duration::from_secs(12 * 3_600);
+/// How many browsers may be logged in.
+const SESSIONS: u64 = 10_000;
+/// Of how many addresses failed logins are counted.
+const ADDRESSES: u64 = 100_000;
+/// How long a failed login counts.
+const FORGOTTEN: Duration = Duration::from_secs(15 * 60);
+/// How many logins may fail before somebody has to wait.
+const FREE: u32 = 5;
+/// The longest wait.
+const LONGEST: Duration = Duration::from_secs(300);
+
+fn digest(text: &str) -> [u8; 32] {
+    Sha256::digest(text).into()
+}
+
+/// The browsers that are logged in, by digests of what they have. They are known to this process only.
+pub(crate) struct Sessions(Cache<[u8; 32], ()>);
+
+impl Sessions {
+    pub(crate) fn new(lifetime: Duration) -> Self {
+        Self(Cache::builder().max_capacity(SESSIONS).time_to_live(lifetime).build())
+    }
+
+    /// Begins a session: a text of 256 random bits.
+    pub(crate) fn begin(&self) -> String {
+        let session = hex::encode(rand::random::<[u8; 32]>());
+        self.0.insert(digest(&session), ());
+        session
+    }
+
+    pub(crate) fn has(&self, session: &str) -> bool {
+        self.0.contains_key(&digest(session))
+    }
+
+    pub(crate) fn end(&self, session: &str) {
+        self.0.invalidate(&digest(session));
+    }
+}
+
+/// Failed logins, by the address that they came from.
+pub(crate) struct Failures(Cache<IpAddr, Failed>);
+
+#[derive(Clone, Copy)]
+struct Failed {
+    times: u32,
+    at: Instant,
+    /// What was tried last.
+    token: [u8; 32],
+}
+
+impl Default for Failures {
+    fn default() -> Self {
+        Self(Cache::builder().max_capacity(ADDRESSES).time_to_live(FORGOTTEN).build())
+    }
+}
+
+impl Failures {
+    /// How long somebody from there has to wait before the next login.
+    pub(crate) fn wait(&self, address: IpAddr) -> Option<Duration> {
+        let Failed { times, at, .. } = self.0.get(&network_of(address))?;
+        let wait = Duration::from_secs(1 << times.checked_sub(FREE)?.min(9)).min(LONGEST);
+        wait.checked_sub(at.elapsed()).filter(|left| !left.is_zero())
+    }
+
+    /// Counts a failed login. The same token again is a program that has an old one, and guesses nothing.
+    pub(crate) fn count(&self, address: IpAddr, token: &str) {
+        let (token, at) = (digest(token), Instant::now());
+        self.0.entry(network_of(address)).and_upsert_with(|entry| match entry.map(moka::Entry::into_value) {
+            Some(failed) if failed.token == token => failed,
+            Some(failed) => Failed { times: failed.times.saturating_add(1), at, token },
+            None => Failed { times: 1, at, token },
+        });
+    }
+
+    /// Forgets the failures of an address from which somebody has logged in.
+    pub(crate) fn forget(&self, address: IpAddr) {
+        self.0.invalidate(&network_of(address));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_ends_when_it_is_ended_and_when_its_time_is_up() {
+        let sessions = Sessions::new(Duration::from_millis(50));
+        let (one, other) = (sessions.begin(), sessions.begin());
+        assert!(one != other && one.len() == 64 && sessions.has(&one) && sessions.has(&other));
+        sessions.end(&one);
+        assert!(!sessions.has(&one) && sessions.has(&other) && !sessions.has(""));
+        let begin = Instant::now();
+        while sessions.has(&other) {
+            assert!(begin.elapsed() < Duration::from_secs(30), "it does not end");
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn whoever_guesses_waits_longer_and_longer_and_nobody_else_does() {
+        let failures = Failures::default();
+        let (guesses, other) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2]));
+        let mut last = Duration::ZERO;
+        for n in 1..30 {
+            failures.count(guesses, &format!("guess {n}"));
+            let wait = failures.wait(guesses).unwrap_or_default();
+            assert_eq!(wait.is_zero(), n < FREE, "after {n}");
+            assert!(wait >= last.saturating_sub(Duration::from_secs(1)) && wait <= LONGEST);
+            last = wait;
+        }
+        assert!(last > Duration::from_secs(290) && failures.wait(other).is_none());
+        for _ in 0..100 {
+            failures.count(other, "an old token");
+        }
+        assert!(failures.wait(other).is_none());
+        failures.forget(guesses);
+        assert!(failures.wait(guesses).is_none());
+        let of_network = |last| IpAddr::from([0x2001, 0xdb8, 1, 2, 0, 0, 0, last]);
+        (1..9).for_each(|n| failures.count(of_network(n), &n.to_string()));
+        assert!(failures.wait(of_network(99)).is_some(), "a network of IPv6 is one");
+    }
+}
