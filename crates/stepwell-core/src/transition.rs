@@ -54,7 +54,7 @@ pub struct Transition {
 /// A child with an idempotency key, or one that coalesces, so that the store decides whether it is spawned.
 #[derive(Clone, Debug)]
 pub struct KeyedSpawn {
-    /// The child.
+    /// The child. It has no [`NewTask::claim_by`].
     pub task: NewTask,
     /// The entry that is written to the parent's journal when the child is created, and only then. When the
     /// spawn is answered with another task, the rest of the transition stands.

@@ -158,7 +158,8 @@ impl World {
             does.iter().find_map(|does| if let Does::Keyed(spawn) = does { Some(spawn) } else { None });
         transition.keyed = keyed.map(|spawn| {
             let new = self.new_task(spawn, Some(task_id));
-            Box::new(KeyedSpawn { task: NewTask { coalesce: spawn.coalesce, ..new }, entry: self.entry(2) })
+            let task = NewTask { coalesce: spawn.coalesce, claim_by: None, ..new };
+            Box::new(KeyedSpawn { task, entry: self.entry(2) })
         });
         transition
     }
