@@ -29,7 +29,7 @@ use crate::lifecycle::Subscription;
 use crate::name::Name;
 use crate::notes::LogLine;
 use crate::options::{Settings, SpawnOptions, WorkerOptions};
-use crate::payload::Payload;
+use crate::payload::{Payload, PayloadError};
 use crate::payloads;
 use crate::queue::{QueueAction, QueueChange, QueueInfo, QueueLimits};
 use crate::runtime::{MaybeSend, MaybeSync, Runtime};
@@ -264,14 +264,10 @@ impl Client {
         params: &P,
         options: SpawnOptions,
     ) -> Result<SpawnResult, Error> {
+        let name = Name::new(task_type)?;
+        let params = self.params(&name, params).await?;
         let span = trace::spawn(task_type);
-        let mut task = trace::carried(&span, || self.task_of(task_type, params, options))?;
-        #[cfg(feature = "schemas")]
-        if !self.engine.registry.knows(&task.task_type)
-            && let Some(check) = self.engine.stored_check(&task.task_type).await?
-        {
-            check(&task.params).map_err(|source| Error::Payload { what: params_of(task_type), source })?;
-        }
+        let mut task = trace::carried(&span, || self.engine.new_task::<Error>(name, params, options, None))?;
         let asked = Asked::of(&task);
         let started = Started::reserve(&self.engine.hub, &mut task);
         let spawning = Spawning::new(started, self.engine.commit.spawn(task)).end().instrument(span);
@@ -287,11 +283,16 @@ impl Client {
         &self,
         tasks: impl IntoIterator<Item = (T::Params, SpawnOptions)>,
     ) -> Result<Vec<SpawnResult>, Error> {
+        let name = Name::new(T::NAME)?;
+        let encode = |(params, options)| Ok((self.encode_params(&name, &params)?, options));
+        let tasks = tasks.into_iter().map(encode).collect::<Result<Vec<_>, Error>>()?;
+        let (params, options): (Vec<_>, Vec<_>) = tasks.into_iter().unzip();
+        self.check(&name, &params).await?;
         let new = |(params, options)| {
-            trace::carried(&trace::spawn(T::NAME), || self.task_of(T::NAME, &params, options))
+            let new = || self.engine.new_task::<Error>(name.clone(), params, options, None);
+            trace::carried(&trace::spawn(T::NAME), new)
         };
-        let tasks = tasks.into_iter().map(new);
-        let mut tasks: Vec<_> = tasks.collect::<Result<_, _>>()?;
+        let mut tasks = params.into_iter().zip(options).map(new).collect::<Result<Vec<_>, _>>()?;
         let asked: Vec<_> = tasks.iter().map(Asked::of).collect();
         let hub = &self.engine.hub;
         let started: Vec<_> = tasks.iter_mut().map(|task| Started::reserve(hub, task)).collect();
@@ -317,36 +318,70 @@ impl Client {
     /// # Errors
     /// As [`Client::spawn_with`].
     #[doc(hidden)]
-    pub fn new_task<P: Serialize + ?Sized>(
-        &self,
-        task_type: &str,
-        params: &P,
-        options: SpawnOptions,
-    ) -> Result<NewTask, Error> {
-        let mut task = trace::carried(&trace::spawn(task_type), || self.task_of(task_type, params, options))?;
-        if let Some(codecs) = &self.engine.codecs {
-            codecs.encode(|each| payloads::task(&mut task, each))?;
-        }
-        Ok(task)
-    }
-
-    fn task_of<P: Serialize + ?Sized>(
+    pub async fn new_task<P: Serialize + ?Sized>(
         &self,
         task_type: &str,
         params: &P,
         options: SpawnOptions,
     ) -> Result<NewTask, Error> {
         let name = Name::new(task_type)?;
-        let params = self.params(&name, params)?;
-        self.engine.new_task(name, params, options, None)
+        let params = self.params(&name, params).await?;
+        self.kept(name, params, options)
     }
 
-    /// Parameters of a task type, checked by what is known of it here.
-    fn params<P: Serialize + ?Sized>(&self, task_type: &Name, params: &P) -> Result<Payload, Error> {
-        let params = self.encode(params, || params_of(task_type.as_str()))?;
-        let misfit = |source| Error::Payload { what: params_of(task_type.as_str()), source };
-        self.engine.registry.check(task_type, &params).map_err(misfit)?;
+    /// As [`Client::new_task`], for a backend that cannot wait; it reads what is described by itself, where the type is not
+    /// registered.
+    ///
+    /// # Errors
+    /// As [`Client::new_task`].
+    #[doc(hidden)]
+    pub fn new_task_now<P: Serialize + ?Sized>(
+        &self,
+        task_type: &str,
+        params: &P,
+        options: SpawnOptions,
+        described: impl FnOnce() -> Result<Vec<TaskTypeInfo>, Error>,
+    ) -> Result<NewTask, Error> {
+        let name = Name::new(task_type)?;
+        let params = self.encode_params(&name, params)?;
+        let check = match self.engine.registry.check_of(&name) {
+            Some(check) => check,
+            #[cfg(feature = "schemas")]
+            None => crate::schema::checks(described()?).remove(&name),
+            #[cfg(not(feature = "schemas"))]
+            None => {
+                let _ = described;
+                None
+            }
+        };
+        check.map_or(Ok(()), |check| check(&params)).map_err(|source| misfit(&name, source))?;
+        self.kept(name, params, options)
+    }
+
+    fn kept(&self, name: Name, params: Payload, options: SpawnOptions) -> Result<NewTask, Error> {
+        let span = trace::spawn(name.as_str());
+        let mut task = trace::carried(&span, || self.engine.new_task::<Error>(name, params, options, None))?;
+        if let Some(codecs) = &self.engine.codecs {
+            codecs.encode(|each| payloads::task(&mut task, each))?;
+        }
+        Ok(task)
+    }
+
+    /// Parameters of a task type, encoded and checked. All that clients spawn or put into schedules comes through
+    /// [`check`](Self::check).
+    async fn params<P: Serialize + ?Sized>(&self, task_type: &Name, params: &P) -> Result<Payload, Error> {
+        let params = self.encode_params(task_type, params)?;
+        self.check(task_type, std::slice::from_ref(&params)).await?;
         Ok(params)
+    }
+
+    async fn check(&self, task_type: &Name, params: &[Payload]) -> Result<(), Error> {
+        let Some(check) = self.engine.check_of(task_type).await? else { return Ok(()) };
+        params.iter().try_for_each(|params| check(params)).map_err(|source| misfit(task_type, source))
+    }
+
+    fn encode_params<P: Serialize + ?Sized>(&self, task_type: &Name, params: &P) -> Result<Payload, Error> {
+        self.encode(params, || params_of(task_type.as_str()))
     }
 
     fn encode<T: Serialize + ?Sized>(&self, value: &T, what: impl Fn() -> String) -> Result<Payload, Error> {
@@ -603,8 +638,12 @@ impl Client {
     /// [`ImportError::Exists`]; [`Error::Store`].
     pub async fn import(&self, export: Export) -> Result<TaskId, Error> {
         let mut record = export.record;
-        let task_id = record.info.task_id;
         record.check()?;
+        let info = &record.info;
+        let task_id = info.task_id;
+        if !info.state.is_finished() {
+            self.check(&info.task_type, std::slice::from_ref(&info.params)).await?;
+        }
         if !self.engine.store.import(record).await? {
             return Err(ImportError::Exists.into());
         }
@@ -709,17 +748,10 @@ impl Client {
     /// Starts a worker, which claims and executes tasks of the registered types until it is shut down. When the store
     /// cannot be reached, it keeps trying.
     pub async fn start_worker(&self, options: WorkerOptions) -> Worker {
-        let queues = options.queues.iter().filter_map(|queue| match Name::new(queue) {
-            Ok(queue) => Some(queue),
-            Err(error) => {
-                tracing::error!(%error, "the worker leaves out a queue");
-                None
-            }
-        });
-        let mut queues: Vec<_> = queues.collect();
-        if options.queues.is_empty() {
-            queues.push(self.engine.settings.queue.clone());
-        }
+        let queues = match options.queues.is_empty() {
+            true => vec![self.engine.settings.queue.clone()],
+            false => options.queues.clone(),
+        };
         let (slots, woken) = Slots::new(self.engine.clone(), options, queues);
         Worker::start(slots, woken).await
     }
@@ -960,6 +992,10 @@ fn start(slots: &Arc<Slots>, task: &NewTask, spawned: Option<&Spawned>) {
         facts: Facts::default(),
     };
     slots.start(claimed, None);
+}
+
+fn misfit(task_type: &Name, source: PayloadError) -> Error {
+    Error::Payload { what: params_of(task_type.as_str()), source }
 }
 
 fn params_of(task_type: &str) -> String {

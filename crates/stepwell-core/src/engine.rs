@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::commit::GroupCommit;
 use crate::encoded::Encoded;
 use crate::envelope::Codecs;
+use crate::error::Error;
 use crate::guard::discard;
 use crate::hub::Hub;
 use crate::ids::{RunId, TaskId};
@@ -22,7 +23,7 @@ use crate::options::{InvalidOptions, Settings, SpawnOptions, Start};
 use crate::payload::Payload;
 use crate::runtime::Runtime;
 use crate::store::{NewTask, Store, StoreError};
-use crate::task::Registry;
+use crate::task::{Check, Registry};
 use crate::time::after;
 
 /// Application state by its type.
@@ -123,6 +124,17 @@ impl Engine {
         match select(pin!(answer), self.runtime.sleep(limit)).await {
             Either::Left((answer, _)) => answer,
             Either::Right(_) => Err(StoreError::Unanswered(limit)),
+        }
+    }
+
+    /// The check of the parameters of a task type: as it is registered here, or else as some process has described it.
+    pub(crate) async fn check_of(&self, task_type: &Name) -> Result<Option<Check>, Error> {
+        match self.registry.check_of(task_type) {
+            Some(check) => Ok(check),
+            #[cfg(feature = "schemas")]
+            None => self.stored_check(task_type).await,
+            #[cfg(not(feature = "schemas"))]
+            None => Ok(None),
         }
     }
 

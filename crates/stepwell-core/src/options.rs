@@ -277,12 +277,13 @@ impl SpawnOptions {
 /// ```
 /// # use std::time::Duration;
 /// # use stepwell_core::WorkerOptions;
-/// let options = WorkerOptions::new().concurrency(20).queues(["payments", "emails"]);
+/// let options = WorkerOptions::new().concurrency(20).queues(["payments", "emails"])?;
+/// # Ok::<_, stepwell_core::InvalidName>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct WorkerOptions {
     pub(crate) concurrency: usize,
-    pub(crate) queues: Vec<String>,
+    pub(crate) queues: Vec<Name>,
     pub(crate) poll_interval: Duration,
     pub(crate) lease: Duration,
     pub(crate) claim_timeout: Duration,
@@ -323,10 +324,13 @@ impl WorkerOptions {
         self
     }
 
-    /// The queues to claim from, in the order in which to look. Default: the client's queue.
-    pub fn queues<Q: Into<String>>(mut self, queues: impl IntoIterator<Item = Q>) -> Self {
-        self.queues = queues.into_iter().map(Into::into).collect();
-        self
+    /// The queues to claim from, in the order in which to look. Default, and that of no queues: the client's queue.
+    ///
+    /// # Errors
+    /// [`InvalidName`] when a name is empty, too long, or holds a NUL character.
+    pub fn queues<Q: AsRef<str>>(mut self, queues: impl IntoIterator<Item = Q>) -> Result<Self, InvalidName> {
+        self.queues = queues.into_iter().map(Name::new).collect::<Result<_, _>>()?;
+        Ok(self)
     }
 
     /// How often the store is asked for work when nothing was heard of any. It is a safety net: a worker hears of

@@ -87,6 +87,11 @@ impl<T: Task> Executable for Described<T> {
     }
 }
 
+/// The checks of the parameters of these types. One whose schema this version cannot read is not checked: the worker does.
+pub(crate) fn checks(types: Vec<TaskTypeInfo>) -> HashMap<Name, Check> {
+    types.into_iter().filter_map(|info| Some((info.task_type, check(&info.params).ok()?))).collect()
+}
+
 /// What the store was last found to know of task types that are not registered here.
 #[derive(Default)]
 pub(crate) struct Stored(Mutex<Option<Read>>);
@@ -105,10 +110,7 @@ impl Engine {
         {
             return Ok(read.checks.get(task_type).cloned());
         }
-        // One whose schema this version cannot read is not checked: the worker does.
-        let types = self.store.task_types().await?.into_iter();
-        let checks: HashMap<_, _> =
-            types.filter_map(|info| Some((info.task_type, check(&info.params).ok()?))).collect();
+        let checks = checks(self.store.task_types().await?);
         let found = checks.get(task_type).cloned();
         let read = Read { until: after(now, REMEMBERED), checks };
         *self.stored.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(read);

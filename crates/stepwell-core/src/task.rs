@@ -156,12 +156,15 @@ impl Registry {
         self.add(Name::new(T::NAME)?, Some(TypeId::of::<T>()), Arc::new(described), Some(params))
     }
 
+    /// The check of the parameters of a registered type, if it was described; `None` for a type that is not registered.
+    pub(crate) fn check_of(&self, name: &Name) -> Option<Option<Check>> {
+        let task_types = self.task_types.read().unwrap_or_else(PoisonError::into_inner);
+        task_types.get(name).map(|registered| registered.check.clone())
+    }
+
     /// Whether these are parameters that a task of the type can have, as far as is known here.
     pub(crate) fn check(&self, name: &Name, params: &Payload) -> Result<(), PayloadError> {
-        let task_types = self.task_types.read().unwrap_or_else(PoisonError::into_inner);
-        let check = task_types.get(name).and_then(|registered| registered.check.clone());
-        drop(task_types);
-        check.map_or(Ok(()), |check| check(params))
+        self.check_of(name).flatten().map_or(Ok(()), |check| check(params))
     }
 
     fn add(

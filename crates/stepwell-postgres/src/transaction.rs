@@ -143,7 +143,7 @@ impl ClientExt for Client {
         options: SpawnOptions,
     ) -> Result<SpawnResult, Error> {
         let shared = &store(self)?.0;
-        let task = self.new_task(task_type, params, options)?;
+        let task = self.new_task(task_type, params, options).await?;
         let asked = Asked::of(&task);
         match shared.spawn_within(tx, task).await? {
             Some(spawned) => asked.answer(spawned),

@@ -18,6 +18,7 @@ use crate::error::Fault;
 use crate::liveness::Liveness;
 use crate::location::Location;
 use crate::migrate::{MIGRATIONS, version};
+use crate::task_types::task_types;
 use crate::work::Work;
 use crate::writer::Writer;
 
@@ -130,7 +131,8 @@ impl ClientExt for Client {
         params: &P,
         options: SpawnOptions,
     ) -> Result<SpawnResult, Error> {
-        let task = self.new_task(task_type, params, options)?;
+        let described = || within(self, tx, |applying| task_types(applying.conn));
+        let task = self.new_task_now(task_type, params, options, described)?;
         Asked::of(&task).answer(within(self, tx, |applying| applying.spawn(&task))?)
     }
 

@@ -309,7 +309,7 @@ async fn an_event_of_one_queue_is_not_seen_in_another() {
         })
         .await
         .unwrap();
-    process.start_worker(worker_options().queues(["a", "b"])).await;
+    process.start_worker(worker_options().queues(["a", "b"]).unwrap()).await;
     process.emit_event("news", "of a", Some("a")).await.unwrap();
     let [a, b] = ["a", "b"].map(|queue| SpawnOptions::new().queue(queue).max_attempts(1));
     let a = process.spawn_named("waiter", &(), a).await.unwrap();

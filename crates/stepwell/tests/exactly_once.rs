@@ -164,3 +164,24 @@ async fn connections_that_will_not_do() {
     let error = process.spawn_in::<ship>(&here, "teapot".into()).unwrap_err().to_string();
     assert!(error.contains("the client's store is not SQLite"), "{error}");
 }
+
+#[tokio::test]
+async fn a_spawn_in_a_transaction_is_checked_by_what_others_described() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("tasks.db");
+    let client =
+        Durable::builder().database_url(format!("sqlite://{}", file.display())).build().await.unwrap();
+    let info = TaskTypeInfo {
+        task_type: Name::new("ship").unwrap(),
+        params: serde_json::json!({ "type": "string", "maxLength": 3 }),
+        output: serde_json::json!({}),
+    };
+    client.store().describe(info).await.unwrap();
+    let mut conn = Connection::open(&file).unwrap();
+    let tx = conn.transaction().unwrap();
+    let error = client.spawn_in::<ship>(&tx, "teapot".into()).unwrap_err().to_string();
+    assert!(error.contains("the parameters of ship: does not fit its schema"), "{error}");
+    client.spawn_in::<ship>(&tx, "pot".into()).unwrap();
+    tx.commit().unwrap();
+    assert_eq!(client.tasks(TaskFilter::default()).await.unwrap().len(), 1);
+}

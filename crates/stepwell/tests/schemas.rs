@@ -77,6 +77,44 @@ async fn a_task_that_does_not_fit_fails_for_good() {
     assert_eq!((info.attempt, info.failure.unwrap().kind), (1, FailureKind::Payload));
 }
 
+/// Every way in which a client that does not have the type registered can spawn a task of it.
+#[tokio::test(start_paused = true)]
+async fn every_spawn_is_checked_by_what_others_described() {
+    let harness = Harness::new();
+    let process = describing(&harness).await;
+    let options = SpawnOptions::new;
+    let old = process.spawn::<ship>(order("anvil", 1)).await.unwrap().task_id;
+    let hourly = || Schedule::every("hourly", Duration::from_secs(3_600));
+    process.put_schedule::<ship>(hourly(), order("anvil", 2)).await.unwrap();
+    // From now on, there is less to ship.
+    let mut narrower = process.task_types().await.unwrap().remove(0);
+    narrower.params["properties"]["quantity"]["maximum"] = 0.into();
+    process.store().describe(narrower).await.unwrap();
+
+    let other = harness.start().await;
+    let many = vec![(order("anvil", 0), options()), (order("anvil", 3), options())];
+    let errors = [
+        other.spawn::<ship>(order("anvil", 3)).await.unwrap_err(),
+        other.spawn_named("ship", &order("anvil", 3), options()).await.unwrap_err(),
+        other.spawn_many::<ship>(many).await.unwrap_err(),
+        other.put_schedule::<ship>(hourly(), order("anvil", 3)).await.unwrap_err(),
+        other.put_schedule_named(hourly(), "ship", &order("anvil", 3)).await.unwrap_err(),
+        other.trigger_schedule("hourly").await.unwrap_err(),
+        other.retrigger(old).await.unwrap_err(),
+    ];
+    for error in errors {
+        let error = error.to_string();
+        assert!(error.contains("the parameters of ship") && error.contains("at /quantity"), "{error}");
+    }
+    assert_eq!(other.tasks(TaskFilter::default()).await.unwrap().len(), 1, "something was spawned");
+
+    let export = process.export(old).await.unwrap();
+    process.cancel(old).await.unwrap();
+    process.delete(old).await.unwrap();
+    let error = other.import(export).await.unwrap_err().to_string();
+    assert!(error.contains("at /quantity"), "{error}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn other_clients_know_what_was_described() {
     let harness = Harness::new();

@@ -52,7 +52,7 @@ impl Client {
         let name = schedule.name.clone();
         let invalid = |source| Error::Schedule { name: name.clone(), source };
         let task_type = Name::new(task_type)?;
-        let params = self.params(&task_type, params)?;
+        let params = self.params(&task_type, params).await?;
         let options = schedule.options.clone().filled(&self.engine.settings);
         let now = self.engine.store.now();
         let new = schedule.options(options).check(now, task_type, params).map_err(invalid)?;
@@ -191,6 +191,9 @@ impl Client {
             let mut info = read(&seen)?;
             let task =
                 update(&mut info).map_err(|source| Error::Schedule { name: name.to_string(), source })?;
+            if let Some(task) = &task {
+                self.check(&task.task_type, std::slice::from_ref(&task.params)).await?;
+            }
             let spawns = task.iter().cloned().collect();
             let change = info.replace(&seen, &self.engine, spawns);
             let change = change.map_err(|source| unreadable(&name, source))?;
