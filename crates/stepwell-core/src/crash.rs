@@ -1,8 +1,9 @@
 //! Crashes: what the death of a worker means for the tasks that it ran.
 //!
 //! A process that dies takes all of its runs with it, and usually one task at most is to blame. So
-//! a crash does not count as a failed attempt; the store counts, for each task, how many crashes in
-//! a row its runs met without journaling anything in between.
+//! the task gets another attempt in the place of the one that a crash has ended, and the store
+//! counts, for each task, how many crashes in a row its runs met without journaling anything in
+//! between.
 //!
 //! | crashes in a row | the task |
 //! | --- | --- |
@@ -16,10 +17,12 @@ use crate::failure::{Failure, FailureKind};
 /// time.
 pub const SUSPECT_CRASHES: u32 = 2;
 
-/// Returns the number of crashes in a row with which a task fails. It is higher for a task that is
-/// being compensated, since what is half undone should be undone completely.
-pub const fn crash_limit(compensating: bool) -> u32 {
-    if compensating { 10 } else { 5 }
+/// Returns the number of crashes in a row with which a task fails: as many as it has attempts, and at
+/// least 5. It is at least 10 for a task that is being compensated, since what is half undone should
+/// be undone completely.
+pub const fn crash_limit(max_attempts: u32, compensating: bool) -> u32 {
+    let least = if compensating { 10 } else { 5 };
+    if max_attempts > least { max_attempts } else { least }
 }
 
 /// Returns the number of crashes in a row after another crash.

@@ -62,11 +62,14 @@ fn numbers(json: &str) -> impl Iterator<Item = &str> {
     json.split(number).filter(|token| token.contains(|char: char| char.is_ascii_digit()))
 }
 
-/// Whether a [`Value`] holds exactly this number.
+/// Returns whether a [`Value`] holds exactly this number. Where two decimals are equally short and
+/// equally near to a float, both are its text.
 fn is_kept(number: &str) -> bool {
-    number.parse::<i64>().is_ok()
-        || number.parse::<u64>().is_ok()
-        || number.parse::<f64>().is_ok_and(|float| decimal(&float.to_string()) == decimal(number))
+    let is_text = |float: f64| {
+        let texts = [float.to_string(), Value::from(float).to_string()];
+        texts.iter().any(|text| decimal(text) == decimal(number))
+    };
+    number.parse::<i64>().is_ok() || number.parse::<u64>().is_ok() || number.parse::<f64>().is_ok_and(is_text)
 }
 
 /// The significant digits of a number, and the power of ten that they are multiplied by.

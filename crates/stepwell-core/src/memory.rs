@@ -288,6 +288,8 @@ struct Task {
     crashes: u32,
     /// How far its journal had come at the last of them.
     progress_at_crash: u64,
+    /// How many of its attempts were ended by a crash.
+    lost: u32,
     poked: bool,
     /// Its place among the tasks of its concurrency key.
     place: u64,
@@ -587,6 +589,7 @@ impl State {
         task.compensating = true;
         task.cancel_requested = false;
         task.attempt = 0;
+        task.lost = 0;
         task.worker_id = None;
         task.poked = false;
         self.make_ready(now, task_id, news);
@@ -667,6 +670,7 @@ impl State {
             }
             Command::Retry(_) if matches!(state, TaskState::Failed | TaskState::Cancelled) => {
                 task.attempt = 0;
+                task.lost = 0;
                 task.crashes = 0;
                 task.cancel_requested = false;
                 task.compensating = false;
@@ -786,6 +790,7 @@ impl State {
             compensating: false,
             crashes: 0,
             progress_at_crash: 0,
+            lost: 0,
             poked: false,
             place: 0,
             spawned_at: now,
@@ -861,6 +866,7 @@ impl State {
             compensating: info.state == TaskState::Compensating,
             crashes: 0,
             progress_at_crash: 0,
+            lost: 0,
             poked: false,
             place: 0,
             spawned_at: info.spawned_at,
@@ -974,7 +980,7 @@ impl State {
             task_id,
             run_id: task.run_id,
             attempt: task.attempt,
-            max_attempts: task.new.max_attempts,
+            max_attempts: task.new.max_attempts.saturating_add(task.lost),
             crashes: task.crashes,
             task_type: task.new.task_type.clone(),
             queue: task.new.queue.clone(),

@@ -585,7 +585,7 @@ pub struct ClaimedTask {
     pub run_id: RunId,
     /// The number of this attempt, from 1.
     pub attempt: u32,
-    /// How many attempts there are.
+    /// How many attempts there are, with those that replace attempts that a crash has ended.
     pub max_attempts: u32,
     /// How many crashes in a row the task has met.
     pub crashes: u32,

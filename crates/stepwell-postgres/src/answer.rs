@@ -223,6 +223,7 @@ fn claims(sorted: &Sorted, row: &PgRow) -> sqlx::Result<Vec<Claimed>> {
     let runs: Vec<Uuid> = list(row, "cl_run")?;
     let attempts: Vec<i64> = list(row, "cl_attempt")?;
     let crashes: Vec<i64> = list(row, "cl_crashes")?;
+    let lost: Vec<i64> = list(row, "cl_lost")?;
     let had_it: Vec<bool> = list(row, "cl_had_it")?;
     let max_attempts: Vec<i64> = list(row, "cl_max_attempts")?;
     let types: Vec<String> = list(row, "cl_type")?;
@@ -233,16 +234,16 @@ fn claims(sorted: &Sorted, row: &PgRow) -> sqlx::Result<Vec<Claimed>> {
     let mut journals = journals(row)?;
     let mut waits = waits(row)?;
     let mut facts = facts(row, "cl_facts")?;
-    let ran = runs.into_iter().zip(attempts).zip(crashes).zip(had_it).zip(of);
+    let ran = runs.into_iter().zip(attempts).zip(crashes.into_iter().zip(lost)).zip(had_it).zip(of);
     let spawned = max_attempts.into_iter().zip(types).zip(queues).zip(params).zip(headers).zip(retries);
     for ((place, task_id), (ran, spawned)) in (1..).zip(tasks).zip(ran.zip(spawned)) {
-        let ((((run_id, number), crashes), had_it), of) = ran;
+        let ((((run_id, number), (crashes, lost)), had_it), of) = ran;
         let (((((max_attempts, task_type), queue), params), headers), retry) = spawned;
         let task = ClaimedTask {
             task_id: task_id.into(),
             run_id: run_id.into(),
             attempt: attempt(number),
-            max_attempts: attempt(max_attempts),
+            max_attempts: attempt(max_attempts.saturating_add(lost)),
             crashes: attempt(crashes),
             task_type: name(task_type)?,
             queue: name(queue)?,

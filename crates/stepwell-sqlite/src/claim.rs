@@ -16,7 +16,7 @@ use crate::rows::{Sql, Statements as _, get, opt};
 macro_rules! claimable {
     ($index:literal, $crashes:literal) => {
         concat!(
-            "SELECT rowid, task_id, run_id, attempt, max_attempts, task_type, params,
+            "SELECT rowid, task_id, run_id, attempt, min(max_attempts + lost, 4294967295), task_type, params,
                 headers, retry, worker_id, started_at, max_duration, crashes
             FROM stepwell_tasks INDEXED BY ",
             $index,

@@ -167,7 +167,7 @@ impl Applying<'_> {
             }
             Command::Retry(_) if matches!(state, TaskState::Failed | TaskState::Cancelled) => {
                 self.conn.run(
-                    "UPDATE stepwell_tasks SET attempt = 0, crashes = 0, cancel_requested = 0, compensating = 0,
+                    "UPDATE stepwell_tasks SET attempt = 0, lost = 0, crashes = 0, cancel_requested = 0, compensating = 0,
                         finished_at = NULL
                     WHERE task_id = ?1",
                     params![Sql(&task_id)],

@@ -179,7 +179,7 @@ impl Applying<'_> {
         self.drop_waits(task_id)?;
         self.add_entries(task_id, &[entry])?;
         self.conn.run(
-            "UPDATE stepwell_tasks SET state = 'pending', compensating = 1, cancel_requested = 0, attempt = 0,
+            "UPDATE stepwell_tasks SET state = 'pending', compensating = 1, cancel_requested = 0, attempt = 0, lost = 0,
                 worker_id = NULL, poked = 0, due_at = NULL, cancel_at = NULL, failure = ?2, ready_at = ?3
             WHERE task_id = ?1",
             params![Sql(&task_id), Sql(&failure), Sql(&self.now)],

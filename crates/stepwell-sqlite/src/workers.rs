@@ -28,9 +28,9 @@ pub(crate) const UNKNOWN_WORKERS: &str =
 pub(crate) const HELD: &str = "SELECT task_id, queue, cancel_requested, compensating
     FROM stepwell_tasks WHERE task_id = ?1 AND state = 'running'";
 
-/// How many crashes in a row a running task has met, how far its journal had come at the last of
+/// How many attempts a running task has, how many crashes in a row it has met, how far its journal had come at the last of
 /// them, and how far it has come now.
-pub(crate) const CRASHES: &str = "SELECT crashes, progress_at_crash, coalesce((
+pub(crate) const CRASHES: &str = "SELECT max_attempts, crashes, progress_at_crash, coalesce((
         SELECT seq FROM stepwell_journal WHERE task_id = ?1 AND kind NOT IN ('log', 'progress')
         ORDER BY seq DESC LIMIT 1), 0)
     FROM stepwell_tasks WHERE task_id = ?1";
@@ -124,22 +124,25 @@ impl Applying<'_> {
         Ok(())
     }
 
-    /// Gives back the tasks of a worker that has died, the attempts not counted; those that have met
+    /// Gives back the tasks of a worker that has died, each with another attempt; those that have met
     /// too many crashes in a row fail.
     fn release_after_death(&mut self, worker_id: WorkerId) -> Result<()> {
         for task_id in self.running_under(worker_id)? {
             let Some(task) = self.held(task_id)? else { continue };
             let crashes = self.conn.one(CRASHES, params![Sql(&task_id)], |row| {
-                let (crashes, seen, progress) = (row.get(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?);
-                Ok((crashes_after_another(crashes, progress.unsigned_abs(), seen.unsigned_abs()), progress))
+                let (seen, progress) = (row.get::<_, i64>(2)?, row.get::<_, i64>(3)?);
+                let crashes =
+                    crashes_after_another(row.get(1)?, progress.unsigned_abs(), seen.unsigned_abs());
+                Ok((row.get(0)?, crashes, progress))
             })?;
-            let Some((crashes, progress)) = crashes else { continue };
+            let Some((max_attempts, crashes, progress)) = crashes else { continue };
             self.conn.run(
-                "UPDATE stepwell_tasks SET crashes = ?2, progress_at_crash = ?3 WHERE task_id = ?1",
+                "UPDATE stepwell_tasks SET crashes = ?2, progress_at_crash = ?3, lost = lost + 1
+                WHERE task_id = ?1",
                 params![Sql(&task_id), crashes, progress],
             )?;
-            if crashes < crash_limit(task.compensating) || task.cancel_requested {
-                self.give_back(&task, &GivenBack { uncounted: true, crashed: true, ..GivenBack::default() })?;
+            if crashes < crash_limit(max_attempts, task.compensating) || task.cancel_requested {
+                self.give_back(&task, &GivenBack { crashed: true, ..GivenBack::default() })?;
                 continue;
             }
             let failure = crashed(crashes);

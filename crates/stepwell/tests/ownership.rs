@@ -199,7 +199,8 @@ async fn clocks_that_jump_kill_nobody_and_keep_no_dead_worker_alive() {
         let killed = tokio::time::Instant::now();
         harness.jump(jump);
         for task in tasks {
-            assert_eq!(second.wait::<u32>(task).await.unwrap(), 1);
+            // Its one attempt is replaced where the first process's death ended it.
+            assert!(second.wait::<u32>(task).await.unwrap() <= 2);
         }
         // A lease, two heartbeats, and what was left to do.
         assert!(killed.elapsed() < 65 * SECOND, "after a jump of {jump} µs: {:?}", killed.elapsed());
@@ -348,7 +349,7 @@ async fn a_task_that_gets_further_outlives_any_number_of_deaths() {
             }
             process.kill().await;
         } else {
-            assert_eq!(process.wait::<u32>(task).await.unwrap(), 1);
+            assert_eq!(process.wait::<u32>(task).await.unwrap(), 12);
         }
     }
 }

@@ -54,7 +54,7 @@ async fn a_dead_workers_tasks_are_claimed_when_its_lease_ends() {
     }
     // A lease, and the heartbeats at which its beginning and its end are seen.
     assert!(until(killed, harness.now()) <= 18 * SECOND);
-    assert_eq!(second.wait::<u32>(task.task_id).await.unwrap(), 1, "a crash is no failed attempt");
+    assert_eq!(second.wait::<u32>(task.task_id).await.unwrap(), 2, "a lost attempt counts");
 }
 
 #[tokio::test(start_paused = true)]
@@ -86,7 +86,7 @@ async fn a_task_that_kills_its_process_every_time_is_quarantined() {
         }
     }
     let info = harness.start().await.task(task.unwrap()).await.unwrap().unwrap();
-    assert_eq!((info.state, info.attempt), (TaskState::Failed, 1));
+    assert_eq!((info.state, info.attempt), (TaskState::Failed, 5));
 }
 
 #[tokio::test(start_paused = true)]

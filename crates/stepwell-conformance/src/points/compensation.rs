@@ -125,7 +125,7 @@ pub async fn compensation_whatever_ends_it(backend: &impl Backend) {
     assert_eq!(store.state(4).await, TaskState::Completed, "what succeeds is not undone");
 
     store.crash(1).await;
-    for worker in 2..=u128::from(crash_limit(false)) {
+    for worker in 2..=u128::from(crash_limit(5, false)) {
         store.signal(register(worker)).await;
         let claim = claim_of(worker, &["queue"], &["deadly"], 9);
         assert_eq!(store.commit(claims([claim])).await.claims[0].tasks.len(), 1);
@@ -140,7 +140,7 @@ pub async fn compensation_whatever_ends_it(backend: &impl Backend) {
     assert_eq!(ids, [1, 2, 3, 5, 6].map(task_id));
     for task in &claimed {
         assert!(task.waits.is_empty() && task.attempt == 1, "{task:?}");
-        let failure = if task.task_id == task_id(6) { crashed(crash_limit(false)) } else { cancelled() };
+        let failure = if task.task_id == task_id(6) { crashed(crash_limit(5, false)) } else { cancelled() };
         let mark = task.journal.as_ref().and_then(|journal| journal.last()).unwrap();
         assert_eq!((mark.key.kind, &mark.outcome), (Kind::Compensating, &Outcome::Failed(failure)));
     }
@@ -186,17 +186,17 @@ pub async fn compensation_attempts(backend: &impl Backend) {
     for (task, failure) in claimed.iter().zip(why) {
         store.next(of(task), Next::Retry { failure, at: setup.now() }).await;
     }
-    for crash in 1..=u128::from(crash_limit(true)) {
+    for crash in 1..=u128::from(crash_limit(1, true)) {
         let worker = crash + 2;
         store.signal(register(worker)).await;
         let claimed = [store.claim(worker, 5).await, store.claim(worker, 5).await].concat();
-        assert_eq!(claimed.iter().map(|task| task.attempt).collect::<Vec<_>>(), [2, 2]);
+        assert_eq!(claimed.iter().map(|task| u128::from(task.attempt)).collect::<Vec<_>>(), [crash + 1; 2]);
         store.crash(worker).await;
     }
     store.signal(register(20)).await;
     assert_eq!(store.claim(20, 5).await.len(), 0);
     let (failed, cancelled) = (store.info(1).await, store.info(2).await);
-    let left = error("what is left to undo", crashed(crash_limit(true)));
+    let left = error("what is left to undo", crashed(crash_limit(1, true)));
     let expected = Failure { compensation_errors: vec![left], ..failure("no \"1\"") };
     assert_eq!((failed.state, failed.failure), (TaskState::Failed, Some(expected)));
     assert_eq!(cancelled.state, TaskState::Cancelled);

@@ -114,7 +114,7 @@ pub async fn fencing_after_a_lost_lease(backend: &impl Backend) {
     b.signal(declare_dead(1, 0)).await;
     let claimed = b.claim_one(2).await;
     let new = of(&claimed);
-    assert_eq!((new.0, claimed.attempt), (old.0, 1));
+    assert_eq!((new.0, claimed.attempt), (old.0, 2));
     assert_ne!(new.1, old.1, "the new owner has the run of the old one");
     refuses(&a, "the run lost its lease", old).await;
 

@@ -12,7 +12,7 @@ use crate::make::*;
 use crate::setup::Setup;
 
 /// A worker is declared dead by another one that has seen the same number of heartbeats all the
-/// time, whatever the clock says. Its tasks are given back, the attempts not counted.
+/// time, whatever the clock says. Its tasks are given back, each with another attempt.
 pub async fn leases(backend: &impl Backend) {
     let setup = Setup::new(backend).await;
     let [a, b]: [Handle; 2] = setup.handles(2).await.try_into().ok().unwrap();
@@ -36,7 +36,7 @@ pub async fn leases(backend: &impl Backend) {
     assert!(committed.news.ready.iter().any(|(queue, _)| *queue == name("queue")));
     assert_eq!(b.status(declare_dead(1, 1)).await.state, WorkerState::Gone, "it is dead already");
     let task = b.claim_one(2).await;
-    assert_eq!((task.task_id, task.attempt, task.crashes), (run.0, 1, 1));
+    assert_eq!((task.task_id, task.attempt, task.crashes), (run.0, 2, 1));
     assert!(task.journal.is_some());
     assert_ne!(of(&task), run);
     assert!(!a.signal(heartbeat(1)).await, "a dead worker learns of it");
@@ -184,16 +184,16 @@ pub async fn dead_workers(backend: &impl Backend) {
     let committed = store.commit(signals([declare_dead(1, 0)])).await;
     assert_eq!(committed.news.finished, [(task_id(3), Finish::Cancelled)]);
     let claimed: Vec<_> = store.claim(3, 5).await.iter().map(|task| (task.task_id, task.attempt)).collect();
-    assert_eq!(claimed, [(task_id(4), 1), (task_id(5), 1)]);
+    assert_eq!(claimed, [(task_id(4), 2), (task_id(5), 2)]);
     assert_eq!(store.state(1).await, TaskState::Completed);
     assert_eq!(store.state(2).await, TaskState::Suspended);
 }
 
-/// Crashes are counted apart from attempts: a task fails after so many in a row between which
-/// nothing was journaled, however many attempts it has.
+/// Crashes are counted apart from attempts: a task gets another attempt for each, and fails after so
+/// many in a row between which nothing was journaled.
 pub async fn quarantine(backend: &impl Backend) {
     let (setup, store) = Setup::with_handle(backend).await;
-    let limit = crash_limit(false);
+    let limit = crash_limit(1, false);
     let [first, last] = [1, u128::from(limit)];
     store
         .spawn([NewTask { max_attempts: 1, ..new_task(1) }, NewTask { max_attempts: 1, ..new_task(2) }])
@@ -204,7 +204,8 @@ pub async fn quarantine(backend: &impl Backend) {
         let tasks = [store.claim(worker, 5).await, store.claim(worker, 5).await].concat();
         for task in &tasks {
             let crashes = if task.task_id == task_id(1) { worker - 1 } else { (worker - 1).min(1) };
-            assert_eq!((task.attempt, u128::from(task.crashes)), (1, crashes), "{task:?}");
+            assert_eq!((u128::from(task.attempt), u128::from(task.crashes)), (worker, crashes), "{task:?}");
+            assert_eq!(task.max_attempts, task.attempt, "a crash gives another attempt");
             // 1 writes a log, and 2 gets further.
             let entry = match task.task_id == task_id(1) {
                 true => Entry {
@@ -220,10 +221,12 @@ pub async fn quarantine(backend: &impl Backend) {
         assert_eq!(committed.news.finished, Vec::from_iter(finished), "crash {worker}");
     }
     let info = store.info(1).await;
-    assert_eq!((info.state, info.failure, info.attempt), (TaskState::Failed, Some(crashed(limit)), 1));
+    assert_eq!((info.state, info.failure, info.attempt), (TaskState::Failed, Some(crashed(limit)), limit));
     assert_eq!(info.finished_at, Some(setup.now()));
     assert_eq!(store.state(2).await, TaskState::Pending);
 
+    // One with more attempts outlives more crashes.
+    assert_eq!(crash_limit(limit + 3, false), limit + 3);
     // Run again, it starts without a crash.
     store.command(Command::Retry(task_id(1))).await;
     store.signal(register(9)).await;

@@ -75,7 +75,7 @@ impl State {
         WorkerStatus { state, runs: runs.collect(), others: others.collect() }
     }
 
-    /// Removes a worker that has died. Its tasks are given back, the attempts not counted; those
+    /// Removes a worker that has died. Its tasks are given back, each with another attempt; those
     /// that have met too many crashes in a row fail.
     fn remove_dead(&mut self, now: Timestamp, worker_id: WorkerId, news: &mut News) {
         self.workers.remove(&worker_id);
@@ -85,8 +85,9 @@ impl State {
             let progress = delivered.map_or(0, |entry| entry.seq);
             task.crashes = crashes_after_another(task.crashes, progress, task.progress_at_crash);
             task.progress_at_crash = progress;
-            if task.crashes < crash_limit(task.compensating) || task.cancel_requested {
-                self.release(now, task_id, news);
+            task.lost += 1;
+            if task.crashes < crash_limit(task.new.max_attempts, task.compensating) || task.cancel_requested {
+                self.give_back(now, task_id, None, news);
                 continue;
             }
             let failure = crashed(task.crashes);

@@ -90,7 +90,7 @@ END $$;
 -- suspects first. Says which had run before.
 CREATE FUNCTION stepwell.claim_of_queue(p_now timestamptz, p_batch bigint, p_worker uuid, p_queue text, p_types text[],
     p_version text, p_goes_on boolean, p_suspects bigint, p_limit bigint)
-RETURNS TABLE (r_task uuid, r_run uuid, r_attempt bigint, r_crashes bigint, r_had_it boolean, r_had_run boolean)
+RETURNS TABLE (r_task uuid, r_run uuid, r_attempt bigint, r_crashes bigint, r_lost bigint, r_had_it boolean, r_had_run boolean)
 LANGUAGE plpgsql AS $$
 BEGIN
     RETURN QUERY
@@ -122,8 +122,8 @@ BEGIN
                     * interval '1 microsecond' END
         FROM picked p WHERE l.task_id = p.task_id
         -- With what was picked, since a join of the two would look at each pair.
-        RETURNING l.task_id, l.run_id, l.attempt, l.crashes, p.had_it, p.had_run, p.priority, p.ready_at
+        RETURNING l.task_id, l.run_id, l.attempt, l.crashes, l.lost, p.had_it, p.had_run, p.priority, p.ready_at
     )
-    SELECT s.task_id, s.run_id, s.attempt, s.crashes, s.had_it, s.had_run FROM started s
+    SELECT s.task_id, s.run_id, s.attempt, s.crashes, s.lost, s.had_it, s.had_run FROM started s
     ORDER BY s.crashes >= 2 DESC, s.priority DESC, s.ready_at, s.task_id;
 END $$;

@@ -123,7 +123,7 @@ CREATE FUNCTION stepwell.commit(
     OUT s_claimed boolean[], OUT s_existing uuid[], OUT s_existing_run uuid[], OUT s_existing_attempt bigint[],
     OUT h_outcome text[],
     OUT signal_status text[],
-    OUT cl_of integer[], OUT cl_task uuid[], OUT cl_run uuid[], OUT cl_attempt bigint[], OUT cl_crashes bigint[],
+    OUT cl_of integer[], OUT cl_task uuid[], OUT cl_run uuid[], OUT cl_attempt bigint[], OUT cl_crashes bigint[], OUT cl_lost bigint[],
     OUT cl_had_it boolean[],
     OUT cl_max_attempts bigint[], OUT cl_type text[], OUT cl_queue text[], OUT cl_params text[],
     OUT cl_headers text[], OUT cl_retry text[], OUT cl_apart uuid[], OUT cl_waits json, OUT cl_facts json, OUT cl_poked jsonb,
@@ -516,7 +516,8 @@ BEGIN
                 IF item.value ? 'again' THEN
                     -- What a batch claimed whose answer was lost.
                     SELECT array_agg(item.i) AS claims, array_agg(l.task_id) AS tasks, array_agg(l.run_id) AS runs,
-                        array_agg(l.attempt) AS attempts, array_agg(l.crashes) AS crashes, array_agg(false) AS had,
+                        array_agg(l.attempt) AS attempts, array_agg(l.crashes) AS crashes,
+                        array_agg(l.lost) AS lost, array_agg(false) AS had,
                         array_agg(true) AS run
                     INTO r FROM stepwell.live_tasks l
                     WHERE l.running_in = v_queue AND l.worker_id = v_worker
@@ -525,7 +526,7 @@ BEGIN
                     v_room := stepwell.room(r_now, v_queue, v_worker, v_left);
                     CONTINUE WHEN v_room.room = 0;
                     SELECT array_agg(item.i) AS claims, array_agg(c.r_task) AS tasks, array_agg(c.r_run) AS runs,
-                        array_agg(c.r_attempt) AS attempts, array_agg(c.r_crashes) AS crashes,
+                        array_agg(c.r_attempt) AS attempts, array_agg(c.r_crashes) AS crashes, array_agg(c.r_lost) AS lost,
                         array_agg(c.r_had_it) AS had, array_agg(c.r_had_run) AS run
                     INTO r FROM stepwell.claim_of_queue(r_now, p_batch, v_worker, v_queue, v_types,
                         item.value ->> 'code_version', CASE WHEN v_room.starts IS NOT NULL THEN true END,
@@ -534,7 +535,7 @@ BEGIN
                         v_starts := least(v_room.starts, v_room.room - coalesce(cardinality(r.tasks), 0));
                         SELECT r.claims || array_agg(item.i) AS claims, r.tasks || array_agg(c.r_task) AS tasks,
                             r.runs || array_agg(c.r_run) AS runs, r.attempts || array_agg(c.r_attempt) AS attempts,
-                            r.crashes || array_agg(c.r_crashes) AS crashes, r.had || array_agg(c.r_had_it) AS had, r.run || array_agg(c.r_had_run) AS run,
+                            r.crashes || array_agg(c.r_crashes) AS crashes, r.lost || array_agg(c.r_lost) AS lost, r.had || array_agg(c.r_had_it) AS had, r.run || array_agg(c.r_had_run) AS run,
                             count(*) AS started
                         INTO r FROM stepwell.claim_of_queue(r_now, p_batch, v_worker, v_queue, v_types,
                             item.value ->> 'code_version', false, v_suspects, v_starts) c;
@@ -547,6 +548,7 @@ BEGIN
                 cl_run := cl_run || r.runs;
                 cl_attempt := cl_attempt || r.attempts;
                 cl_crashes := cl_crashes || r.crashes;
+                cl_lost := cl_lost || r.lost;
                 IF 2 <= ANY (r.crashes) THEN
                     v_suspects := 0;
                 END IF;

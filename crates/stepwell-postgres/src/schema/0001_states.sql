@@ -73,7 +73,7 @@ BEGIN
         DELETE FROM stepwell.waits w USING recorded r WHERE w.task_id = r.task_id
     ), given AS (
         UPDATE stepwell.live_tasks l SET state = 'pending', running_in = NULL, compensating = true,
-            cancel_requested = false, attempt = 0, worker_id = NULL, poked = false, due_at = NULL, cancel_at = NULL,
+            cancel_requested = false, attempt = 0, lost = 0, worker_id = NULL, poked = false, due_at = NULL, cancel_at = NULL,
             failure = r.failure, ready_at = p_now
         FROM recorded r WHERE l.task_id = r.task_id
         RETURNING l.task_id, l.queue
@@ -211,7 +211,8 @@ BEGIN
     ready := v_ready || ready;
 END $$;
 
--- Takes their tasks from workers that are gone and gives them back, the attempts not counted. `p_crashed` is NULL for workers
+-- Takes their tasks from workers that are gone and gives them back: of workers that have stopped the attempts do not
+-- count, and those that a crash has ended are replaced. `p_crashed` is NULL for workers
 -- that have stopped; for those that have died it is the failure of tasks that have met too many crashes in a row (as
 -- `crash_limit` in the engine says), with 4294967295 in the place of the number. Those that were being compensated end as
 -- they would have.
@@ -233,7 +234,7 @@ BEGIN
         RETURN;
     END IF;
     IF p_crashed IS NOT NULL THEN
-        UPDATE stepwell.live_tasks l SET progress_at_crash = x.progress,
+        UPDATE stepwell.live_tasks l SET progress_at_crash = x.progress, lost = l.lost + 1,
             crashes = CASE WHEN x.progress > l.progress_at_crash THEN 1 ELSE l.crashes + 1 END
         FROM (
             SELECT t.task_id, coalesce((SELECT j.seq FROM stepwell.journal j
@@ -248,10 +249,10 @@ BEGIN
                 || ',"compensation_errors":[{"name":"what is left to undo","failure":' || c.crashed || '}]}'
                 ELSE c.crashed END)
         INTO v_quarantined, v_states, v_failures
-        FROM stepwell.live_tasks l
+        FROM stepwell.live_tasks l JOIN stepwell.tasks t USING (task_id)
         CROSS JOIN LATERAL (SELECT replace(p_crashed, '4294967295', l.crashes::text) AS crashed) c
         WHERE l.task_id = ANY (v_tasks) AND NOT l.cancel_requested
-            AND l.crashes >= CASE WHEN l.compensating THEN 10 ELSE 5 END;
+            AND l.crashes >= greatest(t.max_attempts, CASE WHEN l.compensating THEN 10 ELSE 5 END);
     END IF;
     IF v_quarantined IS NOT NULL THEN
         SELECT f.* INTO r FROM stepwell.finish(p_now, true, v_quarantined, v_states, NULL, v_failures) f;
@@ -260,8 +261,8 @@ BEGIN
         finished := r.finished;
         -- Those that are to be compensated are pending now, and stay as they are.
     END IF;
-    SELECT g.* INTO r FROM stepwell.give_back(p_now, v_tasks, NULL, array_fill(true, ARRAY[cardinality(v_tasks)]), NULL,
-        p_crashed IS NOT NULL) g;
+    SELECT g.* INTO r FROM stepwell.give_back(p_now, v_tasks, NULL, array_fill(p_crashed IS NULL, ARRAY[cardinality(v_tasks)]),
+        NULL, p_crashed IS NOT NULL) g;
     ready := ready || r.ready;
     poked := poked || r.poked;
     finished := finished || r.finished;

@@ -54,6 +54,7 @@ CREATE TABLE stepwell.live_tasks (
     poked            boolean     NOT NULL DEFAULT false, -- something arrived while it ran
     crashes          bigint      NOT NULL DEFAULT 0,     -- crashes in a row
     progress_at_crash bigint     NOT NULL DEFAULT 0,     -- the journal's last entry at the last crash
+    lost             bigint      NOT NULL DEFAULT 0,     -- attempts that a crash has ended
     ready_at         timestamptz NOT NULL,
     started_at       timestamptz,
     due_at           timestamptz,          -- becomes claimable then
