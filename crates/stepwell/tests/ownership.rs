@@ -349,7 +349,8 @@ async fn a_task_that_gets_further_outlives_any_number_of_deaths() {
             }
             process.kill().await;
         } else {
-            assert_eq!(process.wait::<u32>(task).await.unwrap(), 12);
+            // The last step and the task's end shared a commit, so that the eleventh life was its last.
+            assert_eq!(process.wait::<u32>(task).await.unwrap(), 11);
         }
     }
 }

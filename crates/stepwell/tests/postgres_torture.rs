@@ -128,6 +128,8 @@ impl WorkerProcess {
             .unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         assert!(lines.any(|line| line.unwrap().contains("ready")), "the worker ended before it was ready");
+        // The test harness writes a line when a test takes long, and ends when nobody reads it.
+        std::thread::spawn(move || lines.for_each(drop));
         Self { child, name, stopped: None }
     }
 
