@@ -126,6 +126,7 @@ async fn list(client: &Durable, filter: Filter, screen: &Screen) -> Result<()> {
         parent,
         before,
         limit,
+        ..TaskFilter::default()
     };
     let tasks = client.tasks(filter).await?;
     let columns = ["TASK", "TYPE", "QUEUE", "STATE", "ATTEMPT", "SPAWNED"];

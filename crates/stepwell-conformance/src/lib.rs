@@ -75,8 +75,9 @@
 //!
 //! ## Spawns
 //!
-//! 13. **Of the tasks of a type that have the same key, one is spawned**, and all others get that one, until
-//!     it is deleted. `idempotency_keys`
+//! 13. **Of the tasks of a type and scope that have the same key, one is spawned**, and all others get that one,
+//!     until it is deleted. `idempotency_keys`. A key of one scope is never that of another. `keys_of_scopes`,
+//!     `turns_of_scopes`
 //! 14. **Also when many handles spawn them at once**, and in any order: no batch fails. `idempotency_races`
 //! 15. **A spawn may be one with a task that waits**: of its type and concurrency key, pending, never claimed. It is
 //!     reused, or rejects the spawn, or is replaced; of many spawns at once, one makes the task.
@@ -157,7 +158,7 @@
 //! 44. **Times come back to the microsecond**, however far away they are. `times_come_back`
 //! 45. **Lists hold what passes their filter**, newest first, a page at a time; how
 //!     tasks ended is told of many at once, and what they wait for by the beginnings of its names. `lists`, `labels`,
-//!     `ends`, `waits`
+//!     `ends`, `waits`. Those of a scope hold nothing of others. `lists_of_scopes`
 //!
 //! ## The history
 //!

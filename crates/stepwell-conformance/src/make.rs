@@ -7,8 +7,8 @@ use stepwell_core::store::{
     Transition, Wait, WorkerSignal,
 };
 use stepwell_core::{
-    Entry, Failure, FailureKind, Headers, Key, Kind, Name, Outcome, Payload, RetryStrategy, RunId, TaskId,
-    Timestamp, WorkerId, from_micros,
+    Entry, Failure, FailureKind, Headers, Key, Kind, Name, Outcome, Payload, RetryStrategy, RunId, Scope,
+    TaskId, Timestamp, WorkerId, from_micros,
 };
 use uuid::Uuid;
 
@@ -52,6 +52,7 @@ pub(crate) fn new_task(n: u128) -> NewTask {
         queue: name("queue"),
         params: json("{\"n\":1}"),
         headers: Headers::new(),
+        scope: Scope::default(),
         priority: 0,
         max_attempts: 3,
         retry: RetryStrategy::default(),

@@ -33,6 +33,7 @@ use crate::payload::{Payload, PayloadError};
 use crate::payloads;
 use crate::queue::{QueueAction, QueueChange, QueueInfo, QueueLimits};
 use crate::runtime::{MaybeSend, MaybeSync, Runtime};
+use crate::scope::Scope;
 use crate::slots::Slots;
 use crate::store::*;
 use crate::task::Task;
@@ -535,7 +536,7 @@ impl Client {
             .max_attempts(info.max_attempts)
             .retry(info.retry)
             .cancellation(cancellation);
-        options.headers = trace::untraced(info.headers);
+        (options.headers, options.scope) = (trace::untraced(info.headers), info.scope);
         if let Some(key) = info.concurrency_key {
             options = options.concurrency_key(key.to_string());
         }
@@ -657,7 +658,20 @@ impl Client {
     /// # Errors
     /// [`Error::Store`].
     pub async fn approvals(&self, behind: Option<TaskId>, limit: usize) -> Result<Vec<ApprovalInfo>, Error> {
-        let waits = self.engine.store.waits(approval::PREFIX.into(), behind, limit).await?;
+        self.approvals_in(Scope::default(), behind, limit).await
+    }
+
+    /// As [`Client::approvals`], of the tasks of a scope.
+    ///
+    /// # Errors
+    /// As [`Client::approvals`].
+    pub async fn approvals_in(
+        &self,
+        scope: Scope,
+        behind: Option<TaskId>,
+        limit: usize,
+    ) -> Result<Vec<ApprovalInfo>, Error> {
+        let waits = self.engine.store.waits(scope, approval::PREFIX.into(), behind, limit).await?;
         let mut approvals = Vec::with_capacity(waits.len());
         for (task_id, wait) in waits {
             let Some(info) = self.task(task_id).await? else { continue };
@@ -694,7 +708,8 @@ impl Client {
         name: &str,
         decision: &Decision<T>,
     ) -> Result<(), Error> {
-        let waits = self.engine.store.waits(approval::prefix_of(task_id), None, usize::MAX).await?;
+        let prefix = approval::prefix_of(task_id);
+        let waits = self.engine.store.waits(Scope::default(), prefix, None, usize::MAX).await?;
         let mut events = waits.into_iter().filter_map(|(_, wait)| wait.target);
         let event = events.find(|event| approval::label_of(event) == Some(name));
         let event = event.ok_or_else(|| Error::UnknownApproval { task_id, name: name.into() })?;
@@ -986,6 +1001,7 @@ fn start(slots: &Arc<Slots>, task: &NewTask, spawned: Option<&Spawned>) {
         queue: task.queue.clone(),
         params: task.params.clone(),
         headers: task.headers.clone(),
+        scope: task.scope.clone(),
         retry: task.retry.clone(),
         journal: Some(Vec::new()),
         waits: Vec::new(),

@@ -314,6 +314,10 @@ impl TaskContext {
                 Some(_) => options,
                 None => options.queue(self.run.queue.to_string()),
             };
+            let options = match options.scope.is_all() {
+                true => options.within(self.run.scope.clone()),
+                false => options,
+            };
             let new = || -> TaskResult<_> {
                 self.run.engine.new_task(task_type.clone(), params, options, Some(self.task_id))
             };

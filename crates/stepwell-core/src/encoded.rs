@@ -15,6 +15,7 @@ use crate::payload::Payload;
 use crate::payloads::{self, Each, Held};
 use crate::queue::QueueInfo;
 use crate::runtime::BoxFuture;
+use crate::scope::Scope;
 use crate::store::*;
 use crate::time::Timestamp;
 
@@ -168,11 +169,12 @@ impl Store for Encoded {
 
     fn waits(
         &self,
+        scope: Scope,
         prefix: String,
         behind: Option<TaskId>,
         limit: usize,
     ) -> BoxFuture<'static, Result<Vec<(TaskId, Wait)>, StoreError>> {
-        self.inner.waits(prefix, behind, limit)
+        self.inner.waits(scope, prefix, behind, limit)
     }
 
     fn schedules(&self, filter: ScheduleFilter) -> BoxFuture<'static, Result<Vec<Scheduled>, StoreError>> {

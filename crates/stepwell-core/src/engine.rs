@@ -148,6 +148,7 @@ impl Engine {
     ) -> Result<NewTask, E> {
         options.check()?;
         let runtime = &*self.runtime;
+        options.scope.check()?;
         Ok(NewTask {
             task_id: TaskId::new(runtime),
             run_id: RunId::new(runtime),
@@ -155,6 +156,7 @@ impl Engine {
             queue: options.queue.map_or_else(|| Ok(self.settings.queue.clone()), Name::new)?,
             params,
             headers: options.headers,
+            scope: options.scope,
             priority: options.priority,
             max_attempts: options.max_attempts.unwrap_or(self.settings.max_attempts).max(1),
             retry: options.retry.unwrap_or_else(|| self.settings.retry.clone()),

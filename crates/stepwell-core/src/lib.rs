@@ -49,6 +49,7 @@ mod scheduled;
 mod scheduler;
 #[cfg(feature = "schemas")]
 mod schema;
+mod scope;
 mod slots;
 mod step;
 mod step_cache;
@@ -100,6 +101,7 @@ pub use queue::{QueueAction, QueueChange, QueueInfo, QueueLimits, RateLimit};
 pub use retry::RetryStrategy;
 pub use runtime::{BoxFuture, MaybeSend, MaybeSync, Runtime};
 pub use schedule::{CatchUp, InvalidSchedule, Overlap, Schedule, ScheduleInfo, TICK_HEADER, Timing};
+pub use scope::{Scope, have_labels, labels};
 pub use step::{Closure, Step};
 pub use step_cache::{StepCache, StepCacheError};
 pub use store::{

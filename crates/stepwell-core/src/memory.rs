@@ -23,6 +23,7 @@ use crate::name::Name;
 use crate::payload::Payload;
 use crate::queue::QueueInfo;
 use crate::runtime::{BoxFuture, Runtime};
+use crate::scope::{Scope, have_labels};
 use crate::store::*;
 use crate::time::{Timestamp, after};
 
@@ -88,13 +89,9 @@ impl Store for MemoryStore {
 
     fn tasks(&self, filter: TaskFilter) -> BoxFuture<'static, Result<Vec<TaskInfo>, StoreError>> {
         let state = self.state();
-        let labelled = |task: &Task| {
-            filter.labels.iter().all(|(name, value)| {
-                task.new.headers.get(name).and_then(serde_json::Value::as_str) == Some(value.as_str())
-            })
-        };
         let tasks = state.tasks.values().rev().filter(|task| {
-            labelled(task)
+            have_labels(&task.new.headers, &filter.labels)
+                && task.is_in(&filter.scope)
                 && filter.before.is_none_or(|before| task.new.task_id < before)
                 && filter.state.is_none_or(|state| task.shown_state() == state)
                 && filter.queue.as_ref().is_none_or(|queue| task.new.queue == *queue)
@@ -119,6 +116,7 @@ impl Store for MemoryStore {
 
     fn waits(
         &self,
+        scope: Scope,
         prefix: String,
         behind: Option<TaskId>,
         limit: usize,
@@ -127,7 +125,9 @@ impl Store for MemoryStore {
         let fits =
             |wait: &&Wait| wait.target.as_ref().is_some_and(|target| target.as_str().starts_with(&prefix));
         let tasks = state.tasks.iter().filter(|(task_id, task)| {
-            behind.is_none_or(|behind| **task_id > behind) && task.waits.values().any(|wait| fits(&wait))
+            behind.is_none_or(|behind| **task_id > behind)
+                && task.is_in(&scope)
+                && task.waits.values().any(|wait| fits(&wait))
         });
         let waits = tasks.take(limit).flat_map(|(task_id, task)| {
             task.waits.values().filter(fits).map(|wait| (*task_id, wait.clone()))
@@ -238,10 +238,11 @@ struct State {
     due: BTreeSet<(Timestamp, TaskId)>,
     /// Tasks that are cancelled then.
     deadlines: BTreeSet<(Timestamp, TaskId)>,
-    idempotency: HashMap<(Name, Name), TaskId>,
+    /// By type, scope and key.
+    idempotency: HashMap<(Name, Scope, Name), TaskId>,
     queues: BTreeMap<Name, Queue>,
     /// Unfinished tasks of each concurrency key, in the order of their turns.
-    keys: HashMap<Name, BTreeSet<(u64, TaskId)>>,
+    keys: HashMap<(Scope, Name), BTreeSet<(u64, TaskId)>>,
     places: u64,
     events: HashMap<(Name, Option<Name>), Payload>,
     /// Who awaits which event, and which child.
@@ -262,6 +263,15 @@ struct Written {
     run_id: RunId,
     applied: Applied,
     look: Option<Look>,
+}
+
+fn idempotency_key(task: &NewTask) -> Option<(Name, Scope, Name)> {
+    let key = task.idempotency_key.clone()?;
+    Some((task.task_type.clone(), task.scope.clone(), key))
+}
+
+fn concurrency_key(task: &NewTask) -> Option<(Scope, Name)> {
+    Some((task.scope.clone(), task.concurrency_key.clone()?))
 }
 
 /// What is left to do of a transition when all have written.
@@ -314,6 +324,7 @@ impl Task {
             output: self.output.clone(),
             failure: self.failure.clone(),
             headers: self.new.headers.clone(),
+            scope: self.new.scope.clone(),
             priority: self.new.priority,
             attempt: self.attempt,
             max_attempts: self.new.max_attempts,
@@ -331,6 +342,10 @@ impl Task {
             finished_at: self.finished_at,
             due_at: self.due_at,
         }
+    }
+
+    fn is_in(&self, scope: &Scope) -> bool {
+        scope.has(&self.new.queue, &self.new.headers, &self.new.scope)
     }
 
     fn shown_state(&self) -> TaskState {
@@ -617,7 +632,7 @@ impl State {
             Finish::Failed(failure) => (TaskState::Failed, None, Some(failure)),
             Finish::Cancelled => (TaskState::Cancelled, None, task.failure.take()),
         };
-        let (key, place) = (task.new.concurrency_key.clone(), task.place);
+        let (key, place) = (concurrency_key(&task.new), task.place);
         let known = task.new.parent.is_some() || task.new.idempotency_key.is_some() || key.is_some();
         if let Some(key) = key {
             self.end_turn(now, &key, (place, task_id), news);
@@ -713,8 +728,8 @@ impl State {
     fn delete(&mut self, task_id: TaskId) {
         let Some(task) = self.tasks.remove(&task_id) else { return };
         self.history.retain(|_, happening| happening.task_id != task_id);
-        if let Some(key) = task.new.idempotency_key {
-            self.idempotency.remove(&(task.new.task_type, key));
+        if let Some(key) = idempotency_key(&task.new) {
+            self.idempotency.remove(&key);
         }
     }
 
@@ -754,7 +769,7 @@ impl State {
     }
 
     fn spawn(&mut self, now: Timestamp, new: NewTask, news: &mut News) -> Spawned {
-        let key = new.idempotency_key.clone().map(|key| (new.task_type.clone(), key));
+        let key = idempotency_key(&new);
         let existing = key.as_ref().and_then(|key| self.idempotency.get(key));
         if let Some(task) = existing.and_then(|task_id| self.tasks.get(task_id)) {
             return Spawned::Existing {
@@ -814,14 +829,14 @@ impl State {
 
     /// Of a task that is not to be spawned: the one that waits in its place.
     fn coalesce(&mut self, now: Timestamp, new: &NewTask, news: &mut News) -> Option<Spawned> {
-        let (coalesce, key) = (new.coalesce?, new.concurrency_key.as_ref()?);
+        let (coalesce, key) = (new.coalesce?, concurrency_key(new)?);
         let waits = |task: &&Task| {
             task.new.task_type == new.task_type
                 && task.state == TaskState::Pending
                 && task.started_at.is_none()
                 && !task.compensating
         };
-        let line = self.keys.get(key)?.iter().rev().filter_map(|(_, task_id)| self.tasks.get(task_id));
+        let line = self.keys.get(&key)?.iter().rev().filter_map(|(_, task_id)| self.tasks.get(task_id));
         let waiting: Vec<_> = line.filter(waits).map(|task| (task.new.task_id, task.run_id)).collect();
         let (task_id, run_id) = *waiting.first()?;
         if coalesce != Coalesce::Replace {
@@ -839,7 +854,8 @@ impl State {
 
     fn import(&mut self, now: Timestamp, record: TaskRecord) -> bool {
         let TaskRecord { info, journal, waits, messages } = record;
-        let key = info.idempotency_key.clone().map(|key| (info.task_type.clone(), key));
+        let key = info.idempotency_key.clone();
+        let key = key.map(|key| (info.task_type.clone(), info.scope.clone(), key));
         if self.tasks.contains_key(&info.task_id)
             || key.as_ref().is_some_and(|key| self.idempotency.contains_key(key))
         {
@@ -882,6 +898,7 @@ impl State {
                 queue: info.queue,
                 params: info.params,
                 headers: info.headers,
+                scope: info.scope,
                 priority: info.priority,
                 max_attempts: info.max_attempts,
                 retry: info.retry,
@@ -986,6 +1003,7 @@ impl State {
             queue: task.new.queue.clone(),
             params: task.new.params.clone(),
             headers: task.new.headers.clone(),
+            scope: task.new.scope.clone(),
             retry: task.new.retry.clone(),
             journal: (!had_it).then(|| task.journal.clone()),
             waits: task.waits.values().cloned().collect(),

@@ -67,6 +67,11 @@ impl Name {
         }
     }
 
+    /// Whether the text is a name.
+    pub(crate) fn is_valid(text: &str) -> bool {
+        (1..=MAX_NAME_BYTES).contains(&text.len()) && !text.contains('\0')
+    }
+
     /// A name that the engine gives, and that is valid.
     pub(crate) fn known(text: &'static str) -> Self {
         Self(text.into())

@@ -10,6 +10,7 @@ use crate::headers;
 use crate::name::{InvalidName, Name};
 use crate::payload::Payload;
 use crate::retry::RetryStrategy;
+use crate::scope::Scope;
 use crate::store::{CancellationPolicy, Coalesce, Headers};
 use crate::strict;
 use crate::time::Timestamp;
@@ -89,6 +90,8 @@ pub struct SpawnOptions {
     pub(crate) headers: Headers,
     #[serde(skip)]
     pub(crate) invalid: Option<InvalidOptions>,
+    #[serde(skip_serializing_if = "Scope::is_all")]
+    pub(crate) scope: Scope,
     pub(crate) priority: i32,
     pub(crate) start: Start,
     pub(crate) idempotency_key: Option<String>,
@@ -187,10 +190,34 @@ impl SpawnOptions {
         self
     }
 
-    /// Adds a label, by which [tasks are listed](crate::TaskFilter::labels): a tenant, a customer. It is a header whose value is a
-    /// text.
+    /// Adds a label, by which [tasks are listed](crate::TaskFilter::labels): a tenant, a customer. A label is a header whose
+    /// name and value are texts of 1 to 512 bytes; by a longer one, or one in another header, no task is found.
     pub fn label(self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.header(name, value.into().as_str())
+    }
+
+    /// Puts the task into a scope: gives it the scope's queue and labels, in place of those that were set before, and makes
+    /// its keys the scope's own. Default: none, where the keys of all such tasks meet.
+    ///
+    /// ```
+    /// # use stepwell_core::{Scope, SpawnOptions};
+    /// let acme = Scope::default().label("tenant", "acme");
+    /// let options = SpawnOptions::new().idempotency_key("order 7").scope(acme);
+    /// ```
+    pub fn scope(mut self, scope: Scope) -> Self {
+        if let Some(queue) = scope.only_queue() {
+            self.queue = Some(queue.to_string());
+        }
+        self.within(scope)
+    }
+
+    /// Puts the task into a scope, but for the queue.
+    pub(crate) fn within(mut self, scope: Scope) -> Self {
+        for (name, value) in scope.labels() {
+            self.headers.insert(name.clone(), value.clone().into());
+        }
+        self.scope = scope;
+        self
     }
 
     /// Tasks of a higher priority are claimed first. Default: 0.

@@ -21,6 +21,7 @@ use crate::name::{Name, StepName};
 use crate::operations::{Effect, Operations, Request};
 use crate::polled::is_polled;
 use crate::retry::RetryStrategy;
+use crate::scope::Scope;
 use crate::store::{ClaimedTask, Next};
 use crate::task_error::{ControlFlow, TaskError, TaskResult};
 use crate::time::{Timestamp, after};
@@ -34,6 +35,7 @@ pub(crate) struct Run {
     retry: RetryStrategy,
     pub(crate) task_type: Name,
     pub(crate) queue: Name,
+    pub(crate) scope: Scope,
     pub(crate) engine: Arc<Engine>,
     /// Of its task type, where that is wanted.
     pub(crate) measures: Option<Arc<TypeMeasures>>,
@@ -70,6 +72,7 @@ impl Run {
             measures: engine.measures.of(&claimed.task_type),
             task_type: claimed.task_type,
             queue: claimed.queue,
+            scope: claimed.scope,
             engine,
             waker: Arc::default(),
             cancelled: CancellationToken::new(),

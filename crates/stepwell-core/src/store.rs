@@ -59,6 +59,7 @@ use crate::payload::Payload;
 use crate::queue::{QueueChange, QueueInfo};
 use crate::retry::RetryStrategy;
 use crate::runtime::BoxFuture;
+use crate::scope::Scope;
 use crate::time::Timestamp;
 
 pub use crate::scheduled::{
@@ -114,9 +115,11 @@ pub trait Store: Any + Send + Sync {
     /// A task's journal, in order. Empty when there is no such task.
     fn journal(&self, task_id: TaskId) -> BoxFuture<'static, Result<Vec<Entry>, StoreError>>;
 
-    /// What tasks wait for whose target begins so, by task and key: of the first `limit` such tasks behind that one.
+    /// What tasks of the scope wait for whose target begins so, by task and key: of the first `limit` such tasks behind that
+    /// one.
     fn waits(
         &self,
+        scope: Scope,
         prefix: String,
         behind: Option<TaskId>,
         limit: usize,
@@ -344,8 +347,10 @@ pub struct NewTask {
     pub queue: Name,
     /// Its parameters.
     pub params: Payload,
-    /// Its headers.
+    /// Its headers. Stores find it by the [labels](crate::labels()) among them.
     pub headers: Headers,
+    /// The scope that it is spawned in: the key space of its keys.
+    pub scope: Scope,
     /// Higher ones are claimed first.
     pub priority: i32,
     /// How many attempts it has; at least 1.
@@ -354,12 +359,13 @@ pub struct NewTask {
     pub retry: RetryStrategy,
     /// Not to be claimed before; at once when `None`.
     pub start_at: Option<Timestamp>,
-    /// Among the tasks of its type, only the first with a key is spawned.
+    /// Among the tasks of its type and scope, only the first with a key is spawned.
     pub idempotency_key: Option<Name>,
-    /// Of the tasks with one key, each starts when the one before has ended, in the order in which they were spawned.
+    /// Of the tasks of its scope with one key, each starts when the one before has ended, in the order in which they were
+    /// spawned.
     pub concurrency_key: Option<Name>,
-    /// What becomes of it when a task of its type and concurrency key is waiting: pending, and never claimed. The store
-    /// looks at the idempotency key first. Only tasks in [`Batch::spawns`] and in [`Transition::keyed`] coalesce.
+    /// What becomes of it when a task of its type, scope and concurrency key is waiting: pending, and never claimed. The
+    /// store looks at the idempotency key first. Only tasks in [`Batch::spawns`] and in [`Transition::keyed`] coalesce.
     pub coalesce: Option<Coalesce>,
     /// Only workers of this version of the code claim it.
     pub code_version: Option<Name>,
@@ -597,6 +603,8 @@ pub struct ClaimedTask {
     pub params: Payload,
     /// Its headers.
     pub headers: Headers,
+    /// The scope that it was spawned in, which its children are in as well.
+    pub scope: Scope,
     /// When a failed attempt is followed by another.
     pub retry: RetryStrategy,
     /// Its journal. It is `None` for a suspended task that is claimed by the worker that ran it last, which may have it in

@@ -1,6 +1,6 @@
 //! What a store tells of tasks: their states, what it knows of each, and which to list.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -10,6 +10,7 @@ use crate::ids::{RunId, TaskId};
 use crate::name::Name;
 use crate::payload::Payload;
 use crate::retry::RetryStrategy;
+use crate::scope::{Scope, is_label};
 use crate::store::Headers;
 use crate::time::Timestamp;
 
@@ -104,6 +105,9 @@ pub struct TaskInfo {
     pub failure: Option<Failure>,
     /// Its headers.
     pub headers: Headers,
+    /// The scope that it was spawned in: its keys are those of this scope. The default when it was spawned in none.
+    #[serde(default, skip_serializing_if = "Scope::is_all")]
+    pub scope: Scope,
     /// Higher ones are claimed first.
     pub priority: i32,
     /// The number of its latest attempt; 0 before the first.
@@ -153,6 +157,8 @@ pub struct TaskFilter {
     pub queue: Option<Name>,
     /// Of this type.
     pub task_type: Option<Name>,
+    /// Of this scope.
+    pub scope: Scope,
     /// With all of these [labels](crate::SpawnOptions::label).
     pub labels: BTreeMap<String, String>,
     /// Spawned by this task.
@@ -164,13 +170,11 @@ pub struct TaskFilter {
 }
 
 impl TaskFilter {
-    /// What the JSON of a task's headers holds that have these labels: a store looks for it as text.
-    pub fn label_texts(&self) -> Vec<String> {
-        let text = |(name, value): (&String, &String)| {
-            let json = serde_json::to_string(&BTreeMap::from([(name, value)])).unwrap_or_default();
-            json.get(1..json.len().saturating_sub(1)).unwrap_or_default().to_owned()
-        };
-        self.labels.iter().map(text).collect()
+    /// The labels that the filter and its scope ask for, each once; `None` when no task can have all of them.
+    pub fn all_labels(&self) -> Option<BTreeSet<(&str, &str)>> {
+        let own = self.labels.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let all: BTreeSet<_> = own.chain(self.scope.possible_labels()?).collect();
+        all.iter().all(|(name, value)| is_label(name, value)).then_some(all)
     }
 }
 
@@ -180,6 +184,7 @@ impl Default for TaskFilter {
             state: None,
             queue: None,
             task_type: None,
+            scope: Scope::default(),
             labels: BTreeMap::new(),
             parent: None,
             before: None,

@@ -13,7 +13,7 @@ use stepwell_core::store::{
     ScheduleOutcome, Spawned, TaskState, Wait, WorkerState, WorkerStatus,
 };
 use stepwell_core::{
-    Entry, Failure, Key, Kind, Name, OtherWorker, Outcome, Payload, RunId, TaskId, WorkerId, deleted,
+    Entry, Failure, Key, Kind, Name, OtherWorker, Outcome, Payload, RunId, Scope, TaskId, WorkerId, deleted,
 };
 
 use crate::batch::Sorted;
@@ -106,6 +106,10 @@ pub(crate) fn broken(error: impl Into<Box<dyn std::error::Error + Send + Sync>>)
 
 pub(crate) fn name(text: impl AsRef<str>) -> sqlx::Result<Name> {
     Name::new(text).map_err(broken)
+}
+
+pub(crate) fn scope(text: Option<&str>) -> sqlx::Result<Scope> {
+    Scope::from_text(text.unwrap_or_default()).map_err(broken)
 }
 
 pub(crate) fn json<T: serde::de::DeserializeOwned>(text: &str) -> sqlx::Result<T> {
@@ -231,6 +235,7 @@ fn claims(sorted: &Sorted, row: &PgRow) -> sqlx::Result<Vec<Claimed>> {
     let params: Vec<String> = list(row, "cl_params")?;
     let headers: Vec<String> = list(row, "cl_headers")?;
     let retries: Vec<String> = list(row, "cl_retry")?;
+    let mut scopes = list::<Option<String>>(row, "cl_scope")?.into_iter();
     let mut journals = journals(row)?;
     let mut waits = waits(row)?;
     let mut facts = facts(row, "cl_facts")?;
@@ -249,6 +254,7 @@ fn claims(sorted: &Sorted, row: &PgRow) -> sqlx::Result<Vec<Claimed>> {
             queue: name(queue)?,
             params: Payload::from_json(params),
             headers: json(&headers)?,
+            scope: scope(scopes.next().flatten().as_deref())?,
             retry: json(&retry)?,
             journal: (!had_it).then(|| journals.remove(&place).unwrap_or_default()),
             waits: waits.remove(&place).unwrap_or_default(),

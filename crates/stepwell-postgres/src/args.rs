@@ -13,7 +13,8 @@ use stepwell_core::store::{
     WorkerSignal,
 };
 use stepwell_core::{
-    Coalesce, Entry, Kind, Name, Payload, QueueAction, QueueChange, QueueLimits, Timestamp, WATCHED, crashed,
+    Coalesce, Entry, Kind, Name, Payload, QueueAction, QueueChange, QueueLimits, Scope, Timestamp, WATCHED,
+    crashed, labels,
 };
 
 use crate::batch::{Sorted, added, word};
@@ -67,7 +68,7 @@ pub(crate) struct Number {
 }
 
 /// How many arguments `stepwell.commit` takes.
-pub(crate) const COUNT: usize = 81;
+pub(crate) const COUNT: usize = 85;
 
 /// How many arguments `stepwell.commit_plain` takes.
 pub(crate) const PLAIN_COUNT: usize = 28;
@@ -336,6 +337,7 @@ fn spawns(args: &mut PgArguments, items: Vec<(Option<i32>, Spawn<'_>)>) -> Resul
     let tasks: Vec<_> = items.into_iter().map(|(_, (task, _))| task).collect();
     spawned(args, &tasks)?;
     seldom!(args, tasks, task => task.parent.map(|parent| *parent.as_uuid()));
+    seldom!(args, tasks, task => scope(&task.scope));
     seldom!(args, tasks, task => opt(&task.idempotency_key));
     seldom!(args, tasks, task => opt(&task.concurrency_key));
     seldom!(args, tasks, task => task.coalesce.map(word_of));
@@ -344,7 +346,20 @@ fn spawns(args: &mut PgArguments, items: Vec<(Option<i32>, Spawn<'_>)>) -> Resul
     seldom!(args, tasks, task => task.cancellation.max_delay.map(micros));
     seldom!(args, tasks, task => task.cancellation.max_duration.map(micros));
     seldom!(args, tasks, task => task.claim_by.map(|worker| *worker.as_uuid()));
-    texts(args, &tasks)
+    texts(args, &tasks)?;
+    let labels = |(of, task): (i32, &&NewTask)| {
+        labels(&task.headers).map(|(name, value)| (of, name.to_owned(), value.to_owned())).collect::<Vec<_>>()
+    };
+    let labels: Vec<_> = (1..).zip(&tasks).flat_map(labels).collect();
+    column!(args, labels, (of, ..) => *of);
+    column!(args, labels, (_, name, _) => name.as_str());
+    column!(args, labels, (.., value) => value.as_str());
+    Ok(())
+}
+
+/// A scope as it is kept; NULL for none.
+pub(crate) fn scope(scope: &Scope) -> Option<String> {
+    (!scope.is_all()).then(|| scope.to_text())
 }
 
 fn word_of(coalesce: Coalesce) -> &'static str {

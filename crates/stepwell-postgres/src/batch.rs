@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use stepwell_core::CancellationPolicy;
 use stepwell_core::store::{Batch, NewTask, Next, Transition};
+use stepwell_core::{CancellationPolicy, labels};
 
 pub(crate) struct Sorted {
     pub(crate) batch: Batch,
@@ -101,6 +101,8 @@ fn only_runs(task: &NewTask) -> bool {
         && task.coalesce.is_none()
         && task.code_version.is_none()
         && task.parent.is_none()
+        && task.scope.is_all()
+        && labels(&task.headers).next().is_none()
         && task.cancellation == CancellationPolicy::default()
 }
 

@@ -3,10 +3,11 @@
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Row as _};
 use stepwell_core::store::{ArrivedMessage, Mailbox, TaskState, Wait};
-use stepwell_core::{Payload, StoreError, TaskId, TaskRecord};
+use stepwell_core::{Payload, StoreError, TaskId, TaskRecord, labels};
 
 use crate::Shared;
 use crate::answer::name;
+use crate::args::scope;
 use crate::columns::Moment;
 use crate::query::wait;
 use crate::session;
@@ -51,13 +52,14 @@ impl Shared {
 
         if let Some(key) = &info.idempotency_key {
             let taken = sqlx::query(sql(
-                "INSERT INTO {schema}.idempotency_keys (task_type, idempotency_key, task_id)
-                VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
+                "INSERT INTO {schema}.idempotency_keys (task_type, idempotency_key, task_id, key_space)
+                VALUES ($1, $2, $3, {schema}.key_space($4)) ON CONFLICT DO NOTHING",
             ))
             .persistent(false)
             .bind(info.task_type.as_str())
             .bind(key.as_str())
             .bind(id)
+            .bind(scope(&info.scope))
             .execute(&mut *tx)
             .await?;
             if taken.rows_affected() == 0 {
@@ -66,8 +68,8 @@ impl Shared {
         }
         let spawned = sqlx::query(sql(
             "INSERT INTO {schema}.tasks (task_id, task_type, queue, priority, max_attempts, parent, idempotency_key,
-                concurrency_key, code_version, spawned_at, max_duration, retry, headers, params)
-            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) ON CONFLICT DO NOTHING",
+                concurrency_key, code_version, spawned_at, max_duration, retry, headers, params, scope)
+            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15) ON CONFLICT DO NOTHING",
         ))
         .persistent(false)
         .bind(id)
@@ -84,10 +86,20 @@ impl Shared {
         .bind(serde_json::to_string(&info.retry).map_err(json)?)
         .bind(serde_json::to_string(&info.headers).map_err(json)?)
         .bind(info.params.as_str())
+        .bind(scope(&info.scope))
         .execute(&mut *tx)
         .await?;
         if spawned.rows_affected() == 0 {
             return Ok(false);
+        }
+        for (name, value) in labels(&info.headers) {
+            sqlx::query(sql("INSERT INTO {schema}.labels (task_id, name, value) VALUES ($1, $2, $3)"))
+                .persistent(false)
+                .bind(id)
+                .bind(name)
+                .bind(value)
+                .execute(&mut *tx)
+                .await?;
         }
         for entry in journal {
             let (outcome, payload) = entry.outcome.to_columns();
@@ -151,9 +163,11 @@ impl Shared {
         }
         if let Some(key) = text(&info.concurrency_key) {
             // As when a task of the key is spawned: nobody may end the one before unseen.
-            sqlx::query(sql("SELECT {schema}.lock_names(NULL, NULL, ARRAY[$1])"))
+            let lock = "SELECT {schema}.lock_names(NULL, NULL, ARRAY[ROW({schema}.key_space($2), $1)::{schema}.turn])";
+            sqlx::query(sql(lock))
                 .persistent(false)
                 .bind(key)
+                .bind(scope(&info.scope))
                 .execute(&mut *tx)
                 .await?;
         }
@@ -162,10 +176,11 @@ impl Shared {
         sqlx::query(sql(
             "INSERT INTO {schema}.live_tasks (task_id, run_id, task_type, queue, state, priority, attempt, parent,
                 code_version, concurrency_key, place, blocked, ready_at, started_at, due_at, cancel_at, failure, compensating,
-                known)
+                known, key_space)
             SELECT $1, $2, $3, $4, 'pending', $5, $6, $7, $8, $9, CASE WHEN $9 IS NOT NULL THEN pg_catalog.nextval('{schema}.places') END,
-                EXISTS (SELECT FROM {schema}.live_tasks l WHERE l.concurrency_key = $9),
-                $10, $11, CASE WHEN $12 > $10 THEN $12 END, $13, $14, $15, $16",
+                EXISTS (SELECT FROM {schema}.live_tasks l WHERE l.concurrency_key = $9 AND l.key_space = {schema}.key_space($17)),
+                $10, $11, CASE WHEN $12 > $10 THEN $12 END, $13, $14, $15, $16,
+                CASE WHEN $9 IS NOT NULL THEN {schema}.key_space($17) END",
         ))
         .persistent(false)
         .bind(id)
@@ -184,6 +199,7 @@ impl Shared {
         .bind(failure)
         .bind(info.state == TaskState::Compensating)
         .bind(info.parent.is_some() || info.idempotency_key.is_some() || info.concurrency_key.is_some())
+        .bind(scope(&info.scope))
         .execute(&mut *tx)
         .await?;
         tx.commit().await?;

@@ -54,7 +54,7 @@ use stepwell_core::store::{
     Transacting, Transition, Wait,
 };
 use stepwell_core::{
-    BoxFuture, Entry, Name, QueueInfo, Store, StoreError, TaskFilter, TaskId, TaskInfo, TaskRecord,
+    BoxFuture, Entry, Name, QueueInfo, Scope, Store, StoreError, TaskFilter, TaskId, TaskInfo, TaskRecord,
     TaskTypeInfo, Timestamp, WorkerInfo,
 };
 use uuid::Uuid;
@@ -180,12 +180,13 @@ impl Store for PostgresStore {
 
     fn waits(
         &self,
+        scope: Scope,
         prefix: String,
         behind: Option<TaskId>,
         limit: usize,
     ) -> BoxFuture<'static, Result<Vec<(TaskId, Wait)>, StoreError>> {
         let shared = self.0.clone();
-        Box::pin(async move { shared.waits(prefix, behind, limit).await })
+        Box::pin(async move { shared.waits(scope, prefix, behind, limit).await })
     }
 
     fn mailbox(&self, task_id: TaskId) -> BoxFuture<'static, Result<Mailbox, StoreError>> {

@@ -9,11 +9,11 @@ use stepwell_core::store::{
     Claimed, Ends, Purge, ScheduleFilter, SchedulePlan, Scheduled, TaskFilter, TaskInfo, TaskState, Wait,
 };
 use stepwell_core::{
-    Entry, Key, Kind, Name, Payload, QueueInfo, QueueLimits, RateLimit, StoreError, TaskId, WorkerInfo, after,
+    Entry, Key, Kind, Name, Payload, QueueInfo, QueueLimits, RateLimit, Scope, StoreError, TaskId, WorkerInfo, after,
 };
 use uuid::Uuid;
 
-use crate::answer::{attempt, broken, entries, finish, json, name, worker_state};
+use crate::answer::{attempt, broken, entries, finish, json, name, scope, worker_state};
 use crate::columns::Moment;
 use crate::error::Fault;
 use crate::link::Line;
@@ -31,7 +31,8 @@ const INFO: &str = "SELECT t.task_id, coalesce(l.run_id, o.run_id), t.task_type,
         o.output, coalesce(l.failure, o.failure), t.headers, t.priority, coalesce(l.attempt, o.attempt), t.max_attempts,
         t.parent, t.idempotency_key, coalesce(l.cancel_requested, o.cancel_requested), t.spawned_at,
         coalesce(l.started_at, o.started_at), o.finished_at, l.due_at,
-        t.concurrency_key, t.code_version, t.retry, t.max_duration, l.cancel_at, coalesce(l.paused, false)";
+        t.concurrency_key, t.code_version, t.retry, t.max_duration, l.cancel_at, coalesce(l.paused, false),
+        t.scope";
 
 fn info(row: &PgRow) -> sqlx::Result<TaskInfo> {
     let id = |place: usize| row.try_get::<Uuid, _>(place);
@@ -66,6 +67,7 @@ fn info(row: &PgRow) -> sqlx::Result<TaskInfo> {
             .map(|micros| Duration::from_micros(micros.unsigned_abs())),
         cancel_at: moment(23)?,
         paused: row.try_get(24)?,
+        scope: scope(text(25)?)?,
     })
 }
 
@@ -99,47 +101,115 @@ fn queue_info(row: &PgRow) -> sqlx::Result<QueueInfo> {
     })
 }
 
-/// The statement for a filter. Its tables are those that hold the fewest rows beside the wanted ones.
-pub(crate) fn list(schema: &str, filter: &TaskFilter) -> String {
-    let tables = match filter.state {
-        None => format!(
-            "{schema}.tasks t LEFT JOIN {schema}.live_tasks l USING (task_id) LEFT JOIN {schema}.outcomes o USING (task_id)
-            WHERE true"
+/// What a statement asks of tasks beside what is written in it: conditions, and the values of their parameters.
+struct Asked {
+    sql: String,
+    values: Vec<Value>,
+    /// How many parameters the statement had before these.
+    before: usize,
+}
+
+#[derive(Clone)]
+enum Value {
+    Text(String),
+    Id(Uuid),
+}
+
+impl Asked {
+    fn after(before: usize) -> Self {
+        Self { sql: String::new(), values: Vec::new(), before }
+    }
+
+    /// Adds a condition; `?` stands for its value.
+    fn add(&mut self, condition: &str, value: Value) {
+        self.values.push(value);
+        let number = format!("${}", self.before + self.values.len());
+        self.sql.push_str(" AND ");
+        self.sql.push_str(&condition.replace('?', &number));
+    }
+
+    fn add_text(&mut self, condition: &str, text: &str) {
+        self.add(condition, Value::Text(text.to_owned()));
+    }
+
+    /// Joins the rows of a label in the table of this alias.
+    fn label(&mut self, alias: &str, (name, value): (&str, &str)) {
+        self.add_text(&format!("{alias}.name = ?"), name);
+        self.add_text(&format!("{alias}.value = ?"), value);
+    }
+
+    /// That a task is in the scope, apart from its labels: its own scope, if it has one, asks for the same.
+    fn scope(&mut self, scope: &Scope) {
+        if let Some(queue) = scope.only_queue() {
+            self.add_text("t.queue = ?", queue.as_str());
+        }
+        if !scope.is_all() {
+            self.add_text("(t.scope IS NULL OR t.scope::jsonb @> ?::jsonb)", &scope.to_text());
+        }
+    }
+
+    fn bind(&self, query: Query) -> Query {
+        self.values.iter().cloned().fold(query, |query, value| match value {
+            Value::Text(text) => query.bind(text),
+            Value::Id(id) => query.bind(id),
+        })
+    }
+}
+
+/// The statement for a filter whose labels are these, and its parameters but the first, the limit. Its tables are those that
+/// hold the fewest rows beside the wanted ones.
+fn list(schema: &str, filter: &TaskFilter, labels: &[(&str, &str)]) -> (String, Asked) {
+    let (mut tables, states, id) = match filter.state {
+        None => (
+            format!(
+                "{schema}.tasks t LEFT JOIN {schema}.live_tasks l USING (task_id)
+                LEFT JOIN {schema}.outcomes o USING (task_id)"
+            ),
+            "true".to_owned(),
+            "t.task_id",
         ),
-        Some(state) if state.is_finished() => format!(
-            "{schema}.outcomes o JOIN {schema}.tasks t USING (task_id)
-            LEFT JOIN {schema}.live_tasks l ON false WHERE o.state = '{state}'"
+        Some(state) if state.is_finished() => (
+            format!(
+                "{schema}.outcomes o JOIN {schema}.tasks t USING (task_id) LEFT JOIN {schema}.live_tasks l ON false"
+            ),
+            format!("o.state = '{state}'"),
+            "o.task_id",
         ),
-        Some(TaskState::Compensating) => format!(
-            "{schema}.live_tasks l JOIN {schema}.tasks t USING (task_id)
-            LEFT JOIN {schema}.outcomes o ON false WHERE l.compensating"
-        ),
-        Some(state) => format!(
-            "{schema}.live_tasks l JOIN {schema}.tasks t USING (task_id)
-            LEFT JOIN {schema}.outcomes o ON false WHERE l.state = '{state}' AND NOT l.compensating"
+        Some(state) => (
+            format!(
+                "{schema}.live_tasks l JOIN {schema}.tasks t USING (task_id) LEFT JOIN {schema}.outcomes o ON false"
+            ),
+            match state {
+                TaskState::Compensating => "l.compensating".to_owned(),
+                state => format!("l.state = '{state}' AND NOT l.compensating"),
+            },
+            "l.task_id",
         ),
     };
-    let id = match filter.state {
-        None => "t.task_id",
-        Some(state) if state.is_finished() => "o.task_id",
-        Some(_) => "l.task_id",
-    };
-    let given = [
-        (filter.queue.is_some(), "t.queue ="),
-        (filter.task_type.is_some(), "t.task_type ="),
-        (filter.parent.is_some(), "t.parent ="),
-        (filter.before.is_some(), &format!("{id} <")),
-    ];
-    let mut sql = format!("{INFO} FROM {tables}");
-    for (n, (_, condition)) in (2..).zip(given.iter().filter(|(given, _)| *given)) {
-        sql.push_str(&format!(" AND {condition} ${n}"));
+    let mut asked = Asked::after(1);
+    let mut ids = vec![id.to_owned()];
+    for (place, label) in labels.iter().enumerate() {
+        let alias = format!("b{place}");
+        tables.push_str(&format!(" JOIN {schema}.labels {alias} ON {alias}.task_id = t.task_id"));
+        asked.label(&alias, *label);
+        ids.push(format!("{alias}.task_id"));
     }
-    let first = 2 + given.iter().filter(|(given, _)| *given).count();
-    for n in first..first + filter.labels.len() {
-        sql.push_str(&format!(" AND strpos(t.headers, ${n}) > 0"));
+    asked.scope(&filter.scope);
+    let texts = [("t.queue = ?", &filter.queue), ("t.task_type = ?", &filter.task_type)];
+    for (condition, name) in
+        texts.into_iter().filter_map(|(condition, name)| Some((condition, name.as_ref()?)))
+    {
+        asked.add_text(condition, name.as_str());
     }
-    sql.push_str(&format!(" ORDER BY {id} DESC LIMIT $1"));
-    sql
+    if let Some(parent) = filter.parent {
+        asked.add("t.parent = ?", Value::Id(*parent.as_uuid()));
+    }
+    if let Some(before) = filter.before {
+        // Of each table that a list may begin with.
+        ids.iter().for_each(|id| asked.add(&format!("{id} < ?"), Value::Id(*before.as_uuid())));
+    }
+    let sql = format!("{INFO} FROM {tables} WHERE {states}{} ORDER BY {id} DESC LIMIT $1", asked.sql);
+    (sql, asked)
 }
 
 impl Shared {
@@ -154,19 +224,12 @@ impl Shared {
     }
 
     pub(crate) async fn tasks(&self, filter: TaskFilter) -> Result<Vec<TaskInfo>, StoreError> {
-        let text = |name: &Option<stepwell_core::Name>| name.as_ref().map(|name| name.as_str().to_owned());
-        let id = |id: Option<TaskId>| id.map(|id| *id.as_uuid());
-        let sql = list(&self.options.schema, &filter);
-        let rows = self.read(&sql, |query| {
-            let query = query.bind(i64::try_from(filter.limit).unwrap_or(i64::MAX));
-            // What is given, in the order in which the statement names it.
-            let texts = [text(&filter.queue), text(&filter.task_type)];
-            let query = texts.into_iter().flatten().fold(query, Query::bind);
-            let ids = [id(filter.parent), id(filter.before)];
-            let query = ids.into_iter().flatten().fold(query, Query::bind);
-            filter.label_texts().into_iter().fold(query, Query::bind)
-        });
-        rows.await?.iter().map(info).collect::<sqlx::Result<_>>().map_err(|error| self.error(error))
+        let Some(labels) = filter.all_labels() else { return Ok(Vec::new()) };
+        let labels: Vec<_> = labels.into_iter().collect();
+        let (sql, asked) = list(&self.options.schema, &filter, &labels);
+        let limit = i64::try_from(filter.limit).unwrap_or(i64::MAX);
+        let rows = self.read(&sql, |query| asked.bind(query.bind(limit))).await?;
+        rows.iter().map(info).collect::<sqlx::Result<_>>().map_err(|error| self.error(error))
     }
 
     /// Reads a journal in parts, since it may be of any length.
@@ -219,22 +282,35 @@ impl Shared {
 
     pub(crate) async fn waits(
         &self,
+        scope: Scope,
         prefix: String,
         behind: Option<TaskId>,
         limit: usize,
     ) -> Result<Vec<(TaskId, Wait)>, StoreError> {
+        let Some(labels) = scope.possible_labels() else { return Ok(Vec::new()) };
+        let schema = &self.options.schema;
+        let (mut tables, mut asked) = (String::new(), Asked::after(3));
+        if !scope.is_all() {
+            tables.push_str(&format!(" JOIN {schema}.tasks t USING (task_id)"));
+        }
+        for (place, label) in labels.into_iter().enumerate() {
+            tables.push_str(&format!(" JOIN {schema}.labels b{place} USING (task_id)"));
+            asked.label(&format!("b{place}"), label);
+        }
+        asked.scope(&scope);
         let sql = format!(
-            "SELECT w.task_id, w.kind, w.name, w.ordinal, w.target, w.due_at FROM {0}.waits w
+            "SELECT w.task_id, w.kind, w.name, w.ordinal, w.target, w.due_at FROM {schema}.waits w
             WHERE starts_with(w.target, $1) AND w.task_id IN (
-                SELECT DISTINCT o.task_id FROM {0}.waits o
-                WHERE starts_with(o.target, $1) AND ($2::uuid IS NULL OR o.task_id > $2)
+                SELECT DISTINCT o.task_id FROM {schema}.waits o{tables}
+                WHERE starts_with(o.target, $1) AND ($2::uuid IS NULL OR o.task_id > $2){}
                 ORDER BY o.task_id LIMIT $3
             )",
-            self.options.schema
+            asked.sql
         );
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let behind = behind.map(|task_id| *task_id.as_uuid());
-        let rows = self.read(&sql, |query| query.bind(prefix.clone()).bind(behind).bind(limit)).await?;
+        let bind = |query: Query| asked.bind(query.bind(prefix.clone()).bind(behind).bind(limit));
+        let rows = self.read(&sql, bind).await?;
         let waits = rows.iter().map(wait).collect::<sqlx::Result<Vec<(TaskId, Wait)>>>();
         let mut waits = waits.map_err(|error| self.error(error))?;
         waits.sort_unstable_by(|(a, x), (b, y)| (a, &x.key).cmp(&(b, &y.key)));

@@ -16,6 +16,7 @@ use stepwell_core::{Name, NewTask, StoreError, TaskId};
 
 use crate::Shared;
 use crate::answer;
+use crate::args;
 use crate::batch::Sorted;
 use crate::commit::pause;
 use crate::error::Fault;
@@ -204,12 +205,13 @@ impl Shared {
         let sql = format!(
             "SELECT k.task_id, coalesce(l.run_id, o.run_id), coalesce(l.attempt, o.attempt)
             FROM {0}.idempotency_keys k LEFT JOIN {0}.live_tasks l USING (task_id) LEFT JOIN {0}.outcomes o USING (task_id)
-            WHERE k.task_type = $1 AND k.idempotency_key = $2",
+            WHERE k.task_type = $1 AND k.idempotency_key = $2 AND k.key_space = {0}.key_space($3)",
             self.options.schema
         );
         let key = task.idempotency_key.as_ref().map(|key| key.as_str().to_owned());
-        let task_type = task.task_type.as_str().to_owned();
-        let rows = self.read_on(line, &sql, |query| query.bind(task_type.clone()).bind(key.clone())).await?;
+        let (task_type, scope) = (task.task_type.as_str().to_owned(), args::scope(&task.scope));
+        let bind = |query: Query| query.bind(task_type.clone()).bind(key.clone()).bind(scope.clone());
+        let rows = self.read_on(line, &sql, bind).await?;
         let read = |row: &PgRow| {
             let attempt: i64 = row.try_get(2)?;
             let (task_id, run_id): (Uuid, Uuid) = (row.try_get(0)?, row.try_get(1)?);
@@ -227,22 +229,26 @@ impl Shared {
         }
     }
 
-    /// The task in whose favour one was not spawned: the last of its type and concurrency key, which may have begun, or even
-    /// ended, since.
+    /// The task in whose favour one was not spawned: the last of its type, scope and concurrency key, which may have begun,
+    /// or even ended, since.
     async fn waiting(&self, line: &mut Line, task: &NewTask) -> Result<Option<Spawned>, StoreError> {
         let sql = format!(
             "SELECT t.task_id, coalesce(l.run_id, o.run_id) FROM {0}.tasks t
             LEFT JOIN {0}.live_tasks l USING (task_id) LEFT JOIN {0}.outcomes o USING (task_id)
-            WHERE t.task_type = $1 AND t.concurrency_key = $2 AND NOT EXISTS (
-                SELECT FROM {0}.idempotency_keys k WHERE k.task_type = $1 AND k.idempotency_key = $3)
+            WHERE t.task_type = $1 AND t.concurrency_key = $2 AND t.scope IS NOT DISTINCT FROM $4 AND NOT EXISTS (
+                SELECT FROM {0}.idempotency_keys k WHERE k.task_type = $1 AND k.idempotency_key = $3
+                    AND k.key_space = {0}.key_space($4))
             ORDER BY t.task_id DESC LIMIT 1",
             self.options.schema
         );
         let text = |name: &Option<Name>| name.as_ref().map(|name| name.as_str().to_owned());
         let (task_type, key) = (task.task_type.as_str().to_owned(), text(&task.concurrency_key));
         let idempotency_key = text(&task.idempotency_key);
-        let bind =
-            |query: Query| query.bind(task_type.clone()).bind(key.clone()).bind(idempotency_key.clone());
+        let scope = args::scope(&task.scope);
+        let bind = |query: Query| {
+            let query = query.bind(task_type.clone()).bind(key.clone());
+            query.bind(idempotency_key.clone()).bind(scope.clone())
+        };
         let rows = self.read_on(line, &sql, bind).await?;
         let read = |row: &PgRow| -> sqlx::Result<Option<Spawned>> {
             let (task_id, run_id): (Uuid, Option<Uuid>) = (row.try_get(0)?, row.try_get(1)?);

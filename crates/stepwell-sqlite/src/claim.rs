@@ -17,7 +17,7 @@ macro_rules! claimable {
     ($index:literal, $crashes:literal) => {
         concat!(
             "SELECT rowid, task_id, run_id, attempt, min(max_attempts + lost, 4294967295), task_type, params,
-                headers, retry, worker_id, started_at, max_duration, crashes
+                headers, retry, worker_id, started_at, max_duration, crashes, scope
             FROM stepwell_tasks INDEXED BY ",
             $index,
             " WHERE queue = ?1 AND state = 'pending' AND due_at IS NULL AND blocked = 0 AND paused = 0 AND ",
@@ -72,6 +72,7 @@ impl Ready {
             queue: queue.clone(),
             params: get(row, 6)?,
             headers: get(row, 7)?,
+            scope: get(row, 13)?,
             retry: get(row, 8)?,
             journal: None,
             waits: Vec::new(),

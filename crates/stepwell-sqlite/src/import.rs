@@ -4,6 +4,7 @@ use rusqlite::{Connection, OptionalExtension as _, Result, Transaction, Transact
 use stepwell_core::store::{ArrivedMessage, Mailbox, TaskState, Wait};
 use stepwell_core::{TaskId, TaskRecord, Timestamp};
 
+use crate::labels;
 use crate::limits::line_up;
 use crate::rows::{Sql, Statements as _, get, key, opt};
 use crate::transition::add_entries;
@@ -38,8 +39,8 @@ fn insert(conn: &Connection, now: Timestamp, record: &TaskRecord) -> Result<bool
     let task_id = Sql(&info.task_id);
     let (ended, running) = (info.state.is_finished(), info.state == TaskState::Running);
     let there = conn.query_row(
-        "SELECT 1 FROM stepwell_tasks WHERE task_id = ?1 OR (task_type = ?2 AND idempotency_key = ?3)",
-        params![task_id, Sql(&info.task_type), info.idempotency_key.as_ref().map(Sql)],
+        "SELECT 1 FROM stepwell_tasks WHERE task_id = ?1 OR (task_type = ?2 AND idempotency_key = ?3 AND scope = ?4)",
+        params![task_id, Sql(&info.task_type), info.idempotency_key.as_ref().map(Sql), Sql(&info.scope)],
         |_| Ok(()),
     );
     if there.optional()?.is_some() {
@@ -50,9 +51,9 @@ fn insert(conn: &Connection, now: Timestamp, record: &TaskRecord) -> Result<bool
     conn.run(
         "INSERT INTO stepwell_tasks (task_id, run_id, task_type, queue, state, priority, attempt, max_attempts, parent,
             idempotency_key, spawned_at, ready_at, started_at, finished_at, due_at, cancel_at, max_duration, retry, headers,
-            params, failure, output, concurrency_key, code_version, compensating)
+            params, failure, output, concurrency_key, code_version, compensating, scope)
         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23,
-            ?24, ?25)",
+            ?24, ?25, ?26)",
         params![
             task_id,
             Sql(&info.run_id),
@@ -79,8 +80,10 @@ fn insert(conn: &Connection, now: Timestamp, record: &TaskRecord) -> Result<bool
             info.concurrency_key.as_ref().map(Sql),
             info.code_version.as_ref().map(Sql),
             info.state == TaskState::Compensating,
+            Sql(&info.scope),
         ],
     )?;
+    labels::add(conn, info.task_id, &info.headers)?;
     add_entries(conn, info.task_id, journal)?;
     if ended {
         return Ok(true);
@@ -90,8 +93,6 @@ fn insert(conn: &Connection, now: Timestamp, record: &TaskRecord) -> Result<bool
         let sql = "INSERT INTO stepwell_messages (task_id, topic, payload) VALUES (?1, ?2, ?3)";
         conn.run(sql, params![task_id, Sql(topic), Sql(payload)])?;
     }
-    if let Some(key) = &info.concurrency_key {
-        line_up(conn, info.task_id, key)?;
-    }
+    line_up(conn, info.task_id)?;
     Ok(true)
 }

@@ -5,20 +5,20 @@ use stepwell_core::store::{Command, CommandOutcome, NewEvent, NewMessage, NewTas
 use stepwell_core::{Coalesce, Name, WorkerId, after, begun_anew};
 
 use crate::commit::Applying;
-use crate::purge;
 use crate::rows::{Sql, Statements as _, get};
+use crate::{labels, purge};
 
 pub(crate) const EXISTING: &str = "SELECT task_id, run_id, attempt FROM stepwell_tasks
-    WHERE task_type = ?1 AND idempotency_key = ?2";
+    WHERE task_type = ?1 AND idempotency_key = ?2 AND scope = ?3";
 
 /// Tasks that wait for an event, if their queue sees it (`''`: all do).
 pub(crate) const AWAITING: &str = "SELECT DISTINCT task_id FROM stepwell_waits WHERE target = ?1 AND kind = 'event'
         AND (?2 = '' OR ?2 = (SELECT queue FROM stepwell_tasks WHERE stepwell_tasks.task_id = stepwell_waits.task_id))
     ORDER BY task_id";
 
-/// The tasks of a concurrency key and type that have never been claimed, the last first.
+/// The tasks of a concurrency key, scope and type that have never been claimed, the last first.
 pub(crate) const WAITING: &str = "SELECT task_id, run_id FROM stepwell_tasks
-    WHERE concurrency_key = ?1 AND place IS NOT NULL AND task_type = ?2 AND state = 'pending' AND started_at IS NULL
+    WHERE concurrency_key = ?1 AND scope = ?3 AND place IS NOT NULL AND task_type = ?2 AND state = 'pending' AND started_at IS NULL
         AND compensating = 0
     ORDER BY place DESC";
 
@@ -29,9 +29,14 @@ const COMPENSATED: &str = "SELECT max(seq) FROM stepwell_journal WHERE task_id =
 impl Applying<'_> {
     pub(crate) fn spawn(&mut self, new: &NewTask) -> Result<Spawned> {
         if let Some(key) = &new.idempotency_key {
-            let existing = self.conn.one(EXISTING, params![Sql(&new.task_type), Sql(key)], |row| {
-                Ok(Spawned::Existing { task_id: get(row, 0)?, run_id: get(row, 1)?, attempt: row.get(2)? })
-            })?;
+            let existing =
+                self.conn.one(EXISTING, params![Sql(&new.task_type), Sql(key), Sql(&new.scope)], |row| {
+                    Ok(Spawned::Existing {
+                        task_id: get(row, 0)?,
+                        run_id: get(row, 1)?,
+                        attempt: row.get(2)?,
+                    })
+                })?;
             if let Some(existing) = existing {
                 return Ok(existing);
             }
@@ -54,8 +59,9 @@ impl Applying<'_> {
         self.conn.run(
             "INSERT INTO stepwell_tasks (task_id, run_id, task_type, queue, state, priority, attempt, max_attempts,
                 worker_id, parent, idempotency_key, spawned_at, ready_at, started_at, due_at, cancel_at,
-                max_duration, retry, headers, params, concurrency_key, code_version)
-            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21)",
+                max_duration, retry, headers, params, concurrency_key, code_version, scope)
+            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21,
+                ?22)",
             params![
                 Sql(&new.task_id),
                 Sql(&new.run_id),
@@ -77,11 +83,13 @@ impl Applying<'_> {
                 Sql(&new.headers),
                 Sql(&new.params),
                 new.concurrency_key.as_ref().map(Sql),
-                new.code_version.as_ref().map(Sql)
+                new.code_version.as_ref().map(Sql),
+                Sql(&new.scope)
             ],
         )?;
-        if let Some(key) = &new.concurrency_key {
-            self.line_up(new.task_id, key)?;
+        labels::add(self.conn, new.task_id, &new.headers)?;
+        if new.concurrency_key.is_some() {
+            self.line_up(new.task_id)?;
         }
         if !claimed {
             self.news.ready.push((new.queue.clone(), 1));
@@ -92,9 +100,8 @@ impl Applying<'_> {
     /// Of a task that is not to be spawned: the one that waits in its place.
     fn coalesce(&mut self, new: &NewTask) -> Result<Option<Spawned>> {
         let Some((coalesce, key)) = new.coalesce.zip(new.concurrency_key.as_ref()) else { return Ok(None) };
-        let waiting = self
-            .conn
-            .all(WAITING, params![Sql(key), Sql(&new.task_type)], |row| Ok((get(row, 0)?, get(row, 1)?)))?;
+        let asked = params![Sql(key), Sql(&new.task_type), Sql(&new.scope)];
+        let waiting = self.conn.all(WAITING, asked, |row| Ok((get(row, 0)?, get(row, 1)?)))?;
         match waiting.first() {
             Some(&(task_id, run_id)) if coalesce != Coalesce::Replace => {
                 return Ok(Some(Spawned::Waiting { task_id, run_id }));
@@ -177,7 +184,7 @@ impl Applying<'_> {
                 {
                     self.add_entries(task_id, &[begun_anew(seq.unsigned_abs() + 1, self.now)])?;
                 }
-                self.line_up_again(task_id)?;
+                self.line_up(task_id)?;
                 self.make_ready(task_id)?;
             }
             Command::Delete(_) if state.is_finished() => match purge::needed_by(self.conn, task_id)? {

@@ -23,6 +23,7 @@ mod history;
 mod identity;
 mod import;
 mod intake;
+mod labels;
 mod limits;
 mod liveness;
 mod location;
@@ -53,8 +54,8 @@ use stepwell_core::store::{
     Wait,
 };
 use stepwell_core::{
-    BoxFuture, Entry, Name, QueueInfo, Runtime, Store, StoreError, TaskFilter, TaskId, TaskInfo, TaskRecord,
-    TaskTypeInfo, Timestamp, WorkerInfo,
+    BoxFuture, Entry, Name, QueueInfo, Runtime, Scope, Store, StoreError, TaskFilter, TaskId, TaskInfo,
+    TaskRecord, TaskTypeInfo, Timestamp, WorkerInfo,
 };
 use tokio::sync::oneshot;
 
@@ -221,11 +222,12 @@ impl Store for SqliteStore {
 
     fn waits(
         &self,
+        scope: Scope,
         prefix: String,
         behind: Option<TaskId>,
         limit: usize,
     ) -> BoxFuture<'static, Result<Vec<(TaskId, Wait)>, StoreError>> {
-        self.query(move |conn| waits::beginning_with(conn, &prefix, behind, limit))
+        self.query(move |conn| waits::beginning_with(conn, &scope, &prefix, behind, limit))
     }
 
     fn mailbox(&self, task_id: TaskId) -> BoxFuture<'static, Result<Mailbox, StoreError>> {

@@ -15,6 +15,20 @@ use crate::rows::{Sql, Statements as _, get, opt};
 pub(crate) const RUNNING: &str = "SELECT count(*) FROM stepwell_tasks
     WHERE state = 'running' AND queue = ?1 AND (?2 IS NULL OR worker_id = ?2)";
 
+/// Gives a task that has a concurrency key the last place among the others of the key and its scope.
+pub(crate) const LINE_UP: &str = "UPDATE stepwell_tasks SET (place, blocked) = (
+        SELECT coalesce(max(o.place), 0) + 1, count(*) > 0 FROM stepwell_tasks o
+        WHERE o.concurrency_key = stepwell_tasks.concurrency_key AND o.scope = stepwell_tasks.scope
+            AND o.place IS NOT NULL)
+    WHERE task_id = ?1 AND concurrency_key IS NOT NULL";
+
+/// The task whose turn it is by the concurrency key and scope of a task that has ended.
+pub(crate) const NEXT_OF_KEY: &str = "SELECT o.task_id, o.queue, o.blocked, o.place
+    FROM stepwell_tasks ended CROSS JOIN stepwell_tasks o
+    WHERE ended.task_id = ?1 AND o.concurrency_key = ended.concurrency_key AND o.scope = ended.scope
+        AND o.place IS NOT NULL
+    ORDER BY o.place LIMIT 1";
+
 /// A queue that somebody has changed.
 pub(crate) struct Queue {
     pub(crate) paused: bool,
@@ -40,17 +54,8 @@ impl Queue {
 }
 
 /// A task joins the others of its concurrency key, last.
-pub(crate) fn line_up(conn: &Connection, task_id: TaskId, key: &Name) -> Result<()> {
-    conn
-        .run(
-            "UPDATE stepwell_tasks SET
-                place = (SELECT coalesce(max(place), 0) + 1 FROM stepwell_tasks
-                    WHERE concurrency_key = ?2 AND place IS NOT NULL),
-                blocked = EXISTS (SELECT 1 FROM stepwell_tasks WHERE concurrency_key = ?2 AND place IS NOT NULL)
-            WHERE task_id = ?1",
-            params![Sql(&task_id), Sql(key)],
-        )
-        .map(drop)
+pub(crate) fn line_up(conn: &Connection, task_id: TaskId) -> Result<()> {
+    conn.run(LINE_UP, params![Sql(&task_id)]).map(drop)
 }
 
 impl Applying<'_> {
@@ -151,34 +156,16 @@ impl Applying<'_> {
     }
 
     /// A task joins the others of its concurrency key, last.
-    pub(crate) fn line_up(&self, task_id: TaskId, key: &Name) -> Result<()> {
-        line_up(self.conn, task_id, key)
-    }
-
-    /// A task that had ended joins the others of its concurrency key, if it has one.
-    pub(crate) fn line_up_again(&self, task_id: TaskId) -> Result<()> {
-        let sql = "SELECT concurrency_key FROM stepwell_tasks WHERE task_id = ?1";
-        match self.conn.one(sql, params![Sql(&task_id)], |row| opt::<Name>(row, 0))?.flatten() {
-            Some(key) => self.line_up(task_id, &key),
-            None => Ok(()),
-        }
+    pub(crate) fn line_up(&self, task_id: TaskId) -> Result<()> {
+        line_up(self.conn, task_id)
     }
 
     /// A task of a concurrency key has ended: it is the turn of the next.
-    pub(crate) fn end_turn(&mut self, key: &Name, place: i64) -> Result<()> {
-        let next = self.conn.one(
-            "SELECT task_id, queue, blocked, place FROM stepwell_tasks
-            WHERE concurrency_key = ?1 AND place IS NOT NULL ORDER BY place LIMIT 1",
-            params![Sql(key)],
-            |row| {
-                Ok((
-                    get::<TaskId>(row, 0)?,
-                    get::<Name>(row, 1)?,
-                    row.get::<_, bool>(2)?,
-                    row.get::<_, i64>(3)?,
-                ))
-            },
-        )?;
+    pub(crate) fn end_turn(&mut self, task_id: TaskId, place: i64) -> Result<()> {
+        let next = self.conn.one(NEXT_OF_KEY, params![Sql(&task_id)], |row| {
+            let (task_id, queue): (TaskId, Name) = (get(row, 0)?, get(row, 1)?);
+            Ok((task_id, queue, row.get::<_, bool>(2)?, row.get::<_, i64>(3)?))
+        })?;
         if let Some((task_id, queue, true, next)) = next
             && next > place
         {

@@ -27,6 +27,7 @@ pub(crate) fn needed_by(conn: &Connection, task_id: TaskId) -> Result<Option<Tas
 /// Removes a task and all that belongs to it.
 pub(crate) fn delete(conn: &Connection, task_id: TaskId) -> Result<()> {
     conn.run("DELETE FROM stepwell_tasks WHERE task_id = ?1", params![Sql(&task_id)])?;
+    conn.run("DELETE FROM stepwell_labels WHERE task_id = ?1", params![Sql(&task_id)])?;
     conn.run("DELETE FROM stepwell_journal WHERE task_id = ?1", params![Sql(&task_id)])?;
     conn.run("DELETE FROM stepwell_history WHERE task_id = ?1", params![Sql(&task_id)])?;
     Ok(())

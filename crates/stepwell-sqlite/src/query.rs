@@ -7,14 +7,14 @@ use rusqlite::{Connection, Result, Row, params};
 use stepwell_core::store::{Ends, Finish, TaskFilter, TaskInfo, TaskState};
 use stepwell_core::{Entry, TaskId};
 
+use crate::labels::{Conditions, Label, rarest_first};
 use crate::rows::{Sql, Statements as _, entry, get, opt};
 
 const INFO: &str =
     "SELECT task_id, run_id, task_type, queue,
         CASE WHEN compensating = 1 AND finished_at IS NULL THEN 'compensating' ELSE state END, params, output, failure, headers, priority,
         attempt, max_attempts, parent, idempotency_key, cancel_requested, spawned_at, started_at, finished_at,
-        due_at, concurrency_key, code_version, retry, max_duration, cancel_at, paused
-    FROM stepwell_tasks";
+        due_at, concurrency_key, code_version, retry, max_duration, cancel_at, paused, scope";
 
 fn info(row: &Row<'_>) -> Result<TaskInfo> {
     Ok(TaskInfo {
@@ -45,11 +45,12 @@ fn info(row: &Row<'_>) -> Result<TaskInfo> {
             .map(|micros| Duration::from_micros(micros.unsigned_abs())),
         cancel_at: opt(row, 23)?,
         paused: row.get(24)?,
+        scope: get(row, 25)?,
     })
 }
 
 pub(crate) fn task(conn: &Connection, task_id: TaskId) -> Result<Option<TaskInfo>> {
-    conn.one(&format!("{INFO} WHERE task_id = ?1"), params![Sql(&task_id)], info)
+    conn.one(&format!("{INFO} FROM stepwell_tasks WHERE task_id = ?1"), params![Sql(&task_id)], info)
 }
 
 pub(crate) fn ends(conn: &Connection, tasks: &[TaskId]) -> Result<Ends> {
@@ -62,42 +63,53 @@ pub(crate) fn ends(conn: &Connection, tasks: &[TaskId]) -> Result<Ends> {
 }
 
 pub(crate) fn tasks(conn: &Connection, filter: &TaskFilter) -> Result<Vec<TaskInfo>> {
-    let (sql, params) = list(filter);
+    let Some(labels) = filter.all_labels() else { return Ok(Vec::new()) };
+    let mut labels: Vec<_> = labels.into_iter().collect();
+    rarest_first(conn, &mut labels)?;
+    let (sql, params) = list(filter, &labels);
     let limit = i64::try_from(filter.limit).unwrap_or(i64::MAX);
     let params: Vec<&dyn ToSql> = params.iter().map(|param| &**param).chain([&limit as &dyn ToSql]).collect();
     conn.all(&sql, &*params, info)
 }
 
-/// The statement for a filter, and its parameters but the last, the limit. Only the conditions that the filter has, so
-/// that SQLite picks the index for these; the state as a literal, as partial indexes ask for it.
-pub(crate) fn list(filter: &TaskFilter) -> (String, Vec<Box<dyn ToSql + '_>>) {
-    let mut conditions = Vec::new();
-    let mut params: Vec<Box<dyn ToSql + '_>> = Vec::new();
+/// The statement for a filter whose labels are these, and its parameters but the last, the limit. Only the conditions that
+/// the filter has, so that SQLite picks the index for these; the state as a literal, as partial indexes ask for it.
+pub(crate) fn list<'a>(filter: &'a TaskFilter, labels: &[Label<'a>]) -> (String, Vec<Box<dyn ToSql + 'a>>) {
+    let mut asked = Conditions::default();
+    // The tasks of the first label are read in order; `CROSS JOIN` lets SQLite begin with no other table.
+    let (tables, id) = match labels.split_first() {
+        None => ("stepwell_tasks", "task_id"),
+        Some(((name, value), others)) => {
+            asked.add("name = ? AND value = ?", [Box::new(*name) as _, Box::new(*value) as _]);
+            others.iter().for_each(|label| asked.label(*label));
+            (
+                "(SELECT name, value, task_id AS labelled FROM stepwell_labels) CROSS JOIN stepwell_tasks
+                    ON task_id = labelled",
+                "labelled",
+            )
+        }
+    };
+    asked.scope(&filter.scope);
     if let Some(state) = filter.state {
-        conditions.push(match state {
+        let state = match state {
             TaskState::Compensating => "compensating = 1 AND finished_at IS NULL".into(),
             state if state.is_finished() => format!("state = '{state}'"),
             state => format!("state = '{state}' AND compensating = 0"),
-        });
+        };
+        asked.add(&state, None);
     }
-    for text in filter.label_texts() {
-        conditions.push("instr(headers, ?) > 0".into());
-        params.push(Box::new(text));
-    }
-    let given: [(&str, Option<Box<dyn ToSql + '_>>); 4] = [
+    let given: [(&str, Option<Box<dyn ToSql + 'a>>); 4] = [
         ("queue = ?", filter.queue.as_ref().map(|queue| Box::new(Sql(queue)) as _)),
         ("task_type = ?", filter.task_type.as_ref().map(|task_type| Box::new(Sql(task_type)) as _)),
         ("parent = ?", filter.parent.as_ref().map(|parent| Box::new(Sql(parent)) as _)),
-        ("task_id < ?", filter.before.as_ref().map(|before| Box::new(Sql(before)) as _)),
+        (&format!("{id} < ?"), filter.before.as_ref().map(|before| Box::new(Sql(before)) as _)),
     ];
     for (condition, param) in given {
         if let Some(param) = param {
-            conditions.push(condition.into());
-            params.push(param);
+            asked.add(condition, [param]);
         }
     }
-    let conditions = if conditions.is_empty() { "TRUE".into() } else { conditions.join(" AND ") };
-    (format!("{INFO} WHERE {conditions} ORDER BY task_id DESC LIMIT ?"), params)
+    (format!("{INFO} FROM {tables} WHERE {} ORDER BY {id} DESC LIMIT ?", asked.all()), asked.params)
 }
 
 pub(crate) fn journal(conn: &Connection, task_id: TaskId) -> Result<Vec<Entry>> {

@@ -4,7 +4,7 @@ use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, 
 use rusqlite::{OptionalExtension, Params, Row};
 use stepwell_core::store::{Headers, TaskState, WorkerState};
 use stepwell_core::{
-    Entry, Failure, Key, Kind, Name, Outcome, Payload, RetryStrategy, RunId, ScheduleVersion, TaskId,
+    Entry, Failure, Key, Kind, Name, Outcome, Payload, RetryStrategy, RunId, ScheduleVersion, Scope, TaskId,
     Timestamp, WorkerId, from_micros,
 };
 
@@ -88,6 +88,15 @@ impl Column for Name {
     }
     fn write(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
         borrowed(self.as_str())
+    }
+}
+
+impl Column for Scope {
+    fn read(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        Self::from_text(value.as_str()?).map_err(other)
+    }
+    fn write(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(ToSqlOutput::Owned(Value::Text(self.to_text())))
     }
 }
 

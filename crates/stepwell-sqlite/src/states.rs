@@ -10,7 +10,7 @@ use crate::rows::{Sql, Statements as _, get, opt};
 /// A task that is to end. With a run it is the fence as well: the run must own the task.
 pub(crate) const TO_END: &str =
     "SELECT rowid, parent IS NOT NULL OR idempotency_key IS NOT NULL OR concurrency_key IS NOT NULL,
-        cancel_requested, state, queue, concurrency_key, place,
+        cancel_requested, state, queue, place,
         EXISTS (SELECT 1 FROM stepwell_waits WHERE task_id = ?1),
         EXISTS (SELECT 1 FROM stepwell_messages WHERE task_id = ?1)
     FROM stepwell_tasks
@@ -55,7 +55,6 @@ struct Ending {
     cancel_requested: bool,
     ran: bool,
     queue: Name,
-    key: Option<Name>,
     place: Option<i64>,
     waits: bool,
     mail: bool,
@@ -240,10 +239,9 @@ impl Applying<'_> {
                 cancel_requested: row.get(2)?,
                 ran: get::<TaskState>(row, 3)? == TaskState::Running,
                 queue: get(row, 4)?,
-                key: opt(row, 5)?,
-                place: row.get(6)?,
-                waits: row.get(7)?,
-                mail: row.get(8)?,
+                place: row.get(5)?,
+                waits: row.get(6)?,
+                mail: row.get(7)?,
             })
         })?;
         let Some(ending) = found else { return Ok(None) };
@@ -266,8 +264,8 @@ impl Applying<'_> {
         if ending.ran {
             self.make_room(&ending.queue)?;
         }
-        if let (Some(key), Some(place)) = (&ending.key, ending.place) {
-            self.end_turn(key, place)?;
+        if let Some(place) = ending.place {
+            self.end_turn(task_id, place)?;
         }
         if known {
             self.awaiting(task_id)?.into_iter().try_for_each(|waiting| self.notify(waiting))?;

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use rusqlite::types::ToSql;
 use rusqlite::{Connection, Result, params};
 use stepwell_core::store::{ArrivedMessage, Facts, Finish, Wait};
-use stepwell_core::{Key, Kind, Name, Payload, TaskId, deleted};
+use stepwell_core::{Key, Kind, Name, Payload, Scope, TaskId, deleted};
 
 use crate::commit::Applying;
+use crate::labels::Conditions;
 use crate::rows::{Sql, Statements as _, get, key, opt};
 
 /// The tasks that wait for the end of a task.
@@ -32,20 +34,37 @@ pub(crate) fn add_wait(conn: &Connection, task_id: TaskId, wait: &Wait) -> Resul
 /// What tasks wait for whose target begins so. Texts are ordered by their bytes, and none of them has one over U+10FFFF.
 pub(crate) fn beginning_with(
     conn: &Connection,
+    scope: &Scope,
     prefix: &str,
     behind: Option<TaskId>,
     limit: usize,
 ) -> Result<Vec<(TaskId, Wait)>> {
-    let mut waits = conn.all(
+    let Some(labels) = scope.possible_labels() else { return Ok(Vec::new()) };
+    let mut theirs = Conditions::default();
+    labels.into_iter().for_each(|label| theirs.label(label));
+    theirs.scope(scope);
+    let within = match scope.is_all() {
+        true => String::new(),
+        false => format!(
+            "AND EXISTS (SELECT 1 FROM stepwell_tasks WHERE stepwell_tasks.task_id = stepwell_waits.task_id AND {})",
+            theirs.all()
+        ),
+    };
+    let sql = format!(
         "SELECT kind, name, ordinal, target, due_at, task_id FROM stepwell_waits
         WHERE target >= ?1 AND target < ?1 || char(1114111) AND task_id IN (
             SELECT DISTINCT task_id FROM stepwell_waits
-            WHERE target >= ?1 AND target < ?1 || char(1114111) AND (?2 IS NULL OR task_id > ?2)
-            ORDER BY task_id LIMIT ?3
+            WHERE target >= ?1 AND target < ?1 || char(1114111) AND (?2 IS NULL OR task_id > ?2) {within}
+            ORDER BY task_id LIMIT {}
         )",
-        params![prefix, behind.as_ref().map(Sql), i64::try_from(limit).unwrap_or(i64::MAX)],
-        |row| Ok((get(row, 5)?, Wait { key: key(row, 0)?, target: opt(row, 3)?, due_at: opt(row, 4)? })),
-    )?;
+        i64::try_from(limit).unwrap_or(i64::MAX)
+    );
+    let behind = behind.as_ref().map(Sql);
+    let given: [&dyn ToSql; 2] = [&prefix, &behind];
+    let given: Vec<_> = given.into_iter().chain(theirs.params.iter().map(|param| &**param)).collect();
+    let mut waits = conn.all(&sql, &*given, |row| {
+        Ok((get(row, 5)?, Wait { key: key(row, 0)?, target: opt(row, 3)?, due_at: opt(row, 4)? }))
+    })?;
     waits.sort_unstable_by(|(a, x): &(TaskId, Wait), (b, y)| (a, &x.key).cmp(&(b, &y.key)));
     Ok(waits)
 }

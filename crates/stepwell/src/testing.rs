@@ -33,8 +33,8 @@ use stepwell_core::store::{
     Wait,
 };
 use stepwell_core::{
-    BoxFuture, Entry, Error, MemoryStore, Name, QueueInfo, Runtime, Store, StoreError, TaskFilter, TaskId,
-    TaskInfo, TaskRecord, TaskTypeInfo, Timestamp, WorkerInfo, WorkerOptions, from_micros,
+    BoxFuture, Entry, Error, MemoryStore, Name, QueueInfo, Runtime, Scope, Store, StoreError, TaskFilter,
+    TaskId, TaskInfo, TaskRecord, TaskTypeInfo, Timestamp, WorkerInfo, WorkerOptions, from_micros,
 };
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -225,11 +225,12 @@ where
 
     fn waits(
         &self,
+        scope: Scope,
         prefix: String,
         behind: Option<TaskId>,
         limit: usize,
     ) -> BoxFuture<'static, Result<Vec<(TaskId, Wait)>, StoreError>> {
-        self.store.waits(prefix, behind, limit)
+        self.store.waits(scope, prefix, behind, limit)
     }
 
     fn mailbox(&self, task_id: TaskId) -> BoxFuture<'static, Result<Mailbox, StoreError>> {

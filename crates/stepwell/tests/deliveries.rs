@@ -300,6 +300,7 @@ fn replay_store(
                     queue: info.queue.clone(),
                     params: info.params.clone(),
                     headers: info.headers.clone(),
+                    scope: info.scope.clone(),
                     retry: RetryStrategy::None,
                     journal: Some(journal),
                     waits: Vec::new(),

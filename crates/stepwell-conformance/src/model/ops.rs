@@ -46,6 +46,7 @@ pub(super) struct Spawn {
     pub(super) turn: Option<usize>,
     pub(super) coalesce: Option<Coalesce>,
     pub(super) version: Option<usize>,
+    pub(super) scope: usize,
     pub(super) max_delay: Option<u64>,
     pub(super) max_duration: Option<u64>,
     pub(super) claim_by: Option<u128>,
@@ -117,12 +118,12 @@ fn spawn() -> impl Strategy<Value = Spawn> {
     let when = (of(0..4_u64), prop::option::weighted(0.3, 0..3_usize), small(), small(), of(0..3_u128));
     let coalesce = prop_oneof![Just(Coalesce::Reuse), Just(Coalesce::Replace), Just(Coalesce::Reject)];
     let turn = (0..2_usize, prop::option::weighted(0.4, coalesce));
-    let who = (prop::option::weighted(0.3, turn), prop::option::weighted(0.1, 0..2_usize));
+    let who = (prop::option::weighted(0.3, turn), prop::option::weighted(0.1, 0..2_usize), 0..3_usize);
     (what, when, who).prop_map(
         |(
             (task_type, queue, priority, attempts),
             (delay, key, max_delay, max_duration, claim_by),
-            (turn, version),
+            (turn, version, scope),
         )| Spawn {
             task_type,
             queue,
@@ -133,6 +134,7 @@ fn spawn() -> impl Strategy<Value = Spawn> {
             turn: turn.map(|(key, _)| key),
             coalesce: turn.and_then(|(_, coalesce)| coalesce),
             version,
+            scope,
             max_delay,
             max_duration,
             claim_by,

@@ -9,7 +9,7 @@ use stepwell_core::store::{Batch, Committed, ScheduleFilter, TaskFilter, TaskInf
 use super::World;
 use super::normal::{Ids, Told};
 use super::ops::Op;
-use super::world::seconds_in;
+use super::world::{scopes, seconds_in};
 use crate::backend::Backend;
 use crate::handle::Handle;
 use crate::make::{claim, claims, name};
@@ -107,13 +107,16 @@ async fn both(
 async fn lists(model: &mut Side, store: &mut Side) -> Result<(), String> {
     let parent = model.world.task(1);
     for state in [None].into_iter().chain(TaskState::ALL.map(Some)) {
-        for (queue, task_type, parent) in [
-            (None, None, None),
-            (Some(name("queue1")), Some(name("type1")), None),
-            (None, None, Some(parent)),
+        let [_, tenant, of_queue] = scopes();
+        let all = TaskFilter { state, limit: 2, ..TaskFilter::default() };
+        let of_type = Some(name("type1"));
+        for mut filter in [
+            all.clone(),
+            TaskFilter { queue: Some(name("queue1")), task_type: of_type.clone(), ..all.clone() },
+            TaskFilter { parent: Some(parent), ..all.clone() },
+            TaskFilter { scope: tenant, ..all.clone() },
+            TaskFilter { scope: of_queue, task_type: of_type, ..all },
         ] {
-            let mut filter =
-                TaskFilter { state, queue, task_type, parent, limit: 2, ..TaskFilter::default() };
             loop {
                 let expected = model.list(&filter).await;
                 same("a list", &expected, &store.list(&filter).await)?;

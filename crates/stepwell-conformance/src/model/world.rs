@@ -8,7 +8,7 @@ use stepwell_core::store::{
 };
 use stepwell_core::{
     Entry, Failure, FailureKind, Key, Kind, Outcome, QueueAction, QueueChange, QueueLimits, RateLimit, RunId,
-    ScheduleVersion, TaskId, Timestamp, after,
+    ScheduleVersion, Scope, TaskId, Timestamp, after,
 };
 
 use super::ops::{Does, Event, NextOp, Op, QueueOp, ScheduleOp, Spawn, WaitOp};
@@ -78,6 +78,8 @@ impl World {
         new.cancellation.max_duration = op.max_duration.map(Duration::from_secs);
         new.claim_by = op.claim_by.map(worker_id);
         new.headers.insert("n".into(), self.counter.into());
+        new.headers.insert("tenant".into(), if op.priority == 0 { "a".into() } else { "b".into() });
+        new.scope = scopes()[op.scope].clone();
         new.parent = parent;
         new
     }
@@ -255,6 +257,12 @@ impl World {
         }
         batch
     }
+}
+
+/// The scopes that tasks are spawned in.
+pub(super) fn scopes() -> [Scope; 3] {
+    let all = Scope::default();
+    [all.clone(), all.clone().label("tenant", "a"), all.queue(name("queue1"))]
 }
 
 /// How many seconds pass before the batch of these operations.

@@ -1,7 +1,7 @@
 //! Lists of tasks.
 
 use stepwell_core::store::{Command, Finish, NewTask, Next, TaskFilter, Wait};
-use stepwell_core::{TaskId, TaskInfo, TaskState};
+use stepwell_core::{Scope, TaskId, TaskInfo, TaskState};
 
 use crate::backend::Backend;
 use crate::make::*;
@@ -107,7 +107,7 @@ pub async fn waits(backend: &impl Backend) {
         .unwrap();
     store.apply(awaiting(runs[3], [for_event("a/z")], SUSPEND)).await.unwrap();
     let waits = async |prefix: &str, behind: Option<u128>, limit| {
-        store.0.waits(prefix.into(), behind.map(task_id), limit).await.unwrap()
+        store.0.waits(Scope::default(), prefix.into(), behind.map(task_id), limit).await.unwrap()
     };
     let first = vec![(task_id(1), for_event("a/a")), (task_id(1), due("a/b"))];
     let second = vec![(task_id(2), for_event("a/\u{10fffe}")), (task_id(2), for_message("a/m", 1))];
@@ -127,14 +127,17 @@ pub async fn labels(backend: &impl Backend) {
         headers: labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).into())).collect(),
         ..new_task(n)
     };
-    let odd = ("a \"b\" ü\0", "c \\ 'd' %_");
+    let (odd, nul) = (("a \"b\" ü", "c \\ 'd' %_"), ("nul", "a\0b"));
+    let (name, value) = ("n".repeat(512), "ü".repeat(256));
+    let long = (name.as_str(), value.as_str());
+    let too_long = value.clone() + "x";
     store
         .spawn([
             labelled(1, &[("tenant", "a"), ("kind", "x")]),
             labelled(2, &[("tenant", "b"), ("kind", "x")]),
             labelled(3, &[("tenant", "ab")]),
-            labelled(4, &[odd, ("tenant", "a")]),
-            labelled(5, &[("a", "tenant")]),
+            labelled(4, &[odd, ("tenant", "a"), nul, ("", "empty")]),
+            labelled(5, &[("a", "tenant"), long, ("long", &too_long), ("traceparent", "00-1-2-01")]),
         ])
         .await;
     let found = async |labels: &[(&str, &str)], state| {
@@ -145,4 +148,9 @@ pub async fn labels(backend: &impl Backend) {
     assert_eq!(found(&[("tenant", "a"), ("kind", "x")], Some(TaskState::Pending)).await, [task_id(1)]);
     assert_eq!(found(&[("kind", "x"), ("tenant", "ab")], None).await, []);
     assert_eq!(found(&[odd], None).await, [task_id(4)]);
+    assert_eq!(found(&[long], None).await, [task_id(5)]);
+    for none in [nul, ("", "empty"), ("long", &too_long), ("traceparent", "00-1-2-01")] {
+        assert_eq!(found(&[none], None).await, [], "{none:?} is no label");
+        assert_eq!(found(&[("tenant", "a"), none], None).await, [], "{none:?} is no label");
+    }
 }

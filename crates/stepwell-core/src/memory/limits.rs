@@ -3,11 +3,12 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{State, Task};
+use super::{State, Task, concurrency_key};
 use crate::crash::SUSPECT_CRASHES;
 use crate::ids::TaskId;
 use crate::name::Name;
 use crate::queue::{QueueAction, QueueChange, QueueInfo, QueueLimits};
+use crate::scope::Scope;
 use crate::store::{Claim, NewTask, News, TaskState};
 use crate::time::Timestamp;
 
@@ -127,7 +128,7 @@ impl State {
     /// A task joins the others of its concurrency key, last.
     pub(super) fn line_up(&mut self, task_id: TaskId) {
         let Some(task) = self.tasks.get_mut(&task_id) else { return };
-        if let Some(key) = task.new.concurrency_key.clone() {
+        if let Some(key) = concurrency_key(&task.new) {
             self.places += 1;
             task.place = self.places;
             self.keys.entry(key).or_default().insert((self.places, task_id));
@@ -135,7 +136,13 @@ impl State {
     }
 
     /// A task of a concurrency key has ended: it is the turn of the next.
-    pub(super) fn end_turn(&mut self, now: Timestamp, key: &Name, turn: (u64, TaskId), news: &mut News) {
+    pub(super) fn end_turn(
+        &mut self,
+        now: Timestamp,
+        key: &(Scope, Name),
+        turn: (u64, TaskId),
+        news: &mut News,
+    ) {
         let Some(line) = self.keys.get_mut(key) else { return };
         let was_first = line.first() == Some(&turn);
         line.remove(&turn);
@@ -153,7 +160,7 @@ impl State {
 
     /// Whether no other task of its concurrency key comes before it.
     pub(super) fn has_turn(&self, task: &NewTask) -> bool {
-        let line = task.concurrency_key.as_ref().and_then(|key| self.keys.get(key));
+        let line = concurrency_key(task).and_then(|key| self.keys.get(&key));
         line.and_then(BTreeSet::first).is_none_or(|(_, first)| *first == task.task_id)
     }
 

@@ -21,7 +21,7 @@ END $$;
 -- The fence: whether each run owns its task. What keeps it so until the commit is the lock on the worker's row, without
 -- which nobody takes a task from its worker. `parents` and `keys` are of those that do.
 CREATE FUNCTION stepwell.fence(p_tasks uuid[], p_runs uuid[], OUT accepted boolean[], OUT cancel_requested boolean[],
-    OUT parents uuid[], OUT keys text[])
+    OUT parents uuid[], OUT keys stepwell.turn[])
 LANGUAGE plpgsql AS $$
 DECLARE
     v_tasks uuid[];
@@ -33,7 +33,7 @@ BEGIN
     FOR tries IN 1 .. 100 LOOP
         SELECT array_agg(o.task_id), array_agg(o.run_id), array_agg(o.cancel_requested), array_agg(o.worker_id),
             array_agg(o.parent) FILTER (WHERE o.parent IS NOT NULL),
-            array_agg(o.concurrency_key) FILTER (WHERE o.concurrency_key IS NOT NULL)
+            array_agg(ROW(o.key_space, o.concurrency_key)::stepwell.turn) FILTER (WHERE o.concurrency_key IS NOT NULL)
         INTO v_tasks, v_runs, v_asked, v_workers, parents, keys
         FROM (
             SELECT l.* FROM stepwell.live_tasks l WHERE l.task_id = ANY (p_tasks) AND l.state = 'running'
@@ -108,9 +108,10 @@ CREATE FUNCTION stepwell.commit(
     ev_of integer[], ev_name text[], ev_queue text[], ev_payload text[],
     m_of integer[], m_task uuid[], m_topic text[], m_payload text[],
     s_of integer[], s_seq bigint[], s_task uuid[], s_run uuid[], s_type text[], s_queue text[], s_priority integer[],
-    s_max_attempts bigint[], s_parent uuid[], s_idempotency_key text[], s_concurrency_key text[],
+    s_max_attempts bigint[], s_parent uuid[], s_scope text[], s_idempotency_key text[], s_concurrency_key text[],
     s_coalesce text[], s_code_version text[], s_start_at timestamptz[], s_max_delay bigint[], s_max_duration bigint[],
     s_claim_by uuid[], s_retry text[], s_headers text[], s_params text[],
+    b_of integer[], b_name text[], b_value text[],
     c_command text[], c_task uuid[],
     h_name text[], h_seen uuid[], h_version uuid[], h_definition text[], h_next_at timestamptz[], h_last_task uuid[],
     h_unless_running boolean[],
@@ -126,7 +127,8 @@ CREATE FUNCTION stepwell.commit(
     OUT cl_of integer[], OUT cl_task uuid[], OUT cl_run uuid[], OUT cl_attempt bigint[], OUT cl_crashes bigint[], OUT cl_lost bigint[],
     OUT cl_had_it boolean[],
     OUT cl_max_attempts bigint[], OUT cl_type text[], OUT cl_queue text[], OUT cl_params text[],
-    OUT cl_headers text[], OUT cl_retry text[], OUT cl_apart uuid[], OUT cl_waits json, OUT cl_facts json, OUT cl_poked jsonb,
+    OUT cl_headers text[], OUT cl_scope text[], OUT cl_retry text[], OUT cl_apart uuid[], OUT cl_waits json,
+    OUT cl_facts json, OUT cl_poked jsonb,
     OUT j_of integer[], OUT j_seq bigint[], OUT j_kind text[], OUT j_name text[], OUT j_ordinal bigint[],
     OUT j_outcome text[], OUT j_payload text[], OUT j_at timestamptz[],
     OUT next_due timestamptz[],
@@ -136,7 +138,7 @@ SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan S
 SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off SET enable_material = off SET jit = off AS $$
 DECLARE
     v_parents uuid[];
-    v_keys text[];
+    v_keys stepwell.turn[];
     v_rows uuid[];
     v_tasks uuid[];
     v_states text[];
@@ -198,8 +200,9 @@ BEGIN
         OR s_concurrency_key IS NOT NULL AND p_batch IS NOT NULL
     THEN
         PERFORM stepwell.lock_names(ARRAY (SELECT DISTINCT target FROM unnest(w_kind, w_target) AS w(kind, target)
-            WHERE kind = 'event'), ev_name, v_keys || ARRAY (SELECT DISTINCT key FROM unnest(s_concurrency_key) AS key
-            WHERE key IS NOT NULL));
+            WHERE kind = 'event'), ev_name, v_keys || ARRAY (
+                SELECT DISTINCT ROW(stepwell.key_space(s.scope), s.key)::stepwell.turn
+                FROM unnest(s_scope, s_concurrency_key) AS s(scope, key) WHERE s.key IS NOT NULL));
     END IF;
     -- Before these locks only: whoever held one of them has an earlier time.
     r_now := coalesce(p_now, clock_timestamp());
@@ -283,8 +286,8 @@ BEGIN
         IF s_of[1] IS NOT NULL THEN
             SELECT s.* INTO r FROM stepwell.spawn(r_now, p_batch, v_limited, ARRAY (SELECT coalesce(t_accepted[of], false)
                 FROM unnest(s_of) WITH ORDINALITY AS o(of, i) ORDER BY i), s_task, s_run, s_type, s_queue, s_priority,
-                s_max_attempts, s_parent, s_idempotency_key, s_concurrency_key, s_coalesce, s_code_version, s_start_at,
-                s_max_delay, s_max_duration, s_claim_by, s_retry, s_headers, s_params) s;
+                s_max_attempts, s_parent, s_scope, s_idempotency_key, s_concurrency_key, s_coalesce, s_code_version, s_start_at,
+                s_max_delay, s_max_duration, s_claim_by, s_retry, s_headers, s_params, b_of, b_name, b_value) s;
             ready := ready || r.ready;
             poked := poked || r.poked;
             finished := finished || r.finished;
@@ -404,8 +407,8 @@ BEGIN
         END IF;
         IF p_batch IS NULL THEN
             -- One task, in a user's transaction.
-            SELECT x.* INTO r FROM stepwell.reserve(s_task[1], s_type[1], s_idempotency_key[1], s_concurrency_key[1],
-                s_coalesce[1]) x;
+            SELECT x.* INTO r FROM stepwell.reserve(s_task[1], s_type[1], s_scope[1], s_idempotency_key[1],
+                s_concurrency_key[1], s_coalesce[1]) x;
             s_existing := ARRAY[coalesce(r.existing, r.waiting)];
             IF s_existing[1] IS NOT NULL THEN
                 v_at := ARRAY[false];
@@ -417,8 +420,8 @@ BEGIN
             END IF;
         END IF;
         SELECT s.* INTO r FROM stepwell.spawn(r_now, p_batch, v_limited, v_at, s_task, s_run, s_type, s_queue, s_priority,
-            s_max_attempts, s_parent, s_idempotency_key, s_concurrency_key, s_coalesce, s_code_version, s_start_at,
-            s_max_delay, s_max_duration, s_claim_by, s_retry, s_headers, s_params) s;
+            s_max_attempts, s_parent, s_scope, s_idempotency_key, s_concurrency_key, s_coalesce, s_code_version, s_start_at,
+            s_max_delay, s_max_duration, s_claim_by, s_retry, s_headers, s_params, b_of, b_name, b_value) s;
         s_claimed := r.claimed;
         IF s_existing IS NULL THEN
             s_existing := r.existing;
@@ -447,8 +450,8 @@ BEGIN
             IF v_state = 'spawns' THEN
                 SELECT s.* INTO r FROM stepwell.spawn(r_now, p_batch, v_limited, ARRAY (SELECT coalesce(of = -item.i, false)
                     FROM unnest(s_of) WITH ORDINALITY AS o(of, i) ORDER BY o.i), s_task, s_run, s_type, s_queue,
-                    s_priority, s_max_attempts, s_parent, s_idempotency_key, s_concurrency_key, s_coalesce, s_code_version,
-                    s_start_at, s_max_delay, s_max_duration, s_claim_by, s_retry, s_headers, s_params) s;
+                    s_priority, s_max_attempts, s_parent, s_scope, s_idempotency_key, s_concurrency_key, s_coalesce, s_code_version,
+                    s_start_at, s_max_delay, s_max_duration, s_claim_by, s_retry, s_headers, s_params, b_of, b_name, b_value) s;
                 ready := ready || r.ready;
             END IF;
             h_outcome := h_outcome || v_state;
@@ -567,8 +570,9 @@ BEGIN
             SELECT array_agg(t.max_attempts), array_agg(t.task_type), array_agg(t.queue),
                 array_agg(CASE WHEN t.fits THEN t.params ELSE 'null' END),
                 array_agg(CASE WHEN t.fits THEN t.headers ELSE '{}' END), array_agg(t.retry),
+                CASE WHEN bool_or(t.scope IS NOT NULL) THEN array_agg(t.scope) END,
                 array_agg(t.task_id) FILTER (WHERE NOT t.fits)
-            INTO cl_max_attempts, cl_type, cl_queue, cl_params, cl_headers, cl_retry, cl_apart
+            INTO cl_max_attempts, cl_type, cl_queue, cl_params, cl_headers, cl_retry, cl_scope, cl_apart
             FROM (
                 SELECT t.*, sum(octet_length(t.params) + octet_length(t.headers)) OVER (ORDER BY c.i)
                     <= stepwell.answer_bytes() AS fits

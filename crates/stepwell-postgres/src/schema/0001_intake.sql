@@ -3,7 +3,7 @@
 -- Serialises, until the transaction ends, those who begin to await an event with those who emit it, and those who spawn
 -- or end tasks of one concurrency key. Each would otherwise miss what the other has not yet committed. Names share 128
 -- locks of each sort, taken in order.
-CREATE FUNCTION stepwell.lock_names(p_awaited text[], p_emitted text[], p_keys text[]) RETURNS void
+CREATE FUNCTION stepwell.lock_names(p_awaited text[], p_emitted text[], p_keys stepwell.turn[]) RETURNS void
 LANGUAGE plpgsql AS $$
 DECLARE
     r record;
@@ -12,7 +12,7 @@ BEGIN
         SELECT n.lock, bool_or(n.alone) AS alone FROM (
             SELECT hashtext(name) & 127 AS lock, false AS alone FROM unnest(p_awaited) AS name
             UNION ALL SELECT hashtext(name) & 127, true FROM unnest(p_emitted) AS name
-            UNION ALL SELECT 128 + (hashtext(key) & 127), true FROM unnest(p_keys) AS key
+            UNION ALL SELECT 128 + ((hashtext(u.key) # hashtext(u.space)) & 127), true FROM unnest(p_keys) AS u
         ) n GROUP BY n.lock ORDER BY n.lock
     LOOP
         IF r.alone THEN
@@ -95,14 +95,14 @@ BEGIN
     END IF;
 END $$;
 
--- Spawns tasks, those at the given places. Of each: whether its `claim_by` has it, and when another task stands for it, that
--- task: the one with its idempotency key, or (without an attempt) the one that waits and that it coalesces with. Those at
--- other places are NULL.
+-- Spawns tasks, those at the given places; each label has the place of its task. Of each task: whether its `claim_by` has it,
+-- and when another task stands for it, that task: the one with its idempotency key, or (without an attempt) the one that
+-- waits and that it coalesces with. Those at other places are NULL.
 CREATE FUNCTION stepwell.spawn(p_now timestamptz, p_batch bigint, p_limited boolean, p_at boolean[], p_tasks uuid[], p_runs uuid[],
     p_types text[], p_queues text[], p_priorities integer[], p_max_attempts bigint[], p_parents uuid[],
-    p_idempotency_keys text[], p_concurrency_keys text[], p_coalesce text[], p_code_versions text[],
+    p_scopes text[], p_idempotency_keys text[], p_concurrency_keys text[], p_coalesce text[], p_code_versions text[],
     p_start_at timestamptz[], p_max_delays bigint[], p_max_durations bigint[], p_claim_by uuid[], p_retries text[],
-    p_headers text[], p_params text[],
+    p_headers text[], p_params text[], p_label_of integer[], p_label_names text[], p_label_values text[],
     OUT ready text[], OUT poked uuid[], OUT finished uuid[], OUT claimed boolean[], OUT existing uuid[],
     OUT existing_runs uuid[], OUT existing_attempts bigint[])
 LANGUAGE plpgsql AS $$
@@ -120,7 +120,7 @@ BEGIN
         -- One after the other: each may find the one before it waiting.
         FOR i IN 1 .. cardinality(p_at) LOOP
             CONTINUE WHEN NOT p_at[i];
-            v_waiting := stepwell.waiting(p_types[i], p_idempotency_keys[i], p_concurrency_keys[i], p_coalesce[i]);
+            v_waiting := stepwell.waiting(p_types[i], p_scopes[i], p_idempotency_keys[i], p_concurrency_keys[i], p_coalesce[i]);
             IF p_coalesce[i] <> 'replace' AND v_waiting IS NOT NULL THEN
                 existing[i] := v_waiting[1];
                 existing_runs[i] := (SELECT l.run_id FROM stepwell.live_tasks l WHERE l.task_id = v_waiting[1]);
@@ -133,9 +133,12 @@ BEGIN
                 finished := finished || r.finished;
             END IF;
             r := stepwell.spawn(p_now, p_batch, p_limited, ARRAY[true], p_tasks[i:i], p_runs[i:i], p_types[i:i],
-                p_queues[i:i], p_priorities[i:i], p_max_attempts[i:i], p_parents[i:i], p_idempotency_keys[i:i],
+                p_queues[i:i], p_priorities[i:i], p_max_attempts[i:i], p_parents[i:i], p_scopes[i:i], p_idempotency_keys[i:i],
                 p_concurrency_keys[i:i], NULL, p_code_versions[i:i], p_start_at[i:i], p_max_delays[i:i],
-                p_max_durations[i:i], p_claim_by[i:i], p_retries[i:i], p_headers[i:i], p_params[i:i]);
+                p_max_durations[i:i], p_claim_by[i:i], p_retries[i:i], p_headers[i:i], p_params[i:i],
+                ARRAY (SELECT 1 FROM unnest(p_label_of) AS b WHERE b = i),
+                ARRAY (SELECT b.name FROM unnest(p_label_of, p_label_names) AS b(of, name) WHERE b.of = i),
+                ARRAY (SELECT b.value FROM unnest(p_label_of, p_label_values) AS b(of, value) WHERE b.of = i));
             claimed[i] := r.claimed[1];
             existing[i] := r.existing[1];
             existing_runs[i] := r.existing_runs[1];
@@ -146,17 +149,21 @@ BEGIN
     END IF;
     -- Those of a user's transaction are settled when it has committed.
     IF p_idempotency_keys IS NOT NULL AND p_batch IS NOT NULL THEN
-        INSERT INTO stepwell.idempotency_keys (task_type, idempotency_key, task_id)
-        SELECT x.task_type, x.key, x.task_id FROM (
-            SELECT DISTINCT ON (x.task_type, x.key) x.* FROM
-            unnest(p_types, p_idempotency_keys, p_tasks, p_at) WITH ORDINALITY AS x(task_type, key, task_id, at, i)
-            WHERE x.at AND x.key IS NOT NULL ORDER BY x.task_type, x.key, x.i
+        INSERT INTO stepwell.idempotency_keys (task_type, idempotency_key, key_space, task_id)
+        SELECT x.task_type, x.key, x.space, x.task_id FROM (
+            SELECT DISTINCT ON (x.task_type, x.key, x.space) x.* FROM (
+                SELECT x.*, stepwell.key_space(x.scope) AS space FROM
+                unnest(p_types, p_idempotency_keys, p_scopes, p_tasks, p_at) WITH ORDINALITY
+                    AS x(task_type, key, scope, task_id, at, i)
+            ) x WHERE x.at AND x.key IS NOT NULL ORDER BY x.task_type, x.key, x.space, x.i
         ) x ON CONFLICT DO NOTHING;
         SELECT array_agg(x.at AND (k.task_id IS NULL OR k.task_id = x.task_id) ORDER BY x.i),
             array_agg(CASE WHEN x.at AND k.task_id <> x.task_id THEN k.task_id END ORDER BY x.i)
         INTO v_at, existing
-        FROM unnest(p_types, p_idempotency_keys, p_tasks, p_at) WITH ORDINALITY AS x(task_type, key, task_id, at, i)
-        LEFT JOIN stepwell.idempotency_keys k ON k.task_type = x.task_type AND k.idempotency_key = x.key;
+        FROM unnest(p_types, p_idempotency_keys, p_scopes, p_tasks, p_at) WITH ORDINALITY
+            AS x(task_type, key, scope, task_id, at, i)
+        LEFT JOIN stepwell.idempotency_keys k ON k.task_type = x.task_type AND k.idempotency_key = x.key
+            AND k.key_space = stepwell.key_space(x.scope);
     END IF;
 
     WITH w AS MATERIALIZED (
@@ -167,23 +174,25 @@ BEGIN
             AND x.concurrency_key IS NULL
             AND NOT (p_limited AND EXISTS (SELECT FROM stepwell.queues q WHERE q.queue = x.queue AND q.restricts)) AS claimed
         FROM unnest(v_at, p_tasks, p_runs, p_types, p_queues, p_priorities, p_max_attempts, p_parents,
-            p_idempotency_keys, p_concurrency_keys, p_code_versions, p_start_at, p_max_delays, p_max_durations, p_claim_by,
-            p_retries, p_headers, p_params) WITH ORDINALITY
-            AS x(at, task_id, run_id, task_type, queue, priority, max_attempts, parent, idempotency_key, concurrency_key,
+            p_scopes, p_idempotency_keys, p_concurrency_keys, p_code_versions, p_start_at, p_max_delays, p_max_durations,
+            p_claim_by, p_retries, p_headers, p_params) WITH ORDINALITY
+            AS x(at, task_id, run_id, task_type, queue, priority, max_attempts, parent, scope, idempotency_key, concurrency_key,
                 code_version, start_at, max_delay, max_duration, claim_by, retry, headers, params, i)
     ), spawned AS (
         INSERT INTO stepwell.tasks (task_id, task_type, queue, priority, max_attempts, parent, idempotency_key,
-            concurrency_key, code_version, spawned_at, max_duration, retry, headers, params)
+            concurrency_key, code_version, spawned_at, max_duration, retry, headers, params, scope)
         SELECT x.task_id, x.task_type, x.queue, x.priority, x.max_attempts, x.parent, x.idempotency_key,
-            x.concurrency_key, x.code_version, p_now, x.max_duration, x.retry, x.headers, x.params
+            x.concurrency_key, x.code_version, p_now, x.max_duration, x.retry, x.headers, x.params,
+            x.scope
         FROM x WHERE x.at
     ), live AS (
         INSERT INTO stepwell.live_tasks AS l (task_id, run_id, task_type, queue, state, running_in, priority, attempt,
-            worker_id, parent, known, code_version, concurrency_key, place, blocked, ready_at, started_at, due_at, cancel_at)
+            worker_id, parent, known, code_version, concurrency_key, key_space, place, blocked, ready_at, started_at, due_at,
+            cancel_at)
         SELECT x.task_id, x.run_id, x.task_type, x.queue, CASE WHEN x.claimed THEN 'running' ELSE 'pending' END,
             CASE WHEN x.claimed THEN x.queue END, x.priority, x.claimed::int, CASE WHEN x.claimed THEN x.claim_by END,
             x.parent, coalesce(x.parent::text, x.idempotency_key, x.concurrency_key) IS NOT NULL, x.code_version,
-            x.concurrency_key,
+            x.concurrency_key, CASE WHEN x.concurrency_key IS NOT NULL THEN stepwell.key_space(x.scope) END,
             CASE WHEN x.concurrency_key IS NOT NULL AND p_batch IS NOT NULL THEN nextval('stepwell.places') END,
             p_batch IS NULL AND (x.concurrency_key IS NOT NULL OR x.idempotency_key IS NOT NULL), p_now,
             CASE WHEN x.claimed THEN p_now END, CASE WHEN x.start_at > p_now THEN x.start_at END,
@@ -194,10 +203,16 @@ BEGIN
         array_agg(x.task_id) FILTER (WHERE x.at AND x.concurrency_key IS NOT NULL)
     INTO claimed, ready, v_keyed FROM x;
 
+    IF p_label_of IS NOT NULL THEN
+        INSERT INTO stepwell.labels (task_id, name, value)
+        SELECT p_tasks[b.of], b.name, b.value FROM unnest(p_label_of, p_label_names, p_label_values) AS b(of, name, value)
+        WHERE v_at[b.of];
+    END IF;
     IF v_keyed IS NOT NULL AND p_batch IS NOT NULL THEN
         UPDATE stepwell.live_tasks l SET blocked = true
         WHERE l.task_id = ANY (v_keyed) AND EXISTS (
-            SELECT FROM stepwell.live_tasks o WHERE o.concurrency_key = l.concurrency_key AND o.place < l.place
+            SELECT FROM stepwell.live_tasks o WHERE o.concurrency_key = l.concurrency_key
+                AND o.key_space = l.key_space AND o.place < l.place
         );
     END IF;
     IF existing IS NOT NULL THEN
@@ -209,22 +224,25 @@ BEGIN
     END IF;
 END $$;
 
--- The tasks in whose favour, or in whose place, a task is to be spawned that coalesces: those of its type and concurrency key
--- that have never been claimed, the last first. None when it does not, or its idempotency key is there.
-CREATE FUNCTION stepwell.waiting(p_type text, p_idempotency_key text, p_concurrency_key text, p_coalesce text) RETURNS uuid[]
+-- The tasks in whose favour, or in whose place, a task is to be spawned that coalesces: those of its type, scope and concurrency
+-- key that have never been claimed, the last first. None when it does not, or its idempotency key is there.
+CREATE FUNCTION stepwell.waiting(p_type text, p_scope text, p_idempotency_key text, p_concurrency_key text, p_coalesce text)
+RETURNS uuid[]
 LANGUAGE plpgsql AS $$
 DECLARE
     v_tasks uuid[];
 BEGIN
     IF p_coalesce IS NULL OR EXISTS (
         SELECT FROM stepwell.idempotency_keys k WHERE k.task_type = p_type AND k.idempotency_key = p_idempotency_key
+            AND k.key_space = stepwell.key_space(p_scope)
     ) THEN
         RETURN NULL;
     END IF;
     SELECT array_agg(l.task_id) INTO v_tasks FROM (
         SELECT l.task_id FROM stepwell.live_tasks l
-        WHERE l.concurrency_key = p_concurrency_key AND l.task_type = p_type AND l.state = 'pending'
-            AND l.started_at IS NULL AND NOT l.compensating AND l.place IS NOT NULL
+        WHERE l.concurrency_key = p_concurrency_key AND l.key_space = stepwell.key_space(p_scope)
+            AND l.task_type = p_type AND l.state = 'pending' AND l.started_at IS NULL AND NOT l.compensating
+            AND l.place IS NOT NULL
         ORDER BY l.place DESC FOR UPDATE
     ) l;
     RETURN v_tasks;
@@ -249,15 +267,17 @@ LANGUAGE plpgsql AS $$
 DECLARE
     v_task stepwell.tasks;
     v_outcome stepwell.outcomes;
-    v_key text;
+    v_keys stepwell.turn[];
     v_compensating boolean;
 BEGIN
-    SELECT l.state, l.concurrency_key INTO answer, v_key FROM stepwell.live_tasks l WHERE l.task_id = p_task;
+    SELECT l.state, CASE WHEN l.concurrency_key IS NOT NULL THEN ARRAY[ROW(l.key_space, l.concurrency_key)::stepwell.turn] END
+    INTO answer, v_keys FROM stepwell.live_tasks l WHERE l.task_id = p_task;
     IF p_command = 'retry' THEN
-        SELECT t.concurrency_key INTO v_key FROM stepwell.tasks t WHERE t.task_id = p_task;
+        v_keys := ARRAY (SELECT ROW(stepwell.key_space(t.scope), t.concurrency_key)::stepwell.turn FROM stepwell.tasks t
+            WHERE t.task_id = p_task AND t.concurrency_key IS NOT NULL);
     END IF;
-    IF v_key IS NOT NULL THEN
-        PERFORM stepwell.lock_names(NULL, NULL, ARRAY[v_key]);
+    IF cardinality(v_keys) > 0 THEN
+        PERFORM stepwell.lock_names(NULL, NULL, v_keys);
     END IF;
     SELECT l.state, l.compensating INTO answer, v_compensating FROM stepwell.live_tasks l WHERE l.task_id = p_task FOR UPDATE;
     IF answer IS NULL THEN
@@ -285,11 +305,13 @@ BEGIN
         SELECT p_task, max(j.seq) + 1, 'attempt', 'retry', 1, 'done', 'null', p_now
         FROM stepwell.journal j WHERE j.task_id = p_task HAVING bool_or(j.kind = 'compensating');
         INSERT INTO stepwell.live_tasks (task_id, run_id, task_type, queue, state, priority, attempt, parent, known,
-            code_version, concurrency_key, place, blocked, ready_at, started_at, failure)
+            code_version, concurrency_key, key_space, place, blocked, ready_at, started_at, failure)
         VALUES (p_task, v_outcome.run_id, v_task.task_type, v_task.queue, 'pending', v_task.priority, 0, v_task.parent,
             coalesce(v_task.parent::text, v_task.idempotency_key, v_task.concurrency_key) IS NOT NULL, v_task.code_version, v_task.concurrency_key,
+            CASE WHEN v_task.concurrency_key IS NOT NULL THEN stepwell.key_space(v_task.scope) END,
             CASE WHEN v_task.concurrency_key IS NOT NULL THEN nextval('stepwell.places') END,
-            EXISTS (SELECT FROM stepwell.live_tasks o WHERE o.concurrency_key = v_task.concurrency_key),
+            EXISTS (SELECT FROM stepwell.live_tasks o WHERE o.concurrency_key = v_task.concurrency_key
+                AND o.key_space = stepwell.key_space(v_task.scope)),
             p_now, v_outcome.started_at, v_outcome.failure);
         ready := ARRAY[v_task.queue];
         answer := 'done';
@@ -327,12 +349,14 @@ CREATE FUNCTION stepwell.delete(p_tasks uuid[]) RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
     DELETE FROM stepwell.outcomes o WHERE o.task_id = ANY (p_tasks);
+    DELETE FROM stepwell.labels b WHERE b.task_id = ANY (p_tasks);
     DELETE FROM stepwell.journal j WHERE j.task_id = ANY (p_tasks);
     DELETE FROM stepwell.history h WHERE h.task_id = ANY (p_tasks);
     WITH gone AS (
         DELETE FROM stepwell.tasks t WHERE t.task_id = ANY (p_tasks)
-        RETURNING t.task_id, t.task_type, t.idempotency_key
+        RETURNING t.task_id, t.task_type, t.idempotency_key, t.scope
     )
     DELETE FROM stepwell.idempotency_keys k USING gone
-    WHERE k.task_type = gone.task_type AND k.idempotency_key = gone.idempotency_key AND k.task_id = gone.task_id;
+    WHERE k.task_type = gone.task_type AND k.idempotency_key = gone.idempotency_key
+        AND k.key_space = stepwell.key_space(gone.scope) AND k.task_id = gone.task_id;
 END $$;

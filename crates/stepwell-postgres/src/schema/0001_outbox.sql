@@ -24,16 +24,16 @@ END $$;
 
 -- Notes that a task of the user's transaction is to be settled, when it has a key. `existing` has the idempotency key already;
 -- `waiting` waits for its first claim where the spawn is to be rejected then.
-CREATE FUNCTION stepwell.reserve(p_task uuid, p_type text, p_idempotency_key text, p_concurrency_key text, p_coalesce text,
-    OUT existing uuid, OUT waiting uuid)
+CREATE FUNCTION stepwell.reserve(p_task uuid, p_type text, p_scope text, p_idempotency_key text, p_concurrency_key text,
+    p_coalesce text, OUT existing uuid, OUT waiting uuid)
 LANGUAGE plpgsql AS $$
 DECLARE
     v_reserved boolean;
 BEGIN
     IF p_coalesce = 'reject' THEN
         SELECT l.task_id INTO waiting FROM stepwell.live_tasks l
-        WHERE l.concurrency_key = p_concurrency_key AND l.task_type = p_type AND l.state = 'pending'
-            AND l.started_at IS NULL AND NOT l.compensating
+        WHERE l.concurrency_key = p_concurrency_key AND l.key_space = stepwell.key_space(p_scope)
+            AND l.task_type = p_type AND l.state = 'pending' AND l.started_at IS NULL AND NOT l.compensating
         ORDER BY l.place DESC LIMIT 1;
     END IF;
     IF p_idempotency_key IS NULL AND (p_concurrency_key IS NULL OR waiting IS NOT NULL) THEN
@@ -41,16 +41,18 @@ BEGIN
     END IF;
     LOOP
         -- Waits for another user's transaction that has named the key.
-        INSERT INTO stepwell.outbox (task_id, task_type, idempotency_key, coalesce)
-        VALUES (p_task, p_type, p_idempotency_key, p_coalesce) ON CONFLICT DO NOTHING;
+        INSERT INTO stepwell.outbox (task_id, task_type, idempotency_key, key_space, coalesce)
+        VALUES (p_task, p_type, p_idempotency_key, stepwell.key_space(p_scope), p_coalesce) ON CONFLICT DO NOTHING;
         v_reserved := FOUND;
         -- Only then: that transaction has been settled by now, or is in the outbox.
         SELECT k.task_id INTO existing FROM (
             SELECT k.task_id FROM stepwell.idempotency_keys k
             WHERE k.task_type = p_type AND k.idempotency_key = p_idempotency_key
+                AND k.key_space = stepwell.key_space(p_scope)
             UNION ALL
             SELECT o.task_id FROM stepwell.outbox o
-            WHERE o.task_type = p_type AND o.idempotency_key = p_idempotency_key AND o.task_id <> p_task
+            WHERE o.task_type = p_type AND o.idempotency_key = p_idempotency_key
+                AND o.key_space = stepwell.key_space(p_scope) AND o.task_id <> p_task
         ) k LIMIT 1;
         EXIT WHEN v_reserved OR existing IS NOT NULL;
     END LOOP;
@@ -127,7 +129,7 @@ DECLARE
     v_events text[];
     v_queues text[];
     v_payloads text[];
-    v_keys text[];
+    v_keys stepwell.turn[];
     v_other uuid;
     v_waiting uuid[];
     ready text[];
@@ -153,8 +155,9 @@ BEGIN
         more := false;
         RETURN;
     END IF;
-    SELECT array_agg(DISTINCT t.concurrency_key) FILTER (WHERE t.concurrency_key IS NOT NULL) INTO v_keys
-    FROM stepwell.tasks t WHERE t.task_id = ANY (v_tasks);
+    SELECT array_agg(DISTINCT ROW(stepwell.key_space(t.scope), t.concurrency_key)::stepwell.turn)
+        FILTER (WHERE t.concurrency_key IS NOT NULL)
+    INTO v_keys FROM stepwell.tasks t WHERE t.task_id = ANY (v_tasks);
     PERFORM stepwell.lock_names(NULL, v_events, v_keys);
     v_now := coalesce(p_now, clock_timestamp());
     IF v_events IS NOT NULL THEN
@@ -162,24 +165,25 @@ BEGIN
             array_fill(true, ARRAY[cardinality(v_events)])) e;
     END IF;
     IF v_tasks IS NOT NULL THEN
-        INSERT INTO stepwell.idempotency_keys (task_type, idempotency_key, task_id)
-        SELECT o.task_type, o.idempotency_key, o.task_id FROM stepwell.outbox o JOIN stepwell.tasks t USING (task_id)
+        INSERT INTO stepwell.idempotency_keys (task_type, idempotency_key, key_space, task_id)
+        SELECT o.task_type, o.idempotency_key, o.key_space, o.task_id
+        FROM stepwell.outbox o JOIN stepwell.tasks t USING (task_id)
         WHERE o.id = ANY (v_ids) AND o.idempotency_key IS NOT NULL
-        ORDER BY o.task_type, o.idempotency_key ON CONFLICT DO NOTHING;
+        ORDER BY o.task_type, o.idempotency_key, o.key_space ON CONFLICT DO NOTHING;
         FOR item IN
-            SELECT o.task_id, o.task_type, o.coalesce, k.task_id AS has_the_key, l.concurrency_key
-            FROM stepwell.outbox o
+            SELECT o.task_id, o.task_type, o.coalesce, k.task_id AS has_the_key, l.concurrency_key, t.scope
+            FROM stepwell.outbox o JOIN stepwell.tasks t USING (task_id)
             -- Unless it was cancelled.
             JOIN stepwell.live_tasks l ON l.task_id = o.task_id AND l.blocked AND l.place IS NULL
             LEFT JOIN stepwell.idempotency_keys k
-                ON k.task_type = o.task_type AND k.idempotency_key = o.idempotency_key
+                ON k.task_type = o.task_type AND k.idempotency_key = o.idempotency_key AND k.key_space = o.key_space
             WHERE o.id = ANY (v_ids) ORDER BY o.id
         LOOP
             IF item.has_the_key <> item.task_id THEN
                 r := stepwell.end_in_favour(v_now, item.task_id, item.has_the_key,
                     'has its idempotency key and was spawned first', true);
             ELSE
-                v_waiting := stepwell.waiting(item.task_type, NULL, item.concurrency_key, item.coalesce);
+                v_waiting := stepwell.waiting(item.task_type, item.scope, NULL, item.concurrency_key, item.coalesce);
                 IF item.coalesce <> 'replace' AND v_waiting IS NOT NULL THEN
                     r := stepwell.end_in_favour(v_now, item.task_id, v_waiting[1],
                         'of its type and concurrency key waits to start', item.coalesce = 'reuse');

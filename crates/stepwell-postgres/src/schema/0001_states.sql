@@ -20,13 +20,14 @@ BEGIN
 END $$;
 
 -- Lets the next task of each key be claimed, when its turn has come.
-CREATE FUNCTION stepwell.next_of_keys(p_now timestamptz, p_keys text[], OUT ready text[])
+CREATE FUNCTION stepwell.next_of_keys(p_now timestamptz, p_keys stepwell.turn[], OUT ready text[])
 LANGUAGE plpgsql AS $$
 BEGIN
     WITH heads AS MATERIALIZED (
-        SELECT h.task_id FROM (SELECT DISTINCT key FROM unnest(p_keys) AS key) k
+        SELECT h.task_id FROM (SELECT DISTINCT u.space, u.key FROM unnest(p_keys) AS u) k
         CROSS JOIN LATERAL (
-            SELECT l.task_id, l.blocked FROM stepwell.live_tasks l WHERE l.concurrency_key = k.key AND l.place IS NOT NULL
+            SELECT l.task_id, l.blocked FROM stepwell.live_tasks l
+            WHERE l.concurrency_key = k.key AND l.key_space = k.space AND l.place IS NOT NULL
             ORDER BY l.place LIMIT 1
         ) h WHERE h.blocked
     ), unblocked AS (
@@ -89,7 +90,7 @@ LANGUAGE plpgsql AS $$
 DECLARE
     v_known uuid[];
     v_parents uuid[];
-    v_keys text[];
+    v_keys stepwell.turn[];
     v_queues text[];
     v_awaiting uuid[];
     v_compensating uuid[];
@@ -104,6 +105,7 @@ BEGIN
             AND (v_compensating IS NULL OR l.task_id <> ALL (v_compensating))
         RETURNING l.task_id, l.run_id, x.state, l.attempt, l.cancel_requested, l.started_at, x.output,
             CASE x.state WHEN 'cancelled' THEN l.failure ELSE x.failure END AS failure, l.parent, l.known, l.concurrency_key,
+            l.key_space,
             CASE WHEN l.state = 'running' THEN l.queue END AS left_queue
     ), ended AS (
         INSERT INTO stepwell.outcomes (task_id, run_id, state, attempt, cancel_requested, started_at, finished_at, output,
@@ -116,7 +118,7 @@ BEGIN
     )
     SELECT array_agg(task_id), array_agg(task_id) FILTER (WHERE known),
         array_agg(parent) FILTER (WHERE parent IS NOT NULL),
-        array_agg(concurrency_key) FILTER (WHERE concurrency_key IS NOT NULL),
+        array_agg(ROW(key_space, concurrency_key)::stepwell.turn) FILTER (WHERE concurrency_key IS NOT NULL),
         array_agg(task_id) FILTER (WHERE state = 'cancelled'),
         array_agg(DISTINCT left_queue) FILTER (WHERE left_queue IS NOT NULL)
     INTO finished, v_known, v_parents, v_keys, cancelled, v_queues FROM gone;

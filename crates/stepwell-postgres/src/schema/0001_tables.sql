@@ -25,7 +25,8 @@ CREATE TABLE stepwell.tasks (
     max_duration     bigint,               -- microseconds
     retry            text        NOT NULL,
     headers          text        NOT NULL,
-    params           text        NOT NULL
+    params           text        NOT NULL,
+    scope            text                  -- JSON; its keys are those of this scope
 );
 
 CREATE INDEX tasks_parent ON stepwell.tasks (parent, task_id) WHERE parent IS NOT NULL;
@@ -46,8 +47,10 @@ CREATE TABLE stepwell.live_tasks (
     known            boolean     NOT NULL DEFAULT false,
     code_version     text,                 -- only workers of this version may claim it
     concurrency_key  text,
-    place            bigint,               -- its place among the tasks of its concurrency key; NULL while that is in the outbox
-    blocked          boolean     NOT NULL DEFAULT false, -- another task of its key comes first, or may
+    key_space        text,                 -- of its concurrency key
+    place            bigint,               -- its place among the tasks of its concurrency key and key space; NULL while
+                                           -- that is in the outbox
+    blocked          boolean     NOT NULL DEFAULT false, -- another one of these comes first, or may
     paused           boolean     NOT NULL DEFAULT false, -- no worker may claim it
     cancel_requested boolean     NOT NULL DEFAULT false,
     compensating     boolean     NOT NULL DEFAULT false, -- what it did is being undone, then it ends
@@ -82,9 +85,27 @@ CREATE INDEX live_tasks_deadline ON stepwell.live_tasks (cancel_at, task_id) WHE
 CREATE INDEX live_tasks_running ON stepwell.live_tasks (running_in, worker_id) WHERE running_in IS NOT NULL;
 CREATE INDEX live_tasks_poked ON stepwell.live_tasks (worker_id) WHERE poked;
 CREATE INDEX live_tasks_parent ON stepwell.live_tasks (parent) WHERE parent IS NOT NULL;
-CREATE INDEX live_tasks_key ON stepwell.live_tasks (concurrency_key, place) WHERE concurrency_key IS NOT NULL;
+CREATE INDEX live_tasks_key ON stepwell.live_tasks (concurrency_key, key_space, place) WHERE concurrency_key IS NOT NULL;
+
+-- The labels among the tasks' headers.
+CREATE TABLE stepwell.labels (
+    task_id uuid NOT NULL,
+    name    text NOT NULL,
+    value   text NOT NULL,
+    PRIMARY KEY (task_id, name)
+);
+
+CREATE INDEX labels_value ON stepwell.labels (name, value, task_id);
 
 CREATE SEQUENCE stepwell.places;
+
+-- A concurrency key, in the key space of its scope.
+CREATE TYPE stepwell.turn AS (space text, key text);
+
+-- The key space of a scope: its text, or what stands for one that is too long for an index.
+CREATE FUNCTION stepwell.key_space(p_scope text) RETURNS text LANGUAGE sql IMMUTABLE
+    RETURN CASE WHEN octet_length(p_scope) > 256 THEN encode(sha256(convert_to(p_scope, 'UTF8')), 'hex')
+        ELSE coalesce(p_scope, '') END;
 
 CREATE TABLE stepwell.outcomes (
     task_id          uuid        PRIMARY KEY,
@@ -106,8 +127,9 @@ CREATE INDEX outcomes_finished_at ON stepwell.outcomes USING brin (finished_at);
 CREATE TABLE stepwell.idempotency_keys (
     task_type        text        NOT NULL,
     idempotency_key  text        NOT NULL,
+    key_space        text        NOT NULL,
     task_id          uuid        NOT NULL,
-    PRIMARY KEY (task_type, idempotency_key)
+    PRIMARY KEY (task_type, idempotency_key, key_space)
 );
 
 CREATE TABLE stepwell.journal (
@@ -202,10 +224,12 @@ CREATE TABLE stepwell.outbox (
     task_id         uuid,                  -- a task that is blocked until its place is known
     task_type       text,
     idempotency_key text,
+    key_space       text,                  -- of its idempotency key
     coalesce        text
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
 
-CREATE UNIQUE INDEX outbox_key ON stepwell.outbox (task_type, idempotency_key) WHERE idempotency_key IS NOT NULL;
+CREATE UNIQUE INDEX outbox_key ON stepwell.outbox (task_type, idempotency_key, key_space)
+    WHERE idempotency_key IS NOT NULL;
 
 -- The last batch on each of a process's lines, so that one whose answer was lost with its connection is not applied twice; and when the
 -- process was last heard of, so that those who are alone notify nobody.
@@ -222,7 +246,7 @@ CREATE VIEW stepwell.overview AS
     SELECT t.task_id, t.task_type, t.queue,
         CASE WHEN l.compensating THEN 'compensating' ELSE coalesce(l.state, o.state) END AS state,
         coalesce(l.run_id, o.run_id) AS run_id, coalesce(l.attempt, o.attempt) AS attempt, t.max_attempts,
-        t.priority, t.parent, t.idempotency_key, t.concurrency_key, t.code_version,
+        t.priority, t.parent, t.idempotency_key, t.concurrency_key, t.code_version, t.scope,
         coalesce(l.cancel_requested, o.cancel_requested) AS cancel_requested, t.spawned_at,
         coalesce(l.started_at, o.started_at) AS started_at, o.finished_at, l.due_at, l.worker_id,
         t.params::json AS params, t.headers::json AS headers, o.output::json AS output,

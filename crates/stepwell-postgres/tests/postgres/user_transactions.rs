@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, Executor as _, PgConnection, Row as _};
 use stepwell::{
-    Coalesce, Durable, Error, SpawnOptions, SpawnResult, TaskContext, TaskId, TaskState, Worker,
+    Coalesce, Durable, Error, Scope, SpawnOptions, SpawnResult, TaskContext, TaskId, TaskState, Worker,
     WorkerOptions,
 };
 use stepwell_postgres::{ClientExt as _, TransactionExt as _, sqlx};
@@ -214,5 +214,55 @@ async fn much_in_one_transaction_is_done_in_parts() {
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     assert_eq!(database.sql("SELECT count(*) FROM events").await[0].get::<i64, _>(0), 2500);
+    worker.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_are_those_of_the_tasks_scope_also_while_they_are_in_the_outbox() {
+    let database = Database::new();
+    let (client, worker) = process(&database).await;
+    let scopes =
+        [Scope::default(), Scope::default().label("tenant", "a"), Scope::default().label("tenant", "b")];
+    let order = |scope: &Scope| SpawnOptions::new().idempotency_key("order").scope(scope.clone());
+    let turn = |scope: &Scope| SpawnOptions::new().concurrency_key("turn").scope(scope.clone());
+    let coalesced = |scope: &Scope| {
+        let later = SpawnOptions::new().coalesced("index", Coalesce::Reject).scope(scope.clone());
+        later.start_after(Duration::from_secs(3600))
+    };
+
+    let mut conn = database.connection().await;
+    let mut tasks = Vec::new();
+    begin(&mut conn, LEVELS[0]).await;
+    for scope in &scopes {
+        let task = client.spawn_named_in(&mut conn, "echo", "order", order(scope)).await.unwrap();
+        let again = client.spawn_named_in(&mut conn, "echo", "again", order(scope)).await.unwrap();
+        assert!(task.created() && again.task_id == task.task_id, "{scope:?}: {task:?}, {again:?}");
+        let listens = client.spawn_named_in(&mut conn, "listen", "go", turn(scope)).await.unwrap();
+        let waits = client.spawn_named_in(&mut conn, "echo", "waits", coalesced(scope)).await.unwrap();
+        assert!(waits.created(), "{scope:?}: {waits:?}");
+        tasks.push((task, listens, waits));
+    }
+    conn.execute("COMMIT").await.unwrap();
+
+    for (scope, (task, listens, waits)) in scopes.iter().zip(&tasks) {
+        assert_eq!(ends(&client, task).await.unwrap(), "order", "{scope:?}");
+        // All of them at once: each has the turn of its own scope.
+        suspended(&client, listens.task_id).await;
+        let state = client.task(waits.task_id).await.unwrap().unwrap().state;
+        assert_eq!(state, TaskState::Pending, "{scope:?}");
+        // Those of one scope find each other, also from outside of the transaction and in the next one.
+        let again = client.spawn_named("echo", "again", order(scope)).await.unwrap();
+        assert_eq!(again.task_id, task.task_id, "{scope:?}");
+        begin(&mut conn, LEVELS[0]).await;
+        let again = client.spawn_named_in(&mut conn, "echo", "again", order(scope)).await.unwrap();
+        assert_eq!(again.task_id, task.task_id, "{scope:?}");
+        let rejected = client.spawn_named_in(&mut conn, "echo", "again", coalesced(scope)).await;
+        assert!(!rejected.as_ref().is_ok_and(SpawnResult::created), "{scope:?}: {rejected:?}");
+        conn.execute("COMMIT").await.unwrap();
+    }
+    client.emit_event("go", &"gone", None).await.unwrap();
+    for (_, listens, _) in &tasks {
+        assert_eq!(ends(&client, listens).await.unwrap(), "gone");
+    }
     worker.shutdown().await;
 }

@@ -21,8 +21,8 @@ use stepwell_core::store::{
     WorkerSignal,
 };
 use stepwell_core::{
-    BoxFuture, Entry, Headers, Key, Kind, Name, Outcome, Payload, RetryStrategy, RunId, Runtime, Store,
-    StoreError, TaskId, Timestamp, WorkerId, from_micros,
+    BoxFuture, Entry, Headers, Key, Kind, Name, Outcome, Payload, RetryStrategy, RunId, Runtime, Scope,
+    Store, StoreError, TaskId, Timestamp, WorkerId, from_micros,
 };
 use uuid::Uuid;
 
@@ -121,6 +121,7 @@ fn new_task(n: u128) -> NewTask {
         queue: name("queue"),
         params: json("{\"n\":1}"),
         headers: Headers::new(),
+        scope: Scope::default(),
         priority: 0,
         max_attempts: 3,
         retry: RetryStrategy::default(),

@@ -1,7 +1,11 @@
 //! The statements of the hot path look at few rows, however many tasks have ended.
 
+use stepwell_core::store::{TaskFilter, TaskState};
+
 use super::*;
-use crate::{claim, history, intake, purge, schedules, states, transition as fence, waits, workers};
+use crate::{
+    claim, history, intake, limits, purge, query, schedules, states, transition as fence, waits, workers,
+};
 
 /// It reads all tasks in the order in which they were spawned, and of each no more than a row of two others.
 #[test]
@@ -37,10 +41,15 @@ fn hot_statements_use_their_indexes() {
         (fence::FENCE, "INDEX sqlite_autoindex_stepwell_tasks_1 (task_id=?)"),
         (states::TO_END, "INDEX sqlite_autoindex_stepwell_tasks_1 (task_id=?)"),
         (states::CHILDREN, "INDEX stepwell_tasks_parent (parent=?)"),
-        (intake::EXISTING, "INDEX stepwell_tasks_idempotency (task_type=? AND idempotency_key=?)"),
+        (
+            intake::EXISTING,
+            "INDEX stepwell_tasks_idempotency (task_type=? AND idempotency_key=? AND scope=?)",
+        ),
         (intake::AWAITING, "INDEX stepwell_waits_target (target=?)"),
         (schedules::NEXT, "INDEX stepwell_schedules_next"),
-        (intake::WAITING, "INDEX stepwell_tasks_key (concurrency_key=? AND place>?)"),
+        (intake::WAITING, "INDEX stepwell_tasks_key (concurrency_key=? AND scope=? AND place>?)"),
+        (limits::LINE_UP, "INDEX stepwell_tasks_key (concurrency_key=? AND scope=? AND place>?)"),
+        (limits::NEXT_OF_KEY, "INDEX stepwell_tasks_key (concurrency_key=? AND scope=? AND place>?)"),
         (history::OF_TASK, "INDEX stepwell_history_task (task_id=? AND id>?)"),
         (purge::NEEDED_BY, "SEARCH parent USING INDEX sqlite_autoindex_stepwell_tasks_1 (task_id=?)"),
         (purge::NEEDED_BY, "SEARCH stepwell_waits USING COVERING INDEX stepwell_waits_target (target=?"),
@@ -66,6 +75,31 @@ fn hot_statements_use_their_indexes() {
             history::OF_TASK,
         ] {
             assert!(!plan(conn, sql).contains("FOR ORDER BY"), "{sql} is sorted, not read in order");
+        }
+    });
+}
+
+#[test]
+fn a_list_by_label_reads_the_tasks_of_the_label_in_order() {
+    let store = wait(SqliteStore::open(Location::Memory, Manual::new())).unwrap();
+    on_writer(&store, move |conn| {
+        let scope = Scope::default().label("tenant", "acme").queue(Name::new("q").unwrap());
+        let labels = [("team".to_owned(), "sales".to_owned())].into();
+        let filter = TaskFilter { scope, labels, before: Some(task_id(1)), ..TaskFilter::default() };
+        let labels: Vec<_> = filter.all_labels().unwrap().into_iter().collect();
+        for state in [None, Some(TaskState::Failed), Some(TaskState::Pending)] {
+            let filter = TaskFilter { state, ..filter.clone() };
+            let (sql, _) = query::list(&filter, &labels);
+            let plan = plan(conn, &sql);
+            assert!(
+                plan.contains("INDEX stepwell_labels_value (name=? AND value=? AND task_id<?)"),
+                "{plan}"
+            );
+            assert!(
+                plan.contains("SEARCH stepwell_tasks USING INDEX sqlite_autoindex_stepwell_tasks_1"),
+                "{plan}"
+            );
+            assert!(!plan.contains("SCAN stepwell_") && !plan.contains("FOR ORDER BY"), "{plan}");
         }
     });
 }

@@ -1,0 +1,233 @@
+//! Scopes: keys of their own, and lists that hold nothing of others.
+
+use stepwell_core::store::{Command, NewTask, Next, Purge, Spawned, TaskFilter, Transition};
+use stepwell_core::{Coalesce, Headers, Scope, TaskId, TaskRecord, TaskState};
+
+use crate::backend::Backend;
+use crate::handle::{Handle, of};
+use crate::make::*;
+use crate::setup::Setup;
+
+const CREATED: Spawned = Spawned::Created { claimed: false };
+
+/// Scopes that a store might take for each other: as texts put together, and as patterns; the last are too long for an
+/// index.
+fn scopes() -> Vec<Scope> {
+    let all = Scope::default();
+    let long = |end: &str| all.clone().label("x".repeat(500), "y".repeat(500) + end);
+    vec![
+        all.clone(),
+        all.clone().queue(name("acme")),
+        all.clone().label("tenant", "acme"),
+        all.clone().label("tenant", "acme/billing"),
+        all.clone().label("tenant/acme", "billing"),
+        all.clone().label("queue", "acme"),
+        all.clone().label("tenant", "acme").label("a", "b"),
+        all.clone().label("tenant", "a%me").label("\"a\":\"", "',{}\\ü"),
+        all.clone().queue(name("acme")).label("tenant", "acme"),
+        long("1"),
+        long("2"),
+    ]
+}
+
+/// A task of the scope, with its labels, in a queue that the tests claim from.
+fn in_scope(scope: &Scope, n: u128) -> NewTask {
+    let labels = scope.labels().iter().map(|(name, value)| (name.clone(), value.clone().into()));
+    NewTask { scope: scope.clone(), headers: labels.collect(), ..new_task(n) }
+}
+
+fn places() -> Vec<(u128, Scope)> {
+    (1..).zip(scopes()).collect()
+}
+
+/// The same keys are other keys in each scope: of idempotency, of concurrency, and of spawns that coalesce.
+pub async fn keys_of_scopes(backend: &impl Backend) {
+    let (_setup, store) = Setup::with_handle(backend).await;
+    store.signal(register(1)).await;
+    for key in ["key", "acme/key", "billing/key"] {
+        let keyed = |(n, scope): &(u128, Scope), round: u128| NewTask {
+            idempotency_key: Some(name(key)),
+            task_type: name(key),
+            ..in_scope(scope, n + round * 100)
+        };
+        let first: Vec<_> = places().iter().map(|place| keyed(place, 1)).collect();
+        let tasks: Vec<_> = first.iter().map(|task| (task.task_id, task.run_id)).collect();
+        assert!(store.spawn(first.clone()).await.iter().all(|spawned| *spawned == CREATED), "{key}");
+        let again = store.spawn(places().iter().map(|place| keyed(place, 2))).await;
+        let own = tasks.iter().map(|(task_id, run_id)| Spawned::Existing {
+            task_id: *task_id,
+            run_id: *run_id,
+            attempt: 0,
+        });
+        assert_eq!(again, own.collect::<Vec<_>>(), "each gets the one of its own scope");
+        // What is deleted frees the key of its scope, and no other.
+        store.command(Command::Cancel(tasks[2].0)).await;
+        store.command(Command::Delete(tasks[2].0)).await;
+        let third = store.spawn(places().iter().map(|place| keyed(place, 3))).await;
+        let created: Vec<_> = (0..).zip(third).filter(|(_, spawned)| *spawned == CREATED).collect();
+        assert_eq!(created, [(2, CREATED)]);
+        for task in store.all().await {
+            store.command(Command::Cancel(task.task_id)).await;
+            store.command(Command::Delete(task.task_id)).await;
+        }
+    }
+    children_have_keys_of_their_scope(&store).await;
+}
+
+async fn children_have_keys_of_their_scope(store: &Handle) {
+    let parent = store.run_one(1).await;
+    let keyed = |(n, scope): &(u128, Scope)| NewTask {
+        idempotency_key: Some(name("key")),
+        parent: Some(parent.0),
+        ..in_scope(scope, n + 10)
+    };
+    let mut spawning = Transition::new(parent.0, parent.1, complete());
+    spawning.spawns = places().iter().map(keyed).collect();
+    store.apply(spawning).await.unwrap();
+    assert_eq!(store.count(TaskState::Pending).await, places().len());
+}
+
+/// A task waits for those of its own scope with its concurrency key, and is coalesced with no other.
+pub async fn turns_of_scopes(backend: &impl Backend) {
+    let (_setup, store) = Setup::with_handle(backend).await;
+    store.signal(register(1)).await;
+    let keyed = |(n, scope): &(u128, Scope), round: u128, coalesce| NewTask {
+        concurrency_key: Some(name("key")),
+        coalesce,
+        ..in_scope(scope, n + round * 100)
+    };
+    let ids = |round: u128| places().iter().map(|(n, _)| task_id(n + round * 100)).collect::<Vec<_>>();
+    store.spawn(places().iter().map(|place| keyed(place, 1, None))).await;
+    store.spawn(places().iter().map(|place| keyed(place, 2, None))).await;
+    let waiting = store.spawn(places().iter().map(|place| keyed(place, 3, Some(Coalesce::Reuse)))).await;
+    for (spawned, own) in waiting.iter().zip(ids(2)) {
+        assert!(matches!(spawned, Spawned::Waiting { task_id, .. } if *task_id == own), "{spawned:?}");
+    }
+    let running = store.claim(1, 100).await;
+    assert_eq!(running.iter().map(|task| task.task_id).collect::<Vec<_>>(), ids(1), "the first of each");
+    let scopes: Vec<_> = running.iter().map(|task| task.scope.clone()).collect();
+    assert_eq!(scopes, self::scopes(), "a claim tells the scope");
+
+    // Those of one scope are replaced.
+    let (place, others) = (&places()[2], TaskState::Pending);
+    store.spawn([keyed(place, 4, Some(Coalesce::Replace))]).await;
+    assert_eq!(store.state(place.0 + 200).await, TaskState::Cancelled);
+    assert_eq!(store.count(others).await, places().len());
+    // The end of one lets the next of its scope start.
+    let failed = &running[3];
+    store.next(of(failed), Next::Fail(failure("no"))).await;
+    assert_eq!(store.claim_one(1).await.task_id, task_id(4 + 200));
+    // One that is retried waits for its own scope again.
+    store.command(Command::Retry(failed.task_id)).await;
+    assert!(store.claim(1, 100).await.is_empty());
+    store.next(of(&running[2]), complete()).await;
+    assert_eq!(store.claim_one(1).await.task_id, task_id(3 + 400));
+
+    // It is the same in another store.
+    let (_other_setup, other) = Setup::with_handle(backend).await;
+    other.signal(register(1)).await;
+    for n in ids(1).into_iter().chain(ids(2)) {
+        let info = store.0.task(n).await.unwrap().unwrap();
+        if !info.state.is_finished() {
+            let record = TaskRecord { info, journal: Vec::new(), waits: Vec::new(), messages: Vec::new() };
+            assert!(other.0.import(record).await.unwrap());
+        }
+    }
+    let claimed = other.claim(1, 100).await;
+    // The third scope's own have ended.
+    assert_eq!(claimed.len(), places().len() - 1);
+    assert!(claimed.windows(2).all(|pair| pair[0].scope != pair[1].scope));
+}
+
+fn ids(tasks: &[stepwell_core::TaskInfo]) -> Vec<TaskId> {
+    tasks.iter().map(|task| task.task_id).collect()
+}
+
+/// A scope's lists hold the tasks of the scopes within it, and the application's own with its queue and labels: the newest
+/// first, a page at a time, in each state.
+pub async fn lists_of_scopes(backend: &impl Backend) {
+    let (setup, store) = Setup::with_handle(backend).await;
+    let queue = |queue: &str, task| NewTask { queue: name(queue), ..task };
+    let headers = |text: &str| json(text).decode::<Headers>().unwrap();
+    let acme = headers(r#"{ "tenant": "acme", "a": "b" }"#);
+    let mut tasks: Vec<_> = places().iter().map(|(n, scope)| in_scope(scope, *n)).collect();
+    // With the labels of others, in scopes of their own.
+    tasks.extend((101..).zip(scopes()).map(|(n, scope)| NewTask {
+        headers: acme.clone().into_iter().chain(in_scope(&scope, 1).headers).collect(),
+        ..queue("acme", in_scope(&scope, n))
+    }));
+    // The application's own, and what only looks like them.
+    tasks.extend([
+        queue("acme", new_task(201)),
+        NewTask { headers: acme.clone(), ..new_task(202) },
+        NewTask { headers: acme.clone(), ..queue("acme", new_task(203)) },
+        NewTask { headers: headers(r#"{ "x": { "tenant": "acme" } }"#), ..new_task(204) },
+        NewTask { headers: headers(r#"{ "x": "\"tenant\":\"acme\"" }"#), ..new_task(205) },
+        NewTask { headers: headers(r#"{ "tenant": ["acme"] }"#), ..new_task(206) },
+        NewTask { headers: headers(r#"{ "tenant": "acme " }"#), ..new_task(207) },
+    ]);
+    let runs = store.run(tasks.clone()).await;
+    for (n, (task, run)) in (0..).zip(tasks.iter().zip(&runs)) {
+        match n % 3 {
+            0 => _ = store.next(*run, complete()).await,
+            1 => _ = store.apply(awaiting(*run, [for_event(&format!("e/{}", task.task_id))], SUSPEND)).await,
+            _ => {}
+        }
+    }
+    let all = store.all().await;
+    assert_eq!(all.len(), tasks.len());
+    for scope in scopes().into_iter().chain([Scope::default().label("nul\0", "x").label("tenant", "acme")]) {
+        let within: Vec<_> =
+            all.iter().filter(|task| scope.has(&task.queue, &task.headers, &task.scope)).cloned().collect();
+        for state in [None, Some(TaskState::Completed), Some(TaskState::Suspended), Some(TaskState::Running)]
+        {
+            let expected: Vec<_> =
+                within.iter().filter(|task| state.is_none_or(|state| task.state == state)).cloned().collect();
+            let filter = TaskFilter { scope: scope.clone(), state, limit: 1_000, ..TaskFilter::default() };
+            assert_eq!(ids(&store.list(filter.clone()).await), ids(&expected), "{scope:?} {state:?}");
+            let (mut paged, mut before) = (Vec::new(), None);
+            loop {
+                let page = store.list(TaskFilter { before, limit: 3, ..filter.clone() }).await;
+                before = page.last().map(|task| task.task_id);
+                paged.extend(ids(&page));
+                if page.len() < 3 {
+                    break;
+                }
+            }
+            assert_eq!(paged, ids(&expected), "page by page: {scope:?} {state:?}");
+        }
+        let waiting = within.iter().rev().filter(|task| task.state == TaskState::Suspended);
+        let waiting: Vec<_> = waiting.map(|task| task.task_id).collect();
+        let waits = store.0.waits(scope.clone(), "e/".into(), None, 1_000).await.unwrap();
+        assert_eq!(waits.iter().map(|(task, _)| *task).collect::<Vec<_>>(), waiting, "{scope:?}");
+        let first = store.0.waits(scope.clone(), "e/".into(), waiting.first().copied(), 1).await.unwrap();
+        assert_eq!(first.first().map(|(task, _)| *task), waiting.get(1).copied(), "{scope:?}");
+    }
+    let tenant = TaskFilter { scope: scopes()[2].clone(), ..TaskFilter::default() };
+    let found = ids(&store.list(tenant.clone()).await);
+    for (n, within) in
+        [(3, true), (7, true), (4, false), (102, false), (103, true), (202, true), (204, false)]
+    {
+        assert_eq!(found.contains(&task_id(n)), within, "task {n}");
+    }
+    let narrower = TaskFilter { labels: [("a".to_owned(), "b".to_owned())].into(), ..tenant.clone() };
+    assert!(store.list(narrower).await.iter().all(|task| task.headers["a"] == "b"));
+    let elsewhere = TaskFilter { labels: [("tenant".to_owned(), "b".to_owned())].into(), ..tenant.clone() };
+    assert_eq!(ids(&store.list(elsewhere).await), []);
+
+    // Labels go with their tasks, and come with those that are imported.
+    let record = |info| TaskRecord { info, journal: Vec::new(), waits: Vec::new(), messages: Vec::new() };
+    let moved = store.info(202).await;
+    setup.advance(SECOND);
+    for run in &runs {
+        let _ = store.apply(Transition::new(run.0, run.1, complete())).await;
+    }
+    for task in store.list_of(TaskState::Suspended).await {
+        store.command(Command::Cancel(task.task_id)).await;
+    }
+    setup.advance(SECOND);
+    while store.0.purge(Purge { before: setup.now(), state: None, limit: 10 }).await.unwrap() > 0 {}
+    assert_eq!(ids(&store.list(tenant.clone()).await), []);
+    assert!(store.0.import(record(moved)).await.unwrap());
+    assert_eq!(ids(&store.list(tenant).await), [task_id(202)]);
+}
