@@ -211,6 +211,11 @@ impl SpawnOptions {
         self.within(scope)
     }
 
+    /// The scope that the task is put into.
+    pub fn in_scope(&self) -> &Scope {
+        &self.scope
+    }
+
     /// Puts the task into a scope, but for the queue.
     pub(crate) fn within(mut self, scope: Scope) -> Self {
         for (name, value) in scope.labels() {

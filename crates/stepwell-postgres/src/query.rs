@@ -9,7 +9,8 @@ use stepwell_core::store::{
     Claimed, Ends, Purge, ScheduleFilter, SchedulePlan, Scheduled, TaskFilter, TaskInfo, TaskState, Wait,
 };
 use stepwell_core::{
-    Entry, Key, Kind, Name, Payload, QueueInfo, QueueLimits, RateLimit, Scope, StoreError, TaskId, WorkerInfo, after,
+    Entry, Key, Kind, Name, Payload, QueueInfo, QueueLimits, RateLimit, Scope, StoreError, TaskId,
+    WorkerInfo, after,
 };
 use uuid::Uuid;
 
@@ -228,7 +229,8 @@ impl Shared {
         let labels: Vec<_> = labels.into_iter().collect();
         let (sql, asked) = list(&self.options.schema, &filter, &labels);
         let limit = i64::try_from(filter.limit).unwrap_or(i64::MAX);
-        let rows = self.read(&sql, |query| asked.bind(query.bind(limit))).await?;
+        // Planned for these values each time: a plan for any label would suit the rare ones, or the common ones, alone.
+        let rows = self.read(&sql, |query| asked.bind(query.bind(limit)).persistent(false)).await?;
         rows.iter().map(info).collect::<sqlx::Result<_>>().map_err(|error| self.error(error))
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use moka::future::Cache;
 use serde_json::Value;
-use stepwell::{CancellationToken, Durable, Headers, Name, TaskId, TaskInfo};
+use stepwell::{CancellationToken, Durable, Headers, Name, Scope, TaskId, TaskInfo};
 use tokio::sync::Semaphore;
 
 use crate::access::{Access, Token};
@@ -45,12 +45,13 @@ pub(crate) struct Known {
     pub(crate) task_type: Name,
     pub(crate) queue: Name,
     pub(crate) headers: Headers,
+    pub(crate) scope: Scope,
     pub(crate) parent: Option<TaskId>,
 }
 
 impl From<TaskInfo> for Known {
-    fn from(TaskInfo { task_type, queue, headers, parent, .. }: TaskInfo) -> Self {
-        Self { task_type, queue, headers, parent }
+    fn from(TaskInfo { task_type, queue, headers, scope, parent, .. }: TaskInfo) -> Self {
+        Self { task_type, queue, headers, scope, parent }
     }
 }
 

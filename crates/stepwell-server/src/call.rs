@@ -4,20 +4,37 @@ use std::sync::Arc;
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
-use stepwell::{Durable, TaskFilter, TaskId, TaskInfo};
+use bytes::Bytes;
+use stepwell::{
+    ApprovalInfo, Durable, Name, Payload, SpawnOptions, SpawnResult, TaskFilter, TaskId, TaskInfo,
+    TaskTypeInfo, Timestamp,
+};
+use tokio::sync::mpsc;
 
 use crate::access::{Identity, Operation};
-use crate::app::App;
+use crate::app::{App, Known};
+use crate::feed::{self, Follow, Which};
 use crate::guard::Base;
 use crate::problem::Problem;
 
-/// Who asks, for what, and what they need for it. Handlers reach tasks through it only, and so nobody's but theirs.
+/// Who asks, for what, and what they need for it. Every handler takes one, and it is the handlers' only way to the store: to
+/// the tasks of the caller's scope, or, for callers whose scope is everything, to all. The store filters by the scope; what
+/// it answers is checked here once more.
 pub(crate) struct Call {
-    pub(crate) app: Arc<App>,
+    app: Arc<App>,
     pub(crate) who: Identity,
     pub(crate) base: Base,
     operation: Operation,
 }
+
+/// One task of the caller's, to which the operation may be done, and the client to do it with.
+pub(crate) struct Own<'a> {
+    pub(crate) client: &'a Durable,
+    pub(crate) task: TaskInfo,
+}
+
+/// Of which tasks somebody follows the events, beside that they are the caller's.
+pub(crate) type Wanted = Box<dyn Fn(&Known) -> bool + Send + Sync>;
 
 impl FromRequestParts<Arc<App>> for Call {
     type Rejection = Problem;
@@ -36,35 +53,133 @@ impl FromRequestParts<Arc<App>> for Call {
 }
 
 impl Call {
-    pub(crate) fn client(&self) -> &Durable {
-        &self.app.client
-    }
-
-    /// Whether they may do something, to that task.
+    /// Whether the caller may do something, to that task.
     pub(crate) async fn may(&self, operation: Operation, task: Option<&TaskInfo>) -> bool {
-        self.app.access.authorize(&self.who, operation, task).await
+        (self.who.scope.is_all() || !operation.is_about_all())
+            && self.app.access.authorize(&self.who, operation, task).await
     }
 
     fn refusal(&self) -> Problem {
         Problem::forbidden(format!("you may not do this: {:?}", self.operation))
     }
 
-    /// A task that the operation may be done to. One that is out of their scope is not there.
-    pub(crate) async fn task(&self, task_id: TaskId) -> Result<TaskInfo, Problem> {
-        let task =
-            self.client().task(task_id).await?.filter(|task| self.who.scope.has(&task.queue, &task.headers));
-        let task = task.ok_or_else(|| Problem::no_task(task_id))?;
-        match self.may(self.operation, Some(&task)).await {
-            true => Ok(task),
+    /// All that there is, for a caller whose scope is everything.
+    pub(crate) fn everything(&self) -> Result<&Arc<App>, Problem> {
+        match self.who.scope.is_all() {
+            true => Ok(&self.app),
             false => Err(self.refusal()),
         }
     }
 
-    /// Tasks of theirs that pass a filter, the newest first.
-    pub(crate) async fn tasks(&self, filter: TaskFilter) -> Result<Vec<TaskInfo>, Problem> {
-        match self.who.scope.narrow(filter) {
-            Some(filter) => Ok(self.client().tasks(filter).await?),
-            None => Ok(Vec::new()),
+    /// Whether browsers log in here.
+    pub(crate) fn logs_in(&self) -> bool {
+        self.app.token.is_some()
+    }
+
+    /// The time by the store's clock.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.app.client.store().now()
+    }
+
+    /// The task of that id, if it is the caller's and the operation may be done to it. Others are not there.
+    pub(crate) async fn own(&self, task_id: TaskId) -> Result<Own<'_>, Problem> {
+        let task = self.app.client.task(task_id).await?.filter(|task| self.is_own(task));
+        let task = task.ok_or_else(|| Problem::no_task(task_id))?;
+        match self.may(self.operation, Some(&task)).await {
+            true => Ok(Own { client: &self.app.client, task: self.shown(task).await? }),
+            false => Err(self.refusal()),
         }
+    }
+
+    fn is_own(&self, task: &TaskInfo) -> bool {
+        self.who.scope.has(&task.queue, &task.headers, &task.scope)
+    }
+
+    /// Whether that task is the caller's, by what is remembered of it.
+    async fn is_known(&self, task_id: TaskId) -> Result<bool, Problem> {
+        let known = self.app.known(task_id).await?;
+        Ok(known.is_some_and(|task| self.who.scope.has(&task.queue, &task.headers, &task.scope)))
+    }
+
+    /// A task of the caller's as it is shown: a parent that is not the caller's is left out.
+    async fn shown(&self, mut task: TaskInfo) -> Result<TaskInfo, Problem> {
+        if let Some(parent) = task.parent
+            && !self.who.scope.is_all()
+            && !self.is_known(parent).await?
+        {
+            task.parent = None;
+        }
+        Ok(task)
+    }
+
+    /// The caller's tasks that pass a filter, the newest first.
+    pub(crate) async fn tasks(&self, filter: TaskFilter) -> Result<Vec<TaskInfo>, Problem> {
+        if let Some(parent) = filter.parent
+            && !self.who.scope.is_all()
+            && !self.is_known(parent).await?
+        {
+            return Ok(Vec::new());
+        }
+        let filter = TaskFilter { scope: self.who.scope.clone(), ..filter };
+        let mut tasks = Vec::new();
+        for task in self.app.client.tasks(filter).await? {
+            if self.is_own(&task) {
+                tasks.push(self.shown(task).await?);
+            } else {
+                tracing::error!(task_id = %task.task_id, "the store listed a task that is not of the scope");
+            }
+        }
+        Ok(tasks)
+    }
+
+    /// What the caller's tasks wait for somebody to decide: of the first `limit` such tasks behind that one.
+    pub(crate) async fn approvals(
+        &self,
+        behind: Option<TaskId>,
+        limit: usize,
+    ) -> Result<Vec<ApprovalInfo>, Problem> {
+        let mut approvals = Vec::new();
+        for approval in self.app.client.approvals_in(self.who.scope.clone(), behind, limit).await? {
+            if self.is_known(approval.task_id).await? {
+                approvals.push(approval);
+            }
+        }
+        Ok(approvals)
+    }
+
+    /// Spawns a task in the caller's scope, or in one within it that the options name.
+    pub(crate) async fn spawn(
+        &self,
+        task_type: &Name,
+        params: &Payload,
+        options: SpawnOptions,
+    ) -> Result<SpawnResult, Problem> {
+        let own = &self.who.scope;
+        let scope = if own.holds(options.in_scope()) { options.in_scope() } else { own }.clone();
+        Ok(self.app.client.spawn_named(task_type.as_str(), params, options.scope(scope)).await?)
+    }
+
+    /// The task types that were described: they belong to the program, not to a scope.
+    pub(crate) async fn task_types(&self) -> Result<Vec<TaskTypeInfo>, Problem> {
+        Ok(self.app.client.task_types().await?)
+    }
+
+    /// What happens to the caller's tasks behind the event of that number, or from now on, as it is sent: of one task, or of
+    /// those that are wanted.
+    pub(crate) async fn follow(
+        &self,
+        task_id: Option<TaskId>,
+        after: Option<u64>,
+        wanted: Option<Wanted>,
+    ) -> Result<mpsc::Receiver<Bytes>, Problem> {
+        let scope = self.who.scope.clone();
+        let which = match (scope.is_all(), wanted) {
+            (true, None) => Which::All,
+            (_, wanted) => Which::Those(Box::new(move |task| {
+                scope.has(&task.queue, &task.headers, &task.scope)
+                    && wanted.as_ref().is_none_or(|wanted| wanted(task))
+            })),
+        };
+        feed::follow(&self.app, Follow { task_id, after, which }).await
     }
 }

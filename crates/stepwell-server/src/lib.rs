@@ -15,7 +15,7 @@
 //! ```
 //!
 //! ```text
-//!   request ─▶ guard: Host, Origin, sizes, time ─▶ access: who? ─▶ Call: may they? is the task theirs? ─▶ API | pages
+//!   request ─▶ guard: Host, Origin, sizes, time ─▶ access: who? ─▶ Call: may they? which tasks are theirs? ─▶ API | pages
 //! ```
 //!
 //! # Safe by default
@@ -47,7 +47,7 @@ mod sample;
 mod server;
 mod sessions;
 
-pub use access::{Access, Identity, Operation, Scope, WeakToken};
+pub use access::{Access, Identity, Operation, WeakToken};
 pub use problem::Problem;
 pub use server::{Bound, ServeError, Server};
-pub use stepwell::async_trait;
+pub use stepwell::{Scope, async_trait};

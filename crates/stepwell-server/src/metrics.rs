@@ -22,7 +22,8 @@ pub(crate) fn router() -> Router<Arc<App>> {
 }
 
 async fn metrics(call: Call) -> Result<impl IntoResponse, Problem> {
-    let (queues, workers) = (call.client().queues().await?, call.client().workers().await?);
+    let (queues, workers) =
+        (call.everything()?.client.queues().await?, call.everything()?.client.workers().await?);
     let mut page = Page::default();
     page.gauge("stepwell_queue_tasks", "Tasks that have not ended");
     for queue in &queues {
@@ -37,7 +38,7 @@ async fn metrics(call: Call) -> Result<impl IntoResponse, Problem> {
         "stepwell_queue_oldest_seconds",
         "How long the task has waited that could have been claimed first",
     );
-    let now = call.client().store().now();
+    let now = call.now();
     for queue in &queues {
         let waited = queue.ready_at.map_or(0.0, |ready_at| until(ready_at, now).as_secs_f64());
         page.value("stepwell_queue_oldest_seconds", &[("queue", queue.queue.as_str())], waited);

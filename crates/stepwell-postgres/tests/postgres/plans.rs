@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use stepwell::{Durable, QueueLimits, SpawnOptions, TaskContext, TaskResult, TaskState, WorkerOptions};
+use stepwell::{
+    Durable, QueueLimits, Scope, SpawnOptions, TaskContext, TaskFilter, TaskResult, TaskState, WorkerOptions,
+};
+use stepwell_postgres::sqlx::{self, Connection as _, Executor as _};
 use stepwell_postgres::{PostgresOptions, PostgresStore};
 
 /// A fragment that tells a statement, and the index that it must use.
@@ -33,7 +36,7 @@ const STATEMENTS: [(&str, &str); 25] = [
     ("FROM stepwell.events e WHERE e.name = w.target", "events_pkey"),
     ("ON w.target = x.task_id::text AND w.kind = 'child'", "waits_target"),
     ("INSERT INTO stepwell.idempotency_keys", "unnest"),
-    ("WHERE l.concurrency_key = k.key", "live_tasks_key"),
+    ("WHERE l.concurrency_key = k.key AND l.key_space = k.space", "live_tasks_key"),
     ("WHERE l.running_in = p_queue", "live_tasks_running"),
 ];
 
@@ -149,5 +152,45 @@ async fn hot_statements_use_their_indexes() {
     let claims = plans.iter().filter(|plan| plan.contains("WHERE l.queue = p_queue AND l.state = 'pending'"));
     for claim in claims {
         assert!(!claim.contains("Sort Key: l.priority"), "claims read in order, and sort nothing: {claim}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_by_label_reads_the_tasks_of_the_label_in_order() {
+    let postgres = throwaway::Postgres::with_settings(&[
+        ("shared_preload_libraries", "auto_explain"),
+        ("auto_explain.log_min_duration", "0"),
+    ])
+    .unwrap();
+    let store = PostgresStore::connect(PostgresOptions::parse(&postgres.url()).unwrap()).await.unwrap();
+    let client = Durable::builder().store(Arc::new(store)).build().await.unwrap();
+    // Of each hundred tasks, fifty of one tenant and one of another.
+    let fill = "INSERT INTO stepwell.tasks (task_id, task_type, queue, priority, max_attempts, spawned_at, retry, headers, params)
+        SELECT id(n), 'x', 'q', 0, 1, now(), '{\"kind\":\"none\"}', '{}', 'null' FROM generate_series(1, 20000) n;
+        INSERT INTO stepwell.outcomes (task_id, run_id, state, attempt, cancel_requested, finished_at, output)
+        SELECT id(n), id(n), 'completed', 1, false, now(), 'null' FROM generate_series(1, 20000) n;
+        INSERT INTO stepwell.labels (task_id, name, value)
+        SELECT id(n), 'tenant', CASE WHEN n % 2 = 0 THEN 'large' WHEN n % 100 = 1 THEN 'small' ELSE n::text END
+        FROM generate_series(1, 20000) n;
+        ANALYZE stepwell.tasks, stepwell.outcomes, stepwell.labels";
+    let id = "CREATE FUNCTION id(n integer) RETURNS uuid LANGUAGE sql IMMUTABLE AS $$
+        SELECT ('019acc00-0000-7000-8000-' || lpad(to_hex(n), 12, '0'))::uuid $$;";
+    let mut conn = sqlx::PgConnection::connect(&postgres.url()).await.unwrap();
+    conn.execute(sqlx::raw_sql(sqlx::AssertSqlSafe(format!("{id} {fill}")))).await.unwrap();
+    // Several times: a plan that is kept for all values would show from the sixth on.
+    for round in 0..8 {
+        for (tenant, count) in [("large", 100), ("small", 100), ("none", 0)] {
+            let scope = Scope::default().label("tenant", tenant);
+            let tasks = client.tasks(TaskFilter { scope, ..TaskFilter::default() }).await.unwrap();
+            assert_eq!(tasks.len(), count, "{tenant}, {round}");
+        }
+    }
+    let log = std::fs::read_to_string(postgres.folder().join("log")).unwrap();
+    let lists: Vec<_> =
+        log.split("Query Text: ").skip(1).filter(|plan| plan.contains("b0.task_id")).collect();
+    assert!(lists.len() >= 24, "the server logged {} lists", lists.len());
+    for plan in lists {
+        assert!(plan.contains("labels_value on labels b0"), "{plan}");
+        assert!(!plan.contains("Seq Scan on tasks") && !plan.contains("Seq Scan on labels"), "{plan}");
     }
 }

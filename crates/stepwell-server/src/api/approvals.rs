@@ -8,7 +8,7 @@ use stepwell::{ApprovalInfo, Decision, Payload, TaskId};
 
 use super::document::Api;
 use crate::access::Operation;
-use crate::call::Call;
+use crate::call::{Call, Own};
 use crate::extract::{Body, Path, Query};
 use crate::problem::Problem;
 
@@ -53,16 +53,9 @@ pub(crate) async fn page(
     call: &Call,
     behind: Option<TaskId>,
 ) -> Result<(Vec<ApprovalInfo>, Option<TaskId>), Problem> {
-    let all = call.client().approvals(behind, PAGE).await?;
-    let next = all.last().filter(|_| all.len() >= PAGE).map(|approval| approval.task_id);
-    let mut theirs = Vec::new();
-    for approval in all {
-        let task = call.app.known(approval.task_id).await?;
-        if task.is_some_and(|task| call.who.scope.has(&task.queue, &task.headers)) {
-            theirs.push(approval);
-        }
-    }
-    Ok((theirs, next))
+    let approvals = call.approvals(behind, PAGE).await?;
+    let next = approvals.last().filter(|_| approvals.len() >= PAGE).map(|approval| approval.task_id);
+    Ok((approvals, next))
 }
 
 async fn list(call: Call, Query(Behind { behind }): Query<Behind>) -> Result<Json<Approvals>, Problem> {
@@ -95,12 +88,12 @@ async fn decide(
     Path((task_id, name)): Path<(TaskId, String)>,
     Body(Decided { approved, by, reason, value }): Body<Decided>,
 ) -> Result<StatusCode, Problem> {
-    call.task(task_id).await?;
+    let Own { client, .. } = call.own(task_id).await?;
     let by = in_name_of(&call, by);
     let decision = match approved {
         true => Decision::Approved { by, reason, value },
         false => Decision::Rejected { by, reason },
     };
-    call.client().decide(task_id, &name, &decision).await?;
+    client.decide(task_id, &name, &decision).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -1,7 +1,6 @@
 //! Events that tasks await, and the stream of what happens to tasks.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Body as Stream;
@@ -11,15 +10,14 @@ use bytes::Bytes;
 use futures_util::stream;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use stepwell::{Name, Payload, TaskId};
+use stepwell::{Name, Payload, TaskId, have_labels};
+use tokio::sync::mpsc;
 
 use super::document::Api;
 use super::tasks::labels;
-use crate::access::{Operation, are_in};
-use crate::app::App;
-use crate::call::Call;
+use crate::access::Operation;
+use crate::call::{Call, Wanted};
 use crate::extract::{Body, Path, Query};
-use crate::feed::{Follow, Which, follow};
 use crate::problem::Problem;
 
 pub(super) fn add_to(api: &mut Api) {
@@ -68,7 +66,8 @@ struct Emitted {
 }
 
 async fn emit(call: Call, Body(Emit { name, payload, queue }): Body<Emit>) -> Result<Json<Emitted>, Problem> {
-    let first = call.client().emit_event(&name, &payload, queue.as_ref().map(Name::as_str)).await?;
+    let client = &call.everything()?.client;
+    let first = client.emit_event(&name, &payload, queue.as_ref().map(Name::as_str)).await?;
     Ok(Json(Emitted { first }))
 }
 
@@ -110,19 +109,15 @@ async fn follow_many(
 ) -> Result<Response, Problem> {
     let Filter { after, task_type, queue, label, parent } = filter;
     let labels: BTreeMap<_, _> = labels(&label)?;
-    let scope = call.who.scope.clone();
     let wants_all = (&task_type, &queue, &parent) == (&None, &None, &None) && labels.is_empty();
-    let which = match wants_all && scope.is_all() {
-        true => Which::All,
-        false => Which::Those(Box::new(move |task| {
-            scope.has(&task.queue, &task.headers)
-                && are_in(&labels, &task.headers)
-                && task_type.as_ref().is_none_or(|task_type| *task_type == task.task_type)
-                && queue.as_ref().is_none_or(|queue| *queue == task.queue)
-                && parent.is_none_or(|parent| task.parent == Some(parent))
-        })),
-    };
-    stream_of(&call.app, Follow { task_id: None, after: last_seen(&headers, after)?, which }).await
+    let wanted: Wanted = Box::new(move |task| {
+        have_labels(&task.headers, &labels)
+            && task_type.as_ref().is_none_or(|task_type| *task_type == task.task_type)
+            && queue.as_ref().is_none_or(|queue| *queue == task.queue)
+            && parent.is_none_or(|parent| task.parent == Some(parent))
+    });
+    let chunks = call.follow(None, last_seen(&headers, after)?, (!wants_all).then_some(wanted)).await?;
+    Ok(stream_of(chunks))
 }
 
 async fn follow_one(
@@ -131,13 +126,12 @@ async fn follow_one(
     Path(task_id): Path<TaskId>,
     Query(After { after }): Query<After>,
 ) -> Result<Response, Problem> {
-    call.task(task_id).await?;
+    call.own(task_id).await?;
     let after = last_seen(&headers, after)?.unwrap_or(0);
-    stream_of(&call.app, Follow { task_id: Some(task_id), after: Some(after), which: Which::All }).await
+    Ok(stream_of(call.follow(Some(task_id), Some(after), None).await?))
 }
 
-async fn stream_of(app: &Arc<App>, which: Follow) -> Result<Response, Problem> {
-    let chunks = follow(app, which).await?;
+fn stream_of(chunks: mpsc::Receiver<Bytes>) -> Response {
     let chunks = stream::unfold(chunks, |mut chunks| async move {
         let chunk: Result<Bytes, std::io::Error> = Ok(chunks.recv().await?);
         Some((chunk, chunks))
@@ -148,5 +142,5 @@ async fn stream_of(app: &Arc<App>, which: Follow) -> Result<Response, Problem> {
         // Proxies that gather answers (nginx) are not to gather this one.
         (header::HeaderName::from_static("x-accel-buffering"), "no"),
     ];
-    Ok((headers, Stream::from_stream(chunks)).into_response())
+    (headers, Stream::from_stream(chunks)).into_response()
 }

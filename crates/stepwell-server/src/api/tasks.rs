@@ -15,7 +15,7 @@ use stepwell::{
 
 use super::document::Api;
 use crate::access::Operation;
-use crate::call::Call;
+use crate::call::{Call, Own};
 use crate::extract::{Body, Path, Query};
 use crate::problem::Problem;
 
@@ -136,7 +136,8 @@ impl Filter {
         if !(1..=MAX_PAGE).contains(&limit) {
             return Err(Problem::bad_request(format!("limit is {limit}: it has to be from 1 to {MAX_PAGE}")));
         }
-        Ok(TaskFilter { state, queue, task_type, labels: labels(&label)?, parent, before, limit })
+        let labels = labels(&label)?;
+        Ok(TaskFilter { state, queue, task_type, labels, parent, before, limit, ..TaskFilter::default() })
     }
 }
 
@@ -192,19 +193,17 @@ async fn spawn(call: Call, headers: HeaderMap, Body(spawn): Body<Spawn>) -> Resu
     let trace = |name| Some((name, headers.get(name)?.to_str().ok()?));
     let trace = TRACE_HEADERS.into_iter().filter_map(trace);
     let options = trace.fold(options, |options, (name, value)| options.header(name, value));
-    let options = call.who.scope.put_in(options).map_err(|error| Problem::bad_request(error.to_string()))?;
-    let spawned = call.client().spawn_named(task_type.as_str(), &params, options).await?;
+    let spawned = call.spawn(&task_type, &params, options).await?;
     let status = if spawned.created() { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, Json(Spawned::from(spawned))).into_response())
 }
 
 async fn read(call: Call, Path(task_id): Path<TaskId>) -> Result<Json<TaskInfo>, Problem> {
-    Ok(Json(call.task(task_id).await?))
+    Ok(Json(call.own(task_id).await?.task))
 }
 
 async fn delete(call: Call, Path(task_id): Path<TaskId>) -> Result<StatusCode, Problem> {
-    call.task(task_id).await?;
-    call.client().delete(task_id).await?;
+    call.own(task_id).await?.client.delete(task_id).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -218,8 +217,7 @@ struct Journal {
 }
 
 async fn journal(call: Call, Path(task_id): Path<TaskId>) -> Result<Json<Journal>, Problem> {
-    call.task(task_id).await?;
-    let record = call.client().export(task_id).await?.record;
+    let record = call.own(task_id).await?.client.export(task_id).await?.record;
     Ok(Json(Journal { entries: record.journal, waits: record.waits }))
 }
 
@@ -231,8 +229,7 @@ struct Logs {
 }
 
 async fn logs(call: Call, Path(task_id): Path<TaskId>) -> Result<Json<Logs>, Problem> {
-    call.task(task_id).await?;
-    Ok(Json(Logs { logs: call.client().logs(task_id).await? }))
+    Ok(Json(Logs { logs: call.own(task_id).await?.client.logs(task_id).await? }))
 }
 
 /// How long to wait.
@@ -264,15 +261,15 @@ async fn result(
     if wait > MAX_WAIT {
         return Err(Problem::bad_request(format!("wait is {wait}: it has to be at most {MAX_WAIT}")));
     }
-    let mut task = call.task(task_id).await?;
+    let Own { client, mut task } = call.own(task_id).await?;
     if !task.state.is_finished() && wait > 0 {
         let wait = Duration::from_secs(wait);
-        match tokio::time::timeout(wait, call.client().wait::<Payload>(task_id)).await {
+        match tokio::time::timeout(wait, client.wait::<Payload>(task_id)).await {
             // It tells nothing that the task itself does not.
             Err(_) | Ok(Ok(_) | Err(Error::TaskFailed { .. } | Error::TaskCancelled(_))) => {}
             Ok(Err(error)) => return Err(error.into()),
         }
-        task = call.task(task_id).await?;
+        task = call.own(task_id).await?.task;
     }
     let status = if task.state.is_finished() { StatusCode::OK } else { StatusCode::ACCEPTED };
     let TaskInfo { state, output, failure, .. } = task;
@@ -280,8 +277,9 @@ async fn result(
 }
 
 async fn export(call: Call, Path(task_id): Path<TaskId>) -> Result<Json<Payload>, Problem> {
-    call.task(task_id).await?;
-    let export = call.client().export(task_id).await?;
+    let Own { client, task } = call.own(task_id).await?;
+    let mut export = client.export(task_id).await?;
+    export.record.info.parent = task.parent;
     let json = export.to_json().map_err(|source| Error::Payload { what: "the document".into(), source })?;
     Ok(Json(Payload::from_json(json)))
 }
@@ -295,37 +293,33 @@ struct Imported {
 
 async fn import(call: Call, Body(document): Body<Payload>) -> Result<(StatusCode, Json<Imported>), Problem> {
     let export = Export::from_json(document.as_str()).map_err(Error::from)?;
-    let task_id = call.client().import(export).await?;
+    let task_id = call.everything()?.client.import(export).await?;
     Ok((StatusCode::CREATED, Json(Imported { task_id })))
 }
 
 async fn cancel(call: Call, Path(task_id): Path<TaskId>) -> Result<StatusCode, Problem> {
-    call.task(task_id).await?;
-    call.client().cancel(task_id).await?;
+    call.own(task_id).await?.client.cancel(task_id).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 async fn pause(call: Call, Path(task_id): Path<TaskId>) -> Result<StatusCode, Problem> {
-    call.task(task_id).await?;
-    call.client().pause(task_id).await?;
+    call.own(task_id).await?.client.pause(task_id).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 async fn resume(call: Call, Path(task_id): Path<TaskId>) -> Result<StatusCode, Problem> {
-    call.task(task_id).await?;
-    call.client().resume(task_id).await?;
+    call.own(task_id).await?.client.resume(task_id).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 async fn retry(call: Call, Path(task_id): Path<TaskId>) -> Result<StatusCode, Problem> {
-    call.task(task_id).await?;
-    call.client().retry(task_id).await?;
+    call.own(task_id).await?.client.retry(task_id).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 async fn retrigger(call: Call, Path(task_id): Path<TaskId>) -> Result<(StatusCode, Json<Spawned>), Problem> {
-    call.task(task_id).await?;
-    Ok((StatusCode::CREATED, Json(call.client().retrigger(task_id).await?.into())))
+    let spawned = call.own(task_id).await?.client.retrigger(task_id).await?;
+    Ok((StatusCode::CREATED, Json(spawned.into())))
 }
 
 /// A message for a task.
@@ -344,11 +338,10 @@ async fn send(
     Path(task_id): Path<TaskId>,
     Body(Message { topic, payload }): Body<Message>,
 ) -> Result<StatusCode, Problem> {
-    call.task(task_id).await?;
-    call.client().send(task_id, &topic, &payload).await?;
+    call.own(task_id).await?.client.send(task_id, &topic, &payload).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 async fn task_types(call: Call) -> Result<Json<Vec<stepwell::TaskTypeInfo>>, Problem> {
-    Ok(Json(call.client().task_types().await?))
+    Ok(Json(call.task_types().await?))
 }

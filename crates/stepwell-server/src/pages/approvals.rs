@@ -15,7 +15,7 @@ use super::words::{json, moment};
 use crate::access::Operation;
 use crate::api::approvals::{in_name_of, page as page_of};
 use crate::app::App;
-use crate::call::Call;
+use crate::call::{Call, Own};
 use crate::extract::{Form, Path, Query, json_of};
 use crate::problem::Problem;
 
@@ -102,13 +102,13 @@ async fn decide(
     Path(task_id): Path<TaskId>,
     Form(Decided { name, decision, by, reason, value }): Form<Decided>,
 ) -> Result<Redirect, Problem> {
-    call.task(task_id).await?;
+    let Own { client, .. } = call.own(task_id).await?;
     let by = in_name_of(&call, by);
     let reason = (!reason.is_empty()).then_some(reason);
     let decision = match decision {
         Word::Approve => Decision::Approved { by, reason, value: json_of("the value", &value)? },
         Word::Reject => Decision::Rejected { by, reason },
     };
-    call.client().decide(task_id, &name, &decision).await?;
+    client.decide(task_id, &name, &decision).await?;
     Ok(Redirect::to(&call.base.to(&format!("/tasks/{task_id}"))))
 }

@@ -18,7 +18,7 @@ const PLACES: [(&str, &str); 6] = [
 
 /// A page that is kept up to date. `place` is the path of the entry of the menu that it belongs to.
 pub(crate) fn page(call: &Call, place: &str, title: &str, content: Markup) -> Markup {
-    let logs_in = call.app.token.is_some();
+    let logs_in = call.logs_in();
     document(
         &call.base,
         title,

@@ -31,8 +31,9 @@ async fn overview(call: Call) -> Result<Response, Problem> {
     if !call.may(Operation::ReadOverview, None).await {
         return Ok(Redirect::to(&call.base.to("/tasks")).into_response());
     }
-    let samples = call.app.samples.look(&call.app).await?;
-    let workers = call.client().workers().await?;
+    let all = call.everything()?;
+    let samples = all.samples.look(all).await?;
+    let workers = all.client.workers().await?;
     let filter = TaskFilter { state: Some(TaskState::Failed), limit: FAILED, ..TaskFilter::default() };
     let failed = call.tasks(filter).await?;
     let newest = call.tasks(TaskFilter { limit: 1, ..TaskFilter::default() }).await?;

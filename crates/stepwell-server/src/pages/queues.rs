@@ -26,7 +26,7 @@ pub(super) fn add_to(router: Router<Arc<App>>) -> Router<Arc<App>> {
 }
 
 async fn list(call: Call) -> Result<Markup, Problem> {
-    let queues = call.client().queues().await?;
+    let queues = call.everything()?.client.queues().await?;
     Ok(page(
         &call,
         "/queues",
@@ -43,7 +43,7 @@ async fn list(call: Call) -> Result<Markup, Problem> {
 }
 
 pub(super) fn table(call: &Call, queues: &[QueueInfo]) -> Markup {
-    let now = call.client().store().now();
+    let now = call.now();
     html! {
         div class="scroll" { table {
             thead { tr {
@@ -94,11 +94,11 @@ struct Which {
 }
 
 async fn pause(call: Call, Form(Which { queue }): Form<Which>) -> Result<Redirect, Problem> {
-    call.client().pause_queue(queue).await?;
+    call.everything()?.client.pause_queue(queue).await?;
     Ok(Redirect::to(&call.base.to("/queues")))
 }
 
 async fn resume(call: Call, Form(Which { queue }): Form<Which>) -> Result<Redirect, Problem> {
-    call.client().resume_queue(queue).await?;
+    call.everything()?.client.resume_queue(queue).await?;
     Ok(Redirect::to(&call.base.to("/queues")))
 }

@@ -25,7 +25,7 @@ pub(super) fn add_to(router: Router<Arc<App>>) -> Router<Arc<App>> {
 }
 
 async fn list(call: Call) -> Result<Markup, Problem> {
-    let schedules = call.client().schedules().await?;
+    let schedules = call.everything()?.client.schedules().await?;
     let action = call.base.to("/schedules/change");
     Ok(page(
         &call,
@@ -96,9 +96,15 @@ struct Change {
 
 async fn change(call: Call, Form(Change { name, action }): Form<Change>) -> Result<Redirect, Problem> {
     let to = match action {
-        Action::Pause => call.client().pause_schedule(name).await.map(|()| "/schedules".to_owned())?,
-        Action::Resume => call.client().resume_schedule(name).await.map(|()| "/schedules".to_owned())?,
-        Action::Trigger => format!("/tasks/{}", call.client().trigger_schedule(name).await?.task_id),
+        Action::Pause => {
+            call.everything()?.client.pause_schedule(name).await.map(|()| "/schedules".to_owned())?
+        }
+        Action::Resume => {
+            call.everything()?.client.resume_schedule(name).await.map(|()| "/schedules".to_owned())?
+        }
+        Action::Trigger => {
+            format!("/tasks/{}", call.everything()?.client.trigger_schedule(name).await?.task_id)
+        }
     };
     Ok(Redirect::to(&call.base.to(&to)))
 }

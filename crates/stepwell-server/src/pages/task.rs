@@ -17,7 +17,7 @@ use super::words::{brief, duration, json, moment, number, state};
 use super::{approvals, route, tasks};
 use crate::access::Operation;
 use crate::app::App;
-use crate::call::Call;
+use crate::call::{Call, Own};
 use crate::extract::{Form, Path, Query, json_of};
 use crate::problem::Problem;
 
@@ -50,16 +50,15 @@ async fn show(
     Path(task_id): Path<TaskId>,
     Query(Part { from }): Query<Part>,
 ) -> Result<Markup, Problem> {
-    let task = call.task(task_id).await?;
-    let client = call.client();
+    let Own { client, task } = call.own(task_id).await?;
     let TaskRecord { journal, waits, .. } = client.export(task_id).await?.record;
     let history = HistoryFilter { task_id: Some(task_id), after: 0, limit: HISTORY };
     let history = client.history(history).await?;
     let children = TaskFilter { parent: Some(task_id), limit: CHILDREN, ..TaskFilter::default() };
     let children = call.tasks(children).await?;
-    let waiting = client.approvals(before(task_id), 1).await?;
+    let waiting = call.approvals(before(task_id), 1).await?;
     let waiting: Vec<_> = waiting.into_iter().filter(|approval| approval.task_id == task_id).collect();
-    let timeline = Timeline::new(&task, &journal, &waits, &history, client.store().now());
+    let timeline = Timeline::new(&task, &journal, &waits, &history, call.now());
     let parts = parts(&call, task_id, from, timeline.len().max(journal.len()));
     let logs = LogLine::all(&journal);
     let content = html! {
@@ -241,38 +240,32 @@ fn facts(call: &Call, task: &TaskInfo) -> Markup {
 }
 
 async fn cancel(call: Call, Path(task_id): Path<TaskId>) -> Result<Redirect, Problem> {
-    call.task(task_id).await?;
-    call.client().cancel(task_id).await?;
+    call.own(task_id).await?.client.cancel(task_id).await?;
     Ok(back_to(&call, task_id))
 }
 
 async fn pause(call: Call, Path(task_id): Path<TaskId>) -> Result<Redirect, Problem> {
-    call.task(task_id).await?;
-    call.client().pause(task_id).await?;
+    call.own(task_id).await?.client.pause(task_id).await?;
     Ok(back_to(&call, task_id))
 }
 
 async fn resume(call: Call, Path(task_id): Path<TaskId>) -> Result<Redirect, Problem> {
-    call.task(task_id).await?;
-    call.client().resume(task_id).await?;
+    call.own(task_id).await?.client.resume(task_id).await?;
     Ok(back_to(&call, task_id))
 }
 
 async fn retry(call: Call, Path(task_id): Path<TaskId>) -> Result<Redirect, Problem> {
-    call.task(task_id).await?;
-    call.client().retry(task_id).await?;
+    call.own(task_id).await?.client.retry(task_id).await?;
     Ok(back_to(&call, task_id))
 }
 
 async fn retrigger(call: Call, Path(task_id): Path<TaskId>) -> Result<Redirect, Problem> {
-    call.task(task_id).await?;
-    let new = call.client().retrigger(task_id).await?.task_id;
+    let new = call.own(task_id).await?.client.retrigger(task_id).await?.task_id;
     Ok(back_to(&call, new))
 }
 
 async fn delete(call: Call, Path(task_id): Path<TaskId>) -> Result<Redirect, Problem> {
-    call.task(task_id).await?;
-    call.client().delete(task_id).await?;
+    call.own(task_id).await?.client.delete(task_id).await?;
     Ok(Redirect::to(&call.base.to("/tasks")))
 }
 
@@ -287,8 +280,8 @@ async fn send(
     Path(task_id): Path<TaskId>,
     Form(Message { topic, payload }): Form<Message>,
 ) -> Result<Redirect, Problem> {
-    call.task(task_id).await?;
-    call.client().send(task_id, topic, &json_of("the message", &payload)?).await?;
+    let Own { client, .. } = call.own(task_id).await?;
+    client.send(task_id, topic, &json_of("the message", &payload)?).await?;
     Ok(back_to(&call, task_id))
 }
 
