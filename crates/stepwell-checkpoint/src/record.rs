@@ -84,7 +84,7 @@ impl StoredEntry {
     fn read(self) -> Result<Entry, String> {
         let Self { seq, kind, name, ordinal, outcome, payload, at } = self;
         let outcome = Outcome::from_columns(&outcome, payload)
-            .ok_or_else(|| format!("the outcome {outcome:?} of entry {seq} cannot be read"))?;
+            .map_err(|error| format!("the outcome {outcome:?} of entry {seq} cannot be read: {error}"))?;
         Ok(Entry { seq, key: Key { kind, name, ordinal }, outcome, at })
     }
 }

@@ -1006,6 +1006,7 @@ fn start(slots: &Arc<Slots>, task: &NewTask, spawned: Option<&Spawned>) {
         journal: Some(Vec::new()),
         waits: Vec::new(),
         facts: Facts::default(),
+        unreadable: None,
     };
     slots.start(claimed, None);
 }

@@ -145,7 +145,7 @@ impl fmt::Display for Place<'_> {
 #[non_exhaustive]
 pub enum CodecError {
     /// What is kept begins as what codecs have made, and does not go on so.
-    #[error("what the database holds of it is damaged ({0}): restore it from a backup")]
+    #[error("what the database holds of it is damaged ({0})")]
     Damaged(String),
     /// It was written with a codec that the client does not have.
     #[error(

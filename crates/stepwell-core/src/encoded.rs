@@ -81,6 +81,7 @@ impl Codecs {
     /// Decodes what the walk comes to.
     pub(crate) fn decode(&self, walk: impl FnOnce(Each<'_>)) {
         walk(&mut |held, place| match held {
+            Held::Payload(payload) if payload.unreadable().is_some() => {}
             Held::Payload(payload) => match self.open(payload.as_str(), &place) {
                 Ok(Some(json)) => *payload = Payload::from_json(json),
                 Ok(None) => {}

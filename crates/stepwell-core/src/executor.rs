@@ -47,6 +47,7 @@ use crate::store::*;
 use crate::task_error::{ControlFlow, TaskError, TaskResult, closure_failure};
 use crate::time::{Timestamp, after, until};
 use crate::trace;
+use crate::unreadable::Unreadable;
 
 /// How often the future is polled, or something delivered to it, before others get their turn.
 const TURN: usize = 256;
@@ -71,6 +72,8 @@ pub(crate) struct Execution {
     commit: Commit,
     /// What had arrived when the task was claimed; for after the replay.
     facts: Option<Facts>,
+    /// Whether the task could be read. Where it could not, the run has not seen where the journal ends.
+    readable: bool,
     grace: Duration,
     /// Wakes the executor for what is due next.
     alarm: Option<(Timestamp, BoxFuture<'static, ()>)>,
@@ -80,6 +83,9 @@ pub(crate) struct Execution {
     /// How often the store has refused for good what was sent.
     refusals: u32,
 }
+
+/// How long a task that this program cannot read is left to others before it is claimed again.
+const LEFT_TO_OTHERS: Duration = Duration::from_secs(10);
 
 enum Closing {
     Commit(Next),
@@ -164,13 +170,15 @@ impl Execution {
         grace: Duration,
     ) -> Box<Self> {
         let (headers, facts) = (Arc::new(mem::take(&mut claimed.headers)), mem::take(&mut claimed.facts));
-        let params = claimed.params.clone();
+        let (params, unreadable) = (claimed.params.clone(), claimed.unreadable.take());
+        let readable = unreadable.is_none();
         let run = Arc::new(Run::new(engine.clone(), claimed, journal, claim_timeout));
         let ctx = TaskContext::new(run.clone(), headers.clone());
-        let future = match engine.registry.get(&run.task_type) {
-            Some(executable) => executable.start(params, ctx),
+        let future = match (unreadable, engine.registry.get(&run.task_type)) {
+            (Some(unreadable), _) => Box::pin(std::future::ready(Err(unreadable.into()))),
+            (None, Some(executable)) => executable.start(params, ctx),
             // A worker claims only types that it knows, and none is ever unregistered.
-            None => Box::pin(std::future::ready(Err(ControlFlow::Shutdown.into()))),
+            (None, None) => Box::pin(std::future::ready(Err(ControlFlow::Shutdown.into()))),
         };
         run.waker.wake_by_ref();
         Box::new(Self {
@@ -183,6 +191,7 @@ impl Execution {
             closing: None,
             commit: Commit::Idle,
             facts: Some(facts),
+            readable,
             grace,
             alarm: None,
             stalled_since: None,
@@ -447,6 +456,15 @@ impl Execution {
             (Err(_), Some(_)) | (Err(Ending::Error(TaskError::Control(_))), None) => {
                 return Closing::Commit(Next::Release);
             }
+            (Err(Ending::Error(TaskError::Unreadable(unreadable @ Unreadable::Newer { .. }))), None) => {
+                tracing::warn!(task_id = %self.run.task_id, %unreadable, "a task is left to a newer program");
+                let until = after(self.run.engine.store.now(), LEFT_TO_OTHERS);
+                return Closing::Commit(Next::Leave { until });
+            }
+            // Nothing is journaled: where the journal ends is not known.
+            (Err(Ending::Error(error @ TaskError::Unreadable(_))), None) => {
+                return Closing::Commit(Next::Fail(error.to_failure()));
+            }
             (Err(Ending::Error(error)), None) => {
                 unreadable = error.is_unreadable();
                 error.to_failure()
@@ -512,9 +530,10 @@ impl Execution {
             Some((_, Working::Spawn(keyed))) => Some(keyed.clone()),
             _ => None,
         };
+        // What is complete is not gone on from.
+        let goes_on = !matches!(sent.next, Next::Complete(_));
         let receipt = self.run.engine.commit.transition(Transition {
-            // What is complete is not gone on from.
-            after: (!matches!(sent.next, Next::Complete(_))).then_some(sent.after),
+            after: (self.readable && goes_on).then_some(sent.after),
             entries,
             spawns,
             events,
@@ -672,7 +691,7 @@ impl Execution {
                 (false, Some(Lifecycle::TaskCompensating { task_id, failure: cancelled() }))
             }
             Next::Cancel => (false, Some(Lifecycle::TaskCancelled { task_id })),
-            Next::Release => (false, None),
+            Next::Release | Next::Leave { .. } => (false, None),
         };
         let ended = match &event {
             Some(Lifecycle::TaskSuspended { .. }) => Ended::Suspended,

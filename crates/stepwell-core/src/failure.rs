@@ -179,6 +179,13 @@ impl Failure {
         self
     }
 
+    /// A failure as a store keeps it. In the place of one that cannot be read stands one that says so.
+    pub fn stored(json: &str) -> Self {
+        serde_json::from_str(json).unwrap_or_else(|error| {
+            Self::new(FailureKind::Payload, format!("the failure that is kept cannot be read: {error}"))
+        })
+    }
+
     /// The failure of a task whose compensation came to an end before everything was undone.
     pub fn without_the_rest(mut self, why: Self) -> Self {
         self.compensation_errors

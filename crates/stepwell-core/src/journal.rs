@@ -35,6 +35,7 @@ use crate::input_hash::InputHash;
 use crate::name::{InvalidName, Name};
 use crate::payload::Payload;
 use crate::time::Timestamp;
+use crate::unreadable::UnknownWord;
 
 /// What sort of thing was delivered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -248,7 +249,7 @@ impl TryFrom<FlatEntry> for Entry {
 
     fn try_from(FlatEntry { seq, key, outcome, value, at }: FlatEntry) -> Result<Self, String> {
         let read = Outcome::from_columns(&outcome, value);
-        let outcome = read.ok_or_else(|| format!("{outcome:?} with its value is no outcome"))?;
+        let outcome = read.map_err(|error| format!("no outcome: {error}"))?;
         Ok(Self { seq, key, outcome, at })
     }
 }
@@ -287,13 +288,19 @@ impl Outcome {
         }
     }
 
-    /// The outcome of two columns; `None` when they are none.
-    pub fn from_columns(word: &str, json: Payload) -> Option<Self> {
+    /// The outcome of two columns.
+    ///
+    /// # Errors
+    /// [`UnknownWord`], or that of the JSON, for an [`Unreadable`](crate::Unreadable).
+    pub fn from_columns(word: &str, json: Payload) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
         match word {
-            "done" => Some(Self::Done(json)),
-            "failed" => json.decode().ok().map(Self::Failed),
-            "retrying" => json.decode().ok().map(|Retrying { failure, at }| Self::Retrying { failure, at }),
-            _ => None,
+            "done" => Ok(Self::Done(json)),
+            "failed" => Ok(Self::Failed(serde_json::from_str(json.as_str())?)),
+            "retrying" => {
+                let Retrying { failure, at } = serde_json::from_str(json.as_str())?;
+                Ok(Self::Retrying { failure, at })
+            }
+            word => Err(UnknownWord(word.to_owned()).into()),
         }
     }
 }
@@ -566,7 +573,7 @@ mod tests {
         let retrying = Outcome::Retrying { failure: Failure::new(FailureKind::Panic, "ouch"), at };
         for outcome in [done(), failed(), retrying] {
             let (word, json) = outcome.to_columns();
-            assert_eq!(Outcome::from_columns(word, json), Some(outcome));
+            assert_eq!(Outcome::from_columns(word, json).unwrap(), outcome);
         }
         assert!(Kind::ALL.iter().all(|kind| Kind::parse(kind.as_str()) == Some(*kind)));
     }

@@ -62,6 +62,7 @@ mod ticks;
 mod time;
 mod trace;
 mod transition;
+mod unreadable;
 mod witness;
 mod worker;
 mod worker_info;
@@ -113,6 +114,7 @@ pub use task_error::{ControlFlow, TaskError, TaskResult, closure_failure};
 pub use time::{Timestamp, after, from_micros, until};
 pub use tokio_util::sync::CancellationToken;
 pub use trace::TRACE_HEADERS;
+pub use unreadable::{UnknownWord, Unreadable};
 pub use worker::Worker;
 pub use worker_info::{OtherWorker, WATCHED, WorkerInfo, WorkerState, WorkerStatus};
 pub use workflow::{

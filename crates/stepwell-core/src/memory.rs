@@ -459,12 +459,13 @@ impl State {
                 self.drop_waits(task_id);
                 self.give_back(now, task_id, Some(at), news);
             }
-            Next::Release => {
+            Next::Release | Next::Leave { .. } => {
                 if let Some(task) = self.tasks.get_mut(&task_id) {
                     task.attempt -= 1;
                     task.crashes = 0;
                 }
-                self.give_back(now, task_id, None, news);
+                let due_at = if let Next::Leave { until } = next { Some(until) } else { None };
+                self.give_back(now, task_id, due_at, news);
             }
         }
         Ok(written)
@@ -1008,6 +1009,7 @@ impl State {
             journal: (!had_it).then(|| task.journal.clone()),
             waits: task.waits.values().cloned().collect(),
             facts,
+            unreadable: None,
         };
         if task.started_at.is_none() {
             task.started_at = Some(now);

@@ -172,6 +172,17 @@ impl Payload {
         }
     }
 
+    /// What a store's column holds, for lists: in the place of text that is no JSON stands a payload that says so.
+    pub fn stored(text: &str, what: &str) -> Self {
+        let payload = Self::from_json(text);
+        match serde_json::from_str::<&serde_json::value::RawValue>(text) {
+            Ok(_) => payload,
+            Err(error) => {
+                Self::not_readable(payload, what.to_owned(), CodecError::Damaged(error.to_string()))
+            }
+        }
+    }
+
     /// Text that is known to be JSON, such as a store's own column.
     pub fn from_json(json: impl Into<Arc<str>>) -> Self {
         Self(Text::Json(json.into()))

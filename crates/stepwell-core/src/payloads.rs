@@ -91,7 +91,7 @@ pub(crate) fn transition(transition: &mut Transition, each: Each<'_>) {
     match &mut transition.next {
         Next::Complete(output) => each(Held::Payload(output), Place::Output(task_id)),
         Next::Retry { failure: why, .. } | Next::Fail(why) => failure(why, Place::Failure(task_id), each),
-        Next::Continue { .. } | Next::Suspend { .. } | Next::Cancel | Next::Release => {}
+        Next::Continue { .. } | Next::Suspend { .. } | Next::Cancel | Next::Release | Next::Leave { .. } => {}
     }
 }
 

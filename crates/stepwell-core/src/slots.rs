@@ -20,7 +20,7 @@ use crate::lifecycle::Lifecycle;
 use crate::name::Name;
 use crate::options::WorkerOptions;
 use crate::run::Run;
-use crate::store::{ClaimedTask, NewTask, Transition};
+use crate::store::{ClaimedTask, NewTask, StoreError, Transition};
 use crate::task_error::ControlFlow;
 
 pub(crate) struct Slots {
@@ -206,6 +206,9 @@ impl Slots {
     pub(crate) fn start(self: &Arc<Self>, mut claimed: ClaimedTask, suspect: Option<SuspectPermit>) {
         let slot = Slot(self.clone());
         let task_id = claimed.task_id;
+        if claimed.unreadable.is_some() {
+            claimed.journal = Some(Vec::new());
+        }
         let mut inside = self.inside();
         inside.claims += 1;
         let holding = Holding { run_id: claimed.run_id, claim: inside.claims };
@@ -266,12 +269,16 @@ impl Slots {
     }
 
     /// Loads the journal of a task that is no longer in memory, and runs it.
-    fn load(self: &Arc<Self>, claimed: ClaimedTask, slot: Slot, suspect: Option<SuspectPermit>) {
+    fn load(self: &Arc<Self>, mut claimed: ClaimedTask, slot: Slot, suspect: Option<SuspectPermit>) {
         let slots = self.clone();
         self.engine.runtime.spawn(Box::pin(async move {
             let journal = loop {
                 match slots.engine.store.journal(claimed.task_id).await {
                     Ok(journal) => break journal,
+                    Err(StoreError::Unreadable(unreadable)) => {
+                        claimed.unreadable = Some(unreadable);
+                        break Vec::new();
+                    }
                     Err(error) => {
                         tracing::warn!(%error, task_id = %claimed.task_id, "cannot load a journal; trying again");
                         slots.engine.runtime.sleep(slots.options.poll_interval).await;

@@ -61,6 +61,7 @@ use crate::retry::RetryStrategy;
 use crate::runtime::BoxFuture;
 use crate::scope::Scope;
 use crate::time::Timestamp;
+use crate::unreadable::Unreadable;
 
 pub use crate::scheduled::{
     ScheduleAction, ScheduleChange, ScheduleFilter, ScheduleOutcome, SchedulePlan, Scheduled,
@@ -614,6 +615,8 @@ pub struct ClaimedTask {
     pub waits: Vec<Wait>,
     /// What has arrived for its waits.
     pub facts: Facts,
+    /// What of it could not be read. The run then ends at once: as failed, or left to a newer program.
+    pub unreadable: Option<Unreadable>,
 }
 
 /// Why a store could not do its work.
@@ -677,6 +680,9 @@ pub enum StoreError {
     /// The database's content is damaged.
     #[error("the database is damaged ({0}): stop all programs that use it, and restore a backup")]
     Corrupt(String),
+    /// What was asked for holds a row that cannot be read.
+    #[error(transparent)]
+    Unreadable(#[from] Unreadable),
     /// A payload cannot be encoded: its codec fails.
     #[error("{0}")]
     Encode(String),
@@ -711,7 +717,7 @@ impl StoreError {
             | Self::Unavailable(_)
             | Self::Unanswered(_)
             | Self::Closed => true,
-            Self::Corrupt(_) | Self::Backend(_) => false,
+            Self::Corrupt(_) | Self::Unreadable(_) | Self::Backend(_) => false,
         }
     }
 

@@ -10,6 +10,7 @@ use crate::name::InvalidName;
 use crate::notes::cut_off;
 use crate::options::InvalidOptions;
 use crate::payload::PayloadError;
+use crate::unreadable::Unreadable;
 
 /// How much of a backtrace is kept, in bytes.
 const MAX_BACKTRACE: usize = 16 << 10;
@@ -89,6 +90,9 @@ pub enum TaskError {
     /// The options of a child, or a step's retry strategy, cannot be used.
     #[error(transparent)]
     Options(#[from] InvalidOptions),
+    /// A part of the task could not be read from the store.
+    #[error(transparent)]
+    Unreadable(#[from] Unreadable),
     /// A value could not be written to the journal or read from it.
     #[error("\"{name}\": {source}")]
     Payload {
@@ -179,7 +183,7 @@ impl TaskError {
             | Self::JoinsItself { .. } => (FailureKind::Misuse, Retry::Never),
             // Another worker may have the key.
             Self::Payload { .. } if self.is_unreadable() => (FailureKind::Payload, Retry::ByStrategy),
-            Self::Payload { .. } => (FailureKind::Payload, Retry::Never),
+            Self::Payload { .. } | Self::Unreadable(_) => (FailureKind::Payload, Retry::Never),
             Self::Failed { error, retry } => return shown(|| failure_of(error, *retry)),
         };
         Failure { retry, sources: self.sources().into(), ..Failure::new(kind, self.to_string()) }

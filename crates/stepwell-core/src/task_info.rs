@@ -13,6 +13,7 @@ use crate::retry::RetryStrategy;
 use crate::scope::{Scope, is_label};
 use crate::store::Headers;
 use crate::time::Timestamp;
+use crate::unreadable::Unreadable;
 
 /// Where a task is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -141,6 +142,23 @@ pub struct TaskInfo {
     pub finished_at: Option<Timestamp>,
     /// When it may next be claimed, if it waits for a time.
     pub due_at: Option<Timestamp>,
+}
+
+impl TaskInfo {
+    /// The headers and the retry strategy of two columns. What cannot be read of them is said by a header `$unreadable`, so
+    /// that the rest of the task can be shown.
+    #[doc(hidden)]
+    pub fn options(headers: &str, retry: &str) -> (Headers, RetryStrategy) {
+        let hurt = |what: &str, error: &serde_json::Error| {
+            Headers::from([("$unreadable".to_owned(), Unreadable::new(what, error).to_string().into())])
+        };
+        let mut headers = serde_json::from_str(headers).unwrap_or_else(|error| hurt("`headers`", &error));
+        let retry = serde_json::from_str(retry).unwrap_or_else(|error| {
+            headers.append(&mut hurt("`retry`", &error));
+            RetryStrategy::default()
+        });
+        (headers, retry)
+    }
 }
 
 /// Which tasks to list. The default passes all, 100 at a time.

@@ -195,6 +195,11 @@ pub enum Next {
     Cancel,
     /// The run gives the task back, unfinished; the attempt does not count.
     Release,
+    /// As [`Next::Release`], for another program: nobody claims the task before then.
+    Leave {
+        /// When it may be claimed.
+        until: Timestamp,
+    },
 }
 
 impl From<Finish> for Next {
@@ -214,7 +219,11 @@ impl Next {
             Self::Complete(output) => Some(Finish::Completed(output.clone())),
             Self::Fail(failure) => Some(Finish::Failed(failure.clone())),
             Self::Cancel => Some(Finish::Cancelled),
-            Self::Continue { .. } | Self::Suspend { .. } | Self::Retry { .. } | Self::Release => None,
+            Self::Continue { .. }
+            | Self::Suspend { .. }
+            | Self::Retry { .. }
+            | Self::Release
+            | Self::Leave { .. } => None,
         }
     }
 }

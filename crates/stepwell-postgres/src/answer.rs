@@ -13,7 +13,8 @@ use stepwell_core::store::{
     ScheduleOutcome, Spawned, TaskState, Wait, WorkerState, WorkerStatus,
 };
 use stepwell_core::{
-    Entry, Failure, Key, Kind, Name, OtherWorker, Outcome, Payload, RunId, Scope, TaskId, WorkerId, deleted,
+    Entry, Failure, Key, Kind, Name, OtherWorker, Outcome, Payload, RunId, Scope, TaskId, UnknownWord, Unreadable,
+    WorkerId, deleted,
 };
 
 use crate::batch::Sorted;
@@ -244,6 +245,14 @@ fn claims(sorted: &Sorted, row: &PgRow) -> sqlx::Result<Vec<Claimed>> {
     for ((place, task_id), (ran, spawned)) in (1..).zip(tasks).zip(ran.zip(spawned)) {
         let ((((run_id, number), (crashes, lost)), had_it), of) = ran;
         let (((((max_attempts, task_type), queue), params), headers), retry) = spawned;
+        let mut hurt = None;
+        let headers = of_task(&mut hurt, "`headers`", json(&headers))?;
+        let retry = of_task(&mut hurt, "`retry`", json(&retry))?;
+        let of_scope = of_task(&mut hurt, "`scope`", scope(scopes.next().flatten().as_deref()))?;
+        let journal = journals.remove(&place).unwrap_or_else(|| Ok(Vec::new()));
+        let journal = of_task(&mut hurt, "a row of `journal`", journal)?;
+        let waits = waits.remove(&place).unwrap_or_else(|| Ok(Vec::new()));
+        let waits = of_task(&mut hurt, "a row of `waits`", waits)?;
         let task = ClaimedTask {
             task_id: task_id.into(),
             run_id: run_id.into(),
@@ -253,12 +262,13 @@ fn claims(sorted: &Sorted, row: &PgRow) -> sqlx::Result<Vec<Claimed>> {
             task_type: name(task_type)?,
             queue: name(queue)?,
             params: Payload::from_json(params),
-            headers: json(&headers)?,
-            scope: scope(scopes.next().flatten().as_deref())?,
-            retry: json(&retry)?,
-            journal: (!had_it).then(|| journals.remove(&place).unwrap_or_default()),
-            waits: waits.remove(&place).unwrap_or_default(),
+            headers,
+            scope: of_scope,
+            retry,
+            journal: (!had_it).then_some(journal),
+            waits,
             facts: facts.remove(&place).unwrap_or_default(),
+            unreadable: hurt,
         };
         if let Some(claim) = usize::try_from(of - 1).ok().and_then(|claim| claims.get_mut(claim)) {
             claim.tasks.push(task);
@@ -267,17 +277,51 @@ fn claims(sorted: &Sorted, row: &PgRow) -> sqlx::Result<Vec<Claimed>> {
     Ok(claims)
 }
 
-fn journals(row: &PgRow) -> sqlx::Result<BTreeMap<i64, Vec<Entry>>> {
+/// A part of a claimed task. When it cannot be read, its task is to end by that, and the others of the claim run.
+pub(crate) fn of_task<T: Default>(
+    hurt: &mut Option<Unreadable>,
+    what: &str,
+    read: sqlx::Result<T>,
+) -> sqlx::Result<T> {
+    read.or_else(|error| {
+        *hurt = Some(unreadable(what, error)?);
+        Ok(T::default())
+    })
+}
+
+/// Tells a row that cannot be read from a database that does not answer.
+pub(crate) fn unreadable(what: &str, error: sqlx::Error) -> sqlx::Result<Unreadable> {
+    match &error {
+        sqlx::Error::Decode(reason) | sqlx::Error::ColumnDecode { source: reason, .. } => {
+            Ok(Unreadable::new(what, &**reason))
+        }
+        _ => Err(error),
+    }
+}
+
+/// Parts of claimed tasks, by the places of these. One that cannot be read hurts its own task.
+type OfTasks<T> = BTreeMap<i64, sqlx::Result<Vec<T>>>;
+
+fn add<T>(all: &mut OfTasks<T>, of: i64, read: sqlx::Result<T>) {
+    let parts = all.entry(of).or_insert_with(|| Ok(Vec::new()));
+    match (parts, read) {
+        (Ok(parts), Ok(part)) => parts.push(part),
+        (parts @ Ok(_), Err(error)) => *parts = Err(error),
+        (Err(_), _) => {}
+    }
+}
+
+fn journals(row: &PgRow) -> sqlx::Result<OfTasks<Entry>> {
     let of: Vec<i32> = list(row, "j_of")?;
-    let mut journals: BTreeMap<i64, Vec<Entry>> = BTreeMap::new();
+    let mut journals = OfTasks::new();
     for (of, entry) in of.into_iter().zip(entries(row, "j_")?) {
-        journals.entry(of.into()).or_default().push(entry);
+        add(&mut journals, of.into(), entry);
     }
     Ok(journals)
 }
 
 /// Journal entries from arrays whose names begin so.
-pub(crate) fn entries(row: &PgRow, prefix: &str) -> sqlx::Result<Vec<Entry>> {
+pub(crate) fn entries(row: &PgRow, prefix: &str) -> sqlx::Result<impl Iterator<Item = sqlx::Result<Entry>>> {
     let column = |column: &str| format!("{prefix}{column}");
     let seqs: Vec<i64> = list(row, &column("seq"))?;
     let kinds: Vec<String> = list(row, &column("kind"))?;
@@ -288,19 +332,19 @@ pub(crate) fn entries(row: &PgRow, prefix: &str) -> sqlx::Result<Vec<Entry>> {
     let times: Vec<Moment> = list(row, &column("at"))?;
     let keys = kinds.into_iter().zip(names).zip(ordinals);
     let rest = outcomes.into_iter().zip(payloads).zip(times);
-    seqs.into_iter()
-        .zip(keys.zip(rest))
-        .map(|(seq, (((kind, name), ordinal), ((word, payload), at)))| {
-            let key = key(&kind, &name, ordinal)?;
-            let outcome = Outcome::from_columns(&word, Payload::from_json(payload))
-                .ok_or_else(|| broken(format!("{word:?} with its payload is not an outcome")))?;
-            Ok(Entry { seq: u64::try_from(seq).unwrap_or(0), key, outcome, at: at.0 })
-        })
-        .collect()
+    let all = seqs.into_iter().zip(keys.zip(rest));
+    Ok(all.map(|(seq, (((kind, name), ordinal), ((word, payload), at)))| {
+        entry(seq, key(&kind, &name, ordinal), &word, payload, at)
+    }))
+}
+
+fn entry(seq: i64, key: sqlx::Result<Key>, word: &str, payload: String, at: Moment) -> sqlx::Result<Entry> {
+    let outcome = Outcome::from_columns(word, Payload::from_json(payload)).map_err(broken)?;
+    Ok(Entry { seq: u64::try_from(seq).unwrap_or(0), key: key?, outcome, at: at.0 })
 }
 
 fn key(kind: &str, text: &str, ordinal: i64) -> sqlx::Result<Key> {
-    let kind = Kind::parse(kind).ok_or_else(|| broken(format!("{kind:?} is no kind of operation")))?;
+    let kind = Kind::parse(kind).ok_or_else(|| broken(UnknownWord(kind.to_owned())))?;
     Ok(Key { kind, name: name(text)?, ordinal: attempt(ordinal) })
 }
 
@@ -321,16 +365,19 @@ fn rows(row: &PgRow, column: &str) -> sqlx::Result<Vec<Value>> {
 }
 
 /// Waits, by the place of the claimed task.
-fn waits(row: &PgRow) -> sqlx::Result<BTreeMap<i64, Vec<Wait>>> {
-    let mut waits: BTreeMap<i64, Vec<Wait>> = BTreeMap::new();
+fn waits(row: &PgRow) -> sqlx::Result<OfTasks<Wait>> {
+    let mut waits = OfTasks::new();
     for wait in rows(row, "cl_waits")? {
-        waits.entry(number(&wait, 0)?).or_default().push(Wait {
-            key: key(field(&wait, 1)?, field(&wait, 2)?, number(&wait, 3)?)?,
-            target: wait.get(4).and_then(Value::as_str).map(name).transpose()?,
-            due_at: wait.get(5).and_then(Value::as_i64).map(calendar),
-        });
+        let read = || {
+            Ok(Wait {
+                key: key(field(&wait, 1)?, field(&wait, 2)?, number(&wait, 3)?)?,
+                target: wait.get(4).and_then(Value::as_str).map(name).transpose()?,
+                due_at: wait.get(5).and_then(Value::as_i64).map(calendar),
+            })
+        };
+        add(&mut waits, number(&wait, 0)?, read());
     }
-    waits.values_mut().for_each(|waits| waits.sort_unstable_by(|a, b| a.key.cmp(&b.key)));
+    waits.values_mut().flatten().for_each(|waits| waits.sort_unstable_by(|a, b| a.key.cmp(&b.key)));
     Ok(waits)
 }
 
@@ -371,7 +418,7 @@ pub(crate) fn finish(
     Ok(match state {
         Some("completed") => Finish::Completed(output.map_or_else(Payload::null, Payload::from_json)),
         Some("cancelled") => Finish::Cancelled,
-        Some(_) => Finish::Failed(json::<Failure>(failure.unwrap_or_default())?),
+        Some(_) => Finish::Failed(Failure::stored(failure.unwrap_or_default())),
         None => Finish::Failed(deleted()),
     })
 }

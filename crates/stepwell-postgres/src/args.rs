@@ -205,7 +205,7 @@ fn transitions(args: &mut PgArguments, sorted: &Sorted, doubts: bool) -> Result<
     column!(args, items, t => word(&t.next));
     column!(args, items, t => match &t.next {
         Next::Suspend { wake_at } => wake_at.map(Moment),
-        Next::Retry { at, .. } => Some(Moment(*at)),
+        Next::Retry { at, .. } | Next::Leave { until: at } => Some(Moment(*at)),
         _ => None,
     });
     outputs(args, &items)?;

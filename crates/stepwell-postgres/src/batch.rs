@@ -116,7 +116,7 @@ pub(crate) fn word(next: &Next) -> &'static str {
         Next::Retry { .. } => "retry",
         Next::Fail(_) => "failed",
         Next::Cancel => "cancelled",
-        Next::Release => "release",
+        Next::Release | Next::Leave { .. } => "release",
     }
 }
 

@@ -3,6 +3,7 @@
 use sqlx::postgres::PgDatabaseError;
 use stepwell_core::StoreError;
 
+use crate::answer::unreadable;
 use crate::options::PostgresOptions;
 
 /// What a failure of the database means for the one who asked.
@@ -25,10 +26,11 @@ impl Fault {
     pub(crate) fn of(error: sqlx::Error, options: &PostgresOptions) -> Self {
         let Some(database) = error.as_database_error() else {
             return match error {
-                sqlx::Error::Configuration(_) | sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) => {
-                    Self::Failed(StoreError::Backend(error.to_string()))
-                }
-                _ => Self::Lost(error.to_string()),
+                sqlx::Error::Configuration(_) => Self::Failed(StoreError::Backend(error.to_string())),
+                error => match unreadable(&format!("a row in {options}"), error) {
+                    Ok(unreadable) => Self::Failed(unreadable.into()),
+                    Err(error) => Self::Lost(error.to_string()),
+                },
             };
         };
         let message = describe(database.downcast_ref());

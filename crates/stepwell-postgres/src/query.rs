@@ -9,12 +9,12 @@ use stepwell_core::store::{
     Claimed, Ends, Purge, ScheduleFilter, SchedulePlan, Scheduled, TaskFilter, TaskInfo, TaskState, Wait,
 };
 use stepwell_core::{
-    Entry, Key, Kind, Name, Payload, QueueInfo, QueueLimits, RateLimit, Scope, StoreError, TaskId,
-    WorkerInfo, after,
+    Entry, Failure, Key, Kind, Name, Payload, QueueInfo, QueueLimits, RateLimit, Scope, StoreError, TaskId,
+    UnknownWord, WorkerInfo, after,
 };
 use uuid::Uuid;
 
-use crate::answer::{attempt, broken, entries, finish, json, name, scope, worker_state};
+use crate::answer::{attempt, broken, entries, finish, json, name, of_task, scope, unreadable, worker_state};
 use crate::columns::Moment;
 use crate::error::Fault;
 use crate::link::Line;
@@ -40,16 +40,17 @@ fn info(row: &PgRow) -> sqlx::Result<TaskInfo> {
     let moment = |place: usize| Ok::<_, sqlx::Error>(row.try_get::<Option<Moment>, _>(place)?.map(|m| m.0));
     let text = |place: usize| row.try_get::<Option<&str>, _>(place);
     let state: &str = row.try_get(4)?;
+    let (headers, retry) = TaskInfo::options(row.try_get(8)?, row.try_get(21)?);
     Ok(TaskInfo {
         task_id: id(0)?.into(),
         run_id: id(1)?.into(),
         task_type: name(row.try_get::<&str, _>(2)?)?,
         queue: name(row.try_get::<&str, _>(3)?)?,
-        state: TaskState::parse(state).ok_or_else(|| broken(format!("{state:?} is no state")))?,
-        params: Payload::from_json(row.try_get::<&str, _>(5)?),
-        output: text(6)?.map(Payload::from_json),
-        failure: text(7)?.map(json).transpose()?,
-        headers: json(row.try_get(8)?)?,
+        state: TaskState::parse(state).ok_or_else(|| broken(UnknownWord(state.to_owned())))?,
+        params: Payload::stored(row.try_get(5)?, "`params`"),
+        output: text(6)?.map(|output| Payload::stored(output, "`output`")),
+        failure: text(7)?.map(Failure::stored),
+        headers,
         priority: row.try_get(9)?,
         attempt: attempt(row.try_get(10)?),
         max_attempts: attempt(row.try_get(11)?),
@@ -62,7 +63,7 @@ fn info(row: &PgRow) -> sqlx::Result<TaskInfo> {
         due_at: moment(18)?,
         concurrency_key: text(19)?.map(name).transpose()?,
         code_version: text(20)?.map(name).transpose()?,
-        retry: json(row.try_get(21)?)?,
+        retry,
         max_duration: row
             .try_get::<Option<i64>, _>(22)?
             .map(|micros| Duration::from_micros(micros.unsigned_abs())),
@@ -75,7 +76,7 @@ fn info(row: &PgRow) -> sqlx::Result<TaskInfo> {
 /// Reads `task_id, kind, name, ordinal, target, due_at`.
 pub(crate) fn wait(row: &PgRow) -> sqlx::Result<(TaskId, Wait)> {
     let word: &str = row.try_get(1)?;
-    let kind = Kind::parse(word).ok_or_else(|| broken(format!("{word:?} is no kind")))?;
+    let kind = Kind::parse(word).ok_or_else(|| broken(UnknownWord(word.to_owned())))?;
     let key = Key { kind, name: name(row.try_get::<&str, _>(2)?)?, ordinal: attempt(row.try_get(3)?) };
     let target = row.try_get::<Option<&str>, _>(4)?.map(name).transpose()?;
     let due_at = row.try_get::<Option<Moment>, _>(5)?.map(|moment| moment.0);
@@ -231,7 +232,7 @@ impl Shared {
         let limit = i64::try_from(filter.limit).unwrap_or(i64::MAX);
         // Planned for these values each time: a plan for any label would suit the rare ones, or the common ones, alone.
         let rows = self.read(&sql, |query| asked.bind(query.bind(limit)).persistent(false)).await?;
-        rows.iter().map(info).collect::<sqlx::Result<_>>().map_err(|error| self.error(error))
+        self.readable("a task", &rows, info)
     }
 
     /// Reads a journal in parts, since it may be of any length.
@@ -255,7 +256,8 @@ impl Shared {
             let id = *task_id.as_uuid();
             let rows = self.read(&sql, |query| query.bind(id).bind(behind).bind(JOURNAL_PART)).await?;
             let Some(row) = rows.first() else { return Ok(journal) };
-            let mut part = entries(row, "").map_err(|error| self.error(error))?;
+            let part: sqlx::Result<Vec<Entry>> = entries(row, "").and_then(Iterator::collect);
+            let mut part = part.map_err(|error| self.error(error))?;
             if part.is_empty() {
                 return Ok(journal);
             }
@@ -276,8 +278,12 @@ impl Shared {
             let id = *task.task_id.as_uuid();
             let rows = self.read_on(line, &sql, |query| query.bind(id)).await?;
             let Some(row) = rows.first() else { continue };
-            let read = || Ok((Payload::from_json(row.try_get::<&str, _>(0)?), json(row.try_get(1)?)?));
-            (task.params, task.headers) = read().map_err(|error| self.error(error))?;
+            let mut read = || {
+                task.params = Payload::from_json(row.try_get::<&str, _>(0)?);
+                task.headers = of_task(&mut task.unreadable, "`headers`", json(row.try_get(1)?))?;
+                Ok(())
+            };
+            read().map_err(|error| self.error(error))?;
         }
         Ok(())
     }
@@ -336,7 +342,7 @@ impl Shared {
             self.options.schema
         );
         let rows = self.read(&sql, |query| query).await?;
-        rows.iter().map(queue_info).collect::<sqlx::Result<_>>().map_err(|error| self.error(error))
+        self.readable("a queue", &rows, queue_info)
     }
 
     pub(crate) async fn ends(&self, tasks: Vec<TaskId>) -> Result<Ends, StoreError> {
@@ -359,7 +365,7 @@ impl Shared {
             let end = state.map(|state| finish(Some(state), row.try_get(2)?, row.try_get(3)?)).transpose()?;
             Ok((row.try_get::<Uuid, _>(0)?.into(), end))
         };
-        rows.iter().map(end).collect::<sqlx::Result<_>>().map_err(|error| self.error(error))
+        self.readable("a task", &rows, end)
     }
 
     pub(crate) async fn workers(&self) -> Result<Vec<WorkerInfo>, StoreError> {
@@ -392,7 +398,7 @@ impl Shared {
                 lease,
             })
         };
-        rows.iter().map(info).collect::<sqlx::Result<_>>().map_err(|error| self.error(error))
+        self.readable("a worker", &rows, info)
     }
 
     pub(crate) async fn schedules(&self, which: ScheduleFilter) -> Result<Vec<Scheduled>, StoreError> {
@@ -421,7 +427,7 @@ impl Shared {
             let last_task = row.try_get::<Option<Uuid>, _>(4)?.map(TaskId::from);
             Ok(Scheduled { name: name(row.try_get::<&str, _>(0)?)?, plan, last_task })
         };
-        rows.await?.iter().map(schedule).collect::<sqlx::Result<_>>().map_err(|error| self.error(error))
+        self.readable("a schedule", &rows.await?, schedule)
     }
 
     pub(crate) async fn waiting_types(&self, queues: Vec<Name>) -> Result<Vec<Name>, StoreError> {
@@ -469,6 +475,30 @@ impl Shared {
             self.timeline.moved(name);
         }
         Ok(())
+    }
+
+    /// The rows of a list that can be read. That others cannot is said, and hides none of these.
+    pub(crate) fn readable<T>(
+        &self,
+        what: &str,
+        rows: &[PgRow],
+        read: impl Fn(&PgRow) -> sqlx::Result<T>,
+    ) -> Result<Vec<T>, StoreError> {
+        let (mut left_out, mut first) = (0, None);
+        let mut all = Vec::with_capacity(rows.len());
+        for row in rows {
+            match read(row) {
+                Ok(row) => all.push(row),
+                Err(error) => {
+                    left_out += 1;
+                    first.get_or_insert(unreadable(what, error).map_err(|error| self.error(error))?);
+                }
+            }
+        }
+        if let Some(error) = first {
+            tracing::error!(left_out, %error, "rows that cannot be read are left out of a list");
+        }
+        Ok(all)
     }
 
     /// Reads over the pool. Its connections may all have broken since they were used last; each is tried once.

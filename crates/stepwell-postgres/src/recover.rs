@@ -302,7 +302,7 @@ fn ended_so(next: &Next, trace: &Trace) -> Result<Applied, Refused> {
         Next::Complete(_) | Next::Fail(_) | Next::Cancel => {
             if trace.state.is_finished() || trace.compensating { Ok(applied) } else { Err(Refused) }
         }
-        Next::Retry { .. } | Next::Release => Ok(applied),
+        Next::Retry { .. } | Next::Release | Next::Leave { .. } => Ok(applied),
     }
 }
 

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use rusqlite::{Result, Row, params};
 use stepwell_core::store::{Claim, Claimed, ClaimedTask, Facts};
-use stepwell_core::{Name, RunId, Timestamp, WorkerId, after};
+use stepwell_core::{Name, RunId, Timestamp, Unreadable, WorkerId, after};
 
 use crate::commit::Applying;
 use crate::query;
-use crate::rows::{Sql, Statements as _, get, opt};
+use crate::rows::{Sql, Statements as _, get, opt, unreadable};
 
 /// Defines a statement for the claimable tasks of a queue, of the given types and version. `?5` asks
 /// for those that go on after a suspension (1), that start (0), or both (NULL). `INDEXED BY`: no
@@ -62,6 +62,11 @@ struct Ready {
 
 impl Ready {
     fn read(row: &Row<'_>, queue: &Name) -> Result<Self> {
+        let mut hurt = None;
+        let params = of_task(&mut hurt, "`params`", get(row, 6))?;
+        let headers = of_task(&mut hurt, "`headers`", get(row, 7))?;
+        let retry = of_task(&mut hurt, "`retry`", get(row, 8))?;
+        let scope = of_task(&mut hurt, "`scope`", get(row, 13))?;
         let task = ClaimedTask {
             task_id: get(row, 1)?,
             run_id: get(row, 2)?,
@@ -70,13 +75,14 @@ impl Ready {
             crashes: row.get(12)?,
             task_type: get(row, 5)?,
             queue: queue.clone(),
-            params: get(row, 6)?,
-            headers: get(row, 7)?,
-            scope: get(row, 13)?,
-            retry: get(row, 8)?,
+            params,
+            headers,
+            scope,
+            retry,
             journal: None,
             waits: Vec::new(),
             facts: Facts::default(),
+            unreadable: hurt,
         };
         let micros: Option<i64> = row.get(11)?;
         Ok(Self {
@@ -89,10 +95,18 @@ impl Ready {
     }
 }
 
+/// A column of a task. When it cannot be read, its task is to end by that, and the claim goes on.
+fn of_task<T: Default>(hurt: &mut Option<Unreadable>, what: &str, read: Result<T>) -> Result<T> {
+    read.or_else(|error| {
+        *hurt = Some(unreadable(what, error)?);
+        Ok(T::default())
+    })
+}
+
 impl Applying<'_> {
     pub(crate) fn claim(&mut self, claim: &Claim) -> Result<Claimed> {
         self.do_what_is_due()?;
-        let poked = self.conn.all(POKED, params![Sql(&claim.worker_id)], |row| get(row, 0))?;
+        let poked = self.conn.readable("a task", POKED, params![Sql(&claim.worker_id)], |row| get(row, 0))?;
         let (mut tasks, mut due) = (Vec::new(), Vec::new());
         if claim.limit > 0 && self.is_registered(claim.worker_id)? {
             let types = serde_json::to_string(&claim.task_types)
@@ -129,7 +143,7 @@ impl Applying<'_> {
             let version = claim.code_version.as_ref().map(Sql);
             let room = i64::try_from(room).unwrap_or(i64::MAX);
             let asked = params![Sql(queue), types, room, version, goes_on];
-            self.conn.all(sql, asked, |row| Ready::read(row, queue))
+            self.conn.readable("a task", sql, asked, |row| Ready::read(row, queue))
         };
         let config = self.queue(queue)?;
         let (room, rate) = match &config {
@@ -162,11 +176,14 @@ impl Applying<'_> {
         let had_it = had_by == Some(worker_id);
         // A task that never ran has no journal, and waits for nothing.
         if started {
-            task.waits = self.waits(task.task_id)?;
-            task.facts = self.facts(task.task_id, &task.queue, &task.waits)?;
+            let hurt = &mut task.unreadable;
+            task.waits = of_task(hurt, "a row of `stepwell_waits`", self.waits(task.task_id))?;
+            let facts = self.facts(task.task_id, &task.queue, &task.waits);
+            task.facts = of_task(hurt, "what has arrived for it", facts)?;
             if !had_it {
                 task.run_id = RunId::new(&*self.writer.runtime);
-                task.journal = Some(query::journal(self.conn, task.task_id)?);
+                let journal = query::journal(self.conn, task.task_id);
+                task.journal = Some(of_task(hurt, "a row of `stepwell_journal`", journal)?);
             }
         } else {
             task.journal = Some(Vec::new());
@@ -200,7 +217,7 @@ impl Applying<'_> {
             self.cancel(task_id)?;
             self.cancel_doomed()?;
         }
-        for task_id in self.conn.all(DUE, params![Sql(&self.now)], |row| get(row, 0))? {
+        for task_id in self.conn.readable("a task", DUE, params![Sql(&self.now)], |row| get(row, 0))? {
             self.make_ready(task_id)?;
         }
         self.remove_dead_workers()

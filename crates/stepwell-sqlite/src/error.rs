@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use rusqlite::ffi::{self, ErrorCode};
-use stepwell_core::StoreError;
+use stepwell_core::{StoreError, Unreadable};
 
 use crate::location::Location;
 
@@ -42,8 +42,11 @@ fn of_sqlite(error: &rusqlite::Error, location: &Location) -> StoreError {
     let text = format!("{location}: {error}");
     let rusqlite::Error::SqliteFailure(ffi::Error { code, extended_code }, _) = error else {
         return match error {
-            rusqlite::Error::FromSqlConversionFailure(..) | rusqlite::Error::InvalidColumnType(..) => {
-                StoreError::Corrupt(text)
+            rusqlite::Error::FromSqlConversionFailure(_, _, reason) => {
+                Unreadable::new(format!("a row in {location}"), &**reason).into()
+            }
+            rusqlite::Error::InvalidColumnType(..) => {
+                Unreadable::new(format!("a row in {location}"), error).into()
             }
             _ => StoreError::Backend(text),
         };

@@ -26,9 +26,18 @@ pub(crate) fn history(conn: &Connection, which: &HistoryFilter) -> Result<Vec<(u
     let number = |number| i64::try_from(number).unwrap_or(i64::MAX);
     let limit = i64::try_from(which.limit).unwrap_or(i64::MAX);
     let sql = if which.task_id.is_some() { OF_TASK } else { OF_ALL };
-    conn.all(sql, params![number(which.after), limit, which.task_id.as_ref().map(Sql)], |row| {
-        let happening =
-            Happening { task_id: get(row, 1)?, at: get(row, 2)?, name: get(row, 3)?, event: get(row, 4)? };
-        Ok((row.get::<_, i64>(0)?.unsigned_abs(), happening))
-    })
+    conn.readable(
+        "an event of the history",
+        sql,
+        params![number(which.after), limit, which.task_id.as_ref().map(Sql)],
+        |row| {
+            let happening = Happening {
+                task_id: get(row, 1)?,
+                at: get(row, 2)?,
+                name: get(row, 3)?,
+                event: get(row, 4)?,
+            };
+            Ok((row.get::<_, i64>(0)?.unsigned_abs(), happening))
+        },
+    )
 }

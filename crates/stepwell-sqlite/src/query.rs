@@ -5,7 +5,7 @@ use std::time::Duration;
 use rusqlite::types::ToSql;
 use rusqlite::{Connection, Result, Row, params};
 use stepwell_core::store::{Ends, Finish, TaskFilter, TaskInfo, TaskState};
-use stepwell_core::{Entry, TaskId};
+use stepwell_core::{Entry, Payload, TaskId};
 
 use crate::labels::{Conditions, Label, rarest_first};
 use crate::rows::{Sql, Statements as _, entry, get, opt};
@@ -17,16 +17,19 @@ const INFO: &str =
         due_at, concurrency_key, code_version, retry, max_duration, cancel_at, paused, scope";
 
 fn info(row: &Row<'_>) -> Result<TaskInfo> {
+    let text = |column| -> Result<Option<&str>> { Ok(row.get_ref(column)?.as_str_or_null()?) };
+    let (headers, retry) = (row.get_ref(8)?.as_str()?, row.get_ref(21)?.as_str()?);
+    let (headers, retry) = TaskInfo::options(headers, retry);
     Ok(TaskInfo {
         task_id: get(row, 0)?,
         run_id: get(row, 1)?,
         task_type: get(row, 2)?,
         queue: get(row, 3)?,
         state: get(row, 4)?,
-        params: get(row, 5)?,
-        output: opt(row, 6)?,
+        params: Payload::stored(row.get_ref(5)?.as_str()?, "`params`"),
+        output: text(6)?.map(|output| Payload::stored(output, "`output`")),
         failure: opt(row, 7)?,
-        headers: get(row, 8)?,
+        headers,
         priority: row.get(9)?,
         attempt: row.get(10)?,
         max_attempts: row.get(11)?,
@@ -39,7 +42,7 @@ fn info(row: &Row<'_>) -> Result<TaskInfo> {
         due_at: opt(row, 18)?,
         concurrency_key: opt(row, 19)?,
         code_version: opt(row, 20)?,
-        retry: get(row, 21)?,
+        retry,
         max_duration: row
             .get::<_, Option<i64>>(22)?
             .map(|micros| Duration::from_micros(micros.unsigned_abs())),
@@ -57,7 +60,7 @@ pub(crate) fn ends(conn: &Connection, tasks: &[TaskId]) -> Result<Ends> {
     let ids = serde_json::to_string(tasks).unwrap_or_default();
     let sql = "SELECT task_id, state, output, failure FROM stepwell_tasks
         WHERE task_id IN (SELECT value FROM json_each(?1))";
-    conn.all(sql, params![ids], |row| {
+    conn.readable("a task", sql, params![ids], |row| {
         Ok((get(row, 0)?, Finish::of(get(row, 1)?, opt(row, 2)?, opt(row, 3)?)))
     })
 }
@@ -69,7 +72,7 @@ pub(crate) fn tasks(conn: &Connection, filter: &TaskFilter) -> Result<Vec<TaskIn
     let (sql, params) = list(filter, &labels);
     let limit = i64::try_from(filter.limit).unwrap_or(i64::MAX);
     let params: Vec<&dyn ToSql> = params.iter().map(|param| &**param).chain([&limit as &dyn ToSql]).collect();
-    conn.all(&sql, &*params, info)
+    conn.readable("a task", &sql, &*params, info)
 }
 
 /// The statement for a filter whose labels are these, and its parameters but the last, the limit. Only the conditions that

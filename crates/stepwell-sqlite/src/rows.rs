@@ -5,7 +5,7 @@ use rusqlite::{OptionalExtension, Params, Row};
 use stepwell_core::store::{Headers, TaskState, WorkerState};
 use stepwell_core::{
     Entry, Failure, Key, Kind, Name, Outcome, Payload, RetryStrategy, RunId, ScheduleVersion, Scope, TaskId,
-    Timestamp, WorkerId, from_micros,
+    Timestamp, UnknownWord, Unreadable, WorkerId, from_micros,
 };
 
 /// A value of the engine on its way to or from a column.
@@ -56,7 +56,7 @@ macro_rules! word_column {
         impl Column for $word {
             fn read(value: ValueRef<'_>) -> FromSqlResult<Self> {
                 let word = value.as_str()?;
-                Self::parse(word).ok_or_else(|| other(format!("{word:?} is not a word for this")))
+                Self::parse(word).ok_or_else(|| other(UnknownWord(word.to_owned())))
             }
             fn write(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
                 borrowed(self.as_str())
@@ -80,7 +80,18 @@ macro_rules! json_column {
         }
     )*};
 }
-json_column!(Failure, RetryStrategy, Headers);
+json_column!(RetryStrategy, Headers);
+
+impl Column for Failure {
+    fn read(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        value.as_str().map(Self::stored)
+    }
+    fn write(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        let json = serde_json::to_string(self)
+            .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
+        Ok(ToSqlOutput::Owned(Value::Text(json)))
+    }
+}
 
 impl Column for Name {
     fn read(value: ValueRef<'_>) -> FromSqlResult<Self> {
@@ -130,6 +141,36 @@ pub(crate) fn opt<T: Column>(row: &Row<'_>, column: usize) -> rusqlite::Result<O
     Ok(row.get::<_, Option<Sql<T>>>(column)?.map(|value| value.0))
 }
 
+/// Tells a row that cannot be read from a database that does not answer.
+pub(crate) fn unreadable(what: &str, error: rusqlite::Error) -> rusqlite::Result<Unreadable> {
+    match &error {
+        rusqlite::Error::FromSqlConversionFailure(_, _, reason) => Ok(Unreadable::new(what, &**reason)),
+        rusqlite::Error::InvalidColumnType(..)
+        | rusqlite::Error::IntegralValueOutOfRange(..)
+        | rusqlite::Error::Utf8Error(..) => Ok(Unreadable::new(what, &error)),
+        _ => Err(error),
+    }
+}
+
+/// The rows of a list that can be read. That others cannot is said, and hides none of these.
+pub(crate) fn readable<T>(rows: Vec<Result<T, Unreadable>>) -> Vec<T> {
+    let (mut left_out, mut first) = (0, None);
+    let mut read = Vec::with_capacity(rows.len());
+    for row in rows {
+        match row {
+            Ok(row) => read.push(row),
+            Err(error) => {
+                left_out += 1;
+                first.get_or_insert(error);
+            }
+        }
+    }
+    if let Some(error) = first {
+        tracing::error!(left_out, %error, "rows that cannot be read are left out of a list");
+    }
+    read
+}
+
 /// Statements in the three shapes that the store uses, all of them prepared once.
 pub(crate) trait Statements {
     /// Runs a statement. Returns how many rows it changed.
@@ -141,6 +182,20 @@ pub(crate) trait Statements {
         params: impl Params,
         read: impl FnOnce(&Row<'_>) -> rusqlite::Result<T>,
     ) -> rusqlite::Result<Option<T>>;
+    /// All rows that can be read.
+    fn readable<T>(
+        &self,
+        what: &str,
+        sql: &str,
+        params: impl Params,
+        mut read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
+    ) -> rusqlite::Result<Vec<T>> {
+        let rows = self.all(sql, params, |row| match read(row) {
+            Ok(row) => Ok(Ok(row)),
+            Err(error) => unreadable(what, error).map(Err),
+        });
+        rows.map(readable)
+    }
     /// All rows.
     fn all<T>(
         &self,
@@ -182,10 +237,8 @@ pub(crate) fn key(row: &Row<'_>, first: usize) -> rusqlite::Result<Key> {
 /// Reads `seq, kind, name, ordinal, outcome, payload, at`.
 pub(crate) fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
     let word: String = row.get(4)?;
-    let outcome = Outcome::from_columns(&word, get(row, 5)?).ok_or_else(|| {
-        let error = format!("{word:?} with its payload is not an outcome");
-        rusqlite::Error::FromSqlConversionFailure(4, rusqlite::types::Type::Text, error.into())
-    })?;
+    let outcome = Outcome::from_columns(&word, get(row, 5)?)
+        .map_err(|error| rusqlite::Error::FromSqlConversionFailure(4, rusqlite::types::Type::Text, error))?;
     let seq = u64::try_from(row.get::<_, i64>(0)?).unwrap_or(0);
     Ok(Entry { seq, key: key(row, 1)?, outcome, at: get(row, 6)? })
 }

@@ -23,10 +23,10 @@ fn schedule(row: &Row<'_>) -> Result<Scheduled> {
 
 pub(crate) fn schedules(conn: &Connection, which: &ScheduleFilter) -> Result<Vec<Scheduled>> {
     match which {
-        ScheduleFilter::All => conn.all(ALL, [], schedule),
+        ScheduleFilter::All => conn.readable("a schedule", ALL, [], schedule),
         ScheduleFilter::Named(name) => conn.all(NAMED, params![Sql(name)], schedule),
         ScheduleFilter::Next(limit) => {
-            conn.all(NEXT, params![i64::try_from(*limit).unwrap_or(i64::MAX)], schedule)
+            conn.readable("a schedule", NEXT, params![i64::try_from(*limit).unwrap_or(i64::MAX)], schedule)
         }
     }
 }

@@ -142,6 +142,11 @@ impl Applying<'_> {
                 self.give_back(&task, &GivenBack { uncounted: true, ..GivenBack::default() })?;
                 None
             }
+            Next::Leave { until } => {
+                let given = GivenBack { due_at: Some(until), uncounted: true, ..GivenBack::default() };
+                self.give_back(&task, &given)?;
+                None
+            }
         };
         Ok(Ok(Written { applied, look }))
     }

@@ -62,7 +62,7 @@ pub(crate) fn beginning_with(
     let behind = behind.as_ref().map(Sql);
     let given: [&dyn ToSql; 2] = [&prefix, &behind];
     let given: Vec<_> = given.into_iter().chain(theirs.params.iter().map(|param| &**param)).collect();
-    let mut waits = conn.all(&sql, &*given, |row| {
+    let mut waits = conn.readable("a wait", &sql, &*given, |row| {
         Ok((get(row, 5)?, Wait { key: key(row, 0)?, target: opt(row, 3)?, due_at: opt(row, 4)? }))
     })?;
     waits.sort_unstable_by(|(a, x): &(TaskId, Wait), (b, y)| (a, &x.key).cmp(&(b, &y.key)));

@@ -196,7 +196,8 @@ impl Applying<'_> {
 
 /// All workers, as they are at that time.
 pub(crate) fn workers(conn: &Connection, now: Timestamp) -> Result<Vec<WorkerInfo>> {
-    conn.all(
+    conn.readable(
+        "a worker",
         "SELECT w.worker_id, w.name, w.queues, w.concurrency, w.code_version, w.state, w.registered_at, w.heartbeat_at, w.lease,
             (SELECT count(*) FROM stepwell_tasks t WHERE t.worker_id = w.worker_id AND t.state = 'running')
         FROM stepwell_workers w ORDER BY w.worker_id",

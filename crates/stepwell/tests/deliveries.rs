@@ -305,6 +305,7 @@ fn replay_store(
                     journal: Some(journal),
                     waits: Vec::new(),
                     facts: Facts::default(),
+                    unreadable: None,
                 });
                 committed.claims.push(Claimed { tasks: task.into_iter().collect(), ..Claimed::default() });
             }

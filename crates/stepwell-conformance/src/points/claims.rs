@@ -42,6 +42,15 @@ pub async fn claim_order(backend: &impl Backend) {
         order.extend(ids(&store.claimed(1, 1).await));
     }
     assert_eq!(order, [9, 6, 4].map(task_id));
+
+    // Left to others, it is claimed by nobody until then, and the attempt does not count.
+    let until = setup.at(SECOND * 10);
+    store.next(of(&claimed.tasks[0]), Next::Leave { until }).await;
+    setup.advance(SECOND * 9);
+    assert_eq!(ids(&store.claimed(1, 1).await), []);
+    setup.advance(SECOND * 2);
+    let left = store.claim_one(1).await;
+    assert_eq!((left.task_id, left.attempt), (task_id(8), 1));
 }
 
 /// A claim gets what is in its queues, in their order, of the types that its worker knows, and not more than
