@@ -45,6 +45,12 @@ pub trait Codec: fmt::Debug + Send + Sync + 'static {
         None
     }
 
+    /// Whether everything that is read must have been encoded by it. Then text that was not is refused, whoever wrote it.
+    /// By default that is not so.
+    fn is_required(&self) -> bool {
+        false
+    }
+
     /// What is to be kept of the bytes; `None` to leave them as they are.
     ///
     /// # Errors
@@ -98,8 +104,17 @@ pub enum Place<'a> {
     Output(TaskId),
     /// What a task's failure says.
     Failure(TaskId),
-    /// An entry of a task's journal: its value, or what its failure says.
+    /// The value of an entry of a task's journal.
     Entry {
+        /// The task.
+        task_id: TaskId,
+        /// The entry's place in the journal.
+        seq: u64,
+        /// The operation.
+        key: &'a Key,
+    },
+    /// What the failure of an entry of a task's journal says.
+    EntryFailure {
         /// The task.
         task_id: TaskId,
         /// The entry's place in the journal.
@@ -132,6 +147,9 @@ impl fmt::Display for Place<'_> {
             Self::Entry { task_id, seq, key } => {
                 write!(f, "entry {seq} ({key}) in the journal of task {task_id}")
             }
+            Self::EntryFailure { task_id, seq, key } => {
+                write!(f, "the failure of entry {seq} ({key}) in the journal of task {task_id}")
+            }
             Self::Schedule(name) => write!(f, "the schedule \"{name}\""),
             Self::History(task_id) => write!(f, "the history of task {task_id}"),
             Self::Event(name) => write!(f, "the event \"{name}\""),
@@ -152,6 +170,11 @@ pub enum CodecError {
         "it was written with the codec `{0}`, which this client does not have: add it with `Durable::builder().codec(..)`"
     )]
     UnknownCodec(String),
+    /// It is not encoded by a codec that the client requires.
+    #[error(
+        "it is not encoded with `{0}`, which this client requires: somebody has put it into the database by another way, or it was written before that codec was set (for the time of such a migration, use `Encryption::accept_plain`)"
+    )]
+    Plain(&'static str),
     /// It was encrypted with a key that the client does not have.
     #[error(
         "it was encrypted with the key `{key}`, and this client has {known}: add that key with `Encryption::also_reads`"
@@ -192,6 +215,10 @@ mod tests {
             (
                 Place::Entry { task_id, seq: 3, key: &key },
                 format!("entry 3 (step \"paid#2\") in the journal of task {id}"),
+            ),
+            (
+                Place::EntryFailure { task_id, seq: 3, key: &key },
+                format!("the failure of entry 3 (step \"paid#2\") in the journal of task {id}"),
             ),
             (Place::Event(&name), "the event \"paid\"".to_owned()),
             (Place::Message { task_id, topic: &name }, format!("a message \"paid\" to task {id}")),

@@ -9,7 +9,7 @@ use crate::codec::{Codec, CodecError, Place};
 use crate::envelope::Codecs;
 use crate::export::TaskRecord;
 use crate::ids::TaskId;
-use crate::journal::Entry;
+use crate::journal::{Entry, Kind};
 use crate::name::Name;
 use crate::payload::Payload;
 use crate::payloads::{self, Each, Held};
@@ -51,6 +51,11 @@ impl Encoded {
     }
 }
 
+/// Whether it is something that stores write by themselves: the mark of an attempt that begins by hand.
+fn is_of_the_store(place: &Place<'_>) -> bool {
+    matches!(place, Place::Entry { key, .. } if key.kind == Kind::Attempt)
+}
+
 impl Codecs {
     /// Encodes what the walk comes to.
     pub(crate) fn encode(&self, walk: impl FnOnce(Each<'_>)) -> Result<(), StoreError> {
@@ -58,7 +63,7 @@ impl Codecs {
         walk(&mut |held, place| {
             let encoded = match held {
                 Held::Payload(payload) => self.sealed(payload, &place).map(|sealed| *payload = sealed),
-                Held::Text(text) => self
+                Held::Text(text, _) => self
                     .seal(text, &place)
                     .map(|sealed| *text = sealed.unwrap_or_else(|| std::mem::take(text))),
             };
@@ -82,15 +87,21 @@ impl Codecs {
     pub(crate) fn decode(&self, walk: impl FnOnce(Each<'_>)) {
         walk(&mut |held, place| match held {
             Held::Payload(payload) if payload.unreadable().is_some() => {}
+            Held::Payload(payload) if payload.as_str() == "null" && is_of_the_store(&place) => {}
             Held::Payload(payload) => match self.open(payload.as_str(), &place) {
                 Ok(Some(json)) => *payload = Payload::from_json(json),
                 Ok(None) => {}
                 Err(reason) => *payload = Payload::not_readable(payload.clone(), place.to_string(), reason),
             },
-            Held::Text(text) => match self.open(text, &place) {
+            Held::Text(text, refused) => match self.open(text, &place) {
                 Ok(Some(opened)) => *text = opened,
                 Ok(None) => {}
-                Err(reason) => *text = format!("{place} cannot be read: {reason}"),
+                // Stores fail and cancel tasks as well, in words of their own.
+                Err(CodecError::Plain(_)) if matches!(place, Place::Failure(_)) => {}
+                Err(reason) => {
+                    *text = format!("{place} cannot be read: {reason}");
+                    *refused = Some(reason);
+                }
             },
         });
     }

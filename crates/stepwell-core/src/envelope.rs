@@ -5,7 +5,8 @@
 //! ```
 //!
 //! The list names the codecs in the order in which they were applied, each with the id of its key. Text that does not
-//! begin so is the payload itself: written before there was a codec, or not worth compressing. A payload that itself begins
+//! begin so is the payload itself: written before there was a codec, or not worth compressing; a codec that is required, as
+//! encryption is, refuses it. A payload that itself begins
 //! so is kept under an empty list.
 
 use std::borrow::Cow;
@@ -60,13 +61,23 @@ impl Codecs {
         serde_json::to_string(&envelope).map(Some).map_err(|error| CodecError::Other(error.to_string()))
     }
 
+    /// Refuses what lacks a layer that must be there.
+    fn require(&self, layers: &[Cow<'_, str>]) -> Result<(), CodecError> {
+        let has = |name: &str| layers.iter().any(|layer| layer.split(':').next() == Some(name));
+        match self.0.iter().find(|codec| codec.is_required() && !has(codec.name())) {
+            Some(codec) => Err(CodecError::Plain(codec.name())),
+            None => Ok(()),
+        }
+    }
+
     /// The text of which this was kept; `None` when it is the text itself.
     pub(crate) fn open(&self, kept: &str, place: &Place<'_>) -> Result<Option<String>, CodecError> {
         if !kept.starts_with(BEGIN) {
-            return Ok(None);
+            return self.require(&[]).map(|()| None);
         }
         let envelope: Envelope<'_> =
             serde_json::from_str(kept).map_err(|error| CodecError::Damaged(error.to_string()))?;
+        self.require(&envelope.layers)?;
         let mut bytes =
             BASE64.decode(&*envelope.data).map_err(|error| CodecError::Damaged(error.to_string()))?;
         for layer in envelope.layers.iter().rev() {

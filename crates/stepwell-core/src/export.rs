@@ -59,7 +59,7 @@ impl TaskRecord {
                     refused.get_or_insert(Error::Payload { what: place.to_string(), source });
                 }
             }
-            Held::Text(text) => failure::cut(text),
+            Held::Text(text, _) => failure::cut(text),
         });
         refused.map_or(Ok(()), Err)
     }

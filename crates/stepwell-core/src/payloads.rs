@@ -2,7 +2,7 @@
 //!
 //! What is not walked to is kept as it is: names, headers, times, the kinds of failures.
 
-use crate::codec::Place;
+use crate::codec::{CodecError, Place};
 use crate::export::TaskRecord;
 use crate::failure::Failure;
 use crate::ids::TaskId;
@@ -13,28 +13,34 @@ use crate::store::*;
 /// Something that codecs are applied to.
 pub(crate) enum Held<'a> {
     Payload(&'a mut Payload),
-    /// A part of a failure's message.
-    Text(&'a mut String),
+    /// A part of a failure's message, and why it could not be decoded.
+    Text(&'a mut String, &'a mut Option<CodecError>),
 }
 
 /// What is done at each stop of a walk.
 pub(crate) type Each<'a> = &'a mut dyn FnMut(Held<'_>, Place<'_>);
 
-fn failure(failure: &mut Failure, place: Place<'_>, each: Each<'_>) {
-    each(Held::Text(&mut failure.message), place);
-    failure.causes.iter_mut().for_each(|text| each(Held::Text(text), place));
+/// Gives why the first of its texts could not be decoded.
+fn failure(failure: &mut Failure, place: Place<'_>, each: Each<'_>) -> Option<CodecError> {
+    let mut refused = None;
+    each(Held::Text(&mut failure.message, &mut refused), place);
+    failure.causes.iter_mut().for_each(|text| each(Held::Text(text, &mut refused), place));
     if let Some(backtrace) = &mut failure.backtrace {
         let mut text = String::from(std::mem::take(backtrace));
-        each(Held::Text(&mut text), place);
+        each(Held::Text(&mut text, &mut refused), place);
         *backtrace = text.into();
     }
-    failure.compensation_errors.iter_mut().for_each(|error| self::failure(&mut error.failure, place, each));
+    for error in &mut failure.compensation_errors {
+        let of_compensation = self::failure(&mut error.failure, place, each);
+        refused = refused.or(of_compensation);
+    }
+    refused
 }
 
 fn finish(task_id: TaskId, finish: &mut Finish, each: Each<'_>) {
     match finish {
         Finish::Completed(output) => each(Held::Payload(output), Place::Output(task_id)),
-        Finish::Failed(why) => failure(why, Place::Failure(task_id), each),
+        Finish::Failed(why) => _ = failure(why, Place::Failure(task_id), each),
         Finish::Cancelled => {}
     }
 }
@@ -53,14 +59,21 @@ pub(crate) fn ends(ends: &mut Ends, each: Each<'_>) {
 
 pub(crate) fn entries(task_id: TaskId, entries: &mut [Entry], each: Each<'_>) {
     for Entry { seq, key, outcome, .. } in entries {
-        let place = match key.kind {
-            // The store puts the task's failure there.
-            Kind::Compensating => Place::Failure(task_id),
-            _ => Place::Entry { task_id, seq: *seq, key },
-        };
+        let seq = *seq;
         match outcome {
-            Outcome::Done(value) => each(Held::Payload(value), place),
-            Outcome::Failed(why) | Outcome::Retrying { failure: why, .. } => failure(why, place, each),
+            Outcome::Done(value) => each(Held::Payload(value), Place::Entry { task_id, seq, key }),
+            Outcome::Failed(why) | Outcome::Retrying { failure: why, .. } => {
+                let place = match key.kind {
+                    // The store puts the task's failure there.
+                    Kind::Compensating => Place::Failure(task_id),
+                    _ => Place::EntryFailure { task_id, seq, key },
+                };
+                // The code must not take a way that the journal does not prove.
+                if let Some(reason) = failure(why, place, each).filter(|_| key.kind != Kind::Compensating) {
+                    let value = Payload::not_readable(Payload::null(), place.to_string(), reason);
+                    *outcome = Outcome::Done(value);
+                }
+            }
         }
     }
 }
@@ -90,7 +103,7 @@ pub(crate) fn transition(transition: &mut Transition, each: Each<'_>) {
     transition.messages.iter_mut().for_each(|sent| message(sent, each));
     match &mut transition.next {
         Next::Complete(output) => each(Held::Payload(output), Place::Output(task_id)),
-        Next::Retry { failure: why, .. } | Next::Fail(why) => failure(why, Place::Failure(task_id), each),
+        Next::Retry { failure: why, .. } | Next::Fail(why) => _ = failure(why, Place::Failure(task_id), each),
         Next::Continue { .. } | Next::Suspend { .. } | Next::Cancel | Next::Release | Next::Leave { .. } => {}
     }
 }

@@ -348,7 +348,7 @@ async fn what_was_written_without_a_codec_or_with_one_that_is_no_longer_used_sta
     let second = compressing.spawn::<keeper>(long.clone()).await.unwrap().task_id;
     let short = compressing.spawn::<keeper>("short".into()).await.unwrap().task_id;
     let (both, _) = process(&harness, |builder| {
-        builder.codec(ReadOnly(Compression::new())).codec(Encryption::new(key("mine")))
+        builder.codec(ReadOnly(Compression::new())).codec(Encryption::new(key("mine")).accept_plain())
     })
     .await;
     let third = both.spawn::<keeper>(long.clone()).await.unwrap().task_id;
@@ -364,6 +364,73 @@ async fn what_was_written_without_a_codec_or_with_one_that_is_no_longer_used_sta
         let output: String = both.wait(task).await.unwrap();
         assert_eq!(output, format!("{secret} is kept, the safe, everybody"));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_encrypted_is_refused_and_read_once_that_is_allowed() {
+    let encrypted = |builder: DurableBuilder| builder.codec(Encryption::new(key("mine")));
+    for plain in ["params", "event", "message"] {
+        let harness = Harness::new();
+        let (knows, _) = process(&harness, encrypted).await;
+        // Somebody who can write to the database, and has no key.
+        let (intruder, _) = process(&harness, |builder| builder).await;
+        let by = |what| if plain == what { &intruder } else { &knows };
+        let task = by("params").spawn::<keeper>("the recipe".into()).await.unwrap().task_id;
+        by("event").emit_event("opened", "the safe", None).await.unwrap();
+        by("message").send(task, "told", "everybody").await.unwrap();
+        knows.start_worker(worker_options()).await;
+        let error = knows.wait::<String>(task).await.unwrap_err().to_string();
+        assert!(error.contains("it is not encoded with `aes256gcm`, which this client requires"), "{error}");
+        let listed = knows.tasks(TaskFilter::default()).await.unwrap();
+        assert_eq!(listed[0].params.unreadable().is_some(), plain == "params");
+        goes_on(&knows).await;
+        knows.kill().await;
+
+        let (migrates, _) =
+            process(&harness, |builder| builder.codec(Encryption::new(key("mine")).accept_plain())).await;
+        migrates.start_worker(worker_options()).await;
+        migrates.retry(task).await.unwrap();
+        // The mailbox of a task that has ended is gone.
+        migrates.send(task, "told", "everybody").await.unwrap();
+        let output: String = migrates.wait(task).await.unwrap();
+        assert_eq!(output, "the recipe is kept, the safe, everybody");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_envelope_without_its_encryption_is_refused() {
+    let harness = Harness::new();
+    let store = meddled(&harness, |batch| {
+        for task in &mut batch.spawns {
+            let layers = match task.priority {
+                1 => "[]",
+                2 => r#"["zstd"]"#,
+                3 => r#"["aes256gcmx:mine"]"#,
+                _ => continue,
+            };
+            task.params = Payload::from_json(format!(r#"{{"$stepwell":{layers},"data":"InN0b2xlbiI="}}"#));
+        }
+    });
+    let codecs =
+        |builder: DurableBuilder| builder.codec(Compression::new()).codec(Encryption::new(key("mine")));
+    let (process, _) = process_on(&harness, store, codecs).await;
+    let mut tasks = Vec::new();
+    for priority in 1..=3 {
+        let options = SpawnOptions::new().priority(priority);
+        tasks.push(process.spawn_with::<echo>(json!("mine"), options).await.unwrap().task_id);
+    }
+    process.start_worker(worker_options()).await;
+    for task in tasks {
+        let error = process.wait::<Value>(task).await.unwrap_err().to_string();
+        assert!(error.contains("it is not encoded with `aes256gcm`"), "{error}");
+    }
+    // What the store says by itself, that a task was cancelled or is tried again, needs no key.
+    let late = SpawnOptions::new().start_after(Duration::from_secs(3600));
+    let cancelled = process.spawn_with::<echo>(json!("late"), late).await.unwrap().task_id;
+    process.cancel(cancelled).await.unwrap();
+    process.retry(cancelled).await.unwrap();
+    assert_eq!(process.wait::<Value>(cancelled).await.unwrap(), "late");
+    goes_on(&process).await;
 }
 
 #[tokio::test(start_paused = true)]

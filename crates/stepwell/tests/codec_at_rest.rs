@@ -177,3 +177,48 @@ async fn what_is_copied_to_another_place_is_not_taken_for_what_belongs_there() {
     assert_eq!(listed[1]["params"], json!("mine"));
     worker.shutdown().await;
 }
+
+/// Takes another way when its step has failed.
+#[stepwell::task]
+async fn branches(_: (), ctx: TaskContext) -> TaskResult<String> {
+    let charged = ctx.step("charge", || async { Ok(secret("receipt")) }).await;
+    ctx.await_event::<()>("go", None).await?;
+    Ok(charged.unwrap_or_else(|_| "not charged".into()))
+}
+
+#[tokio::test]
+async fn a_journal_that_was_changed_leads_no_code_another_way() {
+    const FAILURE: &str = r#"json_object('kind', 'error', 'message', "#;
+    for change in [
+        // The result in the place of a failure's message.
+        format!("outcome = 'failed', payload = {FAILURE} payload)"),
+        format!("outcome = 'failed', payload = {FAILURE} 'plain')"),
+        "payload = '\"plain\"'".to_owned(),
+        "payload = (SELECT payload FROM stepwell_journal j WHERE j.kind = 'step' AND j.task_id <> stepwell_journal.task_id)"
+            .to_owned(),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("tasks.db");
+        let client = client(&file, true).await;
+        client.register::<branches>().await.unwrap();
+        let worker = client.start_worker(WorkerOptions::new().max_in_memory(0)).await;
+        let mut tasks = Vec::new();
+        for _ in 0..2 {
+            let task = client.spawn::<branches>(()).await.unwrap().task_id;
+            while client.task(task).await.unwrap().unwrap().state != TaskState::Suspended {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            tasks.push(task);
+        }
+        worker.shutdown().await;
+        let conn = Connection::open(&file).unwrap();
+        let sql = format!("UPDATE stepwell_journal SET {change} WHERE kind = 'step' AND task_id = ?1");
+        assert_eq!(conn.execute(&sql, [tasks[0].to_string()]).unwrap(), 1);
+        client.emit_event("go", &(), None).await.unwrap();
+        let worker = client.start_worker(WorkerOptions::new()).await;
+        let error = client.wait::<String>(tasks[0]).await.unwrap_err().to_string();
+        assert!(error.contains("cannot be read: "), "{change}: {error}");
+        assert_eq!(client.wait::<String>(tasks[1]).await.unwrap(), secret("receipt"));
+        worker.shutdown().await;
+    }
+}

@@ -22,6 +22,8 @@ const MAX_ID: usize = 64;
 /// payload is bound to its place (a task's parameters, an entry of its journal, an event of that name): copied elsewhere
 /// in the database, it cannot be read.
 ///
+/// What is not encrypted is not read, unless [`accept_plain`](Self::accept_plain) allows it.
+///
 /// What is written is encrypted with the one current key. Keys are changed by making another one current, and giving
 /// the old ones to [`also_reads`](Self::also_reads).
 ///
@@ -31,17 +33,25 @@ const MAX_ID: usize = 64;
 pub struct Encryption {
     current: Key,
     old: Vec<Key>,
+    accepts_plain: bool,
 }
 
 impl Encryption {
     /// Encrypts with this key.
     pub const fn new(current: Key) -> Self {
-        Self { current, old: Vec::new() }
+        Self { current, old: Vec::new(), accepts_plain: false }
     }
 
     /// Also reads what was, or is by others, encrypted with this key. May be called for several.
     pub fn also_reads(mut self, key: Key) -> Self {
         self.old.push(key);
+        self
+    }
+
+    /// Also reads what is not encrypted, for as long as a database has payloads from before it was. Without this they
+    /// are refused, because whoever can write to the database could put its own text in the place of what is encrypted.
+    pub const fn accept_plain(mut self) -> Self {
+        self.accepts_plain = true;
         self
     }
 
@@ -57,6 +67,10 @@ impl Codec for Encryption {
 
     fn key(&self) -> Option<&str> {
         Some(&self.current.id)
+    }
+
+    fn is_required(&self) -> bool {
+        !self.accepts_plain
     }
 
     fn encode(&self, bytes: &[u8], place: &Place<'_>) -> Result<Option<Vec<u8>>, CodecError> {
@@ -202,7 +216,10 @@ mod tests {
     fn a_key_is_never_shown() {
         let bytes = *b"thirty-two bytes that are secret";
         let shown = format!("{:?}", Encryption::new(Key::new("2026-11", bytes).unwrap()));
-        assert_eq!(shown, "Encryption { current: Key { id: \"2026-11\", .. }, old: [] }");
+        assert_eq!(
+            shown,
+            "Encryption { current: Key { id: \"2026-11\", .. }, old: [], accepts_plain: false }"
+        );
         let text = BASE64.encode(bytes);
         for wrong in [&text[1..], &text[4..], &*text.replace('=', "?")] {
             let error = Key::from_base64("k", wrong).unwrap_err().to_string();
