@@ -674,8 +674,19 @@ impl Client {
         let waits = self.engine.store.waits(scope, approval::PREFIX.into(), behind, limit).await?;
         let mut approvals = Vec::with_capacity(waits.len());
         for (task_id, wait) in waits {
-            let Some(info) = self.task(task_id).await? else { continue };
-            let journal = self.journal(task_id).await?;
+            let read = async {
+                let info = self.task(task_id).await?;
+                Ok((info, self.journal(task_id).await?))
+            };
+            let (info, journal) = match read.await {
+                Ok((Some(info), journal)) => (info, journal),
+                Ok((None, _)) => continue,
+                Err(Error::Store(StoreError::Unreadable(error))) => {
+                    tracing::error!(%task_id, %error, "an approval of a task that cannot be read is left out");
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             let event = wait.target.as_ref();
             approvals.extend(event.and_then(|event| ApprovalInfo::read(&info, &journal, event, wait.due_at)));
         }

@@ -19,7 +19,7 @@ struct Postgres(PgConnection, &'static str);
 impl damaged::Damage for Postgres {
     async fn run(&mut self, sql: String) {
         let table = |name: &str| format!("{}.{name}", self.1);
-        let sql = ["tasks", "journal", "waits"]
+        let sql = ["tasks", "journal", "waits", "schedules"]
             .into_iter()
             .fold(sql, |sql, name| sql.replace(&format!("{{{name}}}"), &table(name)));
         let done = sqlx::raw_sql(AssertSqlSafe(sql.clone())).execute(&mut self.0).await.unwrap();

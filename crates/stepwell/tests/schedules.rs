@@ -383,7 +383,8 @@ async fn a_schedule_that_cannot_be_read_is_left_alone_and_can_be_replaced() {
     process.put_schedule::<work>(hourly(), 0).await.unwrap();
     sleep(HOUR + MINUTE).await;
     assert_eq!(ticks(&harness).await, ["01:00"]);
-    let error = process.schedules().await.unwrap_err().to_string();
+    assert_eq!(process.schedules().await.unwrap().len(), 1, "the other one");
+    let error = process.schedule("odd").await.unwrap_err().to_string();
     assert!(error.contains("the schedule odd: the JSON does not fit"), "{error}");
     process.put_schedule::<work>(Schedule::cron("odd", "30 * * * *"), 0).await.unwrap();
     sleep(HOUR / 2).await;

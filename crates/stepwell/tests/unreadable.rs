@@ -21,7 +21,8 @@ impl damaged::Damage for Sqlite {
         let sql = sql
             .replace("{tasks}", "stepwell_tasks")
             .replace("{journal}", "stepwell_journal")
-            .replace("{waits}", "stepwell_waits");
+            .replace("{waits}", "stepwell_waits")
+            .replace("{schedules}", "stepwell_schedules");
         assert!(self.0.execute(&sql, []).unwrap() > 0, "{sql}");
     }
 }

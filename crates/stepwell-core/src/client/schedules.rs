@@ -85,19 +85,26 @@ impl Client {
         }
     }
 
-    /// All schedules, by name.
+    /// All schedules, by name. One that cannot be read, because a newer Stepwell wrote it, say, is left out, and the log says
+    /// so; [`Client::schedule`] tells why.
     ///
     /// # Errors
-    /// [`Error::Store`]; [`Error::Payload`] when one of them was written by a newer Stepwell, and cannot be read.
+    /// [`Error::Store`].
     pub async fn schedules(&self) -> Result<Vec<ScheduleInfo>, Error> {
         let all = self.engine.store.schedules(ScheduleFilter::All).await?;
-        all.iter().map(read).collect()
+        let readable = |schedule| {
+            let left_out = |error: &Error| {
+                tracing::error!(%error, "a schedule that cannot be read is left out of a list");
+            };
+            read(schedule).inspect_err(left_out).ok()
+        };
+        Ok(all.iter().filter_map(readable).collect())
     }
 
     /// The schedule of that name; `None` when there is none.
     ///
     /// # Errors
-    /// As [`Client::schedules`]; [`Error::Name`] when that is no name.
+    /// As [`Client::schedules`]; [`Error::Payload`] when it cannot be read; [`Error::Name`] when that is no name.
     pub async fn schedule(&self, name: impl AsRef<str>) -> Result<Option<ScheduleInfo>, Error> {
         self.find_schedule(Name::new(name)?).await?.as_ref().map(read).transpose()
     }

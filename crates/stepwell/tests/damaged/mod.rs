@@ -98,6 +98,15 @@ pub(crate) async fn hurts_its_own_task_only(client: Durable, mut database: impl 
         |task| listed.iter().any(|info| info.task_id == task && info.headers.contains_key("$unreadable"));
     assert!(cases.iter().all(|(case, task)| !case.sql.contains("retry") || said(*task)));
 
+    for name in ["hurt", "other"] {
+        let hourly = Schedule::cron(name, "0 * * * *");
+        client.put_schedule_named(hourly, "plain", &7).await.unwrap();
+    }
+    database.run("UPDATE {schedules} SET definition = 'nonsense' WHERE name = 'hurt'".into()).await;
+    let schedules = client.schedules().await.unwrap();
+    assert_eq!(schedules.iter().map(|schedule| schedule.name.as_str()).collect::<Vec<_>>(), ["other"]);
+    assert!(matches!(client.schedule("hurt").await, Err(Error::Payload { .. })));
+
     client.emit_event("go", &(), None).await.unwrap();
     let worker = client.start_worker(options()).await;
     // Spawned in batches that a claim shares.
