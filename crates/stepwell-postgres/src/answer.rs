@@ -13,8 +13,8 @@ use stepwell_core::store::{
     ScheduleOutcome, Spawned, TaskState, Wait, WorkerState, WorkerStatus,
 };
 use stepwell_core::{
-    Entry, Failure, Key, Kind, Name, OtherWorker, Outcome, Payload, RunId, Scope, TaskId, UnknownWord, Unreadable,
-    WorkerId, deleted,
+    Entry, Failure, Key, Kind, Name, OtherWorker, Outcome, Payload, RunId, Scope, TaskId, UnknownWord,
+    Unreadable, WorkerId, deleted,
 };
 
 use crate::batch::Sorted;
