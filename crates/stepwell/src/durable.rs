@@ -129,7 +129,7 @@ impl DurableBuilder {
     }
 
     /// How long this client waits for the store's answer to what it writes (spawns, events, messages, commands), before that
-    /// is the error [`StoreError::Unanswered`]. Workers wait for as long as it takes. Default: 30 seconds.
+    /// is the error [`StoreError::Unanswered`](crate::StoreError::Unanswered). Workers wait for as long as it takes. Default: 30 seconds.
     pub fn answer_timeout(mut self, time: Duration) -> Self {
         self.answer_timeout = Some(time);
         self
