@@ -509,7 +509,15 @@ impl Shared {
     ) -> Result<Vec<PgRow>, StoreError> {
         let (mut tries, mut begins) = (0, false);
         loop {
-            let mut conn = self.pool.acquire().await.map_err(|error| self.error(error))?;
+            let mut conn = match self.pool.acquire().await {
+                Ok(conn) => conn,
+                // The connection was cut while it was being made.
+                Err(sqlx::Error::Io(_) | sqlx::Error::Protocol(_) | sqlx::Error::Tls(_)) if tries < POOL => {
+                    tries += 1;
+                    continue;
+                }
+                Err(error) => return Err(self.error(error)),
+            };
             let query = bind(sqlx::query(AssertSqlSafe(sql.to_owned())));
             match self.fetch(&mut conn, query, begins).await {
                 Ok(rows) => return Ok(rows),
