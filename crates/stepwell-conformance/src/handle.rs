@@ -19,7 +19,7 @@ pub(crate) struct Handle(pub(crate) Arc<dyn Store>);
 
 impl Handle {
     pub(crate) async fn try_commit(&self, batch: Batch) -> Result<Committed, StoreError> {
-        self.0.commit(batch).await
+        self.0.commit(batch.into()).await
     }
 
     pub(crate) async fn commit(&self, batch: Batch) -> Committed {

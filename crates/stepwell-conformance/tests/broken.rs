@@ -70,7 +70,7 @@ impl Fault for NoFence {
                 transition.run_id = task.run_id;
             }
         }
-        store.commit(batch).await
+        store.commit(batch.into()).await
     }
 }
 
@@ -96,7 +96,7 @@ struct GivesTwice {
 #[async_trait]
 impl Fault for GivesTwice {
     async fn commit(&self, store: &dyn Store, batch: Batch) -> Answer {
-        let mut committed = store.commit(batch).await?;
+        let mut committed = store.commit(batch.into()).await?;
         for claimed in committed.claims.iter_mut().filter(|claimed| !claimed.tasks.is_empty()) {
             let given = self.given.lock().unwrap().replace(claimed.tasks[0].clone());
             if self.claims.fetch_add(1, Ordering::SeqCst) == 40 {
@@ -123,12 +123,12 @@ impl Fault for LooksThenSuspends {
         let Some(Transition { task_id, run_id, waits_added, next, .. }) =
             batch.transitions.first_mut().filter(|first| matches!(first.next, Next::Suspend { .. }))
         else {
-            return store.commit(batch).await;
+            return store.commit(batch.into()).await;
         };
         let mut suspends = Transition::new(*task_id, *run_id, next.clone());
         let waits: Vec<_> = waits_added.iter().map(|wait| wait.key.clone()).collect();
         *next = Next::Continue { collect: true };
-        let mut committed = store.commit(batch).await?;
+        let mut committed = store.commit(batch.into()).await?;
         if let Ok(looked) = &mut committed.transitions[0]
             && looked.facts.is_empty()
         {
@@ -139,7 +139,7 @@ impl Fault for LooksThenSuspends {
                 let again = Transition::new(suspends.task_id, suspends.run_id, next);
                 suspends.waits_removed = waits_removed;
                 let batch = Batch { transitions: vec![suspends], ..Batch::default() };
-                let done = store.commit(batch).await?.transitions.remove(0);
+                let done = store.commit(batch.into()).await?.transitions.remove(0);
                 looked.suspended |= done.is_ok_and(|done| done.suspended);
                 suspends = again;
             }
@@ -164,7 +164,7 @@ impl Fault for LooksThenSpawns {
         let keys: Vec<_> = batch.spawns.iter().map(|task| task.idempotency_key.clone()).collect();
         let there = store.tasks(TaskFilter { limit: 10_000, ..TaskFilter::default() }).await?;
         tokio::task::yield_now().await;
-        let mut committed = store.commit(batch).await?;
+        let mut committed = store.commit(batch.into()).await?;
         for (key, spawned) in keys.iter().zip(&mut committed.spawns) {
             if key.is_some() && !there.iter().any(|task| task.idempotency_key == *key) {
                 *spawned = Spawned::Created { claimed: false };
@@ -193,7 +193,7 @@ impl Fault for Unversioned {
                 *seen = there.plan.version;
             }
         }
-        store.commit(batch).await
+        store.commit(batch.into()).await
     }
 }
 
@@ -211,8 +211,8 @@ struct SpawnsApart;
 impl Fault for SpawnsApart {
     async fn commit(&self, store: &dyn Store, batch: Batch) -> Answer {
         let spawns = batch.schedules.iter().flat_map(|change| change.spawns().to_vec()).collect();
-        store.commit(Batch { spawns, ..Batch::default() }).await?;
-        store.commit(batch).await
+        store.commit(Batch { spawns, ..Batch::default() }.into()).await?;
+        store.commit(batch.into()).await
     }
 }
 
@@ -234,7 +234,7 @@ impl Fault for Coarse {
                 *wake_at = Timestamp::from_millisecond(wake_at.as_millisecond()).unwrap();
             }
         }
-        store.commit(batch).await
+        store.commit(batch.into()).await
     }
 }
 
@@ -257,7 +257,7 @@ impl Fault for Blames {
                 transition.next = Next::Retry { failure, at: store.now() };
             }
         }
-        store.commit(batch).await
+        store.commit(batch.into()).await
     }
 }
 

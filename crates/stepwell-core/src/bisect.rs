@@ -9,35 +9,21 @@
 
 use crate::commit::Answers;
 use crate::guard::answer;
-use crate::store::{Batch, StoreError, Transition};
-
-impl Batch {
-    /// What can be sent again of the batch; `None` when that would find out nothing, because it is a single item.
-    pub(crate) fn copy(&self, answers: &Answers) -> Option<Self> {
-        (answers.items() > 1).then(|| Self {
-            transitions: self.transitions.iter().map(Transition::without_transaction).collect(),
-            commands: self.commands.clone(),
-            events: self.events.clone(),
-            messages: self.messages.clone(),
-            spawns: self.spawns.clone(),
-            schedules: self.schedules.clone(),
-            queues: self.queues.clone(),
-            workers: self.workers.clone(),
-            claims: self.claims.clone(),
-        })
-    }
-}
+use crate::store::{Batch, StoreError, Transition, UserTransaction};
 
 /// A part of a batch, and those who wait for its items.
 pub(crate) type Part = (Batch, Answers);
 
-/// Answers those whose work was used up as it was sent, and takes them out.
+/// Answers those whose work was begun when their batch was refused, and takes them out: it can be done once.
 pub(crate) fn without_works((batch, answers): &mut Part, error: &StoreError) {
-    let works = std::mem::take(&mut answers.works);
+    let begun =
+        |transition: &Transition| transition.transaction.as_ref().is_some_and(UserTransaction::is_taken);
     // The last first: each place is right until what is before it is taken out.
-    for place in works.into_iter().rev() {
-        batch.transitions.remove(place);
-        answer(answers.transitions.remove(place), Err(error.clone()));
+    for place in (0..batch.transitions.len()).rev() {
+        if batch.transitions.get(place).is_some_and(begun) {
+            batch.transitions.remove(place);
+            answer(answers.transitions.remove(place), Err(error.clone()));
+        }
     }
 }
 
@@ -77,6 +63,8 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+    use crate::journal::{Key, Kind};
+    use crate::name::Name;
     use crate::store::{Claim, Command, Next, WorkerSignal};
 
     fn part(transitions: u128, commands: u128, workers: u128) -> Part {
@@ -131,19 +119,19 @@ mod tests {
     }
 
     #[test]
-    fn one_item_alone_is_not_copied() {
-        let (batch, answers) = part(1, 0, 0);
-        assert!(batch.copy(&answers).is_none());
-        let (batch, answers) = part(1, 1, 0);
-        assert_eq!(batch.copy(&answers).unwrap().transitions.len(), 1);
-    }
-
-    #[test]
-    fn those_whose_work_is_used_up_are_answered_and_taken_out() {
+    fn those_whose_work_has_begun_are_answered_and_taken_out() {
         let mut part = part(4, 0, 0);
         let (answer, mut receipt) = oneshot::channel();
         part.1.transitions[2] = answer;
-        part.1.works = vec![0, 2];
+        for place in [0, 1, 2] {
+            let key = Key { kind: Kind::Step, name: Name::new("work").unwrap(), ordinal: 1 };
+            let work = UserTransaction::new(key, 1, Box::new(()));
+            // That of the transition in between is yet to be done.
+            if place != 1 {
+                work.take().unwrap();
+            }
+            part.0.transitions[place].transaction = Some(work);
+        }
         without_works(&mut part, &StoreError::Closed);
         assert!(matches!(receipt.try_recv(), Ok(Err(StoreError::Closed))));
         assert_eq!(lengths(&part)[0], 2);

@@ -31,8 +31,8 @@ use hashbrown::HashSet;
 use tokio::sync::oneshot;
 use tracing::{Instrument as _, Span};
 
-use crate::bisect;
-use crate::guard::{Guarded, Panic, answer, guard};
+use crate::bisect::{self, Part};
+use crate::guard::{Guarded, Panic, answer, discard, guard};
 use crate::hub::Hub;
 use crate::ids::TaskId;
 use crate::journal::Outcome;
@@ -77,8 +77,6 @@ type Committing = Guarded<BoxFuture<'static, Result<Committed, StoreError>>>;
 #[derive(Default)]
 pub(crate) struct Answers {
     pub(crate) transitions: Vec<Answer<Result<Applied, Refused>>>,
-    /// The places of those of `transitions` that have a [`UserTransaction`].
-    pub(crate) works: Vec<usize>,
     /// The tasks of `transitions` that say themselves how they ended.
     pub(crate) ending: Vec<TaskId>,
     pub(crate) commands: Vec<Answer<CommandOutcome>>,
@@ -251,8 +249,6 @@ impl Gathering {
         }
         let ends = |transition: &&Transition| matches!(transition.next, Next::Fail(_) | Next::Cancel);
         answers.ending = batch.transitions.iter().filter(ends).map(|transition| transition.task_id).collect();
-        let works = batch.transitions.iter().enumerate().filter(|(_, work)| work.transaction.is_some());
-        answers.works = works.map(|(place, _)| place).collect();
         self.set(lane, Some(if repeats { usize::MAX } else { batch.transitions.len() }));
         (batch, answers)
     }
@@ -430,7 +426,7 @@ impl GroupCommit {
             if patient {
                 self.let_others_come().await;
             }
-            let Some((taken, span, committing, copy, answers)) = self.next(lane) else { return };
+            let Some((taken, span, committing, batch, answers)) = self.next(lane) else { return };
             (lane, patient) = (taken, true);
             let begun = self.runtime.now();
             let committed = committing.instrument(span).await.unwrap_or_else(|panic| Err(panicked(&panic)));
@@ -448,14 +444,13 @@ impl GroupCommit {
                         turn().await;
                     }
                     self.answer(committed, answers);
+                    // It may hold closures of the application.
+                    discard(batch);
                     items
                 }
                 Err(error) => {
                     self.failed(&error);
-                    match copy {
-                        Some(batch) if error.is_of_an_item() => self.bisect(batch, answers, &error).await,
-                        _ => answers.refuse(&error),
-                    }
+                    self.refused(batch, answers, &error).await;
                     0
                 }
             };
@@ -498,40 +493,45 @@ impl GroupCommit {
         self.hub.tell(news);
     }
 
-    fn commit(&self, batch: Batch) -> Committing {
-        let committing = guard(|| self.store.commit(batch)).unwrap_or_else(|panic| {
+    fn commit(&self, batch: &Arc<Batch>) -> Committing {
+        let committing = guard(|| self.store.commit(batch.clone())).unwrap_or_else(|panic| {
             let error = panicked(&panic);
             Box::pin(async { Err(error) })
         });
         Guarded::new(committing)
     }
 
-    /// Commits a batch that was refused without the items that it was refused for.
-    async fn bisect(&self, batch: Batch, answers: Answers, error: &StoreError) {
-        let mut whole = (batch, answers);
-        bisect::without_works(&mut whole, error);
+    /// Answers those whose batch was refused; commits it without the items that it was refused for, where it is for these.
+    async fn refused(&self, batch: Arc<Batch>, answers: Answers, error: &StoreError) {
         // The next one to be sent is the last.
-        let [first, second] = bisect::halve(whole);
-        let mut parts = vec![second, first];
+        let mut parts = self.parts(batch, answers, error);
         while let Some((batch, answers)) = parts.pop() {
             if answers.items() == 0 {
                 continue;
             }
-            let copy = batch.copy(&answers);
-            match self.commit(batch).await.unwrap_or_else(|panic| Err(panicked(&panic))) {
+            let batch = Arc::new(batch);
+            match self.commit(&batch).await.unwrap_or_else(|panic| Err(panicked(&panic))) {
                 Ok(committed) => self.answer(committed, answers),
                 Err(error) => {
                     self.failed(&error);
-                    match copy {
-                        Some(batch) if error.is_of_an_item() => {
-                            let [first, second] = bisect::halve((batch, answers));
-                            parts.extend([second, first]);
-                        }
-                        _ => answers.refuse(&error),
-                    }
+                    parts.append(&mut self.parts(batch, answers, &error));
                 }
             }
         }
+    }
+
+    /// The halves of a batch that was refused for an item, the second one first. Where there are none, those who wait are
+    /// answered.
+    fn parts(&self, batch: Arc<Batch>, answers: Answers, error: &StoreError) -> Vec<Part> {
+        if answers.items() < 2 || !error.is_of_an_item() {
+            discard(batch);
+            answers.refuse(error);
+            return Vec::new();
+        }
+        let mut whole = (Arc::unwrap_or_clone(batch), answers);
+        bisect::without_works(&mut whole, error);
+        let [first, second] = bisect::halve(whole);
+        vec![second, first]
     }
 
     /// Gives their turn to those who are ready by now, or were just answered and have something to commit again. A batch
@@ -549,15 +549,15 @@ impl GroupCommit {
     }
 
     /// What leaves next, on its way.
-    fn next(self: &Arc<Self>, lane: Lane) -> Option<(Lane, Span, Committing, Option<Batch>, Answers)> {
+    fn next(self: &Arc<Self>, lane: Lane) -> Option<(Lane, Span, Committing, Arc<Batch>, Answers)> {
         let mut gathering = self.gathering();
         gathering.set(lane, None);
         let lane = gathering.can_leave()?;
         let (batch, answers) = gathering.take(lane);
         self.set_off(gathering);
         let span = trace::commit(&batch);
-        let copy = batch.copy(&answers);
-        Some((lane, span, self.commit(batch), copy, answers))
+        let batch = Arc::new(batch);
+        Some((lane, span, self.commit(&batch), batch, answers))
     }
 
     /// Before anybody can tell that one of them has started.

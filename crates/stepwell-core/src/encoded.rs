@@ -107,13 +107,13 @@ impl Codecs {
     }
 
     /// Has the result of the transition's transaction encoded, once it is there.
-    fn encode_result(&self, transition: &mut Transition) {
+    fn encode_result(&self, transition: &Transition) {
         let task_id = transition.task_id;
-        if let Some(UserTransaction { key, seq, seal, .. }) = &mut transition.transaction {
-            let (codecs, key, seq) = (self.clone(), key.clone(), *seq);
-            *seal = Seal(Some(Box::new(move |result| {
+        if let Some(transaction) = &transition.transaction {
+            let (codecs, key, seq) = (self.clone(), transaction.key.clone(), transaction.seq);
+            transaction.seal(Box::new(move |result| {
                 codecs.sealed(result, &Place::Entry { task_id, seq, key: &key })
-            })));
+            }));
         }
     }
 }
@@ -123,14 +123,15 @@ impl Store for Encoded {
         self.inner.now()
     }
 
-    fn commit(&self, mut batch: Batch) -> BoxFuture<'static, Result<Committed, StoreError>> {
+    fn commit(&self, batch: Arc<Batch>) -> BoxFuture<'static, Result<Committed, StoreError>> {
         let (inner, codecs) = (self.inner.clone(), self.codecs.clone());
         // In the future: whoever asks may hold a lock.
         Box::pin(async move {
+            let mut batch = Arc::unwrap_or_clone(batch);
             let tasks: Vec<_> = batch.transitions.iter().map(|transition| transition.task_id).collect();
             codecs.encode(|each| payloads::batch(&mut batch, each))?;
-            batch.transitions.iter_mut().for_each(|transition| codecs.encode_result(transition));
-            let mut committed = inner.commit(batch).await?;
+            batch.transitions.iter().for_each(|transition| codecs.encode_result(transition));
+            let mut committed = inner.commit(Arc::new(batch)).await?;
             codecs.decode(|each| payloads::committed(&tasks, &mut committed, each));
             Ok(committed)
         })
@@ -145,7 +146,7 @@ impl Store for Encoded {
         if let Err(error) = self.codecs.encode(|each| payloads::transition(&mut transition, each)) {
             return Ok(Box::pin(std::future::ready(Err(error))));
         }
-        self.codecs.encode_result(&mut transition);
+        self.codecs.encode_result(&transition);
         match self.inner.transact(transition) {
             Ok(transacting) => Ok(self.decoding(transacting, move |result, each| {
                 payloads::applied(task_id, result, each);

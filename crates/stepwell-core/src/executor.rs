@@ -507,7 +507,7 @@ impl Execution {
                 Work::Transaction(work) => {
                     let key = key.clone();
                     let span = self.span.in_scope(|| trace::step(&key, 1));
-                    transaction = Some(UserTransaction { key, seq: seq + 1, work, seal: Seal::default() });
+                    transaction = Some(UserTransaction::new(key, seq + 1, work));
                     Working::Transaction(span)
                 }
                 Work::Spawn(task) => {

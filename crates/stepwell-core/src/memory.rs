@@ -67,7 +67,8 @@ impl Store for MemoryStore {
         self.shared.runtime.now()
     }
 
-    fn commit(&self, batch: Batch) -> BoxFuture<'static, Result<Committed, StoreError>> {
+    fn commit(&self, batch: Arc<Batch>) -> BoxFuture<'static, Result<Committed, StoreError>> {
+        let batch = Arc::unwrap_or_clone(batch);
         let only_claims = batch.has_only_claims();
         let committed = self.state().commit(&*self.shared.runtime, batch);
         let News { ready, poked, finished } = &committed.news;

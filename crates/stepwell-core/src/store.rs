@@ -43,6 +43,7 @@
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -85,8 +86,8 @@ pub trait Store: Any + Send + Sync {
     ///
     /// # Errors
     /// When nothing of the batch was applied. When the error is [of an item](StoreError::is_of_an_item), the engine sends
-    /// parts of the batch, to find that.
-    fn commit(&self, batch: Batch) -> BoxFuture<'static, Result<Committed, StoreError>>;
+    /// parts of the batch, which it has kept, to find that.
+    fn commit(&self, batch: Arc<Batch>) -> BoxFuture<'static, Result<Committed, StoreError>>;
 
     /// How many commits it can usefully have at the same time: where that is more than one, the engine sends journal
     /// entries and completions past a batch that is on its way. One by default.
@@ -233,7 +234,7 @@ impl Changed {
 }
 
 /// A batch of changes, applied as one.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Batch {
     /// What runs did, one transition of each run at most.
     pub transitions: Vec<Transition>,

@@ -1,6 +1,7 @@
 //! Transitions: what runs do to their tasks, and what the store answers.
 
 use std::any::Any;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::codec::CodecError;
 use serde::{Deserialize, Serialize};
@@ -15,7 +16,7 @@ use crate::time::Timestamp;
 
 /// What a run did since its last commit. It is refused as a whole unless the run owns the task: the task is running
 /// under this `run_id`, and its journal ends where the run has left it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Transition {
     /// The task.
     pub task_id: TaskId,
@@ -75,22 +76,6 @@ impl Transition {
             && self.keyed.is_none()
     }
 
-    /// The same without its [`UserTransaction`], which is used up when it is sent.
-    pub(crate) fn without_transaction(&self) -> Self {
-        Self {
-            entries: self.entries.clone(),
-            superseded: self.superseded.clone(),
-            spawns: self.spawns.clone(),
-            events: self.events.clone(),
-            messages: self.messages.clone(),
-            received: self.received.clone(),
-            waits_added: self.waits_added.clone(),
-            waits_removed: self.waits_removed.clone(),
-            keyed: self.keyed.clone(),
-            ..Self::new(self.task_id, self.run_id, self.next.clone())
-        }
-    }
-
     /// A transition with nothing in it but what becomes of the task.
     pub fn new(task_id: TaskId, run_id: RunId, next: Next) -> Self {
         Self {
@@ -128,16 +113,42 @@ pub struct Wait {
     pub due_at: Option<Timestamp>,
 }
 
-/// A step that the store does within its own transaction.
+/// A step that the store does within its own transaction. All copies of it share its work, which is done once.
+#[derive(Clone)]
 pub struct UserTransaction {
     /// The step.
     pub key: Key,
     /// The sequence number for its entry.
     pub seq: u64,
-    /// The work: a type that only the backend knows, a closure over its connection.
-    pub work: Box<dyn Any + Send>,
-    /// What the store is to keep of the work's result.
-    pub seal: Seal,
+    work: Arc<Mutex<Option<(Box<dyn Any + Send>, Seal)>>>,
+}
+
+impl UserTransaction {
+    /// A step's work: a type that only the backend knows, a closure over its connection.
+    pub fn new(key: Key, seq: u64, work: Box<dyn Any + Send>) -> Self {
+        Self { key, seq, work: Arc::new(Mutex::new(Some((work, Seal::default())))) }
+    }
+
+    /// Takes out the work, and what the store is to keep of its result. `None` when that was done before.
+    pub fn take(&self) -> Option<(Box<dyn Any + Send>, Seal)> {
+        self.work().take()
+    }
+
+    /// Whether a store has begun to do the work.
+    pub(crate) fn is_taken(&self) -> bool {
+        self.work().is_none()
+    }
+
+    /// Has the work's result changed before the store keeps it.
+    pub(crate) fn seal(&self, sealing: Sealing) {
+        if let Some((_, seal)) = &mut *self.work() {
+            *seal = Seal(Some(sealing));
+        }
+    }
+
+    fn work(&self) -> MutexGuard<'_, Option<(Box<dyn Any + Send>, Seal)>> {
+        self.work.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Makes of the result of a [`UserTransaction`] what its journal entry is to hold: by default the result itself.

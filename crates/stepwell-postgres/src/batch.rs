@@ -7,7 +7,7 @@ use stepwell_core::store::{Batch, NewTask, Next, Transition};
 use stepwell_core::{CancellationPolicy, labels};
 
 pub(crate) struct Sorted {
-    pub(crate) batch: Batch,
+    pub(crate) batch: Arc<Batch>,
     /// The places of the batch's transitions, by the ids of their tasks.
     pub(crate) order: Vec<usize>,
     /// Which function is called for it.
@@ -28,7 +28,7 @@ pub(crate) enum Function {
 }
 
 impl Sorted {
-    pub(crate) fn new(batch: Batch) -> Self {
+    pub(crate) fn new(batch: Arc<Batch>) -> Self {
         let mut order: Vec<usize> = (0..batch.transitions.len()).collect();
         order.sort_unstable_by_key(|place| batch.transitions.get(*place).map(|t| (t.task_id, t.run_id)));
         let function = match (is_plain(&batch), batch.transitions.as_slice(), batch.spawns.as_slice()) {

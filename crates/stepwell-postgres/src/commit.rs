@@ -54,7 +54,7 @@ impl Sql {
 }
 
 impl Shared {
-    pub(crate) async fn commit(&self, batch: Batch) -> Result<Committed, StoreError> {
+    pub(crate) async fn commit(&self, batch: Arc<Batch>) -> Result<Committed, StoreError> {
         if batch.transitions.iter().any(|transition| transition.transaction.is_some()) {
             let reason =
                 "a transition with a user's transaction goes by itself (`Store::transact`), not in a batch";
@@ -206,7 +206,7 @@ impl Shared {
         tx: &mut PgConnection,
         task: NewTask,
     ) -> Result<Option<Spawned>, StoreError> {
-        let sorted = Sorted::new(Batch { spawns: vec![task], ..Batch::default() });
+        let sorted = Sorted::new(Arc::new(Batch { spawns: vec![task], ..Batch::default() }));
         let envelope = Envelope { settled: true, ..self.envelope(None, None) };
         let args = args::arguments(&envelope, &sorted);
         let args = args.map_err(|error| self.error(sqlx::Error::Encode(error)))?;

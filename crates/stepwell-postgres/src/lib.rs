@@ -144,7 +144,7 @@ impl Store for PostgresStore {
         self.0.clock.now()
     }
 
-    fn commit(&self, batch: Batch) -> BoxFuture<'static, Result<Committed, StoreError>> {
+    fn commit(&self, batch: Arc<Batch>) -> BoxFuture<'static, Result<Committed, StoreError>> {
         let shared = self.0.clone();
         Box::pin(async move { shared.commit(batch).await })
     }

@@ -4,6 +4,7 @@
 //! this process has not moved on without the answer.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use sqlx::postgres::PgRow;
 use sqlx::types::Uuid;
@@ -43,18 +44,18 @@ impl Shared {
         number: i64,
     ) -> Result<Committed, StoreError> {
         tracing::info!("a batch was applied though its answer was lost; reading what became of it");
-        let mut lost = lost.batch;
+        let lost = lost.batch;
         let looks = lost.transitions.iter().map(|transition| {
             let collect = matches!(transition.next, Next::Continue { collect: true } | Next::Suspend { .. });
             Transition::new(transition.task_id, transition.run_id, Next::Continue { collect })
         });
         let again = Batch {
             transitions: looks.collect(),
-            workers: std::mem::take(&mut lost.workers),
-            claims: std::mem::take(&mut lost.claims),
+            workers: lost.workers.clone(),
+            claims: lost.claims.clone(),
             ..Batch::default()
         };
-        let mut again = Sorted::new(again);
+        let mut again = Sorted::new(Arc::new(again));
         let row = loop {
             let next = self.link.next_batch();
             let (sorted, row) = self.send(line, again, next, Some(number)).await?;
@@ -66,7 +67,7 @@ impl Shared {
         let (mut committed, _) = answer::read(&again, &row).map_err(|error| self.error(error))?;
         self.fill_apart(line, &row, &mut committed).await?;
         let traces = self.traces(line, tasks_of(&lost)).await?;
-        self.complete(line, lost, &mut committed, &traces).await?;
+        self.complete(line, &lost, &mut committed, &traces).await?;
         // Somebody may wait for what it caused.
         self.changes.tell_anything();
         Ok(committed)
@@ -75,11 +76,11 @@ impl Shared {
     async fn complete(
         &self,
         line: &mut Line,
-        lost: Batch,
+        lost: &Batch,
         committed: &mut Committed,
         traces: &HashMap<Uuid, Trace>,
     ) -> Result<(), StoreError> {
-        for (transition, result) in lost.transitions.into_iter().zip(&mut committed.transitions) {
+        for (transition, result) in lost.transitions.iter().zip(&mut committed.transitions) {
             let trace = traces.get(transition.task_id.as_uuid());
             let own = trace.filter(|trace| trace.run_id == *transition.run_id.as_uuid());
             let again = committed.claims.iter_mut().flat_map(|claimed| &mut claimed.tasks);
@@ -124,11 +125,11 @@ impl Shared {
             let stands = found.first().and_then(|row| row.try_get::<String, _>(0).ok());
             committed.events.push(stands.as_deref() == Some(event.payload.as_str()));
         }
-        for task in lost.spawns {
-            committed.spawns.push(self.spawned(line, &task, traces).await?);
+        for task in &lost.spawns {
+            committed.spawns.push(self.spawned(line, task, traces).await?);
         }
-        for change in lost.schedules {
-            committed.schedules.push(self.schedule_outcome(line, &change, traces).await?);
+        for change in &lost.schedules {
+            committed.schedules.push(self.schedule_outcome(line, change, traces).await?);
         }
         Ok(())
     }

@@ -3,6 +3,8 @@
 //! The work comes first, and the fence after it, right before the commit: so that no lock of the engine's is held while
 //! the user's code runs. When the run no longer owns its task by then, all is rolled back.
 
+use std::sync::Arc;
+
 use anyhow::anyhow;
 use futures_util::future::BoxFuture;
 use sqlx::postgres::{PgConnection, PgTransaction};
@@ -33,7 +35,9 @@ struct Own {
 
 impl Shared {
     pub(crate) async fn transact(&self, mut transition: Transition) -> Transacted {
-        let Some(UserTransaction { key, seq, work, seal }) = transition.transaction.take() else {
+        let transaction = transition.transaction.take();
+        let taken = transaction.as_ref().and_then(UserTransaction::take);
+        let (Some(UserTransaction { key, seq, .. }), Some((work, seal))) = (transaction, taken) else {
             return self.alone(transition, None).await;
         };
         let Ok(work) = work.downcast::<Work>() else {
@@ -135,7 +139,7 @@ impl Shared {
     /// Applies the rest of a transition, whose work was not done for that reason.
     async fn alone(&self, transition: Transition, why: Option<anyhow::Error>) -> Transacted {
         let batch = Batch { transitions: vec![transition], ..Batch::default() };
-        let mut committed = self.commit(batch).await?;
+        let mut committed = self.commit(Arc::new(batch)).await?;
         let mut applied = committed.transitions.pop().unwrap_or(Err(Refused));
         if let Ok(applied) = &mut applied {
             applied.transaction = why.map(Err);

@@ -8,6 +8,7 @@ use rusqlite::Connection;
 use stepwell_core::store::{Batch, Committed, News};
 use stepwell_core::{StoreError, TaskId, Timestamp, guard};
 
+use crate::ends::Ends;
 use crate::error::Fault;
 use crate::liveness::Liveness;
 use crate::rows::Statements as _;
@@ -18,6 +19,7 @@ pub(crate) struct Applying<'a> {
     pub(crate) conn: &'a Connection,
     pub(crate) writer: &'a Writer,
     pub(crate) liveness: &'a mut Liveness,
+    pub(crate) ends: &'a mut Ends,
     pub(crate) now: Timestamp,
     pub(crate) news: News,
     /// Cancelled tasks whose children are still to be.
@@ -31,22 +33,24 @@ pub(crate) fn commit(
     conn: &Connection,
     writer: &Writer,
     liveness: &mut Liveness,
-    batch: Batch,
+    ends: &mut Ends,
+    batch: &Batch,
 ) -> Result<Committed, Fault> {
     let signals = !batch.workers.is_empty();
     conn.run("BEGIN IMMEDIATE", [])?;
+    ends.begin(conn);
     // Read only now: whoever held the lock before has an earlier time.
     let now = writer.runtime.now();
     let applying = Applying {
         conn,
         writer,
         liveness: &mut *liveness,
+        ends: &mut *ends,
         now,
         news: News::default(),
         doomed: Vec::new(),
         any_queue: Cell::new(None),
     };
-    // The batch holds closures of the application, and is dropped in there.
     let applied = guard(|| applying.apply(batch))
         .unwrap_or_else(|panic| Err(StoreError::Backend(format!("the batch panicked: {panic}")).into()));
     let applied = applied.and_then(|committed| {
@@ -59,6 +63,7 @@ pub(crate) fn commit(
         Ok(_) => liveness.committed(conn, signals),
         Err(_) => {
             liveness.rolled_back();
+            ends.rolled_back();
             // Some failures have ended the transaction by themselves.
             if !conn.is_autocommit() {
                 conn.run("ROLLBACK", [])?;
@@ -69,26 +74,26 @@ pub(crate) fn commit(
 }
 
 impl Applying<'_> {
-    fn apply(mut self, batch: Batch) -> Result<Committed, Fault> {
+    fn apply(mut self, batch: &Batch) -> Result<Committed, Fault> {
         fn each<T, R, E: Into<Fault>>(
-            items: Vec<T>,
-            apply: impl FnMut(T) -> Result<R, E>,
+            items: &[T],
+            apply: impl FnMut(&T) -> Result<R, E>,
         ) -> Result<Vec<R>, Fault> {
-            items.into_iter().map(apply).collect::<Result<_, _>>().map_err(Into::into)
+            items.iter().map(apply).collect::<Result<_, _>>().map_err(Into::into)
         }
         Ok(Committed {
-            transitions: self.transitions(batch.transitions)?,
-            commands: each(batch.commands, |command| self.command(command))?,
-            events: each(batch.events, |event| self.emit(&event))?,
-            messages: each(batch.messages, |message| self.send(&message))?,
-            spawns: each(batch.spawns, |task| self.spawn(&task))?,
-            schedules: each(batch.schedules, |change| self.change_schedule(change))?,
+            transitions: self.transitions(&batch.transitions)?,
+            commands: each(&batch.commands, |command| self.command(*command))?,
+            events: each(&batch.events, |event| self.emit(event))?,
+            messages: each(&batch.messages, |message| self.send(message))?,
+            spawns: each(&batch.spawns, |task| self.spawn(task))?,
+            schedules: each(&batch.schedules, |change| self.change_schedule(change))?,
             // Between schedules and signals, as the batch has them: the fields are evaluated in their order.
             workers: {
                 batch.queues.iter().try_for_each(|change| self.change_queue(change))?;
-                each(batch.workers, |signal| self.signal(signal))?
+                each(&batch.workers, |signal| self.signal(signal))?
             },
-            claims: each(batch.claims, |claim| self.claim(&claim))?,
+            claims: each(&batch.claims, |claim| self.claim(claim))?,
             news: self.news,
         })
     }

@@ -18,6 +18,7 @@
 mod checkpoint;
 mod claim;
 mod commit;
+mod ends;
 mod error;
 mod history;
 mod identity;
@@ -198,9 +199,9 @@ impl Store for SqliteStore {
         self.runtime.now()
     }
 
-    fn commit(&self, batch: Batch) -> BoxFuture<'static, Result<Committed, StoreError>> {
+    fn commit(&self, batch: Arc<Batch>) -> BoxFuture<'static, Result<Committed, StoreError>> {
         let (answer, receipt) = oneshot::channel();
-        self.order(Order::Commit(Box::new(batch), answer));
+        self.order(Order::Commit(batch, answer));
         Box::pin(answered(receipt))
     }
 

@@ -32,37 +32,31 @@ pub(crate) fn schedules(conn: &Connection, which: &ScheduleFilter) -> Result<Vec
 }
 
 impl Applying<'_> {
-    pub(crate) fn change_schedule(&mut self, change: ScheduleChange) -> Result<ScheduleOutcome> {
+    pub(crate) fn change_schedule(&mut self, change: &ScheduleChange) -> Result<ScheduleOutcome> {
         let ScheduleChange { name, action } = change;
         let mut spawned = false;
         let changed = match action {
             ScheduleAction::Create(SchedulePlan { version, definition, next_at }) => self.conn.run(
                 "INSERT INTO stepwell_schedules (name, version, definition, next_at) VALUES (?1, ?2, ?3, ?4)
                 ON CONFLICT DO NOTHING",
-                params![Sql(&name), Sql(&version), Sql(&definition), next_at.as_ref().map(Sql)],
+                params![Sql(name), Sql(version), Sql(definition), next_at.as_ref().map(Sql)],
             )?,
             ScheduleAction::Replace { seen, plan, spawns, unless_running } => {
                 let SchedulePlan { version, definition, next_at } = plan;
                 let changed = self.conn.run(
                     "UPDATE stepwell_schedules SET version = ?3, definition = ?4, next_at = ?5
                     WHERE name = ?1 AND version = ?2",
-                    params![
-                        Sql(&name),
-                        Sql(&seen),
-                        Sql(&version),
-                        Sql(&definition),
-                        next_at.as_ref().map(Sql)
-                    ],
+                    params![Sql(name), Sql(seen), Sql(version), Sql(definition), next_at.as_ref().map(Sql)],
                 )?;
                 if changed == 1
                     && let Some(last) = spawns.last()
-                    && !(unless_running && self.last_task_runs(&name)?)
+                    && !(*unless_running && self.last_task_runs(name)?)
                 {
                     self.conn.run(
                         "UPDATE stepwell_schedules SET last_task = ?2 WHERE name = ?1",
-                        params![Sql(&name), Sql(&last.task_id)],
+                        params![Sql(name), Sql(&last.task_id)],
                     )?;
-                    for task in &spawns {
+                    for task in spawns {
                         self.spawn(task)?;
                     }
                     spawned = true;
@@ -70,7 +64,7 @@ impl Applying<'_> {
                 changed
             }
             ScheduleAction::Delete => {
-                self.conn.run("DELETE FROM stepwell_schedules WHERE name = ?1", params![Sql(&name)])?
+                self.conn.run("DELETE FROM stepwell_schedules WHERE name = ?1", params![Sql(name)])?
             }
         };
         Ok(if changed == 1 { ScheduleOutcome::Changed { spawned } } else { ScheduleOutcome::Refused })

@@ -14,6 +14,7 @@ use stepwell_core::{
 
 use crate::SqliteStore;
 use crate::commit::Applying;
+use crate::ends::Ends;
 use crate::error::Fault;
 use crate::liveness::Liveness;
 use crate::location::Location;
@@ -187,11 +188,12 @@ fn within<T>(
         changes: store.changes.clone(),
     };
     let now = store.runtime.now();
-    let mut liveness = Liveness::new(None);
+    let (mut liveness, mut ends) = (Liveness::new(None), Ends::default());
     let mut applying = Applying {
         conn,
         writer: &writer,
         liveness: &mut liveness,
+        ends: &mut ends,
         now,
         news: News::default(),
         doomed: Vec::new(),

@@ -13,10 +13,9 @@ use crate::states::{GivenBack, Held};
 pub(crate) const FENCE: &str = "SELECT task_id, queue, cancel_requested, compensating FROM stepwell_tasks
     WHERE task_id = ?1 AND run_id = ?2 AND state = 'running'";
 
-/// The fence of a transition that only adds to the journal, which is to end there.
+/// The fence of a transition that only adds to the journal.
 pub(crate) const LIGHT_FENCE: &str =
-    "SELECT cancel_requested FROM stepwell_tasks WHERE task_id = ?1 AND run_id = ?2 AND state = 'running'
-        AND ?3 IN (-1, (SELECT coalesce(max(seq), 0) FROM stepwell_journal WHERE task_id = ?1))";
+    "SELECT cancel_requested FROM stepwell_tasks WHERE task_id = ?1 AND run_id = ?2 AND state = 'running'";
 
 /// Where a task's journal ends.
 const LAST_ENTRY: &str = "SELECT coalesce(max(seq), 0) FROM stepwell_journal WHERE task_id = ?1";
@@ -44,9 +43,9 @@ impl From<Applied> for Written {
 impl Applying<'_> {
     pub(crate) fn transitions(
         &mut self,
-        transitions: Vec<Transition>,
+        transitions: &[Transition],
     ) -> Result<Vec<Result<Applied, Refused>>, Fault> {
-        let written = transitions.into_iter().map(|transition| self.write(transition));
+        let written = transitions.iter().map(|transition| self.write(transition));
         let written = written.collect::<Result<Vec<_>, _>>()?;
         self.cancel_doomed()?;
         let looked = written.into_iter().map(|written| match written {
@@ -57,41 +56,43 @@ impl Applying<'_> {
         looked.collect()
     }
 
-    fn write(&mut self, transition: Transition) -> Result<Result<Written, Refused>, Fault> {
-        if reaches_nobody_else(&transition)
+    fn write(&mut self, transition: &Transition) -> Result<Result<Written, Refused>, Fault> {
+        if reaches_nobody_else(transition)
             && transition.after.is_none()
             && let Next::Complete(output) = &transition.next
         {
-            return self.complete_at_once(&transition, Finish::Completed(output.clone()));
+            return self.complete_at_once(transition, Finish::Completed(output.clone()));
         }
-        if transition.only_journals() && matches!(transition.next, Next::Continue { collect: false }) {
-            let Transition { task_id, run_id, entries, .. } = &transition;
-            let after = transition.after.map_or(-1, |after| i64::try_from(after).unwrap_or(i64::MAX));
-            let fence = params![Sql(task_id), Sql(run_id), after];
-            if let Some(cancel_requested) = self.conn.one(LIGHT_FENCE, fence, |row| row.get(0))? {
-                self.add_entries(*task_id, entries)?;
-                return Ok(Ok(Applied { cancel_requested, ..Applied::default() }.into()));
+        if transition.only_journals()
+            && matches!(transition.next, Next::Continue { collect: false })
+            && self.ends_there(transition)?
+        {
+            let Transition { task_id, run_id, entries, .. } = transition;
+            let fence = self.conn.one(LIGHT_FENCE, params![Sql(task_id), Sql(run_id)], |row| row.get(0))?;
+            let Some(cancel_requested) = fence else { return Ok(Err(Refused)) };
+            self.add_entries(*task_id, entries)?;
+            if let Some(last) = entries.last() {
+                self.ends.set(*run_id, last.seq);
             }
+            return Ok(Ok(Applied { cancel_requested, ..Applied::default() }.into()));
         }
-        let Transition { task_id, run_id, next, .. } = transition;
+        let Transition { task_id, run_id, ref next, .. } = *transition;
+        self.ends.forget(run_id);
         let Some(task) = self.conn.one(FENCE, params![Sql(&task_id), Sql(&run_id)], Held::read)? else {
             return Ok(Err(Refused));
         };
-        if let Some(after) = transition.after {
-            let last: Option<i64> = self.conn.one(LAST_ENTRY, params![Sql(&task_id)], |row| row.get(0))?;
-            if last != i64::try_from(after).ok() {
-                self.give_back(&task, &GivenBack { uncounted: true, ..GivenBack::default() })?;
-                return Ok(Err(Refused));
-            }
+        if !self.ends_there(transition)? {
+            self.give_back(&task, &GivenBack { uncounted: true, ..GivenBack::default() })?;
+            return Ok(Err(Refused));
         }
-        for seq in transition.superseded {
+        for &seq in &transition.superseded {
             self.conn.run(
                 "DELETE FROM stepwell_journal WHERE task_id = ?1 AND seq = ?2",
                 params![Sql(&task_id), i64::try_from(seq).unwrap_or(i64::MAX)],
             )?;
         }
         self.add_entries(task_id, &transition.entries)?;
-        for id in transition.received {
+        for id in &transition.received {
             self.conn.run(
                 "DELETE FROM stepwell_messages WHERE id = ?1 AND task_id = ?2",
                 params![id, Sql(&task_id)],
@@ -108,17 +109,17 @@ impl Applying<'_> {
         for message in &transition.messages {
             self.send(message)?;
         }
-        let keyed = match transition.keyed {
+        let keyed = match &transition.keyed {
             Some(keyed) => {
                 let spawned = self.spawn(&keyed.task)?;
                 if let Spawned::Created { .. } = spawned {
-                    self.add_entries(task_id, &[keyed.entry])?;
+                    self.add_entries(task_id, std::slice::from_ref(&keyed.entry))?;
                 }
                 Some(spawned)
             }
             None => None,
         };
-        let transaction = match transition.transaction {
+        let transaction = match &transition.transaction {
             Some(transaction) => Some(self.work(task_id, transaction)?),
             None => None,
         };
@@ -128,13 +129,13 @@ impl Applying<'_> {
             self.finish(task_id, None, finish)?;
         }
         let look = |suspend| Some(Look { task_id, run_id, suspend });
-        let look = match next {
+        let look = match *next {
             Next::Continue { collect: false } | Next::Complete(_) | Next::Fail(_) | Next::Cancel => None,
             Next::Continue { collect: true } => look(None),
             Next::Suspend { wake_at } => look(Some(wake_at)),
-            Next::Retry { failure, at } => {
+            Next::Retry { ref failure, at } => {
                 self.drop_waits(task_id)?;
-                let given = GivenBack { due_at: Some(at), failure: Some(&failure), ..GivenBack::default() };
+                let given = GivenBack { due_at: Some(at), failure: Some(failure), ..GivenBack::default() };
                 self.give_back(&task, &given)?;
                 None
             }
@@ -149,6 +150,16 @@ impl Applying<'_> {
             }
         };
         Ok(Ok(Written { applied, look }))
+    }
+
+    /// Whether the task's journal ends where the transition says.
+    fn ends_there(&self, transition: &Transition) -> rusqlite::Result<bool> {
+        let Some(after) = transition.after.filter(|after| !self.ends.is(transition.run_id, *after)) else {
+            return Ok(true);
+        };
+        let last: Option<i64> =
+            self.conn.one(LAST_ENTRY, params![Sql(&transition.task_id)], |row| row.get(0))?;
+        Ok(last == i64::try_from(after).ok())
     }
 
     fn look(&mut self, mut applied: Applied, look: Look) -> Result<Applied, Fault> {
@@ -192,6 +203,7 @@ impl Applying<'_> {
         finish: Finish,
     ) -> Result<Result<Written, Refused>, Fault> {
         let Transition { task_id, run_id, entries, .. } = transition;
+        self.ends.forget(*run_id);
         let Some(cancel_requested) = self.finish(*task_id, Some(*run_id), finish)? else {
             return Ok(Err(Refused));
         };

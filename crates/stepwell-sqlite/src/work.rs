@@ -20,9 +20,12 @@ impl Applying<'_> {
     pub(crate) fn work(
         &mut self,
         task_id: TaskId,
-        transaction: UserTransaction,
+        transaction: &UserTransaction,
     ) -> Result<anyhow::Result<Payload>, Fault> {
-        let UserTransaction { key, seq, work, seal } = transaction;
+        let UserTransaction { key, seq, .. } = transaction;
+        let Some((work, seal)) = transaction.take() else {
+            return Ok(Err(anyhow!("the transaction {key} has run already")));
+        };
         let Ok(work) = work.downcast::<Work>() else {
             return Ok(Err(anyhow!(
                 "the transaction {key} was made for another kind of store: this one is SQLite, whose transactions are closures over `&rusqlite::Connection`"
@@ -38,18 +41,18 @@ impl Applying<'_> {
             return Err(match result.map_err(anyhow::Error::downcast::<rusqlite::Error>) {
                 // A full disk, say, ends the transaction by itself.
                 Err(Ok(error)) if !says_refused_commit(&error) => error.into(),
-                _ => ended(&key).into(),
+                _ => ended(key).into(),
             });
         }
         if result.is_err() {
-            self.conn.run("ROLLBACK TO stepwell_work", []).map_err(|_| ended(&key))?;
+            self.conn.run("ROLLBACK TO stepwell_work", []).map_err(|_| ended(key))?;
         }
         // It fails when the closure began a transaction of its own after it had ended the store's.
-        self.conn.run("RELEASE stepwell_work", []).map_err(|_| ended(&key))?;
+        self.conn.run("RELEASE stepwell_work", []).map_err(|_| ended(key))?;
         Ok(match result {
             Ok((kept, value)) => {
                 let outcome = Outcome::Done(kept);
-                self.add_entries(task_id, &[Entry { seq, key, outcome, at: self.now }])?;
+                self.add_entries(task_id, &[Entry { seq: *seq, key: key.clone(), outcome, at: self.now }])?;
                 Ok(value)
             }
             Err(error) => Err(error),

@@ -40,9 +40,9 @@ const OTHERS: &str = "SELECT worker_id, heartbeats, lease FROM stepwell_workers 
     ORDER BY worker_id < ?1, worker_id LIMIT ?2";
 
 impl Applying<'_> {
-    pub(crate) fn signal(&mut self, signal: WorkerSignal) -> Result<WorkerStatus> {
-        match signal {
-            WorkerSignal::Register(new) => {
+    pub(crate) fn signal(&mut self, signal: &WorkerSignal) -> Result<WorkerStatus> {
+        match *signal {
+            WorkerSignal::Register(ref new) => {
                 let handle = self.liveness.hold();
                 let queues = serde_json::to_string(&new.queues)
                     .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;

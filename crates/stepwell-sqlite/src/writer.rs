@@ -15,11 +15,12 @@ use std::time::Duration;
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 use stepwell_core::store::{Batch, Committed};
-use stepwell_core::{Runtime, StoreError, guard};
+use stepwell_core::{Runtime, StoreError, discard, guard};
 use tokio::sync::{oneshot, watch};
 
 use crate::checkpoint::Checkpoints;
 use crate::commit::commit;
+use crate::ends::Ends;
 use crate::identity::Identity;
 use crate::liveness::Liveness;
 use crate::location::Location;
@@ -33,7 +34,7 @@ pub(crate) type Job = Box<dyn FnOnce(&Connection) + Send>;
 
 /// What the writer is told to do.
 pub(crate) enum Order {
-    Commit(Box<Batch>, oneshot::Sender<Result<Committed, StoreError>>),
+    Commit(Arc<Batch>, oneshot::Sender<Result<Committed, StoreError>>),
     Job(Job),
     /// Somebody waits for changes now.
     Look,
@@ -78,6 +79,7 @@ impl Writer {
         mut checkpoints: Checkpoints,
         orders: &Receiver<Order>,
     ) {
+        let mut ends = Ends::default();
         loop {
             let order = if self.changes.are_watched() {
                 match orders.recv_timeout(LOOK_EVERY) {
@@ -93,7 +95,9 @@ impl Writer {
             };
             match order {
                 Order::Commit(batch, answer) => {
-                    let committed = commit(conn, self, &mut liveness, *batch);
+                    let committed = commit(conn, self, &mut liveness, &mut ends, &batch);
+                    // It may hold closures of the application, and be held by nobody else any more.
+                    discard(batch);
                     // What was committed to a file that is gone is not accepted.
                     let wal = self.wal_length();
                     let (committed, length) = match (committed, wal) {

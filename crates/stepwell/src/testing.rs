@@ -199,8 +199,8 @@ where
         self.store.now()
     }
 
-    fn commit(&self, batch: Batch) -> Commit {
-        (self.commit)(self.store.clone(), batch)
+    fn commit(&self, batch: Arc<Batch>) -> Commit {
+        (self.commit)(self.store.clone(), Arc::unwrap_or_clone(batch))
     }
 
     fn lanes(&self) -> NonZeroUsize {

@@ -219,7 +219,7 @@ async fn a_keyed_child_is_spawned_once_though_the_store_fails() {
             if spawns && fails.fetch_add(1, Ordering::SeqCst) < 3 {
                 return Box::pin(async { Err(StoreError::Locked("by a test".into())) });
             }
-            store.commit(batch)
+            store.commit(batch.into())
         }
     });
     let process = harness.start_on(Arc::new(store), |builder| builder).await.unwrap();
@@ -253,7 +253,7 @@ async fn a_keyed_spawn_that_is_dropped_before_its_commit_is_not_journaled() {
                     // The first entry is long on its way.
                     tokio::time::sleep(10 * SECOND).await;
                 }
-                store.commit(batch).await
+                store.commit(batch.into()).await
             })
         }
     });

@@ -283,7 +283,7 @@ async fn what_is_to_be_undone_and_cannot_be_read_is_undone_once_it_can_be() {
 fn meddled(harness: &Harness, meddle: fn(&mut Batch)) -> Arc<dyn Store> {
     Arc::new(Intercepted::new(Arc::new(harness.store()), move |store, mut batch| {
         meddle(&mut batch);
-        store.commit(batch)
+        store.commit(batch.into())
     }))
 }
 

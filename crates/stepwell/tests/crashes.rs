@@ -69,9 +69,10 @@ fn mortal(store: Arc<dyn Store>, at: usize, applied: bool, died: Arc<Notify>) ->
         let counts = !batch.has_only_claims() || batch.claims.iter().any(|claim| claim.limit > 0);
         let number = commits.fetch_add(usize::from(counts), Ordering::SeqCst) + usize::from(counts);
         if number < at || (number == at && !counts) {
-            return store.commit(batch);
+            return store.commit(batch.into());
         }
-        let last = (counts && number == at).then(|| (applied.then(|| store.commit(batch)), died.clone()));
+        let last =
+            (counts && number == at).then(|| (applied.then(|| store.commit(batch.into())), died.clone()));
         Box::pin(async move {
             if let Some((applied, died)) = last {
                 if let Some(applied) = applied {

@@ -122,7 +122,7 @@ async fn a_crash_after_a_changed_input_finds_the_journal_as_it_was_left() {
             harness.jump(48 * 3600 * 1_000_000);
             process.start_worker(worker_options()).await;
             let wake = store::Batch { commands: vec![store::Command::Wake(task)], ..store::Batch::default() };
-            harness.store().commit(wake).await.unwrap();
+            harness.store().commit(wake.into()).await.unwrap();
         }
         let suspended = async |process: &Process| {
             let info = process.task(task).await.unwrap().unwrap();

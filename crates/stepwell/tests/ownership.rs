@@ -40,14 +40,14 @@ fn unreliable(harness: &Harness, away: &Arc<AtomicBool>, how: Away) -> Arc<dyn S
         Box::pin(async move {
             let refused = || Err(StoreError::Unavailable("the store is away".into()));
             match how {
-                _ if !away.load(Ordering::SeqCst) => store.commit(batch).await,
+                _ if !away.load(Ordering::SeqCst) => store.commit(batch.into()).await,
                 Away::Refuses => refused(),
-                Away::LosesAnswers => store.commit(batch).await.and_then(|_| refused()),
+                Away::LosesAnswers => store.commit(batch.into()).await.and_then(|_| refused()),
                 Away::Hangs => {
                     while away.load(Ordering::SeqCst) {
                         tokio::time::sleep(SECOND).await;
                     }
-                    store.commit(batch).await
+                    store.commit(batch.into()).await
                 }
             }
         })

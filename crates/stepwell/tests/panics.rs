@@ -249,7 +249,7 @@ async fn a_store_that_panics_answers_with_an_error_and_is_asked_again() {
             assert!(!(panics && at_once), "the store panics");
             Box::pin(async move {
                 assert!(!panics, "the store panics");
-                store.commit(batch).await
+                store.commit(batch.into()).await
             })
         });
         let process = harness.start_on(Arc::new(store), |builder| builder).await.unwrap();

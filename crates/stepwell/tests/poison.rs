@@ -25,7 +25,7 @@ fn picky(inner: Arc<dyn Store>, refused: Arc<AtomicUsize>) -> Arc<dyn Store> {
                 refused.fetch_add(1, Ordering::SeqCst);
                 return Err(StoreError::Backend("it is poisonous".into()));
             }
-            store.commit(batch).await
+            store.commit(batch.into()).await
         })
     }))
 }
@@ -187,7 +187,7 @@ async fn an_attempt_that_the_store_refuses_tells_its_error() {
         if batch.transitions.iter().any(|transition| !transition.entries.is_empty()) {
             return Box::pin(async { Err(StoreError::Backend("no entries here".into())) });
         }
-        store.commit(batch)
+        store.commit(batch.into())
     });
     let process = harness.start_on(Arc::new(store), |builder| builder).await.unwrap();
     let task = |(): (), ctx: TaskContext| async move {
@@ -216,7 +216,7 @@ async fn a_worker_whose_sign_on_stands_beside_poison_is_registered() {
     let counting = Intercepted::new(store, move |store, batch| {
         let beats = batch.workers.iter().filter(|signal| matches!(signal, WorkerSignal::Heartbeat { .. }));
         counted.fetch_add(beats.count(), Ordering::SeqCst);
-        store.commit(batch)
+        store.commit(batch.into())
     });
     let process = harness.start_on(Arc::new(counting), |builder| builder).await.unwrap();
     process.register_fn("task", |text: String, _ctx| async move { Ok(text) }).await.unwrap();
@@ -255,7 +255,7 @@ async fn a_store_that_cannot_work_just_now_fails_no_attempt() {
             if journals && fails.fetch_add(1, Ordering::SeqCst) < 5 {
                 return Box::pin(async { Err(StoreError::Unavailable("a device failed".into())) });
             }
-            store.commit(batch)
+            store.commit(batch.into())
         }
     });
     let process = harness.start_on(Arc::new(store), |builder| builder).await.unwrap();

@@ -379,7 +379,7 @@ async fn a_schedule_that_cannot_be_read_is_left_alone_and_can_be_replaced() {
         next_at: Some(harness.now()),
     };
     let change = ScheduleChange { name: Name::new("odd").unwrap(), action: ScheduleAction::Create(plan) };
-    harness.store().commit(Batch { schedules: vec![change], ..Batch::default() }).await.unwrap();
+    harness.store().commit(Batch { schedules: vec![change], ..Batch::default() }.into()).await.unwrap();
     process.put_schedule::<work>(hourly(), 0).await.unwrap();
     sleep(HOUR + MINUTE).await;
     assert_eq!(ticks(&harness).await, ["01:00"]);
@@ -400,9 +400,9 @@ fn mortal(store: Arc<dyn Store>, at: usize, applied: bool, died: Arc<Notify>) ->
             usize::from(!batch.has_only_claims() || batch.claims.iter().any(|claim| claim.limit > 0));
         let number = commits.fetch_add(counts, Ordering::SeqCst) + counts;
         if number < at || (number == at && counts == 0) {
-            return store.commit(batch);
+            return store.commit(batch.into());
         }
-        let last = (number == at).then(|| (applied.then(|| store.commit(batch)), died.clone()));
+        let last = (number == at).then(|| (applied.then(|| store.commit(batch.into())), died.clone()));
         Box::pin(async move {
             if let Some((applied, died)) = last {
                 if let Some(applied) = applied {
@@ -490,7 +490,7 @@ async fn start_faulty(harness: &Harness, dice: &Arc<Dice>) -> Process {
             if dice.roll(10) == 0 {
                 return Err(StoreError::Full("simulated".into()));
             }
-            let committed = store.commit(batch).await;
+            let committed = store.commit(batch.into()).await;
             sleep(dice.roll(30) as u32 * SECOND / 1000).await;
             committed
         })

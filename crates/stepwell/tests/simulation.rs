@@ -67,7 +67,7 @@ fn faulty(harness: &Harness, world: &Arc<World>) -> Arc<dyn Store> {
             if world.faults.load(Ordering::SeqCst) && world.dice.roll(20) == 0 {
                 return Err(StoreError::Full("simulated".into()));
             }
-            let committed = store.commit(batch).await;
+            let committed = store.commit(batch.into()).await;
             tokio::time::sleep(world.dice.roll(3) as u32 * MS).await;
             committed
         })

@@ -101,7 +101,7 @@ async fn a_run_that_lost_its_lease_has_every_write_refused_and_is_told() {
             while is_cut.load(Ordering::SeqCst) {
                 until_healed.notified().await;
             }
-            store.commit(batch).await
+            store.commit(batch.into()).await
         })
     });
     let cut_off = harness.start_on(Arc::new(store), |builder| builder).await.unwrap();
@@ -447,7 +447,7 @@ fn slow(harness: &Harness) -> Arc<dyn Store> {
     Arc::new(Intercepted::new(Arc::new(harness.store()), |store, batch| {
         Box::pin(async move {
             tokio::time::sleep(Duration::from_millis(3)).await;
-            let committed = store.commit(batch).await;
+            let committed = store.commit(batch.into()).await;
             tokio::time::sleep(Duration::from_millis(3)).await;
             committed
         })

@@ -11,8 +11,9 @@ ALTER TABLE stepwell_tasks ADD COLUMN lost INTEGER NOT NULL DEFAULT 0; -- attemp
 DROP INDEX stepwell_tasks_ready;
 CREATE INDEX stepwell_tasks_ready ON stepwell_tasks (queue, priority DESC, ready_at, task_id)
     WHERE state = 'pending' AND due_at IS NULL AND blocked = 0 AND paused = 0 AND crashes < 2;
+-- What almost no task has comes first: each change of a task looks at the conditions until one is false.
 CREATE INDEX stepwell_tasks_suspects ON stepwell_tasks (queue, priority DESC, ready_at, task_id)
-    WHERE state = 'pending' AND due_at IS NULL AND blocked = 0 AND paused = 0 AND crashes >= 2;
+    WHERE crashes >= 2 AND state = 'pending' AND due_at IS NULL AND blocked = 0 AND paused = 0;
 
 -- Scopes of tasks, in which their keys are alone; and labels, by which tasks are found.
 

@@ -66,7 +66,7 @@ fn damage_is_reported_and_not_survived_in_silence() {
     fs::write(&path, bytes).unwrap();
     let failed = match try_open(&path) {
         Err(error) => error,
-        Ok(store) => wait(store.commit(spawns(vec![new_task(1_000)]))).unwrap_err(),
+        Ok(store) => wait(store.commit(spawns(vec![new_task(1_000)]).into())).unwrap_err(),
     };
     assert!(matches!(failed, StoreError::Corrupt(_)), "{failed:?}");
     let text = failed.to_string();
@@ -86,7 +86,7 @@ fn a_locked_database_is_waited_for_but_not_for_ever() {
 
     let store = open(&path);
     other.execute_batch("BEGIN EXCLUSIVE").unwrap();
-    let failed = wait(store.commit(spawns(vec![new_task(1)]))).unwrap_err();
+    let failed = wait(store.commit(spawns(vec![new_task(1)]).into())).unwrap_err();
     assert!(matches!(failed, StoreError::Locked(_)), "{failed:?}");
     assert!(wait(store.task(task_id(1))).unwrap().is_none(), "queries go on");
     other.execute_batch("COMMIT").unwrap();
@@ -107,7 +107,7 @@ fn a_full_disk_fails_whole_batches_and_the_store_goes_on_when_there_is_room() {
     limit(1);
     let large = |n| NewTask { params: json(&format!("\"{}\"", "x".repeat(1 << 20))), ..new_task(n) };
     for _ in 0..2 {
-        let failed = wait(store.commit(spawns(vec![new_task(1), large(2)]))).unwrap_err();
+        let failed = wait(store.commit(spawns(vec![new_task(1), large(2)]).into())).unwrap_err();
         assert!(matches!(failed, StoreError::Full(_)), "{failed:?}");
         assert!(failed.to_string().contains("free some space, the engine goes on by itself"), "{failed}");
         assert!(wait(store.tasks(Default::default())).unwrap().is_empty());
@@ -151,13 +151,13 @@ fn a_refusal_is_told_from_a_store_that_cannot_work() {
         )
         .unwrap();
     let refused = NewTask { queue: name("no"), ..new_task(1) };
-    let failed = wait(store.commit(spawns(vec![refused, new_task(2)]))).unwrap_err();
+    let failed = wait(store.commit(spawns(vec![refused, new_task(2)]).into())).unwrap_err();
     assert!(!failed.is_transient() && failed.to_string().contains("no such queue here"), "{failed:?}");
     commit(&store, spawns(vec![new_task(2)]));
-    let failed = wait(store.commit(spawns(vec![new_task(2)]))).unwrap_err();
+    let failed = wait(store.commit(spawns(vec![new_task(2)]).into())).unwrap_err();
     assert!(!failed.is_transient(), "an id that is taken: {failed:?}");
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
-    let failed = wait(store.commit(spawns(vec![new_task(3)]))).unwrap_err();
+    let failed = wait(store.commit(spawns(vec![new_task(3)]).into())).unwrap_err();
     assert!(failed.is_transient(), "{failed:?}");
 }
 

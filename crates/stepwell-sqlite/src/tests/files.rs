@@ -13,7 +13,7 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
 }
 
 fn detached(store: &SqliteStore, n: u128, fate: &str) -> String {
-    let refused = wait(store.commit(spawns(vec![new_task(n)]))).unwrap_err();
+    let refused = wait(store.commit(spawns(vec![new_task(n)]).into())).unwrap_err();
     assert!(matches!(refused, StoreError::Detached { .. }), "{refused:?}");
     let text = refused.to_string();
     assert!(text.contains(fate) && text.contains("nothing is accepted"), "{text}");

@@ -84,7 +84,7 @@ fn open(path: &Path) -> SqliteStore {
 }
 
 fn commit(store: &SqliteStore, batch: Batch) -> Committed {
-    wait(store.commit(batch)).unwrap()
+    wait(store.commit(batch.into())).unwrap()
 }
 
 /// Does something with the writer's connection.

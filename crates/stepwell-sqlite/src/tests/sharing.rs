@@ -43,7 +43,7 @@ fn a_handle_learns_of_the_commits_of_others() {
     wait(a.changed());
     wait(async {
         let begin = Instant::now();
-        let (_, changed) = tokio::join!(b.commit(spawns(vec![new_task(3)])), async {
+        let (_, changed) = tokio::join!(b.commit(spawns(vec![new_task(3)]).into()), async {
             a.changed().await;
             begin.elapsed()
         });
@@ -138,7 +138,7 @@ fn dropping_a_store_finishes_what_was_begun() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("stepwell.db");
     let store = open(&path);
-    let commits: Vec<_> = (1..=20).map(|n| store.commit(spawns(vec![new_task(n)]))).collect();
+    let commits: Vec<_> = (1..=20).map(|n| store.commit(spawns(vec![new_task(n)]).into())).collect();
     drop(store);
     for commit in commits {
         wait(commit).unwrap();

@@ -1,7 +1,7 @@
 //! Steps whose work is done within the store's transaction.
 
 use rusqlite::Result;
-use stepwell_core::store::{Seal, UserTransaction};
+use stepwell_core::store::UserTransaction;
 
 use super::*;
 use crate::Work;
@@ -28,7 +28,7 @@ impl Setup {
         let key = Key { kind: Kind::Step, name: name("charge"), ordinal: 1 };
         let mut with_work = transition(task_id(1), self.run_id, Next::Continue { collect: false });
         with_work.entries.push(step(1, json("\"before\"")));
-        with_work.transaction = Some(UserTransaction { key, seq: 2, work, seal: Seal::default() });
+        with_work.transaction = Some(UserTransaction::new(key, 2, work));
         Batch { transitions: vec![with_work], ..spawns(vec![new_task(2)]) }
     }
 
@@ -37,7 +37,7 @@ impl Setup {
         work: impl FnOnce(&Connection) -> anyhow::Result<Payload> + Send + 'static,
     ) -> Result<Committed, StoreError> {
         let work: Work = Box::new(work);
-        wait(self.store.commit(self.batch(Box::new(work))))
+        wait(self.store.commit(self.batch(Box::new(work)).into()))
     }
 
     /// How many rows the user has, and what the journal holds.
@@ -111,7 +111,7 @@ fn work_that_ends_the_transaction_fails_the_batch_of_which_nothing_stands() {
 #[test]
 fn work_for_another_store_is_refused() {
     let setup = setup();
-    let committed = wait(setup.store.commit(setup.batch(Box::new("not a closure")))).unwrap();
+    let committed = wait(setup.store.commit(setup.batch(Box::new("not a closure")).into())).unwrap();
     let error = outcome(committed).unwrap_err().to_string();
     assert!(error.contains("was made for another kind of store: this one is SQLite"), "{error}");
 }
