@@ -29,8 +29,7 @@ pub(crate) fn read(sorted: &Sorted, row: &PgRow) -> sqlx::Result<(Committed, Vec
         Some(accepted) => sorted.back(judged(accepted, row)?),
     };
 
-    let commands = list::<String>(row, "c_answer")?;
-    let commands = commands.iter().map(|answer| command(answer)).collect::<sqlx::Result<_>>()?;
+    let commands = list::<String>(row, "c_answer")?.iter().map(|answer| command(answer)).collect();
     let of_clients = |all: Vec<Option<bool>>| all.into_iter().flatten().collect();
     let events = of_clients(list(row, "ev_first")?);
     let messages = of_clients(list(row, "m_accepted")?);
@@ -45,9 +44,8 @@ pub(crate) fn read(sorted: &Sorted, row: &PgRow) -> sqlx::Result<(Committed, Vec
     for queue in list::<String>(row, "ready")? {
         *ready.entry(queue).or_default() += 1;
     }
-    for (queue, tasks) in ready {
-        news.ready.push((name(queue)?, tasks));
-    }
+    // A queue whose name cannot be read is served by nobody.
+    news.ready.extend(ready.into_iter().filter_map(|(queue, tasks)| Some((name(queue).ok()?, tasks))));
     let mut others: HashSet<Uuid> = list(row, "finished")?.into_iter().collect();
     for (transition, result) in sorted.batch.transitions.iter().zip(&transitions) {
         if result.is_ok()
@@ -67,7 +65,7 @@ pub(crate) fn read(sorted: &Sorted, row: &PgRow) -> sqlx::Result<(Committed, Vec
 fn judged(accepted: Vec<bool>, row: &PgRow) -> sqlx::Result<Vec<Result<Applied, Refused>>> {
     let cancel_requested: Vec<bool> = list(row, "t_cancel_requested")?;
     let suspended: Vec<bool> = list(row, "t_suspended")?;
-    let mut facts = facts(row, "t_facts")?;
+    let mut facts = facts(row, "t_facts");
     let rows = (1..)
         .zip(accepted.into_iter().zip(cancel_requested))
         .zip(suspended.into_iter().chain(std::iter::repeat(false)));
@@ -117,15 +115,14 @@ pub(crate) fn json<T: serde::de::DeserializeOwned>(text: &str) -> sqlx::Result<T
     serde_json::from_str(text).map_err(broken)
 }
 
-fn command(answer: &str) -> sqlx::Result<CommandOutcome> {
+fn command(answer: &str) -> CommandOutcome {
     match answer {
-        "done" => Ok(CommandOutcome::Done),
-        "not_found" => Ok(CommandOutcome::NotFound),
-        answer => match answer.strip_prefix("needed ") {
-            Some(by) => Ok(CommandOutcome::Needed { by: by.parse().map_err(broken)? }),
-            None => TaskState::parse(answer)
-                .map(CommandOutcome::NotAllowed)
-                .ok_or_else(|| broken(format!("{answer:?} is no answer to a command"))),
+        "done" => CommandOutcome::Done,
+        "not_found" => CommandOutcome::NotFound,
+        answer => match answer.strip_prefix("needed ").and_then(|by| by.parse().ok()) {
+            Some(by) => CommandOutcome::Needed { by },
+            // A state that a newer program has written allows nothing that this one knows of.
+            None => CommandOutcome::NotAllowed(TaskState::parse(answer).unwrap_or(TaskState::Running)),
         },
     }
 }
@@ -142,18 +139,26 @@ fn schedule(outcome: &str) -> ScheduleOutcome {
 struct Status {
     state: String,
     runs: Option<Vec<(TaskId, RunId)>>,
-    others: Option<Vec<(WorkerId, u64, u64)>>,
+    /// Whatever is in the rows of others must not keep a worker from being heard of.
+    others: Option<Vec<(WorkerId, i64, i64)>>,
 }
 
 fn worker_status(status: &str) -> sqlx::Result<WorkerStatus> {
     let Status { state, runs, others } = json(status)?;
-    let other = |(worker_id, heartbeats, lease)| OtherWorker {
+    let other = |(worker_id, heartbeats, lease): (_, i64, i64)| OtherWorker {
         worker_id,
-        heartbeats,
-        lease: Duration::from_micros(lease),
+        heartbeats: heartbeats.unsigned_abs(),
+        lease: Duration::from_micros(lease.unsigned_abs()),
     };
+    let state = WorkerState::parse(&state).unwrap_or_else(|| {
+        tracing::error!(
+            state,
+            "a worker has a state that this program does not know; it is taken for active"
+        );
+        WorkerState::Active
+    });
     Ok(WorkerStatus {
-        state: worker_state(state)?,
+        state,
         runs: runs.unwrap_or_default(),
         others: others.unwrap_or_default().into_iter().map(other).collect(),
     })
@@ -231,7 +236,7 @@ fn claims(sorted: &Sorted, row: &PgRow) -> sqlx::Result<Vec<Claimed>> {
     let lost: Vec<i64> = list(row, "cl_lost")?;
     let had_it: Vec<bool> = list(row, "cl_had_it")?;
     let max_attempts: Vec<i64> = list(row, "cl_max_attempts")?;
-    let types: Vec<String> = list(row, "cl_type")?;
+    let types: Vec<Option<String>> = list(row, "cl_type")?;
     let queues: Vec<String> = list(row, "cl_queue")?;
     let params: Vec<String> = list(row, "cl_params")?;
     let headers: Vec<String> = list(row, "cl_headers")?;
@@ -239,13 +244,25 @@ fn claims(sorted: &Sorted, row: &PgRow) -> sqlx::Result<Vec<Claimed>> {
     let mut scopes = list::<Option<String>>(row, "cl_scope")?.into_iter();
     let mut journals = journals(row)?;
     let mut waits = waits(row)?;
-    let mut facts = facts(row, "cl_facts")?;
+    let mut facts = facts(row, "cl_facts");
+    let lengths = [of.len(), runs.len(), attempts.len(), crashes.len(), lost.len(), had_it.len()];
+    let of_rows = [max_attempts.len(), types.len(), queues.len(), params.len(), headers.len(), retries.len()];
+    if lengths.into_iter().chain(of_rows).any(|length| length != tasks.len()) {
+        return Err(broken("the columns of a claim's tasks differ in length"));
+    }
     let ran = runs.into_iter().zip(attempts).zip(crashes.into_iter().zip(lost)).zip(had_it).zip(of);
     let spawned = max_attempts.into_iter().zip(types).zip(queues).zip(params).zip(headers).zip(retries);
     for ((place, task_id), (ran, spawned)) in (1..).zip(tasks).zip(ran.zip(spawned)) {
         let ((((run_id, number), (crashes, lost)), had_it), of) = ran;
         let (((((max_attempts, task_type), queue), params), headers), retry) = spawned;
         let mut hurt = None;
+        let task_type = task_type.ok_or_else(|| broken("there is none: somebody has deleted it"));
+        let task_type = of_task(&mut hurt, "the task's row in `tasks`", task_type.map(Some))?;
+        let mut named = |column, text: Option<String>| match text {
+            Some(text) => of_task(&mut hurt, column, name(text).map(Some))?.map_or_else(unreadable_name, Ok),
+            None => unreadable_name(),
+        };
+        let (task_type, queue) = (named("`task_type`", task_type)?, named("`queue`", Some(queue))?);
         let headers = of_task(&mut hurt, "`headers`", json(&headers))?;
         let retry = of_task(&mut hurt, "`retry`", json(&retry))?;
         let of_scope = of_task(&mut hurt, "`scope`", scope(scopes.next().flatten().as_deref()))?;
@@ -259,8 +276,8 @@ fn claims(sorted: &Sorted, row: &PgRow) -> sqlx::Result<Vec<Claimed>> {
             attempt: attempt(number),
             max_attempts: attempt(max_attempts.saturating_add(lost)),
             crashes: attempt(crashes),
-            task_type: name(task_type)?,
-            queue: name(queue)?,
+            task_type,
+            queue,
             params: Payload::from_json(params),
             headers,
             scope: of_scope,
@@ -287,6 +304,11 @@ pub(crate) fn of_task<T: Default>(
         *hurt = Some(unreadable(what, error)?);
         Ok(T::default())
     })
+}
+
+/// What stands for a name that cannot be read.
+pub(crate) fn unreadable_name() -> sqlx::Result<Name> {
+    name("unreadable")
 }
 
 /// Tells a row that cannot be read from a database that does not answer.
@@ -375,30 +397,30 @@ fn waits(row: &PgRow) -> sqlx::Result<OfTasks<Wait>> {
                 due_at: wait.get(5).and_then(Value::as_i64).map(calendar),
             })
         };
+        let read = || read().and_then(awaited);
         add(&mut waits, number(&wait, 0)?, read());
     }
     waits.values_mut().flatten().for_each(|waits| waits.sort_unstable_by(|a, b| a.key.cmp(&b.key)));
     Ok(waits)
 }
 
-/// What has arrived, by the place of the task.
-fn facts(row: &PgRow, column: &str) -> sqlx::Result<BTreeMap<i64, Facts>> {
+/// A wait for a child has that child's id for its target: without one, nothing would ever end it.
+fn awaited(wait: Wait) -> sqlx::Result<Wait> {
+    match &wait.target {
+        Some(target) if wait.key.kind == Kind::Child => {
+            target.as_str().parse::<TaskId>().map_err(broken)?;
+            Ok(wait)
+        }
+        _ => Ok(wait),
+    }
+}
+
+/// What has arrived, by the place of the task. What cannot be read has not.
+fn facts(row: &PgRow, column: &str) -> BTreeMap<i64, Facts> {
     let mut all: BTreeMap<i64, Facts> = BTreeMap::new();
-    for fact in rows(row, column)? {
-        let facts = all.entry(number(&fact, 0)?).or_default();
-        let payload = |place| Ok::<_, sqlx::Error>(Payload::from_json(field(&fact, place)?));
-        match field(&fact, 1)? {
-            "event" => facts.events.push((name(field(&fact, 2)?)?, payload(3)?)),
-            "message" => facts.messages.push(ArrivedMessage {
-                id: number(&fact, 2)?,
-                topic: name(field(&fact, 3)?)?,
-                payload: payload(4)?,
-            }),
-            _ => {
-                let child = field(&fact, 2)?.parse().map_err(broken)?;
-                let text = |place| fact.get(place).and_then(Value::as_str);
-                facts.children.push((child, finish(text(3), text(4), text(5))?));
-            }
+    for fact in rows(row, column).unwrap_or_default() {
+        if let Err(error) = add_fact(&mut all, &fact) {
+            tracing::error!(%error, "something has arrived for a task that cannot be read");
         }
     }
     for facts in all.values_mut() {
@@ -406,7 +428,26 @@ fn facts(row: &PgRow, column: &str) -> sqlx::Result<BTreeMap<i64, Facts>> {
         facts.messages.sort_unstable_by_key(|message| message.id);
         facts.children.sort_unstable_by_key(|(child, _)| *child);
     }
-    Ok(all)
+    all
+}
+
+fn add_fact(all: &mut BTreeMap<i64, Facts>, fact: &Value) -> sqlx::Result<()> {
+    let facts = all.entry(number(fact, 0)?).or_default();
+    let payload = |place| Ok::<_, sqlx::Error>(Payload::from_json(field(fact, place)?));
+    match field(fact, 1)? {
+        "event" => facts.events.push((name(field(fact, 2)?)?, payload(3)?)),
+        "message" => facts.messages.push(ArrivedMessage {
+            id: number(fact, 2)?,
+            topic: name(field(fact, 3)?)?,
+            payload: payload(4)?,
+        }),
+        _ => {
+            let child = field(fact, 2)?.parse().map_err(broken)?;
+            let text = |place| fact.get(place).and_then(Value::as_str);
+            facts.children.push((child, finish(text(3), text(4), text(5))?));
+        }
+    }
+    Ok(())
 }
 
 /// How a task ended. Without a state, it is gone.

@@ -67,11 +67,13 @@ impl Shared {
         let mut line = self.link.free_line(&self.options).await;
         let number = self.link.next_batch();
         let (sorted, row) = self.send(&mut line, sorted, number, None).await?;
-        let repeated = row.try_get("repeated").map_err(|error| self.error(error))?;
-        if repeated {
-            return self.recover(&mut line, sorted, number).await;
-        }
-        self.answer(&mut line, sorted, row).await
+        let repeated = row.try_get("repeated").map_err(|error| applied(self.error(error)))?;
+        let committed = if repeated {
+            self.recover(&mut line, sorted, number).await
+        } else {
+            self.answer(&mut line, sorted, row).await
+        };
+        committed.map_err(applied)
     }
 
     /// Sends the batch until it has an answer, or certainly was not applied.
@@ -283,6 +285,15 @@ impl Shared {
     pub(crate) fn error(&self, error: sqlx::Error) -> StoreError {
         Fault::of(error, &self.options).into_error(&self.options)
     }
+}
+
+/// An error after a batch has been applied. It is none of an item's, or the batch would be sent again in parts, and parts
+/// of it be applied twice.
+fn applied(error: StoreError) -> StoreError {
+    if !error.is_of_an_item() {
+        return error;
+    }
+    StoreError::Unavailable(format!("what was asked for was done, but the answer cannot be read: {error}"))
 }
 
 /// Longer each time, to half a second: workers must be heard of before their leases end.

@@ -13,7 +13,7 @@ use stepwell_core::store::{
     Applied, Batch, Command, CommandOutcome, Committed, Finish, Next, Refused, ScheduleChange,
     ScheduleOutcome, Spawned, TaskState, Transition,
 };
-use stepwell_core::{Name, NewTask, StoreError, TaskId};
+use stepwell_core::{Name, NewTask, StoreError, TaskId, UnknownWord};
 
 use crate::Shared;
 use crate::answer;
@@ -184,10 +184,10 @@ impl Shared {
             self.options.schema
         );
         let rows = self.read_on(line, &sql, |query| query.bind(tasks.clone())).await?;
-        let trace = |row: PgRow| {
+        let trace = |row: &PgRow| {
             let state: &str = row.try_get(2)?;
             let state =
-                TaskState::parse(state).ok_or_else(|| answer::broken(format!("{state:?} is no state")))?;
+                TaskState::parse(state).ok_or_else(|| answer::broken(UnknownWord(state.to_owned())))?;
             let trace = Trace {
                 run_id: row.try_get(1)?,
                 state,
@@ -198,7 +198,7 @@ impl Shared {
             };
             Ok((row.try_get(0)?, trace))
         };
-        rows.into_iter().map(trace).collect::<sqlx::Result<_>>().map_err(|error| self.error(error))
+        Ok(self.readable("a task", &rows, trace)?.into_iter().collect())
     }
 
     /// The task that has the idempotency key of one that was not spawned for that.

@@ -567,16 +567,18 @@ BEGIN
         END LOOP;
         IF cl_task IS NOT NULL THEN
             -- Long parameters are left to be read task by task.
-            SELECT array_agg(t.max_attempts), array_agg(t.task_type), array_agg(t.queue),
-                array_agg(CASE WHEN t.fits THEN t.params ELSE 'null' END),
-                array_agg(CASE WHEN t.fits THEN t.headers ELSE '{}' END), array_agg(t.retry),
+            -- A task that is not in `tasks` has no type, and keeps its place.
+            SELECT array_agg(coalesce(t.max_attempts, 1)), array_agg(t.task_type), array_agg(coalesce(t.queue, 'gone')),
+                array_agg(CASE WHEN t.fits AND t.params IS NOT NULL THEN t.params ELSE 'null' END),
+                array_agg(CASE WHEN t.fits AND t.headers IS NOT NULL THEN t.headers ELSE '{}' END),
+                array_agg(coalesce(t.retry, '{"kind":"none"}')),
                 CASE WHEN bool_or(t.scope IS NOT NULL) THEN array_agg(t.scope) END,
                 array_agg(t.task_id) FILTER (WHERE NOT t.fits)
             INTO cl_max_attempts, cl_type, cl_queue, cl_params, cl_headers, cl_retry, cl_scope, cl_apart
             FROM (
                 SELECT t.*, sum(octet_length(t.params) + octet_length(t.headers)) OVER (ORDER BY c.i)
                     <= stepwell.answer_bytes() AS fits
-                FROM unnest(cl_task) WITH ORDINALITY AS c(task_id, i) JOIN stepwell.tasks t USING (task_id)
+                FROM unnest(cl_task) WITH ORDINALITY AS c(task_id, i) LEFT JOIN stepwell.tasks t USING (task_id)
                 ORDER BY c.i
             ) t;
             -- A task that never ran has no journal, and waits for nothing.

@@ -29,12 +29,13 @@ BEGIN
             SELECT b.* INTO ready, poked, finished FROM stepwell.bury(p_now, v_unowned, NULL) b;
         END IF;
     WHEN 'heartbeat' THEN
-        UPDATE stepwell.workers w SET heartbeats = w.heartbeats + 1, heartbeat_at = p_now WHERE w.worker_id = p_worker
+        UPDATE stepwell.workers w SET heartbeats = CASE WHEN w.heartbeats < 9223372036854775807 THEN w.heartbeats + 1 ELSE 0 END,
+            heartbeat_at = p_now WHERE w.worker_id = p_worker
         RETURNING w.state INTO v_state;
     WHEN 'declare_dead' THEN
         -- One whose row is locked is just committing something.
         PERFORM FROM stepwell.workers w
-        WHERE w.worker_id = p_worker AND w.heartbeats = (p_signal ->> 'heartbeats')::bigint FOR UPDATE SKIP LOCKED;
+        WHERE w.worker_id = p_worker AND greatest(w.heartbeats, 0) = (p_signal ->> 'heartbeats')::bigint FOR UPDATE SKIP LOCKED;
         IF FOUND THEN
             DELETE FROM stepwell.workers w WHERE w.worker_id = p_worker RETURNING w.state INTO v_state;
             SELECT b.* INTO ready, poked, finished
@@ -56,7 +57,7 @@ BEGIN
         SELECT json_agg(json_build_array(l.task_id, l.run_id)) FROM stepwell.live_tasks l
         WHERE l.running_in IS NOT NULL AND l.worker_id = p_worker
     ), 'others', (
-        SELECT json_agg(json_build_array(o.worker_id, o.heartbeats, o.lease)) FROM (
+        SELECT json_agg(json_build_array(o.worker_id, greatest(o.heartbeats, 0), greatest(o.lease, 0))) FROM (
             SELECT w.* FROM stepwell.workers w WHERE w.worker_id <> p_worker
             ORDER BY w.worker_id < p_worker, w.worker_id LIMIT (p_signal ->> 'watched')::bigint
         ) o
