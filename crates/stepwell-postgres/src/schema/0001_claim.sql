@@ -1,24 +1,47 @@
 -- Claims, and what is due before one.
 
--- Makes due tasks claimable, and cancels those whose time is up. What another transaction is just doing is left to it.
+-- Makes due tasks claimable, and cancels those whose time is up: a part of them, where they are many, since a batch is also how
+-- workers show that they are alive. What another transaction is just doing is left to it.
 CREATE FUNCTION stepwell.do_what_is_due(p_now timestamptz,
     OUT ready text[], OUT poked uuid[], OUT finished uuid[])
 LANGUAGE plpgsql AS $$
 DECLARE
     v_tasks uuid[];
+    v_task uuid;
+    r record;
 BEGIN
     SELECT array_agg(q.task_id) INTO v_tasks FROM (
         SELECT l.task_id FROM stepwell.live_tasks l WHERE l.cancel_at <= p_now
-        ORDER BY l.cancel_at, l.task_id FOR UPDATE SKIP LOCKED
+        ORDER BY l.cancel_at, l.task_id LIMIT 1000 FOR UPDATE SKIP LOCKED
     ) q;
     IF v_tasks IS NOT NULL THEN
         UPDATE stepwell.live_tasks l SET cancel_at = NULL WHERE l.task_id = ANY (v_tasks);
-        SELECT c.* INTO ready, poked, finished FROM stepwell.cancel(p_now, v_tasks) c;
+        BEGIN
+            SELECT c.* INTO ready, poked, finished FROM stepwell.cancel(p_now, v_tasks) c;
+        EXCEPTION WHEN others THEN
+            IF stepwell.is_of_the_server(SQLSTATE) THEN
+                RAISE;
+            END IF;
+            -- One that cannot be cancelled must not keep others from being claimed.
+            FOREACH v_task IN ARRAY v_tasks LOOP
+                BEGIN
+                    r := stepwell.cancel(p_now, ARRAY[v_task]);
+                    ready := ready || r.ready;
+                    poked := poked || r.poked;
+                    finished := finished || r.finished;
+                EXCEPTION WHEN others THEN
+                    IF stepwell.is_of_the_server(SQLSTATE) THEN
+                        RAISE;
+                    END IF;
+                    RAISE WARNING 'task % cannot be cancelled, though its time is up: %', v_task, SQLERRM;
+                END;
+            END LOOP;
+        END;
     END IF;
 
     WITH due AS MATERIALIZED (
         SELECT l.task_id FROM stepwell.live_tasks l WHERE l.due_at <= p_now
-        ORDER BY l.due_at, l.task_id FOR UPDATE SKIP LOCKED
+        ORDER BY l.due_at, l.task_id LIMIT 10000 FOR UPDATE SKIP LOCKED
     ), awake AS (
         UPDATE stepwell.live_tasks l SET state = 'pending', due_at = NULL, ready_at = p_now FROM due
         WHERE l.task_id = due.task_id
@@ -114,11 +137,13 @@ BEGIN
     ), picked AS (
         SELECT * FROM suspects UNION ALL SELECT * FROM others
     ), started AS (
-        UPDATE stepwell.live_tasks l SET state = 'running', running_in = l.queue, attempt = l.attempt + 1, worker_id = p_worker,
+        UPDATE stepwell.live_tasks l SET state = 'running', running_in = l.queue, attempt = greatest(0, least(l.attempt, 4294967294)) + 1, worker_id = p_worker,
             claim_batch = p_batch, poked = false, started_at = coalesce(l.started_at, p_now),
             run_id = CASE WHEN p.had_run AND NOT p.had_it THEN gen_random_uuid() ELSE l.run_id END,
             cancel_at = CASE WHEN p.had_run THEN l.cancel_at
-                ELSE p_now + (SELECT t.max_duration FROM stepwell.tasks t WHERE t.task_id = l.task_id)
+                -- No more than leads past the calendar's end.
+                ELSE p_now + (SELECT greatest(0, least(t.max_duration, 316224000000000000)) FROM stepwell.tasks t
+                        WHERE t.task_id = l.task_id AND t.max_duration IS NOT NULL)
                     * interval '1 microsecond' END
         FROM picked p WHERE l.task_id = p.task_id
         -- With what was picked, since a join of the two would look at each pair.

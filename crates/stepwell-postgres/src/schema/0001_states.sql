@@ -4,6 +4,11 @@
 -- These functions run within `commit`, under its settings: plans are made once, for tables of any size. With the
 -- statistics of an empty table, PostgreSQL would read whole tables.
 
+-- Whether an error lies in the server, and not in what it was asked: as `is_of_the_server` in the engine.
+CREATE FUNCTION stepwell.is_of_the_server(p_state text) RETURNS boolean LANGUAGE sql IMMUTABLE AS $$
+    SELECT left(p_state, 2) IN ('25', '40', '53', '55', '57', '58', 'XX')
+$$;
+
 -- Makes suspended tasks claimable, and marks running ones as poked. The caller has locked the rows.
 CREATE FUNCTION stepwell.arrive(p_now timestamptz, p_tasks uuid[], OUT ready text[], OUT poked uuid[])
 LANGUAGE plpgsql AS $$
@@ -57,7 +62,7 @@ CREATE FUNCTION stepwell.compensate(p_now timestamptz, p_tasks uuid[], p_states 
 LANGUAGE plpgsql AS $$
 BEGIN
     WITH recorded AS MATERIALIZED (
-        SELECT l.task_id, l.attempt + (l.state = 'suspended')::int AS attempt, j.last,
+        SELECT l.task_id, least(l.attempt, 4294967294) + (l.state = 'suspended')::int AS attempt, j.last,
             CASE x.state WHEN 'failed' THEN x.failure ELSE stepwell.cancellation() END AS failure
         FROM unnest(p_tasks, p_states, p_failures) AS x(task_id, state, failure)
         JOIN stepwell.live_tasks l USING (task_id)
@@ -236,8 +241,8 @@ BEGIN
         RETURN;
     END IF;
     IF p_crashed IS NOT NULL THEN
-        UPDATE stepwell.live_tasks l SET progress_at_crash = x.progress, lost = l.lost + 1,
-            crashes = CASE WHEN x.progress > l.progress_at_crash THEN 1 ELSE l.crashes + 1 END
+        UPDATE stepwell.live_tasks l SET progress_at_crash = x.progress, lost = least(l.lost, 4294967294) + 1,
+            crashes = CASE WHEN x.progress > l.progress_at_crash THEN 1 ELSE least(l.crashes, 4294967294) + 1 END
         FROM (
             SELECT t.task_id, coalesce((SELECT j.seq FROM stepwell.journal j
                 WHERE j.task_id = t.task_id AND j.kind NOT IN ('log', 'progress') ORDER BY j.seq DESC LIMIT 1), 0) AS progress
@@ -245,7 +250,7 @@ BEGIN
         ) x
         WHERE l.task_id = x.task_id;
         SELECT array_agg(l.task_id),
-            array_agg(CASE WHEN l.compensating AND l.failure::json ->> 'kind' = 'cancelled' THEN 'cancelled' ELSE 'failed' END),
+            array_agg(CASE WHEN l.compensating AND starts_with(l.failure, '{"kind":"cancelled"') THEN 'cancelled' ELSE 'failed' END),
             -- The failure that is to be undone has no such errors yet.
             array_agg(CASE WHEN l.compensating THEN left(l.failure, -1)
                 || ',"compensation_errors":[{"name":"what is left to undo","failure":' || c.crashed || '}]}'
@@ -280,6 +285,10 @@ END $$;
 -- more than 1 GiB.
 CREATE FUNCTION stepwell.answer_bytes() RETURNS bigint LANGUAGE sql IMMUTABLE AS 'SELECT 33554432::bigint';
 
+-- A task's id in a text; NULL for any other text.
+CREATE FUNCTION stepwell.as_id(p_text text) RETURNS uuid LANGUAGE sql IMMUTABLE AS $$
+    SELECT CASE WHEN p_text ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' THEN p_text::uuid END
+$$;
 -- What tasks wait for, and what has arrived of it. `waits` are all waits, `facts` what is there, the first of it where it
 -- is too much for an answer:
 --     [[task's place in p_tasks, kind, name, ordinal, target, due_at in microseconds], …]
@@ -290,7 +299,7 @@ CREATE FUNCTION stepwell.look(p_tasks uuid[], OUT waits json, OUT facts json, OU
 LANGUAGE plpgsql AS $$
 BEGIN
     SELECT json_agg(json_build_array(x.i, w.kind, w.name, w.ordinal, w.target,
-        (extract(epoch FROM w.due_at) * 1000000)::bigint))
+        CASE WHEN isfinite(w.due_at) THEN (extract(epoch FROM w.due_at) * 1000000)::bigint END))
     INTO waits FROM unnest(p_tasks) WITH ORDINALITY AS x(task_id, i) JOIN stepwell.waits w USING (task_id);
     IF waits IS NULL THEN
         RETURN;
