@@ -204,8 +204,11 @@ impl Shared {
     /// The task that has the idempotency key of one that was not spawned for that.
     async fn existing(&self, line: &mut Line, task: &NewTask) -> Result<Spawned, StoreError> {
         let sql = format!(
-            "SELECT k.task_id, coalesce(l.run_id, o.run_id), coalesce(l.attempt, o.attempt)
-            FROM {0}.idempotency_keys k LEFT JOIN {0}.live_tasks l USING (task_id) LEFT JOIN {0}.outcomes o USING (task_id)
+            "SELECT k.task_id, coalesce(l.run_id, o.run_id), coalesce(l.attempt, o.attempt) FROM (
+                SELECT k.task_type, k.idempotency_key, k.key_space, coalesce(i.task_id, k.task_id) AS task_id
+                FROM {0}.idempotency_keys k LEFT JOIN {0}.outcomes n USING (task_id)
+                LEFT JOIN {0}.tasks i ON i.task_id = n.instead
+            ) k LEFT JOIN {0}.live_tasks l USING (task_id) LEFT JOIN {0}.outcomes o USING (task_id)
             WHERE k.task_type = $1 AND k.idempotency_key = $2 AND k.key_space = {0}.key_space($3)",
             self.options.schema
         );

@@ -250,7 +250,7 @@ BEGIN
             IF 'child' = ANY (w_kind) THEN
                 v_rows := v_rows || ARRAY (
                     SELECT l.task_id FROM unnest(w_of, w_kind, w_target) AS w(of, kind, target)
-                    JOIN stepwell.live_tasks l ON l.task_id = CASE w.kind WHEN 'child' THEN w.target::uuid END
+                    JOIN stepwell.live_tasks l ON l.task_id = CASE w.kind WHEN 'child' THEN stepwell.done_by(w.target::uuid) END
                     WHERE l.parent IS DISTINCT FROM t_task[w.of]);
             END IF;
             PERFORM FROM stepwell.live_tasks l WHERE l.task_id = ANY (v_rows) ORDER BY l.task_id FOR UPDATE;

@@ -216,6 +216,8 @@ BEGIN
         );
     END IF;
     IF existing IS NOT NULL THEN
+        SELECT array_agg(CASE WHEN x.task_id IS NOT NULL THEN stepwell.done_by(x.task_id) END ORDER BY x.i) INTO existing
+        FROM unnest(existing) WITH ORDINALITY AS x(task_id, i);
         SELECT array_agg(coalesce(l.run_id, o.run_id) ORDER BY x.i),
             array_agg(coalesce(l.attempt, o.attempt) ORDER BY x.i)
         INTO existing_runs, existing_attempts
@@ -297,7 +299,7 @@ BEGIN
             PERFORM stepwell.delete(ARRAY[p_task]);
             answer := 'done';
         END IF;
-    ELSIF p_command = 'retry' AND answer IN ('failed', 'cancelled') THEN
+    ELSIF p_command = 'retry' AND answer IN ('failed', 'cancelled') AND stepwell.done_by(p_task) = p_task THEN
         SELECT t.* INTO STRICT v_task FROM stepwell.tasks t WHERE t.task_id = p_task;
         DELETE FROM stepwell.outcomes o WHERE o.task_id = p_task;
         -- Behind a compensation, the task begins anew.

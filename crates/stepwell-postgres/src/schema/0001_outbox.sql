@@ -57,6 +57,7 @@ BEGIN
         EXIT WHEN v_reserved OR existing IS NOT NULL;
     END LOOP;
     IF existing IS NOT NULL THEN
+        existing := stepwell.done_by(existing);
         waiting := NULL;
     END IF;
     IF v_reserved AND (existing IS NOT NULL OR waiting IS NOT NULL) THEN
@@ -103,14 +104,17 @@ END $$;
 CREATE FUNCTION stepwell.end_in_favour(p_now timestamptz, p_task uuid, p_other uuid, p_why text, p_does_it boolean,
     OUT ready text[], OUT poked uuid[], OUT finished uuid[])
 LANGUAGE plpgsql AS $$
+DECLARE
+    -- The other may itself have been left undone.
+    v_other uuid := stepwell.done_by(p_other);
 BEGIN
     UPDATE stepwell.live_tasks l SET failure = json_build_object('kind', 'cancelled', 'message',
-        'not run: task ' || p_other || ' ' || p_why, 'retry', 'never')::text
+        'not run: task ' || v_other || ' ' || p_why, 'retry', 'never')::text
     WHERE l.task_id = p_task;
     SELECT f.ready, f.poked, f.finished INTO ready, poked, finished FROM stepwell.finish(p_now, true, ARRAY[p_task],
         ARRAY['cancelled'], NULL, NULL) f;
     IF p_does_it THEN
-        UPDATE stepwell.outcomes o SET instead = p_other WHERE o.task_id = p_task;
+        UPDATE stepwell.outcomes o SET instead = v_other WHERE o.task_id = p_task;
         -- Whoever waits for it waits for the other.
         finished := NULL;
     END IF;

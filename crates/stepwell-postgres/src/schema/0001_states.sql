@@ -136,6 +136,10 @@ BEGIN
         PERFORM FROM stepwell.live_tasks l WHERE l.task_id = ANY (v_parents) ORDER BY l.task_id FOR UPDATE;
         SELECT array_agg(DISTINCT w.task_id) INTO v_awaiting FROM unnest(v_known) AS x(task_id)
         JOIN stepwell.waits w ON w.target = x.task_id::text AND w.kind = 'child';
+        -- Those that wait for a task that this one was done instead of.
+        SELECT v_awaiting || array_agg(DISTINCT w.task_id) INTO v_awaiting FROM unnest(v_known) AS x(task_id)
+        JOIN stepwell.outcomes o ON o.instead = x.task_id
+        JOIN stepwell.waits w ON w.target = o.task_id::text AND w.kind = 'child';
         IF v_awaiting IS NOT NULL THEN
             -- Not all of them are parents.
             PERFORM FROM stepwell.live_tasks l WHERE l.task_id = ANY (v_awaiting) ORDER BY l.task_id FOR UPDATE;
@@ -289,6 +293,15 @@ CREATE FUNCTION stepwell.answer_bytes() RETURNS bigint LANGUAGE sql IMMUTABLE AS
 CREATE FUNCTION stepwell.as_id(p_text text) RETURNS uuid LANGUAGE sql IMMUTABLE AS $$
     SELECT CASE WHEN p_text ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' THEN p_text::uuid END
 $$;
+
+-- The task that does what that one was to do: itself, unless another one was there first.
+CREATE FUNCTION stepwell.done_by(p_task uuid) RETURNS uuid
+LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    RETURN coalesce((SELECT t.task_id FROM stepwell.outcomes o JOIN stepwell.tasks t ON t.task_id = o.instead
+        WHERE o.task_id = p_task), p_task);
+END $$;
+
 -- What tasks wait for, and what has arrived of it. `waits` are all waits, `facts` what is there, the first of it where it
 -- is too much for an answer:
 --     [[task's place in p_tasks, kind, name, ordinal, target, due_at in microseconds], …]
@@ -331,10 +344,13 @@ BEGIN
         SELECT x.i, x.task_id, 'child', w.target, 0, o.state, o.output, o.failure
         FROM unnest(p_tasks) WITH ORDINALITY AS x(task_id, i)
         JOIN stepwell.waits w USING (task_id)
-        LEFT JOIN stepwell.outcomes o ON o.task_id = w.target::uuid
-        WHERE w.kind = 'child'
-            AND (o.task_id IS NOT NULL
-                OR NOT EXISTS (SELECT FROM stepwell.live_tasks c WHERE c.task_id = w.target::uuid))
+        LEFT JOIN stepwell.outcomes own ON own.task_id = stepwell.as_id(w.target)
+        CROSS JOIN LATERAL (
+            SELECT CASE WHEN own.instead IS NULL THEN stepwell.as_id(w.target) ELSE stepwell.done_by(own.task_id) END AS id
+        ) d
+        LEFT JOIN stepwell.outcomes o ON o.task_id = d.id
+        WHERE w.kind = 'child' AND d.id IS NOT NULL
+            AND (o.task_id IS NOT NULL OR NOT EXISTS (SELECT FROM stepwell.live_tasks c WHERE c.task_id = d.id))
     ), counted AS (
         SELECT f.*, sum(f.bytes) OVER (ORDER BY f.i, f.id, f.name ROWS UNBOUNDED PRECEDING) - f.bytes
             < stepwell.answer_bytes() AS fits

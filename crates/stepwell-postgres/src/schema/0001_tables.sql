@@ -121,8 +121,7 @@ CREATE TABLE stepwell.outcomes (
 );
 
 CREATE INDEX outcomes_unhappy ON stepwell.outcomes (state, task_id) WHERE state <> 'completed';
--- Rows lie in the order in which tasks ended.
-CREATE INDEX outcomes_finished_at ON stepwell.outcomes USING brin (finished_at);
+CREATE INDEX outcomes_instead ON stepwell.outcomes (instead) WHERE instead IS NOT NULL;
 
 CREATE TABLE stepwell.idempotency_keys (
     task_type        text        NOT NULL,

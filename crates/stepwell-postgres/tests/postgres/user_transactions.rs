@@ -266,3 +266,55 @@ async fn keys_are_those_of_the_tasks_scope_also_while_they_are_in_the_outbox() {
     }
     worker.shutdown().await;
 }
+
+/// One that another task was spawned, or waited, instead of is that task, whoever asks.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_that_is_not_run_because_another_one_is_stands_for_that_one() {
+    let database = Database::new();
+    let (client, worker) = process(&database).await;
+    let join = |(key, event): (String, String), ctx: TaskContext| async move {
+        let options = SpawnOptions::new().idempotency_key(key);
+        let child = ctx.spawn_named::<_, String>("child", "echo", "never run", options).await?;
+        ctx.await_event::<String>(event, None).await?;
+        ctx.join::<String>(&child).await
+    };
+    client.register_fn("join", join).await.unwrap();
+    let key = |key: &str| SpawnOptions::new().idempotency_key(key);
+    // A client's comes first.
+    let mut conn = database.connection().await;
+    begin(&mut conn, "READ COMMITTED").await;
+    let second = client.spawn_named_in(&mut conn, "echo", "second", key("order")).await.unwrap();
+    client.spawn_named("echo", "first", key("order")).await.unwrap();
+    conn.execute("COMMIT").await.unwrap();
+    assert_eq!(ends(&client, &second).await.unwrap(), "first");
+    let refused = client.retry(second.task_id).await.unwrap_err();
+    assert!(matches!(refused, Error::NotAllowed { .. }), "{refused}");
+    assert_eq!(ends(&client, &second).await.unwrap(), "first");
+
+    // A task waits, in whose favour another one with a key is not run: whoever has that key has the one that waits.
+    client.pause_queue("default").await.unwrap();
+    let reuse = || SpawnOptions::new().coalesced("index", Coalesce::Reuse);
+    let waits = client.spawn_named("echo", "waits", reuse()).await.unwrap();
+    begin(&mut conn, "READ COMMITTED").await;
+    let reused =
+        client.spawn_named_in(&mut conn, "echo", "reuses", reuse().idempotency_key("k")).await.unwrap();
+    conn.execute("COMMIT").await.unwrap();
+    client.emit_event("settled", &"", None).await.unwrap();
+    assert_eq!(client.task(reused.task_id).await.unwrap().unwrap().state, TaskState::Cancelled);
+    let again = client.spawn_named("echo", "again", key("k")).await.unwrap();
+    assert_eq!((again.task_id, again.created()), (waits.task_id, false));
+    begin(&mut conn, "READ COMMITTED").await;
+    let again = client.spawn_named_in(&mut conn, "echo", "again", key("k")).await.unwrap();
+    conn.execute("ROLLBACK").await.unwrap();
+    assert_eq!((again.task_id, again.created()), (waits.task_id, false));
+    // One that waits for the other's id, as code of its own may have given it to it, wakes by the end of what is done.
+    let by_id = client.spawn_named("join", &("k", "go"), SpawnOptions::new()).await.unwrap();
+    client.resume_queue("default").await.unwrap();
+    client.emit_event("go", &"", None).await.unwrap();
+    assert_eq!(ends(&client, &by_id).await.unwrap(), "waits");
+    assert_eq!(ends(&client, &reused).await.unwrap(), "waits");
+    assert!(matches!(client.retry(reused.task_id).await, Err(Error::NotAllowed { .. })));
+    let rows = database.sql("SELECT count(*) FROM journal WHERE payload LIKE '%never%'").await;
+    assert_eq!(rows[0].get::<i64, _>(0), 0);
+    worker.shutdown().await;
+}
