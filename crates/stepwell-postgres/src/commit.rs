@@ -19,8 +19,6 @@ use crate::link::Line;
 use crate::query::Query;
 use crate::{Shared, session};
 
-/// How long an answer may take before the connection is taken for lost.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often a batch gives way to other transactions before that is an error.
 const WAYS_GIVEN: u32 = 50;
 
@@ -107,10 +105,11 @@ impl Shared {
             let timeline = sorted.timeline.clone();
             let envelope = Envelope { settled, timeline, doubts, ..self.envelope(Some(number), again) };
             let query = self.query(&envelope, &sorted, in_doubt)?;
-            let answer = timeout(ANSWER_TIMEOUT, self.call(&mut conn, query, line.begins)).await;
+            let patience = line.patience();
+            let answer = timeout(patience, self.call(&mut conn, query, line.begins)).await;
             let fault = match answer {
                 Ok(Ok(row)) => {
-                    line.conn = Some(conn);
+                    line.answered(conn);
                     if let Ok(Some(timeline)) = row.try_get::<Option<&str>, _>("moved") {
                         self.timeline.moved(timeline);
                         (sorted.timeline, doubts) = self.timeline.of(&sorted.batch.transitions);
@@ -125,7 +124,7 @@ impl Shared {
                     return Ok((sorted, row));
                 }
                 Ok(Err(error)) => Fault::of(error, &self.options),
-                Err(_) => Fault::Lost(format!("no answer within {ANSWER_TIMEOUT:?}")),
+                Err(_) => line.unanswered(),
             };
             match fault {
                 // Certainly not applied, unless that is not known of an earlier sending.

@@ -4,14 +4,16 @@ use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use sqlx::ConnectOptions as _;
 use sqlx::postgres::PgConnection;
+use sqlx::{ConnectOptions as _, Executor as _};
 use stepwell_core::StoreError;
 use tokio::sync::{Mutex, MutexGuard};
 
-use crate::error::cannot_connect;
+use crate::error::{Fault, cannot_connect};
 use crate::options::PostgresOptions;
 
+/// How long an answer may take before the connection is taken for lost, the first time.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a server may take to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -32,6 +34,8 @@ pub(crate) struct Line {
     /// Whether calls over it go in transactions that [set their own settings](crate::session).
     pub(crate) begins: bool,
     pub(crate) number: i16,
+    /// How many calls in a row have had no answer in time.
+    silences: u32,
 }
 
 impl Link {
@@ -40,7 +44,7 @@ impl Link {
         let mut number = -1;
         let lines = [(); LANES.get()].map(|()| {
             number += 1;
-            Mutex::new(Line { conn: conn.take(), begins: false, number })
+            Mutex::new(Line { conn: conn.take(), begins: false, number, silences: 0 })
         });
         Self { lines, batch: AtomicI64::new(0) }
     }
@@ -81,6 +85,25 @@ impl Line {
             }
         }
     }
+
+    /// How long an answer may take before the connection is taken for lost: longer each time, since the server may be at
+    /// work, or wait for a lock, and would go on with each call that it was sent.
+    pub(crate) fn patience(&self) -> Duration {
+        ANSWER_TIMEOUT * (1 << self.silences.min(6))
+    }
+
+    /// Keeps a connection that has answered.
+    pub(crate) fn answered(&mut self, conn: PgConnection) {
+        self.conn = Some(conn);
+        self.silences = 0;
+    }
+
+    /// There was no answer.
+    pub(crate) fn unanswered(&mut self) -> Fault {
+        let waited = self.patience();
+        self.silences += 1;
+        Fault::Lost(format!("no answer within {waited:?}"))
+    }
 }
 
 /// Opens a connection.
@@ -92,5 +115,13 @@ pub(crate) async fn open(options: &PostgresOptions) -> Result<PgConnection, Stor
             format!("the server did not answer within {CONNECT_TIMEOUT:?}"),
         )))
     });
-    opened.map_err(|error| cannot_connect(error, options))
+    let mut conn = opened.map_err(|error| cannot_connect(error, options))?;
+    // A call that is given up ends soon in the server, too, where it waits for a lock. Not every server can tell.
+    let checks = "SELECT pg_catalog.set_config('client_connection_check_interval', '5s', false)";
+    if let Err(error) = conn.execute(checks).await
+        && error.as_database_error().is_none()
+    {
+        return Err(cannot_connect(error, options));
+    }
+    Ok(conn)
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sqlx::Executor as _;
+use sqlx::{Connection as _, Executor as _};
 use stepwell::{Durable, Error, SpawnOptions, StoreError, TaskContext, TaskFilter, WorkerOptions};
 use stepwell_postgres::{PostgresOptions, PostgresStore, sqlx};
 use throwaway::{Postgres, Stop};
@@ -75,4 +75,30 @@ async fn a_client_does_not_wait_for_ever_for_an_answer() {
     conn.execute("COMMIT").await.unwrap();
     // What was asked for is done all the same.
     while database.sql("SELECT FROM tasks, events").await.is_empty() {}
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_is_given_up_leaves_nothing_behind_in_the_server() {
+    let postgres = Postgres::start().unwrap();
+    let url = postgres.url();
+    client(&url).await;
+    let mut conn = sqlx::PgConnection::connect(&url).await.unwrap();
+    conn.execute("BEGIN; LOCK TABLE stepwell.tasks, stepwell.live_tasks IN ACCESS EXCLUSIVE MODE")
+        .await
+        .unwrap();
+    let given_up = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let spawning = given_up.spawn(async move {
+        let client = client(&url).await;
+        client.spawn_named("echo", &1, SpawnOptions::new()).await
+    });
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'stepwell' AND wait_event_type = 'Lock'";
+    while postgres.sql(waiting).unwrap() != "1" {}
+    given_up.shutdown_background();
+    let begun = Instant::now();
+    while postgres.sql(waiting).unwrap() != "0" {
+        assert!(begun.elapsed() < Duration::from_secs(30), "it waits as long as the lock is held");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    drop(spawning);
+    conn.execute("ROLLBACK").await.unwrap();
 }
