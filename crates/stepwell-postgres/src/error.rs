@@ -41,8 +41,11 @@ impl Fault {
             "0A000" | "55000" if is_about_recovery(database.downcast_ref()) => Self::Standby(message),
             code if code.starts_with("08") => Self::Lost(message),
             "40001" | "40P01" => Self::GaveWay,
-            // Another isolation level, one that only reads, a time limit for the statement, one for locks.
-            "SW001" | "25006" | "57014" | "55P03" => Self::Unfit(message),
+            // Another isolation level, one that only reads, a time limit for the statement, one for locks, one for the
+            // transaction (which ends the session as well).
+            "SW001" | "25006" | "57014" | "55P03" | "25P04" => Self::Unfit(message),
+            // A client that was silent for too long within a transaction; its session is ended.
+            "25P03" => Self::Lost(message),
             "53100" => Self::Failed(StoreError::Full(message)),
             "XX001" | "XX002" => Self::Failed(StoreError::Corrupt(message)),
             "42501" => Self::Failed(StoreError::Unavailable(format!(

@@ -79,10 +79,7 @@ impl Line {
     pub(crate) async fn take(&mut self, options: &PostgresOptions) -> Result<PgConnection, StoreError> {
         match self.conn.take() {
             Some(conn) => Ok(conn),
-            None => {
-                self.begins = false;
-                open(options).await
-            }
+            None => open(options).await,
         }
     }
 

@@ -20,16 +20,25 @@ macro_rules! settings {
     };
 }
 
+/// A limit that PostgreSQL has from version 17 on.
+macro_rules! without_limit {
+    () => {
+        "; SELECT pg_catalog.set_config('transaction_timeout', '0', true)
+        WHERE pg_catalog.current_setting('transaction_timeout', true) IS NOT NULL"
+    };
+}
+
 /// Begins a transaction that reads. A client that has stopped within it holds nothing up for more than a minute.
-pub(crate) const BEGIN_READING: &str = settings!("", "'1min'");
+pub(crate) const BEGIN_READING: &str = concat!(settings!("", "'1min'"), without_limit!());
 /// Begins a transaction of the store's own that writes. It is durable when it has committed, where the role's default is
 /// that it need not be.
 pub(crate) const BEGIN: &str = concat!(
     settings!("READ WRITE", "'1min'"),
+    without_limit!(),
     "; SELECT pg_catalog.set_config('synchronous_commit', 'on', true)
     WHERE pg_catalog.current_setting('synchronous_commit') = 'off'"
 );
 /// Begins a transaction for a step's closure, which may take its time, and may set another isolation level. It is marked, so that
-/// its end by the closure is noticed.
+/// its end by the closure is noticed. No query comes before the closure's first, which may set that level.
 pub(crate) const BEGIN_WORK: &str =
     concat!(settings!("READ WRITE", "0"), "; SET LOCAL stepwell.work = 'open'");
