@@ -46,7 +46,7 @@ impl Sql {
             commit: call("commit", &places),
             plain,
             one,
-            settle: call("settle", &["$1", "$2", "$3"].map(String::from)),
+            settle: call("settle", &["$1", "$2", "$3", "$4"].map(String::from)),
         }
     }
 }
@@ -157,26 +157,50 @@ impl Shared {
 
     /// Does what follows from users' transactions. What cannot be done now is done before another batch.
     async fn settle(&self, line: &mut Line) {
-        let Ok(mut conn) = line.take(&self.options).await else { return };
-        let query = sqlx::query(AssertSqlSafe(self.sql.settle.clone()))
-            .bind(self.process_id)
-            .bind(self.options.schema.clone())
-            .bind(self.clock.given().map(Moment));
-        let settling = timeout(ANSWER_TIMEOUT, self.fetch(&mut conn, query, line.begins)).await;
-        let fault = match settling {
-            Ok(Ok(_)) => {
+        let (mut one_by_one, mut gave_way) = (false, 0);
+        loop {
+            let Ok(mut conn) = line.take(&self.options).await else { return };
+            let query = sqlx::query(AssertSqlSafe(self.sql.settle.clone()))
+                .bind(self.process_id)
+                .bind(self.options.schema.clone())
+                .bind(self.clock.given().map(Moment))
+                .bind(one_by_one);
+            let fault = match timeout(line.patience(), self.fetch(&mut conn, query, line.begins)).await {
+                Ok(Ok(rows)) => {
+                    line.answered(conn);
+                    let refused = rows.first().map(|row| row.try_get::<Option<Vec<String>>, _>("refused"));
+                    for refused in refused.and_then(Result::ok).flatten().into_iter().flatten() {
+                        tracing::error!(
+                            refused,
+                            "something that a user's transaction has asked for is refused by the database, and put aside in `outbox_refused`"
+                        );
+                    }
+                    // Those of this process are told here, the others by the database.
+                    return self.changes.tell_anything();
+                }
+                Ok(Err(error)) => Fault::of(error, &self.options),
+                Err(_) => line.unanswered(),
+            };
+            if !matches!(fault, Fault::Lost(_) | Fault::Standby(_)) {
                 line.conn = Some(conn);
-                // Those of this process are told here, the others by the database.
-                return self.changes.tell_anything();
             }
-            Ok(Err(error)) => Fault::of(error, &self.options),
-            Err(_) => Fault::Lost(format!("no answer within {ANSWER_TIMEOUT:?}")),
-        };
-        if !matches!(fault, Fault::Lost(_) | Fault::Standby(_)) {
-            line.conn = Some(conn);
+            match fault {
+                Fault::GaveWay if gave_way < WAYS_GIVEN => gave_way += 1,
+                Fault::Unfit(reason) if !line.begins => {
+                    self.say_unfit(&reason);
+                    line.begins = true;
+                }
+                Fault::Failed(error) if error.is_of_an_item() && !one_by_one => one_by_one = true,
+                fault => {
+                    let error = fault.into_error(&self.options);
+                    tracing::warn!(
+                        %error,
+                        "cannot do what users' transactions have asked for; trying again with a later batch"
+                    );
+                    return;
+                }
+            }
         }
-        let error = fault.into_error(&self.options);
-        tracing::warn!(%error, "cannot do what users' transactions have asked for; trying again with a later batch");
     }
 
     /// Says, once, that batches take longer because of a setting.

@@ -120,36 +120,123 @@ BEGIN
     END IF;
 END $$;
 
+-- Does what follows from these rows of the outbox.
+CREATE FUNCTION stepwell.settle_rows(p_now timestamptz, p_ids bigint[], OUT ready text[], OUT poked uuid[], OUT finished uuid[])
+LANGUAGE plpgsql AS $$
+DECLARE
+    v_events text[];
+    v_queues text[];
+    v_payloads text[];
+    v_keys stepwell.turn[];
+    v_waiting uuid[];
+    r record;
+    item record;
+BEGIN
+    SELECT array_agg(o.event ORDER BY o.id), array_agg(o.queue ORDER BY o.id), array_agg(o.payload ORDER BY o.id)
+    INTO v_events, v_queues, v_payloads
+    FROM stepwell.outbox o WHERE o.id = ANY (p_ids) AND o.event IS NOT NULL;
+    IF v_events IS NOT NULL THEN
+        SELECT e.ready, e.poked INTO ready, poked FROM stepwell.emit(p_now, v_events, v_queues, v_payloads,
+            array_fill(true, ARRAY[cardinality(v_events)])) e;
+    END IF;
+    INSERT INTO stepwell.idempotency_keys (task_type, idempotency_key, key_space, task_id)
+    SELECT o.task_type, o.idempotency_key, o.key_space, o.task_id
+    FROM stepwell.outbox o JOIN stepwell.tasks t USING (task_id)
+    WHERE o.id = ANY (p_ids) AND o.idempotency_key IS NOT NULL
+    ORDER BY o.task_type, o.idempotency_key, o.key_space ON CONFLICT DO NOTHING;
+    FOR item IN
+        SELECT o.task_id, o.task_type, o.coalesce, k.task_id AS has_the_key, l.concurrency_key, l.key_space, t.scope
+        FROM stepwell.outbox o JOIN stepwell.tasks t USING (task_id)
+        -- Unless it was cancelled.
+        JOIN stepwell.live_tasks l ON l.task_id = o.task_id AND l.blocked AND l.place IS NULL
+        LEFT JOIN stepwell.idempotency_keys k
+            ON k.task_type = o.task_type AND k.idempotency_key = o.idempotency_key AND k.key_space = o.key_space
+        WHERE o.id = ANY (p_ids) ORDER BY o.id
+    LOOP
+        IF item.concurrency_key IS NOT NULL THEN
+            v_keys := v_keys || ROW(item.key_space, item.concurrency_key)::stepwell.turn;
+        END IF;
+        IF item.has_the_key <> item.task_id THEN
+            r := stepwell.end_in_favour(p_now, item.task_id, item.has_the_key,
+                'has its idempotency key and was spawned first', true);
+        ELSE
+            v_waiting := stepwell.waiting(item.task_type, item.scope, NULL, item.concurrency_key, item.coalesce);
+            IF item.coalesce <> 'replace' AND v_waiting IS NOT NULL THEN
+                r := stepwell.end_in_favour(p_now, item.task_id, v_waiting[1],
+                    'of its type and concurrency key waits to start', item.coalesce = 'reuse');
+            ELSE
+                r := stepwell.cancel(p_now, v_waiting);
+                UPDATE stepwell.live_tasks l SET ready_at = p_now, blocked = l.concurrency_key IS NOT NULL,
+                    place = CASE WHEN l.concurrency_key IS NOT NULL THEN nextval('stepwell.places') END
+                WHERE l.task_id = item.task_id
+                RETURNING ready || l.queue INTO ready;
+            END IF;
+        END IF;
+        ready := ready || r.ready;
+        poked := poked || r.poked;
+        finished := finished || r.finished;
+    END LOOP;
+    IF v_keys IS NOT NULL THEN
+        ready := ready || stepwell.next_of_keys(p_now, v_keys);
+    END IF;
+    DELETE FROM stepwell.outbox o WHERE o.id = ANY (p_ids);
+END $$;
+
+-- Puts a row of the outbox aside that the database does not accept, and ends its task by that. The answer says what it was.
+CREATE FUNCTION stepwell.put_aside(p_now timestamptz, p_id bigint, p_reason text,
+    OUT refused text, OUT ready text[], OUT poked uuid[], OUT finished uuid[])
+LANGUAGE plpgsql AS $$
+DECLARE
+    v_task uuid;
+BEGIN
+    WITH gone AS (
+        DELETE FROM stepwell.outbox o WHERE o.id = p_id RETURNING o.*
+    ), kept AS (
+        INSERT INTO stepwell.outbox_refused SELECT g.*, p_now, p_reason FROM gone g
+    )
+    SELECT g.task_id, coalesce('the event ' || g.event, 'task ' || g.task_id, 'a row') || ': ' || p_reason
+    INTO v_task, refused FROM gone g;
+    -- It waits for its place, which it does not get.
+    IF EXISTS (SELECT FROM stepwell.live_tasks l WHERE l.task_id = v_task AND l.blocked AND l.place IS NULL) THEN
+        BEGIN
+            SELECT f.ready, f.poked, f.finished INTO ready, poked, finished
+            FROM stepwell.finish(p_now, true, ARRAY[v_task], ARRAY['failed'], NULL, ARRAY[json_build_object('kind', 'error',
+                'message', 'the store refuses its keys: ' || p_reason, 'retry', 'never')::text]) f;
+        EXCEPTION WHEN others THEN
+            IF stepwell.is_of_the_server(SQLSTATE) THEN
+                RAISE;
+            END IF;
+            refused := refused || '; and it cannot be ended: ' || SQLERRM;
+        END;
+    END IF;
+END $$;
+
 -- Does what follows from committed transactions of users, in the order in which they asked for it: a part of it, where there is
--- much. `more`: the rest is left.
-CREATE FUNCTION stepwell.settle(p_process uuid, p_channel text, p_now timestamptz, OUT more boolean)
+-- much. `more`: the rest is left. One row that the database does not accept makes the call fail. When it is made again with
+-- `p_one_by_one`, such rows are put aside: `refused` has them, with the reasons.
+CREATE FUNCTION stepwell.settle(p_process uuid, p_channel text, p_now timestamptz, p_one_by_one boolean,
+    OUT more boolean, OUT refused text[])
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off
 SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off SET enable_material = off SET jit = off AS $$
 DECLARE
     v_now timestamptz;
     v_ids bigint[];
+    v_id bigint;
     v_tasks uuid[];
     v_events text[];
-    v_queues text[];
-    v_payloads text[];
     v_keys stepwell.turn[];
-    v_other uuid;
-    v_waiting uuid[];
     ready text[];
     poked uuid[];
     finished uuid[];
     r record;
-    item record;
 BEGIN
     PERFORM stepwell.own_settings(true);
     -- One at a time.
     PERFORM pg_advisory_xact_lock('stepwell.outbox'::regclass::oid::int, 0);
-    SELECT array_agg(o.id), array_agg(o.task_id) FILTER (WHERE o.task_id IS NOT NULL),
-        array_agg(o.event ORDER BY o.id) FILTER (WHERE o.event IS NOT NULL),
-        array_agg(o.queue ORDER BY o.id) FILTER (WHERE o.event IS NOT NULL),
-        array_agg(o.payload ORDER BY o.id) FILTER (WHERE o.event IS NOT NULL)
-    INTO v_ids, v_tasks, v_events, v_queues, v_payloads
+    SELECT array_agg(o.id ORDER BY o.id), array_agg(o.task_id) FILTER (WHERE o.task_id IS NOT NULL),
+        array_agg(o.event) FILTER (WHERE o.event IS NOT NULL)
+    INTO v_ids, v_tasks, v_events
     FROM (
         SELECT o.*, sum(octet_length(o.payload)) OVER (ORDER BY o.id) - octet_length(o.payload) AS before
         FROM (SELECT o.* FROM stepwell.outbox o ORDER BY o.id LIMIT 1000) o
@@ -164,48 +251,24 @@ BEGIN
     INTO v_keys FROM stepwell.tasks t WHERE t.task_id = ANY (v_tasks);
     PERFORM stepwell.lock_names(NULL, v_events, v_keys);
     v_now := coalesce(p_now, clock_timestamp());
-    IF v_events IS NOT NULL THEN
-        SELECT e.ready, e.poked INTO ready, poked FROM stepwell.emit(v_now, v_events, v_queues, v_payloads,
-            array_fill(true, ARRAY[cardinality(v_events)])) e;
-    END IF;
-    IF v_tasks IS NOT NULL THEN
-        INSERT INTO stepwell.idempotency_keys (task_type, idempotency_key, key_space, task_id)
-        SELECT o.task_type, o.idempotency_key, o.key_space, o.task_id
-        FROM stepwell.outbox o JOIN stepwell.tasks t USING (task_id)
-        WHERE o.id = ANY (v_ids) AND o.idempotency_key IS NOT NULL
-        ORDER BY o.task_type, o.idempotency_key, o.key_space ON CONFLICT DO NOTHING;
-        FOR item IN
-            SELECT o.task_id, o.task_type, o.coalesce, k.task_id AS has_the_key, l.concurrency_key, t.scope
-            FROM stepwell.outbox o JOIN stepwell.tasks t USING (task_id)
-            -- Unless it was cancelled.
-            JOIN stepwell.live_tasks l ON l.task_id = o.task_id AND l.blocked AND l.place IS NULL
-            LEFT JOIN stepwell.idempotency_keys k
-                ON k.task_type = o.task_type AND k.idempotency_key = o.idempotency_key AND k.key_space = o.key_space
-            WHERE o.id = ANY (v_ids) ORDER BY o.id
-        LOOP
-            IF item.has_the_key <> item.task_id THEN
-                r := stepwell.end_in_favour(v_now, item.task_id, item.has_the_key,
-                    'has its idempotency key and was spawned first', true);
-            ELSE
-                v_waiting := stepwell.waiting(item.task_type, item.scope, NULL, item.concurrency_key, item.coalesce);
-                IF item.coalesce <> 'replace' AND v_waiting IS NOT NULL THEN
-                    r := stepwell.end_in_favour(v_now, item.task_id, v_waiting[1],
-                        'of its type and concurrency key waits to start', item.coalesce = 'reuse');
-                ELSE
-                    r := stepwell.cancel(v_now, v_waiting);
-                    UPDATE stepwell.live_tasks l SET ready_at = v_now, blocked = l.concurrency_key IS NOT NULL,
-                        place = CASE WHEN l.concurrency_key IS NOT NULL THEN nextval('stepwell.places') END
-                    WHERE l.task_id = item.task_id
-                    RETURNING ready || l.queue INTO ready;
+    IF NOT p_one_by_one THEN
+        SELECT s.* INTO ready, poked, finished FROM stepwell.settle_rows(v_now, v_ids) s;
+    ELSE
+        FOREACH v_id IN ARRAY v_ids LOOP
+            BEGIN
+                r := stepwell.settle_rows(v_now, ARRAY[v_id]);
+            EXCEPTION WHEN others THEN
+                IF stepwell.is_of_the_server(SQLSTATE) THEN
+                    RAISE;
                 END IF;
-            END IF;
+                r := stepwell.put_aside(v_now, v_id, SQLERRM);
+                refused := refused || r.refused;
+            END;
             ready := ready || r.ready;
             poked := poked || r.poked;
             finished := finished || r.finished;
         END LOOP;
-        ready := ready || stepwell.next_of_keys(v_now, v_keys);
     END IF;
-    DELETE FROM stepwell.outbox o WHERE o.id = ANY (v_ids);
     more := EXISTS (SELECT FROM stepwell.outbox);
     IF more THEN
         ready := ready || ''::text;

@@ -227,6 +227,13 @@ CREATE TABLE stepwell.outbox (
     coalesce        text
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
 
+-- What the database does not accept of the outbox, and why. What is put back by hand is tried again.
+CREATE TABLE stepwell.outbox_refused (
+    LIKE stepwell.outbox,
+    refused_at timestamptz NOT NULL,
+    reason     text        NOT NULL
+);
+
 CREATE UNIQUE INDEX outbox_key ON stepwell.outbox (task_type, idempotency_key, key_space)
     WHERE idempotency_key IS NOT NULL;
 

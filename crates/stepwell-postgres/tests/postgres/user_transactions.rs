@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::{AssertSqlSafe, Executor as _, PgConnection, Row as _};
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, Row as _};
 use stepwell::{
     Coalesce, Durable, Error, Scope, SpawnOptions, SpawnResult, TaskContext, TaskId, TaskState, Worker,
     WorkerOptions,
@@ -264,6 +264,69 @@ async fn keys_are_those_of_the_tasks_scope_also_while_they_are_in_the_outbox() {
     for (_, listens, _) in &tasks {
         assert_eq!(ends(&client, listens).await.unwrap(), "gone");
     }
+    worker.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_database_does_not_accept_of_one_transaction_holds_up_no_other() {
+    let database = Database::new();
+    let (client, worker) = process(&database).await;
+    database
+        .sql(
+            "ALTER TABLE events ADD CONSTRAINT no_13 CHECK (payload <> '\"13\"');
+            ALTER TABLE idempotency_keys ADD CONSTRAINT no_bad CHECK (idempotency_key <> 'bad')",
+        )
+        .await;
+    let listens = client.spawn_named("listen", "14", SpawnOptions::new()).await.unwrap();
+    suspended(&client, listens.task_id).await;
+    let key = |key: &str| SpawnOptions::new().idempotency_key(key);
+    let mut conn = database.connection().await;
+    // By different users, before and behind.
+    let mut tasks = Vec::new();
+    for (event, with) in [("a", "good"), ("13", "bad"), ("14", "fine")] {
+        begin(&mut conn, "READ COMMITTED").await;
+        client.emit_event_in(&mut conn, event, event, None).await.unwrap();
+        tasks.push(client.spawn_named_in(&mut conn, "echo", with, key(with)).await.unwrap());
+        conn.execute("COMMIT").await.unwrap();
+    }
+    assert_eq!(ends(&client, &listens).await.unwrap(), "14");
+    assert_eq!(ends(&client, &tasks[0]).await.unwrap(), "good");
+    assert_eq!(ends(&client, &tasks[2]).await.unwrap(), "fine");
+    let error = ends(&client, &tasks[1]).await.unwrap_err().to_string();
+    assert!(error.contains("the store refuses its keys") && error.contains("no_bad"), "{error}");
+    let aside =
+        database.sql("SELECT event, task_id IS NOT NULL, reason FROM outbox_refused ORDER BY id").await;
+    let events: Vec<(Option<String>, bool)> = aside.iter().map(|row| (row.get(0), row.get(1))).collect();
+    assert_eq!(events, [(Some("13".to_owned()), false), (None, true)]);
+    assert!(aside[0].get::<String, _>(2).contains("no_13"));
+
+    // Put back when it is accepted.
+    database
+        .sql(
+            "ALTER TABLE events DROP CONSTRAINT no_13;
+            WITH again AS (DELETE FROM outbox_refused WHERE event IS NOT NULL RETURNING *)
+            INSERT INTO outbox (event, queue, payload) SELECT event, queue, payload FROM again",
+        )
+        .await;
+    let listens = client.spawn_named("listen", "13", SpawnOptions::new()).await.unwrap();
+    assert_eq!(ends(&client, &listens).await.unwrap(), "13");
+    worker.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_follows_from_transactions_may_take_longer_than_a_default_allows() {
+    let postgres = throwaway::Postgres::start().unwrap();
+    let mut admin = PgConnection::connect(&postgres.url()).await.unwrap();
+    admin.execute("ALTER ROLE CURRENT_USER SET statement_timeout = '300ms'").await.unwrap();
+    let database = Database { url: postgres.url(), schema: "slow".into() };
+    let (client, worker) = process(&database).await;
+    let slow = "CREATE FUNCTION slow.sleep() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            PERFORM pg_sleep(0.5); RETURN NEW; END $$;
+        CREATE TRIGGER sleep BEFORE INSERT ON slow.events FOR EACH ROW EXECUTE FUNCTION slow.sleep()";
+    admin.execute(sqlx::raw_sql(slow)).await.unwrap();
+    client.emit_event_in(&mut admin, "event", &"heard", None).await.unwrap();
+    let listens = client.spawn_named("listen", "event", SpawnOptions::new()).await.unwrap();
+    assert_eq!(ends(&client, &listens).await.unwrap(), "heard");
     worker.shutdown().await;
 }
 
