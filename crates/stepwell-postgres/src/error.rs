@@ -5,6 +5,7 @@ use stepwell_core::StoreError;
 
 use crate::answer::unreadable;
 use crate::options::PostgresOptions;
+use crate::{ACQUIRE_TIMEOUT, POOL};
 
 /// What a failure of the database means for the one who asked.
 #[derive(Debug)]
@@ -27,6 +28,9 @@ impl Fault {
         let Some(database) = error.as_database_error() else {
             return match error {
                 sqlx::Error::Configuration(_) => Self::Failed(StoreError::Backend(error.to_string())),
+                sqlx::Error::PoolTimedOut => Self::Lost(format!(
+                    "no connection for {ACQUIRE_TIMEOUT:?}: all {POOL} of this process are in use, or the server accepts none"
+                )),
                 error => match unreadable(&format!("a row in {options}"), error) {
                     Ok(unreadable) => Self::Failed(unreadable.into()),
                     Err(error) => Self::Lost(error.to_string()),

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!                     ┌── batches ─▶ one connection, one round trip each:  SELECT * FROM stepwell.commit(…)
-//!   PostgresStore ────┼── queries ─▶ a small pool, which users' transactions share
+//!   PostgresStore ────┼── queries ─▶ a small pool
+//!                     ├── steps' transactions ─▶ another one
 //!                     └── LISTEN ◀── what other processes committed, one notification a commit
 //! ```
 //!
@@ -48,6 +49,7 @@ use std::num::NonZeroUsize;
 use std::sync::{Arc, Once};
 use std::time::Duration;
 
+use sqlx::Executor as _;
 use sqlx::postgres::{PgConnection, PgPool, PgPoolOptions};
 use stepwell_core::store::{
     Batch, Changed, Committed, Ends, Happening, HistoryFilter, Mailbox, Purge, ScheduleFilter, Scheduled,
@@ -57,6 +59,7 @@ use stepwell_core::{
     BoxFuture, Entry, Name, QueueInfo, Scope, Store, StoreError, TaskFilter, TaskId, TaskInfo, TaskRecord,
     TaskTypeInfo, Timestamp, WorkerInfo,
 };
+use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use crate::changes::Changes;
@@ -70,8 +73,10 @@ pub use crate::options::PostgresOptions;
 pub use crate::transaction::{ClientExt, TransactionExt};
 pub use crate::work::Work;
 
-/// How many connections a store has at most for queries and users' transactions, beside the two for batches.
+/// How many connections a store has at most for queries, beside the two for batches.
 const POOL: u32 = 8;
+/// How many transactions of steps run at a time. Their closures may take their time, and so have connections of their own.
+const WORKS: u32 = 8;
 /// How long a question waits for a connection, while the server is down or all of them are in use.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -85,6 +90,9 @@ pub(crate) struct Shared {
     pub(crate) process_id: Uuid,
     pub(crate) clock: Clock,
     pub(crate) pool: PgPool,
+    pub(crate) works: PgPool,
+    /// In the order in which they asked, and for as long as it takes.
+    pub(crate) may_work: Semaphore,
     pub(crate) link: Link,
     pub(crate) changes: Changes,
     pub(crate) timeline: Timeline,
@@ -116,16 +124,22 @@ impl PostgresStore {
     }
 
     async fn over(conn: PgConnection, options: PostgresOptions) -> Result<Self, StoreError> {
-        let pool = PgPoolOptions::new()
-            .max_connections(POOL)
-            .acquire_timeout(ACQUIRE_TIMEOUT)
-            // A connection that has broken is noticed when it is used; asking before would double the round trips.
-            .test_before_acquire(false)
-            .connect_lazy_with(options.connect.clone());
+        let pool = |connections| {
+            PgPoolOptions::new()
+                .max_connections(connections)
+                .acquire_timeout(ACQUIRE_TIMEOUT)
+                // A connection that has broken is noticed when it is used; asking before would double the round trips.
+                .test_before_acquire(false)
+        };
+        let works = pool(WORKS).after_release(|conn, _| {
+            Box::pin(async move { conn.execute(session::FORGET).await.map(|_| true) })
+        });
         let shared = Shared {
             process_id: Uuid::new_v4(),
             clock: Clock::new(options.clock.clone()),
-            pool,
+            pool: pool(POOL).connect_lazy_with(options.connect.clone()),
+            works: works.connect_lazy_with(options.connect.clone()),
+            may_work: Semaphore::new(WORKS as usize),
             link: Link::new(conn),
             changes: Changes::new(),
             timeline: Timeline::default(),

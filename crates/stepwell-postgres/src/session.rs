@@ -42,3 +42,6 @@ pub(crate) const BEGIN: &str = concat!(
 /// its end by the closure is noticed. No query comes before the closure's first, which may set that level.
 pub(crate) const BEGIN_WORK: &str =
     concat!(settings!("READ WRITE", "0"), "; SET LOCAL stepwell.work = 'open'");
+/// What a step's closure may have set for its session is forgotten, before the next one gets it. Statements that are kept prepared stay.
+pub(crate) const FORGET: &str = "SET SESSION AUTHORIZATION DEFAULT; RESET ALL; CLOSE ALL; UNLISTEN *;
+    SELECT pg_catalog.pg_advisory_unlock_all(); DISCARD TEMP";

@@ -15,7 +15,7 @@ use stepwell_core::{Entry, Guarded, Key, Outcome, Payload, RunId, StoreError, Ta
 use crate::columns::Moment;
 use crate::commit::pause;
 use crate::error::Fault;
-use crate::{POOL, Shared, session};
+use crate::{Shared, WORKS, session};
 
 /// What a [`UserTransaction`]'s `work` must hold: an asynchronous closure over a connection on which a transaction has
 /// begun. When it fails or panics, what it wrote is undone. It must leave the transaction open.
@@ -72,6 +72,8 @@ impl Shared {
     /// is to be cancelled.
     async fn work(&self, own: Own, work: Work) -> anyhow::Result<Option<(Payload, bool)>> {
         let Own { task_id, run_id, key, seq, seal } = own;
+        // It may wait for as long as those before it take. None but a closed semaphore, which this one never is, has no permit.
+        let _permit = self.may_work.acquire().await?;
         let mut tx = self.begun().await?;
         let result = Guarded::new(work(&mut tx))
             .await
@@ -151,10 +153,10 @@ impl Shared {
     async fn begun(&self) -> Result<PgTransaction<'static>, StoreError> {
         let mut tries = 0;
         loop {
-            match self.pool.begin_with(session::BEGIN_WORK).await {
+            match self.works.begin_with(session::BEGIN_WORK).await {
                 Ok(tx) => return Ok(tx),
                 Err(error) => match Fault::of(error, &self.options) {
-                    Fault::Lost(_) if tries < POOL => tries += 1,
+                    Fault::Lost(_) if tries < WORKS => tries += 1,
                     fault => return Err(fault.into_error(&self.options)),
                 },
             }

@@ -278,3 +278,96 @@ async fn a_transaction_that_ends_itself_is_told_so() {
     let error = result.unwrap_err().to_string();
     assert!(error.contains("was ended by its closure: remove its COMMIT or ROLLBACK"), "{error}");
 }
+
+/// A process with tasks whose transactions do that.
+async fn transacting<F>(database: &Database, work: F) -> (Durable, stepwell::Worker)
+where
+    F: for<'c> Fn(&'c mut PgConnection) -> futures_util::future::BoxFuture<'c, anyhow::Result<String>>,
+    F: Clone + Send + Sync + 'static,
+{
+    let client = Durable::builder().store(Arc::new(database.open().await)).build().await.unwrap();
+    let task = move |(): (), ctx: TaskContext| {
+        let work = work.clone();
+        async move { ctx.transaction("work", move |tx| work(tx)).await }
+    };
+    client.register_fn("work", task).await.unwrap();
+    client.register_fn("echo", |value: u64, _: TaskContext| async move { Ok(value) }).await.unwrap();
+    let worker = client.start_worker(WorkerOptions::new()).await;
+    (client, worker)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn transactions_that_take_their_time_are_in_nobodys_way() {
+    const TASKS: usize = 20;
+    let database = Database::new();
+    let (begun, go) = (Arc::new(AtomicU32::new(0)), tokio::sync::watch::channel(false));
+    let (counted, heard) = (begun.clone(), go.1);
+    let transacting = transacting(&database, move |_| {
+        let (begun, mut go) = (counted.clone(), heard.clone());
+        Box::pin(async move {
+            begun.fetch_add(1, Ordering::SeqCst);
+            go.wait_for(|go| *go).await?;
+            Ok("done".into())
+        })
+    });
+    let (client, worker) = transacting.await;
+    let mut tasks = Vec::new();
+    for _ in 0..TASKS {
+        tasks.push(client.spawn_named("work", &(), stepwell::SpawnOptions::new()).await.unwrap().task_id);
+    }
+    // As many as run at a time.
+    while begun.load(Ordering::SeqCst) < 8 {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    let others = async {
+        for n in 0..10 {
+            assert_eq!(client.tasks(stepwell::TaskFilter::default()).await.unwrap().len(), TASKS + n);
+            let task = client.spawn_named("echo", &7, stepwell::SpawnOptions::new()).await.unwrap();
+            assert_eq!(client.wait::<u64>(task.task_id).await.unwrap(), 7);
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), others).await.expect("they wait for the transactions");
+    go.0.send_replace(true);
+    for task in tasks {
+        assert_eq!(client.wait::<String>(task).await.unwrap(), "done");
+        assert_eq!(client.task(task).await.unwrap().unwrap().attempt, 1);
+    }
+    worker.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_closure_sets_for_its_session_is_not_the_next_ones() {
+    let database = Database::new();
+    let role = format!("role_{}", uuid::Uuid::new_v4().simple());
+    database.open().await;
+    // A role that may add the step's entry.
+    database
+        .sql(&format!(
+            "CREATE ROLE {role}; GRANT USAGE ON SCHEMA {0} TO {role}; GRANT ALL ON ALL TABLES IN SCHEMA {0} TO {role}",
+            database.schema
+        ))
+        .await;
+    let set = format!(
+        "SET ROLE {role}; SET app.tenant = 'a'; CREATE TEMP TABLE mine (); SELECT pg_advisory_lock(72, 1)"
+    );
+    let transacting = transacting(&database, move |tx| {
+        let set = set.clone();
+        Box::pin(async move {
+            let found = "SELECT (current_user = session_user) || ' ' || coalesce(current_setting('app.tenant', true), '') || ' '
+                || (to_regclass('pg_temp.mine') IS NULL) || ' '
+                || (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid() AND classid = 72)";
+            let found: String = sqlx::query_scalar(found).fetch_one(&mut *tx).await?;
+            sqlx::raw_sql(sqlx::AssertSqlSafe(set)).execute(tx).await?;
+            Ok(found)
+        })
+    });
+    let (client, worker) = transacting.await;
+    for _ in 0..20 {
+        let task =
+            client.spawn_named("work", &(), stepwell::SpawnOptions::new().max_attempts(1)).await.unwrap();
+        assert_eq!(client.wait::<String>(task.task_id).await.unwrap(), "true  true 0");
+        client.tasks(stepwell::TaskFilter::default()).await.unwrap();
+    }
+    worker.shutdown().await;
+    database.sql(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
+}
