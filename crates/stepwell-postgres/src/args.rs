@@ -68,7 +68,7 @@ pub(crate) struct Number {
 }
 
 /// How many arguments `stepwell.commit` takes.
-pub(crate) const COUNT: usize = 85;
+pub(crate) const COUNT: usize = 86;
 
 /// How many arguments `stepwell.commit_plain` takes.
 pub(crate) const PLAIN_COUNT: usize = 28;
@@ -347,14 +347,20 @@ fn spawns(args: &mut PgArguments, items: Vec<(Option<i32>, Spawn<'_>)>) -> Resul
     seldom!(args, tasks, task => task.cancellation.max_duration.map(micros));
     seldom!(args, tasks, task => task.claim_by.map(|worker| *worker.as_uuid()));
     texts(args, &tasks)?;
-    let labels = |(of, task): (i32, &&NewTask)| {
-        labels(&task.headers).map(|(name, value)| (of, name.to_owned(), value.to_owned())).collect::<Vec<_>>()
-    };
-    let labels: Vec<_> = (1..).zip(&tasks).flat_map(labels).collect();
+    let labels = (1_i32..).zip(&tasks).flat_map(|(of, task)| {
+        labels(&task.headers).map(move |(name, value)| (of, name, value, is_own(&task.scope, name, value)))
+    });
+    let labels: Vec<_> = labels.collect();
     column!(args, labels, (of, ..) => *of);
-    column!(args, labels, (_, name, _) => name.as_str());
-    column!(args, labels, (.., value) => value.as_str());
+    column!(args, labels, (_, name, ..) => *name);
+    column!(args, labels, (_, _, value, _) => *value);
+    column!(args, labels, (.., own) => *own);
     Ok(())
+}
+
+/// Whether a task of that scope has the label of its own, and not because somebody put it into its headers.
+pub(crate) fn is_own(scope: &Scope, name: &str, value: &str) -> bool {
+    scope.is_all() || scope.labels().get(name).is_some_and(|own| own == value)
 }
 
 /// A scope as it is kept; NULL for none.

@@ -7,8 +7,8 @@ use stepwell_core::{Payload, StoreError, TaskId, TaskRecord, labels};
 
 use crate::Shared;
 use crate::answer::name;
-use crate::args::scope;
-use crate::columns::Moment;
+use crate::args::{is_own, scope};
+use crate::columns::{Moment, micros};
 use crate::query::wait;
 use crate::session;
 
@@ -82,7 +82,7 @@ impl Shared {
         .bind(text(&info.concurrency_key))
         .bind(text(&info.code_version))
         .bind(Moment(info.spawned_at))
-        .bind(info.max_duration.map(|limit| i64::try_from(limit.as_micros()).unwrap_or(i64::MAX)))
+        .bind(info.max_duration.map(micros))
         .bind(serde_json::to_string(&info.retry).map_err(json)?)
         .bind(serde_json::to_string(&info.headers).map_err(json)?)
         .bind(info.params.as_str())
@@ -93,13 +93,16 @@ impl Shared {
             return Ok(false);
         }
         for (name, value) in labels(&info.headers) {
-            sqlx::query(sql("INSERT INTO {schema}.labels (task_id, name, value) VALUES ($1, $2, $3)"))
-                .persistent(false)
-                .bind(id)
-                .bind(name)
-                .bind(value)
-                .execute(&mut *tx)
-                .await?;
+            sqlx::query(sql(
+                "INSERT INTO {schema}.labels (task_id, name, value, own) VALUES ($1, $2, $3, $4)",
+            ))
+            .persistent(false)
+            .bind(id)
+            .bind(name)
+            .bind(value)
+            .bind(is_own(&info.scope, name, value))
+            .execute(&mut *tx)
+            .await?;
         }
         for entry in journal {
             let (outcome, payload) = entry.outcome.to_columns();

@@ -15,6 +15,7 @@ use stepwell_core::{
 use uuid::Uuid;
 
 use crate::answer::{attempt, broken, entries, finish, json, name, of_task, scope, unreadable, worker_state};
+use crate::args::is_own;
 use crate::columns::Moment;
 use crate::error::Fault;
 use crate::link::Line;
@@ -134,19 +135,23 @@ impl Asked {
         self.add(condition, Value::Text(text.to_owned()));
     }
 
-    /// Joins the rows of a label in the table of this alias.
-    fn label(&mut self, alias: &str, (name, value): (&str, &str)) {
+    /// Joins the rows of a label in the table of this alias: of a label of the scope's, those of tasks that have it of their own.
+    fn label(&mut self, alias: &str, (name, value): (&str, &str), scope: &Scope) {
         self.add_text(&format!("{alias}.name = ?"), name);
         self.add_text(&format!("{alias}.value = ?"), value);
+        if !scope.is_all() && is_own(scope, name, value) {
+            self.sql.push_str(&format!(" AND {alias}.own"));
+        }
     }
 
     /// That a task is in the scope, apart from its labels: its own scope, if it has one, asks for the same.
-    fn scope(&mut self, scope: &Scope) {
+    fn scope(&mut self, scope: &Scope, schema: &str) {
         if let Some(queue) = scope.only_queue() {
             self.add_text("t.queue = ?", queue.as_str());
         }
         if !scope.is_all() {
-            self.add_text("(t.scope IS NULL OR t.scope::jsonb @> ?::jsonb)", &scope.to_text());
+            let within = format!("(t.scope IS NULL OR {schema}.is_within(t.scope, ?))");
+            self.add_text(&within, &scope.to_text());
         }
     }
 
@@ -193,10 +198,10 @@ fn list(schema: &str, filter: &TaskFilter, labels: &[(&str, &str)]) -> (String, 
     for (place, label) in labels.iter().enumerate() {
         let alias = format!("b{place}");
         tables.push_str(&format!(" JOIN {schema}.labels {alias} ON {alias}.task_id = t.task_id"));
-        asked.label(&alias, *label);
+        asked.label(&alias, *label, &filter.scope);
         ids.push(format!("{alias}.task_id"));
     }
-    asked.scope(&filter.scope);
+    asked.scope(&filter.scope, schema);
     let texts = [("t.queue = ?", &filter.queue), ("t.task_type = ?", &filter.task_type)];
     for (condition, name) in
         texts.into_iter().filter_map(|(condition, name)| Some((condition, name.as_ref()?)))
@@ -303,9 +308,9 @@ impl Shared {
         }
         for (place, label) in labels.into_iter().enumerate() {
             tables.push_str(&format!(" JOIN {schema}.labels b{place} USING (task_id)"));
-            asked.label(&format!("b{place}"), label);
+            asked.label(&format!("b{place}"), label, &scope);
         }
-        asked.scope(&scope);
+        asked.scope(&scope, schema);
         let sql = format!(
             "SELECT w.task_id, w.kind, w.name, w.ordinal, w.target, w.due_at FROM {schema}.waits w
             WHERE starts_with(w.target, $1) AND w.task_id IN (

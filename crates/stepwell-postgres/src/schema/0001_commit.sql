@@ -111,7 +111,7 @@ CREATE FUNCTION stepwell.commit(
     s_max_attempts bigint[], s_parent uuid[], s_scope text[], s_idempotency_key text[], s_concurrency_key text[],
     s_coalesce text[], s_code_version text[], s_start_at timestamptz[], s_max_delay bigint[], s_max_duration bigint[],
     s_claim_by uuid[], s_retry text[], s_headers text[], s_params text[],
-    b_of integer[], b_name text[], b_value text[],
+    b_of integer[], b_name text[], b_value text[], b_own boolean[],
     c_command text[], c_task uuid[],
     h_name text[], h_seen uuid[], h_version uuid[], h_definition text[], h_next_at timestamptz[], h_last_task uuid[],
     h_unless_running boolean[],
@@ -287,7 +287,7 @@ BEGIN
             SELECT s.* INTO r FROM stepwell.spawn(r_now, p_batch, v_limited, ARRAY (SELECT coalesce(t_accepted[of], false)
                 FROM unnest(s_of) WITH ORDINALITY AS o(of, i) ORDER BY i), s_task, s_run, s_type, s_queue, s_priority,
                 s_max_attempts, s_parent, s_scope, s_idempotency_key, s_concurrency_key, s_coalesce, s_code_version, s_start_at,
-                s_max_delay, s_max_duration, s_claim_by, s_retry, s_headers, s_params, b_of, b_name, b_value) s;
+                s_max_delay, s_max_duration, s_claim_by, s_retry, s_headers, s_params, b_of, b_name, b_value, b_own) s;
             ready := ready || r.ready;
             poked := poked || r.poked;
             finished := finished || r.finished;
@@ -421,7 +421,7 @@ BEGIN
         END IF;
         SELECT s.* INTO r FROM stepwell.spawn(r_now, p_batch, v_limited, v_at, s_task, s_run, s_type, s_queue, s_priority,
             s_max_attempts, s_parent, s_scope, s_idempotency_key, s_concurrency_key, s_coalesce, s_code_version, s_start_at,
-            s_max_delay, s_max_duration, s_claim_by, s_retry, s_headers, s_params, b_of, b_name, b_value) s;
+            s_max_delay, s_max_duration, s_claim_by, s_retry, s_headers, s_params, b_of, b_name, b_value, b_own) s;
         s_claimed := r.claimed;
         IF s_existing IS NULL THEN
             s_existing := r.existing;
@@ -451,7 +451,7 @@ BEGIN
                 SELECT s.* INTO r FROM stepwell.spawn(r_now, p_batch, v_limited, ARRAY (SELECT coalesce(of = -item.i, false)
                     FROM unnest(s_of) WITH ORDINALITY AS o(of, i) ORDER BY o.i), s_task, s_run, s_type, s_queue,
                     s_priority, s_max_attempts, s_parent, s_scope, s_idempotency_key, s_concurrency_key, s_coalesce, s_code_version,
-                    s_start_at, s_max_delay, s_max_duration, s_claim_by, s_retry, s_headers, s_params, b_of, b_name, b_value) s;
+                    s_start_at, s_max_delay, s_max_duration, s_claim_by, s_retry, s_headers, s_params, b_of, b_name, b_value, b_own) s;
                 ready := ready || r.ready;
             END IF;
             h_outcome := h_outcome || v_state;

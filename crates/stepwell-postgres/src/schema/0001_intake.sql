@@ -103,6 +103,7 @@ CREATE FUNCTION stepwell.spawn(p_now timestamptz, p_batch bigint, p_limited bool
     p_scopes text[], p_idempotency_keys text[], p_concurrency_keys text[], p_coalesce text[], p_code_versions text[],
     p_start_at timestamptz[], p_max_delays bigint[], p_max_durations bigint[], p_claim_by uuid[], p_retries text[],
     p_headers text[], p_params text[], p_label_of integer[], p_label_names text[], p_label_values text[],
+    p_label_own boolean[],
     OUT ready text[], OUT poked uuid[], OUT finished uuid[], OUT claimed boolean[], OUT existing uuid[],
     OUT existing_runs uuid[], OUT existing_attempts bigint[])
 LANGUAGE plpgsql AS $$
@@ -110,6 +111,10 @@ DECLARE
     v_at boolean[] := p_at;
     v_keyed uuid[];
     v_waiting uuid[];
+    v_label integer := 1;
+    v_names text[];
+    v_values text[];
+    v_own boolean[];
     r record;
 BEGIN
     IF p_coalesce IS NOT NULL AND p_batch IS NOT NULL THEN
@@ -117,8 +122,20 @@ BEGIN
         existing := array_fill(NULL::uuid, ARRAY[cardinality(p_at)]);
         existing_runs := existing;
         existing_attempts := array_fill(NULL::bigint, ARRAY[cardinality(p_at)]);
-        -- One after the other: each may find the one before it waiting.
+        -- One after the other: each may find the one before it waiting. Elements are taken one by one, since a slice copies its
+        -- whole array first; the labels lie in the order of their tasks.
         FOR i IN 1 .. cardinality(p_at) LOOP
+            v_names := NULL;
+            v_values := NULL;
+            v_own := NULL;
+            WHILE p_label_of[v_label] <= i LOOP
+                IF p_label_of[v_label] = i THEN
+                    v_names := v_names || p_label_names[v_label];
+                    v_values := v_values || p_label_values[v_label];
+                    v_own := v_own || p_label_own[v_label];
+                END IF;
+                v_label := v_label + 1;
+            END LOOP;
             CONTINUE WHEN NOT p_at[i];
             v_waiting := stepwell.waiting(p_types[i], p_scopes[i], p_idempotency_keys[i], p_concurrency_keys[i], p_coalesce[i]);
             IF p_coalesce[i] <> 'replace' AND v_waiting IS NOT NULL THEN
@@ -132,13 +149,12 @@ BEGIN
                 poked := poked || r.poked;
                 finished := finished || r.finished;
             END IF;
-            r := stepwell.spawn(p_now, p_batch, p_limited, ARRAY[true], p_tasks[i:i], p_runs[i:i], p_types[i:i],
-                p_queues[i:i], p_priorities[i:i], p_max_attempts[i:i], p_parents[i:i], p_scopes[i:i], p_idempotency_keys[i:i],
-                p_concurrency_keys[i:i], NULL, p_code_versions[i:i], p_start_at[i:i], p_max_delays[i:i],
-                p_max_durations[i:i], p_claim_by[i:i], p_retries[i:i], p_headers[i:i], p_params[i:i],
-                ARRAY (SELECT 1 FROM unnest(p_label_of) AS b WHERE b = i),
-                ARRAY (SELECT b.name FROM unnest(p_label_of, p_label_names) AS b(of, name) WHERE b.of = i),
-                ARRAY (SELECT b.value FROM unnest(p_label_of, p_label_values) AS b(of, value) WHERE b.of = i));
+            r := stepwell.spawn(p_now, p_batch, p_limited, ARRAY[true], ARRAY[p_tasks[i]], ARRAY[p_runs[i]],
+                ARRAY[p_types[i]], ARRAY[p_queues[i]], ARRAY[p_priorities[i]], ARRAY[p_max_attempts[i]], ARRAY[p_parents[i]],
+                ARRAY[p_scopes[i]], stepwell.alone(p_idempotency_keys[i]), ARRAY[p_concurrency_keys[i]], NULL,
+                ARRAY[p_code_versions[i]], ARRAY[p_start_at[i]], ARRAY[p_max_delays[i]], ARRAY[p_max_durations[i]],
+                ARRAY[p_claim_by[i]], ARRAY[p_retries[i]], ARRAY[p_headers[i]], ARRAY[p_params[i]],
+                CASE WHEN v_names IS NOT NULL THEN array_fill(1, ARRAY[cardinality(v_names)]) END, v_names, v_values, v_own);
             claimed[i] := r.claimed[1];
             existing[i] := r.existing[1];
             existing_runs[i] := r.existing_runs[1];
@@ -204,8 +220,9 @@ BEGIN
     INTO claimed, ready, v_keyed FROM x;
 
     IF p_label_of IS NOT NULL THEN
-        INSERT INTO stepwell.labels (task_id, name, value)
-        SELECT p_tasks[b.of], b.name, b.value FROM unnest(p_label_of, p_label_names, p_label_values) AS b(of, name, value)
+        INSERT INTO stepwell.labels (task_id, name, value, own)
+        SELECT p_tasks[b.of], b.name, b.value, b.own
+        FROM unnest(p_label_of, p_label_names, p_label_values, p_label_own) AS b(of, name, value, own)
         WHERE v_at[b.of];
     END IF;
     IF v_keyed IS NOT NULL AND p_batch IS NOT NULL THEN

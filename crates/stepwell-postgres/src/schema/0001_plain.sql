@@ -167,7 +167,7 @@ BEGIN
             NULL,
             stepwell.each(s_task, NULL::integer), NULL,
             s_task, s_run, s_type, s_queue, s_priority, s_max_attempts, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
-            s_claim_by, s_retry, s_headers, s_params, NULL, NULL, NULL,
+            s_claim_by, s_retry, s_headers, s_params, NULL, NULL, NULL, NULL,
             NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL) c;
     ELSIF v_heard THEN
         PERFORM stepwell.tell(p_channel, p_process, ready, poked, finished);

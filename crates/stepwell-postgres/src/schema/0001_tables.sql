@@ -87,15 +87,27 @@ CREATE INDEX live_tasks_poked ON stepwell.live_tasks (worker_id) WHERE poked;
 CREATE INDEX live_tasks_parent ON stepwell.live_tasks (parent) WHERE parent IS NOT NULL;
 CREATE INDEX live_tasks_key ON stepwell.live_tasks (concurrency_key, key_space, place) WHERE concurrency_key IS NOT NULL;
 
--- The labels among the tasks' headers.
+-- The labels among the tasks' headers. A scope's tasks are those with its labels that have these of their own: of their scope,
+-- or without any. So what others put into headers is not in the way of a scope's lists.
 CREATE TABLE stepwell.labels (
-    task_id uuid NOT NULL,
-    name    text NOT NULL,
-    value   text NOT NULL,
+    task_id uuid    NOT NULL,
+    name    text    NOT NULL,
+    value   text    NOT NULL,
+    own     boolean NOT NULL,
     PRIMARY KEY (task_id, name)
 );
 
 CREATE INDEX labels_value ON stepwell.labels (name, value, task_id);
+CREATE INDEX labels_own ON stepwell.labels (name, value, task_id) WHERE own;
+
+-- Whether a task's scope asks for all that another one does. One that cannot be read does not.
+CREATE FUNCTION stepwell.is_within(p_scope text, p_other text) RETURNS boolean
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN p_scope::jsonb @> p_other::jsonb;
+EXCEPTION WHEN data_exception OR program_limit_exceeded THEN
+    RETURN false;
+END $$;
 
 CREATE SEQUENCE stepwell.places;
 

@@ -13,6 +13,7 @@ mod asynchronous_failover;
 mod bad_input;
 mod clocks;
 mod conformance;
+mod damaged_rows;
 mod database;
 mod exactly_once;
 mod full_disk;
