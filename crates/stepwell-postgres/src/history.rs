@@ -7,7 +7,7 @@ use stepwell_core::{Payload, StoreError};
 use uuid::Uuid;
 
 use crate::Shared;
-use crate::answer::name;
+use crate::answer::{name, unreadable_name};
 use crate::columns::Moment;
 
 /// How many bytes of events are enough for a statement: PostgreSQL takes none of more than 1 GiB.
@@ -55,12 +55,13 @@ impl Shared {
         let limit = i64::try_from(which.limit).unwrap_or(i64::MAX);
         let task_id = which.task_id.map(|task_id| *task_id.as_uuid());
         let rows = self.read(&sql, |query| query.bind(number).bind(limit).bind(task_id)).await?;
+        // None is left out: whoever follows the history goes by its numbers.
         let entry = |row: &PgRow| {
             let happening = Happening {
                 task_id: row.try_get::<Uuid, _>(1)?.into(),
                 at: row.try_get::<Moment, _>(2)?.0,
-                name: name(row.try_get::<&str, _>(3)?)?,
-                event: Payload::from_json(row.try_get::<&str, _>(4)?),
+                name: name(row.try_get::<&str, _>(3)?).or_else(|_| unreadable_name())?,
+                event: Payload::stored(row.try_get(4)?, "`event`"),
             };
             Ok((row.try_get::<i64, _>(0)?.unsigned_abs(), happening))
         };

@@ -230,14 +230,27 @@ impl Shared {
         rows.first().map(info).transpose().map_err(|error| self.error(error))
     }
 
-    pub(crate) async fn tasks(&self, filter: TaskFilter) -> Result<Vec<TaskInfo>, StoreError> {
-        let Some(labels) = filter.all_labels() else { return Ok(Vec::new()) };
-        let labels: Vec<_> = labels.into_iter().collect();
-        let (sql, asked) = list(&self.options.schema, &filter, &labels);
-        let limit = i64::try_from(filter.limit).unwrap_or(i64::MAX);
-        // Planned for these values each time: a plan for any label would suit the rare ones, or the common ones, alone.
-        let rows = self.read(&sql, |query| asked.bind(query.bind(limit)).persistent(false)).await?;
-        self.readable("a task", &rows, info)
+    pub(crate) async fn tasks(&self, mut filter: TaskFilter) -> Result<Vec<TaskInfo>, StoreError> {
+        let mut all = Vec::new();
+        loop {
+            let Some(labels) = filter.all_labels() else { return Ok(all) };
+            let labels: Vec<_> = labels.into_iter().collect();
+            let (sql, asked) = list(&self.options.schema, &filter, &labels);
+            let limit = i64::try_from(filter.limit).unwrap_or(i64::MAX);
+            // Planned for these values each time: a plan for any label would suit the rare ones, or the common ones, alone.
+            let rows = self.read(&sql, |query| asked.bind(query.bind(limit)).persistent(false)).await?;
+            let mut page = self.readable("a task", &rows, info)?;
+            // A list that is shorter than was asked for is taken for the end of all.
+            let rest = if rows.len() < filter.limit { 0 } else { filter.limit - page.len() };
+            all.append(&mut page);
+            match rows.last() {
+                Some(last) if rest > 0 => {
+                    let last = last.try_get::<Uuid, _>(0).map_err(|error| self.error(error))?;
+                    (filter.before, filter.limit) = (Some(last.into()), rest);
+                }
+                _ => return Ok(all),
+            }
+        }
     }
 
     /// Reads a journal in parts, since it may be of any length.
@@ -297,12 +310,12 @@ impl Shared {
         &self,
         scope: Scope,
         prefix: String,
-        behind: Option<TaskId>,
-        limit: usize,
+        mut behind: Option<TaskId>,
+        mut limit: usize,
     ) -> Result<Vec<(TaskId, Wait)>, StoreError> {
         let Some(labels) = scope.possible_labels() else { return Ok(Vec::new()) };
         let schema = &self.options.schema;
-        let (mut tables, mut asked) = (String::new(), Asked::after(3));
+        let (mut tables, mut asked) = (String::new(), Asked::after(4));
         if !scope.is_all() {
             tables.push_str(&format!(" JOIN {schema}.tasks t USING (task_id)"));
         }
@@ -313,21 +326,36 @@ impl Shared {
         asked.scope(&scope, schema);
         let sql = format!(
             "SELECT w.task_id, w.kind, w.name, w.ordinal, w.target, w.due_at FROM {schema}.waits w
-            WHERE starts_with(w.target, $1) AND w.task_id IN (
+            WHERE w.target >= $1 AND w.target < $2 AND w.task_id IN (
                 SELECT DISTINCT o.task_id FROM {schema}.waits o{tables}
-                WHERE starts_with(o.target, $1) AND ($2::uuid IS NULL OR o.task_id > $2){}
-                ORDER BY o.task_id LIMIT $3
+                WHERE o.target >= $1 AND o.target < $2 AND ($3::uuid IS NULL OR o.task_id > $3){}
+                ORDER BY o.task_id LIMIT $4
             )",
             asked.sql
         );
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let behind = behind.map(|task_id| *task_id.as_uuid());
-        let bind = |query: Query| asked.bind(query.bind(prefix.clone()).bind(behind).bind(limit));
-        let rows = self.read(&sql, bind).await?;
-        let waits = rows.iter().map(wait).collect::<sqlx::Result<Vec<(TaskId, Wait)>>>();
-        let mut waits = waits.map_err(|error| self.error(error))?;
-        waits.sort_unstable_by(|(a, x), (b, y)| (a, &x.key).cmp(&(b, &y.key)));
-        Ok(waits)
+        // No text that begins so is behind this one.
+        let end = format!("{prefix}\u{10ffff}");
+        let mut all = Vec::new();
+        loop {
+            let most = i64::try_from(limit).unwrap_or(i64::MAX);
+            let after = behind.map(|task_id| *task_id.as_uuid());
+            let bind = |query: Query| {
+                asked.bind(query.bind(prefix.clone()).bind(end.clone()).bind(after).bind(most))
+            };
+            let rows = self.read(&sql, bind).await?;
+            let page = self.readable("a wait", &rows, wait)?;
+            let found = rows.iter().map(|row| row.try_get::<Uuid, _>(0).map(TaskId::from));
+            let found = found.collect::<sqlx::Result<BTreeSet<_>>>().map_err(|error| self.error(error))?;
+            let readable: BTreeSet<_> = page.iter().map(|(task_id, _)| *task_id).collect();
+            all.extend(page);
+            // As in a list of tasks.
+            if found.len() < limit || readable.len() == found.len() {
+                break;
+            }
+            (behind, limit) = (found.last().copied(), limit - readable.len());
+        }
+        all.sort_unstable_by(|(a, x), (b, y)| (a, &x.key).cmp(&(b, &y.key)));
+        Ok(all)
     }
 
     pub(crate) async fn queues(&self) -> Result<Vec<QueueInfo>, StoreError> {
@@ -447,9 +475,9 @@ impl Shared {
         );
         let queues: Vec<String> = queues.iter().map(|queue| queue.as_str().to_owned()).collect();
         let rows = self.read(&sql, |query| query.bind(queues.clone())).await?;
-        let types: sqlx::Result<BTreeSet<_>> =
-            rows.iter().map(|row| name(row.try_get::<&str, _>(0)?)).collect();
-        Ok(types.map_err(|error| self.error(error))?.into_iter().collect())
+        let mut types = self.readable("a task", &rows, |row| name(row.try_get::<&str, _>(0)?))?;
+        types.sort_unstable();
+        Ok(types)
     }
 
     pub(crate) async fn purge(&self, purge: Purge) -> Result<usize, StoreError> {

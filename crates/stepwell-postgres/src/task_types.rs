@@ -35,6 +35,6 @@ impl Shared {
                 output: json(row.try_get(2)?)?,
             })
         };
-        rows.iter().map(info).collect::<sqlx::Result<_>>().map_err(|error| self.error(error))
+        self.readable("a task type", &rows, info)
     }
 }

@@ -160,7 +160,9 @@ CREATE TABLE stepwell.waits (
     kind    text   NOT NULL,
     name    text   NOT NULL,
     ordinal bigint NOT NULL,
-    target  text,                          -- an event's name, a message's topic, a child's id
+    -- An event's name, a message's topic, a child's id. It is looked for by how it begins, which only an index of bytes
+    -- can do; and so is compared with columns that are kept like it.
+    target  text   COLLATE "C",
     due_at  timestamptz,
     PRIMARY KEY (task_id, kind, name, ordinal)
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000,
@@ -169,7 +171,7 @@ CREATE TABLE stepwell.waits (
 CREATE INDEX waits_target ON stepwell.waits (target, kind) WHERE target IS NOT NULL;
 
 CREATE TABLE stepwell.events (
-    name       text        NOT NULL,
+    name       text        COLLATE "C" NOT NULL,
     queue      text        NOT NULL,       -- '' for all queues
     payload    text        NOT NULL,
     emitted_at timestamptz NOT NULL,
@@ -179,7 +181,7 @@ CREATE TABLE stepwell.events (
 CREATE TABLE stepwell.messages (
     id      bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     task_id uuid   NOT NULL,
-    topic   text   NOT NULL,
+    topic   text   COLLATE "C" NOT NULL,
     payload text   NOT NULL
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000,
     autovacuum_vacuum_cost_delay = 0, vacuum_index_cleanup = on);
