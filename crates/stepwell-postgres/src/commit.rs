@@ -20,7 +20,7 @@ use crate::query::Query;
 use crate::{Shared, session};
 
 /// How often a batch gives way to other transactions before that is an error.
-const WAYS_GIVEN: u32 = 50;
+pub(crate) const WAYS_GIVEN: u32 = 50;
 
 /// The statements that name the schema.
 pub(crate) struct Sql {

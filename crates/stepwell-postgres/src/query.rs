@@ -17,6 +17,7 @@ use uuid::Uuid;
 use crate::answer::{attempt, broken, entries, finish, json, name, of_task, scope, unreadable, worker_state};
 use crate::args::is_own;
 use crate::columns::Moment;
+use crate::commit::WAYS_GIVEN;
 use crate::error::Fault;
 use crate::link::Line;
 use crate::{POOL, Shared};
@@ -540,7 +541,7 @@ impl Shared {
         sql: &str,
         bind: impl Fn(Query) -> Query,
     ) -> Result<Vec<PgRow>, StoreError> {
-        let (mut tries, mut begins) = (0, false);
+        let (mut tries, mut gave_way, mut begins) = (0, 0, false);
         loop {
             let mut conn = match self.pool.acquire().await {
                 Ok(conn) => conn,
@@ -556,6 +557,7 @@ impl Shared {
                 Ok(rows) => return Ok(rows),
                 Err(error) => match Fault::of(error, &self.options) {
                     Fault::Unfit(_) if !begins => begins = true,
+                    Fault::GaveWay if gave_way < WAYS_GIVEN => gave_way += 1,
                     Fault::Lost(_) | Fault::Standby(_) if tries < POOL => {
                         conn.close_on_drop();
                         tries += 1;
