@@ -298,6 +298,8 @@ BEGIN
                 -- The entry of a child that was not created went in with the others.
                 DELETE FROM stepwell.journal j USING unnest(s_of, s_seq, s_existing) AS x(of, seq, existing)
                 WHERE x.existing IS NOT NULL AND j.task_id = t_task[x.of] AND j.seq = x.seq;
+                INSERT INTO stepwell.needs (task_id, needed_by) SELECT x.existing, t_task[x.of]
+                FROM unnest(s_of, s_existing) AS x(of, existing) WHERE x.existing IS NOT NULL ON CONFLICT DO NOTHING;
             END IF;
         END IF;
         IF ev_of[1] IS NOT NULL THEN

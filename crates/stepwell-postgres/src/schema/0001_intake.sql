@@ -267,15 +267,24 @@ BEGIN
     RETURN v_tasks;
 END $$;
 
--- The task that may have yet to learn how that one ended: its parent, or one that waits for it.
+-- The task that may have yet to learn how that one ended: its parent, or else of those that wait for it, or were answered with
+-- it, the one with the lowest id.
 CREATE FUNCTION stepwell.needed_by(p_task uuid) RETURNS uuid
 LANGUAGE plpgsql STABLE AS $$
 BEGIN
     RETURN coalesce(
         (SELECT l.task_id FROM stepwell.tasks t JOIN stepwell.live_tasks l ON l.task_id = t.parent
             WHERE t.task_id = p_task),
-        (SELECT w.task_id FROM stepwell.waits w WHERE w.target = p_task::text AND w.kind = 'child'
-            ORDER BY w.task_id LIMIT 1));
+        (SELECT x.task_id FROM (
+            SELECT w.task_id FROM stepwell.waits w WHERE w.target = p_task::text AND w.kind = 'child'
+            UNION ALL
+            -- It is told how another one ended, that was done in the place of the one that it waits for.
+            SELECT w.task_id FROM stepwell.outcomes o
+            JOIN stepwell.waits w ON w.target = o.task_id::text AND w.kind = 'child' WHERE o.instead = p_task
+            UNION ALL
+            SELECT l.task_id FROM stepwell.needs n JOIN stepwell.live_tasks l ON l.task_id = n.needed_by
+            WHERE n.task_id = p_task
+        ) x ORDER BY x.task_id LIMIT 1));
 END $$;
 
 -- What a client asks of a task: 'cancel', 'retry', 'delete' or 'wake'. The answer is 'done', 'not_found', 'needed' with the
@@ -371,6 +380,8 @@ BEGIN
     DELETE FROM stepwell.labels b WHERE b.task_id = ANY (p_tasks);
     DELETE FROM stepwell.journal j WHERE j.task_id = ANY (p_tasks);
     DELETE FROM stepwell.history h WHERE h.task_id = ANY (p_tasks);
+    DELETE FROM stepwell.needs n WHERE n.task_id = ANY (p_tasks);
+    DELETE FROM stepwell.needs n WHERE n.needed_by = ANY (p_tasks);
     WITH gone AS (
         DELETE FROM stepwell.tasks t WHERE t.task_id = ANY (p_tasks)
         RETURNING t.task_id, t.task_type, t.idempotency_key, t.scope

@@ -143,6 +143,15 @@ CREATE TABLE stepwell.idempotency_keys (
     PRIMARY KEY (task_type, idempotency_key, key_space)
 );
 
+-- Tasks that others were answered with, which may have yet to await them.
+CREATE TABLE stepwell.needs (
+    task_id   uuid NOT NULL,
+    needed_by uuid NOT NULL,
+    PRIMARY KEY (task_id, needed_by)
+);
+
+CREATE INDEX needs_needed_by ON stepwell.needs (needed_by);
+
 CREATE TABLE stepwell.journal (
     task_id uuid        NOT NULL,
     seq     bigint      NOT NULL,

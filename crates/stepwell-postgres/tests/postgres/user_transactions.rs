@@ -381,3 +381,32 @@ async fn a_task_that_is_not_run_because_another_one_is_stands_for_that_one() {
     assert_eq!(rows[0].get::<i64, _>(0), 0);
     worker.shutdown().await;
 }
+
+/// Whoever was answered with a task may await it later: until then it is kept.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_that_another_one_was_answered_with_is_kept_until_that_has_ended() {
+    let database = Database::new();
+    let (client, worker) = process(&database).await;
+    let join = |_: (), ctx: TaskContext| async move {
+        let options = SpawnOptions::new().idempotency_key("order");
+        let child = ctx.spawn_named::<_, String>("child", "echo", "again", options).await?;
+        ctx.await_event::<String>("go", None).await?;
+        ctx.join::<String>(&child).await
+    };
+    client.register_fn("join", join).await.unwrap();
+    let there =
+        client.spawn_named("echo", "once", SpawnOptions::new().idempotency_key("order")).await.unwrap();
+    assert_eq!(ends(&client, &there).await.unwrap(), "once");
+    let joins = client.spawn_named("join", &(), SpawnOptions::new()).await.unwrap();
+    suspended(&client, joins.task_id).await;
+    let needed = client.delete(there.task_id).await.unwrap_err();
+    assert!(matches!(needed, Error::Needed { by, .. } if by == joins.task_id), "{needed}");
+    assert_eq!(client.purge(Duration::ZERO, None).await.unwrap(), 0);
+    client.emit_event("go", &"", None).await.unwrap();
+    assert_eq!(ends(&client, &joins).await.unwrap(), "once");
+    while client.purge(Duration::ZERO, None).await.unwrap() < 2 {
+        assert!(!database.sql("SELECT FROM tasks").await.is_empty(), "they were purged one by one");
+    }
+    assert!(database.sql("SELECT FROM needs").await.is_empty());
+    worker.shutdown().await;
+}
