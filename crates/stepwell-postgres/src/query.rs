@@ -25,6 +25,9 @@ use crate::{POOL, Shared};
 /// How many entries of a journal are read at a time at most.
 const JOURNAL_PART: i64 = 20_000;
 
+/// By how much the clocks of those who spawn tasks may be ahead of the server's: what they spawned is purged all the same.
+const CLOCKS_DIFFER: Duration = Duration::from_secs(3600);
+
 /// A query with its arguments.
 pub(crate) type Query = sqlx::query::Query<'static, sqlx::Postgres, PgArguments>;
 
@@ -482,13 +485,18 @@ impl Shared {
     }
 
     pub(crate) async fn purge(&self, purge: Purge) -> Result<usize, StoreError> {
-        let sql = format!("SELECT {}.purge($1, $2, $3)", self.options.schema);
+        let sql = format!("SELECT {}.purge($1, $2, $3, $4)", self.options.schema);
+        // Whoever spawned a task may have had a clock that was ahead of the server's.
+        let end = after(purge.before, CLOCKS_DIFFER).as_millisecond();
+        let end = uuid::Builder::from_unix_timestamp_millis(u64::try_from(end).unwrap_or(0), &[0; 10]);
+        let end = end.into_uuid();
         let limit = i64::try_from(purge.limit).unwrap_or(i64::MAX);
         let rows = self.read(&sql, |query| {
             query
                 .bind(Moment(purge.before))
                 .bind(purge.state.map(stepwell_core::TaskState::as_str))
                 .bind(limit)
+                .bind(end)
         });
         let purged = rows.await?.first().map_or(Ok(0), |row| row.try_get::<i64, _>(0));
         purged.map(|purged| usize::try_from(purged).unwrap_or(0)).map_err(|error| self.error(error))

@@ -354,8 +354,9 @@ BEGIN
     END IF;
 END $$;
 
--- Removes finished tasks that nobody needs, the oldest first: those that ended before, of that state or (NULL) of all.
-CREATE FUNCTION stepwell.purge(p_before timestamptz, p_state text, p_limit bigint) RETURNS bigint
+-- Removes finished tasks that nobody needs, the oldest first: those that ended before, of that state or (NULL) of all. None of
+-- them has that id or a higher one, since ids hold the time at which they were made: so tasks that ended later are not even looked at.
+CREATE FUNCTION stepwell.purge(p_before timestamptz, p_state text, p_limit bigint, p_end uuid) RETURNS bigint
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off
 SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off SET enable_material = off SET jit = off AS $$
@@ -364,7 +365,7 @@ DECLARE
 BEGIN
     SELECT array_agg(o.task_id) INTO v_tasks FROM (
         SELECT o.task_id FROM stepwell.outcomes o
-        WHERE o.finished_at < p_before AND (p_state IS NULL OR o.state = p_state)
+        WHERE o.task_id < p_end AND o.finished_at < p_before AND (p_state IS NULL OR o.state = p_state)
             AND stepwell.needed_by(o.task_id) IS NULL
         ORDER BY o.task_id LIMIT p_limit FOR UPDATE SKIP LOCKED
     ) o;
