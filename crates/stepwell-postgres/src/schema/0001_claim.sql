@@ -109,10 +109,34 @@ BEGIN
     RETURN NULL;
 END $$;
 
--- Claims tasks of one queue: those that go on after a suspension, those that start, or (NULL) both; and up to `p_suspects`
--- suspects first. Says which had run before.
+-- Claims tasks of one queue that go on after a suspension, and no others: by an index of their own, since they may be few among
+-- many that wait for the queue's rate to let them start.
+CREATE FUNCTION stepwell.claim_going_on(p_now timestamptz, p_batch bigint, p_worker uuid, p_queue text, p_types text[],
+    p_version text, p_limit bigint)
+RETURNS TABLE (r_task uuid, r_run uuid, r_attempt bigint, r_crashes bigint, r_lost bigint, r_had_it boolean, r_had_run boolean)
+LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN QUERY
+    WITH picked AS MATERIALIZED (
+        SELECT l.task_id, l.priority, l.ready_at, l.worker_id = p_worker AS had_it FROM stepwell.live_tasks l
+        WHERE l.queue = p_queue AND l.state = 'pending' AND l.due_at IS NULL AND NOT l.blocked AND NOT l.paused
+            AND l.crashes < 2 AND l.worker_id IS NOT NULL
+            AND l.task_type = ANY (p_types) AND (l.code_version IS NULL OR l.code_version = p_version)
+        ORDER BY l.priority DESC, l.ready_at, l.task_id LIMIT p_limit FOR UPDATE SKIP LOCKED
+    ), started AS (
+        UPDATE stepwell.live_tasks l SET state = 'running', running_in = l.queue,
+            attempt = greatest(0, least(l.attempt, 4294967294)) + 1, worker_id = p_worker, claim_batch = p_batch, poked = false,
+            run_id = CASE WHEN p.had_it THEN l.run_id ELSE gen_random_uuid() END
+        FROM picked p WHERE l.task_id = p.task_id
+        RETURNING l.task_id, l.run_id, l.attempt, l.crashes, l.lost, p.had_it, p.priority, p.ready_at
+    )
+    SELECT s.task_id, s.run_id, s.attempt, s.crashes, s.lost, s.had_it, true FROM started s
+    ORDER BY s.priority DESC, s.ready_at, s.task_id;
+END $$;
+
+-- Claims tasks of one queue: all, or only those that start; and up to `p_suspects` suspects first. Says which had run before.
 CREATE FUNCTION stepwell.claim_of_queue(p_now timestamptz, p_batch bigint, p_worker uuid, p_queue text, p_types text[],
-    p_version text, p_goes_on boolean, p_suspects bigint, p_limit bigint)
+    p_version text, p_only_starts boolean, p_suspects bigint, p_limit bigint)
 RETURNS TABLE (r_task uuid, r_run uuid, r_attempt bigint, r_crashes bigint, r_lost bigint, r_had_it boolean, r_had_run boolean)
 LANGUAGE plpgsql AS $$
 BEGIN
@@ -131,7 +155,7 @@ BEGIN
         WHERE l.queue = p_queue AND l.state = 'pending' AND l.due_at IS NULL AND NOT l.blocked AND NOT l.paused
             AND l.crashes < 2
             AND l.task_type = ANY (p_types) AND (l.code_version IS NULL OR l.code_version = p_version)
-            AND (p_goes_on IS NULL OR (l.worker_id IS NOT NULL) = p_goes_on)
+            AND (l.worker_id IS NULL OR NOT p_only_starts)
         ORDER BY l.priority DESC, l.ready_at, l.task_id
         LIMIT p_limit - (SELECT count(*) FROM suspects) FOR UPDATE SKIP LOCKED
     ), picked AS (

@@ -530,20 +530,25 @@ BEGIN
                 ELSE
                     v_room := stepwell.room(r_now, v_queue, v_worker, v_left);
                     CONTINUE WHEN v_room.room = 0;
-                    SELECT array_agg(item.i) AS claims, array_agg(c.r_task) AS tasks, array_agg(c.r_run) AS runs,
-                        array_agg(c.r_attempt) AS attempts, array_agg(c.r_crashes) AS crashes, array_agg(c.r_lost) AS lost,
-                        array_agg(c.r_had_it) AS had, array_agg(c.r_had_run) AS run
-                    INTO r FROM stepwell.claim_of_queue(r_now, p_batch, v_worker, v_queue, v_types,
-                        item.value ->> 'code_version', CASE WHEN v_room.starts IS NOT NULL THEN true END,
-                        CASE WHEN v_room.starts IS NULL THEN v_suspects ELSE 0 END, v_room.room) c;
-                    IF v_room.starts IS NOT NULL THEN
+                    IF v_room.starts IS NULL THEN
+                        SELECT array_agg(item.i) AS claims, array_agg(c.r_task) AS tasks, array_agg(c.r_run) AS runs,
+                            array_agg(c.r_attempt) AS attempts, array_agg(c.r_crashes) AS crashes,
+                            array_agg(c.r_lost) AS lost, array_agg(c.r_had_it) AS had, array_agg(c.r_had_run) AS run
+                        INTO r FROM stepwell.claim_of_queue(r_now, p_batch, v_worker, v_queue, v_types,
+                            item.value ->> 'code_version', false, v_suspects, v_room.room) c;
+                    ELSE
+                        SELECT array_agg(item.i) AS claims, array_agg(c.r_task) AS tasks, array_agg(c.r_run) AS runs,
+                            array_agg(c.r_attempt) AS attempts, array_agg(c.r_crashes) AS crashes,
+                            array_agg(c.r_lost) AS lost, array_agg(c.r_had_it) AS had, array_agg(c.r_had_run) AS run
+                        INTO r FROM stepwell.claim_going_on(r_now, p_batch, v_worker, v_queue, v_types,
+                            item.value ->> 'code_version', v_room.room) c;
                         v_starts := least(v_room.starts, v_room.room - coalesce(cardinality(r.tasks), 0));
                         SELECT r.claims || array_agg(item.i) AS claims, r.tasks || array_agg(c.r_task) AS tasks,
                             r.runs || array_agg(c.r_run) AS runs, r.attempts || array_agg(c.r_attempt) AS attempts,
                             r.crashes || array_agg(c.r_crashes) AS crashes, r.lost || array_agg(c.r_lost) AS lost, r.had || array_agg(c.r_had_it) AS had, r.run || array_agg(c.r_had_run) AS run,
                             count(*) AS started
                         INTO r FROM stepwell.claim_of_queue(r_now, p_batch, v_worker, v_queue, v_types,
-                            item.value ->> 'code_version', false, v_suspects, v_starts) c;
+                            item.value ->> 'code_version', true, v_suspects, v_starts) c;
                         v_due := least(v_due, stepwell.use_rate(r_now, v_queue, r.started));
                     END IF;
                 END IF;

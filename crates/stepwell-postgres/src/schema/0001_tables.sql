@@ -76,6 +76,9 @@ CREATE TABLE stepwell.live_tasks (
 
 CREATE INDEX live_tasks_ready ON stepwell.live_tasks (queue, priority DESC, ready_at, task_id)
     WHERE state = 'pending' AND due_at IS NULL AND NOT blocked AND NOT paused AND crashes < 2;
+-- Those that go on after a suspension, for queues with a rate.
+CREATE INDEX live_tasks_go_on ON stepwell.live_tasks (queue, priority DESC, ready_at, task_id)
+    WHERE state = 'pending' AND due_at IS NULL AND NOT blocked AND NOT paused AND crashes < 2 AND worker_id IS NOT NULL;
 -- Those of which a process runs one at a time.
 CREATE INDEX live_tasks_suspects ON stepwell.live_tasks (queue, priority DESC, ready_at, task_id)
     WHERE state = 'pending' AND due_at IS NULL AND NOT blocked AND NOT paused AND crashes >= 2;

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use stepwell::{
-    Durable, QueueLimits, Scope, SpawnOptions, TaskContext, TaskFilter, TaskResult, TaskState, WorkerOptions,
+    Durable, QueueLimits, RateLimit, Scope, SpawnOptions, TaskContext, TaskFilter, TaskResult, TaskState,
+    WorkerOptions,
 };
 use stepwell_postgres::sqlx::{self, Connection as _, Executor as _};
 use stepwell_postgres::{PostgresOptions, PostgresStore};
 
 /// A fragment that tells a statement, and the index that it must use.
-const STATEMENTS: [(&str, &str); 25] = [
+const STATEMENTS: [(&str, &str); 28] = [
     ("UPDATE stepwell.processes", "Index Scan using processes_pkey"),
     ("l.task_id = ANY (p_tasks) AND l.state = 'running'", "live_tasks_pkey"),
     ("w.worker_id = ANY (v_workers)", "workers_pkey"),
@@ -26,7 +27,7 @@ const STATEMENTS: [(&str, &str); 25] = [
     ("w.worker_id = s_claim_by FOR KEY SHARE", "workers_pkey"),
     ("DELETE FROM stepwell.waits w WHERE w.task_id = t_task", "waits_pkey"),
     ("DELETE FROM stepwell.messages m WHERE m.task_id = t_task", "messages_mailbox"),
-    ("WHERE l.queue = p_queue AND l.state = 'pending'", "live_tasks_ready"),
+    ("AND (l.worker_id IS NULL OR NOT p_only_starts)", "live_tasks_ready"),
     ("WHERE l.cancel_at <= p_now", "live_tasks_deadline"),
     ("WHERE l.due_at <= p_now", "live_tasks_due"),
     ("WHERE l.worker_id = v_worker AND l.poked", "live_tasks_poked"),
@@ -38,6 +39,9 @@ const STATEMENTS: [(&str, &str); 25] = [
     ("INSERT INTO stepwell.idempotency_keys", "unnest"),
     ("WHERE l.concurrency_key = k.key AND l.key_space = k.space", "live_tasks_key"),
     ("WHERE l.running_in = p_queue", "live_tasks_running"),
+    ("AND l.crashes < 2 AND l.worker_id IS NOT NULL", "live_tasks_go_on"),
+    ("WHERE o.task_id < p_end", "outcomes_pkey"),
+    ("JOIN stepwell.outcomes o ON o.instead = x.task_id", "outcomes_instead"),
 ];
 
 /// Tables that grow, with the tasks that have ended or with those that have not.
@@ -91,7 +95,18 @@ async fn work(client: &Durable) {
         client.send(task.task_id, "topic", &n).await.unwrap();
         assert_eq!(client.wait::<u64>(task.task_id).await.unwrap(), n * 4);
     }
+    let rate = Some(RateLimit { starts: 100, per: Duration::from_secs(1) });
+    client.limit_queue("default", QueueLimits { rate, ..QueueLimits::default() }).await.unwrap();
+    let task = client.spawn::<child>(1).await.unwrap();
+    assert_eq!(client.wait::<u64>(task.task_id).await.unwrap(), 2);
     worker.shutdown().await;
+    client.purge(Duration::from_secs(1), None).await.unwrap();
+    assert!(client.approvals(None, 10).await.unwrap().is_empty());
+}
+
+/// Whether a plan is of a statement with that in it, and not of one that a function runs within it.
+fn is_of(plan: &str, fragment: &str) -> bool {
+    plan.split(" (cost=").next().is_some_and(|statement| statement.contains(fragment))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -140,7 +155,7 @@ async fn hot_statements_use_their_indexes() {
     assert!(whole.is_empty(), "they read whole indexes: {whole:#?}");
     let mut missing = BTreeMap::new();
     for (statement, index) in STATEMENTS {
-        let mut with: Vec<_> = plans.iter().filter(|plan| plan.contains(statement)).collect();
+        let mut with: Vec<_> = plans.iter().filter(|plan| is_of(plan, statement)).collect();
         assert!(!with.is_empty(), "no plan of {statement:?} was logged");
         // A function's own statement is shown without a plan of what is in it.
         with.retain(|plan| !plan.contains(".commit($1"));
@@ -149,6 +164,10 @@ async fn hot_statements_use_their_indexes() {
         }
     }
     assert!(missing.is_empty(), "they do not use their indexes: {missing:#?}");
+    let ended = plans.iter().filter(|plan| is_of(plan, "WHERE o.task_id < p_end"));
+    for plan in ended {
+        assert!(plan.contains("Index Cond: (task_id < $"), "what ended later is not looked at: {plan}");
+    }
     let claims = plans.iter().filter(|plan| plan.contains("WHERE l.queue = p_queue AND l.state = 'pending'"));
     for claim in claims {
         assert!(!claim.contains("Sort Key: l.priority"), "claims read in order, and sort nothing: {claim}");
