@@ -56,8 +56,13 @@ impl Timeline {
             return;
         }
         for (transition, result) in batch.transitions.iter().zip(&committed.transitions) {
-            let goes_on = matches!(transition.next, Next::Continue { .. } | Next::Suspend { .. });
-            if result.is_err() || !goes_on {
+            // One that is suspended may go on elsewhere, and is compared once when it goes on here.
+            let goes_on = match (&transition.next, result) {
+                (Next::Continue { .. }, Ok(_)) => true,
+                (Next::Suspend { .. }, Ok(applied)) => !applied.suspended,
+                _ => false,
+            };
+            if !goes_on {
                 inside.runs.remove(transition.run_id.as_uuid());
             } else if transition.after.is_some() {
                 inside.runs.insert(*transition.run_id.as_uuid());
@@ -74,5 +79,31 @@ impl Timeline {
                 inside.runs.insert(*task.run_id.as_uuid());
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use stepwell_core::store::{Applied, Refused};
+
+    use super::*;
+
+    #[test]
+    fn runs_that_may_go_on_elsewhere_are_not_remembered() {
+        let timeline = Timeline::default();
+        let learn = |next: Next, result: Result<Applied, Refused>| {
+            let id = Uuid::from_u128(1);
+            let transition = Transition { after: Some(1), ..Transition::new(id.into(), id.into(), next) };
+            let batch = Batch { transitions: vec![transition], ..Batch::default() };
+            let committed = Committed { transitions: vec![result], ..Committed::default() };
+            timeline.learn(None, &batch, &committed);
+            timeline.inside().runs.len()
+        };
+        let applied = |suspended| Ok(Applied { suspended, ..Applied::default() });
+        assert_eq!(learn(Next::Continue { collect: false }, applied(false)), 1);
+        assert_eq!(learn(Next::Suspend { wake_at: None }, applied(false)), 1, "it goes on here");
+        assert_eq!(learn(Next::Suspend { wake_at: None }, applied(true)), 0);
+        assert_eq!(learn(Next::Continue { collect: false }, applied(false)), 1);
+        assert_eq!(learn(Next::Continue { collect: false }, Err(Refused)), 0);
     }
 }
