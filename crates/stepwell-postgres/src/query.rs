@@ -265,9 +265,9 @@ impl Shared {
                 pg_catalog.array_agg(j.outcome) AS outcome, pg_catalog.array_agg(j.payload) AS payload,
                 pg_catalog.array_agg(j.at) AS at
             FROM (
-                SELECT j.*, pg_catalog.sum(pg_catalog.octet_length(j.payload)) OVER (ORDER BY j.seq)
-                    - pg_catalog.octet_length(j.payload) < {0}.answer_bytes() AS fits
-                FROM (SELECT * FROM {0}.journal WHERE task_id = $1 AND seq > $2 ORDER BY seq LIMIT $3) j
+                SELECT j.*, pg_catalog.sum(j.bytes) OVER (ORDER BY j.seq) - j.bytes < {0}.answer_bytes() AS fits
+                FROM (SELECT *, pg_catalog.octet_length(payload) + pg_catalog.octet_length(name) + 64 AS bytes
+                    FROM {0}.journal WHERE task_id = $1 AND seq > $2 ORDER BY seq LIMIT $3) j
                 ORDER BY j.seq
             ) j WHERE j.fits",
             self.options.schema

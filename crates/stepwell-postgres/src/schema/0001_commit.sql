@@ -599,7 +599,8 @@ BEGIN
                     array_agg(DISTINCT j.i) FILTER (WHERE NOT j.fits)
                 INTO j_of, j_seq, j_kind, j_name, j_ordinal, j_outcome, j_payload, j_at, v_apart
                 FROM (
-                    SELECT c.i::int, j.*, sum(octet_length(j.payload)) OVER (ORDER BY c.i) <= stepwell.answer_bytes() AS fits
+                    SELECT c.i::int, j.*, sum(octet_length(j.payload) + octet_length(j.name) + 64) OVER (ORDER BY c.i)
+                        <= stepwell.answer_bytes() AS fits
                     FROM unnest(v_tasks, cl_had_it) WITH ORDINALITY AS c(task_id, had_it, i)
                     JOIN stepwell.journal j USING (task_id) WHERE NOT c.had_it
                     ORDER BY c.i, j.seq

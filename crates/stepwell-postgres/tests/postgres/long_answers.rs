@@ -79,6 +79,59 @@ async fn tasks_with_more_than_an_answer_holds_go_on() {
     worker.shutdown().await;
 }
 
+/// Names take room as well.
+#[tokio::test(flavor = "multi_thread")]
+async fn steps_with_long_names_and_nothing_else_come_in_parts() {
+    let database = Database::new();
+    let store = database.open().await;
+    let few = "CREATE OR REPLACE FUNCTION answer_bytes() RETURNS bigint LANGUAGE sql IMMUTABLE AS 'SELECT 1800::bigint'";
+    database.sql(few).await;
+    let client = Durable::builder().store(Arc::new(store.clone())).build().await.unwrap();
+    let work = |(): (), ctx: TaskContext| async move {
+        for step in 0..STEPS {
+            ctx.step(format!("{step:250}"), || async { Ok(()) }).await?;
+        }
+        ctx.await_event::<()>("go", None).await
+    };
+    client.register_fn("work", work).await.unwrap();
+    let worker = client.start_worker(WorkerOptions::new()).await;
+    let mut tasks = Vec::new();
+    for _ in 0..TASKS {
+        tasks.push(client.spawn_named("work", &(), SpawnOptions::new()).await.unwrap().task_id);
+    }
+    for task in &tasks {
+        while client.task(*task).await.unwrap().unwrap().state != TaskState::Suspended {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+    worker.shutdown().await;
+    client.emit_event("go", &(), None).await.unwrap();
+    let claim = stepwell_core::store::Claim {
+        worker_id: uuid::Uuid::from_u128(1).into(),
+        queues: vec![stepwell_core::Name::new("default").unwrap()],
+        task_types: vec![stepwell_core::Name::new("work").unwrap()],
+        code_version: None,
+        limit: TASKS,
+        suspect: false,
+    };
+    let new = stepwell_core::store::NewWorker {
+        worker_id: claim.worker_id,
+        name: "worker".into(),
+        queues: claim.queues.clone(),
+        concurrency: 100,
+        code_version: None,
+        lease: Duration::from_secs(30),
+    };
+    let workers = vec![stepwell_core::store::WorkerSignal::Register(new)];
+    let batch = stepwell_core::store::Batch { workers, claims: vec![claim], ..Default::default() };
+    let claimed = store.commit(batch).await.unwrap().claims.remove(0).tasks;
+    let with = claimed.iter().filter(|task| task.journal.is_some()).count();
+    assert_eq!((claimed.len(), with), (TASKS, 1), "the others' journals are left to be read by themselves");
+    let journal = store.journal(tasks[0]).await.unwrap();
+    let seqs: Vec<u64> = journal.iter().map(|entry| entry.seq).collect();
+    assert_eq!(seqs, (1..=journal.len() as u64).collect::<Vec<_>>());
+}
+
 /// Sizes that PostgreSQL would refuse: run by hand, it takes minutes and some GiB of memory and disk.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "it takes minutes and some GiB"]
