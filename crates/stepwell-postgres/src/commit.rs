@@ -237,7 +237,7 @@ impl Shared {
         let args = args.map_err(|error| self.error(sqlx::Error::Encode(error)))?;
         let sql = AssertSqlSafe(self.sql.commit.clone());
         let query = sqlx::query_with(sql, args).persistent(self.options.prepares);
-        let row = query.fetch_one(tx).await.map_err(|error| self.error(error))?;
+        let row = query.fetch_one(tx).await.map_err(|error| self.error_within(error))?;
         let (mut committed, _) = answer::read(&sorted, &row).map_err(|error| self.error(error))?;
         Ok(committed.spawns.pop())
     }
@@ -302,6 +302,18 @@ impl Shared {
         match row.try_get::<Option<Vec<Uuid>>, _>("cl_apart") {
             Ok(Some(apart)) => self.fill(line, &apart, &mut committed.claims).await,
             _ => Ok(()),
+        }
+    }
+
+    /// An error in a transaction of the user's, who may have begun it anywhere.
+    pub(crate) fn error_within(&self, error: sqlx::Error) -> StoreError {
+        let code = error.as_database_error().and_then(|error| error.code());
+        match code.as_deref() {
+            Some("42883" | "42P01" | "3F000") => StoreError::Backend(format!(
+                "the transaction is in a database that lacks the schema of {}, or a part of it: begin it in the store's own database",
+                self.options
+            )),
+            _ => self.error(error),
         }
     }
 

@@ -50,22 +50,6 @@ impl Shared {
         let failure = info.failure.as_ref().map(serde_json::to_string).transpose().map_err(json)?;
         let mut tx = conn.begin_with(session::BEGIN).await?;
 
-        if let Some(key) = &info.idempotency_key {
-            let taken = sqlx::query(sql(
-                "INSERT INTO {schema}.idempotency_keys (task_type, idempotency_key, task_id, key_space)
-                VALUES ($1, $2, $3, {schema}.key_space($4)) ON CONFLICT DO NOTHING",
-            ))
-            .persistent(false)
-            .bind(info.task_type.as_str())
-            .bind(key.as_str())
-            .bind(id)
-            .bind(scope(&info.scope))
-            .execute(&mut *tx)
-            .await?;
-            if taken.rows_affected() == 0 {
-                return Ok(false);
-            }
-        }
         let spawned = sqlx::query(sql(
             "INSERT INTO {schema}.tasks (task_id, task_type, queue, priority, max_attempts, parent, idempotency_key,
                 concurrency_key, code_version, spawned_at, max_duration, retry, headers, params, scope)
@@ -121,6 +105,23 @@ impl Shared {
             .bind(Moment(entry.at))
             .execute(&mut *tx)
             .await?;
+        }
+        // Batches of others that spawn with the key wait for this transaction from here on.
+        if let Some(key) = &info.idempotency_key {
+            let taken = sqlx::query(sql(
+                "INSERT INTO {schema}.idempotency_keys (task_type, idempotency_key, task_id, key_space)
+                VALUES ($1, $2, $3, {schema}.key_space($4)) ON CONFLICT DO NOTHING",
+            ))
+            .persistent(false)
+            .bind(info.task_type.as_str())
+            .bind(key.as_str())
+            .bind(id)
+            .bind(scope(&info.scope))
+            .execute(&mut *tx)
+            .await?;
+            if taken.rows_affected() == 0 {
+                return Ok(false);
+            }
         }
         if info.state.is_finished() {
             sqlx::query(sql(

@@ -165,7 +165,7 @@ impl ClientExt for Client {
         let queue = event.queue.as_ref().map_or("", |queue| queue.as_str());
         let query = query.bind(&shared.options.schema).bind(event.name.as_str());
         let query = query.bind(queue).bind(event.payload.as_str());
-        query.execute(tx).await.map_err(|error| shared.error(error))?;
+        query.execute(tx).await.map_err(|error| shared.error_within(error))?;
         Ok(())
     }
 }

@@ -13,6 +13,11 @@ BEGIN
         INSERT INTO stepwell.processes (process_id, line, batch, seen_at)
         VALUES (p_process, p_line, p_batch, clock_timestamp()) ON CONFLICT DO NOTHING;
         repeated := NOT FOUND;
+        -- Those that have not been heard of for a day. Nobody else may be there to forget them.
+        DELETE FROM stepwell.processes p WHERE p.process_id IN (
+            SELECT o.process_id FROM stepwell.processes o WHERE o.seen_at < clock_timestamp() - interval '1 day'
+            ORDER BY o.process_id, o.line FOR UPDATE SKIP LOCKED
+        ) AND p.seen_at < clock_timestamp() - interval '1 day';
         heard := true;
         limited := true;
     END IF;

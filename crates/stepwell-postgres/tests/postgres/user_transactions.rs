@@ -410,3 +410,17 @@ async fn a_task_that_another_one_was_answered_with_is_kept_until_that_has_ended(
     assert!(database.sql("SELECT FROM needs").await.is_empty());
     worker.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_in_another_database_is_told_so() {
+    let database = Database::new();
+    let (client, worker) = process(&database).await;
+    let other = throwaway::Postgres::start().unwrap();
+    let mut conn = PgConnection::connect(&other.url()).await.unwrap();
+    let spawned = client.spawn_named_in(&mut conn, "echo", "x", SpawnOptions::new()).await.unwrap_err();
+    let emitted = client.emit_event_in(&mut conn, "event", &1, None).await.unwrap_err();
+    for error in [spawned.to_string(), emitted.to_string()] {
+        assert!(error.contains("begin it in the store's own database"), "{error}");
+    }
+    worker.shutdown().await;
+}
