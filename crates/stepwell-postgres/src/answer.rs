@@ -406,13 +406,11 @@ fn waits(row: &PgRow) -> sqlx::Result<OfTasks<Wait>> {
 
 /// A wait for a child has that child's id for its target: without one, nothing would ever end it.
 fn awaited(wait: Wait) -> sqlx::Result<Wait> {
-    match &wait.target {
-        Some(target) if wait.key.kind == Kind::Child => {
-            target.as_str().parse::<TaskId>().map_err(broken)?;
-            Ok(wait)
-        }
-        _ => Ok(wait),
+    if wait.key.kind == Kind::Child {
+        let target = wait.target.as_ref().map(Name::as_str).unwrap_or_default();
+        target.parse::<TaskId>().map_err(broken)?;
     }
+    Ok(wait)
 }
 
 /// What has arrived, by the place of the task. What cannot be read has not.

@@ -310,6 +310,8 @@ END $$;
 -- Payloads in it are JSON strings that hold JSON. `left_out` has tasks some of whose facts are left out.
 CREATE FUNCTION stepwell.look(p_tasks uuid[], OUT waits json, OUT facts json, OUT found_for uuid[], OUT left_out uuid[])
 LANGUAGE plpgsql AS $$
+DECLARE
+    v_careful boolean := false;
 BEGIN
     SELECT json_agg(json_build_array(x.i, w.kind, w.name, w.ordinal, w.target,
         CASE WHEN isfinite(w.due_at) THEN (extract(epoch FROM w.due_at) * 1000000)::bigint END))
@@ -317,50 +319,66 @@ BEGIN
     IF waits IS NULL THEN
         RETURN;
     END IF;
-    -- The values are put into JSON only when it is known which ones: before, long ones are not even read.
-    WITH fact AS (
-        SELECT x.i, x.task_id, 'event' AS kind, w.target AS name, 0::bigint AS id, NULL AS state, e.payload, NULL AS failure
-        FROM unnest(p_tasks) WITH ORDINALITY AS x(task_id, i)
-        JOIN stepwell.live_tasks l USING (task_id)
-        JOIN stepwell.waits w USING (task_id)
-        CROSS JOIN LATERAL (
-            -- One for all queues comes before one for the task's own.
-            SELECT e.payload FROM stepwell.events e WHERE e.name = w.target AND e.queue IN ('', l.queue)
-            ORDER BY e.queue LIMIT 1
-        ) e
-        WHERE w.kind = 'event'
-        UNION ALL
-        SELECT x.i, x.task_id, 'message', t.topic, m.id, NULL, m.payload, NULL
-        FROM unnest(p_tasks) WITH ORDINALITY AS x(task_id, i)
-        CROSS JOIN LATERAL (
-            SELECT w.target AS topic, count(*) AS waiting FROM stepwell.waits w
-            WHERE w.task_id = x.task_id AND w.kind = 'message' GROUP BY w.target
-        ) t
-        CROSS JOIN LATERAL (
-            SELECT m.id, m.payload FROM stepwell.messages m WHERE m.task_id = x.task_id AND m.topic = t.topic
-            ORDER BY m.id LIMIT t.waiting
-        ) m
-        UNION ALL
-        SELECT x.i, x.task_id, 'child', w.target, 0, o.state, o.output, o.failure
-        FROM unnest(p_tasks) WITH ORDINALITY AS x(task_id, i)
-        JOIN stepwell.waits w USING (task_id)
-        LEFT JOIN stepwell.outcomes own ON own.task_id = stepwell.as_id(w.target)
-        CROSS JOIN LATERAL (
-            SELECT CASE WHEN own.instead IS NULL THEN stepwell.as_id(w.target) ELSE stepwell.done_by(own.task_id) END AS id
-        ) d
-        LEFT JOIN stepwell.outcomes o ON o.task_id = d.id
-        WHERE w.kind = 'child' AND d.id IS NOT NULL
-            AND (o.task_id IS NOT NULL OR NOT EXISTS (SELECT FROM stepwell.live_tasks c WHERE c.task_id = d.id))
-    ), counted AS (
-        SELECT f.*, sum(f.bytes) OVER (ORDER BY f.i, f.id, f.name ROWS UNBOUNDED PRECEDING) - f.bytes
-            < stepwell.answer_bytes() AS fits
-        FROM (
-            SELECT f.*, coalesce(octet_length(f.payload), 0) + coalesce(octet_length(f.failure), 0) AS bytes FROM fact f
-        ) f
-    )
-    SELECT json_agg(CASE f.kind WHEN 'event' THEN json_build_array(f.i, f.kind, f.name, f.payload)
-            WHEN 'message' THEN json_build_array(f.i, f.kind, f.id, f.name, f.payload)
-            ELSE json_build_array(f.i, f.kind, f.name, f.state, f.payload, f.failure) END) FILTER (WHERE f.fits),
-        array_agg(DISTINCT f.task_id), array_agg(DISTINCT f.task_id) FILTER (WHERE NOT f.fits)
-    INTO facts, found_for, left_out FROM counted f;
+    LOOP
+        BEGIN
+            -- The values are put into JSON only when it is known which ones: before, long ones are not even read.
+            WITH fact AS (
+                SELECT x.i, x.task_id, 'event' AS kind, w.target AS name, 0::bigint AS id, NULL AS state, e.payload, NULL AS failure
+                FROM unnest(p_tasks) WITH ORDINALITY AS x(task_id, i)
+                JOIN stepwell.live_tasks l USING (task_id)
+                JOIN stepwell.waits w USING (task_id)
+                CROSS JOIN LATERAL (
+                    -- One for all queues comes before one for the task's own.
+                    SELECT e.payload FROM stepwell.events e WHERE e.name = w.target AND e.queue IN ('', l.queue)
+                    ORDER BY e.queue LIMIT 1
+                ) e
+                WHERE w.kind = 'event'
+                UNION ALL
+                SELECT x.i, x.task_id, 'message', t.topic, m.id, NULL, m.payload, NULL
+                FROM unnest(p_tasks) WITH ORDINALITY AS x(task_id, i)
+                CROSS JOIN LATERAL (
+                    SELECT w.target AS topic, count(*) AS waiting FROM stepwell.waits w
+                    WHERE w.task_id = x.task_id AND w.kind = 'message' GROUP BY w.target
+                ) t
+                CROSS JOIN LATERAL (
+                    SELECT m.id, m.payload FROM stepwell.messages m WHERE m.task_id = x.task_id AND m.topic = t.topic
+                    ORDER BY m.id LIMIT t.waiting
+                ) m
+                UNION ALL
+                SELECT x.i, x.task_id, 'child', w.target, 0, CASE WHEN o.instead IS NULL THEN o.state ELSE i.state END,
+                    CASE WHEN o.instead IS NULL THEN o.output ELSE i.output END,
+                    CASE WHEN o.instead IS NULL THEN o.failure ELSE i.failure END
+                FROM unnest(p_tasks) WITH ORDINALITY AS x(task_id, i)
+                JOIN stepwell.waits w USING (task_id)
+                CROSS JOIN LATERAL (
+                    SELECT CASE WHEN v_careful THEN stepwell.as_id(w.target) ELSE w.target::uuid END AS id OFFSET 0
+                ) c
+                LEFT JOIN stepwell.outcomes o ON o.task_id = c.id
+                LEFT JOIN LATERAL (
+                    SELECT i.* FROM stepwell.outcomes i WHERE o.instead IS NOT NULL AND i.task_id = stepwell.done_by(c.id) OFFSET 0
+                ) i ON true
+                WHERE w.kind = 'child' AND c.id IS NOT NULL
+                    AND CASE WHEN o.task_id IS NULL THEN NOT EXISTS (SELECT FROM stepwell.live_tasks l WHERE l.task_id = c.id)
+                        ELSE o.instead IS NULL OR i.task_id IS NOT NULL END
+            ), counted AS (
+                SELECT f.*, sum(f.bytes) OVER (ORDER BY f.i, f.id, f.name ROWS UNBOUNDED PRECEDING) - f.bytes
+                    < stepwell.answer_bytes() AS fits
+                FROM (
+                    SELECT f.*, coalesce(octet_length(f.payload), 0) + coalesce(octet_length(f.failure), 0) AS bytes FROM fact f
+                ) f
+            )
+            SELECT json_agg(CASE f.kind WHEN 'event' THEN json_build_array(f.i, f.kind, f.name, f.payload)
+                    WHEN 'message' THEN json_build_array(f.i, f.kind, f.id, f.name, f.payload)
+                    ELSE json_build_array(f.i, f.kind, f.name, f.state, f.payload, f.failure) END) FILTER (WHERE f.fits),
+                array_agg(DISTINCT f.task_id), array_agg(DISTINCT f.task_id) FILTER (WHERE NOT f.fits)
+            INTO facts, found_for, left_out FROM counted f;
+            EXIT;
+        EXCEPTION WHEN invalid_text_representation THEN
+            -- A child's id is none. To look at each before it is read takes longer than all else here.
+            IF v_careful THEN
+                RAISE;
+            END IF;
+            v_careful := true;
+        END;
+    END LOOP;
 END $$;
