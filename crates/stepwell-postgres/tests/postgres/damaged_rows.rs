@@ -67,7 +67,7 @@ async fn register(store: &PostgresStore, n: u128) {
         lease: Duration::from_secs(30),
     };
     let workers = vec![WorkerSignal::Register(new)];
-    store.commit(Batch { workers, ..Batch::default() }).await.unwrap();
+    store.commit(Batch { workers, ..Batch::default() }.into()).await.unwrap();
 }
 
 fn claim(n: u128) -> Claim {
@@ -83,7 +83,7 @@ fn claim(n: u128) -> Claim {
 
 async fn spawn(store: &PostgresStore, tasks: impl IntoIterator<Item = NewTask>) {
     let spawns = tasks.into_iter().collect();
-    store.commit(Batch { spawns, ..Batch::default() }).await.unwrap();
+    store.commit(Batch { spawns, ..Batch::default() }.into()).await.unwrap();
 }
 
 /// What is done to task 2 of three, or to a worker that others watch, and what is said of the task.
@@ -139,7 +139,7 @@ async fn a_batch_that_meets_a_damaged_row_is_applied_once_and_answered() {
             claims: vec![claim(1)],
             ..Batch::default()
         };
-        let mut committed = store.commit(batch).await.unwrap_or_else(|error| panic!("{damage}: {error}"));
+        let mut committed = store.commit(batch.into()).await.unwrap_or_else(|error| panic!("{damage}: {error}"));
         assert_eq!(committed.spawns, [Spawned::Created { claimed: false }], "{damage}");
         assert_eq!(committed.workers[0].state, WorkerState::Active, "{damage}");
         assert_eq!(committed.workers[0].others.len(), 1, "{damage}");
@@ -160,11 +160,11 @@ async fn a_batch_that_meets_a_damaged_row_is_applied_once_and_answered() {
 
         // Its worker's death gives it back with the others.
         let watches = vec![WorkerSignal::Heartbeat { worker_id: worker(2) }];
-        let seen = store.commit(Batch { workers: watches, ..Batch::default() }).await.unwrap();
+        let seen = store.commit(Batch { workers: watches, ..Batch::default() }.into()).await.unwrap();
         let heartbeats = seen.workers[0].others[0].heartbeats;
         let workers = vec![WorkerSignal::DeclareDead { worker_id: worker(1), heartbeats }];
-        store.commit(Batch { workers, ..Batch::default() }).await.unwrap();
-        let claimed = store.commit(Batch { claims: vec![claim(2)], ..Batch::default() }).await.unwrap();
+        store.commit(Batch { workers, ..Batch::default() }.into()).await.unwrap();
+        let claimed = store.commit(Batch { claims: vec![claim(2)], ..Batch::default() }.into()).await.unwrap();
         // One whose time is up before it begins is cancelled.
         let left = if damage.contains("max_duration = -") { vec![1, 3] } else { vec![1, 2, 3] };
         let left: Vec<_> = left.into_iter().map(id).collect();
@@ -181,7 +181,7 @@ async fn a_state_of_a_newer_program_allows_no_command() {
     database.sql(&end).await;
     for command in [Command::Retry(id(1)), Command::Wake(id(1)), Command::Delete(id(1))] {
         let commands = vec![command, Command::Pause(id(2))];
-        let committed = store.commit(Batch { commands, ..Batch::default() }).await.unwrap();
+        let committed = store.commit(Batch { commands, ..Batch::default() }.into()).await.unwrap();
         assert!(matches!(committed.commands[0], CommandOutcome::NotAllowed(_)), "{command:?}");
         assert_eq!(committed.commands[1], CommandOutcome::Done);
     }
@@ -201,7 +201,7 @@ async fn a_task_that_cannot_be_cancelled_in_time_keeps_no_other_from_being_claim
             id(3)
         ))
         .await;
-    let committed = store.commit(Batch { claims: vec![claim(1)], ..Batch::default() }).await.unwrap();
+    let committed = store.commit(Batch { claims: vec![claim(1)], ..Batch::default() }.into()).await.unwrap();
     let claimed: Vec<_> = committed.claims[0].tasks.iter().map(|task| task.task_id).collect();
     // The one that cannot be cancelled may run.
     assert_eq!(claimed, [id(2), id(4)]);

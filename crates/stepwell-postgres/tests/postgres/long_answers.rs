@@ -124,7 +124,7 @@ async fn steps_with_long_names_and_nothing_else_come_in_parts() {
     };
     let workers = vec![stepwell_core::store::WorkerSignal::Register(new)];
     let batch = stepwell_core::store::Batch { workers, claims: vec![claim], ..Default::default() };
-    let claimed = store.commit(batch).await.unwrap().claims.remove(0).tasks;
+    let claimed = store.commit(batch.into()).await.unwrap().claims.remove(0).tasks;
     let with = claimed.iter().filter(|task| task.journal.is_some()).count();
     assert_eq!((claimed.len(), with), (TASKS, 1), "the others' journals are left to be read by themselves");
     let journal = store.journal(tasks[0]).await.unwrap();
