@@ -2,7 +2,8 @@
 //!
 //! A file that is deleted or replaced lives on for those who have it open. SQLite would go on writing to it, and all of
 //! that would be gone with this process. So each batch is committed, and answered, only while the path names the file that
-//! was opened, and SQLite's write-ahead log is where it was. That takes two `stat` calls each, 3 µs in all.
+//! was opened, and SQLite's write-ahead log and its index are where they were: SQLite's locks lie in the index, and with another
+//! one programs would write over each other. That takes three `stat` calls each, 4 µs in all.
 
 use std::fs::{self, Metadata};
 use std::io::{self, ErrorKind};
@@ -14,6 +15,7 @@ use stepwell_core::StoreError;
 pub(crate) struct Identity {
     database: Known,
     wal: Known,
+    shm: Known,
 }
 
 struct Known {
@@ -67,9 +69,12 @@ const REPLACED: &str = "replaced by another file";
 impl Identity {
     /// The files of an open database: the path by which it was opened, and the file's one true path.
     pub(crate) fn of(path: &Path, canonical: &Path) -> io::Result<Self> {
-        let mut wal = canonical.as_os_str().to_owned();
-        wal.push("-wal");
-        Ok(Self { database: Known::now(path.to_owned())?, wal: Known::now(wal.into())? })
+        let beside = |suffix| {
+            let mut file = canonical.as_os_str().to_owned();
+            file.push(suffix);
+            Known::now(file.into())
+        };
+        Ok(Self { database: Known::now(path.to_owned())?, wal: beside("-wal")?, shm: beside("-shm")? })
     }
 
     /// Whether all is where it was. Returns the length of the write-ahead log in bytes.
@@ -80,17 +85,21 @@ impl Identity {
                 "Put the file back, and the program goes on; or start it again, to use what is there now",
             )
         })?;
-        let wal = self.wal.look().map_err(|fate| {
-            self.wal.detached(
-                fate,
-                "Stop the programs that use the database in the ordinary way, which writes what the file held to the database, and start them again",
-            )
-        })?;
-        Ok(wal.len())
+        let of_sqlite = |file: &Known| {
+            file.look().map_err(|fate| {
+                file.detached(
+                    fate,
+                    "Stop the programs that use the database in the ordinary way, which loses nothing, and start them again",
+                )
+            })
+        };
+        of_sqlite(&self.shm)?;
+        Ok(of_sqlite(&self.wal)?.len())
     }
 
-    /// Whether other files are in the place of those that are open, which nothing may be done to.
+    /// Whether other files are, or may be, in the place of those that are open, which nothing may be done to. Whoever has
+    /// another index of the log is not seen by this process.
     pub(crate) fn has_heirs(&self) -> bool {
-        self.database.look().is_err() || matches!(self.wal.look(), Err(REPLACED))
+        self.database.look().is_err() || self.shm.look().is_err() || matches!(self.wal.look(), Err(REPLACED))
     }
 }

@@ -108,6 +108,23 @@ fn what_a_deleted_log_held_is_saved_as_the_program_stops() {
     assert_eq!(ids(&open(&path)), [task_id(1)]);
 }
 
+/// SQLite's locks lie in the log's index: who opens the database next has another one, and would write over this program.
+#[cfg(unix)]
+#[test]
+fn an_index_of_the_log_that_was_deleted_is_noticed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("stepwell.db");
+    let store = open(&path);
+    commit(&store, spawns(vec![new_task(1)]));
+    fs::remove_file(beside(&path, "-shm")).unwrap();
+    let text = detached(&store, 2, "stepwell.db-shm was deleted or moved");
+    assert!(text.contains("Stop the programs that use the database in the ordinary way"), "{text}");
+    fs::write(beside(&path, "-shm"), "").unwrap();
+    detached(&store, 3, "stepwell.db-shm was replaced by another file");
+    drop(store);
+    assert_eq!(ids(&open(&path)), [task_id(1)], "what another program may use is left where it is");
+}
+
 /// A reader that stays keeps the log from being begun anew. It grows meanwhile, and is short again when the reader is gone.
 #[test]
 fn the_log_is_short_again_after_a_long_reader() {
