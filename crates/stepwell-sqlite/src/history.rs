@@ -18,26 +18,17 @@ pub(crate) fn record(conn: &Connection, happenings: &[Happening]) -> Result<()> 
 }
 
 pub(crate) const OF_ALL: &str = "SELECT id, task_id, at, name, event FROM stepwell_history
-    WHERE id > ?1 AND ?3 IS NULL ORDER BY id LIMIT ?2";
+    WHERE id > ?1 AND ?2 IS NULL ORDER BY id";
 pub(crate) const OF_TASK: &str = "SELECT id, task_id, at, name, event FROM stepwell_history
-    WHERE id > ?1 AND task_id = ?3 ORDER BY id LIMIT ?2";
+    WHERE id > ?1 AND task_id = ?2 ORDER BY id";
 
 pub(crate) fn history(conn: &Connection, which: &HistoryFilter) -> Result<Vec<(u64, Happening)>> {
-    let number = |number| i64::try_from(number).unwrap_or(i64::MAX);
-    let limit = i64::try_from(which.limit).unwrap_or(i64::MAX);
+    let after = i64::try_from(which.after).unwrap_or(i64::MAX);
     let sql = if which.task_id.is_some() { OF_TASK } else { OF_ALL };
-    conn.readable(
-        "an event of the history",
-        sql,
-        params![number(which.after), limit, which.task_id.as_ref().map(Sql)],
-        |row| {
-            let happening = Happening {
-                task_id: get(row, 1)?,
-                at: get(row, 2)?,
-                name: get(row, 3)?,
-                event: get(row, 4)?,
-            };
-            Ok((row.get::<_, i64>(0)?.unsigned_abs(), happening))
-        },
-    )
+    let asked = params![after, which.task_id.as_ref().map(Sql)];
+    conn.first(which.limit, "an event of the history", sql, asked, |row| {
+        let happening =
+            Happening { task_id: get(row, 1)?, at: get(row, 2)?, name: get(row, 3)?, event: get(row, 4)? };
+        Ok((row.get::<_, i64>(0)?.unsigned_abs(), happening))
+    })
 }

@@ -141,6 +141,16 @@ pub(crate) fn opt<T: Column>(row: &Row<'_>, column: usize) -> rusqlite::Result<O
     Ok(row.get::<_, Option<Sql<T>>>(column)?.map(|value| value.0))
 }
 
+/// The column's value; `None` where it cannot be read. For what hurts nobody else when it is missing.
+pub(crate) fn known<T: Column>(row: &Row<'_>, column: usize) -> Option<T> {
+    get(row, column).ok()
+}
+
+/// A number of things. One that is out of range becomes the nearest that is not.
+pub(crate) fn count(row: &Row<'_>, column: usize) -> rusqlite::Result<u32> {
+    Ok(u32::try_from(row.get::<_, i64>(column)?.max(0)).unwrap_or(u32::MAX))
+}
+
 /// Tells a row that cannot be read from a database that does not answer.
 pub(crate) fn unreadable(what: &str, error: rusqlite::Error) -> rusqlite::Result<Unreadable> {
     match &error {
@@ -150,25 +160,6 @@ pub(crate) fn unreadable(what: &str, error: rusqlite::Error) -> rusqlite::Result
         | rusqlite::Error::Utf8Error(..) => Ok(Unreadable::new(what, &error)),
         _ => Err(error),
     }
-}
-
-/// The rows of a list that can be read. That others cannot is said, and hides none of these.
-pub(crate) fn readable<T>(rows: Vec<Result<T, Unreadable>>) -> Vec<T> {
-    let (mut left_out, mut first) = (0, None);
-    let mut read = Vec::with_capacity(rows.len());
-    for row in rows {
-        match row {
-            Ok(row) => read.push(row),
-            Err(error) => {
-                left_out += 1;
-                first.get_or_insert(error);
-            }
-        }
-    }
-    if let Some(error) = first {
-        tracing::error!(left_out, %error, "rows that cannot be read are left out of a list");
-    }
-    read
 }
 
 /// Statements in the three shapes that the store uses, all of them prepared once.
@@ -188,15 +179,21 @@ pub(crate) trait Statements {
         what: &str,
         sql: &str,
         params: impl Params,
-        mut read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
+        read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
     ) -> rusqlite::Result<Vec<T>> {
-        let rows = self.all(sql, params, |row| match read(row) {
-            Ok(row) => Ok(Ok(row)),
-            Err(error) => unreadable(what, error).map(Err),
-        });
-        rows.map(readable)
+        self.first(usize::MAX, what, sql, params, read)
     }
-    /// All rows.
+    /// The first rows that can be read, as many as the limit says: fewer, and there are no more. That others cannot be read
+    /// is said, and hides none of these. The statement has no limit of its own.
+    fn first<T>(
+        &self,
+        limit: usize,
+        what: &str,
+        sql: &str,
+        params: impl Params,
+        read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
+    ) -> rusqlite::Result<Vec<T>>;
+    /// All rows, or an error: for what is one thing in several rows.
     fn all<T>(
         &self,
         sql: &str,
@@ -217,6 +214,35 @@ impl Statements for rusqlite::Connection {
         read: impl FnOnce(&Row<'_>) -> rusqlite::Result<T>,
     ) -> rusqlite::Result<Option<T>> {
         self.prepare_cached(sql)?.query_row(params, read).optional()
+    }
+
+    fn first<T>(
+        &self,
+        limit: usize,
+        what: &str,
+        sql: &str,
+        params: impl Params,
+        mut read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
+    ) -> rusqlite::Result<Vec<T>> {
+        let mut statement = self.prepare_cached(sql)?;
+        let mut rows = statement.query(params)?;
+        let (mut found, mut left_out, mut reason) = (Vec::new(), 0, None);
+        while found.len() < limit
+            && let Some(row) = rows.next()?
+        {
+            match read(row) {
+                Ok(row) => found.push(row),
+                Err(error) => {
+                    let error = unreadable(what, error)?;
+                    left_out += 1;
+                    reason.get_or_insert(error);
+                }
+            }
+        }
+        if let Some(error) = reason {
+            tracing::error!(left_out, %error, "rows that cannot be read are left out of a list");
+        }
+        Ok(found)
     }
 
     fn all<T>(

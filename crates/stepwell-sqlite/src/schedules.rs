@@ -14,7 +14,7 @@ const ALL: &str =
 const NAMED: &str =
     "SELECT name, version, definition, next_at, last_task FROM stepwell_schedules WHERE name = ?1";
 pub(crate) const NEXT: &str = "SELECT name, version, definition, next_at, last_task FROM stepwell_schedules
-    WHERE next_at IS NOT NULL ORDER BY next_at, name LIMIT ?1";
+    WHERE next_at IS NOT NULL ORDER BY next_at, name";
 
 fn schedule(row: &Row<'_>) -> Result<Scheduled> {
     let plan = SchedulePlan { version: get(row, 1)?, definition: get(row, 2)?, next_at: opt(row, 3)? };
@@ -25,9 +25,7 @@ pub(crate) fn schedules(conn: &Connection, which: &ScheduleFilter) -> Result<Vec
     match which {
         ScheduleFilter::All => conn.readable("a schedule", ALL, [], schedule),
         ScheduleFilter::Named(name) => conn.all(NAMED, params![Sql(name)], schedule),
-        ScheduleFilter::Next(limit) => {
-            conn.readable("a schedule", NEXT, params![i64::try_from(*limit).unwrap_or(i64::MAX)], schedule)
-        }
+        ScheduleFilter::Next(limit) => conn.first(*limit, "a schedule", NEXT, [], schedule),
     }
 }
 

@@ -17,7 +17,8 @@ pub(crate) fn describe(conn: &Connection, info: &TaskTypeInfo) -> Result<()> {
 }
 
 pub(crate) fn task_types(conn: &Connection) -> Result<Vec<TaskTypeInfo>> {
-    conn.all("SELECT task_type, params, output FROM stepwell_task_types ORDER BY task_type", [], |row| {
+    let sql = "SELECT task_type, params, output FROM stepwell_task_types ORDER BY task_type";
+    conn.readable("a task type", sql, [], |row| {
         let json = |column| {
             serde_json::from_str(&row.get::<_, String>(column)?)
                 .map_err(|error| Error::FromSqlConversionFailure(column, Type::Text, error.into()))
