@@ -83,7 +83,7 @@ fn insert(conn: &Connection, now: Timestamp, record: &TaskRecord) -> Result<bool
             Sql(&info.scope),
         ],
     )?;
-    labels::add(conn, info.task_id, &info.headers)?;
+    labels::add(conn, info.task_id, &info.queue, &info.headers, &info.scope)?;
     add_entries(conn, info.task_id, journal)?;
     if ended {
         return Ok(true);

@@ -87,7 +87,7 @@ impl Applying<'_> {
                 Sql(&new.scope)
             ],
         )?;
-        labels::add(self.conn, new.task_id, &new.headers)?;
+        labels::add(self.conn, new.task_id, &new.queue, &new.headers, &new.scope)?;
         if new.concurrency_key.is_some() {
             self.line_up(new.task_id)?;
         }

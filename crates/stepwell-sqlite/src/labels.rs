@@ -2,8 +2,8 @@
 
 use rusqlite::types::ToSql;
 use rusqlite::{Connection, Result, params};
-use stepwell_core::store::Headers;
-use stepwell_core::{Scope, TaskId, labels};
+use stepwell_core::store::{Headers, TaskFilter};
+use stepwell_core::{Name, Scope, TaskId, labels};
 
 use crate::rows::{Sql, Statements as _};
 
@@ -11,13 +11,43 @@ use crate::rows::{Sql, Statements as _};
 const COUNTED: u32 = 1_000;
 
 /// A label, as a statement asks for it.
-pub(crate) type Label<'a> = (&'a str, &'a str);
+#[derive(Clone, Copy)]
+pub(crate) struct Label<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) value: &'a str,
+    /// Whether it is to be the task's own: of the scope that it was spawned in, or of a task that was spawned in none. Then
+    /// the task is in the scopes that ask for no more than the label. Others put into headers what they like.
+    pub(crate) own: bool,
+}
 
-/// Keeps a task's labels.
-pub(crate) fn add(conn: &Connection, task_id: TaskId, headers: &Headers) -> Result<()> {
+/// The labels that a filter asks for, its scope's first; `None` when no task can have all of them.
+pub(crate) fn asked(filter: &TaskFilter) -> Option<Vec<Label<'_>>> {
+    let of_scope = |name, value| filter.scope.labels().get(name).is_some_and(|own| own == value);
+    let all = filter.all_labels()?.into_iter();
+    let mut all: Vec<_> =
+        all.map(|(name, value)| Label { name, value, own: of_scope(name, value) }).collect();
+    all.sort_by_key(|label| !label.own);
+    Some(all)
+}
+
+/// Keeps a task's labels, and as one without a name the queue that its scope asks for.
+pub(crate) fn add(
+    conn: &Connection,
+    task_id: TaskId,
+    queue: &Name,
+    headers: &Headers,
+    scope: &Scope,
+) -> Result<()> {
+    let add = |name: &str, value: &str, own: bool| {
+        let sql = "INSERT INTO stepwell_labels (task_id, name, value, own) VALUES (?1, ?2, ?3, ?4)";
+        conn.run(sql, params![Sql(&task_id), name, value, own]).map(drop)
+    };
+    if scope.only_queue() == Some(queue) {
+        add("", queue.as_str(), true)?;
+    }
     labels(headers).try_for_each(|(name, value)| {
-        let sql = "INSERT INTO stepwell_labels (task_id, name, value) VALUES (?1, ?2, ?3)";
-        conn.run(sql, params![Sql(&task_id), name, value]).map(drop)
+        let own = scope.is_all() || scope.labels().get(name).is_some_and(|own| own == value);
+        add(name, value, own)
     })
 }
 
@@ -27,10 +57,13 @@ pub(crate) fn rarest_first(conn: &Connection, labels: &mut [Label<'_>]) -> Resul
         return Ok(());
     }
     let mut rarest = (u32::MAX, 0);
-    for (place, (name, value)) in labels.iter().enumerate() {
-        let sql = "SELECT count(*) FROM (
-            SELECT 1 FROM stepwell_labels WHERE name = ?1 AND value = ?2 LIMIT ?3)";
-        let count = conn.one(sql, params![name, value, COUNTED], |row| row.get(0))?;
+    for (place, label) in labels.iter().enumerate() {
+        let own = if label.own { "AND own = 1" } else { "" };
+        let sql = format!(
+            "SELECT count(*) FROM (
+                SELECT 1 FROM stepwell_labels WHERE name = ?1 AND value = ?2 {own} LIMIT ?3)"
+        );
+        let count = conn.one(&sql, params![label.name, label.value, COUNTED], |row| row.get(0))?;
         rarest = rarest.min((count.unwrap_or(0), place));
     }
     labels.swap(0, rarest.1);
@@ -51,22 +84,21 @@ impl<'a> Conditions<'a> {
     }
 
     /// That a task has a label.
-    pub(crate) fn label(&mut self, (name, value): Label<'a>) {
-        let text = "EXISTS (SELECT 1 FROM stepwell_labels l
-            WHERE l.task_id = stepwell_tasks.task_id AND l.name = ? AND l.value = ?)";
-        self.add(text, [Box::new(name) as _, Box::new(value) as _]);
+    pub(crate) fn label(&mut self, Label { name, value, own }: Label<'a>) {
+        let text = format!(
+            "EXISTS (SELECT 1 FROM stepwell_labels l
+                WHERE l.task_id = stepwell_tasks.task_id AND l.name = ? AND l.value = ? {})",
+            if own { "AND l.own = 1" } else { "" }
+        );
+        self.add(&text, [Box::new(name) as _, Box::new(value) as _]);
     }
 
-    /// That a task with the scope's labels is in the scope, which is so if its own scope, if any, asks for the same.
-    pub(crate) fn scope(&mut self, scope: &'a Scope) {
+    /// That a task is in the scope's queue, and its own scope, if any, asks for that.
+    pub(crate) fn queue_of(&mut self, scope: &'a Scope) {
         if let Some(queue) = scope.only_queue() {
-            let text = "queue = ? AND (scope = '' OR json_extract(nullif(scope, ''), '$.queue') = ?)";
-            self.add(text, [Box::new(Sql(queue)) as _, Box::new(Sql(queue)) as _]);
-        }
-        for (name, value) in scope.labels() {
-            let text = "(scope = '' OR EXISTS (
-                SELECT 1 FROM json_each(nullif(scope, ''), '$.labels') WHERE key = ? AND value = ?))";
-            self.add(text, [Box::new(name) as _, Box::new(value) as _]);
+            let text = "queue = ? AND (scope = '' OR EXISTS (SELECT 1 FROM stepwell_labels l
+                WHERE l.task_id = stepwell_tasks.task_id AND l.name = '' AND l.value = queue))";
+            self.add(text, [Box::new(Sql(queue)) as _]);
         }
     }
 

@@ -17,6 +17,7 @@ pub(crate) const MIGRATIONS: &[&str] = &[
     include_str!("schema/0006.sql"),
     include_str!("schema/0007.sql"),
     include_str!("schema/0008.sql"),
+    include_str!("schema/0009.sql"),
 ];
 
 /// The version of the schema that is there; 0 when there is none.
@@ -113,6 +114,33 @@ mod tests {
             migrate(&conn, &[V1, V2], &Location::Memory).unwrap();
             assert_eq!((version(&conn).unwrap(), size(&conn)), (2, 7));
         }
+    }
+
+    #[test]
+    fn labels_and_scopes_of_an_older_schema_are_told_apart() {
+        let conn = Connection::open_in_memory().unwrap();
+        migrate(&conn, &MIGRATIONS[..8], &Location::Memory).unwrap();
+        let tasks = [
+            ("a", ""),
+            ("b", r#"{"labels":{"tenant":"acme"}}"#),
+            ("c", r#"{"queue":"q","labels":{"tenant":"evil"}}"#),
+            ("d", r#"{"queue":"another"}"#),
+            ("e", "nonsense"),
+        ];
+        for (id, scope) in tasks {
+            let sql =
+                "INSERT INTO stepwell_tasks (task_id, run_id, task_type, queue, state, priority, attempt,
+                    max_attempts, spawned_at, ready_at, retry, headers, params, scope)
+                VALUES (?1, '', '', 'q', 'pending', 0, 0, 1, 0, 0, '', '', '', ?2)";
+            conn.execute(sql, [id, scope]).unwrap();
+            let sql = "INSERT INTO stepwell_labels (task_id, name, value) VALUES (?1, 'tenant', 'acme')";
+            conn.execute(sql, [id]).unwrap();
+        }
+        migrate(&conn, MIGRATIONS, &Location::Memory).unwrap();
+        let sql = "SELECT group_concat(task_id || name || own, ' ') FROM (
+            SELECT * FROM stepwell_labels ORDER BY task_id, name)";
+        let found: String = conn.query_row(sql, [], |row| row.get(0)).unwrap();
+        assert_eq!(found, "atenant1 btenant1 c1 ctenant0 dtenant0 etenant0");
     }
 
     #[test]

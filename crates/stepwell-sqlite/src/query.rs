@@ -1,5 +1,6 @@
 //! Questions that change nothing.
 
+use std::cmp::Reverse;
 use std::time::Duration;
 
 use rusqlite::types::ToSql;
@@ -7,8 +8,11 @@ use rusqlite::{Connection, Result, Row, params};
 use stepwell_core::store::{Ends, Finish, TaskFilter, TaskInfo, TaskState};
 use stepwell_core::{Entry, Payload, TaskId};
 
-use crate::labels::{Conditions, Label, rarest_first};
-use crate::rows::{Sql, Statements as _, entry, get, opt};
+use crate::labels::{self, Conditions, Label, rarest_first};
+use crate::rows::{Sql, Statements as _, count, entry, get, opt};
+
+/// The queue that most tasks are in, whose newest are found without an index. Those of the others have one.
+const DEFAULT: &str = "default";
 
 const INFO: &str =
     "SELECT task_id, run_id, task_type, queue,
@@ -20,6 +24,7 @@ fn info(row: &Row<'_>) -> Result<TaskInfo> {
     let text = |column| -> Result<Option<&str>> { Ok(row.get_ref(column)?.as_str_or_null()?) };
     let (headers, retry) = (row.get_ref(8)?.as_str()?, row.get_ref(21)?.as_str()?);
     let (headers, retry) = TaskInfo::options(headers, retry);
+    let priority: i64 = row.get(9)?;
     Ok(TaskInfo {
         task_id: get(row, 0)?,
         run_id: get(row, 1)?,
@@ -30,9 +35,9 @@ fn info(row: &Row<'_>) -> Result<TaskInfo> {
         output: text(6)?.map(|output| Payload::stored(output, "`output`")),
         failure: opt(row, 7)?,
         headers,
-        priority: row.get(9)?,
-        attempt: row.get(10)?,
-        max_attempts: row.get(11)?,
+        priority: i32::try_from(priority).unwrap_or(if priority < 0 { i32::MIN } else { i32::MAX }),
+        attempt: count(row, 10)?,
+        max_attempts: count(row, 11)?,
         parent: opt(row, 12)?,
         idempotency_key: opt(row, 13)?,
         cancel_requested: row.get(14)?,
@@ -66,33 +71,75 @@ pub(crate) fn ends(conn: &Connection, tasks: &[TaskId]) -> Result<Ends> {
 }
 
 pub(crate) fn tasks(conn: &Connection, filter: &TaskFilter) -> Result<Vec<TaskInfo>> {
-    let Some(labels) = filter.all_labels() else { return Ok(Vec::new()) };
-    let mut labels: Vec<_> = labels.into_iter().collect();
+    let Some(mut labels) = labels::asked(filter) else { return Ok(Vec::new()) };
     rarest_first(conn, &mut labels)?;
-    let (sql, params) = list(filter, &labels);
-    let limit = i64::try_from(filter.limit).unwrap_or(i64::MAX);
-    let params: Vec<&dyn ToSql> = params.iter().map(|param| &**param).chain([&limit as &dyn ToSql]).collect();
-    conn.readable("a task", &sql, &*params, info)
+    let mut found = Vec::new();
+    for &from in From::all(filter, &labels) {
+        let (sql, params) = list(filter, from, &labels);
+        let params: Vec<&dyn ToSql> = params.iter().map(|param| &**param).collect();
+        found.append(&mut conn.first(filter.limit, "a task", &sql, &*params, info)?);
+    }
+    found.sort_unstable_by_key(|info| Reverse(info.task_id));
+    found.truncate(filter.limit);
+    Ok(found)
 }
 
-/// The statement for a filter whose labels are these, and its parameters but the last, the limit. Only the conditions that
-/// the filter has, so that SQLite picks the index for these; the state as a literal, as partial indexes ask for it.
-pub(crate) fn list<'a>(filter: &'a TaskFilter, labels: &[Label<'a>]) -> (String, Vec<Box<dyn ToSql + 'a>>) {
-    let mut asked = Conditions::default();
-    // The tasks of the first label are read in order; `CROSS JOIN` lets SQLite begin with no other table.
-    let (tables, id) = match labels.split_first() {
-        None => ("stepwell_tasks", "task_id"),
-        Some(((name, value), others)) => {
-            asked.add("name = ? AND value = ?", [Box::new(*name) as _, Box::new(*value) as _]);
-            others.iter().for_each(|label| asked.label(*label));
-            (
-                "(SELECT name, value, task_id AS labelled FROM stepwell_labels) CROSS JOIN stepwell_tasks
-                    ON task_id = labelled",
-                "labelled",
-            )
+/// Where a list begins. Each is read in the order of the ids, and stops when the page is full.
+#[derive(Clone, Copy)]
+pub(crate) enum From {
+    /// With all tasks.
+    Tasks,
+    /// With the tasks of the first label.
+    Label,
+    /// With those whose own scope asks for the queue of the filter's.
+    OwnQueue,
+    /// With those in the queue of the filter's scope that are in no scope themselves.
+    Queue,
+}
+
+impl From {
+    fn all(filter: &TaskFilter, labels: &[Label<'_>]) -> &'static [Self] {
+        match (labels.is_empty(), filter.scope.only_queue()) {
+            (false, _) => &[Self::Label],
+            (true, Some(_)) => &[Self::OwnQueue, Self::Queue],
+            (true, None) => &[Self::Tasks],
         }
+    }
+}
+/// The statement for a filter whose labels are these, and its parameters. Only the conditions that the filter has, so that
+/// SQLite picks the index for these; what partial indexes ask for as literals. Whoever asks stops when the page is full.
+pub(crate) fn list<'a>(
+    filter: &'a TaskFilter,
+    from: From,
+    labels: &[Label<'a>],
+) -> (String, Vec<Box<dyn ToSql + 'a>>) {
+    let mut asked = Conditions::default();
+    let (tables, id) = match from {
+        From::Tasks | From::Queue => ("stepwell_tasks", "task_id"),
+        // `CROSS JOIN` lets SQLite begin with no other table.
+        From::Label | From::OwnQueue => (
+            "(SELECT name, value, own, task_id AS labelled FROM stepwell_labels) CROSS JOIN stepwell_tasks
+                ON task_id = labelled",
+            "labelled",
+        ),
     };
-    asked.scope(&filter.scope);
+    let mut begin = |label: Label<'a>| {
+        let own = if label.own { "name = ? AND value = ? AND own = 1" } else { "name = ? AND value = ?" };
+        asked.add(own, [Box::new(label.name) as _, Box::new(label.value) as _]);
+    };
+    match (from, filter.scope.only_queue()) {
+        (From::Label, _) => labels.first().copied().into_iter().for_each(begin),
+        (From::OwnQueue, Some(queue)) => begin(Label { name: "", value: queue.as_str(), own: true }),
+        (From::Queue, Some(queue)) => {
+            let not_default = if queue.as_str() == DEFAULT { "" } else { " AND queue <> 'default'" };
+            asked.add(&format!("queue = ? AND scope = ''{not_default}"), [Box::new(Sql(queue)) as _]);
+        }
+        _ => {}
+    }
+    labels.iter().skip(1).for_each(|label| asked.label(*label));
+    if matches!(from, From::Label) {
+        asked.queue_of(&filter.scope);
+    }
     if let Some(state) = filter.state {
         let state = match state {
             TaskState::Compensating => "compensating = 1 AND finished_at IS NULL".into(),
@@ -112,7 +159,7 @@ pub(crate) fn list<'a>(filter: &'a TaskFilter, labels: &[Label<'a>]) -> (String,
             asked.add(condition, [param]);
         }
     }
-    (format!("{INFO} FROM {tables} WHERE {} ORDER BY {id} DESC LIMIT ?", asked.all()), asked.params)
+    (format!("{INFO} FROM {tables} WHERE {} ORDER BY {id} DESC LIMIT -1", asked.all()), asked.params)
 }
 
 pub(crate) fn journal(conn: &Connection, task_id: TaskId) -> Result<Vec<Entry>> {

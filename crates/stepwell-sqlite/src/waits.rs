@@ -8,8 +8,8 @@ use stepwell_core::store::{ArrivedMessage, Facts, Finish, Wait};
 use stepwell_core::{Key, Kind, Name, Payload, Scope, TaskId, deleted};
 
 use crate::commit::Applying;
-use crate::labels::Conditions;
-use crate::rows::{Sql, Statements as _, get, key, opt};
+use crate::labels::{Conditions, Label};
+use crate::rows::{Sql, Statements as _, get, key, known, opt};
 
 /// The tasks that wait for the end of a task.
 pub(crate) const AWAITS: &str =
@@ -41,8 +41,8 @@ pub(crate) fn beginning_with(
 ) -> Result<Vec<(TaskId, Wait)>> {
     let Some(labels) = scope.possible_labels() else { return Ok(Vec::new()) };
     let mut theirs = Conditions::default();
-    labels.into_iter().for_each(|label| theirs.label(label));
-    theirs.scope(scope);
+    labels.into_iter().for_each(|(name, value)| theirs.label(Label { name, value, own: true }));
+    theirs.queue_of(scope);
     let within = match scope.is_all() {
         true => String::new(),
         false => format!(

@@ -1,25 +1,129 @@
 //! The statements of the hot path look at few rows, however many tasks have ended.
 
-use stepwell_core::store::{TaskFilter, TaskState};
+use stepwell_core::store::{Purge, TaskFilter, TaskState};
+use stepwell_core::{QueueAction, QueueChange, QueueLimits, RateLimit};
 
 use super::*;
+use crate::query::From;
 use crate::{
-    claim, history, intake, limits, purge, query, schedules, states, transition as fence, waits, workers,
+    claim, history, intake, labels, limits, purge, query, schedules, states, transition as fence, waits,
+    workers,
 };
 
-/// It reads all tasks in the order in which they were spawned, and of each no more than a row of two others.
+/// It reads the tasks that were spawned before the time in question, and of each no more than a row of three others.
 #[test]
 fn purging_looks_up_who_needs_a_task() {
     let store = wait(SqliteStore::open(Location::Memory, Manual::new())).unwrap();
     on_writer(&store, |conn| {
         let plan = plan(conn, purge::FINISHED);
-        assert!(
-            plan.contains("SEARCH parent USING INDEX sqlite_autoindex_stepwell_tasks_1 (task_id=?)"),
-            "{plan}"
-        );
-        assert!(plan.contains("SEARCH wait USING COVERING INDEX stepwell_waits_target (target=?"), "{plan}");
+        for look in [
+            "SEARCH task USING INDEX sqlite_autoindex_stepwell_tasks_1 (task_id<?)",
+            "SEARCH parent USING INDEX sqlite_autoindex_stepwell_tasks_1 (task_id=?)",
+            "SEARCH wait USING COVERING INDEX stepwell_waits_target (target=?",
+            "SEARCH need USING PRIMARY KEY (task_id=?)",
+            "SEARCH other USING INDEX sqlite_autoindex_stepwell_tasks_1 (task_id=?)",
+        ] {
+            assert!(plan.contains(look), "{plan}");
+        }
         assert!(!plan.contains("FOR ORDER BY"), "{plan}");
     });
+}
+
+/// How many instructions SQLite's machine takes for it.
+fn steps<T: Send + 'static>(
+    store: &SqliteStore,
+    work: impl FnOnce(&Connection) -> T + Send + 'static,
+) -> (u64, T) {
+    on_writer(store, |conn| {
+        let steps = Arc::new(AtomicU64::new(0));
+        let counter = steps.clone();
+        let count = move || {
+            counter.fetch_add(1, Ordering::SeqCst);
+            false
+        };
+        conn.progress_handler(1, Some(count)).unwrap();
+        let done = work(conn);
+        conn.progress_handler(0, None::<fn() -> bool>).unwrap();
+        (steps.load(Ordering::SeqCst), done)
+    })
+}
+
+#[test]
+fn what_others_put_into_headers_is_not_in_the_way_of_a_scopes_lists() {
+    let store = wait(SqliteStore::open(Location::Memory, Manual::new())).unwrap();
+    let acme = Scope::default().label("tenant", "acme");
+    let headers = Headers::from([("tenant".into(), "acme".into())]);
+    let others = Scope::default().queue(name("queue"));
+    let queued = NewTask { scope: Scope::default().queue(name("own")), queue: name("own"), ..new_task(2) };
+    let mut tasks =
+        vec![NewTask { scope: acme.clone(), headers: headers.clone(), ..new_task(1) }, queued.clone()];
+    tasks.push(NewTask { scope: Scope::default(), ..NewTask { task_id: task_id(3), ..queued.clone() } });
+    tasks.extend((10..2_000).map(|n| {
+        let queue = name(if n % 2 == 0 { "queue" } else { "own" });
+        let scope = if n % 2 == 0 { others.clone() } else { others.clone().label("a", "b") };
+        NewTask { scope, queue, headers: headers.clone(), ..new_task(n) }
+    }));
+    commit(&store, spawns(tasks));
+    for (scope, theirs) in [(acme, [1].as_slice()), (queued.scope, &[3, 2])] {
+        let filter = TaskFilter { scope, ..TaskFilter::default() };
+        let (steps, found) = steps(&store, move |conn| query::tasks(conn, &filter).unwrap());
+        assert_eq!(
+            found.iter().map(|task| task.task_id).collect::<Vec<_>>(),
+            theirs.iter().map(|n| task_id(*n)).collect::<Vec<_>>()
+        );
+        assert!(steps < 1_000, "{steps}");
+    }
+}
+
+#[test]
+fn a_purge_looks_at_no_task_that_was_spawned_later() {
+    let store = wait(SqliteStore::open(Location::Memory, Manual::new())).unwrap();
+    let at = |hour: i64| from_micros(START + hour * 3_600_000_000);
+    let id = |hour, n: u64| -> TaskId {
+        let millis = u64::try_from(at(hour).as_millisecond()).unwrap();
+        let random = [n.to_be_bytes().as_slice(), &[0, 0]].concat().try_into().unwrap();
+        uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid().into()
+    };
+    commit(&store, register(1));
+    let mut tasks = vec![NewTask { task_id: id(0, 1), ..new_task(1) }];
+    tasks.extend((0..2_000).map(|n| NewTask { task_id: id(2, n), ..new_task(10 + u128::from(n)) }));
+    commit(&store, spawns(tasks));
+    let ended = at(1).as_microsecond();
+    on_writer(&store, move |conn| {
+        conn.execute("UPDATE stepwell_tasks SET state = 'completed', finished_at = ?1", [ended]).unwrap();
+        conn.execute("UPDATE stepwell_tasks SET finished_at = ?1 WHERE rowid > 1", [ended + 7_200_000_000])
+            .unwrap();
+    });
+    let (steps, found) = steps(&store, move |conn| {
+        let found = |before| purge::find(conn, &Purge { before, state: None, limit: 100 }).unwrap();
+        [found(at(1)), found(from_micros(at(1).as_microsecond() + 1))]
+    });
+    assert_eq!(found, [vec![], vec![id(0, 1)]]);
+    assert!(steps < 1_000, "{steps}");
+}
+
+#[test]
+fn a_claim_from_a_queue_with_a_rate_does_not_look_at_its_backlog() {
+    let store = wait(SqliteStore::open(Location::Memory, Manual::new())).unwrap();
+    commit(&store, register(1));
+    let rate = Some(RateLimit { starts: 1, per: Duration::from_secs(60) });
+    let limits = QueueLimits { rate, ..QueueLimits::default() };
+    let change = QueueChange { queue: name("queue"), action: QueueAction::Limit(limits) };
+    commit(&store, Batch { queues: vec![change], ..Batch::default() });
+    commit(&store, spawns((1..2_000).map(new_task).collect()));
+    let counted = Arc::new(AtomicU64::new(0));
+    let counter = counted.clone();
+    on_writer(&store, move |conn| {
+        let count = move || {
+            counter.fetch_add(1, Ordering::SeqCst);
+            false
+        };
+        conn.progress_handler(1, Some(count)).unwrap();
+    });
+    assert_eq!(claimed(commit(&store, claim(1, 5))).len(), 1);
+    assert_eq!(claimed(commit(&store, claim(1, 5))).len(), 0);
+    let steps = counted.load(Ordering::SeqCst);
+    assert!(steps < 4_000, "{steps}");
 }
 
 #[test]
@@ -27,6 +131,7 @@ fn hot_statements_use_their_indexes() {
     let store = wait(SqliteStore::open(Location::Memory, Manual::new())).unwrap();
     let statements = [
         (claim::READY, "SEARCH stepwell_tasks USING INDEX stepwell_tasks_ready (queue=?)"),
+        (claim::GOING_ON, "SEARCH stepwell_tasks USING INDEX stepwell_tasks_going_on (queue=?)"),
         (claim::SUSPECTS, "SEARCH stepwell_tasks USING INDEX stepwell_tasks_suspects (queue=?)"),
         (claim::DEADLINE, "INDEX stepwell_tasks_deadline (cancel_at<?)"),
         (claim::DUE, "INDEX stepwell_tasks_due (due_at<?)"),
@@ -66,6 +171,7 @@ fn hot_statements_use_their_indexes() {
         }
         for sql in [
             claim::READY,
+            claim::GOING_ON,
             claim::SUSPECTS,
             claim::DEADLINE,
             claim::DUE,
@@ -80,26 +186,47 @@ fn hot_statements_use_their_indexes() {
 }
 
 #[test]
-fn a_list_by_label_reads_the_tasks_of_the_label_in_order() {
+fn lists_read_what_they_begin_with_in_order() {
     let store = wait(SqliteStore::open(Location::Memory, Manual::new())).unwrap();
     on_writer(&store, move |conn| {
-        let scope = Scope::default().label("tenant", "acme").queue(Name::new("q").unwrap());
-        let labels = [("team".to_owned(), "sales".to_owned())].into();
-        let filter = TaskFilter { scope, labels, before: Some(task_id(1)), ..TaskFilter::default() };
-        let labels: Vec<_> = filter.all_labels().unwrap().into_iter().collect();
-        for state in [None, Some(TaskState::Failed), Some(TaskState::Pending)] {
-            let filter = TaskFilter { state, ..filter.clone() };
-            let (sql, _) = query::list(&filter, &labels);
-            let plan = plan(conn, &sql);
-            assert!(
-                plan.contains("INDEX stepwell_labels_value (name=? AND value=? AND task_id<?)"),
-                "{plan}"
-            );
-            assert!(
-                plan.contains("SEARCH stepwell_tasks USING INDEX sqlite_autoindex_stepwell_tasks_1"),
-                "{plan}"
-            );
-            assert!(!plan.contains("SCAN stepwell_") && !plan.contains("FOR ORDER BY"), "{plan}");
+        let tenant = Scope::default().label("tenant", "acme").queue(name("q"));
+        let own = Scope::default().queue(name("q"));
+        let team = [("team".to_owned(), "sales".to_owned())];
+        for (scope, labels, from, index) in [
+            (tenant.clone(), vec![], From::Label, "stepwell_labels_own (name=? AND value=? AND task_id<?)"),
+            (tenant, team.to_vec(), From::Label, "stepwell_labels_own (name=? AND value=? AND task_id<?)"),
+            (
+                Scope::default(),
+                team.to_vec(),
+                From::Label,
+                "stepwell_labels_value (name=? AND value=? AND task_id<?)",
+            ),
+            (own.clone(), vec![], From::OwnQueue, "stepwell_labels_own (name=? AND value=? AND task_id<?)"),
+            (own, vec![], From::Queue, "stepwell_tasks_queue (queue=? AND task_id<?)"),
+        ] {
+            for state in [None, Some(TaskState::Failed), Some(TaskState::Pending)] {
+                let filter = TaskFilter {
+                    scope: scope.clone(),
+                    labels: labels.clone().into_iter().collect(),
+                    before: Some(task_id(1)),
+                    state,
+                    ..TaskFilter::default()
+                };
+                let labels = labels::asked(&filter).unwrap();
+                let plan = plan(conn, &query::list(&filter, from, &labels).0);
+                assert!(plan.contains(index), "{plan}");
+                assert!(!plan.contains("SCAN stepwell_") && !plan.contains("FOR ORDER BY"), "{plan}");
+            }
+        }
+        let lists = [
+            (None, "sqlite_autoindex_stepwell_tasks_1 (task_id<?)"),
+            (Some(TaskState::Failed), "stepwell_tasks_unhappy (state=? AND task_id<?)"),
+            (Some(TaskState::Cancelled), "stepwell_tasks_unhappy (state=? AND task_id<?)"),
+        ];
+        for (state, index) in lists {
+            let filter = TaskFilter { state, before: Some(task_id(1)), ..TaskFilter::default() };
+            let plan = plan(conn, &query::list(&filter, From::Tasks, &[]).0);
+            assert!(plan.contains(index) && !plan.contains("FOR ORDER BY"), "{plan}");
         }
     });
 }
