@@ -141,8 +141,8 @@
 //! 37. **Cancellation goes down all generations.** `cancellation_of_families`, `cancellation_of_generations`
 //! 38. **A failed or cancelled task can be run again**, from its journal, its attempts counted from 1.
 //!     `retry_command`
-//! 39. **A finished task can be deleted**, with all that belongs to it, unless its parent has not ended or another task
-//!     waits for it. Nor is it purged then. `delete_command`, `purging`, `needed_tasks`
+//! 39. **A finished task can be deleted**, with all that belongs to it, unless its parent has not ended, or another task
+//!     waits for it, or was answered with it and has not ended. Nor is it purged then. `delete_command`, `purging`, `needed_tasks`, `answered_tasks`
 //! 40. **A suspended task can be woken.** `wake_command`
 //! 41. **A task with something to undo is claimed once more before it ends**, failed or cancelled, whatever ends it; and with
 //!     its attempts used up it ends. `compensation`, `compensation_whatever_ends_it`, `compensation_attempts`,

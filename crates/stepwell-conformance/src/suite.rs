@@ -33,6 +33,7 @@ macro_rules! suite {
             mailboxes,
             children,
             children_of_running_parents,
+            answered_tasks,
             suspension,
             suspended_tasks,
             wake_ups_by_events,

@@ -248,6 +248,8 @@ struct State {
     events: HashMap<(Name, Option<Name>), Payload>,
     /// Who awaits which event, and which child.
     awaiting: HashMap<(Kind, Name), BTreeSet<TaskId>>,
+    /// Tasks that others were answered with, and those others.
+    needs: BTreeSet<(TaskId, TaskId)>,
     workers: BTreeMap<WorkerId, Registered>,
     schedules: BTreeMap<Name, Scheduled>,
     messages: i64,
@@ -433,8 +435,15 @@ impl State {
         let keyed = transition.keyed.map(|keyed| {
             let KeyedSpawn { task, entry } = *keyed;
             let spawned = self.spawn(now, task, news);
-            if let (Spawned::Created { .. }, Some(task)) = (&spawned, self.tasks.get_mut(&task_id)) {
-                task.journal.push(entry);
+            match &spawned {
+                Spawned::Created { .. } => {
+                    if let Some(task) = self.tasks.get_mut(&task_id) {
+                        task.journal.push(entry);
+                    }
+                }
+                Spawned::Existing { task_id: other, .. } | Spawned::Waiting { task_id: other, .. } => {
+                    self.needs.insert((*other, task_id));
+                }
             }
             spawned
         });
@@ -720,16 +729,21 @@ impl State {
 
     /// The task that may have yet to learn how this one ended.
     fn needed_by(&self, task: &Task) -> Option<TaskId> {
-        let lives = |parent: &TaskId| self.tasks.get(parent).is_some_and(|task| !task.state.is_finished());
+        let task_id = task.new.task_id;
+        let lives = |other: &TaskId| self.tasks.get(other).is_some_and(|task| !task.state.is_finished());
         task.new.parent.filter(lives).or_else(|| {
-            let target = Name::new(task.new.task_id.to_string()).ok()?;
-            self.awaiting.get(&(Kind::Child, target))?.first().copied()
+            let target = Name::new(task_id.to_string()).ok();
+            let awaiting = target.and_then(|target| self.awaiting.get(&(Kind::Child, target))?.first());
+            let lowest = (task_id, TaskId::from(uuid::Uuid::nil()));
+            let answered = self.needs.range(lowest..).take_while(|(needed, _)| *needed == task_id);
+            awaiting.into_iter().chain(answered.map(|(_, by)| by).filter(|by| lives(by))).min().copied()
         })
     }
 
     fn delete(&mut self, task_id: TaskId) {
         let Some(task) = self.tasks.remove(&task_id) else { return };
         self.history.retain(|_, happening| happening.task_id != task_id);
+        self.needs.retain(|(needed, by)| *needed != task_id && *by != task_id);
         if let Some(key) = idempotency_key(&task.new) {
             self.idempotency.remove(&key);
         }

@@ -162,8 +162,8 @@ pub trait Store: Any + Send + Sync {
 
     /// Removes finished tasks, the oldest first, and all that belongs to them. Returns how many.
     ///
-    /// A task is needed, and left where it is, while its parent has not ended, or while another task waits for it: they
-    /// may have yet to learn how it ended.
+    /// A task is needed, and left where it is, while its parent has not ended, while another task waits for it, or while one
+    /// has not ended that was answered with it ([`Transition::keyed`]): they may have yet to learn how it ended.
     fn purge(&self, purge: Purge) -> BoxFuture<'static, Result<usize, StoreError>>;
 
     /// Ready when another process may have written since the last call. Never, where no other process can.
@@ -502,7 +502,7 @@ pub enum CommandOutcome {
     NotAllowed(TaskState),
     /// It is to be deleted, and another task [needs it](Store::purge).
     Needed {
-        /// That task: its parent, or else of those that wait for it the one with the lowest id.
+        /// That task: its parent, or else of those that wait for it, or were answered with it, the one with the lowest id.
         by: TaskId,
     },
     /// There is no such task.

@@ -165,13 +165,7 @@ impl SqliteStore {
         write: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> BoxFuture<'static, Result<T, StoreError>> {
         let (answer, receipt) = oneshot::channel();
-        let (location, identity) = (self.location.clone(), self.identity.clone());
-        self.order(Order::Job(Box::new(move |conn| {
-            let written = Self::check(identity.as_ref())
-                .and_then(|()| write(conn).map_err(|error| Fault::from(error).at(&location)))
-                .and_then(|written| Self::check(identity.as_ref()).map(|()| written));
-            let _ = answer.send(written);
-        })));
+        self.order(Order::Job(self.files().job(write, |written| _ = answer.send(written))));
         Box::pin(answered(receipt))
     }
 
@@ -180,17 +174,43 @@ impl SqliteStore {
         query: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> BoxFuture<'static, Result<T, StoreError>> {
         let (answer, receipt) = oneshot::channel();
-        let (location, identity) = (self.location.clone(), self.identity.clone());
-        let job: Job = Box::new(move |conn| {
-            let found = Self::check(identity.as_ref())
-                .and_then(|()| query(conn).map_err(|error| Fault::from(error).at(&location)));
-            let _ = answer.send(found);
-        });
+        self.read(self.files().job(query, |found| _ = answer.send(found)));
+        Box::pin(answered(receipt))
+    }
+
+    fn read(&self, job: Job) {
         match &self.jobs {
             Some(jobs) => _ = jobs.send(job),
             None => self.order(Order::Job(job)),
         }
-        Box::pin(answered(receipt))
+    }
+
+    fn files(&self) -> Files {
+        Files { location: self.location.clone(), identity: self.identity.clone() }
+    }
+}
+
+/// The files that jobs are done on.
+#[derive(Clone)]
+struct Files {
+    location: Location,
+    identity: Option<Arc<Identity>>,
+}
+
+impl Files {
+    /// Something to be done with a connection, and what becomes of its result, which holds if the files are those that were
+    /// opened, before and after.
+    fn job<T>(
+        self,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+        then: impl FnOnce(Result<T, StoreError>) + Send + 'static,
+    ) -> Job {
+        Box::new(move |conn| {
+            let check = || SqliteStore::check(self.identity.as_ref());
+            let done =
+                check().and_then(|()| work(conn).map_err(|error| Fault::from(error).at(&self.location)));
+            then(done.and_then(|done| check().map(|()| done)));
+        })
     }
 }
 
@@ -274,7 +294,19 @@ impl Store for SqliteStore {
     }
 
     fn purge(&self, purge: Purge) -> BoxFuture<'static, Result<usize, StoreError>> {
-        self.write(move |conn| purge::purge(conn, &purge))
+        let (answer, receipt) = oneshot::channel();
+        let (files, orders, asked) = (self.files(), self.orders.clone(), purge.clone());
+        // The reader hands on what it finds: a future that did so would keep the writer from ending.
+        let hand_on = move |found: Result<Vec<TaskId>, StoreError>| match (found, orders) {
+            (Ok(found), Some(orders)) => {
+                let remove = move |conn: &Connection| purge::remove(conn, &purge, &found);
+                let remove = files.job(remove, |removed| _ = answer.send(removed));
+                let _ = orders.send(Order::Job(remove));
+            }
+            (found, _) => _ = answer.send(found.map(|_| 0)),
+        };
+        self.read(self.files().job(move |conn| purge::find(conn, &asked), hand_on));
+        Box::pin(answered(receipt))
     }
 
     fn changed(&self) -> BoxFuture<'_, Changed> {

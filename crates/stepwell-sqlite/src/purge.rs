@@ -1,24 +1,51 @@
 //! Removing finished tasks.
 
-use rusqlite::{Connection, Result, params};
+use rusqlite::{Connection, Result, Transaction, TransactionBehavior, params};
 use stepwell_core::TaskId;
-use stepwell_core::store::Purge;
+use stepwell_core::store::{Purge, TaskState};
 
 use crate::rows::{Sql, Statements as _, get, opt};
 
-/// The task that may have yet to learn how a task ended: its parent, or one that waits for it.
+/// The task that may have yet to learn how a task ended: its parent, or one that waits for it or was answered with it.
 pub(crate) const NEEDED_BY: &str = "SELECT coalesce(
     (SELECT parent.task_id FROM stepwell_tasks task JOIN stepwell_tasks parent ON parent.task_id = task.parent
         WHERE task.task_id = ?1 AND parent.state IN ('pending', 'running', 'suspended')),
-    (SELECT min(task_id) FROM stepwell_waits WHERE target = ?1 AND kind = 'child'))";
+    (SELECT min(task_id) FROM (
+        SELECT task_id FROM stepwell_waits WHERE target = ?1 AND kind = 'child'
+        UNION ALL
+        SELECT other.task_id FROM stepwell_needs need JOIN stepwell_tasks other ON other.task_id = need.needed_by
+        WHERE need.task_id = ?1 AND other.state IN ('pending', 'running', 'suspended'))))";
 
-/// Finished tasks that nobody needs, the oldest first.
-pub(crate) const FINISHED: &str = "SELECT task_id FROM stepwell_tasks task
-    WHERE finished_at < ?1 AND state IN ('completed', 'failed', 'cancelled') AND (?2 IS NULL OR state = ?2)
-        AND NOT EXISTS (SELECT 1 FROM stepwell_tasks parent
-            WHERE parent.task_id = task.parent AND parent.state IN ('pending', 'running', 'suspended'))
-        AND NOT EXISTS (SELECT 1 FROM stepwell_waits wait WHERE wait.target = task.task_id AND wait.kind = 'child')
-    ORDER BY rowid LIMIT ?3";
+/// Defines a statement for finished tasks that nobody needs.
+macro_rules! finished {
+    ($which:literal) => {
+        concat!(
+            "SELECT task_id FROM stepwell_tasks task
+            WHERE finished_at < ?1 AND state IN ('completed', 'failed', 'cancelled') AND (?2 IS NULL OR state = ?2)
+                AND NOT EXISTS (SELECT 1 FROM stepwell_tasks parent
+                    WHERE parent.task_id = task.parent AND parent.state IN ('pending', 'running', 'suspended'))
+                AND NOT EXISTS (SELECT 1 FROM stepwell_waits wait
+                    WHERE wait.target = task.task_id AND wait.kind = 'child')
+                AND NOT EXISTS (SELECT 1 FROM stepwell_needs need
+                    CROSS JOIN stepwell_tasks other ON other.task_id = need.needed_by
+                    WHERE need.task_id = task.task_id AND other.state IN ('pending', 'running', 'suspended'))
+                AND ",
+            $which
+        )
+    };
+}
+
+/// All of them, the oldest first, among those whose ids are below that one.
+pub(crate) const FINISHED: &str = finished!("task_id < ?3 ORDER BY task_id LIMIT -1");
+
+/// That one, if it is one of them.
+const STILL_FINISHED: &str = finished!("task_id = ?3");
+
+/// Keeps a task for another one, which was answered with it, until that has ended.
+pub(crate) fn need(conn: &Connection, task_id: TaskId, needed_by: TaskId) -> Result<()> {
+    let sql = "INSERT INTO stepwell_needs (task_id, needed_by) VALUES (?1, ?2) ON CONFLICT DO NOTHING";
+    conn.run(sql, params![Sql(&task_id), Sql(&needed_by)]).map(drop)
+}
 
 pub(crate) fn needed_by(conn: &Connection, task_id: TaskId) -> Result<Option<TaskId>> {
     Ok(conn.one(NEEDED_BY, params![Sql(&task_id)], |row| opt(row, 0))?.flatten())
@@ -30,27 +57,37 @@ pub(crate) fn delete(conn: &Connection, task_id: TaskId) -> Result<()> {
     conn.run("DELETE FROM stepwell_labels WHERE task_id = ?1", params![Sql(&task_id)])?;
     conn.run("DELETE FROM stepwell_journal WHERE task_id = ?1", params![Sql(&task_id)])?;
     conn.run("DELETE FROM stepwell_history WHERE task_id = ?1", params![Sql(&task_id)])?;
+    conn.run("DELETE FROM stepwell_needs WHERE task_id = ?1 OR needed_by = ?1", params![Sql(&task_id)])?;
     Ok(())
 }
 
-/// Removes finished tasks, the oldest first, in a transaction of their own.
-pub(crate) fn purge(conn: &Connection, purge: &Purge) -> Result<usize> {
-    conn.run("BEGIN IMMEDIATE", [])?;
-    let purged = remove(conn, purge).and_then(|purged| {
-        conn.run("COMMIT", [])?;
-        Ok(purged)
-    });
-    if purged.is_err() && !conn.is_autocommit() {
-        conn.run("ROLLBACK", [])?;
-    }
-    purged
+/// Finds finished tasks to remove, the oldest first. It may look at many, and so is done where no commit waits for it.
+pub(crate) fn find(conn: &Connection, purge: &Purge) -> Result<Vec<TaskId>> {
+    // A task has ended behind the time in its id, so that none of those that ended before then has a higher one.
+    let millis = u64::try_from(purge.before.as_millisecond() + 1).unwrap_or(0);
+    let end = TaskId::from(uuid::Builder::from_unix_timestamp_millis(millis, &[0; 10]).into_uuid());
+    let asked = params![Sql(&purge.before), state(purge), Sql(&end)];
+    conn.first(purge.limit, "a task", FINISHED, asked, |row| get(row, 0))
 }
 
-fn remove(conn: &Connection, purge: &Purge) -> Result<usize> {
-    let state = purge.state.map(stepwell_core::TaskState::as_str);
-    let limit = i64::try_from(purge.limit).unwrap_or(i64::MAX);
-    let doomed: Vec<TaskId> =
-        conn.all(FINISHED, params![Sql(&purge.before), state, limit], |row| get(row, 0))?;
-    doomed.iter().try_for_each(|task_id| delete(conn, *task_id))?;
-    Ok(doomed.len())
+/// Removes those tasks in a transaction of their own, but for what has changed since they were found. Returns how many.
+pub(crate) fn remove(conn: &Connection, purge: &Purge, found: &[TaskId]) -> Result<usize> {
+    if found.is_empty() {
+        return Ok(0);
+    }
+    let tx = Transaction::new_unchecked(conn, TransactionBehavior::Immediate)?;
+    let mut removed = 0;
+    for task_id in found {
+        let asked = params![Sql(&purge.before), state(purge), Sql(task_id)];
+        if tx.one(STILL_FINISHED, asked, |_| Ok(()))?.is_some() {
+            delete(&tx, *task_id)?;
+            removed += 1;
+        }
+    }
+    tx.commit()?;
+    Ok(removed)
+}
+
+fn state(purge: &Purge) -> Option<&'static str> {
+    purge.state.map(TaskState::as_str)
 }

@@ -6,6 +6,7 @@ use stepwell_core::{Entry, RunId, TaskId, Timestamp};
 
 use crate::commit::Applying;
 use crate::error::Fault;
+use crate::purge;
 use crate::rows::{Sql, Statements as _};
 use crate::states::{GivenBack, Held};
 
@@ -112,8 +113,13 @@ impl Applying<'_> {
         let keyed = match &transition.keyed {
             Some(keyed) => {
                 let spawned = self.spawn(&keyed.task)?;
-                if let Spawned::Created { .. } = spawned {
-                    self.add_entries(task_id, std::slice::from_ref(&keyed.entry))?;
+                match &spawned {
+                    Spawned::Created { .. } => {
+                        self.add_entries(task_id, std::slice::from_ref(&keyed.entry))?;
+                    }
+                    Spawned::Existing { task_id: other, .. } | Spawned::Waiting { task_id: other, .. } => {
+                        purge::need(self.conn, *other, task_id)?;
+                    }
                 }
                 Some(spawned)
             }

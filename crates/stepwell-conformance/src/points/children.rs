@@ -1,6 +1,8 @@
 //! A parent learns how its children ended.
 
-use stepwell_core::store::{Command, CommandOutcome, Finish, Next, Purge, Transition};
+use stepwell_core::store::{
+    Command, CommandOutcome, Finish, KeyedSpawn, NewTask, Next, Purge, Spawned, Transition,
+};
 use stepwell_core::{TaskState, deleted};
 
 use crate::backend::Backend;
@@ -100,6 +102,38 @@ pub async fn needed_tasks(backend: &impl Backend) {
     assert_eq!(purge(7).await, 7);
     assert_eq!(purge(100).await, 13);
     assert_eq!(there().await, ids(&[1, 3, 4]), "those that ended at this moment, and those that have not");
+}
+
+/// A finished task that others were answered with, because it has the idempotency key of their child, stays until the last of
+/// them has ended, though none of them waits for it yet.
+pub async fn answered_tasks(backend: &impl Backend) {
+    let (setup, store) = Setup::with_handle(backend).await;
+    let others = store.run([new_task(1), new_task(2), with_key("key", 31), new_task(32)]).await;
+    for run in &others[2..] {
+        store.next(*run, complete()).await;
+    }
+    setup.advance(SECOND);
+    let now = setup.now();
+    let purge = async || store.0.purge(Purge { before: now, state: None, limit: 10 }).await.unwrap();
+    for n in [1, 0] {
+        let (task_id, run_id) = others[n];
+        let task = NewTask { parent: Some(task_id), ..with_key("key", 99) };
+        let keyed = KeyedSpawn { task, entry: step(1, json("1")) };
+        let asking = Transition { keyed: Some(Box::new(keyed)), ..Transition::new(task_id, run_id, GO_ON) };
+        let answer = store.apply(asking).await.unwrap().keyed;
+        assert!(matches!(answer, Some(Spawned::Existing { .. })), "{answer:?}");
+    }
+    assert_eq!(purge().await, 1, "the one that nobody was answered with");
+    assert_eq!(store.command(Command::Delete(task_id(31))).await, needed_by(1));
+    store.next(others[0], complete()).await;
+    assert_eq!(store.command(Command::Delete(task_id(31))).await, needed_by(2));
+    assert_eq!(purge().await, 0);
+    store.next(others[1], Next::Fail(failure("no").permanent())).await;
+    // Whoever is tried again needs it again.
+    store.command(Command::Retry(task_id(2))).await;
+    assert_eq!(store.command(Command::Delete(task_id(31))).await, needed_by(2));
+    store.command(Command::Cancel(task_id(2))).await;
+    assert_eq!(purge().await, 1);
 }
 
 /// The end of a child is told to a parent that runs, and a parent may be gone when its child ends.
