@@ -4,28 +4,28 @@ use std::time::Duration;
 
 use rusqlite::{Result, Row, params};
 use stepwell_core::store::{Claim, Claimed, ClaimedTask, Facts};
-use stepwell_core::{Name, RunId, Timestamp, Unreadable, WorkerId, after};
+use stepwell_core::{Name, RunId, Runtime, Timestamp, Unreadable, WorkerId, after};
 
 use crate::commit::Applying;
 use crate::query;
-use crate::rows::{Sql, Statements as _, get, opt, unreadable};
+use crate::rows::{Sql, Statements as _, count, get, known, opt, unreadable};
 
-/// Defines a statement for the claimable tasks of a queue, of the given types and version. `?5` asks
-/// for those that go on after a suspension (1), that start (0), or both (NULL). `INDEXED BY`: no
-/// statistics may lead SQLite elsewhere.
+/// Defines a statement for the claimable tasks of a queue, of the given types and version; without those that
+/// go on after a suspension where `?4` is false. `INDEXED BY`: no
+/// statistics may lead SQLite elsewhere. Without a limit: whoever asks stops when there is room for no more.
 macro_rules! claimable {
     ($index:literal, $crashes:literal) => {
         concat!(
-            "SELECT rowid, task_id, run_id, attempt, min(max_attempts + lost, 4294967295), task_type, params,
-                headers, retry, worker_id, started_at, max_duration, crashes, scope
+            "SELECT rowid, task_id, run_id, attempt, max_attempts, task_type, params,
+                headers, retry, worker_id, started_at, max_duration, crashes, scope, lost
             FROM stepwell_tasks INDEXED BY ",
             $index,
             " WHERE queue = ?1 AND state = 'pending' AND due_at IS NULL AND blocked = 0 AND paused = 0 AND ",
             $crashes,
             " AND task_type IN (SELECT value FROM json_each(?2))
-                AND (code_version IS NULL OR code_version = ?4)
-                AND (?5 IS NULL OR (worker_id IS NOT NULL) = ?5)
-            ORDER BY priority DESC, ready_at, task_id LIMIT ?3"
+                AND (code_version IS NULL OR code_version = ?3)
+                AND (worker_id IS NULL OR ?4)
+            ORDER BY priority DESC, ready_at, task_id"
         )
     };
 }
@@ -33,22 +33,31 @@ macro_rules! claimable {
 /// Claimable tasks but the suspects.
 pub(crate) const READY: &str = claimable!("stepwell_tasks_ready", "crashes < 2");
 
+/// Those of them that go on after a suspension.
+pub(crate) const GOING_ON: &str =
+    claimable!("stepwell_tasks_going_on", "crashes < 2 AND worker_id IS NOT NULL");
+
 /// Claimable suspects.
 pub(crate) const SUSPECTS: &str = claimable!("stepwell_tasks_suspects", "crashes >= 2");
 
-pub(crate) const DEADLINE: &str = "SELECT task_id FROM stepwell_tasks WHERE cancel_at <= ?1
-    ORDER BY cancel_at, task_id LIMIT 1";
+// A state that this program does not know is a newer one's: those tasks are left alone, and nobody wakes up for them.
+pub(crate) const DEADLINE: &str = "SELECT rowid, task_id FROM stepwell_tasks
+    WHERE cancel_at <= ?1 AND state IN ('pending', 'running', 'suspended') ORDER BY cancel_at, task_id LIMIT 1";
 
-pub(crate) const DUE: &str = "SELECT task_id FROM stepwell_tasks WHERE due_at <= ?1 ORDER BY due_at, task_id";
+pub(crate) const DUE: &str = "SELECT rowid, queue FROM stepwell_tasks
+    WHERE due_at <= ?1 AND state IN ('pending', 'suspended') ORDER BY due_at, task_id LIMIT ?2";
 
-pub(crate) const NEXT_DUE: &str = "SELECT due_at FROM stepwell_tasks WHERE due_at IS NOT NULL
-    ORDER BY due_at LIMIT 1";
+pub(crate) const NEXT_DUE: &str =
+    "SELECT due_at FROM stepwell_tasks WHERE due_at >= ?1 ORDER BY due_at LIMIT 1";
 
-pub(crate) const NEXT_DEADLINE: &str = "SELECT cancel_at FROM stepwell_tasks WHERE cancel_at IS NOT NULL
+pub(crate) const NEXT_DEADLINE: &str = "SELECT cancel_at FROM stepwell_tasks WHERE cancel_at >= ?1
     ORDER BY cancel_at LIMIT 1";
 
 pub(crate) const POKED: &str = "SELECT task_id FROM stepwell_tasks
     WHERE worker_id = ?1 AND poked = 1 AND state = 'running' ORDER BY task_id";
+
+/// How many tasks become due with one claim at most, so that other commits need not wait long.
+const DUE_AT_ONCE: usize = 4_000;
 
 /// A row of [`READY`].
 struct Ready {
@@ -61,18 +70,23 @@ struct Ready {
 }
 
 impl Ready {
-    fn read(row: &Row<'_>, queue: &Name) -> Result<Self> {
+    fn read(row: &Row<'_>, queue: &Name, runtime: &dyn Runtime) -> Result<Self> {
         let mut hurt = None;
         let params = of_task(&mut hurt, "`params`", get(row, 6))?;
         let headers = of_task(&mut hurt, "`headers`", get(row, 7))?;
         let retry = of_task(&mut hurt, "`retry`", get(row, 8))?;
         let scope = of_task(&mut hurt, "`scope`", get(row, 13))?;
+        let (run_id, had_by) = match get(row, 2) {
+            Ok(run_id) => (run_id, known(row, 9)),
+            // Nobody can have that run, and so the task gets another one.
+            Err(_) => (RunId::new(runtime), None),
+        };
         let task = ClaimedTask {
             task_id: get(row, 1)?,
-            run_id: get(row, 2)?,
-            attempt: row.get(3)?,
-            max_attempts: row.get(4)?,
-            crashes: row.get(12)?,
+            run_id,
+            attempt: count(row, 3)?,
+            max_attempts: count(row, 4)?.saturating_add(count(row, 14)?).max(1),
+            crashes: count(row, 12)?,
             task_type: get(row, 5)?,
             queue: queue.clone(),
             params,
@@ -88,7 +102,7 @@ impl Ready {
         Ok(Self {
             rowid: row.get(0)?,
             task,
-            had_by: opt(row, 9)?,
+            had_by,
             started: opt::<Timestamp>(row, 10)?.is_some(),
             max_duration: micros.map(|micros| Duration::from_micros(micros.unsigned_abs())),
         })
@@ -105,9 +119,9 @@ fn of_task<T: Default>(hurt: &mut Option<Unreadable>, what: &str, read: Result<T
 
 impl Applying<'_> {
     pub(crate) fn claim(&mut self, claim: &Claim) -> Result<Claimed> {
-        self.do_what_is_due()?;
+        let more = self.do_what_is_due()?;
         let poked = self.conn.readable("a task", POKED, params![Sql(&claim.worker_id)], |row| get(row, 0))?;
-        let (mut tasks, mut due) = (Vec::new(), Vec::new());
+        let (mut tasks, mut due) = (Vec::new(), Vec::from_iter(more));
         if claim.limit > 0 && self.is_registered(claim.worker_id)? {
             let types = serde_json::to_string(&claim.task_types)
                 .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
@@ -136,14 +150,14 @@ impl Applying<'_> {
         room: usize,
         suspect: &mut bool,
     ) -> Result<(Vec<Ready>, Option<Timestamp>)> {
-        let ready = |sql: &str, goes_on: Option<bool>, room: usize| {
+        let ready = |sql: &str, going_on: bool, room: usize| {
             if room == 0 {
                 return Ok(Vec::new());
             }
             let version = claim.code_version.as_ref().map(Sql);
-            let room = i64::try_from(room).unwrap_or(i64::MAX);
-            let asked = params![Sql(queue), types, room, version, goes_on];
-            self.conn.readable("a task", sql, asked, |row| Ready::read(row, queue))
+            let asked = params![Sql(queue), types, version, going_on];
+            let runtime = &*self.writer.runtime;
+            self.conn.first(room, "a task", sql, asked, |row| Ready::read(row, queue, runtime))
         };
         let config = self.queue(queue)?;
         let (room, rate) = match &config {
@@ -153,14 +167,14 @@ impl Applying<'_> {
         let used = config.and_then(|config| config.used_until);
         let allowed = rate.map_or(room, |rate| room.min(rate.allowed(self.now, used)));
         let mut picked = match rate {
-            Some(_) => ready(READY, Some(true), room)?,
+            Some(_) => ready(GOING_ON, true, room)?,
             None => Vec::new(),
         };
         let startable = (room - picked.len()).min(allowed);
         // A suspect starts, since its worker died.
-        let mut starts = ready(SUSPECTS, None, startable.min(usize::from(*suspect)))?;
+        let mut starts = ready(SUSPECTS, true, startable.min(usize::from(*suspect)))?;
         *suspect &= starts.is_empty();
-        starts.extend(ready(READY, rate.map(|_| false), startable - starts.len())?);
+        starts.extend(ready(READY, rate.is_none(), startable - starts.len())?);
         let started = starts.len();
         picked.extend(starts);
         let Some(rate) = rate.filter(|_| room > 0) else { return Ok((picked, None)) };
@@ -178,7 +192,7 @@ impl Applying<'_> {
         if started {
             let hurt = &mut task.unreadable;
             task.waits = of_task(hurt, "a row of `stepwell_waits`", self.waits(task.task_id))?;
-            let facts = self.facts(task.task_id, &task.queue, &task.waits);
+            let facts = self.facts(task.task_id, Some(&task.queue), &task.waits);
             task.facts = of_task(hurt, "what has arrived for it", facts)?;
             if !had_it {
                 task.run_id = RunId::new(&*self.writer.runtime);
@@ -188,7 +202,7 @@ impl Applying<'_> {
         } else {
             task.journal = Some(Vec::new());
         }
-        task.attempt += 1;
+        task.attempt = task.attempt.saturating_add(1);
         let cancel_at = max_duration.map(|limit| after(self.now, limit));
         self.conn.run(
             "UPDATE stepwell_tasks SET state = 'running', run_id = ?2, attempt = ?3, worker_id = ?4, poked = 0,
@@ -207,25 +221,45 @@ impl Applying<'_> {
         Ok(task)
     }
 
-    fn do_what_is_due(&mut self) -> Result<()> {
+    /// Does what is due. When there is more than can be done at once, that is due now.
+    fn do_what_is_due(&mut self) -> Result<Option<Timestamp>> {
+        let now = self.now;
+        let mut cancelled = 0;
         // One at a time: a task that is cancelled takes its children with it, which may be due as well.
-        while let Some(task_id) = self.conn.one(DEADLINE, params![Sql(&self.now)], |row| get(row, 0))? {
+        while cancelled < DUE_AT_ONCE
+            && let Some((rowid, task_id)) = self
+                .conn
+                .one(DEADLINE, params![Sql(&now)], |row| Ok((row.get::<_, i64>(0)?, known(row, 1))))?
+        {
+            cancelled += 1;
+            self.conn.run("UPDATE stepwell_tasks SET cancel_at = NULL WHERE rowid = ?1", params![rowid])?;
+            if let Some(task_id) = task_id {
+                self.apart(task_id, |applying| {
+                    applying.cancel(task_id)?;
+                    applying.cancel_doomed()
+                })?;
+            }
+        }
+        let limit = i64::try_from(DUE_AT_ONCE).unwrap_or(i64::MAX);
+        let due = self
+            .conn
+            .all(DUE, params![Sql(&now), limit], |row| Ok((row.get::<_, i64>(0)?, known::<Name>(row, 1))))?;
+        let more = cancelled == DUE_AT_ONCE || due.len() == DUE_AT_ONCE;
+        for (rowid, queue) in due {
             self.conn.run(
-                "UPDATE stepwell_tasks SET cancel_at = NULL WHERE task_id = ?1",
-                params![Sql(&task_id)],
+                "UPDATE stepwell_tasks SET state = 'pending', due_at = NULL, ready_at = ?2 WHERE rowid = ?1",
+                params![rowid, Sql(&now)],
             )?;
-            self.cancel(task_id)?;
-            self.cancel_doomed()?;
+            self.tell_ready(queue);
         }
-        for task_id in self.conn.readable("a task", DUE, params![Sql(&self.now)], |row| get(row, 0))? {
-            self.make_ready(task_id)?;
-        }
-        self.remove_dead_workers()
+        self.remove_dead_workers()?;
+        Ok(more.then_some(now))
     }
 
     fn next_due(&self) -> Result<Option<Timestamp>> {
-        let due: Option<Timestamp> = self.conn.one(NEXT_DUE, [], |row| get(row, 0))?;
-        let deadline = self.conn.one(NEXT_DEADLINE, [], |row| get(row, 0))?;
+        let now = Sql(&self.now);
+        let due: Option<Timestamp> = self.conn.one(NEXT_DUE, params![now], |row| get(row, 0))?;
+        let deadline = self.conn.one(NEXT_DEADLINE, params![now], |row| get(row, 0))?;
         Ok([due, deadline].into_iter().flatten().min())
     }
 }

@@ -9,7 +9,7 @@ use stepwell_core::store::{Batch, Committed, News};
 use stepwell_core::{StoreError, TaskId, Timestamp, guard};
 
 use crate::ends::Ends;
-use crate::error::Fault;
+use crate::error::{Fault, is_of_a_row};
 use crate::liveness::Liveness;
 use crate::rows::Statements as _;
 use crate::writer::Writer;
@@ -74,6 +74,30 @@ pub(crate) fn commit(
 }
 
 impl Applying<'_> {
+    /// Changes a task that nobody speaks of in the batch. Where its rows do not allow that, the task is left as it is, and
+    /// the batch goes on.
+    pub(crate) fn apart(
+        &mut self,
+        task_id: TaskId,
+        change: impl FnOnce(&mut Self) -> rusqlite::Result<()>,
+    ) -> rusqlite::Result<()> {
+        let News { ready, poked, finished } = &self.news;
+        let told = (ready.len(), poked.len(), finished.len());
+        self.conn.run("SAVEPOINT stepwell_apart", [])?;
+        if let Err(error) = change(self) {
+            if self.conn.is_autocommit() || !is_of_a_row(&error) {
+                return Err(error);
+            }
+            tracing::error!(%task_id, %error, "a task cannot be changed, and is left as it is: mend its rows");
+            self.conn.run("ROLLBACK TO stepwell_apart", [])?;
+            self.doomed.clear();
+            self.news.ready.truncate(told.0);
+            self.news.poked.truncate(told.1);
+            self.news.finished.truncate(told.2);
+        }
+        self.conn.run("RELEASE stepwell_apart", []).map(drop)
+    }
+
     fn apply(mut self, batch: &Batch) -> Result<Committed, Fault> {
         fn each<T, R, E: Into<Fault>>(
             items: &[T],

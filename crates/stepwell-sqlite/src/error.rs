@@ -38,6 +38,11 @@ impl Fault {
     }
 }
 
+/// Whether it lies in a row: that cannot be read, or not be written so.
+pub(crate) fn is_of_a_row(error: &rusqlite::Error) -> bool {
+    matches!(of_sqlite(error, &Location::Memory), StoreError::Backend(_) | StoreError::Unreadable(_))
+}
+
 fn of_sqlite(error: &rusqlite::Error, location: &Location) -> StoreError {
     let text = format!("{location}: {error}");
     let rusqlite::Error::SqliteFailure(ffi::Error { code, extended_code }, _) = error else {

@@ -5,7 +5,7 @@ use stepwell_core::store::{Command, CommandOutcome, NewEvent, NewMessage, NewTas
 use stepwell_core::{Coalesce, Name, WorkerId, after, begun_anew};
 
 use crate::commit::Applying;
-use crate::rows::{Sql, Statements as _, get};
+use crate::rows::{Sql, Statements as _, count, get};
 use crate::{labels, purge};
 
 pub(crate) const EXISTING: &str = "SELECT task_id, run_id, attempt FROM stepwell_tasks
@@ -34,7 +34,7 @@ impl Applying<'_> {
                     Ok(Spawned::Existing {
                         task_id: get(row, 0)?,
                         run_id: get(row, 1)?,
-                        attempt: row.get(2)?,
+                        attempt: count(row, 2)?,
                     })
                 })?;
             if let Some(existing) = existing {
@@ -101,7 +101,7 @@ impl Applying<'_> {
     fn coalesce(&mut self, new: &NewTask) -> Result<Option<Spawned>> {
         let Some((coalesce, key)) = new.coalesce.zip(new.concurrency_key.as_ref()) else { return Ok(None) };
         let asked = params![Sql(key), Sql(&new.task_type), Sql(&new.scope)];
-        let waiting = self.conn.all(WAITING, asked, |row| Ok((get(row, 0)?, get(row, 1)?)))?;
+        let waiting = self.conn.readable("a task", WAITING, asked, |row| Ok((get(row, 0)?, get(row, 1)?)))?;
         match waiting.first() {
             Some(&(task_id, run_id)) if coalesce != Coalesce::Replace => {
                 return Ok(Some(Spawned::Waiting { task_id, run_id }));
@@ -136,7 +136,8 @@ impl Applying<'_> {
         if inserted == 0 {
             return Ok(false);
         }
-        for task_id in self.conn.all(AWAITING, params![Sql(&event.name), queue], |row| get(row, 0))? {
+        let awaiting = params![Sql(&event.name), queue];
+        for task_id in self.conn.readable("a wait", AWAITING, awaiting, |row| get(row, 0))? {
             self.notify(task_id)?;
         }
         Ok(true)
@@ -144,7 +145,8 @@ impl Applying<'_> {
 
     pub(crate) fn send(&mut self, message: &NewMessage) -> Result<bool> {
         let task_id = Sql(&message.task_id);
-        if self.state(message.task_id)?.is_none_or(|(state, _)| state.is_finished()) {
+        let ended = |(state, _): (Result<TaskState>, _)| state.is_ok_and(TaskState::is_finished);
+        if self.state(message.task_id)?.is_none_or(ended) {
             return Ok(false);
         }
         self.conn.run(
@@ -165,6 +167,7 @@ impl Applying<'_> {
     pub(crate) fn command(&mut self, command: Command) -> Result<CommandOutcome> {
         let task_id = command.task_id();
         let Some((state, queue)) = self.state(task_id)? else { return Ok(CommandOutcome::NotFound) };
+        let state = state?;
         let compensating = !state.is_finished() && self.is_compensating(task_id)?;
         let shown = if compensating { TaskState::Compensating } else { state };
         match command {
@@ -185,19 +188,19 @@ impl Applying<'_> {
                     self.add_entries(task_id, &[begun_anew(seq.unsigned_abs() + 1, self.now)])?;
                 }
                 self.line_up(task_id)?;
-                self.make_ready(task_id)?;
+                self.make_ready(task_id, queue)?;
             }
             Command::Delete(_) if state.is_finished() => match purge::needed_by(self.conn, task_id)? {
                 Some(by) => return Ok(CommandOutcome::Needed { by }),
                 None => purge::delete(self.conn, task_id)?,
             },
-            Command::Wake(_) if state == TaskState::Suspended => self.make_ready(task_id)?,
+            Command::Wake(_) if state == TaskState::Suspended => self.make_ready(task_id, queue)?,
             Command::Pause(_) | Command::Resume(_) if !state.is_finished() => {
                 let pause = matches!(command, Command::Pause(_));
                 let sql = "UPDATE stepwell_tasks SET paused = ?2 WHERE task_id = ?1";
                 self.conn.run(sql, params![Sql(&task_id), pause])?;
                 if !pause && state == TaskState::Pending {
-                    self.news.ready.push((queue, 1));
+                    self.tell_ready(queue);
                 }
             }
             _ => return Ok(CommandOutcome::NotAllowed(shown)),

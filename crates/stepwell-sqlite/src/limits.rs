@@ -9,7 +9,7 @@ use stepwell_core::{
 };
 
 use crate::commit::Applying;
-use crate::rows::{Sql, Statements as _, get, opt};
+use crate::rows::{Sql, Statements as _, count, get, known, opt};
 
 /// How many tasks of a queue run, on that worker or (NULL) on all.
 pub(crate) const RUNNING: &str = "SELECT count(*) FROM stepwell_tasks
@@ -23,7 +23,7 @@ pub(crate) const LINE_UP: &str = "UPDATE stepwell_tasks SET (place, blocked) = (
     WHERE task_id = ?1 AND concurrency_key IS NOT NULL";
 
 /// The task whose turn it is by the concurrency key and scope of a task that has ended.
-pub(crate) const NEXT_OF_KEY: &str = "SELECT o.task_id, o.queue, o.blocked, o.place
+pub(crate) const NEXT_OF_KEY: &str = "SELECT o.rowid, o.queue
     FROM stepwell_tasks ended CROSS JOIN stepwell_tasks o
     WHERE ended.task_id = ?1 AND o.concurrency_key = ended.concurrency_key AND o.scope = ended.scope
         AND o.place IS NOT NULL
@@ -40,15 +40,15 @@ pub(crate) struct Queue {
 impl Queue {
     /// Reads `paused, max_running, max_running_per_worker, rate_starts, rate_per, used_until`.
     fn read(row: &Row<'_>, first: usize) -> Result<Self> {
-        let (starts, per): (Option<u32>, Option<i64>) = (row.get(first + 3)?, row.get(first + 4)?);
-        let rate = starts
+        let limit = |column| -> Result<Option<u32>> {
+            let is_some = row.get::<_, Option<i64>>(first + column)?.is_some();
+            is_some.then(|| count(row, first + column)).transpose()
+        };
+        let per: Option<i64> = row.get(first + 4)?;
+        let rate = limit(3)?
             .zip(per)
             .map(|(starts, per)| RateLimit { starts, per: Duration::from_micros(per.unsigned_abs()) });
-        let limits = QueueLimits {
-            max_running: row.get(first + 1)?,
-            max_running_per_worker: row.get(first + 2)?,
-            rate,
-        };
+        let limits = QueueLimits { max_running: limit(1)?, max_running_per_worker: limit(2)?, rate };
         Ok(Self { paused: row.get(first)?, limits, used_until: opt(row, first + 5)? })
     }
 }
@@ -148,8 +148,10 @@ impl Applying<'_> {
     }
 
     /// A task of the queue has stopped running, which others may have waited for.
-    pub(crate) fn make_room(&mut self, queue: &Name) -> Result<()> {
-        if self.queue(queue)?.is_some_and(|queue| queue.limits.count_running()) {
+    pub(crate) fn make_room(&mut self, queue: Option<&Name>) -> Result<()> {
+        if let Some(queue) = queue
+            && self.queue(queue)?.is_some_and(|queue| queue.limits.count_running())
+        {
             self.news.ready.push((queue.clone(), 1));
         }
         Ok(())
@@ -160,20 +162,17 @@ impl Applying<'_> {
         line_up(self.conn, task_id)
     }
 
-    /// A task of a concurrency key has ended: it is the turn of the next.
-    pub(crate) fn end_turn(&mut self, task_id: TaskId, place: i64) -> Result<()> {
-        let next = self.conn.one(NEXT_OF_KEY, params![Sql(&task_id)], |row| {
-            let (task_id, queue): (TaskId, Name) = (get(row, 0)?, get(row, 1)?);
-            Ok((task_id, queue, row.get::<_, bool>(2)?, row.get::<_, i64>(3)?))
-        })?;
-        if let Some((task_id, queue, true, next)) = next
-            && next > place
-        {
+    /// A task whose turn it was by its concurrency key has ended: it is the turn of the next.
+    pub(crate) fn end_turn(&mut self, task_id: TaskId) -> Result<()> {
+        let next = self
+            .conn
+            .one(NEXT_OF_KEY, params![Sql(&task_id)], |row| Ok((row.get::<_, i64>(0)?, known(row, 1))))?;
+        if let Some((rowid, queue)) = next {
             self.conn.run(
-                "UPDATE stepwell_tasks SET blocked = 0, ready_at = ?2 WHERE task_id = ?1",
-                params![Sql(&task_id), Sql(&self.now)],
+                "UPDATE stepwell_tasks SET blocked = 0, ready_at = ?2 WHERE rowid = ?1",
+                params![rowid, Sql(&self.now)],
             )?;
-            self.news.ready.push((queue, 1));
+            self.tell_ready(queue);
         }
         Ok(())
     }
@@ -181,7 +180,8 @@ impl Applying<'_> {
 
 /// All queues that have limits, are paused, or have a task that has not ended.
 pub(crate) fn queues(conn: &Connection) -> Result<Vec<QueueInfo>> {
-    conn.all(
+    conn.readable(
+        "a queue",
         "WITH counts AS (
             SELECT queue, sum(state = 'pending') AS pending, sum(state = 'running') AS running,
                 sum(state = 'suspended') AS suspended,

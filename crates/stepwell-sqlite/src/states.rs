@@ -5,12 +5,12 @@ use stepwell_core::store::{Finish, TaskState};
 use stepwell_core::{Failure, Name, RunId, TaskId, Timestamp, compensating};
 
 use crate::commit::Applying;
-use crate::rows::{Sql, Statements as _, get, opt};
+use crate::rows::{Sql, Statements as _, count, get, known, opt};
 
 /// A task that is to end. With a run it is the fence as well: the run must own the task.
 pub(crate) const TO_END: &str =
     "SELECT rowid, parent IS NOT NULL OR idempotency_key IS NOT NULL OR concurrency_key IS NOT NULL,
-        cancel_requested, state, queue, place,
+        cancel_requested, state = 'running', queue, place IS NOT NULL AND blocked = 0,
         EXISTS (SELECT 1 FROM stepwell_waits WHERE task_id = ?1),
         EXISTS (SELECT 1 FROM stepwell_messages WHERE task_id = ?1)
     FROM stepwell_tasks
@@ -30,7 +30,8 @@ pub(crate) const CHILDREN: &str = "SELECT task_id FROM stepwell_tasks
 /// A running task that is to be given back.
 pub(crate) struct Held {
     pub(crate) task_id: TaskId,
-    pub(crate) queue: Name,
+    /// `None` when it cannot be read; then nobody can claim the task, nor need anybody be told.
+    pub(crate) queue: Option<Name>,
     pub(crate) cancel_requested: bool,
     pub(crate) compensating: bool,
 }
@@ -40,7 +41,7 @@ impl Held {
     pub(crate) fn read(row: &Row<'_>) -> Result<Self> {
         Ok(Self {
             task_id: get(row, 0)?,
-            queue: get(row, 1)?,
+            queue: known(row, 1),
             cancel_requested: row.get(2)?,
             compensating: row.get(3)?,
         })
@@ -54,8 +55,9 @@ struct Ending {
     known: bool,
     cancel_requested: bool,
     ran: bool,
-    queue: Name,
-    place: Option<i64>,
+    queue: Option<Name>,
+    /// Whether it is its turn by its concurrency key.
+    has_turn: bool,
     waits: bool,
     mail: bool,
 }
@@ -78,7 +80,7 @@ impl Applying<'_> {
     pub(crate) fn give_back(&mut self, task: &Held, given: &GivenBack<'_>) -> Result<()> {
         let due_at = given.due_at.filter(|due_at| *due_at > self.now);
         self.conn.run(
-            "UPDATE stepwell_tasks SET state = 'pending', worker_id = NULL, poked = 0, attempt = attempt - ?2,
+            "UPDATE stepwell_tasks SET state = 'pending', worker_id = NULL, poked = 0, attempt = max(attempt, ?2) - ?2,
                 failure = coalesce(?3, failure), due_at = ?4, ready_at = ?5,
                 crashes = CASE WHEN ?6 THEN crashes ELSE 0 END
             WHERE task_id = ?1",
@@ -92,46 +94,44 @@ impl Applying<'_> {
             ],
         )?;
         if task.cancel_requested {
-            self.make_room(&task.queue)?;
+            self.make_room(task.queue.as_ref())?;
             self.finish(task.task_id, None, Finish::Cancelled)?;
         } else {
-            self.news.ready.push((task.queue.clone(), 1));
+            self.tell_ready(task.queue.clone());
         }
         Ok(())
     }
 
-    /// Makes a task claimable.
-    pub(crate) fn make_ready(&mut self, task_id: TaskId) -> Result<()> {
-        if let Some((_, queue)) = self.state(task_id)? {
-            self.make_ready_in(task_id, queue)?;
-        }
-        Ok(())
-    }
-
-    fn make_ready_in(&mut self, task_id: TaskId, queue: Name) -> Result<()> {
+    /// Makes a task of that queue claimable.
+    pub(crate) fn make_ready(&mut self, task_id: TaskId, queue: Option<Name>) -> Result<()> {
         self.conn.run(
             "UPDATE stepwell_tasks SET state = 'pending', due_at = NULL, ready_at = ?2 WHERE task_id = ?1",
             params![Sql(&task_id), Sql(&self.now)],
         )?;
-        self.news.ready.push((queue, 1));
+        self.tell_ready(queue);
         Ok(())
+    }
+
+    /// Says that a queue has something for workers.
+    pub(crate) fn tell_ready(&mut self, queue: Option<Name>) {
+        self.news.ready.extend(queue.map(|queue| (queue, 1)));
     }
 
     /// Tells a task that something arrived for it.
     pub(crate) fn notify(&mut self, task_id: TaskId) -> Result<()> {
         match self.state(task_id)? {
-            Some((TaskState::Suspended, queue)) => self.make_ready_in(task_id, queue),
-            Some((TaskState::Running, _)) => self.poke(task_id, false).map(|_| ()),
+            Some((Ok(TaskState::Suspended), queue)) => self.make_ready(task_id, queue),
+            Some((Ok(TaskState::Running), _)) => self.poke(task_id, false).map(|_| ()),
             _ => Ok(()),
         }
     }
 
-    /// Its state and its queue.
-    pub(crate) fn state(&self, task_id: TaskId) -> Result<Option<(TaskState, Name)>> {
+    /// Its state and its queue, as far as they can be read.
+    pub(crate) fn state(&self, task_id: TaskId) -> Result<Option<(Result<TaskState>, Option<Name>)>> {
         self.conn.one(
             "SELECT state, queue FROM stepwell_tasks WHERE task_id = ?1",
             params![Sql(&task_id)],
-            |row| Ok((get(row, 0)?, get(row, 1)?)),
+            |row| Ok((get(row, 0), known(row, 1))),
         )
     }
 
@@ -171,7 +171,7 @@ impl Applying<'_> {
     /// Makes a task claimable as compensating, when it has something to undo that it did since it was compensated last.
     fn compensate(&mut self, task_id: TaskId, finish: &Finish) -> Result<bool> {
         let found = self.conn.one(TO_COMPENSATE, params![Sql(&task_id)], |row| {
-            Ok((row.get::<_, i64>(0)?.unsigned_abs() + 1, row.get(1)?, get(row, 2)?))
+            Ok((row.get::<_, i64>(0)?.unsigned_abs() + 1, count(row, 1)?, known(row, 2)))
         })?;
         let Some((seq, attempt, queue)) = found else { return Ok(false) };
         let (entry, failure) = compensating(seq, attempt, finish.clone(), self.now);
@@ -183,7 +183,7 @@ impl Applying<'_> {
             WHERE task_id = ?1",
             params![Sql(&task_id), Sql(&failure), Sql(&self.now)],
         )?;
-        self.news.ready.push((queue, 1));
+        self.tell_ready(queue);
         Ok(true)
     }
 
@@ -222,7 +222,7 @@ impl Applying<'_> {
 
     /// Children that have not ended, the oldest first.
     fn children(&self, task_id: TaskId) -> Result<Vec<TaskId>> {
-        self.conn.all(CHILDREN, params![Sql(&task_id)], |row| get(row, 0))
+        self.conn.readable("a child", CHILDREN, params![Sql(&task_id)], |row| get(row, 0))
     }
 
     fn end(&mut self, task_id: TaskId, fence: Option<RunId>, finish: Finish) -> Result<Option<bool>> {
@@ -237,9 +237,9 @@ impl Applying<'_> {
                 rowid: row.get(0)?,
                 known: row.get(1)?,
                 cancel_requested: row.get(2)?,
-                ran: get::<TaskState>(row, 3)? == TaskState::Running,
-                queue: get(row, 4)?,
-                place: row.get(5)?,
+                ran: row.get(3)?,
+                queue: known(row, 4),
+                has_turn: row.get(5)?,
                 waits: row.get(6)?,
                 mail: row.get(7)?,
             })
@@ -262,10 +262,10 @@ impl Applying<'_> {
         }
         self.news.finished.push((task_id, finish));
         if ending.ran {
-            self.make_room(&ending.queue)?;
+            self.make_room(ending.queue.as_ref())?;
         }
-        if let Some(place) = ending.place {
-            self.end_turn(task_id, place)?;
+        if ending.has_turn {
+            self.end_turn(task_id)?;
         }
         if known {
             self.awaiting(task_id)?.into_iter().try_for_each(|waiting| self.notify(waiting))?;

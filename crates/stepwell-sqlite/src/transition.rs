@@ -174,7 +174,7 @@ impl Applying<'_> {
         let Some(task) = self.conn.one(FENCE, params![Sql(&task_id), Sql(&run_id)], Held::read)? else {
             return Ok(applied);
         };
-        applied.facts = self.facts(task_id, &task.queue, &waits)?;
+        applied.facts = self.facts(task_id, task.queue.as_ref(), &waits)?;
         applied.cancel_requested = task.cancel_requested;
         if let Some(wake_at) = suspend {
             let stays = applied.cancel_requested
@@ -188,9 +188,9 @@ impl Applying<'_> {
                     params![Sql(&task_id), wake_at.as_ref().map(Sql)],
                 )?;
                 applied.suspended = true;
-                self.make_room(&task.queue)?;
+                self.make_room(task.queue.as_ref())?;
                 if wake_at.is_some() {
-                    self.news.ready.push((task.queue, 1));
+                    self.tell_ready(task.queue);
                 }
                 return Ok(applied);
             }

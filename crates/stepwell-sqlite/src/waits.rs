@@ -89,7 +89,7 @@ impl Applying<'_> {
 
     /// The tasks that wait for the end of that one.
     pub(crate) fn awaiting(&self, task_id: TaskId) -> Result<Vec<TaskId>> {
-        self.conn.all(AWAITS, params![Sql(&task_id)], |row| get(row, 0))
+        self.conn.readable("a wait", AWAITS, params![Sql(&task_id)], |row| get(row, 0))
     }
 
     /// What a task waits for, by key.
@@ -104,7 +104,7 @@ impl Applying<'_> {
     }
 
     /// What has arrived for the waits of a task in that queue.
-    pub(crate) fn facts(&self, task_id: TaskId, queue: &Name, waits: &[Wait]) -> Result<Facts> {
+    pub(crate) fn facts(&self, task_id: TaskId, queue: Option<&Name>, waits: &[Wait]) -> Result<Facts> {
         let mut facts = Facts::default();
         let mut topics: BTreeMap<&Name, i64> = BTreeMap::new();
         for wait in waits {
@@ -133,20 +133,23 @@ impl Applying<'_> {
     }
 
     /// The event as a task in that queue sees it: one for all queues comes before one for its own.
-    fn event(&self, name: &Name, queue: &Name) -> Result<Option<Payload>> {
+    fn event(&self, name: &Name, queue: Option<&Name>) -> Result<Option<Payload>> {
         self.conn.one(
             "SELECT payload FROM stepwell_events WHERE name = ?1 AND queue IN ('', ?2) ORDER BY queue LIMIT 1",
-            params![Sql(name), Sql(queue)],
+            params![Sql(name), queue.map(Sql)],
             |row| get(row, 0),
         )
     }
 
-    /// How a child ended; `None` while it has not.
+    /// How a child ended; `None` while it has not, as far as this program can tell.
     fn end_of(&self, child: TaskId) -> Result<Option<Finish>> {
         let finish = self.conn.one(
             "SELECT state, output, failure FROM stepwell_tasks WHERE task_id = ?1",
             params![Sql(&child)],
-            |row| Ok(Finish::of(get(row, 0)?, opt(row, 1)?, opt(row, 2)?)),
+            |row| match known(row, 0) {
+                Some(state) => Ok(Finish::of(state, opt(row, 1)?, opt(row, 2)?)),
+                None => Ok(None),
+            },
         )?;
         Ok(finish.unwrap_or_else(|| Some(Finish::Failed(deleted()))))
     }

@@ -6,12 +6,12 @@ use std::time::Duration;
 use rusqlite::{Connection, Result, params};
 use stepwell_core::store::{Finish, WorkerSignal};
 use stepwell_core::{
-    Name, OtherWorker, TaskId, Timestamp, WATCHED, WorkerId, WorkerInfo, WorkerState, WorkerStatus, after,
-    crash_limit, crashed, crashes_after_another, end_of,
+    Name, OtherWorker, RunId, TaskId, Timestamp, WATCHED, WorkerId, WorkerInfo, WorkerState, WorkerStatus,
+    after, crash_limit, crashed, crashes_after_another, end_of,
 };
 
 use crate::commit::Applying;
-use crate::rows::{Sql, Statements as _, get};
+use crate::rows::{Sql, Statements as _, count, get, known};
 use crate::states::{GivenBack, Held};
 
 pub(crate) const RUNNING_UNDER: &str = "SELECT task_id FROM stepwell_tasks
@@ -37,7 +37,7 @@ pub(crate) const CRASHES: &str = "SELECT max_attempts, crashes, progress_at_cras
 
 /// Workers that follow one in the order of their ids, around the circle.
 const OTHERS: &str = "SELECT worker_id, heartbeats, lease FROM stepwell_workers WHERE worker_id <> ?1
-    ORDER BY worker_id < ?1, worker_id LIMIT ?2";
+    ORDER BY worker_id < ?1, worker_id";
 
 impl Applying<'_> {
     pub(crate) fn signal(&mut self, signal: &WorkerSignal) -> Result<WorkerStatus> {
@@ -78,7 +78,7 @@ impl Applying<'_> {
                     RETURNING state";
                 let removed = self.state_by(sql, params![Sql(&worker_id), heartbeats])?;
                 if removed != WorkerState::Gone {
-                    self.release_after_death(worker_id)?;
+                    self.release_after_death(&worker_id.to_string())?;
                     return Ok(removed.into());
                 }
                 let sql = "SELECT state FROM stepwell_workers WHERE worker_id = ?1";
@@ -90,8 +90,9 @@ impl Applying<'_> {
                 Ok(self.state_by(sql, params![Sql(&worker_id)])?.into())
             }
             WorkerSignal::Deregister { worker_id } => {
-                let state = self.forget(worker_id)?;
-                self.release_all(worker_id)?;
+                let worker_id = worker_id.to_string();
+                let state = self.forget(&worker_id)?;
+                self.release_all(&worker_id)?;
                 Ok(state.into())
             }
         }
@@ -99,10 +100,22 @@ impl Applying<'_> {
 
     /// The answer to a sign of life.
     fn status(&self, worker_id: WorkerId, state: WorkerState) -> Result<WorkerStatus> {
-        let runs =
-            self.conn.all(RUNS_UNDER, params![Sql(&worker_id)], |row| Ok((get(row, 0)?, get(row, 1)?)))?;
-        let watched = i64::try_from(WATCHED).unwrap_or(i64::MAX);
-        let others = self.conn.all(OTHERS, params![Sql(&worker_id), watched], |row| {
+        let running = self.conn.readable("a task", RUNS_UNDER, params![Sql(&worker_id)], |row| {
+            Ok((get(row, 0)?, known(row, 1)))
+        })?;
+        let run = |(task_id, run_id): (TaskId, Option<RunId>)| match run_id {
+            Some(run_id) => Ok((task_id, run_id)),
+            // Nobody can have that run. The worker sees that it does not run this one, and gives the task back.
+            None => {
+                let run_id = RunId::new(&*self.writer.runtime);
+                let sql = "UPDATE stepwell_tasks SET run_id = ?2 WHERE task_id = ?1";
+                self.conn.run(sql, params![Sql(&task_id), Sql(&run_id)])?;
+                Ok((task_id, run_id))
+            }
+        };
+        let runs = running.into_iter().map(run).collect::<Result<_>>()?;
+        let asked = params![Sql(&worker_id)];
+        let others = self.conn.first(WATCHED, "a worker", OTHERS, asked, |row| {
             Ok(OtherWorker {
                 worker_id: get(row, 0)?,
                 heartbeats: row.get::<_, i64>(1)?.unsigned_abs(),
@@ -116,9 +129,11 @@ impl Applying<'_> {
     pub(crate) fn remove_dead_workers(&mut self) -> Result<()> {
         for handle in self.liveness.dead_handles(self.conn)? {
             let sql = "SELECT worker_id FROM stepwell_workers WHERE handle = ?1";
-            for worker_id in self.conn.all(sql, params![handle], |row| get::<WorkerId>(row, 0))? {
-                self.forget(worker_id)?;
-                self.release_after_death(worker_id)?;
+            for worker_id in
+                self.conn.readable("a worker", sql, params![handle], |row| row.get::<_, String>(0))?
+            {
+                self.forget(&worker_id)?;
+                self.release_after_death(&worker_id)?;
             }
         }
         Ok(())
@@ -126,66 +141,73 @@ impl Applying<'_> {
 
     /// Gives back the tasks of a worker that has died, each with another attempt; those that have met
     /// too many crashes in a row fail.
-    fn release_after_death(&mut self, worker_id: WorkerId) -> Result<()> {
-        for task_id in self.running_under(worker_id)? {
-            let Some(task) = self.held(task_id)? else { continue };
-            let crashes = self.conn.one(CRASHES, params![Sql(&task_id)], |row| {
-                let (seen, progress) = (row.get::<_, i64>(2)?, row.get::<_, i64>(3)?);
-                let crashes =
-                    crashes_after_another(row.get(1)?, progress.unsigned_abs(), seen.unsigned_abs());
-                Ok((row.get(0)?, crashes, progress))
-            })?;
-            let Some((max_attempts, crashes, progress)) = crashes else { continue };
-            self.conn.run(
-                "UPDATE stepwell_tasks SET crashes = ?2, progress_at_crash = ?3, lost = lost + 1
-                WHERE task_id = ?1",
-                params![Sql(&task_id), crashes, progress],
-            )?;
-            if crashes < crash_limit(max_attempts, task.compensating) || task.cancel_requested {
-                self.give_back(&task, &GivenBack { crashed: true, ..GivenBack::default() })?;
-                continue;
-            }
-            let failure = crashed(crashes);
-            let finish = match self.failure(task.task_id)? {
-                Some(original) if task.compensating => end_of(original.without_the_rest(failure)),
-                _ => Finish::Failed(failure),
-            };
-            self.finish(task.task_id, None, finish)?;
+    fn release_after_death(&mut self, worker_id: &str) -> Result<()> {
+        self.running_under(worker_id)?.into_iter().try_for_each(|task_id| {
+            self.apart(task_id, |applying| {
+                applying.release_after_crash(task_id)?;
+                applying.cancel_doomed()
+            })
+        })
+    }
+
+    fn release_after_crash(&mut self, task_id: TaskId) -> Result<()> {
+        let Some(task) = self.held(task_id)? else { return Ok(()) };
+        let crashes = self.conn.one(CRASHES, params![Sql(&task_id)], |row| {
+            let (seen, progress) = (row.get::<_, i64>(2)?, row.get::<_, i64>(3)?);
+            let crashes = crashes_after_another(count(row, 1)?, progress.unsigned_abs(), seen.unsigned_abs());
+            Ok((count(row, 0)?, crashes, progress))
+        })?;
+        let Some((max_attempts, crashes, progress)) = crashes else { return Ok(()) };
+        self.conn.run(
+            "UPDATE stepwell_tasks SET crashes = ?2, progress_at_crash = ?3, lost = min(lost, 4294967295) + 1
+            WHERE task_id = ?1",
+            params![Sql(&task_id), crashes, progress],
+        )?;
+        if crashes < crash_limit(max_attempts, task.compensating) || task.cancel_requested {
+            return self.give_back(&task, &GivenBack { crashed: true, ..GivenBack::default() });
         }
-        self.cancel_doomed()
+        let failure = crashed(crashes);
+        let finish = match self.failure(task_id)? {
+            Some(original) if task.compensating => end_of(original.without_the_rest(failure)),
+            _ => Finish::Failed(failure),
+        };
+        self.finish(task_id, None, finish).map(drop)
     }
 
     /// Gives back the tasks of a worker, the attempts not counted.
-    fn release_all(&mut self, worker_id: WorkerId) -> Result<()> {
-        for task_id in self.running_under(worker_id)? {
-            let Some(task) = self.held(task_id)? else { continue };
-            self.give_back(&task, &GivenBack { uncounted: true, ..GivenBack::default() })?;
-        }
-        self.cancel_doomed()
+    fn release_all(&mut self, worker_id: &str) -> Result<()> {
+        self.running_under(worker_id)?.into_iter().try_for_each(|task_id| {
+            self.apart(task_id, |applying| {
+                let Some(task) = applying.held(task_id)? else { return Ok(()) };
+                applying.give_back(&task, &GivenBack { uncounted: true, ..GivenBack::default() })?;
+                applying.cancel_doomed()
+            })
+        })
     }
 
     /// Gives back tasks that run under workers of which there is no row, which somebody must have
     /// deleted.
     fn release_the_unowned(&mut self) -> Result<()> {
-        for worker_id in self.conn.all(UNKNOWN_WORKERS, [], |row| get(row, 0))? {
-            self.release_all(worker_id)?;
+        for worker_id in self.conn.readable("a task", UNKNOWN_WORKERS, [], |row| row.get::<_, String>(0))? {
+            self.release_all(&worker_id)?;
         }
         Ok(())
     }
 
     /// Says what was known of it.
-    fn forget(&self, worker_id: WorkerId) -> Result<WorkerState> {
+    fn forget(&self, worker_id: &str) -> Result<WorkerState> {
         let sql = "DELETE FROM stepwell_workers WHERE worker_id = ?1 RETURNING state";
-        self.state_by(sql, params![Sql(&worker_id)])
+        self.state_by(sql, params![worker_id])
     }
 
-    /// What a statement about one worker says of its state.
+    /// What a statement about one worker says of its state. One in a state that is unknown is there, and so active.
     fn state_by(&self, sql: &str, params: impl rusqlite::Params) -> Result<WorkerState> {
-        Ok(self.conn.one(sql, params, |row| get(row, 0))?.unwrap_or(WorkerState::Gone))
+        let state = self.conn.one(sql, params, |row| Ok(known(row, 0).unwrap_or(WorkerState::Active)))?;
+        Ok(state.unwrap_or(WorkerState::Gone))
     }
 
-    fn running_under(&self, worker_id: WorkerId) -> Result<Vec<TaskId>> {
-        self.conn.all(RUNNING_UNDER, params![Sql(&worker_id)], |row| get(row, 0))
+    fn running_under(&self, worker_id: &str) -> Result<Vec<TaskId>> {
+        self.conn.readable("a task", RUNNING_UNDER, params![worker_id], |row| get(row, 0))
     }
 
     /// A running task as it is now: the end of one may have asked another one to cancel.
@@ -228,7 +250,8 @@ pub(crate) fn workers(conn: &Connection, now: Timestamp) -> Result<Vec<WorkerInf
 pub(crate) fn waiting_types(conn: &Connection, queues: &[Name]) -> Result<Vec<Name>> {
     let mut types = BTreeSet::new();
     for queue in queues {
-        types.extend(conn.all(
+        types.extend(conn.readable(
+            "a task",
             "SELECT DISTINCT task_type FROM (
                 SELECT task_type FROM stepwell_tasks
                 WHERE queue = ?1 AND state = 'pending' AND due_at IS NULL AND blocked = 0 AND paused = 0

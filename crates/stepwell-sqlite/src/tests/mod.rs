@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod cascade;
+mod damage;
 mod durability;
 mod files;
 mod plans;

@@ -48,7 +48,7 @@ const SUSPENDED: &[Case] = &[
     left("UPDATE {journal} SET outcome = 'perhaps'"),
 ];
 
-async fn register(client: &Durable) {
+pub(crate) async fn register(client: &Durable) {
     let waits = |number: u32, ctx: TaskContext| async move {
         let number = ctx.step("number", || async move { Ok(number) }).await?;
         ctx.await_event::<()>("go", None).await?;
@@ -58,11 +58,11 @@ async fn register(client: &Durable) {
     client.register_fn("plain", |number: u32, _ctx: TaskContext| async move { Ok(number) }).await.unwrap();
 }
 
-async fn spawn(client: &Durable, name: &str) -> TaskId {
+pub(crate) async fn spawn(client: &Durable, name: &str) -> TaskId {
     client.spawn_named(name, &7, SpawnOptions::new()).await.unwrap().task_id
 }
 
-async fn until(client: &Durable, task: TaskId, is: impl Fn(&TaskInfo) -> bool) {
+pub(crate) async fn until(client: &Durable, task: TaskId, is: impl Fn(&TaskInfo) -> bool) {
     while !is(&client.task(task).await.unwrap().unwrap()) {
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
