@@ -156,7 +156,7 @@ impl World {
     /// All that goes on in a store. What of it fails is of the task that is damaged.
     fn go_on(&self) {
         let store = &self.store;
-        let ok = |batch| wait(store.commit(batch));
+        let ok = |batch: Batch| wait(store.commit(batch.into()));
         self.clock.advance(DAY);
         let mut claims = BTreeSet::new();
         let mut claim_all = || loop {

@@ -145,3 +145,25 @@ fn dropping_a_store_finishes_what_was_begun() {
     }
     assert_eq!(wait(open(&path).tasks(Default::default())).unwrap().len(), 20);
 }
+
+#[test]
+fn a_journal_that_another_handle_has_set_back_is_noticed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("stepwell.db");
+    let (a, b) = (open(&path), open(&path));
+    commit(&a, register(1));
+    commit(&a, spawns(vec![new_task(1)]));
+    let run_id = claimed(commit(&a, claim(1, 1)))[0].run_id;
+    let writes = |seq: u64| {
+        let mut transition = transition(task_id(1), run_id, Next::Continue { collect: false });
+        transition.after = Some(seq - 1);
+        transition.entries.push(step(seq, json("1")));
+        commit(&a, Batch { transitions: vec![transition], ..Batch::default() }).transitions.remove(0)
+    };
+    assert!(writes(1).is_ok());
+    assert!(writes(2).is_ok());
+    on_writer(&b, |conn| conn.execute("DELETE FROM stepwell_journal WHERE seq = 2", [])).unwrap();
+    assert!(writes(3).is_err(), "the run is refused, since its second entry is gone");
+    let again = claim_soon(&a, 1);
+    assert_eq!(again.journal.unwrap().len(), 1, "the task goes on from what is there");
+}
