@@ -270,6 +270,14 @@ pub(crate) fn encode<T: Serialize + ?Sized>(name: &str, value: &T) -> Result<Pay
     Payload::encode(value, Payload::DEFAULT_LIMIT).map_err(|source| unfit(name, source))
 }
 
+/// As [`encode`], of a value that is going to be read as the same type.
+pub(crate) fn prove<T: Serialize + DeserializeOwned>(
+    name: &str,
+    value: &T,
+) -> Result<Payload, CheckpointError> {
+    Payload::encode_proven(value, Payload::DEFAULT_LIMIT).map_err(|source| unfit(name, source))
+}
+
 pub(crate) fn decode<T: DeserializeOwned>(name: &str, payload: &Payload) -> Result<T, CheckpointError> {
     payload.decode().map_err(|source| unfit(name, source))
 }

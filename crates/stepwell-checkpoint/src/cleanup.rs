@@ -83,7 +83,7 @@ pub(crate) async fn run_all(
 ) -> Result<Vec<Cleaned>, CheckpointError> {
     let outstanding = ledger.memory().cleanups.clone();
     let mut all = Vec::new();
-    for (key, payload) in outstanding.into_iter().rev() {
+    for (key, payload) in outstanding.into_values().rev() {
         ledger.check_owned().await?;
         let result = match runners.get(key.name.as_str()).map(|runner| guard(|| runner(&payload))) {
             Some(Ok(Ok(run))) => ledger.while_owned(guarded(run)).await?,

@@ -90,7 +90,7 @@ impl Inspection {
             failed: failed.map(|entry| entry.key.label()).collect(),
             done: memory.steps.keys().map(stepwell_core::Key::label).collect(),
             items,
-            cleanups: memory.cleanups.iter().map(|(key, _)| key.label()).collect(),
+            cleanups: memory.cleanups.values().map(|(key, _)| key.label()).collect(),
             started_at: head.started_at,
             loads: head.epoch,
             owner: head.owner.filter(|owner| owner.until > now()).map(|owner| (owner.name, owner.until)),

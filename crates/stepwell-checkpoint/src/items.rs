@@ -9,7 +9,7 @@ use stepwell_core::{
     StepName, WorkError, closure_failure, work_on_items,
 };
 
-use crate::checkpoint::{decode, encode};
+use crate::checkpoint::{decode, prove};
 use crate::error::CheckpointError;
 use crate::ledger::Ledger;
 use crate::step::place;
@@ -91,7 +91,7 @@ impl<'a, T> Items<'a, T> {
         let working = todo.into_iter().map(|(index, item)| {
             let work = work(item);
             async move {
-                let result = work.await.and_then(|value| Ok(encode(&key.label(), &value)?));
+                let result = work.await.and_then(|value| Ok(prove(&key.label(), &value)?));
                 vec![(index, result.map_err(|error| closure_failure(&error)))]
             }
         });

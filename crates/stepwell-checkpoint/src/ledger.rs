@@ -16,7 +16,7 @@
 //! remembered; when a later write is refused, and the head is one of these, the record goes on from there. The heads of a
 //! checkpoint are never the same text twice, so this tells them apart.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -53,8 +53,10 @@ pub(crate) struct Memory {
     unwritten: Vec<Entry>,
     pub(crate) steps: HashMap<Key, Payload>,
     pub(crate) items: HashMap<Key, Vec<Payload>>,
-    /// In the order in which they were registered.
-    pub(crate) cleanups: Vec<(Key, Payload)>,
+    /// In the order in which they were registered, by their entries.
+    pub(crate) cleanups: BTreeMap<u64, (Key, Payload)>,
+    /// The entry of each, by its name and ordinal.
+    registered: HashMap<(Name, u32), u64>,
     /// How often the code has asked for each name.
     asked: HashMap<(Kind, Name), u32>,
 }
@@ -110,10 +112,14 @@ impl Memory {
         match (key.kind, &entry.outcome) {
             (Kind::Step, Outcome::Done(result)) => _ = self.steps.insert(key, result.clone()),
             (Kind::Items, Outcome::Done(chunk)) => self.items.entry(key).or_default().push(chunk.clone()),
-            (Kind::Compensate, Outcome::Done(payload)) => self.cleanups.push((key, payload.clone())),
+            (Kind::Compensate, Outcome::Done(payload)) => {
+                self.registered.insert((key.name.clone(), key.ordinal), entry.seq);
+                self.cleanups.insert(entry.seq, (key, payload.clone()));
+            }
             (Kind::Compensated, _) => {
-                self.cleanups
-                    .retain(|(cleanup, _)| (&cleanup.name, cleanup.ordinal) != (&key.name, key.ordinal));
+                if let Some(seq) = self.registered.remove(&(key.name, key.ordinal)) {
+                    self.cleanups.remove(&seq);
+                }
             }
             _ => {}
         }

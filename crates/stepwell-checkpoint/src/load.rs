@@ -126,7 +126,7 @@ impl Load {
     }
 
     fn check_cleanups(&self, memory: &Memory) -> Result<(), CheckpointError> {
-        memory.cleanups.iter().try_for_each(|(key, _)| check_cleanup(&self.runners, key))
+        memory.cleanups.values().try_for_each(|(key, _)| check_cleanup(&self.runners, key))
     }
 }
 

@@ -9,7 +9,7 @@ use stepwell_core::{
     Retry, RetryStrategy, StepName, closure_failure,
 };
 
-use crate::checkpoint::{decode, encode};
+use crate::checkpoint::{decode, prove};
 use crate::cleanup::Cleanup;
 use crate::error::CheckpointError;
 use crate::ledger::Ledger;
@@ -136,7 +136,7 @@ enum NoResult {
 impl<F: Closure> Step<'_, F> {
     async fn tries(self, key: &Key) -> Result<Payload, NoResult>
     where
-        F::Value: Serialize,
+        F::Value: Serialize + DeserializeOwned,
     {
         let retry = self.retry.map_err(|invalid| NoResult::Unfit(invalid.into()))?;
         let mut closure = self.closure;
@@ -145,7 +145,7 @@ impl<F: Closure> Step<'_, F> {
             failed += 1;
             let next = self.again.map(|again| again(&closure));
             let failure = match closure.call().await {
-                Ok(value) => return encode(&key.label(), &value).map_err(NoResult::Unfit),
+                Ok(value) => return prove(&key.label(), &value).map_err(NoResult::Unfit),
                 Err(error) => closure_failure(&error),
             };
             let delay = match failure.retry {

@@ -245,7 +245,8 @@ impl TaskContext {
     ///
     /// # Errors
     /// [`TaskError::Timeout`] when nobody decides in time; [`TaskError::Payload`] when the request cannot be written, or the
-    /// approval carries a value of another type; [`TaskError::Step`] when a reminder fails.
+    /// approval carries a value of another type; [`TaskError::Step`] when a reminder fails; [`TaskError::Name`] when somebody that
+    /// it is assigned to has an empty name, or one of over 512 bytes.
     pub fn await_approval<T: DeserializeOwned>(
         &self,
         name: impl Into<StepName>,
@@ -311,6 +312,11 @@ impl<T> AwaitApproval<T> {
     {
         let Self { ctx, key, request, assignee, timeout, reminder, mut escalations, .. } = self;
         let (key, request) = (key?, request?);
+        // Before anybody is asked, so that nothing is half done.
+        assignee
+            .iter()
+            .chain(escalations.iter().map(|escalation| &escalation.to))
+            .try_for_each(|assignee| Name::new(assignee).map(drop))?;
         let label = key.label();
         // By the time that the approval was asked for, so that a replay waits for the same moments.
         ctx.ask(&key, &Asked { request: request.clone(), assignee }).await?;

@@ -8,7 +8,6 @@ use serde::{Deserialize, Serialize};
 use crate::failure::{Failure, FailureKind, Sources};
 use crate::ids::TaskId;
 use crate::journal::{Key, Outcome, to_payload};
-use crate::name::Name;
 use crate::step::read_step;
 use crate::store::{Coalesce, Finish, NewTask, Spawned};
 use crate::task_error::TaskResult;
@@ -43,7 +42,8 @@ impl Disposition {
 /// [`TaskContext::join`](crate::TaskContext::join) waits for it.
 pub struct Child<T> {
     task_id: TaskId,
-    name: Name,
+    /// The spawn that answered with it.
+    spawn: Key,
     disposition: Disposition,
     output: PhantomData<fn() -> T>,
 }
@@ -55,7 +55,7 @@ impl<T> Child<T> {
             Answer::New(task_id) => (task_id, Disposition::Created),
             Answer::There { task_id, disposition } => (task_id, disposition),
         };
-        Ok(Self { task_id, name: key.name.clone(), disposition, output: PhantomData })
+        Ok(Self { task_id, spawn: key.clone(), disposition, output: PhantomData })
     }
 
     /// The task's id.
@@ -68,21 +68,21 @@ impl<T> Child<T> {
         self.disposition
     }
 
-    pub(crate) fn name(&self) -> &Name {
-        &self.name
+    pub(crate) fn spawn(&self) -> &Key {
+        &self.spawn
     }
 }
 
 impl<T> Clone for Child<T> {
     fn clone(&self) -> Self {
         let Self { task_id, disposition, output, .. } = *self;
-        Self { task_id, name: self.name.clone(), disposition, output }
+        Self { task_id, spawn: self.spawn.clone(), disposition, output }
     }
 }
 
 impl<T> fmt::Debug for Child<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Child({} {})", self.name, self.task_id)
+        write!(f, "Child({} {})", self.spawn.name, self.task_id)
     }
 }
 

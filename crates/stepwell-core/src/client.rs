@@ -15,10 +15,12 @@ use tracing::Instrument as _;
 
 use crate::approval::{self, ApprovalInfo, Decision};
 use crate::child::Disposition;
+use crate::codec::Place;
 use crate::commit::Receipt;
 use crate::compensation::Undoing;
 use crate::context::TaskContext;
 use crate::engine::{Engine, States};
+use crate::envelope::encoded_with;
 use crate::error::Error;
 use crate::export::{Export, ImportError, TaskRecord};
 use crate::history::HistoryEntry;
@@ -252,7 +254,9 @@ impl Client {
         params: T::Params,
         options: SpawnOptions,
     ) -> Result<SpawnResult, Error> {
-        self.spawn_named(T::NAME, &params, options).await
+        let name = Name::new(T::NAME)?;
+        let params = self.proven(&name, &params)?;
+        self.spawn_encoded(name, params, options).await
     }
 
     /// Spawns a task of a type that is known by its name only.
@@ -266,8 +270,18 @@ impl Client {
         options: SpawnOptions,
     ) -> Result<SpawnResult, Error> {
         let name = Name::new(task_type)?;
-        let params = self.params(&name, params).await?;
-        let span = trace::spawn(task_type);
+        let params = self.encode_params(&name, params)?;
+        self.spawn_encoded(name, params, options).await
+    }
+
+    async fn spawn_encoded(
+        &self,
+        name: Name,
+        params: Payload,
+        options: SpawnOptions,
+    ) -> Result<SpawnResult, Error> {
+        self.check(&name, std::slice::from_ref(&params)).await?;
+        let span = trace::spawn(name.as_str());
         let mut task = trace::carried(&span, || self.engine.new_task::<Error>(name, params, options, None))?;
         let asked = Asked::of(&task);
         let started = Started::reserve(&self.engine.hub, &mut task);
@@ -285,7 +299,7 @@ impl Client {
         tasks: impl IntoIterator<Item = (T::Params, SpawnOptions)>,
     ) -> Result<Vec<SpawnResult>, Error> {
         let name = Name::new(T::NAME)?;
-        let encode = |(params, options)| Ok((self.encode_params(&name, &params)?, options));
+        let encode = |(params, options)| Ok((self.proven(&name, &params)?, options));
         let tasks = tasks.into_iter().map(encode).collect::<Result<Vec<_>, Error>>()?;
         let (params, options): (Vec<_>, Vec<_>) = tasks.into_iter().unzip();
         self.check(&name, &params).await?;
@@ -383,6 +397,16 @@ impl Client {
 
     fn encode_params<P: Serialize + ?Sized>(&self, task_type: &Name, params: &P) -> Result<Payload, Error> {
         self.encode(params, || params_of(task_type.as_str()))
+    }
+
+    /// Parameters of a type that is known, which are read back.
+    fn proven<P: Serialize + DeserializeOwned>(
+        &self,
+        task_type: &Name,
+        params: &P,
+    ) -> Result<Payload, Error> {
+        Payload::encode_proven(params, self.engine.settings.max_payload_bytes)
+            .map_err(|source| Error::Payload { what: params_of(task_type.as_str()), source })
     }
 
     fn encode<T: Serialize + ?Sized>(&self, value: &T, what: impl Fn() -> String) -> Result<Payload, Error> {
@@ -529,6 +553,13 @@ impl Client {
     /// [`Error::NotFound`]; and as [`Client::spawn_with`].
     pub async fn retrigger(&self, task_id: TaskId) -> Result<SpawnResult, Error> {
         let info = self.task(task_id).await?.ok_or(Error::NotFound(task_id))?;
+        let place = Place::Params(task_id);
+        let encoded =
+            self.engine.codecs.is_none().then(|| encoded_with(info.params.as_str(), &place)).flatten();
+        let encoded = encoded.map(|reason| PayloadError::Unreadable { what: place.to_string(), reason });
+        if let Some(source) = info.params.unreadable().cloned().or(encoded) {
+            return Err(Error::Payload { what: place.to_string(), source });
+        }
         let cancellation = CancellationPolicy { max_delay: None, max_duration: info.max_duration };
         let mut options = SpawnOptions::new()
             .queue(info.queue.to_string())
@@ -639,7 +670,7 @@ impl Client {
     /// [`ImportError::Exists`]; [`Error::Store`].
     pub async fn import(&self, export: Export) -> Result<TaskId, Error> {
         let mut record = export.record;
-        record.check()?;
+        record.check(self.engine.settings.max_payload_bytes)?;
         let info = &record.info;
         let task_id = info.task_id;
         if !info.state.is_finished() {
@@ -1013,6 +1044,7 @@ fn start(slots: &Arc<Slots>, task: &NewTask, spawned: Option<&Spawned>) {
         params: task.params.clone(),
         headers: task.headers.clone(),
         scope: task.scope.clone(),
+        concurrency_key: task.concurrency_key.clone(),
         retry: task.retry.clone(),
         journal: Some(Vec::new()),
         waits: Vec::new(),

@@ -54,8 +54,9 @@ pub trait Codec: fmt::Debug + Send + Sync + 'static {
     /// What is to be kept of the bytes; `None` to leave them as they are.
     ///
     /// # Errors
-    /// Taken as an error of the store: nothing of the batch is written, and it is tried again, with what other tasks have
-    /// in it. So it must not depend on the bytes.
+    /// Taken as an error of the store: what it is about is not written, and tried again, as long as the codec encodes
+    /// nothing else either (its key service cannot be reached, say). One that encodes others does not take this payload,
+    /// whose owner gets the error.
     fn encode(&self, bytes: &[u8], place: &Place<'_>) -> Result<Option<Vec<u8>>, CodecError>;
 
     /// The bytes that [`encode`](Self::encode) was given, with the key whose id was kept, and in the same place.
@@ -190,6 +191,14 @@ pub enum CodecError {
         "the key `{0}` does not open it: either this client has another key by that id, or what the database holds of it is damaged or was copied from another place"
     )]
     Sealed(String),
+    /// It panicked.
+    #[error("the codec `{codec}` panicked: {panic}")]
+    Panicked {
+        /// Its name.
+        codec: &'static str,
+        /// What it said.
+        panic: String,
+    },
     /// Anything else.
     #[error("{0}")]
     Other(String),

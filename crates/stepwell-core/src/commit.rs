@@ -32,7 +32,7 @@ use tokio::sync::oneshot;
 use tracing::{Instrument as _, Span};
 
 use crate::bisect::{self, Part};
-use crate::guard::{Guarded, Panic, answer, discard, guard};
+use crate::guard::{answer, discard};
 use crate::hub::Hub;
 use crate::ids::TaskId;
 use crate::journal::Outcome;
@@ -71,7 +71,7 @@ impl<T> Future for Receipt<T> {
 }
 
 /// A batch on its way.
-type Committing = Guarded<BoxFuture<'static, Result<Committed, StoreError>>>;
+type Committing = BoxFuture<'static, Result<Committed, StoreError>>;
 
 /// Whoever waits for the items of a batch; each list is in the order of the batch's list.
 #[derive(Default)]
@@ -329,10 +329,7 @@ impl GroupCommit {
             match self.store.transact(transition) {
                 Ok(transacting) => {
                     let (caller, receipt) = Receipt::new();
-                    let transacting = Guarded::new(transacting);
-                    self.runtime.spawn(Box::pin(async move {
-                        answer(caller, transacting.await.unwrap_or_else(|panic| Err(panicked(&panic))));
-                    }));
+                    self.runtime.spawn(Box::pin(async move { answer(caller, transacting.await) }));
                     return receipt;
                 }
                 Err(back) => transition = back,
@@ -421,22 +418,23 @@ impl GroupCommit {
     }
 
     /// Sends off what has gathered, and follows it to its end, until nothing can leave.
-    async fn drive(self: Arc<Self>, mut lane: Lane, mut patient: bool) {
+    async fn drive(self: Arc<Self>, lane: Lane, mut patient: bool) {
+        let mut held = HeldLane { commit: self.clone(), lane };
         loop {
             if patient {
                 self.let_others_come().await;
             }
-            let Some((taken, span, committing, batch, answers)) = self.next(lane) else { return };
-            (lane, patient) = (taken, true);
+            let Some((span, committing, batch, answers)) = self.next(&mut held.lane) else { return };
+            patient = true;
             let begun = self.runtime.now();
-            let committed = committing.instrument(span).await.unwrap_or_else(|panic| Err(panicked(&panic)));
+            let committed = committing.instrument(span).await;
             let items = match committed {
                 Ok(committed) => {
                     let items = committed.transitions.len() + committed.spawns.len();
-                    if let Some(measures) = self.measures.of_store() {
+                    self.measures.with_store(|measures| {
                         measures.commit_items.record(items as f64);
                         measures.commit_seconds.record(until(begun, self.runtime.now()));
-                    }
+                    });
                     if items > FEW {
                         // Now, so that the runtime's other thread is awake when they are. One that sleeps is woken by the first to become
                         // ready, takes that and no more, sleeps, and is woken by the next: where the threads share a core,
@@ -455,20 +453,18 @@ impl GroupCommit {
                 }
             };
             let mut gathering = self.gathering();
-            gathering.set(lane, None);
+            gathering.set(held.lane, None);
             if gathering.can_leave().is_none() {
                 gathering.lone = items == 1;
                 return;
             }
-            gathering.set(lane, Some(usize::MAX));
+            gathering.set(held.lane, Some(usize::MAX));
         }
     }
 
     fn failed(&self, error: &StoreError) {
         tracing::warn!(%error, "a commit failed");
-        if let Some(measures) = self.measures.of_store() {
-            measures.commits_failed.increment(1);
-        }
+        self.measures.with_store(|measures| measures.commits_failed.increment(1));
     }
 
     /// Tells those who wait what became of their items.
@@ -493,14 +489,6 @@ impl GroupCommit {
         self.hub.tell(news);
     }
 
-    fn commit(&self, batch: &Arc<Batch>) -> Committing {
-        let committing = guard(|| self.store.commit(batch.clone())).unwrap_or_else(|panic| {
-            let error = panicked(&panic);
-            Box::pin(async { Err(error) })
-        });
-        Guarded::new(committing)
-    }
-
     /// Answers those whose batch was refused; commits it without the items that it was refused for, where it is for these.
     async fn refused(&self, batch: Arc<Batch>, answers: Answers, error: &StoreError) {
         // The next one to be sent is the last.
@@ -510,7 +498,7 @@ impl GroupCommit {
                 continue;
             }
             let batch = Arc::new(batch);
-            match self.commit(&batch).await.unwrap_or_else(|panic| Err(panicked(&panic))) {
+            match self.store.commit(batch.clone()).await {
                 Ok(committed) => self.answer(committed, answers),
                 Err(error) => {
                     self.failed(&error);
@@ -548,16 +536,16 @@ impl GroupCommit {
         }
     }
 
-    /// What leaves next, on its way.
-    fn next(self: &Arc<Self>, lane: Lane) -> Option<(Lane, Span, Committing, Arc<Batch>, Answers)> {
+    /// What leaves next, on its way, in whichever lane it is.
+    fn next(self: &Arc<Self>, lane: &mut Lane) -> Option<(Span, Committing, Arc<Batch>, Answers)> {
         let mut gathering = self.gathering();
-        gathering.set(lane, None);
-        let lane = gathering.can_leave()?;
-        let (batch, answers) = gathering.take(lane);
+        gathering.set(*lane, None);
+        *lane = gathering.can_leave()?;
+        let (batch, answers) = gathering.take(*lane);
         self.set_off(gathering);
         let span = trace::commit(&batch);
         let batch = Arc::new(batch);
-        Some((lane, span, self.commit(&batch), batch, answers))
+        Some((span, self.store.commit(batch.clone()), batch, answers))
     }
 
     /// Before anybody can tell that one of them has started.
@@ -584,10 +572,24 @@ impl GroupCommit {
     }
 
     fn tell_spawn(&self, task_id: TaskId, task_type: Name) {
-        if let Some(measures) = self.measures.of(&task_type) {
-            measures.spawned.increment(1);
-        }
+        self.measures.count_spawn(&task_type);
         self.lifecycle.tell(|| Some(Lifecycle::TaskSpawned { task_id, task_type }));
+    }
+}
+
+/// The lane of whoever drives it. Nobody can leave in one that is kept, so a panic gives it back.
+struct HeldLane {
+    commit: Arc<GroupCommit>,
+    lane: Lane,
+}
+
+impl Drop for HeldLane {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let mut gathering = self.commit.gathering();
+            gathering.set(self.lane, None);
+            self.commit.set_off(gathering);
+        }
     }
 }
 
@@ -597,10 +599,6 @@ fn give<T>(answers: Vec<Answer<T>>, results: Vec<T>) {
 
 fn refuse<T>(answers: Vec<Answer<T>>, error: &StoreError) {
     answers.into_iter().for_each(|caller| answer(caller, Err(error.clone())));
-}
-
-fn panicked(panic: &Panic) -> StoreError {
-    StoreError::Backend(format!("the store panicked: {panic}"))
 }
 
 /// Sends an item until the store has answered, or refuses it for good, in the background: for items whose

@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::child::{self, Child};
+use crate::child::{self, Child, Disposition};
 use crate::compensation::{Cleanup, Record};
 use crate::delivery::Delivery;
 use crate::failure::FailureKind;
@@ -290,7 +290,11 @@ impl TaskContext {
         params: T::Params,
         options: SpawnOptions,
     ) -> Delivery<Child<T::Output>> {
-        self.spawn_named(name, T::NAME, &params, options)
+        let params = |key: &Key| {
+            Payload::encode_proven(&params, self.max_payload_bytes())
+                .map_err(|source| TaskError::Payload { name: key.name.to_string(), source })
+        };
+        self.spawn_encoded(name, T::NAME, params, options)
     }
 
     /// Spawns a child task of a type that is known by its name only.
@@ -304,8 +308,18 @@ impl TaskContext {
         params: &P,
         options: SpawnOptions,
     ) -> Delivery<Child<O>> {
+        self.spawn_encoded(name, task_type, |key| self.encode(&key.name, params), options)
+    }
+
+    fn spawn_encoded<O>(
+        &self,
+        name: impl Into<StepName>,
+        task_type: &str,
+        params: impl FnOnce(&Key) -> TaskResult<Payload>,
+        options: SpawnOptions,
+    ) -> Delivery<Child<O>> {
         let spawn = |key: &Key| {
-            let params = self.encode(&key.name, params)?;
+            let params = params(key)?;
             let task_type = Name::new(task_type)?;
             let misfit = |source| TaskError::Payload { name: key.label(), source };
             self.run.engine.registry.check(&task_type, &params).map_err(misfit)?;
@@ -324,6 +338,12 @@ impl TaskContext {
             // A replay spawns nothing.
             let replays = self.run.operations().is_replaying();
             let task = if replays { new()? } else { trace::carried(&trace::spawn(task_type.as_str()), new)? };
+            let run = &self.run;
+            if task.concurrency_key.is_some()
+                && (&task.concurrency_key, &task.scope) == (&run.concurrency_key, &run.scope)
+            {
+                run.operations().lines_up(key);
+            }
             // Where the store may have the task already, it decides.
             Ok(if task.idempotency_key.is_some() || task.coalesce.is_some() {
                 Request::Gate(Some(Work::Spawn(Box::new(task))))
@@ -338,17 +358,28 @@ impl TaskContext {
     ///
     /// # Errors
     /// [`TaskError::Child`] when the child failed, was cancelled or deleted. [`TaskError::JoinsItself`] when the spawn was
-    /// answered with this very task.
+    /// answered with this very task. [`TaskError::JoinsBlocked`] when the child has this task's concurrency key, and so does
+    /// not begin before this task has ended.
     pub fn join<T: DeserializeOwned>(&self, child: &Child<T>) -> Delivery<T> {
-        let (task_id, own) = (child.task_id(), self.task_id);
-        let target = move |key: &Key| {
-            if task_id == own {
+        let task_id = child.task_id();
+        let target = |key: &Key| {
+            if task_id == self.task_id {
                 return Err(TaskError::JoinsItself { name: key.label() });
+            }
+            // One that exists already may have another key, or have ended.
+            let is_new = child.disposition() != Disposition::Existing;
+            if is_new && self.run.operations().is_behind(child.spawn()) {
+                let concurrency_key = self.run.concurrency_key.iter().map(ToString::to_string).collect();
+                return Err(TaskError::JoinsBlocked {
+                    name: child.spawn().label(),
+                    task_id,
+                    concurrency_key,
+                });
             }
             let target = Some(Name::new(task_id.to_string())?);
             Ok(Request::Wait { target, due_at: None })
         };
-        let name = StepName::derived(format!("{}:{task_id}", child.name()));
+        let name = StepName::derived(format!("{}:{task_id}", child.spawn().name));
         let key = self.run.begin(Kind::Child, &name);
         Delivery::new(&self.run, key, target, read_child)
     }

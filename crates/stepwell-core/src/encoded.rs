@@ -62,17 +62,40 @@ impl Codecs {
         let mut failed = None;
         walk(&mut |held, place| {
             let encoded = match held {
-                Held::Payload(payload) => self.sealed(payload, &place).map(|sealed| *payload = sealed),
-                Held::Text(text, _) => self
-                    .seal(text, &place)
-                    .map(|sealed| *text = sealed.unwrap_or_else(|| std::mem::take(text))),
+                Held::Payload(payload) => {
+                    let sealed = self.sealed(payload, &place);
+                    let sealed =
+                        sealed.or_else(|error| self.again(error, &place, || self.sealed(payload, &place)));
+                    sealed.map(|sealed| *payload = sealed)
+                }
+                Held::Text(text, _) => {
+                    let sealed = self.seal(text, &place);
+                    let sealed =
+                        sealed.or_else(|error| self.again(error, &place, || self.seal(text, &place)));
+                    sealed.map(|sealed| *text = sealed.unwrap_or_else(|| std::mem::take(text)))
+                }
             };
             if let Err(error) = encoded {
-                failed
-                    .get_or_insert_with(|| StoreError::Encode(format!("{place} cannot be encoded: {error}")));
+                failed.get_or_insert(error);
             }
         });
         failed.map_or(Ok(()), Err)
+    }
+
+    /// Finds out why something could not be encoded: because the codec cannot work just now, or does not take this. Where it can
+    /// encode something else, it is asked once more.
+    fn again<T>(
+        &self,
+        error: CodecError,
+        place: &Place<'_>,
+        encode: impl FnOnce() -> Result<T, CodecError>,
+    ) -> Result<T, StoreError> {
+        let said = |error| format!("{place} cannot be encoded: {error}");
+        match error {
+            error @ CodecError::Panicked { .. } => Err(StoreError::NotEncodable(said(error))),
+            error if self.seal("null", place).is_err() => Err(StoreError::Encode(said(error))),
+            _ => encode().map_err(|error| StoreError::NotEncodable(said(error))),
+        }
     }
 
     fn sealed(&self, payload: &Payload, place: &Place<'_>) -> Result<Payload, CodecError> {

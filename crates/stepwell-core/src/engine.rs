@@ -13,7 +13,7 @@ use crate::commit::GroupCommit;
 use crate::encoded::Encoded;
 use crate::envelope::Codecs;
 use crate::error::Error;
-use crate::guard::discard;
+use crate::guard::{Guarded, discard};
 use crate::hub::Hub;
 use crate::ids::{RunId, TaskId};
 use crate::lifecycle::Broadcast;
@@ -21,8 +21,10 @@ use crate::measures::Measures;
 use crate::name::{InvalidName, Name};
 use crate::options::{InvalidOptions, Settings, SpawnOptions, Start};
 use crate::payload::Payload;
+use crate::retry::STORE_RETRY;
 use crate::runtime::Runtime;
-use crate::store::{NewTask, Store, StoreError};
+use crate::shield::Shield;
+use crate::store::{Changed, NewTask, Store, StoreError};
 use crate::task::{Check, Registry};
 use crate::time::after;
 
@@ -33,7 +35,7 @@ pub(crate) struct Engine {
     /// What the client was given, where payloads are as they are kept.
     pub(crate) backend: Arc<dyn Store>,
     pub(crate) codecs: Option<Codecs>,
-    /// The backend, with its payloads decoded.
+    /// The backend, with its payloads decoded and its panics as errors.
     pub(crate) store: Arc<dyn Store>,
     #[cfg(feature = "schemas")]
     pub(crate) stored: crate::schema::Stored,
@@ -58,7 +60,7 @@ impl Engine {
         settings: Settings,
         states: States,
     ) -> Arc<Self> {
-        let store = Encoded::over(backend.clone(), &settings.codecs);
+        let store = Encoded::over(Arc::new(Shield(backend.clone())), &settings.codecs);
         let lifecycle = match settings.keep_history {
             true => Broadcast::kept(store.clone(), runtime.clone()),
             false => Broadcast::new(),
@@ -101,8 +103,22 @@ impl Engine {
                 }
             }));
             let (ended, store, hub) = (end.clone(), self.store.clone(), self.hub.clone());
+            let runtime = self.runtime.clone();
             self.runtime.spawn(Box::pin(async move {
-                while let Some(changed) = ended.run_until_cancelled(store.changed()).await {
+                let mut panics = 0;
+                loop {
+                    let changed = Guarded::new(Box::pin(async { store.changed().await }));
+                    let Some(changed) = ended.run_until_cancelled(changed).await else { return };
+                    let changed = match changed {
+                        Ok(changed) => changed,
+                        Err(panic) => {
+                            tracing::error!(%panic, "the store panicked while it was listened to");
+                            panics += 1;
+                            let pause = STORE_RETRY.delay(panics, runtime.random()).unwrap_or_default();
+                            runtime.sleep(pause).await;
+                            Changed::ANYTHING
+                        }
+                    };
                     if changed.finished {
                         hub.look_at_all();
                     }

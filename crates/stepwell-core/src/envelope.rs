@@ -17,7 +17,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
 
 use crate::codec::{Codec, CodecError, Place};
-use crate::guard::guard;
+use crate::guard::{Panic, guard};
 
 /// How every envelope begins.
 const BEGIN: &str = "{\"$stepwell\":[";
@@ -94,8 +94,14 @@ impl Codecs {
 }
 
 /// A panic of a codec is an error of the one payload.
+/// Which codec a payload was encoded with that a client without codecs reads.
+pub(crate) fn encoded_with(kept: &str, place: &Place<'_>) -> Option<CodecError> {
+    let none = Codecs(Arc::new([]));
+    none.open(kept, place).err().filter(|error| matches!(error, CodecError::UnknownCodec(_)))
+}
+
 fn guarded<T>(codec: &Arc<dyn Codec>, call: impl FnOnce() -> Result<T, CodecError>) -> Result<T, CodecError> {
-    let panicked = |panic| CodecError::Other(format!("the codec `{}` panicked: {panic}", codec.name()));
+    let panicked = |panic: Panic| CodecError::Panicked { codec: codec.name(), panic: panic.to_string() };
     guard(call).map_err(panicked).flatten()
 }
 

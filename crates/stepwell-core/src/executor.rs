@@ -641,7 +641,7 @@ impl Execution {
             self.suspect = None;
         }
         let mut operations = run.operations();
-        operations.committed(sent.seq, &sent.unsent.received);
+        let durable = operations.committed(sent.seq, &sent.unsent.received);
         let waker = sent.work.and_then(|(key, working)| {
             let (outcome, journaled) = match working {
                 Working::Transaction(span) => {
@@ -654,9 +654,8 @@ impl Execution {
                 }
                 Working::Spawn(keyed) => {
                     let created = matches!(applied.keyed, Some(Spawned::Created { .. }));
-                    if let Some(measures) = run.engine.measures.of(&keyed.task.task_type).filter(|_| created)
-                    {
-                        measures.spawned.increment(1);
+                    if created {
+                        run.engine.measures.count_spawn(&keyed.task.task_type);
                     }
                     (child::decided(&keyed.task, applied.keyed), created)
                 }
@@ -670,7 +669,7 @@ impl Execution {
         operations.arrive(applied.facts);
         let compensates = operations.has_compensations && run.compensating.is_none();
         drop(operations);
-        waker.into_iter().for_each(Waker::wake);
+        waker.into_iter().chain(durable).for_each(Waker::wake);
         if applied.cancel_requested {
             run.stop(ControlFlow::Cancelled);
         }

@@ -13,9 +13,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use crate::codec::Place;
 use crate::error::Error;
+use crate::failure::Failure;
+use crate::headers;
 use crate::input_hash::InputHash;
-use crate::journal::Entry;
+use crate::journal::{Entry, Outcome};
 use crate::name::Name;
 use crate::options::InvalidOptions;
 use crate::payload::{Payload, PayloadError};
@@ -23,7 +26,6 @@ use crate::payloads::{self, Held};
 use crate::store::{TaskInfo, Wait};
 use crate::strict;
 use crate::time::Timestamp;
-use crate::{failure, headers};
 
 const FORMAT: &str = "stepwell task";
 /// The version of documents that this program writes, and the newest that it reads.
@@ -46,20 +48,31 @@ pub struct TaskRecord {
 
 impl TaskRecord {
     /// Refuses what a spawn or a step would not have accepted, and cuts off what failures say too much.
-    pub(crate) fn check(&mut self) -> Result<(), Error> {
+    pub(crate) fn check(&mut self, limit: usize) -> Result<(), Error> {
         headers::check(&self.info.headers)?;
         self.info.retry.check()?;
         if let Some(limit) = self.info.max_duration {
             InvalidOptions::check_duration("max_duration", limit)?;
         }
-        let mut refused = None;
-        payloads::record(self, &mut |held, place| match held {
-            Held::Payload(payload) => {
-                if let Err(source) = payload.check(MAX_DEPTH) {
-                    refused.get_or_insert(Error::Payload { what: place.to_string(), source });
-                }
+        self.info.failure.iter_mut().for_each(Failure::bound);
+        for entry in &mut self.journal {
+            if let Outcome::Failed(failure) | Outcome::Retrying { failure, .. } = &mut entry.outcome {
+                failure.bound();
             }
-            Held::Text(text, _) => failure::cut(text),
+        }
+        let mut refused = None;
+        payloads::record(self, &mut |held, place| {
+            let Held::Payload(payload) = held else { return };
+            let checked = match place {
+                // The engine's own documents, which may hold payloads.
+                Place::Entry { key, .. } if !key.kind.is_of_application() => {
+                    payload.check(MAX_DEPTH, usize::MAX)
+                }
+                _ => payload.check(Payload::MAX_DEPTH, limit),
+            };
+            if let Err(source) = checked {
+                refused.get_or_insert(Error::Payload { what: place.to_string(), source });
+            }
         });
         refused.map_or(Ok(()), Err)
     }
@@ -140,9 +153,25 @@ impl Export {
     /// # Errors
     /// [`PayloadError::Unreadable`] when a payload of the task could not be decoded by the client's codecs: it would be lost.
     pub fn to_json(&self) -> Result<String, PayloadError> {
+        let mut unreadable = None;
+        payloads::record(&mut self.record.clone(), &mut |held, _| {
+            if let Held::Payload(payload) = held
+                && let Some(error) = payload.unreadable()
+            {
+                unreadable.get_or_insert_with(|| error.clone());
+            }
+        });
+        unreadable.map_or(Ok(()), Err)?;
         let body = Payload::document(self)?;
         let body: Box<RawValue> = body.decode()?;
         let checksum = InputHash::of_json(body.get());
+        if checksum.is_none() {
+            // One that a store holds since before such payloads were refused.
+            return Err(PayloadError::Encode {
+                type_name: std::any::type_name::<TaskRecord>(),
+                reason: strict::HALF_A_CHARACTER.into(),
+            });
+        }
         let document = Document { format: FORMAT.into(), version: VERSION, checksum, body: Some(body) };
         Payload::document(&document).map(|json| json.as_str().to_owned())
     }

@@ -133,7 +133,7 @@ impl Retry {
 }
 
 /// Cuts off a text that is too long, and says so in it.
-pub(crate) fn cut(text: &mut String) {
+fn cut(text: &mut String) {
     let bytes = text.len();
     if bytes > MAX_TEXT {
         cut_off(text, MAX_TEXT - 64);
@@ -177,6 +177,17 @@ impl Failure {
             self.causes.push(format!("({left_out} further causes are left out)"));
         }
         self
+    }
+
+    /// Makes one that came from elsewhere as short as one that was made here.
+    pub(crate) fn bound(&mut self) {
+        cut(&mut self.message);
+        let causes = std::mem::take(&mut self.causes);
+        self.causes = Self::new(self.kind, "").caused_by(causes.into_iter()).causes;
+        if let Some(backtrace) = &mut self.backtrace {
+            *backtrace = within(backtrace.to_string()).into();
+        }
+        self.compensation_errors.iter_mut().for_each(|error| error.failure.bound());
     }
 
     /// A failure as a store keeps it. In the place of one that cannot be read stands one that says so.

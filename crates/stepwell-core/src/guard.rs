@@ -44,12 +44,18 @@ pub fn discard<T>(value: T) {
     }
 }
 
-/// Answers one caller. A panic of the caller's waker is logged: it is another task's, and others wait for their answers.
+/// Tells the application something that it may do nothing about: what `who` panics with is logged. It is somebody's alone,
+/// and others wait to be told.
+pub(crate) fn tell(who: &str, telling: impl FnOnce()) {
+    if let Err(panic) = guard(telling) {
+        tracing::warn!(%panic, "{who} panicked");
+    }
+}
+
+/// Answers one caller.
 pub(crate) fn answer<T>(caller: oneshot::Sender<T>, value: T) {
     // Who has asked may be gone, and the answer is dropped here then.
-    if let Err(panic) = guard(|| drop(caller.send(value))) {
-        tracing::warn!(%panic, "the caller that waits for an answer panicked");
-    }
+    tell("the caller that waits for an answer", || drop(caller.send(value)));
 }
 
 /// A value of the application, wherever it is dropped. A future in it answers with an error when it panics, and is

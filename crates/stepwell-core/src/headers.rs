@@ -8,11 +8,22 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::options::InvalidOptions;
+use crate::schedule::TICK_HEADER;
 use crate::store::Headers;
 use crate::strict;
+use crate::trace::TRACE_HEADERS;
 
-/// The longest headers of a task, as bytes of JSON: 64 KiB.
+/// The longest headers of a task, as bytes of JSON: 64 KiB. What the engine adds by itself (the tick of a schedule, a trace) has
+/// 1 KiB beside.
 pub const MAX_HEADERS_BYTES: usize = 64 << 10;
+
+/// How much room there is beside for what the engine adds.
+const ROOM: usize = 1 << 10;
+
+/// Whether the engine adds a header of this name by itself.
+pub(crate) fn is_of_engine(name: &str) -> bool {
+    name == TICK_HEADER || TRACE_HEADERS.contains(&name)
+}
 
 /// Checks that the headers are small, and not nested too deep.
 pub(crate) fn check(headers: &Headers) -> Result<(), InvalidOptions> {
@@ -21,7 +32,10 @@ pub(crate) fn check(headers: &Headers) -> Result<(), InvalidOptions> {
     }
     let json =
         strict::to_json(headers).map_err(|error| InvalidOptions::Headers { reason: error.to_string() })?;
-    if json.len() > MAX_HEADERS_BYTES {
+    let own = headers.iter().filter(|(name, _)| is_of_engine(name));
+    // With its quotes, its colon and its comma.
+    let own: usize = own.map(|(name, value)| name.len() + value.to_string().len() + 4).sum();
+    if json.len() > MAX_HEADERS_BYTES + own.min(ROOM) {
         let reason = format!(
             "they have {} bytes of JSON, the limit is {MAX_HEADERS_BYTES}: put large values into the parameters",
             json.len()
@@ -81,7 +95,10 @@ fn decimal(number: &str) -> (String, i64) {
     let zeros = digits.len() - digits.trim_end_matches('0').len();
     let power = match significant {
         "" => 0,
-        _ => exponent.parse().unwrap_or(i64::MAX / 2) + zeros as i64 - fraction.len() as i64,
+        _ => {
+            let exponent = exponent.parse().unwrap_or(i64::MAX / 2);
+            i64::saturating_add(exponent, zeros as i64).saturating_sub(fraction.len() as i64)
+        }
     };
     (significant.to_owned(), power)
 }
@@ -105,7 +122,10 @@ mod tests {
             let headers = read(&format!(r#"{{"a":["1e\"9999",{kept},true]}}"#)).unwrap();
             assert!(headers["a"][1].is_number(), "{kept}");
         }
-        for rounded in ["18446744073709551617", "0.10000000000000000001", "9007199254740993.0", "1e-400"] {
+        let rounded = ["18446744073709551617", "0.10000000000000000001", "9007199254740993.0", "1e-400"];
+        // The exponents are at the ends of what can be counted.
+        let huge = ["10e9223372036854775807", "0.1e-9223372036854775808", "1e-9223372036854775808"];
+        for rounded in rounded.into_iter().chain(huge) {
             let error = read(&format!(r#"{{"a":"1","b":{{"c":[{rounded}]}}}}"#)).unwrap_err();
             assert!(error.to_string().contains(rounded), "{error}");
         }

@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 
+use crate::guard;
 use crate::ids::TaskId;
 use crate::lifecycle::Lifecycle;
 use crate::name::Name;
@@ -51,7 +52,8 @@ pub(crate) enum Note {
     Flush(oneshot::Sender<()>),
 }
 
-/// Writes down what comes, until whoever sends it is gone. What the store refuses is tried again.
+/// Writes down what comes, until whoever sends it is gone. What the store cannot take just now is tried again; an event that it
+/// refuses for good is left out.
 pub(crate) async fn record(
     store: Arc<dyn Store>,
     runtime: Arc<dyn Runtime>,
@@ -67,18 +69,30 @@ pub(crate) async fn record(
             }
         }
         let mut tries = 0;
-        while !happenings.is_empty()
-            && let Err(error) = store.record(happenings.clone()).await
-        {
+        let mut parts = vec![happenings];
+        while let Some(mut part) = parts.pop().filter(|part| !part.is_empty()) {
+            let Err(error) = store.record(part.clone()).await else {
+                tries = 0;
+                continue;
+            };
             if matches!(error, StoreError::Closed) {
                 return;
             }
-            tracing::warn!(%error, "cannot keep lifecycle events; trying again");
-            tries += 1;
-            let delay = STORE_RETRY.delay(tries, runtime.random());
-            runtime.sleep(delay.unwrap_or_default()).await;
+            if error.is_of_an_item() && part.len() > 1 {
+                let rest = part.split_off(part.len() / 2);
+                parts.extend([rest, part]);
+            } else if !error.is_transient() {
+                let events: Vec<_> = part.iter().map(|event| (event.task_id, &event.name)).collect();
+                tracing::error!(%error, ?events, "the store refuses a lifecycle event, which is left out of the history");
+            } else {
+                tracing::warn!(%error, "cannot keep lifecycle events; trying again");
+                tries += 1;
+                parts.push(part);
+                let delay = STORE_RETRY.delay(tries, runtime.random());
+                runtime.sleep(delay.unwrap_or_default()).await;
+            }
         }
-        flushes.into_iter().for_each(|written| _ = written.send(()));
+        flushes.into_iter().for_each(|written| guard::answer(written, ()));
     }
 }
 

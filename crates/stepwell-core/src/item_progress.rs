@@ -286,7 +286,8 @@ impl ItemProgress {
         failures: impl IntoIterator<Item = (usize, Failure)>,
     ) {
         for range in nulls {
-            self.failures.retain(|index, _| !range.contains(index));
+            let failed: Vec<_> = self.failures.range(range.clone()).map(|(index, _)| *index).collect();
+            failed.iter().for_each(|index| _ = self.failures.remove(index));
             self.add(range);
         }
         results.into_iter().for_each(|(index, result)| self.put(index, Ok(result)));
@@ -401,6 +402,22 @@ mod tests {
             progress.absorb(chunk).unwrap();
         }
         progress
+    }
+
+    /// It took minutes when each range of results looked through all failures.
+    #[test]
+    fn many_failures_between_results_are_merged_in_time() {
+        let total = 100_000;
+        let mut progress = ItemProgress::new(total);
+        for index in 0..total {
+            let failed = Err(Failure::new(FailureKind::Error, "no"));
+            progress.mark(index, if index % 2 == 0 { failed } else { Ok(Payload::null()) }).unwrap();
+        }
+        let begun = std::time::Instant::now();
+        let mut merged = progress.clone();
+        merged.merge(progress.clone());
+        assert_eq!(merged, progress);
+        assert!(begun.elapsed().as_secs() < 20, "{:?}", begun.elapsed());
     }
 
     proptest! {

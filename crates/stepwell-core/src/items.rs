@@ -251,8 +251,8 @@ impl<'a, I: ExactSizeIterator> Items<'a, I> {
     }
 }
 
-fn encode<R: Serialize>(result: &R, limit: usize) -> Result<Payload, Failure> {
-    Payload::encode(result, limit)
+fn encode<R: Serialize + DeserializeOwned>(result: &R, limit: usize) -> Result<Payload, Failure> {
+    Payload::encode_proven(result, limit)
         .map_err(|error| Failure { retry: Retry::Never, ..closure_failure(&error.into()) })
 }
 

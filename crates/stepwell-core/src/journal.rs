@@ -23,7 +23,7 @@
 //!
 //! A task that is run again after that begins anew: what is before the end of its compensation no longer counts.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 
 use hashbrown::{HashMap, HashSet};
@@ -144,6 +144,11 @@ impl Kind {
     /// Returns whether an entry shows that a run got further, which a line of a log does not.
     pub const fn is_progress(self) -> bool {
         !matches!(self, Self::Log | Self::Progress)
+    }
+
+    /// Whether the value of an entry is one of the application's as it is, and not a document of the engine's.
+    pub(crate) const fn is_of_application(self) -> bool {
+        matches!(self, Self::Step | Self::Event | Self::Message | Self::Child)
     }
 
     /// The kind of that word.
@@ -426,12 +431,18 @@ impl Replay {
         let kept = self.kept.values().filter(|entry| entry.key.kind != Kind::Compensated);
         let mut entries: Vec<_> = kept.chain(&self.entries).collect();
         entries.sort_unstable_by_key(|entry| entry.seq);
-        let (mut recorded, mut results) = (Vec::new(), HashMap::new());
-        for Entry { key, outcome, .. } in entries {
+        let (mut recorded, mut places) = (BTreeMap::new(), HashMap::new());
+        let mut results = HashMap::new();
+        for Entry { seq, key, outcome, .. } in entries {
             match (key.kind, outcome) {
-                (Kind::Compensate, Outcome::Done(payload)) => recorded.push((key.clone(), payload.clone())),
+                (Kind::Compensate, Outcome::Done(payload)) => {
+                    places.insert((&key.name, key.ordinal), *seq);
+                    recorded.insert(*seq, (key.clone(), payload.clone()));
+                }
                 (Kind::Compensated, _) => {
-                    recorded.retain(|(of, _)| (&of.name, of.ordinal) != (&key.name, key.ordinal));
+                    if let Some(place) = places.get(&(&key.name, key.ordinal)) {
+                        recorded.remove(place);
+                    }
                 }
                 (Kind::Step, Outcome::Done(payload)) => {
                     results.insert(key.clone(), payload.clone());
@@ -439,6 +450,7 @@ impl Replay {
                 _ => {}
             }
         }
+        let recorded = recorded.into_values().collect();
         Compensation { failure, attempt, recorded, results, entries: VecDeque::new() }
     }
 
@@ -447,10 +459,13 @@ impl Replay {
         let sources: HashSet<u64> = sources.iter().copied().collect();
         let first = self.entries.iter().position(|entry| sources.contains(&entry.seq));
         let ended = self.keep_from(first, &sources);
-        // A step that is tried again has all of its tries again. The code never saw the failed ones.
-        self.entries.retain(|Entry { key, outcome, .. }| {
+        // A step that is tried again has all of its tries again, and one whose outcome is kept needs none. The code never
+        // saw the failed ones.
+        let Self { entries, kept, .. } = self;
+        entries.retain(|Entry { key, outcome, .. }| {
             let of_a_try = matches!(outcome, Outcome::Retrying { .. }) || key.kind == Kind::Backoff;
-            !of_a_try || !ended.contains(&Key { kind: Kind::Step, ..key.clone() })
+            let step = || Key { kind: Kind::Step, ..key.clone() };
+            !(of_a_try && (ended.contains(&step()) || kept.contains_key(&step())))
         });
     }
 
@@ -542,6 +557,13 @@ mod tests {
             entry(6, Kind::Attempt, "attempt", ended_by(&[5])),
         ];
         assert_eq!(names(&Replay::new(journal.clone())).0, ["a", "a", "b", "a"]);
+        let mut kept = journal.clone();
+        kept.swap(3, 4);
+        assert_eq!(
+            names(&Replay::new(kept)),
+            (vec!["b"], vec!["a"]),
+            "its result is there, behind the failure"
+        );
         journal[3] = entry(4, Kind::Step, "a", failed());
         journal[5] = entry(6, Kind::Attempt, "attempt", ended_by(&[4, 5]));
         assert_eq!(names(&Replay::new(journal)), (vec!["b"], vec![]), "it has all of its tries again");

@@ -50,6 +50,7 @@ mod scheduler;
 #[cfg(feature = "schemas")]
 mod schema;
 mod scope;
+mod shield;
 mod slots;
 mod step;
 mod step_cache;

@@ -8,6 +8,7 @@ use serde_json::Value;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use crate::failure::Failure;
+use crate::guard;
 use crate::history::{Note, record};
 use crate::ids::TaskId;
 use crate::journal::{Key, Kind, Outcome};
@@ -241,7 +242,7 @@ impl Broadcast {
         if let Some(History { store, notes }) = &self.history {
             let _ = notes.send(Note::Event(store.now(), event.clone()));
         }
-        let _ = self.subscribers.send(event);
+        guard::tell("a subscriber to lifecycle events", || drop(self.subscribers.send(event)));
     }
 
     pub(crate) fn subscribe(&self) -> Subscription {

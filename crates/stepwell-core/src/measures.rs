@@ -19,7 +19,11 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use hashbrown::HashMap;
 use metrics::{Counter, Histogram, counter, histogram};
 
+use crate::guard;
 use crate::name::Name;
+
+/// Who counts and measures, in the log.
+const RECORDER: &str = "the recorder of measures";
 
 /// How an attempt ended, or was left.
 #[derive(Clone, Copy)]
@@ -102,9 +106,21 @@ impl Measures {
         }))
     }
 
-    /// `None` when nothing is to be measured.
-    pub(crate) fn of_store(&self) -> Option<&StoreMeasures> {
-        self.wanted.then(|| self.store.get_or_init(StoreMeasures::new))
+    /// A task of the type was spawned.
+    pub(crate) fn count_spawn(&self, task_type: &Name) {
+        // The recorder is the application's, and whoever spawns for others must not end with it.
+        guard::tell(RECORDER, || {
+            if let Some(measures) = self.of(task_type) {
+                measures.spawned.increment(1);
+            }
+        });
+    }
+
+    /// Measures the store, if that is wanted.
+    pub(crate) fn with_store(&self, measure: impl FnOnce(&StoreMeasures)) {
+        if self.wanted {
+            guard::tell(RECORDER, || measure(self.store.get_or_init(StoreMeasures::new)));
+        }
     }
 }
 

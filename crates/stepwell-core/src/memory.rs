@@ -1020,6 +1020,7 @@ impl State {
             params: task.new.params.clone(),
             headers: task.new.headers.clone(),
             scope: task.new.scope.clone(),
+            concurrency_key: task.new.concurrency_key.clone(),
             retry: task.new.retry.clone(),
             journal: (!had_it).then(|| task.journal.clone()),
             waits: task.waits.values().cloned().collect(),

@@ -20,7 +20,7 @@ use hashbrown::{HashMap, HashSet};
 
 use crate::context::{read_arrival, read_child};
 use crate::failure::{Failure, FailureKind};
-use crate::guard;
+use crate::guard::{self, Guarded};
 use crate::journal::{Compensation, Entry, Key, Kind, Outcome, Replay, to_payload};
 use crate::lifecycle::Lifecycle;
 use crate::name::Name;
@@ -44,6 +44,8 @@ pub(crate) enum Effect {
 pub(crate) enum Request {
     /// A step's closure, or (with the work) something that the store does.
     Gate(Option<Work>),
+    /// A step's closure for a further try, of which the task's code knows nothing.
+    Again,
     /// It waits for something, or for the time.
     Wait { target: Option<Name>, due_at: Option<Timestamp> },
     /// It is finished as soon as it is asked for.
@@ -146,6 +148,8 @@ pub(crate) struct Operations {
     look: bool,
     /// Who waits for what is durable.
     durable_wakers: Vec<Waker>,
+    /// Spawns of tasks that have the concurrency key of this one, and do not begin before it has ended.
+    behind: HashSet<Key>,
     /// What the code was told of its changes.
     patches: HashMap<Name, bool>,
     unsent: Unsent,
@@ -157,6 +161,8 @@ pub(crate) struct Operations {
     handled: usize,
     /// A compensation was recorded.
     pub(crate) has_compensations: bool,
+    /// Work that nobody is to do any more.
+    dropped: Vec<Guarded<Work>>,
     /// What an earlier run of the compensation waited for; for after the replay of the code.
     compensation_waits: Vec<Wait>,
     control: Option<ControlFlow>,
@@ -296,14 +302,20 @@ impl Operations {
     }
 
     fn register(&mut self, key: &Key, request: Request) {
-        if key.kind != Kind::Backoff {
+        if key.kind != Kind::Backoff && !matches!(request, Request::Again) {
             self.handled = self.failures.len();
         }
         let kept = self.replay.kept.remove(key).map(|entry| entry.outcome);
         let (stage, wait, ready) = match (request, kept) {
-            (_, Some(outcome)) => (Stage::Finished, None, Some((outcome, Effect::None))),
+            (request, Some(outcome)) => {
+                if let Request::Gate(work) = request {
+                    self.dropped.extend(work.map(Guarded::new));
+                }
+                (Stage::Finished, None, Some((outcome, Effect::None)))
+            }
             (Request::Finished(outcome, effect), None) => (Stage::Finished, None, Some((outcome, effect))),
-            (Request::Gate(work), None) => {
+            (request @ (Request::Gate(_) | Request::Again), None) => {
+                let work = if let Request::Gate(work) = request { work } else { None };
                 self.gates += 1;
                 let gates = if work.is_some() { &mut self.works } else { &mut self.closures };
                 // A spawn runs no code, and is committed along with what was delivered before it.
@@ -338,6 +350,7 @@ impl Operations {
     pub(crate) fn finish(&mut self, key: &Key, outcome: Outcome, effect: Effect) {
         let Some(operation) = self.live.get_mut(key) else { return };
         match std::mem::replace(&mut operation.stage, Stage::Finished) {
+            Stage::Gate { work, .. } => self.dropped.extend(work.map(Guarded::new)),
             Stage::Open => self.open -= 1,
             Stage::Waiting => {
                 self.waiting -= 1;
@@ -360,15 +373,19 @@ impl Operations {
     }
 
     /// An operation has left that stage for good.
-    fn left(&mut self, key: &Key, stage: &Stage, wait: Option<Awaited>) {
+    fn left(&mut self, key: &Key, stage: Stage, wait: Option<Awaited>) {
+        let waited = matches!(stage, Stage::Waiting);
         match stage {
-            Stage::Gate { .. } => self.gates -= 1,
+            Stage::Gate { work, .. } => {
+                self.gates -= 1;
+                self.dropped.extend(work.map(Guarded::new));
+            }
             Stage::Open => self.open -= 1,
             Stage::Waiting => self.waiting -= 1,
             Stage::Committing | Stage::Finished | Stage::Delivered(_) => {}
         }
         let Some((target, due_at)) = wait else { return };
-        if let Stage::Waiting = stage {
+        if waited {
             self.no_longer_awaits(key, target);
         }
         if let Some(due_at) = due_at {
@@ -383,8 +400,14 @@ impl Operations {
 
     pub(crate) fn forget(&mut self, key: &Key) {
         if let Some(Operation { stage, wait, .. }) = self.live.remove(key) {
-            self.left(key, &stage, wait);
+            self.left(key, stage, wait);
         }
+    }
+
+    /// Gives the work that nobody is to do any more. It is the application's, and may use the context when it is dropped: so
+    /// that is for when this is no longer locked.
+    pub(crate) fn take_dropped(&mut self) -> Vec<Guarded<Work>> {
+        std::mem::take(&mut self.dropped)
     }
 
     /// Delivers to one operation; gives the waker of its future. `None` when it does not wait for a delivery.
@@ -396,7 +419,7 @@ impl Operations {
         }
         let stage = std::mem::replace(&mut operation.stage, Stage::Delivered(outcome));
         let (waker, wait) = (operation.waker.take(), operation.wait.take());
-        self.left(key, &stage, wait);
+        self.left(key, stage, wait);
         Some(waker)
     }
 
@@ -425,7 +448,7 @@ impl Operations {
                 self.forget(&key);
                 return Ok(Some(waker));
             }
-            let seq = self.delivered_seq + 1;
+            let (seq, at) = (self.delivered_seq + 1, run.engine.store.now());
             let Some(waker) = waits.then(|| self.deliver(seq, &key, outcome.clone())).flatten() else {
                 if let Effect::Received(message) = effect {
                     self.taken.remove(&message);
@@ -438,14 +461,11 @@ impl Operations {
             if !undone || run.compensating.is_some() {
                 run.engine.lifecycle.tell(|| Lifecycle::of_delivery(run.task_id, &key, &outcome));
             }
-            let at = run.engine.store.now();
             self.unsent.entries.push(Entry { seq, key, outcome, at });
             match effect {
                 Effect::None => {}
                 Effect::Spawn(task) => {
-                    if let Some(measures) = run.engine.measures.of(&task.task_type) {
-                        measures.spawned.increment(1);
-                    }
+                    run.engine.measures.count_spawn(&task.task_type);
                     self.unsent.spawns.push(*task);
                 }
                 Effect::Emit(event) => self.unsent.events.push(event),
@@ -705,15 +725,26 @@ impl Operations {
         if kind == Kind::Progress
             && let Some(earlier) = self.replay.progress.replace(self.delivered_seq)
         {
-            // One that is not sent yet need not be.
-            let sent = self.unsent.entries.len();
-            self.unsent.entries.retain(|entry| entry.seq != earlier);
-            if self.unsent.entries.len() == sent {
-                self.unsent.superseded.push(earlier);
+            // One that is not sent yet need not be. Most likely it is among the last.
+            match self.unsent.entries.iter().rposition(|entry| entry.seq <= earlier) {
+                Some(place) if self.unsent.entries.get(place).is_some_and(|entry| entry.seq == earlier) => {
+                    self.unsent.entries.remove(place);
+                }
+                _ => self.unsent.superseded.push(earlier),
             }
         }
         self.unsent.entries.push(Entry { seq: self.delivered_seq, key, outcome: Outcome::Done(note), at });
         true
+    }
+
+    /// Notes that what is spawned has the concurrency key of this task.
+    pub(crate) fn lines_up(&mut self, spawn: &Key) {
+        self.behind.insert(spawn.clone());
+    }
+
+    /// Whether what was spawned has the concurrency key of this task.
+    pub(crate) fn is_behind(&self, spawn: &Key) -> bool {
+        self.behind.contains(spawn)
     }
 
     /// What the journal holds of a step over many items.
@@ -773,13 +804,13 @@ impl Operations {
         self.durable_seq
     }
 
-    /// What was sent up to `seq` is durable.
-    pub(crate) fn committed(&mut self, seq: u64, received: &[MessageId]) {
+    /// What was sent up to `seq` is durable. Gives the wakers of those who wait for that.
+    pub(crate) fn committed(&mut self, seq: u64, received: &[MessageId]) -> Vec<Waker> {
         self.durable_seq = self.durable_seq.max(seq);
-        self.durable_wakers.drain(..).for_each(Waker::wake);
         for message in received {
             self.taken.remove(message);
         }
+        std::mem::take(&mut self.durable_wakers)
     }
 }
 

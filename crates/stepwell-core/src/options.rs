@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::codec::Codec;
 use crate::headers;
-use crate::name::{InvalidName, Name};
+use crate::name::{InvalidName, MAX_NAME_BYTES, Name};
+use crate::notes::cut_off;
 use crate::payload::Payload;
 use crate::retry::RetryStrategy;
 use crate::scope::Scope;
@@ -418,9 +419,11 @@ impl WorkerOptions {
         Ok(self)
     }
 
-    /// What people know the worker by. Default: `worker`.
+    /// What people know the worker by; of a longer text, its first 512 bytes. Default: `worker`.
     pub fn name(mut self, name: impl Into<String>) -> Self {
-        self.name = Some(name.into());
+        let mut name = name.into();
+        cut_off(&mut name, MAX_NAME_BYTES);
+        self.name = Some(name);
         self
     }
 }

@@ -1,5 +1,7 @@
 //! Payloads: values of the user's types, as JSON text.
 
+use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -59,6 +61,16 @@ pub enum PayloadError {
         /// What is wrong with it, and where.
         reason: String,
     },
+    /// The value serialises to JSON that its type is not read from again, or not as the same.
+    #[error(
+        "the value of type `{type_name}` could not be read back from its JSON: {reason}. What `Serialize` writes, `Deserialize` has to read: within tagged, untagged and flattened types it reads neither integers of 128 bits nor keys that are numbers (keep them as text), and what is skipped needs a default"
+    )]
+    NotReadBack {
+        /// The Rust type.
+        type_name: &'static str,
+        /// What is wrong.
+        reason: String,
+    },
     /// The JSON is over the limit.
     #[error(
         "the payload of type `{type_name}` has {bytes} bytes, the limit is {limit}: keep large data elsewhere and journal a reference, or raise the limit with `max_payload_bytes`"
@@ -98,10 +110,51 @@ impl Payload {
     /// # Errors
     /// [`PayloadError::Encode`] when the value does not serialise, when it is nested deeper than [`Payload::MAX_DEPTH`], or
     /// when JSON would not give it back as it is: NaN and infinities, and a `Some` of something that is `null` in JSON,
-    /// such as `Some(())`. [`PayloadError::TooLarge`] when its JSON is longer than `limit` bytes.
+    /// such as `Some(())`. Whether a type reads what it writes is not known here: see [`Payload::encode_proven`]. [`PayloadError::TooLarge`] when its JSON is longer than `limit` bytes.
     pub fn encode<T: Serialize + ?Sized>(value: &T, limit: usize) -> Result<Self, PayloadError> {
+        Self::encode_noting(value, limit, &Cell::default())
+    }
+
+    /// Serialises a value that is going to be read as the same type, and reads it.
+    ///
+    /// ```
+    /// # use serde::{Deserialize, Serialize};
+    /// # use stepwell_core::{Payload, PayloadError};
+    /// #[derive(Serialize, Deserialize)]
+    /// #[serde(tag = "type")]
+    /// enum Entry {
+    ///     Credit { cents: u128 },
+    /// }
+    ///
+    /// // serde reads no integers of 128 bits within an enum that is tagged so.
+    /// let error = Payload::encode_proven(&Entry::Credit { cents: 5 }, Payload::DEFAULT_LIMIT).unwrap_err();
+    /// assert!(matches!(error, PayloadError::NotReadBack { .. }));
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Payload::encode`]; [`PayloadError::NotReadBack`].
+    pub fn encode_proven<T: Serialize + DeserializeOwned>(
+        value: &T,
+        limit: usize,
+    ) -> Result<Self, PayloadError> {
+        let wide = Cell::default();
+        let payload = Self::encode_noting(value, limit, &wide)?;
+        let refused = |reason| PayloadError::NotReadBack { type_name: std::any::type_name::<T>(), reason };
+        let read: T = serde_json::from_str(payload.as_str()).map_err(|error| refused(error.to_string()))?;
+        // Where such an integer is buffered, another variant of an untagged enum may have taken it.
+        if wide.get() && bytes_of(Self::encode(&read, usize::MAX)?.as_str()) != bytes_of(payload.as_str()) {
+            return Err(refused("its integers of 128 bits are read as something else".into()));
+        }
+        Ok(payload)
+    }
+
+    fn encode_noting<T: Serialize + ?Sized>(
+        value: &T,
+        limit: usize,
+        wide: &Cell<bool>,
+    ) -> Result<Self, PayloadError> {
         let type_name = std::any::type_name::<T>();
-        let json = strict::to_json(value)
+        let json = strict::to_json_noting(value, wide)
             .map_err(|error| PayloadError::Encode { type_name, reason: error.to_string() })?;
         if json.len() > limit {
             return Err(PayloadError::TooLarge { type_name, bytes: json.len(), limit });
@@ -124,11 +177,18 @@ impl Payload {
     /// Checks text that came from elsewhere.
     ///
     /// # Errors
-    /// [`PayloadError::Encode`] when it is no JSON, or nested over `depth` levels deep.
-    pub(crate) fn check(&self, depth: usize) -> Result<(), PayloadError> {
-        let refused = |reason| PayloadError::Encode { type_name: std::any::type_name::<Self>(), reason };
+    /// [`PayloadError::Encode`] when it is no JSON, or nested over `depth` levels deep; [`PayloadError::TooLarge`].
+    pub(crate) fn check(&self, depth: usize, limit: usize) -> Result<(), PayloadError> {
+        let (type_name, bytes) = (std::any::type_name::<Self>(), self.as_str().len());
+        let refused = |reason| PayloadError::Encode { type_name, reason };
+        if bytes > limit {
+            return Err(PayloadError::TooLarge { type_name, bytes, limit });
+        }
         if strict::depth(self.as_str()) > depth {
             return Err(refused(format!("it is nested over {depth} levels deep")));
+        }
+        if !strict::is_whole(self.as_str()) {
+            return Err(refused(strict::HALF_A_CHARACTER.into()));
         }
         let json = serde_json::from_str::<&serde_json::value::RawValue>(self.as_str());
         json.map(drop).map_err(|error| refused(error.to_string()))
@@ -197,6 +257,13 @@ impl Payload {
     }
 }
 
+/// How often each byte is in the text. Maps and sets have no order, and so their text has none.
+fn bytes_of(json: &str) -> BTreeMap<u8, usize> {
+    let mut counts = BTreeMap::new();
+    json.bytes().for_each(|byte| *counts.entry(byte).or_default() += 1);
+    counts
+}
+
 /// The JSON `null`.
 impl Default for Payload {
     fn default() -> Self {
@@ -235,6 +302,9 @@ impl Serialize for Payload {
 impl<'de> Deserialize<'de> for Payload {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let value = Box::<serde_json::value::RawValue>::deserialize(deserializer)?;
+        if !strict::is_whole(value.get()) {
+            return Err(serde::de::Error::custom(strict::HALF_A_CHARACTER));
+        }
         Ok(Self::from_json(strict::one_line(value.get())))
     }
 }

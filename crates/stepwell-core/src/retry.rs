@@ -48,6 +48,9 @@ pub enum RetryStrategy {
 }
 
 impl RetryStrategy {
+    /// How many delays may be listed.
+    const MAX_DELAYS: usize = 1_000;
+
     /// 1 s, doubled after each failure, at most 5 minutes, with 25 % jitter. The default.
     pub const fn exponential() -> Self {
         Self::Exponential {
@@ -66,13 +69,18 @@ impl RetryStrategy {
     /// Checks that delays can be computed from the strategy's numbers.
     ///
     /// # Errors
-    /// [`InvalidOptions`] when the factor is less than 1 or not finite, when the jitter is not from 0 to 1, or when a
-    /// duration is over 1,000 years.
+    /// [`InvalidOptions`] when the factor is less than 1 or not finite, when the jitter is not from 0 to 1, when over 1,000
+    /// delays are listed, or when a duration is over 1,000 years.
     pub fn check(&self) -> Result<(), InvalidOptions> {
         let long = InvalidOptions::check_duration;
         match self {
             Self::None => Ok(()),
             Self::Fixed { delay } => long("delay", *delay),
+            Self::Listed { delays } if delays.len() > Self::MAX_DELAYS => Err(InvalidOptions::Retry {
+                field: "list of delays, as long as",
+                value: delays.len().to_string(),
+                range: "1,000 long at most",
+            }),
             Self::Listed { delays } => delays.iter().try_for_each(|delay| long("delay", *delay)),
             &Self::Exponential { base, factor, max, jitter } => {
                 let number = |field, value: f64, valid: bool, range| match valid {
@@ -150,6 +158,7 @@ mod tests {
             (with(second, 2.0, Duration::MAX, 0.0), "the max of"),
             (RetryStrategy::fixed(Duration::MAX), "1,000 years at most"),
             (RetryStrategy::Listed { delays: vec![second, Duration::MAX] }, "1,000 years at most"),
+            (RetryStrategy::Listed { delays: vec![second; 1_001] }, "1,000 long at most"),
         ] {
             let error = strategy.check().unwrap_err().to_string();
             assert!(error.contains(said), "{error}");

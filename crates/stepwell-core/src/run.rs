@@ -1,6 +1,7 @@
 //! One run of a task: what its executor and the handles of its context share.
 
 use std::mem;
+use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Wake, Waker};
@@ -13,12 +14,12 @@ use tokio_util::sync::CancellationToken;
 use crate::compensation::{Undo, attempts, end_of};
 use crate::engine::Engine;
 use crate::failure::{Failure, Retry};
-use crate::guard::discard;
+use crate::guard::{self, Guarded, discard};
 use crate::ids::{RunId, TaskId};
 use crate::journal::{Entry, Key, Kind, Outcome, Replay};
 use crate::measures::TypeMeasures;
 use crate::name::{Name, StepName};
-use crate::operations::{Effect, Operations, Request};
+use crate::operations::{Effect, Operations, Request, Work};
 use crate::polled::is_polled;
 use crate::retry::RetryStrategy;
 use crate::scope::Scope;
@@ -36,6 +37,7 @@ pub(crate) struct Run {
     pub(crate) task_type: Name,
     pub(crate) queue: Name,
     pub(crate) scope: Scope,
+    pub(crate) concurrency_key: Option<Name>,
     pub(crate) engine: Arc<Engine>,
     /// Of its task type, where that is wanted.
     pub(crate) measures: Option<Arc<TypeMeasures>>,
@@ -73,6 +75,7 @@ impl Run {
             task_type: claimed.task_type,
             queue: claimed.queue,
             scope: claimed.scope,
+            concurrency_key: claimed.concurrency_key,
             engine,
             waker: Arc::default(),
             cancelled: CancellationToken::new(),
@@ -117,8 +120,9 @@ impl Run {
         self.undos.lock().unwrap_or_else(PoisonError::into_inner).get(record).cloned()
     }
 
-    pub(crate) fn operations(&self) -> MutexGuard<'_, Operations> {
-        self.operations.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn operations(&self) -> Locked<'_> {
+        let operations = self.operations.lock().unwrap_or_else(PoisonError::into_inner);
+        Locked { operations, dropped: Vec::new() }
     }
 
     /// Keeps the run from being taken for stuck, for `claim_timeout` or for `extend` where that is longer.
@@ -152,8 +156,9 @@ impl Run {
     /// Tells the task's code to stop: its calls answer with the reason.
     pub(crate) fn stop(&self, why: ControlFlow) {
         let Some(wakers) = self.operations().stop(why) else { return };
-        self.cancelled.cancel();
-        wakers.into_iter().for_each(Waker::wake);
+        // Whoever waits for it may be anywhere in the application.
+        guard::tell("who waits for a task's token", || self.cancelled.cancel());
+        wakers.into_iter().for_each(|waker| guard::tell("a waker of a task", || waker.wake()));
         // Also when nobody waits through the context, the executor has to see it.
         self.waker.wake_by_ref();
     }
@@ -223,6 +228,33 @@ impl Drop for Run {
         let undos = self.undos.get_mut().unwrap_or_else(PoisonError::into_inner);
         mem::take(undos).into_values().for_each(discard);
         self.operations.get_mut().unwrap_or_else(PoisonError::into_inner).discard();
+    }
+}
+
+/// A run's operations, locked. What they no longer need is dropped after that, by the order of the fields: it is the
+/// application's, and may use the context.
+pub(crate) struct Locked<'a> {
+    operations: MutexGuard<'a, Operations>,
+    dropped: Vec<Guarded<Work>>,
+}
+
+impl Deref for Locked<'_> {
+    type Target = Operations;
+
+    fn deref(&self) -> &Operations {
+        &self.operations
+    }
+}
+
+impl DerefMut for Locked<'_> {
+    fn deref_mut(&mut self) -> &mut Operations {
+        &mut self.operations
+    }
+}
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        self.dropped = self.operations.take_dropped();
     }
 }
 

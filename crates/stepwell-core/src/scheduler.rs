@@ -61,18 +61,36 @@ async fn come_to_ticks(
     engine: &Engine,
     unusable: &mut BTreeSet<Name>,
 ) -> Result<Option<Timestamp>, StoreError> {
+    let (mut limit, mut refused) = (ROUND, BTreeSet::new());
     loop {
-        let schedules = engine.store.schedules(ScheduleFilter::Next(ROUND)).await?;
+        let schedules = engine.store.schedules(ScheduleFilter::Next(limit)).await?;
         let now = engine.store.now();
         let due = schedules.iter().filter(|schedule| schedule.plan.next_at.is_some_and(|at| at <= now));
+        let due = due.filter(|schedule| !refused.contains(&schedule.name));
         let changes: Vec<_> = due.filter_map(|schedule| change(engine, schedule, now, unusable)).collect();
         if changes.is_empty() {
-            return Ok(schedules.iter().filter_map(|schedule| schedule.plan.next_at).find(|at| *at > now));
+            let next = schedules.iter().filter_map(|schedule| schedule.plan.next_at).find(|at| *at > now);
+            if next.is_some() || schedules.len() < limit {
+                return Ok(next);
+            }
+            // All of them are left to others, and stay due. There may be more behind them.
+            limit *= 2;
         }
-        let receipts = changes.into_iter().map(|change| engine.commit.change_schedule(change));
-        for receipt in receipts.collect::<Vec<_>>() {
-            receipt.await?;
+        let change = |change: ScheduleChange| (change.name.clone(), engine.commit.change_schedule(change));
+        let mut failed = Ok(());
+        for (name, receipt) in changes.into_iter().map(change).collect::<Vec<_>>() {
+            match receipt.await {
+                Ok(_) => {}
+                Err(error) if error.is_transient() => failed = Err(error),
+                Err(error) => {
+                    if unusable.insert(name.clone()) {
+                        tracing::error!(%error, schedule = %name, "the store refuses the schedule's ticks; trying again later");
+                    }
+                    refused.insert(name);
+                }
+            }
         }
+        failed?;
     }
 }
 

@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::headers::is_of_engine;
 use crate::name::{InvalidName, Name};
-use crate::schedule::TICK_HEADER;
 use crate::store::Headers;
-use crate::trace::TRACE_HEADERS;
 
 /// A part of the tasks that is kept apart: those of a queue, those with certain labels, or both.
 ///
@@ -119,8 +118,7 @@ pub fn labels(headers: &Headers) -> impl Iterator<Item = (&str, &str)> {
 }
 
 pub(crate) fn is_label(name: &str, value: &str) -> bool {
-    let of_engine = || name == TICK_HEADER || TRACE_HEADERS.contains(&name);
-    Name::is_valid(name) && Name::is_valid(value) && !of_engine()
+    Name::is_valid(name) && Name::is_valid(value) && !is_of_engine(name)
 }
 
 /// Whether all of these are among the [labels] of the headers.

@@ -270,8 +270,9 @@ impl Slots {
 
     /// Loads the journal of a task that is no longer in memory, and runs it.
     fn load(self: &Arc<Self>, mut claimed: ClaimedTask, slot: Slot, suspect: Option<SuspectPermit>) {
-        let slots = self.clone();
+        let held = HeldRun { slots: self.clone(), task_id: claimed.task_id, run_id: claimed.run_id };
         self.engine.runtime.spawn(Box::pin(async move {
+            let slots = &held.slots;
             let journal = loop {
                 match slots.engine.store.journal(claimed.task_id).await {
                     Ok(journal) => break journal,
@@ -279,6 +280,8 @@ impl Slots {
                         claimed.unreadable = Some(unreadable);
                         break Vec::new();
                     }
+                    // Another worker, or another process, may have a store that is open.
+                    Err(StoreError::Closed) => return slots.abandon(claimed.task_id, claimed.run_id),
                     Err(error) => {
                         tracing::warn!(%error, task_id = %claimed.task_id, "cannot load a journal; trying again");
                         slots.engine.runtime.sleep(slots.options.poll_interval).await;
@@ -290,6 +293,8 @@ impl Slots {
     }
 
     async fn run(self: Arc<Self>, mut execution: Box<Execution>) {
+        let Run { task_id, run_id, .. } = *execution.run;
+        let _held = HeldRun { slots: self.clone(), task_id, run_id };
         loop {
             let run = execution.run.clone();
             let end = execution.execute().await;
@@ -341,6 +346,25 @@ impl Slots {
             self.empty.notify_waiters();
         }
         None
+    }
+
+    /// Forgets a run that nobody executes any more: the store still holds it for the worker's, which is found with the next
+    /// heartbeats, and it is given back.
+    fn abandon(&self, task_id: TaskId, run_id: RunId) {
+        let mut inside = self.inside();
+        inside.held.retain(|task, held| (*task, held.run_id) != (task_id, run_id));
+        let run = inside.runs.get(&task_id).filter(|run| run.run_id == run_id).cloned();
+        if run.is_some() {
+            inside.runs.remove(&task_id);
+        }
+        let handed_over = inside.handed_over.remove(&task_id);
+        let empty = inside.runs.is_empty();
+        drop(inside);
+        drop(handed_over);
+        run.iter().for_each(|run| self.engine.hub.remove_run(run));
+        if empty {
+            self.empty.notify_waiters();
+        }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -395,6 +419,22 @@ impl Slots {
                 commit.transition_beside(Transition::new(task_id, run_id, next.clone()))
             });
             run.stop(ControlFlow::LeaseLost);
+        }
+    }
+}
+
+/// A run that is being loaded or executed. Should that end by a panic, the worker no longer holds it.
+struct HeldRun {
+    slots: Arc<Slots>,
+    task_id: TaskId,
+    run_id: RunId,
+}
+
+impl Drop for HeldRun {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            tracing::error!(task_id = %self.task_id, "a run ended by a panic, and is given back");
+            self.slots.abandon(self.task_id, self.run_id);
         }
     }
 }

@@ -432,9 +432,9 @@ impl<F: Closure> Step<F> {
 
     fn encode(&self, key: &Key, value: &F::Value) -> Outcome
     where
-        F::Value: Serialize,
+        F::Value: Serialize + DeserializeOwned,
     {
-        match Payload::encode(value, self.run.engine.settings.max_payload_bytes) {
+        match Payload::encode_proven(value, self.run.engine.settings.max_payload_bytes) {
             Ok(payload) => Outcome::Done(payload),
             Err(source) => Outcome::Failed(TaskError::Payload { name: key.label(), source }.to_failure()),
         }
@@ -481,7 +481,7 @@ where
             let mut request = match this.stage {
                 Stage::New => {
                     this.stage = Stage::Waiting;
-                    Some(Request::Gate(None))
+                    Some(if this.tries == 0 { Request::Gate(None) } else { Request::Again })
                 }
                 _ => None,
             };

@@ -607,6 +607,8 @@ pub struct ClaimedTask {
     pub headers: Headers,
     /// The scope that it was spawned in, which its children are in as well.
     pub scope: Scope,
+    /// The key by which its turn comes.
+    pub concurrency_key: Option<Name>,
     /// When a failed attempt is followed by another.
     pub retry: RetryStrategy,
     /// Its journal. It is `None` for a suspended task that is claimed by the worker that ran it last, which may have it in
@@ -684,9 +686,12 @@ pub enum StoreError {
     /// What was asked for holds a row that cannot be read.
     #[error(transparent)]
     Unreadable(#[from] Unreadable),
-    /// A payload cannot be encoded: its codec fails.
+    /// A payload cannot be encoded just now: its codec fails, whatever it is given.
     #[error("{0}")]
     Encode(String),
+    /// A payload cannot be encoded, and others can: its codec does not take it.
+    #[error("{0}")]
+    NotEncodable(String),
     /// The backend cannot work just now, whatever it is asked: it is out of memory or of connections, a device fails, it
     /// lacks a privilege or a table, a time limit passed.
     #[error("the store cannot work just now: {0}")]
@@ -718,7 +723,7 @@ impl StoreError {
             | Self::Unavailable(_)
             | Self::Unanswered(_)
             | Self::Closed => true,
-            Self::Corrupt(_) | Self::Unreadable(_) | Self::Backend(_) => false,
+            Self::Corrupt(_) | Self::Unreadable(_) | Self::NotEncodable(_) | Self::Backend(_) => false,
         }
     }
 

@@ -5,6 +5,7 @@
 //! [`to_json`] hands every call of a value's `Serialize` on to serde_json, and looks at what passes.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::fmt::Display;
 
 use serde::ser::{
@@ -23,15 +24,23 @@ const RAW: &str = "$serde_json::private::RawValue";
 
 /// The value as JSON.
 pub(crate) fn to_json<T: Serialize + ?Sized>(value: &T) -> serde_json::Result<String> {
+    to_json_noting(value, &Cell::default())
+}
+
+/// The value as JSON, and whether there are integers of 128 bits in it.
+pub(crate) fn to_json_noting<T: Serialize + ?Sized>(
+    value: &T,
+    wide: &Cell<bool>,
+) -> serde_json::Result<String> {
     let mut json = Vec::with_capacity(128);
     let inner = &mut serde_json::Serializer::new(&mut json);
-    value.serialize(Strict { inner, at: Place::default() })?;
+    value.serialize(Strict { inner, at: Place::new(wide) })?;
     String::from_utf8(json).map_err(Error::custom)
 }
 
 /// The value as a [`serde_json::Value`].
 pub(crate) fn to_value<T: Serialize + ?Sized>(value: &T) -> serde_json::Result<serde_json::Value> {
-    value.serialize(Strict { inner: serde_json::value::Serializer, at: Place::default() })
+    value.serialize(Strict { inner: serde_json::value::Serializer, at: Place::new(&Cell::default()) })
 }
 
 /// JSON text without line breaks, which would end a line of a log or of a stream.
@@ -60,21 +69,52 @@ pub(crate) fn depth(json: &str) -> usize {
     deepest
 }
 
+/// Why text is refused that is not [whole].
+pub(crate) const HALF_A_CHARACTER: &str = "it holds half of a character (a surrogate without its other half, such as `\\ud800`), which no text can be read from";
+
+/// Whether each escape of JSON text is a character, or is so with the one behind it.
+pub(crate) fn is_whole(json: &str) -> bool {
+    let mut rest = json.as_bytes();
+    while let Some(at) = rest.iter().position(|byte| *byte == b'\\') {
+        let (_, escape) = rest.split_at(at);
+        let length = match (unit(escape), escape.get(6..).and_then(unit)) {
+            (Some(0xD800..=0xDBFF), Some(0xDC00..=0xDFFF)) => 12,
+            (Some(0xD800..=0xDFFF), _) => return false,
+            (Some(_), _) => 6,
+            (None, _) => 2,
+        };
+        rest = escape.get(length..).unwrap_or_default();
+    }
+    true
+}
+
+/// The number of the escape that begins here.
+fn unit(escape: &[u8]) -> Option<u16> {
+    let digits = str::from_utf8(escape.strip_prefix(b"\\u")?.get(..4)?).ok()?;
+    u16::from_str_radix(digits, 16).ok()
+}
+
 /// Where a value stands.
-#[derive(Clone, Copy, Default)]
-struct Place {
+#[derive(Clone, Copy)]
+struct Place<'n> {
     depth: usize,
     calls: usize,
     /// Directly in a `Some`.
     in_some: bool,
     /// JSON text, which is written as it is.
     raw: bool,
+    /// Set when there is an integer of 128 bits.
+    wide: &'n Cell<bool>,
 }
 
-impl Place {
+impl<'n> Place<'n> {
+    fn new(wide: &'n Cell<bool>) -> Self {
+        Self { depth: 0, calls: 0, in_some: false, raw: false, wide }
+    }
+
     fn deeper<E: Error>(self, levels: usize) -> Result<Self, E> {
-        let Self { depth, calls, .. } = self;
-        let inner = Self { depth: depth + levels, calls: calls + 1, ..Self::default() };
+        let Self { depth, calls, wide, .. } = self;
+        let inner = Self { depth: depth + levels, calls: calls + 1, ..Self::new(wide) };
         if inner.depth > MAX_DEPTH || inner.calls > MAX_CALLS {
             let limit = if inner.depth > MAX_DEPTH { MAX_DEPTH } else { MAX_CALLS };
             return Err(E::custom(format_args!("it is nested over {limit} levels deep")));
@@ -106,17 +146,17 @@ fn finite<E: Error>(finite: bool, number: impl Display) -> Result<(), E> {
 }
 
 /// The serializer `inner`, and where its value stands. Of a list or object, where its members stand.
-struct Strict<S> {
+struct Strict<'n, S> {
     inner: S,
-    at: Place,
+    at: Place<'n>,
 }
 
-struct Member<'a, T: ?Sized> {
+struct Member<'a, 'n, T: ?Sized> {
     value: &'a T,
-    at: Place,
+    at: Place<'n>,
 }
 
-impl<T: Serialize + ?Sized> Serialize for Member<'_, T> {
+impl<T: Serialize + ?Sized> Serialize for Member<'_, '_, T> {
     fn serialize<S: Serializer>(&self, inner: S) -> Result<S::Ok, S::Error> {
         self.value.serialize(Strict { inner, at: self.at })
     }
@@ -130,21 +170,31 @@ macro_rules! plain {
     };
 }
 
-impl<S: Serializer> Serializer for Strict<S> {
+impl<'n, S: Serializer> Serializer for Strict<'n, S> {
     type Ok = S::Ok;
     type Error = S::Error;
-    type SerializeSeq = Strict<S::SerializeSeq>;
-    type SerializeTuple = Strict<S::SerializeTuple>;
-    type SerializeTupleStruct = Strict<S::SerializeTupleStruct>;
-    type SerializeTupleVariant = Strict<S::SerializeTupleVariant>;
-    type SerializeMap = Strict<S::SerializeMap>;
-    type SerializeStruct = Strict<S::SerializeStruct>;
-    type SerializeStructVariant = Strict<S::SerializeStructVariant>;
+    type SerializeSeq = Strict<'n, S::SerializeSeq>;
+    type SerializeTuple = Strict<'n, S::SerializeTuple>;
+    type SerializeTupleStruct = Strict<'n, S::SerializeTupleStruct>;
+    type SerializeTupleVariant = Strict<'n, S::SerializeTupleVariant>;
+    type SerializeMap = Strict<'n, S::SerializeMap>;
+    type SerializeStruct = Strict<'n, S::SerializeStruct>;
+    type SerializeStructVariant = Strict<'n, S::SerializeStructVariant>;
 
     plain! {
         serialize_bool(bool) serialize_char(char)
-        serialize_i8(i8) serialize_i16(i16) serialize_i32(i32) serialize_i64(i64) serialize_i128(i128)
-        serialize_u8(u8) serialize_u16(u16) serialize_u32(u32) serialize_u64(u64) serialize_u128(u128)
+        serialize_i8(i8) serialize_i16(i16) serialize_i32(i32) serialize_i64(i64)
+        serialize_u8(u8) serialize_u16(u16) serialize_u32(u32) serialize_u64(u64)
+    }
+
+    fn serialize_i128(self, value: i128) -> Result<S::Ok, S::Error> {
+        self.at.wide.set(true);
+        self.inner.serialize_i128(value)
+    }
+
+    fn serialize_u128(self, value: u128) -> Result<S::Ok, S::Error> {
+        self.at.wide.set(true);
+        self.inner.serialize_u128(value)
     }
 
     fn serialize_f32(self, value: f32) -> Result<S::Ok, S::Error> {
@@ -160,6 +210,9 @@ impl<S: Serializer> Serializer for Strict<S> {
     fn serialize_str(self, text: &str) -> Result<S::Ok, S::Error> {
         if self.at.raw {
             self.at.deeper(depth(text))?;
+            if !is_whole(text) {
+                return Err(S::Error::custom(HALF_A_CHARACTER));
+            }
             if text == "null" {
                 self.at.null()?;
             }
@@ -279,7 +332,7 @@ impl<S: Serializer> Serializer for Strict<S> {
 
 macro_rules! members {
     ($($trait:ident::$method:ident($($name:ident: $key:ty)?))*) => {
-        $(impl<S: $trait> $trait for Strict<S> {
+        $(impl<S: $trait> $trait for Strict<'_, S> {
             type Ok = S::Ok;
             type Error = S::Error;
 
@@ -303,7 +356,7 @@ members! {
     SerializeStructVariant::serialize_field(key: &'static str)
 }
 
-impl<S: SerializeMap> SerializeMap for Strict<S> {
+impl<S: SerializeMap> SerializeMap for Strict<'_, S> {
     type Ok = S::Ok;
     type Error = S::Error;
 
@@ -407,6 +460,19 @@ mod tests {
             ] {
                 assert!(error.contains(&number.to_string()), "{error}");
             }
+        }
+    }
+
+    #[test]
+    fn half_a_character_is_found_among_escapes() {
+        for whole in [r"", r"\\ud800", r"\ud83d\ude00", r"\u00e4\n\ud83d\ude00x", r"\ue000\ud7ff", r"\"] {
+            assert!(is_whole(whole), "{whole}");
+        }
+        for half in [r"\ud800", r"\uDFFF", r"\ud83d\ud83d\ude00", r"\ud83d \ude00", r"\\\ud800", r"\ud83d\n"]
+        {
+            assert!(!is_whole(half), "{half}");
+            let raw = RawValue::from_string(format!("\"{half}\"")).unwrap();
+            assert!(refused(raw).contains("half of a character"));
         }
     }
 

@@ -77,7 +77,7 @@ impl<T: Task> Executable for Typed<T> {
         Box::pin(async move {
             let (limit, params) = (ctx.max_payload_bytes(), read_params(T::NAME, &params)?);
             let output = T::run(params, ctx).await?;
-            write_output(T::NAME, &output, limit)
+            Payload::encode_proven(&output, limit).map_err(|source| unfit(T::NAME, source))
         })
     }
 }
@@ -102,7 +102,7 @@ where
             // Called within the future, so that whatever it does through the context is the task's own.
             let running = function(params, ctx);
             let output = running.await?;
-            write_output(name.as_str(), &output, limit)
+            Payload::encode(&output, limit).map_err(|source| unfit(name.as_str(), source))
         })
     }
 }
@@ -112,9 +112,8 @@ fn read_params<P: DeserializeOwned>(task_type: &str, params: &Payload) -> TaskRe
     params.decode().map_err(|source| TaskError::Payload { name: name(), source })
 }
 
-fn write_output<O: Serialize>(task_type: &str, output: &O, limit: usize) -> TaskResult<Payload> {
-    let name = || format!("the output of {task_type}");
-    Payload::encode(output, limit).map_err(|source| TaskError::Payload { name: name(), source })
+fn unfit(task_type: &str, source: PayloadError) -> TaskError {
+    TaskError::Payload { name: format!("the output of {task_type}"), source }
 }
 
 /// The task types that a client knows.
@@ -197,6 +196,8 @@ impl Registry {
         task_types.drain().for_each(|(_, registered)| discard(registered));
         let cleanups = self.cleanups.get_mut().unwrap_or_else(PoisonError::into_inner);
         cleanups.drain().for_each(|(_, cleanup)| discard(cleanup));
+        let workflows = self.workflows.get_mut().unwrap_or_else(PoisonError::into_inner);
+        workflows.drain().for_each(|(_, workflow)| discard(workflow));
     }
 
     /// Registers what cleans up, in the place of what was registered under this name before.
@@ -219,7 +220,7 @@ impl Registry {
         }
         let workflow = Arc::new(workflow);
         let running = workflow.clone();
-        self.register_fn(name.clone(), move |input: serde_json::Value, ctx| {
+        self.register_fn(name.clone(), move |input: Payload, ctx| {
             let workflow = running.clone();
             async move { workflow.run(input, ctx).await }
         })?;

@@ -1,6 +1,8 @@
 //! The errors of task code.
 
 use std::backtrace::BacktraceStatus;
+use std::collections::BTreeSet;
+use std::ptr;
 use std::time::Duration;
 
 use crate::failure::{Failure, FailureKind, Retry};
@@ -117,6 +119,18 @@ pub enum TaskError {
         /// The name of the join.
         name: String,
     },
+    /// A task was to wait for a child that waits for it to end.
+    #[error(
+        "the task would wait for ever: the child \"{name}\" (task {task_id}) has its concurrency key \"{concurrency_key}\", and so begins when this task has ended. Give the child another key or none, or do not join it"
+    )]
+    JoinsBlocked {
+        /// The name of the child's spawn.
+        name: String,
+        /// The child.
+        task_id: TaskId,
+        /// The key that both have.
+        concurrency_key: String,
+    },
     /// The client was built without this state.
     #[error(
         "no state of type `{type_name}` was given to the client: add it with `Durable::builder().state(..)`"
@@ -180,7 +194,8 @@ impl TaskError {
             | Self::Options(_)
             | Self::NoState { .. }
             | Self::NoCleanup { .. }
-            | Self::JoinsItself { .. } => (FailureKind::Misuse, Retry::Never),
+            | Self::JoinsItself { .. }
+            | Self::JoinsBlocked { .. } => (FailureKind::Misuse, Retry::Never),
             // Another worker may have the key.
             Self::Payload { .. } if self.is_unreadable() => (FailureKind::Payload, Retry::ByStrategy),
             Self::Payload { .. } | Self::Unreadable(_) => (FailureKind::Payload, Retry::Never),
@@ -200,13 +215,27 @@ impl TaskError {
     }
 }
 
+/// How many errors within errors are looked into for the failures that they come from.
+const MAX_SOURCES: usize = 1_000;
+
 fn sources_of(error: &anyhow::Error) -> Vec<u64> {
-    // A context of `anyhow` is found by its own downcast only.
-    let outermost = error.downcast_ref::<TaskError>();
-    let inner = error.chain().filter_map(|cause| cause.downcast_ref::<TaskError>());
-    let failures = error.chain().filter_map(|cause| cause.downcast_ref::<Failure>());
-    let sources = outermost.into_iter().chain(inner).map(TaskError::sources);
-    sources.chain(failures.map(|failure| failure.sources.as_slice().to_vec())).flatten().collect()
+    let (mut sources, mut errors, mut seen) = (BTreeSet::new(), vec![error], 0);
+    while let Some(error) = errors.pop().filter(|_| seen < MAX_SOURCES) {
+        seen += 1;
+        // A context of `anyhow` is found by its own downcast only, and what is found so may be in the chain as well.
+        let outermost = error.downcast_ref::<TaskError>();
+        let inner = error.chain().filter_map(|cause| cause.downcast_ref::<TaskError>());
+        let inner = inner.filter(|inner| !outermost.is_some_and(|outermost| ptr::eq(*inner, outermost)));
+        for error in outermost.into_iter().chain(inner) {
+            match error {
+                TaskError::Failed { error, .. } => errors.push(error),
+                error => sources.extend(error.sources()),
+            }
+        }
+        let failures = error.chain().filter_map(|cause| cause.downcast_ref::<Failure>());
+        sources.extend(failures.flat_map(|failure| failure.sources.as_slice().iter().copied()));
+    }
+    sources.into_iter().collect()
 }
 
 /// What an error says is the application's code, too.
@@ -281,6 +310,20 @@ mod tests {
         assert!(matches!(TaskError::from(through), TaskError::Control(ControlFlow::LeaseLost)));
         let through = Err::<(), _>(TaskError::Control(ControlFlow::Cancelled)).context("while baking");
         assert!(matches!(TaskError::from(through.unwrap_err()), TaskError::Control(ControlFlow::Cancelled)));
+    }
+
+    #[test]
+    fn where_an_error_comes_from_is_found_in_time_however_deep_it_is() {
+        let failure = Failure { sources: vec![7].into(), ..Failure::new(FailureKind::Error, "no") };
+        let mut error = TaskError::Step { name: "a".into(), failure: Box::new(failure) };
+        for level in 0..64 {
+            error = TaskError::permanent(anyhow::Error::from(error).context(format!("in {level}")));
+        }
+        assert_eq!(error.to_failure().sources.as_slice(), [7]);
+        let wrapped = anyhow::Error::from(error).context("outside");
+        assert_eq!(closure_failure(&wrapped).sources.as_slice(), [7]);
+        let timeout = anyhow::Error::from(TaskError::Timeout { name: "t".into(), seq: 3 });
+        assert_eq!(TaskError::from(timeout.context("late")).to_failure().sources.as_slice(), [3]);
     }
 
     #[test]

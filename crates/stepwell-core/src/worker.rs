@@ -219,9 +219,7 @@ async fn watch(slots: Arc<Slots>) {
         };
         if status.state == WorkerState::Gone {
             tracing::warn!("the worker was declared dead; its tasks are others' now");
-            if let Some(measures) = engine.measures.of_store() {
-                measures.leases_lost.increment(1);
-            }
+            engine.measures.with_store(|measures| measures.leases_lost.increment(1));
             slots.lose_lease();
             registered = false;
             continue;

@@ -18,6 +18,7 @@ use serde::de::DeserializeOwned;
 
 use crate::context::TaskContext;
 use crate::name::{InvalidName, Name};
+use crate::payload::Payload;
 use crate::runtime::{MaybeSend, MaybeSync};
 use crate::task_error::TaskResult;
 
@@ -167,11 +168,7 @@ impl<L> Workflow<L> {
     }
 
     /// Runs it as the code of a task.
-    pub(crate) async fn run(
-        &self,
-        input: serde_json::Value,
-        ctx: TaskContext,
-    ) -> TaskResult<serde_json::Value> {
+    pub(crate) async fn run(&self, input: Payload, ctx: TaskContext) -> TaskResult<Payload> {
         Running::new(ctx, input).run(&self.nodes).await
     }
 
@@ -285,8 +282,9 @@ impl<L> Workflow<L> {
         F: Fn(WorkflowContext) -> anyhow::Result<P> + MaybeSend + MaybeSync + 'static,
         P: Serialize,
     {
-        let params = move |ctx| {
-            let params = params(ctx).and_then(|params| Ok(serde_json::to_value(params)?));
+        let params = move |ctx: WorkflowContext| {
+            let limit = ctx.task.max_payload_bytes();
+            let params = params(ctx).and_then(|params| Ok(Payload::encode(&params, limit)?));
             async { params }
         };
         self.add(name, Body::Child { task_type: task_type.into(), params: Handler::new(params) })
@@ -336,8 +334,7 @@ impl Workflow<AfterLoop> {
         good: impl Fn(T, u32) -> bool + MaybeSend + MaybeSync + 'static,
     ) -> Self {
         self.with_loop(|this| {
-            let good =
-                move |result: &serde_json::Value, iteration| Ok(good(T::deserialize(result)?, iteration));
+            let good = move |result: &Payload, iteration| Ok(good(result.decode()?, iteration));
             this.until = Some(Box::new(Calls(good)));
         })
     }
@@ -349,7 +346,7 @@ impl Workflow<AfterLoop> {
     ) -> Self {
         self.with_loop(|this| {
             let feedback =
-                move |result: &serde_json::Value, _| serde_json::to_value(feedback(T::deserialize(result)?));
+                move |result: &Payload, _| Payload::encode(&feedback(result.decode()?), usize::MAX);
             this.feedback = Some(Box::new(Calls(feedback)));
         })
     }

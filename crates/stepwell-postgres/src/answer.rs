@@ -242,6 +242,7 @@ fn claims(sorted: &Sorted, row: &PgRow) -> sqlx::Result<Vec<Claimed>> {
     let headers: Vec<String> = list(row, "cl_headers")?;
     let retries: Vec<String> = list(row, "cl_retry")?;
     let mut scopes = list::<Option<String>>(row, "cl_scope")?.into_iter();
+    let mut keys = list::<Option<String>>(row, "cl_key")?.into_iter();
     let mut journals = journals(row)?;
     let mut waits = waits(row)?;
     let mut facts = facts(row, "cl_facts");
@@ -281,6 +282,7 @@ fn claims(sorted: &Sorted, row: &PgRow) -> sqlx::Result<Vec<Claimed>> {
             params: Payload::from_json(params),
             headers,
             scope: of_scope,
+            concurrency_key: keys.next().flatten().map(name).transpose()?,
             retry,
             journal: (!had_it).then_some(journal),
             waits,

@@ -56,7 +56,7 @@ impl TransactionExt for TaskContext {
         let work: Work = Box::new(move |conn| {
             Box::pin(async move {
                 let Some(work) = work.into_inner() else { anyhow::bail!("the transaction has run already") };
-                Ok(Payload::encode(&work(conn).await?, limit)?)
+                Ok(Payload::encode_proven(&work(conn).await?, limit)?)
             })
         });
         self.store_step(name, Box::new(work))
@@ -132,6 +132,8 @@ impl ClientExt for Client {
     where
         T::Params: Sync,
     {
+        let unfit = |source| Error::Payload { what: format!("the parameters of {}", T::NAME), source };
+        let params = Payload::encode_proven(&params, usize::MAX).map_err(unfit)?;
         self.spawn_named_in(tx, T::NAME, &params, SpawnOptions::new()).await
     }
 

@@ -17,7 +17,7 @@ macro_rules! claimable {
     ($index:literal, $crashes:literal) => {
         concat!(
             "SELECT rowid, task_id, run_id, attempt, max_attempts, task_type, params,
-                headers, retry, worker_id, started_at, max_duration, crashes, scope, lost
+                headers, retry, worker_id, started_at, max_duration, crashes, scope, lost, concurrency_key
             FROM stepwell_tasks INDEXED BY ",
             $index,
             " WHERE queue = ?1 AND state = 'pending' AND due_at IS NULL AND blocked = 0 AND paused = 0 AND ",
@@ -92,6 +92,7 @@ impl Ready {
             params,
             headers,
             scope,
+            concurrency_key: opt(row, 15)?,
             retry,
             journal: None,
             waits: Vec::new(),

@@ -56,7 +56,7 @@ use stepwell_core::store::{
 };
 use stepwell_core::{
     BoxFuture, Entry, Name, QueueInfo, Runtime, Scope, Store, StoreError, TaskFilter, TaskId, TaskInfo,
-    TaskRecord, TaskTypeInfo, Timestamp, WorkerInfo,
+    TaskRecord, TaskTypeInfo, Timestamp, WorkerInfo, guard,
 };
 use tokio::sync::oneshot;
 
@@ -125,7 +125,7 @@ impl SqliteStore {
                     // Before anybody has the store: what others commit from then on is news to it.
                     let seen = writer::data_version(&opened.writer);
                     let (identity, user_works) = (opened.identity, opened.user_works);
-                    let _ = answer.send(Ok((opened.reader, identity.clone())));
+                    survive(|| drop(answer.send(Ok((opened.reader, identity.clone())))));
                     let checkpoints = Checkpoints::new(opened.path.clone());
                     let writer = Writer { location, runtime, user_works, changes, identity };
                     writer.run(&opened.writer, seen, Liveness::new(opened.path), checkpoints, &ordered);
@@ -140,7 +140,8 @@ impl SqliteStore {
         store.identity = identity;
         if let Some(conn) = reader {
             let (jobs, queries) = mpsc::channel::<Job>();
-            let reader = thread("stepwell-reader", move || queries.iter().for_each(|query| query(&conn)))?;
+            let read = move || queries.iter().for_each(|query| survive(|| query(&conn)));
+            let reader = thread("stepwell-reader", read)?;
             store.threads.insert(0, reader);
             store.jobs = Some(jobs);
         }
@@ -335,6 +336,13 @@ impl Drop for SqliteStore {
 
 async fn answered<T>(receipt: oneshot::Receiver<Result<T, StoreError>>) -> Result<T, StoreError> {
     receipt.await.unwrap_or(Err(StoreError::Closed))
+}
+
+/// Does something that must not end the thread, on which everybody waits: whoever waits for the answer may panic.
+fn survive(work: impl FnOnce()) {
+    if let Err(panic) = guard(work) {
+        tracing::error!(%panic, "a thread of the store has survived a panic");
+    }
 }
 
 fn thread(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, StoreError> {

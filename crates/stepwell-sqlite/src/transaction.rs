@@ -64,7 +64,7 @@ impl TransactionExt for TaskContext {
         let work = Guarded::new(work);
         let work: Work = Box::new(move |conn| {
             let Some(work) = work.into_inner() else { anyhow::bail!("the transaction has run already") };
-            Ok(Payload::encode(&work(conn)?, limit)?)
+            Ok(Payload::encode_proven(&work(conn)?, limit)?)
         });
         self.store_step(name, Box::new(work))
     }
@@ -122,6 +122,8 @@ pub trait ClientExt {
 
 impl ClientExt for Client {
     fn spawn_in<T: Task>(&self, tx: &Connection, params: T::Params) -> Result<SpawnResult, Error> {
+        let unfit = |source| Error::Payload { what: format!("the parameters of {}", T::NAME), source };
+        let params = Payload::encode_proven(&params, usize::MAX).map_err(unfit)?;
         self.spawn_named_in(tx, T::NAME, &params, SpawnOptions::new())
     }
 

@@ -15,7 +15,7 @@ use std::time::Duration;
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 use stepwell_core::store::{Batch, Committed};
-use stepwell_core::{Runtime, StoreError, discard, guard};
+use stepwell_core::{Runtime, StoreError, discard};
 use tokio::sync::{oneshot, watch};
 
 use crate::checkpoint::Checkpoints;
@@ -25,6 +25,7 @@ use crate::identity::Identity;
 use crate::liveness::Liveness;
 use crate::location::Location;
 use crate::rows::Statements as _;
+use crate::survive;
 
 /// How often to look for commits of others while there is nothing else to do.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -131,13 +132,6 @@ impl Writer {
     /// When the files are not those that were opened.
     pub(crate) fn wal_length(&self) -> Result<u64, StoreError> {
         self.identity.as_ref().map_or(Ok(0), |identity| identity.check())
-    }
-}
-
-/// Does something that must not end the thread, on which everybody waits.
-fn survive(work: impl FnOnce()) {
-    if let Err(panic) = guard(work) {
-        tracing::error!(%panic, "the store's writer has survived a panic");
     }
 }
 

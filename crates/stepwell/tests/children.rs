@@ -281,3 +281,73 @@ async fn a_keyed_spawn_that_is_dropped_before_its_commit_is_not_journaled() {
     assert!(spawned.iter().all(|entry| entry.key.kind != Kind::Spawn), "{spawned:#?}");
     assert_eq!(process.tasks(TaskFilter::default()).await.unwrap().len(), 1, "and the child is not spawned");
 }
+
+/// It would wait for a child that waits for its turn behind it.
+async fn joins_behind_itself(client: Durable) {
+    let leaf = |(): (), _ctx: TaskContext| async { Ok(7_u32) };
+    client.register_fn("leaf", leaf).await.unwrap();
+    let parent = |how: String, ctx: TaskContext| async move {
+        let own = SpawnOptions::new().concurrency_key("acme");
+        let options = match how.as_str() {
+            "coalesced" => SpawnOptions::new().coalesced("acme", Coalesce::Reuse),
+            "keyed" => own.idempotency_key(ctx.task_id.to_string()),
+            "another scope" => own.scope(Scope::default().label("tenant", "b")),
+            "another key" => SpawnOptions::new().concurrency_key("emca"),
+            _ => own,
+        };
+        let child = ctx.spawn_named::<_, u32>("child", "leaf", &(), options).await?;
+        if how == "not joined" {
+            return Ok(0);
+        }
+        // Also when it goes on from its journal.
+        ctx.sleep_for("nap", Duration::from_millis(1)).await?;
+        ctx.join(&child).await
+    };
+    client.register_fn("parent", parent).await.unwrap();
+    let options = || SpawnOptions::new().concurrency_key("acme");
+    for (how, expected) in [
+        ("plain", None),
+        ("keyed", None),
+        ("coalesced", None),
+        ("another scope", Some(7)),
+        ("another key", Some(7)),
+        ("not joined", Some(0)),
+    ] {
+        let task = client.spawn_named("parent", how, options()).await.unwrap().task_id;
+        let ended = tokio::time::timeout(60 * SECOND, client.wait::<u32>(task)).await;
+        let ended = ended.unwrap_or_else(|_| panic!("{how} waits for ever"));
+        match expected {
+            Some(output) => assert_eq!(ended.unwrap(), output, "{how}"),
+            None => {
+                let said = failure(ended);
+                assert!(
+                    said.contains("the child \"child\" (task ") && said.contains("key \"acme\""),
+                    "{how}: {said}"
+                );
+                assert_eq!(client.task(task).await.unwrap().unwrap().attempt, 1, "{how}");
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_that_joins_a_child_of_its_own_key_is_told_so() {
+    let process = Harness::new().start().await;
+    process.start_worker(worker_options().max_in_memory(0)).await;
+    joins_behind_itself(process.client().clone()).await;
+}
+
+#[tokio::test]
+async fn a_task_that_joins_a_child_of_its_own_key_is_told_so_on_sqlite() {
+    let client = Durable::builder().database_url("sqlite::memory:").build().await.unwrap();
+    client.start_worker(worker_options().max_in_memory(0)).await;
+    joins_behind_itself(client).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_that_joins_a_child_of_its_own_key_is_told_so_on_postgres() {
+    let server = throwaway::Postgres::start().unwrap();
+    let client = Durable::builder().database_url(server.url()).build().await.unwrap();
+    client.start_worker(worker_options().max_in_memory(0)).await;
+    joins_behind_itself(client).await;
+}

@@ -500,8 +500,8 @@ impl Codec for Moody {
     }
 
     fn encode(&self, bytes: &[u8], _place: &Place<'_>) -> Result<Option<Vec<u8>>, CodecError> {
-        match self.0.fetch_add(1, Ordering::SeqCst) % 3 {
-            1 => Err(CodecError::Other("not now".into())),
+        match self.0.fetch_add(1, Ordering::SeqCst) % 4 {
+            1 | 2 => Err(CodecError::Other("not now".into())),
             _ => Ok(Some(bytes.to_vec())),
         }
     }
@@ -524,4 +524,37 @@ async fn what_cannot_be_encoded_is_tried_again_and_nothing_is_lost() {
     let output: String = process.wait(task).await.unwrap();
     assert_eq!(output, "the recipe is kept, the safe, everybody");
     assert_eq!(runs.0.load(Ordering::SeqCst), 2);
+}
+
+/// What cannot be read is neither exported nor spawned again in the place of what it was.
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_read_goes_nowhere() {
+    let harness = Harness::new();
+    let encrypted = |id| move |builder: DurableBuilder| builder.codec(Encryption::new(key(id)));
+    let (owner, _) = process(&harness, encrypted("a")).await;
+    let (other, _) = process(&harness, encrypted("b")).await;
+    let (blind, _) = process(&harness, |builder| builder).await;
+    let failed = |(): (), ctx: TaskContext| async move {
+        let _ = ctx.step("fails", || async { Err::<(), _>(anyhow::anyhow!("as it always does")) }).await;
+        ctx.sleep_for("nap", Duration::from_secs(3600)).await
+    };
+    owner.register_fn("failed", failed).await.unwrap();
+    owner.start_worker(worker_options()).await;
+    let done = owner.spawn::<echo>(json!("secret")).await.unwrap().task_id;
+    owner.wait::<Value>(done).await.unwrap();
+    let failed = owner.spawn_named("failed", &(), SpawnOptions::new()).await.unwrap().task_id;
+    in_state(&owner, failed, TaskState::Suspended).await;
+    for task in [done, failed] {
+        owner.export(task).await.unwrap().to_json().unwrap();
+        let export = other.export(task).await.unwrap();
+        assert!(matches!(export.to_json(), Err(PayloadError::Unreadable { .. })));
+        // With the codecs' text as it is, for a client that has them.
+        blind.export(task).await.unwrap().to_json().unwrap();
+    }
+    for process in [&other, &blind] {
+        let error = process.retrigger(done).await.unwrap_err();
+        let Error::Payload { source: PayloadError::Unreadable { .. }, .. } = error else { panic!("{error}") };
+    }
+    assert_eq!(owner.tasks(TaskFilter::default()).await.unwrap().len(), 2);
+    owner.retrigger(done).await.unwrap();
 }

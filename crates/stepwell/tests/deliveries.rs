@@ -301,6 +301,7 @@ fn replay_store(
                     params: info.params.clone(),
                     headers: info.headers.clone(),
                     scope: info.scope.clone(),
+                    concurrency_key: None,
                     retry: RetryStrategy::None,
                     journal: Some(journal),
                     waits: Vec::new(),

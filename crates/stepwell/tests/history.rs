@@ -125,3 +125,40 @@ async fn what_the_store_refuses_is_written_once_it_takes_it() {
     keeping.shutdown(Duration::ZERO).await;
     assert_eq!(names(&keeping, task).await.len(), 9);
 }
+
+/// The history does not take one kind of event.
+#[derive(Debug)]
+struct Deaf;
+
+impl Codec for Deaf {
+    fn name(&self) -> &'static str {
+        "deaf"
+    }
+
+    fn encode(&self, bytes: &[u8], place: &Place<'_>) -> Result<Option<Vec<u8>>, CodecError> {
+        let refused =
+            matches!(place, Place::History(_)) && String::from_utf8_lossy(bytes).contains("log:write");
+        if refused { Err(CodecError::Other("what?".into())) } else { Ok(None) }
+    }
+
+    fn decode(&self, bytes: &[u8], _: Option<&str>, _: &Place<'_>) -> Result<Vec<u8>, CodecError> {
+        Ok(bytes.to_vec())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_that_is_refused_for_good_is_left_out_and_the_others_are_kept() {
+    let harness = Harness::new();
+    let keeping = harness.start_with(|builder| builder.keep_history().codec(Deaf)).await.unwrap();
+    keeping.register::<order>().await.unwrap();
+    keeping.start_worker(worker_options()).await;
+    for _ in 0..2 {
+        let task = keeping.spawn::<order>("feather".into()).await.unwrap().task_id;
+        keeping.wait::<String>(task).await.unwrap();
+        let shut = keeping.shutdown(Duration::ZERO);
+        tokio::time::timeout(Duration::from_secs(3600), shut).await.expect("it is tried for ever");
+        let names = names(&keeping, task).await;
+        assert!(names.len() == 8 && !names.contains(&"log:write"), "{names:?}");
+        keeping.start_worker(worker_options()).await;
+    }
+}

@@ -17,6 +17,9 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use stepwell::sqlite::TransactionExt as _;
+use stepwell::store::{
+    Batch, Changed, Committed, Ends, Happening, Mailbox, Purge, ScheduleFilter, Scheduled, Wait,
+};
 use stepwell::testing::{Harness, Intercepted, worker_options};
 use stepwell::*;
 
@@ -50,6 +53,16 @@ struct Grumpy;
 
 impl Wake for Grumpy {
     fn wake(self: Arc<Self>) {
+        panic!("grumpy")
+    }
+}
+
+/// A waker that says that it was woken, and panics.
+struct GrumpyOnce(Mutex<Option<tokio::sync::oneshot::Sender<()>>>);
+
+impl Wake for GrumpyOnce {
+    fn wake(self: Arc<Self>) {
+        self.0.lock().unwrap().take().map(|woken| woken.send(()));
         panic!("grumpy")
     }
 }
@@ -167,6 +180,36 @@ async fn a_panic_hurts_its_own_task_only_on_sqlite() {
     every_door(&client).await;
 }
 
+/// A database in a file, where queries have a thread of their own.
+async fn in_a_file() -> (tempfile::TempDir, Durable) {
+    let directory = tempfile::tempdir().unwrap();
+    let url = format!("sqlite://{}/stepwell.db", directory.path().display());
+    let client = Durable::builder().database_url(url).build().await.unwrap();
+    (directory, client)
+}
+
+#[tokio::test]
+async fn a_panic_hurts_its_own_task_only_in_a_file() {
+    let (_directory, client) = in_a_file().await;
+    every_door(&client).await;
+}
+
+#[tokio::test]
+async fn whoever_reads_and_panics_keeps_no_other_from_reading() {
+    let (_directory, client) = in_a_file().await;
+    register(&client).await;
+    client.start_worker(worker_options()).await;
+    let task = client.spawn_named("quick", &(), once()).await.unwrap().task_id;
+    client.wait::<()>(task).await.unwrap();
+    let (woken, was_woken) = tokio::sync::oneshot::channel();
+    let waker = Waker::from(Arc::new(GrumpyOnce(Mutex::new(Some(woken)))));
+    let mut grumpy = pin!(client.task(task));
+    assert!(grumpy.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    was_woken.await.unwrap();
+    assert!(client.task(task).await.unwrap().is_some());
+    goes_on(&client, "a reader whose waker panics").await;
+}
+
 /// A transaction's closure runs on the thread that everybody's commits need, or is dropped there.
 #[tokio::test]
 async fn a_transaction_that_panics_leaves_sqlites_writer_alive() {
@@ -280,6 +323,185 @@ async fn a_caller_whose_waker_panics_keeps_no_other_from_its_answer() {
         ended.unwrap();
     }
     goes_on(process.client(), "a waiter whose waker panics").await;
+    let mut events = process.subscribe();
+    let mut grumpy = pin!(events.next());
+    assert!(grumpy.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    goes_on(process.client(), "a subscriber whose waker panics").await;
+}
+
+/// One that is stopped from elsewhere, by the worker's own loop.
+#[tokio::test(start_paused = true)]
+async fn a_task_whose_waker_panics_when_it_is_stopped_ends_no_worker() {
+    let harness = Harness::new();
+    let process = harness.start().await;
+    register(process.client()).await;
+    let neighbour = |(): (), ctx: TaskContext| async move {
+        for n in 0..100_u32 {
+            ctx.step(("work", n), || async { Ok(tokio::time::sleep(Duration::from_millis(100)).await) })
+                .await?;
+        }
+        Ok(ctx.attempt)
+    };
+    process.register_fn("neighbour", neighbour).await.unwrap();
+    let stuck = |(): (), ctx: TaskContext| async move {
+        let mut long = pin!(ctx.step("long", || std::future::pending::<anyhow::Result<()>>()));
+        let waker = Waker::from(Arc::new(Grumpy));
+        let mut nap = pin!(ctx.sleep_for("nap", DAY));
+        let cancelled = ctx.cancelled();
+        let mut told = pin!(cancelled.cancelled());
+        poll_fn(|cx| {
+            let mut grumpy = Context::from_waker(&waker);
+            assert!(
+                nap.as_mut().poll(&mut grumpy).is_pending() && told.as_mut().poll(&mut grumpy).is_pending()
+            );
+            long.as_mut().poll(cx)
+        })
+        .await
+    };
+    process.register_fn("stuck", stuck).await.unwrap();
+    let options = worker_options().lease(Duration::from_secs(3)).claim_timeout(Duration::from_secs(2));
+    process.start_worker(options).await;
+    let stuck = process.spawn_named("stuck", &(), once()).await.unwrap().task_id;
+    let neighbour = process.spawn_named("neighbour", &(), SpawnOptions::new()).await.unwrap().task_id;
+    let Err(Error::TaskFailed { failure, .. }) = process.wait::<()>(stuck).await else { panic!() };
+    assert_eq!(failure.kind, FailureKind::Stuck);
+    assert_eq!(process.wait::<u32>(neighbour).await.unwrap(), 1);
+    let info = process.task(neighbour).await.unwrap().unwrap();
+    assert_eq!((info.state, info.attempt), (TaskState::Completed, 1));
+    goes_on(process.client(), "a task whose waker panics when it is stopped").await;
+}
+
+/// A store that panics once in the method of that name.
+struct Faulty(MemoryStore, Mutex<&'static str>);
+
+impl Faulty {
+    fn asked(&self, method: &'static str) -> &MemoryStore {
+        let mut faulty = self.1.lock().unwrap();
+        if *faulty == method {
+            *faulty = "";
+            drop(faulty);
+            panic!("{method} panics");
+        }
+        &self.0
+    }
+}
+
+type Answer<T> = BoxFuture<'static, Result<T, StoreError>>;
+
+macro_rules! asked {
+    ($($method:ident($($name:ident: $given:ty),*) -> $answer:ty;)*) => {
+        $(fn $method(&self, $($name: $given),*) -> $answer {
+            self.asked(stringify!($method)).$method($($name),*)
+        })*
+    };
+}
+
+impl Store for Faulty {
+    asked! {
+        now() -> Timestamp;
+        commit(batch: Arc<Batch>) -> Answer<Committed>;
+        task(task_id: TaskId) -> Answer<Option<TaskInfo>>;
+        tasks(filter: TaskFilter) -> Answer<Vec<TaskInfo>>;
+        ends(tasks: Vec<TaskId>) -> Answer<Ends>;
+        journal(task_id: TaskId) -> Answer<Vec<Entry>>;
+        waits(scope: Scope, prefix: String, behind: Option<TaskId>, limit: usize) -> Answer<Vec<(TaskId, Wait)>>;
+        mailbox(task_id: TaskId) -> Answer<Mailbox>;
+        import(record: TaskRecord) -> Answer<bool>;
+        queues() -> Answer<Vec<QueueInfo>>;
+        workers() -> Answer<Vec<WorkerInfo>>;
+        schedules(which: ScheduleFilter) -> Answer<Vec<Scheduled>>;
+        waiting_types(queues: Vec<Name>) -> Answer<Vec<Name>>;
+        describe(info: TaskTypeInfo) -> Answer<()>;
+        task_types() -> Answer<Vec<TaskTypeInfo>>;
+        record(happenings: Vec<Happening>) -> Answer<()>;
+        history(which: HistoryFilter) -> Answer<Vec<(u64, Happening)>>;
+        purge(purge: Purge) -> Answer<usize>;
+    }
+
+    fn changed(&self) -> BoxFuture<'_, Changed> {
+        self.asked("changed").changed()
+    }
+}
+
+/// Each method of a store is asked again when it has panicked, or fails what it was asked for.
+#[tokio::test(start_paused = true)]
+async fn a_store_that_panics_when_it_is_read_keeps_no_task() {
+    for method in ["journal", "ends", "changed", "waiting_types", "schedules", "record"] {
+        let harness = Harness::new();
+        let store = Arc::new(Faulty(harness.store(), Mutex::new(method)));
+        let process = harness.start_on(store.clone(), DurableBuilder::keep_history).await.unwrap();
+        register(process.client()).await;
+        let naps = |(): (), ctx: TaskContext| async move {
+            ctx.step("one", || async { Ok(()) }).await?;
+            ctx.sleep_for("nap", Duration::from_secs(60)).await
+        };
+        process.register_fn("naps", naps).await.unwrap();
+        let options = worker_options().lease(Duration::from_secs(3)).max_in_memory(0);
+        process.start_worker(options.poll_interval(Duration::from_secs(1))).await;
+        let task = process.spawn_named("naps", &(), once()).await.unwrap().task_id;
+        // Of another process, so that it asks the store.
+        let other = harness.start().await;
+        let waits = async {
+            while other.task(task).await.unwrap().unwrap().state != TaskState::Completed {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            process.wait::<()>(task).await
+        };
+        let ended = tokio::time::timeout(DAY, waits).await;
+        ended.unwrap_or_else(|_| panic!("{method} hangs")).unwrap();
+        let there = other.spawn_named("nobody's", &(), once()).await.unwrap().task_id;
+        let cancel = async {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            other.cancel(there).await.unwrap();
+        };
+        let (ended, ()) = tokio::join!(tokio::time::timeout(DAY, process.wait::<()>(there)), cancel);
+        let ended = ended.unwrap_or_else(|_| panic!("{method}: it does not hear of others"));
+        let is_panic = |error: &Error| error.to_string().contains("the store panicked: ends panics");
+        let error = ended.unwrap_err();
+        assert!(matches!(error, Error::TaskCancelled { .. }) || is_panic(&error), "{method}: {error}");
+        assert_eq!(*store.1.lock().unwrap(), "", "{method} was asked");
+        goes_on(process.client(), method).await;
+        process.shutdown(Duration::ZERO).await;
+        let history =
+            other.history(HistoryFilter { task_id: Some(task), ..Default::default() }).await.unwrap();
+        let names: Vec<_> = history.iter().map(|entry| entry.event.as_ref().unwrap().name()).collect();
+        assert!(method == "record" || names.contains(&"task:complete"), "{method}: {names:?}");
+    }
+}
+
+/// What the application's values do when they are dropped may need the context, wherever that is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_value_that_uses_the_context_when_it_is_dropped_blocks_nothing() {
+    struct Logs(TaskContext);
+
+    impl Drop for Logs {
+        fn drop(&mut self) {
+            self.0.log(LogLevel::Info, "dropped", [("by", "a value".into())]);
+        }
+    }
+
+    let client = Durable::builder().database_url("sqlite::memory:").build().await.unwrap();
+    register(&client).await;
+    let logs = |(): (), ctx: TaskContext| async move {
+        let value = Logs(ctx.clone());
+        let lost = ctx.transaction("lost", move |_| Ok(drop(value)));
+        tokio::select! { biased; _ = std::future::ready(()) => {}, _ = lost => {} }
+        let value = Logs(ctx.clone());
+        let mut lost = pin!(ctx.transaction("lost too", move |_| Ok(drop(value))));
+        assert!(futures_util::poll!(lost.as_mut()).is_pending());
+        ctx.sleep_for("nap", Duration::from_millis(1)).await?;
+        let value = Logs(ctx.clone());
+        ctx.transaction("write", move |_| Ok(drop(value))).await?;
+        // The next attempt replays that.
+        if ctx.attempt == 1 { Err(anyhow::anyhow!("once more").into()) } else { Ok(ctx.attempt) }
+    };
+    client.register_fn("logs", logs).await.unwrap();
+    client.start_worker(worker_options()).await;
+    let options = SpawnOptions::new().retry(RetryStrategy::fixed(Duration::ZERO));
+    let task = client.spawn_named("logs", &(), options).await.unwrap().task_id;
+    let ended = tokio::time::timeout(Duration::from_secs(30), client.wait::<u32>(task)).await;
+    assert_eq!(ended.expect("it hangs").unwrap(), 2);
+    goes_on(&client, "values that log when they are dropped").await;
 }
 
 #[derive(Debug)]
@@ -307,6 +529,12 @@ async fn a_codec_and_a_state_that_panic_stop_nothing() {
     let codec = Fragile(broken.clone());
     let process = harness.start_with(|builder| builder.codec(codec).state(Bomb)).await.unwrap();
     register(process.client()).await;
+    let bomb = Bomb;
+    let workflow = Workflow::new("explosive").step("step", move |_| {
+        let _bomb = &bomb;
+        async { Ok(()) }
+    });
+    process.register_workflow(workflow).await.unwrap();
     let task = process.spawn_named("quick", &(), once()).await.unwrap();
     broken.store(true, Ordering::SeqCst);
     process.start_worker(worker_options()).await;

@@ -265,3 +265,53 @@ async fn a_store_that_cannot_work_just_now_fails_no_attempt() {
     let task = process.spawn_named("task", &(), SpawnOptions::new().max_attempts(1)).await.unwrap().task_id;
     assert_eq!(process.wait::<u32>(task).await.unwrap(), 1);
 }
+
+/// A codec that does not take what is poisonous.
+#[derive(Debug)]
+struct Taster;
+
+impl Codec for Taster {
+    fn name(&self) -> &'static str {
+        "taster"
+    }
+
+    fn encode(&self, bytes: &[u8], _: &Place<'_>) -> Result<Option<Vec<u8>>, CodecError> {
+        let text = String::from_utf8_lossy(bytes);
+        assert!(!text.contains("strong poison"), "dead");
+        if text.contains("poison") { Err(CodecError::Other("it smells".into())) } else { Ok(None) }
+    }
+
+    fn decode(&self, bytes: &[u8], _: Option<&str>, _: &Place<'_>) -> Result<Vec<u8>, CodecError> {
+        Ok(bytes.to_vec())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_payload_that_a_codec_does_not_take_fails_its_own_attempt() {
+    let harness = Harness::new();
+    let process = harness.start_with(|builder| builder.codec(Taster).keep_history()).await.unwrap();
+    let task = |text: String, ctx: TaskContext| async move {
+        ctx.step("say", || async { Ok(text.replace("bad", "poison")) }).await?;
+        ctx.sleep_for("nap", SECOND).await
+    };
+    process.register_fn("task", task).await.unwrap();
+    process.start_worker(worker_options()).await;
+    let spawn = async |text: &str| {
+        let options = SpawnOptions::new().max_attempts(1);
+        process.spawn_named("task", text, options).await.map(|spawned| spawned.task_id)
+    };
+    for (text, said) in [("bad", "it smells"), ("strong bad", "the codec `taster` panicked: dead")] {
+        let (bad, good) = tokio::join!(spawn(text), spawn("good"));
+        let ended = tokio::time::timeout(100 * SECOND, process.wait::<()>(bad.unwrap())).await;
+        let error = ended.expect("it is tried for ever").unwrap_err().to_string();
+        assert!(error.contains("(step \"say\")") && error.contains(said), "{error}");
+        process.wait::<()>(good.unwrap()).await.unwrap();
+    }
+    for (text, said) in [("poison", "it smells"), ("strong poison", "panicked: dead")] {
+        let Err(Error::Store(error)) = spawn(text).await else { panic!("{text} was spawned") };
+        assert!(!error.is_transient() && error.to_string().contains(said), "{error}");
+    }
+    let waits = process.spawn_named("unknown", &(), SpawnOptions::new()).await.unwrap().task_id;
+    process.cancel(waits).await.unwrap();
+    process.shutdown(Duration::ZERO).await;
+}

@@ -390,3 +390,20 @@ async fn over_all_attempts_results_and_handled_failures_stay_as_they_were() {
         attempts_of_a_tree(seed).await;
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_further_try_of_another_step_handles_no_failure() {
+    let (result, ran) = run(|ran, ctx| async move {
+        let other = ctx.step("b", || ran.work("b", 1)).retry(RetryStrategy::fixed(SECOND));
+        let (a, b) = tokio::join!(ctx.step("a", || ran.work("a", 1)), other);
+        b?;
+        // In words of its own, which do not say where it comes from.
+        a.map_err(|_| anyhow::anyhow!("the order cannot be shipped"))?;
+        Ok(())
+    })
+    .await;
+    result.unwrap();
+    let mut ran = ran;
+    ran.sort_unstable();
+    assert_eq!(ran, ["a", "a", "b", "b"]);
+}

@@ -555,3 +555,64 @@ async fn whatever_happens_every_tick_spawns_one_task() {
         }
     }
 }
+
+/// The engine's own header has room beside them.
+#[tokio::test(start_paused = true)]
+async fn a_schedule_with_headers_at_their_limit_ticks() {
+    let harness = Harness::new();
+    let process = start(&harness).await;
+    let with = |bytes: usize| {
+        // With the rest of `{"a":""}`.
+        let options = SpawnOptions::new().header("a", "x".repeat(bytes - 8));
+        Schedule::every("full", SECOND).options(options)
+    };
+    assert!(process.put_schedule::<work>(with(MAX_HEADERS_BYTES + 1), 0).await.is_err());
+    process.put_schedule::<work>(with(MAX_HEADERS_BYTES), 0).await.unwrap();
+    while tasks(&harness.store()).await.len() < 3 {
+        sleep(SECOND).await;
+    }
+    let task = tasks(&harness.store()).await[0].task_id;
+    let export = process.export(task).await.unwrap();
+    process.delete_schedule("full").await.unwrap();
+    process.wait::<()>(task).await.unwrap();
+    process.delete(task).await.unwrap();
+    process.import(export).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn schedules_that_a_worker_cannot_use_are_in_nobodys_way() {
+    use stepwell::store::{Batch, ScheduleAction, ScheduleChange, SchedulePlan};
+    let harness = Harness::new();
+    let process = start(&harness).await;
+    let odd = (0..250).map(|n| {
+        let plan = SchedulePlan {
+            version: uuid::Uuid::nil().into(),
+            definition: Payload::from_json("{\"timing\":\"by the moon\"}"),
+            next_at: Some(harness.now()),
+        };
+        ScheduleChange { name: Name::new(format!("odd {n}")).unwrap(), action: ScheduleAction::Create(plan) }
+    });
+    harness.store().commit(Batch { schedules: odd.collect(), ..Batch::default() }.into()).await.unwrap();
+    process.put_schedule::<work>(hourly(), 0).await.unwrap();
+    sleep(2 * HOUR + MINUTE).await;
+    assert_eq!(ticks(&harness).await, ["01:00", "02:00"]);
+}
+
+/// One of them the store refuses; the others tick.
+#[tokio::test(start_paused = true)]
+async fn a_tick_that_the_store_refuses_holds_up_no_other() {
+    let harness = Harness::new();
+    let store = Intercepted::new(Arc::new(harness.store()), |store, batch| {
+        if batch.schedules.iter().any(|change| change.name.as_str() == "bad" && !change.spawns().is_empty()) {
+            return Box::pin(async { Err(StoreError::Backend("not this one".into())) });
+        }
+        store.commit(batch.into())
+    });
+    let process = harness.start_on(Arc::new(store), |builder| builder).await.unwrap();
+    process.register::<work>().await.unwrap();
+    process.start_worker(worker_options()).await;
+    process.put_schedule::<work>(Schedule::cron("bad", "0 * * * *"), 0).await.unwrap();
+    process.put_schedule::<work>(hourly(), 0).await.unwrap();
+    sleep(2 * HOUR + SECOND).await;
+    assert_eq!(ticks(&harness).await, ["01:00", "02:00"]);
+}

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use stepwell::testing::{Harness, Process, worker_options};
 use stepwell::*;
@@ -189,6 +190,10 @@ async fn headers_have_a_limit() {
     process.register_fn("parent", child).await.unwrap();
     process.start_worker(worker_options()).await;
     let said = "bytes of JSON, the limit is 65536: put large values into the parameters";
+    // Nor is there any more room in what the engine adds by itself.
+    let traced = SpawnOptions::new().header("traceparent", "x".repeat(MAX_HEADERS_BYTES + (1 << 10)));
+    let error = process.spawn_named("task", &(), traced).await.unwrap_err();
+    assert!(error.to_string().contains(said), "{error}");
     let error = process.spawn_named("task", &(), large.clone()).await.unwrap_err();
     assert!(matches!(error, Error::Options(_)) && error.to_string().contains(said), "{error}");
     let hourly = Schedule::cron("hourly", "0 * * * *").options(large);
@@ -279,6 +284,7 @@ async fn options_that_cannot_be_kept_are_refused_when_they_are_given() {
         exponential(2.0, 0.0, Duration::MAX),
         RetryStrategy::fixed(Duration::MAX),
         RetryStrategy::Listed { delays: vec![minute, Duration::MAX] },
+        RetryStrategy::Listed { delays: vec![minute; 1_001] },
     ];
     let with = |strategy: &RetryStrategy| SpawnOptions::new().retry(strategy.clone());
     let in_task = strategies.clone();
@@ -328,4 +334,258 @@ async fn options_that_cannot_be_kept_are_refused_when_they_are_given() {
         let built = harness.start_with(|builder| builder.cancellation(policy)).await;
         assert!(matches!(built, Err(Error::Options(_))));
     }
+}
+
+/// The failures of workflows that give the value to everything that takes one, and what ran.
+async fn refused_by_a_workflow<T>(value: T, said: &str)
+where
+    T: Serialize + Clone + Send + Sync + 'static,
+{
+    static RUNS: AtomicU32 = AtomicU32::new(0);
+    let (_harness, process) = process().await;
+    process.register_fn("child", |_: Payload, _ctx: TaskContext| async { Ok(()) }).await.unwrap();
+    let (in_step, in_loop, in_child) = (value.clone(), value.clone(), value);
+    let step = Workflow::new("step").step("give", move |_| {
+        RUNS.fetch_add(1, Ordering::SeqCst);
+        let value = in_step.clone();
+        async { Ok(value) }
+    });
+    let feedback =
+        Workflow::new("feedback").loop_("give", |_| async { Ok(RUNS.fetch_add(1, Ordering::SeqCst)) });
+    let feedback = feedback.feedback(move |_: u32| in_loop.clone());
+    let child = Workflow::new("parent")
+        .step("count", |_| async { Ok(RUNS.fetch_add(1, Ordering::SeqCst)) })
+        .child("give", "child", move |_| Ok(in_child.clone()));
+    process.register_workflow(step).await.unwrap();
+    process.register_workflow(feedback).await.unwrap();
+    process.register_workflow(child).await.unwrap();
+    process.start_worker(worker_options()).await;
+    for workflow in ["step", "feedback", "parent"] {
+        RUNS.store(0, Ordering::SeqCst);
+        let task = process.start_workflow(workflow, &(), SpawnOptions::new()).await.unwrap().task_id;
+        let error = process.wait::<Payload>(task).await.unwrap_err().to_string();
+        assert!(error.contains(said), "{workflow}: {error}");
+        assert_eq!(RUNS.load(Ordering::SeqCst), 1, "{workflow}: its step ran once");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_workflow_refuses_what_a_task_refuses() {
+    refused_by_a_workflow(f64::NAN, "the number NaN, which JSON has no way to write").await;
+    refused_by_a_workflow(Some(()), "would come back as `None`").await;
+    refused_by_a_workflow(deep(3_000), "nested over 100 levels deep").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_workflow_rounds_no_number() {
+    let (_harness, process) = process().await;
+    let echo = |value: Payload, _ctx: TaskContext| async move { Ok(value) };
+    process.register_fn("echo", echo).await.unwrap();
+    let workflow = Workflow::new("numbers")
+        .step("input", |ctx| async move { ctx.input::<u128>() })
+        .loop_("more", |ctx| async move { Ok(ctx.last::<u128>()?.unwrap_or(u128::MAX - 1) + 1) })
+        .until(|more: u128, iteration| more < 10 || iteration == 1)
+        .wait_for_signal("s", None)
+        .child("echo", "echo", |ctx| ctx.result::<Payload>("s"))
+        .parallel("both", |both| {
+            both.step("result", |ctx| async move { ctx.result::<Payload>("s") })
+                .step("all", |ctx| async move { Ok(ctx.results().count()) })
+        });
+    process.register_workflow(workflow).await.unwrap();
+    process.start_worker(worker_options()).await;
+    let task = process.start_workflow("numbers", &u128::MAX, SpawnOptions::new()).await.unwrap().task_id;
+    let given = r#"[123456789012345678901,0.10000000000000000000000001,{"a":1e400}]"#;
+    process.send(task, "s", &Payload::from_json(given)).await.unwrap();
+    let output = process.wait::<Payload>(task).await.unwrap();
+    let max = u128::MAX;
+    let expected = format!(
+        r#"{{"both":{{"all":4,"result":{given}}},"echo":{given},"input":{max},"more":{max},"s":{given}}}"#
+    );
+    assert_eq!(output.as_str(), expected);
+    let found = process.find(task).await.unwrap();
+    assert_eq!(found.results["s"].as_str(), given);
+}
+
+/// serde reads no integer of 128 bits, and no key that is a number, in what is tagged by a field.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "type")]
+enum Booking {
+    Credit { cents: u128 },
+    ByCustomer { cents: std::collections::BTreeMap<u32, u64> },
+    Fee { cents: u64 },
+}
+
+/// The first variant that fits is read, and `Whole` never does.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Amount {
+    Whole(u128),
+    Float(f64),
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Row {
+    name: String,
+    #[serde(flatten)]
+    rest: std::collections::BTreeMap<String, Value>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Forgetful {
+    #[serde(skip_serializing_if = "String::is_empty")]
+    name: String,
+}
+
+#[stepwell::task]
+async fn books(booking: Booking, _ctx: TaskContext) -> TaskResult<Booking> {
+    Ok(booking)
+}
+
+#[stepwell::task]
+async fn amounts(whole: bool, _ctx: TaskContext) -> TaskResult<Amount> {
+    Ok(if whole { Amount::Whole(5) } else { Amount::Float(5.5) })
+}
+
+/// What cannot be read back, in each place where the type that reads is known.
+async fn not_read_back<T>(value: T)
+where
+    T: Serialize + serde::de::DeserializeOwned + Clone + Send + Sync + 'static,
+{
+    let (_harness, process) = process().await;
+    let give = value.clone();
+    let step = move |(): (), ctx: TaskContext| {
+        let give = give.clone();
+        async move { ctx.step("give", || async { Ok(give) }).await.map(drop) }
+    };
+    process.register_fn("step", step).await.unwrap();
+    let items = move |(): (), ctx: TaskContext| {
+        let give = value.clone();
+        async move { ctx.items("give", [1]).each(|_| async { Ok(give.clone()) }).await.map(drop) }
+    };
+    process.register_fn("items", items).await.unwrap();
+    process.start_worker(worker_options()).await;
+    for name in ["step", "items"] {
+        let task = process.spawn_named(name, &(), SpawnOptions::new()).await.unwrap().task_id;
+        let error = process.wait::<()>(task).await.unwrap_err().to_string();
+        assert!(error.contains("could not be read back from its JSON"), "{name}: {error}");
+        let journal = process.journal(task).await.unwrap();
+        let done = |entry: &Entry| entry.key.kind == Kind::Step && matches!(entry.outcome, Outcome::Done(_));
+        assert!(!journal.iter().any(done), "{name}: what cannot be read is not journaled: {journal:?}");
+        assert_eq!(process.task(task).await.unwrap().unwrap().attempt, 1, "{name}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_its_type_does_not_read_is_refused_when_it_is_given() {
+    let by_customer = Booking::ByCustomer { cents: [(7, 5)].into() };
+    let twice = Row { name: "a".into(), rest: [("name".into(), json!("b"))].into() };
+    not_read_back(Booking::Credit { cents: 5 }).await;
+    not_read_back(by_customer.clone()).await;
+    not_read_back(Amount::Whole(5)).await;
+    not_read_back(Amount::Whole(1 << 70)).await;
+    not_read_back(twice).await;
+    not_read_back(Forgetful { name: String::new() }).await;
+
+    let (_harness, process) = process().await;
+    process.register::<books>().await.unwrap();
+    process.register::<amounts>().await.unwrap();
+    let parent = |(): (), ctx: TaskContext| async move {
+        ctx.spawn::<books>("child", Booking::Credit { cents: 5 }).await.map(drop)
+    };
+    process.register_fn("parent", parent).await.unwrap();
+    process.start_worker(worker_options()).await;
+    let said = "could not be read back from its JSON";
+    for booking in [Booking::Credit { cents: 5 }, by_customer] {
+        let hourly = Schedule::cron("hourly", "0 * * * *");
+        for error in [
+            process.spawn::<books>(booking.clone()).await.unwrap_err(),
+            process.spawn_many::<books>([(booking.clone(), SpawnOptions::new())]).await.unwrap_err(),
+            process.put_schedule::<books>(hourly, booking).await.unwrap_err(),
+        ] {
+            assert!(matches!(error, Error::Payload { .. }) && error.to_string().contains(said), "{error}");
+        }
+    }
+    let parent = process.spawn_named("parent", &(), SpawnOptions::new()).await.unwrap().task_id;
+    let whole = process.spawn::<amounts>(true).await.unwrap().task_id;
+    for task in [parent, whole] {
+        let error = process.wait::<Payload>(task).await.unwrap_err().to_string();
+        assert!(error.contains(said), "{error}");
+    }
+    let fine = process.spawn::<books>(Booking::Fee { cents: 5 }).await.unwrap().task_id;
+    assert!(matches!(process.wait::<Booking>(fine).await.unwrap(), Booking::Fee { cents: 5 }));
+    let fine = process.spawn::<amounts>(false).await.unwrap().task_id;
+    assert!(matches!(process.wait::<Amount>(fine).await.unwrap(), Amount::Float(5.5)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_an_approval_is_assigned_to_has_a_limit() {
+    let (_harness, process) = process().await;
+    let asks = |how: String, ctx: TaskContext| async move {
+        let huge = "x".repeat(1 << 20);
+        let approval = ctx.await_approval::<()>("approval", &());
+        match how.as_str() {
+            "assign" => approval.assign(huge).await.map(drop),
+            _ => approval.escalate_after(Duration::from_secs(1), huge, || async { Ok(()) }).await.map(drop),
+        }
+    };
+    process.register_fn("asks", asks).await.unwrap();
+    process.start_worker(worker_options().name("x".repeat(1 << 20))).await;
+    for how in ["assign", "escalate"] {
+        let task = process.spawn_named("asks", how, SpawnOptions::new()).await.unwrap().task_id;
+        let error = process.wait::<()>(task).await.unwrap_err().to_string();
+        assert!(error.contains("512"), "{how}: {error}");
+        assert!(process.journal(task).await.unwrap().is_empty(), "{how}: nobody was asked");
+    }
+    assert_eq!(process.workers().await.unwrap()[0].name.len(), 512);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_document_brings_nothing_that_is_larger_than_what_is_given_here() {
+    let (_harness, process) = process().await;
+    let task = process.spawn_named("task", &"params", SpawnOptions::new()).await.unwrap().task_id;
+    let export = process.export(task).await.unwrap();
+    process.cancel(task).await.unwrap();
+    process.delete(task).await.unwrap();
+    let large = Payload::from_json(format!("\"{}\"", "x".repeat(Payload::DEFAULT_LIMIT)));
+    let nested = Payload::from_json("[".repeat(101) + &"]".repeat(101));
+    for (params, said) in [(large, "the limit is 4194304"), (nested, "nested over 100 levels deep")] {
+        let mut made = export.clone();
+        made.record.info.params = params.clone();
+        let error = process.import(made).await.unwrap_err().to_string();
+        assert!(error.contains(said), "{error}");
+        let mut made = export.clone();
+        made.record.messages.push((Name::new("topic").unwrap(), params));
+        let error = process.import(made).await.unwrap_err().to_string();
+        assert!(error.contains(said), "{error}");
+    }
+    let mut made = export;
+    let mut failure = Failure::new(FailureKind::Error, "it failed");
+    failure.causes = vec!["because".repeat(100); 1_000];
+    made.record.info.failure = Some(failure);
+    process.import(made).await.unwrap();
+    let kept = process.task(task).await.unwrap().unwrap().failure.unwrap();
+    assert!(kept.to_string().len() < 64 << 10 && kept.to_string().contains("further causes are left out"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn half_a_character_is_refused_when_it_is_given() {
+    let (_harness, process) = process().await;
+    let said = "half of a character";
+    for half in [r#""\ud800""#, r#"["\\","\udc00\ud800"]"#, r#"{"\ud83d\u0041":1}"#] {
+        refused_by_the_client(Payload::from_json(half), said).await;
+        let error = serde_json::from_str::<Payload>(half).unwrap_err().to_string();
+        assert!(error.contains(said), "{error}");
+        let task = process.spawn_named("task", &"params", SpawnOptions::new()).await.unwrap().task_id;
+        let mut made = process.export(task).await.unwrap();
+        process.cancel(task).await.unwrap();
+        process.delete(task).await.unwrap();
+        made.record.info.params = Payload::from_json(half);
+        let error = made.to_json().unwrap_err().to_string();
+        assert!(error.contains(said), "{error}");
+        assert!(process.import(made).await.unwrap_err().to_string().contains(said));
+    }
+    let whole = r#"["\ud83d\ude00","\\ud800","\u00e4"]"#;
+    let task = process.spawn_named("task", &Payload::from_json(whole), SpawnOptions::new()).await.unwrap();
+    let document = process.export(task.task_id).await.unwrap().to_json().unwrap();
+    assert_eq!(Export::from_json(&document).unwrap().record.info.params.as_str(), whole);
 }

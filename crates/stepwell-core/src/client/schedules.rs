@@ -36,6 +36,7 @@ impl Client {
         schedule: Schedule,
         params: T::Params,
     ) -> Result<ScheduleInfo, Error> {
+        let params = self.proven(&Name::new(T::NAME)?, &params)?;
         self.put_schedule_named(schedule, T::NAME, &params).await
     }
 

@@ -2,19 +2,18 @@
 
 use std::any::Any;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
 
 use crate::context::TaskContext;
 use crate::ids::TaskId;
+use crate::payload::Payload;
 use crate::task_error::TaskResult;
 
-/// Results of parts, by their names.
-pub(super) type Results = BTreeMap<String, Arc<Value>>;
+/// Results of parts, by their names. As text, of which no number is rounded.
+pub(super) type Results = BTreeMap<String, Payload>;
 
 /// What a handler of a [`Workflow`](crate::Workflow) gets: the input, and the results so far.
 #[derive(Clone)]
@@ -26,9 +25,9 @@ pub struct WorkflowContext {
     /// In a loop, which iteration it is, from 1; elsewhere 1.
     pub iteration: u32,
     pub(super) task: TaskContext,
-    pub(super) input: Arc<Value>,
+    pub(super) input: Payload,
     pub(super) results: Results,
-    pub(super) last: Option<Arc<Value>>,
+    pub(super) last: Option<Payload>,
 }
 
 impl WorkflowContext {
@@ -37,7 +36,7 @@ impl WorkflowContext {
     /// # Errors
     /// When it is of another type.
     pub fn input<T: DeserializeOwned>(&self) -> anyhow::Result<T> {
-        T::deserialize(&*self.input).context("the workflow's input")
+        self.input.decode().context("the workflow's input")
     }
 
     /// The result of the part with this name.
@@ -48,12 +47,12 @@ impl WorkflowContext {
         let result = self.results.get(name).with_context(|| {
             format!("there is no result of \"{name}\" yet: only parts that come before have one, and of routes the one that ran")
         })?;
-        T::deserialize(&**result).with_context(|| format!("the result of \"{name}\""))
+        result.decode().with_context(|| format!("the result of \"{name}\""))
     }
 
     /// The results so far, by the names of their parts.
-    pub fn results(&self) -> impl Iterator<Item = (&str, &Value)> {
-        self.results.iter().map(|(name, value)| (name.as_str(), &**value))
+    pub fn results(&self) -> impl Iterator<Item = (&str, &Payload)> {
+        self.results.iter().map(|(name, result)| (name.as_str(), result))
     }
 
     /// In a loop, what the iteration before gave, or what `feedback` made of it; `None` in the first one, and elsewhere.
@@ -61,7 +60,7 @@ impl WorkflowContext {
     /// # Errors
     /// When it is of another type.
     pub fn last<T: DeserializeOwned>(&self) -> anyhow::Result<Option<T>> {
-        self.last.as_deref().map(T::deserialize).transpose().context("the last iteration")
+        self.last.as_ref().map(Payload::decode).transpose().context("the last iteration")
     }
 
     /// As [`TaskContext::state`].

@@ -1,5 +1,6 @@
 //! The parts of a workflow, and how they run.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,13 +8,13 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use serde::Serialize;
-use serde_json::Value;
 
 use super::context::{Results, WorkflowContext};
 use crate::child::Child;
 use crate::context::TaskContext;
 use crate::name::StepName;
 use crate::options::SpawnOptions;
+use crate::payload::{Payload, PayloadError};
 use crate::retry::RetryStrategy;
 use crate::runtime::{BoxFuture, MaybeSend, MaybeSync};
 use crate::task_error::{TaskError, TaskResult};
@@ -47,7 +48,7 @@ pub(super) struct Loop {
     pub(super) step: Step,
     pub(super) max_iterations: u32,
     pub(super) until: Option<Box<dyn Judge<bool>>>,
-    pub(super) feedback: Option<Box<dyn Judge<Value>>>,
+    pub(super) feedback: Option<Box<dyn Judge<Payload>>>,
 }
 
 /// A handler without its types.
@@ -55,7 +56,7 @@ pub(super) struct Loop {
 pub(super) struct Handler(Arc<dyn Handle>);
 
 trait Handle: MaybeSend + MaybeSync {
-    fn call(&self, ctx: WorkflowContext) -> BoxFuture<'static, anyhow::Result<Value>>;
+    fn call(&self, ctx: WorkflowContext) -> BoxFuture<'static, anyhow::Result<Payload>>;
 }
 
 /// A closure in the place of one of these traits.
@@ -67,22 +68,27 @@ where
     Fut: Future<Output = anyhow::Result<T>> + MaybeSend + 'static,
     T: Serialize + MaybeSend,
 {
-    fn call(&self, ctx: WorkflowContext) -> BoxFuture<'static, anyhow::Result<Value>> {
+    fn call(&self, ctx: WorkflowContext) -> BoxFuture<'static, anyhow::Result<Payload>> {
+        let limit = ctx.task.max_payload_bytes();
         let handling = self.0(ctx);
-        Box::pin(async { Ok(serde_json::to_value(handling.await?)?) })
+        Box::pin(async move {
+            let value = handling.await?;
+            // What cannot be journaled is so the next time as well.
+            Ok(Payload::encode(&value, limit).map_err(TaskError::permanent)?)
+        })
     }
 }
 
 /// What a loop makes of an iteration's result.
 pub(super) trait Judge<O>: MaybeSend + MaybeSync {
-    fn judge(&self, result: &Value, iteration: u32) -> serde_json::Result<O>;
+    fn judge(&self, result: &Payload, iteration: u32) -> Result<O, PayloadError>;
 }
 
 impl<F, O> Judge<O> for Calls<F>
 where
-    F: Fn(&Value, u32) -> serde_json::Result<O> + MaybeSend + MaybeSync,
+    F: Fn(&Payload, u32) -> Result<O, PayloadError> + MaybeSend + MaybeSync,
 {
-    fn judge(&self, result: &Value, iteration: u32) -> serde_json::Result<O> {
+    fn judge(&self, result: &Payload, iteration: u32) -> Result<O, PayloadError> {
         self.0(result, iteration)
     }
 }
@@ -136,7 +142,7 @@ impl Step {
         label: &str,
         running: &Running,
         context: WorkflowContext,
-    ) -> TaskResult<Value> {
+    ) -> TaskResult<Payload> {
         let tries = Arc::new(AtomicU32::new(1));
         let (handler, attempt) = (self.handler.clone(), tries.clone());
         let (iteration, last) = (context.iteration, context.last.clone());
@@ -153,9 +159,9 @@ impl Step {
             .count_tries(tries);
         if let Some(undo) = self.undo.clone() {
             let (running, name) = (running.clone(), name.to_owned());
-            step = step.compensate(move |result: Value| {
+            step = step.compensate(move |result: Payload| {
                 let mut ctx = WorkflowContext { iteration, last: last.clone(), ..running.context() };
-                ctx.results.insert(name.clone(), Arc::new(result));
+                ctx.results.insert(name.clone(), result);
                 undo.0.call(ctx)
             });
         }
@@ -169,7 +175,7 @@ impl Loop {
     }
 
     /// Whether an iteration with this result is the last.
-    pub(super) fn ends(&self, result: &Value, iteration: u32) -> serde_json::Result<bool> {
+    pub(super) fn ends(&self, result: &Payload, iteration: u32) -> Result<bool, PayloadError> {
         let good = self.until.as_ref().map_or(Ok(false), |until| until.judge(result, iteration));
         good.map(|good| good || iteration >= self.max_iterations)
     }
@@ -179,7 +185,7 @@ impl Loop {
         format!("{name}:{iteration}")
     }
 
-    async fn run(&self, name: &str, running: &Running) -> TaskResult<Value> {
+    async fn run(&self, name: &str, running: &Running) -> TaskResult<Payload> {
         let mut last = None;
         for iteration in 1.. {
             let context = WorkflowContext { iteration, last, ..running.context() };
@@ -190,12 +196,12 @@ impl Loop {
             if self.ends(&result, iteration).map_err(unfit)? {
                 return Ok(result);
             }
-            last = Some(Arc::new(match &self.feedback {
+            last = Some(match &self.feedback {
                 Some(feedback) => feedback.judge(&result, iteration).map_err(unfit)?,
                 None => result,
-            }));
+            });
         }
-        Ok(Value::Null)
+        Ok(Payload::null())
     }
 }
 
@@ -227,27 +233,28 @@ impl Node {
         }
     }
 
-    pub(super) fn run<'a>(&'a self, running: &'a Running) -> BoxFuture<'a, TaskResult<Value>> {
+    pub(super) fn run<'a>(&'a self, running: &'a Running) -> BoxFuture<'a, TaskResult<Payload>> {
         Box::pin(async move {
             let result = self.result(running).await?;
-            running.keep(&self.name, &result);
+            running.keep(&self.name, result.clone());
             Ok(result)
         })
     }
 
-    async fn result(&self, running: &Running) -> TaskResult<Value> {
+    async fn result(&self, running: &Running) -> TaskResult<Payload> {
         let (name, task) = (self.name.as_str(), &running.task);
         match &self.body {
             Body::Step(step) => step.run(name, name, running, running.context()).await,
             Body::Parallel(nodes) => {
                 let results = join_all(nodes.iter().map(|node| node.run(running))).await;
-                let results =
-                    nodes.iter().zip(results).map(|(node, result)| Ok((node.name.clone(), result?)));
-                Ok(Value::Object(results.collect::<TaskResult<_>>()?))
+                object(
+                    name,
+                    nodes.iter().zip(results).map(|(node, result)| Ok((node.name.as_str(), result?))),
+                )
             }
             Body::Route { resolver, routes } => {
                 let route = resolver.run(name, &self.route_label(), running, running.context()).await?;
-                match routes.iter().find(|node| Some(node.name.as_str()) == route.as_str()) {
+                match route_of(routes, &route) {
                     Some(node) => node.run(running).await,
                     None => {
                         let known: Vec<_> = routes.iter().map(|node| node.name.as_str()).collect();
@@ -259,12 +266,12 @@ impl Node {
                 }
             }
             Body::Loop(this) => this.run(name, running).await,
-            Body::Sleep(duration) => task.sleep_for(name, *duration).await.map(|()| Value::Null),
+            Body::Sleep(duration) => task.sleep_for(name, *duration).await.map(|()| Payload::null()),
             Body::Signal { timeout } => task.recv(name, *timeout).await,
             Body::Child { task_type, params } => {
                 let context = running.context();
                 let params = params.0.call(context).await.map_err(TaskError::permanent)?;
-                let child: Child<Value> =
+                let child: Child<Payload> =
                     task.spawn_named(name, task_type, &params, SpawnOptions::new()).await?;
                 task.join(&child).await
             }
@@ -276,14 +283,14 @@ impl Node {
 #[derive(Clone)]
 pub(super) struct Running {
     task: TaskContext,
-    input: Arc<Value>,
+    input: Payload,
     /// Shared, so that a compensation sees all results.
     results: Arc<Mutex<Results>>,
 }
 
 impl Running {
-    pub(super) fn new(task: TaskContext, input: Value) -> Self {
-        Self { task, input: Arc::new(input), results: Arc::default() }
+    pub(super) fn new(task: TaskContext, input: Payload) -> Self {
+        Self { task, input, results: Arc::default() }
     }
 
     fn context(&self) -> WorkflowContext {
@@ -298,19 +305,35 @@ impl Running {
         }
     }
 
-    fn keep(&self, name: &str, result: &Value) {
+    fn keep(&self, name: &str, result: Payload) {
         let mut results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
-        results.insert(name.to_owned(), Arc::new(result.clone()));
+        results.insert(name.to_owned(), result);
     }
 
     /// Runs the parts one after the other. The output is an object of their results.
-    pub(super) async fn run(self, nodes: &[Node]) -> TaskResult<Value> {
-        let mut output = serde_json::Map::new();
+    pub(super) async fn run(self, nodes: &[Node]) -> TaskResult<Payload> {
+        let mut results = Vec::with_capacity(nodes.len());
         for node in nodes {
-            output.insert(node.name.clone(), node.run(&self).await.map_err(for_good)?);
+            results.push((node.name.as_str(), node.run(&self).await.map_err(for_good)?));
         }
-        Ok(Value::Object(output))
+        object("the output", results.into_iter().map(Ok)).map_err(for_good)
     }
+}
+
+/// An object of results.
+fn object<'a>(
+    name: &str,
+    results: impl Iterator<Item = TaskResult<(&'a str, Payload)>>,
+) -> TaskResult<Payload> {
+    let results: BTreeMap<_, _> = results.collect::<TaskResult<_>>()?;
+    Payload::encode(&results, usize::MAX)
+        .map_err(|source| TaskError::Payload { name: name.to_owned(), source })
+}
+
+/// The route that was chosen, if it is one of these.
+pub(super) fn route_of<'a>(routes: &'a [Node], chosen: &Payload) -> Option<&'a Node> {
+    let chosen: String = chosen.decode().ok()?;
+    routes.iter().find(|node| node.name == chosen)
 }
 
 /// A part has had its attempts: the workflow has none of its own for it.

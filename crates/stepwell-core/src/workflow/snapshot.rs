@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use serde_json::Value;
 
 use super::Workflow;
-use super::node::{Body, Loop, Node};
+use super::node::{Body, Loop, Node, route_of};
 use crate::failure::Failure;
+use crate::guard::guard;
 use crate::ids::TaskId;
 use crate::journal::{Entry, Kind, Outcome};
 use crate::name::Name;
@@ -86,7 +86,6 @@ impl Snapshot {
 impl Node {
     /// Whether it has its result.
     fn is_done(&self, results: &BTreeMap<String, Payload>) -> bool {
-        let result = |label: &str| results.get(label).and_then(|result| result.decode::<Value>().ok());
         match &self.body {
             Body::Step(_) | Body::Sleep(_) | Body::Signal { .. } => results.contains_key(&self.name),
             // A child is joined under its name and its id.
@@ -96,14 +95,17 @@ impl Node {
                 behind.next().is_some_and(|(label, _)| label.starts_with(&prefix))
             }
             Body::Parallel(nodes) => nodes.iter().all(|node| node.is_done(results)),
-            Body::Route { routes, .. } => result(&self.route_label()).is_some_and(|route| {
-                let taken = routes.iter().find(|node| Some(node.name.as_str()) == route.as_str());
-                taken.is_some_and(|node| node.is_done(results))
-            }),
-            Body::Loop(this) => (1..=this.max_iterations).any(|iteration| {
-                let result = result(&Loop::label(&self.name, iteration));
-                result.is_some_and(|result| this.ends(&result, iteration).unwrap_or(false))
-            }),
+            Body::Route { routes, .. } => results
+                .get(&self.route_label())
+                .and_then(|route| route_of(routes, route))
+                .is_some_and(|node| node.is_done(results)),
+            Body::Loop(this) => {
+                let result = |iteration| Some((iteration, results.get(&Loop::label(&self.name, iteration))?));
+                let last = (1..=this.max_iterations).map_while(result).last();
+                // The application says whether it is.
+                let ends = |(iteration, result)| guard(|| this.ends(result, iteration));
+                matches!(last.map(ends), Some(Ok(Ok(true))))
+            }
         }
     }
 }

@@ -132,7 +132,7 @@ CREATE FUNCTION stepwell.commit(
     OUT cl_of integer[], OUT cl_task uuid[], OUT cl_run uuid[], OUT cl_attempt bigint[], OUT cl_crashes bigint[], OUT cl_lost bigint[],
     OUT cl_had_it boolean[],
     OUT cl_max_attempts bigint[], OUT cl_type text[], OUT cl_queue text[], OUT cl_params text[],
-    OUT cl_headers text[], OUT cl_scope text[], OUT cl_retry text[], OUT cl_apart uuid[], OUT cl_waits json,
+    OUT cl_headers text[], OUT cl_scope text[], OUT cl_key text[], OUT cl_retry text[], OUT cl_apart uuid[], OUT cl_waits json,
     OUT cl_facts json, OUT cl_poked jsonb,
     OUT j_of integer[], OUT j_seq bigint[], OUT j_kind text[], OUT j_name text[], OUT j_ordinal bigint[],
     OUT j_outcome text[], OUT j_payload text[], OUT j_at timestamptz[],
@@ -585,8 +585,9 @@ BEGIN
                 array_agg(CASE WHEN t.fits AND t.headers IS NOT NULL THEN t.headers ELSE '{}' END),
                 array_agg(coalesce(t.retry, '{"kind":"none"}')),
                 CASE WHEN bool_or(t.scope IS NOT NULL) THEN array_agg(t.scope) END,
+                CASE WHEN bool_or(t.concurrency_key IS NOT NULL) THEN array_agg(t.concurrency_key) END,
                 array_agg(t.task_id) FILTER (WHERE NOT t.fits)
-            INTO cl_max_attempts, cl_type, cl_queue, cl_params, cl_headers, cl_retry, cl_scope, cl_apart
+            INTO cl_max_attempts, cl_type, cl_queue, cl_params, cl_headers, cl_retry, cl_scope, cl_key, cl_apart
             FROM (
                 SELECT t.*, sum(octet_length(t.params) + octet_length(t.headers)) OVER (ORDER BY c.i)
                     <= stepwell.answer_bytes() AS fits

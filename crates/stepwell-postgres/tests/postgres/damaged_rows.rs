@@ -139,7 +139,8 @@ async fn a_batch_that_meets_a_damaged_row_is_applied_once_and_answered() {
             claims: vec![claim(1)],
             ..Batch::default()
         };
-        let mut committed = store.commit(batch.into()).await.unwrap_or_else(|error| panic!("{damage}: {error}"));
+        let mut committed =
+            store.commit(batch.into()).await.unwrap_or_else(|error| panic!("{damage}: {error}"));
         assert_eq!(committed.spawns, [Spawned::Created { claimed: false }], "{damage}");
         assert_eq!(committed.workers[0].state, WorkerState::Active, "{damage}");
         assert_eq!(committed.workers[0].others.len(), 1, "{damage}");
@@ -164,7 +165,8 @@ async fn a_batch_that_meets_a_damaged_row_is_applied_once_and_answered() {
         let heartbeats = seen.workers[0].others[0].heartbeats;
         let workers = vec![WorkerSignal::DeclareDead { worker_id: worker(1), heartbeats }];
         store.commit(Batch { workers, ..Batch::default() }.into()).await.unwrap();
-        let claimed = store.commit(Batch { claims: vec![claim(2)], ..Batch::default() }.into()).await.unwrap();
+        let claimed =
+            store.commit(Batch { claims: vec![claim(2)], ..Batch::default() }.into()).await.unwrap();
         // One whose time is up before it begins is cancelled.
         let left = if damage.contains("max_duration = -") { vec![1, 3] } else { vec![1, 2, 3] };
         let left: Vec<_> = left.into_iter().map(id).collect();
