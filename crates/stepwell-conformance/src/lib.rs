@@ -67,7 +67,8 @@
 //!    ready first, then the lowest id. `claim_order`
 //! 9. **A claim gets only what it asks for**: its queues, the types that its worker knows, its limit; and a
 //!    worker that is not registered gets nothing. `claim_filters`
-//! 10. **A task comes as it was spawned**, its first run with the id that it was given. `claimed_tasks`
+//! 10. **A task comes as it was spawned**, and each claim that does not resume it makes a new run: a database may
+//!     have lost an earlier claim. `claimed_tasks`
 //! 11. **A suspended task keeps its run for the worker that ran it**, and comes to it without its journal.
 //!     Another worker gets a new run, and the journal. `resumption`
 //! 12. **A task may begin in the commit that inserts it**, when its `claim_by` is registered. That counts as

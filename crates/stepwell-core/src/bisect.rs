@@ -88,7 +88,7 @@ mod tests {
                 task_types: Vec::new(),
                 code_version: None,
                 limit: 1,
-                suspect: false,
+                suspect: 0,
             });
             part.1.claims.push(oneshot::channel().0);
         }

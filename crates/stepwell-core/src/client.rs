@@ -8,7 +8,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::{Either, join_all, select};
+use futures_util::future::{Either, join_all, select, try_join_all};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tracing::Instrument as _;
@@ -16,7 +16,6 @@ use tracing::Instrument as _;
 use crate::approval::{self, ApprovalInfo, Decision};
 use crate::child::Disposition;
 use crate::codec::Place;
-use crate::commit::Receipt;
 use crate::compensation::Undoing;
 use crate::context::TaskContext;
 use crate::engine::{Engine, States};
@@ -24,7 +23,6 @@ use crate::envelope::encoded_with;
 use crate::error::Error;
 use crate::export::{Export, ImportError, TaskRecord};
 use crate::history::HistoryEntry;
-use crate::hub::Hub;
 use crate::ids::{RunId, TaskId, WorkerId};
 use crate::journal::{Entry, Replay};
 use crate::lifecycle::Subscription;
@@ -63,7 +61,8 @@ pub struct Client {
 pub struct SpawnResult {
     /// The task: a new one, or the one that was there.
     pub task_id: TaskId,
-    /// Its first run; of a task that was there before, its latest.
+    /// Its run, if it has started at once; otherwise the claim that starts it makes another. Of a task that was there before,
+    /// its latest.
     pub run_id: RunId,
     /// The attempt of that run.
     pub attempt: u32,
@@ -282,10 +281,9 @@ impl Client {
     ) -> Result<SpawnResult, Error> {
         self.check(&name, std::slice::from_ref(&params)).await?;
         let span = trace::spawn(name.as_str());
-        let mut task = trace::carried(&span, || self.engine.new_task::<Error>(name, params, options, None))?;
+        let task = trace::carried(&span, || self.engine.new_task::<Error>(name, params, options, None))?;
         let asked = Asked::of(&task);
-        let started = Started::reserve(&self.engine.hub, &mut task);
-        let spawning = Spawning::new(started, self.engine.commit.spawn(task)).end().instrument(span);
+        let spawning = self.engine.commit.spawn(task).instrument(span);
         asked.answer(self.engine.answered(spawning).await?)
     }
 
@@ -307,23 +305,9 @@ impl Client {
             let new = || self.engine.new_task::<Error>(name.clone(), params, options, None);
             trace::carried(&trace::spawn(T::NAME), new)
         };
-        let mut tasks = params.into_iter().zip(options).map(new).collect::<Result<Vec<_>, _>>()?;
+        let tasks = params.into_iter().zip(options).map(new).collect::<Result<Vec<_>, _>>()?;
         let asked: Vec<_> = tasks.iter().map(Asked::of).collect();
-        let hub = &self.engine.hub;
-        let started: Vec<_> = tasks.iter_mut().map(|task| Started::reserve(hub, task)).collect();
-        let receipts = self.engine.commit.spawn_many(tasks);
-        let spawning: Vec<_> = started
-            .into_iter()
-            .zip(receipts)
-            .map(|(started, receipt)| Spawning::new(started, receipt))
-            .collect();
-        let all = async {
-            let mut all = Vec::with_capacity(asked.len());
-            for spawning in spawning {
-                all.push(spawning.end().await?);
-            }
-            Ok(all)
-        };
+        let all = try_join_all(self.engine.commit.spawn_many(tasks));
         let spawned = self.engine.answered(all).await?;
         asked.into_iter().zip(spawned).map(|(asked, spawned)| asked.answer(spawned)).collect()
     }
@@ -971,87 +955,6 @@ impl Drop for Forget<'_> {
     fn drop(&mut self) {
         self.engine.hub.forget_waiters(self.task_id);
     }
-}
-
-/// A task that is claimed in the commit that spawns it, by a worker of this process, in which it has a slot.
-struct Started {
-    slots: Arc<Slots>,
-    task: NewTask,
-}
-
-impl Started {
-    /// Takes a slot for the task, if there is one for it.
-    fn reserve(hub: &Hub, task: &mut NewTask) -> Option<Self> {
-        let (worker_id, slots) = hub.reserve(task)?;
-        task.claim_by = Some(worker_id);
-        Some(Self { slots, task: task.clone() })
-    }
-}
-
-/// A spawn on its way. Whatever becomes of the caller, a task that is claimed in it is started once it is durable.
-struct Spawning {
-    receipt: Option<Receipt<Spawned>>,
-    started: Option<Started>,
-}
-
-impl Spawning {
-    fn new(started: Option<Started>, receipt: Receipt<Spawned>) -> Self {
-        Self { receipt: Some(receipt), started }
-    }
-
-    async fn end(mut self) -> Result<Spawned, StoreError> {
-        let spawned = match &mut self.receipt {
-            Some(receipt) => receipt.await,
-            None => Err(StoreError::Closed),
-        };
-        self.receipt = None;
-        if let Some(Started { slots, task }) = &self.started {
-            start(slots, task, spawned.as_ref().ok());
-        }
-        spawned
-    }
-}
-
-impl Drop for Spawning {
-    fn drop(&mut self) {
-        if let (Some(receipt), Some(Started { slots, task })) = (self.receipt.take(), self.started.take()) {
-            let runtime = slots.engine.runtime.clone();
-            runtime.spawn(Box::pin(async move {
-                start(&slots, &task, receipt.await.as_ref().ok());
-            }));
-        }
-    }
-}
-
-/// Uses the slot that was taken for a spawn, or gives it back.
-fn start(slots: &Arc<Slots>, task: &NewTask, spawned: Option<&Spawned>) {
-    if !matches!(spawned, Some(Spawned::Created { claimed: true })) {
-        slots.give_back(1);
-        return;
-    }
-    if task.cancellation.max_duration.is_some() {
-        // The worker learns from a claim when something is due next.
-        slots.nudge();
-    }
-    let claimed = ClaimedTask {
-        task_id: task.task_id,
-        run_id: task.run_id,
-        attempt: 1,
-        max_attempts: task.max_attempts,
-        crashes: 0,
-        task_type: task.task_type.clone(),
-        queue: task.queue.clone(),
-        params: task.params.clone(),
-        headers: task.headers.clone(),
-        scope: task.scope.clone(),
-        concurrency_key: task.concurrency_key.clone(),
-        retry: task.retry.clone(),
-        journal: Some(Vec::new()),
-        waits: Vec::new(),
-        facts: Facts::default(),
-        unreadable: None,
-    };
-    slots.start(claimed, None);
 }
 
 fn misfit(task_type: &Name, source: PayloadError) -> Error {

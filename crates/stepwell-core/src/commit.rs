@@ -42,6 +42,7 @@ use crate::name::Name;
 use crate::queue::QueueChange;
 use crate::retry::STORE_RETRY;
 use crate::runtime::{BoxFuture, MaybeSend, Runtime, turn};
+use crate::slots::Eager;
 use crate::store::*;
 use crate::time::{after, until};
 use crate::trace;
@@ -70,6 +71,22 @@ impl<T> Future for Receipt<T> {
     }
 }
 
+/// Whoever spawned a task, and what is to be started when it is durable.
+pub(crate) struct Spawner {
+    answer: Answer<Spawned>,
+    eager: Option<Eager>,
+}
+
+impl Spawner {
+    fn tell(self, spawned: Spawned) {
+        let Self { answer: caller, eager } = self;
+        if let (Some(eager), Spawned::Created { claimed: true }) = (eager, &spawned) {
+            eager.start();
+        }
+        answer(caller, Ok(spawned));
+    }
+}
+
 /// A batch on its way.
 type Committing = BoxFuture<'static, Result<Committed, StoreError>>;
 
@@ -82,7 +99,7 @@ pub(crate) struct Answers {
     pub(crate) commands: Vec<Answer<CommandOutcome>>,
     pub(crate) events: Vec<Answer<bool>>,
     pub(crate) messages: Vec<Answer<bool>>,
-    pub(crate) spawns: Vec<Answer<Spawned>>,
+    pub(crate) spawns: Vec<Spawner>,
     /// How many of `spawns`, one after the other, are all spawned or none of them.
     pub(crate) groups: Vec<usize>,
     /// The tasks of `spawns`, to be told of.
@@ -114,7 +131,7 @@ impl Answers {
         refuse(self.commands, error);
         refuse(self.events, error);
         refuse(self.messages, error);
-        refuse(self.spawns, error);
+        refuse(self.spawns.into_iter().map(|spawner| spawner.answer), error);
         refuse(self.schedules, error);
         refuse(self.queues, error);
         refuse(self.workers, error);
@@ -153,8 +170,12 @@ struct Gathering {
     /// How many transitions are on their way in each lane; as many as can be while they are about to leave, or where
     /// nothing may go beside them.
     lanes: Vec<Option<usize>>,
-    /// Whether there may be two transitions of one run in what gathers. Then nothing goes beside it, now and when it is
-    /// on its way.
+    /// The number of the last batch that left in each lane.
+    numbers: Vec<u64>,
+    /// How many batches have left.
+    left: u64,
+    /// Whether there may be two transitions of one run in what gathers. Then no transition goes beside it, now and when it
+    /// is on its way.
     may_repeat: bool,
     /// Whether the last batch had one item, and nothing has gathered since: whoever comes next is likely its owner, and has
     /// nobody to wait for.
@@ -163,7 +184,7 @@ struct Gathering {
 
 impl Gathering {
     fn new(lanes: NonZeroUsize) -> Self {
-        Self { lanes: vec![None; lanes.get()], ..Self::default() }
+        Self { lanes: vec![None; lanes.get()], numbers: vec![0; lanes.get()], ..Self::default() }
     }
 
     fn set(&mut self, lane: Lane, on_its_way: Option<usize>) {
@@ -204,11 +225,13 @@ impl Gathering {
     /// The lane in which a batch can leave now.
     fn can_leave(&self) -> Option<Lane> {
         let largest = self.lanes.iter().flatten().max();
+        let main_is_free = self.lanes.first().is_some_and(Option::is_none);
         if self.may_repeat && largest.is_some() {
-            return None;
+            // Signs of life do not wait for a batch that may hang, nor does anything else that is no run's.
+            return (main_is_free && self.batch.has_more_than_transitions()).then_some(MAIN);
         }
         let heavy = !(self.full.is_empty() && self.batch.is_empty());
-        if heavy && self.lanes.first().is_some_and(Option::is_none) {
+        if heavy && main_is_free {
             return Some(MAIN);
         }
         let light = self.light.len();
@@ -225,8 +248,28 @@ impl Gathering {
         if self.may_repeat { all } else { share.max(SHARE).min(all) }
     }
 
+    /// Takes out what is no run's.
+    fn take_without_transitions(&mut self) -> (Batch, Answers) {
+        let transitions = std::mem::take(&mut self.batch.transitions);
+        let answers = std::mem::take(&mut self.answers.transitions);
+        let taken = self.take_batch();
+        transitions
+            .into_iter()
+            .zip(answers)
+            .for_each(|(transition, answer)| self.add_heavy(transition, answer));
+        taken
+    }
+
     /// Takes out what leaves in the lane.
     fn take(&mut self, lane: Lane) -> (Batch, Answers) {
+        self.left += 1;
+        if let Some(number) = self.numbers.get_mut(lane) {
+            *number = self.left;
+        }
+        if self.may_repeat && self.lanes.iter().any(Option::is_some) {
+            self.set(lane, Some(0));
+            return self.take_without_transitions();
+        }
         let share = self.share();
         let (mut batch, mut answers) = match lane {
             MAIN => self.full.pop_front().unwrap_or_else(|| self.take_batch()),
@@ -353,13 +396,14 @@ impl GroupCommit {
         receipt
     }
 
-    pub(crate) fn spawn(self: &Arc<Self>, task: NewTask) -> Receipt<Spawned> {
+    pub(crate) fn spawn(self: &Arc<Self>, mut task: NewTask) -> Receipt<Spawned> {
         let (answer, receipt) = Receipt::new();
+        let eager = Eager::reserve(&self.hub, &mut task);
         self.gather(|gathering| {
             gathering.answers.spawned.push((task.task_id, task.task_type.clone()));
             let bytes = task.params.as_str().len();
             gathering.batch.spawns.push(task);
-            gathering.answers.spawns.push(answer);
+            gathering.answers.spawns.push(Spawner { answer, eager });
             gathering.answers.groups.push(1);
             gathering.grow(bytes);
         });
@@ -382,15 +426,19 @@ impl GroupCommit {
     }
 
     /// Adds many tasks to one batch.
-    pub(crate) fn spawn_many(self: &Arc<Self>, tasks: Vec<NewTask>) -> Vec<Receipt<Spawned>> {
-        let (answers, receipts): (Vec<_>, Vec<_>) = tasks.iter().map(|_| Receipt::new()).unzip();
+    pub(crate) fn spawn_many(self: &Arc<Self>, mut tasks: Vec<NewTask>) -> Vec<Receipt<Spawned>> {
+        let spawner = |task| {
+            let (answer, receipt) = Receipt::new();
+            (Spawner { answer, eager: Eager::reserve(&self.hub, task) }, receipt)
+        };
+        let (spawners, receipts): (Vec<_>, Vec<_>) = tasks.iter_mut().map(spawner).unzip();
         self.gather(|gathering| {
             let spawned = tasks.iter().map(|task| (task.task_id, task.task_type.clone()));
             gathering.answers.spawned.extend(spawned);
             let bytes = tasks.iter().map(|task| task.params.as_str().len()).sum();
             gathering.answers.groups.push(tasks.len());
             gathering.batch.spawns.extend(tasks);
-            gathering.answers.spawns.extend(answers);
+            gathering.answers.spawns.extend(spawners);
             gathering.grow(bytes);
         });
         receipts
@@ -398,6 +446,13 @@ impl GroupCommit {
 
     fn gathering(&self) -> MutexGuard<'_, Gathering> {
         self.gathering.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The numbers of the batches that are on their way. One that still is when a while has passed waits for the store.
+    pub(crate) fn on_their_way(&self) -> Vec<u64> {
+        let gathering = self.gathering();
+        let numbered = gathering.lanes.iter().zip(&gathering.numbers);
+        numbered.filter(|(lane, _)| lane.is_some()).map(|(_, number)| *number).collect()
     }
 
     fn gather(self: &Arc<Self>, add: impl FnOnce(&mut Gathering)) {
@@ -480,7 +535,7 @@ impl GroupCommit {
         give(answers.commands, committed.commands);
         give(answers.events, committed.events);
         give(answers.messages, committed.messages);
-        give(answers.spawns, committed.spawns);
+        answers.spawns.into_iter().zip(committed.spawns).for_each(|(spawner, result)| spawner.tell(result));
         give(answers.schedules, committed.schedules);
         let changed = answers.queues.len();
         give(answers.queues, vec![(); changed]);
@@ -597,7 +652,7 @@ fn give<T>(answers: Vec<Answer<T>>, results: Vec<T>) {
     answers.into_iter().zip(results).for_each(|(caller, result)| answer(caller, Ok(result)));
 }
 
-fn refuse<T>(answers: Vec<Answer<T>>, error: &StoreError) {
+fn refuse<T>(answers: impl IntoIterator<Item = Answer<T>>, error: &StoreError) {
     answers.into_iter().for_each(|caller| answer(caller, Err(error.clone())));
 }
 
@@ -607,18 +662,26 @@ pub(crate) fn insist<T: MaybeSend + 'static>(
     runtime: &Arc<dyn Runtime>,
     send: impl Fn() -> Receipt<T> + MaybeSend + 'static,
 ) {
-    let (spawner, runtime) = (runtime.clone(), runtime.clone());
-    spawner.spawn(Box::pin(async move {
-        let mut tries = 0;
-        while let Err(error) = send().await {
-            if matches!(error, StoreError::Closed) || !error.is_transient() {
-                return;
+    let sending = until_answered(runtime.clone(), send);
+    runtime.spawn(Box::pin(async { _ = sending.await }));
+}
+
+/// Sends an item until the store has answered, or refuses it for good.
+pub(crate) async fn until_answered<T: MaybeSend + 'static>(
+    runtime: Arc<dyn Runtime>,
+    send: impl Fn() -> Receipt<T> + MaybeSend + 'static,
+) -> Result<T, StoreError> {
+    let mut tries = 0;
+    loop {
+        match send().await {
+            Err(error) if error.is_transient() && !matches!(error, StoreError::Closed) => {
+                tries += 1;
+                let pause = STORE_RETRY.delay(tries, runtime.random()).unwrap_or_default();
+                runtime.sleep(pause).await;
             }
-            tries += 1;
-            let pause = STORE_RETRY.delay(tries, runtime.random()).unwrap_or_default();
-            runtime.sleep(pause).await;
+            result => return result,
         }
-    }));
+    }
 }
 
 #[cfg(test)]
@@ -732,5 +795,27 @@ mod tests {
         assert_eq!(leaves(&mut gathering), None, "and none beside it");
         gathering.set(MAIN, None);
         assert_eq!(leaves(&mut gathering), Some((MAIN, 2)));
+    }
+
+    #[test]
+    fn signs_of_life_pass_a_batch_that_hangs() {
+        let mut gathering = gathering();
+        gathering.set(MAIN, Some(0));
+        add(&mut gathering, 1, JOURNALS);
+        assert_eq!(leaves(&mut gathering), Some((1, 1)));
+        gathering.set(MAIN, None);
+        add(&mut gathering, 1, Next::Release);
+        gathering.may_repeat = true;
+        let worker_id = Uuid::from_u128(1).into();
+        gathering.batch.workers.push(WorkerSignal::Heartbeat { worker_id });
+        gathering.answers.workers.push(Receipt::new().0);
+        assert_eq!(gathering.can_leave(), Some(MAIN));
+        let (batch, answers) = gathering.take(MAIN);
+        assert_eq!((batch.workers.len(), answers.workers.len(), batch.transitions.len()), (1, 1, 0));
+        add(&mut gathering, 1, JOURNALS);
+        gathering.set(MAIN, None);
+        assert_eq!(leaves(&mut gathering), None, "what is the run's waits");
+        gathering.set(1, None);
+        assert_eq!(leaves(&mut gathering), Some((MAIN, 1)));
     }
 }

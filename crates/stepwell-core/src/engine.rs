@@ -6,10 +6,10 @@ use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 
 use futures_util::future::{Either, select};
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::commit::GroupCommit;
+use crate::crash::Suspects;
 use crate::encoded::Encoded;
 use crate::envelope::Codecs;
 use crate::error::Error;
@@ -46,8 +46,7 @@ pub(crate) struct Engine {
     pub(crate) settings: Settings,
     pub(crate) states: States,
     pub(crate) lifecycle: Arc<Broadcast>,
-    /// The permit of the one suspect that this process runs at a time.
-    pub(crate) suspect: Arc<Semaphore>,
+    pub(crate) suspects: Suspects,
     pub(crate) measures: Arc<Measures>,
     /// Set once somebody listens for the writes of other processes; cancelled with the engine.
     listening: OnceLock<CancellationToken>,
@@ -86,7 +85,7 @@ impl Engine {
             settings,
             states,
             lifecycle,
-            suspect: Arc::new(Semaphore::new(1)),
+            suspects: Suspects::default(),
             measures,
             listening: OnceLock::new(),
         })

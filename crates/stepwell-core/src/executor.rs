@@ -30,6 +30,7 @@ use crate::child;
 use crate::commit::Receipt;
 use crate::compensation::{cancelled, compensate, end_of};
 use crate::context::TaskContext;
+use crate::crash::SuspectPermit;
 use crate::engine::Engine;
 use crate::failure::{Failure, FailureKind};
 use crate::guard::{Panic, discard, guard};
@@ -42,7 +43,7 @@ use crate::polled::{poll_closure, poll_task};
 use crate::retry::STORE_RETRY;
 use crate::run::Run;
 use crate::runtime::BoxFuture;
-use crate::slots::{Slot, SuspectPermit};
+use crate::slots::Slot;
 use crate::store::*;
 use crate::task_error::{ControlFlow, TaskError, TaskResult, closure_failure};
 use crate::time::{Timestamp, after, until};
@@ -77,8 +78,10 @@ pub(crate) struct Execution {
     grace: Duration,
     /// Wakes the executor for what is due next.
     alarm: Option<(Timestamp, BoxFuture<'static, ()>)>,
-    stalled_since: Option<Timestamp>,
-    stopping_since: Option<Timestamp>,
+    /// Ready when the code has waited beside its context for as long as it may.
+    stalled: Option<BoxFuture<'static, ()>>,
+    /// Ready when the code has had its time to stop.
+    stopping: Option<BoxFuture<'static, ()>>,
     warned: bool,
     /// How often the store has refused for good what was sent.
     refusals: u32,
@@ -152,6 +155,20 @@ fn done(result: Option<anyhow::Result<Payload>>) -> Outcome {
     }
 }
 
+/// Whether the grace has passed since this was asked first. By a timer: a clock may jump.
+fn has_passed(
+    run: &Run,
+    timer: &mut Option<BoxFuture<'static, ()>>,
+    grace: Duration,
+    cx: &mut Context<'_>,
+) -> bool {
+    if grace.is_zero() {
+        return true;
+    }
+    let timer = timer.get_or_insert_with(|| run.engine.runtime.sleep(grace));
+    timer.as_mut().poll(cx).is_ready()
+}
+
 /// How the task's code ended, other than with its output.
 enum Ending {
     Error(TaskError),
@@ -194,8 +211,8 @@ impl Execution {
             readable,
             grace,
             alarm: None,
-            stalled_since: None,
-            stopping_since: None,
+            stalled: None,
+            stopping: None,
             warned: false,
             refusals: 0,
         })
@@ -204,6 +221,7 @@ impl Execution {
     /// Prepares to go on in place after a suspension.
     pub(crate) fn resume(&mut self, facts: Facts, slot: Slot) {
         self.run.sign_of_life(None);
+        self.run.set_suspending(false);
         self.span = begin(&self.run, &self.headers);
         self.slot = Some(slot);
         self.facts = Some(facts);
@@ -294,13 +312,10 @@ impl Execution {
         if let Some(control) = control {
             // A shutdown has waited until its deadline, and the writes of a lost run would be refused.
             let grace = if control == ControlFlow::Cancelled { self.grace } else { Duration::ZERO };
-            let now = now();
-            let limit = after(*self.stopping_since.get_or_insert(now), grace);
-            if limit <= now {
+            if has_passed(&run, &mut self.stopping, grace, cx) {
                 self.end(Err(Ending::Error(control.into())));
                 return true;
             }
-            self.wake_at(cx, limit);
         }
         let idle = matches!(self.commit, Commit::Idle);
         let mut operations = run.operations();
@@ -315,7 +330,7 @@ impl Execution {
         match operations.deliver_next(&run) {
             Ok(Some(waker)) => {
                 drop(operations);
-                self.stalled_since = None;
+                self.stalled = None;
                 run.sign_of_life(None);
                 if let Some(waker) = waker {
                     waker.wake();
@@ -347,8 +362,7 @@ impl Execution {
         drop(operations);
         match standing {
             Standing::Stalled if control.is_none() => {
-                let now = now();
-                return run.operations().input_changed(now) || self.stalled(cx, now);
+                return run.operations().input_changed(now()) || self.stalled(cx);
             }
             Standing::Replayed if control.is_none() => {
                 self.begin_compensation();
@@ -383,10 +397,8 @@ impl Execution {
     }
 
     /// The next entry of the journal has no waiter: the code has diverged, unless it still waits for something else.
-    fn stalled(&mut self, cx: &mut Context<'_>, now: Timestamp) -> bool {
-        let limit = after(*self.stalled_since.get_or_insert(now), self.grace);
-        if now < limit {
-            self.wake_at(cx, limit);
+    fn stalled(&mut self, cx: &mut Context<'_>) -> bool {
+        if !has_passed(&self.run, &mut self.stalled, self.grace, cx) {
             return false;
         }
         let divergence = self.run.operations().divergence(false);
@@ -417,7 +429,7 @@ impl Execution {
     /// The code has been replayed: what it did is undone now.
     fn begin_compensation(&mut self) {
         self.drop_future();
-        self.stalled_since = None;
+        self.stalled = None;
         let compensation = self.run.operations().begin_compensation();
         self.future = compensation.map(|compensation| -> BoxFuture<'static, TaskResult<Payload>> {
             Box::pin(compensate(self.run.clone(), compensation))
@@ -497,6 +509,7 @@ impl Execution {
 
     fn send(&mut self, next: Next, work: Option<(Key, Work)>) {
         let suspending = matches!(next, Next::Suspend { .. });
+        self.run.set_suspending(suspending);
         let (unsent, after, seq) = {
             let mut operations = self.run.operations();
             (operations.take_unsent(suspending), operations.durable_seq(), operations.delivered_seq)
@@ -676,7 +689,10 @@ impl Execution {
         let task_id = run.task_id;
         let (over, event) = match sent.next {
             Next::Continue { .. } => return None,
-            Next::Suspend { .. } if !applied.suspended => return None,
+            Next::Suspend { .. } if !applied.suspended => {
+                run.set_suspending(false);
+                return None;
+            }
             Next::Suspend { wake_at } => (true, Some(Lifecycle::TaskSuspended { task_id, until: wake_at })),
             Next::Complete(output) => (false, Some(Lifecycle::TaskCompleted { task_id, output })),
             Next::Retry { failure, at } => {

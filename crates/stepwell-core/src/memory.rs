@@ -1002,7 +1002,7 @@ impl State {
         let facts = self.facts(task_id);
         let task = self.tasks.get_mut(&task_id)?;
         let had_it = task.worker_id == Some(worker_id);
-        if task.started_at.is_some() && !had_it {
+        if !had_it {
             task.run_id = RunId::new(runtime);
         }
         task.state = TaskState::Running;

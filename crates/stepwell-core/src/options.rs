@@ -374,8 +374,8 @@ impl WorkerOptions {
     }
 
     /// Sets the time after which other workers declare this one dead if they have seen no heartbeat
-    /// of it. It sends three in that time. Outages of the store do not count, nor do jumps of a
-    /// clock. Default: 30 seconds; at least 10 milliseconds.
+    /// of it. It sends three in that time, and each again at once when the store refuses it. Times in
+    /// which the store is away do not count, nor do jumps of a clock. Default: 30 seconds; at least 10 milliseconds.
     pub fn lease(mut self, lease: Duration) -> Self {
         self.lease = lease.max(Duration::from_millis(10));
         self

@@ -92,6 +92,10 @@ impl QueueLimits {
     }
 }
 
+/// By how much more than it can be a moment may be ahead of the clock before that proves that the clock was set back: the
+/// clocks by which processes go differ a little.
+const CLOCKS_DIFFER: i64 = 60_000_000;
+
 /// The rate is kept as one moment: the one up to which the starts so far have used up the time. Each start takes an
 /// equal part of `per`, and they may be ahead of the clock by `per` at most.
 impl RateLimit {
@@ -101,17 +105,24 @@ impl RateLimit {
         (per / i64::from(self.starts.max(1))).max(1)
     }
 
+    /// By how many microseconds what is used up is ahead of the clock. What is ahead by more than it can be was written
+    /// before the clock was set back, and holds no longer.
+    fn ahead(&self, now: Timestamp, used_until: Option<Timestamp>) -> i64 {
+        let per = i64::try_from(self.per.as_micros()).unwrap_or(i64::MAX);
+        let ahead = used_until.map_or(0, |used| used.as_microsecond().saturating_sub(now.as_microsecond()));
+        if ahead > per.saturating_add(CLOCKS_DIFFER) { 0 } else { ahead.max(0) }
+    }
+
     /// How many may start now.
     pub fn allowed(&self, now: Timestamp, used_until: Option<Timestamp>) -> usize {
         let per = i64::try_from(self.per.as_micros()).unwrap_or(i64::MAX);
-        let ahead = used_until.map_or(0, |used| (used.as_microsecond() - now.as_microsecond()).max(0));
-        let parts = per.saturating_sub(ahead).max(0) / self.part();
+        let parts = per.saturating_sub(self.ahead(now, used_until)).max(0) / self.part();
         usize::try_from(parts).unwrap_or(usize::MAX).min(self.starts as usize)
     }
 
     /// Up to when the time is used up after so many more starts.
     pub fn used_until(&self, now: Timestamp, used_until: Option<Timestamp>, starts: usize) -> Timestamp {
-        let from = used_until.map_or(now, |used| used.max(now)).as_microsecond();
+        let from = now.as_microsecond().saturating_add(self.ahead(now, used_until));
         let starts = i64::try_from(starts).unwrap_or(i64::MAX);
         from_micros(from.saturating_add(self.part().saturating_mul(starts)))
     }
@@ -147,6 +158,20 @@ mod tests {
             (0, 1)
         );
         assert_eq!(rate.allowed(after(now, Duration::from_secs(60)), Some(used)), 4);
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_stops_nobody() {
+        let rate = RateLimit { starts: 4, per: Duration::from_secs(2) };
+        let now = from_micros(1_700_000_000_000_000);
+        let used = rate.used_until(now, None, 4);
+        let back = from_micros(now.as_microsecond() - 3_600_000_000);
+        assert_eq!(rate.allowed(back, Some(used)), 4);
+        let again = rate.used_until(back, Some(used), 4);
+        assert_eq!(rate.allowed(back, Some(again)), 0);
+        assert_eq!(rate.next(again), after(back, Duration::from_millis(500)));
+        let little = from_micros(now.as_microsecond() - 1_000);
+        assert_eq!(rate.allowed(little, Some(used)), 0, "another process's clock");
     }
 
     #[test]

@@ -48,6 +48,8 @@ pub(crate) struct Run {
     quiet: AtomicI64,
     claim_timeout: Duration,
     poked: AtomicBool,
+    /// Whether it was suspended in the store, or is about to be, and has not gone on since.
+    suspending: AtomicBool,
     /// How the task will have ended, once what it did is undone.
     pub(crate) compensating: Option<Failure>,
     /// The attempt as its code sees it: of a task that is compensated, the one that is replayed.
@@ -82,6 +84,7 @@ impl Run {
             quiet: AtomicI64::new(0),
             claim_timeout,
             poked: AtomicBool::new(false),
+            suspending: AtomicBool::new(false),
             seen_attempt: replay
                 .compensation
                 .as_ref()
@@ -141,6 +144,14 @@ impl Run {
         let passed = i64::try_from(passed.as_micros()).unwrap_or(i64::MAX);
         let quiet = self.quiet.fetch_add(passed, Ordering::Relaxed).saturating_add(passed);
         u128::try_from(quiet).is_ok_and(|quiet| quiet > self.claim_timeout.as_micros())
+    }
+
+    pub(crate) fn set_suspending(&self, suspending: bool) {
+        self.suspending.store(suspending, Ordering::Release);
+    }
+
+    pub(crate) fn is_suspending(&self) -> bool {
+        self.suspending.load(Ordering::Acquire)
     }
 
     /// Something has arrived in the store.

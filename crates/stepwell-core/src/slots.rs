@@ -1,26 +1,28 @@
 //! A worker's slots: what it runs, what it has in memory, and what it can still take.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Wake, Waker};
 use std::time::Duration;
 
 use hashbrown::HashMap;
 use lru::LruCache;
-use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc};
+use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::commit::insist;
+use crate::crash::SuspectPermit;
 use crate::engine::Engine;
 use crate::executor::{End, Execution};
 use crate::failure::{Failure, FailureKind};
 use crate::holdings::{Held, Holding};
+use crate::hub::Hub;
 use crate::ids::{RunId, TaskId, WorkerId};
 use crate::journal::Entry;
 use crate::lifecycle::Lifecycle;
 use crate::name::Name;
 use crate::options::WorkerOptions;
 use crate::run::Run;
-use crate::store::{ClaimedTask, NewTask, StoreError, Transition};
+use crate::store::{ClaimedTask, Facts, NewTask, StoreError, Transition};
 use crate::task_error::ControlFlow;
 
 pub(crate) struct Slots {
@@ -31,8 +33,10 @@ pub(crate) struct Slots {
     pub(crate) work: Notify,
     /// Told when this process has changed a schedule.
     pub(crate) schedules: Notify,
-    /// Told when the last run has left.
+    /// Told when the worker is closing down, and nothing is left in its slots.
     pub(crate) empty: Notify,
+    /// Told when the store has come to know the worker.
+    pub(crate) registered: CancellationToken,
     /// Ends the worker's loops.
     pub(crate) end: CancellationToken,
     /// Told when the worker has signed off.
@@ -48,6 +52,8 @@ struct Inside {
     open: bool,
     /// Whether it is shutting down.
     closed: bool,
+    /// Whether nothing begins any more: what the store gives to the worker from now on, it is about to take back.
+    sealed: bool,
     free: usize,
     /// Claimable tasks are left in the store, which go before new ones.
     backlog: bool,
@@ -59,11 +65,16 @@ struct Inside {
     held: Held,
     /// How many runs were claimed.
     claims: u64,
+    /// How many claims were sent, and how many of them have been taken in.
+    sent: u64,
+    taken_in: u64,
     /// Suspended tasks, to go on in place.
     suspended: LruCache<TaskId, Box<Execution>>,
     /// Claims of suspended tasks whose execution has not left its slot yet.
-    handed_over: HashMap<TaskId, (ClaimedTask, Slot, Option<SuspectPermit>)>,
+    handed_over: HashMap<TaskId, HandedOver>,
 }
+
+type HandedOver = (ClaimedTask, Holding, Slot, Option<SuspectPermit>);
 
 impl Slots {
     /// The slots, and the suspended tasks that are woken by something that is not in their contexts.
@@ -77,12 +88,15 @@ impl Slots {
             worker_id: WorkerId::new(&*engine.runtime),
             open: false,
             closed: false,
+            sealed: false,
             free: options.concurrency,
             backlog: true,
             wanted: usize::MAX,
             runs: HashMap::new(),
             held: Held::new(),
             claims: 0,
+            sent: 0,
+            taken_in: 0,
             suspended: LruCache::unbounded(),
             handed_over: HashMap::new(),
         };
@@ -93,6 +107,7 @@ impl Slots {
             work: Notify::new(),
             schedules: Notify::new(),
             empty: Notify::new(),
+            registered: CancellationToken::new(),
             end: CancellationToken::new(),
             stopped: CancellationToken::new(),
             woken,
@@ -126,13 +141,13 @@ impl Slots {
         self.work.notify_one();
     }
 
+    /// The store knows the worker.
     pub(crate) fn open(&self) {
         let mut inside = self.inside();
         inside.open = !inside.closed;
-    }
-
-    pub(crate) fn is_open(&self) -> bool {
-        self.inside().open
+        drop(inside);
+        self.registered.cancel();
+        self.nudge();
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -143,6 +158,11 @@ impl Slots {
     pub(crate) fn close(&self) {
         let mut inside = self.inside();
         (inside.open, inside.closed) = (false, true);
+    }
+
+    /// Lets nothing begin any more, of what was claimed before and is on its way.
+    pub(crate) fn seal(&self) {
+        self.inside().sealed = true;
     }
 
     /// Drops a suspended task from memory.
@@ -174,6 +194,7 @@ impl Slots {
     /// Takes slots for a claim: no more than there may be tasks for, so that spawns meanwhile find the others free.
     pub(crate) fn take_for_claim(&self, polling: bool) -> usize {
         let mut inside = self.inside();
+        inside.sent += 1;
         if !inside.open {
             return 0;
         }
@@ -191,10 +212,25 @@ impl Slots {
         let mut inside = self.inside();
         inside.free += slots;
         let backlog = inside.backlog;
-        drop(inside);
+        self.look_if_empty(inside);
         if backlog && slots > 0 {
             self.work.notify_one();
         }
+    }
+
+    /// A claim has been answered, and what it brought was started.
+    pub(crate) fn took_in(&self) {
+        self.inside().taken_in += 1;
+    }
+
+    /// Whether so many claims have been taken in, so that all that they brought is among what is held.
+    pub(crate) fn has_taken_in(&self, claims: u64) -> bool {
+        self.inside().taken_in >= claims
+    }
+
+    /// One of the slots that were taken for a claim.
+    pub(crate) fn slot(self: &Arc<Self>) -> Slot {
+        Slot(self.clone())
     }
 
     /// A claim has come back with less than it asked for: nothing is left in the store.
@@ -203,52 +239,63 @@ impl Slots {
     }
 
     /// Runs a claimed task in a slot that was taken for it.
-    pub(crate) fn start(self: &Arc<Self>, mut claimed: ClaimedTask, suspect: Option<SuspectPermit>) {
-        let slot = Slot(self.clone());
+    pub(crate) fn start(
+        self: &Arc<Self>,
+        mut claimed: ClaimedTask,
+        slot: Slot,
+        suspect: Option<SuspectPermit>,
+    ) {
         let task_id = claimed.task_id;
         if claimed.unreadable.is_some() {
             claimed.journal = Some(Vec::new());
         }
         let mut inside = self.inside();
+        if inside.sealed {
+            // The worker signs off, which gives the task back.
+            return drop(inside);
+        }
         inside.claims += 1;
         let holding = Holding { run_id: claimed.run_id, claim: inside.claims };
         inside.held.insert(task_id, holding);
-        let journal = match claimed.journal.take() {
-            Some(journal) => {
-                drop(inside);
-                journal
-            }
-            None => {
-                // Another worker may have run it since: what is in memory here has fallen behind then.
-                let suspended = inside.suspended.pop(&task_id);
-                let (current, behind) = match suspended {
-                    Some(execution) if execution.run.run_id == claimed.run_id => (Some(execution), None),
-                    behind => (None, behind),
-                };
-                if let Some(mut execution) = current {
-                    inside.runs.insert(task_id, execution.run.clone());
-                    drop(inside);
-                    execution.resume(claimed.facts, slot);
-                    return self.spawn(execution);
-                }
-                if inside.runs.get(&task_id).is_some_and(|run| run.run_id == claimed.run_id) {
-                    // Its execution is on its way out, and will find this.
-                    inside.handed_over.insert(task_id, (claimed, slot, suspect));
-                    return;
-                }
-                drop(inside);
-                drop(behind);
-                return self.load(claimed, slot, suspect);
-            }
+        if let Some(journal) = claimed.journal.take() {
+            drop(inside);
+            // Another worker has run it since: what is in memory here has fallen behind.
+            self.forget(task_id);
+            return self.begin(claimed, holding, journal, slot, suspect);
+        }
+        // Another worker may have run it since: what is in memory here has fallen behind then.
+        let suspended = inside.suspended.pop(&task_id);
+        let (current, behind) = match suspended {
+            Some(execution) if execution.run.run_id == claimed.run_id => (Some(execution), None),
+            behind => (None, behind),
         };
-        // Another worker has run it since: what is in memory here has fallen behind.
-        self.forget(task_id);
-        self.begin(claimed, journal, slot, suspect);
+        if let Some(mut execution) = current {
+            inside.runs.insert(task_id, execution.run.clone());
+            drop(inside);
+            execution.resume(claimed.facts, slot);
+            return self.spawn(execution);
+        }
+        let running = inside.runs.get(&task_id).filter(|run| run.run_id == claimed.run_id).cloned();
+        if let Some(run) = running {
+            // Its execution is on its way out, and will find this. Where it is not, the database has lost the claim under
+            // which it runs: it makes room.
+            let before = inside.handed_over.insert(task_id, (claimed, holding, slot, suspect));
+            drop(inside);
+            drop(before);
+            if !run.is_suspending() {
+                run.stop(ControlFlow::LeaseLost);
+            }
+            return;
+        }
+        drop(inside);
+        drop(behind);
+        self.load(claimed, holding, slot, suspect);
     }
 
     fn begin(
         self: &Arc<Self>,
         claimed: ClaimedTask,
+        holding: Holding,
         journal: Vec<Entry>,
         slot: Slot,
         suspect: Option<SuspectPermit>,
@@ -256,9 +303,20 @@ impl Slots {
         let WorkerOptions { claim_timeout, grace, .. } = self.options;
         let (task_id, attempt) = (claimed.task_id, claimed.attempt);
         let task_type = claimed.task_type.clone();
-        self.engine.lifecycle.tell(|| Some(Lifecycle::TaskStarted { task_id, task_type, attempt }));
         let execution = Execution::new(&self.engine, claimed, journal, slot, suspect, claim_timeout, grace);
-        self.inside().runs.insert(task_id, execution.run.clone());
+        let mut inside = self.inside();
+        if inside.sealed || inside.held.get(&task_id) != Some(&holding) {
+            // Given back, or somebody else's, while its journal was loaded.
+            drop(inside);
+            return drop(execution);
+        }
+        let before = inside.runs.insert(task_id, execution.run.clone());
+        drop(inside);
+        if let Some(before) = before {
+            // It no longer owns the task.
+            before.stop(ControlFlow::LeaseLost);
+        }
+        self.engine.lifecycle.tell(|| Some(Lifecycle::TaskStarted { task_id, task_type, attempt }));
         self.spawn(execution);
     }
 
@@ -268,28 +326,41 @@ impl Slots {
         self.engine.runtime.spawn(Box::pin(async move { slots.run(execution).await }));
     }
 
-    /// Loads the journal of a task that is no longer in memory, and runs it.
-    fn load(self: &Arc<Self>, mut claimed: ClaimedTask, slot: Slot, suspect: Option<SuspectPermit>) {
+    /// Loads the journal of a task that is no longer in memory, and runs it, if it is still the worker's then.
+    fn load(
+        self: &Arc<Self>,
+        mut claimed: ClaimedTask,
+        holding: Holding,
+        slot: Slot,
+        suspect: Option<SuspectPermit>,
+    ) {
         let held = HeldRun { slots: self.clone(), task_id: claimed.task_id, run_id: claimed.run_id };
         self.engine.runtime.spawn(Box::pin(async move {
-            let slots = &held.slots;
-            let journal = loop {
-                match slots.engine.store.journal(claimed.task_id).await {
-                    Ok(journal) => break journal,
+            let (slots, task_id) = (&held.slots, claimed.task_id);
+            while slots.holds(task_id, holding) {
+                let journal = match slots.engine.store.journal(task_id).await {
+                    Ok(journal) => journal,
                     Err(StoreError::Unreadable(unreadable)) => {
                         claimed.unreadable = Some(unreadable);
-                        break Vec::new();
+                        Vec::new()
                     }
                     // Another worker, or another process, may have a store that is open.
                     Err(StoreError::Closed) => return slots.abandon(claimed.task_id, claimed.run_id),
                     Err(error) => {
-                        tracing::warn!(%error, task_id = %claimed.task_id, "cannot load a journal; trying again");
+                        tracing::warn!(%error, %task_id, "cannot load a journal; trying again");
                         slots.engine.runtime.sleep(slots.options.poll_interval).await;
+                        continue;
                     }
-                }
-            };
-            slots.begin(claimed, journal, slot, suspect);
+                };
+                return slots.begin(claimed, holding, journal, slot, suspect);
+            }
         }));
+    }
+
+    /// Whether what was claimed is still to be run.
+    fn holds(&self, task_id: TaskId, holding: Holding) -> bool {
+        let inside = self.inside();
+        !inside.sealed && inside.held.get(&task_id) == Some(&holding)
     }
 
     async fn run(self: Arc<Self>, mut execution: Box<Execution>) {
@@ -310,9 +381,13 @@ impl Slots {
         let task_id = run.task_id;
         let mut inside = self.inside();
         let mut dropped = None;
-        let handed_over = inside.handed_over.remove(&task_id);
+        let is_for_it = |(claimed, ..): &HandedOver| claimed.run_id == run.run_id;
+        let handed_over = match inside.handed_over.get(&task_id).is_some_and(is_for_it) {
+            true => inside.handed_over.remove(&task_id),
+            false => None,
+        };
         if let End::Suspended(mut execution) = end {
-            if let Some((claimed, slot, _)) = handed_over {
+            if let Some((claimed, _, slot, _)) = handed_over {
                 drop(inside);
                 execution.resume(claimed.facts, slot);
                 return Some(execution);
@@ -334,16 +409,12 @@ impl Slots {
         if handed_over.is_none() && inside.held.get(&task_id).is_some_and(|held| held.run_id == run.run_id) {
             inside.held.remove(&task_id);
         }
-        let empty = inside.runs.is_empty();
-        drop(inside);
+        self.look_if_empty(inside);
         // Outside of the lock: it is the user's code that is dropped.
         drop(dropped);
-        if let Some((claimed, slot, suspect)) = handed_over {
+        if let Some((claimed, holding, slot, suspect)) = handed_over {
             // What was in memory is gone: the task goes on from its journal.
-            self.load(claimed, slot, suspect);
-        }
-        if empty {
-            self.empty.notify_waiters();
+            self.load(claimed, holding, slot, suspect);
         }
         None
     }
@@ -358,17 +429,24 @@ impl Slots {
             inside.runs.remove(&task_id);
         }
         let handed_over = inside.handed_over.remove(&task_id);
-        let empty = inside.runs.is_empty();
-        drop(inside);
+        self.look_if_empty(inside);
         drop(handed_over);
         run.iter().for_each(|run| self.engine.hub.remove_run(run));
-        if empty {
-            self.empty.notify_waiters();
-        }
     }
 
+    /// Whether nothing is in a slot, nor on its way into one or out of one.
     pub(crate) fn is_empty(&self) -> bool {
-        self.inside().runs.is_empty()
+        let inside = self.inside();
+        inside.free >= self.options.concurrency && inside.runs.is_empty() && inside.held.is_empty()
+    }
+
+    /// Tells whoever waits for the last one to leave, when it has.
+    fn look_if_empty(&self, inside: MutexGuard<'_, Inside>) {
+        let closed = inside.closed;
+        drop(inside);
+        if closed && self.is_empty() {
+            self.empty.notify_waiters();
+        }
     }
 
     fn runs(&self) -> Vec<Arc<Run>> {
@@ -379,14 +457,23 @@ impl Slots {
         self.runs().iter().for_each(|run| run.stop(why));
     }
 
-    /// Returns the runs that the worker owns.
-    pub(crate) fn held(&self) -> Held {
-        self.inside().held.clone()
+    /// Returns the runs that the worker owns, and how many claims it has sent for more.
+    pub(crate) fn held(&self) -> (Held, u64) {
+        let inside = self.inside();
+        (inside.held.clone(), inside.sent)
     }
 
     /// Stops a run that the worker no longer owns.
     pub(crate) fn lose(&self, (task_id, run_id): (TaskId, RunId)) {
-        let run = self.inside().runs.get(&task_id).filter(|run| run.run_id == run_id).cloned();
+        let mut inside = self.inside();
+        let run = inside.runs.get(&task_id).filter(|run| run.run_id == run_id).cloned();
+        let mut handed_over = None;
+        if inside.held.get(&task_id).is_some_and(|held| held.run_id == run_id) {
+            inside.held.remove(&task_id);
+            handed_over = inside.handed_over.remove(&task_id);
+        }
+        self.look_if_empty(inside);
+        drop(handed_over);
         if let Some(run) = run {
             run.stop(ControlFlow::LeaseLost);
         }
@@ -394,11 +481,13 @@ impl Slots {
 
     /// The store no longer knows the worker: its tasks are others' now. It goes on under another id.
     pub(crate) fn lose_lease(&self) {
-        {
-            let mut inside = self.inside();
-            inside.open = false;
-            inside.worker_id = WorkerId::new(&*self.engine.runtime);
-        }
+        let mut inside = self.inside();
+        inside.open = false;
+        inside.worker_id = WorkerId::new(&*self.engine.runtime);
+        inside.held.clear();
+        let handed_over = std::mem::take(&mut inside.handed_over);
+        drop(inside);
+        drop(handed_over);
         self.forget_suspended();
         self.stop_all(ControlFlow::LeaseLost);
     }
@@ -406,7 +495,8 @@ impl Slots {
     /// Fails the attempts of runs that have shown no sign of life. Also of one that blocks its thread, whose executor
     /// could not do it.
     pub(crate) fn stop_stuck(&self, passed: Duration) {
-        for run in self.runs().into_iter().filter(|run| run.count_quiet(passed)) {
+        let is_lost = |run: &Run| run.control() == Some(ControlFlow::LeaseLost);
+        for run in self.runs().into_iter().filter(|run| !is_lost(run) && run.count_quiet(passed)) {
             let timeout = self.options.claim_timeout;
             let message = format!(
                 "nothing was journaled for {timeout:?} (the worker's `claim_timeout`): call `ctx.heartbeat(..)` in long steps, or set a longer one"
@@ -448,23 +538,57 @@ impl Drop for Slot {
     }
 }
 
-/// The right to run a suspect, of which a process has one.
-pub(crate) struct SuspectPermit {
-    engine: Arc<Engine>,
-    permit: Option<OwnedSemaphorePermit>,
+/// A task that is claimed in the commit that spawns it, by a worker of this process, in which a slot is kept for it. The
+/// commit starts it, whatever becomes of whoever spawned it.
+pub(crate) struct Eager {
+    /// Not its owner: what gathers for a commit may never be sent.
+    slots: Weak<Slots>,
+    /// Gone once it was started.
+    task: Option<NewTask>,
 }
 
-impl SuspectPermit {
-    pub(crate) fn new(engine: &Arc<Engine>, permit: OwnedSemaphorePermit) -> Self {
-        Self { engine: engine.clone(), permit: Some(permit) }
+impl Eager {
+    /// Takes a slot for the task, if there is one for it.
+    pub(crate) fn reserve(hub: &Hub, task: &mut NewTask) -> Option<Self> {
+        let (worker_id, slots) = hub.reserve(task)?;
+        task.claim_by = Some(worker_id);
+        Some(Self { slots: Arc::downgrade(&slots), task: Some(task.clone()) })
+    }
+
+    /// Runs the task, which is durable and the worker's.
+    pub(crate) fn start(mut self) {
+        let (Some(slots), Some(task)) = (self.slots.upgrade(), self.task.take()) else { return };
+        if task.cancellation.max_duration.is_some() {
+            // The worker learns from a claim when something is due next.
+            slots.nudge();
+        }
+        let claimed = ClaimedTask {
+            task_id: task.task_id,
+            run_id: task.run_id,
+            attempt: 1,
+            max_attempts: task.max_attempts,
+            crashes: 0,
+            task_type: task.task_type,
+            queue: task.queue,
+            params: task.params,
+            headers: task.headers,
+            scope: task.scope,
+            concurrency_key: task.concurrency_key,
+            retry: task.retry,
+            journal: Some(Vec::new()),
+            waits: Vec::new(),
+            facts: Facts::default(),
+            unreadable: None,
+        };
+        slots.start(claimed, slots.slot(), None);
     }
 }
 
-impl Drop for SuspectPermit {
+impl Drop for Eager {
     fn drop(&mut self) {
-        self.permit = None;
-        // The next suspect may wait for its turn.
-        self.engine.hub.workers().iter().for_each(|slots| slots.nudge());
+        if let (Some(slots), Some(_)) = (self.slots.upgrade(), self.task.take()) {
+            slots.give_back(1);
+        }
     }
 }
 

@@ -262,6 +262,18 @@ impl Batch {
         self.has_only_claims() && self.claims.is_empty()
     }
 
+    /// Whether anything but transitions is in it.
+    pub(crate) fn has_more_than_transitions(&self) -> bool {
+        !(self.commands.is_empty()
+            && self.events.is_empty()
+            && self.messages.is_empty()
+            && self.spawns.is_empty()
+            && self.schedules.is_empty()
+            && self.queues.is_empty()
+            && self.workers.is_empty()
+            && self.claims.is_empty())
+    }
+
     /// Whether nothing but claims is in it.
     pub fn has_only_claims(&self) -> bool {
         self.transitions.is_empty()
@@ -341,7 +353,7 @@ impl Finish {
 pub struct NewTask {
     /// Its id.
     pub task_id: TaskId,
-    /// The id of its first run.
+    /// The id of its run, under which its `claim_by` has it.
     pub run_id: RunId,
     /// The name of its task type.
     pub task_type: Name,
@@ -555,10 +567,11 @@ pub struct Claim {
     pub code_version: Option<Name>,
     /// How many tasks at most.
     pub limit: usize,
-    /// Whether one of the tasks may be a suspect, which has met at least
-    /// [`SUSPECT_CRASHES`](crate::SUSPECT_CRASHES) crashes in a row. A suspect counts towards
-    /// `limit`, and comes before the tasks of its queue that start.
-    pub suspect: bool,
+    /// One of the tasks may be a suspect, which has met at least
+    /// [`SUSPECT_CRASHES`](crate::SUSPECT_CRASHES) crashes in a row, and so many at most; none where
+    /// this is less. A suspect counts towards `limit`, and comes before the tasks of its queue that
+    /// start.
+    pub suspect: u32,
 }
 
 /// What a worker got.
@@ -589,7 +602,8 @@ pub struct Purge {
 pub struct ClaimedTask {
     /// The task.
     pub task_id: TaskId,
-    /// The run that owns it now. A suspended task that is claimed by the worker that ran it keeps its run.
+    /// The run that owns it now. A suspended task that is claimed by the worker that ran it keeps its run; any other claim
+    /// makes a new one, since a database that was restored, or that failed over, may have lost an earlier claim.
     pub run_id: RunId,
     /// The number of this attempt, from 1.
     pub attempt: u32,

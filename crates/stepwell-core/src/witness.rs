@@ -3,8 +3,10 @@
 //! A worker counts its heartbeats up in the store, and sees those of others whenever it sends its
 //! own. It declares another worker dead once it has seen the same number for that worker's whole
 //! lease. No clock is read: the time is the sum of the pauses that the watching worker itself made
-//! between two heartbeats that the store answered. So neither a clock that jumps nor a store that is
-//! away for hours makes a living worker look dead.
+//! between two heartbeats that the store answered at once. A pause at whose end the store was away
+//! does not count, and none counts for more than a third of the lease, however rarely the watching
+//! worker looks. So neither a clock that jumps nor a store that comes and goes makes a living worker
+//! look dead.
 
 use std::time::Duration;
 
@@ -27,13 +29,15 @@ struct Seen {
 
 impl Witness {
     /// Takes note of the other workers as the store has just shown them, at least `passed` after it
-    /// showed them last. Returns those that have died.
+    /// showed them last, in which it was not away. Returns those that have died.
     pub(crate) fn observe(&mut self, others: &[OtherWorker], passed: Duration) -> Vec<OtherWorker> {
         let mut dead = Vec::new();
         let mut seen = HashMap::with_capacity(others.len());
         for other in others {
             let unchanged = match self.seen.get(&other.worker_id) {
-                Some(before) if before.heartbeats == other.heartbeats => before.unchanged + passed,
+                Some(before) if before.heartbeats == other.heartbeats => {
+                    before.unchanged + passed.min(third(other.lease))
+                }
                 _ => Duration::ZERO,
             };
             if unchanged >= other.lease {
@@ -44,6 +48,11 @@ impl Witness {
         self.seen = seen;
         dead
     }
+}
+
+/// Rounded up, so that three of them are a whole.
+fn third(lease: Duration) -> Duration {
+    (lease + Duration::from_nanos(2)) / 3
 }
 
 #[cfg(test)]
@@ -67,6 +76,16 @@ mod tests {
         }
         assert_eq!(witness.observe(&[other(3)], PAUSE), [other(3)]);
         assert_eq!(witness.observe(&[other(4)], PAUSE), [], "it is alive after all");
+    }
+
+    #[test]
+    fn a_pause_counts_for_a_third_of_a_lease_at_most() {
+        let mut witness = Witness::default();
+        for _ in 0..3 {
+            assert_eq!(witness.observe(&[other(1)], 10 * LEASE), []);
+        }
+        assert_eq!(witness.observe(&[other(1)], Duration::ZERO), [], "the store was away");
+        assert_eq!(witness.observe(&[other(1)], 10 * LEASE), [other(1)]);
     }
 
     #[test]

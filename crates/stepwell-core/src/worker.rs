@@ -4,23 +4,22 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::{Either, select};
+use futures_util::future::{Either, FutureExt as _, select};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tracing::Instrument as _;
 
 use crate::client::purge;
-use crate::commit::insist;
-use crate::crash::SUSPECT_CRASHES;
+use crate::commit::{insist, until_answered};
+use crate::crash::{SUSPECT_CRASHES, Suspect};
 use crate::guard::Guarded;
 use crate::holdings::{Comparison, Difference};
 use crate::ids::{TaskId, WorkerId};
-use crate::name::Name;
 use crate::retry::STORE_RETRY;
 use crate::runtime::{BoxFuture, turn};
 use crate::scheduler::look_after_schedules;
-use crate::slots::{Slots, SuspectPermit};
+use crate::slots::Slots;
 use crate::store::{
-    Claim, Command, NewWorker, Next, OtherWorker, StoreError, Transition, WorkerSignal, WorkerState,
+    Claim, Command, NewWorker, Next, OtherWorker, Transition, WorkerSignal, WorkerState, WorkerStatus,
 };
 use crate::task_error::ControlFlow;
 use crate::time::until;
@@ -31,6 +30,11 @@ use crate::witness::Witness;
 const PURGE_EVERY: Duration = Duration::from_secs(60);
 /// How long a shutdown waits for code that it has told to stop.
 const LAST_WORDS: Duration = Duration::from_secs(5);
+/// How long a start waits for a store that is away.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// A signal that the store has refused is sent again after this part of the time between heartbeats
+/// at most, so that a worker is heard of in any moment in which the store answers.
+const TRIES: u32 = 20;
 
 /// A running worker, made by [`Client::start_worker`](crate::Client::start_worker). It works until it is shut down or
 /// the process ends; dropping this handle does not stop it.
@@ -43,26 +47,15 @@ impl Worker {
         let engine = slots.engine.clone();
         engine.listen();
         engine.hub.add_worker(&slots);
-        // Known to the store before anything can be claimed for it; when that fails, the worker keeps trying by itself.
-        if register(&slots).await.is_ok() {
-            slots.open();
-        }
-        let loops: [BoxFuture<'static, ()>; 5] = [
-            Box::pin(claim(slots.clone())),
-            Box::pin(watch(slots.clone())),
-            Box::pin(wake_suspended(slots.clone(), woken)),
-            Box::pin(forget_the_old(slots.clone())),
-            Box::pin(look_after_schedules(slots.clone())),
-        ];
-        for work in loops {
-            let slots = slots.clone();
-            engine.runtime.spawn(Box::pin(async move {
-                if let Some(Err(panic)) = slots.end.run_until_cancelled(Guarded::new(work)).await {
-                    tracing::error!(%panic, "a part of the worker panicked: it gives its tasks back and ends");
-                    shutdown(&slots, Duration::ZERO).await;
-                }
-            }));
-        }
+        run(&slots, Box::pin(watch(slots.clone())));
+        // Known to the store before anything can be claimed for it. A store that is away is not waited for: the worker
+        // keeps trying by itself.
+        select(Box::pin(slots.registered.cancelled()), engine.runtime.sleep(PATIENCE)).await;
+        run(&slots, Box::pin(claim(slots.clone())));
+        run(&slots, Box::pin(wake_suspended(slots.clone(), woken)));
+        run(&slots, Box::pin(tell_unknown(slots.clone())));
+        run(&slots, Box::pin(forget_the_old(slots.clone())));
+        run(&slots, Box::pin(look_after_schedules(slots.clone())));
         Self { slots }
     }
 
@@ -85,20 +78,46 @@ impl Worker {
     }
 }
 
+/// Runs a part of the worker until the worker ends.
+fn run(slots: &Arc<Slots>, part: BoxFuture<'static, ()>) {
+    let part = Guarded::new(part);
+    let runtime = &slots.engine.runtime;
+    let slots = slots.clone();
+    runtime.spawn(Box::pin(async move {
+        if let Some(Err(panic)) = slots.end.run_until_cancelled(part).await {
+            tracing::error!(%panic, "a part of the worker panicked: it gives its tasks back and ends");
+            shutdown(&slots, Duration::ZERO).await;
+        }
+    }));
+}
+
 pub(crate) async fn shutdown(slots: &Arc<Slots>, deadline: Duration) {
     let engine = &slots.engine;
     slots.close();
     wait_until_empty(slots, deadline).await;
+    slots.seal();
     slots.stop_all(ControlFlow::Shutdown);
     wait_until_empty(slots, LAST_WORDS).await;
     slots.end.cancel();
     slots.forget_suspended();
     // What still runs is released by this, and its late writes will be refused.
     let gone = WorkerSignal::Deregister { worker_id: slots.worker_id() };
-    if let Err(error) = engine.commit.signal(gone).await {
-        tracing::warn!(%error, "cannot sign off; the worker's lease will run out by itself");
+    let commit = engine.commit.clone();
+    let signed_off = until_answered(engine.runtime.clone(), move || commit.signal(gone.clone()));
+    let stopped = slots.stopped.clone();
+    engine.runtime.spawn(Box::pin(async move {
+        if let Err(error) = signed_off.await {
+            tracing::warn!(%error, "cannot sign off; the worker's lease will run out by itself");
+        }
+        stopped.cancel();
+    }));
+    let waited = select(Box::pin(slots.stopped.cancelled()), engine.runtime.sleep(LAST_WORDS)).await;
+    if let Either::Right(_) = waited {
+        tracing::warn!(
+            "the store is away, and the worker has not signed off: it goes on trying while the process lives"
+        );
+        slots.stopped.cancel();
     }
-    slots.stopped.cancel();
 }
 
 async fn wait_until_empty(slots: &Slots, limit: Duration) {
@@ -114,22 +133,33 @@ async fn wait_until_empty(slots: &Slots, limit: Duration) {
     select(Box::pin(empty), slots.engine.runtime.sleep(limit)).await;
 }
 
-async fn register(slots: &Slots) -> Result<(), StoreError> {
-    let worker_id = slots.worker_id();
-    let name = slots.options.name.clone().unwrap_or_else(|| "worker".into());
-    let register = WorkerSignal::Register(NewWorker {
-        worker_id,
-        name,
+fn registration(slots: &Slots) -> WorkerSignal {
+    WorkerSignal::Register(NewWorker {
+        worker_id: slots.worker_id(),
+        name: slots.options.name.clone().unwrap_or_else(|| "worker".into()),
         queues: slots.queues.clone(),
         concurrency: u32::try_from(slots.options.concurrency).unwrap_or(u32::MAX),
         code_version: slots.options.code_version.clone(),
         lease: slots.options.lease,
-    });
-    let result = slots.engine.commit.signal(register).await.map(drop);
-    if let Err(error) = &result {
-        tracing::warn!(%error, %worker_id, "cannot register the worker; trying again");
+    })
+}
+
+/// Sends a signal of the worker until the store has answered. Returns the answer, and whether it came at the first try.
+async fn tell_store(slots: &Slots, signal: WorkerSignal, interval: Duration) -> (WorkerStatus, bool) {
+    let engine = &slots.engine;
+    let mut failures = 0;
+    loop {
+        match engine.commit.signal(signal.clone()).await {
+            Ok(status) => return (status, failures == 0),
+            Err(error) if failures == 0 => {
+                tracing::warn!(%error, "cannot show that the worker is alive; trying again");
+            }
+            Err(_) => {}
+        }
+        failures += 1;
+        let pause = STORE_RETRY.delay(failures, engine.runtime.random()).unwrap_or_default();
+        engine.runtime.sleep(pause.min(interval / TRIES)).await;
     }
-    result
 }
 
 /// Claims whenever there may be work and there is a free slot.
@@ -137,18 +167,20 @@ async fn claim(slots: Arc<Slots>) {
     let engine = slots.engine.clone();
     let mut failures = 0;
     let mut polling = true;
+    // It is about to ask for all that it may have heard of.
+    _ = slots.work.notified().now_or_never();
     loop {
         // Others that are about to end give their slots to the same claim.
         turn().await;
         let limit = slots.take_for_claim(polling);
-        let mut permit = engine.suspect.clone().try_acquire_owned().ok();
+        let mut suspect = if limit > 0 { Suspect::ask(&slots) } else { None };
         let claim = Claim {
             worker_id: slots.worker_id(),
             queues: slots.queues.clone(),
             task_types: engine.registry.names(),
             code_version: slots.options.code_version.clone(),
             limit,
-            suspect: permit.is_some(),
+            suspect: suspect.as_ref().map_or(0, Suspect::most),
         };
         let span = trace::claim(claim.worker_id, limit);
         let pause = match engine.commit.claim(claim).instrument(span.clone()).await {
@@ -160,8 +192,9 @@ async fn claim(slots: Arc<Slots>) {
                 }
                 slots.give_back(limit - claimed.tasks.len().min(limit));
                 for task in claimed.tasks {
-                    let permit = permit.take_if(|_| task.crashes >= SUSPECT_CRASHES);
-                    slots.start(task, permit.map(|permit| SuspectPermit::new(&engine, permit)));
+                    let suspect = suspect.take_if(|_| task.crashes >= SUSPECT_CRASHES);
+                    let permit = suspect.map(|suspect| suspect.admit(task.crashes, &slots));
+                    slots.start(task, slots.slot(), permit);
                 }
                 claimed.poked.into_iter().for_each(|task_id| engine.hub.poke(task_id));
                 let due = claimed.next_due.map(|due| until(engine.store.now(), due));
@@ -174,7 +207,8 @@ async fn claim(slots: Arc<Slots>) {
                 STORE_RETRY.delay(failures, engine.runtime.random()).unwrap_or_default()
             }
         };
-        drop(permit);
+        drop(suspect);
+        slots.took_in();
         if failures > 0 {
             engine.runtime.sleep(pause).await;
             polling = true;
@@ -186,37 +220,29 @@ async fn claim(slots: Arc<Slots>) {
 }
 
 /// Shows that the worker is alive. With each heartbeat that the store answers, compares the runs that
-/// the worker holds with the store's, and looks for stuck runs, for workers that have died, and for
-/// tasks that nobody here knows.
+/// the worker holds with the store's, and looks for stuck runs and for workers that have died. It
+/// waits for nothing but the answers to its signals.
 async fn watch(slots: Arc<Slots>) {
     let engine = slots.engine.clone();
     let interval =
         (slots.options.lease / 3).min(slots.options.claim_timeout / 4).max(Duration::from_millis(5));
-    let mut registered = slots.is_open();
-    let mut unknown = BTreeSet::new();
     let (mut comparison, mut witness) = (Comparison::default(), Witness::default());
+    let mut registered = false;
     loop {
         if !registered {
-            registered = register(&slots).await.is_ok();
-            if registered {
-                slots.open();
-                slots.nudge();
-            }
+            let (status, _) = tell_store(&slots, registration(&slots), interval).await;
+            slots.open();
+            registered = true;
+            witness.observe(&status.others, Duration::ZERO);
         }
-        tell_unknown(&slots, &mut unknown).await;
+        let begun = engine.commit.on_their_way();
         engine.runtime.sleep(interval).await;
-        if !registered {
-            continue;
-        }
-        let held = slots.held();
+        let hung = engine.commit.on_their_way().iter().any(|batch| begun.contains(batch));
+        let (held, claims) = slots.held();
         let heartbeat = WorkerSignal::Heartbeat { worker_id: slots.worker_id() };
-        let status = match engine.commit.signal(heartbeat).await {
-            Ok(status) => status,
-            Err(error) => {
-                tracing::warn!(%error, "cannot renew the worker's lease; trying again");
-                continue;
-            }
-        };
+        let (status, at_once) = tell_store(&slots, heartbeat, interval).await;
+        // What was claimed by now is started first.
+        turn().await;
         if status.state == WorkerState::Gone {
             tracing::warn!("the worker was declared dead; its tasks are others' now");
             engine.measures.with_store(|measures| measures.leases_lost.increment(1));
@@ -232,40 +258,47 @@ async fn watch(slots: Arc<Slots>) {
                 shutdown(&slots, slots.options.shutdown_timeout).await;
             }));
         }
-        // Only while the store answers: a run that waits for its store is not stuck.
-        slots.stop_stuck(interval);
-        mend(&slots, comparison.compare(&held, &slots.held(), &status.runs)).await;
-        for dead in witness.observe(&status.others, interval) {
-            declare_dead(&slots, dead).await;
+        // A pause in which the store was away, or a batch has hung, says nothing: neither of runs, which
+        // may wait for their store, nor of other workers, which may not have been heard of either.
+        let passed = if at_once && !hung { interval } else { Duration::ZERO };
+        slots.stop_stuck(passed);
+        let mut difference = comparison.compare(&held, &slots.held().0, &status.runs);
+        if !slots.has_taken_in(claims) {
+            // What was claimed before may yet be started.
+            difference.orphaned.clear();
+        }
+        mend(&slots, difference);
+        for dead in witness.observe(&status.others, passed) {
+            declare_dead(&slots, dead);
         }
     }
 }
 
 /// Gives back the runs that the store holds for the worker's and nobody runs, and stops those that
 /// the worker no longer owns.
-async fn mend(slots: &Slots, difference: Difference) {
+fn mend(slots: &Slots, difference: Difference) {
     for run in difference.lost {
         tracing::warn!(task_id = %run.0, "a run is no longer the worker's, and is stopped");
         slots.lose(run);
     }
-    let released = difference.orphaned.into_iter().map(|(task_id, run_id)| {
+    for (task_id, run_id) in difference.orphaned {
         tracing::warn!(%task_id, "the store holds a run for the worker's that nobody runs; giving it back");
-        slots.engine.commit.transition_beside(Transition::new(task_id, run_id, Next::Release))
-    });
-    for receipt in released.collect::<Vec<_>>() {
-        if let Err(error) = receipt.await {
-            tracing::warn!(%error, "cannot give a run back; trying again with the next heartbeat");
-        }
+        let commit = slots.engine.commit.clone();
+        insist(&slots.engine.runtime, move || {
+            commit.transition_beside(Transition::new(task_id, run_id, Next::Release))
+        });
     }
 }
 
-async fn declare_dead(slots: &Slots, dead: OtherWorker) {
-    let OtherWorker { worker_id, heartbeats, .. } = dead;
+fn declare_dead(slots: &Slots, OtherWorker { worker_id, heartbeats, .. }: OtherWorker) {
     tracing::warn!(%worker_id, "a worker has shown no sign of life for its lease, and is declared dead");
-    if let Err(error) = slots.engine.commit.signal(WorkerSignal::DeclareDead { worker_id, heartbeats }).await
-    {
-        tracing::warn!(%error, %worker_id, "cannot declare a worker dead; trying again");
-    }
+    let declared = slots.engine.commit.signal(WorkerSignal::DeclareDead { worker_id, heartbeats });
+    slots.engine.runtime.spawn(Box::pin(async move {
+        // Not sent again: after an outage, the worker may yet be heard of.
+        if let Err(error) = declared.await {
+            tracing::warn!(%error, %worker_id, "cannot declare a worker dead; trying again");
+        }
+    }));
 }
 
 /// Removes tasks that have ended longer ago than they are to be kept.
@@ -283,15 +316,20 @@ async fn forget_the_old(slots: Arc<Slots>) {
 }
 
 /// Says once of each task type that it waits in the worker's queues, and that the worker does not know it.
-async fn tell_unknown(slots: &Slots, told: &mut BTreeSet<Name>) {
-    let Ok(waiting) = slots.engine.store.waiting_types(slots.queues.clone()).await else { return };
-    for task_type in waiting {
-        if !slots.engine.registry.knows(&task_type) && told.insert(task_type.clone()) {
-            tracing::warn!(
-                %task_type,
-                "tasks of a type that this worker does not know wait in its queues, and are left to workers that know it"
-            );
+async fn tell_unknown(slots: Arc<Slots>) {
+    let engine = &slots.engine;
+    let mut told = BTreeSet::new();
+    loop {
+        let waiting = engine.store.waiting_types(slots.queues.clone()).await.unwrap_or_default();
+        for task_type in waiting {
+            if !engine.registry.knows(&task_type) && told.insert(task_type.clone()) {
+                tracing::warn!(
+                    %task_type,
+                    "tasks of a type that this worker does not know wait in its queues, and are left to workers that know it"
+                );
+            }
         }
+        engine.runtime.sleep(slots.options.lease / 3).await;
     }
 }
 

@@ -12,8 +12,11 @@ use tokio::sync::{Mutex, MutexGuard};
 use crate::error::{Fault, cannot_connect};
 use crate::options::PostgresOptions;
 
-/// How long an answer may take before the connection is taken for lost, the first time.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long the answer to a read may take before the connection is taken for lost.
+pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// The same for a batch that is sent for the first time: a connection may be half open, and workers must be heard of before
+/// their leases end.
+const FIRST_ANSWER: Duration = Duration::from_secs(12);
 /// How long a server may take to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -86,7 +89,7 @@ impl Line {
     /// How long an answer may take before the connection is taken for lost: longer each time, since the server may be at
     /// work, or wait for a lock, and would go on with each call that it was sent.
     pub(crate) fn patience(&self) -> Duration {
-        ANSWER_TIMEOUT * (1 << self.silences.min(6))
+        FIRST_ANSWER * (1 << self.silences.min(8))
     }
 
     /// Keeps a connection that has answered.

@@ -12,6 +12,7 @@ use stepwell_core::{
     Entry, Failure, Key, Kind, Name, Payload, QueueInfo, QueueLimits, RateLimit, Scope, StoreError, TaskId,
     UnknownWord, WorkerInfo, after,
 };
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use crate::answer::{attempt, broken, entries, finish, json, name, of_task, scope, unreadable, worker_state};
@@ -19,7 +20,7 @@ use crate::args::is_own;
 use crate::columns::Moment;
 use crate::commit::WAYS_GIVEN;
 use crate::error::Fault;
-use crate::link::Line;
+use crate::link::{ANSWER_TIMEOUT, Line};
 use crate::{POOL, Shared};
 
 /// How many entries of a journal are read at a time at most.
@@ -561,7 +562,12 @@ impl Shared {
                 Err(error) => return Err(self.error(error)),
             };
             let query = bind(sqlx::query(AssertSqlSafe(sql.to_owned())));
-            match self.fetch(&mut conn, query, begins).await {
+            let Ok(answer) = timeout(ANSWER_TIMEOUT, self.fetch(&mut conn, query, begins)).await else {
+                conn.close_on_drop();
+                let reason = format!("no answer within {ANSWER_TIMEOUT:?}");
+                return Err(Fault::Lost(reason).into_error(&self.options));
+            };
+            match answer {
                 Ok(rows) => return Ok(rows),
                 Err(error) => match Fault::of(error, &self.options) {
                     Fault::Unfit(_) if !begins => begins = true,

@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use rusqlite::{Result, Row, params};
 use stepwell_core::store::{Claim, Claimed, ClaimedTask, Facts};
-use stepwell_core::{Name, RunId, Runtime, Timestamp, Unreadable, WorkerId, after};
+use stepwell_core::{Name, RunId, Runtime, SUSPECT_CRASHES, Timestamp, Unreadable, WorkerId, after};
 
 use crate::commit::Applying;
 use crate::query;
 use crate::rows::{Sql, Statements as _, count, get, known, opt, unreadable};
 
-/// Defines a statement for the claimable tasks of a queue, of the given types and version; without those that
-/// go on after a suspension where `?4` is false. `INDEXED BY`: no
+/// Defines a statement for the claimable tasks of a queue, of the given types and version, that have met up
+/// to `?5` crashes; without those that go on after a suspension where `?4` is false. `INDEXED BY`: no
 /// statistics may lead SQLite elsewhere. Without a limit: whoever asks stops when there is room for no more.
 macro_rules! claimable {
     ($index:literal, $crashes:literal) => {
@@ -22,7 +22,7 @@ macro_rules! claimable {
             $index,
             " WHERE queue = ?1 AND state = 'pending' AND due_at IS NULL AND blocked = 0 AND paused = 0 AND ",
             $crashes,
-            " AND task_type IN (SELECT value FROM json_each(?2))
+            " AND crashes <= ?5 AND task_type IN (SELECT value FROM json_each(?2))
                 AND (code_version IS NULL OR code_version = ?3)
                 AND (worker_id IS NULL OR ?4)
             ORDER BY priority DESC, ready_at, task_id"
@@ -36,6 +36,9 @@ pub(crate) const READY: &str = claimable!("stepwell_tasks_ready", "crashes < 2")
 /// Those of them that go on after a suspension.
 pub(crate) const GOING_ON: &str =
     claimable!("stepwell_tasks_going_on", "crashes < 2 AND worker_id IS NOT NULL");
+
+/// The most crashes of one that is no suspect.
+const FEW_CRASHES: u32 = SUSPECT_CRASHES - 1;
 
 /// Claimable suspects.
 pub(crate) const SUSPECTS: &str = claimable!("stepwell_tasks_suspects", "crashes >= 2");
@@ -141,7 +144,7 @@ impl Applying<'_> {
     }
 
     /// Takes tasks of a queue that the claim may have, as many as there is room for, and a suspect
-    /// first while `suspect` allows one. Also returns when the queue's rate lets the next task start,
+    /// first that `suspect` allows. Also returns when the queue's rate lets the next task start,
     /// once the rate is used up.
     fn pick(
         &self,
@@ -149,14 +152,14 @@ impl Applying<'_> {
         queue: &Name,
         types: &str,
         room: usize,
-        suspect: &mut bool,
+        suspect: &mut u32,
     ) -> Result<(Vec<Ready>, Option<Timestamp>)> {
-        let ready = |sql: &str, going_on: bool, room: usize| {
+        let ready = |sql: &str, going_on: bool, crashes: u32, room: usize| {
             if room == 0 {
                 return Ok(Vec::new());
             }
             let version = claim.code_version.as_ref().map(Sql);
-            let asked = params![Sql(queue), types, version, going_on];
+            let asked = params![Sql(queue), types, version, going_on, crashes];
             let runtime = &*self.writer.runtime;
             self.conn.first(room, "a task", sql, asked, |row| Ready::read(row, queue, runtime))
         };
@@ -168,14 +171,19 @@ impl Applying<'_> {
         let used = config.and_then(|config| config.used_until);
         let allowed = rate.map_or(room, |rate| room.min(rate.allowed(self.now, used)));
         let mut picked = match rate {
-            Some(_) => ready(GOING_ON, true, room)?,
+            Some(_) => ready(GOING_ON, true, FEW_CRASHES, room)?,
             None => Vec::new(),
         };
         let startable = (room - picked.len()).min(allowed);
         // A suspect starts, since its worker died.
-        let mut starts = ready(SUSPECTS, true, startable.min(usize::from(*suspect)))?;
-        *suspect &= starts.is_empty();
-        starts.extend(ready(READY, rate.is_none(), startable - starts.len())?);
+        let mut starts = match *suspect {
+            SUSPECT_CRASHES.. => ready(SUSPECTS, true, *suspect, startable.min(1))?,
+            _ => Vec::new(),
+        };
+        if !starts.is_empty() {
+            *suspect = 0;
+        }
+        starts.extend(ready(READY, rate.is_none(), FEW_CRASHES, startable - starts.len())?);
         let started = starts.len();
         picked.extend(starts);
         let Some(rate) = rate.filter(|_| room > 0) else { return Ok((picked, None)) };
@@ -189,6 +197,9 @@ impl Applying<'_> {
     fn start(&mut self, ready: Ready, worker_id: WorkerId) -> Result<ClaimedTask> {
         let Ready { rowid, mut task, had_by, started, max_duration } = ready;
         let had_it = had_by == Some(worker_id);
+        if !had_it {
+            task.run_id = RunId::new(&*self.writer.runtime);
+        }
         // A task that never ran has no journal, and waits for nothing.
         if started {
             let hurt = &mut task.unreadable;
@@ -196,7 +207,6 @@ impl Applying<'_> {
             let facts = self.facts(task.task_id, Some(&task.queue), &task.waits);
             task.facts = of_task(hurt, "what has arrived for it", facts)?;
             if !had_it {
-                task.run_id = RunId::new(&*self.writer.runtime);
                 let journal = query::journal(self.conn, task.task_id);
                 task.journal = Some(of_task(hurt, "a row of `stepwell_journal`", journal)?);
             }

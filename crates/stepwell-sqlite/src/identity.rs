@@ -25,19 +25,19 @@ struct Known {
 
 /// Tells a file from all others that are, or were, at its path.
 #[cfg(unix)]
-type FileId = (u64, u64);
+pub(crate) type FileId = (u64, u64);
 /// An open database cannot be deleted or replaced there, so this is for what copies over it.
 #[cfg(not(unix))]
-type FileId = Option<std::time::SystemTime>;
+pub(crate) type FileId = Option<std::time::SystemTime>;
 
 #[cfg(unix)]
-fn id_of(metadata: &Metadata) -> FileId {
+pub(crate) fn id_of(metadata: &Metadata) -> FileId {
     use std::os::unix::fs::MetadataExt as _;
     (metadata.dev(), metadata.ino())
 }
 
 #[cfg(not(unix))]
-fn id_of(metadata: &Metadata) -> FileId {
+pub(crate) fn id_of(metadata: &Metadata) -> FileId {
     metadata.created().ok()
 }
 

@@ -9,10 +9,11 @@
 //!   stepwell.db-worker-91ab…   not locked: B died, its tasks are claimable again
 //! ```
 //!
-//! Leases work beside it, for what a lock does not show: a process that hangs, a file system without locks.
+//! Only a lock that can be taken says so: a file that is gone, which somebody may have tidied away, says nothing. Leases work
+//! beside it, for what a lock does not show: a process that hangs, a file that is gone, a file system without locks.
 
 use std::ffi::OsString;
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::io::ErrorKind;
 use std::path::PathBuf;
@@ -20,10 +21,19 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, params};
 
+use crate::identity::id_of;
 use crate::rows::Statements as _;
 
 /// How often claims look for the dead, at most.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+impl Held {
+    /// Whether others find the file that is locked.
+    fn is_there(&self) -> bool {
+        let [locked, found] = [self.file.metadata(), fs::metadata(&self.path)];
+        locked.is_ok_and(|locked| found.is_ok_and(|found| id_of(&found) == id_of(&locked)))
+    }
+}
 
 /// The locks of one handle and its knowledge of others.
 pub(crate) struct Liveness {
@@ -33,19 +43,23 @@ pub(crate) struct Liveness {
     looked: Option<Instant>,
     /// Files of the dead, to be deleted once that is committed.
     graves: Vec<PathBuf>,
+    /// Handles that workers in the database may still name, and whose files are gone.
+    lost: Vec<String>,
 }
 
 struct Held {
     handle: String,
     path: PathBuf,
     /// Locked as long as it is open.
-    _file: File,
+    file: File,
+    /// Whether a worker in the database names it.
+    registered: bool,
 }
 
 impl Liveness {
     /// `database` must be the file's one true path: other processes look for the locks beside it.
     pub(crate) fn new(database: Option<PathBuf>) -> Self {
-        Self { database, held: None, looked: None, graves: Vec::new() }
+        Self { database, held: None, looked: None, graves: Vec::new(), lost: Vec::new() }
     }
 
     /// Locks this handle's file, and names it; `None` where that does not work, and only leases are left. Comes before
@@ -56,7 +70,7 @@ impl Liveness {
             let handle = random_uuid();
             let path = self.path(&handle)?;
             match lock(&path) {
-                Ok(file) => self.held = Some(Held { handle, path, _file: file }),
+                Ok(file) => self.held = Some(Held { handle, path, file, registered: false }),
                 Err(error) => {
                     let path = path.display();
                     tracing::warn!(%path, %error, "cannot lock a file: should this process die, others learn of it when its lease ends");
@@ -64,6 +78,17 @@ impl Liveness {
             }
         }
         self.held.as_ref().map(|held| held.handle.clone())
+    }
+
+    /// Another handle in the place of those whose files somebody has deleted, and those. Asked for with each sign of life.
+    pub(crate) fn renewed(&mut self) -> Option<(String, Vec<String>)> {
+        if let Some(held) = self.held.take_if(|held| !held.is_there()) {
+            tracing::warn!(path = %held.path.display(), "the lock file of a worker is gone: it must stay while the program runs");
+            self.lost.push(held.handle);
+            self.hold();
+        }
+        let held = self.held.as_ref().filter(|_| !self.lost.is_empty())?;
+        Some((held.handle.clone(), self.lost.clone()))
     }
 
     /// Handles of processes that have died. Empty when it has only just been looked.
@@ -90,8 +115,7 @@ impl Liveness {
                 self.graves.push(path);
                 true
             }
-            Ok(_) => false,
-            Err(error) => error.kind() == ErrorKind::NotFound,
+            Ok(_) | Err(_) => false,
         }
     }
 
@@ -100,14 +124,19 @@ impl Liveness {
         for path in self.graves.drain(..) {
             remove(&path);
         }
-        if let Some(held) = self.held.as_ref().filter(|_| signals) {
+        if signals {
+            self.lost.clear();
+        }
+        if let Some(held) = self.held.as_mut().filter(|_| signals) {
             let registered = conn.one(
                 "SELECT 1 FROM stepwell_workers WHERE handle = ?1 LIMIT 1",
                 params![held.handle],
                 |_| Ok(()),
             );
-            if matches!(registered, Ok(None)) {
-                self.release();
+            match registered {
+                Ok(Some(())) => held.registered = true,
+                Ok(None) => self.release(),
+                Err(_) => {}
             }
         }
     }
@@ -133,8 +162,11 @@ impl Liveness {
 }
 
 impl Drop for Liveness {
+    /// The file of workers that are still registered stays, unlocked, and so tells of their end.
     fn drop(&mut self) {
-        self.release();
+        if self.held.as_ref().is_some_and(|held| !held.registered) {
+            self.release();
+        }
     }
 }
 

@@ -65,6 +65,12 @@ impl Applying<'_> {
                 self.status(new.worker_id, WorkerState::Active)
             }
             WorkerSignal::Heartbeat { worker_id } => {
+                if let Some((handle, lost)) = self.liveness.renewed() {
+                    for lost in lost {
+                        let sql = "UPDATE stepwell_workers SET handle = ?1 WHERE handle = ?2";
+                        self.conn.run(sql, params![handle, lost])?;
+                    }
+                }
                 let sql = "UPDATE stepwell_workers SET heartbeats = heartbeats + 1, heartbeat_at = ?2
                     WHERE worker_id = ?1 RETURNING state";
                 match self.state_by(sql, params![Sql(&worker_id), Sql(&self.now)])? {

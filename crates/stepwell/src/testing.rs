@@ -170,7 +170,10 @@ pub struct Intercepted<F> {
     store: Arc<dyn Store>,
     commit: F,
     lanes: NonZeroUsize,
+    after_reads: Option<AfterReads>,
 }
+
+type AfterReads = Box<dyn Fn() -> BoxFuture<'static, Result<(), StoreError>> + Send + Sync>;
 
 /// What became of a commit.
 type Commit = BoxFuture<'static, Result<Committed, StoreError>>;
@@ -182,12 +185,35 @@ where
     /// Wraps the store.
     pub fn new(store: Arc<dyn Store>, commit: F) -> Self {
         let lanes = store.lanes();
-        Self { store, commit, lanes }
+        Self { store, commit, lanes, after_reads: None }
     }
 
     /// Lets the engine send so many commits at a time, whatever the store says.
     pub fn lanes(self, lanes: NonZeroUsize) -> Self {
         Self { lanes, ..self }
+    }
+
+    /// Lets a function delay, or put an error in the place of, what was read of tasks, journals and the rest.
+    pub fn after_reads(
+        self,
+        after: impl Fn() -> BoxFuture<'static, Result<(), StoreError>> + Send + Sync + 'static,
+    ) -> Self {
+        Self { after_reads: Some(Box::new(after)), ..self }
+    }
+}
+
+impl<F> Intercepted<F> {
+    fn read<T: Send + 'static>(
+        &self,
+        read: BoxFuture<'static, Result<T, StoreError>>,
+    ) -> BoxFuture<'static, Result<T, StoreError>> {
+        let Some(after) = &self.after_reads else { return read };
+        let after = after();
+        Box::pin(async move {
+            let result = read.await;
+            after.await?;
+            result
+        })
     }
 }
 
@@ -208,19 +234,19 @@ where
     }
 
     fn task(&self, task_id: TaskId) -> BoxFuture<'static, Result<Option<TaskInfo>, StoreError>> {
-        self.store.task(task_id)
+        self.read(self.store.task(task_id))
     }
 
     fn tasks(&self, filter: TaskFilter) -> BoxFuture<'static, Result<Vec<TaskInfo>, StoreError>> {
-        self.store.tasks(filter)
+        self.read(self.store.tasks(filter))
     }
 
     fn ends(&self, tasks: Vec<TaskId>) -> BoxFuture<'static, Result<Ends, StoreError>> {
-        self.store.ends(tasks)
+        self.read(self.store.ends(tasks))
     }
 
     fn journal(&self, task_id: TaskId) -> BoxFuture<'static, Result<Vec<Entry>, StoreError>> {
-        self.store.journal(task_id)
+        self.read(self.store.journal(task_id))
     }
 
     fn waits(
@@ -230,11 +256,11 @@ where
         behind: Option<TaskId>,
         limit: usize,
     ) -> BoxFuture<'static, Result<Vec<(TaskId, Wait)>, StoreError>> {
-        self.store.waits(scope, prefix, behind, limit)
+        self.read(self.store.waits(scope, prefix, behind, limit))
     }
 
     fn mailbox(&self, task_id: TaskId) -> BoxFuture<'static, Result<Mailbox, StoreError>> {
-        self.store.mailbox(task_id)
+        self.read(self.store.mailbox(task_id))
     }
 
     fn import(&self, record: TaskRecord) -> BoxFuture<'static, Result<bool, StoreError>> {
@@ -242,19 +268,19 @@ where
     }
 
     fn queues(&self) -> BoxFuture<'static, Result<Vec<QueueInfo>, StoreError>> {
-        self.store.queues()
+        self.read(self.store.queues())
     }
 
     fn workers(&self) -> BoxFuture<'static, Result<Vec<WorkerInfo>, StoreError>> {
-        self.store.workers()
+        self.read(self.store.workers())
     }
 
     fn schedules(&self, which: ScheduleFilter) -> BoxFuture<'static, Result<Vec<Scheduled>, StoreError>> {
-        self.store.schedules(which)
+        self.read(self.store.schedules(which))
     }
 
     fn waiting_types(&self, queues: Vec<Name>) -> BoxFuture<'static, Result<Vec<Name>, StoreError>> {
-        self.store.waiting_types(queues)
+        self.read(self.store.waiting_types(queues))
     }
 
     fn describe(&self, info: TaskTypeInfo) -> BoxFuture<'static, Result<(), StoreError>> {
@@ -262,7 +288,7 @@ where
     }
 
     fn task_types(&self) -> BoxFuture<'static, Result<Vec<TaskTypeInfo>, StoreError>> {
-        self.store.task_types()
+        self.read(self.store.task_types())
     }
 
     fn record(&self, happenings: Vec<Happening>) -> BoxFuture<'static, Result<(), StoreError>> {
@@ -270,7 +296,7 @@ where
     }
 
     fn history(&self, which: HistoryFilter) -> BoxFuture<'static, Result<Vec<(u64, Happening)>, StoreError>> {
-        self.store.history(which)
+        self.read(self.store.history(which))
     }
 
     fn purge(&self, purge: Purge) -> BoxFuture<'static, Result<usize, StoreError>> {

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use stepwell::store::{Batch, WorkerSignal};
 use stepwell::testing::{Harness, Intercepted, Process};
 use stepwell::*;
 use tokio::sync::Notify;
@@ -135,6 +136,201 @@ async fn no_outage_of_the_store_costs_a_task_or_an_attempt() {
             }
             assert!(!steps.doubled.load(Ordering::SeqCst), "{how:?} for {outage} s: two owners at once");
         }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_outage_kills_a_worker_that_is_watched_by_another_with_a_longer_lease() {
+    for phase in [0, 2, 6, 9] {
+        for end in [120, 145, 149] {
+            let harness = Harness::new();
+            let away = Arc::new(AtomicBool::new(false));
+            let steps = Steps::default();
+            let store = unreliable(&harness, &away, Away::Refuses);
+            let watching = harness.start_on(store.clone(), |builder| builder).await.unwrap();
+            watching.start_worker(WorkerOptions::new().lease(300 * SECOND)).await;
+            tokio::time::sleep(phase * SECOND).await;
+            let watched = harness.start_on(store, |builder| builder).await.unwrap();
+            register_steps(&watched, &steps).await;
+            watched.start_worker(WorkerOptions::new().lease(30 * SECOND)).await;
+            // Away from just after a heartbeat of the watching one until just before its next.
+            tokio::time::sleep((70 - phase) * SECOND).await;
+            let options = SpawnOptions::new().max_attempts(1);
+            let task = watched.spawn_named("steps", &(), options).await.unwrap().task_id;
+            tokio::time::sleep(Duration::from_millis(5_500)).await;
+            away.store(true, Ordering::SeqCst);
+            tokio::time::sleep((end - 75) * SECOND).await;
+            away.store(false, Ordering::SeqCst);
+            let case = format!("phase {phase} s, until {end} s");
+            assert_eq!(watched.wait::<u32>(task).await.unwrap(), 1, "{case}");
+            tokio::time::sleep(300 * SECOND).await;
+            assert_eq!(watched.workers().await.unwrap().len(), 2, "{case}");
+            assert!(!steps.doubled.load(Ordering::SeqCst), "{case}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_answers_for_a_moment_now_and_then_lets_every_worker_be_heard() {
+    for phase in [0, 3, 5, 8] {
+        let harness = Harness::new();
+        let away = Arc::new(AtomicBool::new(false));
+        let store = unreliable(&harness, &away, Away::Refuses);
+        let first = harness.start_on(store.clone(), |builder| builder).await.unwrap();
+        first.start_worker(WorkerOptions::new().lease(30 * SECOND)).await;
+        tokio::time::sleep(phase * SECOND).await;
+        let second = harness.start_on(store, |builder| builder).await.unwrap();
+        second.start_worker(WorkerOptions::new().lease(30 * SECOND)).await;
+        tokio::time::sleep((20 - phase) * SECOND).await;
+        for _ in 0..60 {
+            tokio::time::sleep(SECOND).await;
+            away.store(true, Ordering::SeqCst);
+            tokio::time::sleep(9 * SECOND).await;
+            away.store(false, Ordering::SeqCst);
+            assert_eq!(second.workers().await.unwrap().len(), 2, "phase {phase} s");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn reads_that_hang_kill_nobody() {
+    let harness = Harness::new();
+    let commit = |store: Arc<dyn Store>, batch: Batch| store.commit(batch.into());
+    let hanging = Intercepted::new(Arc::new(harness.store()), commit)
+        .after_reads(|| Box::pin(std::future::pending::<Result<(), StoreError>>()));
+    let steps = Steps::default();
+    let process = harness.start_on(Arc::new(hanging), |builder| builder).await.unwrap();
+    register_steps(&process, &steps).await;
+    let stuck = |(): (), ctx: TaskContext| async move {
+        ctx.step("stuck", || async { Ok(std::future::pending::<()>().await) }).await
+    };
+    process.register_fn("stuck", stuck).await.unwrap();
+    let worker = process.start_worker(WorkerOptions::new().claim_timeout(60 * SECOND)).await;
+    let (id, other) = (worker.worker_id(), harness.start().await);
+    other.start_worker(WorkerOptions::new()).await;
+    let once = SpawnOptions::new().max_attempts(1);
+    let stuck = process.spawn_named("stuck", &(), once).await.unwrap().task_id;
+    tokio::time::sleep(600 * SECOND).await;
+    assert_eq!(worker.worker_id(), id, "the worker was never declared dead");
+    assert_eq!(other.workers().await.unwrap().len(), 2);
+    let info = other.task(stuck).await.unwrap().unwrap();
+    assert_eq!(info.failure.unwrap().kind, FailureKind::Stuck);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_spawn_that_nobody_polls_is_run_at_once_and_once() {
+    let harness = Harness::new();
+    let process = harness.start().await;
+    let steps = Steps::default();
+    register_steps(&process, &steps).await;
+    process.start_worker(WorkerOptions::new().lease(3 * SECOND)).await;
+    tokio::time::sleep(SECOND).await;
+    let mut spawning = std::pin::pin!(process.spawn_named("steps", &(), SpawnOptions::new()));
+    assert!(futures_util::poll!(&mut spawning).is_pending());
+    // Its caller has other things to do.
+    tokio::time::sleep(2 * SECOND).await;
+    let task = process.tasks(TaskFilter::default()).await.unwrap()[0].task_id;
+    assert!(steps.running.lock().unwrap().contains_key(&task), "it has started");
+    tokio::time::sleep(60 * SECOND).await;
+    let spawned = spawning.await.unwrap();
+    assert_eq!(process.wait::<u32>(spawned.task_id).await.unwrap(), 1);
+    assert_eq!(process.task(task).await.unwrap().unwrap().run_id, spawned.run_id, "it kept its first run");
+    assert!(!steps.doubled.load(Ordering::SeqCst));
+}
+
+/// Counts how often a task of one step of a second has begun it, in one process.
+async fn register_counted(process: &Process) -> Arc<AtomicU32> {
+    let begun = Arc::new(AtomicU32::new(0));
+    let count = begun.clone();
+    let code = move |wait: bool, ctx: TaskContext| {
+        let count = count.clone();
+        async move {
+            if wait {
+                ctx.await_event::<()>("go", None).await?;
+            }
+            ctx.step("counted", || async {
+                count.fetch_add(1, Ordering::SeqCst);
+                Ok(tokio::time::sleep(SECOND).await)
+            })
+            .await
+        }
+    };
+    process.register_fn("counted", code).await.unwrap();
+    begun
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_waits_for_spawns_on_their_way_and_starts_none_after_it() {
+    for timeout in [0, 30] {
+        let harness = Harness::new();
+        // The answer comes a moment after the batch is durable.
+        let slow = Intercepted::new(Arc::new(harness.store()), |store, batch| {
+            Box::pin(async move {
+                let committed = store.commit(batch.into()).await;
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                committed
+            })
+        });
+        let first = harness.start_on(Arc::new(slow), |builder| builder).await.unwrap();
+        let begun = register_counted(&first).await;
+        let options = WorkerOptions::new().shutdown_timeout(timeout * SECOND);
+        let worker = first.start_worker(options).await;
+        tokio::time::sleep(SECOND).await;
+        let spawning = first.spawn_named("counted", &false, SpawnOptions::new());
+        let shutdown = async {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            worker.shutdown().await;
+        };
+        let (spawned, ()) = tokio::join!(spawning, shutdown);
+        let in_first = begun.load(Ordering::SeqCst);
+        assert_eq!(in_first, u32::from(timeout > 0), "with {timeout} s");
+        let second = harness.start().await;
+        let begun_there = register_counted(&second).await;
+        second.start_worker(WorkerOptions::new()).await;
+        second.wait::<()>(spawned.unwrap().task_id).await.unwrap();
+        tokio::time::sleep(60 * SECOND).await;
+        assert_eq!(begun.load(Ordering::SeqCst), in_first, "with {timeout} s: after the shutdown");
+        assert_eq!(in_first + begun_there.load(Ordering::SeqCst), 1, "with {timeout} s");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_journal_that_is_read_too_late_starts_nothing() {
+    for dead in [false, true] {
+        let harness = Harness::new();
+        let commit = |store: Arc<dyn Store>, batch: Batch| store.commit(batch.into());
+        let slow = Intercepted::new(Arc::new(harness.store()), commit).after_reads(|| {
+            Box::pin(async {
+                tokio::time::sleep(90 * SECOND).await;
+                Ok(())
+            })
+        });
+        let first = harness.start_on(Arc::new(slow), |builder| builder).await.unwrap();
+        let begun = register_counted(&first).await;
+        let worker = first.start_worker(WorkerOptions::new().max_in_memory(0)).await;
+        let second = harness.start().await;
+        let task = second.spawn_named("counted", &true, SpawnOptions::new()).await.unwrap().task_id;
+        while second.task(task).await.unwrap().unwrap().state != TaskState::Suspended {
+            tokio::time::sleep(SECOND).await;
+        }
+        second.emit_event("go", &(), None).await.unwrap();
+        while second.task(task).await.unwrap().unwrap().state != TaskState::Running {
+            tokio::time::sleep(SECOND).await;
+        }
+        let begun_there = register_counted(&second).await;
+        second.start_worker(WorkerOptions::new()).await;
+        if dead {
+            for heartbeats in 0..100 {
+                let dead = WorkerSignal::DeclareDead { worker_id: worker.worker_id(), heartbeats };
+                harness.store().commit(Batch { workers: vec![dead], ..Batch::default() }.into()).await.unwrap();
+            }
+        } else {
+            worker.shutdown().await;
+        }
+        second.wait::<()>(task).await.unwrap();
+        tokio::time::sleep(300 * SECOND).await;
+        assert_eq!(begun.load(Ordering::SeqCst), 0, "declared dead: {dead}");
+        assert_eq!(begun_there.load(Ordering::SeqCst), 1, "declared dead: {dead}");
     }
 }
 
@@ -355,61 +551,271 @@ async fn a_task_that_gets_further_outlives_any_number_of_deaths() {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn suspects_take_turns_and_keep_nobody_else_waiting() {
-    let harness = Harness::new();
-    let client = harness.start().await;
-    let running = Arc::new(AtomicU32::new(0));
-    let register = async |process: &Process| {
-        let now = running.clone();
+/// Tasks of one step that takes so many seconds, of which those that run are counted.
+#[derive(Clone, Default)]
+struct Working {
+    now: Arc<AtomicU32>,
+}
+
+impl Working {
+    async fn register(&self, process: &Process) {
+        let now = self.now.clone();
         let code = move |time: u32, ctx: TaskContext| {
             let now = now.clone();
             async move {
                 ctx.step("work", || async {
                     now.fetch_add(1, Ordering::SeqCst);
                     let _left = scopeguard(|| _ = now.fetch_sub(1, Ordering::SeqCst));
-                    Ok(tokio::time::sleep(time * SECOND).await)
+                    for _ in 0..time {
+                        tokio::time::sleep(SECOND).await;
+                        ctx.heartbeat(SECOND).await?;
+                    }
+                    Ok(())
                 })
                 .await
             }
         };
         process.register_fn("work", code).await.unwrap();
-    };
-    let mut tasks = Vec::new();
-    for _ in 0..6 {
-        tasks.push(client.spawn_named("work", &60, SpawnOptions::new()).await.unwrap().task_id);
     }
-    // Two deaths in the middle of all of their steps make suspects of them.
-    for _ in 0..2 {
-        let process = harness.start().await;
-        register(&process).await;
-        process.start_worker(WorkerOptions::new().lease(5 * SECOND)).await;
-        while running.load(Ordering::SeqCst) < 6 {
+
+    fn now(&self) -> u32 {
+        self.now.load(Ordering::SeqCst)
+    }
+
+    async fn reach(&self, tasks: u32) {
+        while self.now() < tasks {
             tokio::time::sleep(SECOND).await;
         }
-        process.kill().await;
     }
+
+    /// Spawns such tasks, and kills processes in the midst of all of their steps.
+    async fn caught(&self, harness: &Harness, tasks: u32, time: u32, kills: u32) -> Vec<TaskId> {
+        let client = harness.start().await;
+        let mut spawned = Vec::new();
+        for _ in 0..tasks {
+            let task = client.spawn_named("work", &time, SpawnOptions::new().max_attempts(1)).await.unwrap();
+            spawned.push(task.task_id);
+        }
+        for _ in 0..kills {
+            let process = harness.start().await;
+            self.register(&process).await;
+            process.start_worker(WorkerOptions::new().lease(5 * SECOND)).await;
+            self.reach(tasks).await;
+            process.kill().await;
+        }
+        spawned
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn tasks_that_were_caught_in_two_deaths_go_on_in_groups_and_keep_nobody_else_waiting() {
+    let (harness, working) = (Harness::new(), Working::default());
+    let tasks = working.caught(&harness, 64, 60, 2).await;
     let process = harness.start().await;
-    register(&process).await;
-    // Two workers of one process share its turn.
-    for _ in 0..2 {
-        process.start_worker(WorkerOptions::new().lease(5 * SECOND)).await;
-    }
-    while running.load(Ordering::SeqCst) == 0 {
-        tokio::time::sleep(SECOND).await;
-    }
+    working.register(&process).await;
+    process.start_worker(WorkerOptions::new().lease(5 * SECOND)).await;
+    working.reach(32).await;
     let begun = tokio::time::Instant::now();
+    tokio::time::sleep(5 * SECOND).await;
+    assert_eq!(working.now(), 32, "an eighth of the slots");
     let mut fresh = Vec::new();
     for _ in 0..20 {
-        fresh.push(client.spawn_named("work", &1, SpawnOptions::new()).await.unwrap().task_id);
+        fresh.push(process.spawn_named("work", &1, SpawnOptions::new()).await.unwrap().task_id);
     }
     for task in fresh {
         process.wait::<()>(task).await.unwrap();
     }
     assert!(begun.elapsed() < 10 * SECOND, "others need not wait: {:?}", begun.elapsed());
-    assert_eq!(running.load(Ordering::SeqCst), 1, "one suspect at a time");
     for task in tasks {
         process.wait::<()>(task).await.unwrap();
-        assert!(running.load(Ordering::SeqCst) <= 1);
     }
+    assert!(begun.elapsed() < 130 * SECOND, "{:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn tasks_that_were_caught_in_three_deaths_take_turns() {
+    let (harness, working) = (Harness::new(), Working::default());
+    let tasks = working.caught(&harness, 6, 60, 3).await;
+    let process = harness.start().await;
+    working.register(&process).await;
+    // Two workers of one process share its turn.
+    for _ in 0..2 {
+        process.start_worker(WorkerOptions::new().lease(5 * SECOND)).await;
+    }
+    working.reach(1).await;
+    for task in tasks {
+        process.wait::<()>(task).await.unwrap();
+        assert!(working.now() <= 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn tasks_that_never_end_do_not_wait_for_each_other_for_ever() {
+    for kills in [2, 3] {
+        let (harness, working) = (Harness::new(), Working::default());
+        working.caught(&harness, 3, 1_000_000, kills).await;
+        let process = harness.start().await;
+        working.register(&process).await;
+        let options = WorkerOptions::new().lease(5 * SECOND).claim_timeout(60 * SECOND);
+        process.start_worker(options).await;
+        let all = tokio::time::timeout(200 * SECOND, working.reach(3)).await;
+        all.unwrap_or_else(|_| panic!("after {kills} deaths, {} of 3 run", working.now()));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_without_suspects_keeps_no_other_of_its_process_from_them() {
+    let (harness, working) = (Harness::new(), Working::default());
+    let tasks = working.caught(&harness, 2, 10, 3).await;
+    let process = harness.start().await;
+    working.register(&process).await;
+    // The first one asks first, whenever both are woken.
+    for queue in ["other", "default"] {
+        let options = WorkerOptions::new().lease(5 * SECOND).queues([queue]).unwrap();
+        process.start_worker(options).await;
+    }
+    for task in tasks {
+        tokio::time::timeout(60 * SECOND, process.wait::<()>(task)).await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn grace_is_a_duration_whatever_the_clock_says() {
+    for jump in [HOUR, -HOUR] {
+        let harness = Harness::new();
+        let process = harness.start().await;
+        let outside = |(): (), ctx: TaskContext| async move {
+            ctx.step("first", || async { Ok(()) }).await?;
+            tokio::time::sleep(5 * SECOND).await;
+            ctx.step("second", || async { Ok(()) }).await?;
+            ctx.await_event::<()>("go", None).await
+        };
+        process.register_fn("outside", outside).await.unwrap();
+        let endless = |(): (), ctx: TaskContext| async move {
+            ctx.step("endless", || async { Ok(std::future::pending::<()>().await) }).await
+        };
+        process.register_fn("endless", endless).await.unwrap();
+        process.start_worker(WorkerOptions::new().max_in_memory(0)).await;
+        let replayed = process.spawn_named("outside", &(), SpawnOptions::new()).await.unwrap().task_id;
+        let cancelled = process.spawn_named("endless", &(), SpawnOptions::new()).await.unwrap().task_id;
+        while process.task(replayed).await.unwrap().unwrap().state != TaskState::Suspended {
+            tokio::time::sleep(SECOND).await;
+        }
+        process.emit_event("go", &(), None).await.unwrap();
+        process.cancel(cancelled).await.unwrap();
+        tokio::time::sleep(2 * SECOND).await;
+        harness.jump(jump);
+        tokio::time::sleep(3 * SECOND).await;
+        assert_eq!(process.task(cancelled).await.unwrap().unwrap().state, TaskState::Running, "{jump} µs");
+        process.wait::<()>(replayed).await.unwrap();
+        tokio::time::sleep(10 * SECOND).await;
+        assert_eq!(process.task(cancelled).await.unwrap().unwrap().state, TaskState::Cancelled, "{jump} µs");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rate_goes_on_when_the_clock_is_set_back() {
+    let harness = Harness::new();
+    let process = harness.start().await;
+    process.register_fn("short", |(): (), _: TaskContext| async { Ok(()) }).await.unwrap();
+    let rate = Some(RateLimit { starts: 10, per: SECOND });
+    process.limit_queue("default", QueueLimits { rate, ..QueueLimits::default() }).await.unwrap();
+    process.start_worker(WorkerOptions::new()).await;
+    let mut tasks = Vec::new();
+    for _ in 0..100 {
+        tasks.push(process.spawn_named("short", &(), SpawnOptions::new()).await.unwrap().task_id);
+    }
+    tokio::time::sleep(3 * SECOND).await;
+    harness.jump(-HOUR);
+    let jumped = tokio::time::Instant::now();
+    for task in tasks {
+        process.wait::<()>(task).await.unwrap();
+    }
+    assert!(jumped.elapsed() < 60 * SECOND, "{:?}", jumped.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_ends_whatever_the_store_does() {
+    for how in [Away::Refuses, Away::LosesAnswers, Away::Hangs] {
+        // For a moment, and for ever.
+        for outage in [32, 10_000] {
+            let harness = Harness::new();
+            let away = Arc::new(AtomicBool::new(false));
+            let store = unreliable(&harness, &away, how);
+            let process = harness.start_on(store, |builder| builder).await.unwrap();
+            let working = Working::default();
+            working.register(&process).await;
+            let worker = process.start_worker(WorkerOptions::new()).await;
+            let task = process.spawn_named("work", &1000, SpawnOptions::new()).await.unwrap().task_id;
+            working.reach(1).await;
+            away.store(true, Ordering::SeqCst);
+            let back = away.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(outage * SECOND).await;
+                back.store(false, Ordering::SeqCst);
+            });
+            let shutdown = tokio::time::timeout(60 * SECOND, worker.shutdown()).await;
+            shutdown.unwrap_or_else(|_| panic!("{how:?} for {outage} s"));
+            assert_eq!(working.now(), 0);
+            if outage < 60 {
+                assert_eq!(process.workers().await.unwrap(), [], "{how:?}: it has signed off");
+                let info = process.task(task).await.unwrap().unwrap();
+                assert_eq!((info.state, info.attempt), (TaskState::Pending, 0), "{how:?}: it was released");
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lane_that_hangs_fails_nobody_and_stops_no_heartbeat() {
+    let harness = Harness::new();
+    let hangs = Arc::new(AtomicBool::new(false));
+    let hanging = hangs.clone();
+    let lanes = std::num::NonZeroUsize::new(2).unwrap();
+    let store = Intercepted::new(Arc::new(harness.store()), move |store, batch| {
+        let light = |t: &store::Transition| matches!(t.next, store::Next::Continue { collect: false });
+        let is_light = batch.transitions.iter().all(light) && !batch.transitions.is_empty();
+        let hangs = is_light
+            && batch.workers.is_empty()
+            && batch.claims.is_empty()
+            && hanging.swap(false, Ordering::SeqCst);
+        Box::pin(async move {
+            if hangs {
+                tokio::time::sleep(60 * SECOND).await;
+            }
+            store.commit(batch.into()).await
+        })
+    });
+    let process = harness.start_on(Arc::new(store.lanes(lanes)), |builder| builder).await.unwrap();
+    let steps = Steps::default();
+    register_steps(&process, &steps).await;
+    let stuck = |(): (), ctx: TaskContext| async move {
+        ctx.step("stuck", || async { Ok(std::future::pending::<()>().await) }).await
+    };
+    process.register_fn("stuck", stuck).await.unwrap();
+    let options = || {
+        // Its claims do not come with the entries.
+        let options = WorkerOptions::new().poll_interval(7 * SECOND);
+        options.lease(30 * SECOND).claim_timeout(20 * SECOND)
+    };
+    process.start_worker(options()).await;
+    let other = harness.start().await;
+    other.start_worker(options()).await;
+    tokio::time::sleep(SECOND).await;
+    let once = || SpawnOptions::new().max_attempts(1);
+    let stuck = process.spawn_named("stuck", &(), once()).await.unwrap().task_id;
+    let mut tasks = Vec::new();
+    for _ in 0..10 {
+        tasks.push(process.spawn_named("steps", &(), once()).await.unwrap().task_id);
+    }
+    tokio::time::sleep(Duration::from_millis(3_500)).await;
+    hangs.store(true, Ordering::SeqCst);
+    for task in tasks {
+        assert_eq!(process.wait::<u32>(task).await.unwrap(), 1);
+        assert_eq!(other.workers().await.unwrap().len(), 2);
+    }
+    assert!(!hangs.load(Ordering::SeqCst), "a batch has hung");
+    let failure = process.wait::<()>(stuck).await.unwrap_err().to_string();
+    assert!(failure.contains("claim_timeout"), "{failure}");
+    assert!(!steps.doubled.load(Ordering::SeqCst));
 }

@@ -21,7 +21,7 @@ pub(super) enum Op {
         types: Vec<usize>,
         limit: usize,
         version: Option<usize>,
-        suspect: bool,
+        suspect: u32,
     },
     Command(usize, usize),
     Queue(usize, QueueOp),
@@ -200,7 +200,7 @@ fn op() -> impl Strategy<Value = Op> {
         4 => (spawn(), of(any::<usize>())).prop_map(|(spawn, parent)| Op::Spawn(spawn, parent)),
         10 => (any::<usize>(), vec(does, 0..5), next)
             .prop_map(|(run, does, next)| Op::Transition { run, does, next }),
-        6 => (0..3_u128, vec(0..2_usize, 0..3), vec(0..3_usize, 0..5), 0..5_usize, of(0..2_usize), any::<bool>())
+        6 => (0..3_u128, vec(0..2_usize, 0..3), vec(0..3_usize, 0..5), 0..5_usize, of(0..2_usize), 0..5_u32)
             .prop_map(|(worker, queues, types, limit, version, suspect)| {
                 Op::Claim { worker, queues, types, limit, version, suspect }
             }),

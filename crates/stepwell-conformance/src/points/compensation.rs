@@ -178,6 +178,7 @@ pub async fn compensation_attempts(backend: &impl Backend) {
     let runs = recorded(&store, tasks).await;
     store.next(runs[0], Next::Fail(failure("no \"1\""))).await;
     store.next(runs[1], Next::Cancel).await;
+    store.spawn([NewTask { parent: Some(task_id(2)), queue: name("elsewhere"), ..new_task(3) }]).await;
     store.signal(register(2)).await;
     // As a run does that was stuck; a codec may have made something else of the words.
     let why = [failure("no \"1\""), Failure { message: "sealed".into(), ..cancelled() }];
@@ -195,6 +196,7 @@ pub async fn compensation_attempts(backend: &impl Backend) {
     }
     store.signal(register(20)).await;
     assert_eq!(store.claim(20, 5).await.len(), 0);
+    assert_eq!(store.state(3).await, TaskState::Cancelled, "a child of one that ends as cancelled");
     let (failed, cancelled) = (store.info(1).await, store.info(2).await);
     let left = error("what is left to undo", crashed(crash_limit(1, true)));
     let expected = Failure { compensation_errors: vec![left], ..failure("no \"1\"") };

@@ -15,18 +15,23 @@ pub async fn idempotency_keys(backend: &impl Backend) {
     let (setup, store) = Setup::with_handle(backend).await;
     store.signal(register(1)).await;
     assert_eq!(store.spawn([with_key("key", 1)]).await, [CREATED]);
-    let existing = |attempt| Spawned::Existing { task_id: task_id(1), run_id: run_id(1), attempt };
-    assert_eq!(store.spawn([with_key("key", 2)]).await, [existing(0)]);
+    let existing = |run_id, attempt| Spawned::Existing { task_id: task_id(1), run_id, attempt };
+    assert_eq!(store.spawn([with_key("key", 2)]).await, [existing(run_id(1), 0)]);
     let of_type = |n| NewTask { task_type: name("other"), queue: name("other"), ..with_key("key", n) };
     assert_eq!(store.spawn([of_type(3), with_key("Key", 4), new_task(5), new_task(6)]).await, [CREATED; 4]);
     let elsewhere = NewTask { queue: name("elsewhere"), params: json("2"), ..with_key("key", 7) };
-    assert_eq!(store.spawn([elsewhere]).await, [existing(0)], "the key is its type's, whatever else differs");
+    assert_eq!(
+        store.spawn([elsewhere]).await,
+        [existing(run_id(1), 0)],
+        "the key is its type's, whatever else differs"
+    );
 
     let first = store.claim(1, 1).await.remove(0);
-    assert_eq!(store.spawn([with_key("key", 8)]).await, [existing(1)]);
+    assert_eq!(store.spawn([with_key("key", 8)]).await, [existing(first.run_id, 1)]);
     store.next(of(&first), complete()).await;
     setup.advance(SECOND * 1_000_000);
-    assert_eq!(store.spawn([with_key("key", 9)]).await, [existing(1)], "an end does not free the key");
+    let ended = [existing(first.run_id, 1)];
+    assert_eq!(store.spawn([with_key("key", 9)]).await, ended, "an end does not free the key");
     store.command(Command::Delete(task_id(1))).await;
     assert_eq!(store.spawn([with_key("key", 10), with_key("key", 11)]).await[0], CREATED);
     for n in [2, 7, 8, 9, 11] {

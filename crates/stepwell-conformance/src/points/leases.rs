@@ -237,7 +237,7 @@ pub async fn quarantine(backend: &impl Backend) {
 }
 
 /// Tasks that met several crashes in a row are suspects, of which a claim gets one at most, and none
-/// when it wants none. What ends in order clears them.
+/// that has met more than it wants. What ends in order clears them.
 pub async fn suspects(backend: &impl Backend) {
     let (setup, store) = Setup::with_handle(backend).await;
     store.spawn((1..=5).map(new_task)).await;
@@ -248,7 +248,7 @@ pub async fn suspects(backend: &impl Backend) {
     }
     store.spawn((6..=7).map(new_task)).await;
     store.signal(register(9)).await;
-    let none = Claim { suspect: false, limit: 1, ..claim(9, 1) };
+    let none = Claim { suspect: SUSPECT_CRASHES - 1, limit: 1, ..claim(9, 1) };
     let fresh = store.commit(claims([none])).await.claims.remove(0).tasks;
     assert_eq!(fresh.iter().map(|task| task.task_id).collect::<Vec<_>>(), [task_id(6)]);
     let both = store.claim(9, 5).await;
@@ -272,6 +272,20 @@ pub async fn suspects(backend: &impl Backend) {
     cleared.sort_unstable();
     assert_eq!(cleared[..2], [(task_id(1), 0), (task_id(3), 0)]);
     assert_eq!(cleared[2], (task_id(4), SUSPECT_CRASHES));
+
+    // One that has met more crashes than the claim allows is left.
+    store.crash(9).await;
+    store.signal(register(10)).await;
+    let few = Claim { suspect: SUSPECT_CRASHES, ..claim(10, 9) };
+    let few = store.commit(claims([few])).await.claims.remove(0).tasks;
+    let mut few: Vec<_> = few.iter().map(|task| task.task_id).collect();
+    few.sort_unstable();
+    assert!(few.contains(&task_id(5)) && !few.contains(&task_id(4)), "{few:?}");
+    let more = store.claim(10, 9).await;
+    assert_eq!(
+        more.iter().map(|task| (task.task_id, task.crashes)).collect::<Vec<_>>(),
+        [(task_id(4), SUSPECT_CRASHES + 1)]
+    );
 }
 
 /// A worker that stops gives its tasks back at once, the attempt not counted, and gets no others.

@@ -62,7 +62,7 @@ impl State {
         claim: &Claim,
         queue: &Name,
         mut room: usize,
-        suspect: &mut bool,
+        suspect: &mut u32,
     ) -> (Vec<Place>, Option<Timestamp>) {
         let known = |task: &Task| {
             let version = task.new.code_version.as_ref();
@@ -91,11 +91,13 @@ impl State {
             return (Vec::new(), None);
         }
         let ready = self.ready.entry(queue.clone()).or_default();
+        let most = *suspect;
         let of = |suspect: bool, goes_on: Option<bool>, room: usize| -> Vec<Place> {
             let fits = |(_, _, task_id): &&Place| {
                 self.tasks.get(task_id).is_some_and(|task| {
                     known(task)
                         && (task.crashes >= SUSPECT_CRASHES) == suspect
+                        && (!suspect || task.crashes <= most)
                         && goes_on.is_none_or(|goes_on| task.worker_id.is_some() == goes_on)
                 })
             };
@@ -109,8 +111,10 @@ impl State {
         let allowed = limits.rate.map_or(room, |rate| rate.allowed(now, used));
         let startable = (room - goes_on.len()).min(allowed);
         // A suspect starts, since its worker died.
-        let suspects = of(true, None, startable.min(usize::from(*suspect)));
-        *suspect &= suspects.is_empty();
+        let suspects = of(true, None, startable.min(1));
+        if !suspects.is_empty() {
+            *suspect = 0;
+        }
         let starts = of(false, limits.rate.map(|_| false), startable - suspects.len());
         let mut next = None;
         if let (Some(rate), Some(config)) = (limits.rate, config) {

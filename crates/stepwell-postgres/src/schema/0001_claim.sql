@@ -55,9 +55,15 @@ END $$;
 CREATE FUNCTION stepwell.rate_part(q stepwell.queues) RETURNS bigint LANGUAGE sql IMMUTABLE
     RETURN greatest(1, greatest(1, q.rate_per) / greatest(1, q.rate_starts));
 
+-- Up to when the time is used up. What is ahead of the clock by more than it can be was written before the clock was set
+-- back, and holds no longer: by a minute more, since the clocks by which batches go differ a little.
+CREATE FUNCTION stepwell.used_until(q stepwell.queues, p_now timestamptz) RETURNS timestamptz LANGUAGE sql IMMUTABLE
+    RETURN CASE WHEN extract(epoch FROM q.used_until - p_now) * 1000000 <= q.rate_per::numeric + 60000000
+        THEN greatest(q.used_until, p_now) ELSE p_now END;
+
 CREATE FUNCTION stepwell.starts_left(q stepwell.queues, p_now timestamptz) RETURNS bigint LANGUAGE sql IMMUTABLE
     RETURN least(q.rate_starts, greatest(0, q.rate_per
-        - coalesce(greatest(0, (extract(epoch FROM q.used_until - p_now) * 1000000)::bigint), 0))
+        - (extract(epoch FROM stepwell.used_until(q, p_now) - p_now) * 1000000)::bigint)
         / stepwell.rate_part(q));
 
 -- How many tasks of a queue a worker may claim, of that many: `room` in all, and `starts` of those that start an attempt,
@@ -99,7 +105,7 @@ DECLARE
     q stepwell.queues;
 BEGIN
     SELECT c.* INTO STRICT q FROM stepwell.queues c WHERE c.queue = p_queue;
-    q.used_until := greatest(q.used_until, p_now) + stepwell.rate_part(q) * p_starts * interval '1 microsecond';
+    q.used_until := stepwell.used_until(q, p_now) + stepwell.rate_part(q) * p_starts * interval '1 microsecond';
     IF p_starts > 0 THEN
         UPDATE stepwell.queues c SET used_until = q.used_until WHERE c.queue = p_queue;
     END IF;
@@ -134,9 +140,10 @@ BEGIN
     ORDER BY s.priority DESC, s.ready_at, s.task_id;
 END $$;
 
--- Claims tasks of one queue: all, or only those that start; and up to `p_suspects` suspects first. Says which had run before.
+-- Claims tasks of one queue: all, or only those that start; and first a suspect that has met up to `p_suspect` crashes. Says
+-- which had run before.
 CREATE FUNCTION stepwell.claim_of_queue(p_now timestamptz, p_batch bigint, p_worker uuid, p_queue text, p_types text[],
-    p_version text, p_only_starts boolean, p_suspects bigint, p_limit bigint)
+    p_version text, p_only_starts boolean, p_suspect bigint, p_limit bigint)
 RETURNS TABLE (r_task uuid, r_run uuid, r_attempt bigint, r_crashes bigint, r_lost bigint, r_had_it boolean, r_had_run boolean)
 LANGUAGE plpgsql AS $$
 BEGIN
@@ -145,9 +152,11 @@ BEGIN
         SELECT l.task_id, l.priority, l.ready_at, false AS had_it, true AS had_run
         FROM stepwell.live_tasks l
         WHERE l.queue = p_queue AND l.state = 'pending' AND l.due_at IS NULL AND NOT l.blocked AND NOT l.paused
-            AND l.crashes >= 2
+            AND l.crashes >= 2 AND l.crashes <= p_suspect
             AND l.task_type = ANY (p_types) AND (l.code_version IS NULL OR l.code_version = p_version)
-        ORDER BY l.priority DESC, l.ready_at, l.task_id LIMIT least(p_suspects, p_limit) FOR UPDATE SKIP LOCKED
+        -- Without a look at any where none is wanted.
+        ORDER BY l.priority DESC, l.ready_at, l.task_id
+        LIMIT CASE WHEN p_suspect >= 2 THEN least(1, p_limit) ELSE 0 END FOR UPDATE SKIP LOCKED
     ), others AS MATERIALIZED (
         SELECT l.task_id, l.priority, l.ready_at, l.worker_id IS NOT DISTINCT FROM p_worker AS had_it,
             l.started_at IS NOT NULL AS had_run
@@ -163,7 +172,8 @@ BEGIN
     ), started AS (
         UPDATE stepwell.live_tasks l SET state = 'running', running_in = l.queue, attempt = greatest(0, least(l.attempt, 4294967294)) + 1, worker_id = p_worker,
             claim_batch = p_batch, poked = false, started_at = coalesce(l.started_at, p_now),
-            run_id = CASE WHEN p.had_run AND NOT p.had_it THEN gen_random_uuid() ELSE l.run_id END,
+            -- Never one that was given away before: the database may have lost an earlier claim, whose worker goes on.
+            run_id = CASE WHEN p.had_it THEN l.run_id ELSE gen_random_uuid() END,
             cancel_at = CASE WHEN p.had_run THEN l.cancel_at
                 -- No more than leads past the calendar's end.
                 ELSE p_now + (SELECT greatest(0, least(t.max_duration, 316224000000000000)) FROM stepwell.tasks t

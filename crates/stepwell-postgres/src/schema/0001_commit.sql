@@ -150,7 +150,7 @@ DECLARE
     v_found uuid[];
     v_state text;
     v_left bigint;
-    v_suspects bigint;
+    v_suspect bigint;
     v_queue text;
     v_types text[];
     v_room record;
@@ -507,7 +507,7 @@ BEGIN
             finished := finished || r.finished;
             v_worker := (item.value ->> 'worker_id')::uuid;
             v_left := (item.value ->> 'limit')::bigint;
-            v_suspects := (item.value ->> 'suspect')::boolean::int;
+            v_suspect := (item.value ->> 'suspect')::bigint;
             v_types := ARRAY (SELECT jsonb_array_elements_text(item.value -> 'task_types'));
             v_due := NULL;
             cl_poked := cl_poked || (SELECT coalesce(jsonb_agg(jsonb_build_array(item.i, l.task_id)
@@ -540,7 +540,7 @@ BEGIN
                             array_agg(c.r_attempt) AS attempts, array_agg(c.r_crashes) AS crashes,
                             array_agg(c.r_lost) AS lost, array_agg(c.r_had_it) AS had, array_agg(c.r_had_run) AS run
                         INTO r FROM stepwell.claim_of_queue(r_now, p_batch, v_worker, v_queue, v_types,
-                            item.value ->> 'code_version', false, v_suspects, v_room.room) c;
+                            item.value ->> 'code_version', false, v_suspect, v_room.room) c;
                     ELSE
                         SELECT array_agg(item.i) AS claims, array_agg(c.r_task) AS tasks, array_agg(c.r_run) AS runs,
                             array_agg(c.r_attempt) AS attempts, array_agg(c.r_crashes) AS crashes,
@@ -553,7 +553,7 @@ BEGIN
                             r.crashes || array_agg(c.r_crashes) AS crashes, r.lost || array_agg(c.r_lost) AS lost, r.had || array_agg(c.r_had_it) AS had, r.run || array_agg(c.r_had_run) AS run,
                             count(*) AS started
                         INTO r FROM stepwell.claim_of_queue(r_now, p_batch, v_worker, v_queue, v_types,
-                            item.value ->> 'code_version', true, v_suspects, v_starts) c;
+                            item.value ->> 'code_version', true, v_suspect, v_starts) c;
                         v_due := least(v_due, stepwell.use_rate(r_now, v_queue, r.started));
                     END IF;
                 END IF;
@@ -565,7 +565,7 @@ BEGIN
                 cl_crashes := cl_crashes || r.crashes;
                 cl_lost := cl_lost || r.lost;
                 IF 2 <= ANY (r.crashes) THEN
-                    v_suspects := 0;
+                    v_suspect := 0;
                 END IF;
                 cl_had_it := cl_had_it || r.had;
                 v_left := v_left - cardinality(r.tasks);

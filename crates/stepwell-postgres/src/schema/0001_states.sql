@@ -235,6 +235,7 @@ DECLARE
     v_quarantined uuid[];
     v_states text[];
     v_failures text[];
+    v_cancelled uuid[];
     r record;
 BEGIN
     SELECT array_agg(q.task_id) INTO v_tasks FROM (
@@ -270,6 +271,7 @@ BEGIN
         ready := r.ready;
         poked := r.poked;
         finished := r.finished;
+        v_cancelled := r.cancelled;
         -- Those that are to be compensated are pending now, and stay as they are.
     END IF;
     SELECT g.* INTO r FROM stepwell.give_back(p_now, v_tasks, NULL, array_fill(p_crashed IS NULL, ARRAY[cardinality(v_tasks)]),
@@ -277,8 +279,9 @@ BEGIN
     ready := ready || r.ready;
     poked := poked || r.poked;
     finished := finished || r.finished;
-    IF r.cancelled IS NOT NULL THEN
-        SELECT c.* INTO r FROM stepwell.cancel_children(p_now, r.cancelled) c;
+    v_cancelled := v_cancelled || r.cancelled;
+    IF v_cancelled IS NOT NULL THEN
+        SELECT c.* INTO r FROM stepwell.cancel_children(p_now, v_cancelled) c;
         ready := ready || r.ready;
         poked := poked || r.poked;
         finished := finished || r.finished;

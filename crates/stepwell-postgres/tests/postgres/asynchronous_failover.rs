@@ -39,6 +39,16 @@ async fn door(to: watch::Receiver<u16>) -> u16 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tasks_whose_last_entries_are_lost_go_on_from_what_is_there() {
+    fail_over(REPLICATED).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_that_is_lost_shares_its_run_with_none_that_follows() {
+    fail_over(0).await;
+}
+
+/// Fails over to a replica that has so many entries of each journal; without any, it lacks the claims as well.
+async fn fail_over(replicated: usize) {
     let primary = Postgres::start().unwrap();
     let replica = primary.replica().unwrap();
     let (to, port) = watch::channel(primary.port());
@@ -48,7 +58,7 @@ async fn tasks_whose_last_entries_are_lost_go_on_from_what_is_there() {
     let client = Durable::builder().store(Arc::new(store)).max_attempts(1).build().await.unwrap();
 
     // Steps run up to what is allowed.
-    let (allow, allowed) = watch::channel(REPLICATED);
+    let (allow, allowed) = watch::channel(replicated);
     let ran: Arc<Mutex<BTreeMap<(usize, usize), usize>>> = Arc::default();
     let counts = ran.clone();
     let work = move |task: usize, ctx: TaskContext| {
@@ -66,18 +76,27 @@ async fn tasks_whose_last_entries_are_lost_go_on_from_what_is_there() {
             Ok(all)
         }
     };
-    client.register_fn("work", work).await.unwrap();
     let worker = client.start_worker(WorkerOptions::new()).await;
+    if replicated > 0 {
+        client.register_fn("work", work.clone()).await.unwrap();
+    }
     let mut tasks = Vec::new();
     for task in 0..TASKS {
         tasks.push(client.spawn_named("work", &task, SpawnOptions::new()).await.unwrap().task_id);
     }
-    let entries = format!("SELECT count(*) = {} FROM stepwell.journal", TASKS * REPLICATED);
+    let entries = format!(
+        "SELECT (SELECT count(*) FROM stepwell.journal) = {} AND (SELECT count(*) FROM stepwell.live_tasks) = {TASKS}
+            AND EXISTS (SELECT FROM stepwell.workers)",
+        TASKS * replicated
+    );
     while replica.sql(&entries).unwrap() != "t" {}
     // From now on the replica falls behind.
     replica.sql("ALTER SYSTEM SET primary_conninfo = ''").unwrap();
     replica.sql("SELECT pg_reload_conf()").unwrap();
     while replica.sql("SELECT count(*) FROM pg_stat_wal_receiver").unwrap() != "0" {}
+    if replicated == 0 {
+        client.register_fn("work", work).await.unwrap();
+    }
     allow.send_replace(COMMITTED);
     let entries = format!("SELECT count(*) = {} FROM stepwell.journal", TASKS * COMMITTED);
     while primary.sql(&entries).unwrap() != "t" {}
@@ -101,7 +120,7 @@ async fn tasks_whose_last_entries_are_lost_go_on_from_what_is_there() {
     }
     let ran = ran.lock().unwrap();
     for ((_, step), times) in ran.iter() {
-        let lost = (REPLICATED..=COMMITTED).contains(step);
+        let lost = (replicated..=COMMITTED).contains(step);
         assert!(*times == 1 || lost, "step {step} ran {times} times, and its entry was not lost");
     }
 }

@@ -77,7 +77,7 @@ fn claim(n: u128) -> Claim {
         task_types: vec![name("type")],
         code_version: None,
         limit: 10,
-        suspect: true,
+        suspect: u32::MAX,
     }
 }
 

@@ -112,7 +112,7 @@ async fn steps_with_long_names_and_nothing_else_come_in_parts() {
         task_types: vec![stepwell_core::Name::new("work").unwrap()],
         code_version: None,
         limit: TASKS,
-        suspect: false,
+        suspect: 0,
     };
     let new = stepwell_core::store::NewWorker {
         worker_id: claim.worker_id,

@@ -166,7 +166,7 @@ fn claim(n: u128, limit: usize) -> Batch {
         task_types: vec![name("type")],
         code_version: None,
         limit,
-        suspect: true,
+        suspect: u32::MAX,
     };
     Batch { claims: vec![claim], ..Batch::default() }
 }

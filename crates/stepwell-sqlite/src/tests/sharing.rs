@@ -72,11 +72,36 @@ fn tasks_of_a_dropped_handle_are_taken_over_at_once() {
     assert_eq!(lock_files(folder.path()), 2);
     drop(a);
     let second = claim_soon(&b, 2);
-    assert_eq!((second.task_id, second.crashes), (first.task_id, 1));
-    assert_ne!(second.run_id, first.run_id);
+    assert_eq!((second.task_id, second.crashes, second.attempt), (first.task_id, 1, first.attempt + 1));
     assert_eq!(lock_files(folder.path()), 1);
     commit(&b, deregister(2));
     assert_eq!(lock_files(folder.path()), 0);
+}
+
+#[test]
+fn a_lock_file_that_is_gone_kills_nobody_and_is_made_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("stepwell.db");
+    let (a, b) = (open(&path), open(&path));
+    commit(&a, register(1));
+    commit(&a, spawns(vec![new_task(1)]));
+    let first = claim_soon(&a, 1);
+    for file in std::fs::read_dir(folder.path()).unwrap().map(|file| file.unwrap().path()) {
+        if file.to_string_lossy().contains("-worker-") {
+            std::fs::remove_file(file).unwrap();
+        }
+    }
+    commit(&b, register(2));
+    // Longer than between two looks for the dead.
+    let begun = std::time::Instant::now();
+    while begun.elapsed() < Duration::from_millis(1_200) {
+        assert!(claimed(commit(&b, claim(2, 1))).is_empty());
+    }
+    let alive = WorkerSignal::Heartbeat { worker_id: worker_id(1) };
+    commit(&a, Batch { workers: vec![alive], ..Batch::default() });
+    assert_eq!(lock_files(folder.path()), 2);
+    drop(a);
+    assert_eq!(claim_soon(&b, 2).task_id, first.task_id);
 }
 
 #[test]
