@@ -7,7 +7,6 @@ use serde::Serialize;
 use stepwell::store::Wait;
 use stepwell::{
     Disposition, Durable, Entry, Error, Export, LogLine, Name, SpawnOptions, TaskFilter, TaskId, TaskInfo,
-    TaskRecord,
 };
 
 use crate::args::{Filter, Ids, Tasks};
@@ -128,7 +127,7 @@ async fn list(client: &Durable, filter: Filter, screen: &Screen) -> Result<()> {
         limit,
         ..TaskFilter::default()
     };
-    let tasks = client.tasks(filter).await?;
+    let (tasks, next) = client.page_of_tasks(filter).await?;
     let columns = ["TASK", "TYPE", "QUEUE", "STATE", "ATTEMPT", "SPAWNED"];
     screen.list(&tasks, columns, "no tasks", |task| {
         [
@@ -140,22 +139,15 @@ async fn list(client: &Durable, filter: Filter, screen: &Screen) -> Result<()> {
             moment(task.spawned_at),
         ]
     })?;
-    match tasks.last() {
-        Some(last) if tasks.len() == limit && !screen.is_json() => {
-            screen.text(&format!("\nthere may be more: --before {}", last.task_id))
-        }
+    match next {
+        Some(next) if !screen.is_json() => screen.text(&format!("\nthere may be more: --before {next}")),
         _ => Ok(()),
     }
 }
 
 async fn look(client: &Durable, task_id: TaskId) -> Result<Shown> {
-    let TaskRecord { info, journal, waits, .. } = client.export(task_id).await?.record;
+    let task = client.task(task_id).await?.ok_or(Error::NotFound(task_id))?;
+    let (journal, waits) = (client.journal(task_id).await?, client.waits(task_id).await?);
     let children = TaskFilter { parent: Some(task_id), limit: CHILDREN, ..TaskFilter::default() };
-    Ok(Shown {
-        task: info,
-        logs: LogLine::all(&journal),
-        journal,
-        waits,
-        children: client.tasks(children).await?,
-    })
+    Ok(Shown { task, logs: LogLine::all(&journal), journal, waits, children: client.tasks(children).await? })
 }

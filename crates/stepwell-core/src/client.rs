@@ -24,7 +24,7 @@ use crate::error::Error;
 use crate::export::{Export, ImportError, TaskRecord};
 use crate::history::HistoryEntry;
 use crate::ids::{RunId, TaskId, WorkerId};
-use crate::journal::{Entry, Replay};
+use crate::journal::{Entry, Kind, Replay};
 use crate::lifecycle::Subscription;
 use crate::name::Name;
 use crate::notes::LogLine;
@@ -45,6 +45,10 @@ use crate::workflow::{Snapshot, Workflow, WorkflowError};
 
 /// How many tasks are removed in one transaction.
 const PURGE_BATCH: usize = 1_000;
+/// How many tasks are looked at behind a page that is not full: it may end with some that cannot be read.
+const LOOK_ON: usize = 100;
+/// How often a task is read that changes meanwhile, before it is not exported.
+const EXPORT_TRIES: usize = 20;
 /// How soon, and how seldom at last, a task that another process runs is looked at when nothing is heard of its end.
 const LOOK_AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(60));
 
@@ -124,7 +128,7 @@ impl Client {
         };
         let (params, output) = (check("parameters", &info.params)?, check("output", &info.output)?);
         self.engine.registry.register_described::<T>(params, output)?;
-        Ok(self.engine.store.describe(info).await?)
+        Ok(self.engine.answered(self.engine.store.describe(info)).await?)
     }
 
     /// The task types that some process has described, by their names.
@@ -132,7 +136,7 @@ impl Client {
     /// # Errors
     /// [`Error::Store`].
     pub async fn task_types(&self) -> Result<Vec<TaskTypeInfo>, Error> {
-        Ok(self.engine.store.task_types().await?)
+        Ok(self.engine.answered(self.engine.store.task_types()).await?)
     }
 
     /// Registers a function as a task type.
@@ -443,6 +447,11 @@ impl Client {
         Ok(NewEvent { name, queue, payload })
     }
 
+    /// How long this client waits for the store's answer to one question.
+    pub fn answer_timeout(&self) -> Duration {
+        self.engine.settings.answer_timeout
+    }
+
     /// The store that this is a client of. It gives payloads as they are kept: where the client has a codec, encoded.
     pub fn store(&self) -> &dyn Store {
         &*self.engine.backend
@@ -594,15 +603,36 @@ impl Client {
     /// # Errors
     /// [`Error::Store`].
     pub async fn task(&self, task_id: TaskId) -> Result<Option<TaskInfo>, Error> {
-        Ok(self.engine.store.task(task_id).await?)
+        Ok(self.engine.answered(self.engine.store.task(task_id)).await?)
     }
 
-    /// The tasks that pass the filter, newest first. For the next page, set `before` to the last one's id.
+    /// The tasks that pass the filter, newest first. For the next page, set `before` to the last one's id. A page that is not
+    /// full may have another one behind it: tasks that cannot be read are left out, and [`Client::page_of_tasks`] tells.
     ///
     /// # Errors
     /// [`Error::Store`].
     pub async fn tasks(&self, filter: TaskFilter) -> Result<Vec<TaskInfo>, Error> {
-        Ok(self.engine.store.tasks(filter).await?)
+        Ok(self.engine.answered(self.engine.store.tasks(filter)).await?)
+    }
+
+    /// As [`Client::tasks`], and `before` of the next page when there may be one.
+    ///
+    /// # Errors
+    /// As [`Client::tasks`].
+    pub async fn page_of_tasks(&self, filter: TaskFilter) -> Result<(Vec<TaskInfo>, Option<TaskId>), Error> {
+        let limit = filter.limit;
+        let mut page = self.tasks(TaskFilter { limit: limit.saturating_add(1), ..filter.clone() }).await?;
+        let mut more = page.len() > limit;
+        if !more {
+            // That is all, or the store has left some out.
+            let before = page.last().map(|task| task.task_id).or(filter.before);
+            let behind = self.tasks(TaskFilter { before, limit: LOOK_ON, ..filter }).await?;
+            more = !behind.is_empty();
+            page.extend(behind);
+        }
+        page.truncate(limit);
+        let next = page.last().filter(|_| more).map(|task| task.task_id);
+        Ok((page, next))
     }
 
     /// A task's journal: what was delivered to it, in order.
@@ -610,7 +640,19 @@ impl Client {
     /// # Errors
     /// [`Error::Store`].
     pub async fn journal(&self, task_id: TaskId) -> Result<Vec<Entry>, Error> {
-        Ok(self.engine.store.journal(task_id).await?)
+        Ok(self.engine.answered(self.engine.store.journal(task_id)).await?)
+    }
+
+    /// What a task waits for.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub async fn waits(&self, task_id: TaskId) -> Result<Vec<Wait>, Error> {
+        Ok(self.mailbox(task_id).await?.0)
+    }
+
+    async fn mailbox(&self, task_id: TaskId) -> Result<Mailbox, Error> {
+        Ok(self.engine.answered(self.engine.store.mailbox(task_id)).await?)
     }
 
     /// Everything that the store keeps of a task, as a document. The task itself stays, and goes on: when it is to go on elsewhere,
@@ -619,29 +661,29 @@ impl Client {
     /// Payloads are in it as the program sees them, whatever codecs the client has. Its children are not.
     ///
     /// # Errors
-    /// [`Error::NotFound`]; [`Error::Store`].
+    /// [`Error::NotFound`]; [`Error::NotAllowed`] when so much happens to the task that it is never seen whole: pause it, or its
+    /// queue; [`Error::Store`].
     pub async fn export(&self, task_id: TaskId) -> Result<Export, Error> {
-        let store = &self.engine.store;
-        loop {
-            let info = self.task(task_id).await?.ok_or(Error::NotFound(task_id))?;
-            let (waits, messages) = store.mailbox(task_id).await?;
+        let mut info = self.task(task_id).await?.ok_or(Error::NotFound(task_id))?;
+        let mut mailbox = self.mailbox(task_id).await?;
+        for _ in 0..EXPORT_TRIES {
             let journal = self.journal(task_id).await?;
-            // Nothing has happened to it between the first look and the last: the parts belong together.
-            let same = |other: &TaskInfo| {
-                (other.state, other.run_id, other.attempt) == (info.state, info.run_id, info.attempt)
-            };
             let later = self.task(task_id).await?.ok_or(Error::NotFound(task_id))?;
-            let (later_waits, later_messages) = store.mailbox(task_id).await?;
-            if same(&later)
-                && later_waits == waits
-                && later_messages == messages
-                && self.journal(task_id).await?.len() == journal.len()
-            {
+            let later_mailbox = self.mailbox(task_id).await?;
+            // Nothing has happened to it between the first look and the last: the parts belong together.
+            let same = (later.state, later.run_id, later.attempt) == (info.state, info.run_id, info.attempt)
+                && later_mailbox == mailbox
+                && self.journal(task_id).await?.len() == journal.len();
+            (info, mailbox) = (later, later_mailbox);
+            if same {
+                let (waits, messages) = mailbox;
                 let messages = messages.into_iter().map(|message| (message.topic, message.payload)).collect();
                 let record = TaskRecord { info, journal, waits, messages };
-                return Ok(Export { exported_at: store.now(), metadata: BTreeMap::default(), record });
+                let exported_at = self.engine.store.now();
+                return Ok(Export { exported_at, metadata: BTreeMap::default(), record });
             }
         }
+        Err(Error::NotAllowed { action: "export", task_id, state: info.state })
     }
 
     /// Puts in a task that was exported, here or from another store. One that has not ended goes on from its journal: no step that has a
@@ -660,7 +702,7 @@ impl Client {
         if !info.state.is_finished() {
             self.check(&info.task_type, std::slice::from_ref(&info.params)).await?;
         }
-        if !self.engine.store.import(record).await? {
+        if !self.engine.answered(self.engine.store.import(record)).await? {
             return Err(ImportError::Exists.into());
         }
         self.engine.hub.workers().iter().for_each(|slots| slots.nudge());
@@ -668,7 +710,7 @@ impl Client {
     }
 
     /// The approvals that the oldest `limit` tasks wait for, of those that wait for one. For the next page, give the task of the
-    /// last one.
+    /// last one: the page behind the last is empty.
     ///
     /// # Errors
     /// [`Error::Store`].
@@ -683,29 +725,79 @@ impl Client {
     pub async fn approvals_in(
         &self,
         scope: Scope,
-        behind: Option<TaskId>,
+        mut behind: Option<TaskId>,
         limit: usize,
     ) -> Result<Vec<ApprovalInfo>, Error> {
-        let waits = self.engine.store.waits(scope, approval::PREFIX.into(), behind, limit).await?;
-        let mut approvals = Vec::with_capacity(waits.len());
-        for (task_id, wait) in waits {
-            let read = async {
-                let info = self.task(task_id).await?;
-                Ok((info, self.journal(task_id).await?))
-            };
-            let (info, journal) = match read.await {
-                Ok((Some(info), journal)) => (info, journal),
-                Ok((None, _)) => continue,
-                Err(Error::Store(StoreError::Unreadable(error))) => {
-                    tracing::error!(%task_id, %error, "an approval of a task that cannot be read is left out");
-                    continue;
+        let (mut approvals, mut tasks) = (Vec::new(), 0);
+        while tasks < limit {
+            let at_once = (limit - tasks).max(LOOK_ON);
+            let waits = self.waits_for(scope.clone(), approval::PREFIX.into(), behind, at_once).await?;
+            let Some((last, _)) = waits.last() else { break };
+            behind = Some(*last);
+            // What others await by such a name, and tasks that cannot be read, are none of the page, and do not end it.
+            for waits in waits.chunk_by(|(one, _), (other, _)| one == other) {
+                let found = self.approvals_among(waits).await?;
+                tasks += usize::from(!found.is_empty());
+                approvals.extend(found);
+                if tasks == limit {
+                    break;
                 }
-                Err(error) => return Err(error),
-            };
-            let event = wait.target.as_ref();
-            approvals.extend(event.and_then(|event| ApprovalInfo::read(&info, &journal, event, wait.due_at)));
+            }
         }
         Ok(approvals)
+    }
+
+    /// The approvals that a task waits for.
+    ///
+    /// # Errors
+    /// As [`Client::approvals`].
+    pub async fn approvals_of(&self, task_id: TaskId) -> Result<Vec<ApprovalInfo>, Error> {
+        self.approvals_among(&self.waits_for_approval(task_id).await?).await
+    }
+
+    async fn waits_for(
+        &self,
+        scope: Scope,
+        prefix: String,
+        behind: Option<TaskId>,
+        limit: usize,
+    ) -> Result<Vec<(TaskId, Wait)>, Error> {
+        Ok(self.engine.answered(self.engine.store.waits(scope, prefix, behind, limit)).await?)
+    }
+
+    /// What a task waits for whose name is that of an approval of its own.
+    async fn waits_for_approval(&self, task_id: TaskId) -> Result<Vec<(TaskId, Wait)>, Error> {
+        self.waits_for(Scope::default(), approval::prefix_of(task_id), None, usize::MAX).await
+    }
+
+    /// The approvals among what one task waits for.
+    async fn approvals_among(&self, waits: &[(TaskId, Wait)]) -> Result<Vec<ApprovalInfo>, Error> {
+        let waits = waits.iter().filter_map(|(task_id, wait)| {
+            let event = wait.target.as_ref().filter(|_| wait.key.kind == Kind::Event)?;
+            event.as_str().starts_with(&approval::prefix_of(*task_id)).then_some((
+                *task_id,
+                event,
+                wait.due_at,
+            ))
+        });
+        let waits: Vec<_> = waits.collect();
+        let Some(&(task_id, ..)) = waits.first() else { return Ok(Vec::new()) };
+        let read = async {
+            let info = self.task(task_id).await?;
+            Ok((info, self.journal(task_id).await?))
+        };
+        match read.await {
+            Ok((Some(info), journal)) => {
+                let read = |(_, event, due_at)| ApprovalInfo::read(&info, &journal, event, due_at);
+                Ok(waits.into_iter().filter_map(read).collect())
+            }
+            Ok((None, _)) => Ok(Vec::new()),
+            Err(Error::Store(StoreError::Unreadable(error))) => {
+                tracing::error!(%task_id, %error, "an approval of a task that cannot be read is left out");
+                Ok(Vec::new())
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Decides an approval that a task waits for; `name` as [`Client::approvals`] lists it. The first decision stands.
@@ -734,14 +826,13 @@ impl Client {
         name: &str,
         decision: &Decision<T>,
     ) -> Result<(), Error> {
-        let prefix = approval::prefix_of(task_id);
-        let waits = self.engine.store.waits(Scope::default(), prefix, None, usize::MAX).await?;
+        let waits = self.waits_for_approval(task_id).await?;
         let mut events = waits.into_iter().filter_map(|(_, wait)| wait.target);
         let event = events.find(|event| approval::label_of(event) == Some(name));
         let event = event.ok_or_else(|| Error::UnknownApproval { task_id, name: name.into() })?;
         let payload = self.encode(decision, || format!("the event {event}"))?;
         let decided = NewEvent { name: event, queue: None, payload };
-        if self.engine.commit.emit(decided).await? {
+        if self.engine.answered(self.engine.commit.emit(decided)).await? {
             Ok(())
         } else {
             Err(Error::AlreadyDecided { task_id, name: name.into() })
@@ -802,7 +893,7 @@ impl Client {
     /// # Errors
     /// [`Error::Store`].
     pub async fn workers(&self) -> Result<Vec<WorkerInfo>, Error> {
-        Ok(self.engine.store.workers().await?)
+        Ok(self.engine.answered(self.engine.store.workers()).await?)
     }
 
     /// Tells a worker, wherever it is, to end what it runs, claim nothing more, and stop: what
@@ -824,7 +915,7 @@ impl Client {
     /// # Errors
     /// [`Error::Store`].
     pub async fn queues(&self) -> Result<Vec<QueueInfo>, Error> {
-        Ok(self.engine.store.queues().await?)
+        Ok(self.engine.answered(self.engine.store.queues()).await?)
     }
 
     /// Pauses a queue, on all workers: none of its tasks is claimed any more. Those that run go on.
@@ -876,7 +967,7 @@ impl Client {
         state: Option<TaskState>,
         progress: impl FnMut(usize),
     ) -> Result<usize, Error> {
-        Ok(purge(&*self.engine.store, older_than, state, progress).await?)
+        Ok(purge(&self.engine, older_than, state, progress).await?)
     }
 
     /// Lifecycle events of this process, from now on.
@@ -901,7 +992,7 @@ impl Client {
     /// # Errors
     /// [`Error::Store`].
     pub async fn history(&self, which: HistoryFilter) -> Result<Vec<HistoryEntry>, Error> {
-        let entries = self.engine.store.history(which).await?;
+        let entries = self.engine.answered(self.engine.store.history(which)).await?;
         Ok(entries.into_iter().map(HistoryEntry::read).collect())
     }
 
@@ -967,16 +1058,16 @@ fn params_of(task_type: &str) -> String {
 
 /// Removes finished tasks, in small batches.
 pub(crate) async fn purge(
-    store: &dyn Store,
+    engine: &Engine,
     older_than: Duration,
     state: Option<TaskState>,
     mut progress: impl FnMut(usize),
 ) -> Result<usize, StoreError> {
     let age = i64::try_from(older_than.as_micros()).unwrap_or(i64::MAX);
-    let before = from_micros(store.now().as_microsecond().saturating_sub(age));
+    let before = from_micros(engine.store.now().as_microsecond().saturating_sub(age));
     let mut purged = 0;
     loop {
-        let batch = store.purge(Purge { before, state, limit: PURGE_BATCH }).await?;
+        let batch = engine.answered(engine.store.purge(Purge { before, state, limit: PURGE_BATCH })).await?;
         purged += batch;
         progress(purged);
         if batch < PURGE_BATCH {

@@ -4,6 +4,7 @@ use std::any::{Any, TypeId};
 use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use tokio_util::sync::CancellationToken;
@@ -136,6 +137,9 @@ impl Engine {
         answer: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
         let limit = self.settings.answer_timeout;
+        if limit == Duration::MAX {
+            return answer.await;
+        }
         match select(pin!(answer), self.runtime.sleep(limit)).await {
             Either::Left((answer, _)) => answer,
             Either::Right(_) => Err(StoreError::Unanswered(limit)),
@@ -163,7 +167,7 @@ impl Engine {
     ) -> Result<NewTask, E> {
         options.check()?;
         let runtime = &*self.runtime;
-        options.scope.check()?;
+        options.scope.check::<E>()?;
         Ok(NewTask {
             task_id: TaskId::new(runtime),
             run_id: RunId::new(runtime),

@@ -50,6 +50,7 @@ impl TaskRecord {
     /// Refuses what a spawn or a step would not have accepted, and cuts off what failures say too much.
     pub(crate) fn check(&mut self, limit: usize) -> Result<(), Error> {
         headers::check(&self.info.headers)?;
+        self.info.scope.check::<Error>()?;
         self.info.retry.check()?;
         if let Some(limit) = self.info.max_duration {
             InvalidOptions::check_duration("max_duration", limit)?;

@@ -9,6 +9,7 @@ use serde_json::value::RawValue;
 
 use crate::options::InvalidOptions;
 use crate::schedule::TICK_HEADER;
+use crate::scope::labels;
 use crate::store::Headers;
 use crate::strict;
 use crate::trace::TRACE_HEADERS;
@@ -25,7 +26,10 @@ pub(crate) fn is_of_engine(name: &str) -> bool {
     name == TICK_HEADER || TRACE_HEADERS.contains(&name)
 }
 
-/// Checks that the headers are small, and not nested too deep.
+/// How many [labels](crate::labels) a task has at most: stores keep a row for each.
+pub const MAX_LABELS: usize = 64;
+
+/// Checks that the headers are small, few of them labels, and none nested too deep.
 pub(crate) fn check(headers: &Headers) -> Result<(), InvalidOptions> {
     if headers.is_empty() {
         return Ok(());
@@ -39,6 +43,13 @@ pub(crate) fn check(headers: &Headers) -> Result<(), InvalidOptions> {
         let reason = format!(
             "they have {} bytes of JSON, the limit is {MAX_HEADERS_BYTES}: put large values into the parameters",
             json.len()
+        );
+        return Err(InvalidOptions::Headers { reason });
+    }
+    let labels = labels(headers).count();
+    if labels > MAX_LABELS {
+        let reason = format!(
+            "{labels} of them are labels, the limit is {MAX_LABELS}: put what no task is to be found by into the parameters, or into one header that is an object"
         );
         return Err(InvalidOptions::Headers { reason });
     }

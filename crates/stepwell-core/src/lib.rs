@@ -85,7 +85,7 @@ pub use error::Error;
 pub use export::{Export, ImportError, TaskRecord};
 pub use failure::{CompensationError, Failure, FailureKind, Retry, Sources};
 pub use guard::{Guarded, Panic, discard, guard};
-pub use headers::MAX_HEADERS_BYTES;
+pub use headers::{MAX_HEADERS_BYTES, MAX_LABELS};
 pub use history::HistoryEntry;
 pub use ids::{RunId, ScheduleVersion, TaskId, WorkerId};
 pub use input_hash::{InputHash, InvalidInputHash};

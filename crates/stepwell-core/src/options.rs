@@ -29,7 +29,8 @@ pub struct Settings {
     pub cancellation: CancellationPolicy,
     /// The longest payload, in bytes of JSON. Default: 4 MiB.
     pub max_payload_bytes: usize,
-    /// How long a client waits for the store's answer to what it writes. Default: 30 seconds.
+    /// How long a client waits for the store's answer, to what it writes and to what it asks; [`Duration::MAX`] is for as long
+    /// as it takes. Default: 30 seconds.
     pub answer_timeout: Duration,
     /// How long tasks are kept after they have ended. Default: until they are purged or deleted.
     pub retention: Option<Duration>,
@@ -82,7 +83,7 @@ impl Settings {
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schemas", derive(schemars::JsonSchema))]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct SpawnOptions {
     pub(crate) queue: Option<String>,
     pub(crate) max_attempts: Option<u32>,
@@ -112,6 +113,14 @@ pub enum InvalidOptions {
     Headers {
         /// What is wrong with them.
         reason: String,
+    },
+    /// A scope has a label that the engine gives to tasks by itself, and by which no task is found.
+    #[error(
+        "the scope's label \"{name}\" is a header that the engine sets by itself: give the label another name"
+    )]
+    Scope {
+        /// The label's name.
+        name: String,
     },
     /// A number of a retry strategy is none that it can have.
     #[error("a retry strategy cannot have the {field} {value}: it has to be {range}")]
@@ -192,7 +201,8 @@ impl SpawnOptions {
     }
 
     /// Adds a label, by which [tasks are listed](crate::TaskFilter::labels): a tenant, a customer. A label is a header whose
-    /// name and value are texts of 1 to 512 bytes; by a longer one, or one in another header, no task is found.
+    /// name and value are texts of 1 to 512 bytes; by a longer one, or one in another header, no task is found. A task has at
+    /// most [`MAX_LABELS`](crate::MAX_LABELS).
     pub fn label(self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.header(name, value.into().as_str())
     }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::headers::is_of_engine;
 use crate::name::{InvalidName, Name};
+use crate::options::InvalidOptions;
 use crate::store::Headers;
 
 /// A part of the tasks that is kept apart: those of a queue, those with certain labels, or both.
@@ -102,10 +103,14 @@ impl Scope {
     }
 
     /// Checks that tasks can have the scope's labels: a task without one of them would be lost to the scope.
-    pub(crate) fn check(&self) -> Result<(), InvalidName> {
+    pub(crate) fn check<E: From<InvalidName> + From<InvalidOptions>>(&self) -> Result<(), E> {
         self.labels.iter().try_for_each(|(name, value)| {
             Name::new(name)?;
-            Name::new(value).map(drop)
+            Name::new(value)?;
+            match is_label(name, value) {
+                true => Ok(()),
+                false => Err(InvalidOptions::Scope { name: name.clone() }.into()),
+            }
         })
     }
 }

@@ -307,7 +307,7 @@ async fn forget_the_old(slots: Arc<Slots>) {
     let Some(retention) = engine.settings.retention else { return };
     loop {
         engine.runtime.sleep(PURGE_EVERY).await;
-        match purge(&*engine.store, retention, None, |_| ()).await {
+        match purge(engine, retention, None, |_| ()).await {
             Ok(0) => {}
             Ok(purged) => tracing::debug!(purged, "removed tasks that were kept long enough"),
             Err(error) => tracing::warn!(%error, "cannot remove old tasks; trying again later"),

@@ -1,11 +1,12 @@
 //! Who may do what: the hooks of whoever nests the router, and what stands in their place by default.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use axum::http::{HeaderMap, header};
 use sha2::{Digest as _, Sha256};
-use stepwell::{Scope, TaskInfo, async_trait};
+use stepwell::{CancellationToken, Scope, TaskInfo, async_trait};
+use tokio::sync::Semaphore;
 
 use crate::sessions::{Failures, SESSION, Sessions};
 
@@ -13,6 +14,11 @@ use crate::sessions::{Failures, SESSION, Sessions};
 pub(crate) const COOKIE: &str = "stepwell_session";
 /// How short a token must not be.
 const MIN_TOKEN: usize = 16;
+/// What wrong tokens are counted by where their address is not known.
+const UNKNOWN: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+/// How many of those are answered at the same time, and how long each of them waits for it.
+const TURNS: usize = 16;
+const TURN: Duration = Duration::from_secs(1);
 
 /// Somebody who asks.
 #[derive(Clone, Debug)]
@@ -20,7 +26,8 @@ pub struct Identity {
     /// What they are called, where it is written down who decided something; `None` when nobody knows.
     pub name: Option<String>,
     /// The tasks that are there for them. All others are hidden from them, in lists, in streams and one by one, as if there
-    /// were no such tasks; and what they spawn is put into the scope, or into one within it that they name.
+    /// were no such tasks; and what they spawn is put into the scope. They can name no other: who is to spawn into a part of it
+    /// is given that as their scope.
     pub scope: Scope,
 }
 
@@ -97,7 +104,8 @@ impl Operation {
     }
 }
 
-/// Who may do what. Give one to [`Server::access`](crate::Server::access), and the router asks it at each request.
+/// Who may do what. Give one to [`Server::access`](crate::Server::access), and the router asks it at each request. A stream of
+/// events is one request; it ends after ten minutes, so that its client comes again, and is asked about again.
 ///
 /// ```
 /// use axum::http::HeaderMap;
@@ -138,10 +146,16 @@ impl Access for Open {
     }
 }
 
+/// Is cancelled when whoever asks is nobody any more: when their session has ended.
+#[derive(Clone, Default)]
+pub(crate) struct Until(pub(crate) CancellationToken);
+
 /// Whoever has the token may do everything.
 pub(crate) struct Token {
     digest: [u8; 32],
     failures: Failures,
+    /// The turns of those who guess from addresses that are not known.
+    turns: Semaphore,
     /// Of browsers that have logged in.
     pub(crate) sessions: Sessions,
 }
@@ -161,42 +175,62 @@ impl Token {
             return Err(WeakToken(token.len()));
         }
         let (failures, sessions) = (Failures::default(), Sessions::new(SESSION));
-        Ok(Self { digest: digest(token), failures, sessions })
+        Ok(Self { digest: digest(token), failures, turns: Semaphore::new(TURNS), sessions })
     }
 
-    /// Whether somebody at that address has the token. Compares digests, whose bytes tell somebody who measures the time
-    /// nothing about it.
+    /// Whether somebody at that address may try a token now. Those whose addresses are not known may: one of them would
+    /// keep all of them out.
     ///
     /// # Errors
     /// How long they have to wait, after too many wrong ones.
-    pub(crate) fn admits(&self, address: IpAddr, token: &str) -> Result<bool, Duration> {
-        if let Some(wait) = self.failures.wait(address) {
-            return Err(wait);
-        }
+    pub(crate) fn may_try(&self, address: Option<IpAddr>) -> Result<(), Duration> {
+        address.and_then(|address| self.failures.wait(address)).map_or(Ok(()), Err)
+    }
+
+    /// Whether somebody at that address has the token. Compares digests, whose bytes tell somebody who measures the time
+    /// nothing about it. Where the address is not known, wrong tokens are answered slowly after too many of them.
+    ///
+    /// # Errors
+    /// As [`may_try`](Self::may_try).
+    pub(crate) async fn admits(&self, address: Option<IpAddr>, token: &str) -> Result<bool, Duration> {
+        self.may_try(address)?;
         let right = digest(token) == self.digest;
-        if right {
-            self.failures.forget(address);
-        } else {
-            tracing::warn!(%address, "somebody has tried a wrong token");
-            self.failures.count(address, token);
+        if !right {
+            tracing::warn!(?address, "somebody has tried a wrong token");
+            let counted = address.unwrap_or(UNKNOWN);
+            self.failures.count(counted, token);
+            if address.is_none() && self.failures.wait(counted).is_some() {
+                let _turn = self.turns.acquire().await;
+                tokio::time::sleep(TURN).await;
+            }
         }
         Ok(right)
     }
 
-    /// Whether somebody at that address may do anything: a program with the token, or a browser with a session.
+    /// Forgets the wrong tokens that came from an address, since somebody there has logged in.
+    pub(crate) fn forgive(&self, address: Option<IpAddr>) {
+        self.failures.forget(address.unwrap_or(UNKNOWN));
+    }
+
+    /// Until when somebody at that address may do anything: a program with the token, or a browser with a session. `None` when
+    /// they may not.
     ///
     /// # Errors
-    /// As [`admits`](Self::admits).
-    pub(crate) fn lets_in(&self, address: IpAddr, headers: &HeaderMap) -> Result<bool, Duration> {
-        if session(headers).is_some_and(|session| self.sessions.has(session)) {
-            return Ok(true);
+    /// As [`may_try`](Self::may_try).
+    pub(crate) async fn lets_in(
+        &self,
+        address: Option<IpAddr>,
+        headers: &HeaderMap,
+    ) -> Result<Option<Until>, Duration> {
+        if let Some(until) = session(headers).and_then(|session| self.sessions.until(session)) {
+            return Ok(Some(Until(until)));
         }
         let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
         match bearer.and_then(|value| value.split_once(' ')) {
             Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => {
-                self.admits(address, token.trim())
+                Ok(self.admits(address, token.trim()).await?.then(Until::default))
             }
-            _ => Ok(false),
+            _ => Ok(None),
         }
     }
 }

@@ -6,10 +6,9 @@ use std::time::Duration;
 use moka::future::Cache;
 use serde_json::Value;
 use stepwell::{CancellationToken, Durable, Headers, Name, Scope, TaskId, TaskInfo};
-use tokio::sync::Semaphore;
 
 use crate::access::{Access, Token};
-use crate::feed::Feed;
+use crate::feed::{Feed, Streams};
 use crate::problem::Problem;
 use crate::sample::Samples;
 
@@ -31,8 +30,7 @@ pub(crate) struct App {
     pub(crate) document: Value,
     pub(crate) feed: Feed,
     pub(crate) samples: Samples,
-    /// One permit for each stream of events.
-    pub(crate) streams: Arc<Semaphore>,
+    pub(crate) streams: Streams,
     /// Ends the streams.
     pub(crate) closing: CancellationToken,
     /// How long a client may not take what it is sent.
@@ -55,8 +53,8 @@ impl From<TaskInfo> for Known {
     }
 }
 
-/// Tasks that somebody asked for.
-pub(crate) struct Remembered(Cache<TaskId, Option<Arc<Known>>>);
+/// Tasks that somebody asked for. One that is not there is not remembered: it may come.
+pub(crate) struct Remembered(Cache<TaskId, Arc<Known>>);
 
 impl Default for Remembered {
     fn default() -> Self {
@@ -64,11 +62,27 @@ impl Default for Remembered {
     }
 }
 
+impl Remembered {
+    pub(crate) async fn forget(&self, task_id: TaskId) {
+        self.0.invalidate(&task_id).await;
+    }
+}
+
 impl App {
     /// What never changes of a task, remembered for all who ask.
     pub(crate) async fn known(&self, task_id: TaskId) -> Result<Option<Arc<Known>>, Problem> {
-        let look = async { Ok(self.client.task(task_id).await?.map(|task| Arc::new(task.into()))) };
-        let known = self.known.0.try_get_with(task_id, look).await;
-        known.map_err(|error: Arc<stepwell::Error>| (*error).clone().into())
+        let look = async {
+            match self.client.task(task_id).await {
+                Ok(task) => task.map(|task| Arc::new(task.into())).ok_or(None),
+                Err(error) => Err(Some(error)),
+            }
+        };
+        match self.known.0.try_get_with(task_id, look).await {
+            Ok(known) => Ok(Some(known)),
+            Err(why) => match &*why {
+                None => Ok(None),
+                Some(error) => Err(error.clone().into()),
+            },
+        }
     }
 }

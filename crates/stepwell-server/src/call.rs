@@ -6,12 +6,12 @@ use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use bytes::Bytes;
 use stepwell::{
-    ApprovalInfo, Durable, Name, Payload, SpawnOptions, SpawnResult, TaskFilter, TaskId, TaskInfo,
-    TaskTypeInfo, Timestamp,
+    ApprovalInfo, CancellationToken, Durable, Error, Name, Payload, SpawnOptions, SpawnResult, TaskFilter,
+    TaskId, TaskInfo, TaskTypeInfo, Timestamp,
 };
 use tokio::sync::mpsc;
 
-use crate::access::{Identity, Operation};
+use crate::access::{Identity, Operation, Until};
 use crate::app::{App, Known};
 use crate::feed::{self, Follow, Which};
 use crate::guard::Base;
@@ -25,6 +25,8 @@ pub(crate) struct Call {
     pub(crate) who: Identity,
     pub(crate) base: Base,
     operation: Operation,
+    /// Is cancelled when the caller is nobody any more.
+    until: CancellationToken,
 }
 
 /// One task of the caller's, to which the operation may be done, and the client to do it with.
@@ -44,7 +46,8 @@ impl FromRequestParts<Arc<App>> for Call {
         let who = parts.extensions.get::<Identity>().cloned();
         let (Some(operation), Some(who)) = (operation, who) else { return Err(Problem::unauthenticated()) };
         let base = parts.extensions.get::<Base>().cloned().unwrap_or_default();
-        let call = Self { app: app.clone(), who, base, operation };
+        let until = parts.extensions.get::<Until>().cloned().unwrap_or_default().0;
+        let call = Self { app: app.clone(), who, base, operation, until };
         if !operation.is_about_one_task() && !call.may(operation, None).await {
             return Err(call.refusal());
         }
@@ -91,12 +94,20 @@ impl Call {
         }
     }
 
+    /// Forgets what never changes of a task, which is another one from now on, or none.
+    pub(crate) async fn forget(&self, task_id: TaskId) {
+        self.app.known.forget(task_id).await;
+    }
+
     fn is_own(&self, task: &TaskInfo) -> bool {
         self.who.scope.has(&task.queue, &task.headers, &task.scope)
     }
 
     /// Whether that task is the caller's, by what is remembered of it.
-    async fn is_known(&self, task_id: TaskId) -> Result<bool, Problem> {
+    pub(crate) async fn is_known(&self, task_id: TaskId) -> Result<bool, Problem> {
+        if self.who.scope.is_all() {
+            return Ok(true);
+        }
         let known = self.app.known(task_id).await?;
         Ok(known.is_some_and(|task| self.who.scope.has(&task.queue, &task.headers, &task.scope)))
     }
@@ -104,7 +115,6 @@ impl Call {
     /// A task of the caller's as it is shown: a parent that is not the caller's is left out.
     async fn shown(&self, mut task: TaskInfo) -> Result<TaskInfo, Problem> {
         if let Some(parent) = task.parent
-            && !self.who.scope.is_all()
             && !self.is_known(parent).await?
         {
             task.parent = None;
@@ -112,50 +122,82 @@ impl Call {
         Ok(task)
     }
 
+    /// What came of an operation on one of the caller's tasks. Where another task stood against it that is not the caller's, the
+    /// error does not name that one.
+    pub(crate) async fn told<T>(&self, result: Result<T, Error>) -> Result<T, Problem> {
+        match result {
+            Err(Error::Needed { task_id, by }) if !self.is_known(by).await? => {
+                Err(Problem::conflict(format!(
+                    "task {task_id} is kept: another task may have yet to learn how it ended. Delete it later"
+                )))
+            }
+            Err(Error::NotAllowed { action, task_id, state }) if !self.is_known(task_id).await? => {
+                Err(Problem::conflict(format!("cannot {action} it: a child of it is {state}")))
+            }
+            result => result.map_err(Problem::from),
+        }
+    }
+
     /// The caller's tasks that pass a filter, the newest first.
     pub(crate) async fn tasks(&self, filter: TaskFilter) -> Result<Vec<TaskInfo>, Problem> {
+        Ok(self.page_of_tasks(filter).await?.0)
+    }
+
+    /// As [`tasks`](Self::tasks), and `before` of the next page when there may be one.
+    pub(crate) async fn page_of_tasks(
+        &self,
+        filter: TaskFilter,
+    ) -> Result<(Vec<TaskInfo>, Option<TaskId>), Problem> {
         if let Some(parent) = filter.parent
-            && !self.who.scope.is_all()
             && !self.is_known(parent).await?
         {
-            return Ok(Vec::new());
+            return Ok((Vec::new(), None));
         }
         let filter = TaskFilter { scope: self.who.scope.clone(), ..filter };
-        let mut tasks = Vec::new();
-        for task in self.app.client.tasks(filter).await? {
+        let (listed, next) = self.app.client.page_of_tasks(filter).await?;
+        let mut tasks = Vec::with_capacity(listed.len());
+        for task in listed {
             if self.is_own(&task) {
                 tasks.push(self.shown(task).await?);
             } else {
                 tracing::error!(task_id = %task.task_id, "the store listed a task that is not of the scope");
             }
         }
-        Ok(tasks)
+        Ok((tasks, next))
     }
 
-    /// What the caller's tasks wait for somebody to decide: of the first `limit` such tasks behind that one.
+    /// What the caller's tasks wait for somebody to decide, of the first `limit` such tasks behind that one; and `behind` of the
+    /// next page when there may be one.
     pub(crate) async fn approvals(
         &self,
         behind: Option<TaskId>,
         limit: usize,
-    ) -> Result<Vec<ApprovalInfo>, Problem> {
-        let mut approvals = Vec::new();
-        for approval in self.app.client.approvals_in(self.who.scope.clone(), behind, limit).await? {
+    ) -> Result<(Vec<ApprovalInfo>, Option<TaskId>), Problem> {
+        let listed = self.app.client.approvals_in(self.who.scope.clone(), behind, limit).await?;
+        let tasks = listed.chunk_by(|one, other| one.task_id == other.task_id).count();
+        let next = listed.last().filter(|_| tasks >= limit).map(|approval| approval.task_id);
+        let mut approvals = Vec::with_capacity(listed.len());
+        for approval in listed {
             if self.is_known(approval.task_id).await? {
                 approvals.push(approval);
             }
         }
-        Ok(approvals)
+        Ok((approvals, next))
     }
 
-    /// Spawns a task in the caller's scope, or in one within it that the options name.
+    /// Spawns a task in the caller's scope. Whoever has one may name no other, not even one within it: what is there for one
+    /// scope could be there for a third as well.
     pub(crate) async fn spawn(
         &self,
         task_type: &Name,
         params: &Payload,
         options: SpawnOptions,
     ) -> Result<SpawnResult, Problem> {
-        let own = &self.who.scope;
-        let scope = if own.holds(options.in_scope()) { options.in_scope() } else { own }.clone();
+        let (own, named) = (&self.who.scope, options.in_scope());
+        if !own.is_all() && !named.is_all() && named != own {
+            return Err(Problem::forbidden("you may not spawn into that scope: leave it out for your own"));
+        }
+        let scope = if own.is_all() { named } else { own }.clone();
         Ok(self.app.client.spawn_named(task_type.as_str(), params, options.scope(scope)).await?)
     }
 
@@ -172,7 +214,7 @@ impl Call {
         after: Option<u64>,
         wanted: Option<Wanted>,
     ) -> Result<mpsc::Receiver<Bytes>, Problem> {
-        let scope = self.who.scope.clone();
+        let (scope, until) = (self.who.scope.clone(), self.until.clone());
         let which = match (scope.is_all(), wanted) {
             (true, None) => Which::All,
             (_, wanted) => Which::Those(Box::new(move |task| {
@@ -180,6 +222,6 @@ impl Call {
                     && wanted.as_ref().is_none_or(|wanted| wanted(task))
             })),
         };
-        feed::follow(&self.app, Follow { task_id, after, which }).await
+        feed::follow(&self.app, &self.who.scope, Follow { task_id, after, which, until }).await
     }
 }

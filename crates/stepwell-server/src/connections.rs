@@ -1,14 +1,16 @@
 //! Connections: how many there may be, and how long each may keep the server waiting.
 
-use std::collections::HashMap;
+use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::ConnectInfo;
+use axum::http::{HeaderValue, header};
+use axum::response::Response;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -19,6 +21,8 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_io_timeout::TimeoutStream;
 use tower::ServiceExt as _;
+
+use crate::counts::Counts;
 
 /// How much of a request is kept before it is handled, in bytes.
 const BUFFER: usize = 64 << 10;
@@ -36,7 +40,8 @@ pub(crate) struct Limits {
     pub(crate) patience: Duration,
 }
 
-/// Serves connections until that is ready; then lets those end that are being answered.
+/// Serves connections until that is ready; then lets those end that are being answered, but for those whose clients do not take
+/// their answers in twice the patience.
 pub(crate) async fn serve(
     listener: TcpListener,
     router: Router,
@@ -45,7 +50,7 @@ pub(crate) async fn serve(
 ) {
     let closing = CancellationToken::new();
     let places = Arc::new(Semaphore::new(limits.all));
-    let addresses = Addresses::default();
+    let addresses = Counts::default();
     let mut connections = JoinSet::new();
     let mut until = pin!(until);
     loop {
@@ -61,11 +66,12 @@ pub(crate) async fn serve(
         };
         match accepted {
             Some((place, Ok((stream, address)))) => {
-                let Some(own) = addresses.enter(address.ip(), limits.per_address) else {
+                let Some(own) = addresses.enter(network_of(address.ip()), limits.per_address) else {
                     tracing::debug!(%address, "too many connections come from there");
                     continue;
                 };
-                let connection = answer(stream, address, router.clone(), limits.patience, closing.clone());
+                let service = Service { router: router.clone(), places: places.clone(), limits };
+                let connection = answer(stream, address, service, closing.clone());
                 connections.spawn(async move {
                     connection.await;
                     drop((place, own));
@@ -77,7 +83,31 @@ pub(crate) async fn serve(
     }
     drop(listener);
     closing.cancel();
-    while connections.join_next().await.is_some() {}
+    let ended = tokio::time::timeout(limits.patience.saturating_mul(2), async {
+        while connections.join_next().await.is_some() {}
+    });
+    if ended.await.is_err() {
+        tracing::warn!(connections = connections.len(), "clients that do not take their answers are cut off");
+        connections.shutdown().await;
+    }
+}
+
+/// What answers the requests of a connection.
+struct Service {
+    router: Router,
+    places: Arc<Semaphore>,
+    limits: Limits,
+}
+
+impl Service {
+    async fn answer(&self, request: hyper::Request<Incoming>) -> Result<Response, Infallible> {
+        let mut response = self.router.clone().oneshot(request).await?;
+        // Where places are rare, nobody keeps one between two requests.
+        if self.places.available_permits() <= self.limits.all / 4 {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        Ok(response)
+    }
 }
 
 /// A client that went away before it was accepted is no reason to wait.
@@ -89,21 +119,16 @@ async fn pause(error: &io::Error) {
     }
 }
 
-async fn answer(
-    stream: TcpStream,
-    address: SocketAddr,
-    router: Router,
-    patience: Duration,
-    closing: CancellationToken,
-) {
+async fn answer(stream: TcpStream, address: SocketAddr, service: Service, closing: CancellationToken) {
+    let patience = service.limits.patience;
     // An answer goes at once; without it, it would only go later.
     let _ = stream.set_nodelay(true);
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(patience));
     let stream: Pin<Box<_>> = Box::pin(stream);
-    let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+    let service = service_fn(|mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(ConnectInfo(address));
-        router.clone().oneshot(request)
+        service.answer(request)
     });
     let mut connection = pin!(
         http1::Builder::new()
@@ -122,42 +147,6 @@ async fn answer(
     };
     if let Err(error) = ended {
         tracing::debug!(%error, %address, "a connection broke");
-    }
-}
-
-/// How many connections there are from each address.
-#[derive(Clone, Default)]
-struct Addresses(Arc<Mutex<HashMap<IpAddr, usize>>>);
-
-/// A connection that counts for its address.
-struct Own {
-    addresses: Addresses,
-    address: IpAddr,
-}
-
-impl Addresses {
-    /// Counts a connection, unless there are that many.
-    fn enter(&self, address: IpAddr, limit: usize) -> Option<Own> {
-        let address = network_of(address);
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = counts.entry(address).or_default();
-        if *count >= limit {
-            return None;
-        }
-        *count += 1;
-        Some(Own { addresses: self.clone(), address })
-    }
-}
-
-impl Drop for Own {
-    fn drop(&mut self) {
-        let mut counts = self.addresses.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = counts.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.address);
-            }
-        }
     }
 }
 

@@ -16,10 +16,12 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use futures_util::future::select;
 use serde::Serialize;
-use stepwell::{HistoryEntry, HistoryFilter, Payload, TaskId};
-use tokio::sync::{Mutex, broadcast, mpsc};
+use stepwell::{CancellationToken, HistoryEntry, HistoryFilter, Payload, Scope, TaskId};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, broadcast, mpsc};
+use tokio::time::Instant;
 
 use crate::app::{App, Known};
+use crate::counts::{Counted, Counts};
 use crate::problem::Problem;
 
 /// How many events are read at once.
@@ -28,8 +30,8 @@ const PAGE: usize = 1_000;
 const RING: usize = 64;
 /// How often the store is asked for more.
 const POLL: Duration = Duration::from_millis(50);
-/// A sign of life, so that those between do not take the connection for dead.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// How long a stream may last. Its client comes again, and is asked again who it is.
+const LIFE: Duration = Duration::from_secs(600);
 /// How many chunks wait for a client.
 const BUFFERED: usize = 4;
 
@@ -166,6 +168,37 @@ pub(crate) struct Follow {
     /// Those that came behind this number; from now on when `None`.
     pub(crate) after: Option<u64>,
     pub(crate) which: Which,
+    /// Ends the stream.
+    pub(crate) until: CancellationToken,
+}
+
+/// How many streams there may be.
+pub(crate) struct Streams {
+    all: Arc<Semaphore>,
+    of_scopes: Counts<Scope>,
+    per_scope: usize,
+}
+
+/// A stream's place among them.
+struct Place {
+    _of_all: OwnedSemaphorePermit,
+    _of_scope: Option<Counted<Scope>>,
+}
+
+impl Streams {
+    pub(crate) fn new(all: usize) -> Self {
+        let per_scope = all.div_ceil(4);
+        Self { all: Arc::new(Semaphore::new(all)), of_scopes: Counts::default(), per_scope }
+    }
+
+    /// A place for a stream of somebody in that scope, if there is one.
+    fn enter(&self, scope: &Scope) -> Option<Place> {
+        let of_scope = match scope.is_all() {
+            true => None,
+            false => Some(self.of_scopes.enter(scope.clone(), self.per_scope)?),
+        };
+        Some(Place { _of_all: self.all.clone().try_acquire_owned().ok()?, _of_scope: of_scope })
+    }
 }
 
 /// Whose events pass.
@@ -200,9 +233,13 @@ impl From<stepwell::Error> for Gone {
 }
 
 /// Begins to follow; what is received is to be sent as it is.
-pub(crate) async fn follow(app: &Arc<App>, follow: Follow) -> Result<mpsc::Receiver<Bytes>, Problem> {
-    let permit = app.streams.clone().try_acquire_owned();
-    let permit = permit.map_err(|_| Problem::busy("too many streams of events are open: try again later"))?;
+pub(crate) async fn follow(
+    app: &Arc<App>,
+    scope: &Scope,
+    follow: Follow,
+) -> Result<mpsc::Receiver<Bytes>, Problem> {
+    let place = app.streams.enter(scope);
+    let place = place.ok_or_else(|| Problem::busy("too many streams of events are open: try again later"))?;
     // Before the store is read: nothing can come between.
     let live = app.feed.listen(app).await?;
     let last = match follow.after {
@@ -212,10 +249,12 @@ pub(crate) async fn follow(app: &Arc<App>, follow: Follow) -> Result<mpsc::Recei
     let (sender, receiver) = mpsc::channel(BUFFERED);
     let app = app.clone();
     tokio::spawn(async move {
-        let _permit = permit;
-        let (closing, reader) = (app.closing.clone(), sender.clone());
-        let mut follower = Follower { app, follow, last, sender };
-        let following = closing.run_until_cancelled(follower.run(live));
+        let _place = place;
+        let (closing, until, reader) = (app.closing.clone(), follow.until.clone(), sender.clone());
+        let sign_every = app.patience * 3 / 4;
+        let mut follower = Follower { app, follow, last, sender, sent: Instant::now(), sign_every };
+        let following = tokio::time::timeout(LIFE, follower.run(live));
+        let following = closing.run_until_cancelled(until.run_until_cancelled(following));
         // Until the client is gone, whether there is something for it or not.
         let _ = select(pin!(following), pin!(reader.closed())).await;
     });
@@ -225,8 +264,13 @@ pub(crate) async fn follow(app: &Arc<App>, follow: Follow) -> Result<mpsc::Recei
 struct Follower {
     app: Arc<App>,
     follow: Follow,
+    /// The number of the last event that was looked at.
     last: u64,
     sender: mpsc::Sender<Bytes>,
+    /// When something was sent last.
+    sent: Instant,
+    /// How soon a sign of life follows it.
+    sign_every: Duration,
 }
 
 impl Follower {
@@ -234,28 +278,41 @@ impl Follower {
         // So that a client that comes again before the first event knows from where.
         self.send(Bytes::from(format!("retry: 1000\nid: {}\n\n", self.last))).await?;
         loop {
-            self.catch_up().await?;
+            // What the store has, up to what comes live.
+            while live.is_empty() && self.read_on().await? {}
+            let mut joined = false;
             loop {
-                match tokio::time::timeout(KEEP_ALIVE, live.recv()).await {
-                    Ok(Ok(page)) => self.give(&page).await?,
+                match tokio::time::timeout_at(self.sent + self.sign_every, live.recv()).await {
+                    Ok(Ok(page)) => {
+                        let first = page.frames.first().map_or(0, |frame| frame.id);
+                        while !joined && self.last < first && self.read_on().await? {}
+                        joined = true;
+                        self.give(&page).await?;
+                    }
                     Ok(Err(broadcast::error::RecvError::Lagged(_))) => break,
                     Ok(Err(broadcast::error::RecvError::Closed)) => return Err(Gone),
-                    Err(_) => self.send(Bytes::from_static(b":\n\n")).await?,
+                    Err(_) => self.sign().await?,
                 }
             }
         }
     }
 
-    /// What the store has.
-    async fn catch_up(&mut self) -> Result<(), Gone> {
-        loop {
-            let filter = HistoryFilter { task_id: self.follow.task_id, after: self.last, limit: PAGE };
-            let entries = self.app.client.history(filter).await?;
-            self.give(&Page::new(&entries)).await?;
-            if entries.len() < PAGE {
-                return Ok(());
-            }
+    /// Gives a page of what the store has. Whether there was any: a page that is not full is not the last, since the store leaves
+    /// out what it cannot read.
+    async fn read_on(&mut self) -> Result<bool, Gone> {
+        let filter = HistoryFilter { task_id: self.follow.task_id, after: self.last, limit: PAGE };
+        let entries = self.app.client.history(filter).await?;
+        self.give(&Page::new(&entries)).await?;
+        if self.sent.elapsed() > self.sign_every {
+            self.sign().await?;
         }
+        Ok(!entries.is_empty())
+    }
+
+    /// A sign of life, so that those between do not take the connection for dead. It tells how far this has come: a client that
+    /// comes again goes on there, though none of what was looked at was for it.
+    async fn sign(&mut self) -> Result<(), Gone> {
+        self.send(Bytes::from(format!("id: {}\n\n", self.last))).await
     }
 
     async fn give(&mut self, page: &Page) -> Result<(), Gone> {
@@ -279,7 +336,9 @@ impl Follower {
         }
     }
 
-    async fn send(&self, chunk: Bytes) -> Result<(), Gone> {
-        self.sender.send_timeout(chunk, self.app.patience).await.map_err(|_| Gone)
+    async fn send(&mut self, chunk: Bytes) -> Result<(), Gone> {
+        self.sender.send_timeout(chunk, self.app.patience).await.map_err(|_| Gone)?;
+        self.sent = Instant::now();
+        Ok(())
     }
 }

@@ -3,7 +3,7 @@
 //! A page of another site can make a browser send requests here, with the cookie of whoever sits before it (CSRF), or make its
 //! own name stand for this server's address (DNS rebinding). `Origin` and `Host` tell, and no page can change them.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,12 +12,12 @@ use axum::http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, StatusC
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Redirect, Response};
 
-use crate::access::Identity;
+use crate::access::{Identity, Until};
 use crate::app::App;
 use crate::problem::Problem;
 
-/// How long an answer may take to begin.
-const TIME: Duration = Duration::from_secs(30);
+/// How much longer than the store's answer the answer to a request may take.
+const MARGIN: Duration = Duration::from_secs(5);
 /// How many bytes of headers there may be.
 const HEADERS: usize = 16 << 10;
 
@@ -59,15 +59,23 @@ pub(crate) async fn guard(State(app): State<Arc<App>>, mut request: Request, nex
     };
     let base = Base::of(&request);
     request.extensions_mut().insert(base);
+    let limit = app.client.answer_timeout().saturating_add(MARGIN);
+    let only_reads = only_reads(request.method());
     let mut response = match checked {
-        Ok(()) => match tokio::time::timeout(TIME, next.run(request)).await {
+        Ok(()) => match tokio::time::timeout(limit, next.run(request)).await {
             Ok(response) => response,
-            Err(_) => Problem::busy("there was no answer in time: try again").into_response(),
+            Err(_) if only_reads => Problem::busy("there was no answer in time: try again").into_response(),
+            // What was sent may be on its way to the store.
+            Err(_) => Problem::unanswered(limit).into_response(),
         },
         Err(problem) => problem.into_response(),
     };
     secure(response.headers_mut());
     response
+}
+
+fn only_reads(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD)
 }
 
 fn check_origin(app: &App, request: &Request) -> Result<(), Problem> {
@@ -92,8 +100,7 @@ fn check_origin(app: &App, request: &Request) -> Result<(), Problem> {
         }
     }
     let site = headers.get(HeaderName::from_static("sec-fetch-site"));
-    let is_safe = matches!(*request.method(), Method::GET | Method::HEAD);
-    if !is_safe && site.is_some_and(|site| site != "same-origin" && site != "none") {
+    if !only_reads(request.method()) && site.is_some_and(|site| site != "same-origin" && site != "none") {
         return Err(elsewhere());
     }
     Ok(())
@@ -132,29 +139,37 @@ fn secure(headers: &mut HeaderMap) {
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
 }
 
-/// Where a request comes from, as far as that is known: those of which it is not known count as one.
-pub(crate) fn address_of(app: &App, headers: &HeaderMap, extensions: &Extensions) -> IpAddr {
-    let forwarded = headers.get_all("x-forwarded-for").iter().next_back().filter(|_| app.behind_proxy);
-    // The last one is what the proxy itself has seen; those before it are what it was told.
-    let forwarded = forwarded.and_then(|list| list.to_str().ok()?.rsplit(',').next()?.trim().parse().ok());
-    let peer = || extensions.get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0.ip());
-    forwarded.or_else(peer).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED))
+/// Where a request comes from; `None` where that is not known.
+pub(crate) fn address_of(app: &App, headers: &HeaderMap, extensions: &Extensions) -> Option<IpAddr> {
+    if let Some(list) = headers.get_all("x-forwarded-for").iter().next_back().filter(|_| app.behind_proxy) {
+        // The last one is what the proxy itself has seen; those before it are what it was told.
+        return address(list.to_str().ok()?.rsplit(',').next()?.trim());
+    }
+    extensions.get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0.ip())
+}
+
+/// An address as proxies write it: also with a port, or in brackets.
+fn address(text: &str) -> Option<IpAddr> {
+    let socket = || text.parse().ok().map(|socket: SocketAddr| socket.ip());
+    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    bare.parse().ok().or_else(socket)
 }
 
 /// Finds out who asks. A browser that nobody knows is led to where it can log in.
 pub(crate) async fn authenticate(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let who = match &app.token {
-        None => app.access.authenticate(request.headers()).await,
+        None => app.access.authenticate(request.headers()).await.map(|who| (who, Until::default())),
         Some(token) => {
             let address = address_of(&app, request.headers(), request.extensions());
-            match token.lets_in(address, request.headers()) {
-                Ok(known) => known.then(Identity::anybody),
+            match token.lets_in(address, request.headers()).await {
+                Ok(until) => until.map(|until| (Identity::anybody(), until)),
                 Err(wait) => return Problem::too_many_logins(wait).into_response(),
             }
         }
     };
-    if let Some(who) = who {
+    if let Some((who, until)) = who {
         request.extensions_mut().insert(who);
+        request.extensions_mut().insert(until);
         return next.run(request).await;
     }
     let accepts = request.headers().get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
@@ -162,5 +177,25 @@ pub(crate) async fn authenticate(State(app): State<Arc<App>>, mut request: Reque
     match (&app.token, request.extensions().get::<Base>()) {
         (Some(_), Some(base)) if is_browser => Redirect::to(&base.to("/login")).into_response(),
         _ => Problem::unauthenticated().into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_read_as_proxies_write_them() {
+        for (text, read) in [
+            ("1.2.3.4", "1.2.3.4"),
+            ("1.2.3.4:5678", "1.2.3.4"),
+            ("2001:db8::1", "2001:db8::1"),
+            ("[2001:db8::1]", "2001:db8::1"),
+            ("[2001:db8::1]:5678", "2001:db8::1"),
+        ] {
+            assert_eq!(address(text), read.parse().ok(), "{text}");
+        }
+        assert_eq!(address("unknown"), None);
+        assert_eq!(address(""), None);
     }
 }

@@ -37,6 +37,7 @@ mod api;
 mod app;
 mod call;
 mod connections;
+mod counts;
 mod extract;
 mod feed;
 mod guard;

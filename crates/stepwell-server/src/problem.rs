@@ -7,7 +7,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use schemars::JsonSchema;
 use serde::Serialize;
-use stepwell::{Error, TaskId};
+use stepwell::{Error, StoreError, TaskId};
 
 /// Why a request was not done.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
@@ -55,6 +55,16 @@ impl Problem {
         Error::NotFound(task_id).into()
     }
 
+    pub(crate) fn conflict(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, "conflict", "The state does not allow it", detail)
+    }
+
+    /// There was no answer in time, and what was asked for may be done all the same.
+    pub(crate) fn unanswered(limit: Duration) -> Self {
+        let detail = StoreError::Unanswered(limit).to_string();
+        Self::new(StatusCode::GATEWAY_TIMEOUT, "unanswered", "There was no answer in time", detail)
+    }
+
     pub(crate) fn busy(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", "Too much is going on", detail)
     }
@@ -94,9 +104,7 @@ impl From<Error> for Problem {
             Error::NotAllowed { .. }
             | Error::AlreadyDecided { .. }
             | Error::Waiting(_)
-            | Error::Needed { .. } => {
-                Self::new(S::CONFLICT, "conflict", "The state does not allow it", detail)
-            }
+            | Error::Needed { .. } => Self::conflict(detail),
             Error::Name(_)
             | Error::Options(_)
             | Error::Payload { .. }
@@ -105,7 +113,13 @@ impl From<Error> for Problem {
             | Error::Import(_) => {
                 Self::new(S::UNPROCESSABLE_ENTITY, "invalid", "What was sent is not valid", detail)
             }
+            Error::Store(StoreError::Unanswered(limit)) => Self::unanswered(limit),
             // What a database says of itself is for its operators.
+            Error::Store(error) if !error.is_transient() => {
+                tracing::error!(%error, "a request was refused by the store");
+                let detail = "the database does not accept this request, nor will it when it comes again: the server's log says why";
+                Self::new(S::INTERNAL_SERVER_ERROR, "refused", "The store refuses it", detail)
+            }
             error => {
                 tracing::error!(%error, "a request failed");
                 let detail = "the database could not do its work: the server's log says why";

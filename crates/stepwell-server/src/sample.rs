@@ -5,6 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use stepwell::{HistoryEntry, HistoryFilter, Lifecycle, QueueInfo};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use crate::app::App;
 use crate::feed::{end_of_history, last_of_history};
@@ -75,29 +77,39 @@ pub(crate) struct Samples(Mutex<Kept>);
 struct Kept {
     samples: VecDeque<Sample>,
     looked: Option<Instant>,
-    runs: bool,
+    sampling: Option<Sampling>,
 }
+
+/// Samples are being taken.
+struct Sampling {
+    task: JoinHandle<()>,
+    begun: watch::Receiver<Begun>,
+}
+
+/// What came of the beginning, when it is over.
+type Begun = Option<Result<(), Problem>>;
 
 impl Samples {
     /// What there is. Sampling begins, or goes on for a while.
     pub(crate) async fn look(&self, app: &Arc<App>) -> Result<Vec<Sample>, Problem> {
-        let begin = {
+        let mut begun = {
             let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             kept.looked = Some(Instant::now());
-            !std::mem::replace(&mut kept.runs, true)
-        };
-        if begin {
-            // The first are there for the first who looks.
-            match Sampler::begin(app).await {
-                Ok((sampler, samples)) => {
-                    samples.into_iter().for_each(|sample| _ = self.keep(Some(sample)));
-                    tokio::spawn(sampler.run());
-                }
-                Err(problem) => {
-                    self.keep(None);
-                    return Err(problem);
+            match &kept.sampling {
+                Some(sampling) if !sampling.task.is_finished() => sampling.begun.clone(),
+                _ => {
+                    let (sender, begun) = watch::channel(None);
+                    // In a task of its own: whoever looks first may go away meanwhile.
+                    let task = tokio::spawn(take(app.clone(), sender));
+                    kept.sampling = Some(Sampling { task, begun: begun.clone() });
+                    begun
                 }
             }
+        };
+        // The first are there for the first who looks.
+        match begun.wait_for(Option::is_some).await.map(|begun| begun.clone()) {
+            Ok(begun) => begun.unwrap_or(Ok(()))?,
+            Err(_) => return Err(Problem::busy("the overview could not be made: try again")),
         }
         Ok(self.0.lock().unwrap_or_else(PoisonError::into_inner).samples.iter().cloned().collect())
     }
@@ -105,15 +117,30 @@ impl Samples {
     /// Keeps a sample; without one, none are taken any more. Whether to go on.
     fn keep(&self, sample: Option<Sample>) -> bool {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.runs = sample.is_some() && kept.looked.is_some_and(|looked| looked.elapsed() < INTEREST);
+        let goes_on = sample.is_some() && kept.looked.is_some_and(|looked| looked.elapsed() < INTEREST);
         match sample {
-            Some(sample) if kept.runs => kept.samples.push_back(sample),
-            _ => kept.samples.clear(),
+            Some(sample) if goes_on => kept.samples.push_back(sample),
+            _ => (kept.samples, kept.sampling) = (VecDeque::new(), None),
         }
         if kept.samples.len() > KEPT {
             kept.samples.pop_front();
         }
-        kept.runs
+        goes_on
+    }
+}
+
+/// Takes samples, until nobody has looked for a while or the store does not answer.
+async fn take(app: Arc<App>, begun: watch::Sender<Begun>) {
+    match Sampler::begin(&app).await {
+        Ok((sampler, samples)) => {
+            samples.into_iter().for_each(|sample| _ = app.samples.keep(Some(sample)));
+            begun.send_replace(Some(Ok(())));
+            sampler.run().await;
+        }
+        Err(problem) => {
+            app.samples.keep(None);
+            begun.send_replace(Some(Err(problem)));
+        }
     }
 }
 

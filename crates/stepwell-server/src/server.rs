@@ -15,7 +15,7 @@ use tokio::sync::Semaphore;
 use crate::access::{Access, Open, Token, WeakToken};
 use crate::app::{App, Remembered};
 use crate::connections::{self, Limits};
-use crate::feed::Feed;
+use crate::feed::{Feed, Streams};
 use crate::guard::{authenticate, guard};
 use crate::problem::Problem;
 use crate::sample::Samples;
@@ -120,22 +120,26 @@ impl Server {
         self
     }
 
-    /// How many streams of events there may be at the same time. Default: 1,000.
+    /// How many streams of events there may be at the same time, and four times as many as there may be of one
+    /// [scope](crate::Scope). A server that [listens by itself](Self::bind) has at most half as many as connections, so that there is
+    /// room for other requests. Default: 1,000.
     pub fn max_streams(mut self, streams: usize) -> Self {
         self.max_streams = streams;
         self
     }
 
     /// How long a client may keep the server waiting before it is dropped: for the next request on its connection, from the
-    /// first byte to the end of the headers, or to take what it is sent. Default: 20 s. The first concerns a server that
-    /// [listens by itself](Self::bind).
+    /// first byte to the end of the headers, or to take what it is sent. The first concerns a server that
+    /// [listens by itself](Self::bind). A stream of events that has nothing to tell gives a sign of life a little more often.
+    /// Default: 20 s.
     pub fn patience(mut self, patience: Duration) -> Self {
         self.limits.patience = patience;
         self
     }
 
     /// How many connections there may be at the same time to a server that [listens by itself](Self::bind), at least 1. Those
-    /// that come then wait until others have ended. Default: 900, since many systems allow a process 1,024 open files.
+    /// that come then wait until others have ended; and from three quarters on, each connection ends with its next answer.
+    /// Default: 900, since many systems allow a process 1,024 open files.
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.limits.all = connections.clamp(1, Semaphore::MAX_PERMITS);
         self
@@ -166,7 +170,7 @@ impl Server {
             secure_cookies: self.secure_cookies,
             behind_proxy: self.behind_proxy,
             document,
-            streams: Arc::new(Semaphore::new(self.max_streams)),
+            streams: Streams::new(self.max_streams),
             patience: self.limits.patience,
             feed: Feed::default(),
             samples: Samples::default(),
@@ -196,7 +200,7 @@ impl Server {
     /// # Errors
     /// [`ServeError::Unprotected`] when others could reach it and there is neither a token nor an [`Access`];
     /// [`ServeError::Listen`].
-    pub async fn bind(self, address: SocketAddr) -> Result<Bound, ServeError> {
+    pub async fn bind(mut self, address: SocketAddr) -> Result<Bound, ServeError> {
         if self.access.is_none() && self.token.is_none() && !address.ip().is_loopback() {
             return Err(ServeError::Unprotected(address));
         }
@@ -204,6 +208,7 @@ impl Server {
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let limits = self.limits;
+        self.max_streams = self.max_streams.min(limits.all.div_ceil(2));
         let (router, app) = self.routed();
         Ok(Bound { listener, address, router, app, limits })
     }
@@ -224,7 +229,8 @@ impl Bound {
         self.address
     }
 
-    /// Serves until that is ready; then ends the streams, and what is being answered.
+    /// Serves until that is ready; then ends the streams, and what is being answered. Clients that do not take their answers in
+    /// twice the [patience](Server::patience) are cut off.
     pub async fn serve(self, until: impl Future<Output = ()>) {
         let Self { listener, router, app, limits, .. } = self;
         let until = async move {

@@ -3,8 +3,10 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 use sha2::{Digest as _, Sha256};
+use stepwell::CancellationToken;
 
 use crate::connections::network_of;
 
@@ -25,27 +27,34 @@ fn digest(text: &str) -> [u8; 32] {
     Sha256::digest(text).into()
 }
 
-/// The browsers that are logged in, by digests of what they have. They are known to this process only.
-pub(crate) struct Sessions(Cache<[u8; 32], ()>);
+/// The browsers that are logged in, by digests of what they have, with what is cancelled when they no longer are. They are known
+/// to this process only.
+pub(crate) struct Sessions(Cache<[u8; 32], CancellationToken>);
 
 impl Sessions {
     pub(crate) fn new(lifetime: Duration) -> Self {
-        Self(Cache::builder().max_capacity(SESSIONS).time_to_live(lifetime).build())
+        let sessions = Cache::builder().max_capacity(SESSIONS).time_to_live(lifetime);
+        // The one that was used longest ago gives way to a new one.
+        let sessions = sessions.eviction_policy(EvictionPolicy::lru());
+        Self(sessions.eviction_listener(|_, until: CancellationToken, _| until.cancel()).build())
     }
 
     /// Begins a session: a text of 256 random bits.
     pub(crate) fn begin(&self) -> String {
         let session = hex::encode(rand::random::<[u8; 32]>());
-        self.0.insert(digest(&session), ());
+        self.0.insert(digest(&session), CancellationToken::new());
         session
     }
 
-    pub(crate) fn has(&self, session: &str) -> bool {
-        self.0.contains_key(&digest(session))
+    /// What is cancelled when the session ends; `None` when there is no such session.
+    pub(crate) fn until(&self, session: &str) -> Option<CancellationToken> {
+        self.0.get(&digest(session))
     }
 
     pub(crate) fn end(&self, session: &str) {
-        self.0.invalidate(&digest(session));
+        if let Some(until) = self.0.remove(&digest(session)) {
+            until.cancel();
+        }
     }
 }
 
@@ -62,7 +71,8 @@ struct Failed {
 
 impl Default for Failures {
     fn default() -> Self {
-        Self(Cache::builder().max_capacity(ADDRESSES).time_to_live(FORGOTTEN).build())
+        let failures = Cache::builder().max_capacity(ADDRESSES).time_to_live(FORGOTTEN);
+        Self(failures.eviction_policy(EvictionPolicy::lru()).build())
     }
 }
 
@@ -96,16 +106,30 @@ mod tests {
 
     #[test]
     fn a_session_ends_when_it_is_ended_and_when_its_time_is_up() {
-        let sessions = Sessions::new(Duration::from_millis(50));
+        let sessions = Sessions::new(Duration::from_secs(1));
         let (one, other) = (sessions.begin(), sessions.begin());
-        assert!(one != other && one.len() == 64 && sessions.has(&one) && sessions.has(&other));
+        let has = |session: &str| sessions.until(session).is_some();
+        assert!(one != other && one.len() == 64 && has(&one) && has(&other));
+        let until = sessions.until(&one).unwrap();
         sessions.end(&one);
-        assert!(!sessions.has(&one) && sessions.has(&other) && !sessions.has(""));
+        assert!(until.is_cancelled() && !has(&one) && has(&other) && !has(""));
         let begin = Instant::now();
-        while sessions.has(&other) {
+        while has(&other) {
             assert!(begin.elapsed() < Duration::from_secs(30), "it does not end");
             std::thread::yield_now();
         }
+    }
+
+    #[test]
+    fn there_is_always_room_for_one_more_session() {
+        let sessions = Sessions::new(SESSION);
+        let first = sessions.begin();
+        let until = sessions.until(&first).unwrap();
+        (0..SESSIONS).for_each(|_| drop(sessions.begin()));
+        let last = sessions.begin();
+        sessions.0.run_pending_tasks();
+        assert!(sessions.until(&last).is_some(), "the newest is one of those that stay");
+        assert!(sessions.until(&first).is_none() && until.is_cancelled(), "the oldest has given way");
     }
 
     #[test]

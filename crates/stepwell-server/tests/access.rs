@@ -4,9 +4,13 @@
 
 mod common;
 
+use std::time::Duration;
+
 use axum::Router;
 use axum::http::{HeaderMap, Method, Request, StatusCode, header};
 use common::{ask, client, get, post, request, send, text, waiting_refund};
+use futures_util::StreamExt as _;
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 use stepwell::{Durable, TaskId, TaskState};
 use stepwell_server::{Access, Identity, Scope, Server, async_trait};
@@ -235,7 +239,11 @@ async fn a_browser_logs_in_with_the_token_and_out_again() {
     let other = send(&router, log_in("0123456789abcdef0123")).await;
     let other = other.headers()[header::SET_COOKIE].to_str().unwrap().to_owned();
     assert_ne!(cookie.split(';').next(), other.split(';').next());
+    let mut followed = send(&router, with(get("/jobs/api/v1/events"))).await.into_body().into_data_stream();
+    assert!(followed.next().await.is_some(), "it follows the events");
     let left = send(&router, with(request(Method::POST, "/jobs/logout"))).await;
+    let ended = async { while followed.next().await.is_some() {} };
+    tokio::time::timeout(Duration::from_secs(20), ended).await.expect("the stream goes on");
     assert!(left.headers()[header::SET_COOKIE].to_str().unwrap().contains("Max-Age=0"));
     assert_eq!(
         send(&router, with(get("/jobs/tasks"))).await.status(),
@@ -275,7 +283,33 @@ async fn whoever_guesses_the_token_has_to_wait_and_nobody_else_has() {
     bearer.headers_mut().insert(header::AUTHORIZATION, format!("Bearer {token}").parse().unwrap());
     bearer.headers_mut().insert("x-forwarded-for", "10.0.0.1".parse().unwrap());
     assert_eq!(send(&router, bearer).await.status(), StatusCode::TOO_MANY_REQUESTS);
+    // Nor is a body read that they send.
+    let mut endless = login("", "10.0.0.1");
+    let never = futures_util::stream::pending::<Result<Vec<u8>, std::io::Error>>();
+    *endless.body_mut() = axum::body::Body::from_stream(never);
+    let refused = tokio::time::timeout(Duration::from_secs(10), send(&router, endless)).await;
+    assert_eq!(refused.unwrap().status(), StatusCode::TOO_MANY_REQUESTS);
     assert_eq!(send(&router, login(token, "10.0.0.2")).await.status(), StatusCode::SEE_OTHER);
+    let long = send(&router, login(&"x".repeat(10_000), "10.0.0.2")).await;
+    assert_eq!(long.status(), StatusCode::PAYLOAD_TOO_LARGE);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn guesses_from_nowhere_keep_nobody_out() {
+    let token = "0123456789abcdef0123";
+    let router = Server::new(client().await).token(token).unwrap().router();
+    let bearer = |token: &str| {
+        let mut asking = get("/api/v1/tasks");
+        asking.headers_mut().insert(header::AUTHORIZATION, format!("Bearer {token}").parse().unwrap());
+        asking
+    };
+    // It is not known where any of them comes from.
+    let guesses: Vec<_> = (0..20).map(|n| bearer(&format!("guess{n}"))).collect();
+    for guessed in join_all(guesses.into_iter().map(|guess| send(&router, guess))).await {
+        assert_eq!(guessed.status(), StatusCode::UNAUTHORIZED);
+    }
+    assert_eq!(send(&router, bearer(token)).await.status(), StatusCode::OK);
+    assert_eq!(send(&router, login(token, "10.0.0.1")).await.status(), StatusCode::SEE_OTHER);
 }
 
 #[tokio::test(flavor = "multi_thread")]

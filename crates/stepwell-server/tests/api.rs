@@ -4,11 +4,17 @@
 
 mod common;
 
-use axum::http::{Method, Request, StatusCode, header};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::http::{HeaderMap, Method, Request, StatusCode, header};
 use common::{ask, client, get, post, request, send, text, waiting_refund};
+use futures_util::FutureExt as _;
 use serde_json::{Value, json};
-use stepwell::TaskState;
-use stepwell_server::Server;
+use stepwell::store::Store;
+use stepwell::testing::{Harness, Intercepted};
+use stepwell::{Durable, TaskState};
+use stepwell_server::{Access, Identity, Scope, Server, async_trait};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_task_is_spawned_read_and_waited_for() {
@@ -70,6 +76,86 @@ async fn lists_come_in_pages_and_pass_filters() {
         let (_, page) = ask(&router, get(&format!("/api/v1/tasks?{query}"))).await;
         assert_eq!(page["tasks"].as_array().unwrap().len(), count, "{query}");
     }
+}
+
+/// Of tenant `acme`, whoever it is.
+struct Acme;
+
+#[async_trait]
+impl Access for Acme {
+    async fn authenticate(&self, _: &HeaderMap) -> Option<Identity> {
+        Some(Identity { name: None, scope: Scope::default().label("tenant", "acme") })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_that_cannot_be_read_ends_no_list() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("tasks.db");
+    let database = format!("sqlite://{}", file.display());
+    let client = Durable::builder().database_url(database).build().await.unwrap();
+    let mut tasks = Vec::new();
+    for n in 0..6_u64 {
+        let options = stepwell::SpawnOptions::new().label("tenant", "acme");
+        tasks.push(client.spawn_named("nobody's", &n, options).await.unwrap().task_id.to_string());
+    }
+    // Those of one millisecond are in no order.
+    tasks.sort_unstable();
+    let conn = stepwell::sqlite::rusqlite::Connection::open(&file).unwrap();
+    // Some are of a newer program; of one it is not known whose it is.
+    for (task, change) in [(2, "state = 'dreaming'"), (3, "state = 'dreaming'"), (4, "headers = '[1]'")] {
+        let sql = format!("UPDATE stepwell_tasks SET {change} WHERE task_id = '{}'", tasks[task]);
+        assert_eq!(conn.execute(&sql, []).unwrap(), 1);
+    }
+    let (all, tenant) = (Server::new(client.clone()), Server::new(client.clone()).access(Acme));
+    for (server, expected) in [(all, [5, 4, 1, 0].as_slice()), (tenant, &[5, 1, 0])] {
+        let router = server.router();
+        let expected: Vec<_> = expected.iter().map(|task| tasks[*task].clone()).collect();
+        for limit in [1, 2, 3, 100] {
+            let (mut seen, mut next) = (Vec::new(), String::new());
+            loop {
+                let (_, page) = ask(&router, get(&format!("/api/v1/tasks?limit={limit}{next}"))).await;
+                let listed = page["tasks"].as_array().unwrap();
+                assert!(listed.len() <= limit);
+                seen.extend(listed.iter().map(|task| task["task_id"].as_str().unwrap().to_owned()));
+                let Some(before) = page["next"].as_str() else { break };
+                next = format!("&before={before}");
+            }
+            assert_eq!(seen, expected, "with pages of {limit}");
+        }
+    }
+}
+
+/// What is not answered in time may be done all the same: nobody is told to ask for it again.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_does_not_come_does_not_say_that_nothing_was_done() {
+    let store: Arc<dyn Store> = Arc::new(Harness::new().store());
+    let silent = Intercepted::new(store, |_, _| Box::pin(std::future::pending()));
+    let builder = Durable::builder().store(Arc::new(silent)).answer_timeout(Duration::from_millis(50));
+    let router = Server::new(builder.build().await.unwrap()).router();
+    let spawn = json!({ "task_type": "double", "params": 1 });
+    let (status, problem) = ask(&router, post("/api/v1/tasks", &spawn)).await;
+    assert_eq!(status, StatusCode::GATEWAY_TIMEOUT, "{problem}");
+    let detail = problem["detail"].as_str().unwrap();
+    assert!(detail.contains("not known whether") && !detail.contains("try again"), "{detail}");
+    // The same where the request itself takes too long.
+    let mut endless = post("/api/v1/tasks", &spawn);
+    let never = futures_util::stream::pending::<Result<Vec<u8>, std::io::Error>>();
+    *endless.body_mut() = axum::body::Body::from_stream(never);
+    let (status, problem) = ask(&router, endless).await;
+    assert_eq!(status, StatusCode::GATEWAY_TIMEOUT, "{problem}");
+}
+
+/// Whoever looks first and goes away takes no number from those who come later.
+#[tokio::test]
+async fn the_overview_is_made_though_the_first_who_looked_has_gone() {
+    let client = client().await;
+    waiting_refund(&client, "acme").await;
+    let router = Server::new(client.clone()).router();
+    // What it begins with is done beside it, and has had no turn yet.
+    assert!(send(&router, get("/")).now_or_never().is_none());
+    let page = text(send(&router, get("/")).await).await;
+    assert!(page.contains("<span>Suspended</span><strong>1</strong>"), "{page}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -165,6 +251,7 @@ async fn what_is_not_understood_is_a_problem_that_says_why() {
         (plain("{}"), 422),
         (plain("{\"task_type\": \"\"}"), 422),
         (plain("{\"task_type\": \"double\", \"parms\": 1}"), 422),
+        (plain("{\"task_type\": \"double\", \"options\": {\"idempotencyKey\": \"k\"}}"), 422),
         (untyped(plain("{\"task_type\": \"double\"}")), 415),
         (post("/api/v1/tasks", &json!({ "task_type": "double", "params": "x".repeat(2_000) })), 413),
         (post("/api/v1/tasks/import", &json!({ "format": "other" })), 422),

@@ -165,6 +165,40 @@ async fn a_stream_has_what_it_was_asked_for() {
     assert!(told["at"].as_str().unwrap().ends_with('Z') && told["event"] == "task:spawn", "{told}");
 }
 
+/// Somebody to whom none of it is told still learns how far the stream has come, and goes on there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_with_nothing_to_tell_says_how_far_it_has_come() {
+    let client = client().await;
+    let router = Server::new(client.clone()).patience(Duration::from_millis(400)).router();
+    let path = "/api/v1/events?label=tenant=b";
+    let mut quiet = Reader::open(&router, path, None).await;
+    let begun = quiet.last;
+    // The others pause for less than a sign of life may take.
+    let others = {
+        let client = client.clone();
+        tokio::spawn(async move {
+            loop {
+                run_tasks(&client, 1).await;
+            }
+        })
+    };
+    let signs = async {
+        while quiet.last < begun.map(|begun| begun + 100) {
+            let block = quiet.next_block().await;
+            assert!(!block.contains("event:"), "{block}");
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), signs).await.expect("there is no sign of life");
+    let mut again = Reader::open(&router, path, quiet.last).await;
+    assert!(again.last > begun);
+    let own = waiting_refund(&client, "b").await;
+    for reader in [&mut quiet, &mut again] {
+        let (_, event, told) = reader.next().await;
+        assert_eq!((event.as_str(), &told["task_id"]), ("task:spawn", &own.to_string().into()));
+    }
+    others.abort();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn who_does_not_read_is_dropped() {
     let client = client().await;

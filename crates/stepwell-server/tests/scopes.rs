@@ -47,6 +47,8 @@ struct Tenant {
     queue: Option<&'static str>,
     headers: Vec<(&'static str, &'static str)>,
     coalesce: &'static str,
+    /// The scope that they ask to spawn in.
+    names: Option<Scope>,
 }
 
 fn scope() -> impl Strategy<Value = Scope> {
@@ -62,13 +64,19 @@ fn scope() -> impl Strategy<Value = Scope> {
 fn tenant() -> impl Strategy<Value = Tenant> {
     let headers = vec((prop::sample::select(&NAMES), prop::sample::select(&VALUES)), 0..4);
     let coalesce = prop::sample::select(&["reuse", "replace", "reject"]);
-    (scope(), of(prop::sample::select(&QUEUES)), headers, coalesce)
-        .prop_map(|(scope, queue, headers, coalesce)| Tenant { scope, queue, headers, coalesce })
+    (scope(), of(prop::sample::select(&QUEUES)), headers, coalesce, of(scope())).prop_map(
+        |(scope, queue, headers, coalesce, names)| Tenant { scope, queue, headers, coalesce, names },
+    )
+}
+
+/// Somebody who asks for nothing in particular.
+fn simply(scope: Scope) -> Tenant {
+    Tenant { scope, queue: None, headers: Vec::new(), coalesce: "replace", names: None }
 }
 
 impl Tenant {
     fn of(&self, mut request: Request<Body>) -> Request<Body> {
-        let scope = self.scope.to_text().parse().unwrap();
+        let scope = serde_json::to_string(&self.scope).unwrap().parse().unwrap();
         request.headers_mut().insert("x-scope", scope);
         request
     }
@@ -79,7 +87,15 @@ impl Tenant {
             options["headers"][name] = (*value).into();
         }
         options.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        let body = json!({ "task_type": task_type, "params": 7, "options": options });
+        let mut body = json!({ "task_type": task_type, "params": 7, "options": options });
+        if let Some(names) = &self.names {
+            body["options"]["scope"] = serde_json::to_value(names).unwrap();
+            let (status, spawned) = ask(router, self.of(post("/api/v1/tasks", &body))).await;
+            if status != StatusCode::FORBIDDEN {
+                return (status, spawned);
+            }
+            body["options"].as_object_mut().unwrap().remove("scope");
+        }
         ask(router, self.of(post("/api/v1/tasks", &body))).await
     }
 
@@ -261,10 +277,8 @@ fn no_two_scopes_meet() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_scopes_that_were_seen_to_meet_do_not() {
     let tenant = |scope: Scope, headers: &[(&'static str, &'static str)]| Tenant {
-        scope,
-        queue: None,
         headers: headers.to_vec(),
-        coalesce: "replace",
+        ..simply(scope)
     };
     let label = |value: &str| Scope::default().label("tenant", value);
     let queue = |name: &str| Scope::default().queue(Name::new(name).unwrap());
@@ -272,6 +286,13 @@ async fn the_scopes_that_were_seen_to_meet_do_not() {
     meet(tenant(label("a/b"), &[]), tenant(label("a"), &[])).await;
     meet(tenant(queue("a"), &[("tenant", "a")]), tenant(label("a"), &[])).await;
     meet(Tenant { queue: Some("a"), ..tenant(label("a"), &[]) }, tenant(queue("a"), &[])).await;
+    // A scope within the own one that is within the other's as well.
+    let both = Some(queue("a").label("tenant", "a"));
+    meet(Tenant { names: both.clone(), ..simply(queue("a")) }, simply(label("a"))).await;
+    meet(Tenant { names: both, ..simply(label("a")) }, simply(queue("a"))).await;
+    let team = label("a").label("team", "b");
+    meet(Tenant { names: Some(team), ..simply(label("a")) }, simply(Scope::default().label("team", "b")))
+        .await;
 }
 
 /// What a scope cannot confine is refused to it, whatever `authorize` says.
@@ -279,12 +300,7 @@ async fn the_scopes_that_were_seen_to_meet_do_not() {
 async fn what_concerns_all_is_for_those_of_no_scope() {
     let client = client().await;
     let router = Server::new(client.clone()).access(Scoped).router();
-    let tenant = Tenant {
-        scope: Scope::default().label("tenant", "a"),
-        queue: None,
-        headers: Vec::new(),
-        coalesce: "reuse",
-    };
+    let tenant = simply(Scope::default().label("tenant", "a"));
     for (method, path) in [
         (Method::GET, "/api/v1/queues"),
         (Method::POST, "/api/v1/queues/a/pause"),
@@ -298,6 +314,87 @@ async fn what_concerns_all_is_for_those_of_no_scope() {
         assert_eq!(status, StatusCode::FORBIDDEN, "{method} {path}");
     }
     assert!(!client.queues().await.unwrap().iter().any(|queue| queue.paused));
+}
+
+/// A task that was spawned for a tenant by a task of somebody else: nothing tells the tenant of that one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_parent_of_another_scope_is_hidden_also_in_errors() {
+    let client = client().await;
+    let scope = Scope::default().label("tenant", "a");
+    let of_child = scope.clone();
+    let platform = move |(): (), ctx: stepwell::TaskContext| {
+        let options = stepwell::SpawnOptions::new().queue("a").scope(of_child.clone());
+        async move {
+            ctx.spawn_with::<double>("child", 4, options).await?;
+            ctx.await_event::<()>("go", None).await
+        }
+    };
+    client.register_fn("platform", platform).await.unwrap();
+    let worker = client.start_worker(WorkerOptions::new().queues(["default"]).unwrap()).await;
+    let parent = client.spawn_named("platform", &(), stepwell::SpawnOptions::new()).await.unwrap().task_id;
+    let children = TaskFilter { parent: Some(parent), ..TaskFilter::default() };
+    let child = loop {
+        if let Some(child) = client.tasks(children.clone()).await.unwrap().pop() {
+            break child.task_id;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    };
+    wait_for(&client, child, TaskState::Completed).await;
+    let router = Server::new(client.clone()).access(Scoped).router();
+    let tenant = simply(scope);
+    for (method, path, expected) in [
+        (Method::GET, format!("/api/v1/tasks/{child}"), StatusCode::OK),
+        (Method::GET, "/api/v1/tasks".into(), StatusCode::OK),
+        (Method::GET, format!("/api/v1/tasks/{child}/export"), StatusCode::OK),
+        (Method::GET, format!("/api/v1/tasks/{child}/journal"), StatusCode::OK),
+        (Method::GET, format!("/tasks/{child}"), StatusCode::OK),
+        (Method::DELETE, format!("/api/v1/tasks/{child}"), StatusCode::CONFLICT),
+        (Method::POST, format!("/tasks/{child}/delete"), StatusCode::CONFLICT),
+    ] {
+        let response = send(&router, tenant.of(request(method.clone(), &path))).await;
+        assert_eq!(response.status(), expected, "{method} {path}");
+        let text = text(response).await;
+        assert!(!text.contains(&parent.to_string()), "{method} {path} tells of its parent: {text}");
+    }
+    let all = request(Method::DELETE, &format!("/api/v1/tasks/{child}"));
+    let (_, problem) = ask(&router, simply(Scope::default()).of(all)).await;
+    assert!(problem["detail"].as_str().unwrap().contains(&parent.to_string()), "{problem}");
+    worker.shutdown().await;
+}
+
+/// That a task was not there is not remembered: it may be imported.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_that_comes_back_is_there_at_once() {
+    let client = client().await;
+    let family = |(): (), ctx: stepwell::TaskContext| async move {
+        let child = ctx.spawn::<double>("child", 4).await?;
+        ctx.join::<u64>(&child).await
+    };
+    client.register_fn("family", family).await.unwrap();
+    let worker = client.start_worker(WorkerOptions::new().queues(["default"]).unwrap()).await;
+    let router = Server::new(client.clone()).access(Scoped).router();
+    let (tenant, all) = (simply(Scope::default().label("tenant", "a")), simply(Scope::default()));
+    let spawn = json!({ "task_type": "family", "params": null });
+    let (_, spawned) = ask(&router, tenant.of(post("/api/v1/tasks", &spawn))).await;
+    let parent: TaskId = spawned["task_id"].as_str().unwrap().parse().unwrap();
+    client.wait::<u64>(parent).await.unwrap();
+    let child = client.tasks(TaskFilter { parent: Some(parent), ..TaskFilter::default() }).await.unwrap();
+    let family = [parent, child[0].task_id];
+    let mut documents = Vec::new();
+    for task_id in family {
+        let path = format!("/api/v1/tasks/{task_id}");
+        documents.push(ask(&router, all.of(get(&format!("{path}/export")))).await.1);
+        let (status, problem) = ask(&router, all.of(request(Method::DELETE, &path))).await;
+        assert_eq!(status, StatusCode::NO_CONTENT, "{problem}");
+    }
+    let children = || tenant.of(get(&format!("/api/v1/tasks?parent={parent}")));
+    assert_eq!(ask(&router, children()).await.1["tasks"], json!([]));
+    for document in &documents {
+        let (status, problem) = ask(&router, all.of(post("/api/v1/tasks/import", document))).await;
+        assert_eq!(status, StatusCode::CREATED, "{problem}");
+    }
+    assert_eq!(ask(&router, children()).await.1["tasks"][0]["task_id"], family[1].to_string());
+    worker.shutdown().await;
 }
 
 /// A child is in the scope of its parent, with the scope's labels and keys.
@@ -316,12 +413,7 @@ async fn children_are_in_the_scope_of_their_parent() {
     let router = Server::new(client.clone()).access(Scoped).router();
     let mut children = BTreeSet::new();
     for value in ["a", "b", "c"] {
-        let tenant = Tenant {
-            scope: Scope::default().label("tenant", value),
-            queue: None,
-            headers: Vec::new(),
-            coalesce: "reuse",
-        };
+        let tenant = simply(Scope::default().label("tenant", value));
         let spawn = json!({ "task_type": "family", "params": null });
         let (_, spawned) = ask(&router, tenant.of(post("/api/v1/tasks", &spawn))).await;
         let parent: TaskId = spawned["task_id"].as_str().unwrap().parse().unwrap();

@@ -128,8 +128,9 @@ impl DurableBuilder {
         self
     }
 
-    /// How long this client waits for the store's answer to what it writes (spawns, events, messages, commands), before that
-    /// is the error [`StoreError::Unanswered`](crate::StoreError::Unanswered). Workers wait for as long as it takes. Default: 30 seconds.
+    /// How long this client waits for each answer of the store, to what it writes and to what it asks, before that
+    /// is the error [`StoreError::Unanswered`](crate::StoreError::Unanswered). Workers wait for as long as it takes, and so does
+    /// this client with [`Duration::MAX`]. Default: 30 seconds.
     pub fn answer_timeout(mut self, time: Duration) -> Self {
         self.answer_timeout = Some(time);
         self

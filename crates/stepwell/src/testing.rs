@@ -94,6 +94,8 @@ impl Harness {
     ) -> Result<Process, Error> {
         let runtime = Arc::new(TestRuntime::new(self.clock.clone()));
         let builder = Durable::builder().store(store).runtime(runtime.clone());
+        // A store that answers from another thread takes no time, and the clock does not wait for it.
+        let builder = builder.answer_timeout(Duration::MAX);
         Ok(Process { client: build(builder).build().await?, runtime })
     }
 

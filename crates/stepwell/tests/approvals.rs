@@ -8,10 +8,11 @@
     reason = "a test ends by a panic"
 )]
 
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use stepwell::testing::{Harness, Process, worker_options};
+use stepwell::testing::{Harness, Intercepted, Process, worker_options};
 use stepwell::*;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -122,6 +123,70 @@ async fn a_decision_of_another_type_fails_that_task_with_a_clear_error() {
     process.decide(task, "budget", &Decision::approved("ada", "ninety")).await.unwrap();
     let error = process.wait::<Option<u64>>(task).await.unwrap_err().to_string();
     assert!(error.contains("does not fit the type") && error.contains("expected u64"), "{error}");
+}
+
+/// Tasks that await an event of their own whose name begins as those of approvals do are none of a page, and end none.
+#[tokio::test(start_paused = true)]
+async fn every_approval_is_on_some_page() {
+    let (harness, mails) = (Harness::new(), Mails::default());
+    let process = start(&harness, &mails).await;
+    let waits = |(): (), ctx: TaskContext| async move { ctx.await_event::<()>("approval/x", None).await };
+    process.register_fn("waits", waits).await.unwrap();
+    let mut asked = Vec::new();
+    for odd in [150, 1, 1, 1, 1] {
+        for _ in 0..odd {
+            process.spawn_named("waits", &(), SpawnOptions::new()).await.unwrap();
+        }
+        // Ids of one millisecond are in no order.
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        asked.push(process.spawn::<budget>(100).await.unwrap().task_id);
+    }
+    while process
+        .tasks(TaskFilter::default())
+        .await
+        .unwrap()
+        .iter()
+        .any(|task| task.state != TaskState::Suspended)
+    {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    for limit in [1, 2, 5, 100] {
+        let (mut seen, mut behind) = (Vec::new(), None);
+        loop {
+            let page = process.approvals(behind, limit).await.unwrap();
+            assert!(page.len() <= limit);
+            let Some(last) = page.last() else { break };
+            behind = Some(last.task_id);
+            seen.extend(page.iter().map(|approval| approval.task_id));
+        }
+        assert!(seen.is_sorted() && seen.iter().all(|task| asked.contains(task)), "{seen:?}");
+        assert_eq!(seen.len(), asked.len(), "with pages of {limit}");
+    }
+    assert_eq!(process.approvals_of(asked[1]).await.unwrap().len(), 1);
+}
+
+/// A decision that the store does not take is told in time, as every other write is.
+#[tokio::test(start_paused = true)]
+async fn a_decision_that_is_not_answered_is_an_error() {
+    let (harness, mails) = (Harness::new(), Mails::default());
+    let silent = Arc::new(AtomicBool::new(false));
+    let away = silent.clone();
+    let store = Intercepted::new(Arc::new(harness.store()), move |store, batch| match away.load(SeqCst) {
+        true => Box::pin(std::future::pending()),
+        false => store.commit(batch.into()),
+    });
+    let state = mails.clone();
+    let process = harness
+        .start_on(Arc::new(store), |builder| builder.state(state).answer_timeout(Duration::from_secs(30)))
+        .await
+        .unwrap();
+    process.register::<budget>().await.unwrap();
+    process.start_worker(worker_options()).await;
+    let task = process.spawn::<budget>(100).await.unwrap().task_id;
+    open(&process).await;
+    silent.store(true, SeqCst);
+    let error = process.decide(task, "budget", &Decision::approved("ada", 90)).await.unwrap_err();
+    assert!(matches!(error, Error::Store(StoreError::Unanswered(_))), "{error}");
 }
 
 /// Nobody was there to send them: one is sent late, and the next one in its time.

@@ -8,7 +8,7 @@
     reason = "a test ends by a panic"
 )]
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -239,4 +239,42 @@ fn an_export_tells_where_an_error_was_made() {
         let backtrace = failed.backtrace.unwrap();
         assert!(backtrace.contains("far_down") && backtrace.len() <= 16 << 10, "{backtrace}");
     });
+}
+
+/// A task that journals without a pause is never seen whole: that is said in a limited time, and its journal is read all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_busy_task_is_looked_at_and_refused_as_a_document() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = format!("sqlite://{}", folder.path().join("tasks.db").display());
+    let client = Durable::builder().database_url(database).build().await.unwrap();
+    let going = Arc::new(AtomicBool::new(true));
+    let goes = going.clone();
+    let busy = move |(): (), ctx: TaskContext| {
+        let goes = goes.clone();
+        async move {
+            let mut n = 0;
+            while goes.load(Ordering::SeqCst) {
+                ctx.step(("n", n), || async { Ok(()) }).await?;
+                n += 1;
+            }
+            Ok(())
+        }
+    };
+    client.register_fn("busy", busy).await.unwrap();
+    client.start_worker(WorkerOptions::new()).await;
+    let task = client.spawn_named("busy", &(), SpawnOptions::new()).await.unwrap().task_id;
+    // So many that some more come while they are read.
+    while client.journal(task).await.unwrap().len() < 2_000 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let exported = tokio::time::timeout(Duration::from_secs(30), client.export(task)).await;
+    match exported.expect("it is looked at for ever") {
+        Ok(_) => {}
+        Err(error) => {
+            assert!(error.to_string().contains("cannot export task"), "{error}");
+        }
+    }
+    going.store(false, Ordering::SeqCst);
+    client.wait::<()>(task).await.unwrap();
+    client.export(task).await.unwrap();
 }

@@ -322,7 +322,11 @@ async fn a_journal_that_is_read_too_late_starts_nothing() {
         if dead {
             for heartbeats in 0..100 {
                 let dead = WorkerSignal::DeclareDead { worker_id: worker.worker_id(), heartbeats };
-                harness.store().commit(Batch { workers: vec![dead], ..Batch::default() }.into()).await.unwrap();
+                harness
+                    .store()
+                    .commit(Batch { workers: vec![dead], ..Batch::default() }.into())
+                    .await
+                    .unwrap();
             }
         } else {
             worker.shutdown().await;

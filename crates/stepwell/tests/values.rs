@@ -208,6 +208,26 @@ async fn headers_have_a_limit() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_task_has_a_limited_number_of_labels() {
+    let (_harness, process) = process().await;
+    let labelled = |labels: usize| {
+        (0..labels).fold(SpawnOptions::new(), |options, n| options.label(format!("label{n}"), "x"))
+    };
+    // Headers that are no labels do not count.
+    let most = labelled(MAX_LABELS).header("number", 7).header("object", [1, 2]);
+    process.spawn_named("task", &(), most.clone()).await.unwrap();
+    for more in [labelled(MAX_LABELS + 1), most.scope(Scope::default().label("tenant", "acme"))] {
+        let error = process.spawn_named("task", &(), more).await.unwrap_err();
+        assert!(matches!(error, Error::Options(_)), "{error}");
+        assert!(error.to_string().contains("65 of them are labels, the limit is 64"), "{error}");
+    }
+    // A label by which no task is found would hide the task from its own scope.
+    let hidden = SpawnOptions::new().scope(Scope::default().label("traceparent", "acme"));
+    let error = process.spawn_named("task", &(), hidden).await.unwrap_err();
+    assert!(matches!(error, Error::Options(InvalidOptions::Scope { .. })), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_failures_say_is_cut_off_and_the_failure_is_kept() {
     let (_harness, process) = process().await;
     let huge = || "ä".repeat(20 << 20);

@@ -92,7 +92,7 @@ impl Client {
     /// # Errors
     /// [`Error::Store`].
     pub async fn schedules(&self) -> Result<Vec<ScheduleInfo>, Error> {
-        let all = self.engine.store.schedules(ScheduleFilter::All).await?;
+        let all = self.engine.answered(self.engine.store.schedules(ScheduleFilter::All)).await?;
         let readable = |schedule| {
             let left_out = |error: &Error| {
                 tracing::error!(%error, "a schedule that cannot be read is left out of a list");
@@ -182,7 +182,8 @@ impl Client {
     }
 
     async fn find_schedule(&self, name: Name) -> Result<Option<Scheduled>, Error> {
-        Ok(self.engine.store.schedules(ScheduleFilter::Named(name)).await?.pop())
+        let named = self.engine.store.schedules(ScheduleFilter::Named(name));
+        Ok(self.engine.answered(named).await?.pop())
     }
 
     /// Changes a schedule, whatever others make of it in the meantime, and spawns a task. Returns the last task that it had

@@ -13,7 +13,7 @@ use crate::extract::{Body, Path, Query};
 use crate::problem::Problem;
 
 /// Of how many tasks a page has the approvals.
-const PAGE: usize = 100;
+pub(crate) const PAGE: usize = 100;
 
 pub(super) fn add_to(api: &mut Api) {
     api.route(Method::GET, "/approvals", Operation::ListApprovals, "List what waits for a decision")
@@ -48,18 +48,8 @@ struct Approvals {
     next: Option<TaskId>,
 }
 
-/// A page of the approvals that are there for whoever asks, and where the next one begins.
-pub(crate) async fn page(
-    call: &Call,
-    behind: Option<TaskId>,
-) -> Result<(Vec<ApprovalInfo>, Option<TaskId>), Problem> {
-    let approvals = call.approvals(behind, PAGE).await?;
-    let next = approvals.last().filter(|_| approvals.len() >= PAGE).map(|approval| approval.task_id);
-    Ok((approvals, next))
-}
-
 async fn list(call: Call, Query(Behind { behind }): Query<Behind>) -> Result<Json<Approvals>, Problem> {
-    let (approvals, next) = page(&call, behind).await?;
+    let (approvals, next) = call.approvals(behind, PAGE).await?;
     Ok(Json(Approvals { approvals, next }))
 }
 

@@ -109,9 +109,14 @@ async fn follow_many(
 ) -> Result<Response, Problem> {
     let Filter { after, task_type, queue, label, parent } = filter;
     let labels: BTreeMap<_, _> = labels(&label)?;
+    let hidden = match parent {
+        Some(parent) => !call.is_known(parent).await?,
+        None => false,
+    };
     let wants_all = (&task_type, &queue, &parent) == (&None, &None, &None) && labels.is_empty();
     let wanted: Wanted = Box::new(move |task| {
-        have_labels(&task.headers, &labels)
+        !hidden
+            && have_labels(&task.headers, &labels)
             && task_type.as_ref().is_none_or(|task_type| *task_type == task.task_type)
             && queue.as_ref().is_none_or(|queue| *queue == task.queue)
             && parent.is_none_or(|parent| task.parent == Some(parent))

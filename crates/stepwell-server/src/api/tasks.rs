@@ -151,10 +151,7 @@ struct Tasks {
 }
 
 async fn list(call: Call, Query(filter): Query<Filter>) -> Result<Json<Tasks>, Problem> {
-    let filter = filter.read()?;
-    let limit = filter.limit;
-    let tasks = call.tasks(filter).await?;
-    let next = tasks.last().filter(|_| tasks.len() == limit).map(|task| task.task_id);
+    let (tasks, next) = call.page_of_tasks(filter.read()?).await?;
     Ok(Json(Tasks { tasks, next }))
 }
 
@@ -203,7 +200,8 @@ async fn read(call: Call, Path(task_id): Path<TaskId>) -> Result<Json<TaskInfo>,
 }
 
 async fn delete(call: Call, Path(task_id): Path<TaskId>) -> Result<StatusCode, Problem> {
-    call.own(task_id).await?.client.delete(task_id).await?;
+    call.told(call.own(task_id).await?.client.delete(task_id).await).await?;
+    call.forget(task_id).await;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -217,8 +215,9 @@ struct Journal {
 }
 
 async fn journal(call: Call, Path(task_id): Path<TaskId>) -> Result<Json<Journal>, Problem> {
-    let record = call.own(task_id).await?.client.export(task_id).await?.record;
-    Ok(Json(Journal { entries: record.journal, waits: record.waits }))
+    let Own { client, .. } = call.own(task_id).await?;
+    let (entries, waits) = (client.journal(task_id).await?, client.waits(task_id).await?);
+    Ok(Json(Journal { entries, waits }))
 }
 
 /// What a task wrote.
@@ -294,6 +293,7 @@ struct Imported {
 async fn import(call: Call, Body(document): Body<Payload>) -> Result<(StatusCode, Json<Imported>), Problem> {
     let export = Export::from_json(document.as_str()).map_err(Error::from)?;
     let task_id = call.everything()?.client.import(export).await?;
+    call.forget(task_id).await;
     Ok((StatusCode::CREATED, Json(Imported { task_id })))
 }
 
@@ -313,7 +313,7 @@ async fn resume(call: Call, Path(task_id): Path<TaskId>) -> Result<StatusCode, P
 }
 
 async fn retry(call: Call, Path(task_id): Path<TaskId>) -> Result<StatusCode, Problem> {
-    call.own(task_id).await?.client.retry(task_id).await?;
+    call.told(call.own(task_id).await?.client.retry(task_id).await).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -13,7 +13,7 @@ use super::layout::{nothing, page};
 use super::route;
 use super::words::{json, moment};
 use crate::access::Operation;
-use crate::api::approvals::{in_name_of, page as page_of};
+use crate::api::approvals::{PAGE, in_name_of};
 use crate::app::App;
 use crate::call::{Call, Own};
 use crate::extract::{Form, Path, Query, json_of};
@@ -31,7 +31,7 @@ struct Behind {
 }
 
 async fn list(call: Call, Query(Behind { behind }): Query<Behind>) -> Result<Markup, Problem> {
-    let (approvals, next) = page_of(&call, behind).await?;
+    let (approvals, next) = call.approvals(behind, PAGE).await?;
     Ok(page(
         &call,
         "/approvals",

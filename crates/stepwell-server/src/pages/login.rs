@@ -1,10 +1,12 @@
 //! Logging in with the token, for browsers.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::State;
-use axum::http::{Extensions, HeaderMap, StatusCode, header};
+use axum::extract::{DefaultBodyLimit, FromRequestParts, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{AppendHeaders, IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Router};
@@ -12,15 +14,19 @@ use maud::{Markup, html};
 use serde::Deserialize;
 
 use super::layout;
-use crate::access::{COOKIE, session};
+use crate::access::{COOKIE, Token, session};
 use crate::app::App;
 use crate::extract::Form;
 use crate::guard::{Base, address_of};
 use crate::problem::Problem;
 use crate::sessions::SESSION;
 
+/// The longest form, in bytes: anybody may send one.
+const MAX_BODY: usize = 4 << 10;
+
 pub(super) fn add_to(router: Router<Arc<App>>) -> Router<Arc<App>> {
-    router.route("/login", get(ask).post(log_in)).route("/logout", post(log_out))
+    let login = get(ask).post(log_in).layer(DefaultBodyLimit::max(MAX_BODY));
+    router.route("/login", login).route("/logout", post(log_out))
 }
 
 fn form(base: &Base, wrong: bool) -> Markup {
@@ -55,18 +61,35 @@ struct Login {
     token: String,
 }
 
+/// Whoever may try a token, at that address. It is asked for before a body is read.
+struct Trier {
+    ours: Arc<Token>,
+    address: Option<IpAddr>,
+}
+
+impl FromRequestParts<Arc<App>> for Trier {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
+        let ours = app.token.clone().ok_or_else(|| Problem::not_found("nobody logs in here"))?;
+        let address = address_of(app, &parts.headers, &parts.extensions);
+        ours.may_try(address).map_err(Problem::too_many_logins)?;
+        Ok(Self { ours, address })
+    }
+}
+
 async fn log_in(
     State(app): State<Arc<App>>,
     Extension(base): Extension<Base>,
     headers: HeaderMap,
-    extensions: Extensions,
+    Trier { ours, address }: Trier,
     Form(Login { token }): Form<Login>,
 ) -> Result<Response, Problem> {
-    let Some(ours) = &app.token else { return Err(Problem::not_found("nobody logs in here")) };
-    let right = ours.admits(address_of(&app, &headers, &extensions), token.trim());
+    let right = ours.admits(address, token.trim()).await;
     if !right.map_err(Problem::too_many_logins)? {
         return Ok((StatusCode::UNAUTHORIZED, form(&base, true)).into_response());
     }
+    ours.forgive(address);
     let cookie = cookie(&app, &base, &headers, &ours.sessions.begin(), SESSION);
     Ok((AppendHeaders([(header::SET_COOKIE, cookie)]), Redirect::to(&base.to("/"))).into_response())
 }

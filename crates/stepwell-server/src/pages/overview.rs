@@ -37,7 +37,8 @@ async fn overview(call: Call) -> Result<Response, Problem> {
     let filter = TaskFilter { state: Some(TaskState::Failed), limit: FAILED, ..TaskFilter::default() };
     let failed = call.tasks(filter).await?;
     let newest = call.tasks(TaskFilter { limit: 1, ..TaskFilter::default() }).await?;
-    let now = samples.last().cloned().unwrap_or_default();
+    let now = samples.last();
+    let count = |of: fn(&Sample) -> u64| now.map(of);
     let alive = workers.iter().filter(|worker| worker.alive).count();
     let content = html! {
         h1 { "Overview" }
@@ -48,15 +49,15 @@ async fn overview(call: Call) -> Result<Response, Problem> {
             }))
         }
         div class="tiles" {
-            (tile(&call, "Pending", now.pending, "/tasks?state=pending"))
-            (tile(&call, "Running", now.running, "/tasks?state=running"))
-            (tile(&call, "Suspended", now.suspended, "/tasks?state=suspended"))
-            (tile(&call, "Workers alive", alive as u64, "/workers"))
+            (tile(&call, "Pending", count(|now| now.pending), "/tasks?state=pending"))
+            (tile(&call, "Running", count(|now| now.running), "/tasks?state=running"))
+            (tile(&call, "Suspended", count(|now| now.suspended), "/tasks?state=suspended"))
+            (tile(&call, "Workers alive", Some(alive as u64), "/workers"))
         }
         (charts(&samples))
-        @if let Some(queues) = now.queues.filter(|queues| !queues.is_empty()) {
+        @if let Some(queues) = now.and_then(|now| now.queues.as_ref()).filter(|queues| !queues.is_empty()) {
             h2 { "Queues" }
-            (queues::table(&call, &queues))
+            (queues::table(&call, queues))
         }
         @if !failed.is_empty() {
             h2 { "Failed last" }
@@ -78,8 +79,10 @@ async fn overview(call: Call) -> Result<Response, Problem> {
     Ok(page(&call, "/", "Overview", content).into_response())
 }
 
-fn tile(call: &Call, name: &str, count: u64, path: &str) -> Markup {
-    html! { a class="tile" href=(call.base.to(path)) { span { (name) } strong { (number(count)) } } }
+/// A number, where it is known.
+fn tile(call: &Call, name: &str, count: Option<u64>, path: &str) -> Markup {
+    let count = count.map_or_else(|| "–".to_owned(), number);
+    html! { a class="tile" href=(call.base.to(path)) { span { (name) } strong { (count) } } }
 }
 
 fn charts(samples: &[Sample]) -> Markup {

@@ -7,9 +7,7 @@ use axum::response::Redirect;
 use axum::routing::{get, post};
 use maud::{Markup, html};
 use serde::Deserialize;
-use stepwell::{
-    Entry, Failure, HistoryFilter, LogLine, Outcome, Progress, TaskFilter, TaskId, TaskInfo, TaskRecord,
-};
+use stepwell::{Entry, Failure, HistoryFilter, LogLine, Outcome, Progress, TaskFilter, TaskId, TaskInfo};
 
 use super::layout::{button, confirmed, page};
 use super::timeline::{ROWS, Timeline};
@@ -51,13 +49,12 @@ async fn show(
     Query(Part { from }): Query<Part>,
 ) -> Result<Markup, Problem> {
     let Own { client, task } = call.own(task_id).await?;
-    let TaskRecord { journal, waits, .. } = client.export(task_id).await?.record;
+    let (journal, waits) = (client.journal(task_id).await?, client.waits(task_id).await?);
     let history = HistoryFilter { task_id: Some(task_id), after: 0, limit: HISTORY };
     let history = client.history(history).await?;
     let children = TaskFilter { parent: Some(task_id), limit: CHILDREN, ..TaskFilter::default() };
     let children = call.tasks(children).await?;
-    let waiting = call.approvals(before(task_id), 1).await?;
-    let waiting: Vec<_> = waiting.into_iter().filter(|approval| approval.task_id == task_id).collect();
+    let waiting = client.approvals_of(task_id).await?;
     let timeline = Timeline::new(&task, &journal, &waits, &history, call.now());
     let parts = parts(&call, task_id, from, timeline.len().max(journal.len()));
     let logs = LogLine::all(&journal);
@@ -86,12 +83,6 @@ async fn show(
         details id="facts" { summary { "Everything else" } (facts(&call, &task)) }
     };
     Ok(page(&call, "/tasks", task.task_type.as_str(), content))
-}
-
-/// The id right before that one: approvals are listed behind a task.
-fn before(task_id: TaskId) -> Option<TaskId> {
-    let number = task_id.as_uuid().as_u128().checked_sub(1)?;
-    format!("{number:032x}").parse().ok()
 }
 
 fn head(call: &Call, task: &TaskInfo) -> Markup {
@@ -255,7 +246,7 @@ async fn resume(call: Call, Path(task_id): Path<TaskId>) -> Result<Redirect, Pro
 }
 
 async fn retry(call: Call, Path(task_id): Path<TaskId>) -> Result<Redirect, Problem> {
-    call.own(task_id).await?.client.retry(task_id).await?;
+    call.told(call.own(task_id).await?.client.retry(task_id).await).await?;
     Ok(back_to(&call, task_id))
 }
 
@@ -265,7 +256,8 @@ async fn retrigger(call: Call, Path(task_id): Path<TaskId>) -> Result<Redirect, 
 }
 
 async fn delete(call: Call, Path(task_id): Path<TaskId>) -> Result<Redirect, Problem> {
-    call.own(task_id).await?.client.delete(task_id).await?;
+    call.told(call.own(task_id).await?.client.delete(task_id).await).await?;
+    call.forget(task_id).await;
     Ok(Redirect::to(&call.base.to("/tasks")))
 }
 

@@ -94,18 +94,18 @@ async fn list(call: Call, Query(search): Query<Search>) -> Result<Response, Prob
             id.parse().map_err(|_| Problem::bad_request(format!("{id:?} is no id of a task")))?;
         return Ok(Redirect::to(&call.base.to(&format!("/tasks/{task_id}"))).into_response());
     }
-    let tasks = call.tasks(search.filter()?).await?;
+    let (tasks, next) = call.page_of_tasks(search.filter()?).await?;
     let content = html! {
         h1 { "Tasks" }
         (form(&search))
-        @if tasks.is_empty() {
+        @if tasks.is_empty() && next.is_none() {
             (nothing("No tasks pass", html! { "Nothing is there that passes these filters." }))
         } @else {
             (table(&call, &tasks))
             nav class="pages" aria-label="Pages of the list" {
                 @if search.before.is_some() { a href=(call.base.to("/tasks")) { "Newest" } }
-                @if let Some(last) = tasks.last().filter(|_| tasks.len() == PAGE) {
-                    a rel="next" href={ (call.base.to("/tasks")) (search.behind(last.task_id)) } { "Older" }
+                @if let Some(next) = next {
+                    a rel="next" href={ (call.base.to("/tasks")) (search.behind(next)) } { "Older" }
                 }
             }
         }
