@@ -71,6 +71,7 @@ impl Store for Shield {
         self.0.lanes()
     }
 
+    #[allow(clippy::result_large_err, reason = "it is the argument, handed back")]
     fn transact(&self, transition: Transition) -> Result<Transacting, Transition> {
         match guard(|| self.0.transact(transition)) {
             Ok(Ok(transacting)) => Ok(shielded(|| transacting)),

@@ -349,7 +349,7 @@ async fn a_task_whose_waker_panics_when_it_is_stopped_ends_no_worker() {
     };
     process.register_fn("neighbour", neighbour).await.unwrap();
     let stuck = |(): (), ctx: TaskContext| async move {
-        let mut long = pin!(ctx.step("long", || std::future::pending::<anyhow::Result<()>>()));
+        let mut long = pin!(ctx.step("long", std::future::pending::<anyhow::Result<()>>));
         let waker = Waker::from(Arc::new(Grumpy));
         let mut nap = pin!(ctx.sleep_for("nap", DAY));
         let cancelled = ctx.cancelled();
