@@ -113,8 +113,10 @@ impl Shared {
             .iter()
             .map(|command| outcome(command, traces.get(command.task_id().as_uuid())))
             .collect();
-        committed.messages =
-            lost.messages.iter().map(|message| traces.contains_key(message.task_id.as_uuid())).collect();
+        // One to a task that has ended may have been accepted before; it makes no difference any more.
+        let lives =
+            |task_id: &TaskId| traces.get(task_id.as_uuid()).is_some_and(|trace| !trace.state.is_finished());
+        committed.messages = lost.messages.iter().map(|message| lives(&message.task_id)).collect();
         for event in &lost.events {
             let sql =
                 format!("SELECT payload FROM {}.events WHERE name = $1 AND queue = $2", self.options.schema);
