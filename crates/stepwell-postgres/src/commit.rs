@@ -307,7 +307,7 @@ impl Shared {
 
     /// An error in a transaction of the user's, who may have begun it anywhere.
     pub(crate) fn error_within(&self, error: sqlx::Error) -> StoreError {
-        let code = error.as_database_error().and_then(|error| error.code());
+        let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
         match code.as_deref() {
             Some("42883" | "42P01" | "3F000") => StoreError::Backend(format!(
                 "the transaction is in a database that lacks the schema of {}, or a part of it: begin it in the store's own database",
