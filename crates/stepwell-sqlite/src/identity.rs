@@ -97,9 +97,10 @@ impl Identity {
         Ok(of_sqlite(&self.wal)?.len())
     }
 
-    /// Whether other files are, or may be, in the place of those that are open, which nothing may be done to. Whoever has
-    /// another index of the log is not seen by this process.
+    /// Whether other files are in the place of those that are open, which nothing may be done to. Where those of SQLite are
+    /// gone and nothing is in their place, nobody has opened the database since.
     pub(crate) fn has_heirs(&self) -> bool {
-        self.database.look().is_err() || self.shm.look().is_err() || matches!(self.wal.look(), Err(REPLACED))
+        let replaced = |file: &Known| matches!(file.look(), Err(REPLACED));
+        self.database.look().is_err() || replaced(&self.wal) || replaced(&self.shm)
     }
 }

@@ -105,7 +105,14 @@ fn what_a_deleted_log_held_is_saved_as_the_program_stops() {
     let text = detached(&store, 2, "stepwell.db-wal was deleted or moved");
     assert!(text.contains("Stop the programs that use the database in the ordinary way"), "{text}");
     drop(store);
-    assert_eq!(ids(&open(&path)), [task_id(1)]);
+    let store = open(&path);
+    commit(&store, spawns(vec![new_task(3)]));
+    for suffix in ["-wal", "-shm"] {
+        fs::remove_file(beside(&path, suffix)).unwrap();
+    }
+    detached(&store, 4, "was deleted or moved");
+    drop(store);
+    assert_eq!(ids(&open(&path)), [task_id(1), task_id(3)]);
 }
 
 /// SQLite's locks lie in the log's index: who opens the database next has another one, and would write over this program.
