@@ -69,7 +69,7 @@ pub(crate) fn depth(json: &str) -> usize {
     deepest
 }
 
-/// Why text is refused that is not [whole].
+/// Why text is refused that is not [whole](is_whole).
 pub(crate) const HALF_A_CHARACTER: &str = "it holds half of a character (a surrogate without its other half, such as `\\ud800`), which no text can be read from";
 
 /// Whether each escape of JSON text is a character, or is so with the one behind it.
