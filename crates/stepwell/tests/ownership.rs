@@ -238,14 +238,14 @@ async fn a_spawn_that_nobody_polls_is_run_at_once_and_once() {
     assert!(!steps.doubled.load(Ordering::SeqCst));
 }
 
-/// Counts how often a task of one step of a second has begun it, in one process.
-async fn register_counted(process: &Process) -> Arc<AtomicU32> {
+/// Counts how often a task has begun a step of a second, in one process. It waits before that unless it is to go on.
+async fn register_counted(process: &Process, goes_on: &Arc<AtomicBool>) -> Arc<AtomicU32> {
     let begun = Arc::new(AtomicU32::new(0));
-    let count = begun.clone();
-    let code = move |wait: bool, ctx: TaskContext| {
-        let count = count.clone();
+    let (count, goes_on) = (begun.clone(), goes_on.clone());
+    let code = move |(): (), ctx: TaskContext| {
+        let (count, goes_on) = (count.clone(), goes_on.clone());
         async move {
-            if wait {
+            if !goes_on.load(Ordering::SeqCst) {
                 ctx.await_event::<()>("go", None).await?;
             }
             ctx.step("counted", || async {
@@ -272,11 +272,12 @@ async fn a_shutdown_waits_for_spawns_on_their_way_and_starts_none_after_it() {
             })
         });
         let first = harness.start_on(Arc::new(slow), |builder| builder).await.unwrap();
-        let begun = register_counted(&first).await;
+        let goes_on = Arc::new(AtomicBool::new(true));
+        let begun = register_counted(&first, &goes_on).await;
         let options = WorkerOptions::new().shutdown_timeout(timeout * SECOND);
         let worker = first.start_worker(options).await;
         tokio::time::sleep(SECOND).await;
-        let spawning = first.spawn_named("counted", &false, SpawnOptions::new());
+        let spawning = first.spawn_named("counted", &(), SpawnOptions::new());
         let shutdown = async {
             tokio::time::sleep(Duration::from_millis(10)).await;
             worker.shutdown().await;
@@ -285,7 +286,7 @@ async fn a_shutdown_waits_for_spawns_on_their_way_and_starts_none_after_it() {
         let in_first = begun.load(Ordering::SeqCst);
         assert_eq!(in_first, u32::from(timeout > 0), "with {timeout} s");
         let second = harness.start().await;
-        let begun_there = register_counted(&second).await;
+        let begun_there = register_counted(&second, &goes_on).await;
         second.start_worker(WorkerOptions::new()).await;
         second.wait::<()>(spawned.unwrap().task_id).await.unwrap();
         tokio::time::sleep(60 * SECOND).await;
@@ -306,18 +307,21 @@ async fn a_journal_that_is_read_too_late_starts_nothing() {
             })
         });
         let first = harness.start_on(Arc::new(slow), |builder| builder).await.unwrap();
-        let begun = register_counted(&first).await;
+        // Once it is replayed, its step comes first: there is no commit before it that could be refused.
+        let goes_on = Arc::new(AtomicBool::new(false));
+        let begun = register_counted(&first, &goes_on).await;
         let worker = first.start_worker(WorkerOptions::new().max_in_memory(0)).await;
         let second = harness.start().await;
-        let task = second.spawn_named("counted", &true, SpawnOptions::new()).await.unwrap().task_id;
+        let task = second.spawn_named("counted", &(), SpawnOptions::new()).await.unwrap().task_id;
         while second.task(task).await.unwrap().unwrap().state != TaskState::Suspended {
             tokio::time::sleep(SECOND).await;
         }
+        goes_on.store(true, Ordering::SeqCst);
         second.emit_event("go", &(), None).await.unwrap();
         while second.task(task).await.unwrap().unwrap().state != TaskState::Running {
             tokio::time::sleep(SECOND).await;
         }
-        let begun_there = register_counted(&second).await;
+        let begun_there = register_counted(&second, &goes_on).await;
         second.start_worker(WorkerOptions::new()).await;
         if dead {
             for heartbeats in 0..100 {
