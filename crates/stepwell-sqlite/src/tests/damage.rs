@@ -288,7 +288,7 @@ fn whatever_is_in_a_column_the_others_go_on() {
             }
             let went_on = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| world.go_on()));
             if went_on.is_err() {
-                failed.push(format!("{table}.{column} = {:.30}", value));
+                failed.push(format!("{table}.{column} = {value:.30}"));
             }
         }
     }
