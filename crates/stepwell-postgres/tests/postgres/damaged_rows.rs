@@ -385,7 +385,7 @@ async fn others_go_on_beside_a_damaged_task() {
             };
             assert!(failure.contains(said), "{failure}");
         }
-        while database.sql("SELECT FROM live_tasks").await.first().is_some() {}
+        while !database.sql("SELECT FROM live_tasks").await.is_empty() {}
     };
     tokio::time::timeout(LONG, ends).await.expect("something waits for ever");
     worker.shutdown().await;
