@@ -14,13 +14,12 @@ use crate::rows::{Sql, Statements as _, count, get, known, opt, unreadable};
 /// to `?5` crashes; without those that go on after a suspension where `?4` is false. `INDEXED BY`: no
 /// statistics may lead SQLite elsewhere. Without a limit: whoever asks stops when there is room for no more.
 macro_rules! claimable {
-    ($index:literal, $crashes:literal) => {
+    ($crashes:literal) => {
         concat!(
             "SELECT rowid, task_id, run_id, attempt, max_attempts, task_type, params,
                 headers, retry, worker_id, started_at, max_duration, crashes, scope, lost, concurrency_key
-            FROM stepwell_tasks INDEXED BY ",
-            $index,
-            " WHERE queue = ?1 AND state = 'pending' AND due_at IS NULL AND blocked = 0 AND paused = 0 AND ",
+            FROM stepwell_tasks INDEXED BY stepwell_tasks_ready
+            WHERE queue = ?1 AND state = 'pending' AND due_at IS NULL AND blocked = 0 AND paused = 0 AND ",
             $crashes,
             " AND crashes <= ?5 AND task_type IN (SELECT value FROM json_each(?2))
                 AND (code_version IS NULL OR code_version = ?3)
@@ -31,17 +30,16 @@ macro_rules! claimable {
 }
 
 /// Claimable tasks but the suspects.
-pub(crate) const READY: &str = claimable!("stepwell_tasks_ready", "crashes < 2");
+pub(crate) const READY: &str = claimable!("(crashes >= 2) = 0");
 
 /// Those of them that go on after a suspension.
-pub(crate) const GOING_ON: &str =
-    claimable!("stepwell_tasks_going_on", "crashes < 2 AND worker_id IS NOT NULL");
+pub(crate) const GOING_ON: &str = claimable!("(crashes >= 2) = 0 AND worker_id IS NOT NULL");
 
 /// The most crashes of one that is no suspect.
 const FEW_CRASHES: u32 = SUSPECT_CRASHES - 1;
 
 /// Claimable suspects.
-pub(crate) const SUSPECTS: &str = claimable!("stepwell_tasks_suspects", "crashes >= 2");
+pub(crate) const SUSPECTS: &str = claimable!("(crashes >= 2) = 1");
 
 // A state that this program does not know is a newer one's: those tasks are left alone, and nobody wakes up for them.
 pub(crate) const DEADLINE: &str = "SELECT rowid, task_id FROM stepwell_tasks

@@ -132,7 +132,7 @@ async fn a_name_is_refused_before_anything_is_done_or_never() {
                             let approval = ctx
                                 .await_approval::<()>(&name, &())
                                 .remind_every(Duration::from_secs(1), || async { Ok(()) })
-                                .escalate_after(Duration::from_secs(2), "x".repeat(600), || async { Ok(()) });
+                                .escalate_after(Duration::from_secs(2), "x".repeat(512), || async { Ok(()) });
                             approval.await?;
                         }
                         Ok(())

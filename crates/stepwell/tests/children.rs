@@ -114,7 +114,7 @@ async fn a_parent_that_is_cancelled_leaves_a_task_that_it_did_not_create() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_child_that_was_deleted_is_a_clear_failure_for_whoever_was_answered_with_it() {
+async fn a_task_that_another_was_answered_with_is_kept_until_that_one_has_joined_it() {
     let harness = Harness::new();
     let process = start(&harness, keyed).await;
     let there = process.spawn_with::<print>(7, keyed()).await.unwrap();
@@ -128,9 +128,11 @@ async fn a_child_that_was_deleted_is_a_clear_failure_for_whoever_was_answered_wi
     let parent = process.spawn_named("late", &(), SpawnOptions::new().max_attempts(1)).await.unwrap().task_id;
     assert_eq!(told(&process, parent).await.0, there.task_id);
     process.cancel(there.task_id).await.unwrap();
-    process.delete(there.task_id).await.unwrap();
+    let refused = process.delete(there.task_id).await.unwrap_err();
+    assert!(matches!(refused, Error::Needed { by, .. } if by == parent), "{refused}");
     let error = failure(process.wait::<u32>(parent).await);
-    assert!(error.contains("the child task was deleted before its parent joined it"), "{error}");
+    assert!(error.contains("cancelled"), "{error}");
+    process.delete(there.task_id).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

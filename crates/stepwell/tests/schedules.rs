@@ -259,7 +259,7 @@ async fn a_schedule_can_be_triggered_beside_its_ticks() {
     let triggered = process.trigger_schedule("hourly").await.unwrap();
     process.wait::<()>(triggered.task_id).await.unwrap();
     let task = process.task(triggered.task_id).await.unwrap().unwrap();
-    assert!(triggered.created() && task.run_id == triggered.run_id);
+    assert!(triggered.created());
     assert!(
         until(after(Timestamp::UNIX_EPOCH, Duration::ZERO), tick(&task)) > HOUR
             && tick(&task) <= task.spawned_at

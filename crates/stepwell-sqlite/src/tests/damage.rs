@@ -1,7 +1,7 @@
 //! A row that somebody has damaged, or that a newer program has written, hurts its own task: whatever is in whichever of its
 //! columns, every batch and every list goes on with the others.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use stepwell_core::store::{
     Claimed, Happening, HistoryFilter, NewEvent, NewMessage, Purge, ScheduleAction, ScheduleChange,
@@ -46,13 +46,15 @@ fn for_(kind: Kind, target: &str) -> Wait {
 struct World {
     clock: Arc<Manual>,
     store: SqliteStore,
+    /// The runs of those that were claimed.
+    holders: BTreeMap<u128, RunId>,
 }
 
 impl World {
     fn new() -> Self {
         let clock = Manual::new();
         let store = wait(SqliteStore::open(Location::Memory, clock.clone())).unwrap();
-        let world = Self { clock, store };
+        let mut world = Self { clock, store, holders: BTreeMap::new() };
         for worker in [1, 2, 3, 9] {
             commit(&world.store, register(worker));
         }
@@ -74,7 +76,7 @@ impl World {
         world
     }
 
-    fn live(&self, of: u128) {
+    fn live(&mut self, of: u128) {
         let store = &self.store;
         let labels = Headers::from([("tenant".into(), "acme".into())]);
         let new = |n| NewTask { scope: tenant(), headers: labels.clone(), ..new_task(of + n) };
@@ -85,6 +87,8 @@ impl World {
         commit(store, spawns(vec![key(HOLDER)]));
         let claimed = claimed(commit(store, claim(1, 1)));
         assert_eq!(claimed.len(), 1);
+        self.holders.insert(of + HOLDER, claimed[0].run_id);
+        let store = &self.store;
         let running = [RUNNING, LISTENER, PARENT, RECIPIENT, FINISHED].map(|n| by(1, new(n)));
         let mut tasks = running.to_vec();
         tasks.extend([
@@ -130,7 +134,8 @@ impl World {
     }
 
     fn transition(&self, n: u128, next: Next) -> Transition {
-        transition(task_id(n), Uuid::from_u128(0xaaaa_0000_0000 + n).into(), next)
+        let spawned = || Uuid::from_u128(0xaaaa_0000_0000 + n).into();
+        transition(task_id(n), self.holders.get(&n).copied().unwrap_or_else(spawned), next)
     }
 
     /// Damages rows, where the table allows it. Returns whether it did.
