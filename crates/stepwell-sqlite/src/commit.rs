@@ -83,6 +83,7 @@ impl Applying<'_> {
     ) -> rusqlite::Result<()> {
         let News { ready, poked, finished } = &self.news;
         let told = (ready.len(), poked.len(), finished.len());
+        let doomed = self.doomed.len();
         self.conn.run("SAVEPOINT stepwell_apart", [])?;
         if let Err(error) = change(self) {
             if self.conn.is_autocommit() || !is_of_a_row(&error) {
@@ -90,7 +91,7 @@ impl Applying<'_> {
             }
             tracing::error!(%task_id, %error, "a task cannot be changed, and is left as it is: mend its rows");
             self.conn.run("ROLLBACK TO stepwell_apart", [])?;
-            self.doomed.clear();
+            self.doomed.truncate(doomed);
             self.news.ready.truncate(told.0);
             self.news.poked.truncate(told.1);
             self.news.finished.truncate(told.2);

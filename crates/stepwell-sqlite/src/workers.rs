@@ -148,12 +148,10 @@ impl Applying<'_> {
     /// Gives back the tasks of a worker that has died, each with another attempt; those that have met
     /// too many crashes in a row fail.
     fn release_after_death(&mut self, worker_id: &str) -> Result<()> {
-        self.running_under(worker_id)?.into_iter().try_for_each(|task_id| {
-            self.apart(task_id, |applying| {
-                applying.release_after_crash(task_id)?;
-                applying.cancel_doomed()
-            })
-        })
+        self.running_under(worker_id)?
+            .into_iter()
+            .try_for_each(|task_id| self.apart(task_id, |applying| applying.release_after_crash(task_id)))?;
+        self.cancel_doomed_apart()
     }
 
     fn release_after_crash(&mut self, task_id: TaskId) -> Result<()> {
@@ -185,7 +183,17 @@ impl Applying<'_> {
         self.running_under(worker_id)?.into_iter().try_for_each(|task_id| {
             self.apart(task_id, |applying| {
                 let Some(task) = applying.held(task_id)? else { return Ok(()) };
-                applying.give_back(&task, &GivenBack { uncounted: true, ..GivenBack::default() })?;
+                applying.give_back(&task, &GivenBack { uncounted: true, ..GivenBack::default() })
+            })
+        })?;
+        self.cancel_doomed_apart()
+    }
+
+    /// Cancels what descends from tasks that were cancelled, once all of them are given back.
+    fn cancel_doomed_apart(&mut self) -> Result<()> {
+        std::mem::take(&mut self.doomed).into_iter().rev().try_for_each(|parent| {
+            self.apart(parent, |applying| {
+                applying.doomed.push(parent);
                 applying.cancel_doomed()
             })
         })
