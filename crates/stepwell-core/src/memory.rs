@@ -400,6 +400,7 @@ impl State {
         let last = task.journal.last().map_or(0, |entry| entry.seq);
         if transition.after.is_some_and(|after| after != last) {
             task.attempt -= 1;
+            task.crashes = 0;
             self.give_back(now, task_id, None, news);
             return Err(Refused);
         }

@@ -113,6 +113,9 @@ pub struct Wait {
     pub due_at: Option<Timestamp>,
 }
 
+/// A step's work, of a type that only the backend knows, and what the store is to keep of its result.
+type Work = (Box<dyn Any + Send>, Seal);
+
 /// A step that the store does within its own transaction. All copies of it share its work, which is done once.
 #[derive(Clone)]
 pub struct UserTransaction {
@@ -120,7 +123,7 @@ pub struct UserTransaction {
     pub key: Key,
     /// The sequence number for its entry.
     pub seq: u64,
-    work: Arc<Mutex<Option<(Box<dyn Any + Send>, Seal)>>>,
+    work: Arc<Mutex<Option<Work>>>,
 }
 
 impl UserTransaction {
@@ -146,7 +149,7 @@ impl UserTransaction {
         }
     }
 
-    fn work(&self) -> MutexGuard<'_, Option<(Box<dyn Any + Send>, Seal)>> {
+    fn work(&self) -> MutexGuard<'_, Option<Work>> {
         self.work.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

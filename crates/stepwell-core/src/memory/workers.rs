@@ -104,6 +104,7 @@ impl State {
     fn release(&mut self, now: Timestamp, task_id: TaskId, news: &mut News) {
         if let Some(task) = self.tasks.get_mut(&task_id) {
             task.attempt -= 1;
+            task.crashes = 0;
         }
         self.give_back(now, task_id, None, news);
     }

@@ -1,6 +1,7 @@
 //! A row that somebody has damaged, or that a newer program has written, hurts its own task: whatever is in whichever of its
 //! columns, every batch and every list goes on with the others.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use stepwell_core::store::{
@@ -47,14 +48,14 @@ struct World {
     clock: Arc<Manual>,
     store: SqliteStore,
     /// The runs of those that were claimed.
-    holders: BTreeMap<u128, RunId>,
+    runs: RefCell<BTreeMap<TaskId, RunId>>,
 }
 
 impl World {
     fn new() -> Self {
         let clock = Manual::new();
         let store = wait(SqliteStore::open(Location::Memory, clock.clone())).unwrap();
-        let mut world = Self { clock, store, holders: BTreeMap::new() };
+        let world = Self { clock, store, runs: RefCell::default() };
         for worker in [1, 2, 3, 9] {
             commit(&world.store, register(worker));
         }
@@ -76,7 +77,7 @@ impl World {
         world
     }
 
-    fn live(&mut self, of: u128) {
+    fn live(&self, of: u128) {
         let store = &self.store;
         let labels = Headers::from([("tenant".into(), "acme".into())]);
         let new = |n| NewTask { scope: tenant(), headers: labels.clone(), ..new_task(of + n) };
@@ -87,8 +88,7 @@ impl World {
         commit(store, spawns(vec![key(HOLDER)]));
         let claimed = claimed(commit(store, claim(1, 1)));
         assert_eq!(claimed.len(), 1);
-        self.holders.insert(of + HOLDER, claimed[0].run_id);
-        let store = &self.store;
+        self.runs.borrow_mut().insert(claimed[0].task_id, claimed[0].run_id);
         let running = [RUNNING, LISTENER, PARENT, RECIPIENT, FINISHED].map(|n| by(1, new(n)));
         let mut tasks = running.to_vec();
         tasks.extend([
@@ -135,7 +135,8 @@ impl World {
 
     fn transition(&self, n: u128, next: Next) -> Transition {
         let spawned = || Uuid::from_u128(0xaaaa_0000_0000 + n).into();
-        transition(task_id(n), self.holders.get(&n).copied().unwrap_or_else(spawned), next)
+        let claimed = self.runs.borrow().get(&task_id(n)).copied();
+        transition(task_id(n), claimed.unwrap_or_else(spawned), next)
     }
 
     /// Damages rows, where the table allows it. Returns whether it did.
@@ -171,6 +172,7 @@ impl World {
             if claimed.tasks.is_empty() {
                 return claims.clone();
             }
+            self.runs.borrow_mut().extend(claimed.tasks.iter().map(|task| (task.task_id, task.run_id)));
             claims.extend(claimed.tasks.into_iter().map(|task| task.task_id));
         };
         claim_all();
