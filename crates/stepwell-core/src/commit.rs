@@ -78,12 +78,11 @@ pub(crate) struct Spawner {
 }
 
 impl Spawner {
-    fn tell(self, spawned: Spawned) {
-        let Self { answer: caller, eager } = self;
-        if let (Some(eager), Spawned::Created { claimed: true }) = (eager, &spawned) {
-            eager.start();
-        }
-        answer(caller, Ok(spawned));
+    /// Answers the caller, and returns what is to be started.
+    fn tell(self, spawned: Spawned) -> Option<Eager> {
+        let starts = matches!(spawned, Spawned::Created { claimed: true });
+        answer(self.answer, Ok(spawned));
+        self.eager.filter(|_| starts)
     }
 }
 
@@ -481,14 +480,15 @@ impl GroupCommit {
             }
             let Some((span, committing, batch, answers)) = self.next(&mut held.lane) else { return };
             patient = true;
-            let begun = self.runtime.now();
+            let mut begun = Vec::new();
+            let sent_at = self.runtime.now();
             let committed = committing.instrument(span).await;
             let items = match committed {
                 Ok(committed) => {
                     let items = committed.transitions.len() + committed.spawns.len();
                     self.measures.with_store(|measures| {
                         measures.commit_items.record(items as f64);
-                        measures.commit_seconds.record(until(begun, self.runtime.now()));
+                        measures.commit_seconds.record(until(sent_at, self.runtime.now()));
                     });
                     if items > FEW {
                         // Now, so that the runtime's other thread is awake when they are. One that sleeps is woken by the first to become
@@ -496,7 +496,7 @@ impl GroupCommit {
                         // they would change places at each.
                         turn().await;
                     }
-                    self.answer(committed, answers);
+                    begun = self.answer(committed, answers);
                     // It may hold closures of the application.
                     discard(batch);
                     items
@@ -507,14 +507,26 @@ impl GroupCommit {
                     0
                 }
             };
-            let mut gathering = self.gathering();
-            gathering.set(held.lane, None);
-            if gathering.can_leave().is_none() {
-                gathering.lone = items == 1;
+            let goes_on = self.leave(held.lane, items);
+            // Only now: what a task commits first finds the lane free, and no turns to wait for.
+            begun.into_iter().for_each(Eager::start);
+            if !goes_on {
                 return;
             }
-            gathering.set(held.lane, Some(usize::MAX));
         }
+    }
+
+    /// Frees the lane, unless something can leave in it now. Returns whether something can.
+    fn leave(&self, lane: Lane, items: usize) -> bool {
+        let mut gathering = self.gathering();
+        gathering.set(lane, None);
+        let goes_on = gathering.can_leave().is_some();
+        if goes_on {
+            gathering.set(lane, Some(usize::MAX));
+        } else {
+            gathering.lone = items == 1;
+        }
+        goes_on
     }
 
     fn failed(&self, error: &StoreError) {
@@ -522,8 +534,8 @@ impl GroupCommit {
         self.measures.with_store(|measures| measures.commits_failed.increment(1));
     }
 
-    /// Tells those who wait what became of their items.
-    fn answer(&self, committed: Committed, answers: Answers) {
+    /// Tells those who wait what became of their items. Returns the tasks that are to be started.
+    fn answer(&self, committed: Committed, answers: Answers) -> Vec<Eager> {
         let news = committed.news;
         self.tell_spawned(answers.spawned, &committed.spawns);
         self.tell_ended(&news, &answers.ending);
@@ -535,13 +547,15 @@ impl GroupCommit {
         give(answers.commands, committed.commands);
         give(answers.events, committed.events);
         give(answers.messages, committed.messages);
-        answers.spawns.into_iter().zip(committed.spawns).for_each(|(spawner, result)| spawner.tell(result));
+        let spawns = answers.spawns.into_iter().zip(committed.spawns);
+        let begun = spawns.filter_map(|(spawner, result)| spawner.tell(result)).collect();
         give(answers.schedules, committed.schedules);
         let changed = answers.queues.len();
         give(answers.queues, vec![(); changed]);
         give(answers.workers, committed.workers);
         give(answers.claims, committed.claims);
         self.hub.tell(news);
+        begun
     }
 
     /// Answers those whose batch was refused; commits it without the items that it was refused for, where it is for these.
@@ -554,7 +568,7 @@ impl GroupCommit {
             }
             let batch = Arc::new(batch);
             match self.store.commit(batch.clone()).await {
-                Ok(committed) => self.answer(committed, answers),
+                Ok(committed) => self.answer(committed, answers).into_iter().for_each(Eager::start),
                 Err(error) => {
                     self.failed(&error);
                     parts.append(&mut self.parts(batch, answers, &error));
