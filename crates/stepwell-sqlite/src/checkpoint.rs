@@ -27,31 +27,45 @@ const PAUSE: Duration = Duration::from_millis(500);
 pub(crate) const DURABLE: &str =
     "PRAGMA synchronous = FULL; PRAGMA fullfsync = ON; PRAGMA checkpoint_fullfsync = ON;";
 
+/// How often the writer looks at the log's length.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
 /// What the writer does about the log.
 pub(crate) struct Checkpoints {
-    database: Option<PathBuf>,
+    /// The paths of the database and of its log; `None` for a database in memory.
+    files: Option<(PathBuf, PathBuf)>,
     stop: Arc<AtomicBool>,
     running: Option<JoinHandle<()>>,
     looked: Option<Instant>,
+    begun: Option<Instant>,
 }
 
 impl Checkpoints {
     pub(crate) fn new(database: Option<PathBuf>) -> Self {
-        Self { database, stop: Arc::default(), running: None, looked: None }
+        let files = database.map(|database| {
+            let mut wal = database.clone().into_os_string();
+            wal.push("-wal");
+            (database, wal.into())
+        });
+        Self { files, stop: Arc::default(), running: None, looked: None, begun: None }
     }
 
-    /// Looks at the log after a commit, by its length in bytes.
-    pub(crate) fn look(&mut self, conn: &Connection, wal: u64) {
+    /// Looks at the log after a commit.
+    pub(crate) fn look(&mut self, conn: &Connection) {
         if self.running.as_ref().is_some_and(JoinHandle::is_finished) {
             self.running = None;
             self.leave_to_sqlite(conn, true);
         }
-        let soon = self.looked.is_some_and(|looked| looked.elapsed() < PAUSE);
-        let Some(path) = self.database.as_ref().filter(|_| wal > GROWN && self.running.is_none() && !soon)
-        else {
+        let soon = |at: Option<Instant>, pause| at.is_some_and(|at| at.elapsed() < pause);
+        if self.running.is_some() || soon(self.looked, LOOK_EVERY) || soon(self.begun, PAUSE) {
             return;
-        };
+        }
+        let Some((path, wal)) = &self.files else { return };
         self.looked = Some(Instant::now());
+        if !std::fs::metadata(wal).is_ok_and(|wal| wal.len() > GROWN) {
+            return;
+        }
+        self.begun = self.looked;
         let (path, stop) = (path.clone(), self.stop.clone());
         let shorten = move || {
             if let Err(error) = shorten(&path, &stop) {

@@ -55,7 +55,7 @@ pub(crate) fn commit(
         .unwrap_or_else(|panic| Err(StoreError::Backend(format!("the batch panicked: {panic}")).into()));
     let applied = applied.and_then(|committed| {
         // Looked at before as well as after the commit: one that is refused is not applied, should the file come back.
-        writer.wal_length()?;
+        writer.check_files()?;
         conn.run("COMMIT", [])?;
         Ok(committed)
     });

@@ -157,7 +157,7 @@ impl SqliteStore {
 
     /// Whether the database's files are those that were opened.
     fn check(identity: Option<&Arc<Identity>>) -> Result<(), StoreError> {
-        identity.map_or(Ok(()), |identity| identity.check().map(drop))
+        identity.map_or(Ok(()), |identity| identity.check())
     }
 
     /// Writes in a transaction of its own.

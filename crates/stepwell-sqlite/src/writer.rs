@@ -100,15 +100,16 @@ impl Writer {
                     // It may hold closures of the application, and be held by nobody else any more.
                     discard(batch);
                     // What was committed to a file that is gone is not accepted.
-                    let wal = self.wal_length();
-                    let (committed, length) = match (committed, wal) {
-                        (Ok(_), Err(error)) => (Err(error), None),
-                        (committed, wal) => (committed.map_err(|fault| fault.at(&self.location)), wal.ok()),
+                    let committed = match committed {
+                        Ok(committed) => self.check_files().map(|()| committed),
+                        Err(fault) => Err(fault.at(&self.location)),
                     };
+                    // The files that are there now may be another database's otherwise.
+                    let are_ours = committed.is_ok();
                     // Whoever asked may have gone; what was committed stands.
                     survive(|| drop(answer.send(committed)));
-                    if let Some(length) = length {
-                        checkpoints.look(conn, length);
+                    if are_ours {
+                        checkpoints.look(conn);
                     }
                 }
                 Order::Job(job) => survive(|| job(conn)),
@@ -126,12 +127,9 @@ impl Writer {
 }
 
 impl Writer {
-    /// The length of the write-ahead log in bytes.
-    ///
-    /// # Errors
-    /// When the files are not those that were opened.
-    pub(crate) fn wal_length(&self) -> Result<u64, StoreError> {
-        self.identity.as_ref().map_or(Ok(0), |identity| identity.check())
+    /// Checks that the files are those that were opened.
+    pub(crate) fn check_files(&self) -> Result<(), StoreError> {
+        self.identity.as_ref().map_or(Ok(()), |identity| identity.check())
     }
 }
 

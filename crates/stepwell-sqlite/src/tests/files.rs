@@ -77,6 +77,56 @@ fn a_database_that_was_replaced_accepts_nothing_and_leaves_the_other_alone() {
     }
 }
 
+/// The files are looked at when their folder has changed, or has become another one.
+#[cfg(unix)]
+#[test]
+fn a_folder_that_was_moved_is_noticed() {
+    let outer = tempfile::tempdir().unwrap();
+    let [folder, away] = ["folder", "away"].map(|name| outer.path().join(name));
+    fs::create_dir(&folder).unwrap();
+    let path = folder.join("stepwell.db");
+    let store = open(&path);
+    commit(&store, spawns(vec![new_task(1)]));
+    while !store.identity.as_ref().unwrap().trusts_the_folder() {
+        commit(&store, spawns(vec![]));
+    }
+    fs::rename(&folder, &away).unwrap();
+    detached(&store, 2, "stepwell.db was deleted or moved");
+    fs::create_dir(&folder).unwrap();
+    commit(&open(&path), spawns(vec![new_task(7)]));
+    detached(&store, 3, "stepwell.db was replaced by another file");
+    fs::rename(&folder, outer.path().join("other")).unwrap();
+    fs::rename(&away, &folder).unwrap();
+    commit(&store, spawns(vec![new_task(4)]));
+    assert_eq!(ids(&store), [task_id(1), task_id(4)]);
+}
+
+/// Each change of the folder is seen at once, however soon it follows another one.
+#[cfg(unix)]
+#[test]
+fn what_is_moved_at_any_moment_is_noticed_by_the_next_commit() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("stepwell.db");
+    let away = folder.path().join("away.db");
+    let store = open(&path);
+    for n in 0..50 {
+        if n % 10 == 0 {
+            while !store.identity.as_ref().unwrap().trusts_the_folder() {
+                commit(&store, spawns(vec![]));
+            }
+        }
+        if n % 3 == 0 {
+            fs::write(folder.path().join("else"), "").unwrap();
+        }
+        commit(&store, spawns(vec![new_task(2 * n + 1)]));
+        fs::rename(&path, &away).unwrap();
+        let refused = wait(store.commit(spawns(vec![new_task(2 * n + 2)]).into()));
+        assert!(matches!(refused, Err(StoreError::Detached { .. })), "{n}: {refused:?}");
+        fs::rename(&away, &path).unwrap();
+    }
+    assert_eq!(ids(&store).len(), 50);
+}
+
 #[cfg(unix)]
 #[test]
 fn a_symlink_that_leads_elsewhere_now_is_noticed() {
