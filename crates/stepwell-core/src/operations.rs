@@ -404,6 +404,12 @@ impl Operations {
         }
     }
 
+    /// Whether there is work that nobody is to do any more.
+    #[inline]
+    pub(crate) fn has_dropped(&self) -> bool {
+        !self.dropped.is_empty()
+    }
+
     /// Gives the work that nobody is to do any more. It is the application's, and may use the context when it is dropped: so
     /// that is for when this is no longer locked.
     pub(crate) fn take_dropped(&mut self) -> Vec<Guarded<Work>> {

@@ -264,8 +264,11 @@ impl DerefMut for Locked<'_> {
 }
 
 impl Drop for Locked<'_> {
+    #[inline]
     fn drop(&mut self) {
-        self.dropped = self.operations.take_dropped();
+        if self.operations.has_dropped() {
+            self.dropped = self.operations.take_dropped();
+        }
     }
 }
 

@@ -55,8 +55,6 @@ pub(crate) struct Envelope<'a> {
     pub(crate) settled: bool,
     /// The timeline that the database is supposed to be on.
     pub(crate) timeline: Option<Arc<str>>,
-    /// Whether the ends of journals are to be compared.
-    pub(crate) doubts: bool,
 }
 
 /// By which a batch is known again.
@@ -146,7 +144,7 @@ pub(crate) fn arguments(envelope: &Envelope<'_>, sorted: &Sorted) -> Result<PgAr
     moment(&mut args, envelope)?;
     args.add(envelope.settled)?;
     args.add(envelope.timeline.as_deref())?;
-    transitions(&mut args, sorted, envelope.doubts)?;
+    transitions(&mut args, sorted)?;
     let places = sorted.places();
     let of = |place: usize| places.get(place).copied();
     let by_tasks = || sorted.batch.transitions.iter().enumerate();
@@ -197,11 +195,11 @@ fn opt(name: &Option<Name>) -> Option<&str> {
     name.as_ref().map(Name::as_str)
 }
 
-fn transitions(args: &mut PgArguments, sorted: &Sorted, doubts: bool) -> Result<(), BoxDynError> {
+fn transitions(args: &mut PgArguments, sorted: &Sorted) -> Result<(), BoxDynError> {
     let items: Vec<_> = sorted.transitions().collect();
     runs(args, &items)?;
     let after = |t: &&Transition| t.after.map(|after| i64::try_from(after).unwrap_or(i64::MAX));
-    args.add(doubts.then(|| items.iter().map(after).collect::<Vec<_>>()))?;
+    args.add(sorted.doubts.then(|| items.iter().map(after).collect::<Vec<_>>()))?;
     column!(args, items, t => word(&t.next));
     column!(args, items, t => match &t.next {
         Next::Suspend { wake_at } => wake_at.map(Moment),

@@ -14,6 +14,8 @@ pub(crate) struct Sorted {
     pub(crate) function: Function,
     /// The timeline that it is sent for.
     pub(crate) timeline: Option<Arc<str>>,
+    /// Whether the ends of its journals are compared.
+    pub(crate) doubts: bool,
 }
 
 /// The functions of the database that apply a batch: each can do less than the next, in less time.
@@ -37,7 +39,7 @@ impl Sorted {
             (true, ..) => Function::Plain,
             (false, ..) => Function::Any,
         };
-        Self { batch, order, function, timeline: None }
+        Self { batch, order, function, timeline: None, doubts: false }
     }
 
     /// Whether a run has two transitions, which no batch may hold.

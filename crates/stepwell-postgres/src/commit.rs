@@ -88,8 +88,7 @@ impl Shared {
         let (mut lost, mut gave_way, mut settled) = (0, 0, false);
         // Whether an earlier sending may have been applied. One that is sent again goes to the same function.
         let mut in_doubt = false;
-        let mut doubts;
-        (sorted.timeline, doubts) = self.timeline.of(&sorted.batch.transitions);
+        (sorted.timeline, sorted.doubts) = self.timeline.of(&sorted.batch.transitions);
         loop {
             let mut conn = match line.take(&self.options).await {
                 Ok(conn) => conn,
@@ -103,7 +102,7 @@ impl Shared {
             };
             let number = Number { process: self.process_id, line: line.number, batch: number };
             let timeline = sorted.timeline.clone();
-            let envelope = Envelope { settled, timeline, doubts, ..self.envelope(Some(number), again) };
+            let envelope = Envelope { settled, timeline, ..self.envelope(Some(number), again) };
             let query = self.query(&envelope, &sorted, in_doubt)?;
             let patience = line.patience();
             let answer = timeout(patience, self.call(&mut conn, query, line.begins)).await;
@@ -112,7 +111,7 @@ impl Shared {
                     line.answered(conn);
                     if let Ok(Some(timeline)) = row.try_get::<Option<&str>, _>("moved") {
                         self.timeline.moved(timeline);
-                        (sorted.timeline, doubts) = self.timeline.of(&sorted.batch.transitions);
+                        (sorted.timeline, sorted.doubts) = self.timeline.of(&sorted.batch.transitions);
                         in_doubt = false;
                         continue;
                     }
@@ -221,7 +220,6 @@ impl Shared {
             again,
             settled: false,
             timeline: None,
-            doubts: false,
         }
     }
 
@@ -246,7 +244,7 @@ impl Shared {
     fn query(&self, envelope: &Envelope<'_>, sorted: &Sorted, was_sent: bool) -> Result<Query, StoreError> {
         let (sql, args) = match sorted.function {
             // Whether the journals end where they are to is seen by that one only.
-            _ if envelope.doubts => (&self.sql.commit, args::arguments(envelope, sorted)),
+            _ if sorted.doubts => (&self.sql.commit, args::arguments(envelope, sorted)),
             Function::One if !was_sent => (&self.sql.one, args::one(envelope, sorted)),
             Function::One | Function::Plain => (&self.sql.plain, args::plain(envelope, sorted, was_sent)),
             Function::Any => (&self.sql.commit, args::arguments(envelope, sorted)),
@@ -283,7 +281,7 @@ impl Shared {
 
     async fn answer(&self, line: &mut Line, sorted: Sorted, row: PgRow) -> Result<Committed, StoreError> {
         let (mut committed, others) = answer::read(&sorted, &row).map_err(|error| self.error(error))?;
-        self.timeline.learn(sorted.timeline.as_deref(), &sorted.batch, &committed);
+        self.timeline.learn(sorted.timeline.as_deref(), sorted.doubts, &sorted.batch, &committed);
         self.fill_apart(line, &row, &mut committed).await?;
         if !others.is_empty() {
             let mut ends = self.other_ends(line, others).await;

@@ -5,9 +5,9 @@
 //! After a change, the database compares the end of a run's journal with what the run knows, once for each run that began
 //! before.
 
-use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use hashbrown::HashSet;
 use sqlx::types::Uuid;
 use stepwell_core::store::{Batch, Committed, Next, Spawned, Transition};
 
@@ -49,8 +49,9 @@ impl Timeline {
         *inside = Inside { name: Some(name.into()), runs: HashSet::new() };
     }
 
-    /// Learns from a batch that was applied on that timeline.
-    pub(crate) fn learn(&self, timeline: Option<&str>, batch: &Batch, committed: &Committed) {
+    /// Learns from a batch that was applied on that timeline. Where no ends of journals were compared, the runs that go on
+    /// are known.
+    pub(crate) fn learn(&self, timeline: Option<&str>, compared: bool, batch: &Batch, committed: &Committed) {
         let mut inside = self.inside();
         if inside.name.as_deref() != timeline {
             return;
@@ -64,7 +65,7 @@ impl Timeline {
             };
             if !goes_on {
                 inside.runs.remove(transition.run_id.as_uuid());
-            } else if transition.after.is_some() {
+            } else if compared && transition.after.is_some() {
                 inside.runs.insert(*transition.run_id.as_uuid());
             }
         }
@@ -96,7 +97,7 @@ mod tests {
             let transition = Transition { after: Some(1), ..Transition::new(id.into(), id.into(), next) };
             let batch = Batch { transitions: vec![transition], ..Batch::default() };
             let committed = Committed { transitions: vec![result], ..Committed::default() };
-            timeline.learn(None, &batch, &committed);
+            timeline.learn(None, true, &batch, &committed);
             timeline.inside().runs.len()
         };
         let applied = |suspended| Ok(Applied { suspended, ..Applied::default() });
