@@ -1,7 +1,7 @@
 //! What a client, its workers and its runs share.
 
 use std::any::{Any, TypeId};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -30,7 +30,7 @@ use crate::task::{Check, Registry};
 use crate::time::after;
 
 /// Application state by its type.
-pub(crate) type States = HashMap<TypeId, Arc<dyn Any + Send + Sync>>;
+pub(crate) type States = BTreeMap<TypeId, Arc<dyn Any + Send + Sync>>;
 
 pub(crate) struct Engine {
     /// What the client was given, where payloads are as they are kept.
@@ -201,6 +201,6 @@ impl Drop for Engine {
             listening.cancel();
         }
         self.registry.discard();
-        self.states.drain().for_each(|(_, state)| discard(state));
+        std::mem::take(&mut self.states).into_values().for_each(discard);
     }
 }

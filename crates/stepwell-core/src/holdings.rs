@@ -5,7 +5,7 @@
 //! it holds for the worker's. A difference is mended once two comparisons in a row have found it,
 //! since claims and ends that are on their way make differences that vanish by themselves.
 
-use hashbrown::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ids::{RunId, TaskId};
 
@@ -18,7 +18,7 @@ pub(crate) struct Holding {
 }
 
 /// The runs that a worker holds, by task.
-pub(crate) type Held = HashMap<TaskId, Holding>;
+pub(crate) type Held = BTreeMap<TaskId, Holding>;
 
 /// What two comparisons in a row have found.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -32,7 +32,7 @@ pub(crate) struct Difference {
 /// Compares the worker's runs with the store's.
 #[derive(Default)]
 pub(crate) struct Comparison {
-    orphaned: HashSet<(TaskId, RunId)>,
+    orphaned: BTreeSet<(TaskId, RunId)>,
     lost: Held,
 }
 
@@ -43,9 +43,9 @@ impl Comparison {
         let holds = |held: &Held, (task_id, run_id): &(TaskId, RunId)| {
             held.get(task_id).is_some_and(|holding| holding.run_id == *run_id)
         };
-        let orphaned: HashSet<_> =
+        let orphaned: BTreeSet<_> =
             stored.iter().filter(|run| !holds(before, run) && !holds(now, run)).copied().collect();
-        let stored: HashSet<_> = stored.iter().copied().collect();
+        let stored: BTreeSet<_> = stored.iter().copied().collect();
         let lost: Held = now
             .iter()
             .filter(|(task_id, holding)| {

@@ -1,9 +1,10 @@
 //! Who in this process waits for what: callers for the end of a task, runs for something to arrive, workers for work.
 
+use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use hashbrown::{HashMap, HashSet};
+use hashbrown::HashMap;
 use lru::LruCache;
 use tokio::sync::{Notify, oneshot};
 
@@ -27,7 +28,7 @@ pub(crate) type End = Result<Option<Finish>, StoreError>;
 pub(crate) struct Hub {
     waiting: Mutex<HashMap<TaskId, Vec<oneshot::Sender<End>>>>,
     /// Tasks that somebody waits for, and that are to be looked at in the store.
-    unseen: Mutex<HashSet<TaskId>>,
+    unseen: Mutex<BTreeSet<TaskId>>,
     /// Told when there are such.
     pub(crate) look: Notify,
     runs: Mutex<HashMap<TaskId, Arc<Run>>>,
@@ -88,7 +89,7 @@ impl Hub {
     /// Looks at tasks in the store until none are left to be looked at.
     pub(crate) async fn look_at_unseen(&self, store: &dyn Store) {
         loop {
-            let tasks: Vec<_> = lock(&self.unseen).drain().collect();
+            let tasks: Vec<_> = std::mem::take(&mut *lock(&self.unseen)).into_iter().collect();
             if tasks.is_empty() {
                 return;
             }

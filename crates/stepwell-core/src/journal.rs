@@ -344,7 +344,7 @@ pub(crate) struct Compensation {
     /// What was recorded and not done yet when it began, the oldest first: a step, or a cleanup with its payload.
     pub(crate) recorded: Vec<(Key, Payload)>,
     /// Steps' results.
-    pub(crate) results: HashMap<Key, Payload>,
+    pub(crate) results: BTreeMap<Key, Payload>,
     /// What has been delivered to it.
     pub(crate) entries: VecDeque<Entry>,
 }
@@ -432,7 +432,7 @@ impl Replay {
         let mut entries: Vec<_> = kept.chain(&self.entries).collect();
         entries.sort_unstable_by_key(|entry| entry.seq);
         let (mut recorded, mut places) = (BTreeMap::new(), HashMap::new());
-        let mut results = HashMap::new();
+        let mut results = BTreeMap::new();
         for Entry { seq, key, outcome, .. } in entries {
             match (key.kind, outcome) {
                 (Kind::Compensate, Outcome::Done(payload)) => {

@@ -1,6 +1,8 @@
 //! The engine of Stepwell. Applications depend on the `stepwell` crate, which re-exports what they need.
 
 #![forbid(unsafe_code)]
+// What happens follows from what was asked and from the runtime's randomness, and so a simulation can be run again.
+#![warn(clippy::iter_over_hash_type)]
 
 mod approval;
 mod bisect;

@@ -1,7 +1,7 @@
 //! Lifecycle events: what happens to the tasks of this process, as it happens.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -213,7 +213,8 @@ const CAPACITY: usize = 4096;
 
 /// Sends lifecycle events to whoever subscribed, and into the history if they are kept; costs nothing otherwise.
 pub(crate) struct Broadcast {
-    subscribers: broadcast::Sender<Lifecycle>,
+    /// Made for the first who subscribes: its places take memory.
+    subscribers: OnceLock<broadcast::Sender<Lifecycle>>,
     history: Option<History>,
 }
 
@@ -224,7 +225,7 @@ struct History {
 
 impl Broadcast {
     pub(crate) fn new() -> Self {
-        Self { subscribers: broadcast::Sender::new(CAPACITY), history: None }
+        Self { subscribers: OnceLock::new(), history: None }
     }
 
     /// One whose events are kept.
@@ -235,18 +236,22 @@ impl Broadcast {
     }
 
     pub(crate) fn tell(&self, event: impl FnOnce() -> Option<Lifecycle>) {
-        if self.history.is_none() && self.subscribers.receiver_count() == 0 {
+        let subscribers = self.subscribers.get().filter(|subscribers| subscribers.receiver_count() > 0);
+        if self.history.is_none() && subscribers.is_none() {
             return;
         }
         let Some(event) = event() else { return };
         if let Some(History { store, notes }) = &self.history {
             let _ = notes.send(Note::Event(store.now(), event.clone()));
         }
-        guard::tell("a subscriber to lifecycle events", || drop(self.subscribers.send(event)));
+        if let Some(subscribers) = subscribers {
+            guard::tell("a subscriber to lifecycle events", || drop(subscribers.send(event)));
+        }
     }
 
     pub(crate) fn subscribe(&self) -> Subscription {
-        Subscription(self.subscribers.subscribe())
+        let subscribers = self.subscribers.get_or_init(|| broadcast::Sender::new(CAPACITY));
+        Subscription(subscribers.subscribe())
     }
 
     /// Waits until what was told is kept.

@@ -141,7 +141,7 @@ pub(crate) struct Operations {
     /// Waits that the store keeps.
     stored: HashSet<Key>,
     /// Waits that an earlier run began and this one has not come to yet, with their due times.
-    inherited: HashMap<Key, Option<Timestamp>>,
+    inherited: BTreeMap<Key, Option<Timestamp>>,
     /// Messages that were given to a waiter, and still are in the store's mailbox.
     taken: HashSet<MessageId>,
     /// A wait was registered since the store was last asked what has arrived.
@@ -256,7 +256,9 @@ impl Operations {
             return None;
         }
         self.control = Some(why);
-        Some(self.live.values_mut().filter_map(|operation| operation.waker.take()).collect())
+        let mut told: Vec<_> = self.live.iter_mut().collect();
+        told.sort_unstable_by_key(|(key, _)| *key);
+        Some(told.into_iter().filter_map(|(_, operation)| operation.waker.take()).collect())
     }
 
     pub(crate) fn is_open(&self, key: &Key) -> bool {
@@ -493,7 +495,8 @@ impl Operations {
         let Some(entry) = self.replay.entries.front().filter(|_| !self.is_only_replayed()) else {
             return false;
         };
-        let Some(asked) = self.live.keys().find(|key| key.differs_by_input(&entry.key)) else { return false };
+        let asked = self.live.keys().filter(|key| key.differs_by_input(&entry.key)).min();
+        let Some(asked) = asked else { return false };
         let seq = entry.seq;
         let name = asked.name.clone();
         self.replay.keep_from(Some(0), &HashSet::new());
@@ -785,7 +788,7 @@ impl Operations {
     pub(crate) fn take_unsent(&mut self, suspending: bool) -> Unsent {
         if suspending {
             // This run never came to them.
-            self.unsent.waits_removed.extend(self.inherited.drain().map(|(key, _)| key));
+            self.unsent.waits_removed.extend(std::mem::take(&mut self.inherited).into_keys());
         }
         self.stored.extend(self.unsent.waits_added.keys().cloned());
         std::mem::take(&mut self.unsent)
@@ -793,7 +796,9 @@ impl Operations {
 
     /// Drops what is the application's: wakers, and work for the store.
     pub(crate) fn discard(&mut self) {
-        self.live.drain().for_each(|(_, operation)| guard::discard(operation));
+        let mut live: Vec<_> = self.live.drain().collect();
+        live.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        live.into_iter().for_each(|(_, operation)| guard::discard(operation));
         self.durable_wakers.drain(..).for_each(guard::discard);
     }
 

@@ -1,5 +1,6 @@
 //! One run of a task: what its executor and the handles of its context share.
 
+use std::collections::BTreeMap;
 use std::mem;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -8,7 +9,6 @@ use std::task::{Poll, Wake, Waker};
 use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
-use hashbrown::HashMap;
 use tokio_util::sync::CancellationToken;
 
 use crate::compensation::{Undo, attempts, end_of};
@@ -55,7 +55,7 @@ pub(crate) struct Run {
     /// The attempt as its code sees it: of a task that is compensated, the one that is replayed.
     pub(crate) seen_attempt: u32,
     /// The closures of the steps' compensations, by their records.
-    undos: Mutex<HashMap<Key, Arc<dyn Undo>>>,
+    undos: Mutex<BTreeMap<Key, Arc<dyn Undo>>>,
     operations: Mutex<Operations>,
 }
 

@@ -1,10 +1,10 @@
 //! A worker's slots: what it runs, what it has in memory, and what it can still take.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Wake, Waker};
 use std::time::Duration;
 
-use hashbrown::HashMap;
 use lru::LruCache;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -59,7 +59,7 @@ struct Inside {
     backlog: bool,
     /// How many tasks the next claim is to ask for: as many as were heard of.
     wanted: usize,
-    runs: HashMap<TaskId, Arc<Run>>,
+    runs: BTreeMap<TaskId, Arc<Run>>,
     /// The runs that the worker owns: those in `runs` and in `handed_over`, and those whose journals
     /// are being loaded.
     held: Held,
@@ -71,7 +71,7 @@ struct Inside {
     /// Suspended tasks, to go on in place.
     suspended: LruCache<TaskId, Box<Execution>>,
     /// Claims of suspended tasks whose execution has not left its slot yet.
-    handed_over: HashMap<TaskId, HandedOver>,
+    handed_over: BTreeMap<TaskId, HandedOver>,
 }
 
 type HandedOver = (ClaimedTask, Holding, Slot, Option<SuspectPermit>);
@@ -92,13 +92,13 @@ impl Slots {
             free: options.concurrency,
             backlog: true,
             wanted: usize::MAX,
-            runs: HashMap::new(),
+            runs: BTreeMap::new(),
             held: Held::new(),
             claims: 0,
             sent: 0,
             taken_in: 0,
             suspended: LruCache::unbounded(),
-            handed_over: HashMap::new(),
+            handed_over: BTreeMap::new(),
         };
         let slots = Self {
             engine,
@@ -173,8 +173,11 @@ impl Slots {
     }
 
     pub(crate) fn forget_suspended(&self) {
-        let suspended = std::mem::replace(&mut self.inside().suspended, LruCache::unbounded());
-        drop(suspended);
+        let mut suspended = std::mem::replace(&mut self.inside().suspended, LruCache::unbounded());
+        // In the order of their use: a cache that is dropped as a whole has none.
+        while let Some(execution) = suspended.pop_lru() {
+            drop(execution);
+        }
     }
 
     /// Takes a slot for a task that is about to be spawned. Not while others wait, which come first.

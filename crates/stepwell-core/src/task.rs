@@ -1,7 +1,7 @@
 //! Task types, and the registry in which workers find them.
 
 use std::any::TypeId;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::marker::PhantomData;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -119,9 +119,9 @@ fn unfit(task_type: &str, source: PayloadError) -> TaskError {
 /// The task types that a client knows.
 #[derive(Default)]
 pub(crate) struct Registry {
-    task_types: RwLock<HashMap<Name, Registered>>,
-    cleanups: RwLock<HashMap<Name, Arc<dyn Undo>>>,
-    workflows: RwLock<HashMap<Name, Arc<Workflow>>>,
+    task_types: RwLock<BTreeMap<Name, Registered>>,
+    cleanups: RwLock<BTreeMap<Name, Arc<dyn Undo>>>,
+    workflows: RwLock<BTreeMap<Name, Arc<Workflow>>>,
 }
 
 struct Registered {
@@ -193,11 +193,11 @@ impl Registry {
     /// Drops the application's closures.
     pub(crate) fn discard(&mut self) {
         let task_types = self.task_types.get_mut().unwrap_or_else(PoisonError::into_inner);
-        task_types.drain().for_each(|(_, registered)| discard(registered));
+        std::mem::take(task_types).into_values().for_each(discard);
         let cleanups = self.cleanups.get_mut().unwrap_or_else(PoisonError::into_inner);
-        cleanups.drain().for_each(|(_, cleanup)| discard(cleanup));
+        std::mem::take(cleanups).into_values().for_each(discard);
         let workflows = self.workflows.get_mut().unwrap_or_else(PoisonError::into_inner);
-        workflows.drain().for_each(|(_, workflow)| discard(workflow));
+        std::mem::take(workflows).into_values().for_each(discard);
     }
 
     /// Registers what cleans up, in the place of what was registered under this name before.
