@@ -459,7 +459,7 @@ impl Operations {
             let (seq, at) = (self.delivered_seq + 1, run.engine.store.now());
             let Some(waker) = waits.then(|| self.deliver(seq, &key, outcome.clone())).flatten() else {
                 if let Effect::Received(message) = effect {
-                    self.taken.remove(&message);
+                    self.pass_on(&key.name, message, outcome);
                 }
                 continue;
             };
@@ -483,6 +483,21 @@ impl Operations {
             return Ok(Some(waker));
         }
         Ok(None)
+    }
+
+    /// A message was given to a waiter that is gone. Whoever is to get the next one gets it in its place, and so on, so that
+    /// messages come in their order; the last one goes to a waiter that has none, or is left in the mailbox.
+    fn pass_on(&mut self, topic: &Name, mut message: MessageId, mut outcome: Outcome) {
+        for ready in self.ready.iter_mut().filter(|ready| ready.key.name == *topic) {
+            if let Effect::Received(later) = &mut ready.effect {
+                std::mem::swap(later, &mut message);
+                std::mem::swap(&mut ready.outcome, &mut outcome);
+            }
+        }
+        match self.awaited.get(&(Kind::Message, topic.clone())).and_then(BTreeSet::first).cloned() {
+            Some(key) => self.finish(&key, outcome, Effect::Received(message)),
+            None => _ = self.taken.remove(&message),
+        }
     }
 
     pub(crate) fn is_replaying(&self) -> bool {

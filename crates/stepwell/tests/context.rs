@@ -320,6 +320,33 @@ async fn an_event_of_one_queue_is_not_seen_in_another() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_message_for_a_branch_that_is_gone_goes_to_the_next_who_waits() {
+    let harness = Harness::new();
+    let process = harness.start().await;
+    process
+        .register_fn("receiver", |(): (), ctx: TaskContext| async move {
+            let recv = || ctx.recv::<u32>("numbers", None);
+            let race = async {
+                let (one, other) = (recv(), recv());
+                tokio::select! { biased; first = one => first, first = other => first }
+            };
+            // Asked for behind the others.
+            let third = async { recv().await };
+            let (raced, third) = tokio::try_join!(race, third)?;
+            Ok(vec![raced, third, recv().await?])
+        })
+        .await
+        .unwrap();
+    let task = process.spawn_named("receiver", &(), SpawnOptions::new()).await.unwrap().task_id;
+    for number in 1..=3_u32 {
+        process.send(task, "numbers", &number).await.unwrap();
+    }
+    // All three are there when three wait for them, and one of these no longer does when the first has come.
+    process.start_worker(worker_options()).await;
+    assert_eq!(process.wait::<Vec<u32>>(task).await.unwrap(), [1, 2, 3]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn tasks_emit_events_and_send_messages_to_each_other() {
     let harness = Harness::new();
     let process = harness.start().await;
