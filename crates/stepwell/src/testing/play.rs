@@ -1,0 +1,305 @@
+//! One history of a simulated world, from its seed to its report.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Display};
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use stepwell_core::store::{Batch, Committed, Next, WorkerSignal};
+use stepwell_core::{BoxFuture, MemoryStore, Outcome, Runtime, Store, StoreError, TaskId};
+
+use super::fault::Planned;
+use super::line::wait_for;
+use super::shrink::shrink;
+use super::world::World;
+
+/// Plays a history that a seed decides: the processes, faults and interleavings of a [`World`] follow from it.
+///
+/// The history is played twice, and it is a failure if that differs. One that fails is played again with fewer and
+/// fewer faults, as long as it fails in the same way (what its error or panic says up to the first colon), and the report has
+/// those that are left and the timeline of the last play.
+///
+/// Code that is to be the same each time draws what it draws from [`World::dice`], iterates over no hash map, and has its
+/// `tokio::select!` `biased`, unless the program is built with `--cfg tokio_unstable`, where the seed decides that as well.
+///
+/// # Panics
+/// When it is called within a tokio runtime: it makes one of its own, whose time is virtual.
+pub fn simulate<F, Fut, E>(seed: u64, history: F) -> Report
+where
+    F: Fn(World) -> Fut,
+    Fut: Future<Output = Result<(), E>>,
+    E: Display,
+{
+    let first = Play::new(seed).run(&history);
+    let mut again = Play::new(seed).run(&history);
+    if first.fingerprint != again.fingerprint {
+        let why = "is not reproducible: two plays of the seed differ, so something random is not the world's";
+        again.failure.get_or_insert_with(|| why.into());
+        return again;
+    }
+    let Some(check) = first.check() else { return first };
+    let fails = |plan: &[Planned]| Play::new(seed).plan(plan).run(&history).check() == Some(check);
+    let plan = shrink(&first.plan, SHRINKS, fails);
+    Play::new(seed).plan(&plan).record().run(&history)
+}
+
+/// How often a history that fails is played to make it smaller.
+const SHRINKS: usize = 200;
+
+/// In virtual time, how long a history may last.
+const LIMIT: Duration = Duration::from_secs(50 * 365 * 24 * 3600);
+
+/// How a history is to be played, for those who want less, or more, than [`simulate`] does.
+#[derive(Default)]
+pub struct Play {
+    seed: u64,
+    plan: Option<Vec<Planned>>,
+    record: bool,
+    open: Option<Open>,
+}
+
+type Open = Box<dyn FnOnce(Arc<dyn Runtime>) -> Opening>;
+type Opening = BoxFuture<'static, Result<Arc<dyn Store>, StoreError>>;
+
+impl Play {
+    /// Plays the history of a seed once, on the store in memory.
+    pub fn new(seed: u64) -> Self {
+        Self { seed, ..Self::default() }
+    }
+
+    /// Puts these faults in the place of those that [`World::suffer`] draws.
+    pub fn plan(self, plan: &[Planned]) -> Self {
+        Self { plan: Some(plan.to_vec()), ..self }
+    }
+
+    /// Keeps the timeline.
+    pub fn record(self) -> Self {
+        Self { record: true, ..self }
+    }
+
+    /// Plays it on a store that answers from threads of its own, and that no other process uses. It is made on the world's
+    /// clock, and all processes of the world share it.
+    pub fn on(self, open: impl FnOnce(Arc<dyn Runtime>) -> Opening + 'static) -> Self {
+        Self { open: Some(Box::new(open)), ..self }
+    }
+
+    /// Plays it.
+    ///
+    /// # Panics
+    /// When it is called within a tokio runtime.
+    pub fn run<Fut, E>(self, history: impl FnOnce(World) -> Fut) -> Report
+    where
+        Fut: Future<Output = Result<(), E>>,
+        E: Display,
+    {
+        let Self { seed, plan, record, open } = self;
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        builder.enable_time().start_paused(true);
+        #[cfg(tokio_unstable)]
+        builder.rng_seed(tokio::runtime::RngSeed::from_bytes(&seed.to_le_bytes()));
+        let runtime = match builder.build() {
+            Ok(runtime) => runtime,
+            Err(error) => return Report { failure: Some(error.to_string()), ..Report::new(seed) },
+        };
+        let open = |runtime| match open {
+            Some(open) => Ok((wait_for(open(runtime))?, true)),
+            None => Ok((Arc::new(MemoryStore::new(runtime)) as Arc<dyn Store>, false)),
+        };
+        let (world, ended) = {
+            let _inside = runtime.enter();
+            let world = match World::new(seed, plan, record, open) {
+                Ok(world) => world,
+                Err(error) => return Report { failure: Some(error.to_string()), ..Report::new(seed) },
+            };
+            let (over, inside) = (world.0.over.clone(), world.clone());
+            let playing =
+                async move { tokio::time::timeout(LIMIT, over.run_until_cancelled(history(inside))).await };
+            (world, catch_unwind(AssertUnwindSafe(|| runtime.block_on(playing))))
+        };
+        let mut report = Report::new(seed);
+        report.virtual_time = {
+            let _inside = runtime.enter();
+            runtime.block_on(async { world.passed() })
+        };
+        let failure = match ended {
+            Ok(Ok(Some(Ok(())) | None)) => None,
+            Ok(Ok(Some(Err(error)))) => Some(format!("{error:#}")),
+            Ok(Err(_)) => Some("is stuck: nothing happens any more".into()),
+            Err(panic) => {
+                let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+                let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+                Some(text.unwrap_or_else(|| "the history panicked".into()))
+            }
+        };
+        {
+            let mut state = world.0.state();
+            report.failure = state.failure.take().or(failure);
+            report.fingerprint = state.fingerprint.number();
+            report.commits = state.commits;
+            report.faults = std::mem::take(&mut state.faults);
+            report.plan = std::mem::take(&mut state.plan);
+            report.timeline = state.timeline.take().unwrap_or_default();
+        }
+        // Whatever still runs ends here, with what it holds.
+        drop(runtime);
+        report
+    }
+}
+
+/// What became of a history.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// Its seed.
+    pub seed: u64,
+    /// Why it has failed, if it has.
+    pub failure: Option<String>,
+    /// Tells plays that differ apart: a number that is made of all that the store was asked and answered.
+    pub fingerprint: u64,
+    /// How many batches the store has applied.
+    pub commits: u64,
+    /// How many faults of each sort there were.
+    pub faults: BTreeMap<&'static str, u64>,
+    /// How long it took in virtual time.
+    pub virtual_time: Duration,
+    /// The faults that it suffered.
+    pub plan: Vec<Planned>,
+    /// What happened, where that was recorded: in order.
+    pub timeline: Vec<Moment>,
+}
+
+/// A line of a timeline.
+#[derive(Clone, Debug)]
+pub struct Moment {
+    /// How long after the world began.
+    pub at: Duration,
+    /// Who did it.
+    pub who: String,
+    /// What.
+    pub what: String,
+}
+
+impl Report {
+    fn new(seed: u64) -> Self {
+        Self {
+            seed,
+            failure: None,
+            fingerprint: 0,
+            commits: 0,
+            faults: BTreeMap::new(),
+            virtual_time: Duration::ZERO,
+            plan: Vec::new(),
+            timeline: Vec::new(),
+        }
+    }
+
+    /// Returns which check has failed: what the failure says up to its first colon.
+    pub fn check(&self) -> Option<&str> {
+        self.failure.as_deref().map(|failure| failure.split(':').next().unwrap_or(failure))
+    }
+
+    /// Ends a test whose history has failed.
+    ///
+    /// # Panics
+    /// When the history has failed, with the report.
+    #[allow(clippy::panic, reason = "it is what an assertion does")]
+    #[track_caller]
+    pub fn assert_passed(&self) {
+        if self.failure.is_some() {
+            panic!("{self}");
+        }
+    }
+}
+
+impl Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { seed, commits, virtual_time, .. } = self;
+        match &self.failure {
+            Some(failure) => writeln!(f, "the history of seed {seed} fails: {failure}")?,
+            None => writeln!(f, "the history of seed {seed} passes")?,
+        }
+        writeln!(f, "{commits} commits in {virtual_time:?} of virtual time")?;
+        if !self.plan.is_empty() {
+            writeln!(f, "what goes wrong:")?;
+        }
+        self.plan.iter().try_for_each(|planned| writeln!(f, "  {planned}"))?;
+        if !self.timeline.is_empty() {
+            writeln!(f, "what happens:")?;
+        }
+        self.timeline.iter().try_for_each(|moment| writeln!(f, "  {moment}"))
+    }
+}
+
+impl Display for Moment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.at.as_secs_f64();
+        write!(f, "{seconds:>12.3} s  {:<10} {}", self.who, self.what)
+    }
+}
+
+/// The end of a task's id, by which people tell tasks apart.
+fn short(task_id: TaskId) -> String {
+    let id = task_id.to_string();
+    id.get(id.len().saturating_sub(6)..).unwrap_or(&id).to_owned()
+}
+
+impl Moment {
+    /// What a commit did, a line for each item; signs of life and idle claims are left out.
+    pub(super) fn of(at: Duration, who: &str, batch: &Batch, committed: &Committed) -> Vec<Self> {
+        let mut lines = Vec::new();
+        let mut line = |what: String| lines.push(Self { at, who: who.to_owned(), what });
+        for (transition, answer) in batch.transitions.iter().zip(&committed.transitions) {
+            let mut what = format!("task …{}:", short(transition.task_id));
+            for entry in &transition.entries {
+                let outcome = match &entry.outcome {
+                    Outcome::Done(_) => "",
+                    Outcome::Failed(_) => " failed",
+                    Outcome::Retrying { .. } => " is tried again",
+                };
+                what += &format!(" {}{outcome},", entry.key);
+            }
+            for wait in &transition.waits_added {
+                what += &format!(" waits for {},", wait.key);
+            }
+            what += match &transition.next {
+                Next::Continue { .. } => " goes on",
+                Next::Suspend { .. } => " suspended",
+                Next::Complete(_) => " completed",
+                Next::Retry { .. } => " to be tried again",
+                Next::Fail(_) => " failed",
+                Next::Cancel => " cancelled",
+                Next::Release => " given back",
+                Next::Leave { .. } => " left to others",
+            };
+            if answer.is_err() {
+                what += " (refused: the run does not own the task)";
+            }
+            line(what);
+        }
+        for (command, outcome) in batch.commands.iter().zip(&committed.commands) {
+            line(format!("{command:?}: {outcome:?}"));
+        }
+        batch.events.iter().for_each(|event| line(format!("emits {}", event.name)));
+        for message in &batch.messages {
+            line(format!("sends {} to task …{}", message.topic, short(message.task_id)));
+        }
+        for (task, spawned) in batch.spawns.iter().zip(&committed.spawns) {
+            line(format!("spawns {} as task …{}: {spawned:?}", task.task_type, short(task.task_id)));
+        }
+        batch.schedules.iter().for_each(|_| line("changes a schedule".into()));
+        batch.queues.iter().for_each(|change| line(format!("queue {}: {:?}", change.queue, change.action)));
+        for (signal, status) in batch.workers.iter().zip(&committed.workers) {
+            if !matches!(signal, WorkerSignal::Heartbeat { .. }) {
+                line(format!("{signal:?}: {:?}", status.state));
+            }
+        }
+        for claimed in &committed.claims {
+            for task in &claimed.tasks {
+                let (id, attempt) = (short(task.task_id), task.attempt);
+                line(format!("claims task …{id} of {}, attempt {attempt}", task.task_type));
+            }
+        }
+        lines
+    }
+}

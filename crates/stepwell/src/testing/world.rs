@@ -1,0 +1,479 @@
+//! A world of several processes on one store, in which a seed decides what happens.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::future::Future;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use stepwell_core::store::{Batch, Committed};
+use stepwell_core::{BoxFuture, Error, Runtime, Store, StoreError, Timestamp};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::dice::Dice;
+use super::fault::{Fault, Faults, Outage, Planned};
+use super::fingerprint::Fingerprint;
+use super::line::{Line, wait_for};
+use super::play::Moment;
+use super::runtime::{Clock, Life, TestRuntime};
+use crate::durable::{Durable, DurableBuilder};
+
+/// How many commits a history may have before it is taken for one that never ends.
+const MOST_COMMITS: u64 = 200_000;
+
+/// Which numbers a seed gives to whom.
+#[derive(Clone, Copy)]
+enum Part {
+    Own,
+    Plan,
+    Network,
+    Turns,
+    /// The first of the processes.
+    Process,
+}
+
+/// A simulated world, as [`simulate`](super::simulate) gives it to a history. Cheap to clone.
+#[derive(Clone)]
+pub struct World(pub(super) Arc<Inner>);
+
+pub(super) struct Inner {
+    seed: u64,
+    pub(super) store: Arc<dyn Store>,
+    /// Whether the store answers from a thread of its own, which is waited for.
+    threaded: bool,
+    clock: Arc<Clock>,
+    dice: Dice,
+    pub(super) network: Dice,
+    turns: Arc<Dice>,
+    /// The faults in the place of those that the seed would draw.
+    given: Option<Vec<Planned>>,
+    calm: AtomicBool,
+    pub(super) version: AtomicU64,
+    pub(super) changed: Notify,
+    watcher: OnceLock<Watcher>,
+    /// Cancelled when the history has to end.
+    pub(super) over: CancellationToken,
+    state: Mutex<State>,
+}
+
+type Watcher = Box<dyn Fn(&Seen<'_>) + Send + Sync>;
+type Start = Arc<dyn Fn(Place) -> BoxFuture<'static, Result<(), Error>> + Send + Sync>;
+
+/// What a world has gathered.
+#[derive(Default)]
+pub(super) struct State {
+    processes: Vec<Site>,
+    pub(super) fingerprint: Fingerprint,
+    pub(super) commits: u64,
+    pub(super) faults: BTreeMap<&'static str, u64>,
+    /// What was suffered.
+    pub(super) plan: Vec<Planned>,
+    pub(super) timeline: Option<Vec<Moment>>,
+    /// Why the history has failed.
+    pub(super) failure: Option<String>,
+    begun: u64,
+}
+
+struct Site {
+    start: Start,
+    life: Arc<Life>,
+    trouble: Option<(Outage, Instant)>,
+}
+
+/// What the store did, for whoever [watches](World::watch).
+pub enum Seen<'a> {
+    /// The store has applied a batch.
+    Applied {
+        /// The process that sent it; `None` for a client.
+        process: Option<usize>,
+        /// How many batches the store has applied with it.
+        number: u64,
+        /// What was asked.
+        batch: &'a Batch,
+        /// What is answered.
+        committed: &'a Committed,
+    },
+    /// The process has got the answer.
+    Answered {
+        /// The process.
+        process: Option<usize>,
+        /// To the batch of that number.
+        number: u64,
+    },
+}
+
+/// Where one process of a world runs, from its start to its death.
+#[derive(Clone)]
+pub struct Place {
+    /// Its world.
+    pub world: World,
+    /// Which process it is, from 0; the one that takes the place of a dead one has the same number.
+    pub number: usize,
+    runtime: Arc<TestRuntime>,
+}
+
+impl World {
+    pub(super) fn new(
+        seed: u64,
+        given: Option<Vec<Planned>>,
+        recording: bool,
+        open: impl FnOnce(Arc<dyn Runtime>) -> Result<(Arc<dyn Store>, bool), StoreError>,
+    ) -> Result<Self, StoreError> {
+        let clock = Arc::new(Clock::new());
+        let part = |part: Part| Dice::of(seed, part as u64);
+        let (store, threaded) = open(Arc::new(TestRuntime::new(clock.clone(), part(Part::Process))))?;
+        let state = State { timeline: recording.then(Vec::new), ..State::default() };
+        Ok(Self(Arc::new(Inner {
+            seed,
+            store,
+            threaded,
+            clock,
+            dice: part(Part::Own),
+            network: part(Part::Network),
+            turns: Arc::new(part(Part::Turns)),
+            given,
+            calm: AtomicBool::new(false),
+            version: AtomicU64::new(0),
+            changed: Notify::new(),
+            watcher: OnceLock::new(),
+            over: CancellationToken::new(),
+            state: Mutex::new(state),
+        })))
+    }
+
+    /// Returns the seed.
+    pub fn seed(&self) -> u64 {
+        self.0.seed
+    }
+
+    /// Returns the world's own dice, for the history to use.
+    pub fn dice(&self) -> &Dice {
+        &self.0.dice
+    }
+
+    /// Returns the store itself, which nothing happens to.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.0.store
+    }
+
+    /// Waits for the store's answer, in no virtual time: for what a history looks at itself.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn look<T>(&self, answer: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        wait_for(answer)
+    }
+
+    /// Returns the time by the store's clock.
+    pub fn now(&self) -> Timestamp {
+        self.0.clock.now()
+    }
+
+    /// Returns the latest time that the store's clock has shown so far.
+    pub fn latest(&self) -> Timestamp {
+        self.0.clock.latest()
+    }
+
+    /// Returns for how long the world has existed. It is not bound to its clocks.
+    pub fn passed(&self) -> Duration {
+        self.0.clock.passed()
+    }
+
+    /// Lets the store's clock go too fast by so many millionths.
+    pub fn drift(&self, millionths: i64) {
+        self.0.clock.set_drift(millionths);
+    }
+
+    /// Returns whether all faults are over.
+    pub fn is_calm(&self) -> bool {
+        self.0.is_calm()
+    }
+
+    /// Notes that something has happened: it is part of the world's fingerprint, and of the timeline of a replay.
+    pub fn note(&self, who: &str, what: fmt::Arguments<'_>) {
+        self.0.note(who, what);
+    }
+
+    /// Ends the history: something has happened that must not. The first failure counts.
+    pub fn fail(&self, why: impl Into<String>) {
+        self.0.fail(why.into());
+    }
+
+    /// Has all that the store does told to a function. The first one counts.
+    pub fn watch(&self, watcher: impl Fn(&Seen<'_>) + Send + Sync + 'static) {
+        self.0.watcher.set(Box::new(watcher)).unwrap_or_default();
+    }
+
+    /// Makes a client that nothing happens to, for the history itself.
+    ///
+    /// # Errors
+    /// As [`DurableBuilder::build`].
+    pub async fn client(
+        &self,
+        build: impl FnOnce(DurableBuilder) -> DurableBuilder,
+    ) -> Result<Durable, Error> {
+        let builder = Durable::builder().store(Arc::new(Line::new(self.0.clone(), None)));
+        let builder = builder.runtime(self.0.next_runtime(0)).answer_timeout(Duration::MAX);
+        build(builder).build().await
+    }
+
+    /// Starts so many processes, and has each started again when it has died. Returns when all have begun.
+    pub async fn run<F, Fut>(&self, processes: usize, start: F)
+    where
+        F: Fn(Place) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), Error>> + Send + 'static,
+    {
+        let start: Start = Arc::new(move |place| Box::pin(start(place)));
+        for _ in 0..processes {
+            let number = {
+                let mut state = self.0.state();
+                state.processes.push(Site { start: start.clone(), life: Arc::default(), trouble: None });
+                state.processes.len() - 1
+            };
+            self.begin(number);
+        }
+    }
+
+    fn begin(&self, number: usize) {
+        let offset = match self.0.network.roll(4) {
+            0 => i64::try_from(self.0.network.roll(7_200_000_000)).unwrap_or(0) - 3_600_000_000,
+            _ => 0,
+        };
+        let runtime = self.0.next_runtime(offset);
+        let start = {
+            let mut state = self.0.state();
+            let Some(site) = state.processes.get_mut(number) else { return };
+            site.life = runtime.life().clone();
+            site.start.clone()
+        };
+        let (place, world) = (Place { world: self.clone(), number, runtime: runtime.clone() }, self.clone());
+        self.note(&Name(number).to_string(), format_args!("begins"));
+        runtime.spawn(Box::pin(async move {
+            // A process whose store is away begins again, as what watches over processes would have it do.
+            while let Err(error) = start(place.clone()).await {
+                if !matches!(error, Error::Store(_)) {
+                    return world.fail(format!("a process cannot begin: {error}"));
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }));
+    }
+
+    /// Returns how many processes there are, dead ones included.
+    pub fn processes(&self) -> usize {
+        self.0.state().processes.len()
+    }
+
+    /// Has a process die, if it lives, and another one take its place after a while.
+    pub fn crash(&self, process: usize, down: Duration) {
+        let life = self.0.state().processes.get(process).map(|site| site.life.clone());
+        let Some(life) = life.filter(|life| !life.is_dead()) else { return };
+        self.0.count("crash");
+        self.note(&Name(process).to_string(), format_args!("dies"));
+        life.end();
+        let world = self.clone();
+        tokio::spawn(async move {
+            life.ended().await;
+            tokio::time::sleep(down).await;
+            world.begin(process);
+        });
+    }
+
+    /// Has the fault begin.
+    pub fn inject(&self, fault: &Fault) {
+        match *fault {
+            Fault::Crash { process, down } => return self.crash(process, down),
+            Fault::Freeze { process, time } => {
+                let life = self.0.state().processes.get(process).map(|site| site.life.clone());
+                let Some(life) = life else { return };
+                life.freeze();
+                tokio::spawn(async move {
+                    tokio::time::sleep(time).await;
+                    life.thaw();
+                });
+            }
+            Fault::Outage { process, time, how } => {
+                let end = Instant::now() + time;
+                for (number, site) in self.0.state().processes.iter_mut().enumerate() {
+                    if process.is_none_or(|process| process == number) {
+                        site.trouble = Some((how, end));
+                    }
+                }
+            }
+            Fault::Jump { micros } => self.0.clock.jump(micros),
+        }
+        self.0.count(fault.name());
+        self.note("world", format_args!("{fault}"));
+    }
+
+    /// Draws faults, or takes those that are to be tried again; lets them come, and waits until all are over.
+    pub async fn suffer(&self, faults: &Faults) {
+        let plan = match &self.0.given {
+            Some(given) => given.clone(),
+            None => faults.draw(&Dice::of(self.0.seed, Part::Plan as u64), self.processes()),
+        };
+        self.0.state().plan.clone_from(&plan);
+        let mut end = Duration::ZERO;
+        for Planned { at, fault } in &plan {
+            tokio::time::sleep(at.saturating_sub(self.passed())).await;
+            self.inject(fault);
+            end = end.max(self.passed() + fault.lasts());
+        }
+        // Those that come back have begun by then.
+        tokio::time::sleep((end + Duration::from_millis(1)).saturating_sub(self.passed())).await;
+        self.calm();
+    }
+
+    /// Says that all faults are over: from now on the store answers at once. A clock that was set back is set right, so that
+    /// nothing has to wait for times that it has shown before.
+    pub fn calm(&self) {
+        let behind = self.latest().as_microsecond() - self.now().as_microsecond();
+        self.0.clock.jump(behind);
+        self.0.calm.store(true, Ordering::SeqCst);
+        self.note("world", format_args!("all is well from now on"));
+    }
+}
+
+impl Place {
+    /// Begins to build the process's client.
+    ///
+    /// # Errors
+    /// As [`DurableBuilder::build`].
+    pub async fn client(
+        &self,
+        build: impl FnOnce(DurableBuilder) -> DurableBuilder,
+    ) -> Result<Durable, Error> {
+        let line = Line::new(self.world.0.clone(), Some((self.number, self.runtime.life().clone())));
+        let builder = Durable::builder().store(Arc::new(line)).runtime(self.runtime.clone());
+        build(builder.answer_timeout(Duration::MAX)).build().await
+    }
+
+    /// Returns whether the process has died. Its code does nothing from then on, save in the turn in which that happened.
+    pub fn is_dead(&self) -> bool {
+        self.runtime.life().is_dead()
+    }
+
+    /// Dies as by `kill -9`, and another process takes its place after a while.
+    pub async fn die(&self, down: Duration) {
+        if !self.is_dead() {
+            self.world.crash(self.number, down);
+        }
+        std::future::pending().await
+    }
+
+    /// Stands still, as where a closure blocks its thread.
+    pub fn block(&self, time: Duration) {
+        self.world.inject(&Fault::Freeze { process: self.number, time });
+    }
+}
+
+/// What the process is called in timelines.
+pub(super) struct Name(pub(super) usize);
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "process {}", self.0)
+    }
+}
+
+impl Inner {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn next_runtime(&self, offset: i64) -> Arc<TestRuntime> {
+        let begun = {
+            let mut state = self.state();
+            state.begun += 1;
+            state.begun
+        };
+        let random = Dice::of(self.seed, Part::Process as u64 + begun);
+        Arc::new(TestRuntime::simulated(self.clock.clone(), random, offset, self.turns.clone()))
+    }
+
+    pub(super) fn is_calm(&self) -> bool {
+        self.calm.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn trouble(&self, process: usize) -> Option<(Outage, Instant)> {
+        let state = self.state();
+        let trouble = state.processes.get(process)?.trouble;
+        trouble.filter(|(_, end)| *end > Instant::now())
+    }
+
+    pub(super) fn count(&self, fault: &'static str) {
+        *self.state().faults.entry(fault).or_default() += 1;
+    }
+
+    pub(super) fn fail(&self, why: String) {
+        self.state().failure.get_or_insert(why);
+        self.over.cancel();
+    }
+
+    pub(super) fn note(&self, who: &str, what: fmt::Arguments<'_>) {
+        let at = self.clock.passed();
+        let text = what.to_string();
+        let mut state = self.state();
+        state.fingerprint.add((at, who, &text));
+        if let Some(timeline) = &mut state.timeline {
+            timeline.push(Moment { at, who: who.to_owned(), what: text });
+        }
+    }
+
+    /// Sets the time of the store's threads: before anything is asked, and until the next time.
+    pub(super) fn set_time(&self) {
+        if self.threaded {
+            self.clock.now();
+        }
+    }
+
+    /// What a store that has threads of its own does, in no virtual time.
+    pub(super) fn done<T: Send + 'static>(
+        &self,
+        answer: BoxFuture<'static, Result<T, StoreError>>,
+    ) -> BoxFuture<'static, Result<T, StoreError>> {
+        if !self.threaded {
+            return answer;
+        }
+        Box::pin(std::future::ready(wait_for(answer)))
+    }
+
+    pub(super) fn commits(&self) -> u64 {
+        self.state().commits
+    }
+
+    /// Tells the processes that the store has changed; not the one that knows only of this change.
+    pub(super) fn tell_of_change(&self, seen: Option<&AtomicU64>) {
+        let version = self.version.fetch_add(1, Ordering::SeqCst);
+        if let Some(seen) = seen {
+            _ = seen.compare_exchange(version, version + 1, Ordering::SeqCst, Ordering::SeqCst);
+        }
+        self.changed.notify_waiters();
+    }
+
+    pub(super) fn committed(&self, process: Option<usize>, batch: &Batch, committed: &Committed) {
+        let mut state = self.state();
+        let at = self.clock.passed();
+        state.commits += 1;
+        let number = state.commits;
+        state.fingerprint.commit(at, process, batch, committed);
+        if let Some(timeline) = &mut state.timeline {
+            let who = process.map_or_else(|| "client".into(), |process| Name(process).to_string());
+            timeline.extend(Moment::of(at, &who, batch, committed));
+        }
+        drop(state);
+        if number > MOST_COMMITS {
+            self.fail(format!("never ends: it has made {MOST_COMMITS} commits"));
+        }
+        self.saw(&Seen::Applied { process, number, batch, committed });
+    }
+
+    pub(super) fn saw(&self, seen: &Seen<'_>) {
+        if let Some(watcher) = self.watcher.get() {
+            watcher(seen);
+        }
+    }
+}
