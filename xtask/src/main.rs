@@ -54,6 +54,12 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
+    /// Play random histories in a simulated world, or show one of them
+    Sim {
+        /// Arguments for the simulation: --histories N, --jobs N, --seed S
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
     /// Run every check that a change has to pass
     Ci,
 }
@@ -92,6 +98,11 @@ fn run(command: Command) -> Result<()> {
             process::run(&mut bench)
         }
         Command::Torture { args } => torture::run(&args),
+        Command::Sim { args } => {
+            let mut sim = cargo::cargo()?;
+            sim.args(["run", "--release", "--package", "stepwell-simulation", "--"]).args(&args);
+            process::run(&mut sim)
+        }
         Command::Ci => ci::run(),
     }
 }

@@ -1,0 +1,286 @@
+//! The end of a history: whatever waits gets what it waits for, everything ends, and what is left is what must be.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use stepwell::{Decision, Durable, Entry, Error, Kind, Outcome, TaskFilter, TaskId, TaskInfo, TaskState};
+
+use crate::ledger::{Ledger, current, gives, is_done};
+use crate::script::{self, TOPICS};
+use crate::tasks::{Params, Seen};
+
+/// In how many leases everything has to end once nothing goes wrong any more. Clocks that were set back hold up timers for
+/// a hundred.
+const BOUND: u32 = 400;
+
+fn all() -> TaskFilter {
+    TaskFilter { limit: 10_000, ..TaskFilter::default() }
+}
+
+/// Gives to all tasks what they wait for, until they have ended.
+pub(crate) async fn wait_for_all(ledger: &Ledger, client: &Durable, lease: Duration) -> Result<(), Error> {
+    let until = ledger.world.passed() + lease * BOUND + Duration::from_secs(60);
+    client.resume_queue("default").await?;
+    client.limit_queue("default", stepwell::QueueLimits::default()).await?;
+    for schedule in client.schedules().await? {
+        client.delete_schedule(&schedule.name).await?;
+    }
+    loop {
+        let tasks = client.tasks(all()).await?;
+        let open: Vec<_> = tasks.iter().filter(|task| !task.state.is_finished()).collect();
+        if open.is_empty() {
+            return Ok(());
+        }
+        if ledger.world.passed() > until {
+            let stuck: Vec<_> = open.iter().map(|task| tell(task)).collect();
+            ledger.fail("stuck", stuck.join("; "));
+            return Ok(());
+        }
+        for task in open {
+            help(ledger, client, task).await?;
+        }
+        tokio::time::sleep(lease).await;
+    }
+}
+
+fn tell(task: &TaskInfo) -> String {
+    let TaskInfo { task_id, state, attempt, due_at, .. } = task;
+    format!("task {task_id} is {}, at attempt {attempt}, due at {due_at:?}", state.as_str())
+}
+
+async fn help(ledger: &Ledger, client: &Durable, task: &TaskInfo) -> Result<(), Error> {
+    let task_id = task.task_id;
+    if task.paused {
+        // It may end in this moment.
+        drop(client.resume(task_id).await);
+    }
+    for wait in client.waits(task_id).await? {
+        let Some(target) = wait.target else { continue };
+        match wait.key.kind {
+            Kind::Message => {
+                let topic = (0..TOPICS).find(|topic| target.as_str() == format!("topic{topic}")).unwrap_or(0);
+                let message = {
+                    let mut books = ledger.books();
+                    let last = books.sent.entry((task_id, topic)).or_default();
+                    *last += 1;
+                    *last
+                };
+                if client.send(task_id, target.as_str(), &message).await.is_ok() {
+                    ledger.books().accepted.entry((task_id, topic)).or_default().push(message);
+                }
+            }
+            Kind::Event if target.as_str().starts_with("event:") => {
+                client.emit_event(target.as_str(), &ledger.world.dice().roll(1 << 40), None).await?;
+            }
+            _ => {}
+        }
+    }
+    for approval in client.approvals_of(task_id).await? {
+        drop(client.decide(task_id, &approval.name, &Decision::approved("somebody", 1)).await);
+    }
+    Ok(())
+}
+
+/// Looks at all that is left.
+pub(crate) async fn check(ledger: &Ledger) -> Result<(), Error> {
+    let tasks = ledger.world.look(ledger.world.store().tasks(all()))?;
+    let by_id: BTreeMap<_, _> = tasks.iter().map(|task| (task.task_id, task)).collect();
+    let spawned = ledger.books().spawned.clone();
+    for (number, task_id) in &spawned {
+        let books = ledger.books();
+        let removed = books.deleted.contains(task_id) || (books.purged && books.ended.contains(task_id));
+        drop(books);
+        if !by_id.contains_key(task_id) && !removed {
+            ledger
+                .fail("lost", format_args!("task {task_id}, number {number}, was accepted and is not there"));
+        }
+    }
+    let mut numbers = BTreeMap::new();
+    let mut ticks = BTreeMap::new();
+    for task in &tasks {
+        if let Some(number) = task.params.decode::<Params>().ok().and_then(|params| params.number) {
+            numbers.entry(number).or_insert_with(Vec::new).push(task.task_id);
+        }
+        if let Some(tick) = task.headers.get(stepwell::TICK_HEADER) {
+            ticks.entry(tick.to_string()).or_insert_with(Vec::new).push(task.task_id);
+        }
+    }
+    let (again, schedules) = {
+        let books = ledger.books();
+        (books.triggered_again.clone(), books.schedules)
+    };
+    for (number, tasks) in numbers.iter().filter(|(number, tasks)| tasks.len() > 1 && !again.contains(number))
+    {
+        ledger.fail("refused", format_args!("number {number} was spawned once, and there are {tasks:?}"));
+    }
+    for (tick, tasks) in ticks.iter().filter(|(_, tasks)| tasks.len() > 1 && schedules < 2) {
+        ledger.fail("tick", format_args!("{tick} has spawned {tasks:?}"));
+    }
+    for task in &tasks {
+        let journal = ledger.journal(task.task_id);
+        in_order(ledger, task, &journal);
+        once(ledger, task.task_id, &journal);
+        messages(ledger, task.task_id, &journal);
+        if task.state == TaskState::Completed {
+            completed(ledger, task, &journal);
+        }
+        compensated(ledger, task, &journal);
+    }
+    Ok(())
+}
+
+fn in_order(ledger: &Ledger, task: &TaskInfo, journal: &[Entry]) {
+    if !journal.is_sorted_by(|one, other| one.seq < other.seq) {
+        ledger
+            .fail("order", format_args!("the journal of task {} is not in order: {journal:?}", task.task_id));
+    }
+}
+
+/// A step has one result between one new beginning of its task and the next. A result that is kept by its name is journaled
+/// again, as it was.
+fn once(ledger: &Ledger, task_id: TaskId, journal: &[Entry]) {
+    let anew = |entry: &Entry| entry.key.kind == Kind::Attempt && matches!(entry.outcome, Outcome::Done(_));
+    for era in journal.split(anew) {
+        let mut seen = BTreeMap::new();
+        let results = era.iter().filter(|entry| matches!(entry.outcome, Outcome::Done(_)));
+        for entry in results.filter(|entry| matches!(entry.key.kind, Kind::Step | Kind::Timer | Kind::Event))
+        {
+            let Outcome::Done(result) = &entry.outcome else { continue };
+            if let Some((before, earlier)) = seen.insert(&entry.key, (entry.seq, result))
+                && earlier != result
+            {
+                ledger.fail(
+                    "twice",
+                    format_args!(
+                        "{} of task {task_id} has a result at {before} and at {}",
+                        entry.key, entry.seq
+                    ),
+                );
+            }
+        }
+    }
+}
+
+/// Messages of a topic come in their order, each once, and none is left out.
+fn messages(ledger: &Ledger, task_id: TaskId, journal: &[Entry]) {
+    for topic in 0..TOPICS {
+        let name = format!("topic{topic}");
+        let received: Vec<u64> = journal
+            .iter()
+            .filter(|entry| is_done(entry, Kind::Message, &name))
+            .filter_map(|entry| match &entry.outcome {
+                Outcome::Done(payload) => payload.decode().ok(),
+                Outcome::Failed(_) | Outcome::Retrying { .. } => None,
+            })
+            .collect();
+        let books = ledger.books();
+        let accepted = books.accepted.get(&(task_id, topic)).cloned().unwrap_or_default();
+        drop(books);
+        if !received.is_sorted_by(|one, other| one < other) {
+            ledger.fail("messages", format_args!("task {task_id} has received {received:?} of {name}"));
+        }
+        let last = received.last().copied().unwrap_or(0);
+        let missed = accepted.iter().find(|message| **message < last && !received.contains(message));
+        if let Some(missed) = missed {
+            ledger.fail(
+                "messages",
+                format_args!(
+                    "task {task_id} has received {received:?} of {name}, and not {missed}, which was accepted"
+                ),
+            );
+        }
+    }
+}
+
+/// The results in a task's output are those that its closures have given, and that its journal holds.
+fn completed(ledger: &Ledger, task: &TaskInfo, journal: &[Entry]) {
+    let task_id = task.task_id;
+    let Some(seen) = task.output.as_ref().and_then(|output| output.decode::<Seen>().ok()) else {
+        return ledger.fail("output", format_args!("task {task_id} has no output"));
+    };
+    if task.params.decode::<Params>().is_err() {
+        ledger.fail("output", format_args!("task {task_id} has lost its parameters"));
+    }
+    let books = ledger.books();
+    for (name, value) in seen {
+        let given = books.ran.get(&(task_id, name.clone())).is_some_and(|ran| ran.contains(&value));
+        let current = current(journal, Kind::Step);
+        let journaled = current.iter().any(|entry| is_done(entry, Kind::Step, &name) && gives(entry, value));
+        if !given || !journaled {
+            drop(books);
+            return ledger.fail("output", format_args!(
+                "task {task_id} has {value} as the result of {name} (given: {given}, journaled: {journaled})"
+            ));
+        }
+    }
+}
+
+/// What a task that has failed, or was cancelled, did is undone in the reverse order.
+fn compensated(ledger: &Ledger, task: &TaskInfo, journal: &[Entry]) {
+    let task_id = task.task_id;
+    let anew = |entry: &Entry| entry.key.kind == Kind::Attempt && matches!(entry.outcome, Outcome::Done(_));
+    let era = journal.rsplit(anew).next().unwrap_or_default();
+    if task.state == TaskState::Completed {
+        return;
+    }
+    let failed = era.iter().position(|entry| entry.key.kind == Kind::Compensating).unwrap_or(era.len());
+    let (before, after) = era.split_at(failed);
+    let mut recorded = Vec::new();
+    for Entry { key, .. } in before {
+        let operation = (key.name.as_str(), key.ordinal);
+        match key.kind {
+            Kind::Compensate => {
+                recorded.retain(|of| *of != operation);
+                recorded.push(operation);
+            }
+            Kind::Compensated => recorded.retain(|of| *of != operation),
+            _ => {}
+        }
+    }
+    // A step without a result has nothing to undo.
+    recorded.retain(|(name, _)| {
+        !name.starts_with('/') || before.iter().any(|entry| is_done(entry, Kind::Step, name))
+    });
+    recorded.reverse();
+    let ended: Vec<_> = after
+        .iter()
+        .filter(|entry| {
+            entry.key.kind == Kind::Compensated && !matches!(entry.outcome, Outcome::Retrying { .. })
+        })
+        .collect();
+    let undone: Vec<_> = ended.iter().map(|entry| (entry.key.name.as_str(), entry.key.ordinal)).collect();
+    if undone != recorded && !quarantined(task) {
+        ledger.fail(
+            "undone",
+            format_args!("task {task_id} is to undo {recorded:?}, and has undone {undone:?}"),
+        );
+    }
+    // Code that panics as it is run again for its closures has none of them.
+    let replays = task.params.decode::<Params>().is_ok_and(|params| !script::panics(&params.script));
+    for entry in ended.iter().filter(|entry| entry.key.name.as_str().starts_with('/')) {
+        let name = entry.key.name.as_str();
+        if let Outcome::Failed(failure) = &entry.outcome {
+            if replays && !failure.message.contains("simulated") {
+                ledger.fail("undone", format_args!("{name} of task {task_id}: {failure}"));
+            }
+            continue;
+        }
+        let given = before.iter().find(|entry| is_done(entry, Kind::Step, name));
+        let books = ledger.books();
+        let values = books.undone.get(&(task_id, name.to_owned())).cloned().unwrap_or_default();
+        drop(books);
+        if !given.is_some_and(|given| values.iter().any(|value| gives(given, *value))) {
+            ledger.fail(
+                "undone",
+                format_args!("{name} of task {task_id} is said to be undone, and nothing has run"),
+            );
+        }
+    }
+}
+
+/// Whether a task's workers died so often that it was given up.
+fn quarantined(task: &TaskInfo) -> bool {
+    let Some(failure) = &task.failure else { return false };
+    let crashed = |failure: &stepwell::Failure| failure.kind == stepwell::FailureKind::Crashed;
+    crashed(failure) || failure.compensation_errors.iter().any(|error| crashed(&error.failure))
+}

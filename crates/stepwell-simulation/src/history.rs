@@ -1,0 +1,283 @@
+//! A plan as it is played.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use stepwell::sqlite::{Location, SqliteStore};
+use stepwell::testing::{Fault, Place, Play, Report, World};
+use stepwell::{
+    Durable, Error, QueueLimits, RateLimit, RetryStrategy, Schedule, SpawnOptions, Store, StoreError, Worker,
+    WorkerOptions,
+};
+
+use crate::ending;
+use crate::ledger::Ledger;
+use crate::owners::Owners;
+use crate::plan::{Action, Plan, Setup, Spawn, Step};
+use crate::script::LIMIT;
+use crate::tasks::{self, Params, Site, TASK, event_name};
+
+/// What became of a plan.
+pub struct Played {
+    /// The world's report.
+    pub report: Report,
+    /// How many closures have run.
+    pub closures: u64,
+}
+
+/// Plays a plan; keeps the timeline where that is wanted.
+pub fn play(plan: &Plan, record: bool) -> Played {
+    let mut play = Play::new(plan.seed);
+    if record {
+        play = play.record();
+    }
+    if plan.setup.sqlite {
+        play = play.on(|runtime| {
+            Box::pin(async {
+                let location = Location::parse("sqlite::memory:")?;
+                Ok(Arc::new(SqliteStore::open(location, runtime).await?) as Arc<dyn Store>)
+            })
+        });
+    }
+    let closures = Arc::new(Mutex::new(0));
+    let counted = closures.clone();
+    let report = play.run(|world| async move {
+        let history = History::new(world, plan);
+        let result = history.run(plan).await;
+        *counted.lock().unwrap_or_else(PoisonError::into_inner) = history.ledger.books().closures;
+        result
+    });
+    let closures = *closures.lock().unwrap_or_else(PoisonError::into_inner);
+    Played { report, closures }
+}
+
+/// How often a plan that fails is played to make it smaller.
+const SHRINKS: usize = 400;
+
+/// Leaves out what a failing plan does not need to fail in the same way.
+pub fn shrink(plan: &Plan, check: &str) -> Plan {
+    let with = |steps: &[Step]| Plan { steps: steps.to_vec(), ..plan.clone() };
+    let fails = |steps: &[Step]| play(&with(steps), false).report.check() == Some(check);
+    with(&stepwell::testing::shrink(&plan.steps, SHRINKS, fails))
+}
+
+/// What a process has for others.
+#[derive(Default)]
+struct Process {
+    client: Option<Durable>,
+    worker: Option<(Place, Worker)>,
+}
+
+type Processes = Arc<Mutex<BTreeMap<usize, Process>>>;
+
+struct History {
+    world: World,
+    ledger: Arc<Ledger>,
+    processes: Processes,
+}
+
+impl History {
+    fn new(world: World, plan: &Plan) -> Self {
+        let ledger = Arc::new(Ledger::new(world.clone()));
+        let owners = Owners::new(ledger.clone());
+        world.watch(move |seen| owners.sees(seen));
+        world.drift(plan.setup.drift);
+        Self { world, ledger, processes: Processes::default() }
+    }
+
+    async fn run(&self, plan: &Plan) -> Result<(), Error> {
+        let setup = &plan.setup;
+        let client = self.world.client(build).await?;
+        self.start(setup).await;
+        let mut end = Duration::ZERO;
+        for Step { at, action } in &plan.steps {
+            tokio::time::sleep(at.saturating_sub(self.world.passed())).await;
+            if let Action::Fault(fault) = action {
+                self.world.inject(fault);
+                end = end.max(self.world.passed() + fault.lasts());
+                continue;
+            }
+            self.world.note("history", format_args!("{action:?}"));
+            self.act(&client, action, setup).await;
+        }
+        tokio::time::sleep((end + Duration::from_millis(1)).saturating_sub(self.world.passed())).await;
+        self.world.calm();
+        ending::wait_for_all(&self.ledger, &client, setup.lease).await?;
+        ending::check(&self.ledger).await
+    }
+
+    async fn start(&self, setup: &Setup) {
+        let (ledger, processes, setup) = (self.ledger.clone(), self.processes.clone(), setup.clone());
+        let count = setup.processes;
+        let start = move |place: Place| {
+            let (ledger, processes, setup) = (ledger.clone(), processes.clone(), setup.clone());
+            async move {
+                let site = Site { place: place.clone(), ledger, lease: setup.lease };
+                let client = place.client(|builder| build(builder).state(site.clone())).await?;
+                tasks::register(&client, &site).await?;
+                let options = WorkerOptions::new()
+                    .lease(setup.lease)
+                    .poll_interval(setup.lease)
+                    .claim_timeout((setup.lease * 10).max(Duration::from_secs(5)))
+                    .grace(setup.lease)
+                    .shutdown_timeout(setup.lease)
+                    .concurrency(setup.concurrency)
+                    .max_in_memory(setup.in_memory);
+                {
+                    let mut processes = processes.lock().unwrap_or_else(PoisonError::into_inner);
+                    let process = processes.entry(place.number).or_default();
+                    *process = Process { client: Some(client.clone()), worker: None };
+                }
+                let worker = client.start_worker(options).await;
+                let mut processes = processes.lock().unwrap_or_else(PoisonError::into_inner);
+                let number = place.number;
+                processes.entry(number).or_default().worker = Some((place, worker));
+                Ok(())
+            }
+        };
+        self.world.run(count, start).await;
+    }
+
+    /// A client of one of the processes, or one that nothing happens to.
+    fn client(&self, client: &Durable) -> Durable {
+        let process = usize::try_from(self.world.dice().roll(4)).unwrap_or(0);
+        let processes = self.processes.lock().unwrap_or_else(PoisonError::into_inner);
+        processes.get(&process).and_then(|process| process.client.clone()).unwrap_or_else(|| client.clone())
+    }
+
+    async fn act(&self, client: &Durable, action: &Action, setup: &Setup) {
+        let (ledger, asked) = (&self.ledger, self.client(client));
+        let task = |number: &usize| ledger.books().spawned.get(number).copied();
+        // What is asked is refused where the task's state, or the store, does not allow it.
+        match action {
+            Action::Spawn(spawn) => drop(tokio::spawn(spawn_task(ledger.clone(), asked, spawn.clone()))),
+            Action::Send(number, topic) => {
+                let Some(task_id) = task(number) else { return };
+                let message = {
+                    let mut books = ledger.books();
+                    let last = books.sent.entry((task_id, *topic)).or_default();
+                    *last += 1;
+                    *last
+                };
+                if client.send(task_id, format!("topic{topic}"), &message).await.is_ok() {
+                    ledger.books().accepted.entry((task_id, *topic)).or_default().push(message);
+                }
+            }
+            Action::Emit(event) => {
+                let payload = self.world.dice().roll(1 << 40);
+                let name = event_name(*event);
+                tokio::spawn(async move { drop(asked.emit_event(name.as_str(), &payload, None).await) });
+            }
+            Action::Cancel(number) => {
+                let Some(task_id) = task(number) else { return };
+                tokio::spawn(async move { drop(asked.cancel(task_id).await) });
+            }
+            Action::Retry(number) => {
+                let Some(task_id) = task(number) else { return };
+                tokio::spawn(async move { drop(asked.retry(task_id).await) });
+            }
+            Action::Retrigger(number) => {
+                let Some(task_id) = task(number) else { return };
+                ledger.books().triggered_again.insert(*number);
+                tokio::spawn(async move { drop(asked.retrigger(task_id).await) });
+            }
+            Action::Pause(number) => {
+                let Some(task_id) = task(number) else { return };
+                drop(client.pause(task_id).await);
+            }
+            Action::Resume(number) => {
+                let Some(task_id) = task(number) else { return };
+                drop(client.resume(task_id).await);
+            }
+            Action::Delete(number) => {
+                let Some(task_id) = task(number) else { return };
+                ledger.books().deleted.insert(task_id);
+                tokio::spawn(async move { drop(asked.delete(task_id).await) });
+            }
+            Action::Purge => {
+                ledger.books().purged = true;
+                drop(client.purge(setup.lease, None).await);
+            }
+            Action::Move(number) => {
+                let Some(task_id) = task(number) else { return };
+                ledger.books().deleted.insert(task_id);
+                if let Ok(export) = client.export(task_id).await
+                    && client.delete(task_id).await.is_ok()
+                    && let Err(error) = client.import(export).await
+                {
+                    ledger.fail("import", format_args!("task {task_id} cannot be put in again: {error}"));
+                }
+            }
+            Action::PauseQueue => drop(client.pause_queue("default").await),
+            Action::ResumeQueue => drop(client.resume_queue("default").await),
+            Action::Limit(running, rate) => {
+                let rate = rate.map(|starts| RateLimit { starts, per: Duration::from_secs(1) });
+                let limits = QueueLimits { max_running: *running, max_running_per_worker: None, rate };
+                drop(client.limit_queue("default", limits).await);
+            }
+            Action::Schedule(every) => {
+                ledger.books().schedules += 1;
+                let params = Params { number: None, script: Vec::new() };
+                let schedule = Schedule::every("often", *every);
+                drop(client.put_schedule_named(schedule, TASK, &params).await);
+            }
+            Action::Unschedule => drop(client.delete_schedule("often").await),
+            Action::Deploy(process) => {
+                let worker = {
+                    let mut processes = self.processes.lock().unwrap_or_else(PoisonError::into_inner);
+                    processes.get_mut(process).and_then(|process| process.worker.take())
+                };
+                let Some((place, worker)) = worker else { return };
+                tokio::spawn(async move {
+                    worker.shutdown().await;
+                    if !place.is_dead() {
+                        place.world.crash(place.number, Duration::ZERO);
+                    }
+                });
+            }
+            Action::Fault(
+                Fault::Crash { .. } | Fault::Freeze { .. } | Fault::Outage { .. } | Fault::Jump { .. },
+            ) => {}
+        }
+    }
+}
+
+fn build(builder: stepwell::DurableBuilder) -> stepwell::DurableBuilder {
+    let retry = RetryStrategy::fixed(Duration::from_millis(10));
+    builder.max_attempts(1_000).retry(retry).max_payload_bytes(LIMIT)
+}
+
+/// Spawns a task; once more, where the store has refused it.
+async fn spawn_task(ledger: Arc<Ledger>, client: Durable, spawn: Spawn) {
+    let Spawn { number, script, attempts, key, priority, delay, limit } = spawn;
+    let params = Params { number: Some(number), script };
+    let options = || {
+        let mut options = SpawnOptions::new().max_attempts(attempts).priority(priority);
+        if let Some(key) = key {
+            options = options.concurrency_key(format!("key{key}"));
+        }
+        if let Some(delay) = delay {
+            options = options.start_after(delay);
+        }
+        if limit.is_some() {
+            options =
+                options.cancellation(stepwell::CancellationPolicy { max_delay: None, max_duration: limit });
+        }
+        options
+    };
+    loop {
+        match client.spawn_named(TASK, &params, options()).await {
+            Ok(spawned) => {
+                ledger.books().spawned.insert(number, spawned.task_id);
+                return;
+            }
+            // The process has died, and what it asked for may be done.
+            Err(Error::Store(StoreError::Closed)) => return,
+            Err(Error::Store(error)) if error.is_transient() => {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            Err(error) => return ledger.fail("spawn", error),
+        }
+    }
+}

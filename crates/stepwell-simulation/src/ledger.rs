@@ -1,0 +1,239 @@
+//! The oracle's books: what tasks' closures and clients' calls have seen, kept outside of the engine.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use stepwell::testing::{Place, World};
+use stepwell::{Entry, Kind, Outcome, RunId, TaskContext, TaskId, TaskState, Timestamp};
+
+use crate::tasks::Delivered;
+
+/// What is known of a history.
+pub(crate) struct Ledger {
+    pub(crate) world: World,
+    books: Mutex<Books>,
+}
+
+#[derive(Default)]
+pub(crate) struct Books {
+    /// The tasks that clients were told of, by their numbers.
+    pub(crate) spawned: BTreeMap<usize, TaskId>,
+    /// Tasks that somebody has asked to be deleted, or moved.
+    pub(crate) deleted: BTreeSet<TaskId>,
+    /// Tasks that have ended, and whether such were purged.
+    pub(crate) ended: BTreeSet<TaskId>,
+    pub(crate) purged: bool,
+    /// The numbers of tasks that somebody has asked to be spawned once more.
+    pub(crate) triggered_again: BTreeSet<usize>,
+    /// How often a schedule was made.
+    pub(crate) schedules: u64,
+    /// The messages of each task and topic that were accepted, in order.
+    pub(crate) accepted: BTreeMap<(TaskId, u8), Vec<u64>>,
+    /// The last message of each task and topic.
+    pub(crate) sent: BTreeMap<(TaskId, u8), u64>,
+    /// What was first emitted as each event.
+    pub(crate) emitted: BTreeMap<String, String>,
+    /// What each closure has given, by task and name.
+    pub(crate) ran: BTreeMap<(TaskId, String), Vec<u64>>,
+    /// What was undone, by task and name.
+    pub(crate) undone: BTreeMap<(TaskId, String), Vec<u64>>,
+    /// The earliest moment at which a sleep may end.
+    naps: BTreeMap<(TaskId, String), Timestamp>,
+    /// Since when a run's worker knows that the run is lost, and when a closure of it was first seen later.
+    lost: BTreeMap<RunId, (Duration, Option<Duration>)>,
+    nonces: u64,
+    /// How many closures have run.
+    pub(crate) closures: u64,
+}
+
+/// How long a run that is lost may go on: two looks of a closure, so that its worker has had its turn meanwhile.
+const LAST_LOOK: Duration = Duration::from_millis(20);
+
+impl Ledger {
+    pub(crate) fn new(world: World) -> Self {
+        Self { world, books: Mutex::default() }
+    }
+
+    pub(crate) fn books(&self) -> MutexGuard<'_, Books> {
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Something has happened that must not.
+    pub(crate) fn fail(&self, check: &str, what: impl std::fmt::Display) {
+        self.world.fail(format!("{check}: {what}"));
+    }
+
+    pub(crate) fn journal(&self, task_id: TaskId) -> Vec<Entry> {
+        self.world.look(self.world.store().journal(task_id)).unwrap_or_default()
+    }
+
+    /// Whether the store has the task run by that run.
+    fn owns(&self, ctx: &TaskContext) -> bool {
+        let task = self.world.look(self.world.store().task(ctx.task_id)).ok().flatten();
+        task.is_some_and(|task| {
+            task.run_id == ctx.run_id && matches!(task.state, TaskState::Running | TaskState::Compensating)
+        })
+    }
+
+    /// A closure begins, which the code asked for when it had seen these results. Gives the number that is its own result.
+    pub(crate) fn begins(
+        &self,
+        place: &Place,
+        ctx: &TaskContext,
+        kind: Kind,
+        name: &str,
+        seen: &[(String, u64)],
+    ) -> u64 {
+        let nonce = {
+            let mut books = self.books();
+            books.nonces += 1;
+            books.nonces
+        };
+        if place.is_dead() {
+            return nonce;
+        }
+        self.world.note(
+            &format!("process {}", place.number),
+            format_args!("begins the {} {name} of task …{}", kind.as_str(), short(ctx.task_id)),
+        );
+        let journal = self.journal(ctx.task_id);
+        if !journal.is_empty() {
+            for (name, value) in seen {
+                let durable =
+                    journal.iter().any(|entry| is_done(entry, Kind::Step, name) && gives(entry, *value));
+                if !durable {
+                    self.fail(
+                        "barrier",
+                        format_args!(
+                            "a closure has begun in task {} before the result of {name} was durable",
+                            ctx.task_id
+                        ),
+                    );
+                }
+            }
+        }
+        // What was done before the task was run anew, or before it was compensated, does not count.
+        let done = current(&journal, kind).iter().any(|entry| is_done(entry, kind, name));
+        if done && self.owns(ctx) {
+            self.fail(
+                "again",
+                format_args!("{name} of task {} has a result, and has begun again", ctx.task_id),
+            );
+        }
+        let mut books = self.books();
+        books.closures += 1;
+        let ran = if kind == Kind::Step { &mut books.ran } else { &mut books.undone };
+        ran.entry((ctx.task_id, name.to_owned())).or_default().push(nonce);
+        drop(books);
+        self.goes_on(place, ctx);
+        nonce
+    }
+
+    /// A step's closure begins: all that the journal holds has been delivered to the run before. Not asked of tasks that were
+    /// tried again, whose results are kept by name.
+    pub(crate) fn is_no_replay(&self, place: &Place, ctx: &TaskContext, name: &str, delivered: &Delivered) {
+        let journal = self.journal(ctx.task_id);
+        let again = journal.iter().any(|entry| matches!(entry.key.kind, Kind::Attempt | Kind::Compensating));
+        if again || place.is_dead() || !self.owns(ctx) {
+            return;
+        }
+        let delivered = delivered.lock().unwrap_or_else(PoisonError::into_inner);
+        let missing = journal.iter().find(|entry| {
+            entry.key.kind == Kind::Step
+                && matches!(entry.outcome, Outcome::Done(_))
+                && !delivered.contains(entry.key.name.as_str())
+        });
+        if let Some(missing) = missing {
+            self.fail(
+                "replay",
+                format_args!(
+                    "{name} of task {} has begun before {}, which is journaled, was delivered",
+                    ctx.task_id, missing.key
+                ),
+            );
+        }
+    }
+
+    /// A closure is still there.
+    pub(crate) fn goes_on(&self, place: &Place, ctx: &TaskContext) {
+        if place.is_dead() {
+            return;
+        }
+        let now = self.world.passed();
+        let mut books = self.books();
+        let Some((since, late)) = books.lost.get_mut(&ctx.run_id) else { return };
+        if now <= *since {
+            return;
+        }
+        let late = *late.get_or_insert(now);
+        if now >= late + LAST_LOOK {
+            let since = *since;
+            drop(books);
+            self.fail(
+                "not told",
+                format_args!(
+                    "the run {} of task {} goes on, though its worker knows since {since:?} that it is lost",
+                    ctx.run_id, ctx.task_id
+                ),
+            );
+        }
+    }
+
+    /// The worker of a run has learned that the run is lost.
+    pub(crate) fn lose(&self, run_id: RunId) {
+        let now = self.world.passed();
+        self.books().lost.entry(run_id).or_insert((now, None));
+    }
+
+    /// A sleep is asked for, which takes so long.
+    pub(crate) fn sleeps(&self, task_id: TaskId, name: &str, time: Duration) {
+        let due = stepwell::after(self.world.now(), time);
+        let mut books = self.books();
+        let earliest = books.naps.entry((task_id, name.to_owned())).or_insert(due);
+        *earliest = due.min(*earliest);
+    }
+
+    /// A sleep has ended.
+    pub(crate) fn wakes(&self, task_id: TaskId, name: &str) {
+        let earliest = self.books().naps.get(&(task_id, name.to_owned())).copied();
+        let latest = self.world.latest();
+        if earliest.is_some_and(|earliest| latest < earliest) {
+            self.fail("early", format_args!(
+                "the sleep {name} of task {task_id} has ended, and the store's clock has not come to its time"
+            ));
+        }
+    }
+
+    /// An event has come.
+    pub(crate) fn comes(&self, event: &str, payload: u64) {
+        let emitted = self.books().emitted.get(event).cloned();
+        if emitted.as_deref() != Some(payload.to_string().as_str()) {
+            self.fail("event", format_args!("{event} came with {payload}, and was emitted with {emitted:?}"));
+        }
+    }
+}
+
+/// The part of a journal in which results of that kind count now.
+pub(crate) fn current(journal: &[Entry], kind: Kind) -> &[Entry] {
+    let anew = |entry: &Entry| entry.key.kind == Kind::Attempt && matches!(entry.outcome, Outcome::Done(_));
+    let era = journal.rsplit(anew).next().unwrap_or_default();
+    match era.iter().position(|entry| entry.key.kind == Kind::Compensating) {
+        Some(failed) if kind == Kind::Compensated => era.get(failed..).unwrap_or_default(),
+        _ => era,
+    }
+}
+
+pub(crate) fn is_done(entry: &Entry, kind: Kind, name: &str) -> bool {
+    entry.key.kind == kind && entry.key.name.as_str() == name && matches!(entry.outcome, Outcome::Done(_))
+}
+
+/// Whether the entry holds that number.
+pub(crate) fn gives(entry: &Entry, value: u64) -> bool {
+    matches!(&entry.outcome, Outcome::Done(payload) if payload.decode::<u64>().is_ok_and(|of| of == value))
+}
+
+pub(crate) fn short(task_id: TaskId) -> String {
+    let id = task_id.to_string();
+    id.get(id.len().saturating_sub(6)..).unwrap_or(&id).to_owned()
+}

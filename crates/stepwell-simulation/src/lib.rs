@@ -1,0 +1,19 @@
+//! Stepwell in a simulated world.
+//!
+//! A seed decides a history: what tasks do ([`script`]), what clients ask, what goes wrong and when ([`plan`]). The history
+//! is played ([`history`]) in a world of [`stepwell::testing`], on virtual time, and an oracle that knows nothing of the engine's
+//! state ([`ledger`], [`owners`], [`ending`]) says whether the guarantees held.
+//!
+//! `cargo xtask sim --histories 100000` plays many of them, `cargo xtask sim --seed 7` shows one.
+
+#![forbid(unsafe_code)]
+
+mod ending;
+mod history;
+mod ledger;
+mod owners;
+pub mod plan;
+pub mod script;
+mod tasks;
+
+pub use history::{Played, play, shrink};

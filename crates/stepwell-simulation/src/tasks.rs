@@ -1,0 +1,305 @@
+//! The task type of simulated histories: it does what its script says, and tells the ledger.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::future::{Either, select, try_join};
+use serde::{Deserialize, Serialize};
+use stepwell::testing::Place;
+use stepwell::{
+    BoxFuture, Decision, Durable, Error, Kind, LogLevel, RetryStrategy, SpawnOptions, TaskContext, TaskError,
+    TaskResult,
+};
+
+use crate::ledger::Ledger;
+use crate::script::{LIMIT, Op, Script, Trouble, begins_with_a_wait, shares_names};
+
+/// The name of the task type.
+pub(crate) const TASK: &str = "script";
+/// What cleans up.
+const CLEANUP: &str = "clean";
+
+/// What tasks find as the state of their process.
+#[derive(Clone)]
+pub(crate) struct Site {
+    pub(crate) place: Place,
+    pub(crate) ledger: Arc<Ledger>,
+    pub(crate) lease: Duration,
+}
+
+/// A task's parameters.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Params {
+    /// Its place among those that the history spawns; `None` for others.
+    pub(crate) number: Option<usize>,
+    pub(crate) script: Script,
+}
+
+/// The results of steps that a task has seen, by their names.
+pub(crate) type Seen = Vec<(String, u64)>;
+
+/// The names of steps whose results a run has seen.
+pub(crate) type Delivered = Arc<Mutex<BTreeSet<String>>>;
+
+/// Registers what a process runs.
+pub(crate) async fn register(client: &Durable, site: &Site) -> Result<(), Error> {
+    client.register_fn(TASK, task).await?;
+    let ledger = site.ledger.clone();
+    client
+        .register_cleanup(CLEANUP, move |of: stepwell::TaskId| {
+            ledger.books().undone.entry((of, CLEANUP.into())).or_default().push(0);
+            async { Ok(()) }
+        })
+        .await
+}
+
+async fn task(params: Params, ctx: TaskContext) -> TaskResult<Seen> {
+    let site = ctx.state::<Site>()?.clone();
+    let play = Player { ctx, site, seen: Mutex::default(), delivered: Delivered::default() };
+    play.run(&params.script, String::new()).await?;
+    Ok(play.seen.into_inner().unwrap_or_else(PoisonError::into_inner))
+}
+
+struct Player {
+    ctx: TaskContext,
+    site: Site,
+    seen: Mutex<Seen>,
+    /// The steps whose results have come.
+    delivered: Delivered,
+}
+
+/// A value that panics when it is dropped.
+struct Bomb(Site);
+
+impl Drop for Bomb {
+    #[allow(clippy::panic, reason = "what panics in a destructor is what it simulates")]
+    fn drop(&mut self) {
+        if !std::thread::panicking() && !self.0.place.is_dead() && !self.0.ledger.world.is_calm() {
+            panic!("simulated, in a destructor");
+        }
+    }
+}
+
+impl Site {
+    /// Whether something goes wrong, once in so many times.
+    fn goes_wrong(&self, times: u64) -> bool {
+        let world = &self.ledger.world;
+        !world.is_calm() && world.dice().one_in(times)
+    }
+
+    /// What a closure does.
+    #[allow(clippy::panic, reason = "a closure that panics is what it simulates")]
+    async fn work(self, ctx: TaskContext, time: u64, trouble: Trouble) -> anyhow::Result<()> {
+        let _bomb = (trouble == Trouble::PanicsInDrop && self.goes_wrong(3)).then(|| Bomb(self.clone()));
+        match trouble {
+            Trouble::Kills if self.goes_wrong(3) => {
+                self.place.die(self.lease / 2).await;
+            }
+            Trouble::Blocks if self.goes_wrong(3) => self.place.block(self.lease * 3 / 2),
+            Trouble::Panics if self.goes_wrong(2) => panic!("simulated"),
+            _ => {}
+        }
+        let mut left = time;
+        while left > 0 {
+            let nap = left.min(10);
+            tokio::time::sleep(Duration::from_millis(nap)).await;
+            left -= nap;
+            self.ledger.goes_on(&self.place, &ctx);
+        }
+        anyhow::ensure!(trouble != Trouble::Fails || !self.goes_wrong(2), "simulated");
+        Ok(())
+    }
+}
+
+impl Player {
+    fn seen(&self) -> Seen {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn comes(&self, name: &str) {
+        self.delivered.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned());
+    }
+
+    fn sees(&self, name: String, value: u64) {
+        self.comes(&name);
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).push((name, value));
+    }
+
+    /// Draws the order in which branches are polled, which may differ each time that the code runs: but not where both ask
+    /// by the same names, or one may have come to its end before the other was asked.
+    fn may_swap(&self, one: &[Op], other: &[Op]) -> bool {
+        let waits = begins_with_a_wait(one) && begins_with_a_wait(other);
+        let shares = shares_names(one) && shares_names(other);
+        waits && !shares && self.site.ledger.world.dice().one_in(2)
+    }
+
+    fn run<'a>(&'a self, script: &'a [Op], path: String) -> BoxFuture<'a, TaskResult<()>> {
+        Box::pin(async move {
+            for (place, op) in script.iter().enumerate() {
+                self.op(op, format!("{path}/{place}")).await?;
+            }
+            Ok(())
+        })
+    }
+
+    #[allow(clippy::panic, reason = "a task that panics is what it simulates")]
+    async fn op(&self, op: &Op, name: String) -> TaskResult<()> {
+        let (ctx, ledger, place) = (&self.ctx, &self.site.ledger, &self.site.place);
+        let millis = Duration::from_millis;
+        match op {
+            Op::Step { time, trouble, retries, undone } => {
+                self.step(name, *time, *trouble, *retries, *undone).await?;
+            }
+            Op::Items(items) => {
+                let seen = self.seen();
+                let work = |item: u64| {
+                    let (site, ctx, seen, item_name) =
+                        (self.site.clone(), ctx.clone(), seen.clone(), format!("{name}[{item}]"));
+                    async move {
+                        site.ledger.begins(&site.place, &ctx, Kind::Step, &item_name, &seen);
+                        site.work(ctx, item % 5, Trouble::Fails).await
+                    }
+                };
+                ctx.items(name.as_str(), 0..usize::try_from(*items).unwrap_or(0))
+                    .concurrency(3)
+                    .each(|item| work(item as u64))
+                    .await?;
+                self.comes(&name);
+            }
+            Op::Big(bytes) => {
+                let result = ctx.step(name.as_str(), || async { Ok("x".repeat(*bytes)) }).await;
+                match result {
+                    Ok(text) if text.len() + 2 <= LIMIT => self.comes(&name),
+                    Err(TaskError::Control(control)) => return Err(control.into()),
+                    Err(_) if bytes + 2 > LIMIT => {}
+                    other => ledger.fail("limits", format_args!("{bytes} bytes gave {other:?}")),
+                }
+            }
+            Op::Foreign(time) => tokio::time::sleep(millis(*time)).await,
+            Op::Nap(time) => {
+                ledger.sleeps(ctx.task_id, &name, millis(*time));
+                ctx.sleep_for(name.as_str(), millis(*time)).await?;
+                ledger.wakes(ctx.task_id, &name);
+            }
+            Op::Event(event, limit) => {
+                match ctx.await_event::<u64>(("event", *event), limit.map(millis)).await {
+                    Ok(payload) => ledger.comes(&event_name(*event), payload),
+                    Err(TaskError::Timeout { .. }) if limit.is_some() => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            Op::Emit(event) => {
+                let payload = ledger.world.dice().roll(1 << 40);
+                ctx.emit_event(("event", *event), &payload).await?;
+            }
+            Op::Message(topic) => {
+                ctx.recv::<u64>(format!("topic{topic}"), None).await?;
+            }
+            Op::Approval => {
+                let decision: Decision<u64> = ctx.await_approval(name.as_str(), &0).await?;
+                drop(decision);
+            }
+            Op::Child(script, key) => {
+                let params = Params { number: None, script: script.clone() };
+                let options = SpawnOptions::new();
+                let options = match key {
+                    Some(key) => options.idempotency_key(format!("child{key}")),
+                    None => options,
+                };
+                let child = ctx.spawn_named::<_, Seen>(name.as_str(), TASK, &params, options).await?;
+                match ctx.join(&child).await {
+                    Ok(_) | Err(TaskError::Child { .. }) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            Op::Both(one, other) => {
+                let swapped = self.may_swap(one, other);
+                let (one, other) = (self.run(one, name.clone() + "l"), self.run(other, name + "r"));
+                if swapped {
+                    try_join(other, one).await?;
+                } else {
+                    try_join(one, other).await?;
+                }
+            }
+            Op::Race(one, other) => {
+                let swapped = self.may_swap(one, other);
+                let (one, other) = (self.run(one, name.clone() + "l"), self.run(other, name + "r"));
+                let race = if swapped { select(other, one) } else { select(one, other) };
+                match race.await {
+                    Either::Left((result, _)) | Either::Right((result, _)) => result?,
+                }
+            }
+            Op::Cleanup(discarded) => {
+                let cleanup = ctx.cleanup(CLEANUP, &ctx.task_id).await?;
+                if *discarded {
+                    ctx.discard(&cleanup).await?;
+                }
+            }
+            Op::Notes => {
+                ctx.log(LogLevel::Info, "simulated", []);
+                ctx.progress(1, 2, None);
+            }
+            Op::Panics => {
+                if self.site.goes_wrong(2) && !place.is_dead() {
+                    panic!("simulated, in the task's own code");
+                }
+            }
+            Op::Fails => return Err(TaskError::permanent(anyhow::anyhow!("it is lost"))),
+        }
+        Ok(())
+    }
+
+    async fn step(
+        &self,
+        name: String,
+        time: u64,
+        trouble: Trouble,
+        retries: bool,
+        undone: bool,
+    ) -> TaskResult<()> {
+        let seen = self.seen();
+        let closure = {
+            let (site, ctx, name) = (self.site.clone(), self.ctx.clone(), name.clone());
+            let delivered = self.delivered.clone();
+            move || {
+                let (site, ctx, name, seen) = (site.clone(), ctx.clone(), name.clone(), seen.clone());
+                let delivered = delivered.clone();
+                async move {
+                    site.ledger.is_no_replay(&site.place, &ctx, &name, &delivered);
+                    let nonce = site.ledger.begins(&site.place, &ctx, Kind::Step, &name, &seen);
+                    site.work(ctx, time, trouble).await?;
+                    Ok(nonce)
+                }
+            }
+        };
+        let mut step = self.ctx.step(name.as_str(), closure);
+        if retries {
+            step = step.retry(RetryStrategy::fixed(Duration::from_millis(5))).max_attempts(4);
+        }
+        if undone {
+            let (site, ctx, name) = (self.site.clone(), self.ctx.clone(), name.clone());
+            step = step.compensate(move |nonce: u64| {
+                let (site, ctx, name) = (site.clone(), ctx.clone(), name.clone());
+                async move {
+                    site.ledger.begins(&site.place, &ctx, Kind::Compensated, &name, &[]);
+                    site.ledger.books().undone.entry((ctx.task_id, name)).or_default().push(nonce);
+                    site.work(
+                        ctx,
+                        nonce % 7,
+                        if trouble == Trouble::Kills { trouble } else { Trouble::Fails },
+                    )
+                    .await
+                }
+            });
+        }
+        let nonce = step.await?;
+        self.sees(name, nonce);
+        Ok(())
+    }
+}
+
+/// What an event of that number is called.
+pub(crate) fn event_name(event: u8) -> String {
+    format!("event:{event}")
+}
