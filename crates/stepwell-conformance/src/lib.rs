@@ -103,7 +103,9 @@
 //! 23. **No wake-up is lost**, whatever is committed at the same time: a task either stays running and is
 //!     given what has arrived, or is claimable. A running task that something arrived for is told to its
 //!     worker. `wake_ups_by_events`, `wake_ups_by_messages`, `wake_ups_among_tasks`, `wake_ups_by_children`,
-//!     `wake_ups_by_others`, `wake_ups_by_cancellation`, `wake_ups_of_running_tasks`, `wake_ups_in_circles`
+//!     `wake_ups_by_others`, `wake_ups_by_cancellation`, `wake_ups_of_running_tasks`, `wake_ups_in_circles`.
+//!     A task that would wait for ever for
+//!     the ends of others, which wait in turn for its own, stays running and is told so. `circles`, `ways_out_of_circles`, `circles_under_races`
 //!
 //! ## Time
 //!

@@ -359,7 +359,7 @@ impl TaskContext {
     /// # Errors
     /// [`TaskError::Child`] when the child failed, was cancelled or deleted. [`TaskError::JoinsItself`] when the spawn was
     /// answered with this very task. [`TaskError::JoinsBlocked`] when the child has this task's concurrency key, and so does
-    /// not begin before this task has ended.
+    /// not begin before this task has ended; or when this task waits for nothing but the ends of others, which wait in turn for it to end.
     pub fn join<T: DeserializeOwned>(&self, child: &Child<T>) -> Delivery<T> {
         let task_id = child.task_id();
         let target = |key: &Key| {
@@ -369,7 +369,7 @@ impl TaskContext {
             // One that exists already may have another key, or have ended.
             let is_new = child.disposition() != Disposition::Existing;
             if is_new && self.run.operations().is_behind(child.spawn()) {
-                let concurrency_key = self.run.concurrency_key.iter().map(ToString::to_string).collect();
+                let concurrency_key = self.run.concurrency_key.as_ref().map(ToString::to_string);
                 return Err(TaskError::JoinsBlocked {
                     name: child.spawn().label(),
                     task_id,
@@ -516,6 +516,11 @@ pub(crate) fn read_child<T: DeserializeOwned>(key: &Key, outcome: Outcome) -> Ta
     match outcome {
         Outcome::Failed(failure) => {
             let task_id = key.child().unwrap_or_else(|| TaskId::from(Uuid::nil()));
+            if failure.kind == FailureKind::Blocked {
+                let name =
+                    key.name.as_str().rsplit_once(':').map_or_else(|| key.label(), |(name, _)| name.into());
+                return Err(TaskError::JoinsBlocked { name, task_id, concurrency_key: None });
+            }
             Err(TaskError::Child { task_id, failure: Box::new(failure) })
         }
         outcome => read_step(key, outcome),

@@ -104,6 +104,8 @@ pub enum FailureKind {
     Diverged,
     /// The context was used in a way that it cannot work.
     Misuse,
+    /// A join would have waited for ever.
+    Blocked,
     /// The run showed no sign of life for its `claim_timeout`.
     Stuck,
     /// The worker that ran the task died.

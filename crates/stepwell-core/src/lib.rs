@@ -7,6 +7,7 @@
 mod approval;
 mod bisect;
 mod child;
+mod circle;
 mod client;
 mod codec;
 mod commit;
@@ -74,6 +75,7 @@ mod workflow;
 pub use approval::{ApprovalInfo, AwaitApproval, Decision};
 pub use async_trait::async_trait;
 pub use child::{Child, Disposition};
+pub use circle::{blocked, waits_for_ever};
 #[doc(hidden)]
 pub use client::Asked;
 pub use client::{Client, SpawnResult, State};

@@ -1,5 +1,6 @@
 //! The store in memory: for tests and simulation, and the reference model of what a store does.
 
+mod circles;
 mod limits;
 mod schedules;
 mod workers;
@@ -11,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
+use crate::circle::blocked;
 use crate::compensation::{begun_anew, compensating};
 use crate::crash::SUSPECT_CRASHES;
 use crate::export::TaskRecord;
@@ -375,8 +377,7 @@ impl State {
         let mut news = News::default();
         let written: Vec<_> = batch.transitions.into_iter().map(|t| self.write(now, t, &mut news)).collect();
         self.cancel_doomed(now, &mut news);
-        let transitions =
-            written.into_iter().map(|written| Ok(self.look(now, written?, &mut news))).collect();
+        let transitions = self.look_all(now, written, &mut news);
         let commands = batch.commands.into_iter().map(|c| self.command(now, c, &mut news)).collect();
         let events = batch.events.into_iter().map(|event| self.emit(now, event, &mut news)).collect();
         let messages = batch.messages.into_iter().map(|m| self.send(now, m, &mut news)).collect();
@@ -482,31 +483,55 @@ impl State {
         Ok(written)
     }
 
-    /// What a transition finds, once all transitions of its batch have written.
+    /// Looks for what has arrived for transitions, in the order of their tasks' ids.
+    fn look_all(
+        &mut self,
+        now: Timestamp,
+        written: Vec<Result<Written, Refused>>,
+        news: &mut News,
+    ) -> Vec<Result<Applied, Refused>> {
+        let mut written: Vec<_> = written.into_iter().enumerate().collect();
+        written.sort_by_key(|(_, written)| {
+            written.as_ref().map_or_else(|_| None, |written| Some(written.task_id))
+        });
+        let looked = written
+            .into_iter()
+            .map(|(place, written)| (place, written.map(|written| self.look(now, written, news))));
+        looked.collect::<BTreeMap<_, _>>().into_values().collect()
+    }
+
     fn look(&mut self, now: Timestamp, written: Written, news: &mut News) -> Applied {
         let Written { task_id, run_id, mut applied, look } = written;
         let Some(look) = look else { return applied };
-        let facts = self.facts(task_id);
+        let mut facts = self.facts(task_id);
         let owned = |task: &&mut Task| task.run_id == run_id && task.state == TaskState::Running;
         let Some(task) = self.tasks.get_mut(&task_id).filter(owned) else { return applied };
         task.poked = false;
         applied.cancel_requested = task.cancel_requested;
-        if let Look::Suspend { wake_at } = look {
-            let stays =
-                task.cancel_requested || !facts.is_empty() || wake_at.is_some_and(|wake_at| wake_at <= now);
-            if !stays {
-                task.state = TaskState::Suspended;
-                task.attempt -= 1;
-                task.crashes = 0;
-                if self.queues.get(&task.new.queue).is_some_and(Queue::counts_running) {
-                    news.ready.push((task.new.queue.clone(), 1));
+        if let Look::Suspend { wake_at } = look
+            && !(task.cancel_requested || !facts.is_empty() || wake_at.is_some_and(|wake_at| wake_at <= now))
+        {
+            match wake_at.is_none().then(|| self.blocked(task_id)).flatten() {
+                Some(child) => facts.children.push((child, Finish::Failed(blocked()))),
+                None => {
+                    self.suspend(task_id, wake_at, news);
+                    applied.suspended = true;
                 }
-                applied.suspended = true;
-                self.set_due(task_id, wake_at, news);
             }
         }
         applied.facts = facts;
         applied
+    }
+
+    fn suspend(&mut self, task_id: TaskId, wake_at: Option<Timestamp>, news: &mut News) {
+        let Some(task) = self.tasks.get_mut(&task_id) else { return };
+        task.state = TaskState::Suspended;
+        task.attempt -= 1;
+        task.crashes = 0;
+        if self.queues.get(&task.new.queue).is_some_and(Queue::counts_running) {
+            news.ready.push((task.new.queue.clone(), 1));
+        }
+        self.set_due(task_id, wake_at, news);
     }
 
     /// Makes a running task pending, without an owner.

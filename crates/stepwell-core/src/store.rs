@@ -37,8 +37,15 @@
 //! own order. So a claim sees all that its batch brought.
 //!
 //! A batch holds at most one transition of each run. Transitions are applied in two rounds: first everything that they write, then what some of them look for
-//! ([`Next::Continue`] with `collect`, [`Next::Suspend`]). So a task that suspends finds what another one sent it in the
-//! same batch, and a store may apply many transitions at once.
+//! ([`Next::Continue`] with `collect`, [`Next::Suspend`]), in the order of their tasks' ids. So a task that suspends finds what another
+//! one sent it in the same batch, and a store may apply many transitions at once.
+//!
+//! # Circles
+//!
+//! A task that would [wait for ever](crate::waits_for_ever) is not suspended. It stays running, and the facts that it is given say
+//! of one of the tasks that it waits for that it is [blocked](crate::blocked), though that task has not ended. A task waits for
+//! its turn while another one comes before it by its concurrency key. It waits for nothing but the ends of others when it is
+//! suspended without a `due_at` and all its waits are of [`Kind::Child`].
 
 use std::any::Any;
 use std::collections::BTreeMap;

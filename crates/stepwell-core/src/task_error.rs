@@ -119,17 +119,19 @@ pub enum TaskError {
         /// The name of the join.
         name: String,
     },
-    /// A task was to wait for a child that waits for it to end.
+    /// A task was to wait for a child that waits for it to end, itself or by way of others.
     #[error(
-        "the task would wait for ever: the child \"{name}\" (task {task_id}) has its concurrency key \"{concurrency_key}\", and so begins when this task has ended. Give the child another key or none, or do not join it"
+        "the task would wait for ever: the child \"{name}\" (task {task_id}) {}",
+        why_blocked(concurrency_key.as_deref())
     )]
     JoinsBlocked {
         /// The name of the child's spawn.
         name: String,
         /// The child.
         task_id: TaskId,
-        /// The key that both have.
-        concurrency_key: String,
+        /// The key that both have. `None` where the child has begun, or waits for its turn behind another task: then tasks wait
+        /// for each other in a circle, of which this one is a part.
+        concurrency_key: Option<String>,
     },
     /// The client was built without this state.
     #[error(
@@ -147,6 +149,15 @@ pub enum TaskError {
         /// Whether it may be tried again.
         retry: Retry,
     },
+}
+
+fn why_blocked(concurrency_key: Option<&str>) -> String {
+    match concurrency_key {
+        Some(key) => format!(
+            "has its concurrency key \"{key}\", and so begins when this task has ended. Give the child another key or none, or do not join it"
+        ),
+        None => "waits for this task to end, by way of others that it joins or whose concurrency key it has. Let no concurrency key come twice in a chain of joins, nor a task join one that joins it".into(),
+    }
 }
 
 /// Why a run must stop. It reaches task code as [`TaskError::Control`].

@@ -188,7 +188,8 @@ pub enum Next {
         collect: bool,
     },
     /// It only waits, and gives up its run; the attempt does not count. The store looks for what its waits wait for,
-    /// and when there is something, or `wake_at` has passed, the task stays running instead.
+    /// and when there is something, `wake_at` has passed, or the task would [wait for ever](crate::store#circles), the task stays
+    /// running instead.
     Suspend {
         /// The earliest `due_at` of all its waits.
         wake_at: Option<Timestamp>,

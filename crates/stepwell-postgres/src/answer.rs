@@ -14,7 +14,7 @@ use stepwell_core::store::{
 };
 use stepwell_core::{
     Entry, Failure, Key, Kind, Name, OtherWorker, Outcome, Payload, RunId, Scope, TaskId, UnknownWord,
-    Unreadable, WorkerId, deleted,
+    Unreadable, WorkerId, blocked, deleted,
 };
 
 use crate::batch::Sorted;
@@ -66,11 +66,14 @@ fn judged(accepted: Vec<bool>, row: &PgRow) -> sqlx::Result<Vec<Result<Applied, 
     let cancel_requested: Vec<bool> = list(row, "t_cancel_requested")?;
     let suspended: Vec<bool> = list(row, "t_suspended")?;
     let mut facts = facts(row, "t_facts");
+    let mut joins = list::<Option<Uuid>>(row, "t_blocked")?.into_iter();
     let rows = (1..)
         .zip(accepted.into_iter().zip(cancel_requested))
         .zip(suspended.into_iter().chain(std::iter::repeat(false)));
     let judged = rows.map(|((place, (accepted, cancel_requested)), suspended)| {
-        let facts = facts.remove(&place).unwrap_or_default();
+        let mut facts = facts.remove(&place).unwrap_or_default();
+        let blocked = joins.next().flatten().map(|child| (child.into(), Finish::Failed(blocked())));
+        facts.children.extend(blocked);
         let applied = Applied { suspended, cancel_requested, facts, ..Applied::default() };
         accepted.then_some(applied).ok_or(Refused)
     });

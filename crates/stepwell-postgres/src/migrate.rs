@@ -13,6 +13,7 @@ use crate::session;
 const MIGRATIONS: &[&str] = &[concat!(
     include_str!("schema/0001_tables.sql"),
     include_str!("schema/0001_states.sql"),
+    include_str!("schema/0001_circles.sql"),
     include_str!("schema/0001_intake.sql"),
     include_str!("schema/0001_outbox.sql"),
     include_str!("schema/0001_schedules.sql"),

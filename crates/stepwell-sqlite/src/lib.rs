@@ -16,6 +16,7 @@
 #![forbid(unsafe_code)]
 
 mod checkpoint;
+mod circles;
 mod claim;
 mod commit;
 mod ends;

@@ -22,11 +22,10 @@ pub(crate) const LINE_UP: &str = "UPDATE stepwell_tasks SET (place, blocked) = (
             AND o.place IS NOT NULL)
     WHERE task_id = ?1 AND concurrency_key IS NOT NULL";
 
-/// The task whose turn it is by the concurrency key and scope of a task that has ended.
-pub(crate) const NEXT_OF_KEY: &str = "SELECT o.rowid, o.queue
-    FROM stepwell_tasks ended CROSS JOIN stepwell_tasks o
-    WHERE ended.task_id = ?1 AND o.concurrency_key = ended.concurrency_key AND o.scope = ended.scope
-        AND o.place IS NOT NULL
+/// The task whose turn it is by the concurrency key and scope of that one.
+pub(crate) const FIRST_OF_KEY: &str = "SELECT o.rowid, o.queue, o.task_id
+    FROM stepwell_tasks t CROSS JOIN stepwell_tasks o
+    WHERE t.task_id = ?1 AND o.concurrency_key = t.concurrency_key AND o.scope = t.scope AND o.place IS NOT NULL
     ORDER BY o.place LIMIT 1";
 
 /// A queue that somebody has changed.
@@ -166,7 +165,7 @@ impl Applying<'_> {
     pub(crate) fn end_turn(&mut self, task_id: TaskId) -> Result<()> {
         let next = self
             .conn
-            .one(NEXT_OF_KEY, params![Sql(&task_id)], |row| Ok((row.get::<_, i64>(0)?, known(row, 1))))?;
+            .one(FIRST_OF_KEY, params![Sql(&task_id)], |row| Ok((row.get::<_, i64>(0)?, known(row, 1))))?;
         if let Some((rowid, queue)) = next {
             self.conn.run(
                 "UPDATE stepwell_tasks SET blocked = 0, ready_at = ?2 WHERE rowid = ?1",

@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, params};
 use stepwell_core::store::{Applied, Finish, Next, Refused, Spawned, Transition};
-use stepwell_core::{Entry, RunId, TaskId, Timestamp};
+use stepwell_core::{Entry, RunId, TaskId, Timestamp, blocked};
 
 use crate::commit::Applying;
 use crate::error::Fault;
@@ -49,12 +49,20 @@ impl Applying<'_> {
         let written = transitions.iter().map(|transition| self.write(transition));
         let written = written.collect::<Result<Vec<_>, _>>()?;
         self.cancel_doomed()?;
-        let looked = written.into_iter().map(|written| match written {
-            Ok(Written { applied, look: None }) => Ok(Ok(applied)),
-            Ok(Written { applied, look: Some(look) }) => Ok(Ok(self.look(applied, look)?)),
-            Err(refused) => Ok(Err(refused)),
-        });
-        looked.collect()
+        let (mut answers, mut looks) = (Vec::with_capacity(written.len()), Vec::new());
+        for (place, written) in written.into_iter().enumerate() {
+            answers.push(written.map(|Written { applied, look }| {
+                looks.extend(look.map(|look| (place, look)));
+                applied
+            }));
+        }
+        looks.sort_unstable_by_key(|(_, look)| look.task_id);
+        for (place, look) in looks {
+            if let Some(Ok(applied)) = answers.get_mut(place) {
+                self.look(applied, look)?;
+            }
+        }
+        Ok(answers)
     }
 
     fn write(&mut self, transition: &Transition) -> Result<Result<Written, Refused>, Fault> {
@@ -168,18 +176,25 @@ impl Applying<'_> {
         Ok(last == i64::try_from(after).ok())
     }
 
-    fn look(&mut self, mut applied: Applied, look: Look) -> Result<Applied, Fault> {
+    fn look(&mut self, applied: &mut Applied, look: Look) -> Result<(), Fault> {
         let Look { task_id, run_id, suspend } = look;
         let waits = self.waits(task_id)?;
         let Some(task) = self.conn.one(FENCE, params![Sql(&task_id), Sql(&run_id)], Held::read)? else {
-            return Ok(applied);
+            return Ok(());
         };
         applied.facts = self.facts(task_id, task.queue.as_ref(), &waits)?;
         applied.cancel_requested = task.cancel_requested;
         if let Some(wake_at) = suspend {
-            let stays = applied.cancel_requested
+            let mut stays = applied.cancel_requested
                 || !applied.facts.is_empty()
                 || wake_at.is_some_and(|wake_at| wake_at <= self.now);
+            if !stays
+                && wake_at.is_none()
+                && let Some(child) = self.blocked(task_id)?
+            {
+                applied.facts.children.push((child, Finish::Failed(blocked())));
+                stays = true;
+            }
             if !stays {
                 self.conn.run(
                     "UPDATE stepwell_tasks SET state = 'suspended', attempt = attempt - 1, crashes = 0, poked = 0,
@@ -192,14 +207,14 @@ impl Applying<'_> {
                 if wake_at.is_some() {
                     self.tell_ready(task.queue);
                 }
-                return Ok(applied);
+                return Ok(());
             }
         }
         self.conn.run(
             "UPDATE stepwell_tasks SET poked = 0 WHERE task_id = ?1 AND poked = 1",
             params![Sql(&task_id)],
         )?;
-        Ok(applied)
+        Ok(())
     }
 
     /// Fence and end in one statement, for the transition that almost every task has as its last.

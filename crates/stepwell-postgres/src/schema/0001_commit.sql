@@ -125,6 +125,7 @@ CREATE FUNCTION stepwell.commit(
     signals jsonb, claims jsonb,
     OUT repeated boolean, OUT unsettled boolean, OUT moved text, OUT r_now timestamptz,
     OUT t_accepted boolean[], OUT t_cancel_requested boolean[], OUT t_suspended boolean[], OUT t_facts json,
+    OUT t_blocked uuid[],
     OUT c_answer text[], OUT ev_first boolean[], OUT m_accepted boolean[],
     OUT s_claimed boolean[], OUT s_existing uuid[], OUT s_existing_run uuid[], OUT s_existing_attempt bigint[],
     OUT h_outcome text[],
@@ -159,6 +160,7 @@ DECLARE
     v_worker uuid;
     v_at boolean[];
     v_apart integer[];
+    v_joining integer[];
     -- Whether another process may be told of something, and whether any queue may have limits. When in doubt, it is so.
     v_heard boolean := true;
     v_limited boolean := true;
@@ -355,13 +357,20 @@ BEGIN
         IF 'suspend' = ANY (t_next) OR 'collect' = ANY (t_next) THEN
             -- Those that do not look are left out by a NULL, so that each keeps its place.
             SELECT array_agg(l.task_id ORDER BY x.i),
-                array_agg(coalesce(l.cancel_requested, (t_cancel_requested)[x.i]) ORDER BY x.i)
-            INTO v_tasks, t_cancel_requested
-            FROM unnest(t_task, t_run, t_next) WITH ORDINALITY AS x(task_id, run_id, next, i)
+                array_agg(coalesce(l.cancel_requested, (t_cancel_requested)[x.i]) ORDER BY x.i),
+                -- The places of tasks that wait for nothing but the ends of others, or seem to.
+                array_agg(x.i::integer ORDER BY x.i) FILTER (WHERE x.next = 'suspend' AND x.at IS NULL AND NOT l.cancel_requested
+                    AND (SELECT w.kind FROM stepwell.waits w WHERE w.task_id = l.task_id ORDER BY w.kind DESC LIMIT 1) = 'child')
+            INTO v_tasks, t_cancel_requested, v_joining
+            FROM unnest(t_task, t_run, t_next, t_at) WITH ORDINALITY AS x(task_id, run_id, next, at, i)
             LEFT JOIN LATERAL (
                 SELECT l.* FROM stepwell.live_tasks l WHERE l.task_id = x.task_id OFFSET 0
             ) l ON x.next IN ('suspend', 'collect') AND l.run_id = x.run_id AND l.state = 'running';
             SELECT k.facts, k.found_for, poked || k.left_out INTO t_facts, v_found, poked FROM stepwell.look(v_tasks) k;
+            IF v_joining IS NOT NULL THEN
+                SELECT b.blocked, v_found || b.stay INTO t_blocked, v_found
+                FROM stepwell.blocked_among(t_task, v_joining, v_found) b;
+            END IF;
             WITH suspended AS (
                 UPDATE stepwell.live_tasks l SET state = 'suspended', running_in = NULL, attempt = l.attempt - 1, crashes = 0, poked = false,
                     due_at = x.at

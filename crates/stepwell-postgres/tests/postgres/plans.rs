@@ -13,7 +13,7 @@ use stepwell_postgres::sqlx::{self, Connection as _, Executor as _};
 use stepwell_postgres::{PostgresOptions, PostgresStore};
 
 /// A fragment that tells a statement, and the index that it must use.
-const STATEMENTS: [(&str, &str); 28] = [
+const STATEMENTS: [(&str, &str); 31] = [
     ("UPDATE stepwell.processes", "Index Scan using processes_pkey"),
     ("l.task_id = ANY (p_tasks) AND l.state = 'running'", "live_tasks_pkey"),
     ("w.worker_id = ANY (v_workers)", "workers_pkey"),
@@ -42,6 +42,9 @@ const STATEMENTS: [(&str, &str); 28] = [
     ("AND l.crashes < 2 AND l.worker_id IS NOT NULL", "live_tasks_go_on"),
     ("WHERE o.task_id < p_end", "outcomes_pkey"),
     ("JOIN stepwell.outcomes o ON o.instead = x.task_id", "outcomes_instead"),
+    ("FROM stepwell.live_tasks t WHERE t.task_id = p_task", "live_tasks_pkey"),
+    ("ORDER BY w.kind DESC LIMIT 1) = 'child'", "waits_pkey"),
+    ("AND w.kind = 'child' ORDER BY w.name LIMIT p_most", "waits_pkey"),
 ];
 
 /// Tables that grow, with the tasks that have ended or with those that have not.
@@ -63,10 +66,18 @@ async fn parent(n: u64, ctx: TaskContext) -> TaskResult<u64> {
     ctx.step("sum", || async move { Ok(heard + told + ended) }).await
 }
 
+/// Joins a child that waits.
+#[stepwell::task]
+async fn grandparent(n: u64, ctx: TaskContext) -> TaskResult<u64> {
+    let waits = ctx.spawn::<parent>("parent", n).await?;
+    ctx.join(&waits).await
+}
+
 /// Uses whatever the hot path has statements for.
 async fn work(client: &Durable) {
     client.register::<parent>().await.unwrap();
     client.register::<child>().await.unwrap();
+    client.register::<grandparent>().await.unwrap();
     // Nothing special, started at once. Several, because the first batch on a line is special in itself.
     let worker = client.start_worker(WorkerOptions::new()).await;
     for n in 0..20 {
@@ -84,6 +95,7 @@ async fn work(client: &Durable) {
         .await
         .unwrap();
     let worker = client.start_worker(WorkerOptions::new().max_in_memory(0)).await;
+    let joining = client.spawn::<grandparent>(100).await.unwrap().task_id;
     for n in 0..5_u64 {
         let options = SpawnOptions::new().idempotency_key(format!("key {n}")).concurrency_key("turn");
         let task = client.spawn_named("parent", &n, options).await.unwrap();
@@ -95,6 +107,11 @@ async fn work(client: &Durable) {
         client.send(task.task_id, "topic", &n).await.unwrap();
         assert_eq!(client.wait::<u64>(task.task_id).await.unwrap(), n * 4);
     }
+    let waits = TaskFilter { parent: Some(joining), ..TaskFilter::default() };
+    let waits = client.tasks(waits).await.unwrap()[0].task_id;
+    client.emit_event("event:100", &100, None).await.unwrap();
+    client.send(waits, "topic", &100).await.unwrap();
+    assert_eq!(client.wait::<u64>(joining).await.unwrap(), 400);
     let rate = Some(RateLimit { starts: 100, per: Duration::from_secs(1) });
     client.limit_queue("default", QueueLimits { rate, ..QueueLimits::default() }).await.unwrap();
     let task = client.spawn::<child>(1).await.unwrap();

@@ -5,8 +5,8 @@ use stepwell_core::store::{Purge, TaskFilter, TaskState};
 use super::*;
 use crate::query::From;
 use crate::{
-    claim, history, intake, labels, limits, purge, query, schedules, states, transition as fence, waits,
-    workers,
+    circles, claim, history, intake, labels, limits, purge, query, schedules, states, transition as fence,
+    waits, workers,
 };
 
 /// It reads the tasks that were spawned before the time in question, and of each no more than a row of three others.
@@ -129,11 +129,14 @@ fn hot_statements_use_their_indexes() {
         (schedules::NEXT, "INDEX stepwell_schedules_next"),
         (intake::WAITING, "INDEX stepwell_tasks_key (concurrency_key=? AND scope=? AND place>?)"),
         (limits::LINE_UP, "INDEX stepwell_tasks_key (concurrency_key=? AND scope=? AND place>?)"),
-        (limits::NEXT_OF_KEY, "INDEX stepwell_tasks_key (concurrency_key=? AND scope=? AND place>?)"),
+        (limits::FIRST_OF_KEY, "INDEX stepwell_tasks_key (concurrency_key=? AND scope=? AND place>?)"),
         (history::OF_TASK, "INDEX stepwell_history_task (task_id=? AND id>?)"),
         (purge::NEEDED_BY, "SEARCH parent USING INDEX sqlite_autoindex_stepwell_tasks_1 (task_id=?)"),
         (purge::NEEDED_BY, "SEARCH stepwell_waits USING COVERING INDEX stepwell_waits_target (target=?"),
         (waits::AWAITS, "INDEX stepwell_waits_target (target=?"),
+        (circles::STANDING, "INDEX sqlite_autoindex_stepwell_tasks_1 (task_id=?)"),
+        (circles::STANDING, "SEARCH stepwell_waits USING PRIMARY KEY (task_id=?)"),
+        (circles::JOINED, "SEARCH stepwell_waits USING PRIMARY KEY (task_id=? AND kind=?)"),
     ];
     on_writer(&store, move |conn| {
         for (sql, index) in statements {

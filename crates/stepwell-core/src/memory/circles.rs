@@ -1,0 +1,35 @@
+//! Circles of tasks that wait for each other.
+
+use std::collections::BTreeSet;
+use std::convert::Infallible;
+
+use super::{State, concurrency_key};
+use crate::circle::waits_for_ever;
+use crate::ids::TaskId;
+use crate::journal::Kind;
+use crate::store::TaskState;
+
+impl State {
+    /// Returns a child that a task would wait for for ever, if it were suspended now without a `wake_at`.
+    pub(super) fn blocked(&self, task_id: TaskId) -> Option<TaskId> {
+        let Ok(for_ever) =
+            waits_for_ever::<Infallible>(task_id, |at, most| Ok(self.held_up_by(at, at == task_id, most)));
+        self.held_up_by(task_id, true, 1).first().copied().filter(|_| for_ever)
+    }
+
+    /// Returns at most `most` tasks that have to end before that one goes on. `suspends`: it is about to be
+    /// suspended.
+    fn held_up_by(&self, task_id: TaskId, suspends: bool, most: usize) -> Vec<TaskId> {
+        let Some(task) = self.tasks.get(&task_id) else { return Vec::new() };
+        if task.state == TaskState::Pending && !self.has_turn(&task.new) {
+            let line = concurrency_key(&task.new).and_then(|key| self.keys.get(&key));
+            return line.and_then(BTreeSet::first).map(|(_, first)| *first).into_iter().collect();
+        }
+        let is_suspended = suspends || task.state == TaskState::Suspended && task.due_at.is_none();
+        let (first, last) = (task.waits.first_key_value(), task.waits.last_key_value());
+        // Keys are ordered by their kinds first.
+        let only_joins = first.into_iter().chain(last).all(|(key, _)| key.kind == Kind::Child);
+        let waits = task.waits.values().filter(|_| is_suspended && only_joins);
+        waits.filter_map(|wait| wait.target.as_ref()?.as_str().parse().ok()).take(most).collect()
+    }
+}
