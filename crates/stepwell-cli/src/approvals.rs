@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use serde_json::Value;
-use stepwell::Durable;
+use stepwell::{ApprovalInfo, Durable, Page, Scope};
 
 use crate::args::{Approvals, Decision};
 use crate::input;
@@ -13,10 +13,8 @@ const REQUEST: usize = 60;
 
 pub(crate) async fn run(client: &Durable, command: Approvals, screen: &Screen) -> Result<()> {
     match command {
-        Approvals::List { limit } => {
-            let approvals = client.approvals(None, limit).await?;
-            let columns = ["TASK", "NAME", "TYPE", "FOR", "ASKED", "UNTIL", "REQUEST"];
-            screen.list(&approvals, columns, "nothing waits for an approval", |approval| {
+        Approvals::List { mut limit } => {
+            let mut list = screen.parts(|approval: &ApprovalInfo| {
                 [
                     approval.task_id.to_string(),
                     approval.name.clone(),
@@ -26,7 +24,19 @@ pub(crate) async fn run(client: &Durable, command: Approvals, screen: &Screen) -
                     or_dash(approval.due_at.map(moment)),
                     brief(&approval.request, REQUEST),
                 ]
-            })
+            });
+            let mut behind = None;
+            loop {
+                let Page { items, next } = client.approvals_in(Scope::default(), behind, limit).await?;
+                list.add(&items)?;
+                limit -= items.chunk_by(|one, other| one.task_id == other.task_id).count().min(limit);
+                match next {
+                    Some(_) if limit > 0 => behind = next,
+                    _ => break,
+                }
+            }
+            let columns = ["TASK", "NAME", "TYPE", "FOR", "ASKED", "UNTIL", "REQUEST"];
+            list.end(columns, "nothing waits for an approval")
         }
         Approvals::Approve { task_id, name, value, decision: Decision { by, reason } } => {
             let value = input::json(value.as_deref())?;

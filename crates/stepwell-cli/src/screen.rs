@@ -41,10 +41,17 @@ impl Screen {
         empty: &str,
         row: impl Fn(&T) -> [String; N],
     ) -> Result<()> {
-        self.show(&items, || match items {
-            [] => empty.to_owned(),
-            items => self.table(columns, items.iter().map(row)),
-        })
+        let mut list = self.parts(row);
+        list.add(items)?;
+        list.end(columns, empty)
+    }
+
+    /// Prints a list that comes in parts, without keeping more of an item than its row.
+    pub(crate) fn parts<T: Serialize, const N: usize, R: Fn(&T) -> [String; N]>(
+        &self,
+        row: R,
+    ) -> Parts<'_, R, N> {
+        Parts { screen: self, row, rows: Vec::new(), is_empty: true }
     }
 
     pub(crate) fn table<const N: usize>(
@@ -86,6 +93,43 @@ impl Screen {
             true => writeln!(anstream::stderr(), "{}", serde_json::json!({ "error": format!("{error:#}") })),
             false => writeln!(anstream::stderr(), "{red}error:{red:#} {error:#}"),
         };
+    }
+}
+
+/// A list that is printed as it comes.
+pub(crate) struct Parts<'a, R, const N: usize> {
+    screen: &'a Screen,
+    row: R,
+    rows: Vec<[String; N]>,
+    is_empty: bool,
+}
+
+impl<R, const N: usize> Parts<'_, R, N> {
+    pub(crate) fn add<T: Serialize>(&mut self, items: &[T]) -> Result<()>
+    where
+        R: Fn(&T) -> [String; N],
+    {
+        if !self.screen.json {
+            self.rows.extend(items.iter().map(&self.row));
+            return Ok(());
+        }
+        let mut out = anstream::stdout().lock();
+        for item in items {
+            let before = if self.is_empty { "[" } else { "," };
+            let json = serde_json::to_string_pretty(item)?.replace('\n', "\n  ");
+            write!(out, "{before}\n  {json}")?;
+            self.is_empty = false;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn end(self, columns: [&str; N], empty: &str) -> Result<()> {
+        match (self.screen.json, self.is_empty, self.rows.is_empty()) {
+            (true, true, _) => self.screen.text("[]"),
+            (true, false, _) => self.screen.text("\n]"),
+            (false, _, true) => self.screen.text(empty),
+            (false, _, false) => self.screen.text(&self.screen.table(columns, self.rows.into_iter())),
+        }
     }
 }
 

@@ -6,7 +6,8 @@ use anyhow::{Context as _, Result};
 use serde::Serialize;
 use stepwell::store::Wait;
 use stepwell::{
-    Disposition, Durable, Entry, Error, Export, LogLine, Name, SpawnOptions, TaskFilter, TaskId, TaskInfo,
+    Disposition, Durable, Entry, Error, Export, LogLine, Name, Page, SpawnOptions, TaskFilter, TaskId,
+    TaskInfo,
 };
 
 use crate::args::{Filter, Ids, Tasks};
@@ -117,7 +118,7 @@ where
 
 async fn list(client: &Durable, filter: Filter, screen: &Screen) -> Result<()> {
     let Filter { state, queue, task_type, labels, parent, before, limit } = filter;
-    let filter = TaskFilter {
+    let mut filter = TaskFilter {
         state,
         queue: queue.map(Name::new).transpose()?,
         task_type: task_type.map(Name::new).transpose()?,
@@ -127,9 +128,7 @@ async fn list(client: &Durable, filter: Filter, screen: &Screen) -> Result<()> {
         limit,
         ..TaskFilter::default()
     };
-    let (tasks, next) = client.page_of_tasks(filter).await?;
-    let columns = ["TASK", "TYPE", "QUEUE", "STATE", "ATTEMPT", "SPAWNED"];
-    screen.list(&tasks, columns, "no tasks", |task| {
+    let mut list = screen.parts(|task: &TaskInfo| {
         [
             task.task_id.to_string(),
             task.task_type.to_string(),
@@ -138,7 +137,17 @@ async fn list(client: &Durable, filter: Filter, screen: &Screen) -> Result<()> {
             format!("{}/{}", task.attempt, task.max_attempts),
             moment(task.spawned_at),
         ]
-    })?;
+    });
+    let next = loop {
+        let Page { items, next } = client.page_of_tasks(filter.clone()).await?;
+        list.add(&items)?;
+        filter.limit -= items.len().min(filter.limit);
+        match next {
+            Some(_) if filter.limit > 0 => filter.before = next,
+            next => break next,
+        }
+    };
+    list.end(["TASK", "TYPE", "QUEUE", "STATE", "ATTEMPT", "SPAWNED"], "no tasks")?;
     match next {
         Some(next) if !screen.is_json() => screen.text(&format!("\nthere may be more: --before {next}")),
         _ => Ok(()),

@@ -7,7 +7,7 @@ use stepwell_core::store::{
     NewTask, Next, Refused, Spawned, TaskFilter, Transition, WorkerSignal,
 };
 use stepwell_core::{
-    Entry, Payload, QueueInfo, RunId, Store, StoreError, TaskId, TaskInfo, TaskState, WorkerState,
+    Entry, Page, Payload, QueueInfo, RunId, Store, StoreError, TaskId, TaskInfo, TaskState, WorkerState,
     WorkerStatus,
 };
 
@@ -143,6 +143,10 @@ impl Handle {
     }
 
     pub(crate) async fn list(&self, filter: TaskFilter) -> Vec<TaskInfo> {
+        self.page(filter).await.items
+    }
+
+    pub(crate) async fn page(&self, filter: TaskFilter) -> Page<TaskInfo> {
         self.0.tasks(filter).await.expect("the store fails")
     }
 

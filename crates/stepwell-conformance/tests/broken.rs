@@ -166,7 +166,7 @@ impl Fault for LooksThenSpawns {
         tokio::task::yield_now().await;
         let mut committed = store.commit(batch.into()).await?;
         for (key, spawned) in keys.iter().zip(&mut committed.spawns) {
-            if key.is_some() && !there.iter().any(|task| task.idempotency_key == *key) {
+            if key.is_some() && !there.items.iter().any(|task| task.idempotency_key == *key) {
                 *spawned = Spawned::Created { claimed: false };
             }
         }
@@ -189,7 +189,7 @@ impl Fault for Unversioned {
     async fn commit(&self, store: &dyn Store, mut batch: Batch) -> Answer {
         for change in &mut batch.schedules {
             let there = store.schedules(ScheduleFilter::Named(change.name.clone())).await?;
-            if let (ScheduleAction::Replace { seen, .. }, [there]) = (&mut change.action, &there[..]) {
+            if let (ScheduleAction::Replace { seen, .. }, [there]) = (&mut change.action, &there.items[..]) {
                 *seen = there.plan.version;
             }
         }

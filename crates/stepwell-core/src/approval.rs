@@ -23,7 +23,7 @@ use crate::journal::{Entry, Key, Kind, Outcome};
 use crate::name::{InvalidName, Name, StepName};
 use crate::payload::Payload;
 use crate::runtime::{BoxFuture, MaybeSend, MaybeSync};
-use crate::store::TaskInfo;
+use crate::store::{TaskInfo, Wait};
 use crate::task_error::{TaskError, TaskResult};
 use crate::time::{Timestamp, after, until};
 
@@ -31,8 +31,17 @@ use crate::time::{Timestamp, after, until};
 pub(crate) const PREFIX: &str = "approval/";
 
 /// What the names of the events begin with that carry decisions for this task.
-pub(crate) fn prefix_of(task_id: TaskId) -> String {
+fn prefix_of(task_id: TaskId) -> String {
     format!("{PREFIX}{task_id}/")
+}
+
+/// The event that a task waits for, if it carries a decision for this very task.
+pub(crate) fn awaited_by(task_id: TaskId, wait: &Wait) -> Option<&Name> {
+    let is_own = |event: &&Name| {
+        let event = event.as_str();
+        event.starts_with(PREFIX) && event.starts_with(&prefix_of(task_id))
+    };
+    wait.target.as_ref().filter(|_| wait.key.kind == Kind::Event).filter(is_own)
 }
 
 /// The event that carries the decision of this approval. With the time when it was asked for: a task that begins anew asks

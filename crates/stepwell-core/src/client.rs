@@ -24,11 +24,12 @@ use crate::error::Error;
 use crate::export::{Export, ImportError, TaskRecord};
 use crate::history::HistoryEntry;
 use crate::ids::{RunId, TaskId, WorkerId};
-use crate::journal::{Entry, Kind, Replay};
+use crate::journal::{Entry, Replay};
 use crate::lifecycle::Subscription;
 use crate::name::Name;
 use crate::notes::LogLine;
 use crate::options::{Settings, SpawnOptions, WorkerOptions};
+use crate::page::{ANSWER_ITEMS, Listed as _, Page, Room};
 use crate::payload::{Payload, PayloadError};
 use crate::payloads;
 use crate::queue::{QueueAction, QueueChange, QueueInfo, QueueLimits};
@@ -45,7 +46,7 @@ use crate::workflow::{Snapshot, Workflow, WorkflowError};
 
 /// How many tasks are removed in one transaction.
 const PURGE_BATCH: usize = 1_000;
-/// How many tasks are looked at behind a page that is not full: it may end with some that cannot be read.
+/// How many tasks that wait for something are looked at together.
 const LOOK_ON: usize = 100;
 /// How often a task is read that changes meanwhile, before it is not exported.
 const EXPORT_TRIES: usize = 20;
@@ -606,33 +607,29 @@ impl Client {
         Ok(self.engine.answered(self.engine.store.task(task_id)).await?)
     }
 
-    /// The tasks that pass the filter, newest first. For the next page, set `before` to the last one's id. A page that is not
-    /// full may have another one behind it: tasks that cannot be read are left out, and [`Client::page_of_tasks`] tells.
+    /// The tasks that pass the filter, newest first. For the next page, set `before` to the last one's id: the page behind the
+    /// last is empty. One that is shorter than `limit` is not the last where its tasks have 32 MiB of payloads
+    /// ([`ANSWER_BYTES`](crate::ANSWER_BYTES)), and [`Client::page_of_tasks`] tells.
     ///
     /// # Errors
     /// [`Error::Store`].
     pub async fn tasks(&self, filter: TaskFilter) -> Result<Vec<TaskInfo>, Error> {
-        Ok(self.engine.answered(self.engine.store.tasks(filter)).await?)
+        Ok(self.page_of_tasks(filter).await?.items)
     }
 
     /// As [`Client::tasks`], and `before` of the next page when there may be one.
     ///
     /// # Errors
     /// As [`Client::tasks`].
-    pub async fn page_of_tasks(&self, filter: TaskFilter) -> Result<(Vec<TaskInfo>, Option<TaskId>), Error> {
-        let limit = filter.limit;
-        let mut page = self.tasks(TaskFilter { limit: limit.saturating_add(1), ..filter.clone() }).await?;
-        let mut more = page.len() > limit;
-        if !more {
-            // That is all, or the store has left some out.
-            let before = page.last().map(|task| task.task_id).or(filter.before);
-            let behind = self.tasks(TaskFilter { before, limit: LOOK_ON, ..filter }).await?;
-            more = !behind.is_empty();
-            page.extend(behind);
+    pub async fn page_of_tasks(&self, mut filter: TaskFilter) -> Result<Page<TaskInfo>, Error> {
+        loop {
+            let page = self.engine.answered(self.engine.store.tasks(filter.clone())).await?;
+            match page.next {
+                // None of them could be read.
+                Some(next) if page.items.is_empty() => filter.before = Some(next),
+                _ => return Ok(page),
+            }
         }
-        page.truncate(limit);
-        let next = page.last().filter(|_| more).map(|task| task.task_id);
-        Ok((page, next))
     }
 
     /// A task's journal: what was delivered to it, in order.
@@ -648,11 +645,20 @@ impl Client {
     /// # Errors
     /// [`Error::Store`].
     pub async fn waits(&self, task_id: TaskId) -> Result<Vec<Wait>, Error> {
-        Ok(self.mailbox(task_id).await?.0)
+        Ok(self.engine.answered(self.engine.store.waits_of(task_id)).await?)
     }
 
-    async fn mailbox(&self, task_id: TaskId) -> Result<Mailbox, Error> {
-        Ok(self.engine.answered(self.engine.store.mailbox(task_id)).await?)
+    /// The messages that a task has not received, given one after the other.
+    async fn each_message(&self, task_id: TaskId, mut give: impl FnMut(ArrivedMessage)) -> Result<(), Error> {
+        let mut behind = None;
+        loop {
+            let part = self.engine.answered(self.engine.store.messages(task_id, behind)).await?;
+            part.items.into_iter().for_each(&mut give);
+            behind = part.next;
+            if behind.is_none() {
+                return Ok(());
+            }
+        }
     }
 
     /// Everything that the store keeps of a task, as a document. The task itself stays, and goes on: when it is to go on elsewhere,
@@ -665,18 +671,21 @@ impl Client {
     /// queue; [`Error::Store`].
     pub async fn export(&self, task_id: TaskId) -> Result<Export, Error> {
         let mut info = self.task(task_id).await?.ok_or(Error::NotFound(task_id))?;
-        let mut mailbox = self.mailbox(task_id).await?;
         for _ in 0..EXPORT_TRIES {
+            let (waits, mut messages) = (self.waits(task_id).await?, Vec::new());
+            self.each_message(task_id, |message| messages.push(message)).await?;
             let journal = self.journal(task_id).await?;
             let later = self.task(task_id).await?.ok_or(Error::NotFound(task_id))?;
-            let later_mailbox = self.mailbox(task_id).await?;
+            // A message never changes, and so its id stands for it.
+            let mut later_messages = Vec::new();
+            self.each_message(task_id, |message| later_messages.push(message.id)).await?;
             // Nothing has happened to it between the first look and the last: the parts belong together.
             let same = (later.state, later.run_id, later.attempt) == (info.state, info.run_id, info.attempt)
-                && later_mailbox == mailbox
+                && messages.iter().map(|message| message.id).eq(later_messages)
+                && self.waits(task_id).await? == waits
                 && self.journal(task_id).await?.len() == journal.len();
-            (info, mailbox) = (later, later_mailbox);
+            info = later;
             if same {
-                let (waits, messages) = mailbox;
                 let messages = messages.into_iter().map(|message| (message.topic, message.payload)).collect();
                 let record = TaskRecord { info, journal, waits, messages };
                 let exported_at = self.engine.store.now();
@@ -709,16 +718,16 @@ impl Client {
         Ok(task_id)
     }
 
-    /// The approvals that the oldest `limit` tasks wait for, of those that wait for one. For the next page, give the task of the
-    /// last one: the page behind the last is empty.
+    /// The approvals that the oldest `limit` tasks wait for, of those that wait for one: fewer, where they have 32 MiB of payloads.
+    /// For the next page, give the task of the last one: the page behind the last is empty.
     ///
     /// # Errors
     /// [`Error::Store`].
     pub async fn approvals(&self, behind: Option<TaskId>, limit: usize) -> Result<Vec<ApprovalInfo>, Error> {
-        self.approvals_in(Scope::default(), behind, limit).await
+        Ok(self.approvals_in(Scope::default(), behind, limit).await?.items)
     }
 
-    /// As [`Client::approvals`], of the tasks of a scope.
+    /// As [`Client::approvals`], of the tasks of a scope, and `behind` of the next page when there may be one.
     ///
     /// # Errors
     /// As [`Client::approvals`].
@@ -727,24 +736,28 @@ impl Client {
         scope: Scope,
         mut behind: Option<TaskId>,
         limit: usize,
-    ) -> Result<Vec<ApprovalInfo>, Error> {
-        let (mut approvals, mut tasks) = (Vec::new(), 0);
-        while tasks < limit {
-            let at_once = (limit - tasks).max(LOOK_ON);
-            let waits = self.waits_for(scope.clone(), approval::PREFIX.into(), behind, at_once).await?;
-            let Some((last, _)) = waits.last() else { break };
-            behind = Some(*last);
+    ) -> Result<Page<ApprovalInfo>, Error> {
+        let (mut items, mut tasks, mut room) = (Vec::new(), 0, Room::default());
+        loop {
+            let at_once = (limit - tasks).clamp(LOOK_ON, ANSWER_ITEMS);
+            let waits = self.engine.store.waits(scope.clone(), approval::PREFIX.into(), behind, at_once);
+            let waits = self.engine.answered(waits).await?;
             // What others await by such a name, and tasks that cannot be read, are none of the page, and do not end it.
-            for waits in waits.chunk_by(|(one, _), (other, _)| one == other) {
-                let found = self.approvals_among(waits).await?;
-                tasks += usize::from(!found.is_empty());
-                approvals.extend(found);
-                if tasks == limit {
-                    break;
+            for (task_id, waits) in &waits.items {
+                if tasks == limit || room.is_full() {
+                    return Ok(Page { items, next: behind });
                 }
+                let found = self.approvals_among(*task_id, waits).await?;
+                tasks += usize::from(!found.is_empty());
+                found.iter().for_each(|approval| _ = room.take(approval.bytes()));
+                items.extend(found);
+                behind = Some(*task_id);
+            }
+            behind = waits.next;
+            if behind.is_none() {
+                return Ok(Page { items, next: None });
             }
         }
-        Ok(approvals)
     }
 
     /// The approvals that a task waits for.
@@ -752,43 +765,23 @@ impl Client {
     /// # Errors
     /// As [`Client::approvals`].
     pub async fn approvals_of(&self, task_id: TaskId) -> Result<Vec<ApprovalInfo>, Error> {
-        self.approvals_among(&self.waits_for_approval(task_id).await?).await
+        self.approvals_among(task_id, &self.waits(task_id).await?).await
     }
 
-    async fn waits_for(
-        &self,
-        scope: Scope,
-        prefix: String,
-        behind: Option<TaskId>,
-        limit: usize,
-    ) -> Result<Vec<(TaskId, Wait)>, Error> {
-        Ok(self.engine.answered(self.engine.store.waits(scope, prefix, behind, limit)).await?)
-    }
-
-    /// What a task waits for whose name is that of an approval of its own.
-    async fn waits_for_approval(&self, task_id: TaskId) -> Result<Vec<(TaskId, Wait)>, Error> {
-        self.waits_for(Scope::default(), approval::prefix_of(task_id), None, usize::MAX).await
-    }
-
-    /// The approvals among what one task waits for.
-    async fn approvals_among(&self, waits: &[(TaskId, Wait)]) -> Result<Vec<ApprovalInfo>, Error> {
-        let waits = waits.iter().filter_map(|(task_id, wait)| {
-            let event = wait.target.as_ref().filter(|_| wait.key.kind == Kind::Event)?;
-            event.as_str().starts_with(&approval::prefix_of(*task_id)).then_some((
-                *task_id,
-                event,
-                wait.due_at,
-            ))
-        });
+    /// The approvals among what a task waits for.
+    async fn approvals_among(&self, task_id: TaskId, waits: &[Wait]) -> Result<Vec<ApprovalInfo>, Error> {
+        let waits = waits.iter().filter_map(|wait| Some((approval::awaited_by(task_id, wait)?, wait.due_at)));
         let waits: Vec<_> = waits.collect();
-        let Some(&(task_id, ..)) = waits.first() else { return Ok(Vec::new()) };
+        if waits.is_empty() {
+            return Ok(Vec::new());
+        }
         let read = async {
             let info = self.task(task_id).await?;
             Ok((info, self.journal(task_id).await?))
         };
         match read.await {
             Ok((Some(info), journal)) => {
-                let read = |(_, event, due_at)| ApprovalInfo::read(&info, &journal, event, due_at);
+                let read = |(event, due_at)| ApprovalInfo::read(&info, &journal, event, due_at);
                 Ok(waits.into_iter().filter_map(read).collect())
             }
             Ok((None, _)) => Ok(Vec::new()),
@@ -826,9 +819,9 @@ impl Client {
         name: &str,
         decision: &Decision<T>,
     ) -> Result<(), Error> {
-        let waits = self.waits_for_approval(task_id).await?;
-        let mut events = waits.into_iter().filter_map(|(_, wait)| wait.target);
-        let event = events.find(|event| approval::label_of(event) == Some(name));
+        let waits = self.waits(task_id).await?;
+        let mut events = waits.iter().filter_map(|wait| approval::awaited_by(task_id, wait));
+        let event = events.find(|event| approval::label_of(event) == Some(name)).cloned();
         let event = event.ok_or_else(|| Error::UnknownApproval { task_id, name: name.into() })?;
         let payload = self.encode(decision, || format!("the event {event}"))?;
         let decided = NewEvent { name: event, queue: None, payload };
@@ -976,7 +969,7 @@ impl Client {
     }
 
     /// Lifecycle events of all processes that were kept, by clients that were built to keep them: for the next page, and for what has
-    /// come since, ask for those after the last one's `id`. They are written behind what they tell of, so that the last moments before a
+    /// come since, ask for those after the last one's `id`. Only an empty page has nothing behind it. They are written behind what they tell of, so that the last moments before a
     /// crash may be missing, and some be there twice after the database was gone. They are removed with their tasks.
     ///
     /// ```
@@ -992,8 +985,8 @@ impl Client {
     /// # Errors
     /// [`Error::Store`].
     pub async fn history(&self, which: HistoryFilter) -> Result<Vec<HistoryEntry>, Error> {
-        let entries = self.engine.answered(self.engine.store.history(which)).await?;
-        Ok(entries.into_iter().map(HistoryEntry::read).collect())
+        let page = self.engine.answered(self.engine.store.history(which)).await?;
+        Ok(page.items.into_iter().map(HistoryEntry::read).collect())
     }
 
     /// Shuts down all workers of this client: waits for running tasks up to the deadline, and releases the rest.

@@ -11,6 +11,7 @@ use crate::export::TaskRecord;
 use crate::ids::TaskId;
 use crate::journal::{Entry, Kind};
 use crate::name::Name;
+use crate::page::{Listed, Page, Room};
 use crate::payload::Payload;
 use crate::payloads::{self, Each, Held};
 use crate::queue::QueueInfo;
@@ -47,6 +48,23 @@ impl Encoded {
             let mut answer = asked.await?;
             codecs.decode(|each| walk(&mut answer, each));
             Ok(answer)
+        })
+    }
+
+    /// As [`decoding`](Self::decoding), of a page that holds no more than an answer has room for once it is decoded.
+    fn decoding_page<T: Listed + Send + 'static>(
+        &self,
+        asked: BoxFuture<'static, Result<Page<T>, StoreError>>,
+        mut walk: impl FnMut(&mut T, Each<'_>) + Send + 'static,
+    ) -> BoxFuture<'static, Result<Page<T>, StoreError>>
+    where
+        T::Cursor: Send,
+    {
+        let codecs = self.codecs.clone();
+        Box::pin(async move {
+            let mut page = asked.await?;
+            page.change(|item| codecs.decode(|each| walk(item, each)));
+            Ok(page)
         })
     }
 }
@@ -172,7 +190,7 @@ impl Store for Encoded {
         self.codecs.encode_result(&transition);
         match self.inner.transact(transition) {
             Ok(transacting) => Ok(self.decoding(transacting, move |result, each| {
-                payloads::applied(task_id, result, each);
+                payloads::applied(task_id, result, &mut Room::default(), each);
             })),
             Err(mut back) => {
                 self.codecs.decode(|each| payloads::transition(&mut back, each));
@@ -187,14 +205,12 @@ impl Store for Encoded {
         })
     }
 
-    fn tasks(&self, filter: TaskFilter) -> BoxFuture<'static, Result<Vec<TaskInfo>, StoreError>> {
-        self.decoding(self.inner.tasks(filter), |tasks, each| {
-            tasks.iter_mut().for_each(|task| payloads::info(task, each));
-        })
+    fn tasks(&self, filter: TaskFilter) -> BoxFuture<'static, Result<Page<TaskInfo>, StoreError>> {
+        self.decoding_page(self.inner.tasks(filter), payloads::info)
     }
 
     fn ends(&self, tasks: Vec<TaskId>) -> BoxFuture<'static, Result<Ends, StoreError>> {
-        self.decoding(self.inner.ends(tasks), payloads::ends)
+        self.decoding_page(self.inner.ends(tasks), payloads::end)
     }
 
     fn journal(&self, task_id: TaskId) -> BoxFuture<'static, Result<Vec<Entry>, StoreError>> {
@@ -209,20 +225,26 @@ impl Store for Encoded {
         prefix: String,
         behind: Option<TaskId>,
         limit: usize,
-    ) -> BoxFuture<'static, Result<Vec<(TaskId, Wait)>, StoreError>> {
+    ) -> BoxFuture<'static, Result<Page<(TaskId, Vec<Wait>)>, StoreError>> {
         self.inner.waits(scope, prefix, behind, limit)
     }
 
-    fn schedules(&self, filter: ScheduleFilter) -> BoxFuture<'static, Result<Vec<Scheduled>, StoreError>> {
-        self.decoding(self.inner.schedules(filter), |schedules, each| {
-            schedules.iter_mut().for_each(|schedule| payloads::schedule(schedule, each));
+    fn waits_of(&self, task_id: TaskId) -> BoxFuture<'static, Result<Vec<Wait>, StoreError>> {
+        self.inner.waits_of(task_id)
+    }
+
+    fn messages(
+        &self,
+        task_id: TaskId,
+        behind: Option<MessageId>,
+    ) -> BoxFuture<'static, Result<Page<ArrivedMessage>, StoreError>> {
+        self.decoding_page(self.inner.messages(task_id, behind), move |message, each| {
+            payloads::message(task_id, message, each);
         })
     }
 
-    fn mailbox(&self, task_id: TaskId) -> BoxFuture<'static, Result<Mailbox, StoreError>> {
-        self.decoding(self.inner.mailbox(task_id), move |(_, messages), each| {
-            payloads::messages(task_id, messages, each);
-        })
+    fn schedules(&self, filter: ScheduleFilter) -> BoxFuture<'static, Result<Page<Scheduled>, StoreError>> {
+        self.decoding_page(self.inner.schedules(filter), payloads::schedule)
     }
 
     fn import(&self, mut record: TaskRecord) -> BoxFuture<'static, Result<bool, StoreError>> {
@@ -263,9 +285,12 @@ impl Store for Encoded {
         }
     }
 
-    fn history(&self, which: HistoryFilter) -> BoxFuture<'static, Result<Vec<(u64, Happening)>, StoreError>> {
-        self.decoding(self.inner.history(which), |history, each| {
-            history.iter_mut().for_each(|(_, happening)| payloads::happening(happening, each));
+    fn history(
+        &self,
+        which: HistoryFilter,
+    ) -> BoxFuture<'static, Result<Page<(u64, Happening)>, StoreError>> {
+        self.decoding_page(self.inner.history(which), |(_, happening), each| {
+            payloads::happening(happening, each);
         })
     }
 

@@ -10,6 +10,7 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::guard;
 use crate::ids::{TaskId, WorkerId};
+use crate::page::Page;
 use crate::payload::Payload;
 use crate::run::Run;
 use crate::slots::Slots;
@@ -89,21 +90,27 @@ impl Hub {
     /// Looks at tasks in the store until none are left to be looked at.
     pub(crate) async fn look_at_unseen(&self, store: &dyn Store) {
         loop {
-            let tasks: Vec<_> = std::mem::take(&mut *lock(&self.unseen)).into_iter().collect();
+            let mut tasks: Vec<_> = std::mem::take(&mut *lock(&self.unseen)).into_iter().collect();
             if tasks.is_empty() {
                 return;
             }
-            match store.ends(tasks.clone()).await {
-                Ok(ends) => {
-                    let mut ends: HashMap<_, _> = ends.into_iter().collect();
-                    for task_id in tasks {
-                        match ends.remove(&task_id) {
-                            Some(None) => {}
-                            ended_or_missing => self.answer(task_id, &Ok(ended_or_missing.flatten())),
+            while !tasks.is_empty() {
+                match store.ends(tasks.clone()).await {
+                    Ok(Page { items, next }) => {
+                        let seen = |task_id: &TaskId| next.is_none_or(|next| *task_id <= next);
+                        let rest = tasks.split_off(tasks.partition_point(seen));
+                        let mut ends: HashMap<_, _> = items.into_iter().collect();
+                        for task_id in std::mem::replace(&mut tasks, rest) {
+                            match ends.remove(&task_id) {
+                                Some(None) => {}
+                                ended_or_missing => self.answer(task_id, &Ok(ended_or_missing.flatten())),
+                            }
                         }
                     }
+                    Err(error) => {
+                        tasks.drain(..).for_each(|task_id| self.answer(task_id, &Err(error.clone())));
+                    }
                 }
-                Err(error) => tasks.into_iter().for_each(|task_id| self.answer(task_id, &Err(error.clone()))),
             }
         }
     }

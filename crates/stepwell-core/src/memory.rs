@@ -22,6 +22,7 @@ use crate::journal::{Entry, Key, Kind};
 use crate::memory::limits::{Place, Queue};
 use crate::memory::workers::Registered;
 use crate::name::Name;
+use crate::page::{Listed as _, Page, Room};
 use crate::payload::Payload;
 use crate::queue::QueueInfo;
 use crate::runtime::{BoxFuture, Runtime};
@@ -90,7 +91,7 @@ impl Store for MemoryStore {
         Box::pin(std::future::ready(Ok(info)))
     }
 
-    fn tasks(&self, filter: TaskFilter) -> BoxFuture<'static, Result<Vec<TaskInfo>, StoreError>> {
+    fn tasks(&self, filter: TaskFilter) -> BoxFuture<'static, Result<Page<TaskInfo>, StoreError>> {
         let state = self.state();
         let tasks = state.tasks.values().rev().filter(|task| {
             have_labels(&task.new.headers, &filter.labels)
@@ -101,14 +102,15 @@ impl Store for MemoryStore {
                 && filter.task_type.as_ref().is_none_or(|task_type| task.new.task_type == *task_type)
                 && filter.parent.is_none_or(|parent| task.new.parent == Some(parent))
         });
-        let tasks = tasks.take(filter.limit).map(Task::info).collect();
-        Box::pin(std::future::ready(Ok(tasks)))
+        let page = Page::of(tasks.map(Task::info), filter.limit);
+        Box::pin(std::future::ready(Ok(page)))
     }
 
     fn ends(&self, tasks: Vec<TaskId>) -> BoxFuture<'static, Result<Ends, StoreError>> {
         let state = self.state();
         let end = |task_id: TaskId| Some((task_id, state.tasks.get(&task_id)?.finish()));
-        let ends = tasks.into_iter().filter_map(end).collect();
+        let tasks = BTreeSet::from_iter(tasks);
+        let ends = Page::of(tasks.into_iter().filter_map(end), usize::MAX);
         Box::pin(std::future::ready(Ok(ends)))
     }
 
@@ -123,28 +125,36 @@ impl Store for MemoryStore {
         prefix: String,
         behind: Option<TaskId>,
         limit: usize,
-    ) -> BoxFuture<'static, Result<Vec<(TaskId, Wait)>, StoreError>> {
+    ) -> BoxFuture<'static, Result<Page<(TaskId, Vec<Wait>)>, StoreError>> {
         let state = self.state();
         let fits =
             |wait: &&Wait| wait.target.as_ref().is_some_and(|target| target.as_str().starts_with(&prefix));
-        let tasks = state.tasks.iter().filter(|(task_id, task)| {
-            behind.is_none_or(|behind| **task_id > behind)
-                && task.is_in(&scope)
-                && task.waits.values().any(|wait| fits(&wait))
-        });
-        let waits = tasks.take(limit).flat_map(|(task_id, task)| {
-            task.waits.values().filter(fits).map(|wait| (*task_id, wait.clone()))
-        });
-        let waits = waits.collect();
-        Box::pin(std::future::ready(Ok(waits)))
+        let tasks = state
+            .tasks
+            .iter()
+            .filter(|(task_id, task)| behind.is_none_or(|behind| **task_id > behind) && task.is_in(&scope));
+        let waits =
+            tasks.map(|(task_id, task)| (*task_id, task.waits.values().filter(fits).cloned().collect()));
+        let page = Page::of(waits.filter(|(_, waits): &(_, Vec<_>)| !waits.is_empty()), limit);
+        Box::pin(std::future::ready(Ok(page)))
     }
 
-    fn mailbox(&self, task_id: TaskId) -> BoxFuture<'static, Result<Mailbox, StoreError>> {
+    fn waits_of(&self, task_id: TaskId) -> BoxFuture<'static, Result<Vec<Wait>, StoreError>> {
         let state = self.state();
-        let task = state.tasks.get(&task_id);
-        let mailbox =
-            task.map(|task| (task.waits.values().cloned().collect(), task.mailbox.iter().cloned().collect()));
-        Box::pin(std::future::ready(Ok(mailbox.unwrap_or_default())))
+        let waits = state.tasks.get(&task_id).map(|task| task.waits.values().cloned().collect());
+        Box::pin(std::future::ready(Ok(waits.unwrap_or_default())))
+    }
+
+    fn messages(
+        &self,
+        task_id: TaskId,
+        behind: Option<MessageId>,
+    ) -> BoxFuture<'static, Result<Page<ArrivedMessage>, StoreError>> {
+        let state = self.state();
+        let messages = state.tasks.get(&task_id).into_iter().flat_map(|task| &task.mailbox);
+        let messages = messages.filter(|message| behind.is_none_or(|behind| message.id > behind));
+        let page = Page::of(messages.cloned(), usize::MAX);
+        Box::pin(std::future::ready(Ok(page)))
     }
 
     fn import(&self, record: TaskRecord) -> BoxFuture<'static, Result<bool, StoreError>> {
@@ -164,7 +174,7 @@ impl Store for MemoryStore {
         Box::pin(std::future::ready(Ok(infos)))
     }
 
-    fn schedules(&self, which: ScheduleFilter) -> BoxFuture<'static, Result<Vec<Scheduled>, StoreError>> {
+    fn schedules(&self, which: ScheduleFilter) -> BoxFuture<'static, Result<Page<Scheduled>, StoreError>> {
         let schedules = self.state().schedules(which);
         Box::pin(std::future::ready(Ok(schedules)))
     }
@@ -194,13 +204,16 @@ impl Store for MemoryStore {
         Box::pin(std::future::ready(Ok(())))
     }
 
-    fn history(&self, which: HistoryFilter) -> BoxFuture<'static, Result<Vec<(u64, Happening)>, StoreError>> {
+    fn history(
+        &self,
+        which: HistoryFilter,
+    ) -> BoxFuture<'static, Result<Page<(u64, Happening)>, StoreError>> {
         let state = self.state();
         let after = state.history.range(which.after.saturating_add(1)..);
         let of =
             after.filter(|(_, happening)| which.task_id.is_none_or(|task_id| happening.task_id == task_id));
-        let history = of.take(which.limit).map(|(id, happening)| (*id, happening.clone())).collect();
-        Box::pin(std::future::ready(Ok(history)))
+        let page = Page::of(of.map(|(id, happening)| (*id, happening.clone())), which.limit);
+        Box::pin(std::future::ready(Ok(page)))
     }
 
     fn purge(&self, purge: Purge) -> BoxFuture<'static, Result<usize, StoreError>> {
@@ -377,7 +390,8 @@ impl State {
         let mut news = News::default();
         let written: Vec<_> = batch.transitions.into_iter().map(|t| self.write(now, t, &mut news)).collect();
         self.cancel_doomed(now, &mut news);
-        let transitions = self.look_all(now, written, &mut news);
+        let mut room = Room::default();
+        let transitions = self.look_all(now, written, &mut room, &mut news);
         let commands = batch.commands.into_iter().map(|c| self.command(now, c, &mut news)).collect();
         let events = batch.events.into_iter().map(|event| self.emit(now, event, &mut news)).collect();
         let messages = batch.messages.into_iter().map(|m| self.send(now, m, &mut news)).collect();
@@ -386,7 +400,8 @@ impl State {
             batch.schedules.into_iter().map(|c| self.change_schedule(now, c, &mut news)).collect();
         batch.queues.into_iter().for_each(|change| self.change_queue(change, &mut news));
         let workers = batch.workers.into_iter().map(|signal| self.signal(now, signal, &mut news)).collect();
-        let claims = batch.claims.into_iter().map(|c| self.claim(runtime, now, &c, &mut news)).collect();
+        let claims =
+            batch.claims.into_iter().map(|c| self.claim(runtime, now, &c, &mut room, &mut news)).collect();
         Committed { transitions, commands, events, messages, spawns, schedules, workers, claims, news }
     }
 
@@ -488,6 +503,7 @@ impl State {
         &mut self,
         now: Timestamp,
         written: Vec<Result<Written, Refused>>,
+        room: &mut Room,
         news: &mut News,
     ) -> Vec<Result<Applied, Refused>> {
         let mut written: Vec<_> = written.into_iter().enumerate().collect();
@@ -496,14 +512,15 @@ impl State {
         });
         let looked = written
             .into_iter()
-            .map(|(place, written)| (place, written.map(|written| self.look(now, written, news))));
+            .map(|(place, written)| (place, written.map(|written| self.look(now, written, room, news))));
         looked.collect::<BTreeMap<_, _>>().into_values().collect()
     }
 
-    fn look(&mut self, now: Timestamp, written: Written, news: &mut News) -> Applied {
+    /// What a transition finds, once all transitions of its batch have written.
+    fn look(&mut self, now: Timestamp, written: Written, room: &mut Room, news: &mut News) -> Applied {
         let Written { task_id, run_id, mut applied, look } = written;
         let Some(look) = look else { return applied };
-        let mut facts = self.facts(task_id);
+        let mut facts = self.facts(task_id, room);
         let owned = |task: &&mut Task| task.run_id == run_id && task.state == TaskState::Running;
         let Some(task) = self.tasks.get_mut(&task_id).filter(owned) else { return applied };
         task.poked = false;
@@ -994,7 +1011,14 @@ impl State {
         self.tasks.values().filter(runs).map(|task| task.new.task_id).collect()
     }
 
-    fn claim(&mut self, runtime: &dyn Runtime, now: Timestamp, claim: &Claim, news: &mut News) -> Claimed {
+    fn claim(
+        &mut self,
+        runtime: &dyn Runtime,
+        now: Timestamp,
+        claim: &Claim,
+        room: &mut Room,
+        news: &mut News,
+    ) -> Claimed {
         self.do_what_is_due(now, news);
         let poked = self
             .running_under(claim.worker_id)
@@ -1005,11 +1029,11 @@ impl State {
         if self.workers.contains_key(&claim.worker_id) {
             let mut suspect = claim.suspect;
             for queue in &claim.queues {
-                let room = claim.limit - tasks.len();
-                let (places, next) = self.pick(now, claim, queue, room, &mut suspect);
+                let left = claim.limit - tasks.len();
+                let (places, next) = self.pick(now, claim, queue, left, &mut suspect);
                 due.extend(next);
                 for (_, _, task_id) in places {
-                    tasks.extend(self.start(runtime, now, task_id, claim.worker_id));
+                    tasks.extend(self.start(runtime, now, task_id, claim.worker_id, room));
                 }
             }
         }
@@ -1024,8 +1048,9 @@ impl State {
         now: Timestamp,
         task_id: TaskId,
         worker_id: WorkerId,
+        room: &mut Room,
     ) -> Option<ClaimedTask> {
-        let facts = self.facts(task_id);
+        let facts = self.facts(task_id, room);
         let task = self.tasks.get_mut(&task_id)?;
         let had_it = task.worker_id == Some(worker_id);
         if !had_it {
@@ -1072,7 +1097,7 @@ impl State {
         }
     }
 
-    fn facts(&self, task_id: TaskId) -> Facts {
+    fn facts(&self, task_id: TaskId, room: &mut Room) -> Facts {
         let mut facts = Facts::default();
         let Some(task) = self.tasks.get(&task_id) else { return facts };
         let mut topics: BTreeMap<&Name, usize> = BTreeMap::new();
@@ -1083,7 +1108,11 @@ impl State {
                     let private = (target.clone(), Some(task.new.queue.clone()));
                     let payload =
                         self.events.get(&(target.clone(), None)).or_else(|| self.events.get(&private));
-                    facts.events.extend(payload.map(|payload| (target.clone(), payload.clone())));
+                    if let Some(payload) =
+                        payload.filter(|payload| facts.has_room(room, payload.as_str().len()))
+                    {
+                        facts.events.push((target.clone(), payload.clone()));
+                    }
                 }
                 Kind::Message => *topics.entry(target).or_default() += 1,
                 Kind::Child => {
@@ -1092,14 +1121,18 @@ impl State {
                         Some(child) => child.finish(),
                         None => Some(Finish::Failed(deleted())),
                     };
-                    facts.children.extend(finish.map(|finish| (child, finish)));
+                    if let Some(finish) = finish.filter(|finish| facts.has_room(room, finish.bytes())) {
+                        facts.children.push((child, finish));
+                    }
                 }
                 _ => {}
             }
         }
         for (topic, waiting) in topics {
             let messages = task.mailbox.iter().filter(|message| message.topic == *topic);
-            facts.messages.extend(messages.take(waiting).cloned());
+            let messages = messages.take(waiting).take_while(|message| facts.has_room(room, message.bytes()));
+            let messages: Vec<_> = messages.cloned().collect();
+            facts.messages.extend(messages);
         }
         facts
     }

@@ -613,27 +613,35 @@ impl Operations {
 
     /// Gives what has arrived to those who wait for it.
     pub(crate) fn arrive(&mut self, facts: Facts) {
-        for ArrivedMessage { id, topic, payload } in facts.messages {
+        let Facts { events, messages, children, more } = facts;
+        // Whether another look finds something else: what is taken now, or no longer awaited, does not come again.
+        let mut goes_on = events.is_empty() && messages.is_empty() && children.is_empty();
+        goes_on |= !self.unsent.waits_removed.is_empty();
+        for ArrivedMessage { id, topic, payload } in messages {
             if self.taken.contains(&id) {
                 continue;
             }
             let first = self.awaited.get(&(Kind::Message, topic)).and_then(BTreeSet::first).cloned();
             if let Some(key) = first {
+                goes_on = true;
                 self.taken.insert(id);
                 self.finish(&key, Outcome::Done(payload), Effect::Received(id));
             }
         }
-        for (name, payload) in facts.events {
+        for (name, payload) in events {
             for key in self.awaited.remove(&(Kind::Event, name)).unwrap_or_default() {
+                goes_on = true;
                 self.finish(&key, Outcome::Done(payload.clone()), Effect::None);
             }
         }
-        for (child, finish) in facts.children {
+        for (child, finish) in children {
             let Ok(target) = Name::new(child.to_string()) else { continue };
             for key in self.awaited.remove(&(Kind::Child, target)).unwrap_or_default() {
+                goes_on = true;
                 self.finish(&key, crate::child::outcome(finish.clone()), Effect::None);
             }
         }
+        self.look |= more && goes_on;
     }
 
     /// Ends the waits whose time has come.

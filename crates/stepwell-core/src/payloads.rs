@@ -7,6 +7,7 @@ use crate::export::TaskRecord;
 use crate::failure::Failure;
 use crate::ids::TaskId;
 use crate::journal::{Entry, Kind, Outcome};
+use crate::page::{Listed, Room};
 use crate::payload::Payload;
 use crate::store::*;
 
@@ -49,11 +50,9 @@ pub(crate) fn happening(happening: &mut Happening, each: Each<'_>) {
     each(Held::Payload(&mut happening.event), Place::History(happening.task_id));
 }
 
-pub(crate) fn ends(ends: &mut Ends, each: Each<'_>) {
-    for (task_id, end) in ends {
-        if let Some(end) = end {
-            finish(*task_id, end, each);
-        }
+pub(crate) fn end((task_id, end): &mut (TaskId, Option<Finish>), each: Each<'_>) {
+    if let Some(end) = end {
+        finish(*task_id, end, each);
     }
 }
 
@@ -86,7 +85,7 @@ pub(crate) fn event(event: &mut NewEvent, each: Each<'_>) {
     each(Held::Payload(&mut event.payload), Place::Event(&event.name));
 }
 
-fn message(message: &mut NewMessage, each: Each<'_>) {
+fn new_message(message: &mut NewMessage, each: Each<'_>) {
     let NewMessage { task_id, topic, payload } = message;
     each(Held::Payload(payload), Place::Message { task_id: *task_id, topic });
 }
@@ -100,7 +99,7 @@ pub(crate) fn transition(transition: &mut Transition, each: Each<'_>) {
         entries(task_id, std::slice::from_mut(&mut keyed.entry), each);
     }
     transition.events.iter_mut().for_each(|emitted| event(emitted, each));
-    transition.messages.iter_mut().for_each(|sent| message(sent, each));
+    transition.messages.iter_mut().for_each(|sent| new_message(sent, each));
     match &mut transition.next {
         Next::Complete(output) => each(Held::Payload(output), Place::Output(task_id)),
         Next::Retry { failure: why, .. } | Next::Fail(why) => _ = failure(why, Place::Failure(task_id), each),
@@ -111,7 +110,7 @@ pub(crate) fn transition(transition: &mut Transition, each: Each<'_>) {
 pub(crate) fn batch(batch: &mut Batch, each: Each<'_>) {
     batch.transitions.iter_mut().for_each(|applied| transition(applied, each));
     batch.events.iter_mut().for_each(|emitted| event(emitted, each));
-    batch.messages.iter_mut().for_each(|sent| message(sent, each));
+    batch.messages.iter_mut().for_each(|sent| new_message(sent, each));
     batch.spawns.iter_mut().for_each(|spawned| task(spawned, each));
     for ScheduleChange { name, action } in &mut batch.schedules {
         match action {
@@ -129,10 +128,9 @@ pub(crate) fn schedule(schedule: &mut Scheduled, each: Each<'_>) {
     each(Held::Payload(&mut schedule.plan.definition), Place::Schedule(&schedule.name));
 }
 
-pub(crate) fn messages(task_id: TaskId, messages: &mut [ArrivedMessage], each: Each<'_>) {
-    for ArrivedMessage { topic, payload, .. } in messages {
-        each(Held::Payload(payload), Place::Message { task_id, topic });
-    }
+pub(crate) fn message(task_id: TaskId, message: &mut ArrivedMessage, each: Each<'_>) {
+    let ArrivedMessage { topic, payload, .. } = message;
+    each(Held::Payload(payload), Place::Message { task_id, topic });
 }
 
 pub(crate) fn record(record: &mut TaskRecord, each: Each<'_>) {
@@ -144,32 +142,56 @@ pub(crate) fn record(record: &mut TaskRecord, each: Each<'_>) {
     }
 }
 
-fn facts(task_id: TaskId, facts: &mut Facts, each: Each<'_>) {
-    for (name, payload) in &mut facts.events {
-        each(Held::Payload(payload), Place::Event(name));
-    }
-    messages(task_id, &mut facts.messages, each);
-    for (child, end) in &mut facts.children {
-        finish(*child, end, each);
-    }
+/// What has no room in the answer once it is decoded is left for another look.
+fn facts(task_id: TaskId, facts: &mut Facts, room: &mut Room, each: Each<'_>) {
+    let Facts { events, messages, children, more } = facts;
+    let mut take = |change: &mut dyn FnMut() -> usize| {
+        let has_room = !room.is_full() && room.take(change());
+        *more |= !has_room;
+        has_room
+    };
+    events.retain_mut(|(name, payload)| {
+        take(&mut || {
+            each(Held::Payload(payload), Place::Event(name));
+            payload.as_str().len()
+        })
+    });
+    messages.retain_mut(|arrived| {
+        take(&mut || {
+            message(task_id, arrived, each);
+            arrived.bytes()
+        })
+    });
+    children.retain_mut(|(child, end)| {
+        take(&mut || {
+            finish(*child, end, each);
+            end.bytes()
+        })
+    });
 }
 
 /// The result of a [`UserTransaction`] is not walked to: what it gives back is what it made.
-pub(crate) fn applied(task_id: TaskId, applied: &mut Result<Applied, Refused>, each: Each<'_>) {
+pub(crate) fn applied(
+    task_id: TaskId,
+    applied: &mut Result<Applied, Refused>,
+    room: &mut Room,
+    each: Each<'_>,
+) {
     if let Ok(applied) = applied {
-        facts(task_id, &mut applied.facts, each);
+        facts(task_id, &mut applied.facts, room, each);
     }
 }
 
 /// What became of a batch whose transitions were of these tasks.
 pub(crate) fn committed(tasks: &[TaskId], committed: &mut Committed, each: Each<'_>) {
+    let mut room = Room::default();
     for (task_id, result) in tasks.iter().zip(&mut committed.transitions) {
-        applied(*task_id, result, each);
+        applied(*task_id, result, &mut room, each);
     }
     for claimed in committed.claims.iter_mut().flat_map(|claimed| &mut claimed.tasks) {
         each(Held::Payload(&mut claimed.params), Place::Params(claimed.task_id));
         entries(claimed.task_id, claimed.journal.as_deref_mut().unwrap_or_default(), each);
-        facts(claimed.task_id, &mut claimed.facts, each);
+        facts(claimed.task_id, &mut claimed.facts, &mut room, each);
     }
     for (task_id, end) in &mut committed.news.finished {
         finish(*task_id, end, each);

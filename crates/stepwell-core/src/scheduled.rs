@@ -6,6 +6,7 @@
 
 use crate::ids::{ScheduleVersion, TaskId};
 use crate::name::Name;
+use crate::page::Listed;
 use crate::payload::Payload;
 use crate::store::NewTask;
 use crate::time::Timestamp;
@@ -102,9 +103,17 @@ impl ScheduleOutcome {
 #[derive(Clone, Debug)]
 pub enum ScheduleFilter {
     /// All of them, by name.
-    All,
+    All {
+        /// Behind this one, by its name alone.
+        behind: Option<<Scheduled as Listed>::Cursor>,
+    },
     /// The one of this name, if it is there.
     Named(Name),
-    /// Those with a `next_at`, the earliest first, then by name; so many at most.
-    Next(usize),
+    /// Those with a `next_at`, the earliest first, then by name.
+    Next {
+        /// Behind this one.
+        behind: Option<<Scheduled as Listed>::Cursor>,
+        /// So many at most.
+        limit: usize,
+    },
 }

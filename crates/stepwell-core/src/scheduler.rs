@@ -18,6 +18,7 @@ use futures_util::future::select;
 
 use crate::engine::Engine;
 use crate::name::Name;
+use crate::page::Page;
 use crate::payload::{Payload, PayloadError};
 use crate::retry::STORE_RETRY;
 use crate::schedule::{CatchUp, InvalidSchedule, Overlap, ScheduleInfo, TICK_HEADER};
@@ -61,20 +62,22 @@ async fn come_to_ticks(
     engine: &Engine,
     unusable: &mut BTreeSet<Name>,
 ) -> Result<Option<Timestamp>, StoreError> {
-    let (mut limit, mut refused) = (ROUND, BTreeSet::new());
+    let (mut behind, mut refused) = (None, BTreeSet::new());
     loop {
-        let schedules = engine.store.schedules(ScheduleFilter::Next(limit)).await?;
+        let next = ScheduleFilter::Next { behind: behind.take(), limit: ROUND };
+        let Page { items: schedules, next: rest } = engine.store.schedules(next).await?;
         let now = engine.store.now();
         let due = schedules.iter().filter(|schedule| schedule.plan.next_at.is_some_and(|at| at <= now));
         let due = due.filter(|schedule| !refused.contains(&schedule.name));
         let changes: Vec<_> = due.filter_map(|schedule| change(engine, schedule, now, unusable)).collect();
         if changes.is_empty() {
             let next = schedules.iter().filter_map(|schedule| schedule.plan.next_at).find(|at| *at > now);
-            if next.is_some() || schedules.len() < limit {
+            if next.is_some() || rest.is_none() {
                 return Ok(next);
             }
             // All of them are left to others, and stay due. There may be more behind them.
-            limit *= 2;
+            behind = rest;
+            continue;
         }
         let change = |change: ScheduleChange| (change.name.clone(), engine.commit.change_schedule(change));
         let mut failed = Ok(());

@@ -8,6 +8,7 @@ use crate::guard::{Guarded, Panic, guard};
 use crate::ids::TaskId;
 use crate::journal::Entry;
 use crate::name::Name;
+use crate::page::Page;
 use crate::queue::QueueInfo;
 use crate::runtime::{BoxFuture, MaybeSend};
 use crate::scope::Scope;
@@ -46,20 +47,21 @@ impl Store for Shield {
     shielded! {
         commit(batch: Arc<Batch>) -> Committed;
         task(task_id: TaskId) -> Option<TaskInfo>;
-        tasks(filter: TaskFilter) -> Vec<TaskInfo>;
+        tasks(filter: TaskFilter) -> Page<TaskInfo>;
         ends(tasks: Vec<TaskId>) -> Ends;
         journal(task_id: TaskId) -> Vec<Entry>;
-        waits(scope: Scope, prefix: String, behind: Option<TaskId>, limit: usize) -> Vec<(TaskId, Wait)>;
-        mailbox(task_id: TaskId) -> Mailbox;
+        waits(scope: Scope, prefix: String, behind: Option<TaskId>, limit: usize) -> Page<(TaskId, Vec<Wait>)>;
+        waits_of(task_id: TaskId) -> Vec<Wait>;
+        messages(task_id: TaskId, behind: Option<MessageId>) -> Page<ArrivedMessage>;
         import(record: TaskRecord) -> bool;
         queues() -> Vec<QueueInfo>;
         workers() -> Vec<WorkerInfo>;
-        schedules(which: ScheduleFilter) -> Vec<Scheduled>;
+        schedules(which: ScheduleFilter) -> Page<Scheduled>;
         waiting_types(queues: Vec<Name>) -> Vec<Name>;
         describe(info: TaskTypeInfo) -> ();
         task_types() -> Vec<TaskTypeInfo>;
         record(happenings: Vec<Happening>) -> ();
-        history(which: HistoryFilter) -> Vec<(u64, Happening)>;
+        history(which: HistoryFilter) -> Page<(u64, Happening)>;
         purge(purge: Purge) -> usize;
     }
 

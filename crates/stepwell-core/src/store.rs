@@ -46,6 +46,16 @@
 //! of one of the tasks that it waits for that it is [blocked](crate::blocked), though that task has not ended. A task waits for
 //! its turn while another one comes before it by its concurrency key. It waits for nothing but the ends of others when it is
 //! suspended without a `due_at` and all its waits are of [`Kind::Child`].
+//!
+//! # Answers
+//!
+//! An answer is full when it holds [`ANSWER_BYTES`](crate::ANSWER_BYTES) of what tasks were given, gave and failed by; what
+//! fills it is the last of it. Lists come in [pages](Page), and [`Page::next`] tells where to go on. Of what has arrived
+//! for runs ([`Facts`]), a batch or a claim gets what there is room for, and [`Facts::more`] tells a run to look again. A
+//! claim may leave out the journals that it has no room for.
+//!
+//! Whole are what belongs to one task ([`Store::task`], [`Store::journal`], what it waits for) and what holds
+//! names and numbers, or schemas, which programs bring: queues, workers and task types.
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -63,6 +73,7 @@ use crate::journal::Entry;
 use crate::journal::Kind;
 use crate::name::Name;
 use crate::options::InvalidOptions;
+use crate::page::Page;
 use crate::payload::Payload;
 use crate::queue::{QueueChange, QueueInfo};
 use crate::retry::RetryStrategy;
@@ -116,26 +127,34 @@ pub trait Store: Any + Send + Sync {
     fn task(&self, task_id: TaskId) -> BoxFuture<'static, Result<Option<TaskInfo>, StoreError>>;
 
     /// The tasks that pass the filter, newest first.
-    fn tasks(&self, filter: TaskFilter) -> BoxFuture<'static, Result<Vec<TaskInfo>, StoreError>>;
+    fn tasks(&self, filter: TaskFilter) -> BoxFuture<'static, Result<Page<TaskInfo>, StoreError>>;
 
-    /// Of the tasks that are there, in any order: how they ended, `None` for those that have not.
+    /// Of those of the tasks that are there, by their ids: how they ended, `None` for those that have not. Where there is a next
+    /// page, the tasks behind its place are to be asked for once more.
     fn ends(&self, tasks: Vec<TaskId>) -> BoxFuture<'static, Result<Ends, StoreError>>;
 
     /// A task's journal, in order. Empty when there is no such task.
     fn journal(&self, task_id: TaskId) -> BoxFuture<'static, Result<Vec<Entry>, StoreError>>;
 
     /// What tasks of the scope wait for whose target begins so, by task and key: of the first `limit` such tasks behind that
-    /// one.
+    /// one. Each task comes with all of it.
     fn waits(
         &self,
         scope: Scope,
         prefix: String,
         behind: Option<TaskId>,
         limit: usize,
-    ) -> BoxFuture<'static, Result<Vec<(TaskId, Wait)>, StoreError>>;
+    ) -> BoxFuture<'static, Result<Page<(TaskId, Vec<Wait>)>, StoreError>>;
 
-    /// What a task waits for, and what is in its mailbox.
-    fn mailbox(&self, task_id: TaskId) -> BoxFuture<'static, Result<Mailbox, StoreError>>;
+    /// What a task waits for, by key.
+    fn waits_of(&self, task_id: TaskId) -> BoxFuture<'static, Result<Vec<Wait>, StoreError>>;
+
+    /// The messages that a task has not received, in order, behind that one.
+    fn messages(
+        &self,
+        task_id: TaskId,
+        behind: Option<MessageId>,
+    ) -> BoxFuture<'static, Result<Page<ArrivedMessage>, StoreError>>;
 
     /// Puts in a task that was exported from a store, to go on in this one: one that has not ended is pending, at once or when
     /// it was due (a running attempt does not count), and compensating if it was. `false`, and nothing has changed, when the store has the
@@ -149,7 +168,7 @@ pub trait Store: Any + Send + Sync {
     fn workers(&self) -> BoxFuture<'static, Result<Vec<WorkerInfo>, StoreError>>;
 
     /// The schedules that pass the filter, in its order.
-    fn schedules(&self, which: ScheduleFilter) -> BoxFuture<'static, Result<Vec<Scheduled>, StoreError>>;
+    fn schedules(&self, which: ScheduleFilter) -> BoxFuture<'static, Result<Page<Scheduled>, StoreError>>;
 
     /// The types of the tasks that are to be claimed next in each of these queues, at least of the first thousand.
     fn waiting_types(&self, queues: Vec<Name>) -> BoxFuture<'static, Result<Vec<Name>, StoreError>>;
@@ -165,7 +184,8 @@ pub trait Store: Any + Send + Sync {
     fn record(&self, happenings: Vec<Happening>) -> BoxFuture<'static, Result<(), StoreError>>;
 
     /// What is in the history, by its numbers. Whoever has read up to a number never finds anything new at or below it.
-    fn history(&self, which: HistoryFilter) -> BoxFuture<'static, Result<Vec<(u64, Happening)>, StoreError>>;
+    fn history(&self, which: HistoryFilter)
+    -> BoxFuture<'static, Result<Page<(u64, Happening)>, StoreError>>;
 
     /// Removes finished tasks, the oldest first, and all that belongs to them. Returns how many.
     ///
@@ -219,9 +239,6 @@ impl Default for HistoryFilter {
         Self { task_id: None, after: 0, limit: 1_000 }
     }
 }
-
-/// What a task waits for, by key, and the messages that it has not received, in order.
-pub type Mailbox = (Vec<Wait>, Vec<ArrivedMessage>);
 
 /// A transition that is applied by itself ([`Store::transact`]).
 pub type Transacting = BoxFuture<'static, Result<Result<Applied, Refused>, StoreError>>;
@@ -329,7 +346,7 @@ pub struct News {
 }
 
 /// Tasks, and how they ended, if they have.
-pub type Ends = Vec<(TaskId, Option<Finish>)>;
+pub type Ends = Page<(TaskId, Option<Finish>)>;
 
 /// How a task ended.
 #[derive(Clone, Debug, PartialEq)]

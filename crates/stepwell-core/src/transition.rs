@@ -272,12 +272,14 @@ pub struct Facts {
     pub messages: Vec<ArrivedMessage>,
     /// Children that have ended.
     pub children: Vec<(TaskId, Finish)>,
+    /// Whether there may be more than this answer has room for. Then the run looks again, without what it has got.
+    pub more: bool,
 }
 
 impl Facts {
     /// Whether nothing has arrived.
     pub fn is_empty(&self) -> bool {
-        self.events.is_empty() && self.messages.is_empty() && self.children.is_empty()
+        self.events.is_empty() && self.messages.is_empty() && self.children.is_empty() && !self.more
     }
 }
 

@@ -444,6 +444,7 @@ fn add_fact(all: &mut BTreeMap<i64, Facts>, fact: &Value) -> sqlx::Result<()> {
             topic: name(field(fact, 3)?)?,
             payload: payload(4)?,
         }),
+        "more" => facts.more = true,
         _ => {
             let child = field(fact, 2)?.parse().map_err(broken)?;
             let text = |place| fact.get(place).and_then(Value::as_str);

@@ -3,12 +3,14 @@
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 use stepwell_core::store::{Happening, HistoryFilter};
-use stepwell_core::{Payload, StoreError};
+use stepwell_core::{Page, Payload, StoreError};
 use uuid::Uuid;
 
 use crate::Shared;
 use crate::answer::{name, unreadable_name};
 use crate::columns::Moment;
+use crate::page::{next, paged, rows_for};
+use crate::query::Query;
 
 /// How many bytes of events are enough for a statement: PostgreSQL takes none of more than 1 GiB.
 const PART: usize = 32 << 20;
@@ -45,16 +47,20 @@ impl Shared {
         rows.await.map(drop)
     }
 
-    pub(crate) async fn history(&self, which: HistoryFilter) -> Result<Vec<(u64, Happening)>, StoreError> {
+    pub(crate) async fn history(&self, which: HistoryFilter) -> Result<Page<(u64, Happening)>, StoreError> {
         let of = if which.task_id.is_some() { "task_id = $3" } else { "$3::uuid IS NULL" };
-        let sql = format!(
-            "SELECT id, task_id, at, name, event FROM {}.history WHERE id > $1 AND {of} ORDER BY id LIMIT $2",
-            self.options.schema
+        let schema = &self.options.schema;
+        let list = format!(
+            "SELECT id, task_id, at, name, event, 512::bigint + pg_catalog.octet_length(event) AS bytes
+            FROM {schema}.history WHERE id > $1 AND {of} ORDER BY id LIMIT $2"
         );
+        let sql = paged(schema, &list, "p.id");
         let number = i64::try_from(which.after).unwrap_or(i64::MAX);
-        let limit = i64::try_from(which.limit).unwrap_or(i64::MAX);
         let task_id = which.task_id.map(|task_id| *task_id.as_uuid());
-        let rows = self.read(&sql, |query| query.bind(number).bind(limit).bind(task_id)).await?;
+        let bind = |query: Query| query.bind(number).bind(rows_for(which.limit)).bind(task_id);
+        let mut rows = self.read(&sql, bind).await?;
+        let id = |row: &PgRow| row.try_get::<i64, _>(0).map(i64::unsigned_abs);
+        let next = next(&mut rows, which.limit, id).map_err(|error| self.error(error))?;
         // None is left out: whoever follows the history goes by its numbers.
         let entry = |row: &PgRow| {
             let happening = Happening {
@@ -63,8 +69,9 @@ impl Shared {
                 name: name(row.try_get::<&str, _>(3)?).or_else(|_| unreadable_name())?,
                 event: Payload::stored(row.try_get(4)?, "`event`"),
             };
-            Ok((row.try_get::<i64, _>(0)?.unsigned_abs(), happening))
+            Ok((id(row)?, happening))
         };
-        rows.iter().map(entry).collect::<sqlx::Result<_>>().map_err(|error| self.error(error))
+        let items = rows.iter().map(entry).collect::<sqlx::Result<_>>().map_err(|error| self.error(error))?;
+        Ok(Page { items, next })
     }
 }

@@ -2,19 +2,20 @@
 
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Row as _};
-use stepwell_core::store::{ArrivedMessage, Mailbox, TaskState, Wait};
-use stepwell_core::{Payload, StoreError, TaskId, TaskRecord, labels};
+use stepwell_core::store::{ArrivedMessage, MessageId, TaskState, Wait};
+use stepwell_core::{Page, Payload, StoreError, TaskId, TaskRecord, labels};
 
 use crate::Shared;
 use crate::answer::name;
 use crate::args::{is_own, scope};
 use crate::columns::{Moment, micros};
-use crate::query::wait;
+use crate::page::{next, paged, rows_for};
+use crate::query::{Query, wait};
 use crate::session;
 
 impl Shared {
-    /// What a task waits for, and what is in its mailbox.
-    pub(crate) async fn mailbox(&self, task_id: TaskId) -> Result<Mailbox, StoreError> {
+    /// What a task waits for, by key.
+    pub(crate) async fn waits_of(&self, task_id: TaskId) -> Result<Vec<Wait>, StoreError> {
         let schema = &self.options.schema;
         let id = *task_id.as_uuid();
         let sql = format!(
@@ -24,14 +25,31 @@ impl Shared {
         let waits = rows.iter().map(|row| Ok(wait(row)?.1)).collect::<sqlx::Result<Vec<Wait>>>();
         let mut waits = waits.map_err(|error| self.error(error))?;
         waits.sort_unstable_by(|a, b| a.key.cmp(&b.key));
-        let sql = format!("SELECT id, topic, payload FROM {schema}.messages WHERE task_id = $1 ORDER BY id");
-        let rows = self.read(&sql, |query| query.bind(id)).await?;
+        Ok(waits)
+    }
+
+    /// What is in a task's mailbox, behind that message.
+    pub(crate) async fn messages(
+        &self,
+        task_id: TaskId,
+        behind: Option<MessageId>,
+    ) -> Result<Page<ArrivedMessage>, StoreError> {
+        let schema = &self.options.schema;
+        let list = format!(
+            "SELECT id, topic, payload, 512::bigint + pg_catalog.octet_length(payload) AS bytes
+            FROM {schema}.messages WHERE task_id = $1 AND id > $2 ORDER BY id LIMIT $3"
+        );
+        let (task_id, behind) = (*task_id.as_uuid(), behind.unwrap_or(MessageId::MIN));
+        let bind = |query: Query| query.bind(task_id).bind(behind).bind(rows_for(usize::MAX));
+        let mut rows = self.read(&paged(schema, &list, "p.id"), bind).await?;
+        let id = |row: &PgRow| row.try_get(0);
+        let next = next(&mut rows, usize::MAX, id).map_err(|error| self.error(error))?;
         let message = |row: &PgRow| {
             let payload = Payload::from_json(row.try_get::<&str, _>(2)?);
-            Ok(ArrivedMessage { id: row.try_get(0)?, topic: name(row.try_get::<&str, _>(1)?)?, payload })
+            Ok(ArrivedMessage { id: id(row)?, topic: name(row.try_get::<&str, _>(1)?)?, payload })
         };
-        let messages = rows.iter().map(message).collect::<sqlx::Result<_>>();
-        Ok((waits, messages.map_err(|error| self.error(error))?))
+        let items = rows.iter().map(message).collect::<sqlx::Result<_>>();
+        Ok(Page { items: items.map_err(|error| self.error(error))?, next })
     }
 
     /// Puts in a task, in a transaction of its own. `false` when it, or its idempotency key, is there.

@@ -37,6 +37,7 @@ mod import;
 mod link;
 mod migrate;
 mod options;
+mod page;
 mod query;
 mod recover;
 mod session;
@@ -52,12 +53,12 @@ use std::time::Duration;
 use sqlx::Executor as _;
 use sqlx::postgres::{PgConnection, PgPool, PgPoolOptions};
 use stepwell_core::store::{
-    Batch, Changed, Committed, Ends, Happening, HistoryFilter, Mailbox, Purge, ScheduleFilter, Scheduled,
-    Transacting, Transition, Wait,
+    ArrivedMessage, Batch, Changed, Committed, Ends, Happening, HistoryFilter, MessageId, Purge,
+    ScheduleFilter, Scheduled, Transacting, Transition, Wait,
 };
 use stepwell_core::{
-    BoxFuture, Entry, Name, QueueInfo, Scope, Store, StoreError, TaskFilter, TaskId, TaskInfo, TaskRecord,
-    TaskTypeInfo, Timestamp, WorkerInfo,
+    BoxFuture, Entry, Name, Page, QueueInfo, Scope, Store, StoreError, TaskFilter, TaskId, TaskInfo,
+    TaskRecord, TaskTypeInfo, Timestamp, WorkerInfo,
 };
 use tokio::sync::Semaphore;
 use uuid::Uuid;
@@ -177,7 +178,7 @@ impl Store for PostgresStore {
         Box::pin(async move { shared.task(task_id).await })
     }
 
-    fn tasks(&self, filter: TaskFilter) -> BoxFuture<'static, Result<Vec<TaskInfo>, StoreError>> {
+    fn tasks(&self, filter: TaskFilter) -> BoxFuture<'static, Result<Page<TaskInfo>, StoreError>> {
         let shared = self.0.clone();
         Box::pin(async move { shared.tasks(filter).await })
     }
@@ -198,14 +199,23 @@ impl Store for PostgresStore {
         prefix: String,
         behind: Option<TaskId>,
         limit: usize,
-    ) -> BoxFuture<'static, Result<Vec<(TaskId, Wait)>, StoreError>> {
+    ) -> BoxFuture<'static, Result<Page<(TaskId, Vec<Wait>)>, StoreError>> {
         let shared = self.0.clone();
         Box::pin(async move { shared.waits(scope, prefix, behind, limit).await })
     }
 
-    fn mailbox(&self, task_id: TaskId) -> BoxFuture<'static, Result<Mailbox, StoreError>> {
+    fn waits_of(&self, task_id: TaskId) -> BoxFuture<'static, Result<Vec<Wait>, StoreError>> {
         let shared = self.0.clone();
-        Box::pin(async move { shared.mailbox(task_id).await })
+        Box::pin(async move { shared.waits_of(task_id).await })
+    }
+
+    fn messages(
+        &self,
+        task_id: TaskId,
+        behind: Option<MessageId>,
+    ) -> BoxFuture<'static, Result<Page<ArrivedMessage>, StoreError>> {
+        let shared = self.0.clone();
+        Box::pin(async move { shared.messages(task_id, behind).await })
     }
 
     fn import(&self, record: TaskRecord) -> BoxFuture<'static, Result<bool, StoreError>> {
@@ -223,7 +233,7 @@ impl Store for PostgresStore {
         Box::pin(async move { shared.workers().await })
     }
 
-    fn schedules(&self, which: ScheduleFilter) -> BoxFuture<'static, Result<Vec<Scheduled>, StoreError>> {
+    fn schedules(&self, which: ScheduleFilter) -> BoxFuture<'static, Result<Page<Scheduled>, StoreError>> {
         let shared = self.0.clone();
         Box::pin(async move { shared.schedules(which).await })
     }
@@ -248,7 +258,10 @@ impl Store for PostgresStore {
         Box::pin(async move { shared.record(happenings).await })
     }
 
-    fn history(&self, which: HistoryFilter) -> BoxFuture<'static, Result<Vec<(u64, Happening)>, StoreError>> {
+    fn history(
+        &self,
+        which: HistoryFilter,
+    ) -> BoxFuture<'static, Result<Page<(u64, Happening)>, StoreError>> {
         let shared = self.0.clone();
         Box::pin(async move { shared.history(which).await })
     }

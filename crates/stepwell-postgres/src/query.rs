@@ -1,6 +1,5 @@
 //! Questions that change nothing.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use sqlx::postgres::{PgArguments, PgRow};
@@ -9,8 +8,8 @@ use stepwell_core::store::{
     Claimed, Ends, Purge, ScheduleFilter, SchedulePlan, Scheduled, TaskFilter, TaskInfo, TaskState, Wait,
 };
 use stepwell_core::{
-    Entry, Failure, Key, Kind, Name, Payload, QueueInfo, QueueLimits, RateLimit, Scope, StoreError, TaskId,
-    UnknownWord, WorkerInfo, after,
+    ANSWER_ITEMS, Entry, Failure, Key, Kind, Name, Page, Payload, QueueInfo, QueueLimits, RateLimit, Scope,
+    StoreError, TaskId, UnknownWord, WorkerInfo, after,
 };
 use tokio::time::timeout;
 use uuid::Uuid;
@@ -21,6 +20,7 @@ use crate::columns::Moment;
 use crate::commit::WAYS_GIVEN;
 use crate::error::Fault;
 use crate::link::{ANSWER_TIMEOUT, Line};
+use crate::page::{paged, rows_for};
 use crate::{POOL, Shared};
 
 /// How many entries of a journal are read at a time at most.
@@ -40,6 +40,12 @@ const INFO: &str = "SELECT t.task_id, coalesce(l.run_id, o.run_id), t.task_type,
         coalesce(l.started_at, o.started_at), o.finished_at, l.due_at,
         t.concurrency_key, t.code_version, t.retry, t.max_duration, l.cancel_at, coalesce(l.paused, false),
         t.scope";
+
+/// What a task takes of an answer. A length is known without the value being read.
+const INFO_BYTES: &str =
+    "512::bigint + pg_catalog.octet_length(t.params) + pg_catalog.octet_length(t.headers)
+        + pg_catalog.octet_length(t.retry) + coalesce(pg_catalog.octet_length(o.output), 0)
+        + coalesce(pg_catalog.octet_length(coalesce(l.failure, o.failure)), 0)";
 
 fn info(row: &PgRow) -> sqlx::Result<TaskInfo> {
     let id = |place: usize| row.try_get::<Uuid, _>(place);
@@ -87,6 +93,11 @@ pub(crate) fn wait(row: &PgRow) -> sqlx::Result<(TaskId, Wait)> {
     let target = row.try_get::<Option<&str>, _>(4)?.map(name).transpose()?;
     let due_at = row.try_get::<Option<Moment>, _>(5)?.map(|moment| moment.0);
     Ok((row.try_get::<Uuid, _>(0)?.into(), Wait { key, target, due_at }))
+}
+
+/// The task of a row that begins with its id.
+fn id(row: &PgRow) -> sqlx::Result<TaskId> {
+    row.try_get::<Uuid, _>(0).map(TaskId::from)
 }
 
 fn queue_info(row: &PgRow) -> sqlx::Result<QueueInfo> {
@@ -220,8 +231,11 @@ fn list(schema: &str, filter: &TaskFilter, labels: &[(&str, &str)]) -> (String, 
         // Of each table that a list may begin with.
         ids.iter().for_each(|id| asked.add(&format!("{id} < ?"), Value::Id(*before.as_uuid())));
     }
-    let sql = format!("{INFO} FROM {tables} WHERE {states}{} ORDER BY {id} DESC LIMIT $1", asked.sql);
-    (sql, asked)
+    let list = format!(
+        "{INFO}, {INFO_BYTES} AS bytes FROM {tables} WHERE {states}{} ORDER BY {id} DESC LIMIT $1",
+        asked.sql
+    );
+    (paged(schema, &list, "p.task_id DESC"), asked)
 }
 
 impl Shared {
@@ -235,27 +249,14 @@ impl Shared {
         rows.first().map(info).transpose().map_err(|error| self.error(error))
     }
 
-    pub(crate) async fn tasks(&self, mut filter: TaskFilter) -> Result<Vec<TaskInfo>, StoreError> {
-        let mut all = Vec::new();
-        loop {
-            let Some(labels) = filter.all_labels() else { return Ok(all) };
-            let labels: Vec<_> = labels.into_iter().collect();
-            let (sql, asked) = list(&self.options.schema, &filter, &labels);
-            let limit = i64::try_from(filter.limit).unwrap_or(i64::MAX);
-            // Planned for these values each time: a plan for any label would suit the rare ones, or the common ones, alone.
-            let rows = self.read(&sql, |query| asked.bind(query.bind(limit)).persistent(false)).await?;
-            let mut page = self.readable("a task", &rows, info)?;
-            // A list that is shorter than was asked for is taken for the end of all.
-            let rest = if rows.len() < filter.limit { 0 } else { filter.limit - page.len() };
-            all.append(&mut page);
-            match rows.last() {
-                Some(last) if rest > 0 => {
-                    let last = last.try_get::<Uuid, _>(0).map_err(|error| self.error(error))?;
-                    (filter.before, filter.limit) = (Some(last.into()), rest);
-                }
-                _ => return Ok(all),
-            }
-        }
+    pub(crate) async fn tasks(&self, filter: TaskFilter) -> Result<Page<TaskInfo>, StoreError> {
+        let Some(labels) = filter.all_labels() else { return Ok(Page::default()) };
+        let labels: Vec<_> = labels.into_iter().collect();
+        let (sql, asked) = list(&self.options.schema, &filter, &labels);
+        let most = rows_for(filter.limit);
+        // Planned for these values each time: a plan for any label would suit the rare ones, or the common ones, alone.
+        let rows = self.read(&sql, |query| asked.bind(query.bind(most)).persistent(false)).await?;
+        self.page("a task", rows, filter.limit, id, info)
     }
 
     /// Reads a journal in parts, since it may be of any length.
@@ -315,10 +316,10 @@ impl Shared {
         &self,
         scope: Scope,
         prefix: String,
-        mut behind: Option<TaskId>,
-        mut limit: usize,
-    ) -> Result<Vec<(TaskId, Wait)>, StoreError> {
-        let Some(labels) = scope.possible_labels() else { return Ok(Vec::new()) };
+        behind: Option<TaskId>,
+        limit: usize,
+    ) -> Result<Page<(TaskId, Vec<Wait>)>, StoreError> {
+        let Some(labels) = scope.possible_labels() else { return Ok(Page::default()) };
         let schema = &self.options.schema;
         let (mut tables, mut asked) = (String::new(), Asked::after(4));
         if !scope.is_all() {
@@ -329,38 +330,49 @@ impl Shared {
             asked.label(&format!("b{place}"), label, &scope);
         }
         asked.scope(&scope, schema);
-        let sql = format!(
-            "SELECT w.task_id, w.kind, w.name, w.ordinal, w.target, w.due_at FROM {schema}.waits w
-            WHERE w.target >= $1 AND w.target < $2 AND w.task_id IN (
-                SELECT DISTINCT o.task_id FROM {schema}.waits o{tables}
-                WHERE o.target >= $1 AND o.target < $2 AND ($3::uuid IS NULL OR o.task_id > $3){}
-                ORDER BY o.task_id LIMIT $4
-            )",
+        let tasks = format!(
+            "SELECT o.task_id, pg_catalog.sum(
+                512 + pg_catalog.octet_length(o.name) + pg_catalog.octet_length(o.target)) AS bytes
+            FROM {schema}.waits o{tables}
+            WHERE o.target >= $1 AND o.target < $2 AND ($3::uuid IS NULL OR o.task_id > $3){}
+            GROUP BY o.task_id ORDER BY o.task_id LIMIT $4",
             asked.sql
+        );
+        let sql = format!(
+            "SELECT w.task_id, w.kind, w.name, w.ordinal, w.target, w.due_at, p.more
+            FROM ({}) p JOIN {schema}.waits w USING (task_id)
+            WHERE w.target >= $1 AND w.target < $2 ORDER BY w.task_id",
+            paged(schema, &tasks, "p.task_id")
         );
         // No text that begins so is behind this one.
         let end = format!("{prefix}\u{10ffff}");
-        let mut all = Vec::new();
-        loop {
-            let most = i64::try_from(limit).unwrap_or(i64::MAX);
-            let after = behind.map(|task_id| *task_id.as_uuid());
-            let bind = |query: Query| {
-                asked.bind(query.bind(prefix.clone()).bind(end.clone()).bind(after).bind(most))
-            };
-            let rows = self.read(&sql, bind).await?;
-            let page = self.readable("a wait", &rows, wait)?;
-            let found = rows.iter().map(|row| row.try_get::<Uuid, _>(0).map(TaskId::from));
-            let found = found.collect::<sqlx::Result<BTreeSet<_>>>().map_err(|error| self.error(error))?;
-            let readable: BTreeSet<_> = page.iter().map(|(task_id, _)| *task_id).collect();
-            all.extend(page);
-            // As in a list of tasks.
-            if found.len() < limit || readable.len() == found.len() {
-                break;
+        let after = behind.map(|task_id| *task_id.as_uuid());
+        let bind = |query: Query| {
+            asked.bind(query.bind(prefix.clone()).bind(end.clone()).bind(after).bind(rows_for(limit)))
+        };
+        let mut rows = self.read(&sql, bind).await?;
+        let page = || {
+            let of: Vec<TaskId> = rows.iter().map(id).collect::<sqlx::Result<_>>()?;
+            let mut tasks = of.clone();
+            tasks.dedup();
+            let limit = limit.min(ANSWER_ITEMS);
+            let more = tasks.len() > limit || rows.last().map_or(Ok(false), |last| last.try_get("more"))?;
+            tasks.truncate(limit);
+            let last = tasks.last().copied();
+            let theirs = of.partition_point(|task_id| last.is_some_and(|last| *task_id <= last));
+            Ok((theirs, last.filter(|_| more)))
+        };
+        let (theirs, next) = page().map_err(|error| self.error(error))?;
+        rows.truncate(theirs);
+        let mut items: Vec<(TaskId, Vec<Wait>)> = Vec::new();
+        for (task_id, wait) in self.readable("a wait", &rows, wait)? {
+            match items.last_mut() {
+                Some((last, waits)) if *last == task_id => waits.push(wait),
+                _ => items.push((task_id, vec![wait])),
             }
-            (behind, limit) = (found.last().copied(), limit - readable.len());
         }
-        all.sort_unstable_by(|(a, x), (b, y)| (a, &x.key).cmp(&(b, &y.key)));
-        Ok(all)
+        items.iter_mut().for_each(|(_, waits)| waits.sort_unstable_by(|a, b| a.key.cmp(&b.key)));
+        Ok(Page { items, next })
     }
 
     pub(crate) async fn queues(&self) -> Result<Vec<QueueInfo>, StoreError> {
@@ -384,10 +396,12 @@ impl Shared {
     }
 
     pub(crate) async fn ends(&self, tasks: Vec<TaskId>) -> Result<Ends, StoreError> {
-        let sql = format!(
+        let list = format!(
             // `OFFSET 0`: task by task, whatever the planner takes the tables' sizes for. A task that another one is done
             // instead of ends as that does, as long as that is there.
-            "SELECT t.task_id, e.state, e.output, e.failure FROM pg_catalog.unnest($1) AS x(task_id)
+            "SELECT t.task_id, e.state, e.output, e.failure, 512::bigint + coalesce(pg_catalog.octet_length(e.output), 0)
+                + coalesce(pg_catalog.octet_length(e.failure), 0) AS bytes
+            FROM pg_catalog.unnest($1) AS x(task_id)
             CROSS JOIN LATERAL (SELECT t.task_id FROM {0}.tasks t WHERE t.task_id = x.task_id OFFSET 0) t
             LEFT JOIN LATERAL (SELECT o.* FROM {0}.outcomes o WHERE o.task_id = x.task_id OFFSET 0) o ON true
             LEFT JOIN LATERAL (SELECT coalesce(o.instead, x.task_id) AS task_id FROM {0}.tasks i
@@ -396,14 +410,15 @@ impl Shared {
                 WHERE e.task_id = coalesce(i.task_id, x.task_id) OFFSET 0) e ON true",
             self.options.schema
         );
+        let sql = paged(&self.options.schema, &list, "p.task_id");
         let ids: Vec<Uuid> = tasks.iter().map(|task_id| *task_id.as_uuid()).collect();
         let rows = self.read(&sql, |query| query.bind(ids.clone())).await?;
         let end = |row: &PgRow| {
             let state: Option<&str> = row.try_get(1)?;
             let end = state.map(|state| finish(Some(state), row.try_get(2)?, row.try_get(3)?)).transpose()?;
-            Ok((row.try_get::<Uuid, _>(0)?.into(), end))
+            Ok((id(row)?, end))
         };
-        self.readable("a task", &rows, end)
+        self.page("a task", rows, usize::MAX, id, end)
     }
 
     pub(crate) async fn workers(&self) -> Result<Vec<WorkerInfo>, StoreError> {
@@ -439,23 +454,42 @@ impl Shared {
         self.readable("a worker", &rows, info)
     }
 
-    pub(crate) async fn schedules(&self, which: ScheduleFilter) -> Result<Vec<Scheduled>, StoreError> {
-        let conditions = match &which {
-            ScheduleFilter::All => "ORDER BY name COLLATE \"C\"",
-            ScheduleFilter::Named(_) => "WHERE name = $1",
-            ScheduleFilter::Next(_) => {
-                "WHERE next_at IS NOT NULL ORDER BY next_at, name COLLATE \"C\" LIMIT $1"
+    pub(crate) async fn schedules(&self, which: ScheduleFilter) -> Result<Page<Scheduled>, StoreError> {
+        let by_name = "p.name COLLATE \"C\"";
+        let by_time = "p.next_at, p.name COLLATE \"C\"";
+        let (conditions, order, at, behind, limit) = match which {
+            ScheduleFilter::All { behind } => {
+                let behind = behind.map(|(_, name)| name);
+                ("p.name COLLATE \"C\" > $1", by_name, None, behind, usize::MAX)
+            }
+            ScheduleFilter::Named(name) => ("p.name = $1", by_name, None, Some(name), 1),
+            ScheduleFilter::Next { behind, limit } => {
+                let (at, behind) = behind.unzip();
+                let conditions = "p.next_at IS NOT NULL
+                    AND ($3::timestamptz IS NULL OR (p.next_at, p.name COLLATE \"C\") > ($3, $1))";
+                (conditions, by_time, Some(at.flatten()), behind, limit)
             }
         };
-        let sql = format!(
-            "SELECT name, version, definition, next_at, last_task FROM {}.schedules {conditions}",
-            self.options.schema
+        let schema = &self.options.schema;
+        let list = format!(
+            "SELECT p.name, p.version, p.definition, p.next_at, p.last_task,
+                512::bigint + pg_catalog.octet_length(p.definition) AS bytes
+            FROM {schema}.schedules p WHERE {conditions} ORDER BY {order} LIMIT $2"
         );
-        let rows = self.read(&sql, |query| match &which {
-            ScheduleFilter::All => query,
-            ScheduleFilter::Named(name) => query.bind(name.as_str().to_owned()),
-            ScheduleFilter::Next(limit) => query.bind(i64::try_from(*limit).unwrap_or(i64::MAX)),
+        // No name is empty.
+        let behind = behind.as_ref().map_or("", Name::as_str);
+        let sql = paged(schema, &list, order);
+        let rows = self.read(&sql, |query| {
+            let query = query.bind(behind.to_owned()).bind(rows_for(limit));
+            match at {
+                Some(at) => query.bind(at.map(Moment)),
+                None => query,
+            }
         });
+        let cursor = |row: &PgRow| {
+            let next_at = row.try_get::<Option<Moment>, _>(3)?.map(|moment| moment.0);
+            Ok((next_at, name(row.try_get::<&str, _>(0)?)?))
+        };
         let schedule = |row: &PgRow| {
             let plan = SchedulePlan {
                 version: row.try_get::<Uuid, _>(1)?.into(),
@@ -465,7 +499,7 @@ impl Shared {
             let last_task = row.try_get::<Option<Uuid>, _>(4)?.map(TaskId::from);
             Ok(Scheduled { name: name(row.try_get::<&str, _>(0)?)?, plan, last_task })
         };
-        self.readable("a schedule", &rows.await?, schedule)
+        self.page("a schedule", rows.await?, limit, cursor, schedule)
     }
 
     pub(crate) async fn waiting_types(&self, queues: Vec<Name>) -> Result<Vec<Name>, StoreError> {

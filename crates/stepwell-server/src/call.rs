@@ -6,8 +6,8 @@ use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use bytes::Bytes;
 use stepwell::{
-    ApprovalInfo, CancellationToken, Durable, Error, Name, Payload, SpawnOptions, SpawnResult, TaskFilter,
-    TaskId, TaskInfo, TaskTypeInfo, Timestamp,
+    ApprovalInfo, CancellationToken, Durable, Error, Name, Page, Payload, SpawnOptions, SpawnResult,
+    TaskFilter, TaskId, TaskInfo, TaskTypeInfo, Timestamp,
 };
 use tokio::sync::mpsc;
 
@@ -140,30 +140,27 @@ impl Call {
 
     /// The caller's tasks that pass a filter, the newest first.
     pub(crate) async fn tasks(&self, filter: TaskFilter) -> Result<Vec<TaskInfo>, Problem> {
-        Ok(self.page_of_tasks(filter).await?.0)
+        Ok(self.page_of_tasks(filter).await?.items)
     }
 
     /// As [`tasks`](Self::tasks), and `before` of the next page when there may be one.
-    pub(crate) async fn page_of_tasks(
-        &self,
-        filter: TaskFilter,
-    ) -> Result<(Vec<TaskInfo>, Option<TaskId>), Problem> {
+    pub(crate) async fn page_of_tasks(&self, filter: TaskFilter) -> Result<Page<TaskInfo>, Problem> {
         if let Some(parent) = filter.parent
             && !self.is_known(parent).await?
         {
-            return Ok((Vec::new(), None));
+            return Ok(Page::default());
         }
         let filter = TaskFilter { scope: self.who.scope.clone(), ..filter };
-        let (listed, next) = self.app.client.page_of_tasks(filter).await?;
-        let mut tasks = Vec::with_capacity(listed.len());
+        let Page { items: listed, next } = self.app.client.page_of_tasks(filter).await?;
+        let mut items = Vec::with_capacity(listed.len());
         for task in listed {
             if self.is_own(&task) {
-                tasks.push(self.shown(task).await?);
+                items.push(self.shown(task).await?);
             } else {
                 tracing::error!(task_id = %task.task_id, "the store listed a task that is not of the scope");
             }
         }
-        Ok((tasks, next))
+        Ok(Page { items, next })
     }
 
     /// What the caller's tasks wait for somebody to decide, of the first `limit` such tasks behind that one; and `behind` of the
@@ -172,17 +169,16 @@ impl Call {
         &self,
         behind: Option<TaskId>,
         limit: usize,
-    ) -> Result<(Vec<ApprovalInfo>, Option<TaskId>), Problem> {
-        let listed = self.app.client.approvals_in(self.who.scope.clone(), behind, limit).await?;
-        let tasks = listed.chunk_by(|one, other| one.task_id == other.task_id).count();
-        let next = listed.last().filter(|_| tasks >= limit).map(|approval| approval.task_id);
-        let mut approvals = Vec::with_capacity(listed.len());
+    ) -> Result<Page<ApprovalInfo>, Problem> {
+        let scope = self.who.scope.clone();
+        let Page { items: listed, next } = self.app.client.approvals_in(scope, behind, limit).await?;
+        let mut items = Vec::with_capacity(listed.len());
         for approval in listed {
             if self.is_known(approval.task_id).await? {
-                approvals.push(approval);
+                items.push(approval);
             }
         }
-        Ok((approvals, next))
+        Ok(Page { items, next })
     }
 
     /// Spawns a task in the caller's scope. Whoever has one may name no other, not even one within it: what is there for one

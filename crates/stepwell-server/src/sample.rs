@@ -210,7 +210,8 @@ impl Sampler {
             entries.iter().for_each(&mut count);
             self.last = entries.last().map_or(self.last, |entry| entry.id);
             read += entries.len();
-            if entries.len() < limit || read == most {
+            // A page that is not full may be one of long events.
+            if entries.is_empty() || read == most {
                 return Ok(read);
             }
         }

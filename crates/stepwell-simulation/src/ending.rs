@@ -83,7 +83,16 @@ async fn help(ledger: &Ledger, client: &Durable, task: &TaskInfo) -> Result<(), 
 
 /// Looks at all that is left.
 pub(crate) async fn check(ledger: &Ledger) -> Result<(), Error> {
-    let tasks = ledger.world.look(ledger.world.store().tasks(all()))?;
+    let mut tasks = Vec::new();
+    let mut filter = all();
+    loop {
+        let page = ledger.world.look(ledger.world.store().tasks(filter.clone()))?;
+        tasks.extend(page.items);
+        match page.next {
+            Some(last) => filter.before = Some(last),
+            None => break,
+        }
+    }
     let by_id: BTreeMap<_, _> = tasks.iter().map(|task| (task.task_id, task)).collect();
     let spawned = ledger.books().spawned.clone();
     for (number, task_id) in &spawned {

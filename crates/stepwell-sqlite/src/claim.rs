@@ -9,6 +9,7 @@ use stepwell_core::{Name, RunId, Runtime, SUSPECT_CRASHES, Timestamp, Unreadable
 use crate::commit::Applying;
 use crate::query;
 use crate::rows::{Sql, Statements as _, count, get, known, opt, unreadable};
+use crate::waits::waits_of;
 
 /// Defines a statement for the claimable tasks of a queue, of the given types and version, that have met up
 /// to `?5` crashes; without those that go on after a suspension where `?4` is false. `INDEXED BY`: no
@@ -201,12 +202,13 @@ impl Applying<'_> {
         // A task that never ran has no journal, and waits for nothing.
         if started {
             let hurt = &mut task.unreadable;
-            task.waits = of_task(hurt, "a row of `stepwell_waits`", self.waits(task.task_id))?;
+            task.waits = of_task(hurt, "a row of `stepwell_waits`", waits_of(self.conn, task.task_id))?;
             let facts = self.facts(task.task_id, Some(&task.queue), &task.waits);
             task.facts = of_task(hurt, "what has arrived for it", facts)?;
             if !had_it {
-                let journal = query::journal(self.conn, task.task_id);
-                task.journal = Some(of_task(hurt, "a row of `stepwell_journal`", journal)?);
+                let journal = query::short_journal(self.conn, task.task_id, &mut self.room);
+                let journal = of_task(hurt, "a row of `stepwell_journal`", journal.map(Some))?;
+                task.journal = journal.unwrap_or_else(|| Some(Vec::new()));
             }
         } else {
             task.journal = Some(Vec::new());

@@ -6,7 +6,7 @@ use std::cell::Cell;
 
 use rusqlite::Connection;
 use stepwell_core::store::{Batch, Committed, News};
-use stepwell_core::{StoreError, TaskId, Timestamp, guard};
+use stepwell_core::{Room, StoreError, TaskId, Timestamp, guard};
 
 use crate::ends::Ends;
 use crate::error::{Fault, is_of_a_row};
@@ -26,6 +26,8 @@ pub(crate) struct Applying<'a> {
     pub(crate) doomed: Vec<TaskId>,
     /// Whether anybody has changed a queue, once that was asked.
     pub(crate) any_queue: Cell<Option<bool>>,
+    /// What is left for what has arrived for runs, and for journals.
+    pub(crate) room: Room,
 }
 
 /// Applies the batch, or nothing of it.
@@ -50,6 +52,7 @@ pub(crate) fn commit(
         news: News::default(),
         doomed: Vec::new(),
         any_queue: Cell::new(None),
+        room: Room::default(),
     };
     let applied = guard(|| applying.apply(batch))
         .unwrap_or_else(|panic| Err(StoreError::Backend(format!("the batch panicked: {panic}")).into()));

@@ -1,29 +1,28 @@
 //! Putting in tasks that were exported.
 
 use rusqlite::{Connection, OptionalExtension as _, Result, Transaction, TransactionBehavior, params};
-use stepwell_core::store::{ArrivedMessage, Mailbox, TaskState, Wait};
-use stepwell_core::{TaskId, TaskRecord, Timestamp};
+use stepwell_core::store::{ArrivedMessage, MessageId, TaskState};
+use stepwell_core::{Page, Room, TaskId, TaskRecord, Timestamp};
 
 use crate::labels;
 use crate::limits::line_up;
-use crate::rows::{Sql, Statements as _, get, key, opt};
+use crate::rows::{Sql, Statements as _, get};
 use crate::transition::add_entries;
 use crate::waits::add_wait;
 
-/// What a task waits for, and what is in its mailbox.
-pub(crate) fn mailbox(conn: &Connection, task_id: TaskId) -> Result<Mailbox> {
-    let mut waits = conn.all(
-        "SELECT kind, name, ordinal, target, due_at FROM stepwell_waits WHERE task_id = ?1",
-        params![Sql(&task_id)],
-        |row| Ok(Wait { key: key(row, 0)?, target: opt(row, 3)?, due_at: opt(row, 4)? }),
-    )?;
-    waits.sort_unstable_by(|a, b| a.key.cmp(&b.key));
-    let messages = conn.all(
-        "SELECT id, topic, payload FROM stepwell_messages WHERE task_id = ?1 ORDER BY id",
-        params![Sql(&task_id)],
-        |row| Ok(ArrivedMessage { id: row.get(0)?, topic: get(row, 1)?, payload: get(row, 2)? }),
-    )?;
-    Ok((waits, messages))
+pub(crate) const MESSAGES: &str = "SELECT id, topic, payload FROM stepwell_messages
+    WHERE task_id = ?1 AND id > ?2 ORDER BY id";
+
+/// What is in a task's mailbox, behind that message.
+pub(crate) fn messages(
+    conn: &Connection,
+    task_id: TaskId,
+    behind: Option<MessageId>,
+) -> Result<Page<ArrivedMessage>> {
+    let asked = params![Sql(&task_id), behind.unwrap_or(MessageId::MIN)];
+    conn.part(&mut Room::default(), usize::MAX, MESSAGES, asked, |row| {
+        Ok(ArrivedMessage { id: row.get(0)?, topic: get(row, 1)?, payload: get(row, 2)? })
+    })
 }
 
 /// Puts in a task, in a transaction of its own. `false` when it, or its idempotency key, is there.

@@ -52,11 +52,11 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 use stepwell_core::store::{
-    Batch, Changed, Committed, Ends, Happening, HistoryFilter, Mailbox, Purge, ScheduleFilter, Scheduled,
-    Wait,
+    ArrivedMessage, Batch, Changed, Committed, Ends, Happening, HistoryFilter, MessageId, Purge,
+    ScheduleFilter, Scheduled, Wait,
 };
 use stepwell_core::{
-    BoxFuture, Entry, Name, QueueInfo, Runtime, Scope, Store, StoreError, TaskFilter, TaskId, TaskInfo,
+    BoxFuture, Entry, Name, Page, QueueInfo, Runtime, Scope, Store, StoreError, TaskFilter, TaskId, TaskInfo,
     TaskRecord, TaskTypeInfo, Timestamp, WorkerInfo, guard,
 };
 use tokio::sync::oneshot;
@@ -231,7 +231,7 @@ impl Store for SqliteStore {
         self.query(move |conn| query::task(conn, task_id))
     }
 
-    fn tasks(&self, filter: TaskFilter) -> BoxFuture<'static, Result<Vec<TaskInfo>, StoreError>> {
+    fn tasks(&self, filter: TaskFilter) -> BoxFuture<'static, Result<Page<TaskInfo>, StoreError>> {
         self.query(move |conn| query::tasks(conn, &filter))
     }
 
@@ -249,12 +249,20 @@ impl Store for SqliteStore {
         prefix: String,
         behind: Option<TaskId>,
         limit: usize,
-    ) -> BoxFuture<'static, Result<Vec<(TaskId, Wait)>, StoreError>> {
+    ) -> BoxFuture<'static, Result<Page<(TaskId, Vec<Wait>)>, StoreError>> {
         self.query(move |conn| waits::beginning_with(conn, &scope, &prefix, behind, limit))
     }
 
-    fn mailbox(&self, task_id: TaskId) -> BoxFuture<'static, Result<Mailbox, StoreError>> {
-        self.query(move |conn| import::mailbox(conn, task_id))
+    fn waits_of(&self, task_id: TaskId) -> BoxFuture<'static, Result<Vec<Wait>, StoreError>> {
+        self.query(move |conn| waits::waits_of(conn, task_id))
+    }
+
+    fn messages(
+        &self,
+        task_id: TaskId,
+        behind: Option<MessageId>,
+    ) -> BoxFuture<'static, Result<Page<ArrivedMessage>, StoreError>> {
+        self.query(move |conn| import::messages(conn, task_id, behind))
     }
 
     fn import(&self, record: TaskRecord) -> BoxFuture<'static, Result<bool, StoreError>> {
@@ -271,7 +279,7 @@ impl Store for SqliteStore {
         self.query(move |conn| workers::workers(conn, now))
     }
 
-    fn schedules(&self, which: ScheduleFilter) -> BoxFuture<'static, Result<Vec<Scheduled>, StoreError>> {
+    fn schedules(&self, which: ScheduleFilter) -> BoxFuture<'static, Result<Page<Scheduled>, StoreError>> {
         self.query(move |conn| schedules::schedules(conn, &which))
     }
 
@@ -291,7 +299,10 @@ impl Store for SqliteStore {
         self.write(move |conn| history::record(conn, &happenings))
     }
 
-    fn history(&self, which: HistoryFilter) -> BoxFuture<'static, Result<Vec<(u64, Happening)>, StoreError>> {
+    fn history(
+        &self,
+        which: HistoryFilter,
+    ) -> BoxFuture<'static, Result<Page<(u64, Happening)>, StoreError>> {
         self.query(move |conn| history::history(conn, &which))
     }
 

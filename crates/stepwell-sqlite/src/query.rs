@@ -6,7 +6,7 @@ use std::time::Duration;
 use rusqlite::types::ToSql;
 use rusqlite::{Connection, Result, Row, params};
 use stepwell_core::store::{Ends, Finish, TaskFilter, TaskInfo, TaskState};
-use stepwell_core::{Entry, Payload, TaskId};
+use stepwell_core::{Entry, Page, Payload, Room, TaskId};
 
 use crate::labels::{self, Conditions, Label, rarest_first};
 use crate::rows::{Sql, Statements as _, count, entry, get, opt};
@@ -64,24 +64,31 @@ pub(crate) fn task(conn: &Connection, task_id: TaskId) -> Result<Option<TaskInfo
 pub(crate) fn ends(conn: &Connection, tasks: &[TaskId]) -> Result<Ends> {
     let ids = serde_json::to_string(tasks).unwrap_or_default();
     let sql = "SELECT task_id, state, output, failure FROM stepwell_tasks
-        WHERE task_id IN (SELECT value FROM json_each(?1))";
-    conn.readable("a task", sql, params![ids], |row| {
+        WHERE task_id IN (SELECT value FROM json_each(?1)) ORDER BY task_id";
+    conn.page(usize::MAX, "a task", sql, params![ids], |row| {
         Ok((get(row, 0)?, Finish::of(get(row, 1)?, opt(row, 2)?, opt(row, 3)?)))
     })
 }
 
-pub(crate) fn tasks(conn: &Connection, filter: &TaskFilter) -> Result<Vec<TaskInfo>> {
-    let Some(mut labels) = labels::asked(filter) else { return Ok(Vec::new()) };
+pub(crate) fn tasks(conn: &Connection, filter: &TaskFilter) -> Result<Page<TaskInfo>> {
+    let Some(mut labels) = labels::asked(filter) else { return Ok(Page::default()) };
     rarest_first(conn, &mut labels)?;
-    let mut found = Vec::new();
-    for &from in From::all(filter, &labels) {
-        let (sql, params) = list(filter, from, &labels);
+    let page = |from: &From| {
+        let (sql, params) = list(filter, *from, &labels);
         let params: Vec<&dyn ToSql> = params.iter().map(|param| &**param).collect();
-        found.append(&mut conn.first(filter.limit, "a task", &sql, &*params, info)?);
+        conn.page(filter.limit, "a task", &sql, &*params, info)
+    };
+    let mut pages = From::all(filter, &labels).iter().map(page).collect::<Result<Vec<_>>>()?;
+    if pages.len() == 1 {
+        return Ok(pages.remove(0));
     }
+    // All tasks are known as far down as the page that ends first.
+    let end = pages.iter().filter_map(|page| page.next).max();
+    let mut found: Vec<_> = pages.into_iter().flat_map(|page| page.items).collect();
+    found.retain(|info| end.is_none_or(|end| info.task_id >= end));
     found.sort_unstable_by_key(|info| Reverse(info.task_id));
-    found.truncate(filter.limit);
-    Ok(found)
+    let Page { items, next } = Page::of(found, filter.limit);
+    Ok(Page { items, next: next.or(end) })
 }
 
 /// Where a list begins. Each is read in the order of the ids, and stops when the page is full.
@@ -162,10 +169,27 @@ pub(crate) fn list<'a>(
     (format!("{INFO} FROM {tables} WHERE {} ORDER BY {id} DESC LIMIT -1", asked.all()), asked.params)
 }
 
+const JOURNAL: &str = "SELECT seq, kind, name, ordinal, outcome, payload, at FROM stepwell_journal WHERE task_id = ?1 ORDER BY seq";
+
 pub(crate) fn journal(conn: &Connection, task_id: TaskId) -> Result<Vec<Entry>> {
-    conn.all(
-        "SELECT seq, kind, name, ordinal, outcome, payload, at FROM stepwell_journal WHERE task_id = ?1 ORDER BY seq",
-        params![Sql(&task_id)],
-        entry,
-    )
+    conn.all(JOURNAL, params![Sql(&task_id)], entry)
+}
+
+/// A journal that the answer has room for.
+pub(crate) fn short_journal(
+    conn: &Connection,
+    task_id: TaskId,
+    room: &mut Room,
+) -> Result<Option<Vec<Entry>>> {
+    let mut statement = conn.prepare_cached(JOURNAL)?;
+    let mut rows = statement.query(params![Sql(&task_id)])?;
+    let mut entries = Vec::new();
+    while let Some(row) = rows.next()? {
+        let payload = row.get_ref(5)?.as_bytes().map_or(0, <[u8]>::len);
+        if !room.take(payload) {
+            return Ok(None);
+        }
+        entries.push(entry(row)?);
+    }
+    Ok(Some(entries))
 }

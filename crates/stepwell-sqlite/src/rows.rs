@@ -1,11 +1,11 @@
 //! The engine's types as columns.
 
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, Value, ValueRef};
-use rusqlite::{OptionalExtension, Params, Row};
+use rusqlite::{OptionalExtension, Params, Row, Rows};
 use stepwell_core::store::{Headers, TaskState, WorkerState};
 use stepwell_core::{
-    Entry, Failure, Key, Kind, Name, Outcome, Payload, RetryStrategy, RunId, ScheduleVersion, Scope, TaskId,
-    Timestamp, UnknownWord, Unreadable, WorkerId, from_micros,
+    Entry, Failure, Key, Kind, Listed, Name, Outcome, Page, Payload, RetryStrategy, Room, RunId,
+    ScheduleVersion, Scope, TaskId, Timestamp, UnknownWord, Unreadable, WorkerId, from_micros,
 };
 
 /// A value of the engine on its way to or from a column.
@@ -193,6 +193,24 @@ pub(crate) trait Statements {
         params: impl Params,
         read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
     ) -> rusqlite::Result<Vec<T>>;
+    /// A page of the rows that can be read, as [`Statements::first`].
+    fn page<T: Listed>(
+        &self,
+        limit: usize,
+        what: &str,
+        sql: &str,
+        params: impl Params,
+        read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
+    ) -> rusqlite::Result<Page<T>>;
+    /// A page of the rows, or an error, for which there is that room.
+    fn part<T: Listed>(
+        &self,
+        room: &mut Room,
+        limit: usize,
+        sql: &str,
+        params: impl Params,
+        read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
+    ) -> rusqlite::Result<Page<T>>;
     /// All rows, or an error: for what is one thing in several rows.
     fn all<T>(
         &self,
@@ -225,24 +243,40 @@ impl Statements for rusqlite::Connection {
         mut read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
     ) -> rusqlite::Result<Vec<T>> {
         let mut statement = self.prepare_cached(sql)?;
-        let mut rows = statement.query(params)?;
-        let (mut found, mut left_out, mut reason) = (Vec::new(), 0, None);
+        let mut rows = Readable::new(what, statement.query(params)?);
+        let mut found = Vec::new();
         while found.len() < limit
-            && let Some(row) = rows.next()?
+            && let Some(row) = rows.next(&mut read)?
         {
-            match read(row) {
-                Ok(row) => found.push(row),
-                Err(error) => {
-                    let error = unreadable(what, error)?;
-                    left_out += 1;
-                    reason.get_or_insert(error);
-                }
-            }
-        }
-        if let Some(error) = reason {
-            tracing::error!(left_out, %error, "rows that cannot be read are left out of a list");
+            found.push(row);
         }
         Ok(found)
+    }
+
+    fn page<T: Listed>(
+        &self,
+        limit: usize,
+        what: &str,
+        sql: &str,
+        params: impl Params,
+        mut read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
+    ) -> rusqlite::Result<Page<T>> {
+        let mut statement = self.prepare_cached(sql)?;
+        let mut rows = Readable::new(what, statement.query(params)?);
+        Page::fill(&mut Room::default(), limit, || rows.next(&mut read))
+    }
+
+    fn part<T: Listed>(
+        &self,
+        room: &mut Room,
+        limit: usize,
+        sql: &str,
+        params: impl Params,
+        mut read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
+    ) -> rusqlite::Result<Page<T>> {
+        let mut statement = self.prepare_cached(sql)?;
+        let mut rows = statement.query(params)?;
+        Page::fill(room, limit, || rows.next()?.map(&mut read).transpose())
     }
 
     fn all<T>(
@@ -252,6 +286,46 @@ impl Statements for rusqlite::Connection {
         read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
     ) -> rusqlite::Result<Vec<T>> {
         self.prepare_cached(sql)?.query_map(params, read)?.collect()
+    }
+}
+
+/// Rows, without those that cannot be read. Once they are no longer looked at, the log says what was left out.
+pub(crate) struct Readable<'a> {
+    what: &'a str,
+    rows: Rows<'a>,
+    left_out: usize,
+    reason: Option<Unreadable>,
+}
+
+impl<'a> Readable<'a> {
+    pub(crate) fn new(what: &'a str, rows: Rows<'a>) -> Self {
+        Self { what, rows, left_out: 0, reason: None }
+    }
+
+    pub(crate) fn next<T>(
+        &mut self,
+        mut read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
+    ) -> rusqlite::Result<Option<T>> {
+        while let Some(row) = self.rows.next()? {
+            match read(row) {
+                Ok(row) => return Ok(Some(row)),
+                Err(error) => {
+                    let error = unreadable(self.what, error)?;
+                    self.left_out += 1;
+                    self.reason.get_or_insert(error);
+                }
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl Drop for Readable<'_> {
+    fn drop(&mut self) {
+        if let Some(error) = &self.reason {
+            let left_out = self.left_out;
+            tracing::error!(left_out, %error, "rows that cannot be read are left out of a list");
+        }
     }
 }
 

@@ -1,31 +1,41 @@
 //! Schedules: their versions, and the tasks that a change spawns.
 
 use rusqlite::{Connection, Result, Row, params};
-use stepwell_core::Name;
 use stepwell_core::store::{
     ScheduleAction, ScheduleChange, ScheduleFilter, ScheduleOutcome, SchedulePlan, Scheduled,
 };
+use stepwell_core::{Name, Page, Room, Timestamp};
 
 use crate::commit::Applying;
 use crate::rows::{Sql, Statements as _, get, opt};
 
-const ALL: &str =
-    "SELECT name, version, definition, next_at, last_task FROM stepwell_schedules ORDER BY name";
+const ALL: &str = "SELECT name, version, definition, next_at, last_task FROM stepwell_schedules
+    WHERE name > ?1 ORDER BY name";
 const NAMED: &str =
     "SELECT name, version, definition, next_at, last_task FROM stepwell_schedules WHERE name = ?1";
 pub(crate) const NEXT: &str = "SELECT name, version, definition, next_at, last_task FROM stepwell_schedules
-    WHERE next_at IS NOT NULL ORDER BY next_at, name";
+    WHERE next_at IS NOT NULL AND (next_at, name) > (?1, ?2) ORDER BY next_at, name";
 
 fn schedule(row: &Row<'_>) -> Result<Scheduled> {
     let plan = SchedulePlan { version: get(row, 1)?, definition: get(row, 2)?, next_at: opt(row, 3)? };
     Ok(Scheduled { name: get(row, 0)?, plan, last_task: opt(row, 4)? })
 }
 
-pub(crate) fn schedules(conn: &Connection, which: &ScheduleFilter) -> Result<Vec<Scheduled>> {
+pub(crate) fn schedules(conn: &Connection, which: &ScheduleFilter) -> Result<Page<Scheduled>> {
     match which {
-        ScheduleFilter::All => conn.readable("a schedule", ALL, [], schedule),
-        ScheduleFilter::Named(name) => conn.all(NAMED, params![Sql(name)], schedule),
-        ScheduleFilter::Next(limit) => conn.first(*limit, "a schedule", NEXT, [], schedule),
+        // No name is empty.
+        ScheduleFilter::All { behind } => {
+            let behind = behind.as_ref().map_or("", |(_, name)| name.as_str());
+            conn.page(usize::MAX, "a schedule", ALL, params![behind], schedule)
+        }
+        ScheduleFilter::Named(name) => {
+            conn.part(&mut Room::default(), 1, NAMED, params![Sql(name)], schedule)
+        }
+        ScheduleFilter::Next { behind, limit } => {
+            let (at, name) = behind.as_ref().map_or((None, ""), |(at, name)| (*at, name.as_str()));
+            let at = at.unwrap_or(Timestamp::MIN);
+            conn.page(*limit, "a schedule", NEXT, params![Sql(&at), name], schedule)
+        }
     }
 }
 

@@ -200,6 +200,7 @@ fn within<T>(
         news: News::default(),
         doomed: Vec::new(),
         any_queue: Default::default(),
+        room: Default::default(),
     };
     work(&mut applying).map_err(failed)
 }

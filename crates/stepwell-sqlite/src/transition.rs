@@ -9,6 +9,7 @@ use crate::error::Fault;
 use crate::purge;
 use crate::rows::{Sql, Statements as _};
 use crate::states::{GivenBack, Held};
+use crate::waits::waits_of;
 
 /// Finds the task while the run owns it: the fence.
 pub(crate) const FENCE: &str = "SELECT task_id, queue, cancel_requested, compensating FROM stepwell_tasks
@@ -178,7 +179,7 @@ impl Applying<'_> {
 
     fn look(&mut self, applied: &mut Applied, look: Look) -> Result<(), Fault> {
         let Look { task_id, run_id, suspend } = look;
-        let waits = self.waits(task_id)?;
+        let waits = waits_of(self.conn, task_id)?;
         let Some(task) = self.conn.one(FENCE, params![Sql(&task_id), Sql(&run_id)], Held::read)? else {
             return Ok(());
         };

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 use rusqlite::types::ToSql;
-use rusqlite::{Connection, Result, params};
+use rusqlite::{Connection, Result, Row, params};
 use stepwell_core::store::{ArrivedMessage, Facts, Finish, Wait};
-use stepwell_core::{Key, Kind, Name, Payload, Scope, TaskId, deleted};
+use stepwell_core::{Key, Kind, Name, Page, Payload, Room, Scope, TaskId, deleted};
 
 use crate::commit::Applying;
 use crate::labels::{Conditions, Label};
-use crate::rows::{Sql, Statements as _, get, key, known, opt};
+use crate::rows::{Readable, Sql, Statements as _, get, key, known, opt};
 
 /// The tasks that wait for the end of a task.
 pub(crate) const AWAITS: &str =
@@ -31,6 +31,17 @@ pub(crate) fn add_wait(conn: &Connection, task_id: TaskId, wait: &Wait) -> Resul
     Ok(())
 }
 
+/// What a task waits for, by key.
+pub(crate) fn waits_of(conn: &Connection, task_id: TaskId) -> Result<Vec<Wait>> {
+    let mut waits = conn.all(
+        "SELECT kind, name, ordinal, target, due_at FROM stepwell_waits WHERE task_id = ?1",
+        params![Sql(&task_id)],
+        |row| Ok(Wait { key: key(row, 0)?, target: opt(row, 3)?, due_at: opt(row, 4)? }),
+    )?;
+    waits.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+    Ok(waits)
+}
+
 /// What tasks wait for whose target begins so. Texts are ordered by their bytes, and none of them has one over U+10FFFF.
 pub(crate) fn beginning_with(
     conn: &Connection,
@@ -38,8 +49,8 @@ pub(crate) fn beginning_with(
     prefix: &str,
     behind: Option<TaskId>,
     limit: usize,
-) -> Result<Vec<(TaskId, Wait)>> {
-    let Some(labels) = scope.possible_labels() else { return Ok(Vec::new()) };
+) -> Result<Page<(TaskId, Vec<Wait>)>> {
+    let Some(labels) = scope.possible_labels() else { return Ok(Page::default()) };
     let mut theirs = Conditions::default();
     labels.into_iter().for_each(|(name, value)| theirs.label(Label { name, value, own: true }));
     theirs.queue_of(scope);
@@ -52,21 +63,32 @@ pub(crate) fn beginning_with(
     };
     let sql = format!(
         "SELECT kind, name, ordinal, target, due_at, task_id FROM stepwell_waits
-        WHERE target >= ?1 AND target < ?1 || char(1114111) AND task_id IN (
-            SELECT DISTINCT task_id FROM stepwell_waits
-            WHERE target >= ?1 AND target < ?1 || char(1114111) AND (?2 IS NULL OR task_id > ?2) {within}
-            ORDER BY task_id LIMIT {}
-        )",
-        i64::try_from(limit).unwrap_or(i64::MAX)
+        WHERE target >= ?1 AND target < ?1 || char(1114111) AND (?2 IS NULL OR task_id > ?2) {within}
+        ORDER BY task_id"
     );
     let behind = behind.as_ref().map(Sql);
     let given: [&dyn ToSql; 2] = [&prefix, &behind];
     let given: Vec<_> = given.into_iter().chain(theirs.params.iter().map(|param| &**param)).collect();
-    let mut waits = conn.readable("a wait", &sql, &*given, |row| {
+    let read = |row: &Row<'_>| -> Result<(TaskId, Wait)> {
         Ok((get(row, 5)?, Wait { key: key(row, 0)?, target: opt(row, 3)?, due_at: opt(row, 4)? }))
-    })?;
-    waits.sort_unstable_by(|(a, x): &(TaskId, Wait), (b, y)| (a, &x.key).cmp(&(b, &y.key)));
-    Ok(waits)
+    };
+    let mut statement = conn.prepare_cached(&sql)?;
+    let mut rows = Readable::new("a wait", statement.query(&*given)?);
+    let mut first = rows.next(read)?;
+    Page::fill(&mut Room::default(), limit, || {
+        let Some((task_id, wait)) = first.take() else { return Ok(None) };
+        let mut waits = vec![wait];
+        loop {
+            match rows.next(read)? {
+                Some((other, wait)) if other == task_id => waits.push(wait),
+                next => {
+                    first = next;
+                    waits.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+                    return Ok(Some((task_id, waits)));
+                }
+            }
+        }
+    })
 }
 
 impl Applying<'_> {
@@ -92,42 +114,44 @@ impl Applying<'_> {
         self.conn.readable("a wait", AWAITS, params![Sql(&task_id)], |row| get(row, 0))
     }
 
-    /// What a task waits for, by key.
-    pub(crate) fn waits(&self, task_id: TaskId) -> Result<Vec<Wait>> {
-        let mut waits = self.conn.all(
-            "SELECT kind, name, ordinal, target, due_at FROM stepwell_waits WHERE task_id = ?1",
-            params![Sql(&task_id)],
-            |row| Ok(Wait { key: key(row, 0)?, target: opt(row, 3)?, due_at: opt(row, 4)? }),
-        )?;
-        waits.sort_unstable_by(|a, b| a.key.cmp(&b.key));
-        Ok(waits)
-    }
-
-    /// What has arrived for the waits of a task in that queue.
-    pub(crate) fn facts(&self, task_id: TaskId, queue: Option<&Name>, waits: &[Wait]) -> Result<Facts> {
+    /// What has arrived for the waits of a task in that queue, as far as the answer has room for it.
+    pub(crate) fn facts(&mut self, task_id: TaskId, queue: Option<&Name>, waits: &[Wait]) -> Result<Facts> {
         let mut facts = Facts::default();
-        let mut topics: BTreeMap<&Name, i64> = BTreeMap::new();
+        let mut topics: BTreeMap<&Name, u32> = BTreeMap::new();
         for wait in waits {
             let Some(target) = &wait.target else { continue };
             match wait.key.kind {
+                // Nothing more is read, lest a long payload be read for each wait.
+                Kind::Event | Kind::Message | Kind::Child if self.room.is_full() => facts.more = true,
                 Kind::Event => {
-                    let payload = self.event(target, queue)?;
-                    facts.events.extend(payload.map(|payload| (target.clone(), payload)));
+                    if let Some(payload) = self.event(target, queue)?
+                        && facts.has_room(&mut self.room, payload.as_str().len())
+                    {
+                        facts.events.push((target.clone(), payload));
+                    }
                 }
                 Kind::Message => *topics.entry(target).or_default() += 1,
                 Kind::Child => {
                     let Ok(child) = target.as_str().parse() else { continue };
-                    facts.children.extend(self.end_of(child)?.map(|finish| (child, finish)));
+                    if let Some(finish) = self.end_of(child)?
+                        && facts.has_room(&mut self.room, finish.bytes())
+                    {
+                        facts.children.push((child, finish));
+                    }
                 }
                 _ => {}
             }
         }
         for (topic, waiting) in topics {
-            facts.messages.extend(self.conn.all(
+            let part = self.conn.part(
+                &mut self.room,
+                usize::MAX,
                 "SELECT id, payload FROM stepwell_messages WHERE task_id = ?1 AND topic = ?2 ORDER BY id LIMIT ?3",
-                params![Sql(&task_id), Sql(topic), waiting],
+                params![Sql(&task_id), Sql(topic), i64::from(waiting)],
                 |row| Ok(ArrivedMessage { id: row.get(0)?, topic: topic.clone(), payload: get(row, 1)? }),
-            )?);
+            )?;
+            facts.messages.extend(part.items);
+            facts.more |= self.room.is_full();
         }
         Ok(facts)
     }

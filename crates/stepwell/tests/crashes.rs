@@ -180,7 +180,7 @@ async fn decide(process: &Process, task_id: TaskId) -> Result<(), Error> {
 /// The steps and the items that have a result, by task and label.
 async fn journaled(store: &dyn Store) -> Vec<String> {
     let mut steps = Vec::new();
-    for task in store.tasks(TaskFilter { limit: 1000, ..TaskFilter::default() }).await.unwrap() {
+    for task in store.tasks(TaskFilter { limit: 1000, ..TaskFilter::default() }).await.unwrap().items {
         let name = match task.task_type.as_str() {
             "child" => format!("child {}", task.params),
             name => name.to_owned(),
@@ -283,7 +283,7 @@ fn check(ends: &Ends, ledger: &Ledger, at: usize, applied: bool) {
 /// How many entries of the journals hold items.
 async fn rows_of_items(store: &dyn Store) -> u32 {
     let mut rows = 0;
-    for task in store.tasks(TaskFilter { limit: 1000, ..TaskFilter::default() }).await.unwrap() {
+    for task in store.tasks(TaskFilter { limit: 1000, ..TaskFilter::default() }).await.unwrap().items {
         let journal = store.journal(task.task_id).await.unwrap();
         rows += journal.iter().filter(|entry| entry.key.kind == Kind::Items).count();
     }

@@ -18,7 +18,8 @@ use std::time::Duration;
 
 use stepwell::sqlite::TransactionExt as _;
 use stepwell::store::{
-    Batch, Changed, Committed, Ends, Happening, Mailbox, Purge, ScheduleFilter, Scheduled, Wait,
+    ArrivedMessage, Batch, Changed, Committed, Ends, Happening, MessageId, Purge, ScheduleFilter, Scheduled,
+    Wait,
 };
 use stepwell::testing::{Harness, Intercepted, worker_options};
 use stepwell::*;
@@ -406,20 +407,21 @@ impl Store for Faulty {
         now() -> Timestamp;
         commit(batch: Arc<Batch>) -> Answer<Committed>;
         task(task_id: TaskId) -> Answer<Option<TaskInfo>>;
-        tasks(filter: TaskFilter) -> Answer<Vec<TaskInfo>>;
+        tasks(filter: TaskFilter) -> Answer<Page<TaskInfo>>;
         ends(tasks: Vec<TaskId>) -> Answer<Ends>;
         journal(task_id: TaskId) -> Answer<Vec<Entry>>;
-        waits(scope: Scope, prefix: String, behind: Option<TaskId>, limit: usize) -> Answer<Vec<(TaskId, Wait)>>;
-        mailbox(task_id: TaskId) -> Answer<Mailbox>;
+        waits(scope: Scope, prefix: String, behind: Option<TaskId>, limit: usize) -> Answer<Page<(TaskId, Vec<Wait>)>>;
+        waits_of(task_id: TaskId) -> Answer<Vec<Wait>>;
+        messages(task_id: TaskId, behind: Option<MessageId>) -> Answer<Page<ArrivedMessage>>;
         import(record: TaskRecord) -> Answer<bool>;
         queues() -> Answer<Vec<QueueInfo>>;
         workers() -> Answer<Vec<WorkerInfo>>;
-        schedules(which: ScheduleFilter) -> Answer<Vec<Scheduled>>;
+        schedules(which: ScheduleFilter) -> Answer<Page<Scheduled>>;
         waiting_types(queues: Vec<Name>) -> Answer<Vec<Name>>;
         describe(info: TaskTypeInfo) -> Answer<()>;
         task_types() -> Answer<Vec<TaskTypeInfo>>;
         record(happenings: Vec<Happening>) -> Answer<()>;
-        history(which: HistoryFilter) -> Answer<Vec<(u64, Happening)>>;
+        history(which: HistoryFilter) -> Answer<Page<(u64, Happening)>>;
         purge(purge: Purge) -> Answer<usize>;
     }
 

@@ -41,7 +41,7 @@ async fn start_with(harness: &Harness, options: WorkerOptions) -> Process {
 }
 
 async fn tasks(store: &dyn Store) -> Vec<TaskInfo> {
-    let mut tasks = store.tasks(TaskFilter { limit: 10_000, ..TaskFilter::default() }).await.unwrap();
+    let mut tasks = store.tasks(TaskFilter { limit: 10_000, ..TaskFilter::default() }).await.unwrap().items;
     tasks.sort_by_key(tick);
     tasks
 }

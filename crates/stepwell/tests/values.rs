@@ -60,7 +60,7 @@ async fn refused_by_the_client<T: serde::Serialize + Clone>(value: T, said: &str
         let error = refused.unwrap_err().to_string();
         assert!(error.contains(said), "{error}");
     }
-    assert_eq!(process.store().tasks(TaskFilter::default()).await.unwrap().len(), 1);
+    assert_eq!(process.store().tasks(TaskFilter::default()).await.unwrap().items.len(), 1);
 }
 
 /// The failures of tasks that give the value to everything that takes one inside of a task.

@@ -65,7 +65,12 @@ pub(super) async fn play(backend: &impl Backend, handles: usize, batches: &[Vec<
         let (expected, got) = (model.world.batch(ops), store.world.batch(ops));
         both(&format!("batch {n}"), &mut model, &mut store, expected, got).await?;
     }
-    for which in [ScheduleFilter::All, ScheduleFilter::Next(1), ScheduleFilter::Named(name("schedule1"))] {
+    let filters = [
+        ScheduleFilter::All { behind: None },
+        ScheduleFilter::Next { behind: None, limit: 1 },
+        ScheduleFilter::Named(name("schedule1")),
+    ];
+    for which in filters {
         let expected = model.handle().0.schedules(which.clone()).await;
         same("the schedules", &expected, &store.handle().0.schedules(which).await)?;
     }

@@ -19,7 +19,7 @@ fn happening(task: u128, text: &str) -> Happening {
 
 async fn read(store: &Handle, task: Option<u128>, after: u64, limit: usize) -> Vec<(u64, Happening)> {
     let which = HistoryFilter { task_id: task.map(task_id), after, limit };
-    store.0.history(which).await.unwrap()
+    store.0.history(which).await.unwrap().items
 }
 
 /// What is recorded is read in its order, of all tasks or of one, from any place on; it goes with its task.

@@ -11,8 +11,16 @@ use crate::make::*;
 use crate::setup::Setup;
 
 async fn record(store: &Handle, n: u128) -> TaskRecord {
-    let (waits, messages) = store.0.mailbox(task_id(n)).await.unwrap();
-    let messages = messages.into_iter().map(|message| (message.topic, message.payload)).collect();
+    let waits = store.0.waits_of(task_id(n)).await.unwrap();
+    let messages = store
+        .0
+        .messages(task_id(n), None)
+        .await
+        .unwrap()
+        .items
+        .into_iter()
+        .map(|message| (message.topic, message.payload))
+        .collect();
     TaskRecord { info: store.info(n).await, journal: store.journal(n).await, waits, messages }
 }
 

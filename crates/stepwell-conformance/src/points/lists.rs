@@ -1,7 +1,7 @@
 //! Lists of tasks.
 
 use stepwell_core::store::{Command, Finish, NewTask, Next, TaskFilter, Wait};
-use stepwell_core::{Scope, TaskId, TaskInfo, TaskState};
+use stepwell_core::{Page, Scope, TaskId, TaskInfo, TaskState};
 
 use crate::backend::Backend;
 use crate::make::*;
@@ -49,10 +49,11 @@ pub async fn lists(backend: &impl Backend) {
                         TaskFilter { state, queue, task_type, parent, limit: 4, ..TaskFilter::default() };
                     let mut found = Vec::new();
                     loop {
-                        let page = ids(&store.list(filter.clone()).await);
-                        assert!(page.len() <= 4);
-                        filter.before = page.last().copied();
-                        found.extend(page);
+                        let page = store.page(filter.clone()).await;
+                        assert!(page.items.len() <= 4);
+                        found.extend(ids(&page.items));
+                        assert_eq!(page.next.is_some(), found.len() < expected.len(), "{filter:?}");
+                        filter.before = page.next;
                         if filter.before.is_none() {
                             break;
                         }
@@ -63,7 +64,8 @@ pub async fn lists(backend: &impl Backend) {
         }
     }
     let with_limit = |limit| TaskFilter { limit, ..TaskFilter::default() };
-    assert!(store.list(with_limit(0)).await.is_empty());
+    let none = store.page(with_limit(0)).await;
+    assert!(none.items.is_empty() && none.next.is_none());
     assert_eq!(store.list(with_limit(usize::MAX)).await.len(), 24);
     // A page begins behind an id, whether there is such a task or not.
     let before = TaskFilter { before: Some(task_id(1_000)), ..with_limit(1) };
@@ -79,16 +81,16 @@ pub async fn ends(backend: &impl Backend) {
     store.command(Command::Cancel(task_id(3))).await;
     store.next(runs[2], Next::Cancel).await;
     let asked = [4, 9, 3, 2, 1].map(task_id);
-    let mut ends = store.0.ends(asked.to_vec()).await.unwrap();
-    ends.sort_unstable_by_key(|(task_id, _)| *task_id);
+    let ends = store.0.ends(asked.to_vec()).await.unwrap();
     let expected = [
         (task_id(1), complete().finish()),
         (task_id(2), Some(Finish::Failed(failure("no")))),
         (task_id(3), Some(Finish::Cancelled)),
         (task_id(4), None),
     ];
-    assert_eq!(ends, expected, "one that is not there is left out");
-    assert_eq!(store.0.ends(Vec::new()).await.unwrap(), []);
+    assert_eq!(ends.items, expected, "one that is not there is left out, and the others come by their ids");
+    assert_eq!(ends.next, None);
+    assert_eq!(store.0.ends(Vec::new()).await.unwrap(), Page::default());
 }
 
 /// What tasks wait for can be asked for by the beginnings of its targets, some tasks at a time.
@@ -109,15 +111,16 @@ pub async fn waits(backend: &impl Backend) {
     let waits = async |prefix: &str, behind: Option<u128>, limit| {
         store.0.waits(Scope::default(), prefix.into(), behind.map(task_id), limit).await.unwrap()
     };
-    let first = vec![(task_id(1), for_event("a/a")), (task_id(1), due("a/b"))];
-    let second = vec![(task_id(2), for_event("a/\u{10fffe}")), (task_id(2), for_message("a/m", 1))];
-    let fourth = vec![(task_id(4), for_event("a/z"))];
-    assert_eq!(waits("a/", None, 9).await, [first.clone(), second.clone(), fourth.clone()].concat());
-    assert_eq!(waits("a/", None, 1).await, first, "all of a task, or nothing");
-    assert_eq!(waits("a/", Some(1), 1).await, second);
-    assert_eq!(waits("a/", Some(2), 9).await, fourth);
-    assert_eq!(waits("a%", None, 9).await, [(task_id(3), for_event("a%"))]);
-    assert_eq!(waits("c", None, 9).await, []);
+    let first = (task_id(1), vec![for_event("a/a"), due("a/b")]);
+    let second = (task_id(2), vec![for_event("a/\u{10fffe}"), for_message("a/m", 1)]);
+    let fourth = (task_id(4), vec![for_event("a/z")]);
+    let page = |items, next: Option<u128>| Page { items, next: next.map(task_id) };
+    assert_eq!(waits("a/", None, 9).await, page(vec![first.clone(), second.clone(), fourth.clone()], None));
+    assert_eq!(waits("a/", None, 1).await, page(vec![first], Some(1)), "all of a task, or nothing");
+    assert_eq!(waits("a/", Some(1), 1).await, page(vec![second], Some(2)));
+    assert_eq!(waits("a/", Some(2), 9).await, page(vec![fourth], None));
+    assert_eq!(waits("a%", None, 9).await, page(vec![(task_id(3), vec![for_event("a%")])], None));
+    assert_eq!(waits("c", None, 9).await, Page::default());
 }
 
 /// Tasks are found by their labels, which are headers that are texts.

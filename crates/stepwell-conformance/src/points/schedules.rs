@@ -4,7 +4,7 @@ use stepwell_core::store::{
     Batch, Command, NewTask, Next, ScheduleAction, ScheduleChange, ScheduleFilter, ScheduleOutcome,
     SchedulePlan, Scheduled, Spawned,
 };
-use stepwell_core::{ScheduleVersion, TaskState, Timestamp};
+use stepwell_core::{Listed as _, Page, ScheduleVersion, TaskState, Timestamp};
 use uuid::Uuid;
 
 use crate::backend::Backend;
@@ -55,13 +55,19 @@ impl Handle {
         self.commit(changes([change])).await.schedules[0]
     }
 
-    async fn schedules(&self, which: ScheduleFilter) -> Vec<Scheduled> {
+    async fn schedules(&self, which: ScheduleFilter) -> Page<Scheduled> {
         self.0.schedules(which).await.expect("the store fails")
     }
 
     async fn schedule(&self, text: &str) -> Option<Scheduled> {
-        self.schedules(ScheduleFilter::Named(name(text))).await.pop()
+        self.schedules(ScheduleFilter::Named(name(text))).await.items.pop()
     }
+}
+
+const ALL: ScheduleFilter = ScheduleFilter::All { behind: None };
+
+fn next(limit: usize) -> ScheduleFilter {
+    ScheduleFilter::Next { behind: None, limit }
 }
 
 /// A schedule is created where there is none, replaced where it is still what was seen, and deleted where it is.
@@ -80,12 +86,22 @@ pub async fn schedules(backend: &impl Backend) {
     for (text, n, next_at) in [("a", 3, at(2)), ("B", 4, at(1)), ("ä", 5, None), ("b'; --", 6, at(3))] {
         assert_eq!(store.change(create(text, n, next_at)).await, CHANGED);
     }
-    let names = |schedules: Vec<Scheduled>| -> Vec<_> {
-        schedules.iter().map(|schedule| schedule.name.to_string()).collect()
+    let names = |schedules: Page<Scheduled>| -> Vec<_> {
+        schedules.items.iter().map(|schedule| schedule.name.to_string()).collect()
     };
-    assert_eq!(names(store.schedules(ScheduleFilter::All).await), ["B", "a", "b", "b'; --", "ä"]);
-    assert_eq!(names(store.schedules(ScheduleFilter::Next(9)).await), ["B", "a", "b", "b'; --"]);
-    assert_eq!(names(store.schedules(ScheduleFilter::Next(2)).await), ["B", "a"]);
+    let all = store.schedules(ALL).await;
+    assert_eq!(all.next, None);
+    let behind = Some(all.items[1].cursor());
+    assert_eq!(names(all), ["B", "a", "b", "b'; --", "ä"]);
+    assert_eq!(names(store.schedules(ScheduleFilter::All { behind }).await), ["b", "b'; --", "ä"]);
+    assert_eq!(names(store.schedules(next(9)).await), ["B", "a", "b", "b'; --"]);
+    let first = store.schedules(next(2)).await;
+    let behind = first.next.clone();
+    assert_eq!(names(first), ["B", "a"]);
+    assert!(behind.is_some());
+    let rest = store.schedules(ScheduleFilter::Next { behind, limit: 2 }).await;
+    assert_eq!(rest.next, None);
+    assert_eq!(names(rest), ["b", "b'; --"], "some are looked at in the same moment");
 
     let large = json(&format!("{{\"text\":\"{}\\u0000é\"}}", "x".repeat(1 << 20)));
     let large = SchedulePlan { version: version(7), definition: large, next_at: None };
@@ -102,7 +118,7 @@ pub async fn schedules(backend: &impl Backend) {
     let expected = Scheduled { name: name("b"), plan: large, last_task: Some(task_id(1)) };
     assert_eq!(store.schedule("b").await, Some(expected));
     assert_eq!(store.change(replace("b", 1, 8, [])).await, REFUSED, "each version is replaced once");
-    assert_eq!(names(store.schedules(ScheduleFilter::Next(9)).await), ["B", "a", "b'; --"]);
+    assert_eq!(names(store.schedules(next(9)).await), ["B", "a", "b'; --"]);
     assert_eq!(store.change(change("b", ScheduleAction::Delete)).await, CHANGED);
     assert_eq!(store.schedule("b").await, None);
     assert!(store.find(1).await.is_some(), "its tasks stay");

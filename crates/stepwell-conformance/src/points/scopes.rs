@@ -187,10 +187,11 @@ pub async fn lists_of_scopes(backend: &impl Backend) {
             assert_eq!(ids(&store.list(filter.clone()).await), ids(&expected), "{scope:?} {state:?}");
             let (mut paged, mut before) = (Vec::new(), None);
             loop {
-                let page = store.list(TaskFilter { before, limit: 3, ..filter.clone() }).await;
-                before = page.last().map(|task| task.task_id);
-                paged.extend(ids(&page));
-                if page.len() < 3 {
+                let page = store.page(TaskFilter { before, limit: 3, ..filter.clone() }).await;
+                assert!(page.items.len() <= 3);
+                before = page.next;
+                paged.extend(ids(&page.items));
+                if before.is_none() {
                     break;
                 }
             }
@@ -199,9 +200,9 @@ pub async fn lists_of_scopes(backend: &impl Backend) {
         let waiting = within.iter().rev().filter(|task| task.state == TaskState::Suspended);
         let waiting: Vec<_> = waiting.map(|task| task.task_id).collect();
         let waits = store.0.waits(scope.clone(), "e/".into(), None, 1_000).await.unwrap();
-        assert_eq!(waits.iter().map(|(task, _)| *task).collect::<Vec<_>>(), waiting, "{scope:?}");
+        assert_eq!(waits.items.iter().map(|(task, _)| *task).collect::<Vec<_>>(), waiting, "{scope:?}");
         let first = store.0.waits(scope.clone(), "e/".into(), waiting.first().copied(), 1).await.unwrap();
-        assert_eq!(first.first().map(|(task, _)| *task), waiting.get(1).copied(), "{scope:?}");
+        assert_eq!(first.items.first().map(|(task, _)| *task), waiting.get(1).copied(), "{scope:?}");
     }
     let tenant = TaskFilter { scope: scopes()[2].clone(), ..TaskFilter::default() };
     let found = ids(&store.list(tenant.clone()).await);

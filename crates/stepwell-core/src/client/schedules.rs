@@ -92,14 +92,22 @@ impl Client {
     /// # Errors
     /// [`Error::Store`].
     pub async fn schedules(&self) -> Result<Vec<ScheduleInfo>, Error> {
-        let all = self.engine.answered(self.engine.store.schedules(ScheduleFilter::All)).await?;
-        let readable = |schedule| {
+        let readable = |schedule: Scheduled| {
             let left_out = |error: &Error| {
                 tracing::error!(%error, "a schedule that cannot be read is left out of a list");
             };
-            read(schedule).inspect_err(left_out).ok()
+            read(&schedule).inspect_err(left_out).ok()
         };
-        Ok(all.iter().filter_map(readable).collect())
+        let (mut all, mut behind) = (Vec::new(), None);
+        loop {
+            let part = self.engine.store.schedules(ScheduleFilter::All { behind });
+            let part = self.engine.answered(part).await?;
+            all.extend(part.items.into_iter().filter_map(readable));
+            behind = part.next;
+            if behind.is_none() {
+                return Ok(all);
+            }
+        }
     }
 
     /// The schedule of that name; `None` when there is none.
@@ -183,7 +191,7 @@ impl Client {
 
     async fn find_schedule(&self, name: Name) -> Result<Option<Scheduled>, Error> {
         let named = self.engine.store.schedules(ScheduleFilter::Named(name));
-        Ok(self.engine.answered(named).await?.pop())
+        Ok(self.engine.answered(named).await?.items.pop())
     }
 
     /// Changes a schedule, whatever others make of it in the meantime, and spawns a task. Returns the last task that it had

@@ -1,6 +1,11 @@
 //! Schedules: their versions, and the tasks that a change spawns.
 
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
 use super::State;
+use crate::name::Name;
+use crate::page::Page;
 use crate::store::{News, ScheduleAction, ScheduleChange, ScheduleFilter, ScheduleOutcome, Scheduled};
 use crate::time::Timestamp;
 
@@ -41,21 +46,21 @@ impl State {
         }
     }
 
-    pub(super) fn schedules(&self, which: ScheduleFilter) -> Vec<Scheduled> {
+    pub(super) fn schedules(&self, which: ScheduleFilter) -> Page<Scheduled> {
         match which {
-            ScheduleFilter::All => self.schedules.values().cloned().collect(),
-            ScheduleFilter::Named(name) => self.schedules.get(&name).cloned().into_iter().collect(),
-            ScheduleFilter::Next(limit) => {
-                let mut next: Vec<_> = self
-                    .schedules
-                    .values()
-                    .filter(|schedule| schedule.plan.next_at.is_some())
-                    .cloned()
-                    .collect();
-                // Stable: by name where the moments are the same.
-                next.sort_by_key(|schedule| schedule.plan.next_at);
-                next.truncate(limit);
-                next
+            ScheduleFilter::All { behind } => {
+                let behind = |name: &Name| behind.as_ref().is_none_or(|(_, behind)| name > behind);
+                let all = self.schedules.values().filter(|schedule| behind(&schedule.name));
+                Page::of(all.cloned(), usize::MAX)
+            }
+            ScheduleFilter::Named(name) => Page::of(self.schedules.get(&name).cloned(), 1),
+            ScheduleFilter::Next { behind, limit } => {
+                let next = self.schedules.values().filter(|schedule| schedule.plan.next_at.is_some());
+                let next: BTreeMap<_, _> =
+                    next.map(|schedule| ((schedule.plan.next_at, &schedule.name), schedule)).collect();
+                let from =
+                    behind.as_ref().map_or(Bound::Unbounded, |(at, name)| Bound::Excluded((*at, name)));
+                Page::of(next.range((from, Bound::Unbounded)).map(|(_, schedule)| (*schedule).clone()), limit)
             }
         }
     }

@@ -366,7 +366,7 @@ BEGIN
             LEFT JOIN LATERAL (
                 SELECT l.* FROM stepwell.live_tasks l WHERE l.task_id = x.task_id OFFSET 0
             ) l ON x.next IN ('suspend', 'collect') AND l.run_id = x.run_id AND l.state = 'running';
-            SELECT k.facts, k.found_for, poked || k.left_out INTO t_facts, v_found, poked FROM stepwell.look(v_tasks) k;
+            SELECT k.facts, k.found_for INTO t_facts, v_found FROM stepwell.look(v_tasks) k;
             IF v_joining IS NOT NULL THEN
                 SELECT b.blocked, v_found || b.stay INTO t_blocked, v_found
                 FROM stepwell.blocked_among(t_task, v_joining, v_found) b;

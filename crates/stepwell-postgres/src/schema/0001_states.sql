@@ -288,8 +288,8 @@ BEGIN
     END IF;
 END $$;
 
--- How many bytes of payloads are enough for a part of an answer: PostgreSQL has no value, and no row in an answer, of
--- more than 1 GiB.
+-- How many bytes of payloads are enough for an answer, as the contract of stores has it; and PostgreSQL has no value, and no
+-- row in an answer, of more than 1 GiB.
 CREATE FUNCTION stepwell.answer_bytes() RETURNS bigint LANGUAGE sql IMMUTABLE AS 'SELECT 33554432::bigint';
 
 -- A task's id in a text; NULL for any other text.
@@ -309,9 +309,9 @@ END $$;
 -- is too much for an answer:
 --     [[task's place in p_tasks, kind, name, ordinal, target, due_at in microseconds], …]
 --     [[place, 'event', name, payload], [place, 'message', id, topic, payload],
---      [place, 'child', task_id, state, output, failure], …]
--- Payloads in it are JSON strings that hold JSON. `left_out` has tasks some of whose facts are left out.
-CREATE FUNCTION stepwell.look(p_tasks uuid[], OUT waits json, OUT facts json, OUT found_for uuid[], OUT left_out uuid[])
+--      [place, 'child', task_id, state, output, failure], [place, 'more'] for each that is left out, …]
+-- Payloads in it are JSON strings that hold JSON.
+CREATE FUNCTION stepwell.look(p_tasks uuid[], OUT waits json, OUT facts json, OUT found_for uuid[])
 LANGUAGE plpgsql AS $$
 DECLARE
     v_careful boolean := false;
@@ -370,11 +370,12 @@ BEGIN
                     SELECT f.*, coalesce(octet_length(f.payload), 0) + coalesce(octet_length(f.failure), 0) AS bytes FROM fact f
                 ) f
             )
-            SELECT json_agg(CASE f.kind WHEN 'event' THEN json_build_array(f.i, f.kind, f.name, f.payload)
-                    WHEN 'message' THEN json_build_array(f.i, f.kind, f.id, f.name, f.payload)
-                    ELSE json_build_array(f.i, f.kind, f.name, f.state, f.payload, f.failure) END) FILTER (WHERE f.fits),
-                array_agg(DISTINCT f.task_id), array_agg(DISTINCT f.task_id) FILTER (WHERE NOT f.fits)
-            INTO facts, found_for, left_out FROM counted f;
+            SELECT json_agg(CASE WHEN NOT f.fits THEN json_build_array(f.i, 'more')
+                    WHEN f.kind = 'event' THEN json_build_array(f.i, f.kind, f.name, f.payload)
+                    WHEN f.kind = 'message' THEN json_build_array(f.i, f.kind, f.id, f.name, f.payload)
+                    ELSE json_build_array(f.i, f.kind, f.name, f.state, f.payload, f.failure) END),
+                array_agg(DISTINCT f.task_id)
+            INTO facts, found_for FROM counted f;
             EXIT;
         EXCEPTION WHEN invalid_text_representation THEN
             -- A child's id is none. To look at each before it is read takes longer than all else here.

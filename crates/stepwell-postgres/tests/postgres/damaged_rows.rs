@@ -157,7 +157,7 @@ async fn a_batch_that_meets_a_damaged_row_is_applied_once_and_answered() {
                 assert_eq!(Payload::from_json(task.task_id.as_uuid().as_u128().to_string()), task.params);
             }
         }
-        assert_eq!(store.mailbox(id(9)).await.unwrap().1.len(), 1, "{damage}");
+        assert_eq!(store.messages(id(9), None).await.unwrap().items.len(), 1, "{damage}");
 
         // Its worker's death gives it back with the others.
         let watches = vec![WorkerSignal::Heartbeat { worker_id: worker(2) }];
@@ -213,26 +213,36 @@ async fn a_task_that_cannot_be_cancelled_in_time_keeps_no_other_from_being_claim
 }
 
 #[tokio::test]
-async fn a_page_is_full_though_some_rows_cannot_be_read() {
+async fn pages_go_on_behind_rows_that_cannot_be_read() {
     let database = Database::new();
     let store = database.open().await;
     spawn(&store, (1..=30).map(|n| new_task(n, "queue"))).await;
-    for (damage, n) in
-        [("queue = ''", 14), ("task_type = ''", 15), ("scope = 'nonsense'", 22), ("queue = ''", 1)]
-    {
+    for (damage, n) in [
+        ("queue = ''", 13),
+        ("queue = ''", 14),
+        ("task_type = ''", 15),
+        ("queue = ''", 16),
+        ("scope = 'nonsense'", 22),
+        ("queue = ''", 1),
+    ] {
         database.sql(&format!("UPDATE tasks SET {damage} WHERE task_id = '{}'", id(n))).await;
     }
     let (mut found, mut before) = (Vec::new(), None);
     loop {
-        let page = store.tasks(TaskFilter { limit: 10, before, ..TaskFilter::default() }).await.unwrap();
-        found.extend(page.iter().map(|task| task.task_id));
-        match page.last() {
-            Some(last) if page.len() == 10 => before = Some(last.task_id),
-            _ => break,
+        let page = store.tasks(TaskFilter { limit: 2, before, ..TaskFilter::default() }).await.unwrap();
+        found.extend(page.items.iter().map(|task| task.task_id));
+        before = page.next;
+        if before.is_none() {
+            break;
         }
     }
-    let there = (1..=30).rev().filter(|n| ![14, 15, 22, 1].contains(n));
+    let there = (1..=30).rev().filter(|n| ![13, 14, 15, 16, 22, 1].contains(n));
     assert_eq!(found, there.map(id).collect::<Vec<_>>());
+    // A client's page that has nothing on it is the last.
+    let client = Durable::builder().store(Arc::new(store)).build().await.unwrap();
+    let filter = TaskFilter { limit: 2, before: Some(id(17)), ..TaskFilter::default() };
+    let page = client.page_of_tasks(filter).await.unwrap();
+    assert_eq!((page.items[0].task_id, page.next), (id(12), Some(id(11))));
 }
 
 #[tokio::test]
@@ -261,7 +271,7 @@ async fn a_scopes_list_leaves_out_what_cannot_be_read_and_what_others_have_label
     let list = async |scope: &Scope, labels: &[(&str, &str)]| {
         let labels = labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let filter = TaskFilter { scope: scope.clone(), labels, ..TaskFilter::default() };
-        store.tasks(filter).await.unwrap().iter().map(|task| task.task_id).collect::<Vec<_>>()
+        store.tasks(filter).await.unwrap().items.iter().map(|task| task.task_id).collect::<Vec<_>>()
     };
     assert_eq!(list(&acme, &[]).await, [6, 4, 2].map(id));
     assert_eq!(list(&acme.queue(name("queue")), &[]).await, [6, 4].map(id));
@@ -295,14 +305,16 @@ async fn lists_beside_tasks_show_what_can_be_read() {
     for hurt in &tasks[1..3] {
         database.sql(&format!("UPDATE waits SET name = '' WHERE task_id = '{hurt}'")).await;
     }
-    let page = async |behind| store.waits(Scope::default(), "approval/".into(), behind, 1).await.unwrap();
-    let first = page(None).await;
-    assert_eq!(first.iter().map(|(task_id, _)| *task_id).collect::<Vec<_>>(), [tasks[0]]);
-    assert_eq!(
-        page(Some(tasks[0])).await.iter().map(|(task_id, _)| *task_id).collect::<Vec<_>>(),
-        [tasks[3]]
-    );
-    assert_eq!(store.waits(Scope::default(), "approval/".into(), None, 4).await.unwrap().len(), 2);
+    let page = async |behind, limit| {
+        let page = store.waits(Scope::default(), "approval/".into(), behind, limit).await.unwrap();
+        (page.items.iter().map(|(task_id, _)| *task_id).collect::<Vec<_>>(), page.next)
+    };
+    assert_eq!(page(None, 1).await, (vec![tasks[0]], Some(tasks[0])));
+    assert_eq!(page(Some(tasks[0]), 2).await, (vec![], Some(tasks[2])));
+    assert_eq!(page(Some(tasks[2]), 1).await, (vec![tasks[3]], None));
+    assert_eq!(page(None, 4).await, (vec![tasks[0], tasks[3]], None));
+    let approvals = client.approvals(Some(tasks[0]), 1).await.unwrap();
+    assert_eq!(approvals.iter().map(|approval| approval.task_id).collect::<Vec<_>>(), [tasks[3]]);
 
     // What is known of types.
     for task_type in ["a", "b"] {
@@ -331,7 +343,7 @@ async fn lists_beside_tasks_show_what_can_be_read() {
     };
     store.record((1..=3).map(happen).collect()).await.unwrap();
     database.sql(&format!("UPDATE history SET name = '', event = '{{' WHERE task_id = '{}'", id(2))).await;
-    let history = store.history(HistoryFilter { after: 0, ..HistoryFilter::default() }).await.unwrap();
+    let history = store.history(HistoryFilter { after: 0, ..HistoryFilter::default() }).await.unwrap().items;
     let of: Vec<_> = history.iter().map(|(_, happening)| happening.task_id).collect();
     assert!(of.ends_with(&[id(1), id(2), id(3)]), "{of:?}");
     let hurt = history.iter().find(|(_, happening)| happening.task_id == id(2)).unwrap();

@@ -47,7 +47,7 @@ async fn each_tick_and_each_trigger_spawns_one_task_though_answers_are_lost() {
 
     let scheduled = async || {
         let all = TaskFilter { limit: 100_000, ..TaskFilter::default() };
-        let tasks = store.tasks(all).await.unwrap();
+        let tasks = store.tasks(all).await.unwrap().items;
         let (ticks, triggers): (Vec<_>, Vec<_>) = tasks.into_iter().partition(|task| task.priority == 1);
         let tick = |text: &str| text.parse::<Timestamp>().unwrap();
         let mut ticks: Vec<_> =

@@ -4,7 +4,7 @@ use axum::Json;
 use axum::http::{Method, StatusCode};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use stepwell::{ApprovalInfo, Decision, Payload, TaskId};
+use stepwell::{ApprovalInfo, Decision, Page, Payload, TaskId};
 
 use super::document::Api;
 use crate::access::Operation;
@@ -49,7 +49,7 @@ struct Approvals {
 }
 
 async fn list(call: Call, Query(Behind { behind }): Query<Behind>) -> Result<Json<Approvals>, Problem> {
-    let (approvals, next) = call.approvals(behind, PAGE).await?;
+    let Page { items: approvals, next } = call.approvals(behind, PAGE).await?;
     Ok(Json(Approvals { approvals, next }))
 }
 

@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use stepwell::{
-    Disposition, Entry, Error, Export, Failure, LogLine, Name, Payload, SpawnOptions, SpawnResult,
+    Disposition, Entry, Error, Export, Failure, LogLine, Name, Page, Payload, SpawnOptions, SpawnResult,
     TRACE_HEADERS, TaskFilter, TaskId, TaskInfo, TaskState,
 };
 
@@ -114,7 +114,7 @@ pub(crate) struct Filter {
     pub(crate) parent: Option<TaskId>,
     /// Those that are older than this task: the last one of the page before.
     pub(crate) before: Option<TaskId>,
-    /// How many, up to 1,000. Default: 100.
+    /// How many, up to 1,000; fewer, where their payloads have 32 MiB together. Default: 100.
     #[schemars(range(min = 1, max = 1000))]
     pub(crate) limit: Option<usize>,
 }
@@ -151,7 +151,7 @@ struct Tasks {
 }
 
 async fn list(call: Call, Query(filter): Query<Filter>) -> Result<Json<Tasks>, Problem> {
-    let (tasks, next) = call.page_of_tasks(filter.read()?).await?;
+    let Page { items: tasks, next } = call.page_of_tasks(filter.read()?).await?;
     Ok(Json(Tasks { tasks, next }))
 }
 

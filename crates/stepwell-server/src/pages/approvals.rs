@@ -7,7 +7,7 @@ use axum::response::Redirect;
 use axum::routing::{get, post};
 use maud::{Markup, html};
 use serde::Deserialize;
-use stepwell::{ApprovalInfo, Decision, TaskId};
+use stepwell::{ApprovalInfo, Decision, Page, TaskId};
 
 use super::layout::{nothing, page};
 use super::route;
@@ -31,7 +31,7 @@ struct Behind {
 }
 
 async fn list(call: Call, Query(Behind { behind }): Query<Behind>) -> Result<Markup, Problem> {
-    let (approvals, next) = call.approvals(behind, PAGE).await?;
+    let Page { items: approvals, next } = call.approvals(behind, PAGE).await?;
     Ok(page(
         &call,
         "/approvals",

@@ -7,10 +7,12 @@ use axum::response::Redirect;
 use axum::routing::{get, post};
 use maud::{Markup, html};
 use serde::Deserialize;
-use stepwell::{Entry, Failure, HistoryFilter, LogLine, Outcome, Progress, TaskFilter, TaskId, TaskInfo};
+use stepwell::{
+    Durable, Entry, Failure, HistoryFilter, LogLine, Outcome, Progress, TaskFilter, TaskId, TaskInfo,
+};
 
 use super::layout::{button, confirmed, page};
-use super::timeline::{ROWS, Timeline};
+use super::timeline::{ROWS, Starts, Timeline};
 use super::words::{brief, duration, json, moment, number, state};
 use super::{approvals, route, tasks};
 use crate::access::Operation;
@@ -50,12 +52,11 @@ async fn show(
 ) -> Result<Markup, Problem> {
     let Own { client, task } = call.own(task_id).await?;
     let (journal, waits) = (client.journal(task_id).await?, client.waits(task_id).await?);
-    let history = HistoryFilter { task_id: Some(task_id), after: 0, limit: HISTORY };
-    let history = client.history(history).await?;
+    let starts = starts(client, task_id).await?;
     let children = TaskFilter { parent: Some(task_id), limit: CHILDREN, ..TaskFilter::default() };
-    let children = call.tasks(children).await?;
+    let children = call.page_of_tasks(children).await?;
     let waiting = client.approvals_of(task_id).await?;
-    let timeline = Timeline::new(&task, &journal, &waits, &history, call.now());
+    let timeline = Timeline::new(&task, &journal, &waits, starts, call.now());
     let parts = parts(&call, task_id, from, timeline.len().max(journal.len()));
     let logs = LogLine::all(&journal);
     let content = html! {
@@ -75,7 +76,10 @@ async fn show(
                 None => p class="dim" { "none yet" },
             } }
         }
-        @if !children.is_empty() { h2 { "Children" } (tasks::table(&call, &children)) }
+        @if !children.items.is_empty() { h2 { "Children" } (tasks::table(&call, &children.items)) }
+        @if children.next.is_some() {
+            p { a href={ (call.base.to("/tasks")) "?parent=" (task_id) } { "All children" } }
+        }
         @if !logs.is_empty() { h2 { "Log" } (log(&logs)) }
         details id="journal" { summary { "Journal, " (number(journal.len() as u64)) @if journal.len() == 1 { " entry" } @else { " entries" } }
             (entries(&journal, from))
@@ -83,6 +87,19 @@ async fn show(
         details id="facts" { summary { "Everything else" } (facts(&call, &task)) }
     };
     Ok(page(&call, "/tasks", task.task_type.as_str(), content))
+}
+
+/// When the task's steps began, as far as the history tells.
+async fn starts(client: &Durable, task_id: TaskId) -> Result<Starts, Problem> {
+    let (mut starts, mut which) =
+        (Starts::default(), HistoryFilter { task_id: Some(task_id), after: 0, limit: HISTORY });
+    while which.limit > 0 {
+        let part = client.history(which.clone()).await?;
+        let Some(last) = part.last() else { break };
+        (which.after, which.limit) = (last.id, which.limit - part.len());
+        part.into_iter().for_each(|entry| starts.add(entry));
+    }
+    Ok(starts)
 }
 
 fn head(call: &Call, task: &TaskInfo) -> Markup {

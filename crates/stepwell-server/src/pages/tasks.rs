@@ -8,7 +8,7 @@ use axum::routing::get;
 use maud::{Markup, html};
 use serde::Deserialize;
 use serde_json::Value;
-use stepwell::{TRACE_HEADERS, TaskFilter, TaskId, TaskInfo, TaskState, until};
+use stepwell::{Page, TRACE_HEADERS, TaskFilter, TaskId, TaskInfo, TaskState, until};
 
 use super::layout::{nothing, page};
 use super::queues::encoded;
@@ -94,7 +94,7 @@ async fn list(call: Call, Query(search): Query<Search>) -> Result<Response, Prob
             id.parse().map_err(|_| Problem::bad_request(format!("{id:?} is no id of a task")))?;
         return Ok(Redirect::to(&call.base.to(&format!("/tasks/{task_id}"))).into_response());
     }
-    let (tasks, next) = call.page_of_tasks(search.filter()?).await?;
+    let Page { items: tasks, next } = call.page_of_tasks(search.filter()?).await?;
     let content = html! {
         h1 { "Tasks" }
         (form(&search))

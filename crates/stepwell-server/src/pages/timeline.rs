@@ -10,7 +10,7 @@
 //! The journal says when each entry was delivered, the history when steps began. Of a task without a history, an operation is
 //! taken to begin at the delivery before it: what ran beside each other then looks as if it had run one after the other.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use maud::{Markup, html};
 use stepwell::store::Wait;
@@ -96,14 +96,14 @@ impl Timeline {
         task: &TaskInfo,
         journal: &[Entry],
         waits: &[Wait],
-        history: &[HistoryEntry],
+        starts: Starts,
         now: Timestamp,
     ) -> Self {
         let mut building = Building {
             rows: Vec::new(),
             places: HashMap::new(),
             last: task.started_at.unwrap_or(task.spawned_at),
-            begun: starts(history),
+            begun: starts,
         };
         let mut attempts = Vec::new();
         for entry in journal {
@@ -234,16 +234,16 @@ fn shortened(name: &str) -> String {
 }
 
 /// When the tries of steps began, by label, those that were not used yet.
-type Starts = HashMap<String, std::collections::VecDeque<Timestamp>>;
+#[derive(Default)]
+pub(super) struct Starts(HashMap<String, VecDeque<Timestamp>>);
 
-fn starts(history: &[HistoryEntry]) -> Starts {
-    let mut starts = Starts::new();
-    for entry in history {
-        if let Ok(Lifecycle::StepStarted { step, .. }) = &entry.event {
-            starts.entry(step.clone()).or_default().push_back(entry.at);
+impl Starts {
+    /// Adds the next entry of the history.
+    pub(super) fn add(&mut self, entry: HistoryEntry) {
+        if let Ok(Lifecycle::StepStarted { step, .. }) = entry.event {
+            self.0.entry(step).or_default().push_back(entry.at);
         }
     }
-    starts
 }
 
 struct Building {
@@ -283,7 +283,7 @@ impl Building {
 
     /// When the try began that was delivered then: the last that did before it.
     fn started(&mut self, label: &str, by: Timestamp) -> Option<Timestamp> {
-        let starts = self.begun.get_mut(label)?;
+        let starts = self.begun.0.get_mut(label)?;
         let mut found = None;
         while starts.front().is_some_and(|at| *at <= by) {
             found = starts.pop_front();
@@ -321,8 +321,12 @@ impl Building {
         if !matches!(task.state, TaskState::Running | TaskState::Compensating) {
             return;
         }
-        let begun: Vec<_> =
-            self.begun.iter().filter_map(|(label, starts)| Some((label.clone(), *starts.back()?))).collect();
+        let begun: Vec<_> = self
+            .begun
+            .0
+            .iter()
+            .filter_map(|(label, starts)| Some((label.clone(), *starts.back()?)))
+            .collect();
         for (label, from) in begun {
             self.row("step", label).bars.push(Bar { from, to: end, look: Look::Open, says: "runs".into() });
         }

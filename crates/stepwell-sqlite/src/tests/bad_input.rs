@@ -110,11 +110,11 @@ fn a_full_disk_fails_whole_batches_and_the_store_goes_on_when_there_is_room() {
         let failed = wait(store.commit(spawns(vec![new_task(1), large(2)]).into())).unwrap_err();
         assert!(matches!(failed, StoreError::Full(_)), "{failed:?}");
         assert!(failed.to_string().contains("free some space, the engine goes on by itself"), "{failed}");
-        assert!(wait(store.tasks(Default::default())).unwrap().is_empty());
+        assert!(wait(store.tasks(Default::default())).unwrap().items.is_empty());
     }
     limit(1_000_000);
     commit(&store, spawns(vec![new_task(1), large(2)]));
-    assert_eq!(wait(store.tasks(Default::default())).unwrap().len(), 2);
+    assert_eq!(wait(store.tasks(Default::default())).unwrap().items.len(), 2);
 }
 
 #[test]
@@ -211,6 +211,6 @@ fn threads_that_open_a_new_file_at_once_do_not_collide() {
                 });
             }
         });
-        assert_eq!(wait(open(&path).tasks(Default::default())).unwrap().len(), 4);
+        assert_eq!(wait(open(&path).tasks(Default::default())).unwrap().items.len(), 4);
     }
 }

@@ -229,11 +229,11 @@ impl World {
             let mut all = Vec::new();
             loop {
                 let page = wait(store.tasks(filter.clone())).unwrap();
-                all.extend(page.iter().cloned());
-                if page.len() < filter.limit {
+                all.extend(page.items);
+                filter.before = page.next;
+                if filter.before.is_none() {
                     break;
                 }
-                filter.before = page.last().map(|task| task.task_id);
             }
             let ids: BTreeSet<_> = all.iter().map(|task| task.task_id).collect();
             assert!(HURT.chain([CHILD, HOLDER]).all(|n| ids.contains(&task_id(OTHER + n))), "{ids:?}");
@@ -241,9 +241,10 @@ impl World {
         }
         assert!(wait(store.queues()).unwrap().iter().any(|queue| queue.queue == name("other")));
         assert!(wait(store.workers()).unwrap().len() >= 3);
-        for which in [ScheduleFilter::All, ScheduleFilter::Next(1)] {
+        let next = ScheduleFilter::Next { behind: None, limit: 1 };
+        for which in [ScheduleFilter::All { behind: None }, next] {
             let schedules = wait(store.schedules(which)).unwrap();
-            assert!(!schedules.is_empty());
+            assert!(!schedules.items.is_empty());
         }
         assert!(wait(store.task_types()).unwrap().iter().any(|known| known.task_type == name("other")));
         wait(store.waiting_types(vec![name("queue")])).unwrap();
@@ -251,9 +252,9 @@ impl World {
         let mut events = Vec::new();
         loop {
             let page = wait(store.history(HistoryFilter { task_id: None, after, limit: 1 })).unwrap();
-            let Some((id, _)) = page.last() else { break };
-            after = *id;
-            events.extend(page);
+            events.extend(page.items);
+            let Some(next) = page.next else { break };
+            after = next;
         }
         assert!(events.iter().filter(|(_, event)| event.task_id == task_id(OTHER + RUNNING)).count() == 2);
         for scope in [Scope::default(), tenant()] {
@@ -262,7 +263,7 @@ impl World {
         let others: Vec<_> = HURT.map(|n| task_id(OTHER + n)).collect();
         let asked = HURT.map(task_id).chain(others.clone()).collect();
         let ends = wait(store.ends(asked)).unwrap();
-        assert!(others.iter().all(|task| ends.iter().any(|(id, _)| id == task)));
+        assert!(others.iter().all(|task| ends.items.iter().any(|(id, _)| id == task)));
     }
 }
 

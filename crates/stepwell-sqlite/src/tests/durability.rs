@@ -20,7 +20,7 @@ fn everything_is_there_after_reopening() {
         assert_eq!(committed.news.finished, [(task_id(1), Finish::Completed(json("7")))]);
         (wait(store.tasks(Default::default())).unwrap(), wait(store.journal(task_id(1))).unwrap())
     };
-    assert_eq!((before.len(), journal.len()), (2, 1));
+    assert_eq!((before.items.len(), journal.len()), (2, 1));
     let store = open(&path);
     assert_eq!(format!("{before:?}"), format!("{:?}", wait(store.tasks(Default::default())).unwrap()));
     assert_eq!(journal, wait(store.journal(task_id(1))).unwrap());

@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::PathBuf;
 
+use stepwell_core::TaskFilter;
+
 use super::*;
 use crate::checkpoint::GROWN;
 
@@ -25,10 +27,16 @@ fn detached(store: &SqliteStore, n: u128, fate: &str) -> String {
 }
 
 fn ids(store: &SqliteStore) -> Vec<TaskId> {
-    let mut ids: Vec<_> =
-        wait(store.tasks(Default::default())).unwrap().iter().map(|task| task.task_id).collect();
-    ids.sort_unstable();
-    ids
+    let (mut ids, mut before) = (Vec::new(), None);
+    loop {
+        let page = wait(store.tasks(TaskFilter { before, ..TaskFilter::default() })).unwrap();
+        ids.extend(page.items.iter().map(|task| task.task_id));
+        before = page.next;
+        if before.is_none() {
+            ids.sort_unstable();
+            return ids;
+        }
+    }
 }
 
 #[cfg(unix)]

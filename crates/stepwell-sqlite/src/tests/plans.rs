@@ -5,8 +5,8 @@ use stepwell_core::store::{Purge, TaskFilter, TaskState};
 use super::*;
 use crate::query::From;
 use crate::{
-    circles, claim, history, intake, labels, limits, purge, query, schedules, states, transition as fence,
-    waits, workers,
+    circles, claim, history, import, intake, labels, limits, purge, query, schedules, states,
+    transition as fence, waits, workers,
 };
 
 /// It reads the tasks that were spawned before the time in question, and of each no more than a row of three others.
@@ -67,7 +67,7 @@ fn what_others_put_into_headers_is_not_in_the_way_of_a_scopes_lists() {
         let filter = TaskFilter { scope, ..TaskFilter::default() };
         let (steps, found) = steps(&store, move |conn| query::tasks(conn, &filter).unwrap());
         assert_eq!(
-            found.iter().map(|task| task.task_id).collect::<Vec<_>>(),
+            found.items.iter().map(|task| task.task_id).collect::<Vec<_>>(),
             theirs.iter().map(|n| task_id(*n)).collect::<Vec<_>>()
         );
         assert!(steps < 1_000, "{steps}");
@@ -126,11 +126,12 @@ fn hot_statements_use_their_indexes() {
             "INDEX stepwell_tasks_idempotency (task_type=? AND idempotency_key=? AND scope=?)",
         ),
         (intake::AWAITING, "INDEX stepwell_waits_target (target=?)"),
-        (schedules::NEXT, "INDEX stepwell_schedules_next"),
+        (schedules::NEXT, "INDEX stepwell_schedules_next ((next_at,name)>(?,?))"),
         (intake::WAITING, "INDEX stepwell_tasks_key (concurrency_key=? AND scope=? AND place>?)"),
         (limits::LINE_UP, "INDEX stepwell_tasks_key (concurrency_key=? AND scope=? AND place>?)"),
         (limits::FIRST_OF_KEY, "INDEX stepwell_tasks_key (concurrency_key=? AND scope=? AND place>?)"),
         (history::OF_TASK, "INDEX stepwell_history_task (task_id=? AND id>?)"),
+        (import::MESSAGES, "INDEX stepwell_messages_mailbox (task_id=?)"),
         (purge::NEEDED_BY, "SEARCH parent USING INDEX sqlite_autoindex_stepwell_tasks_1 (task_id=?)"),
         (purge::NEEDED_BY, "SEARCH stepwell_waits USING COVERING INDEX stepwell_waits_target (target=?"),
         (waits::AWAITS, "INDEX stepwell_waits_target (target=?"),

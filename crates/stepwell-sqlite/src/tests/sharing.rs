@@ -168,7 +168,7 @@ fn dropping_a_store_finishes_what_was_begun() {
     for commit in commits {
         wait(commit).unwrap();
     }
-    assert_eq!(wait(open(&path).tasks(Default::default())).unwrap().len(), 20);
+    assert_eq!(wait(open(&path).tasks(Default::default())).unwrap().items.len(), 20);
 }
 
 #[test]

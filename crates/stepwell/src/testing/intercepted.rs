@@ -4,12 +4,12 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use stepwell_core::store::{
-    Batch, Changed, Committed, Ends, Happening, HistoryFilter, Mailbox, Purge, ScheduleFilter, Scheduled,
-    Wait,
+    ArrivedMessage, Batch, Changed, Committed, Ends, Happening, HistoryFilter, MessageId, Purge,
+    ScheduleFilter, Scheduled, Wait,
 };
 use stepwell_core::{
-    BoxFuture, Entry, Name, QueueInfo, Scope, Store, StoreError, TaskFilter, TaskId, TaskInfo, TaskRecord,
-    TaskTypeInfo, Timestamp, WorkerInfo,
+    BoxFuture, Entry, Name, Page, QueueInfo, Scope, Store, StoreError, TaskFilter, TaskId, TaskInfo,
+    TaskRecord, TaskTypeInfo, Timestamp, WorkerInfo,
 };
 
 /// A store whose commits go through a function, which may delay, refuse or lose them.
@@ -95,7 +95,7 @@ where
         self.read(self.store.task(task_id))
     }
 
-    fn tasks(&self, filter: TaskFilter) -> BoxFuture<'static, Result<Vec<TaskInfo>, StoreError>> {
+    fn tasks(&self, filter: TaskFilter) -> BoxFuture<'static, Result<Page<TaskInfo>, StoreError>> {
         self.read(self.store.tasks(filter))
     }
 
@@ -113,12 +113,20 @@ where
         prefix: String,
         behind: Option<TaskId>,
         limit: usize,
-    ) -> BoxFuture<'static, Result<Vec<(TaskId, Wait)>, StoreError>> {
+    ) -> BoxFuture<'static, Result<Page<(TaskId, Vec<Wait>)>, StoreError>> {
         self.read(self.store.waits(scope, prefix, behind, limit))
     }
 
-    fn mailbox(&self, task_id: TaskId) -> BoxFuture<'static, Result<Mailbox, StoreError>> {
-        self.read(self.store.mailbox(task_id))
+    fn waits_of(&self, task_id: TaskId) -> BoxFuture<'static, Result<Vec<Wait>, StoreError>> {
+        self.read(self.store.waits_of(task_id))
+    }
+
+    fn messages(
+        &self,
+        task_id: TaskId,
+        behind: Option<MessageId>,
+    ) -> BoxFuture<'static, Result<Page<ArrivedMessage>, StoreError>> {
+        self.read(self.store.messages(task_id, behind))
     }
 
     fn import(&self, record: TaskRecord) -> BoxFuture<'static, Result<bool, StoreError>> {
@@ -133,7 +141,7 @@ where
         self.read(self.store.workers())
     }
 
-    fn schedules(&self, which: ScheduleFilter) -> BoxFuture<'static, Result<Vec<Scheduled>, StoreError>> {
+    fn schedules(&self, which: ScheduleFilter) -> BoxFuture<'static, Result<Page<Scheduled>, StoreError>> {
         self.read(self.store.schedules(which))
     }
 
@@ -153,7 +161,10 @@ where
         self.store.record(happenings)
     }
 
-    fn history(&self, which: HistoryFilter) -> BoxFuture<'static, Result<Vec<(u64, Happening)>, StoreError>> {
+    fn history(
+        &self,
+        which: HistoryFilter,
+    ) -> BoxFuture<'static, Result<Page<(u64, Happening)>, StoreError>> {
         self.read(self.store.history(which))
     }
 

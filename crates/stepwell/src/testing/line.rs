@@ -9,12 +9,12 @@ use std::thread::Thread;
 use std::time::Duration;
 
 use stepwell_core::store::{
-    Batch, Changed, Committed, Ends, Happening, HistoryFilter, Mailbox, Purge, ScheduleFilter, Scheduled,
-    Wait,
+    ArrivedMessage, Batch, Changed, Committed, Ends, Happening, HistoryFilter, MessageId, Purge,
+    ScheduleFilter, Scheduled, Wait,
 };
 use stepwell_core::{
-    BoxFuture, Entry, Name, QueueInfo, Scope, Store, StoreError, TaskFilter, TaskId, TaskInfo, TaskRecord,
-    TaskTypeInfo, Timestamp, WorkerInfo,
+    BoxFuture, Entry, Name, Page, QueueInfo, Scope, Store, StoreError, TaskFilter, TaskId, TaskInfo,
+    TaskRecord, TaskTypeInfo, Timestamp, WorkerInfo,
 };
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
@@ -237,7 +237,7 @@ impl Store for Line {
         self.read(move |store| store.task(task_id))
     }
 
-    fn tasks(&self, filter: TaskFilter) -> Answer<Vec<TaskInfo>> {
+    fn tasks(&self, filter: TaskFilter) -> Answer<Page<TaskInfo>> {
         self.read(move |store| store.tasks(filter))
     }
 
@@ -255,12 +255,16 @@ impl Store for Line {
         prefix: String,
         behind: Option<TaskId>,
         limit: usize,
-    ) -> Answer<Vec<(TaskId, Wait)>> {
+    ) -> Answer<Page<(TaskId, Vec<Wait>)>> {
         self.read(move |store| store.waits(scope, prefix, behind, limit))
     }
 
-    fn mailbox(&self, task_id: TaskId) -> Answer<Mailbox> {
-        self.read(move |store| store.mailbox(task_id))
+    fn waits_of(&self, task_id: TaskId) -> Answer<Vec<Wait>> {
+        self.read(move |store| store.waits_of(task_id))
+    }
+
+    fn messages(&self, task_id: TaskId, behind: Option<MessageId>) -> Answer<Page<ArrivedMessage>> {
+        self.read(move |store| store.messages(task_id, behind))
     }
 
     fn import(&self, record: TaskRecord) -> Answer<bool> {
@@ -275,7 +279,7 @@ impl Store for Line {
         self.read(|store| store.workers())
     }
 
-    fn schedules(&self, which: ScheduleFilter) -> Answer<Vec<Scheduled>> {
+    fn schedules(&self, which: ScheduleFilter) -> Answer<Page<Scheduled>> {
         self.read(move |store| store.schedules(which))
     }
 
@@ -295,7 +299,7 @@ impl Store for Line {
         self.read(move |store| store.record(happenings))
     }
 
-    fn history(&self, which: HistoryFilter) -> Answer<Vec<(u64, Happening)>> {
+    fn history(&self, which: HistoryFilter) -> Answer<Page<(u64, Happening)>> {
         self.read(move |store| store.history(which))
     }
 
