@@ -361,7 +361,7 @@ impl Place {
         if !self.is_dead() {
             self.world.crash(self.number, down);
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     /// Stands still, as where a closure blocks its thread.
