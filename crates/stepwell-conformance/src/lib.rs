@@ -177,9 +177,16 @@
 //! 50. **Clients that work at once do not harm each other.** Every task is there once, its journal has no
 //!     gaps and holds all that was accepted, nothing ends twice. `concurrent_clients`
 //!
+//! ## Answers
+//!
+//! 51. **No answer holds more than [`ANSWER_BYTES`](stepwell_core::ANSWER_BYTES) and its last item.** The rest is on the
+//!     next page, comes with another look, or is read by itself; nothing of it is lost, or comes twice.
+//!     `long_lists`, `long_ends`, `long_waits`, `long_mailboxes`, `long_histories`, `long_schedules`, `long_facts`,
+//!     `long_journals`
+//!
 //! ## All else
 //!
-//! 51. **A store does what the reference model does**, the store in memory, whatever is asked of it. `model`,
+//! 52. **A store does what the reference model does**, the store in memory, whatever is asked of it. `model`,
 //!     `model_with_several_handles`
 
 #![forbid(unsafe_code)]

@@ -222,6 +222,27 @@ fn a_task_without_its_tick_is_found() {
     with!(SpawnsApart: schedules);
 }
 
+/// Has no room for all that has arrived, and does not say so.
+#[derive(Default)]
+struct SaysThatThisIsAll;
+
+#[async_trait]
+impl Fault for SaysThatThisIsAll {
+    async fn commit(&self, store: &dyn Store, batch: Batch) -> Answer {
+        let mut committed = store.commit(batch.into()).await?;
+        let looked = committed.transitions.iter_mut().flatten().map(|applied| &mut applied.facts);
+        let claimed = committed.claims.iter_mut().flat_map(|claimed| &mut claimed.tasks);
+        looked.chain(claimed.map(|task| &mut task.facts)).for_each(|facts| facts.more = false);
+        Ok(committed)
+    }
+}
+
+#[test]
+#[should_panic(expected = "a task is not told that there is more")]
+fn what_is_left_out_for_good_is_found() {
+    with!(SaysThatThisIsAll: long_facts);
+}
+
 /// Keeps times to the millisecond.
 #[derive(Default)]
 struct Coarse;

@@ -78,6 +78,62 @@ async fn lists_come_in_pages_and_pass_filters() {
     }
 }
 
+/// All pages of a list, in their order.
+async fn pages(router: &axum::Router, list: &str, cursor: &str) -> Vec<Value> {
+    let (mut all, mut next) = (Vec::new(), String::new());
+    loop {
+        let (status, page) = ask(router, get(&format!("/api/v1/{list}{next}"))).await;
+        assert_eq!(status, StatusCode::OK);
+        let behind = page["next"].as_str().map(|behind| format!("?{cursor}={behind}"));
+        all.push(page);
+        match behind {
+            Some(behind) => next = behind,
+            None => return all,
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_tasks_and_approvals_come_in_pages() {
+    let client = client().await;
+    let ask_for = |text: String, ctx: stepwell::TaskContext| async move {
+        ctx.await_approval::<()>("sure", &text).await?;
+        Ok(())
+    };
+    client.register_fn("ask", ask_for).await.unwrap();
+    let large = "x".repeat((4 << 20) - 200);
+    let parent = client.spawn_named("nobody's", &(), stepwell::SpawnOptions::new()).await.unwrap().task_id;
+    let mut tasks = Vec::new();
+    for _ in 0..10 {
+        tasks.push(client.spawn_named("ask", &large, stepwell::SpawnOptions::new()).await.unwrap().task_id);
+    }
+    for task in &tasks {
+        while client.task(*task).await.unwrap().unwrap().state != TaskState::Suspended {
+            tokio::task::yield_now().await;
+        }
+    }
+    tasks.sort_unstable();
+    let router = Server::new(client.clone()).router();
+    let ids = |pages: &[Value], of: &str| -> Vec<String> {
+        let items = pages.iter().flat_map(|page| page[of].as_array().unwrap());
+        items.map(|item| item["task_id"].as_str().unwrap().to_owned()).collect()
+    };
+    let approvals = pages(&router, "approvals", "behind").await;
+    let expected: Vec<_> = tasks.iter().map(ToString::to_string).collect();
+    assert_eq!((approvals.len(), ids(&approvals, "approvals")), (2, expected));
+
+    let listed = pages(&router, "tasks", "before").await;
+    let newest_first = tasks.iter().rev().chain([&parent]).map(ToString::to_string);
+    assert_eq!((listed.len(), ids(&listed, "tasks")), (2, newest_first.collect()));
+
+    // The dashboard goes on behind a short page as well.
+    let first = text(send(&router, get("/tasks")).await).await;
+    let older = first.split("href=\"").find(|link| link.starts_with("/tasks?before=")).unwrap();
+    let second = text(send(&router, get(older.split('"').next().unwrap())).await).await;
+    let shown = |page: &str| tasks.iter().filter(|task| page.contains(&format!("/tasks/{task}"))).count();
+    assert_eq!(shown(&first) + shown(&second), tasks.len());
+}
+
 /// Of tenant `acme`, whoever it is.
 struct Acme;
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use stepwell::{Durable, SpawnOptions, Store as _, TaskContext, TaskState, Worker, WorkerOptions};
+use stepwell_postgres::sqlx::Row as _;
 
 use crate::database::Database;
 
@@ -77,6 +78,14 @@ async fn tasks_with_more_than_an_answer_holds_go_on() {
         assert!(journal.len() > STEPS + 4);
     }
     worker.shutdown().await;
+}
+
+#[tokio::test]
+async fn the_database_has_the_budget_of_the_contract() {
+    let database = Database::new();
+    database.open().await;
+    let bytes: i64 = database.sql("SELECT answer_bytes()").await[0].get(0);
+    assert_eq!(usize::try_from(bytes).unwrap(), stepwell::ANSWER_BYTES);
 }
 
 /// Names take room as well.
