@@ -1,6 +1,7 @@
 //! The development commands of the repository, run as `cargo xtask <command>`.
 
 mod book;
+mod bugs;
 mod cargo;
 mod ci;
 mod deny;
@@ -60,6 +61,8 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
+    /// Seed bugs into a copy of the sources, and see that the tests catch each of them
+    Bugs(bugs::Options),
     /// Run every check that a change has to pass
     Ci,
 }
@@ -103,6 +106,7 @@ fn run(command: Command) -> Result<()> {
             sim.args(["run", "--release", "--package", "stepwell-simulation", "--"]).args(&args);
             process::run(&mut sim)
         }
+        Command::Bugs(options) => bugs::run(&options),
         Command::Ci => ci::run(),
     }
 }

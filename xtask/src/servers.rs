@@ -45,15 +45,21 @@ struct NotRun {
 impl Servers {
     /// Starts what can be had, and warns of what cannot.
     pub(crate) fn start() -> Self {
-        let mut servers =
-            Self { postgres: None, redis: None, dynamodb: None, programs: Vec::new(), not_run: Vec::new() };
-        servers.postgres = postgres().map_err(|error| servers.leave_out("PostgreSQL suites", &error)).ok();
+        let mut servers = Self::with_postgres();
         servers.redis = redis().map_err(|error| servers.leave_out("Redis suites", &error)).ok();
         let dynamodb = moto().and_then(|programs| {
             servers.programs.extend(programs.clone());
             dynamodb(programs)
         });
         servers.dynamodb = dynamodb.map_err(|error| servers.leave_out("DynamoDB suites", &error)).ok();
+        servers
+    }
+
+    /// Starts PostgreSQL and nothing else.
+    pub(crate) fn with_postgres() -> Self {
+        let mut servers =
+            Self { postgres: None, redis: None, dynamodb: None, programs: Vec::new(), not_run: Vec::new() };
+        servers.postgres = postgres().map_err(|error| servers.leave_out("PostgreSQL suites", &error)).ok();
         // PgBouncer stands before PostgreSQL; the tests start it themselves.
         if servers.has_postgres()
             && let Err(error) = pgbouncer()

@@ -33,6 +33,12 @@ impl Clock {
         let micros = i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
         self.micros.fetch_add(micros, Ordering::SeqCst);
     }
+
+    /// Sets the clock back, as an administrator might.
+    pub fn set_back(&self, duration: Duration) {
+        let micros = i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
+        self.micros.fetch_sub(micros, Ordering::SeqCst);
+    }
 }
 
 impl Runtime for Clock {

@@ -185,7 +185,9 @@ async fn a_decision_that_is_not_answered_is_an_error() {
     let task = process.spawn::<budget>(100).await.unwrap().task_id;
     open(&process).await;
     silent.store(true, SeqCst);
-    let error = process.decide(task, "budget", &Decision::approved("ada", 90)).await.unwrap_err();
+    let decision = Decision::approved("ada", 90);
+    let answered = tokio::time::timeout(DAY, process.decide(task, "budget", &decision)).await;
+    let error = answered.expect("it waits for ever").unwrap_err();
     assert!(matches!(error, Error::Store(StoreError::Unanswered(_))), "{error}");
 }
 

@@ -158,7 +158,8 @@ async fn cancelling_ends_a_task_in_every_state_and_its_children() {
     };
     process.cancel(suspended).await.unwrap();
     for task_id in [suspended, child] {
-        assert!(matches!(process.wait::<String>(task_id).await, Err(Error::TaskCancelled(_))));
+        let ended = tokio::time::timeout(60 * SECOND, process.wait::<String>(task_id)).await;
+        assert!(matches!(ended.expect("it goes on"), Err(Error::TaskCancelled(_))));
     }
     let error = process.cancel(suspended).await.unwrap_err();
     assert_eq!(error.to_string(), format!("cannot cancel task {suspended}: it is cancelled"));

@@ -288,14 +288,25 @@ async fn an_event_reaches_those_who_wait_and_those_who_come_late_and_each_await_
         })
         .await
         .unwrap();
+    process
+        .register_fn("waiters", |(): (), ctx: TaskContext| async move {
+            let await_it = |_| ctx.await_event::<String>("news", None);
+            let all = join_all((0..3).map(await_it)).await.into_iter().collect::<TaskResult<Vec<_>>>()?;
+            Ok(all.join(" "))
+        })
+        .await
+        .unwrap();
     process.start_worker(worker_options()).await;
-    let early = process.spawn_named("waiter", &(), SpawnOptions::new()).await.unwrap();
+    let spawn = async |name: &str| process.spawn_named(name, &(), SpawnOptions::new()).await.unwrap().task_id;
+    let early = [spawn("waiter").await, spawn("waiters").await];
     tokio::time::sleep(SECOND).await;
     assert!(process.emit_event("news", "first", None).await.unwrap());
     assert!(!process.emit_event("news", "second", None).await.unwrap(), "the first event stands");
-    let late = process.spawn_named("waiter", &(), SpawnOptions::new()).await.unwrap();
-    for task in [early, late] {
-        assert_eq!(process.wait::<String>(task.task_id).await.unwrap(), "first first");
+    let late = [spawn("waiter").await, spawn("waiters").await];
+    for [one, side_by_side] in [early, late] {
+        assert_eq!(process.wait::<String>(one).await.unwrap(), "first first");
+        let all = tokio::time::timeout(WEEK, process.wait::<String>(side_by_side)).await;
+        assert_eq!(all.expect("one of them waits for ever").unwrap(), "first first first");
     }
 }
 
@@ -507,6 +518,39 @@ async fn a_task_that_waits_for_something_else_still_works() {
         Ok(a + b + c)
     });
     assert_eq!(result.await.unwrap(), 7);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_step_that_lost_is_not_begun_again_while_a_replay_waits_for_something_else() {
+    static BEGUN: AtomicU32 = AtomicU32::new(0);
+    let harness = Harness::new();
+    let process = harness.start().await;
+    let task = |(): (), ctx: TaskContext| async move {
+        let slow = ctx.step("slow", || async {
+            BEGUN.fetch_add(1, Ordering::SeqCst);
+            Ok(std::future::pending::<u32>().await)
+        });
+        let quick = async {
+            // The replay has to wait for this before it comes to the step.
+            tokio::time::sleep(SECOND).await;
+            ctx.step("quick", || async { Ok(1) }).await
+        };
+        let first = tokio::select! {
+            slow = slow => slow?,
+            quick = quick => quick?,
+        };
+        ctx.await_event::<()>("go", None).await?;
+        Ok(first)
+    };
+    process.register_fn("task", task).await.unwrap();
+    process.start_worker(worker_options().max_in_memory(0)).await;
+    let task = process.spawn_named("task", &(), SpawnOptions::new()).await.unwrap().task_id;
+    while process.task(task).await.unwrap().unwrap().state != TaskState::Suspended {
+        tokio::time::sleep(SECOND).await;
+    }
+    process.emit_event("go", &(), None).await.unwrap();
+    assert_eq!(process.wait::<u32>(task).await.unwrap(), 1);
+    assert_eq!(BEGUN.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test(start_paused = true)]

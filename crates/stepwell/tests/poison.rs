@@ -198,7 +198,8 @@ async fn an_attempt_that_the_store_refuses_tells_its_error() {
     process.start_worker(worker_options()).await;
     let options = SpawnOptions::new().max_attempts(3).retry(RetryStrategy::fixed(SECOND));
     let task = process.spawn_named("task", &(), options).await.unwrap().task_id;
-    let error = process.wait::<()>(task).await.unwrap_err().to_string();
+    let ended = tokio::time::timeout(1_000 * SECOND, process.wait::<()>(task)).await;
+    let error = ended.expect("it is sent for ever").unwrap_err().to_string();
     assert!(
         error.contains("the store refuses what this attempt did: the store failed: no entries here"),
         "{error}"

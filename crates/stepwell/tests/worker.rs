@@ -493,8 +493,10 @@ async fn no_wake_up_is_lost_at_any_moment() {
                 tokio::join!(client.emit_event("event", &1, None), client.send(task, "topic", &2));
             event.unwrap();
             message.unwrap();
-            let (event, message, child, when) =
-                process.wait::<(u32, u32, u32, Timestamp)>(task).await.unwrap();
+            let woken = process.wait::<(u32, u32, u32, Timestamp)>(task);
+            let woken = tokio::time::timeout(100 * SECOND, woken).await;
+            let woken = woken.unwrap_or_else(|_| panic!("moment {moment}, busy {busy}: it is not woken"));
+            let (event, message, child, when) = woken.unwrap();
             assert_eq!((event, message, child), (1, 2, 3));
             assert!(until(start, when) < SECOND, "moment {moment}, busy {busy}: {:?}", until(start, when));
         }

@@ -2,8 +2,8 @@
 
 use stepwell_core::store::{Claim, Command, Finish, NewTask, NewWorker, Next, Transition, WorkerSignal};
 use stepwell_core::{
-    Entry, Key, Kind, OtherWorker, SUSPECT_CRASHES, TaskState, WATCHED, WorkerInfo, WorkerState, after,
-    crash_limit, crashed,
+    Entry, Key, Kind, OtherWorker, SUSPECT_CRASHES, TaskId, TaskState, WATCHED, WorkerInfo, WorkerState,
+    after, crash_limit, crashed,
 };
 
 use crate::backend::Backend;
@@ -172,17 +172,30 @@ pub async fn waiting_types(backend: &impl Backend) {
     assert_eq!(types(&["queue"]).await, [name("a")], "what runs does not wait");
 }
 
+/// Two generations that descend from task 3.
+fn descendants_of_3() -> [NewTask; 2] {
+    let child = |n, parent| NewTask { parent: Some(task_id(parent)), ..new_task(n) };
+    [child(13, 3), child(23, 13)]
+}
+
+/// That task 3 was cancelled, and all that descends from it.
+fn cancelled_with_its_descendants(mut finished: Vec<(TaskId, Finish)>) {
+    finished.sort_by_key(|(task_id, _)| *task_id);
+    assert_eq!(finished, [3, 13, 23].map(|n| (task_id(n), Finish::Cancelled)));
+}
+
 /// A dead worker's tasks that wait, or have ended, are left as they are; those that were asked to cancel are
-/// cancelled.
+/// cancelled, with what descends from them.
 pub async fn dead_workers(backend: &impl Backend) {
     let (_setup, store) = Setup::with_handle(backend).await;
     let runs = store.run((1..=5).map(new_task)).await;
+    store.spawn(descendants_of_3()).await;
     store.next(runs[0], complete()).await;
     assert!(store.next(runs[1], SUSPEND).await.suspended);
     store.command(Command::Cancel(task_id(3))).await;
     store.signal(register(3)).await;
     let committed = store.commit(signals([declare_dead(1, 0)])).await;
-    assert_eq!(committed.news.finished, [(task_id(3), Finish::Cancelled)]);
+    cancelled_with_its_descendants(committed.news.finished);
     let claimed: Vec<_> = store.claim(3, 5).await.iter().map(|task| (task.task_id, task.attempt)).collect();
     assert_eq!(claimed, [(task_id(4), 2), (task_id(5), 2)]);
     assert_eq!(store.state(1).await, TaskState::Completed);
@@ -294,12 +307,13 @@ pub async fn deregistration(backend: &impl Backend) {
     let [a, b]: [Handle; 2] = setup.handles(2).await.try_into().ok().unwrap();
     assert!(!a.signal(deregister(1)).await, "it was not registered");
     let runs = a.run([NewTask { max_attempts: 1, ..new_task(1) }, new_task(2), new_task(3)]).await;
+    a.spawn(descendants_of_3()).await;
     assert!(a.next(runs[1], SUSPEND).await.suspended);
     a.command(Command::Cancel(task_id(3))).await;
     let committed = a.commit(signals([deregister(1)])).await;
     assert_eq!(committed.workers, [WorkerState::Active.into()]);
     assert!(committed.news.ready.iter().any(|(queue, _)| *queue == name("queue")));
-    assert_eq!(committed.news.finished, [(task_id(3), Finish::Cancelled)]);
+    cancelled_with_its_descendants(committed.news.finished);
     let info = b.info(1).await;
     assert_eq!((info.state, info.attempt), (TaskState::Pending, 0));
     assert!(a.claim(1, 5).await.is_empty(), "a worker that has stopped claims nothing");

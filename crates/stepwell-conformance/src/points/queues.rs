@@ -114,6 +114,12 @@ pub async fn queue_rates(backend: &impl Backend) {
     assert_eq!(store.claim(1, 10).await.len(), 1);
     setup.advance(SECOND * 20);
     assert_eq!(store.claim(1, 10).await.len(), 2, "no more than that at once, however long nothing started");
+    store.spawn((7..=16).map(new_task)).await;
+    setup.clock.set_back(SECOND * 3_600);
+    assert_eq!(store.claim(1, 10).await.len(), 2, "a clock that is set back stops nobody");
+    assert!(store.claim(1, 10).await.is_empty());
+    setup.advance(SECOND * 2);
+    assert_eq!(store.claim(1, 10).await.len(), 1, "the rate goes on by the clock as it is now");
 }
 
 /// Nothing of a paused queue is claimed, and all of it once it is resumed. Those that run are left alone.

@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use sqlx::{Connection as _, PgConnection, Row as _};
-use stepwell::{Durable, TaskContext, TaskResult, WorkerOptions};
+use stepwell::store::{Batch, WorkerSignal};
+use stepwell::{Durable, Store as _, TaskContext, TaskResult, WorkerOptions};
 use stepwell_postgres::{ClientExt as _, PostgresOptions, PostgresStore, TransactionExt as _, sqlx};
 
 use crate::database::Database;
@@ -370,4 +371,49 @@ async fn what_a_closure_sets_for_its_session_is_not_the_next_ones() {
     }
     worker.shutdown().await;
     database.sql(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_of_a_run_that_was_lost_is_undone() {
+    let database = prepared().await;
+    let (begun, mut is_begun) = tokio::sync::mpsc::unbounded_channel();
+    let process = |name: &'static str| {
+        let (begun, go) = (begun.clone(), Arc::new(tokio::sync::Notify::new()));
+        let goes_on = go.clone();
+        let pay = format!("INSERT INTO {}.payments (item) VALUES ($1)", database.schema);
+        let transacting = transacting(&database, move |tx| {
+            let (begun, go, pay) = (begun.clone(), goes_on.clone(), pay.clone());
+            Box::pin(async move {
+                sqlx::query(sqlx::AssertSqlSafe(pay)).bind(name).execute(&mut *tx).await?;
+                begun.send(name)?;
+                go.notified().await;
+                Ok(name.to_owned())
+            })
+        });
+        async move { (transacting.await, go) }
+    };
+    let ((first, lost), first_goes_on) = process("first").await;
+    let task = first.spawn_named("work", &(), stepwell::SpawnOptions::new()).await.unwrap().task_id;
+    assert_eq!(is_begun.recv().await, Some("first"));
+    let store = database.open().await;
+    // However often it was heard of until now.
+    for heartbeats in 0..10 {
+        let dead = WorkerSignal::DeclareDead { worker_id: lost.worker_id(), heartbeats };
+        store.commit(Batch { workers: vec![dead], ..Batch::default() }.into()).await.unwrap();
+    }
+    let ((second, worker), second_goes_on) = process("second").await;
+    assert_eq!(is_begun.recv().await, Some("second"));
+    first_goes_on.notify_one();
+    // Until its transaction has ended.
+    let open =
+        "SELECT count(*) FROM pg_locks WHERE relation = 'payments'::regclass AND mode = 'RowExclusiveLock'";
+    while database.sql(open).await[0].get::<i64, _>(0) > 1 {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    second_goes_on.notify_one();
+    assert_eq!(second.wait::<String>(task).await.unwrap(), "second");
+    let items = database.sql("SELECT item FROM payments").await;
+    let items: Vec<String> = items.iter().map(|row| row.get(0)).collect();
+    assert_eq!(items, ["second"], "what the first one wrote is undone");
+    worker.shutdown().await;
 }

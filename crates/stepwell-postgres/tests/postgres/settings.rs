@@ -38,20 +38,30 @@ const SETTINGS: [(&str, &str); 26] = [
     ("default_toast_compression", "pglz"),
 ];
 
+/// What PostgreSQL has from version 17 on.
+const SINCE_17: [(&str, &str); 1] = [(TRANSACTION_TIMEOUT, "'50ms'")];
+const TRANSACTION_TIMEOUT: &str = "transaction_timeout";
+
+/// Lifts the limit from a transaction of the user's own.
+const WITHOUT_LIMIT: &str = "SELECT set_config('transaction_timeout', '0', true)
+    WHERE current_setting('transaction_timeout', true) IS NOT NULL";
+
+/// How long a step's transaction takes: longer than most time limits. That of all transactions holds for it, too.
+const LONG: Duration = Duration::from_millis(30);
+
 /// Lives through whatever there is. The user's own transaction goes to the server directly: a pooler may give it a session in
 /// which somebody listens.
-async fn lives(url: &str, direct: &str) {
+async fn lives(url: &str, direct: &str, paying: Duration) {
     let store = PostgresStore::connect(PostgresOptions::parse(url).unwrap()).await.unwrap();
     let client = Durable::builder().store(Arc::new(store)).build().await.unwrap();
-    let task = |name: String, ctx: TaskContext| async move {
+    let task = move |name: String, ctx: TaskContext| async move {
         let step = ctx.step("step", || async { Ok("schön \\ 漢字 🦀".to_owned()) }).await?;
         ctx.sleep_for("nap", Duration::from_millis(1)).await?;
         let heard: String = ctx.await_event(("event", &name), None).await?;
         let received: String = ctx.recv("topic", None).await?;
-        let paid = ctx.transaction("pay", |tx| {
+        let paid = ctx.transaction("pay", move |tx| {
             Box::pin(async move {
-                // Longer than the time limits.
-                tokio::time::sleep(Duration::from_millis(30)).await;
+                tokio::time::sleep(paying).await;
                 Ok(sqlx::query_scalar::<_, String>("SELECT 'paid'::text").fetch_one(tx).await?)
             })
         });
@@ -68,6 +78,7 @@ async fn lives(url: &str, direct: &str) {
 
     let mut conn = PgConnection::connect(direct).await.unwrap();
     conn.execute("BEGIN READ WRITE; SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0").await.unwrap();
+    conn.execute(WITHOUT_LIMIT).await.unwrap();
     let again = client.spawn_named_in(&mut conn, "life", "a", keyed()).await.unwrap();
     assert_eq!((again.task_id, again.created()), (task.task_id, false));
     let options = SpawnOptions::new().idempotency_key("two").concurrency_key("turn");
@@ -97,18 +108,21 @@ async fn no_default_of_the_database_or_the_role_is_in_the_way() {
     let postgres = Postgres::start().unwrap();
     let pooler = PgBouncer::start(&postgres).unwrap();
     let (direct, pooled) = (postgres.url(), format!("{}?statement-cache-capacity=0", pooler.url()));
-    let all = SETTINGS.into_iter().enumerate().map(|(n, (setting, value))| {
+    let is_new = postgres.sql("SHOW server_version_num").unwrap().parse::<u32>().unwrap() >= 170_000;
+    let there = SETTINGS.into_iter().chain(SINCE_17.into_iter().filter(|_| is_new));
+    let all = there.enumerate().map(|(n, (setting, value))| {
         // Every other one as the role's default.
         let to = if n % 2 == 0 { "DATABASE" } else { "ROLE CURRENT_USER IN DATABASE" };
         let set = format!("ALTER {to} hostile_{n} SET {setting} = {value}");
-        tokio::spawn(lives_with(set, format!("hostile_{n}"), direct.clone(), pooled.clone()))
+        let paying = if setting == TRANSACTION_TIMEOUT { Duration::ZERO } else { LONG };
+        tokio::spawn(lives_with(set, format!("hostile_{n}"), direct.clone(), pooled.clone(), paying))
     });
     for lived in futures_util::future::join_all(all).await {
         lived.unwrap();
     }
 }
 
-async fn lives_with(set: String, database: String, direct: String, pooled: String) {
+async fn lives_with(set: String, database: String, direct: String, pooled: String, paying: Duration) {
     static FEW: tokio::sync::Semaphore = tokio::sync::Semaphore::const_new(6);
     let _few = FEW.acquire().await.unwrap();
     let mut admin = PgConnection::connect(&direct).await.unwrap();
@@ -118,11 +132,12 @@ async fn lives_with(set: String, database: String, direct: String, pooled: Strin
     for url in [direct, pooled] {
         eprintln!("{set}: {url}");
         let here = in_database(&url, &database);
-        let lived = tokio::time::timeout(Duration::from_secs(60), lives(&here, &own));
+        let lived = tokio::time::timeout(Duration::from_secs(60), lives(&here, &own, paying));
         lived.await.unwrap_or_else(|_| panic!("{set}: {url}: it hangs"));
         let mut conn = PgConnection::connect(&own).await.unwrap();
-        let drop = "BEGIN READ WRITE; SET LOCAL statement_timeout = 0; DROP SCHEMA stepwell CASCADE; COMMIT";
-        conn.execute(drop).await.unwrap();
+        conn.execute("BEGIN READ WRITE; SET LOCAL statement_timeout = 0").await.unwrap();
+        conn.execute(WITHOUT_LIMIT).await.unwrap();
+        conn.execute("DROP SCHEMA stepwell CASCADE; COMMIT").await.unwrap();
     }
 }
 
@@ -143,7 +158,7 @@ async fn what_is_accepted_is_durable_though_the_role_does_not_wait_for_the_disk(
         );
         admin.execute(sqlx::raw_sql(AssertSqlSafe(bear))).await.unwrap();
     }
-    lives(&postgres.url(), &postgres.url()).await;
+    lives(&postgres.url(), &postgres.url(), LONG).await;
     let witnesses = admin
         .fetch_all("SELECT synchronous, array_agg(DISTINCT said)::text FROM public.witness GROUP BY 1")
         .await
@@ -218,8 +233,8 @@ async fn functions_that_others_put_in_the_way_are_not_called() {
         admin.execute("SELECT cardinality('{}'::uuid[])").await.is_err(),
         "the overloads are in the way of others"
     );
-    lives(&postgres.url(), &postgres.url()).await;
+    lives(&postgres.url(), &postgres.url(), LONG).await;
     // What is created by a migration is bound to PostgreSQL's own, too.
     admin.execute("DROP SCHEMA stepwell CASCADE").await.unwrap();
-    lives(&postgres.url(), &postgres.url()).await;
+    lives(&postgres.url(), &postgres.url(), LONG).await;
 }

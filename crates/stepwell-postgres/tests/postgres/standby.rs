@@ -1,12 +1,15 @@
 //! Servers that do not write, or do not answer: who asks is told so.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use sqlx::{Connection as _, Executor as _};
 use stepwell::{Durable, Error, SpawnOptions, StoreError, TaskContext, TaskFilter, WorkerOptions};
 use stepwell_postgres::{PostgresOptions, PostgresStore, sqlx};
 use throwaway::{Postgres, Stop};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::database::Database;
 
@@ -101,4 +104,51 @@ async fn a_batch_that_is_given_up_leaves_nothing_behind_in_the_server() {
     }
     drop(spawning);
     conn.execute("ROLLBACK").await.unwrap();
+}
+
+/// A way to a server on which connections can go dead: what comes from the server no longer arrives, and nobody is told.
+async fn way_that_goes_dead(port: u16, dead: Arc<AtomicBool>) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let own = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let server = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+            // One that is made later is another one.
+            let dead = if dead.load(Ordering::SeqCst) { Arc::default() } else { dead.clone() };
+            tokio::spawn(async move {
+                let (mut from_client, mut to_client) = client.into_split();
+                let (mut from_server, mut to_server) = server.into_split();
+                let asks = tokio::io::copy(&mut from_client, &mut to_server);
+                let answers = async {
+                    let mut bytes = vec![0; 1 << 16];
+                    while let Ok(length @ 1..) = from_server.read(&mut bytes).await {
+                        if !dead.load(Ordering::SeqCst)
+                            && to_client.write_all(&bytes[..length]).await.is_err()
+                        {
+                            return;
+                        }
+                    }
+                };
+                tokio::select! {
+                    _ = asks => {}
+                    () = answers => {}
+                }
+            });
+        }
+    });
+    own
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_goes_dead_is_given_up_and_its_batch_applied_once() {
+    let postgres = Postgres::start().unwrap();
+    let dead = Arc::new(AtomicBool::new(false));
+    let mut url = url::Url::parse(&postgres.url()).unwrap();
+    url.set_host(Some("127.0.0.1")).unwrap();
+    url.set_port(Some(way_that_goes_dead(postgres.port(), dead.clone()).await)).unwrap();
+    let client = client(url.as_str()).await;
+    client.spawn_named("echo", &1, SpawnOptions::new()).await.unwrap();
+    dead.store(true, Ordering::SeqCst);
+    client.spawn_named("echo", &2, SpawnOptions::new()).await.unwrap();
+    assert_eq!(postgres.sql("SELECT count(*) FROM stepwell.tasks").unwrap(), "2");
 }

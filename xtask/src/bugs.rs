@@ -1,0 +1,212 @@
+//! `cargo xtask bugs`: seeds one bug after the other into a copy of the sources, and sees that the tests that are named for
+//! it fail.
+//!
+//! The copy lies below the target folder, and has a target folder of its own: the tree that somebody works in is never touched,
+//! and from one bug to the next cargo builds only what the two have changed.
+
+mod bug;
+mod copy;
+mod engine;
+mod jobs;
+mod postgres;
+mod server;
+mod sqlite;
+mod table;
+mod values;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::str::FromStr;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
+
+use crate::nextest;
+use crate::report::Report;
+use crate::servers::Servers;
+use bug::{Bug, Test, all, fails, hangs, postgres_version};
+use copy::Copy;
+use table::{table, write};
+
+/// What nextest ends with when tests have failed, and when they could not be built.
+const FAILED: i32 = 100;
+const NOT_BUILT: i32 = 101;
+
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Only the bug of that name; may be given several times
+    #[arg(long, value_name = "NAME")]
+    only: Vec<String>,
+    /// Only the K-th of N parts of the list, K from 1 on
+    #[arg(long, value_name = "K/N", conflicts_with = "only")]
+    part: Option<Part>,
+    /// Write the table into docs/how-it-is-tested.md
+    #[arg(long, conflicts_with_all = ["only", "part"])]
+    write: bool,
+}
+
+/// A part of the list.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Part {
+    place: usize,
+    of: usize,
+}
+
+impl FromStr for Part {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let (place, of) = text.split_once('/').context("it has to be K/N")?;
+        let part = Self { place: place.parse()?, of: of.parse()? };
+        ensure!((1..=part.of).contains(&part.place), "K has to be from 1 to N");
+        Ok(part)
+    }
+}
+
+impl Options {
+    /// The part that the commit's hash draws: another one for each commit, and always the same for one.
+    pub(crate) fn drawn(commit: &str, of: usize) -> Self {
+        let drawn = commit.bytes().fold(0, |sum, byte| (sum * 31 + usize::from(byte)) % of);
+        Self { only: Vec::new(), part: Some(Part { place: drawn + 1, of }), write: false }
+    }
+
+    fn chosen(&self) -> Result<Vec<&'static Bug>> {
+        let unknown = self.only.iter().find(|name| all().all(|bug| bug.name != **name));
+        ensure!(unknown.is_none(), "there is no bug named {:?}", unknown.map_or("", String::as_str));
+        let Part { place, of } = self.part.unwrap_or(Part { place: 1, of: 1 });
+        let named = |bug: &&Bug| self.only.is_empty() || self.only.iter().any(|name| name == bug.name);
+        let named: Vec<_> = all().filter(named).collect();
+        Ok(named[named.len() * (place - 1) / of..named.len() * place / of].to_vec())
+    }
+}
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    ensure!(nextest::available()?, "the seeded bugs need cargo-nextest");
+    let mut report = Report::new("Seeded bugs");
+    let servers = options.chosen()?.iter().any(|bug| bug.needs_postgres()).then(Servers::with_postgres);
+    let version = if servers.as_ref().is_some_and(Servers::has_postgres) { postgres_version() } else { 0 };
+    let can_be_seen = |bug: &&Bug| !bug.needs_postgres() || version >= bug.since();
+    let (bugs, left_out): (Vec<_>, Vec<_>) = options.chosen()?.into_iter().partition(can_be_seen);
+    let runner = Runner { copy: Copy::of_the_tree()?, servers };
+    let moved: Vec<_> = bugs.iter().filter_map(|bug| runner.copy.with(bug).err()).collect();
+    let moved = moved.iter().fold(String::new(), |all, error| format!("{all}\n  {error}"));
+    ensure!(moved.is_empty(), "entries whose code has moved:{moved}");
+    eprintln!("\n{} seeded bugs. First, their tests in the unchanged tree…", bugs.len());
+    let begun = Instant::now();
+    runner.check_unchanged(&bugs)?;
+    eprintln!("all of them pass ({:.0} s)\n", begun.elapsed().as_secs_f64());
+    let (mut rows, seeded) = (Vec::new(), bugs.len());
+    for bug in bugs {
+        report.run(bug.name, || {
+            let by = runner.seed(bug)?;
+            eprintln!("{}: caught by {by}", bug.name);
+            rows.push((bug, by));
+            Ok(())
+        });
+    }
+    let all_caught = rows.len() == seeded;
+    for bug in left_out {
+        let why = format!("not run: it takes PostgreSQL {}", bug.since());
+        report.not_run(bug.name, &why);
+        rows.push((bug, why));
+    }
+    eprintln!("\n{}", table(&rows));
+    if options.write && all_caught {
+        write(&rows, begun.elapsed())?;
+    }
+    runner.servers.iter().for_each(|servers| servers.note_in(&mut report));
+    report.finish()
+}
+
+/// How a test ended, of which binary.
+type End = (String, String, String);
+
+struct Runner {
+    copy: Copy,
+    servers: Option<Servers>,
+}
+
+impl Runner {
+    /// Runs these tests in the copy. Returns how they ended; `None` when they could not be built.
+    fn test(&self, tests: &[Test]) -> Result<Option<Vec<End>>> {
+        let mut packages = BTreeMap::<_, Vec<_>>::new();
+        tests.iter().for_each(|test| packages.entry(test.package).or_default().push(test));
+        let mut ends = Vec::new();
+        for (package, tests) in packages {
+            let mut command = self.copy.cargo()?;
+            command.args(["nextest", "run", "--profile", "bugs", "--color", "never", "--package", package]);
+            for binary in tests.iter().map(|test| test.binary).collect::<BTreeSet<_>>() {
+                match binary {
+                    "lib" => command.arg("--lib"),
+                    binary => command.args(["--test", binary]),
+                };
+            }
+            let one = |test: &&Test| format!("(binary_id(={}) & test(/(^|::){}$/))", test.id(), test.name);
+            command.args(["-E", &tests.iter().map(one).collect::<Vec<_>>().join(" | ")]);
+            self.servers.iter().for_each(|servers| servers.show_to(&mut command));
+            let output = command.output().context("could not start cargo")?;
+            let printed = String::from_utf8_lossy(&output.stderr);
+            match output.status.code() {
+                Some(0 | FAILED) => ends.extend(ends_of(&printed)),
+                Some(NOT_BUILT) => {
+                    eprintln!("{printed}");
+                    return Ok(None);
+                }
+                _ => bail!("{printed}"),
+            }
+        }
+        Ok(Some(ends))
+    }
+
+    /// Sees that each of the tests is there, and passes while nothing is wrong.
+    fn check_unchanged(&self, bugs: &[&Bug]) -> Result<()> {
+        let tests: Vec<_> = bugs.iter().flat_map(|bug| bug.tests).copied().collect();
+        let ends = self.test(&tests)?.ok_or_else(|| anyhow!("the unchanged tree does not compile"))?;
+        for test in tests {
+            let mut own = ends.iter().filter(|(_, binary, name)| test.is(binary, name)).peekable();
+            ensure!(own.peek().is_some(), "there is no test {} in {}", test.name, test.id());
+            let failed = own.find(|(how, ..)| how != "PASS").map(|(how, ..)| how);
+            ensure!(failed.is_none(), "{failed:?} in the unchanged tree: {} {}", test.id(), test.name);
+        }
+        Ok(())
+    }
+
+    /// Runs the tests of a bug with the bug. Returns those that have caught it, which have to be all of them.
+    fn seed(&self, bug: &Bug) -> Result<String> {
+        let path = self.copy.folder.join(bug.file);
+        let sound = fs::read_to_string(&path)?;
+        fs::write(&path, self.copy.with(bug)?)?;
+        let ends = self.test(bug.tests);
+        fs::write(&path, sound)?;
+        let ends = ends?.ok_or_else(|| anyhow!("did not compile: an error of the entry"))?;
+        let (mut caught, mut survived) = (Vec::new(), Vec::new());
+        for test in bug.tests {
+            for (how, _, name) in ends.iter().filter(|(_, binary, name)| test.is(binary, name)) {
+                let by = format!("`{}::{name}`", test.binary);
+                match (how.as_str(), test.hangs) {
+                    ("PASS", _) => survived.push(by),
+                    ("TIMEOUT", false) => survived.push(format!("{by} (it hung)")),
+                    _ => caught.push(by),
+                }
+            }
+        }
+        ensure!(survived.is_empty() && !caught.is_empty(), "SURVIVED {}", survived.join(", "));
+        Ok(caught.join(", "))
+    }
+}
+
+/// How each test ended, from what nextest prints: `    FAIL [   0.015s] (1/2) stepwell::retries a_name`.
+fn ends_of(printed: &str) -> Vec<End> {
+    let end = |line: &str| {
+        let (how, rest) = line.trim_start().split_once(" [")?;
+        let mut words = rest.split_once(']')?.1.split_whitespace().rev();
+        let (name, binary) = (words.next()?, words.next()?);
+        let ended =
+            !matches!(how, "SLOW" | "TERMINATING") && how.chars().all(|c| c.is_ascii_uppercase() || c == '-');
+        ended.then(|| (how.to_owned(), binary.to_owned(), name.to_owned()))
+    };
+    printed.lines().filter_map(end).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,56 @@
+use super::*;
+use crate::cargo;
+
+#[test]
+fn every_entry_fits_the_code_and_has_a_name_of_its_own() {
+    let mut names = BTreeSet::new();
+    let root = cargo::root().unwrap();
+    for bug in all() {
+        assert!(names.insert(bug.name), "{} is there twice", bug.name);
+        let text = fs::read_to_string(root.join(bug.file)).unwrap();
+        assert_eq!(text.matches(bug.find).count(), 1, "{}: its text in {}", bug.name, bug.file);
+        assert!(bug.find != bug.put && !bug.tests.is_empty(), "{}", bug.name);
+    }
+}
+
+#[test]
+fn the_parts_are_the_whole() {
+    let part = |place| Options { only: Vec::new(), part: Some(Part { place, of: 7 }), write: false };
+    let parts = (1..=7).flat_map(|place| part(place).chosen().unwrap());
+    assert!(parts.map(|bug| bug.name).eq(all().map(|bug| bug.name)));
+    assert!("0/3".parse::<Part>().is_err() && "4/3".parse::<Part>().is_err());
+    assert_eq!("3/3".parse::<Part>().unwrap(), Part { place: 3, of: 3 });
+    assert!(Options { only: vec!["nonsense".into()], part: None, write: false }.chosen().is_err());
+}
+
+#[test]
+fn every_commit_draws_a_part_and_all_parts_are_drawn() {
+    let drawn = |n: u32| Options::drawn(&format!("{:040x}", n.wrapping_mul(2_654_435_761)), 9).part.unwrap();
+    let places: BTreeSet<_> = (0..500).map(|n| drawn(n).place).collect();
+    assert!(places.into_iter().eq(1..=9));
+    assert_eq!(drawn(7), drawn(7));
+}
+
+#[test]
+fn how_tests_ended_is_read_from_what_nextest_prints() {
+    let printed = "    Starting 2 tests across 1 binary
+        PASS [   0.004s] (1/3) stepwell-core journal::tests::a
+        SLOW [>  60.000s] (───) stepwell::worker b
+     TIMEOUT [ 120.012s] (2/3) stepwell::worker b
+     SIGABRT [   0.100s] (3/3) stepwell::worker c
+────────────
+     Summary [ 120.020s] 3 tests run: 1 passed, 1 failed, 1 timed out";
+    let ends = ends_of(printed);
+    let ends: Vec<_> = ends.iter().map(|(how, binary, name)| (&**how, &**binary, &**name)).collect();
+    assert_eq!(
+        ends,
+        [
+            ("PASS", "stepwell-core", "journal::tests::a"),
+            ("TIMEOUT", "stepwell::worker", "b"),
+            ("SIGABRT", "stepwell::worker", "c")
+        ]
+    );
+    assert!(fails("stepwell-core", "lib", "a").is("stepwell-core", "journal::tests::a"));
+    assert!(!fails("stepwell-core", "lib", "a").is("stepwell-core", "journal::tests::ba"));
+    assert!(!fails("stepwell", "worker", "b").is("stepwell-core::worker", "b"));
+}
