@@ -64,12 +64,6 @@ impl FromStr for Part {
 }
 
 impl Options {
-    /// The part that the commit's hash draws: another one for each commit, and always the same for one.
-    pub(crate) fn drawn(commit: &str, of: usize) -> Self {
-        let drawn = commit.bytes().fold(0, |sum, byte| (sum * 31 + usize::from(byte)) % of);
-        Self { only: Vec::new(), part: Some(Part { place: drawn + 1, of }), write: false }
-    }
-
     fn chosen(&self) -> Result<Vec<&'static Bug>> {
         let unknown = self.only.iter().find(|name| all().all(|bug| bug.name != **name));
         ensure!(unknown.is_none(), "there is no bug named {:?}", unknown.map_or("", String::as_str));
