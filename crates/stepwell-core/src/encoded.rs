@@ -225,7 +225,7 @@ impl Store for Encoded {
         prefix: String,
         behind: Option<TaskId>,
         limit: usize,
-    ) -> BoxFuture<'static, Result<Page<(TaskId, Vec<Wait>)>, StoreError>> {
+    ) -> BoxFuture<'static, Result<Page<TaskWaits>, StoreError>> {
         self.inner.waits(scope, prefix, behind, limit)
     }
 

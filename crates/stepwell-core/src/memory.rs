@@ -125,7 +125,7 @@ impl Store for MemoryStore {
         prefix: String,
         behind: Option<TaskId>,
         limit: usize,
-    ) -> BoxFuture<'static, Result<Page<(TaskId, Vec<Wait>)>, StoreError>> {
+    ) -> BoxFuture<'static, Result<Page<TaskWaits>, StoreError>> {
         let state = self.state();
         let fits =
             |wait: &&Wait| wait.target.as_ref().is_some_and(|target| target.as_str().starts_with(&prefix));

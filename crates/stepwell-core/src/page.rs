@@ -10,7 +10,9 @@ use serde::Serialize;
 use crate::approval::ApprovalInfo;
 use crate::ids::TaskId;
 use crate::name::Name;
-use crate::store::{ArrivedMessage, Facts, Finish, Happening, MessageId, Scheduled, TaskInfo, Wait};
+use crate::store::{
+    ArrivedMessage, Facts, Finish, Happening, MessageId, Scheduled, TaskInfo, TaskWaits, Wait,
+};
 use crate::time::Timestamp;
 
 /// The bytes that fill an answer of a store: 32 MiB. The item that fills it is its last, however long it is.
@@ -176,7 +178,7 @@ impl Listed for (TaskId, Option<Finish>) {
 }
 
 /// What a task waits for.
-impl Listed for (TaskId, Vec<Wait>) {
+impl Listed for TaskWaits {
     type Cursor = TaskId;
 
     fn cursor(&self) -> TaskId {

@@ -144,7 +144,7 @@ pub trait Store: Any + Send + Sync {
         prefix: String,
         behind: Option<TaskId>,
         limit: usize,
-    ) -> BoxFuture<'static, Result<Page<(TaskId, Vec<Wait>)>, StoreError>>;
+    ) -> BoxFuture<'static, Result<Page<TaskWaits>, StoreError>>;
 
     /// What a task waits for, by key.
     fn waits_of(&self, task_id: TaskId) -> BoxFuture<'static, Result<Vec<Wait>, StoreError>>;
@@ -344,6 +344,9 @@ pub struct News {
     /// Tasks that ended.
     pub finished: Vec<(TaskId, Finish)>,
 }
+
+/// A task, and what it waits for.
+pub type TaskWaits = (TaskId, Vec<Wait>);
 
 /// Tasks, and how they ended, if they have.
 pub type Ends = Page<(TaskId, Option<Finish>)>;

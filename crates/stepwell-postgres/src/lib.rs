@@ -54,7 +54,7 @@ use sqlx::Executor as _;
 use sqlx::postgres::{PgConnection, PgPool, PgPoolOptions};
 use stepwell_core::store::{
     ArrivedMessage, Batch, Changed, Committed, Ends, Happening, HistoryFilter, MessageId, Purge,
-    ScheduleFilter, Scheduled, Transacting, Transition, Wait,
+    ScheduleFilter, Scheduled, TaskWaits, Transacting, Transition, Wait,
 };
 use stepwell_core::{
     BoxFuture, Entry, Name, Page, QueueInfo, Scope, Store, StoreError, TaskFilter, TaskId, TaskInfo,
@@ -199,7 +199,7 @@ impl Store for PostgresStore {
         prefix: String,
         behind: Option<TaskId>,
         limit: usize,
-    ) -> BoxFuture<'static, Result<Page<(TaskId, Vec<Wait>)>, StoreError>> {
+    ) -> BoxFuture<'static, Result<Page<TaskWaits>, StoreError>> {
         let shared = self.0.clone();
         Box::pin(async move { shared.waits(scope, prefix, behind, limit).await })
     }

@@ -5,7 +5,8 @@ use std::time::Duration;
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::{AssertSqlSafe, Row as _};
 use stepwell_core::store::{
-    Claimed, Ends, Purge, ScheduleFilter, SchedulePlan, Scheduled, TaskFilter, TaskInfo, TaskState, Wait,
+    Claimed, Ends, Purge, ScheduleFilter, SchedulePlan, Scheduled, TaskFilter, TaskInfo, TaskState,
+    TaskWaits, Wait,
 };
 use stepwell_core::{
     ANSWER_ITEMS, Entry, Failure, Key, Kind, Name, Page, Payload, QueueInfo, QueueLimits, RateLimit, Scope,
@@ -318,7 +319,7 @@ impl Shared {
         prefix: String,
         behind: Option<TaskId>,
         limit: usize,
-    ) -> Result<Page<(TaskId, Vec<Wait>)>, StoreError> {
+    ) -> Result<Page<TaskWaits>, StoreError> {
         let Some(labels) = scope.possible_labels() else { return Ok(Page::default()) };
         let schema = &self.options.schema;
         let (mut tables, mut asked) = (String::new(), Asked::after(4));
@@ -364,7 +365,7 @@ impl Shared {
         };
         let (theirs, next) = page().map_err(|error| self.error(error))?;
         rows.truncate(theirs);
-        let mut items: Vec<(TaskId, Vec<Wait>)> = Vec::new();
+        let mut items: Vec<TaskWaits> = Vec::new();
         for (task_id, wait) in self.readable("a wait", &rows, wait)? {
             match items.last_mut() {
                 Some((last, waits)) if *last == task_id => waits.push(wait),

@@ -53,7 +53,7 @@ use std::time::Duration;
 use rusqlite::Connection;
 use stepwell_core::store::{
     ArrivedMessage, Batch, Changed, Committed, Ends, Happening, HistoryFilter, MessageId, Purge,
-    ScheduleFilter, Scheduled, Wait,
+    ScheduleFilter, Scheduled, TaskWaits, Wait,
 };
 use stepwell_core::{
     BoxFuture, Entry, Name, Page, QueueInfo, Runtime, Scope, Store, StoreError, TaskFilter, TaskId, TaskInfo,
@@ -249,7 +249,7 @@ impl Store for SqliteStore {
         prefix: String,
         behind: Option<TaskId>,
         limit: usize,
-    ) -> BoxFuture<'static, Result<Page<(TaskId, Vec<Wait>)>, StoreError>> {
+    ) -> BoxFuture<'static, Result<Page<TaskWaits>, StoreError>> {
         self.query(move |conn| waits::beginning_with(conn, &scope, &prefix, behind, limit))
     }
 

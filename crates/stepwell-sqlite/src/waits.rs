@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use rusqlite::types::ToSql;
 use rusqlite::{Connection, Result, Row, params};
-use stepwell_core::store::{ArrivedMessage, Facts, Finish, Wait};
+use stepwell_core::store::{ArrivedMessage, Facts, Finish, TaskWaits, Wait};
 use stepwell_core::{Key, Kind, Name, Page, Payload, Room, Scope, TaskId, deleted};
 
 use crate::commit::Applying;
@@ -49,7 +49,7 @@ pub(crate) fn beginning_with(
     prefix: &str,
     behind: Option<TaskId>,
     limit: usize,
-) -> Result<Page<(TaskId, Vec<Wait>)>> {
+) -> Result<Page<TaskWaits>> {
     let Some(labels) = scope.possible_labels() else { return Ok(Page::default()) };
     let mut theirs = Conditions::default();
     labels.into_iter().for_each(|(name, value)| theirs.label(Label { name, value, own: true }));

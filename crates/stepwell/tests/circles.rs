@@ -14,7 +14,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 struct Plan {
     /// It waits for this event first.
     after: Option<String>,
-    child: Option<Box<Plan>>,
+    child: Option<Box<Self>>,
     /// The child's keys.
     concurrency_key: Option<String>,
     idempotency_key: Option<String>,

@@ -19,7 +19,7 @@ use std::time::Duration;
 use stepwell::sqlite::TransactionExt as _;
 use stepwell::store::{
     ArrivedMessage, Batch, Changed, Committed, Ends, Happening, MessageId, Purge, ScheduleFilter, Scheduled,
-    Wait,
+    TaskWaits, Wait,
 };
 use stepwell::testing::{Harness, Intercepted, worker_options};
 use stepwell::*;
@@ -410,7 +410,7 @@ impl Store for Faulty {
         tasks(filter: TaskFilter) -> Answer<Page<TaskInfo>>;
         ends(tasks: Vec<TaskId>) -> Answer<Ends>;
         journal(task_id: TaskId) -> Answer<Vec<Entry>>;
-        waits(scope: Scope, prefix: String, behind: Option<TaskId>, limit: usize) -> Answer<Page<(TaskId, Vec<Wait>)>>;
+        waits(scope: Scope, prefix: String, behind: Option<TaskId>, limit: usize) -> Answer<Page<TaskWaits>>;
         waits_of(task_id: TaskId) -> Answer<Vec<Wait>>;
         messages(task_id: TaskId, behind: Option<MessageId>) -> Answer<Page<ArrivedMessage>>;
         import(record: TaskRecord) -> Answer<bool>;

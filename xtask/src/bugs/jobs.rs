@@ -331,11 +331,11 @@ pub(super) const BUGS: &[Bug] = &[
     },
     Bug {
         name: "cursor-off-by-one",
-        breaks: "The last task of each page of a list is missing.",
+        breaks: "The first task of each further page of a list is missing.",
         guarantee: "a list has everything on some page",
-        file: CLIENT,
-        find: "        page.truncate(limit);\n        let next = page.last()",
-        put: "        let next = page.get(limit).or(page.last()).filter(|_| more).map(|task| task.task_id);\n        page.truncate(limit);\n        return Ok((page, next));\n        #[allow(unreachable_code)]\n        let next = page.last()",
+        file: "crates/stepwell-core/src/page.rs",
+        find: "return Ok(Self { next: items.last().map(T::cursor), items });",
+        put: "return Ok(Self { next: Some(item.cursor()), items });",
         tests: &[fails("stepwell-server", "api", "lists_come_in_pages_and_pass_filters")],
     },
     Bug {

@@ -136,8 +136,8 @@ pub(super) const BUGS: &[Bug] = &[
         breaks: "One row that cannot be read makes every list an error.",
         guarantee: "8",
         file: "crates/stepwell-sqlite/src/rows.rs",
-        find: "                    let error = unreadable(what, error)?;\n                    left_out += 1;",
-        put: "                    if left_out == 0 {\n                        return Err(error);\n                    }\n                    let error = unreadable(what, error)?;\n                    left_out += 1;",
+        find: "                    let error = unreadable(self.what, error)?;\n                    self.left_out += 1;",
+        put: "                    if self.left_out == 0 {\n                        return Err(error);\n                    }\n                    let error = unreadable(self.what, error)?;\n                    self.left_out += 1;",
         tests: &[fails("stepwell-sqlite", "lib", "whatever_is_in_a_column_the_others_go_on")],
     },
     Bug {
@@ -260,8 +260,8 @@ pub(super) const BUGS: &[Bug] = &[
         breaks: "A file that was deleted or replaced is written to, and all that was accepted since is lost.",
         guarantee: "what is accepted is in the file that the path names",
         file: "crates/stepwell-sqlite/src/writer.rs",
-        find: "self.identity.as_ref().map_or(Ok(0), |identity| identity.check())",
-        put: "Ok(self.identity.as_ref().map_or(0, |identity| identity.check().unwrap_or(0)))",
+        find: "self.identity.as_ref().map_or(Ok(()), |identity| identity.check())",
+        put: "Ok(self.identity.as_ref().map_or((), |identity| identity.check().unwrap_or(())))",
         tests: &[
             fails("stepwell-sqlite", "lib", "a_database_that_was_moved_accepts_nothing_until_it_is_back"),
             fails(
@@ -294,12 +294,25 @@ pub(super) const BUGS: &[Bug] = &[
         tests: &[fails("stepwell-sqlite", "lib", "a_connections_settings_are_the_stores_own")],
     },
     Bug {
+        name: "sqlite-folder-trusted-at-once",
+        breaks: "A file that is moved just after another change of its folder is written to, and what was accepted is lost.",
+        guarantee: "what is accepted is in the file that the path names",
+        file: "crates/stepwell-sqlite/src/identity.rs",
+        find: "(changed + tick < now).then_some(",
+        put: "(changed + tick >= changed || now < changed).then_some(",
+        tests: &[fails(
+            "stepwell-sqlite",
+            "lib",
+            "what_is_moved_at_any_moment_is_noticed_by_the_next_commit",
+        )],
+    },
+    Bug {
         name: "sqlite-log-without-bounds",
         breaks: "After a long reader the write-ahead log stays as long as it has become.",
         guarantee: "what is accepted is in the file that the path names",
         file: "crates/stepwell-sqlite/src/checkpoint.rs",
-        find: "filter(|_| wal > GROWN && self.running.is_none() && !soon)",
-        put: "filter(|_| wal > 1_000 * GROWN && self.running.is_none() && !soon)",
+        find: "is_ok_and(|wal| wal.len() > GROWN)",
+        put: "is_ok_and(|wal| wal.len() > 1_000 * GROWN)",
         tests: &[fails("stepwell-sqlite", "lib", "the_log_is_short_again_after_a_long_reader")],
     },
     Bug {

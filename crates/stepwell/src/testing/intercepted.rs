@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use stepwell_core::store::{
     ArrivedMessage, Batch, Changed, Committed, Ends, Happening, HistoryFilter, MessageId, Purge,
-    ScheduleFilter, Scheduled, Wait,
+    ScheduleFilter, Scheduled, TaskWaits, Wait,
 };
 use stepwell_core::{
     BoxFuture, Entry, Name, Page, QueueInfo, Scope, Store, StoreError, TaskFilter, TaskId, TaskInfo,
@@ -113,7 +113,7 @@ where
         prefix: String,
         behind: Option<TaskId>,
         limit: usize,
-    ) -> BoxFuture<'static, Result<Page<(TaskId, Vec<Wait>)>, StoreError>> {
+    ) -> BoxFuture<'static, Result<Page<TaskWaits>, StoreError>> {
         self.read(self.store.waits(scope, prefix, behind, limit))
     }
 

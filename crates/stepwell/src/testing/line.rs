@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use stepwell_core::store::{
     ArrivedMessage, Batch, Changed, Committed, Ends, Happening, HistoryFilter, MessageId, Purge,
-    ScheduleFilter, Scheduled, Wait,
+    ScheduleFilter, Scheduled, TaskWaits, Wait,
 };
 use stepwell_core::{
     BoxFuture, Entry, Name, Page, QueueInfo, Scope, Store, StoreError, TaskFilter, TaskId, TaskInfo,
@@ -255,7 +255,7 @@ impl Store for Line {
         prefix: String,
         behind: Option<TaskId>,
         limit: usize,
-    ) -> Answer<Page<(TaskId, Vec<Wait>)>> {
+    ) -> Answer<Page<TaskWaits>> {
         self.read(move |store| store.waits(scope, prefix, behind, limit))
     }
 
