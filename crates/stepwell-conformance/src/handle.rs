@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use stepwell_core::store::{
     Applied, Batch, Claimed, ClaimedTask, Command, CommandOutcome, Committed, Facts, NewEvent, NewMessage,
-    NewTask, Next, Refused, Spawned, TaskFilter, Transition, WorkerSignal,
+    NewTask, Next, Refused, Spawned, TaskFilter, Transition, Wait, WorkerSignal,
 };
 use stepwell_core::{
     Entry, Page, Payload, QueueInfo, RunId, Store, StoreError, TaskId, TaskInfo, TaskState, WorkerState,
@@ -93,6 +93,11 @@ impl Handle {
     /// What has arrived for the task.
     pub(crate) async fn look(&self, task: (TaskId, RunId)) -> Facts {
         self.next(task, LOOK).await.facts
+    }
+
+    /// What the task waits for, by key.
+    pub(crate) async fn waits_of(&self, n: u128) -> Vec<Wait> {
+        self.0.waits_of(task_id(n)).await.expect("the store fails")
     }
 
     /// Spawns the tasks, all running under worker 1. Each has the run that it was spawned with.

@@ -69,8 +69,8 @@
 //!    worker that is not registered gets nothing. `claim_filters`
 //! 10. **A task comes as it was spawned**, and each claim that does not resume it makes a new run: a database may
 //!     have lost an earlier claim. `claimed_tasks`
-//! 11. **A suspended task keeps its run for the worker that ran it**, and comes to it without its journal.
-//!     Another worker gets a new run, and the journal. `resumption`
+//! 11. **A suspended task keeps its run for the worker that ran it**, and comes to it without its journal and its
+//!     waits. Another worker gets a new run, and both. `resumption`
 //! 12. **A task may begin in the commit that inserts it**, when its `claim_by` is registered. That counts as
 //!     any claim. `eager_start`
 //!
@@ -104,6 +104,7 @@
 //!     given what has arrived, or is claimable. A running task that something arrived for is told to its
 //!     worker. `wake_ups_by_events`, `wake_ups_by_messages`, `wake_ups_among_tasks`, `wake_ups_by_children`,
 //!     `wake_ups_by_others`, `wake_ups_by_cancellation`, `wake_ups_of_running_tasks`, `wake_ups_in_circles`.
+//!     A look finds what has arrived, whenever the wait began, until the wait is gone. `looks`, `looks_under_races`.
 //!     A task that would wait for ever for
 //!     the ends of others, which wait in turn for its own, stays running and is told so. `circles`, `ways_out_of_circles`, `circles_under_races`
 //!

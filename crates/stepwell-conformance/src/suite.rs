@@ -34,6 +34,8 @@ macro_rules! suite {
             children,
             children_of_running_parents,
             answered_tasks,
+            looks,
+            looks_under_races,
             circles,
             ways_out_of_circles,
             circles_under_races,

@@ -3,10 +3,11 @@
 mod circles;
 mod limits;
 mod schedules;
+mod waits;
 mod workers;
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -18,11 +19,12 @@ use crate::crash::SUSPECT_CRASHES;
 use crate::export::TaskRecord;
 use crate::failure::{Failure, FailureKind};
 use crate::ids::{RunId, TaskId, WorkerId};
-use crate::journal::{Entry, Key, Kind};
+use crate::journal::{Entry, Kind};
 use crate::memory::limits::{Place, Queue};
+use crate::memory::waits::{Mail, Target, Waits};
 use crate::memory::workers::Registered;
 use crate::name::Name;
-use crate::page::{Listed as _, Page, Room};
+use crate::page::{Page, Room};
 use crate::payload::Payload;
 use crate::queue::QueueInfo;
 use crate::runtime::{BoxFuture, Runtime};
@@ -133,15 +135,14 @@ impl Store for MemoryStore {
             .tasks
             .iter()
             .filter(|(task_id, task)| behind.is_none_or(|behind| **task_id > behind) && task.is_in(&scope));
-        let waits =
-            tasks.map(|(task_id, task)| (*task_id, task.waits.values().filter(fits).cloned().collect()));
+        let waits = tasks.map(|(task_id, task)| (*task_id, task.waits.all().filter(fits).cloned().collect()));
         let page = Page::of(waits.filter(|(_, waits): &(_, Vec<_>)| !waits.is_empty()), limit);
         Box::pin(std::future::ready(Ok(page)))
     }
 
     fn waits_of(&self, task_id: TaskId) -> BoxFuture<'static, Result<Vec<Wait>, StoreError>> {
         let state = self.state();
-        let waits = state.tasks.get(&task_id).map(|task| task.waits.values().cloned().collect());
+        let waits = state.tasks.get(&task_id).map(|task| task.waits.all().cloned().collect());
         Box::pin(std::future::ready(Ok(waits.unwrap_or_default())))
     }
 
@@ -151,7 +152,7 @@ impl Store for MemoryStore {
         behind: Option<MessageId>,
     ) -> BoxFuture<'static, Result<Page<ArrivedMessage>, StoreError>> {
         let state = self.state();
-        let messages = state.tasks.get(&task_id).into_iter().flat_map(|task| &task.mailbox);
+        let messages = state.tasks.get(&task_id).into_iter().flat_map(|task| task.mail.all());
         let messages = messages.filter(|message| behind.is_none_or(|behind| message.id > behind));
         let page = Page::of(messages.cloned(), usize::MAX);
         Box::pin(std::future::ready(Ok(page)))
@@ -262,7 +263,7 @@ struct State {
     places: u64,
     events: HashMap<(Name, Option<Name>), Payload>,
     /// Who awaits which event, and which child.
-    awaiting: HashMap<(Kind, Name), BTreeSet<TaskId>>,
+    awaiting: HashMap<Target, BTreeSet<TaskId>>,
     /// Tasks that others were answered with, and those others.
     needs: BTreeSet<(TaskId, TaskId)>,
     workers: BTreeMap<WorkerId, Registered>,
@@ -306,8 +307,8 @@ struct Task {
     /// Who runs it; of a suspended task, who ran it.
     worker_id: Option<WorkerId>,
     journal: Vec<Entry>,
-    waits: BTreeMap<Key, Wait>,
-    mailbox: VecDeque<ArrivedMessage>,
+    waits: Waits,
+    mail: Mail,
     output: Option<Payload>,
     failure: Option<Failure>,
     cancel_requested: bool,
@@ -431,17 +432,9 @@ impl State {
             task.journal.retain(|entry| !transition.superseded.contains(&entry.seq));
         }
         task.journal.extend(transition.entries);
-        task.mailbox.retain(|message| !transition.received.contains(&message.id));
-        for key in transition.waits_removed {
-            if let Some(Wait { target: Some(target), .. }) = task.waits.remove(&key)
-                && !task
-                    .waits
-                    .values()
-                    .any(|wait| wait.key.kind == key.kind && wait.target.as_ref() == Some(&target))
-                && let Some(awaiting) = self.awaiting.get_mut(&(key.kind, target))
-            {
-                awaiting.remove(&task_id);
-            }
+        transition.received.iter().for_each(|id| task.mail.remove(*id));
+        for key in &transition.waits_removed {
+            self.remove_wait(task_id, key);
         }
         for wait in transition.waits_added {
             self.add_wait(task_id, wait);
@@ -613,16 +606,6 @@ impl State {
         }
     }
 
-    fn drop_waits(&mut self, task_id: TaskId) {
-        let Some(task) = self.tasks.get_mut(&task_id) else { return };
-        for wait in std::mem::take(&mut task.waits).into_values() {
-            let awaited = wait.target.map(|target| (wait.key.kind, target));
-            if let Some(awaiting) = awaited.and_then(|awaited| self.awaiting.get_mut(&awaited)) {
-                awaiting.remove(&task_id);
-            }
-        }
-    }
-
     /// Something arrived for a task.
     fn notify(&mut self, now: Timestamp, task_id: TaskId, news: &mut News) {
         match self.tasks.get_mut(&task_id) {
@@ -677,7 +660,7 @@ impl State {
         }
         task.worker_id = None;
         task.paused = false;
-        task.mailbox.clear();
+        task.mail = Mail::default();
         task.finished_at = Some(now);
         news.finished.push((task_id, finish.clone()));
         let cancelled = finish == Finish::Cancelled;
@@ -692,10 +675,10 @@ impl State {
             self.end_turn(now, &key, (place, task_id), news);
         }
         // No other task can have been spawned by one that awaits it, or stand for a spawn of one that does.
-        let awaiting = Name::new(task_id.to_string()).ok().filter(|_| known);
-        let awaiting = awaiting.and_then(|target| self.awaiting.get(&(Kind::Child, target)).cloned());
-        for waiting in awaiting.unwrap_or_default() {
-            self.notify(now, waiting, news);
+        let target = Name::new(task_id.to_string()).ok().filter(|_| known).map(|child| (Kind::Child, child));
+        let awaiting = target.as_ref().and_then(|target| self.awaiting.get(target)).cloned();
+        for waiting in awaiting.into_iter().flatten() {
+            target.iter().for_each(|target| self.arrive(now, waiting, target.clone(), news));
         }
         if cancelled {
             self.doomed.push(task_id);
@@ -798,10 +781,11 @@ impl State {
             return false;
         }
         self.events.insert(key, event.payload);
-        for task_id in self.awaiting.get(&(Kind::Event, event.name)).cloned().unwrap_or_default() {
+        let target = (Kind::Event, event.name);
+        for task_id in self.awaiting.get(&target).cloned().unwrap_or_default() {
             let sees = |task: &Task| event.queue.as_ref().is_none_or(|queue| task.new.queue == *queue);
             if self.tasks.get(&task_id).is_some_and(sees) {
-                self.notify(now, task_id, news);
+                self.arrive(now, task_id, target.clone(), news);
             }
         }
         true
@@ -812,17 +796,11 @@ impl State {
             return false;
         };
         self.messages += 1;
-        let awaited = task
-            .waits
-            .values()
-            .any(|wait| wait.key.kind == Kind::Message && wait.target.as_ref() == Some(&message.topic));
-        task.mailbox.push_back(ArrivedMessage {
-            id: self.messages,
-            topic: message.topic,
-            payload: message.payload,
-        });
-        if awaited {
-            self.notify(now, message.task_id, news);
+        let NewMessage { task_id, topic, payload } = message;
+        let target = (Kind::Message, topic.clone());
+        task.mail.add(ArrivedMessage { id: self.messages, topic, payload });
+        if task.waits.awaits(&target) {
+            self.arrive(now, task_id, target, news);
         }
         true
     }
@@ -855,8 +833,8 @@ impl State {
             attempt: u32::from(claimed),
             worker_id: claim_by,
             journal: Vec::new(),
-            waits: BTreeMap::new(),
-            mailbox: VecDeque::new(),
+            waits: Waits::default(),
+            mail: Mail::default(),
             output: None,
             failure: None,
             cancel_requested: false,
@@ -922,18 +900,19 @@ impl State {
         }
         let task_id = info.task_id;
         self.idempotency.extend(key.map(|key| (key, task_id)));
-        let mailbox = messages.into_iter().map(|(topic, payload)| {
+        let mut mail = Mail::default();
+        for (topic, payload) in messages {
             self.messages += 1;
-            ArrivedMessage { id: self.messages, topic, payload }
-        });
+            mail.add(ArrivedMessage { id: self.messages, topic, payload });
+        }
         let task = Task {
             state: if info.state.is_finished() { info.state } else { TaskState::Pending },
             run_id: info.run_id,
             attempt: info.attempt.saturating_sub(u32::from(info.state == TaskState::Running)),
             worker_id: None,
             journal,
-            waits: BTreeMap::new(),
-            mailbox: mailbox.collect(),
+            waits: Waits::default(),
+            mail,
             output: info.output,
             failure: info.failure,
             cancel_requested: false,
@@ -987,15 +966,6 @@ impl State {
             None => self.make_ready(now, task_id, &mut news),
         }
         true
-    }
-
-    fn add_wait(&mut self, task_id: TaskId, wait: Wait) {
-        if let (kind @ (Kind::Event | Kind::Child), Some(target)) = (wait.key.kind, &wait.target) {
-            self.awaiting.entry((kind, target.clone())).or_default().insert(task_id);
-        }
-        if let Some(task) = self.tasks.get_mut(&task_id) {
-            task.waits.insert(wait.key.clone(), wait);
-        }
     }
 
     fn waiting_types(&self, queues: &[Name]) -> Vec<Name> {
@@ -1074,7 +1044,7 @@ impl State {
             concurrency_key: task.new.concurrency_key.clone(),
             retry: task.new.retry.clone(),
             journal: (!had_it).then(|| task.journal.clone()),
-            waits: task.waits.values().cloned().collect(),
+            waits: if had_it { Vec::new() } else { task.waits.all().cloned().collect() },
             facts,
             unreadable: None,
         };
@@ -1095,46 +1065,6 @@ impl State {
         while let Some((_, task_id)) = self.due.first().copied().filter(|(at, _)| *at <= now) {
             self.make_ready(now, task_id, news);
         }
-    }
-
-    fn facts(&self, task_id: TaskId, room: &mut Room) -> Facts {
-        let mut facts = Facts::default();
-        let Some(task) = self.tasks.get(&task_id) else { return facts };
-        let mut topics: BTreeMap<&Name, usize> = BTreeMap::new();
-        for wait in task.waits.values() {
-            let Some(target) = &wait.target else { continue };
-            match wait.key.kind {
-                Kind::Event => {
-                    let private = (target.clone(), Some(task.new.queue.clone()));
-                    let payload =
-                        self.events.get(&(target.clone(), None)).or_else(|| self.events.get(&private));
-                    if let Some(payload) =
-                        payload.filter(|payload| facts.has_room(room, payload.as_str().len()))
-                    {
-                        facts.events.push((target.clone(), payload.clone()));
-                    }
-                }
-                Kind::Message => *topics.entry(target).or_default() += 1,
-                Kind::Child => {
-                    let Ok(child) = target.as_str().parse::<TaskId>() else { continue };
-                    let finish = match self.tasks.get(&child) {
-                        Some(child) => child.finish(),
-                        None => Some(Finish::Failed(deleted())),
-                    };
-                    if let Some(finish) = finish.filter(|finish| facts.has_room(room, finish.bytes())) {
-                        facts.children.push((child, finish));
-                    }
-                }
-                _ => {}
-            }
-        }
-        for (topic, waiting) in topics {
-            let messages = task.mailbox.iter().filter(|message| message.topic == *topic);
-            let messages = messages.take(waiting).take_while(|message| facts.has_room(room, message.bytes()));
-            let messages: Vec<_> = messages.cloned().collect();
-            facts.messages.extend(messages);
-        }
-        facts
     }
 }
 

@@ -329,7 +329,7 @@ impl Slots {
         self.engine.runtime.spawn(Box::pin(async move { slots.run(execution).await }));
     }
 
-    /// Loads the journal of a task that is no longer in memory, and runs it, if it is still the worker's then.
+    /// Loads the journal and the waits of a task that is no longer in memory, and runs it, if it is still the worker's then.
     fn load(
         self: &Arc<Self>,
         mut claimed: ClaimedTask,
@@ -341,8 +341,13 @@ impl Slots {
         self.engine.runtime.spawn(Box::pin(async move {
             let (slots, task_id) = (&held.slots, claimed.task_id);
             while slots.holds(task_id, holding) {
-                let journal = match slots.engine.store.journal(task_id).await {
-                    Ok(journal) => journal,
+                let store = &slots.engine.store;
+                let read = async { Ok((store.journal(task_id).await?, store.waits_of(task_id).await?)) };
+                let journal = match read.await {
+                    Ok((journal, waits)) => {
+                        claimed.waits = waits;
+                        journal
+                    }
                     Err(StoreError::Unreadable(unreadable)) => {
                         claimed.unreadable = Some(unreadable);
                         Vec::new()

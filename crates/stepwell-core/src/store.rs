@@ -146,7 +146,7 @@ pub trait Store: Any + Send + Sync {
         limit: usize,
     ) -> BoxFuture<'static, Result<Page<TaskWaits>, StoreError>>;
 
-    /// What a task waits for, by key.
+    /// Returns what a task waits for, by key.
     fn waits_of(&self, task_id: TaskId) -> BoxFuture<'static, Result<Vec<Wait>, StoreError>>;
 
     /// The messages that a task has not received, in order, behind that one.
@@ -653,9 +653,9 @@ pub struct ClaimedTask {
     /// When a failed attempt is followed by another.
     pub retry: RetryStrategy,
     /// Its journal. It is `None` for a suspended task that is claimed by the worker that ran it last, which may have it in
-    /// memory, and where it is too long for the answer: then [`Store::journal`] reads it.
+    /// memory, and where it is too long for the answer: then [`Store::journal`] reads it, and [`Store::waits_of`] the waits.
     pub journal: Option<Vec<Entry>>,
-    /// What it waits for, with the due times that were fixed when it began to.
+    /// What it waits for, with the due times that were fixed when it began to. They come with the journal.
     pub waits: Vec<Wait>,
     /// What has arrived for its waits.
     pub facts: Facts,

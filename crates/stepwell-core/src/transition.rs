@@ -268,7 +268,8 @@ pub struct Refused;
 pub struct Facts {
     /// Events by name, for those that the task awaits and that have been emitted.
     pub events: Vec<(Name, Payload)>,
-    /// Messages in their order; of each topic at most as many as there are waits for it.
+    /// Messages in their order; of each topic at most as many as there are waits for it. A store may leave some to a
+    /// later look.
     pub messages: Vec<ArrivedMessage>,
     /// Children that have ended.
     pub children: Vec<(TaskId, Finish)>,

@@ -410,7 +410,7 @@ fn waits(row: &PgRow) -> sqlx::Result<OfTasks<Wait>> {
 }
 
 /// A wait for a child has that child's id for its target: without one, nothing would ever end it.
-fn awaited(wait: Wait) -> sqlx::Result<Wait> {
+pub(crate) fn awaited(wait: Wait) -> sqlx::Result<Wait> {
     if wait.key.kind == Kind::Child {
         let target = wait.target.as_ref().map(Name::as_str).unwrap_or_default();
         target.parse::<TaskId>().map_err(broken)?;

@@ -6,7 +6,7 @@ use stepwell_core::store::{ArrivedMessage, MessageId, TaskState, Wait};
 use stepwell_core::{Page, Payload, StoreError, TaskId, TaskRecord, labels};
 
 use crate::Shared;
-use crate::answer::name;
+use crate::answer::{awaited, name, unreadable};
 use crate::args::{is_own, scope};
 use crate::columns::{Moment, micros};
 use crate::page::{next, paged, rows_for};
@@ -14,7 +14,7 @@ use crate::query::{Query, wait};
 use crate::session;
 
 impl Shared {
-    /// What a task waits for, by key.
+    /// Returns what a task waits for, by key.
     pub(crate) async fn waits_of(&self, task_id: TaskId) -> Result<Vec<Wait>, StoreError> {
         let schema = &self.options.schema;
         let id = *task_id.as_uuid();
@@ -22,8 +22,11 @@ impl Shared {
             "SELECT task_id, kind, name, ordinal, target, due_at FROM {schema}.waits WHERE task_id = $1"
         );
         let rows = self.read(&sql, |query| query.bind(id)).await?;
-        let waits = rows.iter().map(|row| Ok(wait(row)?.1)).collect::<sqlx::Result<Vec<Wait>>>();
-        let mut waits = waits.map_err(|error| self.error(error))?;
+        let waits = rows.iter().map(|row| awaited(wait(row)?.1)).collect::<sqlx::Result<Vec<Wait>>>();
+        let hurt = |error| {
+            unreadable("a row of `waits`", error).map_or_else(|error| self.error(error), StoreError::from)
+        };
+        let mut waits = waits.map_err(hurt)?;
         waits.sort_unstable_by(|a, b| a.key.cmp(&b.key));
         Ok(waits)
     }
@@ -162,8 +165,10 @@ impl Shared {
             return Ok(true);
         }
         for Wait { key, target, due_at } in waits {
-            sqlx::query(sql("INSERT INTO {schema}.waits (task_id, kind, name, ordinal, target, due_at)
-                VALUES ($1, $2, $3, $4, $5, $6)"))
+            sqlx::query(sql(
+                "INSERT INTO {schema}.waits (task_id, kind, name, ordinal, target, due_at, arrived)
+                VALUES ($1, $2, $3, $4, $5, $6, $5 IS NOT NULL)",
+            ))
             .persistent(false)
             .bind(id)
             .bind(key.kind.as_str())

@@ -7,9 +7,8 @@ use stepwell_core::store::{Claim, Claimed, ClaimedTask, Facts};
 use stepwell_core::{Name, RunId, Runtime, SUSPECT_CRASHES, Timestamp, Unreadable, WorkerId, after};
 
 use crate::commit::Applying;
-use crate::query;
 use crate::rows::{Sql, Statements as _, count, get, known, opt, unreadable};
-use crate::waits::waits_of;
+use crate::{query, waits};
 
 /// Defines a statement for the claimable tasks of a queue, of the given types and version, that have met up
 /// to `?5` crashes; without those that go on after a suspension where `?4` is false. `INDEXED BY`: no
@@ -202,10 +201,11 @@ impl Applying<'_> {
         // A task that never ran has no journal, and waits for nothing.
         if started {
             let hurt = &mut task.unreadable;
-            task.waits = of_task(hurt, "a row of `stepwell_waits`", waits_of(self.conn, task.task_id))?;
-            let facts = self.facts(task.task_id, Some(&task.queue), &task.waits);
+            let facts = self.facts(task.task_id, Some(&task.queue));
             task.facts = of_task(hurt, "what has arrived for it", facts)?;
             if !had_it {
+                let waits = waits::of(self.conn, task.task_id);
+                task.waits = of_task(hurt, "a row of `stepwell_waits`", waits)?;
                 let journal = query::short_journal(self.conn, task.task_id, &mut self.room);
                 let journal = of_task(hurt, "a row of `stepwell_journal`", journal.map(Some))?;
                 task.journal = journal.unwrap_or_else(|| Some(Vec::new()));

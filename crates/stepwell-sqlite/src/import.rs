@@ -4,11 +4,10 @@ use rusqlite::{Connection, OptionalExtension as _, Result, Transaction, Transact
 use stepwell_core::store::{ArrivedMessage, MessageId, TaskState};
 use stepwell_core::{Page, Room, TaskId, TaskRecord, Timestamp};
 
-use crate::labels;
 use crate::limits::line_up;
 use crate::rows::{Sql, Statements as _, get};
 use crate::transition::add_entries;
-use crate::waits::add_wait;
+use crate::{labels, waits};
 
 pub(crate) const MESSAGES: &str = "SELECT id, topic, payload FROM stepwell_messages
     WHERE task_id = ?1 AND id > ?2 ORDER BY id";
@@ -87,11 +86,12 @@ fn insert(conn: &Connection, now: Timestamp, record: &TaskRecord) -> Result<bool
     if ended {
         return Ok(true);
     }
-    waits.iter().try_for_each(|wait| add_wait(conn, info.task_id, wait))?;
     for (topic, payload) in messages {
         let sql = "INSERT INTO stepwell_messages (task_id, topic, payload) VALUES (?1, ?2, ?3)";
         conn.run(sql, params![task_id, Sql(topic), Sql(payload)])?;
     }
+    // Behind the messages: some of the waits may be for them.
+    waits.iter().try_for_each(|wait| waits::add(conn, info.task_id, wait))?;
     line_up(conn, info.task_id)?;
     Ok(true)
 }

@@ -2,7 +2,7 @@
 
 use rusqlite::{Result, params};
 use stepwell_core::store::{Command, CommandOutcome, NewEvent, NewMessage, NewTask, Spawned, TaskState};
-use stepwell_core::{Coalesce, Name, WorkerId, after, begun_anew};
+use stepwell_core::{Coalesce, Kind, Name, WorkerId, after, begun_anew};
 
 use crate::commit::Applying;
 use crate::rows::{Sql, Statements as _, count, get};
@@ -138,7 +138,7 @@ impl Applying<'_> {
         }
         let awaiting = params![Sql(&event.name), queue];
         for task_id in self.conn.readable("a wait", AWAITING, awaiting, |row| get(row, 0))? {
-            self.notify(task_id)?;
+            self.arrive(task_id, Kind::Event, event.name.as_str())?;
         }
         Ok(true)
     }
@@ -153,14 +153,7 @@ impl Applying<'_> {
             "INSERT INTO stepwell_messages (task_id, topic, payload) VALUES (?1, ?2, ?3)",
             params![task_id, Sql(&message.topic), Sql(&message.payload)],
         )?;
-        let awaited = self.conn.one(
-            "SELECT 1 FROM stepwell_waits WHERE task_id = ?1 AND kind = 'message' AND target = ?2 LIMIT 1",
-            params![task_id, Sql(&message.topic)],
-            |_| Ok(()),
-        )?;
-        if awaited.is_some() {
-            self.notify(message.task_id)?;
-        }
+        self.arrive_message(message.task_id, &message.topic)?;
         Ok(true)
     }
 

@@ -254,7 +254,7 @@ impl Store for SqliteStore {
     }
 
     fn waits_of(&self, task_id: TaskId) -> BoxFuture<'static, Result<Vec<Wait>, StoreError>> {
-        self.query(move |conn| waits::waits_of(conn, task_id))
+        self.query(move |conn| waits::of(conn, task_id))
     }
 
     fn messages(

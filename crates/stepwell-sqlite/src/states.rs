@@ -2,7 +2,7 @@
 
 use rusqlite::{Result, Row, params};
 use stepwell_core::store::{Finish, TaskState};
-use stepwell_core::{Failure, Name, RunId, TaskId, Timestamp, compensating};
+use stepwell_core::{Failure, Kind, Name, RunId, TaskId, Timestamp, compensating};
 
 use crate::commit::Applying;
 use crate::rows::{Sql, Statements as _, count, get, known, opt};
@@ -268,7 +268,10 @@ impl Applying<'_> {
             self.end_turn(task_id)?;
         }
         if known {
-            self.awaiting(task_id)?.into_iter().try_for_each(|waiting| self.notify(waiting))?;
+            let child = task_id.to_string();
+            for waiting in self.awaiting(task_id)? {
+                self.arrive(waiting, Kind::Child, &child)?;
+            }
         }
         Ok(Some(cancel_requested))
     }

@@ -9,7 +9,7 @@ use crate::error::Fault;
 use crate::purge;
 use crate::rows::{Sql, Statements as _};
 use crate::states::{GivenBack, Held};
-use crate::waits::waits_of;
+use crate::waits;
 
 /// Finds the task while the run owns it: the fence.
 pub(crate) const FENCE: &str = "SELECT task_id, queue, cancel_requested, compensating FROM stepwell_tasks
@@ -109,10 +109,11 @@ impl Applying<'_> {
             )?;
         }
         transition.waits_removed.iter().try_for_each(|key| self.remove_wait(task_id, key))?;
-        transition.waits_added.iter().try_for_each(|wait| self.add_wait(task_id, wait))?;
         for task in &transition.spawns {
             self.spawn(task)?;
         }
+        // Behind the spawns: a child that is not there has been deleted.
+        transition.waits_added.iter().try_for_each(|wait| waits::add(self.conn, task_id, wait))?;
         for event in &transition.events {
             self.emit(event)?;
         }
@@ -179,11 +180,10 @@ impl Applying<'_> {
 
     fn look(&mut self, applied: &mut Applied, look: Look) -> Result<(), Fault> {
         let Look { task_id, run_id, suspend } = look;
-        let waits = waits_of(self.conn, task_id)?;
         let Some(task) = self.conn.one(FENCE, params![Sql(&task_id), Sql(&run_id)], Held::read)? else {
             return Ok(());
         };
-        applied.facts = self.facts(task_id, task.queue.as_ref(), &waits)?;
+        applied.facts = self.facts(task_id, task.queue.as_ref())?;
         applied.cancel_requested = task.cancel_requested;
         if let Some(wake_at) = suspend {
             let mut stays = applied.cancel_requested

@@ -1,11 +1,9 @@
 //! What tasks wait for, and what has arrived of it.
 
-use std::collections::BTreeMap;
-
 use rusqlite::types::ToSql;
 use rusqlite::{Connection, Result, Row, params};
 use stepwell_core::store::{ArrivedMessage, Facts, Finish, TaskWaits, Wait};
-use stepwell_core::{Key, Kind, Name, Page, Payload, Room, Scope, TaskId, deleted};
+use stepwell_core::{Key, Kind, Listed as _, Name, Page, Payload, Room, Scope, TaskId, deleted};
 
 use crate::commit::Applying;
 use crate::labels::{Conditions, Label};
@@ -15,24 +13,67 @@ use crate::rows::{Readable, Sql, Statements as _, get, key, known, opt};
 pub(crate) const AWAITS: &str =
     "SELECT DISTINCT task_id FROM stepwell_waits WHERE target = ?1 AND kind = 'child' ORDER BY task_id";
 
-pub(crate) fn add_wait(conn: &Connection, task_id: TaskId, wait: &Wait) -> Result<()> {
+/// Adds a wait, and marks it if its target may be there already. One mark for each topic is enough.
+///
+/// `INDEXED BY`, here and below: a task may have many waits, which a look by its id would read.
+pub(crate) const ADD: &str =
+    "INSERT OR REPLACE INTO stepwell_waits (task_id, kind, name, ordinal, target, due_at, arrived)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, CASE ?2
+        WHEN 'event' THEN EXISTS (SELECT 1 FROM stepwell_events WHERE name = ?5
+            AND queue IN ('', (SELECT queue FROM stepwell_tasks WHERE task_id = ?1)))
+        WHEN 'message' THEN EXISTS (SELECT 1 FROM stepwell_messages WHERE task_id = ?1 AND topic = ?5)
+            AND NOT EXISTS (SELECT 1 FROM stepwell_waits INDEXED BY stepwell_waits_arrived
+                WHERE task_id = ?1 AND arrived = 1 AND kind = 'message' AND target = ?5
+                    AND (name, ordinal) <> (?3, ?4))
+        WHEN 'child' THEN NOT EXISTS (SELECT 1 FROM stepwell_tasks
+            WHERE task_id = ?5 AND state IN ('pending', 'running', 'suspended'))
+        ELSE 0 END)";
+
+/// Marks the waits of a task for an event or a child.
+pub(crate) const MARK: &str = "UPDATE stepwell_waits INDEXED BY stepwell_waits_target SET arrived = 1
+    WHERE target = ?2 AND kind = ?3 AND task_id = ?1";
+
+/// Marks one of a task's waits for a message of a topic, if there is such a message.
+pub(crate) const MARK_ONE: &str = "UPDATE stepwell_waits SET arrived = 1
+    WHERE EXISTS (SELECT 1 FROM stepwell_messages WHERE task_id = ?1 AND topic = ?2)
+        AND (task_id, kind, name, ordinal) = (
+            SELECT task_id, kind, name, ordinal FROM stepwell_waits INDEXED BY stepwell_waits_target
+            WHERE target = ?2 AND kind = 'message' AND task_id = ?1 LIMIT 1)";
+
+/// Takes the marks from the waits of a task for a target.
+pub(crate) const UNMARK: &str = "UPDATE stepwell_waits INDEXED BY stepwell_waits_arrived SET arrived = 0
+    WHERE task_id = ?1 AND arrived = 1 AND kind = ?3 AND target = ?2";
+
+/// Selects the targets of a task's waits that are marked.
+pub(crate) const ARRIVED: &str = "SELECT kind, target
+    FROM stepwell_waits INDEXED BY stepwell_waits_arrived WHERE task_id = ?1 AND arrived = 1";
+
+/// Selects the messages of a topic.
+pub(crate) const MESSAGES: &str =
+    "SELECT id, payload FROM stepwell_messages WHERE task_id = ?1 AND topic = ?2 ORDER BY id";
+
+/// Selects a task's waits for messages of a topic.
+pub(crate) const RECEIVING: &str = "SELECT 1 FROM stepwell_waits INDEXED BY stepwell_waits_target
+    WHERE target = ?2 AND kind = 'message' AND task_id = ?1";
+
+pub(crate) fn add(conn: &Connection, task_id: TaskId, wait: &Wait) -> Result<()> {
+    let Wait { key, target, due_at } = wait;
     conn.run(
-        "INSERT OR REPLACE INTO stepwell_waits (task_id, kind, name, ordinal, target, due_at)
-        VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        ADD,
         params![
             Sql(&task_id),
-            Sql(&wait.key.kind),
-            Sql(&wait.key.name),
-            wait.key.ordinal,
-            wait.target.as_ref().map(Sql),
-            wait.due_at.as_ref().map(Sql)
+            Sql(&key.kind),
+            Sql(&key.name),
+            key.ordinal,
+            target.as_ref().map(Sql),
+            due_at.as_ref().map(Sql)
         ],
     )?;
     Ok(())
 }
 
-/// What a task waits for, by key.
-pub(crate) fn waits_of(conn: &Connection, task_id: TaskId) -> Result<Vec<Wait>> {
+/// Returns what a task waits for, by key.
+pub(crate) fn of(conn: &Connection, task_id: TaskId) -> Result<Vec<Wait>> {
     let mut waits = conn.all(
         "SELECT kind, name, ordinal, target, due_at FROM stepwell_waits WHERE task_id = ?1",
         params![Sql(&task_id)],
@@ -92,15 +133,25 @@ pub(crate) fn beginning_with(
 }
 
 impl Applying<'_> {
-    pub(crate) fn add_wait(&self, task_id: TaskId, wait: &Wait) -> Result<()> {
-        add_wait(self.conn, task_id, wait)
-    }
-
     pub(crate) fn remove_wait(&self, task_id: TaskId, key: &Key) -> Result<()> {
+        let which = params![Sql(&task_id), Sql(&key.kind), Sql(&key.name), key.ordinal];
+        let topic: Option<Option<Name>> = match key.kind {
+            Kind::Message => self.conn.one(
+                "SELECT target FROM stepwell_waits
+                WHERE task_id = ?1 AND kind = ?2 AND name = ?3 AND ordinal = ?4 AND arrived = 1",
+                which,
+                |row| opt(row, 0),
+            )?,
+            _ => None,
+        };
         self.conn.run(
             "DELETE FROM stepwell_waits WHERE task_id = ?1 AND kind = ?2 AND name = ?3 AND ordinal = ?4",
-            params![Sql(&task_id), Sql(&key.kind), Sql(&key.name), key.ordinal],
+            which,
         )?;
+        // The mark of its topic goes to another wait, if there is one.
+        if let Some(topic) = topic.flatten() {
+            self.conn.run(MARK_ONE, params![Sql(&task_id), Sql(&topic)])?;
+        }
         Ok(())
     }
 
@@ -109,51 +160,89 @@ impl Applying<'_> {
         Ok(())
     }
 
-    /// The tasks that wait for the end of that one.
+    /// Returns the tasks that wait for the end of that one.
     pub(crate) fn awaiting(&self, task_id: TaskId) -> Result<Vec<TaskId>> {
         self.conn.readable("a wait", AWAITS, params![Sql(&task_id)], |row| get(row, 0))
     }
 
-    /// What has arrived for the waits of a task in that queue, as far as the answer has room for it.
-    pub(crate) fn facts(&mut self, task_id: TaskId, queue: Option<&Name>, waits: &[Wait]) -> Result<Facts> {
+    /// Tells a task that an event or the end of a child has arrived which it waits for.
+    pub(crate) fn arrive(&mut self, task_id: TaskId, kind: Kind, target: &str) -> Result<()> {
+        self.conn.run(MARK, params![Sql(&task_id), target, Sql(&kind)])?;
+        self.notify(task_id)
+    }
+
+    /// Tells a task that a message of a topic has arrived, if it waits for one.
+    pub(crate) fn arrive_message(&mut self, task_id: TaskId, topic: &Name) -> Result<()> {
+        match self.conn.run(MARK_ONE, params![Sql(&task_id), Sql(topic)])? {
+            0 => Ok(()),
+            _ => self.notify(task_id),
+        }
+    }
+
+    /// Returns what has arrived for the waits of a task in that queue, as far as the answer has room for it.
+    pub(crate) fn facts(&mut self, task_id: TaskId, queue: Option<&Name>) -> Result<Facts> {
         let mut facts = Facts::default();
-        let mut topics: BTreeMap<&Name, u32> = BTreeMap::new();
-        for wait in waits {
-            let Some(target) = &wait.target else { continue };
-            match wait.key.kind {
+        let mut arrived = self
+            .conn
+            .all(ARRIVED, params![Sql(&task_id)], |row| Ok((get::<Kind>(row, 0)?, opt::<Name>(row, 1)?)))?;
+        arrived.sort_unstable();
+        arrived.dedup();
+        for (kind, target) in arrived {
+            let Some(target) = target else { continue };
+            let found = match kind {
                 // Nothing more is read, lest a long payload be read for each wait.
-                Kind::Event | Kind::Message | Kind::Child if self.room.is_full() => facts.more = true,
+                Kind::Event | Kind::Message | Kind::Child if self.room.is_full() => {
+                    facts.more = true;
+                    true
+                }
                 Kind::Event => {
-                    if let Some(payload) = self.event(target, queue)?
+                    let payload = self.event(&target, queue)?;
+                    let found = payload.is_some();
+                    if let Some(payload) = payload
                         && facts.has_room(&mut self.room, payload.as_str().len())
                     {
                         facts.events.push((target.clone(), payload));
                     }
+                    found
                 }
-                Kind::Message => *topics.entry(target).or_default() += 1,
+                Kind::Message => self.messages(task_id, &target, &mut facts)?,
                 Kind::Child => {
                     let Ok(child) = target.as_str().parse() else { continue };
-                    if let Some(finish) = self.end_of(child)?
+                    let finish = self.end_of(child)?;
+                    let found = finish.is_some();
+                    if let Some(finish) = finish
                         && facts.has_room(&mut self.room, finish.bytes())
                     {
                         facts.children.push((child, finish));
                     }
+                    found
                 }
-                _ => {}
+                _ => continue,
+            };
+            if !found {
+                self.conn.run(UNMARK, params![Sql(&task_id), Sql(&target), Sql(&kind)])?;
             }
         }
-        for (topic, waiting) in topics {
-            let part = self.conn.part(
-                &mut self.room,
-                usize::MAX,
-                "SELECT id, payload FROM stepwell_messages WHERE task_id = ?1 AND topic = ?2 ORDER BY id LIMIT ?3",
-                params![Sql(&task_id), Sql(topic), i64::from(waiting)],
-                |row| Ok(ArrivedMessage { id: row.get(0)?, topic: topic.clone(), payload: get(row, 1)? }),
-            )?;
-            facts.messages.extend(part.items);
-            facts.more |= self.room.is_full();
-        }
         Ok(facts)
+    }
+
+    /// Adds the first messages of a topic, as many as the task waits for and the answer has room for. Returns whether there
+    /// are any.
+    fn messages(&mut self, task_id: TaskId, topic: &Name, facts: &mut Facts) -> Result<bool> {
+        let (mut waits, mut messages) =
+            (self.conn.prepare_cached(RECEIVING)?, self.conn.prepare_cached(MESSAGES)?);
+        let mut waits = waits.query(params![Sql(&task_id), Sql(topic)])?;
+        let mut messages = messages.query(params![Sql(&task_id), Sql(topic)])?;
+        let mut found = false;
+        while let (Some(_), Some(row)) = (waits.next()?, messages.next()?) {
+            found = true;
+            let message = ArrivedMessage { id: row.get(0)?, topic: topic.clone(), payload: get(row, 1)? };
+            if !facts.has_room(&mut self.room, message.bytes()) {
+                break;
+            }
+            facts.messages.push(message);
+        }
+        Ok(found)
     }
 
     /// The event as a task in that queue sees it: one for all queues comes before one for its own.

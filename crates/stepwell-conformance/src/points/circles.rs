@@ -143,7 +143,7 @@ pub async fn ways_out_of_circles(backend: &impl Backend) {
         store.signal(heartbeat(1)).await;
         let woken = store.claim_one(1).await;
         assert_eq!(woken.task_id, task_id(n + 1), "{what}");
-        let left: Vec<_> = woken.waits.iter().map(|wait| wait.key.clone()).collect();
+        let left: Vec<_> = store.waits_of(n + 1).await.into_iter().map(|wait| wait.key).collect();
         let received = woken.facts.messages.iter().map(|message| message.id).collect();
         let waits_removed = left.into_iter().filter(|key| *key != for_child(n + 2).key).collect();
         let alone = Transition { waits_removed, received, ..awaiting(of(&woken), [], SUSPEND) };

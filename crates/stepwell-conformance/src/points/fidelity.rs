@@ -161,7 +161,7 @@ async fn works_under(store: &Handle, run: (TaskId, RunId), n: u128, text: &str) 
     assert!(store.send(message(n, text, number(n))).await);
     let claimed = store.commit(claims([claim_of(1, &[text], &[text], 5)])).await.claims.remove(0).tasks;
     let [task] = &claimed[..] else { panic!("{text:?} was not woken") };
-    assert_eq!(task.waits, waits);
+    assert_eq!(store.waits_of(n).await, waits);
     assert_eq!(task.facts.events, [(name(text), number(n))]);
     assert_eq!((&task.facts.messages[0].topic, &payloads(&task.facts)[..]), (&name(text), &[number(n)][..]));
     let key = Key { kind: Kind::Step, name: name(text), ordinal: u32::MAX >> 1 };

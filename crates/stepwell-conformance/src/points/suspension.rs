@@ -52,7 +52,7 @@ pub async fn suspended_tasks(backend: &impl Backend) {
         assert_eq!((info.state, info.attempt, info.due_at), (TaskState::Pending, 0, None));
         let task = store.claim_one(1).await;
         assert_eq!(task.attempt, 1, "no attempt was used up");
-        assert_eq!(task.waits, [for_event("event")]);
+        assert_eq!(store.waits_of(1).await, [for_event("event")]);
         assert!(task.facts.is_empty());
         assert!(store.next(of(&task), suspend_until(wake_at)).await.suspended);
     }

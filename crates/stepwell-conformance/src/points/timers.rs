@@ -34,7 +34,8 @@ pub async fn timers(backend: &impl Backend) {
         assert_eq!(found, ids.into_iter().map(task_id).collect::<Vec<_>>(), "at step {n}");
         assert_eq!(claimed.next_due, due.get(usize::from(n > 0)).copied().filter(|_| n < 3), "at step {n}");
         for task in claimed.tasks {
-            assert_eq!(task.waits[0].due_at, Some(setup.now()), "as it was fixed when it began");
+            let waits = store.0.waits_of(task.task_id).await.unwrap();
+            assert_eq!(waits[0].due_at, Some(setup.now()), "as it was fixed when it began");
             assert!(task.facts.is_empty());
             store.next(of(&task), complete()).await;
         }

@@ -26,10 +26,8 @@ impl State {
             return line.and_then(BTreeSet::first).map(|(_, first)| *first).into_iter().collect();
         }
         let is_suspended = suspends || task.state == TaskState::Suspended && task.due_at.is_none();
-        let (first, last) = (task.waits.first_key_value(), task.waits.last_key_value());
-        // Keys are ordered by their kinds first.
-        let only_joins = first.into_iter().chain(last).all(|(key, _)| key.kind == Kind::Child);
-        let waits = task.waits.values().filter(|_| is_suspended && only_joins);
+        let only_joins = task.waits.are_all(Kind::Child);
+        let waits = task.waits.all().filter(|_| is_suspended && only_joins);
         waits.filter_map(|wait| wait.target.as_ref()?.as_str().parse().ok()).take(most).collect()
     }
 }

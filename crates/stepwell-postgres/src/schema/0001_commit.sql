@@ -244,10 +244,11 @@ BEGIN
         -- All rows of others that this batch may touch, and its own, in one order. One that journals, or only ends tasks
         -- that nobody awaits, touches no others; its own rows are locked as they change, in the same order.
         IF v_parents IS NOT NULL OR ev_of IS NOT NULL OR m_of IS NOT NULL OR 'suspend' = ANY (t_next)
-            OR 'collect' = ANY (t_next) OR 'child' = ANY (w_kind)
+            OR 'collect' = ANY (t_next) OR ARRAY['event', 'message', 'child'] && (w_kind || u_kind)
         THEN
-            SELECT array_agg(x.task_id) INTO v_rows FROM unnest(t_task, t_accepted, t_next) AS x(task_id, accepted, next)
-            WHERE x.accepted AND x.next <> 'continue';
+            SELECT array_agg(x.task_id) INTO v_rows FROM unnest(t_task, t_accepted, t_next) WITH ORDINALITY
+                AS x(task_id, accepted, next, i)
+            WHERE x.accepted AND (x.next <> 'continue' OR x.i = ANY (w_of) OR x.i = ANY (u_of));
             v_rows := v_rows || v_parents || m_task || ARRAY (
                 SELECT w.task_id FROM unnest(ev_name) AS e(emitted)
                 CROSS JOIN LATERAL (
@@ -279,16 +280,18 @@ BEGIN
             WHERE m.id = d.id AND m.task_id = t_task[d.of] AND t_accepted[d.of];
         END IF;
         IF u_of IS NOT NULL THEN
-            DELETE FROM stepwell.waits w USING unnest(u_of, u_kind, u_name, u_ordinal) AS u(of, kind, name, ordinal)
-            WHERE w.task_id = t_task[u.of] AND w.kind = u.kind AND w.name = u.name AND w.ordinal = u.ordinal
-                AND t_accepted[u.of];
-        END IF;
-        IF w_of IS NOT NULL THEN
-            INSERT INTO stepwell.waits (task_id, kind, name, ordinal, target, due_at)
-            SELECT t_task[w.of], w.kind, w.name, w.ordinal, w.target, w.due_at
-            FROM unnest(w_of, w_kind, w_name, w_ordinal, w_target, w_due_at) AS w(of, kind, name, ordinal, target, due_at)
-            WHERE t_accepted[w.of]
-            ON CONFLICT (task_id, kind, name, ordinal) DO UPDATE SET target = EXCLUDED.target, due_at = EXCLUDED.due_at;
+            WITH gone AS (
+                DELETE FROM stepwell.waits w USING unnest(u_of, u_kind, u_name, u_ordinal) AS u(of, kind, name, ordinal)
+                WHERE w.task_id = t_task[u.of] AND w.kind = u.kind AND w.name = u.name AND w.ordinal = u.ordinal
+                    AND t_accepted[u.of]
+                RETURNING w.task_id, w.kind, w.target, w.arrived
+            )
+            SELECT array_agg(g.task_id), array_agg(g.target) INTO v_tasks, v_states FROM gone g
+            WHERE g.kind = 'message' AND g.arrived;
+            -- The mark of a topic goes to another wait, if there is one.
+            IF v_tasks IS NOT NULL THEN
+                PERFORM stepwell.mark_messages(v_tasks, v_states, NULL);
+            END IF;
         END IF;
         IF s_of[1] IS NOT NULL THEN
             SELECT s.* INTO r FROM stepwell.spawn(r_now, p_batch, v_limited, ARRAY (SELECT coalesce(t_accepted[of], false)
@@ -308,6 +311,26 @@ BEGIN
                 INSERT INTO stepwell.needs (task_id, needed_by) SELECT x.existing, t_task[x.of]
                 FROM unnest(s_of, s_existing) AS x(of, existing) WHERE x.existing IS NOT NULL ON CONFLICT DO NOTHING;
             END IF;
+        END IF;
+        IF w_of IS NOT NULL THEN
+            -- Behind the spawns: a child that is not there has ended. Of the waits for one topic, the first is marked.
+            INSERT INTO stepwell.waits AS o (task_id, kind, name, ordinal, target, due_at, arrived)
+            SELECT w.task_id, w.kind, w.name, w.ordinal, w.target, w.due_at, CASE w.kind
+                WHEN 'event' THEN EXISTS (SELECT FROM stepwell.events e WHERE e.name = w.target
+                    AND e.queue IN ('', (SELECT l.queue FROM stepwell.live_tasks l WHERE l.task_id = w.task_id)))
+                WHEN 'message' THEN w.nth = 1 AND EXISTS (SELECT FROM stepwell.messages m
+                    WHERE m.task_id = w.task_id AND m.topic = w.target) AND NOT EXISTS (SELECT FROM stepwell.waits t
+                    WHERE t.task_id = w.task_id AND t.arrived AND t.kind = 'message' AND t.target = w.target)
+                WHEN 'child' THEN NOT EXISTS (SELECT FROM stepwell.live_tasks l WHERE l.task_id = w.target::uuid)
+                ELSE false END
+            FROM (
+                SELECT t_task[w.of] AS task_id, w.*, row_number() OVER (PARTITION BY w.of, w.kind, w.target) AS nth
+                FROM unnest(w_of, w_kind, w_name, w_ordinal, w_target, w_due_at)
+                    AS w(of, kind, name, ordinal, target, due_at)
+                WHERE t_accepted[w.of]
+            ) w
+            ON CONFLICT (task_id, kind, name, ordinal) DO UPDATE
+            SET target = EXCLUDED.target, due_at = EXCLUDED.due_at, arrived = o.arrived OR EXCLUDED.arrived;
         END IF;
         IF ev_of[1] IS NOT NULL THEN
             SELECT e.* INTO r FROM stepwell.emit(r_now, ev_name, ev_queue, ev_payload,
@@ -605,7 +628,9 @@ BEGIN
             ) t;
             -- A task that never ran has no journal, and waits for nothing.
             IF EXISTS (SELECT FROM unnest(v_tasks) AS c(task_id) WHERE c.task_id IS NOT NULL) THEN
-                SELECT k.waits, k.facts INTO cl_waits, cl_facts FROM stepwell.look(v_tasks) k;
+                cl_waits := stepwell.waits_of(ARRAY (SELECT CASE WHEN NOT c.had_it THEN c.task_id END
+                    FROM unnest(v_tasks, cl_had_it) WITH ORDINALITY AS c(task_id, had_it, i) ORDER BY c.i));
+                cl_facts := (stepwell.look(v_tasks)).facts;
                 -- Journals that are too long for the answer are read by themselves, as are those that may be in memory.
                 SELECT array_agg(j.i) FILTER (WHERE j.fits), array_agg(j.seq) FILTER (WHERE j.fits),
                     array_agg(j.kind) FILTER (WHERE j.fits), array_agg(j.name) FILTER (WHERE j.fits),

@@ -65,6 +65,12 @@ BEGIN
         ) ORDER BY l.task_id FOR UPDATE
     ) q;
     IF v_tasks IS NOT NULL THEN
+        UPDATE stepwell.waits w SET arrived = true FROM unnest(v_names) AS e(name)
+        CROSS JOIN LATERAL (
+            SELECT w.task_id, w.name, w.ordinal FROM stepwell.waits w
+            WHERE w.target = e.name AND w.kind = 'event' AND w.task_id = ANY (v_tasks) AND NOT w.arrived OFFSET 0
+        ) f
+        WHERE w.task_id = f.task_id AND w.kind = 'event' AND w.name = f.name AND w.ordinal = f.ordinal;
         SELECT a.* INTO ready, poked FROM stepwell.arrive(p_now, v_tasks) a;
     END IF;
 END $$;
@@ -87,9 +93,7 @@ BEGIN
     WHERE x.at AND x.task_id = ANY (v_live) ORDER BY x.i;
     SELECT array_agg(CASE WHEN x.at THEN coalesce(x.task_id = ANY (v_live), false) END ORDER BY x.i)
     INTO accepted FROM unnest(p_tasks, p_at) WITH ORDINALITY AS x(task_id, at, i);
-    SELECT array_agg(DISTINCT w.task_id) INTO v_tasks FROM unnest(p_tasks, p_topics, p_at) AS x(task_id, topic, at)
-    JOIN stepwell.waits w ON w.task_id = x.task_id AND w.kind = 'message' AND w.target = x.topic
-    WHERE x.at;
+    v_tasks := stepwell.mark_messages(p_tasks, p_topics, p_at);
     IF v_tasks IS NOT NULL THEN
         SELECT a.* INTO ready, poked FROM stepwell.arrive(p_now, v_tasks) a;
     END IF;

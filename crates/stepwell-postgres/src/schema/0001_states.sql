@@ -143,6 +143,12 @@ BEGIN
         IF v_awaiting IS NOT NULL THEN
             -- Not all of them are parents.
             PERFORM FROM stepwell.live_tasks l WHERE l.task_id = ANY (v_awaiting) ORDER BY l.task_id FOR UPDATE;
+            UPDATE stepwell.waits w SET arrived = true FROM (
+                SELECT x.task_id::text AS child FROM unnest(v_known) AS x(task_id)
+                UNION ALL
+                SELECT o.task_id::text FROM unnest(v_known) AS x(task_id)
+                JOIN stepwell.outcomes o ON o.instead = x.task_id
+            ) c WHERE w.target = c.child AND w.kind = 'child' AND NOT w.arrived;
             SELECT finish.ready || a.ready, a.poked INTO ready, poked FROM stepwell.arrive(p_now, v_awaiting) a;
         END IF;
     END IF;
@@ -305,62 +311,108 @@ BEGIN
         WHERE o.task_id = p_task), p_task);
 END $$;
 
--- What tasks wait for, and what has arrived of it. `waits` are all waits, `facts` what is there, the first of it where it
--- is too much for an answer:
---     [[task's place in p_tasks, kind, name, ordinal, target, due_at in microseconds], …]
+-- Marks a wait of each of these tasks for a message of that topic, at the given places, if there is such a message. Returns
+-- the tasks that have such a wait.
+CREATE FUNCTION stepwell.mark_messages(p_tasks uuid[], p_topics text[], p_at boolean[]) RETURNS uuid[]
+LANGUAGE plpgsql AS $$
+DECLARE
+    v_tasks uuid[];
+BEGIN
+    WITH awaited AS MATERIALIZED (
+        SELECT w.* FROM (
+            SELECT DISTINCT x.task_id, x.topic FROM unnest(p_tasks, p_topics, p_at) AS x(task_id, topic, at)
+            WHERE x.at IS NOT FALSE
+        ) x CROSS JOIN LATERAL (
+            SELECT w.task_id, w.name, w.ordinal, w.arrived FROM stepwell.waits w
+            WHERE w.target = x.topic AND w.kind = 'message' AND w.task_id = x.task_id LIMIT 1
+        ) w
+        WHERE EXISTS (SELECT FROM stepwell.messages m WHERE m.task_id = x.task_id AND m.topic = x.topic)
+    ), marked AS (
+        UPDATE stepwell.waits w SET arrived = true FROM awaited a
+        WHERE NOT a.arrived AND w.task_id = a.task_id AND w.kind = 'message' AND w.name = a.name AND w.ordinal = a.ordinal
+    )
+    SELECT array_agg(DISTINCT a.task_id) INTO v_tasks FROM awaited a;
+    RETURN v_tasks;
+END $$;
+
+-- What tasks wait for: [[task's place in p_tasks, kind, name, ordinal, target, due_at in microseconds], …]
+CREATE FUNCTION stepwell.waits_of(p_tasks uuid[]) RETURNS json
+LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN (SELECT json_agg(json_build_array(x.i, w.kind, w.name, w.ordinal, w.target,
+        CASE WHEN isfinite(w.due_at) THEN (extract(epoch FROM w.due_at) * 1000000)::bigint END))
+    FROM unnest(p_tasks) WITH ORDINALITY AS x(task_id, i) JOIN stepwell.waits w USING (task_id));
+END $$;
+
+-- Takes the marks from waits for whose target nothing has arrived.
+CREATE FUNCTION stepwell.unmark(p_tasks uuid[]) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE stepwell.waits w SET arrived = false WHERE w.task_id = ANY (p_tasks) AND w.arrived AND CASE w.kind
+        WHEN 'event' THEN NOT EXISTS (SELECT FROM stepwell.events e WHERE e.name = w.target
+            AND e.queue IN ('', (SELECT l.queue FROM stepwell.live_tasks l WHERE l.task_id = w.task_id)))
+        WHEN 'message' THEN NOT EXISTS (SELECT FROM stepwell.messages m
+            WHERE m.task_id = w.task_id AND m.topic = w.target)
+        WHEN 'child' THEN stepwell.as_id(w.target) IS NULL OR EXISTS (SELECT FROM stepwell.live_tasks l
+            WHERE l.task_id = stepwell.done_by(stepwell.as_id(w.target)))
+        ELSE true END;
+END $$;
+
+-- What has arrived for tasks: `facts` are what is there, the first of it where it is too much for an answer:
 --     [[place, 'event', name, payload], [place, 'message', id, topic, payload],
 --      [place, 'child', task_id, state, output, failure], [place, 'more'] for each that is left out, …]
 -- Payloads in it are JSON strings that hold JSON.
-CREATE FUNCTION stepwell.look(p_tasks uuid[], OUT waits json, OUT facts json, OUT found_for uuid[])
+CREATE FUNCTION stepwell.look(p_tasks uuid[], OUT facts json, OUT found_for uuid[])
 LANGUAGE plpgsql AS $$
 DECLARE
     v_careful boolean := false;
+    v_marked bigint;
+    v_found bigint;
 BEGIN
-    SELECT json_agg(json_build_array(x.i, w.kind, w.name, w.ordinal, w.target,
-        CASE WHEN isfinite(w.due_at) THEN (extract(epoch FROM w.due_at) * 1000000)::bigint END))
-    INTO waits FROM unnest(p_tasks) WITH ORDINALITY AS x(task_id, i) JOIN stepwell.waits w USING (task_id);
-    IF waits IS NULL THEN
+    IF NOT EXISTS (SELECT FROM stepwell.waits w WHERE w.task_id = ANY (p_tasks) AND w.arrived) THEN
         RETURN;
     END IF;
     LOOP
         BEGIN
             -- The values are put into JSON only when it is known which ones: before, long ones are not even read.
-            WITH fact AS (
-                SELECT x.i, x.task_id, 'event' AS kind, w.target AS name, 0::bigint AS id, NULL AS state, e.payload, NULL AS failure
-                FROM unnest(p_tasks) WITH ORDINALITY AS x(task_id, i)
-                JOIN stepwell.live_tasks l USING (task_id)
-                JOIN stepwell.waits w USING (task_id)
+            WITH marked AS MATERIALIZED (
+                SELECT DISTINCT x.i, w.task_id, w.kind, w.target FROM unnest(p_tasks) WITH ORDINALITY AS x(task_id, i)
+                JOIN stepwell.waits w USING (task_id) WHERE w.arrived
+            ), fact AS (
+                SELECT x.i, x.task_id, 'event' AS kind, x.target AS name, 0::bigint AS id, NULL AS state, e.payload, NULL AS failure
+                FROM marked x JOIN stepwell.live_tasks l USING (task_id)
                 CROSS JOIN LATERAL (
                     -- One for all queues comes before one for the task's own.
-                    SELECT e.payload FROM stepwell.events e WHERE e.name = w.target AND e.queue IN ('', l.queue)
+                    SELECT e.payload FROM stepwell.events e WHERE e.name = x.target AND e.queue IN ('', l.queue)
                     ORDER BY e.queue LIMIT 1
                 ) e
-                WHERE w.kind = 'event'
+                WHERE x.kind = 'event'
                 UNION ALL
-                SELECT x.i, x.task_id, 'message', t.topic, m.id, NULL, m.payload, NULL
-                FROM unnest(p_tasks) WITH ORDINALITY AS x(task_id, i)
-                CROSS JOIN LATERAL (
-                    SELECT w.target AS topic, count(*) AS waiting FROM stepwell.waits w
-                    WHERE w.task_id = x.task_id AND w.kind = 'message' GROUP BY w.target
-                ) t
-                CROSS JOIN LATERAL (
-                    SELECT m.id, m.payload FROM stepwell.messages m WHERE m.task_id = x.task_id AND m.topic = t.topic
-                    ORDER BY m.id LIMIT t.waiting
+                SELECT x.i, x.task_id, 'message', x.target, m.id, NULL, m.payload, NULL
+                FROM marked x CROSS JOIN LATERAL (
+                    -- As many as there are waits, of which no more are counted than there are messages; the rest waits for another look.
+                    SELECT m.id, m.payload FROM stepwell.messages m WHERE m.task_id = x.task_id AND m.topic = x.target
+                    ORDER BY m.id LIMIT (SELECT count(*) FROM (
+                        SELECT FROM stepwell.waits w
+                        WHERE w.target = x.target AND w.kind = 'message' AND w.task_id = x.task_id
+                        LIMIT (SELECT count(*) FROM (
+                            SELECT FROM stepwell.messages n WHERE n.task_id = x.task_id AND n.topic = x.target LIMIT 1000
+                        ) n)
+                    ) w)
                 ) m
+                WHERE x.kind = 'message'
                 UNION ALL
-                SELECT x.i, x.task_id, 'child', w.target, 0, CASE WHEN o.instead IS NULL THEN o.state ELSE i.state END,
+                SELECT x.i, x.task_id, 'child', x.target, 0, CASE WHEN o.instead IS NULL THEN o.state ELSE i.state END,
                     CASE WHEN o.instead IS NULL THEN o.output ELSE i.output END,
                     CASE WHEN o.instead IS NULL THEN o.failure ELSE i.failure END
-                FROM unnest(p_tasks) WITH ORDINALITY AS x(task_id, i)
-                JOIN stepwell.waits w USING (task_id)
-                CROSS JOIN LATERAL (
-                    SELECT CASE WHEN v_careful THEN stepwell.as_id(w.target) ELSE w.target::uuid END AS id OFFSET 0
+                FROM marked x CROSS JOIN LATERAL (
+                    SELECT CASE WHEN v_careful THEN stepwell.as_id(x.target) ELSE x.target::uuid END AS id OFFSET 0
                 ) c
                 LEFT JOIN stepwell.outcomes o ON o.task_id = c.id
                 LEFT JOIN LATERAL (
                     SELECT i.* FROM stepwell.outcomes i WHERE o.instead IS NOT NULL AND i.task_id = stepwell.done_by(c.id) OFFSET 0
                 ) i ON true
-                WHERE w.kind = 'child' AND c.id IS NOT NULL
+                WHERE x.kind = 'child' AND c.id IS NOT NULL
                     AND CASE WHEN o.task_id IS NULL THEN NOT EXISTS (SELECT FROM stepwell.live_tasks l WHERE l.task_id = c.id)
                         ELSE o.instead IS NULL OR i.task_id IS NOT NULL END
             ), counted AS (
@@ -374,8 +426,8 @@ BEGIN
                     WHEN f.kind = 'event' THEN json_build_array(f.i, f.kind, f.name, f.payload)
                     WHEN f.kind = 'message' THEN json_build_array(f.i, f.kind, f.id, f.name, f.payload)
                     ELSE json_build_array(f.i, f.kind, f.name, f.state, f.payload, f.failure) END),
-                array_agg(DISTINCT f.task_id)
-            INTO facts, found_for FROM counted f;
+                array_agg(DISTINCT f.task_id), (SELECT count(*) FROM marked), count(DISTINCT (f.i, f.kind, f.name))
+            INTO facts, found_for, v_marked, v_found FROM counted f;
             EXIT;
         EXCEPTION WHEN invalid_text_representation THEN
             -- A child's id is none. To look at each before it is read takes longer than all else here.
@@ -385,4 +437,7 @@ BEGIN
             v_careful := true;
         END;
     END LOOP;
+    IF v_marked > v_found THEN
+        PERFORM stepwell.unmark(p_tasks);
+    END IF;
 END $$;

@@ -176,11 +176,15 @@ CREATE TABLE stepwell.waits (
     -- can do; and so is compared with columns that are kept like it.
     target  text   COLLATE "C",
     due_at  timestamptz,
+    -- Whether something may have arrived. A look reads these waits, and no others. Whoever changes it has locked the task's row
+    -- in live_tasks. One of the waits for a topic is enough.
+    arrived boolean NOT NULL DEFAULT false,
     PRIMARY KEY (task_id, kind, name, ordinal)
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000,
     autovacuum_vacuum_cost_delay = 0, vacuum_index_cleanup = on);
 
-CREATE INDEX waits_target ON stepwell.waits (target, kind) WHERE target IS NOT NULL;
+CREATE INDEX waits_target ON stepwell.waits (target, kind, task_id) WHERE target IS NOT NULL;
+CREATE INDEX waits_arrived ON stepwell.waits (task_id) WHERE arrived;
 
 CREATE TABLE stepwell.events (
     name       text        COLLATE "C" NOT NULL,

@@ -13,7 +13,7 @@ use stepwell_postgres::sqlx::{self, Connection as _, Executor as _};
 use stepwell_postgres::{PostgresOptions, PostgresStore};
 
 /// A fragment that tells a statement, and the index that it must use.
-const STATEMENTS: [(&str, &str); 31] = [
+const STATEMENTS: [(&str, &str); 33] = [
     ("UPDATE stepwell.processes", "Index Scan using processes_pkey"),
     ("l.task_id = ANY (p_tasks) AND l.state = 'running'", "live_tasks_pkey"),
     ("w.worker_id = ANY (v_workers)", "workers_pkey"),
@@ -42,6 +42,8 @@ const STATEMENTS: [(&str, &str); 31] = [
     ("AND l.crashes < 2 AND l.worker_id IS NOT NULL", "live_tasks_go_on"),
     ("WHERE o.task_id < p_end", "outcomes_pkey"),
     ("JOIN stepwell.outcomes o ON o.instead = x.task_id", "outcomes_instead"),
+    ("JOIN stepwell.waits w USING (task_id) WHERE w.arrived", "waits_arrived"),
+    ("w.kind = 'message' AND w.task_id = x.task_id LIMIT 1", "waits_target"),
     ("FROM stepwell.live_tasks t WHERE t.task_id = p_task", "live_tasks_pkey"),
     ("ORDER BY w.kind DESC LIMIT 1) = 'child'", "waits_pkey"),
     ("AND w.kind = 'child' ORDER BY w.name LIMIT p_most", "waits_pkey"),
@@ -229,4 +231,79 @@ async fn a_list_by_label_reads_the_tasks_of_the_label_in_order() {
         assert!(plan.contains("labels_own on labels b0"), "{plan}");
         assert!(!plan.contains("Seq Scan on tasks") && !plan.contains("Seq Scan on labels"), "{plan}");
     }
+}
+
+/// Waits for that many events, or messages of one topic, all at once.
+#[stepwell::task]
+async fn waiting(args: (String, u32), ctx: TaskContext) -> TaskResult<()> {
+    let (what, waits) = args;
+    let wait = |n| match what.as_str() {
+        "events" => ctx.await_event::<()>(("of many", n), None),
+        _ => ctx.recv::<()>("topic", None),
+    };
+    for waited in futures_util::future::join_all((0..waits).map(wait)).await {
+        waited?;
+    }
+    Ok(())
+}
+
+/// Returns how many rows the scans of these tables have read, or left out by a filter, in the plans of a log.
+fn rows_read(log: &str, tables: &[&str]) -> f64 {
+    let number = |text: &str, name: &str| -> Option<f64> {
+        let digits = text.split(name).nth(1)?;
+        digits.split(|c: char| !(c.is_ascii_digit() || c == '.')).next()?.parse().ok()
+    };
+    let (mut rows, mut loops) = (0.0, None);
+    for line in log.lines() {
+        if line.contains("(actual time=") {
+            let is_read =
+                tables.iter().any(|table| line.contains("Scan") && line.contains(&format!(" on {table} ")));
+            loops = number(line, " loops=").filter(|_| is_read);
+            rows += loops
+                .zip(number(line, " rows=").and_then(|_| number(line.split("actual").nth(1)?, " rows=")))
+                .map_or(0.0, |(loops, rows)| loops * rows);
+        } else if let Some((loops, removed)) = loops.zip(number(line, "Rows Removed by Filter: ")) {
+            rows += loops * removed;
+        }
+    }
+    rows
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wake_up_reads_what_has_arrived_and_no_other_wait() {
+    let postgres = throwaway::Postgres::with_settings(&[
+        ("shared_preload_libraries", "auto_explain"),
+        ("auto_explain.log_min_duration", "0"),
+        ("auto_explain.log_analyze", "on"),
+        ("auto_explain.log_nested_statements", "on"),
+    ])
+    .unwrap();
+    let store = PostgresStore::connect(PostgresOptions::parse(&postgres.url()).unwrap()).await.unwrap();
+    let client = Durable::builder().store(Arc::new(store)).build().await.unwrap();
+    client.register::<waiting>().await.unwrap();
+    let worker = client.start_worker(WorkerOptions::new()).await;
+    let log = || std::fs::read_to_string(postgres.folder().join("log")).unwrap();
+    for what in ["events", "messages"] {
+        let task = client.spawn::<waiting>((what.into(), 500)).await.unwrap().task_id;
+        let is_suspended_behind = async |entries: usize| {
+            while client.task(task).await.unwrap().unwrap().state != TaskState::Suspended
+                || client.journal(task).await.unwrap().len() != entries
+            {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        is_suspended_behind(0).await;
+        let before = log().len();
+        match what {
+            "events" => _ = client.emit_event("of many:7", &(), None).await.unwrap(),
+            _ => client.send(task, "topic", &()).await.unwrap(),
+        }
+        is_suspended_behind(1).await;
+        let log = log();
+        let read = rows_read(&log[before..], &["waits", "events", "messages"]);
+        assert!(log[before..].contains("waits_arrived on waits"), "{what}: it looks for what has arrived");
+        assert!((1.0..100.0).contains(&read), "{what}: {read} rows were read for one of 500 waits");
+        client.cancel(task).await.unwrap();
+    }
+    worker.shutdown().await;
 }

@@ -1,6 +1,6 @@
 //! The statements of the hot path look at few rows, however many tasks have ended.
 
-use stepwell_core::store::{Purge, TaskFilter, TaskState};
+use stepwell_core::store::{Facts, NewEvent, NewMessage, Purge, TaskFilter, TaskState, Wait};
 
 use super::*;
 use crate::query::From;
@@ -101,6 +101,75 @@ fn a_purge_looks_at_no_task_that_was_spawned_later() {
     assert!(steps < 1_000, "{steps}");
 }
 
+/// Returns how many instructions SQLite's machine takes for what these batches do.
+fn steps_of(store: &SqliteStore, work: impl FnOnce()) -> u64 {
+    let steps = Arc::new(AtomicU64::new(0));
+    let counter = steps.clone();
+    on_writer(store, move |conn| {
+        let count = move || {
+            counter.fetch_add(1, Ordering::SeqCst);
+            false
+        };
+        conn.progress_handler(1, Some(count)).unwrap();
+    });
+    work();
+    on_writer(store, |conn| conn.progress_handler(0, None::<fn() -> bool>).unwrap());
+    steps.load(Ordering::SeqCst)
+}
+
+/// A task with that many waits, of which the first is fulfilled: how much that takes until the task is suspended again.
+fn steps_of_a_wake_up(kind: Kind, waits: u32, messages: u32) -> u64 {
+    let store = wait(SqliteStore::open(Location::Memory, Manual::new())).unwrap();
+    commit(&store, register(1));
+    let task = NewTask { claim_by: Some(worker_id(1)), ..new_task(1) };
+    let own = |next| transition(task.task_id, task.run_id, next);
+    commit(&store, spawns(vec![task.clone()]));
+    let target = |n: u32| name(&if kind == Kind::Message { "topic".into() } else { format!("event {n}") });
+    let keys: Vec<_> = (1..=waits)
+        .map(|n| Key { kind, name: target(n), ordinal: if kind == Kind::Message { n } else { 1 } })
+        .collect();
+    let wait = |key: &Key| Wait { key: key.clone(), target: Some(key.name.clone()), due_at: None };
+    let suspend = Next::Suspend { wake_at: None };
+    let begins = Transition { waits_added: keys.iter().map(wait).collect(), ..own(suspend.clone()) };
+    let begun = commit(&store, transitions(vec![begins]));
+    assert!(begun.transitions[0].as_ref().unwrap().suspended);
+    let message = NewMessage { task_id: task.task_id, topic: target(1), payload: json("1") };
+    let event = NewEvent { name: target(1), queue: None, payload: json("1") };
+    let brings = match kind {
+        Kind::Message => Batch { messages: vec![message; messages as usize], ..Batch::default() },
+        _ => Batch { events: vec![event], ..Batch::default() },
+    };
+    let mut brings = Some(brings);
+    if messages > 1 {
+        commit(&store, brings.take().unwrap());
+    }
+    steps_of(&store, || {
+        if let Some(brings) = brings {
+            commit(&store, brings);
+        }
+        let claimed = claimed(commit(&store, claim(1, 1)));
+        let Facts { events, messages: received, .. } = &claimed[0].facts;
+        assert_eq!(events.len() + received.len(), 1);
+        assert!(claimed[0].journal.is_none() && claimed[0].waits.is_empty());
+        let received = received.iter().map(|message| message.id).collect();
+        let waits_removed = vec![keys[0].clone()];
+        let goes_on = Transition { received, waits_removed, ..own(suspend) };
+        let applied = commit(&store, transitions(vec![goes_on])).transitions.remove(0).unwrap();
+        assert!(applied.suspended, "{applied:?}");
+    })
+}
+
+#[test]
+fn a_wake_up_reads_what_has_arrived_and_no_other_wait() {
+    for (kind, messages) in [(Kind::Event, 0), (Kind::Message, 1)] {
+        let [few, many] = [10, 2_000].map(|waits| steps_of_a_wake_up(kind, waits, messages));
+        assert!(many < few + 100, "{kind:?}: {few} and {many} instructions");
+    }
+    // One wait, and a mailbox with many messages: the rest waits for another call.
+    let [few, many] = [10, 2_000].map(|messages| steps_of_a_wake_up(Kind::Message, 1, messages));
+    assert!(many < few + 100, "{few} and {many} instructions");
+}
+
 #[test]
 fn hot_statements_use_their_indexes() {
     let store = wait(SqliteStore::open(Location::Memory, Manual::new())).unwrap();
@@ -125,7 +194,7 @@ fn hot_statements_use_their_indexes() {
             intake::EXISTING,
             "INDEX stepwell_tasks_idempotency (task_type=? AND idempotency_key=? AND scope=?)",
         ),
-        (intake::AWAITING, "INDEX stepwell_waits_target (target=?)"),
+        (intake::AWAITING, "INDEX stepwell_waits_target (target=? AND kind=?)"),
         (schedules::NEXT, "INDEX stepwell_schedules_next ((next_at,name)>(?,?))"),
         (intake::WAITING, "INDEX stepwell_tasks_key (concurrency_key=? AND scope=? AND place>?)"),
         (limits::LINE_UP, "INDEX stepwell_tasks_key (concurrency_key=? AND scope=? AND place>?)"),
@@ -135,6 +204,15 @@ fn hot_statements_use_their_indexes() {
         (purge::NEEDED_BY, "SEARCH parent USING INDEX sqlite_autoindex_stepwell_tasks_1 (task_id=?)"),
         (purge::NEEDED_BY, "SEARCH stepwell_waits USING COVERING INDEX stepwell_waits_target (target=?"),
         (waits::AWAITS, "INDEX stepwell_waits_target (target=?"),
+        (waits::ADD, "stepwell_messages_mailbox (task_id=? AND topic=?)"),
+        (waits::ADD, "stepwell_waits_arrived (task_id=?"),
+        (waits::MARK, "stepwell_waits_target (target=? AND kind=? AND task_id=?)"),
+        (waits::MARK_ONE, "stepwell_waits_target (target=? AND kind=? AND task_id=?)"),
+        (waits::MARK_ONE, "USING PRIMARY KEY (task_id=? AND kind=? AND name=? AND ordinal=?)"),
+        (waits::UNMARK, "stepwell_waits_arrived (task_id=?"),
+        (waits::ARRIVED, "stepwell_waits_arrived (task_id=?)"),
+        (waits::MESSAGES, "stepwell_messages_mailbox (task_id=? AND topic=?)"),
+        (waits::RECEIVING, "stepwell_waits_target (target=? AND kind=? AND task_id=?)"),
         (circles::STANDING, "INDEX sqlite_autoindex_stepwell_tasks_1 (task_id=?)"),
         (circles::STANDING, "SEARCH stepwell_waits USING PRIMARY KEY (task_id=?)"),
         (circles::JOINED, "SEARCH stepwell_waits USING PRIMARY KEY (task_id=? AND kind=?)"),
