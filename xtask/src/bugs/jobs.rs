@@ -206,8 +206,8 @@ pub(super) const BUGS: &[Bug] = &[
         breaks: "A message that was received stays in the mailbox, and the next `recv` gets it again.",
         guarantee: "5",
         file: MEMORY,
-        find: "        task.mailbox.retain(|message| !transition.received.contains(&message.id));\n",
-        put: "",
+        find: "transition.received.iter().for_each(|id| task.mail.remove(*id));",
+        put: "transition.received.iter().skip(1).for_each(|id| task.mail.remove(*id));",
         tests: &[fails("stepwell-conformance", "memory", "messages")],
     },
     Bug {
