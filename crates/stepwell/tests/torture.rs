@@ -35,8 +35,10 @@ impl Ledger {
     /// its result.
     fn note(&self, task: u32, step: u32) -> String {
         let nonce = uuid::Uuid::from_u128(rand_u128()).simple().to_string();
-        // One write to a file opened for appending: lines of several processes do not mix.
-        (&self.0).write_all(format!("{task} {step} {nonce}\n").as_bytes()).unwrap();
+        // One write to a file opened for appending: lines of several processes do not mix. Their length divides that of
+        // a page: a process that is killed as it writes leaves a part of a line only where one page ends.
+        let line = format!("{task} {step} {nonce}");
+        (&self.0).write_all(format!("{line:<127}\n").as_bytes()).unwrap();
         nonce
     }
 }
@@ -135,7 +137,7 @@ async fn torture(workers: usize) {
     let ledger = std::fs::read_to_string(folder.path().join("ledger")).unwrap();
     let mut starts: BTreeMap<u32, Vec<(u32, &str)>> = BTreeMap::new();
     for line in ledger.lines() {
-        let words: Vec<_> = line.split(' ').collect();
+        let words: Vec<_> = line.split_whitespace().collect();
         let [task, step, nonce] = words.as_slice() else { panic!("a broken line: {line:?}") };
         starts.entry(task.parse().unwrap()).or_default().push((step.parse().unwrap(), nonce));
     }

@@ -35,9 +35,10 @@ impl Ledger {
     fn note(&self, ctx: &TaskContext, step: u32) -> String {
         let nonce = Uuid::from_u128(random_u128()).simple().to_string();
         let (task, run, attempt, process) = (ctx.task_id, ctx.run_id, ctx.attempt, self.process);
-        let line = format!("{task} {step} {run} {attempt} {process} {nonce}\n");
-        // One write to a file opened for appending: lines of several processes do not mix.
-        (&self.file).write_all(line.as_bytes()).unwrap();
+        let line = format!("{task} {step} {run} {attempt} {process} {nonce}");
+        // One write to a file opened for appending: lines of several processes do not mix. Their length divides that of
+        // a page: a process that is killed as it writes leaves a part of a line only where one page ends.
+        (&self.file).write_all(format!("{line:<255}\n").as_bytes()).unwrap();
         nonce
     }
 }

@@ -63,7 +63,7 @@ pub async fn prove(client: &Durable, folder: &Path) -> Proof {
 fn read(folder: &Path) -> HashMap<TaskId, Vec<Start>> {
     let mut tasks: HashMap<TaskId, Vec<Start>> = HashMap::new();
     for (place, line) in std::fs::read_to_string(folder.join("ledger")).unwrap().lines().enumerate() {
-        let words: Vec<_> = line.split(' ').collect();
+        let words: Vec<_> = line.split_whitespace().collect();
         let [task, step, run, attempt, process, nonce] = words.as_slice() else {
             panic!("a broken line: {line:?}")
         };
