@@ -20,7 +20,8 @@ pub fn blocked() -> Failure {
     Failure::new(FailureKind::Blocked, "it would be waited for for ever").permanent()
 }
 
-/// Returns whether nothing that a task waits for can come before the task itself has ended.
+/// Returns a task that this one would wait for for ever, if nothing that it waits for can come before it has
+/// ended itself.
 ///
 /// `held_up_by` returns tasks that have to end before a task goes on, at most as many as it is asked for:
 /// - for a task that waits for its turn, the task whose turn it is by their concurrency key;
@@ -32,13 +33,14 @@ pub fn blocked() -> Failure {
 pub fn waits_for_ever<E>(
     task_id: TaskId,
     mut held_up_by: impl FnMut(TaskId, usize) -> Result<Vec<TaskId>, E>,
-) -> Result<bool, E> {
+) -> Result<Option<TaskId>, E> {
+    let Some(first) = held_up_by(task_id, 1)?.first().copied() else { return Ok(None) };
     // Any path mostly ends at a task that goes on, and a path is short.
-    let (mut seen, mut at) = (HashSet::new(), task_id);
+    let (mut seen, mut at) = (HashSet::from([task_id]), first);
     while seen.insert(at) {
         match held_up_by(at, 1)?.first() {
             Some(next) => at = *next,
-            None => return Ok(false),
+            None => return Ok(None),
         }
     }
     let (mut seen, mut left) = (HashSet::new(), vec![task_id]);
@@ -46,12 +48,12 @@ pub fn waits_for_ever<E>(
         if seen.insert(at) {
             let others = held_up_by(at, usize::MAX)?;
             if others.is_empty() {
-                return Ok(false);
+                return Ok(None);
             }
             left.extend(others);
         }
     }
-    Ok(true)
+    Ok(Some(first))
 }
 
 #[cfg(test)]
@@ -65,12 +67,12 @@ mod tests {
     /// Returns whether task 0 waits for ever, and how many looks that took. A task without a line goes on.
     fn of(tasks: &[&[u128]]) -> (bool, usize) {
         let mut looks = 0;
-        let Ok(for_ever) = waits_for_ever::<Infallible>(Uuid::nil().into(), |task_id, most| {
+        let Ok(blocked) = waits_for_ever::<Infallible>(Uuid::nil().into(), |task_id, most| {
             looks += 1;
             let line = tasks.get(task_id.as_uuid().as_u128() as usize).copied().unwrap_or_default();
             Ok(line.iter().take(most).map(|n| Uuid::from_u128(*n).into()).collect())
         });
-        (for_ever, looks)
+        (blocked.is_some(), looks)
     }
 
     #[test]

@@ -480,10 +480,9 @@ impl GroupCommit {
             }
             let Some((span, committing, batch, answers)) = self.next(&mut held.lane) else { return };
             patient = true;
-            let mut begun = Vec::new();
             let sent_at = self.runtime.now();
             let committed = committing.instrument(span).await;
-            let items = match committed {
+            let (items, begun) = match committed {
                 Ok(committed) => {
                     let items = committed.transitions.len() + committed.spawns.len();
                     self.measures.with_store(|measures| {
@@ -496,15 +495,15 @@ impl GroupCommit {
                         // they would change places at each.
                         turn().await;
                     }
-                    begun = self.answer(committed, answers);
+                    let begun = self.answer(committed, answers);
                     // It may hold closures of the application.
                     discard(batch);
-                    items
+                    (items, begun)
                 }
                 Err(error) => {
                     self.failed(&error);
                     self.refused(batch, answers, &error).await;
-                    0
+                    (0, Vec::new())
                 }
             };
             let goes_on = self.leave(held.lane, items);

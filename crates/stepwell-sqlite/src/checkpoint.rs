@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OpenFlags, Result};
 
+use crate::identity::beside;
 use crate::rows::Statements as _;
 
 /// How long the log may become before a thread of its own sees to it, in bytes. One large batch stays below.
@@ -36,18 +37,17 @@ pub(crate) struct Checkpoints {
     files: Option<(PathBuf, PathBuf)>,
     stop: Arc<AtomicBool>,
     running: Option<JoinHandle<()>>,
-    looked: Option<Instant>,
-    begun: Option<Instant>,
+    /// The length is not looked at before.
+    next_look: Option<Instant>,
 }
 
 impl Checkpoints {
     pub(crate) fn new(database: Option<PathBuf>) -> Self {
         let files = database.map(|database| {
-            let mut wal = database.clone().into_os_string();
-            wal.push("-wal");
-            (database, wal.into())
+            let wal = beside(&database, "-wal");
+            (database, wal)
         });
-        Self { files, stop: Arc::default(), running: None, looked: None, begun: None }
+        Self { files, stop: Arc::default(), running: None, next_look: None }
     }
 
     /// Looks at the log after a commit.
@@ -56,16 +56,16 @@ impl Checkpoints {
             self.running = None;
             self.leave_to_sqlite(conn, true);
         }
-        let soon = |at: Option<Instant>, pause| at.is_some_and(|at| at.elapsed() < pause);
-        if self.running.is_some() || soon(self.looked, LOOK_EVERY) || soon(self.begun, PAUSE) {
+        let now = Instant::now();
+        if self.running.is_some() || self.next_look.is_some_and(|at| now < at) {
             return;
         }
         let Some((path, wal)) = &self.files else { return };
-        self.looked = Some(Instant::now());
+        self.next_look = Some(now + LOOK_EVERY);
         if !std::fs::metadata(wal).is_ok_and(|wal| wal.len() > GROWN) {
             return;
         }
-        self.begun = self.looked;
+        self.next_look = Some(now + PAUSE);
         let (path, stop) = (path.clone(), self.stop.clone());
         let shorten = move || {
             if let Err(error) = shorten(&path, &stop) {

@@ -21,8 +21,7 @@ pub(crate) const JOINED: &str = "SELECT target FROM stepwell_waits WHERE task_id
 impl Applying<'_> {
     /// Returns a child that a task would wait for for ever, if it were suspended now without a `wake_at`.
     pub(crate) fn blocked(&self, task_id: TaskId) -> Result<Option<TaskId>> {
-        let for_ever = waits_for_ever(task_id, |at, most| self.held_up_by(at, at == task_id, most))?;
-        Ok(if for_ever { self.held_up_by(task_id, true, 1)?.pop() } else { None })
+        waits_for_ever(task_id, |at, most| self.held_up_by(at, at == task_id, most))
     }
 
     /// Returns at most `most` tasks that have to end before that one goes on. `suspends`: it is about to be

@@ -33,8 +33,8 @@ struct Folder {
     seen: Mutex<Option<(State, Instant)>>,
 }
 
-/// What a folder is, and when it changed last.
-type State = (FileId, Changed);
+/// What a folder is, and how long after 1970 it changed last.
+type State = (FileId, Duration);
 
 /// How long the files are not looked at while their folder is as it was, should its file system
 /// not keep the time of its last change.
@@ -63,23 +63,20 @@ pub(crate) fn id_of(metadata: &Metadata) -> FileId {
     metadata.created().ok()
 }
 
-/// When a folder changed last: seconds and nanoseconds since 1970.
-type Changed = (i64, i64);
-
 /// Returns the time of the folder's last change, once every later change is going to have another time.
 #[cfg(unix)]
-fn settled(metadata: &Metadata) -> Option<Changed> {
+fn settled(metadata: &Metadata) -> Option<Duration> {
     use std::os::unix::fs::MetadataExt as _;
     // Times go by the kernel's ticks, of up to 10 ms. A file system without fractions has seconds, or two of them.
     let tick = if metadata.ctime_nsec() == 0 { Duration::from_secs(3) } else { Duration::from_millis(50) };
     let now = std::time::UNIX_EPOCH.elapsed().ok()?;
     let seconds = u64::try_from(metadata.ctime()).ok()?;
     let changed = Duration::new(seconds, u32::try_from(metadata.ctime_nsec()).ok()?);
-    (changed + tick < now).then_some((metadata.ctime(), metadata.ctime_nsec()))
+    (changed + tick < now).then_some(changed)
 }
 
 #[cfg(not(unix))]
-fn settled(_: &Metadata) -> Option<Changed> {
+fn settled(_: &Metadata) -> Option<Duration> {
     None
 }
 
@@ -97,6 +94,13 @@ impl Folder {
         let metadata = fs::metadata(&self.path).ok()?;
         Some((id_of(&metadata), settled(&metadata)?))
     }
+}
+
+/// Returns the path of the file that SQLite keeps beside the database.
+pub(crate) fn beside(database: &Path, suffix: &str) -> PathBuf {
+    let mut file = database.as_os_str().to_owned();
+    file.push(suffix);
+    file.into()
 }
 
 impl Known {
@@ -127,19 +131,14 @@ const REPLACED: &str = "replaced by another file";
 impl Identity {
     /// The files of an open database: the path by which it was opened, and the file's one true path.
     pub(crate) fn of(path: &Path, canonical: &Path) -> io::Result<Self> {
-        let beside = |suffix| {
-            let mut file = canonical.as_os_str().to_owned();
-            file.push(suffix);
-            Known::now(file.into())
-        };
         let folder = match fs::symlink_metadata(path)?.is_symlink() {
             true => None,
             false => Folder::of(path, canonical)?,
         };
         Ok(Self {
             database: Known::now(path.to_owned())?,
-            wal: beside("-wal")?,
-            shm: beside("-shm")?,
+            wal: Known::now(beside(canonical, "-wal"))?,
+            shm: Known::now(beside(canonical, "-shm"))?,
             folder,
         })
     }

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use stepwell::testing::{Harness, Intercepted, Process, worker_options};
+use stepwell::testing::{Dice, Harness, Intercepted, Process, worker_options};
 use stepwell::*;
 use tokio::sync::Notify;
 use tokio::time::sleep;
@@ -469,17 +469,6 @@ async fn a_crash_before_or_after_any_commit_neither_loses_a_tick_nor_repeats_it(
     assert!(cases > 60, "only {cases} cases");
 }
 
-struct Dice(AtomicUsize);
-
-impl Dice {
-    fn roll(&self, sides: usize) -> usize {
-        let mut z = self.0.fetch_add(0x9E37_79B9_7F4A_7C15, Ordering::SeqCst);
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        (z ^ (z >> 31)) % sides
-    }
-}
-
 /// A process whose commits take their time, and fail now and then.
 async fn start_faulty(harness: &Harness, dice: &Arc<Dice>) -> Process {
     let dice = dice.clone();
@@ -508,7 +497,7 @@ async fn start_faulty(harness: &Harness, dice: &Arc<Dice>) -> Process {
 async fn whatever_happens_every_tick_spawns_one_task() {
     for seed in 0..60 {
         let harness = Harness::new();
-        let dice = Arc::new(Dice(AtomicUsize::new(seed * 0xD134_2543)));
+        let dice = Arc::new(Dice::new(seed));
         let client = harness.start().await;
         client
             .put_schedule::<work>(Schedule::every("every", SECOND).catch_up(CatchUp::All), 0)
@@ -522,7 +511,7 @@ async fn whatever_happens_every_tick_spawns_one_task() {
         for round in 0..20 {
             sleep(dice.roll(2000) as u32 * SECOND / 1000).await;
             match dice.roll(4) {
-                0 => processes.swap_remove(dice.roll(3)).kill().await,
+                0 => processes.swap_remove(dice.roll(3) as usize).kill().await,
                 1 => {
                     let schedule = Schedule::every("every", SECOND).catch_up(CatchUp::All);
                     client.put_schedule::<work>(schedule, 0).await.unwrap();

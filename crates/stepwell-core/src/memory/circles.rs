@@ -12,9 +12,9 @@ use crate::store::TaskState;
 impl State {
     /// Returns a child that a task would wait for for ever, if it were suspended now without a `wake_at`.
     pub(super) fn blocked(&self, task_id: TaskId) -> Option<TaskId> {
-        let Ok(for_ever) =
+        let Ok(blocked) =
             waits_for_ever::<Infallible>(task_id, |at, most| Ok(self.held_up_by(at, at == task_id, most)));
-        self.held_up_by(task_id, true, 1).first().copied().filter(|_| for_ever)
+        blocked
     }
 
     /// Returns at most `most` tasks that have to end before that one goes on. `suspends`: it is about to be

@@ -1,18 +1,12 @@
 //! The files of a database, and what others do to them while it is open.
 
 use std::fs;
-use std::path::PathBuf;
 
 use stepwell_core::TaskFilter;
 
 use super::*;
 use crate::checkpoint::GROWN;
-
-fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut path = path.as_os_str().to_owned();
-    path.push(suffix);
-    path.into()
-}
+use crate::identity::beside;
 
 fn detached(store: &SqliteStore, n: u128, fate: &str) -> String {
     let refused = wait(store.commit(spawns(vec![new_task(n)]).into())).unwrap_err();
