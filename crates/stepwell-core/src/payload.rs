@@ -137,6 +137,14 @@ impl Payload {
         value: &T,
         limit: usize,
     ) -> Result<Self, PayloadError> {
+        Self::encode_and_read(value, limit).map(|(payload, _)| payload)
+    }
+
+    /// As [`Payload::encode_proven`]. Returns the value that was read, too.
+    pub(crate) fn encode_and_read<T: Serialize + DeserializeOwned>(
+        value: &T,
+        limit: usize,
+    ) -> Result<(Self, T), PayloadError> {
         let wide = Cell::default();
         let payload = Self::encode_noting(value, limit, &wide)?;
         let refused = |reason| PayloadError::NotReadBack { type_name: std::any::type_name::<T>(), reason };
@@ -145,7 +153,7 @@ impl Payload {
         if wide.get() && bytes_of(Self::encode(&read, usize::MAX)?.as_str()) != bytes_of(payload.as_str()) {
             return Err(refused("its integers of 128 bits are read as something else".into()));
         }
-        Ok(payload)
+        Ok((payload, read))
     }
 
     fn encode_noting<T: Serialize + ?Sized>(

@@ -61,6 +61,8 @@ pub struct Step<F: Closure> {
     /// What is recorded before the closure starts.
     record: Option<Box<Recording>>,
     stage: Stage<F::Future>,
+    /// The result of a try of this run, as a replay is going to read it from the journal.
+    value: Option<F::Value>,
 }
 
 /// Where a step's result may be, and is put.
@@ -174,6 +176,7 @@ impl<F: Closure> Step<F> {
             cache: None,
             record: None,
             stage: Stage::New,
+            value: None,
         }
     }
 
@@ -370,7 +373,11 @@ impl<F: Closure> Step<F> {
                 Stage::Running { closure, span, begun, limit } => {
                     let begun = *begun;
                     let outcome = match span.in_scope(|| poll_closure(|| closure.as_mut().poll(cx))) {
-                        Poll::Ready(Ok(value)) => self.encode(key, &value),
+                        Poll::Ready(Ok(value)) => {
+                            let (outcome, value) = self.encode(key, &value);
+                            self.value = value;
+                            outcome
+                        }
                         Poll::Ready(Err(error)) => self.failed(closure_failure(&error)),
                         Poll::Pending => {
                             match limit {
@@ -430,13 +437,17 @@ impl<F: Closure> Step<F> {
         Stage::Running { closure, span, begun, limit }
     }
 
-    fn encode(&self, key: &Key, value: &F::Value) -> Outcome
+    /// Returns what a result is in the journal, and the result as it is read from there.
+    fn encode(&self, key: &Key, value: &F::Value) -> (Outcome, Option<F::Value>)
     where
         F::Value: Serialize + DeserializeOwned,
     {
-        match Payload::encode_proven(value, self.run.engine.settings.max_payload_bytes) {
-            Ok(payload) => Outcome::Done(payload),
-            Err(source) => Outcome::Failed(TaskError::Payload { name: key.label(), source }.to_failure()),
+        match Payload::encode_and_read(value, self.run.engine.settings.max_payload_bytes) {
+            Ok((payload, read)) => (Outcome::Done(payload), Some(read)),
+            Err(source) => {
+                let error = TaskError::Payload { name: key.label(), source };
+                (Outcome::Failed(error.to_failure()), None)
+            }
         }
     }
 }
@@ -496,7 +507,11 @@ where
                 }
                 Poll::Ready(outcome) => {
                     this.stage = Stage::Done;
-                    return Poll::Ready(outcome.and_then(|outcome| read_step(&key, outcome)));
+                    let read = |outcome| match (outcome, this.value.take()) {
+                        (Outcome::Done(_), Some(value)) => Ok(value),
+                        (outcome, _) => read_step(&key, outcome),
+                    };
+                    return Poll::Ready(outcome.and_then(read));
                 }
             }
             let outcome = ready!(this.poll_try(&key, cx));
