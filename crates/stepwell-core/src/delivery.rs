@@ -51,7 +51,7 @@ impl<T> Future for Delivery<T> {
             Ok(key) => key,
             Err(error) => return error.take().map_or(Poll::Pending, |error| Poll::Ready(Err(error))),
         };
-        let outcome = ready!(this.run.poll(key, &mut this.request, cx.waker()));
+        let outcome = ready!(this.run.poll(key, &mut this.request, cx.waker()).delivered());
         this.delivered = true;
         Poll::Ready(outcome.and_then(|outcome| (this.read)(key, outcome)))
     }

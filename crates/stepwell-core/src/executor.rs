@@ -37,7 +37,7 @@ use crate::guard::{Panic, discard, guard};
 use crate::journal::{Entry, Key, Outcome};
 use crate::lifecycle::Lifecycle;
 use crate::measures::Ended;
-use crate::operations::{Opened, Standing, Undelivered, Unsent, Work};
+use crate::operations::{Opened, Standing, Undelivered, Unsent, Work, unlock};
 use crate::payload::Payload;
 use crate::polled::{poll_closure, poll_task};
 use crate::retry::STORE_RETRY;
@@ -308,17 +308,19 @@ impl Execution {
         let run = self.run.clone();
         // Asked for where it is needed: a step without timers comes past here some times.
         let now = || run.engine.store.now();
-        let control = run.control();
+        let mut operations = run.operations();
+        let control = operations.control();
         if let Some(control) = control {
+            drop(operations);
             // A shutdown has waited until its deadline, and the writes of a lost run would be refused.
             let grace = if control == ControlFlow::Cancelled { self.grace } else { Duration::ZERO };
             if has_passed(&run, &mut self.stopping, grace, cx) {
                 self.end(Err(Ending::Error(control.into())));
                 return true;
             }
+            operations = run.operations();
         }
         let idle = matches!(self.commit, Commit::Idle);
-        let mut operations = run.operations();
         if !operations.is_replaying() {
             if let Some(facts) = self.facts.take() {
                 operations.arrive(facts);
@@ -329,7 +331,7 @@ impl Execution {
         }
         match operations.deliver_next(&run) {
             Ok(Some(waker)) => {
-                drop(operations);
+                unlock(operations);
                 self.stalled = None;
                 run.sign_of_life(None);
                 if let Some(waker) = waker {

@@ -13,6 +13,7 @@
 
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::MutexGuard;
 use std::task::{Poll, Waker};
 
 use hashbrown::hash_map;
@@ -161,7 +162,7 @@ pub(crate) struct Operations {
     handled: usize,
     /// A compensation was recorded.
     pub(crate) has_compensations: bool,
-    /// Work that nobody is to do any more.
+    /// Work that nobody is to do any more, until [`unlock`] drops it.
     dropped: Vec<Guarded<Work>>,
     /// What an earlier run of the compensation waited for; for after the replay of the code.
     compensation_waits: Vec<Wait>,
@@ -261,31 +262,22 @@ impl Operations {
         Some(told.into_iter().filter_map(|(_, operation)| operation.waker.take()).collect())
     }
 
-    pub(crate) fn is_open(&self, key: &Key) -> bool {
-        matches!(self.live.get(key), Some(Operation { stage: Stage::Open, .. }))
-    }
-
-    /// Registers an operation when it is new, and answers once it is delivered.
-    pub(crate) fn poll(
-        &mut self,
-        key: &Key,
-        request: Option<Request>,
-        waker: &Waker,
-    ) -> Poll<TaskResult<Outcome>> {
+    /// Registers an operation when it is new. Returns how far it has come.
+    pub(crate) fn poll(&mut self, key: &Key, request: Option<Request>, waker: &Waker) -> Progress {
         if let Some(request) = request {
             self.register(key, request);
         }
         let control = self.control;
         let Some(operation) = self.live.get_mut(key) else {
             // It was cut short. After a delivery, its future does not poll again.
-            return Poll::Ready(Err(control.unwrap_or(ControlFlow::LeaseLost).into()));
+            return Progress::Delivered(Err(control.unwrap_or(ControlFlow::LeaseLost).into()));
         };
         match (&mut operation.stage, control) {
             (Stage::Delivered(_), _) => {
                 let operation = self.live.remove(key);
                 match operation.map(|operation| operation.stage) {
-                    Some(Stage::Delivered(outcome)) => Poll::Ready(Ok(outcome)),
-                    _ => Poll::Pending,
+                    Some(Stage::Delivered(outcome)) => Progress::Delivered(Ok(outcome)),
+                    _ => Progress::Waits,
                 }
             }
             // What a cancelled task's closure has finished is still journaled, so that a retry finds it.
@@ -294,11 +286,11 @@ impl Operations {
                     Some(known) => known.clone_from(waker),
                     slot => *slot = Some(waker.clone()),
                 }
-                Poll::Pending
+                if matches!(operation.stage, Stage::Open) { Progress::MayStart } else { Progress::Waits }
             }
             (_, Some(control)) => {
                 self.forget(key);
-                Poll::Ready(Err(control.into()))
+                Progress::Delivered(Err(control.into()))
             }
         }
     }
@@ -404,18 +396,6 @@ impl Operations {
         if let Some(Operation { stage, wait, .. }) = self.live.remove(key) {
             self.left(key, stage, wait);
         }
-    }
-
-    /// Whether there is work that nobody is to do any more.
-    #[inline]
-    pub(crate) fn has_dropped(&self) -> bool {
-        !self.dropped.is_empty()
-    }
-
-    /// Gives the work that nobody is to do any more. It is the application's, and may use the context when it is dropped: so
-    /// that is for when this is no longer locked.
-    pub(crate) fn take_dropped(&mut self) -> Vec<Guarded<Work>> {
-        std::mem::take(&mut self.dropped)
     }
 
     /// Delivers to one operation; gives the waker of its future. `None` when it does not wait for a delivery.
@@ -856,6 +836,35 @@ impl Delivered {
             _ => read_arrival(&self.key, Outcome::Failed(self.failure.clone())),
         };
         error.is_err_and(|error| text.contains(&error.to_string()))
+    }
+}
+
+/// Unlocks a run's operations, then drops the work that nobody is to do any more: it is the application's, and may use
+/// the context when it is dropped.
+#[inline]
+pub(crate) fn unlock(mut operations: MutexGuard<'_, Operations>) {
+    if !operations.dropped.is_empty() {
+        let dropped = std::mem::take(&mut operations.dropped);
+        drop(operations);
+        drop(dropped);
+    }
+}
+
+/// How far an operation has come.
+pub(crate) enum Progress {
+    Waits,
+    /// Its gate is open: the closure of a step may start, unless it has.
+    MayStart,
+    Delivered(TaskResult<Outcome>),
+}
+
+impl Progress {
+    /// What was delivered.
+    pub(crate) fn delivered(self) -> Poll<TaskResult<Outcome>> {
+        match self {
+            Self::Delivered(outcome) => Poll::Ready(outcome),
+            Self::Waits | Self::MayStart => Poll::Pending,
+        }
     }
 }
 

@@ -2,10 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::mem;
-use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Poll, Wake, Waker};
+use std::task::{Wake, Waker};
 use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
@@ -14,12 +13,12 @@ use tokio_util::sync::CancellationToken;
 use crate::compensation::{Undo, attempts, end_of};
 use crate::engine::Engine;
 use crate::failure::{Failure, Retry};
-use crate::guard::{self, Guarded, discard};
+use crate::guard::{self, discard};
 use crate::ids::{RunId, TaskId};
 use crate::journal::{Entry, Key, Kind, Outcome, Replay};
 use crate::measures::TypeMeasures;
 use crate::name::{Name, StepName};
-use crate::operations::{Effect, Operations, Request, Work};
+use crate::operations::{Effect, Operations, Progress, Request, unlock};
 use crate::polled::is_polled;
 use crate::retry::RetryStrategy;
 use crate::scope::Scope;
@@ -123,9 +122,8 @@ impl Run {
         self.undos.lock().unwrap_or_else(PoisonError::into_inner).get(record).cloned()
     }
 
-    pub(crate) fn operations(&self) -> Locked<'_> {
-        let operations = self.operations.lock().unwrap_or_else(PoisonError::into_inner);
-        Locked { operations, dropped: Vec::new() }
+    pub(crate) fn operations(&self) -> MutexGuard<'_, Operations> {
+        self.operations.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Keeps the run from being taken for stuck, for `claim_timeout` or for `extend` where that is longer.
@@ -205,32 +203,34 @@ impl Run {
         stored.unwrap_or_else(|| due_at(self.engine.store.now()))
     }
 
-    /// Polls an operation: registers it when it is new, and answers once it is delivered.
+    /// Polls an operation: registers it when it is new. Returns how far it has come.
     pub(crate) fn poll(
         self: &Arc<Self>,
         key: &Key,
         request: &mut Option<Request>,
         waker: &Waker,
-    ) -> Poll<TaskResult<Outcome>> {
+    ) -> Progress {
         if !is_polled(self) {
-            return Poll::Ready(Err(outside(key.kind, &StepName::from(key.name.as_str()))));
+            return Progress::Delivered(Err(outside(key.kind, &StepName::from(key.name.as_str()))));
         }
-        self.operations().poll(key, request.take(), waker)
-    }
-
-    /// Whether the gate of a step has been opened: its closure may start.
-    pub(crate) fn is_open(&self, key: &Key) -> bool {
-        self.operations().is_open(key)
+        let mut operations = self.operations();
+        let progress = operations.poll(key, request.take(), waker);
+        unlock(operations);
+        progress
     }
 
     /// A step's closure has ended: queues what it gave.
     pub(crate) fn finish(&self, key: &Key, outcome: Outcome) {
-        self.operations().finish(key, outcome, Effect::None);
+        let mut operations = self.operations();
+        operations.finish(key, outcome, Effect::None);
+        unlock(operations);
     }
 
     /// The future of an operation is gone.
     pub(crate) fn forget(&self, key: &Key) {
-        self.operations().forget(key);
+        let mut operations = self.operations();
+        operations.forget(key);
+        unlock(operations);
     }
 }
 
@@ -239,36 +239,6 @@ impl Drop for Run {
         let undos = self.undos.get_mut().unwrap_or_else(PoisonError::into_inner);
         mem::take(undos).into_values().for_each(discard);
         self.operations.get_mut().unwrap_or_else(PoisonError::into_inner).discard();
-    }
-}
-
-/// A run's operations, locked. What they no longer need is dropped after that, by the order of the fields: it is the
-/// application's, and may use the context.
-pub(crate) struct Locked<'a> {
-    operations: MutexGuard<'a, Operations>,
-    dropped: Vec<Guarded<Work>>,
-}
-
-impl Deref for Locked<'_> {
-    type Target = Operations;
-
-    fn deref(&self) -> &Operations {
-        &self.operations
-    }
-}
-
-impl DerefMut for Locked<'_> {
-    fn deref_mut(&mut self) -> &mut Operations {
-        &mut self.operations
-    }
-}
-
-impl Drop for Locked<'_> {
-    #[inline]
-    fn drop(&mut self) {
-        if self.operations.has_dropped() {
-            self.dropped = self.operations.take_dropped();
-        }
     }
 }
 

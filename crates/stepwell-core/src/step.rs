@@ -16,7 +16,7 @@ use crate::failure::{Failure, FailureKind, Retry};
 use crate::input_hash::InputHash;
 use crate::journal::{Key, Kind, Outcome, to_payload};
 use crate::lifecycle::Lifecycle;
-use crate::operations::{Effect, Request};
+use crate::operations::{Effect, Progress, Request};
 use crate::payload::Payload;
 use crate::polled::poll_closure;
 use crate::retry::RetryStrategy;
@@ -351,13 +351,13 @@ impl<F: Closure> Step<F> {
     }
 
     /// Runs one try, from its open gate on.
-    fn poll_try(&mut self, key: &Key, cx: &mut Context<'_>) -> Poll<Outcome>
+    fn poll_try(&mut self, key: &Key, may_start: bool, cx: &mut Context<'_>) -> Poll<Outcome>
     where
         F::Value: Serialize + DeserializeOwned,
     {
         loop {
             self.stage = match &mut self.stage {
-                Stage::Waiting if self.closure.is_some() && self.run.is_open(key) => {
+                Stage::Waiting if self.closure.is_some() && may_start => {
                     match self.cache.as_mut().filter(|cached| !cached.looked_up) {
                         Some(cached) => {
                             cached.looked_up = true;
@@ -467,7 +467,7 @@ where
         loop {
             if let Stage::Backoff(backoff) = &mut this.stage {
                 let (key, request) = &mut **backoff;
-                match this.run.poll(key, request, cx.waker()) {
+                match this.run.poll(key, request, cx.waker()).delivered() {
                     Poll::Pending => return Poll::Pending,
                     Poll::Ready(Ok(_)) => this.stage = Stage::New,
                     Poll::Ready(Err(error)) => {
@@ -479,7 +479,7 @@ where
             if let Some(recording) = &mut this.record {
                 let Recording { key, request, undo } = &mut **recording;
                 this.stage = Stage::Recording;
-                match this.run.poll(key, request, cx.waker()) {
+                match this.run.poll(key, request, cx.waker()).delivered() {
                     Poll::Pending => return Poll::Pending,
                     Poll::Ready(Ok(_)) => this.run.add_undo(key, undo.clone()),
                     Poll::Ready(Err(error)) => {
@@ -496,7 +496,9 @@ where
                 }
                 _ => None,
             };
-            match this.run.poll(&key, &mut request, cx.waker()) {
+            let progress = this.run.poll(&key, &mut request, cx.waker());
+            let may_start = matches!(progress, Progress::MayStart);
+            match progress.delivered() {
                 Poll::Pending => {}
                 Poll::Ready(Ok(Outcome::Retrying { at, .. })) => {
                     this.tries += 1;
@@ -514,7 +516,7 @@ where
                     return Poll::Ready(outcome.and_then(read));
                 }
             }
-            let outcome = ready!(this.poll_try(&key, cx));
+            let outcome = ready!(this.poll_try(&key, may_start, cx));
             this.stage = Stage::Waiting;
             this.run.finish(&key, outcome);
             return Poll::Pending;
