@@ -270,7 +270,8 @@ impl SpawnOptions {
 
     /// A [concurrency key](SpawnOptions::concurrency_key), and what becomes of this spawn when a task of the same type and key
     /// is waiting to start: many requests for the same work, while it has not begun, are one. Tasks that have begun are left
-    /// alone, so that what was asked for after their start is done after them.
+    /// alone, so that what was asked for after their start is done after them. A waiting task that is reused does not take
+    /// over the idempotency key of the spawn.
     ///
     /// ```
     /// # use stepwell_core::{Coalesce, SpawnOptions};

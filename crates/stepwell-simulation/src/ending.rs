@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use stepwell::{Decision, Durable, Entry, Error, Kind, Outcome, TaskFilter, TaskId, TaskInfo, TaskState};
+use stepwell::{
+    Decision, Durable, Entry, Error, FailureKind, Kind, Outcome, TaskFilter, TaskId, TaskInfo, TaskState,
+};
 
 use crate::ledger::{Ledger, current, gives, is_done};
 use crate::script::{self, TOPICS};
@@ -122,10 +124,15 @@ pub(crate) async fn check(ledger: &Ledger) -> Result<(), Error> {
     {
         ledger.fail("refused", format_args!("number {number} was spawned once, and there are {tasks:?}"));
     }
+    once_by_key(ledger, &tasks);
     for (tick, tasks) in ticks.iter().filter(|(_, tasks)| tasks.len() > 1 && schedules < 2) {
         ledger.fail("tick", format_args!("{tick} has spawned {tasks:?}"));
     }
     for task in &tasks {
+        let diverged = |failure: &stepwell::Failure| failure.kind == FailureKind::Diverged;
+        if let Some(failure) = task.failure.as_ref().filter(|failure| diverged(failure)) {
+            ledger.fail("diverged", format_args!("task {}: {failure}", task.task_id));
+        }
         let journal = ledger.journal(task.task_id);
         in_order(ledger, task, &journal);
         once(ledger, task.task_id, &journal);
@@ -136,6 +143,25 @@ pub(crate) async fn check(ledger: &Ledger) -> Result<(), Error> {
         compensated(ledger, task, &journal);
     }
     Ok(())
+}
+
+/// An idempotency key stands for one task, for as long as that is there.
+fn once_by_key(ledger: &Ledger, tasks: &[TaskInfo]) {
+    let books = ledger.books();
+    let mut by_key = books.answers.clone();
+    for task in tasks {
+        let Ok(Params { once: Some(once), number, .. }) = task.params.decode::<Params>() else { continue };
+        if number.is_none_or(|number| !books.triggered_again.contains(&number)) {
+            by_key.entry(once).or_default().insert(task.task_id);
+        }
+    }
+    let removed =
+        |task_id: &TaskId| books.deleted.contains(task_id) || (books.purged && books.ended.contains(task_id));
+    let several = by_key.into_iter().find(|(_, tasks)| tasks.len() > 1 && !tasks.iter().any(removed));
+    drop(books);
+    if let Some((once, tasks)) = several {
+        ledger.fail("key", format_args!("the idempotency key {once} stands for {tasks:?}"));
+    }
 }
 
 fn in_order(ledger: &Ledger, task: &TaskInfo, journal: &[Entry]) {

@@ -1,20 +1,21 @@
 //! A plan as it is played.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use stepwell::sqlite::{Location, SqliteStore};
 use stepwell::testing::{Fault, Place, Play, Report, World};
 use stepwell::{
-    Durable, Error, QueueLimits, RateLimit, RetryStrategy, Schedule, SpawnOptions, Store, StoreError, Worker,
-    WorkerOptions,
+    Coalesce, Disposition, Durable, Error, QueueLimits, RateLimit, RetryStrategy, Schedule, SpawnOptions,
+    Store, StoreError, Worker, WorkerOptions,
 };
 
 use crate::ending;
 use crate::ledger::Ledger;
 use crate::owners::Owners;
-use crate::plan::{Action, Plan, Setup, Spawn, Step};
+use crate::plan::{Action, Plan, Setup, Spawn, Step, VERSIONS};
 use crate::script::LIMIT;
 use crate::tasks::{self, Params, Site, TASK, event_name};
 
@@ -75,6 +76,8 @@ struct History {
     world: World,
     ledger: Arc<Ledger>,
     processes: Processes,
+    /// Whether processes begin with the changed code.
+    changed: Arc<AtomicBool>,
 }
 
 impl History {
@@ -83,7 +86,7 @@ impl History {
         let owners = Owners::new(ledger.clone());
         world.watch(move |seen| owners.sees(seen));
         world.drift(plan.setup.drift);
-        Self { world, ledger, processes: Processes::default() }
+        Self { world, ledger, processes: Processes::default(), changed: Arc::default() }
     }
 
     async fn run(&self, plan: &Plan) -> Result<(), Error> {
@@ -109,11 +112,14 @@ impl History {
 
     async fn start(&self, setup: &Setup) {
         let (ledger, processes, setup) = (self.ledger.clone(), self.processes.clone(), setup.clone());
-        let count = setup.processes;
+        let (count, changed) = (setup.processes, self.changed.clone());
         let start = move |place: Place| {
             let (ledger, processes, setup) = (ledger.clone(), processes.clone(), setup.clone());
+            let changed = changed.load(Ordering::SeqCst);
             async move {
-                let site = Site { place: place.clone(), ledger, lease: setup.lease };
+                let version = u8::try_from(place.number).unwrap_or(0) % VERSIONS;
+                let version = setup.versions.then_some(version);
+                let site = Site { place: place.clone(), ledger, lease: setup.lease, changed, version };
                 let client = place.client(|builder| build(builder).state(site.clone())).await?;
                 tasks::register(&client, &site).await?;
                 let options = WorkerOptions::new()
@@ -124,6 +130,10 @@ impl History {
                     .shutdown_timeout(setup.lease)
                     .concurrency(setup.concurrency)
                     .max_in_memory(setup.in_memory);
+                let options = match version {
+                    Some(version) => options.code_version(version_name(version))?,
+                    None => options,
+                };
                 {
                     let mut processes = processes.lock().unwrap_or_else(PoisonError::into_inner);
                     let process = processes.entry(place.number).or_default();
@@ -179,7 +189,11 @@ impl History {
             }
             Action::Retrigger(number) => {
                 let Some(task_id) = task(number) else { return };
-                ledger.books().triggered_again.insert(*number);
+                // Several numbers may have been answered with one task.
+                let info = self.world.look(self.world.store().task(task_id)).ok().flatten();
+                let params = info.and_then(|info| info.params.decode::<Params>().ok());
+                let number = params.and_then(|params| params.number).unwrap_or(*number);
+                ledger.books().triggered_again.insert(number);
                 tokio::spawn(async move { drop(asked.retrigger(task_id).await) });
             }
             Action::Pause(number) => {
@@ -218,7 +232,7 @@ impl History {
             }
             Action::Schedule(every) => {
                 ledger.books().schedules += 1;
-                let params = Params { number: None, script: Vec::new() };
+                let params = Params::of(Vec::new());
                 let schedule = Schedule::every("often", *every);
                 drop(client.put_schedule_named(schedule, TASK, &params).await);
             }
@@ -236,6 +250,12 @@ impl History {
                     }
                 });
             }
+            Action::Change => {
+                self.changed.store(true, Ordering::SeqCst);
+                for process in 0..self.world.processes() {
+                    self.world.crash(process, Duration::ZERO);
+                }
+            }
             Action::Fault(
                 Fault::Crash { .. } | Fault::Freeze { .. } | Fault::Outage { .. } | Fault::Jump { .. },
             ) => {}
@@ -248,14 +268,26 @@ fn build(builder: stepwell::DurableBuilder) -> stepwell::DurableBuilder {
     builder.max_attempts(1_000).retry(retry).max_payload_bytes(LIMIT)
 }
 
+fn version_name(version: u8) -> String {
+    format!("v{version}")
+}
+
 /// Spawns a task; once more, where the store has refused it.
 async fn spawn_task(ledger: Arc<Ledger>, client: Durable, spawn: Spawn) {
-    let Spawn { number, script, attempts, key, priority, delay, limit } = spawn;
-    let params = Params { number: Some(number), script };
+    let Spawn { number, script, attempts, once, key, version, priority, delay, limit } = spawn;
+    let params = Params { number: Some(number), script, once, version };
     let options = || {
         let mut options = SpawnOptions::new().max_attempts(attempts).priority(priority);
-        if let Some(key) = key {
-            options = options.concurrency_key(format!("key{key}"));
+        if let Some(once) = once {
+            options = options.idempotency_key(format!("once{once}"));
+        }
+        options = match key {
+            Some((key, Some(how))) => options.coalesced(format!("key{key}"), how),
+            Some((key, None)) => options.concurrency_key(format!("key{key}")),
+            None => options,
+        };
+        if let Some(version) = version {
+            options = options.code_version(version_name(version));
         }
         if let Some(delay) = delay {
             options = options.start_after(delay);
@@ -269,7 +301,13 @@ async fn spawn_task(ledger: Arc<Ledger>, client: Durable, spawn: Spawn) {
     loop {
         match client.spawn_named(TASK, &params, options()).await {
             Ok(spawned) => {
-                ledger.books().spawned.insert(number, spawned.task_id);
+                let mut books = ledger.books();
+                books.spawned.insert(number, spawned.task_id);
+                // A task that waited to start takes the place of this one, and not its idempotency key.
+                let coalesced = spawned.disposition == Disposition::Coalesced;
+                if let Some(once) = once.filter(|_| !coalesced) {
+                    books.answers.entry(once).or_default().insert(spawned.task_id);
+                }
                 return;
             }
             // The process has died, and what it asked for may be done.
@@ -277,6 +315,7 @@ async fn spawn_task(ledger: Arc<Ledger>, client: Durable, spawn: Spawn) {
             Err(Error::Store(error)) if error.is_transient() => {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
+            Err(Error::Waiting(_)) if matches!(key, Some((_, Some(Coalesce::Reject)))) => return,
             Err(error) => return ledger.fail("spawn", error),
         }
     }

@@ -19,6 +19,8 @@ pub(crate) struct Ledger {
 pub(crate) struct Books {
     /// The tasks that clients were told of, by their numbers.
     pub(crate) spawned: BTreeMap<usize, TaskId>,
+    /// The tasks that clients were told of, by the idempotency keys that they named.
+    pub(crate) answers: BTreeMap<u8, BTreeSet<TaskId>>,
     /// Tasks that somebody has asked to be deleted, or moved.
     pub(crate) deleted: BTreeSet<TaskId>,
     /// Tasks that have ended, and whether such were purged.

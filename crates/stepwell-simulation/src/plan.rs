@@ -3,9 +3,13 @@
 use std::fmt;
 use std::time::Duration;
 
+use stepwell::Coalesce;
 use stepwell::testing::{Dice, Fault};
 
 use crate::script::{self, EVENTS, Script, TOPICS};
+
+/// How many versions of the code there are at the same time.
+pub const VERSIONS: u8 = 2;
 
 /// A whole history.
 #[derive(Clone, Debug)]
@@ -33,6 +37,8 @@ pub struct Setup {
     pub drift: i64,
     /// Whether the store is SQLite, in memory.
     pub sqlite: bool,
+    /// Whether the processes have versions of the code by turns, to which tasks may be pinned.
+    pub versions: bool,
 }
 
 /// Something that happens.
@@ -81,6 +87,8 @@ pub enum Action {
     Unschedule,
     /// A process is told to stop, and another one begins.
     Deploy(usize),
+    /// The changed code takes the place of the old one in all processes, which are killed for that.
+    Change,
     /// Something goes wrong.
     Fault(Fault),
 }
@@ -94,8 +102,12 @@ pub struct Spawn {
     pub script: Script,
     /// How many attempts it has.
     pub attempts: u32,
-    /// Its concurrency key.
-    pub key: Option<u8>,
+    /// Its idempotency key, by which others may be spawned as well.
+    pub once: Option<u8>,
+    /// Its concurrency key, and what is to become of it while another one of that key waits to start.
+    pub key: Option<(u8, Option<Coalesce>)>,
+    /// The version of the code that it is pinned to.
+    pub version: Option<u8>,
     /// Its priority.
     pub priority: i32,
     /// How long it is not to begin.
@@ -109,8 +121,10 @@ impl Plan {
     pub fn draw(seed: u64) -> Self {
         let dice = Dice::new(seed);
         let lease = Duration::from_millis([100, 400, 2_000, 10_000][index(&dice, 4)]);
+        let processes = 1 + index(&dice, 3);
         let setup = Setup {
-            processes: 1 + index(&dice, 3),
+            processes,
+            versions: processes > 1 && dice.one_in(5),
             concurrency: 1 + index(&dice, 4),
             in_memory: index(&dice, 4),
             lease,
@@ -123,7 +137,7 @@ impl Plan {
         let mut steps: Vec<_> = (0..tasks)
             .map(|number| Step {
                 at: if dice.one_in(2) { Duration::ZERO } else { moment() / 2 },
-                action: Action::Spawn(spawn(&dice, number, lease)),
+                action: Action::Spawn(spawn(&dice, number, &setup)),
             })
             .collect();
         for _ in 0..dice.roll(12) {
@@ -134,6 +148,9 @@ impl Plan {
                 at: moment(),
                 action: Action::Fault(Fault::draw(&dice, setup.processes, lease)),
             });
+        }
+        if dice.one_in(3) {
+            steps.push(Step { at: moment(), action: Action::Change });
         }
         steps.sort_by_key(|step| step.at);
         Self { seed, setup, steps }
@@ -148,12 +165,21 @@ fn byte(dice: &Dice, below: u8) -> u8 {
     u8::try_from(dice.roll(below.into())).unwrap_or(0)
 }
 
-fn spawn(dice: &Dice, number: usize, lease: Duration) -> Spawn {
+fn spawn(dice: &Dice, number: usize, setup: &Setup) -> Spawn {
+    let lease = setup.lease;
+    let coalesce = |dice: &Dice| match dice.roll(6) {
+        0 => Some(Coalesce::Reuse),
+        1 => Some(Coalesce::Replace),
+        2 => Some(Coalesce::Reject),
+        _ => None,
+    };
     Spawn {
         number,
         script: script::draw(dice, 2),
         attempts: if dice.one_in(4) { 1 + u32::from(byte(dice, 3)) } else { 1_000 },
-        key: dice.one_in(4).then(|| byte(dice, 2)),
+        once: dice.one_in(6).then(|| byte(dice, 2)),
+        key: dice.one_in(4).then(|| (byte(dice, 2), coalesce(dice))),
+        version: (setup.versions && dice.one_in(2)).then(|| byte(dice, VERSIONS)),
         priority: i32::from(byte(dice, 3)),
         delay: dice.one_in(6).then(|| Fault::time(dice, lease) / 4),
         limit: dice.one_in(10).then(|| Fault::time(dice, lease)),

@@ -46,6 +46,8 @@ pub enum Op {
     Cleanup(bool),
     /// A line in the log, and how far the task has come.
     Notes,
+    /// A place at which the code of the task type is changed, while tasks of it are under way.
+    Patch,
     /// A panic of the task's own code, while things go wrong.
     Panics,
     /// The task fails for good.
@@ -116,7 +118,7 @@ fn byte(dice: &Dice, below: u8) -> u8 {
 }
 
 fn op(dice: &Dice, depth: u32) -> Op {
-    match dice.roll(if depth > 0 { 40 } else { 32 }) {
+    match dice.roll(if depth > 0 { 42 } else { 34 }) {
         0..14 => step(dice),
         14 => Op::Items(1 + dice.roll(12)),
         15 => Op::Big([100, LIMIT - 2, LIMIT - 1][usize::from(byte(dice, 3))]),
@@ -130,8 +132,9 @@ fn op(dice: &Dice, depth: u32) -> Op {
         30 => Op::Notes,
         31 if dice.one_in(2) => Op::Panics,
         31 => Op::Fails,
-        32..35 => Op::Child(draw(dice, 0), dice.one_in(3).then(|| byte(dice, 3))),
-        35..38 => Op::Both(draw(dice, depth - 1), draw(dice, depth - 1)),
+        32 | 33 => Op::Patch,
+        34..37 => Op::Child(draw(dice, 0), dice.one_in(3).then(|| byte(dice, 3))),
+        37..40 => Op::Both(draw(dice, depth - 1), draw(dice, depth - 1)),
         _ => Op::Race(draw(dice, depth - 1), draw(dice, depth - 1)),
     }
 }

@@ -26,6 +26,10 @@ pub(crate) struct Site {
     pub(crate) place: Place,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) lease: Duration,
+    /// Whether it has the changed code.
+    pub(crate) changed: bool,
+    /// The version of its code.
+    pub(crate) version: Option<u8>,
 }
 
 /// A task's parameters.
@@ -34,6 +38,19 @@ pub(crate) struct Params {
     /// Its place among those that the history spawns; `None` for others.
     pub(crate) number: Option<usize>,
     pub(crate) script: Script,
+    /// The idempotency key that it was spawned with.
+    #[serde(default)]
+    pub(crate) once: Option<u8>,
+    /// The version that it is pinned to.
+    #[serde(default)]
+    pub(crate) version: Option<u8>,
+}
+
+impl Params {
+    /// Of a task that no step of the plan spawns.
+    pub(crate) fn of(script: Script) -> Self {
+        Self { number: None, script, once: None, version: None }
+    }
 }
 
 /// The results of steps that a task has seen, by their names.
@@ -56,6 +73,12 @@ pub(crate) async fn register(client: &Durable, site: &Site) -> Result<(), Error>
 
 async fn task(params: Params, ctx: TaskContext) -> TaskResult<Seen> {
     let site = ctx.state::<Site>()?.clone();
+    if params.version.is_some() && params.version != site.version {
+        site.ledger.fail(
+            "version",
+            format_args!("task {} of version {:?} runs as {:?}", ctx.task_id, params.version, site.version),
+        );
+    }
     let play = Player { ctx, site, seen: Mutex::default(), delivered: Delivered::default() };
     play.run(&params.script, String::new()).await?;
     Ok(play.seen.into_inner().unwrap_or_else(PoisonError::into_inner))
@@ -201,7 +224,7 @@ impl Player {
                 drop(decision);
             }
             Op::Child(script, key) => {
-                let params = Params { number: None, script: script.clone() };
+                let params = Params::of(script.clone());
                 let options = SpawnOptions::new();
                 let options = match key {
                     Some(key) => options.idempotency_key(format!("child{key}")),
@@ -240,6 +263,10 @@ impl Player {
                 ctx.log(LogLevel::Info, "simulated", []);
                 ctx.progress(1, 2, None);
             }
+            Op::Patch => {
+                let way = if self.site.changed && ctx.patched(name.as_str())? { "new" } else { "old" };
+                self.step(name + way, 0, Trouble::None, false, false).await?;
+            }
             Op::Panics => {
                 if self.site.goes_wrong(2) && !place.is_dead() {
                     panic!("simulated, in the task's own code");
@@ -250,6 +277,7 @@ impl Player {
         Ok(())
     }
 
+    #[allow(clippy::panic, reason = "a compensation that panics is what it simulates")]
     async fn step(
         &self,
         name: String,
@@ -281,13 +309,19 @@ impl Player {
             let (site, ctx, name) = (self.site.clone(), self.ctx.clone(), name.clone());
             step = step.compensate(move |nonce: u64| {
                 let (site, ctx, name) = (site.clone(), ctx.clone(), name.clone());
+                if trouble == Trouble::Panics && !site.place.is_dead() && site.goes_wrong(3) {
+                    panic!("simulated, before a compensation's future");
+                }
                 async move {
                     site.ledger.begins(&site.place, &ctx, Kind::Compensated, &name, &[]);
                     site.ledger.books().undone.entry((ctx.task_id, name)).or_default().push(nonce);
                     site.work(
                         ctx,
                         nonce % 7,
-                        if trouble == Trouble::Kills { trouble } else { Trouble::Fails },
+                        match trouble {
+                            Trouble::None | Trouble::Blocks => Trouble::Fails,
+                            trouble => trouble,
+                        },
                     )
                     .await
                 }
