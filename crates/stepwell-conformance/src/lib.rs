@@ -93,7 +93,9 @@
 //!     before it. `events_of_queues`
 //! 18. **Messages come in order, and each is received once**; at most as many are given as there are waits,
 //!     and each stays until it is received. `messages`, `messages_from_many`
-//! 19. **A mailbox belongs to a task that has not ended.** A failed attempt leaves it as it is. `mailboxes`
+//! 19. **A mailbox accepts messages until its task ends**, and is there until the task completes or
+//!     is removed: neither a failed attempt nor a failed task loses what it had not received.
+//!     `mailboxes`, `mailboxes_of_retried_tasks`
 //! 20. **A parent learns how a child ended**, suspended, running, or only later; and of a child that is gone,
 //!     that it is. `children`, `children_of_running_parents`. So does a task that was answered with another's
 //!     child, or a client's task, for its own. `joining_others`
@@ -145,8 +147,10 @@
 //! 37. **Cancellation goes down all generations.** `cancellation_of_families`, `cancellation_of_generations`
 //! 38. **A failed or cancelled task can be run again**, from its journal, its attempts counted from 1.
 //!     `retry_command`
-//! 39. **A finished task can be deleted**, with all that belongs to it, unless its parent has not ended, or another task
-//!     waits for it, or was answered with it and has not ended. Nor is it purged then. `delete_command`, `purging`, `needed_tasks`, `answered_tasks`
+//! 39. **A finished task can be deleted**, with all that belongs to it, unless its parent, or a
+//!     task that was answered with it, has not completed, or another task waits for it. Nor is it
+//!     purged then. `delete_command`, `purging`, `needed_tasks`, `answered_tasks`. A family that
+//!     has failed can be removed all the same. `purged_families`, `answered_with_each_other`
 //! 40. **A suspended task can be woken.** `wake_command`
 //! 41. **A task with something to undo is claimed once more before it ends**, failed or cancelled, whatever ends it; and with
 //!     its attempts used up it ends. `compensation`, `compensation_whatever_ends_it`, `compensation_attempts`,

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::failure::{Failure, FailureKind, Sources};
 use crate::ids::TaskId;
-use crate::journal::{Key, Outcome, to_payload};
+use crate::journal::{Entry, Key, Kind, Outcome, to_payload};
 use crate::step::read_step;
 use crate::store::{Coalesce, Finish, NewTask, Spawned};
 use crate::task_error::TaskResult;
@@ -92,6 +92,20 @@ impl<T> fmt::Debug for Child<T> {
 enum Answer {
     New(TaskId),
     There { task_id: TaskId, disposition: Disposition },
+}
+
+/// The tasks that spawns were answered with, and did not make, as a journal says.
+pub(crate) fn answered_with(journal: &[Entry]) -> Vec<TaskId> {
+    let spawns = journal.iter().filter(|entry| entry.key.kind == Kind::Spawn);
+    let answers = spawns.filter_map(|entry| match &entry.outcome {
+        Outcome::Done(answer) => answer.decode().ok(),
+        Outcome::Failed(_) | Outcome::Retrying { .. } => None,
+    });
+    let there = answers.filter_map(|answer| match answer {
+        Answer::There { task_id, .. } => Some(task_id),
+        Answer::New(_) => None,
+    });
+    there.collect()
 }
 
 /// What a parent is delivered when it has spawned a new task.

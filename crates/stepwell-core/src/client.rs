@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use tracing::Instrument as _;
 
 use crate::approval::{self, ApprovalInfo, Decision};
-use crate::child::Disposition;
+use crate::child::{Disposition, answered_with};
 use crate::codec::Place;
 use crate::compensation::Undoing;
 use crate::context::TaskContext;
@@ -489,7 +489,8 @@ impl Client {
     /// Runs a failed or cancelled task again. It goes on from its journal: no step that has a result runs again.
     ///
     /// Its children that failed or were cancelled are run again with it, and theirs, unless the task has handled their
-    /// failures. Children that have completed are joined as they are.
+    /// failures. Children that have completed are joined as they are. Messages that it had not
+    /// received when it ended are in its mailbox.
     ///
     /// # Errors
     /// [`Error::NotFound`]; [`Error::NotAllowed`] when the task has not failed or been cancelled, or a child of it is
@@ -582,8 +583,9 @@ impl Client {
     /// Removes a finished task with all that belongs to it.
     ///
     /// # Errors
-    /// [`Error::NotFound`]; [`Error::NotAllowed`] when the task has not ended; [`Error::Needed`] when its parent has not
-    /// ended, or another task waits for it.
+    /// [`Error::NotFound`]; [`Error::NotAllowed`] when the task has not ended; [`Error::Needed`]
+    /// when its parent, or a task that was answered with it, is there and has not completed, or
+    /// another task waits for it.
     pub async fn delete(&self, task_id: TaskId) -> Result<(), Error> {
         self.command("delete", task_id, Command::Delete(task_id)).await?;
         self.engine.hub.forget_output(task_id);
@@ -687,7 +689,7 @@ impl Client {
             info = later;
             if same {
                 let messages = messages.into_iter().map(|message| (message.topic, message.payload)).collect();
-                let record = TaskRecord { info, journal, waits, messages };
+                let record = TaskRecord { info, journal, waits, messages, needs: Vec::new() };
                 let exported_at = self.engine.store.now();
                 return Ok(Export { exported_at, metadata: BTreeMap::default(), record });
             }
@@ -706,6 +708,7 @@ impl Client {
     pub async fn import(&self, export: Export) -> Result<TaskId, Error> {
         let mut record = export.record;
         record.check(self.engine.settings.max_payload_bytes)?;
+        record.needs = answered_with(&record.journal);
         let info = &record.info;
         let task_id = info.task_id;
         if !info.state.is_finished() {
@@ -941,8 +944,10 @@ impl Client {
     }
 
     /// Removes tasks that ended longer ago than this, with all that belongs to them: those of one state, or all. It goes in
-    /// small batches, between which others get their turn. Returns how many there were. Tasks whose parent has not ended, or
-    /// that another task waits for, are kept until that has ended.
+    /// small batches, between which others get their turn. Returns how many there were. A task is
+    /// kept while its parent, or a task that was answered with it, is there and has not completed,
+    /// or another task waits for it; so a task that has failed or was cancelled is removed before
+    /// its children, in the same purge.
     ///
     /// # Errors
     /// [`Error::Store`]; what was removed before stays removed.

@@ -104,12 +104,13 @@ pub enum Error {
     },
     /// A task is to be deleted that another one may have yet to join.
     #[error(
-        "task {task_id} is kept: task {by} has not ended, and may have yet to learn how it ended. Delete it when that has ended, or cancel that first"
+        "task {task_id} is kept: task {by} has not completed, and may have yet to learn how it ended. Delete it when that has completed; one that has failed or was cancelled is deleted first, or retried"
     )]
     Needed {
         /// The task that was to be deleted.
         task_id: TaskId,
-        /// The task that needs it: its parent, or one that waits for it.
+        /// The task that needs it: its parent, one that waits for it, or one that was answered with
+        /// it.
         by: TaskId,
     },
     /// The awaited task failed.

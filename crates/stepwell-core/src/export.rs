@@ -17,6 +17,7 @@ use crate::codec::Place;
 use crate::error::Error;
 use crate::failure::Failure;
 use crate::headers;
+use crate::ids::TaskId;
 use crate::input_hash::InputHash;
 use crate::journal::{Entry, Outcome};
 use crate::name::Name;
@@ -44,6 +45,9 @@ pub struct TaskRecord {
     pub waits: Vec<Wait>,
     /// What is in its mailbox, in order, by topic.
     pub messages: Vec<(Name, Payload)>,
+    /// The tasks that its spawns were answered with. An import reads them from the journal.
+    #[serde(skip)]
+    pub needs: Vec<TaskId>,
 }
 
 impl TaskRecord {

@@ -218,18 +218,8 @@ impl Store for MemoryStore {
     }
 
     fn purge(&self, purge: Purge) -> BoxFuture<'static, Result<usize, StoreError>> {
-        let mut guard = self.state();
-        let state = &*guard;
-        let fits = |task: &&Task| {
-            task.finished_at.is_some_and(|at| at < purge.before)
-                && task.state.is_finished()
-                && purge.state.is_none_or(|wanted| task.state == wanted)
-                && state.needed_by(task).is_none()
-        };
-        let ended = state.tasks.values().filter(fits).map(|task| task.new.task_id);
-        let doomed: Vec<_> = ended.take(purge.limit).collect();
-        doomed.iter().for_each(|task_id| guard.delete(*task_id));
-        Box::pin(std::future::ready(Ok(doomed.len())))
+        let purged = self.state().purge(&purge);
+        Box::pin(std::future::ready(Ok(purged)))
     }
 
     fn changed(&self) -> BoxFuture<'_, Changed> {
@@ -660,7 +650,10 @@ impl State {
         }
         task.worker_id = None;
         task.paused = false;
-        task.mail = Mail::default();
+        // Any other end may be followed by a retry, which receives what was accepted.
+        if matches!(finish, Finish::Completed(_)) {
+            task.mail = Mail::default();
+        }
         task.finished_at = Some(now);
         news.finished.push((task_id, finish.clone()));
         let cancelled = finish == Finish::Cancelled;
@@ -756,14 +749,73 @@ impl State {
     /// The task that may have yet to learn how this one ended.
     fn needed_by(&self, task: &Task) -> Option<TaskId> {
         let task_id = task.new.task_id;
-        let lives = |other: &TaskId| self.tasks.get(other).is_some_and(|task| !task.state.is_finished());
-        task.new.parent.filter(lives).or_else(|| {
+        self.parent_to_go_on(task).or_else(|| {
             let target = Name::new(task_id.to_string()).ok();
-            let awaiting = target.and_then(|target| self.awaiting.get(&(Kind::Child, target))?.first());
-            let lowest = (task_id, TaskId::from(uuid::Uuid::nil()));
-            let answered = self.needs.range(lowest..).take_while(|(needed, _)| *needed == task_id);
-            awaiting.into_iter().chain(answered.map(|(_, by)| by).filter(|by| lives(by))).min().copied()
+            let awaiting =
+                target.and_then(|target| self.awaiting.get(&(Kind::Child, target))?.first().copied());
+            let lives = |by: &TaskId| self.tasks.get(by).is_some_and(|by| !by.state.is_finished());
+            let answered = self.answered_to_go_on(task_id);
+            let answered = answered.filter(|by| lives(by) || !self.is_kept_for(*by, task_id));
+            awaiting.into_iter().chain(answered).min()
         })
+    }
+
+    /// Whether a task has not completed, so that it goes on, or may be tried again.
+    fn may_go_on(&self, task_id: TaskId) -> bool {
+        self.tasks.get(&task_id).is_some_and(|task| task.state != TaskState::Completed)
+    }
+
+    fn parent_to_go_on(&self, task: &Task) -> Option<TaskId> {
+        task.new.parent.filter(|parent| self.may_go_on(*parent))
+    }
+
+    /// Those that were answered with a task and may go on.
+    fn answered_to_go_on(&self, task_id: TaskId) -> impl Iterator<Item = TaskId> {
+        let lowest = (task_id, TaskId::from(uuid::Uuid::nil()));
+        let answered = self.needs.range(lowest..).take_while(move |(needed, _)| *needed == task_id);
+        answered.map(|(_, by)| *by).filter(|by| self.may_go_on(*by))
+    }
+
+    /// Whether a task is that other one, or is kept for it, or for one that is kept for it.
+    fn is_kept_for(&self, task_id: TaskId, other: TaskId) -> bool {
+        let (mut seen, mut left) = (BTreeSet::new(), vec![task_id]);
+        while let Some(task_id) = left.pop() {
+            if task_id == other {
+                return true;
+            }
+            if seen.insert(task_id) {
+                left.extend(self.tasks.get(&task_id).and_then(|task| self.parent_to_go_on(task)));
+                left.extend(self.answered_to_go_on(task_id));
+            }
+        }
+        false
+    }
+
+    /// Removes finished tasks that nobody needs, as often as that leaves others that nobody needs
+    /// any more.
+    fn purge(&mut self, purge: &Purge) -> usize {
+        let mut purged = 0;
+        loop {
+            let purged_before = purged;
+            for task_id in self.tasks.keys().copied().collect::<Vec<_>>() {
+                if purged == purge.limit {
+                    return purged;
+                }
+                let fits = |task: &&Task| {
+                    task.finished_at.is_some_and(|at| at < purge.before)
+                        && task.state.is_finished()
+                        && purge.state.is_none_or(|wanted| task.state == wanted)
+                        && self.needed_by(task).is_none()
+                };
+                if self.tasks.get(&task_id).filter(fits).is_some() {
+                    self.delete(task_id);
+                    purged += 1;
+                }
+            }
+            if purged == purged_before {
+                return purged;
+            }
+        }
     }
 
     fn delete(&mut self, task_id: TaskId) {
@@ -890,7 +942,7 @@ impl State {
     }
 
     fn import(&mut self, now: Timestamp, record: TaskRecord) -> bool {
-        let TaskRecord { info, journal, waits, messages } = record;
+        let TaskRecord { info, journal, waits, messages, needs } = record;
         let key = info.idempotency_key.clone();
         let key = key.map(|key| (info.task_type.clone(), info.scope.clone(), key));
         if self.tasks.contains_key(&info.task_id)
@@ -901,7 +953,7 @@ impl State {
         let task_id = info.task_id;
         self.idempotency.extend(key.map(|key| (key, task_id)));
         let mut mail = Mail::default();
-        for (topic, payload) in messages {
+        for (topic, payload) in messages.into_iter().filter(|_| info.state != TaskState::Completed) {
             self.messages += 1;
             mail.add(ArrivedMessage { id: self.messages, topic, payload });
         }
@@ -951,6 +1003,7 @@ impl State {
             },
         };
         let ended = task.state.is_finished();
+        self.needs.extend(needs.into_iter().map(|needed| (needed, task_id)));
         self.tasks.insert(task_id, task);
         if ended {
             return true;

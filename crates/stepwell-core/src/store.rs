@@ -149,7 +149,8 @@ pub trait Store: Any + Send + Sync {
     /// Returns what a task waits for, by key.
     fn waits_of(&self, task_id: TaskId) -> BoxFuture<'static, Result<Vec<Wait>, StoreError>>;
 
-    /// The messages that a task has not received, in order, behind that one.
+    /// The messages that a task has not received, in order, behind that one. A task that has failed
+    /// or was cancelled keeps them for a retry; one that has completed has none.
     fn messages(
         &self,
         task_id: TaskId,
@@ -187,10 +188,15 @@ pub trait Store: Any + Send + Sync {
     fn history(&self, which: HistoryFilter)
     -> BoxFuture<'static, Result<Page<(u64, Happening)>, StoreError>>;
 
-    /// Removes finished tasks, the oldest first, and all that belongs to them. Returns how many.
+    /// Removes finished tasks, the oldest first, and all that belongs to them. Returns how many:
+    /// fewer than the limit when nothing is left to remove.
     ///
-    /// A task is needed, and left where it is, while its parent has not ended, while another task waits for it, or while one
-    /// has not ended that was answered with it ([`Transition::keyed`]): they may have yet to learn how it ended.
+    /// A task is needed, and left where it is, while another task may have yet to learn how it
+    /// ended: its parent or one that was answered with it ([`Transition::keyed`]), until that has
+    /// completed, since one that has failed or was cancelled may be retried; and one that waits for
+    /// it. What a removed task needed is removed behind it, where the purge includes it. A task
+    /// that has failed or was cancelled does not need one that it was answered with and that it is
+    /// itself kept for, directly or by way of others: neither could ever be removed.
     fn purge(&self, purge: Purge) -> BoxFuture<'static, Result<usize, StoreError>>;
 
     /// Ready when another process may have written since the last call. Never, where no other process can.

@@ -62,7 +62,7 @@ impl Shared {
     }
 
     async fn insert(&self, conn: &mut PgConnection, record: &TaskRecord) -> sqlx::Result<bool> {
-        let TaskRecord { info, journal, waits, messages } = record;
+        let TaskRecord { info, journal, waits, messages, needs } = record;
         let schema = &self.options.schema;
         let sql = |text: &str| AssertSqlSafe(text.replace("{schema}", schema));
         let id = *info.task_id.as_uuid();
@@ -144,6 +144,25 @@ impl Shared {
                 return Ok(false);
             }
         }
+        for (topic, payload) in messages.iter().filter(|_| info.state != TaskState::Completed) {
+            sqlx::query(sql("INSERT INTO {schema}.messages (task_id, topic, payload) VALUES ($1, $2, $3)"))
+                .persistent(false)
+                .bind(id)
+                .bind(topic.as_str())
+                .bind(payload.as_str())
+                .execute(&mut *tx)
+                .await?;
+        }
+        for needed in needs {
+            sqlx::query(sql(
+                "INSERT INTO {schema}.needs (task_id, needed_by) VALUES ($1, $2) ON CONFLICT DO NOTHING",
+            ))
+            .persistent(false)
+            .bind(*needed.as_uuid())
+            .bind(id)
+            .execute(&mut *tx)
+            .await?;
+        }
         if info.state.is_finished() {
             sqlx::query(sql(
                 "INSERT INTO {schema}.outcomes (task_id, run_id, state, attempt, cancel_requested, started_at, finished_at,
@@ -178,15 +197,6 @@ impl Shared {
             .bind(due_at.map(Moment))
             .execute(&mut *tx)
             .await?;
-        }
-        for (topic, payload) in messages {
-            sqlx::query(sql("INSERT INTO {schema}.messages (task_id, topic, payload) VALUES ($1, $2, $3)"))
-                .persistent(false)
-                .bind(id)
-                .bind(topic.as_str())
-                .bind(payload.as_str())
-                .execute(&mut *tx)
-                .await?;
         }
         if let Some(key) = text(&info.concurrency_key) {
             // As when a task of the key is spawned: nobody may end the one before unseen.

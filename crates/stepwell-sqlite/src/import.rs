@@ -5,6 +5,7 @@ use stepwell_core::store::{ArrivedMessage, MessageId, TaskState};
 use stepwell_core::{Page, Room, TaskId, TaskRecord, Timestamp};
 
 use crate::limits::line_up;
+use crate::purge::need;
 use crate::rows::{Sql, Statements as _, get};
 use crate::transition::add_entries;
 use crate::{labels, waits};
@@ -33,7 +34,7 @@ pub(crate) fn import(conn: &Connection, now: Timestamp, record: &TaskRecord) -> 
 }
 
 fn insert(conn: &Connection, now: Timestamp, record: &TaskRecord) -> Result<bool> {
-    let TaskRecord { info, journal, waits, messages } = record;
+    let TaskRecord { info, journal, waits, messages, needs } = record;
     let task_id = Sql(&info.task_id);
     let (ended, running) = (info.state.is_finished(), info.state == TaskState::Running);
     let there = conn.query_row(
@@ -83,12 +84,13 @@ fn insert(conn: &Connection, now: Timestamp, record: &TaskRecord) -> Result<bool
     )?;
     labels::add(conn, info.task_id, &info.queue, &info.headers, &info.scope)?;
     add_entries(conn, info.task_id, journal)?;
-    if ended {
-        return Ok(true);
-    }
-    for (topic, payload) in messages {
+    for (topic, payload) in messages.iter().filter(|_| info.state != TaskState::Completed) {
         let sql = "INSERT INTO stepwell_messages (task_id, topic, payload) VALUES (?1, ?2, ?3)";
         conn.run(sql, params![task_id, Sql(topic), Sql(payload)])?;
+    }
+    needs.iter().try_for_each(|needed| need(conn, *needed, info.task_id))?;
+    if ended {
+        return Ok(true);
     }
     // Behind the messages: some of the waits may be for them.
     waits.iter().try_for_each(|wait| waits::add(conn, info.task_id, wait))?;

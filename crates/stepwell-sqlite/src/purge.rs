@@ -6,15 +6,41 @@ use stepwell_core::store::{Purge, TaskState};
 
 use crate::rows::{Sql, Statements as _, get, opt};
 
+/// Says of `other`, which was answered with that task, whether it may have yet to learn how the
+/// task ended: it has not completed. One that has failed or was cancelled does not count where it
+/// is itself kept for the task: neither would ever be removed.
+macro_rules! other_needs {
+    ($task:literal) => {
+        concat!(
+            "(other.state IN ('pending', 'running', 'suspended') OR other.state <> 'completed' AND ",
+            $task,
+            " NOT IN (
+                WITH RECURSIVE above (task_id) AS (
+                    SELECT other.task_id
+                    UNION SELECT up.task_id FROM above
+                        CROSS JOIN stepwell_tasks kept ON kept.task_id = above.task_id
+                        CROSS JOIN stepwell_tasks up ON up.task_id = kept.parent AND up.state <> 'completed'
+                    UNION SELECT up.task_id FROM above
+                        CROSS JOIN stepwell_needs need ON need.task_id = above.task_id
+                        CROSS JOIN stepwell_tasks up ON up.task_id = need.needed_by AND up.state <> 'completed'
+                ) SELECT task_id FROM above))"
+        )
+    };
+}
+
 /// The task that may have yet to learn how a task ended: its parent, or one that waits for it or was answered with it.
-pub(crate) const NEEDED_BY: &str = "SELECT coalesce(
+pub(crate) const NEEDED_BY: &str = concat!(
+    "SELECT coalesce(
     (SELECT parent.task_id FROM stepwell_tasks task JOIN stepwell_tasks parent ON parent.task_id = task.parent
-        WHERE task.task_id = ?1 AND parent.state IN ('pending', 'running', 'suspended')),
+        WHERE task.task_id = ?1 AND parent.state <> 'completed'),
     (SELECT min(task_id) FROM (
         SELECT task_id FROM stepwell_waits WHERE target = ?1 AND kind = 'child'
         UNION ALL
         SELECT other.task_id FROM stepwell_needs need JOIN stepwell_tasks other ON other.task_id = need.needed_by
-        WHERE need.task_id = ?1 AND other.state IN ('pending', 'running', 'suspended'))))";
+        WHERE need.task_id = ?1 AND ",
+    other_needs!("?1"),
+    ")))"
+);
 
 /// Defines a statement for finished tasks that nobody needs.
 macro_rules! finished {
@@ -23,13 +49,14 @@ macro_rules! finished {
             "SELECT task_id FROM stepwell_tasks task
             WHERE finished_at < ?1 AND state IN ('completed', 'failed', 'cancelled') AND (?2 IS NULL OR state = ?2)
                 AND NOT EXISTS (SELECT 1 FROM stepwell_tasks parent
-                    WHERE parent.task_id = task.parent AND parent.state IN ('pending', 'running', 'suspended'))
+                    WHERE parent.task_id = task.parent AND parent.state <> 'completed')
                 AND NOT EXISTS (SELECT 1 FROM stepwell_waits wait
                     WHERE wait.target = task.task_id AND wait.kind = 'child')
                 AND NOT EXISTS (SELECT 1 FROM stepwell_needs need
                     CROSS JOIN stepwell_tasks other ON other.task_id = need.needed_by
-                    WHERE need.task_id = task.task_id AND other.state IN ('pending', 'running', 'suspended'))
-                AND ",
+                    WHERE need.task_id = task.task_id AND ",
+            other_needs!("task.task_id"),
+            ") AND ",
             $which
         )
     };
@@ -41,7 +68,13 @@ pub(crate) const FINISHED: &str = finished!("task_id < ?3 ORDER BY task_id LIMIT
 /// That one, if it is one of them.
 const STILL_FINISHED: &str = finished!("task_id = ?3");
 
-/// Keeps a task for another one, which was answered with it, until that has ended.
+/// The tasks that may be kept for one that has not completed, of those that ended before.
+pub(crate) const KEPT_FOR: &str = "SELECT child.task_id FROM stepwell_tasks task
+        CROSS JOIN stepwell_tasks child ON child.parent = task.task_id
+        WHERE task.task_id = ?1 AND task.state <> 'completed' AND child.finished_at < ?2
+    UNION SELECT task_id FROM stepwell_needs WHERE needed_by = ?1";
+
+/// Keeps a task for another one, which was answered with it, until that has completed.
 pub(crate) fn need(conn: &Connection, task_id: TaskId, needed_by: TaskId) -> Result<()> {
     let sql = "INSERT INTO stepwell_needs (task_id, needed_by) VALUES (?1, ?2) ON CONFLICT DO NOTHING";
     conn.run(sql, params![Sql(&task_id), Sql(&needed_by)]).map(drop)
@@ -57,6 +90,7 @@ pub(crate) fn delete(conn: &Connection, task_id: TaskId) -> Result<()> {
     conn.run("DELETE FROM stepwell_labels WHERE task_id = ?1", params![Sql(&task_id)])?;
     conn.run("DELETE FROM stepwell_journal WHERE task_id = ?1", params![Sql(&task_id)])?;
     conn.run("DELETE FROM stepwell_history WHERE task_id = ?1", params![Sql(&task_id)])?;
+    conn.run("DELETE FROM stepwell_messages WHERE task_id = ?1", params![Sql(&task_id)])?;
     conn.run("DELETE FROM stepwell_needs WHERE task_id = ?1 OR needed_by = ?1", params![Sql(&task_id)])?;
     Ok(())
 }
@@ -70,7 +104,9 @@ pub(crate) fn find(conn: &Connection, purge: &Purge) -> Result<Vec<TaskId>> {
     conn.first(purge.limit, "a task", FINISHED, asked, |row| get(row, 0))
 }
 
-/// Removes those tasks in a transaction of their own, but for what has changed since they were found. Returns how many.
+/// Removes those tasks in a transaction of their own, but for what has changed since they were
+/// found; each is followed by those that were kept for it and that nobody else needs. Returns how
+/// many.
 pub(crate) fn remove(conn: &Connection, purge: &Purge, found: &[TaskId]) -> Result<usize> {
     if found.is_empty() {
         return Ok(0);
@@ -78,10 +114,17 @@ pub(crate) fn remove(conn: &Connection, purge: &Purge, found: &[TaskId]) -> Resu
     let tx = Transaction::new_unchecked(conn, TransactionBehavior::Immediate)?;
     let mut removed = 0;
     for task_id in found {
-        let asked = params![Sql(&purge.before), state(purge), Sql(task_id)];
-        if tx.one(STILL_FINISHED, asked, |_| Ok(()))?.is_some() {
-            delete(&tx, *task_id)?;
-            removed += 1;
+        let mut left = vec![*task_id];
+        while removed < purge.limit
+            && let Some(task_id) = left.pop()
+        {
+            let asked = params![Sql(&purge.before), state(purge), Sql(&task_id)];
+            if tx.one(STILL_FINISHED, asked, |_| Ok(()))?.is_some() {
+                let asked = params![Sql(&task_id), Sql(&purge.before)];
+                left.extend(tx.readable("a task", KEPT_FOR, asked, |row| get::<TaskId>(row, 0))?);
+                delete(&tx, task_id)?;
+                removed += 1;
+            }
         }
     }
     tx.commit()?;

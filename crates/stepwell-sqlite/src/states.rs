@@ -257,7 +257,8 @@ impl Applying<'_> {
         if waits {
             self.drop_waits(task_id)?;
         }
-        if mail {
+        // Any other end may be followed by a retry, which receives what was accepted.
+        if mail && state == TaskState::Completed {
             self.conn.run("DELETE FROM stepwell_messages WHERE task_id = ?1", params![Sql(&task_id)])?;
         }
         self.news.finished.push((task_id, finish));

@@ -132,6 +132,10 @@ async fn a_task_that_another_was_answered_with_is_kept_until_that_one_has_joined
     assert!(matches!(refused, Error::Needed { by, .. } if by == parent), "{refused}");
     let error = failure(process.wait::<u32>(parent).await);
     assert!(error.contains("cancelled"), "{error}");
+    // It has failed, and joins the other one again when it is retried.
+    let refused = process.delete(there.task_id).await.unwrap_err();
+    assert!(matches!(refused, Error::Needed { by, .. } if by == parent), "{refused}");
+    process.delete(parent).await.unwrap();
     process.delete(there.task_id).await.unwrap();
 }
 

@@ -122,6 +122,43 @@ async fn an_imported_task_goes_on_in_another_store_and_in_a_third() {
     }
 }
 
+/// A task that was answered with another one needs it also where both have moved.
+#[tokio::test(start_paused = true)]
+async fn an_imported_task_keeps_what_it_was_answered_with() {
+    let harness = Harness::new();
+    let one = |(): (), _ctx: TaskContext| async move { Ok(7_u32) };
+    let key = || SpawnOptions::new().idempotency_key("one");
+    let asks = move |(): (), ctx: TaskContext| async move {
+        let child: Child<u32> = ctx.spawn_named("child", "one", &(), key()).await?;
+        ctx.await_event::<()>("go on", None).await?;
+        ctx.join(&child).await
+    };
+    let first = harness.start().await;
+    first.register_fn("one", one).await.unwrap();
+    first.register_fn("asks", asks).await.unwrap();
+    first.start_worker(worker_options()).await;
+    let there = first.spawn_named("one", &(), key()).await.unwrap().task_id;
+    assert_eq!(first.wait::<u32>(there).await.unwrap(), 7);
+    let parent = first.spawn_named("asks", &(), SpawnOptions::new()).await.unwrap().task_id;
+    while first.task(parent).await.unwrap().unwrap().state != TaskState::Suspended {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+
+    let second = harness.start_on(sqlite(&harness).await, |builder| builder).await.unwrap();
+    second.register_fn("one", one).await.unwrap();
+    second.register_fn("asks", asks).await.unwrap();
+    for task in [there, parent] {
+        let document = first.export(task).await.unwrap().to_json().unwrap();
+        second.import(Export::from_json(&document).unwrap()).await.unwrap();
+    }
+    let refused = second.delete(there).await.unwrap_err();
+    assert!(matches!(refused, Error::Needed { by, .. } if by == parent), "{refused}");
+    second.start_worker(worker_options()).await;
+    second.emit_event("go on", &(), None).await.unwrap();
+    assert_eq!(second.wait::<u32>(parent).await.unwrap(), 7);
+    second.delete(there).await.unwrap();
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_task_that_is_compensated_goes_on_with_that() {
     let (harness, ran) = (Harness::new(), Ran::default());

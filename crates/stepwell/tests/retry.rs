@@ -261,3 +261,132 @@ async fn a_child_that_is_still_ending(client: Durable, world: World) {
 async fn a_parent_whose_child_is_still_being_cancelled_is_not_run_again_yet() {
     on_stores(a_child_that_is_still_ending).await;
 }
+
+/// A parent that fails before it has joined its child, which has completed.
+async fn a_child_that_waits_to_be_joined(client: Durable, world: World) {
+    let seen = world.clone();
+    let child = move |n: u32, ctx: TaskContext| {
+        let world = seen.clone();
+        async move {
+            ctx.step("work", || async {
+                world.run("child");
+                Ok(n)
+            })
+            .await
+        }
+    };
+    let seen = world.clone();
+    let parent = move |n: u32, ctx: TaskContext| {
+        let world = seen.clone();
+        async move {
+            let child: Child<u32> = ctx.spawn_named("child", "child", &7, once()).await?;
+            ctx.await_event::<()>(("go on", n), None).await?;
+            ctx.step("check", || async { world.needs_mending() }).await?;
+            ctx.join(&child).await
+        }
+    };
+    client.register_fn("child", child).await.unwrap();
+    client.register_fn("parent", parent).await.unwrap();
+    let with_its_child = async |n: u32| {
+        let parent = client.spawn_named("parent", &n, once()).await.unwrap().task_id;
+        loop {
+            let children = TaskFilter { parent: Some(parent), ..TaskFilter::default() };
+            match &client.tasks(children).await.unwrap()[..] {
+                [child] if child.state == TaskState::Completed => return (parent, child.task_id),
+                _ => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        }
+    };
+    let (parent, child) = with_its_child(1).await;
+    client.emit_event("go on:1", &(), None).await.unwrap();
+    client.wait::<u32>(parent).await.unwrap_err();
+
+    assert_eq!(client.purge(Duration::ZERO, Some(TaskState::Completed)).await.unwrap(), 0);
+    let refused = client.delete(child).await.unwrap_err();
+    assert!(matches!(refused, Error::Needed { by, .. } if by == parent), "{refused}");
+    assert!(refused.to_string().contains("deleted first, or retried"), "{refused}");
+    world.mended.store(true, Ordering::SeqCst);
+    client.retry(parent).await.unwrap();
+    assert_eq!(client.wait::<u32>(parent).await.unwrap(), 7);
+    assert_eq!(world.ran().iter().filter(|ran| *ran == "child").count(), 1);
+    client.delete(child).await.unwrap();
+
+    // A family that was cancelled goes in one purge.
+    client.delete(parent).await.unwrap();
+    let (parent, child) = with_its_child(2).await;
+    client.cancel(parent).await.unwrap();
+    until_state(&client, parent, TaskState::Cancelled).await;
+    client.delete(child).await.unwrap_err();
+    // What ended in this very moment is not older than nothing.
+    let purged = loop {
+        match client.purge(Duration::ZERO, None).await.unwrap() {
+            0 => tokio::time::sleep(Duration::from_millis(1)).await,
+            purged => break purged,
+        }
+    };
+    assert_eq!(purged, 2);
+}
+
+#[tokio::test]
+async fn a_child_is_kept_for_a_parent_that_is_retried() {
+    on_stores(a_child_that_waits_to_be_joined).await;
+}
+
+/// A task that fails, and one that is cancelled, with messages that they have not received.
+async fn messages_that_were_not_received(client: Durable, world: World) {
+    let seen = world.clone();
+    let task = move |times: u32, ctx: TaskContext| {
+        let world = seen.clone();
+        async move {
+            let first: u32 = ctx.recv("topic", None).await?;
+            ctx.step("check", || async { world.needs_mending() }).await?;
+            let mut received = vec![first];
+            for _ in 1..times {
+                received.push(ctx.recv("topic", None).await?);
+            }
+            let nothing = ctx.recv::<u32>("topic", Duration::from_millis(1)).await;
+            assert!(matches!(nothing, Err(TaskError::Timeout { .. })));
+            Ok(received)
+        }
+    };
+    client.register_fn("task", task).await.unwrap();
+    let retried = async |task_id| {
+        client.send(task_id, "topic", &0_u32).await.unwrap_err();
+        client.retry(task_id).await.unwrap();
+        client.send(task_id, "topic", &4_u32).await.unwrap();
+        let received = client.wait::<Vec<u32>>(task_id).await.unwrap();
+        assert_eq!(received, [1, 2, 3, 4]);
+    };
+    let send = async |task_id| {
+        for message in 1..=3_u32 {
+            client.send(task_id, "topic", &message).await.unwrap();
+        }
+    };
+    let later = || once().start_after(Duration::from_millis(50));
+    let fails = client.spawn_named("task", &4_u32, later()).await.unwrap().task_id;
+    send(fails).await;
+    until_state(&client, fails, TaskState::Failed).await;
+    world.mended.store(true, Ordering::SeqCst);
+    retried(fails).await;
+
+    let cancelled =
+        client.spawn_named("task", &4_u32, once().start_after(1_000 * SECOND)).await.unwrap().task_id;
+    send(cancelled).await;
+    client.cancel(cancelled).await.unwrap();
+    until_state(&client, cancelled, TaskState::Cancelled).await;
+    retried(cancelled).await;
+
+    // They travel with a task that has failed.
+    let moves = client.spawn_named("task", &4_u32, once().start_after(1_000 * SECOND)).await.unwrap().task_id;
+    send(moves).await;
+    client.cancel(moves).await.unwrap();
+    let export = client.export(moves).await.unwrap();
+    client.delete(moves).await.unwrap();
+    client.import(export).await.unwrap();
+    retried(moves).await;
+}
+
+#[tokio::test]
+async fn a_retry_receives_what_the_task_had_not() {
+    on_stores(messages_that_were_not_received).await;
+}

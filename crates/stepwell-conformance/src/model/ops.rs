@@ -33,6 +33,8 @@ pub(super) enum Op {
     DeclareDead(u128, u64),
     Deregister(u128),
     Advance(u64),
+    /// Removes what ended before this moment, behind the batch.
+    Purge,
 }
 
 #[derive(Clone, Debug)]
@@ -214,5 +216,6 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (0..3_u128, 0..2_u64).prop_map(|(worker, heartbeats)| Op::DeclareDead(worker, heartbeats)),
         1 => (0..3_u128).prop_map(Op::Deregister),
         3 => (0..3_u64).prop_map(Op::Advance),
+        1 => Just(Op::Purge),
     ]
 }

@@ -4,7 +4,8 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use stepwell_core::MemoryStore;
-use stepwell_core::store::{Batch, Committed, ScheduleFilter, TaskFilter, TaskInfo, TaskState};
+use stepwell_core::store::{Batch, Committed, Purge, ScheduleFilter, TaskFilter, TaskInfo, TaskState};
+use stepwell_core::{Name, Payload, TaskId};
 
 use super::World;
 use super::normal::{Ids, Told};
@@ -41,6 +42,18 @@ impl Side {
         Ok((committed, told, tasks))
     }
 
+    /// What a task has not received.
+    async fn mailbox(&self, task_id: TaskId) -> Result<Vec<(Name, Payload)>, String> {
+        let page = self.handle().0.messages(task_id, None).await.map_err(text)?;
+        Ok(page.items.into_iter().map(|message| (message.topic, message.payload)).collect())
+    }
+
+    /// Removes what ended before this moment.
+    async fn purge(&self) -> Result<usize, String> {
+        let purge = Purge { before: self.world.now, state: None, limit: 1_000 };
+        self.handle().0.purge(purge).await.map_err(text)
+    }
+
     async fn list(&mut self, filter: &TaskFilter) -> Vec<TaskInfo> {
         let mut tasks = self.handle().list(filter.clone()).await;
         self.ids.infos(&mut tasks);
@@ -64,6 +77,10 @@ pub(super) async fn play(backend: &impl Backend, handles: usize, batches: &[Vec<
         (model.world.now, store.world.now) = (setup.now(), setup.now());
         let (expected, got) = (model.world.batch(ops), store.world.batch(ops));
         both(&format!("batch {n}"), &mut model, &mut store, expected, got).await?;
+        if ops.iter().any(|op| matches!(op, Op::Purge)) {
+            let what = format!("a purge behind batch {n}");
+            same(&what, &model.purge().await?, &store.purge().await?)?;
+        }
     }
     let filters = [
         ScheduleFilter::All { behind: None },
@@ -83,6 +100,7 @@ pub(super) async fn play(backend: &impl Backend, handles: usize, batches: &[Vec<
         model.ids.infos(&mut expected);
         store.ids.infos(&mut got);
         same("a task", &expected, &got)?;
+        same("a mailbox", &model.mailbox(task_id).await?, &store.mailbox(task_id).await?)?;
     }
     lists(&mut model, &mut store).await
 }

@@ -252,7 +252,7 @@ impl World {
                 Op::Deregister(worker) => {
                     batch.workers.push(WorkerSignal::Deregister { worker_id: worker_id(*worker) });
                 }
-                Op::Advance(_) => {}
+                Op::Advance(_) | Op::Purge => {}
             }
         }
         batch

@@ -3,10 +3,10 @@
 use stepwell_core::store::{
     Command, CommandOutcome, Finish, KeyedSpawn, NewTask, Next, Purge, Spawned, Transition,
 };
-use stepwell_core::{TaskState, deleted};
+use stepwell_core::{RunId, TaskId, TaskState, deleted};
 
 use crate::backend::Backend;
-use crate::handle::of;
+use crate::handle::{Handle, of};
 use crate::make::*;
 use crate::setup::Setup;
 
@@ -60,7 +60,18 @@ fn needed_by(n: u128) -> CommandOutcome {
     CommandOutcome::Needed { by: task_id(n) }
 }
 
-/// A finished task stays as long as its parent has not ended, or another task waits for it, whoever deletes it: a client,
+fn ids(ids: &[u128]) -> Vec<TaskId> {
+    ids.iter().copied().map(task_id).collect()
+}
+
+async fn there(store: &Handle) -> Vec<TaskId> {
+    let mut ids: Vec<_> = store.all().await.iter().map(|task| task.task_id).collect();
+    ids.sort_unstable();
+    ids
+}
+
+/// A finished task stays as long as its parent has not completed, or another task waits for it,
+/// whoever deletes it: a client,
 /// or a purge, whose limit such tasks do not use up.
 pub async fn needed_tasks(backend: &impl Backend) {
     let (setup, store) = Setup::with_handle(backend).await;
@@ -76,12 +87,6 @@ pub async fn needed_tasks(backend: &impl Backend) {
     setup.advance(SECOND);
     let now = setup.now();
     let purge = async |limit| store.0.purge(Purge { before: now, state: None, limit }).await.unwrap();
-    let there = async || {
-        let mut ids: Vec<_> = store.all().await.iter().map(|task| task.task_id).collect();
-        ids.sort_unstable();
-        ids
-    };
-    let ids = |ids: &[u128]| ids.iter().copied().map(task_id).collect::<Vec<_>>();
     let kept: Vec<_> = (11..=30).collect();
     for n in [11, 30] {
         assert_eq!(store.command(Command::Delete(task_id(n))).await, needed_by(1));
@@ -90,22 +95,100 @@ pub async fn needed_tasks(backend: &impl Backend) {
     assert_eq!(purge(3).await, 3, "behind those that are kept");
     assert_eq!(purge(3).await, 1);
     assert_eq!(purge(3).await, 0);
-    assert_eq!(there().await, ids(&[&[1, 3, 4][..], &kept, &[31]].concat()));
+    assert_eq!(there(&store).await, ids(&[&[1, 3, 4][..], &kept, &[31]].concat()));
 
     // A parent that is suspended, or that waits for its next attempt, has not ended.
     assert!(store.apply(awaiting(parents[0], [for_event("never")], SUSPEND)).await.unwrap().suspended);
     assert_eq!(purge(100).await, 0);
-    store.command(Command::Cancel(task_id(1))).await;
     let removed = Transition { waits_removed: vec![for_child(31).key], ..awaiting(parents[2], [], GO_ON) };
     store.apply(removed).await.unwrap();
+    // Nor is it over with one that was cancelled, or has failed: it may be retried, and then joins
+    // its children.
+    store.command(Command::Cancel(task_id(1))).await;
+    assert_eq!(store.command(Command::Delete(task_id(11))).await, needed_by(1));
+    assert_eq!(purge(100).await, 1, "the one that nobody waits for any more");
+    store.command(Command::Retry(task_id(1))).await;
+    let again = store.claim_one(1).await;
+    store.next(of(&again), Next::Fail(failure("no").permanent())).await;
+    assert_eq!(store.command(Command::Delete(task_id(11))).await, needed_by(1));
+    assert_eq!(purge(100).await, 0);
+    store.command(Command::Retry(task_id(1))).await;
+    let again = store.claim_one(1).await;
+    let ends = store.apply(awaiting(of(&again), [for_child(11)], LOOK)).await.unwrap().facts.children;
+    assert_eq!(ends, [(task_id(11), Finish::Completed(json("\"output\"")))], "it is there to be joined");
+    store.next(of(&again), complete()).await;
     assert_eq!(store.command(Command::Delete(task_id(11))).await, CommandOutcome::Done);
     assert_eq!(purge(7).await, 7);
-    assert_eq!(purge(100).await, 13);
-    assert_eq!(there().await, ids(&[1, 3, 4]), "those that ended at this moment, and those that have not");
+    assert_eq!(purge(100).await, 12);
+    assert_eq!(
+        there(&store).await,
+        ids(&[1, 3, 4]),
+        "those that ended at this moment, and those that have not"
+    );
+}
+
+/// A purge removes a family that has failed once its parent's time has come: parents first, their
+/// children behind them, up to the limit. A parent that is not to be purged keeps its children.
+pub async fn purged_families(backend: &impl Backend) {
+    let (setup, store) = Setup::with_handle(backend).await;
+    // Three generations, of which the last has lower numbers than its parents; and a family whose
+    // parent ends later.
+    let late = store.run([new_task(1), child_of(1, 2)]).await;
+    let family = [new_task(20), child_of(20, 21), child_of(20, 22), child_of(21, 10), child_of(22, 11)];
+    let runs = store.run(family).await;
+    for run in [late[1]].iter().chain(&runs[1..]).rev() {
+        store.next(*run, Next::Fail(failure("no").permanent())).await;
+    }
+    setup.advance(SECOND);
+    let in_between = setup.now();
+    store.next(runs[0], Next::Fail(failure("no").permanent())).await;
+    setup.advance(SECOND);
+    let before_late = setup.now();
+    store.next(late[0], Next::Fail(failure("no").permanent())).await;
+    setup.advance(SECOND);
+    let purge = async |before, state, limit| store.0.purge(Purge { before, state, limit }).await.unwrap();
+
+    assert_eq!(purge(in_between, None, 100).await, 0, "their parents may be retried");
+    assert_eq!(purge(before_late, Some(TaskState::Completed), 100).await, 0);
+    assert_eq!(purge(before_late, None, 2).await, 2, "as many as were asked for");
+    assert!(store.find(20).await.is_none(), "a child was removed before its parent");
+    let left = there(&store).await;
+    for child in [10, 11] {
+        let parent = child + 11;
+        assert!(left.contains(&task_id(child)) || !left.contains(&task_id(parent)), "{left:?}");
+    }
+    assert_eq!(purge(before_late, None, 100).await, 3);
+    assert_eq!(there(&store).await, ids(&[1, 2]));
+    assert_eq!(purge(setup.now(), None, 100).await, 2, "a parent and its child at once");
+
+    // Many generations.
+    let generations = (100..160).map(|n| if n == 100 { new_task(n) } else { child_of(n - 1, n) });
+    store.run(generations).await;
+    store.command(Command::Cancel(task_id(100))).await;
+    for n in 100..160 {
+        let _ = store.apply(Transition::new(task_id(n), run_id(n), Next::Cancel)).await;
+    }
+    assert_eq!(store.count(TaskState::Cancelled).await, 60);
+    setup.advance(SECOND);
+    assert_eq!(store.command(Command::Delete(task_id(130))).await, needed_by(129));
+    assert_eq!(purge(setup.now(), None, 40).await, 40);
+    assert_eq!(purge(setup.now(), None, 40).await, 20);
+    assert_eq!(there(&store).await, []);
+}
+
+async fn is_answered(store: &Handle, asks: (TaskId, RunId), key: &str, with: u128) {
+    let task = NewTask { parent: Some(asks.0), ..with_key(key, 99) };
+    let keyed = KeyedSpawn { task, entry: step(1, json("1")) };
+    let asking = Transition { keyed: Some(Box::new(keyed)), ..Transition::new(asks.0, asks.1, GO_ON) };
+    let answer = store.apply(asking).await.unwrap().keyed;
+    assert!(
+        matches!(answer, Some(Spawned::Existing { task_id: other, .. }) if other == task_id(with)),
+        "{answer:?}"
+    );
 }
 
 /// A finished task that others were answered with, because it has the idempotency key of their child, stays until the last of
-/// them has ended, though none of them waits for it yet.
+/// them has completed, though none of them waits for it yet.
 pub async fn answered_tasks(backend: &impl Backend) {
     let (setup, store) = Setup::with_handle(backend).await;
     let others = store.run([new_task(1), new_task(2), with_key("key", 31), new_task(32)]).await;
@@ -116,24 +199,84 @@ pub async fn answered_tasks(backend: &impl Backend) {
     let now = setup.now();
     let purge = async || store.0.purge(Purge { before: now, state: None, limit: 10 }).await.unwrap();
     for n in [1, 0] {
-        let (task_id, run_id) = others[n];
-        let task = NewTask { parent: Some(task_id), ..with_key("key", 99) };
-        let keyed = KeyedSpawn { task, entry: step(1, json("1")) };
-        let asking = Transition { keyed: Some(Box::new(keyed)), ..Transition::new(task_id, run_id, GO_ON) };
-        let answer = store.apply(asking).await.unwrap().keyed;
-        assert!(matches!(answer, Some(Spawned::Existing { .. })), "{answer:?}");
+        is_answered(&store, others[n], "key", 31).await;
     }
     assert_eq!(purge().await, 1, "the one that nobody was answered with");
     assert_eq!(store.command(Command::Delete(task_id(31))).await, needed_by(1));
     store.next(others[0], complete()).await;
     assert_eq!(store.command(Command::Delete(task_id(31))).await, needed_by(2));
     assert_eq!(purge().await, 0);
+    // Whoever has failed, or was cancelled, may be tried again, and needs it then.
     store.next(others[1], Next::Fail(failure("no").permanent())).await;
-    // Whoever is tried again needs it again.
-    store.command(Command::Retry(task_id(2))).await;
     assert_eq!(store.command(Command::Delete(task_id(31))).await, needed_by(2));
+    assert_eq!(purge().await, 0);
+    store.command(Command::Retry(task_id(2))).await;
     store.command(Command::Cancel(task_id(2))).await;
+    assert_eq!(store.command(Command::Delete(task_id(31))).await, needed_by(2));
+    assert_eq!(purge().await, 0);
+    // It is not needed by one that has completed, nor by one that is gone.
+    store.command(Command::Retry(task_id(2))).await;
+    let again = store.claim_one(1).await;
+    store.next(of(&again), complete()).await;
     assert_eq!(purge().await, 1);
+
+    let [failed] = store.run([new_task(3)]).await.try_into().ok().unwrap();
+    for n in [33, 34] {
+        let key = format!("key{n}");
+        let run = store.run([with_key(&key, n)]).await[0];
+        store.next(run, complete()).await;
+        is_answered(&store, failed, &key, n).await;
+    }
+    store.next(failed, Next::Fail(failure("no").permanent())).await;
+    assert_eq!(store.command(Command::Delete(task_id(33))).await, needed_by(3));
+    store.command(Command::Delete(task_id(3))).await;
+    assert_eq!(store.command(Command::Delete(task_id(33))).await, CommandOutcome::Done);
+    assert_eq!(there(&store).await, ids(&[1, 2, 34]));
+}
+
+/// Tasks that were answered with each other, with themselves or with their own parents keep each
+/// other as long as one of them has not ended, and no longer.
+pub async fn answered_with_each_other(backend: &impl Backend) {
+    let (setup, store) = Setup::with_handle(backend).await;
+    let fail = || Next::Fail(failure("no").permanent());
+    let family = |first: u128| {
+        let child = NewTask { parent: Some(task_id(first)), ..new_task(first + 1) };
+        let grandchild = NewTask { parent: Some(task_id(first + 1)), ..new_task(first + 2) };
+        [with_key(&format!("key{first}"), first), child, grandchild]
+    };
+    let runs = store.run([with_key("self", 1), with_key("one", 2), with_key("other", 3)]).await;
+    is_answered(&store, runs[0], "self", 1).await;
+    is_answered(&store, runs[1], "other", 3).await;
+    is_answered(&store, runs[2], "one", 2).await;
+    let families = store.run(family(10).into_iter().chain(family(20))).await;
+    is_answered(&store, families[2], "key10", 10).await;
+    is_answered(&store, families[5], "key20", 20).await;
+
+    store.next(runs[0], fail()).await;
+    assert_eq!(store.command(Command::Delete(task_id(1))).await, CommandOutcome::Done, "it needs itself");
+    store.next(runs[1], fail()).await;
+    assert_eq!(store.command(Command::Delete(task_id(2))).await, needed_by(3), "that one may join it");
+    store.next(runs[2], fail()).await;
+    assert_eq!(
+        store.command(Command::Delete(task_id(2))).await,
+        CommandOutcome::Done,
+        "it needs what needs it"
+    );
+
+    for run in [families[0], families[3]] {
+        store.next(run, fail()).await;
+    }
+    assert_eq!(store.command(Command::Delete(task_id(10))).await, needed_by(12));
+    for run in [families[1], families[2], families[4], families[5]] {
+        store.next(run, fail()).await;
+    }
+    assert_eq!(store.command(Command::Delete(task_id(12))).await, needed_by(11));
+    assert_eq!(store.command(Command::Delete(task_id(11))).await, needed_by(10));
+    assert_eq!(store.command(Command::Delete(task_id(10))).await, CommandOutcome::Done);
+    setup.advance(SECOND);
+    let purge = Purge { before: setup.now(), state: None, limit: 100 };
+    assert_eq!(store.0.purge(purge).await.unwrap(), 6);
+    assert_eq!(there(&store).await, []);
 }
 
 /// The end of a child is told to a parent that runs, and a parent may be gone when its child ends.

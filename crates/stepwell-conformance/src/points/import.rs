@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use stepwell_core::store::{CancellationPolicy, Command, NewTask, Next};
+use stepwell_core::store::{CancellationPolicy, Command, CommandOutcome, NewTask, Next};
 use stepwell_core::{RetryStrategy, TaskInfo, TaskRecord, TaskState};
 
 use crate::backend::Backend;
-use crate::handle::{Handle, of};
+use crate::handle::{Handle, of, payloads};
 use crate::make::*;
 use crate::setup::Setup;
 
@@ -21,7 +21,8 @@ async fn record(store: &Handle, n: u128) -> TaskRecord {
         .into_iter()
         .map(|message| (message.topic, message.payload))
         .collect();
-    TaskRecord { info: store.info(n).await, journal: store.journal(n).await, waits, messages }
+    let (info, journal) = (store.info(n).await, store.journal(n).await);
+    TaskRecord { info, journal, waits, messages, needs: Vec::new() }
 }
 
 /// A task that is put into another store is as it was, and goes on.
@@ -50,6 +51,7 @@ pub async fn importing(backend: &impl Backend) {
     }
     let runs = from.run((2..=5).map(new_task)).await;
     from.next(runs[0], complete()).await;
+    from.send(message(3, "topic", json("3"))).await;
     from.next(runs[1], Next::Fail(failure("no"))).await;
     from.next(runs[2], Next::Retry { failure: failure("no"), at: from_setup.at(LEASE * 2) }).await;
     from.spawn([NewTask { concurrency_key: Some(name("turn")), ..new_task(6) }]).await;
@@ -58,6 +60,7 @@ pub async fn importing(backend: &impl Backend) {
     for n in 1..=6 {
         records.push(record(&from, n).await);
     }
+    records[2].needs = vec![task_id(2)];
     for record in &records {
         assert!(store.0.import(record.clone()).await.unwrap());
         assert!(!store.0.import(record.clone()).await.unwrap(), "it is there already");
@@ -97,11 +100,14 @@ pub async fn importing(backend: &impl Backend) {
     assert_eq!(store.look(of(&claimed[0])).await.events.len(), 1);
     store.next(of(&claimed[0]), complete()).await;
     assert_eq!(store.claim_one(1).await.task_id, task_id(6));
+    store.command(Command::Retry(task_id(3))).await;
+    let retried = store.claim_one(1).await;
+    let looked = store.apply(awaiting(of(&retried), [for_message("topic", 1)], LOOK)).await.unwrap();
+    assert_eq!(payloads(&looked.facts), [json("3")], "a failed task brings its mailbox along");
     setup.advance(LEASE * 2);
     store.signal(register(2)).await;
     assert!(store.claim(2, 9).await.iter().any(|task| task.task_id == task_id(4)));
-    assert!(matches!(
-        store.command(Command::Delete(task_id(2))).await,
-        stepwell_core::store::CommandOutcome::Done
-    ));
+    assert_eq!(store.command(Command::Delete(task_id(2))).await, CommandOutcome::Needed { by: task_id(3) });
+    store.next(of(&retried), complete()).await;
+    assert_eq!(store.command(Command::Delete(task_id(2))).await, CommandOutcome::Done);
 }

@@ -1,6 +1,6 @@
 //! Messages come in order, and each is received once.
 
-use stepwell_core::store::{Next, Transition};
+use stepwell_core::store::{Command, CommandOutcome, Next, Purge, Transition};
 use stepwell_core::{Payload, RunId, TaskId, TaskState, Timestamp};
 
 use crate::backend::Backend;
@@ -85,6 +85,70 @@ pub async fn mailboxes(backend: &impl Backend) {
     assert!(again.waits.is_empty() && again.facts.is_empty());
     let looked = store.apply(awaiting(of(&again), [for_message("topic", 1)], LOOK)).await.unwrap();
     assert_eq!(payloads(&looked.facts), [number(2)]);
+}
+
+/// A mailbox outlasts the failure, or the cancellation, of its task: a retry receives what the task
+/// had not, in order and once. It is gone with the task, and when that completes. A task that has
+/// ended accepts no further messages.
+pub async fn mailboxes_of_retried_tasks(backend: &impl Backend) {
+    let (setup, store) = Setup::with_handle(backend).await;
+    let kept = async |n| {
+        let mailbox = store.0.messages(task_id(n), None).await.unwrap().items;
+        mailbox.into_iter().map(|message| message.payload).collect::<Vec<_>>()
+    };
+    let fail = || Next::Fail(failure("no").permanent());
+    let send = async |n| {
+        for message in (1..=3).map(|message_n| message(n, "topic", number(message_n))) {
+            assert!(store.send(message).await);
+        }
+        assert!(store.send(message(n, "other", number(9))).await);
+    };
+    for (n, next) in [(1, fail()), (2, Next::Cancel)] {
+        let run = store.run_one(n).await;
+        send(n).await;
+        store.apply(awaiting(run, [for_message("topic", 1)], GO_ON)).await.unwrap();
+        assert_eq!(receive(&store, run).await, numbers([1]));
+        store.next(run, next).await;
+        assert_eq!(kept(n).await, numbers([2, 3, 9]));
+        assert!(!store.send(message(n, "topic", number(4))).await, "it has ended");
+        store.command(Command::Retry(task_id(n))).await;
+        assert!(store.send(message(n, "topic", number(4))).await);
+        let again = store.claim_one(1).await;
+        assert!(again.facts.is_empty(), "it waits for nothing yet");
+        let waits = [for_message("topic", 1), for_message("topic", 2)];
+        store.apply(awaiting(of(&again), waits, GO_ON)).await.unwrap();
+        assert_eq!(receive(&store, of(&again)).await, numbers([2, 3]));
+        assert_eq!(receive(&store, of(&again)).await, numbers([4]));
+        assert!(receive(&store, of(&again)).await.is_empty(), "a message came twice");
+        assert_eq!(kept(n).await, numbers([9]));
+        store.next(of(&again), complete()).await;
+        assert_eq!(kept(n).await, [], "it has completed");
+    }
+
+    // One that is cancelled as it waits: what it has not seen is there.
+    let run = store.run_one(3).await;
+    assert!(store.apply(awaiting(run, [for_message("topic", 1)], SUSPEND)).await.unwrap().suspended);
+    send(3).await;
+    store.command(Command::Cancel(task_id(3))).await;
+    store.command(Command::Retry(task_id(3))).await;
+    let again = store.claim_one(1).await;
+    let looked = store.apply(awaiting(of(&again), [for_message("topic", 1)], SUSPEND)).await.unwrap();
+    assert_eq!((looked.suspended, payloads(&looked.facts)), (false, numbers([1])));
+    store.next(of(&again), fail()).await;
+
+    // Nothing of it is left for a task that comes under the same id.
+    let run = store.run_one(4).await;
+    send(4).await;
+    store.next(run, fail()).await;
+    assert_eq!(store.command(Command::Delete(task_id(3))).await, CommandOutcome::Done);
+    setup.advance(SECOND);
+    let purge = Purge { before: setup.now(), state: Some(TaskState::Failed), limit: 9 };
+    assert_eq!(store.0.purge(purge).await.unwrap(), 1);
+    for n in [3, 4] {
+        assert_eq!(kept(n).await, []);
+        let run = store.run_one(n).await;
+        assert!(store.apply(awaiting(run, [for_message("topic", 1)], SUSPEND)).await.unwrap().suspended);
+    }
 }
 
 /// Messages that one sender sends one after the other arrive in that order, however many send at once, and

@@ -129,7 +129,8 @@ pub async fn turns_of_scopes(backend: &impl Backend) {
     for n in ids(1).into_iter().chain(ids(2)) {
         let info = store.0.task(n).await.unwrap().unwrap();
         if !info.state.is_finished() {
-            let record = TaskRecord { info, journal: Vec::new(), waits: Vec::new(), messages: Vec::new() };
+            let (journal, waits, messages, needs) = Default::default();
+            let record = TaskRecord { info, journal, waits, messages, needs };
             assert!(other.0.import(record).await.unwrap());
         }
     }
@@ -217,7 +218,13 @@ pub async fn lists_of_scopes(backend: &impl Backend) {
     assert_eq!(ids(&store.list(elsewhere).await), []);
 
     // Labels go with their tasks, and come with those that are imported.
-    let record = |info| TaskRecord { info, journal: Vec::new(), waits: Vec::new(), messages: Vec::new() };
+    let record = |info| TaskRecord {
+        info,
+        journal: Vec::new(),
+        waits: Vec::new(),
+        messages: Vec::new(),
+        needs: Vec::new(),
+    };
     let moved = store.info(202).await;
     setup.advance(SECOND);
     for run in &runs {

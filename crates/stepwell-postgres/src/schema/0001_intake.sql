@@ -271,14 +271,34 @@ BEGIN
     RETURN v_tasks;
 END $$;
 
+-- Whether a task is that other one, or is kept for it, or for one that is kept for it.
+CREATE FUNCTION stepwell.is_kept_for(p_task uuid, p_other uuid) RETURNS boolean
+LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    RETURN p_other IN (
+        WITH RECURSIVE above AS (
+            SELECT p_task AS task_id
+            UNION SELECT u.task_id FROM above a CROSS JOIN LATERAL (
+                SELECT t.parent AS task_id FROM stepwell.tasks t WHERE t.task_id = a.task_id
+                UNION ALL SELECT n.needed_by FROM stepwell.needs n WHERE n.task_id = a.task_id
+            ) u WHERE coalesce(
+                (SELECT l.state FROM stepwell.live_tasks l WHERE l.task_id = u.task_id),
+                (SELECT o.state FROM stepwell.outcomes o WHERE o.task_id = u.task_id)) <> 'completed'
+        ) SELECT above.task_id FROM above);
+END $$;
+
 -- The task that may have yet to learn how that one ended: its parent, or else of those that wait for it, or were answered with
--- it, the one with the lowest id.
+-- it, the one with the lowest id. One that has failed or was cancelled may be retried, and learn it
+-- then; but where it was answered with a task that it is itself kept for, neither would ever be
+-- removed.
 CREATE FUNCTION stepwell.needed_by(p_task uuid) RETURNS uuid
 LANGUAGE plpgsql STABLE AS $$
 BEGIN
     RETURN coalesce(
-        (SELECT l.task_id FROM stepwell.tasks t JOIN stepwell.live_tasks l ON l.task_id = t.parent
-            WHERE t.task_id = p_task),
+        (SELECT t.parent FROM stepwell.tasks t
+            WHERE t.task_id = p_task AND coalesce(
+                (SELECT l.state FROM stepwell.live_tasks l WHERE l.task_id = t.parent),
+                (SELECT o.state FROM stepwell.outcomes o WHERE o.task_id = t.parent)) <> 'completed'),
         (SELECT x.task_id FROM (
             SELECT w.task_id FROM stepwell.waits w WHERE w.target = p_task::text AND w.kind = 'child'
             UNION ALL
@@ -286,8 +306,10 @@ BEGIN
             SELECT w.task_id FROM stepwell.outcomes o
             JOIN stepwell.waits w ON w.target = o.task_id::text AND w.kind = 'child' WHERE o.instead = p_task
             UNION ALL
-            SELECT l.task_id FROM stepwell.needs n JOIN stepwell.live_tasks l ON l.task_id = n.needed_by
-            WHERE n.task_id = p_task
+            SELECT n.needed_by FROM stepwell.needs n WHERE n.task_id = p_task AND coalesce(
+                (SELECT true FROM stepwell.live_tasks l WHERE l.task_id = n.needed_by),
+                (SELECT o.state <> 'completed' AND NOT stepwell.is_kept_for(n.needed_by, p_task)
+                    FROM stepwell.outcomes o WHERE o.task_id = n.needed_by))
         ) x ORDER BY x.task_id LIMIT 1));
 END $$;
 
@@ -360,12 +382,15 @@ END $$;
 
 -- Removes finished tasks that nobody needs, the oldest first: those that ended before, of that state or (NULL) of all. None of
 -- them has that id or a higher one, since ids hold the time at which they were made: so tasks that ended later are not even looked at.
+-- Those that were kept for removed ones are removed behind them, generation by generation.
 CREATE FUNCTION stepwell.purge(p_before timestamptz, p_state text, p_limit bigint, p_end uuid) RETURNS bigint
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off
 SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off SET enable_material = off SET jit = off AS $$
 DECLARE
     v_tasks uuid[];
+    v_kept uuid[];
+    v_removed bigint := 0;
 BEGIN
     SELECT array_agg(o.task_id) INTO v_tasks FROM (
         SELECT o.task_id FROM stepwell.outcomes o
@@ -373,8 +398,21 @@ BEGIN
             AND stepwell.needed_by(o.task_id) IS NULL
         ORDER BY o.task_id LIMIT p_limit FOR UPDATE SKIP LOCKED
     ) o;
-    PERFORM stepwell.delete(v_tasks);
-    RETURN coalesce(cardinality(v_tasks), 0);
+    WHILE v_tasks IS NOT NULL LOOP
+        v_kept := ARRAY (
+            SELECT t.task_id FROM stepwell.outcomes o JOIN stepwell.tasks t ON t.parent = o.task_id
+            WHERE o.task_id = ANY (v_tasks) AND o.state <> 'completed'
+            UNION SELECT n.task_id FROM stepwell.needs n WHERE n.needed_by = ANY (v_tasks));
+        PERFORM stepwell.delete(v_tasks);
+        v_removed := v_removed + cardinality(v_tasks);
+        SELECT array_agg(o.task_id) INTO v_tasks FROM (
+            SELECT o.task_id FROM stepwell.outcomes o
+            WHERE o.task_id = ANY (v_kept) AND o.finished_at < p_before AND (p_state IS NULL OR o.state = p_state)
+                AND stepwell.needed_by(o.task_id) IS NULL
+            ORDER BY o.task_id LIMIT p_limit - v_removed FOR UPDATE SKIP LOCKED
+        ) o;
+    END LOOP;
+    RETURN v_removed;
 END $$;
 
 -- Removes finished tasks and all that belongs to them.
@@ -385,6 +423,7 @@ BEGIN
     DELETE FROM stepwell.labels b WHERE b.task_id = ANY (p_tasks);
     DELETE FROM stepwell.journal j WHERE j.task_id = ANY (p_tasks);
     DELETE FROM stepwell.history h WHERE h.task_id = ANY (p_tasks);
+    DELETE FROM stepwell.messages m WHERE m.task_id = ANY (p_tasks);
     DELETE FROM stepwell.needs n WHERE n.task_id = ANY (p_tasks);
     DELETE FROM stepwell.needs n WHERE n.needed_by = ANY (p_tasks);
     WITH gone AS (

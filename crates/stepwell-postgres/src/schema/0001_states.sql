@@ -119,7 +119,8 @@ BEGIN
     ), waited AS (
         DELETE FROM stepwell.waits w USING gone WHERE w.task_id = gone.task_id
     ), sent AS (
-        DELETE FROM stepwell.messages m USING gone WHERE m.task_id = gone.task_id
+        -- Any other end may be followed by a retry, which receives what was accepted.
+        DELETE FROM stepwell.messages m USING gone WHERE m.task_id = gone.task_id AND gone.state = 'completed'
     )
     SELECT array_agg(task_id), array_agg(task_id) FILTER (WHERE known),
         array_agg(parent) FILTER (WHERE parent IS NOT NULL),

@@ -2,7 +2,8 @@
 --
 -- What grows with history (tasks, outcomes, journal) is only ever added to, in the order of time-ordered ids, and is
 -- deleted by retention alone: it needs no vacuum but the one that freezes. What changes (live_tasks, waits, messages,
--- workers, queues) holds unfinished tasks only, and stays small:
+-- workers, queues) holds unfinished tasks only, and stays small; but for the messages of tasks that
+-- failed or were cancelled, which a retry receives:
 --
 --     spawn ──▶ tasks      (what was asked for)     spawn ──▶ live_tasks (where it stands) ──┐
 --                                                                                       end │
@@ -146,7 +147,8 @@ CREATE TABLE stepwell.idempotency_keys (
     PRIMARY KEY (task_type, idempotency_key, key_space)
 );
 
--- Tasks that others were answered with, which may have yet to await them.
+-- Tasks that others were answered with, which may have yet to await them. One that has failed or
+-- was cancelled may be retried, and await them then: so its rows stay until it is deleted.
 CREATE TABLE stepwell.needs (
     task_id   uuid NOT NULL,
     needed_by uuid NOT NULL,

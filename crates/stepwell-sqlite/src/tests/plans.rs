@@ -203,6 +203,8 @@ fn hot_statements_use_their_indexes() {
         (import::MESSAGES, "INDEX stepwell_messages_mailbox (task_id=?)"),
         (purge::NEEDED_BY, "SEARCH parent USING INDEX sqlite_autoindex_stepwell_tasks_1 (task_id=?)"),
         (purge::NEEDED_BY, "SEARCH stepwell_waits USING COVERING INDEX stepwell_waits_target (target=?"),
+        (purge::KEPT_FOR, "SEARCH child USING INDEX stepwell_tasks_parent (parent=?)"),
+        (purge::KEPT_FOR, "SEARCH stepwell_needs USING COVERING INDEX stepwell_needs_by (needed_by=?)"),
         (waits::AWAITS, "INDEX stepwell_waits_target (target=?"),
         (waits::ADD, "stepwell_messages_mailbox (task_id=? AND topic=?)"),
         (waits::ADD, "stepwell_waits_arrived (task_id=?"),
