@@ -136,7 +136,8 @@ pub(crate) async fn check(ledger: &Ledger) -> Result<(), Error> {
         let journal = ledger.journal(task.task_id);
         in_order(ledger, task, &journal);
         once(ledger, task.task_id, &journal);
-        messages(ledger, task.task_id, &journal);
+        messages(ledger, task, &journal)?;
+        children(ledger, task, &journal);
         if task.state == TaskState::Completed {
             completed(ledger, task, &journal);
         }
@@ -196,8 +197,17 @@ fn once(ledger: &Ledger, task_id: TaskId, journal: &[Entry]) {
     }
 }
 
-/// Messages of a topic come in their order, each once, and none is left out.
-fn messages(ledger: &Ledger, task_id: TaskId, journal: &[Entry]) {
+/// Messages of a topic come in their order, each once, and none is left out: what a task has not
+/// received is in its mailbox, until it has completed.
+fn messages(ledger: &Ledger, task: &TaskInfo, journal: &[Entry]) -> Result<(), Error> {
+    let task_id = task.task_id;
+    let mailbox = ledger.world.look(ledger.world.store().messages(task_id, None))?.items;
+    let completed = task.state == TaskState::Completed;
+    if completed && !mailbox.is_empty() {
+        ledger.fail("messages", format_args!("task {task_id} has completed, and keeps {mailbox:?}"));
+    }
+    // What a moved task accepts while it is on its way goes with what was there.
+    let moved = ledger.books().deleted.contains(&task_id);
     for topic in 0..TOPICS {
         let name = format!("topic{topic}");
         let received: Vec<u64> = journal
@@ -208,22 +218,44 @@ fn messages(ledger: &Ledger, task_id: TaskId, journal: &[Entry]) {
                 Outcome::Failed(_) | Outcome::Retrying { .. } => None,
             })
             .collect();
-        let books = ledger.books();
-        let accepted = books.accepted.get(&(task_id, topic)).cloned().unwrap_or_default();
-        drop(books);
-        if !received.is_sorted_by(|one, other| one < other) {
-            ledger.fail("messages", format_args!("task {task_id} has received {received:?} of {name}"));
+        let accepted = ledger.books().accepted.get(&(task_id, topic)).cloned().unwrap_or_default();
+        let kept = mailbox.iter().filter(|message| message.topic.as_str() == name);
+        let kept: Vec<u64> = kept.filter_map(|message| message.payload.decode().ok()).collect();
+        if !received.iter().chain(&kept).is_sorted_by(|one, other| one < other) {
+            ledger.fail(
+                "messages",
+                format_args!("task {task_id} has received {received:?} of {name}, and keeps {kept:?}"),
+            );
         }
         let last = received.last().copied().unwrap_or(0);
-        let missed = accepted.iter().find(|message| **message < last && !received.contains(message));
-        if let Some(missed) = missed {
+        let is_missed = |message: &&u64| match completed || moved {
+            true => **message < last && !received.contains(message),
+            false => !received.contains(message) && !kept.contains(message),
+        };
+        if let Some(missed) = accepted.iter().find(is_missed) {
             ledger.fail(
                 "messages",
                 format_args!(
-                    "task {task_id} has received {received:?} of {name}, and not {missed}, which was accepted"
+                    "task {task_id} has received {received:?} of {name}, keeps {kept:?}, and has lost {missed}, which was accepted"
                 ),
             );
         }
+    }
+    Ok(())
+}
+
+/// No task finds a child removed, for as long as it may join it. One that was moved was away for a
+/// moment.
+fn children(ledger: &Ledger, task: &TaskInfo, journal: &[Entry]) {
+    let removed = stepwell::deleted().message;
+    let of_journal = journal.iter().filter_map(|entry| match &entry.outcome {
+        Outcome::Failed(failure) => Some(failure),
+        Outcome::Done(_) | Outcome::Retrying { .. } => None,
+    });
+    let mut failures = of_journal.chain(&task.failure);
+    let moved = ledger.books().deleted.contains(&task.task_id);
+    if !moved && let Some(failure) = failures.find(|failure| failure.message.contains(&removed)) {
+        ledger.fail("children", format_args!("task {}: {failure}", task.task_id));
     }
 }
 

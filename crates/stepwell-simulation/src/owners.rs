@@ -132,11 +132,10 @@ impl Owners {
                 Command::Resume(task_id) | Command::Delete(task_id) => {
                     self.books().paused.remove(task_id);
                 }
-                // It goes on at once, and what it had not received when it ended is gone.
+                // It goes on at once.
                 Command::Retry(task_id) => {
                     self.books().starts.remove(task_id);
                     self.books().paused.remove(task_id);
-                    self.ledger.books().accepted.retain(|(receiver, _), _| receiver != task_id);
                 }
                 Command::Cancel(_) | Command::Wake(_) => {}
             }
