@@ -5,6 +5,7 @@ use super::{Bug, fails};
 const CLAIM: &str = "crates/stepwell-sqlite/src/claim.rs";
 const INTAKE: &str = "crates/stepwell-sqlite/src/intake.rs";
 const LIMITS: &str = "crates/stepwell-sqlite/src/limits.rs";
+const PURGE: &str = "crates/stepwell-sqlite/src/purge.rs";
 const TRANSITION: &str = "crates/stepwell-sqlite/src/transition.rs";
 const WORKERS: &str = "crates/stepwell-sqlite/src/workers.rs";
 
@@ -377,5 +378,62 @@ pub(super) const BUGS: &[Bug] = &[
         find: "        if result.is_err() {\n",
         put: "        if result.is_err() && self.conn.is_autocommit() {\n",
         tests: &[fails("stepwell-sqlite", "lib", "work_that_fails_or_panics_is_undone_and_the_rest_stands")],
+    },
+    Bug {
+        name: "sqlite-child-of-a-failed-parent-deleted",
+        breaks: "A child of a failed task can be deleted, and every retry of the task fails by joining it.",
+        guarantee: "a child is kept for a parent that has yet to join it",
+        file: PURGE,
+        find: "WHERE task.task_id = ?1 AND parent.state <> 'completed'),",
+        put: "WHERE task.task_id = ?1 AND parent.state IN ('pending', 'running', 'suspended')),",
+        tests: &[point("on_a_file::needed_tasks")],
+    },
+    Bug {
+        name: "sqlite-child-of-a-failed-parent-purged",
+        breaks: "A purge removes the children of a failed task, and every retry of it fails by joining them.",
+        guarantee: "a child is kept for a parent that has yet to join it",
+        file: PURGE,
+        find: "WHERE parent.task_id = task.parent AND parent.state <> 'completed')",
+        put: "WHERE parent.task_id = task.parent AND parent.state IN ('pending', 'running', 'suspended'))",
+        tests: &[point("on_a_file::needed_tasks"), point("on_a_file::purged_families")],
+    },
+    Bug {
+        name: "sqlite-purge-stops-behind-a-parent",
+        breaks: "A purge removes a failed parent, and leaves its children to the next one.",
+        guarantee: "a child is kept for a parent that has yet to join it",
+        file: PURGE,
+        find: "                left.extend(tx",
+        put: "                drop(tx",
+        tests: &[point("on_a_file::purged_families")],
+    },
+    Bug {
+        name: "sqlite-tasks-keep-each-other",
+        breaks: "Failed tasks that were answered with each other are never removed.",
+        guarantee: "a child is kept for a parent that has yet to join it",
+        file: PURGE,
+        find: "                    SELECT other.task_id\n",
+        put: "                    SELECT 'nobody'\n",
+        tests: &[point("on_a_file::answered_with_each_other")],
+    },
+    Bug {
+        name: "sqlite-mailbox-emptied-by-a-failure",
+        breaks: "Messages that a task had not received when it failed are lost, and a retry waits for them for ever.",
+        guarantee: "a retry receives what the task had not",
+        file: "crates/stepwell-sqlite/src/states.rs",
+        find: "        if mail && state == TaskState::Completed {\n",
+        put: "        if mail {\n",
+        tests: &[
+            point("on_a_file::mailboxes_of_retried_tasks"),
+            fails("stepwell", "retry", "a_retry_receives_what_the_task_had_not"),
+        ],
+    },
+    Bug {
+        name: "sqlite-mailbox-outlasts-its-task",
+        breaks: "The messages of a task that was removed stay in the database for ever.",
+        guarantee: "a retry receives what the task had not",
+        file: PURGE,
+        find: "    conn.run(\"DELETE FROM stepwell_messages WHERE task_id = ?1\", params![Sql(&task_id)])?;\n",
+        put: "",
+        tests: &[point("on_a_file::mailboxes_of_retried_tasks")],
     },
 ];
