@@ -47,7 +47,7 @@ pub enum Error {
         "\"{url}\" is no database URL that this program knows ({reason}): use `sqlite://path/to/file.db`, `sqlite::memory:`, `postgres://user:password@host/database`, or leave it out for `sqlite://stepwell.db`"
     )]
     Url {
-        /// The URL.
+        /// The URL, without what may be its password.
         url: String,
         /// What is wrong with it.
         reason: String,

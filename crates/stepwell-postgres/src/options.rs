@@ -51,6 +51,15 @@ impl PostgresOptions {
         };
         // Without a location: a URL that cannot be read may hold a password anywhere.
         let mut parsed = Url::parse(url).map_err(|error| wrong("(the given URL)", error.to_string()))?;
+        // So is one in which a character of the password ends the part that it belongs to.
+        if parsed.path().contains('@') || parsed.fragment().is_some() {
+            let reason = "it has an `@` or a `#` behind its host".to_owned();
+            let advice =
+                "Write `@`, `/`, `?` and `#` of names and passwords as `%40`, `%2F`, `%3F` and `%23`, \
+                and two slashes before them"
+                    .into();
+            return Err(StoreError::Open { location: "(the given URL)".into(), reason, advice });
+        }
         let own = |name: &str| name == "schema";
         let given: Vec<(String, String)> = parsed.query_pairs().into_owned().collect();
         let of = |name: &str| given.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
@@ -121,6 +130,24 @@ mod tests {
         assert_eq!((options.schema.as_str(), options.prepares), ("jobs", false));
         assert_eq!(options.to_string(), "postgres://ann@db:6432/orders (schema jobs)");
         assert!(PostgresOptions::parse("postgres://db/orders?application_name=x").unwrap().prepares);
+    }
+
+    #[test]
+    fn a_password_is_not_shown_where_the_url_is_mistyped() {
+        for url in [
+            "postgres:ann:hush@db/orders",
+            "postgres:/ann:hush@db/orders",
+            "postgres:///ann:hush@db/orders",
+            "postgres://ann:12/hush@db/orders",
+            "postgres://ann:12#hush@db/orders",
+        ] {
+            let shown = match PostgresOptions::parse(url) {
+                Ok(options) => options.to_string(),
+                Err(error) => error.to_string(),
+            };
+            assert!(!shown.contains("hush") && shown.contains("`%40`, `%2F`"), "{shown}");
+        }
+        assert!(PostgresOptions::parse("postgres://ann:hu%40%23sh@db/or%40ders").is_ok());
     }
 
     #[test]

@@ -224,7 +224,7 @@ impl DurableBuilder {
 }
 
 async fn connect(url: &str, existing: bool, runtime: Arc<dyn Runtime>) -> Result<Arc<dyn Store>, Error> {
-    let unknown = |reason: &str| Error::Url { url: url.to_owned(), reason: reason.to_owned() };
+    let unknown = |reason: &str| Error::Url { url: without_password(url), reason: reason.to_owned() };
     match url.split_once(':').map(|(scheme, _)| scheme) {
         #[cfg(feature = "sqlite")]
         Some("sqlite") => {
@@ -253,5 +253,13 @@ async fn connect(url: &str, existing: bool, runtime: Arc<dyn Runtime>) -> Result
         )),
         Some(scheme) => Err(unknown(&format!("the scheme `{scheme}` is unknown"))),
         None => Err(unknown("it has no scheme")),
+    }
+}
+
+/// A URL of any kind as errors show it.
+fn without_password(url: &str) -> String {
+    match url.rsplit_once('@') {
+        Some((_, rest)) => format!("…@{rest}"),
+        None => url.to_owned(),
     }
 }

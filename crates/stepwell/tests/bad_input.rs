@@ -248,6 +248,11 @@ async fn database_urls_of_no_known_kind() {
         let error = Durable::builder().database_url(url).build().await.err().unwrap().to_string();
         assert!(error.contains(says) && error.contains("use `sqlite://path/to/file.db`"), "{error}");
     }
+    // Somebody may have mistyped the scheme, and an error goes into logs.
+    for url in ["postgre://ann:hush@db/orders", "ann:hu@sh@db/orders"] {
+        let error = Durable::builder().database_url(url).build().await.err().unwrap().to_string();
+        assert!(error.contains("…@db/orders") && !error.contains("hu"), "{error}");
+    }
     let folder = tempfile::tempdir().unwrap();
     let url = format!("sqlite://{}", folder.path().display());
     let error = Durable::builder().database_url(url).build().await.err().unwrap().to_string();
