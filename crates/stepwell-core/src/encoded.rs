@@ -5,6 +5,8 @@
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
+use serde_json::value::RawValue;
+
 use crate::codec::{Codec, CodecError, Place};
 use crate::envelope::Codecs;
 use crate::export::TaskRecord;
@@ -74,6 +76,14 @@ fn is_of_the_store(place: &Place<'_>) -> bool {
     matches!(place, Place::Entry { key, .. } if key.kind == Kind::Attempt)
 }
 
+/// Whoever can write to the database can put text into an envelope that no list could show.
+fn checked(opened: Option<String>) -> Result<Option<String>, CodecError> {
+    if let Some(json) = &opened {
+        serde_json::from_str::<&RawValue>(json).map_err(|error| CodecError::Damaged(error.to_string()))?;
+    }
+    Ok(opened)
+}
+
 impl Codecs {
     /// Encodes what the walk comes to.
     pub(crate) fn encode(&self, walk: impl FnOnce(Each<'_>)) -> Result<(), StoreError> {
@@ -129,7 +139,7 @@ impl Codecs {
         walk(&mut |held, place| match held {
             Held::Payload(payload) if payload.unreadable().is_some() => {}
             Held::Payload(payload) if payload.as_str() == "null" && is_of_the_store(&place) => {}
-            Held::Payload(payload) => match self.open(payload.as_str(), &place) {
+            Held::Payload(payload) => match self.open(payload.as_str(), &place).and_then(checked) {
                 Ok(Some(json)) => *payload = Payload::from_json(json),
                 Ok(None) => {}
                 Err(reason) => *payload = Payload::not_readable(payload.clone(), place.to_string(), reason),

@@ -171,6 +171,20 @@ mod tests {
         assert_eq!(payload.as_str(), json);
     }
 
+    #[test]
+    fn what_is_no_json_inside_is_unreadable_and_can_be_shown() {
+        for data in ["bm9uc2Vuc2U=", "", "bnVsbCBudWxs"] {
+            let json = format!(r#"{{"$stepwell":[],"data":"{data}"}}"#);
+            let mut payload = Payload::from_json(json.as_str());
+            codecs().decode(|each| each(Held::Payload(&mut payload), place()));
+            assert!(matches!(payload.decode::<()>(), Err(PayloadError::Unreadable { .. })), "{data}");
+            let shown = serde_json::to_value(&payload).unwrap();
+            assert!(shown["$unreadable"].as_str().unwrap().contains("is damaged"), "{shown}");
+            codecs().encode(|each| each(Held::Payload(&mut payload), place())).unwrap();
+            assert_eq!(payload.as_str(), json);
+        }
+    }
+
     proptest! {
         #[test]
         fn every_text_comes_back(text: String, like: bool, count in 1_usize..3) {
