@@ -7,7 +7,7 @@
 //!
 //! The checksum is the [`InputHash`] of the body: it tells a document that was cut off, or changed by hand, from one that was not.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -26,13 +26,16 @@ use crate::payload::{Payload, PayloadError};
 use crate::payloads::{self, Held};
 use crate::store::{TaskInfo, Wait};
 use crate::strict;
-use crate::time::Timestamp;
+use crate::time::{Timestamp, from_micros};
 
 const FORMAT: &str = "stepwell task";
 /// The version of documents that this program writes, and the newest that it reads.
 const VERSION: u32 = 1;
 /// The deepest nesting of a document: that of a payload, and of what is around one.
 const MAX_DEPTH: usize = Payload::MAX_DEPTH + 20;
+
+/// The highest number of an entry that is taken: behind it is room for more than will ever follow.
+const LAST_SEQ: u64 = 1 << 62;
 
 /// Everything that a store keeps of a task.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -59,6 +62,8 @@ impl TaskRecord {
         if let Some(limit) = self.info.max_duration {
             InvalidOptions::check_duration("max_duration", limit)?;
         }
+        self.check_order()?;
+        self.times().for_each(|at| *at = from_micros(at.as_microsecond()));
         self.info.failure.iter_mut().for_each(Failure::bound);
         for entry in &mut self.journal {
             if let Outcome::Failed(failure) | Outcome::Retrying { failure, .. } = &mut entry.outcome {
@@ -80,6 +85,29 @@ impl TaskRecord {
             }
         });
         refused.map_or(Ok(()), Err)
+    }
+
+    /// Refuses what is not in the order that stores keep, in which each entry and each wait comes once.
+    fn check_order(&self) -> Result<(), ImportError> {
+        let damaged = |reason: &str| Err(ImportError::Damaged { reason: reason.into() });
+        let seqs: Vec<_> = self.journal.iter().map(|entry| entry.seq).collect();
+        if !seqs.is_sorted_by(|a, b| a < b) || !seqs.iter().all(|seq| (1..=LAST_SEQ).contains(seq)) {
+            return damaged("the entries of its journal are not numbered in their order");
+        }
+        let keys: BTreeSet<_> = self.waits.iter().map(|wait| &wait.key).collect();
+        if keys.len() < self.waits.len() {
+            return damaged("it waits twice for the same");
+        }
+        Ok(())
+    }
+
+    /// All times, of which stores keep microseconds.
+    fn times(&mut self) -> impl Iterator<Item = &mut Timestamp> {
+        let TaskInfo { spawned_at, started_at, finished_at, due_at, cancel_at, .. } = &mut self.info;
+        let info = [started_at, finished_at, due_at, cancel_at].into_iter().flatten();
+        let waits = self.waits.iter_mut().filter_map(|wait| wait.due_at.as_mut());
+        let journal = self.journal.iter_mut().map(|entry| &mut entry.at);
+        std::iter::once(spawned_at).chain(info).chain(waits).chain(journal)
     }
 }
 

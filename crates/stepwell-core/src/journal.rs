@@ -473,7 +473,8 @@ impl Replay {
     pub(crate) fn keep_from(&mut self, first: Option<usize>, except: &HashSet<u64>) -> HashSet<Key> {
         let mut excepted = HashSet::new();
         for entry in self.entries.drain(first.unwrap_or(self.entries.len())..) {
-            if except.contains(&entry.seq) {
+            // A result stays one, whatever a journal says of it.
+            if except.contains(&entry.seq) && !matches!(entry.outcome, Outcome::Done(_)) {
                 excepted.insert(entry.key);
                 continue;
             }
@@ -517,6 +518,16 @@ mod tests {
         let mut kept: Vec<_> = replay.kept.keys().map(|key| key.name.as_str()).collect();
         kept.sort_unstable();
         (replay.entries.iter().map(|entry| entry.key.name.as_str()).collect(), kept)
+    }
+
+    #[test]
+    fn a_result_is_kept_though_an_attempt_names_it() {
+        let journal = vec![
+            entry(1, Kind::Step, "a", done()),
+            entry(2, Kind::Step, "b", failed()),
+            entry(3, Kind::Attempt, "attempt", ended_by(&[1, 2])),
+        ];
+        assert_eq!(names(&Replay::new(journal)), (vec![], vec!["a"]));
     }
 
     #[test]

@@ -1080,7 +1080,7 @@ impl State {
             task.run_id = RunId::new(runtime);
         }
         task.state = TaskState::Running;
-        task.attempt += 1;
+        task.attempt = task.attempt.saturating_add(1);
         task.worker_id = Some(worker_id);
         task.poked = false;
         let claimed = ClaimedTask {

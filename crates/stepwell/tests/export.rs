@@ -239,6 +239,46 @@ async fn documents_that_are_none_are_refused_with_a_reason() {
     assert_eq!(late.unwrap()["value"]["causes"][0], "no train");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_task_that_no_store_could_have_given_is_refused_or_is_the_same_in_every_store() {
+    let (harness, ran) = (Harness::new(), Ran::default());
+    let first = start(&harness, Arc::new(harness.store()), &ran).await;
+    let (task, _) = waiting(&first).await;
+    let export = first.export(task).await.unwrap();
+    first.kill().await;
+    let stores =
+        async || [Arc::new(MemoryStore::new(harness.runtime())) as Arc<dyn Store>, sqlite(&harness).await];
+    let change: [(&str, fn(&mut TaskRecord)); 5] = [
+        ("numbered in their order", |record| record.journal.swap(0, 1)),
+        ("numbered in their order", |record| record.journal[1].seq = record.journal[0].seq),
+        ("numbered in their order", |record| record.journal[0].seq = 0),
+        ("numbered in their order", |record| record.journal.last_mut().unwrap().seq = u64::MAX),
+        ("waits twice", |record| record.waits.push(record.waits[0].clone())),
+    ];
+    for (says, change) in change {
+        let mut changed = export.clone();
+        change(&mut changed.record);
+        for store in stores().await {
+            let process = start(&harness, store, &ran).await;
+            let error = process.import(changed.clone()).await.unwrap_err().to_string();
+            assert!(error.contains(says) && error.contains("Export it again"), "{error}");
+            assert!(process.task(task).await.unwrap().is_none());
+        }
+    }
+    let mut finer = export.clone();
+    finer.record.info.attempt = u32::MAX;
+    finer.record.journal[0].at = "2026-01-01T00:00:00.123456789Z".parse().unwrap();
+    for store in stores().await {
+        let process = start(&harness, store, &ran).await;
+        process.import(finer.clone()).await.unwrap();
+        let at = process.journal(task).await.unwrap()[0].at;
+        assert_eq!(at.to_string(), "2026-01-01T00:00:00.123456Z");
+        process.start_worker(worker_options()).await;
+        waits_for_approval(&process, task).await;
+        process.kill().await;
+    }
+}
+
 #[test]
 fn an_export_tells_where_an_error_was_made() {
     const NAME: &str = "an_export_tells_where_an_error_was_made";
