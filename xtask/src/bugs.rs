@@ -17,31 +17,49 @@ mod values;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::str::FromStr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use jiff::Zoned;
 
 use crate::nextest;
 use crate::report::Report;
 use crate::servers::Servers;
 use bug::{Bug, Test, all, fails, hangs, postgres_version};
 use copy::Copy;
-use table::{table, write};
+use table::Table;
 
 /// What nextest ends with when tests have failed, and when they could not be built.
 const FAILED: i32 = 100;
 const NOT_BUILT: i32 = 101;
 
-#[derive(clap::Args)]
+/// Members that have no library, and so add nothing to what `--lib` builds but the features of their dependencies; these
+/// features are nearly all that the workspace has.
+const WITH_ALL_FEATURES: [&str; 9] = [
+    "--package=stepwell-bench",
+    "--package=stepwell-cli",
+    "--package=stepwell-examples",
+    "--package=xtask",
+    "--features=stepwell/compression",
+    "--features=stepwell/encryption",
+    "--features=stepwell/opentelemetry",
+    "--features=stepwell/schemas",
+    "--features=stepwell/testing",
+];
+
+#[derive(clap::Args, Default)]
 pub(crate) struct Options {
     /// Only the bug of that name; may be given several times
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
+    /// Only bugs without a row in docs/how-it-is-tested.md
+    #[arg(long, conflicts_with = "only")]
+    new: bool,
     /// Only the K-th of N parts of the list, K from 1 on
     #[arg(long, value_name = "K/N", conflicts_with = "only")]
     part: Option<Part>,
-    /// Write the table into docs/how-it-is-tested.md
-    #[arg(long, conflicts_with_all = ["only", "part"])]
+    /// Write what was caught into docs/how-it-is-tested.md, beside what earlier runs have written there
+    #[arg(long)]
     write: bool,
 }
 
@@ -64,12 +82,18 @@ impl FromStr for Part {
 }
 
 impl Options {
-    fn chosen(&self) -> Result<Vec<&'static Bug>> {
+    /// The part that the commit's hash draws: always the same for one commit, and with time all of them.
+    pub(crate) fn drawn(commit: &str, of: usize) -> Self {
+        let drawn = commit.bytes().fold(0, |sum, byte| (sum * 31 + usize::from(byte)) % of);
+        Self { part: Some(Part { place: drawn + 1, of }), ..Self::default() }
+    }
+
+    fn chosen(&self, table: &Table) -> Result<Vec<&'static Bug>> {
         let unknown = self.only.iter().find(|name| all().all(|bug| bug.name != **name));
         ensure!(unknown.is_none(), "there is no bug named {:?}", unknown.map_or("", String::as_str));
         let Part { place, of } = self.part.unwrap_or(Part { place: 1, of: 1 });
         let named = |bug: &&Bug| self.only.is_empty() || self.only.iter().any(|name| name == bug.name);
-        let named: Vec<_> = all().filter(named).collect();
+        let named: Vec<_> = all().filter(named).filter(|bug| !(self.new && table.has(bug))).collect();
         Ok(named[named.len() * (place - 1) / of..named.len() * place / of].to_vec())
     }
 }
@@ -77,39 +101,46 @@ impl Options {
 pub(crate) fn run(options: &Options) -> Result<()> {
     ensure!(nextest::available()?, "the seeded bugs need cargo-nextest");
     let mut report = Report::new("Seeded bugs");
-    let servers = options.chosen()?.iter().any(|bug| bug.needs_postgres()).then(Servers::with_postgres);
+    let mut table = Table::of_the_page()?;
+    let chosen = options.chosen(&table)?;
+    let servers = chosen.iter().any(|bug| bug.needs_postgres()).then(Servers::with_postgres);
     let version = if servers.as_ref().is_some_and(Servers::has_postgres) { postgres_version() } else { 0 };
     let can_be_seen = |bug: &&Bug| !bug.needs_postgres() || version >= bug.since();
-    let (bugs, left_out): (Vec<_>, Vec<_>) = options.chosen()?.into_iter().partition(can_be_seen);
+    let (bugs, left_out): (Vec<_>, Vec<_>) = chosen.into_iter().partition(can_be_seen);
     let runner = Runner { copy: Copy::of_the_tree()?, servers };
     let moved: Vec<_> = bugs.iter().filter_map(|bug| runner.copy.with(bug).err()).collect();
     let moved = moved.iter().fold(String::new(), |all, error| format!("{all}\n  {error}"));
     ensure!(moved.is_empty(), "entries whose code has moved:{moved}");
     eprintln!("\n{} seeded bugs. First, their tests in the unchanged tree…", bugs.len());
     let begun = Instant::now();
-    runner.check_unchanged(&bugs)?;
-    eprintln!("all of them pass ({:.0} s)\n", begun.elapsed().as_secs_f64());
-    let (mut rows, seeded) = (Vec::new(), bugs.len());
+    let unchanged = runner.unchanged(&bugs)?;
+    eprintln!("that took {:.0} s\n", begun.elapsed().as_secs_f64());
+    let mut seeded = 0;
     for bug in bugs {
         report.run(bug.name, || {
-            let by = runner.seed(bug)?;
-            eprintln!("{}: caught by {by}", bug.name);
-            rows.push((bug, by));
+            let caught = bug.tests.iter().try_for_each(|test| passes(test, &unchanged));
+            let caught = caught.and_then(|()| runner.seed(bug));
+            seeded += 1;
+            table.note(bug, caught.as_ref().ok().cloned());
+            if options.write {
+                table.write(&last_run(seeded, begun.elapsed()))?;
+            }
+            eprintln!("{}: caught by {}", bug.name, caught?);
             Ok(())
         });
     }
-    let all_caught = rows.len() == seeded;
     for bug in left_out {
-        let why = format!("not run: it takes PostgreSQL {}", bug.since());
-        report.not_run(bug.name, &why);
-        rows.push((bug, why));
-    }
-    eprintln!("\n{}", table(&rows));
-    if options.write && all_caught {
-        write(&rows, begun.elapsed())?;
+        report.not_run(bug.name, format!("it takes PostgreSQL {}", bug.since()));
     }
     runner.servers.iter().for_each(|servers| servers.note_in(&mut report));
     report.finish()
+}
+
+/// What the page says of the run that was its last.
+fn last_run(bugs: usize, took: Duration) -> String {
+    let (day, minutes) = (Zoned::now().date(), took.as_secs().div_ceil(60));
+    let bugs = if bugs == 1 { "one bug".to_owned() } else { format!("{bugs} bugs") };
+    format!("The last run, of {bugs} on {day}, took {minutes} min.")
 }
 
 /// How a test ended, of which binary.
@@ -122,18 +153,22 @@ struct Runner {
 
 impl Runner {
     /// Runs these tests in the copy. Returns how they ended; `None` when they could not be built.
+    ///
+    /// Dependencies have the features that they have in the whole workspace, whatever is chosen, and are built once.
     fn test(&self, tests: &[Test]) -> Result<Option<Vec<End>>> {
-        let mut packages = BTreeMap::<_, Vec<_>>::new();
-        tests.iter().for_each(|test| packages.entry(test.package).or_default().push(test));
+        let mut runs = BTreeMap::<_, Vec<_>>::new();
+        for test in tests {
+            runs.entry((test.binary == "lib").then_some(test.package)).or_default().push(test);
+        }
         let mut ends = Vec::new();
-        for (package, tests) in packages {
+        for (library, tests) in runs {
             let mut command = self.copy.cargo()?;
-            command.args(["nextest", "run", "--profile", "bugs", "--color", "never", "--package", package]);
-            for binary in tests.iter().map(|test| test.binary).collect::<BTreeSet<_>>() {
-                match binary {
-                    "lib" => command.arg("--lib"),
-                    binary => command.args(["--test", binary]),
-                };
+            command.args(["nextest", "run", "--profile", "bugs", "--color", "never"]);
+            if let Some(package) = library {
+                command.args(["--lib", "--package", package]).args(WITH_ALL_FEATURES);
+            } else {
+                let binaries: BTreeSet<_> = tests.iter().map(|test| test.binary).collect();
+                command.arg("--workspace").args(binaries.iter().flat_map(|binary| ["--test", binary]));
             }
             let one = |test: &&Test| format!("(binary_id(={}) & test(/(^|::){}$/))", test.id(), test.name);
             command.args(["-E", &tests.iter().map(one).collect::<Vec<_>>().join(" | ")]);
@@ -152,17 +187,10 @@ impl Runner {
         Ok(Some(ends))
     }
 
-    /// Sees that each of the tests is there, and passes while nothing is wrong.
-    fn check_unchanged(&self, bugs: &[&Bug]) -> Result<()> {
+    /// How the tests of these bugs end while nothing is wrong.
+    fn unchanged(&self, bugs: &[&Bug]) -> Result<Vec<End>> {
         let tests: Vec<_> = bugs.iter().flat_map(|bug| bug.tests).copied().collect();
-        let ends = self.test(&tests)?.ok_or_else(|| anyhow!("the unchanged tree does not compile"))?;
-        for test in tests {
-            let mut own = ends.iter().filter(|(_, binary, name)| test.is(binary, name)).peekable();
-            ensure!(own.peek().is_some(), "there is no test {} in {}", test.name, test.id());
-            let failed = own.find(|(how, ..)| how != "PASS").map(|(how, ..)| how);
-            ensure!(failed.is_none(), "{failed:?} in the unchanged tree: {} {}", test.id(), test.name);
-        }
-        Ok(())
+        self.test(&tests)?.ok_or_else(|| anyhow!("the unchanged tree does not compile"))
     }
 
     /// Runs the tests of a bug with the bug. Returns those that have caught it, which have to be all of them.
@@ -175,7 +203,9 @@ impl Runner {
         let ends = ends?.ok_or_else(|| anyhow!("did not compile: an error of the entry"))?;
         let (mut caught, mut survived) = (Vec::new(), Vec::new());
         for test in bug.tests {
-            for (how, _, name) in ends.iter().filter(|(_, binary, name)| test.is(binary, name)) {
+            let mut own = ends.iter().filter(|(_, binary, name)| test.is(binary, name)).peekable();
+            ensure!(own.peek().is_some(), "{} {} did not run", test.id(), test.name);
+            for (how, _, name) in own {
                 let by = format!("`{}::{name}`", test.binary);
                 match (how.as_str(), test.hangs) {
                     ("PASS", _) => survived.push(by),
@@ -184,9 +214,18 @@ impl Runner {
                 }
             }
         }
-        ensure!(survived.is_empty() && !caught.is_empty(), "SURVIVED {}", survived.join(", "));
+        ensure!(survived.is_empty(), "SURVIVED {}", survived.join(", "));
         Ok(caught.join(", "))
     }
+}
+
+/// Sees that a test ran in the unchanged tree and passed.
+fn passes(test: &Test, unchanged: &[End]) -> Result<()> {
+    let mut own = unchanged.iter().filter(|(_, binary, name)| test.is(binary, name)).peekable();
+    ensure!(own.peek().is_some(), "no test {} runs in {}", test.name, test.id());
+    let failed = own.find(|(how, ..)| how != "PASS").map(|(how, ..)| how);
+    ensure!(failed.is_none(), "{failed:?} in the unchanged tree: {} {}", test.id(), test.name);
+    Ok(())
 }
 
 /// How each test ended, from what nextest prints: `    FAIL [   0.015s] (1/2) stepwell::retries a_name`.

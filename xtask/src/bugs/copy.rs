@@ -10,6 +10,9 @@ use anyhow::{Context as _, Result, bail};
 use super::bug::Bug;
 use crate::{cargo, process};
 
+/// What the names of the workspace's own packages have in them.
+const OWN: [&str; 3] = ["stepwell", "throwaway", "xtask"];
+
 pub(super) struct Copy {
     pub(super) folder: PathBuf,
     target: PathBuf,
@@ -33,7 +36,26 @@ impl Copy {
             fs::write(&to, from).with_context(|| format!("cannot write {}", to.display()))?;
         }
         copy.remove_others(&copy.folder, &listed)?;
+        if !copy.target.exists() {
+            copy.take_dependencies(&cargo::target_dir()?)?;
+        }
         Ok(copy)
+    }
+
+    /// Takes what cargo has built of other people's crates for the tree, which is the same for the copy.
+    fn take_dependencies(&self, built: &Path) -> Result<()> {
+        for folder in ["deps", "build", ".fingerprint"] {
+            let from = built.join("debug").join(folder);
+            for entry in fs::read_dir(&from).into_iter().flatten() {
+                let path = entry?.path();
+                let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                let is_a_library = folder != "deps" || name.starts_with("lib");
+                if is_a_library && !OWN.iter().any(|own| name.contains(own)) {
+                    take(&path, &self.target.join("debug").join(folder).join(name))?;
+                }
+            }
+        }
+        Ok(())
     }
 
     fn remove_others(&self, folder: &Path, listed: &BTreeSet<&str>) -> io::Result<()> {
@@ -66,4 +88,26 @@ impl Copy {
         command.env("CARGO_PROFILE_DEV_DEBUG", "0").env("CARGO_INCREMENTAL", "1");
         Ok(command)
     }
+}
+
+/// Copies a file or a folder with its times, by which cargo knows what is fresh. Libraries are links: cargo replaces
+/// them and never writes into them.
+fn take(from: &Path, to: &Path) -> Result<()> {
+    if from.is_dir() {
+        fs::create_dir_all(to)?;
+        for entry in fs::read_dir(from)? {
+            let path = entry?.path();
+            take(&path, &to.join(path.file_name().unwrap_or_default()))?;
+        }
+        return Ok(());
+    }
+    fs::create_dir_all(to.parent().unwrap_or(to))?;
+    let is_a_library =
+        from.extension().is_some_and(|kind| ["rlib", "rmeta", "so"].iter().any(|own| kind == *own));
+    if is_a_library && fs::hard_link(from, to).is_ok() {
+        return Ok(());
+    }
+    fs::copy(from, to).with_context(|| format!("cannot copy {}", from.display()))?;
+    let times = fs::FileTimes::new().set_modified(fs::metadata(from)?.modified()?);
+    Ok(fs::File::options().append(true).open(to)?.set_times(times)?)
 }

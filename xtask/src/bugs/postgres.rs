@@ -150,7 +150,7 @@ pub(super) const BUGS: &[Bug] = &[
         file: COMMIT,
         find: "                    SELECT c.i::int, j.*, sum(octet_length(j.payload) + octet_length(j.name) + 64) OVER (ORDER BY c.i)\n                        <= stepwell.answer_bytes() AS fits",
         put: "                    SELECT c.i::int, j.*, true AS fits",
-        tests: &[test("long_answers::journals_of_more_than_a_gibibyte_are_claimed")],
+        tests: &[test("long_answers::steps_with_long_names_and_nothing_else_come_in_parts")],
     },
     Bug {
         name: "postgres-bad-row-ends-the-list",

@@ -19,12 +19,23 @@ fn every_entry_fits_the_code_and_has_a_name_of_its_own() {
 
 #[test]
 fn the_parts_are_the_whole() {
-    let part = |place| Options { only: Vec::new(), part: Some(Part { place, of: 7 }), write: false };
-    let parts = (1..=7).flat_map(|place| part(place).chosen().unwrap());
+    let table = Table::of_the_page().unwrap();
+    let part = |place| Options { part: Some(Part { place, of: 7 }), ..Options::default() };
+    let parts = (1..=7).flat_map(|place| part(place).chosen(&table).unwrap());
     assert!(parts.map(|bug| bug.name).eq(all().map(|bug| bug.name)));
     assert!("0/3".parse::<Part>().is_err() && "4/3".parse::<Part>().is_err());
     assert_eq!("3/3".parse::<Part>().unwrap(), Part { place: 3, of: 3 });
-    assert!(Options { only: vec!["nonsense".into()], part: None, write: false }.chosen().is_err());
+    assert!(Options { only: vec!["nonsense".into()], ..Options::default() }.chosen(&table).is_err());
+    let new = Options { new: true, ..Options::default() };
+    assert!(new.chosen(&table).unwrap().into_iter().all(|bug| !table.has(bug)));
+}
+
+#[test]
+fn every_commit_draws_a_part_and_all_parts_are_drawn() {
+    let drawn = |n: u32| Options::drawn(&format!("{:040x}", n.wrapping_mul(2_654_435_761)), 9).part.unwrap();
+    let places: BTreeSet<_> = (0..500).map(|n| drawn(n).place).collect();
+    assert!(places.into_iter().eq(1..=9));
+    assert_eq!(drawn(7), drawn(7));
 }
 
 #[test]
