@@ -43,8 +43,105 @@ async fn tasks_whose_last_entries_are_lost_go_on_from_what_is_there() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_claim_that_is_lost_shares_its_run_with_none_that_follows() {
+async fn tasks_whose_claims_are_lost_are_claimed_again() {
     fail_over(0).await;
+}
+
+/// What the code of a worker's tasks has done.
+#[derive(Default)]
+struct Done {
+    /// Each step that ran, in any task.
+    ran: Vec<usize>,
+    /// How many tasks were told that another worker has them.
+    told: usize,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_that_is_lost_shares_its_run_with_none_that_follows() {
+    const STEPS: usize = 2;
+    let primary = Postgres::start().unwrap();
+    let replica = primary.replica().unwrap();
+    let (to, port) = watch::channel(primary.port());
+    let before = client(&through(port, &primary).await).await;
+    // A task's steps run up to what is allowed to its worker.
+    let code = |allowed: watch::Receiver<usize>, done: watch::Sender<Done>| {
+        move |(), ctx: TaskContext| {
+            let (mut allowed, done) = (allowed.clone(), done.clone());
+            async move {
+                for step in 0..STEPS {
+                    let ran = ctx.step(("step", step), || async {
+                        allowed.wait_for(|allowed| *allowed > step).await?;
+                        done.send_modify(|done| done.ran.push(step));
+                        Ok(())
+                    });
+                    ran.await.inspect_err(|_| done.send_modify(|done| done.told += 1))?;
+                }
+                Ok(())
+            }
+        }
+    };
+
+    let mut tasks = Vec::new();
+    for _ in 0..TASKS {
+        tasks.push(before.spawn_named("work", &(), SpawnOptions::new()).await.unwrap().task_id);
+    }
+    let loser = before.start_worker(WorkerOptions::new()).await;
+    let ready = format!(
+        "SELECT (SELECT count(*) FROM stepwell.live_tasks) = {TASKS} AND EXISTS (SELECT FROM stepwell.workers)"
+    );
+    while replica.sql(&ready).unwrap() != "t" {}
+    cut_off(&replica);
+    let (allow_loser, allowed) = watch::channel(0);
+    let (done, mut losers) = watch::channel(Done::default());
+    before.register_fn("work", code(allowed, done)).await.unwrap();
+    let running = format!("SELECT count(*) = {TASKS} FROM stepwell.live_tasks WHERE state = 'running'");
+    while primary.sql(&running).unwrap() != "t" {}
+    primary.stop(Stop::Immediate).unwrap();
+    replica.promote().unwrap();
+
+    // The tasks are another worker's, which has written no more of them than the one whose claims were lost.
+    let after = client(&replica.url()).await;
+    let (allow_owner, allowed) = watch::channel(0);
+    let (done, owners) = watch::channel(Done::default());
+    after.register_fn("work", code(allowed, done)).await.unwrap();
+    let owner = after.start_worker(WorkerOptions::new()).await;
+    while replica.sql(&running).unwrap() != "t" {}
+    allow_loser.send_replace(STEPS);
+    to.send_replace(replica.port());
+    let end = losers.wait_for(|done| done.told == TASKS || done.ran.contains(&1));
+    let end = tokio::time::timeout(Duration::from_secs(90), end).await.expect("it is told nothing").unwrap();
+    assert_eq!(end.ran, [0; TASKS], "the worker whose claims were lost goes on");
+    drop(end);
+
+    allow_owner.send_replace(STEPS);
+    for task in tasks {
+        let done = tokio::time::timeout(Duration::from_secs(90), after.wait::<()>(task));
+        done.await.expect("it waits for ever").unwrap();
+    }
+    let mut ran = owners.borrow().ran.clone();
+    ran.sort_unstable();
+    assert_eq!(ran, [[0; TASKS], [1; TASKS]].concat());
+    owner.shutdown().await;
+    loser.shutdown().await;
+}
+
+async fn client(url: &str) -> Durable {
+    let store = PostgresStore::connect(PostgresOptions::parse(url).unwrap()).await.unwrap();
+    Durable::builder().store(Arc::new(store)).max_attempts(1).build().await.unwrap()
+}
+
+/// The address of the server as seen through a door.
+async fn through(to: watch::Receiver<u16>, server: &Postgres) -> String {
+    let mut url = url::Url::parse(&server.url()).unwrap();
+    url.set_port(Some(door(to).await)).unwrap();
+    url.into()
+}
+
+/// Lets the replica fall behind from now on.
+fn cut_off(replica: &Postgres) {
+    replica.sql("ALTER SYSTEM SET primary_conninfo = ''").unwrap();
+    replica.sql("SELECT pg_reload_conf()").unwrap();
+    while replica.sql("SELECT count(*) FROM pg_stat_wal_receiver").unwrap() != "0" {}
 }
 
 /// Fails over to a replica that has so many entries of each journal; without any, it lacks the claims as well.
@@ -52,10 +149,7 @@ async fn fail_over(replicated: usize) {
     let primary = Postgres::start().unwrap();
     let replica = primary.replica().unwrap();
     let (to, port) = watch::channel(primary.port());
-    let mut url = url::Url::parse(&primary.url()).unwrap();
-    url.set_port(Some(door(port).await)).unwrap();
-    let store = PostgresStore::connect(PostgresOptions::parse(url.as_str()).unwrap()).await.unwrap();
-    let client = Durable::builder().store(Arc::new(store)).max_attempts(1).build().await.unwrap();
+    let client = client(&through(port, &primary).await).await;
 
     // Steps run up to what is allowed.
     let (allow, allowed) = watch::channel(replicated);
@@ -90,10 +184,7 @@ async fn fail_over(replicated: usize) {
         TASKS * replicated
     );
     while replica.sql(&entries).unwrap() != "t" {}
-    // From now on the replica falls behind.
-    replica.sql("ALTER SYSTEM SET primary_conninfo = ''").unwrap();
-    replica.sql("SELECT pg_reload_conf()").unwrap();
-    while replica.sql("SELECT count(*) FROM pg_stat_wal_receiver").unwrap() != "0" {}
+    cut_off(&replica);
     if replicated == 0 {
         client.register_fn("work", work).await.unwrap();
     }
