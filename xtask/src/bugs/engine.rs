@@ -336,12 +336,12 @@ pub(super) const BUGS: &[Bug] = &[
     },
     Bug {
         name: "quadratic-gates",
-        breaks: "Thousands of steps side by side take minutes, each gate looking at all of them.",
+        breaks: "Thousands of spawns side by side take minutes, each looking at all of them for the next gate to open.",
         guarantee: "costs",
         file: OPERATIONS,
-        find: "    gates.front().filter(|(after, _)| *after <= durable_seq)?;\n",
-        put: "    gates.iter().rev().filter(|(after, _)| *after <= durable_seq).last()?;\n",
-        tests: &[fails("stepwell", "costs", "of_steps_side_by_side")],
+        find: "        let mut wakers = Vec::new();\n        let mut opened = 0;\n",
+        put: "        let gates = self.live.iter().filter(|(_, operation)| matches!(operation.stage, Stage::Gate { .. }));\n        if gates.map(|(key, _)| key).min().is_none() {\n            return Opened::Closures(Vec::new());\n        }\n        let mut wakers = Vec::new();\n        let mut opened = 0;\n",
+        tests: &[fails("stepwell", "costs", "of_spawns_side_by_side")],
     },
     Bug {
         name: "old-code-path-forgotten",

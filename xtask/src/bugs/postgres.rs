@@ -175,13 +175,13 @@ pub(super) const BUGS: &[Bug] = &[
         tests: &[test("conformance::keys_of_scopes"), test("conformance::turns_of_scopes")],
     },
     Bug {
-        name: "postgres-label-of-anybody",
-        breaks: "A task that another tenant gave a label is in the lists of the tenant whose label that is.",
-        guarantee: "9",
+        name: "postgres-list-reads-the-labels-of-others",
+        breaks: "The lists of a tenant read all tasks of others that have been given its label.",
+        guarantee: "costs",
         file: "crates/stepwell-postgres/src/query.rs",
         find: "            self.sql.push_str(&format!(\" AND {alias}.own\"));\n",
         put: "            self.sql.push_str(\" AND true\");\n",
-        tests: &[test("conformance::lists_of_scopes")],
+        tests: &[test("plans::a_list_by_label_reads_the_tasks_of_the_label_in_order")],
     },
     Bug {
         name: "postgres-purge-of-a-needed-child",
@@ -194,7 +194,7 @@ pub(super) const BUGS: &[Bug] = &[
     },
     Bug {
         name: "postgres-batch-waits-for-a-user",
-        breaks: "Every batch waits for a transaction of a user's that has emitted an event and stays open.",
+        breaks: "What users' transactions bring, and the batch that works it off, wait for a transaction that has emitted an event and stays open.",
         guarantee: "no batch and no query waits for a user's transaction",
         file: OUTBOX,
         find: "    PERFORM stepwell.own_settings(false);\n    INSERT INTO stepwell.outbox (event, queue, payload)",
