@@ -28,6 +28,14 @@ fn steps(n: u64, ctx: TaskContext) -> BoxFuture<'static, TaskResult<()>> {
         .boxed()
 }
 
+/// Spawns side by side, which the store decides one after the other: all have the same key.
+fn spawns(n: u64, ctx: TaskContext) -> BoxFuture<'static, TaskResult<()>> {
+    let spawn = move |n| -> Delivery<Child<()>> {
+        ctx.spawn_named(("child", n), "nobody's", &(), SpawnOptions::new().idempotency_key("one"))
+    };
+    async move { try_join_all((0..n).map(spawn)).await.map(drop) }.boxed()
+}
+
 /// Steps one after the other.
 fn sequence(n: u64, ctx: TaskContext) -> BoxFuture<'static, TaskResult<()>> {
     async move {
@@ -70,6 +78,11 @@ fn of_sleeps_side_by_side() {
 #[test]
 fn of_steps_side_by_side() {
     grows_in_proportion(steps);
+}
+
+#[test]
+fn of_spawns_side_by_side() {
+    grows_in_proportion(spawns);
 }
 
 #[test]

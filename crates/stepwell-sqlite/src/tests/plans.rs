@@ -75,6 +75,21 @@ fn what_others_put_into_headers_is_not_in_the_way_of_a_scopes_lists() {
 }
 
 #[test]
+fn a_list_by_two_labels_reads_the_tasks_of_the_rarer() {
+    let store = wait(SqliteStore::open(Location::Memory, Manual::new())).unwrap();
+    let has = |label: &str| (label.to_owned(), "yes".to_owned());
+    let common = |n| NewTask { headers: [("common".into(), "yes".into())].into(), ..new_task(n) };
+    let mut tasks: Vec<_> = (1..=5_000).map(common).collect();
+    tasks[2_499].headers.insert("rare".into(), "yes".into());
+    commit(&store, spawns(tasks));
+    let filter = TaskFilter { labels: [has("common"), has("rare")].into(), ..TaskFilter::default() };
+    let (steps, found) = steps(&store, move |conn| query::tasks(conn, &filter).unwrap());
+    assert_eq!(found.items.iter().map(|task| task.task_id).collect::<Vec<_>>(), [task_id(2_500)]);
+    // It counts up to a thousand tasks of each label, and does not look at all that have the common one.
+    assert!(steps < 20_000, "{steps}");
+}
+
+#[test]
 fn a_purge_looks_at_no_task_that_was_spawned_later() {
     let store = wait(SqliteStore::open(Location::Memory, Manual::new())).unwrap();
     let at = |hour: i64| from_micros(START + hour * 3_600_000_000);
