@@ -49,12 +49,8 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
-    /// Run the long torture test, which the usual test run leaves out
-    Torture {
-        /// Test name filters and options, handed to `cargo nextest run`
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        args: Vec<OsString>,
-    },
+    /// Kill real processes by the thousand, and prove what really ran
+    Torture(torture::Options),
     /// Play random histories in a simulated world, or show one of them
     Sim {
         /// Arguments for the simulation: --histories N, --jobs N, --seed S
@@ -100,7 +96,7 @@ fn run(command: Command) -> Result<()> {
             }
             process::run(&mut bench)
         }
-        Command::Torture { args } => torture::run(&args),
+        Command::Torture(options) => torture::run(&options),
         Command::Sim { args } => {
             let mut sim = cargo::cargo()?;
             sim.args(["run", "--release", "--package", "stepwell-simulation", "--"]).args(&args);

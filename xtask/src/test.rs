@@ -1,4 +1,4 @@
-//! `cargo xtask test`: all tests. The torture is among them; `cargo xtask torture` makes it ten times as long.
+//! `cargo xtask test`: all tests. A short torture is among them; `cargo xtask torture` is the long one.
 
 use std::ffi::{OsStr, OsString};
 use std::process::Command;

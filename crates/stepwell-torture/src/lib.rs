@@ -1,0 +1,28 @@
+//! Torture: real processes, real files and servers, killed by the thousand, and a proof of what really ran.
+//!
+//! ```text
+//!   host ──▶ spawns tasks, kills, stops, restarts …       (host, plan, crew, load)
+//!     │         workers ──▶ a line at each start ──▶ ledger, a file beside the database
+//!     │         clients ──▶ a line at each answer ─▶
+//!     │         the database ──▶ who owned what ──▶ chronicle, a table that triggers fill
+//!     └──▶ proof: ledger, chronicle and journals, window by window
+//! ```
+//!
+//! The programs that are killed are this program, started again. `cargo xtask torture` is the long run; the tests play a
+//! short one.
+
+#![forbid(unsafe_code)]
+
+mod crew;
+mod host;
+mod ledger;
+mod load;
+mod place;
+mod plan;
+mod programs;
+mod proof;
+mod work;
+
+pub use host::{Options, Report, run};
+pub use plan::Store;
+pub use programs::{ClientArgs, WorkerArgs, ask, work};

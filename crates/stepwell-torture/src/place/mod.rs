@@ -1,0 +1,143 @@
+//! Where the tasks are kept: a file, or servers, with a *chronicle*: a table in which the database itself writes down, in
+//! the transactions of the engine, who owned a task when something was journaled, and each change of its state.
+
+pub(crate) mod postgres;
+mod proxy;
+pub(crate) mod sqlite;
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use stepwell::{RunId, TaskId};
+
+use postgres::Cluster;
+use sqlite::File;
+
+/// How long a question is asked again while the server is away.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A row of the chronicle.
+#[derive(Clone, Debug)]
+pub(crate) struct Row {
+    /// Its place: in the order of commits, as far as one task goes.
+    pub(crate) number: u64,
+    pub(crate) what: Event,
+    pub(crate) task: TaskId,
+    /// The task's run at that moment.
+    pub(crate) run: RunId,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// The task has this state from now on, or another run: `running`, `suspended`…
+    State(String),
+    /// The entry of that number was journaled.
+    Entry(u64),
+    /// It was claimed while it was paused.
+    PausedClaim,
+}
+
+impl Event {
+    /// Whether the task has ended by it.
+    pub(crate) fn is_end(&self) -> bool {
+        matches!(self, Self::State(state) if matches!(state.as_str(), "completed" | "failed" | "cancelled"))
+    }
+}
+
+/// A place.
+pub(crate) enum Place {
+    Sqlite(File),
+    Postgres(Box<Cluster>),
+}
+
+impl Place {
+    /// Where the host's own client finds it.
+    pub(crate) fn url(&self) -> String {
+        match self {
+            Self::Sqlite(file) => file.url(),
+            Self::Postgres(cluster) => cluster.url(),
+        }
+    }
+
+    /// What is before a table's name.
+    fn prefix(&self) -> (&'static str, &'static str) {
+        match self {
+            Self::Sqlite(_) => ("", "stepwell_"),
+            Self::Postgres(_) => ("stepwell.", "stepwell."),
+        }
+    }
+
+    /// Creates the chronicle, in a database that has its tables.
+    pub(crate) fn prepare(&self) -> Result<()> {
+        match self {
+            Self::Sqlite(file) => file.run(sqlite::CHRONICLE),
+            Self::Postgres(cluster) => cluster.sql(postgres::CHRONICLE).map(drop),
+        }
+    }
+
+    /// The rows that a query gives, as text. Asks again while a server does not answer.
+    fn rows(&self, sql: &str) -> Result<Vec<Vec<String>>> {
+        match self {
+            Self::Sqlite(file) => file.rows(sql),
+            Self::Postgres(cluster) => {
+                let begun = std::time::Instant::now();
+                loop {
+                    match cluster.sql(sql) {
+                        Ok(rows) => {
+                            let words = |line: &str| line.split('|').map(str::to_owned).collect();
+                            return Ok(rows.lines().map(words).collect());
+                        }
+                        Err(error) if begun.elapsed() > PATIENCE => return Err(error),
+                        Err(_) => std::thread::sleep(Duration::from_millis(100)),
+                    }
+                }
+            }
+        }
+    }
+
+    /// The rows of the chronicle from that number on: all, or those by which tasks have ended.
+    pub(crate) fn chronicle(&self, from: u64, ends: bool) -> Result<Vec<Row>> {
+        let which = if ends { "AND what IN ('completed', 'failed', 'cancelled')" } else { "" };
+        let table = self.prefix().0;
+        let sql = format!(
+            "SELECT n, what, task, run, seq FROM {table}chronicle WHERE n >= {from} {which} ORDER BY n"
+        );
+        let row = |words: Vec<String>| {
+            let [number, what, task, run, seq] = words.as_slice() else { bail!("not a row: {words:?}") };
+            let what = match what.as_str() {
+                "entry" => Event::Entry(seq.parse()?),
+                "paused claim" => Event::PausedClaim,
+                state => Event::State(state.to_owned()),
+            };
+            Ok(Row { number: number.parse()?, what, task: task.parse()?, run: run.parse()? })
+        };
+        let rows = self.rows(&sql)?;
+        rows.into_iter().map(|words| row(words.clone()).with_context(|| format!("{words:?}"))).collect()
+    }
+
+    /// Forgets the chronicle.
+    pub(crate) fn forget(&self) -> Result<()> {
+        let sql = format!("DELETE FROM {}chronicle", self.prefix().0);
+        self.rows(&sql).map(drop)
+    }
+
+    /// What is left of tasks: tables and how many rows they have, of those that should have none.
+    pub(crate) fn left(&self) -> Result<Vec<String>> {
+        let tables: &[&str] = match self {
+            Self::Sqlite(_) => &["tasks", "journal", "waits", "messages", "labels", "needs"],
+            Self::Postgres(_) => {
+                &["tasks", "live_tasks", "outcomes", "journal", "waits", "messages", "labels", "needs"]
+            }
+        };
+        let mut left = Vec::new();
+        for table in tables {
+            let rows = self.rows(&format!("SELECT count(*) FROM {}{table}", self.prefix().1))?;
+            let count = rows.first().and_then(|row| row.first()).map_or("?", String::as_str);
+            if count != "0" {
+                left.push(format!("{table}: {count}"));
+            }
+        }
+        Ok(left)
+    }
+}

@@ -1,0 +1,177 @@
+//! The programs that are killed: workers, and clients that spawn and tell. Both are this program, started again.
+
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Result;
+use stepwell::{Durable, Error, StoreError, TaskId, WorkerOptions};
+
+use crate::ledger::Ledger;
+use crate::work::{Kind, NARROW, Work, tortured};
+
+/// The numbers of the tasks that clients spawn begin here.
+pub(crate) const OF_CLIENTS: u64 = 1 << 40;
+/// How many tasks a client spawns together.
+pub(crate) const TOGETHER: u64 = 3;
+/// What a client does in its turn.
+const TURNS: u64 = 4;
+/// How long a client waits between two turns.
+const PACE: Duration = Duration::from_millis(15);
+/// How long to wait before a call that could not be answered is made again.
+const AGAIN: Duration = Duration::from_millis(20);
+
+/// What every program is started with.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Site {
+    /// The database
+    #[arg(long)]
+    pub(crate) url: String,
+    /// Where the ledger is
+    #[arg(long)]
+    pub(crate) folder: PathBuf,
+    /// The number of the process
+    #[arg(long)]
+    pub(crate) process: u32,
+}
+
+/// A worker.
+#[derive(Clone, Debug, clap::Args)]
+pub struct WorkerArgs {
+    #[command(flatten)]
+    pub(crate) site: Site,
+    /// The lease, in milliseconds
+    #[arg(long)]
+    pub(crate) lease: u64,
+    /// How many tasks it runs at a time
+    #[arg(long)]
+    pub(crate) concurrency: usize,
+}
+
+/// A client, which goes on where the one before it was killed.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ClientArgs {
+    #[command(flatten)]
+    pub(crate) site: Site,
+    /// The first turn
+    #[arg(long)]
+    pub(crate) turn: u64,
+    /// How many calls of that turn have been answered
+    #[arg(long)]
+    pub(crate) answered: u64,
+    /// The turn before which it ends
+    #[arg(long)]
+    pub(crate) end: Option<u64>,
+}
+
+/// A client whose tasks write to the ledger in the folder. Tries again while there is no server.
+pub(crate) async fn connect(url: &str, folder: &Path, process: u32) -> Result<Durable> {
+    let ledger = Arc::new(Ledger::open(folder, process)?);
+    loop {
+        let builder = Durable::builder().database_url(url).state(ledger.clone());
+        match builder.max_attempts(10_000).build().await {
+            Ok(client) => return Ok(client),
+            Err(Error::Store(error)) if error.is_transient() => tokio::time::sleep(AGAIN).await,
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Calls again when the store could not be asked: such a call has done nothing. No answer in time is an error, because
+/// what was asked may be done.
+pub(crate) async fn answered<T, Fut>(call: impl Fn() -> Fut) -> Result<T, Error>
+where
+    Fut: Future<Output = Result<T, Error>>,
+{
+    loop {
+        match call().await {
+            Err(Error::Store(error))
+                if error.is_transient() && !matches!(error, StoreError::Unanswered(_)) =>
+            {
+                tokio::time::sleep(AGAIN).await;
+            }
+            answer => return answer,
+        }
+    }
+}
+
+/// Runs a worker until it is killed.
+///
+/// # Errors
+/// When the database cannot be opened.
+pub async fn work(args: WorkerArgs) -> Result<()> {
+    let Site { url, folder, process } = &args.site;
+    let client = connect(url, folder, *process).await?;
+    client.register::<tortured>().await?;
+    let options = WorkerOptions::new()
+        .concurrency(args.concurrency)
+        .lease(Duration::from_millis(args.lease))
+        .queues(["default", NARROW])?
+        .name(process.to_string());
+    let _worker = client.start_worker(options).await;
+    std::future::pending().await
+}
+
+/// How many calls of a turn are noted when they are answered.
+pub(crate) fn calls(turn: u64) -> u64 {
+    match turn % TURNS {
+        1 => 3,
+        2 => 2,
+        _ => 1,
+    }
+}
+
+/// What a turn spawns, with the end of its idempotency key.
+fn spawns(turn: u64) -> Vec<Work> {
+    let number = OF_CLIENTS + turn * TOGETHER;
+    let plain = |place| Work::new(Kind::Plain, number + place);
+    match turn % TURNS {
+        0 => vec![plain(0)],
+        1 => vec![Work::new(Kind::Heard, number)],
+        2 => vec![Work::new(Kind::Later, number)],
+        _ => (0..TOGETHER).map(plain).collect(),
+    }
+}
+
+/// Spawns tasks and tells them what they wait for, turn by turn. A call that is asked again after a client was killed has
+/// the idempotency key of before.
+///
+/// # Errors
+/// When the database cannot be opened, or refuses what is asked.
+pub async fn ask(args: ClientArgs) -> Result<()> {
+    let Site { url, folder, process } = &args.site;
+    let (client, ledger) = (connect(url, folder, *process).await?, Ledger::open(folder, *process)?);
+    let mut skip = args.answered;
+    for turn in (args.turn..).take_while(|turn| args.end.is_none_or(|end| *turn < end)) {
+        let options = |work: &Work| work.options().idempotency_key(format!("client-{}", work.number));
+        let all = || spawns(turn).into_iter().map(|work| (work.clone(), options(&work)));
+        let tasks: Vec<TaskId> =
+            answered(|| client.spawn_many::<tortured>(all())).await?.iter().map(|one| one.task_id).collect();
+        // Also when it was noted before: the answer has to be the same.
+        for (place, task) in tasks.iter().enumerate() {
+            ledger.answered(*task, &format!("{turn}:0:{place}"))?;
+        }
+        let Some(&task) = tasks.first() else { continue };
+        for call in 1.max(skip)..calls(turn) {
+            let (number, event) =
+                (OF_CLIENTS + turn * TOGETHER, format!("told:{}", OF_CLIENTS + turn * TOGETHER));
+            match (turn % TURNS, call) {
+                (1, 1) => drop(answered(|| client.emit_event(&event, &number, None)).await?),
+                (1, _) => match answered(|| client.send(task, "talk", &("client", 0))).await {
+                    // The message of before was there, and the task has ended by it.
+                    Err(Error::NotAllowed { .. }) => {}
+                    sent => sent?,
+                },
+                _ => match answered(|| client.cancel(task)).await {
+                    Err(Error::NotAllowed { .. }) => {}
+                    cancelled => cancelled?,
+                },
+            }
+            ledger.answered(task, &format!("{turn}:{call}:0"))?;
+        }
+        skip = 0;
+        tokio::time::sleep(PACE).await;
+    }
+    Ok(())
+}

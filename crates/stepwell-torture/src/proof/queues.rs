@@ -1,0 +1,57 @@
+//! Queues: tasks of one concurrency key run one at a time, in the order in which they were spawned, and of a limited queue
+//! no more run than may.
+
+use std::collections::{BTreeMap, HashMap};
+
+use stepwell::TaskId;
+
+use super::life::Life;
+use super::{History, Proof};
+use crate::work::{Kind, WIDTH};
+
+pub(super) fn check(lives: &BTreeMap<TaskId, Life<'_>>, history: &History, proof: &mut Proof) {
+    turns(lives, history, proof);
+    narrow(lives, proof);
+}
+
+/// The first start of a task of a key is behind the last one of the task before that counts: between them, that has ended.
+fn turns(lives: &BTreeMap<TaskId, Life<'_>>, history: &History, proof: &mut Proof) {
+    let mut last: HashMap<String, (usize, TaskId)> = HashMap::new();
+    // In the order of the spawns, each of which was answered before the next was asked.
+    for (task, work) in history.spawned.iter().filter(|(_, work)| work.kind == Kind::Turn) {
+        let Some(life) = lives.get(task) else { continue };
+        let counts =
+            |place: &usize| life.done.iter().any(|done| done.start.is_some_and(|(of, _)| of == *place));
+        // Starts of runs whose claims were lost may be anywhere.
+        let starts =
+            || life.starts.iter().map(|(place, _)| *place).filter(|place| !history.lossy || counts(place));
+        let (Some(first), Some(end)) = (starts().min(), starts().filter(counts).max()) else { continue };
+        if let Some((before, other)) = last.insert(work.turn(), (end, *task))
+            && first < before
+        {
+            let text = format_args!("task {task} began before task {other} of the same key had ended");
+            proof.fail("turns", text);
+        }
+    }
+}
+
+/// Between two results of one run without a pause between them, the task was running.
+fn narrow(lives: &BTreeMap<TaskId, Life<'_>>, proof: &mut Proof) {
+    let mut changes = Vec::new();
+    for life in lives.values().filter(|life| life.ended.work.kind == Kind::Narrow) {
+        let starts: Vec<_> = life.done.iter().filter_map(|done| done.start).collect();
+        if let [(first, one), (second, other)] = starts.as_slice()
+            && one.run == other.run
+        {
+            changes.extend([(*first, 1), (*second, -1)]);
+        }
+    }
+    changes.sort_unstable();
+    let mut running = 0;
+    for (place, change) in changes {
+        running += change;
+        if running > i64::from(WIDTH) {
+            proof.fail("limits", format_args!("{running} tasks of the queue ran at line {place}"));
+        }
+    }
+}

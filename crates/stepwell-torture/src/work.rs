@@ -1,0 +1,257 @@
+//! What tortured tasks do. One task type does all of it, so that a worker that knows it knows all.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::anyhow;
+use serde::{Deserialize, Serialize};
+use stepwell::{SpawnOptions, TaskContext, TaskError, TaskId, TaskResult};
+
+use crate::ledger::Ledger;
+
+/// How long a step's work takes at most.
+const WORK: Duration = Duration::from_millis(6);
+/// How long a nap takes.
+pub(crate) const NAP: Duration = Duration::from_millis(25);
+/// How many messages a listener gets from each of those who talk to it.
+pub(crate) const TALK: u32 = 4;
+/// How many items there are to sort.
+pub(crate) const ITEMS: usize = 12;
+/// The queue of which few tasks may run at a time.
+pub(crate) const NARROW: &str = "narrow";
+/// How many these are.
+pub(crate) const WIDTH: u32 = 2;
+
+/// What a task does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) enum Kind {
+    /// Steps one after the other and side by side, and a nap.
+    Plain,
+    /// Two children beside two steps.
+    Family,
+    /// A child: two steps.
+    Errand,
+    /// A step over many items.
+    Sorted,
+    /// Steps that are compensated: of each three tasks, one completes, one fails, one is cancelled.
+    Saga,
+    /// Shares a concurrency key with others.
+    Turn,
+    /// Is in the narrow queue.
+    Narrow,
+    /// Fails now and then, and is retried by a client.
+    Flaky,
+    /// Waits for an event and messages of a teller and of the host.
+    Listener,
+    /// Emits the event and sends the messages, between steps.
+    Teller,
+    /// Waits for an event and a message of a client that is killed.
+    Heard,
+    /// Would begin an hour later, and is cancelled by a client that is killed.
+    Later,
+    /// What a schedule spawns.
+    Tick,
+}
+
+/// The parameters of a task.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Work {
+    pub(crate) kind: Kind,
+    /// Different for each two tasks of a kind, but those of a schedule.
+    pub(crate) number: u64,
+    /// The task that is told something.
+    pub(crate) whom: Option<TaskId>,
+}
+
+/// What a task saw.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Seen {
+    /// What its steps gave.
+    pub(crate) steps: Vec<String>,
+    /// What its children saw.
+    pub(crate) children: Vec<Seen>,
+    /// The messages: of whom, and the how many-th of theirs.
+    pub(crate) heard: Vec<(String, u32)>,
+}
+
+impl Work {
+    pub(crate) fn new(kind: Kind, number: u64) -> Self {
+        Self { kind, number, whom: None }
+    }
+
+    pub(crate) fn options(&self) -> SpawnOptions {
+        let options = SpawnOptions::new();
+        match self.kind {
+            Kind::Turn => options.concurrency_key(self.turn()),
+            Kind::Narrow => options.queue(NARROW),
+            Kind::Flaky => {
+                options.max_attempts(2).retry(stepwell::RetryStrategy::fixed(Duration::from_millis(5)))
+            }
+            Kind::Later => options.start_after(Duration::from_secs(3600)),
+            _ => options,
+        }
+    }
+
+    /// The concurrency key.
+    pub(crate) fn turn(&self) -> String {
+        format!("turn-{}", self.number % 3)
+    }
+
+    /// Whether a task of this kind naps between its last two steps.
+    pub(crate) fn naps(&self) -> bool {
+        self.kind == Kind::Plain && self.number.is_multiple_of(3)
+    }
+
+    /// Pairs of steps of which the second follows the first.
+    pub(crate) fn follows(&self) -> &'static [(&'static str, &'static str)] {
+        const CHAIN: &[(&str, &str)] = &[
+            ("step:0", "step:1"),
+            ("step:0", "step:2"),
+            ("step:1", "step:2"),
+            ("step:0", "step:3"),
+            ("step:1", "step:3"),
+            ("step:2", "step:3"),
+        ];
+        const DIAMOND: &[(&str, &str)] = &[
+            ("step:0", "step:1"),
+            ("step:0", "step:2"),
+            ("step:0", "step:3"),
+            ("step:1", "step:3"),
+            ("step:2", "step:3"),
+        ];
+        if self.kind == Kind::Plain { DIAMOND } else { CHAIN }
+    }
+}
+
+/// Works for a while.
+async fn toil() {
+    tokio::time::sleep(WORK.mul_f64(rand::random())).await;
+}
+
+fn step(ctx: &TaskContext, number: u32) -> impl Future<Output = TaskResult<String>> {
+    let ledger = ctx.state::<Arc<Ledger>>().cloned();
+    let work = move || async move {
+        let nonce = ledger?.begin(ctx, &format!("step:{number}"))?;
+        toil().await;
+        Ok(nonce)
+    };
+    ctx.step(("step", number), work)
+}
+
+/// A step that is undone when the task fails or is cancelled.
+async fn undone(ctx: &TaskContext, number: u32) -> TaskResult<String> {
+    let ledger = ctx.state::<Arc<Ledger>>()?.clone();
+    let (own, again) = (ctx.clone(), ledger.clone());
+    let undo = move |nonce: String| {
+        let (ctx, ledger) = (own.clone(), again.clone());
+        async move {
+            ledger.undo(&ctx, &format!("undo:{number}"), &nonce)?;
+            Ok(toil().await)
+        }
+    };
+    let work = || async move {
+        let nonce = ledger.begin(ctx, &format!("step:{number}"))?;
+        toil().await;
+        Ok(nonce)
+    };
+    ctx.step(("step", number), work).compensate(undo).await
+}
+
+/// Fails as often as not.
+async fn fickle(ctx: &TaskContext, number: u32) -> TaskResult<String> {
+    let ledger = ctx.state::<Arc<Ledger>>()?;
+    let work = || async move {
+        let nonce = ledger.begin(ctx, &format!("step:{number}"))?;
+        toil().await;
+        anyhow::ensure!(rand::random::<bool>(), "out of luck");
+        Ok(nonce)
+    };
+    ctx.step(("step", number), work).await
+}
+
+/// What all tortured tasks run.
+#[allow(clippy::unit_arg, reason = "the macro's code for a task without an output")]
+#[stepwell::task]
+pub(crate) async fn tortured(work: Work, ctx: TaskContext) -> TaskResult<Seen> {
+    let mut seen = Seen::default();
+    match work.kind {
+        Kind::Plain => {
+            let first = step(&ctx, 0).await?;
+            let (second, third) = tokio::try_join!(step(&ctx, 1), step(&ctx, 2))?;
+            if work.naps() {
+                ctx.sleep_for("nap", NAP).await?;
+            }
+            seen.steps = vec![first, second, third, step(&ctx, 3).await?];
+        }
+        Kind::Family => {
+            let errand = |number| Work::new(Kind::Errand, work.number * 2 + number);
+            seen.steps.push(step(&ctx, 0).await?);
+            let first = ctx.spawn::<tortured>("first", errand(0)).await?;
+            let second = ctx.spawn::<tortured>("second", errand(1)).await?;
+            seen.steps.push(step(&ctx, 1).await?);
+            let (first, second) = tokio::try_join!(ctx.join(&first), ctx.join(&second))?;
+            seen.children = vec![first, second];
+            seen.steps.push(step(&ctx, 2).await?);
+        }
+        Kind::Sorted => {
+            let ledger = ctx.state::<Arc<Ledger>>()?;
+            let ctx = &ctx;
+            let sort = |item: usize| async move {
+                let nonce = ledger.begin(ctx, &format!("item:{item}"))?;
+                toil().await;
+                Ok(nonce)
+            };
+            let report = ctx.items("items", 0..ITEMS).concurrency(3).each(sort).await?;
+            seen.steps = report.results.into_values().collect();
+        }
+        Kind::Saga => {
+            for number in 0..3 {
+                seen.steps.push(undone(&ctx, number).await?);
+            }
+            match work.number % 3 {
+                0 => {}
+                1 => return Err(TaskError::permanent(anyhow!("the end of a saga"))),
+                _ => ctx.await_event("what never comes", None).await?,
+            }
+        }
+        Kind::Flaky => {
+            seen.steps.push(step(&ctx, 0).await?);
+            seen.steps.push(fickle(&ctx, 1).await?);
+            seen.steps.push(step(&ctx, 2).await?);
+        }
+        Kind::Listener => {
+            seen.steps.push(step(&ctx, 0).await?);
+            let event: u64 = ctx.await_event(("told", work.number), None).await?;
+            seen.heard.push(("event".to_owned(), u32::try_from(event).unwrap_or(u32::MAX)));
+            for _ in 0..2 * TALK {
+                seen.heard.push(ctx.recv("talk", None).await?);
+            }
+            seen.steps.push(step(&ctx, 1).await?);
+        }
+        Kind::Teller => {
+            let whom = work.whom.unwrap_or(ctx.task_id);
+            seen.steps.push(step(&ctx, 0).await?);
+            ctx.emit_event(("told", work.number), &work.number).await?;
+            for number in 0..TALK {
+                ctx.send(whom, "talk", &("teller", number)).await?;
+                if number == TALK / 2 {
+                    seen.steps.push(step(&ctx, 1).await?);
+                }
+            }
+            seen.steps.push(step(&ctx, 2).await?);
+        }
+        Kind::Heard => {
+            seen.steps.push(step(&ctx, 0).await?);
+            let event: u64 = ctx.await_event(("told", work.number), None).await?;
+            seen.heard.push(("event".to_owned(), u32::try_from(event).unwrap_or(u32::MAX)));
+            seen.heard.push(ctx.recv("talk", None).await?);
+        }
+        Kind::Errand | Kind::Turn | Kind::Narrow => {
+            seen.steps.push(step(&ctx, 0).await?);
+            seen.steps.push(step(&ctx, 1).await?);
+        }
+        Kind::Later | Kind::Tick => seen.steps.push(step(&ctx, 0).await?),
+    }
+    Ok(seen)
+}
