@@ -5,7 +5,9 @@
 //! it holds for the worker's. A difference is mended once two comparisons in a row have found it,
 //! since claims and ends that are on their way make differences that vanish by themselves.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+
+use hashbrown::HashMap;
 
 use crate::ids::{RunId, TaskId};
 
@@ -18,7 +20,7 @@ pub(crate) struct Holding {
 }
 
 /// The runs that a worker holds, by task.
-pub(crate) type Held = BTreeMap<TaskId, Holding>;
+pub(crate) type Held = HashMap<TaskId, Holding>;
 
 /// What two comparisons in a row have found.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -53,7 +55,7 @@ impl Comparison {
             })
             .map(|(task_id, holding)| (*task_id, *holding))
             .collect();
-        let difference = Difference {
+        let mut difference = Difference {
             orphaned: orphaned.intersection(&self.orphaned).copied().collect(),
             lost: lost
                 .iter()
@@ -61,6 +63,7 @@ impl Comparison {
                 .map(|(task_id, holding)| (*task_id, holding.run_id))
                 .collect(),
         };
+        difference.lost.sort_unstable();
         (self.orphaned, self.lost) = (orphaned, lost);
         difference
     }

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Wake, Waker};
 use std::time::Duration;
 
+use hashbrown::HashMap;
 use lru::LruCache;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -59,7 +60,7 @@ struct Inside {
     backlog: bool,
     /// How many tasks the next claim is to ask for: as many as were heard of.
     wanted: usize,
-    runs: BTreeMap<TaskId, Arc<Run>>,
+    runs: HashMap<TaskId, Arc<Run>>,
     /// The runs that the worker owns: those in `runs` and in `handed_over`, and those whose journals
     /// are being loaded.
     held: Held,
@@ -92,7 +93,7 @@ impl Slots {
             free: options.concurrency,
             backlog: true,
             wanted: usize::MAX,
-            runs: BTreeMap::new(),
+            runs: HashMap::new(),
             held: Held::new(),
             claims: 0,
             sent: 0,
@@ -457,8 +458,11 @@ impl Slots {
         }
     }
 
+    /// Returns what runs, in the order of the tasks' ids.
     fn runs(&self) -> Vec<Arc<Run>> {
-        self.inside().runs.values().cloned().collect()
+        let mut runs: Vec<_> = self.inside().runs.values().cloned().collect();
+        runs.sort_unstable_by_key(|run| run.task_id);
+        runs
     }
 
     pub(crate) fn stop_all(&self, why: ControlFlow) {
