@@ -192,3 +192,27 @@ impl Identity {
         self.database.look().is_err() || replaced(&self.wal) || replaced(&self.shm)
     }
 }
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    /// Two changes within a tick of the kernel's clock have one time.
+    #[test]
+    fn a_folder_has_settled_once_later_changes_have_another_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let now = || settled(&fs::metadata(folder.path()).unwrap());
+        loop {
+            let begun = Instant::now();
+            fs::write(folder.path().join("file"), "").unwrap();
+            let at_once = now();
+            fs::remove_file(folder.path().join("file")).unwrap();
+            // The time of a change is up to 10 ms behind the clock. Another process may have had the processor meanwhile.
+            if begun.elapsed() < Duration::from_millis(30) {
+                assert_eq!(at_once, None);
+                break;
+            }
+        }
+        while now().is_none() {}
+    }
+}
