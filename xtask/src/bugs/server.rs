@@ -67,9 +67,9 @@ pub(super) const BUGS: &[Bug] = &[
         breaks: "A tenant spawns into the scope of another by naming it.",
         guarantee: "9",
         file: CALL,
-        find: "if !own.is_all() && !named.is_all() && named != own {",
-        put: "if !own.is_all() && named.is_all() && named == own {",
-        tests: &[fails("stepwell-server", "access", "what_a_tenant_spawns_is_its_own_and_meets_no_other")],
+        find: "        if !own.is_all() && !named.is_all() && named != own {\n            return Err(Problem::forbidden(\"you may not spawn into that scope: leave it out for your own\"));\n        }\n        let scope = if own.is_all() { named } else { own }.clone();",
+        put: "        let scope = if named.is_all() { own } else { named }.clone();",
+        tests: &[fails("stepwell-server", "scopes", "no_two_scopes_meet")],
     },
     Bug {
         name: "what-concerns-all-for-everybody",
