@@ -111,6 +111,14 @@ async fn no_batch_waits_for_a_users_transaction() {
             let spawned = other.spawn_named("echo", "of the other", key()).await.unwrap();
             assert!(spawned.created(), "{level}");
             assert_eq!(ends(&other, &spawned).await.unwrap(), "of the other");
+            // Nor does what another transaction brings.
+            let brief = format!("brief {level}");
+            let listens = other.spawn_named("listen", &brief, SpawnOptions::new()).await.unwrap();
+            let mut short = database.connection().await;
+            begin(&mut short, LEVELS[0]).await;
+            other.emit_event_in(&mut short, &*brief, &"heard", None).await.unwrap();
+            short.execute("COMMIT").await.unwrap();
+            assert_eq!(ends(&other, &listens).await.unwrap(), "heard");
             other.emit_event("done", &"by the other", None).await.unwrap();
             other.pause_queue("default").await.unwrap();
             let last = other.spawn_named(
