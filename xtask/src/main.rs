@@ -6,6 +6,7 @@ mod cargo;
 mod ci;
 mod deny;
 mod faces;
+mod fuzz;
 mod nextest;
 mod packages;
 mod process;
@@ -57,6 +58,8 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
+    /// Feed what Stepwell parses with what nobody meant, by cargo-fuzz
+    Fuzz(fuzz::Options),
     /// Seed bugs into a copy of the sources, and see that the tests catch each of them
     Bugs(bugs::Options),
     /// Run every check that a change has to pass
@@ -102,6 +105,7 @@ fn run(command: Command) -> Result<()> {
             sim.args(["run", "--release", "--package", "stepwell-simulation", "--"]).args(&args);
             process::run(&mut sim)
         }
+        Command::Fuzz(options) => fuzz::run(&options),
         Command::Bugs(options) => bugs::run(&options),
         Command::Ci => ci::run(),
     }
