@@ -7,7 +7,8 @@ use anyhow::Result;
 use crate::report::Report;
 use crate::{book, bugs, cargo, deny, process, test, wasm};
 
-/// Of how many parts of the seeded bugs each commit tries one. A part takes at most four minutes on two cores.
+/// Of how many parts of the seeded bugs that were caught before each commit tries one. A part has
+/// two or three of them, since building the tests with each takes a minute or more.
 const PARTS_OF_BUGS: usize = 36;
 
 pub(crate) fn run() -> Result<()> {

@@ -164,11 +164,15 @@ fn too_many_tasks_of_a_limited_queue_are_found() {
     let mut scribe = Scribe::default();
     let (names, value) = (["step:0", "step:1"], |task: u128, step: usize| format!("{task}-{step}"));
     for step in 0..2 {
-        (1..=3).for_each(|of| drop(scribe.start(of, of, names[step], &value(of, step))));
+        for of in 1..=3 {
+            scribe.start(of, of, names[step], &value(of, step));
+        }
     }
     for of in 1..=3 {
         scribe.state(of, of, "running");
-        (0..2).for_each(|step| drop(scribe.entry(of, of, "step", names[step], json!(value(of, step)))));
+        for step in 0..2 {
+            scribe.entry(of, of, "step", names[step], json!(value(of, step)));
+        }
         let steps = [value(of, 0), value(of, 1)];
         let output = seen(&[&steps[0], &steps[1]]);
         scribe.end(of, of, Work::new(Kind::Narrow, of as u64), "completed", output);
@@ -185,7 +189,9 @@ fn a_message_that_is_lost_comes_twice_or_out_of_order_is_found() {
     let listener = |heard: &[(String, u32)]| {
         let mut scribe = Scribe::default();
         scribe.state(1, 11, "running").step(1, 11, "step:0", "a");
-        heard.iter().for_each(|message| drop(scribe.entry(1, 11, "message", "talk", json!(message))));
+        for message in heard {
+            scribe.entry(1, 11, "message", "talk", json!(message));
+        }
         scribe.step(1, 11, "step:1", "b");
         let mut output = seen(&["a", "b"]).unwrap();
         output.heard = [("event".to_owned(), 5)].into_iter().chain(heard.iter().cloned()).collect();
