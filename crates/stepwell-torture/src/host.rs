@@ -279,6 +279,7 @@ impl Window {
         if idle < PATIENCE {
             return Ok(());
         }
+        self.load.find_the_lost().await?;
         let left = self.load.unfinished().await?;
         let mut told = String::new();
         for task in left.iter().take(10) {
@@ -349,6 +350,7 @@ impl Window {
         self.crew.kill_client()?;
         self.read()?;
         self.crew.let_a_client_end()?;
+        self.load.find_the_lost().await?;
         while !(self.crew.client_has_ended()? && self.load.is_done().await?) {
             tokio::time::sleep(TICK * 20).await;
             self.read()?;

@@ -245,6 +245,17 @@ impl Load {
         Ok(())
     }
 
+    /// Fails when a task that was accepted, and has not ended, is not there.
+    pub(crate) async fn find_the_lost(&self) -> Result<()> {
+        let live: Vec<_> = self.books().live.iter().map(|(task, kind)| (*task, *kind)).collect();
+        for (task, kind) in live {
+            let found = answered(|| self.client.task(task)).await?.is_some();
+            let wanted = self.books().live.contains_key(&task);
+            anyhow::ensure!(found || !wanted, "task {task} ({kind:?}) was accepted, and is gone");
+        }
+        Ok(())
+    }
+
     /// How long ago a task has ended.
     pub(crate) fn idle(&self) -> Option<Duration> {
         self.books().last_end.map(|at| at.elapsed())

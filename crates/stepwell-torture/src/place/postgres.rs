@@ -114,7 +114,7 @@ impl Cluster {
     /// Ends some sessions of the engine. Returns how many.
     pub(crate) fn terminate(&self) -> Result<u64> {
         let some = "SELECT count(pg_terminate_backend(pid)) FROM (SELECT pid FROM pg_stat_activity
-            WHERE application_name = 'stepwell' ORDER BY random() LIMIT 3) AS some";
+            WHERE application_name = 'stepwell' ORDER BY random() LIMIT 3) AS sessions";
         Ok(self.sql(some)?.parse()?)
     }
 
