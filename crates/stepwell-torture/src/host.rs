@@ -130,7 +130,7 @@ pub async fn run(options: Options) -> Result<Report> {
     let begun = Instant::now();
     let folder = tempfile::Builder::new().prefix("torture-").tempdir()?;
     let place = Arc::new(match options.store {
-        Store::Sqlite => Place::Sqlite(File::new(folder.path())),
+        Store::Sqlite => Place::Sqlite(Box::new(File::new(folder.path()))),
         Store::Postgres => Place::Postgres(Box::new(Cluster::start().await?)),
     });
     let mut host = Host { options, folder, place, next: 1, report: Report::default() };

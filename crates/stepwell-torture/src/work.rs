@@ -70,7 +70,7 @@ pub(crate) struct Seen {
     /// What its steps gave.
     pub(crate) steps: Vec<String>,
     /// What its children saw.
-    pub(crate) children: Vec<Seen>,
+    pub(crate) children: Vec<Self>,
     /// The messages: of whom, and the how many-th of theirs.
     pub(crate) heard: Vec<(String, u32)>,
 }
@@ -147,7 +147,8 @@ async fn undone(ctx: &TaskContext, number: u32) -> TaskResult<String> {
         let (ctx, ledger) = (own.clone(), again.clone());
         async move {
             ledger.undo(&ctx, &format!("undo:{number}"), &nonce)?;
-            Ok(toil().await)
+            toil().await;
+            Ok(())
         }
     };
     let work = || async move {

@@ -116,7 +116,7 @@ async fn no_batch_waits_for_a_users_transaction() {
             let listens = other.spawn_named("listen", &brief, SpawnOptions::new()).await.unwrap();
             let mut short = database.connection().await;
             begin(&mut short, LEVELS[0]).await;
-            other.emit_event_in(&mut short, &*brief, &"heard", None).await.unwrap();
+            other.emit_event_in(&mut short, &brief, &"heard", None).await.unwrap();
             short.execute("COMMIT").await.unwrap();
             assert_eq!(ends(&other, &listens).await.unwrap(), "heard");
             other.emit_event("done", &"by the other", None).await.unwrap();

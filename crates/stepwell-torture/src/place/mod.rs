@@ -47,7 +47,7 @@ impl Event {
 
 /// A place.
 pub(crate) enum Place {
-    Sqlite(File),
+    Sqlite(Box<File>),
     Postgres(Box<Cluster>),
 }
 

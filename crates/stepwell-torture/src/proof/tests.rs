@@ -163,15 +163,15 @@ fn tasks_of_one_key_that_overlap_are_found() {
 fn too_many_tasks_of_a_limited_queue_are_found() {
     let mut scribe = Scribe::default();
     let (names, value) = (["step:0", "step:1"], |task: u128, step: usize| format!("{task}-{step}"));
-    for step in 0..2 {
+    for (step, name) in names.iter().enumerate() {
         for of in 1..=3 {
-            scribe.start(of, of, names[step], &value(of, step));
+            scribe.start(of, of, name, &value(of, step));
         }
     }
     for of in 1..=3 {
         scribe.state(of, of, "running");
-        for step in 0..2 {
-            scribe.entry(of, of, "step", names[step], json!(value(of, step)));
+        for (step, name) in names.iter().enumerate() {
+            scribe.entry(of, of, "step", name, json!(value(of, step)));
         }
         let steps = [value(of, 0), value(of, 1)];
         let output = seen(&[&steps[0], &steps[1]]);
