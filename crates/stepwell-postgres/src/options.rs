@@ -52,7 +52,8 @@ impl PostgresOptions {
         // Without a location: a URL that cannot be read may hold a password anywhere.
         let mut parsed = Url::parse(url).map_err(|error| wrong("(the given URL)", error.to_string()))?;
         // So is one in which a character of the password ends the part that it belongs to.
-        if parsed.path().contains('@') || parsed.fragment().is_some() {
+        let has_at = |part: &str| part.contains('@');
+        if has_at(parsed.path()) || parsed.query().is_some_and(has_at) || parsed.fragment().is_some() {
             let reason = "it has an `@` or a `#` behind its host".to_owned();
             let advice =
                 "Write `@`, `/`, `?` and `#` of names and passwords as `%40`, `%2F`, `%3F` and `%23`, \
@@ -140,6 +141,7 @@ mod tests {
             "postgres:///ann:hush@db/orders",
             "postgres://ann:12/hush@db/orders",
             "postgres://ann:12#hush@db/orders",
+            "postgres://ann:12?sslmode=hush@db/orders",
         ] {
             let shown = match PostgresOptions::parse(url) {
                 Ok(options) => options.to_string(),
