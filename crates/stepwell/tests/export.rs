@@ -248,7 +248,8 @@ async fn a_task_that_no_store_could_have_given_is_refused_or_is_the_same_in_ever
     first.kill().await;
     let stores =
         async || [Arc::new(MemoryStore::new(harness.runtime())) as Arc<dyn Store>, sqlite(&harness).await];
-    let change: [(&str, fn(&mut TaskRecord)); 5] = [
+    type Change = fn(&mut TaskRecord);
+    let change: [(&str, Change); 5] = [
         ("numbered in their order", |record| record.journal.swap(0, 1)),
         ("numbered in their order", |record| record.journal[1].seq = record.journal[0].seq),
         ("numbered in their order", |record| record.journal[0].seq = 0),
