@@ -37,8 +37,8 @@ pub(super) const BUGS: &[Bug] = &[
         breaks: "Two results are ready at one poll, so that `select!` may choose another branch in a replay.",
         guarantee: "7",
         file: EXECUTOR,
-        find: "            Ok(Some(waker)) => {\n                drop(operations);",
-        put: "            Ok(Some(waker)) => {\n                let second = operations.deliver_next(&run);\n                drop(operations);\n                if let Ok(Some(Some(second))) = second {\n                    second.wake();\n                }",
+        find: "            Ok(Some(waker)) => {\n                unlock(operations);",
+        put: "            Ok(Some(waker)) => {\n                let second = operations.deliver_next(&run);\n                unlock(operations);\n                if let Ok(Some(Some(second))) = second {\n                    second.wake();\n                }",
         tests: &[fails("stepwell", "deliveries", "a_replay_takes_the_same_way_through_every_combinator")],
     },
     Bug {

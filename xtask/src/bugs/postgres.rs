@@ -188,8 +188,8 @@ pub(super) const BUGS: &[Bug] = &[
         breaks: "A purge removes a child that its parent has yet to join, and the parent fails for good.",
         guarantee: "a child is kept for a parent that has yet to join it",
         file: INTAKE,
-        find: "            AND stepwell.needed_by(o.task_id) IS NULL\n",
-        put: "",
+        find: "            AND stepwell.needed_by(o.task_id) IS NULL\n        ORDER BY o.task_id LIMIT p_limit FOR",
+        put: "        ORDER BY o.task_id LIMIT p_limit FOR",
         tests: &[test("conformance::needed_tasks"), test("conformance::answered_tasks")],
     },
     Bug {

@@ -198,7 +198,7 @@ pub(super) const BUGS: &[Bug] = &[
         breaks: "A purge removes a child that its parent has yet to join, and the parent fails for good.",
         guarantee: "a child is kept for a parent that has yet to join it",
         file: "crates/stepwell-sqlite/src/purge.rs",
-        find: "WHERE parent.task_id = task.parent AND parent.state IN ('pending', 'running', 'suspended'))\n                AND NOT EXISTS (SELECT 1 FROM stepwell_waits wait",
+        find: "WHERE parent.task_id = task.parent AND parent.state <> 'completed')\n                AND NOT EXISTS (SELECT 1 FROM stepwell_waits wait",
         put: "WHERE parent.task_id = task.parent AND parent.state IN ('pending'))\n                AND NOT EXISTS (SELECT 1 FROM stepwell_waits wait",
         tests: &[point("on_a_file::needed_tasks")],
     },

@@ -98,8 +98,8 @@ pub(super) const BUGS: &[Bug] = &[
         breaks: "A step's result of a tagged type that serde cannot read is journaled, after the side effect.",
         guarantee: VALUES,
         file: "crates/stepwell-core/src/step.rs",
-        find: "Payload::encode_proven(value, self.run.engine.settings.max_payload_bytes)",
-        put: "Payload::encode(value, self.run.engine.settings.max_payload_bytes)",
+        find: "Payload::encode_and_read(value, self.run.engine.settings.max_payload_bytes) {\n            Ok((payload, read)) => (Outcome::Done(payload), Some(read)),",
+        put: "Payload::encode(value, self.run.engine.settings.max_payload_bytes) {\n            Ok(payload) => (Outcome::Done(payload), None),",
         tests: &[fails("stepwell", "values", "what_its_type_does_not_read_is_refused_when_it_is_given")],
     },
     Bug {
