@@ -71,9 +71,11 @@ fn of_sqlite(error: &rusqlite::Error, location: &Location) -> StoreError {
         ErrorCode::PermissionDenied | ErrorCode::ReadOnly | ErrorCode::AuthorizationForStatementDenied => {
             not_writable(location)
         }
+        ErrorCode::SystemIoFailure => StoreError::Unavailable(format!(
+            "{text} (SQLite's code {extended_code}): the disk or its file system fails, and its own log says why. What was to be written is not accepted, and is tried again: mend the disk, or free space on it, and the engine goes on by itself"
+        )),
         // What does not lie in what was asked.
-        ErrorCode::SystemIoFailure
-        | ErrorCode::OutOfMemory
+        ErrorCode::OutOfMemory
         | ErrorCode::FileLockingProtocolFailed
         | ErrorCode::OperationInterrupted
         | ErrorCode::OperationAborted

@@ -1,0 +1,300 @@
+//! What a disk was told to do, and what a power cut may leave of it.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+
+/// The part of a write that reaches the disk whole or not at all, in bytes.
+const SECTOR: u64 = 512;
+
+/// What is in a folder: the content of each file, by its name.
+pub type Files = BTreeMap<OsString, Vec<u8>>;
+
+/// Names a file, whatever its name in the folder.
+pub(crate) type FileId = u64;
+
+/// What the disk was told to do.
+#[derive(Clone, Debug)]
+pub(crate) enum Operation {
+    Create {
+        name: OsString,
+        file: FileId,
+    },
+    Unlink {
+        name: OsString,
+    },
+    Write {
+        file: FileId,
+        offset: u64,
+        data: Vec<u8>,
+    },
+    Truncate {
+        file: FileId,
+        length: u64,
+    },
+    Sync {
+        file: FileId,
+    },
+    /// What was not synced before it never is: the kernel takes it for written, and a later sync does not try it again.
+    FailedSync {
+        file: FileId,
+    },
+    SyncFolder,
+}
+
+/// What a power cut leaves of that which was not synced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Survivors {
+    /// Nothing of it.
+    None,
+    /// All of it.
+    All,
+    /// Any part of it, drawn from this seed.
+    Some(u64),
+}
+
+/// All that a disk was told to do since it was last filled.
+#[derive(Clone, Debug, Default)]
+pub struct Recording {
+    pub(crate) synced: BTreeMap<FileId, Vec<u8>>,
+    pub(crate) names: BTreeMap<OsString, FileId>,
+    pub(crate) operations: Vec<Operation>,
+}
+
+/// Whether a change outlives a power cut.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// It does when it is synced.
+    Unsynced,
+    /// It may: no sync concerns it any more.
+    Adrift,
+    /// It does.
+    Durable,
+}
+
+enum FileChange<'a> {
+    /// A part of one sector.
+    Write(u64, &'a [u8]),
+    Truncate(u64),
+}
+
+enum NameChange<'a> {
+    Create(&'a OsString, FileId),
+    Unlink(&'a OsString),
+}
+
+/// Changes in their order.
+struct Changes<C>(Vec<(C, Fate)>);
+
+impl<C> Default for Changes<C> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<C> Changes<C> {
+    fn push(&mut self, change: C) {
+        self.0.push((change, Fate::Unsynced));
+    }
+
+    fn settle(&mut self, fate: Fate) {
+        for (_, before) in self.0.iter_mut().filter(|(_, before)| *before == Fate::Unsynced) {
+            *before = fate;
+        }
+    }
+}
+
+/// Draws what survives.
+struct Lots {
+    survivors: Survivors,
+    drawn: StdRng,
+    share: f64,
+}
+
+impl Lots {
+    fn new(survivors: Survivors) -> Self {
+        let seed = match survivors {
+            Survivors::Some(seed) => seed,
+            Survivors::None | Survivors::All => 0,
+        };
+        let mut drawn = StdRng::seed_from_u64(seed);
+        let share = [0.1, 0.5, 0.9][drawn.random_range(0..3)];
+        Self { survivors, drawn, share }
+    }
+
+    fn survives(&mut self, fate: Fate) -> bool {
+        fate == Fate::Durable
+            || match self.survivors {
+                Survivors::None => false,
+                Survivors::All => true,
+                Survivors::Some(_) => self.drawn.random_bool(self.share),
+            }
+    }
+
+    /// What is where a file has grown and its content was not written: nothing is promised about that.
+    fn unwritten(&mut self) -> Option<u8> {
+        let drawn = matches!(self.survivors, Survivors::Some(_)).then(|| self.drawn.random_range(0..4));
+        match drawn {
+            Some(0) => Some(0),
+            Some(1) => Some(0xa5),
+            _ => None,
+        }
+    }
+}
+
+impl Recording {
+    /// Returns how many operations there are.
+    pub fn len(&self) -> usize {
+        self.operations.len()
+    }
+
+    /// Returns whether nothing was done.
+    pub fn is_empty(&self) -> bool {
+        self.operations.is_empty()
+    }
+
+    /// Returns what a power cut leaves that comes after so many operations.
+    pub fn after_power_cut(&self, operations: usize, survivors: Survivors) -> Files {
+        let mut names = Changes::default();
+        let mut files: BTreeMap<FileId, Changes<FileChange<'_>>> = BTreeMap::new();
+        for operation in self.operations.iter().take(operations) {
+            match operation {
+                Operation::Create { name, file } => names.push(NameChange::Create(name, *file)),
+                Operation::Unlink { name } => names.push(NameChange::Unlink(name)),
+                Operation::Write { file, offset, data } => {
+                    let changes = files.entry(*file).or_default();
+                    for (offset, part) in sectors(*offset, data) {
+                        changes.push(FileChange::Write(offset, part));
+                    }
+                }
+                Operation::Truncate { file, length } => {
+                    files.entry(*file).or_default().push(FileChange::Truncate(*length));
+                }
+                Operation::Sync { file } => files.entry(*file).or_default().settle(Fate::Durable),
+                Operation::FailedSync { file } => files.entry(*file).or_default().settle(Fate::Adrift),
+                Operation::SyncFolder => names.settle(Fate::Durable),
+            }
+        }
+        let mut lots = Lots::new(survivors);
+        let mut found = self.names.clone();
+        for (change, fate) in names.0 {
+            match change {
+                _ if !lots.survives(fate) => {}
+                NameChange::Create(name, file) => _ = found.insert(name.clone(), file),
+                NameChange::Unlink(name) => _ = found.remove(name),
+            }
+        }
+        let mut content = |file| {
+            let synced = self.synced.get(&file).cloned().unwrap_or_default();
+            left(synced, files.remove(&file).unwrap_or_default(), &mut lots)
+        };
+        found.into_iter().map(|(name, file)| (name, content(file))).collect()
+    }
+}
+
+/// What is left of a file.
+fn left(mut content: Vec<u8>, changes: Changes<FileChange<'_>>, lots: &mut Lots) -> Vec<u8> {
+    let mut lost_end = 0;
+    for (change, fate) in changes.0 {
+        match change {
+            FileChange::Write(offset, part) if lots.survives(fate) => write(&mut content, offset, part),
+            FileChange::Write(offset, part) => lost_end = lost_end.max(index(offset) + part.len()),
+            FileChange::Truncate(length) if lots.survives(fate) => content.resize(index(length), 0),
+            FileChange::Truncate(_) => {}
+        }
+    }
+    if lost_end > content.len()
+        && let Some(filling) = lots.unwritten()
+    {
+        content.resize(lost_end, filling);
+    }
+    content
+}
+
+/// Writes into a file, which grows as far as it takes.
+pub(crate) fn write(content: &mut Vec<u8>, offset: u64, data: &[u8]) {
+    let (start, end) = (index(offset), index(offset) + data.len());
+    if content.len() < end {
+        content.resize(end, 0);
+    }
+    content[start..end].copy_from_slice(data);
+}
+
+/// A place in a file that is in memory.
+pub(crate) fn index(offset: u64) -> usize {
+    usize::try_from(offset).unwrap_or(usize::MAX)
+}
+
+/// Cuts a write where sectors begin.
+fn sectors(mut offset: u64, mut data: &[u8]) -> impl Iterator<Item = (u64, &[u8])> {
+    std::iter::from_fn(move || {
+        let room = index(SECTOR - offset % SECTOR);
+        let (part, rest) = data.split_at(room.min(data.len()));
+        let at = offset;
+        (offset, data) = (offset + part.len() as u64, rest);
+        (!part.is_empty()).then_some((at, part))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn recording(operations: Vec<Operation>) -> Recording {
+        let names = [("old".into(), 1)].into();
+        Recording { synced: [(1, vec![b'o'; 1024])].into(), names, operations }
+    }
+
+    fn over_the_old(fill: u8) -> Operation {
+        Operation::Write { file: 1, offset: 0, data: vec![fill; 1024] }
+    }
+
+    /// All that is left of the old file with some hundred seeds.
+    fn outcomes(recording: &Recording) -> std::collections::BTreeSet<(u8, u8)> {
+        let left = |seed| recording.after_power_cut(recording.len(), Survivors::Some(seed));
+        let files = (0..200).map(|seed| left(seed).remove(&OsString::from("old")).unwrap());
+        files
+            .map(|file| {
+                let [first, second] = [&file[..512], &file[512..]];
+                assert!(first.iter().all(|byte| *byte == first[0]), "a sector is torn");
+                (first[0], second[0])
+            })
+            .collect()
+    }
+
+    #[test]
+    fn each_sector_is_old_or_new_until_it_is_synced() {
+        let unsynced = recording(vec![over_the_old(b'n')]);
+        let all = [(b'n', b'n'), (b'n', b'o'), (b'o', b'n'), (b'o', b'o')];
+        assert_eq!(outcomes(&unsynced), all.into());
+        let synced = recording(vec![over_the_old(b'n'), Operation::Sync { file: 1 }]);
+        assert_eq!(outcomes(&synced), [(b'n', b'n')].into());
+        let before = synced.after_power_cut(1, Survivors::None);
+        assert_eq!(before[&OsString::from("old")], [b'o'; 1024]);
+    }
+
+    #[test]
+    fn what_a_failed_sync_has_lost_no_later_sync_brings_back() {
+        let sync = Operation::Sync { file: 1 };
+        let lost = recording(vec![over_the_old(b'n'), Operation::FailedSync { file: 1 }, sync.clone()]);
+        assert_eq!(outcomes(&lost).len(), 4);
+        let again = [lost.operations, vec![over_the_old(b'm'), sync]].concat();
+        assert_eq!(outcomes(&recording(again)), [(b'm', b'm')].into());
+    }
+
+    #[test]
+    fn names_last_when_their_folder_is_synced() {
+        let create = Operation::Create { name: "new".into(), file: 2 };
+        let unlink = Operation::Unlink { name: "old".into() };
+        let changed = recording(vec![create, unlink, Operation::Sync { file: 2 }, Operation::SyncFolder]);
+        let names = |operations, survivors| {
+            let left = changed.after_power_cut(operations, survivors);
+            left.into_keys().map(|name| name.into_string().unwrap()).collect::<Vec<_>>()
+        };
+        assert_eq!(names(3, Survivors::None), ["old"]);
+        assert_eq!(names(3, Survivors::All), ["new"]);
+        assert_eq!(names(4, Survivors::None), ["new"]);
+    }
+}
