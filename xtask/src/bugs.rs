@@ -61,9 +61,6 @@ pub(crate) struct Options {
     /// Write what was caught into docs/how-it-is-tested.md, beside what earlier runs have written there
     #[arg(long)]
     write: bool,
-    /// Only bugs that have a row.
-    #[arg(skip)]
-    caught_before: bool,
 }
 
 /// A part of the list.
@@ -85,20 +82,12 @@ impl FromStr for Part {
 }
 
 impl Options {
-    /// The part that the commit's hash draws of the bugs that were caught before: always the same
-    /// for one commit, and with time all of them.
-    pub(crate) fn drawn(commit: &str, of: usize) -> Self {
-        let drawn = commit.bytes().fold(0, |sum, byte| (sum * 31 + usize::from(byte)) % of);
-        Self { part: Some(Part { place: drawn + 1, of }), caught_before: true, ..Self::default() }
-    }
-
     fn chosen(&self, table: &Table) -> Result<Vec<&'static Bug>> {
         let unknown = self.only.iter().find(|name| all().all(|bug| bug.name != **name));
         ensure!(unknown.is_none(), "there is no bug named {:?}", unknown.map_or("", String::as_str));
         let Part { place, of } = self.part.unwrap_or(Part { place: 1, of: 1 });
         let named = |bug: &&Bug| self.only.is_empty() || self.only.iter().any(|name| name == bug.name);
-        let fits = |bug: &&Bug| !(self.new && table.has(bug) || self.caught_before && !table.has(bug));
-        let named: Vec<_> = all().filter(named).filter(fits).collect();
+        let named: Vec<_> = all().filter(named).filter(|bug| !(self.new && table.has(bug))).collect();
         Ok(named[named.len() * (place - 1) / of..named.len() * place / of].to_vec())
     }
 }

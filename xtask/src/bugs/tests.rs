@@ -31,14 +31,6 @@ fn the_parts_are_the_whole() {
 }
 
 #[test]
-fn every_commit_draws_a_part_and_all_parts_are_drawn() {
-    let drawn = |n: u32| Options::drawn(&format!("{:040x}", n.wrapping_mul(2_654_435_761)), 9).part.unwrap();
-    let places: BTreeSet<_> = (0..500).map(|n| drawn(n).place).collect();
-    assert!(places.into_iter().eq(1..=9));
-    assert_eq!(drawn(7), drawn(7));
-}
-
-#[test]
 fn how_tests_ended_is_read_from_what_nextest_prints() {
     let printed = "    Starting 2 tests across 1 binary
         PASS [   0.004s] (1/3) stepwell-core journal::tests::a
