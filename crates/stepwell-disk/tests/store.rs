@@ -19,13 +19,8 @@ use stepwell_sqlite::{Location, SqliteStore};
 /// How often a batch is tried while the disk fails, before the disk is healed.
 const TRIES: usize = 3;
 
-/// What was in the database when it was opened first, and after each act.
-struct States {
-    states: Vec<String>,
-    compared: Compared,
-}
-
 struct Life {
+    /// What was in the database when it was opened first, and after each act.
     states: Vec<String>,
     /// Where the recording was when each of them was asked for, and when it was accepted.
     asked: Vec<usize>,
@@ -110,15 +105,22 @@ fn live(disk: &Disk, mut refused: impl FnMut(&StoreError), mut state: impl FnMut
 
 /// Lets the power go after so many operations, and checks that everything accepted is there, and nothing else by half. Then
 /// the store has to go on.
-fn cut(disk: &Disk, recording: &Recording, life: &Life, before: &States, at: usize, survivors: Survivors) {
-    let States { states, compared } = before;
+fn cut(
+    disk: &Disk,
+    recording: &Recording,
+    life: &Life,
+    states: &[String],
+    compared: Compared,
+    at: usize,
+    survivors: Survivors,
+) {
     let files = recording.after_power_cut(at, survivors);
     disk.fill(files);
     let path = database(disk);
     let runtime = Arc::new(Fixed::default());
     let moment = format!("after operation {at} of {}, {survivors:?}", recording.len());
     let store = open(&path, &runtime).unwrap_or_else(|error| panic!("{moment}: {error}"));
-    let found = content(&path, *compared);
+    let found = content(&path, compared);
     let accepted = life.accepted.iter().filter(|accepted| **accepted <= at).count().max(1);
     let asked = life.asked.iter().filter(|asked| **asked <= at).count().max(1);
     // The last of what must be there, and all that was asked for and may be.
@@ -129,7 +131,7 @@ fn cut(disk: &Disk, recording: &Recording, life: &Life, before: &States, at: usi
     }
     runtime.begin(1_000);
     wait(store.commit(program::another())).unwrap_or_else(|error| panic!("{moment}: {error}"));
-    assert_ne!(content(&path, *compared), found, "{moment}");
+    assert_ne!(content(&path, compared), found, "{moment}");
 }
 
 fn seeds() -> u64 {
@@ -140,10 +142,10 @@ fn seeds() -> u64 {
 fn what_was_accepted_is_there_after_a_power_cut_at_any_moment() {
     let Some(disk) = disk() else { return };
     let path = database(&disk);
-    let mut life = live(&disk, |error| panic!("{error}"), || content(&path, Compared::Everything));
+    let compared = Compared::Everything;
+    let life = live(&disk, |error| panic!("{error}"), || content(&path, compared));
     let recording = disk.recording();
-    let states = States { states: std::mem::take(&mut life.states), compared: Compared::Everything };
-    let idle: Vec<_> = (1..).zip(states.states.windows(2)).filter(|(_, pair)| pair[0] == pair[1]).collect();
+    let idle: Vec<_> = (1..).zip(life.states.windows(2)).filter(|(_, pair)| pair[0] == pair[1]).collect();
     let idle: Vec<usize> = idle.into_iter().map(|(act, _)| act).collect();
     assert_eq!(idle, [13, 20], "all acts but those that open the store again change something");
     let parts: Vec<_> =
@@ -154,7 +156,7 @@ fn what_was_accepted_is_there_after_a_power_cut_at_any_moment() {
                 Survivors::Some(seed) => Survivors::Some(seed * 1_000_003 + at as u64),
                 survivors => survivors,
             };
-            cut(&disk, &recording, &life, &states, at, survivors);
+            cut(&disk, &recording, &life, &life.states, compared, at, survivors);
         }
     }
     eprintln!("{} moments, {} outcomes of each", recording.len() + 1, parts.len());
@@ -166,7 +168,6 @@ fn fail_everywhere(errno: Errno, lasts: bool, check: impl Fn(&StoreError)) {
     let path = database(&disk);
     let compared = Compared::AllButWorkers;
     let states = live(&disk, |error| panic!("{error}"), || content(&path, compared)).states;
-    let states = States { states, compared };
     disk.fill(Files::new());
     live(&disk, |error| panic!("{error}"), String::new);
     let operations = disk.counted();
@@ -184,14 +185,14 @@ fn fail_everywhere(errno: Errno, lasts: bool, check: impl Fn(&StoreError)) {
         );
         assert!(disk.failures() > 0, "operation {nth} did not fail");
         disk.heal();
-        assert_eq!(Some(&content(&path, compared)), states.states.last(), "operation {nth}");
+        assert_eq!(Some(&content(&path, compared)), states.last(), "operation {nth}");
         let recording = disk.recording();
         for survivors in [Survivors::None, Survivors::Some(nth as u64)] {
-            cut(&disk, &recording, &life, &states, recording.len(), survivors);
+            cut(&disk, &recording, &life, &states, compared, recording.len(), survivors);
         }
         // Somewhere on the way, behind the failure.
         let on_the_way = recording.len() * (1 + nth % 7) / 8;
-        cut(&disk, &recording, &life, &states, on_the_way, Survivors::Some(nth as u64));
+        cut(&disk, &recording, &life, &states, compared, on_the_way, Survivors::Some(nth as u64));
     }
     assert!(refusals > operations / 4, "{refusals} refusals");
     eprintln!("{operations} operations that fail, {refusals} refusals");

@@ -18,7 +18,7 @@ mod formats;
 use std::path::Path;
 use std::time::Duration;
 
-use formats::{CURRENT, Expected, Program, client, encrypted, entries, expected, folder};
+use formats::{CURRENT, Expected, Program, client, encrypted, entries, expected, folder, same};
 use stepwell::sqlite::rusqlite::Connection;
 use stepwell::{Durable, DurableBuilder, Export};
 
@@ -69,13 +69,6 @@ async fn exports_of_each_version_are_imported_and_finished() {
         same(&found, &expected, &entry);
         client.shutdown(Duration::from_secs(5)).await;
     }
-}
-
-fn same(found: &Expected, expected: &Expected, entry: &Path) {
-    for (key, task) in &expected.tasks {
-        assert_eq!(found.tasks.get(key), Some(task), "{key} of {}", entry.display());
-    }
-    assert_eq!(found, expected, "{}", entry.display());
 }
 
 /// Writes the entry of today's format. Only for one that is not released yet.

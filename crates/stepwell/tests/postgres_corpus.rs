@@ -14,7 +14,7 @@ mod formats;
 use std::process::Command;
 use std::time::Duration;
 
-use formats::{CURRENT, Program, client, entries, expected, folder};
+use formats::{CURRENT, Program, client, entries, expected, folder, same};
 use stepwell::postgres::sqlx::{self, AssertSqlSafe, Connection as _, PgConnection};
 
 /// The schema that the entries are written in.
@@ -51,11 +51,7 @@ async fn schemas_of_each_version_are_read_and_finished_on_postgresql() {
         let client = client(&program, |builder| builder.database_url(url)).await;
         let found = formats::go_on(&client, &program).await;
         client.shutdown(Duration::from_secs(5)).await;
-        let expected = expected(&entry);
-        for (key, task) in &expected.tasks {
-            assert_eq!(found.tasks.get(key), Some(task), "{key} of {}", entry.display());
-        }
-        assert_eq!(found, expected, "{}", entry.display());
+        same(&found, &expected(&entry), &entry);
     }
 }
 

@@ -88,6 +88,14 @@ pub(crate) fn expected(entry: &Path) -> Expected {
     serde_json::from_slice(&std::fs::read(entry.join("expected.json")).unwrap()).unwrap()
 }
 
+/// Compares what came of an entry with what was expected of it.
+pub(crate) fn same(found: &Expected, expected: &Expected, entry: &Path) {
+    for (key, task) in &expected.tasks {
+        assert_eq!(found.tasks.get(key), Some(task), "{key} of {}", entry.display());
+    }
+    assert_eq!(found, expected, "{}", entry.display());
+}
+
 /// The file's content, which is kept compressed.
 pub(crate) fn unpacked(path: &Path) -> Vec<u8> {
     zstd::decode_all(std::fs::File::open(path).unwrap()).unwrap()
