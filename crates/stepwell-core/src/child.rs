@@ -94,7 +94,7 @@ enum Answer {
     There { task_id: TaskId, disposition: Disposition },
 }
 
-/// The tasks that spawns were answered with, and did not make, as a journal says.
+/// Returns the existing tasks that spawns were answered with, as recorded in a journal.
 pub(crate) fn answered_with(journal: &[Entry]) -> Vec<TaskId> {
     let spawns = journal.iter().filter(|entry| entry.key.kind == Kind::Spawn);
     let answers = spawns.filter_map(|entry| match &entry.outcome {

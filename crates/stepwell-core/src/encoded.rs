@@ -76,7 +76,8 @@ fn is_of_the_store(place: &Place<'_>) -> bool {
     matches!(place, Place::Entry { key, .. } if key.kind == Kind::Attempt)
 }
 
-/// Whoever can write to the database can put text into an envelope that no list could show.
+/// Refuses opened text that is not JSON: somebody with access to the database can write such an
+/// envelope, and lists could not show it.
 fn checked(opened: Option<String>) -> Result<Option<String>, CodecError> {
     if let Some(json) = &opened {
         serde_json::from_str::<&RawValue>(json).map_err(|error| CodecError::Damaged(error.to_string()))?;

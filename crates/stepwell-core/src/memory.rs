@@ -760,7 +760,7 @@ impl State {
         })
     }
 
-    /// Whether a task has not completed, so that it goes on, or may be tried again.
+    /// Returns whether a task has not completed: it goes on, or may be tried again.
     fn may_go_on(&self, task_id: TaskId) -> bool {
         self.tasks.get(&task_id).is_some_and(|task| task.state != TaskState::Completed)
     }
@@ -769,14 +769,14 @@ impl State {
         task.new.parent.filter(|parent| self.may_go_on(*parent))
     }
 
-    /// Those that were answered with a task and may go on.
+    /// Returns the tasks that were answered with this one and may go on.
     fn answered_to_go_on(&self, task_id: TaskId) -> impl Iterator<Item = TaskId> {
         let lowest = (task_id, TaskId::from(uuid::Uuid::nil()));
         let answered = self.needs.range(lowest..).take_while(move |(needed, _)| *needed == task_id);
         answered.map(|(_, by)| *by).filter(|by| self.may_go_on(*by))
     }
 
-    /// Whether a task is that other one, or is kept for it, or for one that is kept for it.
+    /// Returns whether a task is the other one, or is kept for it, directly or through others.
     fn is_kept_for(&self, task_id: TaskId, other: TaskId) -> bool {
         let (mut seen, mut left) = (BTreeSet::new(), vec![task_id]);
         while let Some(task_id) = left.pop() {
