@@ -18,7 +18,7 @@ pub(crate) const STANDING: &str = "SELECT state, blocked, due_at IS NULL,
 /// Selects the tasks whose ends a task waits for.
 pub(crate) const JOINED: &str = "SELECT target FROM stepwell_waits WHERE task_id = ?1 AND kind = 'child'";
 
-impl Applying<'_> {
+impl Applying<'_, '_> {
     /// Returns a child that a task would wait for for ever, if it were suspended now without a `wake_at`.
     pub(crate) fn blocked(&self, task_id: TaskId) -> Result<Option<TaskId>> {
         waits_for_ever(task_id, |at, most| self.held_up_by(at, at == task_id, most))

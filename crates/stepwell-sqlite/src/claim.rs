@@ -119,7 +119,7 @@ fn of_task<T: Default>(hurt: &mut Option<Unreadable>, what: &str, read: Result<T
     })
 }
 
-impl Applying<'_> {
+impl Applying<'_, '_> {
     pub(crate) fn claim(&mut self, claim: &Claim) -> Result<Claimed> {
         let more = self.do_what_is_due()?;
         let poked = self.conn.readable("a task", POKED, params![Sql(&claim.worker_id)], |row| get(row, 0))?;
@@ -152,7 +152,7 @@ impl Applying<'_> {
         room: usize,
         suspect: &mut u32,
     ) -> Result<(Vec<Ready>, Option<Timestamp>)> {
-        let ready = |sql: &str, going_on: bool, crashes: u32, room: usize| {
+        let ready = |sql: &'static str, going_on: bool, crashes: u32, room: usize| {
             if room == 0 {
                 return Ok(Vec::new());
             }

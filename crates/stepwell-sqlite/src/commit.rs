@@ -4,19 +4,19 @@
 
 use std::cell::Cell;
 
-use rusqlite::Connection;
 use stepwell_core::store::{Batch, Committed, News};
 use stepwell_core::{Room, StoreError, TaskId, Timestamp, guard};
 
 use crate::ends::Ends;
 use crate::error::{Fault, is_of_a_row};
 use crate::liveness::Liveness;
+use crate::prepared::Prepared;
 use crate::rows::Statements as _;
 use crate::writer::Writer;
 
 /// A batch that is being applied. Its methods lie in the files named for what they apply.
-pub(crate) struct Applying<'a> {
-    pub(crate) conn: &'a Connection,
+pub(crate) struct Applying<'a, 'c> {
+    pub(crate) conn: &'a Prepared<'c>,
     pub(crate) writer: &'a Writer,
     pub(crate) liveness: &'a mut Liveness,
     pub(crate) ends: &'a mut Ends,
@@ -32,7 +32,7 @@ pub(crate) struct Applying<'a> {
 
 /// Applies the batch, or nothing of it.
 pub(crate) fn commit(
-    conn: &Connection,
+    conn: &Prepared<'_>,
     writer: &Writer,
     liveness: &mut Liveness,
     ends: &mut Ends,
@@ -76,7 +76,7 @@ pub(crate) fn commit(
     applied
 }
 
-impl Applying<'_> {
+impl Applying<'_, '_> {
     /// Changes a task that nobody speaks of in the batch. Where its rows do not allow that, the task is left as it is, and
     /// the batch goes on.
     pub(crate) fn apart(

@@ -5,11 +5,10 @@
 //! as long as adding an entry. While no other connection has committed, a journal ends where this one has left it, and nothing
 //! need be asked.
 
-use std::collections::HashMap;
-
-use rusqlite::Connection;
+use hashbrown::HashMap;
 use stepwell_core::RunId;
 
+use crate::rows::Statements;
 use crate::writer::data_version;
 
 /// How many runs are known at most.
@@ -25,7 +24,7 @@ pub(crate) struct Ends {
 
 impl Ends {
     /// Forgets everything if another connection has committed meanwhile. The transaction has begun.
-    pub(crate) fn begin(&mut self, conn: &Connection) {
+    pub(crate) fn begin(&mut self, conn: &impl Statements) {
         let version = data_version(conn);
         if version.is_none() || version != self.version || self.of.len() > MOST {
             self.of.clear();

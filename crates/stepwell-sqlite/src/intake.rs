@@ -26,7 +26,7 @@ pub(crate) const WAITING: &str = "SELECT task_id, run_id FROM stepwell_tasks
 const COMPENSATED: &str = "SELECT max(seq) FROM stepwell_journal WHERE task_id = ?1
     HAVING max(kind = 'compensating') = 1";
 
-impl Applying<'_> {
+impl Applying<'_, '_> {
     pub(crate) fn spawn(&mut self, new: &NewTask) -> Result<Spawned> {
         if let Some(key) = &new.idempotency_key {
             let existing =

@@ -5,7 +5,7 @@ use rusqlite::{Connection, Result, params};
 use stepwell_core::store::{Headers, TaskFilter};
 use stepwell_core::{Name, Scope, TaskId, labels};
 
-use crate::rows::{Sql, Statements as _};
+use crate::rows::{Sql, Statements};
 
 /// How many tasks of a label are counted to tell which of several labels is the rarest.
 const COUNTED: u32 = 1_000;
@@ -32,7 +32,7 @@ pub(crate) fn asked(filter: &TaskFilter) -> Option<Vec<Label<'_>>> {
 
 /// Keeps a task's labels, and as one without a name the queue that its scope asks for.
 pub(crate) fn add(
-    conn: &Connection,
+    conn: &impl Statements,
     task_id: TaskId,
     queue: &Name,
     headers: &Headers,
@@ -63,8 +63,9 @@ pub(crate) fn rarest_first(conn: &Connection, labels: &mut [Label<'_>]) -> Resul
             "SELECT count(*) FROM (
                 SELECT 1 FROM stepwell_labels WHERE name = ?1 AND value = ?2 {own} LIMIT ?3)"
         );
-        let count = conn.one(&sql, params![label.name, label.value, COUNTED], |row| row.get(0))?;
-        rarest = rarest.min((count.unwrap_or(0), place));
+        let asked = params![label.name, label.value, COUNTED];
+        let count = conn.prepare_cached(&sql)?.query_row(asked, |row| row.get(0))?;
+        rarest = rarest.min((count, place));
     }
     labels.swap(0, rarest.1);
     Ok(())

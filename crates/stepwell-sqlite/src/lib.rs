@@ -31,6 +31,7 @@ mod liveness;
 mod location;
 mod migrate;
 mod open;
+mod prepared;
 mod purge;
 mod query;
 mod rows;

@@ -57,7 +57,7 @@ pub(crate) fn line_up(conn: &Connection, task_id: TaskId) -> Result<()> {
     conn.run(LINE_UP, params![Sql(&task_id)]).map(drop)
 }
 
-impl Applying<'_> {
+impl Applying<'_, '_> {
     pub(crate) fn change_queue(&mut self, change: &QueueChange) -> Result<()> {
         let queue = Sql(&change.queue);
         self.conn

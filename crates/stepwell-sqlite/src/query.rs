@@ -4,12 +4,12 @@ use std::cmp::Reverse;
 use std::time::Duration;
 
 use rusqlite::types::ToSql;
-use rusqlite::{Connection, Result, Row, params};
+use rusqlite::{Connection, OptionalExtension as _, Result, Row, params};
 use stepwell_core::store::{Ends, Finish, TaskFilter, TaskInfo, TaskState};
 use stepwell_core::{Entry, Page, Payload, Room, TaskId};
 
 use crate::labels::{self, Conditions, Label, rarest_first};
-use crate::rows::{Sql, Statements as _, count, entry, get, opt};
+use crate::rows::{self, Sql, Statements as _, count, entry, get, opt};
 
 /// The queue that most tasks are in, whose newest are found without an index. Those of the others have one.
 const DEFAULT: &str = "default";
@@ -58,7 +58,8 @@ fn info(row: &Row<'_>) -> Result<TaskInfo> {
 }
 
 pub(crate) fn task(conn: &Connection, task_id: TaskId) -> Result<Option<TaskInfo>> {
-    conn.one(&format!("{INFO} FROM stepwell_tasks WHERE task_id = ?1"), params![Sql(&task_id)], info)
+    let sql = format!("{INFO} FROM stepwell_tasks WHERE task_id = ?1");
+    conn.prepare_cached(&sql)?.query_row(params![Sql(&task_id)], info).optional()
 }
 
 pub(crate) fn ends(conn: &Connection, tasks: &[TaskId]) -> Result<Ends> {
@@ -76,7 +77,7 @@ pub(crate) fn tasks(conn: &Connection, filter: &TaskFilter) -> Result<Page<TaskI
     let page = |from: &From| {
         let (sql, params) = list(filter, *from, &labels);
         let params: Vec<&dyn ToSql> = params.iter().map(|param| &**param).collect();
-        conn.page(filter.limit, "a task", &sql, &*params, info)
+        rows::page(&mut *conn.prepare_cached(&sql)?, filter.limit, "a task", &*params, info)
     };
     let mut pages = From::all(filter, &labels).iter().map(page).collect::<Result<Vec<_>>>()?;
     if pages.len() == 1 {

@@ -1,7 +1,7 @@
 //! The engine's types as columns.
 
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, Value, ValueRef};
-use rusqlite::{OptionalExtension, Params, Row, Rows};
+use rusqlite::{Connection, OptionalExtension, Params, Row, Rows, Statement};
 use stepwell_core::store::{Headers, TaskState, WorkerState};
 use stepwell_core::{
     Entry, Failure, Key, Kind, Listed, Name, Outcome, Page, Payload, RetryStrategy, Room, RunId,
@@ -162,131 +162,121 @@ pub(crate) fn unreadable(what: &str, error: rusqlite::Error) -> rusqlite::Result
     }
 }
 
-/// Statements in the three shapes that the store uses, all of them prepared once.
+/// Statements in the shapes that the store uses, each of them prepared once.
 pub(crate) trait Statements {
+    /// Does something with the statement of that text.
+    fn with<R>(
+        &self,
+        sql: &'static str,
+        work: impl FnOnce(&mut Statement<'_>) -> rusqlite::Result<R>,
+    ) -> rusqlite::Result<R>;
+
     /// Runs a statement. Returns how many rows it changed.
-    fn run(&self, sql: &str, params: impl Params) -> rusqlite::Result<usize>;
-    /// The first row, if there is one.
+    fn run(&self, sql: &'static str, params: impl Params) -> rusqlite::Result<usize> {
+        self.with(sql, |statement| statement.execute(params))
+    }
+
+    /// Returns the first row, if there is one.
     fn one<T>(
         &self,
-        sql: &str,
+        sql: &'static str,
         params: impl Params,
         read: impl FnOnce(&Row<'_>) -> rusqlite::Result<T>,
-    ) -> rusqlite::Result<Option<T>>;
-    /// All rows that can be read.
+    ) -> rusqlite::Result<Option<T>> {
+        self.with(sql, |statement| statement.query_row(params, read).optional())
+    }
+
+    /// Returns all rows that can be read.
     fn readable<T>(
         &self,
         what: &str,
-        sql: &str,
+        sql: &'static str,
         params: impl Params,
         read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
     ) -> rusqlite::Result<Vec<T>> {
         self.first(usize::MAX, what, sql, params, read)
     }
-    /// The first rows that can be read, as many as the limit says: fewer, and there are no more. That others cannot be read
-    /// is said, and hides none of these. The statement has no limit of its own.
+
+    /// Returns the first rows that can be read, as many as the limit says: fewer, and there are no more. That others cannot
+    /// be read is said, and hides none of these. The statement has no limit of its own.
     fn first<T>(
         &self,
         limit: usize,
         what: &str,
-        sql: &str,
+        sql: &'static str,
         params: impl Params,
-        read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
-    ) -> rusqlite::Result<Vec<T>>;
-    /// A page of the rows that can be read, as [`Statements::first`].
+        mut read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
+    ) -> rusqlite::Result<Vec<T>> {
+        self.with(sql, |statement| {
+            let mut rows = Readable::new(what, statement.query(params)?);
+            let mut found = Vec::new();
+            while found.len() < limit
+                && let Some(row) = rows.next(&mut read)?
+            {
+                found.push(row);
+            }
+            Ok(found)
+        })
+    }
+
+    /// Returns a page of the rows that can be read, as [`Statements::first`].
     fn page<T: Listed>(
         &self,
         limit: usize,
         what: &str,
-        sql: &str,
+        sql: &'static str,
         params: impl Params,
         read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
-    ) -> rusqlite::Result<Page<T>>;
-    /// A page of the rows, or an error, for which there is that room.
+    ) -> rusqlite::Result<Page<T>> {
+        self.with(sql, |statement| page(statement, limit, what, params, read))
+    }
+
+    /// Returns a page of the rows, or an error, for which there is that room.
     fn part<T: Listed>(
         &self,
         room: &mut Room,
         limit: usize,
-        sql: &str,
+        sql: &'static str,
         params: impl Params,
-        read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
-    ) -> rusqlite::Result<Page<T>>;
-    /// All rows, or an error: for what is one thing in several rows.
+        mut read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
+    ) -> rusqlite::Result<Page<T>> {
+        self.with(sql, |statement| {
+            let mut rows = statement.query(params)?;
+            Page::fill(room, limit, || rows.next()?.map(&mut read).transpose())
+        })
+    }
+
+    /// Returns all rows, or an error: for what is one thing in several rows.
     fn all<T>(
         &self,
-        sql: &str,
+        sql: &'static str,
         params: impl Params,
         read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
-    ) -> rusqlite::Result<Vec<T>>;
+    ) -> rusqlite::Result<Vec<T>> {
+        self.with(sql, |statement| statement.query_map(params, read)?.collect())
+    }
 }
 
-impl Statements for rusqlite::Connection {
-    fn run(&self, sql: &str, params: impl Params) -> rusqlite::Result<usize> {
-        self.prepare_cached(sql)?.execute(params)
-    }
-
-    fn one<T>(
+impl Statements for Connection {
+    fn with<R>(
         &self,
-        sql: &str,
-        params: impl Params,
-        read: impl FnOnce(&Row<'_>) -> rusqlite::Result<T>,
-    ) -> rusqlite::Result<Option<T>> {
-        self.prepare_cached(sql)?.query_row(params, read).optional()
+        sql: &'static str,
+        work: impl FnOnce(&mut Statement<'_>) -> rusqlite::Result<R>,
+    ) -> rusqlite::Result<R> {
+        work(&mut *self.prepare_cached(sql)?)
     }
+}
 
-    fn first<T>(
-        &self,
-        limit: usize,
-        what: &str,
-        sql: &str,
-        params: impl Params,
-        mut read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
-    ) -> rusqlite::Result<Vec<T>> {
-        let mut statement = self.prepare_cached(sql)?;
-        let mut rows = Readable::new(what, statement.query(params)?);
-        let mut found = Vec::new();
-        while found.len() < limit
-            && let Some(row) = rows.next(&mut read)?
-        {
-            found.push(row);
-        }
-        Ok(found)
-    }
-
-    fn page<T: Listed>(
-        &self,
-        limit: usize,
-        what: &str,
-        sql: &str,
-        params: impl Params,
-        mut read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
-    ) -> rusqlite::Result<Page<T>> {
-        let mut statement = self.prepare_cached(sql)?;
-        let mut rows = Readable::new(what, statement.query(params)?);
-        Page::fill(&mut Room::default(), limit, || rows.next(&mut read))
-    }
-
-    fn part<T: Listed>(
-        &self,
-        room: &mut Room,
-        limit: usize,
-        sql: &str,
-        params: impl Params,
-        mut read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
-    ) -> rusqlite::Result<Page<T>> {
-        let mut statement = self.prepare_cached(sql)?;
-        let mut rows = statement.query(params)?;
-        Page::fill(room, limit, || rows.next()?.map(&mut read).transpose())
-    }
-
-    fn all<T>(
-        &self,
-        sql: &str,
-        params: impl Params,
-        read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
-    ) -> rusqlite::Result<Vec<T>> {
-        self.prepare_cached(sql)?.query_map(params, read)?.collect()
-    }
+/// Returns a page of a statement's rows that can be read. The statement has no limit of its own.
+pub(crate) fn page<T: Listed>(
+    statement: &mut Statement<'_>,
+    limit: usize,
+    what: &str,
+    params: impl Params,
+    mut read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
+) -> rusqlite::Result<Page<T>> {
+    let mut rows = Readable::new(what, statement.query(params)?);
+    Page::fill(&mut Room::default(), limit, || rows.next(&mut read))
 }
 
 /// Rows, without those that cannot be read. Once they are no longer looked at, the log says what was left out.

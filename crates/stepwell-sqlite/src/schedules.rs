@@ -39,7 +39,7 @@ pub(crate) fn schedules(conn: &Connection, which: &ScheduleFilter) -> Result<Pag
     }
 }
 
-impl Applying<'_> {
+impl Applying<'_, '_> {
     pub(crate) fn change_schedule(&mut self, change: &ScheduleChange) -> Result<ScheduleOutcome> {
         let ScheduleChange { name, action } = change;
         let mut spawned = false;

@@ -75,7 +75,7 @@ pub(crate) struct GivenBack<'a> {
     pub(crate) crashed: bool,
 }
 
-impl Applying<'_> {
+impl Applying<'_, '_> {
     /// Makes a running task pending, without an owner; or cancelled, when that was asked for.
     pub(crate) fn give_back(&mut self, task: &Held, given: &GivenBack<'_>) -> Result<()> {
         let due_at = given.due_at.filter(|due_at| *due_at > self.now);

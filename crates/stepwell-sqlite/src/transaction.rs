@@ -19,6 +19,7 @@ use crate::error::Fault;
 use crate::liveness::Liveness;
 use crate::location::Location;
 use crate::migrate::{MIGRATIONS, version};
+use crate::prepared::Prepared;
 use crate::task_types::task_types;
 use crate::work::Work;
 use crate::writer::Writer;
@@ -155,7 +156,7 @@ impl ClientExt for Client {
 fn within<T>(
     client: &Client,
     conn: &Connection,
-    work: impl FnOnce(&mut Applying<'_>) -> rusqlite::Result<T>,
+    work: impl FnOnce(&mut Applying<'_, '_>) -> rusqlite::Result<T>,
 ) -> Result<T, Error> {
     let refused = |reason: &str| Error::Store(StoreError::Backend(reason.into()));
     let store = (client.store() as &dyn Any).downcast_ref::<SqliteStore>().ok_or_else(|| {
@@ -191,8 +192,9 @@ fn within<T>(
     };
     let now = store.runtime.now();
     let (mut liveness, mut ends) = (Liveness::new(None), Ends::default());
+    let conn = Prepared::of_user(conn);
     let mut applying = Applying {
-        conn,
+        conn: &conn,
         writer: &writer,
         liveness: &mut liveness,
         ends: &mut ends,

@@ -1,13 +1,13 @@
 //! What runs did.
 
-use rusqlite::{Connection, params};
+use rusqlite::params;
 use stepwell_core::store::{Applied, Finish, Next, Refused, Spawned, Transition};
 use stepwell_core::{Entry, RunId, TaskId, Timestamp, blocked};
 
 use crate::commit::Applying;
 use crate::error::Fault;
 use crate::purge;
-use crate::rows::{Sql, Statements as _};
+use crate::rows::{Sql, Statements};
 use crate::states::{GivenBack, Held};
 use crate::waits;
 
@@ -42,7 +42,7 @@ impl From<Applied> for Written {
     }
 }
 
-impl Applying<'_> {
+impl Applying<'_, '_> {
     pub(crate) fn transitions(
         &mut self,
         transitions: &[Transition],
@@ -238,7 +238,11 @@ impl Applying<'_> {
     }
 }
 
-pub(crate) fn add_entries(conn: &Connection, task_id: TaskId, entries: &[Entry]) -> rusqlite::Result<()> {
+pub(crate) fn add_entries(
+    conn: &impl Statements,
+    task_id: TaskId,
+    entries: &[Entry],
+) -> rusqlite::Result<()> {
     for entry in entries {
         let (outcome, payload) = entry.outcome.to_columns();
         conn.run(

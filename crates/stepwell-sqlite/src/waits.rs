@@ -132,7 +132,7 @@ pub(crate) fn beginning_with(
     })
 }
 
-impl Applying<'_> {
+impl Applying<'_, '_> {
     pub(crate) fn remove_wait(&self, task_id: TaskId, key: &Key) -> Result<()> {
         let which = params![Sql(&task_id), Sql(&key.kind), Sql(&key.name), key.ordinal];
         let topic: Option<Option<Name>> = match key.kind {

@@ -16,7 +16,7 @@ use crate::rows::Statements as _;
 /// fails the whole batch, of which nothing is applied then.
 pub type Work = Box<dyn FnOnce(&Connection) -> anyhow::Result<Payload> + Send>;
 
-impl Applying<'_> {
+impl Applying<'_, '_> {
     pub(crate) fn work(
         &mut self,
         task_id: TaskId,

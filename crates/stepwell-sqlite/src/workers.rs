@@ -39,7 +39,7 @@ pub(crate) const CRASHES: &str = "SELECT max_attempts, crashes, progress_at_cras
 const OTHERS: &str = "SELECT worker_id, heartbeats, lease FROM stepwell_workers WHERE worker_id <> ?1
     ORDER BY worker_id < ?1, worker_id";
 
-impl Applying<'_> {
+impl Applying<'_, '_> {
     pub(crate) fn signal(&mut self, signal: &WorkerSignal) -> Result<WorkerStatus> {
         match *signal {
             WorkerSignal::Register(ref new) => {
@@ -215,7 +215,7 @@ impl Applying<'_> {
     }
 
     /// What a statement about one worker says of its state. One in a state that is unknown is there, and so active.
-    fn state_by(&self, sql: &str, params: impl rusqlite::Params) -> Result<WorkerState> {
+    fn state_by(&self, sql: &'static str, params: impl rusqlite::Params) -> Result<WorkerState> {
         let state = self.conn.one(sql, params, |row| Ok(known(row, 0).unwrap_or(WorkerState::Active)))?;
         Ok(state.unwrap_or(WorkerState::Gone))
     }

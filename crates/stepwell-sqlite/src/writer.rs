@@ -24,7 +24,8 @@ use crate::ends::Ends;
 use crate::identity::Identity;
 use crate::liveness::Liveness;
 use crate::location::Location;
-use crate::rows::Statements as _;
+use crate::prepared::Prepared;
+use crate::rows::Statements;
 use crate::survive;
 
 /// How often to look for commits of others while there is nothing else to do.
@@ -62,7 +63,7 @@ impl Writer {
         checkpoints: Checkpoints,
         orders: &Receiver<Order>,
     ) {
-        self.follow(conn, version, liveness, checkpoints, orders);
+        self.follow(&Prepared::of_writer(conn), version, liveness, checkpoints, orders);
         // The connection that closes last deletes the log by its path, be it another database's by now.
         if self.identity.as_ref().is_some_and(|identity| identity.has_heirs()) {
             let leave = conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
@@ -74,7 +75,7 @@ impl Writer {
 
     fn follow(
         &self,
-        conn: &Connection,
+        conn: &Prepared<'_>,
         mut version: Option<i64>,
         mut liveness: Liveness,
         mut checkpoints: Checkpoints,
@@ -134,7 +135,7 @@ impl Writer {
 }
 
 /// A number that changes when another connection commits; `None` when it cannot be read just now.
-pub(crate) fn data_version(conn: &Connection) -> Option<i64> {
+pub(crate) fn data_version(conn: &impl Statements) -> Option<i64> {
     conn.one("PRAGMA data_version", [], |row| row.get(0)).ok().flatten()
 }
 

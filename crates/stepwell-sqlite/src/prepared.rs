@@ -1,0 +1,59 @@
+//! The writer's statements, found by the addresses of their texts.
+//!
+//! rusqlite's cache finds a statement by its text, which it copies, hashes and compares each time. That was a sixth of the work
+//! for a step. The texts of this store are constants, so their addresses are enough.
+
+use std::cell::RefCell;
+use std::ops::Deref;
+
+use hashbrown::HashMap;
+use rusqlite::{Connection, PrepFlags, Result, Statement};
+
+use crate::rows::Statements;
+
+/// A connection with the statements that were prepared on it.
+pub(crate) struct Prepared<'c> {
+    conn: &'c Connection,
+    /// `None` where the connection is the user's: rusqlite's cache stays with it, and serves then.
+    kept: Option<RefCell<HashMap<Address, Statement<'c>>>>,
+}
+
+/// Where a constant text begins, and how long it is.
+type Address = (*const u8, usize);
+
+impl<'c> Prepared<'c> {
+    /// Keeps the statements of the store's own connection until this is dropped.
+    pub(crate) fn of_writer(conn: &'c Connection) -> Self {
+        Self { conn, kept: Some(RefCell::default()) }
+    }
+
+    /// Leaves the statements with a connection of the user's.
+    pub(crate) fn of_user(conn: &'c Connection) -> Self {
+        Self { conn, kept: None }
+    }
+}
+
+impl Deref for Prepared<'_> {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        self.conn
+    }
+}
+
+impl Statements for Prepared<'_> {
+    fn with<R>(&self, sql: &'static str, work: impl FnOnce(&mut Statement<'_>) -> Result<R>) -> Result<R> {
+        let Some(kept) = &self.kept else { return self.conn.with(sql, work) };
+        let address = (sql.as_ptr(), sql.len());
+        // Taken out meanwhile: the work may use other statements.
+        let known = kept.borrow_mut().remove(&address);
+        // Without the flag, statements that are kept would use up the memory that SQLite sets aside for short ones.
+        let prepare = || self.conn.prepare_with_flags(sql, PrepFlags::SQLITE_PREPARE_PERSISTENT);
+        let mut statement = known.map_or_else(prepare, Ok)?;
+        let result = work(&mut statement);
+        // A long payload is not to stay in memory until the statement is used again.
+        statement.clear_bindings();
+        kept.borrow_mut().insert(address, statement);
+        result
+    }
+}
