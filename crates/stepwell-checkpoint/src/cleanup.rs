@@ -96,7 +96,7 @@ pub(crate) async fn run_all(
             Ok(()) => Outcome::Done(Payload::null()),
             Err(failure) => {
                 tracing::error!(checkpoint = %ledger.id, cleanup = %key.label(), %failure, "a cleanup failed");
-                Outcome::Failed(failure.clone())
+                Outcome::failed(failure.clone())
             }
         };
         ledger.record([(cleaned(&key), outcome)]).await?;

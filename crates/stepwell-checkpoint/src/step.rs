@@ -122,7 +122,7 @@ impl<F: Closure> Placed<'_, F> {
             Err(NoResult::Failed(failure)) => failure,
             Err(NoResult::Unfit(error)) => return Err(error),
         };
-        ledger.record([(key.clone(), Outcome::Failed(failure.clone()))]).await?;
+        ledger.record([(key.clone(), Outcome::failed(failure.clone()))]).await?;
         Err(CheckpointError::Step { name: key.label(), failure: Box::new(failure) })
     }
 }

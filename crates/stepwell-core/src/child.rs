@@ -120,13 +120,13 @@ pub(crate) fn decided(task: &NewTask, spawned: Option<Spawned>) -> Outcome {
         Some(Spawned::Waiting { task_id, .. }) if task.coalesce == Some(Coalesce::Reject) => {
             let message =
                 format!("not spawned: task {task_id}, of the same type and concurrency key, waits to start");
-            return Outcome::Failed(Failure::new(FailureKind::Error, message));
+            return Outcome::failed(Failure::new(FailureKind::Error, message));
         }
         Some(Spawned::Existing { task_id, .. }) => (task_id, Disposition::Existing),
         Some(Spawned::Waiting { task_id, .. }) => (task_id, Disposition::Coalesced),
         None => {
             let message = "the store did not say what became of the spawn";
-            return Outcome::Failed(Failure::new(FailureKind::Error, message));
+            return Outcome::failed(Failure::new(FailureKind::Error, message));
         }
     };
     Outcome::Done(to_payload(&Answer::There { task_id, disposition }))
@@ -137,9 +137,9 @@ pub(crate) fn outcome(finish: Finish) -> Outcome {
     match finish {
         Finish::Completed(output) => Outcome::Done(output),
         // The numbers in it are of the child's journal.
-        Finish::Failed(failure) => Outcome::Failed(Failure { sources: Sources::default(), ..failure }),
+        Finish::Failed(failure) => Outcome::failed(Failure { sources: Sources::default(), ..failure }),
         Finish::Cancelled => {
-            Outcome::Failed(Failure::new(FailureKind::Cancelled, "the child task was cancelled"))
+            Outcome::failed(Failure::new(FailureKind::Cancelled, "the child task was cancelled"))
         }
     }
 }

@@ -54,7 +54,7 @@ pub fn compensating(seq: u64, attempt: u32, finish: Finish, at: Timestamp) -> (E
         Finish::Completed(_) | Finish::Cancelled => cancelled(),
     };
     let key = Key { kind: Kind::Compensating, name: Name::known("compensating"), ordinal: attempt.max(1) };
-    (Entry { seq, key, outcome: Outcome::Failed(failure.clone()), at }, failure)
+    (Entry { seq, key, outcome: Outcome::failed(failure.clone()), at }, failure)
 }
 
 /// The journal's entry that says that the task is run again after it was compensated: what is before it no longer counts.

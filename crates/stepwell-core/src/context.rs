@@ -521,7 +521,7 @@ pub(crate) fn read_child<T: DeserializeOwned>(key: &Key, outcome: Outcome) -> Ta
                     key.name.as_str().rsplit_once(':').map_or_else(|| key.label(), |(name, _)| name.into());
                 return Err(TaskError::JoinsBlocked { name, task_id, concurrency_key: None });
             }
-            Err(TaskError::Child { task_id, failure: Box::new(failure) })
+            Err(TaskError::Child { task_id, failure })
         }
         outcome => read_step(key, outcome),
     }

@@ -150,8 +150,8 @@ fn begin(run: &Run, headers: &Headers) -> Span {
 fn done(result: Option<anyhow::Result<Payload>>) -> Outcome {
     match result {
         Some(Ok(payload)) => Outcome::Done(payload),
-        Some(Err(error)) => Outcome::Failed(closure_failure(&error)),
-        None => Outcome::Failed(Failure::new(FailureKind::Error, "the store did not do the step")),
+        Some(Err(error)) => Outcome::failed(closure_failure(&error)),
+        None => Outcome::failed(Failure::new(FailureKind::Error, "the store did not do the step")),
     }
 }
 
@@ -637,7 +637,7 @@ impl Execution {
             // Its closure is used up; the task's own strategy says whether the step is tried again.
             let failure = Failure::new(FailureKind::Error, error.to_string());
             trace::failed(&span, &failure);
-            let outcome = Outcome::Failed(failure);
+            let outcome = Outcome::failed(failure);
             let waker = self.run.operations().deliver_work(&key, outcome, false);
             waker.into_iter().for_each(Waker::wake);
         }

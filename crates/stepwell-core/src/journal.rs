@@ -265,11 +265,11 @@ pub enum Outcome {
     /// A value.
     Done(Payload),
     /// A failure.
-    Failed(Failure),
+    Failed(Box<Failure>),
     /// A step's try failed; the next one starts then.
     Retrying {
         /// Why the try failed.
-        failure: Failure,
+        failure: Box<Failure>,
         /// When the next try is due.
         at: Timestamp,
     },
@@ -277,11 +277,16 @@ pub enum Outcome {
 
 #[derive(Serialize, Deserialize)]
 struct Retrying {
-    failure: Failure,
+    failure: Box<Failure>,
     at: Timestamp,
 }
 
 impl Outcome {
+    /// Returns the outcome of something that failed.
+    pub fn failed(failure: Failure) -> Self {
+        Self::Failed(Box::new(failure))
+    }
+
     /// The outcome as two columns: its word, and its JSON.
     pub fn to_columns(&self) -> (&'static str, Payload) {
         match self {
@@ -352,7 +357,7 @@ pub(crate) struct Compensation {
 impl Replay {
     pub(crate) fn new(journal: Vec<Entry>) -> Self {
         let mut replay = Self::default();
-        let mut failed = None;
+        let mut failed: Option<Box<Failure>> = None;
         for entry in journal {
             replay.last_seq = replay.last_seq.max(entry.seq);
             match (entry.key.kind, entry.outcome) {
@@ -361,7 +366,7 @@ impl Replay {
                 // The attempt that is compensated is replayed as it was.
                 (Kind::Compensating, Outcome::Failed(failure)) => {
                     failed = None;
-                    replay.compensation = Some(replay.compensation(failure, entry.key.ordinal));
+                    replay.compensation = Some(replay.compensation(*failure, entry.key.ordinal));
                 }
                 (kind, outcome) => {
                     let entry = Entry { outcome, ..entry };
@@ -373,8 +378,8 @@ impl Replay {
                         replay =
                             Self { last_seq: replay.last_seq, progress: replay.progress, ..Self::default() };
                     }
-                    if let Some(Failure { sources, .. }) = failed.take() {
-                        replay.rewind(sources.as_slice());
+                    if let Some(failure) = failed.take() {
+                        replay.rewind(failure.sources.as_slice());
                     }
                     match kind {
                         Kind::Attempt => {
@@ -404,8 +409,8 @@ impl Replay {
                 }
             }
         }
-        if let Some(Failure { sources, .. }) = failed {
-            replay.rewind(sources.as_slice());
+        if let Some(failure) = failed {
+            replay.rewind(failure.sources.as_slice());
         }
         replay
     }
@@ -500,11 +505,11 @@ mod tests {
     }
 
     fn failed() -> Outcome {
-        Outcome::Failed(Failure::new(FailureKind::Error, "no"))
+        Outcome::failed(Failure::new(FailureKind::Error, "no"))
     }
 
     fn ended_by(sources: &[u64]) -> Outcome {
-        Outcome::Failed(Failure {
+        Outcome::failed(Failure {
             sources: sources.to_vec().into(),
             ..Failure::new(FailureKind::Error, "no")
         })
@@ -557,8 +562,10 @@ mod tests {
 
     #[test]
     fn tries_of_a_step_that_succeeded_in_the_end_are_no_failure() {
-        let retrying =
-            Outcome::Retrying { failure: Failure::new(FailureKind::Error, "no"), at: Timestamp::UNIX_EPOCH };
+        let retrying = Outcome::Retrying {
+            failure: Failure::new(FailureKind::Error, "no").into(),
+            at: Timestamp::UNIX_EPOCH,
+        };
         let mut journal = vec![
             entry(1, Kind::Step, "a", retrying.clone()),
             entry(2, Kind::Backoff, "a", done()),
@@ -603,7 +610,7 @@ mod tests {
     #[test]
     fn outcomes_survive_their_columns() {
         let at = crate::time::from_micros(1_700_000_000_123_456);
-        let retrying = Outcome::Retrying { failure: Failure::new(FailureKind::Panic, "ouch"), at };
+        let retrying = Outcome::Retrying { failure: Failure::new(FailureKind::Panic, "ouch").into(), at };
         for outcome in [done(), failed(), retrying] {
             let (word, json) = outcome.to_columns();
             assert_eq!(Outcome::from_columns(word, json).unwrap(), outcome);

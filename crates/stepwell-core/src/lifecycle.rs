@@ -192,17 +192,17 @@ impl Lifecycle {
                 return Some(Self::StepCompensated { task_id, step, failure: None });
             }
             (Kind::Compensated, Outcome::Failed(failure)) => {
-                return Some(Self::StepCompensated { task_id, step, failure: Some(failure.clone()) });
+                return Some(Self::StepCompensated { task_id, step, failure: Some((**failure).clone()) });
             }
             _ => return None,
         }
         Some(match outcome {
             Outcome::Done(_) => Self::StepCompleted { task_id, step },
             Outcome::Failed(failure) => {
-                Self::StepFailed { task_id, step, failure: failure.clone(), retry_at: None }
+                Self::StepFailed { task_id, step, failure: (**failure).clone(), retry_at: None }
             }
             Outcome::Retrying { failure, at } => {
-                Self::StepFailed { task_id, step, failure: failure.clone(), retry_at: Some(*at) }
+                Self::StepFailed { task_id, step, failure: (**failure).clone(), retry_at: Some(*at) }
             }
         })
     }

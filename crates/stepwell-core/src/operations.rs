@@ -403,7 +403,7 @@ impl Operations {
         let operation = self.live.get_mut(key).filter(|op| !matches!(op.stage, Stage::Delivered(_)))?;
         if let Outcome::Failed(failure) = &mut outcome {
             failure.sources = vec![seq].into();
-            self.failures.push(Delivered { seq, key: key.clone(), failure: failure.clone() });
+            self.failures.push(Delivered { seq, key: key.clone(), failure: (**failure).clone() });
         }
         let stage = std::mem::replace(&mut operation.stage, Stage::Delivered(outcome));
         let (waker, wait) = (operation.waker.take(), operation.wait.take());
@@ -634,7 +634,7 @@ impl Operations {
             let outcome = match key.kind {
                 Kind::Event | Kind::Message | Kind::Child | Kind::Timeout => {
                     let message = format!("{key} did not come in time");
-                    Outcome::Failed(Failure::new(FailureKind::Timeout, message))
+                    Outcome::failed(Failure::new(FailureKind::Timeout, message))
                 }
                 _ => Outcome::Done(Payload::null()),
             };
@@ -695,7 +695,7 @@ impl Operations {
         self.unsent.entries.push(Entry {
             seq: self.delivered_seq,
             key: Key { kind: Kind::Attempt, name, ordinal: run.attempt },
-            outcome: Outcome::Failed(failure.clone()),
+            outcome: Outcome::failed(failure.clone()),
             at: run.engine.store.now(),
         });
     }
@@ -831,9 +831,9 @@ impl Operations {
 impl Delivered {
     fn is_quoted_in(&self, text: &str) -> bool {
         let error = match self.key.kind {
-            Kind::Child => read_child::<()>(&self.key, Outcome::Failed(self.failure.clone())),
-            Kind::Step => read_step(&self.key, Outcome::Failed(self.failure.clone())),
-            _ => read_arrival(&self.key, Outcome::Failed(self.failure.clone())),
+            Kind::Child => read_child::<()>(&self.key, Outcome::failed(self.failure.clone())),
+            Kind::Step => read_step(&self.key, Outcome::failed(self.failure.clone())),
+            _ => read_arrival(&self.key, Outcome::failed(self.failure.clone())),
         };
         error.is_err_and(|error| text.contains(&error.to_string()))
     }

@@ -345,8 +345,10 @@ impl<F: Closure> Step<F> {
             Retry::ByStrategy => self.retry.delay(tries, self.run.engine.runtime.random()),
         };
         match delay {
-            Some(delay) => Outcome::Retrying { failure, at: after(self.run.engine.store.now(), delay) },
-            None => Outcome::Failed(failure),
+            Some(delay) => {
+                Outcome::Retrying { failure: failure.into(), at: after(self.run.engine.store.now(), delay) }
+            }
+            None => Outcome::failed(failure),
         }
     }
 
@@ -446,7 +448,7 @@ impl<F: Closure> Step<F> {
             Ok((payload, read)) => (Outcome::Done(payload), Some(read)),
             Err(source) => {
                 let error = TaskError::Payload { name: key.label(), source };
-                (Outcome::Failed(error.to_failure()), None)
+                (Outcome::failed(error.to_failure()), None)
             }
         }
     }
@@ -549,7 +551,7 @@ pub(crate) fn read_step<T: DeserializeOwned>(key: &Key, outcome: Outcome) -> Tas
             payload.decode().map_err(|source| TaskError::Payload { name: key.label(), source })
         }
         Outcome::Failed(failure) | Outcome::Retrying { failure, .. } => {
-            Err(TaskError::Step { name: key.label(), failure: Box::new(failure) })
+            Err(TaskError::Step { name: key.label(), failure })
         }
     }
 }

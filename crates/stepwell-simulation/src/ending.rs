@@ -249,7 +249,7 @@ fn messages(ledger: &Ledger, task: &TaskInfo, journal: &[Entry]) -> Result<(), E
 fn children(ledger: &Ledger, task: &TaskInfo, journal: &[Entry]) {
     let removed = stepwell::deleted().message;
     let of_journal = journal.iter().filter_map(|entry| match &entry.outcome {
-        Outcome::Failed(failure) => Some(failure),
+        Outcome::Failed(failure) => Some(&**failure),
         Outcome::Done(_) | Outcome::Retrying { .. } => None,
     });
     let mut failures = of_journal.chain(&task.failure);

@@ -50,7 +50,7 @@ async fn a_transition_that_the_store_does_not_apply_by_itself_comes_back_as_it_w
     let mut transition = Transition::new(id.into(), id.into(), Next::Complete(output.clone()));
     let key = Key { kind: Kind::Step, name: Name::new("step").unwrap(), ordinal: 1 };
     let failure = Failure::new(FailureKind::Error, "no");
-    let entry = Entry { seq: 1, key, outcome: Outcome::Failed(failure), at: Timestamp::UNIX_EPOCH };
+    let entry = Entry { seq: 1, key, outcome: Outcome::failed(failure), at: Timestamp::UNIX_EPOCH };
     transition.entries.push(entry.clone());
     let back = store.transact(transition).err().unwrap();
     assert_eq!((back.entries, back.next.finish()), (vec![entry], Some(Finish::Completed(output))));

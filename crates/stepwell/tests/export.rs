@@ -306,7 +306,7 @@ fn an_export_tells_where_an_error_was_made() {
         let json = client.export(task).await.unwrap().to_json().unwrap();
         let export = Export::from_json(&json).unwrap();
         let failed = export.record.journal.iter().find_map(|entry| match &entry.outcome {
-            Outcome::Failed(failure) => Some(failure.clone()),
+            Outcome::Failed(failure) => Some((**failure).clone()),
             _ => None,
         });
         let failed = failed.unwrap();

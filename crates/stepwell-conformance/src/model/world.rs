@@ -111,8 +111,8 @@ impl World {
     fn entry(&mut self, n: usize) -> Entry {
         let failure = Failure::new(FailureKind::Error, "no");
         let outcome = match n {
-            0 => Outcome::Failed(failure),
-            1 => Outcome::Retrying { failure, at: self.at(1) },
+            0 => Outcome::failed(failure),
+            1 => Outcome::Retrying { failure: failure.into(), at: self.at(1) },
             _ => Outcome::Done(json(&format!("[{}]", self.counter))),
         };
         // Numbers that grow, with room for the store's own entries: which of a task's transitions will be accepted is not

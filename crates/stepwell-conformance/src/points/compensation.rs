@@ -49,7 +49,7 @@ pub async fn compensation(backend: &impl Backend) {
     assert_eq!(info.failure, Some(failure("no")));
     let mark = store.journal(1).await.pop().unwrap();
     let key = Key { kind: Kind::Compensating, name: name("compensating"), ordinal: 1 };
-    assert_eq!(mark, Entry { seq: 4, key, outcome: Outcome::Failed(failure("no")), at: setup.now() });
+    assert_eq!(mark, Entry { seq: 4, key, outcome: Outcome::failed(failure("no")), at: setup.now() });
     assert_eq!(
         store.command(Command::Cancel(task_id(1))).await,
         CommandOutcome::NotAllowed(TaskState::Compensating)
@@ -142,7 +142,7 @@ pub async fn compensation_whatever_ends_it(backend: &impl Backend) {
         assert!(task.waits.is_empty() && task.attempt == 1, "{task:?}");
         let failure = if task.task_id == task_id(6) { crashed(crash_limit(5, false)) } else { cancelled() };
         let mark = task.journal.as_ref().and_then(|journal| journal.last()).unwrap();
-        assert_eq!((mark.key.kind, &mark.outcome), (Kind::Compensating, &Outcome::Failed(failure)));
+        assert_eq!((mark.key.kind, &mark.outcome), (Kind::Compensating, &Outcome::failed(failure)));
     }
     let committed =
         store.commit(transitions([Transition::new(ids[2], claimed[2].run_id, Next::Cancel)])).await;

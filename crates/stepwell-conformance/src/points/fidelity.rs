@@ -94,8 +94,8 @@ pub async fn failures_come_back(backend: &impl Backend) {
         let at = setup.at(SECOND);
         let entry = |seq, outcome| Entry { outcome, ..step(seq, json("0")) };
         let entries = vec![
-            entry(1, Outcome::Failed(failed.clone())),
-            entry(2, Outcome::Retrying { failure: failed.clone(), at }),
+            entry(1, Outcome::failed(failed.clone())),
+            entry(2, Outcome::Retrying { failure: failed.clone().into(), at }),
         ];
         store.journals(run, entries.clone()).await;
         assert_eq!(store.journal(n).await, entries);
