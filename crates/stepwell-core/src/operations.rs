@@ -250,10 +250,10 @@ impl Operations {
         self.control
     }
 
-    /// Makes every call answer with the reason to stop; gives the wakers of those that wait. `None` when the run has
-    /// been told already.
+    /// Makes every call answer with the reason to stop. Returns the wakers of those that wait, and `None` when the run has
+    /// been told that reason or a greater one.
     pub(crate) fn stop(&mut self, why: ControlFlow) -> Option<Vec<Waker>> {
-        if self.control.is_some() {
+        if self.control >= Some(why) {
             return None;
         }
         self.control = Some(why);

@@ -160,18 +160,19 @@ fn why_blocked(concurrency_key: Option<&str>) -> String {
     }
 }
 
-/// Why a run must stop. It reaches task code as [`TaskError::Control`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+/// Why a run must stop. It reaches task code as [`TaskError::Control`]. A greater reason takes the place of a lesser one: a
+/// cancelled task has its worker's [`grace`](crate::WorkerOptions::grace), and none once the worker shuts down or the lease is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 pub enum ControlFlow {
     /// The task was cancelled.
     #[error("the task was cancelled")]
     Cancelled,
-    /// The run no longer owns the task: its worker lost its lease, or it was stopped as stuck. Another run has it.
-    #[error("the run lost its lease on the task")]
-    LeaseLost,
     /// The worker is shutting down. The task goes on elsewhere, or when the program starts again.
     #[error("the worker is shutting down")]
     Shutdown,
+    /// The run no longer owns the task: its worker lost its lease, or it was stopped as stuck. Another run has it.
+    #[error("the run lost its lease on the task")]
+    LeaseLost,
 }
 
 impl TaskError {

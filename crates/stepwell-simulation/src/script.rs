@@ -134,8 +134,38 @@ fn op(dice: &Dice, depth: u32) -> Op {
         31 => Op::Fails,
         32 | 33 => Op::Patch,
         34..37 => Op::Child(draw(dice, 0), dice.one_in(3).then(|| byte(dice, 3))),
-        37..40 => Op::Both(draw(dice, depth - 1), draw(dice, depth - 1)),
-        _ => Op::Race(draw(dice, depth - 1), draw(dice, depth - 1)),
+        37..40 => {
+            let (one, other) = branches(dice, depth - 1);
+            Op::Both(one, other)
+        }
+        _ => {
+            let (one, other) = branches(dice, depth - 1);
+            Op::Race(one, other)
+        }
+    }
+}
+
+/// Draws two branches. Where both of them ask for something by the same names, it matters who asks first, so neither waits
+/// for something that no journal holds: a replay waits for that anew, and the other branch may then ask first.
+fn branches(dice: &Dice, depth: u32) -> (Script, Script) {
+    let (mut one, mut other) = (draw(dice, depth), draw(dice, depth));
+    if shares_names(&one) && shares_names(&other) {
+        forget_foreign(&mut one);
+        forget_foreign(&mut other);
+    }
+    (one, other)
+}
+
+fn forget_foreign(script: &mut Script) {
+    for op in script {
+        match op {
+            Op::Foreign(_) => *op = Op::Notes,
+            Op::Both(one, other) | Op::Race(one, other) => {
+                forget_foreign(one);
+                forget_foreign(other);
+            }
+            _ => {}
+        }
     }
 }
 

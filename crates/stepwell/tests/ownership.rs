@@ -823,6 +823,50 @@ async fn grace_is_a_duration_whatever_the_clock_says() {
     }
 }
 
+/// A cancelled task may use its grace, but not beside the task's next run, nor when its worker has to go.
+#[tokio::test(start_paused = true)]
+async fn grace_ends_with_the_lease_and_with_the_worker() {
+    for lost in [true, false] {
+        let harness = Harness::new();
+        let process = harness.start().await;
+        let alive = Arc::new(AtomicU32::new(0));
+        let counted = alive.clone();
+        let stubborn = move |(): (), ctx: TaskContext| {
+            let alive = counted.clone();
+            async move {
+                let endless = async move || -> anyhow::Result<()> {
+                    loop {
+                        alive.fetch_add(1, Ordering::SeqCst);
+                        tokio::time::sleep(SECOND / 10).await;
+                    }
+                };
+                ctx.step("endless", endless).await
+            }
+        };
+        process.register_fn("stubborn", stubborn).await.unwrap();
+        let options = WorkerOptions::new().grace(1_000 * SECOND).lease(3 * SECOND).shutdown_timeout(SECOND);
+        let worker = process.start_worker(options).await;
+        let task = process.spawn_named("stubborn", &(), SpawnOptions::new()).await.unwrap().task_id;
+        process.cancel(task).await.unwrap();
+        tokio::time::sleep(5 * SECOND).await;
+        let cancelled = alive.load(Ordering::SeqCst);
+        tokio::time::sleep(5 * SECOND).await;
+        assert!(alive.load(Ordering::SeqCst) > cancelled + 40, "it has its grace");
+        if lost {
+            let dead = |heartbeats| WorkerSignal::DeclareDead { worker_id: worker.worker_id(), heartbeats };
+            let batch = Batch { workers: (0..100).map(dead).collect(), ..Batch::default() };
+            harness.store().commit(batch.into()).await.unwrap();
+            tokio::time::sleep(2 * SECOND).await;
+        } else {
+            worker.shutdown().await;
+        }
+        let ended = alive.load(Ordering::SeqCst);
+        tokio::time::sleep(20 * SECOND).await;
+        assert_eq!(alive.load(Ordering::SeqCst), ended, "lost: {lost}");
+        assert_eq!(process.task(task).await.unwrap().unwrap().state, TaskState::Cancelled, "lost: {lost}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_rate_goes_on_when_the_clock_is_set_back() {
     let harness = Harness::new();

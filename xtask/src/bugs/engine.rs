@@ -120,6 +120,15 @@ pub(super) const BUGS: &[Bug] = &[
         tests: &[fails("stepwell", "ownership", "grace_is_a_duration_whatever_the_clock_says")],
     },
     Bug {
+        name: "grace-beside-the-next-run",
+        breaks: "The code of a cancelled task goes on for its grace though another worker runs the task.",
+        guarantee: "4",
+        file: OPERATIONS,
+        find: "if self.control >= Some(why) {",
+        put: "if self.control.is_some() {",
+        tests: &[fails("stepwell", "ownership", "grace_ends_with_the_lease_and_with_the_worker")],
+    },
+    Bug {
         name: "no-grace-to-stop",
         breaks: "The code of a cancelled task is dropped at once, in the midst of what it does.",
         guarantee: "cancellation",
