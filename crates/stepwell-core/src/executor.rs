@@ -741,5 +741,6 @@ impl Drop for Execution {
     /// Wherever that happens: in the midst of the engine's own work, of which it must stop nothing.
     fn drop(&mut self) {
         self.drop_future();
+        self.run.let_go();
     }
 }

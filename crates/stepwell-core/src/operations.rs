@@ -21,7 +21,7 @@ use hashbrown::{HashMap, HashSet};
 
 use crate::context::{read_arrival, read_child};
 use crate::failure::{Failure, FailureKind};
-use crate::guard::{self, Guarded};
+use crate::guard::Guarded;
 use crate::journal::{Compensation, Entry, Key, Kind, Outcome, Replay, to_payload};
 use crate::lifecycle::Lifecycle;
 use crate::name::Name;
@@ -61,7 +61,7 @@ pub(crate) enum Work {
     Spawn(Box<NewTask>),
 }
 
-struct Operation {
+pub(crate) struct Operation {
     stage: Stage,
     waker: Option<Waker>,
     /// What it waits for, even when that has arrived.
@@ -797,12 +797,13 @@ impl Operations {
         std::mem::take(&mut self.unsent)
     }
 
-    /// Drops what is the application's: wakers, and work for the store.
-    pub(crate) fn discard(&mut self) {
+    /// Takes out what is the application's: operations with their wakers and their work for the store, in the order of their
+    /// keys, and the wakers of those who wait for what is durable.
+    pub(crate) fn take_live(&mut self) -> (Vec<Operation>, Vec<Waker>) {
         let mut live: Vec<_> = self.live.drain().collect();
         live.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
-        live.into_iter().for_each(|(_, operation)| guard::discard(operation));
-        self.durable_wakers.drain(..).for_each(guard::discard);
+        let live = live.into_iter().map(|(_, operation)| operation).collect();
+        (live, std::mem::take(&mut self.durable_wakers))
     }
 
     /// What was sent last, and all since, was refused: the journal ends with what is durable.

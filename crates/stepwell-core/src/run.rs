@@ -226,19 +226,21 @@ impl Run {
         unlock(operations);
     }
 
+    /// Drops what is the application's, once the run is over. A closure that undoes something may hold the context, and
+    /// that the run: neither would ever be freed otherwise.
+    pub(crate) fn let_go(&self) {
+        let undos = mem::take(&mut *self.undos.lock().unwrap_or_else(PoisonError::into_inner));
+        undos.into_values().for_each(discard);
+        let (live, wakers) = self.operations().take_live();
+        live.into_iter().for_each(discard);
+        wakers.into_iter().for_each(discard);
+    }
+
     /// The future of an operation is gone.
     pub(crate) fn forget(&self, key: &Key) {
         let mut operations = self.operations();
         operations.forget(key);
         unlock(operations);
-    }
-}
-
-impl Drop for Run {
-    fn drop(&mut self) {
-        let undos = self.undos.get_mut().unwrap_or_else(PoisonError::into_inner);
-        mem::take(undos).into_values().for_each(discard);
-        self.operations.get_mut().unwrap_or_else(PoisonError::into_inner).discard();
     }
 }
 

@@ -325,7 +325,7 @@ impl Slots {
     }
 
     fn spawn(self: &Arc<Self>, execution: Box<Execution>) {
-        self.engine.hub.add_run(execution.run.clone());
+        self.engine.hub.add_run(&execution.run);
         let slots = self.clone();
         self.engine.runtime.spawn(Box::pin(async move { slots.run(execution).await }));
     }

@@ -47,6 +47,45 @@ async fn noted(ctx: &TaskContext, name: &'static str, fails: bool) -> TaskResult
     .await
 }
 
+/// A closure that undoes a step may hold the task's context.
+#[tokio::test(start_paused = true)]
+async fn what_undoes_a_step_is_freed_when_its_task_has_ended() {
+    let held = Arc::new(());
+    let weak = Arc::downgrade(&held);
+    let harness = Harness::new();
+    let process = harness.start().await;
+    let saga = move |fails: bool, ctx: TaskContext| {
+        let (held, undoing) = (held.clone(), ctx.clone());
+        async move {
+            let undo = move |()| {
+                let (ctx, held) = (undoing.clone(), held.clone());
+                async move { Ok(drop((ctx.task_id, held))) }
+            };
+            ctx.step("book", || async { Ok(()) }).compensate(undo).await?;
+            if fails {
+                return Err(TaskError::permanent(anyhow::anyhow!("it is impossible")));
+            }
+            ctx.await_event::<()>("go", None).await
+        }
+    };
+    process.register_fn("saga", saga).await.unwrap();
+    let worker = process.start_worker(worker_options()).await;
+    let spawn = async |fails: bool| {
+        let options = SpawnOptions::new().max_attempts(1);
+        process.spawn_named("saga", &fails, options).await.unwrap().task_id
+    };
+    let tasks = [spawn(true).await, spawn(false).await, spawn(false).await];
+    tokio::time::sleep(SECOND).await;
+    process.cancel(tasks[1]).await.unwrap();
+    process.emit_event("go", &(), None).await.unwrap();
+    for task in tasks {
+        drop(process.wait::<()>(task).await);
+    }
+    worker.shutdown().await;
+    // The one that is registered.
+    assert_eq!(weak.strong_count(), 1);
+}
+
 async fn start(harness: &Harness, ledger: &Ledger) -> Process {
     let process = harness.start_with(|builder| builder.state(ledger.clone())).await.unwrap();
     process.register::<order>().await.unwrap();
