@@ -1,7 +1,6 @@
 //! Who in this process waits for what: callers for the end of a task, runs for something to arrive, workers for work.
 
 use std::collections::BTreeSet;
-use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use hashbrown::HashMap;
@@ -19,10 +18,19 @@ use crate::store::{Finish, NewTask, News, Store, StoreError};
 /// The largest output that is kept for callers who come a moment later, in bytes.
 const SMALL_OUTPUT: usize = 256;
 /// How many of them.
-const OUTPUTS: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
+const OUTPUTS: usize = 10_000;
 
 /// How the task that somebody waits for ended; `None` when there is no such task.
 pub(crate) type End = Result<Option<Finish>, StoreError>;
+
+/// Outputs by their tasks. It grows with what is in it: a bounded one takes all of its memory at once.
+struct Outputs(LruCache<TaskId, Payload>);
+
+impl Default for Outputs {
+    fn default() -> Self {
+        Self(LruCache::unbounded())
+    }
+}
 
 /// Takes the news of each commit to those who wait for it.
 #[derive(Default)]
@@ -32,10 +40,11 @@ pub(crate) struct Hub {
     unseen: Mutex<BTreeSet<TaskId>>,
     /// Told when there are such.
     pub(crate) look: Notify,
-    runs: Mutex<HashMap<TaskId, Arc<Run>>>,
+    /// Not their owner: a run holds the engine, and with it this.
+    runs: Mutex<HashMap<TaskId, Weak<Run>>>,
     workers: Mutex<Vec<Weak<Slots>>>,
     /// Small outputs of tasks that ended a moment ago, for callers who spawn many and then wait for them.
-    outputs: Mutex<Option<LruCache<TaskId, Payload>>>,
+    outputs: Mutex<Outputs>,
 }
 
 impl Hub {
@@ -49,8 +58,11 @@ impl Hub {
             if let Finish::Completed(output) = &finish
                 && output.as_str().len() <= SMALL_OUTPUT
             {
-                let mut outputs = lock(&self.outputs);
-                outputs.get_or_insert_with(|| LruCache::new(OUTPUTS)).put(task_id, output.clone());
+                let outputs = &mut lock(&self.outputs).0;
+                outputs.put(task_id, output.clone());
+                if outputs.len() > OUTPUTS {
+                    outputs.pop_lru();
+                }
             }
             self.answer(task_id, &Ok(Some(finish)));
         }
@@ -128,14 +140,12 @@ impl Hub {
 
     /// The output of a task that completed a moment ago. It stays what it is: a completed task never runs again.
     pub(crate) fn output(&self, task_id: TaskId) -> Option<Payload> {
-        lock(&self.outputs).as_mut()?.get(&task_id).cloned()
+        lock(&self.outputs).0.get(&task_id).cloned()
     }
 
     /// A deleted task is not to be found here.
     pub(crate) fn forget_output(&self, task_id: TaskId) {
-        if let Some(outputs) = &mut *lock(&self.outputs) {
-            outputs.pop(&task_id);
-        }
+        lock(&self.outputs).0.pop(&task_id);
     }
 
     pub(crate) fn forget_waiters(&self, task_id: TaskId) {
@@ -148,13 +158,13 @@ impl Hub {
         }
     }
 
-    pub(crate) fn add_run(&self, run: Arc<Run>) {
-        lock(&self.runs).insert(run.task_id, run);
+    pub(crate) fn add_run(&self, run: &Arc<Run>) {
+        lock(&self.runs).insert(run.task_id, Arc::downgrade(run));
     }
 
     pub(crate) fn remove_run(&self, run: &Arc<Run>) {
         let mut runs = lock(&self.runs);
-        if runs.get(&run.task_id).is_some_and(|current| Arc::ptr_eq(current, run)) {
+        if runs.get(&run.task_id).is_some_and(|current| current.as_ptr() == Arc::as_ptr(run)) {
             runs.remove(&run.task_id);
         }
     }
@@ -166,7 +176,7 @@ impl Hub {
 
     /// Tells a run of this process that something has arrived for it.
     pub(crate) fn poke(&self, task_id: TaskId) {
-        let run = lock(&self.runs).get(&task_id).cloned();
+        let run = lock(&self.runs).get(&task_id).and_then(Weak::upgrade);
         if let Some(run) = run {
             run.poke();
         }
