@@ -144,6 +144,7 @@ impl Play {
         }
         // Whatever still runs ends here, with what it holds.
         drop(runtime);
+        world.0.let_go();
         report
     }
 }

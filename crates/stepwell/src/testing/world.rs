@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use stepwell_core::store::{Batch, Committed};
@@ -53,13 +53,13 @@ pub(super) struct Inner {
     calm: AtomicBool,
     pub(super) version: AtomicU64,
     pub(super) changed: Notify,
-    watcher: OnceLock<Watcher>,
+    watcher: Mutex<Option<Watcher>>,
     /// Cancelled when the history has to end.
     pub(super) over: CancellationToken,
     state: Mutex<State>,
 }
 
-type Watcher = Box<dyn Fn(&Seen<'_>) + Send + Sync>;
+type Watcher = Arc<dyn Fn(&Seen<'_>) + Send + Sync>;
 type Start = Arc<dyn Fn(Place) -> BoxFuture<'static, Result<(), Error>> + Send + Sync>;
 
 /// What a world has gathered.
@@ -138,7 +138,7 @@ impl World {
             calm: AtomicBool::new(false),
             version: AtomicU64::new(0),
             changed: Notify::new(),
-            watcher: OnceLock::new(),
+            watcher: Mutex::default(),
             over: CancellationToken::new(),
             state: Mutex::new(state),
         })))
@@ -204,7 +204,7 @@ impl World {
 
     /// Has all that the store does told to a function. The first one counts.
     pub fn watch(&self, watcher: impl Fn(&Seen<'_>) + Send + Sync + 'static) {
-        self.0.watcher.set(Box::new(watcher)).unwrap_or_default();
+        self.0.watcher().get_or_insert_with(|| Arc::new(watcher));
     }
 
     /// Makes a client that nothing happens to, for the history itself.
@@ -384,6 +384,17 @@ impl Inner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn watcher(&self) -> MutexGuard<'_, Option<Watcher>> {
+        self.watcher.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Drops what the history has given to the world, and what may hold the world: neither would ever be freed otherwise.
+    pub(super) fn let_go(&self) {
+        let watcher = self.watcher().take();
+        let processes = std::mem::take(&mut self.state().processes);
+        drop((watcher, processes));
+    }
+
     fn next_runtime(&self, offset: i64) -> Arc<TestRuntime> {
         let begun = {
             let mut state = self.state();
@@ -472,7 +483,8 @@ impl Inner {
     }
 
     pub(super) fn saw(&self, seen: &Seen<'_>) {
-        if let Some(watcher) = self.watcher.get() {
+        let watcher = self.watcher().clone();
+        if let Some(watcher) = watcher {
             watcher(seen);
         }
     }
