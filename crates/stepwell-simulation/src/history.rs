@@ -16,6 +16,7 @@ use crate::ending;
 use crate::ledger::Ledger;
 use crate::owners::Owners;
 use crate::plan::{Action, Plan, Setup, Spawn, Step, VERSIONS};
+use crate::postgres::Postgres;
 use crate::script::LIMIT;
 use crate::tasks::{self, Params, Site, TASK, event_name};
 
@@ -27,13 +28,15 @@ pub struct Played {
     pub closures: u64,
 }
 
-/// Plays a plan; keeps the timeline where that is wanted.
-pub fn play(plan: &Plan, record: bool) -> Played {
+/// Plays a plan, on a server where that is wanted. Keeps the timeline where that is wanted.
+pub fn play(plan: &Plan, server: Option<&Arc<Postgres>>, record: bool) -> Played {
     let mut play = Play::new(plan.seed);
     if record {
         play = play.record();
     }
-    if plan.setup.sqlite {
+    if let Some(server) = server.cloned() {
+        play = play.on(move |runtime| server.open(runtime));
+    } else if plan.setup.sqlite {
         play = play.on(|runtime| {
             Box::pin(async {
                 let location = Location::parse("sqlite::memory:")?;
@@ -57,9 +60,9 @@ pub fn play(plan: &Plan, record: bool) -> Played {
 const SHRINKS: usize = 400;
 
 /// Leaves out what a failing plan does not need to fail in the same way.
-pub fn shrink(plan: &Plan, check: &str) -> Plan {
+pub fn shrink(plan: &Plan, server: Option<&Arc<Postgres>>, check: &str) -> Plan {
     let with = |steps: &[Step]| Plan { steps: steps.to_vec(), ..plan.clone() };
-    let fails = |steps: &[Step]| play(&with(steps), false).report.check() == Some(check);
+    let fails = |steps: &[Step]| play(&with(steps), server, false).report.check() == Some(check);
     with(&stepwell::testing::shrink(&plan.steps, SHRINKS, fails))
 }
 

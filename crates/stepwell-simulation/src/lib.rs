@@ -13,7 +13,9 @@ mod history;
 mod ledger;
 mod owners;
 pub mod plan;
+mod postgres;
 pub mod script;
 mod tasks;
 
 pub use history::{Played, play, shrink};
+pub use postgres::Postgres;

@@ -4,17 +4,17 @@ use std::collections::BTreeMap;
 use std::panic;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
 use stepwell_simulation::plan::Plan;
-use stepwell_simulation::{Played, play, shrink};
+use stepwell_simulation::{Played, Postgres, play, shrink};
 
 #[derive(Parser)]
 #[command(about = "Plays random histories of Stepwell in a simulated world")]
 struct Cli {
-    /// How many histories to play, each of them twice
+    /// How many histories to play, each of them twice, or once on PostgreSQL
     #[arg(long, default_value_t = 10_000)]
     histories: u64,
     /// The first seed
@@ -32,37 +32,46 @@ struct Cli {
     /// Go on after a failure, and count them
     #[arg(long)]
     keep_going: bool,
+    /// Play on a new PostgreSQL server, or on the one of this URL
+    #[arg(long, value_name = "URL", num_args = 0..=1, default_missing_value = "")]
+    postgres: Option<String>,
 }
 
-fn main() -> ExitCode {
+fn main() -> anyhow::Result<ExitCode> {
+    let cli = Cli::parse();
+    let started = match cli.postgres.as_deref() {
+        Some("") => Some(throwaway::Postgres::start()?),
+        _ => None,
+    };
+    let url = started.as_ref().map(throwaway::Postgres::url).or_else(|| cli.postgres.clone());
+    let server = url.map(Postgres::new).transpose()?.map(Arc::new);
     // The panics of simulated tasks are no news, and a history's own are in its report.
     panic::set_hook(Box::new(|_| ()));
-    let cli = Cli::parse();
-    match cli.seed {
-        Some(seed) => show(seed, cli.whole),
-        None => play_many(&cli),
-    }
+    Ok(match cli.seed {
+        Some(seed) => show(seed, server.as_ref(), cli.whole),
+        None => play_many(&cli, server.as_ref()),
+    })
 }
 
 /// Prints a plan, what happens, and what comes of it.
-fn show(seed: u64, whole: bool) -> ExitCode {
+fn show(seed: u64, server: Option<&Arc<Postgres>>, whole: bool) -> ExitCode {
     let mut plan = Plan::draw(seed);
-    let first = play(&plan, false);
+    let first = play(&plan, server, false);
     if let Some(check) = first.report.check()
         && !whole
     {
-        plan = shrink(&plan, check);
+        plan = shrink(&plan, server, check);
     }
     println!("{:?}", plan.setup);
     println!("what is done, and what goes wrong:");
     plan.steps.iter().for_each(|step| println!("{step}"));
-    let again = play(&plan, true);
+    let again = play(&plan, server, true);
     println!("{}", again.report);
-    let other = play(&plan, true);
+    let other = play(&plan, server, true);
     let mut pairs = again.report.timeline.iter().zip(&other.report.timeline);
     if let Some((one, other)) = pairs.find(|(one, other)| one.to_string() != other.to_string()) {
         println!("played again, it differs for the first time where this happens:\n  {one}\n  {other}");
-    } else if again.report.fingerprint != other.report.fingerprint {
+    } else if server.is_none() && again.report.fingerprint != other.report.fingerprint {
         println!("played again, it differs, and its timeline does not");
     }
     match first.report.failure {
@@ -100,7 +109,7 @@ impl Sums {
     }
 }
 
-fn play_many(cli: &Cli) -> ExitCode {
+fn play_many(cli: &Cli, server: Option<&Arc<Postgres>>) -> ExitCode {
     let begun = Instant::now();
     let (next, stop) = (AtomicU64::new(0), AtomicBool::new(false));
     let sums = Mutex::new(Sums::default());
@@ -112,9 +121,11 @@ fn play_many(cli: &Cli) -> ExitCode {
             }
             let seed = cli.first.wrapping_add(number);
             let plan = Plan::draw(seed);
-            let (one, other) = (play(&plan, false), play(&plan, false));
+            let one = play(&plan, server, false);
             let mut failure = one.report.failure.clone();
-            if one.report.fingerprint != other.report.fingerprint {
+            // The server gives its runs random ids.
+            let again = || play(&plan, server, false).report.fingerprint;
+            if server.is_none() && one.report.fingerprint != again() {
                 failure = Some("not reproducible: two plays of the seed differ".into());
             }
             let mut sums = sums.lock().unwrap_or_else(PoisonError::into_inner);
@@ -137,17 +148,17 @@ fn play_many(cli: &Cli) -> ExitCode {
         }
     });
     let sums = sums.into_inner().unwrap_or_else(PoisonError::into_inner);
-    tell(&sums, begun.elapsed());
+    tell(&sums, if server.is_some() { "once" } else { "twice" }, begun.elapsed());
     if sums.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn tell(sums: &Sums, took: Duration) {
+fn tell(sums: &Sums, plays: &str, took: Duration) {
     let Sums { histories, commits, closures, virtual_time, .. } = sums;
     let each = |sum: u64| sum as f64 / (*histories).max(1) as f64;
     let rate = *histories as f64 / took.as_secs_f64().max(f64::MIN_POSITIVE);
     let years = virtual_time.as_secs_f64() / (365.25 * 24.0 * 3600.0);
     println!(
-        "{histories} histories, each played twice, in {:.1} s: {rate:.0} histories/s",
+        "{histories} histories, each played {plays}, in {:.1} s: {rate:.0} histories/s",
         took.as_secs_f64()
     );
     println!(

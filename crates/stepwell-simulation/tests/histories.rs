@@ -9,7 +9,7 @@ use stepwell_simulation::play;
 fn whatever_happens_the_guarantees_hold() {
     for seed in 0..300 {
         let plan = Plan::draw(seed);
-        let (one, other) = (play(&plan, false).report, play(&plan, false).report);
+        let (one, other) = (play(&plan, None, false).report, play(&plan, None, false).report);
         if let Some(failure) = &one.failure {
             panic!("seed {seed} fails: {failure}\n  cargo xtask sim --seed {seed}");
         }

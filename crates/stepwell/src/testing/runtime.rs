@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use stepwell_core::{BoxFuture, Runtime, Timestamp, from_micros};
-use tokio::runtime::Handle;
+use tokio::runtime::{Handle, Id};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -16,6 +16,8 @@ use tokio_util::task::TaskTracker;
 use super::dice::Dice;
 
 pub(super) struct Clock {
+    /// The runtime in which time is virtual.
+    runtime: Option<Id>,
     start: Instant,
     /// What was added to the time that has passed, in microseconds.
     jumped: AtomicI64,
@@ -30,7 +32,8 @@ pub(super) struct Clock {
 impl Clock {
     pub(super) fn new() -> Self {
         let zero = || AtomicI64::new(0);
-        Self { start: Instant::now(), jumped: zero(), drift: zero(), read: zero(), latest: zero() }
+        let runtime = Handle::try_current().ok().map(|handle| handle.id());
+        Self { runtime, start: Instant::now(), jumped: zero(), drift: zero(), read: zero(), latest: zero() }
     }
 
     /// How long the world has existed.
@@ -38,10 +41,10 @@ impl Clock {
         Duration::from_micros(u64::try_from(self.read()).unwrap_or(0))
     }
 
-    /// How many microseconds it has gone. The threads of a store, which are outside of the runtime, have their time from those
-    /// who wait for them.
+    /// How many microseconds it has gone. The threads of a store, which are outside of the runtime or have another one, have
+    /// their time from those who wait for them.
     fn read(&self) -> i64 {
-        if Handle::try_current().is_err() {
+        if Handle::try_current().map(|handle| handle.id()).ok() != self.runtime {
             return self.read.load(Ordering::SeqCst);
         }
         let passed = i64::try_from(self.start.elapsed().as_micros()).unwrap_or(i64::MAX);
