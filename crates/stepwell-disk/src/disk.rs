@@ -72,6 +72,12 @@ impl Disk {
         self.lock().fill(files);
     }
 
+    /// Takes the files from the programs that have them open, as if these had died: what they wrote is there
+    /// for others.
+    pub fn disown(&self) {
+        self.lock().disown();
+    }
+
     /// Returns how many operations were recorded.
     pub fn position(&self) -> usize {
         self.lock().recording.len()
@@ -169,6 +175,19 @@ impl State {
         filled.recording.synced = filled.contents.clone();
         filled.recording.names = filled.names.clone();
         *self = filled;
+    }
+
+    fn disown(&mut self) {
+        let named: Vec<_> = self.names.values().copied().collect();
+        let renamed: BTreeMap<_, _> = named.into_iter().map(|file| (file, self.new_id())).collect();
+        self.names.values_mut().for_each(|file| *file = renamed[file]);
+        let contents = std::mem::take(&mut self.contents);
+        self.contents = contents
+            .into_iter()
+            .filter_map(|(file, content)| Some((*renamed.get(&file)?, content)))
+            .collect();
+        self.shared.clear();
+        self.recording.rename(&renamed);
     }
 
     fn new_id(&mut self) -> FileId {

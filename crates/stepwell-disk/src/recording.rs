@@ -37,10 +37,14 @@ pub(crate) enum Operation {
     Sync {
         file: FileId,
     },
-    /// What was not synced before it never is: the kernel takes it for written, and a later sync does not try it again.
+    /// What was written before it, and not synced, never is: the kernel takes it for written, and a later
+    /// sync does not try it again. Lengths are another matter: a file system keeps them in its journal, which
+    /// it writes in order, or not at all any more. So truncations are synced by the next sync that succeeds.
     FailedSync {
         file: FileId,
     },
+    /// Names are synced by nothing else. (ext4 and XFS sync the name of a new file with the file, which
+    /// nobody promises.) One that fails leaves no trace: the next one syncs all.
     SyncFolder,
 }
 
@@ -99,9 +103,11 @@ impl<C> Changes<C> {
         self.0.push((change, Fate::Unsynced));
     }
 
-    fn settle(&mut self, fate: Fate) {
-        for (_, before) in self.0.iter_mut().filter(|(_, before)| *before == Fate::Unsynced) {
-            *before = fate;
+    fn settle(&mut self, fate: Fate, concerns: impl Fn(&C) -> bool) {
+        for (change, before) in &mut self.0 {
+            if *before == Fate::Unsynced && concerns(change) {
+                *before = fate;
+            }
         }
     }
 }
@@ -155,6 +161,35 @@ impl Recording {
         self.operations.is_empty()
     }
 
+    /// Returns of each operation that a [`Fault`](crate::Fault) counts whether it is a write, as long as none
+    /// has failed.
+    pub fn writes(&self) -> Vec<bool> {
+        let counted =
+            self.operations.iter().filter(|operation| !matches!(operation, Operation::Unlink { .. }));
+        counted.map(|operation| matches!(operation, Operation::Write { .. })).collect()
+    }
+
+    /// Gives files other ids.
+    pub(crate) fn rename(&mut self, renamed: &BTreeMap<FileId, FileId>) {
+        let rename = |file: &mut FileId| *file = *renamed.get(file).unwrap_or(file);
+        let synced = std::mem::take(&mut self.synced);
+        self.synced = synced
+            .into_iter()
+            .map(|(file, content)| (*renamed.get(&file).unwrap_or(&file), content))
+            .collect();
+        self.names.values_mut().for_each(rename);
+        for operation in &mut self.operations {
+            match operation {
+                Operation::Create { file, .. }
+                | Operation::Write { file, .. }
+                | Operation::Truncate { file, .. }
+                | Operation::Sync { file }
+                | Operation::FailedSync { file } => rename(file),
+                Operation::Unlink { .. } | Operation::SyncFolder => {}
+            }
+        }
+    }
+
     /// Returns what a power cut leaves that comes after so many operations.
     pub fn after_power_cut(&self, operations: usize, survivors: Survivors) -> Files {
         let mut names = Changes::default();
@@ -172,9 +207,12 @@ impl Recording {
                 Operation::Truncate { file, length } => {
                     files.entry(*file).or_default().push(FileChange::Truncate(*length));
                 }
-                Operation::Sync { file } => files.entry(*file).or_default().settle(Fate::Durable),
-                Operation::FailedSync { file } => files.entry(*file).or_default().settle(Fate::Adrift),
-                Operation::SyncFolder => names.settle(Fate::Durable),
+                Operation::Sync { file } => files.entry(*file).or_default().settle(Fate::Durable, |_| true),
+                Operation::FailedSync { file } => {
+                    let is_written = |change: &FileChange<'_>| matches!(change, FileChange::Write(..));
+                    files.entry(*file).or_default().settle(Fate::Adrift, is_written);
+                }
+                Operation::SyncFolder => names.settle(Fate::Durable, |_| true),
             }
         }
         let mut lots = Lots::new(survivors);
@@ -201,7 +239,10 @@ fn left(mut content: Vec<u8>, changes: Changes<FileChange<'_>>, lots: &mut Lots)
         match change {
             FileChange::Write(offset, part) if lots.survives(fate) => write(&mut content, offset, part),
             FileChange::Write(offset, part) => lost_end = lost_end.max(index(offset) + part.len()),
-            FileChange::Truncate(length) if lots.survives(fate) => content.resize(index(length), 0),
+            FileChange::Truncate(length) if lots.survives(fate) => {
+                content.resize(index(length), 0);
+                lost_end = lost_end.min(index(length));
+            }
             FileChange::Truncate(_) => {}
         }
     }
@@ -282,6 +323,21 @@ mod tests {
         assert_eq!(outcomes(&lost).len(), 4);
         let again = [lost.operations, vec![over_the_old(b'm'), sync]].concat();
         assert_eq!(outcomes(&recording(again)), [(b'm', b'm')].into());
+    }
+
+    #[test]
+    fn truncations_are_synced_by_the_next_sync_that_succeeds() {
+        let grow = Operation::Write { file: 1, offset: 1024, data: vec![b'n'; 1024] };
+        let cut_off = Operation::Truncate { file: 1, length: 512 };
+        let lost =
+            recording(vec![grow, cut_off, Operation::FailedSync { file: 1 }, Operation::Sync { file: 1 }]);
+        let lengths = |operations| {
+            let left = |seed| lost.after_power_cut(operations, Survivors::Some(seed));
+            let lengths = (0..200).map(|seed| left(seed)[&OsString::from("old")].len());
+            lengths.collect::<std::collections::BTreeSet<_>>()
+        };
+        assert_eq!(lengths(3), [512, 1024, 1536, 2048].into());
+        assert_eq!(lengths(4), [512].into());
     }
 
     #[test]
