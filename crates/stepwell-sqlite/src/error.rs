@@ -7,6 +7,11 @@ use stepwell_core::{StoreError, Unreadable};
 
 use crate::location::Location;
 
+/// What to do when the disk or its file system fails.
+const DISK_FAILS: &str = "the disk or its file system fails, and its own log says why. What was to be \
+    written is not accepted, and is tried again: mend the disk, or free space on it, and the engine goes on by \
+    itself";
+
 /// Why a batch or a query failed.
 #[derive(Debug)]
 pub(crate) enum Fault {
@@ -71,9 +76,9 @@ fn of_sqlite(error: &rusqlite::Error, location: &Location) -> StoreError {
         ErrorCode::PermissionDenied | ErrorCode::ReadOnly | ErrorCode::AuthorizationForStatementDenied => {
             not_writable(location)
         }
-        ErrorCode::SystemIoFailure => StoreError::Unavailable(format!(
-            "{text} (SQLite's code {extended_code}): the disk or its file system fails, and its own log says why. What was to be written is not accepted, and is tried again: mend the disk, or free space on it, and the engine goes on by itself"
-        )),
+        ErrorCode::SystemIoFailure => {
+            StoreError::Unavailable(format!("{text} (SQLite's code {extended_code}): {DISK_FAILS}"))
+        }
         // What does not lie in what was asked.
         ErrorCode::OutOfMemory
         | ErrorCode::FileLockingProtocolFailed
@@ -83,6 +88,15 @@ fn of_sqlite(error: &rusqlite::Error, location: &Location) -> StoreError {
         | ErrorCode::NoLargeFileSupport => StoreError::Unavailable(text),
         _ => StoreError::Backend(text),
     }
+}
+
+/// Returns the error of what was written and did not reach the disk.
+pub(crate) fn unsynced(location: &Location, error: &std::io::Error) -> StoreError {
+    let text = format!("{location}: {error}");
+    if error.kind() == std::io::ErrorKind::StorageFull {
+        return StoreError::Full(text);
+    }
+    StoreError::Unavailable(format!("{text}: {DISK_FAILS}"))
 }
 
 fn cannot_open(location: &Location, error: &rusqlite::Error) -> StoreError {

@@ -1,6 +1,7 @@
 //! Opens a database and sets it up.
 
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -95,6 +96,7 @@ fn open_file(
         migrate::require(found, MIGRATIONS, location)?;
     }
     use_wal(&writer, location, busy_timeout)?;
+    sync_folder(&path).map_err(|error| error::unsynced(location, &error))?;
     // 32 MiB of pages are kept in memory. The WAL grows to 8 MiB and is then written over from its start: syncing a file
     // that does not grow is faster. What the application has set for its own connections does not reach this one.
     writer.execute_batch(DURABLE)?;
@@ -113,6 +115,31 @@ fn open_file(
     let canonical = path.canonicalize().map_err(moved)?;
     let identity = Identity::of(&path, &canonical).map_err(moved)?;
     Ok((writer, Some(reader), Some(canonical), Some(Arc::new(identity))))
+}
+
+/// Makes the names of the database and of its write-ahead log durable, before anything is in the log.
+///
+/// SQLite does so, too, and goes on where that fails. What is accepted then would be in a log that a power
+/// cut takes the name of, and the log before may have it again, whose pages do not fit the database any more.
+fn sync_folder(database: &Path) -> io::Result<()> {
+    #[cfg(unix)]
+    if let Some(folder) = database.canonicalize()?.parent() {
+        let synced = match std::fs::File::open(folder) {
+            Ok(folder) => folder.sync_all(),
+            // Who may not read a folder cannot sync it, and may use what is in it.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+            Err(error) => Err(error),
+        };
+        match synced {
+            // The file system has no way to sync a folder.
+            Err(error)
+                if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => {}
+            synced => return synced,
+        }
+    }
+    #[cfg(not(unix))]
+    let _ = database;
+    Ok(())
 }
 
 /// Sets the database's journal mode. SQLite does not wait for other processes here, where waiting could deadlock.
