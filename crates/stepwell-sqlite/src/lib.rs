@@ -29,6 +29,7 @@ mod labels;
 mod limits;
 mod liveness;
 mod location;
+mod log;
 mod migrate;
 mod open;
 mod prepared;

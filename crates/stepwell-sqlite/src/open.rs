@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 use stepwell_core::StoreError;
 
@@ -13,6 +14,7 @@ use crate::checkpoint::{DURABLE, GROWN};
 use crate::error::{self, Fault};
 use crate::identity::Identity;
 use crate::location::Location;
+use crate::log;
 use crate::migrate::{self, MIGRATIONS};
 use crate::rows::Statements as _;
 
@@ -85,6 +87,9 @@ fn open_file(
         Missing::Refuse => OpenFlags::empty(),
     };
     let writer = Connection::open_with_flags(&path, flags | OpenFlags::SQLITE_OPEN_READ_WRITE | create)?;
+    // A log that is not durable yet is neither copied nor deleted, should the database not be opened after
+    // all.
+    writer.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     writer.busy_timeout(busy_timeout)?;
     if writer.is_readonly("main")? {
         // SQLite opens it for reading then, and says so at the first write.
@@ -97,6 +102,8 @@ fn open_file(
     }
     use_wal(&writer, location, busy_timeout)?;
     sync_folder(&path).map_err(|error| error::unsynced(location, &error))?;
+    log::settle(&writer, &path, location)?;
+    writer.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
     // 32 MiB of pages are kept in memory. The WAL grows to 8 MiB and is then written over from its start: syncing a file
     // that does not grow is faster. What the application has set for its own connections does not reach this one.
     writer.execute_batch(DURABLE)?;

@@ -1,0 +1,64 @@
+//! Makes durable what a database's write-ahead log says.
+//!
+//! When a sync fails, the kernel takes what it was to write for written: it is read as if it were there, and
+//! no later sync writes it. A batch whose sync failed is refused, and as long as its process lives, the next
+//! batch is written over it. But when that process dies, whoever opens the database next finds the batch in
+//! the log, takes it for committed, and writes further batches behind it. A power cut then leaves a hole in
+//! the log, which ends there for SQLite: all that was accepted since is lost. So whoever opens the database
+//! writes again what is in the log, and syncs that, before a batch is accepted.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind, Read as _, Seek as _, SeekFrom, Write as _};
+use std::path::Path;
+
+use rusqlite::Connection;
+
+use crate::error::{self, Fault};
+use crate::identity::beside;
+use crate::location::Location;
+
+/// The length of the log's own header, and of that of each page in it.
+const HEADER: usize = 32;
+const PAGE_HEADER: usize = 24;
+
+/// Writes the log again as it is. Nobody else writes to it meanwhile: the connection has the lock.
+pub(crate) fn settle(conn: &Connection, database: &Path, location: &Location) -> Result<(), Fault> {
+    conn.execute_batch("BEGIN IMMEDIATE")?;
+    let written = database.canonicalize().and_then(|database| write_again(&beside(&database, "-wal")));
+    conn.execute_batch("ROLLBACK")?;
+    written.map_err(|error| error::unsynced(location, &error).into())
+}
+
+/// Writes the part of the log again that SQLite may read.
+fn write_again(log: &Path) -> io::Result<()> {
+    let mut log = OpenOptions::new().read(true).write(true).open(log)?;
+    let mut header = [0; HEADER];
+    if !write_part_again(&mut log, &mut header, |_| true)? {
+        return Ok(());
+    }
+    let page_size = u32::from_be_bytes([header[8], header[9], header[10], header[11]]);
+    if !(512..=65_536).contains(&page_size) {
+        // It is not a log, and SQLite does not read it either.
+        return Ok(());
+    }
+    // Pages that were written since the log was begun anew have the same number as the log.
+    let number = &header[16..24];
+    let mut page = vec![0; PAGE_HEADER + page_size as usize];
+    while write_part_again(&mut log, &mut page, |page| page[8..16] == *number)? {}
+    log.sync_data()
+}
+
+/// Writes again what comes next, when that is as long as the buffer, and is meant.
+fn write_part_again(log: &mut File, buffer: &mut [u8], is_meant: impl Fn(&[u8]) -> bool) -> io::Result<bool> {
+    let start = log.stream_position()?;
+    match log.read_exact(buffer) {
+        Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(false),
+        read => read?,
+    }
+    if !is_meant(buffer) {
+        return Ok(false);
+    }
+    log.seek(SeekFrom::Start(start))?;
+    log.write_all(buffer)?;
+    Ok(true)
+}
