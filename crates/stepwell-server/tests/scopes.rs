@@ -316,6 +316,25 @@ async fn what_concerns_all_is_for_those_of_no_scope() {
     assert!(!client.queues().await.unwrap().iter().any(|queue| queue.paused));
 }
 
+/// A scope that is named beside the tenant's own is refused, also one within it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_spawns_into_its_own_scope_only() {
+    let router = Server::new(client().await).access(Scoped).router();
+    let own = Scope::default().label("tenant", "a");
+    let tenant = simply(own.clone());
+    for (scope, expected) in [
+        (own.clone(), StatusCode::CREATED),
+        (Scope::default().label("tenant", "b"), StatusCode::FORBIDDEN),
+        (own.label("team", "b"), StatusCode::FORBIDDEN),
+    ] {
+        let headers = json!({ "tenant": "a", "team": "b" });
+        let options = json!({ "headers": headers, "scope": scope });
+        let body = json!({ "task_type": "double", "params": 7, "options": options });
+        let (status, answer) = ask(&router, tenant.of(post("/api/v1/tasks", &body))).await;
+        assert_eq!(status, expected, "{scope:?}: {answer}");
+    }
+}
+
 /// A task that was spawned for a tenant by a task of somebody else: nothing tells the tenant of that one.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_parent_of_another_scope_is_hidden_also_in_errors() {

@@ -69,7 +69,7 @@ pub(super) const BUGS: &[Bug] = &[
         file: CALL,
         find: "        if !own.is_all() && !named.is_all() && named != own {\n            return Err(Problem::forbidden(\"you may not spawn into that scope: leave it out for your own\"));\n        }\n        let scope = if own.is_all() { named } else { own }.clone();",
         put: "        let scope = if named.is_all() { own } else { named }.clone();",
-        tests: &[fails("stepwell-server", "scopes", "no_two_scopes_meet")],
+        tests: &[fails("stepwell-server", "scopes", "a_tenant_spawns_into_its_own_scope_only")],
     },
     Bug {
         name: "what-concerns-all-for-everybody",
