@@ -185,9 +185,10 @@ impl Load {
 
     /// A client removes what has completed a while ago and was collected since.
     pub(crate) async fn purge(&self) -> Result<()> {
-        let Some(since) = self.books().caught_up.map(|at| at.elapsed()) else { return Ok(()) };
-        let older = KEPT + since;
-        let purged = answered(|| self.client.purge(older, Some(TaskState::Completed))).await?;
+        let Some(caught_up) = self.books().caught_up else { return Ok(()) };
+        // Looked at with each try: while the store is away, nothing is collected.
+        let purge = || self.client.purge(KEPT + caught_up.elapsed(), Some(TaskState::Completed));
+        let purged = answered(purge).await?;
         self.books().purged += purged as u64;
         Ok(())
     }
