@@ -204,7 +204,9 @@ impl Load {
     /// Collects what has ended since the last call.
     async fn collect(self: &Arc<Self>) -> Result<()> {
         let _collecting = self.collecting.lock().await;
-        let begun = Instant::now();
+        // What a transaction has ended that is open now is seen by the next call.
+        let open = block_in_place(|| self.place.oldest_transaction())?;
+        let begun = Instant::now().checked_sub(open);
         while let Some(errand) = self.errands.lock().await.try_join_next() {
             errand??;
         }
@@ -214,9 +216,11 @@ impl Load {
             let mut books = self.books();
             let books = &mut *books;
             books.seen = rows.last().map_or(books.seen, |row| books.seen.max(row.number));
+            let new = rows.into_iter().filter(|row| books.known.insert(row.number)).collect();
+            // What is read the next time, and not earlier: these rows have been read once more.
             let least = books.seen.saturating_sub(OVERTAKEN);
             books.known.retain(|number| *number >= least);
-            rows.into_iter().filter(|row| books.known.insert(row.number)).collect()
+            new
         };
         for rows in new.chunks(32) {
             let read = rows.iter().map(|row| async move {
@@ -242,7 +246,7 @@ impl Load {
                 books.ended.insert(row.task, Ended { work, info, journal });
             }
         }
-        self.books().caught_up = Some(begun);
+        self.books().caught_up = begun;
         Ok(())
     }
 

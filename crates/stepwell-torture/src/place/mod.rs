@@ -116,6 +116,18 @@ impl Place {
         rows.into_iter().map(|words| row(words.clone()).with_context(|| format!("{words:?}"))).collect()
     }
 
+    /// Returns for how long the oldest transaction has been open. A commit that waits for a replica is seen by nobody, though
+    /// the task in it has ended before.
+    pub(crate) fn oldest_transaction(&self) -> Result<Duration> {
+        let Self::Postgres(_) = self else { return Ok(Duration::ZERO) };
+        let rows = self.rows(
+            "SELECT coalesce(ceil(extract(epoch FROM clock_timestamp() - min(xact_start)) * 1000), 0)::bigint
+            FROM pg_stat_activity WHERE application_name = 'stepwell'",
+        )?;
+        let millis = rows.first().and_then(|row| row.first()).context("no row")?;
+        Ok(Duration::from_millis(millis.parse()?))
+    }
+
     /// Forgets the chronicle.
     pub(crate) fn forget(&self) -> Result<()> {
         let sql = format!("DELETE FROM {}chronicle", self.prefix().0);
