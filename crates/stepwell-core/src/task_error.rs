@@ -160,7 +160,7 @@ fn why_blocked(concurrency_key: Option<&str>) -> String {
     }
 }
 
-/// Why a run must stop. It reaches task code as [`TaskError::Control`]. A greater reason takes the place of a lesser one: a
+/// The reason why a run must stop. It reaches task code as [`TaskError::Control`]. A greater reason takes the place of a lesser one: a
 /// cancelled task has its worker's [`grace`](crate::WorkerOptions::grace), and none once the worker shuts down or the lease is lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 pub enum ControlFlow {

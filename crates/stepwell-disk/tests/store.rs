@@ -72,6 +72,23 @@ fn content(path: &Path, compared: Compared) -> String {
     content
 }
 
+/// Does an act of the program on the store, which the first act opens.
+fn perform(
+    act: &Act,
+    store: &mut Option<SqliteStore>,
+    path: &Path,
+    runtime: &Arc<Fixed>,
+) -> Result<(), StoreError> {
+    match (act, &store) {
+        (Act::Open, _) => {
+            drop(store.take());
+            open(path, runtime).map(|opened| *store = Some(opened))
+        }
+        (Act::Commit(batch), Some(store)) => wait(store.commit(batch.clone())).map(drop),
+        (Act::Commit(_), None) => panic!("the store is open after the first act"),
+    }
+}
+
 /// Does what the program says; each act is tried until it is accepted. `refused` hears of each error.
 fn live(disk: &Disk, mut refused: impl FnMut(&StoreError), mut state: impl FnMut() -> String) -> Life {
     let path = database(disk);
@@ -82,15 +99,7 @@ fn live(disk: &Disk, mut refused: impl FnMut(&StoreError), mut state: impl FnMut
         life.asked.push(disk.position());
         for tried in 1.. {
             runtime.begin(number);
-            let done = match (&act, &store) {
-                (Act::Open, _) => {
-                    drop(store.take());
-                    open(&path, &runtime).map(|opened| store = Some(opened))
-                }
-                (Act::Commit(batch), Some(store)) => wait(store.commit(batch.clone())).map(drop),
-                (Act::Commit(_), None) => panic!("the store is open after the first act"),
-            };
-            match done {
+            match perform(&act, &mut store, &path, &runtime) {
                 Ok(()) => break,
                 Err(error) if tried < 2 * TRIES => refused(&error),
                 Err(error) => panic!("{error}: though the disk is well again"),
@@ -169,7 +178,7 @@ fn what_was_accepted_is_there_after_a_power_cut_at_any_moment() {
 fn faultless(disk: &Disk, compared: Compared) -> (Vec<String>, Vec<usize>) {
     let path = database(disk);
     let states = live(disk, |error| panic!("{error}"), || content(&path, compared)).states;
-    // Once more, since whoever looks at the content writes as well.
+    // This life is lived again, because a look at the content writes as well.
     disk.fill(Files::new());
     live(disk, |error| panic!("{error}"), String::new);
     let writes = disk.recording().writes();
@@ -251,15 +260,7 @@ fn live_until_refused(disk: &Disk) -> (usize, Option<SqliteStore>) {
     let (mut accepted, mut store) = (0, None);
     for (number, act) in (1..).zip([Act::Open].into_iter().chain(program())) {
         runtime.begin(number);
-        let done = match (&act, &store) {
-            (Act::Open, _) => {
-                drop(store.take());
-                open(&path, &runtime).map(|opened| store = Some(opened))
-            }
-            (Act::Commit(batch), Some(store)) => wait(store.commit(batch.clone())).map(drop),
-            (Act::Commit(_), None) => panic!("the store is open after the first act"),
-        };
-        if done.is_err() {
+        if perform(&act, &mut store, &path, &runtime).is_err() {
             break;
         }
         accepted += 1;

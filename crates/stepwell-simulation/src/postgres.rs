@@ -24,7 +24,7 @@ use tokio::sync::oneshot;
 pub struct Postgres {
     url: String,
     runtime: tokio::runtime::Runtime,
-    /// How many schemas were made.
+    /// The number of schemas made so far.
     schemas: AtomicU64,
 }
 

@@ -7,7 +7,7 @@ use stepwell_core::{StoreError, Unreadable};
 
 use crate::location::Location;
 
-/// What to do when the disk or its file system fails.
+/// The advice for a disk or a file system that fails.
 const DISK_FAILS: &str = "the disk or its file system fails, and its own log says why. What was to be \
     written is not accepted, and is tried again: mend the disk, or free space on it, and the engine goes on by \
     itself";

@@ -2,10 +2,10 @@
 //!
 //! When a sync fails, the kernel takes what it was to write for written: it is read as if it were there, and
 //! no later sync writes it. A batch whose sync failed is refused, and as long as its process lives, the next
-//! batch is written over it. But when that process dies, whoever opens the database next finds the batch in
-//! the log, takes it for committed, and writes further batches behind it. A power cut then leaves a hole in
-//! the log, which ends there for SQLite: all that was accepted since is lost. So whoever opens the database
-//! writes again what is in the log, and syncs that, before a batch is accepted.
+//! batch is written over it. But when that process dies, the next process that opens the database finds the
+//! batch in the log, takes it for committed, and writes further batches behind it. A power cut then leaves a
+//! hole in the log, at which SQLite stops reading: every batch accepted since is lost. So each process that
+//! opens the database first writes the log's content again and syncs it.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Read as _, Seek as _, SeekFrom, Write as _};
@@ -41,7 +41,7 @@ fn write_again(log: &Path) -> io::Result<()> {
         // It is not a log, and SQLite does not read it either.
         return Ok(());
     }
-    // Pages that were written since the log was begun anew have the same number as the log.
+    // Pages that were written since SQLite last started the log over carry the log's own number.
     let number = &header[16..24];
     let mut page = vec![0; PAGE_HEADER + page_size as usize];
     while write_part_again(&mut log, &mut page, |page| page[8..16] == *number)? {}

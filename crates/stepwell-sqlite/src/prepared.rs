@@ -18,7 +18,7 @@ pub(crate) struct Prepared<'c> {
     kept: Option<RefCell<HashMap<Address, Statement<'c>>>>,
 }
 
-/// Where a constant text begins, and how long it is.
+/// The address and the length of a constant text.
 type Address = (*const u8, usize);
 
 impl<'c> Prepared<'c> {
