@@ -88,6 +88,10 @@ impl Store for MemoryStore {
         Box::pin(std::future::ready(Ok(committed)))
     }
 
+    fn transact(&self, transition: Transition) -> Result<Transacting, Transition> {
+        Err(transition)
+    }
+
     fn task(&self, task_id: TaskId) -> BoxFuture<'static, Result<Option<TaskInfo>, StoreError>> {
         let info = self.state().tasks.get(&task_id).map(Task::info);
         Box::pin(std::future::ready(Ok(info)))

@@ -114,14 +114,13 @@ pub trait Store: Any + Send + Sync {
     }
 
     /// Applies one transition that has a [`UserTransaction`] beside the batches, where the user's work may take its time;
-    /// gives it back where it is to go with a batch, which is the default.
+    /// gives it back where it is to go with a batch. A store that passes on what it is asked to another one passes this on as
+    /// well, since the other one may refuse it in a batch.
     ///
     /// # Errors
-    /// When nothing of it was applied.
+    /// The transition, when nothing of it was applied.
     #[allow(clippy::result_large_err, reason = "it is the argument, handed back")]
-    fn transact(&self, transition: Transition) -> Result<Transacting, Transition> {
-        Err(transition)
-    }
+    fn transact(&self, transition: Transition) -> Result<Transacting, Transition>;
 
     /// One task.
     fn task(&self, task_id: TaskId) -> BoxFuture<'static, Result<Option<TaskInfo>, StoreError>>;

@@ -7,6 +7,8 @@ use stepwell::{
     Decision, Durable, Entry, Error, FailureKind, Kind, Outcome, TaskFilter, TaskId, TaskInfo, TaskState,
 };
 
+use crate::database::User;
+use crate::flow;
 use crate::ledger::{Ledger, current, gives, is_done};
 use crate::script::{self, TOPICS};
 use crate::tasks::{Params, Seen};
@@ -29,7 +31,11 @@ pub(crate) async fn wait_for_all(ledger: &Ledger, client: &Durable, lease: Durat
     }
     loop {
         let tasks = client.tasks(all()).await?;
-        let open: Vec<_> = tasks.iter().filter(|task| !task.state.is_finished()).collect();
+        let damaged = ledger.books().damaged.clone();
+        let open: Vec<_> = tasks
+            .iter()
+            .filter(|task| !task.state.is_finished() && !damaged.contains(&task.task_id))
+            .collect();
         if open.is_empty() {
             return Ok(());
         }
@@ -84,7 +90,7 @@ async fn help(ledger: &Ledger, client: &Durable, task: &TaskInfo) -> Result<(), 
 }
 
 /// Looks at all that is left.
-pub(crate) async fn check(ledger: &Ledger) -> Result<(), Error> {
+pub(crate) async fn check(ledger: &Ledger, user: Option<&User>) -> Result<(), Error> {
     let mut tasks = Vec::new();
     let mut filter = all();
     loop {
@@ -95,13 +101,15 @@ pub(crate) async fn check(ledger: &Ledger) -> Result<(), Error> {
             None => break,
         }
     }
+    let damaged = ledger.books().damaged.clone();
+    tasks.retain(|task| !damaged.contains(&task.task_id));
     let by_id: BTreeMap<_, _> = tasks.iter().map(|task| (task.task_id, task)).collect();
     let spawned = ledger.books().spawned.clone();
     for (number, task_id) in &spawned {
         let books = ledger.books();
         let removed = books.deleted.contains(task_id) || (books.purged && books.ended.contains(task_id));
         drop(books);
-        if !by_id.contains_key(task_id) && !removed {
+        if !by_id.contains_key(task_id) && !removed && !damaged.contains(task_id) {
             ledger
                 .fail("lost", format_args!("task {task_id}, number {number}, was accepted and is not there"));
         }
@@ -123,6 +131,13 @@ pub(crate) async fn check(ledger: &Ledger) -> Result<(), Error> {
     for (number, tasks) in numbers.iter().filter(|(number, tasks)| tasks.len() > 1 && !again.contains(number))
     {
         ledger.fail("refused", format_args!("number {number} was spawned once, and there are {tasks:?}"));
+    }
+    let rolled_back = ledger.books().rolled_back.clone();
+    if let Some((number, tasks)) = numbers.iter().find(|(number, _)| rolled_back.contains(number)) {
+        ledger.fail("rolled back", format_args!("the spawn of number {number} was, and there are {tasks:?}"));
+    }
+    if let Some(user) = user {
+        transactions(ledger, user, &tasks);
     }
     once_by_key(ledger, &tasks);
     for (tick, tasks) in ticks.iter().filter(|(_, tasks)| tasks.len() > 1 && schedules < 2) {
@@ -146,6 +161,49 @@ pub(crate) async fn check(ledger: &Ledger) -> Result<(), Error> {
     Ok(())
 }
 
+/// What a step's transaction wrote is there exactly once where the step has a result, and not at all where it has none.
+fn transactions(ledger: &Ledger, user: &User, tasks: &[TaskInfo]) {
+    let rows = match user.rows(&ledger.world) {
+        Ok(rows) => rows,
+        Err(error) => return ledger.fail("transaction", format_args!("{error:#}")),
+    };
+    let (transacted, undone) = {
+        let books = ledger.books();
+        (books.transacted.clone(), books.undone_rows.clone())
+    };
+    if let Some((task_id, step, _)) = rows.iter().find(|(.., number)| undone.contains(number)) {
+        ledger.fail("transaction", format_args!("{step} of task {task_id} failed, and its row is there"));
+    }
+    for task in tasks {
+        let task_id = task.task_id.to_string();
+        let journal = ledger.journal(task.task_id);
+        let own: Vec<_> = rows.iter().filter(|(of, ..)| *of == task_id).collect();
+        // A journal that was begun anew has the results of its steps no longer.
+        let anew = journal.iter().any(|entry| entry.key.kind == Kind::Attempt);
+        for (_, step, number) in &own {
+            let journaled =
+                journal.iter().any(|entry| is_done(entry, Kind::Step, step) && gives(entry, *number));
+            let times = own.iter().filter(|(_, _, other)| other == number).count();
+            if times > 1 || !journaled && !anew {
+                ledger.fail(
+                    "transaction",
+                    format_args!(
+                        "{step} of task {task_id} wrote {number} {times} times (journaled: {journaled})"
+                    ),
+                );
+            }
+        }
+        for entry in &journal {
+            let name = entry.key.name.as_str();
+            let of_transaction = transacted.contains(&(task.task_id, name.to_owned()));
+            let there = own.iter().any(|(_, step, number)| step == name && gives(entry, *number));
+            if of_transaction && is_done(entry, Kind::Step, name) && !there {
+                ledger.fail("transaction", format_args!("{name} of task {task_id} has a result, and no row"));
+            }
+        }
+    }
+}
+
 /// An idempotency key stands for one task, for as long as that is there.
 fn once_by_key(ledger: &Ledger, tasks: &[TaskInfo]) {
     let books = ledger.books();
@@ -153,15 +211,15 @@ fn once_by_key(ledger: &Ledger, tasks: &[TaskInfo]) {
     for task in tasks {
         let Ok(Params { once: Some(once), number, .. }) = task.params.decode::<Params>() else { continue };
         if number.is_none_or(|number| !books.triggered_again.contains(&number)) {
-            by_key.entry(once).or_default().insert(task.task_id);
+            by_key.entry((task.task_type.to_string(), once)).or_default().insert(task.task_id);
         }
     }
     let removed =
         |task_id: &TaskId| books.deleted.contains(task_id) || (books.purged && books.ended.contains(task_id));
     let several = by_key.into_iter().find(|(_, tasks)| tasks.len() > 1 && !tasks.iter().any(removed));
     drop(books);
-    if let Some((once, tasks)) = several {
-        ledger.fail("key", format_args!("the idempotency key {once} stands for {tasks:?}"));
+    if let Some(((task_type, once), tasks)) = several {
+        ledger.fail("key", format_args!("the idempotency key {once} of {task_type} stands for {tasks:?}"));
     }
 }
 
@@ -262,7 +320,11 @@ fn children(ledger: &Ledger, task: &TaskInfo, journal: &[Entry]) {
 /// The results in a task's output are those that its closures have given, and that its journal holds.
 fn completed(ledger: &Ledger, task: &TaskInfo, journal: &[Entry]) {
     let task_id = task.task_id;
-    let Some(seen) = task.output.as_ref().and_then(|output| output.decode::<Seen>().ok()) else {
+    let seen = task.output.as_ref().and_then(|output| {
+        let of_flow = || output.decode::<flow::Output>().ok().map(flow::Output::seen);
+        output.decode::<Seen>().ok().or_else(of_flow)
+    });
+    let Some(seen) = seen else {
         return ledger.fail("output", format_args!("task {task_id} has no output"));
     };
     if task.params.decode::<Params>().is_err() {

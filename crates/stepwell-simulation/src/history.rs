@@ -5,18 +5,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use stepwell::sqlite::{Location, SqliteStore};
 use stepwell::testing::{Fault, Place, Play, Report, World};
 use stepwell::{
-    Coalesce, Disposition, Durable, Error, QueueLimits, RateLimit, RetryStrategy, Schedule, SpawnOptions,
-    Store, StoreError, Worker, WorkerOptions,
+    CancellationPolicy, Coalesce, Disposition, Durable, Error, QueueLimits, RateLimit, RetryStrategy,
+    Schedule, SpawnOptions, StoreError, TaskState, Worker, WorkerOptions,
 };
 
+use crate::database::{Backend, Database, User};
 use crate::ending;
+use crate::flow::FLOW;
 use crate::ledger::Ledger;
 use crate::owners::Owners;
-use crate::plan::{Action, Plan, Setup, Spawn, Step, VERSIONS};
-use crate::postgres::Postgres;
+use crate::plan::{Action, Plan, Setup, Spawn, Step, Transact, VERSIONS, Work};
 use crate::script::LIMIT;
 use crate::tasks::{self, Params, Site, TASK, event_name};
 
@@ -28,41 +28,43 @@ pub struct Played {
     pub closures: u64,
 }
 
-/// Plays a plan, on a server where that is wanted. Keeps the timeline where that is wanted.
-pub fn play(plan: &Plan, server: Option<&Arc<Postgres>>, record: bool) -> Played {
+/// Plays a plan. Keeps the timeline where that is wanted.
+///
+/// # Errors
+/// When there is no place for its database.
+pub fn play(plan: &Plan, backend: &Backend, record: bool) -> anyhow::Result<Played> {
+    let database = Database::new(backend, plan)?;
     let mut play = Play::new(plan.seed);
     if record {
         play = play.record();
     }
-    if let Some(server) = server.cloned() {
-        play = play.on(move |runtime| server.open(runtime));
-    } else if plan.setup.sqlite {
-        play = play.on(|runtime| {
-            Box::pin(async {
-                let location = Location::parse("sqlite::memory:")?;
-                Ok(Arc::new(SqliteStore::open(location, runtime).await?) as Arc<dyn Store>)
-            })
-        });
-    }
+    play = match database.opener() {
+        Some(open) if database.notices_deaths() => play.on_embedded(open),
+        Some(open) => play.on(open),
+        None => play,
+    };
     let closures = Arc::new(Mutex::new(0));
     let counted = closures.clone();
-    let report = play.run(|world| async move {
-        let history = History::new(world, plan);
+    let report = play.run(|world| async {
+        let user = database.user(&world).await?;
+        let history = History::new(world, plan, user, database.notices_deaths());
         let result = history.run(plan).await;
         *counted.lock().unwrap_or_else(PoisonError::into_inner) = history.ledger.books().closures;
-        result
+        anyhow::Ok(result?)
     });
     let closures = *closures.lock().unwrap_or_else(PoisonError::into_inner);
-    Played { report, closures }
+    Ok(Played { report, closures })
 }
 
 /// How often a plan that fails is played to make it smaller.
 const SHRINKS: usize = 400;
 
 /// Leaves out what a failing plan does not need to fail in the same way.
-pub fn shrink(plan: &Plan, server: Option<&Arc<Postgres>>, check: &str) -> Plan {
+pub fn shrink(plan: &Plan, backend: &Backend, check: &str) -> Plan {
     let with = |steps: &[Step]| Plan { steps: steps.to_vec(), ..plan.clone() };
-    let fails = |steps: &[Step]| play(&with(steps), server, false).report.check() == Some(check);
+    let fails = |steps: &[Step]| {
+        play(&with(steps), backend, false).is_ok_and(|played| played.report.check() == Some(check))
+    };
     with(&stepwell::testing::shrink(&plan.steps, SHRINKS, fails))
 }
 
@@ -81,15 +83,16 @@ struct History {
     processes: Processes,
     /// Whether processes begin with the changed code.
     changed: Arc<AtomicBool>,
+    user: Option<Arc<User>>,
 }
 
 impl History {
-    fn new(world: World, plan: &Plan) -> Self {
+    fn new(world: World, plan: &Plan, user: Option<Arc<User>>, notices_deaths: bool) -> Self {
         let ledger = Arc::new(Ledger::new(world.clone()));
-        let owners = Owners::new(ledger.clone());
+        let owners = Owners::new(ledger.clone(), notices_deaths);
         world.watch(move |seen| owners.sees(seen));
         world.drift(plan.setup.drift);
-        Self { world, ledger, processes: Processes::default(), changed: Arc::default() }
+        Self { world, ledger, processes: Processes::default(), changed: Arc::default(), user }
     }
 
     async fn run(&self, plan: &Plan) -> Result<(), Error> {
@@ -110,19 +113,20 @@ impl History {
         tokio::time::sleep((end + Duration::from_millis(1)).saturating_sub(self.world.passed())).await;
         self.world.calm();
         ending::wait_for_all(&self.ledger, &client, setup.lease).await?;
-        ending::check(&self.ledger).await
+        ending::check(&self.ledger, self.user.as_deref()).await
     }
 
     async fn start(&self, setup: &Setup) {
         let (ledger, processes, setup) = (self.ledger.clone(), self.processes.clone(), setup.clone());
-        let (count, changed) = (setup.processes, self.changed.clone());
+        let (count, changed, user) = (setup.processes, self.changed.clone(), self.user.clone());
         let start = move |place: Place| {
             let (ledger, processes, setup) = (ledger.clone(), processes.clone(), setup.clone());
-            let changed = changed.load(Ordering::SeqCst);
+            let (changed, user) = (changed.load(Ordering::SeqCst), user.clone());
             async move {
                 let version = u8::try_from(place.number).unwrap_or(0) % VERSIONS;
                 let version = setup.versions.then_some(version);
-                let site = Site { place: place.clone(), ledger, lease: setup.lease, changed, version };
+                let lease = setup.lease;
+                let site = Site { place: place.clone(), ledger, lease, changed, version, user };
                 let client = place.client(|builder| build(builder).state(site.clone())).await?;
                 tasks::register(&client, &site).await?;
                 let options = WorkerOptions::new()
@@ -240,6 +244,23 @@ impl History {
                 drop(client.put_schedule_named(schedule, TASK, &params).await);
             }
             Action::Unschedule => drop(client.delete_schedule("often").await),
+            Action::Transact(transact) => {
+                let Some(user) = self.user.clone() else { return };
+                tokio::spawn(user_spawns(ledger.clone(), user, transact.clone()));
+            }
+            Action::Damage(number, way) => {
+                let Some((task_id, user)) = task(number).zip(self.user.as_ref()) else { return };
+                let Ok(Some(task)) = self.world.look(self.world.store().task(task_id)) else { return };
+                let idle = matches!(task.state, TaskState::Pending | TaskState::Suspended);
+                // Others of its key wait for it, for as long as nobody repairs it.
+                if idle && task.concurrency_key.is_none() {
+                    match user.damage(&self.world, task_id, *way) {
+                        Ok(true) => _ = ledger.books().damaged.insert(task_id),
+                        Ok(false) => {}
+                        Err(error) => ledger.fail("damage", format_args!("{error:#}")),
+                    }
+                }
+            }
             Action::Deploy(process) => {
                 let worker = {
                     let mut processes = self.processes.lock().unwrap_or_else(PoisonError::into_inner);
@@ -275,41 +296,74 @@ fn version_name(version: u8) -> String {
     format!("v{version}")
 }
 
+/// The options that a task is spawned with.
+fn options(spawn: &Spawn) -> SpawnOptions {
+    let mut options = SpawnOptions::new().max_attempts(spawn.attempts).priority(spawn.priority);
+    if let Some(once) = spawn.once {
+        options = options.idempotency_key(format!("once{once}"));
+    }
+    options = match spawn.key {
+        Some((key, Some(how))) => options.coalesced(format!("key{key}"), how),
+        Some((key, None)) => options.concurrency_key(format!("key{key}")),
+        None => options,
+    };
+    if let Some(version) = spawn.version {
+        options = options.code_version(version_name(version));
+    }
+    if let Some(delay) = spawn.delay {
+        options = options.start_after(delay);
+    }
+    if let Some(limit) = spawn.limit {
+        let limit = CancellationPolicy { max_delay: None, max_duration: Some(limit) };
+        options = options.cancellation(limit);
+    }
+    options
+}
+
+/// The task type and the parameters that a task is spawned with; nonsense has none.
+fn asks_for(spawn: &Spawn) -> (&'static str, Option<Params>) {
+    let params = |script, fails| {
+        let Spawn { number, once, version, .. } = *spawn;
+        Some(Params { number: Some(number), script, once, version, fails })
+    };
+    match &spawn.work {
+        Work::Script(script) => (TASK, params(script.clone(), false)),
+        Work::Flow(fails) => (FLOW, params(Vec::new(), *fails)),
+        Work::Nonsense => (TASK, None),
+    }
+}
+
+/// A user spawns a task in a transaction.
+async fn user_spawns(ledger: Arc<Ledger>, user: Arc<User>, transact: Transact) {
+    let (spawn, commits) = (&transact.spawn, transact.commits);
+    let (task_type, Some(params)) = asks_for(spawn) else { return };
+    if !commits {
+        ledger.books().rolled_back.insert(spawn.number);
+    }
+    match user.spawn(&ledger.world, &transact, (task_type, params), options(spawn)).await {
+        Ok(task_id) if commits => _ = ledger.books().spawned.insert(spawn.number, task_id),
+        Ok(_) => {}
+        Err(error) => ledger.fail("transaction", format_args!("{error:#}")),
+    }
+}
+
 /// Spawns a task; once more, where the store has refused it.
 async fn spawn_task(ledger: Arc<Ledger>, client: Durable, spawn: Spawn) {
-    let Spawn { number, script, attempts, once, key, version, priority, delay, limit } = spawn;
-    let params = Params { number: Some(number), script, once, version };
-    let options = || {
-        let mut options = SpawnOptions::new().max_attempts(attempts).priority(priority);
-        if let Some(once) = once {
-            options = options.idempotency_key(format!("once{once}"));
-        }
-        options = match key {
-            Some((key, Some(how))) => options.coalesced(format!("key{key}"), how),
-            Some((key, None)) => options.concurrency_key(format!("key{key}")),
-            None => options,
-        };
-        if let Some(version) = version {
-            options = options.code_version(version_name(version));
-        }
-        if let Some(delay) = delay {
-            options = options.start_after(delay);
-        }
-        if limit.is_some() {
-            options =
-                options.cancellation(stepwell::CancellationPolicy { max_delay: None, max_duration: limit });
-        }
-        options
-    };
+    let Spawn { number, once, key, .. } = spawn;
+    let (task_type, params) = asks_for(&spawn);
     loop {
-        match client.spawn_named(TASK, &params, options()).await {
+        let spawned = match &params {
+            Some(params) => client.spawn_named(task_type, params, options(&spawn)).await,
+            None => client.spawn_named(task_type, "nonsense", options(&spawn)).await,
+        };
+        match spawned {
             Ok(spawned) => {
                 let mut books = ledger.books();
                 books.spawned.insert(number, spawned.task_id);
                 // A task that waited to start takes the place of this one, and not its idempotency key.
                 let coalesced = spawned.disposition == Disposition::Coalesced;
                 if let Some(once) = once.filter(|_| !coalesced) {
-                    books.answers.entry(once).or_default().insert(spawned.task_id);
+                    books.answers.entry((task_type.to_owned(), once)).or_default().insert(spawned.task_id);
                 }
                 return;
             }

@@ -5,9 +5,28 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use stepwell::testing::{Place, World};
-use stepwell::{Entry, Kind, Outcome, RunId, TaskContext, TaskId, TaskState, Timestamp};
+use stepwell::{Entry, Kind, Outcome, RunId, TaskContext, TaskId, TaskState, Timestamp, WorkflowContext};
 
 use crate::tasks::Delivered;
+
+/// Which run of which task does something.
+#[derive(Clone, Copy)]
+pub(crate) struct Who {
+    pub(crate) task_id: TaskId,
+    run_id: RunId,
+}
+
+impl From<&TaskContext> for Who {
+    fn from(ctx: &TaskContext) -> Self {
+        Self { task_id: ctx.task_id, run_id: ctx.run_id }
+    }
+}
+
+impl From<&WorkflowContext> for Who {
+    fn from(ctx: &WorkflowContext) -> Self {
+        Self { task_id: ctx.task_id, run_id: ctx.run_id }
+    }
+}
 
 /// What is known of a history.
 pub(crate) struct Ledger {
@@ -19,10 +38,14 @@ pub(crate) struct Ledger {
 pub(crate) struct Books {
     /// The tasks that clients were told of, by their numbers.
     pub(crate) spawned: BTreeMap<usize, TaskId>,
-    /// The tasks that clients were told of, by the idempotency keys that they named.
-    pub(crate) answers: BTreeMap<u8, BTreeSet<TaskId>>,
+    /// The tasks that clients were told of, by the types and the idempotency keys that they named.
+    pub(crate) answers: BTreeMap<(String, u8), BTreeSet<TaskId>>,
     /// Tasks that somebody has asked to be deleted, or moved.
     pub(crate) deleted: BTreeSet<TaskId>,
+    /// Tasks whose rows somebody has damaged: of these nothing is known.
+    pub(crate) damaged: BTreeSet<TaskId>,
+    /// The numbers of tasks whose transactions were rolled back.
+    pub(crate) rolled_back: BTreeSet<usize>,
     /// Tasks that have ended, and whether such were purged.
     pub(crate) ended: BTreeSet<TaskId>,
     pub(crate) purged: bool,
@@ -38,6 +61,10 @@ pub(crate) struct Books {
     pub(crate) emitted: BTreeMap<String, String>,
     /// What each closure has given, by task and name.
     pub(crate) ran: BTreeMap<(TaskId, String), Vec<u64>>,
+    /// What transactions that failed have written.
+    pub(crate) undone_rows: BTreeSet<u64>,
+    /// The steps that are transactions.
+    pub(crate) transacted: BTreeSet<(TaskId, String)>,
     /// What was undone, by task and name.
     pub(crate) undone: BTreeMap<(TaskId, String), Vec<u64>>,
     /// The earliest moment at which a sleep may end.
@@ -71,10 +98,10 @@ impl Ledger {
     }
 
     /// Whether the store has the task run by that run.
-    fn owns(&self, ctx: &TaskContext) -> bool {
-        let task = self.world.look(self.world.store().task(ctx.task_id)).ok().flatten();
+    fn owns(&self, who: Who) -> bool {
+        let task = self.world.look(self.world.store().task(who.task_id)).ok().flatten();
         task.is_some_and(|task| {
-            task.run_id == ctx.run_id && matches!(task.state, TaskState::Running | TaskState::Compensating)
+            task.run_id == who.run_id && matches!(task.state, TaskState::Running | TaskState::Compensating)
         })
     }
 
@@ -82,7 +109,7 @@ impl Ledger {
     pub(crate) fn begins(
         &self,
         place: &Place,
-        ctx: &TaskContext,
+        who: Who,
         kind: Kind,
         name: &str,
         seen: &[(String, u64)],
@@ -97,9 +124,9 @@ impl Ledger {
         }
         self.world.note(
             &format!("process {}", place.number),
-            format_args!("begins the {} {name} of task …{}", kind.as_str(), short(ctx.task_id)),
+            format_args!("begins the {} {name} of task …{}", kind.as_str(), short(who.task_id)),
         );
-        let journal = self.journal(ctx.task_id);
+        let journal = self.journal(who.task_id);
         if !journal.is_empty() {
             for (name, value) in seen {
                 let durable =
@@ -109,7 +136,7 @@ impl Ledger {
                         "barrier",
                         format_args!(
                             "a closure has begun in task {} before the result of {name} was durable",
-                            ctx.task_id
+                            who.task_id
                         ),
                     );
                 }
@@ -117,27 +144,41 @@ impl Ledger {
         }
         // What was done before the task was run anew, or before it was compensated, does not count.
         let done = current(&journal, kind).iter().any(|entry| is_done(entry, kind, name));
-        if done && self.owns(ctx) {
+        if done && self.owns(who) {
             self.fail(
                 "again",
-                format_args!("{name} of task {} has a result, and has begun again", ctx.task_id),
+                format_args!("{name} of task {} has a result, and has begun again", who.task_id),
             );
         }
         let mut books = self.books();
         books.closures += 1;
         let ran = if kind == Kind::Step { &mut books.ran } else { &mut books.undone };
-        ran.entry((ctx.task_id, name.to_owned())).or_default().push(nonce);
+        ran.entry((who.task_id, name.to_owned())).or_default().push(nonce);
         drop(books);
-        self.goes_on(place, ctx);
+        self.goes_on(place, who);
+        nonce
+    }
+
+    /// The closure of a step's transaction runs, and may be about to fail. Gives the number that it writes.
+    pub(crate) fn transacts(&self, task_id: TaskId, name: &str, fails: bool) -> u64 {
+        let mut books = self.books();
+        books.nonces += 1;
+        books.closures += 1;
+        let nonce = books.nonces;
+        books.ran.entry((task_id, name.to_owned())).or_default().push(nonce);
+        books.transacted.insert((task_id, name.to_owned()));
+        if fails {
+            books.undone_rows.insert(nonce);
+        }
         nonce
     }
 
     /// A step's closure begins: all that the journal holds has been delivered to the run before. Not asked of tasks that were
     /// tried again, whose results are kept by name.
-    pub(crate) fn is_no_replay(&self, place: &Place, ctx: &TaskContext, name: &str, delivered: &Delivered) {
-        let journal = self.journal(ctx.task_id);
+    pub(crate) fn is_no_replay(&self, place: &Place, who: Who, name: &str, delivered: &Delivered) {
+        let journal = self.journal(who.task_id);
         let again = journal.iter().any(|entry| matches!(entry.key.kind, Kind::Attempt | Kind::Compensating));
-        if again || place.is_dead() || !self.owns(ctx) {
+        if again || place.is_dead() || !self.owns(who) {
             return;
         }
         let delivered = delivered.lock().unwrap_or_else(PoisonError::into_inner);
@@ -151,20 +192,20 @@ impl Ledger {
                 "replay",
                 format_args!(
                     "{name} of task {} has begun before {}, which is journaled, was delivered",
-                    ctx.task_id, missing.key
+                    who.task_id, missing.key
                 ),
             );
         }
     }
 
     /// A closure is still there.
-    pub(crate) fn goes_on(&self, place: &Place, ctx: &TaskContext) {
+    pub(crate) fn goes_on(&self, place: &Place, who: Who) {
         if place.is_dead() {
             return;
         }
         let now = self.world.passed();
         let mut books = self.books();
-        let Some((since, late)) = books.lost.get_mut(&ctx.run_id) else { return };
+        let Some((since, late)) = books.lost.get_mut(&who.run_id) else { return };
         if now <= *since {
             return;
         }
@@ -176,7 +217,7 @@ impl Ledger {
                 "not told",
                 format_args!(
                     "the run {} of task {} goes on, though its worker knows since {since:?} that it is lost",
-                    ctx.run_id, ctx.task_id
+                    who.run_id, who.task_id
                 ),
             );
         }

@@ -8,7 +8,10 @@
 
 #![forbid(unsafe_code)]
 
+mod database;
 mod ending;
+mod files;
+mod flow;
 mod history;
 mod ledger;
 mod owners;
@@ -17,5 +20,6 @@ mod postgres;
 pub mod script;
 mod tasks;
 
+pub use database::Backend;
 pub use history::{Played, play, shrink};
 pub use postgres::Postgres;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use stepwell_simulation::plan::Plan;
-use stepwell_simulation::{Played, Postgres, play, shrink};
+use stepwell_simulation::{Backend, Played, Postgres, play, shrink};
 
 #[derive(Parser)]
 #[command(about = "Plays random histories of Stepwell in a simulated world")]
@@ -35,6 +35,9 @@ struct Cli {
     /// Play on a new PostgreSQL server, or on the one of this URL
     #[arg(long, value_name = "URL", num_args = 0..=1, default_missing_value = "")]
     postgres: Option<String>,
+    /// Play on files of SQLite, below the folder for temporary files
+    #[arg(long, conflicts_with = "postgres")]
+    sqlite: bool,
 }
 
 fn main() -> anyhow::Result<ExitCode> {
@@ -44,43 +47,47 @@ fn main() -> anyhow::Result<ExitCode> {
         _ => None,
     };
     let url = started.as_ref().map(throwaway::Postgres::url).or_else(|| cli.postgres.clone());
-    let server = url.map(Postgres::new).transpose()?.map(Arc::new);
+    let backend = match url.map(Postgres::new).transpose()? {
+        Some(server) => Backend::Postgres(Arc::new(server)),
+        None if cli.sqlite => Backend::Sqlite,
+        None => Backend::Memory,
+    };
     // The panics of simulated tasks are no news, and a history's own are in its report.
     panic::set_hook(Box::new(|_| ()));
-    Ok(match cli.seed {
-        Some(seed) => show(seed, server.as_ref(), cli.whole),
-        None => play_many(&cli, server.as_ref()),
-    })
+    match cli.seed {
+        Some(seed) => show(seed, &backend, cli.whole),
+        None => play_many(&cli, &backend),
+    }
 }
 
 /// Prints a plan, what happens, and what comes of it.
-fn show(seed: u64, server: Option<&Arc<Postgres>>, whole: bool) -> ExitCode {
+fn show(seed: u64, backend: &Backend, whole: bool) -> anyhow::Result<ExitCode> {
     let mut plan = Plan::draw(seed);
-    let first = play(&plan, server, false);
+    let first = play(&plan, backend, false)?;
     if let Some(check) = first.report.check()
         && !whole
     {
-        plan = shrink(&plan, server, check);
+        plan = shrink(&plan, backend, check);
     }
     println!("{:?}", plan.setup);
     println!("what is done, and what goes wrong:");
     plan.steps.iter().for_each(|step| println!("{step}"));
-    let again = play(&plan, server, true);
+    let again = play(&plan, backend, true)?;
     println!("{}", again.report);
-    let other = play(&plan, server, true);
+    let other = play(&plan, backend, true)?;
     let mut pairs = again.report.timeline.iter().zip(&other.report.timeline);
     if let Some((one, other)) = pairs.find(|(one, other)| one.to_string() != other.to_string()) {
         println!("played again, it differs for the first time where this happens:\n  {one}\n  {other}");
-    } else if server.is_none() && again.report.fingerprint != other.report.fingerprint {
+    } else if backend.repeats() && again.report.fingerprint != other.report.fingerprint {
         println!("played again, it differs, and its timeline does not");
     }
-    match first.report.failure {
+    Ok(match first.report.failure {
         Some(failure) => {
             println!("the history of seed {seed} fails: {failure}");
             ExitCode::FAILURE
         }
         None => ExitCode::SUCCESS,
-    }
+    })
 }
 
 /// What many histories were like.
@@ -109,23 +116,22 @@ impl Sums {
     }
 }
 
-fn play_many(cli: &Cli, server: Option<&Arc<Postgres>>) -> ExitCode {
+fn play_many(cli: &Cli, backend: &Backend) -> anyhow::Result<ExitCode> {
     let begun = Instant::now();
     let (next, stop) = (AtomicU64::new(0), AtomicBool::new(false));
     let sums = Mutex::new(Sums::default());
-    let work = || {
+    let work = || -> anyhow::Result<()> {
         while !stop.load(Ordering::Relaxed) {
             let number = next.fetch_add(1, Ordering::Relaxed);
             if number >= cli.histories {
-                return;
+                break;
             }
             let seed = cli.first.wrapping_add(number);
             let plan = Plan::draw(seed);
-            let one = play(&plan, server, false);
+            let one = play(&plan, backend, false)?;
             let mut failure = one.report.failure.clone();
-            // The server gives its runs random ids.
-            let again = || play(&plan, server, false).report.fingerprint;
-            if server.is_none() && one.report.fingerprint != again() {
+            if backend.repeats() && one.report.fingerprint != play(&plan, backend, false)?.report.fingerprint
+            {
                 failure = Some("not reproducible: two plays of the seed differ".into());
             }
             let mut sums = sums.lock().unwrap_or_else(PoisonError::into_inner);
@@ -141,15 +147,18 @@ fn play_many(cli: &Cli, server: Option<&Arc<Postgres>>) -> ExitCode {
                 stop.store(!cli.keep_going, Ordering::Relaxed);
             }
         }
+        Ok(())
     };
     std::thread::scope(|scope| {
-        for _ in 0..cli.jobs.max(1) {
-            scope.spawn(work);
-        }
-    });
+        let workers: Vec<_> = (0..cli.jobs.max(1)).map(|_| scope.spawn(work)).collect();
+        let ended = workers
+            .into_iter()
+            .map(|worker| worker.join().map_err(|_| anyhow::anyhow!("a history panicked")));
+        ended.collect::<anyhow::Result<Vec<_>>>()?.into_iter().collect::<anyhow::Result<()>>()
+    })?;
     let sums = sums.into_inner().unwrap_or_else(PoisonError::into_inner);
-    tell(&sums, if server.is_some() { "once" } else { "twice" }, begun.elapsed());
-    if sums.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    tell(&sums, if backend.repeats() { "twice" } else { "once" }, begun.elapsed());
+    Ok(if sums.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn tell(sums: &Sums, plays: &str, took: Duration) {

@@ -15,6 +15,8 @@ use crate::ledger::Ledger;
 /// Follows the store's answers.
 pub(crate) struct Owners {
     ledger: Arc<Ledger>,
+    /// Whether the store sees at once that a process has died, and that what its workers owned is nobody's.
+    notices_deaths: bool,
     books: Mutex<Books>,
 }
 
@@ -30,6 +32,8 @@ struct Books {
     paused: BTreeSet<TaskId>,
     /// Whether the queue is paused, and how many tasks it may run at a time.
     queue: (bool, Option<u32>),
+    /// The workers of each process, since that has begun.
+    processes: BTreeMap<Option<usize>, BTreeSet<WorkerId>>,
     /// How often each worker has shown that it is alive.
     workers: BTreeMap<WorkerId, u64>,
     /// When tasks may start.
@@ -39,8 +43,8 @@ struct Books {
 }
 
 impl Owners {
-    pub(crate) fn new(ledger: Arc<Ledger>) -> Self {
-        Self { ledger, books: Mutex::default() }
+    pub(crate) fn new(ledger: Arc<Ledger>, notices_deaths: bool) -> Self {
+        Self { ledger, notices_deaths, books: Mutex::default() }
     }
 
     fn books(&self) -> MutexGuard<'_, Books> {
@@ -49,7 +53,20 @@ impl Owners {
 
     pub(crate) fn sees(&self, seen: &Seen<'_>) {
         match *seen {
-            Seen::Applied { number, batch, committed, .. } => self.applied(number, batch, committed),
+            Seen::Applied { process, number, batch, committed } => {
+                let registered = batch.workers.iter().filter_map(|signal| match signal {
+                    WorkerSignal::Register(new) => Some(new.worker_id),
+                    _ => None,
+                });
+                self.books().processes.entry(process).or_default().extend(registered);
+                self.applied(number, batch, committed);
+            }
+            Seen::Died { process } => {
+                let gone = self.books().processes.remove(&Some(process)).unwrap_or_default();
+                if self.notices_deaths {
+                    self.books().owners.retain(|_, (_, owner)| !gone.contains(owner));
+                }
+            }
             Seen::Answered { number, .. } => {
                 let Some((runs, workers)) = self.books().unheard.remove(&number) else { return };
                 runs.into_iter().for_each(|run_id| self.ledger.lose(run_id));

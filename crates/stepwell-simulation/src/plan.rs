@@ -6,10 +6,13 @@ use std::time::Duration;
 use stepwell::Coalesce;
 use stepwell::testing::{Dice, Fault};
 
-use crate::script::{self, EVENTS, Script, TOPICS};
+use crate::script::{self, EVENTS, Isolation, Script, TOPICS};
 
 /// How many versions of the code there are at the same time.
 pub const VERSIONS: u8 = 2;
+
+/// How many ways there are to damage a task's row.
+pub const DAMAGES: usize = 14;
 
 /// A whole history.
 #[derive(Clone, Debug)]
@@ -85,6 +88,10 @@ pub enum Action {
     Schedule(Duration),
     /// A client deletes the schedule.
     Unschedule,
+    /// A user spawns a task in a transaction of his own, where the store has such.
+    Transact(Transact),
+    /// Somebody damages the row of a task that does not run, in the way of that number, where the store has rows.
+    Damage(usize, usize),
     /// A process is told to stop, and another one begins.
     Deploy(usize),
     /// The changed code takes the place of the old one in all processes, which are killed for that.
@@ -93,13 +100,37 @@ pub enum Action {
     Fault(Fault),
 }
 
+/// A transaction of a user.
+#[derive(Clone, Debug)]
+pub struct Transact {
+    /// The task that it spawns.
+    pub spawn: Spawn,
+    /// Its isolation level.
+    pub isolation: Isolation,
+    /// How long it stays open behind that, where others need not wait for it.
+    pub open: Duration,
+    /// Whether it commits; otherwise it is rolled back.
+    pub commits: bool,
+}
+
+/// What a task that is spawned does.
+#[derive(Clone, Debug)]
+pub enum Work {
+    /// What a script says.
+    Script(Script),
+    /// It is a workflow; one that fails at its end, where that is said.
+    Flow(bool),
+    /// Its parameters are nonsense, which no task can be run with.
+    Nonsense,
+}
+
 /// A task, as a client spawns it.
 #[derive(Clone, Debug)]
 pub struct Spawn {
     /// Its place among those that the history spawns.
     pub number: usize,
     /// What it does.
-    pub script: Script,
+    pub work: Work,
     /// How many attempts it has.
     pub attempts: u32,
     /// Its idempotency key, by which others may be spawned as well.
@@ -140,8 +171,13 @@ impl Plan {
                 action: Action::Spawn(spawn(&dice, number, &setup)),
             })
             .collect();
-        for _ in 0..dice.roll(12) {
-            steps.push(Step { at: moment(), action: ask(&dice, tasks) });
+        for number in tasks..tasks + index(&dice, 12) {
+            let action = match dice.roll(22) {
+                0 => Action::Damage(index(&dice, tasks), index(&dice, DAMAGES)),
+                1 => Action::Transact(transact(&dice, number, &setup)),
+                _ => ask(&dice, tasks),
+            };
+            steps.push(Step { at: moment(), action });
         }
         for _ in 0..1 + dice.roll(4) {
             steps.push(Step {
@@ -175,7 +211,11 @@ fn spawn(dice: &Dice, number: usize, setup: &Setup) -> Spawn {
     };
     Spawn {
         number,
-        script: script::draw(dice, 2),
+        work: match dice.roll(24) {
+            0..2 => Work::Flow(dice.one_in(3)),
+            2 => Work::Nonsense,
+            _ => Work::Script(script::draw(dice, 2)),
+        },
         attempts: if dice.one_in(4) { 1 + u32::from(byte(dice, 3)) } else { 1_000 },
         once: dice.one_in(6).then(|| byte(dice, 2)),
         key: dice.one_in(4).then(|| (byte(dice, 2), coalesce(dice))),
@@ -184,6 +224,13 @@ fn spawn(dice: &Dice, number: usize, setup: &Setup) -> Spawn {
         delay: dice.one_in(6).then(|| Fault::time(dice, lease) / 4),
         limit: dice.one_in(10).then(|| Fault::time(dice, lease)),
     }
+}
+
+fn transact(dice: &Dice, number: usize, setup: &Setup) -> Transact {
+    // What the answer means with these is decided behind the commit.
+    let spawn = Spawn { once: None, key: None, ..spawn(dice, number, setup) };
+    let open = if dice.one_in(2) { Fault::time(dice, setup.lease) / 4 } else { Duration::ZERO };
+    Transact { spawn, isolation: Isolation::draw(dice), open, commits: !dice.one_in(3) }
 }
 
 fn ask(dice: &Dice, tasks: usize) -> Action {

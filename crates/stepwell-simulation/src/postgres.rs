@@ -8,17 +8,24 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context as _, Result};
-use stepwell::postgres::{PostgresOptions, PostgresStore, sqlx};
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
+use stepwell::postgres::{ClientExt as _, PostgresOptions, PostgresStore, TransactionExt as _, sqlx};
 use stepwell::store::{
     ArrivedMessage, Batch, Changed, Committed, Ends, Happening, HistoryFilter, MessageId, Purge,
-    ScheduleFilter, Scheduled, TaskWaits, Wait,
+    ScheduleFilter, Scheduled, TaskWaits, Transacting, Transition, Wait,
 };
+use stepwell::testing::World;
 use stepwell::{
-    BoxFuture, Entry, Name, Page, QueueInfo, Runtime, Scope, Store, StoreError, TaskFilter, TaskId, TaskInfo,
-    TaskRecord, TaskTypeInfo, Timestamp, WorkerInfo,
+    BoxFuture, Delivery, Durable, Entry, Name, Page, QueueInfo, Runtime, Scope, SpawnOptions, Store,
+    StoreError, TaskContext, TaskFilter, TaskId, TaskInfo, TaskRecord, TaskTypeInfo, Timestamp, WorkerInfo,
 };
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
+
+use crate::database::Row;
+use crate::plan::Transact;
+use crate::script::Isolation;
+use crate::tasks::Params;
 
 /// A server on which histories are played, each in a schema of its own.
 pub struct Postgres {
@@ -37,20 +44,177 @@ impl Postgres {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         Ok(Self { url, runtime, schemas: AtomicU64::new(0) })
     }
+}
 
-    /// Opens a store in a new schema, by the clock of a world.
+/// The schema of a history, which is dropped with it.
+#[derive(Clone)]
+pub(crate) struct Schema(Arc<Owned>);
+
+struct Owned {
+    server: Arc<Postgres>,
+    name: String,
+}
+
+impl Schema {
+    pub(crate) fn new(server: &Arc<Postgres>) -> Self {
+        let number = server.schemas.fetch_add(1, Ordering::Relaxed);
+        let name = format!("simulation_{}_{number}", std::process::id());
+        Self(Arc::new(Owned { server: server.clone(), name }))
+    }
+
+    fn handle(&self) -> &Handle {
+        self.0.server.runtime.handle()
+    }
+
+    /// Does it on the threads of the server's runtime.
+    fn elsewhere<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> BoxFuture<'static, Result<T, StoreError>> {
+        let work = async { work.await.map_err(|error| StoreError::Unavailable(format!("{error:#}"))) };
+        elsewhere(self.handle(), work)
+    }
+
+    async fn connect(&self, clock: Option<Arc<dyn Runtime>>) -> Result<PostgresStore, StoreError> {
+        let options = PostgresOptions::parse(&self.0.server.url)?.schema(&self.0.name)?;
+        PostgresStore::connect(clock.into_iter().fold(options, PostgresOptions::clock)).await
+    }
+
+    /// Opens a store in it, by the clock of a world.
     pub(crate) fn open(
         &self,
         clock: Arc<dyn Runtime>,
     ) -> BoxFuture<'static, Result<Arc<dyn Store>, StoreError>> {
-        let number = self.schemas.fetch_add(1, Ordering::Relaxed);
-        let schema = format!("simulation_{}_{number}", std::process::id());
-        let options = PostgresOptions::parse(&self.url).and_then(|options| options.schema(&schema));
-        let (handle, url) = (self.runtime.handle().clone(), self.url.clone());
+        let (schema, handle) = (self.clone(), self.handle().clone());
         Box::pin(async move {
-            let connecting = PostgresStore::connect(options?.clock(clock));
+            let connecting = {
+                let schema = schema.clone();
+                async move { schema.connect(Some(clock)).await }
+            };
             let store = Arc::new(elsewhere(&handle, connecting).await?);
-            Ok(Arc::new(Aside { store, handle, url, schema }) as Arc<dyn Store>)
+            Ok(Arc::new(Aside { store, handle }) as Arc<dyn Store>)
+        })
+    }
+
+    /// A user of the schema, with a table in it.
+    pub(crate) fn user(
+        &self,
+        clock: Arc<dyn Runtime>,
+    ) -> BoxFuture<'static, Result<PostgresUser, StoreError>> {
+        let schema = self.clone();
+        self.elsewhere(async move {
+            let store = schema.connect(Some(clock)).await?;
+            let client = Durable::builder().store(Arc::new(store)).build().await?;
+            let table = "CREATE TABLE simulated (task text, step text, number bigint)";
+            run(&mut schema.session().await?, table.into()).await?;
+            Ok(PostgresUser { schema, client })
+        })
+    }
+
+    /// A connection of the user's.
+    async fn session(&self) -> Result<PgConnection> {
+        let mut conn = PgConnection::connect(&self.0.server.url).await?;
+        run(&mut conn, format!("SET search_path TO {}", self.0.name)).await?;
+        Ok(conn)
+    }
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        let (url, name) = (self.server.url.clone(), self.name.clone());
+        self.server.runtime.spawn(async move {
+            let dropped = async {
+                let mut conn = PgConnection::connect(&url).await?;
+                run(&mut conn, format!("DROP SCHEMA IF EXISTS {name} CASCADE")).await?;
+                anyhow::Ok(conn.close().await?)
+            };
+            if let Err(error) = dropped.await.with_context(|| format!("{name} stays in the database")) {
+                eprintln!("{error:#}");
+            }
+        });
+    }
+}
+
+async fn run(conn: &mut PgConnection, sql: String) -> Result<()> {
+    conn.execute(sqlx::raw_sql(AssertSqlSafe(sql))).await?;
+    Ok(())
+}
+
+/// A user of the schema.
+pub(crate) struct PostgresUser {
+    schema: Schema,
+    client: Durable,
+}
+
+impl PostgresUser {
+    pub(crate) fn transaction(
+        &self,
+        ctx: &TaskContext,
+        name: &str,
+        isolation: Isolation,
+        write: impl FnOnce() -> (u64, bool) + Send + 'static,
+    ) -> Delivery<u64> {
+        let (task, step) = (ctx.task_id.to_string(), name.to_owned());
+        let insert = format!("INSERT INTO {}.simulated VALUES ($1, $2, $3)", self.schema.0.name);
+        ctx.transaction(name, move |tx| {
+            Box::pin(async move {
+                let (number, fails) = write();
+                run(tx, isolation.sql().to_owned()).await?;
+                let insert = sqlx::query(AssertSqlSafe(insert)).bind(task).bind(step);
+                insert.bind(i64::try_from(number)?).execute(tx).await?;
+                anyhow::ensure!(!fails, "simulated");
+                Ok(number)
+            })
+        })
+    }
+
+    /// The transaction stays open behind the spawn for as long as the plan says: nobody else waits for it.
+    pub(crate) async fn spawn(
+        &self,
+        world: &World,
+        transact: &Transact,
+        task_type: &'static str,
+        params: Params,
+        options: SpawnOptions,
+    ) -> Result<TaskId> {
+        let (schema, client, isolation) = (self.schema.clone(), self.client.clone(), transact.isolation);
+        let (mut conn, task_id) = world.look(self.schema.elsewhere(async move {
+            let mut conn = schema.session().await?;
+            run(&mut conn, "BEGIN".into()).await?;
+            run(&mut conn, isolation.sql().to_owned()).await?;
+            let spawned = client.spawn_named_in(&mut conn, task_type, &params, options).await?;
+            Ok((conn, spawned.task_id))
+        }))?;
+        tokio::time::sleep(transact.open).await;
+        let end = if transact.commits { "COMMIT" } else { "ROLLBACK" };
+        world.look(self.schema.elsewhere(async move {
+            run(&mut conn, end.into()).await?;
+            Ok(conn.close().await?)
+        }))?;
+        Ok(task_id)
+    }
+
+    pub(crate) fn rows(&self) -> BoxFuture<'static, Result<Vec<Row>, StoreError>> {
+        let schema = self.schema.clone();
+        self.schema.elsewhere(async move {
+            let mut conn = schema.session().await?;
+            let rows: Vec<(String, String, i64)> =
+                sqlx::query_as("SELECT task, step, number FROM simulated").fetch_all(&mut conn).await?;
+            rows.into_iter().map(|(task, step, number)| Ok((task, step, u64::try_from(number)?))).collect()
+        })
+    }
+
+    /// Returns whether the server has let it be done: its columns have types.
+    pub(crate) fn damage(
+        &self,
+        table: &'static str,
+        change: &'static str,
+        task_id: TaskId,
+    ) -> BoxFuture<'static, Result<bool, StoreError>> {
+        let schema = self.schema.clone();
+        self.schema.elsewhere(async move {
+            let sql = format!("UPDATE {table} SET {change} WHERE task_id = '{task_id}'");
+            Ok(run(&mut schema.session().await?, sql).await.is_ok())
         })
     }
 }
@@ -65,32 +229,10 @@ fn elsewhere<T: Send + 'static>(
     Box::pin(async { answer.await.unwrap_or(Err(StoreError::Closed)) })
 }
 
-/// A store that works on threads of its own, in a schema that is dropped with it.
+/// A store that works on threads of its own.
 struct Aside {
     store: Arc<PostgresStore>,
     handle: Handle,
-    url: String,
-    schema: String,
-}
-
-impl Drop for Aside {
-    fn drop(&mut self) {
-        let (url, schema) = (self.url.clone(), self.schema.clone());
-        self.handle.spawn(async move {
-            let dropped = drop_schema(&url, &schema).await;
-            if let Err(error) = dropped.with_context(|| format!("{schema} stays in the database")) {
-                eprintln!("{error:#}");
-            }
-        });
-    }
-}
-
-async fn drop_schema(url: &str, schema: &str) -> Result<()> {
-    use sqlx::{Connection as _, Executor as _};
-    let mut conn = sqlx::PgConnection::connect(url).await?;
-    let sql = format!("DROP SCHEMA IF EXISTS {schema} CASCADE");
-    conn.execute(sqlx::raw_sql(sqlx::AssertSqlSafe(sql))).await?;
-    Ok(conn.close().await?)
 }
 
 /// Defines methods that do the same as the store's, on its threads.
@@ -127,6 +269,11 @@ impl Store for Aside {
         record(happenings: Vec<Happening>) -> ();
         history(which: HistoryFilter) -> Page<(u64, Happening)>;
         purge(purge: Purge) -> usize;
+    }
+
+    fn transact(&self, transition: Transition) -> Result<Transacting, Transition> {
+        let transacting = self.store.transact(transition)?;
+        Ok(elsewhere(&self.handle, transacting))
     }
 
     /// The world itself says when something has changed.

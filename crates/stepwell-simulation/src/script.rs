@@ -20,6 +20,9 @@ pub enum Op {
         /// Whether it is undone when the task fails.
         undone: bool,
     },
+    /// A step in a transaction of the store, with a row of the user's; an ordinary one, where the store has no rows. It may
+    /// fail behind the row, where that is said.
+    Transaction(Isolation, bool),
     /// A step over so many items.
     Items(u64),
     /// A step whose result is so many bytes long.
@@ -52,6 +55,37 @@ pub enum Op {
     Panics,
     /// The task fails for good.
     Fails,
+}
+
+/// How a transaction is isolated from others, where the database knows more than one way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Isolation {
+    /// It sees what was committed when each of its statements began.
+    ReadCommitted,
+    /// It sees what was committed when it began.
+    RepeatableRead,
+    /// It is as if nothing had happened beside it.
+    Serializable,
+}
+
+impl Isolation {
+    /// Draws one.
+    pub fn draw(dice: &Dice) -> Self {
+        match dice.roll(3) {
+            0 => Self::ReadCommitted,
+            1 => Self::RepeatableRead,
+            _ => Self::Serializable,
+        }
+    }
+
+    /// The SQL that sets it, as the first statement of a transaction.
+    pub(crate) const fn sql(self) -> &'static str {
+        match self {
+            Self::ReadCommitted => "SET TRANSACTION ISOLATION LEVEL READ COMMITTED",
+            Self::RepeatableRead => "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ",
+            Self::Serializable => "SET TRANSACTION ISOLATION LEVEL SERIALIZABLE",
+        }
+    }
 }
 
 /// What the closure of a step may do wrong, each time that it runs while things go wrong.
@@ -108,7 +142,9 @@ pub fn begins_with_a_wait(script: &[Op]) -> bool {
         Some(Op::Both(one, other) | Op::Race(one, other)) => {
             begins_with_a_wait(one) && begins_with_a_wait(other)
         }
-        Some(Op::Step { .. } | Op::Items(_) | Op::Nap(_) | Op::Approval | Op::Child(..)) => true,
+        Some(
+            Op::Step { .. } | Op::Transaction(..) | Op::Items(_) | Op::Nap(_) | Op::Approval | Op::Child(..),
+        ) => true,
         _ => false,
     }
 }
@@ -118,7 +154,7 @@ fn byte(dice: &Dice, below: u8) -> u8 {
 }
 
 fn op(dice: &Dice, depth: u32) -> Op {
-    match dice.roll(if depth > 0 { 42 } else { 34 }) {
+    match dice.roll(if depth > 0 { 43 } else { 35 }) {
         0..14 => step(dice),
         14 => Op::Items(1 + dice.roll(12)),
         15 => Op::Big([100, LIMIT - 2, LIMIT - 1][usize::from(byte(dice, 3))]),
@@ -133,8 +169,9 @@ fn op(dice: &Dice, depth: u32) -> Op {
         31 if dice.one_in(2) => Op::Panics,
         31 => Op::Fails,
         32 | 33 => Op::Patch,
-        34..37 => Op::Child(draw(dice, 0), dice.one_in(3).then(|| byte(dice, 3))),
-        37..40 => {
+        34 => Op::Transaction(Isolation::draw(dice), dice.one_in(3)),
+        35..38 => Op::Child(draw(dice, 0), dice.one_in(3).then(|| byte(dice, 3))),
+        38..41 => {
             let (one, other) = branches(dice, depth - 1);
             Op::Both(one, other)
         }

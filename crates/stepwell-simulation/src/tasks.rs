@@ -9,10 +9,12 @@ use serde::{Deserialize, Serialize};
 use stepwell::testing::Place;
 use stepwell::{
     BoxFuture, Decision, Durable, Error, Kind, LogLevel, RetryStrategy, SpawnOptions, TaskContext, TaskError,
-    TaskResult,
+    TaskId, TaskResult,
 };
 
-use crate::ledger::Ledger;
+use crate::database::User;
+use crate::flow;
+use crate::ledger::{Ledger, Who};
 use crate::script::{LIMIT, Op, Script, Trouble, begins_with_a_wait, shares_names};
 
 /// The name of the task type.
@@ -30,6 +32,8 @@ pub(crate) struct Site {
     pub(crate) changed: bool,
     /// The version of its code.
     pub(crate) version: Option<u8>,
+    /// What users do in the database, where there is one.
+    pub(crate) user: Option<Arc<User>>,
 }
 
 /// A task's parameters.
@@ -44,12 +48,15 @@ pub(crate) struct Params {
     /// The version that it is pinned to.
     #[serde(default)]
     pub(crate) version: Option<u8>,
+    /// Whether a workflow fails at its end.
+    #[serde(default)]
+    pub(crate) fails: bool,
 }
 
 impl Params {
     /// Of a task that no step of the plan spawns.
     pub(crate) fn of(script: Script) -> Self {
-        Self { number: None, script, once: None, version: None }
+        Self { number: None, script, once: None, version: None, fails: false }
     }
 }
 
@@ -62,6 +69,7 @@ pub(crate) type Delivered = Arc<Mutex<BTreeSet<String>>>;
 /// Registers what a process runs.
 pub(crate) async fn register(client: &Durable, site: &Site) -> Result<(), Error> {
     client.register_fn(TASK, task).await?;
+    client.register_workflow(flow::flow(site)).await?;
     let ledger = site.ledger.clone();
     client
         .register_cleanup(CLEANUP, move |of: stepwell::TaskId| {
@@ -73,12 +81,7 @@ pub(crate) async fn register(client: &Durable, site: &Site) -> Result<(), Error>
 
 async fn task(params: Params, ctx: TaskContext) -> TaskResult<Seen> {
     let site = ctx.state::<Site>()?.clone();
-    if params.version.is_some() && params.version != site.version {
-        site.ledger.fail(
-            "version",
-            format_args!("task {} of version {:?} runs as {:?}", ctx.task_id, params.version, site.version),
-        );
-    }
+    site.may_run(ctx.task_id, &params);
     let play = Player { ctx, site, seen: Mutex::default(), delivered: Delivered::default() };
     play.run(&params.script, String::new()).await?;
     Ok(play.seen.into_inner().unwrap_or_else(PoisonError::into_inner))
@@ -105,6 +108,16 @@ impl Drop for Bomb {
 }
 
 impl Site {
+    /// Sees that the task may run in this process.
+    pub(crate) fn may_run(&self, task_id: TaskId, params: &Params) {
+        if params.version.is_some() && params.version != self.version {
+            self.ledger.fail(
+                "version",
+                format_args!("task {task_id} of version {:?} runs as {:?}", params.version, self.version),
+            );
+        }
+    }
+
     /// Whether something goes wrong, once in so many times.
     fn goes_wrong(&self, times: u64) -> bool {
         let world = &self.ledger.world;
@@ -113,7 +126,7 @@ impl Site {
 
     /// What a closure does.
     #[allow(clippy::panic, reason = "a closure that panics is what it simulates")]
-    async fn work(self, ctx: TaskContext, time: u64, trouble: Trouble) -> anyhow::Result<()> {
+    pub(crate) async fn work(self, who: Who, time: u64, trouble: Trouble) -> anyhow::Result<()> {
         let _bomb = (trouble == Trouble::PanicsInDrop && self.goes_wrong(3)).then(|| Bomb(self.clone()));
         match trouble {
             Trouble::Kills if self.goes_wrong(3) => {
@@ -128,10 +141,27 @@ impl Site {
             let nap = left.min(10);
             tokio::time::sleep(Duration::from_millis(nap)).await;
             left -= nap;
-            self.ledger.goes_on(&self.place, &ctx);
+            self.ledger.goes_on(&self.place, who);
         }
         anyhow::ensure!(trouble != Trouble::Fails || !self.goes_wrong(2), "simulated");
         Ok(())
+    }
+
+    /// What a compensation does of a step that gave that number.
+    pub(crate) async fn undo(
+        self,
+        who: Who,
+        name: String,
+        nonce: u64,
+        trouble: Trouble,
+    ) -> anyhow::Result<()> {
+        self.ledger.begins(&self.place, who, Kind::Compensated, &name, &[]);
+        self.ledger.books().undone.entry((who.task_id, name)).or_default().push(nonce);
+        let trouble = match trouble {
+            Trouble::None | Trouble::Blocks => Trouble::Fails,
+            trouble => trouble,
+        };
+        self.work(who, nonce % 7, trouble).await
     }
 }
 
@@ -174,14 +204,34 @@ impl Player {
             Op::Step { time, trouble, retries, undone } => {
                 self.step(name, *time, *trouble, *retries, *undone).await?;
             }
+            Op::Transaction(isolation, fails) => match &self.site.user {
+                Some(user) => {
+                    let (ledger, task_id, step) = (ledger.clone(), ctx.task_id, name.clone());
+                    let fails = *fails && self.site.goes_wrong(2);
+                    let write = move || (ledger.transacts(task_id, &step, fails), fails);
+                    match user.transaction(ctx, &name, *isolation, write).await {
+                        Ok(nonce) => self.sees(name, nonce),
+                        Err(error) => {
+                            let text = format!("{error:?}");
+                            let may_be =
+                                ["simulated", "could not serialize"].iter().any(|why| text.contains(why));
+                            if !matches!(error, TaskError::Control(_)) && !may_be {
+                                self.site.ledger.fail("transaction", &text);
+                            }
+                            return Err(error);
+                        }
+                    }
+                }
+                None => self.step(name, 0, Trouble::None, false, false).await?,
+            },
             Op::Items(items) => {
                 let seen = self.seen();
                 let work = |item: u64| {
-                    let (site, ctx, seen, item_name) =
-                        (self.site.clone(), ctx.clone(), seen.clone(), format!("{name}[{item}]"));
+                    let (site, who, seen, item_name) =
+                        (self.site.clone(), Who::from(ctx), seen.clone(), format!("{name}[{item}]"));
                     async move {
-                        site.ledger.begins(&site.place, &ctx, Kind::Step, &item_name, &seen);
-                        site.work(ctx, item % 5, Trouble::Fails).await
+                        site.ledger.begins(&site.place, who, Kind::Step, &item_name, &seen);
+                        site.work(who, item % 5, Trouble::Fails).await
                     }
                 };
                 ctx.items(name.as_str(), 0..usize::try_from(*items).unwrap_or(0))
@@ -288,15 +338,15 @@ impl Player {
     ) -> TaskResult<()> {
         let seen = self.seen();
         let closure = {
-            let (site, ctx, name) = (self.site.clone(), self.ctx.clone(), name.clone());
+            let (site, who, name) = (self.site.clone(), Who::from(&self.ctx), name.clone());
             let delivered = self.delivered.clone();
             move || {
-                let (site, ctx, name, seen) = (site.clone(), ctx.clone(), name.clone(), seen.clone());
+                let (site, name, seen) = (site.clone(), name.clone(), seen.clone());
                 let delivered = delivered.clone();
                 async move {
-                    site.ledger.is_no_replay(&site.place, &ctx, &name, &delivered);
-                    let nonce = site.ledger.begins(&site.place, &ctx, Kind::Step, &name, &seen);
-                    site.work(ctx, time, trouble).await?;
+                    site.ledger.is_no_replay(&site.place, who, &name, &delivered);
+                    let nonce = site.ledger.begins(&site.place, who, Kind::Step, &name, &seen);
+                    site.work(who, time, trouble).await?;
                     Ok(nonce)
                 }
             }
@@ -306,25 +356,14 @@ impl Player {
             step = step.retry(RetryStrategy::fixed(Duration::from_millis(5))).max_attempts(4);
         }
         if undone {
+            // The context is captured, as users capture it.
             let (site, ctx, name) = (self.site.clone(), self.ctx.clone(), name.clone());
             step = step.compensate(move |nonce: u64| {
-                let (site, ctx, name) = (site.clone(), ctx.clone(), name.clone());
+                let (site, who, name) = (site.clone(), Who::from(&ctx), name.clone());
                 if trouble == Trouble::Panics && !site.place.is_dead() && site.goes_wrong(3) {
                     panic!("simulated, before a compensation's future");
                 }
-                async move {
-                    site.ledger.begins(&site.place, &ctx, Kind::Compensated, &name, &[]);
-                    site.ledger.books().undone.entry((ctx.task_id, name)).or_default().push(nonce);
-                    site.work(
-                        ctx,
-                        nonce % 7,
-                        match trouble {
-                            Trouble::None | Trouble::Blocks => Trouble::Fails,
-                            trouble => trouble,
-                        },
-                    )
-                    .await
-                }
+                async move { site.undo(who, name, nonce, trouble).await }
             });
         }
         let nonce = step.await?;

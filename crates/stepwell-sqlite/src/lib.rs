@@ -55,7 +55,7 @@ use std::time::Duration;
 use rusqlite::Connection;
 use stepwell_core::store::{
     ArrivedMessage, Batch, Changed, Committed, Ends, Happening, HistoryFilter, MessageId, Purge,
-    ScheduleFilter, Scheduled, TaskWaits, Wait,
+    ScheduleFilter, Scheduled, TaskWaits, Transacting, Transition, Wait,
 };
 use stepwell_core::{
     BoxFuture, Entry, Name, Page, QueueInfo, Runtime, Scope, Store, StoreError, TaskFilter, TaskId, TaskInfo,
@@ -227,6 +227,10 @@ impl Store for SqliteStore {
         let (answer, receipt) = oneshot::channel();
         self.order(Order::Commit(batch, answer));
         Box::pin(answered(receipt))
+    }
+
+    fn transact(&self, transition: Transition) -> Result<Transacting, Transition> {
+        Err(transition)
     }
 
     fn task(&self, task_id: TaskId) -> BoxFuture<'static, Result<Option<TaskInfo>, StoreError>> {

@@ -19,7 +19,7 @@ use std::time::Duration;
 use stepwell::sqlite::TransactionExt as _;
 use stepwell::store::{
     ArrivedMessage, Batch, Changed, Committed, Ends, Happening, MessageId, Purge, ScheduleFilter, Scheduled,
-    TaskWaits, Wait,
+    TaskWaits, Transacting, Transition, Wait,
 };
 use stepwell::testing::{Harness, Intercepted, worker_options};
 use stepwell::*;
@@ -406,6 +406,7 @@ impl Store for Faulty {
     asked! {
         now() -> Timestamp;
         commit(batch: Arc<Batch>) -> Answer<Committed>;
+        transact(transition: Transition) -> Result<Transacting, Transition>;
         task(task_id: TaskId) -> Answer<Option<TaskInfo>>;
         tasks(filter: TaskFilter) -> Answer<Page<TaskInfo>>;
         ends(tasks: Vec<TaskId>) -> Answer<Ends>;

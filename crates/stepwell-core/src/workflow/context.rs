@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use serde::de::DeserializeOwned;
 
 use crate::context::TaskContext;
-use crate::ids::TaskId;
+use crate::ids::{RunId, TaskId};
 use crate::payload::Payload;
 use crate::task_error::TaskResult;
 
@@ -20,6 +20,8 @@ pub(super) type Results = BTreeMap<String, Payload>;
 pub struct WorkflowContext {
     /// The task. Part of a good idempotency key for what the handler does elsewhere.
     pub task_id: TaskId,
+    /// The run.
+    pub run_id: RunId,
     /// Which call of the handler it is, from 1: after a failure, the next one.
     pub attempt: u32,
     /// In a loop, which iteration it is, from 1; elsewhere 1.

@@ -296,6 +296,7 @@ impl Running {
     fn context(&self) -> WorkflowContext {
         WorkflowContext {
             task_id: self.task.task_id,
+            run_id: self.task.run_id,
             attempt: 1,
             iteration: 1,
             task: self.task.clone(),

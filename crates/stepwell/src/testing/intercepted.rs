@@ -5,14 +5,15 @@ use std::sync::Arc;
 
 use stepwell_core::store::{
     ArrivedMessage, Batch, Changed, Committed, Ends, Happening, HistoryFilter, MessageId, Purge,
-    ScheduleFilter, Scheduled, TaskWaits, Wait,
+    ScheduleFilter, Scheduled, TaskWaits, Transacting, Transition, Wait,
 };
 use stepwell_core::{
     BoxFuture, Entry, Name, Page, QueueInfo, Scope, Store, StoreError, TaskFilter, TaskId, TaskInfo,
     TaskRecord, TaskTypeInfo, Timestamp, WorkerInfo,
 };
 
-/// A store whose commits go through a function, which may delay, refuse or lose them.
+/// A store whose commits go through a function, which may delay, refuse or lose them. Transactions of steps do not go through
+/// it on stores that apply them beside the commits ([`Store::transact`]).
 ///
 /// ```
 /// # use std::sync::Arc;
@@ -89,6 +90,10 @@ where
 
     fn lanes(&self) -> NonZeroUsize {
         self.lanes
+    }
+
+    fn transact(&self, transition: Transition) -> Result<Transacting, Transition> {
+        self.store.transact(transition)
     }
 
     fn task(&self, task_id: TaskId) -> BoxFuture<'static, Result<Option<TaskInfo>, StoreError>> {

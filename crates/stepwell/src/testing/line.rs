@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use stepwell_core::store::{
     ArrivedMessage, Batch, Changed, Committed, Ends, Happening, HistoryFilter, MessageId, Purge,
-    ScheduleFilter, Scheduled, TaskWaits, Wait,
+    ScheduleFilter, Scheduled, TaskWaits, Transacting, Transition, Wait,
 };
 use stepwell_core::{
     BoxFuture, Entry, Name, Page, QueueInfo, Scope, Store, StoreError, TaskFilter, TaskId, TaskInfo,
@@ -82,7 +82,7 @@ impl Line {
             let sent = end.clone();
             tokio::spawn(async move {
                 sleep_until(there).await;
-                if life.is_dead() && sent.world.network.one_in(2) {
+                if life.is_dead() && (sent.world.embedded || sent.world.network.one_in(2)) {
                     return;
                 }
                 let answer = sent.asked(ask).await;
@@ -103,7 +103,7 @@ impl Line {
         &self,
         read: impl FnOnce(&dyn Store) -> Answer<T> + Send + 'static,
     ) -> Answer<T> {
-        self.ask(move |end| read(&*end.world.store), |_| ())
+        self.ask(move |end| read(&*end.store()), |_| ())
     }
 
     /// As [`Line::read`], and others are told that something may have changed.
@@ -113,7 +113,7 @@ impl Line {
     ) -> Answer<T> {
         self.ask(
             move |end| {
-                let (answer, world) = (write(&*end.world.store), end.world.clone());
+                let (answer, world) = (write(&*end.store()), end.world.clone());
                 Box::pin(async move {
                     let answer = answer.await;
                     world.tell_of_change(None);
@@ -153,13 +153,17 @@ impl End {
         self.world.done(ask(self))
     }
 
+    fn store(&self) -> Arc<dyn Store> {
+        self.world.store_of(self.number())
+    }
+
     fn number(&self) -> Option<usize> {
         self.process.as_ref().map(|(number, _)| *number)
     }
 
     fn commit(&self, batch: Arc<Batch>) -> Answer<Committed> {
         let (world, number) = (self.world.clone(), self.number());
-        let committing = world.done(world.store.commit(batch.clone()));
+        let committing = world.done(self.store().commit(batch.clone()));
         // The answer is there at once: memory needs no time, and other stores are waited for.
         match now(committing) {
             Ok(result) => {
@@ -177,6 +181,23 @@ impl End {
                 Box::pin(std::future::ready(result))
             }
             Err(committing) => committing,
+        }
+    }
+}
+
+impl End {
+    fn transacted(&self, asked: Transition, transacting: Transacting) -> Transacting {
+        match now(self.world.done(transacting)) {
+            Ok(Ok(result)) => {
+                self.world.tell_of_change(None);
+                // For those who watch, it is a batch of its own.
+                let batch = Batch { transitions: vec![asked], ..Batch::default() };
+                let mut committed = Committed { transitions: vec![result], ..Committed::default() };
+                self.world.committed(self.number(), &batch, &committed);
+                Box::pin(std::future::ready(Ok(committed.transitions.remove(0))))
+            }
+            Ok(Err(error)) => Box::pin(std::future::ready(Err(error))),
+            Err(transacting) => transacting,
         }
     }
 }
@@ -231,6 +252,12 @@ impl Store for Line {
 
     fn lanes(&self) -> NonZeroUsize {
         self.0.lanes
+    }
+
+    fn transact(&self, transition: Transition) -> Result<Transacting, Transition> {
+        let asked = transition.clone();
+        let transacting = self.0.store().transact(transition)?;
+        Ok(self.ask(move |end| end.transacted(asked, transacting), |_| ()))
     }
 
     fn task(&self, task_id: TaskId) -> Answer<Option<TaskInfo>> {

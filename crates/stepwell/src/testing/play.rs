@@ -8,10 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use stepwell_core::store::{Batch, Committed, Next, WorkerSignal};
-use stepwell_core::{BoxFuture, MemoryStore, Outcome, Runtime, Store, StoreError, TaskId};
+use stepwell_core::{BoxFuture, Outcome, Runtime, Store, StoreError, TaskId};
 
 use super::fault::Planned;
-use super::line::wait_for;
 use super::shrink::shrink;
 use super::world::World;
 
@@ -58,9 +57,11 @@ pub struct Play {
     plan: Option<Vec<Planned>>,
     record: bool,
     open: Option<Open>,
+    embedded: bool,
 }
 
-type Open = Box<dyn FnOnce(Arc<dyn Runtime>) -> Opening>;
+/// Opens a store on a clock.
+pub(super) type Open = Arc<dyn Fn(Arc<dyn Runtime>) -> Opening + Send + Sync>;
 type Opening = BoxFuture<'static, Result<Arc<dyn Store>, StoreError>>;
 
 impl Play {
@@ -79,10 +80,16 @@ impl Play {
         Self { record: true, ..self }
     }
 
-    /// Plays it on a store that answers from threads of its own, and that no other process uses. It is made on the world's
-    /// clock, and all processes of the world share it.
-    pub fn on(self, open: impl FnOnce(Arc<dyn Runtime>) -> Opening + 'static) -> Self {
-        Self { open: Some(Box::new(open)), ..self }
+    /// Plays it on stores that answer from threads of their own, and that nobody outside of the world uses. The world opens
+    /// one for itself, and each process opens one when it begins, and closes it when it dies. They are on the world's clock.
+    pub fn on(self, open: impl Fn(Arc<dyn Runtime>) -> Opening + Send + Sync + 'static) -> Self {
+        Self { open: Some(Arc::new(open)), ..self }
+    }
+
+    /// Plays it on stores as [`Play::on`] does, of which each is a part of its process: what a process has asked of its store,
+    /// and is under way when it dies, is not done. One that is not embedded may do it afterwards.
+    pub fn on_embedded(self, open: impl Fn(Arc<dyn Runtime>) -> Opening + Send + Sync + 'static) -> Self {
+        Self { embedded: true, ..self.on(open) }
     }
 
     /// Plays it.
@@ -94,7 +101,7 @@ impl Play {
         Fut: Future<Output = Result<(), E>>,
         E: Display,
     {
-        let Self { seed, plan, record, open } = self;
+        let Self { seed, plan, record, open, embedded } = self;
         let mut builder = tokio::runtime::Builder::new_current_thread();
         builder.enable_time().start_paused(true);
         #[cfg(tokio_unstable)]
@@ -103,13 +110,9 @@ impl Play {
             Ok(runtime) => runtime,
             Err(error) => return Report { failure: Some(error.to_string()), ..Report::new(seed) },
         };
-        let open = |runtime| match open {
-            Some(open) => Ok((wait_for(open(runtime))?, true)),
-            None => Ok((Arc::new(MemoryStore::new(runtime)) as Arc<dyn Store>, false)),
-        };
         let (world, ended) = {
             let _inside = runtime.enter();
-            let world = match World::new(seed, plan, record, open) {
+            let world = match World::new(seed, plan, record, open, embedded) {
                 Ok(world) => world,
                 Err(error) => return Report { failure: Some(error.to_string()), ..Report::new(seed) },
             };

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use stepwell_core::store::{Batch, Committed};
-use stepwell_core::{BoxFuture, Error, Runtime, Store, StoreError, Timestamp};
+use stepwell_core::{BoxFuture, Error, MemoryStore, Runtime, Store, StoreError, Timestamp};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -17,7 +17,7 @@ use super::dice::Dice;
 use super::fault::{Fault, Faults, Outage, Planned};
 use super::fingerprint::Fingerprint;
 use super::line::{Line, wait_for};
-use super::play::Moment;
+use super::play::{Moment, Open};
 use super::runtime::{Clock, Life, TestRuntime};
 use crate::durable::{Durable, DurableBuilder};
 
@@ -33,6 +33,8 @@ enum Part {
     Turns,
     /// The first of the processes.
     Process,
+    /// The store of the first of the processes.
+    Store = 1 << 20,
 }
 
 /// A simulated world, as [`simulate`](super::simulate) gives it to a history. Cheap to clone.
@@ -42,8 +44,11 @@ pub struct World(pub(super) Arc<Inner>);
 pub(super) struct Inner {
     seed: u64,
     pub(super) store: Arc<dyn Store>,
-    /// Whether the store answers from a thread of its own, which is waited for.
-    threaded: bool,
+    /// Opens the stores of processes, which answer from threads of their own and are waited for; `None` where all processes
+    /// share the world's own, which is in memory.
+    open: Option<Open>,
+    /// Whether a process's store is a part of the process, and dies with it.
+    pub(super) embedded: bool,
     clock: Arc<Clock>,
     dice: Dice,
     pub(super) network: Dice,
@@ -80,6 +85,8 @@ pub(super) struct State {
 struct Site {
     start: Start,
     life: Arc<Life>,
+    /// The store that it has opened, from its first client to its death.
+    store: Option<Arc<dyn Store>>,
     trouble: Option<(Outage, Instant)>,
 }
 
@@ -95,6 +102,11 @@ pub enum Seen<'a> {
         batch: &'a Batch,
         /// What is answered.
         committed: &'a Committed,
+    },
+    /// The process has died, and its store is closed.
+    Died {
+        /// The process.
+        process: usize,
     },
     /// The process has got the answer.
     Answered {
@@ -120,16 +132,22 @@ impl World {
         seed: u64,
         given: Option<Vec<Planned>>,
         recording: bool,
-        open: impl FnOnce(Arc<dyn Runtime>) -> Result<(Arc<dyn Store>, bool), StoreError>,
+        open: Option<Open>,
+        embedded: bool,
     ) -> Result<Self, StoreError> {
         let clock = Arc::new(Clock::new());
         let part = |part: Part| Dice::of(seed, part as u64);
-        let (store, threaded) = open(Arc::new(TestRuntime::new(clock.clone(), part(Part::Process))))?;
+        let runtime = Arc::new(TestRuntime::new(clock.clone(), part(Part::Process)));
+        let store = match &open {
+            Some(open) => wait_for(open(runtime))?,
+            None => Arc::new(MemoryStore::new(runtime)),
+        };
         let state = State { timeline: recording.then(Vec::new), ..State::default() };
         Ok(Self(Arc::new(Inner {
             seed,
             store,
-            threaded,
+            open,
+            embedded,
             clock,
             dice: part(Part::Own),
             network: part(Part::Network),
@@ -157,6 +175,11 @@ impl World {
     /// Returns the store itself, which nothing happens to.
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.0.store
+    }
+
+    /// Returns a runtime on the store's clock, for what a history opens by itself besides the world's processes.
+    pub fn runtime(&self) -> Arc<dyn Runtime> {
+        self.0.next_runtime(0)
     }
 
     /// Waits for the store's answer, in no virtual time: for what a history looks at itself.
@@ -230,7 +253,12 @@ impl World {
         for _ in 0..processes {
             let number = {
                 let mut state = self.0.state();
-                state.processes.push(Site { start: start.clone(), life: Arc::default(), trouble: None });
+                state.processes.push(Site {
+                    start: start.clone(),
+                    life: Arc::default(),
+                    store: None,
+                    trouble: None,
+                });
                 state.processes.len() - 1
             };
             self.begin(number);
@@ -277,6 +305,9 @@ impl World {
         let world = self.clone();
         tokio::spawn(async move {
             life.ended().await;
+            let store = world.0.state().processes.get_mut(process).and_then(|site| site.store.take());
+            drop(store);
+            world.0.saw(&Seen::Died { process });
             tokio::time::sleep(down).await;
             world.begin(process);
         });
@@ -346,6 +377,7 @@ impl Place {
         &self,
         build: impl FnOnce(DurableBuilder) -> DurableBuilder,
     ) -> Result<Durable, Error> {
+        self.world.0.open_for(self.number)?;
         let line = Line::new(self.world.0.clone(), Some((self.number, self.runtime.life().clone())));
         let builder = Durable::builder().store(Arc::new(line)).runtime(self.runtime.clone());
         build(builder.answer_timeout(Duration::MAX)).build().await
@@ -405,6 +437,24 @@ impl Inner {
         Arc::new(TestRuntime::simulated(self.clock.clone(), random, offset, self.turns.clone()))
     }
 
+    /// Opens a process's store, where it has one of its own.
+    fn open_for(&self, process: usize) -> Result<(), StoreError> {
+        let Some(open) = &self.open else { return Ok(()) };
+        let random = Dice::of(self.seed, Part::Store as u64 + self.state().begun);
+        self.set_time();
+        let store = wait_for(open(Arc::new(TestRuntime::new(self.clock.clone(), random))))?;
+        let earlier = self.state().processes.get_mut(process).and_then(|site| site.store.replace(store));
+        drop(earlier);
+        Ok(())
+    }
+
+    /// The store of a process: its own one, or the world's.
+    pub(super) fn store_of(&self, process: Option<usize>) -> Arc<dyn Store> {
+        let Some(process) = process else { return self.store.clone() };
+        let own = self.state().processes.get(process).and_then(|site| site.store.clone());
+        own.unwrap_or_else(|| self.store.clone())
+    }
+
     pub(super) fn is_calm(&self) -> bool {
         self.calm.load(Ordering::SeqCst)
     }
@@ -436,7 +486,7 @@ impl Inner {
 
     /// Sets the time of the store's threads: before anything is asked, and until the next time.
     pub(super) fn set_time(&self) {
-        if self.threaded {
+        if self.open.is_some() {
             self.clock.now();
         }
     }
@@ -446,7 +496,7 @@ impl Inner {
         &self,
         answer: BoxFuture<'static, Result<T, StoreError>>,
     ) -> BoxFuture<'static, Result<T, StoreError>> {
-        if !self.threaded {
+        if self.open.is_none() {
             return answer;
         }
         Box::pin(std::future::ready(wait_for(answer)))
