@@ -95,8 +95,8 @@ impl<C: Codec> Codec for ReadOnly<C> {
     }
 }
 
-/// Where a payload belongs. An encrypting codec authenticates it with the payload, so that one that was copied to another
-/// place in the database is not taken for what belongs there.
+/// Where a payload belongs. An encrypting codec authenticates its [`associated_data`](Place::associated_data) with the payload,
+/// so that one that was copied to another place in the database is not taken for what belongs there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place<'a> {
     /// A task's parameters.
@@ -138,7 +138,62 @@ pub enum Place<'a> {
     },
 }
 
-/// For people, and for encryption to authenticate: with other words, nothing that is encrypted could be read any more.
+impl Place<'_> {
+    /// Returns the bytes that an encrypting codec authenticates with a payload.
+    ///
+    /// The bytes of two places are never the same, and those of a place never change: with others, what has been encrypted
+    /// could not be read any more. They begin with a version, which a later form will have another number for.
+    pub fn associated_data(&self) -> Vec<u8> {
+        let mut data = Data(vec![VERSION]);
+        match *self {
+            Self::Params(task_id) => data.part(1).task(task_id),
+            Self::Output(task_id) => data.part(2).task(task_id),
+            Self::Failure(task_id) => data.part(3).task(task_id),
+            Self::Entry { task_id, seq, key } => data.part(4).task(task_id).number(seq).key(key),
+            Self::EntryFailure { task_id, seq, key } => data.part(5).task(task_id).number(seq).key(key),
+            Self::Schedule(name) => data.part(6).text(name.as_str()),
+            Self::Event(name) => data.part(7).text(name.as_str()),
+            Self::History(task_id) => data.part(8).task(task_id),
+            Self::Message { task_id, topic } => data.part(9).task(task_id).text(topic.as_str()),
+        };
+        data.0
+    }
+}
+
+/// The version of the form of associated data.
+const VERSION: u8 = 1;
+
+/// Associated data in the making: numbers are little-endian, and a text follows its length in bytes.
+struct Data(Vec<u8>);
+
+impl Data {
+    fn part(&mut self, tag: u8) -> &mut Self {
+        self.0.push(tag);
+        self
+    }
+
+    fn task(&mut self, task_id: TaskId) -> &mut Self {
+        self.0.extend(task_id.as_uuid().as_bytes());
+        self
+    }
+
+    fn number(&mut self, number: u64) -> &mut Self {
+        self.0.extend(number.to_le_bytes());
+        self
+    }
+
+    fn text(&mut self, text: &str) -> &mut Self {
+        self.number(text.len() as u64);
+        self.0.extend(text.as_bytes());
+        self
+    }
+
+    fn key(&mut self, key: &Key) -> &mut Self {
+        self.text(key.kind.as_str()).text(key.name.as_str()).number(key.ordinal.into())
+    }
+}
+
+/// For people.
 impl fmt::Display for Place<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -211,28 +266,28 @@ mod tests {
     use super::*;
     use crate::journal::Kind;
 
+    /// Each form is written out by hand: what was encrypted with these bytes has to be read with these bytes.
     #[test]
-    fn the_words_that_encryption_authenticates_never_change() {
+    fn the_bytes_that_encryption_authenticates_never_change() {
         let task_id = TaskId::from(Uuid::from_u128(7));
         let name = Name::new("paid").unwrap();
         let key = Key { kind: Kind::Step, name: name.clone(), ordinal: 2 };
-        let id = "00000000-0000-0000-0000-000000000007";
-        for (place, words) in [
-            (Place::Params(task_id), format!("the parameters of task {id}")),
-            (Place::Output(task_id), format!("the output of task {id}")),
-            (Place::Failure(task_id), format!("the failure of task {id}")),
-            (
-                Place::Entry { task_id, seq: 3, key: &key },
-                format!("entry 3 (step \"paid#2\") in the journal of task {id}"),
-            ),
-            (
-                Place::EntryFailure { task_id, seq: 3, key: &key },
-                format!("the failure of entry 3 (step \"paid#2\") in the journal of task {id}"),
-            ),
-            (Place::Event(&name), "the event \"paid\"".to_owned()),
-            (Place::Message { task_id, topic: &name }, format!("a message \"paid\" to task {id}")),
+        let id = "00000000000000000000000000000007";
+        let paid = "0400000000000000 70616964";
+        let entry = format!("{id} 0300000000000000 0400000000000000 73746570 {paid} 0200000000000000");
+        for (place, bytes) in [
+            (Place::Params(task_id), format!("01 01 {id}")),
+            (Place::Output(task_id), format!("01 02 {id}")),
+            (Place::Failure(task_id), format!("01 03 {id}")),
+            (Place::Entry { task_id, seq: 3, key: &key }, format!("01 04 {entry}")),
+            (Place::EntryFailure { task_id, seq: 3, key: &key }, format!("01 05 {entry}")),
+            (Place::Schedule(&name), format!("01 06 {paid}")),
+            (Place::Event(&name), format!("01 07 {paid}")),
+            (Place::History(task_id), format!("01 08 {id}")),
+            (Place::Message { task_id, topic: &name }, format!("01 09 {id} {paid}")),
         ] {
-            assert_eq!(place.to_string(), words);
+            let hex: String = place.associated_data().iter().map(|byte| format!("{byte:02x}")).collect();
+            assert_eq!(hex, bytes.replace(' ', ""), "{place}");
         }
     }
 }

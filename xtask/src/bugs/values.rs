@@ -267,7 +267,7 @@ pub(super) const BUGS: &[Bug] = &[
         breaks: "A payload that was copied from another task is taken for what belongs there.",
         guarantee: SEALED,
         file: "crates/stepwell/src/codec/encryption.rs",
-        find: "        let place = place.to_string();\n        let payload = Payload { msg: bytes, aad: place.as_bytes() };",
+        find: "        let place = place.associated_data();\n        let payload = Payload { msg: bytes, aad: &place };",
         put: "        let _ = place;\n        let payload = Payload { msg: bytes, aad: &[] };",
         tests: &[
             fails(

@@ -78,8 +78,8 @@ impl Codec for Encryption {
         SysRng.try_fill_bytes(&mut nonce).map_err(|error| {
             CodecError::Other(format!("the operating system gives no random bytes: {error}"))
         })?;
-        let place = place.to_string();
-        let payload = Payload { msg: bytes, aad: place.as_bytes() };
+        let place = place.associated_data();
+        let payload = Payload { msg: bytes, aad: &place };
         let sealed = self.current.cipher.encrypt(&Nonce::from(nonce), payload);
         let sealed = sealed.map_err(|_| CodecError::Other("it is too long to be encrypted".into()))?;
         Ok(Some([&nonce[..], &sealed].concat()))
@@ -94,11 +94,11 @@ impl Codec for Encryption {
             let known: Vec<_> = self.keys().map(|key| format!("`{}`", key.id)).collect();
             return Err(CodecError::MissingKey { key: id.to_owned(), known: known.join(", ") });
         }
-        let place = place.to_string();
+        let place = place.associated_data();
         // Two keys by one id are a mistake, which must not make anything unreadable.
         let mut keys = self.keys().filter(|key| key.id == id);
         let opened = keys.find_map(|key| {
-            let payload = Payload { msg: sealed, aad: place.as_bytes() };
+            let payload = Payload { msg: sealed, aad: &place };
             key.cipher.decrypt(&Nonce::from(*nonce), payload).ok()
         });
         opened.ok_or_else(|| CodecError::Sealed(id.to_owned()))
