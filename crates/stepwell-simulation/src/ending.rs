@@ -1,6 +1,6 @@
 //! The end of a history: whatever waits gets what it waits for, everything ends, and what is left is what must be.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use stepwell::{
@@ -9,7 +9,7 @@ use stepwell::{
 
 use crate::database::User;
 use crate::flow;
-use crate::ledger::{Ledger, current, gives, is_done};
+use crate::ledger::{Ledger, current, gives, is_done, is_new_beginning};
 use crate::script::{self, TOPICS};
 use crate::tasks::{Params, Seen};
 
@@ -233,12 +233,11 @@ fn in_order(ledger: &Ledger, task: &TaskInfo, journal: &[Entry]) {
 /// A step has one result between one new beginning of its task and the next. A result that is kept by its name is journaled
 /// again, as it was.
 fn once(ledger: &Ledger, task_id: TaskId, journal: &[Entry]) {
-    let anew = |entry: &Entry| entry.key.kind == Kind::Attempt && matches!(entry.outcome, Outcome::Done(_));
-    for era in journal.split(anew) {
+    for era in journal.split(is_new_beginning) {
         let mut seen = BTreeMap::new();
         let results = era.iter().filter(|entry| matches!(entry.outcome, Outcome::Done(_)));
-        for entry in results.filter(|entry| matches!(entry.key.kind, Kind::Step | Kind::Timer | Kind::Event))
-        {
+        let delivered = |kind| matches!(kind, Kind::Step | Kind::Timer | Kind::Event | Kind::Message);
+        for entry in results.filter(|entry| delivered(entry.key.kind)) {
             let Outcome::Done(result) = &entry.outcome else { continue };
             if let Some((before, earlier)) = seen.insert(&entry.key, (entry.seq, result))
                 && earlier != result
@@ -255,6 +254,21 @@ fn once(ledger: &Ledger, task_id: TaskId, journal: &[Entry]) {
     }
 }
 
+/// The messages of a topic that a task has received, in order. One that is kept by its name is journaled again, as it was.
+fn received(journal: &[Entry], topic: &str) -> Vec<u64> {
+    let mut received = Vec::new();
+    for era in journal.split(is_new_beginning) {
+        let mut seen = BTreeSet::new();
+        let of_topic = era.iter().filter(|entry| is_done(entry, Kind::Message, topic));
+        for entry in of_topic.filter(|entry| seen.insert(&entry.key)) {
+            if let Outcome::Done(payload) = &entry.outcome {
+                received.extend(payload.decode::<u64>());
+            }
+        }
+    }
+    received
+}
+
 /// Messages of a topic come in their order, each once, and none is left out: what a task has not
 /// received is in its mailbox, until it has completed.
 fn messages(ledger: &Ledger, task: &TaskInfo, journal: &[Entry]) -> Result<(), Error> {
@@ -268,14 +282,7 @@ fn messages(ledger: &Ledger, task: &TaskInfo, journal: &[Entry]) -> Result<(), E
     let moved = ledger.books().deleted.contains(&task_id);
     for topic in 0..TOPICS {
         let name = format!("topic{topic}");
-        let received: Vec<u64> = journal
-            .iter()
-            .filter(|entry| is_done(entry, Kind::Message, &name))
-            .filter_map(|entry| match &entry.outcome {
-                Outcome::Done(payload) => payload.decode().ok(),
-                Outcome::Failed(_) | Outcome::Retrying { .. } => None,
-            })
-            .collect();
+        let received: Vec<u64> = received(journal, &name);
         let accepted = ledger.books().accepted.get(&(task_id, topic)).cloned().unwrap_or_default();
         let kept = mailbox.iter().filter(|message| message.topic.as_str() == name);
         let kept: Vec<u64> = kept.filter_map(|message| message.payload.decode().ok()).collect();
@@ -347,8 +354,7 @@ fn completed(ledger: &Ledger, task: &TaskInfo, journal: &[Entry]) {
 /// What a task that has failed, or was cancelled, did is undone in the reverse order.
 fn compensated(ledger: &Ledger, task: &TaskInfo, journal: &[Entry]) {
     let task_id = task.task_id;
-    let anew = |entry: &Entry| entry.key.kind == Kind::Attempt && matches!(entry.outcome, Outcome::Done(_));
-    let era = journal.rsplit(anew).next().unwrap_or_default();
+    let era = journal.rsplit(is_new_beginning).next().unwrap_or_default();
     if task.state == TaskState::Completed {
         return;
     }

@@ -259,12 +259,16 @@ impl Ledger {
 
 /// The part of a journal in which results of that kind count now.
 pub(crate) fn current(journal: &[Entry], kind: Kind) -> &[Entry] {
-    let anew = |entry: &Entry| entry.key.kind == Kind::Attempt && matches!(entry.outcome, Outcome::Done(_));
-    let era = journal.rsplit(anew).next().unwrap_or_default();
+    let era = journal.rsplit(is_new_beginning).next().unwrap_or_default();
     match era.iter().position(|entry| entry.key.kind == Kind::Compensating) {
         Some(failed) if kind == Kind::Compensated => era.get(failed..).unwrap_or_default(),
         _ => era,
     }
+}
+
+/// Whether the task is run from its beginning behind that entry, after it was compensated.
+pub(crate) fn is_new_beginning(entry: &Entry) -> bool {
+    entry.key.kind == Kind::Attempt && matches!(entry.outcome, Outcome::Done(_))
 }
 
 pub(crate) fn is_done(entry: &Entry, kind: Kind, name: &str) -> bool {
