@@ -21,6 +21,7 @@ use crate::context::TaskContext;
 use crate::ids::TaskId;
 use crate::journal::{Entry, Key, Kind, Outcome};
 use crate::name::{InvalidName, Name, StepName};
+use crate::page::{ITEM_BYTES, Listed};
 use crate::payload::Payload;
 use crate::runtime::{BoxFuture, MaybeSend, MaybeSync};
 use crate::store::{TaskInfo, Wait};
@@ -376,5 +377,17 @@ impl<T: DeserializeOwned + 'static> IntoFuture for AwaitApproval<T> {
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(self.decided())
+    }
+}
+
+impl Listed for ApprovalInfo {
+    type Cursor = TaskId;
+
+    fn cursor(&self) -> TaskId {
+        self.task_id
+    }
+
+    fn bytes(&self) -> usize {
+        ITEM_BYTES + self.request.as_str().len()
     }
 }

@@ -5,10 +5,10 @@ use std::marker::PhantomData;
 
 use serde::{Deserialize, Serialize};
 
+use crate::delivery::read_step;
 use crate::failure::{Failure, FailureKind, Sources};
 use crate::ids::TaskId;
 use crate::journal::{Entry, Key, Kind, Outcome, to_payload};
-use crate::step::read_step;
 use crate::store::{Coalesce, Finish, NewTask, Spawned};
 use crate::task_error::TaskResult;
 

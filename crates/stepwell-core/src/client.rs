@@ -21,31 +21,33 @@ use crate::context::TaskContext;
 use crate::engine::{Engine, States};
 use crate::envelope::encoded_with;
 use crate::error::Error;
-use crate::export::{Export, ImportError, TaskRecord};
+use crate::export::{Export, ImportError};
 use crate::history::HistoryEntry;
 use crate::ids::{RunId, TaskId, WorkerId};
 use crate::journal::{Entry, Replay};
 use crate::lifecycle::Subscription;
 use crate::name::Name;
 use crate::notes::LogLine;
-use crate::options::{Settings, SpawnOptions, WorkerOptions};
 use crate::page::{ANSWER_ITEMS, Listed as _, Page, Room};
 use crate::payload::{Payload, PayloadError};
 use crate::payloads;
 use crate::queue::{QueueAction, QueueChange, QueueInfo, QueueLimits};
+use crate::record::TaskRecord;
+use crate::registry::{Check, TaskType};
+use crate::retention::purge;
 use crate::runtime::{MaybeSend, MaybeSync, Runtime};
 use crate::scope::Scope;
+use crate::settings::Settings;
 use crate::slots::Slots;
+use crate::spawn_options::SpawnOptions;
 use crate::store::*;
-use crate::task::Task;
+use crate::task::{self, Task};
 use crate::task_error::TaskResult;
-use crate::time::from_micros;
 use crate::trace;
 use crate::worker::{Worker, shutdown};
-use crate::workflow::{Snapshot, Workflow, WorkflowError};
+use crate::worker_options::WorkerOptions;
+use crate::workflow::{self, Snapshot, Workflow, WorkflowError};
 
-/// How many tasks are removed in one transaction.
-const PURGE_BATCH: usize = 1_000;
 /// How many tasks that wait for something are looked at together.
 const LOOK_ON: usize = 100;
 /// How often a task is read that changes meanwhile, before it is not exported.
@@ -104,7 +106,7 @@ impl Client {
     /// # Errors
     /// [`Error::DuplicateTaskType`] when another type has its name, [`Error::Name`] when that is not valid.
     pub async fn register<T: Task>(&self) -> Result<(), Error> {
-        self.engine.registry.register::<T>()
+        self.add(Name::new(T::NAME)?, task::of_type::<T>())
     }
 
     /// As [`Client::register`], and describes the type: the schemas of its parameters and outputs are kept in the store, for
@@ -128,8 +130,13 @@ impl Client {
             crate::schema::check(schema).map_err(failed)
         };
         let (params, output) = (check("parameters", &info.params)?, check("output", &info.output)?);
-        self.engine.registry.register_described::<T>(params, output)?;
+        self.add(info.task_type.clone(), crate::schema::described::<T>(params, output))?;
         Ok(self.engine.answered(self.engine.store.describe(info)).await?)
+    }
+
+    fn add(&self, name: Name, task_type: TaskType) -> Result<(), Error> {
+        let in_use = |name: Name| Error::DuplicateTaskType(name.to_string());
+        self.engine.registry.add(name, task_type).map_err(in_use)
     }
 
     /// The task types that some process has described, by their names.
@@ -162,7 +169,8 @@ impl Client {
         P: DeserializeOwned + MaybeSend + 'static,
         O: Serialize + MaybeSend,
     {
-        self.engine.registry.register_fn(Name::new(name)?, function)
+        let name = Name::new(name)?;
+        self.add(name.clone(), task::of_function(name, function))
     }
 
     /// Registers a cleanup, which tasks of this client [record](TaskContext::cleanup) by its name. It is to be registered by
@@ -210,7 +218,12 @@ impl Client {
     /// [`Error::Workflow`] when it is not put together as it has to be, or a child's type is not registered;
     /// [`Error::DuplicateTaskType`] when another type has its name.
     pub async fn register_workflow<L>(&self, workflow: Workflow<L>) -> Result<(), Error> {
-        self.engine.registry.register_workflow(workflow.becomes())
+        let (name, task_type) = workflow.becomes().registered(|child| self.engine.registry.knows(child))?;
+        self.add(name, task_type)
+    }
+
+    fn workflow(&self, name: &Name) -> Option<Arc<Workflow>> {
+        workflow::of(&*self.engine.registry.get(name)?)
     }
 
     /// Spawns a task of a workflow that is registered with this client.
@@ -223,7 +236,7 @@ impl Client {
         input: &P,
         options: SpawnOptions,
     ) -> Result<SpawnResult, Error> {
-        if self.engine.registry.workflow(&Name::new(name)?).is_none() {
+        if self.workflow(&Name::new(name)?).is_none() {
             return Err(WorkflowError::NotRegistered { name: name.to_owned() }.into());
         }
         self.spawn_named(name, input, options).await
@@ -236,7 +249,7 @@ impl Client {
     pub async fn find(&self, task_id: TaskId) -> Result<Snapshot, Error> {
         let info = self.task(task_id).await?.ok_or(Error::NotFound(task_id))?;
         let journal = self.journal(task_id).await?;
-        let workflow = self.engine.registry.workflow(&info.task_type);
+        let workflow = self.workflow(&info.task_type);
         Ok(Snapshot::new(info, &journal, workflow.as_deref()))
     }
 
@@ -317,6 +330,17 @@ impl Client {
         asked.into_iter().zip(spawned).map(|(asked, spawned)| asked.answer(spawned)).collect()
     }
 
+    /// The check of the parameters of a task type: as it is registered here, or else as some process has described it.
+    async fn check_of(&self, task_type: &Name) -> Result<Option<Check>, StoreError> {
+        match self.engine.registry.check_of(task_type) {
+            Some(check) => Ok(check),
+            #[cfg(feature = "schemas")]
+            None => self.engine.stored_check(task_type).await,
+            #[cfg(not(feature = "schemas"))]
+            None => Ok(None),
+        }
+    }
+
     /// A task to be spawned, as it is kept, for backends, which spawn it in a transaction of the user's.
     ///
     /// # Errors
@@ -380,7 +404,7 @@ impl Client {
     }
 
     async fn check(&self, task_type: &Name, params: &[Payload]) -> Result<(), Error> {
-        let Some(check) = self.engine.check_of(task_type).await? else { return Ok(()) };
+        let Some(check) = self.check_of(task_type).await? else { return Ok(()) };
         params.iter().try_for_each(|params| check(params)).map_err(|source| misfit(task_type, source))
     }
 
@@ -1052,24 +1076,4 @@ fn misfit(task_type: &Name, source: PayloadError) -> Error {
 
 fn params_of(task_type: &str) -> String {
     format!("the parameters of {task_type}")
-}
-
-/// Removes finished tasks, in small batches.
-pub(crate) async fn purge(
-    engine: &Engine,
-    older_than: Duration,
-    state: Option<TaskState>,
-    mut progress: impl FnMut(usize),
-) -> Result<usize, StoreError> {
-    let age = i64::try_from(older_than.as_micros()).unwrap_or(i64::MAX);
-    let before = from_micros(engine.store.now().as_microsecond().saturating_sub(age));
-    let mut purged = 0;
-    loop {
-        let batch = engine.answered(engine.store.purge(Purge { before, state, limit: PURGE_BATCH })).await?;
-        purged += batch;
-        progress(purged);
-        if batch < PURGE_BATCH {
-            return Ok(purged);
-        }
-    }
 }

@@ -22,51 +22,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::failure::{CompensationError, Failure, FailureKind};
 use crate::guard::{Guarded, guard};
-use crate::journal::{Compensation, Entry, Key, Kind, Outcome, to_payload};
-use crate::name::Name;
+use crate::journal::{Compensation, Key, Kind, to_payload};
 use crate::payload::Payload;
 use crate::retry::RetryStrategy;
 use crate::run::Run;
 use crate::runtime::{BoxFuture, MaybeSend, MaybeSync};
 use crate::step::Step;
-use crate::store::Finish;
 use crate::task_error::{TaskError, TaskResult};
-use crate::time::Timestamp;
 
 /// How many tries a compensation has, with the pauses of [`RetryStrategy::exponential`] between them.
 const TRIES: u32 = 5;
-
-/// How many attempts a task has: its own, and at least 10 once it is being compensated, so that a process that dies does
-/// not end what is half undone.
-pub(crate) fn attempts(max_attempts: u32, compensating: bool) -> u32 {
-    if compensating { max_attempts.max(10) } else { max_attempts }
-}
-
-/// How a task ends that failed so, or was cancelled, and has been compensated.
-pub fn end_of(failure: Failure) -> Finish {
-    if failure.kind == FailureKind::Cancelled { Finish::Cancelled } else { Finish::Failed(failure) }
-}
-
-/// The journal's entry that says that a task is compensated from here on, how it will have ended, and after which attempt.
-pub fn compensating(seq: u64, attempt: u32, finish: Finish, at: Timestamp) -> (Entry, Failure) {
-    let failure = match finish {
-        Finish::Failed(failure) => failure,
-        Finish::Completed(_) | Finish::Cancelled => cancelled(),
-    };
-    let key = Key { kind: Kind::Compensating, name: Name::known("compensating"), ordinal: attempt.max(1) };
-    (Entry { seq, key, outcome: Outcome::failed(failure.clone()), at }, failure)
-}
-
-/// The journal's entry that says that the task is run again after it was compensated: what is before it no longer counts.
-pub fn begun_anew(seq: u64, at: Timestamp) -> Entry {
-    let key = Key { kind: Kind::Attempt, name: Name::known("retry"), ordinal: 1 };
-    Entry { seq, key, outcome: Outcome::Done(Payload::null()), at }
-}
-
-/// What is written down of a cancellation, where a failure would be.
-pub fn cancelled() -> Failure {
-    Failure::new(FailureKind::Cancelled, "the task was cancelled").permanent()
-}
 
 /// What a record in the journal is of; its key has the name.
 #[derive(Clone, Debug, Serialize, Deserialize)]

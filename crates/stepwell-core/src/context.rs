@@ -15,16 +15,16 @@ use uuid::Uuid;
 
 use crate::child::{self, Child, Disposition};
 use crate::compensation::{Cleanup, Record};
-use crate::delivery::Delivery;
-use crate::failure::FailureKind;
+use crate::delivery::read_step;
+use crate::delivery::{Delivery, read_arrival, read_child};
 use crate::ids::{RunId, TaskId, new_uuid};
 use crate::journal::{Key, Kind, Outcome, to_payload};
 use crate::name::{Name, StepName};
 use crate::operations::{Effect, Request, Work};
-use crate::options::SpawnOptions;
 use crate::payload::Payload;
 use crate::run::Run;
-use crate::step::{Step, read_step};
+use crate::spawn_options::SpawnOptions;
+use crate::step::Step;
 use crate::store::{Headers, NewEvent, NewMessage};
 use crate::task::Task;
 use crate::task_error::{TaskError, TaskResult};
@@ -498,33 +498,8 @@ impl TaskContext {
     }
 }
 
-pub(crate) fn read_arrival<T: DeserializeOwned>(key: &Key, outcome: Outcome) -> TaskResult<T> {
-    match outcome {
-        Outcome::Failed(failure) if failure.kind == FailureKind::Timeout => Err(TaskError::Timeout {
-            name: key.label(),
-            seq: failure.sources.as_slice().first().copied().unwrap_or(0),
-        }),
-        outcome => read_step(key, outcome),
-    }
-}
-
 fn read_limit(key: &Key, outcome: Outcome) -> TaskResult<Infallible> {
     read_arrival::<()>(key, outcome).and(Err(TaskError::Timeout { name: key.label(), seq: 0 }))
-}
-
-pub(crate) fn read_child<T: DeserializeOwned>(key: &Key, outcome: Outcome) -> TaskResult<T> {
-    match outcome {
-        Outcome::Failed(failure) => {
-            let task_id = key.child().unwrap_or_else(|| TaskId::from(Uuid::nil()));
-            if failure.kind == FailureKind::Blocked {
-                let name =
-                    key.name.as_str().rsplit_once(':').map_or_else(|| key.label(), |(name, _)| name.into());
-                return Err(TaskError::JoinsBlocked { name, task_id, concurrency_key: None });
-            }
-            Err(TaskError::Child { task_id, failure })
-        }
-        outcome => read_step(key, outcome),
-    }
 }
 
 /// A future whose error is an answer; made by [`TaskContext::try_step`].

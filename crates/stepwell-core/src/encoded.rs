@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use serde_json::value::RawValue;
 
-use crate::codec::{Codec, CodecError, Place};
+use crate::codec::{Codec, Place};
+use crate::codec_error::CodecError;
 use crate::envelope::Codecs;
-use crate::export::TaskRecord;
 use crate::ids::TaskId;
 use crate::journal::{Entry, Kind};
 use crate::name::Name;
@@ -17,6 +17,7 @@ use crate::page::{Listed, Page, Room};
 use crate::payload::Payload;
 use crate::payloads::{self, Each, Held};
 use crate::queue::QueueInfo;
+use crate::record::TaskRecord;
 use crate::runtime::BoxFuture;
 use crate::scope::Scope;
 use crate::store::*;

@@ -10,23 +10,24 @@ use futures_util::future::{Either, select};
 use tokio_util::sync::CancellationToken;
 
 use crate::commit::GroupCommit;
-use crate::crash::Suspects;
 use crate::encoded::Encoded;
 use crate::envelope::Codecs;
-use crate::error::Error;
 use crate::guard::{Guarded, discard};
 use crate::hub::Hub;
 use crate::ids::{RunId, TaskId};
+use crate::invalid_options::InvalidOptions;
 use crate::lifecycle::Broadcast;
 use crate::measures::Measures;
 use crate::name::{InvalidName, Name};
-use crate::options::{InvalidOptions, Settings, SpawnOptions, Start};
 use crate::payload::Payload;
+use crate::registry::Registry;
 use crate::retry::STORE_RETRY;
 use crate::runtime::Runtime;
+use crate::settings::Settings;
 use crate::shield::Shield;
+use crate::spawn_options::{SpawnOptions, Start};
 use crate::store::{Changed, NewTask, Store, StoreError};
-use crate::task::{Check, Registry};
+use crate::suspects::Suspects;
 use crate::time::after;
 
 /// Application state by its type.
@@ -39,7 +40,7 @@ pub(crate) struct Engine {
     /// The backend, with its payloads decoded and its panics as errors.
     pub(crate) store: Arc<dyn Store>,
     #[cfg(feature = "schemas")]
-    pub(crate) stored: crate::schema::Stored,
+    pub(crate) stored: std::sync::Mutex<Option<crate::registry::Stored>>,
     pub(crate) runtime: Arc<dyn Runtime>,
     pub(crate) commit: Arc<GroupCommit>,
     pub(crate) hub: Arc<Hub>,
@@ -77,7 +78,7 @@ impl Engine {
             ),
             backend,
             #[cfg(feature = "schemas")]
-            stored: crate::schema::Stored::default(),
+            stored: std::sync::Mutex::default(),
             codecs: Codecs::new(&settings.codecs),
             store,
             runtime,
@@ -143,17 +144,6 @@ impl Engine {
         match select(pin!(answer), self.runtime.sleep(limit)).await {
             Either::Left((answer, _)) => answer,
             Either::Right(_) => Err(StoreError::Unanswered(limit)),
-        }
-    }
-
-    /// The check of the parameters of a task type: as it is registered here, or else as some process has described it.
-    pub(crate) async fn check_of(&self, task_type: &Name) -> Result<Option<Check>, Error> {
-        match self.registry.check_of(task_type) {
-            Some(check) => Ok(check),
-            #[cfg(feature = "schemas")]
-            None => self.stored_check(task_type).await,
-            #[cfg(not(feature = "schemas"))]
-            None => Ok(None),
         }
     }
 

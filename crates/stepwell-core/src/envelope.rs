@@ -16,7 +16,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
 
-use crate::codec::{Codec, CodecError, Place};
+use crate::codec::{Codec, Place};
+use crate::codec_error::CodecError;
 use crate::guard::{Panic, guard};
 
 /// How every envelope begins.

@@ -3,8 +3,8 @@
 use crate::export::ImportError;
 use crate::failure::Failure;
 use crate::ids::{TaskId, WorkerId};
+use crate::invalid_options::InvalidOptions;
 use crate::name::InvalidName;
-use crate::options::InvalidOptions;
 use crate::payload::PayloadError;
 use crate::schedule::InvalidSchedule;
 use crate::store::{StoreError, TaskState};

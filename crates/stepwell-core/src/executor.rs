@@ -28,9 +28,8 @@ use tracing::Span;
 
 use crate::child;
 use crate::commit::Receipt;
-use crate::compensation::{cancelled, compensate, end_of};
-use crate::context::TaskContext;
-use crate::crash::SuspectPermit;
+use crate::compensation::compensate;
+use crate::ending::{cancelled, end_of};
 use crate::engine::Engine;
 use crate::failure::{Failure, FailureKind};
 use crate::guard::{Panic, discard, guard};
@@ -45,6 +44,7 @@ use crate::run::Run;
 use crate::runtime::BoxFuture;
 use crate::slots::Slot;
 use crate::store::*;
+use crate::suspects::SuspectPermit;
 use crate::task_error::{ControlFlow, TaskError, TaskResult, closure_failure};
 use crate::time::{Timestamp, after, until};
 use crate::trace;
@@ -143,7 +143,7 @@ fn begin(run: &Run, headers: &Headers) -> Span {
     if let Some(measures) = &run.measures {
         measures.started.increment(1);
     }
-    trace::run(run, headers)
+    trace::run(&run.task_type, (run.task_id, run.run_id), run.attempt, headers)
 }
 
 /// What a step whose work the store did is delivered.
@@ -190,10 +190,9 @@ impl Execution {
         let (params, unreadable) = (claimed.params.clone(), claimed.unreadable.take());
         let readable = unreadable.is_none();
         let run = Arc::new(Run::new(engine.clone(), claimed, journal, claim_timeout));
-        let ctx = TaskContext::new(run.clone(), headers.clone());
         let future = match (unreadable, engine.registry.get(&run.task_type)) {
             (Some(unreadable), _) => Box::pin(std::future::ready(Err(unreadable.into()))),
-            (None, Some(executable)) => executable.start(params, ctx),
+            (None, Some(executable)) => executable.start(params, run.clone(), headers.clone()),
             // A worker claims only types that it knows, and none is ever unregistered.
             (None, None) => Box::pin(std::future::ready(Err(ControlFlow::Shutdown.into()))),
         };

@@ -17,14 +17,13 @@ use crate::codec::Place;
 use crate::error::Error;
 use crate::failure::Failure;
 use crate::headers;
-use crate::ids::TaskId;
 use crate::input_hash::InputHash;
-use crate::journal::{Entry, Outcome};
-use crate::name::Name;
-use crate::options::InvalidOptions;
+use crate::invalid_options::InvalidOptions;
+use crate::journal::Outcome;
 use crate::payload::{Payload, PayloadError};
 use crate::payloads::{self, Held};
-use crate::store::{TaskInfo, Wait};
+use crate::record::TaskRecord;
+use crate::store::TaskInfo;
 use crate::strict;
 use crate::time::{Timestamp, from_micros};
 
@@ -36,22 +35,6 @@ const MAX_DEPTH: usize = Payload::MAX_DEPTH + 20;
 
 /// The highest number of an entry that is taken: behind it is room for more than will ever follow.
 const LAST_SEQ: u64 = 1 << 62;
-
-/// Everything that a store keeps of a task.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct TaskRecord {
-    /// What it was spawned as, and where it is in its life.
-    pub info: TaskInfo,
-    /// What was delivered to it.
-    pub journal: Vec<Entry>,
-    /// What it waits for.
-    pub waits: Vec<Wait>,
-    /// What is in its mailbox, in order, by topic.
-    pub messages: Vec<(Name, Payload)>,
-    /// The tasks that its spawns were answered with. An import reads them from the journal.
-    #[serde(skip)]
-    pub needs: Vec<TaskId>,
-}
 
 impl TaskRecord {
     /// Refuses what a spawn or a step would not have accepted, and cuts off what failures say too much.

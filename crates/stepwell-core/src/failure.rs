@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::notes::cut_off;
+use crate::text::cut_off;
 
 /// The longest text of a failure, in bytes.
 const MAX_TEXT: usize = 16 << 10;

@@ -7,12 +7,15 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use crate::options::InvalidOptions;
+use crate::invalid_options::InvalidOptions;
 use crate::schedule::TICK_HEADER;
 use crate::scope::labels;
 use crate::store::Headers;
 use crate::strict;
-use crate::trace::TRACE_HEADERS;
+
+/// The headers of a task that hold the context of its trace, if it is part of one: as
+/// [W3C Trace Context](https://www.w3.org/TR/trace-context/) has them.
+pub const TRACE_HEADERS: [&str; 2] = ["traceparent", "tracestate"];
 
 /// The longest headers of a task, as bytes of JSON: 64 KiB. What the engine adds by itself (the tick of a schedule, a trace) has
 /// 1 KiB beside.

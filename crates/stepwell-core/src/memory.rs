@@ -14,10 +14,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
 use crate::circle::blocked;
-use crate::compensation::{begun_anew, compensating};
 use crate::crash::SUSPECT_CRASHES;
-use crate::export::TaskRecord;
-use crate::failure::{Failure, FailureKind};
+use crate::ending::{begun_anew, compensating};
+use crate::failure::Failure;
 use crate::ids::{RunId, TaskId, WorkerId};
 use crate::journal::{Entry, Kind};
 use crate::memory::limits::{Place, Queue};
@@ -27,6 +26,7 @@ use crate::name::Name;
 use crate::page::{Page, Room};
 use crate::payload::Payload;
 use crate::queue::QueueInfo;
+use crate::record::TaskRecord;
 use crate::runtime::{BoxFuture, Runtime};
 use crate::scope::{Scope, have_labels};
 use crate::store::*;
@@ -1123,9 +1123,4 @@ impl State {
             self.make_ready(now, task_id, news);
         }
     }
-}
-
-/// What a parent gets for a child that was deleted before it was joined.
-pub fn deleted() -> Failure {
-    Failure::new(FailureKind::Child, "the child task was deleted before its parent joined it").permanent()
 }

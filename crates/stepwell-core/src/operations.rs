@@ -19,7 +19,8 @@ use std::task::{Poll, Waker};
 use hashbrown::hash_map;
 use hashbrown::{HashMap, HashSet};
 
-use crate::context::{read_arrival, read_child};
+use crate::delivery::read_step;
+use crate::delivery::{read_arrival, read_child};
 use crate::failure::{Failure, FailureKind};
 use crate::guard::Guarded;
 use crate::journal::{Compensation, Entry, Key, Kind, Outcome, Replay, to_payload};
@@ -27,7 +28,6 @@ use crate::lifecycle::Lifecycle;
 use crate::name::Name;
 use crate::payload::Payload;
 use crate::run::Run;
-use crate::step::read_step;
 use crate::store::{ArrivedMessage, Facts, MessageId, NewEvent, NewMessage, NewTask, Wait};
 use crate::task_error::{ControlFlow, TaskError, TaskResult};
 use crate::time::Timestamp;

@@ -7,7 +7,6 @@ use std::io;
 
 use serde::Serialize;
 
-use crate::approval::ApprovalInfo;
 use crate::ids::TaskId;
 use crate::name::Name;
 use crate::store::{
@@ -19,7 +18,7 @@ use crate::time::Timestamp;
 pub const ANSWER_BYTES: usize = 32 << 20;
 
 /// What an item counts for beside its payloads, so that any number of small ones is bounded as well.
-const ITEM_BYTES: usize = 512;
+pub(crate) const ITEM_BYTES: usize = 512;
 
 /// The most items that an answer has room for.
 pub const ANSWER_ITEMS: usize = ANSWER_BYTES / ITEM_BYTES;
@@ -225,18 +224,6 @@ impl Listed for Scheduled {
 
     fn bytes(&self) -> usize {
         ITEM_BYTES + self.plan.definition.as_str().len()
-    }
-}
-
-impl Listed for ApprovalInfo {
-    type Cursor = TaskId;
-
-    fn cursor(&self) -> TaskId {
-        self.task_id
-    }
-
-    fn bytes(&self) -> usize {
-        ITEM_BYTES + self.request.as_str().len()
     }
 }
 

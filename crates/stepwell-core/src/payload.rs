@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::codec::CodecError;
+use crate::codec_error::CodecError;
 use crate::strict;
 
 /// A value as JSON text: parameters, results, events, messages. Cheap to clone.

@@ -2,13 +2,14 @@
 //!
 //! What is not walked to is kept as it is: names, headers, times, the kinds of failures.
 
-use crate::codec::{CodecError, Place};
-use crate::export::TaskRecord;
+use crate::codec::Place;
+use crate::codec_error::CodecError;
 use crate::failure::Failure;
 use crate::ids::TaskId;
 use crate::journal::{Entry, Kind, Outcome};
 use crate::page::{Listed, Room};
 use crate::payload::Payload;
+use crate::record::TaskRecord;
 use crate::store::*;
 
 /// Something that codecs are applied to.

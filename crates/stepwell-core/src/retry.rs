@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::options::InvalidOptions;
+use crate::invalid_options::InvalidOptions;
 
 /// How long to wait before the next try.
 ///

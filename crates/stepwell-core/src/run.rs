@@ -10,7 +10,8 @@ use std::time::Duration;
 use futures_util::task::AtomicWaker;
 use tokio_util::sync::CancellationToken;
 
-use crate::compensation::{Undo, attempts, end_of};
+use crate::compensation::Undo;
+use crate::ending::{attempts, end_of};
 use crate::engine::Engine;
 use crate::failure::{Failure, Retry};
 use crate::guard::{self, discard};

@@ -9,9 +9,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::TaskId;
+use crate::invalid_options::InvalidOptions;
 use crate::name::{InvalidName, Name};
-use crate::options::{InvalidOptions, SpawnOptions, Start};
 use crate::payload::Payload;
+use crate::spawn_options::{SpawnOptions, Start};
 use crate::ticks::Ticks;
 use crate::time::Timestamp;
 

@@ -1,24 +1,25 @@
 //! Schemas of task types: what their parameters and outputs look like, for people and for programs that know a type by its name
 //! only; and the checks that come with them.
 
+use std::any::TypeId;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use jsonschema::Validator;
 use schemars::{JsonSchema, generate::SchemaSettings};
 use serde_json::Value;
 
-use crate::context::TaskContext;
 use crate::engine::Engine;
-use crate::error::Error;
-use crate::name::Name;
+use crate::name::{InvalidName, Name};
 use crate::payload::{Payload, PayloadError};
+use crate::registry::{Check, Executable, Stored, TaskType};
+use crate::run::Run;
 use crate::runtime::BoxFuture;
-use crate::store::TaskTypeInfo;
-use crate::task::{Check, Executable, Task, Typed};
+use crate::store::{Headers, StoreError, TaskTypeInfo};
+use crate::task::{Task, Typed};
 use crate::task_error::{TaskError, TaskResult};
-use crate::time::{Timestamp, after};
+use crate::time::after;
 
 /// How long what the store knows of task types is taken for true.
 const REMEMBERED: Duration = Duration::from_secs(60);
@@ -26,7 +27,7 @@ const REMEMBERED: Duration = Duration::from_secs(60);
 const MAX_ERRORS: usize = 5;
 
 /// The schemas of a task type.
-pub(crate) fn schemas<T: Task>() -> Result<TaskTypeInfo, Error>
+pub(crate) fn schemas<T: Task>() -> Result<TaskTypeInfo, InvalidName>
 where
     T::Params: JsonSchema,
     T::Output: JsonSchema,
@@ -64,21 +65,32 @@ fn fits(validator: &Validator, payload: &Payload) -> Result<(), PayloadError> {
     Err(PayloadError::Schema { reason: told.join("; ") + &more })
 }
 
+/// Returns what a registry holds of a task type whose parameters and outputs are checked.
+pub(crate) fn described<T: Task>(params: Check, output: Check) -> TaskType {
+    let executable = Described { typed: Typed::<T>::new(), params: params.clone(), output };
+    TaskType { type_id: Some(TypeId::of::<T>()), executable: Arc::new(executable), check: Some(params) }
+}
+
 /// A task type whose parameters and outputs are checked.
-pub(crate) struct Described<T> {
-    pub(crate) typed: Typed<T>,
-    pub(crate) params: Check,
-    pub(crate) output: Check,
+struct Described<T> {
+    typed: Typed<T>,
+    params: Check,
+    output: Check,
 }
 
 impl<T: Task> Executable for Described<T> {
-    fn start(&self, params: Payload, ctx: TaskContext) -> BoxFuture<'static, TaskResult<Payload>> {
+    fn start(
+        &self,
+        params: Payload,
+        run: Arc<Run>,
+        headers: Arc<Headers>,
+    ) -> BoxFuture<'static, TaskResult<Payload>> {
         let name = |what: &str| format!("the {what} of {}", T::NAME);
         if let Err(source) = (self.params)(&params) {
             let failed = TaskError::Payload { name: name("parameters"), source };
             return Box::pin(std::future::ready(Err(failed)));
         }
-        let (running, check) = (self.typed.start(params, ctx), self.output.clone());
+        let (running, check) = (self.typed.start(params, run, headers), self.output.clone());
         Box::pin(async move {
             let output = running.await?;
             check(&output).map_err(|source| TaskError::Payload { name: name("output"), source })?;
@@ -92,28 +104,19 @@ pub(crate) fn checks(types: Vec<TaskTypeInfo>) -> HashMap<Name, Check> {
     types.into_iter().filter_map(|info| Some((info.task_type, check(&info.params).ok()?))).collect()
 }
 
-/// What the store was last found to know of task types that are not registered here.
-#[derive(Default)]
-pub(crate) struct Stored(Mutex<Option<Read>>);
-
-struct Read {
-    until: Timestamp,
-    checks: HashMap<Name, Check>,
-}
-
 impl Engine {
     /// The check of the parameters of a task type that some process has described.
-    pub(crate) async fn stored_check(&self, task_type: &Name) -> Result<Option<Check>, Error> {
+    pub(crate) async fn stored_check(&self, task_type: &Name) -> Result<Option<Check>, StoreError> {
         let now = self.store.now();
-        if let Some(read) = &*self.stored.0.lock().unwrap_or_else(PoisonError::into_inner)
+        if let Some(read) = &*self.stored.lock().unwrap_or_else(PoisonError::into_inner)
             && now < read.until
         {
             return Ok(read.checks.get(task_type).cloned());
         }
         let checks = checks(self.store.task_types().await?);
         let found = checks.get(task_type).cloned();
-        let read = Read { until: after(now, REMEMBERED), checks };
-        *self.stored.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(read);
+        let read = Stored { until: after(now, REMEMBERED), checks };
+        *self.stored.lock().unwrap_or_else(PoisonError::into_inner) = Some(read);
         Ok(found)
     }
 }

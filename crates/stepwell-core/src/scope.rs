@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::headers::is_of_engine;
+use crate::invalid_options::InvalidOptions;
 use crate::name::{InvalidName, Name};
-use crate::options::InvalidOptions;
 use crate::store::Headers;
 
 /// A part of the tasks that is kept apart: those of a queue, those with certain labels, or both.

@@ -3,13 +3,13 @@
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-use crate::export::TaskRecord;
 use crate::guard::{Guarded, Panic, guard};
 use crate::ids::TaskId;
 use crate::journal::Entry;
 use crate::name::Name;
 use crate::page::Page;
 use crate::queue::QueueInfo;
+use crate::record::TaskRecord;
 use crate::runtime::{BoxFuture, MaybeSend};
 use crate::scope::Scope;
 use crate::store::*;

@@ -11,7 +11,6 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::commit::insist;
-use crate::crash::SuspectPermit;
 use crate::engine::Engine;
 use crate::executor::{End, Execution};
 use crate::failure::{Failure, FailureKind};
@@ -21,10 +20,11 @@ use crate::ids::{RunId, TaskId, WorkerId};
 use crate::journal::Entry;
 use crate::lifecycle::Lifecycle;
 use crate::name::Name;
-use crate::options::WorkerOptions;
 use crate::run::Run;
 use crate::store::{ClaimedTask, Facts, NewTask, StoreError, Transition};
+use crate::suspects::SuspectPermit;
 use crate::task_error::ControlFlow;
+use crate::worker_options::WorkerOptions;
 
 pub(crate) struct Slots {
     pub(crate) engine: Arc<Engine>,

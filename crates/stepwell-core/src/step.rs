@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 use tracing::Span;
 
 use crate::compensation::{Record, Undo, Undoing};
+use crate::delivery::read_step;
 use crate::failure::{Failure, FailureKind, Retry};
 use crate::input_hash::InputHash;
 use crate::journal::{Key, Kind, Outcome, to_payload};
@@ -540,18 +541,6 @@ impl<F: Closure> Drop for Step<F> {
             Stage::Waiting | Stage::LookingUp(_) | Stage::Running { .. } | Stage::Putting(..) => {
                 self.run.forget(key);
             }
-        }
-    }
-}
-
-/// What a step's caller gets of what was delivered.
-pub(crate) fn read_step<T: DeserializeOwned>(key: &Key, outcome: Outcome) -> TaskResult<T> {
-    match outcome {
-        Outcome::Done(payload) => {
-            payload.decode().map_err(|source| TaskError::Payload { name: key.label(), source })
-        }
-        Outcome::Failed(failure) | Outcome::Retrying { failure, .. } => {
-            Err(TaskError::Step { name: key.label(), failure })
         }
     }
 }

@@ -65,17 +65,17 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::export::TaskRecord;
 use crate::failure::{Failure, FailureKind};
 use crate::ids::{RunId, TaskId, WorkerId};
+use crate::invalid_options::InvalidOptions;
 use crate::journal::Entry;
 #[cfg(doc)]
 use crate::journal::Kind;
 use crate::name::Name;
-use crate::options::InvalidOptions;
 use crate::page::Page;
 use crate::payload::Payload;
 use crate::queue::{QueueChange, QueueInfo};
+use crate::record::TaskRecord;
 use crate::retry::RetryStrategy;
 use crate::runtime::BoxFuture;
 use crate::scope::Scope;

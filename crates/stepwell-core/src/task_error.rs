@@ -8,10 +8,10 @@ use std::time::Duration;
 use crate::failure::{Failure, FailureKind, Retry};
 use crate::guard::guard;
 use crate::ids::TaskId;
+use crate::invalid_options::InvalidOptions;
 use crate::name::InvalidName;
-use crate::notes::cut_off;
-use crate::options::InvalidOptions;
 use crate::payload::PayloadError;
+use crate::text::cut_off;
 use crate::unreadable::Unreadable;
 
 /// How much of a backtrace is kept, in bytes.

@@ -18,15 +18,12 @@ use tracing::level_filters::LevelFilter;
 use tracing::{Span, debug_span, field::Empty, info_span};
 
 use crate::failure::Failure;
-use crate::ids::WorkerId;
+use crate::headers::TRACE_HEADERS;
+use crate::ids::{RunId, TaskId, WorkerId};
 use crate::journal::Key;
 use crate::measures::Ended;
-use crate::run::Run;
+use crate::name::Name;
 use crate::store::{Batch, Headers, NewTask};
-
-/// The headers of a task that hold the context of its trace, if it is part of one: as
-/// [W3C Trace Context](https://www.w3.org/TR/trace-context/) has them.
-pub const TRACE_HEADERS: [&str; 2] = ["traceparent", "tracestate"];
 
 /// A span, where somebody collects spans of its level. `tracing` by itself would make its fields all the same wherever its bridge
 /// to `log` is compiled in, which `sqlx` asks for.
@@ -69,19 +66,24 @@ pub(crate) fn untraced(mut headers: Headers) -> Headers {
 }
 
 /// Around a run, up to its end or its suspension.
-pub(crate) fn run(run: &Run, headers: &Headers) -> Span {
+pub(crate) fn run(
+    task_type: &Name,
+    (task_id, run_id): (TaskId, RunId),
+    attempt: u32,
+    headers: &Headers,
+) -> Span {
     let span = wanted!(
         INFO,
         info_span!(
             parent: None,
             "run",
-            otel.name = format!("run {}", run.task_type),
+            otel.name = format!("run {task_type}"),
             otel.kind = "consumer",
             otel.status_code = Empty,
-            task_type = %run.task_type,
-            task_id = %run.task_id,
-            run_id = %run.run_id,
-            attempt = run.attempt,
+            %task_type,
+            %task_id,
+            %run_id,
+            attempt,
             outcome = Empty,
             error = Empty,
         )

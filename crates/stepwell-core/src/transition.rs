@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::codec::CodecError;
+use crate::codec_error::CodecError;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;

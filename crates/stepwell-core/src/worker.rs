@@ -8,12 +8,12 @@ use futures_util::future::{Either, FutureExt as _, select};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tracing::Instrument as _;
 
-use crate::client::purge;
 use crate::commit::{insist, until_answered};
-use crate::crash::{SUSPECT_CRASHES, Suspect};
+use crate::crash::SUSPECT_CRASHES;
 use crate::guard::Guarded;
 use crate::holdings::{Comparison, Difference};
 use crate::ids::{TaskId, WorkerId};
+use crate::retention::purge;
 use crate::retry::STORE_RETRY;
 use crate::runtime::{BoxFuture, turn};
 use crate::scheduler::look_after_schedules;
@@ -21,6 +21,7 @@ use crate::slots::Slots;
 use crate::store::{
     Claim, Command, NewWorker, Next, OtherWorker, Transition, WorkerSignal, WorkerState, WorkerStatus,
 };
+use crate::suspects::Suspect;
 use crate::task_error::ControlFlow;
 use crate::time::until;
 use crate::trace;

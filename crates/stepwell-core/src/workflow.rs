@@ -4,6 +4,7 @@
 //! a message, a child a child task; so it has the same journal, and goes on after a crash in the same way.
 
 mod context;
+mod executable;
 mod graph;
 mod node;
 mod snapshot;
@@ -23,6 +24,7 @@ use crate::runtime::{MaybeSend, MaybeSync};
 use crate::task_error::TaskResult;
 
 pub use context::WorkflowContext;
+pub(crate) use executable::of;
 pub use graph::{Edge, Graph, GraphNode, NodeKind};
 pub use snapshot::Snapshot;
 

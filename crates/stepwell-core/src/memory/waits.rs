@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, btree_map};
 
-use super::{State, Task, deleted};
+use super::{State, Task};
+use crate::ending::deleted;
 use crate::ids::TaskId;
 use crate::journal::{Key, Kind};
 use crate::name::Name;

@@ -3,8 +3,8 @@
 use std::ops::Bound;
 
 use super::State;
-use crate::compensation::end_of;
 use crate::crash::{crash_limit, crashed, crashes_after_another};
+use crate::ending::end_of;
 use crate::ids::{TaskId, WorkerId};
 use crate::store::*;
 use crate::time::{Timestamp, after};

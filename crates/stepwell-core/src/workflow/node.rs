@@ -13,10 +13,10 @@ use super::context::{Results, WorkflowContext};
 use crate::child::Child;
 use crate::context::TaskContext;
 use crate::name::StepName;
-use crate::options::SpawnOptions;
 use crate::payload::{Payload, PayloadError};
 use crate::retry::RetryStrategy;
 use crate::runtime::{BoxFuture, MaybeSend, MaybeSync};
+use crate::spawn_options::SpawnOptions;
 use crate::task_error::{TaskError, TaskResult};
 
 /// How many delays a step's backoff is asked for; the last one stands for all that follow.
