@@ -1,5 +1,8 @@
 //! The client: spawns tasks, talks to them, waits for them, and starts workers.
 
+pub(crate) mod error;
+pub(crate) mod export;
+
 mod schedules;
 
 use std::any::{Any, TypeId};
@@ -13,39 +16,39 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tracing::Instrument as _;
 
-use crate::approval::{self, ApprovalInfo, Decision};
-use crate::child::{Disposition, answered_with};
+use crate::base::ids::{RunId, TaskId, WorkerId};
+use crate::base::journal::{Entry, Replay};
+use crate::base::name::Name;
+use crate::base::payload::{Payload, PayloadError};
+use crate::base::runtime::{MaybeSend, MaybeSync, Runtime};
+use crate::client::error::Error;
+use crate::client::export::{Export, ImportError};
 use crate::codec::Place;
-use crate::compensation::Undoing;
+use crate::codec::envelope::encoded_with;
+use crate::codec::payloads;
 use crate::context::TaskContext;
+use crate::context::approval::{self, ApprovalInfo, Decision};
+use crate::context::task::{self, Task};
+use crate::engine::registry::{Check, TaskType};
+use crate::engine::run::child::{Disposition, answered_with};
+use crate::engine::run::compensation::Undoing;
+use crate::engine::settings::Settings;
+use crate::engine::task_error::TaskResult;
+use crate::engine::worker::retention::purge;
+use crate::engine::worker::slots::Slots;
+use crate::engine::worker::{Worker, shutdown};
+use crate::engine::worker_options::WorkerOptions;
 use crate::engine::{Engine, States};
-use crate::envelope::encoded_with;
-use crate::error::Error;
-use crate::export::{Export, ImportError};
-use crate::history::HistoryEntry;
-use crate::ids::{RunId, TaskId, WorkerId};
-use crate::journal::{Entry, Replay};
-use crate::lifecycle::Subscription;
-use crate::name::Name;
-use crate::notes::LogLine;
-use crate::page::{ANSWER_ITEMS, Listed as _, Page, Room};
-use crate::payload::{Payload, PayloadError};
-use crate::payloads;
-use crate::queue::{QueueAction, QueueChange, QueueInfo, QueueLimits};
-use crate::record::TaskRecord;
-use crate::registry::{Check, TaskType};
-use crate::retention::purge;
-use crate::runtime::{MaybeSend, MaybeSync, Runtime};
-use crate::scope::Scope;
-use crate::settings::Settings;
-use crate::slots::Slots;
-use crate::spawn_options::SpawnOptions;
+use crate::observe::history::HistoryEntry;
+use crate::observe::lifecycle::Subscription;
+use crate::observe::notes::LogLine;
+use crate::observe::trace;
+use crate::store::page::{ANSWER_ITEMS, Listed as _, Page, Room};
+use crate::store::queue::{QueueAction, QueueChange, QueueInfo, QueueLimits};
+use crate::store::record::TaskRecord;
+use crate::store::scope::Scope;
+use crate::store::spawn_options::SpawnOptions;
 use crate::store::*;
-use crate::task::{self, Task};
-use crate::task_error::TaskResult;
-use crate::trace;
-use crate::worker::{Worker, shutdown};
-use crate::worker_options::WorkerOptions;
 use crate::workflow::{self, Snapshot, Workflow, WorkflowError};
 
 /// How many tasks that wait for something are looked at together.
@@ -124,13 +127,13 @@ impl Client {
         T::Params: schemars::JsonSchema,
         T::Output: schemars::JsonSchema,
     {
-        let info = crate::schema::schemas::<T>()?;
+        let info = crate::context::schema::schemas::<T>()?;
         let check = |what: &str, schema| {
             let failed = |source| Error::Payload { what: format!("the {what} of {}", T::NAME), source };
-            crate::schema::check(schema).map_err(failed)
+            crate::context::schema::check(schema).map_err(failed)
         };
         let (params, output) = (check("parameters", &info.params)?, check("output", &info.output)?);
-        self.add(info.task_type.clone(), crate::schema::described::<T>(params, output))?;
+        self.add(info.task_type.clone(), crate::context::schema::described::<T>(params, output))?;
         Ok(self.engine.answered(self.engine.store.describe(info)).await?)
     }
 
@@ -375,7 +378,7 @@ impl Client {
         let check = match self.engine.registry.check_of(&name) {
             Some(check) => check,
             #[cfg(feature = "schemas")]
-            None => crate::schema::checks(described()?).remove(&name),
+            None => crate::context::schema::checks(described()?).remove(&name),
             #[cfg(not(feature = "schemas"))]
             None => {
                 let _ = described;

@@ -1,11 +1,15 @@
 //! Codecs: what payloads are made into before a store keeps them.
 
+pub(crate) mod encoded;
+pub(crate) mod envelope;
+pub(crate) mod payloads;
+
 use std::fmt;
 
-use crate::codec_error::CodecError;
-use crate::ids::TaskId;
-use crate::journal::Key;
-use crate::name::Name;
+use crate::base::codec_error::CodecError;
+use crate::base::ids::TaskId;
+use crate::base::journal::Key;
+use crate::base::name::Name;
 
 /// Makes bytes of a payload that a store can keep, and the payload of them again: compression, encryption. To be given
 /// to `Durable::builder().codec(..)`; the crate `stepwell` brings two.
@@ -220,7 +224,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::journal::Kind;
+    use crate::base::journal::Kind;
 
     /// Each form is written out by hand: what was encrypted with these bytes has to be read with these bytes.
     #[test]

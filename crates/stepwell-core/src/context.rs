@@ -1,5 +1,14 @@
 //! The context: what a task's code has in hand.
 
+pub(crate) mod approval;
+pub(crate) mod item_progress;
+pub(crate) mod item_work;
+pub(crate) mod items;
+#[cfg(feature = "schemas")]
+pub(crate) mod schema;
+pub(crate) mod task;
+pub(crate) mod task_log;
+
 use std::any::{Any, TypeId};
 use std::convert::Infallible;
 use std::future::Future;
@@ -13,23 +22,23 @@ use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::child::{self, Child, Disposition};
-use crate::compensation::{Cleanup, Record};
-use crate::delivery::read_step;
-use crate::delivery::{Delivery, read_arrival, read_child};
-use crate::ids::{RunId, TaskId, new_uuid};
-use crate::journal::{Key, Kind, Outcome, to_payload};
-use crate::name::{Name, StepName};
-use crate::operations::{Effect, Request, Work};
-use crate::payload::Payload;
-use crate::run::Run;
-use crate::spawn_options::SpawnOptions;
-use crate::step::Step;
+use crate::base::ids::{RunId, TaskId, new_uuid};
+use crate::base::journal::{Key, Kind, Outcome, to_payload};
+use crate::base::name::{Name, StepName};
+use crate::base::payload::Payload;
+use crate::base::time::{Timestamp, after};
+use crate::context::task::Task;
+use crate::engine::run::Run;
+use crate::engine::run::child::{self, Child, Disposition};
+use crate::engine::run::compensation::{Cleanup, Record};
+use crate::engine::run::delivery::read_step;
+use crate::engine::run::delivery::{Delivery, read_arrival, read_child};
+use crate::engine::run::operations::{Effect, Request, Work};
+use crate::engine::run::step::Step;
+use crate::engine::task_error::{TaskError, TaskResult};
+use crate::observe::trace;
+use crate::store::spawn_options::SpawnOptions;
 use crate::store::{Headers, NewEvent, NewMessage};
-use crate::task::Task;
-use crate::task_error::{TaskError, TaskResult};
-use crate::time::{Timestamp, after};
-use crate::trace;
 
 /// A task's handle on its own durable execution. Cheap to clone; every method takes `&self`.
 ///

@@ -1,5 +1,14 @@
 //! What a client, its workers and its runs share.
 
+pub(crate) mod commit;
+pub(crate) mod registry;
+pub(crate) mod run;
+pub(crate) mod settings;
+pub(crate) mod shield;
+pub(crate) mod task_error;
+pub(crate) mod worker;
+pub(crate) mod worker_options;
+
 use std::any::{Any, TypeId};
 use std::collections::BTreeMap;
 use std::pin::pin;
@@ -9,26 +18,26 @@ use std::time::Duration;
 use futures_util::future::{Either, select};
 use tokio_util::sync::CancellationToken;
 
-use crate::commit::GroupCommit;
-use crate::encoded::Encoded;
-use crate::envelope::Codecs;
-use crate::guard::{Guarded, discard};
-use crate::hub::Hub;
-use crate::ids::{RunId, TaskId};
-use crate::invalid_options::InvalidOptions;
-use crate::lifecycle::Broadcast;
-use crate::measures::Measures;
-use crate::name::{InvalidName, Name};
-use crate::payload::Payload;
-use crate::registry::Registry;
-use crate::retry::STORE_RETRY;
-use crate::runtime::Runtime;
-use crate::settings::Settings;
-use crate::shield::Shield;
-use crate::spawn_options::{SpawnOptions, Start};
+use crate::base::guard::{Guarded, discard};
+use crate::base::ids::{RunId, TaskId};
+use crate::base::invalid_options::InvalidOptions;
+use crate::base::name::{InvalidName, Name};
+use crate::base::payload::Payload;
+use crate::base::retry::STORE_RETRY;
+use crate::base::runtime::Runtime;
+use crate::base::time::after;
+use crate::codec::encoded::Encoded;
+use crate::codec::envelope::Codecs;
+use crate::engine::commit::GroupCommit;
+use crate::engine::commit::hub::Hub;
+use crate::engine::registry::Registry;
+use crate::engine::settings::Settings;
+use crate::engine::shield::Shield;
+use crate::engine::worker::suspects::Suspects;
+use crate::observe::lifecycle::Broadcast;
+use crate::observe::measures::Measures;
+use crate::store::spawn_options::{SpawnOptions, Start};
 use crate::store::{Changed, NewTask, Store, StoreError};
-use crate::suspects::Suspects;
-use crate::time::after;
 
 /// Application state by its type.
 pub(crate) type States = BTreeMap<TypeId, Arc<dyn Any + Send + Sync>>;
@@ -40,7 +49,7 @@ pub(crate) struct Engine {
     /// The backend, with its payloads decoded and its panics as errors.
     pub(crate) store: Arc<dyn Store>,
     #[cfg(feature = "schemas")]
-    pub(crate) stored: std::sync::Mutex<Option<crate::registry::Stored>>,
+    pub(crate) stored: std::sync::Mutex<Option<crate::engine::registry::Stored>>,
     pub(crate) runtime: Arc<dyn Runtime>,
     pub(crate) commit: Arc<GroupCommit>,
     pub(crate) hub: Arc<Hub>,

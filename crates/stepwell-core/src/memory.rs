@@ -13,24 +13,24 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-use crate::circle::blocked;
-use crate::crash::SUSPECT_CRASHES;
-use crate::ending::{begun_anew, compensating};
-use crate::failure::Failure;
-use crate::ids::{RunId, TaskId, WorkerId};
-use crate::journal::{Entry, Kind};
+use crate::base::failure::Failure;
+use crate::base::ids::{RunId, TaskId, WorkerId};
+use crate::base::journal::{Entry, Kind};
+use crate::base::name::Name;
+use crate::base::payload::Payload;
+use crate::base::runtime::{BoxFuture, Runtime};
+use crate::base::time::{Timestamp, after};
 use crate::memory::limits::{Place, Queue};
 use crate::memory::waits::{Mail, Target, Waits};
 use crate::memory::workers::Registered;
-use crate::name::Name;
-use crate::page::{Page, Room};
-use crate::payload::Payload;
-use crate::queue::QueueInfo;
-use crate::record::TaskRecord;
-use crate::runtime::{BoxFuture, Runtime};
-use crate::scope::{Scope, have_labels};
+use crate::store::page::{Page, Room};
+use crate::store::queue::QueueInfo;
+use crate::store::record::TaskRecord;
+use crate::store::rules::circle::blocked;
+use crate::store::rules::crash::SUSPECT_CRASHES;
+use crate::store::rules::ending::{begun_anew, compensating};
+use crate::store::scope::{Scope, have_labels};
 use crate::store::*;
-use crate::time::{Timestamp, after};
 
 /// A store that lives as long as the program.
 ///

@@ -57,6 +57,20 @@
 //! Whole are what belongs to one task ([`Store::task`], [`Store::journal`], what it waits for) and what holds
 //! names and numbers, or schemas, which programs bring: queues, workers and task types.
 
+pub(crate) mod headers;
+pub(crate) mod page;
+pub(crate) mod queue;
+pub(crate) mod record;
+pub(crate) mod rules;
+pub(crate) mod schedule;
+pub(crate) mod scheduled;
+pub(crate) mod scope;
+pub(crate) mod spawn_options;
+pub(crate) mod task_info;
+pub(crate) mod ticks;
+pub(crate) mod transition;
+pub(crate) mod worker_info;
+
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
@@ -65,32 +79,32 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::failure::{Failure, FailureKind};
-use crate::ids::{RunId, TaskId, WorkerId};
-use crate::invalid_options::InvalidOptions;
-use crate::journal::Entry;
+use crate::base::failure::{Failure, FailureKind};
+use crate::base::ids::{RunId, TaskId, WorkerId};
+use crate::base::invalid_options::InvalidOptions;
+use crate::base::journal::Entry;
 #[cfg(doc)]
-use crate::journal::Kind;
-use crate::name::Name;
-use crate::page::Page;
-use crate::payload::Payload;
-use crate::queue::{QueueChange, QueueInfo};
-use crate::record::TaskRecord;
-use crate::retry::RetryStrategy;
-use crate::runtime::BoxFuture;
-use crate::scope::Scope;
-use crate::time::Timestamp;
-use crate::unreadable::Unreadable;
+use crate::base::journal::Kind;
+use crate::base::name::Name;
+use crate::base::payload::Payload;
+use crate::base::retry::RetryStrategy;
+use crate::base::runtime::BoxFuture;
+use crate::base::time::Timestamp;
+use crate::base::unreadable::Unreadable;
+use crate::store::page::Page;
+use crate::store::queue::{QueueChange, QueueInfo};
+use crate::store::record::TaskRecord;
+use crate::store::scope::Scope;
 
-pub use crate::scheduled::{
+pub use crate::store::scheduled::{
     ScheduleAction, ScheduleChange, ScheduleFilter, ScheduleOutcome, SchedulePlan, Scheduled,
 };
-pub use crate::task_info::{TaskFilter, TaskInfo, TaskState};
-pub use crate::transition::{
+pub use crate::store::task_info::{TaskFilter, TaskInfo, TaskState};
+pub use crate::store::transition::{
     Applied, ArrivedMessage, Facts, KeyedSpawn, MessageId, Next, Refused, Seal, Transition, UserTransaction,
     Wait,
 };
-pub use crate::worker_info::{NewWorker, OtherWorker, WATCHED, WorkerInfo, WorkerState, WorkerStatus};
+pub use crate::store::worker_info::{NewWorker, OtherWorker, WATCHED, WorkerInfo, WorkerState, WorkerStatus};
 
 /// Headers: small values that travel with a task beside its parameters (a trace, a tenant).
 pub type Headers = BTreeMap<String, serde_json::Value>;

@@ -17,11 +17,11 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::base::name::{InvalidName, Name};
+use crate::base::payload::Payload;
+use crate::base::runtime::{MaybeSend, MaybeSync};
 use crate::context::TaskContext;
-use crate::name::{InvalidName, Name};
-use crate::payload::Payload;
-use crate::runtime::{MaybeSend, MaybeSync};
-use crate::task_error::TaskResult;
+use crate::engine::task_error::TaskResult;
 
 pub use context::WorkflowContext;
 pub(crate) use executable::of;

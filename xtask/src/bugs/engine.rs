@@ -2,8 +2,8 @@
 
 use super::{Bug, fails, hangs};
 
-const OPERATIONS: &str = "crates/stepwell-core/src/operations.rs";
-const EXECUTOR: &str = "crates/stepwell-core/src/executor.rs";
+const OPERATIONS: &str = "crates/stepwell-core/src/engine/run/operations.rs";
+const EXECUTOR: &str = "crates/stepwell-core/src/engine/run/executor.rs";
 
 pub(super) const BUGS: &[Bug] = &[
     Bug {
@@ -173,7 +173,7 @@ pub(super) const BUGS: &[Bug] = &[
         name: "kept-results-lost",
         breaks: "Steps that succeeded beside the one that failed run again with the next attempt.",
         guarantee: "2",
-        file: "crates/stepwell-core/src/journal.rs",
+        file: "crates/stepwell-core/src/base/journal.rs",
         find: "            if !of_a_try && entry.key.kind != Kind::Approval {",
         put: "            if !of_a_try && entry.key.kind == Kind::Value {",
         tests: &[fails(
@@ -195,7 +195,7 @@ pub(super) const BUGS: &[Bug] = &[
         name: "one-try-too-many",
         breaks: "A step is tried once more often than its `max_attempts` say.",
         guarantee: "2",
-        file: "crates/stepwell-core/src/step.rs",
+        file: "crates/stepwell-core/src/engine/run/step.rs",
         find: "_ if self.again.is_none() || tries >= self.max_tries => None,",
         put: "_ if self.again.is_none() || tries > self.max_tries => None,",
         tests: &[fails(
@@ -208,7 +208,7 @@ pub(super) const BUGS: &[Bug] = &[
         name: "context-used-anywhere",
         breaks: "A call of the context in a spawned future hangs, where it should say what to do in its place.",
         guarantee: "8",
-        file: "crates/stepwell-core/src/polled.rs",
+        file: "crates/stepwell-core/src/engine/run/polled.rs",
         find: "    POLLED.get() == Arc::as_ptr(run) as usize",
         put: "    POLLED.get() == Arc::as_ptr(run) as usize || POLLED.get() == 0",
         tests: &[fails("stepwell", "context", "a_context_out_of_place_says_what_to_do_instead")],
@@ -226,7 +226,7 @@ pub(super) const BUGS: &[Bug] = &[
         name: "panic-of-a-waker-not-guarded",
         breaks: "A waker that panics ends whoever wakes it, and with it the tasks of others.",
         guarantee: "8",
-        file: "crates/stepwell-core/src/guard.rs",
+        file: "crates/stepwell-core/src/base/guard.rs",
         find: "tell(\"the caller that waits for an answer\", || drop(caller.send(value)));",
         put: "drop(caller.send(value));",
         tests: &[fails("stepwell", "panics", "a_caller_whose_waker_panics_keeps_no_other_from_its_answer")],
@@ -235,7 +235,7 @@ pub(super) const BUGS: &[Bug] = &[
         name: "panic-before-the-undoing-future",
         breaks: "A compensation that panics before it gives its future keeps all others from running.",
         guarantee: "8",
-        file: "crates/stepwell-core/src/compensation.rs",
+        file: "crates/stepwell-core/src/engine/run/compensation.rs",
         find: "undo.as_ref().map(|undo| guard(|| Guarded::new(undo.undo(result.as_ref()))));",
         put: "undo.as_ref().map(|undo| Ok(Guarded::new(undo.undo(result.as_ref()))));",
         tests: &[fails(
@@ -257,7 +257,7 @@ pub(super) const BUGS: &[Bug] = &[
         name: "undone-in-the-wrong-order",
         breaks: "Compensations run in the order of their steps, and not in reverse.",
         guarantee: "what is recorded is undone, once",
-        file: "crates/stepwell-core/src/compensation.rs",
+        file: "crates/stepwell-core/src/engine/run/compensation.rs",
         find: "for (key, record) in recorded.into_iter().rev() {",
         put: "for (key, record) in recorded {",
         tests: &[fails("stepwell", "sagas", "a_failed_task_is_undone_in_reverse_order")],
@@ -266,7 +266,7 @@ pub(super) const BUGS: &[Bug] = &[
         name: "what-had-no-result-is-undone",
         breaks: "A step that failed is undone though it asked for that after a result only.",
         guarantee: "what is recorded is undone, once",
-        file: "crates/stepwell-core/src/compensation.rs",
+        file: "crates/stepwell-core/src/engine/run/compensation.rs",
         find: "if result.is_none() && !begun {",
         put: "if result.is_none() && begun {",
         tests: &[
@@ -278,7 +278,7 @@ pub(super) const BUGS: &[Bug] = &[
         name: "record-after-the-closure",
         breaks: "A step's closure starts before its compensation is recorded; a crash in it leaves nothing to undo.",
         guarantee: "what is recorded is undone, once",
-        file: "crates/stepwell-core/src/step.rs",
+        file: "crates/stepwell-core/src/engine/run/step.rs",
         find: "            if let Some(recording) = &mut this.record {",
         put: "            if let Some(recording) = this.record.as_mut().filter(|_| this.closure.is_none()) {",
         tests: &[fails("stepwell", "sagas", "what_has_begun_is_undone_when_its_process_has_died_too_often")],
@@ -287,7 +287,7 @@ pub(super) const BUGS: &[Bug] = &[
         name: "child-id-before-the-decision",
         breaks: "A parent whose child's idempotency key is taken receives an id that exists nowhere.",
         guarantee: "a spawn tells the id of a task that exists",
-        file: "crates/stepwell-core/src/child.rs",
+        file: "crates/stepwell-core/src/engine/run/child.rs",
         find: "Some(Spawned::Existing { task_id, .. }) => (task_id, Disposition::Existing),",
         put: "Some(Spawned::Existing { .. }) => (task.task_id, Disposition::Existing),",
         tests: &[fails("stepwell", "children", "a_child_whose_key_is_taken_is_the_task_that_has_it")],
@@ -320,7 +320,7 @@ pub(super) const BUGS: &[Bug] = &[
         name: "reminders-all-at-once",
         breaks: "After ten days of downtime an approval sends all the reminders that it missed.",
         guarantee: "approvals",
-        file: "crates/stepwell-core/src/approval.rs",
+        file: "crates/stepwell-core/src/context/approval.rs",
         find: "reminders = reminders.max(u32::try_from(due).unwrap_or(u32::MAX)).saturating_add(1);",
         put: "reminders = reminders.max(u32::try_from(due.min(0)).unwrap_or(u32::MAX)).saturating_add(1);",
         tests: &[fails("stepwell", "approvals", "reminders_that_were_missed_are_not_sent_all_at_once")],

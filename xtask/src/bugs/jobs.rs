@@ -3,7 +3,7 @@
 use super::{Bug, fails};
 
 const MEMORY: &str = "crates/stepwell-core/src/memory.rs";
-const COMMIT: &str = "crates/stepwell-core/src/commit.rs";
+const COMMIT: &str = "crates/stepwell-core/src/engine/commit.rs";
 const CLIENT: &str = "crates/stepwell-core/src/client.rs";
 
 pub(super) const BUGS: &[Bug] = &[
@@ -11,7 +11,7 @@ pub(super) const BUGS: &[Bug] = &[
         name: "receipt-of-a-stop-dropped",
         breaks: "A run that is stuck while the store refuses is stopped, and its task neither fails nor is tried again.",
         guarantee: "4",
-        file: "crates/stepwell-core/src/slots.rs",
+        file: "crates/stepwell-core/src/engine/worker/slots.rs",
         find: "            insist(&self.engine.runtime, move || {\n                commit.transition_beside(Transition::new(task_id, run_id, next.clone()))\n            });",
         put: "            drop(commit.transition_beside(Transition::new(task_id, run_id, next)));",
         tests: &[fails("stepwell", "ownership", "a_stuck_run_fails_though_the_store_refuses_that_at_first")],
@@ -20,7 +20,7 @@ pub(super) const BUGS: &[Bug] = &[
         name: "receipt-of-a-wake-up-dropped",
         breaks: "A suspended task whose own timer has passed while the store refuses sleeps for ever.",
         guarantee: "5",
-        file: "crates/stepwell-core/src/worker.rs",
+        file: "crates/stepwell-core/src/engine/worker.rs",
         find: "insist(&slots.engine.runtime, move || commit.command(Command::Wake(task_id)));",
         put: "drop(commit.command(Command::Wake(task_id)));",
         tests: &[fails(
@@ -33,7 +33,7 @@ pub(super) const BUGS: &[Bug] = &[
         name: "orphans-not-given-back",
         breaks: "A run that the store holds for a worker, and that nobody runs, stays so for ever.",
         guarantee: "4",
-        file: "crates/stepwell-core/src/worker.rs",
+        file: "crates/stepwell-core/src/engine/worker.rs",
         find: "for (task_id, run_id) in difference.orphaned {",
         put: "for (task_id, run_id) in difference.orphaned.into_iter().filter(|_| false) {",
         tests: &[fails("stepwell", "ownership", "a_store_that_is_away_at_any_moment_orphans_nothing")],
@@ -42,7 +42,7 @@ pub(super) const BUGS: &[Bug] = &[
         name: "outage-taken-for-silence",
         breaks: "After an outage of the store healthy workers are declared dead, and their tasks run twice.",
         guarantee: "3",
-        file: "crates/stepwell-core/src/worker.rs",
+        file: "crates/stepwell-core/src/engine/worker.rs",
         find: "let passed = if at_once && !hung { interval } else { Duration::ZERO };",
         put: "let passed = if at_once || !hung { interval } else { Duration::ZERO };",
         tests: &[fails(
@@ -55,7 +55,7 @@ pub(super) const BUGS: &[Bug] = &[
         name: "lease-of-the-watching",
         breaks: "A worker with a short lease is declared dead by one that looks rarely.",
         guarantee: "3",
-        file: "crates/stepwell-core/src/witness.rs",
+        file: "crates/stepwell-core/src/engine/worker/witness.rs",
         find: "before.unchanged + passed.min(third(other.lease))",
         put: "before.unchanged + passed",
         tests: &[
@@ -71,7 +71,7 @@ pub(super) const BUGS: &[Bug] = &[
         name: "run-stuck-by-its-store",
         breaks: "A run whose commits the store refuses is taken for stuck, and its attempt fails.",
         guarantee: "4",
-        file: "crates/stepwell-core/src/executor.rs",
+        file: "crates/stepwell-core/src/engine/run/executor.rs",
         find: "        self.run.wait_for_store(delay);\n",
         put: "",
         tests: &[fails("stepwell", "ownership", "a_run_whose_own_commits_are_refused_is_not_stuck")],
@@ -89,7 +89,7 @@ pub(super) const BUGS: &[Bug] = &[
         name: "crashes-never-forgiven",
         breaks: "A long task fails after five deploys, though it got further before each.",
         guarantee: "8",
-        file: "crates/stepwell-core/src/crash.rs",
+        file: "crates/stepwell-core/src/store/rules/crash.rs",
         find: "if progress > seen { 1 } else { crashes.saturating_add(1) }",
         put: "if progress > seen && crashes == 0 { 1 } else { crashes.saturating_add(1) }",
         tests: &[
@@ -101,7 +101,7 @@ pub(super) const BUGS: &[Bug] = &[
         name: "suspects-in-a-crowd",
         breaks: "Suspects run side by side, so that the innocent among them are convicted with the guilty.",
         guarantee: "8",
-        file: "crates/stepwell-core/src/crash.rs",
+        file: "crates/stepwell-core/src/engine/worker/suspects.rs",
         find: "            Some(_) => 0,",
         put: "            Some(_) => u32::MAX,",
         tests: &[
@@ -113,7 +113,7 @@ pub(super) const BUGS: &[Bug] = &[
         name: "shutdown-waits-for-the-store",
         breaks: "A shutdown hangs while the store is away.",
         guarantee: "4",
-        file: "crates/stepwell-core/src/worker.rs",
+        file: "crates/stepwell-core/src/engine/worker.rs",
         find: "let waited = select(Box::pin(slots.stopped.cancelled()), engine.runtime.sleep(LAST_WORDS)).await;",
         put: "let waited = select(Box::pin(slots.stopped.cancelled()), engine.runtime.sleep(Duration::MAX)).await;",
         tests: &[fails("stepwell", "ownership", "a_shutdown_ends_whatever_the_store_does")],
@@ -122,7 +122,7 @@ pub(super) const BUGS: &[Bug] = &[
         name: "shutdown-signs-off-once",
         breaks: "A worker that stops while the store is away for a moment stays registered, and its tasks with it.",
         guarantee: "4",
-        file: "crates/stepwell-core/src/worker.rs",
+        file: "crates/stepwell-core/src/engine/worker.rs",
         find: "let signed_off = until_answered(engine.runtime.clone(), move || commit.signal(gone.clone()));",
         put: "let signed_off = commit.signal(gone);",
         tests: &[fails("stepwell", "ownership", "a_shutdown_ends_whatever_the_store_does")],
@@ -131,7 +131,7 @@ pub(super) const BUGS: &[Bug] = &[
         name: "stale-execution-goes-on",
         breaks: "A suspended task that another worker ran meanwhile goes on from what is left of it in memory.",
         guarantee: "7",
-        file: "crates/stepwell-core/src/slots.rs",
+        file: "crates/stepwell-core/src/engine/worker/slots.rs",
         find: "        if let Some(journal) = claimed.journal.take() {\n            drop(inside);\n            // Another worker has run it since: what is in memory here has fallen behind.\n            self.forget(task_id);\n            return self.begin(claimed, holding, journal, slot, suspect);\n        }\n        // Another worker may have run it since: what is in memory here has fallen behind then.\n        let suspended = inside.suspended.pop(&task_id);\n        let (current, behind) = match suspended {\n            Some(execution) if execution.run.run_id == claimed.run_id => (Some(execution), None),\n",
         put: "        let suspended = inside.suspended.pop(&task_id);\n        if let Some(journal) = claimed.journal.take().filter(|_| suspended.is_none()) {\n            drop(inside);\n            return self.begin(claimed, holding, journal, slot, suspect);\n        }\n        let (current, behind) = match suspended {\n            Some(execution) if execution.run.task_id == task_id => (Some(execution), None),\n",
         tests: &[fails(
@@ -144,7 +144,7 @@ pub(super) const BUGS: &[Bug] = &[
         name: "late-journal-starts-a-run",
         breaks: "A journal that is read after the worker has lost the task starts it there all the same.",
         guarantee: "3",
-        file: "crates/stepwell-core/src/slots.rs",
+        file: "crates/stepwell-core/src/engine/worker/slots.rs",
         find: "if inside.sealed || inside.held.get(&task_id) != Some(&holding) {",
         put: "if inside.sealed && inside.held.get(&task_id) != Some(&holding) && inside.closed && !inside.sealed {",
         tests: &[fails("stepwell", "ownership", "a_journal_that_is_read_too_late_starts_nothing")],
@@ -171,7 +171,7 @@ pub(super) const BUGS: &[Bug] = &[
         name: "refused-commit-sent-for-ever",
         breaks: "A task whose result the store will never take is sent again and again, and never fails.",
         guarantee: "one item that the store refuses holds up nobody",
-        file: "crates/stepwell-core/src/executor.rs",
+        file: "crates/stepwell-core/src/engine/run/executor.rs",
         find: "if !error.is_transient() && !matches!(sent.work, Some((_, Working::Transaction(_)))) {",
         put: "if error.is_transient() && !error.is_transient() {",
         tests: &[
@@ -335,7 +335,7 @@ pub(super) const BUGS: &[Bug] = &[
         name: "missed-ticks-all-made-up-for",
         breaks: "A schedule that is to skip what it missed spawns a task for it.",
         guarantee: "a tick spawns one task",
-        file: "crates/stepwell-core/src/scheduler.rs",
+        file: "crates/stepwell-core/src/engine/worker/scheduler.rs",
         find: "(CatchUp::Skip, _) if until(ticks.due(newest), now) > LATE => (Vec::new(), newest),",
         put: "(CatchUp::Skip, _) if until(ticks.due(newest), now) > Duration::MAX => (Vec::new(), newest),",
         tests: &[fails("stepwell", "schedules", "missed_ticks_are_left_out_or_made_up_for_once_or_each")],
@@ -344,7 +344,7 @@ pub(super) const BUGS: &[Bug] = &[
         name: "time-zone-ignored",
         breaks: "A cron pattern ticks by UTC, whatever its time zone.",
         guarantee: "a tick spawns one task",
-        file: "crates/stepwell-core/src/ticks.rs",
+        file: "crates/stepwell-core/src/store/ticks.rs",
         find: "    Zoned::new(second, zone.clone())\n}\n\nfn zone",
         put: "    let _ = zone;\n    Zoned::new(second, TimeZone::UTC)\n}\n\nfn zone",
         tests: &[
@@ -364,7 +364,7 @@ pub(super) const BUGS: &[Bug] = &[
         name: "rate-stopped-by-the-clock",
         breaks: "A queue with a rate starts nothing for an hour after the clock was set back by an hour.",
         guarantee: "6",
-        file: "crates/stepwell-core/src/queue.rs",
+        file: "crates/stepwell-core/src/store/queue.rs",
         find: "if ahead > per.saturating_add(CLOCKS_DIFFER) { 0 } else { ahead.max(0) }",
         put: "ahead.max(0)",
         tests: &[
@@ -376,7 +376,7 @@ pub(super) const BUGS: &[Bug] = &[
         name: "retention-off",
         breaks: "Ended tasks are kept for ever, whatever the retention.",
         guarantee: "retention",
-        file: "crates/stepwell-core/src/worker.rs",
+        file: "crates/stepwell-core/src/engine/worker.rs",
         find: "match purge(engine, retention, None, |_| ()).await {",
         put: "match purge(engine, retention.saturating_mul(1_000_000), None, |_| ()).await {",
         tests: &[fails("stepwell", "notes", "ended_tasks_are_forgotten_after_their_time")],
@@ -385,7 +385,7 @@ pub(super) const BUGS: &[Bug] = &[
         name: "cursor-off-by-one",
         breaks: "The first task of each further page of a list is missing.",
         guarantee: "a list has everything on some page",
-        file: "crates/stepwell-core/src/page.rs",
+        file: "crates/stepwell-core/src/store/page.rs",
         find: "return Ok(Self { next: items.last().map(T::cursor), items });",
         put: "return Ok(Self { next: Some(item.cursor()), items });",
         tests: &[fails("stepwell-server", "api", "lists_come_in_pages_and_pass_filters")],
@@ -434,7 +434,7 @@ pub(super) const BUGS: &[Bug] = &[
         name: "history-not-written-again",
         breaks: "What happened while the store was away is missing from the history.",
         guarantee: "the stream of events misses nothing",
-        file: "crates/stepwell-core/src/history.rs",
+        file: "crates/stepwell-core/src/observe/history.rs",
         find: "                parts.push(part);\n                let delay",
         put: "                let delay",
         tests: &[fails("stepwell", "history", "what_the_store_refuses_is_written_once_it_takes_it")],

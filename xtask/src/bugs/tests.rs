@@ -8,7 +8,7 @@ fn every_entry_fits_the_code_and_has_a_name_of_its_own() {
     let mut misfits = Vec::new();
     for bug in all() {
         assert!(names.insert(bug.name), "{} is there twice", bug.name);
-        let text = fs::read_to_string(root.join(bug.file)).unwrap();
+        let text = fs::read_to_string(root.join(bug.file)).unwrap_or_default();
         if text.matches(bug.find).count() != 1 {
             misfits.push(format!("{}: its text in {}", bug.name, bug.file));
         }

@@ -2,9 +2,9 @@
 
 use super::{Bug, fails};
 
-const STRICT: &str = "crates/stepwell-core/src/strict.rs";
+const STRICT: &str = "crates/stepwell-core/src/base/strict.rs";
 const NODE: &str = "crates/stepwell-core/src/workflow/node.rs";
-const ENVELOPE: &str = "crates/stepwell-core/src/envelope.rs";
+const ENVELOPE: &str = "crates/stepwell-core/src/codec/envelope.rs";
 
 const VALUES: &str = "a value comes back as it was given, or is refused when it is given";
 const SEALED: &str = "what is encrypted cannot be replaced by what is not, or moved";
@@ -59,7 +59,7 @@ pub(super) const BUGS: &[Bug] = &[
         name: "deep-documents-imported",
         breaks: "A document of a task with nested arrays overflows the stack of whoever reads it.",
         guarantee: VALUES,
-        file: "crates/stepwell-core/src/export.rs",
+        file: "crates/stepwell-core/src/client/export.rs",
         find: "if strict::depth(json) > MAX_DEPTH {",
         put: "if strict::depth(json) > usize::MAX / 2 {",
         tests: &[fails(
@@ -72,7 +72,7 @@ pub(super) const BUGS: &[Bug] = &[
         name: "documents-not-checked",
         breaks: "An import accepts payloads that are larger than what a spawn accepts.",
         guarantee: VALUES,
-        file: "crates/stepwell-core/src/export.rs",
+        file: "crates/stepwell-core/src/client/export.rs",
         find: "_ => payload.check(Payload::MAX_DEPTH, limit),",
         put: "_ => payload.check(Payload::MAX_DEPTH, usize::MAX),",
         tests: &[fails(
@@ -97,7 +97,7 @@ pub(super) const BUGS: &[Bug] = &[
         name: "results-not-read-back",
         breaks: "A step's result of a tagged type that serde cannot read is journaled, after the side effect.",
         guarantee: VALUES,
-        file: "crates/stepwell-core/src/step.rs",
+        file: "crates/stepwell-core/src/engine/run/step.rs",
         find: "Payload::encode_and_read(value, self.run.engine.settings.max_payload_bytes) {\n            Ok((payload, read)) => (Outcome::Done(payload), Some(read)),",
         put: "Payload::encode(value, self.run.engine.settings.max_payload_bytes) {\n            Ok(payload) => (Outcome::Done(payload), None),",
         tests: &[fails("stepwell", "values", "what_its_type_does_not_read_is_refused_when_it_is_given")],
@@ -106,7 +106,7 @@ pub(super) const BUGS: &[Bug] = &[
         name: "wide-integers-not-compared",
         breaks: "An integer of 128 bits in an untagged enum comes back as a float.",
         guarantee: VALUES,
-        file: "crates/stepwell-core/src/payload.rs",
+        file: "crates/stepwell-core/src/base/payload.rs",
         find: "if wide.get() && bytes_of",
         put: "if wide.get() && !wide.get() && bytes_of",
         tests: &[fails("stepwell", "values", "what_its_type_does_not_read_is_refused_when_it_is_given")],
@@ -151,7 +151,7 @@ pub(super) const BUGS: &[Bug] = &[
         name: "headers-without-a-limit",
         breaks: "Headers of 40 MiB are accepted.",
         guarantee: VALUES,
-        file: "crates/stepwell-core/src/headers.rs",
+        file: "crates/stepwell-core/src/store/headers.rs",
         find: "if json.len() > MAX_HEADERS_BYTES + own.min(ROOM) {",
         put: "if json.len() > 1_000 * MAX_HEADERS_BYTES + own.min(ROOM) {",
         tests: &[fails("stepwell", "values", "headers_have_a_limit")],
@@ -160,7 +160,7 @@ pub(super) const BUGS: &[Bug] = &[
         name: "no-room-for-the-engines-headers",
         breaks: "A schedule with headers at their limit is accepted, and can spawn nothing: the tick's own header is too much.",
         guarantee: "a tick spawns one task",
-        file: "crates/stepwell-core/src/headers.rs",
+        file: "crates/stepwell-core/src/store/headers.rs",
         find: "if json.len() > MAX_HEADERS_BYTES + own.min(ROOM) {",
         put: "if json.len() > MAX_HEADERS_BYTES + own.min(0 * ROOM) {",
         tests: &[fails("stepwell", "schedules", "a_schedule_with_headers_at_their_limit_ticks")],
@@ -169,7 +169,7 @@ pub(super) const BUGS: &[Bug] = &[
         name: "labels-without-a-limit",
         breaks: "A task takes any number of labels, each of which is a row of an index.",
         guarantee: "9",
-        file: "crates/stepwell-core/src/headers.rs",
+        file: "crates/stepwell-core/src/store/headers.rs",
         find: "    if labels > MAX_LABELS {",
         put: "    if labels > 100 * MAX_LABELS {",
         tests: &[fails("stepwell", "values", "a_task_has_a_limited_number_of_labels")],
@@ -178,7 +178,7 @@ pub(super) const BUGS: &[Bug] = &[
         name: "failures-without-a-limit",
         breaks: "An error text of 40 MiB is kept.",
         guarantee: VALUES,
-        file: "crates/stepwell-core/src/failure.rs",
+        file: "crates/stepwell-core/src/base/failure.rs",
         find: "    if bytes > MAX_TEXT {",
         put: "    if bytes > 10_000 * MAX_TEXT {",
         tests: &[fails("stepwell", "values", "what_failures_say_is_cut_off_and_the_failure_is_kept")],
@@ -187,7 +187,7 @@ pub(super) const BUGS: &[Bug] = &[
         name: "no-room-in-step-names",
         breaks: "A name of 512 bytes is accepted, and fails when the engine adds to it, after the side effect.",
         guarantee: "8",
-        file: "crates/stepwell-core/src/name.rs",
+        file: "crates/stepwell-core/src/base/name.rs",
         find: "        Self { text, limit: MAX_STEP_NAME_BYTES }",
         put: "        Self { text, limit: MAX_NAME_BYTES }",
         tests: &[fails("stepwell", "bad_input", "a_name_is_refused_before_anything_is_done_or_never")],
@@ -196,7 +196,7 @@ pub(super) const BUGS: &[Bug] = &[
         name: "assignees-without-a-limit",
         breaks: "An approval is assigned to a text of a megabyte.",
         guarantee: VALUES,
-        file: "crates/stepwell-core/src/approval.rs",
+        file: "crates/stepwell-core/src/context/approval.rs",
         find: ".try_for_each(|assignee| Name::new(assignee).map(drop))?;",
         put: ".for_each(drop);",
         tests: &[fails("stepwell", "values", "who_an_approval_is_assigned_to_has_a_limit")],
@@ -205,7 +205,7 @@ pub(super) const BUGS: &[Bug] = &[
         name: "escalations-without-a-limit",
         breaks: "An approval is escalated to a text of a megabyte, after others were asked.",
         guarantee: VALUES,
-        file: "crates/stepwell-core/src/approval.rs",
+        file: "crates/stepwell-core/src/context/approval.rs",
         find: "            .chain(escalations.iter().map(|escalation| &escalation.to))\n",
         put: "",
         tests: &[fails("stepwell", "values", "who_an_approval_is_assigned_to_has_a_limit")],
@@ -214,7 +214,7 @@ pub(super) const BUGS: &[Bug] = &[
         name: "factor-not-a-number",
         breaks: "A retry strategy with NaN is accepted, and its task can be read by nobody.",
         guarantee: "8",
-        file: "crates/stepwell-core/src/retry.rs",
+        file: "crates/stepwell-core/src/base/retry.rs",
         find: "factor >= 1.0 && factor.is_finite()",
         put: "!(factor < 1.0)",
         tests: &[fails("stepwell", "values", "options_that_cannot_be_kept_are_refused_when_they_are_given")],
@@ -223,7 +223,7 @@ pub(super) const BUGS: &[Bug] = &[
         name: "delays-without-a-limit",
         breaks: "A delay of more years than a calendar has is accepted.",
         guarantee: "8",
-        file: "crates/stepwell-core/src/options.rs",
+        file: "crates/stepwell-core/src/base/invalid_options.rs",
         find: "if duration > LONGEST { Err",
         put: "if duration > LONGEST && field.is_empty() { Err",
         tests: &[
@@ -235,7 +235,7 @@ pub(super) const BUGS: &[Bug] = &[
         name: "any-number-of-delays",
         breaks: "A retry strategy with a list of millions of delays is accepted.",
         guarantee: "8",
-        file: "crates/stepwell-core/src/retry.rs",
+        file: "crates/stepwell-core/src/base/retry.rs",
         find: "Self::Listed { delays } if delays.len() > Self::MAX_DELAYS =>",
         put: "Self::Listed { delays } if delays.len() > 100 * Self::MAX_DELAYS =>",
         tests: &[fails("stepwell", "values", "options_that_cannot_be_kept_are_refused_when_they_are_given")],
@@ -282,7 +282,7 @@ pub(super) const BUGS: &[Bug] = &[
         name: "failures-in-plain",
         breaks: "What a task's failure says is kept unencrypted.",
         guarantee: SEALED,
-        file: "crates/stepwell-core/src/payloads.rs",
+        file: "crates/stepwell-core/src/codec/payloads.rs",
         find: "        Next::Retry { failure: why, .. } | Next::Fail(why) => _ = failure(why, Place::Failure(task_id), each),\n",
         put: "        Next::Retry { .. } | Next::Fail(_) => {}\n",
         tests: &[fails(
@@ -295,7 +295,7 @@ pub(super) const BUGS: &[Bug] = &[
         name: "unencodable-tried-for-ever",
         breaks: "A payload that the codec does not take is sent again for ever, and its task never ends.",
         guarantee: "one item that the store refuses holds up nobody",
-        file: "crates/stepwell-core/src/encoded.rs",
+        file: "crates/stepwell-core/src/codec/encoded.rs",
         find: "_ => encode().map_err(|error| StoreError::NotEncodable(said(error))),",
         put: "_ => encode().map_err(|error| StoreError::Encode(said(error))),",
         tests: &[fails("stepwell", "poison", "a_payload_that_a_codec_does_not_take_fails_its_own_attempt")],
@@ -304,7 +304,7 @@ pub(super) const BUGS: &[Bug] = &[
         name: "codec-away-taken-for-a-refusal",
         breaks: "While the key service is away, tasks fail for payloads that could be encoded a moment later.",
         guarantee: "4",
-        file: "crates/stepwell-core/src/encoded.rs",
+        file: "crates/stepwell-core/src/codec/encoded.rs",
         find: "error if self.seal(\"null\", place).is_err() => Err(StoreError::Encode(said(error))),",
         put: "error if self.seal(\"null\", place).is_err() => Err(StoreError::NotEncodable(said(error))),",
         tests: &[fails("stepwell", "codec", "what_cannot_be_encoded_is_tried_again_and_nothing_is_lost")],
@@ -313,7 +313,7 @@ pub(super) const BUGS: &[Bug] = &[
         name: "codec-panic-tried-again",
         breaks: "A codec that panics for a payload is asked again for ever.",
         guarantee: "8",
-        file: "crates/stepwell-core/src/encoded.rs",
+        file: "crates/stepwell-core/src/codec/encoded.rs",
         find: "error @ CodecError::Panicked { .. } => Err(StoreError::NotEncodable(said(error))),",
         put: "error @ CodecError::Panicked { .. } => Err(StoreError::Encode(said(error))),",
         tests: &[fails("stepwell", "poison", "a_payload_that_a_codec_does_not_take_fails_its_own_attempt")],

@@ -3,14 +3,14 @@
 use serde::Serialize;
 
 use super::{Client, SpawnResult};
-use crate::child::Disposition;
-use crate::error::Error;
-use crate::ids::TaskId;
-use crate::name::Name;
-use crate::payload::PayloadError;
-use crate::schedule::{InvalidSchedule, Schedule, ScheduleInfo};
+use crate::base::ids::TaskId;
+use crate::base::name::Name;
+use crate::base::payload::PayloadError;
+use crate::client::error::Error;
+use crate::context::task::Task;
+use crate::engine::run::child::Disposition;
+use crate::store::schedule::{InvalidSchedule, Schedule, ScheduleInfo};
 use crate::store::*;
-use crate::task::Task;
 
 impl Client {
     /// Puts a schedule into the store, in place of one with its name, if there is one. From then on, the workers of all

@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::convert::Infallible;
 
 use super::{State, concurrency_key};
-use crate::circle::waits_for_ever;
-use crate::ids::TaskId;
-use crate::journal::Kind;
+use crate::base::ids::TaskId;
+use crate::base::journal::Kind;
 use crate::store::TaskState;
+use crate::store::rules::circle::waits_for_ever;
 
 impl State {
     /// Returns a child that a task would wait for for ever, if it were suspended now without a `wake_at`.

@@ -4,13 +4,13 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{State, Task, concurrency_key};
-use crate::crash::SUSPECT_CRASHES;
-use crate::ids::TaskId;
-use crate::name::Name;
-use crate::queue::{QueueAction, QueueChange, QueueInfo, QueueLimits};
-use crate::scope::Scope;
+use crate::base::ids::TaskId;
+use crate::base::name::Name;
+use crate::base::time::Timestamp;
+use crate::store::queue::{QueueAction, QueueChange, QueueInfo, QueueLimits};
+use crate::store::rules::crash::SUSPECT_CRASHES;
+use crate::store::scope::Scope;
 use crate::store::{Claim, NewTask, News, TaskState};
-use crate::time::Timestamp;
 
 /// A queue that somebody has changed.
 #[derive(Default)]

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use super::State;
-use crate::name::Name;
-use crate::page::Page;
+use crate::base::name::Name;
+use crate::base::time::Timestamp;
+use crate::store::page::Page;
 use crate::store::{News, ScheduleAction, ScheduleChange, ScheduleFilter, ScheduleOutcome, Scheduled};
-use crate::time::Timestamp;
 
 impl State {
     pub(super) fn change_schedule(

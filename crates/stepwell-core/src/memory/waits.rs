@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet, btree_map};
 
 use super::{State, Task};
-use crate::ending::deleted;
-use crate::ids::TaskId;
-use crate::journal::{Key, Kind};
-use crate::name::Name;
-use crate::page::{Listed as _, Room};
-use crate::payload::Payload;
+use crate::base::ids::TaskId;
+use crate::base::journal::{Key, Kind};
+use crate::base::name::Name;
+use crate::base::payload::Payload;
+use crate::base::time::Timestamp;
+use crate::store::page::{Listed as _, Room};
+use crate::store::rules::ending::deleted;
 use crate::store::{ArrivedMessage, Facts, Finish, MessageId, News, Wait};
-use crate::time::Timestamp;
 
 /// An event, a topic, or a child.
 pub(super) type Target = (Kind, Name);

@@ -3,11 +3,11 @@
 use std::ops::Bound;
 
 use super::State;
-use crate::crash::{crash_limit, crashed, crashes_after_another};
-use crate::ending::end_of;
-use crate::ids::{TaskId, WorkerId};
+use crate::base::ids::{TaskId, WorkerId};
+use crate::base::time::{Timestamp, after};
+use crate::store::rules::crash::{crash_limit, crashed, crashes_after_another};
+use crate::store::rules::ending::end_of;
 use crate::store::*;
-use crate::time::{Timestamp, after};
 
 /// A worker that is registered.
 pub(super) struct Registered {

@@ -7,10 +7,10 @@ use std::time::Duration;
 use anyhow::Context as _;
 use serde::de::DeserializeOwned;
 
+use crate::base::ids::{RunId, TaskId};
+use crate::base::payload::Payload;
 use crate::context::TaskContext;
-use crate::ids::{RunId, TaskId};
-use crate::payload::Payload;
-use crate::task_error::TaskResult;
+use crate::engine::task_error::TaskResult;
 
 /// Results of parts, by their names. As text, of which no number is rounded.
 pub(super) type Results = BTreeMap<String, Payload>;

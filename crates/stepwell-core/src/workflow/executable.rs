@@ -4,15 +4,15 @@ use std::any::Any;
 use std::sync::Arc;
 
 use super::{Workflow, WorkflowError};
+use crate::base::name::Name;
+use crate::base::payload::Payload;
+use crate::base::runtime::BoxFuture;
 use crate::context::TaskContext;
-use crate::name::Name;
-use crate::payload::Payload;
-use crate::registry::{Executable, TaskType};
-use crate::run::Run;
-use crate::runtime::BoxFuture;
+use crate::context::task::{read_params, unfit};
+use crate::engine::registry::{Executable, TaskType};
+use crate::engine::run::Run;
+use crate::engine::task_error::TaskResult;
 use crate::store::Headers;
-use crate::task::{read_params, unfit};
-use crate::task_error::TaskResult;
 
 /// A workflow that is registered as a task type.
 struct Flow {

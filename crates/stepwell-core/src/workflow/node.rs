@@ -10,14 +10,14 @@ use futures_util::future::join_all;
 use serde::Serialize;
 
 use super::context::{Results, WorkflowContext};
-use crate::child::Child;
+use crate::base::name::StepName;
+use crate::base::payload::{Payload, PayloadError};
+use crate::base::retry::RetryStrategy;
+use crate::base::runtime::{BoxFuture, MaybeSend, MaybeSync};
 use crate::context::TaskContext;
-use crate::name::StepName;
-use crate::payload::{Payload, PayloadError};
-use crate::retry::RetryStrategy;
-use crate::runtime::{BoxFuture, MaybeSend, MaybeSync};
-use crate::spawn_options::SpawnOptions;
-use crate::task_error::{TaskError, TaskResult};
+use crate::engine::run::child::Child;
+use crate::engine::task_error::{TaskError, TaskResult};
+use crate::store::spawn_options::SpawnOptions;
 
 /// How many delays a step's backoff is asked for; the last one stands for all that follow.
 const DELAYS: u32 = 64;

@@ -6,15 +6,15 @@ use serde::Serialize;
 
 use super::Workflow;
 use super::node::{Body, Loop, Node, route_of};
-use crate::failure::Failure;
-use crate::guard::guard;
-use crate::ids::TaskId;
-use crate::journal::{Entry, Kind, Outcome};
-use crate::name::Name;
-use crate::notes::Progress;
-use crate::payload::Payload;
+use crate::base::failure::Failure;
+use crate::base::guard::guard;
+use crate::base::ids::TaskId;
+use crate::base::journal::{Entry, Kind, Outcome};
+use crate::base::name::Name;
+use crate::base::payload::Payload;
+use crate::base::time::Timestamp;
+use crate::observe::notes::Progress;
 use crate::store::{TaskInfo, TaskState};
-use crate::time::Timestamp;
 
 /// A task as it is now: what it was given, what its steps gave, where it is. Made by
 /// [`Client::find`](crate::Client::find).

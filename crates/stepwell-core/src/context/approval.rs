@@ -1,0 +1,393 @@
+//! Approvals: a task that waits for a person.
+//!
+//! ```text
+//!   the task                      the journal                              people
+//!   await_approval ─▶ approval "budget" {request, assignee}       ◀── client.approvals()
+//!        │            event "approval/<task>/budget/…" (waits)    ◀── client.decide(..) emits it: the first decision stands
+//!        └─ between: reminders and escalations, steps like any other
+//! ```
+
+use std::future::{Future, IntoFuture};
+use std::marker::PhantomData;
+use std::pin::pin;
+use std::time::Duration;
+
+use futures_util::future::{Either, select};
+use serde::de::DeserializeOwned;
+use serde::de::IntoDeserializer as _;
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::base::ids::TaskId;
+use crate::base::journal::{Entry, Key, Kind, Outcome};
+use crate::base::name::{InvalidName, Name, StepName};
+use crate::base::payload::Payload;
+use crate::base::runtime::{BoxFuture, MaybeSend, MaybeSync};
+use crate::base::time::{Timestamp, after, until};
+use crate::context::TaskContext;
+use crate::engine::task_error::{TaskError, TaskResult};
+use crate::store::page::{ITEM_BYTES, Listed};
+use crate::store::{TaskInfo, Wait};
+
+/// What the names of all events begin with that carry decisions.
+pub(crate) const PREFIX: &str = "approval/";
+
+/// What the names of the events begin with that carry decisions for this task.
+fn prefix_of(task_id: TaskId) -> String {
+    format!("{PREFIX}{task_id}/")
+}
+
+/// The event that a task waits for, if it carries a decision for this very task.
+pub(crate) fn awaited_by(task_id: TaskId, wait: &Wait) -> Option<&Name> {
+    let is_own = |event: &&Name| {
+        let event = event.as_str();
+        event.starts_with(PREFIX) && event.starts_with(&prefix_of(task_id))
+    };
+    wait.target.as_ref().filter(|_| wait.key.kind == Kind::Event).filter(is_own)
+}
+
+/// The event that carries the decision of this approval. With the time when it was asked for: a task that begins anew asks
+/// anew.
+fn event_of(task_id: TaskId, label: &str, asked_at: Timestamp) -> Result<Name, InvalidName> {
+    Name::new(format!("{}{label}/{}", prefix_of(task_id), asked_at.as_microsecond()))
+}
+
+/// The label of the approval whose decision this event carries.
+pub(crate) fn label_of(event: &Name) -> Option<&str> {
+    let (_, rest) = event.as_str().strip_prefix(PREFIX)?.split_once('/')?;
+    rest.rsplit_once('/').map(|(label, _)| label)
+}
+
+/// What was decided, by whom, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "decision", rename_all = "snake_case")]
+pub enum Decision<T> {
+    /// It was approved.
+    Approved {
+        /// By whom.
+        by: String,
+        /// Why.
+        reason: Option<String>,
+        /// What was decided in particular.
+        value: T,
+    },
+    /// It was rejected.
+    Rejected {
+        /// By whom.
+        by: String,
+        /// Why.
+        reason: Option<String>,
+    },
+}
+
+/// By hand: what is derived for a tagged enum would round the numbers in `value` that a `serde_json::Value` has no room for.
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Decision<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "snake_case")]
+        enum Word {
+            Approved,
+            Rejected,
+        }
+
+        /// Also a value that is `null`.
+        fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(value: D) -> Result<Option<T>, D::Error> {
+            T::deserialize(value).map(Some)
+        }
+
+        #[derive(Deserialize)]
+        #[serde(bound = "T: Deserialize<'de>")]
+        struct Parts<T> {
+            decision: Word,
+            by: String,
+            reason: Option<String>,
+            #[serde(default = "Option::default", deserialize_with = "given")]
+            value: Option<T>,
+        }
+
+        let Parts { decision, by, reason, value } = Parts::<T>::deserialize(deserializer)?;
+        match (decision, value) {
+            (Word::Rejected, _) => Ok(Self::Rejected { by, reason }),
+            (Word::Approved, Some(value)) => Ok(Self::Approved { by, reason, value }),
+            (Word::Approved, None) => {
+                let value = T::deserialize(().into_deserializer())?;
+                Ok(Self::Approved { by, reason, value })
+            }
+        }
+    }
+}
+
+impl<T> Decision<T> {
+    /// An approval that says no more than that.
+    pub fn approved(by: impl Into<String>, value: T) -> Self {
+        Self::Approved { by: by.into(), reason: None, value }
+    }
+
+    /// A rejection.
+    pub fn rejected(by: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self::Rejected { by: by.into(), reason: Some(reason.into()) }
+    }
+
+    /// Whether it was approved.
+    pub const fn is_approved(&self) -> bool {
+        matches!(self, Self::Approved { .. })
+    }
+}
+
+/// What the journal holds of an approval: as it was asked for, and again when it was escalated.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Asked {
+    request: Payload,
+    assignee: Option<String>,
+}
+
+/// An approval that somebody is to give; see [`Client::approvals`](crate::Client::approvals).
+#[derive(Clone, Debug, Serialize)]
+#[cfg_attr(feature = "schemas", derive(schemars::JsonSchema))]
+pub struct ApprovalInfo {
+    /// The task that waits for it.
+    pub task_id: TaskId,
+    /// Its name, and `#2`, `#3`… for a further one of that name.
+    pub name: String,
+    /// The name of the task's type.
+    pub task_type: Name,
+    /// The task's queue.
+    pub queue: Name,
+    /// What is to be decided.
+    pub request: Payload,
+    /// Who is to decide it now.
+    pub assignee: Option<String>,
+    /// When it was asked for.
+    pub asked_at: Timestamp,
+    /// When the task waits no longer.
+    pub due_at: Option<Timestamp>,
+}
+
+impl ApprovalInfo {
+    /// Of a task that waits for the event of this name, by its journal.
+    pub(crate) fn read(
+        info: &TaskInfo,
+        journal: &[Entry],
+        event: &Name,
+        due_at: Option<Timestamp>,
+    ) -> Option<Self> {
+        let label = label_of(event)?;
+        let mut asked =
+            journal.iter().filter(|entry| entry.key.kind == Kind::Approval && entry.key.label() == label);
+        let (mut last, mut asked_at) = (None, None);
+        for entry in asked.by_ref() {
+            let Outcome::Done(payload) = &entry.outcome else { continue };
+            asked_at.get_or_insert(entry.at);
+            last = payload.decode::<Asked>().ok().or(last);
+        }
+        let Asked { request, assignee } = last?;
+        Some(Self {
+            task_id: info.task_id,
+            name: label.to_owned(),
+            task_type: info.task_type.clone(),
+            queue: info.queue.clone(),
+            request,
+            assignee,
+            asked_at: asked_at?,
+            due_at,
+        })
+    }
+}
+
+/// What is done while an approval is waited for, and how often it was done.
+trait Notify: MaybeSend + MaybeSync {
+    fn notify(&self) -> BoxFuture<'static, anyhow::Result<()>>;
+}
+
+impl<F, Fut> Notify for F
+where
+    F: Fn() -> Fut + MaybeSend + MaybeSync,
+    Fut: Future<Output = anyhow::Result<()>> + MaybeSend + 'static,
+{
+    fn notify(&self) -> BoxFuture<'static, anyhow::Result<()>> {
+        Box::pin(self())
+    }
+}
+
+struct Escalation {
+    after: Duration,
+    to: String,
+    notify: Box<dyn Notify>,
+}
+
+/// An approval that is asked for, made by [`TaskContext::await_approval`]: set its options, then await it.
+#[must_use = "nothing is asked for until this is awaited"]
+pub struct AwaitApproval<T> {
+    ctx: TaskContext,
+    key: TaskResult<Key>,
+    request: TaskResult<Payload>,
+    assignee: Option<String>,
+    timeout: Option<Duration>,
+    reminder: Option<(Duration, Box<dyn Notify>)>,
+    escalations: Vec<Escalation>,
+    value: PhantomData<fn() -> T>,
+}
+
+impl TaskContext {
+    /// Waits for a person's approval, for days if need be: the task is suspended meanwhile. It is listed by
+    /// [`Client::approvals`](crate::Client::approvals) with the request, and decided by
+    /// [`Client::decide`](crate::Client::decide), which gives a value of type `T` with an approval.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use stepwell_core::{Decision, TaskContext, TaskResult};
+    /// # async fn mail(_to: &str) -> anyhow::Result<()> { Ok(()) }
+    /// const DAY: Duration = Duration::from_secs(24 * 3600);
+    ///
+    /// async fn budget(amount: u64, ctx: TaskContext) -> TaskResult<u64> {
+    ///     let decision: Decision<u64> = ctx
+    ///         .await_approval("budget", &amount)
+    ///         .assign("manager")
+    ///         .remind_every(DAY, || mail("manager"))
+    ///         .escalate_after(3 * DAY, "director", || mail("director"))
+    ///         .timeout(7 * DAY)
+    ///         .await?;
+    ///     match decision {
+    ///         Decision::Approved { value, .. } => Ok(value),
+    ///         Decision::Rejected { by, .. } => Err(anyhow::anyhow!("{by} has rejected it").into()),
+    ///     }
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// [`TaskError::Timeout`] when nobody decides in time; [`TaskError::Payload`] when the request cannot be written, or the
+    /// approval carries a value of another type; [`TaskError::Step`] when a reminder fails; [`TaskError::Name`] when somebody that
+    /// it is assigned to has an empty name, or one of over 512 bytes.
+    pub fn await_approval<T: DeserializeOwned>(
+        &self,
+        name: impl Into<StepName>,
+        request: &(impl Serialize + ?Sized),
+    ) -> AwaitApproval<T> {
+        let key = self.begin(Kind::Approval, &name.into());
+        let request = match &key {
+            Ok(key) => self.encode(&key.name, request),
+            Err(_) => Ok(Payload::null()),
+        };
+        AwaitApproval {
+            ctx: self.clone(),
+            key,
+            request,
+            assignee: None,
+            timeout: None,
+            reminder: None,
+            escalations: Vec::new(),
+            value: PhantomData,
+        }
+    }
+}
+
+impl<T> AwaitApproval<T> {
+    /// Who is to decide: for those who list approvals; anybody may decide all the same.
+    pub fn assign(mut self, assignee: impl Into<String>) -> Self {
+        self.assignee = Some(assignee.into());
+        self
+    }
+
+    /// How long to wait at most. Default: for ever.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// Does this again and again while nobody has decided, as a step. Reminders that were missed while no worker ran are
+    /// left out but for one.
+    pub fn remind_every<F, Fut>(mut self, interval: Duration, remind: F) -> Self
+    where
+        F: Fn() -> Fut + MaybeSend + MaybeSync + 'static,
+        Fut: Future<Output = anyhow::Result<()>> + MaybeSend + 'static,
+    {
+        // An interval of nothing would remind without end, and never wait.
+        self.reminder = Some((interval.max(Duration::from_millis(1)), Box::new(remind)));
+        self
+    }
+
+    /// Assigns it to somebody else when nobody has decided within this time, and does this, as a step. May be used several
+    /// times.
+    pub fn escalate_after<F, Fut>(mut self, time: Duration, to: impl Into<String>, notify: F) -> Self
+    where
+        F: Fn() -> Fut + MaybeSend + MaybeSync + 'static,
+        Fut: Future<Output = anyhow::Result<()>> + MaybeSend + 'static,
+    {
+        self.escalations.push(Escalation { after: time, to: to.into(), notify: Box::new(notify) });
+        self
+    }
+
+    async fn decided(self) -> TaskResult<Decision<T>>
+    where
+        T: DeserializeOwned,
+    {
+        let Self { ctx, key, request, assignee, timeout, reminder, mut escalations, .. } = self;
+        let (key, request) = (key?, request?);
+        // Before anybody is asked, so that nothing is half done.
+        assignee
+            .iter()
+            .chain(escalations.iter().map(|escalation| &escalation.to))
+            .try_for_each(|assignee| Name::new(assignee).map(drop))?;
+        let label = key.label();
+        // By the time that the approval was asked for, so that a replay waits for the same moments.
+        ctx.ask(&key, &Asked { request: request.clone(), assignee }).await?;
+        let began = ctx.now().await?;
+        let event = event_of(ctx.task_id, &label, began).map_err(TaskError::from)?;
+        let event = StepName::derived(event.to_string());
+        let mut decision = pin!(ctx.await_event::<Decision<T>>(event, timeout));
+        escalations.sort_by_key(|escalation| escalation.after);
+        let mut escalations = (1_u32..).zip(escalations).peekable();
+        let mut reminders = 1_u32;
+        loop {
+            let reminder_at =
+                reminder.as_ref().map(|(interval, _)| after(began, interval.saturating_mul(reminders)));
+            let escalation_at = escalations.peek().map(|(_, escalation)| after(began, escalation.after));
+            let Some(next) = [reminder_at, escalation_at].into_iter().flatten().min() else {
+                return decision.await;
+            };
+            let name = format!("{label}:wait:{}", until(began, next).as_micros());
+            let pause = ctx.sleep_until(StepName::derived(name), next);
+            match select(decision.as_mut(), pause).await {
+                Either::Left((decision, _)) => return decision,
+                Either::Right((slept, _)) => slept?,
+            }
+            if escalation_at == Some(next)
+                && let Some((number, Escalation { to, notify, .. })) = escalations.next()
+            {
+                ctx.ask(&key, &Asked { request: request.clone(), assignee: Some(to) }).await?;
+                let name = StepName::derived(format!("{label}:escalate:{number}"));
+                ctx.step(name, || notify.notify()).await?;
+            } else if let Some((interval, remind)) = &reminder {
+                let name = StepName::derived(format!("{label}:remind:{reminders}"));
+                let reminded = async || {
+                    remind.notify().await?;
+                    Ok(ctx.run().engine.store.now())
+                };
+                let at: Timestamp = ctx.step(name, reminded).await?;
+                // Those that nobody was there to send are not sent all at once.
+                let due = until(began, at).as_micros() / interval.as_micros().max(1);
+                reminders = reminders.max(u32::try_from(due).unwrap_or(u32::MAX)).saturating_add(1);
+            }
+        }
+    }
+}
+
+impl<T: DeserializeOwned + 'static> IntoFuture for AwaitApproval<T> {
+    type Output = TaskResult<Decision<T>>;
+    type IntoFuture = BoxFuture<'static, Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.decided())
+    }
+}
+
+impl Listed for ApprovalInfo {
+    type Cursor = TaskId;
+
+    fn cursor(&self) -> TaskId {
+        self.task_id
+    }
+
+    fn bytes(&self) -> usize {
+        ITEM_BYTES + self.request.as_str().len()
+    }
+}

@@ -1,0 +1,206 @@
+//! Who in this process waits for what: callers for the end of a task, runs for something to arrive, workers for work.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use hashbrown::HashMap;
+use lru::LruCache;
+use tokio::sync::{Notify, oneshot};
+
+use crate::base::guard;
+use crate::base::ids::{TaskId, WorkerId};
+use crate::base::payload::Payload;
+use crate::engine::run::Run;
+use crate::engine::worker::slots::Slots;
+use crate::store::page::Page;
+use crate::store::{Finish, NewTask, News, Store, StoreError};
+
+/// The largest output that is kept for callers who come a moment later, in bytes.
+const SMALL_OUTPUT: usize = 256;
+/// How many of them.
+const OUTPUTS: usize = 10_000;
+
+/// How the task that somebody waits for ended; `None` when there is no such task.
+pub(crate) type End = Result<Option<Finish>, StoreError>;
+
+/// Outputs by their tasks. It grows with what is in it: a bounded one takes all of its memory at once.
+struct Outputs(LruCache<TaskId, Payload>);
+
+impl Default for Outputs {
+    fn default() -> Self {
+        Self(LruCache::unbounded())
+    }
+}
+
+/// Takes the news of each commit to those who wait for it.
+#[derive(Default)]
+pub(crate) struct Hub {
+    waiting: Mutex<HashMap<TaskId, Vec<oneshot::Sender<End>>>>,
+    /// Tasks that somebody waits for, and that are to be looked at in the store.
+    unseen: Mutex<BTreeSet<TaskId>>,
+    /// Told when there are such.
+    pub(crate) look: Notify,
+    /// Not their owner: a run holds the engine, and with it this.
+    runs: Mutex<HashMap<TaskId, Weak<Run>>>,
+    workers: Mutex<Vec<Weak<Slots>>>,
+    /// Small outputs of tasks that ended a moment ago, for callers who spawn many and then wait for them.
+    outputs: Mutex<Outputs>,
+}
+
+impl Hub {
+    pub(crate) fn tell(&self, news: News) {
+        let workers = self.workers();
+        for (task_id, finish) in news.finished {
+            // One that was cancelled while it was suspended is of no use in memory.
+            workers.iter().for_each(|slots| slots.forget(task_id));
+            // First of all: whoever begins to wait from now on has to look into the store.
+            lock(&self.runs).remove(&task_id);
+            if let Finish::Completed(output) = &finish
+                && output.as_str().len() <= SMALL_OUTPUT
+            {
+                let outputs = &mut lock(&self.outputs).0;
+                outputs.put(task_id, output.clone());
+                if outputs.len() > OUTPUTS {
+                    outputs.pop_lru();
+                }
+            }
+            self.answer(task_id, &Ok(Some(finish)));
+        }
+        for task_id in news.poked {
+            self.poke(task_id);
+        }
+        if !news.ready.is_empty() {
+            for slots in workers {
+                let served = news.ready.iter().filter(|(queue, _)| slots.serves(queue));
+                let ready = served.map(|(_, tasks)| tasks).sum();
+                if ready > 0 {
+                    slots.nudge_for(ready);
+                }
+            }
+        }
+    }
+
+    fn answer(&self, task_id: TaskId, end: &End) {
+        for waiter in lock(&self.waiting).remove(&task_id).unwrap_or_default() {
+            guard::answer(waiter, end.clone());
+        }
+    }
+
+    /// Has the task looked at in the store, together with others that are to be.
+    pub(crate) fn look_at(&self, task_id: TaskId) {
+        lock(&self.unseen).insert(task_id);
+        self.look.notify_one();
+    }
+
+    /// Has all tasks looked at that somebody waits for: another process may have ended them.
+    pub(crate) fn look_at_all(&self) {
+        let waiting: Vec<_> = lock(&self.waiting).keys().copied().collect();
+        lock(&self.unseen).extend(waiting);
+        self.look.notify_one();
+    }
+
+    /// Looks at tasks in the store until none are left to be looked at.
+    pub(crate) async fn look_at_unseen(&self, store: &dyn Store) {
+        loop {
+            let mut tasks: Vec<_> = std::mem::take(&mut *lock(&self.unseen)).into_iter().collect();
+            if tasks.is_empty() {
+                return;
+            }
+            while !tasks.is_empty() {
+                match store.ends(tasks.clone()).await {
+                    Ok(Page { items, next }) => {
+                        let seen = |task_id: &TaskId| next.is_none_or(|next| *task_id <= next);
+                        let rest = tasks.split_off(tasks.partition_point(seen));
+                        let mut ends: HashMap<_, _> = items.into_iter().collect();
+                        for task_id in std::mem::replace(&mut tasks, rest) {
+                            match ends.remove(&task_id) {
+                                Some(None) => {}
+                                ended_or_missing => self.answer(task_id, &Ok(ended_or_missing.flatten())),
+                            }
+                        }
+                    }
+                    Err(error) => {
+                        tasks.drain(..).for_each(|task_id| self.answer(task_id, &Err(error.clone())));
+                    }
+                }
+            }
+        }
+    }
+
+    /// The end of a task, when it comes about by a commit of this process, or is seen in the store.
+    pub(crate) fn when_finished(&self, task_id: TaskId) -> oneshot::Receiver<End> {
+        let (sender, receiver) = oneshot::channel();
+        let mut waiting = lock(&self.waiting);
+        let waiters = waiting.entry(task_id).or_default();
+        // Callers that gave up must not gather here.
+        waiters.retain(|waiter| !waiter.is_closed());
+        waiters.push(sender);
+        receiver
+    }
+
+    /// The output of a task that completed a moment ago. It stays what it is: a completed task never runs again.
+    pub(crate) fn output(&self, task_id: TaskId) -> Option<Payload> {
+        lock(&self.outputs).0.get(&task_id).cloned()
+    }
+
+    /// A deleted task is not to be found here.
+    pub(crate) fn forget_output(&self, task_id: TaskId) {
+        lock(&self.outputs).0.pop(&task_id);
+    }
+
+    pub(crate) fn forget_waiters(&self, task_id: TaskId) {
+        let mut waiting = lock(&self.waiting);
+        if let Some(waiters) = waiting.get_mut(&task_id) {
+            waiters.retain(|waiter| !waiter.is_closed());
+            if waiters.is_empty() {
+                waiting.remove(&task_id);
+            }
+        }
+    }
+
+    pub(crate) fn add_run(&self, run: &Arc<Run>) {
+        lock(&self.runs).insert(run.task_id, Arc::downgrade(run));
+    }
+
+    pub(crate) fn remove_run(&self, run: &Arc<Run>) {
+        let mut runs = lock(&self.runs);
+        if runs.get(&run.task_id).is_some_and(|current| current.as_ptr() == Arc::as_ptr(run)) {
+            runs.remove(&run.task_id);
+        }
+    }
+
+    /// Whether this process runs the task, so that it will be told of its end.
+    pub(crate) fn runs(&self, task_id: TaskId) -> bool {
+        lock(&self.runs).contains_key(&task_id)
+    }
+
+    /// Tells a run of this process that something has arrived for it.
+    pub(crate) fn poke(&self, task_id: TaskId) {
+        let run = lock(&self.runs).get(&task_id).and_then(Weak::upgrade);
+        if let Some(run) = run {
+            run.poke();
+        }
+    }
+
+    pub(crate) fn add_worker(&self, slots: &Arc<Slots>) {
+        let mut workers = lock(&self.workers);
+        workers.retain(|worker| worker.strong_count() > 0);
+        workers.push(Arc::downgrade(slots));
+    }
+
+    /// A worker of this process that can take the task now. Its slot is taken.
+    pub(crate) fn reserve(&self, task: &NewTask) -> Option<(WorkerId, Arc<Slots>)> {
+        if task.start_at.is_some() || task.concurrency_key.is_some() {
+            return None;
+        }
+        self.workers().into_iter().find_map(|slots| Some((slots.reserve(task)?, slots)))
+    }
+
+    pub(crate) fn workers(&self) -> Vec<Arc<Slots>> {
+        lock(&self.workers).iter().filter_map(Weak::upgrade).collect()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

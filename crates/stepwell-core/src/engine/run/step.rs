@@ -1,0 +1,546 @@
+//! Steps: the builder that is also the future.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tracing::Span;
+
+use crate::base::failure::{Failure, FailureKind, Retry};
+use crate::base::input_hash::InputHash;
+use crate::base::journal::{Key, Kind, Outcome, to_payload};
+use crate::base::payload::Payload;
+use crate::base::retry::RetryStrategy;
+use crate::base::runtime::{BoxFuture, MaybeSend, MaybeSync};
+use crate::base::time::{Timestamp, after, until};
+use crate::engine::run::Run;
+use crate::engine::run::compensation::{Record, Undo, Undoing};
+use crate::engine::run::delivery::read_step;
+use crate::engine::run::operations::{Effect, Progress, Request};
+use crate::engine::run::polled::poll_closure;
+use crate::engine::run::step_cache::StepCache;
+use crate::engine::task_error::{TaskError, TaskResult, closure_failure};
+use crate::observe::lifecycle::Lifecycle;
+use crate::observe::trace;
+
+/// How many tries a step has when it is given a [`retry`](Step::retry) strategy and no number.
+const DEFAULT_TRIES: u32 = 5;
+
+/// A step, made by [`TaskContext::step`](crate::TaskContext::step): set its options, then await it.
+///
+/// ```
+/// # use std::time::Duration;
+/// # use stepwell_core::{RetryStrategy, TaskContext, TaskResult};
+/// # async fn fetch(url: String) -> anyhow::Result<String> { Ok(url) }
+/// async fn page(ctx: &TaskContext, url: String) -> TaskResult<String> {
+///     ctx.step("fetch", || fetch(url.clone()))
+///         .retry(RetryStrategy::exponential())
+///         .max_attempts(3)
+///         .timeout(Duration::from_secs(30))
+///         .await
+/// }
+/// ```
+#[must_use = "a step does nothing until it is awaited"]
+pub struct Step<F: Closure> {
+    run: Arc<Run>,
+    key: Result<Key, Option<TaskError>>,
+    closure: Option<F>,
+    /// Another of the closure, for the next try.
+    again: Option<fn(&F) -> F>,
+    retry: RetryStrategy,
+    tries: u32,
+    max_tries: u32,
+    /// Told which try it is, from 1, before each.
+    count: Option<Arc<AtomicU32>>,
+    timeout: Option<Duration>,
+    cache: Option<Cached>,
+    /// What is recorded before the closure starts.
+    record: Option<Box<Recording>>,
+    stage: Stage<F::Future>,
+    /// The result of a try of this run, as a replay is going to read it from the journal.
+    value: Option<F::Value>,
+}
+
+/// Where a step's result may be, and is put.
+#[derive(Clone)]
+struct Cached {
+    cache: Arc<dyn StepCache>,
+    key: String,
+    looked_up: bool,
+}
+
+impl Cached {
+    /// The result, if it is there and is one.
+    fn look_up<T: DeserializeOwned>(self) -> BoxFuture<'static, Option<Payload>> {
+        Box::pin(async move {
+            match self.cache.get(&self.key).await {
+                Ok(found) => found.filter(|found| {
+                    let fits = found.decode::<T>().map(drop);
+                    fits.inspect_err(|error| self.warn(error)).is_ok()
+                }),
+                Err(error) => {
+                    self.warn(&error);
+                    None
+                }
+            }
+        })
+    }
+
+    fn put(self, result: Payload) -> BoxFuture<'static, ()> {
+        Box::pin(async move {
+            if let Err(error) = self.cache.set(&self.key, result).await {
+                self.warn(&error);
+            }
+        })
+    }
+
+    fn warn(&self, error: &dyn std::fmt::Display) {
+        tracing::warn!(key = self.key, %error, "a step does without its cache");
+    }
+}
+
+/// The record of a step's compensation.
+struct Recording {
+    key: Key,
+    request: Option<Request>,
+    undo: Arc<dyn Undo>,
+}
+
+/// What a step runs: a closure that gives a future of an [`anyhow::Result`]. Implemented for all of them.
+///
+/// A step's type is made of its closure's alone, and the rest follows from that: were the future a parameter of its own,
+/// a closure that borrows could not be proven `Send` within `join!`.
+pub trait Closure {
+    /// The step's value.
+    type Value;
+    /// One try.
+    type Future: Future<Output = anyhow::Result<Self::Value>>;
+
+    /// Begins a try.
+    fn call(self) -> Self::Future;
+}
+
+impl<F, Fut, T> Closure for F
+where
+    F: FnOnce() -> Fut,
+    Fut: Future<Output = anyhow::Result<T>>,
+{
+    type Value = T;
+    type Future = Fut;
+
+    fn call(self) -> Fut {
+        self()
+    }
+}
+
+enum Stage<Fut> {
+    /// Not yet polled.
+    New,
+    /// Its compensation is being recorded.
+    Recording,
+    /// Before its gate, or with its result on the way; the closure starts when the gate is open.
+    Waiting,
+    LookingUp(BoxFuture<'static, Option<Payload>>),
+    Running {
+        closure: Pin<Box<Fut>>,
+        span: Span,
+        /// When, for those who measure.
+        begun: Option<Timestamp>,
+        limit: Option<BoxFuture<'static, ()>>,
+    },
+    /// The result goes to the cache first, so that a task that it wakes finds it there.
+    Putting(BoxFuture<'static, ()>, Outcome),
+    /// Between two tries.
+    Backoff(Box<(Key, Option<Request>)>),
+    Done,
+}
+
+impl<F: Closure> Unpin for Step<F> {}
+
+impl<F: Closure> Step<F> {
+    pub(crate) fn new(run: &Arc<Run>, key: TaskResult<Key>, closure: F) -> Self {
+        Self {
+            run: run.clone(),
+            key: key.map_err(Some),
+            closure: Some(closure),
+            again: None,
+            retry: RetryStrategy::None,
+            tries: 0,
+            max_tries: DEFAULT_TRIES,
+            count: None,
+            timeout: None,
+            cache: None,
+            record: None,
+            stage: Stage::New,
+            value: None,
+        }
+    }
+
+    /// Tries the step again when its closure fails, up to 5 times in all (see [`Step::max_attempts`]). Each failed try
+    /// is journaled, and the task may suspend until the next one. Without this, the first failure is the step's. The step
+    /// fails with [`TaskError::Options`] when the strategy cannot be used.
+    pub fn retry(mut self, strategy: RetryStrategy) -> Self
+    where
+        F: Clone,
+    {
+        self.again = Some(F::clone);
+        if let Err(invalid) = strategy.check() {
+            self.key = Err(Some(invalid.into()));
+        }
+        self.retry = strategy;
+        self
+    }
+
+    /// How many tries a step with [`Step::retry`] has, the first one included; at least 1. Default: 5.
+    pub fn max_attempts(mut self, tries: u32) -> Self {
+        self.max_tries = tries.max(1);
+        self
+    }
+
+    /// Tells the closure which try it is.
+    pub(crate) fn count_tries(mut self, count: Arc<AtomicU32>) -> Self {
+        self.count = Some(count);
+        self
+    }
+
+    /// How long one try may take. A try that takes longer is dropped, and has failed. Default: no limit.
+    pub fn timeout(mut self, limit: Duration) -> Self {
+        self.timeout = Some(limit);
+        self
+    }
+
+    /// Keys the step by its input as well: by a [stable hash](crate::InputHash) of this value. When a task that is run again, or goes on
+    /// after a crash, comes to the step with another input than before, the step runs again; with one that it had before, it
+    /// does not. Without this, a step that has a result never runs again, whatever it is given.
+    ///
+    /// Steps behind it that have a result keep it, unless their own inputs have changed.
+    ///
+    /// ```
+    /// # use stepwell_core::{TaskContext, TaskResult};
+    /// # async fn summarise(_text: &str, _model: &str) -> anyhow::Result<String> { Ok(String::new()) }
+    /// async fn digest(ctx: &TaskContext, text: &str, model: &str) -> TaskResult<String> {
+    ///     ctx.step("summarise", || summarise(text, model)).input(&(text, model)).await
+    /// }
+    /// ```
+    pub fn input<T: Serialize + ?Sized>(mut self, input: &T) -> Self {
+        if let Ok(key) = &mut self.key {
+            let hash = InputHash::of(input);
+            let hash = hash.map_err(|source| TaskError::Payload { name: key.label(), source });
+            match hash.and_then(|hash| Ok(key.clone().with_input(hash)?)) {
+                Ok(with_input) => {
+                    if let Some(recording) = &mut self.record {
+                        let name = with_input.name.clone();
+                        let ordinal = self.run.operations().next_ordinal(Kind::Compensate, &name);
+                        recording.key = Key { kind: Kind::Compensate, name, ordinal };
+                    }
+                    *key = with_input;
+                }
+                Err(error) => self.key = Err(Some(error)),
+            }
+        }
+        self
+    }
+
+    /// Looks for the step's result in a cache before its closure starts, under that key, and puts it there when the closure has given
+    /// it: for results that are worth more than one task. A cache that cannot be reached is none: that is logged, and the
+    /// closure runs.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use stepwell_core::{InputHash, StepCache, TaskContext, TaskResult};
+    /// # async fn embed(_text: &str) -> anyhow::Result<Vec<f32>> { Ok(Vec::new()) }
+    /// async fn embedding(ctx: &TaskContext, cache: &Arc<dyn StepCache>, text: &str) -> TaskResult<Vec<f32>> {
+    ///     let key = format!("embedding:{}", InputHash::of(text).map_err(anyhow::Error::from)?);
+    ///     ctx.step("embed", || embed(text)).cached(cache, key).await
+    /// }
+    /// ```
+    pub fn cached(mut self, cache: &Arc<dyn StepCache>, key: impl Into<String>) -> Self {
+        self.cache = Some(Cached { cache: cache.clone(), key: key.into(), looked_up: false });
+        self
+    }
+
+    /// Undoes the step when the task fails for good or is cancelled, after the step has had its result: the closure gets
+    /// that result. The compensations of a task run in the reverse of the order in which the steps began, each of them
+    /// journaled, tried up to 5 times, and once over all crashes; one that fails in the end is noted in the task's failure, and does not
+    /// stop the others. Until they have all run, the task's state is [`Compensating`](crate::TaskState::Compensating).
+    ///
+    /// The compensation is recorded in the journal before the step's closure starts. For its code, the task's code is run
+    /// again, from the journal, up to where it failed; so the closure may capture what the task knows, and has to own it.
+    ///
+    /// ```
+    /// # use stepwell_core::{TaskContext, TaskResult};
+    /// # async fn charge(_key: String) -> anyhow::Result<u64> { Ok(1) }
+    /// # async fn refund(_receipt: u64) -> anyhow::Result<()> { Ok(()) }
+    /// async fn order(_: (), ctx: TaskContext) -> TaskResult<u64> {
+    ///     ctx.step("charge", || charge(format!("{}:charge", ctx.task_id)))
+    ///         .compensate(|receipt| async move { refund(receipt).await })
+    ///         .await
+    /// }
+    /// ```
+    pub fn compensate<C, Fut, O>(self, undo: C) -> Self
+    where
+        C: Fn(F::Value) -> Fut + MaybeSend + MaybeSync + 'static,
+        Fut: Future<Output = anyhow::Result<O>> + MaybeSend + 'static,
+        F::Value: DeserializeOwned + MaybeSend + 'static,
+        O: 'static,
+    {
+        let undo = move |result: Option<F::Value>| {
+            let undoing = result.map(&undo);
+            async {
+                match undoing {
+                    Some(undoing) => undoing.await.map(drop),
+                    None => Ok(()),
+                }
+            }
+        };
+        self.record(false, Arc::new(Undoing::new(undo)))
+    }
+
+    /// As [`Step::compensate`], for a step that may have taken effect without a result: it failed, took too long, or was
+    /// cut off by a crash or by another branch of the code. The closure gets the result if there is one.
+    ///
+    /// ```
+    /// # use stepwell_core::{TaskContext, TaskResult};
+    /// # async fn charge(_key: String) -> anyhow::Result<u64> { Ok(1) }
+    /// # async fn refund_by_key(_key: String) -> anyhow::Result<()> { Ok(()) }
+    /// async fn order(_: (), ctx: TaskContext) -> TaskResult<u64> {
+    ///     let key = format!("{}:charge", ctx.task_id);
+    ///     let undo_key = key.clone();
+    ///     ctx.step("charge", || charge(key))
+    ///         .compensate_begun(move |_receipt| refund_by_key(undo_key.clone()))
+    ///         .await
+    /// }
+    /// ```
+    pub fn compensate_begun<C, Fut, O>(self, undo: C) -> Self
+    where
+        C: Fn(Option<F::Value>) -> Fut + MaybeSend + MaybeSync + 'static,
+        Fut: Future<Output = anyhow::Result<O>> + MaybeSend + 'static,
+        F::Value: DeserializeOwned + 'static,
+        O: 'static,
+    {
+        self.record(true, Arc::new(Undoing::new(undo)))
+    }
+
+    fn record(mut self, begun: bool, undo: Arc<dyn Undo>) -> Self {
+        let Ok(key) = &self.key else { return self };
+        let ordinal = self.run.operations().next_ordinal(Kind::Compensate, &key.name);
+        let record = to_payload(&Record::Step { ordinal: key.ordinal, begun });
+        let request = Some(Request::Finished(Outcome::Done(record), Effect::None));
+        let key = Key { kind: Kind::Compensate, ordinal, ..key.clone() };
+        self.record = Some(Box::new(Recording { key, request, undo }));
+        self
+    }
+
+    /// What becomes of a try that failed: another one, or the step's failure.
+    fn failed(&self, failure: Failure) -> Outcome {
+        let tries = self.tries + 1;
+        let delay = match failure.retry {
+            _ if self.again.is_none() || tries >= self.max_tries => None,
+            Retry::Never => None,
+            Retry::After(delay) => Some(delay),
+            Retry::ByStrategy => self.retry.delay(tries, self.run.engine.runtime.random()),
+        };
+        match delay {
+            Some(delay) => {
+                Outcome::Retrying { failure: failure.into(), at: after(self.run.engine.store.now(), delay) }
+            }
+            None => Outcome::failed(failure),
+        }
+    }
+
+    /// Runs one try, from its open gate on.
+    fn poll_try(&mut self, key: &Key, may_start: bool, cx: &mut Context<'_>) -> Poll<Outcome>
+    where
+        F::Value: Serialize + DeserializeOwned,
+    {
+        loop {
+            self.stage = match &mut self.stage {
+                Stage::Waiting if self.closure.is_some() && may_start => {
+                    match self.cache.as_mut().filter(|cached| !cached.looked_up) {
+                        Some(cached) => {
+                            cached.looked_up = true;
+                            Stage::LookingUp(cached.clone().look_up::<F::Value>())
+                        }
+                        None => self.start(key),
+                    }
+                }
+                Stage::LookingUp(looking) => match ready!(poll_closure(|| looking.as_mut().poll(cx))) {
+                    Some(found) => return Poll::Ready(Outcome::Done(found)),
+                    None => self.start(key),
+                },
+                Stage::Running { closure, span, begun, limit } => {
+                    let begun = *begun;
+                    let outcome = match span.in_scope(|| poll_closure(|| closure.as_mut().poll(cx))) {
+                        Poll::Ready(Ok(value)) => {
+                            let (outcome, value) = self.encode(key, &value);
+                            self.value = value;
+                            outcome
+                        }
+                        Poll::Ready(Err(error)) => self.failed(closure_failure(&error)),
+                        Poll::Pending => {
+                            match limit {
+                                Some(limit) => ready!(limit.as_mut().poll(cx)),
+                                None => return Poll::Pending,
+                            }
+                            let message = format!("no result within {:?}", self.timeout.unwrap_or_default());
+                            self.failed(Failure::new(FailureKind::Timeout, message))
+                        }
+                    };
+                    if let (
+                        Outcome::Failed(failure) | Outcome::Retrying { failure, .. },
+                        Stage::Running { span, .. },
+                    ) = (&outcome, &self.stage)
+                    {
+                        trace::failed(span, failure);
+                    }
+                    if let (Some(begun), Some(measures)) = (begun, &self.run.measures) {
+                        measures.step_seconds.record(until(begun, self.run.engine.store.now()));
+                        if let Outcome::Retrying { .. } = &outcome {
+                            measures.step_retries.increment(1);
+                        }
+                    }
+                    match (&self.cache, &outcome) {
+                        (Some(cached), Outcome::Done(result)) => {
+                            Stage::Putting(cached.clone().put(result.clone()), outcome)
+                        }
+                        _ => return Poll::Ready(outcome),
+                    }
+                }
+                Stage::Putting(putting, outcome) => {
+                    ready!(poll_closure(|| putting.as_mut().poll(cx)));
+                    return Poll::Ready(outcome.clone());
+                }
+                _ => return Poll::Pending,
+            };
+        }
+    }
+
+    /// Calls the closure for its next try.
+    fn start(&mut self, key: &Key) -> Stage<F::Future> {
+        let next = self.again.and_then(|again| self.closure.as_ref().map(again));
+        let Some(closure) = std::mem::replace(&mut self.closure, next) else { return Stage::Waiting };
+        if let Some(count) = &self.count {
+            count.store(self.tries + 1, Ordering::Relaxed);
+        }
+        // What undoes a step is one for the engine only.
+        if key.kind == Kind::Step {
+            let (task_id, tries) = (self.run.task_id, self.tries + 1);
+            let started = || Some(Lifecycle::StepStarted { task_id, step: key.label(), tries });
+            self.run.engine.lifecycle.tell(started);
+        }
+        let span = trace::step(key, self.tries + 1);
+        let closure = span.in_scope(|| poll_closure(|| Box::pin(closure.call())));
+        let limit = self.timeout.map(|limit| self.run.engine.runtime.sleep(limit));
+        let begun = self.run.measures.as_ref().map(|_| self.run.engine.store.now());
+        Stage::Running { closure, span, begun, limit }
+    }
+
+    /// Returns what a result is in the journal, and the result as it is read from there.
+    fn encode(&self, key: &Key, value: &F::Value) -> (Outcome, Option<F::Value>)
+    where
+        F::Value: Serialize + DeserializeOwned,
+    {
+        match Payload::encode_and_read(value, self.run.engine.settings.max_payload_bytes) {
+            Ok((payload, read)) => (Outcome::Done(payload), Some(read)),
+            Err(source) => {
+                let error = TaskError::Payload { name: key.label(), source };
+                (Outcome::failed(error.to_failure()), None)
+            }
+        }
+    }
+}
+
+impl<F: Closure> Future for Step<F>
+where
+    F::Value: Serialize + DeserializeOwned,
+{
+    type Output = TaskResult<F::Value>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        let key = match &mut this.key {
+            Ok(key) => key.clone(),
+            Err(error) => return error.take().map_or(Poll::Pending, |error| Poll::Ready(Err(error))),
+        };
+        loop {
+            if let Stage::Backoff(backoff) = &mut this.stage {
+                let (key, request) = &mut **backoff;
+                match this.run.poll(key, request, cx.waker()).delivered() {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Ok(_)) => this.stage = Stage::New,
+                    Poll::Ready(Err(error)) => {
+                        this.stage = Stage::Done;
+                        return Poll::Ready(Err(error));
+                    }
+                }
+            }
+            if let Some(recording) = &mut this.record {
+                let Recording { key, request, undo } = &mut **recording;
+                this.stage = Stage::Recording;
+                match this.run.poll(key, request, cx.waker()).delivered() {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Ok(_)) => this.run.add_undo(key, undo.clone()),
+                    Poll::Ready(Err(error)) => {
+                        this.stage = Stage::Done;
+                        return Poll::Ready(Err(error));
+                    }
+                }
+                (this.record, this.stage) = (None, Stage::New);
+            }
+            let mut request = match this.stage {
+                Stage::New => {
+                    this.stage = Stage::Waiting;
+                    Some(if this.tries == 0 { Request::Gate(None) } else { Request::Again })
+                }
+                _ => None,
+            };
+            let progress = this.run.poll(&key, &mut request, cx.waker());
+            let may_start = matches!(progress, Progress::MayStart);
+            match progress.delivered() {
+                Poll::Pending => {}
+                Poll::Ready(Ok(Outcome::Retrying { at, .. })) => {
+                    this.tries += 1;
+                    let backoff = Key { kind: Kind::Backoff, ..key.clone() };
+                    let request = Some(Request::Wait { target: None, due_at: Some(at) });
+                    this.stage = Stage::Backoff(Box::new((backoff, request)));
+                    continue;
+                }
+                Poll::Ready(outcome) => {
+                    this.stage = Stage::Done;
+                    let read = |outcome| match (outcome, this.value.take()) {
+                        (Outcome::Done(_), Some(value)) => Ok(value),
+                        (outcome, _) => read_step(&key, outcome),
+                    };
+                    return Poll::Ready(outcome.and_then(read));
+                }
+            }
+            let outcome = ready!(this.poll_try(&key, may_start, cx));
+            this.stage = Stage::Waiting;
+            this.run.finish(&key, outcome);
+            return Poll::Pending;
+        }
+    }
+}
+
+impl<F: Closure> Drop for Step<F> {
+    fn drop(&mut self) {
+        let Ok(key) = &self.key else { return };
+        match &self.stage {
+            Stage::New | Stage::Done => {}
+            Stage::Recording => {
+                if let Some(recording) = &self.record {
+                    self.run.forget(&recording.key);
+                }
+            }
+            Stage::Backoff(backoff) => self.run.forget(&backoff.0),
+            Stage::Waiting | Stage::LookingUp(_) | Stage::Running { .. } | Stage::Putting(..) => {
+                self.run.forget(key);
+            }
+        }
+    }
+}

@@ -1,0 +1,30 @@
+//! The end of what tasks have left.
+
+use std::time::Duration;
+
+use crate::base::time::from_micros;
+use crate::engine::Engine;
+use crate::store::{Purge, StoreError, TaskState};
+
+/// How many tasks are removed in one transaction.
+const PURGE_BATCH: usize = 1_000;
+
+/// Removes finished tasks, in small batches.
+pub(crate) async fn purge(
+    engine: &Engine,
+    older_than: Duration,
+    state: Option<TaskState>,
+    mut progress: impl FnMut(usize),
+) -> Result<usize, StoreError> {
+    let age = i64::try_from(older_than.as_micros()).unwrap_or(i64::MAX);
+    let before = from_micros(engine.store.now().as_microsecond().saturating_sub(age));
+    let mut purged = 0;
+    loop {
+        let batch = engine.answered(engine.store.purge(Purge { before, state, limit: PURGE_BATCH })).await?;
+        purged += batch;
+        progress(purged);
+        if batch < PURGE_BATCH {
+            return Ok(purged);
+        }
+    }
+}

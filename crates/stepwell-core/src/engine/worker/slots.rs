@@ -1,0 +1,618 @@
+//! A worker's slots: what it runs, what it has in memory, and what it can still take.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Wake, Waker};
+use std::time::Duration;
+
+use hashbrown::HashMap;
+use lru::LruCache;
+use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use crate::base::failure::{Failure, FailureKind};
+use crate::base::ids::{RunId, TaskId, WorkerId};
+use crate::base::journal::Entry;
+use crate::base::name::Name;
+use crate::engine::Engine;
+use crate::engine::commit::hub::Hub;
+use crate::engine::commit::insist;
+use crate::engine::run::Run;
+use crate::engine::run::executor::{End, Execution};
+use crate::engine::task_error::ControlFlow;
+use crate::engine::worker::holdings::{Held, Holding};
+use crate::engine::worker::suspects::SuspectPermit;
+use crate::engine::worker_options::WorkerOptions;
+use crate::observe::lifecycle::Lifecycle;
+use crate::store::{ClaimedTask, Facts, NewTask, StoreError, Transition};
+
+pub(crate) struct Slots {
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) options: WorkerOptions,
+    pub(crate) queues: Vec<Name>,
+    /// Told when there may be work, or room for it.
+    pub(crate) work: Notify,
+    /// Told when this process has changed a schedule.
+    pub(crate) schedules: Notify,
+    /// Told when the worker is closing down, and nothing is left in its slots.
+    pub(crate) empty: Notify,
+    /// Told when the store has come to know the worker.
+    pub(crate) registered: CancellationToken,
+    /// Ends the worker's loops.
+    pub(crate) end: CancellationToken,
+    /// Told when the worker has signed off.
+    pub(crate) stopped: CancellationToken,
+    /// Suspended tasks whose futures were woken by something that is not in their contexts.
+    woken: mpsc::UnboundedSender<TaskId>,
+    inside: Mutex<Inside>,
+}
+
+struct Inside {
+    worker_id: WorkerId,
+    /// Whether the worker takes tasks: registered, and not shutting down.
+    open: bool,
+    /// Whether it is shutting down.
+    closed: bool,
+    /// Whether nothing begins any more: what the store gives to the worker from now on, it is about to take back.
+    sealed: bool,
+    free: usize,
+    /// Claimable tasks are left in the store, which go before new ones.
+    backlog: bool,
+    /// How many tasks the next claim is to ask for: as many as were heard of.
+    wanted: usize,
+    runs: HashMap<TaskId, Arc<Run>>,
+    /// The runs that the worker owns: those in `runs` and in `handed_over`, and those whose journals
+    /// are being loaded.
+    held: Held,
+    /// How many runs were claimed.
+    claims: u64,
+    /// How many claims were sent, and how many of them have been taken in.
+    sent: u64,
+    taken_in: u64,
+    /// Suspended tasks, to go on in place.
+    suspended: LruCache<TaskId, Box<Execution>>,
+    /// Claims of suspended tasks whose execution has not left its slot yet.
+    handed_over: BTreeMap<TaskId, HandedOver>,
+}
+
+type HandedOver = (ClaimedTask, Holding, Slot, Option<SuspectPermit>);
+
+impl Slots {
+    /// The slots, and the suspended tasks that are woken by something that is not in their contexts.
+    pub(crate) fn new(
+        engine: Arc<Engine>,
+        options: WorkerOptions,
+        queues: Vec<Name>,
+    ) -> (Arc<Self>, mpsc::UnboundedReceiver<TaskId>) {
+        let (woken, suspended_woken) = mpsc::unbounded_channel();
+        let inside = Inside {
+            worker_id: WorkerId::new(&*engine.runtime),
+            open: false,
+            closed: false,
+            sealed: false,
+            free: options.concurrency,
+            backlog: true,
+            wanted: usize::MAX,
+            runs: HashMap::new(),
+            held: Held::new(),
+            claims: 0,
+            sent: 0,
+            taken_in: 0,
+            suspended: LruCache::unbounded(),
+            handed_over: BTreeMap::new(),
+        };
+        let slots = Self {
+            engine,
+            options,
+            queues,
+            work: Notify::new(),
+            schedules: Notify::new(),
+            empty: Notify::new(),
+            registered: CancellationToken::new(),
+            end: CancellationToken::new(),
+            stopped: CancellationToken::new(),
+            woken,
+            inside: Mutex::new(inside),
+        };
+        (Arc::new(slots), suspended_woken)
+    }
+
+    fn inside(&self) -> MutexGuard<'_, Inside> {
+        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn worker_id(&self) -> WorkerId {
+        self.inside().worker_id
+    }
+
+    pub(crate) fn serves(&self, queue: &Name) -> bool {
+        self.queues.contains(queue)
+    }
+
+    /// There may be any number of tasks to claim.
+    pub(crate) fn nudge(&self) {
+        self.nudge_for(usize::MAX);
+    }
+
+    /// That many tasks became claimable.
+    pub(crate) fn nudge_for(&self, ready: usize) {
+        let mut inside = self.inside();
+        inside.wanted = inside.wanted.saturating_add(ready);
+        drop(inside);
+        self.work.notify_one();
+    }
+
+    /// The store knows the worker.
+    pub(crate) fn open(&self) {
+        let mut inside = self.inside();
+        inside.open = !inside.closed;
+        drop(inside);
+        self.registered.cancel();
+        self.nudge();
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.inside().closed
+    }
+
+    /// For good.
+    pub(crate) fn close(&self) {
+        let mut inside = self.inside();
+        (inside.open, inside.closed) = (false, true);
+    }
+
+    /// Lets nothing begin any more, of what was claimed before and is on its way.
+    pub(crate) fn seal(&self) {
+        self.inside().sealed = true;
+    }
+
+    /// Drops a suspended task from memory.
+    pub(crate) fn forget(&self, task_id: TaskId) {
+        let suspended = self.inside().suspended.pop(&task_id);
+        // Outside of the lock: it is the user's code that is dropped.
+        drop(suspended);
+    }
+
+    pub(crate) fn forget_suspended(&self) {
+        let mut suspended = std::mem::replace(&mut self.inside().suspended, LruCache::unbounded());
+        // In the order of their use: a cache that is dropped as a whole has none.
+        while let Some(execution) = suspended.pop_lru() {
+            drop(execution);
+        }
+    }
+
+    /// Takes a slot for a task that is about to be spawned. Not while others wait, which come first.
+    pub(crate) fn reserve(&self, task: &NewTask) -> Option<WorkerId> {
+        let pinned_elsewhere = task.code_version.is_some() && task.code_version != self.options.code_version;
+        if pinned_elsewhere || !self.serves(&task.queue) || !self.engine.registry.knows(&task.task_type) {
+            return None;
+        }
+        let mut inside = self.inside();
+        if !inside.open || inside.backlog || inside.free == 0 {
+            return None;
+        }
+        inside.free -= 1;
+        Some(inside.worker_id)
+    }
+
+    /// Takes slots for a claim: no more than there may be tasks for, so that spawns meanwhile find the others free.
+    pub(crate) fn take_for_claim(&self, polling: bool) -> usize {
+        let mut inside = self.inside();
+        inside.sent += 1;
+        if !inside.open {
+            return 0;
+        }
+        let wanted = std::mem::take(&mut inside.wanted);
+        let wanted = if polling || inside.backlog { usize::MAX } else { wanted };
+        let taken = wanted.min(inside.free);
+        inside.free -= taken;
+        // What finds no room waits in the store, before any that is spawned later.
+        inside.backlog = wanted > taken;
+        taken
+    }
+
+    /// Gives slots back.
+    pub(crate) fn give_back(&self, slots: usize) {
+        let mut inside = self.inside();
+        inside.free += slots;
+        let backlog = inside.backlog;
+        self.look_if_empty(inside);
+        if backlog && slots > 0 {
+            self.work.notify_one();
+        }
+    }
+
+    /// A claim has been answered, and what it brought was started.
+    pub(crate) fn took_in(&self) {
+        self.inside().taken_in += 1;
+    }
+
+    /// Whether so many claims have been taken in, so that all that they brought is among what is held.
+    pub(crate) fn has_taken_in(&self, claims: u64) -> bool {
+        self.inside().taken_in >= claims
+    }
+
+    /// One of the slots that were taken for a claim.
+    pub(crate) fn slot(self: &Arc<Self>) -> Slot {
+        Slot(self.clone())
+    }
+
+    /// A claim has come back with less than it asked for: nothing is left in the store.
+    pub(crate) fn no_backlog(&self) {
+        self.inside().backlog = false;
+    }
+
+    /// Runs a claimed task in a slot that was taken for it.
+    pub(crate) fn start(
+        self: &Arc<Self>,
+        mut claimed: ClaimedTask,
+        slot: Slot,
+        suspect: Option<SuspectPermit>,
+    ) {
+        let task_id = claimed.task_id;
+        if claimed.unreadable.is_some() {
+            claimed.journal = Some(Vec::new());
+        }
+        let mut inside = self.inside();
+        if inside.sealed {
+            // The worker signs off, which gives the task back.
+            return drop(inside);
+        }
+        inside.claims += 1;
+        let holding = Holding { run_id: claimed.run_id, claim: inside.claims };
+        inside.held.insert(task_id, holding);
+        if let Some(journal) = claimed.journal.take() {
+            drop(inside);
+            // Another worker has run it since: what is in memory here has fallen behind.
+            self.forget(task_id);
+            return self.begin(claimed, holding, journal, slot, suspect);
+        }
+        // Another worker may have run it since: what is in memory here has fallen behind then.
+        let suspended = inside.suspended.pop(&task_id);
+        let (current, behind) = match suspended {
+            Some(execution) if execution.run.run_id == claimed.run_id => (Some(execution), None),
+            behind => (None, behind),
+        };
+        if let Some(mut execution) = current {
+            inside.runs.insert(task_id, execution.run.clone());
+            drop(inside);
+            execution.resume(claimed.facts, slot);
+            return self.spawn(execution);
+        }
+        let running = inside.runs.get(&task_id).filter(|run| run.run_id == claimed.run_id).cloned();
+        if let Some(run) = running {
+            // Its execution is on its way out, and will find this. Where it is not, the database has lost the claim under
+            // which it runs: it makes room.
+            let before = inside.handed_over.insert(task_id, (claimed, holding, slot, suspect));
+            drop(inside);
+            drop(before);
+            if !run.is_suspending() {
+                run.stop(ControlFlow::LeaseLost);
+            }
+            return;
+        }
+        drop(inside);
+        drop(behind);
+        self.load(claimed, holding, slot, suspect);
+    }
+
+    fn begin(
+        self: &Arc<Self>,
+        claimed: ClaimedTask,
+        holding: Holding,
+        journal: Vec<Entry>,
+        slot: Slot,
+        suspect: Option<SuspectPermit>,
+    ) {
+        let WorkerOptions { claim_timeout, grace, .. } = self.options;
+        let (task_id, attempt) = (claimed.task_id, claimed.attempt);
+        let task_type = claimed.task_type.clone();
+        let execution = Execution::new(&self.engine, claimed, journal, slot, suspect, claim_timeout, grace);
+        let mut inside = self.inside();
+        if inside.sealed || inside.held.get(&task_id) != Some(&holding) {
+            // Given back, or somebody else's, while its journal was loaded.
+            drop(inside);
+            return drop(execution);
+        }
+        let before = inside.runs.insert(task_id, execution.run.clone());
+        drop(inside);
+        if let Some(before) = before {
+            // It no longer owns the task.
+            before.stop(ControlFlow::LeaseLost);
+        }
+        self.engine.lifecycle.tell(|| Some(Lifecycle::TaskStarted { task_id, task_type, attempt }));
+        self.spawn(execution);
+    }
+
+    fn spawn(self: &Arc<Self>, execution: Box<Execution>) {
+        self.engine.hub.add_run(&execution.run);
+        let slots = self.clone();
+        self.engine.runtime.spawn(Box::pin(async move { slots.run(execution).await }));
+    }
+
+    /// Loads the journal and the waits of a task that is no longer in memory, and runs it, if it is still the worker's then.
+    fn load(
+        self: &Arc<Self>,
+        mut claimed: ClaimedTask,
+        holding: Holding,
+        slot: Slot,
+        suspect: Option<SuspectPermit>,
+    ) {
+        let held = HeldRun { slots: self.clone(), task_id: claimed.task_id, run_id: claimed.run_id };
+        self.engine.runtime.spawn(Box::pin(async move {
+            let (slots, task_id) = (&held.slots, claimed.task_id);
+            while slots.holds(task_id, holding) {
+                let store = &slots.engine.store;
+                let read = async { Ok((store.journal(task_id).await?, store.waits_of(task_id).await?)) };
+                let journal = match read.await {
+                    Ok((journal, waits)) => {
+                        claimed.waits = waits;
+                        journal
+                    }
+                    Err(StoreError::Unreadable(unreadable)) => {
+                        claimed.unreadable = Some(unreadable);
+                        Vec::new()
+                    }
+                    // Another worker, or another process, may have a store that is open.
+                    Err(StoreError::Closed) => return slots.abandon(claimed.task_id, claimed.run_id),
+                    Err(error) => {
+                        tracing::warn!(%error, %task_id, "cannot load a journal; trying again");
+                        slots.engine.runtime.sleep(slots.options.poll_interval).await;
+                        continue;
+                    }
+                };
+                return slots.begin(claimed, holding, journal, slot, suspect);
+            }
+        }));
+    }
+
+    /// Whether what was claimed is still to be run.
+    fn holds(&self, task_id: TaskId, holding: Holding) -> bool {
+        let inside = self.inside();
+        !inside.sealed && inside.held.get(&task_id) == Some(&holding)
+    }
+
+    async fn run(self: Arc<Self>, mut execution: Box<Execution>) {
+        let Run { task_id, run_id, .. } = *execution.run;
+        let _held = HeldRun { slots: self.clone(), task_id, run_id };
+        loop {
+            let run = execution.run.clone();
+            let end = execution.execute().await;
+            match self.leave(&run, end) {
+                Some(again) => execution = again,
+                None => return,
+            }
+        }
+    }
+
+    /// An execution leaves its slot. Gives it back when it has been claimed again meanwhile.
+    fn leave(self: &Arc<Self>, run: &Arc<Run>, end: End) -> Option<Box<Execution>> {
+        let task_id = run.task_id;
+        let mut inside = self.inside();
+        let mut dropped = None;
+        let is_for_it = |(claimed, ..): &HandedOver| claimed.run_id == run.run_id;
+        let handed_over = match inside.handed_over.get(&task_id).is_some_and(is_for_it) {
+            true => inside.handed_over.remove(&task_id),
+            false => None,
+        };
+        if let End::Suspended(mut execution) = end {
+            if let Some((claimed, _, slot, _)) = handed_over {
+                drop(inside);
+                execution.resume(claimed.facts, slot);
+                return Some(execution);
+            }
+            let waker = Waker::from(Arc::new(WakeSuspended { task_id, woken: self.woken.clone() }));
+            run.waker.register(&waker);
+            if run.waker.is_woken() {
+                waker.wake();
+            }
+            inside.suspended.put(task_id, execution);
+            if inside.suspended.len() > self.options.max_in_memory {
+                dropped = inside.suspended.pop_lru();
+            }
+        }
+        self.engine.hub.remove_run(run);
+        if inside.runs.get(&task_id).is_some_and(|current| Arc::ptr_eq(current, run)) {
+            inside.runs.remove(&task_id);
+        }
+        if handed_over.is_none() && inside.held.get(&task_id).is_some_and(|held| held.run_id == run.run_id) {
+            inside.held.remove(&task_id);
+        }
+        self.look_if_empty(inside);
+        // Outside of the lock: it is the user's code that is dropped.
+        drop(dropped);
+        if let Some((claimed, holding, slot, suspect)) = handed_over {
+            // What was in memory is gone: the task goes on from its journal.
+            self.load(claimed, holding, slot, suspect);
+        }
+        None
+    }
+
+    /// Forgets a run that nobody executes any more: the store still holds it for the worker's, which is found with the next
+    /// heartbeats, and it is given back.
+    fn abandon(&self, task_id: TaskId, run_id: RunId) {
+        let mut inside = self.inside();
+        inside.held.retain(|task, held| (*task, held.run_id) != (task_id, run_id));
+        let run = inside.runs.get(&task_id).filter(|run| run.run_id == run_id).cloned();
+        if run.is_some() {
+            inside.runs.remove(&task_id);
+        }
+        let handed_over = inside.handed_over.remove(&task_id);
+        self.look_if_empty(inside);
+        drop(handed_over);
+        run.iter().for_each(|run| self.engine.hub.remove_run(run));
+    }
+
+    /// Whether nothing is in a slot, nor on its way into one or out of one.
+    pub(crate) fn is_empty(&self) -> bool {
+        let inside = self.inside();
+        inside.free >= self.options.concurrency && inside.runs.is_empty() && inside.held.is_empty()
+    }
+
+    /// Tells whoever waits for the last one to leave, when it has.
+    fn look_if_empty(&self, inside: MutexGuard<'_, Inside>) {
+        let closed = inside.closed;
+        drop(inside);
+        if closed && self.is_empty() {
+            self.empty.notify_waiters();
+        }
+    }
+
+    /// Returns what runs, in the order of the tasks' ids.
+    fn runs(&self) -> Vec<Arc<Run>> {
+        let mut runs: Vec<_> = self.inside().runs.values().cloned().collect();
+        runs.sort_unstable_by_key(|run| run.task_id);
+        runs
+    }
+
+    pub(crate) fn stop_all(&self, why: ControlFlow) {
+        self.runs().iter().for_each(|run| run.stop(why));
+    }
+
+    /// Returns the runs that the worker owns, and how many claims it has sent for more.
+    pub(crate) fn held(&self) -> (Held, u64) {
+        let inside = self.inside();
+        (inside.held.clone(), inside.sent)
+    }
+
+    /// Stops a run that the worker no longer owns.
+    pub(crate) fn lose(&self, (task_id, run_id): (TaskId, RunId)) {
+        let mut inside = self.inside();
+        let run = inside.runs.get(&task_id).filter(|run| run.run_id == run_id).cloned();
+        let mut handed_over = None;
+        if inside.held.get(&task_id).is_some_and(|held| held.run_id == run_id) {
+            inside.held.remove(&task_id);
+            handed_over = inside.handed_over.remove(&task_id);
+        }
+        self.look_if_empty(inside);
+        drop(handed_over);
+        if let Some(run) = run {
+            run.stop(ControlFlow::LeaseLost);
+        }
+    }
+
+    /// The store no longer knows the worker: its tasks are others' now. It goes on under another id.
+    pub(crate) fn lose_lease(&self) {
+        let mut inside = self.inside();
+        inside.open = false;
+        inside.worker_id = WorkerId::new(&*self.engine.runtime);
+        inside.held.clear();
+        let handed_over = std::mem::take(&mut inside.handed_over);
+        drop(inside);
+        drop(handed_over);
+        self.forget_suspended();
+        self.stop_all(ControlFlow::LeaseLost);
+    }
+
+    /// Fails the attempts of runs that have shown no sign of life. Also of one that blocks its thread, whose executor
+    /// could not do it.
+    pub(crate) fn stop_stuck(&self, passed: Duration) {
+        let is_lost = |run: &Run| run.control() == Some(ControlFlow::LeaseLost);
+        for run in self.runs().into_iter().filter(|run| !is_lost(run) && run.count_quiet(passed)) {
+            let timeout = self.options.claim_timeout;
+            let message = format!(
+                "nothing was journaled for {timeout:?} (the worker's `claim_timeout`): call `ctx.heartbeat(..)` in long steps, or set a longer one"
+            );
+            tracing::warn!(task_id = %run.task_id, task_type = %run.task_type, "the run is stuck and is stopped");
+            let next = run.after_failure(Failure::new(FailureKind::Stuck, message));
+            let (commit, task_id, run_id) = (self.engine.commit.clone(), run.task_id, run.run_id);
+            // Refused when the run has just ended by itself, which is an answer as well.
+            insist(&self.engine.runtime, move || {
+                commit.transition_beside(Transition::new(task_id, run_id, next.clone()))
+            });
+            run.stop(ControlFlow::LeaseLost);
+        }
+    }
+}
+
+/// A run that is being loaded or executed. Should that end by a panic, the worker no longer holds it.
+struct HeldRun {
+    slots: Arc<Slots>,
+    task_id: TaskId,
+    run_id: RunId,
+}
+
+impl Drop for HeldRun {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            tracing::error!(task_id = %self.task_id, "a run ended by a panic, and is given back");
+            self.slots.abandon(self.task_id, self.run_id);
+        }
+    }
+}
+
+/// A slot in use, for as long as the code of its task runs. Its last commit needs none.
+pub(crate) struct Slot(Arc<Slots>);
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.give_back(1);
+    }
+}
+
+/// A task that is claimed in the commit that spawns it, by a worker of this process, in which a slot is kept for it. The
+/// commit starts it, whatever becomes of whoever spawned it.
+pub(crate) struct Eager {
+    /// Not its owner: what gathers for a commit may never be sent.
+    slots: Weak<Slots>,
+    /// Gone once it was started.
+    task: Option<NewTask>,
+}
+
+impl Eager {
+    /// Takes a slot for the task, if there is one for it.
+    pub(crate) fn reserve(hub: &Hub, task: &mut NewTask) -> Option<Self> {
+        let (worker_id, slots) = hub.reserve(task)?;
+        task.claim_by = Some(worker_id);
+        Some(Self { slots: Arc::downgrade(&slots), task: Some(task.clone()) })
+    }
+
+    /// Runs the task, which is durable and the worker's.
+    pub(crate) fn start(mut self) {
+        let (Some(slots), Some(task)) = (self.slots.upgrade(), self.task.take()) else { return };
+        if task.cancellation.max_duration.is_some() {
+            // The worker learns from a claim when something is due next.
+            slots.nudge();
+        }
+        let claimed = ClaimedTask {
+            task_id: task.task_id,
+            run_id: task.run_id,
+            attempt: 1,
+            max_attempts: task.max_attempts,
+            crashes: 0,
+            task_type: task.task_type,
+            queue: task.queue,
+            params: task.params,
+            headers: task.headers,
+            scope: task.scope,
+            concurrency_key: task.concurrency_key,
+            retry: task.retry,
+            journal: Some(Vec::new()),
+            waits: Vec::new(),
+            facts: Facts::default(),
+            unreadable: None,
+        };
+        slots.start(claimed, slots.slot(), None);
+    }
+}
+
+impl Drop for Eager {
+    fn drop(&mut self) {
+        if let (Some(slots), Some(_)) = (self.slots.upgrade(), self.task.take()) {
+            slots.give_back(1);
+        }
+    }
+}
+
+/// Wakes a suspended task whose future was woken by something that is not in its context.
+struct WakeSuspended {
+    task_id: TaskId,
+    woken: mpsc::UnboundedSender<TaskId>,
+}
+
+impl Wake for WakeSuspended {
+    fn wake(self: Arc<Self>) {
+        // Without a worker nothing is left to be woken.
+        let _ = self.woken.send(self.task_id);
+    }
+}

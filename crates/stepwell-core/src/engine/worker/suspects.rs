@@ -1,0 +1,126 @@
+//! Suspects: tasks whose workers have died, of which a process runs few at the same time.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use hashbrown::HashMap;
+
+use crate::base::ids::WorkerId;
+use crate::engine::Engine;
+use crate::engine::worker::slots::Slots;
+use crate::store::rules::crash::SUSPECT_CRASHES;
+
+/// The part of a worker's slots in which tasks run as suspects at the same time, while none of them
+/// has met more crashes than [`SUSPECT_CRASHES`].
+const GROUP: usize = 8;
+
+/// The suspects that the workers of a client run.
+#[derive(Default)]
+pub(crate) struct Suspects(Mutex<Inside>);
+
+#[derive(Default)]
+struct Inside {
+    /// How many crashes each of them has met.
+    running: HashMap<u64, u32>,
+    /// How many there were.
+    admitted: u64,
+    /// Whether a claim is on its way that may bring one.
+    asked: bool,
+    /// Workers whose claims could not ask because of that.
+    passed_over: Vec<WorkerId>,
+}
+
+impl Suspects {
+    fn inside(&self) -> MutexGuard<'_, Inside> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inside {
+    /// How many crashes another one may have met, in groups of so many.
+    fn most(&self, group: usize) -> u32 {
+        match self.running.values().max() {
+            None => u32::MAX,
+            Some(&SUSPECT_CRASHES) if self.running.len() < group => SUSPECT_CRASHES,
+            Some(_) => 0,
+        }
+    }
+}
+
+/// What one claim may ask for: there is one such claim at a time.
+pub(crate) struct Suspect {
+    engine: Arc<Engine>,
+    most: u32,
+}
+
+impl Suspect {
+    /// Asks for a suspect, if one may run now.
+    pub(crate) fn ask(slots: &Slots) -> Option<Self> {
+        let engine = &slots.engine;
+        let mut inside = engine.suspects.inside();
+        if inside.asked {
+            inside.passed_over.push(slots.worker_id());
+            return None;
+        }
+        let most = inside.most((slots.options.concurrency / GROUP).max(1));
+        inside.asked = most > 0;
+        inside.asked.then(|| Self { engine: engine.clone(), most })
+    }
+
+    /// The most crashes that it may have met.
+    pub(crate) fn most(&self) -> u32 {
+        self.most
+    }
+
+    /// One was claimed. It counts until it has got further, and for so long at most: one that kills its process
+    /// does so again about as soon as before, and others must not wait for ever.
+    pub(crate) fn admit(self, crashes: u32, slots: &Slots) -> SuspectPermit {
+        let mut inside = self.engine.suspects.inside();
+        // It may claim another one at once.
+        inside.passed_over.push(slots.worker_id());
+        inside.admitted += 1;
+        let number = inside.admitted;
+        inside.running.insert(number, crashes);
+        drop(inside);
+        let (engine, pause) =
+            (Arc::downgrade(&self.engine), self.engine.runtime.sleep(slots.options.claim_timeout));
+        self.engine.runtime.spawn(Box::pin(async move {
+            pause.await;
+            if let Some(engine) = engine.upgrade() {
+                engine.acquit(number);
+            }
+        }));
+        SuspectPermit { engine: self.engine.clone(), number }
+    }
+}
+
+impl Drop for Suspect {
+    fn drop(&mut self) {
+        let mut inside = self.engine.suspects.inside();
+        inside.asked = false;
+        let passed_over = std::mem::take(&mut inside.passed_over);
+        drop(inside);
+        let workers = self.engine.hub.workers().into_iter();
+        workers.filter(|slots| passed_over.contains(&slots.worker_id())).for_each(|slots| slots.nudge());
+    }
+}
+
+/// Kept by a suspect until it has got further.
+pub(crate) struct SuspectPermit {
+    engine: Arc<Engine>,
+    number: u64,
+}
+
+impl Drop for SuspectPermit {
+    fn drop(&mut self) {
+        self.engine.acquit(self.number);
+    }
+}
+
+impl Engine {
+    /// A suspect no longer keeps others from running.
+    fn acquit(&self, suspect: u64) {
+        if self.suspects.inside().running.remove(&suspect).is_some() {
+            self.hub.workers().iter().for_each(|slots| slots.nudge());
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! Headers of tasks: what may be in them.
+
+use std::collections::BTreeMap;
+
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use crate::base::invalid_options::InvalidOptions;
+use crate::base::strict;
+use crate::store::Headers;
+use crate::store::schedule::TICK_HEADER;
+use crate::store::scope::labels;
+
+/// The headers of a task that hold the context of its trace, if it is part of one: as
+/// [W3C Trace Context](https://www.w3.org/TR/trace-context/) has them.
+pub const TRACE_HEADERS: [&str; 2] = ["traceparent", "tracestate"];
+
+/// The longest headers of a task, as bytes of JSON: 64 KiB. What the engine adds by itself (the tick of a schedule, a trace) has
+/// 1 KiB beside.
+pub const MAX_HEADERS_BYTES: usize = 64 << 10;
+
+/// How much room there is beside for what the engine adds.
+const ROOM: usize = 1 << 10;
+
+/// Whether the engine adds a header of this name by itself.
+pub(crate) fn is_of_engine(name: &str) -> bool {
+    name == TICK_HEADER || TRACE_HEADERS.contains(&name)
+}
+
+/// How many [labels](crate::labels) a task has at most: stores keep a row for each.
+pub const MAX_LABELS: usize = 64;
+
+/// Checks that the headers are small, few of them labels, and none nested too deep.
+pub(crate) fn check(headers: &Headers) -> Result<(), InvalidOptions> {
+    if headers.is_empty() {
+        return Ok(());
+    }
+    let json =
+        strict::to_json(headers).map_err(|error| InvalidOptions::Headers { reason: error.to_string() })?;
+    let own = headers.iter().filter(|(name, _)| is_of_engine(name));
+    // With its quotes, its colon and its comma.
+    let own: usize = own.map(|(name, value)| name.len() + value.to_string().len() + 4).sum();
+    if json.len() > MAX_HEADERS_BYTES + own.min(ROOM) {
+        let reason = format!(
+            "they have {} bytes of JSON, the limit is {MAX_HEADERS_BYTES}: put large values into the parameters",
+            json.len()
+        );
+        return Err(InvalidOptions::Headers { reason });
+    }
+    let labels = labels(headers).count();
+    if labels > MAX_LABELS {
+        let reason = format!(
+            "{labels} of them are labels, the limit is {MAX_LABELS}: put what no task is to be found by into the parameters, or into one header that is an object"
+        );
+        return Err(InvalidOptions::Headers { reason });
+    }
+    Ok(())
+}
+
+/// Reads headers, and refuses numbers that a [`Value`] would round.
+pub(crate) fn exact<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Headers, D::Error> {
+    let texts = BTreeMap::<String, Box<RawValue>>::deserialize(deserializer)?;
+    let value = |(name, text): (String, Box<RawValue>)| {
+        if let Some(number) = numbers(text.get()).find(|number| !is_kept(number)) {
+            return Err(D::Error::custom(format_args!(
+                "the header \"{name}\" holds the number {number}, which has more digits than a header keeps: send it as a text"
+            )));
+        }
+        Ok((name, serde_json::from_str::<Value>(text.get()).map_err(D::Error::custom)?))
+    };
+    texts.into_iter().map(value).collect()
+}
+
+/// The numbers in JSON text.
+fn numbers(json: &str) -> impl Iterator<Item = &str> {
+    let mut escaped = false;
+    let mut in_text = false;
+    let number = move |char: char| {
+        match char {
+            _ if escaped => escaped = false,
+            '\\' => escaped = in_text,
+            '"' => in_text = !in_text,
+            _ => {}
+        }
+        in_text || !matches!(char, '0'..='9' | '-' | '+' | '.' | 'e' | 'E')
+    };
+    // The `e` of `true` is none.
+    json.split(number).filter(|token| token.contains(|char: char| char.is_ascii_digit()))
+}
+
+/// Returns whether a [`Value`] holds exactly this number. Where two decimals are equally short and
+/// equally near to a float, both are its text.
+fn is_kept(number: &str) -> bool {
+    let is_text = |float: f64| {
+        let texts = [float.to_string(), Value::from(float).to_string()];
+        texts.iter().any(|text| decimal(text) == decimal(number))
+    };
+    number.parse::<i64>().is_ok() || number.parse::<u64>().is_ok() || number.parse::<f64>().is_ok_and(is_text)
+}
+
+/// The significant digits of a number, and the power of ten that they are multiplied by.
+fn decimal(number: &str) -> (String, i64) {
+    let (digits, exponent) = number.split_once(['e', 'E']).unwrap_or((number, "0"));
+    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
+    let digits = format!("{whole}{fraction}");
+    let significant = digits.trim_start_matches(['-', '0']).trim_end_matches('0');
+    let zeros = digits.len() - digits.trim_end_matches('0').len();
+    let power = match significant {
+        "" => 0,
+        _ => {
+            let exponent = exponent.parse().unwrap_or(i64::MAX / 2);
+            i64::saturating_add(exponent, zeros as i64).saturating_sub(fraction.len() as i64)
+        }
+    };
+    (significant.to_owned(), power)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test ends by a panic")]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn read(json: &str) -> Result<Headers, serde_json::Error> {
+        exact(&mut serde_json::Deserializer::from_str(json))
+    }
+
+    #[test]
+    fn numbers_that_would_be_rounded_are_refused() {
+        for kept in
+            ["0", "-0.0", "18446744073709551615", "-9223372036854775808", "1.50", "0.1", "1e300", "2.5E-7"]
+        {
+            let headers = read(&format!(r#"{{"a":["1e\"9999",{kept},true]}}"#)).unwrap();
+            assert!(headers["a"][1].is_number(), "{kept}");
+        }
+        let rounded = ["18446744073709551617", "0.10000000000000000001", "9007199254740993.0", "1e-400"];
+        // The exponents are at the ends of what can be counted.
+        let huge = ["10e9223372036854775807", "0.1e-9223372036854775808", "1e-9223372036854775808"];
+        for rounded in rounded.into_iter().chain(huge) {
+            let error = read(&format!(r#"{{"a":"1","b":{{"c":[{rounded}]}}}}"#)).unwrap_err();
+            assert!(error.to_string().contains(rounded), "{error}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_a_value_writes_is_kept(float in any::<f64>().prop_filter("JSON has them", |float| float.is_finite()), integer: i64) {
+            for number in [serde_json::to_string(&float).unwrap(), integer.to_string()] {
+                prop_assert!(is_kept(&number), "{number}");
+            }
+        }
+    }
+}

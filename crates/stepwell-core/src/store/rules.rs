@@ -1,0 +1,5 @@
+//! The rules of a task's life, as pure functions that all stores keep.
+
+pub(crate) mod circle;
+pub(crate) mod crash;
+pub(crate) mod ending;

@@ -1,0 +1,44 @@
+//! Crashes: what the death of a worker means for the tasks that it ran.
+//!
+//! A process that dies takes all of its runs with it, and usually one task at most is to blame. So
+//! the task gets another attempt in the place of the one that a crash has ended, and the store
+//! counts, for each task, how many crashes in a row its runs met without journaling anything in
+//! between.
+//!
+//! | crashes in a row | the task |
+//! | --- | --- |
+//! | 1 | is claimed again like any other |
+//! | [`SUSPECT_CRASHES`] | is a *suspect*: a process runs a group of them at a time, so that a further crash is blamed on few |
+//! | more | is run as the only suspect, so that a further crash is blamed on it alone |
+//! | [`crash_limit`] | fails with [`crashed`] |
+
+use crate::base::failure::{Failure, FailureKind};
+
+/// From this number of crashes in a row on, a task is a suspect: a process runs few of them at a
+/// time.
+pub const SUSPECT_CRASHES: u32 = 2;
+
+/// Returns the number of crashes in a row with which a task fails: as many as it has attempts, and at
+/// least 5. It is at least 10 for a task that is being compensated, since what is half undone should
+/// be undone completely.
+pub const fn crash_limit(max_attempts: u32, compensating: bool) -> u32 {
+    let least = if compensating { 10 } else { 5 };
+    if max_attempts > least { max_attempts } else { least }
+}
+
+/// Returns the number of crashes in a row after another crash.
+///
+/// `progress` is the number of the last journal entry that a run delivered
+/// ([`Kind::is_progress`](crate::Kind::is_progress)), 0 when there is none, and `seen` what it was
+/// at the crash before.
+pub const fn crashes_after_another(crashes: u32, progress: u64, seen: u64) -> u32 {
+    if progress > seen { 1 } else { crashes.saturating_add(1) }
+}
+
+/// Returns the failure of a task whose worker died so many times in a row while it ran.
+pub fn crashed(crashes: u32) -> Failure {
+    let message = format!(
+        "the worker's process died {crashes} times in a row while it ran the task, and the task journaled nothing in between. If the task itself ends its process (out of memory, abort), mend that, then retry it"
+    );
+    Failure::new(FailureKind::Crashed, message).permanent()
+}

@@ -1,0 +1,183 @@
+//! Scopes: parts of the tasks that are kept apart, as the tenants of an application are.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::base::invalid_options::InvalidOptions;
+use crate::base::name::{InvalidName, Name};
+use crate::store::Headers;
+use crate::store::headers::is_of_engine;
+
+/// A part of the tasks that is kept apart: those of a queue, those with certain labels, or both.
+///
+/// A task that was spawned [in a scope](crate::SpawnOptions::scope) has the scope's queue and labels, and its keys are the
+/// scope's own: no task of another scope has the same idempotency or concurrency key. Its children are in its scope as well.
+///
+/// A scope holds the tasks that were spawned in it or in a scope [within](Scope::holds) it. It also holds a task that was
+/// spawned in no scope, by the application itself, if the task has the scope's queue and labels. It never holds a task of a
+/// scope that is not within it, whatever headers that task was given.
+///
+/// ```
+/// use stepwell_core::Scope;
+///
+/// let acme = Scope::default().label("tenant", "acme");
+/// let sales = acme.clone().label("team", "sales");
+/// assert!(acme.holds(&sales) && !sales.holds(&acme));
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemas", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Scope {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    queue: Option<Name>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    labels: BTreeMap<String, String>,
+}
+
+impl Scope {
+    /// Narrows the scope to the tasks of this queue.
+    pub fn queue(mut self, queue: Name) -> Self {
+        self.queue = Some(queue);
+        self
+    }
+
+    /// Narrows the scope to the tasks with this [label](labels).
+    pub fn label(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.labels.insert(name.into(), value.into());
+        self
+    }
+
+    /// Whether the scope holds every task, as the default does.
+    pub fn is_all(&self) -> bool {
+        self.queue.is_none() && self.labels.is_empty()
+    }
+
+    /// Whether all tasks of the other scope are in this one: whether it asks for all that this one asks for.
+    pub fn holds(&self, other: &Self) -> bool {
+        self.queue.as_ref().is_none_or(|queue| other.queue.as_ref() == Some(queue))
+            && self.labels.iter().all(|(name, value)| other.labels.get(name) == Some(value))
+    }
+
+    /// Whether a task is in the scope that is in that queue, has these headers, and was spawned in that scope.
+    pub fn has(&self, queue: &Name, headers: &Headers, scope: &Self) -> bool {
+        self.queue.as_ref().is_none_or(|own| own == queue)
+            && have_labels(headers, &self.labels)
+            && (scope.is_all() || self.holds(scope))
+    }
+
+    /// The queue of the scope's tasks, if they share one.
+    pub fn only_queue(&self) -> Option<&Name> {
+        self.queue.as_ref()
+    }
+
+    /// The labels that the scope's tasks have, by name.
+    pub fn labels(&self) -> &BTreeMap<String, String> {
+        &self.labels
+    }
+
+    /// The same as pairs; `None` when one of them is no [label](labels), so that no task can have it.
+    pub fn possible_labels(&self) -> Option<Vec<(&str, &str)>> {
+        let pair = |(name, value)| is_label(name, value).then_some((name, value));
+        self.labels.iter().map(|(name, value)| pair((name.as_str(), value.as_str()))).collect()
+    }
+
+    /// The scope as stores keep it: JSON, the same for equal scopes and another for any other; empty for the default.
+    pub fn to_text(&self) -> String {
+        match self.is_all() {
+            true => String::new(),
+            // Text, and maps with keys of text, always become JSON.
+            false => serde_json::to_string(self).unwrap_or_default(),
+        }
+    }
+
+    /// Reads what [`to_text`](Scope::to_text) wrote.
+    ///
+    /// # Errors
+    /// When it is neither empty nor a scope's JSON.
+    pub fn from_text(text: &str) -> Result<Self, serde_json::Error> {
+        match text {
+            "" => Ok(Self::default()),
+            text => serde_json::from_str(text),
+        }
+    }
+
+    /// Checks that tasks can have the scope's labels: a task without one of them would be lost to the scope.
+    pub(crate) fn check<E: From<InvalidName> + From<InvalidOptions>>(&self) -> Result<(), E> {
+        self.labels.iter().try_for_each(|(name, value)| {
+            Name::new(name)?;
+            Name::new(value)?;
+            match is_label(name, value) {
+                true => Ok(()),
+                false => Err(InvalidOptions::Scope { name: name.clone() }.into()),
+            }
+        })
+    }
+}
+
+/// The labels among a task's headers, by which stores find it: headers of the top level whose name and value are texts of 1 to
+/// [`MAX_NAME_BYTES`](crate::MAX_NAME_BYTES) bytes without NUL, but for those that the engine adds by itself.
+pub fn labels(headers: &Headers) -> impl Iterator<Item = (&str, &str)> {
+    let texts = headers.iter().filter_map(|(name, value)| Some((name.as_str(), value.as_str()?)));
+    texts.filter(|(name, value)| is_label(name, value))
+}
+
+pub(crate) fn is_label(name: &str, value: &str) -> bool {
+    Name::is_valid(name) && Name::is_valid(value) && !is_of_engine(name)
+}
+
+/// Whether all of these are among the [labels] of the headers.
+pub fn have_labels(headers: &Headers, asked: &BTreeMap<String, String>) -> bool {
+    asked.iter().all(|(name, value)| {
+        is_label(name, value) && headers.get(name).and_then(serde_json::Value::as_str) == Some(value)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(text: &str) -> Name {
+        Name::new(text).unwrap()
+    }
+
+    #[test]
+    fn labels_are_short_texts_of_the_top_level() {
+        let long = "x".repeat(513);
+        let headers = serde_json::json!({
+            "tenant": "acme", "nested": { "tenant": "evil" }, "number": 7, "empty": "", "nul": "a\0b",
+            "long": long, (long.as_str()): "long", "traceparent": "00-1-2-01", "": "unnamed",
+        });
+        let headers: Headers = serde_json::from_value(headers).unwrap();
+        assert_eq!(labels(&headers).collect::<Vec<_>>(), [("tenant", "acme")]);
+    }
+
+    #[test]
+    fn a_scope_has_what_is_within_it_and_what_the_application_put_there() {
+        let acme = Scope::default().label("tenant", "acme");
+        let (queue, headers) = (name("q"), Headers::from([("tenant".into(), "acme".into())]));
+        let with = |scope: &Scope| acme.has(&queue, &headers, scope);
+        assert!(with(&Scope::default()) && with(&acme) && with(&acme.clone().queue(name("q"))));
+        assert!(!with(&Scope::default().queue(name("q"))), "of another scope, with a label as ours");
+        assert!(!acme.clone().queue(name("q")).has(&queue, &headers, &acme));
+        assert!(!acme.has(&queue, &Headers::new(), &Scope::default()));
+        assert!(Scope::default().has(&queue, &headers, &Scope::default().label("a", "b")));
+    }
+
+    #[test]
+    fn a_scopes_text_is_its_own() {
+        let scopes = [
+            Scope::default(),
+            Scope::default().queue(name("acme")),
+            Scope::default().label("acme", "b/c"),
+            Scope::default().label("acme/b", "c"),
+            Scope::default().label("queue", "acme"),
+            Scope::default().label("a", "\",\"b\":\"").label("b", "x"),
+            Scope::default().label("a", "").label("b", "\":\"x"),
+        ];
+        for (n, scope) in scopes.iter().enumerate() {
+            assert_eq!(Scope::from_text(&scope.to_text()).unwrap(), *scope);
+            assert!(scopes.iter().skip(n + 1).all(|other| other.to_text() != scope.to_text()));
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! Options of spawns.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::base::invalid_options::InvalidOptions;
+use crate::base::retry::RetryStrategy;
+use crate::base::strict;
+use crate::base::time::Timestamp;
+use crate::store::headers;
+use crate::store::scope::Scope;
+use crate::store::{CancellationPolicy, Coalesce, Headers};
+
+/// How a task is spawned. What is not set is as the client was built.
+///
+/// ```
+/// # use std::time::Duration;
+/// # use stepwell_core::{RetryStrategy, SpawnOptions};
+/// let options = SpawnOptions::new()
+///     .queue("reports")
+///     .max_attempts(3)
+///     .retry(RetryStrategy::fixed(Duration::from_secs(10)))
+///     .start_after(Duration::from_secs(3600))
+///     .idempotency_key("report-2026-11");
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemas", derive(schemars::JsonSchema))]
+#[serde(default, deny_unknown_fields)]
+pub struct SpawnOptions {
+    pub(crate) queue: Option<String>,
+    pub(crate) max_attempts: Option<u32>,
+    pub(crate) retry: Option<RetryStrategy>,
+    #[serde(deserialize_with = "headers::exact")]
+    pub(crate) headers: Headers,
+    #[serde(skip)]
+    pub(crate) invalid: Option<InvalidOptions>,
+    #[serde(skip_serializing_if = "Scope::is_all")]
+    pub(crate) scope: Scope,
+    pub(crate) priority: i32,
+    pub(crate) start: Start,
+    pub(crate) idempotency_key: Option<String>,
+    pub(crate) concurrency_key: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) coalesce: Option<Coalesce>,
+    pub(crate) code_version: Option<String>,
+    pub(crate) cancellation: Option<CancellationPolicy>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemas", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Start {
+    #[default]
+    Now,
+    After(Duration),
+    At(Timestamp),
+}
+
+impl SpawnOptions {
+    /// Nothing set.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The task's queue.
+    pub fn queue(mut self, queue: impl Into<String>) -> Self {
+        self.queue = Some(queue.into());
+        self
+    }
+
+    /// How many attempts the task has, the first one included; at least 1.
+    pub fn max_attempts(mut self, attempts: u32) -> Self {
+        self.max_attempts = Some(attempts.max(1));
+        self
+    }
+
+    /// When a failed attempt is followed by another.
+    pub fn retry(mut self, strategy: RetryStrategy) -> Self {
+        self.retry = Some(strategy);
+        self
+    }
+
+    /// Adds a header: a small value that travels with the task and is there as `ctx.headers`. All headers of a task have
+    /// at most [`MAX_HEADERS_BYTES`](crate::MAX_HEADERS_BYTES).
+    ///
+    /// The spawn is refused with [`InvalidOptions`] when the value could not be read back: a NaN, say.
+    pub fn header(mut self, name: impl Into<String>, value: impl Serialize) -> Self {
+        let name = name.into();
+        match strict::to_value(&value) {
+            Ok(value) => _ = self.headers.insert(name, value),
+            Err(error) => {
+                let reason = format!("\"{name}\": {error}");
+                self.invalid.get_or_insert(InvalidOptions::Headers { reason });
+            }
+        }
+        self
+    }
+
+    /// Adds a label, by which [tasks are listed](crate::TaskFilter::labels): a tenant, a customer. A label is a header whose
+    /// name and value are texts of 1 to 512 bytes; by a longer one, or one in another header, no task is found. A task has at
+    /// most [`MAX_LABELS`](crate::MAX_LABELS).
+    pub fn label(self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.header(name, value.into().as_str())
+    }
+
+    /// Puts the task into a scope: gives it the scope's queue and labels, in place of those that were set before, and makes
+    /// its keys the scope's own. Default: none, where the keys of all such tasks meet.
+    ///
+    /// ```
+    /// # use stepwell_core::{Scope, SpawnOptions};
+    /// let acme = Scope::default().label("tenant", "acme");
+    /// let options = SpawnOptions::new().idempotency_key("order 7").scope(acme);
+    /// ```
+    pub fn scope(mut self, scope: Scope) -> Self {
+        if let Some(queue) = scope.only_queue() {
+            self.queue = Some(queue.to_string());
+        }
+        self.within(scope)
+    }
+
+    /// The scope that the task is put into.
+    pub fn in_scope(&self) -> &Scope {
+        &self.scope
+    }
+
+    /// Puts the task into a scope, but for the queue.
+    pub(crate) fn within(mut self, scope: Scope) -> Self {
+        for (name, value) in scope.labels() {
+            self.headers.insert(name.clone(), value.clone().into());
+        }
+        self.scope = scope;
+        self
+    }
+
+    /// Tasks of a higher priority are claimed first. Default: 0.
+    pub fn priority(mut self, priority: i32) -> Self {
+        self.priority = priority;
+        self
+    }
+
+    /// The task starts no earlier than this long from now.
+    pub fn start_after(mut self, delay: Duration) -> Self {
+        self.start = Start::After(delay);
+        self
+    }
+
+    /// The task starts no earlier than at this time.
+    pub fn start_at(mut self, at: Timestamp) -> Self {
+        self.start = Start::At(at);
+        self
+    }
+
+    /// Only the first spawn of a task type with this key makes a task; each further one answers with that task, as long
+    /// as it has not been deleted.
+    pub fn idempotency_key(mut self, key: impl Into<String>) -> Self {
+        self.idempotency_key = Some(key.into());
+        self
+    }
+
+    /// Tasks with the same key, of whatever type and queue, run one at a time, in the order in which they were spawned: each
+    /// starts when the one before has ended. Use it for what must not overlap: the syncs of one account, say.
+    pub fn concurrency_key(mut self, key: impl Into<String>) -> Self {
+        self.concurrency_key = Some(key.into());
+        self
+    }
+
+    /// A [concurrency key](SpawnOptions::concurrency_key), and what becomes of this spawn when a task of the same type and key
+    /// is waiting to start: many requests for the same work, while it has not begun, are one. Tasks that have begun are left
+    /// alone, so that what was asked for after their start is done after them. A waiting task that is reused does not take
+    /// over the idempotency key of the spawn.
+    ///
+    /// ```
+    /// # use stepwell_core::{Coalesce, SpawnOptions};
+    /// // Whatever changes while the index is being rebuilt, one more rebuild does for all of it.
+    /// let options = SpawnOptions::new().coalesced("rebuild-index", Coalesce::Reuse);
+    /// ```
+    pub fn coalesced(mut self, key: impl Into<String>, how: Coalesce) -> Self {
+        self.coalesce = Some(how);
+        self.concurrency_key(key)
+    }
+
+    /// Pins the task to a version of the code: only workers with the same
+    /// [`code_version`](WorkerOptions::code_version) claim it.
+    pub fn code_version(mut self, version: impl Into<String>) -> Self {
+        self.code_version = Some(version.into());
+        self
+    }
+
+    /// When the task is cancelled by itself.
+    pub fn cancellation(mut self, policy: CancellationPolicy) -> Self {
+        self.cancellation = Some(policy);
+        self
+    }
+
+    /// Finds what is wrong with the options, but for their names.
+    pub(crate) fn check(&self) -> Result<(), InvalidOptions> {
+        if let Some(invalid) = &self.invalid {
+            return Err(invalid.clone());
+        }
+        headers::check(&self.headers)?;
+        self.retry.iter().try_for_each(RetryStrategy::check)?;
+        self.cancellation.iter().try_for_each(CancellationPolicy::check)
+    }
+}
