@@ -34,9 +34,9 @@ use crate::engine::run::child::{Disposition, answered_with};
 use crate::engine::run::compensation::Undoing;
 use crate::engine::settings::Settings;
 use crate::engine::task_error::TaskResult;
+use crate::engine::worker::Worker;
 use crate::engine::worker::retention::purge;
 use crate::engine::worker::slots::Slots;
-use crate::engine::worker::{Worker, shutdown};
 use crate::engine::worker_options::WorkerOptions;
 use crate::engine::{Engine, States};
 use crate::observe::history::HistoryEntry;
@@ -744,7 +744,7 @@ impl Client {
         if !self.engine.answered(self.engine.store.import(record)).await? {
             return Err(ImportError::Exists.into());
         }
-        self.engine.hub.workers().iter().for_each(|slots| slots.nudge());
+        self.engine.hub.workers().iter().for_each(|worker| worker.nudge());
         Ok(task_id)
     }
 
@@ -1024,7 +1024,7 @@ impl Client {
     /// Shuts down all workers of this client: waits for running tasks up to the deadline, and releases the rest.
     pub async fn shutdown(&self, deadline: Duration) {
         let workers = self.engine.hub.workers();
-        join_all(workers.iter().map(|slots| shutdown(slots, deadline))).await;
+        join_all(workers.into_iter().map(|worker| worker.shut_down(deadline))).await;
         self.engine.lifecycle.flush().await;
     }
 }

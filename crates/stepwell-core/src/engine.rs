@@ -133,7 +133,7 @@ impl Engine {
                         hub.look_at_all();
                     }
                     if changed.work {
-                        hub.workers().iter().for_each(|slots| slots.nudge());
+                        hub.workers().iter().for_each(|worker| worker.nudge());
                     }
                 }
             }));

@@ -54,7 +54,10 @@ pub use memory::MemoryStore;
 pub use observe::history::HistoryEntry;
 pub use observe::lifecycle::{Lifecycle, Subscription};
 pub use observe::notes::{LogLevel, LogLine, Progress};
+pub use store::headers::TICK_HEADER;
 pub use store::headers::TRACE_HEADERS;
+pub use store::headers::have_labels;
+pub use store::headers::labels;
 pub use store::headers::{MAX_HEADERS_BYTES, MAX_LABELS};
 pub use store::page::{ANSWER_BYTES, ANSWER_ITEMS, Listed, Page, Room};
 pub use store::queue::{QueueAction, QueueChange, QueueInfo, QueueLimits, RateLimit};
@@ -63,9 +66,11 @@ pub use store::rules::circle::{blocked, waits_for_ever};
 pub use store::rules::crash::{SUSPECT_CRASHES, crash_limit, crashed, crashes_after_another};
 pub use store::rules::ending::deleted;
 pub use store::rules::ending::{begun_anew, cancelled, compensating, end_of};
-pub use store::schedule::{CatchUp, InvalidSchedule, Overlap, Schedule, ScheduleInfo, TICK_HEADER, Timing};
-pub use store::scope::{Scope, have_labels, labels};
+pub use store::schedule::{CatchUp, Overlap, Schedule, ScheduleInfo};
+pub use store::scope::Scope;
 pub use store::spawn_options::SpawnOptions;
+pub use store::timing::InvalidSchedule;
+pub use store::timing::Timing;
 pub use store::worker_info::{OtherWorker, WATCHED, WorkerInfo, WorkerState, WorkerStatus};
 pub use store::{
     CancellationPolicy, Coalesce, Headers, HistoryFilter, NewEvent, NewMessage, NewTask, Store, StoreError,

@@ -23,13 +23,14 @@ use crate::base::time::{Timestamp, after};
 use crate::memory::limits::{Place, Queue};
 use crate::memory::waits::{Mail, Target, Waits};
 use crate::memory::workers::Registered;
+use crate::store::headers::have_labels;
 use crate::store::page::{Page, Room};
 use crate::store::queue::QueueInfo;
 use crate::store::record::TaskRecord;
 use crate::store::rules::circle::blocked;
 use crate::store::rules::crash::SUSPECT_CRASHES;
 use crate::store::rules::ending::{begun_anew, compensating};
-use crate::store::scope::{Scope, have_labels};
+use crate::store::scope::Scope;
 use crate::store::*;
 
 /// A store that lives as long as the program.

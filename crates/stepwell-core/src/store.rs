@@ -68,6 +68,7 @@ pub(crate) mod scope;
 pub(crate) mod spawn_options;
 pub(crate) mod task_info;
 pub(crate) mod ticks;
+pub(crate) mod timing;
 pub(crate) mod transition;
 pub(crate) mod worker_info;
 

@@ -6,7 +6,7 @@ use crate::base::invalid_options::InvalidOptions;
 use crate::base::name::InvalidName;
 use crate::base::payload::PayloadError;
 use crate::client::export::ImportError;
-use crate::store::schedule::InvalidSchedule;
+use crate::store::timing::InvalidSchedule;
 use crate::store::{StoreError, TaskState};
 use crate::workflow::WorkflowError;
 

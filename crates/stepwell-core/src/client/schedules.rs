@@ -9,7 +9,8 @@ use crate::base::payload::PayloadError;
 use crate::client::error::Error;
 use crate::context::task::Task;
 use crate::engine::run::child::Disposition;
-use crate::store::schedule::{InvalidSchedule, Schedule, ScheduleInfo};
+use crate::store::schedule::{Schedule, ScheduleInfo};
+use crate::store::timing::InvalidSchedule;
 use crate::store::*;
 
 impl Client {
@@ -223,7 +224,7 @@ impl Client {
     /// Commits a change, and lets this process's workers see it.
     async fn change_schedule(&self, change: ScheduleChange) -> Result<ScheduleOutcome, Error> {
         let outcome = self.engine.answered(self.engine.commit.change_schedule(change)).await?;
-        self.engine.hub.workers().iter().for_each(|slots| slots.schedules.notify_one());
+        self.engine.hub.workers().iter().for_each(|worker| worker.schedules_changed());
         Ok(outcome)
     }
 }

@@ -21,6 +21,7 @@
 //! ```
 
 pub(crate) mod bisect;
+pub(crate) mod eager;
 pub(crate) mod hub;
 
 use std::collections::VecDeque;
@@ -42,8 +43,8 @@ use crate::base::retry::STORE_RETRY;
 use crate::base::runtime::{BoxFuture, MaybeSend, Runtime, turn};
 use crate::base::time::{after, until};
 use crate::engine::commit::bisect::Part;
+use crate::engine::commit::eager::Eager;
 use crate::engine::commit::hub::Hub;
-use crate::engine::worker::slots::Eager;
 use crate::observe::lifecycle::{Broadcast, Lifecycle};
 use crate::observe::measures::Measures;
 use crate::observe::trace;

@@ -5,6 +5,7 @@ pub(crate) mod compensation;
 pub(crate) mod delivery;
 pub(crate) mod executor;
 pub(crate) mod operations;
+pub(crate) mod outcome;
 pub(crate) mod polled;
 pub(crate) mod step;
 pub(crate) mod step_cache;

@@ -20,6 +20,7 @@ use crate::base::ids::{TaskId, WorkerId};
 use crate::base::retry::STORE_RETRY;
 use crate::base::runtime::{BoxFuture, turn};
 use crate::base::time::until;
+use crate::engine::commit::hub::LocalWorker as _;
 use crate::engine::commit::{insist, until_answered};
 use crate::engine::task_error::ControlFlow;
 use crate::engine::worker::holdings::{Comparison, Difference};
@@ -54,7 +55,7 @@ impl Worker {
     pub(crate) async fn start(slots: Arc<Slots>, woken: UnboundedReceiver<TaskId>) -> Self {
         let engine = slots.engine.clone();
         engine.listen();
-        engine.hub.add_worker(&slots);
+        engine.hub.add_worker(Arc::downgrade(&slots) as _);
         run(&slots, Box::pin(watch(slots.clone())));
         // Known to the store before anything can be claimed for it. A store that is away is not waited for: the worker
         // keeps trying by itself.
@@ -181,7 +182,7 @@ async fn claim(slots: Arc<Slots>) {
         // Others that are about to end give their slots to the same claim.
         turn().await;
         let limit = slots.take_for_claim(polling);
-        let mut suspect = if limit > 0 { Suspect::ask(&slots) } else { None };
+        let mut suspect = if limit > 0 { Suspect::ask(&engine, &*slots, &slots.options) } else { None };
         let claim = Claim {
             worker_id: slots.worker_id(),
             queues: slots.queues.clone(),
@@ -201,8 +202,8 @@ async fn claim(slots: Arc<Slots>) {
                 slots.give_back(limit - claimed.tasks.len().min(limit));
                 for task in claimed.tasks {
                     let suspect = suspect.take_if(|_| task.crashes >= SUSPECT_CRASHES);
-                    let permit = suspect.map(|suspect| suspect.admit(task.crashes, &slots));
-                    slots.start(task, slots.slot(), permit);
+                    let permit = suspect.map(|suspect| suspect.admit(task.crashes, &*slots, &slots.options));
+                    slots.start_claimed(task, slots.slot(), permit);
                 }
                 claimed.poked.into_iter().for_each(|task_id| engine.hub.poke(task_id));
                 let due = claimed.next_due.map(|due| until(engine.store.now(), due));

@@ -8,10 +8,14 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::base::invalid_options::InvalidOptions;
+use crate::base::name::Name;
 use crate::base::strict;
 use crate::store::Headers;
-use crate::store::schedule::TICK_HEADER;
-use crate::store::scope::labels;
+
+/// The header in which a scheduled task finds the time of its tick, as RFC 3339 text in UTC
+/// (`2026-03-29T01:00:00Z`): the nominal time, without jitter, however late the task starts. A task that was spawned by
+/// [`Client::trigger_schedule`](crate::Client::trigger_schedule) finds the time of that.
+pub const TICK_HEADER: &str = "stepwell.tick";
 
 /// The headers of a task that hold the context of its trace, if it is part of one: as
 /// [W3C Trace Context](https://www.w3.org/TR/trace-context/) has them.
@@ -31,6 +35,24 @@ pub(crate) fn is_of_engine(name: &str) -> bool {
 
 /// How many [labels](crate::labels) a task has at most: stores keep a row for each.
 pub const MAX_LABELS: usize = 64;
+
+/// The labels among a task's headers, by which stores find it: headers of the top level whose name and value are texts of 1 to
+/// [`MAX_NAME_BYTES`](crate::MAX_NAME_BYTES) bytes without NUL, but for those that the engine adds by itself.
+pub fn labels(headers: &Headers) -> impl Iterator<Item = (&str, &str)> {
+    let texts = headers.iter().filter_map(|(name, value)| Some((name.as_str(), value.as_str()?)));
+    texts.filter(|(name, value)| is_label(name, value))
+}
+
+pub(crate) fn is_label(name: &str, value: &str) -> bool {
+    Name::is_valid(name) && Name::is_valid(value) && !is_of_engine(name)
+}
+
+/// Whether all of these are among the [labels] of the headers.
+pub fn have_labels(headers: &Headers, asked: &BTreeMap<String, String>) -> bool {
+    asked.iter().all(|(name, value)| {
+        is_label(name, value) && headers.get(name).and_then(serde_json::Value::as_str) == Some(value)
+    })
+}
 
 /// Checks that the headers are small, few of them labels, and none nested too deep.
 pub(crate) fn check(headers: &Headers) -> Result<(), InvalidOptions> {

@@ -9,17 +9,12 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::base::ids::TaskId;
-use crate::base::invalid_options::InvalidOptions;
-use crate::base::name::{InvalidName, Name};
+use crate::base::name::Name;
 use crate::base::payload::Payload;
 use crate::base::time::Timestamp;
 use crate::store::spawn_options::{SpawnOptions, Start};
 use crate::store::ticks::Ticks;
-
-/// The header in which a scheduled task finds the time of its tick, as RFC 3339 text in UTC
-/// (`2026-03-29T01:00:00Z`): the nominal time, without jitter, however late the task starts. A task that was spawned by
-/// [`Client::trigger_schedule`](crate::Client::trigger_schedule) finds the time of that.
-pub const TICK_HEADER: &str = "stepwell.tick";
+use crate::store::timing::{InvalidSchedule, Timing};
 
 /// When a schedule ticks, and what becomes of its ticks. The tasks that it spawns are named when it is
 /// [put into the store](crate::Client::put_schedule).
@@ -191,25 +186,6 @@ impl Schedule {
     }
 }
 
-/// When a schedule ticks.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schemas", derive(schemars::JsonSchema))]
-#[serde(rename_all = "snake_case")]
-pub enum Timing {
-    /// At the times of a cron pattern.
-    Cron {
-        /// The pattern.
-        pattern: String,
-        /// The IANA name of the time zone that it goes by.
-        time_zone: String,
-    },
-    /// Every so often.
-    Every {
-        /// How often.
-        interval: Duration,
-    },
-}
-
 /// What becomes of ticks that were missed, because no worker was alive. While a schedule is paused, it has no ticks to miss.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schemas", derive(schemars::JsonSchema))]
@@ -307,54 +283,4 @@ impl ScheduleInfo {
         self.paused = true;
         (self.next_tick, self.next_at) = (None, None);
     }
-}
-
-/// Why a schedule cannot be.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum InvalidSchedule {
-    /// Its name, or one in its options, is not valid.
-    #[error(transparent)]
-    Name(#[from] InvalidName),
-    /// Its options cannot be used.
-    #[error(transparent)]
-    Options(#[from] InvalidOptions),
-    /// The cron pattern cannot be read.
-    #[error(
-        "\"{pattern}\" is no cron pattern ({reason}): it has five fields, minute, hour, day of the month, month and day of the week, as in `0 2 * * *`"
-    )]
-    Pattern {
-        /// The pattern.
-        pattern: String,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// The cron pattern has no tick.
-    #[error(
-        "the cron pattern \"{0}\" never ticks: no day to come fits it, or it names a day that no month has"
-    )]
-    Never(String),
-    /// There is no such time zone.
-    #[error("the time zone \"{time_zone}\" is unknown: {advice}")]
-    TimeZone {
-        /// Its name.
-        time_zone: String,
-        /// What to do.
-        advice: &'static str,
-    },
-    /// The interval is too short.
-    #[error(
-        "an interval of {0:?} is too short, the shortest is a second: for what comes more often, let a task loop"
-    )]
-    Interval(Duration),
-    /// The options would let it spawn only one task.
-    #[error(
-        "a schedule's tasks cannot have an idempotency key or a fixed start time, by which only one would be spawned: leave them out of its options"
-    )]
-    Once,
-    /// The tasks would be coalesced.
-    #[error(
-        "a schedule's tasks cannot be coalesced: say by `overlap` what happens when the one before has not ended, and give them a plain `concurrency_key`"
-    )]
-    Coalesced,
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::base::invalid_options::InvalidOptions;
 use crate::base::name::{InvalidName, Name};
 use crate::store::Headers;
-use crate::store::headers::is_of_engine;
+use crate::store::headers::{have_labels, is_label};
 
 /// A part of the tasks that is kept apart: those of a queue, those with certain labels, or both.
 ///
@@ -115,27 +115,10 @@ impl Scope {
     }
 }
 
-/// The labels among a task's headers, by which stores find it: headers of the top level whose name and value are texts of 1 to
-/// [`MAX_NAME_BYTES`](crate::MAX_NAME_BYTES) bytes without NUL, but for those that the engine adds by itself.
-pub fn labels(headers: &Headers) -> impl Iterator<Item = (&str, &str)> {
-    let texts = headers.iter().filter_map(|(name, value)| Some((name.as_str(), value.as_str()?)));
-    texts.filter(|(name, value)| is_label(name, value))
-}
-
-pub(crate) fn is_label(name: &str, value: &str) -> bool {
-    Name::is_valid(name) && Name::is_valid(value) && !is_of_engine(name)
-}
-
-/// Whether all of these are among the [labels] of the headers.
-pub fn have_labels(headers: &Headers, asked: &BTreeMap<String, String>) -> bool {
-    asked.iter().all(|(name, value)| {
-        is_label(name, value) && headers.get(name).and_then(serde_json::Value::as_str) == Some(value)
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::headers::labels;
 
     fn name(text: &str) -> Name {
         Name::new(text).unwrap()

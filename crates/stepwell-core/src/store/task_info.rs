@@ -13,7 +13,8 @@ use crate::base::retry::RetryStrategy;
 use crate::base::time::Timestamp;
 use crate::base::unreadable::Unreadable;
 use crate::store::Headers;
-use crate::store::scope::{Scope, is_label};
+use crate::store::headers::is_label;
+use crate::store::scope::Scope;
 
 /// Where a task is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -9,7 +9,8 @@ use jiff::Zoned;
 use jiff::tz::TimeZone;
 
 use crate::base::time::{Timestamp, after, from_micros, until};
-use crate::store::schedule::{InvalidSchedule, Timing};
+use crate::store::timing::InvalidSchedule;
+use crate::store::timing::Timing;
 
 /// The shortest interval: as often as a cron pattern can tick.
 const SHORTEST: Duration = Duration::from_secs(1);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use hashbrown::HashMap;
 use lru::LruCache;
@@ -9,9 +10,10 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::base::guard;
 use crate::base::ids::{TaskId, WorkerId};
+use crate::base::name::Name;
 use crate::base::payload::Payload;
+use crate::base::runtime::{BoxFuture, MaybeSend, MaybeSync};
 use crate::engine::run::Run;
-use crate::engine::worker::slots::Slots;
 use crate::store::page::Page;
 use crate::store::{Finish, NewTask, News, Store, StoreError};
 
@@ -32,6 +34,32 @@ impl Default for Outputs {
     }
 }
 
+/// A worker of this process, as the rest of the engine knows it.
+pub(crate) trait LocalWorker: MaybeSend + MaybeSync {
+    fn worker_id(&self) -> WorkerId;
+    /// Returns whether it claims tasks of the queue.
+    fn serves(&self, queue: &Name) -> bool;
+    /// Notifies it that so many tasks became claimable.
+    fn nudge_for(&self, ready: usize);
+    /// Notifies it that this process has changed a schedule.
+    fn schedules_changed(&self);
+    /// Drops a suspended task that has ended.
+    fn forget(&self, task_id: TaskId);
+    /// Takes a slot for a task that is about to be spawned. Returns `None` when there is none, or others wait for it.
+    fn reserve(&self, task: &NewTask) -> Option<WorkerId>;
+    /// Returns a slot that was taken for a task that was not spawned.
+    fn release(&self);
+    /// Runs a task that was spawned, in the slot that was taken for it.
+    fn start(self: Arc<Self>, task: NewTask);
+    /// Waits for running tasks up to the deadline, and releases the rest.
+    fn shut_down(self: Arc<Self>, deadline: Duration) -> BoxFuture<'static, ()>;
+
+    /// Notifies it that any number of tasks may have become claimable.
+    fn nudge(&self) {
+        self.nudge_for(usize::MAX);
+    }
+}
+
 /// Takes the news of each commit to those who wait for it.
 #[derive(Default)]
 pub(crate) struct Hub {
@@ -42,7 +70,7 @@ pub(crate) struct Hub {
     pub(crate) look: Notify,
     /// Not their owner: a run holds the engine, and with it this.
     runs: Mutex<HashMap<TaskId, Weak<Run>>>,
-    workers: Mutex<Vec<Weak<Slots>>>,
+    workers: Mutex<Vec<Weak<dyn LocalWorker>>>,
     /// Small outputs of tasks that ended a moment ago, for callers who spawn many and then wait for them.
     outputs: Mutex<Outputs>,
 }
@@ -52,7 +80,7 @@ impl Hub {
         let workers = self.workers();
         for (task_id, finish) in news.finished {
             // One that was cancelled while it was suspended is of no use in memory.
-            workers.iter().for_each(|slots| slots.forget(task_id));
+            workers.iter().for_each(|worker| worker.forget(task_id));
             // First of all: whoever begins to wait from now on has to look into the store.
             lock(&self.runs).remove(&task_id);
             if let Finish::Completed(output) = &finish
@@ -70,11 +98,11 @@ impl Hub {
             self.poke(task_id);
         }
         if !news.ready.is_empty() {
-            for slots in workers {
-                let served = news.ready.iter().filter(|(queue, _)| slots.serves(queue));
+            for worker in workers {
+                let served = news.ready.iter().filter(|(queue, _)| worker.serves(queue));
                 let ready = served.map(|(_, tasks)| tasks).sum();
                 if ready > 0 {
-                    slots.nudge_for(ready);
+                    worker.nudge_for(ready);
                 }
             }
         }
@@ -182,21 +210,21 @@ impl Hub {
         }
     }
 
-    pub(crate) fn add_worker(&self, slots: &Arc<Slots>) {
+    pub(crate) fn add_worker(&self, worker: Weak<dyn LocalWorker>) {
         let mut workers = lock(&self.workers);
         workers.retain(|worker| worker.strong_count() > 0);
-        workers.push(Arc::downgrade(slots));
+        workers.push(worker);
     }
 
     /// A worker of this process that can take the task now. Its slot is taken.
-    pub(crate) fn reserve(&self, task: &NewTask) -> Option<(WorkerId, Arc<Slots>)> {
+    pub(crate) fn reserve(&self, task: &NewTask) -> Option<(WorkerId, Arc<dyn LocalWorker>)> {
         if task.start_at.is_some() || task.concurrency_key.is_some() {
             return None;
         }
-        self.workers().into_iter().find_map(|slots| Some((slots.reserve(task)?, slots)))
+        self.workers().into_iter().find_map(|worker| Some((worker.reserve(task)?, worker)))
     }
 
-    pub(crate) fn workers(&self) -> Vec<Arc<Slots>> {
+    pub(crate) fn workers(&self) -> Vec<Arc<dyn LocalWorker>> {
         lock(&self.workers).iter().filter_map(Weak::upgrade).collect()
     }
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::base::failure::{Failure, FailureKind, Sources};
 use crate::base::ids::TaskId;
 use crate::base::journal::{Entry, Key, Kind, Outcome, to_payload};
-use crate::engine::run::delivery::read_step;
+use crate::engine::run::outcome::read_step;
 use crate::engine::task_error::TaskResult;
 use crate::store::{Coalesce, Finish, NewTask, Spawned};
 

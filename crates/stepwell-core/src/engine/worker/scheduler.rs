@@ -23,8 +23,10 @@ use crate::base::time::{Timestamp, until};
 use crate::engine::Engine;
 use crate::engine::worker::slots::Slots;
 use crate::observe::trace;
+use crate::store::headers::TICK_HEADER;
 use crate::store::page::Page;
-use crate::store::schedule::{CatchUp, InvalidSchedule, Overlap, ScheduleInfo, TICK_HEADER};
+use crate::store::schedule::{CatchUp, Overlap, ScheduleInfo};
+use crate::store::timing::InvalidSchedule;
 use crate::store::{
     NewTask, ScheduleAction, ScheduleChange, ScheduleFilter, SchedulePlan, Scheduled, StoreError,
 };

@@ -1,7 +1,7 @@
 //! A worker's slots: what it runs, what it has in memory, and what it can still take.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Wake, Waker};
 use std::time::Duration;
 
@@ -14,13 +14,15 @@ use crate::base::failure::{Failure, FailureKind};
 use crate::base::ids::{RunId, TaskId, WorkerId};
 use crate::base::journal::Entry;
 use crate::base::name::Name;
+use crate::base::runtime::BoxFuture;
 use crate::engine::Engine;
-use crate::engine::commit::hub::Hub;
+use crate::engine::commit::hub::LocalWorker;
 use crate::engine::commit::insist;
 use crate::engine::run::Run;
 use crate::engine::run::executor::{End, Execution};
 use crate::engine::task_error::ControlFlow;
 use crate::engine::worker::holdings::{Held, Holding};
+use crate::engine::worker::shutdown;
 use crate::engine::worker::suspects::SuspectPermit;
 use crate::engine::worker_options::WorkerOptions;
 use crate::observe::lifecycle::Lifecycle;
@@ -121,27 +123,6 @@ impl Slots {
         self.inside.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn worker_id(&self) -> WorkerId {
-        self.inside().worker_id
-    }
-
-    pub(crate) fn serves(&self, queue: &Name) -> bool {
-        self.queues.contains(queue)
-    }
-
-    /// There may be any number of tasks to claim.
-    pub(crate) fn nudge(&self) {
-        self.nudge_for(usize::MAX);
-    }
-
-    /// That many tasks became claimable.
-    pub(crate) fn nudge_for(&self, ready: usize) {
-        let mut inside = self.inside();
-        inside.wanted = inside.wanted.saturating_add(ready);
-        drop(inside);
-        self.work.notify_one();
-    }
-
     /// The store knows the worker.
     pub(crate) fn open(&self) {
         let mut inside = self.inside();
@@ -167,32 +148,12 @@ impl Slots {
     }
 
     /// Drops a suspended task from memory.
-    pub(crate) fn forget(&self, task_id: TaskId) {
-        let suspended = self.inside().suspended.pop(&task_id);
-        // Outside of the lock: it is the user's code that is dropped.
-        drop(suspended);
-    }
-
     pub(crate) fn forget_suspended(&self) {
         let mut suspended = std::mem::replace(&mut self.inside().suspended, LruCache::unbounded());
         // In the order of their use: a cache that is dropped as a whole has none.
         while let Some(execution) = suspended.pop_lru() {
             drop(execution);
         }
-    }
-
-    /// Takes a slot for a task that is about to be spawned. Not while others wait, which come first.
-    pub(crate) fn reserve(&self, task: &NewTask) -> Option<WorkerId> {
-        let pinned_elsewhere = task.code_version.is_some() && task.code_version != self.options.code_version;
-        if pinned_elsewhere || !self.serves(&task.queue) || !self.engine.registry.knows(&task.task_type) {
-            return None;
-        }
-        let mut inside = self.inside();
-        if !inside.open || inside.backlog || inside.free == 0 {
-            return None;
-        }
-        inside.free -= 1;
-        Some(inside.worker_id)
     }
 
     /// Takes slots for a claim: no more than there may be tasks for, so that spawns meanwhile find the others free.
@@ -243,7 +204,7 @@ impl Slots {
     }
 
     /// Runs a claimed task in a slot that was taken for it.
-    pub(crate) fn start(
+    pub(crate) fn start_claimed(
         self: &Arc<Self>,
         mut claimed: ClaimedTask,
         slot: Slot,
@@ -541,38 +502,53 @@ impl Drop for HeldRun {
     }
 }
 
-/// A slot in use, for as long as the code of its task runs. Its last commit needs none.
-pub(crate) struct Slot(Arc<Slots>);
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        self.0.give_back(1);
-    }
-}
-
-/// A task that is claimed in the commit that spawns it, by a worker of this process, in which a slot is kept for it. The
-/// commit starts it, whatever becomes of whoever spawned it.
-pub(crate) struct Eager {
-    /// Not its owner: what gathers for a commit may never be sent.
-    slots: Weak<Slots>,
-    /// Gone once it was started.
-    task: Option<NewTask>,
-}
-
-impl Eager {
-    /// Takes a slot for the task, if there is one for it.
-    pub(crate) fn reserve(hub: &Hub, task: &mut NewTask) -> Option<Self> {
-        let (worker_id, slots) = hub.reserve(task)?;
-        task.claim_by = Some(worker_id);
-        Some(Self { slots: Arc::downgrade(&slots), task: Some(task.clone()) })
+impl LocalWorker for Slots {
+    fn worker_id(&self) -> WorkerId {
+        self.inside().worker_id
     }
 
-    /// Runs the task, which is durable and the worker's.
-    pub(crate) fn start(mut self) {
-        let (Some(slots), Some(task)) = (self.slots.upgrade(), self.task.take()) else { return };
+    fn serves(&self, queue: &Name) -> bool {
+        self.queues.contains(queue)
+    }
+
+    fn nudge_for(&self, ready: usize) {
+        let mut inside = self.inside();
+        inside.wanted = inside.wanted.saturating_add(ready);
+        drop(inside);
+        self.work.notify_one();
+    }
+
+    fn schedules_changed(&self) {
+        self.schedules.notify_one();
+    }
+
+    fn forget(&self, task_id: TaskId) {
+        let suspended = self.inside().suspended.pop(&task_id);
+        // Outside of the lock: it is the user's code that is dropped.
+        drop(suspended);
+    }
+
+    fn reserve(&self, task: &NewTask) -> Option<WorkerId> {
+        let pinned_elsewhere = task.code_version.is_some() && task.code_version != self.options.code_version;
+        if pinned_elsewhere || !self.serves(&task.queue) || !self.engine.registry.knows(&task.task_type) {
+            return None;
+        }
+        let mut inside = self.inside();
+        if !inside.open || inside.backlog || inside.free == 0 {
+            return None;
+        }
+        inside.free -= 1;
+        Some(inside.worker_id)
+    }
+
+    fn release(&self) {
+        self.give_back(1);
+    }
+
+    fn start(self: Arc<Self>, task: NewTask) {
         if task.cancellation.max_duration.is_some() {
             // The worker learns from a claim when something is due next.
-            slots.nudge();
+            self.nudge();
         }
         let claimed = ClaimedTask {
             task_id: task.task_id,
@@ -592,15 +568,20 @@ impl Eager {
             facts: Facts::default(),
             unreadable: None,
         };
-        slots.start(claimed, slots.slot(), None);
+        self.start_claimed(claimed, self.slot(), None);
+    }
+
+    fn shut_down(self: Arc<Self>, deadline: Duration) -> BoxFuture<'static, ()> {
+        Box::pin(async move { shutdown(&self, deadline).await })
     }
 }
 
-impl Drop for Eager {
+/// A slot in use, for as long as the code of its task runs. Its last commit needs none.
+pub(crate) struct Slot(Arc<Slots>);
+
+impl Drop for Slot {
     fn drop(&mut self) {
-        if let (Some(slots), Some(_)) = (self.slots.upgrade(), self.task.take()) {
-            slots.give_back(1);
-        }
+        self.0.give_back(1);
     }
 }
 

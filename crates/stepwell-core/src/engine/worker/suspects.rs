@@ -6,7 +6,8 @@ use hashbrown::HashMap;
 
 use crate::base::ids::WorkerId;
 use crate::engine::Engine;
-use crate::engine::worker::slots::Slots;
+use crate::engine::commit::hub::LocalWorker;
+use crate::engine::worker_options::WorkerOptions;
 use crate::store::rules::crash::SUSPECT_CRASHES;
 
 /// The part of a worker's slots in which tasks run as suspects at the same time, while none of them
@@ -54,14 +55,17 @@ pub(crate) struct Suspect {
 
 impl Suspect {
     /// Asks for a suspect, if one may run now.
-    pub(crate) fn ask(slots: &Slots) -> Option<Self> {
-        let engine = &slots.engine;
+    pub(crate) fn ask(
+        engine: &Arc<Engine>,
+        worker: &dyn LocalWorker,
+        options: &WorkerOptions,
+    ) -> Option<Self> {
         let mut inside = engine.suspects.inside();
         if inside.asked {
-            inside.passed_over.push(slots.worker_id());
+            inside.passed_over.push(worker.worker_id());
             return None;
         }
-        let most = inside.most((slots.options.concurrency / GROUP).max(1));
+        let most = inside.most((options.concurrency / GROUP).max(1));
         inside.asked = most > 0;
         inside.asked.then(|| Self { engine: engine.clone(), most })
     }
@@ -73,16 +77,21 @@ impl Suspect {
 
     /// One was claimed. It counts until it has got further, and for so long at most: one that kills its process
     /// does so again about as soon as before, and others must not wait for ever.
-    pub(crate) fn admit(self, crashes: u32, slots: &Slots) -> SuspectPermit {
+    pub(crate) fn admit(
+        self,
+        crashes: u32,
+        worker: &dyn LocalWorker,
+        options: &WorkerOptions,
+    ) -> SuspectPermit {
         let mut inside = self.engine.suspects.inside();
         // It may claim another one at once.
-        inside.passed_over.push(slots.worker_id());
+        inside.passed_over.push(worker.worker_id());
         inside.admitted += 1;
         let number = inside.admitted;
         inside.running.insert(number, crashes);
         drop(inside);
         let (engine, pause) =
-            (Arc::downgrade(&self.engine), self.engine.runtime.sleep(slots.options.claim_timeout));
+            (Arc::downgrade(&self.engine), self.engine.runtime.sleep(options.claim_timeout));
         self.engine.runtime.spawn(Box::pin(async move {
             pause.await;
             if let Some(engine) = engine.upgrade() {
@@ -100,7 +109,7 @@ impl Drop for Suspect {
         let passed_over = std::mem::take(&mut inside.passed_over);
         drop(inside);
         let workers = self.engine.hub.workers().into_iter();
-        workers.filter(|slots| passed_over.contains(&slots.worker_id())).for_each(|slots| slots.nudge());
+        workers.filter(|worker| passed_over.contains(&worker.worker_id())).for_each(|worker| worker.nudge());
     }
 }
 
@@ -120,7 +129,7 @@ impl Engine {
     /// A suspect no longer keeps others from running.
     fn acquit(&self, suspect: u64) {
         if self.suspects.inside().running.remove(&suspect).is_some() {
-            self.hub.workers().iter().for_each(|slots| slots.nudge());
+            self.hub.workers().iter().for_each(|worker| worker.nudge());
         }
     }
 }
