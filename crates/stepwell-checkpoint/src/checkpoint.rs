@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use stepwell_core::{BoxFuture, Entry, Kind, Name, Outcome, Payload, PayloadError, StepName, after};
+use stepwell_core::{BoxFuture, Entry, Kind, Name, Outcome, Payload, StepName, after};
 use tokio::task::JoinHandle;
 
 use crate::cleanup::{Cleaned, Cleanup, Runner, run_all};
@@ -18,6 +18,7 @@ use crate::key_value::KeyValueStore;
 use crate::ledger::{Ledger, now};
 use crate::load::{Load, check_cleanup};
 use crate::step::Step;
+use crate::values::{decode, encode};
 
 /// What one run of a script has done, kept under an id in a key-value store, so that the next run goes on from there.
 ///
@@ -264,24 +265,4 @@ impl<'a> IntoFuture for Complete<'a> {
             self.ledger.complete(kept).await
         })
     }
-}
-
-pub(crate) fn encode<T: Serialize + ?Sized>(name: &str, value: &T) -> Result<Payload, CheckpointError> {
-    Payload::encode(value, Payload::DEFAULT_LIMIT).map_err(|source| unfit(name, source))
-}
-
-/// As [`encode`], of a value that is going to be read as the same type.
-pub(crate) fn prove<T: Serialize + DeserializeOwned>(
-    name: &str,
-    value: &T,
-) -> Result<Payload, CheckpointError> {
-    Payload::encode_proven(value, Payload::DEFAULT_LIMIT).map_err(|source| unfit(name, source))
-}
-
-pub(crate) fn decode<T: DeserializeOwned>(name: &str, payload: &Payload) -> Result<T, CheckpointError> {
-    payload.decode().map_err(|source| unfit(name, source))
-}
-
-fn unfit(name: &str, source: PayloadError) -> CheckpointError {
-    CheckpointError::Payload { name: name.to_owned(), source }
 }

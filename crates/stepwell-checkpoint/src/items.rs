@@ -9,10 +9,9 @@ use stepwell_core::{
     StepName, WorkError, closure_failure, work_on_items,
 };
 
-use crate::checkpoint::{decode, prove};
 use crate::error::CheckpointError;
 use crate::ledger::Ledger;
-use crate::step::place;
+use crate::values::{decode, place, prove};
 
 /// Items to be worked on, made by [`Checkpoint::items`](crate::Checkpoint::items): set options, then call [`Items::each`].
 ///

@@ -26,6 +26,7 @@ mod memory_cache;
 mod persistence;
 mod record;
 mod step;
+mod values;
 
 pub use checkpoint::{Checkpoint, Complete};
 pub use cleanup::{Cleaned, Cleanup};

@@ -5,14 +5,14 @@ use std::future::IntoFuture;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use stepwell_core::{
-    BoxFuture, Closure, Failure, InputHash, InvalidOptions, Key, Kind, Name, Outcome, Payload, PayloadError,
-    Retry, RetryStrategy, StepName, closure_failure,
+    BoxFuture, Closure, Failure, InputHash, InvalidOptions, Key, Kind, Outcome, Payload, PayloadError, Retry,
+    RetryStrategy, StepName, closure_failure,
 };
 
-use crate::checkpoint::{decode, prove};
 use crate::cleanup::Cleanup;
 use crate::error::CheckpointError;
 use crate::ledger::Ledger;
+use crate::values::{decode, place, prove};
 
 /// How many tries a step has when it is given a [`retry`](Step::retry) strategy and no number.
 const DEFAULT_TRIES: u32 = 5;
@@ -159,21 +159,6 @@ impl<F: Closure> Step<'_, F> {
             closure = next;
         }
     }
-}
-
-/// The key of something that has an input: that is a part of its name.
-pub(crate) fn place(
-    ledger: &Ledger,
-    kind: Kind,
-    name: &StepName,
-    input: Result<Option<InputHash>, PayloadError>,
-) -> Result<Key, CheckpointError> {
-    let input = input.map_err(|source| CheckpointError::Payload { name: name.to_string(), source })?;
-    let name = match input {
-        Some(hash) => Name::new(format!("{name}:{hash}"))?,
-        None => Name::new(name.to_string())?,
-    };
-    Ok(ledger.next_key(kind, name))
 }
 
 impl<'a, F> IntoFuture for Step<'a, F>

@@ -3,29 +3,17 @@
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
-use serde::Serialize;
-use stepwell::store::Wait;
 use stepwell::{
-    Disposition, Durable, Entry, Error, Export, LogLine, Name, Page, SpawnOptions, TaskFilter, TaskId,
-    TaskInfo,
+    Disposition, Durable, Error, Export, LogLine, Name, Page, SpawnOptions, TaskFilter, TaskId, TaskInfo,
 };
 
 use crate::args::{Filter, Ids, Tasks};
 use crate::screen::{Screen, moment, standing};
+use crate::timeline::Shown;
 use crate::{input, timeline, watch};
 
 /// How many children are shown with a task.
 const CHILDREN: usize = 20;
-
-/// All that is known of a task.
-#[derive(Serialize)]
-pub(crate) struct Shown {
-    pub(crate) task: TaskInfo,
-    pub(crate) journal: Vec<Entry>,
-    pub(crate) waits: Vec<Wait>,
-    pub(crate) logs: Vec<LogLine>,
-    pub(crate) children: Vec<TaskInfo>,
-}
 
 pub(crate) async fn run(client: &Durable, command: Tasks, screen: &Screen) -> Result<ExitCode> {
     match command {

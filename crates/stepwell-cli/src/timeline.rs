@@ -9,10 +9,21 @@
 use std::fmt::Write as _;
 
 use anstyle::{AnsiColor, Style};
-use stepwell::{Entry, Kind, LogLevel, LogLine, Outcome, TaskState, Timestamp};
+use serde::Serialize;
+use stepwell::store::Wait;
+use stepwell::{Entry, Kind, LogLevel, LogLine, Outcome, TaskInfo, TaskState, Timestamp};
 
 use crate::screen::{BOLD, DIM, brief, colour, moment, plain, standing};
-use crate::tasks::Shown;
+
+/// All that is known of a task.
+#[derive(Serialize)]
+pub(crate) struct Shown {
+    pub(crate) task: TaskInfo,
+    pub(crate) journal: Vec<Entry>,
+    pub(crate) waits: Vec<Wait>,
+    pub(crate) logs: Vec<LogLine>,
+    pub(crate) children: Vec<TaskInfo>,
+}
 
 /// How many columns the scale has.
 const SCALE: usize = 20;

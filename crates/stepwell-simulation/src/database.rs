@@ -8,10 +8,10 @@ use stepwell::testing::World;
 use stepwell::{BoxFuture, Delivery, Runtime, SpawnOptions, Store, StoreError, TaskContext, TaskId};
 
 use crate::files::{Folder, SqliteUser};
+use crate::params::{Params, Row};
 use crate::plan::{Plan, Transact};
 use crate::postgres::{Postgres, PostgresUser, Schema};
 use crate::script::Isolation;
-use crate::tasks::Params;
 
 /// What histories are played on.
 pub enum Backend {
@@ -106,9 +106,6 @@ pub(crate) enum User {
     Sqlite(SqliteUser),
     Postgres(PostgresUser),
 }
-
-/// A row of the user's: a task, a step of it, and the number that the step gave.
-pub(crate) type Row = (String, String, u64);
 
 impl User {
     /// A step that writes a row of the user's. `write` gives the number in the row, and whether the step fails behind it.

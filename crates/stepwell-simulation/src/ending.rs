@@ -10,8 +10,8 @@ use stepwell::{
 use crate::database::User;
 use crate::flow;
 use crate::ledger::{Ledger, current, gives, is_done, is_new_beginning};
+use crate::params::{Params, Seen};
 use crate::script::{self, TOPICS};
-use crate::tasks::{Params, Seen};
 
 /// In how many leases everything has to end once nothing goes wrong any more. Clocks that were set back hold up timers for
 /// a hundred.

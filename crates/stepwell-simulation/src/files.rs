@@ -8,9 +8,9 @@ use stepwell::sqlite::{ClientExt as _, Location, SqliteStore, TransactionExt as 
 use stepwell::testing::World;
 use stepwell::{Delivery, Durable, SpawnOptions, TaskContext, TaskId};
 
-use crate::database::Row;
+use crate::params::Params;
+use crate::params::Row;
 use crate::plan::Transact;
-use crate::tasks::Params;
 
 /// The folder of a history's file, which is removed with it.
 pub(crate) struct Folder(tempfile::TempDir);

@@ -6,8 +6,9 @@ use serde::{Deserialize, Serialize};
 use stepwell::{BoxFuture, Kind, TaskError, Workflow, WorkflowContext};
 
 use crate::ledger::Who;
+use crate::params::{Params, Seen, TASK};
 use crate::script::{Op, Trouble};
-use crate::tasks::{Params, Seen, Site, TASK};
+use crate::tasks::Site;
 
 /// Its name.
 pub(crate) const FLOW: &str = "flow";

@@ -16,9 +16,10 @@ use crate::ending;
 use crate::flow::FLOW;
 use crate::ledger::Ledger;
 use crate::owners::Owners;
+use crate::params::{Params, TASK};
 use crate::plan::{Action, Plan, Setup, Spawn, Step, Transact, VERSIONS, Work};
 use crate::script::LIMIT;
-use crate::tasks::{self, Params, Site, TASK, event_name};
+use crate::tasks::{self, Site, event_name};
 
 /// What became of a plan.
 pub struct Played {

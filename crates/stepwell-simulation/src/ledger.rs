@@ -7,7 +7,7 @@ use std::time::Duration;
 use stepwell::testing::{Place, World};
 use stepwell::{Entry, Kind, Outcome, RunId, TaskContext, TaskId, TaskState, Timestamp, WorkflowContext};
 
-use crate::tasks::Delivered;
+use crate::params::Delivered;
 
 /// Which run of which task does something.
 #[derive(Clone, Copy)]

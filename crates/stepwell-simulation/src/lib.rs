@@ -15,6 +15,7 @@ mod flow;
 mod history;
 mod ledger;
 mod owners;
+mod params;
 pub mod plan;
 mod postgres;
 pub mod script;

@@ -22,10 +22,10 @@ use stepwell::{
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
-use crate::database::Row;
+use crate::params::Params;
+use crate::params::Row;
 use crate::plan::Transact;
 use crate::script::Isolation;
-use crate::tasks::Params;
 
 /// A server on which histories are played, each in a schema of its own.
 pub struct Postgres {

@@ -1,11 +1,9 @@
 //! The task type of simulated histories: it does what its script says, and tells the ledger.
 
-use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::{Either, select, try_join};
-use serde::{Deserialize, Serialize};
 use stepwell::testing::Place;
 use stepwell::{
     BoxFuture, Decision, Durable, Error, Kind, LogLevel, RetryStrategy, SpawnOptions, TaskContext, TaskError,
@@ -15,10 +13,9 @@ use stepwell::{
 use crate::database::User;
 use crate::flow;
 use crate::ledger::{Ledger, Who};
-use crate::script::{LIMIT, Op, Script, Trouble, begins_with_a_wait, shares_names};
+use crate::params::{Delivered, Params, Seen, TASK};
+use crate::script::{LIMIT, Op, Trouble, begins_with_a_wait, shares_names};
 
-/// The name of the task type.
-pub(crate) const TASK: &str = "script";
 /// What cleans up.
 const CLEANUP: &str = "clean";
 
@@ -35,36 +32,6 @@ pub(crate) struct Site {
     /// What users do in the database, where there is one.
     pub(crate) user: Option<Arc<User>>,
 }
-
-/// A task's parameters.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Params {
-    /// Its place among those that the history spawns; `None` for others.
-    pub(crate) number: Option<usize>,
-    pub(crate) script: Script,
-    /// The idempotency key that it was spawned with.
-    #[serde(default)]
-    pub(crate) once: Option<u8>,
-    /// The version that it is pinned to.
-    #[serde(default)]
-    pub(crate) version: Option<u8>,
-    /// Whether a workflow fails at its end.
-    #[serde(default)]
-    pub(crate) fails: bool,
-}
-
-impl Params {
-    /// Of a task that no step of the plan spawns.
-    pub(crate) fn of(script: Script) -> Self {
-        Self { number: None, script, once: None, version: None, fails: false }
-    }
-}
-
-/// The results of steps that a task has seen, by their names.
-pub(crate) type Seen = Vec<(String, u64)>;
-
-/// The names of steps whose results a run has seen.
-pub(crate) type Delivered = Arc<Mutex<BTreeSet<String>>>;
 
 /// Registers what a process runs.
 pub(crate) async fn register(client: &Durable, site: &Site) -> Result<(), Error> {

@@ -9,7 +9,6 @@ use hashbrown::HashMap;
 use stepwell_core::RunId;
 
 use crate::rows::Statements;
-use crate::writer::data_version;
 
 /// How many runs are known at most.
 const MOST: usize = 100_000;
@@ -51,4 +50,9 @@ impl Ends {
     pub(crate) fn rolled_back(&mut self) {
         self.of.clear();
     }
+}
+
+/// A number that changes when another connection commits; `None` when it cannot be read just now.
+pub(crate) fn data_version(conn: &impl Statements) -> Option<i64> {
+    conn.one("PRAGMA data_version", [], |row| row.get(0)).ok().flatten()
 }

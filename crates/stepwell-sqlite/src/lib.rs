@@ -126,7 +126,7 @@ impl SqliteStore {
             move || match open::open(&location, missing, busy_timeout) {
                 Ok(opened) => {
                     // Before anybody has the store: what others commit from then on is news to it.
-                    let seen = writer::data_version(&opened.writer);
+                    let seen = ends::data_version(&opened.writer);
                     let (identity, user_works) = (opened.identity, opened.user_works);
                     survive(|| drop(answer.send(Ok((opened.reader, identity.clone())))));
                     let checkpoints = Checkpoints::new(opened.path.clone());

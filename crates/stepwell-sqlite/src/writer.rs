@@ -20,12 +20,11 @@ use tokio::sync::{oneshot, watch};
 
 use crate::checkpoint::Checkpoints;
 use crate::commit::commit;
-use crate::ends::Ends;
+use crate::ends::{Ends, data_version};
 use crate::identity::Identity;
 use crate::liveness::Liveness;
 use crate::location::Location;
 use crate::prepared::Prepared;
-use crate::rows::Statements;
 use crate::survive;
 
 /// How often to look for commits of others while there is nothing else to do.
@@ -132,11 +131,6 @@ impl Writer {
     pub(crate) fn check_files(&self) -> Result<(), StoreError> {
         self.identity.as_ref().map_or(Ok(()), |identity| identity.check())
     }
-}
-
-/// A number that changes when another connection commits; `None` when it cannot be read just now.
-pub(crate) fn data_version(conn: &impl Statements) -> Option<i64> {
-    conn.one("PRAGMA data_version", [], |row| row.get(0)).ok().flatten()
 }
 
 /// Commits of other connections, counted. A change that comes while nobody waits is found by the next who does.

@@ -17,7 +17,8 @@ use super::dice::Dice;
 use super::fault::{Fault, Faults, Outage, Planned};
 use super::fingerprint::Fingerprint;
 use super::line::{Line, wait_for};
-use super::play::{Moment, Open};
+use super::moment::Moment;
+use super::open::Open;
 use super::runtime::{Clock, Life, TestRuntime};
 use crate::durable::{Durable, DurableBuilder};
 
