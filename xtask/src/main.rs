@@ -13,6 +13,7 @@ mod process;
 mod report;
 mod servers;
 mod test;
+mod tidy;
 mod tool;
 mod torture;
 mod wasm;
@@ -62,6 +63,8 @@ enum Command {
     Fuzz(fuzz::Options),
     /// Seed bugs into a copy of the sources, and see that the tests catch each of them
     Bugs(bugs::Options),
+    /// See that the sources keep the rules that the compiler does not see
+    Tidy,
     /// Run every check that a change has to pass
     Ci,
 }
@@ -109,6 +112,7 @@ fn run(command: Command) -> Result<()> {
         }
         Command::Fuzz(options) => fuzz::run(&options),
         Command::Bugs(options) => bugs::run(&options),
+        Command::Tidy => tidy::run(),
         Command::Ci => ci::run(),
     }
 }

@@ -1,4 +1,4 @@
-//! The ground floor: words without which nothing can be said of tasks. It knows nothing of stores or engines.
+//! The ground floor: names, ids, times, payloads, failures and journal entries. It knows neither stores nor engines.
 
 pub(crate) mod codec_error;
 pub(crate) mod failure;
