@@ -138,6 +138,32 @@ async fn many_watch_and_each_sees_everything_in_order_over_reconnects() {
     }
 }
 
+/// What comes live waits behind what the store still has.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_pages_behind_when_something_comes_misses_none_of_them() {
+    let client = client().await;
+    let router = Server::new(client.clone()).router();
+    let mut live = Reader::open(&router, "/api/v1/events", None).await;
+    // More pages than wait for a client that does not read.
+    let talk = |_: (), ctx: stepwell::TaskContext| async move {
+        for _ in 0..8_000 {
+            ctx.log(stepwell::LogLevel::Info, "a line", [("n", Value::Null)]);
+        }
+        Ok(())
+    };
+    client.register_fn("talk", talk).await.unwrap();
+    client.spawn_named("talk", &(), SpawnOptions::new()).await.unwrap();
+    while live.next().await.1 != "task:complete" {}
+    let mut behind = Reader::open(&router, "/api/v1/events?after=0", None).await;
+    run_tasks(&client, 1).await;
+    while live.next().await.1 != "task:complete" {}
+    let all = all_ids(&client).await;
+    assert!(all.len() > 8_000);
+    for id in all {
+        assert_eq!(behind.next().await.0, id, "complete, and in order");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_has_what_it_was_asked_for() {
     let client = client().await;
