@@ -342,7 +342,7 @@ async fn messages_that_were_not_received(client: Durable, world: World) {
             ctx.step("check", || async { world.needs_mending() }).await?;
             let mut received = vec![first];
             for _ in 1..times {
-                received.push(ctx.recv("topic", None).await?);
+                received.push(ctx.recv("topic", 60 * SECOND).await?);
             }
             let nothing = ctx.recv::<u32>("topic", Duration::from_millis(1)).await;
             assert!(matches!(nothing, Err(TaskError::Timeout { .. })));

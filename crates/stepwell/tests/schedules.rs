@@ -557,10 +557,10 @@ async fn a_schedule_with_headers_at_their_limit_ticks() {
     };
     assert!(process.put_schedule::<work>(with(MAX_HEADERS_BYTES + 1), 0).await.is_err());
     process.put_schedule::<work>(with(MAX_HEADERS_BYTES), 0).await.unwrap();
-    while tasks(&harness.store()).await.len() < 3 {
-        sleep(SECOND).await;
-    }
-    let task = tasks(&harness.store()).await[0].task_id;
+    sleep(10 * SECOND).await;
+    let spawned = tasks(&harness.store()).await;
+    assert!(spawned.len() >= 3, "it spawned {} tasks", spawned.len());
+    let task = spawned[0].task_id;
     let export = process.export(task).await.unwrap();
     process.delete_schedule("full").await.unwrap();
     process.wait::<()>(task).await.unwrap();
