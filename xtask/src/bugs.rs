@@ -33,6 +33,9 @@ use table::Table;
 const FAILED: i32 = 100;
 const NOT_BUILT: i32 = 101;
 
+/// What the compiler says when it has found a fault of its own.
+const COMPILER_FAULT: &str = "error: internal compiler error";
+
 /// Members that have no library, and so add nothing to what `--lib` builds but the features of their dependencies; these
 /// features are nearly all that the workspace has.
 const WITH_ALL_FEATURES: [&str; 9] = [
@@ -167,7 +170,11 @@ impl Runner {
             let one = |test: &&Test| format!("(binary_id(={}) & test(/(^|::){}$/))", test.id(), test.name);
             command.args(["-E", &tests.iter().map(one).collect::<Vec<_>>().join(" | ")]);
             self.servers.iter().for_each(|servers| servers.show_to(&mut command));
-            let output = command.output().context("could not start cargo")?;
+            let mut output = command.output().context("could not start cargo")?;
+            if String::from_utf8_lossy(&output.stderr).contains(COMPILER_FAULT) {
+                self.copy.forget_parts()?;
+                output = command.output().context("could not start cargo")?;
+            }
             let printed = String::from_utf8_lossy(&output.stderr);
             match output.status.code() {
                 Some(0 | FAILED) => ends.extend(ends_of(&printed)),

@@ -81,6 +81,11 @@ impl Copy {
         }
     }
 
+    /// Removes the parts of crates that earlier builds have kept. The compiler cannot always build upon them.
+    pub(super) fn forget_parts(&self) -> io::Result<()> {
+        fs::remove_dir_all(self.target.join("debug/incremental"))
+    }
+
     /// A call of cargo in the copy. Nobody debugs these programs.
     pub(super) fn cargo(&self) -> Result<Command> {
         let mut command = cargo::cargo()?;
