@@ -193,6 +193,35 @@ async fn a_store_that_answers_for_a_moment_now_and_then_lets_every_worker_be_hea
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_pause_at_whose_end_the_store_was_away_counts_against_nobody() {
+    let harness = Harness::new();
+    let away = Arc::new(AtomicBool::new(false));
+    let watched = harness.start_on(unreliable(&harness, &away, Away::Refuses), |builder| builder);
+    let watched = watched.await.unwrap();
+    // To the other process it is back each time that a heartbeat is tried again.
+    let (refuses, tries) = (away.clone(), AtomicU32::new(0));
+    let store = Intercepted::new(Arc::new(harness.store()), move |store, batch| {
+        let shows_life = batch.workers.iter().any(|signal| matches!(signal, WorkerSignal::Heartbeat { .. }));
+        let refuses = shows_life && refuses.load(Ordering::SeqCst);
+        if refuses && tries.fetch_add(1, Ordering::SeqCst).is_multiple_of(2) {
+            return Box::pin(async { Err(StoreError::Unavailable("the store is away".into())) });
+        }
+        store.commit(batch.into())
+    });
+    let watching = harness.start_on(Arc::new(store), |builder| builder).await.unwrap();
+    let worker = watched.start_worker(WorkerOptions::new().lease(30 * SECOND)).await;
+    watching.start_worker(WorkerOptions::new().lease(30 * SECOND)).await;
+    let id = worker.worker_id();
+    tokio::time::sleep(5 * SECOND).await;
+    away.store(true, Ordering::SeqCst);
+    tokio::time::sleep(300 * SECOND).await;
+    away.store(false, Ordering::SeqCst);
+    tokio::time::sleep(60 * SECOND).await;
+    assert_eq!(worker.worker_id(), id, "the worker was never declared dead");
+    assert_eq!(watching.workers().await.unwrap().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn reads_that_hang_kill_nobody() {
     let harness = Harness::new();
     let commit = |store: Arc<dyn Store>, batch: Batch| store.commit(batch.into());
@@ -380,17 +409,18 @@ async fn a_store_that_is_away_at_any_moment_orphans_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_run_that_is_refused_begins_nothing_more() {
+async fn a_run_that_is_refused_is_told_and_begins_nothing_more() {
     static BEGUN: AtomicU32 = AtomicU32::new(0);
+    static TOLD: AtomicU32 = AtomicU32::new(0);
     let harness = Harness::new();
     let process = harness.start().await;
     let steps = |(): (), ctx: TaskContext| async move {
         for n in 0..1_000_u32 {
-            ctx.step(("step", n), || async {
+            let step = ctx.step(("step", n), || async {
                 BEGUN.fetch_add(1, Ordering::SeqCst);
                 Ok(tokio::time::sleep(SECOND / 100).await)
-            })
-            .await?;
+            });
+            step.await.inspect_err(|_| _ = TOLD.fetch_add(1, Ordering::SeqCst))?;
         }
         Ok(())
     };
@@ -404,6 +434,7 @@ async fn a_run_that_is_refused_begins_nothing_more() {
     let begun = BEGUN.load(Ordering::SeqCst);
     tokio::time::sleep(20 * SECOND).await;
     assert!(begun > 10 && BEGUN.load(Ordering::SeqCst) <= begun + 1, "the run is no longer the worker's");
+    assert_eq!(TOLD.load(Ordering::SeqCst), 1, "its code is told so");
 }
 
 /// A store that refuses the first few batches that are so.
