@@ -82,7 +82,7 @@ pub(super) const BUGS: &[Bug] = &[
         file: OPERATIONS,
         find: "for key in self.awaited.remove(&(Kind::Event, name)).unwrap_or_default() {",
         put: "for key in self.awaited.remove(&(Kind::Event, name)).unwrap_or_default().into_iter().take(1) {",
-        tests: &[fails(
+        tests: &[hangs(
             "stepwell",
             "context",
             "an_event_reaches_those_who_wait_and_those_who_come_late_and_each_await_once",
@@ -95,7 +95,7 @@ pub(super) const BUGS: &[Bug] = &[
         file: EXECUTOR,
         find: "            Some(Ok(Err(Refused))) => {\n                self.run.stop(ControlFlow::LeaseLost);",
         put: "            Some(Ok(Err(Refused))) => {",
-        tests: &[fails("stepwell", "ownership", "a_run_that_is_refused_begins_nothing_more")],
+        tests: &[fails("stepwell", "ownership", "a_run_that_is_refused_is_told_and_begins_nothing_more")],
     },
     Bug {
         name: "divergence-not-seen-at-the-end",

@@ -48,7 +48,7 @@ pub(super) const BUGS: &[Bug] = &[
         tests: &[fails(
             "stepwell",
             "ownership",
-            "a_store_that_answers_for_a_moment_now_and_then_lets_every_worker_be_heard",
+            "a_pause_at_whose_end_the_store_was_away_counts_against_nobody",
         )],
     },
     Bug {

@@ -14,9 +14,9 @@ pub(super) const BUGS: &[Bug] = &[
         name: "floats-change-their-last-bit",
         breaks: "A float comes back as its neighbour: `9787.333499999999` as `9787.3335`.",
         guarantee: VALUES,
-        file: "Cargo.toml",
-        find: "serde_json = { version = \"1.0\", features = [\"float_roundtrip\", \"raw_value\"] }",
-        put: "serde_json = { version = \"1.0\", features = [\"raw_value\"] }",
+        file: STRICT,
+        find: "        self.inner.serialize_f64(value)\n",
+        put: "        self.inner.serialize_f64(format!(\"{value:.14e}\").parse().unwrap_or(value))\n",
         tests: &[fails("stepwell-core", "lib", "every_finite_float_comes_back")],
     },
     Bug {
