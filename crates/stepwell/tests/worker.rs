@@ -347,32 +347,36 @@ async fn suspended_tasks_go_on_in_place_or_by_a_replay_when_there_are_too_many()
 #[tokio::test(start_paused = true)]
 async fn a_suspended_task_that_others_ran_meanwhile_does_not_go_on_from_what_is_in_memory() {
     let harness = Harness::new();
-    let register = async |process: &Process| {
-        let chain = |(): (), ctx: TaskContext| async move {
+    let (one, other) = (harness.start().await, harness.start().await);
+    for (process, name, busy) in [(&one, "one", "one is busy"), (&other, "other", "other is busy")] {
+        let chain = move |(): (), ctx: TaskContext| async move {
             let mut seen = Vec::new();
             for link in 0..6 {
-                seen.push(ctx.await_event::<u32>(("link", link), None).await?);
-                ctx.step("think", || async { Ok(()) }).await?;
+                let event = ctx.await_event::<u32>(("link", link), None).await?;
+                seen.push((event, ctx.step("think", || async { Ok(name.to_owned()) }).await?));
             }
             Ok(seen)
         };
         process.register_fn("chain", chain).await.unwrap();
-    };
-    let (one, other) = (harness.start().await, harness.start().await);
-    register(&one).await;
-    register(&other).await;
-    let task = one.spawn_named("chain", &(), SpawnOptions::new()).await.unwrap();
-    one.start_worker(worker_options()).await;
-    other.start_worker(worker_options()).await;
-    for link in 0..6_u32 {
-        while one.journal(task.task_id).await.unwrap().len() < 2 * link as usize {
-            tokio::time::sleep(SECOND).await;
-        }
-        // The worker beside the one who emits hears of it first, and claims; the other keeps what it has in memory.
-        let emitter = if link % 2 == 0 { &one } else { &other };
-        emitter.emit_event(format!("link:{link}"), &link, None).await.unwrap();
+        let work = |(): (), ctx: TaskContext| async move {
+            ctx.step("work", || async { Ok(tokio::time::sleep(2 * SECOND).await) }).await
+        };
+        process.register_fn(busy, work).await.unwrap();
+        process.start_worker(worker_options().concurrency(1)).await;
     }
-    assert_eq!(one.wait::<Vec<u32>>(task.task_id).await.unwrap(), [0, 1, 2, 3, 4, 5]);
+    let task = one.spawn_named("chain", &(), SpawnOptions::new()).await.unwrap().task_id;
+    let mut expected = Vec::new();
+    for link in 0..6_u32 {
+        // One of the workers has no room for it now, and keeps what it has of it in memory.
+        let (busy, free) = if link % 2 == 0 { ("other is busy", "one") } else { ("one is busy", "other") };
+        one.spawn_named(busy, &(), SpawnOptions::new()).await.unwrap();
+        tokio::time::sleep(SECOND).await;
+        assert_eq!(one.task(task).await.unwrap().unwrap().state, TaskState::Suspended, "before link {link}");
+        one.emit_event(format!("link:{link}"), &link, None).await.unwrap();
+        expected.push((link, free.to_owned()));
+        tokio::time::sleep(2 * SECOND).await;
+    }
+    assert_eq!(one.wait::<Vec<(u32, String)>>(task).await.unwrap(), expected);
 }
 
 #[tokio::test(start_paused = true)]
