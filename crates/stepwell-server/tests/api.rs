@@ -407,9 +407,10 @@ async fn no_number_is_rounded_on_its_way() {
     let echo = |payload: stepwell::Payload, ctx: stepwell::TaskContext| async move {
         let event: stepwell::Payload = ctx.await_event("numbers", None).await?;
         let message: stepwell::Payload = ctx.recv("numbers", None).await?;
+        let of_a_page: stepwell::Payload = ctx.recv("numbers", None).await?;
         let decision = ctx.await_approval::<stepwell::Payload>("numbers", &payload).await?;
         let stepwell::Decision::Approved { value, .. } = decision else { return Ok(vec![]) };
-        Ok(vec![payload, event, message, value])
+        Ok(vec![payload, event, message, of_a_page, value])
     };
     client.register_fn("echo", echo).await.unwrap();
     let router = Server::new(client.clone()).router();
@@ -422,13 +423,16 @@ async fn no_number_is_rounded_on_its_way() {
     let message = format!(r#"{{"topic":"numbers","payload":{NUMBERS}}}"#);
     let sent = send(&router, post_text(&format!("{path}/messages"), &message)).await;
     assert_eq!(sent.status(), StatusCode::NO_CONTENT);
+    let mut form = post_text(&format!("/tasks/{task_id}/send"), &format!("topic=numbers&payload={NUMBERS}"));
+    form.headers_mut().insert(header::CONTENT_TYPE, "application/x-www-form-urlencoded".parse().unwrap());
+    assert_eq!(send(&router, form).await.status(), StatusCode::SEE_OTHER);
     while client.approvals(None, 1).await.unwrap().is_empty() {
         tokio::task::yield_now().await;
     }
     let decision = format!(r#"{{"approved":true,"value":{NUMBERS}}}"#);
     let decided = send(&router, post_text(&format!("{path}/approvals/numbers"), &decision)).await;
     assert_eq!(decided.status(), StatusCode::NO_CONTENT);
-    let all = format!("[{}]", [NUMBERS; 4].join(","));
+    let all = format!("[{}]", [NUMBERS; 5].join(","));
     client.wait::<stepwell::Payload>(task_id.parse().unwrap()).await.unwrap();
     for read in ["/result?wait=20", "", "/export", "/journal"] {
         let read = text(send(&router, get(&format!("{path}{read}"))).await).await;

@@ -88,11 +88,12 @@ async fn an_address_has_only_so_many_connections() {
         stream.read_exact(&mut answer).await.unwrap();
         own.push(stream);
     }
-    assert_eq!(rest(begin(address, ASK).await).await, "", "a fourth is closed at once");
+    let whole = format!("{ASK}Connection: close\r\n\r\n");
+    assert_eq!(rest(begin(address, &whole).await).await, "", "a fourth is closed at once");
     own.pop();
     // When the server has seen that one of them ended, there is room again.
     loop {
-        let answer = rest(begin(address, &format!("{ASK}Connection: close\r\n\r\n")).await).await;
+        let answer = rest(begin(address, &whole).await).await;
         if answer.starts_with("HTTP/1.1 200") {
             break;
         }
