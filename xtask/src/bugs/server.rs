@@ -1,6 +1,6 @@
 //! Bugs of the HTTP API and the dashboard, and of checkpoints.
 
-use super::{Bug, fails};
+use super::{Bug, fails, hangs};
 
 const CALL: &str = "crates/stepwell-server/src/call.rs";
 const LEDGER: &str = "crates/stepwell-checkpoint/src/ledger.rs";
@@ -90,7 +90,7 @@ pub(super) const BUGS: &[Bug] = &[
         tests: &[fails(
             "stepwell-server",
             "events",
-            "many_watch_and_each_sees_everything_in_order_over_reconnects",
+            "who_is_pages_behind_when_something_comes_misses_none_of_them",
         )],
     },
     Bug {
@@ -101,8 +101,8 @@ pub(super) const BUGS: &[Bug] = &[
         find: "            .header_read_timeout(patience)\n",
         put: "            .header_read_timeout(patience * 10_000)\n",
         tests: &[
-            fails("stepwell-server", "connections", "half_open_requests_block_nobody"),
-            fails(
+            hangs("stepwell-server", "connections", "half_open_requests_block_nobody"),
+            hangs(
                 "stepwell-server",
                 "connections",
                 "a_connection_that_is_idle_is_closed_and_one_that_is_used_is_not",
@@ -163,7 +163,7 @@ pub(super) const BUGS: &[Bug] = &[
     },
     Bug {
         name: "api-rounds-numbers",
-        breaks: "An integer beyond 64 bits in a request comes back rounded.",
+        breaks: "An integer beyond 64 bits in a form of the dashboard comes back rounded.",
         guarantee: "a value comes back as it was given, or is refused when it is given",
         file: "crates/stepwell-server/src/extract.rs",
         find: "        text => serde_json::from_str(text)\n",
