@@ -56,7 +56,8 @@ impl Backend {
         if telemetry.keep_history {
             builder = builder.keep_history();
         }
-        let client = builder.state(probe.clone()).build().await.context("could not open the store")?;
+        let client =
+            builder.state(probe.clone()).build().await.context("could not open the store")?;
         tasks::register(&client).await?;
         Ok(client)
     }

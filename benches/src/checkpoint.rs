@@ -1,4 +1,5 @@
-//! Checkpoints on each key-value store, and the cache in memory, each beside the bare client doing the same.
+//! Checkpoints on each key-value store, and the cache in memory, each beside the bare client doing
+//! the same.
 
 use std::hint::black_box;
 use std::path::Path;
@@ -40,16 +41,21 @@ pub(crate) async fn run(dir: &Path, runs: usize) -> Result<Vec<Figure>> {
         eprintln!("checkpoint, run {run} of {runs}");
         names = vec!["memory"];
         let (mut values, mut bare) = (vec![steps(Memory::new()).await?.0], vec![0.0]);
-        let mut measured = async |name, store: Arc<dyn KeyValueStore>, client: Bare| -> Result<()> {
-            let (value, writes) = steps(store).await?;
-            values.push(value);
-            bare.push(client.replay(writes).await?);
-            names.push(name);
-            Ok(())
-        };
+        let mut measured =
+            async |name, store: Arc<dyn KeyValueStore>, client: Bare| -> Result<()> {
+                let (value, writes) = steps(store).await?;
+                values.push(value);
+                bare.push(client.replay(writes).await?);
+                names.push(name);
+                Ok(())
+            };
         let here = folder.path().join(format!("run{run}"));
-        measured("files", Arc::new(Files::open(here.join("store")).await?), Bare::files(here.join("bare"))?)
-            .await?;
+        measured(
+            "files",
+            Arc::new(Files::open(here.join("store")).await?),
+            Bare::files(here.join("bare"))?,
+        )
+        .await?;
         measured(
             "SQLite",
             Arc::new(Sqlite::open(here.join("store.db")).await?),
@@ -58,12 +64,17 @@ pub(crate) async fn run(dir: &Path, runs: usize) -> Result<Vec<Figure>> {
         .await?;
         if let Some(postgres) = &postgres {
             let url = postgres.url();
-            measured("PostgreSQL", Arc::new(Postgres::connect(&url).await?), Bare::postgres(&url).await?)
-                .await?;
+            measured(
+                "PostgreSQL",
+                Arc::new(Postgres::connect(&url).await?),
+                Bare::postgres(&url).await?,
+            )
+            .await?;
         }
         if let Some(redis) = &redis {
             let url = redis.url();
-            measured("Redis", Arc::new(Redis::connect(&url).await?), Bare::redis(&url).await?).await?;
+            measured("Redis", Arc::new(Redis::connect(&url).await?), Bare::redis(&url).await?)
+                .await?;
         }
         if let Some(dynamodb) = &dynamodb {
             let (client, table) = (dynamodb_client(dynamodb.url()), format!("run{run}"));
@@ -146,7 +157,12 @@ impl KeyValueStore for Recorder {
         self.store.get(key).await
     }
 
-    async fn set(&self, key: &str, value: &str, ttl: Option<Duration>) -> Result<(), KeyValueError> {
+    async fn set(
+        &self,
+        key: &str,
+        value: &str,
+        ttl: Option<Duration>,
+    ) -> Result<(), KeyValueError> {
         self.note(key, value);
         self.store.set(key, value, ttl).await
     }
@@ -180,8 +196,10 @@ async fn cache(runs: usize) -> Result<Figure> {
     let keys: Vec<_> = (0..KEYS).map(|key| format!("user:{key}")).collect();
     let value = Payload::encode("a value", 100)?;
     let cache = MemoryCache::builder().max_entries(KEYS).ttl(Duration::from_secs(3600)).build();
-    let bare =
-        moka::sync::Cache::builder().max_capacity(KEYS).time_to_live(Duration::from_secs(3600)).build();
+    let bare = moka::sync::Cache::builder()
+        .max_capacity(KEYS)
+        .time_to_live(Duration::from_secs(3600))
+        .build();
     for key in &keys {
         cache.set(key, value.clone()).await?;
         bare.insert(key.clone(), value.clone());
@@ -204,5 +222,12 @@ async fn cache(runs: usize) -> Result<Figure> {
         values.push(rate(HITS, start.elapsed()));
     }
     let floor = Floor { name: "bare moka, the same hits", summary: Summary::of(floor) };
-    Ok(Figure::new("cache", "hits, in memory", Unit::HitsPerSecond, values, Some(floor), Target::default()))
+    Ok(Figure::new(
+        "cache",
+        "hits, in memory",
+        Unit::HitsPerSecond,
+        values,
+        Some(floor),
+        Target::default(),
+    ))
 }

@@ -13,7 +13,8 @@ use crate::plan::blocking;
 use crate::setup::Setup;
 use crate::tasks::Probe;
 
-/// The argument, hidden from people, that makes this program a worker process on the schema of this name.
+/// The argument, hidden from people, that makes this program a worker process on the schema of this
+/// name.
 pub(crate) const CHILD: &str = "--work";
 /// What a worker process says when it has opened the store.
 const READY: &str = "ready";
@@ -41,7 +42,11 @@ impl Crew {
         probe: &Arc<Probe>,
     ) -> Result<Self> {
         let Some(count) = setup.processes else {
-            return Ok(Self::Here { client: client.clone(), probe: probe.clone(), setup: setup.clone() });
+            return Ok(Self::Here {
+                client: client.clone(),
+                probe: probe.clone(),
+                setup: setup.clone(),
+            });
         };
         let Backend::Postgres(schema) = backend else {
             anyhow::bail!("several processes can work on PostgreSQL only");
@@ -60,7 +65,10 @@ impl Crew {
     pub(crate) async fn start(self) -> Result<Working> {
         let mut processes = match self {
             Self::Here { client, probe, setup } => {
-                return Ok(Working::Here { worker: client.start_worker(setup.worker()).await, probe });
+                return Ok(Working::Here {
+                    worker: client.start_worker(setup.worker()).await,
+                    probe,
+                });
             }
             Self::Processes(processes) => processes,
         };
@@ -124,7 +132,11 @@ impl Process {
     async fn end(mut self) -> Result<u64> {
         self.input.shutdown().await?;
         drop(self.input);
-        let said = self.output.next_line().await?.context("a worker process did not say what it had done")?;
+        let said = self
+            .output
+            .next_line()
+            .await?
+            .context("a worker process did not say what it had done")?;
         let status = self.child.wait().await?;
         ensure!(status.success(), "a worker process failed: {status}");
         said.parse().with_context(|| format!("a worker process said {said:?}"))

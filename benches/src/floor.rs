@@ -1,5 +1,6 @@
-//! The floors of SQLite: the same work by the bare disk, and the same rows by bare SQLite, on one thread, with the store's
-//! own schema, settings and statements, and nothing around them: no engine, no lookups, no answers.
+//! The floors of SQLite: the same work by the bare disk, and the same rows by bare SQLite, on one
+//! thread, with the store's own schema, settings and statements, and nothing around them: no
+//! engine, no lookups, no answers.
 
 use std::fs::File;
 use std::io::{Seek as _, SeekFrom, Write as _};
@@ -32,11 +33,14 @@ pub(crate) struct Names {
 }
 
 pub(crate) const NAMES: Names = Names {
-    w1: "bare SQLite, 64 tasks a commit, 2 commits a task: INSERT task; UPDATE task, INSERT journal",
-    w2: "bare SQLite, 100 tasks a commit: INSERT task; 19 times INSERT journal; UPDATE task, INSERT journal",
+    w1: "bare SQLite, 64 tasks a commit, 2 commits a task: INSERT task; UPDATE task, INSERT \
+         journal",
+    w2: "bare SQLite, 100 tasks a commit: INSERT task; 19 times INSERT journal; UPDATE task, \
+         INSERT journal",
     w3_p50: "fdatasync of a 4 KiB append, p50",
     w3_p99: "fdatasync of a 4 KiB append, p99",
-    w4: "bare SQLite, 64 tasks a commit, 2 commits a task: UPDATE task; UPDATE task, INSERT journal",
+    w4: "bare SQLite, 64 tasks a commit, 2 commits a task: UPDATE task; UPDATE task, INSERT \
+         journal",
     w5: "bare SQLite: SELECT of the 10,000 journal rows, on a connection just opened",
     items: Some("bare SQLite, 1,000 items a commit: INSERT journal"),
 };
@@ -55,7 +59,8 @@ pub(crate) enum Write {
     Over,
 }
 
-/// Writes pages, each followed by an fdatasync. Milliseconds of both: the median and the 99th percentile.
+/// Writes pages, each followed by an fdatasync. Milliseconds of both: the median and the 99th
+/// percentile.
 pub(crate) fn fdatasync(dir: &Path, write: Write) -> Result<(f64, f64)> {
     let folder = temp_folder(dir)?;
     let mut file = File::create(folder.path().join("pages"))?;
@@ -92,8 +97,8 @@ pub(crate) async fn w1(setup: &Setup) -> Result<f64> {
     .await
 }
 
-/// As W2: all tasks are inserted as ones that run, then every task's next entry goes in one commit, the last one with its
-/// end.
+/// As W2: all tasks are inserted as ones that run, then every task's next entry goes in one commit,
+/// the last one with its end.
 pub(crate) async fn w2(setup: &Setup) -> Result<f64> {
     rows(setup, |bare| {
         let mut took = Duration::ZERO;
@@ -148,13 +153,18 @@ pub(crate) async fn w5(setup: &Setup) -> Result<f64> {
         let fresh = Bare::open(bare.file.clone())?;
         let start = Instant::now();
         let mut select = fresh.conn.prepare_cached(
-            "SELECT seq, kind, name, ordinal, outcome, payload, at FROM stepwell_journal WHERE task_id = ?1 ORDER BY seq",
+            "SELECT seq, kind, name, ordinal, outcome, payload, at FROM stepwell_journal WHERE \
+             task_id = ?1 ORDER BY seq",
         )?;
         type Row = (i64, String, String, u32, String, String, i64);
         let entries = select.query_map([tasks.first()], |row| Row::try_from(row))?;
         let entries: Vec<Row> = entries.collect::<rusqlite::Result<_>>()?;
         let took = start.elapsed();
-        ensure!(entries.len() as u64 == workloads::W5_ENTRIES, "{} entries were read", entries.len());
+        ensure!(
+            entries.len() as u64 == workloads::W5_ENTRIES,
+            "{} entries were read",
+            entries.len()
+        );
         Ok(millis(took))
     })
     .await
@@ -182,10 +192,14 @@ pub(crate) async fn items(setup: &Setup) -> Result<f64> {
 }
 
 /// Lets the store make a new file, and works on it without the store.
-async fn rows(setup: &Setup, work: impl FnOnce(&Bare) -> Result<f64> + Send + 'static) -> Result<f64> {
+async fn rows(
+    setup: &Setup,
+    work: impl FnOnce(&Bare) -> Result<f64> + Send + 'static,
+) -> Result<f64> {
     let folder = temp_folder(&setup.dir)?;
     let file = folder.path().join("floor.db");
-    let store = SqliteStore::open(Location::File(file.clone()), Arc::new(TokioRuntime::current())).await?;
+    let store =
+        SqliteStore::open(Location::File(file.clone()), Arc::new(TokioRuntime::current())).await?;
     blocking(move || {
         // Its drop waits for its threads.
         drop(store);
@@ -277,7 +291,8 @@ impl Bare {
         )
     }
 
-    /// As the store's end of a task with its last step, with its fence, but for the deletes that find nothing.
+    /// As the store's end of a task with its last step, with its fence, but for the deletes that
+    /// find nothing.
     fn complete(&self, id: &str, seq: u64) -> Result<()> {
         self.run(
             "UPDATE stepwell_tasks SET state = ?2, output = ?3,
@@ -306,8 +321,14 @@ impl Bare {
         let count = |sql: &str| self.conn.query_row(sql, [], |row| row.get::<_, u32>(0));
         let completed = count("SELECT count(*) FROM stepwell_tasks WHERE state = 'completed'")?;
         let journaled = count("SELECT count(*) FROM stepwell_journal")?;
-        ensure!(u64::from(completed) == tasks, "the floor completed {completed} tasks instead of {tasks}");
-        ensure!(u64::from(journaled) == entries, "the floor wrote {journaled} entries instead of {entries}");
+        ensure!(
+            u64::from(completed) == tasks,
+            "the floor completed {completed} tasks instead of {tasks}"
+        );
+        ensure!(
+            u64::from(journaled) == entries,
+            "the floor wrote {journaled} entries instead of {entries}"
+        );
         Ok(())
     }
 }

@@ -59,7 +59,8 @@ impl Bare {
             Self::Files(folder) => {
                 blocking(move || {
                     for (key, value) in writes {
-                        let (temp, path) = (folder.join("temp"), folder.join(key.replace('/', "%2f")));
+                        let (temp, path) =
+                            (folder.join("temp"), folder.join(key.replace('/', "%2f")));
                         let mut file = File::create(&temp)?;
                         file.write_all(value.as_bytes())?;
                         file.sync_all()?;

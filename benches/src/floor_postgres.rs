@@ -1,8 +1,9 @@
-//! The floors of PostgreSQL: the same rows over one bare connection, in the tables that the store made, by statements
-//! that write a whole set, and nothing around them: no engine, no function, no locks, no lookups, no answers.
+//! The floors of PostgreSQL: the same rows over one bare connection, in the tables that the store
+//! made, by statements that write a whole set, and nothing around them: no engine, no function, no
+//! locks, no lookups, no answers.
 //!
-//! A commit is one statement, whose parts write one table each. BEGIN, a statement for each table and COMMIT take half as
-//! long again: each of them is a round trip.
+//! A commit is one statement, whose parts write one table each. BEGIN, a statement for each table
+//! and COMMIT take half as long again: each of them is a round trip.
 
 use std::time::{Duration, Instant};
 
@@ -68,7 +69,8 @@ const END: &str = "WITH gone AS (
     SELECT x.task_id, $3, 'step', 'double', 1, 'done', x.output, now()
     FROM unnest($1::uuid[], $2::text[]) AS x(task_id, output)";
 
-const JOURNAL: &str = "INSERT INTO journal (task_id, seq, kind, name, ordinal, outcome, payload, at)
+const JOURNAL: &str =
+    "INSERT INTO journal (task_id, seq, kind, name, ordinal, outcome, payload, at)
     SELECT x.task_id, x.seq, 'step', 'add:' || x.seq - 1, 1, 'done', x.payload, now()
     FROM unnest($1::uuid[], $2::bigint[], $3::text[]) AS x(task_id, seq, payload)";
 
@@ -86,8 +88,8 @@ pub(crate) async fn w1(setup: &Setup) -> Result<f64> {
     Ok(rate(workloads::W1_TASKS, took))
 }
 
-/// As W2: all tasks are inserted as ones that run, then every task's next entry goes in one commit, the last one with its
-/// end.
+/// As W2: all tasks are inserted as ones that run, then every task's next entry goes in one commit,
+/// the last one with its end.
 pub(crate) async fn w2(setup: &Setup) -> Result<f64> {
     let mut bare = Bare::open(setup).await?;
     let mut took = Duration::ZERO;
@@ -113,7 +115,8 @@ pub(crate) async fn w3(setup: &Setup) -> Result<(f64, f64)> {
     let mut times = Vec::new();
     for id in ids(COMMITS) {
         let start = Instant::now();
-        bare.run(sqlx::query("INSERT INTO single VALUES ($1, $2)").bind(id).bind("1234"), 1).await?;
+        bare.run(sqlx::query("INSERT INTO single VALUES ($1, $2)").bind(id).bind("1234"), 1)
+            .await?;
         times.push(millis(start.elapsed()));
     }
     Ok((percentile(&mut times, 0.5), percentile(&mut times, 0.99)))
@@ -144,7 +147,8 @@ pub(crate) async fn w5(setup: &Setup) -> Result<f64> {
     let mut fresh = bare.schema.connect().await?;
     let start = Instant::now();
     let rows = sqlx::query(
-        "SELECT seq, kind, name, ordinal, outcome, payload, at FROM journal WHERE task_id = $1 ORDER BY seq",
+        "SELECT seq, kind, name, ordinal, outcome, payload, at FROM journal WHERE task_id = $1 \
+         ORDER BY seq",
     )
     .bind(task[0])
     .fetch_all(&mut fresh)
@@ -215,19 +219,23 @@ impl Bare {
     }
 
     async fn end(&mut self, tasks: &[Uuid], seq: u64) -> Result<()> {
-        let query = sqlx::query(END).bind(tasks).bind(vec!["2468"; tasks.len()]).bind(i64::try_from(seq)?);
+        let query =
+            sqlx::query(END).bind(tasks).bind(vec!["2468"; tasks.len()]).bind(i64::try_from(seq)?);
         self.run(query, tasks.len()).await
     }
 
     /// Adds these entries to each of the journals.
     async fn journal(&mut self, tasks: &[Uuid], seqs: std::ops::RangeInclusive<u64>) -> Result<()> {
-        let rows = seqs.flat_map(|seq| tasks.iter().map(move |task| Ok((*task, i64::try_from(seq)?))));
-        let (of, seqs): (Vec<Uuid>, Vec<i64>) = rows.collect::<Result<Vec<_>>>()?.into_iter().unzip();
+        let rows =
+            seqs.flat_map(|seq| tasks.iter().map(move |task| Ok((*task, i64::try_from(seq)?))));
+        let (of, seqs): (Vec<Uuid>, Vec<i64>) =
+            rows.collect::<Result<Vec<_>>>()?.into_iter().unzip();
         let count = of.len();
         self.run(sqlx::query(JOURNAL).bind(of).bind(seqs).bind(vec!["2468"; count]), count).await
     }
 
-    /// Checks that so many tasks are completed and so many entries are there, and nothing is left undone.
+    /// Checks that so many tasks are completed and so many entries are there, and nothing is left
+    /// undone.
     async fn check(mut self, tasks: u64, entries: u64) -> Result<()> {
         let sql = "SELECT (SELECT count(*) FROM tasks), (SELECT count(*) FROM outcomes), (SELECT count(*) FROM journal),
             (SELECT count(*) FROM live_tasks)";

@@ -1,4 +1,5 @@
-//! Whether speed depends on how many tasks have ended before: W1 and W3 on tables that are full of them.
+//! Whether speed depends on how many tasks have ended before: W1 and W3 on tables that are full of
+//! them.
 
 use anyhow::Result;
 
@@ -10,10 +11,16 @@ use crate::report::{Figure, Floor, Summary, Target, number};
 use crate::setup::Setup;
 use crate::workloads;
 
-/// Runs the parts that can be, with that many finished tasks each time. All tables are filled first, so that what
-/// disturbs a run disturbs the runs with other sizes as well.
-pub(crate) async fn run(sizes: &[u64], parts: &[Part], setup: &Setup, runs: usize) -> Result<Vec<Figure>> {
-    let parts: Vec<_> = parts.iter().copied().filter(|part| matches!(part, Part::W1 | Part::W3)).collect();
+/// Runs the parts that can be, with that many finished tasks each time. All tables are filled
+/// first, so that what disturbs a run disturbs the runs with other sizes as well.
+pub(crate) async fn run(
+    sizes: &[u64],
+    parts: &[Part],
+    setup: &Setup,
+    runs: usize,
+) -> Result<Vec<Figure>> {
+    let parts: Vec<_> =
+        parts.iter().copied().filter(|part| matches!(part, Part::W1 | Part::W3)).collect();
     if parts.is_empty() {
         return Ok(Vec::new());
     }
@@ -61,13 +68,17 @@ fn with_none(sizes: &[u64]) -> Vec<u64> {
 
 /// Of each figure, a line for each size. Its floor is what was measured with no finished tasks.
 fn figures(parts: &[Part], sizes: &[u64], columns: Vec<Columns>) -> Vec<Figure> {
-    let lines: Vec<_> = parts.iter().flat_map(|part| lines::of(*part, StoreKind::Postgres, None)).collect();
+    let lines: Vec<_> =
+        parts.iter().flat_map(|part| lines::of(*part, StoreKind::Postgres, None)).collect();
     let mut figures = Vec::new();
     for (i, line) in lines.iter().enumerate() {
         let values = |columns: &Columns| columns.0.get(i).cloned().unwrap_or_default();
         let none = columns.first().map(values).unwrap_or_default();
         for (size, columns) in sizes.iter().zip(&columns) {
-            let floor = Floor { name: "the same with no finished tasks", summary: Summary::of(none.clone()) };
+            let floor = Floor {
+                name: "the same with no finished tasks",
+                summary: Summary::of(none.clone()),
+            };
             figures.push(Figure::new(
                 line.workload,
                 format!("{}, {}", line.name, finished(*size)),

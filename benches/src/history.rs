@@ -11,13 +11,14 @@ use crate::server::Schema;
 
 /// How many tasks are inserted in a transaction.
 const CHUNK: u64 = 100_000;
-/// What a task with its outcome, its journal entry, their places in the indexes and the write-ahead log may take.
+/// What a task with its outcome, its journal entry, their places in the indexes and the write-ahead
+/// log may take.
 const BYTES_A_TASK: u64 = 1_024;
 /// What the server needs beside: its own tables, and the write-ahead log between two checkpoints.
 const BYTES_BESIDE: u64 = 3 << 30;
 
-/// Tasks of one step, a millisecond apart, the last one a minute ago. Their ids are of version 7, made from random ones:
-/// the first 48 bits become the time, and two bits change version 4 into 7.
+/// Tasks of one step, a millisecond apart, the last one a minute ago. Their ids are of version 7,
+/// made from random ones: the first 48 bits become the time, and two bits change version 4 into 7.
 const FILL: &str = "WITH ended AS MATERIALIZED (
         SELECT n, at, encode(set_bit(set_bit(overlay(uuid_send(gen_random_uuid())
             PLACING substring(int8send((extract(epoch FROM at) * 1000)::bigint) FROM 3) FROM 1 FOR 6),
@@ -36,17 +37,23 @@ const FILL: &str = "WITH ended AS MATERIALIZED (
     INSERT INTO journal (task_id, seq, kind, name, ordinal, outcome, payload, at)
     SELECT task_id, 1, 'step', 'double', 1, 'done', (n * 2)::text, at + interval '3 milliseconds' FROM ended";
 
-/// Creates the tables, inserts so many finished tasks, and leaves the tables as autovacuum would in time.
+/// Creates the tables, inserts so many finished tasks, and leaves the tables as autovacuum would in
+/// time.
 pub(crate) async fn fill(schema: &Schema, tasks: u64) -> Result<()> {
     drop(schema.store().await?);
     let mut conn = schema.connect().await?;
-    let last: String =
-        sqlx::query_scalar("SELECT (now() - interval '1 minute')::text").fetch_one(&mut conn).await?;
+    let last: String = sqlx::query_scalar("SELECT (now() - interval '1 minute')::text")
+        .fetch_one(&mut conn)
+        .await?;
     let retry = serde_json::to_string(&RetryStrategy::default())?;
     for from in (1..=tasks).step_by(usize::try_from(CHUNK)?) {
         let to = tasks.min(from + CHUNK - 1);
         let fill = sqlx::query(FILL).bind(&last).bind(i64::try_from(tasks)?);
-        fill.bind(i64::try_from(from)?).bind(i64::try_from(to)?).bind(&retry).execute(&mut conn).await?;
+        fill.bind(i64::try_from(from)?)
+            .bind(i64::try_from(to)?)
+            .bind(&retry)
+            .execute(&mut conn)
+            .await?;
         eprint!("\rfinished tasks: {to} of {tasks}");
     }
     if tasks > 0 {
@@ -58,7 +65,8 @@ pub(crate) async fn fill(schema: &Schema, tasks: u64) -> Result<()> {
     conn.execute("CHECKPOINT")
         .await
         .context("the user of --database-url has to be one who may CHECKPOINT")?;
-    let found: i64 = sqlx::query_scalar("SELECT count(*) FROM outcomes").fetch_one(&mut conn).await?;
+    let found: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM outcomes").fetch_one(&mut conn).await?;
     ensure!(found == i64::try_from(tasks)?, "there are {found} finished tasks instead of {tasks}");
     Ok(conn.close().await?)
 }
@@ -91,8 +99,8 @@ mod tests {
 
     #[test]
     fn the_free_bytes_are_in_the_fourth_column() {
-        let text =
-            "Filesystem 1024-blocks Used Available Capacity Mounted on\n/dev/sda1 1000 600 400 60% /\n";
+        let text = "Filesystem 1024-blocks Used Available Capacity Mounted on\n/dev/sda1 1000 600 \
+                    400 60% /\n";
         assert_eq!(available(text), Some(400 * 1024));
         assert_eq!(available("df: no such folder\n"), None);
     }

@@ -1,5 +1,5 @@
-//! A step over a million items: how fast it is, and how much memory it takes. In a process of its own, whose peak is that
-//! of nothing else.
+//! A step over a million items: how fast it is, and how much memory it takes. In a process of its
+//! own, whose peak is that of nothing else.
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -107,7 +107,10 @@ fn with_floors(part: Part, floors: &floor::Names) -> Vec<Line> {
             Line::new("W5", "opening the store before it", ms),
         ],
         Part::Items => vec![
-            Line { floor: floors.items, ..Line::new("items", "1,000,000 items", Unit::ItemsPerSecond) },
+            Line {
+                floor: floors.items,
+                ..Line::new("items", "1,000,000 items", Unit::ItemsPerSecond)
+            },
             Line::new("items", "1,000,000 items: most memory of the process", Unit::Mebibytes),
         ],
         Part::Memory => vec![

@@ -45,13 +45,16 @@ struct Cli {
     /// What keeps the tasks
     #[arg(long, value_enum, default_value_t = StoreKind::Sqlite)]
     store: StoreKind,
-    /// Where the database files are made, on the disk to be measured [default: the folder of cargo's build output]
+    /// Where the database files are made, on the disk to be measured [default: the folder of
+    /// cargo's build output]
     #[arg(long)]
     dir: Option<PathBuf>,
-    /// Use this PostgreSQL server instead of a new one in that folder; each run's schema is dropped afterwards
+    /// Use this PostgreSQL server instead of a new one in that folder; each run's schema is
+    /// dropped afterwards
     #[arg(long)]
     database_url: Option<String>,
-    /// Also run W1, W2 and W4 with so many worker processes beside the one that spawns (PostgreSQL only)
+    /// Also run W1, W2 and W4 with so many worker processes beside the one that spawns (PostgreSQL
+    /// only)
     #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..))]
     workers: Vec<u16>,
     /// Also run W1 and W3 with so many finished tasks in the tables (PostgreSQL only)
@@ -100,8 +103,12 @@ async fn main() -> ExitCode {
 async fn run(cli: Cli) -> Result<()> {
     ensure!(cli.concurrency > 0, "--concurrency has to be at least 1");
     let postgres = cli.store == StoreKind::Postgres;
-    let of_postgres = cli.database_url.is_some() || !cli.workers.is_empty() || !cli.growth.is_empty();
-    ensure!(postgres || !of_postgres, "--database-url, --workers and --growth need --store postgres");
+    let of_postgres =
+        cli.database_url.is_some() || !cli.workers.is_empty() || !cli.growth.is_empty();
+    ensure!(
+        postgres || !of_postgres,
+        "--database-url, --workers and --growth need --store postgres"
+    );
     if cli.measure {
         metrics_exporter_prometheus::PrometheusBuilder::new().install_recorder()?;
     }

@@ -1,4 +1,5 @@
-//! How much memory suspended tasks take: measured in a process of its own, where nothing else has left its traces.
+//! How much memory suspended tasks take: measured in a process of its own, where nothing else has
+//! left its traces.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,13 +17,15 @@ const CHUNK: u64 = 1_000;
 /// So many that no task is dropped from memory.
 const MAX_IN_MEMORY: usize = 200_000;
 
-/// Runs this program once more, and gives by how many bytes its memory grew with that many suspended tasks.
+/// Runs this program once more, and gives by how many bytes its memory grew with that many
+/// suspended tasks.
 pub(crate) async fn measure(setup: &Setup, tasks: u64) -> Result<f64> {
     let bytes = setup.ask_child(CHILD, &tasks.to_string()).await?;
     bytes.parse().with_context(|| format!("the measured process answered {bytes:?}"))
 }
 
-/// The measured process: suspends that many tasks, prints the bytes, and checks that every task then went on in place.
+/// The measured process: suspends that many tasks, prints the bytes, and checks that every task
+/// then went on in place.
 pub(crate) async fn child(setup: &Setup, tasks: u64) -> Result<()> {
     let (backend, probe) = (setup.backend()?, Arc::new(Probe::default()));
     let client = backend.open(&probe, setup.telemetry).await?;
@@ -61,7 +64,8 @@ async fn all_suspended(client: &stepwell::Durable, probe: &Probe, tasks: u64) ->
 
 /// What Linux says of this process's memory under that heading, in bytes.
 pub(crate) fn of_this_process(heading: &str) -> Result<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").context("memory is measured on Linux only")?;
+    let status =
+        std::fs::read_to_string("/proc/self/status").context("memory is measured on Linux only")?;
     let line = status.lines().find_map(|line| line.strip_prefix(heading));
     let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
     let kib = kib.with_context(|| format!("no {heading} in /proc/self/status"))?;

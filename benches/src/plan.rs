@@ -38,8 +38,14 @@ impl Part {
     }
 }
 
-/// Runs one part `runs` times, each time right after its floor, and then as often with each number of worker processes.
-pub(crate) async fn run(part: Part, setup: &Setup, runs: usize, workers: &[u16]) -> Result<Vec<Figure>> {
+/// Runs one part `runs` times, each time right after its floor, and then as often with each number
+/// of worker processes.
+pub(crate) async fn run(
+    part: Part,
+    setup: &Setup,
+    runs: usize,
+    workers: &[u16],
+) -> Result<Vec<Figure>> {
     if part == Part::Disk && !setup.writes_to_dir() {
         return Ok(Vec::new());
     }
@@ -61,7 +67,8 @@ pub(crate) async fn run(part: Part, setup: &Setup, runs: usize, workers: &[u16])
     let lines = crews.iter().flat_map(|processes| lines::of(part, setup.store, *processes));
     let figures = lines.zip(columns.0).enumerate().map(|(i, (line, values))| {
         let floor = line.floor.zip(floors.0.get(i).or(floors.0.first()));
-        let floor = floor.map(|(name, values)| Floor { name, summary: Summary::of(values.clone()) });
+        let floor =
+            floor.map(|(name, values)| Floor { name, summary: Summary::of(values.clone()) });
         Figure::new(line.workload, line.name, line.unit, values, floor, line.target)
     });
     Ok(figures.collect())

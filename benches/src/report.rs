@@ -79,7 +79,10 @@ impl Unit {
     const fn more_is_better(self) -> bool {
         matches!(
             self,
-            Self::TasksPerSecond | Self::StepsPerSecond | Self::HitsPerSecond | Self::ItemsPerSecond
+            Self::TasksPerSecond
+                | Self::StepsPerSecond
+                | Self::HitsPerSecond
+                | Self::ItemsPerSecond
         )
     }
 
@@ -88,7 +91,8 @@ impl Unit {
     }
 }
 
-/// What a figure is to reach: a value, and a ratio to its floor. Whether at least or at most is the unit's.
+/// What a figure is to reach: a value, and a ratio to its floor. Whether at least or at most is the
+/// unit's.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub(crate) struct Target {
     pub(crate) value: Option<f64>,
@@ -235,7 +239,8 @@ fn lines<const N: usize>(rows: &[[String; N]], right: &[usize]) -> String {
 /// A number with its thousands apart.
 pub(crate) fn number(value: f64, decimals: usize) -> String {
     let text = format!("{value:.decimals$}");
-    let (whole, fraction) = text.split_once('.').map_or((text.as_str(), None), |(w, f)| (w, Some(f)));
+    let (whole, fraction) =
+        text.split_once('.').map_or((text.as_str(), None), |(w, f)| (w, Some(f)));
     let mut grouped = String::new();
     for (i, digit) in whole.chars().enumerate() {
         let left = whole.len() - i;
@@ -263,7 +268,8 @@ mod tests {
     fn a_target_is_met_by_value_and_ratio() {
         let floor = |value| Some(Floor { name: "bare", summary: Summary::of(vec![value]) });
         let target = Target { value: Some(10.0), ratio: Some(0.5) };
-        let figure = |unit, value, bare| Figure::new("W", "f", unit, vec![value], floor(bare), target);
+        let figure =
+            |unit, value, bare| Figure::new("W", "f", unit, vec![value], floor(bare), target);
         assert_eq!(figure(Unit::TasksPerSecond, 12.0, 20.0).met, Some(true));
         assert_eq!(figure(Unit::TasksPerSecond, 12.0, 30.0).met, Some(false));
         assert_eq!(figure(Unit::TasksPerSecond, 9.0, 10.0).met, Some(false));

@@ -26,7 +26,8 @@ pub(crate) struct Server {
 impl Server {
     /// Starts a server with PostgreSQL's default settings, and its data in a new folder in `dir`.
     pub(crate) fn start(dir: &Path) -> Result<Self> {
-        std::fs::create_dir_all(dir).with_context(|| format!("could not create {}", dir.display()))?;
+        std::fs::create_dir_all(dir)
+            .with_context(|| format!("could not create {}", dir.display()))?;
         let own = Postgres::start_in(dir, &[]).context("give a server with --database-url")?;
         Ok(Self { url: own.url(), own: Some(own), schemas: AtomicU32::new(0) })
     }
@@ -50,7 +51,8 @@ impl Server {
         Ok(sqlx::query_scalar("SHOW server_version").fetch_one(&mut conn).await?)
     }
 
-    /// A schema that is not there yet. Its name has this process's id in it, since others may use the server as well.
+    /// A schema that is not there yet. Its name has this process's id in it, since others may use
+    /// the server as well.
     pub(crate) fn schema(self: &Arc<Self>) -> Schema {
         let number = self.schemas.fetch_add(1, Ordering::Relaxed) + 1;
         let name = format!("bench_{}_{number}", std::process::id());
@@ -93,7 +95,10 @@ impl Schema {
 
     async fn drop_tables(&self) -> Result<()> {
         let mut conn = self.server.options()?.connect().await?;
-        let sql = format!("SET client_min_messages = warning; DROP SCHEMA IF EXISTS {} CASCADE", self.name);
+        let sql = format!(
+            "SET client_min_messages = warning; DROP SCHEMA IF EXISTS {} CASCADE",
+            self.name
+        );
         conn.execute(sqlx::raw_sql(AssertSqlSafe(sql))).await?;
         Ok(conn.close().await?)
     }

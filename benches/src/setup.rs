@@ -79,7 +79,10 @@ impl Setup {
         let mut child = self.child(argument, value)?;
         let output = tokio::task::spawn_blocking(move || child.output()).await??;
         if !output.status.success() {
-            bail!("the measured process failed: {}", String::from_utf8_lossy(&output.stderr).trim());
+            bail!(
+                "the measured process failed: {}",
+                String::from_utf8_lossy(&output.stderr).trim()
+            );
         }
         Ok(String::from_utf8(output.stdout)?.trim().to_owned())
     }

@@ -78,7 +78,8 @@ async fn take_steps(count: u64, ctx: &TaskContext) -> TaskResult<u64> {
     Ok(sum)
 }
 
-/// Steps one after another, then an event, then one step more. Its output is `count` and what the event brought.
+/// Steps one after another, then an event, then one step more. Its output is `count` and what the
+/// event brought.
 #[stepwell::task]
 pub(crate) async fn long(count: u64, ctx: TaskContext) -> TaskResult<u64> {
     let probe = ctx.state::<Arc<Probe>>()?;

@@ -1,5 +1,5 @@
-//! The workloads of the design's section on speed. Each does its work on a store that it is given, checks that everything
-//! was done once and came out right, and gives what it measured.
+//! The workloads of the design's section on speed. Each does its work on a store that it is given,
+//! checks that everything was done once and came out right, and gives what it measured.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,8 +17,8 @@ use crate::tasks::{self, Probe};
 /// How many tasks W1 spawns, and how many callers do it.
 pub(crate) const W1_TASKS: u64 = 10_000;
 const W1_CALLERS: u64 = 64;
-/// How many tasks W2 runs at the same time, how many steps each has, and how often that is done in one run: once is
-/// over too soon to be measured well.
+/// How many tasks W2 runs at the same time, how many steps each has, and how often that is done in
+/// one run: once is over too soon to be measured well.
 pub(crate) const W2_TASKS: u64 = 100;
 pub(crate) const W2_STEPS: u64 = 20;
 pub(crate) const W2_ROUNDS: u64 = 100;
@@ -26,11 +26,12 @@ const W3_TASKS: u64 = 1_000;
 pub(crate) const W4_TASKS: u64 = 100_000;
 const W4_CHUNK: u64 = 5_000;
 pub(crate) const W5_ENTRIES: u64 = 10_000;
-/// Tasks that are run before the clock starts: the worker is known to the store then, and the program warm.
+/// Tasks that are run before the clock starts: the worker is known to the store then, and the
+/// program warm.
 const WARM_UP: u64 = 64;
 
-/// 10,000 tasks of one step, spawned by 64 callers. Each caller waits for the durable answer of every spawn, and in the
-/// end for all of its tasks. Tasks per second.
+/// 10,000 tasks of one step, spawned by 64 callers. Each caller waits for the durable answer of
+/// every spawn, and in the end for all of its tasks. Tasks per second.
 pub(crate) async fn w1(setup: &Setup, backend: &Backend) -> Result<f64> {
     let probe = Arc::new(Probe::default());
     let client = backend.open(&probe, setup.telemetry).await?;
@@ -120,7 +121,8 @@ pub(crate) async fn w3(setup: &Setup, backend: &Backend) -> Result<(f64, f64)> {
     Ok((percentile(&mut times, 0.5), percentile(&mut times, 0.99)))
 }
 
-/// Drains a backlog of 100,000 tasks of one step, from the workers' start to the last task's end. Tasks per second.
+/// Drains a backlog of 100,000 tasks of one step, from the workers' start to the last task's end.
+/// Tasks per second.
 pub(crate) async fn w4(setup: &Setup, backend: &Backend) -> Result<f64> {
     let probe = Arc::new(Probe::default());
     let client = backend.open(&probe, setup.telemetry).await?;
@@ -128,7 +130,11 @@ pub(crate) async fn w4(setup: &Setup, backend: &Backend) -> Result<f64> {
     let mut last = None;
     for from in (0..W4_TASKS).step_by(usize::try_from(W4_CHUNK)?) {
         let chunk = (from..W4_TASKS.min(from + W4_CHUNK)).map(|n| (n, SpawnOptions::new()));
-        last = client.spawn_many::<tasks::one_step>(chunk).await?.last().map(|spawned| spawned.task_id);
+        last = client
+            .spawn_many::<tasks::one_step>(chunk)
+            .await?
+            .last()
+            .map(|spawned| spawned.task_id);
     }
     let last = last.context("there is no backlog")?;
     let crew = Crew::hire(setup, backend, &client, &probe).await?;
@@ -153,7 +159,8 @@ pub(crate) async fn w4(setup: &Setup, backend: &Backend) -> Result<f64> {
 
 /// What W5 measures, in milliseconds.
 pub(crate) struct Resumed {
-    /// From the start of the worker, which then registers and claims, to the first new step's closure.
+    /// From the start of the worker, which then registers and claims, to the first new step's
+    /// closure.
     pub(crate) to_first_step: f64,
     /// From the start of the worker to the task's end.
     pub(crate) to_end: f64,
@@ -161,7 +168,8 @@ pub(crate) struct Resumed {
     pub(crate) open: f64,
 }
 
-/// Resumes a task with 10,000 journal entries that waits for an event, with a new client and a new worker.
+/// Resumes a task with 10,000 journal entries that waits for an event, with a new client and a new
+/// worker.
 pub(crate) async fn w5(setup: &Setup, backend: &Backend) -> Result<Resumed> {
     let task_id = build_journal(setup, backend).await?;
 
@@ -187,7 +195,8 @@ pub(crate) async fn w5(setup: &Setup, backend: &Backend) -> Result<Resumed> {
     Ok(Resumed { to_first_step: millis(first_step.duration_since(start)), to_end, open })
 }
 
-/// Runs the task until it waits, and ends the client. Also used to measure the bare reading of its journal.
+/// Runs the task until it waits, and ends the client. Also used to measure the bare reading of its
+/// journal.
 pub(crate) async fn build_journal(setup: &Setup, backend: &Backend) -> Result<TaskId> {
     let probe = Arc::new(Probe::default());
     let client = backend.open(&probe, setup.telemetry).await?;
@@ -198,7 +207,10 @@ pub(crate) async fn build_journal(setup: &Setup, backend: &Backend) -> Result<Ta
     }
     worker.shutdown().await;
     let entries = client.journal(task_id).await?.len();
-    ensure!(entries as u64 == W5_ENTRIES, "the journal has {entries} entries instead of {W5_ENTRIES}");
+    ensure!(
+        entries as u64 == W5_ENTRIES,
+        "the journal has {entries} entries instead of {W5_ENTRIES}"
+    );
     Ok(task_id)
 }
 
@@ -207,7 +219,8 @@ async fn state(client: &Durable, task_id: TaskId) -> Result<TaskState> {
     Ok(info.with_context(|| format!("the task {task_id} is gone"))?.state)
 }
 
-/// As many rounds as there are workers: in one alone, the first of them could take all. Says how many tasks it ran.
+/// As many rounds as there are workers: in one alone, the first of them could take all. Says how
+/// many tasks it ran.
 async fn warm_up(setup: &Setup, client: &Durable) -> Result<u64> {
     let rounds = setup.processes.map_or(1, u64::from);
     for _ in 0..rounds {

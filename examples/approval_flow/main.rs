@@ -1,4 +1,5 @@
-//! A flow that waits for a person, is exported to a folder of documents, and goes on in another database.
+//! A flow that waits for a person, is exported to a folder of documents, and goes on in another
+//! database.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,8 +10,8 @@ use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Parser, Subcommand};
 use serde::{Deserialize, Serialize};
 use stepwell::{
-    ApprovalInfo, Decision, Durable, Error, Export, SpawnOptions, TaskContext, TaskError, TaskFilter, TaskId,
-    TaskResult, TaskState, Worker, WorkerOptions,
+    ApprovalInfo, Decision, Durable, Error, Export, SpawnOptions, TaskContext, TaskError,
+    TaskFilter, TaskId, TaskResult, TaskState, Worker, WorkerOptions,
 };
 
 /// Expense reports that wait for approval, and move between databases
@@ -72,9 +73,10 @@ async fn reimburse(expense: Expense, ctx: TaskContext) -> TaskResult<u64> {
             .await?;
             Ok(amount)
         }
-        Decision::Rejected { by, reason } => {
-            Err(TaskError::permanent(anyhow::anyhow!("rejected by {by}: {}", reason.unwrap_or_default())))
-        }
+        Decision::Rejected { by, reason } => Err(TaskError::permanent(anyhow::anyhow!(
+            "rejected by {by}: {}",
+            reason.unwrap_or_default()
+        ))),
     }
 }
 
@@ -95,13 +97,14 @@ async fn run(Cli { database, command }: Cli) -> Result<()> {
     client.register::<reimburse>().await?;
     match command {
         Command::Submit { file } => {
-            let json =
-                fs::read_to_string(&file).with_context(|| format!("could not read {}", file.display()))?;
+            let json = fs::read_to_string(&file)
+                .with_context(|| format!("could not read {}", file.display()))?;
             let expenses: Vec<Expense> = serde_json::from_str(&json)
                 .with_context(|| format!("{} is no list of expenses", file.display()))?;
             let worker = client.start_worker(WorkerOptions::new()).await;
             for expense in expenses {
-                let options = SpawnOptions::new().idempotency_key(&expense.name).label("who", &expense.who);
+                let options =
+                    SpawnOptions::new().idempotency_key(&expense.name).label("who", &expense.who);
                 client.spawn_with::<reimburse>(expense, options).await?;
             }
             settle(&client, worker).await
@@ -123,7 +126,8 @@ async fn run(Cli { database, command }: Cli) -> Result<()> {
             settle(&client, worker).await
         }
         Command::Export { folder } => {
-            fs::create_dir_all(&folder).with_context(|| format!("could not make {}", folder.display()))?;
+            fs::create_dir_all(&folder)
+                .with_context(|| format!("could not make {}", folder.display()))?;
             for approval in client.approvals(None, usize::MAX).await? {
                 let export = client.export(approval.task_id).await?.with("from", path);
                 let file = folder.join(format!("{}.json", approval.task_id));
@@ -133,8 +137,8 @@ async fn run(Cli { database, command }: Cli) -> Result<()> {
             Ok(())
         }
         Command::Import { folder } => {
-            let read =
-                fs::read_dir(&folder).with_context(|| format!("could not read {}", folder.display()))?;
+            let read = fs::read_dir(&folder)
+                .with_context(|| format!("could not read {}", folder.display()))?;
             for file in read {
                 let file = file?.path();
                 let json = fs::read_to_string(&file)?;
@@ -170,7 +174,10 @@ async fn list(client: &Durable) -> Result<()> {
     for approval in client.approvals(None, usize::MAX).await? {
         let Expense { name, who, amount, currency } = approval.request.decode()?;
         let assignee = approval.assignee.unwrap_or_default();
-        println!("{name}: {amount} {currency} of {who} wait for {assignee} since {}", approval.asked_at);
+        println!(
+            "{name}: {amount} {currency} of {who} wait for {assignee} since {}",
+            approval.asked_at
+        );
     }
     Ok(())
 }

@@ -68,7 +68,9 @@ impl Task for ImportFile {
         let (columns, count) = ctx.step("look", || blocking(move || source::look(&path))).await?;
         ctx.transaction("prepare", {
             let (import, columns) = (import.clone(), columns.clone());
-            move |tx| for_good(table::prepare(tx, &import.table, &columns, import.create.as_deref()))
+            move |tx| {
+                for_good(table::prepare(tx, &import.table, &columns, import.create.as_deref()))
+            }
         })
         .await?;
 
@@ -85,7 +87,9 @@ impl Task for ImportFile {
             })
             .await?;
         let imported = ctx
-            .transaction("publish", move |tx| for_good(table::publish(tx, &key, &import.table, &columns)))
+            .transaction("publish", move |tx| {
+                for_good(table::publish(tx, &key, &import.table, &columns))
+            })
             .await?;
         ctx.discard(&leftover).await?;
         Ok(imported)

@@ -12,12 +12,14 @@
 //!
 //! How it stays correct over a crash:
 //!
-//! - `rows` are items: the journal knows which are read, in a few rows of its own. A batch whose end was not yet journaled is read
-//!   again, and put beside the table again, which changes nothing: there, a row's key is the import and its line.
-//! - `publish` is a transaction: the table gets all rows in one commit with the step's journal entry, and so once. Nobody sees
-//!   half a file in it.
-//! - The idempotency key is made of the file's hash and the table: a file that is imported already is not imported again. A file that
-//!   changed in the middle is another one: its import fails, and the cleanup removes what it read.
+//! - `rows` are items: the journal knows which are read, in a few rows of its own. A batch whose
+//!   end was not yet journaled is read again, and put beside the table again, which changes
+//!   nothing: there, a row's key is the import and its line.
+//! - `publish` is a transaction: the table gets all rows in one commit with the step's journal
+//!   entry, and so once. Nobody sees half a file in it.
+//! - The idempotency key is made of the file's hash and the table: a file that is imported already
+//!   is not imported again. A file that changed in the middle is another one: its import fails, and
+//!   the cleanup removes what it read.
 
 mod import;
 mod progress;
@@ -46,10 +48,12 @@ const OTHERS: Duration = Duration::from_secs(10);
 /// What a shell says of a program that was interrupted.
 const INTERRUPTED: u8 = 130;
 
-/// Imports a CSV file into a table of an SQLite database: all of its rows at once, each exactly once.
+/// Imports a CSV file into a table of an SQLite database: all of its rows at once, each exactly
+/// once.
 ///
-/// The first line names the columns; an empty field is NULL. A row that is malformed, or that the table does not take, is skipped and
-/// reported. It can be killed at any moment; the same command goes on where it was.
+/// The first line names the columns; an empty field is NULL. A row that is malformed, or that the
+/// table does not take, is skipped and reported. It can be killed at any moment; the same command
+/// goes on where it was.
 #[derive(Parser)]
 #[command(name = "csv_import")]
 struct Args {
@@ -74,7 +78,8 @@ struct Args {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let log = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "off".into());
+    let log =
+        tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "off".into());
     tracing_subscriber::fmt()
         .with_env_filter(log)
         .with_writer(std::io::stderr)
@@ -87,7 +92,8 @@ async fn main() -> ExitCode {
 }
 
 async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let path = args.file.canonicalize().with_context(|| format!("cannot open {}", args.file.display()))?;
+    let path =
+        args.file.canonicalize().with_context(|| format!("cannot open {}", args.file.display()))?;
     let table = match args.table {
         Some(table) => table,
         None => path
@@ -120,7 +126,11 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::from(INTERRUPTED));
     };
     let imported = imported.with_context(|| format!("cannot import {}", args.file.display()))?;
-    print(&if args.json { serde_json::to_string(&imported)? + "\n" } else { text(&imported, &table) })?;
+    print(&if args.json {
+        serde_json::to_string(&imported)? + "\n"
+    } else {
+        text(&imported, &table)
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -144,8 +154,12 @@ async fn open(database: &Path, progress: Progress) -> anyhow::Result<Durable> {
     Ok(client)
 }
 
-/// The task of the import, and where it is in its life when it was there before. One that failed is replaced.
-async fn find_or_spawn(client: &Durable, import: Import) -> anyhow::Result<(TaskId, Option<TaskState>)> {
+/// The task of the import, and where it is in its life when it was there before. One that failed is
+/// replaced.
+async fn find_or_spawn(
+    client: &Durable,
+    import: Import,
+) -> anyhow::Result<(TaskId, Option<TaskState>)> {
     let spawn = || {
         let options = SpawnOptions::new().idempotency_key(import.key());
         client.spawn_with::<ImportFile>(import.clone(), options)
@@ -165,7 +179,8 @@ async fn find_or_spawn(client: &Durable, import: Import) -> anyhow::Result<(Task
 /// For people, in lines.
 fn text(imported: &Imported, table: &str) -> String {
     let Imported { rows, bad, first_bad } = imported;
-    let mut text = format!("{rows} rows imported into the table {table:?}, {bad} bad rows skipped\n");
+    let mut text =
+        format!("{rows} rows imported into the table {table:?}, {bad} bad rows skipped\n");
     text.extend(first_bad.iter().map(|BadRow { line, why }| format!("  line {line}: {why}\n")));
     let more = bad - first_bad.len() as u64;
     if more > 0 {
@@ -177,7 +192,9 @@ fn text(imported: &Imported, table: &str) -> String {
 /// Prints to the standard output, whose reader may have left.
 fn print(text: &str) -> anyhow::Result<()> {
     match std::io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("cannot write the answer"),
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(error).context("cannot write the answer")
+        }
         _ => Ok(()),
     }
 }

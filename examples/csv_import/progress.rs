@@ -59,8 +59,8 @@ fn bar(done: usize, total: usize) -> Option<ProgressBar> {
     let style = ProgressStyle::with_template(
         "{bar:32.cyan} {human_pos} of {human_len} rows, {per_sec:.0}, {eta} left",
     );
-    let bar =
-        ProgressBar::new(total as u64).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    let bar = ProgressBar::new(total as u64)
+        .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
     // What an earlier process has done is no measure of the speed.
     bar.set_position(done as u64);
     bar.reset_eta();

@@ -23,7 +23,8 @@ pub(crate) fn hash(path: &Path) -> anyhow::Result<String> {
 /// The names of the columns, and how many rows there are.
 pub(crate) fn look(path: &Path) -> anyhow::Result<(Vec<String>, usize)> {
     let mut reader = reader(path)?;
-    let header = reader.headers().with_context(|| format!("the first line of {}", path.display()))?;
+    let header =
+        reader.headers().with_context(|| format!("the first line of {}", path.display()))?;
     let columns: Vec<_> = header.iter().map(str::to_owned).collect();
     let names = columns.iter().all(|name| !name.is_empty() && !name.contains(char::is_control));
     ensure!(
@@ -58,7 +59,10 @@ impl Rows {
         let (line, fields) = match records.next() {
             Some(Ok(record)) => (line(record.position(), records.reader()), Ok(record)),
             Some(Err(error)) => (line(error.position(), records.reader()), Err(why(&error))),
-            None => (line(Some(records.reader().position()), records.reader()), Err("it is gone".into())),
+            None => (
+                line(Some(records.reader().position()), records.reader()),
+                Err("it is gone".into()),
+            ),
         };
         Row { line, fields }
     }
@@ -84,7 +88,8 @@ fn line(position: Option<&Position>, reader: &Reader<Cursor<Vec<u8>>>) -> u64 {
     let Some(position) = position else { return 0 };
     let start = usize::try_from(position.byte()).unwrap_or(usize::MAX);
     let rest = reader.get_ref().get_ref().get(start..).unwrap_or_default();
-    let ends = rest.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).filter(|byte| **byte == b'\n');
+    let ends =
+        rest.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).filter(|byte| **byte == b'\n');
     position.line() + ends.count() as u64
 }
 

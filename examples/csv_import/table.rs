@@ -4,7 +4,9 @@ use std::path::Path;
 
 use anyhow::{Context, ensure};
 use serde::{Deserialize, Serialize};
-use stepwell::sqlite::rusqlite::{self, Connection, ErrorCode, TransactionBehavior, params_from_iter};
+use stepwell::sqlite::rusqlite::{
+    self, Connection, ErrorCode, TransactionBehavior, params_from_iter,
+};
 
 use crate::source::Row;
 
@@ -26,7 +28,8 @@ pub(crate) struct BadRow {
     pub(crate) why: String,
 }
 
-/// Creates the user's table by this SQL, when it is not there, and the one for rows that wait. The table has to have the columns.
+/// Creates the user's table by this SQL, when it is not there, and the one for rows that wait. The
+/// table has to have the columns.
 pub(crate) fn prepare(
     conn: &Connection,
     table: &str,
@@ -40,7 +43,9 @@ pub(crate) fn prepare(
     )?;
     if !conn.table_exists(None, table)? {
         let create = create.with_context(|| {
-            format!("the database has no table {table:?}: create it, or give its SQL with `--create`")
+            format!(
+                "the database has no table {table:?}: create it, or give its SQL with `--create`"
+            )
         })?;
         conn.execute_batch(create).context("the SQL of `--create`")?;
         ensure!(conn.table_exists(None, table)?, "the SQL of `--create` makes no table {table:?}");
@@ -54,11 +59,13 @@ pub(crate) fn prepare(
     Ok(())
 }
 
-/// Puts rows beside the user's table. Rows that are there already stay, so that it may be done twice.
+/// Puts rows beside the user's table. Rows that are there already stay, so that it may be done
+/// twice.
 pub(crate) fn stage(conn: &mut Connection, import: &str, rows: &[Row]) -> anyhow::Result<()> {
     let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
     {
-        let mut insert = tx.prepare_cached("INSERT OR IGNORE INTO csv_import_rows VALUES (?1, ?2, ?3)")?;
+        let mut insert =
+            tx.prepare_cached("INSERT OR IGNORE INTO csv_import_rows VALUES (?1, ?2, ?3)")?;
         for row in rows {
             let fields = row.fields.as_ref().map(|record| record.iter().collect::<Vec<_>>());
             let line = i64::try_from(row.line)?;
@@ -90,7 +97,8 @@ pub(crate) fn publish(
             Err(problem) => Some(problem),
             Ok(fields) => {
                 // An empty field is a value that is not there.
-                let values = fields.iter().map(|field| Some(field).filter(|field| !field.is_empty()));
+                let values =
+                    fields.iter().map(|field| Some(field).filter(|field| !field.is_empty()));
                 match insert.execute(params_from_iter(values)) {
                     Ok(_) => None,
                     Err(error) => Some(refusal(error)?),

@@ -6,10 +6,12 @@ use tokio::task::spawn_blocking;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// Does blocking work in a step. What is small of its result is journaled; what is large is handed over.
+/// Does blocking work in a step. What is small of its result is journaled; what is large is handed
+/// over.
 ///
-/// The large part is lost with the process: `None` when the step's result comes from the journal. Then the transaction
-/// for which it was made has either been journaled as well, and needs it no more, or has to do the work again.
+/// The large part is lost with the process: `None` when the step's result comes from the journal.
+/// Then the transaction for which it was made has either been journaled as well, and needs it no
+/// more, or has to do the work again.
 pub(crate) async fn step_with_aside<S, L>(
     ctx: &TaskContext,
     name: &str,

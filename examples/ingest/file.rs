@@ -17,7 +17,8 @@ use crate::names::unescape;
 
 /// The longest title, in characters.
 const MAX_TITLE: usize = 120;
-/// A file that was modified within this time before it was read may be modified again without a change of its time.
+/// A file that was modified within this time before it was read may be modified again without a
+/// change of its time.
 const CLOCK_STEP: Duration = Duration::from_secs(2);
 
 /// Ingests a file.
@@ -50,8 +51,10 @@ impl Task for IngestFile {
         })
         .await?;
         // After a crash between the two, the file is read again: its text was not journaled.
-        ctx.transaction("index", move |tx| index::record_file(tx, &params, &content.unwrap_or_else(read)))
-            .await
+        ctx.transaction("index", move |tx| {
+            index::record_file(tx, &params, &content.unwrap_or_else(read))
+        })
+        .await
     }
 }
 
@@ -75,26 +78,34 @@ pub(crate) struct Text {
 
 impl Content {
     fn read(path: &Path, max_size: i64) -> Self {
-        let mut content =
-            Self { size: 0, modified: 0, settled: false, text: Err((Reason::Binary, String::new())) };
+        let mut content = Self {
+            size: 0,
+            modified: 0,
+            settled: false,
+            text: Err((Reason::Binary, String::new())),
+        };
         content.text = content.read_text(path, max_size);
         content
     }
 
     fn read_text(&mut self, path: &Path, max_size: i64) -> Result<Text, (Reason, String)> {
-        let unreadable = |error: &std::io::Error| (Reason::Unreadable, index::why_unreadable(path, error));
-        // Looked at before it is read: a change in between shows as another time at the next ingest. And before it is
-        // opened: to open a pipe would wait for its other end.
+        let unreadable =
+            |error: &std::io::Error| (Reason::Unreadable, index::why_unreadable(path, error));
+        // Looked at before it is read: a change in between shows as another time at the next
+        // ingest. And before it is opened: to open a pipe would wait for its other end.
         let metadata = path.metadata().map_err(|error| unreadable(&error))?;
         if !metadata.is_file() {
             return Err((Reason::Unreadable, "no longer a file".into()));
         }
         (self.size, self.modified) = size_and_time(&metadata);
-        let age =
-            metadata.modified().ok().and_then(|modified| SystemTime::now().duration_since(modified).ok());
+        let age = metadata
+            .modified()
+            .ok()
+            .and_then(|modified| SystemTime::now().duration_since(modified).ok());
         self.settled = age.is_some_and(|age| age > CLOCK_STEP);
         let limit = u64::try_from(max_size).unwrap_or(0);
-        let mut bytes = Vec::with_capacity(usize::try_from(self.size.min(max_size)).unwrap_or(0) + 1);
+        let mut bytes =
+            Vec::with_capacity(usize::try_from(self.size.min(max_size)).unwrap_or(0) + 1);
         File::open(path)
             .and_then(|file| file.take(limit.saturating_add(1)).read_to_end(&mut bytes))
             .map_err(|error| unreadable(&error))?;
@@ -123,7 +134,8 @@ enum Outline {
     Skipped { reason: Reason, detail: String },
 }
 
-/// The bytes as text, if that is what they are: UTF-8 without NUL, with less than one wrong character in a hundred.
+/// The bytes as text, if that is what they are: UTF-8 without NUL, with less than one wrong
+/// character in a hundred.
 fn decode(bytes: Vec<u8>) -> Option<String> {
     if bytes.contains(&0) {
         return None;
@@ -151,7 +163,8 @@ fn decode(bytes: Vec<u8>) -> Option<String> {
 /// The first line that says something, without the signs of headings and comments.
 fn title(text: &str) -> String {
     let signs = |c: char| c.is_whitespace() || c.is_control() || "#/*!<>-=;%\"'".contains(c);
-    let line = text.lines().take(100).map(|line| line.trim_matches(signs)).find(|line| !line.is_empty());
+    let line =
+        text.lines().take(100).map(|line| line.trim_matches(signs)).find(|line| !line.is_empty());
     line.unwrap_or_default().chars().filter(|c| !c.is_control()).take(MAX_TITLE).collect()
 }
 

@@ -21,7 +21,8 @@ use crate::names::{escape, unescape};
 /// How many children there are at a time. Each costs the parent two entries in its journal.
 const CHUNK: usize = 256;
 
-/// Where the index is; given to the tasks as state, because it may be called otherwise the next time.
+/// Where the index is; given to the tasks as state, because it may be called otherwise the next
+/// time.
 pub(crate) struct Database(pub(crate) PathBuf);
 
 /// Ingests a folder.
@@ -37,7 +38,8 @@ pub(crate) struct FolderParams {
     pub(crate) max_size: i64,
 }
 
-/// The queue of a folder's tasks. Each folder has its own, so that the ingest of one does not go on with another's.
+/// The queue of a folder's tasks. Each folder has its own, so that the ingest of one does not go on
+/// with another's.
 pub(crate) fn queue(folder: &str) -> String {
     format!("ingest-{}", &hex::encode(Sha256::digest(folder))[..16])
 }
@@ -74,11 +76,15 @@ impl Task for IngestFolder {
                 .step(("chunk", first), || {
                     let (database, folder) = (database.clone(), params.folder.clone());
                     async move {
-                        spawn_blocking(move || index::changed_files(&database, &folder, first, CHUNK)).await?
+                        spawn_blocking(move || {
+                            index::changed_files(&database, &folder, first, CHUNK)
+                        })
+                        .await?
                     }
                 })
                 .await?;
-            let children = files.into_iter().map(|(number, path)| ingest_file(&ctx, &params, number, path));
+            let children =
+                files.into_iter().map(|(number, path)| ingest_file(&ctx, &params, number, path));
             for outcome in join_all(children).await {
                 summary.count(&outcome?);
             }
@@ -117,7 +123,8 @@ pub(crate) struct Found {
 
 /// Lists the files that are neither hidden nor ignored by Git.
 fn walk(folder: &Path, database: &Path) -> anyhow::Result<Vec<Found>> {
-    std::fs::read_dir(folder).with_context(|| format!("cannot list the folder {}", folder.display()))?;
+    std::fs::read_dir(folder)
+        .with_context(|| format!("cannot list the folder {}", folder.display()))?;
     let mut all = Vec::new();
     for entry in WalkBuilder::new(folder).require_git(false).build() {
         let (path, problem) = match entry {
@@ -131,8 +138,12 @@ fn walk(folder: &Path, database: &Path) -> anyhow::Result<Vec<Found>> {
                 None => return Err(error.into()),
             },
         };
-        let mut found =
-            Found { path: escape(path.strip_prefix(folder).unwrap_or(&path)), size: 0, modified: 0, problem };
+        let mut found = Found {
+            path: escape(path.strip_prefix(folder).unwrap_or(&path)),
+            size: 0,
+            modified: 0,
+            problem,
+        };
         if found.problem.is_none() {
             // Follows links, so that what is behind a broken one is missed here.
             match path.metadata() {
@@ -150,23 +161,29 @@ fn walk(folder: &Path, database: &Path) -> anyhow::Result<Vec<Found>> {
 pub(crate) fn size_and_time(metadata: &std::fs::Metadata) -> (i64, i64) {
     let modified = metadata.modified().map_or(0, |time| match time.duration_since(UNIX_EPOCH) {
         Ok(since) => i64::try_from(since.as_micros()).unwrap_or(i64::MAX),
-        Err(before) => i64::try_from(before.duration().as_micros()).map_or(i64::MIN, |micros| -micros),
+        Err(before) => {
+            i64::try_from(before.duration().as_micros()).map_or(i64::MIN, |micros| -micros)
+        }
     });
     (i64::try_from(metadata.len()).unwrap_or(i64::MAX), modified)
 }
 
 /// Whether it is the index itself, or one of the files that SQLite and Stepwell keep beside it.
 fn is_of_database(path: &Path, database: &Path) -> bool {
-    let path = if path.is_symlink() { path.canonicalize().unwrap_or_default() } else { path.to_owned() };
+    let path =
+        if path.is_symlink() { path.canonicalize().unwrap_or_default() } else { path.to_owned() };
     let (Some(name), Some(of)) = (path.file_name(), database.file_name()) else { return false };
     let rest = name.as_encoded_bytes().strip_prefix(of.as_encoded_bytes());
-    path.parent() == database.parent() && rest.is_some_and(|rest| rest.is_empty() || rest[0] == b'-')
+    path.parent() == database.parent()
+        && rest.is_some_and(|rest| rest.is_empty() || rest[0] == b'-')
 }
 
 fn path_of(error: &ignore::Error) -> Option<&Path> {
     match error {
         ignore::Error::WithPath { path, .. } => Some(path),
-        ignore::Error::WithDepth { err, .. } | ignore::Error::WithLineNumber { err, .. } => path_of(err),
+        ignore::Error::WithDepth { err, .. } | ignore::Error::WithLineNumber { err, .. } => {
+            path_of(err)
+        }
         ignore::Error::Loop { child, .. } => Some(child),
         _ => None,
     }

@@ -178,7 +178,8 @@ impl Known {
     }
 }
 
-/// Compares what was found with what is known, notes which files have to be looked into, and removes what has vanished.
+/// Compares what was found with what is known, notes which files have to be looked into, and
+/// removes what has vanished.
 pub(crate) fn record_listing(
     tx: &Connection,
     ingest: &FolderParams,
@@ -188,7 +189,9 @@ pub(crate) fn record_listing(
     let mut known = HashMap::new();
     let mut select =
         tx.prepare(&format!("SELECT {}, path FROM documents WHERE folder = ?1", Known::COLUMNS))?;
-    for row in select.query_map([folder], |row| Ok((row.get::<_, String>(6)?, Known::read(row)?)))? {
+    for row in
+        select.query_map([folder], |row| Ok((row.get::<_, String>(6)?, Known::read(row)?)))?
+    {
         let (path, document) = row?;
         known.insert(path, document);
     }
@@ -200,8 +203,14 @@ pub(crate) fn record_listing(
     for file in files {
         let document = known.remove(&file.path);
         let outcome = if let Some(problem) = &file.problem {
-            let outcome =
-                skip(tx, folder, &file, document.map(|known| known.id), Reason::Unreadable, problem)?;
+            let outcome = skip(
+                tx,
+                folder,
+                &file,
+                document.map(|known| known.id),
+                Reason::Unreadable,
+                problem,
+            )?;
             closed.push(format!("{}/", file.path));
             outcome
         } else if file.size > ingest.max_size {
@@ -259,20 +268,30 @@ pub(crate) fn changed_files(
 ) -> anyhow::Result<Vec<(i64, String)>> {
     let conn = open(database)?;
     let mut select = conn.prepare(
-        "SELECT number, path FROM ingest_files WHERE folder = ?1 AND number >= ?2 ORDER BY number LIMIT ?3",
+        "SELECT number, path FROM ingest_files WHERE folder = ?1 AND number >= ?2 ORDER BY number \
+         LIMIT ?3",
     )?;
-    let rows =
-        select.query_map(params![folder, first, count as i64], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let rows = select
+        .query_map(params![folder, first, count as i64], |row| Ok((row.get(0)?, row.get(1)?)))?;
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
 /// Writes what a file holds, unless the index has just that.
-pub(crate) fn record_file(tx: &Connection, file: &FileParams, content: &Content) -> anyhow::Result<Outcome> {
+pub(crate) fn record_file(
+    tx: &Connection,
+    file: &FileParams,
+    content: &Content,
+) -> anyhow::Result<Outcome> {
     let FileParams { ingest: FolderParams { folder, run, .. }, number, path } = file;
-    tx.prepare_cached("UPDATE ingest_files SET done = 1 WHERE folder = ?1 AND number = ?2 AND run = ?3")?
-        .execute(params![folder, number, run])?;
+    tx.prepare_cached(
+        "UPDATE ingest_files SET done = 1 WHERE folder = ?1 AND number = ?2 AND run = ?3",
+    )?
+    .execute(params![folder, number, run])?;
     let known = tx
-        .prepare_cached(&format!("SELECT {} FROM documents WHERE folder = ?1 AND path = ?2", Known::COLUMNS))?
+        .prepare_cached(&format!(
+            "SELECT {} FROM documents WHERE folder = ?1 AND path = ?2",
+            Known::COLUMNS
+        ))?
         .query_row(params![folder, path], Known::read)
         .optional()?;
     if let (Some(known), Ok(text)) = (&known, &content.text)
@@ -339,7 +358,8 @@ pub(crate) fn unreadable(
         "SELECT path, coalesce(detail, '') FROM documents
          WHERE folder = ?1 AND skipped = 'unreadable' ORDER BY path LIMIT ?2",
     )?;
-    let rows = select.query_map(params![folder, limit as i64], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let rows =
+        select.query_map(params![folder, limit as i64], |row| Ok((row.get(0)?, row.get(1)?)))?;
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
@@ -347,10 +367,12 @@ pub(crate) fn unreadable(
 pub(crate) fn progress(conn: &Connection, folder: &str, run: i64) -> Option<(i64, i64)> {
     let mut count = conn
         .prepare_cached(
-            "SELECT count(*), coalesce(sum(done), 0) FROM ingest_files WHERE folder = ?1 AND run = ?2",
+            "SELECT count(*), coalesce(sum(done), 0) FROM ingest_files WHERE folder = ?1 AND run = \
+             ?2",
         )
         .ok()?;
-    let (all, done) = count.query_row(params![folder, run], |row| Ok((row.get(0)?, row.get(1)?))).ok()?;
+    let (all, done) =
+        count.query_row(params![folder, run], |row| Ok((row.get(0)?, row.get(1)?))).ok()?;
     (all > 0).then_some((all, done))
 }
 

@@ -5,8 +5,8 @@
 //! cargo run --release --example ingest -- --search "durable execution"
 //! ```
 //!
-//! Kill it at any moment, even with `kill -9`, and run it again: it goes on where it was. One SQLite file holds the
-//! tasks and the index.
+//! Kill it at any moment, even with `kill -9`, and run it again: it goes on where it was. One
+//! SQLite file holds the tasks and the index.
 //!
 //! ```text
 //!   ingest-folder   tables ─ walk ─ list ─┬─ chunk ─┬─ ingest-file   read ─ index ─┬─ … ─ tidy up
@@ -17,14 +17,17 @@
 //!
 //! How it stays correct over a crash:
 //!
-//! - `tables`, `list`, `index` and `tidy up` are transactions: the data and the step's journal entry are written in one
-//!   commit. So a file is in the index if and only if its step is in the journal, and no step writes twice.
-//! - `walk` and `read` only read; after a crash they may run again. What they give is too large for the journal, which
-//!   keeps a number or a hash of it; the rest goes straight on to the transaction that follows (see `aside.rs`).
-//! - The listing is a table, written once. What the disk looks like after a crash changes nothing about which children
-//!   the parent spawns, so its replay takes the same way.
-//! - A process that starts looks for the unfinished ingest of its folder, and only if there is none spawns another. Two
-//!   that start at the same time spawn one, as both give the same idempotency key; they share its work.
+//! - `tables`, `list`, `index` and `tidy up` are transactions: the data and the step's journal
+//!   entry are written in one commit. So a file is in the index if and only if its step is in the
+//!   journal, and no step writes twice.
+//! - `walk` and `read` only read; after a crash they may run again. What they give is too large for
+//!   the journal, which keeps a number or a hash of it; the rest goes straight on to the
+//!   transaction that follows (see `aside.rs`).
+//! - The listing is a table, written once. What the disk looks like after a crash changes nothing
+//!   about which children the parent spawns, so its replay takes the same way.
+//! - A process that starts looks for the unfinished ingest of its folder, and only if there is none
+//!   spawns another. Two that start at the same time spawn one, as both give the same idempotency
+//!   key; they share its work.
 
 mod aside;
 mod file;
@@ -64,12 +67,13 @@ const INTERRUPTED: u8 = 130;
 
 /// Builds a full-text search index over the text files of a folder, and searches it.
 ///
-/// Files that are hidden or ignored by Git are left out. It can be killed at any moment; the same command goes on where
-/// it was. Run again after that, it looks only at what has changed.
+/// Files that are hidden or ignored by Git are left out. It can be killed at any moment; the same
+/// command goes on where it was. Run again after that, it looks only at what has changed.
 #[derive(Parser)]
 #[command(name = "ingest")]
 struct Args {
-    /// The folder to index, or to search in. Default: the current one, or all that have been indexed.
+    /// The folder to index, or to search in. Default: the current one, or all that have been
+    /// indexed.
     folder: Option<PathBuf>,
     /// The SQLite file for the index and for the tasks that make it.
     #[arg(long, value_name = "PATH", default_value = "ingest.db")]
@@ -93,7 +97,8 @@ struct Args {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let log = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "error".into());
+    let log =
+        tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "error".into());
     tracing_subscriber::fmt()
         .with_env_filter(log)
         .with_writer(std::io::stderr)
@@ -114,8 +119,9 @@ async fn ingest(args: &Args) -> anyhow::Result<ExitCode> {
     let begun = Instant::now();
     let path = existing_folder(args.folder.as_deref().unwrap_or(Path::new(".")))?;
     let (folder, database) = (names::escape(&path), true_path(&args.database)?);
-    let url =
-        database.to_str().context("the path of the database is not Unicode: use another `--database`")?;
+    let url = database
+        .to_str()
+        .context("the path of the database is not Unicode: use another `--database`")?;
     let client = Durable::builder()
         .database_url(format!("sqlite://{url}"))
         .queue_name(folder::queue(&folder))
@@ -131,7 +137,9 @@ async fn ingest(args: &Args) -> anyhow::Result<ExitCode> {
     let before = progress::look(&database, &folder, ingest.params.run);
     if ingest.continued {
         match before {
-            Some((all, done)) => eprintln!("Going on with {folder}: {done} of {all} files were done before."),
+            Some((all, done)) => {
+                eprintln!("Going on with {folder}: {done} of {all} files were done before.")
+            }
             None => eprintln!("Going on with {folder}: its files were not listed yet."),
         }
         if ingest.params.max_size != args.max_size {
@@ -141,7 +149,8 @@ async fn ingest(args: &Args) -> anyhow::Result<ExitCode> {
     }
     let cores = std::thread::available_parallelism().map_or(4, NonZeroUsize::get);
     let concurrency = args.concurrency.map_or(cores * 4, NonZeroUsize::get);
-    let options = WorkerOptions::new().concurrency(concurrency).shutdown_timeout(LAST_FILES).name("ingest");
+    let options =
+        WorkerOptions::new().concurrency(concurrency).shutdown_timeout(LAST_FILES).name("ingest");
     let progress = Progress::start(&database, &folder, ingest.params.run);
     let worker = client.start_worker(options).await;
     let summary = tokio::select! {
@@ -151,14 +160,16 @@ async fn ingest(args: &Args) -> anyhow::Result<ExitCode> {
     progress.stop();
     let Some(summary) = summary else {
         eprintln!(
-            "Stopping after the files in work. Press Ctrl-C again to stop at once: nothing is lost by that."
+            "Stopping after the files in work. Press Ctrl-C again to stop at once: nothing is lost \
+             by that."
         );
         tokio::select! {
             () = worker.shutdown() => {}
             _ = tokio::signal::ctrl_c() => {}
         }
         let done = progress::look(&database, &folder, ingest.params.run);
-        let done = done.map_or_else(String::new, |(all, done)| format!(" {done} of {all} files are done."));
+        let done = done
+            .map_or_else(String::new, |(all, done)| format!(" {done} of {all} files are done."));
         eprintln!("Interrupted.{done} Run the same command again to go on.");
         return Ok(ExitCode::from(INTERRUPTED));
     };
@@ -225,7 +236,8 @@ fn search(args: &Args, words: &str) -> anyhow::Result<ExitCode> {
     if hits.is_empty() {
         print(&format!("No document has all of the words {words:?}.\n"))?;
     }
-    let (bold, end) = if std::io::stdout().is_terminal() { ("\x1b[1m", "\x1b[0m") } else { ("", "") };
+    let (bold, end) =
+        if std::io::stdout().is_terminal() { ("\x1b[1m", "\x1b[0m") } else { ("", "") };
     for hit in hits {
         let (folder, path, snippet) = (&hit.folder, &hit.path, hit.snippet(bold, end));
         print(&format!("{}/{path}\n    {snippet}\n", folder.trim_end_matches('/')))?;
@@ -236,9 +248,12 @@ fn search(args: &Args, words: &str) -> anyhow::Result<ExitCode> {
 fn existing_folder(path: &Path) -> anyhow::Result<PathBuf> {
     let folder = match path.canonicalize() {
         Ok(folder) => folder,
-        Err(error) if error.kind() == ErrorKind::NotFound => bail!("there is no folder {}", path.display()),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            bail!("there is no folder {}", path.display())
+        }
         Err(error) => {
-            return Err(error).with_context(|| format!("cannot open the folder {}", path.display()));
+            return Err(error)
+                .with_context(|| format!("cannot open the folder {}", path.display()));
         }
     };
     ensure!(folder.is_dir(), "{} is not a folder: give the one that it is in", path.display());
@@ -251,7 +266,8 @@ fn true_path(path: &Path) -> anyhow::Result<PathBuf> {
         return Ok(path);
     }
     let name = path.file_name().with_context(|| format!("{} names no file", path.display()))?;
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let parent =
+        path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     Ok(existing_folder(parent).context("cannot make the database")?.join(name))
 }
 
@@ -273,7 +289,9 @@ fn parse_size(text: &str) -> Result<i64, String> {
 /// Prints to the standard output, whose reader may have left.
 fn print(text: &str) -> anyhow::Result<()> {
     match std::io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("cannot write the answer"),
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(error).context("cannot write the answer")
+        }
         _ => Ok(()),
     }
 }

@@ -1,7 +1,8 @@
 //! File names as text: readable, on one line, and never two names as the same text.
 //!
-//! A task's parameters are JSON and a journal is for people, but a file's name may be any bytes. So names are kept
-//! escaped: `\` as `\\`, a control character as `\u{a}`, a byte that is no UTF-8 as `\xff`; all else as it is.
+//! A task's parameters are JSON and a journal is for people, but a file's name may be any bytes. So
+//! names are kept escaped: `\` as `\\`, a control character as `\u{a}`, a byte that is no UTF-8 as
+//! `\xff`; all else as it is.
 
 use std::fmt::Write;
 use std::path::{Component, Path, PathBuf};
@@ -14,7 +15,9 @@ pub(crate) fn escape(path: &Path) -> String {
     for component in path.components() {
         match component {
             Component::RootDir => text.push('/'),
-            Component::Prefix(prefix) => escape_bytes(prefix.as_os_str().as_encoded_bytes(), &mut text),
+            Component::Prefix(prefix) => {
+                escape_bytes(prefix.as_os_str().as_encoded_bytes(), &mut text)
+            }
             component => {
                 if !text.is_empty() && !text.ends_with('/') {
                     text.push('/');
@@ -47,7 +50,8 @@ fn escape_bytes(bytes: &[u8], text: &mut String) {
 /// # Errors
 /// When the text was not made by [`escape`], or names what this system cannot have.
 pub(crate) fn unescape(text: &str) -> anyhow::Result<PathBuf> {
-    let bytes = unescape_bytes(text).with_context(|| format!("\"{text}\" is no escaped file name"))?;
+    let bytes =
+        unescape_bytes(text).with_context(|| format!("\"{text}\" is no escaped file name"))?;
     from_bytes(bytes)
 }
 

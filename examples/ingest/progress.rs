@@ -1,7 +1,7 @@
 //! Shows how far an ingest is: a bar on a terminal, now and then a line elsewhere.
 //!
-//! It reads the table of files rather than listen to the tasks. So it is right after a crash, and when another process
-//! helps.
+//! It reads the table of files rather than listen to the tasks. So it is right after a crash, and
+//! when another process helps.
 
 use std::io::IsTerminal;
 use std::path::Path;
@@ -62,7 +62,10 @@ enum Display {
 impl Display {
     fn new() -> Self {
         if std::io::stderr().is_terminal() {
-            Self::Bar { bar: ProgressBar::new_spinner().with_message("listing the folder"), begun: false }
+            Self::Bar {
+                bar: ProgressBar::new_spinner().with_message("listing the folder"),
+                begun: false,
+            }
         } else {
             Self::Lines { written: Instant::now(), first: None }
         }
@@ -73,7 +76,8 @@ impl Display {
             (Self::Bar { bar, begun }, Some((all, done))) => {
                 if !*begun {
                     *begun = true;
-                    let template = "{bar:32.cyan} {human_pos} of {human_len} files, {per_sec:.0}, {eta} left";
+                    let template =
+                        "{bar:32.cyan} {human_pos} of {human_len} files, {per_sec:.0}, {eta} left";
                     bar.set_style(
                         ProgressStyle::with_template(template)
                             .unwrap_or_else(|_| ProgressStyle::default_bar()),
@@ -93,7 +97,11 @@ impl Display {
                     *written = Instant::now();
                     let rate = (done - before) as f64 / since.elapsed().as_secs_f64();
                     let left = (all - done) as f64 / rate;
-                    let left = if left.is_finite() { format!(", {left:.0} s left") } else { String::new() };
+                    let left = if left.is_finite() {
+                        format!(", {left:.0} s left")
+                    } else {
+                        String::new()
+                    };
                     eprintln!("{done} of {all} files, {rate:.0} files/s{left}");
                 }
             }

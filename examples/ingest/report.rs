@@ -35,10 +35,12 @@ pub(crate) struct Unreadable {
 impl Report {
     /// For people, in lines.
     pub(crate) fn text(&self) -> String {
-        let Summary { files, indexed, unchanged, removed, skipped, failed, failure, bytes } = &self.summary;
+        let Summary { files, indexed, unchanged, removed, skipped, failed, failure, bytes } =
+            &self.summary;
         let took = Duration::from_millis((self.seconds * 1e3) as u64);
         let mut text = format!(
-            "{}: {files} files in {took:.1?}, {:.0} files/s\n  indexed    {indexed:>8}   {}\n  unchanged  {unchanged:>8}\n  removed    {removed:>8}\n  skipped    {:>8}",
+            "{}: {files} files in {took:.1?}, {:.0} files/s\n  indexed    {indexed:>8}   {}\n  \
+             unchanged  {unchanged:>8}\n  removed    {removed:>8}\n  skipped    {:>8}",
             self.folder,
             self.files_per_second,
             size(*bytes),
@@ -67,7 +69,8 @@ impl Report {
             let _ = writeln!(text, "  failed     {failed:>8}   the first one: {failure}");
         }
         if indexed + unchanged == 0 {
-            text += "There are no text files in this folder that are neither hidden nor ignored by Git.\n";
+            text += "There are no text files in this folder that are neither hidden nor ignored by \
+                     Git.\n";
         }
         text
     }

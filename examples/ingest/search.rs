@@ -38,11 +38,18 @@ pub(crate) fn search(
         !query.is_empty(),
         "there is nothing to search for: give some words, as in `--search \"two words\"`"
     );
-    let none =
-        || format!("there is no index in {}: make one with `ingest <folder>` first", database.display());
+    let none = || {
+        format!(
+            "there is no index in {}: make one with `ingest <folder>` first",
+            database.display()
+        )
+    };
     ensure!(database.is_file(), none());
     let conn = index::open(database)?;
-    ensure!(conn.table_exists(None, "documents_fts").with_context(|| cannot_read(database))?, none());
+    ensure!(
+        conn.table_exists(None, "documents_fts").with_context(|| cannot_read(database))?,
+        none()
+    );
     let folder = folder.map(escape);
     hits(&conn, &query, folder.as_deref(), limit)
         .with_context(|| format!("cannot search {} for {words:?}", database.display()))
@@ -52,7 +59,12 @@ fn cannot_read(database: &Path) -> String {
     format!("cannot read the database {}", database.display())
 }
 
-fn hits(conn: &Connection, query: &str, folder: Option<&str>, limit: u32) -> anyhow::Result<Vec<Hit>> {
+fn hits(
+    conn: &Connection,
+    query: &str,
+    folder: Option<&str>,
+    limit: u32,
+) -> anyhow::Result<Vec<Hit>> {
     // A word in the path weighs more than one in the text.
     let mut select = conn.prepare(
         "SELECT d.folder, d.path, coalesce(d.title, ''), -bm25(documents_fts, 1.0, 4.0) AS score,
@@ -108,8 +120,13 @@ mod tests {
     #[test]
     fn a_snippet_is_one_line_without_control_characters() {
         let snippet = "a\n\u{e000}b\u{e001}\t\u{1b}[31mc".to_owned();
-        let hit =
-            Hit { folder: String::new(), path: String::new(), title: String::new(), score: 0.0, snippet };
+        let hit = Hit {
+            folder: String::new(),
+            path: String::new(),
+            title: String::new(),
+            score: 0.0,
+            snippet,
+        };
         assert_eq!(hit.snippet("<", ">"), "a <b> [31mc");
     }
 }

@@ -15,10 +15,12 @@
 //!
 //! How it stays correct over a crash:
 //!
-//! - The order's id is the idempotency key of its workflow: a file that is given again starts nothing twice.
-//! - What is asked of the world outside has a key made of the task's id: a request whose answer was lost with the process is
-//!   sent again with the same key, and done once. The ledger shows both.
-//! - `charge` and `reserve` are undone when something behind them fails, in reverse order, also by another process.
+//! - The order's id is the idempotency key of its workflow: a file that is given again starts
+//!   nothing twice.
+//! - What is asked of the world outside has a key made of the task's id: a request whose answer was
+//!   lost with the process is sent again with the same key, and done once. The ledger shows both.
+//! - `charge` and `reserve` are undone when something behind them fails, in reverse order, also by
+//!   another process.
 
 mod order;
 mod outside;
@@ -43,7 +45,8 @@ const ATTEMPTS: u32 = 1_000;
 /// What a shell says of a program that was interrupted.
 const INTERRUPTED: u8 = 130;
 
-/// Takes orders through reservation, payment, papers, packing and shipping. An order that fails is undone.
+/// Takes orders through reservation, payment, papers, packing and shipping. An order that fails is
+/// undone.
 ///
 /// It can be killed at any moment; the same command goes on where it was.
 #[derive(Parser)]
@@ -71,7 +74,8 @@ struct Args {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let log = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "error".into());
+    let log =
+        tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "error".into());
     tracing_subscriber::fmt()
         .with_env_filter(log)
         .with_writer(std::io::stderr)
@@ -108,7 +112,8 @@ enum Outcome {
 async fn run(args: &Args, path: &Path) -> anyhow::Result<ExitCode> {
     let orders = order::read(path)?;
     let outside = Outside::open(&args.ledger, Duration::from_millis(args.latency))?;
-    let url = args.database.to_str().context("the path of the database is not Unicode: use another")?;
+    let url =
+        args.database.to_str().context("the path of the database is not Unicode: use another")?;
     let client = Durable::builder()
         .database_url(format!("sqlite://{url}"))
         .queue_name("orders")
@@ -129,7 +134,8 @@ async fn run(args: &Args, path: &Path) -> anyhow::Result<ExitCode> {
             let started = client.find(task.task_id).await?.input;
             ensure!(
                 started.decode::<Order>()? == *order,
-                "the order {} was started before, and was another: give the changed one an `id` of its own",
+                "the order {} was started before, and was another: give the changed one an `id` of \
+                 its own",
                 order.id
             );
             known += 1;
@@ -143,8 +149,11 @@ async fn run(args: &Args, path: &Path) -> anyhow::Result<ExitCode> {
     let ended = async {
         let mut all = Vec::new();
         for (order, task_id) in orders.iter().zip(&tasks) {
-            let ended =
-                Ended { order: &order.id, task_id: *task_id, outcome: outcome(&client, *task_id).await? };
+            let ended = Ended {
+                order: &order.id,
+                task_id: *task_id,
+                outcome: outcome(&client, *task_id).await?,
+            };
             if !args.json {
                 print(&ended.text())?;
             }
@@ -202,7 +211,9 @@ impl Ended<'_> {
 /// Prints to the standard output, whose reader may have left.
 fn print(text: &str) -> anyhow::Result<()> {
     match std::io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("cannot write the answer"),
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(error).context("cannot write the answer")
+        }
         _ => Ok(()),
     }
 }

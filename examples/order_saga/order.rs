@@ -41,7 +41,8 @@ impl Order {
     }
 
     fn check(&self) -> anyhow::Result<()> {
-        let plain = |text: &str| !text.is_empty() && text.len() <= 100 && !text.contains(char::is_control);
+        let plain =
+            |text: &str| !text.is_empty() && text.len() <= 100 && !text.contains(char::is_control);
         ensure!(plain(&self.id), "the `id` has to have 1 to 100 printable characters");
         let country = self.country.as_bytes();
         ensure!(
@@ -49,7 +50,8 @@ impl Order {
             "the `country` has to be a code of two capital letters, as DE"
         );
         ensure!(
-            (12..=19).contains(&self.card.len()) && self.card.bytes().all(|byte| byte.is_ascii_digit()),
+            (12..=19).contains(&self.card.len())
+                && self.card.bytes().all(|byte| byte.is_ascii_digit()),
             "the `card` has to be a number of 12 to 19 digits"
         );
         ensure!(!self.items.is_empty(), "there are no `items`");
@@ -63,14 +65,19 @@ impl Order {
 
 /// Reads a file of orders, in lines of JSON.
 pub(crate) fn read(path: &Path) -> anyhow::Result<Vec<Order>> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let text =
+        std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     let (mut orders, mut lines) = (Vec::new(), HashMap::new());
     for (line, text) in text.lines().enumerate().filter(|(_, text)| !text.trim().is_empty()) {
         let (line, place) = (line + 1, format!("line {} of {}", line + 1, path.display()));
-        let order: Order = serde_json::from_str(text).with_context(|| format!("{place} is no order"))?;
+        let order: Order =
+            serde_json::from_str(text).with_context(|| format!("{place} is no order"))?;
         order.check().context(place.clone())?;
         if let Some(first) = lines.insert(order.id.clone(), line) {
-            bail!("{place}: the order {} is on line {first} already: give each its own `id`", order.id);
+            bail!(
+                "{place}: the order {} is on line {first} already: give each its own `id`",
+                order.id
+            );
         }
         orders.push(order);
     }

@@ -1,8 +1,8 @@
 //! The world outside: a warehouse, a bank and carriers, and the ledger of what they did.
 //!
-//! Like their real counterparts they take an idempotency key with each request, and do what they are asked once for each
-//! key. The ledger has a line for each request, also for one that was repeated: a program that was killed before it could
-//! journal an answer has to ask again.
+//! Like their real counterparts they take an idempotency key with each request, and do what they
+//! are asked once for each key. The ledger has a line for each request, also for one that was
+//! repeated: a program that was killed before it could journal an answer has to ask again.
 
 use std::collections::HashSet;
 use std::fs::{File, OpenOptions, TryLockError};
@@ -20,7 +20,8 @@ use crate::order::{Item, Order};
 
 /// How many of each thing the warehouse has for one order.
 const IN_STOCK: u32 = 50;
-/// The cards with which Stripe tests a bank that says no, and one that is out of order for a moment.
+/// The cards with which Stripe tests a bank that says no, and one that is out of order for a
+/// moment.
 const DECLINED: &str = "4000000000000002";
 const OUT_OF_ORDER: &str = "4000000000000119";
 
@@ -58,8 +59,8 @@ pub(crate) struct Outside {
 
 impl Outside {
     pub(crate) fn open(ledger: &Path, latency: Duration) -> anyhow::Result<Self> {
-        let opened =
-            Ledger::open(ledger).with_context(|| format!("cannot open the ledger {}", ledger.display()))?;
+        let opened = Ledger::open(ledger)
+            .with_context(|| format!("cannot open the ledger {}", ledger.display()))?;
         Ok(Self { ledger: Arc::new(Mutex::new(opened)), latency })
     }
 
@@ -74,7 +75,12 @@ impl Outside {
         self.request(order, Deed::Release, format!("{} items", order.items.len()), key).await
     }
 
-    pub(crate) async fn charge(&self, order: &Order, attempt: u32, key: String) -> anyhow::Result<()> {
+    pub(crate) async fn charge(
+        &self,
+        order: &Order,
+        attempt: u32,
+        key: String,
+    ) -> anyhow::Result<()> {
         match order.card.as_str() {
             DECLINED => return Err(refused("the card was declined")),
             OUT_OF_ORDER if attempt == 1 => bail!("the bank is out of order for a moment"),
@@ -92,7 +98,12 @@ impl Outside {
     }
 
     /// Hands the parcel over to a carrier, who gives it a number.
-    pub(crate) async fn ship(&self, order: &Order, carrier: &Carrier, key: String) -> anyhow::Result<String> {
+    pub(crate) async fn ship(
+        &self,
+        order: &Order,
+        carrier: &Carrier,
+        key: String,
+    ) -> anyhow::Result<String> {
         let Carrier { name, max_grams } = carrier;
         if order.grams() > *max_grams {
             return Err(refused(format!("{name} takes no parcels of {} g", order.grams())));
@@ -101,7 +112,13 @@ impl Outside {
         Ok(format!("{name} {}", order.id))
     }
 
-    async fn request(&self, order: &Order, deed: Deed, detail: String, key: String) -> anyhow::Result<()> {
+    async fn request(
+        &self,
+        order: &Order,
+        deed: Deed,
+        detail: String,
+        key: String,
+    ) -> anyhow::Result<()> {
         tokio::time::sleep(self.latency).await;
         let (ledger, order) = (self.ledger.clone(), order.id.clone());
         let write = move || {

@@ -11,8 +11,9 @@ use crate::workflow::{ORDER, PACKED, Parcel};
 /// How often the table looks for orders.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Packs until there is an error. What is to be packed stands in the database, so that nothing is lost with the process; an
-/// order whose signal was sent, but not received, gets it twice, and receives one.
+/// Packs until there is an error. What is to be packed stands in the database, so that nothing is
+/// lost with the process; an order whose signal was sent, but not received, gets it twice, and
+/// receives one.
 pub(crate) async fn pack(client: &Durable, orders: usize) -> Result<Infallible, Error> {
     let waiting = TaskFilter {
         state: Some(TaskState::Suspended),
@@ -25,7 +26,10 @@ pub(crate) async fn pack(client: &Durable, orders: usize) -> Result<Infallible, 
         for task in client.tasks(waiting.clone()).await? {
             let at = client.find(task.task_id).await?.current_step;
             if at.as_deref() == Some(PACKED) && packed.insert(task.task_id) {
-                match client.send(task.task_id, PACKED, &Parcel { packed_by: "table 1".into() }).await {
+                match client
+                    .send(task.task_id, PACKED, &Parcel { packed_by: "table 1".into() })
+                    .await
+                {
                     // It has been cancelled meanwhile.
                     Ok(()) | Err(Error::NotAllowed { .. }) => {}
                     Err(error) => return Err(error),

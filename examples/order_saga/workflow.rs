@@ -87,7 +87,8 @@ fn ship_by<L>(carriers: Workflow<L>, carrier: Carrier) -> Workflow<AfterStep> {
     })
 }
 
-/// What a handler needs to ask for something outside. The key is the same whenever this task asks for this.
+/// What a handler needs to ask for something outside. The key is the same whenever this task asks
+/// for this.
 fn request(ctx: &WorkflowContext, what: &str) -> anyhow::Result<(Order, Outside, String)> {
     Ok((ctx.input()?, ctx.state::<Outside>()?.clone(), format!("{}:{what}", ctx.task_id)))
 }

@@ -63,7 +63,11 @@ impl TryFrom<String> for Text {
 
     fn try_from(text: String) -> Result<Self, Self::Error> {
         let fits = !text.is_empty() && text.len() <= 100 && !text.contains(char::is_control);
-        if fits { Ok(Self(text)) } else { Err("each text has to have 1 to 100 printable characters") }
+        if fits {
+            Ok(Self(text))
+        } else {
+            Err("each text has to have 1 to 100 printable characters")
+        }
     }
 }
 

@@ -7,7 +7,8 @@ use std::path::Path;
 use anyhow::Context;
 use serde::de::DeserializeOwned;
 
-/// The values of a file, or of the standard input when the path is `-`, each as soon as its line is there.
+/// The values of a file, or of the standard input when the path is `-`, each as soon as its line is
+/// there.
 pub(crate) fn read<T: DeserializeOwned>(
     path: &Path,
 ) -> anyhow::Result<impl Iterator<Item = anyhow::Result<T>>> {
@@ -18,9 +19,11 @@ pub(crate) fn read<T: DeserializeOwned>(
         (Box::new(BufReader::new(file)), path.display().to_string())
     };
     let lines = input.lines().enumerate();
-    let lines = lines.filter(|(_, line)| line.as_ref().map_or(true, |line| !line.trim().is_empty()));
+    let lines =
+        lines.filter(|(_, line)| line.as_ref().map_or(true, |line| !line.trim().is_empty()));
     Ok(lines.map(move |(line, text)| {
-        let read = text.map_err(anyhow::Error::from).and_then(|text| Ok(serde_json::from_str(&text)?));
+        let read =
+            text.map_err(anyhow::Error::from).and_then(|text| Ok(serde_json::from_str(&text)?));
         read.with_context(|| format!("line {} of {name}", line + 1))
     }))
 }

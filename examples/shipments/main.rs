@@ -11,8 +11,8 @@
 //!   emit ── packed:1Z0 ── picked_up:1Z0 ── delivered:1Z0 ──▶ database ──▶ work: one task for each shipment
 //! ```
 //!
-//! Either of them may be killed at any moment, or not be running at all: an event that is emitted before anybody waits for it
-//! is kept, and one that is emitted again changes nothing.
+//! Either of them may be killed at any moment, or not be running at all: an event that is emitted
+//! before anybody waits for it is kept, and one that is emitted again changes nothing.
 
 mod event;
 mod lines;
@@ -35,9 +35,11 @@ use crate::track::{Outcome, Shipment, TrackShipment};
 
 /// Where the tasks and the events are when nothing is said.
 const DATABASE: &str = "sqlite://shipments.db";
-/// How many attempts a task has. Each time that the worker is killed while a task runs costs it one.
+/// How many attempts a task has. Each time that the worker is killed while a task runs costs it
+/// one.
 const ATTEMPTS: u32 = 1_000;
-/// How soon another worker takes the tasks of one that died, on PostgreSQL. On SQLite it sees that at once.
+/// How soon another worker takes the tasks of one that died, on PostgreSQL. On SQLite it sees that
+/// at once.
 const LEASE: Duration = Duration::from_secs(5);
 /// What a shell says of a program that was interrupted.
 const INTERRUPTED: u8 = 130;
@@ -46,8 +48,8 @@ const INTERRUPTED: u8 = 130;
 #[derive(Parser)]
 #[command(name = "shipments")]
 struct Args {
-    /// The database: `sqlite://path.db` or `postgres://user:password@host/database`. Default: the environment variable
-    /// DURABLE_DATABASE_URL, else sqlite://shipments.db.
+    /// The database: `sqlite://path.db` or `postgres://user:password@host/database`. Default: the
+    /// environment variable DURABLE_DATABASE_URL, else sqlite://shipments.db.
     #[arg(long, value_name = "URL", global = true)]
     database: Option<String>,
     #[command(subcommand)]
@@ -56,21 +58,24 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Starts a task for each shipment that has none yet, and works until all have arrived, are lost, or are late.
+    /// Starts a task for each shipment that has none yet, and works until all have arrived, are
+    /// lost, or are late.
     Work {
         /// A file of shipments, one in each line, in JSON.
         shipments: PathBuf,
     },
     /// Emits the events of carriers.
     Emit {
-        /// A file of events, one in each line, in JSON; `-` for the standard input, line by line as they come.
+        /// A file of events, one in each line, in JSON; `-` for the standard input, line by line
+        /// as they come.
         events: PathBuf,
     },
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let log = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "error".into());
+    let log =
+        tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "error".into());
     tracing_subscriber::fmt()
         .with_env_filter(log)
         .with_writer(std::io::stderr)
@@ -100,7 +105,11 @@ async fn work(database: &str, path: &Path) -> anyhow::Result<ExitCode> {
     ensure!(!shipments.is_empty(), "{} holds no shipments", path.display());
     let mut seen = HashSet::new();
     for Shipment { tracking, .. } in &shipments {
-        ensure!(seen.insert(tracking.as_str()), "{tracking} is in {} twice: remove one", path.display());
+        ensure!(
+            seen.insert(tracking.as_str()),
+            "{tracking} is in {} twice: remove one",
+            path.display()
+        );
     }
     let client = open(database).await?;
     client.register::<TrackShipment>().await?;
@@ -157,7 +166,9 @@ async fn emit(database: &str, path: &Path) -> anyhow::Result<()> {
 /// Prints to the standard output, whose reader may have left.
 fn print(text: &str) -> anyhow::Result<()> {
     match std::io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("cannot write the answer"),
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(error).context("cannot write the answer")
+        }
         _ => Ok(()),
     }
 }

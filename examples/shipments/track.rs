@@ -36,7 +36,8 @@ impl Task for TrackShipment {
     type Output = Outcome;
 
     async fn run(shipment: Shipment, ctx: TaskContext) -> TaskResult<Outcome> {
-        let wait = |what| ctx.await_event::<CarrierEvent>(event::name(what, &shipment.tracking), None);
+        let wait =
+            |what| ctx.await_event::<CarrierEvent>(event::name(what, &shipment.tracking), None);
         let journey = async {
             tell(&ctx, &shipment, &wait(What::Packed).await?).await?;
             tell(&ctx, &shipment, &wait(What::PickedUp).await?).await?;
@@ -55,11 +56,13 @@ impl Task for TrackShipment {
     }
 }
 
-/// Here a mail would be sent, with the task's id and the event as its idempotency key: when the process dies before the
-/// step is journaled, it runs again.
+/// Here a mail would be sent, with the task's id and the event as its idempotency key: when the
+/// process dies before the step is journaled, it runs again.
 async fn tell(ctx: &TaskContext, shipment: &Shipment, event: &CarrierEvent) -> TaskResult<()> {
     let Shipment { tracking, customer, .. } = shipment;
     let (what, place) = (event.what, event.place.as_str());
-    ctx.step(("tell", what), || async { print(&format!("{tracking} {what} in {place}: told {customer}\n")) })
-        .await
+    ctx.step(("tell", what), || async {
+        print(&format!("{tracking} {what} in {place}: told {customer}\n"))
+    })
+    .await
 }

@@ -1,8 +1,9 @@
-//! A script that cron might run: each file's lines are sorted into a temporary file, which then gets its name.
+//! A script that cron might run: each file's lines are sorted into a temporary file, which then
+//! gets its name.
 //!
-//! What keeps it correct when it is killed: the cleanup of a temporary file is recorded before the file is made, and discharged in
-//! one write with the result. The sorted file is durable before its result is. So a result that is recorded has its file,
-//! and a file that has no name is removed.
+//! What keeps it correct when it is killed: the cleanup of a temporary file is recorded before the
+//! file is made, and discharged in one write with the result. The sorted file is durable before its
+//! result is. So a result that is recorded has its file, and a file that has no name is removed.
 
 mod sort;
 
@@ -74,13 +75,16 @@ async fn run(Cli { input, output }: Cli) -> Result<()> {
 /// The text files of the folder, by name.
 fn list(folder: &Path) -> Result<Vec<Input>> {
     let mut files = Vec::new();
-    for entry in fs::read_dir(folder).with_context(|| format!("could not read {}", folder.display()))? {
+    for entry in
+        fs::read_dir(folder).with_context(|| format!("could not read {}", folder.display()))?
+    {
         let entry = entry?;
         let metadata = entry.metadata()?;
         if metadata.is_file() {
             let name = entry.file_name().into_string();
-            let name =
-                name.map_err(|name| anyhow::anyhow!("the name {} is no Unicode: rename it", name.display()))?;
+            let name = name.map_err(|name| {
+                anyhow::anyhow!("the name {} is no Unicode: rename it", name.display())
+            })?;
             let modified = Timestamp::try_from(metadata.modified()?)?;
             files.push(Input { name, bytes: metadata.len(), modified });
         }
@@ -97,7 +101,8 @@ async fn load(store: &Files) -> Result<Checkpoint> {
             Err(CheckpointError::InUse { by, until, .. }) => {
                 eprintln!("waiting for {by}, which may be dead, until {until}");
                 let left = until.as_millisecond() - Timestamp::now().as_millisecond();
-                tokio::time::sleep(Duration::from_millis(u64::try_from(left).unwrap_or(0) + 1)).await;
+                tokio::time::sleep(Duration::from_millis(u64::try_from(left).unwrap_or(0) + 1))
+                    .await;
             }
             loaded => return Ok(loaded?),
         }

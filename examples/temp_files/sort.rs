@@ -22,7 +22,8 @@ pub(crate) struct Sorted {
     pub(crate) lines: usize,
 }
 
-/// Writes the lines of a file in their order to a temporary file, which then becomes `to`. Durable when this returns.
+/// Writes the lines of a file in their order to a temporary file, which then becomes `to`. Durable
+/// when this returns.
 pub(crate) fn sort(from: &Path, temp: &Path, to: &Path) -> Result<Sorted> {
     let text = fs::read(from).with_context(|| format!("could not read {}", from.display()))?;
     let mut lines: Vec<_> = text.split_inclusive(|byte| *byte == b'\n').collect();

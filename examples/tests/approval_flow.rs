@@ -10,7 +10,8 @@ use std::process::{Command, Output};
 use crate::example::program;
 
 fn text(output: &Output) -> String {
-    String::from_utf8_lossy(&[output.stdout.as_slice(), output.stderr.as_slice()].concat()).into_owned()
+    String::from_utf8_lossy(&[output.stdout.as_slice(), output.stderr.as_slice()].concat())
+        .into_owned()
 }
 
 #[test]
@@ -39,7 +40,8 @@ fn expenses_are_submitted_in_one_database_and_decided_in_another() {
     assert!(ok && said.matches("the store has the task already").count() == 3, "{said}");
     let (ok, said) = run("b.db", &["decide", "hotel", "--by", "ada", "--amount", "180"]);
     assert!(
-        ok && said.contains("paid 180 EUR to grace, approved by ada") && said.contains("reimbursed 180"),
+        ok && said.contains("paid 180 EUR to grace, approved by ada")
+            && said.contains("reimbursed 180"),
         "{said}"
     );
     let (ok, said) = run("b.db", &["decide", "dinner", "--by", "ada", "--reject", "no business"]);
@@ -49,7 +51,8 @@ fn expenses_are_submitted_in_one_database_and_decided_in_another() {
     let (_, said) = run("b.db", &["list"]);
     assert!(said.lines().count() == 1 && said.starts_with("train: 64 EUR of alan"), "{said}");
 
-    let document = fs::read_dir(folder.path().join("moved")).unwrap().next().unwrap().unwrap().path();
+    let document =
+        fs::read_dir(folder.path().join("moved")).unwrap().next().unwrap().unwrap().path();
     let changed = fs::read_to_string(&document).unwrap().replace("EUR", "USD");
     fs::write(&document, changed).unwrap();
     let (ok, said) = run("c.db", &["import", "moved"]);

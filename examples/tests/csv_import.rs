@@ -68,14 +68,18 @@ fn said(output: Output) -> (Option<i32>, String, String) {
 
 /// The row of that number, and whether the table takes it.
 fn row(n: u32) -> (String, bool) {
-    let (place, celsius) = (format!("\"room {n}, \"\"north\"\"\nof the house\""), f64::from(n % 400) / 10.0);
+    let (place, celsius) =
+        (format!("\"room {n}, \"\"north\"\"\nof the house\""), f64::from(n % 400) / 10.0);
     match n % 1_000 {
         500 => (format!("{n},{place},{celsius}"), false),
         600 => (format!("{n},{place},warm,"), false),
         700 => (format!("{n},,{celsius},"), false),
         800 => (format!("{n},{place},-300,"), false),
         900 => (row(n - 1).0, false),
-        _ => (format!("{n},{place},{celsius},{}", if n.is_multiple_of(3) { "" } else { "fine" }), true),
+        _ => (
+            format!("{n},{place},{celsius},{}", if n.is_multiple_of(3) { "" } else { "fine" }),
+            true,
+        ),
     }
 }
 
@@ -99,8 +103,12 @@ fn killed_half_way_it_goes_on_and_every_row_is_there_once() {
 
     let mut kills_in_work = 0;
     for part in 1..=3 {
-        let mut child =
-            scene.command(&file, &args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = scene
+            .command(&file, &args)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
         let enough = part * u64::from(ROWS) / 5;
         wait_until(&mut child, || scene.number("SELECT count(*) FROM csv_import_rows") >= enough);
         child.kill().unwrap();
@@ -114,12 +122,19 @@ fn killed_half_way_it_goes_on_and_every_row_is_there_once() {
 
     let (code, answer, beside) = said(scene.command(&file, &args).output().unwrap());
     assert_eq!(code, Some(0), "{beside}");
-    assert!(beside.starts_with("Going on: ") && beside.ends_with(" rows were read before.\n"), "{beside}");
+    assert!(
+        beside.starts_with("Going on: ") && beside.ends_with(" rows were read before.\n"),
+        "{beside}"
+    );
     let imported: Value = serde_json::from_str(&answer).unwrap();
     let good = u64::from(ROWS) - bad.len() as u64;
     assert_eq!((&imported["rows"], &imported["bad"]), (&json!(good), &json!(bad.len())));
-    let lines: Vec<_> =
-        imported["first_bad"].as_array().unwrap().iter().map(|bad| bad["line"].as_u64().unwrap()).collect();
+    let lines: Vec<_> = imported["first_bad"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|bad| bad["line"].as_u64().unwrap())
+        .collect();
     assert_eq!(lines, bad[..20]);
     let whys: Vec<_> = (0..5).map(|n| imported["first_bad"][n]["why"].as_str().unwrap()).collect();
     let expected = [
@@ -158,7 +173,8 @@ fn a_file_that_changed_in_the_middle_is_another_and_leaves_nothing_behind() {
     let args = ["--create", create.to_str().unwrap(), "--batch", BATCH];
     let file = scene.path("readings.csv");
     fs::write(&file, rows(0)).unwrap();
-    let mut child = scene.command(&file, &args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let mut child =
+        scene.command(&file, &args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     wait_until(&mut child, || scene.number("SELECT count(*) FROM csv_import_rows") > 0);
     child.kill().unwrap();
     assert_eq!(child.wait().unwrap().code(), None, "it was to be killed in the middle");
@@ -182,7 +198,8 @@ fn the_sample_is_imported() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("csv_import");
     let create = folder.join("zones.sql");
     let args = ["--create", create.to_str().unwrap()];
-    let (code, answer, beside) = said(scene.command(&folder.join("zones.csv"), &args).output().unwrap());
+    let (code, answer, beside) =
+        said(scene.command(&folder.join("zones.csv"), &args).output().unwrap());
     let expected = "312 rows imported into the table \"zones\", 0 bad rows skipped\n";
     assert_eq!((code, answer.as_str()), (Some(0), expected), "{beside}");
     assert_eq!(scene.number("SELECT count(*) FROM zones WHERE countries LIKE '%DE%'"), 2);
@@ -201,7 +218,10 @@ fn what_cannot_be_imported_gets_a_clear_answer() {
     };
     let text = b"sensor,place\n1,here\n";
     let none = failed(text, &[]);
-    assert!(none.contains("the database has no table \"readings\": create it, or give its SQL"), "{none}");
+    assert!(
+        none.contains("the database has no table \"readings\": create it, or give its SQL"),
+        "{none}"
+    );
     // It failed, and is not in the way of the next try.
     let other = failed(text, &["--table", "others", create[0], create[1]]);
     assert!(other.contains("the SQL of `--create` makes no table \"others\""), "{other}");
@@ -211,7 +231,8 @@ fn what_cannot_be_imported_gets_a_clear_answer() {
     assert!(empty.contains("has to name the columns of the table"), "{empty}");
     let (code, answer, _) = scene.import(b"sensor,place\r\n\r\n1,here\r\n\n2,\xff\r\n", &create);
     assert_eq!(code, Some(0));
-    let expected = "1 rows imported into the table \"readings\", 1 bad rows skipped\n  line 5: its field 2 is not UTF-8\n";
+    let expected = "1 rows imported into the table \"readings\", 1 bad rows skipped\n  line 5: its \
+                    field 2 is not UTF-8\n";
     assert_eq!(answer, expected);
     let missing = said(scene.command(Path::new("/no/such/file"), &[]).output().unwrap()).2;
     assert!(missing.starts_with("csv_import: cannot open /no/such/file: "), "{missing}");

@@ -40,7 +40,8 @@ impl Scene {
     fn of_all_sorts() -> Self {
         let mut scene = Self::empty();
         for i in 0..240 {
-            let text = format!("# File {i}\n\nThe word{i} is here, and common words are everywhere.\n");
+            let text =
+                format!("# File {i}\n\nThe word{i} is here, and common words are everywhere.\n");
             scene.text(&format!("part{}/sub/file{i}.md", i % 7), text.as_bytes());
         }
         scene.text("empty.txt", b"");
@@ -73,7 +74,8 @@ impl Scene {
         // Not for root, who may read everything.
         scene.write(b"forbidden.txt", b"forbidden");
         let forbidden = scene.path(b"forbidden.txt");
-        fs::set_permissions(&forbidden, std::os::unix::fs::PermissionsExt::from_mode(0o000)).unwrap();
+        fs::set_permissions(&forbidden, std::os::unix::fs::PermissionsExt::from_mode(0o000))
+            .unwrap();
         if fs::read(&forbidden).is_ok() {
             scene.texts.insert("forbidden.txt".into(), hash(b"forbidden"));
         } else {
@@ -108,7 +110,12 @@ impl Scene {
 
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(program("ingest"));
-        command.arg("--database").arg(self.database()).args(args).stdin(Stdio::null()).env_remove("RUST_LOG");
+        command
+            .arg("--database")
+            .arg(self.database())
+            .args(args)
+            .stdin(Stdio::null())
+            .env_remove("RUST_LOG");
         command
     }
 
@@ -142,20 +149,26 @@ impl Scene {
     /// The index holds each text file once, as it is, and nothing else.
     fn check_index(&self) {
         let conn = self.open();
-        let mut select = conn.prepare("SELECT path, hash FROM documents WHERE skipped IS NULL").unwrap();
+        let mut select =
+            conn.prepare("SELECT path, hash FROM documents WHERE skipped IS NULL").unwrap();
         let rows = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
         let rows: Vec<(String, String)> = rows.collect::<Result<_, _>>().unwrap();
         assert_eq!(rows.len(), self.texts.len());
         assert_eq!(rows.into_iter().collect::<BTreeMap<_, _>>(), self.texts);
         let texts = self.texts.len() as u64;
         assert_eq!(self.number("SELECT count(*) FROM documents_fts"), texts);
-        let matching = "SELECT count(*) FROM documents_fts AS f JOIN documents AS d ON d.id = f.rowid AND d.path = f.path";
+        let matching = "SELECT count(*) FROM documents_fts AS f JOIN documents AS d ON d.id = \
+                        f.rowid AND d.path = f.path";
         assert_eq!(self.number(matching), texts);
         assert_eq!(self.number("SELECT count(*) FROM ingest_files"), 0);
-        for (reason, count) in
-            [("binary", self.binary), ("too_large", self.too_large), ("unreadable", self.unreadable)]
-        {
-            let sql = format!("SELECT count(*) FROM documents WHERE skipped = '{reason}' AND detail <> ''");
+        for (reason, count) in [
+            ("binary", self.binary),
+            ("too_large", self.too_large),
+            ("unreadable", self.unreadable),
+        ] {
+            let sql = format!(
+                "SELECT count(*) FROM documents WHERE skipped = '{reason}' AND detail <> ''"
+            );
             assert_eq!(self.number(&sql), count, "{reason}");
         }
     }
@@ -163,15 +176,22 @@ impl Scene {
     /// The summary's counts add up, with so many files indexed and the rest unchanged.
     fn check_summary(&self, summary: &Value, indexed: u64, removed: u64) {
         let texts = self.texts.len() as u64;
-        let skipped =
-            json!({ "binary": self.binary, "too_large": self.too_large, "unreadable": self.unreadable });
+        let skipped = json!({ "binary": self.binary, "too_large": self.too_large, "unreadable": self.unreadable });
         assert_eq!(summary["indexed"], indexed, "{summary}");
         assert_eq!(summary["unchanged"], texts - indexed, "{summary}");
         assert_eq!(summary["removed"], removed, "{summary}");
         assert_eq!(summary["skipped"], skipped, "{summary}");
         assert_eq!(summary["failed"], 0, "{summary}");
-        assert_eq!(summary["files"], texts + self.binary + self.too_large + self.unreadable, "{summary}");
-        assert_eq!(summary["unreadable"].as_array().unwrap().len() as u64, self.unreadable, "{summary}");
+        assert_eq!(
+            summary["files"],
+            texts + self.binary + self.too_large + self.unreadable,
+            "{summary}"
+        );
+        assert_eq!(
+            summary["unreadable"].as_array().unwrap().len() as u64,
+            self.unreadable,
+            "{summary}"
+        );
     }
 }
 
@@ -185,13 +205,15 @@ fn a_killed_ingest_goes_on_and_indexes_every_file_once() {
     let mut kills = 0;
     let mut kills_in_work = 0;
     let summary = loop {
-        let mut child = scene.ingest().stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child =
+            scene.ingest().stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         if kills < 12 {
             // Half of the kills come at any moment, half of them once there is something to lose.
             let done = if kills % 2 == 0 { 0 } else { 15 + 15 * kills };
             wait_until(&mut child, || {
-                let count =
-                    |conn: Connection| conn.query_row("SELECT count(*) FROM documents", [], |row| row.get(0));
+                let count = |conn: Connection| {
+                    conn.query_row("SELECT count(*) FROM documents", [], |row| row.get(0))
+                };
                 let flags = OpenFlags::SQLITE_OPEN_READ_ONLY;
                 done == 0
                     || Connection::open_with_flags(scene.database(), flags)
@@ -209,8 +231,8 @@ fn a_killed_ingest_goes_on_and_indexes_every_file_once() {
             break Some(serde_json::from_slice::<Value>(&output.stdout).unwrap());
         }
         kills += 1;
-        let completed =
-            "SELECT count(*) FROM stepwell_tasks WHERE task_type = 'ingest-folder' AND state = 'completed'";
+        let completed = "SELECT count(*) FROM stepwell_tasks WHERE task_type = 'ingest-folder' AND \
+                         state = 'completed'";
         if kills >= 2 && scene.number(completed) > 0 {
             // The work was done by the time of the kill, and its summary was to be printed.
             break None;
@@ -224,7 +246,10 @@ fn a_killed_ingest_goes_on_and_indexes_every_file_once() {
         assert_eq!(summary["run"], 1);
     }
     scene.check_index();
-    assert_eq!(scene.number("SELECT count(*) FROM stepwell_tasks WHERE task_type = 'ingest-folder'"), 1);
+    assert_eq!(
+        scene.number("SELECT count(*) FROM stepwell_tasks WHERE task_type = 'ingest-folder'"),
+        1
+    );
     assert_eq!(scene.number("SELECT count(*) FROM stepwell_tasks WHERE state <> 'completed'"), 0);
 
     let again = scene.ingested();
@@ -327,13 +352,18 @@ fn an_interrupt_stops_it_in_order() {
         .spawn()
         .unwrap();
     wait_until(&mut child, || {
-        scene.database().exists() && scene.open().query_row("SELECT 1 FROM documents", [], |_| Ok(())).is_ok()
+        scene.database().exists()
+            && scene.open().query_row("SELECT 1 FROM documents", [], |_| Ok(())).is_ok()
     });
-    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    assert!(
+        Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success()
+    );
     let output = child.wait_with_output().unwrap();
     assert_plain(&output);
     assert_eq!(output.status.code(), Some(130), "{output:?}");
-    assert!(String::from_utf8(output.stderr).unwrap().contains("Run the same command again to go on."));
+    assert!(
+        String::from_utf8(output.stderr).unwrap().contains("Run the same command again to go on.")
+    );
     assert_eq!(scene.number("SELECT count(*) FROM stepwell_tasks WHERE state = 'running'"), 0);
 
     let output = scene.ingest().output().unwrap();

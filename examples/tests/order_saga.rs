@@ -39,7 +39,11 @@ impl Shop {
 
     fn command(&self, orders: &Path) -> Command {
         let mut command = Command::new(program("order_saga"));
-        command.arg("--database").arg(self.path("orders.db")).arg("--ledger").arg(self.path("ledger.jsonl"));
+        command
+            .arg("--database")
+            .arg(self.path("orders.db"))
+            .arg("--ledger")
+            .arg(self.path("ledger.jsonl"));
         command.args(["--latency", "40", "--json"]).arg(orders);
         command.stdin(Stdio::null()).env_remove("RUST_LOG");
         command
@@ -105,10 +109,17 @@ fn check(shop: &Shop, answer: &Output, kills: usize) {
         assert_eq!(line.repeated, *before > 0, "{} of {}", line.deed, line.order);
         *before += 1;
         if !line.repeated {
-            done.entry(line.order.clone()).or_default().entry(line.deed.clone()).or_default().push(line);
+            done.entry(line.order.clone())
+                .or_default()
+                .entry(line.deed.clone())
+                .or_default()
+                .push(line);
         }
     }
-    assert!(asked.values().all(|times| *times <= 1 + kills), "what is journaled is not asked for again");
+    assert!(
+        asked.values().all(|times| *times <= 1 + kills),
+        "what is journaled is not asked for again"
+    );
     for (ended, order) in ended.iter().zip(sample.lines()) {
         let order: Value = serde_json::from_str(order).unwrap();
         let id = order["id"].as_str().unwrap();
@@ -120,7 +131,11 @@ fn check(shop: &Shop, answer: &Output, kills: usize) {
             None => {
                 assert_eq!(ended["outcome"], "shipped", "{ended}");
                 assert_eq!((times("reserve"), times("charge"), times("ship")), (1, 1, 1), "{id}");
-                assert_eq!((times("refund"), times("release"), times("pick")), (0, 0, items.len()), "{id}");
+                assert_eq!(
+                    (times("refund"), times("release"), times("pick")),
+                    (0, 0, items.len()),
+                    "{id}"
+                );
                 let number = |item: &Value, what: &str| item[what].as_u64().unwrap();
                 let cents: u64 =
                     items.iter().map(|item| number(item, "quantity") * number(item, "cents")).sum();
@@ -152,7 +167,10 @@ fn killed_at_every_stage_it_ships_or_undoes_each_order_once() {
     assert!(kills > 0, "no kill came while it worked");
     let output = shop.run(&sample());
     assert!(output.status.success(), "{output:?}");
-    assert_eq!(String::from_utf8_lossy(&output.stderr), "24 of the 24 orders were started before.\n");
+    assert_eq!(
+        String::from_utf8_lossy(&output.stderr),
+        "24 of the 24 orders were started before.\n"
+    );
     check(&shop, &output, kills);
 
     let lines = shop.ledger().len();
@@ -192,8 +210,14 @@ fn orders_that_are_none_get_a_clear_answer_and_start_nothing() {
         (String::new(), "holds no orders"),
         (format!("{good}\nnot json"), "line 2 of "),
         (format!("{good}\n\n{good}"), "the order B-1 is on line 1 already: give each its own `id`"),
-        (good.replace("\"GB\"", "\"Britain\""), "the `country` has to be a code of two capital letters"),
-        (good.replace("4242424242424242", "4242 4242"), "the `card` has to be a number of 12 to 19 digits"),
+        (
+            good.replace("\"GB\"", "\"Britain\""),
+            "the `country` has to be a code of two capital letters",
+        ),
+        (
+            good.replace("4242424242424242", "4242 4242"),
+            "the `card` has to be a number of 12 to 19 digits",
+        ),
         (good.replace("\"quantity\":1", "\"quantity\":0"), "the `quantity` of \"CUP\" is 0"),
         (good.replace("\"quantity\":1", "\"quantity\":-1"), "line 1 of "),
         (good.replace("B-1", r"B\u001b[31m"), "the `id` has to have 1 to 100 printable characters"),

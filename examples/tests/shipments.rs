@@ -32,7 +32,10 @@ fn what_is_wrong_gets_a_clear_answer() {
     for (text, answer) in [
         ("", "holds no shipments"),
         ("{}", "line 1 of "),
-        (&*shipment.replace("Ada", r"\u001b[31m"), "each text has to have 1 to 100 printable characters"),
+        (
+            &*shipment.replace("Ada", r"\u001b[31m"),
+            "each text has to have 1 to 100 printable characters",
+        ),
         (&*format!("{shipment}\n{shipment}"), "T1 is in "),
     ] {
         let said = said(&["work", &file(text)]);

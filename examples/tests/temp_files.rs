@@ -18,7 +18,9 @@ use crate::example::program;
 const FILES: usize = 60;
 
 fn names(folder: &Path) -> BTreeSet<String> {
-    let names = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let names = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap());
     names.filter(|name| name != ".checkpoint").collect()
 }
 
@@ -29,7 +31,8 @@ async fn killed_half_way_and_run_again_it_sorts_every_file_once_and_leaves_no_te
     fs::create_dir(&input).unwrap();
     let number = |n: usize| n.wrapping_mul(2_654_435_761) % 1_000_003;
     for file in 0..FILES {
-        let lines: Vec<_> = (0..500).map(|line| format!("{:07}\n", number(file * 1_000 + line))).collect();
+        let lines: Vec<_> =
+            (0..500).map(|line| format!("{:07}\n", number(file * 1_000 + line))).collect();
         fs::write(input.join(format!("file {file:02}.txt")), lines.concat()).unwrap();
     }
     let mut command = Command::new(program("temp_files"));
@@ -38,7 +41,10 @@ async fn killed_half_way_and_run_again_it_sorts_every_file_once_and_leaves_no_te
     let mut first = command.stdout(Stdio::piped()).spawn().unwrap();
     let lines = BufReader::new(first.stdout.take().unwrap()).lines();
     // Killed while it sorts the thirtieth file, or soon after.
-    assert_eq!(lines.take(30).map(Result::unwrap).filter(|line| line.starts_with("sorting ")).count(), 30);
+    assert_eq!(
+        lines.take(30).map(Result::unwrap).filter(|line| line.starts_with("sorting ")).count(),
+        30
+    );
     first.kill().unwrap();
     first.wait().unwrap();
     let store = Files::open(output.join(".checkpoint")).await.unwrap();
@@ -49,10 +55,13 @@ async fn killed_half_way_and_run_again_it_sorts_every_file_once_and_leaves_no_te
     let second = command.output().unwrap();
     let told = String::from_utf8(second.stdout).unwrap();
     assert!(second.status.success(), "{}", String::from_utf8_lossy(&second.stderr));
-    let again: BTreeSet<_> = told.lines().filter_map(|line| line.strip_prefix("sorting ")).collect();
+    let again: BTreeSet<_> =
+        told.lines().filter_map(|line| line.strip_prefix("sorting ")).collect();
     assert_eq!(again.len(), FILES - left.done.len());
     assert!(
-        left.done.iter().all(|step| !again.iter().any(|name| step.starts_with(&format!("sort:{name}:"))))
+        left.done
+            .iter()
+            .all(|step| !again.iter().any(|name| step.starts_with(&format!("sort:{name}:"))))
     );
     assert_eq!(told.matches("removed ").count(), left.cleanups.len());
     assert!(told.ends_with("30000 lines are sorted\n"), "{told}");

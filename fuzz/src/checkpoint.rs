@@ -46,8 +46,12 @@ async fn script(store: &Memory, done: &BTreeSet<String>, input: usize) {
     }
 }
 
-async fn script_once(store: &Memory, ran: &Mutex<Vec<&'static str>>) -> Result<(), CheckpointError> {
-    let load = Checkpoint::load(store, "fuzz").on_cleanup("undo", |_: serde_json::Value| async { Ok(()) });
+async fn script_once(
+    store: &Memory,
+    ran: &Mutex<Vec<&'static str>>,
+) -> Result<(), CheckpointError> {
+    let load =
+        Checkpoint::load(store, "fuzz").on_cleanup("undo", |_: serde_json::Value| async { Ok(()) });
     let checkpoint = load.await?;
     let note = |step| {
         ran.lock().unwrap().push(step);

@@ -15,8 +15,8 @@ use rusqlite::{Connection, OpenFlags};
 use stepwell::sqlite::{Location, SqliteStore};
 use stepwell::store::{Batch, Claim, HistoryFilter, NewWorker, ScheduleFilter, WorkerSignal};
 use stepwell::{
-    Durable, Name, Schedule, Scope, SpawnOptions, Store, StoreError, TaskContext, TaskError, TaskFilter,
-    TaskId, TaskState, TokioRuntime, WorkerOptions,
+    Durable, Name, Schedule, Scope, SpawnOptions, Store, StoreError, TaskContext, TaskError,
+    TaskFilter, TaskId, TaskState, TokioRuntime, WorkerOptions,
 };
 use tempfile::TempDir;
 use uuid::Uuid;
@@ -113,7 +113,9 @@ async fn work(kind: String, ctx: TaskContext) -> Result<u64, TaskError> {
         "sleep" => ctx.sleep_for("long", Duration::from_secs(9_999_999)).await.map(|()| 1),
         "approval" => ctx.await_approval::<u64>("manager", &kind).await.map(|_| 1),
         "fails" => Err(TaskError::permanent(anyhow::anyhow!("no"))),
-        "later" => Err(TaskError::retry_after(Duration::from_secs(9_999_999), anyhow::anyhow!("later"))),
+        "later" => {
+            Err(TaskError::retry_after(Duration::from_secs(9_999_999), anyhow::anyhow!("later")))
+        }
         _ => Ok(1),
     }
 }
@@ -133,7 +135,8 @@ async fn write(path: &Path) -> BTreeMap<TaskId, String> {
         ("later", TaskState::Pending),
         ("ends", TaskState::Completed),
     ] {
-        let options = SpawnOptions::new().label("kind", kind).idempotency_key(kind).concurrency_key(kind);
+        let options =
+            SpawnOptions::new().label("kind", kind).idempotency_key(kind).concurrency_key(kind);
         tasks.push((client.spawn_named("work", &kind, options).await.unwrap().task_id, state));
     }
     client.put_schedule_named(Schedule::cron("yearly", "@yearly"), "work", &"ends").await.unwrap();
@@ -141,7 +144,9 @@ async fn write(path: &Path) -> BTreeMap<TaskId, String> {
     for (task, state) in &tasks {
         let is_there = async |task| {
             let task = client.task(task).await.unwrap().unwrap();
-            task.state == *state && task.started_at.is_some() && (task.attempt == 1 || task.attempt == 0)
+            task.state == *state
+                && task.started_at.is_some()
+                && (task.attempt == 1 || task.attempt == 0)
         };
         while !is_there(*task).await {
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -159,7 +164,11 @@ async fn write(path: &Path) -> BTreeMap<TaskId, String> {
 
 async fn show(store: &dyn Store, task: TaskId) -> Result<String, StoreError> {
     let info = soon(store.task(task)).await?;
-    Ok(format!("{info:?} {:?} {:?}", soon(store.journal(task)).await?, soon(store.waits_of(task)).await?))
+    Ok(format!(
+        "{info:?} {:?} {:?}",
+        soon(store.journal(task)).await?,
+        soon(store.waits_of(task)).await?
+    ))
 }
 
 /// All rows of a task, but for what the store has of it beside the task itself.
@@ -181,7 +190,8 @@ impl File {
     fn as_they_were(&self, path: &Path) -> Vec<TaskId> {
         let sound = || {
             let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
-            let found: String = conn.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))?;
+            let found: String =
+                conn.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))?;
             let same = |(task, seen): (&TaskId, &Seen)| {
                 rows(&conn, *task).is_ok_and(|rows| rows == seen.rows).then_some(*task)
             };

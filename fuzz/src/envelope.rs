@@ -7,8 +7,8 @@ use serde_json::value::RawValue;
 use stepwell::codec::{Compression, Encryption, Key};
 use stepwell::store::{Batch, CancellationPolicy, NewTask};
 use stepwell::{
-    Codec, Encoded, Headers, MemoryStore, Name, Payload, PayloadError, RetryStrategy, Scope, Store, TaskId,
-    TokioRuntime,
+    Codec, Encoded, Headers, MemoryStore, Name, Payload, PayloadError, RetryStrategy, Scope, Store,
+    TaskId, TokioRuntime,
 };
 use uuid::Uuid;
 
@@ -40,7 +40,10 @@ pub(crate) fn run(data: &[u8]) {
 
         spawn(&*store, ours, Payload::from_json(text)).await;
         let kept = params(&memory, ours).await;
-        assert!(!is_required || kept.as_str().starts_with(r#"{"$stepwell":["#), "it is kept in plain");
+        assert!(
+            !is_required || kept.as_str().starts_with(r#"{"$stepwell":["#),
+            "it is kept in plain"
+        );
         assert_eq!(params(&*store, ours).await.as_str(), text, "kept as {kept}");
 
         spawn(&memory, moved, kept).await;

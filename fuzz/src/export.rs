@@ -24,7 +24,9 @@ pub(crate) fn run(data: &[u8]) {
 fn around(body: &str) -> Option<String> {
     let body = serde_json::from_str::<&RawValue>(body).ok()?;
     let checksum = InputHash::of(body).ok()?;
-    Some(format!(r#"{{"format":"stepwell task","version":1,"checksum":"{checksum}","body":{body}}}"#))
+    Some(format!(
+        r#"{{"format":"stepwell task","version":1,"checksum":"{checksum}","body":{body}}}"#
+    ))
 }
 
 fn read(export: &Export, input: usize) {
@@ -50,7 +52,8 @@ async fn is_taken_in(
 ) -> Option<String> {
     let process = harness.start_on(store, |builder| builder).await.unwrap();
     let task_id = export.record.info.task_id;
-    let listed = async |process: &Process| process.tasks(TaskFilter::default()).await.unwrap().len();
+    let listed =
+        async |process: &Process| process.tasks(TaskFilter::default()).await.unwrap().len();
     match process.import(export.clone()).await {
         Ok(imported) => assert_eq!(imported, task_id),
         Err(error) => {
@@ -66,7 +69,11 @@ async fn is_taken_in(
     let (was, mut record) = (&export.record, there.record);
     // Stores keep microseconds of the times.
     let kept = |entry: &Entry| (entry.seq, entry.key.clone(), entry.outcome.clone());
-    assert!(record.journal.iter().map(kept).eq(was.journal.iter().map(kept)), "{:?}", record.journal);
+    assert!(
+        record.journal.iter().map(kept).eq(was.journal.iter().map(kept)),
+        "{:?}",
+        record.journal
+    );
     assert_eq!((&record.info.params, &record.info.headers), (&was.info.params, &was.info.headers));
     if was.info.state.is_finished() {
         assert_eq!(record.info.state, was.info.state);

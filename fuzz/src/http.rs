@@ -77,7 +77,8 @@ struct World {
 
 impl World {
     async fn new(is_tenant: bool) -> Self {
-        let process = Harness::new().start_with(stepwell::DurableBuilder::keep_history).await.unwrap();
+        let process =
+            Harness::new().start_with(stepwell::DurableBuilder::keep_history).await.unwrap();
         let double = |n: u64, _: TaskContext| async move { Ok(n.wrapping_mul(2)) };
         let asks = |what: String, ctx: TaskContext| async move {
             let message: Value = ctx.recv("topic", None).await?;
@@ -87,7 +88,8 @@ impl World {
         process.register_fn("double", double).await.unwrap();
         process.register_fn("asks", asks).await.unwrap();
         process.start_worker(worker_options()).await;
-        let options = |tenant: &str| SpawnOptions::new().scope(scope(tenant)).label("tenant", tenant);
+        let options =
+            |tenant: &str| SpawnOptions::new().scope(scope(tenant)).label("tenant", tenant);
         let own = process.spawn_named("asks", &"a", options("acme")).await.unwrap().task_id;
         let ended = process.spawn_named("double", &7, options("acme")).await.unwrap().task_id;
         let secret = options("evil").header("note", SECRET).idempotency_key(SECRET);
@@ -108,7 +110,9 @@ impl World {
     async fn ask(&self, text: &str) {
         let (head, body) = text.split_once("\n\n").unwrap_or((text, ""));
         let mut lines = head.lines();
-        let Some((method, path)) = lines.next().and_then(|line| line.split_once(' ')) else { return };
+        let Some((method, path)) = lines.next().and_then(|line| line.split_once(' ')) else {
+            return;
+        };
         let mut request = Request::builder().method(method).uri(path);
         for (name, value) in lines.filter_map(|line| line.split_once(": ")) {
             request = request.header(name, value);
@@ -137,7 +141,10 @@ impl World {
             let shown = format!("{headers:?} {body}");
             assert!(!shown.contains(SECRET), "somebody else's secret for {text:?}: {shown}");
         }
-        let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+        let kind = headers
+            .get(header::CONTENT_TYPE)
+            .and_then(|kind| kind.to_str().ok())
+            .unwrap_or_default();
         if kind.contains("json") && !body.is_empty() {
             let json: Value = serde_json::from_str(&body).expect("what is called JSON is JSON");
             if kind.contains("problem") {

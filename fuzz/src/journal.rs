@@ -84,11 +84,13 @@ struct Input {
 
 impl<'a> Arbitrary<'a> for Input {
     fn arbitrary(input: &mut Unstructured<'a>) -> arbitrary::Result<Self> {
-        let program =
-            (0..input.int_in_range(1..=LONGEST)?).map(|_| input.arbitrary()).collect::<Result<_, _>>()?;
+        let program = (0..input.int_in_range(1..=LONGEST)?)
+            .map(|_| input.arbitrary())
+            .collect::<Result<_, _>>()?;
         let minutes = input.arbitrary()?;
-        let edits =
-            (0..input.int_in_range(0..=LONGEST)?).map(|_| input.arbitrary()).collect::<Result<_, _>>()?;
+        let edits = (0..input.int_in_range(0..=LONGEST)?)
+            .map(|_| input.arbitrary())
+            .collect::<Result<_, _>>()?;
         Ok(Self { program, minutes, edits })
     }
 }
@@ -175,7 +177,8 @@ fn perform<'a>(
             Op::Receive => ctx.recv("topic", HOUR).await,
             Op::Emit => ctx.emit_event(name, &1).await.map(|()| 1),
             Op::Child => {
-                let child = ctx.spawn_named::<_, u64>(name, "child", &3_u64, SpawnOptions::new()).await?;
+                let child =
+                    ctx.spawn_named::<_, u64>(name, "child", &3_u64, SpawnOptions::new()).await?;
                 ctx.join(&child).await
             }
             Op::Value => {
@@ -183,7 +186,8 @@ fn perform<'a>(
                 Ok(ctx.random().await? ^ now.as_microsecond().unsigned_abs() ^ id.as_u64_pair().0)
             }
             Op::Items => {
-                let report = ctx.items(name, vec![1_u64, 2, 3]).each(|n| async move { Ok(n) }).await?;
+                let report =
+                    ctx.items(name, vec![1_u64, 2, 3]).each(|n| async move { Ok(n) }).await?;
                 Ok(report.results.into_values().fold(0, u64::wrapping_add))
             }
             Op::Approval => {
@@ -218,7 +222,8 @@ fn perform<'a>(
 /// The names that operations have, and some that none has.
 fn names(program: &[Op]) -> Vec<Name> {
     let own = (0..program.len()).flat_map(|n| [n.to_string(), format!("{n}a"), format!("{n}b")]);
-    let others = ["event", "topic", "manager", "approval/x/manager", "change", "clean", "now", "child"];
+    let others =
+        ["event", "topic", "manager", "approval/x/manager", "change", "clean", "now", "child"];
     own.chain(others.map(str::to_owned)).map(|name| Name::new(name).unwrap()).collect()
 }
 
@@ -235,7 +240,9 @@ impl Made {
             Self::Text => ("done", "text".into()),
             Self::Id => ("done", task.to_string().into()),
             Self::Failed(seq) => ("failed", failure(seq)),
-            Self::Retrying(seq) => ("retrying", serde_json::json!({ "failure": failure(seq), "at": at })),
+            Self::Retrying(seq) => {
+                ("retrying", serde_json::json!({ "failure": failure(seq), "at": at }))
+            }
         };
         Outcome::from_columns(word, Payload::from_json(json.to_string())).expect("an outcome")
     }
@@ -258,7 +265,8 @@ impl Edit {
                 journal.insert(usize::from(at) % (length + 1), entry);
             }
             Self::State(state) => {
-                export.record.info.state = TaskState::ALL[usize::from(state) % TaskState::ALL.len()];
+                export.record.info.state =
+                    TaskState::ALL[usize::from(state) % TaskState::ALL.len()];
             }
             Self::Attempt(attempt) => export.record.info.attempt = attempt,
             Self::Waits => export.record.waits.clear(),
@@ -323,7 +331,9 @@ fn held(export: &Export) -> BTreeSet<String> {
         return BTreeSet::new();
     }
     let done = journal.iter().filter(|entry| {
-        entry.key.kind == Kind::Step && entry.key.ordinal == 1 && matches!(entry.outcome, Outcome::Done(_))
+        entry.key.kind == Kind::Step
+            && entry.key.ordinal == 1
+            && matches!(entry.outcome, Outcome::Done(_))
     });
     done.map(|entry| entry.key.label()).collect()
 }

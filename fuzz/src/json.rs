@@ -32,7 +32,8 @@ fn accepted(payload: &Payload, value: serde_json::Result<Value>) {
         Err(error) => {
             let error = said(error, kept.len());
             // A program may have a type for such numbers, and for such depths.
-            let known = error.contains("number out of range") || error.contains("recursion limit exceeded");
+            let known =
+                error.contains("number out of range") || error.contains("recursion limit exceeded");
             return assert!(known, "accepted, though it cannot be read: {error}");
         }
     };

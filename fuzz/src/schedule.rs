@@ -36,7 +36,12 @@ pub(crate) fn run(data: &[u8]) {
 }
 
 /// A cron pattern ticks at its times, whenever it is asked.
-fn is_the_same_from_anywhere(schedule: &Schedule, after: Timestamp, ticks: &[Timestamp], pattern: &str) {
+fn is_the_same_from_anywhere(
+    schedule: &Schedule,
+    after: Timestamp,
+    ticks: &[Timestamp],
+    pattern: &str,
+) {
     let Some(first) = ticks.first().filter(|_| pattern.parse::<u64>().is_err()) else { return };
     let between = after.as_microsecond().midpoint(first.as_microsecond());
     let just_before = first.as_microsecond() - 1;

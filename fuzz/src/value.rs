@@ -71,7 +71,9 @@ struct Skipped {
 
 pub(crate) fn run(data: &[u8]) {
     let mut input = Unstructured::new(data);
-    let (Ok(levels), Ok(value)) = (u8::arbitrary(&mut input), Shape::arbitrary(&mut input)) else { return };
+    let (Ok(levels), Ok(value)) = (u8::arbitrary(&mut input), Shape::arbitrary(&mut input)) else {
+        return;
+    };
     let value = (0..levels.saturating_sub(150)).fold(value, |value, _| Shape::List(vec![value]));
     match Payload::encode_proven(&value, Payload::DEFAULT_LIMIT) {
         Ok(payload) => {

@@ -42,7 +42,8 @@ fn run(name: &str, input: &[u8]) {
 
 fn seeds(name: &str) -> Vec<Vec<u8>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds").join(name);
-    let mut files: Vec<_> = fs::read_dir(folder).unwrap().map(|file| file.unwrap().path()).collect();
+    let mut files: Vec<_> =
+        fs::read_dir(folder).unwrap().map(|file| file.unwrap().path()).collect();
     files.sort();
     files.iter().map(|file| fs::read(file).unwrap()).collect()
 }
@@ -66,7 +67,9 @@ fn mutated(dice: &Dice, seeds: &[Vec<u8>]) -> Vec<u8> {
                 input.drain(gone);
             }
             2 if at < input.len() => input[at] ^= 1 << dice.roll(8),
-            3 if at < input.len() => input[at] = b"0123456789-+.eE\"\\{}[]:,/@?#*\n\0\xff"[below(31)],
+            3 if at < input.len() => {
+                input[at] = b"0123456789-+.eE\"\\{}[]:,/@?#*\n\0\xff"[below(31)]
+            }
             4 => {
                 let twice = input[part(&input)].to_vec();
                 _ = input.splice(at..at, twice);

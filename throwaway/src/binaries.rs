@@ -5,12 +5,16 @@ use std::{env, fs};
 
 const PROGRAMS: [&str; 5] = ["initdb", "pg_ctl", "postgres", "pg_basebackup", "psql"];
 
-/// Where packages put PostgreSQL, one folder for each version, and what stands before the version in its name.
-const PACKAGES: [(&str, &str); 3] =
-    [("/usr/lib/postgresql", ""), ("/opt/homebrew/opt", "postgresql@"), ("/usr/local/opt", "postgresql@")];
+/// Where packages put PostgreSQL, one folder for each version, and what stands before the version
+/// in its name.
+const PACKAGES: [(&str, &str); 3] = [
+    ("/usr/lib/postgresql", ""),
+    ("/opt/homebrew/opt", "postgresql@"),
+    ("/usr/local/opt", "postgresql@"),
+];
 
-/// The folder of PostgreSQL's programs: the first in `PATH` that has all of them, or else the highest version that
-/// Debian's packages or Homebrew installed.
+/// The folder of PostgreSQL's programs: the first in `PATH` that has all of them, or else the
+/// highest version that Debian's packages or Homebrew installed.
 pub fn postgres_binaries() -> Option<PathBuf> {
     // A link in `PATH` leads to a folder that may hold what has no link.
     let in_path = search_path().into_iter().flat_map(|folder| {
@@ -44,7 +48,9 @@ fn search_path() -> Vec<PathBuf> {
 fn versions(folder: &Path, before: &str) -> Vec<PathBuf> {
     let names = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
     let mut found: Vec<_> = names
-        .filter_map(|name| Some((version(name.to_str()?.strip_prefix(before)?)?, folder.join(name))))
+        .filter_map(|name| {
+            Some((version(name.to_str()?.strip_prefix(before)?)?, folder.join(name)))
+        })
         .collect();
     found.sort();
     found.into_iter().rev().map(|(_, folder)| folder).collect()
@@ -62,7 +68,9 @@ mod tests {
     #[test]
     fn the_highest_version_comes_first() {
         let folder = tempfile::tempdir().unwrap();
-        for name in ["postgresql@9.6", "postgresql@15", "postgresql@9.10", "postgresql", "postgresql@next"] {
+        for name in
+            ["postgresql@9.6", "postgresql@15", "postgresql@9.10", "postgresql", "postgresql@next"]
+        {
             fs::create_dir(folder.path().join(name)).unwrap();
         }
         let found = versions(folder.path(), "postgresql@");

@@ -22,7 +22,10 @@ impl Demo {
         port::start_on_a_free_port(|port| {
             let mut command = Command::new(program);
             command.args(["demo", "--folder", "demo", "--listen", &format!("127.0.0.1:{port}")]);
-            Ok(Self { _process: OneProcess::start("stepwell", &env::temp_dir(), &command, port)?, port })
+            Ok(Self {
+                _process: OneProcess::start("stepwell", &env::temp_dir(), &command, port)?,
+                port,
+            })
         })
     }
 

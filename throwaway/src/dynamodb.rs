@@ -28,7 +28,8 @@ impl DynamoDb {
     /// Starts the server that is in `PATH`.
     pub fn start() -> Result<Self> {
         let program = moto_binary().context(
-            "moto is not installed: `python3 -m venv moto && moto/bin/pip install 'moto[server]'`, and put moto/bin into PATH",
+            "moto is not installed: `python3 -m venv moto && moto/bin/pip install 'moto[server]'`, \
+             and put moto/bin into PATH",
         )?;
         Self::start_with(&program)
     }

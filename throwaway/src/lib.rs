@@ -6,8 +6,8 @@
 //! # anyhow::Ok(())
 //! ```
 //!
-//! Each server has a new folder and a free port of 127.0.0.1. Both are gone when the value is dropped, and also when the
-//! process that started it is killed.
+//! Each server has a new folder and a free port of 127.0.0.1. Both are gone when the value is
+//! dropped, and also when the process that started it is killed.
 
 #![forbid(unsafe_code)]
 

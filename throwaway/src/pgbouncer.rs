@@ -10,7 +10,8 @@ use crate::process::{end_of_log, wait_until};
 use crate::user::User;
 use crate::{PASSWORD, Postgres, SUPERUSER, pgbouncer_binary, port};
 
-/// A running PgBouncer in transaction mode: a client has a connection to the server only while its transaction runs.
+/// A running PgBouncer in transaction mode: a client has a connection to the server only while its
+/// transaction runs.
 ///
 /// Dropping it stops PgBouncer and removes its folder.
 #[derive(Debug)]
@@ -31,7 +32,8 @@ impl PgBouncer {
         let user = User::for_servers()?;
         let folder = tempfile::Builder::new().prefix("throwaway-").tempdir_in(env::temp_dir())?;
         let file = |name| folder.path().join(name);
-        let (settings, users, log, pid) = (file("settings"), file("users"), file("log"), file("pid"));
+        let (settings, users, log, pid) =
+            (file("settings"), file("users"), file("log"), file("pid"));
         fs::write(&users, format!("\"{SUPERUSER}\" \"{PASSWORD}\"\n"))?;
         // Without a Unix socket, a port that is taken is an error.
         let text = format!(
@@ -57,7 +59,8 @@ pidfile = {pid}
         fs::write(&settings, text)?;
         user.take(folder.path())?;
 
-        // By the number that PgBouncer wrote: the child may be the program that became another user.
+        // By the number that PgBouncer wrote: the child may be the program that became another
+        // user.
         let mut stop = Command::new("sh");
         stop.args(["-c", r#"kill -KILL "$(cat "$0")""#]).arg(&pid);
         let guard = Guard::new(folder, &stop)?;

@@ -5,8 +5,9 @@ use std::net::{Ipv4Addr, TcpListener};
 
 use anyhow::{Error, Result, bail};
 
-/// Below the ports that systems give to outgoing connections. Among those, a client that looks for a stopped server could
-/// get the server's own port, find itself there, and keep the server from coming back.
+/// Below the ports that systems give to outgoing connections. Among those, a client that looks for
+/// a stopped server could get the server's own port, find itself there, and keep the server from
+/// coming back.
 const FIRST: u16 = 20_000;
 const COUNT: u16 = 10_000;
 
@@ -25,7 +26,8 @@ fn free() -> Result<u16> {
     bail!("no free port from {FIRST} on")
 }
 
-/// Starts something on a free port. Somebody else can take the port before the server does: then it tries another one.
+/// Starts something on a free port. Somebody else can take the port before the server does: then it
+/// tries another one.
 pub(crate) fn start_on_a_free_port<T>(mut start: impl FnMut(u16) -> Result<T>) -> Result<T> {
     for _ in 1..TRIES {
         match start(free()?) {

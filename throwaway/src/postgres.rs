@@ -43,7 +43,8 @@ impl Postgres {
         Self::start_in(&env::temp_dir(), settings)
     }
 
-    /// Starts a server with its data in a new folder in `parent`, for example on a disk that is to be measured.
+    /// Starts a server with its data in a new folder in `parent`, for example on a disk that is to
+    /// be measured.
     pub fn start_in(parent: &Path, settings: &[(&str, &str)]) -> Result<Self> {
         let mut postgres = Self::prepare(parent)?;
         postgres.create_data()?;
@@ -124,14 +125,23 @@ impl Postgres {
         let log = self.folder().join("log");
         let mut start = self.command("pg_ctl");
         start.arg("start").arg("--pgdata").arg(self.data()).arg("--log").arg(&log);
-        run(&mut start).with_context(|| format!("PostgreSQL did not start; {}", end_of_log(&log)))?;
+        run(&mut start)
+            .with_context(|| format!("PostgreSQL did not start; {}", end_of_log(&log)))?;
         Ok(())
     }
 
-    /// Runs one statement with psql, as the superuser, and gives the rows as text: `|` between columns, no headings.
+    /// Runs one statement with psql, as the superuser, and gives the rows as text: `|` between
+    /// columns, no headings.
     pub fn sql(&self, statement: &str) -> Result<String> {
         let mut psql = self.command("psql");
-        psql.args(["--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--dbname", &self.url()]);
+        psql.args([
+            "--no-psqlrc",
+            "--quiet",
+            "--tuples-only",
+            "--no-align",
+            "--dbname",
+            &self.url(),
+        ]);
         run(psql.args(["--command", statement]))
     }
 

@@ -12,8 +12,10 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Runs a program to its end and gives what it printed; an error holds what it said.
 pub(crate) fn run(command: &mut Command) -> Result<String> {
-    let output =
-        command.stdin(Stdio::null()).output().with_context(|| format!("could not start {command:?}"))?;
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("could not start {command:?}"))?;
     let printed = String::from_utf8_lossy(&output.stdout).trim().to_owned();
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
@@ -40,5 +42,9 @@ pub(crate) fn end_of_log(log: &Path) -> String {
     let text = fs::read(log).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
     let lines: Vec<_> = text.lines().collect();
-    format!("{} ends with:\n{}", log.display(), lines[lines.len().saturating_sub(LINES)..].join("\n"))
+    format!(
+        "{} ends with:\n{}",
+        log.display(),
+        lines[lines.len().saturating_sub(LINES)..].join("\n")
+    )
 }

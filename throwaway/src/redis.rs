@@ -30,7 +30,8 @@ impl Redis {
         Self::start_in(&env::temp_dir())
     }
 
-    /// Starts a server with its data in a new folder in `parent`, for example on a disk that is to be measured.
+    /// Starts a server with its data in a new folder in `parent`, for example on a disk that is to
+    /// be measured.
     pub fn start_in(parent: &Path) -> Result<Self> {
         let program = redis_binary().context("Redis is not installed")?;
         port::start_on_a_free_port(|port| {

@@ -24,7 +24,9 @@ impl User {
         let (name, group) = ["postgres", "nobody"]
             .into_iter()
             .find_map(|name| Some((name, id(&["-g", name]).ok()?)))
-            .context("root cannot run the server, and there is neither a user `postgres` nor `nobody`")?;
+            .context(
+                "root cannot run the server, and there is neither a user `postgres` nor `nobody`",
+            )?;
         let ways = [
             vec!["runuser", "-u", name, "--"],
             vec!["setpriv", "--reuid", name, "--regid", &group, "--init-groups", "--"],
@@ -35,7 +37,8 @@ impl User {
             .find(|way| run(Command::new(way[0]).args(&way[1..]).arg("true")).is_ok())
             .with_context(|| {
                 format!(
-                    "root cannot run the server, and none of runuser, setpriv and su could become `{name}`"
+                    "root cannot run the server, and none of runuser, setpriv and su could become \
+                     `{name}`"
                 )
             })?;
         Ok(Self::Other { name, words_before: words_before.into_iter().map(String::from).collect() })

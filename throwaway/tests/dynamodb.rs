@@ -10,8 +10,8 @@ use throwaway::{DynamoDb, moto_binary};
 #[test]
 fn a_server_answers_as_dynamodb_and_is_gone_afterwards() {
     // `cargo xtask test` puts the program that it installed where it is found.
-    let program =
-        moto_binary().expect("this test needs moto: run `cargo xtask test`, or put moto_server into PATH");
+    let program = moto_binary()
+        .expect("this test needs moto: run `cargo xtask test`, or put moto_server into PATH");
     let server = DynamoDb::start_with(&program).unwrap();
     let address = server.url().replace("http://", "");
     let body = "{}";

@@ -34,7 +34,8 @@ fn answers(port: u16) -> bool {
 fn a_server_answers_and_is_durable() {
     let postgres = Postgres::start().unwrap();
     let value = |name: &str| psql(&postgres.url(), &format!("SHOW {name}")).unwrap();
-    let names = ["fsync", "synchronous_commit", "full_page_writes", "max_connections", "server_encoding"];
+    let names =
+        ["fsync", "synchronous_commit", "full_page_writes", "max_connections", "server_encoding"];
     assert_eq!(names.map(value), ["on", "on", "on", "200", "UTF8"]);
 }
 
@@ -147,13 +148,16 @@ fn a_killed_process_leaves_nothing() {
         .spawn()
         .unwrap();
     let mut lines = BufReader::new(program.stdout.take().unwrap()).lines();
-    let line = lines.find_map(|line| line.unwrap().strip_prefix("server ").map(String::from)).unwrap();
+    let line =
+        lines.find_map(|line| line.unwrap().strip_prefix("server ").map(String::from)).unwrap();
     let (port, folder) = line.split_once(' ').unwrap();
     let port = port.parse().unwrap();
     assert!(answers(port));
     program.kill().unwrap();
     program.wait().unwrap();
-    eventually("the server and its folder are gone", || !answers(port) && !Path::new(folder).exists());
+    eventually("the server and its folder are gone", || {
+        !answers(port) && !Path::new(folder).exists()
+    });
 }
 
 #[test]

@@ -12,6 +12,8 @@ pub(crate) fn run(report: &mut Report) -> Result<()> {
     tool::with(report, "mdbook", "book", || {
         let folder = cargo::target_dir()?.join("book");
         let mut build = Command::new("mdbook");
-        process::run(build.arg("build").arg(cargo::root()?.join("docs")).arg("--dest-dir").arg(folder))
+        process::run(
+            build.arg("build").arg(cargo::root()?.join("docs")).arg("--dest-dir").arg(folder),
+        )
     })
 }

@@ -1,13 +1,15 @@
-//! `cargo xtask bugs`: seeds one bug after the other into a copy of the sources, and sees that the tests that are named for
-//! it fail.
+//! `cargo xtask bugs`: seeds one bug after the other into a copy of the sources, and sees that the
+//! tests that are named for it fail.
 //!
-//! The copy lies below the target folder, and has a target folder of its own: the tree that somebody works in is never touched,
-//! and from one bug to the next cargo builds only what the two have changed.
+//! The copy lies below the target folder, and has a target folder of its own: the tree that
+//! somebody works in is never touched, and from one bug to the next cargo builds only what the two
+//! have changed.
 
 mod bug;
 mod copy;
 mod engine;
 mod jobs;
+mod matching;
 mod postgres;
 mod server;
 mod sqlite;
@@ -36,8 +38,8 @@ const NOT_BUILT: i32 = 101;
 /// What the compiler says when it has found a fault of its own.
 const COMPILER_FAULT: &str = "error: internal compiler error";
 
-/// Members that have no library, and so add nothing to what `--lib` builds but the features of their dependencies; these
-/// features are nearly all that the workspace has.
+/// Members that have no library, and so add nothing to what `--lib` builds but the features of
+/// their dependencies; these features are nearly all that the workspace has.
 const WITH_ALL_FEATURES: [&str; 9] = [
     "--package=stepwell-bench",
     "--package=stepwell-cli",
@@ -61,7 +63,8 @@ pub(crate) struct Options {
     /// Only the K-th of N parts of the list, K from 1 on
     #[arg(long, value_name = "K/N", conflicts_with = "only")]
     part: Option<Part>,
-    /// Write what was caught into docs/how-it-is-tested.md, beside what earlier runs have written there
+    /// Write what was caught into docs/how-it-is-tested.md, beside what earlier runs have written
+    /// there
     #[arg(long)]
     write: bool,
 }
@@ -87,10 +90,16 @@ impl FromStr for Part {
 impl Options {
     fn chosen(&self, table: &Table) -> Result<Vec<&'static Bug>> {
         let unknown = self.only.iter().find(|name| all().all(|bug| bug.name != **name));
-        ensure!(unknown.is_none(), "there is no bug named {:?}", unknown.map_or("", String::as_str));
+        ensure!(
+            unknown.is_none(),
+            "there is no bug named {:?}",
+            unknown.map_or("", String::as_str)
+        );
         let Part { place, of } = self.part.unwrap_or(Part { place: 1, of: 1 });
-        let named = |bug: &&Bug| self.only.is_empty() || self.only.iter().any(|name| name == bug.name);
-        let named: Vec<_> = all().filter(named).filter(|bug| !(self.new && table.has(bug))).collect();
+        let named =
+            |bug: &&Bug| self.only.is_empty() || self.only.iter().any(|name| name == bug.name);
+        let named: Vec<_> =
+            all().filter(named).filter(|bug| !(self.new && table.has(bug))).collect();
         Ok(named[named.len() * (place - 1) / of..named.len() * place / of].to_vec())
     }
 }
@@ -101,7 +110,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let mut table = Table::of_the_page()?;
     let chosen = options.chosen(&table)?;
     let servers = chosen.iter().any(|bug| bug.needs_postgres()).then(Servers::with_postgres);
-    let version = if servers.as_ref().is_some_and(Servers::has_postgres) { postgres_version() } else { 0 };
+    let version =
+        if servers.as_ref().is_some_and(Servers::has_postgres) { postgres_version() } else { 0 };
     let can_be_seen = |bug: &&Bug| !bug.needs_postgres() || version >= bug.since();
     let (bugs, left_out): (Vec<_>, Vec<_>) = chosen.into_iter().partition(can_be_seen);
     let runner = Runner { copy: Copy::of_the_tree()?, servers };
@@ -151,7 +161,8 @@ struct Runner {
 impl Runner {
     /// Runs these tests in the copy. Returns how they ended; `None` when they could not be built.
     ///
-    /// Dependencies have the features that they have in the whole workspace, whatever is chosen, and are built once.
+    /// Dependencies have the features that they have in the whole workspace, whatever is chosen,
+    /// and are built once.
     fn test(&self, tests: &[Test]) -> Result<Option<Vec<End>>> {
         let mut runs = BTreeMap::<_, Vec<_>>::new();
         for test in tests {
@@ -165,9 +176,13 @@ impl Runner {
                 command.args(["--lib", "--package", package]).args(WITH_ALL_FEATURES);
             } else {
                 let binaries: BTreeSet<_> = tests.iter().map(|test| test.binary).collect();
-                command.arg("--workspace").args(binaries.iter().flat_map(|binary| ["--test", binary]));
+                command
+                    .arg("--workspace")
+                    .args(binaries.iter().flat_map(|binary| ["--test", binary]));
             }
-            let one = |test: &&Test| format!("(binary_id(={}) & test(/(^|::){}$/))", test.id(), test.name);
+            let one = |test: &&Test| {
+                format!("(binary_id(={}) & test(/(^|::){}$/))", test.id(), test.name)
+            };
             command.args(["-E", &tests.iter().map(one).collect::<Vec<_>>().join(" | ")]);
             self.servers.iter().for_each(|servers| servers.show_to(&mut command));
             let mut output = command.output().context("could not start cargo")?;
@@ -194,7 +209,8 @@ impl Runner {
         self.test(&tests)?.ok_or_else(|| anyhow!("the unchanged tree does not compile"))
     }
 
-    /// Runs the tests of a bug with the bug. Returns those that have caught it, which have to be all of them.
+    /// Runs the tests of a bug with the bug. Returns those that have caught it, which have to be
+    /// all of them.
     fn seed(&self, bug: &Bug) -> Result<String> {
         let path = self.copy.folder.join(bug.file);
         let sound = fs::read_to_string(&path)?;
@@ -229,14 +245,15 @@ fn passes(test: &Test, unchanged: &[End]) -> Result<()> {
     Ok(())
 }
 
-/// How each test ended, from what nextest prints: `    FAIL [   0.015s] (1/2) stepwell::retries a_name`.
+/// How each test ended, from what nextest prints: `    FAIL [   0.015s] (1/2) stepwell::retries
+/// a_name`.
 fn ends_of(printed: &str) -> Vec<End> {
     let end = |line: &str| {
         let (how, rest) = line.trim_start().split_once(" [")?;
         let mut words = rest.split_once(']')?.1.split_whitespace().rev();
         let (name, binary) = (words.next()?, words.next()?);
-        let ended =
-            !matches!(how, "SLOW" | "TERMINATING") && how.chars().all(|c| c.is_ascii_uppercase() || c == '-');
+        let ended = !matches!(how, "SLOW" | "TERMINATING")
+            && how.chars().all(|c| c.is_ascii_uppercase() || c == '-');
         ended.then(|| (how.to_owned(), binary.to_owned(), name.to_owned()))
     };
     printed.lines().filter_map(end).collect()

@@ -16,7 +16,8 @@ pub(crate) fn cargo() -> Result<Command> {
 
 /// The root of the workspace.
 pub(crate) fn root() -> Result<PathBuf> {
-    // Read when the program runs, not when it is compiled: checkouts may share a target folder, and so this binary.
+    // Read when the program runs, not when it is compiled: checkouts may share a target folder, and
+    // so this binary.
     let package = env::var_os("CARGO_MANIFEST_DIR").context("run this program as `cargo xtask`")?;
     let root = PathBuf::from(package).parent().map(PathBuf::from);
     root.context("the xtask package has no parent folder")
@@ -27,7 +28,8 @@ pub(crate) fn target_dir() -> Result<PathBuf> {
     Ok(root()?.join(env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into())))
 }
 
-/// Takes away what `cargo run` tells this program about its own package, so that no build script reads it as its own.
+/// Takes away what `cargo run` tells this program about its own package, so that no build script
+/// reads it as its own.
 pub(crate) fn forget_this_package(command: &mut Command) {
     for (name, _) in env::vars_os() {
         let text = name.to_string_lossy();

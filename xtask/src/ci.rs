@@ -1,13 +1,15 @@
-//! `cargo xtask ci`: every check that a change has to pass, in the order that finds mistakes soonest.
+//! `cargo xtask ci`: every check that a change has to pass, in the order that finds mistakes
+//! soonest.
 
 use anyhow::Result;
 
 use crate::report::Report;
-use crate::{book, cargo, deny, process, test, wasm};
+use crate::{book, cargo, deny, process, test, tidy, wasm};
 
 pub(crate) fn run() -> Result<()> {
     let mut report = Report::new("Checks");
     report.run("format", || process::run(cargo::cargo()?.args(["fmt", "--all", "--check"])));
+    report.run("tidy", tidy::run);
     report.run("clippy", || {
         let clippy = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
         process::run(cargo::cargo()?.args(clippy))

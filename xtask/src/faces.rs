@@ -1,4 +1,5 @@
-//! The dashboard in a real browser, and the API against its own description, both over `stepwell demo`.
+//! The dashboard in a real browser, and the API against its own description, both over `stepwell
+//! demo`.
 
 use std::env;
 use std::fs;
@@ -18,11 +19,14 @@ const SCHEMATHESIS: &str = "schemathesis>=4.3,<5";
 /// How many requests are made up for each operation.
 const EXAMPLES: &str = "10";
 
-/// Runs both. What they need is installed where that needs nobody's leave; otherwise they are left out, loudly.
+/// Runs both. What they need is installed where that needs nobody's leave; otherwise they are left
+/// out, loudly.
 pub(crate) fn run(report: &mut Report) {
     part(report, "dashboard in Chromium", browser, |browser| in_browser(&browser));
     let schemathesis = || packages::install_python("schemathesis", SCHEMATHESIS);
-    part(report, "API against its description (schemathesis)", schemathesis, |programs| described(&programs));
+    part(report, "API against its description (schemathesis)", schemathesis, |programs| {
+        described(&programs)
+    });
 }
 
 fn part<T>(
@@ -33,7 +37,9 @@ fn part<T>(
 ) {
     match tools() {
         Ok(tools) => report.run(name, || run(tools)),
-        Err(error) if env::var_os("CI").is_some() => report.run(name, || bail!("NOT RUN: {error:#}")),
+        Err(error) if env::var_os("CI").is_some() => {
+            report.run(name, || bail!("NOT RUN: {error:#}"))
+        }
         Err(error) => {
             let why = format!("{error:#}");
             servers::warn(&format!("NOT RUN: {name}: {why}"));
@@ -44,7 +50,8 @@ fn part<T>(
 
 /// Builds the program and starts it.
 fn demo() -> Result<Demo> {
-    // With the tests: by itself it would be built with other features, and with it most of what it is made of.
+    // With the tests: by itself it would be built with other features, and with it most of what it
+    // is made of.
     process::run(cargo::cargo()?.args(["test", "--quiet", "--workspace", "--no-run"]))?;
     Demo::start_with(&cargo::target_dir()?.join("debug").join("stepwell"))
 }
@@ -71,7 +78,8 @@ fn browser() -> Result<Browser> {
     let installed = folder.join("installed");
     if fs::read_to_string(&installed).ok().as_deref() != Some(PLAYWRIGHT) {
         fs::create_dir_all(&folder)?;
-        let install = ["install", "--no-save", "--no-audit", "--no-fund", "--loglevel=error", "--prefix"];
+        let install =
+            ["install", "--no-save", "--no-audit", "--no-fund", "--loglevel=error", "--prefix"];
         process::run(Command::new("npm").args(install).arg(&folder).arg(PLAYWRIGHT))?;
         fs::write(installed, PLAYWRIGHT)?;
     }

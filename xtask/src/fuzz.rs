@@ -114,7 +114,9 @@ fn fuzz_target(fuzz: &Path, target: &str, options: &Options) -> Result<(u64, Res
     let Ok(count) = reader.join() else { bail!("what cargo-fuzz says could not be read") };
     let result = match status.success() {
         true => Ok(()),
-        false => Err(anyhow::anyhow!("{target} failed: its input is below fuzz/artifacts/{target}")),
+        false => {
+            Err(anyhow::anyhow!("{target} failed: its input is below fuzz/artifacts/{target}"))
+        }
     };
     Ok((count, result))
 }

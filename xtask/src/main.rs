@@ -105,7 +105,8 @@ fn run(command: Command) -> Result<()> {
         Command::Torture(options) => torture::run(&options),
         Command::Sim { args } => {
             let mut sim = cargo::cargo()?;
-            // Nobody reads the backtraces of simulated failures, and making them takes a quarter of the time.
+            // Nobody reads the backtraces of simulated failures, and making them takes a quarter of
+            // the time.
             sim.env("RUST_BACKTRACE", "0");
             sim.args(["run", "--release", "--package", "stepwell-simulation", "--"]).args(&args);
             process::run(&mut sim)

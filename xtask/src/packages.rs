@@ -1,4 +1,5 @@
-//! Installing Debian's packages, and programs written in Python, where that can be done without asking anybody.
+//! Installing Debian's packages, and programs written in Python, where that can be done without
+//! asking anybody.
 
 use std::fs;
 use std::path::PathBuf;
@@ -10,7 +11,8 @@ use crate::{cargo, process};
 
 /// Installs those of the packages that are missing.
 pub(crate) fn install(packages: &[&str]) -> Result<()> {
-    let missing: Vec<_> = packages.iter().copied().filter(|package| !is_installed(package)).collect();
+    let missing: Vec<_> =
+        packages.iter().copied().filter(|package| !is_installed(package)).collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -23,10 +25,13 @@ pub(crate) fn install(packages: &[&str]) -> Result<()> {
         bail!("to install it, as root: apt-get update && apt-get install {names}");
     }
     process::run(apt_get(is_root).arg("update"))?;
-    process::run(apt_get(is_root).args(["install", "--yes", "--no-install-recommends"]).args(missing))
+    process::run(
+        apt_get(is_root).args(["install", "--yes", "--no-install-recommends"]).args(missing),
+    )
 }
 
-/// Installs a Python package into an environment of its own below cargo's build output; the folder of its programs.
+/// Installs a Python package into an environment of its own below cargo's build output; the folder
+/// of its programs.
 pub(crate) fn install_python(name: &str, requirement: &str) -> Result<PathBuf> {
     let folder = cargo::target_dir()?.join("python").join(name);
     let programs = folder.join("bin");
@@ -45,8 +50,12 @@ pub(crate) fn install_python(name: &str, requirement: &str) -> Result<PathBuf> {
 }
 
 fn is_installed(package: &str) -> bool {
-    process::output(Command::new("dpkg-query").args(["--show", "--showformat=${db:Status-Status}", package]))
-        .is_ok_and(|status| status == "installed")
+    process::output(Command::new("dpkg-query").args([
+        "--show",
+        "--showformat=${db:Status-Status}",
+        package,
+    ]))
+    .is_ok_and(|status| status == "installed")
 }
 
 fn apt_get(is_root: bool) -> Command {

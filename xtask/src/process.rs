@@ -28,8 +28,10 @@ pub(crate) fn succeeds(command: &mut Command) -> bool {
 /// What a command that must succeed prints to its standard output, without the spaces around it.
 pub(crate) fn output(command: &mut Command) -> Result<String> {
     let line = line(command);
-    let output =
-        command.stderr(Stdio::inherit()).output().with_context(|| format!("could not start `{line}`"))?;
+    let output = command
+        .stderr(Stdio::inherit())
+        .output()
+        .with_context(|| format!("could not start `{line}`"))?;
     if !output.status.success() {
         bail!("`{line}` failed ({})", output.status);
     }
@@ -39,7 +41,8 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
 /// The command as one would type it, with the variables that are set for it.
 fn line(command: &Command) -> String {
     let variables = command.get_envs().filter_map(|(name, value)| {
-        value.map(|value| format!("{}={}", name.to_string_lossy(), quoted(&value.to_string_lossy())))
+        value
+            .map(|value| format!("{}={}", name.to_string_lossy(), quoted(&value.to_string_lossy())))
     });
     let words = std::iter::once(command.get_program())
         .chain(command.get_args())

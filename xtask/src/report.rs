@@ -1,11 +1,13 @@
-//! The table at the end of a command that does several things: what was done, how it went, how long it took.
+//! The table at the end of a command that does several things: what was done, how it went, how long
+//! it took.
 
 use std::fmt;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-/// Collects the outcome of each part. A part that fails does not stop the next: one run shows everything that is wrong.
+/// Collects the outcome of each part. A part that fails does not stop the next: one run shows
+/// everything that is wrong.
 pub(crate) struct Report {
     title: &'static str,
     parts: Vec<(String, Outcome)>,

@@ -1,5 +1,5 @@
-//! The servers that the tests need. One that is missing is installed where nobody has to be asked; tests whose server
-//! cannot be had are left out, loudly.
+//! The servers that the tests need. One that is missing is installed where nobody has to be asked;
+//! tests whose server cannot be had are left out, loudly.
 
 use std::env;
 use std::path::PathBuf;
@@ -51,15 +51,22 @@ impl Servers {
             servers.programs.extend(programs.clone());
             dynamodb(programs)
         });
-        servers.dynamodb = dynamodb.map_err(|error| servers.leave_out("DynamoDB suites", &error)).ok();
+        servers.dynamodb =
+            dynamodb.map_err(|error| servers.leave_out("DynamoDB suites", &error)).ok();
         servers
     }
 
     /// Starts PostgreSQL and nothing else.
     pub(crate) fn with_postgres() -> Self {
-        let mut servers =
-            Self { postgres: None, redis: None, dynamodb: None, programs: Vec::new(), not_run: Vec::new() };
-        servers.postgres = postgres().map_err(|error| servers.leave_out("PostgreSQL suites", &error)).ok();
+        let mut servers = Self {
+            postgres: None,
+            redis: None,
+            dynamodb: None,
+            programs: Vec::new(),
+            not_run: Vec::new(),
+        };
+        servers.postgres =
+            postgres().map_err(|error| servers.leave_out("PostgreSQL suites", &error)).ok();
         // PgBouncer stands before PostgreSQL; the tests start it themselves.
         if servers.has_postgres()
             && let Err(error) = pgbouncer()
@@ -97,7 +104,8 @@ impl Servers {
         add_to_path(command, &self.programs);
     }
 
-    /// Puts what was left out into the report. With `CI` set that is a failure, because nobody reads the warning.
+    /// Puts what was left out into the report. With `CI` set that is a failure, because nobody
+    /// reads the warning.
     pub(crate) fn note_in(&self, report: &mut Report) {
         for NotRun { suite, why } in &self.not_run {
             if env::var_os("CI").is_some() {
@@ -178,7 +186,9 @@ fn dynamodb(programs: Option<PathBuf>) -> Result<Server<DynamoDb>> {
         return Ok(Server::Given);
     }
     let installed = programs.map(|programs| programs.join("moto_server"));
-    Ok(Server::Started(installed.map_or_else(DynamoDb::start, |program| DynamoDb::start_with(&program))?))
+    Ok(Server::Started(
+        installed.map_or_else(DynamoDb::start, |program| DynamoDb::start_with(&program))?,
+    ))
 }
 
 /// Prints what must not be overlooked among the lines of a test run.

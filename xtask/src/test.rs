@@ -1,4 +1,5 @@
-//! `cargo xtask test`: all tests. A short torture is among them; `cargo xtask torture` is the long one.
+//! `cargo xtask test`: all tests. A short torture is among them; `cargo xtask torture` is the long
+//! one.
 
 use std::ffi::{OsStr, OsString};
 use std::process::Command;
@@ -9,7 +10,8 @@ use crate::report::Report;
 use crate::servers::Servers;
 use crate::{cargo, faces, nextest, process};
 
-/// The packages whose tests all need PostgreSQL. In other packages such tests are in files named `postgres*`.
+/// The packages whose tests all need PostgreSQL. In other packages such tests are in files named
+/// `postgres*`.
 const POSTGRES_PACKAGES: [&str; 2] = ["stepwell-postgres", "throwaway"];
 
 /// Runs the tests. `args` go to nextest; `profile` is a profile of `.config/nextest.toml`.
@@ -62,7 +64,10 @@ fn with_cargo_test(filters: &[OsString], servers: &Servers) -> Result<()> {
         bail!("`{}` is an option of nextest, which is not installed", option.display());
     }
     for server in servers.missing() {
-        eprintln!("`cargo test` cannot leave out the files named {server}*; without their server they fail.");
+        eprintln!(
+            "`cargo test` cannot leave out the files named {server}*; without their server they \
+             fail."
+        );
     }
     let mut command = cargo::cargo()?;
     command.args(["test", "--workspace", "--tests", "--no-fail-fast"]);
@@ -111,9 +116,12 @@ mod tests {
 
     #[test]
     fn only_options_name_packages() {
-        let names = |args: &[&str]| names_a_package(&args.iter().map(OsString::from).collect::<Vec<_>>());
+        let names =
+            |args: &[&str]| names_a_package(&args.iter().map(OsString::from).collect::<Vec<_>>());
         assert!(
-            names(&["-p", "stepwell"]) && names(&["replay", "--package=stepwell"]) && names(&["-pstepwell"])
+            names(&["-p", "stepwell"])
+                && names(&["replay", "--package=stepwell"])
+                && names(&["-pstepwell"])
         );
         assert!(!names(&["--profile", "ci", "replay"]) && !names(&["replay", "--", "-p"]));
     }

@@ -1,7 +1,7 @@
 //! `cargo xtask tidy`: what the repository holds itself to, and the compiler does not see.
 //!
-//! Each check returns its findings. Those that `xtask/tidy.txt` excuses are left out; an excuse that is no longer needed is
-//! a finding, too, so that the list only gets shorter.
+//! Each check returns its findings. Those that `xtask/tidy.txt` excuses are left out; an excuse
+//! that is no longer needed is a finding, too, so that the list only gets shorter.
 
 mod docs;
 mod excuses;

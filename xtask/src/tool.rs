@@ -8,7 +8,8 @@ use anyhow::Result;
 use crate::report::Report;
 use crate::{cargo, process};
 
-/// Runs a check that needs the program; where it cannot be had, that is said, and the check is not run.
+/// Runs a check that needs the program; where it cannot be had, that is said, and the check is not
+/// run.
 pub(crate) fn with(
     report: &mut Report,
     program: &str,
@@ -25,7 +26,8 @@ pub(crate) fn with(
     Ok(())
 }
 
-/// Whether the program can be used. It is installed when it is missing and `CI` is set; that takes some minutes.
+/// Whether the program can be used. It is installed when it is missing and `CI` is set; that takes
+/// some minutes.
 fn available(program: &str) -> Result<bool> {
     if process::succeeds(Command::new(program).arg("--version")) {
         return Ok(true);

@@ -33,13 +33,23 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     let torture = |store: &str, kills: u64| -> Result<()> {
         let mut command: Command = cargo::cargo()?;
-        command.args(["run", "--release", "--package", "stepwell-torture", "--", "run", "--store", store]);
+        command.args([
+            "run",
+            "--release",
+            "--package",
+            "stepwell-torture",
+            "--",
+            "run",
+            "--store",
+            store,
+        ]);
         command.args(["--kills", &kills.to_string(), "--window", &options.window.to_string()]);
         process::run(command.args(["--seed", &options.seed.to_string()]))
     };
     ensure!(options.window > 0, "a window has a kill at least");
     if options.kills > 0 {
-        report.run(&format!("SQLite, {} kills", options.kills), || torture("sqlite", options.kills));
+        report
+            .run(&format!("SQLite, {} kills", options.kills), || torture("sqlite", options.kills));
     }
     if options.postgres_kills > 0 {
         report.run(&format!("PostgreSQL, {} kills", options.postgres_kills), || {

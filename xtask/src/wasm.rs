@@ -1,7 +1,7 @@
 //! `cargo xtask wasm`: the core builds for `wasm32-unknown-unknown`.
 //!
-//! Rust's standard library for that target comes from rustup. Where rustup cannot fetch it, Debian's packages bring a
-//! compiler and the sources to build it from.
+//! Rust's standard library for that target comes from rustup. Where rustup cannot fetch it,
+//! Debian's packages bring a compiler and the sources to build it from.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,8 @@ use anyhow::{Context as _, Result};
 use crate::{cargo, packages, process};
 
 const TARGET: &str = "wasm32-unknown-unknown";
-const DEBIAN_PACKAGES: [&str; 6] = ["rustc-web", "cargo-web", "rust-web-src", "lld", "clang", "llvm"];
+const DEBIAN_PACKAGES: [&str; 6] =
+    ["rustc-web", "cargo-web", "rust-web-src", "lld", "clang", "llvm"];
 
 pub(crate) fn run() -> Result<()> {
     if has_target() || (add_target() && has_target()) {
@@ -47,8 +48,9 @@ fn add_target() -> bool {
         .is_ok()
 }
 
-/// Debian's cargo with Debian's compiler. What this program inherited from rustup's cargo must not reach them: the names
-/// of other programs, and `LD_LIBRARY_PATH`, which leads to the other compiler's libraries.
+/// Debian's cargo with Debian's compiler. What this program inherited from rustup's cargo must not
+/// reach them: the names of other programs, and `LD_LIBRARY_PATH`, which leads to the other
+/// compiler's libraries.
 fn debian_cargo() -> Result<Command> {
     let mut command = Command::new(PathBuf::from("/usr/bin/cargo"));
     command.current_dir(cargo::root()?);

@@ -20,10 +20,12 @@ use crate::load::{Load, check_cleanup};
 use crate::step::Step;
 use crate::values::{decode, encode};
 
-/// What one run of a script has done, kept under an id in a key-value store, so that the next run goes on from there.
+/// What one run of a script has done, kept under an id in a key-value store, so that the next run
+/// goes on from there.
 ///
-/// One process at a time has it, by a lease that is renewed while the process lives. Dropping it without [`Checkpoint::complete`] keeps its state, and gives
-/// it free as well as can be done in passing; [`Checkpoint::release`] does so for sure.
+/// One process at a time has it, by a lease that is renewed while the process lives. Dropping it
+/// without [`Checkpoint::complete`] keeps its state, and gives it free as well as can be done in
+/// passing; [`Checkpoint::release`] does so for sure.
 ///
 /// ```
 /// use stepwell_checkpoint::Checkpoint;
@@ -59,14 +61,17 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Loads the checkpoint of that id, or begins it. Set options on what this returns, then await it.
+    /// Loads the checkpoint of that id, or begins it. Set options on what this returns, then await
+    /// it.
     ///
-    /// Cleanups that the last process left run before this returns, the latest first: see [`Checkpoint::cleaned`].
+    /// Cleanups that the last process left run before this returns, the latest first: see
+    /// [`Checkpoint::cleaned`].
     ///
     /// # Errors
-    /// [`CheckpointError::InUse`] when another process has it, [`CheckpointError::Completed`] when its result is kept,
-    /// [`CheckpointError::UnknownCleanup`] when a cleanup is to run that is not registered, and whatever is wrong with what
-    /// is stored. Then nothing has been written, and nothing has run.
+    /// [`CheckpointError::InUse`] when another process has it, [`CheckpointError::Completed`] when
+    /// its result is kept, [`CheckpointError::UnknownCleanup`] when a cleanup is to run that is
+    /// not registered, and whatever is wrong with what is stored. Then nothing has been
+    /// written, and nothing has run.
     pub fn load<S: KeyValueStore + Clone + 'static>(store: &S, id: &str) -> Load {
         Load::new(Arc::new(store.clone()), id)
     }
@@ -92,15 +97,17 @@ impl Checkpoint {
         &self.runners
     }
 
-    /// A step: an operation whose result is recorded, and that does not run again once it is. Set its options on what this
-    /// returns, then await it.
+    /// A step: an operation whose result is recorded, and that does not run again once it is. Set
+    /// its options on what this returns, then await it.
     ///
-    /// A step is known by its name and, with [`Step::input`], by its input; the second call of a name (with one input) is another step,
-    /// shown as `name#2`, and so on. When the process dies before the result is recorded, the step runs again.
+    /// A step is known by its name and, with [`Step::input`], by its input; the second call of a
+    /// name (with one input) is another step, shown as `name#2`, and so on. When the process
+    /// dies before the result is recorded, the step runs again.
     ///
     /// # Errors
-    /// [`CheckpointError::Step`] when the closure fails: a failure is recorded too, but the step runs again when the checkpoint is loaded
-    /// again. [`CheckpointError::Payload`] when its result does not serialise, or what was recorded is of another type.
+    /// [`CheckpointError::Step`] when the closure fails: a failure is recorded too, but the step
+    /// runs again when the checkpoint is loaded again. [`CheckpointError::Payload`] when its
+    /// result does not serialise, or what was recorded is of another type.
     pub fn step<'a, F, Fut, T>(&'a self, name: impl Into<StepName>, closure: F) -> Step<'a, F>
     where
         F: FnOnce() -> Fut + 'a,
@@ -110,17 +117,19 @@ impl Checkpoint {
         Step::new(&self.ledger, name.into(), closure)
     }
 
-    /// Many items, each of which is done once: set options on what this returns, then call [`Items::each`].
+    /// Many items, each of which is done once: set options on what this returns, then call
+    /// [`Items::each`].
     ///
-    /// Items are known by their places, so their order and number have to be the same each time. Where they may change, give
-    /// [`Items::input`]; then others begin afresh.
+    /// Items are known by their places, so their order and number have to be the same each time.
+    /// Where they may change, give [`Items::input`]; then others begin afresh.
     pub fn items<'a, T>(&'a self, name: impl Into<StepName>, items: Vec<T>) -> Items<'a, T> {
         Items::new(&self.ledger, name.into(), items)
     }
 
-    /// Records that something is to be cleaned up, before whatever makes it necessary. When this process dies or fails before
-    /// that is discharged ([`Cleanup::done`], [`Step::discharges`], [`Checkpoint::complete`]), what was registered under the name runs with the payload at
-    /// the next load.
+    /// Records that something is to be cleaned up, before whatever makes it necessary. When this
+    /// process dies or fails before that is discharged ([`Cleanup::done`],
+    /// [`Step::discharges`], [`Checkpoint::complete`]), what was registered under the name runs
+    /// with the payload at the next load.
     ///
     /// # Errors
     /// [`CheckpointError::UnknownCleanup`] when nothing is registered under the name.
@@ -137,16 +146,18 @@ impl Checkpoint {
         Ok(Cleanup::new(&self.ledger, key))
     }
 
-    /// The cleanups that ran when this was loaded, in their order. One that failed does not run again.
+    /// The cleanups that ran when this was loaded, in their order. One that failed does not run
+    /// again.
     pub fn cleaned(&self) -> &[Cleaned] {
         &self.cleaned
     }
 
-    /// Gives up: runs the outstanding cleanups right away, the latest first, and gives the checkpoint free. What was recorded stays
-    /// for the next load.
+    /// Gives up: runs the outstanding cleanups right away, the latest first, and gives the
+    /// checkpoint free. What was recorded stays for the next load.
     ///
     /// # Errors
-    /// When the store fails. Cleanups that are not recorded as run by then will run at the next load.
+    /// When the store fails. Cleanups that are not recorded as run by then will run at the next
+    /// load.
     pub async fn abandon(&self) -> Result<Vec<Cleaned>, CheckpointError> {
         self.ledger.check_owned().await?;
         let cleaned = run_all(&self.ledger, &self.runners).await?;
@@ -154,7 +165,8 @@ impl Checkpoint {
         Ok(cleaned)
     }
 
-    /// Gives the checkpoint free with all that is recorded, so that it can be loaded again at once. Cleanups stay outstanding.
+    /// Gives the checkpoint free with all that is recorded, so that it can be loaded again at once.
+    /// Cleanups stay outstanding.
     ///
     /// # Errors
     /// When the store fails; then it is free when its lease ends.
@@ -162,10 +174,12 @@ impl Checkpoint {
         self.ledger.release().await
     }
 
-    /// The work is done: removes all that is stored, outstanding cleanups included, which do not run.
+    /// The work is done: removes all that is stored, outstanding cleanups included, which do not
+    /// run.
     ///
     /// # Errors
-    /// When the store fails; to be called again then. [`CheckpointError::Lost`] when another process has the checkpoint.
+    /// When the store fails; to be called again then. [`CheckpointError::Lost`] when another
+    /// process has the checkpoint.
     pub fn complete(&self) -> Complete<'_> {
         Complete { ledger: &self.ledger, kept: None }
     }
@@ -183,11 +197,15 @@ impl Checkpoint {
         result.map(|result| decode("the result", &result)).transpose()
     }
 
-    /// Looks at a checkpoint, whoever has it, and changes nothing. `None` when there is none of that id.
+    /// Looks at a checkpoint, whoever has it, and changes nothing. `None` when there is none of
+    /// that id.
     ///
     /// # Errors
     /// When the store cannot be read, or what it has.
-    pub async fn inspect(store: &dyn KeyValueStore, id: &str) -> Result<Option<Inspection>, CheckpointError> {
+    pub async fn inspect(
+        store: &dyn KeyValueStore,
+        id: &str,
+    ) -> Result<Option<Inspection>, CheckpointError> {
         Inspection::read(store, id).await
     }
 
@@ -223,7 +241,8 @@ impl Drop for Checkpoint {
             let ledger = self.ledger.clone();
             runtime.spawn(async move {
                 if let Err(error) = ledger.release().await {
-                    tracing::debug!(checkpoint = %ledger.id, %error, "it is free when its lease ends");
+                    tracing::debug!(checkpoint = %ledger.id, %error, "it is free when its lease \
+                                                                      ends");
                 }
             });
         }
@@ -244,8 +263,8 @@ pub struct Complete<'a> {
 }
 
 impl Complete<'_> {
-    /// Keeps a result for so long, for [`Checkpoint::result`]. Until then the checkpoint cannot be loaded, so that the work is
-    /// not done twice.
+    /// Keeps a result for so long, for [`Checkpoint::result`]. Until then the checkpoint cannot be
+    /// loaded, so that the work is not done twice.
     pub fn keep<R: Serialize + ?Sized>(mut self, result: &R, ttl: Duration) -> Self {
         self.kept = Some((encode("the result", result), ttl));
         self

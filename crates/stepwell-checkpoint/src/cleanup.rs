@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 use stepwell_core::{
-    BoxFuture, Failure, FailureKind, Guarded, Key, Kind, Outcome, Panic, Payload, closure_failure, discard,
-    guard,
+    BoxFuture, Failure, FailureKind, Guarded, Key, Kind, Outcome, Panic, Payload, closure_failure,
+    discard, guard,
 };
 
 use crate::error::CheckpointError;
@@ -28,7 +28,8 @@ where
     })
 }
 
-/// A cleanup that is outstanding, made by [`Checkpoint::cleanup`](crate::Checkpoint::cleanup). Dropping it discharges nothing.
+/// A cleanup that is outstanding, made by [`Checkpoint::cleanup`](crate::Checkpoint::cleanup).
+/// Dropping it discharges nothing.
 #[must_use = "the cleanup runs at the next load, unless it is discharged"]
 pub struct Cleanup<'a> {
     ledger: &'a Ledger,
@@ -75,8 +76,8 @@ fn cleaned(key: &Key) -> Key {
     Key { kind: Kind::Compensated, ..key.clone() }
 }
 
-/// Runs all outstanding cleanups, the latest first, each recorded before the next one begins. One that fails does not
-/// stop the rest.
+/// Runs all outstanding cleanups, the latest first, each recorded before the next one begins. One
+/// that fails does not stop the rest.
 pub(crate) async fn run_all(
     ledger: &Ledger,
     runners: &BTreeMap<String, Runner>,

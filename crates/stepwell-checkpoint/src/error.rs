@@ -8,7 +8,8 @@ use crate::key_value::KeyValueError;
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CheckpointError {
-    /// The store could not be read or written. What was to be recorded may have been, and goes with the next write if it was not.
+    /// The store could not be read or written. What was to be recorded may have been, and goes with
+    /// the next write if it was not.
     #[error(transparent)]
     Store(#[from] KeyValueError),
     /// A name, or the checkpoint's id, is not valid.
@@ -18,7 +19,9 @@ pub enum CheckpointError {
     #[error(transparent)]
     Options(#[from] InvalidOptions),
     /// Somebody else has the checkpoint.
-    #[error("checkpoint \"{id}\" is in use by {by} until {until}: try again then, or let that one end")]
+    #[error(
+        "checkpoint \"{id}\" is in use by {by} until {until}: try again then, or let that one end"
+    )]
     InUse {
         /// The checkpoint.
         id: String,
@@ -27,7 +30,8 @@ pub enum CheckpointError {
         /// When its lease ends, if it does not renew it.
         until: Timestamp,
     },
-    /// The lease ran out while this process was paused or could not reach the store, and somebody else took the checkpoint over. Nothing more is written.
+    /// The lease ran out while this process was paused or could not reach the store, and somebody
+    /// else took the checkpoint over. Nothing more is written.
     #[error("checkpoint \"{id}\" was taken over by {by}: stop, and leave the rest to that one")]
     Lost {
         /// The checkpoint.
@@ -48,7 +52,8 @@ pub enum CheckpointError {
     },
     /// What the store has was not written by a checkpoint.
     #[error(
-        "what is stored under {key:?} is no checkpoint \"{id}\" ({reason}): use another id or prefix, or remove it"
+        "what is stored under {key:?} is no checkpoint \"{id}\" ({reason}): use another id or \
+         prefix, or remove it"
     )]
     Foreign {
         /// The checkpoint.
@@ -60,7 +65,8 @@ pub enum CheckpointError {
     },
     /// A part of what a checkpoint wrote is missing or damaged.
     #[error(
-        "what is stored under {key:?} is damaged ({reason}): restore it, or remove the checkpoint \"{id}\" to begin afresh"
+        "what is stored under {key:?} is damaged ({reason}): restore it, or remove the checkpoint \
+         \"{id}\" to begin afresh"
     )]
     Damaged {
         /// The checkpoint.
@@ -71,7 +77,9 @@ pub enum CheckpointError {
         reason: String,
     },
     /// A newer version of this crate wrote it.
-    #[error("what is stored under {key:?} has format {format}, this program knows {known}: update it")]
+    #[error(
+        "what is stored under {key:?} has format {format}, this program knows {known}: update it"
+    )]
     Newer {
         /// The key in the store.
         key: String,
@@ -82,7 +90,8 @@ pub enum CheckpointError {
     },
     /// Nothing is registered under the name of a cleanup.
     #[error(
-        "no cleanup \"{name}\" is registered (there are {registered:?}): register it with `.on_cleanup(\"{name}\", ..)` where the checkpoint is loaded"
+        "no cleanup \"{name}\" is registered (there are {registered:?}): register it with \
+         `.on_cleanup(\"{name}\", ..)` where the checkpoint is loaded"
     )]
     UnknownCleanup {
         /// The name.
@@ -98,7 +107,8 @@ pub enum CheckpointError {
         /// Why.
         failure: Box<Failure>,
     },
-    /// One of many items failed, and [`ErrorPolicy::Stop`](stepwell_core::ErrorPolicy::Stop) ended the whole.
+    /// One of many items failed, and [`ErrorPolicy::Stop`](stepwell_core::ErrorPolicy::Stop) ended
+    /// the whole.
     #[error("item {index} of \"{name}\" failed: {failure}")]
     Item {
         /// The name of the whole.

@@ -29,11 +29,16 @@ pub struct HydratingCache {
 
 impl HydratingCache {
     /// A cache with what is in memory, for now.
-    pub fn new(memory: MemoryCache, persistence: StatePersistence, run_id: impl Into<String>) -> Self {
+    pub fn new(
+        memory: MemoryCache,
+        persistence: StatePersistence,
+        run_id: impl Into<String>,
+    ) -> Self {
         Self { memory, persistence, run_id: run_id.into() }
     }
 
-    /// Puts what was saved for the run into memory, in place of values of the same keys. How many values there were.
+    /// Puts what was saved for the run into memory, in place of values of the same keys. How many
+    /// values there were.
     ///
     /// # Errors
     /// When what is stored cannot be read.
@@ -61,7 +66,11 @@ impl StepCache for HydratingCache {
         self.memory.get(key)
     }
 
-    fn set<'a>(&'a self, key: &'a str, value: Payload) -> BoxFuture<'a, Result<(), StepCacheError>> {
+    fn set<'a>(
+        &'a self,
+        key: &'a str,
+        value: Payload,
+    ) -> BoxFuture<'a, Result<(), StepCacheError>> {
         self.memory.set(key, value)
     }
 

@@ -44,7 +44,10 @@ pub struct Status {
 }
 
 impl Inspection {
-    pub(crate) async fn read(store: &dyn KeyValueStore, id: &str) -> Result<Option<Self>, CheckpointError> {
+    pub(crate) async fn read(
+        store: &dyn KeyValueStore,
+        id: &str,
+    ) -> Result<Option<Self>, CheckpointError> {
         Name::new(id)?;
         let mut before = None;
         loop {
@@ -72,7 +75,8 @@ impl Inspection {
         let memory = Memory::new(entries.clone());
         let mut items = BTreeMap::new();
         for (key, chunks) in &memory.items {
-            let broken = |error: stepwell_core::ItemError| damaged(&head.id, &head_key(&head.id), error);
+            let broken =
+                |error: stepwell_core::ItemError| damaged(&head.id, &head_key(&head.id), error);
             let mut progress: Option<ItemProgress> = None;
             for chunk in chunks {
                 match &mut progress {
@@ -83,7 +87,8 @@ impl Inspection {
             items.extend(progress.map(|progress| (key.label(), progress.counts())));
         }
         let failed = entries.iter().filter(|entry| {
-            let failed = entry.key.kind == Kind::Step && matches!(entry.outcome, Outcome::Failed(_));
+            let failed =
+                entry.key.kind == Kind::Step && matches!(entry.outcome, Outcome::Failed(_));
             failed && !memory.steps.contains_key(&entry.key)
         });
         let status = Status {
@@ -93,7 +98,10 @@ impl Inspection {
             cleanups: memory.cleanups.values().map(|(key, _)| key.label()).collect(),
             started_at: head.started_at,
             loads: head.epoch,
-            owner: head.owner.filter(|owner| owner.until > now()).map(|owner| (owner.name, owner.until)),
+            owner: head
+                .owner
+                .filter(|owner| owner.until > now())
+                .map(|owner| (owner.name, owner.until)),
             completed_at: head.completed.as_ref().map(|completed| completed.at),
             id: head.id,
         };

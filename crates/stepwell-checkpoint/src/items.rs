@@ -5,18 +5,19 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use stepwell_core::{
-    ErrorPolicy, InputHash, ItemCounts, ItemError, ItemProgress, ItemsReport, Kind, Outcome, PayloadError,
-    StepName, WorkError, closure_failure, work_on_items,
+    ErrorPolicy, InputHash, ItemCounts, ItemError, ItemProgress, ItemsReport, Kind, Outcome,
+    PayloadError, StepName, WorkError, closure_failure, work_on_items,
 };
 
 use crate::error::CheckpointError;
 use crate::ledger::Ledger;
 use crate::values::{decode, place, prove};
 
-/// Items to be worked on, made by [`Checkpoint::items`](crate::Checkpoint::items): set options, then call [`Items::each`].
+/// Items to be worked on, made by [`Checkpoint::items`](crate::Checkpoint::items): set options,
+/// then call [`Items::each`].
 ///
-/// Results are recorded in groups: whatever ended while one write was under way goes with the next. An item whose
-/// result was not recorded when the process died runs again.
+/// Results are recorded in groups: whatever ended while one write was under way goes with the next.
+/// An item whose result was not recorded when the process died runs again.
 #[must_use = "nothing is done until `each` is awaited"]
 pub struct Items<'a, T> {
     ledger: &'a Ledger,
@@ -59,7 +60,8 @@ impl<'a, T> Items<'a, T> {
         self
     }
 
-    /// What the items are made of, such as themselves: with another input (by its [`InputHash`]) all of them begin afresh.
+    /// What the items are made of, such as themselves: with another input (by its [`InputHash`])
+    /// all of them begin afresh.
     pub fn input<I: Serialize + ?Sized>(mut self, input: &I) -> Self {
         self.input = InputHash::of(input).map(Some);
         self
@@ -68,8 +70,8 @@ impl<'a, T> Items<'a, T> {
     /// Does this with each item that is not done yet, and waits for all.
     ///
     /// # Errors
-    /// [`CheckpointError::Item`] with [`ErrorPolicy::Stop`], after what was under way has ended and is recorded;
-    /// [`CheckpointError::Items`] when another number of items was recorded.
+    /// [`CheckpointError::Item`] with [`ErrorPolicy::Stop`], after what was under way has ended and
+    /// is recorded; [`CheckpointError::Items`] when another number of items was recorded.
     pub async fn each<R, F, Fut>(self, work: F) -> Result<ItemsReport<R>, CheckpointError>
     where
         R: Serialize + DeserializeOwned,
@@ -110,10 +112,13 @@ impl<'a, T> Items<'a, T> {
             WorkError::Misfit(source) => misfit(source),
         })?;
 
-        let mut report = ItemsReport { results: BTreeMap::new(), failures, counts: recorded.counts() };
+        let mut report =
+            ItemsReport { results: BTreeMap::new(), failures, counts: recorded.counts() };
         for index in 0..report.counts.total {
             match recorded.outcome(index) {
-                Some(Ok(result)) => _ = report.results.insert(index, decode(&key.label(), &result)?),
+                Some(Ok(result)) => {
+                    _ = report.results.insert(index, decode(&key.label(), &result)?)
+                }
                 Some(Err(failure)) => _ = report.failures.insert(index, failure),
                 None => {}
             }

@@ -8,7 +8,8 @@ use stepwell_core::{BoxFuture, Payload, StepCache, StepCacheError};
 
 use crate::key_value::KeyValueStore;
 
-/// A cache in a key-value store, under a prefix: in files, Redis, DynamoDB… Processes that use one store and one prefix share it.
+/// A cache in a key-value store, under a prefix: in files, Redis, DynamoDB… Processes that use one
+/// store and one prefix share it.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -73,7 +74,11 @@ impl StepCache for KeyValueCache {
         })
     }
 
-    fn set<'a>(&'a self, key: &'a str, value: Payload) -> BoxFuture<'a, Result<(), StepCacheError>> {
+    fn set<'a>(
+        &'a self,
+        key: &'a str,
+        value: Payload,
+    ) -> BoxFuture<'a, Result<(), StepCacheError>> {
         Box::pin(async move {
             let set = self.store.set(&self.key(key), value.as_str(), self.ttl).await;
             set.map_err(StepCacheError::new)
@@ -81,16 +86,21 @@ impl StepCache for KeyValueCache {
     }
 
     fn has<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<bool, StepCacheError>> {
-        Box::pin(async move { self.store.exists(&self.key(key)).await.map_err(StepCacheError::new) })
+        Box::pin(
+            async move { self.store.exists(&self.key(key)).await.map_err(StepCacheError::new) },
+        )
     }
 
     fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<bool, StepCacheError>> {
-        Box::pin(async move { self.store.delete(&self.key(key)).await.map_err(StepCacheError::new) })
+        Box::pin(
+            async move { self.store.delete(&self.key(key)).await.map_err(StepCacheError::new) },
+        )
     }
 
     fn clear(&self) -> BoxFuture<'_, Result<(), StepCacheError>> {
         Box::pin(async move {
-            let keys = self.store.keys(&format!("{}*", self.prefix)).await.map_err(StepCacheError::new)?;
+            let keys =
+                self.store.keys(&format!("{}*", self.prefix)).await.map_err(StepCacheError::new)?;
             // A star within the prefix stands for more than itself.
             for key in keys.iter().filter(|key| key.starts_with(&self.prefix)) {
                 self.store.delete(key).await.map_err(StepCacheError::new)?;

@@ -1,20 +1,23 @@
 //! The record of a checkpoint that this process owns: what it holds, and how more is written to it.
 //!
-//! Whatever is to be recorded is put in order in memory first, and then waits for a write that takes it along. There is one write
-//! at a time, made by whoever waits; what becomes ready meanwhile goes with the next one, all of it.
+//! Whatever is to be recorded is put in order in memory first, and then waits for a write that
+//! takes it along. There is one write at a time, made by whoever waits; what becomes ready
+//! meanwhile goes with the next one, all of it.
 //!
 //! # Fencing
 //!
-//! A plain key-value store knows no owners, so the head record is the fence: each write replaces the head that this process wrote last,
-//! and only that one. Whoever takes a checkpoint over replaces the head, and from then on every write of the one before is refused,
-//! however long it slept in between. It may have written a segment first, under a key that nobody else uses and no head names; it
-//! removes that when it learns that it has lost.
+//! A plain key-value store knows no owners, so the head record is the fence: each write replaces
+//! the head that this process wrote last, and only that one. Whoever takes a checkpoint over
+//! replaces the head, and from then on every write of the one before is refused, however long it
+//! slept in between. It may have written a segment first, under a key that nobody else uses and no
+//! head names; it removes that when it learns that it has lost.
 //!
 //! # Writes whose outcome is unknown
 //!
-//! A write that failed, or was dropped half-way, may have been applied all the same. What it would have made of the head is
-//! remembered; when a later write is refused, and the head is one of these, the record goes on from there. The heads of a
-//! checkpoint are never the same text twice, so this tells them apart.
+//! A write that failed, or was dropped half-way, may have been applied all the same. What it would
+//! have made of the head is remembered; when a later write is refused, and the head is one of
+//! these, the record goes on from there. The heads of a checkpoint are never the same text twice,
+//! so this tells them apart.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -86,7 +89,8 @@ enum Change {
     Renew,
     /// Gives the lease back.
     Release,
-    /// Ends the work. With `last`, nothing else remains to be removed: the head stays for as long as it says, or goes.
+    /// Ends the work. With `last`, nothing else remains to be removed: the head stays for as long
+    /// as it says, or goes.
     Complete {
         completed: Completed,
         last: bool,
@@ -111,7 +115,9 @@ impl Memory {
         let key = entry.key.clone();
         match (key.kind, &entry.outcome) {
             (Kind::Step, Outcome::Done(result)) => _ = self.steps.insert(key, result.clone()),
-            (Kind::Items, Outcome::Done(chunk)) => self.items.entry(key).or_default().push(chunk.clone()),
+            (Kind::Items, Outcome::Done(chunk)) => {
+                self.items.entry(key).or_default().push(chunk.clone())
+            }
             (Kind::Compensate, Outcome::Done(payload)) => {
                 self.registered.insert((key.name.clone(), key.ordinal), entry.seq);
                 self.cleanups.insert(entry.seq, (key, payload.clone()));
@@ -188,8 +194,8 @@ impl Ledger {
         if writer.durable >= last { Ok(()) } else { self.write(&mut writer, Change::Renew).await }
     }
 
-    /// Whether this process still has the checkpoint. When its lease has run out (it was paused, or could not reach the
-    /// store) it looks, by renewing it.
+    /// Whether this process still has the checkpoint. When its lease has run out (it was paused, or
+    /// could not reach the store) it looks, by renewing it.
     pub(crate) async fn check_owned(&self) -> Result<(), CheckpointError> {
         if let Some(end) = self.end.get() {
             return Err(end.clone());
@@ -201,9 +207,14 @@ impl Ledger {
     }
 
     /// Runs the future as long as this process has the checkpoint.
-    pub(crate) async fn while_owned<T>(&self, future: impl Future<Output = T>) -> Result<T, CheckpointError> {
+    pub(crate) async fn while_owned<T>(
+        &self,
+        future: impl Future<Output = T>,
+    ) -> Result<T, CheckpointError> {
         let done = self.ended.run_until_cancelled(future).await;
-        done.ok_or_else(|| self.end.get().cloned().unwrap_or_else(|| CheckpointError::Ended(self.id.clone())))
+        done.ok_or_else(|| {
+            self.end.get().cloned().unwrap_or_else(|| CheckpointError::Ended(self.id.clone()))
+        })
     }
 
     /// Renews the lease before it ends, until the checkpoint is no longer this process's.
@@ -214,11 +225,13 @@ impl Ledger {
         while ended.run_until_cancelled(tokio::time::sleep(pause)).await.is_some() {
             let Some(ledger) = ledger.upgrade() else { return };
             // A write since then has renewed it.
-            let renewed = after(now(), pause * 2).as_microsecond() < ledger.until.load(Ordering::Acquire);
+            let renewed =
+                after(now(), pause * 2).as_microsecond() < ledger.until.load(Ordering::Acquire);
             if renewed {
                 continue;
             }
-            if let Err(error) = ledger.write(&mut *ledger.writer.lock().await, Change::Renew).await {
+            if let Err(error) = ledger.write(&mut *ledger.writer.lock().await, Change::Renew).await
+            {
                 tracing::warn!(checkpoint = %ledger.id, %error, "the lease could not be renewed");
             }
         }
@@ -233,7 +246,10 @@ impl Ledger {
     }
 
     /// Removes everything but the result, if that is to be kept.
-    pub(crate) async fn complete(&self, kept: Option<(Payload, Timestamp)>) -> Result<(), CheckpointError> {
+    pub(crate) async fn complete(
+        &self,
+        kept: Option<(Payload, Timestamp)>,
+    ) -> Result<(), CheckpointError> {
         let completed = Completed { at: now(), kept };
         let mut writer = self.writer.lock().await;
         if !writer.head.segments.is_empty() || !writer.attempts.is_empty() {
@@ -272,10 +288,13 @@ impl Ledger {
             // Before the write: this future may be dropped while it is under way.
             writer.attempts.push(attempt);
             let key = head_key(&self.id);
-            let applied =
-                self.store.compare_and_set(&key, writer.text.as_deref(), new.as_deref(), ttl).await?;
+            let applied = self
+                .store
+                .compare_and_set(&key, writer.text.as_deref(), new.as_deref(), ttl)
+                .await?;
             let found = if applied { new.clone() } else { self.store.get(&key).await? };
-            let Some(number) = writer.attempts.iter().position(|attempt| attempt.text == found) else {
+            let Some(number) = writer.attempts.iter().position(|attempt| attempt.text == found)
+            else {
                 return Err(self.lose(writer, found).await);
             };
             self.adopt(writer, number).await;
@@ -308,7 +327,9 @@ impl Ledger {
             Change::Renew | Change::Release => {
                 if let Some(segment) = head.add(unwritten)? {
                     writer.litter.push(segment.name.clone());
-                    self.store.set(&segment_key(&self.id, &segment.name), &segment.text, None).await?;
+                    self.store
+                        .set(&segment_key(&self.id, &segment.name), &segment.text, None)
+                        .await?;
                 }
             }
             Change::Complete { completed, last } => {
@@ -324,15 +345,15 @@ impl Ledger {
             (Change::Renew, Some(owner)) => owner.until = after(now(), self.lease),
             (_, owner) => *owner = None,
         }
-        let removed =
-            matches!(change, Change::Complete { completed, last: true } if completed.kept.is_none());
+        let removed = matches!(change, Change::Complete { completed, last: true } if completed.kept.is_none());
         if !removed {
             attempt.text = Some(head.to_text()?);
         }
         Ok((attempt, ttl))
     }
 
-    /// Goes on from a write that was applied. Those that had been tried beside it never can be any more.
+    /// Goes on from a write that was applied. Those that had been tried beside it never can be any
+    /// more.
     async fn adopt(&self, writer: &mut Writer, number: usize) {
         let attempt = writer.attempts.swap_remove(number);
         writer.attempts.clear();
@@ -362,7 +383,8 @@ impl Ledger {
         while let Some(segment) = writer.litter.last() {
             if let Err(error) = self.store.delete(&segment_key(&self.id, segment)).await {
                 // It takes room, and does no harm.
-                tracing::debug!(checkpoint = %self.id, %error, "a segment that is not needed could not be removed");
+                tracing::debug!(checkpoint = %self.id, %error, "a segment that is not needed could \
+                                                                not be removed");
                 return;
             }
             writer.litter.pop();

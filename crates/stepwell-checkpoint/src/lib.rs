@@ -1,12 +1,12 @@
-//! Durability without a worker: for code that runs inside somebody else's scheduler, such as a cron script, a Lambda, a step of a
-//! Windmill flow.
+//! Durability without a worker: for code that runs inside somebody else's scheduler, such as a cron
+//! script, a Lambda, a step of a Windmill flow.
 //!
-//! - [`Checkpoint`] remembers what a script has done: steps, items one by one, what is to be cleaned up. Run again after a
-//!   crash, the script goes on where it was.
-//! - [`key_value`] are the stores that it can be kept in: memory, files, SQLite, PostgreSQL, Redis, DynamoDB, and whatever
-//!   implements [`KeyValueStore`](key_value::KeyValueStore).
-//! - [`MemoryCache`], [`KeyValueCache`] and [`HydratingCache`] are caches of step results ([`StepCache`]), and
-//!   [`StatePersistence`] keeps whole states by the ids of runs.
+//! - [`Checkpoint`] remembers what a script has done: steps, items one by one, what is to be
+//!   cleaned up. Run again after a crash, the script goes on where it was.
+//! - [`key_value`] are the stores that it can be kept in: memory, files, SQLite, PostgreSQL, Redis,
+//!   DynamoDB, and whatever implements [`KeyValueStore`](key_value::KeyValueStore).
+//! - [`MemoryCache`], [`KeyValueCache`] and [`HydratingCache`] are caches of step results
+//!   ([`StepCache`]), and [`StatePersistence`] keeps whole states by the ids of runs.
 
 #![forbid(unsafe_code)]
 

@@ -31,12 +31,13 @@ pub struct Load {
 
 impl Load {
     pub(crate) fn new(store: Arc<dyn KeyValueStore>, id: &str) -> Self {
-        let owner = Owner { id: Uuid::new_v4(), name: this_process(), until: Timestamp::UNIX_EPOCH };
+        let owner =
+            Owner { id: Uuid::new_v4(), name: this_process(), until: Timestamp::UNIX_EPOCH };
         Self { store, id: id.to_owned(), owner, lease: LEASE, runners: BTreeMap::new() }
     }
 
-    /// What a cleanup of that name does with its payload. All that the code registers with [`Checkpoint::cleanup`], and that earlier
-    /// versions of it did, must be known here.
+    /// What a cleanup of that name does with its payload. All that the code registers with
+    /// [`Checkpoint::cleanup`], and that earlier versions of it did, must be known here.
     pub fn on_cleanup<P, F, Fut>(mut self, name: &str, run: F) -> Self
     where
         P: DeserializeOwned + Send,
@@ -47,15 +48,17 @@ impl Load {
         self
     }
 
-    /// How long the checkpoint stays this process's when it shows no sign of life, after which another one may load it. While the process is
-    /// alive, the lease is renewed. It goes by the machines' clocks, which should agree to a fraction of it. Default: 30 s.
+    /// How long the checkpoint stays this process's when it shows no sign of life, after which
+    /// another one may load it. While the process is alive, the lease is renewed. It goes by
+    /// the machines' clocks, which should agree to a fraction of it. Default: 30 s.
     pub fn lease(mut self, lease: Duration) -> Self {
         // Below this, renewing would be all that happens.
         self.lease = lease.max(Duration::from_millis(10));
         self
     }
 
-    /// What others are told of who has the checkpoint. Default: the process's id and the machine's name.
+    /// What others are told of who has the checkpoint. Default: the process's id and the machine's
+    /// name.
     pub fn owner(mut self, name: impl Into<String>) -> Self {
         self.owner.name = name.into();
         self
@@ -71,7 +74,8 @@ impl Load {
         Ok(checkpoint.with_cleaned(cleaned))
     }
 
-    /// Takes hold of the checkpoint. Until all that is stored has been read and understood, nothing is written.
+    /// Takes hold of the checkpoint. Until all that is stored has been read and understood, nothing
+    /// is written.
     async fn claim(&mut self) -> Result<(Head, String, Memory), CheckpointError> {
         let key = head_key(&self.id);
         let mut missing_before = None;
@@ -84,7 +88,10 @@ impl Load {
             if let (Some(completed), Some(text)) = (&head.completed, &found) {
                 finish_removal(&*self.store, &head, text).await?;
                 if completed.kept.is_some() {
-                    return Err(CheckpointError::Completed { id: self.id.clone(), at: completed.at });
+                    return Err(CheckpointError::Completed {
+                        id: self.id.clone(),
+                        at: completed.at,
+                    });
                 }
                 continue;
             }
@@ -105,15 +112,18 @@ impl Load {
             };
             let memory = Memory::new(entries);
             self.check_cleanups(&memory)?;
-            // A dead owner may have had one write under way, with a segment that no head came to name.
+            // A dead owner may have had one write under way, with a segment that no head came to
+            // name.
             let litter = head.owner.is_some().then(|| head.segment_name(head.writes + 1));
             head.epoch += 1;
             head.writes += 1;
             self.owner.until = after(now(), self.lease);
             head.owner = Some(self.owner.clone());
             let text = head.to_text()?;
-            let claimed = self.store.compare_and_set(&key, found.as_deref(), Some(&text), None).await;
-            // The answer may be lost, or be that of a second try of the client's: what is stored is what counts.
+            let claimed =
+                self.store.compare_and_set(&key, found.as_deref(), Some(&text), None).await;
+            // The answer may be lost, or be that of a second try of the client's: what is stored is
+            // what counts.
             if !matches!(claimed, Ok(true)) && self.store.get(&key).await?.as_ref() != Some(&text) {
                 claimed?;
                 continue;
@@ -131,7 +141,10 @@ impl Load {
 }
 
 /// Whether something is registered for the cleanup.
-pub(crate) fn check_cleanup(runners: &BTreeMap<String, Runner>, key: &Key) -> Result<(), CheckpointError> {
+pub(crate) fn check_cleanup(
+    runners: &BTreeMap<String, Runner>,
+    key: &Key,
+) -> Result<(), CheckpointError> {
     if runners.contains_key(key.name.as_str()) {
         return Ok(());
     }
@@ -140,7 +153,11 @@ pub(crate) fn check_cleanup(runners: &BTreeMap<String, Runner>, key: &Key) -> Re
 }
 
 /// Goes on with the removal of a checkpoint that was completed.
-async fn finish_removal(store: &dyn KeyValueStore, head: &Head, text: &str) -> Result<(), CheckpointError> {
+async fn finish_removal(
+    store: &dyn KeyValueStore,
+    head: &Head,
+    text: &str,
+) -> Result<(), CheckpointError> {
     let kept = head.completed.as_ref().and_then(|completed| completed.kept.as_ref());
     if head.segments.is_empty() && kept.is_some() {
         return Ok(());
@@ -150,8 +167,9 @@ async fn finish_removal(store: &dyn KeyValueStore, head: &Head, text: &str) -> R
     }
     let mut rest = head.clone();
     rest.segments.clear();
-    let rest =
-        kept.map(|(_, end)| Ok::<_, CheckpointError>((rest.to_text()?, until(now(), *end)))).transpose()?;
+    let rest = kept
+        .map(|(_, end)| Ok::<_, CheckpointError>((rest.to_text()?, until(now(), *end))))
+        .transpose()?;
     let (rest, ttl) = rest.unzip();
     store.compare_and_set(&head_key(&head.id), Some(text), rest.as_deref(), ttl).await?;
     Ok(())
@@ -159,7 +177,9 @@ async fn finish_removal(store: &dyn KeyValueStore, head: &Head, text: &str) -> R
 
 fn this_process() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
-    let host = host.or_else(|| std::env::var("HOSTNAME").ok()).or_else(|| std::env::var("COMPUTERNAME").ok());
+    let host = host
+        .or_else(|| std::env::var("HOSTNAME").ok())
+        .or_else(|| std::env::var("COMPUTERNAME").ok());
     let process = format!("process {}", std::process::id());
     host.map_or(process.clone(), |host| format!("{process} on {}", host.trim()))
 }

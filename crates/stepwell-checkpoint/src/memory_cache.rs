@@ -7,8 +7,8 @@ use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 use stepwell_core::{BoxFuture, Payload, StepCache, StepCacheError};
 
-/// A cache in the memory of this process, which forgets what was not used for longest, and what is older than its time to live.
-/// Clones are one cache.
+/// A cache in the memory of this process, which forgets what was not used for longest, and what is
+/// older than its time to live. Clones are one cache.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -87,7 +87,11 @@ impl StepCache for MemoryCache {
         Box::pin(async move { Ok(self.values.get(key)) })
     }
 
-    fn set<'a>(&'a self, key: &'a str, value: Payload) -> BoxFuture<'a, Result<(), StepCacheError>> {
+    fn set<'a>(
+        &'a self,
+        key: &'a str,
+        value: Payload,
+    ) -> BoxFuture<'a, Result<(), StepCacheError>> {
         Box::pin(async move {
             self.insert(key, value);
             Ok(())

@@ -61,7 +61,10 @@ pub enum PersistenceError {
         source: PayloadError,
     },
     /// What is stored is no state.
-    #[error("what is stored under {key:?} is no saved state ({reason}): use another prefix, or remove it")]
+    #[error(
+        "what is stored under {key:?} is no saved state ({reason}): use another prefix, or remove \
+         it"
+    )]
     Foreign {
         /// The key in the store.
         key: String,
@@ -139,9 +142,11 @@ impl StatePersistence {
         if version > VERSION {
             return Err(PersistenceError::Newer { key, version, known: VERSION });
         }
-        let Stored { saved_at, metadata, state, .. } = serde_json::from_str(&text).map_err(foreign)?;
-        let state =
-            state.decode().map_err(|source| PersistenceError::State { run_id: run_id.into(), source })?;
+        let Stored { saved_at, metadata, state, .. } =
+            serde_json::from_str(&text).map_err(foreign)?;
+        let state = state
+            .decode()
+            .map_err(|source| PersistenceError::State { run_id: run_id.into(), source })?;
         Ok(Some(SavedState { state, metadata, saved_at }))
     }
 

@@ -5,10 +5,11 @@
 //!   checkpoint/file-123/1.40   [entry, …]
 //! ```
 //!
-//! The head is all that counts: what it does not name is not there. It holds the youngest entries itself, so that a small step
-//! costs one write; when they have become many, a *segment* is written, which then never changes, and the head names it. The more segments
-//! there are, the larger is the next, so that neither the head nor their number grows faster than the root of all that
-//! is recorded.
+//! The head is all that counts: what it does not name is not there. It holds the youngest entries
+//! itself, so that a small step costs one write; when they have become many, a *segment* is
+//! written, which then never changes, and the head names it. The more segments there are, the
+//! larger is the next, so that neither the head nor their number grows faster than the root of all
+//! that is recorded.
 
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use serde::{Deserialize, Serialize};
@@ -21,7 +22,8 @@ use crate::key_value::KeyValueStore;
 const FORMAT: u32 = 1;
 /// What stands before the keys of every checkpoint.
 const PREFIX: &str = "checkpoint/";
-/// The tail becomes a segment when it is longer than this, and than this much for each segment that there is.
+/// The tail becomes a segment when it is longer than this, and than this much for each segment that
+/// there is.
 const TAIL_BYTES: usize = 4 << 10;
 const TAIL_BYTES_A_SEGMENT: usize = 64;
 /// How many segments are read at the same time.
@@ -35,7 +37,8 @@ pub(crate) struct Head {
     pub(crate) started_at: Timestamp,
     /// How often it was loaded. An owner writes segments under its own epoch.
     pub(crate) epoch: u64,
-    /// How many writes there were in all, those that failed included. No two heads of a checkpoint's life are the same text.
+    /// How many writes there were in all, those that failed included. No two heads of a
+    /// checkpoint's life are the same text.
     pub(crate) writes: u64,
     pub(crate) owner: Option<Owner>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -83,8 +86,9 @@ impl StoredEntry {
 
     fn read(self) -> Result<Entry, String> {
         let Self { seq, kind, name, ordinal, outcome, payload, at } = self;
-        let outcome = Outcome::from_columns(&outcome, payload)
-            .map_err(|error| format!("the outcome {outcome:?} of entry {seq} cannot be read: {error}"))?;
+        let outcome = Outcome::from_columns(&outcome, payload).map_err(|error| {
+            format!("the outcome {outcome:?} of entry {seq} cannot be read: {error}")
+        })?;
         Ok(Entry { seq, key: Key { kind, name, ordinal }, outcome, at })
     }
 }
@@ -110,8 +114,10 @@ impl Head {
             stepwell_checkpoint: u32,
         }
         let key = head_key(id);
-        let foreign = |reason: String| CheckpointError::Foreign { id: id.into(), key: key.clone(), reason };
-        let format: Format = serde_json::from_str(text).map_err(|error| foreign(error.to_string()))?;
+        let foreign =
+            |reason: String| CheckpointError::Foreign { id: id.into(), key: key.clone(), reason };
+        let format: Format =
+            serde_json::from_str(text).map_err(|error| foreign(error.to_string()))?;
         let format = format.stepwell_checkpoint;
         if format > FORMAT {
             return Err(CheckpointError::Newer { key, format, known: FORMAT });
@@ -157,10 +163,12 @@ impl Head {
         let read = async |name: &String| -> Result<_, CheckpointError> {
             let key = segment_key(&self.id, name);
             let text = store.get(&key).await?;
-            let entries = text.map(|text| serde_json::from_str::<Vec<StoredEntry>>(&text)).transpose();
+            let entries =
+                text.map(|text| serde_json::from_str::<Vec<StoredEntry>>(&text)).transpose();
             Ok(entries.map_err(|error| damaged(&self.id, &key, error))?.ok_or(MissingSegment(key)))
         };
-        let read: Vec<_> = stream::iter(self.segments.iter().map(read)).buffered(READS).try_collect().await?;
+        let read: Vec<_> =
+            stream::iter(self.segments.iter().map(read)).buffered(READS).try_collect().await?;
         let mut entries = Vec::new();
         for segment in read {
             match segment {

@@ -5,8 +5,8 @@ use std::future::IntoFuture;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use stepwell_core::{
-    BoxFuture, Closure, Failure, InputHash, InvalidOptions, Key, Kind, Outcome, Payload, PayloadError, Retry,
-    RetryStrategy, StepName, closure_failure,
+    BoxFuture, Closure, Failure, InputHash, InvalidOptions, Key, Kind, Outcome, Payload,
+    PayloadError, Retry, RetryStrategy, StepName, closure_failure,
 };
 
 use crate::cleanup::Cleanup;
@@ -58,14 +58,15 @@ impl<'a, F> Step<'a, F> {
         }
     }
 
-    /// What the step's result depends on: with another input (by its [`InputHash`]) it is another step, and runs.
+    /// What the step's result depends on: with another input (by its [`InputHash`]) it is another
+    /// step, and runs.
     pub fn input<T: Serialize + ?Sized>(mut self, input: &T) -> Self {
         self.input = InputHash::of(input).map(Some);
         self
     }
 
-    /// Tries the step again when its closure fails, up to 5 times in all (see [`Step::max_attempts`]). Without this, the first
-    /// failure is the step's.
+    /// Tries the step again when its closure fails, up to 5 times in all (see
+    /// [`Step::max_attempts`]). Without this, the first failure is the step's.
     pub fn retry(mut self, strategy: RetryStrategy) -> Self
     where
         F: Clone,
@@ -75,14 +76,16 @@ impl<'a, F> Step<'a, F> {
         self
     }
 
-    /// How many tries a step with [`Step::retry`] has each time it runs, the first one included; at least 1. Default: 5.
+    /// How many tries a step with [`Step::retry`] has each time it runs, the first one included; at
+    /// least 1. Default: 5.
     pub fn max_attempts(mut self, tries: u32) -> Self {
         self.max_tries = tries.max(1);
         self
     }
 
-    /// The cleanup is no longer needed once the step has succeeded: its discharge is recorded in one write with the result, so
-    /// that there is no moment at which one is recorded without the other.
+    /// The cleanup is no longer needed once the step has succeeded: its discharge is recorded in
+    /// one write with the result, so that there is no moment at which one is recorded without
+    /// the other.
     pub fn discharges(mut self, cleanup: &Cleanup<'_>) -> Self {
         self.discharged.push(cleanup.cleaned_key());
         self
@@ -102,7 +105,8 @@ impl<F: Closure> Placed<'_, F> {
     {
         let Self { step, key } = self;
         let recorded = step.ledger.memory().steps.get(&key).cloned();
-        let discharged = step.discharged.iter().map(|key| (key.clone(), Outcome::Done(Payload::null())));
+        let discharged =
+            step.discharged.iter().map(|key| (key.clone(), Outcome::Done(Payload::null())));
         let discharged: Vec<_> = discharged.collect();
         if let Some(result) = recorded {
             if !discharged.is_empty() {
@@ -154,7 +158,9 @@ impl<F: Closure> Step<'_, F> {
                 Retry::After(delay) => Some(delay),
                 Retry::ByStrategy => retry.delay(failed, rand::random()),
             };
-            let (Some(next), Some(delay)) = (next, delay) else { return Err(NoResult::Failed(failure)) };
+            let (Some(next), Some(delay)) = (next, delay) else {
+                return Err(NoResult::Failed(failure));
+            };
             tokio::time::sleep(delay).await;
             closure = next;
         }
@@ -170,8 +176,8 @@ where
     type Output = Result<F::Value, CheckpointError>;
     type IntoFuture = BoxFuture<'a, Self::Output>;
 
-    /// Its place is settled here, not when it is first polled: steps of one name that run at the same time have their
-    /// numbers in the order of the code.
+    /// Its place is settled here, not when it is first polled: steps of one name that run at the
+    /// same time have their numbers in the order of the code.
     fn into_future(mut self) -> Self::IntoFuture {
         let input = std::mem::replace(&mut self.input, Ok(None));
         let key = place(self.ledger, Kind::Step, &self.name, input);

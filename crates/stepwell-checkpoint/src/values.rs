@@ -7,7 +7,10 @@ use stepwell_core::{InputHash, Key, Kind, Name, Payload, PayloadError, StepName}
 use crate::error::CheckpointError;
 use crate::ledger::Ledger;
 
-pub(crate) fn encode<T: Serialize + ?Sized>(name: &str, value: &T) -> Result<Payload, CheckpointError> {
+pub(crate) fn encode<T: Serialize + ?Sized>(
+    name: &str,
+    value: &T,
+) -> Result<Payload, CheckpointError> {
     Payload::encode(value, Payload::DEFAULT_LIMIT).map_err(|source| unfit(name, source))
 }
 
@@ -19,7 +22,10 @@ pub(crate) fn prove<T: Serialize + DeserializeOwned>(
     Payload::encode_proven(value, Payload::DEFAULT_LIMIT).map_err(|source| unfit(name, source))
 }
 
-pub(crate) fn decode<T: DeserializeOwned>(name: &str, payload: &Payload) -> Result<T, CheckpointError> {
+pub(crate) fn decode<T: DeserializeOwned>(
+    name: &str,
+    payload: &Payload,
+) -> Result<T, CheckpointError> {
     payload.decode().map_err(|source| unfit(name, source))
 }
 
@@ -34,7 +40,8 @@ pub(crate) fn place(
     name: &StepName,
     input: Result<Option<InputHash>, PayloadError>,
 ) -> Result<Key, CheckpointError> {
-    let input = input.map_err(|source| CheckpointError::Payload { name: name.to_string(), source })?;
+    let input =
+        input.map_err(|source| CheckpointError::Payload { name: name.to_string(), source })?;
     let name = match input {
         Some(hash) => Name::new(format!("{name}:{hash}"))?,
         None => Name::new(name.to_string())?,

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use stepwell_checkpoint::key_value::{Files, KeyValueStore as _, Memory, Sqlite};
 use stepwell_checkpoint::{
-    HydratingCache, KeyValueCache, MemoryCache, Payload, PersistenceError, StatePersistence, StepCache,
+    HydratingCache, KeyValueCache, MemoryCache, Payload, PersistenceError, StatePersistence,
+    StepCache,
 };
 
 fn payload(text: &str) -> Payload {
@@ -77,7 +78,8 @@ async fn a_value_that_is_no_json_is_an_error() {
 #[tokio::test]
 async fn a_hydrating_cache_begins_with_what_another_process_saved() {
     let store = Memory::new();
-    let cache = |run: &str| HydratingCache::new(MemoryCache::new(), StatePersistence::new(&store), run);
+    let cache =
+        |run: &str| HydratingCache::new(MemoryCache::new(), StatePersistence::new(&store), run);
     let first = cache("run_1");
     assert_eq!(first.hydrate().await.unwrap(), 0);
     first.set("a", payload("1")).await.unwrap();
@@ -107,9 +109,16 @@ async fn states_are_saved_loaded_listed_and_deleted() {
     assert_eq!(states.list().await.unwrap(), ["run_2"]);
 
     let error = states.load::<String>("run_2").await.unwrap_err();
-    assert!(error.to_string().starts_with("the state of run \"run_2\": the JSON does not fit"), "{error}");
-    let newer =
-        store.get("workflow:state:run_2").await.unwrap().unwrap().replace("\"version\":1", "\"version\":2");
+    assert!(
+        error.to_string().starts_with("the state of run \"run_2\": the JSON does not fit"),
+        "{error}"
+    );
+    let newer = store
+        .get("workflow:state:run_2")
+        .await
+        .unwrap()
+        .unwrap()
+        .replace("\"version\":1", "\"version\":2");
     store.set("workflow:state:run_2", &newer, None).await.unwrap();
     store.set("workflow:state:run_4", "x", None).await.unwrap();
     assert!(matches!(

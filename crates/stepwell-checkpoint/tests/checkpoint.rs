@@ -57,7 +57,8 @@ async fn a_step_runs_once_for_each_input_and_place() {
     // The order of inputs says nothing, and a new one runs.
     let step = |input: u32| cp.step("work", || async { Ok(runs.up()) }).input(&input);
     assert_eq!([step(9).await.unwrap(), step(8).await.unwrap(), step(7).await.unwrap()], [6, 2, 1]);
-    let labels: Vec<_> = cp.entries().await.unwrap().iter().map(|entry| entry.key.label()).collect();
+    let labels: Vec<_> =
+        cp.entries().await.unwrap().iter().map(|entry| entry.key.label()).collect();
     let hash = stepwell_checkpoint::InputHash::of(&7).unwrap();
     assert_eq!(labels[0], format!("work:{hash}"));
     assert_eq!(labels[2], format!("work:{hash}#2"));
@@ -107,11 +108,12 @@ async fn steps_that_run_at_the_same_time_share_their_writes() {
     assert!(results.into_iter().enumerate().all(|(n, result)| result.unwrap() == n));
     cp.release().await.unwrap();
     let head = store.get("checkpoint/file/head").await.unwrap().unwrap();
-    let writes: u64 = serde_json::from_str::<serde_json::Value>(&head).unwrap()["writes"].as_u64().unwrap();
+    let writes: u64 =
+        serde_json::from_str::<serde_json::Value>(&head).unwrap()["writes"].as_u64().unwrap();
     assert!(writes < 20, "{writes} writes");
     let cp = Checkpoint::load(&store, "file").await.unwrap();
-    let again =
-        (0..200).map(|_| cp.step("step", || async { Err::<usize, _>(anyhow!("again")) }).into_future());
+    let again = (0..200)
+        .map(|_| cp.step("step", || async { Err::<usize, _>(anyhow!("again")) }).into_future());
     assert!(join_all(again).await.into_iter().enumerate().all(|(n, result)| result.unwrap() == n));
 }
 
@@ -155,7 +157,10 @@ async fn items_go_on_at_the_first_that_is_not_done() {
         .await
         .unwrap();
     assert_eq!(runs.get(), 101);
-    assert_eq!(report.results, (0..100).map(|row| (row as usize, row * 2)).collect::<BTreeMap<_, _>>());
+    assert_eq!(
+        report.results,
+        (0..100).map(|row| (row as usize, row * 2)).collect::<BTreeMap<_, _>>()
+    );
     assert_eq!(report.counts, ItemCounts { total: 100, succeeded: 100, failed: 0 });
     assert_eq!(cp.status().await.unwrap().items["rows"], report.counts);
 
@@ -165,7 +170,10 @@ async fn items_go_on_at_the_first_that_is_not_done() {
     let cp = Checkpoint::load(&store, "file").await.unwrap();
     // Another number of items is an error, and with another input a beginning.
     let error = cp.items("rows", vec![1]).each(|_| async { Ok(()) }).await.unwrap_err();
-    assert!(error.to_string().contains("what was recorded is of 100 items, now there are 1"), "{error}");
+    assert!(
+        error.to_string().contains("what was recorded is of 100 items, now there are 1"),
+        "{error}"
+    );
     let again = cp.items("more", vec![1, 2]).input("b").each(|_| async { Ok(()) }).await.unwrap();
     assert_eq!(again.counts.succeeded, 2);
 }
@@ -188,7 +196,8 @@ async fn failed_items_are_given_up_or_collected_as_the_policy_says() {
                 .unwrap();
             assert_eq!(ran.get(), runs, "{name}, load {load}");
             assert_eq!(report.counts, ItemCounts { total: 10, succeeded: 8, failed: 2 });
-            let failures: Vec<_> = report.failures.iter().map(|(row, why)| (*row, why.to_string())).collect();
+            let failures: Vec<_> =
+                report.failures.iter().map(|(row, why)| (*row, why.to_string())).collect();
             assert_eq!(failures, [(3, "row 3".to_owned()), (8, "row 8".to_owned())]);
             assert_eq!(report.results.len(), 8);
             cp.release().await.unwrap();
@@ -265,7 +274,9 @@ async fn outstanding_cleanups_run_in_reverse_order_at_the_next_load_and_once() {
         let cleanup = cp.cleanup("note", what).await.unwrap();
         match what {
             "discharged" => cleanup.done().await.unwrap(),
-            "with the step" => cp.step("step", || async { Ok(()) }).discharges(&cleanup).await.unwrap(),
+            "with the step" => {
+                cp.step("step", || async { Ok(()) }).discharges(&cleanup).await.unwrap()
+            }
             _ => {}
         }
     }
@@ -275,7 +286,8 @@ async fn outstanding_cleanups_run_in_reverse_order_at_the_next_load_and_once() {
 
     let cp = with_cleanup(&store, &log).await.unwrap();
     assert_eq!(log.take(), ["panic", "b", "fail", "a"]);
-    let results = cp.cleaned().iter().map(|cleaned| (cleaned.name.as_str(), cleaned.result.is_ok()));
+    let results =
+        cp.cleaned().iter().map(|cleaned| (cleaned.name.as_str(), cleaned.result.is_ok()));
     let expected = [("note#4", false), ("note#3", true), ("note#2", false), ("note", true)];
     assert_eq!(results.collect::<Vec<_>>(), expected);
     let failed = cp.entries().await.unwrap();
@@ -287,7 +299,10 @@ async fn outstanding_cleanups_run_in_reverse_order_at_the_next_load_and_once() {
     assert_eq!((log.take(), cp.cleaned().len()), (Vec::new(), 0));
     // A step that does not run again discharges all the same.
     let cleanup = cp.cleanup("note", "with the step").await.unwrap();
-    cp.step("step", || async { Err::<(), _>(anyhow!("again")) }).discharges(&cleanup).await.unwrap();
+    cp.step("step", || async { Err::<(), _>(anyhow!("again")) })
+        .discharges(&cleanup)
+        .await
+        .unwrap();
     assert_eq!(cp.status().await.unwrap().cleanups, Vec::<String>::new());
     // Right away, when it is given up; never, when it is completed.
     let _ = cp.cleanup("note", "given up").await.unwrap();
@@ -308,22 +323,38 @@ async fn a_cleanup_that_nobody_knows_is_an_error_before_anything_runs() {
     let error = cp.cleanup("delete", "x").await.unwrap_err();
     assert_eq!(
         error.to_string(),
-        "no cleanup \"delete\" is registered (there are [\"note\"]): register it with `.on_cleanup(\"delete\", ..)` where the checkpoint is loaded"
+        "no cleanup \"delete\" is registered (there are [\"note\"]): register it with \
+         `.on_cleanup(\"delete\", ..)` where the checkpoint is loaded"
     );
     let _ = cp.cleanup("note", "a").await.unwrap();
     cp.release().await.unwrap();
     let before = store.get("checkpoint/file/head").await.unwrap();
-    let error =
-        Checkpoint::load(&store, "file").on_cleanup("other", |(): ()| async { Ok(()) }).await.unwrap_err();
-    assert!(matches!(error, CheckpointError::UnknownCleanup { ref name, .. } if name == "note"), "{error}");
+    let error = Checkpoint::load(&store, "file")
+        .on_cleanup("other", |(): ()| async { Ok(()) })
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(error, CheckpointError::UnknownCleanup { ref name, .. } if name == "note"),
+        "{error}"
+    );
     assert_eq!(store.get("checkpoint/file/head").await.unwrap(), before);
     let cp = with_cleanup(&store, &log).await.unwrap();
     assert_eq!(log.take(), ["a"]);
     // One whose payload has another type now fails alone.
     let _ = cp.cleanup("note", "b").await.unwrap();
     cp.release().await.unwrap();
-    let cp = Checkpoint::load(&store, "file").on_cleanup("note", |_: u32| async { Ok(()) }).await.unwrap();
-    assert!(cp.cleaned()[0].result.as_ref().unwrap_err().to_string().contains("does not fit the type `u32`"));
+    let cp = Checkpoint::load(&store, "file")
+        .on_cleanup("note", |_: u32| async { Ok(()) })
+        .await
+        .unwrap();
+    assert!(
+        cp.cleaned()[0]
+            .result
+            .as_ref()
+            .unwrap_err()
+            .to_string()
+            .contains("does not fit the type `u32`")
+    );
 }
 
 #[tokio::test]
@@ -345,8 +376,13 @@ async fn a_completed_checkpoint_leaves_nothing_but_the_result_that_it_keeps() {
     }
     let error = Checkpoint::load(&store, "file").await.unwrap_err();
     assert!(error.to_string().contains("`Checkpoint::result` has its result"), "{error}");
-    assert_eq!(Checkpoint::result::<String>(&store, "file").await.unwrap().as_deref(), Some("done"));
-    assert!(Checkpoint::inspect(&store, "file").await.unwrap().unwrap().status.completed_at.is_some());
+    assert_eq!(
+        Checkpoint::result::<String>(&store, "file").await.unwrap().as_deref(),
+        Some("done")
+    );
+    assert!(
+        Checkpoint::inspect(&store, "file").await.unwrap().unwrap().status.completed_at.is_some()
+    );
     while Checkpoint::result::<String>(&store, "file").await.unwrap().is_some() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -360,7 +396,10 @@ async fn one_that_is_dropped_is_free_at_once() {
     let error = Checkpoint::load(&store, "file").await.unwrap_err();
     let CheckpointError::InUse { by, until, .. } = &error else { panic!("{error}") };
     assert_eq!(by, "the first");
-    assert!(error.to_string().contains(&format!("is in use by the first until {until}")), "{error}");
+    assert!(
+        error.to_string().contains(&format!("is in use by the first until {until}")),
+        "{error}"
+    );
     drop(cp);
     while Checkpoint::load(&store, "file").await.is_err() {
         tokio::task::yield_now().await;
@@ -413,7 +452,10 @@ async fn a_value_of_another_type_is_an_error_and_stays_recorded() {
         cp.release().await.unwrap();
         let cp = Checkpoint::load(&store, "file").await.unwrap();
         let error = cp.step("text", || async { Ok(1) }).await.unwrap_err();
-        assert!(error.to_string().starts_with("\"text\": the JSON does not fit the type `i32`"), "{error}");
+        assert!(
+            error.to_string().starts_with("\"text\": the JSON does not fit the type `i32`"),
+            "{error}"
+        );
         let unfit = || async { Ok(BTreeMap::from([(vec![1], 1)])) };
         let error = cp.step("unfit", unfit).await.unwrap_err();
         assert!(error.to_string().contains("does not serialise to JSON"), "{error}");

@@ -71,7 +71,8 @@ async fn script(store: &Memory, ran: &'static Ran, leaves: bool) -> Result<u64, 
         sum += step.input(&("number", number, 0.1)).await?.0;
     }
     let _files = checkpoint.cleanup("undo", "files").await?;
-    let items = checkpoint.items("rows", (0..6_u64).collect()).concurrency(1).on_error(ErrorPolicy::Stop);
+    let items =
+        checkpoint.items("rows", (0..6_u64).collect()).concurrency(1).on_error(ErrorPolicy::Stop);
     let report = items
         .each(|item| async move {
             anyhow::ensure!(!leaves || item < 3, "left");
@@ -95,7 +96,8 @@ fn ran() -> &'static Ran {
 
 async fn recorded(store: &Memory) -> Vec<String> {
     let found = Checkpoint::inspect(store, "orders").await.unwrap().unwrap();
-    let shown = found.entries.iter().map(|entry| format!("{} {}", entry.key, entry.outcome.to_columns().0));
+    let shown =
+        found.entries.iter().map(|entry| format!("{} {}", entry.key, entry.outcome.to_columns().0));
     shown.collect()
 }
 
@@ -109,7 +111,9 @@ async fn go_on(stored: &BTreeMap<String, String>) -> Entry {
     let recorded = recorded(&store).await;
     let result = loop {
         match script(&store, ran, false).await {
-            Err(CheckpointError::InUse { .. }) => tokio::time::sleep(Duration::from_millis(1)).await,
+            Err(CheckpointError::InUse { .. }) => {
+                tokio::time::sleep(Duration::from_millis(1)).await
+            }
             result => break result.unwrap(),
         }
     };

@@ -1,4 +1,5 @@
-//! The exhaustive crash test: a script that dies or fails at each of its writes, before and after, and is run again.
+//! The exhaustive crash test: a script that dies or fails at each of its writes, before and after,
+//! and is run again.
 
 #![allow(clippy::panic, clippy::unwrap_used, missing_docs, reason = "a test ends by a panic")]
 
@@ -35,12 +36,15 @@ async fn load(store: &Faulty, ran: &Ran) -> Result<Checkpoint, CheckpointError> 
     let cleaned = ran.clone();
     loop {
         let cleaned = cleaned.clone();
-        let load = Checkpoint::load(store, ID).lease(LEASE).on_cleanup("undo", move |what: String| {
-            cleaned.note(format!("undo {what}"));
-            async { Ok(()) }
-        });
+        let load =
+            Checkpoint::load(store, ID).lease(LEASE).on_cleanup("undo", move |what: String| {
+                cleaned.note(format!("undo {what}"));
+                async { Ok(()) }
+            });
         match load.await {
-            Err(CheckpointError::InUse { .. }) => tokio::time::sleep(Duration::from_millis(1)).await,
+            Err(CheckpointError::InUse { .. }) => {
+                tokio::time::sleep(Duration::from_millis(1)).await
+            }
             result => return result,
         }
     }
@@ -63,8 +67,10 @@ async fn script(store: &Faulty, ran: &Ran) -> Result<u64, CheckpointError> {
     one.done().await?;
     // More than stays in the head.
     let large = cp.step("large", step("large", "x".repeat(10_000))).await?;
-    let (twin, other) =
-        tokio::join!(cp.step("twin", step("twin", "3".into())), cp.step("twin", step("twin#2", "4".into())),);
+    let (twin, other) = tokio::join!(
+        cp.step("twin", step("twin", "3".into())),
+        cp.step("twin", step("twin#2", "4".into())),
+    );
     let rows = cp.items("rows", (0..ROWS as u64).collect()).concurrency(2).each(|row| {
         let ran = ran.clone();
         async move {
@@ -107,15 +113,16 @@ fn outstanding(inspection: Option<&Inspection>) -> Vec<String> {
     let Some(inspection) = inspection else { return Vec::new() };
     let payload = |label: &String| {
         let mut entries = inspection.entries.iter().rev();
-        let entry = entries.find(|entry| entry.key.kind == Kind::Compensate && entry.key.label() == *label);
+        let entry =
+            entries.find(|entry| entry.key.kind == Kind::Compensate && entry.key.label() == *label);
         let Outcome::Done(payload) = &entry.unwrap().outcome else { panic!() };
         format!("undo {}", payload.decode::<String>().unwrap())
     };
     inspection.status.cleanups.iter().map(payload).collect()
 }
 
-/// The script dies at a write; the next process dies at another one, or not. What was recorded when one died does not run
-/// in any process after it.
+/// The script dies at a write; the next process dies at another one, or not. What was recorded when
+/// one died does not run in any process after it.
 async fn dies(first: (u64, Fault), second: (u64, Fault)) -> bool {
     let memory = Memory::new();
     let mut died = false;
@@ -146,7 +153,8 @@ async fn dies(first: (u64, Fault), second: (u64, Fault)) -> bool {
 }
 
 #[tokio::test]
-async fn no_recorded_step_runs_again_and_every_outstanding_cleanup_does_once_whenever_the_process_dies() {
+async fn no_recorded_step_runs_again_and_every_outstanding_cleanup_does_once_whenever_the_process_dies()
+ {
     for fault in [Fault::DiesBefore, Fault::DiesAfter] {
         let mut at = 1;
         while dies((at, fault), (0, fault)).await {

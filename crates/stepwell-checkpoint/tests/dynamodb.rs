@@ -12,8 +12,9 @@ use aws_sdk_dynamodb::{Client, Config};
 use stepwell_checkpoint::key_value::{DynamoDb, KeyValueError, KeyValueStore as _};
 
 fn client() -> Client {
-    let url = std::env::var("TEST_DYNAMODB_URL")
-        .expect("this test needs a DynamoDB endpoint: run `cargo xtask test`, or set TEST_DYNAMODB_URL");
+    let url = std::env::var("TEST_DYNAMODB_URL").expect(
+        "this test needs a DynamoDB endpoint: run `cargo xtask test`, or set TEST_DYNAMODB_URL",
+    );
     let config = Config::builder()
         .endpoint_url(url)
         .region(Region::new("us-east-1"))
@@ -59,8 +60,14 @@ async fn a_value_that_dynamodb_would_refuse_is_said_to_be_too_large() {
     let large = "x".repeat(400 << 10);
     for result in [
         store.set("key", &large, None).await,
-        store.compare_and_set("key", None, Some(&large), Some(Duration::from_secs(1))).await.map(drop),
+        store
+            .compare_and_set("key", None, Some(&large), Some(Duration::from_secs(1)))
+            .await
+            .map(drop),
     ] {
-        assert!(matches!(result, Err(KeyValueError::TooLarge { bytes: 409_603, .. })), "{result:?}");
+        assert!(
+            matches!(result, Err(KeyValueError::TooLarge { bytes: 409_603, .. })),
+            "{result:?}"
+        );
     }
 }

@@ -23,7 +23,10 @@ async fn the_other_process() {
     let cp = Checkpoint::load(&store, "file").lease(LEASE).await.unwrap();
     cp.step("first", || async { Ok(1) }).await.unwrap();
     println!("ready");
-    tokio::task::spawn_blocking(|| std::io::stdin().read_line(&mut String::new())).await.unwrap().unwrap();
+    tokio::task::spawn_blocking(|| std::io::stdin().read_line(&mut String::new()))
+        .await
+        .unwrap()
+        .unwrap();
     let mut ran = false;
     let result = cp
         .step("second", || async {
@@ -36,7 +39,9 @@ async fn the_other_process() {
 }
 
 fn signal(child: &Child, signal: &str) {
-    assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
+    assert!(
+        Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success()
+    );
 }
 
 #[tokio::test]
@@ -61,7 +66,8 @@ async fn a_paused_process_that_lost_its_checkpoint_writes_nothing_more_and_is_to
         }
         error => panic!("{error}"),
     };
-    // It renews its lease while it lives: beyond the end of the first one, nobody else gets hold of it.
+    // It renews its lease while it lives: beyond the end of the first one, nobody else gets hold of
+    // it.
     let first = until().await;
     while Timestamp::now() < first || until().await <= first {
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -70,7 +76,9 @@ async fn a_paused_process_that_lost_its_checkpoint_writes_nothing_more_and_is_to
     let cp = loop {
         match load().await {
             Ok(cp) => break cp,
-            Err(CheckpointError::InUse { .. }) => tokio::time::sleep(Duration::from_millis(10)).await,
+            Err(CheckpointError::InUse { .. }) => {
+                tokio::time::sleep(Duration::from_millis(10)).await
+            }
             // It was paused in the middle of a write, and is to end that first.
             Err(CheckpointError::Store(_)) => {
                 signal(&child, "-CONT");
@@ -99,7 +107,8 @@ async fn a_paused_process_that_lost_its_checkpoint_writes_nothing_more_and_is_to
     signal(&child, "-CONT");
     child.stdin.take().unwrap().write_all(b"\n").unwrap();
     let told = lines.find(|line| line.contains("ran:")).unwrap();
-    let expected = "ran: false, checkpoint \"file\" was taken over by another process, which has let go of it again: stop, and leave the rest to that one";
+    let expected = "ran: false, checkpoint \"file\" was taken over by another process, which has \
+                    let go of it again: stop, and leave the rest to that one";
     assert_eq!(told, expected);
     assert!(lines.next().unwrap().contains("was taken over"));
     assert!(child.wait().unwrap().success());

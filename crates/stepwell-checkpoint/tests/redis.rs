@@ -26,7 +26,10 @@ async fn redis_is_a_key_value_store() {
 async fn keys_are_found_among_more_than_one_scan_gives() {
     let (store, prefix) = (Redis::connect(&url()).await.unwrap(), prefix());
     for number in 0..2_500 {
-        store.set(&format!("{prefix}{number}"), "", Some(std::time::Duration::from_secs(60))).await.unwrap();
+        store
+            .set(&format!("{prefix}{number}"), "", Some(std::time::Duration::from_secs(60)))
+            .await
+            .unwrap();
     }
     assert_eq!(store.keys(&format!("{prefix}*")).await.unwrap().len(), 2_500);
     assert_eq!(store.keys(&format!("{prefix}*99")).await.unwrap().len(), 25);
@@ -37,5 +40,8 @@ async fn a_server_that_is_not_there_is_an_error() {
     // Nobody listens on a port that was free a moment ago.
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let error = Redis::connect(&format!("redis://127.0.0.1:{port}/")).await.unwrap_err();
-    assert!(matches!(error, KeyValueError::Failed { store: "Redis", action: "connect", .. }), "{error}");
+    assert!(
+        matches!(error, KeyValueError::Failed { store: "Redis", action: "connect", .. }),
+        "{error}"
+    );
 }

@@ -27,9 +27,11 @@ pub(crate) async fn run(client: &Durable, command: Approvals, screen: &Screen) -
             });
             let mut behind = None;
             loop {
-                let Page { items, next } = client.approvals_in(Scope::default(), behind, limit).await?;
+                let Page { items, next } =
+                    client.approvals_in(Scope::default(), behind, limit).await?;
                 list.add(&items)?;
-                limit -= items.chunk_by(|one, other| one.task_id == other.task_id).count().min(limit);
+                limit -=
+                    items.chunk_by(|one, other| one.task_id == other.task_id).count().min(limit);
                 match next {
                     Some(_) if limit > 0 => behind = next,
                     _ => break,
@@ -45,7 +47,9 @@ pub(crate) async fn run(client: &Durable, command: Approvals, screen: &Screen) -
             screen.done(&format!("approved {name} of {task_id}"))
         }
         Approvals::Reject { task_id, name, decision: Decision { by, reason } } => {
-            client.decide(task_id, &name, &stepwell::Decision::<Value>::Rejected { by, reason }).await?;
+            client
+                .decide(task_id, &name, &stepwell::Decision::<Value>::Rejected { by, reason })
+                .await?;
             screen.done(&format!("rejected {name} of {task_id}"))
         }
     }

@@ -43,7 +43,8 @@ pub(crate) struct Cli {
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
-    /// The two-minute tour: orders that survive the death of their worker, and the dashboard to look at them
+    /// The two-minute tour: orders that survive the death of their worker, and the dashboard to
+    /// look at them
     Demo(Demo),
     /// Serve the dashboard and the HTTP API
     Serve(Serve),
@@ -152,19 +153,22 @@ pub(crate) enum Tasks {
 
 #[derive(Args)]
 pub(crate) struct Serve {
-    /// Where to listen; others can reach anything but 127.0.0.1 and ::1, and then a token is needed
+    /// Where to listen; others can reach anything but 127.0.0.1 and ::1, and then a token is
+    /// needed
     #[arg(long, default_value = "127.0.0.1:7180", value_name = "ADDRESS")]
     pub(crate) listen: SocketAddr,
     /// Only those who have this may do anything
     #[arg(long, env = "STEPWELL_TOKEN", hide_env_values = true, value_name = "TOKEN")]
     pub(crate) token: Option<String>,
-    /// A name that browsers may call the server by, beside localhost and addresses; may be repeated
+    /// A name that browsers may call the server by, beside localhost and addresses; may be
+    /// repeated
     #[arg(long = "host", value_name = "NAME")]
     pub(crate) hosts: Vec<String>,
     /// Let browsers send their sessions over TLS only
     #[arg(long)]
     pub(crate) secure_cookies: bool,
-    /// Take the last address in X-Forwarded-For for the client's; only where everybody comes through a proxy
+    /// Take the last address in X-Forwarded-For for the client's; only where everybody comes
+    /// through a proxy
     #[arg(long)]
     pub(crate) behind_proxy: bool,
     /// How many connections there may be at the same time
@@ -257,7 +261,8 @@ pub(crate) enum Approvals {
     Approve {
         task_id: TaskId,
         name: String,
-        /// What is decided in particular: JSON; @file for a file's, - for that of the input [default: null]
+        /// What is decided in particular: JSON; @file for a file's, - for that of the input
+        /// [default: null]
         value: Option<String>,
         #[command(flatten)]
         decision: Decision,
@@ -343,7 +348,9 @@ fn label(text: &str) -> Result<(String, String), String> {
 
 fn rate(text: &str) -> Result<stepwell::RateLimit, String> {
     let (starts, per) = text.split_once('/').ok_or("a rate is written as 100/1m")?;
-    let starts = starts.parse().map_err(|error| format!("{starts:?} is no number of starts: {error}"))?;
-    let per = humantime::parse_duration(per).map_err(|error| format!("{per:?} is no time: {error}"))?;
+    let starts =
+        starts.parse().map_err(|error| format!("{starts:?} is no number of starts: {error}"))?;
+    let per =
+        humantime::parse_duration(per).map_err(|error| format!("{per:?} is no time: {error}"))?;
     Ok(stepwell::RateLimit { starts, per })
 }

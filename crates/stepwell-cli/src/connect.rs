@@ -14,7 +14,8 @@ impl fmt::Display for NoDatabase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "there is no database {}: name another one with --database-url or DURABLE_DATABASE_URL, or make it with `stepwell migrate`",
+            "there is no database {}: name another one with --database-url or \
+             DURABLE_DATABASE_URL, or make it with `stepwell migrate`",
             self.0
         )
     }
@@ -22,8 +23,8 @@ impl fmt::Display for NoDatabase {
 
 impl std::error::Error for NoDatabase {}
 
-/// Opens a database that is there, with the tables that this version needs: to look at tasks is not to change what their
-/// programs work on.
+/// Opens a database that is there, with the tables that this version needs: to look at tasks is not
+/// to change what their programs work on.
 pub(crate) async fn open(url: &str) -> Result<Durable> {
     Ok(existing(url)?.build().await?)
 }

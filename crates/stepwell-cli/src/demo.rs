@@ -15,8 +15,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 use stepwell::{
-    Durable, Error, Kind, LogLevel, SpawnOptions, TaskContext, TaskError, TaskId, TaskResult, TaskState,
-    WorkerOptions,
+    Durable, Error, Kind, LogLevel, SpawnOptions, TaskContext, TaskError, TaskId, TaskResult,
+    TaskState, WorkerOptions,
 };
 use stepwell_server::{ServeError, Server};
 use tokio::process::{Child, Command};
@@ -91,7 +91,8 @@ async fn order(order: Order, ctx: TaskContext) -> TaskResult<String> {
         })
         .await?;
     if order.cents > 50_000 {
-        let approval = ctx.await_approval::<()>("manager", &order).assign("the shop's manager").await?;
+        let approval =
+            ctx.await_approval::<()>("manager", &order).assign("the shop's manager").await?;
         if !approval.is_approved() {
             return Err(TaskError::permanent(anyhow::anyhow!("the manager has rejected it")));
         }
@@ -107,7 +108,9 @@ async fn order(order: Order, ctx: TaskContext) -> TaskResult<String> {
     }
     ctx.progress(all, Some(all), "picked");
     if order.items.iter().any(|item| item == "anvil") {
-        let heavy = || async { Err::<(), _>(anyhow::anyhow!("it is 200 kg").context("no carrier takes it")) };
+        let heavy = || async {
+            Err::<(), _>(anyhow::anyhow!("it is 200 kg").context("no carrier takes it"))
+        };
         ctx.step("ship", heavy).await?;
     }
     ctx.sleep_for("until the carrier comes", Duration::from_millis(800)).await?;
@@ -134,7 +137,8 @@ pub(crate) async fn run(options: Demo, screen: &Screen) -> Result<ExitCode> {
     let (_temporary, folder);
     match options.folder.clone() {
         Some(path) => {
-            std::fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
+            std::fs::create_dir_all(&path)
+                .with_context(|| format!("cannot make {}", path.display()))?;
             folder = path;
         }
         None => {
@@ -165,7 +169,8 @@ async fn work(folder: &Path) -> Result<()> {
     client.register::<order>().await?;
     client.start_worker(WorkerOptions::new().lease(Duration::from_secs(3))).await;
     // Whoever started it holds the other end of its input, and is gone when that is.
-    let orphaned = async { _ = tokio::io::copy(&mut tokio::io::stdin(), &mut tokio::io::sink()).await };
+    let orphaned =
+        async { _ = tokio::io::copy(&mut tokio::io::stdin(), &mut tokio::io::sink()).await };
     tokio::select! {
         () = interrupted() => {}
         () = orphaned => {}
@@ -177,7 +182,11 @@ async fn work(folder: &Path) -> Result<()> {
 
 fn start_worker(folder: &Path) -> Result<Child> {
     let mut command = Command::new(std::env::current_exe()?);
-    command.args(["demo", "--worker", "--folder"]).arg(folder).stdin(Stdio::piped()).kill_on_drop(true);
+    command
+        .args(["demo", "--worker", "--folder"])
+        .arg(folder)
+        .stdin(Stdio::piped())
+        .kill_on_drop(true);
     command.spawn().context("cannot start a worker process")
 }
 
@@ -205,13 +214,17 @@ async fn tour(folder: &Path, options: Demo, screen: &Screen) -> Result<ExitCode>
     }
     let was = pid(&worker);
     worker.kill().await?;
-    screen.done(&format!("{BOLD}kill -9 {was}{BOLD:#}: the worker is gone, in the middle of the orders"))?;
+    screen.done(&format!(
+        "{BOLD}kill -9 {was}{BOLD:#}: the worker is gone, in the middle of the orders"
+    ))?;
     worker = start_worker(folder)?;
-    screen.done(&format!("another one has started, and goes on where that was: {}", pid(&worker)))?;
+    screen
+        .done(&format!("another one has started, and goes on where that was: {}", pid(&worker)))?;
     let fine = finish(&client, &tasks, screen).await?;
     tell(folder, &tasks, screen)?;
     if !options.exit {
-        let advice = "\nOne order waits in the dashboard for the manager's approval. Ctrl-C ends the tour.";
+        let advice =
+            "\nOne order waits in the dashboard for the manager's approval. Ctrl-C ends the tour.";
         screen.done(advice)?;
         server.await?;
     }
@@ -233,7 +246,8 @@ async fn steps(client: &Durable, tasks: &[TaskId]) -> Result<usize, Error> {
     Ok(steps)
 }
 
-/// Waits until every order has ended, or waits for somebody, and says how. Whether they are as they should be.
+/// Waits until every order has ended, or waits for somebody, and says how. Whether they are as they
+/// should be.
 async fn finish(client: &Durable, tasks: &[TaskId], screen: &Screen) -> Result<bool> {
     let mut fine = true;
     for (task_id, order) in tasks.iter().zip(orders()) {
@@ -259,7 +273,11 @@ async fn finish(client: &Durable, tasks: &[TaskId], screen: &Screen) -> Result<b
             (None, None) => "waits for an approval".into(),
         };
         let state = if task.state.is_finished() { task.state } else { TaskState::Suspended };
-        screen.done(&format!("  {:<8} {style}{:<10}{style:#} {why}", order.customer, state.as_str()))?;
+        screen.done(&format!(
+            "  {:<8} {style}{:<10}{style:#} {why}",
+            order.customer,
+            state.as_str()
+        ))?;
     }
     Ok(fine)
 }

@@ -16,7 +16,10 @@ pub(crate) fn code(error: &Error) -> ExitCode {
     use stepwell::Error as Why;
     let code = match error.downcast_ref::<Why>() {
         Some(
-            Why::NotFound(_) | Why::UnknownWorker(_) | Why::UnknownApproval { .. } | Why::UnknownSchedule(_),
+            Why::NotFound(_)
+            | Why::UnknownWorker(_)
+            | Why::UnknownApproval { .. }
+            | Why::UnknownSchedule(_),
         ) => NOT_FOUND,
         Some(Why::NotAllowed { .. } | Why::AlreadyDecided { .. }) => NOT_ALLOWED,
         _ if error.is::<crate::connect::NoDatabase>() => NOT_FOUND,
@@ -26,5 +29,7 @@ pub(crate) fn code(error: &Error) -> ExitCode {
 }
 
 pub(crate) fn is_broken_pipe(error: &Error) -> bool {
-    error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
+    error
+        .downcast_ref::<std::io::Error>()
+        .is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
 }

@@ -58,17 +58,29 @@ async fn run(cli: Cli, screen: &Screen) -> Result<ExitCode> {
             connect::create(url).await?;
             screen.done(&format!("{url} is there, with the tables of this version"))?;
         }
-        Command::Tasks(command) => return tasks::run(&connect::open(url).await?, command, screen).await,
-        Command::Events(command) => events::run(&connect::open(url).await?, command, screen).await?,
+        Command::Tasks(command) => {
+            return tasks::run(&connect::open(url).await?, command, screen).await;
+        }
+        Command::Events(command) => {
+            events::run(&connect::open(url).await?, command, screen).await?
+        }
         Command::Send { task_id, topic, payload } => {
             let payload = input::json(payload.as_deref())?;
             connect::open(url).await?.send(task_id, &topic, &payload).await?;
             screen.done(&format!("sent {topic} to {task_id}"))?;
         }
-        Command::Approvals(command) => approvals::run(&connect::open(url).await?, command, screen).await?,
-        Command::Queues(command) => queues::run(&connect::open(url).await?, command, screen).await?,
-        Command::Schedules(command) => schedules::run(&connect::open(url).await?, command, screen).await?,
-        Command::Workers(command) => workers::run(&connect::open(url).await?, command, screen).await?,
+        Command::Approvals(command) => {
+            approvals::run(&connect::open(url).await?, command, screen).await?
+        }
+        Command::Queues(command) => {
+            queues::run(&connect::open(url).await?, command, screen).await?
+        }
+        Command::Schedules(command) => {
+            schedules::run(&connect::open(url).await?, command, screen).await?
+        }
+        Command::Workers(command) => {
+            workers::run(&connect::open(url).await?, command, screen).await?
+        }
         Command::Purge { older_than, state } => {
             purge::run(&connect::open(url).await?, older_than.into(), state, screen).await?;
         }

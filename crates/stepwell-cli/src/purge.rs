@@ -17,11 +17,14 @@ pub(crate) async fn run(
     state: Option<TaskState>,
     screen: &Screen,
 ) -> Result<()> {
-    // On the standard error output, and only where that is a terminal. How many there are, nobody knows without a count.
-    let bar = ProgressBar::new_spinner()
-        .with_style(ProgressStyle::with_template("{spinner} removed {human_pos} tasks, {per_sec}")?);
+    // On the standard error output, and only where that is a terminal. How many there are, nobody
+    // knows without a count.
+    let bar = ProgressBar::new_spinner().with_style(ProgressStyle::with_template(
+        "{spinner} removed {human_pos} tasks, {per_sec}",
+    )?);
     bar.enable_steady_tick(TICK);
-    let purged = client.purge_with(older_than, state, |purged| bar.set_position(purged as u64)).await;
+    let purged =
+        client.purge_with(older_than, state, |purged| bar.set_position(purged as u64)).await;
     bar.finish_and_clear();
     let purged = purged?;
     screen.show(&serde_json::json!({ "purged": purged }), || match purged {

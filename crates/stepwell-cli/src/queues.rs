@@ -21,22 +21,27 @@ pub(crate) async fn run(client: &Durable, command: Queues, screen: &Screen) -> R
                 "PER WORKER",
                 "RATE",
             ];
-            screen.list(&queues, columns, "no queue has limits or tasks that have not ended", |queue| {
-                let rate = queue.limits.rate;
-                [
-                    queue.queue.to_string(),
-                    if queue.paused { "paused".into() } else { "open".into() },
-                    queue.pending.to_string(),
-                    queue.running.to_string(),
-                    queue.suspended.to_string(),
-                    or_dash(queue.ready_at.map(moment)),
-                    or_dash(queue.limits.max_running),
-                    or_dash(queue.limits.max_running_per_worker),
-                    or_dash(
-                        rate.map(|rate| format!("{}/{}", rate.starts, humantime::format_duration(rate.per))),
-                    ),
-                ]
-            })
+            screen.list(
+                &queues,
+                columns,
+                "no queue has limits or tasks that have not ended",
+                |queue| {
+                    let rate = queue.limits.rate;
+                    [
+                        queue.queue.to_string(),
+                        if queue.paused { "paused".into() } else { "open".into() },
+                        queue.pending.to_string(),
+                        queue.running.to_string(),
+                        queue.suspended.to_string(),
+                        or_dash(queue.ready_at.map(moment)),
+                        or_dash(queue.limits.max_running),
+                        or_dash(queue.limits.max_running_per_worker),
+                        or_dash(rate.map(|rate| {
+                            format!("{}/{}", rate.starts, humantime::format_duration(rate.per))
+                        })),
+                    ]
+                },
+            )
         }
         Queues::Pause { queue } => {
             client.pause_queue(&queue).await?;

@@ -14,7 +14,9 @@ pub(crate) async fn run(client: &Durable, command: Schedules, screen: &Screen) -
             screen.list(&schedules, columns, "no schedules", |schedule| {
                 let timing = match &schedule.timing {
                     Timing::Cron { pattern, time_zone } => format!("{pattern} ({time_zone})"),
-                    Timing::Every { interval } => format!("every {}", humantime::format_duration(*interval)),
+                    Timing::Every { interval } => {
+                        format!("every {}", humantime::format_duration(*interval))
+                    }
                 };
                 let next = match schedule.paused {
                     true => "paused".into(),

@@ -1,4 +1,5 @@
-//! What the user sees: tables for people, JSON for programs. Colours only where there is a terminal.
+//! What the user sees: tables for people, JSON for programs. Colours only where there is a
+//! terminal.
 
 use std::io::Write as _;
 
@@ -29,11 +30,20 @@ impl Screen {
     }
 
     /// Prints a value: as JSON, or as its text.
-    pub(crate) fn show<T: Serialize>(&self, value: &T, text: impl FnOnce() -> String) -> Result<()> {
-        if self.json { self.text(&serde_json::to_string_pretty(value)?) } else { self.text(&text()) }
+    pub(crate) fn show<T: Serialize>(
+        &self,
+        value: &T,
+        text: impl FnOnce() -> String,
+    ) -> Result<()> {
+        if self.json {
+            self.text(&serde_json::to_string_pretty(value)?)
+        } else {
+            self.text(&text())
+        }
     }
 
-    /// Prints a list: as JSON, or as a table with these columns, or what there is to say when it is empty.
+    /// Prints a list: as JSON, or as a table with these columns, or what there is to say when it is
+    /// empty.
     pub(crate) fn list<T: Serialize, const N: usize>(
         &self,
         items: &[T],
@@ -90,7 +100,11 @@ impl Screen {
         let red = AnsiColor::Red.on_default().bold();
         // Nothing can be said when even that fails.
         let _ = match self.json {
-            true => writeln!(anstream::stderr(), "{}", serde_json::json!({ "error": format!("{error:#}") })),
+            true => writeln!(
+                anstream::stderr(),
+                "{}",
+                serde_json::json!({ "error": format!("{error:#}") })
+            ),
             false => writeln!(anstream::stderr(), "{red}error:{red:#} {error:#}"),
         };
     }
@@ -128,7 +142,9 @@ impl<R, const N: usize> Parts<'_, R, N> {
             (true, true, _) => self.screen.text("[]"),
             (true, false, _) => self.screen.text("\n]"),
             (false, _, true) => self.screen.text(empty),
-            (false, _, false) => self.screen.text(&self.screen.table(columns, self.rows.into_iter())),
+            (false, _, false) => {
+                self.screen.text(&self.screen.table(columns, self.rows.into_iter()))
+            }
         }
     }
 }

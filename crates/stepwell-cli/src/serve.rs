@@ -20,7 +20,9 @@ pub(crate) async fn run(url: &str, options: Serve, screen: &Screen) -> Result<()
     // What is spawned by the API is in the history, too.
     let client = connect::existing(url)?.keep_history().build().await?;
     let mut server = hosts.into_iter().fold(Server::new(client), Server::host);
-    server = server.max_connections(max_connections).max_connections_per_address(max_connections_per_address);
+    server = server
+        .max_connections(max_connections)
+        .max_connections_per_address(max_connections_per_address);
     if secure_cookies {
         server = server.secure_cookies();
     }

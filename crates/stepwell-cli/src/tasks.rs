@@ -4,7 +4,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use stepwell::{
-    Disposition, Durable, Error, Export, LogLine, Name, Page, SpawnOptions, TaskFilter, TaskId, TaskInfo,
+    Disposition, Durable, Error, Export, LogLine, Name, Page, SpawnOptions, TaskFilter, TaskId,
+    TaskInfo,
 };
 
 use crate::args::{Filter, Ids, Tasks};
@@ -40,13 +41,18 @@ pub(crate) async fn run(client: &Durable, command: Tasks, screen: &Screen) -> Re
             options = set(options, idempotency_key, SpawnOptions::idempotency_key);
             options = set(options, concurrency_key, SpawnOptions::concurrency_key);
             options = set(options, delay.map(Into::into), SpawnOptions::start_after);
-            options = labels.into_iter().fold(options, |options, (name, value)| options.label(name, value));
-            let spawned = client.spawn_named(&task_type, &input::json(params.as_deref())?, options).await?;
+            options = labels
+                .into_iter()
+                .fold(options, |options, (name, value)| options.label(name, value));
+            let spawned =
+                client.spawn_named(&task_type, &input::json(params.as_deref())?, options).await?;
             let json = serde_json::json!({ "task_id": spawned.task_id, "disposition": spawned.disposition });
             screen.show(&json, || match spawned.disposition {
                 Disposition::Created => spawned.task_id.to_string(),
                 Disposition::Existing => format!("{} was there before", spawned.task_id),
-                Disposition::Coalesced => format!("{} waits to start and does for this one", spawned.task_id),
+                Disposition::Coalesced => {
+                    format!("{} waits to start and does for this one", spawned.task_id)
+                }
             })?;
         }
         Tasks::Cancel(ids) => each(ids, "cancelled", screen, |id| client.cancel(id)).await?,
@@ -57,9 +63,10 @@ pub(crate) async fn run(client: &Durable, command: Tasks, screen: &Screen) -> Re
         Tasks::Retrigger(ids) => {
             for task_id in ids.task_ids {
                 let spawned = client.retrigger(task_id).await?;
-                screen.show(&serde_json::json!({ "task_id": spawned.task_id, "like": task_id }), || {
-                    format!("spawned {}, like {task_id}", spawned.task_id)
-                })?;
+                screen.show(
+                    &serde_json::json!({ "task_id": spawned.task_id, "like": task_id }),
+                    || format!("spawned {}, like {task_id}", spawned.task_id),
+                )?;
             }
         }
         Tasks::Export { task_id, output } => {
@@ -75,7 +82,9 @@ pub(crate) async fn run(client: &Durable, command: Tasks, screen: &Screen) -> Re
         Tasks::Import { file } => {
             let export = Export::from_json(&input::read(&file)?).map_err(Error::Import)?;
             let task_id = client.import(export).await?;
-            screen.show(&serde_json::json!({ "task_id": task_id }), || format!("took in {task_id}"))?;
+            screen.show(&serde_json::json!({ "task_id": task_id }), || {
+                format!("took in {task_id}")
+            })?;
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -137,7 +146,9 @@ async fn list(client: &Durable, filter: Filter, screen: &Screen) -> Result<()> {
     };
     list.end(["TASK", "TYPE", "QUEUE", "STATE", "ATTEMPT", "SPAWNED"], "no tasks")?;
     match next {
-        Some(next) if !screen.is_json() => screen.text(&format!("\nthere may be more: --before {next}")),
+        Some(next) if !screen.is_json() => {
+            screen.text(&format!("\nthere may be more: --before {next}"))
+        }
         _ => Ok(()),
     }
 }
@@ -146,5 +157,11 @@ async fn look(client: &Durable, task_id: TaskId) -> Result<Shown> {
     let task = client.task(task_id).await?.ok_or(Error::NotFound(task_id))?;
     let (journal, waits) = (client.journal(task_id).await?, client.waits(task_id).await?);
     let children = TaskFilter { parent: Some(task_id), limit: CHILDREN, ..TaskFilter::default() };
-    Ok(Shown { task, logs: LogLine::all(&journal), journal, waits, children: client.tasks(children).await? })
+    Ok(Shown {
+        task,
+        logs: LogLine::all(&journal),
+        journal,
+        waits,
+        children: client.tasks(children).await?,
+    })
 }

@@ -59,7 +59,9 @@ impl Line {
             Kind::Items => "items",
             Kind::Compensating => "undo",
             Kind::Compensated => "undone",
-            Kind::Log | Kind::Progress | Kind::Patch | Kind::Changed | Kind::Compensate => return None,
+            Kind::Log | Kind::Progress | Kind::Patch | Kind::Changed | Kind::Compensate => {
+                return None;
+            }
         };
         let (text, style) = match &entry.outcome {
             Outcome::Done(_)
@@ -88,7 +90,8 @@ impl Line {
             LogLevel::Warn => AnsiColor::Yellow.on_default(),
             LogLevel::Error => AnsiColor::Red.on_default(),
         };
-        let fields: String = line.fields.iter().map(|(name, value)| format!(" {name}={value}")).collect();
+        let fields: String =
+            line.fields.iter().map(|(name, value)| format!(" {name}={value}")).collect();
         let name = line.level.as_str().to_owned();
         Self { at: line.at, kind: "log", name, text: format!("{}{fields}", line.message), style }
     }
@@ -130,7 +133,8 @@ pub(crate) fn draw(shown: &Shown, width: Option<u16>) -> String {
         let _ = writeln!(out, "\n{BOLD}waits for{BOLD:#}");
     }
     for wait in waits {
-        let until = wait.due_at.map(|due_at| format!("  until {}", moment(due_at))).unwrap_or_default();
+        let until =
+            wait.due_at.map(|due_at| format!("  until {}", moment(due_at))).unwrap_or_default();
         let target = wait.target.as_ref().map_or_else(|| wait.key.label(), ToString::to_string);
         let _ = writeln!(out, "  {} {}{until}", wait.key.kind.as_str(), plain(&target));
     }
@@ -156,9 +160,13 @@ fn plain_line(at: Timestamp, what: &'static str) -> Line {
 
 fn head(Shown { task, .. }: &Shown) -> String {
     let style = colour(task.state);
-    let mut out =
-        format!("{BOLD}{}{BOLD:#}  {style}{}{style:#}\n", plain(task.task_type.as_str()), standing(task));
-    let mut say = |what: &str, value: String| _ = writeln!(out, "{DIM}{what:<10}{DIM:#}{}", plain(&value));
+    let mut out = format!(
+        "{BOLD}{}{BOLD:#}  {style}{}{style:#}\n",
+        plain(task.task_type.as_str()),
+        standing(task)
+    );
+    let mut say =
+        |what: &str, value: String| _ = writeln!(out, "{DIM}{what:<10}{DIM:#}{}", plain(&value));
     say("task", task.task_id.to_string());
     say("queue", task.queue.to_string());
     say("attempt", format!("{} of {}", task.attempt, task.max_attempts));

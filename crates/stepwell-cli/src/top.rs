@@ -29,7 +29,11 @@ struct View {
     failed: Vec<TaskInfo>,
 }
 
-pub(crate) async fn run(client: &Durable, Top { once, interval }: Top, screen: &Screen) -> Result<()> {
+pub(crate) async fn run(
+    client: &Durable,
+    Top { once, interval }: Top,
+    screen: &Screen,
+) -> Result<()> {
     if once || screen.is_json() || !std::io::stdout().is_terminal() {
         let view = look(client).await?;
         return screen.show(&view, || draw(&view, screen));
@@ -73,7 +77,8 @@ fn draw(view: &View, screen: &Screen) -> String {
     let sum = |count: fn(&QueueInfo) -> u64| view.queues.iter().map(count).sum::<u64>();
     let alive = view.workers.iter().filter(|worker| worker.alive).count();
     let mut page = format!(
-        "{BOLD}{}{BOLD:#} pending  {BOLD}{}{BOLD:#} running  {BOLD}{}{BOLD:#} suspended  {BOLD}{alive}{BOLD:#} workers\n",
+        "{BOLD}{}{BOLD:#} pending  {BOLD}{}{BOLD:#} running  {BOLD}{}{BOLD:#} suspended  \
+         {BOLD}{alive}{BOLD:#} workers\n",
         sum(|queue| queue.pending),
         sum(|queue| queue.running),
         sum(|queue| queue.suspended)

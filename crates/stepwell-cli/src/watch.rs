@@ -28,9 +28,9 @@ pub(crate) async fn run(client: &Durable, task_id: TaskId, screen: &Screen) -> R
             let mut lines: Vec<_> =
                 journal.iter().filter_map(Line::of).chain(logs.iter().map(Line::of_log)).collect();
             lines.sort_by_key(|line| line.at);
-            lines
-                .iter()
-                .try_for_each(|line| screen.text(&format!("{}  {}", moment(line.at), line.text())))?;
+            lines.iter().try_for_each(|line| {
+                screen.text(&format!("{}  {}", moment(line.at), line.text()))
+            })?;
         }
         if task.state.is_finished() {
             let style = colour(task.state);
@@ -38,7 +38,8 @@ pub(crate) async fn run(client: &Durable, task_id: TaskId, screen: &Screen) -> R
                 screen.text(&serde_json::to_string(&task)?)?;
             } else {
                 let why = task.failure.map(|failure| failure.to_string());
-                let text = task.output.map(|output| brief(&output, 1_000)).or(why).unwrap_or_default();
+                let text =
+                    task.output.map(|output| brief(&output, 1_000)).or(why).unwrap_or_default();
                 screen.text(&format!("{style}{}{style:#}  {text}", task.state))?;
             }
             return Ok(match task.state {

@@ -1,6 +1,8 @@
-//! Every command of the program, on a database with tasks of every sort: what it prints, and how it exits.
+//! Every command of the program, on a database with tasks of every sort: what it prints, and how it
+//! exits.
 //!
-//! To accept what has changed: `INSTA_UPDATE=always cargo test -p stepwell-cli`, and read the difference.
+//! To accept what has changed: `INSTA_UPDATE=always cargo test -p stepwell-cli`, and read the
+//! difference.
 
 #![allow(
     clippy::unwrap_used,
@@ -29,8 +31,10 @@ async fn order(item: String, ctx: TaskContext) -> TaskResult<String> {
         .compensate(|_| async { Ok(()) })
         .await?;
     if item == "anvil" {
-        ctx.step("pack", || async { Err::<(), _>(anyhow::anyhow!("it is 200 kg").context("too heavy")) })
-            .await?;
+        ctx.step("pack", || async {
+            Err::<(), _>(anyhow::anyhow!("it is 200 kg").context("too heavy"))
+        })
+        .await?;
     }
     let child = ctx.spawn_named::<_, String>("parcel", "ship", &item, SpawnOptions::new()).await?;
     Ok(format!("{receipt}, {}", ctx.join(&child).await?))
@@ -88,7 +92,8 @@ impl World {
         let shipped = spawned(client.spawn_with::<order>("feather".into(), options())).await;
         client.wait::<String>(shipped).await.unwrap();
         let failed =
-            spawned(client.spawn_with::<order>("anvil".into(), options().idempotency_key("a-1"))).await;
+            spawned(client.spawn_with::<order>("anvil".into(), options().idempotency_key("a-1")))
+                .await;
         client.wait::<String>(failed).await.unwrap_err();
         let mut refunds = Vec::new();
         for amount in [5, 7, 9] {
@@ -112,7 +117,11 @@ impl World {
 
 fn program(dir: &Path, arguments: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_stepwell"));
-    command.current_dir(dir).env("USER", "grace").env("COLUMNS", "100").env_remove("DURABLE_DATABASE_URL");
+    command
+        .current_dir(dir)
+        .env("USER", "grace")
+        .env("COLUMNS", "100")
+        .env_remove("DURABLE_DATABASE_URL");
     // `'` keeps what it encloses together.
     for (n, part) in arguments.split('\'').enumerate() {
         if n % 2 == 1 {
@@ -127,7 +136,8 @@ fn program(dir: &Path, arguments: &str) -> Command {
 /// What the program prints, and how it exits.
 fn run_in(dir: &Path, arguments: &str) -> String {
     let output = program(dir, arguments).stdin(Stdio::null()).output().unwrap();
-    let (out, err) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+    let (out, err) =
+        (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
     let err = if err.is_empty() { err } else { format!("[stderr]\n{err}") };
     let code = output.status.code().unwrap();
     let code = if code == 0 { String::new() } else { format!("[exit status {code}]\n") };
@@ -186,7 +196,11 @@ async fn lists() {
         "top",
     ];
     snapshot!("lists", lists.map(|list| world.run(list)));
-    let json = ["tasks list --state suspended --limit 1 --json", "queues list --json", "workers list --json"];
+    let json = [
+        "tasks list --state suspended --limit 1 --json",
+        "queues list --json",
+        "workers list --json",
+    ];
     snapshot!("lists_json", json.map(|list| world.run(list)));
 }
 
@@ -214,7 +228,9 @@ async fn actions() {
     let World { shipped, failed, refunds, later, dir } = &world;
     std::fs::write(dir.path().join("amount.json"), "12").unwrap();
     let actions = [
-        "tasks spawn order '\"lamp\"' --priority -3 --delay 1h --label tenant=x --idempotency-key k --queue q".into(),
+        "tasks spawn order '\"lamp\"' --priority -3 --delay 1h --label tenant=x --idempotency-key \
+         k --queue q"
+            .into(),
         "tasks spawn order '\"lamp\"' --idempotency-key k".into(),
         "tasks spawn refund @amount.json --json".into(),
         format!("tasks pause {later} {}", refunds[2]),
@@ -283,7 +299,11 @@ async fn errors() {
         run_in(empty.path(), "serve"),
         run_in(empty.path(), "--database-url postgres://nobody@127.0.0.1:1/none tasks list"),
     ];
-    assert_eq!(std::fs::read_dir(empty.path()).unwrap().count(), 0, "a database was made by looking for it");
+    assert_eq!(
+        std::fs::read_dir(empty.path()).unwrap().count(),
+        0,
+        "a database was made by looking for it"
+    );
     let commands = [
         "serve --listen 0.0.0.0:0".into(),
         "serve --token short".into(),
@@ -323,7 +343,11 @@ async fn a_database_of_another_version_is_left_as_it_is() {
         conn.execute("UPDATE stepwell_schema SET version = ?1", [version]).unwrap();
         outputs.push(world.run("tasks list"));
     }
-    drop(Connection::open(world.dir.path().join("mine.db")).unwrap().execute_batch("CREATE TABLE mine (a)"));
+    drop(
+        Connection::open(world.dir.path().join("mine.db"))
+            .unwrap()
+            .execute_batch("CREATE TABLE mine (a)"),
+    );
     outputs.push(world.run("--database-url sqlite://mine.db tasks list"));
     snapshot!("other_versions", outputs);
 }
@@ -336,8 +360,11 @@ async fn colours_are_for_terminals_and_a_closed_pipe_is_no_error() {
     let forced = program(world.dir.path(), &show).env("CLICOLOR_FORCE", "1").output().unwrap();
     assert!(String::from_utf8(forced.stdout).unwrap().contains("\u{1b}[31m"));
 
-    let mut child =
-        program(world.dir.path(), &show).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = program(world.dir.path(), &show)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     drop(child.stdout.take());
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
@@ -361,7 +388,8 @@ fn the_tour() {
         assert!(output.contains(line), "{output}");
     }
     for (customer, end) in [("ada", "completed"), ("wile", "failed"), ("barbara", "suspended")] {
-        let ended = output.lines().any(|line| line.trim().starts_with(customer) && line.contains(end));
+        let ended =
+            output.lines().any(|line| line.trim().starts_with(customer) && line.contains(end));
         assert!(ended, "{customer}:\n{output}");
     }
     assert!(!output.contains("exit status"), "{output}");

@@ -10,8 +10,8 @@ use tokio::runtime::Handle;
 /// Not a whole second, and no whole millisecond either.
 const START: i64 = 1_700_000_000_123_457;
 
-/// A clock that stands still until it is advanced, and random numbers that are the same each time. What a
-/// store does in the background runs on tokio, and sleeps take the time that they take.
+/// A clock that stands still until it is advanced, and random numbers that are the same each time.
+/// What a store does in the background runs on tokio, and sleeps take the time that they take.
 pub struct Clock {
     micros: AtomicI64,
     drawn: AtomicU64,

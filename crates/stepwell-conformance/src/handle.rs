@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use stepwell_core::store::{
-    Applied, Batch, Claimed, ClaimedTask, Command, CommandOutcome, Committed, Facts, NewEvent, NewMessage,
-    NewTask, Next, Refused, Spawned, TaskFilter, Transition, Wait, WorkerSignal,
+    Applied, Batch, Claimed, ClaimedTask, Command, CommandOutcome, Committed, Facts, NewEvent,
+    NewMessage, NewTask, Next, Refused, Spawned, TaskFilter, Transition, Wait, WorkerSignal,
 };
 use stepwell_core::{
-    Entry, Page, Payload, QueueInfo, RunId, Store, StoreError, TaskId, TaskInfo, TaskState, WorkerState,
-    WorkerStatus,
+    Entry, Page, Payload, QueueInfo, RunId, Store, StoreError, TaskId, TaskInfo, TaskState,
+    WorkerState, WorkerStatus,
 };
 
 use crate::make::{self, LOOK, claim, task_id};
@@ -101,7 +101,10 @@ impl Handle {
     }
 
     /// Spawns the tasks, all running under worker 1. Each has the run that it was spawned with.
-    pub(crate) async fn run(&self, tasks: impl IntoIterator<Item = NewTask>) -> Vec<(TaskId, RunId)> {
+    pub(crate) async fn run(
+        &self,
+        tasks: impl IntoIterator<Item = NewTask>,
+    ) -> Vec<(TaskId, RunId)> {
         let claim_by = Some(make::worker_id(1));
         let tasks: Vec<_> = tasks.into_iter().map(|task| NewTask { claim_by, ..task }).collect();
         let runs = tasks.iter().map(|task| (task.task_id, task.run_id)).collect();
@@ -160,7 +163,8 @@ impl Handle {
         self.list(TaskFilter { limit: 100_000, ..TaskFilter::default() }).await
     }
 
-    /// All that can be seen of the tasks: two of these are the same when nothing has changed in between.
+    /// All that can be seen of the tasks: two of these are the same when nothing has changed in
+    /// between.
     pub(crate) async fn picture(&self) -> String {
         let tasks = self.all().await;
         let mut picture = format!("{tasks:#?}");

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use stepwell_core::store::{
-    Batch, CancellationPolicy, Claim, Command, KeyedSpawn, NewEvent, NewMessage, NewTask, NewWorker, Next,
-    Transition, Wait, WorkerSignal,
+    Batch, CancellationPolicy, Claim, Command, KeyedSpawn, NewEvent, NewMessage, NewTask,
+    NewWorker, Next, Transition, Wait, WorkerSignal,
 };
 use stepwell_core::{
-    Entry, Failure, FailureKind, Headers, Key, Kind, Name, Outcome, Payload, RetryStrategy, RunId, Scope,
-    TaskId, Timestamp, WorkerId, from_micros,
+    Entry, Failure, FailureKind, Headers, Key, Kind, Name, Outcome, Payload, RetryStrategy, RunId,
+    Scope, TaskId, Timestamp, WorkerId, from_micros,
 };
 use uuid::Uuid;
 
@@ -190,7 +190,11 @@ pub(crate) fn suspend_until(at: Timestamp) -> Next {
 }
 
 fn wait(kind: Kind, target: &str, ordinal: u32) -> Wait {
-    Wait { key: Key { kind, name: name(target), ordinal }, target: Some(name(target)), due_at: None }
+    Wait {
+        key: Key { kind, name: name(target), ordinal },
+        target: Some(name(target)),
+        due_at: None,
+    }
 }
 
 pub(crate) fn for_event(text: &str) -> Wait {

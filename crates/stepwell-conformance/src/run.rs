@@ -25,17 +25,22 @@ fn run_within<F: Future<Output = ()>>(
     body: impl FnOnce() -> F + Send + 'static,
 ) {
     let (done, ended) = mpsc::channel();
-    // A thread that can be left behind: a store that blocks for good is to fail its test, and not to hold it
-    // up.
+    // A thread that can be left behind: a store that blocks for good is to fail its test, and not
+    // to hold it up.
     let thread = std::thread::Builder::new().name(point.into()).spawn(move || {
-        let runtime =
-            tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(4)
+            .enable_all()
+            .build()
+            .unwrap();
         runtime.block_on(async { body().await });
         drop(runtime);
         let _ = done.send(());
     });
     if ended.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
-        panic!("the point `{point}` has not ended within {limit:?}: the store hangs, or is very slow");
+        panic!(
+            "the point `{point}` has not ended within {limit:?}: the store hangs, or is very slow"
+        );
     }
     if let Err(panic) = thread.unwrap().join() {
         std::panic::resume_unwind(panic);

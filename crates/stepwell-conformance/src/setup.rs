@@ -22,7 +22,8 @@ pub(crate) struct Setup<'a, B: Backend> {
 
 impl<'a, B: Backend> Setup<'a, B> {
     pub(crate) async fn new(backend: &'a B) -> Self {
-        let mut setup = Self { backend, only: None, database: backend.create().await, clock: Clock::new() };
+        let mut setup =
+            Self { backend, only: None, database: backend.create().await, clock: Clock::new() };
         if !backend.is_shared() {
             setup.only = Some(setup.handle().await);
         }

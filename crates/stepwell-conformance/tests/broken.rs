@@ -1,5 +1,5 @@
-//! The suite finds what it is there to find: each of these stores has one fault, of the sort that real ones
-//! have.
+//! The suite finds what it is there to find: each of these stores has one fault, of the sort that
+//! real ones have.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -120,8 +120,10 @@ struct LooksThenSuspends;
 #[async_trait]
 impl Fault for LooksThenSuspends {
     async fn commit(&self, store: &dyn Store, mut batch: Batch) -> Answer {
-        let Some(Transition { task_id, run_id, waits_added, next, .. }) =
-            batch.transitions.first_mut().filter(|first| matches!(first.next, Next::Suspend { .. }))
+        let Some(Transition { task_id, run_id, waits_added, next, .. }) = batch
+            .transitions
+            .first_mut()
+            .filter(|first| matches!(first.next, Next::Suspend { .. }))
         else {
             return store.commit(batch.into()).await;
         };
@@ -154,7 +156,8 @@ fn a_lost_wake_up_is_found() {
     with!(LooksThenSuspends: wake_ups_by_events);
 }
 
-/// Looks whether the key is there, and inserts the task then, without another look at what that did.
+/// Looks whether the key is there, and inserts the task then, without another look at what that
+/// did.
 #[derive(Default)]
 struct LooksThenSpawns;
 
@@ -189,7 +192,9 @@ impl Fault for Unversioned {
     async fn commit(&self, store: &dyn Store, mut batch: Batch) -> Answer {
         for change in &mut batch.schedules {
             let there = store.schedules(ScheduleFilter::Named(change.name.clone())).await?;
-            if let (ScheduleAction::Replace { seen, .. }, [there]) = (&mut change.action, &there.items[..]) {
+            if let (ScheduleAction::Replace { seen, .. }, [there]) =
+                (&mut change.action, &there.items[..])
+            {
                 *seen = there.plan.version;
             }
         }

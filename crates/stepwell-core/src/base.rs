@@ -1,4 +1,5 @@
-//! The ground floor: names, ids, times, payloads, failures and journal entries. It knows neither stores nor engines.
+//! The ground floor: names, ids, times, payloads, failures and journal entries. It knows neither
+//! stores nor engines.
 
 pub(crate) mod codec_error;
 pub(crate) mod failure;

@@ -55,7 +55,8 @@ use crate::workflow::{self, Snapshot, Workflow, WorkflowError};
 const LOOK_ON: usize = 100;
 /// How often a task is read that changes meanwhile, before it is not exported.
 const EXPORT_TRIES: usize = 20;
-/// How soon, and how seldom at last, a task that another process runs is looked at when nothing is heard of its end.
+/// How soon, and how seldom at last, a task that another process runs is looked at when nothing is
+/// heard of its end.
 const LOOK_AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(60));
 
 /// A client of a store. Cheap to clone; all clones are one client.
@@ -71,8 +72,8 @@ pub struct Client {
 pub struct SpawnResult {
     /// The task: a new one, or the one that was there.
     pub task_id: TaskId,
-    /// Its run, if it has started at once; otherwise the claim that starts it makes another. Of a task that was there before,
-    /// its latest.
+    /// Its run, if it has started at once; otherwise the claim that starts it makes another. Of a
+    /// task that was there before, its latest.
     pub run_id: RunId,
     /// The attempt of that run.
     pub attempt: u32,
@@ -100,21 +101,29 @@ impl State {
 
 impl Client {
     /// A client of this store, in this runtime.
-    pub fn new(store: Arc<dyn Store>, runtime: Arc<dyn Runtime>, settings: Settings, state: State) -> Self {
+    pub fn new(
+        store: Arc<dyn Store>,
+        runtime: Arc<dyn Runtime>,
+        settings: Settings,
+        state: State,
+    ) -> Self {
         Self { engine: Engine::new(store, runtime, settings, state.0) }
     }
 
-    /// Registers a task type: workers of this client claim its tasks. Registering it again changes nothing.
+    /// Registers a task type: workers of this client claim its tasks. Registering it again changes
+    /// nothing.
     ///
     /// # Errors
-    /// [`Error::DuplicateTaskType`] when another type has its name, [`Error::Name`] when that is not valid.
+    /// [`Error::DuplicateTaskType`] when another type has its name, [`Error::Name`] when that is
+    /// not valid.
     pub async fn register<T: Task>(&self) -> Result<(), Error> {
         self.add(Name::new(T::NAME)?, task::of_type::<T>())
     }
 
-    /// As [`Client::register`], and describes the type: the schemas of its parameters and outputs are kept in the store, for
-    /// [`Client::task_types`], and both are checked. Parameters when a task is spawned, by this client or, where the type is not
-    /// registered, by any with the feature `schemas` (which looks for what is described at most once a minute); and when it is
+    /// As [`Client::register`], and describes the type: the schemas of its parameters and outputs
+    /// are kept in the store, for [`Client::task_types`], and both are checked. Parameters when
+    /// a task is spawned, by this client or, where the type is not registered, by any with the
+    /// feature `schemas` (which looks for what is described at most once a minute); and when it is
     /// executed, as its output is.
     ///
     /// Schemas say more than types do: by `#[schemars(range(min = 1))]`, say.
@@ -129,7 +138,8 @@ impl Client {
     {
         let info = crate::context::schema::schemas::<T>()?;
         let check = |what: &str, schema| {
-            let failed = |source| Error::Payload { what: format!("the {what} of {}", T::NAME), source };
+            let failed =
+                |source| Error::Payload { what: format!("the {what} of {}", T::NAME), source };
             crate::context::schema::check(schema).map_err(failed)
         };
         let (params, output) = (check("parameters", &info.params)?, check("output", &info.output)?);
@@ -176,9 +186,9 @@ impl Client {
         self.add(name.clone(), task::of_function(name, function))
     }
 
-    /// Registers a cleanup, which tasks of this client [record](TaskContext::cleanup) by its name. It is to be registered by
-    /// every program that runs them; registering it again replaces it. Its code is to bear being run for something
-    /// that was not done, or is undone already.
+    /// Registers a cleanup, which tasks of this client [record](TaskContext::cleanup) by its name.
+    /// It is to be registered by every program that runs them; registering it again replaces
+    /// it. Its code is to bear being run for something that was not done, or is undone already.
     ///
     /// ```
     /// # use stepwell_core::{Client, Error};
@@ -218,10 +228,11 @@ impl Client {
     /// Registers a workflow: it is a task type of its name from then on.
     ///
     /// # Errors
-    /// [`Error::Workflow`] when it is not put together as it has to be, or a child's type is not registered;
-    /// [`Error::DuplicateTaskType`] when another type has its name.
+    /// [`Error::Workflow`] when it is not put together as it has to be, or a child's type is not
+    /// registered; [`Error::DuplicateTaskType`] when another type has its name.
     pub async fn register_workflow<L>(&self, workflow: Workflow<L>) -> Result<(), Error> {
-        let (name, task_type) = workflow.becomes().registered(|child| self.engine.registry.knows(child))?;
+        let (name, task_type) =
+            workflow.becomes().registered(|child| self.engine.registry.knows(child))?;
         self.add(name, task_type)
     }
 
@@ -259,8 +270,8 @@ impl Client {
     /// Spawns a task. When this returns, no crash can lose it.
     ///
     /// # Errors
-    /// [`Error::Payload`] when the parameters do not serialise or are too large, [`Error::Store`] when nothing could be
-    /// written.
+    /// [`Error::Payload`] when the parameters do not serialise or are too large, [`Error::Store`]
+    /// when nothing could be written.
     pub async fn spawn<T: Task>(&self, params: T::Params) -> Result<SpawnResult, Error> {
         self.spawn_with::<T>(params, SpawnOptions::default()).await
     }
@@ -268,7 +279,8 @@ impl Client {
     /// As [`Client::spawn`], with options.
     ///
     /// # Errors
-    /// As [`Client::spawn`]; [`Error::Name`] when the options hold an invalid name; [`Error::Waiting`] when they say so.
+    /// As [`Client::spawn`]; [`Error::Name`] when the options hold an invalid name;
+    /// [`Error::Waiting`] when they say so.
     pub async fn spawn_with<T: Task>(
         &self,
         params: T::Params,
@@ -302,7 +314,8 @@ impl Client {
     ) -> Result<SpawnResult, Error> {
         self.check(&name, std::slice::from_ref(&params)).await?;
         let span = trace::spawn(name.as_str());
-        let task = trace::carried(&span, || self.engine.new_task::<Error>(name, params, options, None))?;
+        let task =
+            trace::carried(&span, || self.engine.new_task::<Error>(name, params, options, None))?;
         let asked = Asked::of(&task);
         let spawning = self.engine.commit.spawn(task).instrument(span);
         asked.answer(self.engine.answered(spawning).await?)
@@ -311,8 +324,8 @@ impl Client {
     /// Spawns many tasks of one type in one commit: all of them, or none.
     ///
     /// # Errors
-    /// As [`Client::spawn_with`]. One that cannot be spawned keeps all from being, but for [`Error::Waiting`], which is about that
-    /// one only.
+    /// As [`Client::spawn_with`]. One that cannot be spawned keeps all from being, but for
+    /// [`Error::Waiting`], which is about that one only.
     pub async fn spawn_many<T: Task>(
         &self,
         tasks: impl IntoIterator<Item = (T::Params, SpawnOptions)>,
@@ -333,7 +346,8 @@ impl Client {
         asked.into_iter().zip(spawned).map(|(asked, spawned)| asked.answer(spawned)).collect()
     }
 
-    /// The check of the parameters of a task type: as it is registered here, or else as some process has described it.
+    /// The check of the parameters of a task type: as it is registered here, or else as some
+    /// process has described it.
     async fn check_of(&self, task_type: &Name) -> Result<Option<Check>, StoreError> {
         match self.engine.registry.check_of(task_type) {
             Some(check) => Ok(check),
@@ -344,7 +358,8 @@ impl Client {
         }
     }
 
-    /// A task to be spawned, as it is kept, for backends, which spawn it in a transaction of the user's.
+    /// A task to be spawned, as it is kept, for backends, which spawn it in a transaction of the
+    /// user's.
     ///
     /// # Errors
     /// As [`Client::spawn_with`].
@@ -360,8 +375,8 @@ impl Client {
         self.kept(name, params, options)
     }
 
-    /// As [`Client::new_task`], for a backend that cannot wait; it reads what is described by itself, where the type is not
-    /// registered.
+    /// As [`Client::new_task`], for a backend that cannot wait; it reads what is described by
+    /// itself, where the type is not registered.
     ///
     /// # Errors
     /// As [`Client::new_task`].
@@ -391,16 +406,21 @@ impl Client {
 
     fn kept(&self, name: Name, params: Payload, options: SpawnOptions) -> Result<NewTask, Error> {
         let span = trace::spawn(name.as_str());
-        let mut task = trace::carried(&span, || self.engine.new_task::<Error>(name, params, options, None))?;
+        let mut task =
+            trace::carried(&span, || self.engine.new_task::<Error>(name, params, options, None))?;
         if let Some(codecs) = &self.engine.codecs {
             codecs.encode(|each| payloads::task(&mut task, each))?;
         }
         Ok(task)
     }
 
-    /// Parameters of a task type, encoded and checked. All that clients spawn or put into schedules comes through
-    /// [`check`](Self::check).
-    async fn params<P: Serialize + ?Sized>(&self, task_type: &Name, params: &P) -> Result<Payload, Error> {
+    /// Parameters of a task type, encoded and checked. All that clients spawn or put into schedules
+    /// comes through [`check`](Self::check).
+    async fn params<P: Serialize + ?Sized>(
+        &self,
+        task_type: &Name,
+        params: &P,
+    ) -> Result<Payload, Error> {
         let params = self.encode_params(task_type, params)?;
         self.check(task_type, std::slice::from_ref(&params)).await?;
         Ok(params)
@@ -408,10 +428,17 @@ impl Client {
 
     async fn check(&self, task_type: &Name, params: &[Payload]) -> Result<(), Error> {
         let Some(check) = self.check_of(task_type).await? else { return Ok(()) };
-        params.iter().try_for_each(|params| check(params)).map_err(|source| misfit(task_type, source))
+        params
+            .iter()
+            .try_for_each(|params| check(params))
+            .map_err(|source| misfit(task_type, source))
     }
 
-    fn encode_params<P: Serialize + ?Sized>(&self, task_type: &Name, params: &P) -> Result<Payload, Error> {
+    fn encode_params<P: Serialize + ?Sized>(
+        &self,
+        task_type: &Name,
+        params: &P,
+    ) -> Result<Payload, Error> {
         self.encode(params, || params_of(task_type.as_str()))
     }
 
@@ -425,13 +452,17 @@ impl Client {
             .map_err(|source| Error::Payload { what: params_of(task_type.as_str()), source })
     }
 
-    fn encode<T: Serialize + ?Sized>(&self, value: &T, what: impl Fn() -> String) -> Result<Payload, Error> {
+    fn encode<T: Serialize + ?Sized>(
+        &self,
+        value: &T,
+        what: impl Fn() -> String,
+    ) -> Result<Payload, Error> {
         Payload::encode(value, self.engine.settings.max_payload_bytes)
             .map_err(|source| Error::Payload { what: what(), source })
     }
 
-    /// Emits an event: to the tasks of all queues, or of one. It reaches those that await it now and those that will. The
-    /// first event of a name stands. `true` when this was it.
+    /// Emits an event: to the tasks of all queues, or of one. It reaches those that await it now
+    /// and those that will. The first event of a name stands. `true` when this was it.
     ///
     /// # Errors
     /// As [`Client::spawn_with`].
@@ -445,7 +476,8 @@ impl Client {
         Ok(self.engine.answered(self.engine.commit.emit(event)).await?)
     }
 
-    /// An event to be emitted, as it is kept, for backends, which emit it in a transaction of the user's.
+    /// An event to be emitted, as it is kept, for backends, which emit it in a transaction of the
+    /// user's.
     ///
     /// # Errors
     /// As [`Client::emit_event`].
@@ -480,7 +512,8 @@ impl Client {
         self.engine.settings.answer_timeout
     }
 
-    /// The store that this is a client of. It gives payloads as they are kept: where the client has a codec, encoded.
+    /// The store that this is a client of. It gives payloads as they are kept: where the client has
+    /// a codec, encoded.
     pub fn store(&self) -> &dyn Store {
         &*self.engine.backend
     }
@@ -488,7 +521,8 @@ impl Client {
     /// Sends a message to a task's mailbox.
     ///
     /// # Errors
-    /// As [`Client::spawn_with`]; [`Error::NotFound`] and [`Error::NotAllowed`] when the task is not there or has ended.
+    /// As [`Client::spawn_with`]; [`Error::NotFound`] and [`Error::NotAllowed`] when the task is
+    /// not there or has ended.
     pub async fn send<T: Serialize + ?Sized>(
         &self,
         task_id: TaskId,
@@ -497,15 +531,19 @@ impl Client {
     ) -> Result<(), Error> {
         let topic = Name::awaitable(topic)?;
         let payload = self.encode(payload, || format!("the message {topic}"))?;
-        if self.engine.answered(self.engine.commit.send(NewMessage { task_id, topic, payload })).await? {
+        if self
+            .engine
+            .answered(self.engine.commit.send(NewMessage { task_id, topic, payload }))
+            .await?
+        {
             return Ok(());
         }
         let task = self.task(task_id).await?.ok_or(Error::NotFound(task_id))?;
         Err(Error::NotAllowed { action: "send to", task_id, state: task.state })
     }
 
-    /// Cancels a task, and with it its children. One that runs is told, and ends as soon as its code does; any other ends
-    /// at once.
+    /// Cancels a task, and with it its children. One that runs is told, and ends as soon as its
+    /// code does; any other ends at once.
     ///
     /// # Errors
     /// [`Error::NotFound`]; [`Error::NotAllowed`] when the task has ended.
@@ -513,15 +551,17 @@ impl Client {
         self.command("cancel", task_id, Command::Cancel(task_id)).await
     }
 
-    /// Runs a failed or cancelled task again. It goes on from its journal: no step that has a result runs again.
+    /// Runs a failed or cancelled task again. It goes on from its journal: no step that has a
+    /// result runs again.
     ///
-    /// Its children that failed or were cancelled are run again with it, and theirs, unless the task has handled their
-    /// failures. Children that have completed are joined as they are. Messages that it had not
-    /// received when it ended are in its mailbox.
+    /// Its children that failed or were cancelled are run again with it, and theirs, unless the
+    /// task has handled their failures. Children that have completed are joined as they are.
+    /// Messages that it had not received when it ended are in its mailbox.
     ///
     /// # Errors
-    /// [`Error::NotFound`]; [`Error::NotAllowed`] when the task has not failed or been cancelled, or a child of it is
-    /// still being cancelled or compensated: retry the task when that has ended.
+    /// [`Error::NotFound`]; [`Error::NotAllowed`] when the task has not failed or been cancelled,
+    /// or a child of it is still being cancelled or compensated: retry the task when that has
+    /// ended.
     pub async fn retry(&self, task_id: TaskId) -> Result<(), Error> {
         let action = "retry";
         let info = self.task(task_id).await?.ok_or(Error::NotFound(task_id))?;
@@ -533,13 +573,16 @@ impl Client {
         while let Some(&parent) = family.get(looked_at) {
             looked_at += 1;
             for child in Replay::new(self.journal(parent).await?).unjoined_children() {
-                let Some(info) = self.task(child).await?.filter(|info| info.parent == Some(parent)) else {
+                let Some(info) = self.task(child).await?.filter(|info| info.parent == Some(parent))
+                else {
                     continue;
                 };
                 let state = info.state;
                 if matches!(state, TaskState::Failed | TaskState::Cancelled) {
                     family.push(child);
-                } else if state == TaskState::Compensating || info.cancel_requested && !state.is_finished() {
+                } else if state == TaskState::Compensating
+                    || info.cancel_requested && !state.is_finished()
+                {
                     return Err(Error::NotAllowed { action, task_id: child, state });
                 }
             }
@@ -551,9 +594,10 @@ impl Client {
         Ok(())
     }
 
-    /// Pauses a task that has not ended: no worker claims it until it is [resumed](Client::resume). One that runs goes on until it
-    /// waits, or its attempt ends. What it waits for still arrives, its deadlines still hold, and it can be cancelled; what is to be
-    /// undone then is undone once it is resumed. Pausing a paused task changes nothing.
+    /// Pauses a task that has not ended: no worker claims it until it is [resumed](Client::resume).
+    /// One that runs goes on until it waits, or its attempt ends. What it waits for still
+    /// arrives, its deadlines still hold, and it can be cancelled; what is to be undone then is
+    /// undone once it is resumed. Pausing a paused task changes nothing.
     ///
     /// # Errors
     /// [`Error::NotFound`]; [`Error::NotAllowed`] when the task has ended.
@@ -569,16 +613,22 @@ impl Client {
         self.command("resume", task_id, Command::Resume(task_id)).await
     }
 
-    /// Spawns a task like this one: of its type, with its parameters and options, but for its idempotency key. It begins from the start.
+    /// Spawns a task like this one: of its type, with its parameters and options, but for its
+    /// idempotency key. It begins from the start.
     ///
     /// # Errors
     /// [`Error::NotFound`]; and as [`Client::spawn_with`].
     pub async fn retrigger(&self, task_id: TaskId) -> Result<SpawnResult, Error> {
         let info = self.task(task_id).await?.ok_or(Error::NotFound(task_id))?;
         let place = Place::Params(task_id);
+        let encoded = self
+            .engine
+            .codecs
+            .is_none()
+            .then(|| encoded_with(info.params.as_str(), &place))
+            .flatten();
         let encoded =
-            self.engine.codecs.is_none().then(|| encoded_with(info.params.as_str(), &place)).flatten();
-        let encoded = encoded.map(|reason| PayloadError::Unreadable { what: place.to_string(), reason });
+            encoded.map(|reason| PayloadError::Unreadable { what: place.to_string(), reason });
         if let Some(source) = info.params.unreadable().cloned().or(encoded) {
             return Err(Error::Payload { what: place.to_string(), source });
         }
@@ -619,7 +669,12 @@ impl Client {
         Ok(())
     }
 
-    async fn command(&self, action: &'static str, task_id: TaskId, command: Command) -> Result<(), Error> {
+    async fn command(
+        &self,
+        action: &'static str,
+        task_id: TaskId,
+        command: Command,
+    ) -> Result<(), Error> {
         match self.engine.answered(self.engine.commit.command(command)).await? {
             CommandOutcome::Done => Ok(()),
             CommandOutcome::NotAllowed(state) => Err(Error::NotAllowed { action, task_id, state }),
@@ -636,9 +691,10 @@ impl Client {
         Ok(self.engine.answered(self.engine.store.task(task_id)).await?)
     }
 
-    /// The tasks that pass the filter, newest first. For the next page, set `before` to the last one's id: the page behind the
-    /// last is empty. One that is shorter than `limit` is not the last where its tasks have 32 MiB of payloads
-    /// ([`ANSWER_BYTES`](crate::ANSWER_BYTES)), and [`Client::page_of_tasks`] tells.
+    /// The tasks that pass the filter, newest first. For the next page, set `before` to the last
+    /// one's id: the page behind the last is empty. One that is shorter than `limit` is not the
+    /// last where its tasks have 32 MiB of payloads ([`ANSWER_BYTES`](crate::ANSWER_BYTES)),
+    /// and [`Client::page_of_tasks`] tells.
     ///
     /// # Errors
     /// [`Error::Store`].
@@ -678,7 +734,11 @@ impl Client {
     }
 
     /// The messages that a task has not received, given one after the other.
-    async fn each_message(&self, task_id: TaskId, mut give: impl FnMut(ArrivedMessage)) -> Result<(), Error> {
+    async fn each_message(
+        &self,
+        task_id: TaskId,
+        mut give: impl FnMut(ArrivedMessage),
+    ) -> Result<(), Error> {
         let mut behind = None;
         loop {
             let part = self.engine.answered(self.engine.store.messages(task_id, behind)).await?;
@@ -690,14 +750,16 @@ impl Client {
         }
     }
 
-    /// Everything that the store keeps of a task, as a document. The task itself stays, and goes on: when it is to go on elsewhere,
-    /// see to it that no worker here runs it (pause its queue, or register its type in no worker).
+    /// Everything that the store keeps of a task, as a document. The task itself stays, and goes
+    /// on: when it is to go on elsewhere, see to it that no worker here runs it (pause its
+    /// queue, or register its type in no worker).
     ///
-    /// Payloads are in it as the program sees them, whatever codecs the client has. Its children are not.
+    /// Payloads are in it as the program sees them, whatever codecs the client has. Its children
+    /// are not.
     ///
     /// # Errors
-    /// [`Error::NotFound`]; [`Error::NotAllowed`] when so much happens to the task that it is never seen whole: pause it, or its
-    /// queue; [`Error::Store`].
+    /// [`Error::NotFound`]; [`Error::NotAllowed`] when so much happens to the task that it is never
+    /// seen whole: pause it, or its queue; [`Error::Store`].
     pub async fn export(&self, task_id: TaskId) -> Result<Export, Error> {
         let mut info = self.task(task_id).await?.ok_or(Error::NotFound(task_id))?;
         for _ in 0..EXPORT_TRIES {
@@ -708,14 +770,17 @@ impl Client {
             // A message never changes, and so its id stands for it.
             let mut later_messages = Vec::new();
             self.each_message(task_id, |message| later_messages.push(message.id)).await?;
-            // Nothing has happened to it between the first look and the last: the parts belong together.
-            let same = (later.state, later.run_id, later.attempt) == (info.state, info.run_id, info.attempt)
+            // Nothing has happened to it between the first look and the last: the parts belong
+            // together.
+            let same = (later.state, later.run_id, later.attempt)
+                == (info.state, info.run_id, info.attempt)
                 && messages.iter().map(|message| message.id).eq(later_messages)
                 && self.waits(task_id).await? == waits
                 && self.journal(task_id).await?.len() == journal.len();
             info = later;
             if same {
-                let messages = messages.into_iter().map(|message| (message.topic, message.payload)).collect();
+                let messages =
+                    messages.into_iter().map(|message| (message.topic, message.payload)).collect();
                 let record = TaskRecord { info, journal, waits, messages, needs: Vec::new() };
                 let exported_at = self.engine.store.now();
                 return Ok(Export { exported_at, metadata: BTreeMap::default(), record });
@@ -724,11 +789,12 @@ impl Client {
         Err(Error::NotAllowed { action: "export", task_id, state: info.state })
     }
 
-    /// Puts in a task that was exported, here or from another store. One that has not ended goes on from its journal: no step that has a
-    /// result runs again, and timers are due when they were.
+    /// Puts in a task that was exported, here or from another store. One that has not ended goes on
+    /// from its journal: no step that has a result runs again, and timers are due when they
+    /// were.
     ///
-    /// Events are not exported: what the task waits for has to be emitted here. A child that was not imported counts as
-    /// deleted.
+    /// Events are not exported: what the task waits for has to be emitted here. A child that was
+    /// not imported counts as deleted.
     ///
     /// # Errors
     /// [`ImportError::Exists`]; [`Error::Store`].
@@ -748,16 +814,22 @@ impl Client {
         Ok(task_id)
     }
 
-    /// The approvals that the oldest `limit` tasks wait for, of those that wait for one: fewer, where they have 32 MiB of payloads.
-    /// For the next page, give the task of the last one: the page behind the last is empty.
+    /// The approvals that the oldest `limit` tasks wait for, of those that wait for one: fewer,
+    /// where they have 32 MiB of payloads. For the next page, give the task of the last one:
+    /// the page behind the last is empty.
     ///
     /// # Errors
     /// [`Error::Store`].
-    pub async fn approvals(&self, behind: Option<TaskId>, limit: usize) -> Result<Vec<ApprovalInfo>, Error> {
+    pub async fn approvals(
+        &self,
+        behind: Option<TaskId>,
+        limit: usize,
+    ) -> Result<Vec<ApprovalInfo>, Error> {
         Ok(self.approvals_in(Scope::default(), behind, limit).await?.items)
     }
 
-    /// As [`Client::approvals`], of the tasks of a scope, and `behind` of the next page when there may be one.
+    /// As [`Client::approvals`], of the tasks of a scope, and `behind` of the next page when there
+    /// may be one.
     ///
     /// # Errors
     /// As [`Client::approvals`].
@@ -770,9 +842,11 @@ impl Client {
         let (mut items, mut tasks, mut room) = (Vec::new(), 0, Room::default());
         loop {
             let at_once = (limit - tasks).clamp(LOOK_ON, ANSWER_ITEMS);
-            let waits = self.engine.store.waits(scope.clone(), approval::PREFIX.into(), behind, at_once);
+            let waits =
+                self.engine.store.waits(scope.clone(), approval::PREFIX.into(), behind, at_once);
             let waits = self.engine.answered(waits).await?;
-            // What others await by such a name, and tasks that cannot be read, are none of the page, and do not end it.
+            // What others await by such a name, and tasks that cannot be read, are none of the
+            // page, and do not end it.
             for (task_id, waits) in &waits.items {
                 if tasks == limit || room.is_full() {
                     return Ok(Page { items, next: behind });
@@ -799,8 +873,14 @@ impl Client {
     }
 
     /// The approvals among what a task waits for.
-    async fn approvals_among(&self, task_id: TaskId, waits: &[Wait]) -> Result<Vec<ApprovalInfo>, Error> {
-        let waits = waits.iter().filter_map(|wait| Some((approval::awaited_by(task_id, wait)?, wait.due_at)));
+    async fn approvals_among(
+        &self,
+        task_id: TaskId,
+        waits: &[Wait],
+    ) -> Result<Vec<ApprovalInfo>, Error> {
+        let waits = waits
+            .iter()
+            .filter_map(|wait| Some((approval::awaited_by(task_id, wait)?, wait.due_at)));
         let waits: Vec<_> = waits.collect();
         if waits.is_empty() {
             return Ok(Vec::new());
@@ -816,14 +896,16 @@ impl Client {
             }
             Ok((None, _)) => Ok(Vec::new()),
             Err(Error::Store(StoreError::Unreadable(error))) => {
-                tracing::error!(%task_id, %error, "an approval of a task that cannot be read is left out");
+                tracing::error!(%task_id, %error, "an approval of a task that cannot be read is \
+                                                   left out");
                 Ok(Vec::new())
             }
             Err(error) => Err(error),
         }
     }
 
-    /// Decides an approval that a task waits for; `name` as [`Client::approvals`] lists it. The first decision stands.
+    /// Decides an approval that a task waits for; `name` as [`Client::approvals`] lists it. The
+    /// first decision stands.
     ///
     /// ```
     /// # use stepwell_core::{Client, Decision, Error};
@@ -841,8 +923,8 @@ impl Client {
     /// ```
     ///
     /// # Errors
-    /// [`Error::UnknownApproval`] when the task does not wait for it, [`Error::AlreadyDecided`] when somebody was quicker; and as
-    /// [`Client::emit_event`].
+    /// [`Error::UnknownApproval`] when the task does not wait for it, [`Error::AlreadyDecided`]
+    /// when somebody was quicker; and as [`Client::emit_event`].
     pub async fn decide<T: Serialize>(
         &self,
         task_id: TaskId,
@@ -865,14 +947,17 @@ impl Client {
     /// Waits for a task's output, without polling where a worker of this process ends it.
     ///
     /// # Errors
-    /// [`Error::TaskFailed`], [`Error::TaskCancelled`]; [`Error::NotFound`] when there is no such task;
-    /// [`Error::Payload`] when the output is of another type.
+    /// [`Error::TaskFailed`], [`Error::TaskCancelled`]; [`Error::NotFound`] when there is no such
+    /// task; [`Error::Payload`] when the output is of another type.
     pub async fn wait<T: DeserializeOwned>(&self, task_id: TaskId) -> Result<T, Error> {
         match self.finish(task_id).await? {
-            Finish::Completed(output) => output
-                .decode()
-                .map_err(|source| Error::Payload { what: format!("the output of task {task_id}"), source }),
-            Finish::Failed(failure) => Err(Error::TaskFailed { task_id, failure: Box::new(failure) }),
+            Finish::Completed(output) => output.decode().map_err(|source| Error::Payload {
+                what: format!("the output of task {task_id}"),
+                source,
+            }),
+            Finish::Failed(failure) => {
+                Err(Error::TaskFailed { task_id, failure: Box::new(failure) })
+            }
             Finish::Cancelled => Err(Error::TaskCancelled(task_id)),
         }
     }
@@ -900,8 +985,8 @@ impl Client {
         }
     }
 
-    /// Starts a worker, which claims and executes tasks of the registered types until it is shut down. When the store
-    /// cannot be reached, it keeps trying.
+    /// Starts a worker, which claims and executes tasks of the registered types until it is shut
+    /// down. When the store cannot be reached, it keeps trying.
     pub async fn start_worker(&self, options: WorkerOptions) -> Worker {
         let queues = match options.queues.is_empty() {
             true => vec![self.engine.settings.queue.clone()],
@@ -920,13 +1005,17 @@ impl Client {
     }
 
     /// Tells a worker, wherever it is, to end what it runs, claim nothing more, and stop: what
-    /// [`Worker::shutdown`](crate::Worker::shutdown) does. It learns of it with its next sign of life, within a third of
-    /// its [`lease`](crate::WorkerOptions::lease).
+    /// [`Worker::shutdown`](crate::Worker::shutdown) does. It learns of it with its next sign of
+    /// life, within a third of its [`lease`](crate::WorkerOptions::lease).
     ///
     /// # Errors
     /// [`Error::UnknownWorker`] when it is not registered, or no longer.
     pub async fn drain_worker(&self, worker_id: WorkerId) -> Result<(), Error> {
-        match self.engine.answered(self.engine.commit.signal(WorkerSignal::Drain { worker_id })).await?.state
+        match self
+            .engine
+            .answered(self.engine.commit.signal(WorkerSignal::Drain { worker_id }))
+            .await?
+            .state
         {
             WorkerState::Active | WorkerState::Draining => Ok(()),
             WorkerState::Gone => Err(Error::UnknownWorker(worker_id)),
@@ -957,11 +1046,16 @@ impl Client {
         self.change_queue(queue, QueueAction::Resume).await
     }
 
-    /// Sets a queue's limits, for all workers together, in place of those before. They hold for claims from now on.
+    /// Sets a queue's limits, for all workers together, in place of those before. They hold for
+    /// claims from now on.
     ///
     /// # Errors
     /// As [`Client::pause_queue`].
-    pub async fn limit_queue(&self, queue: impl AsRef<str>, limits: QueueLimits) -> Result<(), Error> {
+    pub async fn limit_queue(
+        &self,
+        queue: impl AsRef<str>,
+        limits: QueueLimits,
+    ) -> Result<(), Error> {
         self.change_queue(queue, QueueAction::Limit(limits)).await
     }
 
@@ -970,15 +1064,19 @@ impl Client {
         Ok(self.engine.answered(self.engine.commit.change_queue(change)).await?)
     }
 
-    /// Removes tasks that ended longer ago than this, with all that belongs to them: those of one state, or all. It goes in
-    /// small batches, between which others get their turn. Returns how many there were. A task is
-    /// kept while its parent, or a task that was answered with it, is there and has not completed,
-    /// or another task waits for it; so a task that has failed or was cancelled is removed before
-    /// its children, in the same purge.
+    /// Removes tasks that ended longer ago than this, with all that belongs to them: those of one
+    /// state, or all. It goes in small batches, between which others get their turn. Returns
+    /// how many there were. A task is kept while its parent, or a task that was answered with
+    /// it, is there and has not completed, or another task waits for it; so a task that has
+    /// failed or was cancelled is removed before its children, in the same purge.
     ///
     /// # Errors
     /// [`Error::Store`]; what was removed before stays removed.
-    pub async fn purge(&self, older_than: Duration, state: Option<TaskState>) -> Result<usize, Error> {
+    pub async fn purge(
+        &self,
+        older_than: Duration,
+        state: Option<TaskState>,
+    ) -> Result<usize, Error> {
         self.purge_with(older_than, state, |_| ()).await
     }
 
@@ -1000,9 +1098,11 @@ impl Client {
         self.engine.lifecycle.subscribe()
     }
 
-    /// Lifecycle events of all processes that were kept, by clients that were built to keep them: for the next page, and for what has
-    /// come since, ask for those after the last one's `id`. Only an empty page has nothing behind it. They are written behind what they tell of, so that the last moments before a
-    /// crash may be missing, and some be there twice after the database was gone. They are removed with their tasks.
+    /// Lifecycle events of all processes that were kept, by clients that were built to keep them:
+    /// for the next page, and for what has come since, ask for those after the last one's `id`.
+    /// Only an empty page has nothing behind it. They are written behind what they tell of, so that
+    /// the last moments before a crash may be missing, and some be there twice after the
+    /// database was gone. They are removed with their tasks.
     ///
     /// ```
     /// # use stepwell_core::{Client, Error, HistoryFilter, TaskId};
@@ -1021,7 +1121,8 @@ impl Client {
         Ok(page.items.into_iter().map(HistoryEntry::read).collect())
     }
 
-    /// Shuts down all workers of this client: waits for running tasks up to the deadline, and releases the rest.
+    /// Shuts down all workers of this client: waits for running tasks up to the deadline, and
+    /// releases the rest.
     pub async fn shutdown(&self, deadline: Duration) {
         let workers = self.engine.hub.workers();
         join_all(workers.into_iter().map(|worker| worker.shut_down(deadline))).await;

@@ -11,12 +11,12 @@ use crate::base::ids::TaskId;
 use crate::base::journal::Key;
 use crate::base::name::Name;
 
-/// Makes bytes of a payload that a store can keep, and the payload of them again: compression, encryption. To be given
-/// to `Durable::builder().codec(..)`; the crate `stepwell` brings two.
+/// Makes bytes of a payload that a store can keep, and the payload of them again: compression,
+/// encryption. To be given to `Durable::builder().codec(..)`; the crate `stepwell` brings two.
 ///
-/// A client may have several. They are applied in their order to what is written, and backwards to what is read. What
-/// is kept names them, so that payloads of before, and of clients with other codecs, stay readable as long as their
-/// codecs are there.
+/// A client may have several. They are applied in their order to what is written, and backwards to
+/// what is read. What is kept names them, so that payloads of before, and of clients with other
+/// codecs, stay readable as long as their codecs are there.
 ///
 /// ```
 /// use stepwell_core::{Codec, CodecError, Place};
@@ -40,18 +40,18 @@ use crate::base::name::Name;
 /// }
 /// ```
 pub trait Codec: fmt::Debug + Send + Sync + 'static {
-    /// The name that is kept with what it has encoded, and by which it is found again. It must not hold a colon, and
-    /// must stay the same as long as there are such payloads.
+    /// The name that is kept with what it has encoded, and by which it is found again. It must not
+    /// hold a colon, and must stay the same as long as there are such payloads.
     fn name(&self) -> &'static str;
 
-    /// The id of the key that [`encode`](Self::encode) uses, where there is one. It is kept beside the name, and handed
-    /// to [`decode`](Self::decode). By default there is none.
+    /// The id of the key that [`encode`](Self::encode) uses, where there is one. It is kept beside
+    /// the name, and handed to [`decode`](Self::decode). By default there is none.
     fn key(&self) -> Option<&str> {
         None
     }
 
-    /// Whether everything that is read must have been encoded by it. Then text that was not is refused, whoever wrote it.
-    /// By default that is not so.
+    /// Whether everything that is read must have been encoded by it. Then text that was not is
+    /// refused, whoever wrote it. By default that is not so.
     fn is_required(&self) -> bool {
         false
     }
@@ -59,20 +59,26 @@ pub trait Codec: fmt::Debug + Send + Sync + 'static {
     /// What is to be kept of the bytes; `None` to leave them as they are.
     ///
     /// # Errors
-    /// Taken as an error of the store: what it is about is not written, and tried again, as long as the codec encodes
-    /// nothing else either (its key service cannot be reached, say). One that encodes others does not take this payload,
-    /// whose owner gets the error.
+    /// Taken as an error of the store: what it is about is not written, and tried again, as long as
+    /// the codec encodes nothing else either (its key service cannot be reached, say). One that
+    /// encodes others does not take this payload, whose owner gets the error.
     fn encode(&self, bytes: &[u8], place: &Place<'_>) -> Result<Option<Vec<u8>>, CodecError>;
 
-    /// The bytes that [`encode`](Self::encode) was given, with the key whose id was kept, and in the same place.
+    /// The bytes that [`encode`](Self::encode) was given, with the key whose id was kept, and in
+    /// the same place.
     ///
     /// # Errors
     /// When they cannot be had. It fails the attempt that reads them, and nothing else.
-    fn decode(&self, bytes: &[u8], key: Option<&str>, place: &Place<'_>) -> Result<Vec<u8>, CodecError>;
+    fn decode(
+        &self,
+        bytes: &[u8],
+        key: Option<&str>,
+        place: &Place<'_>,
+    ) -> Result<Vec<u8>, CodecError>;
 }
 
-/// A codec that reads, and no longer writes: what it has encoded stays readable, what is written from now on is not
-/// encoded by it.
+/// A codec that reads, and no longer writes: what it has encoded stays readable, what is written
+/// from now on is not encoded by it.
 ///
 /// ```
 /// # use stepwell_core::{Codec, ReadOnly};
@@ -95,13 +101,19 @@ impl<C: Codec> Codec for ReadOnly<C> {
         Ok(None)
     }
 
-    fn decode(&self, bytes: &[u8], key: Option<&str>, place: &Place<'_>) -> Result<Vec<u8>, CodecError> {
+    fn decode(
+        &self,
+        bytes: &[u8],
+        key: Option<&str>,
+        place: &Place<'_>,
+    ) -> Result<Vec<u8>, CodecError> {
         self.0.decode(bytes, key, place)
     }
 }
 
-/// Where a payload belongs. An encrypting codec authenticates its [`associated_data`](Place::associated_data) with the payload,
-/// so that one that was copied to another place in the database is not taken for what belongs there.
+/// Where a payload belongs. An encrypting codec authenticates its
+/// [`associated_data`](Place::associated_data) with the payload, so that one that was copied to
+/// another place in the database is not taken for what belongs there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place<'a> {
     /// A task's parameters.
@@ -146,8 +158,9 @@ pub enum Place<'a> {
 impl Place<'_> {
     /// Returns the bytes that an encrypting codec authenticates with a payload.
     ///
-    /// The bytes of two places are never the same, and those of a place never change: with others, what has been encrypted
-    /// could not be read any more. They begin with a version, which a later form will have another number for.
+    /// The bytes of two places are never the same, and those of a place never change: with others,
+    /// what has been encrypted could not be read any more. They begin with a version, which a
+    /// later form will have another number for.
     pub fn associated_data(&self) -> Vec<u8> {
         let mut data = Data(vec![VERSION]);
         match *self {
@@ -155,7 +168,9 @@ impl Place<'_> {
             Self::Output(task_id) => data.part(2).task(task_id),
             Self::Failure(task_id) => data.part(3).task(task_id),
             Self::Entry { task_id, seq, key } => data.part(4).task(task_id).number(seq).key(key),
-            Self::EntryFailure { task_id, seq, key } => data.part(5).task(task_id).number(seq).key(key),
+            Self::EntryFailure { task_id, seq, key } => {
+                data.part(5).task(task_id).number(seq).key(key)
+            }
             Self::Schedule(name) => data.part(6).text(name.as_str()),
             Self::Event(name) => data.part(7).text(name.as_str()),
             Self::History(task_id) => data.part(8).task(task_id),
@@ -168,7 +183,8 @@ impl Place<'_> {
 /// The version of the form of associated data.
 const VERSION: u8 = 1;
 
-/// Associated data in the making: numbers are little-endian, and a text follows its length in bytes.
+/// Associated data in the making: numbers are little-endian, and a text follows its length in
+/// bytes.
 struct Data(Vec<u8>);
 
 impl Data {
@@ -214,7 +230,9 @@ impl fmt::Display for Place<'_> {
             Self::Schedule(name) => write!(f, "the schedule \"{name}\""),
             Self::History(task_id) => write!(f, "the history of task {task_id}"),
             Self::Event(name) => write!(f, "the event \"{name}\""),
-            Self::Message { task_id, topic } => write!(f, "a message \"{topic}\" to task {task_id}"),
+            Self::Message { task_id, topic } => {
+                write!(f, "a message \"{topic}\" to task {task_id}")
+            }
         }
     }
 }
@@ -226,7 +244,8 @@ mod tests {
     use super::*;
     use crate::base::journal::Kind;
 
-    /// Each form is written out by hand: what was encrypted with these bytes has to be read with these bytes.
+    /// Each form is written out by hand: what was encrypted with these bytes has to be read with
+    /// these bytes.
     #[test]
     fn the_bytes_that_encryption_authenticates_never_change() {
         let task_id = TaskId::from(Uuid::from_u128(7));
@@ -234,7 +253,8 @@ mod tests {
         let key = Key { kind: Kind::Step, name: name.clone(), ordinal: 2 };
         let id = "00000000000000000000000000000007";
         let paid = "0400000000000000 70616964";
-        let entry = format!("{id} 0300000000000000 0400000000000000 73746570 {paid} 0200000000000000");
+        let entry =
+            format!("{id} 0300000000000000 0400000000000000 73746570 {paid} 0200000000000000");
         for (place, bytes) in [
             (Place::Params(task_id), format!("01 01 {id}")),
             (Place::Output(task_id), format!("01 02 {id}")),
@@ -246,7 +266,8 @@ mod tests {
             (Place::History(task_id), format!("01 08 {id}")),
             (Place::Message { task_id, topic: &name }, format!("01 09 {id} {paid}")),
         ] {
-            let hex: String = place.associated_data().iter().map(|byte| format!("{byte:02x}")).collect();
+            let hex: String =
+                place.associated_data().iter().map(|byte| format!("{byte:02x}")).collect();
             assert_eq!(hex, bytes.replace(' ', ""), "{place}");
         }
     }

@@ -44,10 +44,10 @@ use crate::store::{Headers, NewEvent, NewMessage};
 
 /// A task's handle on its own durable execution. Cheap to clone; every method takes `&self`.
 ///
-/// What its methods return may be awaited in any combination (`tokio::join!`, `select!`, `join_all`,
-/// `FuturesUnordered`…): each answer is delivered in its turn and journaled, so that after a crash the task takes the
-/// same way again. They are to be awaited in the task's own future; in `tokio::spawn` or in a step's closure they answer
-/// with an error.
+/// What its methods return may be awaited in any combination (`tokio::join!`, `select!`,
+/// `join_all`, `FuturesUnordered`…): each answer is delivered in its turn and journaled, so that
+/// after a crash the task takes the same way again. They are to be awaited in the task's own
+/// future; in `tokio::spawn` or in a step's closure they answer with an error.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -84,15 +84,15 @@ impl TaskContext {
         self.run.engine.settings.max_payload_bytes
     }
 
-    /// A step: an operation whose result is journaled, and that does not run again once it is. Set its options on what
-    /// this returns, then await that.
+    /// A step: an operation whose result is journaled, and that does not run again once it is. Set
+    /// its options on what this returns, then await that.
     ///
-    /// The closure starts when everything that was delivered to the task before is durable. When the process dies before
-    /// its result is, it runs again.
+    /// The closure starts when everything that was delivered to the task before is durable. When
+    /// the process dies before its result is, it runs again.
     ///
     /// # Errors
-    /// [`TaskError::Step`] when the closure fails, [`TaskError::Payload`] when its result cannot be journaled or the
-    /// journal holds a value of another type.
+    /// [`TaskError::Step`] when the closure fails, [`TaskError::Payload`] when its result cannot be
+    /// journaled or the journal holds a value of another type.
     pub fn step<T, F, Fut>(&self, name: impl Into<StepName>, closure: F) -> Step<F>
     where
         F: FnOnce() -> Fut,
@@ -102,7 +102,8 @@ impl TaskContext {
         Step::new(&self.run, self.run.begin(Kind::Step, &name.into()), closure)
     }
 
-    /// A step whose error is an answer: it is journaled like a value, and the step is not tried again for it.
+    /// A step whose error is an answer: it is journaled like a value, and the step is not tried
+    /// again for it.
     ///
     /// # Errors
     /// As [`TaskContext::step`], but for the closure's own error, which is within the result.
@@ -122,8 +123,8 @@ impl TaskContext {
         Step::new(&self.run, key, move || Answered(Box::pin(closure())))
     }
 
-    /// A step that the store does within the transaction of its own commit. For backends, which offer it with their own
-    /// types.
+    /// A step that the store does within the transaction of its own commit. For backends, which
+    /// offer it with their own types.
     #[doc(hidden)]
     pub fn store_step<T: DeserializeOwned>(
         &self,
@@ -131,7 +132,12 @@ impl TaskContext {
         work: Box<dyn Any + Send>,
     ) -> Delivery<T> {
         let key = self.run.begin(Kind::Step, &name.into());
-        Delivery::new(&self.run, key, |_| Ok(Request::Gate(Some(Work::Transaction(work)))), read_step)
+        Delivery::new(
+            &self.run,
+            key,
+            |_| Ok(Request::Gate(Some(Work::Transaction(work)))),
+            read_step,
+        )
     }
 
     /// Sleeps. The task is suspended meanwhile, and the sleep goes on while no process is alive.
@@ -158,7 +164,8 @@ impl TaskContext {
         Delivery::new(&self.run, self.run.begin(kind, name), request, read)
     }
 
-    /// Gives the future this much time, by a durable clock: a limit that a crash does not start anew.
+    /// Gives the future this much time, by a durable clock: a limit that a crash does not start
+    /// anew.
     ///
     /// # Errors
     /// [`TaskError::Timeout`] when the time passes first. The future is dropped then.
@@ -185,11 +192,12 @@ impl TaskContext {
         Delivery::new(&self.run, self.run.begin(kind, name), request, read_arrival)
     }
 
-    /// Waits for an event, which may have been emitted before. Each call is delivered the event once.
+    /// Waits for an event, which may have been emitted before. Each call is delivered the event
+    /// once.
     ///
     /// # Errors
-    /// [`TaskError::Timeout`] when there is a timeout and it passes first; [`TaskError::Payload`] when the event carries
-    /// a value of another type.
+    /// [`TaskError::Timeout`] when there is a timeout and it passes first; [`TaskError::Payload`]
+    /// when the event carries a value of another type.
     pub fn await_event<T: DeserializeOwned>(
         &self,
         name: impl Into<StepName>,
@@ -198,8 +206,8 @@ impl TaskContext {
         self.wait(Kind::Event, &name.into(), timeout.into())
     }
 
-    /// Receives the next message of a topic from the task's mailbox. Each message is received once, in the order in
-    /// which they were sent.
+    /// Receives the next message of a topic from the task's mailbox. Each message is received once,
+    /// in the order in which they were sent.
     ///
     /// # Errors
     /// As [`TaskContext::await_event`].
@@ -235,21 +243,30 @@ impl TaskContext {
 
     /// Journals that an approval is asked for.
     pub(crate) fn ask<T: Serialize>(&self, key: &Key, asked: &T) -> Delivery<()> {
-        let request = |_: &Key| Ok(Request::Finished(Outcome::Done(to_payload(asked)), Effect::None));
+        let request =
+            |_: &Key| Ok(Request::Finished(Outcome::Done(to_payload(asked)), Effect::None));
         Delivery::new(&self.run, Ok(key.clone()), request, |_, _| Ok(()))
     }
 
-    pub(crate) fn encode<T: Serialize + ?Sized>(&self, name: &Name, value: &T) -> TaskResult<Payload> {
+    pub(crate) fn encode<T: Serialize + ?Sized>(
+        &self,
+        name: &Name,
+        value: &T,
+    ) -> TaskResult<Payload> {
         Payload::encode(value, self.max_payload_bytes())
             .map_err(|source| TaskError::Payload { name: name.to_string(), source })
     }
 
-    /// Emits an event to the tasks of every queue, exactly once, with the next commit of this task. The first event of a
-    /// name stands; a further one changes nothing.
+    /// Emits an event to the tasks of every queue, exactly once, with the next commit of this task.
+    /// The first event of a name stands; a further one changes nothing.
     ///
     /// # Errors
     /// [`TaskError::Payload`] when the payload cannot be written.
-    pub fn emit_event<T: Serialize + ?Sized>(&self, name: impl Into<StepName>, payload: &T) -> Delivery<()> {
+    pub fn emit_event<T: Serialize + ?Sized>(
+        &self,
+        name: impl Into<StepName>,
+        payload: &T,
+    ) -> Delivery<()> {
         let emit = |key: &Key| {
             let payload = self.encode(&key.name, payload)?;
             let emit = NewEvent { name: key.name.clone(), queue: None, payload };
@@ -258,8 +275,8 @@ impl TaskContext {
         self.finished(Kind::Emit, &name.into(), emit, |_, _| Ok(()))
     }
 
-    /// Sends a message to another task's mailbox, exactly once, with the next commit of this task. A message to a task
-    /// that has ended is dropped.
+    /// Sends a message to another task's mailbox, exactly once, with the next commit of this task.
+    /// A message to a task that has ended is dropped.
     ///
     /// # Errors
     /// [`TaskError::Payload`] when the payload cannot be written.
@@ -277,17 +294,23 @@ impl TaskContext {
         self.finished(Kind::Send, &topic.into(), send, |_, _| Ok(()))
     }
 
-    /// Spawns a child task, exactly once, with the next commit of this task. It is cancelled when this task is.
+    /// Spawns a child task, exactly once, with the next commit of this task. It is cancelled when
+    /// this task is.
     ///
     /// A spawn with an [idempotency key](SpawnOptions::idempotency_key), or one that is
-    /// [coalesced](SpawnOptions::coalesced), may be answered with a task that exists already, of whatever origin;
-    /// [`Child::disposition`] tells. Such a spawn is answered once it is durable, which takes a commit of its own. The
-    /// existing task can be joined as a child can, and is not cancelled with this task unless this task spawned it.
+    /// [coalesced](SpawnOptions::coalesced), may be answered with a task that exists already, of
+    /// whatever origin; [`Child::disposition`] tells. Such a spawn is answered once it is
+    /// durable, which takes a commit of its own. The existing task can be joined as a child
+    /// can, and is not cancelled with this task unless this task spawned it.
     ///
     /// # Errors
-    /// [`TaskError::Payload`] when the parameters cannot be written. [`TaskError::Step`] when the spawn is to be
-    /// [rejected](crate::Coalesce::Reject) while another task waits to start.
-    pub fn spawn<T: Task>(&self, name: impl Into<StepName>, params: T::Params) -> Delivery<Child<T::Output>> {
+    /// [`TaskError::Payload`] when the parameters cannot be written. [`TaskError::Step`] when the
+    /// spawn is to be [rejected](crate::Coalesce::Reject) while another task waits to start.
+    pub fn spawn<T: Task>(
+        &self,
+        name: impl Into<StepName>,
+        params: T::Params,
+    ) -> Delivery<Child<T::Output>> {
         self.spawn_with::<T>(name, params, SpawnOptions::default())
     }
 
@@ -348,7 +371,11 @@ impl TaskContext {
             };
             // A replay spawns nothing.
             let replays = self.run.operations().is_replaying();
-            let task = if replays { new()? } else { trace::carried(&trace::spawn(task_type.as_str()), new)? };
+            let task = if replays {
+                new()?
+            } else {
+                trace::carried(&trace::spawn(task_type.as_str()), new)?
+            };
             let run = &self.run;
             if task.concurrency_key.is_some()
                 && (&task.concurrency_key, &task.scope) == (&run.concurrency_key, &run.scope)
@@ -368,9 +395,11 @@ impl TaskContext {
     /// Waits for a child's output.
     ///
     /// # Errors
-    /// [`TaskError::Child`] when the child failed, was cancelled or deleted. [`TaskError::JoinsItself`] when the spawn was
-    /// answered with this very task. [`TaskError::JoinsBlocked`] when the child has this task's concurrency key, and so does
-    /// not begin before this task has ended; or when this task waits for nothing but the ends of others, which wait in turn for it to end.
+    /// [`TaskError::Child`] when the child failed, was cancelled or deleted.
+    /// [`TaskError::JoinsItself`] when the spawn was answered with this very task.
+    /// [`TaskError::JoinsBlocked`] when the child has this task's concurrency key, and so does
+    /// not begin before this task has ended; or when this task waits for nothing but the ends of
+    /// others, which wait in turn for it to end.
     pub fn join<T: DeserializeOwned>(&self, child: &Child<T>) -> Delivery<T> {
         let task_id = child.task_id();
         let target = |key: &Key| {
@@ -395,9 +424,11 @@ impl TaskContext {
         Delivery::new(&self.run, key, target, read_child)
     }
 
-    /// Records a cleanup before something is done that needs it: should the task fail for good or be cancelled, from here on the
-    /// cleanup of this name that was [registered](crate::Client::register_cleanup) runs with this payload, among the
-    /// [compensations](Step::compensate) of the task. The record is durable before the next step's closure starts.
+    /// Records a cleanup before something is done that needs it: should the task fail for good or
+    /// be cancelled, from here on the cleanup of this name that was
+    /// [registered](crate::Client::register_cleanup) runs with this payload, among the
+    /// [compensations](Step::compensate) of the task. The record is durable before the next step's
+    /// closure starts.
     ///
     /// ```
     /// # use stepwell_core::{TaskContext, TaskResult};
@@ -413,8 +444,8 @@ impl TaskContext {
     /// ```
     ///
     /// # Errors
-    /// [`TaskError::NoCleanup`] when none is registered under this name, [`TaskError::Payload`] when the payload cannot be
-    /// written.
+    /// [`TaskError::NoCleanup`] when none is registered under this name, [`TaskError::Payload`]
+    /// when the payload cannot be written.
     pub fn cleanup<T: Serialize + ?Sized>(
         &self,
         name: impl Into<StepName>,
@@ -426,7 +457,9 @@ impl TaskContext {
             let record = Record::Cleanup(self.encode(&key.name, payload)?);
             Ok((to_payload(&record), Effect::None))
         };
-        self.finished(Kind::Compensate, &name.into(), record, |key, _| Ok(Cleanup { key: key.clone() }))
+        self.finished(Kind::Compensate, &name.into(), record, |key, _| {
+            Ok(Cleanup { key: key.clone() })
+        })
     }
 
     /// A recorded cleanup is no longer needed.
@@ -454,9 +487,10 @@ impl TaskContext {
         self.finished(Kind::Value, &"random".into(), random, read_step)
     }
 
-    /// Whether the task runs the changed code of this name: `true` for tasks that come here for the first time, `false` for
-    /// those that came past this point before the change was deployed, which are to take the old way again. The answer
-    /// stays what it was for the task's whole life, wherever it is asked for.
+    /// Whether the task runs the changed code of this name: `true` for tasks that come here for the
+    /// first time, `false` for those that came past this point before the change was deployed,
+    /// which are to take the old way again. The answer stays what it was for the task's whole
+    /// life, wherever it is asked for.
     ///
     /// ```
     /// # use stepwell_core::{TaskContext, TaskResult};
@@ -472,27 +506,30 @@ impl TaskContext {
     /// }
     /// ```
     ///
-    /// When no task of before the change is left, the old way can be deleted, and with it this call: a journal that holds
-    /// its mark does not ask for it.
+    /// When no task of before the change is left, the old way can be deleted, and with it this
+    /// call: a journal that holds its mark does not ask for it.
     ///
     /// # Errors
-    /// [`TaskError::Control`] when the run has to stop; an invalid name; a call that is not in the task's own future.
+    /// [`TaskError::Control`] when the run has to stop; an invalid name; a call that is not in the
+    /// task's own future.
     pub fn patched(&self, name: impl Into<StepName>) -> TaskResult<bool> {
         self.run.patched(&name.into())
     }
 
-    /// A sign of life, from the task's body or from within a step's closure: the run is not taken for stuck for the
-    /// worker's [`claim_timeout`](crate::WorkerOptions::claim_timeout), or for `extend` where that is longer.
+    /// A sign of life, from the task's body or from within a step's closure: the run is not taken
+    /// for stuck for the worker's [`claim_timeout`](crate::WorkerOptions::claim_timeout), or
+    /// for `extend` where that is longer.
     ///
     /// # Errors
-    /// [`TaskError::Control`] when the run has to stop: the task was cancelled, or the lease is lost.
+    /// [`TaskError::Control`] when the run has to stop: the task was cancelled, or the lease is
+    /// lost.
     pub async fn heartbeat(&self, extend: impl Into<Option<Duration>>) -> TaskResult<()> {
         self.run.sign_of_life(extend.into());
         self.run.control().map_or(Ok(()), |control| Err(control.into()))
     }
 
-    /// A token that is cancelled when the run has to stop. A closure that takes long can watch it, to end early; it may be
-    /// used anywhere, also in `tokio::spawn`.
+    /// A token that is cancelled when the run has to stop. A closure that takes long can watch it,
+    /// to end early; it may be used anywhere, also in `tokio::spawn`.
     pub fn cancelled(&self) -> CancellationToken {
         self.run.cancelled.clone()
     }

@@ -102,7 +102,8 @@ impl Engine {
         })
     }
 
-    /// Listens, from the first call on, for the writes of other processes, and looks at tasks that are waited for.
+    /// Listens, from the first call on, for the writes of other processes, and looks at tasks that
+    /// are waited for.
     pub(crate) fn listen(&self) {
         self.listening.get_or_init(|| {
             let end = CancellationToken::new();
@@ -124,7 +125,8 @@ impl Engine {
                         Err(panic) => {
                             tracing::error!(%panic, "the store panicked while it was listened to");
                             panics += 1;
-                            let pause = STORE_RETRY.delay(panics, runtime.random()).unwrap_or_default();
+                            let pause =
+                                STORE_RETRY.delay(panics, runtime.random()).unwrap_or_default();
                             runtime.sleep(pause).await;
                             Changed::ANYTHING
                         }
@@ -187,7 +189,9 @@ impl Engine {
             concurrency_key: options.concurrency_key.map(Name::new).transpose()?,
             coalesce: options.coalesce,
             code_version: options.code_version.map(Name::new).transpose()?,
-            cancellation: options.cancellation.unwrap_or_else(|| self.settings.cancellation.clone()),
+            cancellation: options
+                .cancellation
+                .unwrap_or_else(|| self.settings.cancellation.clone()),
             parent,
             claim_by: None,
         })

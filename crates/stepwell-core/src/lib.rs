@@ -1,7 +1,9 @@
-//! The engine of Stepwell. Applications depend on the `stepwell` crate, which re-exports what they need.
+//! The engine of Stepwell. Applications depend on the `stepwell` crate, which re-exports what they
+//! need.
 
 #![forbid(unsafe_code)]
-// What happens follows from what was asked and from the runtime's randomness, and so a simulation can be run again.
+// What happens follows from what was asked and from the runtime's randomness, and so a simulation
+// can be run again.
 #![warn(clippy::iter_over_hash_type)]
 
 mod base;
@@ -73,8 +75,8 @@ pub use store::timing::InvalidSchedule;
 pub use store::timing::Timing;
 pub use store::worker_info::{OtherWorker, WATCHED, WorkerInfo, WorkerState, WorkerStatus};
 pub use store::{
-    CancellationPolicy, Coalesce, Headers, HistoryFilter, NewEvent, NewMessage, NewTask, Store, StoreError,
-    TaskFilter, TaskInfo, TaskState, TaskTypeInfo,
+    CancellationPolicy, Coalesce, Headers, HistoryFilter, NewEvent, NewMessage, NewTask, Store,
+    StoreError, TaskFilter, TaskInfo, TaskState, TaskTypeInfo,
 };
 pub use tokio_util::sync::CancellationToken;
 pub use workflow::{

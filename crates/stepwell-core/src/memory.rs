@@ -35,8 +35,8 @@ use crate::store::*;
 
 /// A store that lives as long as the program.
 ///
-/// Each handle counts as a process of its own: [`MemoryStore::connect`] makes a second one on the same tasks, whose
-/// writes the first one learns of by [`Store::changed`].
+/// Each handle counts as a process of its own: [`MemoryStore::connect`] makes a second one on the
+/// same tasks, whose writes the first one learns of by [`Store::changed`].
 pub struct MemoryStore {
     shared: Arc<Shared>,
     /// The version that this handle knows of.
@@ -53,14 +53,21 @@ struct Shared {
 impl MemoryStore {
     /// An empty store, on the runtime's clock.
     pub fn new(runtime: Arc<dyn Runtime>) -> Self {
-        let shared =
-            Shared { runtime, state: Mutex::default(), version: AtomicU64::new(0), changed: Notify::new() };
+        let shared = Shared {
+            runtime,
+            state: Mutex::default(),
+            version: AtomicU64::new(0),
+            changed: Notify::new(),
+        };
         Self { shared: Arc::new(shared), seen: AtomicU64::new(0) }
     }
 
     /// A second handle on the same tasks, as another process would have.
     pub fn connect(&self) -> Self {
-        Self { shared: self.shared.clone(), seen: AtomicU64::new(self.shared.version.load(Ordering::SeqCst)) }
+        Self {
+            shared: self.shared.clone(),
+            seen: AtomicU64::new(self.shared.version.load(Ordering::SeqCst)),
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -80,10 +87,16 @@ impl Store for MemoryStore {
         let News { ready, poked, finished } = &committed.news;
         let got_none = committed.claims.iter().all(|claimed| claimed.tasks.is_empty());
         // An idle claim is no change: two idle workers would keep each other busy with it.
-        if !(only_claims && got_none && ready.is_empty() && poked.is_empty() && finished.is_empty()) {
+        if !(only_claims && got_none && ready.is_empty() && poked.is_empty() && finished.is_empty())
+        {
             let version = self.shared.version.fetch_add(1, Ordering::SeqCst);
             // Its own write is no news to this handle, unless it has missed one before.
-            let _ = self.seen.compare_exchange(version, version + 1, Ordering::SeqCst, Ordering::SeqCst);
+            let _ = self.seen.compare_exchange(
+                version,
+                version + 1,
+                Ordering::SeqCst,
+                Ordering::SeqCst,
+            );
             self.shared.changed.notify_waiters();
         }
         Box::pin(std::future::ready(Ok(committed)))
@@ -106,7 +119,10 @@ impl Store for MemoryStore {
                 && filter.before.is_none_or(|before| task.new.task_id < before)
                 && filter.state.is_none_or(|state| task.shown_state() == state)
                 && filter.queue.as_ref().is_none_or(|queue| task.new.queue == *queue)
-                && filter.task_type.as_ref().is_none_or(|task_type| task.new.task_type == *task_type)
+                && filter
+                    .task_type
+                    .as_ref()
+                    .is_none_or(|task_type| task.new.task_type == *task_type)
                 && filter.parent.is_none_or(|parent| task.new.parent == Some(parent))
         });
         let page = Page::of(tasks.map(Task::info), filter.limit);
@@ -122,7 +138,8 @@ impl Store for MemoryStore {
     }
 
     fn journal(&self, task_id: TaskId) -> BoxFuture<'static, Result<Vec<Entry>, StoreError>> {
-        let journal = self.state().tasks.get(&task_id).map(|task| task.journal.clone()).unwrap_or_default();
+        let journal =
+            self.state().tasks.get(&task_id).map(|task| task.journal.clone()).unwrap_or_default();
         Box::pin(std::future::ready(Ok(journal)))
     }
 
@@ -134,13 +151,14 @@ impl Store for MemoryStore {
         limit: usize,
     ) -> BoxFuture<'static, Result<Page<TaskWaits>, StoreError>> {
         let state = self.state();
-        let fits =
-            |wait: &&Wait| wait.target.as_ref().is_some_and(|target| target.as_str().starts_with(&prefix));
-        let tasks = state
-            .tasks
-            .iter()
-            .filter(|(task_id, task)| behind.is_none_or(|behind| **task_id > behind) && task.is_in(&scope));
-        let waits = tasks.map(|(task_id, task)| (*task_id, task.waits.all().filter(fits).cloned().collect()));
+        let fits = |wait: &&Wait| {
+            wait.target.as_ref().is_some_and(|target| target.as_str().starts_with(&prefix))
+        };
+        let tasks = state.tasks.iter().filter(|(task_id, task)| {
+            behind.is_none_or(|behind| **task_id > behind) && task.is_in(&scope)
+        });
+        let waits = tasks
+            .map(|(task_id, task)| (*task_id, task.waits.all().filter(fits).cloned().collect()));
         let page = Page::of(waits.filter(|(_, waits): &(_, Vec<_>)| !waits.is_empty()), limit);
         Box::pin(std::future::ready(Ok(page)))
     }
@@ -180,12 +198,18 @@ impl Store for MemoryStore {
         Box::pin(std::future::ready(Ok(infos)))
     }
 
-    fn schedules(&self, which: ScheduleFilter) -> BoxFuture<'static, Result<Page<Scheduled>, StoreError>> {
+    fn schedules(
+        &self,
+        which: ScheduleFilter,
+    ) -> BoxFuture<'static, Result<Page<Scheduled>, StoreError>> {
         let schedules = self.state().schedules(which);
         Box::pin(std::future::ready(Ok(schedules)))
     }
 
-    fn waiting_types(&self, queues: Vec<Name>) -> BoxFuture<'static, Result<Vec<Name>, StoreError>> {
+    fn waiting_types(
+        &self,
+        queues: Vec<Name>,
+    ) -> BoxFuture<'static, Result<Vec<Name>, StoreError>> {
         let types = self.state().waiting_types(&queues);
         Box::pin(std::future::ready(Ok(types)))
     }
@@ -216,8 +240,9 @@ impl Store for MemoryStore {
     ) -> BoxFuture<'static, Result<Page<(u64, Happening)>, StoreError>> {
         let state = self.state();
         let after = state.history.range(which.after.saturating_add(1)..);
-        let of =
-            after.filter(|(_, happening)| which.task_id.is_none_or(|task_id| happening.task_id == task_id));
+        let of = after.filter(|(_, happening)| {
+            which.task_id.is_none_or(|task_id| happening.task_id == task_id)
+        });
         let page = Page::of(of.map(|(id, happening)| (*id, happening.clone())), which.limit);
         Box::pin(std::future::ready(Ok(page)))
     }
@@ -363,7 +388,11 @@ impl Task {
     }
 
     fn shown_state(&self) -> TaskState {
-        if self.compensating && !self.state.is_finished() { TaskState::Compensating } else { self.state }
+        if self.compensating && !self.state.is_finished() {
+            TaskState::Compensating
+        } else {
+            self.state
+        }
     }
 
     /// Whether something that it did is to be undone before it ends so.
@@ -384,25 +413,49 @@ impl State {
     fn commit(&mut self, runtime: &dyn Runtime, batch: Batch) -> Committed {
         let now = runtime.now();
         let mut news = News::default();
-        let written: Vec<_> = batch.transitions.into_iter().map(|t| self.write(now, t, &mut news)).collect();
+        let written: Vec<_> =
+            batch.transitions.into_iter().map(|t| self.write(now, t, &mut news)).collect();
         self.cancel_doomed(now, &mut news);
         let mut room = Room::default();
         let transitions = self.look_all(now, written, &mut room, &mut news);
-        let commands = batch.commands.into_iter().map(|c| self.command(now, c, &mut news)).collect();
-        let events = batch.events.into_iter().map(|event| self.emit(now, event, &mut news)).collect();
+        let commands =
+            batch.commands.into_iter().map(|c| self.command(now, c, &mut news)).collect();
+        let events =
+            batch.events.into_iter().map(|event| self.emit(now, event, &mut news)).collect();
         let messages = batch.messages.into_iter().map(|m| self.send(now, m, &mut news)).collect();
-        let spawns = batch.spawns.into_iter().map(|task| self.spawn(now, task, &mut news)).collect();
+        let spawns =
+            batch.spawns.into_iter().map(|task| self.spawn(now, task, &mut news)).collect();
         let schedules =
             batch.schedules.into_iter().map(|c| self.change_schedule(now, c, &mut news)).collect();
         batch.queues.into_iter().for_each(|change| self.change_queue(change, &mut news));
-        let workers = batch.workers.into_iter().map(|signal| self.signal(now, signal, &mut news)).collect();
-        let claims =
-            batch.claims.into_iter().map(|c| self.claim(runtime, now, &c, &mut room, &mut news)).collect();
-        Committed { transitions, commands, events, messages, spawns, schedules, workers, claims, news }
+        let workers =
+            batch.workers.into_iter().map(|signal| self.signal(now, signal, &mut news)).collect();
+        let claims = batch
+            .claims
+            .into_iter()
+            .map(|c| self.claim(runtime, now, &c, &mut room, &mut news))
+            .collect();
+        Committed {
+            transitions,
+            commands,
+            events,
+            messages,
+            spawns,
+            schedules,
+            workers,
+            claims,
+            news,
+        }
     }
 
-    /// What a transition writes: everything but the suspension, which depends on what is found by looking.
-    fn write(&mut self, now: Timestamp, transition: Transition, news: &mut News) -> Result<Written, Refused> {
+    /// What a transition writes: everything but the suspension, which depends on what is found by
+    /// looking.
+    fn write(
+        &mut self,
+        now: Timestamp,
+        transition: Transition,
+        news: &mut News,
+    ) -> Result<Written, Refused> {
         let Transition { task_id, run_id, next, .. } = transition;
         let task = self
             .tasks
@@ -419,7 +472,9 @@ impl State {
         let applied = Applied {
             cancel_requested: task.cancel_requested,
             transaction: transition.transaction.map(|_| {
-                Err(anyhow::anyhow!("the store in memory has no transactions: use SQLite or PostgreSQL"))
+                Err(anyhow::anyhow!(
+                    "the store in memory has no transactions: use SQLite or PostgreSQL"
+                ))
             }),
             ..Applied::default()
         };
@@ -446,7 +501,8 @@ impl State {
                         task.journal.push(entry);
                     }
                 }
-                Spawned::Existing { task_id: other, .. } | Spawned::Waiting { task_id: other, .. } => {
+                Spawned::Existing { task_id: other, .. }
+                | Spawned::Waiting { task_id: other, .. } => {
                     self.needs.insert((*other, task_id));
                 }
             }
@@ -498,14 +554,20 @@ impl State {
         written.sort_by_key(|(_, written)| {
             written.as_ref().map_or_else(|_| None, |written| Some(written.task_id))
         });
-        let looked = written
-            .into_iter()
-            .map(|(place, written)| (place, written.map(|written| self.look(now, written, room, news))));
+        let looked = written.into_iter().map(|(place, written)| {
+            (place, written.map(|written| self.look(now, written, room, news)))
+        });
         looked.collect::<BTreeMap<_, _>>().into_values().collect()
     }
 
     /// What a transition finds, once all transitions of its batch have written.
-    fn look(&mut self, now: Timestamp, written: Written, room: &mut Room, news: &mut News) -> Applied {
+    fn look(
+        &mut self,
+        now: Timestamp,
+        written: Written,
+        room: &mut Room,
+        news: &mut News,
+    ) -> Applied {
         let Written { task_id, run_id, mut applied, look } = written;
         let Some(look) = look else { return applied };
         let mut facts = self.facts(task_id, room);
@@ -514,7 +576,9 @@ impl State {
         task.poked = false;
         applied.cancel_requested = task.cancel_requested;
         if let Look::Suspend { wake_at } = look
-            && !(task.cancel_requested || !facts.is_empty() || wake_at.is_some_and(|wake_at| wake_at <= now))
+            && !(task.cancel_requested
+                || !facts.is_empty()
+                || wake_at.is_some_and(|wake_at| wake_at <= now))
         {
             match wake_at.is_none().then(|| self.blocked(task_id)).flatten() {
                 Some(child) => facts.children.push((child, Finish::Failed(blocked()))),
@@ -540,7 +604,13 @@ impl State {
     }
 
     /// Makes a running task pending, without an owner.
-    fn give_back(&mut self, now: Timestamp, task_id: TaskId, due_at: Option<Timestamp>, news: &mut News) {
+    fn give_back(
+        &mut self,
+        now: Timestamp,
+        task_id: TaskId,
+        due_at: Option<Timestamp>,
+        news: &mut News,
+    ) {
         let Some(task) = self.tasks.get_mut(&task_id) else { return };
         task.worker_id = None;
         if task.cancel_requested {
@@ -563,7 +633,8 @@ impl State {
 
     /// Lets a pending task be claimed, unless its time or turn has yet to come, or it is paused.
     fn offer(&mut self, task_id: TaskId, news: &mut News) {
-        let claimable = |task: &&Task| !task.paused && task.due_at.is_none() && self.has_turn(&task.new);
+        let claimable =
+            |task: &&Task| !task.paused && task.due_at.is_none() && self.has_turn(&task.new);
         let Some(task) = self.tasks.get(&task_id).filter(claimable) else { return };
         let place = (Reverse(task.new.priority), task.ready_at, task_id);
         self.ready.entry(task.new.queue.clone()).or_default().insert(place);
@@ -668,12 +739,15 @@ impl State {
             Finish::Cancelled => (TaskState::Cancelled, None, task.failure.take()),
         };
         let (key, place) = (concurrency_key(&task.new), task.place);
-        let known = task.new.parent.is_some() || task.new.idempotency_key.is_some() || key.is_some();
+        let known =
+            task.new.parent.is_some() || task.new.idempotency_key.is_some() || key.is_some();
         if let Some(key) = key {
             self.end_turn(now, &key, (place, task_id), news);
         }
-        // No other task can have been spawned by one that awaits it, or stand for a spawn of one that does.
-        let target = Name::new(task_id.to_string()).ok().filter(|_| known).map(|child| (Kind::Child, child));
+        // No other task can have been spawned by one that awaits it, or stand for a spawn of one
+        // that does.
+        let target =
+            Name::new(task_id.to_string()).ok().filter(|_| known).map(|child| (Kind::Child, child));
         let awaiting = target.as_ref().and_then(|target| self.awaiting.get(target)).cloned();
         for waiting in awaiting.into_iter().flatten() {
             target.iter().for_each(|target| self.arrive(now, waiting, target.clone(), news));
@@ -736,7 +810,9 @@ impl State {
                 Some(by) => return CommandOutcome::Needed { by },
                 None => self.delete(task_id),
             },
-            Command::Wake(_) if state == TaskState::Suspended => self.make_ready(now, task_id, news),
+            Command::Wake(_) if state == TaskState::Suspended => {
+                self.make_ready(now, task_id, news)
+            }
             Command::Pause(_) if !state.is_finished() => {
                 task.paused = true;
                 self.withdraw(task_id);
@@ -756,8 +832,8 @@ impl State {
         let task_id = task.new.task_id;
         self.parent_to_go_on(task).or_else(|| {
             let target = Name::new(task_id.to_string()).ok();
-            let awaiting =
-                target.and_then(|target| self.awaiting.get(&(Kind::Child, target))?.first().copied());
+            let awaiting = target
+                .and_then(|target| self.awaiting.get(&(Kind::Child, target))?.first().copied());
             let lives = |by: &TaskId| self.tasks.get(by).is_some_and(|by| !by.state.is_finished());
             let answered = self.answered_to_go_on(task_id);
             let answered = answered.filter(|by| lives(by) || !self.is_kept_for(*by, task_id));
@@ -840,7 +916,8 @@ impl State {
         self.events.insert(key, event.payload);
         let target = (Kind::Event, event.name);
         for task_id in self.awaiting.get(&target).cloned().unwrap_or_default() {
-            let sees = |task: &Task| event.queue.as_ref().is_none_or(|queue| task.new.queue == *queue);
+            let sees =
+                |task: &Task| event.queue.as_ref().is_none_or(|queue| task.new.queue == *queue);
             if self.tasks.get(&task_id).is_some_and(sees) {
                 self.arrive(now, task_id, target.clone(), news);
             }
@@ -849,7 +926,9 @@ impl State {
     }
 
     fn send(&mut self, now: Timestamp, message: NewMessage, news: &mut News) -> bool {
-        let Some(task) = self.tasks.get_mut(&message.task_id).filter(|task| !task.state.is_finished()) else {
+        let Some(task) =
+            self.tasks.get_mut(&message.task_id).filter(|task| !task.state.is_finished())
+        else {
             return false;
         };
         self.messages += 1;
@@ -877,8 +956,8 @@ impl State {
         }
         self.idempotency.extend(key.map(|key| (key, new.task_id)));
         let (task_id, start_at) = (new.task_id, new.start_at.filter(|start_at| *start_at > now));
-        let free =
-            new.concurrency_key.is_none() && !self.queues.get(&new.queue).is_some_and(Queue::restricts);
+        let free = new.concurrency_key.is_none()
+            && !self.queues.get(&new.queue).is_some_and(Queue::restricts);
         let eager = free && start_at.is_none();
         let claim_by = new.claim_by.filter(|worker| eager && self.workers.contains_key(worker));
         let CancellationPolicy { max_delay, max_duration } = new.cancellation;
@@ -930,8 +1009,10 @@ impl State {
                 && task.started_at.is_none()
                 && !task.compensating
         };
-        let line = self.keys.get(&key)?.iter().rev().filter_map(|(_, task_id)| self.tasks.get(task_id));
-        let waiting: Vec<_> = line.filter(waits).map(|task| (task.new.task_id, task.run_id)).collect();
+        let line =
+            self.keys.get(&key)?.iter().rev().filter_map(|(_, task_id)| self.tasks.get(task_id));
+        let waiting: Vec<_> =
+            line.filter(waits).map(|task| (task.new.task_id, task.run_id)).collect();
         let (task_id, run_id) = *waiting.first()?;
         if coalesce != Coalesce::Replace {
             return Some(Spawned::Waiting { task_id, run_id });
@@ -958,7 +1039,8 @@ impl State {
         let task_id = info.task_id;
         self.idempotency.extend(key.map(|key| (key, task_id)));
         let mut mail = Mail::default();
-        for (topic, payload) in messages.into_iter().filter(|_| info.state != TaskState::Completed) {
+        for (topic, payload) in messages.into_iter().filter(|_| info.state != TaskState::Completed)
+        {
             self.messages += 1;
             mail.add(ArrivedMessage { id: self.messages, topic, payload });
         }
@@ -1002,7 +1084,10 @@ impl State {
                 concurrency_key: info.concurrency_key,
                 coalesce: None,
                 code_version: info.code_version,
-                cancellation: CancellationPolicy { max_delay: None, max_duration: info.max_duration },
+                cancellation: CancellationPolicy {
+                    max_delay: None,
+                    max_duration: info.max_duration,
+                },
                 parent: info.parent,
                 claim_by: None,
             },
@@ -1029,13 +1114,15 @@ impl State {
     fn waiting_types(&self, queues: &[Name]) -> Vec<Name> {
         let ready = queues.iter().filter_map(|queue| self.ready.get(queue)).flatten();
         let tasks = ready.filter_map(|place| self.tasks.get(&place.2));
-        let types =
-            tasks.filter(|task| task.crashes < SUSPECT_CRASHES).map(|task| task.new.task_type.clone());
+        let types = tasks
+            .filter(|task| task.crashes < SUSPECT_CRASHES)
+            .map(|task| task.new.task_type.clone());
         types.collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     fn running_under(&self, worker_id: WorkerId) -> Vec<TaskId> {
-        let runs = |task: &&Task| task.worker_id == Some(worker_id) && task.state == TaskState::Running;
+        let runs =
+            |task: &&Task| task.worker_id == Some(worker_id) && task.state == TaskState::Running;
         self.tasks.values().filter(runs).map(|task| task.new.task_id).collect()
     }
 
@@ -1115,7 +1202,8 @@ impl State {
     }
 
     fn do_what_is_due(&mut self, now: Timestamp, news: &mut News) {
-        while let Some((_, task_id)) = self.deadlines.first().copied().filter(|(at, _)| *at <= now) {
+        while let Some((_, task_id)) = self.deadlines.first().copied().filter(|(at, _)| *at <= now)
+        {
             self.set_deadline(task_id, None);
             self.cancel(now, task_id, news);
             self.cancel_doomed(now, news);

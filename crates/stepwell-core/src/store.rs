@@ -1,9 +1,9 @@
 //! The store: what a backend must do.
 //!
-//! A store keeps tasks, journals, waits, events, messages and workers. Everything that changes it goes through
-//! [`Store::commit`], one atomic batch at a time, in which each item is judged on its own: a refused item leaves
-//! no trace and does not undo the others. The engine gathers batches (group commit); a store only applies
-//! them.
+//! A store keeps tasks, journals, waits, events, messages and workers. Everything that changes it
+//! goes through [`Store::commit`], one atomic batch at a time, in which each item is judged on its
+//! own: a refused item leaves no trace and does not undo the others. The engine gathers batches
+//! (group commit); a store only applies them.
 //!
 //! # States of a task
 //!
@@ -22,40 +22,47 @@
 //!
 //! # Compensation
 //!
-//! Where a task is to end as failed or cancelled, whatever the cause, and its journal holds a [`Kind::Compensate`] entry
-//! behind its last [`Kind::Compensating`] one (or at all), it does not end. Instead a `Compensating` entry is added to its
-//! journal, named `compensating`, that holds the failure (for a cancellation, [`cancelled`](crate::cancelled)), and the task becomes
-//! pending again, for any worker, as *compensating*: its waits and its deadline are gone, a request to cancel is answered, its failure
-//! is that failure, and its attempts count from 1 again. [`TaskInfo`] and filters show it as [`TaskState::Compensating`] until it ends, whether it is pending, running or
-//! suspended; it cannot be cancelled, and when it is to end, it ends. When its workers have died too often ([`crash_limit`](crate::crash_limit)),
-//! it ends [as it would have](crate::end_of), with the [crash](crate::crashed) among its compensations' errors. A retry makes an
-//! ordinary task of it: where its journal holds a `Compensating` entry, it adds [one that says so](crate::begun_anew).
+//! Where a task is to end as failed or cancelled, whatever the cause, and its journal holds a
+//! [`Kind::Compensate`] entry behind its last [`Kind::Compensating`] one (or at all), it does not
+//! end. Instead a `Compensating` entry is added to its journal, named `compensating`, that holds
+//! the failure (for a cancellation, [`cancelled`](crate::cancelled)), and the task becomes
+//! pending again, for any worker, as *compensating*: its waits and its deadline are gone, a request
+//! to cancel is answered, its failure is that failure, and its attempts count from 1 again.
+//! [`TaskInfo`] and filters show it as [`TaskState::Compensating`] until it ends, whether it is
+//! pending, running or suspended; it cannot be cancelled, and when it is to end, it ends. When its
+//! workers have died too often ([`crash_limit`](crate::crash_limit)), it ends [as it would
+//! have](crate::end_of), with the [crash](crate::crashed) among its compensations' errors. A retry
+//! makes an ordinary task of it: where its journal holds a `Compensating` entry, it adds [one that
+//! says so](crate::begun_anew).
 //!
 //! # Order within a batch
 //!
-//! Transitions, commands, events, messages, spawns, changes of schedules, changes of queues, worker signals, claims; each list in its
-//! own order. So a claim sees all that its batch brought.
+//! Transitions, commands, events, messages, spawns, changes of schedules, changes of queues, worker
+//! signals, claims; each list in its own order. So a claim sees all that its batch brought.
 //!
-//! A batch holds at most one transition of each run. Transitions are applied in two rounds: first everything that they write, then what some of them look for
-//! ([`Next::Continue`] with `collect`, [`Next::Suspend`]), in the order of their tasks' ids. So a task that suspends finds what another
+//! A batch holds at most one transition of each run. Transitions are applied in two rounds: first
+//! everything that they write, then what some of them look for ([`Next::Continue`] with `collect`,
+//! [`Next::Suspend`]), in the order of their tasks' ids. So a task that suspends finds what another
 //! one sent it in the same batch, and a store may apply many transitions at once.
 //!
 //! # Circles
 //!
-//! A task that would [wait for ever](crate::waits_for_ever) is not suspended. It stays running, and the facts that it is given say
-//! of one of the tasks that it waits for that it is [blocked](crate::blocked), though that task has not ended. A task waits for
-//! its turn while another one comes before it by its concurrency key. It waits for nothing but the ends of others when it is
-//! suspended without a `due_at` and all its waits are of [`Kind::Child`].
+//! A task that would [wait for ever](crate::waits_for_ever) is not suspended. It stays running, and
+//! the facts that it is given say of one of the tasks that it waits for that it is
+//! [blocked](crate::blocked), though that task has not ended. A task waits for its turn while
+//! another one comes before it by its concurrency key. It waits for nothing but the ends of others
+//! when it is suspended without a `due_at` and all its waits are of [`Kind::Child`].
 //!
 //! # Answers
 //!
-//! An answer is full when it holds [`ANSWER_BYTES`](crate::ANSWER_BYTES) of what tasks were given, gave and failed by; what
-//! fills it is the last of it. Lists come in [pages](Page), and [`Page::next`] tells where to go on. Of what has arrived
-//! for runs ([`Facts`]), a batch or a claim gets what there is room for, and [`Facts::more`] tells a run to look again. A
+//! An answer is full when it holds [`ANSWER_BYTES`](crate::ANSWER_BYTES) of what tasks were given,
+//! gave and failed by; what fills it is the last of it. Lists come in [pages](Page), and
+//! [`Page::next`] tells where to go on. Of what has arrived for runs ([`Facts`]), a batch or a
+//! claim gets what there is room for, and [`Facts::more`] tells a run to look again. A
 //! claim may leave out the journals that it has no room for.
 //!
-//! Whole are what belongs to one task ([`Store::task`], [`Store::journal`], what it waits for) and what holds
-//! names and numbers, or schemas, which programs bring: queues, workers and task types.
+//! Whole are what belongs to one task ([`Store::task`], [`Store::journal`], what it waits for) and
+//! what holds names and numbers, or schemas, which programs bring: queues, workers and task types.
 
 pub(crate) mod headers;
 pub(crate) mod page;
@@ -102,10 +109,12 @@ pub use crate::store::scheduled::{
 };
 pub use crate::store::task_info::{TaskFilter, TaskInfo, TaskState};
 pub use crate::store::transition::{
-    Applied, ArrivedMessage, Facts, KeyedSpawn, MessageId, Next, Refused, Seal, Transition, UserTransaction,
-    Wait,
+    Applied, ArrivedMessage, Facts, KeyedSpawn, MessageId, Next, Refused, Seal, Transition,
+    UserTransaction, Wait,
 };
-pub use crate::store::worker_info::{NewWorker, OtherWorker, WATCHED, WorkerInfo, WorkerState, WorkerStatus};
+pub use crate::store::worker_info::{
+    NewWorker, OtherWorker, WATCHED, WorkerInfo, WorkerState, WorkerStatus,
+};
 
 /// Headers: small values that travel with a task beside its parameters (a trace, a tenant).
 pub type Headers = BTreeMap<String, serde_json::Value>;
@@ -118,19 +127,22 @@ pub trait Store: Any + Send + Sync {
     /// Applies the batch atomically and durably. The result is in the order of the batch's lists.
     ///
     /// # Errors
-    /// When nothing of the batch was applied. When the error is [of an item](StoreError::is_of_an_item), the engine sends
-    /// parts of the batch, which it has kept, to find that.
+    /// When nothing of the batch was applied. When the error is [of an
+    /// item](StoreError::is_of_an_item), the engine sends parts of the batch, which it has
+    /// kept, to find that.
     fn commit(&self, batch: Arc<Batch>) -> BoxFuture<'static, Result<Committed, StoreError>>;
 
-    /// How many commits it can usefully have at the same time: where that is more than one, the engine sends journal
-    /// entries and completions past a batch that is on its way. One by default.
+    /// How many commits it can usefully have at the same time: where that is more than one, the
+    /// engine sends journal entries and completions past a batch that is on its way. One by
+    /// default.
     fn lanes(&self) -> NonZeroUsize {
         NonZeroUsize::MIN
     }
 
-    /// Applies one transition that has a [`UserTransaction`] beside the batches, where the user's work may take its time;
-    /// gives it back where it is to go with a batch. A store that passes on what it is asked to another one passes this on as
-    /// well, since the other one may refuse it in a batch.
+    /// Applies one transition that has a [`UserTransaction`] beside the batches, where the user's
+    /// work may take its time; gives it back where it is to go with a batch. A store that
+    /// passes on what it is asked to another one passes this on as well, since the other one
+    /// may refuse it in a batch.
     ///
     /// # Errors
     /// The transition, when nothing of it was applied.
@@ -143,15 +155,16 @@ pub trait Store: Any + Send + Sync {
     /// The tasks that pass the filter, newest first.
     fn tasks(&self, filter: TaskFilter) -> BoxFuture<'static, Result<Page<TaskInfo>, StoreError>>;
 
-    /// Of those of the tasks that are there, by their ids: how they ended, `None` for those that have not. Where there is a next
-    /// page, the tasks behind its place are to be asked for once more.
+    /// Of those of the tasks that are there, by their ids: how they ended, `None` for those that
+    /// have not. Where there is a next page, the tasks behind its place are to be asked for
+    /// once more.
     fn ends(&self, tasks: Vec<TaskId>) -> BoxFuture<'static, Result<Ends, StoreError>>;
 
     /// A task's journal, in order. Empty when there is no such task.
     fn journal(&self, task_id: TaskId) -> BoxFuture<'static, Result<Vec<Entry>, StoreError>>;
 
-    /// What tasks of the scope wait for whose target begins so, by task and key: of the first `limit` such tasks behind that
-    /// one. Each task comes with all of it.
+    /// What tasks of the scope wait for whose target begins so, by task and key: of the first
+    /// `limit` such tasks behind that one. Each task comes with all of it.
     fn waits(
         &self,
         scope: Scope,
@@ -171,8 +184,9 @@ pub trait Store: Any + Send + Sync {
         behind: Option<MessageId>,
     ) -> BoxFuture<'static, Result<Page<ArrivedMessage>, StoreError>>;
 
-    /// Puts in a task that was exported from a store, to go on in this one: one that has not ended is pending, at once or when
-    /// it was due (a running attempt does not count), and compensating if it was. `false`, and nothing has changed, when the store has the
+    /// Puts in a task that was exported from a store, to go on in this one: one that has not ended
+    /// is pending, at once or when it was due (a running attempt does not count), and
+    /// compensating if it was. `false`, and nothing has changed, when the store has the
     /// task, or one of its type with its idempotency key.
     fn import(&self, record: TaskRecord) -> BoxFuture<'static, Result<bool, StoreError>>;
 
@@ -183,10 +197,15 @@ pub trait Store: Any + Send + Sync {
     fn workers(&self) -> BoxFuture<'static, Result<Vec<WorkerInfo>, StoreError>>;
 
     /// The schedules that pass the filter, in its order.
-    fn schedules(&self, which: ScheduleFilter) -> BoxFuture<'static, Result<Page<Scheduled>, StoreError>>;
+    fn schedules(
+        &self,
+        which: ScheduleFilter,
+    ) -> BoxFuture<'static, Result<Page<Scheduled>, StoreError>>;
 
-    /// The types of the tasks that are to be claimed next in each of these queues, at least of the first thousand.
-    fn waiting_types(&self, queues: Vec<Name>) -> BoxFuture<'static, Result<Vec<Name>, StoreError>>;
+    /// The types of the tasks that are to be claimed next in each of these queues, at least of the
+    /// first thousand.
+    fn waiting_types(&self, queues: Vec<Name>)
+    -> BoxFuture<'static, Result<Vec<Name>, StoreError>>;
 
     /// Keeps what is known of a task type, in the place of what was known before.
     fn describe(&self, info: TaskTypeInfo) -> BoxFuture<'static, Result<(), StoreError>>;
@@ -194,13 +213,17 @@ pub trait Store: Any + Send + Sync {
     /// What is known of task types, by their names.
     fn task_types(&self) -> BoxFuture<'static, Result<Vec<TaskTypeInfo>, StoreError>>;
 
-    /// Adds to the history, in this order and behind all that is there. It belongs to the tasks that it is about, and goes with
-    /// them; of a task that is not there, it may be added or not.
+    /// Adds to the history, in this order and behind all that is there. It belongs to the tasks
+    /// that it is about, and goes with them; of a task that is not there, it may be added or
+    /// not.
     fn record(&self, happenings: Vec<Happening>) -> BoxFuture<'static, Result<(), StoreError>>;
 
-    /// What is in the history, by its numbers. Whoever has read up to a number never finds anything new at or below it.
-    fn history(&self, which: HistoryFilter)
-    -> BoxFuture<'static, Result<Page<(u64, Happening)>, StoreError>>;
+    /// What is in the history, by its numbers. Whoever has read up to a number never finds anything
+    /// new at or below it.
+    fn history(
+        &self,
+        which: HistoryFilter,
+    ) -> BoxFuture<'static, Result<Page<(u64, Happening)>, StoreError>>;
 
     /// Removes finished tasks, the oldest first, and all that belongs to them. Returns how many:
     /// fewer than the limit when nothing is left to remove.
@@ -213,7 +236,8 @@ pub trait Store: Any + Send + Sync {
     /// itself kept for, directly or by way of others: neither could ever be removed.
     fn purge(&self, purge: Purge) -> BoxFuture<'static, Result<usize, StoreError>>;
 
-    /// Ready when another process may have written since the last call. Never, where no other process can.
+    /// Ready when another process may have written since the last call. Never, where no other
+    /// process can.
     fn changed(&self) -> BoxFuture<'_, Changed>;
 }
 
@@ -266,7 +290,8 @@ pub type Transacting = BoxFuture<'static, Result<Result<Applied, Refused>, Store
 /// What another process may have written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Changed {
-    /// Something for workers: tasks that can be claimed, or something that arrived for one that runs.
+    /// Something for workers: tasks that can be claimed, or something that arrived for one that
+    /// runs.
     pub work: bool,
     /// The end of tasks, for those who wait for it.
     pub finished: bool,
@@ -357,7 +382,8 @@ pub struct Committed {
 /// What a batch caused, for those in this process who wait for it.
 #[derive(Debug, Default)]
 pub struct News {
-    /// Queues that got claimable tasks, or some that are due later, and how many. A queue may be there several times.
+    /// Queues that got claimable tasks, or some that are due later, and how many. A queue may be
+    /// there several times.
     pub ready: Vec<(Name, usize)>,
     /// Running tasks that something arrived for, or that were asked to cancel.
     pub poked: Vec<TaskId>,
@@ -390,7 +416,10 @@ impl Finish {
             TaskState::Completed => Some(Self::Completed(output.unwrap_or_else(Payload::null))),
             TaskState::Failed => Some(Self::Failed(failure.unwrap_or_else(unknown))),
             TaskState::Cancelled => Some(Self::Cancelled),
-            TaskState::Pending | TaskState::Running | TaskState::Suspended | TaskState::Compensating => None,
+            TaskState::Pending
+            | TaskState::Running
+            | TaskState::Suspended
+            | TaskState::Compensating => None,
         }
     }
 }
@@ -422,11 +451,12 @@ pub struct NewTask {
     pub start_at: Option<Timestamp>,
     /// Among the tasks of its type and scope, only the first with a key is spawned.
     pub idempotency_key: Option<Name>,
-    /// Of the tasks of its scope with one key, each starts when the one before has ended, in the order in which they were
-    /// spawned.
+    /// Of the tasks of its scope with one key, each starts when the one before has ended, in the
+    /// order in which they were spawned.
     pub concurrency_key: Option<Name>,
-    /// What becomes of it when a task of its type, scope and concurrency key is waiting: pending, and never claimed. The
-    /// store looks at the idempotency key first. Only tasks in [`Batch::spawns`] and in [`Transition::keyed`] coalesce.
+    /// What becomes of it when a task of its type, scope and concurrency key is waiting: pending,
+    /// and never claimed. The store looks at the idempotency key first. Only tasks in
+    /// [`Batch::spawns`] and in [`Transition::keyed`] coalesce.
     pub coalesce: Option<Coalesce>,
     /// Only workers of this version of the code claim it.
     pub code_version: Option<Name>,
@@ -434,12 +464,13 @@ pub struct NewTask {
     pub cancellation: CancellationPolicy,
     /// The task that spawned it.
     pub parent: Option<TaskId>,
-    /// Eager start: the worker that claims it in the commit that inserts it. Ignored when there is a `start_at` or a
-    /// `concurrency_key`, or the queue is paused or has limits.
+    /// Eager start: the worker that claims it in the commit that inserts it. Ignored when there is
+    /// a `start_at` or a `concurrency_key`, or the queue is paused or has limits.
     pub claim_by: Option<WorkerId>,
 }
 
-/// What becomes of a spawn when a task of its type and concurrency key is waiting to be claimed for the first time.
+/// What becomes of a spawn when a task of its type and concurrency key is waiting to be claimed for
+/// the first time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schemas", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
@@ -467,7 +498,9 @@ impl CancellationPolicy {
     pub(crate) fn check(&self) -> Result<(), InvalidOptions> {
         let Self { max_delay, max_duration } = *self;
         [("max_delay", max_delay), ("max_duration", max_duration)].into_iter().try_for_each(
-            |(field, limit)| limit.map_or(Ok(()), |limit| InvalidOptions::check_duration(field, limit)),
+            |(field, limit)| {
+                limit.map_or(Ok(()), |limit| InvalidOptions::check_duration(field, limit))
+            },
         )
     }
 }
@@ -489,8 +522,8 @@ pub enum Spawned {
         /// Its attempt.
         attempt: u32,
     },
-    /// A task of its type and concurrency key waits to be claimed for the first time, the last of several, and it is to be
-    /// reused, or the spawn rejected.
+    /// A task of its type and concurrency key waits to be claimed for the first time, the last of
+    /// several, and it is to be reused, or the spawn rejected.
     Waiting {
         /// That task.
         task_id: TaskId,
@@ -524,15 +557,18 @@ pub struct NewMessage {
 /// What a client asks of a task.
 #[derive(Clone, Copy, Debug)]
 pub enum Command {
-    /// End it as cancelled. One that runs is asked to; any other ends at once, and so do its children.
+    /// End it as cancelled. One that runs is asked to; any other ends at once, and so do its
+    /// children.
     Cancel(TaskId),
     /// Run a failed or cancelled task again, from its journal, counting attempts from 1.
     Retry(TaskId),
-    /// Remove a finished task and all that belongs to it, unless another one [needs it](Store::purge).
+    /// Remove a finished task and all that belongs to it, unless another one [needs
+    /// it](Store::purge).
     Delete(TaskId),
     /// Make a suspended task claimable, though nothing that it waits for has arrived.
     Wake(TaskId),
-    /// Let no worker claim an unfinished task until it is resumed. One that runs goes on until it waits, or its attempt ends.
+    /// Let no worker claim an unfinished task until it is resumed. One that runs goes on until it
+    /// waits, or its attempt ends.
     Pause(TaskId),
     /// Let a paused task be claimed again.
     Resume(TaskId),
@@ -561,7 +597,8 @@ pub enum CommandOutcome {
     NotAllowed(TaskState),
     /// It is to be deleted, and another task [needs it](Store::purge).
     Needed {
-        /// That task: its parent, or else of those that wait for it, or were answered with it, the one with the lowest id.
+        /// That task: its parent, or else of those that wait for it, or were answered with it, the
+        /// one with the lowest id.
         by: TaskId,
     },
     /// There is no such task.
@@ -587,7 +624,8 @@ pub enum WorkerSignal {
         /// The number of its heartbeats that was seen all the time.
         heartbeats: u64,
     },
-    /// It is to end what it runs, claim nothing more, and stop. It learns of that by its next heartbeat.
+    /// It is to end what it runs, claim nothing more, and stop. It learns of that by its next
+    /// heartbeat.
     Drain {
         /// Its id.
         worker_id: WorkerId,
@@ -600,8 +638,8 @@ pub enum WorkerSignal {
 }
 
 /// A request for work. Before it answers, the store does what is due: it makes due tasks claimable
-/// and cancels tasks whose [`CancellationPolicy`] says so. A store that learns in another way that a
-/// process has died (SQLite does) also gives back the tasks of its workers.
+/// and cancels tasks whose [`CancellationPolicy`] says so. A store that learns in another way that
+/// a process has died (SQLite does) also gives back the tasks of its workers.
 #[derive(Clone, Debug)]
 pub struct Claim {
     /// Who asks.
@@ -615,21 +653,23 @@ pub struct Claim {
     /// How many tasks at most.
     pub limit: usize,
     /// One of the tasks may be a suspect, which has met at least
-    /// [`SUSPECT_CRASHES`](crate::SUSPECT_CRASHES) crashes in a row, and so many at most; none where
-    /// this is less. A suspect counts towards `limit`, and comes before the tasks of its queue that
-    /// start.
+    /// [`SUSPECT_CRASHES`](crate::SUSPECT_CRASHES) crashes in a row, and so many at most; none
+    /// where this is less. A suspect counts towards `limit`, and comes before the tasks of its
+    /// queue that start.
     pub suspect: u32,
 }
 
 /// What a worker got.
 #[derive(Debug, Default)]
 pub struct Claimed {
-    /// Tasks that run under the worker now, highest priority first, then oldest. In a queue with a rate limit, those that
-    /// go on after a suspension come before those that start.
+    /// Tasks that run under the worker now, highest priority first, then oldest. In a queue with a
+    /// rate limit, those that go on after a suspension come before those that start.
     pub tasks: Vec<ClaimedTask>,
-    /// Tasks that ran under the worker before, and that something has arrived for (or a request to cancel).
+    /// Tasks that ran under the worker before, and that something has arrived for (or a request to
+    /// cancel).
     pub poked: Vec<TaskId>,
-    /// When something is due next, in any queue, or a claimed queue's rate lets the next task start.
+    /// When something is due next, in any queue, or a claimed queue's rate lets the next task
+    /// start.
     pub next_due: Option<Timestamp>,
 }
 
@@ -649,8 +689,9 @@ pub struct Purge {
 pub struct ClaimedTask {
     /// The task.
     pub task_id: TaskId,
-    /// The run that owns it now. A suspended task that is claimed by the worker that ran it keeps its run; any other claim
-    /// makes a new one, since a database that was restored, or that failed over, may have lost an earlier claim.
+    /// The run that owns it now. A suspended task that is claimed by the worker that ran it keeps
+    /// its run; any other claim makes a new one, since a database that was restored, or that
+    /// failed over, may have lost an earlier claim.
     pub run_id: RunId,
     /// The number of this attempt, from 1.
     pub attempt: u32,
@@ -672,14 +713,17 @@ pub struct ClaimedTask {
     pub concurrency_key: Option<Name>,
     /// When a failed attempt is followed by another.
     pub retry: RetryStrategy,
-    /// Its journal. It is `None` for a suspended task that is claimed by the worker that ran it last, which may have it in
-    /// memory, and where it is too long for the answer: then [`Store::journal`] reads it, and [`Store::waits_of`] the waits.
+    /// Its journal. It is `None` for a suspended task that is claimed by the worker that ran it
+    /// last, which may have it in memory, and where it is too long for the answer: then
+    /// [`Store::journal`] reads it, and [`Store::waits_of`] the waits.
     pub journal: Option<Vec<Entry>>,
-    /// What it waits for, with the due times that were fixed when it began to. They come with the journal.
+    /// What it waits for, with the due times that were fixed when it began to. They come with the
+    /// journal.
     pub waits: Vec<Wait>,
     /// What has arrived for its waits.
     pub facts: Facts,
-    /// What of it could not be read. The run then ends at once: as failed, or left to a newer program.
+    /// What of it could not be read. The run then ends at once: as failed, or left to a newer
+    /// program.
     pub unreadable: Option<Unreadable>,
 }
 
@@ -699,7 +743,8 @@ pub enum StoreError {
     },
     /// The database was written by a newer Stepwell.
     #[error(
-        "the database {location} has schema version {found}, this program knows versions up to {known}: run a newer build of it, or use another database"
+        "the database {location} has schema version {found}, this program knows versions up to \
+         {known}: run a newer build of it, or use another database"
     )]
     NewerSchema {
         /// Where it is.
@@ -711,7 +756,8 @@ pub enum StoreError {
     },
     /// The database was written by an older Stepwell, or by none, and is to be left as it is.
     #[error(
-        "the database {location} has {}, this program needs version {known}: bring it up to date with `stepwell migrate`, when the programs that use it can read that",
+        "the database {location} has {}, this program needs version {known}: bring it up to date \
+         with `stepwell migrate`, when the programs that use it can read that",
         tables_of(*found)
     )]
     OlderSchema {
@@ -728,10 +774,11 @@ pub enum StoreError {
     /// Another program holds the database's lock.
     #[error("the database is locked ({0}): end the program that holds a transaction open on it")]
     Locked(String),
-    /// The path no longer names the file that this process has open: somebody has deleted, moved or replaced it. What was
-    /// to be written is not accepted.
+    /// The path no longer names the file that this process has open: somebody has deleted, moved or
+    /// replaced it. What was to be written is not accepted.
     #[error(
-        "{what} was {fate} while this program had it open, and so nothing is accepted: what is written now would not be there afterwards. {advice}"
+        "{what} was {fate} while this program had it open, and so nothing is accepted: what is \
+         written now would not be there afterwards. {advice}"
     )]
     Detached {
         /// The file: of the database, or of its write-ahead log.
@@ -753,13 +800,15 @@ pub enum StoreError {
     /// A payload cannot be encoded, and others can: its codec does not take it.
     #[error("{0}")]
     NotEncodable(String),
-    /// The backend cannot work just now, whatever it is asked: it is out of memory or of connections, a device fails, it
-    /// lacks a privilege or a table, a time limit passed.
+    /// The backend cannot work just now, whatever it is asked: it is out of memory or of
+    /// connections, a device fails, it lacks a privilege or a table, a time limit passed.
     #[error("the store cannot work just now: {0}")]
     Unavailable(String),
-    /// The store has not answered for as long as the client waits. What was asked for may have been done, or may still be.
+    /// The store has not answered for as long as the client waits. What was asked for may have been
+    /// done, or may still be.
     #[error(
-        "the store has not answered within {0:?}, and it is not known whether it will still do what was asked for: look before it is asked for again, or give spawns an idempotency key"
+        "the store has not answered within {0:?}, and it is not known whether it will still do \
+         what was asked for: look before it is asked for again, or give spawns an idempotency key"
     )]
     Unanswered(Duration),
     /// Any other failure of the backend: it does not accept what it was asked.
@@ -784,12 +833,14 @@ impl StoreError {
             | Self::Unavailable(_)
             | Self::Unanswered(_)
             | Self::Closed => true,
-            Self::Corrupt(_) | Self::Unreadable(_) | Self::NotEncodable(_) | Self::Backend(_) => false,
+            Self::Corrupt(_) | Self::Unreadable(_) | Self::NotEncodable(_) | Self::Backend(_) => {
+                false
+            }
         }
     }
 
-    /// Whether something of what the store was asked is what fails, and not the store as a whole. Then the engine finds out
-    /// which: it sends the rest without it.
+    /// Whether something of what the store was asked is what fails, and not the store as a whole.
+    /// Then the engine finds out which: it sends the rest without it.
     pub const fn is_of_an_item(&self) -> bool {
         matches!(self, Self::Encode(_)) || !self.is_transient()
     }

@@ -1,7 +1,8 @@
 //! Workflows: tasks that are put together from named parts instead of written as code.
 //!
-//! A workflow is a task type like any other. Its parts are run by the same context as a task's code: a step is a step, a signal
-//! a message, a child a child task; so it has the same journal, and goes on after a crash in the same way.
+//! A workflow is a task type like any other. Its parts are run by the same context as a task's
+//! code: a step is a step, a signal a message, a child a child task; so it has the same journal,
+//! and goes on after a crash in the same way.
 
 mod context;
 mod executable;
@@ -67,8 +68,9 @@ use node::{Body, Calls, Handler, Loop, Node, Running, Step};
 /// # }
 /// ```
 ///
-/// Its output is an object of the results of its parts, by their names. A part that fails for good fails the workflow, which is
-/// not tried again as a whole: what its steps did is undone, in reverse order, by their [`compensate`](Workflow::compensate).
+/// Its output is an object of the results of its parts, by their names. A part that fails for good
+/// fails the workflow, which is not tried again as a whole: what its steps did is undone, in
+/// reverse order, by their [`compensate`](Workflow::compensate).
 ///
 /// What is wrong with a workflow (an empty name, a name that is there twice) is said when it is
 /// [checked](Workflow::check) or [registered](crate::Client::register_workflow).
@@ -114,7 +116,8 @@ pub enum WorkflowError {
     },
     /// Two parts have one name.
     #[error(
-        "the workflow \"{workflow}\" has two parts named \"{name}\": results are kept by name, so give one of them another"
+        "the workflow \"{workflow}\" has two parts named \"{name}\": results are kept by name, so \
+         give one of them another"
     )]
     DuplicateName {
         /// The workflow.
@@ -132,7 +135,8 @@ pub enum WorkflowError {
     },
     /// A workflow, or the task type of a child, is not registered with this client.
     #[error(
-        "no task type \"{name}\" is registered with this client: register it before it is started, or used as a child"
+        "no task type \"{name}\" is registered with this client: register it before it is started, \
+         or used as a child"
     )]
     NotRegistered {
         /// The name.
@@ -144,8 +148,9 @@ impl Workflow {
     /// A workflow without parts.
     pub fn new(name: impl Into<String>) -> Self {
         let name = name.into();
-        let mistake =
-            Name::new(&name).err().map(|source| WorkflowError::Name { workflow: name.clone(), source });
+        let mistake = Name::new(&name)
+            .err()
+            .map(|source| WorkflowError::Name { workflow: name.clone(), source });
         Self { name, nodes: Vec::new(), names: BTreeSet::new(), mistake, last: PhantomData }
     }
 }
@@ -210,9 +215,10 @@ impl<L> Workflow<L> {
         inner.nodes
     }
 
-    /// Adds a step. The handler's value is journaled, and is the step's result for the parts that follow. A handler that fails
-    /// is called again, up to 3 times in all, after `min(2^n, 60)` seconds behind the n-th failure; see
-    /// [`max_attempts`](Workflow::max_attempts), [`backoff`](Workflow::backoff) and [`TaskError::permanent`](crate::TaskError::permanent).
+    /// Adds a step. The handler's value is journaled, and is the step's result for the parts that
+    /// follow. A handler that fails is called again, up to 3 times in all, after `min(2^n, 60)`
+    /// seconds behind the n-th failure; see [`max_attempts`](Workflow::max_attempts),
+    /// [`backoff`](Workflow::backoff) and [`TaskError::permanent`](crate::TaskError::permanent).
     pub fn step<F, Fut, T>(self, name: impl Into<String>, handler: F) -> Workflow<AfterStep>
     where
         F: Fn(WorkflowContext) -> Fut + MaybeSend + MaybeSync + 'static,
@@ -222,8 +228,8 @@ impl<L> Workflow<L> {
         self.add(name, Body::Step(Step::new(handler)))
     }
 
-    /// Adds parts that run at the same time. The result is an object of theirs. When one fails, the others still come to their
-    /// ends, so that what they did is known, and can be undone.
+    /// Adds parts that run at the same time. The result is an object of theirs. When one fails, the
+    /// others still come to their ends, so that what they did is known, and can be undone.
     pub fn parallel<M>(
         mut self,
         name: impl Into<String>,
@@ -233,8 +239,8 @@ impl<L> Workflow<L> {
         self.add(name, Body::Parallel(parts))
     }
 
-    /// Adds parts of which one runs: that whose name the resolver gives, which is journaled. The result is that part's. A name
-    /// that none of them has fails the workflow.
+    /// Adds parts of which one runs: that whose name the resolver gives, which is journaled. The
+    /// result is that part's. A name that none of them has fails the workflow.
     pub fn route<F, Fut, T, M>(
         mut self,
         name: impl Into<String>,
@@ -254,8 +260,9 @@ impl<L> Workflow<L> {
         self.add(name, Body::Route { resolver: Step::new(resolver), routes })
     }
 
-    /// Adds a step that is done again and again: up to 10 times, or [`max_iterations`](Workflow::max_iterations), or
-    /// [`until`](Workflow::until) its result is good. What the last iteration gave, or what [`feedback`](Workflow::feedback) made
+    /// Adds a step that is done again and again: up to 10 times, or
+    /// [`max_iterations`](Workflow::max_iterations), or [`until`](Workflow::until) its result
+    /// is good. What the last iteration gave, or what [`feedback`](Workflow::feedback) made
     /// of it, is there as [`WorkflowContext::last`]. The result is that of the last iteration.
     pub fn loop_<F, Fut, T>(self, name: impl Into<String>, handler: F) -> Workflow<AfterLoop>
     where
@@ -271,15 +278,26 @@ impl<L> Workflow<L> {
         self.add(name, Body::Sleep(duration))
     }
 
-    /// Adds a wait for a message of the topic `name`, sent by [`Client::send`](crate::Client::send). The result is the message.
-    /// When there is a timeout, and it passes first, the workflow fails.
-    pub fn wait_for_signal(self, name: impl Into<String>, timeout: impl Into<Option<Duration>>) -> Workflow {
+    /// Adds a wait for a message of the topic `name`, sent by
+    /// [`Client::send`](crate::Client::send). The result is the message. When there is a
+    /// timeout, and it passes first, the workflow fails.
+    pub fn wait_for_signal(
+        self,
+        name: impl Into<String>,
+        timeout: impl Into<Option<Duration>>,
+    ) -> Workflow {
         self.add(name, Body::Signal { timeout: timeout.into() })
     }
 
-    /// Adds a child task of that type, another workflow or any task, with the parameters that the closure gives, and waits for
-    /// its output, which is the result. Its type has to be registered with the client before this workflow is.
-    pub fn child<F, P>(self, name: impl Into<String>, task_type: impl Into<String>, params: F) -> Workflow
+    /// Adds a child task of that type, another workflow or any task, with the parameters that the
+    /// closure gives, and waits for its output, which is the result. Its type has to be
+    /// registered with the client before this workflow is.
+    pub fn child<F, P>(
+        self,
+        name: impl Into<String>,
+        task_type: impl Into<String>,
+        params: F,
+    ) -> Workflow
     where
         F: Fn(WorkflowContext) -> anyhow::Result<P> + MaybeSend + MaybeSync + 'static,
         P: Serialize,
@@ -294,8 +312,9 @@ impl<L> Workflow<L> {
 }
 
 impl<L: HasHandler> Workflow<L> {
-    /// Undoes the step when the workflow fails later on, or is cancelled: see [`Step::compensate`](crate::Step::compensate). The
-    /// context has the step's result, and all others that are there. Of a loop, each iteration is undone with its own result.
+    /// Undoes the step when the workflow fails later on, or is cancelled: see
+    /// [`Step::compensate`](crate::Step::compensate). The context has the step's result, and
+    /// all others that are there. Of a loop, each iteration is undone with its own result.
     pub fn compensate<F, Fut>(self, undo: F) -> Self
     where
         F: Fn(WorkflowContext) -> Fut + MaybeSend + MaybeSync + 'static,
@@ -309,8 +328,12 @@ impl<L: HasHandler> Workflow<L> {
         self.with_step(|step| step.max_attempts = attempts.max(1))
     }
 
-    /// How long to wait after the handler's failure of that number, from 1. Default: `min(2^n, 60)` seconds.
-    pub fn backoff(self, backoff: impl Fn(u32) -> Duration + MaybeSend + MaybeSync + 'static) -> Self {
+    /// How long to wait after the handler's failure of that number, from 1. Default: `min(2^n, 60)`
+    /// seconds.
+    pub fn backoff(
+        self,
+        backoff: impl Fn(u32) -> Duration + MaybeSend + MaybeSync + 'static,
+    ) -> Self {
         self.with_step(|step| step.backoff = Box::new(backoff))
     }
 
@@ -330,7 +353,8 @@ impl Workflow<AfterLoop> {
         self.with_loop(|this| this.max_iterations = iterations.max(1))
     }
 
-    /// The loop ends when this holds of an iteration's result, and its number from 1. It has to depend on these alone.
+    /// The loop ends when this holds of an iteration's result, and its number from 1. It has to
+    /// depend on these alone.
     pub fn until<T: DeserializeOwned + 'static>(
         self,
         good: impl Fn(T, u32) -> bool + MaybeSend + MaybeSync + 'static,
@@ -341,7 +365,8 @@ impl Workflow<AfterLoop> {
         })
     }
 
-    /// What an iteration is told of the result of the one before. It has to depend on that alone. Default: the result.
+    /// What an iteration is told of the result of the one before. It has to depend on that alone.
+    /// Default: the result.
     pub fn feedback<T: DeserializeOwned + 'static, O: Serialize + 'static>(
         self,
         feedback: impl Fn(T) -> O + MaybeSend + MaybeSync + 'static,

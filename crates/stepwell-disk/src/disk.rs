@@ -1,8 +1,9 @@
 //! The file system.
 //!
-//! Files whose names end with `-shm` are memory that SQLite's connections share. The kernel maps them from files of a
-//! memory file system, past this one: it holds the process's memory locked while it writes such a map back, and then this
-//! process could not answer it. A power cut leaves nothing in them.
+//! Files whose names end with `-shm` are memory that SQLite's connections share. The kernel maps
+//! them from files of a memory file system, past this one: it holds the process's memory locked
+//! while it writes such a map back, and then this process could not answer it. A power cut leaves
+//! nothing in them.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -13,10 +14,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    BackgroundSession, BackingId, BsdFileFlags, Config, Errno, FileAttr, FileHandle, FileType, Filesystem,
-    FopenFlags, Generation, INodeNo, InitFlags, KernelConfig, LockOwner, MountOption, OpenFlags, ReplyAttr,
-    ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyWrite, Request, Session,
-    TimeOrNow, WriteFlags,
+    BackgroundSession, BackingId, BsdFileFlags, Config, Errno, FileAttr, FileHandle, FileType,
+    Filesystem, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig, LockOwner, MountOption,
+    OpenFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry,
+    ReplyOpen, ReplyWrite, Request, Session, TimeOrNow, WriteFlags,
 };
 use tempfile::TempDir;
 
@@ -49,12 +50,14 @@ impl Disk {
     /// Mounts an empty disk.
     ///
     /// # Errors
-    /// When there is no FUSE here, it cannot pass files through (Linux 6.9 can), or this user may not have it do so.
+    /// When there is no FUSE here, it cannot pass files through (Linux 6.9 can), or this user may
+    /// not have it do so.
     pub fn mount() -> io::Result<Self> {
         let folder = tempfile::Builder::new().prefix("stepwell-disk").tempdir()?;
         let state = Arc::new(Mutex::new(State::new()));
         let mut config = Config::default();
-        config.mount_options = vec![MountOption::FSName("stepwell-disk".into()), MountOption::NoAtime];
+        config.mount_options =
+            vec![MountOption::FSName("stepwell-disk".into()), MountOption::NoAtime];
         let session = Session::new(FileSystem(state.clone()), folder.path(), &config)?.spawn()?;
         let disk = Self { state, session: Some(session), folder };
         File::create(disk.folder().join("probe-shm"))?;
@@ -67,13 +70,14 @@ impl Disk {
         self.folder.path()
     }
 
-    /// Puts these files in the place of those that are there, as synced, and begins a new recording. No file may be open.
+    /// Puts these files in the place of those that are there, as synced, and begins a new
+    /// recording. No file may be open.
     pub fn fill(&self, files: Files) {
         self.lock().fill(files);
     }
 
-    /// Takes the files from the programs that have them open, as if these had died: what they wrote is there
-    /// for others.
+    /// Takes the files from the programs that have them open, as if these had died: what they wrote
+    /// is there for others.
     pub fn disown(&self) {
         self.lock().disown();
     }
@@ -203,7 +207,9 @@ impl State {
     fn may_fail(&mut self) -> Result<(), Errno> {
         self.counted += 1;
         match self.fault {
-            Some(Fault { nth, lasts, errno }) if self.counted == nth || (lasts && self.counted > nth) => {
+            Some(Fault { nth, lasts, errno })
+                if self.counted == nth || (lasts && self.counted > nth) =>
+            {
                 self.failures += 1;
                 Err(errno)
             }
@@ -226,7 +232,8 @@ impl State {
         self.attr(*self.names.get(name).ok_or(Errno::ENOENT)?)
     }
 
-    /// Returns what is behind a file that is passed through, which `open` has the kernel know when it is to be opened first.
+    /// Returns what is behind a file that is passed through, which `open` has the kernel know when
+    /// it is to be opened first.
     fn shared(
         &mut self,
         file: FileId,
@@ -286,7 +293,11 @@ impl State {
 
     fn sync(&mut self, file: FileId) -> Result<(), Errno> {
         let may = self.may_fail();
-        self.record(if may.is_ok() { Operation::Sync { file } } else { Operation::FailedSync { file } });
+        self.record(if may.is_ok() {
+            Operation::Sync { file }
+        } else {
+            Operation::FailedSync { file }
+        });
         may
     }
 
@@ -325,7 +336,8 @@ struct FileSystem(Arc<Mutex<State>>);
 
 impl Filesystem for FileSystem {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        let unsupported = |_| io::Error::new(io::ErrorKind::Unsupported, "FUSE cannot pass files through");
+        let unsupported =
+            |_| io::Error::new(io::ErrorKind::Unsupported, "FUSE cannot pass files through");
         config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).map_err(unsupported)?;
         config.set_max_stack_depth(1).map(drop).map_err(|_| io::ErrorKind::Unsupported.into())
     }
@@ -448,15 +460,36 @@ impl Filesystem for FileSystem {
 
     /// Tells the kernel not to ask again: a process that ends closes its files, and would wait for
     /// an answer of its own threads, which have ended.
-    fn flush(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
+    fn flush(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
         reply.error(Errno::ENOSYS);
     }
 
-    fn fsync(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+    fn fsync(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        _datasync: bool,
+        reply: ReplyEmpty,
+    ) {
         answer(reply, lock(&self.0).sync(ino.into()));
     }
 
-    fn fsyncdir(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+    fn fsyncdir(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _datasync: bool,
+        reply: ReplyEmpty,
+    ) {
         answer(reply, lock(&self.0).sync_folder());
     }
 

@@ -6,9 +6,9 @@
 //!                                 └─ fails the n-th write or sync            └─ what is left after a power cut
 //! ```
 //!
-//! [`Disk`] is a folder whose files live in memory. It records each change and each sync. From a [`Recording`] follows
-//! what a power cut may leave at each moment: all that was synced, and of the rest any part, sector by sector. The program
-//! runs once, and each of its moments is tried.
+//! [`Disk`] is a folder whose files live in memory. It records each change and each sync. From a
+//! [`Recording`] follows what a power cut may leave at each moment: all that was synced, and of the
+//! rest any part, sector by sector. The program runs once, and each of its moments is tried.
 //!
 //! Mounting takes `/dev/fuse`, and the right to mount or `fusermount3` (Debian's package `fuse3`).
 

@@ -37,14 +37,15 @@ pub(crate) enum Operation {
     Sync {
         file: FileId,
     },
-    /// What was written before it, and not synced, never is: the kernel takes it for written, and a later
-    /// sync does not try it again. Lengths are another matter: a file system keeps them in its journal, which
-    /// it writes in order, or not at all any more. So truncations are synced by the next sync that succeeds.
+    /// What was written before it, and not synced, never is: the kernel takes it for written, and a
+    /// later sync does not try it again. Lengths are another matter: a file system keeps them
+    /// in its journal, which it writes in order, or not at all any more. So truncations are
+    /// synced by the next sync that succeeds.
     FailedSync {
         file: FileId,
     },
-    /// Names are synced by nothing else. (ext4 and XFS sync the name of a new file with the file, which
-    /// nobody promises.) One that fails leaves no trace: the next one syncs all.
+    /// Names are synced by nothing else. (ext4 and XFS sync the name of a new file with the file,
+    /// which nobody promises.) One that fails leaves no trace: the next one syncs all.
     SyncFolder,
 }
 
@@ -139,9 +140,11 @@ impl Lots {
             }
     }
 
-    /// What is where a file has grown and its content was not written: nothing is promised about that.
+    /// What is where a file has grown and its content was not written: nothing is promised about
+    /// that.
     fn unwritten(&mut self) -> Option<u8> {
-        let drawn = matches!(self.survivors, Survivors::Some(_)).then(|| self.drawn.random_range(0..4));
+        let drawn =
+            matches!(self.survivors, Survivors::Some(_)).then(|| self.drawn.random_range(0..4));
         match drawn {
             Some(0) => Some(0),
             Some(1) => Some(0xa5),
@@ -161,11 +164,13 @@ impl Recording {
         self.operations.is_empty()
     }
 
-    /// Returns of each operation that a [`Fault`](crate::Fault) counts whether it is a write, as long as none
-    /// has failed.
+    /// Returns of each operation that a [`Fault`](crate::Fault) counts whether it is a write, as
+    /// long as none has failed.
     pub fn writes(&self) -> Vec<bool> {
-        let counted =
-            self.operations.iter().filter(|operation| !matches!(operation, Operation::Unlink { .. }));
+        let counted = self
+            .operations
+            .iter()
+            .filter(|operation| !matches!(operation, Operation::Unlink { .. }));
         counted.map(|operation| matches!(operation, Operation::Write { .. })).collect()
     }
 
@@ -207,9 +212,12 @@ impl Recording {
                 Operation::Truncate { file, length } => {
                     files.entry(*file).or_default().push(FileChange::Truncate(*length));
                 }
-                Operation::Sync { file } => files.entry(*file).or_default().settle(Fate::Durable, |_| true),
+                Operation::Sync { file } => {
+                    files.entry(*file).or_default().settle(Fate::Durable, |_| true)
+                }
                 Operation::FailedSync { file } => {
-                    let is_written = |change: &FileChange<'_>| matches!(change, FileChange::Write(..));
+                    let is_written =
+                        |change: &FileChange<'_>| matches!(change, FileChange::Write(..));
                     files.entry(*file).or_default().settle(Fate::Adrift, is_written);
                 }
                 Operation::SyncFolder => names.settle(Fate::Durable, |_| true),
@@ -237,7 +245,9 @@ fn left(mut content: Vec<u8>, changes: Changes<FileChange<'_>>, lots: &mut Lots)
     let mut lost_end = 0;
     for (change, fate) in changes.0 {
         match change {
-            FileChange::Write(offset, part) if lots.survives(fate) => write(&mut content, offset, part),
+            FileChange::Write(offset, part) if lots.survives(fate) => {
+                write(&mut content, offset, part)
+            }
             FileChange::Write(offset, part) => lost_end = lost_end.max(index(offset) + part.len()),
             FileChange::Truncate(length) if lots.survives(fate) => {
                 content.resize(index(length), 0);
@@ -319,7 +329,8 @@ mod tests {
     #[test]
     fn what_a_failed_sync_has_lost_no_later_sync_brings_back() {
         let sync = Operation::Sync { file: 1 };
-        let lost = recording(vec![over_the_old(b'n'), Operation::FailedSync { file: 1 }, sync.clone()]);
+        let lost =
+            recording(vec![over_the_old(b'n'), Operation::FailedSync { file: 1 }, sync.clone()]);
         assert_eq!(outcomes(&lost).len(), 4);
         let again = [lost.operations, vec![over_the_old(b'm'), sync]].concat();
         assert_eq!(outcomes(&recording(again)), [(b'm', b'm')].into());
@@ -329,8 +340,12 @@ mod tests {
     fn truncations_are_synced_by_the_next_sync_that_succeeds() {
         let grow = Operation::Write { file: 1, offset: 1024, data: vec![b'n'; 1024] };
         let cut_off = Operation::Truncate { file: 1, length: 512 };
-        let lost =
-            recording(vec![grow, cut_off, Operation::FailedSync { file: 1 }, Operation::Sync { file: 1 }]);
+        let lost = recording(vec![
+            grow,
+            cut_off,
+            Operation::FailedSync { file: 1 },
+            Operation::Sync { file: 1 },
+        ]);
         let lengths = |operations| {
             let left = |seed| lost.after_power_cut(operations, Survivors::Some(seed));
             let lengths = (0..200).map(|seed| left(seed)[&OsString::from("old")].len());
@@ -344,7 +359,8 @@ mod tests {
     fn names_last_when_their_folder_is_synced() {
         let create = Operation::Create { name: "new".into(), file: 2 };
         let unlink = Operation::Unlink { name: "old".into() };
-        let changed = recording(vec![create, unlink, Operation::Sync { file: 2 }, Operation::SyncFolder]);
+        let changed =
+            recording(vec![create, unlink, Operation::Sync { file: 2 }, Operation::SyncFolder]);
         let names = |operations, survivors| {
             let left = changed.after_power_cut(operations, survivors);
             left.into_keys().map(|name| name.into_string().unwrap()).collect::<Vec<_>>()

@@ -1,7 +1,9 @@
 //! The SQLite store on a disk that loses what was not synced, and fails.
 //!
-//! `STEPWELL_DISK_SEEDS` says how many parts of what was not synced are tried at each moment, in the place of
-//! 2. Of the writes, every third one fails in turn; `STEPWELL_DISK_WRITES=1` has each of them fail. Of syncs,
+//! `STEPWELL_DISK_SEEDS` says how many parts of what was not synced are tried at each moment, in
+//! the place of
+//! 2. Of the writes, every third one fails in turn; `STEPWELL_DISK_WRITES=1` has each of them fail.
+//!    Of syncs,
 //! truncations and creations all do.
 
 #![cfg(target_os = "linux")]
@@ -32,7 +34,11 @@ struct Life {
 /// A disk; none where the system does not allow it, which the test says.
 fn disk() -> Option<Disk> {
     let mounted = Disk::mount();
-    mounted.inspect_err(|error| eprintln!("NOT RUN, since no file system can be mounted here: {error}")).ok()
+    mounted
+        .inspect_err(|error| {
+            eprintln!("NOT RUN, since no file system can be mounted here: {error}")
+        })
+        .ok()
 }
 
 fn database(disk: &Disk) -> PathBuf {
@@ -61,12 +67,17 @@ fn content(path: &Path, compared: Compared) -> String {
     assert_eq!(texts("PRAGMA integrity_check"), ["ok"]);
     let tables = texts("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name");
     let mut content = String::new();
-    let is_left_out = |table: &String| compared == Compared::AllButWorkers && table == "stepwell_workers";
+    let is_left_out =
+        |table: &String| compared == Compared::AllButWorkers && table == "stepwell_workers";
     for table in tables.into_iter().filter(|table| !is_left_out(table)) {
         // The name of a lock file is another one each time.
-        let columns = texts(&format!("SELECT name FROM pragma_table_info('{table}') WHERE name <> 'handle'"));
+        let columns =
+            texts(&format!("SELECT name FROM pragma_table_info('{table}') WHERE name <> 'handle'"));
         let values: Vec<_> = columns.iter().map(|column| format!("quote({column})")).collect();
-        let rows = texts(&format!("SELECT {} AS row FROM {table} ORDER BY row", values.join(" || ',' || ")));
+        let rows = texts(&format!(
+            "SELECT {} AS row FROM {table} ORDER BY row",
+            values.join(" || ',' || ")
+        ));
         content.push_str(&format!("{table}\n  {}\n", rows.join("\n  ")));
     }
     content
@@ -89,8 +100,13 @@ fn perform(
     }
 }
 
-/// Does what the program says; each act is tried until it is accepted. `refused` hears of each error.
-fn live(disk: &Disk, mut refused: impl FnMut(&StoreError), mut state: impl FnMut() -> String) -> Life {
+/// Does what the program says; each act is tried until it is accepted. `refused` hears of each
+/// error.
+fn live(
+    disk: &Disk,
+    mut refused: impl FnMut(&StoreError),
+    mut state: impl FnMut() -> String,
+) -> Life {
     let path = database(disk);
     let runtime = Arc::new(Fixed::default());
     let mut life = Life { states: Vec::new(), asked: Vec::new(), accepted: Vec::new() };
@@ -114,8 +130,8 @@ fn live(disk: &Disk, mut refused: impl FnMut(&StoreError), mut state: impl FnMut
     life
 }
 
-/// Lets the power go after so many operations, and checks that everything accepted is there, and nothing else by half. Then
-/// the store has to go on.
+/// Lets the power go after so many operations, and checks that everything accepted is there, and
+/// nothing else by half. Then the store has to go on.
 fn cut(
     disk: &Disk,
     recording: &Recording,
@@ -138,7 +154,10 @@ fn cut(
     let allowed = &states[accepted - 1..asked];
     if !allowed.contains(&found) {
         let before = states.iter().position(|state| *state == found);
-        panic!("{moment}: {accepted} acts were accepted, and what is there is of act {before:?}:\n{found}");
+        panic!(
+            "{moment}: {accepted} acts were accepted, and what is there is of act \
+             {before:?}:\n{found}"
+        );
     }
     runtime.begin(1_000);
     wait(store.commit(program::another())).unwrap_or_else(|error| panic!("{moment}: {error}"));
@@ -156,11 +175,14 @@ fn what_was_accepted_is_there_after_a_power_cut_at_any_moment() {
     let compared = Compared::Everything;
     let life = live(&disk, |error| panic!("{error}"), || content(&path, compared));
     let recording = disk.recording();
-    let idle: Vec<_> = (1..).zip(life.states.windows(2)).filter(|(_, pair)| pair[0] == pair[1]).collect();
+    let idle: Vec<_> =
+        (1..).zip(life.states.windows(2)).filter(|(_, pair)| pair[0] == pair[1]).collect();
     let idle: Vec<usize> = idle.into_iter().map(|(act, _)| act).collect();
     assert_eq!(idle, [13, 20], "all acts but those that open the store again change something");
-    let parts: Vec<_> =
-        [Survivors::None, Survivors::All].into_iter().chain((0..seeds()).map(Survivors::Some)).collect();
+    let parts: Vec<_> = [Survivors::None, Survivors::All]
+        .into_iter()
+        .chain((0..seeds()).map(Survivors::Some))
+        .collect();
     for at in 0..=recording.len() {
         for survivors in &parts {
             let survivors = match *survivors {
@@ -173,8 +195,8 @@ fn what_was_accepted_is_there_after_a_power_cut_at_any_moment() {
     eprintln!("{} moments, {} outcomes of each", recording.len() + 1, parts.len());
 }
 
-/// Returns the states of a life in which nothing fails, and the numbers of the operations that are to fail in
-/// others.
+/// Returns the states of a life in which nothing fails, and the numbers of the operations that are
+/// to fail in others.
 fn faultless(disk: &Disk, compared: Compared) -> (Vec<String>, Vec<usize>) {
     let path = database(disk);
     let states = live(disk, |error| panic!("{error}"), || content(&path, compared)).states;
@@ -185,7 +207,13 @@ fn faultless(disk: &Disk, compared: Compared) -> (Vec<String>, Vec<usize>) {
     assert_eq!(writes.len(), disk.counted());
     let step = std::env::var("STEPWELL_DISK_WRITES").map_or(3, |step| step.parse().unwrap());
     let numbered = (1..).zip(writes);
-    (states, numbered.filter(|(nth, is_write)| !is_write || nth % step == 0).map(|(nth, _)| nth).collect())
+    (
+        states,
+        numbered
+            .filter(|(nth, is_write)| !is_write || nth % step == 0)
+            .map(|(nth, _)| nth)
+            .collect(),
+    )
 }
 
 /// Has the disk fail at each operation in turn, at that one or from then on until it is healed.
@@ -227,7 +255,9 @@ fn says_what_to_do(error: &StoreError) {
     assert!(text.contains("stepwell.db"), "{text}");
     match error {
         StoreError::Full(_) => assert!(text.contains("free some space"), "{text}"),
-        StoreError::Unavailable(_) => assert!(text.contains("the disk or its file system fails"), "{text}"),
+        StoreError::Unavailable(_) => {
+            assert!(text.contains("the disk or its file system fails"), "{text}")
+        }
         StoreError::Open { advice, .. } => assert!(!advice.is_empty()),
         _ => panic!("{error:?}"),
     }
@@ -268,7 +298,8 @@ fn live_until_refused(disk: &Disk) -> (usize, Option<SqliteStore>) {
     (accepted, store)
 }
 
-/// The kernel shows the next program what it could not write, which goes on with it until the power is cut.
+/// The kernel shows the next program what it could not write, which goes on with it until the power
+/// is cut.
 #[test]
 fn what_a_program_leaves_that_dies_after_a_failure_is_not_trusted() {
     let Some(disk) = disk() else { return };
@@ -302,34 +333,42 @@ fn what_a_program_leaves_that_dies_after_a_failure_is_not_trusted() {
         drop(store);
         let recording = disk.recording();
         let end = recording.len();
-        let moments = [accepted, end, left + nth % (end - left), accepted + nth % (end - accepted + 1)];
+        let moments =
+            [accepted, end, left + nth % (end - left), accepted + nth % (end - accepted + 1)];
         for at in moments {
             for survivors in [Survivors::None, Survivors::Some(nth as u64)] {
                 disk.fill(recording.after_power_cut(at, survivors));
-                let moment = format!("operation {nth}, after operation {at} of {end}, {survivors:?}");
+                let moment =
+                    format!("operation {nth}, after operation {at} of {end}, {survivors:?}");
                 drop(open(&path, &runtime).unwrap_or_else(|error| panic!("{moment}: {error}")));
                 let left = content(&path, compared);
-                assert!(left == gone_on || (at < accepted && allowed.contains(&left)), "{moment}: {left}");
+                assert!(
+                    left == gone_on || (at < accepted && allowed.contains(&left)),
+                    "{moment}: {left}"
+                );
             }
         }
     }
     assert!(shown > 10, "{shown} refused acts were there for the next program");
     assert!(refused > operations.len() / 4, "{refused} times the database could not be opened");
     let operations = operations.len();
-    eprintln!("{operations} operations that fail, {shown} refused acts that the next program found");
+    eprintln!(
+        "{operations} operations that fail, {shown} refused acts that the next program found"
+    );
 }
 
-/// Shows the one case that is SQLite's own, and that the store cannot mend: pages that it copied out of the
-/// log past a reader, without syncing them, are not copied again when the sync fails that comes once the
-/// reader has gone.
+/// Shows the one case that is SQLite's own, and that the store cannot mend: pages that it copied
+/// out of the log past a reader, without syncing them, are not copied again when the sync fails
+/// that comes once the reader has gone.
 #[test]
 fn only_what_sqlite_copied_past_a_reader_is_lost_by_a_failed_sync() {
     let Some(disk) = disk() else { return };
     let path = database(&disk);
     let compared = Compared::AllButWorkers;
-    let batches: Vec<_> = program().into_iter().take_while(|act| matches!(act, Act::Commit(_))).collect();
-    // Whether the checkpoint failed whose operation of this number does, and whether all is there after a
-    // power cut.
+    let batches: Vec<_> =
+        program().into_iter().take_while(|act| matches!(act, Act::Commit(_))).collect();
+    // Whether the checkpoint failed whose operation of this number does, and whether all is there
+    // after a power cut.
     let outcome = |nth| {
         disk.fill(Files::new());
         let runtime = Arc::new(Fixed::default());
@@ -372,7 +411,8 @@ fn only_what_sqlite_copied_past_a_reader_is_lost_by_a_failed_sync() {
         (failed, is_whole)
     };
     let outcomes: Vec<_> = (1..).map(outcome).take_while(|(failed, _)| *failed).collect();
-    // A checkpoint syncs the log, writes pages, cuts the database to its length, and syncs it last of all.
+    // A checkpoint syncs the log, writes pages, cuts the database to its length, and syncs it last
+    // of all.
     let (last, others) = outcomes.split_last().unwrap();
     assert!(others.len() > 4, "{outcomes:?}");
     assert!(others.iter().all(|(_, is_whole)| *is_whole), "{outcomes:?}");

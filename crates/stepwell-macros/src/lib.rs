@@ -24,7 +24,8 @@ fn expand(arguments: Tokens, function: Tokens) -> Result<Tokens, Error> {
         return Err(Error::new(signature.fn_token.span(), "a task is an `async fn`"));
     }
     if !signature.generics.params.is_empty() {
-        let message = "a task cannot be generic: it is found by its name, which stands for one type";
+        let message =
+            "a task cannot be generic: it is found by its name, which stands for one type";
         return Err(Error::new(signature.generics.span(), message));
     }
     let name = task_name(arguments, ident)?;
@@ -34,7 +35,8 @@ fn expand(arguments: Tokens, function: Tokens) -> Result<Tokens, Error> {
     };
     let stepwell = stepwell();
     let documentation = function.attrs.iter().filter(|attribute| attribute.path().is_ident("doc"));
-    let arguments: Vec<_> = (0..parameters.len()).map(|index| format_ident!("parameter_{index}")).collect();
+    let arguments: Vec<_> =
+        (0..parameters.len()).map(|index| format_ident!("parameter_{index}")).collect();
     // One parameter is the task's parameters as it is; none or several become a tuple.
     let (params, pattern) = match (parameters.as_slice(), arguments.as_slice()) {
         ([parameter], [argument]) => (quote!(#parameter), quote!(#argument)),
@@ -90,14 +92,17 @@ fn parameters(function: &ItemFn) -> Result<(Vec<Type>, bool), Error> {
         match input {
             FnArg::Typed(PatType { ty, .. }) => match &**ty {
                 Type::Reference(reference) => {
-                    let message =
-                        "a task's parameters are stored, so they cannot be borrowed: take an owned value";
+                    let message = "a task's parameters are stored, so they cannot be borrowed: \
+                                   take an owned value";
                     return Err(Error::new(reference.span(), message));
                 }
                 ty => types.push(ty.clone()),
             },
             FnArg::Receiver(receiver) => {
-                return Err(Error::new(receiver.span(), "a task is a free function, without `self`"));
+                return Err(Error::new(
+                    receiver.span(),
+                    "a task is a free function, without `self`",
+                ));
             }
         }
     }

@@ -9,19 +9,19 @@ use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 use sqlx::types::Uuid;
 use stepwell_core::store::{
-    Applied, ArrivedMessage, Claimed, ClaimedTask, CommandOutcome, Committed, Facts, Finish, News, Refused,
-    ScheduleOutcome, Spawned, TaskState, Wait, WorkerState, WorkerStatus,
+    Applied, ArrivedMessage, Claimed, ClaimedTask, CommandOutcome, Committed, Facts, Finish, News,
+    Refused, ScheduleOutcome, Spawned, TaskState, Wait, WorkerState, WorkerStatus,
 };
 use stepwell_core::{
-    Entry, Failure, Key, Kind, Name, OtherWorker, Outcome, Payload, RunId, Scope, TaskId, UnknownWord,
-    Unreadable, WorkerId, blocked, deleted,
+    Entry, Failure, Key, Kind, Name, OtherWorker, Outcome, Payload, RunId, Scope, TaskId,
+    UnknownWord, Unreadable, WorkerId, blocked, deleted,
 };
 
 use crate::batch::Sorted;
 use crate::columns::{Moment, calendar};
 
-/// What became of the batch, and the tasks that ended otherwise than by its transitions: how they did is still to be
-/// read.
+/// What became of the batch, and the tasks that ended otherwise than by its transitions: how they
+/// did is still to be read.
 pub(crate) fn read(sorted: &Sorted, row: &PgRow) -> sqlx::Result<(Committed, Vec<Uuid>)> {
     let mut transitions = match value::<Vec<bool>>(row, "t_accepted")? {
         // `commit_one` and `commit_plain` leave out what is as usual.
@@ -34,9 +34,11 @@ pub(crate) fn read(sorted: &Sorted, row: &PgRow) -> sqlx::Result<(Committed, Vec
     let events = of_clients(list(row, "ev_first")?);
     let messages = of_clients(list(row, "m_accepted")?);
     let spawns = spawns(sorted, &mut transitions, row)?;
-    let schedules = list::<String>(row, "h_outcome")?.iter().map(|outcome| schedule(outcome)).collect();
+    let schedules =
+        list::<String>(row, "h_outcome")?.iter().map(|outcome| schedule(outcome)).collect();
     let workers = list::<String>(row, "signal_status")?;
-    let workers = workers.iter().map(|status| worker_status(status)).collect::<sqlx::Result<_>>()?;
+    let workers =
+        workers.iter().map(|status| worker_status(status)).collect::<sqlx::Result<_>>()?;
     let claims = claims(sorted, row)?;
 
     let mut news = News { poked: ids(list(row, "poked")?), ..News::default() };
@@ -45,7 +47,8 @@ pub(crate) fn read(sorted: &Sorted, row: &PgRow) -> sqlx::Result<(Committed, Vec
         *ready.entry(queue).or_default() += 1;
     }
     // A queue whose name cannot be read is served by nobody.
-    news.ready.extend(ready.into_iter().filter_map(|(queue, tasks)| Some((name(queue).ok()?, tasks))));
+    news.ready
+        .extend(ready.into_iter().filter_map(|(queue, tasks)| Some((name(queue).ok()?, tasks))));
     let mut others: HashSet<Uuid> = list(row, "finished")?.into_iter().collect();
     for (transition, result) in sorted.batch.transitions.iter().zip(&transitions) {
         if result.is_ok()
@@ -56,8 +59,17 @@ pub(crate) fn read(sorted: &Sorted, row: &PgRow) -> sqlx::Result<(Committed, Vec
             news.finished.push((transition.task_id, finish));
         }
     }
-    let committed =
-        Committed { transitions, commands, events, messages, spawns, schedules, workers, claims, news };
+    let committed = Committed {
+        transitions,
+        commands,
+        events,
+        messages,
+        spawns,
+        schedules,
+        workers,
+        claims,
+        news,
+    };
     Ok((committed, others.into_iter().collect()))
 }
 
@@ -125,7 +137,9 @@ fn command(answer: &str) -> CommandOutcome {
         answer => match answer.strip_prefix("needed ").and_then(|by| by.parse().ok()) {
             Some(by) => CommandOutcome::Needed { by },
             // A state that a newer program has written allows nothing that this one knows of.
-            None => CommandOutcome::NotAllowed(TaskState::parse(answer).unwrap_or(TaskState::Running)),
+            None => {
+                CommandOutcome::NotAllowed(TaskState::parse(answer).unwrap_or(TaskState::Running))
+            }
         },
     }
 }
@@ -183,7 +197,8 @@ fn spawns(
     let runs: Vec<Option<Uuid>> = list(row, "s_existing_run")?;
     let attempts: Vec<Option<i64>> = list(row, "s_existing_attempt")?;
     let spawned = |place: usize| {
-        let there = |column: &[Option<Uuid>]| -> Option<Uuid> { column.get(place).copied().flatten() };
+        let there =
+            |column: &[Option<Uuid>]| -> Option<Uuid> { column.get(place).copied().flatten() };
         match (there(&existing), there(&runs)) {
             (Some(task_id), Some(run_id)) => match attempts.get(place).copied().flatten() {
                 Some(number) => Spawned::Existing {
@@ -223,7 +238,10 @@ fn claims(sorted: &Sorted, row: &PgRow) -> sqlx::Result<Vec<Claimed>> {
     }
     let poked: Option<Value> = value(row, "cl_poked")?;
     for pair in poked.iter().flat_map(|poked| poked.as_array()).flatten() {
-        let claim = pair.get(0).and_then(Value::as_u64).and_then(|place| claims.get_mut(place as usize - 1));
+        let claim = pair
+            .get(0)
+            .and_then(Value::as_u64)
+            .and_then(|place| claims.get_mut(place as usize - 1));
         if let Some(claim) = claim {
             claim.poked.push(field(pair, 1)?.parse().map_err(broken)?);
         }
@@ -250,12 +268,14 @@ fn claims(sorted: &Sorted, row: &PgRow) -> sqlx::Result<Vec<Claimed>> {
     let mut waits = waits(row)?;
     let mut facts = facts(row, "cl_facts");
     let lengths = [of.len(), runs.len(), attempts.len(), crashes.len(), lost.len(), had_it.len()];
-    let of_rows = [max_attempts.len(), types.len(), queues.len(), params.len(), headers.len(), retries.len()];
+    let of_rows =
+        [max_attempts.len(), types.len(), queues.len(), params.len(), headers.len(), retries.len()];
     if lengths.into_iter().chain(of_rows).any(|length| length != tasks.len()) {
         return Err(broken("the columns of a claim's tasks differ in length"));
     }
     let ran = runs.into_iter().zip(attempts).zip(crashes.into_iter().zip(lost)).zip(had_it).zip(of);
-    let spawned = max_attempts.into_iter().zip(types).zip(queues).zip(params).zip(headers).zip(retries);
+    let spawned =
+        max_attempts.into_iter().zip(types).zip(queues).zip(params).zip(headers).zip(retries);
     for ((place, task_id), (ran, spawned)) in (1..).zip(tasks).zip(ran.zip(spawned)) {
         let ((((run_id, number), (crashes, lost)), had_it), of) = ran;
         let (((((max_attempts, task_type), queue), params), headers), retry) = spawned;
@@ -263,7 +283,9 @@ fn claims(sorted: &Sorted, row: &PgRow) -> sqlx::Result<Vec<Claimed>> {
         let task_type = task_type.ok_or_else(|| broken("there is none: somebody has deleted it"));
         let task_type = of_task(&mut hurt, "the task's row in `tasks`", task_type.map(Some))?;
         let mut named = |column, text: Option<String>| match text {
-            Some(text) => of_task(&mut hurt, column, name(text).map(Some))?.map_or_else(unreadable_name, Ok),
+            Some(text) => {
+                of_task(&mut hurt, column, name(text).map(Some))?.map_or_else(unreadable_name, Ok)
+            }
             None => unreadable_name(),
         };
         let (task_type, queue) = (named("`task_type`", task_type)?, named("`queue`", Some(queue))?);
@@ -299,7 +321,8 @@ fn claims(sorted: &Sorted, row: &PgRow) -> sqlx::Result<Vec<Claimed>> {
     Ok(claims)
 }
 
-/// A part of a claimed task. When it cannot be read, its task is to end by that, and the others of the claim run.
+/// A part of a claimed task. When it cannot be read, its task is to end by that, and the others of
+/// the claim run.
 pub(crate) fn of_task<T: Default>(
     hurt: &mut Option<Unreadable>,
     what: &str,
@@ -348,7 +371,10 @@ fn journals(row: &PgRow) -> sqlx::Result<OfTasks<Entry>> {
 }
 
 /// Journal entries from arrays whose names begin so.
-pub(crate) fn entries(row: &PgRow, prefix: &str) -> sqlx::Result<impl Iterator<Item = sqlx::Result<Entry>>> {
+pub(crate) fn entries(
+    row: &PgRow,
+    prefix: &str,
+) -> sqlx::Result<impl Iterator<Item = sqlx::Result<Entry>>> {
     let column = |column: &str| format!("{prefix}{column}");
     let seqs: Vec<i64> = list(row, &column("seq"))?;
     let kinds: Vec<String> = list(row, &column("kind"))?;
@@ -365,7 +391,13 @@ pub(crate) fn entries(row: &PgRow, prefix: &str) -> sqlx::Result<impl Iterator<I
     }))
 }
 
-fn entry(seq: i64, key: sqlx::Result<Key>, word: &str, payload: String, at: Moment) -> sqlx::Result<Entry> {
+fn entry(
+    seq: i64,
+    key: sqlx::Result<Key>,
+    word: &str,
+    payload: String,
+    at: Moment,
+) -> sqlx::Result<Entry> {
     let outcome = Outcome::from_columns(word, Payload::from_json(payload)).map_err(broken)?;
     Ok(Entry { seq: u64::try_from(seq).unwrap_or(0), key: key?, outcome, at: at.0 })
 }
@@ -380,7 +412,10 @@ fn field(value: &Value, place: usize) -> sqlx::Result<&str> {
 }
 
 fn number(value: &Value, place: usize) -> sqlx::Result<i64> {
-    value.get(place).and_then(Value::as_i64).ok_or_else(|| broken("a number is missing in an answer"))
+    value
+        .get(place)
+        .and_then(Value::as_i64)
+        .ok_or_else(|| broken("a number is missing in an answer"))
 }
 
 /// The rows of a JSON column.
@@ -461,7 +496,9 @@ pub(crate) fn finish(
     failure: Option<&str>,
 ) -> sqlx::Result<Finish> {
     Ok(match state {
-        Some("completed") => Finish::Completed(output.map_or_else(Payload::null, Payload::from_json)),
+        Some("completed") => {
+            Finish::Completed(output.map_or_else(Payload::null, Payload::from_json))
+        }
         Some("cancelled") => Finish::Cancelled,
         Some(_) => Finish::Failed(Failure::stored(failure.unwrap_or_default())),
         None => Finish::Failed(deleted()),

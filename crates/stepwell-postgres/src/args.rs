@@ -1,5 +1,5 @@
-//! A batch as the arguments of `stepwell.commit` or `commit_plain`: one array for each column of each list; or, where it is one
-//! item, as those of `commit_one`.
+//! A batch as the arguments of `stepwell.commit` or `commit_plain`: one array for each column of
+//! each list; or, where it is one item, as those of `commit_one`.
 
 use std::sync::Arc;
 
@@ -9,19 +9,19 @@ use sqlx::error::BoxDynError;
 use sqlx::postgres::PgArguments;
 use sqlx::types::Uuid;
 use stepwell_core::store::{
-    Claim, Command, NewEvent, NewMessage, NewTask, Next, ScheduleAction, ScheduleChange, Transition,
-    WorkerSignal,
+    Claim, Command, NewEvent, NewMessage, NewTask, Next, ScheduleAction, ScheduleChange,
+    Transition, WorkerSignal,
 };
 use stepwell_core::{
-    Coalesce, Entry, Kind, Name, Payload, QueueAction, QueueChange, QueueLimits, Scope, Timestamp, WATCHED,
-    crashed, labels,
+    Coalesce, Entry, Kind, Name, Payload, QueueAction, QueueChange, QueueLimits, Scope, Timestamp,
+    WATCHED, crashed, labels,
 };
 
 use crate::batch::{Sorted, added, word};
 use crate::columns::{Moment, micros};
 
-/// One argument: an array with a value of each item. NULL when there are none: PL/pgSQL unfolds each array that it is
-/// given, which takes longer than all else in a small batch.
+/// One argument: an array with a value of each item. NULL when there are none: PL/pgSQL unfolds
+/// each array that it is given, which takes longer than all else in a small batch.
 macro_rules! column {
     ($args:ident, $items:ident, $item:pat => $value:expr) => {
         $args.add(filled($items.iter().map(|$item| $value)))?
@@ -133,12 +133,19 @@ pub(crate) fn plain(
     spawned(&mut args, &tasks)?;
     seldom!(args, tasks, task => task.claim_by.map(|worker| *worker.as_uuid()));
     texts(&mut args, &tasks)?;
-    debug_assert_eq!(args.len(), PLAIN_COUNT, "the function takes as many arguments as it is given");
+    debug_assert_eq!(
+        args.len(),
+        PLAIN_COUNT,
+        "the function takes as many arguments as it is given"
+    );
     Ok(args)
 }
 
 /// The arguments of `stepwell.commit`, in the order in which it names them.
-pub(crate) fn arguments(envelope: &Envelope<'_>, sorted: &Sorted) -> Result<PgArguments, BoxDynError> {
+pub(crate) fn arguments(
+    envelope: &Envelope<'_>,
+    sorted: &Sorted,
+) -> Result<PgArguments, BoxDynError> {
     let mut args = PgArguments::default();
     number(&mut args, envelope)?;
     moment(&mut args, envelope)?;
@@ -148,10 +155,12 @@ pub(crate) fn arguments(envelope: &Envelope<'_>, sorted: &Sorted) -> Result<PgAr
     let places = sorted.places();
     let of = |place: usize| places.get(place).copied();
     let by_tasks = || sorted.batch.transitions.iter().enumerate();
-    let own = by_tasks().flat_map(|(place, t)| t.events.iter().map(move |event| (of(place), event)));
+    let own =
+        by_tasks().flat_map(|(place, t)| t.events.iter().map(move |event| (of(place), event)));
     let client = sorted.batch.events.iter().map(|event| (None, event));
     events(&mut args, own.chain(client).collect())?;
-    let own = by_tasks().flat_map(|(place, t)| t.messages.iter().map(move |message| (of(place), message)));
+    let own = by_tasks()
+        .flat_map(|(place, t)| t.messages.iter().map(move |message| (of(place), message)));
     let client = sorted.batch.messages.iter().map(|message| (None, message));
     messages(&mut args, own.chain(client).collect())?;
     let own = by_tasks().flat_map(|(place, t)| {
@@ -159,8 +168,9 @@ pub(crate) fn arguments(envelope: &Envelope<'_>, sorted: &Sorted) -> Result<PgAr
         t.spawns.iter().map(|task| (task, None)).chain(keyed).map(move |spawn| (of(place), spawn))
     });
     let scheduled = (1..).zip(&sorted.batch.schedules);
-    let scheduled = scheduled
-        .flat_map(|(place, change)| change.spawns().iter().map(move |task| (Some(-place), (task, None))));
+    let scheduled = scheduled.flat_map(|(place, change)| {
+        change.spawns().iter().map(move |task| (Some(-place), (task, None)))
+    });
     let client = sorted.batch.spawns.iter().map(|task| (None, (task, None)));
     spawns(&mut args, own.chain(scheduled).chain(client).collect())?;
     commands(&mut args, &sorted.batch.commands)?;
@@ -215,7 +225,8 @@ fn transitions(args: &mut PgArguments, sorted: &Sorted) -> Result<(), BoxDynErro
         placed().flat_map(|(of, t)| t.superseded.iter().map(move |seq| (of, *seq))).collect();
     column!(args, superseded, (of, _) => *of);
     column!(args, superseded, (_, seq) => i64::try_from(*seq).unwrap_or(i64::MAX));
-    let received: Vec<_> = placed().flat_map(|(of, t)| t.received.iter().map(move |id| (of, *id))).collect();
+    let received: Vec<_> =
+        placed().flat_map(|(of, t)| t.received.iter().map(move |id| (of, *id))).collect();
     column!(args, received, (of, _) => *of);
     column!(args, received, (_, id) => *id);
 
@@ -263,7 +274,9 @@ fn failures(args: &mut PgArguments, items: &[&Transition]) -> Result<(), BoxDynE
     let failures: Vec<_> = items
         .iter()
         .map(|t| match &t.next {
-            Next::Fail(failure) | Next::Retry { failure, .. } => serde_json::to_string(failure).map(Some),
+            Next::Fail(failure) | Next::Retry { failure, .. } => {
+                serde_json::to_string(failure).map(Some)
+            }
             _ => Ok(None),
         })
         .collect::<Result<_, _>>()?;
@@ -346,7 +359,8 @@ fn spawns(args: &mut PgArguments, items: Vec<(Option<i32>, Spawn<'_>)>) -> Resul
     seldom!(args, tasks, task => task.claim_by.map(|worker| *worker.as_uuid()));
     texts(args, &tasks)?;
     let labels = (1_i32..).zip(&tasks).flat_map(|(of, task)| {
-        labels(&task.headers).map(move |(name, value)| (of, name, value, is_own(&task.scope, name, value)))
+        labels(&task.headers)
+            .map(move |(name, value)| (of, name, value, is_own(&task.scope, name, value)))
     });
     let labels: Vec<_> = labels.collect();
     column!(args, labels, (of, ..) => *of);
@@ -356,7 +370,8 @@ fn spawns(args: &mut PgArguments, items: Vec<(Option<i32>, Spawn<'_>)>) -> Resul
     Ok(())
 }
 
-/// Whether a task of that scope has the label of its own, and not because somebody put it into its headers.
+/// Whether a task of that scope has the label of its own, and not because somebody put it into its
+/// headers.
 pub(crate) fn is_own(scope: &Scope, name: &str, value: &str) -> bool {
     scope.is_all() || scope.labels().get(name).is_some_and(|own| own == value)
 }

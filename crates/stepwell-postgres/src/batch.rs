@@ -32,13 +32,16 @@ pub(crate) enum Function {
 impl Sorted {
     pub(crate) fn new(batch: Arc<Batch>) -> Self {
         let mut order: Vec<usize> = (0..batch.transitions.len()).collect();
-        order.sort_unstable_by_key(|place| batch.transitions.get(*place).map(|t| (t.task_id, t.run_id)));
-        let function = match (is_plain(&batch), batch.transitions.as_slice(), batch.spawns.as_slice()) {
-            (true, [transition], []) if transition.entries.len() <= 1 => Function::One,
-            (true, [], [task]) if task.claim_by.is_some() => Function::One,
-            (true, ..) => Function::Plain,
-            (false, ..) => Function::Any,
-        };
+        order.sort_unstable_by_key(|place| {
+            batch.transitions.get(*place).map(|t| (t.task_id, t.run_id))
+        });
+        let function =
+            match (is_plain(&batch), batch.transitions.as_slice(), batch.spawns.as_slice()) {
+                (true, [transition], []) if transition.entries.len() <= 1 => Function::One,
+                (true, [], [task]) if task.claim_by.is_some() => Function::One,
+                (true, ..) => Function::Plain,
+                (false, ..) => Function::Any,
+            };
         Self { batch, order, function, timeline: None, doubts: false }
     }
 
@@ -78,7 +81,17 @@ impl Sorted {
 }
 
 fn is_plain(batch: &Batch) -> bool {
-    let Batch { transitions, commands, events, messages, spawns, schedules, queues, workers, claims } = batch;
+    let Batch {
+        transitions,
+        commands,
+        events,
+        messages,
+        spawns,
+        schedules,
+        queues,
+        workers,
+        claims,
+    } = batch;
     commands.is_empty()
         && events.is_empty()
         && messages.is_empty()

@@ -1,4 +1,5 @@
-//! What other processes commit: heard by `LISTEN`, or where that does not work, supposed from time to time.
+//! What other processes commit: heard by `LISTEN`, or where that does not work, supposed from time
+//! to time.
 
 use std::sync::{Arc, Mutex, Once, PoisonError, Weak};
 use std::time::Duration;
@@ -10,11 +11,13 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::Shared;
 
-/// How long a notification to oneself may take before `LISTEN` is taken not to work: behind a pooler in transaction mode.
+/// How long a notification to oneself may take before `LISTEN` is taken not to work: behind a
+/// pooler in transaction mode.
 const ECHO_TIMEOUT: Duration = Duration::from_secs(3);
 /// How often others are supposed to have committed where nothing can be heard.
 const SUPPOSE_EVERY: Duration = Duration::from_millis(250);
-/// How often a process that listens says that it is there, so that others notify it. They forget it after a minute.
+/// How often a process that listens says that it is there, so that others notify it. They forget it
+/// after a minute.
 const SHOW_EVERY: Duration = Duration::from_secs(20);
 /// How long to wait before listening again when the connection could not be made.
 const LISTEN_AGAIN: Duration = Duration::from_secs(1);
@@ -123,7 +126,8 @@ async fn listen(store: Weak<Shared>) {
             }
             Ok(None) if !has_heard => {
                 tracing::warn!(
-                    "the server's notifications do not come through (a pooler in transaction mode?): looking for work {} times a second instead",
+                    "the server's notifications do not come through (a pooler in transaction \
+                     mode?): looking for work {} times a second instead",
                     1_000 / SUPPOSE_EVERY.as_millis()
                 );
                 drop(shared);
@@ -160,11 +164,13 @@ async fn hear(store: &Weak<Shared>, mut listener: PgListener, own: &str) {
             Ok(Ok(Some(notification))) => {
                 let Some((sender, what)) = notification.payload().split_once(' ') else { continue };
                 if sender != own {
-                    shared.changes.tell(Changed { work: what.contains('w'), finished: what.contains('f') });
+                    shared
+                        .changes
+                        .tell(Changed { work: what.contains('w'), finished: what.contains('f') });
                 }
             }
-            // A new connection is made by the caller, who then supposes that something was missed. The listener's own
-            // would be silent about it.
+            // A new connection is made by the caller, who then supposes that something was missed.
+            // The listener's own would be silent about it.
             Ok(Ok(None) | Err(_)) => return,
             Err(_) => {}
         }

@@ -8,8 +8,9 @@ use stepwell_core::{Runtime, Timestamp, after};
 pub(crate) struct Clock {
     /// In place of the server's.
     given: Option<Arc<dyn Runtime>>,
-    /// What the server's clock showed in its latest answer, and when that came. The answer was on its way for a while, so
-    /// the estimate lags, and is never ahead: no timer fires early by it.
+    /// What the server's clock showed in its latest answer, and when that came. The answer was on
+    /// its way for a while, so the estimate lags, and is never ahead: no timer fires early by
+    /// it.
     heard: Mutex<(Timestamp, Instant)>,
 }
 
@@ -33,6 +34,9 @@ impl Clock {
         }
         let (then, heard) = *self.heard.lock().unwrap_or_else(PoisonError::into_inner);
         // Whole microseconds, as stores keep them.
-        after(then, Duration::from_micros(u64::try_from(heard.elapsed().as_micros()).unwrap_or(u64::MAX)))
+        after(
+            then,
+            Duration::from_micros(u64::try_from(heard.elapsed().as_micros()).unwrap_or(u64::MAX)),
+        )
     }
 }

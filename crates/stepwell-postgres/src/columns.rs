@@ -3,7 +3,9 @@
 use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;
 use sqlx::postgres::types::Oid;
-use sqlx::postgres::{PgArgumentBuffer, PgHasArrayType, PgTypeInfo, PgValueFormat, PgValueRef, Postgres};
+use sqlx::postgres::{
+    PgArgumentBuffer, PgHasArrayType, PgTypeInfo, PgValueFormat, PgValueRef, Postgres,
+};
 use sqlx::{Decode, Encode, Type};
 use std::time::Duration;
 use stepwell_core::{Timestamp, from_micros};
@@ -16,7 +18,8 @@ const TIMESTAMPTZ: PgTypeInfo = PgTypeInfo::with_oid(Oid(1184));
 const TIMESTAMPTZ_ARRAY: PgTypeInfo = PgTypeInfo::with_oid(Oid(1185));
 /// 1 January 2000, in microseconds since 1970.
 const EPOCH: i64 = 946_684_800_000_000;
-/// The first moment that PostgreSQL can keep, in the year 4714 before Christ, in microseconds since 1970.
+/// The first moment that PostgreSQL can keep, in the year 4714 before Christ, in microseconds since
+/// 1970.
 const FIRST: i64 = EPOCH - 211_813_488_000_000_000;
 
 impl Type<Postgres> for Moment {
@@ -50,13 +53,14 @@ impl Decode<'_, Postgres> for Moment {
     }
 }
 
-/// The moment that many microseconds after 1970, as it was before it was kept: the calendar's last moment is no whole
-/// microsecond.
+/// The moment that many microseconds after 1970, as it was before it was kept: the calendar's last
+/// moment is no whole microsecond.
 pub(crate) fn calendar(micros: i64) -> Timestamp {
     if micros >= Timestamp::MAX.as_microsecond() { Timestamp::MAX } else { from_micros(micros) }
 }
 
-/// A duration as the database adds it to times: microseconds, no more than leads past the calendar's end.
+/// A duration as the database adds it to times: microseconds, no more than leads past the
+/// calendar's end.
 pub(crate) fn micros(duration: Duration) -> i64 {
     const TEN_THOUSAND_YEARS: i64 = 10_000 * 366 * 86_400 * 1_000_000;
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX).min(TEN_THOUSAND_YEARS)

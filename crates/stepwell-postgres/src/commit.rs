@@ -54,8 +54,8 @@ impl Sql {
 impl Shared {
     pub(crate) async fn commit(&self, batch: Arc<Batch>) -> Result<Committed, StoreError> {
         if batch.transitions.iter().any(|transition| transition.transaction.is_some()) {
-            let reason =
-                "a transition with a user's transaction goes by itself (`Store::transact`), not in a batch";
+            let reason = "a transition with a user's transaction goes by itself \
+                          (`Store::transact`), not in a batch";
             return Err(StoreError::Backend(reason.into()));
         }
         let sorted = Sorted::new(batch);
@@ -76,8 +76,8 @@ impl Shared {
 
     /// Sends the batch until it has an answer, or certainly was not applied.
     ///
-    /// Once it has been on its way, only the database knows what became of it; so from then on, a server that is gone is
-    /// waited for, however long it takes.
+    /// Once it has been on its way, only the database knows what became of it; so from then on, a
+    /// server that is gone is waited for, however long it takes.
     pub(crate) async fn send(
         &self,
         line: &mut Line,
@@ -86,7 +86,8 @@ impl Shared {
         again: Option<i64>,
     ) -> Result<(Sorted, PgRow), StoreError> {
         let (mut lost, mut gave_way, mut settled) = (0, 0, false);
-        // Whether an earlier sending may have been applied. One that is sent again goes to the same function.
+        // Whether an earlier sending may have been applied. One that is sent again goes to the same
+        // function.
         let mut in_doubt = false;
         (sorted.timeline, sorted.doubts) = self.timeline.of(&sorted.batch.transitions);
         loop {
@@ -94,7 +95,8 @@ impl Shared {
                 Ok(conn) => conn,
                 Err(error) if lost == 0 => return Err(error),
                 Err(error) => {
-                    tracing::warn!(%error, "the database is gone while a batch was on its way; trying again");
+                    tracing::warn!(%error, "the database is gone while a batch was on its way; \
+                                            trying again");
                     pause(lost).await;
                     lost += 1;
                     continue;
@@ -111,7 +113,8 @@ impl Shared {
                     line.answered(conn);
                     if let Ok(Some(timeline)) = row.try_get::<Option<&str>, _>("moved") {
                         self.timeline.moved(timeline);
-                        (sorted.timeline, sorted.doubts) = self.timeline.of(&sorted.batch.transitions);
+                        (sorted.timeline, sorted.doubts) =
+                            self.timeline.of(&sorted.batch.transitions);
                         in_doubt = false;
                         continue;
                     }
@@ -127,7 +130,9 @@ impl Shared {
             };
             match fault {
                 // Certainly not applied, unless that is not known of an earlier sending.
-                fault @ Fault::Standby(_) if lost == 0 => return Err(fault.into_error(&self.options)),
+                fault @ Fault::Standby(_) if lost == 0 => {
+                    return Err(fault.into_error(&self.options));
+                }
                 Fault::Lost(reason) | Fault::Standby(reason) => {
                     tracing::warn!(
                         reason,
@@ -154,7 +159,8 @@ impl Shared {
         }
     }
 
-    /// Does what follows from users' transactions. What cannot be done now is done before another batch.
+    /// Does what follows from users' transactions. What cannot be done now is done before another
+    /// batch.
     async fn settle(&self, line: &mut Line) {
         let (mut one_by_one, mut gave_way) = (false, 0);
         loop {
@@ -164,14 +170,18 @@ impl Shared {
                 .bind(self.options.schema.clone())
                 .bind(self.clock.given().map(Moment))
                 .bind(one_by_one);
-            let fault = match timeout(line.patience(), self.fetch(&mut conn, query, line.begins)).await {
+            let fault = match timeout(line.patience(), self.fetch(&mut conn, query, line.begins))
+                .await
+            {
                 Ok(Ok(rows)) => {
                     line.answered(conn);
-                    let refused = rows.first().map(|row| row.try_get::<Option<Vec<String>>, _>("refused"));
+                    let refused =
+                        rows.first().map(|row| row.try_get::<Option<Vec<String>>, _>("refused"));
                     for refused in refused.and_then(Result::ok).flatten().into_iter().flatten() {
                         tracing::error!(
                             refused,
-                            "something that a user's transaction has asked for is refused by the database, and put aside in `outbox_refused`"
+                            "something that a user's transaction has asked for is refused by the \
+                             database, and put aside in `outbox_refused`"
                         );
                     }
                     // Those of this process are told here, the others by the database.
@@ -194,7 +204,8 @@ impl Shared {
                     let error = fault.into_error(&self.options);
                     tracing::warn!(
                         %error,
-                        "cannot do what users' transactions have asked for; trying again with a later batch"
+                        "cannot do what users' transactions have asked for; trying again with a \
+                         later batch"
                     );
                     return;
                 }
@@ -207,7 +218,9 @@ impl Shared {
         self.unfit.call_once(|| {
             tracing::warn!(
                 reason,
-                "a default of the database or the role is in the way of batches: each sets it in a transaction of its own from now on, which takes two round trips more. See the documentation on settings"
+                "a default of the database or the role is in the way of batches: each sets it in a \
+                 transaction of its own from now on, which takes two round trips more. See the \
+                 documentation on settings"
             );
         });
     }
@@ -241,20 +254,33 @@ impl Shared {
     }
 
     /// The call of the function that can do the batch.
-    fn query(&self, envelope: &Envelope<'_>, sorted: &Sorted, was_sent: bool) -> Result<Query, StoreError> {
+    fn query(
+        &self,
+        envelope: &Envelope<'_>,
+        sorted: &Sorted,
+        was_sent: bool,
+    ) -> Result<Query, StoreError> {
         let (sql, args) = match sorted.function {
             // Whether the journals end where they are to is seen by that one only.
             _ if sorted.doubts => (&self.sql.commit, args::arguments(envelope, sorted)),
             Function::One if !was_sent => (&self.sql.one, args::one(envelope, sorted)),
-            Function::One | Function::Plain => (&self.sql.plain, args::plain(envelope, sorted, was_sent)),
+            Function::One | Function::Plain => {
+                (&self.sql.plain, args::plain(envelope, sorted, was_sent))
+            }
             Function::Any => (&self.sql.commit, args::arguments(envelope, sorted)),
         };
         let args = args.map_err(|error| self.error(sqlx::Error::Encode(error)))?;
         Ok(sqlx::query_with(AssertSqlSafe(sql.clone()), args))
     }
 
-    /// One round trip, unless statements cannot be kept prepared, or the session's settings are in the way.
-    async fn call(&self, conn: &mut PgConnection, query: Query, begins: bool) -> sqlx::Result<PgRow> {
+    /// One round trip, unless statements cannot be kept prepared, or the session's settings are in
+    /// the way.
+    async fn call(
+        &self,
+        conn: &mut PgConnection,
+        query: Query,
+        begins: bool,
+    ) -> sqlx::Result<PgRow> {
         let rows = self.fetch(conn, query, begins).await?;
         let row = rows.into_iter().next().ok_or(sqlx::Error::RowNotFound)?;
         self.clock.hear(row.try_get::<Moment, _>("r_now")?.0);
@@ -279,8 +305,14 @@ impl Shared {
         Ok(rows)
     }
 
-    async fn answer(&self, line: &mut Line, sorted: Sorted, row: PgRow) -> Result<Committed, StoreError> {
-        let (mut committed, others) = answer::read(&sorted, &row).map_err(|error| self.error(error))?;
+    async fn answer(
+        &self,
+        line: &mut Line,
+        sorted: Sorted,
+        row: PgRow,
+    ) -> Result<Committed, StoreError> {
+        let (mut committed, others) =
+            answer::read(&sorted, &row).map_err(|error| self.error(error))?;
         self.timeline.learn(sorted.timeline.as_deref(), sorted.doubts, &sorted.batch, &committed);
         self.fill_apart(line, &row, &mut committed).await?;
         if !others.is_empty() {
@@ -308,7 +340,8 @@ impl Shared {
         let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
         match code.as_deref() {
             Some("42883" | "42P01" | "3F000") => StoreError::Backend(format!(
-                "the transaction is in a database that lacks the schema of {}, or a part of it: begin it in the store's own database",
+                "the transaction is in a database that lacks the schema of {}, or a part of it: \
+                 begin it in the store's own database",
                 self.options
             )),
             _ => self.error(error),
@@ -320,16 +353,19 @@ impl Shared {
     }
 }
 
-/// An error after a batch has been applied. It is none of an item's, or the batch would be sent again in parts, and parts
-/// of it be applied twice.
+/// An error after a batch has been applied. It is none of an item's, or the batch would be sent
+/// again in parts, and parts of it be applied twice.
 fn applied(error: StoreError) -> StoreError {
     if !error.is_of_an_item() {
         return error;
     }
-    StoreError::Unavailable(format!("what was asked for was done, but the answer cannot be read: {error}"))
+    StoreError::Unavailable(format!(
+        "what was asked for was done, but the answer cannot be read: {error}"
+    ))
 }
 
 /// Longer each time, to half a second: workers must be heard of before their leases end.
 pub(crate) async fn pause(times: u32) {
-    tokio::time::sleep(Duration::from_millis(20 << times.min(5)).min(Duration::from_millis(500))).await;
+    tokio::time::sleep(Duration::from_millis(20 << times.min(5)).min(Duration::from_millis(500)))
+        .await;
 }

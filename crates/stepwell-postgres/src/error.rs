@@ -16,8 +16,8 @@ pub(crate) enum Fault {
     Standby(String),
     /// It gave way to another transaction: nothing was done, and it may be tried again at once.
     GaveWay,
-    /// A setting of the session is in the way, and nothing was done: it may be tried again in a transaction that
-    /// [sets its own](crate::session).
+    /// A setting of the session is in the way, and nothing was done: it may be tried again in a
+    /// transaction that [sets its own](crate::session).
     Unfit(String),
     /// Nothing was done.
     Failed(StoreError),
@@ -27,9 +27,12 @@ impl Fault {
     pub(crate) fn of(error: sqlx::Error, options: &PostgresOptions) -> Self {
         let Some(database) = error.as_database_error() else {
             return match error {
-                sqlx::Error::Configuration(_) => Self::Failed(StoreError::Backend(error.to_string())),
+                sqlx::Error::Configuration(_) => {
+                    Self::Failed(StoreError::Backend(error.to_string()))
+                }
                 sqlx::Error::PoolTimedOut => Self::Lost(format!(
-                    "no connection for {ACQUIRE_TIMEOUT:?}: all {POOL} of this process are in use, or the server accepts none"
+                    "no connection for {ACQUIRE_TIMEOUT:?}: all {POOL} of this process are in use, \
+                     or the server accepts none"
                 )),
                 error => match unreadable(&format!("a row in {options}"), error) {
                     Ok(unreadable) => Self::Failed(unreadable.into()),
@@ -39,24 +42,30 @@ impl Fault {
         };
         let message = describe(database.downcast_ref());
         match database.code().as_deref().unwrap_or_default() {
-            // Shutting down, starting up, terminated by an administrator, a standby, too many connections.
+            // Shutting down, starting up, terminated by an administrator, a standby, too many
+            // connections.
             "57P01" | "57P02" | "57P03" | "57P05" | "53300" => Self::Lost(message),
-            // On a standby, a transaction cannot be one that writes, and there is no end of the log.
-            "0A000" | "55000" if is_about_recovery(database.downcast_ref()) => Self::Standby(message),
+            // On a standby, a transaction cannot be one that writes, and there is no end of the
+            // log.
+            "0A000" | "55000" if is_about_recovery(database.downcast_ref()) => {
+                Self::Standby(message)
+            }
             code if code.starts_with("08") => Self::Lost(message),
             "40001" | "40P01" => Self::GaveWay,
-            // Another isolation level, one that only reads, a time limit for the statement, one for locks, one for the
-            // transaction (which ends the session as well).
+            // Another isolation level, one that only reads, a time limit for the statement, one for
+            // locks, one for the transaction (which ends the session as well).
             "SW001" | "25006" | "57014" | "55P03" | "25P04" => Self::Unfit(message),
             // A client that was silent for too long within a transaction; its session is ended.
             "25P03" => Self::Lost(message),
             "53100" => Self::Failed(StoreError::Full(message)),
             "XX001" | "XX002" => Self::Failed(StoreError::Corrupt(message)),
             "42501" => Self::Failed(StoreError::Unavailable(format!(
-                "{message}. The user of {options} lacks a privilege: see the documentation on privileges"
+                "{message}. The user of {options} lacks a privilege: see the documentation on \
+                 privileges"
             ))),
             "42883" | "42P01" | "3F000" => Self::Failed(StoreError::Unavailable(format!(
-                "{message}. Something of the schema in {options} is gone: restore it from a backup, or let a new start of the program create an empty one"
+                "{message}. Something of the schema in {options} is gone: restore it from a \
+                 backup, or let a new start of the program create an empty one"
             ))),
             code if is_of_the_server(code) => Self::Failed(StoreError::Unavailable(message)),
             _ => Self::Failed(StoreError::Backend(message)),
@@ -72,20 +81,23 @@ impl Fault {
             Self::Standby(reason) => StoreError::Open {
                 location: options.to_string(),
                 reason: format!("the server is a standby, and cannot be written to ({reason})"),
-                advice: "Let the URL lead to the primary. After a failover the engine goes on by itself"
-                    .into(),
+                advice:
+                    "Let the URL lead to the primary. After a failover the engine goes on by itself"
+                        .into(),
             },
             Self::Unfit(reason) => StoreError::Unavailable(format!(
-                "{reason}. A setting of the session, the role or the database in {options} is in the way, or somebody cancelled the statement: see the documentation on settings"
+                "{reason}. A setting of the session, the role or the database in {options} is in \
+                 the way, or somebody cancelled the statement: see the documentation on settings"
             )),
             Self::Failed(error) => error,
         }
     }
 }
 
-/// Whether it is the server that cannot, whatever it is asked: transactions that get in each other's way, resources that are
-/// used up, objects that are in use, an operator who intervenes, a device that fails. All else (a value that is not valid, a
-/// constraint, a limit on what one statement may hold) lies in what it was asked.
+/// Whether it is the server that cannot, whatever it is asked: transactions that get in each
+/// other's way, resources that are used up, objects that are in use, an operator who intervenes, a
+/// device that fails. All else (a value that is not valid, a constraint, a limit on what one
+/// statement may hold) lies in what it was asked.
 fn is_of_the_server(code: &str) -> bool {
     ["25", "40", "53", "55", "57", "58"].iter().any(|class| code.starts_with(class))
 }
@@ -115,7 +127,8 @@ pub(crate) fn cannot_connect(error: sqlx::Error, options: &PostgresOptions) -> S
                 "53300" => "Close some connections, or raise the server's `max_connections`",
                 "42501" => "Grant the user what the documentation on privileges lists",
                 "08P01" => {
-                    "When there is a PgBouncer in between, set its `ignore_startup_parameters = extra_float_digits`"
+                    "When there is a PgBouncer in between, set its `ignore_startup_parameters = \
+                     extra_float_digits`"
                 }
                 _ => "The server's log says more",
             };

@@ -36,8 +36,10 @@ impl Shared {
     async fn record_part(&self, happenings: &[Happening]) -> Result<(), StoreError> {
         let sql = format!("SELECT {}.record($1, $2, $3, $4)", self.options.schema);
         let rows = self.read(&sql, |query| {
-            let tasks: Vec<Uuid> = happenings.iter().map(|happening| *happening.task_id.as_uuid()).collect();
-            let times: Vec<Moment> = happenings.iter().map(|happening| Moment(happening.at)).collect();
+            let tasks: Vec<Uuid> =
+                happenings.iter().map(|happening| *happening.task_id.as_uuid()).collect();
+            let times: Vec<Moment> =
+                happenings.iter().map(|happening| Moment(happening.at)).collect();
             let names: Vec<_> =
                 happenings.iter().map(|happening| happening.name.as_str().to_owned()).collect();
             let events: Vec<_> =
@@ -47,7 +49,10 @@ impl Shared {
         rows.await.map(drop)
     }
 
-    pub(crate) async fn history(&self, which: HistoryFilter) -> Result<Page<(u64, Happening)>, StoreError> {
+    pub(crate) async fn history(
+        &self,
+        which: HistoryFilter,
+    ) -> Result<Page<(u64, Happening)>, StoreError> {
         let of = if which.task_id.is_some() { "task_id = $3" } else { "$3::uuid IS NULL" };
         let schema = &self.options.schema;
         let list = format!(
@@ -71,7 +76,11 @@ impl Shared {
             };
             Ok((id(row)?, happening))
         };
-        let items = rows.iter().map(entry).collect::<sqlx::Result<_>>().map_err(|error| self.error(error))?;
+        let items = rows
+            .iter()
+            .map(entry)
+            .collect::<sqlx::Result<_>>()
+            .map_err(|error| self.error(error))?;
         Ok(Page { items, next })
     }
 }

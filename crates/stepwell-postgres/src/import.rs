@@ -19,12 +19,15 @@ impl Shared {
         let schema = &self.options.schema;
         let id = *task_id.as_uuid();
         let sql = format!(
-            "SELECT task_id, kind, name, ordinal, target, due_at FROM {schema}.waits WHERE task_id = $1"
+            "SELECT task_id, kind, name, ordinal, target, due_at FROM {schema}.waits WHERE task_id \
+             = $1"
         );
         let rows = self.read(&sql, |query| query.bind(id)).await?;
-        let waits = rows.iter().map(|row| awaited(wait(row)?.1)).collect::<sqlx::Result<Vec<Wait>>>();
+        let waits =
+            rows.iter().map(|row| awaited(wait(row)?.1)).collect::<sqlx::Result<Vec<Wait>>>();
         let hurt = |error| {
-            unreadable("a row of `waits`", error).map_or_else(|error| self.error(error), StoreError::from)
+            unreadable("a row of `waits`", error)
+                .map_or_else(|error| self.error(error), StoreError::from)
         };
         let mut waits = waits.map_err(hurt)?;
         waits.sort_unstable_by(|a, b| a.key.cmp(&b.key));
@@ -55,7 +58,8 @@ impl Shared {
         Ok(Page { items: items.map_err(|error| self.error(error))?, next })
     }
 
-    /// Puts in a task, in a transaction of its own. `false` when it, or its idempotency key, is there.
+    /// Puts in a task, in a transaction of its own. `false` when it, or its idempotency key, is
+    /// there.
     pub(crate) async fn import(&self, record: TaskRecord) -> Result<bool, StoreError> {
         let mut conn = self.pool.acquire().await.map_err(|error| self.error(error))?;
         self.insert(&mut conn, &record).await.map_err(|error| self.error(error))
@@ -66,7 +70,8 @@ impl Shared {
         let schema = &self.options.schema;
         let sql = |text: &str| AssertSqlSafe(text.replace("{schema}", schema));
         let id = *info.task_id.as_uuid();
-        let text = |name: &Option<stepwell_core::Name>| name.as_ref().map(|name| name.as_str().to_owned());
+        let text =
+            |name: &Option<stepwell_core::Name>| name.as_ref().map(|name| name.as_str().to_owned());
         let json = |failed: serde_json::Error| sqlx::Error::Encode(failed.into());
         let failure = info.failure.as_ref().map(serde_json::to_string).transpose().map_err(json)?;
         let mut tx = conn.begin_with(session::BEGIN).await?;
@@ -145,17 +150,20 @@ impl Shared {
             }
         }
         for (topic, payload) in messages.iter().filter(|_| info.state != TaskState::Completed) {
-            sqlx::query(sql("INSERT INTO {schema}.messages (task_id, topic, payload) VALUES ($1, $2, $3)"))
-                .persistent(false)
-                .bind(id)
-                .bind(topic.as_str())
-                .bind(payload.as_str())
-                .execute(&mut *tx)
-                .await?;
+            sqlx::query(sql(
+                "INSERT INTO {schema}.messages (task_id, topic, payload) VALUES ($1, $2, $3)",
+            ))
+            .persistent(false)
+            .bind(id)
+            .bind(topic.as_str())
+            .bind(payload.as_str())
+            .execute(&mut *tx)
+            .await?;
         }
         for needed in needs {
             sqlx::query(sql(
-                "INSERT INTO {schema}.needs (task_id, needed_by) VALUES ($1, $2) ON CONFLICT DO NOTHING",
+                "INSERT INTO {schema}.needs (task_id, needed_by) VALUES ($1, $2) ON CONFLICT DO \
+                 NOTHING",
             ))
             .persistent(false)
             .bind(*needed.as_uuid())
@@ -200,7 +208,8 @@ impl Shared {
         }
         if let Some(key) = text(&info.concurrency_key) {
             // As when a task of the key is spawned: nobody may end the one before unseen.
-            let lock = "SELECT {schema}.lock_names(NULL, NULL, ARRAY[ROW({schema}.key_space($2), $1)::{schema}.turn])";
+            let lock = "SELECT {schema}.lock_names(NULL, NULL, ARRAY[ROW({schema}.key_space($2), \
+                        $1)::{schema}.turn])";
             sqlx::query(sql(lock))
                 .persistent(false)
                 .bind(key)
@@ -208,7 +217,8 @@ impl Shared {
                 .execute(&mut *tx)
                 .await?;
         }
-        let (pending, running) = (info.state == TaskState::Pending, info.state == TaskState::Running);
+        let (pending, running) =
+            (info.state == TaskState::Pending, info.state == TaskState::Running);
         let now = self.clock.now();
         sqlx::query(sql(
             "INSERT INTO {schema}.live_tasks (task_id, run_id, task_type, queue, state, priority, attempt, parent,

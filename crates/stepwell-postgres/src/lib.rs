@@ -7,20 +7,20 @@
 //!                     └── LISTEN ◀── what other processes committed, one notification a commit
 //! ```
 //!
-//! A batch is one call of a function in the database, which applies it set by set, whatever the number of tasks in it.
-//! The statements lie in `schema/`, and begin with a picture of the tables.
+//! A batch is one call of a function in the database, which applies it set by set, whatever the
+//! number of tasks in it. The statements lie in `schema/`, and begin with a picture of the tables.
 //!
 //! # When the connection breaks
 //!
-//! Nobody knows then whether the batch on its way was applied. Each process numbers its batches, and the database keeps
-//! the last number: the batch is sent again over a new connection, and is applied once, or answered as `repeated`, and
-//! then its results are read from what it left behind. So a server may restart or fail over under running tasks: they
-//! wait, and go on.
+//! Nobody knows then whether the batch on its way was applied. Each process numbers its batches,
+//! and the database keeps the last number: the batch is sent again over a new connection, and is
+//! applied once, or answered as `repeated`, and then its results are read from what it left behind.
+//! So a server may restart or fail over under running tasks: they wait, and go on.
 //!
 //! # The clock
 //!
-//! Times go by the server's clock ([`Store::now`] estimates it from the last answer, never ahead of it), so that workers
-//! whose own clocks differ agree about leases and timers.
+//! Times go by the server's clock ([`Store::now`] estimates it from the last answer, never ahead of
+//! it), so that workers whose own clocks differ agree about leases and timers.
 
 #![forbid(unsafe_code)]
 
@@ -57,8 +57,8 @@ use stepwell_core::store::{
     ScheduleFilter, Scheduled, TaskWaits, Transacting, Transition, Wait,
 };
 use stepwell_core::{
-    BoxFuture, Entry, Name, Page, QueueInfo, Scope, Store, StoreError, TaskFilter, TaskId, TaskInfo,
-    TaskRecord, TaskTypeInfo, Timestamp, WorkerInfo,
+    BoxFuture, Entry, Name, Page, QueueInfo, Scope, Store, StoreError, TaskFilter, TaskId,
+    TaskInfo, TaskRecord, TaskTypeInfo, Timestamp, WorkerInfo,
 };
 use tokio::sync::Semaphore;
 use uuid::Uuid;
@@ -76,7 +76,8 @@ pub use crate::work::Work;
 
 /// How many connections a store has at most for queries, beside the two for batches.
 const POOL: u32 = 8;
-/// How many transactions of steps run at a time. Their closures may take their time, and so have connections of their own.
+/// How many transactions of steps run at a time. Their closures may take their time, and so have
+/// connections of their own.
 const WORKS: u32 = 8;
 /// How long a question waits for a connection, while the server is down or all of them are in use.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -106,15 +107,16 @@ impl PostgresStore {
     /// Connects, creates the schema where there is none, and brings it up to date.
     ///
     /// # Errors
-    /// When the server cannot be reached, refuses the user, or the schema was written by a newer Stepwell. The message
-    /// says what to do.
+    /// When the server cannot be reached, refuses the user, or the schema was written by a newer
+    /// Stepwell. The message says what to do.
     pub async fn connect(options: PostgresOptions) -> Result<Self, StoreError> {
         let mut conn = link::open(&options).await?;
         migrate::migrate(&mut conn, &options).await?;
         Self::over(conn, options).await
     }
 
-    /// As [`PostgresStore::connect`], to a schema that is there and up to date: it is neither created nor migrated.
+    /// As [`PostgresStore::connect`], to a schema that is there and up to date: it is neither
+    /// created nor migrated.
     ///
     /// # Errors
     /// As [`PostgresStore::connect`]; [`StoreError::OlderSchema`].
@@ -129,7 +131,8 @@ impl PostgresStore {
             PgPoolOptions::new()
                 .max_connections(connections)
                 .acquire_timeout(ACQUIRE_TIMEOUT)
-                // A connection that has broken is noticed when it is used; asking before would double the round trips.
+                // A connection that has broken is noticed when it is used; asking before would
+                // double the round trips.
                 .test_before_acquire(false)
         };
         let works = pool(WORKS).after_release(|conn, _| {
@@ -233,12 +236,18 @@ impl Store for PostgresStore {
         Box::pin(async move { shared.workers().await })
     }
 
-    fn schedules(&self, which: ScheduleFilter) -> BoxFuture<'static, Result<Page<Scheduled>, StoreError>> {
+    fn schedules(
+        &self,
+        which: ScheduleFilter,
+    ) -> BoxFuture<'static, Result<Page<Scheduled>, StoreError>> {
         let shared = self.0.clone();
         Box::pin(async move { shared.schedules(which).await })
     }
 
-    fn waiting_types(&self, queues: Vec<Name>) -> BoxFuture<'static, Result<Vec<Name>, StoreError>> {
+    fn waiting_types(
+        &self,
+        queues: Vec<Name>,
+    ) -> BoxFuture<'static, Result<Vec<Name>, StoreError>> {
         let shared = self.0.clone();
         Box::pin(async move { shared.waiting_types(queues).await })
     }

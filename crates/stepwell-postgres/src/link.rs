@@ -14,8 +14,8 @@ use crate::options::PostgresOptions;
 
 /// How long the answer to a read may take before the connection is taken for lost.
 pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
-/// The same for a batch that is sent for the first time: a connection may be half open, and workers must be heard of before
-/// their leases end.
+/// The same for a batch that is sent for the first time: a connection may be half open, and workers
+/// must be heard of before their leases end.
 const FIRST_ANSWER: Duration = Duration::from_secs(12);
 /// How long a server may take to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -32,7 +32,8 @@ pub(crate) struct Link {
 
 /// A connection, and the line's number.
 pub(crate) struct Line {
-    /// `None` while it is lost, or in use by a batch: one that is given up half-way must not be used again.
+    /// `None` while it is lost, or in use by a batch: one that is given up half-way must not be
+    /// used again.
     pub(crate) conn: Option<PgConnection>,
     /// Whether calls over it go in transactions that [set their own settings](crate::session).
     pub(crate) begins: bool,
@@ -57,7 +58,8 @@ impl Link {
         self.lines[0].lock().await
     }
 
-    /// A line that is free; the first when both are in use, or the server has no connection left for the second.
+    /// A line that is free; the first when both are in use, or the server has no connection left
+    /// for the second.
     pub(crate) async fn free_line(&self, options: &PostgresOptions) -> MutexGuard<'_, Line> {
         for (place, line) in self.lines.iter().enumerate() {
             let Ok(mut line) = line.try_lock() else { continue };
@@ -79,15 +81,19 @@ impl Link {
 
 impl Line {
     /// The connection, a new one when there is none.
-    pub(crate) async fn take(&mut self, options: &PostgresOptions) -> Result<PgConnection, StoreError> {
+    pub(crate) async fn take(
+        &mut self,
+        options: &PostgresOptions,
+    ) -> Result<PgConnection, StoreError> {
         match self.conn.take() {
             Some(conn) => Ok(conn),
             None => open(options).await,
         }
     }
 
-    /// How long an answer may take before the connection is taken for lost: longer each time, since the server may be at
-    /// work, or wait for a lock, and would go on with each call that it was sent.
+    /// How long an answer may take before the connection is taken for lost: longer each time, since
+    /// the server may be at work, or wait for a lock, and would go on with each call that it
+    /// was sent.
     pub(crate) fn patience(&self) -> Duration {
         FIRST_ANSWER * (1 << self.silences.min(8))
     }
@@ -116,7 +122,8 @@ pub(crate) async fn open(options: &PostgresOptions) -> Result<PgConnection, Stor
         )))
     });
     let mut conn = opened.map_err(|error| cannot_connect(error, options))?;
-    // A call that is given up ends soon in the server, too, where it waits for a lock. Not every server can tell.
+    // A call that is given up ends soon in the server, too, where it waits for a lock. Not every
+    // server can tell.
     let checks = "SELECT pg_catalog.set_config('client_connection_check_interval', '5s', false)";
     if let Err(error) = conn.execute(checks).await
         && error.as_database_error().is_none()

@@ -8,8 +8,8 @@ use crate::error::Fault;
 use crate::options::PostgresOptions;
 use crate::session;
 
-/// The statements that lead to version 1, 2, …, in which `stepwell.` stands for the schema. Once released, none of them is
-/// ever changed.
+/// The statements that lead to version 1, 2, …, in which `stepwell.` stands for the schema. Once
+/// released, none of them is ever changed.
 const MIGRATIONS: &[&str] = &[concat!(
     include_str!("schema/0001_tables.sql"),
     include_str!("schema/0001_states.sql"),
@@ -25,18 +25,29 @@ const MIGRATIONS: &[&str] = &[concat!(
     include_str!("schema/0001_one.sql"),
 )];
 
-/// Migrates, all or nothing. Any number of processes may do so at the same time: an advisory lock lets one at a time.
-pub(crate) async fn migrate(conn: &mut PgConnection, options: &PostgresOptions) -> Result<(), StoreError> {
+/// Migrates, all or nothing. Any number of processes may do so at the same time: an advisory lock
+/// lets one at a time.
+pub(crate) async fn migrate(
+    conn: &mut PgConnection,
+    options: &PostgresOptions,
+) -> Result<(), StoreError> {
     let fault = |error| Fault::of(error, options).into_error(options);
-    // A schema that is up to date is left alone, so that a user without the right to create may run workers.
+    // A schema that is up to date is left alone, so that a user without the right to create may run
+    // workers.
     if check(found(conn, options).await?, options)? == MIGRATIONS.len() {
         return Ok(());
     }
     let mut tx = conn.begin_with(session::BEGIN).await.map_err(fault)?;
-    // Functions in SQL, views and expressions of columns are bound to what they name when they are created.
+    // Functions in SQL, views and expressions of columns are bound to what they name when they are
+    // created.
     tx.execute("SET LOCAL search_path = pg_catalog, pg_temp").await.map_err(fault)?;
     let lock = "SELECT pg_advisory_xact_lock(hashtext('stepwell migration'), hashtext($1))";
-    sqlx::query(lock).persistent(false).bind(&options.schema).execute(&mut *tx).await.map_err(fault)?;
+    sqlx::query(lock)
+        .persistent(false)
+        .bind(&options.schema)
+        .execute(&mut *tx)
+        .await
+        .map_err(fault)?;
     // Read again: another process may have migrated while this one waited for the lock.
     let found = check(version(&mut tx, options).await.map_err(fault)?, options)?;
     if found == 0 {
@@ -47,11 +58,13 @@ pub(crate) async fn migrate(conn: &mut PgConnection, options: &PostgresOptions) 
         );
         tx.execute(sqlx::raw_sql(AssertSqlSafe(create))).await.map_err(fault)?;
     }
-    for (version, step) in MIGRATIONS.iter().enumerate().skip(found).map(|(i, step)| (i + 1, step)) {
+    for (version, step) in MIGRATIONS.iter().enumerate().skip(found).map(|(i, step)| (i + 1, step))
+    {
         let schema = &options.schema;
         let step = step.replace("stepwell.", &format!("{schema}."));
         let step = format!(
-            "{step}; DELETE FROM {schema}.schema_version; INSERT INTO {schema}.schema_version VALUES ({version})"
+            "{step}; DELETE FROM {schema}.schema_version; INSERT INTO {schema}.schema_version \
+             VALUES ({version})"
         );
         tx.execute(sqlx::raw_sql(AssertSqlSafe(step))).await.map_err(fault)?;
     }
@@ -59,7 +72,10 @@ pub(crate) async fn migrate(conn: &mut PgConnection, options: &PostgresOptions) 
 }
 
 /// Refuses a schema that is not of the version that this program knows.
-pub(crate) async fn require(conn: &mut PgConnection, options: &PostgresOptions) -> Result<(), StoreError> {
+pub(crate) async fn require(
+    conn: &mut PgConnection,
+    options: &PostgresOptions,
+) -> Result<(), StoreError> {
     let found = found(conn, options).await?;
     if check(found, options)? < MIGRATIONS.len() {
         let location = options.to_string();
@@ -68,7 +84,8 @@ pub(crate) async fn require(conn: &mut PgConnection, options: &PostgresOptions) 
     Ok(())
 }
 
-/// The version that is there, read in a transaction of its own, so that a pooler does not part what belongs together.
+/// The version that is there, read in a transaction of its own, so that a pooler does not part what
+/// belongs together.
 async fn found(conn: &mut PgConnection, options: &PostgresOptions) -> Result<i32, StoreError> {
     let fault = |error| Fault::of(error, options).into_error(options);
     let mut tx = conn.begin_with(session::BEGIN_READING).await.map_err(fault)?;
@@ -88,7 +105,8 @@ async fn found(conn: &mut PgConnection, options: &PostgresOptions) -> Result<i32
 
 /// The version that is there; 0 when there is none.
 async fn version(tx: &mut PgConnection, options: &PostgresOptions) -> sqlx::Result<i32> {
-    // Not `to_regclass`, which may answer from a cache that is older than what another process has just committed.
+    // Not `to_regclass`, which may answer from a cache that is older than what another process has
+    // just committed.
     let sql = "SELECT EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
         WHERE n.nspname = $1 AND c.relname = 'schema_version')";
     let there: bool =

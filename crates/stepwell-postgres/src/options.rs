@@ -32,12 +32,13 @@ pub struct PostgresOptions {
 }
 
 impl PostgresOptions {
-    /// Reads a URL: `postgres://user:password@host:port/database`, with the options that `sqlx` knows (`sslmode`,
-    /// `sslrootcert`, `application_name`, …), and these:
+    /// Reads a URL: `postgres://user:password@host:port/database`, with the options that `sqlx`
+    /// knows (`sslmode`, `sslrootcert`, `application_name`, …), and these:
     ///
     /// - `schema`: as [`PostgresOptions::schema`].
-    /// - `statement-cache-capacity=0`: keep no statement prepared, and send each within a transaction of its own. For
-    ///   poolers in transaction mode that cannot keep prepared statements (PgBouncer before 1.21).
+    /// - `statement-cache-capacity=0`: keep no statement prepared, and send each within a
+    ///   transaction of its own. For poolers in transaction mode that cannot keep prepared
+    ///   statements (PgBouncer before 1.21).
     ///
     /// What the URL leaves out comes from the environment (`PGHOST`, `PGPASSWORD`, …) as usual.
     ///
@@ -47,13 +48,18 @@ impl PostgresOptions {
         let wrong = |location: &str, reason: String| StoreError::Open {
             location: location.into(),
             reason,
-            advice: "Write `postgres://user:password@host:5432/database?schema=stepwell`, say".into(),
+            advice: "Write `postgres://user:password@host:5432/database?schema=stepwell`, say"
+                .into(),
         };
         // Without a location: a URL that cannot be read may hold a password anywhere.
-        let mut parsed = Url::parse(url).map_err(|error| wrong("(the given URL)", error.to_string()))?;
+        let mut parsed =
+            Url::parse(url).map_err(|error| wrong("(the given URL)", error.to_string()))?;
         // So is one in which a character of the password ends the part that it belongs to.
         let has_at = |part: &str| part.contains('@');
-        if has_at(parsed.path()) || parsed.query().is_some_and(has_at) || parsed.fragment().is_some() {
+        if has_at(parsed.path())
+            || parsed.query().is_some_and(has_at)
+            || parsed.fragment().is_some()
+        {
             let reason = "it has an `@` or a `#` behind its host".to_owned();
             let advice =
                 "Write `@`, `/`, `?` and `#` of names and passwords as `%40`, `%2F`, `%3F` and `%23`, \
@@ -63,7 +69,8 @@ impl PostgresOptions {
         }
         let own = |name: &str| name == "schema";
         let given: Vec<(String, String)> = parsed.query_pairs().into_owned().collect();
-        let of = |name: &str| given.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
+        let of =
+            |name: &str| given.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
         let schema = of("schema").unwrap_or(SCHEMA).to_owned();
         let prepares = of("statement-cache-capacity") != Some("0");
         let kept: Vec<_> = given.iter().filter(|(name, _)| !own(name)).cloned().collect();
@@ -79,15 +86,17 @@ impl PostgresOptions {
             Some(_) => connect,
             None => connect.application_name("stepwell"),
         };
-        let options = Self { connect, schema: String::new(), prepares, clock: None, location: shown.into() };
+        let options =
+            Self { connect, schema: String::new(), prepares, clock: None, location: shown.into() };
         options.schema(schema)
     }
 
-    /// The schema that holds Stepwell's tables, created when it is not there. Several in one database are apart from
-    /// each other. Default: `stepwell`.
+    /// The schema that holds Stepwell's tables, created when it is not there. Several in one
+    /// database are apart from each other. Default: `stepwell`.
     ///
     /// # Errors
-    /// [`StoreError::Open`] unless it is 1 to 48 lower-case letters, digits and underscores, and begins with no digit.
+    /// [`StoreError::Open`] unless it is 1 to 48 lower-case letters, digits and underscores, and
+    /// begins with no digit.
     pub fn schema(mut self, schema: impl Into<String>) -> Result<Self, StoreError> {
         let schema = schema.into();
         let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
@@ -130,7 +139,9 @@ mod tests {
         assert_eq!(options.connect.get_application_name(), Some("stepwell"));
         assert_eq!((options.schema.as_str(), options.prepares), ("jobs", false));
         assert_eq!(options.to_string(), "postgres://ann@db:6432/orders (schema jobs)");
-        assert!(PostgresOptions::parse("postgres://db/orders?application_name=x").unwrap().prepares);
+        assert!(
+            PostgresOptions::parse("postgres://db/orders?application_name=x").unwrap().prepares
+        );
     }
 
     #[test]

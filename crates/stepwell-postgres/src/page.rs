@@ -1,5 +1,6 @@
-//! Pages of lists. The server chooses the rows that an answer has room for, by their lengths alone: it reads none of the long
-//! values that are left out, and nobody holds more of them than an answer.
+//! Pages of lists. The server chooses the rows that an answer has room for, by their lengths alone:
+//! it reads none of the long values that are left out, and nobody holds more of them than an
+//! answer.
 
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
@@ -18,7 +19,8 @@ pub(crate) fn paged(schema: &str, list: &str, order: &str) -> String {
     )
 }
 
-/// How many rows a list is to have at most for a page of so many: one more tells whether there is one.
+/// How many rows a list is to have at most for a page of so many: one more tells whether there is
+/// one.
 pub(crate) fn rows_for(limit: usize) -> i64 {
     i64::try_from(limit.min(ANSWER_ITEMS)).unwrap_or(i64::MAX).saturating_add(1)
 }

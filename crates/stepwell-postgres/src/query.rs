@@ -9,13 +9,15 @@ use stepwell_core::store::{
     TaskWaits, Wait,
 };
 use stepwell_core::{
-    ANSWER_ITEMS, Entry, Failure, Key, Kind, Name, Page, Payload, QueueInfo, QueueLimits, RateLimit, Scope,
-    StoreError, TaskId, UnknownWord, WorkerInfo, after,
+    ANSWER_ITEMS, Entry, Failure, Key, Kind, Name, Page, Payload, QueueInfo, QueueLimits,
+    RateLimit, Scope, StoreError, TaskId, UnknownWord, WorkerInfo, after,
 };
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use crate::answer::{attempt, broken, entries, finish, json, name, of_task, scope, unreadable, worker_state};
+use crate::answer::{
+    attempt, broken, entries, finish, json, name, of_task, scope, unreadable, worker_state,
+};
 use crate::args::is_own;
 use crate::columns::Moment;
 use crate::commit::WAYS_GIVEN;
@@ -27,7 +29,8 @@ use crate::{POOL, Shared};
 /// How many entries of a journal are read at a time at most.
 const JOURNAL_PART: i64 = 20_000;
 
-/// By how much the clocks of those who spawn tasks may be ahead of the server's: what they spawned is purged all the same.
+/// By how much the clocks of those who spawn tasks may be ahead of the server's: what they spawned
+/// is purged all the same.
 const CLOCKS_DIFFER: Duration = Duration::from_secs(3600);
 
 /// A query with its arguments.
@@ -50,7 +53,8 @@ const INFO_BYTES: &str =
 
 fn info(row: &PgRow) -> sqlx::Result<TaskInfo> {
     let id = |place: usize| row.try_get::<Uuid, _>(place);
-    let moment = |place: usize| Ok::<_, sqlx::Error>(row.try_get::<Option<Moment>, _>(place)?.map(|m| m.0));
+    let moment =
+        |place: usize| Ok::<_, sqlx::Error>(row.try_get::<Option<Moment>, _>(place)?.map(|m| m.0));
     let text = |place: usize| row.try_get::<Option<&str>, _>(place);
     let state: &str = row.try_get(4)?;
     let (headers, retry) = TaskInfo::options(row.try_get(8)?, row.try_get(21)?);
@@ -90,7 +94,8 @@ fn info(row: &PgRow) -> sqlx::Result<TaskInfo> {
 pub(crate) fn wait(row: &PgRow) -> sqlx::Result<(TaskId, Wait)> {
     let word: &str = row.try_get(1)?;
     let kind = Kind::parse(word).ok_or_else(|| broken(UnknownWord(word.to_owned())))?;
-    let key = Key { kind, name: name(row.try_get::<&str, _>(2)?)?, ordinal: attempt(row.try_get(3)?) };
+    let key =
+        Key { kind, name: name(row.try_get::<&str, _>(2)?)?, ordinal: attempt(row.try_get(3)?) };
     let target = row.try_get::<Option<&str>, _>(4)?.map(name).transpose()?;
     let due_at = row.try_get::<Option<Moment>, _>(5)?.map(|moment| moment.0);
     Ok((row.try_get::<Uuid, _>(0)?.into(), Wait { key, target, due_at }))
@@ -102,7 +107,8 @@ fn id(row: &PgRow) -> sqlx::Result<TaskId> {
 }
 
 fn queue_info(row: &PgRow) -> sqlx::Result<QueueInfo> {
-    let limit = |place: usize| Ok::<_, sqlx::Error>(row.try_get::<Option<i64>, _>(place)?.map(attempt));
+    let limit =
+        |place: usize| Ok::<_, sqlx::Error>(row.try_get::<Option<i64>, _>(place)?.map(attempt));
     let count = |place: usize| Ok::<_, sqlx::Error>(row.try_get::<i64, _>(place)?.unsigned_abs());
     let per: Option<i64> = row.try_get(5)?;
     let per = per.map(|per| Duration::from_micros(per.unsigned_abs()));
@@ -121,7 +127,8 @@ fn queue_info(row: &PgRow) -> sqlx::Result<QueueInfo> {
     })
 }
 
-/// What a statement asks of tasks beside what is written in it: conditions, and the values of their parameters.
+/// What a statement asks of tasks beside what is written in it: conditions, and the values of their
+/// parameters.
 struct Asked {
     sql: String,
     values: Vec<Value>,
@@ -152,7 +159,8 @@ impl Asked {
         self.add(condition, Value::Text(text.to_owned()));
     }
 
-    /// Joins the rows of a label in the table of this alias: of a label of the scope's, those of tasks that have it of their own.
+    /// Joins the rows of a label in the table of this alias: of a label of the scope's, those of
+    /// tasks that have it of their own.
     fn label(&mut self, alias: &str, (name, value): (&str, &str), scope: &Scope) {
         self.add_text(&format!("{alias}.name = ?"), name);
         self.add_text(&format!("{alias}.value = ?"), value);
@@ -161,7 +169,8 @@ impl Asked {
         }
     }
 
-    /// That a task is in the scope, apart from its labels: its own scope, if it has one, asks for the same.
+    /// That a task is in the scope, apart from its labels: its own scope, if it has one, asks for
+    /// the same.
     fn scope(&mut self, scope: &Scope, schema: &str) {
         if let Some(queue) = scope.only_queue() {
             self.add_text("t.queue = ?", queue.as_str());
@@ -180,8 +189,8 @@ impl Asked {
     }
 }
 
-/// The statement for a filter whose labels are these, and its parameters but the first, the limit. Its tables are those that
-/// hold the fewest rows beside the wanted ones.
+/// The statement for a filter whose labels are these, and its parameters but the first, the limit.
+/// Its tables are those that hold the fewest rows beside the wanted ones.
 fn list(schema: &str, filter: &TaskFilter, labels: &[(&str, &str)]) -> (String, Asked) {
     let (mut tables, states, id) = match filter.state {
         None => (
@@ -194,14 +203,16 @@ fn list(schema: &str, filter: &TaskFilter, labels: &[(&str, &str)]) -> (String, 
         ),
         Some(state) if state.is_finished() => (
             format!(
-                "{schema}.outcomes o JOIN {schema}.tasks t USING (task_id) LEFT JOIN {schema}.live_tasks l ON false"
+                "{schema}.outcomes o JOIN {schema}.tasks t USING (task_id) LEFT JOIN \
+                 {schema}.live_tasks l ON false"
             ),
             format!("o.state = '{state}'"),
             "o.task_id",
         ),
         Some(state) => (
             format!(
-                "{schema}.live_tasks l JOIN {schema}.tasks t USING (task_id) LEFT JOIN {schema}.outcomes o ON false"
+                "{schema}.live_tasks l JOIN {schema}.tasks t USING (task_id) LEFT JOIN \
+                 {schema}.outcomes o ON false"
             ),
             match state {
                 TaskState::Compensating => "l.compensating".to_owned(),
@@ -255,7 +266,8 @@ impl Shared {
         let labels: Vec<_> = labels.into_iter().collect();
         let (sql, asked) = list(&self.options.schema, &filter, &labels);
         let most = rows_for(filter.limit);
-        // Planned for these values each time: a plan for any label would suit the rare ones, or the common ones, alone.
+        // Planned for these values each time: a plan for any label would suit the rare ones, or the
+        // common ones, alone.
         let rows = self.read(&sql, |query| asked.bind(query.bind(most)).persistent(false)).await?;
         self.page("a task", rows, filter.limit, id, info)
     }
@@ -277,9 +289,11 @@ impl Shared {
         );
         let mut journal: Vec<Entry> = Vec::new();
         loop {
-            let behind = journal.last().map_or(-1, |last| i64::try_from(last.seq).unwrap_or(i64::MAX));
+            let behind =
+                journal.last().map_or(-1, |last| i64::try_from(last.seq).unwrap_or(i64::MAX));
             let id = *task_id.as_uuid();
-            let rows = self.read(&sql, |query| query.bind(id).bind(behind).bind(JOURNAL_PART)).await?;
+            let rows =
+                self.read(&sql, |query| query.bind(id).bind(behind).bind(JOURNAL_PART)).await?;
             let Some(row) = rows.first() else { return Ok(journal) };
             let part: sqlx::Result<Vec<Entry>> = entries(row, "").and_then(Iterator::collect);
             let mut part = part.map_err(|error| self.error(error))?;
@@ -297,7 +311,8 @@ impl Shared {
         apart: &[Uuid],
         claims: &mut [Claimed],
     ) -> Result<(), StoreError> {
-        let sql = format!("SELECT params, headers FROM {}.tasks WHERE task_id = $1", self.options.schema);
+        let sql =
+            format!("SELECT params, headers FROM {}.tasks WHERE task_id = $1", self.options.schema);
         let tasks = claims.iter_mut().flat_map(|claimed| &mut claimed.tasks);
         for task in tasks.filter(|task| apart.contains(task.task_id.as_uuid())) {
             let id = *task.task_id.as_uuid();
@@ -349,7 +364,9 @@ impl Shared {
         let end = format!("{prefix}\u{10ffff}");
         let after = behind.map(|task_id| *task_id.as_uuid());
         let bind = |query: Query| {
-            asked.bind(query.bind(prefix.clone()).bind(end.clone()).bind(after).bind(rows_for(limit)))
+            asked.bind(
+                query.bind(prefix.clone()).bind(end.clone()).bind(after).bind(rows_for(limit)),
+            )
         };
         let mut rows = self.read(&sql, bind).await?;
         let page = || {
@@ -357,7 +374,8 @@ impl Shared {
             let mut tasks = of.clone();
             tasks.dedup();
             let limit = limit.min(ANSWER_ITEMS);
-            let more = tasks.len() > limit || rows.last().map_or(Ok(false), |last| last.try_get("more"))?;
+            let more = tasks.len() > limit
+                || rows.last().map_or(Ok(false), |last| last.try_get("more"))?;
             tasks.truncate(limit);
             let last = tasks.last().copied();
             let theirs = of.partition_point(|task_id| last.is_some_and(|last| *task_id <= last));
@@ -416,7 +434,9 @@ impl Shared {
         let rows = self.read(&sql, |query| query.bind(ids.clone())).await?;
         let end = |row: &PgRow| {
             let state: Option<&str> = row.try_get(1)?;
-            let end = state.map(|state| finish(Some(state), row.try_get(2)?, row.try_get(3)?)).transpose()?;
+            let end = state
+                .map(|state| finish(Some(state), row.try_get(2)?, row.try_get(3)?))
+                .transpose()?;
             Ok((id(row)?, end))
         };
         self.page("a task", rows, usize::MAX, id, end)
@@ -455,7 +475,10 @@ impl Shared {
         self.readable("a worker", &rows, info)
     }
 
-    pub(crate) async fn schedules(&self, which: ScheduleFilter) -> Result<Page<Scheduled>, StoreError> {
+    pub(crate) async fn schedules(
+        &self,
+        which: ScheduleFilter,
+    ) -> Result<Page<Scheduled>, StoreError> {
         let by_name = "p.name COLLATE \"C\"";
         let by_time = "p.next_at, p.name COLLATE \"C\"";
         let (conditions, order, at, behind, limit) = match which {
@@ -524,7 +547,8 @@ impl Shared {
         let sql = format!("SELECT {}.purge($1, $2, $3, $4)", self.options.schema);
         // Whoever spawned a task may have had a clock that was ahead of the server's.
         let end = after(purge.before, CLOCKS_DIFFER).as_millisecond();
-        let end = uuid::Builder::from_unix_timestamp_millis(u64::try_from(end).unwrap_or(0), &[0; 10]);
+        let end =
+            uuid::Builder::from_unix_timestamp_millis(u64::try_from(end).unwrap_or(0), &[0; 10]);
         let end = end.into_uuid();
         let limit = i64::try_from(purge.limit).unwrap_or(i64::MAX);
         let rows = self.read(&sql, |query| {
@@ -545,10 +569,14 @@ impl Shared {
         if let Some(row) = rows.first() {
             self.clock.hear(row.try_get::<Moment, _>(0).map_err(|error| self.error(error))?.0);
         }
-        // A standby has none of its own yet; a server that is compatible, but cannot say, is not asked again.
+        // A standby has none of its own yet; a server that is compatible, but cannot say, is not
+        // asked again.
         let sql = "SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN ''
             ELSE pg_catalog.left(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()), 8) END";
-        let rows = self.read_on(&mut *self.link.line().await, sql, |query| query).await.unwrap_or_default();
+        let rows = self
+            .read_on(&mut *self.link.line().await, sql, |query| query)
+            .await
+            .unwrap_or_default();
         if let Some(Ok(name)) = rows.first().map(|row| row.try_get::<&str, _>(0)) {
             self.timeline.moved(name);
         }
@@ -569,7 +597,8 @@ impl Shared {
                 Ok(row) => all.push(row),
                 Err(error) => {
                     left_out += 1;
-                    first.get_or_insert(unreadable(what, error).map_err(|error| self.error(error))?);
+                    first
+                        .get_or_insert(unreadable(what, error).map_err(|error| self.error(error))?);
                 }
             }
         }
@@ -579,7 +608,8 @@ impl Shared {
         Ok(all)
     }
 
-    /// Reads over the pool. Its connections may all have broken since they were used last; each is tried once.
+    /// Reads over the pool. Its connections may all have broken since they were used last; each is
+    /// tried once.
     pub(crate) async fn read(
         &self,
         sql: &str,
@@ -590,14 +620,17 @@ impl Shared {
             let mut conn = match self.pool.acquire().await {
                 Ok(conn) => conn,
                 // The connection was cut while it was being made.
-                Err(sqlx::Error::Io(_) | sqlx::Error::Protocol(_) | sqlx::Error::Tls(_)) if tries < POOL => {
+                Err(sqlx::Error::Io(_) | sqlx::Error::Protocol(_) | sqlx::Error::Tls(_))
+                    if tries < POOL =>
+                {
                     tries += 1;
                     continue;
                 }
                 Err(error) => return Err(self.error(error)),
             };
             let query = bind(sqlx::query(AssertSqlSafe(sql.to_owned())));
-            let Ok(answer) = timeout(ANSWER_TIMEOUT, self.fetch(&mut conn, query, begins)).await else {
+            let Ok(answer) = timeout(ANSWER_TIMEOUT, self.fetch(&mut conn, query, begins)).await
+            else {
                 conn.close_on_drop();
                 let reason = format!("no answer within {ANSWER_TIMEOUT:?}");
                 return Err(Fault::Lost(reason).into_error(&self.options));

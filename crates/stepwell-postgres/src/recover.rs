@@ -1,7 +1,8 @@
-//! The results of a batch that was applied, and whose answer was lost with its connection: read from what it left behind.
+//! The results of a batch that was applied, and whose answer was lost with its connection: read
+//! from what it left behind.
 //!
-//! It left what nobody else can have changed since, because the runs and the claims in it are this process's own, and
-//! this process has not moved on without the answer.
+//! It left what nobody else can have changed since, because the runs and the claims in it are this
+//! process's own, and this process has not moved on without the answer.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -35,8 +36,9 @@ struct Trace {
 }
 
 impl Shared {
-    /// Sends a batch in which everything may be done twice: each run looks again for what has arrived, workers are told
-    /// to be alive, and what the lost answer held of claims is asked for again. The rest is read.
+    /// Sends a batch in which everything may be done twice: each run looks again for what has
+    /// arrived, workers are told to be alive, and what the lost answer held of claims is asked
+    /// for again. The rest is read.
     pub(crate) async fn recover(
         &self,
         line: &mut Line,
@@ -46,7 +48,8 @@ impl Shared {
         tracing::info!("a batch was applied though its answer was lost; reading what became of it");
         let lost = lost.batch;
         let looks = lost.transitions.iter().map(|transition| {
-            let collect = matches!(transition.next, Next::Continue { collect: true } | Next::Suspend { .. });
+            let collect =
+                matches!(transition.next, Next::Continue { collect: true } | Next::Suspend { .. });
             Transition::new(transition.task_id, transition.run_id, Next::Continue { collect })
         });
         let again = Batch {
@@ -84,13 +87,15 @@ impl Shared {
             let trace = traces.get(transition.task_id.as_uuid());
             let own = trace.filter(|trace| trace.run_id == *transition.run_id.as_uuid());
             let again = committed.claims.iter_mut().flat_map(|claimed| &mut claimed.tasks);
-            let mut again =
-                again.filter(|task| (task.task_id, task.run_id) == (transition.task_id, transition.run_id));
+            let mut again = again.filter(|task| {
+                (task.task_id, task.run_id) == (transition.task_id, transition.run_id)
+            });
             if matches!(transition.next, Next::Suspend { .. })
                 && let Some(task) = again.next()
             {
-                // It was suspended, woken, and claimed again by the same worker, all in the lost batch. The execution that
-                // is in memory goes on: without a journal, no second one begins.
+                // It was suspended, woken, and claimed again by the same worker, all in the lost
+                // batch. The execution that is in memory goes on: without a
+                // journal, no second one begins.
                 task.journal = None;
                 *result = Ok(Applied { suspended: true, ..Applied::default() });
             } else if result.is_err()
@@ -113,16 +118,21 @@ impl Shared {
             .iter()
             .map(|command| outcome(command, traces.get(command.task_id().as_uuid())))
             .collect();
-        // One to a task that has ended may have been accepted before; it makes no difference any more.
-        let lives =
-            |task_id: &TaskId| traces.get(task_id.as_uuid()).is_some_and(|trace| !trace.state.is_finished());
+        // One to a task that has ended may have been accepted before; it makes no difference any
+        // more.
+        let lives = |task_id: &TaskId| {
+            traces.get(task_id.as_uuid()).is_some_and(|trace| !trace.state.is_finished())
+        };
         committed.messages = lost.messages.iter().map(|message| lives(&message.task_id)).collect();
         for event in &lost.events {
-            let sql =
-                format!("SELECT payload FROM {}.events WHERE name = $1 AND queue = $2", self.options.schema);
+            let sql = format!(
+                "SELECT payload FROM {}.events WHERE name = $1 AND queue = $2",
+                self.options.schema
+            );
             let queue = event.queue.as_ref().map_or("", |queue| queue.as_str()).to_owned();
-            let found = self
-                .read_on(line, &sql, |query| query.bind(event.name.as_str().to_owned()).bind(queue.clone()));
+            let found = self.read_on(line, &sql, |query| {
+                query.bind(event.name.as_str().to_owned()).bind(queue.clone())
+            });
             let found = found.await?;
             let stands = found.first().and_then(|row| row.try_get::<String, _>(0).ok());
             committed.events.push(stands.as_deref() == Some(event.payload.as_str()));
@@ -145,8 +155,9 @@ impl Shared {
     ) -> Result<Spawned, StoreError> {
         if let Some(trace) = traces.get(task.task_id.as_uuid()) {
             let claim_by = task.claim_by.map(|worker| *worker.as_uuid());
-            let claimed =
-                trace.state == TaskState::Running && trace.worker_id.is_some() && trace.worker_id == claim_by;
+            let claimed = trace.state == TaskState::Running
+                && trace.worker_id.is_some()
+                && trace.worker_id == claim_by;
             return Ok(Spawned::Created { claimed });
         }
         let waiting = match task.coalesce {
@@ -159,8 +170,9 @@ impl Shared {
         }
     }
 
-    /// What became of a change of a schedule, by what that is now, and by the tasks that it spawned. One that another change
-    /// has followed since, and that spawned nothing, is taken for refused: whoever asked for it looks again.
+    /// What became of a change of a schedule, by what that is now, and by the tasks that it
+    /// spawned. One that another change has followed since, and that spawned nothing, is taken
+    /// for refused: whoever asked for it looks again.
     async fn schedule_outcome(
         &self,
         line: &mut Line,
@@ -168,16 +180,26 @@ impl Shared {
         traces: &HashMap<Uuid, Trace>,
     ) -> Result<ScheduleOutcome, StoreError> {
         let sql = format!("SELECT version FROM {}.schedules WHERE name = $1", self.options.schema);
-        let rows = self.read_on(line, &sql, |query| query.bind(change.name.as_str().to_owned())).await?;
+        let rows =
+            self.read_on(line, &sql, |query| query.bind(change.name.as_str().to_owned())).await?;
         let version = rows.first().map(|row| row.try_get::<Uuid, _>(0)).transpose();
         let version = version.map_err(|error| self.error(error))?;
-        let spawned = change.spawns().iter().any(|task| traces.contains_key(task.task_id.as_uuid()));
+        let spawned =
+            change.spawns().iter().any(|task| traces.contains_key(task.task_id.as_uuid()));
         let stands = version == change.plan().map(|plan| *plan.version.as_uuid());
-        Ok(if spawned || stands { ScheduleOutcome::Changed { spawned } } else { ScheduleOutcome::Refused })
+        Ok(if spawned || stands {
+            ScheduleOutcome::Changed { spawned }
+        } else {
+            ScheduleOutcome::Refused
+        })
     }
 
     /// What the tasks of the batch are now.
-    async fn traces(&self, line: &mut Line, tasks: Vec<Uuid>) -> Result<HashMap<Uuid, Trace>, StoreError> {
+    async fn traces(
+        &self,
+        line: &mut Line,
+        tasks: Vec<Uuid>,
+    ) -> Result<HashMap<Uuid, Trace>, StoreError> {
         let sql = format!(
             "SELECT task_id, run_id, state, worker_id, attempt, cancel_requested, compensating
             FROM {0}.live_tasks WHERE task_id = ANY ($1)
@@ -188,8 +210,8 @@ impl Shared {
         let rows = self.read_on(line, &sql, |query| query.bind(tasks.clone())).await?;
         let trace = |row: &PgRow| {
             let state: &str = row.try_get(2)?;
-            let state =
-                TaskState::parse(state).ok_or_else(|| answer::broken(UnknownWord(state.to_owned())))?;
+            let state = TaskState::parse(state)
+                .ok_or_else(|| answer::broken(UnknownWord(state.to_owned())))?;
             let trace = Trace {
                 run_id: row.try_get(1)?,
                 state,
@@ -216,7 +238,8 @@ impl Shared {
         );
         let key = task.idempotency_key.as_ref().map(|key| key.as_str().to_owned());
         let (task_type, scope) = (task.task_type.as_str().to_owned(), args::scope(&task.scope));
-        let bind = |query: Query| query.bind(task_type.clone()).bind(key.clone()).bind(scope.clone());
+        let bind =
+            |query: Query| query.bind(task_type.clone()).bind(key.clone()).bind(scope.clone());
         let rows = self.read_on(line, &sql, bind).await?;
         let read = |row: &PgRow| {
             let attempt: i64 = row.try_get(2)?;
@@ -235,9 +258,13 @@ impl Shared {
         }
     }
 
-    /// The task in whose favour one was not spawned: the last of its type, scope and concurrency key, which may have begun,
-    /// or even ended, since.
-    async fn waiting(&self, line: &mut Line, task: &NewTask) -> Result<Option<Spawned>, StoreError> {
+    /// The task in whose favour one was not spawned: the last of its type, scope and concurrency
+    /// key, which may have begun, or even ended, since.
+    async fn waiting(
+        &self,
+        line: &mut Line,
+        task: &NewTask,
+    ) -> Result<Option<Spawned>, StoreError> {
         let sql = format!(
             "SELECT t.task_id, coalesce(l.run_id, o.run_id) FROM {0}.tasks t
             LEFT JOIN {0}.live_tasks l USING (task_id) LEFT JOIN {0}.outcomes o USING (task_id)
@@ -258,7 +285,8 @@ impl Shared {
         let rows = self.read_on(line, &sql, bind).await?;
         let read = |row: &PgRow| -> sqlx::Result<Option<Spawned>> {
             let (task_id, run_id): (Uuid, Option<Uuid>) = (row.try_get(0)?, row.try_get(1)?);
-            let waiting = |run_id: Uuid| Spawned::Waiting { task_id: task_id.into(), run_id: run_id.into() };
+            let waiting =
+                |run_id: Uuid| Spawned::Waiting { task_id: task_id.into(), run_id: run_id.into() };
             Ok(run_id.map(waiting))
         };
         let found = rows.first().map(read).transpose().map_err(|error| self.error(error))?;
@@ -266,7 +294,11 @@ impl Shared {
     }
 
     /// How tasks ended. The end of those that cannot be read now is found by those who look for it.
-    pub(crate) async fn other_ends(&self, line: &mut Line, tasks: Vec<Uuid>) -> Vec<(TaskId, Finish)> {
+    pub(crate) async fn other_ends(
+        &self,
+        line: &mut Line,
+        tasks: Vec<Uuid>,
+    ) -> Vec<(TaskId, Finish)> {
         let sql = format!(
             "SELECT task_id, state, output, failure FROM {}.outcomes WHERE task_id = ANY ($1)",
             self.options.schema
@@ -278,10 +310,12 @@ impl Shared {
             let finish = answer::finish(row.try_get(1)?, row.try_get(2)?, row.try_get(3)?)?;
             Ok::<_, sqlx::Error>((row.try_get::<Uuid, _>(0)?, finish))
         };
-        let mut found: HashMap<Uuid, Finish> = rows.iter().filter_map(|row| end(row).ok()).collect();
+        let mut found: HashMap<Uuid, Finish> =
+            rows.iter().filter_map(|row| end(row).ok()).collect();
         // One that left no outcome was cancelled, and deleted or retried in the same batch.
-        let ends =
-            tasks.into_iter().map(|task| (task.into(), found.remove(&task).unwrap_or(Finish::Cancelled)));
+        let ends = tasks
+            .into_iter()
+            .map(|task| (task.into(), found.remove(&task).unwrap_or(Finish::Cancelled)));
         ends.collect()
     }
 }

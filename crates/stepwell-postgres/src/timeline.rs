@@ -1,9 +1,9 @@
 //! Whether the database is still the one that a run knows.
 //!
-//! A server that was promoted, or restored from a backup, goes on under another timeline, and may lack what was committed
-//! last: the end of a journal whose run is in memory here. Each call names the timeline, which costs the database nothing.
-//! After a change, the database compares the end of a run's journal with what the run knows, once for each run that began
-//! before.
+//! A server that was promoted, or restored from a backup, goes on under another timeline, and may
+//! lack what was committed last: the end of a journal whose run is in memory here. Each call names
+//! the timeline, which costs the database nothing. After a change, the database compares the end of
+//! a run's journal with what the run knows, once for each run that began before.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -27,11 +27,13 @@ impl Timeline {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The timeline that a batch is sent for, and whether the ends of its journals are to be compared. Both are seen at once:
-    /// another batch may find out meanwhile that the database has moved.
+    /// The timeline that a batch is sent for, and whether the ends of its journals are to be
+    /// compared. Both are seen at once: another batch may find out meanwhile that the database
+    /// has moved.
     pub(crate) fn of(&self, transitions: &[Transition]) -> (Option<Arc<str>>, bool) {
         let inside = self.inside();
-        let doubted = |t: &Transition| t.after.is_some() && !inside.runs.contains(t.run_id.as_uuid());
+        let doubted =
+            |t: &Transition| t.after.is_some() && !inside.runs.contains(t.run_id.as_uuid());
         (inside.name.clone(), transitions.iter().any(doubted))
     }
 
@@ -43,15 +45,22 @@ impl Timeline {
         if let Some(before) = inside.name.as_ref().filter(|before| !before.is_empty()) {
             tracing::warn!(
                 %before, now = name,
-                "the database was promoted or restored, and may lack what was committed last: tasks whose journals are shorter than their runs know go on from what is there"
+                "the database was promoted or restored, and may lack what was committed last: \
+                 tasks whose journals are shorter than their runs know go on from what is there"
             );
         }
         *inside = Inside { name: Some(name.into()), runs: HashSet::new() };
     }
 
-    /// Learns from a batch that was applied on that timeline. Where no ends of journals were compared, the runs that go on
-    /// are known.
-    pub(crate) fn learn(&self, timeline: Option<&str>, compared: bool, batch: &Batch, committed: &Committed) {
+    /// Learns from a batch that was applied on that timeline. Where no ends of journals were
+    /// compared, the runs that go on are known.
+    pub(crate) fn learn(
+        &self,
+        timeline: Option<&str>,
+        compared: bool,
+        batch: &Batch,
+        committed: &Committed,
+    ) {
         let mut inside = self.inside();
         if inside.name.as_deref() != timeline {
             return;
@@ -94,7 +103,8 @@ mod tests {
         let timeline = Timeline::default();
         let learn = |next: Next, result: Result<Applied, Refused>| {
             let id = Uuid::from_u128(1);
-            let transition = Transition { after: Some(1), ..Transition::new(id.into(), id.into(), next) };
+            let transition =
+                Transition { after: Some(1), ..Transition::new(id.into(), id.into(), next) };
             let batch = Batch { transitions: vec![transition], ..Batch::default() };
             let committed = Committed { transitions: vec![result], ..Committed::default() };
             timeline.learn(None, true, &batch, &committed);

@@ -8,20 +8,23 @@ use serde::de::DeserializeOwned;
 use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgConnection;
 use stepwell_core::{
-    Asked, Client, Delivery, Error, Guarded, Payload, SpawnOptions, SpawnResult, StepName, StoreError, Task,
-    TaskContext, async_trait,
+    Asked, Client, Delivery, Error, Guarded, Payload, SpawnOptions, SpawnResult, StepName,
+    StoreError, Task, TaskContext, async_trait,
 };
 
 use crate::PostgresStore;
 use crate::work::Work;
 
-/// Adds [`transaction`](TransactionExt::transaction) to the context of tasks whose store is PostgreSQL.
+/// Adds [`transaction`](TransactionExt::transaction) to the context of tasks whose store is
+/// PostgreSQL.
 pub trait TransactionExt {
-    /// A step that writes to the application's own tables, in the same database: its writes and its journal entry are one
-    /// transaction, and so happen exactly once.
+    /// A step that writes to the application's own tables, in the same database: its writes and its
+    /// journal entry are one transaction, and so happen exactly once.
     ///
-    /// The closure runs on a connection of the store's, within a transaction that it must not end. Its first statement may set
-    /// another isolation level than `READ COMMITTED`. Tasks beside it are not held up; this task is. When it fails, what it wrote is undone, and the step has failed with its error.
+    /// The closure runs on a connection of the store's, within a transaction that it must not end.
+    /// Its first statement may set another isolation level than `READ COMMITTED`. Tasks beside
+    /// it are not held up; this task is. When it fails, what it wrote is undone, and the step has
+    /// failed with its error.
     ///
     /// ```
     /// use stepwell_core::{TaskContext, TaskResult};
@@ -37,25 +40,31 @@ pub trait TransactionExt {
     /// ```
     ///
     /// # Errors
-    /// [`TaskError::Step`](stepwell_core::TaskError::Step) when the closure fails, its result cannot be journaled, or the
-    /// store is of another kind.
+    /// [`TaskError::Step`](stepwell_core::TaskError::Step) when the closure fails, its result
+    /// cannot be journaled, or the store is of another kind.
     fn transaction<T, F>(&self, name: impl Into<StepName>, work: F) -> Delivery<T>
     where
-        F: for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, anyhow::Result<T>> + Send + 'static,
+        F: for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, anyhow::Result<T>>
+            + Send
+            + 'static,
         T: Serialize + DeserializeOwned + Send + 'static;
 }
 
 impl TransactionExt for TaskContext {
     fn transaction<T, F>(&self, name: impl Into<StepName>, work: F) -> Delivery<T>
     where
-        F: for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, anyhow::Result<T>> + Send + 'static,
+        F: for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, anyhow::Result<T>>
+            + Send
+            + 'static,
         T: Serialize + DeserializeOwned + Send + 'static,
     {
         let limit = self.max_payload_bytes();
         let work = Guarded::new(work);
         let work: Work = Box::new(move |conn| {
             Box::pin(async move {
-                let Some(work) = work.into_inner() else { anyhow::bail!("the transaction has run already") };
+                let Some(work) = work.into_inner() else {
+                    anyhow::bail!("the transaction has run already")
+                };
                 Ok(Payload::encode_proven(&work(conn).await?, limit)?)
             })
         });
@@ -79,17 +88,23 @@ impl TransactionExt for TaskContext {
 /// ```
 #[async_trait]
 pub trait ClientExt {
-    /// Spawns a task in the user's transaction, which may have any isolation level: it is there when that commits.
+    /// Spawns a task in the user's transaction, which may have any isolation level: it is there
+    /// when that commits.
     ///
-    /// With an idempotency key, the answer is the task that has it, if one has been committed; a transaction of another user with
-    /// the same key is waited for. Otherwise the answer is a new task, as always. What it comes to is decided after the
-    /// commit: where a client has spawned with the same key meanwhile, or a waiting task is to be reused
-    /// ([`Coalesce::Reuse`](stepwell_core::Coalesce::Reuse)), the new task is shown as cancelled, its failure names the other
-    /// task, and [`Client::wait`] on it gives the other's output.
+    /// With an idempotency key, the answer is the task that has it, if one has been committed; a
+    /// transaction of another user with the same key is waited for. Otherwise the answer is a
+    /// new task, as always. What it comes to is decided after the commit: where a client has
+    /// spawned with the same key meanwhile, or a waiting task is to be reused
+    /// ([`Coalesce::Reuse`](stepwell_core::Coalesce::Reuse)), the new task is shown as cancelled,
+    /// its failure names the other task, and [`Client::wait`] on it gives the other's output.
     ///
     /// # Errors
     /// As [`Client::spawn`]; the transaction can then only be rolled back.
-    async fn spawn_in<T: Task>(&self, tx: &mut PgConnection, params: T::Params) -> Result<SpawnResult, Error>
+    async fn spawn_in<T: Task>(
+        &self,
+        tx: &mut PgConnection,
+        params: T::Params,
+    ) -> Result<SpawnResult, Error>
     where
         T::Params: Sync;
 
@@ -105,8 +120,9 @@ pub trait ClientExt {
         options: SpawnOptions,
     ) -> Result<SpawnResult, Error>;
 
-    /// Emits an event when the user's transaction, which may have any isolation level, has committed. Whether it is the first
-    /// of its name shows only then; a further one changes nothing.
+    /// Emits an event when the user's transaction, which may have any isolation level, has
+    /// committed. Whether it is the first of its name shows only then; a further one changes
+    /// nothing.
     ///
     /// # Errors
     /// As [`Client::emit_event`]; the transaction can then only be rolled back.
@@ -121,18 +137,24 @@ pub trait ClientExt {
 
 fn store(client: &Client) -> Result<&PostgresStore, Error> {
     (client.store() as &dyn Any).downcast_ref::<PostgresStore>().ok_or_else(|| {
-        let reason = "the client's store is not PostgreSQL: use the methods that belong to its store";
+        let reason =
+            "the client's store is not PostgreSQL: use the methods that belong to its store";
         Error::Store(StoreError::Backend(reason.into()))
     })
 }
 
 #[async_trait]
 impl ClientExt for Client {
-    async fn spawn_in<T: Task>(&self, tx: &mut PgConnection, params: T::Params) -> Result<SpawnResult, Error>
+    async fn spawn_in<T: Task>(
+        &self,
+        tx: &mut PgConnection,
+        params: T::Params,
+    ) -> Result<SpawnResult, Error>
     where
         T::Params: Sync,
     {
-        let unfit = |source| Error::Payload { what: format!("the parameters of {}", T::NAME), source };
+        let unfit =
+            |source| Error::Payload { what: format!("the parameters of {}", T::NAME), source };
         let params = Payload::encode_proven(&params, usize::MAX).map_err(unfit)?;
         self.spawn_named_in(tx, T::NAME, &params, SpawnOptions::new()).await
     }
@@ -149,7 +171,10 @@ impl ClientExt for Client {
         let asked = Asked::of(&task);
         match shared.spawn_within(tx, task).await? {
             Some(spawned) => asked.answer(spawned),
-            None => Err(StoreError::Backend("the database did not say what became of a spawn".into()).into()),
+            None => {
+                Err(StoreError::Backend("the database did not say what became of a spawn".into())
+                    .into())
+            }
         }
     }
 

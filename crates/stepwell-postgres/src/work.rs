@@ -1,7 +1,8 @@
 //! Steps whose work is done in a transaction of their own, together with their journal entry.
 //!
-//! The work comes first, and the fence after it, right before the commit: so that no lock of the engine's is held while
-//! the user's code runs. When the run no longer owns its task by then, all is rolled back.
+//! The work comes first, and the fence after it, right before the commit: so that no lock of the
+//! engine's is held while the user's code runs. When the run no longer owns its task by then, all
+//! is rolled back.
 
 use std::sync::Arc;
 
@@ -17,8 +18,9 @@ use crate::commit::pause;
 use crate::error::Fault;
 use crate::{Shared, WORKS, session};
 
-/// What a [`UserTransaction`]'s `work` must hold: an asynchronous closure over a connection on which a transaction has
-/// begun. When it fails or panics, what it wrote is undone. It must leave the transaction open.
+/// What a [`UserTransaction`]'s `work` must hold: an asynchronous closure over a connection on
+/// which a transaction has begun. When it fails or panics, what it wrote is undone. It must leave
+/// the transaction open.
 pub type Work =
     Box<dyn for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, anyhow::Result<Payload>> + Send>;
 
@@ -37,17 +39,20 @@ impl Shared {
     pub(crate) async fn transact(&self, mut transition: Transition) -> Transacted {
         let transaction = transition.transaction.take();
         let taken = transaction.as_ref().and_then(UserTransaction::take);
-        let (Some(UserTransaction { key, seq, .. }), Some((work, seal))) = (transaction, taken) else {
+        let (Some(UserTransaction { key, seq, .. }), Some((work, seal))) = (transaction, taken)
+        else {
             return self.alone(transition, None).await;
         };
         let Ok(work) = work.downcast::<Work>() else {
             let wrong = anyhow!(
-                "the transaction {key} was made for another kind of store: this one is PostgreSQL, whose transactions are asynchronous closures over `&mut sqlx::PgConnection`"
+                "the transaction {key} was made for another kind of store: this one is PostgreSQL, \
+                 whose transactions are asynchronous closures over `&mut sqlx::PgConnection`"
             );
             return self.alone(transition, Some(wrong)).await;
         };
         let (task_id, run_id) = (transition.task_id, transition.run_id);
-        // What came before goes in a batch: it does not wait for the work, nor depend on its isolation level.
+        // What came before goes in a batch: it does not wait for the work, nor depend on its
+        // isolation level.
         let mut applied = Applied::default();
         if !(transition.only_journals() && transition.entries.is_empty()) {
             match self.alone(transition, None).await? {
@@ -68,11 +73,12 @@ impl Shared {
         Ok(Ok(applied))
     }
 
-    /// Does the work, and adds its entry to the journal. `None` when the run does not own its task; otherwise also whether that
-    /// is to be cancelled.
+    /// Does the work, and adds its entry to the journal. `None` when the run does not own its task;
+    /// otherwise also whether that is to be cancelled.
     async fn work(&self, own: Own, work: Work) -> anyhow::Result<Option<(Payload, bool)>> {
         let Own { task_id, run_id, key, seq, seal } = own;
-        // It may wait for as long as those before it take. None but a closed semaphore, which this one never is, has no permit.
+        // It may wait for as long as those before it take. None but a closed semaphore, which this
+        // one never is, has no permit.
         let _permit = self.may_work.acquire().await?;
         let mut tx = self.begun().await?;
         let result = Guarded::new(work(&mut tx))
@@ -102,7 +108,8 @@ impl Shared {
         Ok(Some((payload, cancel_requested)))
     }
 
-    /// Adds the entry to the journal, if the run owns its task: then the answer is whether that is to be cancelled.
+    /// Adds the entry to the journal, if the run owns its task: then the answer is whether that is
+    /// to be cancelled.
     async fn seal(
         &self,
         tx: &mut PgConnection,
@@ -111,7 +118,8 @@ impl Shared {
         entry: &Entry,
     ) -> Result<Option<bool>, StoreError> {
         let sql = format!(
-            "SELECT * FROM {}.seal(pg_catalog.current_setting('stepwell.work', true), $1, $2, $3, $4, $5, $6, $7, $8, $9)",
+            "SELECT * FROM {}.seal(pg_catalog.current_setting('stepwell.work', true), $1, $2, $3, \
+             $4, $5, $6, $7, $8, $9)",
             self.options.schema
         );
         let (outcome, payload) = entry.outcome.to_columns();
@@ -132,7 +140,9 @@ impl Shared {
     fn not_serialized(&self, fault: Fault) -> StoreError {
         match fault {
             Fault::GaveWay => StoreError::Backend(
-                "the step's transaction cannot be serialized with others that have committed meanwhile: it is undone, and done again where the step has attempts left".into(),
+                "the step's transaction cannot be serialized with others that have committed \
+                 meanwhile: it is undone, and done again where the step has attempts left"
+                    .into(),
             ),
             fault => fault.into_error(&self.options),
         }
@@ -163,8 +173,8 @@ impl Shared {
         }
     }
 
-    /// Whether a transaction whose COMMIT was lost has committed. Waits until the server has ended it: as long as it is
-    /// open, nobody else can add an entry in its place.
+    /// Whether a transaction whose COMMIT was lost has committed. Waits until the server has ended
+    /// it: as long as it is open, nobody else can add an entry in its place.
     async fn is_journaled(&self, task_id: TaskId, entry: &Entry) -> Result<bool, StoreError> {
         let sql = format!(
             "INSERT INTO {}.journal (task_id, seq, kind, name, ordinal, outcome, payload, at)
@@ -188,7 +198,8 @@ impl Shared {
                     Fault::Lost(reason) | Fault::Standby(reason) => {
                         tracing::warn!(
                             reason,
-                            "cannot see yet whether a step's transaction was committed; trying again"
+                            "cannot see yet whether a step's transaction was committed; trying \
+                             again"
                         );
                         pause(tries).await;
                         tries += 1;

@@ -1,4 +1,5 @@
-//! Who may do what: the hooks of whoever nests the router, and what stands in their place by default.
+//! Who may do what: the hooks of whoever nests the router, and what stands in their place by
+//! default.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
@@ -23,11 +24,13 @@ const TURN: Duration = Duration::from_secs(1);
 /// Somebody who asks.
 #[derive(Clone, Debug)]
 pub struct Identity {
-    /// What they are called, where it is written down who decided something; `None` when nobody knows.
+    /// What they are called, where it is written down who decided something; `None` when nobody
+    /// knows.
     pub name: Option<String>,
-    /// The tasks that are there for them. All others are hidden from them, in lists, in streams and one by one, as if there
-    /// were no such tasks; and what they spawn is put into the scope. They can name no other: who is to spawn into a part of it
-    /// is given that as their scope.
+    /// The tasks that are there for them. All others are hidden from them, in lists, in streams
+    /// and one by one, as if there were no such tasks; and what they spawn is put into the
+    /// scope. They can name no other: who is to spawn into a part of it is given that as their
+    /// scope.
     pub scope: Scope,
 }
 
@@ -87,7 +90,8 @@ impl Operation {
         )
     }
 
-    /// Whether it concerns all tasks, in whatever scope they are. It is refused to everybody whose scope is not everything.
+    /// Whether it concerns all tasks, in whatever scope they are. It is refused to everybody whose
+    /// scope is not everything.
     pub const fn is_about_all(self) -> bool {
         matches!(
             self,
@@ -104,8 +108,9 @@ impl Operation {
     }
 }
 
-/// Who may do what. Give one to [`Server::access`](crate::Server::access), and the router asks it at each request. A stream of
-/// events is one request; it ends after ten minutes, so that its client comes again, and is asked about again.
+/// Who may do what. Give one to [`Server::access`](crate::Server::access), and the router asks it
+/// at each request. A stream of events is one request; it ends after ten minutes, so that its
+/// client comes again, and is asked about again.
 ///
 /// ```
 /// use axum::http::HeaderMap;
@@ -127,10 +132,16 @@ pub trait Access: Send + Sync + 'static {
     /// Who asks; `None` when it is nobody who may.
     async fn authenticate(&self, headers: &HeaderMap) -> Option<Identity>;
 
-    /// Whether they may do that, and to that task, where it [is about one](Operation::is_about_one_task). It is asked about
-    /// what their scope allows: the task is in it, and what [is about all](Operation::is_about_all) is refused before, to
+    /// Whether they may do that, and to that task, where it [is about
+    /// one](Operation::is_about_one_task). It is asked about what their scope allows: the task
+    /// is in it, and what [is about all](Operation::is_about_all) is refused before, to
     /// somebody whose scope is not everything. By default all of that is allowed.
-    async fn authorize(&self, who: &Identity, operation: Operation, task: Option<&TaskInfo>) -> bool {
+    async fn authorize(
+        &self,
+        who: &Identity,
+        operation: Operation,
+        task: Option<&TaskInfo>,
+    ) -> bool {
         let _ = (who, operation, task);
         true
     }
@@ -162,7 +173,9 @@ pub(crate) struct Token {
 
 /// A token is too short to be safe.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("the token has {0} characters: give it at least {MIN_TOKEN}, by chance (`openssl rand -hex 32`)")]
+#[error(
+    "the token has {0} characters: give it at least {MIN_TOKEN}, by chance (`openssl rand -hex 32`)"
+)]
 pub struct WeakToken(usize);
 
 fn digest(text: &str) -> [u8; 32] {
@@ -178,8 +191,8 @@ impl Token {
         Ok(Self { digest: digest(token), failures, turns: Semaphore::new(TURNS), sessions })
     }
 
-    /// Whether somebody at that address may try a token now. Those whose addresses are not known may: one of them would
-    /// keep all of them out.
+    /// Whether somebody at that address may try a token now. Those whose addresses are not known
+    /// may: one of them would keep all of them out.
     ///
     /// # Errors
     /// How long they have to wait, after too many wrong ones.
@@ -187,12 +200,17 @@ impl Token {
         address.and_then(|address| self.failures.wait(address)).map_or(Ok(()), Err)
     }
 
-    /// Whether somebody at that address has the token. Compares digests, whose bytes tell somebody who measures the time
-    /// nothing about it. Where the address is not known, wrong tokens are answered slowly after too many of them.
+    /// Whether somebody at that address has the token. Compares digests, whose bytes tell somebody
+    /// who measures the time nothing about it. Where the address is not known, wrong tokens are
+    /// answered slowly after too many of them.
     ///
     /// # Errors
     /// As [`may_try`](Self::may_try).
-    pub(crate) async fn admits(&self, address: Option<IpAddr>, token: &str) -> Result<bool, Duration> {
+    pub(crate) async fn admits(
+        &self,
+        address: Option<IpAddr>,
+        token: &str,
+    ) -> Result<bool, Duration> {
         self.may_try(address)?;
         let right = digest(token) == self.digest;
         if !right {
@@ -212,8 +230,8 @@ impl Token {
         self.failures.forget(address.unwrap_or(UNKNOWN));
     }
 
-    /// Until when somebody at that address may do anything: a program with the token, or a browser with a session. `None` when
-    /// they may not.
+    /// Until when somebody at that address may do anything: a program with the token, or a browser
+    /// with a session. `None` when they may not.
     ///
     /// # Errors
     /// As [`may_try`](Self::may_try).
@@ -238,6 +256,7 @@ impl Token {
 /// The session that a browser has.
 pub(crate) fn session(headers: &HeaderMap) -> Option<&str> {
     let cookies = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
-    let mut pairs = cookies.flat_map(|cookies| cookies.split(';')).filter_map(|pair| pair.split_once('='));
+    let mut pairs =
+        cookies.flat_map(|cookies| cookies.split(';')).filter_map(|pair| pair.split_once('='));
     pairs.find(|(name, _)| name.trim() == COOKIE).map(|(_, value)| value.trim())
 }

@@ -58,7 +58,9 @@ pub(crate) struct Remembered(Cache<TaskId, Arc<Known>>);
 
 impl Default for Remembered {
     fn default() -> Self {
-        Self(Cache::builder().max_capacity(REMEMBERED).time_to_live(Duration::from_secs(60)).build())
+        Self(
+            Cache::builder().max_capacity(REMEMBERED).time_to_live(Duration::from_secs(60)).build(),
+        )
     }
 }
 

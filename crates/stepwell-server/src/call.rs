@@ -6,8 +6,8 @@ use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use bytes::Bytes;
 use stepwell::{
-    ApprovalInfo, CancellationToken, Durable, Error, Name, Page, Payload, SpawnOptions, SpawnResult,
-    TaskFilter, TaskId, TaskInfo, TaskTypeInfo, Timestamp,
+    ApprovalInfo, CancellationToken, Durable, Error, Name, Page, Payload, SpawnOptions,
+    SpawnResult, TaskFilter, TaskId, TaskInfo, TaskTypeInfo, Timestamp,
 };
 use tokio::sync::mpsc;
 
@@ -17,9 +17,9 @@ use crate::feed::{self, Follow, Which};
 use crate::guard::Base;
 use crate::problem::Problem;
 
-/// Who asks, for what, and what they need for it. Every handler takes one, and it is the handlers' only way to the store: to
-/// the tasks of the caller's scope, or, for callers whose scope is everything, to all. The store filters by the scope; what
-/// it answers is checked here once more.
+/// Who asks, for what, and what they need for it. Every handler takes one, and it is the handlers'
+/// only way to the store: to the tasks of the caller's scope, or, for callers whose scope is
+/// everything, to all. The store filters by the scope; what it answers is checked here once more.
 pub(crate) struct Call {
     app: Arc<App>,
     pub(crate) who: Identity,
@@ -44,7 +44,9 @@ impl FromRequestParts<Arc<App>> for Call {
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
         let operation = parts.extensions.get::<Operation>().copied();
         let who = parts.extensions.get::<Identity>().cloned();
-        let (Some(operation), Some(who)) = (operation, who) else { return Err(Problem::unauthenticated()) };
+        let (Some(operation), Some(who)) = (operation, who) else {
+            return Err(Problem::unauthenticated());
+        };
         let base = parts.extensions.get::<Base>().cloned().unwrap_or_default();
         let until = parts.extensions.get::<Until>().cloned().unwrap_or_default().0;
         let call = Self { app: app.clone(), who, base, operation, until };
@@ -84,7 +86,8 @@ impl Call {
         self.app.client.store().now()
     }
 
-    /// The task of that id, if it is the caller's and the operation may be done to it. Others are not there.
+    /// The task of that id, if it is the caller's and the operation may be done to it. Others are
+    /// not there.
     pub(crate) async fn own(&self, task_id: TaskId) -> Result<Own<'_>, Problem> {
         let task = self.app.client.task(task_id).await?.filter(|task| self.is_own(task));
         let task = task.ok_or_else(|| Problem::no_task(task_id))?;
@@ -122,16 +125,19 @@ impl Call {
         Ok(task)
     }
 
-    /// What came of an operation on one of the caller's tasks. Where another task stood against it that is not the caller's, the
-    /// error does not name that one.
+    /// What came of an operation on one of the caller's tasks. Where another task stood against it
+    /// that is not the caller's, the error does not name that one.
     pub(crate) async fn told<T>(&self, result: Result<T, Error>) -> Result<T, Problem> {
         match result {
             Err(Error::Needed { task_id, by }) if !self.is_known(by).await? => {
                 Err(Problem::conflict(format!(
-                    "task {task_id} is kept: another task may have yet to learn how it ended. Delete it later"
+                    "task {task_id} is kept: another task may have yet to learn how it ended. \
+                     Delete it later"
                 )))
             }
-            Err(Error::NotAllowed { action, task_id, state }) if !self.is_known(task_id).await? => {
+            Err(Error::NotAllowed { action, task_id, state })
+                if !self.is_known(task_id).await? =>
+            {
                 Err(Problem::conflict(format!("cannot {action} it: a child of it is {state}")))
             }
             result => result.map_err(Problem::from),
@@ -144,7 +150,10 @@ impl Call {
     }
 
     /// As [`tasks`](Self::tasks), and `before` of the next page when there may be one.
-    pub(crate) async fn page_of_tasks(&self, filter: TaskFilter) -> Result<Page<TaskInfo>, Problem> {
+    pub(crate) async fn page_of_tasks(
+        &self,
+        filter: TaskFilter,
+    ) -> Result<Page<TaskInfo>, Problem> {
         if let Some(parent) = filter.parent
             && !self.is_known(parent).await?
         {
@@ -157,21 +166,23 @@ impl Call {
             if self.is_own(&task) {
                 items.push(self.shown(task).await?);
             } else {
-                tracing::error!(task_id = %task.task_id, "the store listed a task that is not of the scope");
+                tracing::error!(task_id = %task.task_id, "the store listed a task that is not of \
+                                                          the scope");
             }
         }
         Ok(Page { items, next })
     }
 
-    /// What the caller's tasks wait for somebody to decide, of the first `limit` such tasks behind that one; and `behind` of the
-    /// next page when there may be one.
+    /// What the caller's tasks wait for somebody to decide, of the first `limit` such tasks behind
+    /// that one; and `behind` of the next page when there may be one.
     pub(crate) async fn approvals(
         &self,
         behind: Option<TaskId>,
         limit: usize,
     ) -> Result<Page<ApprovalInfo>, Problem> {
         let scope = self.who.scope.clone();
-        let Page { items: listed, next } = self.app.client.approvals_in(scope, behind, limit).await?;
+        let Page { items: listed, next } =
+            self.app.client.approvals_in(scope, behind, limit).await?;
         let mut items = Vec::with_capacity(listed.len());
         for approval in listed {
             if self.is_known(approval.task_id).await? {
@@ -181,8 +192,8 @@ impl Call {
         Ok(Page { items, next })
     }
 
-    /// Spawns a task in the caller's scope. Whoever has one may name no other, not even one within it: what is there for one
-    /// scope could be there for a third as well.
+    /// Spawns a task in the caller's scope. Whoever has one may name no other, not even one within
+    /// it: what is there for one scope could be there for a third as well.
     pub(crate) async fn spawn(
         &self,
         task_type: &Name,
@@ -191,7 +202,9 @@ impl Call {
     ) -> Result<SpawnResult, Problem> {
         let (own, named) = (&self.who.scope, options.in_scope());
         if !own.is_all() && !named.is_all() && named != own {
-            return Err(Problem::forbidden("you may not spawn into that scope: leave it out for your own"));
+            return Err(Problem::forbidden(
+                "you may not spawn into that scope: leave it out for your own",
+            ));
         }
         let scope = if own.is_all() { named } else { own }.clone();
         Ok(self.app.client.spawn_named(task_type.as_str(), params, options.scope(scope)).await?)
@@ -202,8 +215,8 @@ impl Call {
         Ok(self.app.client.task_types().await?)
     }
 
-    /// What happens to the caller's tasks behind the event of that number, or from now on, as it is sent: of one task, or of
-    /// those that are wanted.
+    /// What happens to the caller's tasks behind the event of that number, or from now on, as it is
+    /// sent: of one task, or of those that are wanted.
     pub(crate) async fn follow(
         &self,
         task_id: Option<TaskId>,

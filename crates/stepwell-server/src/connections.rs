@@ -26,7 +26,8 @@ use crate::counts::Counts;
 
 /// How much of a request is kept before it is handled, in bytes.
 const BUFFER: usize = 64 << 10;
-/// How long the server pauses when it cannot accept: mostly for want of open files, which others give back.
+/// How long the server pauses when it cannot accept: mostly for want of open files, which others
+/// give back.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// What connections are allowed.
@@ -36,12 +37,13 @@ pub(crate) struct Limits {
     pub(crate) all: usize,
     /// How many there may be from one address.
     pub(crate) per_address: usize,
-    /// How long a client may keep the server waiting: for the head of a request, or to take what it is sent.
+    /// How long a client may keep the server waiting: for the head of a request, or to take what
+    /// it is sent.
     pub(crate) patience: Duration,
 }
 
-/// Serves connections until that is ready; then lets those end that are being answered, but for those whose clients do not take
-/// their answers in twice the patience.
+/// Serves connections until that is ready; then lets those end that are being answered, but for
+/// those whose clients do not take their answers in twice the patience.
 pub(crate) async fn serve(
     listener: TcpListener,
     router: Router,
@@ -66,7 +68,8 @@ pub(crate) async fn serve(
         };
         match accepted {
             Some((place, Ok((stream, address)))) => {
-                let Some(own) = addresses.enter(network_of(address.ip()), limits.per_address) else {
+                let Some(own) = addresses.enter(network_of(address.ip()), limits.per_address)
+                else {
                     tracing::debug!(%address, "too many connections come from there");
                     continue;
                 };
@@ -87,7 +90,10 @@ pub(crate) async fn serve(
         while connections.join_next().await.is_some() {}
     });
     if ended.await.is_err() {
-        tracing::warn!(connections = connections.len(), "clients that do not take their answers are cut off");
+        tracing::warn!(
+            connections = connections.len(),
+            "clients that do not take their answers are cut off"
+        );
         connections.shutdown().await;
     }
 }
@@ -119,7 +125,12 @@ async fn pause(error: &io::Error) {
     }
 }
 
-async fn answer(stream: TcpStream, address: SocketAddr, service: Service, closing: CancellationToken) {
+async fn answer(
+    stream: TcpStream,
+    address: SocketAddr,
+    service: Service,
+    closing: CancellationToken,
+) {
     let patience = service.limits.patience;
     // An answer goes at once; without it, it would only go later.
     let _ = stream.set_nodelay(true);
@@ -150,7 +161,8 @@ async fn answer(stream: TcpStream, address: SocketAddr, service: Service, closin
     }
 }
 
-/// What counts as one address: of IPv6 the first 64 bits, which is the least that a network is given.
+/// What counts as one address: of IPv6 the first 64 bits, which is the least that a network is
+/// given.
 pub(crate) fn network_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {

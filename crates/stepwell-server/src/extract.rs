@@ -40,7 +40,8 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
         let body = axum::Json::<T>::from_request(request, state).await;
-        let body = body.map_err(|error: JsonRejection| refused(error.status(), error.body_text()))?;
+        let body =
+            body.map_err(|error: JsonRejection| refused(error.status(), error.body_text()))?;
         Ok(Self(body.0))
     }
 }
@@ -50,7 +51,8 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Form<T> {
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
         let form = axum::Form::<T>::from_request(request, state).await;
-        let form = form.map_err(|error: FormRejection| refused(error.status(), error.body_text()))?;
+        let form =
+            form.map_err(|error: FormRejection| refused(error.status(), error.body_text()))?;
         Ok(Self(form.0))
     }
 }
@@ -60,7 +62,8 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let query = axum_extra::extract::Query::<T>::from_request_parts(parts, state).await;
-        let query = query.map_err(|error: QueryRejection| refused(error.status(), error.body_text()))?;
+        let query =
+            query.map_err(|error: QueryRejection| refused(error.status(), error.body_text()))?;
         Ok(Self(query.0))
     }
 }
@@ -70,7 +73,8 @@ impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Path<T>
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let path = axum::extract::Path::<T>::from_request_parts(parts, state).await;
-        let path = path.map_err(|error: PathRejection| refused(error.status(), error.body_text()))?;
+        let path =
+            path.map_err(|error: PathRejection| refused(error.status(), error.body_text()))?;
         Ok(Self(path.0))
     }
 }

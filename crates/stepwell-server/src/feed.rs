@@ -5,8 +5,9 @@
 //!     └──────────── what came before, and what a follower was too slow for ──▲
 //! ```
 //!
-//! Events have numbers that grow, and whoever has read up to one never finds anything new below it. So a follower that knows
-//! the last number that it gave misses nothing, wherever it reads on: in the ring, or in the store.
+//! Events have numbers that grow, and whoever has read up to one never finds anything new below it.
+//! So a follower that knows the last number that it gave misses nothing, wherever it reads on: in
+//! the ring, or in the store.
 
 use std::collections::BTreeMap;
 use std::pin::pin;
@@ -69,14 +70,18 @@ impl Frame {
     fn new(entry: &HistoryEntry) -> Self {
         let HistoryEntry { id, at, task_id, event } = entry;
         let (name, mut data) = match event {
-            // The event is an object of one member, which is called as the event is, and holds what it tells.
+            // The event is an object of one member, which is called as the event is, and holds what
+            // it tells.
             Ok(event) => {
                 // Its members stay text, so that no number in them is rounded.
                 let named = serde_json::to_string(event).unwrap_or_default();
-                let told = serde_json::from_str::<BTreeMap<String, Members>>(&named).unwrap_or_default();
+                let told =
+                    serde_json::from_str::<BTreeMap<String, Members>>(&named).unwrap_or_default();
                 (event.name(), told.into_values().next().unwrap_or_default())
             }
-            Err(error) => ("unreadable", Members::from([("reason".to_owned(), text(&error.to_string()))])),
+            Err(error) => {
+                ("unreadable", Members::from([("reason".to_owned(), text(&error.to_string()))]))
+            }
         };
         data.extend([
             ("id".to_owned(), text(id)),
@@ -216,8 +221,8 @@ impl Which {
     }
 }
 
-/// Somebody has stopped reading, or the store has stopped answering. Either way the client comes again, with the last number
-/// that it has seen.
+/// Somebody has stopped reading, or the store has stopped answering. Either way the client comes
+/// again, with the last number that it has seen.
 struct Gone;
 
 impl From<Problem> for Gone {
@@ -239,7 +244,8 @@ pub(crate) async fn follow(
     follow: Follow,
 ) -> Result<mpsc::Receiver<Bytes>, Problem> {
     let place = app.streams.enter(scope);
-    let place = place.ok_or_else(|| Problem::busy("too many streams of events are open: try again later"))?;
+    let place = place
+        .ok_or_else(|| Problem::busy("too many streams of events are open: try again later"))?;
     // Before the store is read: nothing can come between.
     let live = app.feed.listen(app).await?;
     let last = match follow.after {
@@ -297,8 +303,8 @@ impl Follower {
         }
     }
 
-    /// Gives a page of what the store has. Whether there was any: a page that is not full is not the last, since the store leaves
-    /// out what it cannot read.
+    /// Gives a page of what the store has. Whether there was any: a page that is not full is not
+    /// the last, since the store leaves out what it cannot read.
     async fn read_on(&mut self) -> Result<bool, Gone> {
         let filter = HistoryFilter { task_id: self.follow.task_id, after: self.last, limit: PAGE };
         let entries = self.app.client.history(filter).await?;
@@ -309,16 +315,22 @@ impl Follower {
         Ok(!entries.is_empty())
     }
 
-    /// A sign of life, so that those between do not take the connection for dead. It tells how far this has come: a client that
-    /// comes again goes on there, though none of what was looked at was for it.
+    /// A sign of life, so that those between do not take the connection for dead. It tells how far
+    /// this has come: a client that comes again goes on there, though none of what was looked
+    /// at was for it.
     async fn sign(&mut self) -> Result<(), Gone> {
         self.send(Bytes::from(format!("id: {}\n\n", self.last))).await
     }
 
     async fn give(&mut self, page: &Page) -> Result<(), Gone> {
-        let (Some(first), Some(last)) = (page.frames.first(), page.frames.last()) else { return Ok(()) };
+        let (Some(first), Some(last)) = (page.frames.first(), page.frames.last()) else {
+            return Ok(());
+        };
         let mut chunk = BytesMut::new();
-        if first.id > self.last && self.follow.task_id.is_none() && matches!(self.follow.which, Which::All) {
+        if first.id > self.last
+            && self.follow.task_id.is_none()
+            && matches!(self.follow.which, Which::All)
+        {
             self.send(page.all.clone()).await?;
         } else {
             for frame in page.frames.iter().filter(|frame| frame.id > self.last) {

@@ -1,7 +1,9 @@
-//! What every request passes first: whether a browser may be where it says it is, and sizes and times.
+//! What every request passes first: whether a browser may be where it says it is, and sizes and
+//! times.
 //!
-//! A page of another site can make a browser send requests here, with the cookie of whoever sits before it (CSRF), or make its
-//! own name stand for this server's address (DNS rebinding). `Origin` and `Host` tell, and no page can change them.
+//! A page of another site can make a browser send requests here, with the cookie of whoever sits
+//! before it (CSRF), or make its own name stand for this server's address (DNS rebinding). `Origin`
+//! and `Host` tell, and no page can change them.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -46,8 +48,13 @@ impl Base {
     }
 }
 
-pub(crate) async fn guard(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
-    let size: usize = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+pub(crate) async fn guard(
+    State(app): State<Arc<App>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let size: usize =
+        request.headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
     let checked = match size > HEADERS {
         true => Err(Problem::new(
             StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
@@ -64,7 +71,9 @@ pub(crate) async fn guard(State(app): State<Arc<App>>, mut request: Request, nex
     let mut response = match checked {
         Ok(()) => match tokio::time::timeout(limit, next.run(request)).await {
             Ok(response) => response,
-            Err(_) if only_reads => Problem::busy("there was no answer in time: try again").into_response(),
+            Err(_) if only_reads => {
+                Problem::busy("there was no answer in time: try again").into_response()
+            }
             // What was sent may be on its way to the store.
             Err(_) => Problem::unanswered(limit).into_response(),
         },
@@ -94,13 +103,16 @@ fn check_origin(app: &App, request: &Request) -> Result<(), Problem> {
     }
     let elsewhere = || Problem::forbidden("the request comes from a page of another origin");
     if let Some(origin) = headers.get(header::ORIGIN) {
-        let of = origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, rest)| rest);
+        let of =
+            origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, rest)| rest);
         if of.is_none_or(|of| !of.eq_ignore_ascii_case(host)) {
             return Err(elsewhere());
         }
     }
     let site = headers.get(HeaderName::from_static("sec-fetch-site"));
-    if !only_reads(request.method()) && site.is_some_and(|site| site != "same-origin" && site != "none") {
+    if !only_reads(request.method())
+        && site.is_some_and(|site| site != "same-origin" && site != "none")
+    {
         return Err(elsewhere());
     }
     Ok(())
@@ -140,8 +152,14 @@ fn secure(headers: &mut HeaderMap) {
 }
 
 /// Where a request comes from; `None` where that is not known.
-pub(crate) fn address_of(app: &App, headers: &HeaderMap, extensions: &Extensions) -> Option<IpAddr> {
-    if let Some(list) = headers.get_all("x-forwarded-for").iter().next_back().filter(|_| app.behind_proxy) {
+pub(crate) fn address_of(
+    app: &App,
+    headers: &HeaderMap,
+    extensions: &Extensions,
+) -> Option<IpAddr> {
+    if let Some(list) =
+        headers.get_all("x-forwarded-for").iter().next_back().filter(|_| app.behind_proxy)
+    {
         // The last one is what the proxy itself has seen; those before it are what it was told.
         return address(list.to_str().ok()?.rsplit(',').next()?.trim());
     }
@@ -156,7 +174,11 @@ fn address(text: &str) -> Option<IpAddr> {
 }
 
 /// Finds out who asks. A browser that nobody knows is led to where it can log in.
-pub(crate) async fn authenticate(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
+pub(crate) async fn authenticate(
+    State(app): State<Arc<App>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     let who = match &app.token {
         None => app.access.authenticate(request.headers()).await.map(|who| (who, Until::default())),
         Some(token) => {

@@ -1,5 +1,6 @@
-//! The HTTP API of Stepwell, its live event stream, and a dashboard: an axum [`Router`](axum::Router) to nest into any
-//! application, or to [serve](Server::bind) by itself, which `stepwell serve` does.
+//! The HTTP API of Stepwell, its live event stream, and a dashboard: an axum
+//! [`Router`](axum::Router) to nest into any application, or to [serve](Server::bind) by itself,
+//! which `stepwell serve` does.
 //!
 //! ```no_run
 //! use stepwell::Durable;
@@ -19,16 +20,18 @@
 //! ```
 //!
 //! # Safe by default
-//! Without a token or an [`Access`] of your own, everybody who reaches the router may do everything: so [`Server::bind`] then
-//! refuses all but loopback addresses. With a token, a browser logs in and gets a session, which ends after 12 hours, when the
-//! server ends, or when its user logs out; and who tries wrong tokens has to wait longer and longer. They are told apart by
-//! their addresses: where the router is served by another program, that is to serve it with
+//! Without a token or an [`Access`] of your own, everybody who reaches the router may do
+//! everything: so [`Server::bind`] then refuses all but loopback addresses. With a token, a browser
+//! logs in and gets a session, which ends after 12 hours, when the server ends, or when its user
+//! logs out; and who tries wrong tokens has to wait longer and longer. They are told apart by their
+//! addresses: where the router is served by another program, that is to serve it with
 //! [`into_make_service_with_connect_info::<SocketAddr>()`](axum::Router::into_make_service_with_connect_info). A browser is answered under names that are known only (`localhost`, addresses, and those
-//! given to [`Server::host`]), and requests from pages of other origins are refused, whatever they carry.
+//! given to [`Server::host`]), and requests from pages of other origins are refused, whatever they
+//! carry.
 //!
 //! # Events
-//! The stream of events is the [history](stepwell::Client::history): it tells what clients and workers did that were built with
-//! `keep_history()`, and nothing of the others.
+//! The stream of events is the [history](stepwell::Client::history): it tells what clients and
+//! workers did that were built with `keep_history()`, and nothing of the others.
 
 #![forbid(unsafe_code)]
 

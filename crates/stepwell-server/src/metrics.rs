@@ -1,5 +1,5 @@
-//! What the store knows, as Prometheus reads it. What workers count they give to their own recorders
-//! ([`measure`](stepwell::DurableBuilder::measure)).
+//! What the store knows, as Prometheus reads it. What workers count they give to their own
+//! recorders ([`measure`](stepwell::DurableBuilder::measure)).
 
 use std::fmt::{Display, Write as _};
 use std::sync::Arc;
@@ -45,16 +45,22 @@ async fn metrics(call: Call) -> Result<impl IntoResponse, Problem> {
     }
     page.gauge("stepwell_queue_paused", "Whether a queue is paused");
     for queue in &queues {
-        page.value("stepwell_queue_paused", &[("queue", queue.queue.as_str())], u8::from(queue.paused));
+        page.value(
+            "stepwell_queue_paused",
+            &[("queue", queue.queue.as_str())],
+            u8::from(queue.paused),
+        );
     }
     page.gauge("stepwell_worker_slots", "How many tasks a living worker runs at most");
     for worker in workers.iter().filter(|worker| worker.alive) {
-        let labels = [("worker", worker.name.as_str()), ("worker_id", &worker.worker_id.to_string())];
+        let labels =
+            [("worker", worker.name.as_str()), ("worker_id", &worker.worker_id.to_string())];
         page.value("stepwell_worker_slots", &labels, worker.concurrency);
     }
     page.gauge("stepwell_worker_running", "How many tasks a living worker runs");
     for worker in workers.iter().filter(|worker| worker.alive) {
-        let labels = [("worker", worker.name.as_str()), ("worker_id", &worker.worker_id.to_string())];
+        let labels =
+            [("worker", worker.name.as_str()), ("worker_id", &worker.worker_id.to_string())];
         page.value("stepwell_worker_running", &labels, worker.running);
     }
     Ok(([(header::CONTENT_TYPE, KIND)], page.0))

@@ -117,7 +117,8 @@ impl From<Error> for Problem {
             // What a database says of itself is for its operators.
             Error::Store(error) if !error.is_transient() => {
                 tracing::error!(%error, "a request was refused by the store");
-                let detail = "the database does not accept this request, nor will it when it comes again: the server's log says why";
+                let detail = "the database does not accept this request, nor will it when it comes \
+                              again: the server's log says why";
                 Self::new(S::INTERNAL_SERVER_ERROR, "refused", "The store refuses it", detail)
             }
             error => {

@@ -35,7 +35,8 @@ pub(crate) struct Sample {
     pub(crate) completed: u64,
     pub(crate) failed: u64,
     pub(crate) cancelled: u64,
-    /// How long those that completed took, from their spawn: in the middle, and but for the slowest twentieth.
+    /// How long those that completed took, from their spawn: in the middle, and but for the
+    /// slowest twentieth.
     pub(crate) p50: Option<Duration>,
     pub(crate) p95: Option<Duration>,
     /// What the queues hold; `None` for a time when nobody looked.
@@ -55,7 +56,9 @@ impl Counting {
         match &entry.event {
             Ok(Lifecycle::TaskCompleted { .. }) => {
                 sample.completed += 1;
-                self.took.extend(entry.task_id.made_at().map(|spawned| stepwell::until(spawned, entry.at)));
+                self.took.extend(
+                    entry.task_id.made_at().map(|spawned| stepwell::until(spawned, entry.at)),
+                );
             }
             Ok(Lifecycle::TaskFailed { retry_at: None, .. }) => sample.failed += 1,
             Ok(Lifecycle::TaskCancelled { .. }) => sample.cancelled += 1,
@@ -117,7 +120,8 @@ impl Samples {
     /// Keeps a sample; without one, none are taken any more. Whether to go on.
     fn keep(&self, sample: Option<Sample>) -> bool {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let goes_on = sample.is_some() && kept.looked.is_some_and(|looked| looked.elapsed() < INTEREST);
+        let goes_on =
+            sample.is_some() && kept.looked.is_some_and(|looked| looked.elapsed() < INTEREST);
         match sample {
             Some(sample) if goes_on => kept.samples.push_back(sample),
             _ => (kept.samples, kept.sampling) = (VecDeque::new(), None),
@@ -201,7 +205,11 @@ impl Sampler {
     }
 
     /// Reads what has come, up to that many. Returns how many there were.
-    async fn read(&mut self, most: usize, mut count: impl FnMut(&HistoryEntry)) -> Result<usize, Problem> {
+    async fn read(
+        &mut self,
+        most: usize,
+        mut count: impl FnMut(&HistoryEntry),
+    ) -> Result<usize, Problem> {
         let mut read = 0;
         loop {
             let limit = PAGE.min(most - read);

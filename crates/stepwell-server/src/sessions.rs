@@ -27,8 +27,8 @@ fn digest(text: &str) -> [u8; 32] {
     Sha256::digest(text).into()
 }
 
-/// The browsers that are logged in, by digests of what they have, with what is cancelled when they no longer are. They are known
-/// to this process only.
+/// The browsers that are logged in, by digests of what they have, with what is cancelled when they
+/// no longer are. They are known to this process only.
 pub(crate) struct Sessions(Cache<[u8; 32], CancellationToken>);
 
 impl Sessions {
@@ -84,13 +84,16 @@ impl Failures {
         wait.checked_sub(at.elapsed()).filter(|left| !left.is_zero())
     }
 
-    /// Counts a failed login. The same token again is a program that has an old one, and guesses nothing.
+    /// Counts a failed login. The same token again is a program that has an old one, and guesses
+    /// nothing.
     pub(crate) fn count(&self, address: IpAddr, token: &str) {
         let (token, at) = (digest(token), Instant::now());
-        self.0.entry(network_of(address)).and_upsert_with(|entry| match entry.map(moka::Entry::into_value) {
-            Some(failed) if failed.token == token => failed,
-            Some(failed) => Failed { times: failed.times.saturating_add(1), at, token },
-            None => Failed { times: 1, at, token },
+        self.0.entry(network_of(address)).and_upsert_with(|entry| {
+            match entry.map(moka::Entry::into_value) {
+                Some(failed) if failed.token == token => failed,
+                Some(failed) => Failed { times: failed.times.saturating_add(1), at, token },
+                None => Failed { times: 1, at, token },
+            }
         });
     }
 
@@ -129,7 +132,10 @@ mod tests {
         let last = sessions.begin();
         sessions.0.run_pending_tasks();
         assert!(sessions.until(&last).is_some(), "the newest is one of those that stay");
-        assert!(sessions.until(&first).is_none() && until.is_cancelled(), "the oldest has given way");
+        assert!(
+            sessions.until(&first).is_none() && until.is_cancelled(),
+            "the oldest has given way"
+        );
     }
 
     #[test]

@@ -60,7 +60,9 @@ fn pages(task_id: TaskId) -> Vec<(Method, String)> {
 /// What each route takes, so that it is not refused for what it is sent.
 fn body(path: &str) -> Value {
     match path.rsplit('/').next().unwrap() {
-        "tasks" => json!({ "task_type": "double", "params": 4, "options": { "concurrency_key": "k" } }),
+        "tasks" => {
+            json!({ "task_type": "double", "params": 4, "options": { "concurrency_key": "k" } })
+        }
         "messages" => json!({ "topic": "t", "payload": 1 }),
         "events" => json!({ "name": "e", "payload": 1 }),
         "manager" => json!({ "approved": true, "value": 1 }),
@@ -100,14 +102,16 @@ fn asking(method: &Method, path: &str, is_page: bool) -> Request<axum::body::Bod
 
 async fn all(client: &Durable, task_id: TaskId) -> Vec<(Method, String, bool)> {
     let api = routes(client).await.into_iter();
-    let api = api.map(|(method, path)| (method, format!("/api/v1{}", filled(&path, task_id)), false));
+    let api =
+        api.map(|(method, path)| (method, format!("/api/v1{}", filled(&path, task_id)), false));
     api.chain(pages(task_id).into_iter().map(|(method, path)| (method, path, true))).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tenant_sees_and_changes_its_own_tasks_only() {
     let client = client().await;
-    let (task_id, own) = (waiting_refund(&client, "acme").await, waiting_refund(&client, "other").await);
+    let (task_id, own) =
+        (waiting_refund(&client, "acme").await, waiting_refund(&client, "other").await);
     let router = Server::new(client.clone()).access(Tenants).router();
     let id = task_id.to_string();
     for (method, path, is_page) in all(&client, task_id).await {
@@ -116,9 +120,8 @@ async fn a_tenant_sees_and_changes_its_own_tasks_only() {
         let status = response.status();
         let expected: &[u16] = match path.as_str() {
             path if path.contains(&id) && !path.contains("workers") => &[404],
-            "/api/v1/tasks" | "/api/v1/approvals" | "/api/v1/task-types" | "/tasks" | "/approvals" => {
-                &[200, 201]
-            }
+            "/api/v1/tasks" | "/api/v1/approvals" | "/api/v1/task-types" | "/tasks"
+            | "/approvals" => &[200, 201],
             // A stream never ends; what comes in it is looked at elsewhere.
             "/api/v1/events" if method == Method::GET => {
                 assert_eq!(status, StatusCode::OK);
@@ -133,7 +136,10 @@ async fn a_tenant_sees_and_changes_its_own_tasks_only() {
             assert!(!text.contains(&id), "{what} shows it:\n{text}");
         }
         if status == StatusCode::OK && path.ends_with("approvals") {
-            assert!(text.contains(&own.to_string()), "{what} does not show what is theirs:\n{text}");
+            assert!(
+                text.contains(&own.to_string()),
+                "{what} does not show what is theirs:\n{text}"
+            );
         }
     }
     let task = client.task(task_id).await.unwrap().unwrap();
@@ -173,14 +179,19 @@ async fn nobody_gets_anything_without_the_token() {
     let token = "0123456789abcdef0123";
     let router = Server::new(client.clone()).token(token).unwrap().router();
     for (method, path, is_page) in all(&client, task_id).await {
-        for wrong in
-            [None, Some("Bearer 0123456789abcdef012"), Some("Basic 0123456789abcdef0123"), Some("Bearer")]
-        {
+        for wrong in [
+            None,
+            Some("Bearer 0123456789abcdef012"),
+            Some("Basic 0123456789abcdef0123"),
+            Some("Bearer"),
+        ] {
             let mut asking = asking(&method, &path, is_page);
             if let Some(wrong) = wrong {
                 asking.headers_mut().insert(header::AUTHORIZATION, wrong.parse().unwrap());
             }
-            asking.headers_mut().insert(header::COOKIE, format!("stepwell_session={token}").parse().unwrap());
+            asking
+                .headers_mut()
+                .insert(header::COOKIE, format!("stepwell_session={token}").parse().unwrap());
             let response = send(&router, asking).await;
             assert_eq!(response.status(), StatusCode::UNAUTHORIZED, "{method} {path} {wrong:?}");
             assert_eq!(response.headers()[header::WWW_AUTHENTICATE], "Bearer");
@@ -192,7 +203,11 @@ async fn nobody_gets_anything_without_the_token() {
     asking.headers_mut().insert(header::AUTHORIZATION, format!("bearer {token}").parse().unwrap());
     assert_eq!(send(&router, asking).await.status(), StatusCode::OK);
     for path in ["/health/live", "/health/ready", "/login", "/assets/style.css"] {
-        assert_eq!(send(&router, get(path)).await.status(), StatusCode::OK, "{path} is for anybody");
+        assert_eq!(
+            send(&router, get(path)).await.status(),
+            StatusCode::OK,
+            "{path} is for anybody"
+        );
     }
     assert!(Server::new(client).token("short").is_err());
 }
@@ -223,23 +238,31 @@ async fn a_browser_logs_in_with_the_token_and_out_again() {
     assert_eq!(entered.headers()[header::LOCATION], "/jobs");
     let cookie = entered.headers()[header::SET_COOKIE].to_str().unwrap().to_owned();
     assert!(
-        cookie.contains("HttpOnly") && cookie.contains("SameSite=Strict") && cookie.contains("Path=/jobs")
+        cookie.contains("HttpOnly")
+            && cookie.contains("SameSite=Strict")
+            && cookie.contains("Path=/jobs")
     );
     assert!(!cookie.contains("0123456789abcdef0123"), "the token itself is not in the browser");
     let mut page = browser(get("/jobs/tasks"));
     page.headers_mut().insert(header::COOKIE, cookie.split(';').next().unwrap().parse().unwrap());
     let page = send(&router, page).await;
     assert_eq!(page.status(), StatusCode::OK);
-    assert!(text(page).await.contains("href=\"/jobs/queues\""), "links lead to where the router is");
+    assert!(
+        text(page).await.contains("href=\"/jobs/queues\""),
+        "links lead to where the router is"
+    );
     let with = |mut request: Request<axum::body::Body>| {
-        request.headers_mut().insert(header::COOKIE, cookie.split(';').next().unwrap().parse().unwrap());
+        request
+            .headers_mut()
+            .insert(header::COOKIE, cookie.split(';').next().unwrap().parse().unwrap());
         request
     };
     // Another browser has a session of its own.
     let other = send(&router, log_in("0123456789abcdef0123")).await;
     let other = other.headers()[header::SET_COOKIE].to_str().unwrap().to_owned();
     assert_ne!(cookie.split(';').next(), other.split(';').next());
-    let mut followed = send(&router, with(get("/jobs/api/v1/events"))).await.into_body().into_data_stream();
+    let mut followed =
+        send(&router, with(get("/jobs/api/v1/events"))).await.into_body().into_data_stream();
     assert!(followed.next().await.is_some(), "it follows the events");
     let left = send(&router, with(request(Method::POST, "/jobs/logout"))).await;
     let ended = async { while followed.next().await.is_some() {} };
@@ -300,7 +323,9 @@ async fn guesses_from_nowhere_keep_nobody_out() {
     let router = Server::new(client().await).token(token).unwrap().router();
     let bearer = |token: &str| {
         let mut asking = get("/api/v1/tasks");
-        asking.headers_mut().insert(header::AUTHORIZATION, format!("Bearer {token}").parse().unwrap());
+        asking
+            .headers_mut()
+            .insert(header::AUTHORIZATION, format!("Bearer {token}").parse().unwrap());
         asking
     };
     // It is not known where any of them comes from.
@@ -321,9 +346,14 @@ async fn cookies_are_for_tls_only_where_that_is_asked_for() {
         if let Some(proto) = proto {
             asking.headers_mut().insert("x-forwarded-proto", proto.parse().unwrap());
         }
-        send(&router, asking).await.headers()[header::SET_COOKIE].to_str().unwrap().contains("Secure")
+        send(&router, asking).await.headers()[header::SET_COOKIE]
+            .to_str()
+            .unwrap()
+            .contains("Secure")
     };
-    assert!(!cookie(server().router(), None).await && !cookie(server().router(), Some("http")).await);
+    assert!(
+        !cookie(server().router(), None).await && !cookie(server().router(), Some("http")).await
+    );
     assert!(cookie(server().router(), Some("https")).await);
     assert!(cookie(server().secure_cookies().router(), None).await);
 }
@@ -343,9 +373,12 @@ async fn pages_of_others_and_other_names_get_nothing() {
             let status = send(&router, with(header::HOST, host)).await.status();
             assert_eq!(status, StatusCode::MISDIRECTED_REQUEST, "{method} {path} as {host}");
         }
-        for origin in
-            ["http://evil.example.com", "null", "http://localhost:8080", "https://localhost.evil.com"]
-        {
+        for origin in [
+            "http://evil.example.com",
+            "null",
+            "http://localhost:8080",
+            "https://localhost.evil.com",
+        ] {
             let status = send(&router, with(header::ORIGIN, origin)).await.status();
             assert_eq!(status, StatusCode::FORBIDDEN, "{method} {path} from {origin}");
         }
@@ -359,9 +392,14 @@ async fn pages_of_others_and_other_names_get_nothing() {
         }
     }
     assert_eq!(client.task(task_id).await.unwrap().unwrap().state, TaskState::Suspended);
-    for host in
-        ["localhost:7180", "127.0.0.1", "[::1]:7180", "10.0.0.7:80", "jobs.example.com", "JOBS.example.com:1"]
-    {
+    for host in [
+        "localhost:7180",
+        "127.0.0.1",
+        "[::1]:7180",
+        "10.0.0.7:80",
+        "jobs.example.com",
+        "JOBS.example.com:1",
+    ] {
         let mut asking = get("/api/v1/tasks");
         asking.headers_mut().insert(header::HOST, host.parse().unwrap());
         asking.headers_mut().insert(header::ORIGIN, format!("http://{host}").parse().unwrap());
@@ -375,7 +413,14 @@ async fn what_others_can_reach_is_not_served_without_protection() {
     let everywhere = ([0, 0, 0, 0], 0).into();
     let refused = Server::new(client.clone()).bind(everywhere).await.err().unwrap();
     assert!(refused.to_string().contains("give a token"), "{refused}");
-    assert!(Server::new(client.clone()).token("0123456789abcdef").unwrap().bind(everywhere).await.is_ok());
+    assert!(
+        Server::new(client.clone())
+            .token("0123456789abcdef")
+            .unwrap()
+            .bind(everywhere)
+            .await
+            .is_ok()
+    );
     assert!(Server::new(client.clone()).access(Tenants).bind(everywhere).await.is_ok());
     assert!(Server::new(client).bind(([127, 0, 0, 1], 0).into()).await.is_ok());
 }

@@ -20,7 +20,8 @@ use stepwell_server::{Access, Identity, Scope, Server, async_trait};
 async fn a_task_is_spawned_read_and_waited_for() {
     let client = client().await;
     let router = Server::new(client.clone()).router();
-    let spawn = json!({ "task_type": "double", "params": 21, "options": { "idempotency_key": "once" } });
+    let spawn =
+        json!({ "task_type": "double", "params": 21, "options": { "idempotency_key": "once" } });
     let (status, spawned) = ask(&router, post("/api/v1/tasks", &spawn)).await;
     assert_eq!(status, StatusCode::CREATED);
     let path = format!("/api/v1/tasks/{}", spawned["task_id"].as_str().unwrap());
@@ -52,7 +53,8 @@ async fn lists_come_in_pages_and_pass_filters() {
     let client = client().await;
     let router = Server::new(client.clone()).router();
     for n in 0..5_u64 {
-        let options = stepwell::SpawnOptions::new().label("n", (n % 2).to_string()).label("kind", "x");
+        let options =
+            stepwell::SpawnOptions::new().label("n", (n % 2).to_string()).label("kind", "x");
         let task = client.spawn_with::<common::double>(n, options).await.unwrap();
         client.wait::<u64>(task.task_id).await.unwrap();
     }
@@ -61,7 +63,9 @@ async fn lists_come_in_pages_and_pass_filters() {
     loop {
         let (status, page) = ask(&router, get(&format!("/api/v1/tasks?limit=2{next}"))).await;
         assert_eq!(status, StatusCode::OK);
-        seen.extend(page["tasks"].as_array().unwrap().iter().map(|task| task["task_id"].to_string()));
+        seen.extend(
+            page["tasks"].as_array().unwrap().iter().map(|task| task["task_id"].to_string()),
+        );
         let Some(before) = page["next"].as_str() else { break };
         next = format!("&before={before}");
     }
@@ -102,10 +106,13 @@ async fn large_tasks_and_approvals_come_in_pages() {
     };
     client.register_fn("ask", ask_for).await.unwrap();
     let large = "x".repeat((4 << 20) - 200);
-    let parent = client.spawn_named("nobody's", &(), stepwell::SpawnOptions::new()).await.unwrap().task_id;
+    let parent =
+        client.spawn_named("nobody's", &(), stepwell::SpawnOptions::new()).await.unwrap().task_id;
     let mut tasks = Vec::new();
     for _ in 0..10 {
-        tasks.push(client.spawn_named("ask", &large, stepwell::SpawnOptions::new()).await.unwrap().task_id);
+        tasks.push(
+            client.spawn_named("ask", &large, stepwell::SpawnOptions::new()).await.unwrap().task_id,
+        );
     }
     for task in &tasks {
         while client.task(*task).await.unwrap().unwrap().state != TaskState::Suspended {
@@ -130,7 +137,8 @@ async fn large_tasks_and_approvals_come_in_pages() {
     let first = text(send(&router, get("/tasks")).await).await;
     let older = first.split("href=\"").find(|link| link.starts_with("/tasks?before=")).unwrap();
     let second = text(send(&router, get(older.split('"').next().unwrap())).await).await;
-    let shown = |page: &str| tasks.iter().filter(|task| page.contains(&format!("/tasks/{task}"))).count();
+    let shown =
+        |page: &str| tasks.iter().filter(|task| page.contains(&format!("/tasks/{task}"))).count();
     assert_eq!(shown(&first) + shown(&second), tasks.len());
 }
 
@@ -159,7 +167,9 @@ async fn a_task_that_cannot_be_read_ends_no_list() {
     tasks.sort_unstable();
     let conn = stepwell::sqlite::rusqlite::Connection::open(&file).unwrap();
     // Some are of a newer program; of one it is not known whose it is.
-    for (task, change) in [(2, "state = 'dreaming'"), (3, "state = 'dreaming'"), (4, "headers = '[1]'")] {
+    for (task, change) in
+        [(2, "state = 'dreaming'"), (3, "state = 'dreaming'"), (4, "headers = '[1]'")]
+    {
         let sql = format!("UPDATE stepwell_tasks SET {change} WHERE task_id = '{}'", tasks[task]);
         assert_eq!(conn.execute(&sql, []).unwrap(), 1);
     }
@@ -170,7 +180,8 @@ async fn a_task_that_cannot_be_read_ends_no_list() {
         for limit in [1, 2, 3, 100] {
             let (mut seen, mut next) = (Vec::new(), String::new());
             loop {
-                let (_, page) = ask(&router, get(&format!("/api/v1/tasks?limit={limit}{next}"))).await;
+                let (_, page) =
+                    ask(&router, get(&format!("/api/v1/tasks?limit={limit}{next}"))).await;
                 let listed = page["tasks"].as_array().unwrap();
                 assert!(listed.len() <= limit);
                 seen.extend(listed.iter().map(|task| task["task_id"].as_str().unwrap().to_owned()));
@@ -187,7 +198,8 @@ async fn a_task_that_cannot_be_read_ends_no_list() {
 async fn an_answer_that_does_not_come_does_not_say_that_nothing_was_done() {
     let store: Arc<dyn Store> = Arc::new(Harness::new().store());
     let silent = Intercepted::new(store, |_, _| Box::pin(std::future::pending()));
-    let builder = Durable::builder().store(Arc::new(silent)).answer_timeout(Duration::from_millis(50));
+    let builder =
+        Durable::builder().store(Arc::new(silent)).answer_timeout(Duration::from_millis(50));
     let router = Server::new(builder.build().await.unwrap()).router();
     let spawn = json!({ "task_type": "double", "params": 1 });
     let (status, problem) = ask(&router, post("/api/v1/tasks", &spawn)).await;
@@ -231,24 +243,38 @@ async fn approvals_messages_queues_and_the_rest() {
     let (_, result) = ask(&router, get(&format!("{path}/result?wait=20"))).await;
     assert_eq!(result["output"], 7);
     let (status, late) = ask(&router, post(&decide, &decision)).await;
-    assert_eq!((status, &late["type"]), (StatusCode::NOT_FOUND, &json!("urn:stepwell:problem:not-found")));
+    assert_eq!(
+        (status, &late["type"]),
+        (StatusCode::NOT_FOUND, &json!("urn:stepwell:problem:not-found"))
+    );
     let (_, logs) = ask(&router, get(&format!("{path}/logs"))).await;
     assert_eq!(logs["logs"][0]["message"], "a refund");
 
     let other = waiting_refund(&client, "acme").await;
     let message = json!({ "topic": "note", "payload": [1] });
     let path = format!("/api/v1/tasks/{other}");
-    assert_eq!(ask(&router, post(&format!("{path}/messages"), &message)).await.0, StatusCode::NO_CONTENT);
+    assert_eq!(
+        ask(&router, post(&format!("{path}/messages"), &message)).await.0,
+        StatusCode::NO_CONTENT
+    );
     assert_eq!(
         ask(&router, request(Method::POST, &format!("{path}/cancel"))).await.0,
         StatusCode::NO_CONTENT
     );
     let (status, problem) = ask(&router, request(Method::POST, &format!("{path}/cancel"))).await;
-    assert_eq!((status, &problem["title"]), (StatusCode::CONFLICT, &json!("The state does not allow it")));
-    assert_eq!(ask(&router, request(Method::POST, &format!("{path}/retry"))).await.0, StatusCode::NO_CONTENT);
+    assert_eq!(
+        (status, &problem["title"]),
+        (StatusCode::CONFLICT, &json!("The state does not allow it"))
+    );
+    assert_eq!(
+        ask(&router, request(Method::POST, &format!("{path}/retry"))).await.0,
+        StatusCode::NO_CONTENT
+    );
 
-    let (_, first) = ask(&router, post("/api/v1/events", &json!({ "name": "e", "payload": 1 }))).await;
-    let (_, second) = ask(&router, post("/api/v1/events", &json!({ "name": "e", "payload": 2 }))).await;
+    let (_, first) =
+        ask(&router, post("/api/v1/events", &json!({ "name": "e", "payload": 1 }))).await;
+    let (_, second) =
+        ask(&router, post("/api/v1/events", &json!({ "name": "e", "payload": 2 }))).await;
     assert_eq!((&first["first"], &second["first"]), (&json!(true), &json!(false)));
 
     let queue = "/api/v1/queues/odd%2Fname%20%C3%A4";
@@ -260,9 +286,11 @@ async fn approvals_messages_queues_and_the_rest() {
     *limits.method_mut() = Method::PUT;
     assert_eq!(ask(&router, limits).await.0, StatusCode::NO_CONTENT);
     let (_, queues) = ask(&router, get("/api/v1/queues")).await;
-    let odd = queues.as_array().unwrap().iter().find(|queue| queue["queue"] == "odd/name ä").unwrap();
+    let odd =
+        queues.as_array().unwrap().iter().find(|queue| queue["queue"] == "odd/name ä").unwrap();
     assert_eq!((&odd["paused"], &odd["limits"]["max_running"]), (&json!(true), &json!(3)));
-    let waiting = json!({ "task_type": "nobody", "params": null, "options": { "queue": "odd/name ä" } });
+    let waiting =
+        json!({ "task_type": "nobody", "params": null, "options": { "queue": "odd/name ä" } });
     let mut waiting = post("/api/v1/tasks", &waiting);
     let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     waiting.headers_mut().insert("traceparent", trace.parse().unwrap());
@@ -309,7 +337,10 @@ async fn what_is_not_understood_is_a_problem_that_says_why() {
         (plain("{\"task_type\": \"double\", \"parms\": 1}"), 422),
         (plain("{\"task_type\": \"double\", \"options\": {\"idempotencyKey\": \"k\"}}"), 422),
         (untyped(plain("{\"task_type\": \"double\"}")), 415),
-        (post("/api/v1/tasks", &json!({ "task_type": "double", "params": "x".repeat(2_000) })), 413),
+        (
+            post("/api/v1/tasks", &json!({ "task_type": "double", "params": "x".repeat(2_000) })),
+            413,
+        ),
         (post("/api/v1/tasks/import", &json!({ "format": "other" })), 422),
         (get("/api/v1/tasks?limit=0"), 400),
         (get("/api/v1/tasks?state=done"), 400),
@@ -332,7 +363,10 @@ async fn what_is_not_understood_is_a_problem_that_says_why() {
         assert_eq!(response.headers()[header::CONTENT_TYPE], "application/problem+json", "{what}");
         let problem: Value = serde_json::from_str(&text(response).await).unwrap();
         assert_eq!(problem["status"], expected, "{what}");
-        assert!(!problem["detail"].as_str().unwrap().is_empty() && problem["type"].is_string(), "{problem}");
+        assert!(
+            !problem["detail"].as_str().unwrap().is_empty() && problem["type"].is_string(),
+            "{problem}"
+        );
     }
 }
 
@@ -358,7 +392,8 @@ async fn the_router_nests_under_any_path() {
     }
     let decide = format!("/ops/jobs/tasks/{task_id}/decide");
     let mut form = request(Method::POST, &decide);
-    form.headers_mut().insert(header::CONTENT_TYPE, "application/x-www-form-urlencoded".parse().unwrap());
+    form.headers_mut()
+        .insert(header::CONTENT_TYPE, "application/x-www-form-urlencoded".parse().unwrap());
     *form.body_mut() = "name=manager&decision=reject&by=ada&reason=no".into();
     let response = send(&app, form).await;
     assert_eq!(response.headers()[header::LOCATION], format!("/ops/jobs/tasks/{task_id}"));
@@ -383,7 +418,10 @@ async fn pages_escape_what_is_not_theirs_and_say_when_nothing_is_new() {
         assert_eq!(response.status(), StatusCode::OK, "{path}");
         let tag = response.headers()[header::ETAG].clone();
         let page = text(response).await;
-        assert!(!page.contains("<script>alert") && !page.contains("\"><script>"), "{path}:\n{page}");
+        assert!(
+            !page.contains("<script>alert") && !page.contains("\"><script>"),
+            "{path}:\n{page}"
+        );
         if !path.starts_with("/tasks/") && path != "/" {
             let mut again = get(path);
             again.headers_mut().insert(header::IF_NONE_MATCH, tag);
@@ -423,8 +461,10 @@ async fn no_number_is_rounded_on_its_way() {
     let message = format!(r#"{{"topic":"numbers","payload":{NUMBERS}}}"#);
     let sent = send(&router, post_text(&format!("{path}/messages"), &message)).await;
     assert_eq!(sent.status(), StatusCode::NO_CONTENT);
-    let mut form = post_text(&format!("/tasks/{task_id}/send"), &format!("topic=numbers&payload={NUMBERS}"));
-    form.headers_mut().insert(header::CONTENT_TYPE, "application/x-www-form-urlencoded".parse().unwrap());
+    let mut form =
+        post_text(&format!("/tasks/{task_id}/send"), &format!("topic=numbers&payload={NUMBERS}"));
+    form.headers_mut()
+        .insert(header::CONTENT_TYPE, "application/x-www-form-urlencoded".parse().unwrap());
     assert_eq!(send(&router, form).await.status(), StatusCode::SEE_OTHER);
     while client.approvals(None, 1).await.unwrap().is_empty() {
         tokio::task::yield_now().await;
@@ -444,7 +484,8 @@ async fn no_number_is_rounded_on_its_way() {
     assert!(page.contains("0.1000000000000000055511151231257827"), "{page}");
 
     let header = |number: &str| {
-        let headers = format!(r#"{{"task_type":"echo","options":{{"headers":{{"x":[{number}]}}}}}}"#);
+        let headers =
+            format!(r#"{{"task_type":"echo","options":{{"headers":{{"x":[{number}]}}}}}}"#);
         post_text("/api/v1/tasks", &headers)
     };
     for number in ["18446744073709551617", "0.10000000000000000001", "1e400"] {
@@ -469,7 +510,10 @@ async fn what_is_nested_too_deep_is_refused_everywhere() {
             ),
             ("/api/v1/tasks/import".to_owned(), deep.clone()),
             ("/api/v1/events".to_owned(), format!(r#"{{"name":"x","payload":{deep}}}"#)),
-            (format!("/api/v1/tasks/{task_id}/messages"), format!(r#"{{"topic":"x","payload":{deep}}}"#)),
+            (
+                format!("/api/v1/tasks/{task_id}/messages"),
+                format!(r#"{{"topic":"x","payload":{deep}}}"#),
+            ),
             (
                 format!("/api/v1/tasks/{task_id}/approvals/manager"),
                 format!(r#"{{"approved":true,"value":{deep}}}"#),

@@ -123,7 +123,8 @@ async fn those_who_ask_again_and_again_leave_room_for_others() {
         tokio::spawn(keep_asking(begin(address, "").await));
     }
     let asked = format!("{ASK}Connection: close\r\n\r\n");
-    let answer = tokio::time::timeout(Duration::from_secs(15), rest(begin(address, &asked).await)).await;
+    let answer =
+        tokio::time::timeout(Duration::from_secs(15), rest(begin(address, &asked).await)).await;
     assert!(answer.expect("nobody else is answered").starts_with("HTTP/1.1 200"));
 }
 
@@ -132,9 +133,11 @@ async fn streams_leave_room_for_others() {
     let address = served(|server| server.max_connections(8).max_streams(100)).await;
     let mut streams = Vec::new();
     loop {
-        let mut stream = begin(address, "GET /api/v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+        let mut stream =
+            begin(address, "GET /api/v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
         let mut answer = vec![0; 12];
-        let answered = tokio::time::timeout(Duration::from_secs(15), stream.read_exact(&mut answer)).await;
+        let answered =
+            tokio::time::timeout(Duration::from_secs(15), stream.read_exact(&mut answer)).await;
         answered.expect("nobody else is answered").unwrap();
         if answer == b"HTTP/1.1 503" {
             break;

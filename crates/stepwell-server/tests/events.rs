@@ -71,7 +71,8 @@ impl Reader {
         loop {
             let block = self.next_block().await;
             let field = |name: &str| block.lines().find_map(|line| line.strip_prefix(name));
-            let (Some(id), Some(event), Some(data)) = (field("id: "), field("event: "), field("data: "))
+            let (Some(id), Some(event), Some(data)) =
+                (field("id: "), field("event: "), field("data: "))
             else {
                 continue;
             };
@@ -92,7 +93,8 @@ async fn run_tasks(client: &Durable, count: u64) -> BTreeSet<TaskId> {
 async fn all_ids(client: &Durable) -> Vec<u64> {
     let (mut ids, mut after) = (Vec::new(), 0);
     loop {
-        let page = client.history(HistoryFilter { after, ..HistoryFilter::default() }).await.unwrap();
+        let page =
+            client.history(HistoryFilter { after, ..HistoryFilter::default() }).await.unwrap();
         let Some(last) = page.last() else { return ids };
         after = last.id;
         ids.extend(page.iter().map(|entry| entry.id));
@@ -170,9 +172,11 @@ async fn a_stream_has_what_it_was_asked_for() {
     let router = Server::new(client.clone()).router();
     let refund = waiting_refund(&client, "acme").await;
     let mut of_all = Reader::open(&router, "/api/v1/events", None).await;
-    let mut of_type = Reader::open(&router, "/api/v1/events?type=refund&label=tenant=other", None).await;
+    let mut of_type =
+        Reader::open(&router, "/api/v1/events?type=refund&label=tenant=other", None).await;
     let mut of_one = Reader::open(&router, &format!("/api/v1/tasks/{refund}/events"), None).await;
-    let begun = ["task:spawn", "task:start", "log:write", "step:start", "step:complete", "task:suspend"];
+    let begun =
+        ["task:spawn", "task:start", "log:write", "step:start", "step:complete", "task:suspend"];
     for expected in begun {
         let (_, event, told) = of_one.next().await;
         assert_eq!((event.as_str(), &told["task_id"]), (expected, &refund.to_string().into()));
@@ -187,7 +191,10 @@ async fn a_stream_has_what_it_was_asked_for() {
     }
     let (id, event, told) = of_all.next().await;
     assert_eq!(event, "task:spawn", "what was before the stream is not in it");
-    assert!(tasks.iter().any(|task| told["task_id"] == task.to_string()) && told["id"] == id, "{told}");
+    assert!(
+        tasks.iter().any(|task| told["task_id"] == task.to_string()) && told["id"] == id,
+        "{told}"
+    );
     assert!(told["at"].as_str().unwrap().ends_with('Z') && told["event"] == "task:spawn", "{told}");
 }
 
@@ -235,7 +242,8 @@ async fn who_does_not_read_is_dropped() {
     let serving = tokio::spawn(bound.serve(async { _ = stopped.await }));
     let open = async |path: &str| {
         let mut stream = TcpStream::connect(address).await.unwrap();
-        let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+        let request =
+            format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut head = [0; 12];
         stream.read_exact(&mut head).await.unwrap();

@@ -1,5 +1,5 @@
-//! Two scopes never meet, whatever they are called and whatever they ask for: what one does is in nothing that the other
-//! gets, and changes nothing of the other's.
+//! Two scopes never meet, whatever they are called and whatever they ask for: what one does is in
+//! nothing that the other gets, and changes nothing of the other's.
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "a test ends by a panic")]
 
@@ -65,7 +65,13 @@ fn tenant() -> impl Strategy<Value = Tenant> {
     let headers = vec((prop::sample::select(&NAMES), prop::sample::select(&VALUES)), 0..4);
     let coalesce = prop::sample::select(&["reuse", "replace", "reject"]);
     (scope(), of(prop::sample::select(&QUEUES)), headers, coalesce, of(scope())).prop_map(
-        |(scope, queue, headers, coalesce, names)| Tenant { scope, queue, headers, coalesce, names },
+        |(scope, queue, headers, coalesce, names)| Tenant {
+            scope,
+            queue,
+            headers,
+            coalesce,
+            names,
+        },
     )
 }
 
@@ -99,8 +105,8 @@ impl Tenant {
         ask(router, self.of(post("/api/v1/tasks", &body))).await
     }
 
-    /// Spawns a task of each sort: one that ends, one that somebody is to decide, one that waits for its turn. The same keys
-    /// for all tenants.
+    /// Spawns a task of each sort: one that ends, one that somebody is to decide, one that waits
+    /// for its turn. The same keys for all tenants.
     async fn act(&self, router: &Router) -> Vec<TaskId> {
         let later = json!({ "after": { "secs": 3_600, "nanos": 0 } });
         let mut tasks = Vec::new();
@@ -108,7 +114,10 @@ impl Tenant {
             ("double", json!({ "idempotency_key": "order-1" })),
             ("double", json!({ "idempotency_key": "a/order-1" })),
             ("refund", json!({})),
-            ("double", json!({ "concurrency_key": "k", "coalesce": self.coalesce, "start": later })),
+            (
+                "double",
+                json!({ "concurrency_key": "k", "coalesce": self.coalesce, "start": later }),
+            ),
         ] {
             let (status, spawned) = self.spawn(router, task_type, more).await;
             assert_eq!(
@@ -147,7 +156,8 @@ impl Tenant {
         // Page by page, with the cursors.
         let mut next = Some(String::new());
         while let Some(before) = next {
-            let (_, page) = ask(router, self.of(get(&format!("/api/v1/tasks?limit=1{before}")))).await;
+            let (_, page) =
+                ask(router, self.of(get(&format!("/api/v1/tasks?limit=1{before}")))).await;
             next = page["next"].as_str().map(|task_id| format!("&before={task_id}"));
             seen.push(page.to_string());
         }
@@ -173,10 +183,13 @@ impl Tenant {
 }
 
 async fn client() -> Durable {
-    let client = Durable::builder().database_url("sqlite::memory:").keep_history().build().await.unwrap();
+    let client =
+        Durable::builder().database_url("sqlite::memory:").keep_history().build().await.unwrap();
     client.register::<refund>().await.unwrap();
     client.register::<double>().await.unwrap();
-    client.start_worker(WorkerOptions::new().queues(QUEUES.into_iter().chain(["default"])).unwrap()).await;
+    client
+        .start_worker(WorkerOptions::new().queues(QUEUES.into_iter().chain(["default"])).unwrap())
+        .await;
     client
 }
 
@@ -211,7 +224,11 @@ async fn meet(one: Tenant, other: Tenant) {
     let router = Server::new(client.clone()).access(Scoped).router();
     let ones = one.act(&router).await;
     let others = other.act(&router).await;
-    assert_eq!(ones.iter().chain(&others).collect::<BTreeSet<_>>().len(), 8, "each has tasks of its own");
+    assert_eq!(
+        ones.iter().chain(&others).collect::<BTreeSet<_>>().len(),
+        8,
+        "each has tasks of its own"
+    );
     for tasks in [&ones, &others] {
         wait_for(&client, tasks[0], TaskState::Completed).await;
         wait_for(&client, tasks[1], TaskState::Completed).await;
@@ -264,8 +281,10 @@ async fn meet(one: Tenant, other: Tenant) {
 #[test]
 fn no_two_scopes_meet() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    let mut runner = TestRunner::new(Config { cases: 40, failure_persistence: None, ..Config::default() });
-    let cases = (tenant(), tenant()).prop_filter("two scopes", |(one, other)| one.scope != other.scope);
+    let mut runner =
+        TestRunner::new(Config { cases: 40, failure_persistence: None, ..Config::default() });
+    let cases =
+        (tenant(), tenant()).prop_filter("two scopes", |(one, other)| one.scope != other.scope);
     runner
         .run(&cases, |(one, other)| {
             runtime.block_on(meet(one, other));
@@ -291,8 +310,11 @@ async fn the_scopes_that_were_seen_to_meet_do_not() {
     meet(Tenant { names: both.clone(), ..simply(queue("a")) }, simply(label("a"))).await;
     meet(Tenant { names: both, ..simply(label("a")) }, simply(queue("a"))).await;
     let team = label("a").label("team", "b");
-    meet(Tenant { names: Some(team), ..simply(label("a")) }, simply(Scope::default().label("team", "b")))
-        .await;
+    meet(
+        Tenant { names: Some(team), ..simply(label("a")) },
+        simply(Scope::default().label("team", "b")),
+    )
+    .await;
 }
 
 /// What a scope cannot confine is refused to it, whatever `authorize` says.
@@ -335,7 +357,8 @@ async fn a_tenant_spawns_into_its_own_scope_only() {
     }
 }
 
-/// A task that was spawned for a tenant by a task of somebody else: nothing tells the tenant of that one.
+/// A task that was spawned for a tenant by a task of somebody else: nothing tells the tenant of
+/// that one.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_parent_of_another_scope_is_hidden_also_in_errors() {
     let client = client().await;
@@ -350,7 +373,8 @@ async fn a_parent_of_another_scope_is_hidden_also_in_errors() {
     };
     client.register_fn("platform", platform).await.unwrap();
     let worker = client.start_worker(WorkerOptions::new().queues(["default"]).unwrap()).await;
-    let parent = client.spawn_named("platform", &(), stepwell::SpawnOptions::new()).await.unwrap().task_id;
+    let parent =
+        client.spawn_named("platform", &(), stepwell::SpawnOptions::new()).await.unwrap().task_id;
     let children = TaskFilter { parent: Some(parent), ..TaskFilter::default() };
     let child = loop {
         if let Some(child) = client.tasks(children.clone()).await.unwrap().pop() {
@@ -397,7 +421,8 @@ async fn a_task_that_comes_back_is_there_at_once() {
     let (_, spawned) = ask(&router, tenant.of(post("/api/v1/tasks", &spawn))).await;
     let parent: TaskId = spawned["task_id"].as_str().unwrap().parse().unwrap();
     client.wait::<u64>(parent).await.unwrap();
-    let child = client.tasks(TaskFilter { parent: Some(parent), ..TaskFilter::default() }).await.unwrap();
+    let child =
+        client.tasks(TaskFilter { parent: Some(parent), ..TaskFilter::default() }).await.unwrap();
     let family = [parent, child[0].task_id];
     let mut documents = Vec::new();
     for task_id in family {
@@ -437,7 +462,8 @@ async fn children_are_in_the_scope_of_their_parent() {
         let (_, spawned) = ask(&router, tenant.of(post("/api/v1/tasks", &spawn))).await;
         let parent: TaskId = spawned["task_id"].as_str().unwrap().parse().unwrap();
         assert_eq!(client.wait::<u64>(parent).await.unwrap(), 8);
-        let (_, listed) = ask(&router, tenant.of(get(&format!("/api/v1/tasks?parent={parent}")))).await;
+        let (_, listed) =
+            ask(&router, tenant.of(get(&format!("/api/v1/tasks?parent={parent}")))).await;
         let listed = listed["tasks"].as_array().unwrap().clone();
         assert_eq!(listed.len(), 1, "it sees its own child");
         assert_eq!(listed[0]["headers"]["tenant"], value);

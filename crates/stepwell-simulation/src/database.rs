@@ -5,7 +5,9 @@ use std::sync::Arc;
 use anyhow::Result;
 use stepwell::sqlite::{Location, SqliteStore};
 use stepwell::testing::World;
-use stepwell::{BoxFuture, Delivery, Runtime, SpawnOptions, Store, StoreError, TaskContext, TaskId};
+use stepwell::{
+    BoxFuture, Delivery, Runtime, SpawnOptions, Store, StoreError, TaskContext, TaskId,
+};
 
 use crate::files::{Folder, SqliteUser};
 use crate::params::{Params, Row};
@@ -26,8 +28,9 @@ pub enum Backend {
 impl Backend {
     /// Returns whether a seed is played in the same way each time.
     pub fn repeats(&self) -> bool {
-        // The server draws the ids of runs.
-        !matches!(self, Self::Postgres(_))
+        // SQLite's store looks for dead processes twice a second of real time, and the server of
+        // PostgreSQL draws the ids of runs.
+        matches!(self, Self::Memory)
     }
 }
 
@@ -69,7 +72,9 @@ impl Database {
                     Box::pin(async move {
                         let open = async || {
                             let location = Location::parse("sqlite::memory:")?;
-                            Ok::<_, StoreError>(Arc::new(SqliteStore::open(location, runtime).await?))
+                            Ok::<_, StoreError>(Arc::new(
+                                SqliteStore::open(location, runtime).await?,
+                            ))
                         };
                         Ok(shared.get_or_try_init(open).await?.clone() as Arc<dyn Store>)
                     })
@@ -96,7 +101,9 @@ impl Database {
         Ok(match self {
             Self::Memory | Self::Shared => None,
             Self::Folder(folder) => Some(Arc::new(User::Sqlite(folder.user(world).await?))),
-            Self::Schema(schema) => Some(Arc::new(User::Postgres(world.look(schema.user(world.runtime()))?))),
+            Self::Schema(schema) => {
+                Some(Arc::new(User::Postgres(world.look(schema.user(world.runtime()))?)))
+            }
         })
     }
 }
@@ -108,7 +115,8 @@ pub(crate) enum User {
 }
 
 impl User {
-    /// A step that writes a row of the user's. `write` gives the number in the row, and whether the step fails behind it.
+    /// A step that writes a row of the user's. `write` gives the number in the row, and whether the
+    /// step fails behind it.
     pub(crate) fn transaction(
         &self,
         ctx: &TaskContext,
@@ -144,12 +152,15 @@ impl User {
         }
     }
 
-    /// Damages a task's row, in the way of that number. Returns whether the database has let it be done.
+    /// Damages a task's row, in the way of that number. Returns whether the database has let it be
+    /// done.
     pub(crate) fn damage(&self, world: &World, task_id: TaskId, way: usize) -> Result<bool> {
         let (table, change) = DAMAGES.get(way).copied().unwrap_or(DAMAGES[0]);
         match self {
             Self::Sqlite(user) => {
-                user.run(&format!("UPDATE stepwell_{table} SET {change} WHERE task_id = '{task_id}'"))?;
+                user.run(&format!(
+                    "UPDATE stepwell_{table} SET {change} WHERE task_id = '{task_id}'"
+                ))?;
                 Ok(true)
             }
             Self::Postgres(user) => Ok(world.look(user.damage(table, change, task_id))?),

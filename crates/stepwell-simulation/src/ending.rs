@@ -1,10 +1,12 @@
-//! The end of a history: whatever waits gets what it waits for, everything ends, and what is left is what must be.
+//! The end of a history: whatever waits gets what it waits for, everything ends, and what is left
+//! is what must be.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use stepwell::{
-    Decision, Durable, Entry, Error, FailureKind, Kind, Outcome, TaskFilter, TaskId, TaskInfo, TaskState,
+    Decision, Durable, Entry, Error, FailureKind, Kind, Outcome, TaskFilter, TaskId, TaskInfo,
+    TaskState,
 };
 
 use crate::database::User;
@@ -13,8 +15,8 @@ use crate::ledger::{Ledger, current, gives, is_done, is_new_beginning};
 use crate::params::{Params, Seen};
 use crate::script::{self, TOPICS};
 
-/// In how many leases everything has to end once nothing goes wrong any more. Clocks that were set back hold up timers for
-/// a hundred.
+/// In how many leases everything has to end once nothing goes wrong any more. Clocks that were set
+/// back hold up timers for a hundred.
 const BOUND: u32 = 400;
 
 fn all() -> TaskFilter {
@@ -22,7 +24,11 @@ fn all() -> TaskFilter {
 }
 
 /// Gives to all tasks what they wait for, until they have ended.
-pub(crate) async fn wait_for_all(ledger: &Ledger, client: &Durable, lease: Duration) -> Result<(), Error> {
+pub(crate) async fn wait_for_all(
+    ledger: &Ledger,
+    client: &Durable,
+    lease: Duration,
+) -> Result<(), Error> {
     let until = ledger.world.passed() + lease * BOUND + Duration::from_secs(60);
     client.resume_queue("default").await?;
     client.limit_queue("default", stepwell::QueueLimits::default()).await?;
@@ -66,7 +72,9 @@ async fn help(ledger: &Ledger, client: &Durable, task: &TaskInfo) -> Result<(), 
         let Some(target) = wait.target else { continue };
         match wait.key.kind {
             Kind::Message => {
-                let topic = (0..TOPICS).find(|topic| target.as_str() == format!("topic{topic}")).unwrap_or(0);
+                let topic = (0..TOPICS)
+                    .find(|topic| target.as_str() == format!("topic{topic}"))
+                    .unwrap_or(0);
                 let message = {
                     let mut books = ledger.books();
                     let last = books.sent.entry((task_id, topic)).or_default();
@@ -78,7 +86,9 @@ async fn help(ledger: &Ledger, client: &Durable, task: &TaskInfo) -> Result<(), 
                 }
             }
             Kind::Event if target.as_str().starts_with("event:") => {
-                client.emit_event(target.as_str(), &ledger.world.dice().roll(1 << 40), None).await?;
+                client
+                    .emit_event(target.as_str(), &ledger.world.dice().roll(1 << 40), None)
+                    .await?;
             }
             _ => {}
         }
@@ -107,11 +117,14 @@ pub(crate) async fn check(ledger: &Ledger, user: Option<&User>) -> Result<(), Er
     let spawned = ledger.books().spawned.clone();
     for (number, task_id) in &spawned {
         let books = ledger.books();
-        let removed = books.deleted.contains(task_id) || (books.purged && books.ended.contains(task_id));
+        let removed =
+            books.deleted.contains(task_id) || (books.purged && books.ended.contains(task_id));
         drop(books);
         if !by_id.contains_key(task_id) && !removed && !damaged.contains(task_id) {
-            ledger
-                .fail("lost", format_args!("task {task_id}, number {number}, was accepted and is not there"));
+            ledger.fail(
+                "lost",
+                format_args!("task {task_id}, number {number}, was accepted and is not there"),
+            );
         }
     }
     let mut numbers = BTreeMap::new();
@@ -128,13 +141,20 @@ pub(crate) async fn check(ledger: &Ledger, user: Option<&User>) -> Result<(), Er
         let books = ledger.books();
         (books.triggered_again.clone(), books.schedules)
     };
-    for (number, tasks) in numbers.iter().filter(|(number, tasks)| tasks.len() > 1 && !again.contains(number))
+    for (number, tasks) in
+        numbers.iter().filter(|(number, tasks)| tasks.len() > 1 && !again.contains(number))
     {
-        ledger.fail("refused", format_args!("number {number} was spawned once, and there are {tasks:?}"));
+        ledger.fail(
+            "refused",
+            format_args!("number {number} was spawned once, and there are {tasks:?}"),
+        );
     }
     let rolled_back = ledger.books().rolled_back.clone();
     if let Some((number, tasks)) = numbers.iter().find(|(number, _)| rolled_back.contains(number)) {
-        ledger.fail("rolled back", format_args!("the spawn of number {number} was, and there are {tasks:?}"));
+        ledger.fail(
+            "rolled back",
+            format_args!("the spawn of number {number} was, and there are {tasks:?}"),
+        );
     }
     if let Some(user) = user {
         transactions(ledger, user, &tasks);
@@ -161,7 +181,8 @@ pub(crate) async fn check(ledger: &Ledger, user: Option<&User>) -> Result<(), Er
     Ok(())
 }
 
-/// What a step's transaction wrote is there exactly once where the step has a result, and not at all where it has none.
+/// What a step's transaction wrote is there exactly once where the step has a result, and not at
+/// all where it has none.
 fn transactions(ledger: &Ledger, user: &User, tasks: &[TaskInfo]) {
     let rows = match user.rows(&ledger.world) {
         Ok(rows) => rows,
@@ -172,7 +193,10 @@ fn transactions(ledger: &Ledger, user: &User, tasks: &[TaskInfo]) {
         (books.transacted.clone(), books.undone_rows.clone())
     };
     if let Some((task_id, step, _)) = rows.iter().find(|(.., number)| undone.contains(number)) {
-        ledger.fail("transaction", format_args!("{step} of task {task_id} failed, and its row is there"));
+        ledger.fail(
+            "transaction",
+            format_args!("{step} of task {task_id} failed, and its row is there"),
+        );
     }
     for task in tasks {
         let task_id = task.task_id.to_string();
@@ -181,14 +205,16 @@ fn transactions(ledger: &Ledger, user: &User, tasks: &[TaskInfo]) {
         // A journal that was begun anew has the results of its steps no longer.
         let anew = journal.iter().any(|entry| entry.key.kind == Kind::Attempt);
         for (_, step, number) in &own {
-            let journaled =
-                journal.iter().any(|entry| is_done(entry, Kind::Step, step) && gives(entry, *number));
+            let journaled = journal
+                .iter()
+                .any(|entry| is_done(entry, Kind::Step, step) && gives(entry, *number));
             let times = own.iter().filter(|(_, _, other)| other == number).count();
             if times > 1 || !journaled && !anew {
                 ledger.fail(
                     "transaction",
                     format_args!(
-                        "{step} of task {task_id} wrote {number} {times} times (journaled: {journaled})"
+                        "{step} of task {task_id} wrote {number} {times} times (journaled: \
+                         {journaled})"
                     ),
                 );
             }
@@ -198,7 +224,10 @@ fn transactions(ledger: &Ledger, user: &User, tasks: &[TaskInfo]) {
             let of_transaction = transacted.contains(&(task.task_id, name.to_owned()));
             let there = own.iter().any(|(_, step, number)| step == name && gives(entry, *number));
             if of_transaction && is_done(entry, Kind::Step, name) && !there {
-                ledger.fail("transaction", format_args!("{name} of task {task_id} has a result, and no row"));
+                ledger.fail(
+                    "transaction",
+                    format_args!("{name} of task {task_id} has a result, and no row"),
+                );
             }
         }
     }
@@ -209,34 +238,44 @@ fn once_by_key(ledger: &Ledger, tasks: &[TaskInfo]) {
     let books = ledger.books();
     let mut by_key = books.answers.clone();
     for task in tasks {
-        let Ok(Params { once: Some(once), number, .. }) = task.params.decode::<Params>() else { continue };
+        let Ok(Params { once: Some(once), number, .. }) = task.params.decode::<Params>() else {
+            continue;
+        };
         if number.is_none_or(|number| !books.triggered_again.contains(&number)) {
             by_key.entry((task.task_type.to_string(), once)).or_default().insert(task.task_id);
         }
     }
-    let removed =
-        |task_id: &TaskId| books.deleted.contains(task_id) || (books.purged && books.ended.contains(task_id));
-    let several = by_key.into_iter().find(|(_, tasks)| tasks.len() > 1 && !tasks.iter().any(removed));
+    let removed = |task_id: &TaskId| {
+        books.deleted.contains(task_id) || (books.purged && books.ended.contains(task_id))
+    };
+    let several =
+        by_key.into_iter().find(|(_, tasks)| tasks.len() > 1 && !tasks.iter().any(removed));
     drop(books);
     if let Some(((task_type, once), tasks)) = several {
-        ledger.fail("key", format_args!("the idempotency key {once} of {task_type} stands for {tasks:?}"));
+        ledger.fail(
+            "key",
+            format_args!("the idempotency key {once} of {task_type} stands for {tasks:?}"),
+        );
     }
 }
 
 fn in_order(ledger: &Ledger, task: &TaskInfo, journal: &[Entry]) {
     if !journal.is_sorted_by(|one, other| one.seq < other.seq) {
-        ledger
-            .fail("order", format_args!("the journal of task {} is not in order: {journal:?}", task.task_id));
+        ledger.fail(
+            "order",
+            format_args!("the journal of task {} is not in order: {journal:?}", task.task_id),
+        );
     }
 }
 
-/// A step has one result between one new beginning of its task and the next. A result that is kept by its name is journaled
-/// again, as it was.
+/// A step has one result between one new beginning of its task and the next. A result that is kept
+/// by its name is journaled again, as it was.
 fn once(ledger: &Ledger, task_id: TaskId, journal: &[Entry]) {
     for era in journal.split(is_new_beginning) {
         let mut seen = BTreeMap::new();
         let results = era.iter().filter(|entry| matches!(entry.outcome, Outcome::Done(_)));
-        let delivered = |kind| matches!(kind, Kind::Step | Kind::Timer | Kind::Event | Kind::Message);
+        let delivered =
+            |kind| matches!(kind, Kind::Step | Kind::Timer | Kind::Event | Kind::Message);
         for entry in results.filter(|entry| delivered(entry.key.kind)) {
             let Outcome::Done(result) = &entry.outcome else { continue };
             if let Some((before, earlier)) = seen.insert(&entry.key, (entry.seq, result))
@@ -254,7 +293,8 @@ fn once(ledger: &Ledger, task_id: TaskId, journal: &[Entry]) {
     }
 }
 
-/// The messages of a topic that a task has received, in order. One that is kept by its name is journaled again, as it was.
+/// The messages of a topic that a task has received, in order. One that is kept by its name is
+/// journaled again, as it was.
 fn received(journal: &[Entry], topic: &str) -> Vec<u64> {
     let mut received = Vec::new();
     for era in journal.split(is_new_beginning) {
@@ -276,7 +316,8 @@ fn messages(ledger: &Ledger, task: &TaskInfo, journal: &[Entry]) -> Result<(), E
     let mailbox = ledger.world.look(ledger.world.store().messages(task_id, None))?.items;
     let completed = task.state == TaskState::Completed;
     if completed && !mailbox.is_empty() {
-        ledger.fail("messages", format_args!("task {task_id} has completed, and keeps {mailbox:?}"));
+        ledger
+            .fail("messages", format_args!("task {task_id} has completed, and keeps {mailbox:?}"));
     }
     // What a moved task accepts while it is on its way goes with what was there.
     let moved = ledger.books().deleted.contains(&task_id);
@@ -289,7 +330,9 @@ fn messages(ledger: &Ledger, task: &TaskInfo, journal: &[Entry]) -> Result<(), E
         if !received.iter().chain(&kept).is_sorted_by(|one, other| one < other) {
             ledger.fail(
                 "messages",
-                format_args!("task {task_id} has received {received:?} of {name}, and keeps {kept:?}"),
+                format_args!(
+                    "task {task_id} has received {received:?} of {name}, and keeps {kept:?}"
+                ),
             );
         }
         let last = received.last().copied().unwrap_or(0);
@@ -301,7 +344,8 @@ fn messages(ledger: &Ledger, task: &TaskInfo, journal: &[Entry]) -> Result<(), E
             ledger.fail(
                 "messages",
                 format_args!(
-                    "task {task_id} has received {received:?} of {name}, keeps {kept:?}, and has lost {missed}, which was accepted"
+                    "task {task_id} has received {received:?} of {name}, keeps {kept:?}, and has \
+                     lost {missed}, which was accepted"
                 ),
             );
         }
@@ -324,7 +368,8 @@ fn children(ledger: &Ledger, task: &TaskInfo, journal: &[Entry]) {
     }
 }
 
-/// The results in a task's output are those that its closures have given, and that its journal holds.
+/// The results in a task's output are those that its closures have given, and that its journal
+/// holds.
 fn completed(ledger: &Ledger, task: &TaskInfo, journal: &[Entry]) {
     let task_id = task.task_id;
     let seen = task.output.as_ref().and_then(|output| {
@@ -341,11 +386,13 @@ fn completed(ledger: &Ledger, task: &TaskInfo, journal: &[Entry]) {
     for (name, value) in seen {
         let given = books.ran.get(&(task_id, name.clone())).is_some_and(|ran| ran.contains(&value));
         let current = current(journal, Kind::Step);
-        let journaled = current.iter().any(|entry| is_done(entry, Kind::Step, &name) && gives(entry, value));
+        let journaled =
+            current.iter().any(|entry| is_done(entry, Kind::Step, &name) && gives(entry, value));
         if !given || !journaled {
             drop(books);
             return ledger.fail("output", format_args!(
-                "task {task_id} has {value} as the result of {name} (given: {given}, journaled: {journaled})"
+                "task {task_id} has {value} as the result of {name} (given: {given}, journaled: \
+                 {journaled})"
             ));
         }
     }
@@ -358,7 +405,8 @@ fn compensated(ledger: &Ledger, task: &TaskInfo, journal: &[Entry]) {
     if task.state == TaskState::Completed {
         return;
     }
-    let failed = era.iter().position(|entry| entry.key.kind == Kind::Compensating).unwrap_or(era.len());
+    let failed =
+        era.iter().position(|entry| entry.key.kind == Kind::Compensating).unwrap_or(era.len());
     let (before, after) = era.split_at(failed);
     let mut recorded = Vec::new();
     for Entry { key, .. } in before {
@@ -380,10 +428,12 @@ fn compensated(ledger: &Ledger, task: &TaskInfo, journal: &[Entry]) {
     let ended: Vec<_> = after
         .iter()
         .filter(|entry| {
-            entry.key.kind == Kind::Compensated && !matches!(entry.outcome, Outcome::Retrying { .. })
+            entry.key.kind == Kind::Compensated
+                && !matches!(entry.outcome, Outcome::Retrying { .. })
         })
         .collect();
-    let undone: Vec<_> = ended.iter().map(|entry| (entry.key.name.as_str(), entry.key.ordinal)).collect();
+    let undone: Vec<_> =
+        ended.iter().map(|entry| (entry.key.name.as_str(), entry.key.ordinal)).collect();
     if undone != recorded && !quarantined(task) {
         ledger.fail(
             "undone",
@@ -391,7 +441,8 @@ fn compensated(ledger: &Ledger, task: &TaskInfo, journal: &[Entry]) {
         );
     }
     // Code that panics as it is run again for its closures has none of them.
-    let replays = task.params.decode::<Params>().is_ok_and(|params| !script::panics(&params.script));
+    let replays =
+        task.params.decode::<Params>().is_ok_and(|params| !script::panics(&params.script));
     for entry in ended.iter().filter(|entry| entry.key.name.as_str().starts_with('/')) {
         let name = entry.key.name.as_str();
         if let Outcome::Failed(failure) = &entry.outcome {

@@ -32,7 +32,8 @@ impl Folder {
 
     pub(crate) async fn user(&self, world: &World) -> Result<SqliteUser> {
         let runtime = world.runtime();
-        let store = world.look(SqliteStore::open(Location::parse(&self.url())?, runtime.clone()))?;
+        let store =
+            world.look(SqliteStore::open(Location::parse(&self.url())?, runtime.clone()))?;
         let builder = Durable::builder().store(Arc::new(store)).runtime(runtime);
         let client = builder.answer_timeout(std::time::Duration::MAX).build().await?;
         let conn = Connection::open(self.file())?;
@@ -56,7 +57,10 @@ impl SqliteUser {
         let (task, step) = (ctx.task_id.to_string(), name.to_owned());
         ctx.transaction(name, move |tx| {
             let (number, fails) = write();
-            tx.execute("INSERT INTO simulated VALUES (?1, ?2, ?3)", (task, step, i64::try_from(number)?))?;
+            tx.execute(
+                "INSERT INTO simulated VALUES (?1, ?2, ?3)",
+                (task, step, i64::try_from(number)?),
+            )?;
             anyhow::ensure!(!fails, "simulated");
             Ok(number)
         })
@@ -81,7 +85,8 @@ impl SqliteUser {
     pub(crate) fn rows(&self) -> Result<Vec<Row>> {
         let conn = self.conn.lock().unwrap_or_else(PoisonError::into_inner);
         let mut select = conn.prepare("SELECT task, step, number FROM simulated")?;
-        let rows = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get::<_, i64>(2)?)))?;
+        let rows =
+            select.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get::<_, i64>(2)?)))?;
         rows.map(|row| {
             let (task, step, number) = row?;
             Ok((task, step, u64::try_from(number)?))

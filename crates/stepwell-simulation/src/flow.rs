@@ -97,7 +97,8 @@ fn step<L>(
     name: &'static str,
     trouble: Trouble,
 ) -> Workflow<stepwell::AfterStep> {
-    let flow = flow.step(name, handler(site, name, trouble)).max_attempts(ATTEMPTS).backoff(|_| PAUSE);
+    let flow =
+        flow.step(name, handler(site, name, trouble)).max_attempts(ATTEMPTS).backoff(|_| PAUSE);
     flow.compensate(undo(site, name, trouble))
 }
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use stepwell::testing::{Fault, Place, Play, Report, World};
 use stepwell::{
-    CancellationPolicy, Coalesce, Disposition, Durable, Error, QueueLimits, RateLimit, RetryStrategy,
-    Schedule, SpawnOptions, StoreError, TaskState, Worker, WorkerOptions,
+    CancellationPolicy, Coalesce, Disposition, Durable, Error, QueueLimits, RateLimit,
+    RetryStrategy, Schedule, SpawnOptions, StoreError, TaskState, Worker, WorkerOptions,
 };
 
 use crate::database::{Backend, Database, User};
@@ -111,14 +111,16 @@ impl History {
             self.world.note("history", format_args!("{action:?}"));
             self.act(&client, action, setup).await;
         }
-        tokio::time::sleep((end + Duration::from_millis(1)).saturating_sub(self.world.passed())).await;
+        tokio::time::sleep((end + Duration::from_millis(1)).saturating_sub(self.world.passed()))
+            .await;
         self.world.calm();
         ending::wait_for_all(&self.ledger, &client, setup.lease).await?;
         ending::check(&self.ledger, self.user.as_deref()).await
     }
 
     async fn start(&self, setup: &Setup) {
-        let (ledger, processes, setup) = (self.ledger.clone(), self.processes.clone(), setup.clone());
+        let (ledger, processes, setup) =
+            (self.ledger.clone(), self.processes.clone(), setup.clone());
         let (count, changed, user) = (setup.processes, self.changed.clone(), self.user.clone());
         let start = move |place: Place| {
             let (ledger, processes, setup) = (ledger.clone(), processes.clone(), setup.clone());
@@ -161,7 +163,10 @@ impl History {
     fn client(&self, client: &Durable) -> Durable {
         let process = usize::try_from(self.world.dice().roll(4)).unwrap_or(0);
         let processes = self.processes.lock().unwrap_or_else(PoisonError::into_inner);
-        processes.get(&process).and_then(|process| process.client.clone()).unwrap_or_else(|| client.clone())
+        processes
+            .get(&process)
+            .and_then(|process| process.client.clone())
+            .unwrap_or_else(|| client.clone())
     }
 
     async fn act(&self, client: &Durable, action: &Action, setup: &Setup) {
@@ -169,7 +174,9 @@ impl History {
         let task = |number: &usize| ledger.books().spawned.get(number).copied();
         // What is asked is refused where the task's state, or the store, does not allow it.
         match action {
-            Action::Spawn(spawn) => drop(tokio::spawn(spawn_task(ledger.clone(), asked, spawn.clone()))),
+            Action::Spawn(spawn) => {
+                drop(tokio::spawn(spawn_task(ledger.clone(), asked, spawn.clone())))
+            }
             Action::Send(number, topic) => {
                 let Some(task_id) = task(number) else { return };
                 let message = {
@@ -185,7 +192,9 @@ impl History {
             Action::Emit(event) => {
                 let payload = self.world.dice().roll(1 << 40);
                 let name = event_name(*event);
-                tokio::spawn(async move { drop(asked.emit_event(name.as_str(), &payload, None).await) });
+                tokio::spawn(
+                    async move { drop(asked.emit_event(name.as_str(), &payload, None).await) },
+                );
             }
             Action::Cancel(number) => {
                 let Some(task_id) = task(number) else { return };
@@ -228,14 +237,18 @@ impl History {
                     && client.delete(task_id).await.is_ok()
                     && let Err(error) = client.import(export).await
                 {
-                    ledger.fail("import", format_args!("task {task_id} cannot be put in again: {error}"));
+                    ledger.fail(
+                        "import",
+                        format_args!("task {task_id} cannot be put in again: {error}"),
+                    );
                 }
             }
             Action::PauseQueue => drop(client.pause_queue("default").await),
             Action::ResumeQueue => drop(client.resume_queue("default").await),
             Action::Limit(running, rate) => {
                 let rate = rate.map(|starts| RateLimit { starts, per: Duration::from_secs(1) });
-                let limits = QueueLimits { max_running: *running, max_running_per_worker: None, rate };
+                let limits =
+                    QueueLimits { max_running: *running, max_running_per_worker: None, rate };
                 drop(client.limit_queue("default", limits).await);
             }
             Action::Schedule(every) => {
@@ -251,7 +264,9 @@ impl History {
             }
             Action::Damage(number, way) => {
                 let Some((task_id, user)) = task(number).zip(self.user.as_ref()) else { return };
-                let Ok(Some(task)) = self.world.look(self.world.store().task(task_id)) else { return };
+                let Ok(Some(task)) = self.world.look(self.world.store().task(task_id)) else {
+                    return;
+                };
                 let idle = matches!(task.state, TaskState::Pending | TaskState::Suspended);
                 // Others of its key wait for it, for as long as nobody repairs it.
                 if idle && task.concurrency_key.is_none() {
@@ -264,7 +279,8 @@ impl History {
             }
             Action::Deploy(process) => {
                 let worker = {
-                    let mut processes = self.processes.lock().unwrap_or_else(PoisonError::into_inner);
+                    let mut processes =
+                        self.processes.lock().unwrap_or_else(PoisonError::into_inner);
                     processes.get_mut(process).and_then(|process| process.worker.take())
                 };
                 let Some((place, worker)) = worker else { return };
@@ -282,7 +298,10 @@ impl History {
                 }
             }
             Action::Fault(
-                Fault::Crash { .. } | Fault::Freeze { .. } | Fault::Outage { .. } | Fault::Jump { .. },
+                Fault::Crash { .. }
+                | Fault::Freeze { .. }
+                | Fault::Outage { .. }
+                | Fault::Jump { .. },
             ) => {}
         }
     }
@@ -361,10 +380,15 @@ async fn spawn_task(ledger: Arc<Ledger>, client: Durable, spawn: Spawn) {
             Ok(spawned) => {
                 let mut books = ledger.books();
                 books.spawned.insert(number, spawned.task_id);
-                // A task that waited to start takes the place of this one, and not its idempotency key.
+                // A task that waited to start takes the place of this one, and not its idempotency
+                // key.
                 let coalesced = spawned.disposition == Disposition::Coalesced;
                 if let Some(once) = once.filter(|_| !coalesced) {
-                    books.answers.entry((task_type.to_owned(), once)).or_default().insert(spawned.task_id);
+                    books
+                        .answers
+                        .entry((task_type.to_owned(), once))
+                        .or_default()
+                        .insert(spawned.task_id);
                 }
                 return;
             }

@@ -1,11 +1,14 @@
-//! The oracle's books: what tasks' closures and clients' calls have seen, kept outside of the engine.
+//! The oracle's books: what tasks' closures and clients' calls have seen, kept outside of the
+//! engine.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use stepwell::testing::{Place, World};
-use stepwell::{Entry, Kind, Outcome, RunId, TaskContext, TaskId, TaskState, Timestamp, WorkflowContext};
+use stepwell::{
+    Entry, Kind, Outcome, RunId, TaskContext, TaskId, TaskState, Timestamp, WorkflowContext,
+};
 
 use crate::params::Delivered;
 
@@ -69,14 +72,16 @@ pub(crate) struct Books {
     pub(crate) undone: BTreeMap<(TaskId, String), Vec<u64>>,
     /// The earliest moment at which a sleep may end.
     naps: BTreeMap<(TaskId, String), Timestamp>,
-    /// Since when a run's worker knows that the run is lost, and when a closure of it was first seen later.
+    /// Since when a run's worker knows that the run is lost, and when a closure of it was first
+    /// seen later.
     lost: BTreeMap<RunId, (Duration, Option<Duration>)>,
     nonces: u64,
     /// How many closures have run.
     pub(crate) closures: u64,
 }
 
-/// How long a run that is lost may go on: two looks of a closure, so that its worker has had its turn meanwhile.
+/// How long a run that is lost may go on: two looks of a closure, so that its worker has had its
+/// turn meanwhile.
 const LAST_LOOK: Duration = Duration::from_millis(20);
 
 impl Ledger {
@@ -101,11 +106,13 @@ impl Ledger {
     fn owns(&self, who: Who) -> bool {
         let task = self.world.look(self.world.store().task(who.task_id)).ok().flatten();
         task.is_some_and(|task| {
-            task.run_id == who.run_id && matches!(task.state, TaskState::Running | TaskState::Compensating)
+            task.run_id == who.run_id
+                && matches!(task.state, TaskState::Running | TaskState::Compensating)
         })
     }
 
-    /// A closure begins, which the code asked for when it had seen these results. Gives the number that is its own result.
+    /// A closure begins, which the code asked for when it had seen these results. Gives the number
+    /// that is its own result.
     pub(crate) fn begins(
         &self,
         place: &Place,
@@ -129,13 +136,15 @@ impl Ledger {
         let journal = self.journal(who.task_id);
         if !journal.is_empty() {
             for (name, value) in seen {
-                let durable =
-                    journal.iter().any(|entry| is_done(entry, Kind::Step, name) && gives(entry, *value));
+                let durable = journal
+                    .iter()
+                    .any(|entry| is_done(entry, Kind::Step, name) && gives(entry, *value));
                 if !durable {
                     self.fail(
                         "barrier",
                         format_args!(
-                            "a closure has begun in task {} before the result of {name} was durable",
+                            "a closure has begun in task {} before the result of {name} was \
+                             durable",
                             who.task_id
                         ),
                     );
@@ -159,7 +168,8 @@ impl Ledger {
         nonce
     }
 
-    /// The closure of a step's transaction runs, and may be about to fail. Gives the number that it writes.
+    /// The closure of a step's transaction runs, and may be about to fail. Gives the number that it
+    /// writes.
     pub(crate) fn transacts(&self, task_id: TaskId, name: &str, fails: bool) -> u64 {
         let mut books = self.books();
         books.nonces += 1;
@@ -173,11 +183,13 @@ impl Ledger {
         nonce
     }
 
-    /// A step's closure begins: all that the journal holds has been delivered to the run before. Not asked of tasks that were
-    /// tried again, whose results are kept by name.
+    /// A step's closure begins: all that the journal holds has been delivered to the run before.
+    /// Not asked of tasks that were tried again, whose results are kept by name.
     pub(crate) fn is_no_replay(&self, place: &Place, who: Who, name: &str, delivered: &Delivered) {
         let journal = self.journal(who.task_id);
-        let again = journal.iter().any(|entry| matches!(entry.key.kind, Kind::Attempt | Kind::Compensating));
+        let again = journal
+            .iter()
+            .any(|entry| matches!(entry.key.kind, Kind::Attempt | Kind::Compensating));
         if again || place.is_dead() || !self.owns(who) {
             return;
         }
@@ -216,7 +228,8 @@ impl Ledger {
             self.fail(
                 "not told",
                 format_args!(
-                    "the run {} of task {} goes on, though its worker knows since {since:?} that it is lost",
+                    "the run {} of task {} goes on, though its worker knows since {since:?} that \
+                     it is lost",
                     who.run_id, who.task_id
                 ),
             );
@@ -243,7 +256,8 @@ impl Ledger {
         let latest = self.world.latest();
         if earliest.is_some_and(|earliest| latest < earliest) {
             self.fail("early", format_args!(
-                "the sleep {name} of task {task_id} has ended, and the store's clock has not come to its time"
+                "the sleep {name} of task {task_id} has ended, and the store's clock has not come \
+                 to its time"
             ));
         }
     }
@@ -252,7 +266,10 @@ impl Ledger {
     pub(crate) fn comes(&self, event: &str, payload: u64) {
         let emitted = self.books().emitted.get(event).cloned();
         if emitted.as_deref() != Some(payload.to_string().as_str()) {
-            self.fail("event", format_args!("{event} came with {payload}, and was emitted with {emitted:?}"));
+            self.fail(
+                "event",
+                format_args!("{event} came with {payload}, and was emitted with {emitted:?}"),
+            );
         }
     }
 }
@@ -272,7 +289,9 @@ pub(crate) fn is_new_beginning(entry: &Entry) -> bool {
 }
 
 pub(crate) fn is_done(entry: &Entry, kind: Kind, name: &str) -> bool {
-    entry.key.kind == kind && entry.key.name.as_str() == name && matches!(entry.outcome, Outcome::Done(_))
+    entry.key.kind == kind
+        && entry.key.name.as_str() == name
+        && matches!(entry.outcome, Outcome::Done(_))
 }
 
 /// Whether the entry holds that number.

@@ -14,7 +14,7 @@ use stepwell_simulation::{Backend, Played, Postgres, play, shrink};
 #[derive(Parser)]
 #[command(about = "Plays random histories of Stepwell in a simulated world")]
 struct Cli {
-    /// How many histories to play, each of them twice, or once on PostgreSQL
+    /// How many histories to play, each of them twice, or once on files and on PostgreSQL
     #[arg(long, default_value_t = 10_000)]
     histories: u64,
     /// The first seed
@@ -23,7 +23,8 @@ struct Cli {
     /// How many at the same time
     #[arg(long, default_value_t = 2)]
     jobs: usize,
-    /// Show the history of this seed instead, and of one that fails the smallest part that still does
+    /// Show the history of this seed instead, and of one that fails the smallest part that still
+    /// does
     #[arg(long)]
     seed: Option<u64>,
     /// With --seed, show the whole history although it fails
@@ -77,7 +78,9 @@ fn show(seed: u64, backend: &Backend, whole: bool) -> anyhow::Result<ExitCode> {
     let other = play(&plan, backend, true)?;
     let mut pairs = again.report.timeline.iter().zip(&other.report.timeline);
     if let Some((one, other)) = pairs.find(|(one, other)| one.to_string() != other.to_string()) {
-        println!("played again, it differs for the first time where this happens:\n  {one}\n  {other}");
+        println!(
+            "played again, it differs for the first time where this happens:\n  {one}\n  {other}"
+        );
     } else if backend.repeats() && again.report.fingerprint != other.report.fingerprint {
         println!("played again, it differs, and its timeline does not");
     }
@@ -130,7 +133,8 @@ fn play_many(cli: &Cli, backend: &Backend) -> anyhow::Result<ExitCode> {
             let plan = Plan::draw(seed);
             let one = play(&plan, backend, false)?;
             let mut failure = one.report.failure.clone();
-            if backend.repeats() && one.report.fingerprint != play(&plan, backend, false)?.report.fingerprint
+            if backend.repeats()
+                && one.report.fingerprint != play(&plan, backend, false)?.report.fingerprint
             {
                 failure = Some("not reproducible: two plays of the seed differ".into());
             }
@@ -177,7 +181,11 @@ fn tell(sums: &Sums, plays: &str, took: Duration) {
     );
     println!("{years:.3} years of virtual time");
     let faults: u64 = sums.faults.values().sum();
-    println!("{faults} faults ({:.2} each), none in {} histories", each(faults), sums.without_faults);
+    println!(
+        "{faults} faults ({:.2} each), none in {} histories",
+        each(faults),
+        sums.without_faults
+    );
     sums.faults.iter().for_each(|(fault, times)| println!("  {times:>9} {fault}"));
     for (check, (times, seeds)) in &sums.failures {
         println!("FAILED {times} times: {check}, for example with the seeds {seeds:?}");

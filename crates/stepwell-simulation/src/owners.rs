@@ -4,18 +4,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use stepwell::store::{
-    Applied, Batch, ClaimedTask, Command, CommandOutcome, Committed, Next, Refused, Spawned, Transition,
-    WorkerSignal,
+    Applied, Batch, ClaimedTask, Command, CommandOutcome, Committed, Next, Refused, Spawned,
+    Transition, WorkerSignal,
 };
 use stepwell::testing::Seen;
-use stepwell::{Name, NewEvent, NewTask, QueueAction, RunId, TaskId, Timestamp, WorkerId, WorkerState};
+use stepwell::{
+    Name, NewEvent, NewTask, QueueAction, RunId, TaskId, Timestamp, WorkerId, WorkerState,
+};
 
 use crate::ledger::Ledger;
 
 /// Follows the store's answers.
 pub(crate) struct Owners {
     ledger: Arc<Ledger>,
-    /// Whether the store sees at once that a process has died, and that what its workers owned is nobody's.
+    /// Whether the store sees at once that a process has died, and that what its workers owned is
+    /// nobody's.
     notices_deaths: bool,
     books: Mutex<Books>,
 }
@@ -38,7 +41,8 @@ struct Books {
     workers: BTreeMap<WorkerId, u64>,
     /// When tasks may start.
     starts: BTreeMap<TaskId, Timestamp>,
-    /// What processes do not know yet, by the number of the batch: runs that were refused, and workers that are gone.
+    /// What processes do not know yet, by the number of the batch: runs that were refused, and
+    /// workers that are gone.
     unheard: BTreeMap<u64, (Vec<RunId>, Vec<WorkerId>)>,
 }
 
@@ -201,7 +205,8 @@ impl Owners {
                     self.ledger.fail(
                         "owner",
                         format_args!(
-                            "a write of run {run_id} of task {task_id} is accepted, whose owner is {owner:?}"
+                            "a write of run {run_id} of task {task_id} is accepted, whose owner is \
+                             {owner:?}"
                         ),
                     );
                 }
@@ -225,7 +230,9 @@ impl Owners {
                     // Its journal is not what the run takes it for, which no store here can cause.
                     self.ledger.fail(
                         "journal",
-                        format_args!("a write of run {run_id} is refused, which owns task {task_id}"),
+                        format_args!(
+                            "a write of run {run_id} is refused, which owns task {task_id}"
+                        ),
                     );
                 }
             }
@@ -255,13 +262,15 @@ impl Owners {
             self.ledger.fail(
                 "two owners",
                 format_args!(
-                    "task {task_id} is claimed by worker {worker_id}, and run {owner} of worker {of} owns it"
+                    "task {task_id} is claimed by worker {worker_id}, and run {owner} of worker \
+                     {of} owns it"
                 ),
             );
         }
         let latest = self.ledger.world.latest();
         if start.is_some_and(|start| start > latest) {
-            self.ledger.fail("early", format_args!("task {task_id} is claimed before it was to start"));
+            self.ledger
+                .fail("early", format_args!("task {task_id} is claimed before it was to start"));
         }
     }
 }

@@ -90,7 +90,8 @@ pub enum Action {
     Unschedule,
     /// A user spawns a task in a transaction of his own, where the store has such.
     Transact(Transact),
-    /// Somebody damages the row of a task that does not run, in the way of that number, where the store has rows.
+    /// Somebody damages the row of a task that does not run, in the way of that number, where the
+    /// store has rows.
     Damage(usize, usize),
     /// A process is told to stop, and another one begins.
     Deploy(usize),
@@ -135,7 +136,8 @@ pub struct Spawn {
     pub attempts: u32,
     /// Its idempotency key, by which others may be spawned as well.
     pub once: Option<u8>,
-    /// Its concurrency key, and what is to become of it while another one of that key waits to start.
+    /// Its concurrency key, and what is to become of it while another one of that key waits to
+    /// start.
     pub key: Option<(u8, Option<Coalesce>)>,
     /// The version of the code that it is pinned to.
     pub version: Option<u8>,
@@ -159,7 +161,11 @@ impl Plan {
             concurrency: 1 + index(&dice, 4),
             in_memory: index(&dice, 4),
             lease,
-            drift: if dice.one_in(4) { i64::try_from(dice.roll(2_000)).unwrap_or(0) - 1_000 } else { 0 },
+            drift: if dice.one_in(4) {
+                i64::try_from(dice.roll(2_000)).unwrap_or(0) - 1_000
+            } else {
+                0
+            },
             sqlite: dice.one_in(50),
         };
         let within = u64::try_from((lease * 6).as_millis()).unwrap_or(1_000);

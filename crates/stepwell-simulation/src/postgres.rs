@@ -1,7 +1,7 @@
 //! PostgreSQL as the store of histories.
 //!
-//! A history is played by one thread on virtual time, and the store's connections need a runtime on real time. So the
-//! store works on threads of its own, and the history waits for each answer.
+//! A history is played by one thread on virtual time, and the store's connections need a runtime on
+//! real time. So the store works on threads of its own, and the history waits for each answer.
 
 use std::future::{Future, pending};
 use std::sync::Arc;
@@ -9,15 +9,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context as _, Result};
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
-use stepwell::postgres::{ClientExt as _, PostgresOptions, PostgresStore, TransactionExt as _, sqlx};
+use stepwell::postgres::{
+    ClientExt as _, PostgresOptions, PostgresStore, TransactionExt as _, sqlx,
+};
 use stepwell::store::{
     ArrivedMessage, Batch, Changed, Committed, Ends, Happening, HistoryFilter, MessageId, Purge,
     ScheduleFilter, Scheduled, TaskWaits, Transacting, Transition, Wait,
 };
 use stepwell::testing::World;
 use stepwell::{
-    BoxFuture, Delivery, Durable, Entry, Name, Page, QueueInfo, Runtime, Scope, SpawnOptions, Store,
-    StoreError, TaskContext, TaskFilter, TaskId, TaskInfo, TaskRecord, TaskTypeInfo, Timestamp, WorkerInfo,
+    BoxFuture, Delivery, Durable, Entry, Name, Page, QueueInfo, Runtime, Scope, SpawnOptions,
+    Store, StoreError, TaskContext, TaskFilter, TaskId, TaskInfo, TaskRecord, TaskTypeInfo,
+    Timestamp, WorkerInfo,
 };
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
@@ -41,7 +44,8 @@ impl Postgres {
     /// # Errors
     /// When the system gives no threads.
     pub fn new(url: String) -> Result<Self> {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         Ok(Self { url, runtime, schemas: AtomicU64::new(0) })
     }
 }
@@ -71,7 +75,8 @@ impl Schema {
         &self,
         work: impl Future<Output = Result<T>> + Send + 'static,
     ) -> BoxFuture<'static, Result<T, StoreError>> {
-        let work = async { work.await.map_err(|error| StoreError::Unavailable(format!("{error:#}"))) };
+        let work =
+            async { work.await.map_err(|error| StoreError::Unavailable(format!("{error:#}"))) };
         elsewhere(self.handle(), work)
     }
 
@@ -128,7 +133,9 @@ impl Drop for Owned {
                 run(&mut conn, format!("DROP SCHEMA IF EXISTS {name} CASCADE")).await?;
                 anyhow::Ok(conn.close().await?)
             };
-            if let Err(error) = dropped.await.with_context(|| format!("{name} stays in the database")) {
+            if let Err(error) =
+                dropped.await.with_context(|| format!("{name} stays in the database"))
+            {
                 eprintln!("{error:#}");
             }
         });
@@ -168,7 +175,8 @@ impl PostgresUser {
         })
     }
 
-    /// The transaction stays open behind the spawn for as long as the plan says: nobody else waits for it.
+    /// The transaction stays open behind the spawn for as long as the plan says: nobody else waits
+    /// for it.
     pub(crate) async fn spawn(
         &self,
         world: &World,
@@ -177,7 +185,8 @@ impl PostgresUser {
         params: Params,
         options: SpawnOptions,
     ) -> Result<TaskId> {
-        let (schema, client, isolation) = (self.schema.clone(), self.client.clone(), transact.isolation);
+        let (schema, client, isolation) =
+            (self.schema.clone(), self.client.clone(), transact.isolation);
         let (mut conn, task_id) = world.look(self.schema.elsewhere(async move {
             let mut conn = schema.session().await?;
             run(&mut conn, "BEGIN".into()).await?;
@@ -199,8 +208,12 @@ impl PostgresUser {
         self.schema.elsewhere(async move {
             let mut conn = schema.session().await?;
             let rows: Vec<(String, String, i64)> =
-                sqlx::query_as("SELECT task, step, number FROM simulated").fetch_all(&mut conn).await?;
-            rows.into_iter().map(|(task, step, number)| Ok((task, step, u64::try_from(number)?))).collect()
+                sqlx::query_as("SELECT task, step, number FROM simulated")
+                    .fetch_all(&mut conn)
+                    .await?;
+            rows.into_iter()
+                .map(|(task, step, number)| Ok((task, step, u64::try_from(number)?)))
+                .collect()
         })
     }
 

@@ -1,4 +1,5 @@
-//! What a simulated task does, as data: it is drawn from a seed, and travels as the task's parameters.
+//! What a simulated task does, as data: it is drawn from a seed, and travels as the task's
+//! parameters.
 
 use serde::{Deserialize, Serialize};
 use stepwell::testing::Dice;
@@ -20,8 +21,8 @@ pub enum Op {
         /// Whether it is undone when the task fails.
         undone: bool,
     },
-    /// A step in a transaction of the store, with a row of the user's; an ordinary one, where the store has no rows. It may
-    /// fail behind the row, where that is said.
+    /// A step in a transaction of the store, with a row of the user's; an ordinary one, where the
+    /// store has no rows. It may fail behind the row, where that is said.
     Transaction(Isolation, bool),
     /// A step over so many items.
     Items(u64),
@@ -39,7 +40,8 @@ pub enum Op {
     Message(u8),
     /// Waits for somebody to decide.
     Approval,
-    /// A child, which is joined; with an idempotency key, which others may have as well, where that is said.
+    /// A child, which is joined; with an idempotency key, which others may have as well, where that
+    /// is said.
     Child(Script, Option<u8>),
     /// Both, at the same time.
     Both(Script, Script),
@@ -136,14 +138,20 @@ pub fn shares_names(script: &[Op]) -> bool {
     })
 }
 
-/// Whether it begins with something that the task waits for, so that it never ends in its first turn.
+/// Whether it begins with something that the task waits for, so that it never ends in its first
+/// turn.
 pub fn begins_with_a_wait(script: &[Op]) -> bool {
     match script.first() {
         Some(Op::Both(one, other) | Op::Race(one, other)) => {
             begins_with_a_wait(one) && begins_with_a_wait(other)
         }
         Some(
-            Op::Step { .. } | Op::Transaction(..) | Op::Items(_) | Op::Nap(_) | Op::Approval | Op::Child(..),
+            Op::Step { .. }
+            | Op::Transaction(..)
+            | Op::Items(_)
+            | Op::Nap(_)
+            | Op::Approval
+            | Op::Child(..),
         ) => true,
         _ => false,
     }
@@ -182,8 +190,9 @@ fn op(dice: &Dice, depth: u32) -> Op {
     }
 }
 
-/// Draws two branches. Where both of them ask for something by the same names, it matters who asks first, so neither waits
-/// for something that no journal holds: a replay waits for that anew, and the other branch may then ask first.
+/// Draws two branches. Where both of them ask for something by the same names, it matters who asks
+/// first, so neither waits for something that no journal holds: a replay waits for that anew, and
+/// the other branch may then ask first.
 fn branches(dice: &Dice, depth: u32) -> (Script, Script) {
     let (mut one, mut other) = (draw(dice, depth), draw(dice, depth));
     if shares_names(&one) && shares_names(&other) {

@@ -6,8 +6,8 @@ use std::time::Duration;
 use futures_util::future::{Either, select, try_join};
 use stepwell::testing::Place;
 use stepwell::{
-    BoxFuture, Decision, Durable, Error, Kind, LogLevel, RetryStrategy, SpawnOptions, TaskContext, TaskError,
-    TaskId, TaskResult,
+    BoxFuture, Decision, Durable, Error, Kind, LogLevel, RetryStrategy, SpawnOptions, TaskContext,
+    TaskError, TaskId, TaskResult,
 };
 
 use crate::database::User;
@@ -80,7 +80,10 @@ impl Site {
         if params.version.is_some() && params.version != self.version {
             self.ledger.fail(
                 "version",
-                format_args!("task {task_id} of version {:?} runs as {:?}", params.version, self.version),
+                format_args!(
+                    "task {task_id} of version {:?} runs as {:?}",
+                    params.version, self.version
+                ),
             );
         }
     }
@@ -94,7 +97,8 @@ impl Site {
     /// What a closure does.
     #[allow(clippy::panic, reason = "a closure that panics is what it simulates")]
     pub(crate) async fn work(self, who: Who, time: u64, trouble: Trouble) -> anyhow::Result<()> {
-        let _bomb = (trouble == Trouble::PanicsInDrop && self.goes_wrong(3)).then(|| Bomb(self.clone()));
+        let _bomb =
+            (trouble == Trouble::PanicsInDrop && self.goes_wrong(3)).then(|| Bomb(self.clone()));
         match trouble {
             Trouble::Kills if self.goes_wrong(3) => {
                 self.place.die(self.lease / 2).await;
@@ -146,8 +150,9 @@ impl Player {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).push((name, value));
     }
 
-    /// Draws the order in which branches are polled, which may differ each time that the code runs: but not where both ask
-    /// by the same names, or one may have come to its end before the other was asked.
+    /// Draws the order in which branches are polled, which may differ each time that the code runs:
+    /// but not where both ask by the same names, or one may have come to its end before the
+    /// other was asked.
     fn may_swap(&self, one: &[Op], other: &[Op]) -> bool {
         let waits = begins_with_a_wait(one) && begins_with_a_wait(other);
         let shares = shares_names(one) && shares_names(other);
@@ -180,8 +185,9 @@ impl Player {
                         Ok(nonce) => self.sees(name, nonce),
                         Err(error) => {
                             let text = format!("{error:?}");
-                            let may_be =
-                                ["simulated", "could not serialize"].iter().any(|why| text.contains(why));
+                            let may_be = ["simulated", "could not serialize"]
+                                .iter()
+                                .any(|why| text.contains(why));
                             if !matches!(error, TaskError::Control(_)) && !may_be {
                                 self.site.ledger.fail("transaction", &text);
                             }
@@ -194,8 +200,12 @@ impl Player {
             Op::Items(items) => {
                 let seen = self.seen();
                 let work = |item: u64| {
-                    let (site, who, seen, item_name) =
-                        (self.site.clone(), Who::from(ctx), seen.clone(), format!("{name}[{item}]"));
+                    let (site, who, seen, item_name) = (
+                        self.site.clone(),
+                        Who::from(ctx),
+                        seen.clone(),
+                        format!("{name}[{item}]"),
+                    );
                     async move {
                         site.ledger.begins(&site.place, who, Kind::Step, &item_name, &seen);
                         site.work(who, item % 5, Trouble::Fails).await
@@ -247,7 +257,8 @@ impl Player {
                     Some(key) => options.idempotency_key(format!("child{key}")),
                     None => options,
                 };
-                let child = ctx.spawn_named::<_, Seen>(name.as_str(), TASK, &params, options).await?;
+                let child =
+                    ctx.spawn_named::<_, Seen>(name.as_str(), TASK, &params, options).await?;
                 match ctx.join(&child).await {
                     Ok(_) | Err(TaskError::Child { .. }) => {}
                     Err(error) => return Err(error),
@@ -281,7 +292,8 @@ impl Player {
                 ctx.progress(1, 2, None);
             }
             Op::Patch => {
-                let way = if self.site.changed && ctx.patched(name.as_str())? { "new" } else { "old" };
+                let way =
+                    if self.site.changed && ctx.patched(name.as_str())? { "new" } else { "old" };
                 self.step(name + way, 0, Trouble::None, false, false).await?;
             }
             Op::Panics => {

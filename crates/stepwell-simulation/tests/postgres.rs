@@ -1,4 +1,5 @@
-//! Some histories of the simulation on PostgreSQL, with each run of the tests. `cargo xtask sim --postgres` plays more.
+//! Some histories of the simulation on PostgreSQL, with each run of the tests. `cargo xtask sim
+//! --postgres` plays more.
 
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a test ends by a panic")]
 
@@ -12,6 +13,7 @@ use crate::played::histories;
 
 #[test]
 fn whatever_happens_the_guarantees_hold_on_postgres() {
-    let url = std::env::var("TEST_POSTGRES_URL").expect("this test needs PostgreSQL: run `cargo xtask test`");
+    let url = std::env::var("TEST_POSTGRES_URL")
+        .expect("this test needs PostgreSQL: run `cargo xtask test`");
     histories(0..16, &Backend::Postgres(Arc::new(Postgres::new(url).unwrap())), "--postgres ");
 }

@@ -1,9 +1,10 @@
 //! Keeps the write-ahead log short.
 //!
-//! SQLite copies the log into the database at every 2000 pages, and then begins it anew. While somebody reads for long (a
-//! backup, a forgotten shell) it cannot, and the log grows. Once that reader has gone, copying all of it would stall the
-//! commit that comes next. So when the log has grown, it is left to a thread with a connection of its own, whose copying is in
-//! nobody's way, until there is so little to copy that the log can be cut off in a moment.
+//! SQLite copies the log into the database at every 2000 pages, and then begins it anew. While
+//! somebody reads for long (a backup, a forgotten shell) it cannot, and the log grows. Once that
+//! reader has gone, copying all of it would stall the commit that comes next. So when the log has
+//! grown, it is left to a thread with a connection of its own, whose copying is in nobody's way,
+//! until there is so little to copy that the log can be cut off in a moment.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,15 +17,16 @@ use rusqlite::{Connection, OpenFlags, Result};
 use crate::identity::beside;
 use crate::rows::Statements as _;
 
-/// How long the log may become before a thread of its own sees to it, in bytes. One large batch stays below.
+/// How long the log may become before a thread of its own sees to it, in bytes. One large batch
+/// stays below.
 pub(crate) const GROWN: u64 = 64 << 20;
 /// How long the thread waits for readers, holding up the writer.
 const PATIENCE: Duration = Duration::from_millis(20);
 /// How long it waits before it tries again.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Settings of connections that write, on all platforms. FULL: a commit is on the disk when it returns; on macOS that
-/// takes `fullfsync`.
+/// Settings of connections that write, on all platforms. FULL: a commit is on the disk when it
+/// returns; on macOS that takes `fullfsync`.
 pub(crate) const DURABLE: &str =
     "PRAGMA synchronous = FULL; PRAGMA fullfsync = ON; PRAGMA checkpoint_fullfsync = ON;";
 

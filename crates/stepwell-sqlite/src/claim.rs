@@ -4,15 +4,18 @@ use std::time::Duration;
 
 use rusqlite::{Result, Row, params};
 use stepwell_core::store::{Claim, Claimed, ClaimedTask, Facts};
-use stepwell_core::{Name, RunId, Runtime, SUSPECT_CRASHES, Timestamp, Unreadable, WorkerId, after};
+use stepwell_core::{
+    Name, RunId, Runtime, SUSPECT_CRASHES, Timestamp, Unreadable, WorkerId, after,
+};
 
 use crate::commit::Applying;
 use crate::rows::{Sql, Statements as _, count, get, known, opt, unreadable};
 use crate::{query, waits};
 
-/// Defines a statement for the claimable tasks of a queue, of the given types and version, that have met up
-/// to `?5` crashes; without those that go on after a suspension where `?4` is false. `INDEXED BY`: no
-/// statistics may lead SQLite elsewhere. Without a limit: whoever asks stops when there is room for no more.
+/// Defines a statement for the claimable tasks of a queue, of the given types and version, that
+/// have met up to `?5` crashes; without those that go on after a suspension where `?4` is false.
+/// `INDEXED BY`: no statistics may lead SQLite elsewhere. Without a limit: whoever asks stops when
+/// there is room for no more.
 macro_rules! claimable {
     ($crashes:literal) => {
         concat!(
@@ -41,7 +44,8 @@ const FEW_CRASHES: u32 = SUSPECT_CRASHES - 1;
 /// Claimable suspects.
 pub(crate) const SUSPECTS: &str = claimable!("(crashes >= 2) = 1");
 
-// A state that this program does not know is a newer one's: those tasks are left alone, and nobody wakes up for them.
+// A state that this program does not know is a newer one's: those tasks are left alone, and nobody
+// wakes up for them.
 pub(crate) const DEADLINE: &str = "SELECT rowid, task_id FROM stepwell_tasks
     WHERE cancel_at <= ?1 AND state IN ('pending', 'running', 'suspended') ORDER BY cancel_at, task_id LIMIT 1";
 
@@ -122,7 +126,9 @@ fn of_task<T: Default>(hurt: &mut Option<Unreadable>, what: &str, read: Result<T
 impl Applying<'_, '_> {
     pub(crate) fn claim(&mut self, claim: &Claim) -> Result<Claimed> {
         let more = self.do_what_is_due()?;
-        let poked = self.conn.readable("a task", POKED, params![Sql(&claim.worker_id)], |row| get(row, 0))?;
+        let poked = self
+            .conn
+            .readable("a task", POKED, params![Sql(&claim.worker_id)], |row| get(row, 0))?;
         let (mut tasks, mut due) = (Vec::new(), Vec::from_iter(more));
         if claim.limit > 0 && self.is_registered(claim.worker_id)? {
             let types = serde_json::to_string(&claim.task_types)
@@ -236,14 +242,18 @@ impl Applying<'_, '_> {
     fn do_what_is_due(&mut self) -> Result<Option<Timestamp>> {
         let now = self.now;
         let mut cancelled = 0;
-        // One at a time: a task that is cancelled takes its children with it, which may be due as well.
+        // One at a time: a task that is cancelled takes its children with it, which may be due as
+        // well.
         while cancelled < DUE_AT_ONCE
-            && let Some((rowid, task_id)) = self
-                .conn
-                .one(DEADLINE, params![Sql(&now)], |row| Ok((row.get::<_, i64>(0)?, known(row, 1))))?
+            && let Some((rowid, task_id)) = self.conn.one(DEADLINE, params![Sql(&now)], |row| {
+                Ok((row.get::<_, i64>(0)?, known(row, 1)))
+            })?
         {
             cancelled += 1;
-            self.conn.run("UPDATE stepwell_tasks SET cancel_at = NULL WHERE rowid = ?1", params![rowid])?;
+            self.conn.run(
+                "UPDATE stepwell_tasks SET cancel_at = NULL WHERE rowid = ?1",
+                params![rowid],
+            )?;
             if let Some(task_id) = task_id {
                 self.apart(task_id, |applying| {
                     applying.cancel(task_id)?;
@@ -252,13 +262,14 @@ impl Applying<'_, '_> {
             }
         }
         let limit = i64::try_from(DUE_AT_ONCE).unwrap_or(i64::MAX);
-        let due = self
-            .conn
-            .all(DUE, params![Sql(&now), limit], |row| Ok((row.get::<_, i64>(0)?, known::<Name>(row, 1))))?;
+        let due = self.conn.all(DUE, params![Sql(&now), limit], |row| {
+            Ok((row.get::<_, i64>(0)?, known::<Name>(row, 1)))
+        })?;
         let more = cancelled == DUE_AT_ONCE || due.len() == DUE_AT_ONCE;
         for (rowid, queue) in due {
             self.conn.run(
-                "UPDATE stepwell_tasks SET state = 'pending', due_at = NULL, ready_at = ?2 WHERE rowid = ?1",
+                "UPDATE stepwell_tasks SET state = 'pending', due_at = NULL, ready_at = ?2 WHERE \
+                 rowid = ?1",
                 params![rowid, Sql(&now)],
             )?;
             self.tell_ready(queue);

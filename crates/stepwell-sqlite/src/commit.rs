@@ -1,6 +1,7 @@
 //! One batch, one transaction.
 //!
-//! A batch that changes nothing (an idle worker's claim) writes no page, and so its COMMIT syncs nothing.
+//! A batch that changes nothing (an idle worker's claim) writes no page, and so its COMMIT syncs
+//! nothing.
 
 use std::cell::Cell;
 
@@ -54,10 +55,12 @@ pub(crate) fn commit(
         any_queue: Cell::new(None),
         room: Room::default(),
     };
-    let applied = guard(|| applying.apply(batch))
-        .unwrap_or_else(|panic| Err(StoreError::Backend(format!("the batch panicked: {panic}")).into()));
+    let applied = guard(|| applying.apply(batch)).unwrap_or_else(|panic| {
+        Err(StoreError::Backend(format!("the batch panicked: {panic}")).into())
+    });
     let applied = applied.and_then(|committed| {
-        // Looked at before as well as after the commit: one that is refused is not applied, should the file come back.
+        // Looked at before as well as after the commit: one that is refused is not applied, should
+        // the file come back.
         writer.check_files()?;
         conn.run("COMMIT", [])?;
         Ok(committed)
@@ -77,8 +80,8 @@ pub(crate) fn commit(
 }
 
 impl Applying<'_, '_> {
-    /// Changes a task that nobody speaks of in the batch. Where its rows do not allow that, the task is left as it is, and
-    /// the batch goes on.
+    /// Changes a task that nobody speaks of in the batch. Where its rows do not allow that, the
+    /// task is left as it is, and the batch goes on.
     pub(crate) fn apart(
         &mut self,
         task_id: TaskId,
@@ -92,7 +95,8 @@ impl Applying<'_, '_> {
             if self.conn.is_autocommit() || !is_of_a_row(&error) {
                 return Err(error);
             }
-            tracing::error!(%task_id, %error, "a task cannot be changed, and is left as it is: mend its rows");
+            tracing::error!(%task_id, %error, "a task cannot be changed, and is left as it is: \
+                                               mend its rows");
             self.conn.run("ROLLBACK TO stepwell_apart", [])?;
             self.doomed.truncate(doomed);
             self.news.ready.truncate(told.0);
@@ -116,7 +120,8 @@ impl Applying<'_, '_> {
             messages: each(&batch.messages, |message| self.send(message))?,
             spawns: each(&batch.spawns, |task| self.spawn(task))?,
             schedules: each(&batch.schedules, |change| self.change_schedule(change))?,
-            // Between schedules and signals, as the batch has them: the fields are evaluated in their order.
+            // Between schedules and signals, as the batch has them: the fields are evaluated in
+            // their order.
             workers: {
                 batch.queues.iter().try_for_each(|change| self.change_queue(change))?;
                 each(&batch.workers, |signal| self.signal(signal))?

@@ -1,9 +1,9 @@
 //! Where the journals of running tasks end, as far as this connection has written them.
 //!
-//! Each entry's transition says which entry it follows on, so that a journal that was set back (a backup was restored
-//! beneath the program) is noticed before anything is written behind the gap. Asking the database for a journal's end takes
-//! as long as adding an entry. While no other connection has committed, a journal ends where this one has left it, and nothing
-//! need be asked.
+//! Each entry's transition says which entry it follows on, so that a journal that was set back (a
+//! backup was restored beneath the program) is noticed before anything is written behind the gap.
+//! Asking the database for a journal's end takes as long as adding an entry. While no other
+//! connection has committed, a journal ends where this one has left it, and nothing need be asked.
 
 use hashbrown::HashMap;
 use stepwell_core::RunId;

@@ -45,7 +45,10 @@ impl Fault {
 
 /// Whether it lies in a row: that cannot be read, or not be written so.
 pub(crate) fn is_of_a_row(error: &rusqlite::Error) -> bool {
-    matches!(of_sqlite(error, &Location::Memory), StoreError::Backend(_) | StoreError::Unreadable(_))
+    matches!(
+        of_sqlite(error, &Location::Memory),
+        StoreError::Backend(_) | StoreError::Unreadable(_)
+    )
 }
 
 fn of_sqlite(error: &rusqlite::Error, location: &Location) -> StoreError {
@@ -64,7 +67,9 @@ fn of_sqlite(error: &rusqlite::Error, location: &Location) -> StoreError {
     match code {
         ErrorCode::DiskFull => StoreError::Full(text),
         // The WAL's index is a file, too.
-        ErrorCode::SystemIoFailure if *extended_code == ffi::SQLITE_IOERR_SHMSIZE => StoreError::Full(text),
+        ErrorCode::SystemIoFailure if *extended_code == ffi::SQLITE_IOERR_SHMSIZE => {
+            StoreError::Full(text)
+        }
         ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => StoreError::Locked(text),
         ErrorCode::DatabaseCorrupt => StoreError::Corrupt(text),
         ErrorCode::NotADatabase => open(
@@ -73,9 +78,9 @@ fn of_sqlite(error: &rusqlite::Error, location: &Location) -> StoreError {
             "It is left as it is: mend the path, or use another file",
         ),
         ErrorCode::CannotOpen => cannot_open(location, error),
-        ErrorCode::PermissionDenied | ErrorCode::ReadOnly | ErrorCode::AuthorizationForStatementDenied => {
-            not_writable(location)
-        }
+        ErrorCode::PermissionDenied
+        | ErrorCode::ReadOnly
+        | ErrorCode::AuthorizationForStatementDenied => not_writable(location),
         ErrorCode::SystemIoFailure => {
             StoreError::Unavailable(format!("{text} (SQLite's code {extended_code}): {DISK_FAILS}"))
         }
@@ -139,9 +144,17 @@ pub(crate) fn obstacle(path: &Path) -> Option<StoreError> {
 }
 
 pub(crate) fn not_writable(location: &Location) -> StoreError {
-    open(location, "it cannot be written", "Give this user the right to write the file and its folder")
+    open(
+        location,
+        "it cannot be written",
+        "Give this user the right to write the file and its folder",
+    )
 }
 
 pub(crate) fn open(location: &Location, reason: &str, advice: &str) -> StoreError {
-    StoreError::Open { location: location.to_string(), reason: reason.into(), advice: advice.into() }
+    StoreError::Open {
+        location: location.to_string(),
+        reason: reason.into(),
+        advice: advice.into(),
+    }
 }

@@ -28,8 +28,12 @@ pub(crate) fn history(conn: &Connection, which: &HistoryFilter) -> Result<Page<(
     let sql = if which.task_id.is_some() { OF_TASK } else { OF_ALL };
     let asked = params![after, which.task_id.as_ref().map(Sql)];
     conn.page(which.limit, "an event of the history", sql, asked, |row| {
-        let happening =
-            Happening { task_id: get(row, 1)?, at: get(row, 2)?, name: get(row, 3)?, event: get(row, 4)? };
+        let happening = Happening {
+            task_id: get(row, 1)?,
+            at: get(row, 2)?,
+            name: get(row, 3)?,
+            event: get(row, 4)?,
+        };
         Ok((row.get::<_, i64>(0)?.unsigned_abs(), happening))
     })
 }

@@ -1,13 +1,14 @@
 //! Whether the path still names the file that is open.
 //!
-//! A file that is deleted or replaced lives on for those who have it open. SQLite would go on writing to it, and all of
-//! that would be gone with this process. So each batch is committed, and answered, only while the path names the file that
-//! was opened, and SQLite's write-ahead log and its index are where they were: SQLite's locks lie in the index, and with another
-//! one programs would write over each other.
+//! A file that is deleted or replaced lives on for those who have it open. SQLite would go on
+//! writing to it, and all of that would be gone with this process. So each batch is committed, and
+//! answered, only while the path names the file that was opened, and SQLite's write-ahead log and
+//! its index are where they were: SQLite's locks lie in the index, and with another one programs
+//! would write over each other.
 //!
-//! A `stat` behind a sync of the disk takes up to 10 µs, which a task that runs alone would pay six times for each commit.
-//! No file can be deleted, moved or put into the place of another without a change of its folder.
-//! So while the folder is as it was, its own `stat` is enough.
+//! A `stat` behind a sync of the disk takes up to 10 µs, which a task that runs alone would pay six
+//! times for each commit. No file can be deleted, moved or put into the place of another without a
+//! change of its folder. So while the folder is as it was, its own `stat` is enough.
 
 use std::fs::{self, Metadata};
 use std::io::{self, ErrorKind};
@@ -22,7 +23,8 @@ pub(crate) struct Identity {
     database: Known,
     wal: Known,
     shm: Known,
-    /// `None` where the files need not be in one folder: the database was opened through a symbolic link.
+    /// `None` where the files need not be in one folder: the database was opened through a
+    /// symbolic link.
     folder: Option<Folder>,
 }
 
@@ -63,12 +65,15 @@ pub(crate) fn id_of(metadata: &Metadata) -> FileId {
     metadata.created().ok()
 }
 
-/// Returns the time of the folder's last change, once every later change is going to have another time.
+/// Returns the time of the folder's last change, once every later change is going to have another
+/// time.
 #[cfg(unix)]
 fn settled(metadata: &Metadata) -> Option<Duration> {
     use std::os::unix::fs::MetadataExt as _;
-    // Times go by the kernel's ticks, of up to 10 ms. A file system without fractions has seconds, or two of them.
-    let tick = if metadata.ctime_nsec() == 0 { Duration::from_secs(3) } else { Duration::from_millis(50) };
+    // Times go by the kernel's ticks, of up to 10 ms. A file system without fractions has seconds,
+    // or two of them.
+    let tick =
+        if metadata.ctime_nsec() == 0 { Duration::from_secs(3) } else { Duration::from_millis(50) };
     let now = std::time::UNIX_EPOCH.elapsed().ok()?;
     let seconds = u64::try_from(metadata.ctime()).ok()?;
     let changed = Duration::new(seconds, u32::try_from(metadata.ctime_nsec()).ok()?);
@@ -83,7 +88,9 @@ fn settled(_: &Metadata) -> Option<Duration> {
 impl Folder {
     /// The folder of a file, if it is the one that is meant.
     fn of(path: &Path, canonical: &Path) -> io::Result<Option<Self>> {
-        let (Some(path), Some(canonical)) = (path.parent(), canonical.parent()) else { return Ok(None) };
+        let (Some(path), Some(canonical)) = (path.parent(), canonical.parent()) else {
+            return Ok(None);
+        };
         let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
         let is_it = id_of(&fs::metadata(path)?) == id_of(&fs::metadata(canonical)?);
         Ok(is_it.then(|| Self { path: path.to_owned(), seen: Mutex::default() }))
@@ -114,7 +121,9 @@ impl Known {
         match fs::metadata(&self.path) {
             Ok(found) if id_of(&found) == self.id => Ok(()),
             Ok(_) => Err(REPLACED),
-            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            Err(error)
+                if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) =>
+            {
                 Err("deleted or moved")
             }
             Err(_) => Err("made inaccessible"),
@@ -129,7 +138,8 @@ impl Known {
 const REPLACED: &str = "replaced by another file";
 
 impl Identity {
-    /// The files of an open database: the path by which it was opened, and the file's one true path.
+    /// The files of an open database: the path by which it was opened, and the file's one true
+    /// path.
     pub(crate) fn of(path: &Path, canonical: &Path) -> io::Result<Self> {
         let folder = match fs::symlink_metadata(path)?.is_symlink() {
             true => None,
@@ -149,7 +159,8 @@ impl Identity {
         // Before the files: what happens meanwhile is seen the next time.
         let state = folder.state();
         let mut seen = folder.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_trusted = |(known, at): &(State, Instant)| Some(*known) == state && at.elapsed() < TRUSTED;
+        let is_trusted =
+            |(known, at): &(State, Instant)| Some(*known) == state && at.elapsed() < TRUSTED;
         if seen.as_ref().is_some_and(is_trusted) {
             return Ok(());
         }
@@ -162,7 +173,9 @@ impl Identity {
     /// Whether the next check may look at the folder alone.
     #[cfg(test)]
     pub(crate) fn trusts_the_folder(&self) -> bool {
-        self.folder.as_ref().is_some_and(|folder| folder.seen.lock().is_ok_and(|seen| seen.is_some()))
+        self.folder
+            .as_ref()
+            .is_some_and(|folder| folder.seen.lock().is_ok_and(|seen| seen.is_some()))
     }
 
     /// Looks at each file.
@@ -170,14 +183,16 @@ impl Identity {
         self.database.look().map_err(|fate| {
             self.database.detached(
                 fate,
-                "Put the file back, and the program goes on; or start it again, to use what is there now",
+                "Put the file back, and the program goes on; or start it again, to use what is \
+                 there now",
             )
         })?;
         let of_sqlite = |file: &Known| {
             file.look().map_err(|fate| {
                 file.detached(
                     fate,
-                    "Stop the programs that use the database in the ordinary way, which loses nothing, and start them again",
+                    "Stop the programs that use the database in the ordinary way, which loses \
+                     nothing, and start them again",
                 )
             })
         };
@@ -185,8 +200,9 @@ impl Identity {
         of_sqlite(&self.wal)
     }
 
-    /// Whether other files are in the place of those that are open, which nothing may be done to. Where those of SQLite are
-    /// gone and nothing is in their place, nobody has opened the database since.
+    /// Whether other files are in the place of those that are open, which nothing may be done to.
+    /// Where those of SQLite are gone and nothing is in their place, nobody has opened the
+    /// database since.
     pub(crate) fn has_heirs(&self) -> bool {
         let replaced = |file: &Known| matches!(file.look(), Err(REPLACED));
         self.database.look().is_err() || replaced(&self.wal) || replaced(&self.shm)
@@ -207,7 +223,8 @@ mod tests {
             fs::write(folder.path().join("file"), "").unwrap();
             let at_once = now();
             fs::remove_file(folder.path().join("file")).unwrap();
-            // The time of a change is up to 10 ms behind the clock. Another process may have had the processor meanwhile.
+            // The time of a change is up to 10 ms behind the clock. Another process may have had
+            // the processor meanwhile.
             if begun.elapsed() < Duration::from_millis(30) {
                 assert_eq!(at_once, None);
                 break;

@@ -1,6 +1,8 @@
 //! Putting in tasks that were exported.
 
-use rusqlite::{Connection, OptionalExtension as _, Result, Transaction, TransactionBehavior, params};
+use rusqlite::{
+    Connection, OptionalExtension as _, Result, Transaction, TransactionBehavior, params,
+};
 use stepwell_core::store::{ArrivedMessage, MessageId, TaskState};
 use stepwell_core::{Page, Room, TaskId, TaskRecord, Timestamp};
 
@@ -38,8 +40,14 @@ fn insert(conn: &Connection, now: Timestamp, record: &TaskRecord) -> Result<bool
     let task_id = Sql(&info.task_id);
     let (ended, running) = (info.state.is_finished(), info.state == TaskState::Running);
     let there = conn.query_row(
-        "SELECT 1 FROM stepwell_tasks WHERE task_id = ?1 OR (task_type = ?2 AND idempotency_key = ?3 AND scope = ?4)",
-        params![task_id, Sql(&info.task_type), info.idempotency_key.as_ref().map(Sql), Sql(&info.scope)],
+        "SELECT 1 FROM stepwell_tasks WHERE task_id = ?1 OR (task_type = ?2 AND idempotency_key = \
+         ?3 AND scope = ?4)",
+        params![
+            task_id,
+            Sql(&info.task_type),
+            info.idempotency_key.as_ref().map(Sql),
+            Sql(&info.scope)
+        ],
         |_| Ok(()),
     );
     if there.optional()?.is_some() {

@@ -1,7 +1,9 @@
 //! What comes in from clients and from other tasks: tasks, events, messages, commands.
 
 use rusqlite::{Result, params};
-use stepwell_core::store::{Command, CommandOutcome, NewEvent, NewMessage, NewTask, Spawned, TaskState};
+use stepwell_core::store::{
+    Command, CommandOutcome, NewEvent, NewMessage, NewTask, Spawned, TaskState,
+};
 use stepwell_core::{Coalesce, Kind, Name, WorkerId, after, begun_anew};
 
 use crate::commit::Applying;
@@ -29,14 +31,17 @@ const COMPENSATED: &str = "SELECT max(seq) FROM stepwell_journal WHERE task_id =
 impl Applying<'_, '_> {
     pub(crate) fn spawn(&mut self, new: &NewTask) -> Result<Spawned> {
         if let Some(key) = &new.idempotency_key {
-            let existing =
-                self.conn.one(EXISTING, params![Sql(&new.task_type), Sql(key), Sql(&new.scope)], |row| {
+            let existing = self.conn.one(
+                EXISTING,
+                params![Sql(&new.task_type), Sql(key), Sql(&new.scope)],
+                |row| {
                     Ok(Spawned::Existing {
                         task_id: get(row, 0)?,
                         run_id: get(row, 1)?,
                         attempt: count(row, 2)?,
                     })
-                })?;
+                },
+            )?;
             if let Some(existing) = existing {
                 return Ok(existing);
             }
@@ -47,15 +52,19 @@ impl Applying<'_, '_> {
         let start_at = new.start_at.filter(|start_at| *start_at > self.now);
         let eager = start_at.is_none() && new.concurrency_key.is_none();
         let claim_by = match new.claim_by {
-            Some(worker_id) if eager && self.is_registered(worker_id)? && !self.restricts(&new.queue)? => {
+            Some(worker_id)
+                if eager && self.is_registered(worker_id)? && !self.restricts(&new.queue)? =>
+            {
                 Some(worker_id)
             }
             _ => None,
         };
         let claimed = claim_by.is_some();
-        let limit = if claimed { new.cancellation.max_duration } else { new.cancellation.max_delay };
+        let limit =
+            if claimed { new.cancellation.max_duration } else { new.cancellation.max_delay };
         let cancel_at = limit.map(|limit| after(self.now, limit));
-        let micros = |duration: std::time::Duration| i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
+        let micros =
+            |duration: std::time::Duration| i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
         self.conn.run(
             "INSERT INTO stepwell_tasks (task_id, run_id, task_type, queue, state, priority, attempt, max_attempts,
                 worker_id, parent, idempotency_key, spawned_at, ready_at, started_at, due_at, cancel_at,
@@ -99,9 +108,12 @@ impl Applying<'_, '_> {
 
     /// Of a task that is not to be spawned: the one that waits in its place.
     fn coalesce(&mut self, new: &NewTask) -> Result<Option<Spawned>> {
-        let Some((coalesce, key)) = new.coalesce.zip(new.concurrency_key.as_ref()) else { return Ok(None) };
+        let Some((coalesce, key)) = new.coalesce.zip(new.concurrency_key.as_ref()) else {
+            return Ok(None);
+        };
         let asked = params![Sql(key), Sql(&new.task_type), Sql(&new.scope)];
-        let waiting = self.conn.readable("a task", WAITING, asked, |row| Ok((get(row, 0)?, get(row, 1)?)))?;
+        let waiting =
+            self.conn.readable("a task", WAITING, asked, |row| Ok((get(row, 0)?, get(row, 1)?)))?;
         match waiting.first() {
             Some(&(task_id, run_id)) if coalesce != Coalesce::Replace => {
                 return Ok(Some(Spawned::Waiting { task_id, run_id }));
@@ -130,7 +142,8 @@ impl Applying<'_, '_> {
     pub(crate) fn emit(&mut self, event: &NewEvent) -> Result<bool> {
         let queue = event.queue.as_ref().map_or("", Name::as_str);
         let inserted = self.conn.run(
-            "INSERT INTO stepwell_events (name, queue, payload) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING",
+            "INSERT INTO stepwell_events (name, queue, payload) VALUES (?1, ?2, ?3) ON CONFLICT DO \
+             NOTHING",
             params![Sql(&event.name), queue, Sql(&event.payload)],
         )?;
         if inserted == 0 {
@@ -159,7 +172,9 @@ impl Applying<'_, '_> {
 
     pub(crate) fn command(&mut self, command: Command) -> Result<CommandOutcome> {
         let task_id = command.task_id();
-        let Some((state, queue)) = self.state(task_id)? else { return Ok(CommandOutcome::NotFound) };
+        let Some((state, queue)) = self.state(task_id)? else {
+            return Ok(CommandOutcome::NotFound);
+        };
         let state = state?;
         let compensating = !state.is_finished() && self.is_compensating(task_id)?;
         let shown = if compensating { TaskState::Compensating } else { state };
@@ -175,18 +190,21 @@ impl Applying<'_, '_> {
                     WHERE task_id = ?1",
                     params![Sql(&task_id)],
                 )?;
-                if let Some(seq) =
-                    self.conn.one(COMPENSATED, params![Sql(&task_id)], |row| row.get::<_, i64>(0))?
+                if let Some(seq) = self
+                    .conn
+                    .one(COMPENSATED, params![Sql(&task_id)], |row| row.get::<_, i64>(0))?
                 {
                     self.add_entries(task_id, &[begun_anew(seq.unsigned_abs() + 1, self.now)])?;
                 }
                 self.line_up(task_id)?;
                 self.make_ready(task_id, queue)?;
             }
-            Command::Delete(_) if state.is_finished() => match purge::needed_by(self.conn, task_id)? {
-                Some(by) => return Ok(CommandOutcome::Needed { by }),
-                None => purge::delete(self.conn, task_id)?,
-            },
+            Command::Delete(_) if state.is_finished() => {
+                match purge::needed_by(self.conn, task_id)? {
+                    Some(by) => return Ok(CommandOutcome::Needed { by }),
+                    None => purge::delete(self.conn, task_id)?,
+                }
+            }
             Command::Wake(_) if state == TaskState::Suspended => self.make_ready(task_id, queue)?,
             Command::Pause(_) | Command::Resume(_) if !state.is_finished() => {
                 let pause = matches!(command, Command::Pause(_));

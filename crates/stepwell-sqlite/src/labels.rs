@@ -15,8 +15,9 @@ const COUNTED: u32 = 1_000;
 pub(crate) struct Label<'a> {
     pub(crate) name: &'a str,
     pub(crate) value: &'a str,
-    /// Whether it is to be the task's own: of the scope that it was spawned in, or of a task that was spawned in none. Then
-    /// the task is in the scopes that ask for no more than the label. Others put into headers what they like.
+    /// Whether it is to be the task's own: of the scope that it was spawned in, or of a task that
+    /// was spawned in none. Then the task is in the scopes that ask for no more than the
+    /// label. Others put into headers what they like.
     pub(crate) own: bool,
 }
 
@@ -51,7 +52,8 @@ pub(crate) fn add(
     })
 }
 
-/// Puts the label first that the fewest tasks have: a list reads the tasks of the first, and looks at each for the others.
+/// Puts the label first that the fewest tasks have: a list reads the tasks of the first, and looks
+/// at each for the others.
 pub(crate) fn rarest_first(conn: &Connection, labels: &mut [Label<'_>]) -> Result<()> {
     if labels.len() < 2 {
         return Ok(());
@@ -79,7 +81,11 @@ pub(crate) struct Conditions<'a> {
 }
 
 impl<'a> Conditions<'a> {
-    pub(crate) fn add(&mut self, text: &str, params: impl IntoIterator<Item = Box<dyn ToSql + 'a>>) {
+    pub(crate) fn add(
+        &mut self,
+        text: &str,
+        params: impl IntoIterator<Item = Box<dyn ToSql + 'a>>,
+    ) {
         self.texts.push(text.into());
         self.params.extend(params);
     }

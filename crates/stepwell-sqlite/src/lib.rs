@@ -6,12 +6,12 @@
 //!                   └── jobs ────▶ reader thread ── read-only connection ───┘
 //! ```
 //!
-//! A batch is one transaction ([`Store::commit`]), and so one sync of the disk. Queries never wait for a commit. Several
-//! processes may share the file: each learns of the others' commits within 50 ms ([`Store::changed`]), and of another
-//! one's death as soon as it next looks for work.
+//! A batch is one transaction ([`Store::commit`]), and so one sync of the disk. Queries never wait
+//! for a commit. Several processes may share the file: each learns of the others' commits within 50
+//! ms ([`Store::changed`]), and of another one's death as soon as it next looks for work.
 //!
-//! The file may hold the application's own tables as well: a step's closure writes to them in the transaction that
-//! journals the step ([`Work`]).
+//! The file may hold the application's own tables as well: a step's closure writes to them in the
+//! transaction that journals the step ([`Work`]).
 
 #![forbid(unsafe_code)]
 
@@ -58,8 +58,8 @@ use stepwell_core::store::{
     ScheduleFilter, Scheduled, TaskWaits, Transacting, Transition, Wait,
 };
 use stepwell_core::{
-    BoxFuture, Entry, Name, Page, QueueInfo, Runtime, Scope, Store, StoreError, TaskFilter, TaskId, TaskInfo,
-    TaskRecord, TaskTypeInfo, Timestamp, WorkerInfo, guard,
+    BoxFuture, Entry, Name, Page, QueueInfo, Runtime, Scope, Store, StoreError, TaskFilter, TaskId,
+    TaskInfo, TaskRecord, TaskTypeInfo, Timestamp, WorkerInfo, guard,
 };
 use tokio::sync::oneshot;
 
@@ -88,27 +88,32 @@ pub struct SqliteStore {
     orders: Option<mpsc::Sender<Order>>,
     /// `None` for a database in memory: its writer answers queries.
     jobs: Option<mpsc::Sender<Job>>,
-    /// The reader first: the connection that closes last tidies up the WAL, and must be able to write.
+    /// The reader first: the connection that closes last tidies up the WAL, and must be able to
+    /// write.
     threads: Vec<JoinHandle<()>>,
 }
 
 impl SqliteStore {
-    /// Opens the database, creates it where there is none, and brings its schema up to date. Times go by the runtime's
-    /// clock.
+    /// Opens the database, creates it where there is none, and brings its schema up to date. Times
+    /// go by the runtime's clock.
     ///
     /// # Errors
-    /// When the file cannot be opened or created, is no SQLite database or a damaged one, was written by a newer
-    /// Stepwell, or stays locked by another program for 5 seconds. The message says what to do.
+    /// When the file cannot be opened or created, is no SQLite database or a damaged one, was
+    /// written by a newer Stepwell, or stays locked by another program for 5 seconds. The
+    /// message says what to do.
     pub async fn open(location: Location, runtime: Arc<dyn Runtime>) -> Result<Self, StoreError> {
         Self::open_within(location, runtime, Missing::Migrate, open::BUSY_TIMEOUT).await
     }
 
-    /// As [`SqliteStore::open`], for a database that is there and up to date: it is neither created nor migrated. (One in memory
-    /// is always new.)
+    /// As [`SqliteStore::open`], for a database that is there and up to date: it is neither created
+    /// nor migrated. (One in memory is always new.)
     ///
     /// # Errors
     /// As [`SqliteStore::open`]; when the file is not there; [`StoreError::OlderSchema`].
-    pub async fn open_existing(location: Location, runtime: Arc<dyn Runtime>) -> Result<Self, StoreError> {
+    pub async fn open_existing(
+        location: Location,
+        runtime: Arc<dyn Runtime>,
+    ) -> Result<Self, StoreError> {
         Self::open_within(location, runtime, Missing::Refuse, open::BUSY_TIMEOUT).await
     }
 
@@ -131,14 +136,27 @@ impl SqliteStore {
                     survive(|| drop(answer.send(Ok((opened.reader, identity.clone())))));
                     let checkpoints = Checkpoints::new(opened.path.clone());
                     let writer = Writer { location, runtime, user_works, changes, identity };
-                    writer.run(&opened.writer, seen, Liveness::new(opened.path), checkpoints, &ordered);
+                    writer.run(
+                        &opened.writer,
+                        seen,
+                        Liveness::new(opened.path),
+                        checkpoints,
+                        &ordered,
+                    );
                 }
                 Err(error) => _ = answer.send(Err(error)),
             }
         })?;
         let threads = vec![writer];
-        let mut store =
-            Self { location, runtime, changes, identity: None, orders: Some(orders), jobs: None, threads };
+        let mut store = Self {
+            location,
+            runtime,
+            changes,
+            identity: None,
+            orders: Some(orders),
+            jobs: None,
+            threads,
+        };
         let (reader, identity) = opened.await.unwrap_or(Err(StoreError::Closed))?;
         store.identity = identity;
         if let Some(conn) = reader {
@@ -153,7 +171,8 @@ impl SqliteStore {
 
     fn order(&self, order: Order) {
         if let Some(orders) = &self.orders {
-            // A writer that is gone drops the order, and with it the answer's sender, of which its receiver learns.
+            // A writer that is gone drops the order, and with it the answer's sender, of which its
+            // receiver learns.
             let _ = orders.send(order);
         }
     }
@@ -202,8 +221,8 @@ struct Files {
 }
 
 impl Files {
-    /// Something to be done with a connection, and what becomes of its result, which holds if the files are those that were
-    /// opened, before and after.
+    /// Something to be done with a connection, and what becomes of its result, which holds if the
+    /// files are those that were opened, before and after.
     fn job<T>(
         self,
         work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
@@ -211,8 +230,8 @@ impl Files {
     ) -> Job {
         Box::new(move |conn| {
             let check = || SqliteStore::check(self.identity.as_ref());
-            let done =
-                check().and_then(|()| work(conn).map_err(|error| Fault::from(error).at(&self.location)));
+            let done = check()
+                .and_then(|()| work(conn).map_err(|error| Fault::from(error).at(&self.location)));
             then(done.and_then(|done| check().map(|()| done)));
         })
     }
@@ -285,11 +304,17 @@ impl Store for SqliteStore {
         self.query(move |conn| workers::workers(conn, now))
     }
 
-    fn schedules(&self, which: ScheduleFilter) -> BoxFuture<'static, Result<Page<Scheduled>, StoreError>> {
+    fn schedules(
+        &self,
+        which: ScheduleFilter,
+    ) -> BoxFuture<'static, Result<Page<Scheduled>, StoreError>> {
         self.query(move |conn| schedules::schedules(conn, &which))
     }
 
-    fn waiting_types(&self, queues: Vec<Name>) -> BoxFuture<'static, Result<Vec<Name>, StoreError>> {
+    fn waiting_types(
+        &self,
+        queues: Vec<Name>,
+    ) -> BoxFuture<'static, Result<Vec<Name>, StoreError>> {
         self.query(move |conn| workers::waiting_types(conn, &queues))
     }
 
@@ -315,7 +340,8 @@ impl Store for SqliteStore {
     fn purge(&self, purge: Purge) -> BoxFuture<'static, Result<usize, StoreError>> {
         let (answer, receipt) = oneshot::channel();
         let (files, orders, asked) = (self.files(), self.orders.clone(), purge.clone());
-        // The reader hands on what it finds: a future that did so would keep the writer from ending.
+        // The reader hands on what it finds: a future that did so would keep the writer from
+        // ending.
         let hand_on = move |found: Result<Vec<TaskId>, StoreError>| match (found, orders) {
             (Ok(found), Some(orders)) => {
                 let remove = move |conn: &Connection| purge::remove(conn, &purge, &found);
@@ -344,7 +370,8 @@ impl Drop for SqliteStore {
         self.jobs = None;
         self.orders = None;
         for thread in self.threads.drain(..) {
-            // A step's closure may have held the store's last reference, and a thread cannot wait for itself.
+            // A step's closure may have held the store's last reference, and a thread cannot wait
+            // for itself.
             if thread.thread().id() != std::thread::current().id() {
                 let _ = thread.join();
             }
@@ -356,7 +383,8 @@ async fn answered<T>(receipt: oneshot::Receiver<Result<T, StoreError>>) -> Resul
     receipt.await.unwrap_or(Err(StoreError::Closed))
 }
 
-/// Does something that must not end the thread, on which everybody waits: whoever waits for the answer may panic.
+/// Does something that must not end the thread, on which everybody waits: whoever waits for the
+/// answer may panic.
 fn survive(work: impl FnOnce()) {
     if let Err(panic) = guard(work) {
         tracing::error!(%panic, "a thread of the store has survived a panic");

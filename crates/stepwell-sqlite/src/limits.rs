@@ -15,7 +15,8 @@ use crate::rows::{Sql, Statements as _, count, get, known, opt};
 pub(crate) const RUNNING: &str = "SELECT count(*) FROM stepwell_tasks
     WHERE state = 'running' AND queue = ?1 AND (?2 IS NULL OR worker_id = ?2)";
 
-/// Gives a task that has a concurrency key the last place among the others of the key and its scope.
+/// Gives a task that has a concurrency key the last place among the others of the key and its
+/// scope.
 pub(crate) const LINE_UP: &str = "UPDATE stepwell_tasks SET (place, blocked) = (
         SELECT coalesce(max(o.place), 0) + 1, count(*) > 0 FROM stepwell_tasks o
         WHERE o.concurrency_key = stepwell_tasks.concurrency_key AND o.scope = stepwell_tasks.scope
@@ -44,10 +45,12 @@ impl Queue {
             is_some.then(|| count(row, first + column)).transpose()
         };
         let per: Option<i64> = row.get(first + 4)?;
-        let rate = limit(3)?
-            .zip(per)
-            .map(|(starts, per)| RateLimit { starts, per: Duration::from_micros(per.unsigned_abs()) });
-        let limits = QueueLimits { max_running: limit(1)?, max_running_per_worker: limit(2)?, rate };
+        let rate = limit(3)?.zip(per).map(|(starts, per)| RateLimit {
+            starts,
+            per: Duration::from_micros(per.unsigned_abs()),
+        });
+        let limits =
+            QueueLimits { max_running: limit(1)?, max_running_per_worker: limit(2)?, rate };
         Ok(Self { paused: row.get(first)?, limits, used_until: opt(row, first + 5)? })
     }
 }
@@ -60,19 +63,28 @@ pub(crate) fn line_up(conn: &Connection, task_id: TaskId) -> Result<()> {
 impl Applying<'_, '_> {
     pub(crate) fn change_queue(&mut self, change: &QueueChange) -> Result<()> {
         let queue = Sql(&change.queue);
-        self.conn
-            .run("INSERT INTO stepwell_queues (queue) VALUES (?1) ON CONFLICT DO NOTHING", params![queue])?;
+        self.conn.run(
+            "INSERT INTO stepwell_queues (queue) VALUES (?1) ON CONFLICT DO NOTHING",
+            params![queue],
+        )?;
         self.any_queue.set(Some(true));
         match change.action {
             QueueAction::Pause => {
-                self.conn.run("UPDATE stepwell_queues SET paused = 1 WHERE queue = ?1", params![queue])?;
+                self.conn.run(
+                    "UPDATE stepwell_queues SET paused = 1 WHERE queue = ?1",
+                    params![queue],
+                )?;
                 return Ok(());
             }
             QueueAction::Resume => {
-                self.conn.run("UPDATE stepwell_queues SET paused = 0 WHERE queue = ?1", params![queue])?;
+                self.conn.run(
+                    "UPDATE stepwell_queues SET paused = 0 WHERE queue = ?1",
+                    params![queue],
+                )?;
             }
             QueueAction::Limit(limits) => {
-                let per = limits.rate.map(|rate| i64::try_from(rate.per.as_micros()).unwrap_or(i64::MAX));
+                let per =
+                    limits.rate.map(|rate| i64::try_from(rate.per.as_micros()).unwrap_or(i64::MAX));
                 self.conn.run(
                     "UPDATE stepwell_queues SET max_running = ?2, max_running_per_worker = ?3, rate_starts = ?4,
                         rate_per = ?5,
@@ -98,7 +110,9 @@ impl Applying<'_, '_> {
         // Asked once a batch: most applications change no queue, and this is asked for every task.
         let any = match self.any_queue.get() {
             Some(any) => any,
-            None => self.conn.one("SELECT 1 FROM stepwell_queues LIMIT 1", [], |_| Ok(()))?.is_some(),
+            None => {
+                self.conn.one("SELECT 1 FROM stepwell_queues LIMIT 1", [], |_| Ok(()))?.is_some()
+            }
         };
         self.any_queue.set(Some(any));
         if !any {
@@ -129,8 +143,10 @@ impl Applying<'_, '_> {
             return Ok(0);
         }
         let mut left = room;
-        let limits =
-            [(config.limits.max_running, None), (config.limits.max_running_per_worker, Some(worker_id))];
+        let limits = [
+            (config.limits.max_running, None),
+            (config.limits.max_running_per_worker, Some(worker_id)),
+        ];
         for (limit, worker_id) in limits {
             if let Some(limit) = limit {
                 let asked = params![Sql(queue), worker_id.as_ref().map(Sql)];
@@ -163,9 +179,9 @@ impl Applying<'_, '_> {
 
     /// A task whose turn it was by its concurrency key has ended: it is the turn of the next.
     pub(crate) fn end_turn(&mut self, task_id: TaskId) -> Result<()> {
-        let next = self
-            .conn
-            .one(FIRST_OF_KEY, params![Sql(&task_id)], |row| Ok((row.get::<_, i64>(0)?, known(row, 1))))?;
+        let next = self.conn.one(FIRST_OF_KEY, params![Sql(&task_id)], |row| {
+            Ok((row.get::<_, i64>(0)?, known(row, 1)))
+        })?;
         if let Some((rowid, queue)) = next {
             self.conn.run(
                 "UPDATE stepwell_tasks SET blocked = 0, ready_at = ?2 WHERE rowid = ?1",

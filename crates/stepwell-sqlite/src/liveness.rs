@@ -1,7 +1,8 @@
 //! How processes notice at once that another one has died.
 //!
-//! While a handle has a registered worker it holds a file beside the database locked. The operating system gives the
-//! lock back however the process ends, so a lock that another process can take is a death certificate:
+//! While a handle has a registered worker it holds a file beside the database locked. The operating
+//! system gives the lock back however the process ends, so a lock that another process can take is
+//! a death certificate:
 //!
 //! ```text
 //!   stepwell.db                                   workers: worker 1 | handle 6f0c…
@@ -9,8 +10,9 @@
 //!   stepwell.db-worker-91ab…   not locked: B died, its tasks are claimable again
 //! ```
 //!
-//! Only a lock that can be taken says so: a file that is gone, which somebody may have tidied away, says nothing. Leases work
-//! beside it, for what a lock does not show: a process that hangs, a file that is gone, a file system without locks.
+//! Only a lock that can be taken says so: a file that is gone, which somebody may have tidied away,
+//! says nothing. Leases work beside it, for what a lock does not show: a process that hangs, a file
+//! that is gone, a file system without locks.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -62,8 +64,8 @@ impl Liveness {
         Self { database, held: None, looked: None, graves: Vec::new(), lost: Vec::new() }
     }
 
-    /// Locks this handle's file, and names it; `None` where that does not work, and only leases are left. Comes before
-    /// the commit that names the file.
+    /// Locks this handle's file, and names it; `None` where that does not work, and only leases are
+    /// left. Comes before the commit that names the file.
     pub(crate) fn hold(&mut self) -> Option<String> {
         if self.held.is_none() {
             // Never a name that was used before: its file may be about to be deleted.
@@ -73,17 +75,20 @@ impl Liveness {
                 Ok(file) => self.held = Some(Held { handle, path, file, registered: false }),
                 Err(error) => {
                     let path = path.display();
-                    tracing::warn!(%path, %error, "cannot lock a file: should this process die, others learn of it when its lease ends");
+                    tracing::warn!(%path, %error, "cannot lock a file: should this process die, \
+                                                   others learn of it when its lease ends");
                 }
             }
         }
         self.held.as_ref().map(|held| held.handle.clone())
     }
 
-    /// Another handle in the place of those whose files somebody has deleted, and those. Asked for with each sign of life.
+    /// Another handle in the place of those whose files somebody has deleted, and those. Asked for
+    /// with each sign of life.
     pub(crate) fn renewed(&mut self) -> Option<(String, Vec<String>)> {
         if let Some(held) = self.held.take_if(|held| !held.is_there()) {
-            tracing::warn!(path = %held.path.display(), "the lock file of a worker is gone: it must stay while the program runs");
+            tracing::warn!(path = %held.path.display(), "the lock file of a worker is gone: it \
+                                                         must stay while the program runs");
             self.lost.push(held.handle);
             self.hold();
         }
@@ -199,7 +204,9 @@ fn random_uuid() -> String {
         // Its keys are random, from the operating system.
         let mut hasher = RandomState::new().build_hasher();
         hasher.write_u32(std::process::id());
-        hasher.write_u128(std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |time| time.as_nanos()));
+        hasher.write_u128(
+            std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |time| time.as_nanos()),
+        );
         half.copy_from_slice(&hasher.finish().to_le_bytes());
     }
     uuid::Builder::from_random_bytes(bytes).into_uuid().to_string()

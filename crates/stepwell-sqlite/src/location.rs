@@ -10,19 +10,24 @@ use stepwell_core::StoreError;
 pub enum Location {
     /// In memory: it lives as long as its store, and no other store sees it.
     Memory,
-    /// In this file, which is created when it does not exist. SQLite keeps two more beside it, `-wal` and `-shm`.
+    /// In this file, which is created when it does not exist. SQLite keeps two more beside it,
+    /// `-wal` and `-shm`.
     File(PathBuf),
 }
 
 impl Location {
-    /// Reads a URL: `sqlite://relative.db`, `sqlite:///absolute/path.db`, `sqlite:path.db`, `sqlite::memory:`. The path
-    /// is taken as it stands, without percent-decoding.
+    /// Reads a URL: `sqlite://relative.db`, `sqlite:///absolute/path.db`, `sqlite:path.db`,
+    /// `sqlite::memory:`. The path is taken as it stands, without percent-decoding.
     ///
     /// # Errors
     /// When the URL is none of these.
     pub fn parse(url: &str) -> Result<Self, StoreError> {
         let wrong = |reason: &str, advice: &str| {
-            Err(StoreError::Open { location: url.into(), reason: reason.into(), advice: advice.into() })
+            Err(StoreError::Open {
+                location: url.into(),
+                reason: reason.into(),
+                advice: advice.into(),
+            })
         };
         let Some(rest) = url.strip_prefix("sqlite:") else {
             return wrong(
@@ -32,7 +37,10 @@ impl Location {
         };
         match rest.strip_prefix("//").unwrap_or(rest) {
             ":memory:" => Ok(Self::Memory),
-            "" => wrong("the URL names no file", "Write `sqlite://stepwell.db`, say, or `sqlite::memory:`"),
+            "" => wrong(
+                "the URL names no file",
+                "Write `sqlite://stepwell.db`, say, or `sqlite::memory:`",
+            ),
             path if path.contains('?') => {
                 wrong("the URL has options (`?…`), which this store does not take", "Remove them")
             }

@@ -1,11 +1,12 @@
 //! Makes durable what a database's write-ahead log says.
 //!
-//! When a sync fails, the kernel takes what it was to write for written: it is read as if it were there, and
-//! no later sync writes it. A batch whose sync failed is refused, and as long as its process lives, the next
-//! batch is written over it. But when that process dies, the next process that opens the database finds the
-//! batch in the log, takes it for committed, and writes further batches behind it. A power cut then leaves a
-//! hole in the log, at which SQLite stops reading: every batch accepted since is lost. So each process that
-//! opens the database first writes the log's content again and syncs it.
+//! When a sync fails, the kernel takes what it was to write for written: it is read as if it were
+//! there, and no later sync writes it. A batch whose sync failed is refused, and as long as its
+//! process lives, the next batch is written over it. But when that process dies, the next process
+//! that opens the database finds the batch in the log, takes it for committed, and writes further
+//! batches behind it. A power cut then leaves a hole in the log, at which SQLite stops reading:
+//! every batch accepted since is lost. So each process that opens the database first writes the
+//! log's content again and syncs it.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Read as _, Seek as _, SeekFrom, Write as _};
@@ -24,7 +25,8 @@ const PAGE_HEADER: usize = 24;
 /// Writes the log again as it is. Nobody else writes to it meanwhile: the connection has the lock.
 pub(crate) fn settle(conn: &Connection, database: &Path, location: &Location) -> Result<(), Fault> {
     conn.execute_batch("BEGIN IMMEDIATE")?;
-    let written = database.canonicalize().and_then(|database| write_again(&beside(&database, "-wal")));
+    let written =
+        database.canonicalize().and_then(|database| write_again(&beside(&database, "-wal")));
     conn.execute_batch("ROLLBACK")?;
     written.map_err(|error| error::unsynced(location, &error).into())
 }
@@ -49,7 +51,11 @@ fn write_again(log: &Path) -> io::Result<()> {
 }
 
 /// Writes again what comes next, when that is as long as the buffer, and is meant.
-fn write_part_again(log: &mut File, buffer: &mut [u8], is_meant: impl Fn(&[u8]) -> bool) -> io::Result<bool> {
+fn write_part_again(
+    log: &mut File,
+    buffer: &mut [u8],
+    is_meant: impl Fn(&[u8]) -> bool,
+) -> io::Result<bool> {
     let start = log.stream_position()?;
     match log.read_exact(buffer) {
         Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(false),

@@ -23,19 +23,26 @@ pub(crate) const MIGRATIONS: &[&str] = &[
 
 /// The version of the schema that is there; 0 when there is none.
 pub(crate) fn version(conn: &Connection) -> rusqlite::Result<i64> {
-    // Not `PRAGMA user_version`: the file may be another application's as well, which keeps its own version there.
-    let is_there =
-        conn.one("SELECT 1 FROM sqlite_master WHERE name = 'stepwell_schema'", [], |_| Ok(()))?.is_some();
+    // Not `PRAGMA user_version`: the file may be another application's as well, which keeps its own
+    // version there.
+    let is_there = conn
+        .one("SELECT 1 FROM sqlite_master WHERE name = 'stepwell_schema'", [], |_| Ok(()))?
+        .is_some();
     if !is_there {
         return Ok(0);
     }
-    let version =
-        conn.query_row("SELECT max(version) FROM stepwell_schema", [], |row| row.get(0)).optional()?;
+    let version = conn
+        .query_row("SELECT max(version) FROM stepwell_schema", [], |row| row.get(0))
+        .optional()?;
     Ok(version.flatten().unwrap_or(0))
 }
 
 /// Refuses a schema that this program does not know.
-pub(crate) fn check(found: i64, migrations: &[&str], location: &Location) -> Result<(), StoreError> {
+pub(crate) fn check(
+    found: i64,
+    migrations: &[&str],
+    location: &Location,
+) -> Result<(), StoreError> {
     let known = known(migrations);
     if found > known {
         return Err(StoreError::NewerSchema { location: location.to_string(), found, known });
@@ -44,7 +51,11 @@ pub(crate) fn check(found: i64, migrations: &[&str], location: &Location) -> Res
 }
 
 /// Refuses a schema that is older than this program's.
-pub(crate) fn require(found: i64, migrations: &[&str], location: &Location) -> Result<(), StoreError> {
+pub(crate) fn require(
+    found: i64,
+    migrations: &[&str],
+    location: &Location,
+) -> Result<(), StoreError> {
     let known = known(migrations);
     if found < known {
         return Err(StoreError::OlderSchema { location: location.to_string(), found, known });
@@ -56,13 +67,19 @@ fn known(migrations: &[&str]) -> i64 {
     i64::try_from(migrations.len()).unwrap_or(i64::MAX)
 }
 
-/// Applies the migrations that are missing, all or none. Any number of processes may do so at the same time.
-pub(crate) fn migrate(conn: &Connection, migrations: &[&str], location: &Location) -> Result<(), Fault> {
+/// Applies the migrations that are missing, all or none. Any number of processes may do so at the
+/// same time.
+pub(crate) fn migrate(
+    conn: &Connection,
+    migrations: &[&str],
+    location: &Location,
+) -> Result<(), Fault> {
     if usize::try_from(version(conn)?) == Ok(migrations.len()) {
         return Ok(());
     }
     conn.execute_batch("BEGIN IMMEDIATE")?;
-    let migrated = steps(conn, migrations, location).and_then(|()| Ok(conn.execute_batch("COMMIT")?));
+    let migrated =
+        steps(conn, migrations, location).and_then(|()| Ok(conn.execute_batch("COMMIT")?));
     if migrated.is_err() && !conn.is_autocommit() {
         conn.execute_batch("ROLLBACK")?;
     }
@@ -73,7 +90,9 @@ fn steps(conn: &Connection, migrations: &[&str], location: &Location) -> Result<
     // Read again: another process may have migrated while this one waited for the lock.
     let found = version(conn)?;
     check(found, migrations, location)?;
-    conn.execute_batch("CREATE TABLE IF NOT EXISTS stepwell_schema (version INTEGER NOT NULL) STRICT")?;
+    conn.execute_batch(
+        "CREATE TABLE IF NOT EXISTS stepwell_schema (version INTEGER NOT NULL) STRICT",
+    )?;
     for (version, step) in (1_i64..).zip(migrations).skip(usize::try_from(found).unwrap_or(0)) {
         conn.execute_batch(step).map_err(|error| explain(error, location))?;
         conn.execute("DELETE FROM stepwell_schema", [])?;
@@ -84,10 +103,13 @@ fn steps(conn: &Connection, migrations: &[&str], location: &Location) -> Result<
 
 fn explain(error: rusqlite::Error, location: &Location) -> Fault {
     match &error {
-        rusqlite::Error::SqlInputError { msg, .. } | rusqlite::Error::SqliteFailure(_, Some(msg))
+        rusqlite::Error::SqlInputError { msg, .. }
+        | rusqlite::Error::SqliteFailure(_, Some(msg))
             if msg.contains("already exists") =>
         {
-            let reason = format!("it holds another application's data ({msg}), and Stepwell needs that name");
+            let reason = format!(
+                "it holds another application's data ({msg}), and Stepwell needs that name"
+            );
             error::open(location, &reason, "Give Stepwell a file of its own").into()
         }
         _ => error.into(),
@@ -134,7 +156,8 @@ mod tests {
                     max_attempts, spawned_at, ready_at, retry, headers, params, scope)
                 VALUES (?1, '', '', 'q', 'pending', 0, 0, 1, 0, 0, '', '', '', ?2)";
             conn.execute(sql, [id, scope]).unwrap();
-            let sql = "INSERT INTO stepwell_labels (task_id, name, value) VALUES (?1, 'tenant', 'acme')";
+            let sql =
+                "INSERT INTO stepwell_labels (task_id, name, value) VALUES (?1, 'tenant', 'acme')";
             conn.execute(sql, [id]).unwrap();
         }
         migrate(&conn, MIGRATIONS, &Location::Memory).unwrap();
@@ -157,8 +180,10 @@ mod tests {
         let conn = Connection::open_in_memory().unwrap();
         migrate(&conn, &[V1], &Location::Memory).unwrap();
         conn.query_row("PRAGMA max_page_count = 3", [], |_| Ok(())).unwrap();
-        let large = "ALTER TABLE things ADD COLUMN size INTEGER; INSERT INTO things VALUES (hex(zeroblob(100000)), 1);";
-        let error = migrate(&conn, &[V1, large], &Location::Memory).unwrap_err().at(&Location::Memory);
+        let large = "ALTER TABLE things ADD COLUMN size INTEGER; INSERT INTO things VALUES \
+                     (hex(zeroblob(100000)), 1);";
+        let error =
+            migrate(&conn, &[V1, large], &Location::Memory).unwrap_err().at(&Location::Memory);
         assert!(matches!(error, StoreError::Full(_)), "{error}");
         assert_eq!((version(&conn).unwrap(), conn.is_autocommit()), (1, true));
         conn.prepare("SELECT size FROM things").unwrap_err();

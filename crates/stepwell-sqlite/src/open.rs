@@ -86,9 +86,10 @@ fn open_file(
         Missing::Migrate => OpenFlags::SQLITE_OPEN_CREATE,
         Missing::Refuse => OpenFlags::empty(),
     };
-    let writer = Connection::open_with_flags(&path, flags | OpenFlags::SQLITE_OPEN_READ_WRITE | create)?;
-    // A log that is not durable yet is neither copied nor deleted, should the database not be opened after
-    // all.
+    let writer =
+        Connection::open_with_flags(&path, flags | OpenFlags::SQLITE_OPEN_READ_WRITE | create)?;
+    // A log that is not durable yet is neither copied nor deleted, should the database not be
+    // opened after all.
     writer.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     writer.busy_timeout(busy_timeout)?;
     if writer.is_readonly("main")? {
@@ -104,8 +105,9 @@ fn open_file(
     sync_folder(&path).map_err(|error| error::unsynced(location, &error))?;
     log::settle(&writer, &path, location)?;
     writer.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
-    // 32 MiB of pages are kept in memory. The WAL grows to 8 MiB and is then written over from its start: syncing a file
-    // that does not grow is faster. What the application has set for its own connections does not reach this one.
+    // 32 MiB of pages are kept in memory. The WAL grows to 8 MiB and is then written over from its
+    // start: syncing a file that does not grow is faster. What the application has set for its
+    // own connections does not reach this one.
     writer.execute_batch(DURABLE)?;
     writer.execute_batch(&format!(
         "PRAGMA cache_size = -32768; PRAGMA wal_autocheckpoint = 2000; PRAGMA journal_size_limit = {GROWN};
@@ -124,10 +126,12 @@ fn open_file(
     Ok((writer, Some(reader), Some(canonical), Some(Arc::new(identity))))
 }
 
-/// Makes the names of the database and of its write-ahead log durable, before anything is in the log.
+/// Makes the names of the database and of its write-ahead log durable, before anything is in the
+/// log.
 ///
-/// SQLite does so, too, and goes on where that fails. What is accepted then would be in a log that a power
-/// cut takes the name of, and the log before may have it again, whose pages do not fit the database any more.
+/// SQLite does so, too, and goes on where that fails. What is accepted then would be in a log that
+/// a power cut takes the name of, and the log before may have it again, whose pages do not fit the
+/// database any more.
 fn sync_folder(database: &Path) -> io::Result<()> {
     #[cfg(unix)]
     if let Some(folder) = database.canonicalize()?.parent() {
@@ -140,7 +144,10 @@ fn sync_folder(database: &Path) -> io::Result<()> {
         match synced {
             // The file system has no way to sync a folder.
             Err(error)
-                if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => {}
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported
+                ) => {}
             synced => return synced,
         }
     }
@@ -149,7 +156,8 @@ fn sync_folder(database: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Sets the database's journal mode. SQLite does not wait for other processes here, where waiting could deadlock.
+/// Sets the database's journal mode. SQLite does not wait for other processes here, where waiting
+/// could deadlock.
 fn use_wal(conn: &Connection, location: &Location, busy_timeout: Duration) -> Result<(), Fault> {
     let begin = Instant::now();
     loop {
@@ -157,7 +165,8 @@ fn use_wal(conn: &Connection, location: &Location, busy_timeout: Duration) -> Re
         match mode {
             Ok(Some(mode)) if mode == "wal" => return Ok(()),
             Ok(_) => {
-                let reason = "its file system does not allow SQLite's WAL mode, which needs shared memory";
+                let reason =
+                    "its file system does not allow SQLite's WAL mode, which needs shared memory";
                 return Err(error::open(location, reason, "Put it on a local disk").into());
             }
             Err(error)

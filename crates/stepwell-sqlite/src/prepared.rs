@@ -1,7 +1,8 @@
 //! The writer's statements, found by the addresses of their texts.
 //!
-//! rusqlite's cache finds a statement by its text, which it copies, hashes and compares each time. That was a sixth of the work
-//! for a step. The texts of this store are constants, so their addresses are enough.
+//! rusqlite's cache finds a statement by its text, which it copies, hashes and compares each time.
+//! That was a sixth of the work for a step. The texts of this store are constants, so their
+//! addresses are enough.
 
 use std::cell::RefCell;
 use std::ops::Deref;
@@ -42,12 +43,17 @@ impl Deref for Prepared<'_> {
 }
 
 impl Statements for Prepared<'_> {
-    fn with<R>(&self, sql: &'static str, work: impl FnOnce(&mut Statement<'_>) -> Result<R>) -> Result<R> {
+    fn with<R>(
+        &self,
+        sql: &'static str,
+        work: impl FnOnce(&mut Statement<'_>) -> Result<R>,
+    ) -> Result<R> {
         let Some(kept) = &self.kept else { return self.conn.with(sql, work) };
         let address = (sql.as_ptr(), sql.len());
         // Taken out meanwhile: the work may use other statements.
         let known = kept.borrow_mut().remove(&address);
-        // Without the flag, statements that are kept would use up the memory that SQLite sets aside for short ones.
+        // Without the flag, statements that are kept would use up the memory that SQLite sets aside
+        // for short ones.
         let prepare = || self.conn.prepare_with_flags(sql, PrepFlags::SQLITE_PREPARE_PERSISTENT);
         let mut statement = known.map_or_else(prepare, Ok)?;
         let result = work(&mut statement);

@@ -28,7 +28,8 @@ macro_rules! other_needs {
     };
 }
 
-/// The task that may have yet to learn how a task ended: its parent, or one that waits for it or was answered with it.
+/// The task that may have yet to learn how a task ended: its parent, or one that waits for it or
+/// was answered with it.
 pub(crate) const NEEDED_BY: &str = concat!(
     "SELECT coalesce(
     (SELECT parent.task_id FROM stepwell_tasks task JOIN stepwell_tasks parent ON parent.task_id = task.parent
@@ -76,7 +77,8 @@ pub(crate) const KEPT_FOR: &str = "SELECT child.task_id FROM stepwell_tasks task
 
 /// Keeps a task for another one, which was answered with it, until that has completed.
 pub(crate) fn need(conn: &Connection, task_id: TaskId, needed_by: TaskId) -> Result<()> {
-    let sql = "INSERT INTO stepwell_needs (task_id, needed_by) VALUES (?1, ?2) ON CONFLICT DO NOTHING";
+    let sql =
+        "INSERT INTO stepwell_needs (task_id, needed_by) VALUES (?1, ?2) ON CONFLICT DO NOTHING";
     conn.run(sql, params![Sql(&task_id), Sql(&needed_by)]).map(drop)
 }
 
@@ -91,13 +93,18 @@ pub(crate) fn delete(conn: &Connection, task_id: TaskId) -> Result<()> {
     conn.run("DELETE FROM stepwell_journal WHERE task_id = ?1", params![Sql(&task_id)])?;
     conn.run("DELETE FROM stepwell_history WHERE task_id = ?1", params![Sql(&task_id)])?;
     conn.run("DELETE FROM stepwell_messages WHERE task_id = ?1", params![Sql(&task_id)])?;
-    conn.run("DELETE FROM stepwell_needs WHERE task_id = ?1 OR needed_by = ?1", params![Sql(&task_id)])?;
+    conn.run(
+        "DELETE FROM stepwell_needs WHERE task_id = ?1 OR needed_by = ?1",
+        params![Sql(&task_id)],
+    )?;
     Ok(())
 }
 
-/// Finds finished tasks to remove, the oldest first. It may look at many, and so is done where no commit waits for it.
+/// Finds finished tasks to remove, the oldest first. It may look at many, and so is done where no
+/// commit waits for it.
 pub(crate) fn find(conn: &Connection, purge: &Purge) -> Result<Vec<TaskId>> {
-    // A task has ended behind the time in its id, so that none of those that ended before then has a higher one.
+    // A task has ended behind the time in its id, so that none of those that ended before then has
+    // a higher one.
     let millis = u64::try_from(purge.before.as_millisecond() + 1).unwrap_or(0);
     let end = TaskId::from(uuid::Builder::from_unix_timestamp_millis(millis, &[0; 10]).into_uuid());
     let asked = params![Sql(&purge.before), state(purge), Sql(&end)];

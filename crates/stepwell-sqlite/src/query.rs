@@ -11,7 +11,8 @@ use stepwell_core::{Entry, Page, Payload, Room, TaskId};
 use crate::labels::{self, Conditions, Label, rarest_first};
 use crate::rows::{self, Sql, Statements as _, count, entry, get, opt};
 
-/// The queue that most tasks are in, whose newest are found without an index. Those of the others have one.
+/// The queue that most tasks are in, whose newest are found without an index. Those of the others
+/// have one.
 const DEFAULT: &str = "default";
 
 const INFO: &str =
@@ -114,8 +115,9 @@ impl From {
         }
     }
 }
-/// The statement for a filter whose labels are these, and its parameters. Only the conditions that the filter has, so that
-/// SQLite picks the index for these; what partial indexes ask for as literals. Whoever asks stops when the page is full.
+/// The statement for a filter whose labels are these, and its parameters. Only the conditions that
+/// the filter has, so that SQLite picks the index for these; what partial indexes ask for as
+/// literals. Whoever asks stops when the page is full.
 pub(crate) fn list<'a>(
     filter: &'a TaskFilter,
     from: From,
@@ -132,15 +134,22 @@ pub(crate) fn list<'a>(
         ),
     };
     let mut begin = |label: Label<'a>| {
-        let own = if label.own { "name = ? AND value = ? AND own = 1" } else { "name = ? AND value = ?" };
+        let own =
+            if label.own { "name = ? AND value = ? AND own = 1" } else { "name = ? AND value = ?" };
         asked.add(own, [Box::new(label.name) as _, Box::new(label.value) as _]);
     };
     match (from, filter.scope.only_queue()) {
         (From::Label, _) => labels.first().copied().into_iter().for_each(begin),
-        (From::OwnQueue, Some(queue)) => begin(Label { name: "", value: queue.as_str(), own: true }),
+        (From::OwnQueue, Some(queue)) => {
+            begin(Label { name: "", value: queue.as_str(), own: true })
+        }
         (From::Queue, Some(queue)) => {
-            let not_default = if queue.as_str() == DEFAULT { "" } else { " AND queue <> 'default'" };
-            asked.add(&format!("queue = ? AND scope = ''{not_default}"), [Box::new(Sql(queue)) as _]);
+            let not_default =
+                if queue.as_str() == DEFAULT { "" } else { " AND queue <> 'default'" };
+            asked.add(
+                &format!("queue = ? AND scope = ''{not_default}"),
+                [Box::new(Sql(queue)) as _],
+            );
         }
         _ => {}
     }
@@ -167,10 +176,14 @@ pub(crate) fn list<'a>(
             asked.add(condition, [param]);
         }
     }
-    (format!("{INFO} FROM {tables} WHERE {} ORDER BY {id} DESC LIMIT -1", asked.all()), asked.params)
+    (
+        format!("{INFO} FROM {tables} WHERE {} ORDER BY {id} DESC LIMIT -1", asked.all()),
+        asked.params,
+    )
 }
 
-const JOURNAL: &str = "SELECT seq, kind, name, ordinal, outcome, payload, at FROM stepwell_journal WHERE task_id = ?1 ORDER BY seq";
+const JOURNAL: &str = "SELECT seq, kind, name, ordinal, outcome, payload, at FROM stepwell_journal \
+                       WHERE task_id = ?1 ORDER BY seq";
 
 pub(crate) fn journal(conn: &Connection, task_id: TaskId) -> Result<Vec<Entry>> {
     conn.all(JOURNAL, params![Sql(&task_id)], entry)

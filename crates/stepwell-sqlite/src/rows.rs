@@ -141,7 +141,8 @@ pub(crate) fn opt<T: Column>(row: &Row<'_>, column: usize) -> rusqlite::Result<O
     Ok(row.get::<_, Option<Sql<T>>>(column)?.map(|value| value.0))
 }
 
-/// The column's value; `None` where it cannot be read. For what hurts nobody else when it is missing.
+/// The column's value; `None` where it cannot be read. For what hurts nobody else when it is
+/// missing.
 pub(crate) fn known<T: Column>(row: &Row<'_>, column: usize) -> Option<T> {
     get(row, column).ok()
 }
@@ -154,7 +155,9 @@ pub(crate) fn count(row: &Row<'_>, column: usize) -> rusqlite::Result<u32> {
 /// Tells a row that cannot be read from a database that does not answer.
 pub(crate) fn unreadable(what: &str, error: rusqlite::Error) -> rusqlite::Result<Unreadable> {
     match &error {
-        rusqlite::Error::FromSqlConversionFailure(_, _, reason) => Ok(Unreadable::new(what, &**reason)),
+        rusqlite::Error::FromSqlConversionFailure(_, _, reason) => {
+            Ok(Unreadable::new(what, &**reason))
+        }
         rusqlite::Error::InvalidColumnType(..)
         | rusqlite::Error::IntegralValueOutOfRange(..)
         | rusqlite::Error::Utf8Error(..) => Ok(Unreadable::new(what, &error)),
@@ -197,8 +200,9 @@ pub(crate) trait Statements {
         self.first(usize::MAX, what, sql, params, read)
     }
 
-    /// Returns the first rows that can be read, as many as the limit says: fewer, and there are no more. That others cannot
-    /// be read is said, and hides none of these. The statement has no limit of its own.
+    /// Returns the first rows that can be read, as many as the limit says: fewer, and there are no
+    /// more. That others cannot be read is said, and hides none of these. The statement has no
+    /// limit of its own.
     fn first<T>(
         &self,
         limit: usize,
@@ -279,7 +283,8 @@ pub(crate) fn page<T: Listed>(
     Page::fill(&mut Room::default(), limit, || rows.next(&mut read))
 }
 
-/// Rows, without those that cannot be read. Once they are no longer looked at, the log says what was left out.
+/// Rows, without those that cannot be read. Once they are no longer looked at, the log says what
+/// was left out.
 pub(crate) struct Readable<'a> {
     what: &'a str,
     rows: Rows<'a>,
@@ -327,8 +332,9 @@ pub(crate) fn key(row: &Row<'_>, first: usize) -> rusqlite::Result<Key> {
 /// Reads `seq, kind, name, ordinal, outcome, payload, at`.
 pub(crate) fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
     let word: String = row.get(4)?;
-    let outcome = Outcome::from_columns(&word, get(row, 5)?)
-        .map_err(|error| rusqlite::Error::FromSqlConversionFailure(4, rusqlite::types::Type::Text, error))?;
+    let outcome = Outcome::from_columns(&word, get(row, 5)?).map_err(|error| {
+        rusqlite::Error::FromSqlConversionFailure(4, rusqlite::types::Type::Text, error)
+    })?;
     let seq = u64::try_from(row.get::<_, i64>(0)?).unwrap_or(0);
     Ok(Entry { seq, key: key(row, 1)?, outcome, at: get(row, 6)? })
 }

@@ -13,11 +13,13 @@ const ALL: &str = "SELECT name, version, definition, next_at, last_task FROM ste
     WHERE name > ?1 ORDER BY name";
 const NAMED: &str =
     "SELECT name, version, definition, next_at, last_task FROM stepwell_schedules WHERE name = ?1";
-pub(crate) const NEXT: &str = "SELECT name, version, definition, next_at, last_task FROM stepwell_schedules
+pub(crate) const NEXT: &str =
+    "SELECT name, version, definition, next_at, last_task FROM stepwell_schedules
     WHERE next_at IS NOT NULL AND (next_at, name) > (?1, ?2) ORDER BY next_at, name";
 
 fn schedule(row: &Row<'_>) -> Result<Scheduled> {
-    let plan = SchedulePlan { version: get(row, 1)?, definition: get(row, 2)?, next_at: opt(row, 3)? };
+    let plan =
+        SchedulePlan { version: get(row, 1)?, definition: get(row, 2)?, next_at: opt(row, 3)? };
     Ok(Scheduled { name: get(row, 0)?, plan, last_task: opt(row, 4)? })
 }
 
@@ -75,7 +77,11 @@ impl Applying<'_, '_> {
                 self.conn.run("DELETE FROM stepwell_schedules WHERE name = ?1", params![Sql(name)])?
             }
         };
-        Ok(if changed == 1 { ScheduleOutcome::Changed { spawned } } else { ScheduleOutcome::Refused })
+        Ok(if changed == 1 {
+            ScheduleOutcome::Changed { spawned }
+        } else {
+            ScheduleOutcome::Refused
+        })
     }
 
     /// Whether the last task that the schedule spawned has not ended.

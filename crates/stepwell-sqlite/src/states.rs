@@ -16,7 +16,8 @@ pub(crate) const TO_END: &str =
     FROM stepwell_tasks
     WHERE task_id = ?1 AND (?2 IS NULL OR (run_id = ?2 AND state = 'running'))";
 
-/// The end of a task's journal, its attempt (that of a suspended one does not count, and has its number all the same) and its queue, if there is something that it did to be undone.
+/// The end of a task's journal, its attempt (that of a suspended one does not count, and has its
+/// number all the same) and its queue, if there is something that it did to be undone.
 const TO_COMPENSATE: &str =
     "SELECT (SELECT max(seq) FROM stepwell_journal WHERE task_id = ?1), attempt + (state = 'suspended'), queue
     FROM stepwell_tasks
@@ -105,7 +106,8 @@ impl Applying<'_, '_> {
     /// Makes a task of that queue claimable.
     pub(crate) fn make_ready(&mut self, task_id: TaskId, queue: Option<Name>) -> Result<()> {
         self.conn.run(
-            "UPDATE stepwell_tasks SET state = 'pending', due_at = NULL, ready_at = ?2 WHERE task_id = ?1",
+            "UPDATE stepwell_tasks SET state = 'pending', due_at = NULL, ready_at = ?2 WHERE \
+             task_id = ?1",
             params![Sql(&task_id), Sql(&self.now)],
         )?;
         self.tell_ready(queue);
@@ -127,7 +129,10 @@ impl Applying<'_, '_> {
     }
 
     /// Its state and its queue, as far as they can be read.
-    pub(crate) fn state(&self, task_id: TaskId) -> Result<Option<(Result<TaskState>, Option<Name>)>> {
+    pub(crate) fn state(
+        &self,
+        task_id: TaskId,
+    ) -> Result<Option<(Result<TaskState>, Option<Name>)>> {
         self.conn.one(
             "SELECT state, queue FROM stepwell_tasks WHERE task_id = ?1",
             params![Sql(&task_id)],
@@ -149,8 +154,9 @@ impl Applying<'_, '_> {
         Ok(runs)
     }
 
-    /// Ends a task, or lets it be compensated first; when it is cancelled, its children are still to be. Returns whether it had been asked to cancel; `None` when
-    /// `fence` does not own it, and then nothing has changed.
+    /// Ends a task, or lets it be compensated first; when it is cancelled, its children are still
+    /// to be. Returns whether it had been asked to cancel; `None` when `fence` does not own it,
+    /// and then nothing has changed.
     pub(crate) fn finish(
         &mut self,
         task_id: TaskId,
@@ -168,7 +174,8 @@ impl Applying<'_, '_> {
         Ok(ended)
     }
 
-    /// Makes a task claimable as compensating, when it has something to undo that it did since it was compensated last.
+    /// Makes a task claimable as compensating, when it has something to undo that it did since it
+    /// was compensated last.
     fn compensate(&mut self, task_id: TaskId, finish: &Finish) -> Result<bool> {
         let found = self.conn.one(TO_COMPENSATE, params![Sql(&task_id)], |row| {
             Ok((row.get::<_, i64>(0)?.unsigned_abs() + 1, count(row, 1)?, known(row, 2)))
@@ -198,7 +205,8 @@ impl Applying<'_, '_> {
         Ok(self.conn.one(sql, params![Sql(&task_id)], |row| opt(row, 0))?.flatten())
     }
 
-    /// Cancels a task that has not ended: asks it to, when it runs. One that is being compensated ends by itself.
+    /// Cancels a task that has not ended: asks it to, when it runs. One that is being compensated
+    /// ends by itself.
     pub(crate) fn cancel(&mut self, task_id: TaskId) -> Result<()> {
         if self.is_compensating(task_id)? {
             return Ok(());
@@ -209,8 +217,8 @@ impl Applying<'_, '_> {
         Ok(())
     }
 
-    /// Cancels what descends from tasks that were cancelled. Without recursion: a family may have more generations than a
-    /// thread has stack.
+    /// Cancels what descends from tasks that were cancelled. Without recursion: a family may have
+    /// more generations than a thread has stack.
     pub(crate) fn cancel_doomed(&mut self) -> Result<()> {
         while let Some(parent) = self.doomed.pop() {
             for child in self.children(parent)? {
@@ -225,25 +233,32 @@ impl Applying<'_, '_> {
         self.conn.readable("a child", CHILDREN, params![Sql(&task_id)], |row| get(row, 0))
     }
 
-    fn end(&mut self, task_id: TaskId, fence: Option<RunId>, finish: Finish) -> Result<Option<bool>> {
+    fn end(
+        &mut self,
+        task_id: TaskId,
+        fence: Option<RunId>,
+        finish: Finish,
+    ) -> Result<Option<bool>> {
         let (state, output, failure) = match &finish {
             Finish::Completed(output) => (TaskState::Completed, Some(output), None),
             Finish::Failed(failure) => (TaskState::Failed, None, Some(failure)),
             Finish::Cancelled => (TaskState::Cancelled, None, None),
         };
-        // Two statements: SQLite makes a table in memory for each RETURNING, which takes longer than the SELECT.
-        let found = self.conn.one(TO_END, params![Sql(&task_id), fence.as_ref().map(Sql)], |row| {
-            Ok(Ending {
-                rowid: row.get(0)?,
-                known: row.get(1)?,
-                cancel_requested: row.get(2)?,
-                ran: row.get(3)?,
-                queue: known(row, 4),
-                has_turn: row.get(5)?,
-                waits: row.get(6)?,
-                mail: row.get(7)?,
-            })
-        })?;
+        // Two statements: SQLite makes a table in memory for each RETURNING, which takes longer
+        // than the SELECT.
+        let found =
+            self.conn.one(TO_END, params![Sql(&task_id), fence.as_ref().map(Sql)], |row| {
+                Ok(Ending {
+                    rowid: row.get(0)?,
+                    known: row.get(1)?,
+                    cancel_requested: row.get(2)?,
+                    ran: row.get(3)?,
+                    queue: known(row, 4),
+                    has_turn: row.get(5)?,
+                    waits: row.get(6)?,
+                    mail: row.get(7)?,
+                })
+            })?;
         let Some(ending) = found else { return Ok(None) };
         let Ending { rowid, known, cancel_requested, waits, mail, .. } = ending;
         self.conn.run(
@@ -253,13 +268,15 @@ impl Applying<'_, '_> {
             WHERE rowid = ?1",
             params![rowid, Sql(&state), output.map(Sql), failure.map(Sql), Sql(&self.now)],
         )?;
-        // Most tasks have neither; a look within the first statement costs less than two more statements.
+        // Most tasks have neither; a look within the first statement costs less than two more
+        // statements.
         if waits {
             self.drop_waits(task_id)?;
         }
         // Any other end may be followed by a retry, which receives what was accepted.
         if mail && state == TaskState::Completed {
-            self.conn.run("DELETE FROM stepwell_messages WHERE task_id = ?1", params![Sql(&task_id)])?;
+            self.conn
+                .run("DELETE FROM stepwell_messages WHERE task_id = ?1", params![Sql(&task_id)])?;
         }
         self.news.finished.push((task_id, finish));
         if ending.ran {

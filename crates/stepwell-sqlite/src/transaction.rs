@@ -1,4 +1,5 @@
-//! Exactly once, with the user's own tables: steps, spawns and events in transactions of `rusqlite`.
+//! Exactly once, with the user's own tables: steps, spawns and events in transactions of
+//! `rusqlite`.
 
 use std::any::Any;
 use std::path::Path;
@@ -8,8 +9,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use stepwell_core::store::News;
 use stepwell_core::{
-    Asked, Client, Delivery, Error, Guarded, Payload, SpawnOptions, SpawnResult, StepName, StoreError, Task,
-    TaskContext,
+    Asked, Client, Delivery, Error, Guarded, Payload, SpawnOptions, SpawnResult, StepName,
+    StoreError, Task, TaskContext,
 };
 
 use crate::SqliteStore;
@@ -26,12 +27,12 @@ use crate::writer::Writer;
 
 /// Adds [`transaction`](TransactionExt::transaction) to the context of tasks whose store is SQLite.
 pub trait TransactionExt {
-    /// A step that writes to the application's own tables, in the same database: its writes and its journal entry are one
-    /// transaction, and so happen exactly once.
+    /// A step that writes to the application's own tables, in the same database: its writes and its
+    /// journal entry are one transaction, and so happen exactly once.
     ///
-    /// The closure runs on the store's writer thread, within the commit of many tasks: keep it short, and do slow work
-    /// before it. When it fails, what it wrote is undone, and the step has failed with its error. It must not end the
-    /// transaction.
+    /// The closure runs on the store's writer thread, within the commit of many tasks: keep it
+    /// short, and do slow work before it. When it fails, what it wrote is undone, and the step
+    /// has failed with its error. It must not end the transaction.
     ///
     /// ```
     /// use stepwell_core::{TaskContext, TaskResult};
@@ -47,8 +48,8 @@ pub trait TransactionExt {
     /// ```
     ///
     /// # Errors
-    /// [`TaskError::Step`](stepwell_core::TaskError::Step) when the closure fails, its result cannot be journaled, or the
-    /// store is of another kind.
+    /// [`TaskError::Step`](stepwell_core::TaskError::Step) when the closure fails, its result
+    /// cannot be journaled, or the store is of another kind.
     fn transaction<T, F>(&self, name: impl Into<StepName>, work: F) -> Delivery<T>
     where
         F: FnOnce(&Connection) -> anyhow::Result<T> + Send + 'static,
@@ -64,7 +65,9 @@ impl TransactionExt for TaskContext {
         let limit = self.max_payload_bytes();
         let work = Guarded::new(work);
         let work: Work = Box::new(move |conn| {
-            let Some(work) = work.into_inner() else { anyhow::bail!("the transaction has run already") };
+            let Some(work) = work.into_inner() else {
+                anyhow::bail!("the transaction has run already")
+            };
             Ok(Payload::encode_proven(&work(conn)?, limit)?)
         });
         self.store_step(name, Box::new(work))
@@ -73,8 +76,8 @@ impl TransactionExt for TaskContext {
 
 /// Adds spawns and events within the user's own transactions to clients whose store is SQLite.
 ///
-/// The connection is the user's own, on the same file as the client's. While its transaction has written, the engine's
-/// commits wait for it: keep it short.
+/// The connection is the user's own, on the same file as the client's. While its transaction has
+/// written, the engine's commits wait for it: keep it short.
 ///
 /// ```no_run
 /// use stepwell_core::{Client, SpawnOptions};
@@ -107,11 +110,12 @@ pub trait ClientExt {
         options: SpawnOptions,
     ) -> Result<SpawnResult, Error>;
 
-    /// Emits an event in the user's transaction: it is there when that commits. `true` when it is the first of its name; a
-    /// further one changes nothing.
+    /// Emits an event in the user's transaction: it is there when that commits. `true` when it is
+    /// the first of its name; a further one changes nothing.
     ///
     /// # Errors
-    /// As [`Client::emit_event`]; also when the connection is to another database than the client's.
+    /// As [`Client::emit_event`]; also when the connection is to another database than the
+    /// client's.
     fn emit_event_in<T: Serialize + ?Sized>(
         &self,
         tx: &Connection,
@@ -123,7 +127,8 @@ pub trait ClientExt {
 
 impl ClientExt for Client {
     fn spawn_in<T: Task>(&self, tx: &Connection, params: T::Params) -> Result<SpawnResult, Error> {
-        let unfit = |source| Error::Payload { what: format!("the parameters of {}", T::NAME), source };
+        let unfit =
+            |source| Error::Payload { what: format!("the parameters of {}", T::NAME), source };
         let params = Payload::encode_proven(&params, usize::MAX).map_err(unfit)?;
         self.spawn_named_in(tx, T::NAME, &params, SpawnOptions::new())
     }
@@ -152,7 +157,8 @@ impl ClientExt for Client {
     }
 }
 
-/// Does something of the store's on a connection of the user's. Workers learn of it as of the commits of other processes.
+/// Does something of the store's on a connection of the user's. Workers learn of it as of the
+/// commits of other processes.
 fn within<T>(
     client: &Client,
     conn: &Connection,
@@ -174,7 +180,8 @@ fn within<T>(
     }
     if usize::try_from(version(conn).map_err(failed)?) != Ok(MIGRATIONS.len()) {
         return Err(refused(
-            "the connection is to another database than the client's: it has not the client's tables",
+            "the connection is to another database than the client's: it has not the client's \
+             tables",
         ));
     }
     if conn.is_autocommit() {

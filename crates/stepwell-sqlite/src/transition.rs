@@ -12,12 +12,13 @@ use crate::states::{GivenBack, Held};
 use crate::waits;
 
 /// Finds the task while the run owns it: the fence.
-pub(crate) const FENCE: &str = "SELECT task_id, queue, cancel_requested, compensating FROM stepwell_tasks
+pub(crate) const FENCE: &str =
+    "SELECT task_id, queue, cancel_requested, compensating FROM stepwell_tasks
     WHERE task_id = ?1 AND run_id = ?2 AND state = 'running'";
 
 /// The fence of a transition that only adds to the journal.
-pub(crate) const LIGHT_FENCE: &str =
-    "SELECT cancel_requested FROM stepwell_tasks WHERE task_id = ?1 AND run_id = ?2 AND state = 'running'";
+pub(crate) const LIGHT_FENCE: &str = "SELECT cancel_requested FROM stepwell_tasks WHERE task_id = \
+                                      ?1 AND run_id = ?2 AND state = 'running'";
 
 /// Where a task's journal ends.
 const LAST_ENTRY: &str = "SELECT coalesce(max(seq), 0) FROM stepwell_journal WHERE task_id = ?1";
@@ -78,7 +79,8 @@ impl Applying<'_, '_> {
             && self.ends_there(transition)?
         {
             let Transition { task_id, run_id, entries, .. } = transition;
-            let fence = self.conn.one(LIGHT_FENCE, params![Sql(task_id), Sql(run_id)], |row| row.get(0))?;
+            let fence =
+                self.conn.one(LIGHT_FENCE, params![Sql(task_id), Sql(run_id)], |row| row.get(0))?;
             let Some(cancel_requested) = fence else { return Ok(Err(Refused)) };
             self.add_entries(*task_id, entries)?;
             if let Some(last) = entries.last() {
@@ -88,7 +90,8 @@ impl Applying<'_, '_> {
         }
         let Transition { task_id, run_id, ref next, .. } = *transition;
         self.ends.forget(run_id);
-        let Some(task) = self.conn.one(FENCE, params![Sql(&task_id), Sql(&run_id)], Held::read)? else {
+        let Some(task) = self.conn.one(FENCE, params![Sql(&task_id), Sql(&run_id)], Held::read)?
+        else {
             return Ok(Err(Refused));
         };
         if !self.ends_there(transition)? {
@@ -127,7 +130,8 @@ impl Applying<'_, '_> {
                     Spawned::Created { .. } => {
                         self.add_entries(task_id, std::slice::from_ref(&keyed.entry))?;
                     }
-                    Spawned::Existing { task_id: other, .. } | Spawned::Waiting { task_id: other, .. } => {
+                    Spawned::Existing { task_id: other, .. }
+                    | Spawned::Waiting { task_id: other, .. } => {
                         purge::need(self.conn, *other, task_id)?;
                     }
                 }
@@ -139,19 +143,27 @@ impl Applying<'_, '_> {
             Some(transaction) => Some(self.work(task_id, transaction)?),
             None => None,
         };
-        let applied =
-            Applied { cancel_requested: task.cancel_requested, transaction, keyed, ..Applied::default() };
+        let applied = Applied {
+            cancel_requested: task.cancel_requested,
+            transaction,
+            keyed,
+            ..Applied::default()
+        };
         if let Some(finish) = next.finish() {
             self.finish(task_id, None, finish)?;
         }
         let look = |suspend| Some(Look { task_id, run_id, suspend });
         let look = match *next {
-            Next::Continue { collect: false } | Next::Complete(_) | Next::Fail(_) | Next::Cancel => None,
+            Next::Continue { collect: false }
+            | Next::Complete(_)
+            | Next::Fail(_)
+            | Next::Cancel => None,
             Next::Continue { collect: true } => look(None),
             Next::Suspend { wake_at } => look(Some(wake_at)),
             Next::Retry { ref failure, at } => {
                 self.drop_waits(task_id)?;
-                let given = GivenBack { due_at: Some(at), failure: Some(failure), ..GivenBack::default() };
+                let given =
+                    GivenBack { due_at: Some(at), failure: Some(failure), ..GivenBack::default() };
                 self.give_back(&task, &given)?;
                 None
             }
@@ -160,7 +172,8 @@ impl Applying<'_, '_> {
                 None
             }
             Next::Leave { until } => {
-                let given = GivenBack { due_at: Some(until), uncounted: true, ..GivenBack::default() };
+                let given =
+                    GivenBack { due_at: Some(until), uncounted: true, ..GivenBack::default() };
                 self.give_back(&task, &given)?;
                 None
             }
@@ -170,7 +183,8 @@ impl Applying<'_, '_> {
 
     /// Whether the task's journal ends where the transition says.
     fn ends_there(&self, transition: &Transition) -> rusqlite::Result<bool> {
-        let Some(after) = transition.after.filter(|after| !self.ends.is(transition.run_id, *after)) else {
+        let Some(after) = transition.after.filter(|after| !self.ends.is(transition.run_id, *after))
+        else {
             return Ok(true);
         };
         let last: Option<i64> =
@@ -180,7 +194,8 @@ impl Applying<'_, '_> {
 
     fn look(&mut self, applied: &mut Applied, look: Look) -> Result<(), Fault> {
         let Look { task_id, run_id, suspend } = look;
-        let Some(task) = self.conn.one(FENCE, params![Sql(&task_id), Sql(&run_id)], Held::read)? else {
+        let Some(task) = self.conn.one(FENCE, params![Sql(&task_id), Sql(&run_id)], Held::read)?
+        else {
             return Ok(());
         };
         applied.facts = self.facts(task_id, task.queue.as_ref())?;

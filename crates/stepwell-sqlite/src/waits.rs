@@ -10,8 +10,8 @@ use crate::labels::{Conditions, Label};
 use crate::rows::{Readable, Sql, Statements as _, get, key, known, opt};
 
 /// The tasks that wait for the end of a task.
-pub(crate) const AWAITS: &str =
-    "SELECT DISTINCT task_id FROM stepwell_waits WHERE target = ?1 AND kind = 'child' ORDER BY task_id";
+pub(crate) const AWAITS: &str = "SELECT DISTINCT task_id FROM stepwell_waits WHERE target = ?1 AND \
+                                 kind = 'child' ORDER BY task_id";
 
 /// Adds a wait, and marks it if its target may be there already. One mark for each topic is enough.
 ///
@@ -30,7 +30,8 @@ pub(crate) const ADD: &str =
         ELSE 0 END)";
 
 /// Marks the waits of a task for an event or a child.
-pub(crate) const MARK: &str = "UPDATE stepwell_waits INDEXED BY stepwell_waits_target SET arrived = 1
+pub(crate) const MARK: &str =
+    "UPDATE stepwell_waits INDEXED BY stepwell_waits_target SET arrived = 1
     WHERE target = ?2 AND kind = ?3 AND task_id = ?1";
 
 /// Marks one of a task's waits for a message of a topic, if there is such a message.
@@ -41,7 +42,8 @@ pub(crate) const MARK_ONE: &str = "UPDATE stepwell_waits SET arrived = 1
             WHERE target = ?2 AND kind = 'message' AND task_id = ?1 LIMIT 1)";
 
 /// Takes the marks from the waits of a task for a target.
-pub(crate) const UNMARK: &str = "UPDATE stepwell_waits INDEXED BY stepwell_waits_arrived SET arrived = 0
+pub(crate) const UNMARK: &str =
+    "UPDATE stepwell_waits INDEXED BY stepwell_waits_arrived SET arrived = 0
     WHERE task_id = ?1 AND arrived = 1 AND kind = ?3 AND target = ?2";
 
 /// Selects the targets of a task's waits that are marked.
@@ -83,7 +85,8 @@ pub(crate) fn of(conn: &Connection, task_id: TaskId) -> Result<Vec<Wait>> {
     Ok(waits)
 }
 
-/// What tasks wait for whose target begins so. Texts are ordered by their bytes, and none of them has one over U+10FFFF.
+/// What tasks wait for whose target begins so. Texts are ordered by their bytes, and none of them
+/// has one over U+10FFFF.
 pub(crate) fn beginning_with(
     conn: &Connection,
     scope: &Scope,
@@ -98,7 +101,8 @@ pub(crate) fn beginning_with(
     let within = match scope.is_all() {
         true => String::new(),
         false => format!(
-            "AND EXISTS (SELECT 1 FROM stepwell_tasks WHERE stepwell_tasks.task_id = stepwell_waits.task_id AND {})",
+            "AND EXISTS (SELECT 1 FROM stepwell_tasks WHERE stepwell_tasks.task_id = \
+             stepwell_waits.task_id AND {})",
             theirs.all()
         ),
     };
@@ -109,7 +113,8 @@ pub(crate) fn beginning_with(
     );
     let behind = behind.as_ref().map(Sql);
     let given: [&dyn ToSql; 2] = [&prefix, &behind];
-    let given: Vec<_> = given.into_iter().chain(theirs.params.iter().map(|param| &**param)).collect();
+    let given: Vec<_> =
+        given.into_iter().chain(theirs.params.iter().map(|param| &**param)).collect();
     let read = |row: &Row<'_>| -> Result<(TaskId, Wait)> {
         Ok((get(row, 5)?, Wait { key: key(row, 0)?, target: opt(row, 3)?, due_at: opt(row, 4)? }))
     };
@@ -145,7 +150,8 @@ impl Applying<'_, '_> {
             _ => None,
         };
         self.conn.run(
-            "DELETE FROM stepwell_waits WHERE task_id = ?1 AND kind = ?2 AND name = ?3 AND ordinal = ?4",
+            "DELETE FROM stepwell_waits WHERE task_id = ?1 AND kind = ?2 AND name = ?3 AND ordinal \
+             = ?4",
             which,
         )?;
         // The mark of its topic goes to another wait, if there is one.
@@ -179,12 +185,13 @@ impl Applying<'_, '_> {
         }
     }
 
-    /// Returns what has arrived for the waits of a task in that queue, as far as the answer has room for it.
+    /// Returns what has arrived for the waits of a task in that queue, as far as the answer has
+    /// room for it.
     pub(crate) fn facts(&mut self, task_id: TaskId, queue: Option<&Name>) -> Result<Facts> {
         let mut facts = Facts::default();
-        let mut arrived = self
-            .conn
-            .all(ARRIVED, params![Sql(&task_id)], |row| Ok((get::<Kind>(row, 0)?, opt::<Name>(row, 1)?)))?;
+        let mut arrived = self.conn.all(ARRIVED, params![Sql(&task_id)], |row| {
+            Ok((get::<Kind>(row, 0)?, opt::<Name>(row, 1)?))
+        })?;
         arrived.sort_unstable();
         arrived.dedup();
         for (kind, target) in arrived {
@@ -226,8 +233,8 @@ impl Applying<'_, '_> {
         Ok(facts)
     }
 
-    /// Adds the first messages of a topic, as many as the task waits for and the answer has room for. Returns whether there
-    /// are any.
+    /// Adds the first messages of a topic, as many as the task waits for and the answer has room
+    /// for. Returns whether there are any.
     fn messages(&mut self, task_id: TaskId, topic: &Name, facts: &mut Facts) -> Result<bool> {
         let (mut waits, mut messages) =
             (self.conn.prepare_cached(RECEIVING)?, self.conn.prepare_cached(MESSAGES)?);
@@ -236,7 +243,8 @@ impl Applying<'_, '_> {
         let mut found = false;
         while let (Some(_), Some(row)) = (waits.next()?, messages.next()?) {
             found = true;
-            let message = ArrivedMessage { id: row.get(0)?, topic: topic.clone(), payload: get(row, 1)? };
+            let message =
+                ArrivedMessage { id: row.get(0)?, topic: topic.clone(), payload: get(row, 1)? };
             if !facts.has_room(&mut self.room, message.bytes()) {
                 break;
             }
@@ -248,7 +256,8 @@ impl Applying<'_, '_> {
     /// The event as a task in that queue sees it: one for all queues comes before one for its own.
     fn event(&self, name: &Name, queue: Option<&Name>) -> Result<Option<Payload>> {
         self.conn.one(
-            "SELECT payload FROM stepwell_events WHERE name = ?1 AND queue IN ('', ?2) ORDER BY queue LIMIT 1",
+            "SELECT payload FROM stepwell_events WHERE name = ?1 AND queue IN ('', ?2) ORDER BY \
+             queue LIMIT 1",
             params![Sql(name), queue.map(Sql)],
             |row| get(row, 0),
         )

@@ -11,9 +11,10 @@ use crate::commit::Applying;
 use crate::error::Fault;
 use crate::rows::Statements as _;
 
-/// What a [`UserTransaction`]'s `work` must hold: a closure over the store's connection, in whose transaction it writes.
-/// When it fails or panics, what it wrote is undone. It must leave the transaction open: a `COMMIT` or `ROLLBACK` in it
-/// fails the whole batch, of which nothing is applied then.
+/// What a [`UserTransaction`]'s `work` must hold: a closure over the store's connection, in whose
+/// transaction it writes. When it fails or panics, what it wrote is undone. It must leave the
+/// transaction open: a `COMMIT` or `ROLLBACK` in it fails the whole batch, of which nothing is
+/// applied then.
 pub type Work = Box<dyn FnOnce(&Connection) -> anyhow::Result<Payload> + Send>;
 
 impl Applying<'_, '_> {
@@ -28,7 +29,8 @@ impl Applying<'_, '_> {
         };
         let Ok(work) = work.downcast::<Work>() else {
             return Ok(Err(anyhow!(
-                "the transaction {key} was made for another kind of store: this one is SQLite, whose transactions are closures over `&rusqlite::Connection`"
+                "the transaction {key} was made for another kind of store: this one is SQLite, \
+                 whose transactions are closures over `&rusqlite::Connection`"
             )));
         };
         self.conn.run("SAVEPOINT stepwell_work", [])?;
@@ -52,7 +54,10 @@ impl Applying<'_, '_> {
         Ok(match result {
             Ok((kept, value)) => {
                 let outcome = Outcome::Done(kept);
-                self.add_entries(task_id, &[Entry { seq: *seq, key: key.clone(), outcome, at: self.now }])?;
+                self.add_entries(
+                    task_id,
+                    &[Entry { seq: *seq, key: key.clone(), outcome, at: self.now }],
+                )?;
                 Ok(value)
             }
             Err(error) => Err(error),
@@ -62,7 +67,8 @@ impl Applying<'_, '_> {
 
 fn ended(key: &Key) -> StoreError {
     StoreError::Backend(format!(
-        "the closure of the transaction {key} ended the store's transaction (COMMIT, END, ROLLBACK or RELEASE): remove that, the store commits by itself"
+        "the closure of the transaction {key} ended the store's transaction (COMMIT, END, ROLLBACK \
+         or RELEASE): remove that, the store commits by itself"
     ))
 }
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 use rusqlite::{Connection, Result, params};
 use stepwell_core::store::{Finish, WorkerSignal};
 use stepwell_core::{
-    Name, OtherWorker, RunId, TaskId, Timestamp, WATCHED, WorkerId, WorkerInfo, WorkerState, WorkerStatus,
-    after, crash_limit, crashed, crashes_after_another, end_of,
+    Name, OtherWorker, RunId, TaskId, Timestamp, WATCHED, WorkerId, WorkerInfo, WorkerState,
+    WorkerStatus, after, crash_limit, crashed, crashes_after_another, end_of,
 };
 
 use crate::commit::Applying;
@@ -28,15 +28,16 @@ pub(crate) const UNKNOWN_WORKERS: &str =
 pub(crate) const HELD: &str = "SELECT task_id, queue, cancel_requested, compensating
     FROM stepwell_tasks WHERE task_id = ?1 AND state = 'running'";
 
-/// How many attempts a running task has, how many crashes in a row it has met, how far its journal had come at the last of
-/// them, and how far it has come now.
+/// How many attempts a running task has, how many crashes in a row it has met, how far its journal
+/// had come at the last of them, and how far it has come now.
 pub(crate) const CRASHES: &str = "SELECT max_attempts, crashes, progress_at_crash, coalesce((
         SELECT seq FROM stepwell_journal WHERE task_id = ?1 AND kind NOT IN ('log', 'progress')
         ORDER BY seq DESC LIMIT 1), 0)
     FROM stepwell_tasks WHERE task_id = ?1";
 
 /// Workers that follow one in the order of their ids, around the circle.
-const OTHERS: &str = "SELECT worker_id, heartbeats, lease FROM stepwell_workers WHERE worker_id <> ?1
+const OTHERS: &str =
+    "SELECT worker_id, heartbeats, lease FROM stepwell_workers WHERE worker_id <> ?1
     ORDER BY worker_id < ?1, worker_id";
 
 impl Applying<'_, '_> {
@@ -71,7 +72,8 @@ impl Applying<'_, '_> {
                         self.conn.run(sql, params![handle, lost])?;
                     }
                 }
-                let sql = "UPDATE stepwell_workers SET heartbeats = heartbeats + 1, heartbeat_at = ?2
+                let sql =
+                    "UPDATE stepwell_workers SET heartbeats = heartbeats + 1, heartbeat_at = ?2
                     WHERE worker_id = ?1 RETURNING state";
                 match self.state_by(sql, params![Sql(&worker_id), Sql(&self.now)])? {
                     WorkerState::Gone => Ok(WorkerState::Gone.into()),
@@ -91,8 +93,8 @@ impl Applying<'_, '_> {
                 Ok(self.state_by(sql, params![Sql(&worker_id)])?.into())
             }
             WorkerSignal::Drain { worker_id } => {
-                let sql =
-                    "UPDATE stepwell_workers SET state = 'draining' WHERE worker_id = ?1 RETURNING state";
+                let sql = "UPDATE stepwell_workers SET state = 'draining' WHERE worker_id = ?1 \
+                           RETURNING state";
                 Ok(self.state_by(sql, params![Sql(&worker_id)])?.into())
             }
             WorkerSignal::Deregister { worker_id } => {
@@ -106,12 +108,14 @@ impl Applying<'_, '_> {
 
     /// The answer to a sign of life.
     fn status(&self, worker_id: WorkerId, state: WorkerState) -> Result<WorkerStatus> {
-        let running = self.conn.readable("a task", RUNS_UNDER, params![Sql(&worker_id)], |row| {
-            Ok((get(row, 0)?, known(row, 1)))
-        })?;
+        let running =
+            self.conn.readable("a task", RUNS_UNDER, params![Sql(&worker_id)], |row| {
+                Ok((get(row, 0)?, known(row, 1)))
+            })?;
         let run = |(task_id, run_id): (TaskId, Option<RunId>)| match run_id {
             Some(run_id) => Ok((task_id, run_id)),
-            // Nobody can have that run. The worker sees that it does not run this one, and gives the task back.
+            // Nobody can have that run. The worker sees that it does not run this one, and gives
+            // the task back.
             None => {
                 let run_id = RunId::new(&*self.writer.runtime);
                 let sql = "UPDATE stepwell_tasks SET run_id = ?2 WHERE task_id = ?1";
@@ -135,8 +139,9 @@ impl Applying<'_, '_> {
     pub(crate) fn remove_dead_workers(&mut self) -> Result<()> {
         for handle in self.liveness.dead_handles(self.conn)? {
             let sql = "SELECT worker_id FROM stepwell_workers WHERE handle = ?1";
-            for worker_id in
-                self.conn.readable("a worker", sql, params![handle], |row| row.get::<_, String>(0))?
+            for worker_id in self
+                .conn
+                .readable("a worker", sql, params![handle], |row| row.get::<_, String>(0))?
             {
                 self.forget(&worker_id)?;
                 self.release_after_death(&worker_id)?;
@@ -145,12 +150,12 @@ impl Applying<'_, '_> {
         Ok(())
     }
 
-    /// Gives back the tasks of a worker that has died, each with another attempt; those that have met
-    /// too many crashes in a row fail.
+    /// Gives back the tasks of a worker that has died, each with another attempt; those that have
+    /// met too many crashes in a row fail.
     fn release_after_death(&mut self, worker_id: &str) -> Result<()> {
-        self.running_under(worker_id)?
-            .into_iter()
-            .try_for_each(|task_id| self.apart(task_id, |applying| applying.release_after_crash(task_id)))?;
+        self.running_under(worker_id)?.into_iter().try_for_each(|task_id| {
+            self.apart(task_id, |applying| applying.release_after_crash(task_id))
+        })?;
         self.cancel_doomed_apart()
     }
 
@@ -158,7 +163,8 @@ impl Applying<'_, '_> {
         let Some(task) = self.held(task_id)? else { return Ok(()) };
         let crashes = self.conn.one(CRASHES, params![Sql(&task_id)], |row| {
             let (seen, progress) = (row.get::<_, i64>(2)?, row.get::<_, i64>(3)?);
-            let crashes = crashes_after_another(count(row, 1)?, progress.unsigned_abs(), seen.unsigned_abs());
+            let crashes =
+                crashes_after_another(count(row, 1)?, progress.unsigned_abs(), seen.unsigned_abs());
             Ok((count(row, 0)?, crashes, progress))
         })?;
         let Some((max_attempts, crashes, progress)) = crashes else { return Ok(()) };
@@ -202,7 +208,9 @@ impl Applying<'_, '_> {
     /// Gives back tasks that run under workers of which there is no row, which somebody must have
     /// deleted.
     fn release_the_unowned(&mut self) -> Result<()> {
-        for worker_id in self.conn.readable("a task", UNKNOWN_WORKERS, [], |row| row.get::<_, String>(0))? {
+        for worker_id in
+            self.conn.readable("a task", UNKNOWN_WORKERS, [], |row| row.get::<_, String>(0))?
+        {
             self.release_all(&worker_id)?;
         }
         Ok(())
@@ -214,9 +222,11 @@ impl Applying<'_, '_> {
         self.state_by(sql, params![worker_id])
     }
 
-    /// What a statement about one worker says of its state. One in a state that is unknown is there, and so active.
+    /// What a statement about one worker says of its state. One in a state that is unknown is
+    /// there, and so active.
     fn state_by(&self, sql: &'static str, params: impl rusqlite::Params) -> Result<WorkerState> {
-        let state = self.conn.one(sql, params, |row| Ok(known(row, 0).unwrap_or(WorkerState::Active)))?;
+        let state =
+            self.conn.one(sql, params, |row| Ok(known(row, 0).unwrap_or(WorkerState::Active)))?;
         Ok(state.unwrap_or(WorkerState::Gone))
     }
 

@@ -53,7 +53,8 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    /// Follows orders until nobody can give any more. `version` is what the others had committed when the store was opened.
+    /// Follows orders until nobody can give any more. `version` is what the others had committed
+    /// when the store was opened.
     pub(crate) fn run(
         self,
         conn: &Connection,
@@ -63,11 +64,13 @@ impl Writer {
         orders: &Receiver<Order>,
     ) {
         self.follow(&Prepared::of_writer(conn), version, liveness, checkpoints, orders);
-        // The connection that closes last deletes the log by its path, be it another database's by now.
+        // The connection that closes last deletes the log by its path, be it another database's by
+        // now.
         if self.identity.as_ref().is_some_and(|identity| identity.has_heirs()) {
             let leave = conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
             if let Err(error) = leave {
-                tracing::warn!(%error, "cannot leave the files alone that are in the place of the database's");
+                tracing::warn!(%error, "cannot leave the files alone that are in the place of the \
+                                        database's");
             }
         }
     }
@@ -133,7 +136,8 @@ impl Writer {
     }
 }
 
-/// Commits of other connections, counted. A change that comes while nobody waits is found by the next who does.
+/// Commits of other connections, counted. A change that comes while nobody waits is found by the
+/// next who does.
 pub(crate) struct Changes {
     count: watch::Sender<u64>,
     told: AtomicU64,
@@ -142,7 +146,11 @@ pub(crate) struct Changes {
 
 impl Changes {
     pub(crate) fn new() -> Self {
-        Self { count: watch::Sender::new(0), told: AtomicU64::new(0), watchers: AtomicUsize::new(0) }
+        Self {
+            count: watch::Sender::new(0),
+            told: AtomicU64::new(0),
+            watchers: AtomicUsize::new(0),
+        }
     }
 
     fn tell(&self) {

@@ -98,7 +98,8 @@ impl Crew {
     pub(crate) fn start(launch: Launch, seed: u64, first: u32, with_client: bool) -> Result<Self> {
         let dice = StdRng::seed_from_u64(seed);
         let (workers, deaths) = (Vec::new(), Deaths::default());
-        let mut crew = Self { launch, workers, client: None, turn: (0, 0), dice, next: first, deaths };
+        let mut crew =
+            Self { launch, workers, client: None, turn: (0, 0), dice, next: first, deaths };
         for place in 0..crew.launch.workers.len() {
             let worker = crew.worker(place)?;
             crew.workers.push(worker);
@@ -114,7 +115,13 @@ impl Crew {
         self.next
     }
 
-    fn spawn(&mut self, door: &Door, role: &str, args: &[String], offset: Option<i32>) -> Result<Process> {
+    fn spawn(
+        &mut self,
+        door: &Door,
+        role: &str,
+        args: &[String],
+        offset: Option<i32>,
+    ) -> Result<Process> {
         let Launch { program, folder, .. } = &self.launch;
         let mut command = match &door.namespace {
             Some(namespace) => {
@@ -133,7 +140,8 @@ impl Crew {
         }
         let said = OpenOptions::new().create(true).append(true).open(folder.join("said"))?;
         command.stdin(Stdio::null()).stdout(said.try_clone()?).stderr(said);
-        let child = command.spawn().with_context(|| format!("could not start {}", program.display()))?;
+        let child =
+            command.spawn().with_context(|| format!("could not start {}", program.display()))?;
         let number = self.next;
         self.next += 1;
         self.deaths.starts += 1;
@@ -144,8 +152,10 @@ impl Crew {
     fn worker(&mut self, place: usize) -> Result<Process> {
         let (lives, lease) = (self.launch.lives, self.launch.lease);
         let door = self.launch.workers[place].clone();
-        let args =
-            [format!("--lease={}", lease.as_millis()), format!("--concurrency={}", self.launch.concurrency)];
+        let args = [
+            format!("--lease={}", lease.as_millis()),
+            format!("--concurrency={}", self.launch.concurrency),
+        ];
         let wrong = self.launch.fake_clocks && self.dice.random_ratio(1, 3);
         let offset = wrong.then(|| self.dice.random_range(-4..=4));
         let mut worker = self.spawn(&door, "worker", &args, offset)?;
@@ -160,7 +170,8 @@ impl Crew {
 
     fn client(&mut self, end: Option<u64>) -> Result<Process> {
         let door = self.launch.client.clone();
-        let mut args = vec![format!("--turn={}", self.turn.0), format!("--answered={}", self.turn.1)];
+        let mut args =
+            vec![format!("--turn={}", self.turn.0), format!("--answered={}", self.turn.1)];
         args.extend(end.map(|end| format!("--end={end}")));
         let mut client = self.spawn(&door, "client", &args, None)?;
         if end.is_none() {
@@ -177,7 +188,8 @@ impl Crew {
             let mut number =
                 || parts.next().context("an answer without a number")?.parse().context("no number");
             let (turn, call, place): (u64, u64, u64) = (number()?, number()?, number()?);
-            let together = if calls(turn) == 1 && turn % 4 == 3 { crate::programs::TOGETHER } else { 1 };
+            let together =
+                if calls(turn) == 1 && turn % 4 == 3 { crate::programs::TOGETHER } else { 1 };
             if place + 1 == together {
                 let answered = (turn, call + 1);
                 let next = if answered.1 == calls(turn) { (turn + 1, 0) } else { answered };
@@ -196,7 +208,8 @@ impl Crew {
         Ok(())
     }
 
-    /// Kills those whose time has come, and starts others in their places. Those that were stopped long enough go on.
+    /// Kills those whose time has come, and starts others in their places. Those that were stopped
+    /// long enough go on.
     pub(crate) fn tend(&mut self) -> Result<()> {
         let now = Instant::now();
         for place in 0..self.workers.len() {
@@ -272,8 +285,8 @@ impl Crew {
         Ok(())
     }
 
-    /// Lets another client end the turn that the killed one was at. All lines of that one have been seen, so that it has
-    /// begun no turn behind that.
+    /// Lets another client end the turn that the killed one was at. All lines of that one have been
+    /// seen, so that it has begun no turn behind that.
     pub(crate) fn let_a_client_end(&mut self) -> Result<()> {
         if self.client.is_some() {
             self.client = Some(self.client(Some(self.turn.0 + 1))?);

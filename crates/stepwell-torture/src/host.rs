@@ -1,5 +1,6 @@
-//! The host: plays a torture window by window. In a window, processes are killed and worse while tasks run; then all that
-//! ends, every task has to, what was recorded is checked, and all tasks are purged.
+//! The host: plays a torture window by window. In a window, processes are killed and worse while
+//! tasks run; then all that ends, every task has to, what was recorded is checked, and all tasks
+//! are purged.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -39,7 +40,8 @@ pub struct Options {
     pub kills_per_window: u64,
     /// Decides the plan of the first window; the next one has the next seed.
     pub seed: u64,
-    /// The first window: which ones have wrong clocks, a pooler and failovers goes by their numbers.
+    /// The first window: which ones have wrong clocks, a pooler and failovers goes by their
+    /// numbers.
     pub first: u64,
     /// The program `stepwell-torture`.
     pub program: PathBuf,
@@ -87,7 +89,8 @@ impl fmt::Display for Report {
         let seconds = self.took.as_secs_f64();
         writeln!(
             f,
-            "{} kills in {seconds:.1} s ({:.1}/s): {} of workers, {} of clients; {} processes started",
+            "{} kills in {seconds:.1} s ({:.1}/s): {} of workers, {} of clients; {} processes \
+             started",
             self.kills(),
             self.kills() as f64 / seconds.max(f64::MIN_POSITIVE),
             deaths.workers,
@@ -102,13 +105,18 @@ impl fmt::Display for Report {
         )?;
         writeln!(
             f,
-            "{} lines of the ledger checked in {} windows; {} tasks purged, {} retries, {} processes with wrong clocks",
+            "{} lines of the ledger checked in {} windows; {} tasks purged, {} retries, {} \
+             processes with wrong clocks",
             proof.lines, self.windows, self.purged, self.retried, deaths.fake_clocks
         )?;
         let mut deeds = self.deeds.iter().map(|(deed, count)| format!("{deed:?} {count}"));
         write!(f, "misfortunes: {}", deeds.by_ref().collect::<Vec<_>>().join(", "))?;
         if self.lost > 0 {
-            write!(f, "; {} accepted tasks were lost with a server that nobody waited for", self.lost)?;
+            write!(
+                f,
+                "; {} accepted tasks were lost with a server that nobody waited for",
+                self.lost
+            )?;
         }
         if self.bytes > 0 {
             write!(f, "; the database file has {} KiB in the end", self.bytes >> 10)?;
@@ -124,7 +132,8 @@ impl fmt::Display for Report {
 pub async fn run(options: Options) -> Result<Report> {
     if faketime().is_none() {
         eprintln!(
-            "LEFT OUT: processes with wrong clocks, because libfaketime is not installed (Debian's package is faketime)"
+            "LEFT OUT: processes with wrong clocks, because libfaketime is not installed (Debian's \
+             package is faketime)"
         );
     }
     let begun = Instant::now();
@@ -138,7 +147,8 @@ pub async fn run(options: Options) -> Result<Report> {
     while host.report.kills() < host.options.kills {
         let left = host.options.kills - host.report.kills();
         let seed = host.options.seed.wrapping_add(window);
-        let plan = Plan::draw(host.options.store, seed, window, left.min(host.options.kills_per_window));
+        let plan =
+            Plan::draw(host.options.store, seed, window, left.min(host.options.kills_per_window));
         println!("window {window} of {:?}, {plan}", host.options.store);
         if let Err(error) = host.play(&plan).await {
             let kept = host.folder.keep();
@@ -186,7 +196,8 @@ impl Host {
             self.place.prepare()?;
         }
         let store = self.options.store;
-        let load = Load::begin(client, self.place.clone(), plan.caps(store), plan.is_lossy()).await?;
+        let load =
+            Load::begin(client, self.place.clone(), plan.caps(store), plan.is_lossy()).await?;
         let launch = self.launch(plan, &folder)?;
         let lease = launch.lease;
         let mut window = Window {
@@ -245,9 +256,11 @@ impl Host {
         let here = Door { url: self.place.url(), namespace: None };
         let (workers, lease, lives) = match &*self.place {
             Place::Sqlite(_) => (vec![here.clone(); 3], Duration::from_millis(500), 24),
-            Place::Postgres(cluster) => {
-                (block_in_place(|| cluster.doors(4, plan.pooled))?, Duration::from_millis(1_000), 24)
-            }
+            Place::Postgres(cluster) => (
+                block_in_place(|| cluster.doors(4, plan.pooled))?,
+                Duration::from_millis(1_000),
+                24,
+            ),
         };
         // Like the workers, clients have to bear what the network does.
         let client = workers.last().cloned().unwrap_or(here);

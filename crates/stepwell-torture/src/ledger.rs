@@ -1,5 +1,6 @@
-//! The ledger: a file beside the database, to which every process appends a line whenever a closure starts or a client's
-//! call is answered. Together with what the database has, it shows what really ran.
+//! The ledger: a file beside the database, to which every process appends a line whenever a closure
+//! starts or a client's call is answered. Together with what the database has, it shows what really
+//! ran.
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
@@ -12,8 +13,8 @@ use anyhow::{Context as _, Result, bail};
 use stepwell::{RunId, TaskContext, TaskId};
 use uuid::Uuid;
 
-/// The length of every line, with its newline. It divides a page: the write of a process that is killed may be cut off
-/// between two pages, and no line crosses from one into the next.
+/// The length of every line, with its newline. It divides a page: the write of a process that is
+/// killed may be cut off between two pages, and no line crosses from one into the next.
 const LINE: usize = 256;
 
 /// What a line says.
@@ -40,8 +41,8 @@ pub(crate) struct Line {
     pub(crate) millis: u64,
     /// What starts, or was answered.
     pub(crate) name: String,
-    /// What a step gives: unique, so that the journal shows which of its starts became its result. Of a compensation, what
-    /// the step gave that it undoes.
+    /// What a step gives: unique, so that the journal shows which of its starts became its result.
+    /// Of a compensation, what the step gave that it undoes.
     pub(crate) value: String,
 }
 

@@ -1,5 +1,5 @@
-//! The tasks of a window: spawned all the time, so that work never runs out, and collected as they end, so that they may
-//! be purged.
+//! The tasks of a window: spawned all the time, so that work never runs out, and collected as they
+//! end, so that they may be purged.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,7 +21,8 @@ const LOOK: Duration = Duration::from_millis(20);
 const OVERTAKEN: u64 = 2_000;
 /// The schedule.
 const SCHEDULE: &str = "ticks";
-/// How long tasks are kept after their end, before they are purged: whoever spawns with an idempotency key may ask again.
+/// How long tasks are kept after their end, before they are purged: whoever spawns with an
+/// idempotency key may ask again.
 const KEPT: Duration = Duration::from_secs(10);
 
 /// A task that has ended.
@@ -80,7 +81,8 @@ impl Load {
         answered(|| client.limit_queue(NARROW, limits)).await?;
         if caps.iter().any(|(kind, _)| *kind == Kind::Tick) {
             let schedule = || Schedule::every(SCHEDULE, Duration::from_secs(1));
-            answered(|| client.put_schedule::<tortured>(schedule(), Work::new(Kind::Tick, 0))).await?;
+            answered(|| client.put_schedule::<tortured>(schedule(), Work::new(Kind::Tick, 0)))
+                .await?;
         }
         let (over, books) = (AtomicBool::new(false), Mutex::default());
         let (collecting, errands) = Default::default();
@@ -111,7 +113,8 @@ impl Load {
     async fn spawn_work(&self, work: Work) -> Result<TaskId> {
         // When there was no answer, there may be a task.
         let options = || work.options().idempotency_key(format!("{:?}-{}", work.kind, work.number));
-        let spawned = answered(|| self.client.spawn_with::<tortured>(work.clone(), options())).await?;
+        let spawned =
+            answered(|| self.client.spawn_with::<tortured>(work.clone(), options())).await?;
         let mut books = self.books();
         books.live.insert(spawned.task_id, work.kind);
         books.spawned.push((spawned.task_id, work));
@@ -237,7 +240,8 @@ impl Load {
                 if work.kind == Kind::Flaky && row.what == Event::State("failed".into()) {
                     self.books().retried += 1;
                     let (own, task) = (self.clone(), row.task);
-                    self.beside(async move { allowed(answered(|| own.client.retry(task)).await) }).await;
+                    self.beside(async move { allowed(answered(|| own.client.retry(task)).await) })
+                        .await;
                     continue;
                 }
                 let mut books = self.books();
@@ -271,7 +275,8 @@ impl Load {
         self.collecting.lock().await
     }
 
-    /// Learns anew what there is, on a server that lacks what was committed last. Returns how many accepted tasks are gone.
+    /// Learns anew what there is, on a server that lacks what was committed last. Returns how many
+    /// accepted tasks are gone.
     pub(crate) async fn learn_anew(&self) -> Result<usize> {
         let all = {
             let mut books = self.books();
@@ -312,7 +317,8 @@ impl Load {
     pub(crate) async fn unfinished(&self) -> Result<Vec<TaskInfo>> {
         let mut all = Vec::new();
         for state in TaskState::ALL.into_iter().filter(|state| !state.is_finished()) {
-            let filter = stepwell::TaskFilter { state: Some(state), limit: 10, ..Default::default() };
+            let filter =
+                stepwell::TaskFilter { state: Some(state), limit: 10, ..Default::default() };
             all.extend(answered(|| self.client.tasks(filter.clone())).await?);
         }
         Ok(all)

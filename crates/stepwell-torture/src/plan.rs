@@ -64,7 +64,8 @@ pub(crate) struct Plan {
 const KILLS_PER_DEED: u64 = 8;
 
 impl Plan {
-    /// Draws the plan of a window. What takes a server of its own, or makes checks weaker, comes with every few windows.
+    /// Draws the plan of a window. What takes a server of its own, or makes checks weaker, comes
+    /// with every few windows.
     pub(crate) fn draw(store: Store, seed: u64, window: u64, kills: u64) -> Self {
         let mut dice = StdRng::seed_from_u64(seed);
         let (fake_clocks, failover) = (faketime().is_some() && window % 3 == 1, window % 3);
@@ -76,11 +77,13 @@ impl Plan {
             choice.extend((!fake_clocks).then_some(Deed::Purge));
         }
         if store == Store::Postgres {
-            let storms = [Deed::Terminate, Deed::Cut, Deed::Slow, Deed::Swallow, Deed::Part, Deed::Crash];
+            let storms =
+                [Deed::Terminate, Deed::Cut, Deed::Slow, Deed::Swallow, Deed::Part, Deed::Crash];
             choice.extend(storms.into_iter().filter(|deed| !lossy || *deed != Deed::Crash));
         }
         let count = (kills / KILLS_PER_DEED).max(1);
-        let mut deeds: Vec<_> = (0..count).map(|_| choice[dice.random_range(0..choice.len())]).collect();
+        let mut deeds: Vec<_> =
+            (0..count).map(|_| choice[dice.random_range(0..choice.len())]).collect();
         if store == Store::Postgres && failover > 0 {
             let deed = if lossy { Deed::LossyFailOver } else { Deed::FailOver };
             deeds.insert(deeds.len() / 2, deed);
@@ -97,8 +100,13 @@ impl Plan {
     pub(crate) fn caps(&self, store: Store) -> Vec<(Kind, usize)> {
         // What a dead worker leaves waits for its lease to end there.
         let times = if store == Store::Postgres { 3 } else { 1 };
-        let mut caps =
-            vec![(Kind::Plain, 24), (Kind::Family, 6), (Kind::Sorted, 4), (Kind::Turn, 6), (Kind::Narrow, 4)];
+        let mut caps = vec![
+            (Kind::Plain, 24),
+            (Kind::Family, 6),
+            (Kind::Sorted, 4),
+            (Kind::Turn, 6),
+            (Kind::Narrow, 4),
+        ];
         // A client's call that was answered may be lost with a server, and is not made again.
         if !self.is_lossy() {
             caps.extend([(Kind::Saga, 9), (Kind::Flaky, 6), (Kind::Listener, 6), (Kind::Tick, 1)]);

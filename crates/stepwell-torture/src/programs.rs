@@ -1,4 +1,5 @@
-//! The programs that are killed: workers, and clients that spawn and tell. Both are this program, started again.
+//! The programs that are killed: workers, and clients that spawn and tell. Both are this program,
+//! started again.
 
 use std::future::Future;
 use std::path::{Path, PathBuf};
@@ -78,8 +79,8 @@ pub(crate) async fn connect(url: &str, folder: &Path, process: u32) -> Result<Du
     }
 }
 
-/// Calls again when the store could not be asked: such a call has done nothing. No answer in time is an error, because
-/// what was asked may be done.
+/// Calls again when the store could not be asked: such a call has done nothing. No answer in time
+/// is an error, because what was asked may be done.
 pub(crate) async fn answered<T, Fut>(call: impl Fn() -> Fut) -> Result<T, Error>
 where
     Fut: Future<Output = Result<T, Error>>,
@@ -134,8 +135,8 @@ fn spawns(turn: u64) -> Vec<Work> {
     }
 }
 
-/// Spawns tasks and tells them what they wait for, turn by turn. A call that is asked again after a client was killed has
-/// the idempotency key of before.
+/// Spawns tasks and tells them what they wait for, turn by turn. A call that is asked again after a
+/// client was killed has the idempotency key of before.
 ///
 /// # Errors
 /// When the database cannot be opened, or refuses what is asked.
@@ -144,10 +145,14 @@ pub async fn ask(args: ClientArgs) -> Result<()> {
     let (client, ledger) = (connect(url, folder, *process).await?, Ledger::open(folder, *process)?);
     let mut skip = args.answered;
     for turn in (args.turn..).take_while(|turn| args.end.is_none_or(|end| *turn < end)) {
-        let options = |work: &Work| work.options().idempotency_key(format!("client-{}", work.number));
+        let options =
+            |work: &Work| work.options().idempotency_key(format!("client-{}", work.number));
         let all = || spawns(turn).into_iter().map(|work| (work.clone(), options(&work)));
-        let tasks: Vec<TaskId> =
-            answered(|| client.spawn_many::<tortured>(all())).await?.iter().map(|one| one.task_id).collect();
+        let tasks: Vec<TaskId> = answered(|| client.spawn_many::<tortured>(all()))
+            .await?
+            .iter()
+            .map(|one| one.task_id)
+            .collect();
         // Also when it was noted before: the answer has to be the same.
         for (place, task) in tasks.iter().enumerate() {
             ledger.answered(*task, &format!("{turn}:0:{place}"))?;

@@ -85,9 +85,9 @@ impl Work {
         match self.kind {
             Kind::Turn => options.concurrency_key(self.turn()),
             Kind::Narrow => options.queue(NARROW),
-            Kind::Flaky => {
-                options.max_attempts(2).retry(stepwell::RetryStrategy::fixed(Duration::from_millis(5)))
-            }
+            Kind::Flaky => options
+                .max_attempts(2)
+                .retry(stepwell::RetryStrategy::fixed(Duration::from_millis(5))),
             Kind::Later => options.start_after(Duration::from_secs(3600)),
             _ => options,
         }

@@ -16,8 +16,8 @@ pub const DATABASE_URL_VARIABLE: &str = "DURABLE_DATABASE_URL";
 /// The database where neither the builder nor the environment names one.
 pub const DEFAULT_DATABASE_URL: &str = "sqlite://stepwell.db";
 
-/// The client: spawns tasks, talks to them, waits for them and starts workers. Cheap to clone. Its methods are those of
-/// [`Client`].
+/// The client: spawns tasks, talks to them, waits for them and starts workers. Cheap to clone. Its
+/// methods are those of [`Client`].
 ///
 /// ```
 /// use stepwell::{Durable, SpawnOptions, TaskContext, WorkerOptions};
@@ -77,8 +77,8 @@ pub struct DurableBuilder {
 
 impl DurableBuilder {
     /// The database: `sqlite://path/to/file.db`, `sqlite::memory:`, or with the feature `postgres`
-    /// `postgres://user:password@host/database`. Default: the environment variable `DURABLE_DATABASE_URL`, else
-    /// `sqlite://stepwell.db`.
+    /// `postgres://user:password@host/database`. Default: the environment variable
+    /// `DURABLE_DATABASE_URL`, else `sqlite://stepwell.db`.
     pub fn database_url(mut self, url: impl Into<String>) -> Self {
         self.database_url = Some(url.into());
         self
@@ -121,39 +121,42 @@ impl DurableBuilder {
         self
     }
 
-    /// The longest payload (parameters, results, events, messages), in bytes of JSON, before a codec is applied. Default:
-    /// 4 MiB.
+    /// The longest payload (parameters, results, events, messages), in bytes of JSON, before a
+    /// codec is applied. Default: 4 MiB.
     pub fn max_payload_bytes(mut self, bytes: usize) -> Self {
         self.max_payload_bytes = Some(bytes);
         self
     }
 
-    /// How long this client waits for each answer of the store, to what it writes and to what it asks, before that
-    /// is the error [`StoreError::Unanswered`](crate::StoreError::Unanswered). Workers wait for as long as it takes, and so does
-    /// this client with [`Duration::MAX`]. Default: 30 seconds.
+    /// How long this client waits for each answer of the store, to what it writes and to what it
+    /// asks, before that is the error
+    /// [`StoreError::Unanswered`](crate::StoreError::Unanswered). Workers wait for as long as it
+    /// takes, and so does this client with [`Duration::MAX`]. Default: 30 seconds.
     pub fn answer_timeout(mut self, time: Duration) -> Self {
         self.answer_timeout = Some(time);
         self
     }
 
-    /// How long tasks are kept after they have ended: each worker of this client removes older ones, once a minute and in small
-    /// batches. Default: until they are [purged](Client::purge) or deleted.
+    /// How long tasks are kept after they have ended: each worker of this client removes older
+    /// ones, once a minute and in small batches. Default: until they are
+    /// [purged](Client::purge) or deleted.
     pub fn retention(mut self, time: Duration) -> Self {
         self.retention = Some(time);
         self
     }
 
-    /// Keeps the [lifecycle events](crate::Lifecycle) of this client and its workers in the database, for
-    /// [`Client::history`]. It costs a row for each, beside the tasks and not in their way. Default: they are told to subscribers
-    /// and forgotten.
+    /// Keeps the [lifecycle events](crate::Lifecycle) of this client and its workers in the
+    /// database, for [`Client::history`]. It costs a row for each, beside the tasks and not in
+    /// their way. Default: they are told to subscribers and forgotten.
     pub fn keep_history(mut self) -> Self {
         self.keep_history = true;
         self
     }
 
     /// Gives counts and times to the recorder of the [`metrics`](https://docs.rs/metrics) facade that the program has installed:
-    /// `stepwell_tasks_spawned_total`, `stepwell_attempts_ended_total`, `stepwell_task_seconds`, `stepwell_step_seconds`,
-    /// `stepwell_commit_seconds` and others. Default: nothing is measured.
+    /// `stepwell_tasks_spawned_total`, `stepwell_attempts_ended_total`, `stepwell_task_seconds`,
+    /// `stepwell_step_seconds`, `stepwell_commit_seconds` and others. Default: nothing is
+    /// measured.
     ///
     /// ```no_run
     /// # use stepwell::{Durable, Error};
@@ -168,26 +171,28 @@ impl DurableBuilder {
         self
     }
 
-    /// Takes the database as it is: it is an error when it is not there, or its tables are not of this version. For
-    /// programs that only look, and for those that may not change tables. Default: [`build`](Self::build) makes the tables, and
-    /// brings them up to date.
+    /// Takes the database as it is: it is an error when it is not there, or its tables are not of
+    /// this version. For programs that only look, and for those that may not change tables.
+    /// Default: [`build`](Self::build) makes the tables, and brings them up to date.
     pub fn without_migration(mut self) -> Self {
         self.existing = true;
         self
     }
 
-    /// Has payloads encoded before the database keeps them: compressed, encrypted. Codecs that are given one after the
-    /// other are applied in that order. All clients of a database that work on the same tasks need the same ones; what was
-    /// written without one stays readable. Default: none.
+    /// Has payloads encoded before the database keeps them: compressed, encrypted. Codecs that are
+    /// given one after the other are applied in that order. All clients of a database that work
+    /// on the same tasks need the same ones; what was written without one stays readable.
+    /// Default: none.
     ///
-    /// The module `stepwell::codec` has those that there are, under the features `compression` and `encryption`.
+    /// The module `stepwell::codec` has those that there are, under the features `compression` and
+    /// `encryption`.
     pub fn codec(mut self, codec: impl Codec) -> Self {
         self.codecs.push(Arc::new(codec));
         self
     }
 
-    /// Application state that tasks get by [`TaskContext::state`](crate::TaskContext::state): a connection pool, a client
-    /// of some service. One value of each type.
+    /// Application state that tasks get by [`TaskContext::state`](crate::TaskContext::state): a
+    /// connection pool, a client of some service. One value of each type.
     pub fn state<S: Any + Send + Sync>(mut self, state: S) -> Self {
         self.state.insert(state);
         self
@@ -196,8 +201,9 @@ impl DurableBuilder {
     /// Opens the database, and migrates it when it is older.
     ///
     /// # Errors
-    /// [`Error::Url`] for a URL of no known kind, [`Error::Store`] when the database cannot be opened, [`Error::Name`] for
-    /// an invalid queue, [`Error::Options`] for a retry strategy or a cancellation policy that cannot be used.
+    /// [`Error::Url`] for a URL of no known kind, [`Error::Store`] when the database cannot be
+    /// opened, [`Error::Name`] for an invalid queue, [`Error::Options`] for a retry strategy or
+    /// a cancellation policy that cannot be used.
     pub async fn build(self) -> Result<Durable, Error> {
         let mut settings = Settings::new(Name::new(self.queue.as_deref().unwrap_or("default"))?);
         settings.max_attempts = self.max_attempts.unwrap_or(settings.max_attempts);
@@ -215,16 +221,25 @@ impl DurableBuilder {
             Some(store) => store,
             None => {
                 let url = self.database_url.or_else(|| std::env::var(DATABASE_URL_VARIABLE).ok());
-                connect(url.as_deref().unwrap_or(DEFAULT_DATABASE_URL), self.existing, runtime.clone())
-                    .await?
+                connect(
+                    url.as_deref().unwrap_or(DEFAULT_DATABASE_URL),
+                    self.existing,
+                    runtime.clone(),
+                )
+                .await?
             }
         };
         Ok(Durable(Client::new(store, runtime, settings, self.state)))
     }
 }
 
-async fn connect(url: &str, existing: bool, runtime: Arc<dyn Runtime>) -> Result<Arc<dyn Store>, Error> {
-    let unknown = |reason: &str| Error::Url { url: without_password(url), reason: reason.to_owned() };
+async fn connect(
+    url: &str,
+    existing: bool,
+    runtime: Arc<dyn Runtime>,
+) -> Result<Arc<dyn Store>, Error> {
+    let unknown =
+        |reason: &str| Error::Url { url: without_password(url), reason: reason.to_owned() };
     match url.split_once(':').map(|(scheme, _)| scheme) {
         #[cfg(feature = "sqlite")]
         Some("sqlite") => {
@@ -249,7 +264,8 @@ async fn connect(url: &str, existing: bool, runtime: Arc<dyn Runtime>) -> Result
         }
         #[cfg(not(feature = "postgres"))]
         Some("postgres" | "postgresql") => Err(unknown(
-            "this program was built without the feature `postgres`: add it to `stepwell` in Cargo.toml",
+            "this program was built without the feature `postgres`: add it to `stepwell` in \
+             Cargo.toml",
         )),
         Some(scheme) => Err(unknown(&format!("the scheme `{scheme}` is unknown"))),
         None => Err(unknown("it has no scheme")),

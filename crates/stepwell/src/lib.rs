@@ -1,5 +1,6 @@
-//! Durable execution for Rust. You write ordinary `async` code; every step's result is journaled; when the process dies,
-//! the task continues from the last journaled step, on whatever worker is alive.
+//! Durable execution for Rust. You write ordinary `async` code; every step's result is journaled;
+//! when the process dies, the task continues from the last journaled step, on whatever worker is
+//! alive.
 //!
 //! ```
 //! use std::time::Duration;
@@ -45,9 +46,10 @@ pub use durable::{DATABASE_URL_VARIABLE, DEFAULT_DATABASE_URL, Durable, DurableB
 pub use stepwell_core::*;
 /// Makes a task type of an `async fn` whose last parameter is a [`TaskContext`].
 ///
-/// It defines a type with the function's name, for [`Client::register`] and [`Client::spawn`]; the function itself stays
-/// callable. The task's name is the function's, or `#[stepwell::task(name = "…")]`. One parameter beside the context is the
-/// task's `Params`; several are a tuple.
+/// It defines a type with the function's name, for [`Client::register`] and [`Client::spawn`];
+/// the function itself stays callable. The task's name is the function's, or
+/// `#[stepwell::task(name = "…")]`. One parameter beside the context is the task's `Params`;
+/// several are a tuple.
 ///
 /// ```
 /// use stepwell::{Task, TaskContext, TaskResult};
@@ -96,7 +98,13 @@ mod documents {
     struct StravDurable;
 }
 
-#[cfg(all(doctest, feature = "sqlite", feature = "postgres", feature = "testing", feature = "schemas"))]
+#[cfg(all(
+    doctest,
+    feature = "sqlite",
+    feature = "postgres",
+    feature = "testing",
+    feature = "schemas"
+))]
 mod guide {
     #[doc = include_str!("../../../docs/introduction.md")]
     struct Introduction;

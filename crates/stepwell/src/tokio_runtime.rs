@@ -32,7 +32,8 @@ impl Runtime for TokioRuntime {
     }
 
     fn spawn(&self, future: BoxFuture<'static, ()>) {
-        // Without a budget: one that ran out in the middle of a poll would make `select!` skip what was delivered.
+        // Without a budget: one that ran out in the middle of a poll would make `select!` skip what
+        // was delivered.
         self.handle.spawn(tokio::task::unconstrained(future));
     }
 

@@ -70,12 +70,16 @@ async fn an_approval_is_listed_and_decided_once() {
     assert_eq!((approval.request.as_str(), approval.task_type.as_str()), ("100", "budget"));
     assert_eq!(approval.due_at, Some(after(approval.asked_at, 7 * DAY)));
 
-    let unknown =
-        process.decide(task, "holiday", &Decision::approved("ada", 1)).await.unwrap_err().to_string();
+    let unknown = process
+        .decide(task, "holiday", &Decision::approved("ada", 1))
+        .await
+        .unwrap_err()
+        .to_string();
     assert!(unknown.contains(r#"does not wait for an approval named "holiday""#), "{unknown}");
     // Two at once: one of them is told that it came too late.
     let (ada, bob) = (Decision::approved("ada", 90_u64), Decision::<u64>::rejected("bob", "no"));
-    let both = tokio::join!(process.decide(task, "budget", &ada), process.decide(task, "budget", &bob));
+    let both =
+        tokio::join!(process.decide(task, "budget", &ada), process.decide(task, "budget", &bob));
     assert!(both.0.is_ok() && matches!(both.1, Err(Error::AlreadyDecided { .. })), "{both:?}");
 
     let second = loop {
@@ -96,7 +100,11 @@ async fn an_approval_is_listed_and_decided_once() {
 async fn people_are_reminded_and_then_others_are_asked_over_restarts() {
     let (harness, mails) = (Harness::new(), Mails::default());
     let mut process = start(&harness, &mails).await;
-    let task = process.spawn_with::<budget>(100, SpawnOptions::new().max_attempts(1)).await.unwrap().task_id;
+    let task = process
+        .spawn_with::<budget>(100, SpawnOptions::new().max_attempts(1))
+        .await
+        .unwrap()
+        .task_id;
     let began = open(&process).await.asked_at;
     for (mailed, assignee) in [(1, "manager"), (2, "manager"), (3, "director"), (4, "director")] {
         while mails.lock().unwrap().len() < mailed {
@@ -125,12 +133,14 @@ async fn a_decision_of_another_type_fails_that_task_with_a_clear_error() {
     assert!(error.contains("does not fit the type") && error.contains("expected u64"), "{error}");
 }
 
-/// Tasks that await an event of their own whose name begins as those of approvals do are none of a page, and end none.
+/// Tasks that await an event of their own whose name begins as those of approvals do are none of a
+/// page, and end none.
 #[tokio::test(start_paused = true)]
 async fn every_approval_is_on_some_page() {
     let (harness, mails) = (Harness::new(), Mails::default());
     let process = start(&harness, &mails).await;
-    let waits = |(): (), ctx: TaskContext| async move { ctx.await_event::<()>("approval/x", None).await };
+    let waits =
+        |(): (), ctx: TaskContext| async move { ctx.await_event::<()>("approval/x", None).await };
     process.register_fn("waits", waits).await.unwrap();
     let mut asked = Vec::new();
     for odd in [150, 1, 1, 1, 1] {
@@ -171,13 +181,16 @@ async fn a_decision_that_is_not_answered_is_an_error() {
     let (harness, mails) = (Harness::new(), Mails::default());
     let silent = Arc::new(AtomicBool::new(false));
     let away = silent.clone();
-    let store = Intercepted::new(Arc::new(harness.store()), move |store, batch| match away.load(SeqCst) {
-        true => Box::pin(std::future::pending()),
-        false => store.commit(batch.into()),
-    });
+    let store =
+        Intercepted::new(Arc::new(harness.store()), move |store, batch| match away.load(SeqCst) {
+            true => Box::pin(std::future::pending()),
+            false => store.commit(batch.into()),
+        });
     let state = mails.clone();
     let process = harness
-        .start_on(Arc::new(store), |builder| builder.state(state).answer_timeout(Duration::from_secs(30)))
+        .start_on(Arc::new(store), |builder| {
+            builder.state(state).answer_timeout(Duration::from_secs(30))
+        })
         .await
         .unwrap();
     process.register::<budget>().await.unwrap();

@@ -1,5 +1,5 @@
-//! Bad input is an error that says what to do, and nothing is lost by it. How the SQLite store takes a bad file is tested
-//! with the store.
+//! Bad input is an error that says what to do, and nothing is lost by it. How the SQLite store
+//! takes a bad file is tested with the store.
 
 #![allow(
     clippy::unwrap_used,
@@ -82,12 +82,14 @@ async fn a_result_that_does_not_serialise() {
 
 #[tokio::test(start_paused = true)]
 async fn a_payload_over_the_limit() {
-    let message =
-        failure(number(), |_n, ctx| async move { ctx.step("big", || async { Ok("x".repeat(2000)) }).await });
+    let message = failure(number(), |_n, ctx| async move {
+        ctx.step("big", || async { Ok("x".repeat(2000)) }).await
+    });
     let message = message.await;
     assert!(
-        message
-            .contains("has 2002 bytes, the limit is 1000: keep large data elsewhere and journal a reference"),
+        message.contains(
+            "has 2002 bytes, the limit is 1000: keep large data elsewhere and journal a reference"
+        ),
         "{message}"
     );
     let message = failure(number(), |_n, _ctx| async { Ok("x".repeat(2000)) }).await;
@@ -96,7 +98,8 @@ async fn a_payload_over_the_limit() {
     let harness = Harness::new();
     let process = harness.start().await;
     let five_mib = "x".repeat(5 << 20);
-    let error = process.spawn_named("task", &five_mib, SpawnOptions::new()).await.unwrap_err().to_string();
+    let error =
+        process.spawn_named("task", &five_mib, SpawnOptions::new()).await.unwrap_err().to_string();
     assert!(
         error.starts_with("the parameters of task: ") && error.contains("the limit is 4194304"),
         "{error}"
@@ -105,7 +108,8 @@ async fn a_payload_over_the_limit() {
     assert!(error.starts_with("the event event: "), "{error}");
 }
 
-/// A name that is accepted has room for all that the engine adds to it; one that is not is refused before anything is done.
+/// A name that is accepted has room for all that the engine adds to it; one that is not is refused
+/// before anything is done.
 #[tokio::test(start_paused = true)]
 async fn a_name_is_refused_before_anything_is_done_or_never() {
     for length in [384, 385] {
@@ -118,11 +122,17 @@ async fn a_name_is_refused_before_anything_is_done_or_never() {
             async move {
                 match &*kind {
                     "step" => {
-                        ctx.step(&name, || async { Ok(()) }).input(&1).compensate(|()| async { Ok(()) }).await
+                        ctx.step(&name, || async { Ok(()) })
+                            .input(&1)
+                            .compensate(|()| async { Ok(()) })
+                            .await
                     }
-                    "items" => ctx.items(&name, [1]).input(&1).each(|_| async { Ok(()) }).await.map(drop),
+                    "items" => {
+                        ctx.items(&name, [1]).input(&1).each(|_| async { Ok(()) }).await.map(drop)
+                    }
                     "child" => {
-                        let child = ctx.spawn_named(&name, "task", "nothing", SpawnOptions::new()).await?;
+                        let child =
+                            ctx.spawn_named(&name, "task", "nothing", SpawnOptions::new()).await?;
                         ctx.join::<()>(&child).await
                     }
                     "event" => ctx.await_event(&name, None).await,
@@ -132,7 +142,11 @@ async fn a_name_is_refused_before_anything_is_done_or_never() {
                             let approval = ctx
                                 .await_approval::<()>(&name, &())
                                 .remind_every(Duration::from_secs(1), || async { Ok(()) })
-                                .escalate_after(Duration::from_secs(2), "x".repeat(512), || async { Ok(()) });
+                                .escalate_after(
+                                    Duration::from_secs(2),
+                                    "x".repeat(512),
+                                    || async { Ok(()) },
+                                );
                             approval.await?;
                         }
                         Ok(())
@@ -153,7 +167,10 @@ async fn a_name_is_refused_before_anything_is_done_or_never() {
                     "message" => process.send(task_id, &name, &()).await.unwrap(),
                     "approval" => {
                         for label in [name.clone(), format!("{name}#2")] {
-                            process.decide(task_id, &label, &Decision::approved("ada", ())).await.unwrap();
+                            process
+                                .decide(task_id, &label, &Decision::approved("ada", ()))
+                                .await
+                                .unwrap();
                             tokio::time::sleep(Duration::from_secs(5)).await;
                         }
                     }
@@ -173,17 +190,26 @@ async fn a_name_is_refused_before_anything_is_done_or_never() {
 
 #[tokio::test(start_paused = true)]
 async fn names_that_are_empty_or_too_long_or_odd() {
-    let message = failure(number(), |_n, ctx| async move { ctx.step("", || async { Ok(()) }).await }).await;
+    let message =
+        failure(number(), |_n, ctx| async move { ctx.step("", || async { Ok(()) }).await }).await;
     assert!(message.contains("a name must not be empty: give it 1 to 512 bytes"), "{message}");
     let message =
-        failure(number(), |_n, ctx| async move { ctx.await_event::<()>("e".repeat(600), None).await }).await;
+        failure(
+            number(),
+            |_n, ctx| async move { ctx.await_event::<()>("e".repeat(600), None).await },
+        )
+        .await;
     assert!(message.contains("has 600 bytes, the limit is 384"), "{message}");
     let harness = Harness::new();
     let process = harness.start().await;
     for (name, says) in [("", "must not be empty"), ("a\0b", "holds a NUL character")] {
-        let spawn = process.spawn_named(name, &(), SpawnOptions::new()).await.unwrap_err().to_string();
-        let queue =
-            process.spawn_named("t", &(), SpawnOptions::new().queue(name)).await.unwrap_err().to_string();
+        let spawn =
+            process.spawn_named(name, &(), SpawnOptions::new()).await.unwrap_err().to_string();
+        let queue = process
+            .spawn_named("t", &(), SpawnOptions::new().queue(name))
+            .await
+            .unwrap_err()
+            .to_string();
         let key = SpawnOptions::new().idempotency_key(name);
         let key = process.spawn_named("t", &(), key).await.unwrap_err().to_string();
         let event = process.emit_event(name, &(), None).await.unwrap_err().to_string();
@@ -191,15 +217,17 @@ async fn names_that_are_empty_or_too_long_or_odd() {
             assert!(error.contains(says), "{error}");
         }
     }
-    let error = harness.start_with(|builder| builder.queue_name("")).await.err().unwrap().to_string();
+    let error =
+        harness.start_with(|builder| builder.queue_name("")).await.err().unwrap().to_string();
     assert!(error.contains("must not be empty"), "{error}");
 
     let odd = "päck 'q' \"d\" ; DROP TABLE tasks; -- \n\t📦 #2 %s ../..";
-    let (_, result) = run(SpawnOptions::new().queue("default"), number(), move |n, ctx| async move {
-        ctx.step(odd, || async { Ok(()) }).await?;
-        ctx.step((odd, odd), || async { Ok(n) }).await
-    })
-    .await;
+    let (_, result) =
+        run(SpawnOptions::new().queue("default"), number(), move |n, ctx| async move {
+            ctx.step(odd, || async { Ok(()) }).await?;
+            ctx.step((odd, odd), || async { Ok(n) }).await
+        })
+        .await;
     assert_eq!(result.unwrap(), 7);
 }
 
@@ -219,7 +247,9 @@ async fn a_step_name_that_is_used_with_two_result_types() {
     .await;
     let message = result.unwrap_err().to_string();
     assert!(
-        message.contains("\"count\": the JSON does not fit the type `u32`: invalid type: string \"seven\""),
+        message.contains(
+            "\"count\": the JSON does not fit the type `u32`: invalid type: string \"seven\""
+        ),
         "{message}"
     );
 }
@@ -246,7 +276,10 @@ async fn database_urls_of_no_known_kind() {
         ("", "it has no scheme"),
     ] {
         let error = Durable::builder().database_url(url).build().await.err().unwrap().to_string();
-        assert!(error.contains(says) && error.contains("use `sqlite://path/to/file.db`"), "{error}");
+        assert!(
+            error.contains(says) && error.contains("use `sqlite://path/to/file.db`"),
+            "{error}"
+        );
     }
     // Somebody may have mistyped the scheme, and an error goes into logs.
     for url in ["postgre://ann:hush@db/orders", "ann:hu@sh@db/orders"] {

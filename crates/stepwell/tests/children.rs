@@ -125,7 +125,11 @@ async fn a_task_that_another_was_answered_with_is_kept_until_that_one_has_joined
     };
     process.register_fn("late", late).await.unwrap();
     process.start_worker(worker_options()).await;
-    let parent = process.spawn_named("late", &(), SpawnOptions::new().max_attempts(1)).await.unwrap().task_id;
+    let parent = process
+        .spawn_named("late", &(), SpawnOptions::new().max_attempts(1))
+        .await
+        .unwrap()
+        .task_id;
     assert_eq!(told(&process, parent).await.0, there.task_id);
     process.cancel(there.task_id).await.unwrap();
     let refused = process.delete(there.task_id).await.unwrap_err();
@@ -156,15 +160,20 @@ async fn a_child_is_coalesced_with_a_task_that_waits_to_start() {
     process.start_worker(worker_options()).await;
     let parent = spawn_parent(&process, 1).await;
     assert_eq!(told(&process, parent).await, (there.task_id, Disposition::Coalesced));
-    let rejected =
-        process.spawn_named("rejecting", &(), SpawnOptions::new().max_attempts(1)).await.unwrap().task_id;
+    let rejected = process
+        .spawn_named("rejecting", &(), SpawnOptions::new().max_attempts(1))
+        .await
+        .unwrap()
+        .task_id;
     let error = failure(process.wait::<()>(rejected).await);
     let expected = format!("not spawned: task {}, of the same type", there.task_id);
     assert!(error.contains(&expected), "{error}");
     process.emit_event("paper", &(), None).await.unwrap();
     assert_eq!(process.wait::<u32>(parent).await.unwrap(), 7);
-    let answers = process.spawn_many::<print>([(1, keyed()), (2, keyed()), (3, later()), (4, later())]);
-    let answers: Vec<_> = answers.await.unwrap().into_iter().map(|spawned| spawned.disposition).collect();
+    let answers =
+        process.spawn_many::<print>([(1, keyed()), (2, keyed()), (3, later()), (4, later())]);
+    let answers: Vec<_> =
+        answers.await.unwrap().into_iter().map(|spawned| spawned.disposition).collect();
     use Disposition::{Coalesced, Created, Existing};
     assert_eq!(answers, [Created, Existing, Coalesced, Coalesced]);
 }
@@ -186,7 +195,8 @@ async fn a_task_that_would_join_itself_is_told_so() {
     assert!(error.contains("the task would wait for itself"), "{error}");
 }
 
-/// A child that ended long ago is kept for a parent that has yet to join it, whoever would remove it.
+/// A child that ended long ago is kept for a parent that has yet to join it, whoever would remove
+/// it.
 #[tokio::test(start_paused = true)]
 async fn a_finished_child_is_kept_until_its_parent_has_ended() {
     let harness = Harness::new();
@@ -199,8 +209,11 @@ async fn a_finished_child_is_kept_until_its_parent_has_ended() {
     };
     process.register_fn("parent", parent).await.unwrap();
     process.start_worker(worker_options()).await;
-    let parent =
-        process.spawn_named("parent", &(), SpawnOptions::new().max_attempts(1)).await.unwrap().task_id;
+    let parent = process
+        .spawn_named("parent", &(), SpawnOptions::new().max_attempts(1))
+        .await
+        .unwrap()
+        .task_id;
     tokio::time::sleep(500_000 * SECOND).await;
     assert_eq!(process.purge(Duration::ZERO, None).await.unwrap(), 0);
     let child = told(&process, parent).await.0;
@@ -244,7 +257,8 @@ async fn a_keyed_child_is_spawned_once_though_the_store_fails() {
     assert_eq!(process.tasks(children).await.unwrap().len(), 1);
 }
 
-/// A spawn that loses a `select!` while an earlier commit is on its way leaves nothing that a replay would miss.
+/// A spawn that loses a `select!` while an earlier commit is on its way leaves nothing that a
+/// replay would miss.
 #[tokio::test(start_paused = true)]
 async fn a_keyed_spawn_that_is_dropped_before_its_commit_is_not_journaled() {
     let harness = Harness::new();
@@ -254,7 +268,8 @@ async fn a_keyed_spawn_that_is_dropped_before_its_commit_is_not_journaled() {
         move |store, batch| {
             let held = held.clone();
             Box::pin(async move {
-                let journals = batch.transitions.iter().any(|transition| !transition.entries.is_empty());
+                let journals =
+                    batch.transitions.iter().any(|transition| !transition.entries.is_empty());
                 if journals && !held.swap(true, Ordering::SeqCst) {
                     // The first entry is long on its way.
                     tokio::time::sleep(10 * SECOND).await;
@@ -285,7 +300,11 @@ async fn a_keyed_spawn_that_is_dropped_before_its_commit_is_not_journaled() {
     let spawned = process.journal(parent).await.unwrap();
     assert!(held.load(Ordering::SeqCst));
     assert!(spawned.iter().all(|entry| entry.key.kind != Kind::Spawn), "{spawned:#?}");
-    assert_eq!(process.tasks(TaskFilter::default()).await.unwrap().len(), 1, "and the child is not spawned");
+    assert_eq!(
+        process.tasks(TaskFilter::default()).await.unwrap().len(),
+        1,
+        "and the child is not spawned"
+    );
 }
 
 /// It would wait for a child that waits for its turn behind it.

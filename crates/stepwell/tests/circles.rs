@@ -1,4 +1,5 @@
-//! Tasks that wait for each other: the one that would close the circle gets an error, and none waits for ever.
+//! Tasks that wait for each other: the one that would close the circle gets an error, and none
+//! waits for ever.
 
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a test ends by a panic")]
 
@@ -43,7 +44,8 @@ fn joining_with_key(key: &str, child: Plan) -> Plan {
     Plan { concurrency_key: Some(key.into()), ..joining(child) }
 }
 
-/// Returns `ok` where it joins nobody, and otherwise what its child returns, or the error that it has handled.
+/// Returns `ok` where it joins nobody, and otherwise what its child returns, or the error that it
+/// has handled.
 #[stepwell::task]
 async fn chain(plan: Plan, ctx: TaskContext) -> TaskResult<String> {
     if let Some(event) = plan.after {
@@ -146,8 +148,9 @@ async fn circles(client: Durable) {
 
     // Two tasks that join each other, without any key that makes them wait for a turn.
     let named = |key: &str| SpawnOptions::new().idempotency_key(key);
-    let joins =
-        |key: &str, event: &str| after(event, Plan { idempotency_key: Some(key.into()), ..joining(leaf()) });
+    let joins = |key: &str, event: &str| {
+        after(event, Plan { idempotency_key: Some(key.into()), ..joining(leaf()) })
+    };
     let one = spawn(&client, joins("two", "each other"), named("one")).await;
     let two = spawn(&client, joins("one", "each other"), named("two")).await;
     client.emit_event("each other", &(), None).await.unwrap();

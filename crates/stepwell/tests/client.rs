@@ -44,13 +44,23 @@ async fn two_task_types_of_one_name_are_an_error() {
     let error = process.register::<other>().await.unwrap_err();
     assert_eq!(
         error.to_string(),
-        "two task types are named \"echo\": a task finds its code by that name, so give one of them another `NAME`"
+        "two task types are named \"echo\": a task finds its code by that name, so give one of \
+         them another `NAME`"
     );
     let function = |(): (), _ctx: TaskContext| async { Ok(()) };
-    assert!(matches!(process.register_fn("echo", function).await, Err(Error::DuplicateTaskType(_))));
+    assert!(matches!(
+        process.register_fn("echo", function).await,
+        Err(Error::DuplicateTaskType(_))
+    ));
     process.register_fn("function", function).await.unwrap();
-    assert!(matches!(process.register_fn("function", function).await, Err(Error::DuplicateTaskType(_))));
-    assert!(matches!(process.register_fn("", function).await, Err(Error::Name(InvalidName::Empty))));
+    assert!(matches!(
+        process.register_fn("function", function).await,
+        Err(Error::DuplicateTaskType(_))
+    ));
+    assert!(matches!(
+        process.register_fn("", function).await,
+        Err(Error::Name(InvalidName::Empty))
+    ));
 }
 
 #[tokio::test(start_paused = true)]
@@ -86,7 +96,10 @@ async fn many_tasks_are_spawned_in_one_commit_or_none() {
     for (n, spawned) in spawned.iter().enumerate() {
         assert_eq!(process.wait::<String>(spawned.task_id).await.unwrap(), n.to_string());
     }
-    let bad = [("fine".to_owned(), SpawnOptions::new()), ("bad".to_owned(), SpawnOptions::new().queue(""))];
+    let bad = [
+        ("fine".to_owned(), SpawnOptions::new()),
+        ("bad".to_owned(), SpawnOptions::new().queue("")),
+    ];
     assert!(matches!(process.spawn_many::<echo>(bad).await, Err(Error::Name(InvalidName::Empty))));
     let filter = TaskFilter { limit: 1000, ..TaskFilter::default() };
     assert_eq!(process.tasks(filter).await.unwrap().len(), 500);
@@ -148,8 +161,11 @@ async fn cancelling_ends_a_task_in_every_state_and_its_children() {
     process.register_fn("parent", parent).await.unwrap();
     process.start_worker(worker_options()).await;
     let suspended = process.spawn_named("parent", &(), SpawnOptions::new()).await.unwrap().task_id;
-    let children =
-        TaskFilter { parent: Some(suspended), state: Some(TaskState::Suspended), ..TaskFilter::default() };
+    let children = TaskFilter {
+        parent: Some(suspended),
+        state: Some(TaskState::Suspended),
+        ..TaskFilter::default()
+    };
     let child = loop {
         tokio::time::sleep(SECOND).await;
         if let [child] = process.tasks(children.clone()).await.unwrap().as_slice() {
@@ -223,7 +239,10 @@ async fn a_cancelled_child_is_an_error_value_for_its_parent() {
     let canceller = process.spawn_named("canceller", &(), SpawnOptions::new()).await.unwrap();
     let child: TaskId = process.wait(canceller.task_id).await.unwrap();
     process.cancel(child).await.unwrap();
-    assert_eq!(process.wait::<String>(parent.task_id).await.unwrap(), "the child task was cancelled");
+    assert_eq!(
+        process.wait::<String>(parent.task_id).await.unwrap(),
+        "the child task was cancelled"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -286,7 +305,10 @@ async fn tasks_are_listed_by_filter_and_page() {
         filter.before = Some(last.task_id);
         seen.extend(page.iter().map(|task| task.params.decode::<String>().unwrap()));
     }
-    assert_eq!(seen, (0..25).rev().filter(|n| n % 2 == 0).map(|n| n.to_string()).collect::<Vec<_>>());
+    assert_eq!(
+        seen,
+        (0..25).rev().filter(|n| n % 2 == 0).map(|n| n.to_string()).collect::<Vec<_>>()
+    );
     let of_type = TaskFilter { task_type: name("wait_for_go"), ..TaskFilter::default() };
     assert_eq!(process.tasks(of_type).await.unwrap().len(), 1);
     let failed = TaskFilter { state: Some(TaskState::Failed), ..TaskFilter::default() };
@@ -318,8 +340,10 @@ async fn tasks_are_cancelled_when_they_start_too_late_or_take_too_long() {
     process.start_worker(worker_options()).await;
     assert!(matches!(process.wait::<String>(late.task_id).await, Err(Error::TaskCancelled(_))));
 
-    let in_time =
-        process.spawn_with::<wait_for_go>((), SpawnOptions::new().cancellation(policy)).await.unwrap();
+    let in_time = process
+        .spawn_with::<wait_for_go>((), SpawnOptions::new().cancellation(policy))
+        .await
+        .unwrap();
     let policy = CancellationPolicy { max_delay: None, max_duration: Some(20 * SECOND) };
     let busy = |(): (), ctx: TaskContext| async move {
         ctx.step("hang", std::future::pending::<anyhow::Result<()>>).await
@@ -381,7 +405,10 @@ async fn a_shutdown_waits_for_running_tasks_and_releases_the_rest() {
     let register = async |process: &Process| {
         let napping = |millis: u64, ctx: TaskContext| async move {
             ctx.step("begin", || async { Ok(()) }).await?;
-            ctx.step("nap", || async { Ok(tokio::time::sleep(Duration::from_millis(millis)).await) }).await?;
+            ctx.step("nap", || async {
+                Ok(tokio::time::sleep(Duration::from_millis(millis)).await)
+            })
+            .await?;
             Ok(ctx.attempt)
         };
         process.register_fn("napping", napping).await.unwrap();
@@ -397,7 +424,11 @@ async fn a_shutdown_waits_for_running_tasks_and_releases_the_rest() {
     let state = async |task: SpawnResult| process.task(task.task_id).await.unwrap().unwrap();
     assert_eq!(state(short).await.state, TaskState::Completed);
     let released = state(long).await;
-    assert_eq!((released.state, released.attempt), (TaskState::Pending, 0), "the attempt does not count");
+    assert_eq!(
+        (released.state, released.attempt),
+        (TaskState::Pending, 0),
+        "the attempt does not count"
+    );
     assert_eq!(process.journal(long.task_id).await.unwrap().len(), 1);
 
     let process = harness.start().await;
@@ -422,7 +453,8 @@ async fn requests_for_the_same_work_are_one_while_it_has_not_begun() -> anyhow::
     let replaced = client.task(first.task_id).await?.map(|info| info.state);
     assert_eq!(replaced, Some(TaskState::Cancelled));
 
-    let hourly = Schedule::every("hourly", Duration::from_secs(3_600)).options(options(Coalesce::Reuse));
+    let hourly =
+        Schedule::every("hourly", Duration::from_secs(3_600)).options(options(Coalesce::Reuse));
     let refused = client.put_schedule_named(hourly, "rebuild", &5).await.unwrap_err().to_string();
     assert!(refused.contains("cannot be coalesced"), "{refused}");
     Ok(())

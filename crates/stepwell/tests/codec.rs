@@ -1,5 +1,6 @@
-//! Payloads that are compressed and encrypted, through the public face: they come back as they were, nobody reads them who
-//! has not the key, and what cannot be read fails nothing but the task that reads it.
+//! Payloads that are compressed and encrypted, through the public face: they come back as they
+//! were, nobody reads them who has not the key, and what cannot be read fails nothing but the task
+//! that reads it.
 
 #![allow(
     clippy::unwrap_used,
@@ -53,7 +54,10 @@ async fn echo(value: Value, ctx: TaskContext) -> TaskResult<Value> {
     ctx.step("echo", || async { Ok(value) }).await
 }
 
-async fn process(harness: &Harness, build: impl FnOnce(DurableBuilder) -> DurableBuilder) -> (Process, Runs) {
+async fn process(
+    harness: &Harness,
+    build: impl FnOnce(DurableBuilder) -> DurableBuilder,
+) -> (Process, Runs) {
     process_on(harness, Arc::new(harness.store()), build).await
 }
 
@@ -63,7 +67,8 @@ async fn process_on(
     build: impl FnOnce(DurableBuilder) -> DurableBuilder,
 ) -> (Process, Runs) {
     let runs = Runs::default();
-    let process = harness.start_on(store, |builder| build(builder.state(runs.clone()).max_attempts(1))).await;
+    let process =
+        harness.start_on(store, |builder| build(builder.state(runs.clone()).max_attempts(1))).await;
     let process = process.unwrap();
     process.register::<keeper>().await.unwrap();
     process.register::<echo>().await.unwrap();
@@ -87,7 +92,8 @@ async fn goes_on(process: &Process) {
     assert_eq!(process.wait::<Value>(task.task_id).await.unwrap(), "fine");
     let tasks = process.tasks(TaskFilter::default()).await.unwrap();
     let listed = serde_json::to_value(&tasks).unwrap();
-    let listed: Vec<_> = listed.as_array().unwrap().iter().map(|task| task["params"].clone()).collect();
+    let listed: Vec<_> =
+        listed.as_array().unwrap().iter().map(|task| task["params"].clone()).collect();
     assert!(listed.contains(&json!("fine")), "{listed:?}");
 }
 
@@ -118,14 +124,16 @@ async fn a_new_key_is_taken_for_what_is_written_and_the_old_one_still_read() {
     let output = kept.output.unwrap();
     assert!(output.as_str().starts_with(r#"{"$stepwell":["aes256gcm:new"],"data":""#), "{output}");
 
-    let (without_old, _) = process(&harness, |builder| builder.codec(Encryption::new(key("new")))).await;
+    let (without_old, _) =
+        process(&harness, |builder| builder.codec(Encryption::new(key("new")))).await;
     let seen = without_old.task(task).await.unwrap().unwrap();
     assert_eq!(seen.output.unwrap().as_str(), r#""the recipe is kept, the safe, everybody""#);
     let error = seen.params.decode::<String>().unwrap_err().to_string();
     assert_eq!(
         error,
         format!(
-            "the parameters of task {task} cannot be read: it was encrypted with the key `old`, and this client has `new`: add that key with `Encryption::also_reads`"
+            "the parameters of task {task} cannot be read: it was encrypted with the key `old`, \
+             and this client has `new`: add that key with `Encryption::also_reads`"
         )
     );
 }
@@ -141,12 +149,14 @@ async fn a_task_whose_payload_has_another_key_fails_alone_and_goes_on_when_the_k
         ),
     ] {
         let harness = Harness::new();
-        let (first, _) = process(&harness, |builder| builder.codec(Encryption::new(key("mine")))).await;
+        let (first, _) =
+            process(&harness, |builder| builder.codec(Encryption::new(key("mine")))).await;
         first.start_worker(worker_options()).await;
         let begun = first.spawn::<keeper>("the recipe".into()).await.unwrap().task_id;
         in_state(&first, begun, TaskState::Suspended).await;
         first.kill().await;
-        let (spawner, _) = process(&harness, |builder| builder.codec(Encryption::new(key("mine")))).await;
+        let (spawner, _) =
+            process(&harness, |builder| builder.codec(Encryption::new(key("mine")))).await;
         let fresh = spawner.spawn::<echo>(json!("new")).await.unwrap().task_id;
 
         let (blind, _) = process(&harness, |builder| builder.codec(Encryption::new(wrong))).await;
@@ -156,12 +166,16 @@ async fn a_task_whose_payload_has_another_key_fails_alone_and_goes_on_when_the_k
         let what = format!("the parameters of task {fresh} cannot be read: {says}");
         assert!(error.contains(&what), "{error}");
         let error = blind.wait::<Value>(begun).await.unwrap_err().to_string();
-        assert!(error.contains(&format!("the parameters of task {begun} cannot be read: {says}")), "{error}");
+        assert!(
+            error.contains(&format!("the parameters of task {begun} cannot be read: {says}")),
+            "{error}"
+        );
         goes_on(&blind).await;
         blind.kill().await;
 
         // What the blind one said of it was written with its own key.
-        let (seeing, _) = process(&harness, |builder| builder.codec(Encryption::new(key("mine")))).await;
+        let (seeing, _) =
+            process(&harness, |builder| builder.codec(Encryption::new(key("mine")))).await;
         let failure = seeing.task(fresh).await.unwrap().unwrap().failure.unwrap();
         assert_eq!(failure.kind, FailureKind::Payload);
         assert!(
@@ -180,12 +194,14 @@ async fn an_event_and_a_message_that_cannot_be_read_stay_where_they_are_until_th
         [("event", "the event \"opened\" cannot be read"), ("message", "a message \"told\" to")]
     {
         let harness = Harness::new();
-        let (blind, _) = process(&harness, |builder| builder.codec(Encryption::new(key("mine")))).await;
+        let (blind, _) =
+            process(&harness, |builder| builder.codec(Encryption::new(key("mine")))).await;
         let both = Encryption::new(key("yours")).also_reads(key("mine"));
         let (seeing, runs) = process(&harness, |builder| builder.codec(both)).await;
         blind.start_worker(worker_options()).await;
-        let hourly =
-            SpawnOptions::new().max_attempts(2).retry(RetryStrategy::fixed(Duration::from_secs(3600)));
+        let hourly = SpawnOptions::new()
+            .max_attempts(2)
+            .retry(RetryStrategy::fixed(Duration::from_secs(3600)));
         let task = blind.spawn_with::<keeper>("the recipe".into(), hourly).await.unwrap().task_id;
         in_state(&blind, task, TaskState::Suspended).await;
 
@@ -194,7 +210,10 @@ async fn an_event_and_a_message_that_cannot_be_read_stay_where_they_are_until_th
         sender("event").emit_event("opened", "the safe", None).await.unwrap();
         in_state(&blind, task, TaskState::Pending).await;
         let failure = blind.task(task).await.unwrap().unwrap().failure.unwrap().message;
-        assert!(failure.contains(says) && failure.contains("encrypted with the key `yours`"), "{failure}");
+        assert!(
+            failure.contains(says) && failure.contains("encrypted with the key `yours`"),
+            "{failure}"
+        );
         goes_on(&blind).await;
         let journal = seeing.journal(task).await.unwrap();
         assert!(journal.iter().all(|entry| entry.key.kind.as_str() != unreadable), "{journal:?}");
@@ -221,7 +240,8 @@ async fn a_journal_that_cannot_be_read_is_replayed_once_it_can_be() {
     blind.start_worker(worker_options()).await;
     blind.emit_event("opened", "the safe", None).await.unwrap();
     let error = blind.wait::<String>(task).await.unwrap_err().to_string();
-    let says = format!("\"keep\": entry 1 (step \"keep\") in the journal of task {task} cannot be read");
+    let says =
+        format!("\"keep\": entry 1 (step \"keep\") in the journal of task {task} cannot be read");
     assert!(error.contains(&says), "{error}");
     blind.kill().await;
 
@@ -247,7 +267,9 @@ async fn what_is_to_be_undone_and_cannot_be_read_is_undone_once_it_can_be() {
                     undone.0.fetch_add(1, Ordering::SeqCst);
                     async { Ok(()) }
                 };
-                ctx.step("book", || async { Ok(format!("the room of {guest}")) }).compensate(undo).await?;
+                ctx.step("book", || async { Ok(format!("the room of {guest}")) })
+                    .compensate(undo)
+                    .await?;
                 ctx.await_event::<()>("never", None).await
             }
         };
@@ -261,7 +283,8 @@ async fn what_is_to_be_undone_and_cannot_be_read_is_undone_once_it_can_be() {
     in_state(&first, task, TaskState::Suspended).await;
     first.kill().await;
 
-    let (blind, _) = process(&harness, |builder| builder.codec(Encryption::new(key("yours")))).await;
+    let (blind, _) =
+        process(&harness, |builder| builder.codec(Encryption::new(key("yours")))).await;
     booked(&blind, &undone).await;
     blind.cancel(task).await.unwrap();
     blind.start_worker(worker_options()).await;
@@ -271,7 +294,8 @@ async fn what_is_to_be_undone_and_cannot_be_read_is_undone_once_it_can_be() {
     }
     blind.kill().await;
 
-    let (seeing, _) = process(&harness, |builder| builder.codec(Encryption::new(key("mine")))).await;
+    let (seeing, _) =
+        process(&harness, |builder| builder.codec(Encryption::new(key("mine")))).await;
     booked(&seeing, &undone).await;
     seeing.start_worker(worker_options()).await;
     let error = seeing.wait::<()>(task).await.unwrap_err();
@@ -302,13 +326,16 @@ async fn damaged_payloads_fail_their_tasks_alone() {
                 3 => changed(&task.params, |text| text.replace("zstd", "zst0")),
                 4 => changed(&task.params, |text| text.replace("[\"zstd\"", "[\"zstd\",\"zstd\"")),
                 5 => changed(&task.params, |text| text.replace("\"data\":\"", "\"data\":\"?")),
-                6 => changed(&task.params, |_| r#"{"$stepwell":["aes256gcm:mine"],"data":"AAAA"}"#.into()),
+                6 => changed(&task.params, |_| {
+                    r#"{"$stepwell":["aes256gcm:mine"],"data":"AAAA"}"#.into()
+                }),
                 _ => continue,
             };
         }
     });
-    let codecs =
-        |builder: DurableBuilder| builder.codec(Compression::new()).codec(Encryption::new(key("mine")));
+    let codecs = |builder: DurableBuilder| {
+        builder.codec(Compression::new()).codec(Encryption::new(key("mine")))
+    };
     let (process, _) = process_on(&harness, store, codecs).await;
     let long = json!("tell nobody ".repeat(100));
     let mut tasks = Vec::new();
@@ -339,7 +366,16 @@ async fn what_was_written_without_a_codec_or_with_one_that_is_no_longer_used_sta
     let kept = |task: TaskId| {
         let store = harness.store();
         async move {
-            store.task(task).await.unwrap().unwrap().params.as_str().chars().take(25).collect::<String>()
+            store
+                .task(task)
+                .await
+                .unwrap()
+                .unwrap()
+                .params
+                .as_str()
+                .chars()
+                .take(25)
+                .collect::<String>()
         }
     };
     let (plain, _) = process(&harness, |builder| builder).await;
@@ -348,7 +384,9 @@ async fn what_was_written_without_a_codec_or_with_one_that_is_no_longer_used_sta
     let second = compressing.spawn::<keeper>(long.clone()).await.unwrap().task_id;
     let short = compressing.spawn::<keeper>("short".into()).await.unwrap().task_id;
     let (both, _) = process(&harness, |builder| {
-        builder.codec(ReadOnly(Compression::new())).codec(Encryption::new(key("mine")).accept_plain())
+        builder
+            .codec(ReadOnly(Compression::new()))
+            .codec(Encryption::new(key("mine")).accept_plain())
     })
     .await;
     let third = both.spawn::<keeper>(long.clone()).await.unwrap().task_id;
@@ -380,14 +418,18 @@ async fn what_is_not_encrypted_is_refused_and_read_once_that_is_allowed() {
         by("message").send(task, "told", "everybody").await.unwrap();
         knows.start_worker(worker_options()).await;
         let error = knows.wait::<String>(task).await.unwrap_err().to_string();
-        assert!(error.contains("it is not encoded with `aes256gcm`, which this client requires"), "{error}");
+        assert!(
+            error.contains("it is not encoded with `aes256gcm`, which this client requires"),
+            "{error}"
+        );
         let listed = knows.tasks(TaskFilter::default()).await.unwrap();
         assert_eq!(listed[0].params.unreadable().is_some(), plain == "params");
         goes_on(&knows).await;
         knows.kill().await;
 
         let (migrates, _) =
-            process(&harness, |builder| builder.codec(Encryption::new(key("mine")).accept_plain())).await;
+            process(&harness, |builder| builder.codec(Encryption::new(key("mine")).accept_plain()))
+                .await;
         migrates.start_worker(worker_options()).await;
         migrates.retry(task).await.unwrap();
         let output: String = migrates.wait(task).await.unwrap();
@@ -406,11 +448,13 @@ async fn an_envelope_without_its_encryption_is_refused() {
                 3 => r#"["aes256gcmx:mine"]"#,
                 _ => continue,
             };
-            task.params = Payload::from_json(format!(r#"{{"$stepwell":{layers},"data":"InN0b2xlbiI="}}"#));
+            task.params =
+                Payload::from_json(format!(r#"{{"$stepwell":{layers},"data":"InN0b2xlbiI="}}"#));
         }
     });
-    let codecs =
-        |builder: DurableBuilder| builder.codec(Compression::new()).codec(Encryption::new(key("mine")));
+    let codecs = |builder: DurableBuilder| {
+        builder.codec(Compression::new()).codec(Encryption::new(key("mine")))
+    };
     let (process, _) = process_on(&harness, store, codecs).await;
     let mut tasks = Vec::new();
     for priority in 1..=3 {
@@ -462,7 +506,9 @@ async fn values_that_look_like_what_codecs_make_come_back_as_they_were() {
             .await
             .unwrap();
         let task = process.spawn_named("fails", &(), SpawnOptions::new()).await.unwrap();
-        let Err(Error::TaskFailed { failure, .. }) = process.wait::<()>(task.task_id).await else { panic!() };
+        let Err(Error::TaskFailed { failure, .. }) = process.wait::<()>(task.task_id).await else {
+            panic!()
+        };
         assert_eq!(failure.message, told);
     }
 }
@@ -471,11 +517,15 @@ async fn values_that_look_like_what_codecs_make_come_back_as_they_were() {
 async fn the_limit_is_that_of_the_value_and_not_of_what_is_kept() {
     let harness = Harness::new();
     let (process, _) = process(&harness, |builder| {
-        builder.max_payload_bytes(1000).codec(Compression::new()).codec(Encryption::new(key("mine")))
+        builder
+            .max_payload_bytes(1000)
+            .codec(Compression::new())
+            .codec(Encryption::new(key("mine")))
     })
     .await;
     process.start_worker(worker_options()).await;
-    // What is random gets longer by encryption, and what repeats itself gets shorter by compression.
+    // What is random gets longer by encryption, and what repeats itself gets shorter by
+    // compression.
     let random: String = (0..499).map(|_| format!("{:02x}", rand_byte())).collect();
     let task = process.spawn::<echo>(json!(random)).await.unwrap();
     assert_eq!(process.wait::<Value>(task.task_id).await.unwrap(), random);
@@ -504,7 +554,12 @@ impl Codec for Moody {
         }
     }
 
-    fn decode(&self, bytes: &[u8], _key: Option<&str>, _place: &Place<'_>) -> Result<Vec<u8>, CodecError> {
+    fn decode(
+        &self,
+        bytes: &[u8],
+        _key: Option<&str>,
+        _place: &Place<'_>,
+    ) -> Result<Vec<u8>, CodecError> {
         Ok(bytes.to_vec())
     }
 }
@@ -533,7 +588,9 @@ async fn what_cannot_be_read_goes_nowhere() {
     let (other, _) = process(&harness, encrypted("b")).await;
     let (blind, _) = process(&harness, |builder| builder).await;
     let failed = |(): (), ctx: TaskContext| async move {
-        let _ = ctx.step("fails", || async { Err::<(), _>(anyhow::anyhow!("as it always does")) }).await;
+        let _ = ctx
+            .step("fails", || async { Err::<(), _>(anyhow::anyhow!("as it always does")) })
+            .await;
         ctx.sleep_for("nap", Duration::from_secs(3600)).await
     };
     owner.register_fn("failed", failed).await.unwrap();
@@ -551,7 +608,9 @@ async fn what_cannot_be_read_goes_nowhere() {
     }
     for process in [&other, &blind] {
         let error = process.retrigger(done).await.unwrap_err();
-        let Error::Payload { source: PayloadError::Unreadable { .. }, .. } = error else { panic!("{error}") };
+        let Error::Payload { source: PayloadError::Unreadable { .. }, .. } = error else {
+            panic!("{error}")
+        };
     }
     assert_eq!(owner.tasks(TaskFilter::default()).await.unwrap().len(), 2);
     owner.retrigger(done).await.unwrap();

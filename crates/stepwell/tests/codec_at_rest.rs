@@ -1,4 +1,5 @@
-//! What is in an SQLite file when payloads are encrypted: nothing that would tell a secret, wherever it came from.
+//! What is in an SQLite file when payloads are encrypted: nothing that would tell a secret,
+//! wherever it came from.
 
 #![cfg(feature = "sqlite")]
 #![allow(
@@ -80,7 +81,8 @@ async fn client(file: &Path, encrypts: bool) -> Durable {
     client
 }
 
-/// Has tasks tell all of their secrets, and gives the files' bytes, first while the database is open.
+/// Has tasks tell all of their secrets, and gives the files' bytes, first while the database is
+/// open.
 async fn secrets(file: &Path, encrypts: bool) -> [Vec<u8>; 2] {
     let first = client(file, encrypts).await;
     let mut conn = Connection::open(file).unwrap();
@@ -129,7 +131,10 @@ async fn secrets(file: &Path, encrypts: bool) -> [Vec<u8>; 2] {
         }
     }
     worker.shutdown().await;
-    assert_eq!(conn.query_row("SELECT count(*) FROM written", [], |row| row.get::<_, i64>(0)).unwrap(), 2);
+    assert_eq!(
+        conn.query_row("SELECT count(*) FROM written", [], |row| row.get::<_, i64>(0)).unwrap(),
+        2
+    );
     let open = bytes(file);
     drop((first, second, conn));
     [open, bytes(file)]
@@ -164,7 +169,8 @@ async fn what_is_copied_to_another_place_is_not_taken_for_what_belongs_there() {
     let mine = client.spawn::<child>("mine".into()).await.unwrap().task_id;
     let yours = client.spawn::<child>("yours".into()).await.unwrap().task_id;
     let conn = Connection::open(&file).unwrap();
-    let copy = "UPDATE stepwell_tasks SET params = (SELECT params FROM stepwell_tasks WHERE task_id = ?1)
+    let copy =
+        "UPDATE stepwell_tasks SET params = (SELECT params FROM stepwell_tasks WHERE task_id = ?1)
         WHERE task_id = ?2";
     assert_eq!(conn.execute(copy, [mine.to_string(), yours.to_string()]).unwrap(), 1);
     let worker = client.start_worker(WorkerOptions::new()).await;
@@ -194,7 +200,8 @@ async fn a_journal_that_was_changed_leads_no_code_another_way() {
         format!("outcome = 'failed', payload = {FAILURE} payload)"),
         format!("outcome = 'failed', payload = {FAILURE} 'plain')"),
         "payload = '\"plain\"'".to_owned(),
-        "payload = (SELECT payload FROM stepwell_journal j WHERE j.kind = 'step' AND j.task_id <> stepwell_journal.task_id)"
+        "payload = (SELECT payload FROM stepwell_journal j WHERE j.kind = 'step' AND j.task_id <> \
+         stepwell_journal.task_id)"
             .to_owned(),
     ] {
         let folder = tempfile::tempdir().unwrap();
@@ -212,7 +219,10 @@ async fn a_journal_that_was_changed_leads_no_code_another_way() {
         }
         worker.shutdown().await;
         let conn = Connection::open(&file).unwrap();
-        let sql = format!("UPDATE stepwell_journal SET {change} WHERE kind = 'step' AND task_id = ?1");
+        let sql = format!(
+            "UPDATE stepwell_journal SET {change} WHERE kind = 'step' AND task_id = \
+                           ?1"
+        );
         assert_eq!(conn.execute(&sql, [tasks[0].to_string()]).unwrap(), 1);
         client.emit_event("go", &(), None).await.unwrap();
         let worker = client.start_worker(WorkerOptions::new()).await;

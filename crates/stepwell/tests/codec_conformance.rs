@@ -1,4 +1,5 @@
-//! A store keeps the contract that every store keeps when its payloads are compressed and encrypted, too.
+//! A store keeps the contract that every store keeps when its payloads are compressed and
+//! encrypted, too.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -8,8 +9,8 @@ use stepwell::codec::{Compression, Encryption};
 use stepwell::store::{Finish, Next, Transition};
 use stepwell::testing::Harness;
 use stepwell::{
-    Codec, Encoded, Entry, Failure, FailureKind, Key, Kind, MemoryStore, Name, Outcome, Payload, Store,
-    Timestamp, codec,
+    Codec, Encoded, Entry, Failure, FailureKind, Key, Kind, MemoryStore, Name, Outcome, Payload,
+    Store, Timestamp, codec,
 };
 use stepwell_conformance::{Backend, Clock};
 

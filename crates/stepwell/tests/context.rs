@@ -106,7 +106,11 @@ async fn a_failing_step_is_retried_with_durable_pauses() {
     let task = process.spawn_named("task", &(), SpawnOptions::new()).await.unwrap();
     assert_eq!(process.wait::<u32>(task.task_id).await.unwrap(), 3);
     assert!(until(start, harness.now()) >= 3 * WEEK);
-    assert_eq!(process.task(task.task_id).await.unwrap().unwrap().attempt, 1, "the task itself never failed");
+    assert_eq!(
+        process.task(task.task_id).await.unwrap().unwrap().attempt,
+        1,
+        "the task itself never failed"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -121,7 +125,10 @@ async fn a_step_has_as_many_tries_as_it_is_given_and_a_permanent_error_has_none(
         .max_attempts(3)
         .await
     });
-    assert_eq!(failure(result.await).message, "step \"flaky\" failed: charging: connection refused");
+    assert_eq!(
+        failure(result.await).message,
+        "step \"flaky\" failed: charging: connection refused"
+    );
     assert_eq!(TRIES.load(Ordering::SeqCst), 3);
 
     static PERMANENT: AtomicU32 = AtomicU32::new(0);
@@ -173,20 +180,21 @@ async fn a_retried_task_runs_the_failed_step_again_and_no_other() {
     static A: AtomicU32 = AtomicU32::new(0);
     static B: AtomicU32 = AtomicU32::new(0);
     static C: AtomicU32 = AtomicU32::new(0);
-    let result = run_with(SpawnOptions::new().retry(RetryStrategy::fixed(SECOND)), |(), ctx| async move {
-        let a = ctx.step("a", || async { Ok(A.fetch_add(1, Ordering::SeqCst)) }).await?;
-        let b = ctx.step("b", || async {
-            match B.fetch_add(1, Ordering::SeqCst) {
-                0 | 1 => anyhow::bail!("not yet"),
-                n => Ok(n),
-            }
+    let result =
+        run_with(SpawnOptions::new().retry(RetryStrategy::fixed(SECOND)), |(), ctx| async move {
+            let a = ctx.step("a", || async { Ok(A.fetch_add(1, Ordering::SeqCst)) }).await?;
+            let b = ctx.step("b", || async {
+                match B.fetch_add(1, Ordering::SeqCst) {
+                    0 | 1 => anyhow::bail!("not yet"),
+                    n => Ok(n),
+                }
+            });
+            let c = ctx.step("c", || async { Ok(C.fetch_add(1, Ordering::SeqCst)) });
+            // The failure is seen late, wrapped by hand, and after a success.
+            let (b, c) = tokio::join!(b, c);
+            let b = b.map_err(|error| anyhow::anyhow!("custom: {error}"))?;
+            Ok((a, b, c?, ctx.attempt))
         });
-        let c = ctx.step("c", || async { Ok(C.fetch_add(1, Ordering::SeqCst)) });
-        // The failure is seen late, wrapped by hand, and after a success.
-        let (b, c) = tokio::join!(b, c);
-        let b = b.map_err(|error| anyhow::anyhow!("custom: {error}"))?;
-        Ok((a, b, c?, ctx.attempt))
-    });
     assert_eq!(result.await.unwrap(), (0, 2, 0, 3));
     assert_eq!((A.load(Ordering::SeqCst), C.load(Ordering::SeqCst)), (1, 1));
 }
@@ -244,7 +252,8 @@ async fn sleeps_last_as_long_as_they_say_also_none_at_all_and_a_thousand_years()
         .unwrap();
     process.start_worker(worker_options()).await;
     let task = process.spawn_named("task", &(), SpawnOptions::new()).await.unwrap();
-    let (none, long, first) = process.wait::<(Duration, Duration, String)>(task.task_id).await.unwrap();
+    let (none, long, first) =
+        process.wait::<(Duration, Duration, String)>(task.task_id).await.unwrap();
     assert!(none < SECOND, "{none:?}");
     assert!(long >= 2 * WEEK && long < 2 * WEEK + SECOND, "{long:?}");
     assert_eq!(first, "short");
@@ -291,13 +300,16 @@ async fn an_event_reaches_those_who_wait_and_those_who_come_late_and_each_await_
     process
         .register_fn("waiters", |(): (), ctx: TaskContext| async move {
             let await_it = |_| ctx.await_event::<String>("news", None);
-            let all = join_all((0..3).map(await_it)).await.into_iter().collect::<TaskResult<Vec<_>>>()?;
+            let all =
+                join_all((0..3).map(await_it)).await.into_iter().collect::<TaskResult<Vec<_>>>()?;
             Ok(all.join(" "))
         })
         .await
         .unwrap();
     process.start_worker(worker_options()).await;
-    let spawn = async |name: &str| process.spawn_named(name, &(), SpawnOptions::new()).await.unwrap().task_id;
+    let spawn = async |name: &str| {
+        process.spawn_named(name, &(), SpawnOptions::new()).await.unwrap().task_id
+    };
     let early = [spawn("waiter").await, spawn("waiters").await];
     tokio::time::sleep(SECOND).await;
     assert!(process.emit_event("news", "first", None).await.unwrap());
@@ -327,7 +339,10 @@ async fn an_event_of_one_queue_is_not_seen_in_another() {
     let b = process.spawn_named("waiter", &(), b).await.unwrap();
     assert_eq!(process.wait::<String>(a.task_id).await.unwrap(), "of a");
     let failure = failure(process.wait::<String>(b.task_id).await);
-    assert_eq!((failure.kind, failure.message.as_str()), (FailureKind::Timeout, "\"news\" timed out"));
+    assert_eq!(
+        (failure.kind, failure.message.as_str()),
+        (FailureKind::Timeout, "\"news\" timed out")
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -352,7 +367,8 @@ async fn a_message_for_a_branch_that_is_gone_goes_to_the_next_who_waits() {
     for number in 1..=3_u32 {
         process.send(task, "numbers", &number).await.unwrap();
     }
-    // All three are there when three wait for them, and one of these no longer does when the first has come.
+    // All three are there when three wait for them, and one of these no longer does when the first
+    // has come.
     process.start_worker(worker_options()).await;
     assert_eq!(process.wait::<Vec<u32>>(task).await.unwrap(), [1, 2, 3]);
 }
@@ -392,7 +408,8 @@ async fn tasks_emit_events_and_send_messages_to_each_other() {
     process.wait::<()>(receiver).await.unwrap();
     let error = process.send(receiver, "numbers", &4).await.unwrap_err();
     assert!(
-        error.to_string().contains("cannot send to task") && error.to_string().contains("it is completed")
+        error.to_string().contains("cannot send to task")
+            && error.to_string().contains("it is completed")
     );
 }
 
@@ -416,7 +433,9 @@ async fn a_parent_joins_its_children_and_a_failed_child_is_an_error_value() {
             let children: Vec<_> = spawned.into_iter().collect::<TaskResult<_>>()?;
             let joined = join_all(children.iter().map(|child| ctx.join(child))).await;
             match &joined[13] {
-                Err(TaskError::Child { task_id, failure }) if *task_id == children[13].task_id() => {
+                Err(TaskError::Child { task_id, failure })
+                    if *task_id == children[13].task_id() =>
+                {
                     assert_eq!(failure.message, "unlucky");
                 }
                 other => panic!("{other:?}"),
@@ -437,7 +456,8 @@ async fn values_of_the_context_are_the_same_in_a_replay() {
     static SEEN: std::sync::Mutex<Vec<String>> = std::sync::Mutex::new(Vec::new());
     let options = SpawnOptions::new().max_attempts(3).retry(RetryStrategy::fixed(SECOND));
     run_with(options, |(), ctx| async move {
-        let values = (ctx.now().await?, ctx.uuid().await?, ctx.random().await?, ctx.random().await?);
+        let values =
+            (ctx.now().await?, ctx.uuid().await?, ctx.random().await?, ctx.random().await?);
         SEEN.lock().unwrap().push(format!("{values:?}"));
         if ctx.attempt < 3 { Err(anyhow::anyhow!("again").into()) } else { Ok(()) }
     })
@@ -477,12 +497,15 @@ async fn a_durable_timeout_is_not_started_anew_by_a_crash() {
 async fn a_context_out_of_place_says_what_to_do_instead() {
     let result: Vec<String> = run(|(), ctx| async move {
         let inner = ctx.clone();
-        let spawned =
-            tokio::spawn(async move { inner.step("a", || async { Ok(()) }).await.unwrap_err().to_string() });
+        let spawned = tokio::spawn(async move {
+            inner.step("a", || async { Ok(()) }).await.unwrap_err().to_string()
+        });
         let spawned = ctx.step("spawn", || async { Ok(spawned.await?) }).await?;
         let inner = ctx.clone();
         let nested: String = ctx
-            .step("outer", || async move { Ok(inner.sleep_for("b", SECOND).await.unwrap_err().to_string()) })
+            .step("outer", || async move {
+                Ok(inner.sleep_for("b", SECOND).await.unwrap_err().to_string())
+            })
             .await?;
         // Begun in its place, but awaited elsewhere.
         let begun = ctx.sleep_for("c", SECOND);
@@ -497,10 +520,9 @@ async fn a_context_out_of_place_says_what_to_do_instead() {
             message.starts_with(&format!("{call} was used outside of its task's own future")),
             "{message}"
         );
-        assert!(
-            message
-                .contains("call it in the task's body, and run things at the same time with `tokio::join!`")
-        );
+        assert!(message.contains(
+            "call it in the task's body, and run things at the same time with `tokio::join!`"
+        ));
     }
 }
 
@@ -557,19 +579,27 @@ async fn a_step_that_lost_is_not_begun_again_while_a_replay_waits_for_something_
 async fn state_headers_and_ids_are_at_hand() {
     struct Pool(&'static str);
     let harness = Harness::new();
-    let process = harness.start_with(|builder| builder.state(Pool("db")).state(7_u64)).await.unwrap();
+    let process =
+        harness.start_with(|builder| builder.state(Pool("db")).state(7_u64)).await.unwrap();
     process
         .register_fn("task", |(): (), ctx: TaskContext| async move {
             let pool = ctx.state::<Pool>()?.0;
             let number = *ctx.state::<u64>()?;
             let error = ctx.state::<String>().unwrap_err().to_string();
-            assert_eq!(error, "no state of type `alloc::string::String` was given to the client: add it with `Durable::builder().state(..)`");
+            assert_eq!(
+                error,
+                "no state of type `alloc::string::String` was given to the client: \
+                               add it with `Durable::builder().state(..)`"
+            );
             Ok(format!("{pool} {number} {} {} {}", ctx.headers["tenant"], ctx.attempt, ctx.task_id))
         })
         .await
         .unwrap();
     process.start_worker(worker_options()).await;
-    let task = process.spawn_named("task", &(), SpawnOptions::new().header("tenant", "acme")).await.unwrap();
+    let task = process
+        .spawn_named("task", &(), SpawnOptions::new().header("tenant", "acme"))
+        .await
+        .unwrap();
     assert_eq!(
         process.wait::<String>(task.task_id).await.unwrap(),
         format!("db 7 \"acme\" 1 {}", task.task_id)
@@ -596,7 +626,10 @@ async fn a_cancelled_tasks_closure_is_told_and_what_it_finishes_is_journaled() {
                     .await
                     .map(|text| text.len())?;
                 let next = ctx.step("next", || async { Ok(()) }).await;
-                seen.store(matches!(next, Err(TaskError::Control(ControlFlow::Cancelled))), Ordering::SeqCst);
+                seen.store(
+                    matches!(next, Err(TaskError::Control(ControlFlow::Cancelled))),
+                    Ordering::SeqCst,
+                );
                 next?;
                 Ok(saved)
             }
@@ -617,7 +650,8 @@ async fn a_cancelled_tasks_closure_is_told_and_what_it_finishes_is_journaled() {
     assert_eq!(process.wait::<usize>(task.task_id).await.unwrap(), 10);
 }
 
-/// The code of a task in its three versions: before a change, with both ways, and with the new way alone.
+/// The code of a task in its three versions: before a change, with both ways, and with the new way
+/// alone.
 async fn deploy(harness: &Harness, version: u32) -> Process {
     let process = harness.start().await;
     let code = move |(), ctx: TaskContext| async move {

@@ -27,7 +27,10 @@ fn in_file(builder: DurableBuilder, path: &Path) -> DurableBuilder {
 }
 
 /// Goes on with a copy of that file.
-async fn go_on_with(file: &Path, codecs: impl FnOnce(DurableBuilder) -> DurableBuilder) -> Expected {
+async fn go_on_with(
+    file: &Path,
+    codecs: impl FnOnce(DurableBuilder) -> DurableBuilder,
+) -> Expected {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("tasks.db");
     std::fs::write(&path, formats::unpacked(file)).unwrap();

@@ -11,7 +11,8 @@ use stepwell::*;
 const FEW: u64 = 500;
 /// By how much more of everything there is at the second time. The square of it would be 256.
 const MORE: u64 = 16;
-/// Of which so much is other than in proportion: for a logarithm, and for whatever else the machine does.
+/// Of which so much is other than in proportion: for a logarithm, and for whatever else the machine
+/// does.
 const ROOM: u32 = 5;
 
 type Code = fn(u64, TaskContext) -> BoxFuture<'static, TaskResult<()>>;
@@ -19,13 +20,16 @@ type Code = fn(u64, TaskContext) -> BoxFuture<'static, TaskResult<()>>;
 /// Sleeps that end at the same time.
 fn sleeps(n: u64, ctx: TaskContext) -> BoxFuture<'static, TaskResult<()>> {
     let second = Duration::from_secs(1);
-    async move { try_join_all((0..n).map(|n| ctx.sleep_for(("sleep", n), second))).await.map(drop) }.boxed()
+    async move { try_join_all((0..n).map(|n| ctx.sleep_for(("sleep", n), second))).await.map(drop) }
+        .boxed()
 }
 
 /// Steps side by side.
 fn steps(n: u64, ctx: TaskContext) -> BoxFuture<'static, TaskResult<()>> {
-    async move { try_join_all((0..n).map(|n| ctx.step(("step", n), || async { Ok(()) }))).await.map(drop) }
-        .boxed()
+    async move {
+        try_join_all((0..n).map(|n| ctx.step(("step", n), || async { Ok(()) }))).await.map(drop)
+    }
+    .boxed()
 }
 
 /// Spawns side by side, which the store decides one after the other: all have the same key.
@@ -50,7 +54,8 @@ fn sequence(n: u64, ctx: TaskContext) -> BoxFuture<'static, TaskResult<()>> {
 /// The shortest time of some that a task with so many of them has taken.
 fn shortest(code: Code, n: u64) -> Duration {
     let run = |_| {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
         runtime.unwrap().block_on(async {
             let process = Harness::new().start().await;
             process.register_fn("task", code).await.unwrap();
@@ -67,7 +72,10 @@ fn shortest(code: Code, n: u64) -> Duration {
 fn grows_in_proportion(code: Code) {
     let (few, many) = (shortest(code, FEW), shortest(code, FEW * MORE));
     eprintln!("{few:?}, {many:?}: {:.1} times as long", many.as_secs_f64() / few.as_secs_f64());
-    assert!(many < few * MORE as u32 * ROOM, "{MORE} times as many take {few:?}, and then {many:?}");
+    assert!(
+        many < few * MORE as u32 * ROOM,
+        "{MORE} times as many take {few:?}, and then {many:?}"
+    );
 }
 
 #[test]

@@ -1,5 +1,6 @@
-//! The exhaustive crash test: a set of tasks that uses every feature runs once for each of its commits, and dies right
-//! before it, or right after. Restarted, it comes to the same end, and no journaled step has run again.
+//! The exhaustive crash test: a set of tasks that uses every feature runs once for each of its
+//! commits, and dies right before it, or right after. Restarted, it comes to the same end, and no
+//! journaled step has run again.
 
 #![allow(
     clippy::unwrap_used,
@@ -25,8 +26,8 @@ use stepwell::*;
 use tokio::sync::Notify;
 
 const TASKS: [&str; 12] = [
-    "steps", "family", "forsaken", "asks", "answers", "stumbles", "saga", "harvest", "leave", "journey",
-    "holds", "shares",
+    "steps", "family", "forsaken", "asks", "answers", "stumbles", "saga", "harvest", "leave",
+    "journey", "holds", "shares",
 ];
 
 /// Steps, and the ones that they follow, whose results must be durable before they begin.
@@ -71,8 +72,8 @@ fn mortal(store: Arc<dyn Store>, at: usize, applied: bool, died: Arc<Notify>) ->
         if number < at || (number == at && !counts) {
             return store.commit(batch.into());
         }
-        let last =
-            (counts && number == at).then(|| (applied.then(|| store.commit(batch.into())), died.clone()));
+        let last = (counts && number == at)
+            .then(|| (applied.then(|| store.commit(batch.into())), died.clone()));
         Box::pin(async move {
             if let Some((applied, died)) = last {
                 if let Some(applied) = applied {
@@ -110,7 +111,9 @@ async fn live(process: &Process, ledger: &Arc<Ledger>) -> Result<Ends, Error> {
         async { Ok(()) }
     };
     process.register_cleanup("clean", clean).await?;
-    process.start_worker(WorkerOptions::new().lease(Duration::from_millis(500)).concurrency(4)).await;
+    process
+        .start_worker(WorkerOptions::new().lease(Duration::from_millis(500)).concurrency(4))
+        .await;
     let mut tasks = BTreeMap::new();
     for name in TASKS {
         // A program that dies again and again uses up attempts; that is another test's matter.
@@ -168,7 +171,9 @@ async fn decide(process: &Process, task_id: TaskId) -> Result<(), Error> {
         let approvals = process.approvals(None, 10).await?;
         if approvals.iter().any(|approval| approval.assignee.as_deref() == Some("director")) {
             return match process.decide(task_id, "days", &Decision::approved("ada", 7)).await {
-                Ok(()) | Err(Error::AlreadyDecided { .. } | Error::UnknownApproval { .. }) => Ok(()),
+                Ok(()) | Err(Error::AlreadyDecided { .. } | Error::UnknownApproval { .. }) => {
+                    Ok(())
+                }
                 Err(error) => Err(error),
             };
         }
@@ -180,14 +185,18 @@ async fn decide(process: &Process, task_id: TaskId) -> Result<(), Error> {
 /// The steps and the items that have a result, by task and label.
 async fn journaled(store: &dyn Store) -> Vec<String> {
     let mut steps = Vec::new();
-    for task in store.tasks(TaskFilter { limit: 1000, ..TaskFilter::default() }).await.unwrap().items {
+    for task in
+        store.tasks(TaskFilter { limit: 1000, ..TaskFilter::default() }).await.unwrap().items
+    {
         let name = match task.task_type.as_str() {
             "child" => format!("child {}", task.params),
             name => name.to_owned(),
         };
         for entry in store.journal(task.task_id).await.unwrap() {
             match (entry.key.kind, &entry.outcome) {
-                (Kind::Step, Outcome::Done(_)) => steps.push(format!("{name}/{}", entry.key.label())),
+                (Kind::Step, Outcome::Done(_)) => {
+                    steps.push(format!("{name}/{}", entry.key.label()))
+                }
                 (Kind::Compensated, Outcome::Done(_)) => {
                     steps.push(format!("{name}/undo {}", entry.key.label()));
                 }
@@ -220,7 +229,8 @@ async fn case(opens: &impl Opens, at: usize, applied: bool) -> Option<Ends> {
             check(&ends.unwrap(), &ledger, at, applied);
             let (rows, chunks) = (rows_of_items(&*opens.open(&harness).await).await, ledger.0.lock().unwrap()["harvest/chunk"]);
             process.kill().await;
-            assert!(rows + 20 < chunks, "of {chunks} chunks of items, {rows} are left: too few were merged");
+            assert!(rows + 20 < chunks, "of {chunks} chunks of items, {rows} are left: too few \
+                                         were merged");
             return None;
         }
         () = died.notified() => {}
@@ -241,16 +251,24 @@ async fn case(opens: &impl Opens, at: usize, applied: bool) -> Option<Ends> {
     let ends = tokio::time::timeout(Duration::from_secs(30), live(&process, &ledger)).await;
     let ends = ends.unwrap_or_else(|_| panic!("commit {at}, applied {applied}: stuck")).unwrap();
     let reminders = |steps: &[String]| {
-        u32::try_from(steps.iter().filter(|step| step.starts_with("leave/days:remind")).count()).unwrap()
+        u32::try_from(steps.iter().filter(|step| step.starts_with("leave/days:remind")).count())
+            .unwrap()
     };
     let reminded = reminders(&journaled(&*opens.open(&harness).await).await) - reminders(&before);
     process.kill().await;
     let ran_after = ledger.0.lock().unwrap().clone();
     let count = |ran: &BTreeMap<String, u32>| ran.get("leave/remind").copied().unwrap_or_default();
-    assert_eq!(count(&ran_after) - count(&ran), reminded, "commit {at}, applied {applied}: reminded twice");
+    assert_eq!(
+        count(&ran_after) - count(&ran),
+        reminded,
+        "commit {at}, applied {applied}: reminded twice"
+    );
     for step in before {
         let (once, then) = (ran.get(&step), ran_after.get(&step));
-        assert_eq!(once, then, "commit {at}, applied {applied}: {step} ran again, though journaled");
+        assert_eq!(
+            once, then,
+            "commit {at}, applied {applied}: {step} ran again, though journaled"
+        );
     }
     check(&ends, &ledger, at, applied);
     Some(ends)
@@ -283,7 +301,9 @@ fn check(ends: &Ends, ledger: &Ledger, at: usize, applied: bool) {
 /// How many entries of the journals hold items.
 async fn rows_of_items(store: &dyn Store) -> u32 {
     let mut rows = 0;
-    for task in store.tasks(TaskFilter { limit: 1000, ..TaskFilter::default() }).await.unwrap().items {
+    for task in
+        store.tasks(TaskFilter { limit: 1000, ..TaskFilter::default() }).await.unwrap().items
+    {
         let journal = store.journal(task.task_id).await.unwrap();
         rows += journal.iter().filter(|entry| entry.key.kind == Kind::Items).count();
     }
@@ -318,7 +338,9 @@ async fn a_crash_before_or_after_any_commit_changes_nothing_on_sqlite() {
     impl Opens for Sqlite<'_> {
         async fn open(&self, harness: &Harness) -> Arc<dyn Store> {
             let location = stepwell::sqlite::Location::File(self.0.join("tasks.db"));
-            Arc::new(stepwell::sqlite::SqliteStore::open(location, harness.runtime()).await.unwrap())
+            Arc::new(
+                stepwell::sqlite::SqliteStore::open(location, harness.runtime()).await.unwrap(),
+            )
         }
     }
     let both = |at| async move {

@@ -30,7 +30,8 @@ struct Dice(u64);
 
 impl Dice {
     fn roll(&mut self, sides: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % sides
     }
 }
@@ -38,7 +39,8 @@ impl Dice {
 /// What a task did, beside its output: the order in which its code saw things.
 type Trace = Arc<Mutex<Vec<String>>>;
 
-/// How long closures take, differently in every run of a task, so that a replay cannot follow by luck.
+/// How long closures take, differently in every run of a task, so that a replay cannot follow by
+/// luck.
 struct World {
     dice: Mutex<Dice>,
     executed: Mutex<BTreeMap<String, u32>>,
@@ -102,7 +104,10 @@ fn grow<'a>(
             }
             2 => {
                 let all = join_all([a, b, c]).await;
-                world.see(format!("{path} join_all {:?}", all.iter().map(Result::is_ok).collect::<Vec<_>>()));
+                world.see(format!(
+                    "{path} join_all {:?}",
+                    all.iter().map(Result::is_ok).collect::<Vec<_>>()
+                ));
                 all.into_iter().filter_map(Result::ok).sum()
             }
             3 => {
@@ -207,7 +212,8 @@ async fn register(process: &Process, world: &Arc<World>, seed: u64, retries: boo
         .unwrap();
 }
 
-/// Runs one tree to its end, killing the process at random; then replays the whole journal, and compares.
+/// Runs one tree to its end, killing the process at random; then replays the whole journal, and
+/// compares.
 async fn interleaving(seed: u64, kills: bool, retries: bool) {
     let harness = Harness::new();
     let mut dice = Dice(seed ^ 0x5EED);
@@ -220,8 +226,9 @@ async fn interleaving(seed: u64, kills: bool, retries: bool) {
     let options = || WorkerOptions::new().lease(Duration::from_millis(200));
     let spawner = harness.start().await;
     let depth = 1 + dice.roll(3) as u32;
-    let attempts =
-        SpawnOptions::new().max_attempts(1000).retry(RetryStrategy::fixed(Duration::from_millis(10)));
+    let attempts = SpawnOptions::new()
+        .max_attempts(1000)
+        .retry(RetryStrategy::fixed(Duration::from_millis(10)));
     let task_id = spawner.spawn_named("tree", &depth, attempts).await.unwrap().task_id;
     let emit = spawner.client().clone();
     let emitter = tokio::spawn(async move {
@@ -240,7 +247,8 @@ async fn interleaving(seed: u64, kills: bool, retries: bool) {
     let process = harness.start().await;
     register(&process, &world, seed, retries).await;
     process.start_worker(options().max_in_memory(dice.roll(2) as usize)).await;
-    let result: String = process.wait(task_id).await.unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+    let result: String =
+        process.wait(task_id).await.unwrap_or_else(|error| panic!("seed {seed}: {error}"));
     let way = world.path.lock().unwrap().lock().unwrap().clone();
     emitter.await.unwrap();
     process.kill().await;
@@ -252,17 +260,23 @@ async fn interleaving(seed: u64, kills: bool, retries: bool) {
     register(&process, &world, seed, retries).await;
     process.start_worker(WorkerOptions::new()).await;
     let output = tokio::time::timeout(Duration::from_secs(60), output).await;
-    let output = output.unwrap_or_else(|_| panic!("seed {seed}: the replay got stuck; journal {journal:#?}"));
+    let output = output
+        .unwrap_or_else(|_| panic!("seed {seed}: the replay got stuck; journal {journal:#?}"));
     process.kill().await;
     let again = world.path.lock().unwrap().lock().unwrap().clone();
     assert_eq!(again, way, "seed {seed}: another way; journal {journal:#?}");
-    let output = output.unwrap().unwrap_or_else(|next| panic!("seed {seed}: the replay ended with {next}"));
+    let output =
+        output.unwrap().unwrap_or_else(|next| panic!("seed {seed}: the replay ended with {next}"));
     assert_eq!(
         output.decode::<String>().unwrap(),
         result,
         "seed {seed}: another result; journal {journal:#?}"
     );
-    assert_eq!(*world.executed.lock().unwrap(), executed, "seed {seed}: a journaled step ran again");
+    assert_eq!(
+        *world.executed.lock().unwrap(),
+        executed,
+        "seed {seed}: a journaled step ran again"
+    );
 }
 
 /// A store that hands out one task with the whole of its journal, once more, and takes its end.
@@ -285,8 +299,10 @@ fn replay_store(
             }
             committed.transitions.push(Ok(Applied::default()));
         }
-        committed.workers = batch.workers.iter().map(|_| stepwell::WorkerState::Active.into()).collect();
-        let mut journals: Vec<_> = batch.claims.iter().map(|_| journal.lock().unwrap().take()).collect();
+        committed.workers =
+            batch.workers.iter().map(|_| stepwell::WorkerState::Active.into()).collect();
+        let mut journals: Vec<_> =
+            batch.claims.iter().map(|_| journal.lock().unwrap().take()).collect();
         Box::pin(async move {
             let info = store.task(task_id).await?.unwrap();
             for journal in journals.drain(..) {
@@ -308,7 +324,9 @@ fn replay_store(
                     facts: Facts::default(),
                     unreadable: None,
                 });
-                committed.claims.push(Claimed { tasks: task.into_iter().collect(), ..Claimed::default() });
+                committed
+                    .claims
+                    .push(Claimed { tasks: task.into_iter().collect(), ..Claimed::default() });
             }
             Ok(committed)
         })

@@ -1,5 +1,6 @@
-//! Exactly once with the user's own data: a process that writes an order and spawns its task in one transaction, and
-//! whose task pays in a step's transaction, dies between every two of its statements. Whatever is left, both sides agree.
+//! Exactly once with the user's own data: a process that writes an order and spawns its task in one
+//! transaction, and whose task pays in a step's transaction, dies between every two of its
+//! statements. Whatever is left, both sides agree.
 
 #![cfg(feature = "sqlite")]
 #![allow(
@@ -116,8 +117,16 @@ async fn whenever_the_process_dies_both_sides_agree() {
 
         let both = |conn: &Connection| {
             let orders = count(conn, "SELECT count(*) FROM orders WHERE task_id IS NOT NULL");
-            assert_eq!(count(conn, "SELECT count(*) FROM stepwell_tasks"), orders, "after death {deaths}");
-            assert_eq!(count(conn, "SELECT count(*) FROM stepwell_events"), orders, "after death {deaths}");
+            assert_eq!(
+                count(conn, "SELECT count(*) FROM stepwell_tasks"),
+                orders,
+                "after death {deaths}"
+            );
+            assert_eq!(
+                count(conn, "SELECT count(*) FROM stepwell_events"),
+                orders,
+                "after death {deaths}"
+            );
             let paid = count(conn, "SELECT count(*) FROM stepwell_journal WHERE kind = 'step'");
             assert_eq!(count(conn, "SELECT count(*) FROM payments"), paid, "after death {deaths}");
             assert_eq!(count(conn, "SELECT payments FROM totals"), paid, "after death {deaths}");
@@ -169,8 +178,11 @@ async fn connections_that_will_not_do() {
 async fn a_spawn_in_a_transaction_is_checked_by_what_others_described() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("tasks.db");
-    let client =
-        Durable::builder().database_url(format!("sqlite://{}", file.display())).build().await.unwrap();
+    let client = Durable::builder()
+        .database_url(format!("sqlite://{}", file.display()))
+        .build()
+        .await
+        .unwrap();
     let info = TaskTypeInfo {
         task_type: Name::new("ship").unwrap(),
         params: serde_json::json!({ "type": "string", "maxLength": 3 }),

@@ -19,7 +19,8 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 
 type Ran = Arc<Mutex<Vec<&'static str>>>;
 
-/// Leaves something of everything: results, a failure that it survived, a compensation, messages, waits with their times.
+/// Leaves something of everything: results, a failure that it survived, a compensation, messages,
+/// waits with their times.
 #[stepwell::task]
 async fn journey(from: String, ctx: TaskContext) -> TaskResult<String> {
     let ran = ctx.state::<Ran>()?.clone();
@@ -31,7 +32,9 @@ async fn journey(from: String, ctx: TaskContext) -> TaskResult<String> {
         })
         .await?;
     let late = ctx
-        .step("late", || async { Err::<(), _>(anyhow::anyhow!("no train").context("the bus is gone")) })
+        .step("late", || async {
+            Err::<(), _>(anyhow::anyhow!("no train").context("the bus is gone"))
+        })
         .await
         .unwrap_err();
     let ticket: String = ctx.recv("ticket", None).await?;
@@ -69,7 +72,8 @@ async fn waits_for_approval(process: &Process, task: TaskId) -> ApprovalInfo {
 /// A task that waits for its approval, and has a message that it has not asked for.
 async fn waiting(process: &Process) -> (TaskId, ApprovalInfo) {
     process.start_worker(worker_options()).await;
-    let options = SpawnOptions::new().max_attempts(1).header("tenant", "a").idempotency_key("the one");
+    let options =
+        SpawnOptions::new().max_attempts(1).header("tenant", "a").idempotency_key("the one");
     let task = process.spawn_with::<journey>("Köln".into(), options).await.unwrap().task_id;
     process.send(task, "ticket", "a ticket").await.unwrap();
     process.send(task, "ticket", "another").await.unwrap();
@@ -94,7 +98,10 @@ async fn an_imported_task_goes_on_in_another_store_and_in_a_third() {
         (&approval.request, approval.due_at, approval.asked_at)
     );
     let info = second.task(task).await.unwrap().unwrap();
-    assert_eq!((info.headers["tenant"].as_str(), info.idempotency_key.is_some()), (Some("a"), true));
+    assert_eq!(
+        (info.headers["tenant"].as_str(), info.idempotency_key.is_some()),
+        (Some("a"), true)
+    );
     let again = second.export(task).await.unwrap();
     assert_eq!(again.record.messages.len(), 1);
     let error = second.import(again.clone()).await.unwrap_err().to_string();
@@ -108,7 +115,10 @@ async fn an_imported_task_goes_on_in_another_store_and_in_a_third() {
     waits_for_approval(&third, task).await;
     third.decide(task, "holiday", &Decision::approved("bob", 14_u32)).await.unwrap();
     let output = third.wait::<String>(task).await.unwrap();
-    assert_eq!(output, r#"Köln with a ticket for 14, step "late" failed: the bus is gone: no train"#);
+    assert_eq!(
+        output,
+        r#"Köln with a ticket for 14, step "late" failed: the bus is gone: no train"#
+    );
     assert_eq!(*ran.lock().unwrap(), ["pack", "travel"], "what is journaled does not run again");
 
     // One that has ended can be looked at elsewhere.
@@ -215,11 +225,18 @@ async fn documents_that_are_none_are_refused_with_a_reason() {
     }
     assert!(said("").contains("is damaged"));
     assert!(said("[1, 2]").contains("this is no exported task"));
-    assert!(said(r#"{"name": "else"}"#).contains("this is no exported task: missing field `format`"));
-    assert!(said(&json.replace("stepwell task", "another task")).contains(r#"its format is "another task""#));
+    assert!(
+        said(r#"{"name": "else"}"#).contains("this is no exported task: missing field `format`")
+    );
+    assert!(
+        said(&json.replace("stepwell task", "another task"))
+            .contains(r#"its format is "another task""#)
+    );
     let newer = said(&json.replacen(r#""version":1"#, r#""version":9"#, 1));
     assert!(
-        newer.contains("of version 9, this program knows versions up to 1: import it with a newer build"),
+        newer.contains(
+            "of version 9, this program knows versions up to 1: import it with a newer build"
+        ),
         "{newer}"
     );
     for (was, is) in
@@ -233,8 +250,11 @@ async fn documents_that_are_none_are_refused_with_a_reason() {
     let value: serde_json::Value = serde_json::from_str(&json).unwrap();
     Export::from_json(&serde_json::to_string_pretty(&value).unwrap()).unwrap();
     // What failed says why, with its causes.
-    let late =
-        &value["body"]["record"]["journal"].as_array().unwrap().iter().find(|entry| entry["name"] == "late");
+    let late = &value["body"]["record"]["journal"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|entry| entry["name"] == "late");
     assert_eq!(late.unwrap()["value"]["message"], "the bus is gone");
     assert_eq!(late.unwrap()["value"]["causes"][0], "no train");
 }
@@ -246,8 +266,9 @@ async fn a_task_that_no_store_could_have_given_is_refused_or_is_the_same_in_ever
     let (task, _) = waiting(&first).await;
     let export = first.export(task).await.unwrap();
     first.kill().await;
-    let stores =
-        async || [Arc::new(MemoryStore::new(harness.runtime())) as Arc<dyn Store>, sqlite(&harness).await];
+    let stores = async || {
+        [Arc::new(MemoryStore::new(harness.runtime())) as Arc<dyn Store>, sqlite(&harness).await]
+    };
     type Change = fn(&mut TaskRecord);
     let change: [(&str, Change); 5] = [
         ("numbered in their order", |record| record.journal.swap(0, 1)),
@@ -296,12 +317,16 @@ fn an_export_tells_where_an_error_was_made() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let client = Durable::builder().database_url("sqlite::memory:").build().await.unwrap();
-        let stuck =
-            |(): (), ctx: TaskContext| async move { ctx.step("leave", || async { far_down() }).await };
+        let stuck = |(): (), ctx: TaskContext| async move {
+            ctx.step("leave", || async { far_down() }).await
+        };
         client.register_fn("stuck", stuck).await.unwrap();
         client.start_worker(WorkerOptions::new()).await;
-        let task =
-            client.spawn_named("stuck", &(), SpawnOptions::new().max_attempts(1)).await.unwrap().task_id;
+        let task = client
+            .spawn_named("stuck", &(), SpawnOptions::new().max_attempts(1))
+            .await
+            .unwrap()
+            .task_id;
         client.wait::<()>(task).await.unwrap_err();
         let json = client.export(task).await.unwrap().to_json().unwrap();
         let export = Export::from_json(&json).unwrap();
@@ -319,7 +344,8 @@ fn an_export_tells_where_an_error_was_made() {
     });
 }
 
-/// A task that journals without a pause is never seen whole: that is said in a limited time, and its journal is read all the same.
+/// A task that journals without a pause is never seen whole: that is said in a limited time, and
+/// its journal is read all the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_busy_task_is_looked_at_and_refused_as_a_document() {
     let folder = tempfile::tempdir().unwrap();

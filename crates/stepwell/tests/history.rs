@@ -68,8 +68,10 @@ async fn what_happens_is_kept_for_other_processes() {
     // In pages, and as subscribers got it.
     let (mut all, mut after) = (Vec::new(), 0);
     loop {
-        let page =
-            other.history(HistoryFilter { after, limit: 4, ..HistoryFilter::default() }).await.unwrap();
+        let page = other
+            .history(HistoryFilter { after, limit: 4, ..HistoryFilter::default() })
+            .await
+            .unwrap();
         let Some(last) = page.last() else { break };
         after = last.id;
         all.extend(page);
@@ -104,7 +106,8 @@ impl Codec for Failing {
     }
 
     fn encode(&self, _: &[u8], place: &Place<'_>) -> Result<Option<Vec<u8>>, CodecError> {
-        let fails = matches!(place, Place::History(_)) && self.0.fetch_add(1, Ordering::Relaxed) < 5;
+        let fails =
+            matches!(place, Place::History(_)) && self.0.fetch_add(1, Ordering::Relaxed) < 5;
         if fails { Err(CodecError::Other("not now".into())) } else { Ok(None) }
     }
 
@@ -116,8 +119,10 @@ impl Codec for Failing {
 #[tokio::test(start_paused = true)]
 async fn what_the_store_refuses_is_written_once_it_takes_it() {
     let harness = Harness::new();
-    let keeping =
-        harness.start_with(|builder| builder.keep_history().codec(Failing::default())).await.unwrap();
+    let keeping = harness
+        .start_with(|builder| builder.keep_history().codec(Failing::default()))
+        .await
+        .unwrap();
     keeping.register::<order>().await.unwrap();
     keeping.start_worker(worker_options()).await;
     let task = keeping.spawn::<order>("feather".into()).await.unwrap().task_id;
@@ -136,8 +141,8 @@ impl Codec for Deaf {
     }
 
     fn encode(&self, bytes: &[u8], place: &Place<'_>) -> Result<Option<Vec<u8>>, CodecError> {
-        let refused =
-            matches!(place, Place::History(_)) && String::from_utf8_lossy(bytes).contains("log:write");
+        let refused = matches!(place, Place::History(_))
+            && String::from_utf8_lossy(bytes).contains("log:write");
         if refused { Err(CodecError::Other("what?".into())) } else { Ok(None) }
     }
 

@@ -51,7 +51,11 @@ impl World {
 }
 
 #[stepwell::task]
-async fn works(items: usize, policy: ErrorPolicy, ctx: TaskContext) -> TaskResult<(usize, Vec<usize>)> {
+async fn works(
+    items: usize,
+    policy: ErrorPolicy,
+    ctx: TaskContext,
+) -> TaskResult<(usize, Vec<usize>)> {
     let world = ctx.state::<Arc<World>>()?;
     let report = ctx
         .items("work", 0..items)
@@ -110,7 +114,8 @@ async fn after_a_crash_it_goes_on_with_the_items_that_are_not_done() {
     assert_eq!(times[..700], vec![1; 700], "what was done is not done again");
     assert_eq!(times[700..704], [2; 4], "what was cut off is");
     assert_eq!(times[704..], vec![1; 296]);
-    let resumed_at = world.progress.lock().unwrap().iter().filter(|counts| counts.succeeded == 700).count();
+    let resumed_at =
+        world.progress.lock().unwrap().iter().filter(|counts| counts.succeeded == 700).count();
     assert_eq!(resumed_at, 2, "it says where it goes on");
 }
 
@@ -155,7 +160,9 @@ async fn batches_give_a_result_for_each_item() {
                 .each_batch(4, |batch: Vec<u32>| {
                     seen.lock().unwrap().push(batch.len());
                     let short = short && batch.len() == 2;
-                    async move { Ok(batch.into_iter().skip(usize::from(short)).map(|n| n + 1).collect()) }
+                    async move {
+                        Ok(batch.into_iter().skip(usize::from(short)).map(|n| n + 1).collect())
+                    }
                 })
                 .await?;
             let failures: Vec<_> = report.failures.values().map(ToString::to_string).collect();
@@ -212,7 +219,8 @@ async fn another_number_of_items_is_an_error_unless_the_input_says_that_they_are
     assert_eq!(process.wait::<usize>(tasks[1]).await.unwrap(), 2);
 }
 
-/// However the results are, a journal holds few rows of them, and they are all there after a restart.
+/// However the results are, a journal holds few rows of them, and they are all there after a
+/// restart.
 #[tokio::test(start_paused = true)]
 async fn large_results_are_kept_in_few_rows() {
     let harness = Harness::new();

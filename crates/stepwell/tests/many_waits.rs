@@ -1,4 +1,5 @@
-//! A task that waits for many things at once: what one of them costs does not grow with how many there are.
+//! A task that waits for many things at once: what one of them costs does not grow with how many
+//! there are.
 
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a test ends by a panic")]
 
@@ -41,7 +42,10 @@ async fn count(what: &'static str, waits: u32) -> Arc<Counts> {
             Box::pin(async move {
                 let committed = store.commit(batch.into()).await?;
                 let claimed = committed.claims.iter().flat_map(|claimed| &claimed.tasks);
-                counts.waits.fetch_add(claimed.clone().map(|task| task.waits.len()).sum(), Ordering::SeqCst);
+                counts.waits.fetch_add(
+                    claimed.clone().map(|task| task.waits.len()).sum(),
+                    Ordering::SeqCst,
+                );
                 let looked = committed.transitions.iter().flatten().map(|applied| &applied.facts);
                 for facts in looked.chain(claimed.map(|task| &task.facts)) {
                     let arrived = facts.events.len() + facts.messages.len() + facts.children.len();
@@ -51,7 +55,8 @@ async fn count(what: &'static str, waits: u32) -> Arc<Counts> {
             })
         }
     });
-    let process = harness.start_on(Arc::new(store), |builder| builder.state(counts.clone())).await.unwrap();
+    let process =
+        harness.start_on(Arc::new(store), |builder| builder.state(counts.clone())).await.unwrap();
     let many = move |waits: u32, ctx: TaskContext| async move {
         let counts = ctx.state::<Arc<Counts>>()?;
         let wait = |n| match what {

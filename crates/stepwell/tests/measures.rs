@@ -33,7 +33,11 @@ fn counted(snapshotter: &Snapshotter) -> BTreeMap<String, u64> {
         let count = match value {
             DebugValue::Counter(count) => count,
             DebugValue::Histogram(values) => {
-                assert!(values.iter().all(|value| (0.0..60.0).contains(&value.0) || name.contains("items")));
+                assert!(
+                    values
+                        .iter()
+                        .all(|value| (0.0..60.0).contains(&value.0) || name.contains("items"))
+                );
                 values.len() as u64
             }
             DebugValue::Gauge(_) => 0,
@@ -77,5 +81,8 @@ async fn counts_and_times_are_measured_where_they_are_wanted() {
         assert_eq!(counted.get(name), Some(&count), "{name}: {counted:#?}");
     }
     assert!(counted["stepwell_attempts_started_total flaky"] >= 2, "{counted:#?}");
-    assert!(counted["stepwell_commit_seconds"] >= 4 && counted["stepwell_commit_items"] >= 4, "{counted:#?}");
+    assert!(
+        counted["stepwell_commit_seconds"] >= 4 && counted["stepwell_commit_items"] >= 4,
+        "{counted:#?}"
+    );
 }

@@ -74,7 +74,11 @@ async fn a_retried_task_runs_the_steps_whose_input_has_changed_and_no_others() {
     let (harness, world) = (Harness::new(), Arc::new(World::default()));
     let process = start(&harness, &world).await;
     world.set(&[1, 2, 3], true);
-    let task = process.spawn_with::<digest>((), SpawnOptions::new().max_attempts(1)).await.unwrap().task_id;
+    let task = process
+        .spawn_with::<digest>((), SpawnOptions::new().max_attempts(1))
+        .await
+        .unwrap()
+        .task_id;
     process.wait::<Vec<u32>>(task).await.unwrap_err();
     assert_eq!(world.ran(), "before part(1) part(2) part(3) sum(60) after");
 
@@ -89,7 +93,11 @@ async fn a_retried_task_runs_the_steps_whose_input_has_changed_and_no_others() {
     assert_eq!(retry(&[1, 5, 3], true).await, "part(5) sum(90) after");
     assert_eq!(retry(&[1, 5, 3], true).await, "after", "the change is in the journal");
     assert_eq!(retry(&[7, 5, 4], true).await, "part(7) part(4) sum(160) after");
-    assert_eq!(retry(&[1, 2, 3], false).await, "after", "what an input gave before, it gives again");
+    assert_eq!(
+        retry(&[1, 2, 3], false).await,
+        "after",
+        "what an input gave before, it gives again"
+    );
     assert_eq!(process.wait::<Vec<u32>>(task).await.unwrap(), [10, 20, 30]);
     let journal = process.journal(task).await.unwrap();
     let labels: Vec<_> = journal.iter().rev().take(2).map(|entry| entry.key.label()).collect();
@@ -104,7 +112,9 @@ async fn a_crash_after_a_changed_input_finds_the_journal_as_it_was_left() {
         let world = ctx.state::<Arc<World>>()?;
         let inputs = world.inputs.lock().unwrap().clone();
         for input in inputs {
-            ctx.step("part", || async { Ok(world.note(format!("part({input})"))) }).input(&input).await?;
+            ctx.step("part", || async { Ok(world.note(format!("part({input})"))) })
+                .input(&input)
+                .await?;
         }
         ctx.await_event::<()>("go on", None).await
     };
@@ -112,7 +122,8 @@ async fn a_crash_after_a_changed_input_finds_the_journal_as_it_was_left() {
     world.set(&[1, 2], false);
     let task = process.spawn_named("waits", &(), SpawnOptions::new()).await.unwrap().task_id;
     let mut process = process;
-    for (inputs, ran) in [([1, 2], "part(1) part(2)"), ([3, 2], "part(3)"), ([3, 2], ""), ([3, 4], "part(4)")]
+    for (inputs, ran) in
+        [([1, 2], "part(1) part(2)"), ([3, 2], "part(3)"), ([3, 2], ""), ([3, 4], "part(4)")]
     {
         world.set(&inputs, false);
         if ran != "part(1) part(2)" {
@@ -121,7 +132,10 @@ async fn a_crash_after_a_changed_input_finds_the_journal_as_it_was_left() {
             process.register_fn("waits", waits).await.unwrap();
             harness.jump(48 * 3600 * 1_000_000);
             process.start_worker(worker_options()).await;
-            let wake = store::Batch { commands: vec![store::Command::Wake(task)], ..store::Batch::default() };
+            let wake = store::Batch {
+                commands: vec![store::Command::Wake(task)],
+                ..store::Batch::default()
+            };
             harness.store().commit(wake.into()).await.unwrap();
         }
         let suspended = async |process: &Process| {
@@ -159,7 +173,11 @@ impl StepCache for Cache {
         })
     }
 
-    fn set<'a>(&'a self, key: &'a str, value: Payload) -> BoxFuture<'a, Result<(), StepCacheError>> {
+    fn set<'a>(
+        &'a self,
+        key: &'a str,
+        value: Payload,
+    ) -> BoxFuture<'a, Result<(), StepCacheError>> {
         Box::pin(async move {
             self.check()?;
             self.values.lock().unwrap().insert(key.to_owned(), value);
@@ -213,7 +231,11 @@ async fn tasks_share_results_by_a_cache_and_do_without_a_broken_one() {
     assert_eq!(run(7).await, (49, "square(7) square(7)".into()), "a failure is not cached");
     assert_eq!(run(7).await, (49, String::new()));
     cache.values.lock().unwrap().insert("square:4".into(), Payload::from_json("\"sixteen\""));
-    assert_eq!(run(4).await, (16, "square(4)".into()), "what is no result of the step is not taken for one");
+    assert_eq!(
+        run(4).await,
+        (16, "square(4)".into()),
+        "what is no result of the step is not taken for one"
+    );
     assert_eq!(run(4).await, (16, String::new()));
     *cache.broken.lock().unwrap() = true;
     assert_eq!(run(3).await, (9, "square(3)".into()));

@@ -81,7 +81,10 @@ async fn logs_and_progress_are_kept_with_the_task_and_not_written_again_by_a_rep
             _ => {}
         }
     }
-    assert_eq!(told.join(" "), "begins in step 1 1 in step 2 2 in step 3 3 in step 4 4 in step 5 5");
+    assert_eq!(
+        told.join(" "),
+        "begins in step 1 1 in step 2 2 in step 3 3 in step 4 4 in step 5 5"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -116,14 +119,17 @@ async fn tasks_are_found_by_labels_and_triggered_again() {
     let harness = Harness::new();
     let process = start(&harness).await;
     process.emit_event("go on", &(), None).await.unwrap();
-    let options =
-        |tenant: &str| SpawnOptions::new().label("tenant", tenant).priority(3).idempotency_key(tenant);
+    let options = |tenant: &str| {
+        SpawnOptions::new().label("tenant", tenant).priority(3).idempotency_key(tenant)
+    };
     for tenant in ["a", "b"] {
         let task = process.spawn_with::<talks>(1, options(tenant)).await.unwrap().task_id;
         process.wait::<u64>(task).await.unwrap();
     }
-    let of_a =
-        TaskFilter { labels: BTreeMap::from([("tenant".into(), "a".into())]), ..TaskFilter::default() };
+    let of_a = TaskFilter {
+        labels: BTreeMap::from([("tenant".into(), "a".into())]),
+        ..TaskFilter::default()
+    };
     let found = process.tasks(of_a.clone()).await.unwrap();
     assert_eq!(found.len(), 1);
     let again = process.retrigger(found[0].task_id).await.unwrap();

@@ -1,5 +1,5 @@
-//! Who owns a task while the world misbehaves: stores that are away, answers that are lost, clocks that
-//! jump, processes that die.
+//! Who owns a task while the world misbehaves: stores that are away, answers that are lost, clocks
+//! that jump, processes that die.
 
 #![allow(
     clippy::unwrap_used,
@@ -96,7 +96,8 @@ async fn register_steps(process: &Process, steps: &Steps) {
         let steps = steps.clone();
         async move {
             for n in 0..10_u32 {
-                ctx.step(("step", n), || async { Ok(steps.run(ctx.task_id, SECOND).await) }).await?;
+                ctx.step(("step", n), || async { Ok(steps.run(ctx.task_id, SECOND).await) })
+                    .await?;
             }
             Ok(ctx.attempt)
         }
@@ -106,7 +107,8 @@ async fn register_steps(process: &Process, steps: &Steps) {
 
 #[tokio::test(start_paused = true)]
 async fn no_outage_of_the_store_costs_a_task_or_an_attempt() {
-    let options = || WorkerOptions::new().lease(30 * SECOND).claim_timeout(20 * SECOND).concurrency(10);
+    let options =
+        || WorkerOptions::new().lease(30 * SECOND).claim_timeout(20 * SECOND).concurrency(10);
     for how in [Away::Refuses, Away::LosesAnswers, Away::Hangs] {
         // Seconds, from well below the timeouts to many leases.
         for outage in [3, 19, 27, 45, 100, 600, 3000] {
@@ -131,10 +133,14 @@ async fn no_outage_of_the_store_costs_a_task_or_an_attempt() {
             away.store(false, Ordering::SeqCst);
             for task in tasks {
                 let ended = tokio::time::timeout(600 * SECOND, process.wait::<u32>(task)).await;
-                let ended = ended.unwrap_or_else(|_| panic!("{how:?} for {outage} s: a task is stuck"));
+                let ended =
+                    ended.unwrap_or_else(|_| panic!("{how:?} for {outage} s: a task is stuck"));
                 assert_eq!(ended.unwrap(), 1, "{how:?} for {outage} s");
             }
-            assert!(!steps.doubled.load(Ordering::SeqCst), "{how:?} for {outage} s: two owners at once");
+            assert!(
+                !steps.doubled.load(Ordering::SeqCst),
+                "{how:?} for {outage} s: two owners at once"
+            );
         }
     }
 }
@@ -201,7 +207,8 @@ async fn a_pause_at_whose_end_the_store_was_away_counts_against_nobody() {
     // To the other process it is back each time that a heartbeat is tried again.
     let (refuses, tries) = (away.clone(), AtomicU32::new(0));
     let store = Intercepted::new(Arc::new(harness.store()), move |store, batch| {
-        let shows_life = batch.workers.iter().any(|signal| matches!(signal, WorkerSignal::Heartbeat { .. }));
+        let shows_life =
+            batch.workers.iter().any(|signal| matches!(signal, WorkerSignal::Heartbeat { .. }));
         let refuses = shows_life && refuses.load(Ordering::SeqCst);
         if refuses && tries.fetch_add(1, Ordering::SeqCst).is_multiple_of(2) {
             return Box::pin(async { Err(StoreError::Unavailable("the store is away".into())) });
@@ -263,11 +270,16 @@ async fn a_spawn_that_nobody_polls_is_run_at_once_and_once() {
     tokio::time::sleep(60 * SECOND).await;
     let spawned = spawning.await.unwrap();
     assert_eq!(process.wait::<u32>(spawned.task_id).await.unwrap(), 1);
-    assert_eq!(process.task(task).await.unwrap().unwrap().run_id, spawned.run_id, "it kept its first run");
+    assert_eq!(
+        process.task(task).await.unwrap().unwrap().run_id,
+        spawned.run_id,
+        "it kept its first run"
+    );
     assert!(!steps.doubled.load(Ordering::SeqCst));
 }
 
-/// Counts how often a task has begun a step of a second, in one process. It waits before that unless it is to go on.
+/// Counts how often a task has begun a step of a second, in one process. It waits before that
+/// unless it is to go on.
 async fn register_counted(process: &Process, goes_on: &Arc<AtomicBool>) -> Arc<AtomicU32> {
     let begun = Arc::new(AtomicU32::new(0));
     let (count, goes_on) = (begun.clone(), goes_on.clone());
@@ -336,7 +348,8 @@ async fn a_journal_that_is_read_too_late_starts_nothing() {
             })
         });
         let first = harness.start_on(Arc::new(slow), |builder| builder).await.unwrap();
-        // Once it is replayed, its step comes first: there is no commit before it that could be refused.
+        // Once it is replayed, its step comes first: there is no commit before it that could be
+        // refused.
         let goes_on = Arc::new(AtomicBool::new(false));
         let begun = register_counted(&first, &goes_on).await;
         let worker = first.start_worker(WorkerOptions::new().max_in_memory(0)).await;
@@ -378,13 +391,16 @@ async fn a_store_that_is_away_at_any_moment_orphans_nothing() {
         for how in [Away::Refuses, Away::LosesAnswers] {
             let harness = Harness::new();
             let away = Arc::new(AtomicBool::new(false));
-            let process =
-                harness.start_on(unreliable(&harness, &away, how), |builder| builder).await.unwrap();
+            let process = harness
+                .start_on(unreliable(&harness, &away, how), |builder| builder)
+                .await
+                .unwrap();
             register_steps(&process, &Steps::default()).await;
             let family = |(): (), ctx: TaskContext| async move {
                 ctx.sleep_for("a while", 2 * SECOND).await?;
                 ctx.await_event::<()>("event", Some(3 * SECOND)).await.ok();
-                let child: Child<u32> = ctx.spawn_named("child", "steps", &(), SpawnOptions::new()).await?;
+                let child: Child<u32> =
+                    ctx.spawn_named("child", "steps", &(), SpawnOptions::new()).await?;
                 ctx.join(&child).await
             };
             process.register_fn("family", family).await.unwrap();
@@ -402,7 +418,11 @@ async fn a_store_that_is_away_at_any_moment_orphans_nothing() {
             tokio::time::sleep(600 * SECOND).await;
             for task in tasks {
                 let info = process.task(task).await.unwrap().unwrap();
-                assert_eq!(info.state, TaskState::Completed, "{how:?} from second {moment} on: {info:?}");
+                assert_eq!(
+                    info.state,
+                    TaskState::Completed,
+                    "{how:?} from second {moment} on: {info:?}"
+                );
             }
         }
     }
@@ -433,7 +453,10 @@ async fn a_run_that_is_refused_is_told_and_begins_nothing_more() {
     harness.store().commit(Batch { workers: vec![dead], ..Batch::default() }.into()).await.unwrap();
     let begun = BEGUN.load(Ordering::SeqCst);
     tokio::time::sleep(20 * SECOND).await;
-    assert!(begun > 10 && BEGUN.load(Ordering::SeqCst) <= begun + 1, "the run is no longer the worker's");
+    assert!(
+        begun > 10 && BEGUN.load(Ordering::SeqCst) <= begun + 1,
+        "the run is no longer the worker's"
+    );
     assert_eq!(TOLD.load(Ordering::SeqCst), 1, "its code is told so");
 }
 
@@ -452,7 +475,8 @@ fn refusing(harness: &Harness, is_so: fn(&Batch) -> bool) -> Arc<dyn Store> {
 async fn a_stuck_run_fails_though_the_store_refuses_that_at_first() {
     static STARTS: AtomicU32 = AtomicU32::new(0);
     let harness = Harness::new();
-    let fails = |batch: &Batch| batch.transitions.iter().any(|t| matches!(t.next, store::Next::Fail(_)));
+    let fails =
+        |batch: &Batch| batch.transitions.iter().any(|t| matches!(t.next, store::Next::Fail(_)));
     let process = harness.start_on(refusing(&harness, fails), |builder| builder).await.unwrap();
     let stuck = |(): (), ctx: TaskContext| async move {
         STARTS.fetch_add(1, Ordering::SeqCst);
@@ -460,8 +484,14 @@ async fn a_stuck_run_fails_though_the_store_refuses_that_at_first() {
     };
     process.register_fn("stuck", stuck).await.unwrap();
     process.start_worker(WorkerOptions::new().claim_timeout(20 * SECOND)).await;
-    let task = process.spawn_named("stuck", &(), SpawnOptions::new().max_attempts(1)).await.unwrap().task_id;
-    let Err(Error::TaskFailed { failure, .. }) = process.wait::<()>(task).await else { panic!("it ended") };
+    let task = process
+        .spawn_named("stuck", &(), SpawnOptions::new().max_attempts(1))
+        .await
+        .unwrap()
+        .task_id;
+    let Err(Error::TaskFailed { failure, .. }) = process.wait::<()>(task).await else {
+        panic!("it ended")
+    };
     assert_eq!(failure.kind, FailureKind::Stuck);
     assert_eq!(STARTS.load(Ordering::SeqCst), 1, "it has one attempt");
 }
@@ -482,7 +512,11 @@ async fn a_run_whose_own_commits_are_refused_is_not_stuck() {
     let process = harness.start_on(Arc::new(store), |builder| builder).await.unwrap();
     register_steps(&process, &Steps::default()).await;
     process.start_worker(WorkerOptions::new().claim_timeout(20 * SECOND)).await;
-    let task = process.spawn_named("steps", &(), SpawnOptions::new().max_attempts(1)).await.unwrap().task_id;
+    let task = process
+        .spawn_named("steps", &(), SpawnOptions::new().max_attempts(1))
+        .await
+        .unwrap()
+        .task_id;
     tokio::time::sleep(Duration::from_millis(4_500)).await;
     away.store(true, Ordering::SeqCst);
     tokio::time::sleep(300 * SECOND).await;
@@ -521,7 +555,10 @@ async fn clocks_that_jump_kill_nobody_and_keep_no_dead_worker_alive() {
         let mut tasks = Vec::new();
         for n in 0..20 {
             let spawner = if n % 2 == 0 { &first } else { &second };
-            let task = spawner.spawn_named("steps", &(), SpawnOptions::new().max_attempts(1)).await.unwrap();
+            let task = spawner
+                .spawn_named("steps", &(), SpawnOptions::new().max_attempts(1))
+                .await
+                .unwrap();
             tasks.push(task.task_id);
         }
         tokio::time::sleep(Duration::from_millis(2_500)).await;
@@ -536,7 +573,11 @@ async fn clocks_that_jump_kill_nobody_and_keep_no_dead_worker_alive() {
             assert!(second.wait::<u32>(task).await.unwrap() <= 2);
         }
         // A lease, two heartbeats, and what was left to do.
-        assert!(killed.elapsed() < 65 * SECOND, "after a jump of {jump} µs: {:?}", killed.elapsed());
+        assert!(
+            killed.elapsed() < 65 * SECOND,
+            "after a jump of {jump} µs: {:?}",
+            killed.elapsed()
+        );
     }
 }
 
@@ -545,7 +586,8 @@ async fn timers_deadlines_and_delays_go_by_the_clock_that_jumped() {
     for (jump, early, late) in [(HOUR, 0, 5), (-HOUR, 3_600 + 5, 3_600 + 40)] {
         let harness = Harness::new();
         let process = harness.start().await;
-        let sleeps = |(): (), ctx: TaskContext| async move { ctx.sleep_for("nap", 30 * SECOND).await };
+        let sleeps =
+            |(): (), ctx: TaskContext| async move { ctx.sleep_for("nap", 30 * SECOND).await };
         // The same beside a step, so that the run goes on and waits by itself.
         let busy = |(): (), ctx: TaskContext| async move {
             tokio::select! {
@@ -572,7 +614,10 @@ async fn timers_deadlines_and_delays_go_by_the_clock_that_jumped() {
             process.wait::<()>(task).await.unwrap();
         }
         let took = jumped.elapsed().as_secs();
-        assert!((early..=late).contains(&took), "after a jump of {jump} µs the timers took {took} s");
+        assert!(
+            (early..=late).contains(&took),
+            "after a jump of {jump} µs the timers took {took} s"
+        );
     }
 }
 
@@ -623,7 +668,9 @@ async fn live_through(harness: &Harness, step: Duration, tasks: &[TaskId]) -> u3
 
 #[tokio::test(start_paused = true)]
 async fn only_those_who_kill_their_process_are_convicted() {
-    for (poisons, step) in [(1, SECOND), (1, 3 * SECOND), (3, SECOND), (3, 3 * SECOND), (12, 3 * SECOND)] {
+    for (poisons, step) in
+        [(1, SECOND), (1, 3 * SECOND), (3, SECOND), (3, 3 * SECOND), (12, 3 * SECOND)]
+    {
         let harness = Harness::new();
         let client = harness.start().await;
         let (mut tasks, mut guilty) = (Vec::new(), Vec::new());
@@ -644,7 +691,8 @@ async fn only_those_who_kill_their_process_are_convicted() {
         let lives = live_through(&harness, step, &tasks).await;
         for task in &tasks {
             let info = client.task(*task).await.unwrap().unwrap();
-            let expected = if guilty.contains(task) { TaskState::Failed } else { TaskState::Completed };
+            let expected =
+                if guilty.contains(task) { TaskState::Failed } else { TaskState::Completed };
             assert_eq!(info.state, expected, "{poisons} poisonous tasks, {step:?}: {info:?}");
             if guilty.contains(task) {
                 assert_eq!(info.failure.unwrap().kind, FailureKind::Crashed);
@@ -684,7 +732,8 @@ async fn a_task_that_gets_further_outlives_any_number_of_deaths() {
             }
             process.kill().await;
         } else {
-            // The last step and the task's end shared a commit, so that the eleventh life was its last.
+            // The last step and the task's end shared a commit, so that the eleventh life was its
+            // last.
             assert_eq!(process.wait::<u32>(task).await.unwrap(), 11);
         }
     }
@@ -732,7 +781,10 @@ impl Working {
         let client = harness.start().await;
         let mut spawned = Vec::new();
         for _ in 0..tasks {
-            let task = client.spawn_named("work", &time, SpawnOptions::new().max_attempts(1)).await.unwrap();
+            let task = client
+                .spawn_named("work", &time, SpawnOptions::new().max_attempts(1))
+                .await
+                .unwrap();
             spawned.push(task.task_id);
         }
         for _ in 0..kills {
@@ -837,8 +889,10 @@ async fn grace_is_a_duration_whatever_the_clock_says() {
         };
         process.register_fn("endless", endless).await.unwrap();
         process.start_worker(WorkerOptions::new().max_in_memory(0)).await;
-        let replayed = process.spawn_named("outside", &(), SpawnOptions::new()).await.unwrap().task_id;
-        let cancelled = process.spawn_named("endless", &(), SpawnOptions::new()).await.unwrap().task_id;
+        let replayed =
+            process.spawn_named("outside", &(), SpawnOptions::new()).await.unwrap().task_id;
+        let cancelled =
+            process.spawn_named("endless", &(), SpawnOptions::new()).await.unwrap().task_id;
         while process.task(replayed).await.unwrap().unwrap().state != TaskState::Suspended {
             tokio::time::sleep(SECOND).await;
         }
@@ -847,14 +901,23 @@ async fn grace_is_a_duration_whatever_the_clock_says() {
         tokio::time::sleep(2 * SECOND).await;
         harness.jump(jump);
         tokio::time::sleep(3 * SECOND).await;
-        assert_eq!(process.task(cancelled).await.unwrap().unwrap().state, TaskState::Running, "{jump} µs");
+        assert_eq!(
+            process.task(cancelled).await.unwrap().unwrap().state,
+            TaskState::Running,
+            "{jump} µs"
+        );
         process.wait::<()>(replayed).await.unwrap();
         tokio::time::sleep(10 * SECOND).await;
-        assert_eq!(process.task(cancelled).await.unwrap().unwrap().state, TaskState::Cancelled, "{jump} µs");
+        assert_eq!(
+            process.task(cancelled).await.unwrap().unwrap().state,
+            TaskState::Cancelled,
+            "{jump} µs"
+        );
     }
 }
 
-/// A cancelled task may use its grace, but not beside the task's next run, nor when its worker has to go.
+/// A cancelled task may use its grace, but not beside the task's next run, nor when its worker has
+/// to go.
 #[tokio::test(start_paused = true)]
 async fn grace_ends_with_the_lease_and_with_the_worker() {
     for lost in [true, false] {
@@ -875,7 +938,8 @@ async fn grace_ends_with_the_lease_and_with_the_worker() {
             }
         };
         process.register_fn("stubborn", stubborn).await.unwrap();
-        let options = WorkerOptions::new().grace(1_000 * SECOND).lease(3 * SECOND).shutdown_timeout(SECOND);
+        let options =
+            WorkerOptions::new().grace(1_000 * SECOND).lease(3 * SECOND).shutdown_timeout(SECOND);
         let worker = process.start_worker(options).await;
         let task = process.spawn_named("stubborn", &(), SpawnOptions::new()).await.unwrap().task_id;
         process.cancel(task).await.unwrap();
@@ -884,7 +948,10 @@ async fn grace_ends_with_the_lease_and_with_the_worker() {
         tokio::time::sleep(5 * SECOND).await;
         assert!(alive.load(Ordering::SeqCst) > cancelled + 40, "it has its grace");
         if lost {
-            let dead = |heartbeats| WorkerSignal::DeclareDead { worker_id: worker.worker_id(), heartbeats };
+            let dead = |heartbeats| WorkerSignal::DeclareDead {
+                worker_id: worker.worker_id(),
+                heartbeats,
+            };
             let batch = Batch { workers: (0..100).map(dead).collect(), ..Batch::default() };
             harness.store().commit(batch.into()).await.unwrap();
             tokio::time::sleep(2 * SECOND).await;
@@ -894,7 +961,11 @@ async fn grace_ends_with_the_lease_and_with_the_worker() {
         let ended = alive.load(Ordering::SeqCst);
         tokio::time::sleep(20 * SECOND).await;
         assert_eq!(alive.load(Ordering::SeqCst), ended, "lost: {lost}");
-        assert_eq!(process.task(task).await.unwrap().unwrap().state, TaskState::Cancelled, "lost: {lost}");
+        assert_eq!(
+            process.task(task).await.unwrap().unwrap().state,
+            TaskState::Cancelled,
+            "lost: {lost}"
+        );
     }
 }
 
@@ -931,7 +1002,8 @@ async fn a_shutdown_ends_whatever_the_store_does() {
             let working = Working::default();
             working.register(&process).await;
             let worker = process.start_worker(WorkerOptions::new()).await;
-            let task = process.spawn_named("work", &1000, SpawnOptions::new()).await.unwrap().task_id;
+            let task =
+                process.spawn_named("work", &1000, SpawnOptions::new()).await.unwrap().task_id;
             working.reach(1).await;
             away.store(true, Ordering::SeqCst);
             let back = away.clone();
@@ -945,7 +1017,11 @@ async fn a_shutdown_ends_whatever_the_store_does() {
             if outage < 60 {
                 assert_eq!(process.workers().await.unwrap(), [], "{how:?}: it has signed off");
                 let info = process.task(task).await.unwrap().unwrap();
-                assert_eq!((info.state, info.attempt), (TaskState::Pending, 0), "{how:?}: it was released");
+                assert_eq!(
+                    (info.state, info.attempt),
+                    (TaskState::Pending, 0),
+                    "{how:?}: it was released"
+                );
             }
         }
     }
@@ -958,7 +1034,8 @@ async fn a_lane_that_hangs_fails_nobody_and_stops_no_heartbeat() {
     let hanging = hangs.clone();
     let lanes = std::num::NonZeroUsize::new(2).unwrap();
     let store = Intercepted::new(Arc::new(harness.store()), move |store, batch| {
-        let light = |t: &store::Transition| matches!(t.next, store::Next::Continue { collect: false });
+        let light =
+            |t: &store::Transition| matches!(t.next, store::Next::Continue { collect: false });
         let is_light = batch.transitions.iter().all(light) && !batch.transitions.is_empty();
         let hangs = is_light
             && batch.workers.is_empty()

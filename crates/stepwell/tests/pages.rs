@@ -1,4 +1,5 @@
-//! Answers that are full, through the public face: what is too long for one comes in parts, and all of it comes.
+//! Answers that are full, through the public face: what is too long for one comes in parts, and all
+//! of it comes.
 
 #![allow(clippy::unwrap_used, clippy::unit_arg, missing_docs, reason = "a test ends by a panic")]
 
@@ -38,7 +39,9 @@ async fn stores(harness: &Harness) -> [Arc<dyn Store>; 2] {
 async fn spawn(process: &Process, task_type: &str) -> Vec<TaskId> {
     let mut tasks = Vec::new();
     for n in 0..MANY {
-        tasks.push(process.spawn_named(task_type, &long(n), SpawnOptions::new()).await.unwrap().task_id);
+        tasks.push(
+            process.spawn_named(task_type, &long(n), SpawnOptions::new()).await.unwrap().task_id,
+        );
     }
     tasks
 }
@@ -81,11 +84,12 @@ async fn a_page_takes_one_question() {
     let harness = Harness::new();
     let asked = Arc::new(AtomicUsize::new(0));
     let counter = asked.clone();
-    let store = Intercepted::new(Arc::new(harness.store()), |store, batch| store.commit(batch.into()))
-        .after_reads(move || {
-            counter.fetch_add(1, Ordering::SeqCst);
-            Box::pin(std::future::ready(Ok(())))
-        });
+    let store =
+        Intercepted::new(Arc::new(harness.store()), |store, batch| store.commit(batch.into()))
+            .after_reads(move || {
+                counter.fetch_add(1, Ordering::SeqCst);
+                Box::pin(std::future::ready(Ok(())))
+            });
     let process = harness.start_on(Arc::new(store), |builder| builder).await.unwrap();
     for n in 0..5 {
         process.spawn_named("nobody's", &n, SpawnOptions::new()).await.unwrap();
@@ -129,9 +133,11 @@ async fn a_task_that_is_busy_gets_all_that_comes_in_parts() {
         let events = async {
             let events = (0..MANY).map(|n| ctx.await_event::<String>(("event", n), None));
             let messages = (0..MANY).map(|_| ctx.recv::<String>("topic", None));
-            let (events, messages) = tokio::try_join!(try_join_all(events), try_join_all(messages))?;
+            let (events, messages) =
+                tokio::try_join!(try_join_all(events), try_join_all(messages))?;
             drop(arrived);
-            Ok([events, messages].map(|texts| texts.iter().map(|text| number(text)).collect::<Vec<_>>()))
+            Ok([events, messages]
+                .map(|texts| texts.iter().map(|text| number(text)).collect::<Vec<_>>()))
         };
         let busy = ctx.step("busy", || async { Ok(all.await.unwrap_or_default()) });
         let (all, ()) = tokio::try_join!(events, busy)?;
@@ -156,7 +162,10 @@ async fn many_large_outputs_that_are_waited_for_all_come() {
         let start = || harness.start_on(store.clone(), |builder| builder);
         let (worker, waiting, other) =
             (start().await.unwrap(), start().await.unwrap(), start().await.unwrap());
-        worker.register_fn("echo", |text: String, _: TaskContext| async move { Ok(text) }).await.unwrap();
+        worker
+            .register_fn("echo", |text: String, _: TaskContext| async move { Ok(text) })
+            .await
+            .unwrap();
         let tasks = spawn(&waiting, "echo").await;
         let outputs = join_all(tasks.iter().map(|task| waiting.wait::<String>(*task)));
         let (outputs, _) = tokio::join!(outputs, worker.start_worker(worker_options()));
@@ -179,7 +188,8 @@ async fn schedules_with_large_parameters_are_all_listed_and_all_tick() {
         process.put_schedule_named(hourly, "note", &long(n)).await.unwrap();
     }
     let listed = process.schedules().await.unwrap();
-    let listed: Vec<_> = listed.iter().map(|info| number(&info.params.decode::<String>().unwrap())).collect();
+    let listed: Vec<_> =
+        listed.iter().map(|info| number(&info.params.decode::<String>().unwrap())).collect();
     assert_eq!(listed, Vec::from_iter(0..MANY));
     process.start_worker(worker_options()).await;
     let mut ticked = BTreeSet::new();
@@ -189,7 +199,9 @@ async fn schedules_with_large_parameters_are_all_listed_and_all_tick() {
             let (mut filter, mut seen) = (TaskFilter::default(), BTreeSet::new());
             loop {
                 let page = process.page_of_tasks(filter.clone()).await.unwrap();
-                seen.extend(page.items.iter().map(|task| number(&task.params.decode::<String>().unwrap())));
+                seen.extend(
+                    page.items.iter().map(|task| number(&task.params.decode::<String>().unwrap())),
+                );
                 filter.before = page.next;
                 if filter.before.is_none() {
                     break;
@@ -223,7 +235,8 @@ async fn approvals_with_large_requests_come_in_pages() {
         let (mut asked, mut behind, mut pages) = (Vec::new(), None, 0);
         loop {
             let page = process.approvals_in(Scope::default(), behind, 100).await.unwrap();
-            let bytes = page.items.iter().map(|approval| approval.request.as_str().len()).sum::<usize>();
+            let bytes =
+                page.items.iter().map(|approval| approval.request.as_str().len()).sum::<usize>();
             assert!(bytes < ANSWER_BYTES + (4 << 20), "{bytes}");
             asked.extend(page.items.iter().map(|approval| approval.task_id));
             pages += 1;

@@ -18,8 +18,8 @@ use std::time::Duration;
 
 use stepwell::sqlite::TransactionExt as _;
 use stepwell::store::{
-    ArrivedMessage, Batch, Changed, Committed, Ends, Happening, MessageId, Purge, ScheduleFilter, Scheduled,
-    TaskWaits, Transacting, Transition, Wait,
+    ArrivedMessage, Batch, Changed, Committed, Ends, Happening, MessageId, Purge, ScheduleFilter,
+    Scheduled, TaskWaits, Transacting, Transition, Wait,
 };
 use stepwell::testing::{Harness, Intercepted, worker_options};
 use stepwell::*;
@@ -100,7 +100,8 @@ async fn register(client: &Durable) {
             "body" => panic!("ouch"),
             "payload" => panic_any(Bomb),
             "closure" => {
-                ctx.step("step", || -> std::future::Ready<anyhow::Result<()>> { panic!("ouch") }).await
+                ctx.step("step", || -> std::future::Ready<anyhow::Result<()>> { panic!("ouch") })
+                    .await
             }
             "closure's future" => ctx.step("step", || async { panic!("ouch") }).await,
             "closure's drop" => {
@@ -143,12 +144,14 @@ async fn every_door(client: &Durable) {
     ];
     for door in doors {
         let task = client.spawn_named("hostile", door, once()).await.unwrap();
-        let ended = tokio::time::timeout(Duration::from_secs(30), client.wait::<()>(task.task_id)).await;
+        let ended =
+            tokio::time::timeout(Duration::from_secs(30), client.wait::<()>(task.task_id)).await;
         let error = ended.unwrap_or_else(|_| panic!("{door} hangs")).unwrap_err();
         assert!(matches!(error, Error::TaskFailed { .. }), "{door}: {error}");
         goes_on(client, door).await;
     }
-    // Three that are suspended: two of them are dropped for want of room, and the last one when it is cancelled.
+    // Three that are suspended: two of them are dropped for want of room, and the last one when it
+    // is cancelled.
     let mut suspended = Vec::new();
     for _ in 0..3 {
         let task = client.spawn_named("hostile", "suspended", once()).await.unwrap();
@@ -245,7 +248,8 @@ async fn a_transaction_that_panics_leaves_sqlites_writer_alive() {
     client.start_worker(worker_options()).await;
     for (door, fails) in [("panics", true), ("error", true), ("drop", true), ("never", false)] {
         let task = client.spawn_named("transactions", door, once()).await.unwrap();
-        let ended = tokio::time::timeout(Duration::from_secs(30), client.wait::<()>(task.task_id)).await;
+        let ended =
+            tokio::time::timeout(Duration::from_secs(30), client.wait::<()>(task.task_id)).await;
         assert_eq!(ended.unwrap_or_else(|_| panic!("{door} hangs")).is_err(), fails, "{door}");
         goes_on(&client, door).await;
     }
@@ -262,14 +266,15 @@ async fn a_compensation_that_panics_before_it_gives_a_future_stops_no_other() {
         async move {
             for name in ["a", "b", "c", "d"] {
                 let undone = undone.clone();
-                let undo = move |()| -> futures_util::future::BoxFuture<'static, anyhow::Result<()>> {
-                    assert!(name != "b", "before there is a future");
-                    undone.lock().unwrap().push(name);
-                    Box::pin(async move {
-                        let _bomb = (name == "c").then(|| Bomb);
-                        Ok(())
-                    })
-                };
+                let undo =
+                    move |()| -> futures_util::future::BoxFuture<'static, anyhow::Result<()>> {
+                        assert!(name != "b", "before there is a future");
+                        undone.lock().unwrap().push(name);
+                        Box::pin(async move {
+                            let _bomb = (name == "c").then(|| Bomb);
+                            Ok(())
+                        })
+                    };
                 ctx.step(name, || async { Ok(()) }).compensate(undo).await?;
             }
             Err::<(), _>(TaskError::permanent(anyhow::anyhow!("all for nothing")))
@@ -278,7 +283,9 @@ async fn a_compensation_that_panics_before_it_gives_a_future_stops_no_other() {
     process.register_fn("saga", saga).await.unwrap();
     process.start_worker(worker_options()).await;
     let task = process.spawn_named("saga", &(), once()).await.unwrap();
-    let Err(Error::TaskFailed { failure, .. }) = process.wait::<()>(task.task_id).await else { panic!() };
+    let Err(Error::TaskFailed { failure, .. }) = process.wait::<()>(task.task_id).await else {
+        panic!()
+    };
     let failed: Vec<_> = failure.compensation_errors.iter().map(|error| &*error.name).collect();
     assert_eq!(failed, ["c", "b"]);
     let mut undone = undone.lock().unwrap().clone();
@@ -343,8 +350,10 @@ async fn a_task_whose_waker_panics_when_it_is_stopped_ends_no_worker() {
     register(process.client()).await;
     let neighbour = |(): (), ctx: TaskContext| async move {
         for n in 0..100_u32 {
-            ctx.step(("work", n), || async { Ok(tokio::time::sleep(Duration::from_millis(100)).await) })
-                .await?;
+            ctx.step(("work", n), || async {
+                Ok(tokio::time::sleep(Duration::from_millis(100)).await)
+            })
+            .await?;
         }
         Ok(ctx.attempt)
     };
@@ -358,17 +367,20 @@ async fn a_task_whose_waker_panics_when_it_is_stopped_ends_no_worker() {
         poll_fn(|cx| {
             let mut grumpy = Context::from_waker(&waker);
             assert!(
-                nap.as_mut().poll(&mut grumpy).is_pending() && told.as_mut().poll(&mut grumpy).is_pending()
+                nap.as_mut().poll(&mut grumpy).is_pending()
+                    && told.as_mut().poll(&mut grumpy).is_pending()
             );
             long.as_mut().poll(cx)
         })
         .await
     };
     process.register_fn("stuck", stuck).await.unwrap();
-    let options = worker_options().lease(Duration::from_secs(3)).claim_timeout(Duration::from_secs(2));
+    let options =
+        worker_options().lease(Duration::from_secs(3)).claim_timeout(Duration::from_secs(2));
     process.start_worker(options).await;
     let stuck = process.spawn_named("stuck", &(), once()).await.unwrap().task_id;
-    let neighbour = process.spawn_named("neighbour", &(), SpawnOptions::new()).await.unwrap().task_id;
+    let neighbour =
+        process.spawn_named("neighbour", &(), SpawnOptions::new()).await.unwrap().task_id;
     let Err(Error::TaskFailed { failure, .. }) = process.wait::<()>(stuck).await else { panic!() };
     assert_eq!(failure.kind, FailureKind::Stuck);
     assert_eq!(process.wait::<u32>(neighbour).await.unwrap(), 1);
@@ -462,17 +474,25 @@ async fn a_store_that_panics_when_it_is_read_keeps_no_task() {
             tokio::time::sleep(Duration::from_secs(5)).await;
             other.cancel(there).await.unwrap();
         };
-        let (ended, ()) = tokio::join!(tokio::time::timeout(DAY, process.wait::<()>(there)), cancel);
+        let (ended, ()) =
+            tokio::join!(tokio::time::timeout(DAY, process.wait::<()>(there)), cancel);
         let ended = ended.unwrap_or_else(|_| panic!("{method}: it does not hear of others"));
-        let is_panic = |error: &Error| error.to_string().contains("the store panicked: ends panics");
+        let is_panic =
+            |error: &Error| error.to_string().contains("the store panicked: ends panics");
         let error = ended.unwrap_err();
-        assert!(matches!(error, Error::TaskCancelled { .. }) || is_panic(&error), "{method}: {error}");
+        assert!(
+            matches!(error, Error::TaskCancelled { .. }) || is_panic(&error),
+            "{method}: {error}"
+        );
         assert_eq!(*store.1.lock().unwrap(), "", "{method} was asked");
         goes_on(process.client(), method).await;
         process.shutdown(Duration::ZERO).await;
-        let history =
-            other.history(HistoryFilter { task_id: Some(task), ..Default::default() }).await.unwrap();
-        let names: Vec<_> = history.iter().map(|entry| entry.event.as_ref().unwrap().name()).collect();
+        let history = other
+            .history(HistoryFilter { task_id: Some(task), ..Default::default() })
+            .await
+            .unwrap();
+        let names: Vec<_> =
+            history.iter().map(|entry| entry.event.as_ref().unwrap().name()).collect();
         assert!(method == "record" || names.contains(&"task:complete"), "{method}: {names:?}");
     }
 }
@@ -524,7 +544,12 @@ impl Codec for Fragile {
         Ok(Some(bytes.to_vec()))
     }
 
-    fn decode(&self, bytes: &[u8], _: Option<&str>, place: &Place<'_>) -> Result<Vec<u8>, CodecError> {
+    fn decode(
+        &self,
+        bytes: &[u8],
+        _: Option<&str>,
+        place: &Place<'_>,
+    ) -> Result<Vec<u8>, CodecError> {
         assert!(!(self.0.load(Ordering::SeqCst) && matches!(place, Place::Params(_))), "broken");
         Ok(bytes.to_vec())
     }
@@ -546,7 +571,9 @@ async fn a_codec_and_a_state_that_panic_stop_nothing() {
     let task = process.spawn_named("quick", &(), once()).await.unwrap();
     broken.store(true, Ordering::SeqCst);
     process.start_worker(worker_options()).await;
-    let Err(Error::TaskFailed { failure, .. }) = process.wait::<()>(task.task_id).await else { panic!() };
+    let Err(Error::TaskFailed { failure, .. }) = process.wait::<()>(task.task_id).await else {
+        panic!()
+    };
     assert!(failure.to_string().contains("the codec `fragile` panicked: broken"), "{failure}");
     broken.store(false, Ordering::SeqCst);
     goes_on(process.client(), "a codec that panics").await;

@@ -1,4 +1,5 @@
-//! One item that the store refuses for good: whoever asked for it is told, and nobody else is held up.
+//! One item that the store refuses for good: whoever asked for it is told, and nobody else is held
+//! up.
 
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a test ends by a panic")]
 
@@ -13,7 +14,8 @@ use stepwell::*;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A store that refuses batches in which the word `poison` is, anywhere, or a command that is about that task.
+/// A store that refuses batches in which the word `poison` is, anywhere, or a command that is about
+/// that task.
 fn picky(inner: Arc<dyn Store>, refused: Arc<AtomicUsize>) -> Arc<dyn Store> {
     Arc::new(Intercepted::new(inner, move |store, batch| {
         let is_poisonous = poisonous(&batch);
@@ -78,7 +80,12 @@ async fn each_kind_of_item_is_refused_alone() {
         // The first is sent at once; all others gather behind it.
         process.emit_event("first", &(), None),
         spawns,
-        async { (process.emit_event("good", &1, None).await, process.emit_event("poison", &1, None).await) },
+        async {
+            (
+                process.emit_event("good", &1, None).await,
+                process.emit_event("poison", &1, None).await,
+            )
+        },
         process.emit_event("also good", &2, None),
         process.send(there, "topic", &"poison"),
         process.send(there, "topic", &"good"),
@@ -162,14 +169,18 @@ async fn a_result_that_the_store_refuses_fails_its_attempt_and_no_other_task() {
     }))
     .await;
     for (text, task_id) in texts.zip(&tasks) {
-        let end = tokio::time::timeout(100 * SECOND, process.wait::<String>(*task_id)).await.unwrap();
+        let end =
+            tokio::time::timeout(100 * SECOND, process.wait::<String>(*task_id)).await.unwrap();
         if text.starts_with("good") {
             assert_eq!(end.unwrap(), text);
             continue;
         }
         let error = end.unwrap_err().to_string();
         // The error holds the word as well.
-        assert!(error.contains("the store refuses what this attempt did, and the error as well"), "{error}");
+        assert!(
+            error.contains("the store refuses what this attempt did, and the error as well"),
+            "{error}"
+        );
         assert_eq!(process.task(*task_id).await.unwrap().unwrap().attempt, 2);
     }
     // The worker lives, and takes more.
@@ -201,7 +212,8 @@ async fn an_attempt_that_the_store_refuses_tells_its_error() {
     let ended = tokio::time::timeout(1_000 * SECOND, process.wait::<()>(task)).await;
     let error = ended.expect("it is sent for ever").unwrap_err().to_string();
     assert!(
-        error.contains("the store refuses what this attempt did: the store failed: no entries here"),
+        error
+            .contains("the store refuses what this attempt did: the store failed: no entries here"),
         "{error}"
     );
     assert_eq!(process.task(task).await.unwrap().unwrap().attempt, 3);
@@ -215,7 +227,8 @@ async fn a_worker_whose_sign_on_stands_beside_poison_is_registered() {
     let signals = Arc::new(AtomicUsize::new(0));
     let counted = signals.clone();
     let counting = Intercepted::new(store, move |store, batch| {
-        let beats = batch.workers.iter().filter(|signal| matches!(signal, WorkerSignal::Heartbeat { .. }));
+        let beats =
+            batch.workers.iter().filter(|signal| matches!(signal, WorkerSignal::Heartbeat { .. }));
         counted.fetch_add(beats.count(), Ordering::SeqCst);
         store.commit(batch.into())
     });
@@ -231,7 +244,8 @@ async fn a_worker_whose_sign_on_stands_beside_poison_is_registered() {
     };
     let good = async {
         for n in 0..100 {
-            let task = process.spawn_named("task", &n.to_string(), SpawnOptions::new()).await.unwrap();
+            let task =
+                process.spawn_named("task", &n.to_string(), SpawnOptions::new()).await.unwrap();
             assert_eq!(process.wait::<String>(task.task_id).await.unwrap(), n.to_string());
             tokio::time::sleep(SECOND).await;
         }
@@ -252,7 +266,8 @@ async fn a_store_that_cannot_work_just_now_fails_no_attempt() {
     let store = Intercepted::new(Arc::new(harness.store()), {
         let fails = fails.clone();
         move |store, batch| {
-            let journals = batch.transitions.iter().any(|transition| !transition.entries.is_empty());
+            let journals =
+                batch.transitions.iter().any(|transition| !transition.entries.is_empty());
             if journals && fails.fetch_add(1, Ordering::SeqCst) < 5 {
                 return Box::pin(async { Err(StoreError::Unavailable("a device failed".into())) });
             }
@@ -260,10 +275,16 @@ async fn a_store_that_cannot_work_just_now_fails_no_attempt() {
         }
     });
     let process = harness.start_on(Arc::new(store), |builder| builder).await.unwrap();
-    let task = |(): (), ctx: TaskContext| async move { ctx.step("one", || async { Ok(ctx.attempt) }).await };
+    let task = |(): (), ctx: TaskContext| async move {
+        ctx.step("one", || async { Ok(ctx.attempt) }).await
+    };
     process.register_fn("task", task).await.unwrap();
     process.start_worker(worker_options()).await;
-    let task = process.spawn_named("task", &(), SpawnOptions::new().max_attempts(1)).await.unwrap().task_id;
+    let task = process
+        .spawn_named("task", &(), SpawnOptions::new().max_attempts(1))
+        .await
+        .unwrap()
+        .task_id;
     assert_eq!(process.wait::<u32>(task).await.unwrap(), 1);
 }
 
@@ -301,7 +322,8 @@ async fn a_payload_that_a_codec_does_not_take_fails_its_own_attempt() {
         let options = SpawnOptions::new().max_attempts(1);
         process.spawn_named("task", text, options).await.map(|spawned| spawned.task_id)
     };
-    for (text, said) in [("bad", "it smells"), ("strong bad", "the codec `taster` panicked: dead")] {
+    for (text, said) in [("bad", "it smells"), ("strong bad", "the codec `taster` panicked: dead")]
+    {
         let (bad, good) = tokio::join!(spawn(text), spawn("good"));
         let ended = tokio::time::timeout(100 * SECOND, process.wait::<()>(bad.unwrap())).await;
         let error = ended.expect("it is tried for ever").unwrap_err().to_string();

@@ -1,5 +1,5 @@
-//! Payloads that are compressed and encrypted in PostgreSQL, with steps, spawns and events in transactions of the
-//! application's: they come back as they were, and the tables hold no secret.
+//! Payloads that are compressed and encrypted in PostgreSQL, with steps, spawns and events in
+//! transactions of the application's: they come back as they were, and the tables hold no secret.
 
 #![allow(
     clippy::unwrap_used,
@@ -62,12 +62,15 @@ async fn run(conn: &mut PgConnection, sql: String) {
 
 /// Every row of every table, as text.
 async fn everything(conn: &mut PgConnection) -> String {
-    let sql = "SELECT table_name::text FROM information_schema.tables WHERE table_schema = $1 AND table_type = 'BASE TABLE'";
-    let tables: Vec<String> = sqlx::query_scalar(sql).bind(SCHEMA).fetch_all(&mut *conn).await.unwrap();
+    let sql = "SELECT table_name::text FROM information_schema.tables WHERE table_schema = $1 AND \
+               table_type = 'BASE TABLE'";
+    let tables: Vec<String> =
+        sqlx::query_scalar(sql).bind(SCHEMA).fetch_all(&mut *conn).await.unwrap();
     let mut all = String::new();
     for table in tables {
         let sql = format!("SELECT t::text FROM {SCHEMA}.{table} t");
-        let rows: Vec<String> = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_all(&mut *conn).await.unwrap();
+        let rows: Vec<String> =
+            sqlx::query_scalar(AssertSqlSafe(sql)).fetch_all(&mut *conn).await.unwrap();
         all += &format!("{table}: {}\n", rows.join("\n"));
     }
     all
@@ -119,7 +122,8 @@ async fn no_secret_is_in_the_tables_and_another_key_fails_the_task_alone() {
     assert!(!all.contains(SECRET), "{all}");
     assert!(all.contains("aes256gcm:mine") && all.contains("zstd"), "{all}");
     let plain = format!(
-        "INSERT INTO {SCHEMA}.written VALUES (8); CREATE TABLE {SCHEMA}.told (what text); INSERT INTO {SCHEMA}.told VALUES ('{SECRET}')"
+        "INSERT INTO {SCHEMA}.written VALUES (8); CREATE TABLE {SCHEMA}.told (what text); INSERT \
+         INTO {SCHEMA}.told VALUES ('{SECRET}')"
     );
     run(&mut conn, plain).await;
     assert!(everything(&mut conn).await.contains(SECRET), "the search would find it");

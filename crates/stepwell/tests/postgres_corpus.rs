@@ -65,8 +65,14 @@ async fn write_the_current_entry() {
     let client = client(&Program::new(true), |builder| builder.database_url(url)).await;
     formats::fill(&client).await;
     let mut dump = Command::new(throwaway::postgres_binaries().unwrap().join("pg_dump"));
-    let options =
-        ["--no-owner", "--no-privileges", "--no-comments", "--rows-per-insert=100", "--schema", SCHEMA];
+    let options = [
+        "--no-owner",
+        "--no-privileges",
+        "--no-comments",
+        "--rows-per-insert=100",
+        "--schema",
+        SCHEMA,
+    ];
     let dump = dump.args(options).arg(&database).output().unwrap();
     assert!(dump.status.success(), "{}", String::from_utf8_lossy(&dump.stderr));
     // Lines with a backslash are commands of psql.

@@ -23,8 +23,9 @@ async fn travel(from: String, ctx: TaskContext) -> TaskResult<Vec<String>> {
     let mut seen = vec![from];
     for stage in ["Bonn", "Mainz", "Basel"] {
         ctx.step(("go", stage), || async { Ok(ran.lock().unwrap().push(stage.into())) }).await?;
-        let late =
-            ctx.try_step(("late", stage), || async { Err::<(), _>(format!("\u{0} {stage} 🚂")) }).await?;
+        let late = ctx
+            .try_step(("late", stage), || async { Err::<(), _>(format!("\u{0} {stage} 🚂")) })
+            .await?;
         seen.extend(late.err());
         seen.push(ctx.recv("ticket", WEEK).await?);
     }
@@ -85,8 +86,13 @@ async fn a_task_goes_from_sqlite_to_postgresql_and_back() {
     arrive(&third, task, &json).await;
     third.send(task, "ticket", "three").await.unwrap();
     let seen = third.wait::<Vec<String>>(task).await.unwrap();
-    let expected = ["Köln", "\u{0} Bonn 🚂", "one", "\u{0} Mainz 🚂", "two \u{0}", "\u{0} Basel 🚂", "three"];
+    let expected =
+        ["Köln", "\u{0} Bonn 🚂", "one", "\u{0} Mainz 🚂", "two \u{0}", "\u{0} Basel 🚂", "three"];
     assert_eq!(seen, expected);
-    assert_eq!(*ran.lock().unwrap(), ["Bonn", "Mainz", "Basel"], "what is journaled does not run again");
+    assert_eq!(
+        *ran.lock().unwrap(),
+        ["Bonn", "Mainz", "Basel"],
+        "what is journaled does not run again"
+    );
     assert_eq!(third.logs(task).await.unwrap().len(), 1);
 }

@@ -1,5 +1,6 @@
-//! Failover: a primary with a synchronous replica dies, and the replica takes its place, twice, under running tasks.
-//! Everybody reaches the server through a proxy, as through a virtual address, and connections are cut.
+//! Failover: a primary with a synchronous replica dies, and the replica takes its place, twice,
+//! under running tasks. Everybody reaches the server through a proxy, as through a virtual address,
+//! and connections are cut.
 
 #![allow(
     clippy::unwrap_used,
@@ -102,15 +103,19 @@ struct Load {
 }
 
 impl Load {
-    /// Spawns tasks and tells each of them what it waits for. Each of the calls is repeated until it is answered.
+    /// Spawns tasks and tells each of them what it waits for. Each of the calls is repeated until
+    /// it is answered.
     async fn tell(&self, client: &Durable, accepted: mpsc::Sender<(u32, TaskId)>) {
         while !self.over.load(Ordering::Relaxed) {
             let task = self.begun.fetch_add(1, Ordering::Relaxed);
-            // A call that failed has done nothing. So this makes one task, the event is the first of its name, and the
-            // task has not ended yet when it is sent the message.
+            // A call that failed has done nothing. So this makes one task, the event is the first
+            // of its name, and the task has not ended yet when it is sent the message.
             let spawned = answered(|| client.spawn::<told>(task)).await;
             let event = format!("told:{task}");
-            assert!(answered(|| client.emit_event(&event, &task, None)).await, "{event} was emitted twice");
+            assert!(
+                answered(|| client.emit_event(&event, &task, None)).await,
+                "{event} was emitted twice"
+            );
             let message = task + 1;
             answered(|| client.send(spawned.task_id, "told", &message)).await;
             accepted.send((task, spawned.task_id)).await.unwrap();

@@ -1,6 +1,7 @@
-//! Torture: real worker processes on one PostgreSQL server, while all of it is maltreated at random: workers are killed
-//! with `kill -9`, or stopped until others have their tasks, connections are cut, and the server crashes. A ledger that
-//! the workers append to, outside of the database, shows what really ran.
+//! Torture: real worker processes on one PostgreSQL server, while all of it is maltreated at
+//! random: workers are killed with `kill -9`, or stopped until others have their tasks, connections
+//! are cut, and the server crashes. A ledger that the workers append to, outside of the database,
+//! shows what really ran.
 //!
 //! `TORTURE_TASKS` and `TORTURE_KILLS` make it longer.
 
@@ -43,7 +44,8 @@ const CRASHES: usize = 5;
 /// How long nothing may end before something is stuck.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Has the database itself note who owns a task when something is journaled: what a ledger beside it cannot know.
+/// Has the database itself note who owns a task when something is journaled: what a ledger beside
+/// it cannot know.
 const NOTE_OWNERS: &str = "
     CREATE TABLE stepwell.owners (task_id uuid, seq bigint, run_id uuid);
     CREATE FUNCTION stepwell.note_owner() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
@@ -61,8 +63,8 @@ struct Seen {
     told: Option<String>,
 }
 
-/// Steps one after the other and side by side, a nap, a child, and of each four tasks one that tells another something:
-/// so the processes touch each other's tasks.
+/// Steps one after the other and side by side, a nap, a child, and of each four tasks one that
+/// tells another something: so the processes touch each other's tasks.
 #[stepwell::task]
 async fn tortured(task: u32, ctx: TaskContext) -> TaskResult<Seen> {
     let first = step(&ctx, 0).await?;
@@ -94,7 +96,8 @@ async fn errand(_: (), ctx: TaskContext) -> TaskResult<(TaskId, Vec<String>)> {
     Ok((ctx.task_id, vec![step(&ctx, 0).await?, step(&ctx, 1).await?]))
 }
 
-/// The worker program: this test's own binary, started with the server and the folder in its environment.
+/// The worker program: this test's own binary, started with the server and the folder in its
+/// environment.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "started by the test that kills it"]
 async fn worker_program() {
@@ -127,7 +130,10 @@ impl WorkerProcess {
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        assert!(lines.any(|line| line.unwrap().contains("ready")), "the worker ended before it was ready");
+        assert!(
+            lines.any(|line| line.unwrap().contains("ready")),
+            "the worker ended before it was ready"
+        );
         // The test harness writes a line when a test takes long, and ends when nobody reads it.
         std::thread::spawn(move || lines.for_each(drop));
         Self { child, name, stopped: None }
@@ -147,8 +153,8 @@ impl WorkerProcess {
         self.stopped.as_ref().is_some_and(|stopped| !stopped.is_finished())
     }
 
-    /// Stops the process until its lease is gone and another process runs a task of its own. Then it goes on with what
-    /// it was about to do, most often while the new owner is at work.
+    /// Stops the process until its lease is gone and another process runs a task of its own. Then
+    /// it goes on with what it was about to do, most often while the new owner is at work.
     fn stop(&mut self, postgres: &Arc<Postgres>) {
         let (postgres, name, id) = (postgres.clone(), self.name.clone(), self.child.id());
         signal(id, "-STOP");
@@ -168,7 +174,8 @@ impl Drop for WorkerProcess {
     }
 }
 
-/// Waits within the server, which notices sooner. The name of a run changes when another process claims the task.
+/// Waits within the server, which notices sooner. The name of a run changes when another process
+/// claims the task.
 fn until_replaced(worker: &str) -> String {
     format!(
         "DO $$ DECLARE
@@ -239,7 +246,8 @@ struct Deeds {
 impl Deeds {
     fn do_one(&mut self, postgres: &Arc<Postgres>, folder: &Path, workers: &mut [WorkerProcess]) {
         let stopped = workers.iter().filter(|worker| worker.is_stopped()).count();
-        let mut at_work: Vec<_> = workers.iter_mut().filter(|worker| !worker.is_stopped()).collect();
+        let mut at_work: Vec<_> =
+            workers.iter_mut().filter(|worker| !worker.is_stopped()).collect();
         let victim = random(at_work.len() as u64) as usize;
         let victim = &mut *at_work[victim];
         match random(8) {
@@ -271,13 +279,16 @@ impl Deeds {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_lost_and_nobody_writes_for_another_whatever_dies() {
-    let number = |name, default: u32| std::env::var(name).map_or(default, |value| value.parse().unwrap());
-    let (tasks, kills): (_, usize) = (number("TORTURE_TASKS", 2_000), number("TORTURE_KILLS", 25) as usize);
+    let number =
+        |name, default: u32| std::env::var(name).map_or(default, |value| value.parse().unwrap());
+    let (tasks, kills): (_, usize) =
+        (number("TORTURE_TASKS", 2_000), number("TORTURE_KILLS", 25) as usize);
     let postgres = Arc::new(Postgres::start().unwrap());
     let folder = tempfile::tempdir().unwrap();
     let client = connect(&postgres.url(), folder.path()).await;
     postgres.sql(NOTE_OWNERS).unwrap();
-    let mut workers: Vec<_> = (0..WORKERS).map(|_| WorkerProcess::start(&postgres, folder.path())).collect();
+    let mut workers: Vec<_> =
+        (0..WORKERS).map(|_| WorkerProcess::start(&postgres, folder.path())).collect();
 
     let load = Arc::new(Load { tasks, ..Load::default() });
     let running = tokio::spawn(load.clone().run(client.clone()));
@@ -289,7 +300,10 @@ async fn nothing_is_lost_and_nobody_writes_for_another_whatever_dies() {
         if ended > progress.0 {
             progress = (ended, Instant::now());
         }
-        assert!(progress.1.elapsed() < PATIENCE, "{ended} tasks have ended, and no more do; {deeds:?}");
+        assert!(
+            progress.1.elapsed() < PATIENCE,
+            "{ended} tasks have ended, and no more do; {deeds:?}"
+        );
         if ended / TASKS_PER_CRASH > deeds.crashes {
             deeds.crash(&postgres);
         } else {
@@ -327,7 +341,11 @@ async fn nothing_is_lost_and_nobody_writes_for_another_whatever_dies() {
             "task {task_id}: entry {seq} was journaled by a run that did not own the task"
         );
     }
-    assert_eq!(proof.results.len(), ran, "a task ran that nobody has spawned, or one was spawned twice");
+    assert_eq!(
+        proof.results.len(),
+        ran,
+        "a task ran that nobody has spawned, or one was spawned twice"
+    );
     for state in [TaskState::Pending, TaskState::Running, TaskState::Suspended, TaskState::Failed] {
         let filter = TaskFilter { state: Some(state), limit: 1, ..TaskFilter::default() };
         assert!(client.tasks(filter).await.unwrap().is_empty(), "a task is left {state}");

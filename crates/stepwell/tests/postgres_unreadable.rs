@@ -28,11 +28,13 @@ impl damaged::Damage for Postgres {
 }
 
 async fn postgres(schema: &'static str) -> (Durable, Postgres) {
-    let url = std::env::var("TEST_POSTGRES_URL").expect("this test needs PostgreSQL: run `cargo xtask test`");
+    let url = std::env::var("TEST_POSTGRES_URL")
+        .expect("this test needs PostgreSQL: run `cargo xtask test`");
     let mut conn = PgConnection::connect(&url).await.unwrap();
     let drop = format!("DROP SCHEMA IF EXISTS {schema} CASCADE");
     sqlx::raw_sql(AssertSqlSafe(drop)).execute(&mut conn).await.unwrap();
-    let client = Durable::builder().database_url(format!("{url}?schema={schema}")).build().await.unwrap();
+    let client =
+        Durable::builder().database_url(format!("{url}?schema={schema}")).build().await.unwrap();
     (client, Postgres(conn, schema))
 }
 

@@ -16,7 +16,8 @@ use stepwell::*;
 
 #[tokio::test]
 async fn floats_come_back_from_postgresql() {
-    let url = std::env::var("TEST_POSTGRES_URL").expect("this test needs PostgreSQL: run `cargo xtask test`");
+    let url = std::env::var("TEST_POSTGRES_URL")
+        .expect("this test needs PostgreSQL: run `cargo xtask test`");
     let mut conn = PgConnection::connect(&url).await.unwrap();
     let (there, here) = (floats::seen(), floats::seen());
     let mut clients = Vec::new();

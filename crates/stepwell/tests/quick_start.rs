@@ -1,4 +1,5 @@
-//! The Quick Start of the engine that Stepwell grew from, as it is printed there: only the URL is another.
+//! The Quick Start of the engine that Stepwell grew from, as it is printed there: only the URL is
+//! another.
 
 #![allow(unused, missing_docs, clippy::all, clippy::uninlined_format_args)]
 
@@ -78,7 +79,10 @@ pub(crate) async fn main() -> anyhow::Result<()> {
 
 /// In place of `tokio::signal`, which would wait for a person: the task's end is the signal.
 mod signal {
-    pub(crate) async fn ctrl_c(client: &durable::Durable, task_id: durable::TaskId) -> anyhow::Result<()> {
+    pub(crate) async fn ctrl_c(
+        client: &durable::Durable,
+        task_id: durable::TaskId,
+    ) -> anyhow::Result<()> {
         let result: serde_json::Value = client.wait(task_id).await?;
         assert_eq!(result, serde_json::json!({ "message_id": "msg-123" }));
         Ok(())

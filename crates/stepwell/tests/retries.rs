@@ -1,5 +1,5 @@
-//! What the next attempt of a task tries again: the failure that ended the last one, and nothing that the code has
-//! handled.
+//! What the next attempt of a task tries again: the failure that ended the last one, and nothing
+//! that the code has handled.
 
 #![allow(
     clippy::unwrap_used,
@@ -96,12 +96,16 @@ async fn a_timeout_that_was_handled_is_not_waited_for_again() {
                 let arrived = match kind {
                     "message" => ctx.recv::<()>("goods", DAY).await,
                     "event" => ctx.await_event::<()>("goods", DAY).await,
-                    "limit" => ctx.timeout("limit", DAY, ctx.recv::<()>("goods", None)).await.flatten(),
+                    "limit" => {
+                        ctx.timeout("limit", DAY, ctx.recv::<()>("goods", None)).await.flatten()
+                    }
                     _ => ctx.await_approval::<()>("goods", &()).timeout(DAY).await.map(drop),
                 };
                 match arrived {
                     Ok(()) => ctx.step("ship", || ran.work("ship", 0)).await?,
-                    Err(TaskError::Timeout { .. }) => ctx.step("refund", || ran.work("refund", 0)).await?,
+                    Err(TaskError::Timeout { .. }) => {
+                        ctx.step("refund", || ran.work("refund", 0)).await?
+                    }
                     Err(error) => return Err(error),
                 }
                 ctx.step("mail", || ran.work("mail", 2)).await
@@ -139,7 +143,10 @@ async fn a_timeout_that_ended_the_attempt_is_waited_for_again() {
         let began = harness.now();
         let task = process.spawn_named("task", &(), options()).await.unwrap();
         process.wait::<()>(task.task_id).await.unwrap_err();
-        assert!(until(began, harness.now()) >= 5 * DAY, "{kind}: each of five attempts waits a day");
+        assert!(
+            until(began, harness.now()) >= 5 * DAY,
+            "{kind}: each of five attempts waits a day"
+        );
     }
 }
 
@@ -154,7 +161,8 @@ enum Own {
 /// How code hands a failure on.
 type Way = fn(TaskError) -> TaskError;
 
-/// Every way in which code hands a failure on, after it has handled another one, and has done something since.
+/// Every way in which code hands a failure on, after it has handled another one, and has done
+/// something since.
 #[tokio::test(start_paused = true)]
 async fn the_failure_that_ended_the_attempt_is_found_however_it_is_handed_on() {
     let ways: [(&str, Way); 9] = [
@@ -164,7 +172,9 @@ async fn the_failure_that_ended_the_attempt_is_found_however_it_is_handed_on() {
             let inner = TaskError::from(Err::<(), _>(error).context("inner").unwrap_err());
             Err::<(), _>(inner).context("outer").unwrap_err().into()
         }),
-        ("permanent", |error| TaskError::retry_after(SECOND, anyhow::Error::from(error).context("later"))),
+        ("permanent", |error| {
+            TaskError::retry_after(SECOND, anyhow::Error::from(error).context("later"))
+        }),
         ("its failure", |error| match error {
             TaskError::Step { failure, .. } => anyhow::Error::new(*failure).into(),
             error => error,
@@ -180,7 +190,8 @@ async fn the_failure_that_ended_the_attempt_is_found_however_it_is_handed_on() {
                 ctx.step("instead", || ran.work("instead", 0)).await?;
             }
             if let Err(error) = ctx.step("work", || ran.work("work", 1)).await {
-                // The code goes on after the failure, so that this alone does not tell which one it was.
+                // The code goes on after the failure, so that this alone does not tell which one it
+                // was.
                 ctx.step("notify", || ran.work("notify", 0)).await?;
                 return Err(way(error));
             }
@@ -199,8 +210,10 @@ async fn without_a_word_of_its_source_an_error_rewinds_what_nothing_was_done_abo
         let (result, ran) = run(move |ran, ctx| async move {
             let handled = ctx.step("handled", || ran.work("handled", 9)).await;
             ctx.step("instead", || ran.work("instead", 0)).await?;
-            let (a, b) =
-                tokio::join!(ctx.step("a", || ran.work("a", 1)), ctx.step("b", || ran.work("b", 1)),);
+            let (a, b) = tokio::join!(
+                ctx.step("a", || ran.work("a", 1)),
+                ctx.step("b", || ran.work("b", 1)),
+            );
             assert!(!panics || a.is_ok(), "a panic of its own");
             if handled.is_err() && (a.is_err() || b.is_err()) {
                 return Err(anyhow::anyhow!("an error of its own").into());
@@ -275,7 +288,8 @@ struct Dice(u64);
 
 impl Dice {
     fn roll(&mut self, sides: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % sides
     }
 }
@@ -316,7 +330,13 @@ fn grow(
 ) -> BoxFuture<'static, TaskResult<()>> {
     let mut branch = |name: &str| {
         let seed = dice.roll(u64::MAX >> 33);
-        grow(ctx.clone(), world.clone(), Dice(seed), depth.saturating_sub(1), format!("{path}/{name}"))
+        grow(
+            ctx.clone(),
+            world.clone(),
+            Dice(seed),
+            depth.saturating_sub(1),
+            format!("{path}/{name}"),
+        )
     };
     if depth == 0 {
         let key = ("step", path.clone());
@@ -341,10 +361,15 @@ fn grow(
                     (Err(error), _) => error.to_string(),
                 };
                 let instead = ctx.step(("instead", &path), || async { Ok(()) }).await;
-                if let Some(before) = world.handled.lock().unwrap().insert(path.clone(), error.clone())
+                if let Some(before) =
+                    world.handled.lock().unwrap().insert(path.clone(), error.clone())
                     && before != error
                 {
-                    world.wrong.lock().unwrap().push(format!("{path} handles {error} instead of {before}"));
+                    world
+                        .wrong
+                        .lock()
+                        .unwrap()
+                        .push(format!("{path} handles {error} instead of {before}"));
                 }
                 instead?;
                 b.await
@@ -357,7 +382,8 @@ fn grow(
 async fn attempts_of_a_tree(seed: u64) {
     let harness = Harness::new();
     let process = harness.start().await;
-    let world = Arc::new(World { dice: Mutex::new(Some(Dice(seed.rotate_left(17)))), ..World::default() });
+    let world =
+        Arc::new(World { dice: Mutex::new(Some(Dice(seed.rotate_left(17)))), ..World::default() });
     let (client, seen) = (process.client().clone(), world.clone());
     let tree = move |depth: u32, ctx: TaskContext| {
         let (client, world) = (client.clone(), seen.clone());
@@ -378,7 +404,8 @@ async fn attempts_of_a_tree(seed: u64) {
     assert!(wrong.is_empty(), "seed {seed}: {wrong:?}; journal {journal:#?}");
 }
 
-/// No step that has a result runs again, and what was done about a failure is not decided once more.
+/// No step that has a result runs again, and what was done about a failure is not decided once
+/// more.
 #[tokio::test(start_paused = true)]
 async fn over_all_attempts_results_and_handled_failures_stay_as_they_were() {
     let number = |name| std::env::var(name).ok().and_then(|seed: String| seed.parse().ok());

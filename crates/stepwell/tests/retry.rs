@@ -88,9 +88,12 @@ async fn what_was_told_to_stop(client: Durable, world: World) {
             };
             match &*kind {
                 "step" => ctx.step("work", || work("step")).await,
-                "tries" => ctx.step("work", || work("tries")).retry(RetryStrategy::fixed(SECOND)).await,
+                "tries" => {
+                    ctx.step("work", || work("tries")).retry(RetryStrategy::fixed(SECOND)).await
+                }
                 _ => {
-                    let items = ctx.items("work", [1, 2]).concurrency(2).on_error(ErrorPolicy::Skip);
+                    let items =
+                        ctx.items("work", [1, 2]).concurrency(2).on_error(ErrorPolicy::Skip);
                     let report = items.each(|_| work("items")).await?;
                     assert!(report.failures.is_empty());
                     Ok(())
@@ -201,7 +204,10 @@ async fn failed_children(client: Durable, world: World) {
         let error = client.wait::<()>(task_id).await.unwrap_err();
         assert!(error.to_string().contains("not mended"), "{error}");
         let info = client.task(task_id).await.unwrap().unwrap();
-        assert_eq!(info.attempt, 1, "a child has attempts of its own: its parent is not tried again for it");
+        assert_eq!(
+            info.attempt, 1,
+            "a child has attempts of its own: its parent is not tried again for it"
+        );
         let needed = world.ran().iter().filter(|ran| *ran == "needed").count();
         assert_eq!(needed, tries);
         if tries == 2 {
@@ -369,15 +375,22 @@ async fn messages_that_were_not_received(client: Durable, world: World) {
     world.mended.store(true, Ordering::SeqCst);
     retried(fails).await;
 
-    let cancelled =
-        client.spawn_named("task", &4_u32, once().start_after(1_000 * SECOND)).await.unwrap().task_id;
+    let cancelled = client
+        .spawn_named("task", &4_u32, once().start_after(1_000 * SECOND))
+        .await
+        .unwrap()
+        .task_id;
     send(cancelled).await;
     client.cancel(cancelled).await.unwrap();
     until_state(&client, cancelled, TaskState::Cancelled).await;
     retried(cancelled).await;
 
     // They travel with a task that has failed.
-    let moves = client.spawn_named("task", &4_u32, once().start_after(1_000 * SECOND)).await.unwrap().task_id;
+    let moves = client
+        .spawn_named("task", &4_u32, once().start_after(1_000 * SECOND))
+        .await
+        .unwrap()
+        .task_id;
     send(moves).await;
     client.cancel(moves).await.unwrap();
     let export = client.export(moves).await.unwrap();

@@ -104,7 +104,8 @@ async fn start(harness: &Harness, ledger: &Ledger) -> Process {
 #[stepwell::task]
 async fn order(fails: bool, ctx: TaskContext) -> TaskResult<u32> {
     let goods = noted(&ctx, "reserve", false).await?;
-    let (money, label) = futures_util::try_join!(noted(&ctx, "charge", false), noted(&ctx, "label", false))?;
+    let (money, label) =
+        futures_util::try_join!(noted(&ctx, "charge", false), noted(&ctx, "label", false))?;
     ctx.sleep_for("a while", SECOND).await?;
     let parcel = noted(&ctx, "ship", fails).await?;
     Ok(goods + money + label + parcel)
@@ -247,8 +248,8 @@ async fn what_has_begun_is_undone_without_its_result() {
     }
 }
 
-/// The record is durable before the step begins: a process that dies in it leaves it to be undone, even when the next
-/// one never comes to it.
+/// The record is durable before the step begins: a process that dies in it leaves it to be undone,
+/// even when the next one never comes to it.
 #[tokio::test(start_paused = true)]
 async fn what_has_begun_is_undone_when_its_process_has_died_too_often() {
     let (harness, ledger) = (Harness::new(), Ledger::default());
@@ -283,7 +284,8 @@ async fn a_compensation_that_fails_is_tried_again_and_does_not_stop_the_others()
                     let note = note.clone();
                     async move {
                         note.note(what);
-                        let tries = note.0.lock().unwrap().iter().filter(|noted| *noted == what).count();
+                        let tries =
+                            note.0.lock().unwrap().iter().filter(|noted| *noted == what).count();
                         match what {
                             "b" => anyhow::bail!("b cannot be undone"),
                             "c" if tries < 3 => anyhow::bail!("not yet"),
@@ -302,7 +304,8 @@ async fn a_compensation_that_fails_is_tried_again_and_does_not_stop_the_others()
     process.register_fn("four", task).await.unwrap();
     process.start_worker(worker_options()).await;
     let task = process.spawn_named("four", &(), SpawnOptions::new()).await.unwrap();
-    let Error::TaskFailed { failure, .. } = process.wait::<()>(task.task_id).await.unwrap_err() else {
+    let Error::TaskFailed { failure, .. } = process.wait::<()>(task.task_id).await.unwrap_err()
+    else {
         panic!()
     };
     assert_eq!(ledger.take().concat(), "dddddcccbbbbba");
@@ -347,7 +350,8 @@ async fn cleanups_run_by_their_names_unless_they_are_discarded() {
     assert!(error.contains(r#"no cleanup is registered as "forget": add it with"#), "{error}");
 }
 
-/// What was kept of an earlier attempt, and not asked for again, has no closure any more: that is said.
+/// What was kept of an earlier attempt, and not asked for again, has no closure any more: that is
+/// said.
 #[tokio::test(start_paused = true)]
 async fn a_compensation_without_its_code_is_an_error_of_its_own() {
     let (harness, ledger) = (Harness::new(), Ledger::default());
@@ -366,7 +370,8 @@ async fn a_compensation_without_its_code_is_an_error_of_its_own() {
     process.start_worker(worker_options()).await;
     let task = process.spawn_named("wavering", &(), SpawnOptions::new()).await.unwrap();
     let error = process.wait::<()>(task.task_id).await.unwrap_err().to_string();
-    let expected = r#"another way; and its compensation "beside" failed: this program has no code for it"#;
+    let expected =
+        r#"another way; and its compensation "beside" failed: this program has no code for it"#;
     assert!(error.contains(expected), "{error}");
 }
 
@@ -383,7 +388,8 @@ async fn a_compensation_survives_the_shutdown_of_its_worker() {
                 let slow = note.clone();
                 ctx.step("slow", || async { Ok(()) })
                     .compensate(move |()| {
-                        let (note, entered, release) = (slow.clone(), entered.clone(), release.clone());
+                        let (note, entered, release) =
+                            (slow.clone(), entered.clone(), release.clone());
                         async move {
                             entered.notify_one();
                             release.notified().await;

@@ -1,4 +1,5 @@
-//! Schedules, in virtual time: every tick spawns one task, whoever dies and however many workers there are.
+//! Schedules, in virtual time: every tick spawns one task, whoever dies and however many workers
+//! there are.
 
 #![allow(
     clippy::unwrap_used,
@@ -41,7 +42,8 @@ async fn start_with(harness: &Harness, options: WorkerOptions) -> Process {
 }
 
 async fn tasks(store: &dyn Store) -> Vec<TaskInfo> {
-    let mut tasks = store.tasks(TaskFilter { limit: 10_000, ..TaskFilter::default() }).await.unwrap().items;
+    let mut tasks =
+        store.tasks(TaskFilter { limit: 10_000, ..TaskFilter::default() }).await.unwrap().items;
     tasks.sort_by_key(tick);
     tasks
 }
@@ -52,7 +54,11 @@ fn tick(task: &TaskInfo) -> Timestamp {
 
 /// The times of day of the ticks that have spawned a task.
 async fn ticks(harness: &Harness) -> Vec<String> {
-    tasks(&harness.store()).await.iter().map(|task| tick(task).strftime("%H:%M").to_string()).collect()
+    tasks(&harness.store())
+        .await
+        .iter()
+        .map(|task| tick(task).strftime("%H:%M").to_string())
+        .collect()
 }
 
 fn hourly() -> Schedule {
@@ -106,10 +112,12 @@ async fn a_tick_spawns_one_task_however_many_workers_come_to_it() {
             running.push(process);
         }
         // All of them put it at the same time.
-        let puts =
-            running.iter().map(|process| process.put_schedule::<work>(Schedule::every("second", SECOND), 0));
+        let puts = running
+            .iter()
+            .map(|process| process.put_schedule::<work>(Schedule::every("second", SECOND), 0));
         join_all(puts).await.into_iter().for_each(|put| drop(put.unwrap()));
-        let minutes = Schedule::cron("minute", "* * * * *").options(SpawnOptions::new().priority(1));
+        let minutes =
+            Schedule::cron("minute", "* * * * *").options(SpawnOptions::new().priority(1));
         running[0].put_schedule::<work>(minutes, 0).await.unwrap();
         sleep(10 * MINUTE + SECOND / 2).await;
         let all = tasks(&harness.store()).await;
@@ -265,7 +273,10 @@ async fn a_schedule_can_be_triggered_beside_its_ticks() {
             && tick(&task) <= task.spawned_at
     );
     let now = process.schedule("hourly").await.unwrap().unwrap();
-    assert_eq!((now.next_at, now.last_tick, now.last_task), (info.next_at, None, Some(triggered.task_id)));
+    assert_eq!(
+        (now.next_at, now.last_tick, now.last_task),
+        (info.next_at, None, Some(triggered.task_id))
+    );
     process.pause_schedule("hourly").await.unwrap();
     assert!(process.trigger_schedule("hourly").await.unwrap().created(), "also while it is paused");
     process.resume_schedule("hourly").await.unwrap();
@@ -302,13 +313,17 @@ async fn jitter_spreads_the_tasks_of_a_tick() {
     assert_eq!(all.len(), 60);
     let mut delays: Vec<_> = all.iter().map(|task| until(tick(task), task.spawned_at)).collect();
     delays.sort_unstable();
-    assert!(delays[0] < 2 * MINUTE && delays[59] > 8 * MINUTE && delays[59] < 10 * MINUTE, "{delays:?}");
+    assert!(
+        delays[0] < 2 * MINUTE && delays[59] > 8 * MINUTE && delays[59] < 10 * MINUTE,
+        "{delays:?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_schedule_of_another_process_is_seen_within_a_poll_interval() {
     let harness = Harness::new();
-    let (client, worker) = (harness.start().await, start_with(&harness, WorkerOptions::new()).await);
+    let (client, worker) =
+        (harness.start().await, start_with(&harness, WorkerOptions::new()).await);
     sleep(MINUTE).await;
     client.put_schedule::<work>(Schedule::every("second", SECOND), 0).await.unwrap();
     sleep(10 * SECOND + SECOND / 2).await;
@@ -333,7 +348,10 @@ async fn what_is_no_schedule_is_refused_and_changes_nothing() {
         (Schedule::cron("hourly", ""), "is no cron pattern"),
         (Schedule::cron("hourly", "0 0 30 2 *"), "never ticks"),
         (Schedule::cron("hourly", "0 0 0 1 1 * 2025"), "never ticks"),
-        (hourly().time_zone("Europe/Atlantis"), "the time zone \"Europe/Atlantis\" is unknown: use a name"),
+        (
+            hourly().time_zone("Europe/Atlantis"),
+            "the time zone \"Europe/Atlantis\" is unknown: use a name",
+        ),
         (Schedule::every("hourly", Duration::ZERO), "an interval of 0ns is too short"),
         (Schedule::cron("", "0 * * * *"), "a name must not be empty"),
         (Schedule::cron("x".repeat(600), "0 * * * *"), "the limit is 512"),
@@ -349,7 +367,8 @@ async fn what_is_no_schedule_is_refused_and_changes_nothing() {
         let error = process.put_schedule::<work>(schedule, 0).await.unwrap_err().to_string();
         assert!(error.contains(expected), "{error}");
     }
-    let large = process.put_schedule_named(hourly(), "work", &"x".repeat(5 << 20)).await.unwrap_err();
+    let large =
+        process.put_schedule_named(hourly(), "work", &"x".repeat(5 << 20)).await.unwrap_err();
     assert!(matches!(large, Error::Payload { .. }), "{large}");
     let unnamed = process.put_schedule_named(hourly(), "", &0).await.unwrap_err();
     assert!(matches!(unnamed, Error::Name(_)), "{unnamed}");
@@ -367,7 +386,8 @@ async fn what_is_no_schedule_is_refused_and_changes_nothing() {
     }
 }
 
-/// A schedule that a newer program wrote, say, is left to those who can read it, and holds up no others.
+/// A schedule that a newer program wrote, say, is left to those who can read it, and holds up no
+/// others.
 #[tokio::test(start_paused = true)]
 async fn a_schedule_that_cannot_be_read_is_left_alone_and_can_be_replaced() {
     use stepwell::store::{Batch, ScheduleAction, ScheduleChange, SchedulePlan};
@@ -378,8 +398,13 @@ async fn a_schedule_that_cannot_be_read_is_left_alone_and_can_be_replaced() {
         definition: Payload::from_json("{\"timing\":\"by the moon\"}"),
         next_at: Some(harness.now()),
     };
-    let change = ScheduleChange { name: Name::new("odd").unwrap(), action: ScheduleAction::Create(plan) };
-    harness.store().commit(Batch { schedules: vec![change], ..Batch::default() }.into()).await.unwrap();
+    let change =
+        ScheduleChange { name: Name::new("odd").unwrap(), action: ScheduleAction::Create(plan) };
+    harness
+        .store()
+        .commit(Batch { schedules: vec![change], ..Batch::default() }.into())
+        .await
+        .unwrap();
     process.put_schedule::<work>(hourly(), 0).await.unwrap();
     sleep(HOUR + MINUTE).await;
     assert_eq!(ticks(&harness).await, ["01:00"]);
@@ -392,17 +417,20 @@ async fn a_schedule_that_cannot_be_read_is_left_alone_and_can_be_replaced() {
     process.delete_schedule("odd").await.unwrap();
 }
 
-/// The store of a process that dies at its `at`-th commit with a change in it, which is still `applied` or not.
+/// The store of a process that dies at its `at`-th commit with a change in it, which is still
+/// `applied` or not.
 fn mortal(store: Arc<dyn Store>, at: usize, applied: bool, died: Arc<Notify>) -> Arc<dyn Store> {
     let commits = AtomicUsize::new(0);
     Arc::new(Intercepted::new(store, move |store, batch| {
-        let counts =
-            usize::from(!batch.has_only_claims() || batch.claims.iter().any(|claim| claim.limit > 0));
+        let counts = usize::from(
+            !batch.has_only_claims() || batch.claims.iter().any(|claim| claim.limit > 0),
+        );
         let number = commits.fetch_add(counts, Ordering::SeqCst) + counts;
         if number < at || (number == at && counts == 0) {
             return store.commit(batch.into());
         }
-        let last = (number == at).then(|| (applied.then(|| store.commit(batch.into())), died.clone()));
+        let last =
+            (number == at).then(|| (applied.then(|| store.commit(batch.into())), died.clone()));
         Box::pin(async move {
             if let Some((applied, died)) = last {
                 if let Some(applied) = applied {
@@ -415,7 +443,8 @@ fn mortal(store: Arc<dyn Store>, at: usize, applied: bool, died: Arc<Notify>) ->
     }))
 }
 
-/// A life of the program: it puts its schedules, and works until the tasks of five ticks of each have ended.
+/// A life of the program: it puts its schedules, and works until the tasks of five ticks of each
+/// have ended.
 async fn live(process: &Process) {
     process.register::<work>().await.unwrap();
     let every = Schedule::every("every", SECOND).catch_up(CatchUp::All);
@@ -425,8 +454,10 @@ async fn live(process: &Process) {
     process.put_schedule::<work>(cron, 0).await.unwrap();
     process.start_worker(WorkerOptions::new().lease(SECOND / 2)).await;
     loop {
-        let ended =
-            tasks(process.store()).await.into_iter().filter(|task| task.state == TaskState::Completed);
+        let ended = tasks(process.store())
+            .await
+            .into_iter()
+            .filter(|task| task.state == TaskState::Completed);
         let (cron, every): (Vec<_>, Vec<_>) = ended.partition(|task| task.priority == 1);
         if cron.len() >= 5 && every.len() >= 5 {
             return;
@@ -456,10 +487,14 @@ async fn a_crash_before_or_after_any_commit_neither_loses_a_tick_nor_repeats_it(
             assert!(lived.is_ok(), "commit {at}, applied {applied}: stuck");
             process.kill().await;
             let all = tasks(&harness.store()).await;
-            let (cron, every): (Vec<_>, Vec<_>) = all.into_iter().partition(|task| task.priority == 1);
+            let (cron, every): (Vec<_>, Vec<_>) =
+                all.into_iter().partition(|task| task.priority == 1);
             let every: Vec<_> = every.iter().map(tick).collect();
             let gaps = every.windows(2).map(|pair| until(pair[0], pair[1]));
-            assert!(gaps.clone().all(|gap| gap == SECOND), "commit {at}, applied {applied}: {every:?}");
+            assert!(
+                gaps.clone().all(|gap| gap == SECOND),
+                "commit {at}, applied {applied}: {every:?}"
+            );
             let cron: Vec<_> = cron.iter().map(tick).collect();
             let once = cron.iter().collect::<BTreeSet<_>>().len() == cron.len();
             assert!(once, "commit {at}, applied {applied}: {cron:?}");
@@ -484,15 +519,17 @@ async fn start_faulty(harness: &Harness, dice: &Arc<Dice>) -> Process {
             committed
         })
     });
-    let build =
-        |builder: DurableBuilder| builder.retry(RetryStrategy::fixed(SECOND / 100)).max_attempts(1000);
+    let build = |builder: DurableBuilder| {
+        builder.retry(RetryStrategy::fixed(SECOND / 100)).max_attempts(1000)
+    };
     let process = harness.start_on(Arc::new(store), build).await.unwrap();
     process.register::<work>().await.unwrap();
     process.start_worker(WorkerOptions::new().lease(SECOND / 2)).await;
     process
 }
 
-/// Processes die and start, the store fails and is slow, and somebody changes the schedule meanwhile.
+/// Processes die and start, the store fails and is slow, and somebody changes the schedule
+/// meanwhile.
 #[tokio::test(start_paused = true)]
 async fn whatever_happens_every_tick_spawns_one_task() {
     for seed in 0..60 {
@@ -534,7 +571,10 @@ async fn whatever_happens_every_tick_spawns_one_task() {
                 sleep(SECOND / 10).await;
             }
         };
-        assert!(tokio::time::timeout(MINUTE, caught_up).await.is_ok(), "seed {seed}: ticks are lost");
+        assert!(
+            tokio::time::timeout(MINUTE, caught_up).await.is_ok(),
+            "seed {seed}: ticks are lost"
+        );
         let ticks: Vec<_> = tasks(&harness.store()).await.iter().map(tick).collect();
         assert_eq!(ticks[0], after(begin, SECOND), "seed {seed}");
         let gaps = ticks.windows(2).map(|pair| until(pair[0], pair[1]));
@@ -579,9 +619,16 @@ async fn schedules_that_a_worker_cannot_use_are_in_nobodys_way() {
             definition: Payload::from_json("{\"timing\":\"by the moon\"}"),
             next_at: Some(harness.now()),
         };
-        ScheduleChange { name: Name::new(format!("odd {n}")).unwrap(), action: ScheduleAction::Create(plan) }
+        ScheduleChange {
+            name: Name::new(format!("odd {n}")).unwrap(),
+            action: ScheduleAction::Create(plan),
+        }
     });
-    harness.store().commit(Batch { schedules: odd.collect(), ..Batch::default() }.into()).await.unwrap();
+    harness
+        .store()
+        .commit(Batch { schedules: odd.collect(), ..Batch::default() }.into())
+        .await
+        .unwrap();
     process.put_schedule::<work>(hourly(), 0).await.unwrap();
     sleep(2 * HOUR + MINUTE).await;
     assert_eq!(ticks(&harness).await, ["01:00", "02:00"]);
@@ -592,7 +639,11 @@ async fn schedules_that_a_worker_cannot_use_are_in_nobodys_way() {
 async fn a_tick_that_the_store_refuses_holds_up_no_other() {
     let harness = Harness::new();
     let store = Intercepted::new(Arc::new(harness.store()), |store, batch| {
-        if batch.schedules.iter().any(|change| change.name.as_str() == "bad" && !change.spawns().is_empty()) {
+        if batch
+            .schedules
+            .iter()
+            .any(|change| change.name.as_str() == "bad" && !change.spawns().is_empty())
+        {
             return Box::pin(async { Err(StoreError::Backend("not this one".into())) });
         }
         store.commit(batch.into())

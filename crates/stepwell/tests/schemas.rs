@@ -52,9 +52,13 @@ async fn parameters_that_do_not_fit_are_refused_where_the_type_is_registered() {
     assert!(error.starts_with("the parameters of ship: does not fit its schema: "), "{error}");
     assert!(error.contains("11 is greater than the maximum of 10 at /quantity"), "{error}");
     let hourly = Schedule::every("hourly", Duration::from_secs(3_600));
-    let error = process.put_schedule::<ship>(hourly, order("anvil", 0)).await.unwrap_err().to_string();
+    let error =
+        process.put_schedule::<ship>(hourly, order("anvil", 0)).await.unwrap_err().to_string();
     assert!(error.contains("at /quantity"), "{error}");
-    assert!(process.tasks(TaskFilter::default()).await.unwrap().is_empty(), "something was spawned");
+    assert!(
+        process.tasks(TaskFilter::default()).await.unwrap().is_empty(),
+        "something was spawned"
+    );
 
     process.start_worker(worker_options()).await;
     let task = process.spawn::<ship>(order("anvil", 10)).await.unwrap().task_id;
@@ -104,7 +108,10 @@ async fn every_spawn_is_checked_by_what_others_described() {
     ];
     for error in errors {
         let error = error.to_string();
-        assert!(error.contains("the parameters of ship") && error.contains("at /quantity"), "{error}");
+        assert!(
+            error.contains("the parameters of ship") && error.contains("at /quantity"),
+            "{error}"
+        );
     }
     assert_eq!(other.tasks(TaskFilter::default()).await.unwrap().len(), 1, "something was spawned");
 

@@ -1,5 +1,5 @@
-//! Torture: real worker processes on one SQLite file, killed with `kill -9` at random moments while 2,000 tasks run. A
-//! ledger that they append to, outside of the database, shows what really ran.
+//! Torture: real worker processes on one SQLite file, killed with `kill -9` at random moments while
+//! 2,000 tasks run. A ledger that they append to, outside of the database, shows what really ran.
 //!
 //! `TORTURE_TASKS` and `TORTURE_KILLS` make it longer.
 
@@ -31,12 +31,13 @@ impl Ledger {
         Self(OpenOptions::new().create(true).append(true).open(folder.join("ledger")).unwrap())
     }
 
-    /// Notes that a step's closure starts. What it gives is unique, so that the journal shows which of the lines became
-    /// its result.
+    /// Notes that a step's closure starts. What it gives is unique, so that the journal shows which
+    /// of the lines became its result.
     fn note(&self, task: u32, step: u32) -> String {
         let nonce = uuid::Uuid::from_u128(rand_u128()).simple().to_string();
-        // One write to a file opened for appending: lines of several processes do not mix. Their length divides that of
-        // a page: a process that is killed as it writes leaves a part of a line only where one page ends.
+        // One write to a file opened for appending: lines of several processes do not mix. Their
+        // length divides that of a page: a process that is killed as it writes leaves a
+        // part of a line only where one page ends.
         let line = format!("{task} {step} {nonce}");
         (&self.0).write_all(format!("{line:<127}\n").as_bytes()).unwrap();
         nonce
@@ -49,7 +50,8 @@ fn rand_u128() -> u128 {
     half() << 64 | half()
 }
 
-/// Steps one after the other and side by side, with a nap between; gives what its steps gave, in their order.
+/// Steps one after the other and side by side, with a nap between; gives what its steps gave, in
+/// their order.
 #[stepwell::task]
 async fn tortured(task: u32, ctx: TaskContext) -> TaskResult<Vec<String>> {
     let ledger = ctx.state::<Arc<Ledger>>()?;
@@ -96,12 +98,16 @@ fn start_worker(folder: &Path, concurrency: usize) -> Child {
         .spawn()
         .unwrap();
     let mut lines = BufReader::new(worker.stdout.take().unwrap()).lines();
-    assert!(lines.any(|line| line.unwrap().contains("ready")), "the worker ended before it was ready");
+    assert!(
+        lines.any(|line| line.unwrap().contains("ready")),
+        "the worker ended before it was ready"
+    );
     worker
 }
 
 async fn torture(workers: usize) {
-    let number = |name, default| std::env::var(name).map_or(default, |value| value.parse().unwrap());
+    let number =
+        |name, default| std::env::var(name).map_or(default, |value| value.parse().unwrap());
     let (tasks, least_kills): (u32, usize) =
         (number("TORTURE_TASKS", 2_000), number("TORTURE_KILLS", 50) as usize);
     let folder = tempfile::tempdir().unwrap();
@@ -111,7 +117,8 @@ async fn torture(workers: usize) {
 
     // So few at a time that the work outlasts the kills.
     let concurrency = 8 / workers;
-    let mut running: Vec<Child> = (0..workers).map(|_| start_worker(folder.path(), concurrency)).collect();
+    let mut running: Vec<Child> =
+        (0..workers).map(|_| start_worker(folder.path(), concurrency)).collect();
     let mut kills = 0;
     let last = spawned.last().unwrap().task_id;
     loop {
@@ -166,7 +173,8 @@ async fn torture(workers: usize) {
         }
     }
     println!(
-        "{tasks} tasks, {workers} worker processes, {kills} kills, {again} steps ran again before they were journaled"
+        "{tasks} tasks, {workers} worker processes, {kills} kills, {again} steps ran again before \
+         they were journaled"
     );
 }
 

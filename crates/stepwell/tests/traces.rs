@@ -1,4 +1,5 @@
-//! Traces, as OpenTelemetry collects them: one holds a task, its children, its retries, and what went on after a crash.
+//! Traces, as OpenTelemetry collects them: one holds a task, its children, its retries, and what
+//! went on after a crash.
 
 #![allow(
     clippy::unwrap_used,
@@ -117,8 +118,11 @@ async fn one_trace_holds_a_task_its_child_its_retries_and_what_went_on_after_a_c
 
     let spans = collector.spans();
     let trace = collector.named("request")[0].span_context.trace_id();
-    let stray: Vec<_> =
-        spans.iter().filter(|span| span.span_context.trace_id() != trace).map(|span| &span.name).collect();
+    let stray: Vec<_> = spans
+        .iter()
+        .filter(|span| span.span_context.trace_id() != trace)
+        .map(|span| &span.name)
+        .collect();
     assert!(stray.is_empty(), "{stray:?}");
 
     let spawn = &collector.named("spawn parent")[0];
@@ -130,7 +134,8 @@ async fn one_trace_holds_a_task_its_child_its_retries_and_what_went_on_after_a_c
     let outcomes: Vec<_> = runs.iter().filter_map(|run| field(run, "outcome")).collect();
     assert_eq!(outcomes.last().unwrap(), "completed");
     assert_eq!(outcomes.iter().filter(|outcome| *outcome == "retried").count(), 1, "{outcomes:?}");
-    let failed = runs.iter().find(|run| field(run, "outcome").as_deref() == Some("retried")).unwrap();
+    let failed =
+        runs.iter().find(|run| field(run, "outcome").as_deref() == Some("retried")).unwrap();
     assert!(matches!(failed.status, Status::Error { .. }), "{:?}", failed.status);
 
     // A step that is replayed has no span, and a try that failed says so.
@@ -138,7 +143,9 @@ async fn one_trace_holds_a_task_its_child_its_retries_and_what_went_on_after_a_c
     assert_eq!(tries.len(), 2);
     assert!(matches!(tries[0].status, Status::Error { .. }) && tries[1].status == Status::Unset);
     assert!(
-        tries.iter().all(|step| runs.iter().any(|run| run.span_context.span_id() == step.parent_span_id))
+        tries
+            .iter()
+            .all(|step| runs.iter().any(|run| run.span_context.span_id() == step.parent_span_id))
     );
     assert_eq!(collector.named("step ship").len(), 2);
 
@@ -165,13 +172,15 @@ async fn tasks_of_their_own_have_traces_of_their_own_and_batches_are_in_none_of_
     let runs = collector.named("run child");
     assert_eq!(runs.len(), 2);
     assert_ne!(trace(&runs[0]), trace(&runs[1]));
-    let batches: Vec<_> = ["claim", "commit"].iter().flat_map(|name| collector.named(name)).collect();
+    let batches: Vec<_> =
+        ["claim", "commit"].iter().flat_map(|name| collector.named(name)).collect();
     assert!(!collector.named("claim").is_empty() && !collector.named("commit").is_empty());
     assert!(batches.iter().all(|batch| runs.iter().all(|run| trace(run) != trace(batch))));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_trace_that_comes_from_elsewhere_is_carried_on_and_none_is_made_up_where_none_is_collected() {
+async fn a_trace_that_comes_from_elsewhere_is_carried_on_and_none_is_made_up_where_none_is_collected()
+ {
     let (harness, attempts) = (Harness::new(), Arc::default());
     let process = start(&harness, &attempts).await;
     let untraced = process.spawn::<child>(1).await.unwrap();

@@ -34,8 +34,11 @@ impl damaged::Damage for Sqlite {
 async fn sqlite() -> (tempfile::TempDir, Durable, Sqlite) {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("tasks.db");
-    let client =
-        Durable::builder().database_url(format!("sqlite://{}", file.display())).build().await.unwrap();
+    let client = Durable::builder()
+        .database_url(format!("sqlite://{}", file.display()))
+        .build()
+        .await
+        .unwrap();
     let conn = Connection::open(&file).unwrap();
     conn.busy_timeout(std::time::Duration::from_secs(10)).unwrap();
     (folder, client, Sqlite(conn))
@@ -88,7 +91,8 @@ async fn rows_that_cannot_be_read_hold_up_nobody_in_any_stage() {
     worker.shutdown().await;
     let delayed = || SpawnOptions::new().start_after(Duration::from_millis(1));
     for column in COLUMNS {
-        let overdue = CancellationPolicy { max_delay: Some(Duration::ZERO), ..CancellationPolicy::default() };
+        let overdue =
+            CancellationPolicy { max_delay: Some(Duration::ZERO), ..CancellationPolicy::default() };
         for options in [SpawnOptions::new(), delayed(), SpawnOptions::new().cancellation(overdue)] {
             hurt.push((*column, client.spawn_named("plain", &7, options).await.unwrap().task_id));
         }

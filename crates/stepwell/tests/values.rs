@@ -1,5 +1,5 @@
-//! A value comes back as it was given, or is refused when it is given. What of it is a matter of the JSON alone is tested in
-//! `stepwell-core`.
+//! A value comes back as it was given, or is refused when it is given. What of it is a matter of
+//! the JSON alone is tested in `stepwell-core`.
 
 #![allow(
     clippy::unwrap_used,
@@ -162,8 +162,10 @@ async fn documents_that_are_nested_too_deep_are_refused_and_take_no_time() {
     process.delete(task).await.unwrap();
     for levels in [200, 16_000, 1_000_000] {
         let nested = "[".repeat(levels) + &"]".repeat(levels);
-        let json =
-            export.to_json().unwrap().replace("\"params\":\"params\"", &format!("\"params\":{nested}"));
+        let json = export
+            .to_json()
+            .unwrap()
+            .replace("\"params\":\"params\"", &format!("\"params\":{nested}"));
         for json in [&json, &nested] {
             let error = Export::from_json(json).unwrap_err().to_string();
             assert!(error.contains("nested over 120 levels deep"), "{error}");
@@ -172,7 +174,10 @@ async fn documents_that_are_nested_too_deep_are_refused_and_take_no_time() {
         made.record.info.params = Payload::from_json(nested);
         made.to_json().unwrap();
         let error = process.import(made).await.unwrap_err().to_string();
-        assert!(error.contains("the parameters of task") && error.contains("levels deep"), "{error}");
+        assert!(
+            error.contains("the parameters of task") && error.contains("levels deep"),
+            "{error}"
+        );
     }
     let mut made = export;
     made.record.info.params = Payload::from_json("{nothing");
@@ -191,7 +196,8 @@ async fn headers_have_a_limit() {
     process.start_worker(worker_options()).await;
     let said = "bytes of JSON, the limit is 65536: put large values into the parameters";
     // Nor is there any more room in what the engine adds by itself.
-    let traced = SpawnOptions::new().header("traceparent", "x".repeat(MAX_HEADERS_BYTES + (1 << 10)));
+    let traced =
+        SpawnOptions::new().header("traceparent", "x".repeat(MAX_HEADERS_BYTES + (1 << 10)));
     let error = process.spawn_named("task", &(), traced).await.unwrap_err();
     assert!(error.to_string().contains(said), "{error}");
     let error = process.spawn_named("task", &(), large.clone()).await.unwrap_err();
@@ -233,7 +239,9 @@ async fn what_failures_say_is_cut_off_and_the_failure_is_kept() {
     let huge = || "ä".repeat(20 << 20);
     let fails = move |how: String, ctx: TaskContext| async move {
         match how.as_str() {
-            "step" => ctx.step("step", || async move { Err::<(), _>(anyhow::anyhow!(huge())) }).await,
+            "step" => {
+                ctx.step("step", || async move { Err::<(), _>(anyhow::anyhow!(huge())) }).await
+            }
             "panic" => panic!("{}", huge()),
             "causes" => {
                 let error = (0..10_000).fold(anyhow::anyhow!("first"), anyhow::Error::context);
@@ -247,9 +255,14 @@ async fn what_failures_say_is_cut_off_and_the_failure_is_kept() {
     for how in ["step", "panic", "causes", "task"] {
         let options = SpawnOptions::new().max_attempts(1);
         let task = process.spawn_named("fails", &how, options).await.unwrap().task_id;
-        let Err(Error::TaskFailed { failure, .. }) = process.wait::<()>(task).await else { panic!("{how}") };
+        let Err(Error::TaskFailed { failure, .. }) = process.wait::<()>(task).await else {
+            panic!("{how}")
+        };
         let said = failure.to_string();
-        assert!(said.contains("cut off: it has") || said.contains("further causes are left out"), "{how}");
+        assert!(
+            said.contains("cut off: it has") || said.contains("further causes are left out"),
+            "{how}"
+        );
         let json = process.export(task).await.unwrap().to_json().unwrap();
         assert!(json.len() < 256 << 10, "{how}: {}", json.len());
         let mut export = process.export(task).await.unwrap();
@@ -274,13 +287,23 @@ async fn what_a_log_cannot_hold_is_left_out_of_it() {
     process.start_worker(worker_options()).await;
     let task = process.spawn_named("logs", &(), SpawnOptions::new()).await.unwrap().task_id;
     process.wait::<()>(task).await.unwrap();
-    let said: Vec<_> =
-        process.logs(task).await.unwrap().into_iter().map(|line| (line.message, line.fields)).collect();
+    let said: Vec<_> = process
+        .logs(task)
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|line| (line.message, line.fields))
+        .collect();
     assert_eq!(said[0].0, "deep");
     assert!(said[0].1["left out"].as_str().unwrap().contains("levels deep"));
     assert!(said[1].1["left out"].as_str().unwrap().contains("the limit is"));
     assert!(
-        process.journal(task).await.unwrap().iter().all(|entry| json!(entry).to_string().len() < 100 << 10)
+        process
+            .journal(task)
+            .await
+            .unwrap()
+            .iter()
+            .all(|entry| json!(entry).to_string().len() < 100 << 10)
     );
 }
 
@@ -324,17 +347,24 @@ async fn options_that_cannot_be_kept_are_refused_when_they_are_given() {
     process.register_fn("spawns", spawns).await.unwrap();
     process.start_worker(worker_options()).await;
     for (n, strategy) in strategies.iter().enumerate() {
-        let refused = |error: Error| assert!(matches!(error, Error::Options(_)), "{strategy:?}: {error}");
+        let refused =
+            |error: Error| assert!(matches!(error, Error::Options(_)), "{strategy:?}: {error}");
         refused(process.spawn_named("task", &(), with(strategy)).await.unwrap_err());
         let hourly = Schedule::cron("hourly", "0 * * * *").options(with(strategy));
         let error = process.put_schedule_named(hourly, "task", &()).await.unwrap_err();
-        assert!(matches!(error, Error::Schedule { source: InvalidSchedule::Options(_), .. }), "{error}");
+        assert!(
+            matches!(error, Error::Schedule { source: InvalidSchedule::Options(_), .. }),
+            "{error}"
+        );
         let built = harness.start_with(|builder| builder.retry(strategy.clone())).await;
         refused(built.map(drop).unwrap_err());
         for name in ["steps", "spawns"] {
             let task = process.spawn_named(name, &n, SpawnOptions::new()).await.unwrap().task_id;
             let error = process.wait::<()>(task).await.unwrap_err().to_string();
-            assert!(error.contains("has to be") || error.contains("1,000 years at most"), "{error}");
+            assert!(
+                error.contains("has to be") || error.contains("1,000 years at most"),
+                "{error}"
+            );
         }
         let task = process.spawn_named("unknown", &(), SpawnOptions::new()).await.unwrap().task_id;
         let mut export = process.export(task).await.unwrap();
@@ -370,8 +400,8 @@ where
         let value = in_step.clone();
         async { Ok(value) }
     });
-    let feedback =
-        Workflow::new("feedback").loop_("give", |_| async { Ok(RUNS.fetch_add(1, Ordering::SeqCst)) });
+    let feedback = Workflow::new("feedback")
+        .loop_("give", |_| async { Ok(RUNS.fetch_add(1, Ordering::SeqCst)) });
     let feedback = feedback.feedback(move |_: u32| in_loop.clone());
     let child = Workflow::new("parent")
         .step("count", |_| async { Ok(RUNS.fetch_add(1, Ordering::SeqCst)) })
@@ -382,7 +412,8 @@ where
     process.start_worker(worker_options()).await;
     for workflow in ["step", "feedback", "parent"] {
         RUNS.store(0, Ordering::SeqCst);
-        let task = process.start_workflow(workflow, &(), SpawnOptions::new()).await.unwrap().task_id;
+        let task =
+            process.start_workflow(workflow, &(), SpawnOptions::new()).await.unwrap().task_id;
         let error = process.wait::<Payload>(task).await.unwrap_err().to_string();
         assert!(error.contains(said), "{workflow}: {error}");
         assert_eq!(RUNS.load(Ordering::SeqCst), 1, "{workflow}: its step ran once");
@@ -413,7 +444,8 @@ async fn a_workflow_rounds_no_number() {
         });
     process.register_workflow(workflow).await.unwrap();
     process.start_worker(worker_options()).await;
-    let task = process.start_workflow("numbers", &u128::MAX, SpawnOptions::new()).await.unwrap().task_id;
+    let task =
+        process.start_workflow("numbers", &u128::MAX, SpawnOptions::new()).await.unwrap().task_id;
     let given = r#"[123456789012345678901,0.10000000000000000000000001,{"a":1e400}]"#;
     process.send(task, "s", &Payload::from_json(given)).await.unwrap();
     let output = process.wait::<Payload>(task).await.unwrap();
@@ -489,8 +521,13 @@ where
         let error = process.wait::<()>(task).await.unwrap_err().to_string();
         assert!(error.contains("could not be read back from its JSON"), "{name}: {error}");
         let journal = process.journal(task).await.unwrap();
-        let done = |entry: &Entry| entry.key.kind == Kind::Step && matches!(entry.outcome, Outcome::Done(_));
-        assert!(!journal.iter().any(done), "{name}: what cannot be read is not journaled: {journal:?}");
+        let done = |entry: &Entry| {
+            entry.key.kind == Kind::Step && matches!(entry.outcome, Outcome::Done(_))
+        };
+        assert!(
+            !journal.iter().any(done),
+            "{name}: what cannot be read is not journaled: {journal:?}"
+        );
         assert_eq!(process.task(task).await.unwrap().unwrap().attempt, 1, "{name}");
     }
 }
@@ -519,10 +556,16 @@ async fn what_its_type_does_not_read_is_refused_when_it_is_given() {
         let hourly = Schedule::cron("hourly", "0 * * * *");
         for error in [
             process.spawn::<books>(booking.clone()).await.unwrap_err(),
-            process.spawn_many::<books>([(booking.clone(), SpawnOptions::new())]).await.unwrap_err(),
+            process
+                .spawn_many::<books>([(booking.clone(), SpawnOptions::new())])
+                .await
+                .unwrap_err(),
             process.put_schedule::<books>(hourly, booking).await.unwrap_err(),
         ] {
-            assert!(matches!(error, Error::Payload { .. }) && error.to_string().contains(said), "{error}");
+            assert!(
+                matches!(error, Error::Payload { .. }) && error.to_string().contains(said),
+                "{error}"
+            );
         }
     }
     let parent = process.spawn_named("parent", &(), SpawnOptions::new()).await.unwrap().task_id;
@@ -545,7 +588,10 @@ async fn who_an_approval_is_assigned_to_has_a_limit() {
         let approval = ctx.await_approval::<()>("approval", &());
         match how.as_str() {
             "assign" => approval.assign(huge).await.map(drop),
-            _ => approval.escalate_after(Duration::from_secs(1), huge, || async { Ok(()) }).await.map(drop),
+            _ => approval
+                .escalate_after(Duration::from_secs(1), huge, || async { Ok(()) })
+                .await
+                .map(drop),
         }
     };
     process.register_fn("asks", asks).await.unwrap();
@@ -568,7 +614,8 @@ async fn a_document_brings_nothing_that_is_larger_than_what_is_given_here() {
     process.delete(task).await.unwrap();
     let large = Payload::from_json(format!("\"{}\"", "x".repeat(Payload::DEFAULT_LIMIT)));
     let nested = Payload::from_json("[".repeat(101) + &"]".repeat(101));
-    for (params, said) in [(large, "the limit is 4194304"), (nested, "nested over 100 levels deep")] {
+    for (params, said) in [(large, "the limit is 4194304"), (nested, "nested over 100 levels deep")]
+    {
         let mut made = export.clone();
         made.record.info.params = params.clone();
         let error = process.import(made).await.unwrap_err().to_string();
@@ -584,7 +631,10 @@ async fn a_document_brings_nothing_that_is_larger_than_what_is_given_here() {
     made.record.info.failure = Some(failure);
     process.import(made).await.unwrap();
     let kept = process.task(task).await.unwrap().unwrap().failure.unwrap();
-    assert!(kept.to_string().len() < 64 << 10 && kept.to_string().contains("further causes are left out"));
+    assert!(
+        kept.to_string().len() < 64 << 10
+            && kept.to_string().contains("further causes are left out")
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -595,7 +645,8 @@ async fn half_a_character_is_refused_when_it_is_given() {
         refused_by_the_client(Payload::from_json(half), said).await;
         let error = serde_json::from_str::<Payload>(half).unwrap_err().to_string();
         assert!(error.contains(said), "{error}");
-        let task = process.spawn_named("task", &"params", SpawnOptions::new()).await.unwrap().task_id;
+        let task =
+            process.spawn_named("task", &"params", SpawnOptions::new()).await.unwrap().task_id;
         let mut made = process.export(task).await.unwrap();
         process.cancel(task).await.unwrap();
         process.delete(task).await.unwrap();
@@ -605,7 +656,8 @@ async fn half_a_character_is_refused_when_it_is_given() {
         assert!(process.import(made).await.unwrap_err().to_string().contains(said));
     }
     let whole = r#"["\ud83d\ude00","\\ud800","\u00e4"]"#;
-    let task = process.spawn_named("task", &Payload::from_json(whole), SpawnOptions::new()).await.unwrap();
+    let task =
+        process.spawn_named("task", &Payload::from_json(whole), SpawnOptions::new()).await.unwrap();
     let document = process.export(task.task_id).await.unwrap().to_json().unwrap();
     assert_eq!(Export::from_json(&document).unwrap().record.info.params.as_str(), whole);
 }

@@ -82,7 +82,10 @@ async fn a_task_that_kills_its_process_every_time_is_quarantined() {
             process.kill().await;
         } else {
             let error = process.wait::<()>(spawned.task_id).await.unwrap_err();
-            assert!(error.to_string().contains("the worker's process died 5 times in a row"), "{error}");
+            assert!(
+                error.to_string().contains("the worker's process died 5 times in a row"),
+                "{error}"
+            );
         }
     }
     let info = harness.start().await.task(task.unwrap()).await.unwrap().unwrap();
@@ -92,7 +95,8 @@ async fn a_task_that_kills_its_process_every_time_is_quarantined() {
 #[tokio::test(start_paused = true)]
 async fn a_run_that_lost_its_lease_has_every_write_refused_and_is_told() {
     let harness = Harness::new();
-    let (cut, healed) = (Arc::new(std::sync::atomic::AtomicBool::new(false)), Arc::new(Notify::new()));
+    let (cut, healed) =
+        (Arc::new(std::sync::atomic::AtomicBool::new(false)), Arc::new(Notify::new()));
     // A store that one process can be cut off from, as by a network or a long pause.
     let (is_cut, until_healed) = (cut.clone(), healed.clone());
     let store = Intercepted::new(Arc::new(harness.store()), move |store, batch| {
@@ -127,7 +131,8 @@ async fn a_run_that_lost_its_lease_has_every_write_refused_and_is_told() {
     cut.store(true, Ordering::SeqCst);
     let other = harness.start().await;
     register(&other, "other").await;
-    // Beyond the lease: the other one has it now, and is in the midst of it when the first one comes back.
+    // Beyond the lease: the other one has it now, and is in the midst of it when the first one
+    // comes back.
     tokio::time::sleep(25 * SECOND).await;
     cut.store(false, Ordering::SeqCst);
     healed.notify_waiters();
@@ -197,14 +202,18 @@ async fn a_panic_fails_its_own_attempt_only() {
     process.start_worker(worker_options()).await;
     let retried = process.spawn_named("panicking", &true, SpawnOptions::new()).await.unwrap();
     process.wait::<()>(retried.task_id).await.unwrap();
-    let failed = process.spawn_named("panicking", &false, SpawnOptions::new().max_attempts(2)).await.unwrap();
+    let failed = process
+        .spawn_named("panicking", &false, SpawnOptions::new().max_attempts(2))
+        .await
+        .unwrap();
     let error = process.wait::<()>(failed.task_id).await.unwrap_err();
     assert!(error.to_string().ends_with("the task panicked: in the body, attempt 2"), "{error}");
     let fine = process.spawn::<quick>(7).await.unwrap();
     assert_eq!(process.wait::<u32>(fine.task_id).await.unwrap(), 7);
 }
 
-/// A task that blocks its thread until all others have ended, among a crowd that it was answered with.
+/// A task that blocks its thread until all others have ended, among a crowd that it was answered
+/// with.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_task_that_blocks_its_thread_hurts_itself_only() {
     const TASKS: usize = 40;
@@ -216,7 +225,11 @@ async fn a_task_that_blocks_its_thread_hurts_itself_only() {
         async move {
             ctx.step("before", || async { Ok(()) }).await?;
             let block = || async { Ok(ended.lock().unwrap().recv_timeout(60 * SECOND)?) };
-            if blocks { ctx.step("block", block).await } else { ctx.step("after", || async { Ok(()) }).await }
+            if blocks {
+                ctx.step("block", block).await
+            } else {
+                ctx.step("after", || async { Ok(()) }).await
+            }
         }
     };
     client.register_fn("task", task).await.unwrap();
@@ -305,10 +318,13 @@ async fn a_spawn_is_claimed_in_the_commit_that_inserts_it_when_a_worker_is_free(
     process.wait::<u32>(task.task_id).await.unwrap();
 
     // Also when its caller gives up the moment it has asked.
-    let abandoned = process.spawn_with::<quick>(2, SpawnOptions::new().idempotency_key("abandoned"));
+    let abandoned =
+        process.spawn_with::<quick>(2, SpawnOptions::new().idempotency_key("abandoned"));
     let _ = tokio::time::timeout(Duration::ZERO, abandoned).await;
-    let found =
-        process.spawn_with::<quick>(2, SpawnOptions::new().idempotency_key("abandoned")).await.unwrap();
+    let found = process
+        .spawn_with::<quick>(2, SpawnOptions::new().idempotency_key("abandoned"))
+        .await
+        .unwrap();
     assert_eq!(process.wait::<u32>(found.task_id).await.unwrap(), 2);
 }
 
@@ -348,7 +364,8 @@ async fn suspended_tasks_go_on_in_place_or_by_a_replay_when_there_are_too_many()
 async fn a_suspended_task_that_others_ran_meanwhile_does_not_go_on_from_what_is_in_memory() {
     let harness = Harness::new();
     let (one, other) = (harness.start().await, harness.start().await);
-    for (process, name, busy) in [(&one, "one", "one is busy"), (&other, "other", "other is busy")] {
+    for (process, name, busy) in [(&one, "one", "one is busy"), (&other, "other", "other is busy")]
+    {
         let chain = move |(): (), ctx: TaskContext| async move {
             let mut seen = Vec::new();
             for link in 0..6 {
@@ -368,10 +385,15 @@ async fn a_suspended_task_that_others_ran_meanwhile_does_not_go_on_from_what_is_
     let mut expected = Vec::new();
     for link in 0..6_u32 {
         // One of the workers has no room for it now, and keeps what it has of it in memory.
-        let (busy, free) = if link % 2 == 0 { ("other is busy", "one") } else { ("one is busy", "other") };
+        let (busy, free) =
+            if link % 2 == 0 { ("other is busy", "one") } else { ("one is busy", "other") };
         one.spawn_named(busy, &(), SpawnOptions::new()).await.unwrap();
         tokio::time::sleep(SECOND).await;
-        assert_eq!(one.task(task).await.unwrap().unwrap().state, TaskState::Suspended, "before link {link}");
+        assert_eq!(
+            one.task(task).await.unwrap().unwrap().state,
+            TaskState::Suspended,
+            "before link {link}"
+        );
         one.emit_event(format!("link:{link}"), &link, None).await.unwrap();
         expected.push((link, free.to_owned()));
         tokio::time::sleep(2 * SECOND).await;
@@ -389,7 +411,8 @@ async fn a_clock_that_jumps_neither_loses_timers_nor_ends_runs() {
     };
     process.register_fn("napping", napping).await.unwrap();
     process.start_worker(WorkerOptions::new()).await;
-    let back = process.spawn_named("napping", &(), SpawnOptions::new().max_attempts(1)).await.unwrap();
+    let back =
+        process.spawn_named("napping", &(), SpawnOptions::new().max_attempts(1)).await.unwrap();
     tokio::time::sleep(5 * SECOND).await;
     harness.jump(-3_600_000_000);
     let before = harness.now();
@@ -398,7 +421,8 @@ async fn a_clock_that_jumps_neither_loses_timers_nor_ends_runs() {
     let took = until(before, harness.now());
     assert!(took >= 3600 * SECOND && took < 3630 * SECOND, "{took:?}");
 
-    let forward = process.spawn_named("napping", &(), SpawnOptions::new().max_attempts(1)).await.unwrap();
+    let forward =
+        process.spawn_named("napping", &(), SpawnOptions::new().max_attempts(1)).await.unwrap();
     tokio::time::sleep(12 * SECOND).await;
     harness.jump(20 * 1_000_000);
     process.wait::<()>(forward.task_id).await.unwrap();
@@ -426,7 +450,9 @@ async fn code_that_diverges_from_its_journal_is_reported_with_both_sides() {
         let after = move |(): (), ctx: TaskContext| async move {
             ctx.step("reserve", || async { Ok(()) }).await?;
             match changed {
-                "other step" => ctx.step("refund", || async { panic!("its closure must not run") }).await?,
+                "other step" => {
+                    ctx.step("refund", || async { panic!("its closure must not run") }).await?
+                }
                 "other kind" => ctx.sleep_for("charge", SECOND).await?,
                 _ => return Ok(()),
             }
@@ -439,10 +465,15 @@ async fn code_that_diverges_from_its_journal_is_reported_with_both_sides() {
         reports.push(process.wait::<()>(task.task_id).await.unwrap_err().to_string());
         process.kill().await;
     }
-    for (report, asked) in
-        reports.iter().zip(["asked for step \"refund\"", "came to its end", "asked for timer \"charge\""])
-    {
-        assert!(report.contains(&format!("expected step \"charge\" at 2, the code {asked}")), "{report}");
+    for (report, asked) in reports.iter().zip([
+        "asked for step \"refund\"",
+        "came to its end",
+        "asked for timer \"charge\"",
+    ]) {
+        assert!(
+            report.contains(&format!("expected step \"charge\" at 2, the code {asked}")),
+            "{report}"
+        );
     }
 }
 
@@ -460,8 +491,8 @@ fn slow(harness: &Harness) -> Arc<dyn Store> {
 
 #[tokio::test(start_paused = true)]
 async fn no_wake_up_is_lost_at_any_moment() {
-    // Each millisecond of a task's way into its wait, while every commit on that way takes six. The worker polls only
-    // once an hour: a wake-up that is lost would take that long.
+    // Each millisecond of a task's way into its wait, while every commit on that way takes six. The
+    // worker polls only once an hour: a wake-up that is lost would take that long.
     for busy in [false, true] {
         for moment in 0..40 {
             let harness = Harness::new();
@@ -489,7 +520,8 @@ async fn no_wake_up_is_lost_at_any_moment() {
             process.register_fn("waits", waits).await.unwrap();
             process.start_worker(worker_options()).await;
             let start = harness.now();
-            let task = process.spawn_named("waits", &(), SpawnOptions::new()).await.unwrap().task_id;
+            let task =
+                process.spawn_named("waits", &(), SpawnOptions::new()).await.unwrap().task_id;
             let (process_id, client) = (moment % 2, process.client());
             let client = if process_id == 0 { client } else { sender.client() };
             tokio::time::sleep(Duration::from_millis(moment)).await;
@@ -499,10 +531,15 @@ async fn no_wake_up_is_lost_at_any_moment() {
             message.unwrap();
             let woken = process.wait::<(u32, u32, u32, Timestamp)>(task);
             let woken = tokio::time::timeout(100 * SECOND, woken).await;
-            let woken = woken.unwrap_or_else(|_| panic!("moment {moment}, busy {busy}: it is not woken"));
+            let woken =
+                woken.unwrap_or_else(|_| panic!("moment {moment}, busy {busy}: it is not woken"));
             let (event, message, child, when) = woken.unwrap();
             assert_eq!((event, message, child), (1, 2, 3));
-            assert!(until(start, when) < SECOND, "moment {moment}, busy {busy}: {:?}", until(start, when));
+            assert!(
+                until(start, when) < SECOND,
+                "moment {moment}, busy {busy}: {:?}",
+                until(start, when)
+            );
         }
     }
 }
@@ -555,8 +592,10 @@ fn logged() -> (Arc<Mutex<Vec<u8>>>, impl Sized) {
     }
     let log = Arc::new(Mutex::new(Vec::new()));
     let written = log.clone();
-    let subscriber =
-        tracing_subscriber::fmt().with_ansi(false).with_writer(move || Log(written.clone())).finish();
+    let subscriber = tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_writer(move || Log(written.clone()))
+        .finish();
     (log, tracing_subscriber::util::SubscriberInitExt::set_default(subscriber))
 }
 
@@ -565,7 +604,9 @@ async fn a_type_that_a_worker_does_not_know_is_left_alone_and_said_once() {
     let (log, _guard) = logged();
     let said = || {
         let log = String::from_utf8(log.lock().unwrap().clone()).unwrap();
-        log.lines().filter(|line| line.contains("does not know") && line.contains("stranger")).count()
+        log.lines()
+            .filter(|line| line.contains("does not know") && line.contains("stranger"))
+            .count()
     };
     let harness = Harness::new();
     let old = harness.start().await;

@@ -25,7 +25,8 @@ fn note(ran: &Ran, what: impl Into<String>) {
 
 /// One part of each kind. `carrier` in the input is the route that is taken.
 fn order(ran: &Ran) -> Workflow {
-    let (reserved, charged, undone, uncharged) = (ran.clone(), ran.clone(), ran.clone(), ran.clone());
+    let (reserved, charged, undone, uncharged) =
+        (ran.clone(), ran.clone(), ran.clone(), ran.clone());
     Workflow::new("order")
         .step("reserve", move |ctx| {
             note(&reserved, "reserve");
@@ -49,16 +50,19 @@ fn order(ran: &Ran) -> Workflow {
         })
         .parallel("papers", |papers| {
             papers
-                .step(
-                    "invoice",
-                    |ctx| async move { Ok(format!("invoice of {}", ctx.result::<u64>("charge")?)) },
-                )
+                .step("invoice", |ctx| async move {
+                    Ok(format!("invoice of {}", ctx.result::<u64>("charge")?))
+                })
                 .sleep("dry", SECOND)
         })
         .route(
             "carrier",
-            |ctx| async move { Ok(ctx.input::<Value>()?["carrier"].as_str().unwrap_or("none").to_owned()) },
-            |carriers| carriers.step("dhl", |_| async { Ok("dhl") }).step("ups", |_| async { Ok("ups") }),
+            |ctx| async move {
+                Ok(ctx.input::<Value>()?["carrier"].as_str().unwrap_or("none").to_owned())
+            },
+            |carriers| {
+                carriers.step("dhl", |_| async { Ok("dhl") }).step("ups", |_| async { Ok("ups") })
+            },
         )
         .loop_("letter", |ctx| async move {
             let before: Option<String> = ctx.last()?;
@@ -92,7 +96,8 @@ async fn every_kind_of_part_gives_its_result_to_those_that_follow() {
     assert!(until(began, harness.now()) >= 3 * SECOND, "2 s of backoff, and 1 s to dry");
     let snapshot = process.find(task).await.unwrap();
     assert_eq!(snapshot.state, TaskState::Suspended);
-    let results: Vec<_> = snapshot.results.iter().map(|(name, result)| format!("{name}={result}")).collect();
+    let results: Vec<_> =
+        snapshot.results.iter().map(|(name, result)| format!("{name}={result}")).collect();
     let expected = [
         "carrier:route=\"ups\"",
         "charge=300",
@@ -161,7 +166,9 @@ async fn an_unknown_route_fails_the_workflow_and_names_the_known_ones() {
     let task = process.start_workflow("order", &input, SpawnOptions::new()).await.unwrap().task_id;
     let error = process.wait::<Value>(task).await.unwrap_err().to_string();
     assert!(
-        error.contains(r#""carrier" chose the route "pigeon", which is none of its routes: dhl, ups"#),
+        error.contains(
+            r#""carrier" chose the route "pigeon", which is none of its routes: dhl, ups"#
+        ),
         "{error}"
     );
     assert_eq!(ran.lock().unwrap()[3..], ["refund 100, sent by None", "release 1"]);
@@ -178,9 +185,14 @@ async fn a_step_has_three_attempts_unless_it_is_given_others() {
             async { Err::<(), _>(anyhow::anyhow!("no")) }
         }
     };
-    process.register_workflow(Workflow::new("three").step("a", fails(&ran, "three"))).await.unwrap();
-    let five =
-        Workflow::new("five").step("a", fails(&ran, "five")).max_attempts(5).backoff(|n| n * 10 * SECOND);
+    process
+        .register_workflow(Workflow::new("three").step("a", fails(&ran, "three")))
+        .await
+        .unwrap();
+    let five = Workflow::new("five")
+        .step("a", fails(&ran, "five"))
+        .max_attempts(5)
+        .backoff(|n| n * 10 * SECOND);
     process.register_workflow(five).await.unwrap();
     process.start_worker(worker_options()).await;
     // 2 + 4, and 10 + 20 + 30 + 40 seconds.
@@ -205,7 +217,10 @@ async fn the_iterations_of_a_loop_are_undone_one_by_one() {
         .loop_("round", |ctx| async move { Ok(ctx.iteration * 10) })
         .max_iterations(2)
         .compensate(move |ctx| {
-            note(&undo, format!("undo {} of round {}", ctx.result::<u32>("round").unwrap(), ctx.iteration));
+            note(
+                &undo,
+                format!("undo {} of round {}", ctx.result::<u32>("round").unwrap(), ctx.iteration),
+            );
             async { Ok(()) }
         })
         .step("bad", |_| async { Err::<(), _>(anyhow::anyhow!("no")) })
@@ -259,10 +274,14 @@ async fn mistakes_are_said_before_anything_is_started() {
         "{error}"
     );
     let inner = Workflow::new("w").parallel("p", |parts| parts.step("a", quick)).step("a", quick);
-    assert!(said(inner).await.contains(r#"two parts named "a""#), "names are unique also within parts");
+    assert!(
+        said(inner).await.contains(r#"two parts named "a""#),
+        "names are unique also within parts"
+    );
     let error = said(Workflow::new("w").step("", quick)).await;
     assert!(
-        error.contains(r#"in the workflow "w", a part has no valid name: a name must not be empty"#),
+        error
+            .contains(r#"in the workflow "w", a part has no valid name: a name must not be empty"#),
         "{error}"
     );
     let error = said(Workflow::new("").step("a", quick)).await;
@@ -272,7 +291,8 @@ async fn mistakes_are_said_before_anything_is_started() {
     let child = Workflow::new("w").child("c", "stranger", |_| Ok(()));
     let error = process.register_workflow(child).await.unwrap_err().to_string();
     assert!(error.contains(r#"no task type "stranger" is registered with this client"#), "{error}");
-    let error = process.start_workflow("w", &(), SpawnOptions::new()).await.unwrap_err().to_string();
+    let error =
+        process.start_workflow("w", &(), SpawnOptions::new()).await.unwrap_err().to_string();
     assert!(error.contains(r#"no task type "w" is registered with this client"#), "{error}");
     process.register_workflow(Workflow::new("w").step("a", quick)).await.unwrap();
     let again = process.register_workflow(Workflow::new("w").step("b", quick)).await.unwrap_err();
@@ -311,8 +331,12 @@ fn a_workflow_describes_itself_as_a_graph() {
 ";
     assert_eq!(graph.to_mermaid(), expected);
     let json = serde_json::to_value(&graph).unwrap();
-    assert_eq!(json["nodes"][5], json!({ "name": "carrier", "kind": "route", "compensated": false }));
+    assert_eq!(
+        json["nodes"][5],
+        json!({ "name": "carrier", "kind": "route", "compensated": false })
+    );
     assert_eq!(json["edges"][5], json!({ "from": 5, "to": 7, "label": "ups" }));
-    let odd = Workflow::new("odd").step("a \"b\" <c> #d\ne", |_| async { Ok(()) }).graph().to_mermaid();
+    let odd =
+        Workflow::new("odd").step("a \"b\" <c> #d\ne", |_| async { Ok(()) }).graph().to_mermaid();
     assert!(odd.contains("n0[\"a #quot;b#quot; #lt;c#gt; #35;d e\"]"), "{odd}");
 }

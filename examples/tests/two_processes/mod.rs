@@ -1,4 +1,5 @@
-//! The example `shipments` on a database: a process that works and one that emits, both killed half-way.
+//! The example `shipments` on a database: a process that works and one that emits, both killed
+//! half-way.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -52,7 +53,8 @@ impl Running {
     }
 }
 
-/// The shipments and the events of a test: each third of the events is packed, picked up, or the last.
+/// The shipments and the events of a test: each third of the events is packed, picked up, or the
+/// last.
 fn write_files(folder: &Path) -> Vec<String> {
     let shipments = (0..SHIPMENTS).map(|n| {
         // The last one gets no events, and is late at once.
@@ -63,7 +65,8 @@ fn write_files(folder: &Path) -> Vec<String> {
     let mut events = Vec::new();
     for stage in 0..3 {
         for n in 0..SHIPMENTS - 1 {
-            let what = ["packed", "picked_up", if n % 10 == 3 { "lost" } else { "delivered" }][stage];
+            let what =
+                ["packed", "picked_up", if n % 10 == 3 { "lost" } else { "delivered" }][stage];
             events.push(format!(
                 r#"{{"tracking":"T{n}","what":"{what}","place":"Köln","at":"2026-11-20T08:12:00Z"}}"#
             ));
@@ -115,7 +118,10 @@ pub(crate) fn a_worker_and_an_emitter_killed_half_way_lose_no_event(database: &s
     }
     assert_eq!(times.len(), events.len(), "each event was told of");
     assert!(times.contains_key("T3 lost in Köln: told customer 3"), "{told:?}");
-    assert!(times.values().all(|times| *times <= 2), "only what the kill cut off was told of twice");
+    assert!(
+        times.values().all(|times| *times <= 2),
+        "only what the kill cut off was told of twice"
+    );
     // A worker runs one step of each task at a time.
     assert!(told.len() < events.len() + SHIPMENTS, "{} of {}", told.len(), events.len());
 }

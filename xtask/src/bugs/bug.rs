@@ -24,7 +24,8 @@ pub(super) struct Test {
     pub(super) package: &'static str,
     pub(super) binary: &'static str,
     pub(super) name: &'static str,
-    /// Whether the bug lets it wait for ever, so that it fails when nextest's profile `bugs` ends it.
+    /// Whether the bug lets it wait for ever, so that it fails when nextest's profile `bugs` ends
+    /// it.
     pub(super) hangs: bool,
     /// The first version of PostgreSQL with which it fails.
     since: u32,
@@ -75,12 +76,15 @@ impl Bug {
 /// The version of the PostgreSQL that tests start; 0 when there is none.
 pub(super) fn postgres_version() -> u32 {
     let Some(programs) = throwaway::postgres_binaries() else { return 0 };
-    let said = process::output(Command::new(programs.join("postgres")).arg("--version")).unwrap_or_default();
+    let said = process::output(Command::new(programs.join("postgres")).arg("--version"))
+        .unwrap_or_default();
     said.split([' ', '.']).find_map(|word| word.parse().ok()).unwrap_or_default()
 }
 
 /// All of them, in an order in which neighbours have much in common to be built.
 pub(super) fn all() -> impl Iterator<Item = &'static Bug> {
     use super::{engine, jobs, postgres, server, sqlite, values};
-    [engine::BUGS, jobs::BUGS, values::BUGS, sqlite::BUGS, server::BUGS, postgres::BUGS].into_iter().flatten()
+    [engine::BUGS, jobs::BUGS, values::BUGS, sqlite::BUGS, server::BUGS, postgres::BUGS]
+        .into_iter()
+        .flatten()
 }

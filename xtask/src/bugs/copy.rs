@@ -8,6 +8,7 @@ use std::{fs, io};
 use anyhow::{Context as _, Result, bail};
 
 use super::bug::Bug;
+use super::matching::places;
 use crate::{cargo, process};
 
 /// What the names of the workspace's own packages have in them.
@@ -19,7 +20,8 @@ pub(super) struct Copy {
 }
 
 impl Copy {
-    /// Makes the copy what the tree is. A file that is the same is left alone, so that cargo sees what has changed.
+    /// Makes the copy what the tree is. A file that is the same is left alone, so that cargo sees
+    /// what has changed.
     pub(super) fn of_the_tree() -> Result<Self> {
         let (root, below) = (cargo::root()?, cargo::target_dir()?.join("bugs"));
         let copy = Self { folder: below.join("tree"), target: below.join("target") };
@@ -42,7 +44,8 @@ impl Copy {
         Ok(copy)
     }
 
-    /// Takes what cargo has built of other people's crates for the tree, which is the same for the copy.
+    /// Takes what cargo has built of other people's crates for the tree, which is the same for the
+    /// copy.
     fn take_dependencies(&self, built: &Path) -> Result<()> {
         for folder in ["deps", "build", ".fingerprint"] {
             let from = built.join("debug").join(folder);
@@ -61,7 +64,8 @@ impl Copy {
     fn remove_others(&self, folder: &Path, listed: &BTreeSet<&str>) -> io::Result<()> {
         for entry in fs::read_dir(folder)? {
             let path = entry?.path();
-            let name = path.strip_prefix(&self.folder).unwrap_or(&path).to_string_lossy().into_owned();
+            let name =
+                path.strip_prefix(&self.folder).unwrap_or(&path).to_string_lossy().into_owned();
             if path.is_dir() {
                 self.remove_others(&path, listed)?;
             } else if !listed.contains(name.as_str()) {
@@ -74,14 +78,16 @@ impl Copy {
     /// The bug's file with the bug.
     pub(super) fn with(&self, bug: &Bug) -> Result<String> {
         let Bug { name, file, find, put, .. } = bug;
-        let text = fs::read_to_string(self.folder.join(file)).with_context(|| format!("{name}: {file}"))?;
-        match text.matches(find).count() {
-            1 => Ok(text.replacen(find, put, 1)),
-            times => bail!("{name}: {file} has its text {times} times, and not once"),
+        let text = fs::read_to_string(self.folder.join(file))
+            .with_context(|| format!("{name}: {file}"))?;
+        match &places(&text, find)[..] {
+            [place] => Ok([&text[..place.start], put, &text[place.end..]].concat()),
+            all => bail!("{name}: {file} has its text {} times, and not once", all.len()),
         }
     }
 
-    /// Removes the parts of crates that earlier builds have kept. The compiler cannot always build upon them.
+    /// Removes the parts of crates that earlier builds have kept. The compiler cannot always build
+    /// upon them.
     pub(super) fn forget_parts(&self) -> io::Result<()> {
         fs::remove_dir_all(self.target.join("debug/incremental"))
     }
@@ -95,8 +101,8 @@ impl Copy {
     }
 }
 
-/// Copies a file or a folder with its times, by which cargo knows what is fresh. Libraries are links: cargo replaces
-/// them and never writes into them.
+/// Copies a file or a folder with its times, by which cargo knows what is fresh. Libraries are
+/// links: cargo replaces them and never writes into them.
 fn take(from: &Path, to: &Path) -> Result<()> {
     if from.is_dir() {
         fs::create_dir_all(to)?;

@@ -1,4 +1,5 @@
-//! Bugs of how a task executes: deliveries, replays, retries, compensations, and calls into the application's code.
+//! Bugs of how a task executes: deliveries, replays, retries, compensations, and calls into the
+//! application's code.
 
 use super::{Bug, fails, hangs};
 
@@ -39,7 +40,11 @@ pub(super) const BUGS: &[Bug] = &[
         file: EXECUTOR,
         find: "            Ok(Some(waker)) => {\n                unlock(operations);",
         put: "            Ok(Some(waker)) => {\n                let second = operations.deliver_next(&run);\n                unlock(operations);\n                if let Ok(Some(Some(second))) = second {\n                    second.wake();\n                }",
-        tests: &[fails("stepwell", "deliveries", "a_replay_takes_the_same_way_through_every_combinator")],
+        tests: &[fails(
+            "stepwell",
+            "deliveries",
+            "a_replay_takes_the_same_way_through_every_combinator",
+        )],
     },
     Bug {
         name: "timers-a-second-early",
@@ -61,7 +66,11 @@ pub(super) const BUGS: &[Bug] = &[
         file: EXECUTOR,
         find: "until(engine.store.now(), at).min(CLOCK_CHECK);",
         put: "until(engine.store.now(), at).min(CLOCK_CHECK * 10_000);",
-        tests: &[fails("stepwell", "ownership", "timers_deadlines_and_delays_go_by_the_clock_that_jumped")],
+        tests: &[fails(
+            "stepwell",
+            "ownership",
+            "timers_deadlines_and_delays_go_by_the_clock_that_jumped",
+        )],
     },
     Bug {
         name: "timer-started-anew",
@@ -71,7 +80,11 @@ pub(super) const BUGS: &[Bug] = &[
         find: "self.inherited.get(key).copied().flatten()",
         put: "self.inherited.get(key).copied().flatten().filter(|_| false)",
         tests: &[
-            fails("stepwell", "context", "a_sleep_goes_on_while_no_process_is_alive_and_does_not_start_anew"),
+            fails(
+                "stepwell",
+                "context",
+                "a_sleep_goes_on_while_no_process_is_alive_and_does_not_start_anew",
+            ),
             fails("stepwell", "context", "a_durable_timeout_is_not_started_anew_by_a_crash"),
         ],
     },
@@ -95,7 +108,11 @@ pub(super) const BUGS: &[Bug] = &[
         file: EXECUTOR,
         find: "            Some(Ok(Err(Refused))) => {\n                self.run.stop(ControlFlow::LeaseLost);",
         put: "            Some(Ok(Err(Refused))) => {",
-        tests: &[fails("stepwell", "ownership", "a_run_that_is_refused_is_told_and_begins_nothing_more")],
+        tests: &[fails(
+            "stepwell",
+            "ownership",
+            "a_run_that_is_refused_is_told_and_begins_nothing_more",
+        )],
     },
     Bug {
         name: "divergence-not-seen-at-the-end",
@@ -229,7 +246,11 @@ pub(super) const BUGS: &[Bug] = &[
         file: "crates/stepwell-core/src/base/guard.rs",
         find: "tell(\"the caller that waits for an answer\", || drop(caller.send(value)));",
         put: "drop(caller.send(value));",
-        tests: &[fails("stepwell", "panics", "a_caller_whose_waker_panics_keeps_no_other_from_its_answer")],
+        tests: &[fails(
+            "stepwell",
+            "panics",
+            "a_caller_whose_waker_panics_keeps_no_other_from_its_answer",
+        )],
     },
     Bug {
         name: "panic-before-the-undoing-future",
@@ -251,7 +272,11 @@ pub(super) const BUGS: &[Bug] = &[
         file: "crates/stepwell-core/src/engine.rs",
         find: "Encoded::over(Arc::new(Shield(backend.clone())), &settings.codecs);",
         put: "Encoded::over(backend.clone(), &settings.codecs);",
-        tests: &[fails("stepwell", "panics", "a_store_that_panics_answers_with_an_error_and_is_asked_again")],
+        tests: &[fails(
+            "stepwell",
+            "panics",
+            "a_store_that_panics_answers_with_an_error_and_is_asked_again",
+        )],
     },
     Bug {
         name: "undone-in-the-wrong-order",
@@ -281,7 +306,11 @@ pub(super) const BUGS: &[Bug] = &[
         file: "crates/stepwell-core/src/engine/run/step.rs",
         find: "            if let Some(recording) = &mut this.record {",
         put: "            if let Some(recording) = this.record.as_mut().filter(|_| this.closure.is_none()) {",
-        tests: &[fails("stepwell", "sagas", "what_has_begun_is_undone_when_its_process_has_died_too_often")],
+        tests: &[fails(
+            "stepwell",
+            "sagas",
+            "what_has_begun_is_undone_when_its_process_has_died_too_often",
+        )],
     },
     Bug {
         name: "child-id-before-the-decision",
@@ -290,7 +319,11 @@ pub(super) const BUGS: &[Bug] = &[
         file: "crates/stepwell-core/src/engine/run/child.rs",
         find: "Some(Spawned::Existing { task_id, .. }) => (task_id, Disposition::Existing),",
         put: "Some(Spawned::Existing { .. }) => (task.task_id, Disposition::Existing),",
-        tests: &[fails("stepwell", "children", "a_child_whose_key_is_taken_is_the_task_that_has_it")],
+        tests: &[fails(
+            "stepwell",
+            "children",
+            "a_child_whose_key_is_taken_is_the_task_that_has_it",
+        )],
     },
     Bug {
         name: "join-of-a-blocked-child",
@@ -301,7 +334,11 @@ pub(super) const BUGS: &[Bug] = &[
         put: "let _ = key;",
         tests: &[
             fails("stepwell", "children", "a_task_that_joins_a_child_of_its_own_key_is_told_so"),
-            fails("stepwell", "children", "a_task_that_joins_a_child_of_its_own_key_is_told_so_on_sqlite"),
+            fails(
+                "stepwell",
+                "children",
+                "a_task_that_joins_a_child_of_its_own_key_is_told_so_on_sqlite",
+            ),
         ],
     },
     Bug {
@@ -323,7 +360,11 @@ pub(super) const BUGS: &[Bug] = &[
         file: "crates/stepwell-core/src/context/approval.rs",
         find: "reminders = reminders.max(u32::try_from(due).unwrap_or(u32::MAX)).saturating_add(1);",
         put: "reminders = reminders.max(u32::try_from(due.min(0)).unwrap_or(u32::MAX)).saturating_add(1);",
-        tests: &[fails("stepwell", "approvals", "reminders_that_were_missed_are_not_sent_all_at_once")],
+        tests: &[fails(
+            "stepwell",
+            "approvals",
+            "reminders_that_were_missed_are_not_sent_all_at_once",
+        )],
     },
     Bug {
         name: "items-done-again",
@@ -332,7 +373,11 @@ pub(super) const BUGS: &[Bug] = &[
         file: OPERATIONS,
         find: "self.replay.items.remove(key).unwrap_or_default()",
         put: "self.replay.items.remove(key).filter(|_| false).unwrap_or_default()",
-        tests: &[fails("stepwell", "items", "after_a_crash_it_goes_on_with_the_items_that_are_not_done")],
+        tests: &[fails(
+            "stepwell",
+            "items",
+            "after_a_crash_it_goes_on_with_the_items_that_are_not_done",
+        )],
     },
     Bug {
         name: "quadratic-timers",

@@ -14,7 +14,11 @@ pub(super) const BUGS: &[Bug] = &[
         file: "crates/stepwell-core/src/engine/worker/slots.rs",
         find: "            insist(&self.engine.runtime, move || {\n                commit.transition_beside(Transition::new(task_id, run_id, next.clone()))\n            });",
         put: "            drop(commit.transition_beside(Transition::new(task_id, run_id, next)));",
-        tests: &[fails("stepwell", "ownership", "a_stuck_run_fails_though_the_store_refuses_that_at_first")],
+        tests: &[fails(
+            "stepwell",
+            "ownership",
+            "a_stuck_run_fails_though_the_store_refuses_that_at_first",
+        )],
     },
     Bug {
         name: "receipt-of-a-wake-up-dropped",
@@ -36,7 +40,11 @@ pub(super) const BUGS: &[Bug] = &[
         file: "crates/stepwell-core/src/engine/worker.rs",
         find: "for (task_id, run_id) in difference.orphaned {",
         put: "for (task_id, run_id) in difference.orphaned.into_iter().filter(|_| false) {",
-        tests: &[fails("stepwell", "ownership", "a_store_that_is_away_at_any_moment_orphans_nothing")],
+        tests: &[fails(
+            "stepwell",
+            "ownership",
+            "a_store_that_is_away_at_any_moment_orphans_nothing",
+        )],
     },
     Bug {
         name: "outage-taken-for-silence",
@@ -74,7 +82,11 @@ pub(super) const BUGS: &[Bug] = &[
         file: "crates/stepwell-core/src/engine/run/executor.rs",
         find: "        self.run.wait_for_store(delay);\n",
         put: "",
-        tests: &[fails("stepwell", "ownership", "a_run_whose_own_commits_are_refused_is_not_stuck")],
+        tests: &[fails(
+            "stepwell",
+            "ownership",
+            "a_run_whose_own_commits_are_refused_is_not_stuck",
+        )],
     },
     Bug {
         name: "crash-counted-as-an-attempt",
@@ -93,7 +105,11 @@ pub(super) const BUGS: &[Bug] = &[
         find: "if progress > seen { 1 } else { crashes.saturating_add(1) }",
         put: "if progress > seen && crashes == 0 { 1 } else { crashes.saturating_add(1) }",
         tests: &[
-            fails("stepwell", "ownership", "a_task_that_gets_further_outlives_any_number_of_deaths"),
+            fails(
+                "stepwell",
+                "ownership",
+                "a_task_that_gets_further_outlives_any_number_of_deaths",
+            ),
             fails("stepwell-conformance", "memory", "quarantine"),
         ],
     },
@@ -102,8 +118,8 @@ pub(super) const BUGS: &[Bug] = &[
         breaks: "Suspects run side by side, so that the innocent among them are convicted with the guilty.",
         guarantee: "8",
         file: "crates/stepwell-core/src/engine/worker/suspects.rs",
-        find: "            Some(_) => 0,",
-        put: "            Some(_) => u32::MAX,",
+        find: "Some(_) => 0",
+        put: "Some(_) => u32::MAX",
         tests: &[
             fails("stepwell", "ownership", "only_those_who_kill_their_process_are_convicted"),
             fails("stepwell", "ownership", "tasks_that_were_caught_in_three_deaths_take_turns"),
@@ -231,7 +247,11 @@ pub(super) const BUGS: &[Bug] = &[
         put: ".filter(|task| task.state == TaskState::Running)\n            .ok_or(Refused)?;",
         tests: &[
             fails("stepwell-conformance", "memory", "fencing_after_a_lost_lease"),
-            fails("stepwell", "worker", "a_run_that_lost_its_lease_has_every_write_refused_and_is_told"),
+            fails(
+                "stepwell",
+                "worker",
+                "a_run_that_lost_its_lease_has_every_write_refused_and_is_told",
+            ),
         ],
     },
     Bug {
@@ -328,7 +348,11 @@ pub(super) const BUGS: &[Bug] = &[
         put: "if seen == seen =>",
         tests: &[
             fails("stepwell-conformance", "memory", "schedules_under_races"),
-            fails("stepwell", "schedules", "a_tick_spawns_one_task_however_many_workers_come_to_it"),
+            fails(
+                "stepwell",
+                "schedules",
+                "a_tick_spawns_one_task_however_many_workers_come_to_it",
+            ),
         ],
     },
     Bug {
@@ -338,7 +362,11 @@ pub(super) const BUGS: &[Bug] = &[
         file: "crates/stepwell-core/src/engine/worker/scheduler.rs",
         find: "(CatchUp::Skip, _) if until(ticks.due(newest), now) > LATE => (Vec::new(), newest),",
         put: "(CatchUp::Skip, _) if until(ticks.due(newest), now) > Duration::MAX => (Vec::new(), newest),",
-        tests: &[fails("stepwell", "schedules", "missed_ticks_are_left_out_or_made_up_for_once_or_each")],
+        tests: &[fails(
+            "stepwell",
+            "schedules",
+            "missed_ticks_are_left_out_or_made_up_for_once_or_each",
+        )],
     },
     Bug {
         name: "time-zone-ignored",
@@ -437,6 +465,10 @@ pub(super) const BUGS: &[Bug] = &[
         file: "crates/stepwell-core/src/observe/history.rs",
         find: "                parts.push(part);\n                let delay",
         put: "                let delay",
-        tests: &[fails("stepwell", "history", "what_the_store_refuses_is_written_once_it_takes_it")],
+        tests: &[fails(
+            "stepwell",
+            "history",
+            "what_the_store_refuses_is_written_once_it_takes_it",
+        )],
     },
 ];

@@ -43,14 +43,17 @@ pub(super) const BUGS: &[Bug] = &[
     },
     Bug {
         name: "postgres-journal-end-not-compared",
-        breaks: "After a failover to a replica that lacks the last entries, a journal has a hole, and its task diverges later.",
+        breaks: "After a failover to a replica that lacks the last entries, a journal has a hole, \
+                 and its task diverges later.",
         guarantee: "3",
         file: COMMIT,
         find: "    IF t_after IS NOT NULL THEN\n",
         put: "    IF t_after IS NULL AND t_after IS NOT NULL THEN\n",
         tests: &[
             test("conformance::fencing_of_shorter_journals"),
-            test("asynchronous_failover::tasks_whose_last_entries_are_lost_go_on_from_what_is_there"),
+            test(
+                "asynchronous_failover::tasks_whose_last_entries_are_lost_go_on_from_what_is_there",
+            ),
         ],
     },
     Bug {
@@ -60,16 +63,23 @@ pub(super) const BUGS: &[Bug] = &[
         file: "crates/stepwell-postgres/src/timeline.rs",
         find: "        *inside = Inside { name: Some(name.into()), runs: HashSet::new() };",
         put: "        inside.name = Some(name.into());",
-        tests: &[test("asynchronous_failover::tasks_whose_last_entries_are_lost_go_on_from_what_is_there")],
+        tests: &[test(
+            "asynchronous_failover::tasks_whose_last_entries_are_lost_go_on_from_what_is_there",
+        )],
     },
     Bug {
         name: "postgres-lost-claim-shares-its-run",
-        breaks: "A claim that the replica never had is made again under the same run, and two workers own the task.",
+        breaks: "A claim that the replica never had is made again under the same run, and two \
+                 workers own the task.",
         guarantee: "3",
         file: CLAIM,
-        find: "            -- Never one that was given away before: the database may have lost an earlier claim, whose worker goes on.\n            run_id = CASE WHEN p.had_it THEN l.run_id ELSE gen_random_uuid() END,",
+        find: "            -- Never one that was given away before: the database may have lost an \
+               earlier claim, whose worker goes on.\n            run_id = CASE WHEN p.had_it THEN \
+               l.run_id ELSE gen_random_uuid() END,",
         put: "            run_id = l.run_id,",
-        tests: &[test("asynchronous_failover::a_claim_that_is_lost_shares_its_run_with_none_that_follows")],
+        tests: &[test(
+            "asynchronous_failover::a_claim_that_is_lost_shares_its_run_with_none_that_follows",
+        )],
     },
     Bug {
         name: "postgres-lost-answer-sent-again",
@@ -78,16 +88,21 @@ pub(super) const BUGS: &[Bug] = &[
         file: COMMIT,
         find: "        repeated := NOT FOUND;\n",
         put: "        repeated := false;\n",
-        tests: &[test("schedules::each_tick_and_each_trigger_spawns_one_task_though_answers_are_lost")],
+        tests: &[test(
+            "schedules::each_tick_and_each_trigger_spawns_one_task_though_answers_are_lost",
+        )],
     },
     Bug {
         name: "postgres-lost-plain-answer-sent-again",
-        breaks: "A batch of the commonest kind whose answer was lost is applied a second time, and refused.",
+        breaks: "A batch of the commonest kind whose answer was lost is applied a second time, \
+                 and refused.",
         guarantee: "a batch whose answer was lost is applied once",
         file: "crates/stepwell-postgres/src/commit.rs",
-        find: "Function::One | Function::Plain => (&self.sql.plain, args::plain(envelope, sorted, was_sent)),",
-        put: "Function::One | Function::Plain => (&self.sql.plain, args::plain(envelope, sorted, false)),",
-        tests: &[test("lost_answers::spawns_steps_and_ends_are_applied_once_though_answers_are_lost")],
+        find: "args::plain(envelope, sorted, was_sent)",
+        put: "args::plain(envelope, sorted, false)",
+        tests: &[test(
+            "lost_answers::spawns_steps_and_ends_are_applied_once_though_answers_are_lost",
+        )],
     },
     Bug {
         name: "postgres-suspends-past-an-arrival",
@@ -103,8 +118,10 @@ pub(super) const BUGS: &[Bug] = &[
         breaks: "An event that is emitted while a task begins to await it is seen by neither.",
         guarantee: "5",
         file: INTAKE,
-        find: "            SELECT hashtext(name) & 127 AS lock, false AS alone FROM unnest(p_awaited) AS name\n",
-        put: "            SELECT hashtext(name) & 127 AS lock, false AS alone FROM unnest(p_awaited) AS name WHERE false\n",
+        find: "            SELECT hashtext(name) & 127 AS lock, false AS alone FROM \
+               unnest(p_awaited) AS name\n",
+        put: "            SELECT hashtext(name) & 127 AS lock, false AS alone FROM \
+              unnest(p_awaited) AS name WHERE false\n",
         tests: &[test("conformance::wake_ups_by_events")],
     },
     Bug {
@@ -118,16 +135,19 @@ pub(super) const BUGS: &[Bug] = &[
     },
     Bug {
         name: "postgres-rate-stopped-by-the-clock",
-        breaks: "A queue with a rate starts nothing for an hour after the server's clock was set back by an hour.",
+        breaks: "A queue with a rate starts nothing for an hour after the server's clock was set \
+                 back by an hour.",
         guarantee: "6",
         file: CLAIM,
-        find: "CASE WHEN extract(epoch FROM q.used_until - p_now) * 1000000 <= q.rate_per::numeric + 60000000",
+        find: "CASE WHEN extract(epoch FROM q.used_until - p_now) * 1000000 <= \
+               q.rate_per::numeric + 60000000",
         put: "CASE WHEN true",
         tests: &[test("conformance::queue_rates")],
     },
     Bug {
         name: "postgres-children-of-the-buried",
-        breaks: "The children of a task that was asked to cancel, and whose worker died, go on for ever.",
+        breaks: "The children of a task that was asked to cancel, and whose worker died, go on \
+                 for ever.",
         guarantee: "cancellation",
         file: STATES,
         find: "    v_cancelled := v_cancelled || r.cancelled;\n    IF v_cancelled IS NOT NULL THEN",
@@ -148,7 +168,9 @@ pub(super) const BUGS: &[Bug] = &[
         breaks: "A claim with more than a gibibyte of journals fails for ever.",
         guarantee: "8",
         file: COMMIT,
-        find: "                    SELECT c.i::int, j.*, sum(octet_length(j.payload) + octet_length(j.name) + 64) OVER (ORDER BY c.i)\n                        <= stepwell.answer_bytes() AS fits",
+        find: "                    SELECT c.i::int, j.*, sum(octet_length(j.payload) + \
+               octet_length(j.name) + 64) OVER (ORDER BY c.i)\n                        <= \
+               stepwell.answer_bytes() AS fits",
         put: "                    SELECT c.i::int, j.*, true AS fits",
         tests: &[test("long_answers::steps_with_long_names_and_nothing_else_come_in_parts")],
     },
@@ -185,20 +207,26 @@ pub(super) const BUGS: &[Bug] = &[
     },
     Bug {
         name: "postgres-purge-of-a-needed-child",
-        breaks: "A purge removes a child that its parent has yet to join, and the parent fails for good.",
+        breaks: "A purge removes a child that its parent has yet to join, and the parent fails \
+                 for good.",
         guarantee: "a child is kept for a parent that has yet to join it",
         file: INTAKE,
-        find: "            AND stepwell.needed_by(o.task_id) IS NULL\n        ORDER BY o.task_id LIMIT p_limit FOR",
+        find: "            AND stepwell.needed_by(o.task_id) IS NULL\n        ORDER BY o.task_id \
+               LIMIT p_limit FOR",
         put: "        ORDER BY o.task_id LIMIT p_limit FOR",
         tests: &[test("conformance::needed_tasks"), test("conformance::answered_tasks")],
     },
     Bug {
         name: "postgres-batch-waits-for-a-user",
-        breaks: "What users' transactions bring, and the batch that works it off, wait for a transaction that has emitted an event and stays open.",
+        breaks: "What users' transactions bring, and the batch that works it off, wait for a \
+                 transaction that has emitted an event and stays open.",
         guarantee: "no batch and no query waits for a user's transaction",
         file: OUTBOX,
-        find: "    PERFORM stepwell.own_settings(false);\n    INSERT INTO stepwell.outbox (event, queue, payload)",
-        put: "    PERFORM stepwell.own_settings(false);\n    PERFORM pg_advisory_xact_lock('stepwell.outbox'::regclass::oid::int, 0);\n    INSERT INTO stepwell.outbox (event, queue, payload)",
+        find: "    PERFORM stepwell.own_settings(false);\n    INSERT INTO stepwell.outbox (event, \
+               queue, payload)",
+        put: "    PERFORM stepwell.own_settings(false);\n    PERFORM \
+              pg_advisory_xact_lock('stepwell.outbox'::regclass::oid::int, 0);\n    INSERT INTO \
+              stepwell.outbox (event, queue, payload)",
         tests: &[test("user_transactions::no_batch_waits_for_a_users_transaction")],
     },
     Bug {
@@ -208,20 +236,25 @@ pub(super) const BUGS: &[Bug] = &[
         file: COMMIT,
         find: "        unsettled := EXISTS (SELECT FROM stepwell.outbox);\n",
         put: "        unsettled := false;\n",
-        tests: &[test("user_transactions::an_event_wakes_those_who_began_to_wait_after_the_transaction_did")],
+        tests: &[test(
+            "user_transactions::an_event_wakes_those_who_began_to_wait_after_the_transaction_did",
+        )],
     },
     Bug {
         name: "postgres-any-isolation-level",
-        breaks: "With repeatable read as the database's default, a batch does not see what others have just committed: wake-ups are lost.",
+        breaks: "With repeatable read as the database's default, a batch does not see what others \
+                 have just committed: wake-ups are lost.",
         guarantee: "no default of the database is in the way",
         file: OUTBOX,
-        find: "    IF p_isolated AND current_setting('transaction_isolation') <> 'read committed' THEN",
+        find: "    IF p_isolated AND current_setting('transaction_isolation') <> 'read committed' \
+               THEN",
         put: "    IF false AND current_setting('transaction_isolation') <> 'read committed' THEN",
         tests: &[test("settings::no_default_of_the_database_or_the_role_is_in_the_way")],
     },
     Bug {
         name: "postgres-statement-timeout-not-owned",
-        breaks: "With a short `statement_timeout` as the database's default, batches are cut off again and again.",
+        breaks: "With a short `statement_timeout` as the database's default, batches are cut off \
+                 again and again.",
         guarantee: "no default of the database is in the way",
         file: SESSION,
         find: "; SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0;",
@@ -230,7 +263,8 @@ pub(super) const BUGS: &[Bug] = &[
     },
     Bug {
         name: "postgres-transaction-timeout-not-owned",
-        breaks: "With a short `transaction_timeout` as the database's default, migrations are cut off again and again.",
+        breaks: "With a short `transaction_timeout` as the database's default, migrations are cut \
+                 off again and again.",
         guarantee: "no default of the database is in the way",
         file: SESSION,
         find: "    settings!(\"READ WRITE\", \"'1min'\"),\n    without_limit!(),\n",
@@ -239,16 +273,20 @@ pub(super) const BUGS: &[Bug] = &[
     },
     Bug {
         name: "postgres-commits-not-synced",
-        breaks: "With `synchronous_commit` off as the role's default, what is accepted is lost in a power cut.",
+        breaks: "With `synchronous_commit` off as the role's default, what is accepted is lost in \
+                 a power cut.",
         guarantee: "1",
         file: OUTBOX,
         find: "        PERFORM set_config('synchronous_commit', 'on', true);\n",
         put: "        NULL;\n",
-        tests: &[test("settings::what_is_accepted_is_durable_though_the_role_does_not_wait_for_the_disk")],
+        tests: &[test(
+            "settings::what_is_accepted_is_durable_though_the_role_does_not_wait_for_the_disk",
+        )],
     },
     Bug {
         name: "postgres-functions-of-others",
-        breaks: "A role that may create functions in `public` has its code run with Stepwell's rights.",
+        breaks: "A role that may create functions in `public` has its code run with Stepwell's \
+                 rights.",
         guarantee: "no default of the database is in the way",
         file: COMMIT,
         find: "SET search_path = pg_catalog, pg_temp SET plan_cache_mode",
@@ -266,25 +304,31 @@ pub(super) const BUGS: &[Bug] = &[
     },
     Bug {
         name: "postgres-answer-waited-for-ever",
-        breaks: "A connection that is half open holds a batch up for ever, and the worker is declared dead.",
+        breaks: "A connection that is half open holds a batch up for ever, and the worker is \
+                 declared dead.",
         guarantee: "a store that does not answer is an error",
         file: "crates/stepwell-postgres/src/link.rs",
         find: "        FIRST_ANSWER * (1 << self.silences.min(8))",
         put: "        FIRST_ANSWER * (10_000 << self.silences.min(8))",
-        tests: &[test("standby::a_connection_that_goes_dead_is_given_up_and_its_batch_applied_once")],
+        tests: &[test(
+            "standby::a_connection_that_goes_dead_is_given_up_and_its_batch_applied_once",
+        )],
     },
     Bug {
         name: "postgres-child-of-a-failed-parent-removed",
-        breaks: "A child of a failed task can be removed, and every retry of the task fails by joining it.",
+        breaks: "A child of a failed task can be removed, and every retry of the task fails by \
+                 joining it.",
         guarantee: "a child is kept for a parent that has yet to join it",
         file: INTAKE,
-        find: "                (SELECT o.state FROM stepwell.outcomes o WHERE o.task_id = t.parent)) <> 'completed'),",
+        find: "                (SELECT o.state FROM stepwell.outcomes o WHERE o.task_id = \
+               t.parent)) <> 'completed'),",
         put: "                NULL) <> 'completed'),",
         tests: &[test("conformance::needed_tasks"), test("conformance::purged_families")],
     },
     Bug {
         name: "postgres-answer-of-a-failed-task-removed",
-        breaks: "A task that a failed one was answered with can be removed, and every retry of that fails by joining it.",
+        breaks: "A task that a failed one was answered with can be removed, and every retry of \
+                 that fails by joining it.",
         guarantee: "a child is kept for a parent that has yet to join it",
         file: INTAKE,
         find: "(SELECT o.state <> 'completed' AND NOT stepwell.is_kept_for",
@@ -311,7 +355,8 @@ pub(super) const BUGS: &[Bug] = &[
     },
     Bug {
         name: "postgres-mailbox-emptied-by-a-failure",
-        breaks: "Messages that a task had not received when it failed are lost, and a retry waits for them for ever.",
+        breaks: "Messages that a task had not received when it failed are lost, and a retry waits \
+                 for them for ever.",
         guarantee: "a retry receives what the task had not",
         file: STATES,
         find: "WHERE m.task_id = gone.task_id AND gone.state = 'completed'",

@@ -11,8 +11,10 @@ pub(super) const BUGS: &[Bug] = &[
         breaks: "A process that lost its checkpoint overwrites what the new owner recorded.",
         guarantee: "3",
         file: LEDGER,
-        find: "self.store.compare_and_set(&key, writer.text.as_deref(), new.as_deref(), ttl).await?;",
-        put: "self.store.compare_and_set(&key, self.store.get(&key).await?.as_deref(), new.as_deref(), ttl).await?;",
+        find: "self.store.compare_and_set(&key, writer.text.as_deref(), new.as_deref(), \
+               ttl).await?;",
+        put: "self.store.compare_and_set(&key, self.store.get(&key).await?.as_deref(), \
+              new.as_deref(), ttl).await?;",
         tests: &[fails(
             "stepwell-checkpoint",
             "processes",
@@ -37,8 +39,10 @@ pub(super) const BUGS: &[Bug] = &[
         breaks: "A tenant that knows the id of another's task reads and changes it.",
         guarantee: "9",
         file: CALL,
-        find: "self.who.scope.has(&task.queue, &task.headers, &task.scope)\n    }\n\n    /// Whether that task is the caller's, by what",
-        put: "let _ = task;\n        true\n    }\n\n    /// Whether that task is the caller's, by what",
+        find: "self.who.scope.has(&task.queue, &task.headers, &task.scope)\n    }\n\n    /// \
+               Whether that task is the caller's, by what",
+        put: "let _ = task;\n        true\n    }\n\n    /// Whether that task is the caller's, by \
+              what",
         tests: &[
             fails("stepwell-server", "access", "a_tenant_sees_and_changes_its_own_tasks_only"),
             fails("stepwell-server", "scopes", "no_two_scopes_meet"),
@@ -51,7 +55,11 @@ pub(super) const BUGS: &[Bug] = &[
         file: CALL,
         find: "            task.parent = None;\n",
         put: "",
-        tests: &[fails("stepwell-server", "scopes", "a_parent_of_another_scope_is_hidden_also_in_errors")],
+        tests: &[fails(
+            "stepwell-server",
+            "scopes",
+            "a_parent_of_another_scope_is_hidden_also_in_errors",
+        )],
     },
     Bug {
         name: "events-of-others",
@@ -67,7 +75,10 @@ pub(super) const BUGS: &[Bug] = &[
         breaks: "A tenant spawns into the scope of another by naming it.",
         guarantee: "9",
         file: CALL,
-        find: "        if !own.is_all() && !named.is_all() && named != own {\n            return Err(Problem::forbidden(\"you may not spawn into that scope: leave it out for your own\"));\n        }\n        let scope = if own.is_all() { named } else { own }.clone();",
+        find: "        if !own.is_all() && !named.is_all() && named != own {\n            return \
+               Err(Problem::forbidden(\"you may not spawn into that scope: leave it out for your \
+               own\"));\n        }\n        let scope = if own.is_all() { named } else { own \
+               }.clone();",
         put: "        let scope = if named.is_all() { own } else { named }.clone();",
         tests: &[fails("stepwell-server", "scopes", "a_tenant_spawns_into_its_own_scope_only")],
     },
@@ -77,12 +88,14 @@ pub(super) const BUGS: &[Bug] = &[
         guarantee: "9",
         file: CALL,
         find: "(self.who.scope.is_all() || !operation.is_about_all())",
-        put: "(self.who.scope.is_all() || !operation.is_about_one_task() || operation.is_about_one_task())",
+        put: "(self.who.scope.is_all() || !operation.is_about_one_task() || \
+              operation.is_about_one_task())",
         tests: &[fails("stepwell-server", "scopes", "what_concerns_all_is_for_those_of_no_scope")],
     },
     Bug {
         name: "stream-skips-at-the-join",
-        breaks: "A stream that goes on misses what came between the store's last page and the first live event.",
+        breaks: "A stream that goes on misses what came between the store's last page and the \
+                 first live event.",
         guarantee: "the stream of events misses nothing",
         file: "crates/stepwell-server/src/feed.rs",
         find: "while !joined && self.last < first && self.read_on().await? {}",
@@ -116,7 +129,11 @@ pub(super) const BUGS: &[Bug] = &[
         file: "crates/stepwell-server/src/connections.rs",
         find: "addresses.enter(network_of(address.ip()), limits.per_address)",
         put: "addresses.enter(network_of(address.ip()), limits.per_address.saturating_mul(1_000))",
-        tests: &[fails("stepwell-server", "connections", "an_address_has_only_so_many_connections")],
+        tests: &[fails(
+            "stepwell-server",
+            "connections",
+            "an_address_has_only_so_many_connections",
+        )],
     },
     Bug {
         name: "logout-ends-nothing",
@@ -127,7 +144,11 @@ pub(super) const BUGS: &[Bug] = &[
         put: "if let Some(until) = self.0.get(&digest(session)) {",
         tests: &[
             fails("stepwell-server", "access", "a_browser_logs_in_with_the_token_and_out_again"),
-            fails("stepwell-server", "lib", "a_session_ends_when_it_is_ended_and_when_its_time_is_up"),
+            fails(
+                "stepwell-server",
+                "lib",
+                "a_session_ends_when_it_is_ended_and_when_its_time_is_up",
+            ),
         ],
     },
     Bug {
@@ -136,7 +157,8 @@ pub(super) const BUGS: &[Bug] = &[
         guarantee: "slow clients and guesses block nobody",
         file: "crates/stepwell-server/src/access.rs",
         find: "address.and_then(|address| self.failures.wait(address)).map_or(Ok(()), Err)",
-        put: "address.and_then(|address| self.failures.wait(address).filter(|_| false)).map_or(Ok(()), Err)",
+        put: "address.and_then(|address| self.failures.wait(address).filter(|_| \
+              false)).map_or(Ok(()), Err)",
         tests: &[fails(
             "stepwell-server",
             "access",
@@ -145,12 +167,17 @@ pub(super) const BUGS: &[Bug] = &[
     },
     Bug {
         name: "cookies-without-tls",
-        breaks: "A session is sent over a connection that everybody reads, though that is forbidden.",
+        breaks: "A session is sent over a connection that everybody reads, though that is \
+                 forbidden.",
         guarantee: "slow clients and guesses block nobody",
         file: "crates/stepwell-server/src/pages/login.rs",
         find: "if app.secure_cookies || over_tls { \"; Secure\" }",
         put: "if app.secure_cookies && over_tls { \"; Secure\" }",
-        tests: &[fails("stepwell-server", "access", "cookies_are_for_tls_only_where_that_is_asked_for")],
+        tests: &[fails(
+            "stepwell-server",
+            "access",
+            "cookies_are_for_tls_only_where_that_is_asked_for",
+        )],
     },
     Bug {
         name: "pages-of-others-write",
@@ -167,7 +194,8 @@ pub(super) const BUGS: &[Bug] = &[
         guarantee: "a value comes back as it was given, or is refused when it is given",
         file: "crates/stepwell-server/src/extract.rs",
         find: "        text => serde_json::from_str(text)\n",
-        put: "        text => serde_json::from_str::<serde_json::Value>(text)\n            .map(|value| Payload::from_json(value.to_string()))\n",
+        put: "        text => serde_json::from_str::<serde_json::Value>(text)\n            \
+              .map(|value| Payload::from_json(value.to_string()))\n",
         tests: &[fails("stepwell-server", "api", "no_number_is_rounded_on_its_way")],
     },
 ];

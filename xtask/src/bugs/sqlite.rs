@@ -20,8 +20,10 @@ pub(super) const BUGS: &[Bug] = &[
         breaks: "A worker that lost a task writes into the run of the one that has it.",
         guarantee: "3",
         file: TRANSITION,
-        find: "WHERE task_id = ?1 AND run_id = ?2 AND state = 'running'\";\n\n/// The fence of a transition that only",
-        put: "WHERE task_id = ?1 AND ?2 = ?2 AND state = 'running'\";\n\n/// The fence of a transition that only",
+        find: "WHERE task_id = ?1 AND run_id = ?2 AND state = 'running'\";\n\n/// The fence of a \
+               transition that only",
+        put: "WHERE task_id = ?1 AND ?2 = ?2 AND state = 'running'\";\n\n/// The fence of a \
+              transition that only",
         tests: &[point("on_a_file::fencing_after_a_lost_lease")],
     },
     Bug {
@@ -29,8 +31,10 @@ pub(super) const BUGS: &[Bug] = &[
         breaks: "A worker that lost a task adds to its journal.",
         guarantee: "3",
         file: TRANSITION,
-        find: "\"SELECT cancel_requested FROM stepwell_tasks WHERE task_id = ?1 AND run_id = ?2 AND state = 'running'\";",
-        put: "\"SELECT cancel_requested FROM stepwell_tasks WHERE task_id = ?1 AND ?2 = ?2 AND state = 'running'\";",
+        find: "\"SELECT cancel_requested FROM stepwell_tasks WHERE task_id = ?1 AND run_id = ?2 \
+               AND state = 'running'\";",
+        put: "\"SELECT cancel_requested FROM stepwell_tasks WHERE task_id = ?1 AND ?2 = ?2 AND \
+              state = 'running'\";",
         tests: &[point("on_a_file::fencing_after_a_lost_lease")],
     },
     Bug {
@@ -44,24 +48,34 @@ pub(super) const BUGS: &[Bug] = &[
     },
     Bug {
         name: "sqlite-journal-end-not-compared",
-        breaks: "A run goes on behind a gap in its journal, which a restored backup has left, and diverges later.",
+        breaks: "A run goes on behind a gap in its journal, which a restored backup has left, and \
+                 diverges later.",
         guarantee: "3",
         file: TRANSITION,
         find: "        Ok(last == i64::try_from(after).ok())",
         put: "        Ok(last.is_some() || last == i64::try_from(after).ok())",
         tests: &[
             point("on_a_file::fencing_of_shorter_journals"),
-            fails("stepwell-sqlite", "lib", "a_journal_that_another_handle_has_set_back_is_noticed"),
+            fails(
+                "stepwell-sqlite",
+                "lib",
+                "a_journal_that_another_handle_has_set_back_is_noticed",
+            ),
         ],
     },
     Bug {
         name: "sqlite-ends-not-forgotten",
-        breaks: "What another process did to a journal is not noticed before more is written behind it.",
+        breaks: "What another process did to a journal is not noticed before more is written \
+                 behind it.",
         guarantee: "3",
         file: "crates/stepwell-sqlite/src/ends.rs",
         find: "if version.is_none() || version != self.version || self.of.len() > MOST {",
         put: "if version.is_none() || self.of.len() > MOST {",
-        tests: &[fails("stepwell-sqlite", "lib", "a_journal_that_another_handle_has_set_back_is_noticed")],
+        tests: &[fails(
+            "stepwell-sqlite",
+            "lib",
+            "a_journal_that_another_handle_has_set_back_is_noticed",
+        )],
     },
     Bug {
         name: "sqlite-suspends-past-an-arrival",
@@ -74,7 +88,8 @@ pub(super) const BUGS: &[Bug] = &[
     },
     Bug {
         name: "sqlite-message-taken-twice",
-        breaks: "A message that was received stays in the mailbox, and the next `recv` gets it again.",
+        breaks: "A message that was received stays in the mailbox, and the next `recv` gets it \
+                 again.",
         guarantee: "5",
         file: TRANSITION,
         find: "\"DELETE FROM stepwell_messages WHERE id = ?1 AND task_id = ?2\",",
@@ -83,14 +98,20 @@ pub(super) const BUGS: &[Bug] = &[
     },
     Bug {
         name: "sqlite-keyed-child-not-journaled",
-        breaks: "A child that is spawned with a key is forgotten by its parent in a crash, and spawned again as somebody else's.",
+        breaks: "A child that is spawned with a key is forgotten by its parent in a crash, and \
+                 spawned again as somebody else's.",
         guarantee: "a spawn tells the id of a task that exists",
         file: TRANSITION,
-        find: "                        self.add_entries(task_id, std::slice::from_ref(&keyed.entry))?;\n",
+        find: "                        self.add_entries(task_id, \
+               std::slice::from_ref(&keyed.entry))?;\n",
         put: "",
         tests: &[
             point("on_a_file::keyed_children"),
-            fails("stepwell", "crashes", "a_crash_before_or_after_any_commit_changes_nothing_on_sqlite"),
+            fails(
+                "stepwell",
+                "crashes",
+                "a_crash_before_or_after_any_commit_changes_nothing_on_sqlite",
+            ),
         ],
     },
     Bug {
@@ -116,8 +137,11 @@ pub(super) const BUGS: &[Bug] = &[
         breaks: "Suspects are claimed like any other task.",
         guarantee: "8",
         file: CLAIM,
-        find: "starts.extend(ready(READY, rate.is_none(), FEW_CRASHES, startable - starts.len())?);",
-        put: "starts.extend(ready(READY, rate.is_none(), FEW_CRASHES, startable - starts.len())?);\n        starts.extend(ready(SUSPECTS, true, u32::MAX, startable - starts.len())?);",
+        find: "starts.extend(ready(READY, rate.is_none(), FEW_CRASHES, startable - \
+               starts.len())?);",
+        put: "starts.extend(ready(READY, rate.is_none(), FEW_CRASHES, startable - \
+              starts.len())?);\n        starts.extend(ready(SUSPECTS, true, u32::MAX, startable - \
+              starts.len())?);",
         tests: &[point("on_a_file::suspects")],
     },
     Bug {
@@ -128,7 +152,11 @@ pub(super) const BUGS: &[Bug] = &[
         find: "        *hurt = Some(unreadable(what, error)?);\n        Ok(T::default())",
         put: "        *hurt = None;\n        let _ = (what, unreadable);\n        Err(error)",
         tests: &[
-            hangs("stepwell", "unreadable", "a_row_that_cannot_be_read_hurts_its_own_task_only_on_sqlite"),
+            hangs(
+                "stepwell",
+                "unreadable",
+                "a_row_that_cannot_be_read_hurts_its_own_task_only_on_sqlite",
+            ),
             fails("stepwell-sqlite", "lib", "whatever_is_in_a_column_the_others_go_on"),
         ],
     },
@@ -137,8 +165,11 @@ pub(super) const BUGS: &[Bug] = &[
         breaks: "One row that cannot be read makes every list an error.",
         guarantee: "8",
         file: "crates/stepwell-sqlite/src/rows.rs",
-        find: "                    let error = unreadable(self.what, error)?;\n                    self.left_out += 1;",
-        put: "                    if self.left_out == 0 {\n                        return Err(error);\n                    }\n                    let error = unreadable(self.what, error)?;\n                    self.left_out += 1;",
+        find: "                    let error = unreadable(self.what, error)?;\n                    \
+             self.left_out += 1;",
+        put: "                    if self.left_out == 0 {\n                        return \
+              Err(error);\n                    }\n                    let error = \
+              unreadable(self.what, error)?;\n                    self.left_out += 1;",
         tests: &[fails("stepwell-sqlite", "lib", "whatever_is_in_a_column_the_others_go_on")],
     },
     Bug {
@@ -158,7 +189,8 @@ pub(super) const BUGS: &[Bug] = &[
         breaks: "A tenant's tasks wait for those of another that has the same concurrency key.",
         guarantee: "9",
         file: LIMITS,
-        find: "        WHERE o.concurrency_key = stepwell_tasks.concurrency_key AND o.scope = stepwell_tasks.scope\n",
+        find: "        WHERE o.concurrency_key = stepwell_tasks.concurrency_key AND o.scope = \
+               stepwell_tasks.scope\n",
         put: "        WHERE o.concurrency_key = stepwell_tasks.concurrency_key\n",
         tests: &[point("on_a_file::turns_of_scopes")],
     },
@@ -176,7 +208,8 @@ pub(super) const BUGS: &[Bug] = &[
         breaks: "The lists of a tenant read all tasks of others that have been given its label.",
         guarantee: "costs",
         file: "crates/stepwell-sqlite/src/query.rs",
-        find: "let own = if label.own { \"name = ? AND value = ? AND own = 1\" } else { \"name = ? AND value = ?\" };",
+        find: "let own = if label.own { \"name = ? AND value = ? AND own = 1\" } else { \"name = \
+               ? AND value = ?\" };",
         put: "let own = \"name = ? AND value = ?\";",
         tests: &[fails(
             "stepwell-sqlite",
@@ -191,15 +224,22 @@ pub(super) const BUGS: &[Bug] = &[
         file: "crates/stepwell-sqlite/src/labels.rs",
         find: "    labels.swap(0, rarest.1);\n",
         put: "    let _ = rarest;\n",
-        tests: &[fails("stepwell-sqlite", "lib", "a_list_by_two_labels_reads_the_tasks_of_the_rarer")],
+        tests: &[fails(
+            "stepwell-sqlite",
+            "lib",
+            "a_list_by_two_labels_reads_the_tasks_of_the_rarer",
+        )],
     },
     Bug {
         name: "sqlite-purge-of-a-needed-child",
-        breaks: "A purge removes a child that its parent has yet to join, and the parent fails for good.",
+        breaks: "A purge removes a child that its parent has yet to join, and the parent fails \
+                 for good.",
         guarantee: "a child is kept for a parent that has yet to join it",
         file: "crates/stepwell-sqlite/src/purge.rs",
-        find: "WHERE parent.task_id = task.parent AND parent.state <> 'completed')\n                AND NOT EXISTS (SELECT 1 FROM stepwell_waits wait",
-        put: "WHERE parent.task_id = task.parent AND parent.state IN ('pending'))\n                AND NOT EXISTS (SELECT 1 FROM stepwell_waits wait",
+        find: "WHERE parent.task_id = task.parent AND parent.state <> 'completed')\n                \
+             AND NOT EXISTS (SELECT 1 FROM stepwell_waits wait",
+        put: "WHERE parent.task_id = task.parent AND parent.state IN ('pending'))\n                \
+             AND NOT EXISTS (SELECT 1 FROM stepwell_waits wait",
         tests: &[point("on_a_file::needed_tasks")],
     },
     Bug {
@@ -213,20 +253,26 @@ pub(super) const BUGS: &[Bug] = &[
     },
     Bug {
         name: "sqlite-children-of-the-buried",
-        breaks: "The children of a task that was asked to cancel, and whose worker died, go on for ever.",
+        breaks: "The children of a task that was asked to cancel, and whose worker died, go on \
+                 for ever.",
         guarantee: "cancellation",
         file: WORKERS,
-        find: ".try_for_each(|task_id| self.apart(task_id, |applying| applying.release_after_crash(task_id)))?;\n        self.cancel_doomed_apart()",
-        put: ".try_for_each(|task_id| self.apart(task_id, |applying| applying.release_after_crash(task_id)))?;\n        self.doomed.clear();\n        Ok(())",
+        find: "applying.release_after_crash(task_id))\n        })?;\n        self.cancel_doomed_apart()",
+        put: "applying.release_after_crash(task_id))\n        })?;\n        self.doomed.clear();\n        Ok(())",
         tests: &[point("on_a_file::dead_workers")],
     },
     Bug {
         name: "sqlite-children-of-the-released",
-        breaks: "The children of a task that was asked to cancel, and whose worker stopped, go on for ever.",
+        breaks: "The children of a task that was asked to cancel, and whose worker stopped, go on \
+                 for ever.",
         guarantee: "cancellation",
         file: WORKERS,
-        find: "                applying.give_back(&task, &GivenBack { uncounted: true, ..GivenBack::default() })\n            })\n        })?;\n        self.cancel_doomed_apart()",
-        put: "                applying.give_back(&task, &GivenBack { uncounted: true, ..GivenBack::default() })\n            })\n        })?;\n        self.doomed.clear();\n        Ok(())",
+        find: "                applying.give_back(&task, &GivenBack { uncounted: true, \
+               ..GivenBack::default() })\n            })\n        })?;\n        \
+               self.cancel_doomed_apart()",
+        put: "                applying.give_back(&task, &GivenBack { uncounted: true, \
+              ..GivenBack::default() })\n            })\n        })?;\n        \
+              self.doomed.clear();\n        Ok(())",
         tests: &[point("on_a_file::deregistration")],
     },
     Bug {
@@ -243,9 +289,14 @@ pub(super) const BUGS: &[Bug] = &[
         breaks: "When somebody tidies lock files away, living workers are taken for dead.",
         guarantee: "3",
         file: "crates/stepwell-sqlite/src/liveness.rs",
-        find: "            Ok(_) | Err(_) => false,",
-        put: "            Ok(_) => false,\n            Err(error) => error.kind() == ErrorKind::NotFound,",
-        tests: &[fails("stepwell-sqlite", "lib", "a_lock_file_that_is_gone_kills_nobody_and_is_made_anew")],
+        find: "Ok(_) | Err(_) => false",
+        put: "            Ok(_) => false,\n            Err(error) => error.kind() == \
+              ErrorKind::NotFound,",
+        tests: &[fails(
+            "stepwell-sqlite",
+            "lib",
+            "a_lock_file_that_is_gone_kills_nobody_and_is_made_anew",
+        )],
     },
     Bug {
         name: "sqlite-lock-file-not-made-anew",
@@ -254,17 +305,26 @@ pub(super) const BUGS: &[Bug] = &[
         file: WORKERS,
         find: "if let Some((handle, lost)) = self.liveness.renewed() {",
         put: "if let Some((handle, lost)) = self.liveness.renewed().filter(|_| false) {",
-        tests: &[fails("stepwell-sqlite", "lib", "a_lock_file_that_is_gone_kills_nobody_and_is_made_anew")],
+        tests: &[fails(
+            "stepwell-sqlite",
+            "lib",
+            "a_lock_file_that_is_gone_kills_nobody_and_is_made_anew",
+        )],
     },
     Bug {
         name: "sqlite-file-not-looked-at",
-        breaks: "A file that was deleted or replaced is written to, and all that was accepted since is lost.",
+        breaks: "A file that was deleted or replaced is written to, and all that was accepted \
+                 since is lost.",
         guarantee: "what is accepted is in the file that the path names",
         file: "crates/stepwell-sqlite/src/writer.rs",
         find: "self.identity.as_ref().map_or(Ok(()), |identity| identity.check())",
         put: "Ok(self.identity.as_ref().map_or((), |identity| identity.check().unwrap_or(())))",
         tests: &[
-            fails("stepwell-sqlite", "lib", "a_database_that_was_moved_accepts_nothing_until_it_is_back"),
+            fails(
+                "stepwell-sqlite",
+                "lib",
+                "a_database_that_was_moved_accepts_nothing_until_it_is_back",
+            ),
             fails(
                 "stepwell-sqlite",
                 "lib",
@@ -274,12 +334,18 @@ pub(super) const BUGS: &[Bug] = &[
     },
     Bug {
         name: "sqlite-log-of-others-deleted",
-        breaks: "A process whose log's index was replaced deletes the log that others have begun to use, and writes into their database.",
+        breaks: "A process whose log's index was replaced deletes the log that others have begun \
+                 to use, and writes into their database.",
         guarantee: "what is accepted is in the file that the path names",
         file: "crates/stepwell-sqlite/src/identity.rs",
         find: "        self.database.look().is_err() || replaced(&self.wal) || replaced(&self.shm)",
-        put: "        replaced(&self.wal) && replaced(&self.shm) && self.database.path.as_os_str().is_empty()",
-        tests: &[fails("stepwell-sqlite", "lib", "an_index_of_the_log_that_was_deleted_is_noticed")],
+        put: "        replaced(&self.wal) && replaced(&self.shm) && \
+              self.database.path.as_os_str().is_empty()",
+        tests: &[fails(
+            "stepwell-sqlite",
+            "lib",
+            "an_index_of_the_log_that_was_deleted_is_noticed",
+        )],
     },
     Bug {
         name: "sqlite-commits-not-synced",
@@ -292,7 +358,8 @@ pub(super) const BUGS: &[Bug] = &[
     },
     Bug {
         name: "sqlite-names-not-synced",
-        breaks: "A folder whose sync fails once takes the log's name in a power cut, and all that was accepted since.",
+        breaks: "A folder whose sync fails once takes the log's name in a power cut, and all that \
+                 was accepted since.",
         guarantee: "1",
         file: "crates/stepwell-sqlite/src/open.rs",
         find: "Ok(folder) => folder.sync_all(),",
@@ -301,11 +368,13 @@ pub(super) const BUGS: &[Bug] = &[
     },
     Bug {
         name: "sqlite-log-trusted",
-        breaks: "After a failed sync and the death of its program, what is accepted by the next one is lost in a power cut.",
+        breaks: "After a failed sync and the death of its program, what is accepted by the next \
+                 one is lost in a power cut.",
         guarantee: "1",
         file: "crates/stepwell-sqlite/src/log.rs",
         find: "    log.seek(SeekFrom::Start(start))?;\n    log.write_all(buffer)?;",
-        put: "    log.seek(SeekFrom::Start(start + buffer.len() as u64))?;\n    log.write_all(&[])?;",
+        put: "    log.seek(SeekFrom::Start(start + buffer.len() as u64))?;\n    \
+              log.write_all(&[])?;",
         tests: &[fails(
             "stepwell-disk",
             "store",
@@ -314,7 +383,8 @@ pub(super) const BUGS: &[Bug] = &[
     },
     Bug {
         name: "sqlite-log-copied-untrusted",
-        breaks: "A program that cannot open the database copies what is not durable into it, and a power cut damages it.",
+        breaks: "A program that cannot open the database copies what is not durable into it, and \
+                 a power cut damages it.",
         guarantee: "1",
         file: "crates/stepwell-sqlite/src/open.rs",
         find: "writer.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;",
@@ -327,7 +397,8 @@ pub(super) const BUGS: &[Bug] = &[
     },
     Bug {
         name: "sqlite-folder-trusted-at-once",
-        breaks: "A file that is moved just after another change of its folder is written to, and what was accepted is lost.",
+        breaks: "A file that is moved just after another change of its folder is written to, and \
+                 what was accepted is lost.",
         guarantee: "what is accepted is in the file that the path names",
         file: "crates/stepwell-sqlite/src/identity.rs",
         find: "(changed + tick < now).then_some(",
@@ -379,8 +450,10 @@ pub(super) const BUGS: &[Bug] = &[
         breaks: "A paused task is run.",
         guarantee: "a paused task is claimed by nobody",
         file: CLAIM,
-        find: "WHERE queue = ?1 AND state = 'pending' AND due_at IS NULL AND blocked = 0 AND paused = 0 AND \",",
-        put: "WHERE queue = ?1 AND state = 'pending' AND due_at IS NULL AND blocked = 0 AND paused IN (0, 1) AND \",",
+        find: "WHERE queue = ?1 AND state = 'pending' AND due_at IS NULL AND blocked = 0 AND \
+               paused = 0 AND \",",
+        put: "WHERE queue = ?1 AND state = 'pending' AND due_at IS NULL AND blocked = 0 AND \
+              paused IN (0, 1) AND \",",
         tests: &[point("on_a_file::paused_tasks")],
     },
     Bug {
@@ -408,11 +481,16 @@ pub(super) const BUGS: &[Bug] = &[
         file: "crates/stepwell-sqlite/src/work.rs",
         find: "        if result.is_err() {\n",
         put: "        if result.is_err() && self.conn.is_autocommit() {\n",
-        tests: &[fails("stepwell-sqlite", "lib", "work_that_fails_or_panics_is_undone_and_the_rest_stands")],
+        tests: &[fails(
+            "stepwell-sqlite",
+            "lib",
+            "work_that_fails_or_panics_is_undone_and_the_rest_stands",
+        )],
     },
     Bug {
         name: "sqlite-child-of-a-failed-parent-deleted",
-        breaks: "A child of a failed task can be deleted, and every retry of the task fails by joining it.",
+        breaks: "A child of a failed task can be deleted, and every retry of the task fails by \
+                 joining it.",
         guarantee: "a child is kept for a parent that has yet to join it",
         file: PURGE,
         find: "WHERE task.task_id = ?1 AND parent.state <> 'completed'),",
@@ -421,11 +499,13 @@ pub(super) const BUGS: &[Bug] = &[
     },
     Bug {
         name: "sqlite-child-of-a-failed-parent-purged",
-        breaks: "A purge removes the children of a failed task, and every retry of it fails by joining them.",
+        breaks: "A purge removes the children of a failed task, and every retry of it fails by \
+                 joining them.",
         guarantee: "a child is kept for a parent that has yet to join it",
         file: PURGE,
         find: "WHERE parent.task_id = task.parent AND parent.state <> 'completed')",
-        put: "WHERE parent.task_id = task.parent AND parent.state IN ('pending', 'running', 'suspended'))",
+        put: "WHERE parent.task_id = task.parent AND parent.state IN ('pending', 'running', \
+              'suspended'))",
         tests: &[point("on_a_file::needed_tasks"), point("on_a_file::purged_families")],
     },
     Bug {
@@ -442,13 +522,14 @@ pub(super) const BUGS: &[Bug] = &[
         breaks: "Failed tasks that were answered with each other are never removed.",
         guarantee: "a child is kept for a parent that has yet to join it",
         file: PURGE,
-        find: "                    SELECT other.task_id\n",
-        put: "                    SELECT 'nobody'\n",
+        find: "(\n                    SELECT other.task_id\n",
+        put: "(\n                    SELECT 'nobody'\n",
         tests: &[point("on_a_file::answered_with_each_other")],
     },
     Bug {
         name: "sqlite-mailbox-emptied-by-a-failure",
-        breaks: "Messages that a task had not received when it failed are lost, and a retry waits for them for ever.",
+        breaks: "Messages that a task had not received when it failed are lost, and a retry waits \
+                 for them for ever.",
         guarantee: "a retry receives what the task had not",
         file: "crates/stepwell-sqlite/src/states.rs",
         find: "        if mail && state == TaskState::Completed {\n",
@@ -463,7 +544,8 @@ pub(super) const BUGS: &[Bug] = &[
         breaks: "The messages of a task that was removed stay in the database for ever.",
         guarantee: "a retry receives what the task had not",
         file: PURGE,
-        find: "    conn.run(\"DELETE FROM stepwell_messages WHERE task_id = ?1\", params![Sql(&task_id)])?;\n",
+        find: "    conn.run(\"DELETE FROM stepwell_messages WHERE task_id = ?1\", \
+               params![Sql(&task_id)])?;\n",
         put: "",
         tests: &[point("on_a_file::mailboxes_of_retried_tasks")],
     },

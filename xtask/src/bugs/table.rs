@@ -13,13 +13,15 @@ use crate::cargo;
 
 /// The page that has the table, and what stands before and behind it there.
 const PAGE: &str = "docs/how-it-is-tested.md";
-const MARKS: [&str; 2] = ["<!-- bugs: written by `cargo xtask bugs --write` -->\n", "<!-- end of bugs -->\n"];
+const MARKS: [&str; 2] =
+    ["<!-- bugs: written by `cargo xtask bugs --write` -->\n", "<!-- end of bugs -->\n"];
 
 /// The tests that caught each bug, by the bug's name.
 pub(super) struct Table(BTreeMap<&'static str, String>);
 
 impl Table {
-    /// The table of the page, without the rows of entries that are gone or that say something else by now.
+    /// The table of the page, without the rows of entries that are gone or that say something else
+    /// by now.
     pub(super) fn of_the_page() -> Result<Self> {
         Self::read(&fs::read_to_string(page()?)?)
     }
@@ -27,8 +29,12 @@ impl Table {
     fn read(page: &str) -> Result<Self> {
         let [_, table, _] = split(page)?;
         let by = |bug: &Bug| {
-            let by = table.lines().find_map(|row| row.strip_prefix(&head(bug))?.strip_suffix(" |"))?;
-            bug.tests.iter().all(|test| by.contains(&format!("{}`", test.name))).then(|| by.to_owned())
+            let by =
+                table.lines().find_map(|row| row.strip_prefix(&head(bug))?.strip_suffix(" |"))?;
+            bug.tests
+                .iter()
+                .all(|test| by.contains(&format!("{}`", test.name)))
+                .then(|| by.to_owned())
         };
         Ok(Self(all().filter_map(|bug| Some((bug.name, by(bug)?))).collect()))
     }
@@ -58,7 +64,8 @@ impl Table {
         let lacking: Vec<_> =
             all().filter(|bug| !self.has(bug)).map(|bug| format!("`{}`", bug.name)).collect();
         let (caught, of) = (self.0.len(), all().count());
-        let mut told = format!("Of the {of} entries, {caught} were caught by all their tests. {last_run}");
+        let mut told =
+            format!("Of the {of} entries, {caught} were caught by all their tests. {last_run}");
         if !lacking.is_empty() {
             let _ = write!(told, " {} have no row yet: {}.", lacking.len(), lacking.join(", "));
         }
@@ -114,13 +121,18 @@ mod tests {
         table.note(second, Some(by(second)));
         table.note(first, Some(by(first)));
         let page = table.put_into(&empty, "The last run took a minute.").unwrap();
-        let told =
-            format!("Of the {} entries, 2 were caught by all their tests. The last run took", bugs.len());
+        let told = format!(
+            "Of the {} entries, 2 were caught by all their tests. The last run took",
+            bugs.len()
+        );
         assert!(
             page.starts_with("Before.\n") && page.ends_with("Behind.\n") && page.contains(&told),
             "{page}"
         );
-        assert!(page.contains(&format!("{} have no row yet: `{}`, ", bugs.len() - 2, third.name)), "{page}");
+        assert!(
+            page.contains(&format!("{} have no row yet: `{}`, ", bugs.len() - 2, third.name)),
+            "{page}"
+        );
 
         let mut table = Table::read(&page).unwrap();
         assert!(table.has(first) && table.has(second) && !table.has(third));

@@ -16,18 +16,25 @@ pub(super) const BUGS: &[Bug] = &[
         guarantee: VALUES,
         file: STRICT,
         find: "        self.inner.serialize_f64(value)\n",
-        put: "        self.inner.serialize_f64(format!(\"{value:.14e}\").parse().unwrap_or(value))\n",
+        put: "        self.inner.serialize_f64(format!(\"{value:.14e}\").parse().\
+                  unwrap_or(value))\n",
         tests: &[fails("stepwell-core", "lib", "every_finite_float_comes_back")],
     },
     Bug {
         name: "nan-becomes-null",
-        breaks: "NaN is journaled as `null`, and the task fails when it reads that, after the side effect.",
+        breaks: "NaN is journaled as `null`, and the task fails when it reads that, after the \
+                     side effect.",
         guarantee: VALUES,
         file: STRICT,
-        find: "fn serialize_f64(self, value: f64) -> Result<S::Ok, S::Error> {\n        finite(value.is_finite(), value)?;",
+        find: "fn serialize_f64(self, value: f64) -> Result<S::Ok, S::Error> {\n        \
+                   finite(value.is_finite(), value)?;",
         put: "fn serialize_f64(self, value: f64) -> Result<S::Ok, S::Error> {",
         tests: &[
-            fails("stepwell", "values", "numbers_that_json_has_not_are_refused_when_they_are_given"),
+            fails(
+                "stepwell",
+                "values",
+                "numbers_that_json_has_not_are_refused_when_they_are_given",
+            ),
             fails("stepwell", "values", "a_workflow_refuses_what_a_task_refuses"),
         ],
     },
@@ -57,7 +64,8 @@ pub(super) const BUGS: &[Bug] = &[
     },
     Bug {
         name: "deep-documents-imported",
-        breaks: "A document of a task with nested arrays overflows the stack of whoever reads it.",
+        breaks: "A document of a task with nested arrays overflows the stack of whoever reads \
+                     it.",
         guarantee: VALUES,
         file: "crates/stepwell-core/src/client/export.rs",
         find: "if strict::depth(json) > MAX_DEPTH {",
@@ -73,8 +81,8 @@ pub(super) const BUGS: &[Bug] = &[
         breaks: "An import accepts payloads that are larger than what a spawn accepts.",
         guarantee: VALUES,
         file: "crates/stepwell-core/src/client/export.rs",
-        find: "_ => payload.check(Payload::MAX_DEPTH, limit),",
-        put: "_ => payload.check(Payload::MAX_DEPTH, usize::MAX),",
+        find: "_ => payload.check(Payload::MAX_DEPTH, limit)",
+        put: "_ => payload.check(Payload::MAX_DEPTH, usize::MAX)",
         tests: &[fails(
             "stepwell",
             "values",
@@ -95,12 +103,19 @@ pub(super) const BUGS: &[Bug] = &[
     },
     Bug {
         name: "results-not-read-back",
-        breaks: "A step's result of a tagged type that serde cannot read is journaled, after the side effect.",
+        breaks: "A step's result of a tagged type that serde cannot read is journaled, after \
+                     the side effect.",
         guarantee: VALUES,
         file: "crates/stepwell-core/src/engine/run/step.rs",
-        find: "Payload::encode_and_read(value, self.run.engine.settings.max_payload_bytes) {\n            Ok((payload, read)) => (Outcome::Done(payload), Some(read)),",
-        put: "Payload::encode(value, self.run.engine.settings.max_payload_bytes) {\n            Ok(payload) => (Outcome::Done(payload), None),",
-        tests: &[fails("stepwell", "values", "what_its_type_does_not_read_is_refused_when_it_is_given")],
+        find: "Payload::encode_and_read(value, self.run.engine.settings.max_payload_bytes) \
+                   {\n            Ok((payload, read)) => (Outcome::Done(payload), Some(read)),",
+        put: "Payload::encode(value, self.run.engine.settings.max_payload_bytes) {\n            \
+                 Ok(payload) => (Outcome::Done(payload), None),",
+        tests: &[fails(
+            "stepwell",
+            "values",
+            "what_its_type_does_not_read_is_refused_when_it_is_given",
+        )],
     },
     Bug {
         name: "wide-integers-not-compared",
@@ -109,24 +124,35 @@ pub(super) const BUGS: &[Bug] = &[
         file: "crates/stepwell-core/src/base/payload.rs",
         find: "if wide.get() && bytes_of",
         put: "if wide.get() && !wide.get() && bytes_of",
-        tests: &[fails("stepwell", "values", "what_its_type_does_not_read_is_refused_when_it_is_given")],
+        tests: &[fails(
+            "stepwell",
+            "values",
+            "what_its_type_does_not_read_is_refused_when_it_is_given",
+        )],
     },
     Bug {
         name: "parameters-not-read-back",
         breaks: "A spawn accepts parameters of a tagged type that no worker can read.",
         guarantee: VALUES,
         file: "crates/stepwell-core/src/client.rs",
-        find: "        Payload::encode_proven(params, self.engine.settings.max_payload_bytes)\n",
+        find: "        Payload::encode_proven(params, \
+                   self.engine.settings.max_payload_bytes)\n",
         put: "        Payload::encode(params, self.engine.settings.max_payload_bytes)\n",
-        tests: &[fails("stepwell", "values", "what_its_type_does_not_read_is_refused_when_it_is_given")],
+        tests: &[fails(
+            "stepwell",
+            "values",
+            "what_its_type_does_not_read_is_refused_when_it_is_given",
+        )],
     },
     Bug {
         name: "workflow-takes-any-value",
-        breaks: "A step of a workflow journals what a task would be refused, and its parts fail when they read it.",
+        breaks: "A step of a workflow journals what a task would be refused, and its parts \
+                     fail when they read it.",
         guarantee: VALUES,
         file: NODE,
         find: "Ok(Payload::encode(&value, limit).map_err(TaskError::permanent)?)",
-        put: "let _ = limit;\n            Ok(Payload::document(&value).map_err(TaskError::permanent)?)",
+        put: "let _ = limit;\n            \
+                  Ok(Payload::document(&value).map_err(TaskError::permanent)?)",
         tests: &[fails("stepwell", "values", "a_workflow_refuses_what_a_task_refuses")],
     },
     Bug {
@@ -144,7 +170,9 @@ pub(super) const BUGS: &[Bug] = &[
         guarantee: VALUES,
         file: NODE,
         find: "Body::Signal { timeout } => task.recv(name, *timeout).await,",
-        put: "Body::Signal { timeout } => {\n                let value = task.recv::<serde_json::Value>(name, *timeout).await?;\n                Ok(Payload::from_json(value.to_string()))\n            }",
+        put: "Body::Signal { timeout } => {\n                let value = \
+                  task.recv::<serde_json::Value>(name, *timeout).await?;\n                \
+                  Ok(Payload::from_json(value.to_string()))\n            }",
         tests: &[fails("stepwell", "values", "a_workflow_rounds_no_number")],
     },
     Bug {
@@ -158,7 +186,8 @@ pub(super) const BUGS: &[Bug] = &[
     },
     Bug {
         name: "no-room-for-the-engines-headers",
-        breaks: "A schedule with headers at their limit is accepted, and can spawn nothing: the tick's own header is too much.",
+        breaks: "A schedule with headers at their limit is accepted, and can spawn nothing: \
+                     the tick's own header is too much.",
         guarantee: "a tick spawns one task",
         file: "crates/stepwell-core/src/store/headers.rs",
         find: "if json.len() > MAX_HEADERS_BYTES + own.min(ROOM) {",
@@ -181,16 +210,25 @@ pub(super) const BUGS: &[Bug] = &[
         file: "crates/stepwell-core/src/base/failure.rs",
         find: "    if bytes > MAX_TEXT {",
         put: "    if bytes > 10_000 * MAX_TEXT {",
-        tests: &[fails("stepwell", "values", "what_failures_say_is_cut_off_and_the_failure_is_kept")],
+        tests: &[fails(
+            "stepwell",
+            "values",
+            "what_failures_say_is_cut_off_and_the_failure_is_kept",
+        )],
     },
     Bug {
         name: "no-room-in-step-names",
-        breaks: "A name of 512 bytes is accepted, and fails when the engine adds to it, after the side effect.",
+        breaks: "A name of 512 bytes is accepted, and fails when the engine adds to it, after \
+                     the side effect.",
         guarantee: "8",
         file: "crates/stepwell-core/src/base/name.rs",
         find: "        Self { text, limit: MAX_STEP_NAME_BYTES }",
         put: "        Self { text, limit: MAX_NAME_BYTES }",
-        tests: &[fails("stepwell", "bad_input", "a_name_is_refused_before_anything_is_done_or_never")],
+        tests: &[fails(
+            "stepwell",
+            "bad_input",
+            "a_name_is_refused_before_anything_is_done_or_never",
+        )],
     },
     Bug {
         name: "assignees-without-a-limit",
@@ -217,7 +255,11 @@ pub(super) const BUGS: &[Bug] = &[
         file: "crates/stepwell-core/src/base/retry.rs",
         find: "factor >= 1.0 && factor.is_finite()",
         put: "!(factor < 1.0)",
-        tests: &[fails("stepwell", "values", "options_that_cannot_be_kept_are_refused_when_they_are_given")],
+        tests: &[fails(
+            "stepwell",
+            "values",
+            "options_that_cannot_be_kept_are_refused_when_they_are_given",
+        )],
     },
     Bug {
         name: "delays-without-a-limit",
@@ -227,7 +269,11 @@ pub(super) const BUGS: &[Bug] = &[
         find: "if duration > LONGEST { Err",
         put: "if duration > LONGEST && field.is_empty() { Err",
         tests: &[
-            fails("stepwell", "values", "options_that_cannot_be_kept_are_refused_when_they_are_given"),
+            fails(
+                "stepwell",
+                "values",
+                "options_that_cannot_be_kept_are_refused_when_they_are_given",
+            ),
             fails("stepwell-core", "lib", "numbers_that_a_strategy_cannot_have_are_found"),
         ],
     },
@@ -238,11 +284,16 @@ pub(super) const BUGS: &[Bug] = &[
         file: "crates/stepwell-core/src/base/retry.rs",
         find: "Self::Listed { delays } if delays.len() > Self::MAX_DELAYS =>",
         put: "Self::Listed { delays } if delays.len() > 100 * Self::MAX_DELAYS =>",
-        tests: &[fails("stepwell", "values", "options_that_cannot_be_kept_are_refused_when_they_are_given")],
+        tests: &[fails(
+            "stepwell",
+            "values",
+            "options_that_cannot_be_kept_are_refused_when_they_are_given",
+        )],
     },
     Bug {
         name: "plain-text-accepted",
-        breaks: "Whoever can write to the database replaces ciphertext with plain JSON, and it is taken for what was encrypted.",
+        breaks: "Whoever can write to the database replaces ciphertext with plain JSON, and \
+                     it is taken for what was encrypted.",
         guarantee: SEALED,
         file: ENVELOPE,
         find: "            return self.require(&[]).map(|()| None);",
@@ -267,7 +318,8 @@ pub(super) const BUGS: &[Bug] = &[
         breaks: "A payload that was copied from another task is taken for what belongs there.",
         guarantee: SEALED,
         file: "crates/stepwell/src/codec/encryption.rs",
-        find: "        let place = place.associated_data();\n        let payload = Payload { msg: bytes, aad: &place };",
+        find: "        let place = place.associated_data();\n        let payload = Payload { \
+                   msg: bytes, aad: &place };",
         put: "        let _ = place;\n        let payload = Payload { msg: bytes, aad: &[] };",
         tests: &[
             fails(
@@ -283,8 +335,8 @@ pub(super) const BUGS: &[Bug] = &[
         breaks: "What a task's failure says is kept unencrypted.",
         guarantee: SEALED,
         file: "crates/stepwell-core/src/codec/payloads.rs",
-        find: "        Next::Retry { failure: why, .. } | Next::Fail(why) => _ = failure(why, Place::Failure(task_id), each),\n",
-        put: "        Next::Retry { .. } | Next::Fail(_) => {}\n",
+        find: "Next::Fail(why) => {\n            _ = failure(why, Place::Failure(task_id), each)",
+        put: "Next::Fail(why) => {\n            _ = why",
         tests: &[fails(
             "stepwell",
             "codec_at_rest",
@@ -293,29 +345,46 @@ pub(super) const BUGS: &[Bug] = &[
     },
     Bug {
         name: "unencodable-tried-for-ever",
-        breaks: "A payload that the codec does not take is sent again for ever, and its task never ends.",
+        breaks: "A payload that the codec does not take is sent again for ever, and its task \
+                     never ends.",
         guarantee: "one item that the store refuses holds up nobody",
         file: "crates/stepwell-core/src/codec/encoded.rs",
-        find: "_ => encode().map_err(|error| StoreError::NotEncodable(said(error))),",
-        put: "_ => encode().map_err(|error| StoreError::Encode(said(error))),",
-        tests: &[fails("stepwell", "poison", "a_payload_that_a_codec_does_not_take_fails_its_own_attempt")],
+        find: "_ => encode().map_err(|error| StoreError::NotEncodable(said(error)))",
+        put: "_ => encode().map_err(|error| StoreError::Encode(said(error)))",
+        tests: &[fails(
+            "stepwell",
+            "poison",
+            "a_payload_that_a_codec_does_not_take_fails_its_own_attempt",
+        )],
     },
     Bug {
         name: "codec-away-taken-for-a-refusal",
-        breaks: "While the key service is away, tasks fail for payloads that could be encoded a moment later.",
+        breaks: "While the key service is away, tasks fail for payloads that could be encoded \
+                     a moment later.",
         guarantee: "4",
         file: "crates/stepwell-core/src/codec/encoded.rs",
-        find: "error if self.seal(\"null\", place).is_err() => Err(StoreError::Encode(said(error))),",
-        put: "error if self.seal(\"null\", place).is_err() => Err(StoreError::NotEncodable(said(error))),",
-        tests: &[fails("stepwell", "codec", "what_cannot_be_encoded_is_tried_again_and_nothing_is_lost")],
+        find: "error if self.seal(\"null\", place).is_err() => \
+                   Err(StoreError::Encode(said(error))),",
+        put: "error if self.seal(\"null\", place).is_err() => \
+                  Err(StoreError::NotEncodable(said(error))),",
+        tests: &[fails(
+            "stepwell",
+            "codec",
+            "what_cannot_be_encoded_is_tried_again_and_nothing_is_lost",
+        )],
     },
     Bug {
         name: "codec-panic-tried-again",
         breaks: "A codec that panics for a payload is asked again for ever.",
         guarantee: "8",
         file: "crates/stepwell-core/src/codec/encoded.rs",
-        find: "error @ CodecError::Panicked { .. } => Err(StoreError::NotEncodable(said(error))),",
+        find: "error @ CodecError::Panicked { .. } => \
+                   Err(StoreError::NotEncodable(said(error))),",
         put: "error @ CodecError::Panicked { .. } => Err(StoreError::Encode(said(error))),",
-        tests: &[fails("stepwell", "poison", "a_payload_that_a_codec_does_not_take_fails_its_own_attempt")],
+        tests: &[fails(
+            "stepwell",
+            "poison",
+            "a_payload_that_a_codec_does_not_take_fails_its_own_attempt",
+        )],
     },
 ];

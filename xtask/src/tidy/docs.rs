@@ -6,10 +6,11 @@ use syn::visit::{self, Visit};
 use super::Finding;
 use super::sources::{Sources, for_tests};
 
-/// Words with which a sentence begins that is no sentence, or that needs another one to be understood.
+/// Words with which a sentence begins that is no sentence, or that needs another one to be
+/// understood.
 const NOT_FIRST: [&str; 18] = [
-    "What", "How", "When", "Whether", "Why", "Where", "Who", "Which", "Whoever", "Whatever", "That", "Those",
-    "These", "It", "They", "As", "Of", "For",
+    "What", "How", "When", "Whether", "Why", "Where", "Who", "Which", "Whoever", "Whatever",
+    "That", "Those", "These", "It", "They", "As", "Of", "For",
 ];
 
 pub(super) fn summaries(sources: &Sources) -> Vec<Finding> {
@@ -30,14 +31,19 @@ struct Docs<'a> {
 impl Docs<'_> {
     /// Looks at the first line of what the attributes document.
     fn look(&mut self, attributes: &[syn::Attribute]) {
-        let Some(doc) = attributes.iter().find(|attribute| attribute.path().is_ident("doc")) else { return };
+        let Some(doc) = attributes.iter().find(|attribute| attribute.path().is_ident("doc")) else {
+            return;
+        };
         let syn::Meta::NameValue(pair) = &doc.meta else { return };
-        let syn::Expr::Lit(syn::ExprLit { lit: syn::Lit::Str(text), .. }) = &pair.value else { return };
+        let syn::Expr::Lit(syn::ExprLit { lit: syn::Lit::Str(text), .. }) = &pair.value else {
+            return;
+        };
         let text = text.value();
         let first = text.split_whitespace().next().unwrap_or_default();
         if NOT_FIRST.contains(&first) {
-            let what =
-                format!("a summary begins with a verb, or names its item; this one begins with \"{first}\"");
+            let what = format!(
+                "a summary begins with a verb, or names its item; this one begins with \"{first}\""
+            );
             self.found.push(Finding::new("summary", self.path, doc.span().start().line, what));
         }
     }

@@ -1,6 +1,7 @@
 //! The list of what is excused, with the reasons: `xtask/tidy.txt`.
 //!
-//! A line is `RULE FILE NUMBER REASON`: so many findings of that rule in that file. Neither more nor fewer.
+//! A line is `RULE FILE NUMBER REASON`: so many findings of that rule in that file. Neither more
+//! nor fewer.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -27,7 +28,8 @@ impl Excuses {
         for line in text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
             let mut words = line.splitn(4, char::is_whitespace);
             let mut word = || words.next().filter(|word| !word.is_empty());
-            let (Some(rule), Some(file), Some(number), Some(_reason)) = (word(), word(), word(), word())
+            let (Some(rule), Some(file), Some(number), Some(_reason)) =
+                (word(), word(), word(), word())
             else {
                 anyhow::bail!("{LIST}: a line is `RULE FILE NUMBER REASON`: {line}");
             };
@@ -50,14 +52,19 @@ impl Excuses {
     pub(super) fn judge(&self, found: &[Finding]) -> Vec<Finding> {
         let mut groups = BTreeMap::<_, Vec<_>>::new();
         for finding in found {
-            groups.entry((finding.rule.to_owned(), finding.file.clone())).or_default().push(finding.clone());
+            groups
+                .entry((finding.rule.to_owned(), finding.file.clone()))
+                .or_default()
+                .push(finding.clone());
         }
         let mut left = Vec::new();
         for (of, excused) in &self.0 {
             let there = groups.get(of).map_or(0, Vec::len);
             if there < *excused {
-                let what =
-                    format!("{excused} findings of {} in {} are excused, and there are {there}", of.0, of.1);
+                let what = format!(
+                    "{excused} findings of {} in {} are excused, and there are {there}",
+                    of.0, of.1
+                );
                 left.push(Finding::new("excuse", LIST, 1, what));
             }
         }

@@ -74,7 +74,9 @@ fn crates(sources: &Sources) -> BTreeMap<&str, BTreeMap<&str, &syn::File>> {
 pub(super) fn upward(sources: &Sources) -> Vec<Finding> {
     let mut found = Vec::new();
     for (package, files) in crates(sources) {
-        let Some((_, layers)) = LAYERS.iter().find(|(layered, _)| *layered == package) else { continue };
+        let Some((_, layers)) = LAYERS.iter().find(|(layered, _)| *layered == package) else {
+            continue;
+        };
         let height = |module: &str| {
             let folder = module.split("::").next().unwrap_or(module);
             layers.iter().position(|layer| *layer == folder)
@@ -83,10 +85,17 @@ pub(super) fn upward(sources: &Sources) -> Vec<Finding> {
         for (module, imported) in graph(&files) {
             let file = format!("{package}/src/{}", paths.get(&module).copied().unwrap_or_default());
             let Some(own) = height(&module) else {
-                found.push(Finding::new("layer", &file, 1, format!("`{module}` is in no layer: {layers:?}")));
+                found.push(Finding::new(
+                    "layer",
+                    &file,
+                    1,
+                    format!("`{module}` is in no layer: {layers:?}"),
+                ));
                 continue;
             };
-            for other in imported.iter().filter(|other| height(other).is_some_and(|other| other > own)) {
+            for other in
+                imported.iter().filter(|other| height(other).is_some_and(|other| other > own))
+            {
                 let what = format!("`{module}` imports `{other}`, which is in a layer above");
                 found.push(Finding::new("layer", &file, 1, what));
             }
@@ -110,8 +119,8 @@ pub(super) fn cycles(sources: &Sources) -> Vec<Finding> {
 
 type Graph = BTreeMap<String, BTreeSet<String>>;
 
-/// Which modules import which. What a folder's own module and those in it import of each other does not count: the folder is
-/// one idea, and its module is its face.
+/// Which modules import which. What a folder's own module and those in it import of each other does
+/// not count: the folder is one idea, and its module is its face.
 fn graph(files: &BTreeMap<&str, &syn::File>) -> Graph {
     let names: BTreeMap<_, _> = files.keys().map(|path| (module_of(path), *path)).collect();
     let mut graph = Graph::new();
@@ -121,7 +130,9 @@ fn graph(files: &BTreeMap<&str, &syn::File>) -> Graph {
         imports.visit_file(file);
         let mut imported = imports.found;
         // The crate's root names all of them.
-        imported.retain(|other| !other.is_empty() && !is_within(other, &own) && !is_within(&own, other));
+        imported.retain(|other| {
+            !other.is_empty() && !is_within(other, &own) && !is_within(&own, other)
+        });
         if !own.is_empty() {
             graph.insert(own, imported);
         }
@@ -180,7 +191,9 @@ impl Imports<'_> {
             syn::UseTree::Name(name) => self.leaf(&name.ident, before),
             syn::UseTree::Rename(rename) => self.leaf(&rename.ident, before),
             syn::UseTree::Glob(_) => self.add(before),
-            syn::UseTree::Group(group) => group.items.iter().for_each(|tree| self.tree(tree, before)),
+            syn::UseTree::Group(group) => {
+                group.items.iter().for_each(|tree| self.tree(tree, before))
+            }
         }
     }
 
@@ -205,7 +218,8 @@ impl<'ast> Visit<'ast> for Imports<'_> {
     }
 
     fn visit_path(&mut self, path: &'ast syn::Path) {
-        let segments: Vec<_> = path.segments.iter().map(|segment| segment.ident.to_string()).collect();
+        let segments: Vec<_> =
+            path.segments.iter().map(|segment| segment.ident.to_string()).collect();
         self.add(&segments);
         visit::visit_path(self, path);
     }

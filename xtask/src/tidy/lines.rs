@@ -14,7 +14,8 @@ pub(super) fn too_long(sources: &Sources) -> Vec<Finding> {
             in_code ^= path.ends_with(".md") && line.trim_start().starts_with("```");
             let columns = line.chars().count();
             let is_row = (path.ends_with(".md") || is_comment(line)) && holds_row(line);
-            let is_link = line.contains("http://") || line.contains("https://") || line.contains("](");
+            let is_link =
+                line.contains("http://") || line.contains("https://") || line.contains("](");
             if columns > COLUMNS && !is_row && !(is_link && !in_code) {
                 found.push(Finding::new(
                     "width",

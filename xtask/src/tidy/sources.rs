@@ -22,7 +22,9 @@ impl Sources {
         let mut list = Command::new("git");
         list.current_dir(&root).args(["ls-files", "--cached", "--others", "--exclude-standard"]);
         let listed = process::output(&mut list)?;
-        let known = |path: &&str| [".rs", ".sql", ".md", ".js", ".css"].iter().any(|end| path.ends_with(end));
+        let known = |path: &&str| {
+            [".rs", ".sql", ".md", ".js", ".css"].iter().any(|end| path.ends_with(end))
+        };
         let files = listed.lines().filter(known).filter(|path| root.join(path).is_file());
         Self::new(files.map(|path| {
             let text = fs::read_to_string(root.join(path)).with_context(|| path.to_owned())?;
@@ -39,17 +41,22 @@ impl Sources {
         Ok(Self { texts, rust })
     }
 
-    /// The Rust files that are built into crates, without tests, benchmarks and development commands.
+    /// The Rust files that are built into crates, without tests, benchmarks and development
+    /// commands.
     pub(super) fn libraries(&self) -> impl Iterator<Item = (&str, &syn::File)> {
         let is_library = |path: &str| path.starts_with("crates/") && path.contains("/src/");
-        self.rust.iter().map(|(path, file)| (path.as_str(), file)).filter(move |(path, _)| is_library(path))
+        self.rust
+            .iter()
+            .map(|(path, file)| (path.as_str(), file))
+            .filter(move |(path, _)| is_library(path))
     }
 }
 
 /// Whether an item is for tests only.
 pub(super) fn for_tests(attributes: &[syn::Attribute]) -> bool {
     attributes.iter().any(|attribute| {
-        let list = attribute.path().is_ident("cfg").then(|| attribute.meta.require_list().ok()).flatten();
+        let list =
+            attribute.path().is_ident("cfg").then(|| attribute.meta.require_list().ok()).flatten();
         list.is_some_and(|list| {
             list.tokens.to_string().split(|c: char| !c.is_alphanumeric()).any(|word| word == "test")
         })

@@ -24,24 +24,32 @@ fn a_function_of_71_lines_is_found_unless_it_is_a_test() {
     let body = |lines: usize| format!("fn f() {{\n{}}}\n", "    g();\n".repeat(lines - 2));
     assert_eq!(found(&[("crates/x/src/lib.rs", &body(70))]), []);
     assert_eq!(found(&[("crates/x/src/lib.rs", &body(71))]), [("length", 1)]);
-    assert_eq!(found(&[("crates/x/src/lib.rs", &format!("#[cfg(test)]\nmod tests {{\n{}}}", body(71)))]), []);
+    assert_eq!(
+        found(&[("crates/x/src/lib.rs", &format!("#[cfg(test)]\nmod tests {{\n{}}}", body(71)))]),
+        []
+    );
 }
 
 #[test]
 fn a_summary_that_is_no_sentence_is_found() {
-    let text = "//! A crate.\n\n/// Whether it is so.\nfn f() {}\n\n/// Returns `true`.\nfn g() {}\n";
+    let text =
+        "//! A crate.\n\n/// Whether it is so.\nfn f() {}\n\n/// Returns `true`.\nfn g() {}\n";
     assert_eq!(found(&[("crates/x/src/lib.rs", text)]), [("summary", 3)]);
 }
 
 #[test]
 fn a_banned_word_is_found_in_prose_and_not_in_code() {
     assert_eq!(found(&[("docs/a.md", "Whoever reads this.")]), [("word", 1)]);
-    assert_eq!(found(&[("crates/x/src/lib.rs", "fn anew() {}\n// It begins anew.\n")]), [("word", 2)]);
+    assert_eq!(
+        found(&[("crates/x/src/lib.rs", "fn anew() {}\n// It begins anew.\n")]),
+        [("word", 2)]
+    );
 }
 
 #[test]
 fn a_file_that_no_module_names_is_found() {
-    let (one, two, three) = ("crates/x/src/one.rs", "crates/x/src/two.rs", "crates/x/src/three/mod.rs");
+    let (one, two, three) =
+        ("crates/x/src/one.rs", "crates/x/src/two.rs", "crates/x/src/three/mod.rs");
     assert_eq!(found(&[LIB, (one, ""), (two, ""), (three, "")]), []);
     assert_eq!(found(&[LIB, (one, ""), ("crates/x/src/four.rs", "")]), [("dead", 1)]);
 }
@@ -49,7 +57,12 @@ fn a_file_that_no_module_names_is_found() {
 #[test]
 fn a_circle_of_three_modules_is_found_and_a_pair_is_not() {
     let (one, two, three) = ("crates/x/src/one.rs", "crates/x/src/two.rs", "crates/x/src/three.rs");
-    let pair = [LIB, (one, "use crate::two::A;"), (two, "use crate::one::B;"), (three, "use crate::one::B;")];
+    let pair = [
+        LIB,
+        (one, "use crate::two::A;"),
+        (two, "use crate::one::B;"),
+        (three, "use crate::one::B;"),
+    ];
     assert_eq!(found(&pair), []);
     let circle = [
         LIB,
@@ -74,7 +87,10 @@ fn an_import_from_a_layer_above_is_found() {
     assert_eq!(found(&[lib, (base, ""), (engine, "use crate::base::A;")]), []);
     assert_eq!(found(&[lib, (base, "fn f(_: crate::engine::A) {}"), (engine, "")]), [("layer", 1)]);
     let other = ("crates/stepwell-core/src/lib.rs", "mod base;\nmod other;\n");
-    assert_eq!(found(&[other, (base, ""), ("crates/stepwell-core/src/other.rs", "")]), [("layer", 1)]);
+    assert_eq!(
+        found(&[other, (base, ""), ("crates/stepwell-core/src/other.rs", "")]),
+        [("layer", 1)]
+    );
 }
 
 #[test]

@@ -18,16 +18,18 @@ use super::{KeyValueError, KeyValueStore, Pattern};
 const STORE: &str = "DynamoDB";
 /// What DynamoDB takes as one item, with the names of its attributes.
 const ITEM_BYTES: usize = 400 * 1024 - 64;
-/// The attributes: the partition key, the value, and when it ends, in seconds since 1970, as DynamoDB's own removal wants it.
+/// The attributes: the partition key, the value, and when it ends, in seconds since 1970, as
+/// DynamoDB's own removal wants it.
 const KEY: &str = "pk";
 const VALUE: &str = "value";
 const TTL: &str = "ttl";
 /// An item that is there. DynamoDB removes one whose time is over within days.
 const ALIVE: &str = "(attribute_not_exists(#ttl) OR #ttl > :now)";
 
-/// A store in a table of DynamoDB whose partition key is the string `pk`, with the value in `value`. Times to live go by this
-/// machine's clock, to the second, rounded up; they are in `ttl`, which the table may be set to remove items by. Reads are strongly consistent. A
-/// value has to be shorter than 400 KB.
+/// A store in a table of DynamoDB whose partition key is the string `pk`, with the value in
+/// `value`. Times to live go by this machine's clock, to the second, rounded up; they are in `ttl`,
+/// which the table may be set to remove items by. Reads are strongly consistent. A value has to be
+/// shorter than 400 KB.
 ///
 /// ```no_run
 /// # use stepwell_checkpoint::key_value::DynamoDb;
@@ -50,20 +52,23 @@ impl DynamoDb {
         Self { client, table: table.into() }
     }
 
-    /// Makes the table when it is missing, paid by request, with DynamoDB's own removal of items whose time is over. Returns
-    /// when it can be used.
+    /// Makes the table when it is missing, paid by request, with DynamoDB's own removal of items
+    /// whose time is over. Returns when it can be used.
     ///
     /// # Errors
     /// When the table cannot be made.
     pub async fn create_table(&self) -> Result<(), KeyValueError> {
         const ACTION: &str = "create the table";
-        let built = |error: aws_sdk_dynamodb::error::BuildError| KeyValueError::failed(STORE, ACTION, error);
+        let built = |error: aws_sdk_dynamodb::error::BuildError| {
+            KeyValueError::failed(STORE, ACTION, error)
+        };
         let key = KeySchemaElement::builder().attribute_name(KEY).key_type(KeyType::Hash).build();
         let attribute = AttributeDefinition::builder().attribute_name(KEY);
         let attribute = attribute.attribute_type(ScalarAttributeType::S).build();
         let create = self.client.create_table().table_name(&self.table);
         let create = create.billing_mode(BillingMode::PayPerRequest);
-        let create = create.key_schema(key.map_err(built)?).attribute_definitions(attribute.map_err(built)?);
+        let create =
+            create.key_schema(key.map_err(built)?).attribute_definitions(attribute.map_err(built)?);
         match create.send().await {
             Err(SdkError::ServiceError(error)) if error.err().is_resource_in_use_exception() => {}
             other => _ = other.map_err(failed(ACTION))?,
@@ -98,7 +103,12 @@ impl DynamoDb {
     ) -> Result<HashMap<String, AttributeValue>, KeyValueError> {
         let bytes = key.len() + value.len();
         if bytes > ITEM_BYTES {
-            return Err(KeyValueError::TooLarge { store: STORE, key: key.into(), bytes, limit: ITEM_BYTES });
+            return Err(KeyValueError::TooLarge {
+                store: STORE,
+                key: key.into(),
+                bytes,
+                limit: ITEM_BYTES,
+            });
         }
         let mut item = HashMap::from([(KEY.into(), text(key)), (VALUE.into(), text(value))]);
         if let Some(ttl) = ttl {
@@ -134,7 +144,12 @@ fn failed<E: std::error::Error>(action: &'static str) -> impl Fn(E) -> KeyValueE
 #[async_trait]
 impl KeyValueStore for DynamoDb {
     async fn get(&self, key: &str) -> Result<Option<String>, KeyValueError> {
-        let get = self.client.get_item().table_name(&self.table).key(KEY, text(key)).consistent_read(true);
+        let get = self
+            .client
+            .get_item()
+            .table_name(&self.table)
+            .key(KEY, text(key))
+            .consistent_read(true);
         let item = get.send().await.map_err(failed("get"))?.item;
         let Some(mut item) = item.filter(is_alive) else { return Ok(None) };
         match item.remove(VALUE) {
@@ -147,7 +162,12 @@ impl KeyValueStore for DynamoDb {
         }
     }
 
-    async fn set(&self, key: &str, value: &str, ttl: Option<Duration>) -> Result<(), KeyValueError> {
+    async fn set(
+        &self,
+        key: &str,
+        value: &str,
+        ttl: Option<Duration>,
+    ) -> Result<(), KeyValueError> {
         let item = self.item(key, value, ttl)?;
         let put = self.client.put_item().table_name(&self.table).set_item(Some(item));
         put.send().await.map_err(failed("set"))?;
@@ -156,7 +176,8 @@ impl KeyValueStore for DynamoDb {
 
     async fn delete(&self, key: &str) -> Result<bool, KeyValueError> {
         let delete = self.client.delete_item().table_name(&self.table).key(KEY, text(key));
-        let deleted = delete.return_values(ReturnValue::AllOld).send().await.map_err(failed("delete"))?;
+        let deleted =
+            delete.return_values(ReturnValue::AllOld).send().await.map_err(failed("delete"))?;
         Ok(deleted.attributes.is_some_and(|item| is_alive(&item)))
     }
 
@@ -200,10 +221,16 @@ impl KeyValueStore for DynamoDb {
     ) -> Result<bool, KeyValueError> {
         const ACTION: &str = "compare and set";
         let (condition, names) = match expected {
-            Some(_) => (format!("#value = :expected AND {ALIVE}"), vec![("#value", VALUE), ("#ttl", TTL)]),
-            None => (format!("attribute_not_exists(#pk) OR NOT {ALIVE}"), vec![("#pk", KEY), ("#ttl", TTL)]),
+            Some(_) => {
+                (format!("#value = :expected AND {ALIVE}"), vec![("#value", VALUE), ("#ttl", TTL)])
+            }
+            None => (
+                format!("attribute_not_exists(#pk) OR NOT {ALIVE}"),
+                vec![("#pk", KEY), ("#ttl", TTL)],
+            ),
         };
-        let names = names.into_iter().map(|(name, attribute)| (name.to_owned(), attribute.to_owned()));
+        let names =
+            names.into_iter().map(|(name, attribute)| (name.to_owned(), attribute.to_owned()));
         let mut values = HashMap::from([(":now".to_owned(), number(now()))]);
         values.extend(expected.map(|expected| (":expected".to_owned(), text(expected))));
         let Some(new) = new else {
@@ -216,7 +243,10 @@ impl KeyValueStore for DynamoDb {
             return match delete.set_expression_attribute_values(Some(values)).send().await {
                 Ok(_) => Ok(true),
                 Err(SdkError::ServiceError(error))
-                    if matches!(error.err(), DeleteItemError::ConditionalCheckFailedException(_)) =>
+                    if matches!(
+                        error.err(),
+                        DeleteItemError::ConditionalCheckFailedException(_)
+                    ) =>
                 {
                     Ok(false)
                 }

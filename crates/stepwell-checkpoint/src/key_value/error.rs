@@ -16,7 +16,8 @@ pub enum KeyValueError {
     },
     /// What lies under the key was not written by this adapter.
     #[error(
-        "what {store} has under {key:?} was not written by this program ({reason}): give it another place, or remove that"
+        "what {store} has under {key:?} was not written by this program ({reason}): give it \
+         another place, or remove that"
     )]
     Foreign {
         /// The store.
@@ -28,7 +29,8 @@ pub enum KeyValueError {
     },
     /// The store does not take values of that size.
     #[error(
-        "{store} keeps at most {limit} bytes under a key, {key:?} would have {bytes}: keep large data elsewhere, and a reference here"
+        "{store} keeps at most {limit} bytes under a key, {key:?} would have {bytes}: keep large \
+         data elsewhere, and a reference here"
     )]
     TooLarge {
         /// The store.
@@ -42,7 +44,8 @@ pub enum KeyValueError {
     },
     /// A table cannot have that name.
     #[error(
-        "{0:?} is no name for a table: use letters, digits and underscores, and before it a schema and a dot, if need be"
+        "{0:?} is no name for a table: use letters, digits and underscores, and before it a schema \
+         and a dot, if need be"
     )]
     TableName(String),
 }

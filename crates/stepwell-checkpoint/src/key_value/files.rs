@@ -1,10 +1,13 @@
 //! A folder as a key-value store: a file for each key.
 //!
-//! A value is written to a temporary file, synced, and renamed over the old one; then the folder is synced. So a crash leaves the
-//! old value or the new one. Writers of one key, in any process, wait for each other by a lock on one of a few files; readers
-//! wait for nobody. A process that is paused within its write (some milliseconds) holds the others up; they give up after a while, with an error.
+//! A value is written to a temporary file, synced, and renamed over the old one; then the folder is
+//! synced. So a crash leaves the old value or the new one. Writers of one key, in any process, wait
+//! for each other by a lock on one of a few files; readers wait for nobody. A process that is
+//! paused within its write (some milliseconds) holds the others up; they give up after a while,
+//! with an error.
 //!
-//! A file's first line says when its value ends (microseconds since 1970, or `-`); the rest is the value.
+//! A file's first line says when its value ends (microseconds since 1970, or `-`); the rest is the
+//! value.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, ErrorKind, Write as _};
@@ -18,7 +21,8 @@ use tempfile::NamedTempFile;
 use super::{KeyValueError, KeyValueStore, Pattern};
 
 const STORE: &str = "the folder";
-/// Writers of keys that share a lock wait for each other; more locks than a disk can sync at a time are of no use.
+/// Writers of keys that share a lock wait for each other; more locks than a disk can sync at a time
+/// are of no use.
 const LOCKS: usize = 64;
 /// File systems keep names of up to 255 bytes. A longer one goes on in a folder.
 const NAME_BYTES: usize = 200;
@@ -73,7 +77,12 @@ impl KeyValueStore for Files {
         self.run("get", move |folder| read(&path(folder, &key))).await
     }
 
-    async fn set(&self, key: &str, value: &str, ttl: Option<Duration>) -> Result<(), KeyValueError> {
+    async fn set(
+        &self,
+        key: &str,
+        value: &str,
+        ttl: Option<Duration>,
+    ) -> Result<(), KeyValueError> {
         let (key, value) = (key.to_owned(), value.to_owned());
         self.run("set", move |folder| {
             let _lock = lock(folder, &key)?;
@@ -155,10 +164,13 @@ fn lock(folder: &Path, key: &str) -> io::Result<File> {
         match file.try_lock() {
             Ok(()) => return Ok(file),
             Err(TryLockError::Error(error)) => return Err(error),
-            Err(TryLockError::WouldBlock) if start.elapsed() < PATIENCE => std::thread::sleep(LOOK_AGAIN),
+            Err(TryLockError::WouldBlock) if start.elapsed() < PATIENCE => {
+                std::thread::sleep(LOOK_AGAIN)
+            }
             Err(TryLockError::WouldBlock) => {
                 let reason = format!(
-                    "another process has held {} for {PATIENCE:?}: let it go on if it is paused, or end it",
+                    "another process has held {} for {PATIENCE:?}: let it go on if it is paused, \
+                     or end it",
                     path.display()
                 );
                 return Err(io::Error::new(ErrorKind::TimedOut, reason));
@@ -180,7 +192,9 @@ fn read(path: &Path) -> io::Result<Option<String>> {
     let (ends, value) = text.split_once('\n').ok_or_else(foreign)?;
     let is_over = match ends {
         "-" => false,
-        micros => micros.parse::<i64>().map_err(|_| foreign())? <= Timestamp::now().as_microsecond(),
+        micros => {
+            micros.parse::<i64>().map_err(|_| foreign())? <= Timestamp::now().as_microsecond()
+        }
     };
     Ok((!is_over).then(|| value.to_owned()))
 }
@@ -225,8 +239,9 @@ fn sync_folder(folder: &Path) -> io::Result<()> {
     if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
 }
 
-/// Where a key's value lies. Letters, digits, `-` and `_` stand for themselves, a dot where it is not the first character; all other
-/// bytes, and capital letters, which not every file system tells from small ones, are `%` and two hex digits.
+/// Where a key's value lies. Letters, digits, `-` and `_` stand for themselves, a dot where it is
+/// not the first character; all other bytes, and capital letters, which not every file system tells
+/// from small ones, are `%` and two hex digits.
 fn path(folder: &Path, key: &str) -> PathBuf {
     let mut path = folder.to_owned();
     let mut name = String::new();
@@ -265,7 +280,11 @@ fn decode(name: &str) -> Option<Vec<u8>> {
 }
 
 /// Calls `found` with each key, of values whose time is over as well.
-fn list(folder: &Path, before: &str, found: &mut dyn FnMut(String) -> io::Result<()>) -> io::Result<()> {
+fn list(
+    folder: &Path,
+    before: &str,
+    found: &mut dyn FnMut(String) -> io::Result<()>,
+) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
         let name = entry.file_name();

@@ -58,7 +58,8 @@ impl Memory {
         Self { values: Cache::builder().expire_after(Lives).build() }
     }
 
-    /// A store that keeps so many values, and forgets those first that were not used for longest. Not for checkpoints.
+    /// A store that keeps so many values, and forgets those first that were not used for longest.
+    /// Not for checkpoints.
     pub fn with_capacity(values: u64) -> Self {
         let cache = Cache::builder().max_capacity(values).eviction_policy(EvictionPolicy::lru());
         Self { values: cache.expire_after(Lives).build() }
@@ -77,7 +78,12 @@ impl KeyValueStore for Memory {
         Ok(self.values.get(key).map(|value| value.text.as_ref().to_owned()))
     }
 
-    async fn set(&self, key: &str, value: &str, ttl: Option<Duration>) -> Result<(), KeyValueError> {
+    async fn set(
+        &self,
+        key: &str,
+        value: &str,
+        ttl: Option<Duration>,
+    ) -> Result<(), KeyValueError> {
         self.values.insert(key.to_owned(), Value { text: value.into(), ttl });
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! Key-value stores: what a checkpoint and the caches keep their state in.
 //!
-//! [`KeyValueStore`] is what they ask of a store. The adapters here are thin: each takes the client or the pool that a
-//! program has already, and opens one of its own where there is none.
+//! [`KeyValueStore`] is what they ask of a store. The adapters here are thin: each takes the client
+//! or the pool that a program has already, and opens one of its own where there is none.
 
 #[cfg(feature = "dynamodb")]
 mod dynamodb;
@@ -36,10 +36,11 @@ pub use redis::Redis;
 #[cfg(feature = "sqlite")]
 pub use sqlite::Sqlite;
 
-/// A store of texts by key. A value with a time to live is gone when that has passed, by the store's clock or the caller's.
+/// A store of texts by key. A value with a time to live is gone when that has passed, by the
+/// store's clock or the caller's.
 ///
-/// What has been answered has been done, and is seen by every later call of any process. How long it then lasts is the
-/// store's: a database keeps it, memory does not.
+/// What has been answered has been done, and is seen by every later call of any process. How long
+/// it then lasts is the store's: a database keeps it, memory does not.
 #[async_trait]
 pub trait KeyValueStore: Send + Sync {
     /// The value of a key.
@@ -52,7 +53,8 @@ pub trait KeyValueStore: Send + Sync {
     ///
     /// # Errors
     /// When the store could not be written, or the answer was lost: then it may have been.
-    async fn set(&self, key: &str, value: &str, ttl: Option<Duration>) -> Result<(), KeyValueError>;
+    async fn set(&self, key: &str, value: &str, ttl: Option<Duration>)
+    -> Result<(), KeyValueError>;
 
     /// Removes a key; whether it was there.
     ///
@@ -66,16 +68,18 @@ pub trait KeyValueStore: Send + Sync {
     /// When the store cannot be read.
     async fn exists(&self, key: &str) -> Result<bool, KeyValueError>;
 
-    /// The keys that match a pattern, in any order. In it, `*` stands for any text, every other character for itself.
+    /// The keys that match a pattern, in any order. In it, `*` stands for any text, every other
+    /// character for itself.
     ///
-    /// It may look at every key of the store, so it is for maintenance, not for the usual course of a program.
+    /// It may look at every key of the store, so it is for maintenance, not for the usual course of
+    /// a program.
     ///
     /// # Errors
     /// When the store cannot be read.
     async fn keys(&self, pattern: &str) -> Result<Vec<String>, KeyValueError>;
 
-    /// In one atomic step: when the key's value is `expected` (`None`: the key is not there), makes it `new` (`None`: removes
-    /// it), with that time to live. Whether it was so.
+    /// In one atomic step: when the key's value is `expected` (`None`: the key is not there), makes
+    /// it `new` (`None`: removes it), with that time to live. Whether it was so.
     ///
     /// # Errors
     /// As [`KeyValueStore::set`].
@@ -94,7 +98,12 @@ impl<S: KeyValueStore + ?Sized> KeyValueStore for Arc<S> {
         (**self).get(key).await
     }
 
-    async fn set(&self, key: &str, value: &str, ttl: Option<Duration>) -> Result<(), KeyValueError> {
+    async fn set(
+        &self,
+        key: &str,
+        value: &str,
+        ttl: Option<Duration>,
+    ) -> Result<(), KeyValueError> {
         (**self).set(key, value, ttl).await
     }
 

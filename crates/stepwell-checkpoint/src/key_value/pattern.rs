@@ -38,11 +38,18 @@ impl Pattern {
         self.parts.first().map_or("", String::as_str)
     }
 
-    /// The pattern in another language, in which `any` stands for any text and each of the `special` characters for itself
-    /// when `escape` has written it.
-    pub fn translate(&self, any: &str, special: &[char], escape: impl Fn(char) -> String) -> String {
+    /// The pattern in another language, in which `any` stands for any text and each of the
+    /// `special` characters for itself when `escape` has written it.
+    pub fn translate(
+        &self,
+        any: &str,
+        special: &[char],
+        escape: impl Fn(char) -> String,
+    ) -> String {
         let escaped = |part: &String| -> String {
-            part.chars().map(|c| if special.contains(&c) { escape(c) } else { c.to_string() }).collect()
+            part.chars()
+                .map(|c| if special.contains(&c) { escape(c) } else { c.to_string() })
+                .collect()
         };
         self.parts.iter().map(escaped).collect::<Vec<_>>().join(any)
     }

@@ -10,8 +10,8 @@ use super::{KeyValueError, KeyValueStore, Pattern};
 
 const STORE: &str = "PostgreSQL";
 
-/// A store in a table of PostgreSQL: `key text PRIMARY KEY, value text, expires_at timestamptz`. Times to live go by the server's
-/// clock.
+/// A store in a table of PostgreSQL: `key text PRIMARY KEY, value text, expires_at timestamptz`.
+/// Times to live go by the server's clock.
 #[derive(Clone, Debug)]
 pub struct Postgres {
     pool: PgPool,
@@ -22,7 +22,8 @@ impl Postgres {
     /// The table that [`Postgres::connect`] uses.
     pub const DEFAULT_TABLE: &'static str = "key_values";
 
-    /// Connects to `postgres://user:password@host/database`, and makes the table `key_values` when it is missing.
+    /// Connects to `postgres://user:password@host/database`, and makes the table `key_values` when
+    /// it is missing.
     ///
     /// # Errors
     /// When the server cannot be reached, or the table cannot be made.
@@ -31,7 +32,8 @@ impl Postgres {
         Self::new(pool, Self::DEFAULT_TABLE).await
     }
 
-    /// A store on the program's own pool. Makes the table when it is missing; its name may have a schema's before it.
+    /// A store on the program's own pool. Makes the table when it is missing; its name may have a
+    /// schema's before it.
     ///
     /// # Errors
     /// When the table cannot have that name, or cannot be made.
@@ -65,7 +67,8 @@ impl Postgres {
             .execute(&mut *tx)
             .await?;
         let sql = format!(
-            "CREATE TABLE IF NOT EXISTS {table} (key text PRIMARY KEY, value text NOT NULL, expires_at timestamptz)"
+            "CREATE TABLE IF NOT EXISTS {table} (key text PRIMARY KEY, value text NOT NULL, \
+             expires_at timestamptz)"
         );
         sqlx::query(AssertSqlSafe(sql)).execute(&mut *tx).await?;
         tx.commit().await
@@ -84,17 +87,27 @@ fn interval(ttl: Option<Duration>) -> Option<PgInterval> {
     // What is longer than PostgreSQL's calendar lasts for ever.
     const LONGEST: Duration = Duration::from_secs(1_000 * 365 * 24 * 3600);
     let ttl = ttl.filter(|ttl| *ttl < LONGEST)?;
-    Some(PgInterval { months: 0, days: 0, microseconds: i64::try_from(ttl.as_micros()).unwrap_or(i64::MAX) })
+    Some(PgInterval {
+        months: 0,
+        days: 0,
+        microseconds: i64::try_from(ttl.as_micros()).unwrap_or(i64::MAX),
+    })
 }
 
 #[async_trait]
 impl KeyValueStore for Postgres {
     async fn get(&self, key: &str) -> Result<Option<String>, KeyValueError> {
-        let sql = self.sql("SELECT value FROM {table} WHERE key = $1 AND (expires_at > now()) IS NOT FALSE");
+        let sql = self
+            .sql("SELECT value FROM {table} WHERE key = $1 AND (expires_at > now()) IS NOT FALSE");
         sqlx::query_scalar(sql).bind(key).fetch_optional(&self.pool).await.map_err(failed("get"))
     }
 
-    async fn set(&self, key: &str, value: &str, ttl: Option<Duration>) -> Result<(), KeyValueError> {
+    async fn set(
+        &self,
+        key: &str,
+        value: &str,
+        ttl: Option<Duration>,
+    ) -> Result<(), KeyValueError> {
         let sql = self.sql(
             "INSERT INTO {table} (key, value, expires_at) VALUES ($1, $2, now() + $3)
             ON CONFLICT (key) DO UPDATE SET value = excluded.value, expires_at = excluded.expires_at",
@@ -105,23 +118,28 @@ impl KeyValueStore for Postgres {
     }
 
     async fn delete(&self, key: &str) -> Result<bool, KeyValueError> {
-        let sql = self.sql("DELETE FROM {table} WHERE key = $1 RETURNING (expires_at > now()) IS NOT FALSE");
+        let sql = self
+            .sql("DELETE FROM {table} WHERE key = $1 RETURNING (expires_at > now()) IS NOT FALSE");
         let was_there = sqlx::query_scalar(sql).bind(key).fetch_optional(&self.pool).await;
         Ok(was_there.map_err(failed("delete"))?.unwrap_or(false))
     }
 
     async fn exists(&self, key: &str) -> Result<bool, KeyValueError> {
-        let sql = self
-            .sql("SELECT EXISTS (SELECT FROM {table} WHERE key = $1 AND (expires_at > now()) IS NOT FALSE)");
+        let sql = self.sql(
+            "SELECT EXISTS (SELECT FROM {table} WHERE key = $1 AND (expires_at > now()) IS \
+                  NOT FALSE)",
+        );
         sqlx::query_scalar(sql).bind(key).fetch_one(&self.pool).await.map_err(failed("look for"))
     }
 
     async fn keys(&self, pattern: &str) -> Result<Vec<String>, KeyValueError> {
-        let like = Pattern::new(pattern).translate("%", &['%', '_', '\\'], |special| format!("\\{special}"));
+        let like = Pattern::new(pattern)
+            .translate("%", &['%', '_', '\\'], |special| format!("\\{special}"));
         // Nobody else would ever remove them.
         let expired = self.sql("DELETE FROM {table} WHERE expires_at <= now()");
         sqlx::query(expired).execute(&self.pool).await.map_err(failed("list keys"))?;
-        let sql = self.sql("SELECT key FROM {table} WHERE key LIKE $1 AND (expires_at > now()) IS NOT FALSE");
+        let sql = self
+            .sql("SELECT key FROM {table} WHERE key LIKE $1 AND (expires_at > now()) IS NOT FALSE");
         sqlx::query_scalar(sql).bind(like).fetch_all(&self.pool).await.map_err(failed("list keys"))
     }
 

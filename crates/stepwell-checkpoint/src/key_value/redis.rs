@@ -12,7 +12,8 @@ const STORE: &str = "Redis";
 /// How many keys Redis looks at for each call of `SCAN`.
 const SCAN_COUNT: usize = 1_000;
 
-/// `ARGV`: whether a value is expected, and which; whether there is a new one, which, and its milliseconds (0: for ever).
+/// `ARGV`: whether a value is expected, and which; whether there is a new one, which, and its
+/// milliseconds (0: for ever).
 const COMPARE_AND_SET: &str = r"
 local found = redis.call('GET', KEYS[1])
 local expected = ARGV[1] == '1' and ARGV[2]
@@ -26,10 +27,12 @@ else
 end
 return 1";
 
-/// A store in Redis: plain keys, whose times to live go by the server's clock. What it has answered survives the server as far
-/// as the server's persistence goes: for checkpoints, use `appendonly yes`.
+/// A store in Redis: plain keys, whose times to live go by the server's clock. What it has answered
+/// survives the server as far as the server's persistence goes: for checkpoints, use `appendonly
+/// yes`.
 ///
-/// It is for one server, or one with replicas; on a cluster [`KeyValueStore::keys`] would see the keys of one node.
+/// It is for one server, or one with replicas; on a cluster [`KeyValueStore::keys`] would see the
+/// keys of one node.
 #[derive(Clone)]
 pub struct Redis {
     connection: ConnectionManager,
@@ -37,8 +40,8 @@ pub struct Redis {
 }
 
 impl Redis {
-    /// Connects to `redis://user:password@host:port/database`. With the feature `tokio-rustls-comp` of the crate `redis`, to
-    /// `rediss://` as well.
+    /// Connects to `redis://user:password@host:port/database`. With the feature `tokio-rustls-comp`
+    /// of the crate `redis`, to `rediss://` as well.
     ///
     /// # Errors
     /// When the server cannot be reached.
@@ -74,7 +77,12 @@ impl KeyValueStore for Redis {
         self.connection.clone().get(key).await.map_err(failed("get"))
     }
 
-    async fn set(&self, key: &str, value: &str, ttl: Option<Duration>) -> Result<(), KeyValueError> {
+    async fn set(
+        &self,
+        key: &str,
+        value: &str,
+        ttl: Option<Duration>,
+    ) -> Result<(), KeyValueError> {
         let mut options = SetOptions::default();
         if let Some(ttl) = ttl {
             options = options.with_expiration(SetExpiry::PX(millis(ttl)));
@@ -99,8 +107,10 @@ impl KeyValueStore for Redis {
             // `KEYS` would keep everybody else waiting.
             let mut scan = cmd("SCAN");
             scan.arg(cursor).arg("MATCH").arg(&glob).arg("COUNT").arg(SCAN_COUNT);
-            let (next, found): (u64, Vec<String>) =
-                scan.query_async(&mut self.connection.clone()).await.map_err(failed("list keys"))?;
+            let (next, found): (u64, Vec<String>) = scan
+                .query_async(&mut self.connection.clone())
+                .await
+                .map_err(failed("list keys"))?;
             keys.extend(found);
             cursor = next;
             if cursor == 0 {

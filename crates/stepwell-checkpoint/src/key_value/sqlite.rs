@@ -31,12 +31,14 @@ impl Sqlite {
             connection.pragma_update(None, "synchronous", "FULL")?;
             Ok::<_, rusqlite::Error>(connection)
         });
-        let connection = opened.await.map_err(|error| KeyValueError::failed(STORE, "open", error))?;
+        let connection =
+            opened.await.map_err(|error| KeyValueError::failed(STORE, "open", error))?;
         let connection = connection.map_err(|error| KeyValueError::failed(STORE, "open", error))?;
         Self::new(Arc::new(Mutex::new(connection))).await
     }
 
-    /// A store on the program's own connection, with whatever settings that has. Makes the table when it is missing.
+    /// A store on the program's own connection, with whatever settings that has. Makes the table
+    /// when it is missing.
     ///
     /// # Errors
     /// When the table cannot be made.
@@ -85,19 +87,27 @@ impl KeyValueStore for Sqlite {
         let key = key.to_owned();
         self.run("get", move |connection| {
             connection
-                .prepare_cached("SELECT value FROM key_values WHERE key = ?1 AND ifnull(expires_at > ?2, 1)")?
+                .prepare_cached(
+                    "SELECT value FROM key_values WHERE key = ?1 AND ifnull(expires_at > ?2, 1)",
+                )?
                 .query_row(params![key, now()], |row| row.get(0))
                 .optional()
         })
         .await
     }
 
-    async fn set(&self, key: &str, value: &str, ttl: Option<Duration>) -> Result<(), KeyValueError> {
+    async fn set(
+        &self,
+        key: &str,
+        value: &str,
+        ttl: Option<Duration>,
+    ) -> Result<(), KeyValueError> {
         let (key, value) = (key.to_owned(), value.to_owned());
         self.run("set", move |connection| {
             connection
                 .prepare_cached(
-                    "INSERT OR REPLACE INTO key_values (key, value, expires_at) VALUES (?1, ?2, ?3)",
+                    "INSERT OR REPLACE INTO key_values (key, value, expires_at) VALUES (?1, ?2, \
+                     ?3)",
                 )?
                 .execute(params![key, value, end(ttl)])
         })
@@ -109,7 +119,8 @@ impl KeyValueStore for Sqlite {
         let key = key.to_owned();
         self.run("delete", move |connection| {
             let sql = "DELETE FROM key_values WHERE key = ?1 RETURNING ifnull(expires_at > ?2, 1)";
-            let was_there = connection.prepare_cached(sql)?.query_row(params![key, now()], |row| row.get(0));
+            let was_there =
+                connection.prepare_cached(sql)?.query_row(params![key, now()], |row| row.get(0));
             Ok(was_there.optional()?.unwrap_or(false))
         })
         .await
@@ -120,11 +131,13 @@ impl KeyValueStore for Sqlite {
     }
 
     async fn keys(&self, pattern: &str) -> Result<Vec<String>, KeyValueError> {
-        let glob = Pattern::new(pattern).translate("*", &['?', '['], |special| format!("[{special}]"));
+        let glob =
+            Pattern::new(pattern).translate("*", &['?', '['], |special| format!("[{special}]"));
         self.run("list keys", move |connection| {
             // Nobody else would ever remove them.
             connection.execute("DELETE FROM key_values WHERE expires_at <= ?1", [now()])?;
-            let mut select = connection.prepare_cached("SELECT key FROM key_values WHERE key GLOB ?1")?;
+            let mut select =
+                connection.prepare_cached("SELECT key FROM key_values WHERE key GLOB ?1")?;
             select.query_map([glob], |row| row.get(0))?.collect()
         })
         .await
@@ -144,7 +157,8 @@ impl KeyValueStore for Sqlite {
             // Each is one statement, and so atomic.
             let changed = match (expected, new) {
                 (None, None) => {
-                    let sql = "SELECT 1 FROM key_values WHERE key = ?1 AND ifnull(expires_at > ?2, 1)";
+                    let sql = "SELECT 1 FROM key_values WHERE key = ?1 AND ifnull(expires_at > ?2, \
+                               1)";
                     return Ok(!connection.prepare_cached(sql)?.exists(params![key, now])?);
                 }
                 (None, Some(new)) => connection
@@ -162,7 +176,8 @@ impl KeyValueStore for Sqlite {
                     .execute(params![key, expected, new, end, now])?,
                 (Some(expected), None) => connection
                     .prepare_cached(
-                        "DELETE FROM key_values WHERE key = ?1 AND value = ?2 AND ifnull(expires_at > ?3, 1)",
+                        "DELETE FROM key_values WHERE key = ?1 AND value = ?2 AND \
+                         ifnull(expires_at > ?3, 1)",
                     )?
                     .execute(params![key, expected, now])?,
             };

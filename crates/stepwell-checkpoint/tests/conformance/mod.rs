@@ -98,7 +98,11 @@ async fn compare_and_set_keeps_its_word(store: &dyn KeyValueStore, prefix: &str)
     assert_eq!(value().await, None);
 
     assert!(set(None, Some("a")).await);
-    assert!(!set(None, Some("b")).await && !set(Some("b"), Some("c")).await && !set(Some("b"), None).await);
+    assert!(
+        !set(None, Some("b")).await
+            && !set(Some("b"), Some("c")).await
+            && !set(Some("b"), None).await
+    );
     assert!(!set(None, None).await && !set(Some(""), Some("c")).await);
     assert_eq!(value().await.as_deref(), Some("a"));
 
@@ -107,13 +111,15 @@ async fn compare_and_set_keeps_its_word(store: &dyn KeyValueStore, prefix: &str)
     assert!(set(Some("b"), None).await);
     assert_eq!(value().await, None);
     // The empty text is a value.
-    assert!(set(None, Some("")).await && !set(None, Some("a")).await && set(Some(""), Some("a")).await);
+    assert!(
+        set(None, Some("")).await && !set(None, Some("a")).await && set(Some(""), Some("a")).await
+    );
     assert!(store.delete(key).await.unwrap());
 }
 
 async fn values_end_with_their_time(store: &dyn KeyValueStore, prefix: &str) {
-    let keys =
-        ["set", "swapped", "deleted", "taken", "long", "then for ever"].map(|key| format!("{prefix}{key}"));
+    let keys = ["set", "swapped", "deleted", "taken", "long", "then for ever"]
+        .map(|key| format!("{prefix}{key}"));
     let [set, swapped, deleted, taken, long, for_ever] = &keys;
     for key in [set, deleted, taken, for_ever] {
         store.set(key, "short", SHORT).await.unwrap();

@@ -33,10 +33,17 @@ pub(crate) struct Faulty {
 impl Faulty {
     /// Fails at the write of that number, from 1; never when it is 0.
     pub(crate) fn new(inner: &Memory, at: u64, fault: Fault) -> Self {
-        Self { inner: inner.clone(), writes: Arc::default(), at, fault, dead: CancellationToken::new() }
+        Self {
+            inner: inner.clone(),
+            writes: Arc::default(),
+            at,
+            fault,
+            dead: CancellationToken::new(),
+        }
     }
 
-    /// Runs the future until the process dies; then nothing that it began goes on. `None` when it died.
+    /// Runs the future until the process dies; then nothing that it began goes on. `None` when it
+    /// died.
     pub(crate) async fn run<T>(&self, future: impl Future<Output = T>) -> Option<T> {
         self.dead.run_until_cancelled(future).await
     }
@@ -79,7 +86,12 @@ impl KeyValueStore for Faulty {
         self.inner.get(key).await
     }
 
-    async fn set(&self, key: &str, value: &str, ttl: Option<Duration>) -> Result<(), KeyValueError> {
+    async fn set(
+        &self,
+        key: &str,
+        value: &str,
+        ttl: Option<Duration>,
+    ) -> Result<(), KeyValueError> {
         self.write(self.inner.set(key, value, ttl)).await
     }
 

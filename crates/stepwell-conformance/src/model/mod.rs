@@ -1,7 +1,8 @@
 //! A store does what the reference model does, whatever is asked of it.
 //!
-//! Batches are drawn at random and given to both, on the same clock. Every answer is compared, and so are all
-//! tasks after every batch. A sequence that shows a difference is made as short as it can be.
+//! Batches are drawn at random and given to both, on the same clock. Every answer is compared, and
+//! so are all tasks after every batch. A sequence that shows a difference is made as short as it
+//! can be.
 
 mod normal;
 mod ops;
@@ -37,8 +38,8 @@ pub async fn model_with_several_handles(backend: &impl Backend) {
 
 fn compare(backend: &impl Backend, handles: usize) {
     let asked = std::env::var(CASES).ok();
-    let asked =
-        asked.map(|cases| cases.parse().unwrap_or_else(|_| panic!("{CASES} is no number: {cases:?}")));
+    let asked = asked
+        .map(|cases| cases.parse().unwrap_or_else(|_| panic!("{CASES} is no number: {cases:?}")));
     let config = Config {
         cases: asked.unwrap_or(BY_DEFAULT.0),
         failure_persistence: None,
@@ -51,8 +52,9 @@ fn compare(backend: &impl Backend, handles: usize) {
         if asked.is_none() && !has_failed.get() && begin.elapsed() > BY_DEFAULT.1 {
             return Ok(());
         }
-        let played =
-            tokio::task::block_in_place(|| Handle::current().block_on(play::play(backend, handles, &ops)));
+        let played = tokio::task::block_in_place(|| {
+            Handle::current().block_on(play::play(backend, handles, &ops))
+        });
         played.map_err(|difference| {
             has_failed.set(true);
             TestCaseError::fail(difference)

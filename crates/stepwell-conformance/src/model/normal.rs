@@ -17,8 +17,9 @@ pub(super) struct Ids {
     pub(super) new_messages: Vec<MessageId>,
 }
 
-/// What a batch caused, as far as all stores tell it alike: how often a queue is named, and in which order,
-/// says nothing; neither does what was told to a task that no longer runs, or of a queue that nothing is left in.
+/// What a batch caused, as far as all stores tell it alike: how often a queue is named, and in
+/// which order, says nothing; neither does what was told to a task that no longer runs, or of a
+/// queue that nothing is left in.
 #[derive(Debug)]
 pub(super) struct Told {
     ready: Vec<Name>,
@@ -55,9 +56,13 @@ impl Ids {
         facts.children.dedup();
         // Stable: within a topic, their order stays.
         facts.messages.sort_by(|a, b| a.topic.cmp(&b.topic));
-        let in_order = |pair: &[ArrivedMessage]| pair[0].topic != pair[1].topic || pair[0].id < pair[1].id;
+        let in_order =
+            |pair: &[ArrivedMessage]| pair[0].topic != pair[1].topic || pair[0].id < pair[1].id;
         if !facts.messages.windows(2).all(in_order) {
-            return Err(format!("the ids of messages do not grow within a topic: {:#?}", facts.messages));
+            return Err(format!(
+                "the ids of messages do not grow within a topic: {:#?}",
+                facts.messages
+            ));
         }
         facts.messages.iter_mut().for_each(|message| self.message(message));
         Ok(())
@@ -72,7 +77,8 @@ impl Ids {
         for applied in committed.transitions.iter_mut().flatten() {
             self.facts(&mut applied.facts)?;
         }
-        let keyed = committed.transitions.iter_mut().flatten().filter_map(|applied| applied.keyed.as_mut());
+        let keyed =
+            committed.transitions.iter_mut().flatten().filter_map(|applied| applied.keyed.as_mut());
         for spawned in keyed.chain(&mut committed.spawns) {
             if let Spawned::Existing { run_id, .. } | Spawned::Waiting { run_id, .. } = spawned {
                 self.run(run_id);
@@ -96,8 +102,11 @@ impl Ids {
         ready.retain(|queue| tasks.iter().any(|task| task.queue == *queue && left(task)));
         ready.sort_unstable();
         ready.dedup();
-        let running: HashSet<_> =
-            tasks.iter().filter(|task| task.state == TaskState::Running).map(|task| task.task_id).collect();
+        let running: HashSet<_> = tasks
+            .iter()
+            .filter(|task| task.state == TaskState::Running)
+            .map(|task| task.task_id)
+            .collect();
         poked.retain(|task_id| running.contains(task_id));
         poked.sort_unstable();
         poked.dedup();

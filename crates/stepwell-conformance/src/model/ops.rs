@@ -117,10 +117,13 @@ pub(super) fn batches() -> impl Strategy<Value = Vec<Vec<Op>>> {
 fn spawn() -> impl Strategy<Value = Spawn> {
     let small = || prop::option::weighted(0.2, 0..4_u64);
     let what = (0..3_usize, 0..2_usize, -1..2_i32, 1..3_u32);
-    let when = (of(0..4_u64), prop::option::weighted(0.3, 0..3_usize), small(), small(), of(0..3_u128));
-    let coalesce = prop_oneof![Just(Coalesce::Reuse), Just(Coalesce::Replace), Just(Coalesce::Reject)];
+    let when =
+        (of(0..4_u64), prop::option::weighted(0.3, 0..3_usize), small(), small(), of(0..3_u128));
+    let coalesce =
+        prop_oneof![Just(Coalesce::Reuse), Just(Coalesce::Replace), Just(Coalesce::Reject)];
     let turn = (0..2_usize, prop::option::weighted(0.4, coalesce));
-    let who = (prop::option::weighted(0.3, turn), prop::option::weighted(0.1, 0..2_usize), 0..3_usize);
+    let who =
+        (prop::option::weighted(0.3, turn), prop::option::weighted(0.1, 0..2_usize), 0..3_usize);
     (what, when, who).prop_map(
         |(
             (task_type, queue, priority, attempts),

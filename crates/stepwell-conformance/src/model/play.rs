@@ -4,7 +4,9 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use stepwell_core::MemoryStore;
-use stepwell_core::store::{Batch, Committed, Purge, ScheduleFilter, TaskFilter, TaskInfo, TaskState};
+use stepwell_core::store::{
+    Batch, Committed, Purge, ScheduleFilter, TaskFilter, TaskInfo, TaskState,
+};
 use stepwell_core::{Name, Payload, TaskId};
 
 use super::World;
@@ -62,9 +64,14 @@ impl Side {
 }
 
 /// Plays it. An error says where the store differs.
-pub(super) async fn play(backend: &impl Backend, handles: usize, batches: &[Vec<Op>]) -> Result<(), String> {
+pub(super) async fn play(
+    backend: &impl Backend,
+    handles: usize,
+    batches: &[Vec<Op>],
+) -> Result<(), String> {
     let setup = Setup::new(backend).await;
-    let side = |handles| Side { handles, turn: 0, world: World::new(setup.now()), ids: Ids::default() };
+    let side =
+        |handles| Side { handles, turn: 0, world: World::new(setup.now()), ids: Ids::default() };
     let memory = Handle(std::sync::Arc::new(MemoryStore::new(setup.clock.clone())));
     let (mut model, mut store) = (side(vec![memory]), side(setup.handles(handles).await));
     for (n, ops) in batches.iter().enumerate() {
@@ -72,7 +79,8 @@ pub(super) async fn play(backend: &impl Backend, handles: usize, batches: &[Vec<
             setup.advance(Duration::from_secs(1));
             // Nothing is claimed, but what is due is done.
             let due = || claims([claim(0, 0)]);
-            both(&format!("what is due before batch {n}"), &mut model, &mut store, due(), due()).await?;
+            both(&format!("what is due before batch {n}"), &mut model, &mut store, due(), due())
+                .await?;
         }
         (model.world.now, store.world.now) = (setup.now(), setup.now());
         let (expected, got) = (model.world.batch(ops), store.world.batch(ops));
@@ -119,7 +127,8 @@ async fn both(
     let (expected, told, tasks) = model.commit(expected).await?;
     let (got, mut told_by_store, tasks_of_store) = store.commit(got).await?;
     told_by_store.allow_more(&told);
-    let (expected, got) = (format!("{expected:#?}\n{told:#?}"), format!("{got:#?}\n{told_by_store:#?}"));
+    let (expected, got) =
+        (format!("{expected:#?}\n{told:#?}"), format!("{got:#?}\n{told_by_store:#?}"));
     if expected != got {
         return Err(format!("{what}, of which the model says\n{expected}\nand the store\n{got}"));
     }

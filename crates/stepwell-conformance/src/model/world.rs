@@ -7,15 +7,15 @@ use stepwell_core::store::{
     ScheduleAction, ScheduleChange, SchedulePlan, Transition, Wait, WorkerSignal,
 };
 use stepwell_core::{
-    Entry, Failure, FailureKind, Key, Kind, Outcome, QueueAction, QueueChange, QueueLimits, RateLimit, RunId,
-    ScheduleVersion, Scope, TaskId, Timestamp, after,
+    Entry, Failure, FailureKind, Key, Kind, Outcome, QueueAction, QueueChange, QueueLimits,
+    RateLimit, RunId, ScheduleVersion, Scope, TaskId, Timestamp, after,
 };
 
 use super::ops::{Does, Event, NextOp, Op, QueueOp, ScheduleOp, Spawn, WaitOp};
 use crate::make::{self, json, name, step, task_id, worker_id};
 
-/// What one side knows of the tasks that it made. Both sides make the same batches of the same operations,
-/// but for the ids that their stores chose.
+/// What one side knows of the tasks that it made. Both sides make the same batches of the same
+/// operations, but for the ids that their stores chose.
 pub(super) struct World {
     pub(super) now: Timestamp,
     pub(super) tasks: Vec<TaskId>,
@@ -99,9 +99,13 @@ impl World {
 
     fn wait(&self, op: &WaitOp) -> Wait {
         let (kind, text, ordinal, due_at) = match *op {
-            WaitOp::Timer(n, seconds) => (Kind::Timer, format!("timer{n}"), 1, Some(self.at(seconds))),
+            WaitOp::Timer(n, seconds) => {
+                (Kind::Timer, format!("timer{n}"), 1, Some(self.at(seconds)))
+            }
             WaitOp::Event(n, ordinal) => (Kind::Event, format!("event{n}"), ordinal, None),
-            WaitOp::Message(n, ordinal) => (Kind::Message, format!("topic{n}"), ordinal, Some(self.at(9))),
+            WaitOp::Message(n, ordinal) => {
+                (Kind::Message, format!("topic{n}"), ordinal, Some(self.at(9)))
+            }
             WaitOp::Child(n) => (Kind::Child, self.task(n).to_string(), 1, None),
         };
         let target = (kind != Kind::Timer).then(|| name(&text));
@@ -115,8 +119,8 @@ impl World {
             1 => Outcome::Retrying { failure: failure.into(), at: self.at(1) },
             _ => Outcome::Done(json(&format!("[{}]", self.counter))),
         };
-        // Numbers that grow, with room for the store's own entries: which of a task's transitions will be accepted is not
-        // known yet.
+        // Numbers that grow, with room for the store's own entries: which of a task's transitions
+        // will be accepted is not known yet.
         Entry { outcome, ..step(self.count() * 4, json("0")) }
     }
 
@@ -131,7 +135,9 @@ impl World {
         let failure = Failure::new(FailureKind::Panic, format!("failure {}", self.count()));
         let next = match next {
             NextOp::Continue(collect) => Next::Continue { collect: *collect },
-            NextOp::Suspend(seconds) => Next::Suspend { wake_at: seconds.map(|seconds| self.at(seconds)) },
+            NextOp::Suspend(seconds) => {
+                Next::Suspend { wake_at: seconds.map(|seconds| self.at(seconds)) }
+            }
             NextOp::Complete => Next::Complete(json("\"output\"")),
             NextOp::Retry(seconds) => Next::Retry { failure, at: self.at(*seconds) },
             NextOp::Fail => Next::Fail(failure.permanent()),
@@ -144,20 +150,25 @@ impl World {
                 Does::Entry(n) => transition.entries.push(self.entry(*n)),
                 Does::Compensation => transition.entries.push(self.compensation()),
                 // One of the last entries, of this task or of another.
-                Does::Supersede(back) => transition.superseded.push(self.counter.saturating_sub(*back) * 4),
+                Does::Supersede(back) => {
+                    transition.superseded.push(self.counter.saturating_sub(*back) * 4)
+                }
                 Does::Child(spawn) => transition.spawns.push(self.new_task(spawn, Some(task_id))),
                 Does::Keyed(_) => {}
                 Does::Emit(event) => transition.events.push(self.event(event)),
                 Does::Send(task, topic) => transition.messages.push(self.message(*task, *topic)),
                 Does::Receive(n) if self.messages.is_empty() => _ = n,
-                Does::Receive(n) => transition.received.push(self.messages[n % self.messages.len()]),
+                Does::Receive(n) => {
+                    transition.received.push(self.messages[n % self.messages.len()])
+                }
                 Does::Await(wait) => transition.waits_added.push(self.wait(wait)),
                 Does::Drop(wait) => transition.waits_removed.push(self.wait(wait).key),
             }
         }
         // One, and its entry behind all others.
-        let keyed =
-            does.iter().find_map(|does| if let Does::Keyed(spawn) = does { Some(spawn) } else { None });
+        let keyed = does
+            .iter()
+            .find_map(|does| if let Does::Keyed(spawn) = does { Some(spawn) } else { None });
         transition.keyed = keyed.map(|spawn| {
             let new = self.new_task(spawn, Some(task_id));
             let task = NewTask { coalesce: spawn.coalesce, claim_by: None, ..new };
@@ -179,7 +190,8 @@ impl World {
             ScheduleOp::Replace { seen, next_at, spawns, unless_running } => {
                 // One of the last that it may have become: whether it did is not known.
                 let nobody = uuid::Uuid::nil().into();
-                let seen = self.versions[schedule].iter().rev().nth(*seen).copied().unwrap_or(nobody);
+                let seen =
+                    self.versions[schedule].iter().rev().nth(*seen).copied().unwrap_or(nobody);
                 ScheduleAction::Replace {
                     seen,
                     plan: plan(self, *next_at),
@@ -211,14 +223,16 @@ impl World {
                         batch.transitions.push(transition);
                     }
                 }
-                Op::Claim { worker, queues, types, limit, version, suspect } => batch.claims.push(Claim {
-                    worker_id: worker_id(*worker),
-                    queues: queues.iter().map(|queue| name(&format!("queue{queue}"))).collect(),
-                    task_types: types.iter().map(|n| name(&format!("type{n}"))).collect(),
-                    code_version: version.map(|version| name(&format!("v{version}"))),
-                    limit: *limit,
-                    suspect: *suspect,
-                }),
+                Op::Claim { worker, queues, types, limit, version, suspect } => {
+                    batch.claims.push(Claim {
+                        worker_id: worker_id(*worker),
+                        queues: queues.iter().map(|queue| name(&format!("queue{queue}"))).collect(),
+                        task_types: types.iter().map(|n| name(&format!("type{n}"))).collect(),
+                        code_version: version.map(|version| name(&format!("v{version}"))),
+                        limit: *limit,
+                        suspect: *suspect,
+                    })
+                }
                 Op::Command(command, task) => {
                     let command = [
                         Command::Cancel,
@@ -230,15 +244,22 @@ impl World {
                     ][*command];
                     batch.commands.push(command(self.task(*task)));
                 }
-                Op::Schedule(schedule, change) => batch.schedules.push(self.schedule(*schedule, change)),
+                Op::Schedule(schedule, change) => {
+                    batch.schedules.push(self.schedule(*schedule, change))
+                }
                 Op::Queue(queue, change) => batch.queues.push(QueueChange {
                     queue: name(&format!("queue{queue}")),
                     action: match *change {
                         QueueOp::Pause => QueueAction::Pause,
                         QueueOp::Resume => QueueAction::Resume,
                         QueueOp::Limit(max_running, max_running_per_worker, rate) => {
-                            let rate = rate.map(|starts| RateLimit { starts, per: Duration::from_secs(6) });
-                            QueueAction::Limit(QueueLimits { max_running, max_running_per_worker, rate })
+                            let rate = rate
+                                .map(|starts| RateLimit { starts, per: Duration::from_secs(6) });
+                            QueueAction::Limit(QueueLimits {
+                                max_running,
+                                max_running_per_worker,
+                                rate,
+                            })
                         }
                     },
                 }),

@@ -51,7 +51,11 @@ pub async fn atomicity(backend: &impl Backend) {
     for (what, batch) in [("an entry's number", with_entry), ("a task's id", with_task)] {
         let refused = store.try_commit(batch).await;
         assert!(refused.is_err(), "{what} was accepted twice: {refused:#?}");
-        assert_eq!(store.picture().await, before, "a batch that was refused ({what}) left something behind");
+        assert_eq!(
+            store.picture().await,
+            before,
+            "a batch that was refused ({what}) left something behind"
+        );
         assert!(!store.signal(heartbeat(5)).await, "its worker is registered");
         let facts = store.look(runs[2]).await;
         assert!(facts.is_empty(), "its messages have arrived: {facts:?}");
@@ -60,8 +64,16 @@ pub async fn atomicity(backend: &impl Backend) {
     let committed = store.commit(one_of_everything()).await;
     assert!(committed.transitions[0].is_ok());
     assert_eq!(committed.events, [true], "an event of a refused batch was kept");
-    assert_eq!(committed.spawns, [Spawned::Created { claimed: false }], "a key of a refused batch was kept");
-    assert_eq!(store.look(runs[2]).await.messages.len(), 1, "of as many messages as are waited for");
+    assert_eq!(
+        committed.spawns,
+        [Spawned::Created { claimed: false }],
+        "a key of a refused batch was kept"
+    );
+    assert_eq!(
+        store.look(runs[2]).await.messages.len(),
+        1,
+        "of as many messages as are waited for"
+    );
     assert_eq!(store.journal(1).await.len(), 2);
 }
 
@@ -72,7 +84,10 @@ pub async fn refused_items(backend: &impl Backend) {
     store.next(runs[3], complete()).await;
     store.spawn([with_key("key", 5)]).await;
     assert!(store.emit(event("early", json("1"))).await);
-    store.apply(awaiting(runs[2], [for_message("topic", 1), for_message("topic", 2)], GO_ON)).await.unwrap();
+    store
+        .apply(awaiting(runs[2], [for_message("topic", 1), for_message("topic", 2)], GO_ON))
+        .await
+        .unwrap();
 
     let bringing = |run: (_, _), n: u128| {
         let mut transition = Transition::new(run.0, run.1, GO_ON);
@@ -113,7 +128,9 @@ pub async fn refused_items(backend: &impl Backend) {
     assert_eq!(committed.commands, outcomes);
     assert_eq!(committed.events, [false, true]);
     assert_eq!(committed.messages, [false, false]);
-    assert!(matches!(committed.spawns[0], Spawned::Existing { task_id: id, .. } if id == task_id(5)));
+    assert!(
+        matches!(committed.spawns[0], Spawned::Existing { task_id: id, .. } if id == task_id(5))
+    );
     assert_eq!(committed.spawns[1], Spawned::Created { claimed: false });
     let states: Vec<_> = committed.workers.iter().map(|status| status.state).collect();
     assert_eq!(states, [WorkerState::Gone, WorkerState::Active]);

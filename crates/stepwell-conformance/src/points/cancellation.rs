@@ -1,4 +1,5 @@
-//! Cancellation: at once where nobody runs, on request where somebody does, and down all generations.
+//! Cancellation: at once where nobody runs, on request where somebody does, and down all
+//! generations.
 
 use stepwell_core::TaskState;
 use stepwell_core::store::{Command, CommandOutcome, Finish, NewTask, Next, Transition};
@@ -7,8 +8,8 @@ use crate::backend::Backend;
 use crate::make::*;
 use crate::setup::Setup;
 
-/// A task that does not run is cancelled at once; one that runs is asked to, and ends as it likes, but is not
-/// tried again.
+/// A task that does not run is cancelled at once; one that runs is asked to, and ends as it likes,
+/// but is not tried again.
 pub async fn cancellation(backend: &impl Backend) {
     let (setup, store) = Setup::with_handle(backend).await;
     let runs = store.run((1..=6).map(new_task)).await;
@@ -45,8 +46,11 @@ pub async fn cancellation(backend: &impl Backend) {
         assert!(store.next(*run, next.clone()).await.cancel_requested, "{next:?}");
         let info = store.info(n).await;
         assert_eq!((info.state, info.cancel_requested), (state, true), "{next:?}");
-        let outcome =
-            if state.is_finished() { CommandOutcome::NotAllowed(state) } else { CommandOutcome::Done };
+        let outcome = if state.is_finished() {
+            CommandOutcome::NotAllowed(state)
+        } else {
+            CommandOutcome::Done
+        };
         assert_eq!(store.command(Command::Cancel(run.0)).await, outcome);
     }
     assert_eq!(store.command(Command::Cancel(task_id(99))).await, CommandOutcome::NotFound);
@@ -61,7 +65,8 @@ pub async fn cancellation_of_families(backend: &impl Backend) {
     assert!(store.next(runs[1], SUSPEND).await.suspended);
     store.next(runs[2], complete()).await;
     let committed = store.commit(commands([Command::Cancel(task_id(1))])).await;
-    let mut finished: Vec<_> = committed.news.finished.iter().map(|(task_id, _)| *task_id).collect();
+    let mut finished: Vec<_> =
+        committed.news.finished.iter().map(|(task_id, _)| *task_id).collect();
     finished.sort_unstable();
     assert_eq!(finished, [1, 2, 4, 6, 7].map(task_id));
     assert_eq!(committed.news.poked, [task_id(3)]);
@@ -74,8 +79,8 @@ pub async fn cancellation_of_families(backend: &impl Backend) {
         "5 was not cancelled"
     );
 
-    // A run that cancels itself takes its children along, and so does one that is given back when it was
-    // asked to.
+    // A run that cancels itself takes its children along, and so does one that is given back when
+    // it was asked to.
     for (first, next) in [(20, Next::Cancel), (30, Next::Release)] {
         let run = store.run_one(first).await;
         store.spawn([child_of(first, first + 1), child_of(first + 1, first + 2)]).await;
@@ -91,7 +96,8 @@ pub async fn cancellation_of_families(backend: &impl Backend) {
     assert_eq!(store.state(41).await, TaskState::Pending, "a failure is no cancellation");
 }
 
-/// Cancellation goes down a family of a thousand generations, and tells parents that await their children.
+/// Cancellation goes down a family of a thousand generations, and tells parents that await their
+/// children.
 pub async fn cancellation_of_generations(backend: &impl Backend) {
     const GENERATIONS: u128 = 1_000;
     let (_setup, store) = Setup::with_handle(backend).await;

@@ -35,8 +35,8 @@ async fn is_told(store: &Handle, what: &str, is_it: impl Fn(Changed) -> bool) {
     assert!(told.is_ok(), "another handle was not told of {what}");
 }
 
-/// A handle is told when another one brought work for it or ended tasks, also when that was before it asked;
-/// and not when another one claimed in vain.
+/// A handle is told when another one brought work for it or ended tasks, also when that was before
+/// it asked; and not when another one claimed in vain.
 pub async fn changes(backend: &impl Backend) {
     if !backend.is_shared() {
         return;

@@ -10,8 +10,8 @@ use crate::handle::{Handle, of};
 use crate::make::*;
 use crate::setup::Setup;
 
-/// The end of a child wakes a parent that awaits it, whichever way it ends, and is kept for one that comes
-/// later.
+/// The end of a child wakes a parent that awaits it, whichever way it ends, and is kept for one
+/// that comes later.
 pub async fn children(backend: &impl Backend) {
     let (_setup, store) = Setup::with_handle(backend).await;
     let ends = [
@@ -26,7 +26,9 @@ pub async fn children(backend: &impl Backend) {
         store.apply(spawning).await.unwrap();
         assert_eq!(store.info(n + 1).await.parent, Some(parent.0));
         let children: Vec<_> = store.claim(1, 2).await.iter().map(of).collect();
-        assert!(store.apply(awaiting(parent, [for_child(n + 1)], SUSPEND)).await.unwrap().suspended);
+        assert!(
+            store.apply(awaiting(parent, [for_child(n + 1)], SUSPEND)).await.unwrap().suspended
+        );
 
         store.next(children[1], complete()).await;
         assert_eq!(store.state(n).await, TaskState::Suspended, "it does not await that child");
@@ -52,7 +54,8 @@ pub async fn children(backend: &impl Backend) {
 
     // One that is not there.
     let parent = store.run_one(100).await;
-    let ends = store.apply(awaiting(parent, [for_child(101)], SUSPEND)).await.unwrap().facts.children;
+    let ends =
+        store.apply(awaiting(parent, [for_child(101)], SUSPEND)).await.unwrap().facts.children;
     assert_eq!(ends, [(task_id(101), Finish::Failed(deleted()))]);
 }
 
@@ -77,7 +80,8 @@ pub async fn needed_tasks(backend: &impl Backend) {
     let (setup, store) = Setup::with_handle(backend).await;
     let parents = store.run([new_task(1), new_task(2), new_task(3), new_task(4)]).await;
     let children = store.run((11..=30).map(|n| child_of(1, n))).await;
-    let other = store.run([with_key("key", 31), new_task(32), child_of(2, 33), child_of(9, 34)]).await;
+    let other =
+        store.run([with_key("key", 31), new_task(32), child_of(2, 33), child_of(9, 34)]).await;
     for run in children.iter().chain(&other) {
         store.next(*run, complete()).await;
     }
@@ -86,7 +90,8 @@ pub async fn needed_tasks(backend: &impl Backend) {
     store.next(parents[1], complete()).await;
     setup.advance(SECOND);
     let now = setup.now();
-    let purge = async |limit| store.0.purge(Purge { before: now, state: None, limit }).await.unwrap();
+    let purge =
+        async |limit| store.0.purge(Purge { before: now, state: None, limit }).await.unwrap();
     let kept: Vec<_> = (11..=30).collect();
     for n in [11, 30] {
         assert_eq!(store.command(Command::Delete(task_id(n))).await, needed_by(1));
@@ -98,9 +103,12 @@ pub async fn needed_tasks(backend: &impl Backend) {
     assert_eq!(there(&store).await, ids(&[&[1, 3, 4][..], &kept, &[31]].concat()));
 
     // A parent that is suspended, or that waits for its next attempt, has not ended.
-    assert!(store.apply(awaiting(parents[0], [for_event("never")], SUSPEND)).await.unwrap().suspended);
+    assert!(
+        store.apply(awaiting(parents[0], [for_event("never")], SUSPEND)).await.unwrap().suspended
+    );
     assert_eq!(purge(100).await, 0);
-    let removed = Transition { waits_removed: vec![for_child(31).key], ..awaiting(parents[2], [], GO_ON) };
+    let removed =
+        Transition { waits_removed: vec![for_child(31).key], ..awaiting(parents[2], [], GO_ON) };
     store.apply(removed).await.unwrap();
     // Nor is it over with one that was cancelled, or has failed: it may be retried, and then joins
     // its children.
@@ -114,8 +122,13 @@ pub async fn needed_tasks(backend: &impl Backend) {
     assert_eq!(purge(100).await, 0);
     store.command(Command::Retry(task_id(1))).await;
     let again = store.claim_one(1).await;
-    let ends = store.apply(awaiting(of(&again), [for_child(11)], LOOK)).await.unwrap().facts.children;
-    assert_eq!(ends, [(task_id(11), Finish::Completed(json("\"output\"")))], "it is there to be joined");
+    let ends =
+        store.apply(awaiting(of(&again), [for_child(11)], LOOK)).await.unwrap().facts.children;
+    assert_eq!(
+        ends,
+        [(task_id(11), Finish::Completed(json("\"output\"")))],
+        "it is there to be joined"
+    );
     store.next(of(&again), complete()).await;
     assert_eq!(store.command(Command::Delete(task_id(11))).await, CommandOutcome::Done);
     assert_eq!(purge(7).await, 7);
@@ -134,7 +147,8 @@ pub async fn purged_families(backend: &impl Backend) {
     // Three generations, of which the last has lower numbers than its parents; and a family whose
     // parent ends later.
     let late = store.run([new_task(1), child_of(1, 2)]).await;
-    let family = [new_task(20), child_of(20, 21), child_of(20, 22), child_of(21, 10), child_of(22, 11)];
+    let family =
+        [new_task(20), child_of(20, 21), child_of(20, 22), child_of(21, 10), child_of(22, 11)];
     let runs = store.run(family).await;
     for run in [late[1]].iter().chain(&runs[1..]).rev() {
         store.next(*run, Next::Fail(failure("no").permanent())).await;
@@ -146,7 +160,8 @@ pub async fn purged_families(backend: &impl Backend) {
     let before_late = setup.now();
     store.next(late[0], Next::Fail(failure("no").permanent())).await;
     setup.advance(SECOND);
-    let purge = async |before, state, limit| store.0.purge(Purge { before, state, limit }).await.unwrap();
+    let purge =
+        async |before, state, limit| store.0.purge(Purge { before, state, limit }).await.unwrap();
 
     assert_eq!(purge(in_between, None, 100).await, 0, "their parents may be retried");
     assert_eq!(purge(before_late, Some(TaskState::Completed), 100).await, 0);
@@ -179,7 +194,8 @@ pub async fn purged_families(backend: &impl Backend) {
 async fn is_answered(store: &Handle, asks: (TaskId, RunId), key: &str, with: u128) {
     let task = NewTask { parent: Some(asks.0), ..with_key(key, 99) };
     let keyed = KeyedSpawn { task, entry: step(1, json("1")) };
-    let asking = Transition { keyed: Some(Box::new(keyed)), ..Transition::new(asks.0, asks.1, GO_ON) };
+    let asking =
+        Transition { keyed: Some(Box::new(keyed)), ..Transition::new(asks.0, asks.1, GO_ON) };
     let answer = store.apply(asking).await.unwrap().keyed;
     assert!(
         matches!(answer, Some(Spawned::Existing { task_id: other, .. }) if other == task_id(with)),
@@ -187,8 +203,8 @@ async fn is_answered(store: &Handle, asks: (TaskId, RunId), key: &str, with: u12
     );
 }
 
-/// A finished task that others were answered with, because it has the idempotency key of their child, stays until the last of
-/// them has completed, though none of them waits for it yet.
+/// A finished task that others were answered with, because it has the idempotency key of their
+/// child, stays until the last of them has completed, though none of them waits for it yet.
 pub async fn answered_tasks(backend: &impl Backend) {
     let (setup, store) = Setup::with_handle(backend).await;
     let others = store.run([new_task(1), new_task(2), with_key("key", 31), new_task(32)]).await;
@@ -197,7 +213,8 @@ pub async fn answered_tasks(backend: &impl Backend) {
     }
     setup.advance(SECOND);
     let now = setup.now();
-    let purge = async || store.0.purge(Purge { before: now, state: None, limit: 10 }).await.unwrap();
+    let purge =
+        async || store.0.purge(Purge { before: now, state: None, limit: 10 }).await.unwrap();
     for n in [1, 0] {
         is_answered(&store, others[n], "key", 31).await;
     }
@@ -253,9 +270,17 @@ pub async fn answered_with_each_other(backend: &impl Backend) {
     is_answered(&store, families[5], "key20", 20).await;
 
     store.next(runs[0], fail()).await;
-    assert_eq!(store.command(Command::Delete(task_id(1))).await, CommandOutcome::Done, "it needs itself");
+    assert_eq!(
+        store.command(Command::Delete(task_id(1))).await,
+        CommandOutcome::Done,
+        "it needs itself"
+    );
     store.next(runs[1], fail()).await;
-    assert_eq!(store.command(Command::Delete(task_id(2))).await, needed_by(3), "that one may join it");
+    assert_eq!(
+        store.command(Command::Delete(task_id(2))).await,
+        needed_by(3),
+        "that one may join it"
+    );
     store.next(runs[2], fail()).await;
     assert_eq!(
         store.command(Command::Delete(task_id(2))).await,
@@ -292,7 +317,11 @@ pub async fn children_of_running_parents(backend: &impl Backend) {
     assert!(store.commit(ends(1)).await.news.poked.is_empty(), "that child is not awaited");
 
     store.next(parent, complete()).await;
-    assert_eq!(store.state(4).await, TaskState::Running, "a child goes on when its parent completes");
+    assert_eq!(
+        store.state(4).await,
+        TaskState::Running,
+        "a child goes on when its parent completes"
+    );
     store.command(Command::Delete(parent.0)).await;
     assert!(store.commit(ends(2)).await.transitions[0].is_ok());
     assert_eq!(store.info(4).await.parent, Some(parent.0));

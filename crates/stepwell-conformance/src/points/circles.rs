@@ -41,7 +41,8 @@ async fn waits(store: &Handle, run: (TaskId, RunId), children: &[u128]) {
     assert!(applied.suspended && applied.facts.is_empty(), "{applied:?}");
 }
 
-/// A task that would close a circle stays running, and is told of its child. The others wait, and go on once it has ended.
+/// A task that would close a circle stays running, and is told of its child. The others wait, and
+/// go on once it has ended.
 pub async fn circles(backend: &impl Backend) {
     let (_setup, store) = Setup::with_handle(backend).await;
     // A key comes twice in a chain of joins; each of the two that can close the circle does.
@@ -102,7 +103,8 @@ pub async fn circles(backend: &impl Backend) {
 
     // Tasks that join each other, in one batch; and one that joins itself.
     let runs = store.run([with_key("c", 401), with_key("d", 402), with_key("e", 403)]).await;
-    let suspending = [(1, 401), (0, 402)].map(|(n, child)| awaiting(runs[n], [for_child(child)], SUSPEND));
+    let suspending =
+        [(1, 401), (0, 402)].map(|(n, child)| awaiting(runs[n], [for_child(child)], SUSPEND));
     let applied = store.commit(transitions(suspending)).await.transitions;
     let applied: Vec<_> = applied.into_iter().map(Result::unwrap).collect();
     assert_eq!(
@@ -126,7 +128,11 @@ pub async fn ways_out_of_circles(backend: &impl Backend) {
         ("a child that is pending", SUSPEND, Some(for_child(100 * 4 + 3))),
     ]) {
         let key = n.to_string();
-        let tasks = [keyed_by(&key, new_task(n)), child_of(n, n + 1), keyed_by(&key, child_of(n + 1, n + 2))];
+        let tasks = [
+            keyed_by(&key, new_task(n)),
+            child_of(n, n + 1),
+            keyed_by(&key, child_of(n + 1, n + 2)),
+        ];
         let runs = begin(&store, tasks).await;
         store.spawn([NewTask { queue: name("other"), ..unblocked(n) }]).await;
         let middle = awaiting(runs[1], [for_child(n + 2)].into_iter().chain(also), next);
@@ -156,7 +162,8 @@ pub async fn ways_out_of_circles(backend: &impl Backend) {
     }
 }
 
-/// Circles that close while all of their tasks are suspended at once: one of them is told, and no other.
+/// Circles that close while all of their tasks are suspended at once: one of them is told, and no
+/// other.
 pub async fn circles_under_races(backend: &impl Backend) {
     let setup = Setup::new(backend).await;
     let handles = setup.handles(4).await;
@@ -165,7 +172,8 @@ pub async fn circles_under_races(backend: &impl Backend) {
         let key = |which: u128| format!("{n} {which}");
         // The tasks, and which child each of them joins.
         let (tasks, edges): (Vec<NewTask>, Vec<(u128, u128)>) = match round % 4 {
-            // A chain of the tasks' own children, and behind it a task that waits for the first one's turn.
+            // A chain of the tasks' own children, and behind it a task that waits for the first
+            // one's turn.
             0 => (
                 vec![
                     keyed_by(&key(0), new_task(n)),
@@ -178,7 +186,8 @@ pub async fn circles_under_races(backend: &impl Backend) {
             // Keys, each held by one task.
             1 => {
                 let holding = (0..3).map(|i| keyed_by(&key(i), new_task(n + i)));
-                let behind = (0..3).map(|i| keyed_by(&key((i + 1) % 3), child_of(n + i, n + 9 - i)));
+                let behind =
+                    (0..3).map(|i| keyed_by(&key((i + 1) % 3), child_of(n + i, n + 9 - i)));
                 (holding.chain(behind).collect(), (0..3).map(|i| (n + i, n + 9 - i)).collect())
             }
             // Tasks that are nobody's children.

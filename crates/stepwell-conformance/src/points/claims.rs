@@ -18,7 +18,12 @@ pub async fn claim_order(backend: &impl Backend) {
     store.signal(register(1)).await;
     let with_priority = |priority, n| NewTask { priority, ..new_task(n) };
     store
-        .spawn([new_task(9), with_priority(i32::MIN, 1), with_priority(i32::MAX, 8), with_priority(-1, 2)])
+        .spawn([
+            new_task(9),
+            with_priority(i32::MIN, 1),
+            with_priority(i32::MAX, 8),
+            with_priority(-1, 2),
+        ])
         .await;
     let delayed = NewTask { start_at: Some(setup.at(SECOND * 2)), ..new_task(3) };
     store.spawn([delayed]).await;
@@ -53,8 +58,8 @@ pub async fn claim_order(backend: &impl Backend) {
     assert_eq!((left.task_id, left.attempt), (task_id(8), 1));
 }
 
-/// A claim gets what is in its queues, in their order, of the types that its worker knows, and not more than
-/// its limit.
+/// A claim gets what is in its queues, in their order, of the types that its worker knows, and not
+/// more than its limit.
 pub async fn claim_filters(backend: &impl Backend) {
     let (_setup, store) = Setup::with_handle(backend).await;
     let of_queue = |queue: &str, task_type: &str, n| NewTask {
@@ -63,23 +68,32 @@ pub async fn claim_filters(backend: &impl Backend) {
         ..new_task(n)
     };
     let urgent = NewTask { priority: 5, ..of_queue("a", "x", 4) };
-    store.spawn([of_queue("a", "x", 1), of_queue("a", "y", 2), of_queue("b", "x", 3), urgent]).await;
+    store
+        .spawn([of_queue("a", "x", 1), of_queue("a", "y", 2), of_queue("b", "x", 3), urgent])
+        .await;
     store.spawn([of_queue("b", "y", 5), of_queue("c", "x", 6)]).await;
     let claims_of = |claim| async { ids(&store.commit(claims([claim])).await.claims[0]) };
-    assert!(claims_of(claim_of(1, &["a", "b"], &["x"], 9)).await.is_empty(), "the worker is not registered");
+    assert!(
+        claims_of(claim_of(1, &["a", "b"], &["x"], 9)).await.is_empty(),
+        "the worker is not registered"
+    );
     store.signal(register(1)).await;
     assert!(claims_of(claim_of(1, &[], &["x", "y"], 9)).await.is_empty());
     assert!(claims_of(claim_of(1, &["a"], &[], 9)).await.is_empty());
     assert!(claims_of(claim_of(1, &["a", "b"], &["x", "y"], 0)).await.is_empty());
     assert!(claims_of(claim_of(1, &["d", "A"], &["x", "X"], 9)).await.is_empty());
-    assert_eq!(claims_of(claim_of(1, &["b", "a"], &["x", "unknown"], 2)).await, [3, 4].map(task_id));
+    assert_eq!(
+        claims_of(claim_of(1, &["b", "a"], &["x", "unknown"], 2)).await,
+        [3, 4].map(task_id)
+    );
     assert_eq!(claims_of(claim_of(1, &["b", "a"], &["y", "x"], 9)).await, [5, 1, 2].map(task_id));
     assert!(claims_of(claim_of(1, &["b", "a"], &["y", "x"], 9)).await.is_empty());
     assert_eq!(store.state(6).await, TaskState::Pending, "nobody asked for its queue");
 
     // Several claims of one batch get different tasks.
     store.spawn((10..16).map(new_task)).await;
-    let batch = Batch { workers: vec![register(2)], ..claims([claim(1, 2), claim(2, 2), claim(1, 10)]) };
+    let batch =
+        Batch { workers: vec![register(2)], ..claims([claim(1, 2), claim(2, 2), claim(1, 10)]) };
     let claimed: Vec<_> = store.commit(batch).await.claims.iter().map(ids).collect();
     assert_eq!(
         claimed,
@@ -94,8 +108,14 @@ pub async fn claimed_tasks(backend: &impl Backend) {
     let mut new = new_task(1);
     new.headers.insert("trace".into(), "abc".into());
     new.priority = 7;
-    new.retry = RetryStrategy::Exponential { base: SECOND, factor: 1.5, max: SECOND * 1_000, jitter: 0.125 };
-    let committed = store.commit(Batch { workers: vec![register(1)], ..spawns([new.clone()]) }).await;
+    new.retry = RetryStrategy::Exponential {
+        base: SECOND,
+        factor: 1.5,
+        max: SECOND * 1_000,
+        jitter: 0.125,
+    };
+    let committed =
+        store.commit(Batch { workers: vec![register(1)], ..spawns([new.clone()]) }).await;
     assert_eq!(
         committed.news.ready.first().map(|(queue, _)| queue),
         Some(&name("queue")),

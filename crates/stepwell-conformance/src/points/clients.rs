@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use stepwell_core::store::{Batch, ClaimedTask, Command, Finish, NewTask, Next, Spawned, Transition};
+use stepwell_core::store::{
+    Batch, ClaimedTask, Command, Finish, NewTask, Next, Spawned, Transition,
+};
 use stepwell_core::{RunId, TaskId, TaskState, Timestamp};
 
 use crate::backend::Backend;
@@ -50,8 +52,10 @@ impl Client {
 
     /// A number below that.
     fn draw(&mut self, below: u64) -> u64 {
-        self.random =
-            self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.random = self
+            .random
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         (self.random >> 33) % below
     }
 
@@ -106,7 +110,8 @@ impl Client {
             }
         }
         batch.spawns = (0..self.draw(3)).map(|_| self.new_task()).collect();
-        batch.messages = (0..self.draw(3)).map(|_| message(self.any_task(), "topic", json("1"))).collect();
+        batch.messages =
+            (0..self.draw(3)).map(|_| message(self.any_task(), "topic", json("1"))).collect();
         batch.events = (0..self.draw(2)).map(|n| event(&format!("event {n}"), json("1"))).collect();
         if self.draw(6) == 0 {
             batch.commands = vec![Command::Cancel(task_id(self.any_task()))];
@@ -120,15 +125,26 @@ impl Client {
         let sent: Vec<_> = batch
             .transitions
             .iter()
-            .map(|t| (t.task_id, t.run_id, t.entries.len() as u64, matches!(t.next, Next::Continue { .. })))
+            .map(|t| {
+                (
+                    t.task_id,
+                    t.run_id,
+                    t.entries.len() as u64,
+                    matches!(t.next, Next::Continue { .. }),
+                )
+            })
             .collect();
         let committed = self.store.commit(batch).await;
-        for ((task_id, run_id, entries, goes_on), result) in sent.into_iter().zip(committed.transitions) {
-            let applied = result.unwrap_or_else(|_| panic!("{task_id} was taken from a living worker"));
+        for ((task_id, run_id, entries, goes_on), result) in
+            sent.into_iter().zip(committed.transitions)
+        {
+            let applied =
+                result.unwrap_or_else(|_| panic!("{task_id} was taken from a living worker"));
             *self.deeds.entries.entry(task_id).or_default() += entries;
             let last_seq = self.running.get(&task_id).unwrap().1 + entries;
-            let stays =
-                goes_on || (!applied.suspended && !applied.facts.is_empty()) || applied.cancel_requested;
+            let stays = goes_on
+                || (!applied.suspended && !applied.facts.is_empty())
+                || applied.cancel_requested;
             if applied.suspended {
                 self.suspended.insert((task_id, run_id), last_seq);
             }
@@ -158,10 +174,16 @@ impl Client {
         let (task_id, run_id) = of(task);
         let last_seq = match &task.journal {
             Some(journal) => {
-                assert!(journal.iter().map(|entry| entry.seq).eq(1..=journal.len() as u64), "{journal:#?}");
+                assert!(
+                    journal.iter().map(|entry| entry.seq).eq(1..=journal.len() as u64),
+                    "{journal:#?}"
+                );
                 journal.len() as u64
             }
-            None => *self.suspended.get(&(task_id, run_id)).expect("a task that this worker had suspended"),
+            None => *self
+                .suspended
+                .get(&(task_id, run_id))
+                .expect("a task that this worker had suspended"),
         };
         self.deeds.claimed.push((task_id, run_id, self.worker));
         let had = self.running.insert(task_id, (run_id, last_seq));
@@ -169,9 +191,9 @@ impl Client {
     }
 }
 
-/// Many clients commit random batches at once: afterwards every task is there once, in one state, with all
-/// that was accepted in its journal; no run had two owners, nothing ended twice; and all that is left can be
-/// ended.
+/// Many clients commit random batches at once: afterwards every task is there once, in one state,
+/// with all that was accepted in its journal; no run had two owners, nothing ended twice; and all
+/// that is left can be ended.
 pub async fn concurrent_clients(backend: &impl Backend) {
     let setup = Setup::new(backend).await;
     let handles = setup.handles(CLIENTS as usize).await;
@@ -207,11 +229,17 @@ async fn check(store: &Handle, all: &Deeds) {
     assert!(created.is_subset(&ids), "a task is missing");
     assert!(created.len() == all.created.len(), "a task was created twice");
     let mut keys = HashSet::new();
-    assert!(tasks.iter().filter_map(|task| task.idempotency_key.clone()).all(|key| keys.insert(key)));
+    assert!(
+        tasks.iter().filter_map(|task| task.idempotency_key.clone()).all(|key| keys.insert(key))
+    );
     for task in &tasks {
         let journal = store.0.journal(task.task_id).await.unwrap();
         let accepted = all.entries.get(&task.task_id).copied().unwrap_or_default();
-        assert!(journal.iter().map(|entry| entry.seq).eq(1..=accepted), "{}: {journal:#?}", task.task_id);
+        assert!(
+            journal.iter().map(|entry| entry.seq).eq(1..=accepted),
+            "{}: {journal:#?}",
+            task.task_id
+        );
         let ended = all.finished.iter().filter(|(id, _)| *id == task.task_id).count();
         assert_eq!(ended, usize::from(task.state.is_finished()), "how often {task:#?} has ended");
         assert_eq!(task.finished_at.is_some(), task.state.is_finished());

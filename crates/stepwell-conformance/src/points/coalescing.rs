@@ -18,24 +18,40 @@ fn waiting(n: u128) -> Spawned {
     Spawned::Waiting { task_id: task_id(n), run_id: run_id(n) }
 }
 
-/// A spawn is one with the last task of its type and key that was never claimed, replaces all of them, or is rejected.
+/// A spawn is one with the last task of its type and key that was never claimed, replaces all of
+/// them, or is rejected.
 pub async fn coalescing_spawns(backend: &impl Backend) {
     let (setup, store) = Setup::with_handle(backend).await;
     store.signal(register(1)).await;
     use Coalesce::{Reject, Reuse};
     assert_eq!(store.spawn([coalescing(Reuse, 1)]).await, [CREATED]);
-    assert_eq!(store.spawn([coalescing(Reuse, 2), coalescing(Reject, 3)]).await, [waiting(1), waiting(1)]);
-    let of_type = NewTask { task_type: name("other"), queue: name("other"), ..coalescing(Reuse, 4) };
-    let of_key =
-        NewTask { queue: name("other"), concurrency_key: Some(name("Key")), ..coalescing(Reject, 5) };
-    assert_eq!(store.spawn([of_type, of_key]).await, [CREATED, CREATED], "of another type, of another key");
+    assert_eq!(
+        store.spawn([coalescing(Reuse, 2), coalescing(Reject, 3)]).await,
+        [waiting(1), waiting(1)]
+    );
+    let of_type =
+        NewTask { task_type: name("other"), queue: name("other"), ..coalescing(Reuse, 4) };
+    let of_key = NewTask {
+        queue: name("other"),
+        concurrency_key: Some(name("Key")),
+        ..coalescing(Reject, 5)
+    };
+    assert_eq!(
+        store.spawn([of_type, of_key]).await,
+        [CREATED, CREATED],
+        "of another type, of another key"
+    );
 
     // What has begun is left alone, also when it waits for its next attempt.
     let first = store.claim_one(1).await;
     assert_eq!(first.task_id, task_id(1));
     let later = NewTask { start_at: Some(setup.at(SECOND)), ..coalescing(Reuse, 6) };
     assert_eq!(store.spawn([later]).await, [CREATED]);
-    assert_eq!(store.spawn([coalescing(Reject, 7)]).await, [waiting(6)], "one that is not due waits as well");
+    assert_eq!(
+        store.spawn([coalescing(Reject, 7)]).await,
+        [waiting(6)],
+        "one that is not due waits as well"
+    );
     store
         .next(
             of(&first),
@@ -44,19 +60,28 @@ pub async fn coalescing_spawns(backend: &impl Backend) {
         .await;
     assert_eq!(store.spawn([coalescing(Reuse, 8)]).await, [waiting(6)]);
     store.command(Command::Cancel(task_id(6))).await;
-    assert_eq!(store.spawn([coalescing(Reuse, 9)]).await, [CREATED], "the first is between two attempts");
+    assert_eq!(
+        store.spawn([coalescing(Reuse, 9)]).await,
+        [CREATED],
+        "the first is between two attempts"
+    );
 
     // The idempotency key comes first.
     let keyed = |n| NewTask { idempotency_key: Some(name("once")), ..coalescing(Reject, n) };
     assert_eq!(store.spawn([keyed(10)]).await, [waiting(9)]);
     assert!(store.find(10).await.is_none());
     store.command(Command::Cancel(task_id(9))).await;
-    assert_eq!(store.spawn([keyed(11)]).await, [CREATED], "its key was not taken by one that was rejected");
+    assert_eq!(
+        store.spawn([keyed(11)]).await,
+        [CREATED],
+        "its key was not taken by one that was rejected"
+    );
     let existing = Spawned::Existing { task_id: task_id(11), run_id: run_id(11), attempt: 0 };
     assert_eq!(store.spawn([keyed(12)]).await, [existing]);
 }
 
-/// Of several that wait, the last is reused, and all are replaced; the new task takes its turn behind what has begun.
+/// Of several that wait, the last is reused, and all are replaced; the new task takes its turn
+/// behind what has begun.
 pub async fn coalescing_replaces(backend: &impl Backend) {
     let (_setup, store) = Setup::with_handle(backend).await;
     store.signal(register(1)).await;
@@ -71,7 +96,9 @@ pub async fn coalescing_replaces(backend: &impl Backend) {
     let mut ended: Vec<_> = committed.news.finished.iter().map(|(task_id, _)| *task_id).collect();
     ended.sort_unstable();
     assert_eq!(ended, [task_id(2), task_id(3)], "those who wait for them are told");
-    for (n, state) in [(2, TaskState::Cancelled), (3, TaskState::Cancelled), (5, TaskState::Pending)] {
+    for (n, state) in
+        [(2, TaskState::Cancelled), (3, TaskState::Cancelled), (5, TaskState::Pending)]
+    {
         assert_eq!(store.info(n).await.state, state, "task {n}");
     }
     assert_eq!(store.claim(1, 9).await.len(), 0, "the first still runs");
@@ -94,7 +121,8 @@ pub async fn coalescing_under_races(backend: &impl Backend) {
             async move { store.spawn([coalescing(Coalesce::Reuse, first + n)]).await.remove(0) }
         });
         let spawned = together(racing).await;
-        let created = spawned.iter().filter(|spawned| matches!(spawned, Spawned::Created { .. })).count();
+        let created =
+            spawned.iter().filter(|spawned| matches!(spawned, Spawned::Created { .. })).count();
         assert_eq!(created, 1, "{spawned:?}");
         let mut waits = handles[0].all().await;
         waits.retain(|task| task.state == TaskState::Pending);

@@ -11,7 +11,8 @@ use crate::setup::Setup;
 /// Seven tasks, one in each state.
 async fn one_in_each_state(store: &Handle) {
     // Where there is a choice, the compensating one is claimed first.
-    let runs = store.run((2..=7).map(|n| NewTask { priority: i32::from(n == 4), ..new_task(n) })).await;
+    let runs =
+        store.run((2..=7).map(|n| NewTask { priority: i32::from(n == 4), ..new_task(n) })).await;
     assert!(store.next(runs[1], SUSPEND).await.suspended);
     let key = Key { kind: Kind::Compensate, name: name("step"), ordinal: 1 };
     store.journals(runs[2], vec![Entry { key, ..step(1, json("1")) }]).await;
@@ -86,8 +87,12 @@ pub async fn wake_command(backend: &impl Backend) {
     let (_setup, store) = Setup::with_handle(backend).await;
     one_in_each_state(&store).await;
     is_allowed_only_in(&store, Command::Wake, &[TaskState::Suspended]).await;
-    let committed = store.commit(commands([Command::Wake(task_id(3)), Command::Wake(task_id(3))])).await;
-    assert_eq!(committed.commands, [CommandOutcome::Done, CommandOutcome::NotAllowed(TaskState::Pending)]);
+    let committed =
+        store.commit(commands([Command::Wake(task_id(3)), Command::Wake(task_id(3))])).await;
+    assert_eq!(
+        committed.commands,
+        [CommandOutcome::Done, CommandOutcome::NotAllowed(TaskState::Pending)]
+    );
     assert!(committed.news.ready.iter().any(|(queue, _)| *queue == name("queue")));
     let claimed = store.claim(1, 5).await;
     let task = claimed.iter().find(|task| task.task_id == task_id(3)).unwrap();
@@ -95,18 +100,24 @@ pub async fn wake_command(backend: &impl Backend) {
     store.next(of(task), complete()).await;
 }
 
-/// A paused task is claimed by nobody until it is resumed, whatever becomes of it meanwhile; one that runs is left alone.
+/// A paused task is claimed by nobody until it is resumed, whatever becomes of it meanwhile; one
+/// that runs is left alone.
 pub async fn paused_tasks(backend: &impl Backend) {
     let (setup, store) = Setup::with_handle(backend).await;
     one_in_each_state(&store).await;
-    let unfinished = [TaskState::Pending, TaskState::Running, TaskState::Suspended, TaskState::Compensating];
+    let unfinished =
+        [TaskState::Pending, TaskState::Running, TaskState::Suspended, TaskState::Compensating];
     is_allowed_only_in(&store, Command::Pause, &unfinished).await;
     is_allowed_only_in(&store, Command::Resume, &unfinished).await;
     let n_of = |state| (1..).zip(TaskState::ALL).find(|(_, other)| *other == state).unwrap().0;
     let [pending, running, suspended, compensating] = unfinished.map(n_of);
     for n in [pending, running, suspended, compensating] {
         assert_eq!(store.command(Command::Pause(task_id(n))).await, CommandOutcome::Done);
-        assert_eq!(store.command(Command::Pause(task_id(n))).await, CommandOutcome::Done, "twice is once");
+        assert_eq!(
+            store.command(Command::Pause(task_id(n))).await,
+            CommandOutcome::Done,
+            "twice is once"
+        );
         assert!(store.info(n).await.paused);
     }
     let run = (task_id(running), store.info(running).await.run_id);
@@ -172,7 +183,8 @@ pub async fn eager_start(backend: &impl Backend) {
     // It is as good as any claim: the worker's death ends it.
     store.signal(declare_dead(1, 0)).await;
     setup.advance(LEASE);
-    let mut taken: Vec<_> = store.claim(2, 9).await.iter().map(|task| (task.task_id, task.attempt)).collect();
+    let mut taken: Vec<_> =
+        store.claim(2, 9).await.iter().map(|task| (task.task_id, task.attempt)).collect();
     taken.sort_unstable();
     assert_eq!(taken, [(task_id(2), 1), (task_id(3), 2), (task_id(5), 2)]);
 }

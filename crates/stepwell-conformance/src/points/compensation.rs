@@ -1,9 +1,11 @@
 //! Tasks that have something to undo before they end.
 
-use stepwell_core::store::{CancellationPolicy, Command, CommandOutcome, Finish, NewTask, Next, Transition};
+use stepwell_core::store::{
+    CancellationPolicy, Command, CommandOutcome, Finish, NewTask, Next, Transition,
+};
 use stepwell_core::{
-    CompensationError, Entry, Failure, Key, Kind, Outcome, RunId, TaskId, TaskState, cancelled, crash_limit,
-    crashed,
+    CompensationError, Entry, Failure, Key, Kind, Outcome, RunId, TaskId, TaskState, cancelled,
+    crash_limit, crashed,
 };
 
 use crate::backend::Backend;
@@ -22,7 +24,10 @@ async fn kinds(store: &Handle, n: u128) -> Vec<Kind> {
 }
 
 /// Running tasks that have recorded a compensation.
-async fn recorded(store: &Handle, tasks: impl IntoIterator<Item = NewTask>) -> Vec<(TaskId, RunId)> {
+async fn recorded(
+    store: &Handle,
+    tasks: impl IntoIterator<Item = NewTask>,
+) -> Vec<(TaskId, RunId)> {
     let runs = store.run(tasks).await;
     for run in &runs {
         store.journals(*run, vec![step(1, json("1")), record(2)]).await;
@@ -30,7 +35,8 @@ async fn recorded(store: &Handle, tasks: impl IntoIterator<Item = NewTask>) -> V
     runs
 }
 
-/// A task that fails, or is cancelled, with a compensation in its journal is claimed once more, and ends then.
+/// A task that fails, or is cancelled, with a compensation in its journal is claimed once more, and
+/// ends then.
 pub async fn compensation(backend: &impl Backend) {
     let (setup, store) = Setup::with_handle(backend).await;
     let run = recorded(&store, [new_task(1)]).await[0];
@@ -42,14 +48,20 @@ pub async fn compensation(backend: &impl Backend) {
     assert!(committed.transitions[0].is_ok());
     assert!(committed.news.finished.is_empty(), "it has not ended");
     assert!(committed.news.ready.iter().any(|(queue, _)| *queue == name("queue")));
-    assert!(store.apply(Transition::new(run.0, run.1, GO_ON)).await.is_err(), "the run has given it up");
+    assert!(
+        store.apply(Transition::new(run.0, run.1, GO_ON)).await.is_err(),
+        "the run has given it up"
+    );
 
     let info = store.info(1).await;
     assert_eq!((info.state, info.attempt, info.finished_at), (TaskState::Compensating, 0, None));
     assert_eq!(info.failure, Some(failure("no")));
     let mark = store.journal(1).await.pop().unwrap();
     let key = Key { kind: Kind::Compensating, name: name("compensating"), ordinal: 1 };
-    assert_eq!(mark, Entry { seq: 4, key, outcome: Outcome::failed(failure("no")), at: setup.now() });
+    assert_eq!(
+        mark,
+        Entry { seq: 4, key, outcome: Outcome::failed(failure("no")), at: setup.now() }
+    );
     assert_eq!(
         store.command(Command::Cancel(task_id(1))).await,
         CommandOutcome::NotAllowed(TaskState::Compensating)
@@ -67,7 +79,8 @@ pub async fn compensation(backend: &impl Backend) {
             vec![Entry { key: Key { kind: Kind::Compensated, ..record(5).key }, ..record(5) }],
         )
         .await;
-    let sure = Failure { compensation_errors: vec![error("charge", failure("worse"))], ..failure("no") };
+    let sure =
+        Failure { compensation_errors: vec![error("charge", failure("worse"))], ..failure("no") };
     let committed = store
         .commit(transitions([Transition::new(task.task_id, task.run_id, Next::Fail(sure.clone()))]))
         .await;
@@ -96,7 +109,8 @@ fn error(name: &str, failure: Failure) -> CompensationError {
 /// It makes no difference what ends a task.
 pub async fn compensation_whatever_ends_it(backend: &impl Backend) {
     let (setup, store) = Setup::with_handle(backend).await;
-    let policy = CancellationPolicy { max_duration: Some(LEASE / 2), ..CancellationPolicy::default() };
+    let policy =
+        CancellationPolicy { max_duration: Some(LEASE / 2), ..CancellationPolicy::default() };
     let tasks = [
         new_task(1),
         new_task(2),
@@ -107,11 +121,13 @@ pub async fn compensation_whatever_ends_it(backend: &impl Backend) {
         child_of(3, 7),
     ];
     let runs = recorded(&store, tasks).await;
-    // 1 is pending and waits, 2 suspended and waits, 3 runs, 4 completes, 5 is late, 6 kills its worker once too often,
-    // 7 is 3's child.
+    // 1 is pending and waits, 2 suspended and waits, 3 runs, 4 completes, 5 is late, 6 kills its
+    // worker once too often, 7 is 3's child.
     store.next(runs[0], Next::Retry { failure: failure("no"), at: setup.at(SECOND * 100) }).await;
     for n in [1, 4, 6] {
-        assert!(store.apply(awaiting(runs[n], [for_event("never")], SUSPEND)).await.unwrap().suspended);
+        assert!(
+            store.apply(awaiting(runs[n], [for_event("never")], SUSPEND)).await.unwrap().suspended
+        );
     }
     for n in [1, 2, 3] {
         assert_eq!(store.command(Command::Cancel(task_id(n))).await, CommandOutcome::Done);
@@ -140,7 +156,8 @@ pub async fn compensation_whatever_ends_it(backend: &impl Backend) {
     assert_eq!(ids, [1, 2, 3, 5, 6].map(task_id));
     for task in &claimed {
         assert!(task.waits.is_empty() && task.attempt == 1, "{task:?}");
-        let failure = if task.task_id == task_id(6) { crashed(crash_limit(5, false)) } else { cancelled() };
+        let failure =
+            if task.task_id == task_id(6) { crashed(crash_limit(5, false)) } else { cancelled() };
         let mark = task.journal.as_ref().and_then(|journal| journal.last()).unwrap();
         assert_eq!((mark.key.kind, &mark.outcome), (Kind::Compensating, &Outcome::failed(failure)));
     }
@@ -150,7 +167,8 @@ pub async fn compensation_whatever_ends_it(backend: &impl Backend) {
     assert_eq!(store.state(7).await, TaskState::Compensating, "cancelled with its parent");
 }
 
-/// What is replayed is the attempt that is undone: a suspended one, which does not count, has its number all the same.
+/// What is replayed is the attempt that is undone: a suspended one, which does not count, has its
+/// number all the same.
 pub async fn compensation_tells_the_attempt(backend: &impl Backend) {
     let (setup, store) = Setup::with_handle(backend).await;
     let first = store.run((1..=2).map(new_task)).await;
@@ -162,7 +180,9 @@ pub async fn compensation_tells_the_attempt(backend: &impl Backend) {
         store.journals(*run, vec![record(1)]).await;
     }
     let suspended = second.iter().find(|run| run.0 == task_id(1)).unwrap();
-    assert!(store.apply(awaiting(*suspended, [for_event("never")], SUSPEND)).await.unwrap().suspended);
+    assert!(
+        store.apply(awaiting(*suspended, [for_event("never")], SUSPEND)).await.unwrap().suspended
+    );
     store.command(Command::Cancel(task_id(1))).await;
     let fails = second.iter().find(|run| run.0 == task_id(2)).unwrap();
     store.next(*fails, Next::Fail(failure("no"))).await;
@@ -178,7 +198,9 @@ pub async fn compensation_attempts(backend: &impl Backend) {
     let runs = recorded(&store, tasks).await;
     store.next(runs[0], Next::Fail(failure("no \"1\""))).await;
     store.next(runs[1], Next::Cancel).await;
-    store.spawn([NewTask { parent: Some(task_id(2)), queue: name("elsewhere"), ..new_task(3) }]).await;
+    store
+        .spawn([NewTask { parent: Some(task_id(2)), queue: name("elsewhere"), ..new_task(3) }])
+        .await;
     store.signal(register(2)).await;
     // As a run does that was stuck; a codec may have made something else of the words.
     let why = [failure("no \"1\""), Failure { message: "sealed".into(), ..cancelled() }];
@@ -191,7 +213,10 @@ pub async fn compensation_attempts(backend: &impl Backend) {
         let worker = crash + 2;
         store.signal(register(worker)).await;
         let claimed = [store.claim(worker, 5).await, store.claim(worker, 5).await].concat();
-        assert_eq!(claimed.iter().map(|task| u128::from(task.attempt)).collect::<Vec<_>>(), [crash + 1; 2]);
+        assert_eq!(
+            claimed.iter().map(|task| u128::from(task.attempt)).collect::<Vec<_>>(),
+            [crash + 1; 2]
+        );
         store.crash(worker).await;
     }
     store.signal(register(20)).await;

@@ -8,14 +8,19 @@ use crate::handle::of;
 use crate::make::*;
 use crate::setup::Setup;
 
-/// An event reaches tasks that await it suspended, running, or only later; its first emission stands.
+/// An event reaches tasks that await it suspended, running, or only later; its first emission
+/// stands.
 pub async fn events(backend: &impl Backend) {
     let (_setup, store) = Setup::with_handle(backend).await;
-    let [before, running, after, other] = store.run((1..=4).map(new_task)).await.try_into().ok().unwrap();
+    let [before, running, after, other] =
+        store.run((1..=4).map(new_task)).await.try_into().ok().unwrap();
     let waits = || [for_event("event")];
     assert!(store.apply(awaiting(before, waits(), SUSPEND)).await.unwrap().suspended);
     store.apply(awaiting(running, waits(), GO_ON)).await.unwrap();
-    store.apply(awaiting(other, [for_event("another"), for_message("event", 1)], SUSPEND)).await.unwrap();
+    store
+        .apply(awaiting(other, [for_event("another"), for_message("event", 1)], SUSPEND))
+        .await
+        .unwrap();
 
     let batch = events_of([("event", "1"), ("event", "2")]);
     let committed = store.commit(batch).await;
@@ -32,7 +37,11 @@ pub async fn events(backend: &impl Backend) {
     }
 
     let claimed = store.claimed(1, 10).await;
-    assert_eq!(claimed.poked, [running.0], "a worker that claims learns what arrived for its tasks");
+    assert_eq!(
+        claimed.poked,
+        [running.0],
+        "a worker that claims learns what arrived for its tasks"
+    );
     let expected = [(name("event"), json("1"))];
     assert_eq!((claimed.tasks.len(), claimed.tasks[0].task_id), (1, before.0));
     assert_eq!(claimed.tasks[0].facts.events, expected);
@@ -41,7 +50,11 @@ pub async fn events(backend: &impl Backend) {
     let late = store.apply(awaiting(after, waits(), SUSPEND)).await.unwrap();
     assert!(!late.suspended, "it was suspended, though its event is there");
     assert_eq!(late.facts.events, expected);
-    assert_eq!(store.look(after).await.events, expected, "an event stays, as long as it is awaited");
+    assert_eq!(
+        store.look(after).await.events,
+        expected,
+        "an event stays, as long as it is awaited"
+    );
 
     let mut no_longer = Transition::new(after.0, after.1, LOOK);
     no_longer.waits_removed = waits().map(|wait| wait.key).to_vec();
@@ -54,8 +67,8 @@ fn events_of<const N: usize>(emitted: [(&str, &str); N]) -> Batch {
     emitting(emitted.map(|(name, payload)| event(name, json(payload))))
 }
 
-/// An event of a queue is for that queue's tasks only; one of all queues is another event, and comes before
-/// it.
+/// An event of a queue is for that queue's tasks only; one of all queues is another event, and
+/// comes before it.
 pub async fn events_of_queues(backend: &impl Backend) {
     let (_setup, store) = Setup::with_handle(backend).await;
     let in_queue = |queue: &str, n| NewTask { queue: name(queue), ..new_task(n) };
@@ -67,12 +80,17 @@ pub async fn events_of_queues(backend: &impl Backend) {
     for run in [a[1], b[1]] {
         store.apply(awaiting(run, [for_event("event")], GO_ON)).await.unwrap();
     }
-    let of_queue =
-        |queue: &str, payload| NewEvent { queue: Some(name(queue)), ..event("event", json(payload)) };
+    let of_queue = |queue: &str, payload| NewEvent {
+        queue: Some(name(queue)),
+        ..event("event", json(payload))
+    };
     let committed = store.commit(emitting([of_queue("a", "1"), of_queue("a", "2")])).await;
     assert_eq!(committed.events, [true, false]);
     assert_eq!(committed.news.poked, [a[1].0]);
-    assert_eq!((store.state(1).await, store.state(3).await), (TaskState::Pending, TaskState::Suspended));
+    assert_eq!(
+        (store.state(1).await, store.state(3).await),
+        (TaskState::Pending, TaskState::Suspended)
+    );
     assert_eq!(store.look(a[1]).await.events, [(name("event"), json("1"))]);
     assert!(store.look(b[1]).await.is_empty());
 
@@ -85,8 +103,8 @@ pub async fn events_of_queues(backend: &impl Backend) {
     assert_eq!(store.look(b[1]).await.events, [(name("event"), json("3"))]);
 }
 
-/// An event wakes a task once: a task that has been woken and suspends again, awaiting another one, stays
-/// suspended.
+/// An event wakes a task once: a task that has been woken and suspends again, awaiting another one,
+/// stays suspended.
 pub async fn events_wake_once(backend: &impl Backend) {
     let (_setup, store) = Setup::with_handle(backend).await;
     let run = store.run_one(1).await;

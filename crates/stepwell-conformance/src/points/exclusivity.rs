@@ -18,29 +18,34 @@ const TASKS: u128 = 300;
 /// What it claimed: tasks, their runs and their attempts.
 type Claiming = Pin<Box<dyn Future<Output = Vec<(TaskId, RunId, u32)>> + Send>>;
 
-/// Many handles claim at once, while tasks are still coming in: no task is claimed twice, and none is lost.
+/// Many handles claim at once, while tasks are still coming in: no task is claimed twice, and none
+/// is lost.
 pub async fn exclusive_claims(backend: &impl Backend) {
     let setup = Setup::new(backend).await;
     let claimed = Arc::new(AtomicUsize::new(0));
     let handles = setup.handles(5).await;
-    let claimers = handles.iter().take(4).flat_map(|store| [store, store]).zip(1..).map(|(store, worker)| {
-        let (store, claimed) = (store.clone(), claimed.clone());
-        let claiming = async move {
-            store.signal(register(worker)).await;
-            let (mut mine, begin) = (Vec::new(), Instant::now());
-            while claimed.load(Ordering::SeqCst) < TASKS as usize && begin.elapsed() < Duration::from_secs(30)
-            {
-                // A store in memory answers at once: without this, those who claim would keep the threads
-                // busy for good.
-                tokio::task::yield_now().await;
-                let tasks = store.claim(worker, 3).await;
-                claimed.fetch_add(tasks.len(), Ordering::SeqCst);
-                mine.extend(tasks.into_iter().map(|task| (task.task_id, task.run_id, task.attempt)));
-            }
-            mine
-        };
-        Box::pin(claiming) as Claiming
-    });
+    let claimers =
+        handles.iter().take(4).flat_map(|store| [store, store]).zip(1..).map(|(store, worker)| {
+            let (store, claimed) = (store.clone(), claimed.clone());
+            let claiming = async move {
+                store.signal(register(worker)).await;
+                let (mut mine, begin) = (Vec::new(), Instant::now());
+                while claimed.load(Ordering::SeqCst) < TASKS as usize
+                    && begin.elapsed() < Duration::from_secs(30)
+                {
+                    // A store in memory answers at once: without this, those who claim would keep
+                    // the threads busy for good.
+                    tokio::task::yield_now().await;
+                    let tasks = store.claim(worker, 3).await;
+                    claimed.fetch_add(tasks.len(), Ordering::SeqCst);
+                    mine.extend(
+                        tasks.into_iter().map(|task| (task.task_id, task.run_id, task.attempt)),
+                    );
+                }
+                mine
+            };
+            Box::pin(claiming) as Claiming
+        });
     let spawner = handles[4].clone();
     let spawning = async move {
         for first in (1..=TASKS).step_by(10) {

@@ -39,14 +39,18 @@ async fn refuses(store: &Handle, what: &str, run: (TaskId, RunId)) {
         let applied = store.apply(full(run, next.clone())).await;
         assert!(applied.is_err(), "{what}: accepted {next:?}");
     }
-    let light = Transition { entries: vec![step(8, json("8"))], ..Transition::new(run.0, run.1, GO_ON) };
+    let light =
+        Transition { entries: vec![step(8, json("8"))], ..Transition::new(run.0, run.1, GO_ON) };
     assert!(store.apply(light).await.is_err(), "{what}: accepted an entry");
     // A batch holds one of each run at most.
     let others = (900..).zip(all_nexts()).map(|(n, next)| full((run.0, run_id(n)), next));
     let all = transitions(others.chain([full(run, complete())]));
     let committed = store.commit(all).await;
     assert!(committed.transitions.iter().all(Result::is_err), "{what}: accepted in a larger batch");
-    assert!(committed.news.finished.is_empty() && committed.news.poked.is_empty(), "{what}: is told as news");
+    assert!(
+        committed.news.finished.is_empty() && committed.news.poked.is_empty(),
+        "{what}: is told as news"
+    );
     assert_eq!(store.picture().await, before, "{what}: a refused transition left something behind");
 }
 
@@ -80,7 +84,10 @@ pub async fn fencing(backend: &impl Backend) {
     refuses(&store, "the task was deleted", deleted).await;
 
     assert!(store.look(watcher).await.is_empty(), "a message of a refused transition has arrived");
-    assert!(store.emit(event("event", json("1"))).await, "an event of a refused transition has been emitted");
+    assert!(
+        store.emit(event("event", json("1"))).await,
+        "an event of a refused transition has been emitted"
+    );
     assert!(store.find(70).await.is_none() && store.find(71).await.is_none());
     assert_eq!(store.state(3).await, TaskState::Running);
     assert!(store.apply(full(running, complete())).await.is_ok(), "the owner is refused");
@@ -118,8 +125,14 @@ pub async fn fencing_after_a_lost_lease(backend: &impl Backend) {
     assert_ne!(new.1, old.1, "the new owner has the run of the old one");
     refuses(&a, "the run lost its lease", old).await;
 
-    let late = Transition { entries: vec![step(2, json("\"old\""))], ..Transition::new(old.0, old.1, GO_ON) };
-    let good = Transition { entries: vec![step(2, json("\"new\""))], ..Transition::new(new.0, new.1, GO_ON) };
+    let late = Transition {
+        entries: vec![step(2, json("\"old\""))],
+        ..Transition::new(old.0, old.1, GO_ON)
+    };
+    let good = Transition {
+        entries: vec![step(2, json("\"new\""))],
+        ..Transition::new(new.0, new.1, GO_ON)
+    };
     let committed = b.commit(transitions([late, good])).await;
     let accepted: Vec<_> = committed.transitions.iter().map(Result::is_ok).collect();
     assert_eq!(accepted, [false, true], "of the old run and the new one");
@@ -129,8 +142,8 @@ pub async fn fencing_after_a_lost_lease(backend: &impl Backend) {
     assert_eq!(a.state(1).await, TaskState::Completed);
 }
 
-/// A run that knows of more than its task's journal holds is refused, and the task goes on from what is there: the database was
-/// restored, or failed over to a replica that lacks the rest.
+/// A run that knows of more than its task's journal holds is refused, and the task goes on from
+/// what is there: the database was restored, or failed over to a replica that lacks the rest.
 pub async fn fencing_of_shorter_journals(backend: &impl Backend) {
     let (setup, first) = Setup::with_handle(backend).await;
     // Of a database that may have moved before it knew the run.
@@ -141,18 +154,30 @@ pub async fn fencing_of_shorter_journals(backend: &impl Backend) {
         ..Transition::new(run.0, run.1, next)
     };
     store.signal(register(2)).await;
-    for (n, next) in (1..).zip(all_nexts().into_iter().filter(|next| !matches!(next, Next::Complete(_)))) {
+    for (n, next) in
+        (1..).zip(all_nexts().into_iter().filter(|next| !matches!(next, Next::Complete(_))))
+    {
         let run = first.run_one(n).await;
         let entries = vec![step(1, json("1")), step(2, json("2"))];
         first.apply(Transition { entries, ..Transition::new(run.0, run.1, GO_ON) }).await.unwrap();
         let attempt = first.info(n).await.attempt;
 
         let committed = store.commit(transitions([knows(run, 3, 4, next.clone())])).await;
-        assert!(committed.transitions[0].is_err(), "accepted {next:?} behind an entry that is not there");
+        assert!(
+            committed.transitions[0].is_err(),
+            "accepted {next:?} behind an entry that is not there"
+        );
         assert_eq!(store.state(n).await, TaskState::Pending, "{next:?}");
-        assert!(store.apply(knows(run, 2, 3, next.clone())).await.is_err(), "the run is over: {next:?}");
+        assert!(
+            store.apply(knows(run, 2, 3, next.clone())).await.is_err(),
+            "the run is over: {next:?}"
+        );
         let again = store.claim_one(2).await;
-        assert_eq!((again.task_id, again.attempt), (run.0, attempt), "the attempt counted: {next:?}");
+        assert_eq!(
+            (again.task_id, again.attempt),
+            (run.0, attempt),
+            "the attempt counted: {next:?}"
+        );
         assert_ne!(again.run_id, run.1);
         let journal = again.journal.clone().unwrap_or_default();
         assert_eq!(journal.iter().map(|entry| entry.seq).collect::<Vec<_>>(), [1, 2], "{next:?}");
@@ -161,7 +186,10 @@ pub async fn fencing_of_shorter_journals(backend: &impl Backend) {
         assert!(store.apply(knows(of(&again), 3, 4, complete())).await.is_ok());
     }
     let empty = first.run_one(50).await;
-    assert!(store.apply(knows(empty, 0, 1, GO_ON)).await.is_ok(), "nothing is before the first entry");
+    assert!(
+        store.apply(knows(empty, 0, 1, GO_ON)).await.is_ok(),
+        "nothing is before the first entry"
+    );
     let one_of_many = first.run_one(51).await;
     let batch = transitions([knows(empty, 1, 2, GO_ON), knows(one_of_many, 7, 8, GO_ON)]);
     let committed = store.commit(batch).await;

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use stepwell_core::store::{CancellationPolicy, Command, Finish, NewTask, Next, Spawned, Transition, Wait};
+use stepwell_core::store::{
+    CancellationPolicy, Command, Finish, NewTask, Next, Spawned, Transition, Wait,
+};
 use stepwell_core::{
     Entry, Failure, FailureKind, Key, Kind, MAX_NAME_BYTES, Outcome, Payload, Retry, RunId, TaskId,
     Timestamp, after, from_micros,
@@ -40,8 +42,8 @@ async fn comes_back(store: &Handle, n: u128, what: &str, payload: &Payload) {
     store.command(Command::Delete(run.0)).await;
 }
 
-/// Payloads come back byte for byte: of the default limit's size, with any text that JSON allows, however it
-/// is written.
+/// Payloads come back byte for byte: of the default limit's size, with any text that JSON allows,
+/// however it is written.
 pub async fn payloads_come_back(backend: &impl Backend) {
     let (_setup, store) = Setup::with_handle(backend).await;
     store.signal(register(1)).await;
@@ -107,7 +109,8 @@ pub async fn failures_come_back(backend: &impl Backend) {
     }
 }
 
-/// Names, headers and keys come back as they are, wherever they are used, and none is taken for another.
+/// Names, headers and keys come back as they are, wherever they are used, and none is taken for
+/// another.
 pub async fn odd_names(backend: &impl Backend) {
     let (_setup, store) = Setup::with_handle(backend).await;
     store.signal(register(1)).await;
@@ -136,7 +139,8 @@ pub async fn odd_names(backend: &impl Backend) {
     ];
     for (n, text) in (1..).zip(names) {
         let mut task = new_task(n);
-        (task.task_type, task.queue, task.idempotency_key) = (name(text), name(text), Some(name(text)));
+        (task.task_type, task.queue, task.idempotency_key) =
+            (name(text), name(text), Some(name(text)));
         task.headers.insert(text.into(), format!("{text}\0").into());
         task.headers.insert("\0".into(), u64::try_from(n).unwrap().into());
         let headers = task.headers.clone();
@@ -144,7 +148,8 @@ pub async fn odd_names(backend: &impl Backend) {
         let info = store.info(n).await;
         assert_eq!((&info.task_type, &info.queue), (&name(text), &name(text)));
         assert_eq!((info.idempotency_key, info.headers), (Some(name(text)), headers.clone()));
-        let claimed = store.commit(claims([claim_of(1, &[text], &[text], 5)])).await.claims.remove(0).tasks;
+        let claimed =
+            store.commit(claims([claim_of(1, &[text], &[text], 5)])).await.claims.remove(0).tasks;
         assert_eq!(claimed.len(), 1, "{text:?}");
         assert_eq!(claimed[0].headers, headers);
         works_under(&store, of(&claimed[0]), n, text).await;
@@ -159,11 +164,15 @@ async fn works_under(store: &Handle, run: (TaskId, RunId), n: u128, text: &str) 
     assert!(applied.suspended, "{text:?} is taken for another name");
     assert!(store.emit(event(text, number(n))).await, "{text:?}");
     assert!(store.send(message(n, text, number(n))).await);
-    let claimed = store.commit(claims([claim_of(1, &[text], &[text], 5)])).await.claims.remove(0).tasks;
+    let claimed =
+        store.commit(claims([claim_of(1, &[text], &[text], 5)])).await.claims.remove(0).tasks;
     let [task] = &claimed[..] else { panic!("{text:?} was not woken") };
     assert_eq!(store.waits_of(n).await, waits);
     assert_eq!(task.facts.events, [(name(text), number(n))]);
-    assert_eq!((&task.facts.messages[0].topic, &payloads(&task.facts)[..]), (&name(text), &[number(n)][..]));
+    assert_eq!(
+        (&task.facts.messages[0].topic, &payloads(&task.facts)[..]),
+        (&name(text), &[number(n)][..])
+    );
     let key = Key { kind: Kind::Step, name: name(text), ordinal: u32::MAX >> 1 };
     let entries = vec![Entry { key, ..step(1, json("1")) }];
     store.journals(run, entries.clone()).await;
@@ -245,14 +254,17 @@ pub async fn times_come_back(backend: &impl Backend) {
         let due_at = store.info(n + 1_000).await.due_at.unwrap();
         assert_eq!(due_at.as_microsecond(), at.as_microsecond(), "a sleep that long");
     }
-    let policy = CancellationPolicy { max_delay: Some(Duration::MAX), max_duration: Some(Duration::MAX) };
+    let policy =
+        CancellationPolicy { max_delay: Some(Duration::MAX), max_duration: Some(Duration::MAX) };
     let patient = NewTask { cancellation: policy, queue: name("patient"), ..new_task(500) };
     store.spawn([patient]).await;
-    let claimed = store.commit(claims([claim_of(1, &["patient"], &["type"], 5)])).await.claims.remove(0);
+    let claimed =
+        store.commit(claims([claim_of(1, &["patient"], &["type"], 5)])).await.claims.remove(0);
     assert_eq!(claimed.tasks.len(), 1, "it may wait, and take, as long as it likes");
 }
 
-/// Entries that others have taken the place of leave the journal; with a refused transition they stay.
+/// Entries that others have taken the place of leave the journal; with a refused transition they
+/// stay.
 pub async fn superseded_entries(backend: &impl Backend) {
     let (_setup, store) = Setup::with_handle(backend).await;
     let runs = store.run((1..=2).map(new_task)).await;
@@ -275,7 +287,8 @@ pub async fn superseded_entries(backend: &impl Backend) {
     assert_eq!(places(1).await, [1, 4, 5, 6]);
     assert_eq!(places(2).await, [1, 2, 3, 4]);
     // Also with the end of the task.
-    let last = Transition { superseded: vec![1], ..Transition::new(runs[1].0, runs[1].1, complete()) };
+    let last =
+        Transition { superseded: vec![1], ..Transition::new(runs[1].0, runs[1].1, complete()) };
     store.apply(last).await.unwrap();
     assert_eq!(places(2).await, [2, 3, 4]);
 }

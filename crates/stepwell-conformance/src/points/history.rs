@@ -17,17 +17,27 @@ fn happening(task: u128, text: &str) -> Happening {
     }
 }
 
-async fn read(store: &Handle, task: Option<u128>, after: u64, limit: usize) -> Vec<(u64, Happening)> {
+async fn read(
+    store: &Handle,
+    task: Option<u128>,
+    after: u64,
+    limit: usize,
+) -> Vec<(u64, Happening)> {
     let which = HistoryFilter { task_id: task.map(task_id), after, limit };
     store.0.history(which).await.unwrap().items
 }
 
-/// What is recorded is read in its order, of all tasks or of one, from any place on; it goes with its task.
+/// What is recorded is read in its order, of all tasks or of one, from any place on; it goes with
+/// its task.
 pub async fn histories(backend: &impl Backend) {
     let (setup, store) = Setup::with_handle(backend).await;
     let runs = store.run((1..=3).map(new_task)).await;
-    let all =
-        [happening(1, "1"), happening(2, "\"\\u0000 'x\""), happening(1, "{\"a\": 2}"), happening(3, "4")];
+    let all = [
+        happening(1, "1"),
+        happening(2, "\"\\u0000 'x\""),
+        happening(1, "{\"a\": 2}"),
+        happening(3, "4"),
+    ];
     store.0.record(all[..2].to_vec()).await.unwrap();
     store.0.record(all[2..].to_vec()).await.unwrap();
     store.0.record(Vec::new()).await.unwrap();
@@ -87,7 +97,8 @@ pub async fn task_types(backend: &impl Backend) {
         params: json(params).decode().unwrap(),
         output: json("{\"title\": \"\\u0000 'x\"}").decode().unwrap(),
     };
-    for described in [info("b", "true"), info("a b", "{}"), info("b", "{\"minimum\": 1}"), info("B", "true")]
+    for described in
+        [info("b", "true"), info("a b", "{}"), info("b", "{\"minimum\": 1}"), info("B", "true")]
     {
         store.0.describe(described).await.unwrap();
     }

@@ -17,8 +17,12 @@ pub async fn idempotency_keys(backend: &impl Backend) {
     assert_eq!(store.spawn([with_key("key", 1)]).await, [CREATED]);
     let existing = |run_id, attempt| Spawned::Existing { task_id: task_id(1), run_id, attempt };
     assert_eq!(store.spawn([with_key("key", 2)]).await, [existing(run_id(1), 0)]);
-    let of_type = |n| NewTask { task_type: name("other"), queue: name("other"), ..with_key("key", n) };
-    assert_eq!(store.spawn([of_type(3), with_key("Key", 4), new_task(5), new_task(6)]).await, [CREATED; 4]);
+    let of_type =
+        |n| NewTask { task_type: name("other"), queue: name("other"), ..with_key("key", n) };
+    assert_eq!(
+        store.spawn([of_type(3), with_key("Key", 4), new_task(5), new_task(6)]).await,
+        [CREATED; 4]
+    );
     let elsewhere = NewTask { queue: name("elsewhere"), params: json("2"), ..with_key("key", 7) };
     assert_eq!(
         store.spawn([elsewhere]).await,
@@ -42,13 +46,14 @@ pub async fn idempotency_keys(backend: &impl Backend) {
     // A child that is there already is not spawned again, and the rest of its transition stands.
     let parent = store.run_one(20).await;
     let mut spawning = Transition::new(parent.0, parent.1, complete());
-    spawning.spawns = vec![NewTask { parent: Some(parent.0), ..with_key("key", 21) }, child_of(20, 22)];
+    spawning.spawns =
+        vec![NewTask { parent: Some(parent.0), ..with_key("key", 21) }, child_of(20, 22)];
     store.apply(spawning).await.unwrap();
     assert!(store.find(21).await.is_none() && store.find(22).await.is_some());
 }
 
-/// Many handles spawn the same keys at the same time, some of them within transitions: each key has one task,
-/// which all of them get.
+/// Many handles spawn the same keys at the same time, some of them within transitions: each key has
+/// one task, which all of them get.
 pub async fn idempotency_races(backend: &impl Backend) {
     let setup = Setup::new(backend).await;
     let handles = setup.handles(4).await;
@@ -63,8 +68,11 @@ pub async fn idempotency_races(backend: &impl Backend) {
                 keys.reverse();
             }
             async move {
-                let mut new: Vec<_> =
-                    keys.iter().zip(first + 10 * n + 10..).map(|(key, n)| with_key(key, n)).collect();
+                let mut new: Vec<_> = keys
+                    .iter()
+                    .zip(first + 10 * n + 10..)
+                    .map(|(key, n)| with_key(key, n))
+                    .collect();
                 if n == 7 {
                     let mut spawning = Transition::new(parent.0, parent.1, GO_ON);
                     spawning.spawns = new;
@@ -103,7 +111,10 @@ pub async fn idempotency_races(backend: &impl Backend) {
                     "{key}: someone got another task than the one that is there"
                 );
             }
-            assert!(answers.iter().filter(|(_, created)| *created).count() <= 1, "{key} was created twice");
+            assert!(
+                answers.iter().filter(|(_, created)| *created).count() <= 1,
+                "{key} was created twice"
+            );
         }
     }
 }

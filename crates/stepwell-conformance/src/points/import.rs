@@ -29,7 +29,8 @@ async fn record(store: &Handle, n: u128) -> TaskRecord {
 pub async fn importing(backend: &impl Backend) {
     let (from_setup, from) = Setup::with_handle(backend).await;
     let (setup, store) = Setup::with_handle(backend).await;
-    let policy = CancellationPolicy { max_duration: Some(LEASE * 9), ..CancellationPolicy::default() };
+    let policy =
+        CancellationPolicy { max_duration: Some(LEASE * 9), ..CancellationPolicy::default() };
     let full = NewTask {
         priority: 7,
         idempotency_key: Some(name("key")),
@@ -84,7 +85,8 @@ pub async fn importing(backend: &impl Backend) {
         let attempt = old.info.attempt - u32::from(old.info.state == TaskState::Running);
         let due_at = old.info.due_at.filter(|_| old.info.state == TaskState::Pending);
         // What became of it here, and all else as it was.
-        let expected = TaskInfo { state, attempt, due_at, cancel_requested: false, ..old.info.clone() };
+        let expected =
+            TaskInfo { state, attempt, due_at, cancel_requested: false, ..old.info.clone() };
         assert_eq!(format!("{:?}", new.info), format!("{expected:?}"), "{n}");
     }
     store.signal(register(1)).await;
@@ -102,12 +104,16 @@ pub async fn importing(backend: &impl Backend) {
     assert_eq!(store.claim_one(1).await.task_id, task_id(6));
     store.command(Command::Retry(task_id(3))).await;
     let retried = store.claim_one(1).await;
-    let looked = store.apply(awaiting(of(&retried), [for_message("topic", 1)], LOOK)).await.unwrap();
+    let looked =
+        store.apply(awaiting(of(&retried), [for_message("topic", 1)], LOOK)).await.unwrap();
     assert_eq!(payloads(&looked.facts), [json("3")], "a failed task brings its mailbox along");
     setup.advance(LEASE * 2);
     store.signal(register(2)).await;
     assert!(store.claim(2, 9).await.iter().any(|task| task.task_id == task_id(4)));
-    assert_eq!(store.command(Command::Delete(task_id(2))).await, CommandOutcome::Needed { by: task_id(3) });
+    assert_eq!(
+        store.command(Command::Delete(task_id(2))).await,
+        CommandOutcome::Needed { by: task_id(3) }
+    );
     store.next(of(&retried), complete()).await;
     assert_eq!(store.command(Command::Delete(task_id(2))).await, CommandOutcome::Done);
 }

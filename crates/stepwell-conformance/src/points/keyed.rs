@@ -18,15 +18,16 @@ fn waiting(n: u128) -> Spawned {
     Spawned::Waiting { task_id: task_id(n), run_id: run_id(n) }
 }
 
-/// A child is created along with its parent's entry, or answered with the task that there is; then the entry is not
-/// written, and the rest of the transition stands.
+/// A child is created along with its parent's entry, or answered with the task that there is; then
+/// the entry is not written, and the rest of the transition stands.
 pub async fn keyed_children(backend: &impl Backend) {
     let (_setup, store) = Setup::with_handle(backend).await;
     let parent = store.run_one(1).await;
     let spawned = async |transition| store.apply(transition).await.unwrap().keyed;
     assert_eq!(spawned(keyed(parent, 1, with_key("a", 11))).await, Some(CREATED));
     assert_eq!(store.info(11).await.parent, Some(parent.0));
-    let existing = |n: u128, attempt| Spawned::Existing { task_id: task_id(n), run_id: run_id(n), attempt };
+    let existing =
+        |n: u128, attempt| Spawned::Existing { task_id: task_id(n), run_id: run_id(n), attempt };
     assert_eq!(spawned(keyed(parent, 2, with_key("a", 12))).await, Some(existing(11, 0)));
 
     // The same with all else that a transition can bring, and a client's spawns beside it.
@@ -40,7 +41,8 @@ pub async fn keyed_children(backend: &impl Backend) {
     let committed = store.commit(batch).await;
     assert_eq!(committed.transitions[0].as_ref().unwrap().keyed, Some(existing(20, 0)));
     assert_eq!(committed.spawns, [CREATED, existing(20, 0), CREATED]);
-    for (n, there) in [(12, false), (13, false), (14, true), (15, true), (21, true), (22, false), (23, true)]
+    for (n, there) in
+        [(12, false), (13, false), (14, true), (15, true), (21, true), (22, false), (23, true)]
     {
         assert_eq!(store.find(n).await.is_some(), there, "task {n}");
     }
@@ -54,7 +56,11 @@ pub async fn keyed_children(backend: &impl Backend) {
     assert_eq!(spawned(keyed(parent, 5, coalescing(Reject, 32))).await, Some(waiting(30)));
     let committed = store.commit(transitions([keyed(parent, 5, coalescing(Replace, 33))])).await;
     assert_eq!(committed.transitions[0].as_ref().unwrap().keyed, Some(CREATED));
-    assert_eq!(committed.news.finished, [(task_id(30), Finish::Cancelled)], "those who wait for it are told");
+    assert_eq!(
+        committed.news.finished,
+        [(task_id(30), Finish::Cancelled)],
+        "those who wait for it are told"
+    );
     assert!(store.find(31).await.is_none() && store.find(32).await.is_none());
     assert_eq!(seqs().await, [1, 3, 4, 5]);
 
@@ -71,15 +77,16 @@ pub async fn keyed_children(backend: &impl Backend) {
     }
 }
 
-/// Of many parents that spawn the same child at once, one creates it and has the entry, and all get it.
+/// Of many parents that spawn the same child at once, one creates it and has the entry, and all get
+/// it.
 pub async fn keyed_children_under_races(backend: &impl Backend) {
     let setup = Setup::new(backend).await;
     let handles = setup.handles(4).await;
     for round in rounds() {
         let first = (round + 1) * 1_000;
         let parents = handles[0].run((first..first + 8).map(new_task)).await;
-        let racing =
-            (0..8_u128).zip(parents.clone()).zip(handles.iter().cycle()).map(|((n, parent), store)| {
+        let racing = (0..8_u128).zip(parents.clone()).zip(handles.iter().cycle()).map(
+            |((n, parent), store)| {
                 let (store, key) = (store.clone(), format!("round {round}"));
                 let child = match round % 2 {
                     0 => with_key(&key, first + 100 + n),
@@ -90,11 +97,13 @@ pub async fn keyed_children_under_races(backend: &impl Backend) {
                     },
                 };
                 async move { store.apply(keyed(parent, 1, child)).await.unwrap().keyed.unwrap() }
-            });
+            },
+        );
         let spawned = together(racing).await;
         let created = spawned.iter().filter(|spawned| **spawned == CREATED).count();
         assert_eq!(created, 1, "{spawned:?}");
-        let child = (first + 100..first + 108).zip(&spawned).find(|(_, spawned)| **spawned == CREATED);
+        let child =
+            (first + 100..first + 108).zip(&spawned).find(|(_, spawned)| **spawned == CREATED);
         let child = child.unwrap().0;
         for ((n, parent), spawned) in (first..).zip(parents).zip(spawned) {
             let journal = handles[0].journal(n).await;
@@ -112,8 +121,8 @@ pub async fn keyed_children_under_races(backend: &impl Backend) {
     }
 }
 
-/// A task waits for one that it did not spawn as for a child: while that runs, when it ended long ago, and when it was
-/// deleted.
+/// A task waits for one that it did not spawn as for a child: while that runs, when it ended long
+/// ago, and when it was deleted.
 pub async fn joining_others(backend: &impl Backend) {
     let (setup, store) = Setup::with_handle(backend).await;
     let runs = store.run([new_task(1), new_task(2), new_task(3)]).await;
@@ -122,7 +131,8 @@ pub async fn joining_others(backend: &impl Backend) {
         assert!(store.apply(awaiting(*run, [for_child(13)], SUSPEND)).await.unwrap().suspended);
     }
     store.apply(awaiting(runs[2], [for_child(13)], GO_ON)).await.unwrap();
-    let committed = store.commit(transitions([Transition::new(other.0, other.1, complete())])).await;
+    let committed =
+        store.commit(transitions([Transition::new(other.0, other.1, complete())])).await;
     assert_eq!(committed.news.poked, [runs[2].0]);
     let ended = Finish::Completed(json("\"output\""));
     let woken = store.claim(1, 9).await;
@@ -145,7 +155,8 @@ pub async fn joining_others(backend: &impl Backend) {
     let looked = store.apply(awaiting(later, [for_child(13)], SUSPEND)).await.unwrap();
     assert_eq!(looked.facts.children, [(other.0, Finish::Failed(deleted()))]);
 
-    // A task that is tried again after it was awaited: whoever still waits for it is woken by its next end.
+    // A task that is tried again after it was awaited: whoever still waits for it is woken by its
+    // next end.
     let failing = store.run([with_key("d", 20)]).await[0];
     let waiter = store.run_one(6).await;
     assert!(store.apply(awaiting(waiter, [for_child(20)], SUSPEND)).await.unwrap().suspended);

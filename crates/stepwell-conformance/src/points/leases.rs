@@ -1,9 +1,11 @@
 //! Workers that live, stop and die.
 
-use stepwell_core::store::{Claim, Command, Finish, NewTask, NewWorker, Next, Transition, WorkerSignal};
+use stepwell_core::store::{
+    Claim, Command, Finish, NewTask, NewWorker, Next, Transition, WorkerSignal,
+};
 use stepwell_core::{
-    Entry, Key, Kind, OtherWorker, SUSPECT_CRASHES, TaskId, TaskState, WATCHED, WorkerInfo, WorkerState,
-    after, crash_limit, crashed,
+    Entry, Key, Kind, OtherWorker, SUSPECT_CRASHES, TaskId, TaskState, WATCHED, WorkerInfo,
+    WorkerState, after, crash_limit, crashed,
 };
 
 use crate::backend::Backend;
@@ -27,7 +29,11 @@ pub async fn leases(backend: &impl Backend) {
     assert_eq!(b.status(heartbeat(2)).await.others, [watched(0)]);
     assert!(a.signal(heartbeat(1)).await);
     assert_eq!(b.status(heartbeat(2)).await.others, [watched(1)]);
-    assert_eq!(b.status(declare_dead(1, 0)).await.state, WorkerState::Active, "it has been seen since");
+    assert_eq!(
+        b.status(declare_dead(1, 0)).await.state,
+        WorkerState::Active,
+        "it has been seen since"
+    );
     assert_eq!(b.status(declare_dead(1, 2)).await.state, WorkerState::Active);
     assert!(b.claim(2, 5).await.is_empty());
     assert!(a.apply(Transition::new(run.0, run.1, GO_ON)).await.is_ok());
@@ -68,8 +74,13 @@ pub async fn heartbeats(backend: &impl Backend) {
         store.signal(register(n)).await;
     }
     for n in [1, 2, 40, count] {
-        let others: Vec<_> =
-            store.status(heartbeat(n)).await.others.into_iter().map(|other| other.worker_id).collect();
+        let others: Vec<_> = store
+            .status(heartbeat(n))
+            .await
+            .others
+            .into_iter()
+            .map(|other| other.worker_id)
+            .collect();
         let following = (n + 1..=count).chain(1..n).take(WATCHED);
         assert_eq!(others, following.map(worker_id).collect::<Vec<_>>(), "the others of {n}");
     }
@@ -134,23 +145,30 @@ pub async fn worker_registry(backend: &impl Backend) {
 
     // One that is silent looks dead to people, and stays until it is declared dead.
     setup.advance(LEASE);
-    let alive: Vec<_> = store.0.workers().await.unwrap().iter().map(|worker| worker.alive).collect();
+    let alive: Vec<_> =
+        store.0.workers().await.unwrap().iter().map(|worker| worker.alive).collect();
     assert_eq!(alive, [false, true]);
     setup.advance(LEASE);
     store.signal(heartbeat(1)).await;
-    let alive: Vec<_> = store.0.workers().await.unwrap().iter().map(|worker| worker.alive).collect();
+    let alive: Vec<_> =
+        store.0.workers().await.unwrap().iter().map(|worker| worker.alive).collect();
     assert_eq!(alive, [true, false]);
     store.signal(declare_dead(2, 1)).await;
-    let left: Vec<_> = store.0.workers().await.unwrap().iter().map(|worker| worker.worker_id).collect();
+    let left: Vec<_> =
+        store.0.workers().await.unwrap().iter().map(|worker| worker.worker_id).collect();
     assert_eq!(left, [worker_id(1)]);
 }
 
 /// Which types wait, so that a worker can say which of them it does not know.
 pub async fn waiting_types(backend: &impl Backend) {
     let (setup, store) = Setup::with_handle(backend).await;
-    let of_type =
-        |n, task_type, queue| NewTask { task_type: name(task_type), queue: name(queue), ..new_task(n) };
-    let later = NewTask { start_at: Some(after(setup.now(), LEASE)), ..of_type(5, "later", "queue") };
+    let of_type = |n, task_type, queue| NewTask {
+        task_type: name(task_type),
+        queue: name(queue),
+        ..new_task(n)
+    };
+    let later =
+        NewTask { start_at: Some(after(setup.now(), LEASE)), ..of_type(5, "later", "queue") };
     store
         .spawn([
             of_type(1, "b", "queue"),
@@ -184,8 +202,8 @@ fn cancelled_with_its_descendants(mut finished: Vec<(TaskId, Finish)>) {
     assert_eq!(finished, [3, 13, 23].map(|n| (task_id(n), Finish::Cancelled)));
 }
 
-/// A dead worker's tasks that wait, or have ended, are left as they are; those that were asked to cancel are
-/// cancelled, with what descends from them.
+/// A dead worker's tasks that wait, or have ended, are left as they are; those that were asked to
+/// cancel are cancelled, with what descends from them.
 pub async fn dead_workers(backend: &impl Backend) {
     let (_setup, store) = Setup::with_handle(backend).await;
     let runs = store.run((1..=5).map(new_task)).await;
@@ -196,20 +214,24 @@ pub async fn dead_workers(backend: &impl Backend) {
     store.signal(register(3)).await;
     let committed = store.commit(signals([declare_dead(1, 0)])).await;
     cancelled_with_its_descendants(committed.news.finished);
-    let claimed: Vec<_> = store.claim(3, 5).await.iter().map(|task| (task.task_id, task.attempt)).collect();
+    let claimed: Vec<_> =
+        store.claim(3, 5).await.iter().map(|task| (task.task_id, task.attempt)).collect();
     assert_eq!(claimed, [(task_id(4), 2), (task_id(5), 2)]);
     assert_eq!(store.state(1).await, TaskState::Completed);
     assert_eq!(store.state(2).await, TaskState::Suspended);
 }
 
-/// Crashes are counted apart from attempts: a task gets another attempt for each, and fails after so
-/// many in a row between which nothing was journaled.
+/// Crashes are counted apart from attempts: a task gets another attempt for each, and fails after
+/// so many in a row between which nothing was journaled.
 pub async fn quarantine(backend: &impl Backend) {
     let (setup, store) = Setup::with_handle(backend).await;
     let limit = crash_limit(1, false);
     let [first, last] = [1, u128::from(limit)];
     store
-        .spawn([NewTask { max_attempts: 1, ..new_task(1) }, NewTask { max_attempts: 1, ..new_task(2) }])
+        .spawn([
+            NewTask { max_attempts: 1, ..new_task(1) },
+            NewTask { max_attempts: 1, ..new_task(2) },
+        ])
         .await;
     for worker in first..=last {
         store.signal(register(worker)).await;
@@ -217,7 +239,11 @@ pub async fn quarantine(backend: &impl Backend) {
         let tasks = [store.claim(worker, 5).await, store.claim(worker, 5).await].concat();
         for task in &tasks {
             let crashes = if task.task_id == task_id(1) { worker - 1 } else { (worker - 1).min(1) };
-            assert_eq!((u128::from(task.attempt), u128::from(task.crashes)), (worker, crashes), "{task:?}");
+            assert_eq!(
+                (u128::from(task.attempt), u128::from(task.crashes)),
+                (worker, crashes),
+                "{task:?}"
+            );
             assert_eq!(task.max_attempts, task.attempt, "a crash gives another attempt");
             // 1 writes a log, and 2 gets further.
             let entry = match task.task_id == task_id(1) {
@@ -234,7 +260,10 @@ pub async fn quarantine(backend: &impl Backend) {
         assert_eq!(committed.news.finished, Vec::from_iter(finished), "crash {worker}");
     }
     let info = store.info(1).await;
-    assert_eq!((info.state, info.failure, info.attempt), (TaskState::Failed, Some(crashed(limit)), limit));
+    assert_eq!(
+        (info.state, info.failure, info.attempt),
+        (TaskState::Failed, Some(crashed(limit)), limit)
+    );
     assert_eq!(info.finished_at, Some(setup.now()));
     assert_eq!(store.state(2).await, TaskState::Pending);
 
@@ -249,8 +278,8 @@ pub async fn quarantine(backend: &impl Backend) {
     assert_eq!(crashes, [(task_id(1), 0), (task_id(2), 1)]);
 }
 
-/// Tasks that met several crashes in a row are suspects, of which a claim gets one at most, and none
-/// that has met more than it wants. What ends in order clears them.
+/// Tasks that met several crashes in a row are suspects, of which a claim gets one at most, and
+/// none that has met more than it wants. What ends in order clears them.
 pub async fn suspects(backend: &impl Backend) {
     let (setup, store) = Setup::with_handle(backend).await;
     store.spawn((1..=5).map(new_task)).await;

@@ -32,7 +32,8 @@ pub async fn lists(backend: &impl Backend) {
         assert_eq!(format!("{alone:?}"), format!("{:?}", Some(task)), "listed and alone");
     }
 
-    let states = [None, Some(TaskState::Pending), Some(TaskState::Running), Some(TaskState::Failed)];
+    let states =
+        [None, Some(TaskState::Pending), Some(TaskState::Running), Some(TaskState::Failed)];
     for state in states {
         for queue in [None, Some(name("even")), Some(name("none"))] {
             for task_type in [None, Some(name("third"))] {
@@ -40,13 +41,22 @@ pub async fn lists(backend: &impl Backend) {
                     let passes = |task: &&TaskInfo| {
                         state.is_none_or(|state| task.state == state)
                             && queue.as_ref().is_none_or(|queue| task.queue == *queue)
-                            && task_type.as_ref().is_none_or(|task_type| task.task_type == *task_type)
+                            && task_type
+                                .as_ref()
+                                .is_none_or(|task_type| task.task_type == *task_type)
                             && parent.is_none_or(|parent| task.parent == Some(parent))
                     };
-                    let expected: Vec<_> = all.iter().filter(passes).map(|task| task.task_id).collect();
+                    let expected: Vec<_> =
+                        all.iter().filter(passes).map(|task| task.task_id).collect();
                     let (queue, task_type) = (queue.clone(), task_type.clone());
-                    let mut filter =
-                        TaskFilter { state, queue, task_type, parent, limit: 4, ..TaskFilter::default() };
+                    let mut filter = TaskFilter {
+                        state,
+                        queue,
+                        task_type,
+                        parent,
+                        limit: 4,
+                        ..TaskFilter::default()
+                    };
                     let mut found = Vec::new();
                     loop {
                         let page = store.page(filter.clone()).await;
@@ -88,7 +98,10 @@ pub async fn ends(backend: &impl Backend) {
         (task_id(3), Some(Finish::Cancelled)),
         (task_id(4), None),
     ];
-    assert_eq!(ends.items, expected, "one that is not there is left out, and the others come by their ids");
+    assert_eq!(
+        ends.items, expected,
+        "one that is not there is left out, and the others come by their ids"
+    );
     assert_eq!(ends.next, None);
     assert_eq!(store.0.ends(Vec::new()).await.unwrap(), Page::default());
 }
@@ -98,7 +111,10 @@ pub async fn waits(backend: &impl Backend) {
     let (setup, store) = Setup::with_handle(backend).await;
     let runs = store.run((1..=4).map(new_task)).await;
     let due = |text: &str| Wait { due_at: Some(setup.at(SECOND)), ..for_event(text) };
-    store.apply(awaiting(runs[0], [due("a/b"), for_event("a/a"), for_event("b/a")], GO_ON)).await.unwrap();
+    store
+        .apply(awaiting(runs[0], [due("a/b"), for_event("a/a"), for_event("b/a")], GO_ON))
+        .await
+        .unwrap();
     store
         .apply(awaiting(runs[1], [for_event("a/\u{10fffe}"), for_message("a/m", 1)], SUSPEND))
         .await
@@ -115,7 +131,10 @@ pub async fn waits(backend: &impl Backend) {
     let second = (task_id(2), vec![for_event("a/\u{10fffe}"), for_message("a/m", 1)]);
     let fourth = (task_id(4), vec![for_event("a/z")]);
     let page = |items, next: Option<u128>| Page { items, next: next.map(task_id) };
-    assert_eq!(waits("a/", None, 9).await, page(vec![first.clone(), second.clone(), fourth.clone()], None));
+    assert_eq!(
+        waits("a/", None, 9).await,
+        page(vec![first.clone(), second.clone(), fourth.clone()], None)
+    );
     assert_eq!(waits("a/", None, 1).await, page(vec![first], Some(1)), "all of a task, or nothing");
     assert_eq!(waits("a/", Some(1), 1).await, page(vec![second], Some(2)));
     assert_eq!(waits("a/", Some(2), 9).await, page(vec![fourth], None));
@@ -140,15 +159,22 @@ pub async fn labels(backend: &impl Backend) {
             labelled(2, &[("tenant", "b"), ("kind", "x")]),
             labelled(3, &[("tenant", "ab")]),
             labelled(4, &[odd, ("tenant", "a"), nul, ("", "empty")]),
-            labelled(5, &[("a", "tenant"), long, ("long", &too_long), ("traceparent", "00-1-2-01")]),
+            labelled(
+                5,
+                &[("a", "tenant"), long, ("long", &too_long), ("traceparent", "00-1-2-01")],
+            ),
         ])
         .await;
     let found = async |labels: &[(&str, &str)], state| {
-        let labels = labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let labels =
+            labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         ids(&store.list(TaskFilter { labels, state, ..TaskFilter::default() }).await)
     };
     assert_eq!(found(&[("tenant", "a")], None).await, [4, 1].map(task_id));
-    assert_eq!(found(&[("tenant", "a"), ("kind", "x")], Some(TaskState::Pending)).await, [task_id(1)]);
+    assert_eq!(
+        found(&[("tenant", "a"), ("kind", "x")], Some(TaskState::Pending)).await,
+        [task_id(1)]
+    );
     assert_eq!(found(&[("kind", "x"), ("tenant", "ab")], None).await, []);
     assert_eq!(found(&[odd], None).await, [task_id(4)]);
     assert_eq!(found(&[long], None).await, [task_id(5)]);

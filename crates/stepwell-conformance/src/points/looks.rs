@@ -20,17 +20,24 @@ async fn stays(store: &Handle, run: (TaskId, RunId), what: &str) -> Facts {
 
 async fn removes(store: &Handle, run: (TaskId, RunId), waits: impl IntoIterator<Item = Wait>) {
     let waits_removed = waits.into_iter().map(|wait| wait.key).collect();
-    store.apply(Transition { waits_removed, ..Transition::new(run.0, run.1, GO_ON) }).await.unwrap();
+    store
+        .apply(Transition { waits_removed, ..Transition::new(run.0, run.1, GO_ON) })
+        .await
+        .unwrap();
 }
 
-/// What has arrived is found by each look until its wait is gone, and is not lost with another wait for it.
+/// What has arrived is found by each look until its wait is gone, and is not lost with another wait
+/// for it.
 pub async fn looks(backend: &impl Backend) {
     let (_setup, store) = Setup::with_handle(backend).await;
     let run = store.run_one(1).await;
 
     // Of two waits for a message, one is given up; then another one takes its place.
     for n in [1_u32, 2] {
-        store.apply(awaiting(run, [for_message("topic", 1), for_message("topic", 2)], GO_ON)).await.unwrap();
+        store
+            .apply(awaiting(run, [for_message("topic", 1), for_message("topic", 2)], GO_ON))
+            .await
+            .unwrap();
         store.send(message(1, "topic", number(n.into()))).await;
         removes(&store, run, [for_message("topic", n)]).await;
         let facts = stays(&store, run, "the other wait").await;
@@ -42,8 +49,12 @@ pub async fn looks(backend: &impl Backend) {
         assert_eq!(payloads(&stays(&store, run, "a later wait").await), [number(n.into())]);
         // The same wait once more.
         store.apply(awaiting(run, [for_message("topic", 9)], GO_ON)).await.unwrap();
-        let received =
-            stays(&store, run, "the same wait").await.messages.iter().map(|message| message.id).collect();
+        let received = stays(&store, run, "the same wait")
+            .await
+            .messages
+            .iter()
+            .map(|message| message.id)
+            .collect();
         let takes = Transition { received, ..Transition::new(run.0, run.1, LOOK) };
         assert!(store.apply(takes).await.unwrap().facts.is_empty());
         removes(&store, run, [for_message("topic", 9)]).await;
@@ -117,7 +128,8 @@ pub async fn looks(backend: &impl Backend) {
     assert_eq!((events.len(), messages.len(), children), (1, 1, &ended));
 }
 
-/// What a task waits for comes while the wait begins, in a commit that looks for nothing: the next look finds it.
+/// What a task waits for comes while the wait begins, in a commit that looks for nothing: the next
+/// look finds it.
 pub async fn looks_under_races(backend: &impl Backend) {
     const TASKS: u128 = 5;
     let setup = Setup::new(backend).await;
@@ -126,7 +138,8 @@ pub async fn looks_under_races(backend: &impl Backend) {
         let n = (round + 1) * 1_000;
         let runs = handles[0].run((n..n + TASKS).map(new_task)).await;
         let own = handles[0].run((n..n + TASKS).map(|n| child_of(n, n + 100))).await;
-        let named = |n: u128| NewTask { idempotency_key: Some(name(&n.to_string())), ..new_task(n) };
+        let named =
+            |n: u128| NewTask { idempotency_key: Some(name(&n.to_string())), ..new_task(n) };
         let others = handles[0].run((n + 200..n + 200 + TASKS).map(named)).await;
         type Racer = Pin<Box<dyn Future<Output = ()> + Send>>;
         let mut racers: Vec<Racer> = Vec::new();
@@ -138,11 +151,17 @@ pub async fn looks_under_races(backend: &impl Backend) {
                 1 => (for_message("topic", 1), sending([message(task, "topic", json("1"))])),
                 2 => {
                     let child = own[i as usize];
-                    (for_child(task + 100), transitions([Transition::new(child.0, child.1, complete())]))
+                    (
+                        for_child(task + 100),
+                        transitions([Transition::new(child.0, child.1, complete())]),
+                    )
                 }
                 _ => {
                     let other = others[i as usize];
-                    (for_child(task + 200), transitions([Transition::new(other.0, other.1, complete())]))
+                    (
+                        for_child(task + 200),
+                        transitions([Transition::new(other.0, other.1, complete())]),
+                    )
                 }
             };
             let (waiting, bringing) = (handles[0].clone(), handles[1 + i as usize % 3].clone());

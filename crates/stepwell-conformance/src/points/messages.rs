@@ -21,21 +21,29 @@ async fn receive(store: &Handle, run: (TaskId, RunId)) -> Vec<Payload> {
     payloads(&facts)
 }
 
-/// A mailbox keeps its messages in order, gives at most as many as are waited for, and each of them until it
-/// is received.
+/// A mailbox keeps its messages in order, gives at most as many as are waited for, and each of them
+/// until it is received.
 pub async fn messages(backend: &impl Backend) {
     let (_setup, store) = Setup::with_handle(backend).await;
     let run = store.run_one(1).await;
     let other = store.run_one(2).await;
-    assert!(store.send(message(1, "topic", number(1))).await, "it may come before anyone waits for it");
-    let sent = (2..=4).map(|n| message(1, "topic", number(n))).chain([message(1, "another", number(9))]);
+    assert!(
+        store.send(message(1, "topic", number(1))).await,
+        "it may come before anyone waits for it"
+    );
+    let sent =
+        (2..=4).map(|n| message(1, "topic", number(n))).chain([message(1, "another", number(9))]);
     assert_eq!(store.commit(sending(sent)).await.messages, [true; 4]);
     assert!(store.look(run).await.is_empty());
 
     let waits = [for_message("topic", 1), for_message("topic", 2)];
     let looked = store.apply(awaiting(run, waits, SUSPEND)).await.unwrap();
     assert!(!looked.suspended, "it was suspended, though messages are there");
-    assert_eq!(payloads(&looked.facts), numbers([1, 2]), "as many as are waited for, the first ones");
+    assert_eq!(
+        payloads(&looked.facts),
+        numbers([1, 2]),
+        "as many as are waited for, the first ones"
+    );
     assert!(looked.facts.messages[0].id < looked.facts.messages[1].id);
     assert_eq!(looked.facts.messages[0].topic, name("topic"));
 
@@ -56,13 +64,20 @@ pub async fn messages(backend: &impl Backend) {
     assert_eq!(payloads(&store.apply(both).await.unwrap().facts), numbers([9]));
 }
 
-/// A message wakes a task that waits for its topic, is told to one that runs, and is refused by one that has
-/// ended.
+/// A message wakes a task that waits for its topic, is told to one that runs, and is refused by one
+/// that has ended.
 pub async fn mailboxes(backend: &impl Backend) {
     let (_setup, store) = Setup::with_handle(backend).await;
-    let [suspended, running, ended] = store.run((1..=3).map(new_task)).await.try_into().ok().unwrap();
+    let [suspended, running, ended] =
+        store.run((1..=3).map(new_task)).await.try_into().ok().unwrap();
     store.spawn([new_task(4)]).await;
-    assert!(store.apply(awaiting(suspended, [for_message("topic", 1)], SUSPEND)).await.unwrap().suspended);
+    assert!(
+        store
+            .apply(awaiting(suspended, [for_message("topic", 1)], SUSPEND))
+            .await
+            .unwrap()
+            .suspended
+    );
     store.apply(awaiting(running, [for_message("topic", 1)], GO_ON)).await.unwrap();
     store.next(ended, complete()).await;
 
@@ -127,12 +142,15 @@ pub async fn mailboxes_of_retried_tasks(backend: &impl Backend) {
 
     // One that is cancelled as it waits: what it has not seen is there.
     let run = store.run_one(3).await;
-    assert!(store.apply(awaiting(run, [for_message("topic", 1)], SUSPEND)).await.unwrap().suspended);
+    assert!(
+        store.apply(awaiting(run, [for_message("topic", 1)], SUSPEND)).await.unwrap().suspended
+    );
     send(3).await;
     store.command(Command::Cancel(task_id(3))).await;
     store.command(Command::Retry(task_id(3))).await;
     let again = store.claim_one(1).await;
-    let looked = store.apply(awaiting(of(&again), [for_message("topic", 1)], SUSPEND)).await.unwrap();
+    let looked =
+        store.apply(awaiting(of(&again), [for_message("topic", 1)], SUSPEND)).await.unwrap();
     assert_eq!((looked.suspended, payloads(&looked.facts)), (false, numbers([1])));
     store.next(of(&again), fail()).await;
 
@@ -147,12 +165,14 @@ pub async fn mailboxes_of_retried_tasks(backend: &impl Backend) {
     for n in [3, 4] {
         assert_eq!(kept(n).await, []);
         let run = store.run_one(n).await;
-        assert!(store.apply(awaiting(run, [for_message("topic", 1)], SUSPEND)).await.unwrap().suspended);
+        assert!(
+            store.apply(awaiting(run, [for_message("topic", 1)], SUSPEND)).await.unwrap().suspended
+        );
     }
 }
 
-/// Messages that one sender sends one after the other arrive in that order, however many send at once, and
-/// all arrive.
+/// Messages that one sender sends one after the other arrive in that order, however many send at
+/// once, and all arrive.
 pub async fn messages_from_many(backend: &impl Backend) {
     let setup = Setup::new(backend).await;
     let handles = setup.handles(4).await;
@@ -165,7 +185,9 @@ pub async fn messages_from_many(backend: &impl Backend) {
             let store = store.clone();
             async move {
                 for n in 0..4 {
-                    store.send(message(1, "topic", number(sender * 1_000_000 + round * 1_000 + n))).await;
+                    store
+                        .send(message(1, "topic", number(sender * 1_000_000 + round * 1_000 + n)))
+                        .await;
                 }
             }
         });

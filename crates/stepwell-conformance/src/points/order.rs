@@ -8,13 +8,14 @@ use crate::handle::{of, payloads};
 use crate::make::*;
 use crate::setup::Setup;
 
-/// Transitions, commands, events, messages, spawns, schedules, signals, claims; each list in its own order.
+/// Transitions, commands, events, messages, spawns, schedules, signals, claims; each list in its
+/// own order.
 pub async fn order_within_a_batch(backend: &impl Backend) {
     let (_setup, store) = Setup::with_handle(backend).await;
     let [ends, fails] = [store.run([with_key("key", 1)]).await[0], store.run_one(2).await];
 
-    // What a transition ends, a command may delete or retry; a key that this frees is free for a spawn; a
-    // claim sees it all, and by a worker that is registered with it.
+    // What a transition ends, a command may delete or retry; a key that this frees is free for a
+    // spawn; a claim sees it all, and by a worker that is registered with it.
     let batch = Batch {
         transitions: vec![
             Transition {
@@ -56,8 +57,10 @@ pub async fn order_within_a_batch(backend: &impl Backend) {
     let existing = Spawned::Existing { task_id: task_id(3), run_id: run_id(3), attempt: 0 };
     assert_eq!(committed.spawns, [Spawned::Created { claimed: false }, existing]);
     assert!(committed.workers.iter().all(|status| status.state == WorkerState::Active));
-    let claimed =
-        committed.claims.iter().map(|claimed| claimed.tasks.iter().map(|task| task.task_id).collect());
+    let claimed = committed
+        .claims
+        .iter()
+        .map(|claimed| claimed.tasks.iter().map(|task| task.task_id).collect());
     assert_eq!(claimed.collect::<Vec<Vec<_>>>(), [vec![], vec![task_id(2)], vec![task_id(3)]]);
     let again = &committed.claims[1].tasks[0];
     assert_eq!(again.journal.as_deref(), Some(&[step(1, json("1")), step(2, json("2"))][..]));
@@ -72,11 +75,15 @@ pub async fn order_within_a_batch(backend: &impl Backend) {
     let child = store.claim_one(1).await;
     let run = of(&child);
     let found = store.apply(awaiting(run, [for_message("topic", 1)], LOOK)).await.unwrap();
-    assert_eq!(payloads(&found.facts), [json("1")], "a message to a child that was spawned with it");
+    assert_eq!(
+        payloads(&found.facts),
+        [json("1")],
+        "a message to a child that was spawned with it"
+    );
 }
 
-/// Within a batch all transitions write before any of them looks: a task that suspends finds what a later one
-/// sent.
+/// Within a batch all transitions write before any of them looks: a task that suspends finds what a
+/// later one sent.
 pub async fn transitions_write_before_they_look(backend: &impl Backend) {
     let (_setup, store) = Setup::with_handle(backend).await;
     let mut next = 0;

@@ -1,4 +1,5 @@
-//! Answers that are full: what is too long for one comes in parts, and nothing of it is lost, or comes twice.
+//! Answers that are full: what is too long for one comes in parts, and nothing of it is lost, or
+//! comes twice.
 
 use std::collections::BTreeSet;
 
@@ -28,7 +29,10 @@ async fn pages<T: Listed>(mut read: impl AsyncFnMut(Option<T::Cursor>) -> Page<T
     loop {
         let page = read(behind).await;
         let before_the_last = page.items.iter().rev().skip(1).map(Listed::bytes).sum::<usize>();
-        assert!(before_the_last < ANSWER_BYTES, "a page holds more than an answer: {before_the_last}");
+        assert!(
+            before_the_last < ANSWER_BYTES,
+            "a page holds more than an answer: {before_the_last}"
+        );
         assert!(!page.items.is_empty(), "a page is empty, and not the last");
         all.extend(page.items);
         behind = page.next;
@@ -64,7 +68,8 @@ pub async fn long_lists(backend: &impl Backend) {
             assert_eq!(ids, (1..=MANY).rev().map(task_id).collect::<Vec<_>>(), "{limit}");
             for task in tasks {
                 let n = task.task_id.as_uuid().as_u128();
-                let (params, output) = if n % 2 == 0 { (long(n), number(n)) } else { (number(n), long(n)) };
+                let (params, output) =
+                    if n % 2 == 0 { (long(n), number(n)) } else { (number(n), long(n)) };
                 assert!(task.params == params && task.output == Some(output), "{n}");
             }
         }
@@ -98,7 +103,12 @@ pub async fn long_mailboxes(backend: &impl Backend) {
         store.commit(sending([message(1, "topic", long(n)), message(2, "topic", number(n))])).await;
     }
     let messages = pages(async |behind| store.0.messages(task_id(1), behind).await.unwrap()).await;
-    assert!(messages.iter().map(|message| &message.payload).eq(&(1..=MANY).map(long).collect::<Vec<_>>()));
+    assert!(
+        messages
+            .iter()
+            .map(|message| &message.payload)
+            .eq(&(1..=MANY).map(long).collect::<Vec<_>>())
+    );
     let short = store.0.messages(task_id(2), None).await.unwrap();
     assert_eq!((short.items.len(), short.next), (MANY as usize, None));
     assert_eq!(store.0.messages(task_id(9), None).await.unwrap(), Page::default());
@@ -108,8 +118,12 @@ pub async fn long_mailboxes(backend: &impl Backend) {
 pub async fn long_histories(backend: &impl Backend) {
     let (_setup, store) = Setup::with_handle(backend).await;
     store.spawn([new_task(1), new_task(2)]).await;
-    let happening =
-        |n| Happening { task_id: task_id(1 + n % 2), at: store.0.now(), name: name("event"), event: long(n) };
+    let happening = |n| Happening {
+        task_id: task_id(1 + n % 2),
+        at: store.0.now(),
+        name: name("event"),
+        event: long(n),
+    };
     for n in 1..=MANY * 2 {
         store.0.record(vec![happening(n)]).await.unwrap();
     }
@@ -119,7 +133,10 @@ pub async fn long_histories(backend: &impl Backend) {
             store.0.history(which).await.unwrap()
         });
         let expected = (1..=MANY * 2).filter(|n| odd.is_none_or(|odd| n % 2 == odd)).map(long);
-        assert!(events.await.into_iter().map(|(_, happening)| happening.event).eq(expected), "{task:?}");
+        assert!(
+            events.await.into_iter().map(|(_, happening)| happening.event).eq(expected),
+            "{task:?}"
+        );
     }
 }
 
@@ -131,19 +148,25 @@ pub async fn long_schedules(backend: &impl Backend) {
         // Three at a time are looked at in the same moment; in the opposite order of their names.
         let next_at = Some(setup.at(SECOND * u32::try_from(MANY - n).unwrap() / 3));
         let plan = SchedulePlan { version, definition: long(n), next_at };
-        let change = ScheduleChange { name: name(&format!("{n:02}")), action: ScheduleAction::Create(plan) };
+        let change =
+            ScheduleChange { name: name(&format!("{n:02}")), action: ScheduleAction::Create(plan) };
         store.commit(Batch { schedules: vec![change], ..Batch::default() }).await;
     }
-    let all = pages(async |behind| store.0.schedules(ScheduleFilter::All { behind }).await.unwrap()).await;
+    let all =
+        pages(async |behind| store.0.schedules(ScheduleFilter::All { behind }).await.unwrap())
+            .await;
     assert!(
-        all.iter().map(|schedule| &schedule.plan.definition).eq(&(1..=MANY).map(long).collect::<Vec<_>>())
+        all.iter()
+            .map(|schedule| &schedule.plan.definition)
+            .eq(&(1..=MANY).map(long).collect::<Vec<_>>())
     );
     let mut expected: Vec<_> =
         all.iter().map(|schedule| (schedule.plan.next_at, schedule.name.clone())).collect();
     expected.sort_unstable();
     for limit in [2, 100] {
-        let next =
-            pages(async |behind| store.0.schedules(ScheduleFilter::Next { behind, limit }).await.unwrap());
+        let next = pages(async |behind| {
+            store.0.schedules(ScheduleFilter::Next { behind, limit }).await.unwrap()
+        });
         let next: Vec<_> = next.await.iter().map(Listed::cursor).collect();
         assert_eq!(next, expected);
     }
@@ -156,11 +179,15 @@ pub async fn long_waits(backend: &impl Backend) {
     let runs = store.run((1..=30).map(new_task)).await;
     let target = |n: usize| format!("w/{n:0>500}");
     for run in &runs {
-        store.apply(awaiting(*run, (0..WAITS).map(|n| for_event(&target(n))), GO_ON)).await.unwrap();
+        store
+            .apply(awaiting(*run, (0..WAITS).map(|n| for_event(&target(n))), GO_ON))
+            .await
+            .unwrap();
     }
     for limit in [20, usize::MAX] {
-        let waits =
-            pages(async |behind| store.0.waits(Scope::default(), "w/".into(), behind, limit).await.unwrap());
+        let waits = pages(async |behind| {
+            store.0.waits(Scope::default(), "w/".into(), behind, limit).await.unwrap()
+        });
         let waits = waits.await;
         assert!(waits.iter().map(|(task, _)| *task).eq(runs.iter().map(|(task, _)| *task)));
         assert!(waits.iter().all(|(_, waits)| waits.len() == WAITS));
@@ -186,7 +213,11 @@ struct Taken {
 impl Taken {
     fn take(&mut self, facts: Facts, transition: &mut Transition) {
         // All but one of them, of 4 MiB each, leave room.
-        assert!(bytes(&facts) < ANSWER_BYTES + (4 << 20), "an answer holds too much: {}", bytes(&facts));
+        assert!(
+            bytes(&facts) < ANSWER_BYTES + (4 << 20),
+            "an answer holds too much: {}",
+            bytes(&facts)
+        );
         for (name, _) in facts.events {
             transition.waits_removed.push(for_event(name.as_str()).key);
             assert!(self.events.insert(name), "an event comes twice");
@@ -233,7 +264,9 @@ pub async fn long_facts(backend: &impl Backend) {
     // With a claim, by another worker: for both tasks together as much as an answer holds.
     store.signal(register(2)).await;
     let claimed = store.claim(2, 2).await;
-    assert!(claimed.iter().map(|task| bytes(&task.facts)).sum::<usize>() < ANSWER_BYTES + (4 << 20));
+    assert!(
+        claimed.iter().map(|task| bytes(&task.facts)).sum::<usize>() < ANSWER_BYTES + (4 << 20)
+    );
     assert!(claimed.iter().all(|task| task.facts.more), "a task is not told that there is more");
     let mut runs: Vec<_> =
         claimed.into_iter().map(|task| (of(&task), task.facts, Taken::default())).collect();
@@ -253,7 +286,10 @@ pub async fn long_facts(backend: &impl Backend) {
         for ((_, facts, taken), looked) in runs.iter_mut().zip(looked) {
             let looked = looked.unwrap();
             assert_eq!(looked.suspended, looked.facts.is_empty(), "nothing has arrived");
-            assert!(!looked.suspended || taken.is_all(), "it was suspended, and not all has arrived");
+            assert!(
+                !looked.suspended || taken.is_all(),
+                "it was suspended, and not all has arrived"
+            );
             held += bytes(&looked.facts);
             *facts = looked.facts;
         }

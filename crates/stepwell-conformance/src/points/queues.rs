@@ -22,16 +22,25 @@ fn of_key(key: &str, n: u128) -> NewTask {
     NewTask { concurrency_key: Some(name(key)), ..new_task(n) }
 }
 
-/// No more tasks of a queue run than it allows, on all workers together and on each. One that stops running, for whatever
-/// reason, makes room.
+/// No more tasks of a queue run than it allows, on all workers together and on each. One that stops
+/// running, for whatever reason, makes room.
 pub async fn queue_limits(backend: &impl Backend) {
     let setup = Setup::new(backend).await;
     let [a, b]: [Handle; 2] = setup.handles(2).await.try_into().ok().unwrap();
     a.signal(register(1)).await;
     b.signal(register(2)).await;
-    a.commit(limits(QueueLimits { max_running: Some(3), max_running_per_worker: Some(2), rate: None })).await;
+    a.commit(limits(QueueLimits {
+        max_running: Some(3),
+        max_running_per_worker: Some(2),
+        rate: None,
+    }))
+    .await;
     let eager = NewTask { claim_by: Some(worker_id(1)), ..new_task(1) };
-    assert_eq!(a.spawn([eager]).await, [Spawned::Created { claimed: false }], "it may not simply be started");
+    assert_eq!(
+        a.spawn([eager]).await,
+        [Spawned::Created { claimed: false }],
+        "it may not simply be started"
+    );
     a.spawn((2..=9).map(new_task)).await;
     let first = a.claim(1, 10).await;
     assert_eq!(first.len(), 2, "on one worker");
@@ -39,12 +48,21 @@ pub async fn queue_limits(backend: &impl Backend) {
     assert_eq!(second.len(), 1, "on all workers");
     assert!(a.claim(1, 10).await.is_empty() && b.claim(2, 10).await.is_empty());
 
-    for next in [complete(), SUSPEND, Next::Retry { failure: failure("no"), at: setup.now() }, Next::Release]
-    {
+    for next in [
+        complete(),
+        SUSPEND,
+        Next::Retry { failure: failure("no"), at: setup.now() },
+        Next::Release,
+    ] {
         let running = b.list_of(TaskState::Running).await;
-        let mine = running.iter().find(|task| task.task_id == of(&second[0]).0).unwrap_or(&running[0]);
+        let mine =
+            running.iter().find(|task| task.task_id == of(&second[0]).0).unwrap_or(&running[0]);
         let committed = b
-            .commit(transitions([stepwell_core::store::Transition::new(mine.task_id, mine.run_id, next)]))
+            .commit(transitions([stepwell_core::store::Transition::new(
+                mine.task_id,
+                mine.run_id,
+                next,
+            )]))
             .await;
         assert!(committed.transitions[0].is_ok());
         assert!(
@@ -91,7 +109,8 @@ pub async fn queue_limits_under_races(backend: &impl Backend) {
     assert_eq!(done, 60);
 }
 
-/// A queue's rate lets so many attempts start at once, and then one after another; going on after a suspension is none.
+/// A queue's rate lets so many attempts start at once, and then one after another; going on after a
+/// suspension is none.
 pub async fn queue_rates(backend: &impl Backend) {
     let (setup, store) = Setup::with_handle(backend).await;
     store.signal(register(1)).await;
@@ -113,7 +132,11 @@ pub async fn queue_rates(backend: &impl Backend) {
     setup.advance(MICROSECOND);
     assert_eq!(store.claim(1, 10).await.len(), 1);
     setup.advance(SECOND * 20);
-    assert_eq!(store.claim(1, 10).await.len(), 2, "no more than that at once, however long nothing started");
+    assert_eq!(
+        store.claim(1, 10).await.len(),
+        2,
+        "no more than that at once, however long nothing started"
+    );
     store.spawn((7..=16).map(new_task)).await;
     setup.clock.set_back(SECOND * 3_600);
     assert_eq!(store.claim(1, 10).await.len(), 2, "a clock that is set back stops nobody");
@@ -122,7 +145,8 @@ pub async fn queue_rates(backend: &impl Backend) {
     assert_eq!(store.claim(1, 10).await.len(), 1, "the rate goes on by the clock as it is now");
 }
 
-/// Nothing of a paused queue is claimed, and all of it once it is resumed. Those that run are left alone.
+/// Nothing of a paused queue is claimed, and all of it once it is resumed. Those that run are left
+/// alone.
 pub async fn paused_queues(backend: &impl Backend) {
     let (_setup, store) = Setup::with_handle(backend).await;
     let (run, (task, ended)) = (store.run_one(1).await, store.run_one(4).await);
@@ -154,7 +178,8 @@ pub async fn paused_queues(backend: &impl Backend) {
     assert_eq!(store.claim(1, 10).await.len(), 3);
 }
 
-/// A queue says from when on a task of it could have been claimed first: not one whose time, or turn, has yet to come.
+/// A queue says from when on a task of it could have been claimed first: not one whose time, or
+/// turn, has yet to come.
 pub async fn waiting_times(backend: &impl Backend) {
     let (setup, store) = Setup::with_handle(backend).await;
     store.signal(register(1)).await;
@@ -171,11 +196,13 @@ pub async fn waiting_times(backend: &impl Backend) {
     assert_eq!(ready_at().await, Some(later), "the other one of its key has the turn");
 }
 
-/// Of the tasks with one key, each starts when the one before has ended, in the order in which they were spawned.
+/// Of the tasks with one key, each starts when the one before has ended, in the order in which they
+/// were spawned.
 pub async fn concurrency_keys(backend: &impl Backend) {
     let (setup, store) = Setup::with_handle(backend).await;
     store.signal(register(1)).await;
-    let later = NewTask { start_at: Some(stepwell_core::after(setup.now(), SECOND)), ..of_key("a", 3) };
+    let later =
+        NewTask { start_at: Some(stepwell_core::after(setup.now(), SECOND)), ..of_key("a", 3) };
     let urgent = NewTask { priority: 9, ..of_key("a", 4) };
     let eager = NewTask { claim_by: Some(worker_id(1)), ..of_key("b", 5) };
     store.spawn([of_key("a", 1), of_key("a", 2), later, urgent, eager, of_key("b", 6)]).await;
@@ -222,7 +249,8 @@ pub async fn concurrency_keys(backend: &impl Backend) {
     assert_eq!(store.claim_one(1).await.task_id, task_id(2));
 }
 
-/// While tasks of a key are spawned and end at the same time, each gets its turn, and never two at once.
+/// While tasks of a key are spawned and end at the same time, each gets its turn, and never two at
+/// once.
 pub async fn concurrency_keys_under_races(backend: &impl Backend) {
     let setup = Setup::new(backend).await;
     let handles = setup.handles(4).await;
@@ -253,7 +281,8 @@ pub async fn concurrency_keys_under_races(backend: &impl Backend) {
     }
 }
 
-/// A task that is pinned to a version of the code is left to workers of that version; they take the others as well.
+/// A task that is pinned to a version of the code is left to workers of that version; they take the
+/// others as well.
 pub async fn code_versions(backend: &impl Backend) {
     let (_setup, store) = Setup::with_handle(backend).await;
     store.signal(register(1)).await;

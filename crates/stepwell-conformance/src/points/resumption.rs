@@ -7,8 +7,9 @@ use crate::handle::{Handle, of};
 use crate::make::*;
 use crate::setup::Setup;
 
-/// A suspended task that is claimed by the worker that ran it keeps its run and comes without its journal and its waits,
-/// which that worker may have in memory; claimed by another one it gets a new run, and comes with them.
+/// A suspended task that is claimed by the worker that ran it keeps its run and comes without its
+/// journal and its waits, which that worker may have in memory; claimed by another one it gets a
+/// new run, and comes with them.
 pub async fn resumption(backend: &impl Backend) {
     let setup = Setup::new(backend).await;
     let [a, b]: [Handle; 2] = setup.handles(2).await.try_into().ok().unwrap();

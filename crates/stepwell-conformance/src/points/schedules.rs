@@ -33,7 +33,12 @@ fn create(text: &str, n: u128, next_at: Option<Timestamp>) -> ScheduleChange {
 }
 
 /// From one version to another, with these tasks.
-fn replace(text: &str, seen: u128, n: u128, spawns: impl IntoIterator<Item = NewTask>) -> ScheduleChange {
+fn replace(
+    text: &str,
+    seen: u128,
+    n: u128,
+    spawns: impl IntoIterator<Item = NewTask>,
+) -> ScheduleChange {
     let spawns = spawns.into_iter().collect();
     let (seen, plan) = (version(seen), plan(n, None));
     change(text, ScheduleAction::Replace { seen, plan, spawns, unless_running: false })
@@ -70,7 +75,8 @@ fn next(limit: usize) -> ScheduleFilter {
     ScheduleFilter::Next { behind: None, limit }
 }
 
-/// A schedule is created where there is none, replaced where it is still what was seen, and deleted where it is.
+/// A schedule is created where there is none, replaced where it is still what was seen, and deleted
+/// where it is.
 pub async fn schedules(backend: &impl Backend) {
     let (setup, store) = Setup::with_handle(backend).await;
     let at = |seconds: u32| Some(setup.at(SECOND * seconds + MICROSECOND));
@@ -82,8 +88,11 @@ pub async fn schedules(backend: &impl Backend) {
     assert_eq!(store.schedule("b").await, Some(b.clone()));
     assert_eq!(store.schedule("a").await, None);
 
-    // Capitals come before small letters, and those before others, whatever the database's language.
-    for (text, n, next_at) in [("a", 3, at(2)), ("B", 4, at(1)), ("ä", 5, None), ("b'; --", 6, at(3))] {
+    // Capitals come before small letters, and those before others, whatever the database's
+    // language.
+    for (text, n, next_at) in
+        [("a", 3, at(2)), ("B", 4, at(1)), ("ä", 5, None), ("b'; --", 6, at(3))]
+    {
         assert_eq!(store.change(create(text, n, next_at)).await, CHANGED);
     }
     let names = |schedules: Page<Scheduled>| -> Vec<_> {
@@ -117,15 +126,19 @@ pub async fn schedules(backend: &impl Backend) {
     assert_eq!(store.change(change("b", action(1))).await, SPAWNED);
     let expected = Scheduled { name: name("b"), plan: large, last_task: Some(task_id(1)) };
     assert_eq!(store.schedule("b").await, Some(expected));
-    assert_eq!(store.change(replace("b", 1, 8, [])).await, REFUSED, "each version is replaced once");
+    assert_eq!(
+        store.change(replace("b", 1, 8, [])).await,
+        REFUSED,
+        "each version is replaced once"
+    );
     assert_eq!(names(store.schedules(next(9)).await), ["B", "a", "b'; --"]);
     assert_eq!(store.change(change("b", ScheduleAction::Delete)).await, CHANGED);
     assert_eq!(store.schedule("b").await, None);
     assert!(store.find(1).await.is_some(), "its tasks stay");
 }
 
-/// The tasks of a change are spawned with it, as any others, and are seen by the claims of its batch. Changes are applied in their
-/// order.
+/// The tasks of a change are spawned with it, as any others, and are seen by the claims of its
+/// batch. Changes are applied in their order.
 pub async fn scheduled_tasks(backend: &impl Backend) {
     let (setup, store) = Setup::with_handle(backend).await;
     store.signal(register(1)).await;
@@ -149,11 +162,18 @@ pub async fn scheduled_tasks(backend: &impl Backend) {
         })
         .await;
     assert_eq!(committed.schedules, [SPAWNED, REFUSED, CHANGED, CHANGED, SPAWNED]);
-    assert!(committed.news.ready.iter().any(|(queue, _)| queue.as_str() == "queue"), "it is told as news");
+    assert!(
+        committed.news.ready.iter().any(|(queue, _)| queue.as_str() == "queue"),
+        "it is told as news"
+    );
     let mut claimed: Vec<_> = committed.claims[0].tasks.iter().map(|task| task.task_id).collect();
     assert_eq!(claimed[0], task_id(1), "the highest priority first");
     claimed.sort_unstable();
-    assert_eq!(claimed, [1, 3, 6].map(task_id), "one is to start later, and one has to wait for its turn");
+    assert_eq!(
+        claimed,
+        [1, 3, 6].map(task_id),
+        "one is to start later, and one has to wait for its turn"
+    );
     let task = &committed.claims[0].tasks[0];
     assert_eq!((task.task_id, &task.headers), (first.task_id, &first.headers));
     assert!(store.find(5).await.is_none(), "a refused change leaves no task");
@@ -194,7 +214,11 @@ pub async fn schedules_without_overlap(backend: &impl Backend) {
     store.command(Command::Cancel(task_id(4))).await;
     store.command(Command::Delete(task_id(4))).await;
     assert_eq!(tick(5).await, SPAWNED, "it is gone");
-    assert_eq!(store.change(replace("a", seen, 99, [new_task(6)])).await, SPAWNED, "it may overlap");
+    assert_eq!(
+        store.change(replace("a", seen, 99, [new_task(6)])).await,
+        SPAWNED,
+        "it may overlap"
+    );
 }
 
 /// However many handles come to one tick, one of them spawns its task.
@@ -208,9 +232,15 @@ pub async fn schedules_under_races(backend: &impl Backend) {
             let seen = if round == 0 { 0 } else { round };
             let plan = SchedulePlan { version: version(round + 1), ..plan(n, None) };
             let spawns = vec![new_task(n)];
-            let action = ScheduleAction::Replace { seen: version(seen), plan, spawns, unless_running: false };
+            let action = ScheduleAction::Replace {
+                seen: version(seen),
+                plan,
+                spawns,
+                unless_running: false,
+            };
             // Beside something else, so that those that are refused have something to commit.
-            let batch = Batch { spawns: vec![new_task(n + 1_000_000)], ..changes([change("a", action)]) };
+            let batch =
+                Batch { spawns: vec![new_task(n + 1_000_000)], ..changes([change("a", action)]) };
             (n, handle.commit(batch).await.schedules[0])
         });
         let outcomes = together(attempts).await;
@@ -233,7 +263,8 @@ pub async fn schedules_under_races(backend: &impl Backend) {
     }
 }
 
-/// Several schedules are changed in any order by several handles at once, and created, and deleted: no batch fails.
+/// Several schedules are changed in any order by several handles at once, and created, and deleted:
+/// no batch fails.
 pub async fn schedules_in_any_order(backend: &impl Backend) {
     let setup = Setup::new(backend).await;
     let handles = setup.handles(3).await;
@@ -246,14 +277,25 @@ pub async fn schedules_in_any_order(backend: &impl Backend) {
             let create = (0..).zip(order).map(|(i, text)| create(text, n + i, None));
             let created = handle.commit(changes(create)).await.schedules;
             order.reverse();
-            let replace =
-                (0..).zip(order).map(|(i, text)| replace(text, n + 3 - i, n + 3 - i, [new_task(n + i)]));
+            let replace = (0..)
+                .zip(order)
+                .map(|(i, text)| replace(text, n + 3 - i, n + 3 - i, [new_task(n + i)]));
             let replaced = handle.commit(changes(replace)).await.schedules;
             // Each replaces what it created.
-            assert!(created.iter().rev().zip(&replaced).all(|(a, b)| (*a == CHANGED) == (*b == SPAWNED)));
+            assert!(
+                created
+                    .iter()
+                    .rev()
+                    .zip(&replaced)
+                    .all(|(a, b)| (*a == CHANGED) == (*b == SPAWNED))
+            );
             created.iter().filter(|created| **created == CHANGED).count()
         });
-        assert_eq!(together(attempts).await.iter().sum::<usize>(), names.len(), "each is created once");
+        assert_eq!(
+            together(attempts).await.iter().sum::<usize>(),
+            names.len(),
+            "each is created once"
+        );
         assert_eq!(handles[0].count(TaskState::Pending).await, names.len() * (round as usize + 1));
         let deletes = handles.iter().cloned().map(|handle| async move {
             let deletes = names.map(|text| change(text, ScheduleAction::Delete));
@@ -265,7 +307,11 @@ pub async fn schedules_in_any_order(backend: &impl Backend) {
                 .filter(|deleted| **deleted == CHANGED)
                 .count()
         });
-        assert_eq!(together(deletes).await.iter().sum::<usize>(), names.len(), "each is deleted once");
+        assert_eq!(
+            together(deletes).await.iter().sum::<usize>(),
+            names.len(),
+            "each is deleted once"
+        );
     }
 }
 

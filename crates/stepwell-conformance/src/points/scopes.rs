@@ -10,8 +10,8 @@ use crate::setup::Setup;
 
 const CREATED: Spawned = Spawned::Created { claimed: false };
 
-/// Scopes that a store might take for each other: as texts put together, and as patterns; the last are too long for an
-/// index.
+/// Scopes that a store might take for each other: as texts put together, and as patterns; the last
+/// are too long for an index.
 fn scopes() -> Vec<Scope> {
     let all = Scope::default();
     let long = |end: &str| all.clone().label("x".repeat(500), "y".repeat(500) + end);
@@ -40,7 +40,8 @@ fn places() -> Vec<(u128, Scope)> {
     (1..).zip(scopes()).collect()
 }
 
-/// The same keys are other keys in each scope: of idempotency, of concurrency, and of spawns that coalesce.
+/// The same keys are other keys in each scope: of idempotency, of concurrency, and of spawns that
+/// coalesce.
 pub async fn keys_of_scopes(backend: &impl Backend) {
     let (_setup, store) = Setup::with_handle(backend).await;
     store.signal(register(1)).await;
@@ -52,7 +53,10 @@ pub async fn keys_of_scopes(backend: &impl Backend) {
         };
         let first: Vec<_> = places().iter().map(|place| keyed(place, 1)).collect();
         let tasks: Vec<_> = first.iter().map(|task| (task.task_id, task.run_id)).collect();
-        assert!(store.spawn(first.clone()).await.iter().all(|spawned| *spawned == CREATED), "{key}");
+        assert!(
+            store.spawn(first.clone()).await.iter().all(|spawned| *spawned == CREATED),
+            "{key}"
+        );
         let again = store.spawn(places().iter().map(|place| keyed(place, 2))).await;
         let own = tasks.iter().map(|(task_id, run_id)| Spawned::Existing {
             task_id: *task_id,
@@ -87,7 +91,8 @@ async fn children_have_keys_of_their_scope(store: &Handle) {
     assert_eq!(store.count(TaskState::Pending).await, places().len());
 }
 
-/// A task waits for those of its own scope with its concurrency key, and is coalesced with no other.
+/// A task waits for those of its own scope with its concurrency key, and is coalesced with no
+/// other.
 pub async fn turns_of_scopes(backend: &impl Backend) {
     let (_setup, store) = Setup::with_handle(backend).await;
     store.signal(register(1)).await;
@@ -96,15 +101,24 @@ pub async fn turns_of_scopes(backend: &impl Backend) {
         coalesce,
         ..in_scope(scope, n + round * 100)
     };
-    let ids = |round: u128| places().iter().map(|(n, _)| task_id(n + round * 100)).collect::<Vec<_>>();
+    let ids =
+        |round: u128| places().iter().map(|(n, _)| task_id(n + round * 100)).collect::<Vec<_>>();
     store.spawn(places().iter().map(|place| keyed(place, 1, None))).await;
     store.spawn(places().iter().map(|place| keyed(place, 2, None))).await;
-    let waiting = store.spawn(places().iter().map(|place| keyed(place, 3, Some(Coalesce::Reuse)))).await;
+    let waiting =
+        store.spawn(places().iter().map(|place| keyed(place, 3, Some(Coalesce::Reuse)))).await;
     for (spawned, own) in waiting.iter().zip(ids(2)) {
-        assert!(matches!(spawned, Spawned::Waiting { task_id, .. } if *task_id == own), "{spawned:?}");
+        assert!(
+            matches!(spawned, Spawned::Waiting { task_id, .. } if *task_id == own),
+            "{spawned:?}"
+        );
     }
     let running = store.claim(1, 100).await;
-    assert_eq!(running.iter().map(|task| task.task_id).collect::<Vec<_>>(), ids(1), "the first of each");
+    assert_eq!(
+        running.iter().map(|task| task.task_id).collect::<Vec<_>>(),
+        ids(1),
+        "the first of each"
+    );
     let scopes: Vec<_> = running.iter().map(|task| task.scope.clone()).collect();
     assert_eq!(scopes, self::scopes(), "a claim tells the scope");
 
@@ -144,8 +158,8 @@ fn ids(tasks: &[stepwell_core::TaskInfo]) -> Vec<TaskId> {
     tasks.iter().map(|task| task.task_id).collect()
 }
 
-/// A scope's lists hold the tasks of the scopes within it, and the application's own with its queue and labels: the newest
-/// first, a page at a time, in each state.
+/// A scope's lists hold the tasks of the scopes within it, and the application's own with its queue
+/// and labels: the newest first, a page at a time, in each state.
 pub async fn lists_of_scopes(backend: &impl Backend) {
     let (setup, store) = Setup::with_handle(backend).await;
     let queue = |queue: &str, task| NewTask { queue: name(queue), ..task };
@@ -171,21 +185,39 @@ pub async fn lists_of_scopes(backend: &impl Backend) {
     for (n, (task, run)) in (0..).zip(tasks.iter().zip(&runs)) {
         match n % 3 {
             0 => _ = store.next(*run, complete()).await,
-            1 => _ = store.apply(awaiting(*run, [for_event(&format!("e/{}", task.task_id))], SUSPEND)).await,
+            1 => {
+                _ = store
+                    .apply(awaiting(*run, [for_event(&format!("e/{}", task.task_id))], SUSPEND))
+                    .await
+            }
             _ => {}
         }
     }
     let all = store.all().await;
     assert_eq!(all.len(), tasks.len());
-    for scope in scopes().into_iter().chain([Scope::default().label("nul\0", "x").label("tenant", "acme")]) {
-        let within: Vec<_> =
-            all.iter().filter(|task| scope.has(&task.queue, &task.headers, &task.scope)).cloned().collect();
-        for state in [None, Some(TaskState::Completed), Some(TaskState::Suspended), Some(TaskState::Running)]
+    for scope in
+        scopes().into_iter().chain([Scope::default().label("nul\0", "x").label("tenant", "acme")])
+    {
+        let within: Vec<_> = all
+            .iter()
+            .filter(|task| scope.has(&task.queue, &task.headers, &task.scope))
+            .cloned()
+            .collect();
+        for state in
+            [None, Some(TaskState::Completed), Some(TaskState::Suspended), Some(TaskState::Running)]
         {
-            let expected: Vec<_> =
-                within.iter().filter(|task| state.is_none_or(|state| task.state == state)).cloned().collect();
-            let filter = TaskFilter { scope: scope.clone(), state, limit: 1_000, ..TaskFilter::default() };
-            assert_eq!(ids(&store.list(filter.clone()).await), ids(&expected), "{scope:?} {state:?}");
+            let expected: Vec<_> = within
+                .iter()
+                .filter(|task| state.is_none_or(|state| task.state == state))
+                .cloned()
+                .collect();
+            let filter =
+                TaskFilter { scope: scope.clone(), state, limit: 1_000, ..TaskFilter::default() };
+            assert_eq!(
+                ids(&store.list(filter.clone()).await),
+                ids(&expected),
+                "{scope:?} {state:?}"
+            );
             let (mut paged, mut before) = (Vec::new(), None);
             loop {
                 let page = store.page(TaskFilter { before, limit: 3, ..filter.clone() }).await;
@@ -201,9 +233,18 @@ pub async fn lists_of_scopes(backend: &impl Backend) {
         let waiting = within.iter().rev().filter(|task| task.state == TaskState::Suspended);
         let waiting: Vec<_> = waiting.map(|task| task.task_id).collect();
         let waits = store.0.waits(scope.clone(), "e/".into(), None, 1_000).await.unwrap();
-        assert_eq!(waits.items.iter().map(|(task, _)| *task).collect::<Vec<_>>(), waiting, "{scope:?}");
-        let first = store.0.waits(scope.clone(), "e/".into(), waiting.first().copied(), 1).await.unwrap();
-        assert_eq!(first.items.first().map(|(task, _)| *task), waiting.get(1).copied(), "{scope:?}");
+        assert_eq!(
+            waits.items.iter().map(|(task, _)| *task).collect::<Vec<_>>(),
+            waiting,
+            "{scope:?}"
+        );
+        let first =
+            store.0.waits(scope.clone(), "e/".into(), waiting.first().copied(), 1).await.unwrap();
+        assert_eq!(
+            first.items.first().map(|(task, _)| *task),
+            waiting.get(1).copied(),
+            "{scope:?}"
+        );
     }
     let tenant = TaskFilter { scope: scopes()[2].clone(), ..TaskFilter::default() };
     let found = ids(&store.list(tenant.clone()).await);
@@ -212,9 +253,11 @@ pub async fn lists_of_scopes(backend: &impl Backend) {
     {
         assert_eq!(found.contains(&task_id(n)), within, "task {n}");
     }
-    let narrower = TaskFilter { labels: [("a".to_owned(), "b".to_owned())].into(), ..tenant.clone() };
+    let narrower =
+        TaskFilter { labels: [("a".to_owned(), "b".to_owned())].into(), ..tenant.clone() };
     assert!(store.list(narrower).await.iter().all(|task| task.headers["a"] == "b"));
-    let elsewhere = TaskFilter { labels: [("tenant".to_owned(), "b".to_owned())].into(), ..tenant.clone() };
+    let elsewhere =
+        TaskFilter { labels: [("tenant".to_owned(), "b".to_owned())].into(), ..tenant.clone() };
     assert_eq!(ids(&store.list(elsewhere).await), []);
 
     // Labels go with their tasks, and come with those that are imported.

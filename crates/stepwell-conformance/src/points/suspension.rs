@@ -8,7 +8,8 @@ use crate::handle::of;
 use crate::make::*;
 use crate::setup::Setup;
 
-/// A task stays running when something is there, when its time has come, and when it was asked to cancel.
+/// A task stays running when something is there, when its time has come, and when it was asked to
+/// cancel.
 pub async fn suspension(backend: &impl Backend) {
     let (setup, store) = Setup::with_handle(backend).await;
     let run = store.run_one(1).await;
@@ -42,7 +43,11 @@ pub async fn suspended_tasks(backend: &impl Backend) {
     let mut committed = store.commit(batch).await;
     let applied = committed.transitions.remove(0).unwrap();
     assert!(applied.suspended && applied.facts.is_empty() && !applied.cancel_requested);
-    assert_eq!(committed.news.ready.first().map(|(queue, _)| queue), Some(&name("queue")), "it is due later");
+    assert_eq!(
+        committed.news.ready.first().map(|(queue, _)| queue),
+        Some(&name("queue")),
+        "it is due later"
+    );
     let info = store.info(1).await;
     assert_eq!((info.state, info.attempt, info.due_at), (TaskState::Suspended, 0, Some(wake_at)));
     assert!(store.claim(1, 5).await.is_empty(), "a suspended task was claimed");

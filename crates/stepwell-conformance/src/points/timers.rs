@@ -32,7 +32,11 @@ pub async fn timers(backend: &impl Backend) {
         let claimed = store.claimed(1, 5).await;
         let found: Vec<_> = claimed.tasks.iter().map(|task| task.task_id).collect();
         assert_eq!(found, ids.into_iter().map(task_id).collect::<Vec<_>>(), "at step {n}");
-        assert_eq!(claimed.next_due, due.get(usize::from(n > 0)).copied().filter(|_| n < 3), "at step {n}");
+        assert_eq!(
+            claimed.next_due,
+            due.get(usize::from(n > 0)).copied().filter(|_| n < 3),
+            "at step {n}"
+        );
         for task in claimed.tasks {
             let waits = store.0.waits_of(task.task_id).await.unwrap();
             assert_eq!(waits[0].due_at, Some(setup.now()), "as it was fixed when it began");
@@ -42,12 +46,13 @@ pub async fn timers(backend: &impl Backend) {
     }
 }
 
-/// A delayed start is not claimed before, and starts at its time whatever its priority; one that has passed
-/// is none.
+/// A delayed start is not claimed before, and starts at its time whatever its priority; one that
+/// has passed is none.
 pub async fn delayed_starts(backend: &impl Backend) {
     let (setup, store) = Setup::with_handle(backend).await;
     store.signal(register(1)).await;
-    let start = |seconds: u32, n| NewTask { start_at: Some(setup.at(SECOND * seconds)), ..new_task(n) };
+    let start =
+        |seconds: u32, n| NewTask { start_at: Some(setup.at(SECOND * seconds)), ..new_task(n) };
     let committed = store.commit(spawns([start(5, 1), start(0, 2)])).await;
     assert!(committed.news.ready.iter().any(|(queue, _)| *queue == name("queue")));
     let info = store.info(1).await;
@@ -75,14 +80,20 @@ pub async fn retry_delays(backend: &impl Backend) {
         let text = format!("attempt {attempt}");
         store.next(run, Next::Retry { failure: failure(&text), at }).await;
         let info = store.info(1).await;
-        assert_eq!((info.state, info.attempt, info.due_at), (TaskState::Pending, attempt - 1, Some(at)));
+        assert_eq!(
+            (info.state, info.attempt, info.due_at),
+            (TaskState::Pending, attempt - 1, Some(at))
+        );
         assert_eq!(info.failure, Some(failure(&text)));
         store.emit(event("event", json("1"))).await;
         setup.advance(SECOND - MICROSECOND);
         assert!(store.claim(1, 5).await.is_empty(), "it was tried again early");
         setup.advance(MICROSECOND);
         let task = store.claim_one(1).await;
-        assert_eq!(task.attempt, attempt, "attempts are counted by the store, and ended by the engine");
+        assert_eq!(
+            task.attempt, attempt,
+            "attempts are counted by the store, and ended by the engine"
+        );
         assert!(task.waits.is_empty(), "the waits of the failed attempt are gone");
         assert_eq!(task.journal.map(|journal| journal.len()), Some(1));
         assert_ne!(task.run_id, run.1, "an attempt is a run of its own");
@@ -100,9 +111,12 @@ pub async fn cancellation_policies(backend: &impl Backend) {
         max_delay: delay.map(|seconds| SECOND * seconds),
         max_duration: duration.map(|seconds| SECOND * seconds),
     };
-    let with = |n, delay, duration| NewTask { cancellation: policy(delay, duration), ..new_task(n) };
+    let with =
+        |n, delay, duration| NewTask { cancellation: policy(delay, duration), ..new_task(n) };
     let other = |task| NewTask { queue: name("other"), ..task };
-    store.spawn([other(with(1, Some(2), None)), with(2, Some(2), Some(3)), with(3, None, Some(3))]).await;
+    store
+        .spawn([other(with(1, Some(2), None)), with(2, Some(2), Some(3)), with(3, None, Some(3))])
+        .await;
     let delayed = NewTask { start_at: Some(setup.at(SECOND * 9)), ..with(4, Some(4), None) };
     let eager = NewTask { claim_by: Some(worker_id(1)), ..with(5, Some(1), Some(5)) };
     store.spawn([delayed, eager]).await;
@@ -120,15 +134,21 @@ pub async fn cancellation_policies(backend: &impl Backend) {
     assert_eq!(committed.claims[0].next_due, Some(setup.at(SECOND * 2)));
     setup.advance(SECOND * 2);
     let committed = store.commit(claims([claim(1, 5)])).await;
-    // Of tasks 2 and 3, which began after a second and may take three, 2 runs and is asked; 3 is suspended.
-    // Task 4 was not claimed within four seconds: its start is later than that.
+    // Of tasks 2 and 3, which began after a second and may take three, 2 runs and is asked; 3 is
+    // suspended. Task 4 was not claimed within four seconds: its start is later than that.
     let finished: Vec<_> = committed.news.finished.iter().map(|(task_id, _)| *task_id).collect();
-    assert!(finished.len() == 2 && [3, 4].iter().all(|n| finished.contains(&task_id(*n))), "{finished:?}");
+    assert!(
+        finished.len() == 2 && [3, 4].iter().all(|n| finished.contains(&task_id(*n))),
+        "{finished:?}"
+    );
     assert_eq!(committed.news.poked, [task_id(2)]);
     assert_eq!(committed.claims[0].poked, [task_id(2)]);
     let info = store.info(2).await;
     assert_eq!((info.state, info.cancel_requested), (TaskState::Running, true));
-    assert!(!store.info(5).await.cancel_requested, "an eager start is a claim: only its duration counts");
+    assert!(
+        !store.info(5).await.cancel_requested,
+        "an eager start is a claim: only its duration counts"
+    );
     assert!(store.next(of(&claimed.tasks[0]), SUSPEND).await.cancel_requested);
     setup.advance(SECOND);
     let batch = Batch { workers: vec![heartbeat(1)], ..claims([claim(1, 5)]) };

@@ -1,7 +1,7 @@
 //! No wake-up is lost, whatever happens at the same time.
 //!
-//! In each round, some tasks suspend while other handles bring what they wait for. Whichever comes first: a
-//! task that stayed running was given it, one that was suspended is claimable.
+//! In each round, some tasks suspend while other handles bring what they wait for. Whichever comes
+//! first: a task that stayed running was given it, one that was suspended is claimable.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -58,8 +58,8 @@ fn joined(batches: impl IntoIterator<Item = Batch>) -> Batch {
     all
 }
 
-/// Lets the tasks suspend while the batches bring what each of them waits for, and sees that none is left
-/// suspended.
+/// Lets the tasks suspend while the batches bring what each of them waits for, and sees that none
+/// is left suspended.
 async fn race(
     handles: &[Handle],
     how: How,
@@ -72,12 +72,16 @@ async fn race(
     // Those that suspend come first, so that what became of them does as well.
     let racers: Vec<Racer> = match how {
         How::OneByOne => {
-            let suspending = suspending.map(|suspends| committing(&handles[0], transitions([suspends])));
+            let suspending =
+                suspending.map(|suspends| committing(&handles[0], transitions([suspends])));
             let brought = brought.zip(handles[1..].iter().cycle());
             suspending.chain(brought.map(|(batch, store)| committing(store, batch))).collect()
         }
         How::Together => {
-            vec![committing(&handles[0], transitions(suspending)), committing(&handles[1], joined(brought))]
+            vec![
+                committing(&handles[0], transitions(suspending)),
+                committing(&handles[1], joined(brought)),
+            ]
         }
     };
     let applied = race_of(racers).await;
@@ -89,9 +93,13 @@ async fn race(
             }
             (true, TaskState::Pending) => {}
             (true, TaskState::Suspended) => {
-                panic!("task {n} is suspended, though what it waits for is there: its wake-up was lost")
+                panic!(
+                    "task {n} is suspended, though what it waits for is there: its wake-up was lost"
+                )
             }
-            (suspended, state) => panic!("task {n} is {state}, and was told suspended: {suspended}"),
+            (suspended, state) => {
+                panic!("task {n} is {state}, and was told suspended: {suspended}")
+            }
         }
     }
     let claimed = handles[0].claimed(1, runs.len()).await;
@@ -108,7 +116,10 @@ async fn race(
     }
 }
 
-async fn rounds_of(backend: &impl Backend, round_of: impl AsyncFn(&[Handle], How, u128, &[(TaskId, RunId)])) {
+async fn rounds_of(
+    backend: &impl Backend,
+    round_of: impl AsyncFn(&[Handle], How, u128, &[(TaskId, RunId)]),
+) {
     let setup = Setup::new(backend).await;
     let handles = setup.handles(4).await;
     for round in rounds() {
@@ -166,13 +177,15 @@ pub async fn wake_ups_by_children(backend: &impl Backend) {
         let children = (first..first + TASKS).map(|n| child_of(n, n + 500));
         let children = handles[0].run(children).await;
         let waits = |n| vec![for_child(first + n as u128 + 500)];
-        let bringing = |n: usize| transitions([Transition::new(children[n].0, children[n].1, complete())]);
+        let bringing =
+            |n: usize| transitions([Transition::new(children[n].0, children[n].1, complete())]);
         race(handles, how, runs, waits, bringing).await;
     })
     .await;
 }
 
-/// Tasks that end while others suspend that were answered with them: one for each, and one for all of a round.
+/// Tasks that end while others suspend that were answered with them: one for each, and one for all
+/// of a round.
 pub async fn wake_ups_by_others(backend: &impl Backend) {
     rounds_of(backend, async |handles, how, first, runs| {
         let keyed = |n: u128| with_key(&n.to_string(), n);
@@ -195,11 +208,12 @@ pub async fn wake_ups_by_cancellation(backend: &impl Backend) {
     for round in rounds() {
         let first = (round + 1) * 1_000;
         let runs = handles[0].run((first..first + TASKS).map(new_task)).await;
-        let suspending = runs
-            .iter()
-            .map(|run| committing(&handles[0], transitions([awaiting(*run, [for_event("never")], SUSPEND)])));
+        let suspending = runs.iter().map(|run| {
+            committing(&handles[0], transitions([awaiting(*run, [for_event("never")], SUSPEND)]))
+        });
         let cancelling = runs.iter().zip(handles[1..].iter().cycle());
-        let cancelling = cancelling.map(|(run, store)| committing(store, commands([Command::Cancel(run.0)])));
+        let cancelling =
+            cancelling.map(|(run, store)| committing(store, commands([Command::Cancel(run.0)])));
         let applied = race_of(suspending.chain(cancelling)).await;
         for (run, applied) in runs.into_iter().zip(applied) {
             match handles[0].0.task(run.0).await.unwrap().unwrap().state {
@@ -239,8 +253,8 @@ pub async fn wake_ups_of_running_tasks(backend: &impl Backend) {
     }
 }
 
-/// Tasks that send to each other and suspend for the answer, from several handles at once: no batch fails,
-/// and nobody waits for good.
+/// Tasks that send to each other and suspend for the answer, from several handles at once: no batch
+/// fails, and nobody waits for good.
 pub async fn wake_ups_in_circles(backend: &impl Backend) {
     let setup = Setup::new(backend).await;
     let handles = setup.handles(3).await;
@@ -257,7 +271,10 @@ pub async fn wake_ups_in_circles(backend: &impl Backend) {
         for (run, applied) in runs.iter().zip(race_of(racing).await) {
             let state = handles[0].0.task(run.0).await.unwrap().unwrap().state;
             assert_ne!(state, TaskState::Suspended, "a message was lost on its way round");
-            assert!(applied.suspended || applied.facts.messages.len() == 1, "it runs, and was given nothing");
+            assert!(
+                applied.suspended || applied.facts.messages.len() == 1,
+                "it runs, and was given nothing"
+            );
         }
         for task in handles[0].claim(1, 3).await {
             assert_eq!(task.facts.messages.len(), 1);

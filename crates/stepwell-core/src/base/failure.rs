@@ -24,19 +24,20 @@ pub struct Failure {
     /// The messages of the errors that caused it, outermost first. At most 32 KiB are kept.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub causes: Vec<String>,
-    /// Where the error was made: the backtrace of an [`anyhow::Error`], which has one where `RUST_BACKTRACE` or
-    /// `RUST_LIB_BACKTRACE` is 1. At most 16 KiB are kept.
+    /// Where the error was made: the backtrace of an [`anyhow::Error`], which has one where
+    /// `RUST_BACKTRACE` or `RUST_LIB_BACKTRACE` is 1. At most 16 KiB are kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backtrace: Option<Box<str>>,
     /// Whether the error asked to be retried.
     #[serde(default, skip_serializing_if = "Retry::is_by_strategy")]
     pub retry: Retry,
-    /// Compensations of the failed task that failed themselves, in the order in which they were tried.
+    /// Compensations of the failed task that failed themselves, in the order in which they were
+    /// tried.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub compensation_errors: Vec<CompensationError>,
-    /// The sequence numbers of the journal's entries that the failure comes from. A failure that a context's
-    /// call gives has the number of its own entry, and an attempt's failure has the numbers of the entries that
-    /// the next attempt tries again.
+    /// The sequence numbers of the journal's entries that the failure comes from. A failure that a
+    /// context's call gives has the number of its own entry, and an attempt's failure has the
+    /// numbers of the entries that the next attempt tries again.
     #[serde(default, skip_serializing_if = "Sources::is_empty")]
     pub sources: Sources,
 }
@@ -162,7 +163,8 @@ impl Failure {
         }
     }
 
-    /// The failure with these causes, outermost first. Those that would make it too long are left out, and said to be.
+    /// The failure with these causes, outermost first. Those that would make it too long are left
+    /// out, and said to be.
     pub(crate) fn caused_by(mut self, causes: impl Iterator<Item = String>) -> Self {
         let mut room = MAX_CAUSES;
         let mut left_out = 0;
@@ -192,10 +194,14 @@ impl Failure {
         self.compensation_errors.iter_mut().for_each(|error| error.failure.bound());
     }
 
-    /// A failure as a store keeps it. In the place of one that cannot be read stands one that says so.
+    /// A failure as a store keeps it. In the place of one that cannot be read stands one that says
+    /// so.
     pub fn stored(json: &str) -> Self {
         serde_json::from_str(json).unwrap_or_else(|error| {
-            Self::new(FailureKind::Payload, format!("the failure that is kept cannot be read: {error}"))
+            Self::new(
+                FailureKind::Payload,
+                format!("the failure that is kept cannot be read: {error}"),
+            )
         })
     }
 

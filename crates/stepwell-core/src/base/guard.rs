@@ -1,8 +1,9 @@
-//! Calls into code that is not the engine's: a panic in it is an error of that call, and goes no further.
+//! Calls into code that is not the engine's: a panic in it is an error of that call, and goes no
+//! further.
 //!
-//! The engine calls the application in many places: its tasks, closures and destructors, its codecs and stores, the
-//! wakers of its futures. Every such place goes through here, so that a panic ends what it happened in, and nothing that
-//! other tasks need.
+//! The engine calls the application in many places: its tasks, closures and destructors, its codecs
+//! and stores, the wakers of its futures. Every such place goes through here, so that a panic ends
+//! what it happened in, and nothing that other tasks need.
 
 use std::any::Any;
 use std::future::Future;
@@ -21,7 +22,8 @@ impl Panic {
     fn of(payload: Box<dyn Any + Send>) -> Self {
         let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
         let text = text.or_else(|| payload.downcast_ref::<String>().cloned());
-        // What was thrown is the application's as well. What its destructor throws is never dropped.
+        // What was thrown is the application's as well. What its destructor throws is never
+        // dropped.
         if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
             std::mem::forget(again);
         }
@@ -44,8 +46,8 @@ pub fn discard<T>(value: T) {
     }
 }
 
-/// Tells the application something that it may do nothing about: what `who` panics with is logged. It is somebody's alone,
-/// and others wait to be told.
+/// Tells the application something that it may do nothing about: what `who` panics with is logged.
+/// It is somebody's alone, and others wait to be told.
 pub(crate) fn tell(who: &str, telling: impl FnOnce()) {
     if let Err(panic) = guard(telling) {
         tracing::warn!(%panic, "{who} panicked");
@@ -58,8 +60,8 @@ pub(crate) fn answer<T>(caller: oneshot::Sender<T>, value: T) {
     tell("the caller that waits for an answer", || drop(caller.send(value)));
 }
 
-/// A value of the application, wherever it is dropped. A future in it answers with an error when it panics, and is
-/// dropped as soon as it has ended.
+/// A value of the application, wherever it is dropped. A future in it answers with an error when it
+/// panics, and is dropped as soon as it has ended.
 #[derive(Debug)]
 pub struct Guarded<T>(Option<T>);
 
@@ -118,15 +120,19 @@ mod tests {
     fn no_panic_goes_further_not_even_that_of_what_was_thrown() {
         assert_eq!(guard(|| 1), Ok(1));
         assert_eq!(guard(|| panic!("number {}", 2)), Err::<(), _>(Panic("number 2".into())));
-        assert_eq!(guard(|| panic_any(Bomb)), Err::<(), _>(Panic("a value that is no text".into())));
+        assert_eq!(
+            guard(|| panic_any(Bomb)),
+            Err::<(), _>(Panic("a value that is no text".into()))
+        );
         discard(Bomb);
         drop(Guarded::new(Bomb));
     }
 
     #[test]
     fn a_future_may_panic_when_it_is_polled_and_when_it_is_dropped() {
-        let ends =
-            |mut guarded: Guarded<_>| guarded.poll_unpin(&mut Context::from_waker(std::task::Waker::noop()));
+        let ends = |mut guarded: Guarded<_>| {
+            guarded.poll_unpin(&mut Context::from_waker(std::task::Waker::noop()))
+        };
         let bomb = Bomb;
         assert_eq!(
             ends(Guarded::new(

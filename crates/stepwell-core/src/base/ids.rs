@@ -85,9 +85,9 @@ id! {
 /// Makes a UUID v7 from the runtime's clock and randomness.
 ///
 /// Its first 12 random bits hold the fraction of the millisecond, as RFC 9562 allows (section 6.2,
-/// method 3). Thousands of tasks are spawned within one millisecond, and the stores keep them in the
-/// order of their ids: tasks that were spawned one after the other lie side by side, and a claim
-/// touches few pages.
+/// method 3). Thousands of tasks are spawned within one millisecond, and the stores keep them in
+/// the order of their ids: tasks that were spawned one after the other lie side by side, and a
+/// claim touches few pages.
 pub(crate) fn new_uuid(runtime: &dyn Runtime) -> Uuid {
     let micros = u64::try_from(runtime.now().as_microsecond()).unwrap_or(0);
     let fraction = u16::try_from((micros % 1_000) * 4_096 / 1_000).unwrap_or(0);

@@ -1,8 +1,10 @@
 //! Hashes of inputs: the same value has the same hash, in every version and on every platform.
 //!
-//! The value is serialised to JSON, which is brought into one form: no spaces, the keys of each object in the order of
-//! their bytes (in UTF-8), strings with no more escapes than JSON demands. Integers are written in decimal, floats with an
-//! exponent and the fewest digits that read back as the same float (`1e0`, `-1.5e-7`). So `1` and `1.0` are two inputs. The hash is the first 16 bytes of the SHA-256 of that text.
+//! The value is serialised to JSON, which is brought into one form: no spaces, the keys of each
+//! object in the order of their bytes (in UTF-8), strings with no more escapes than JSON demands.
+//! Integers are written in decimal, floats with an exponent and the fewest digits that read back as
+//! the same float (`1e0`, `-1.5e-7`). So `1` and `1.0` are two inputs. The hash is the first 16
+//! bytes of the SHA-256 of that text.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
@@ -43,9 +45,10 @@ impl InputHash {
     /// # Errors
     /// [`PayloadError::Encode`] when the value could not be a [`Payload`](crate::Payload).
     pub fn of<T: Serialize + ?Sized>(value: &T) -> Result<Self, PayloadError> {
-        let failed = |reason: String| PayloadError::Encode { type_name: std::any::type_name::<T>(), reason };
-        // By way of text, not of `serde_json::Value`: what that makes of numbers depends on features of serde_json that any
-        // crate of a program can switch on.
+        let failed =
+            |reason: String| PayloadError::Encode { type_name: std::any::type_name::<T>(), reason };
+        // By way of text, not of `serde_json::Value`: what that makes of numbers depends on
+        // features of serde_json that any crate of a program can switch on.
         let json = strict::to_json(value).map_err(|error| failed(error.to_string()))?;
         Self::of_json(&json).ok_or_else(|| failed("its JSON is not valid".into()))
     }
@@ -65,8 +68,8 @@ struct Open {
     keys: Option<Vec<(String, usize)>>,
 }
 
-/// The text in its one form. It takes no stack, and time in proportion to the text, once for each level of objects whose
-/// keys are out of order.
+/// The text in its one form. It takes no stack, and time in proportion to the text, once for each
+/// level of objects whose keys are out of order.
 fn canonical(json: &str) -> Option<String> {
     let mut out = String::with_capacity(json.len());
     let mut open: Vec<Open> = Vec::new();
@@ -96,10 +99,12 @@ fn canonical(json: &str) -> Option<String> {
             b'{' | b'[' | b',' => continue,
             b'}' | b']' => {}
             b'"' => {
-                // JSON that was text before, such as a `Payload`, may have escapes that are not needed.
+                // JSON that was text before, such as a `Payload`, may have escapes that are not
+                // needed.
                 let text: String = serde_json::from_str(token).ok()?;
                 let key = rest.trim_ascii_start().strip_prefix(':');
-                if let (Some(behind), Some(Open { keys: Some(keys), .. })) = (key, open.last_mut()) {
+                if let (Some(behind), Some(Open { keys: Some(keys), .. })) = (key, open.last_mut())
+                {
                     let begin = out.len();
                     out.push_str(&serde_json::to_string(&text).ok()?);
                     out.push(':');
@@ -122,15 +127,18 @@ fn canonical(json: &str) -> Option<String> {
     open.is_empty().then_some(out)
 }
 
-/// Takes away the comma behind the last member, and brings an object's members into the order of their keys. Of two with
-/// the same key, the last one counts.
+/// Takes away the comma behind the last member, and brings an object's members into the order of
+/// their keys. Of two with the same key, the last one counts.
 fn close(out: &mut String, Open { begin, keys }: Open) {
     let keys = keys.unwrap_or_default();
     if !keys.is_sorted_by(|(one, _), (next, _)| one < next) {
         let members = out.split_off(begin);
         let ends = keys.iter().skip(1).map(|(_, end)| end - begin).chain([members.len()]);
-        let sorted: BTreeMap<_, _> =
-            keys.iter().zip(ends).map(|((key, at), end)| (key, &members[at - begin..end])).collect();
+        let sorted: BTreeMap<_, _> = keys
+            .iter()
+            .zip(ends)
+            .map(|((key, at), end)| (key, &members[at - begin..end]))
+            .collect();
         out.extend(sorted.into_values());
     }
     if out.len() > begin {
@@ -255,8 +263,12 @@ mod tests {
     fn a_hash_survives_its_text() {
         let hash = InputHash::of("x").unwrap();
         assert_eq!(hash.to_string().parse(), Ok(hash));
-        assert_eq!(serde_json::from_str::<InputHash>(&serde_json::to_string(&hash).unwrap()).unwrap(), hash);
-        for text in ["", "00", &"0".repeat(31), &"0".repeat(33), &"A".repeat(32), &"é".repeat(16)] {
+        assert_eq!(
+            serde_json::from_str::<InputHash>(&serde_json::to_string(&hash).unwrap()).unwrap(),
+            hash
+        );
+        for text in ["", "00", &"0".repeat(31), &"0".repeat(33), &"A".repeat(32), &"é".repeat(16)]
+        {
             assert!(text.parse::<InputHash>().is_err(), "{text}");
         }
     }
@@ -264,7 +276,10 @@ mod tests {
     #[test]
     fn what_does_not_serialise_has_no_hash() {
         let error = InputHash::of(&HashMap::from([(vec![1], 2)])).unwrap_err();
-        assert!(error.to_string().contains("does not serialise to JSON: key must be a string"), "{error}");
+        assert!(
+            error.to_string().contains("does not serialise to JSON: key must be a string"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -14,7 +14,8 @@ pub enum InvalidOptions {
     },
     /// A scope has a label that the engine gives to tasks by itself, and by which no task is found.
     #[error(
-        "the scope's label \"{name}\" is a header that the engine sets by itself: give the label another name"
+        "the scope's label \"{name}\" is a header that the engine sets by itself: give the label \
+         another name"
     )]
     Scope {
         /// The label's name.

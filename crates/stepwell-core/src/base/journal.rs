@@ -1,8 +1,9 @@
 //! The journal: what was delivered to a task, in order.
 //!
-//! A journal only grows. Where an attempt is ended by the failure of a step, a [`Kind::Attempt`] entry says so, and
-//! names that failure's entry. Reading the journal *rewinds* it to there, so that the next attempt tries the failed
-//! step again. A failure that the code has handled is replayed like any other outcome:
+//! A journal only grows. Where an attempt is ended by the failure of a step, a [`Kind::Attempt`]
+//! entry says so, and names that failure's entry. Reading the journal *rewinds* it to there, so
+//! that the next attempt tries the failed step again. A failure that the code has handled is
+//! replayed like any other outcome:
 //!
 //! ```text
 //!   written:   a failed | b ok | c failed | d ok | attempt failed by c       (the task ran c and d side by side)
@@ -10,18 +11,21 @@
 //!   kept:      d ok                                                          c runs again; d is taken from here
 //! ```
 //!
-//! Outcomes behind the failure no longer have a fixed order (the step may now succeed, and the code take another
-//! way), so they are kept by name: a step that finds its outcome there journals it once more and does not run.
+//! Outcomes behind the failure no longer have a fixed order (the step may now succeed, and the code
+//! take another way), so they are kept by name: a step that finds its outcome there journals it
+//! once more and does not run.
 //!
-//! Where a task failed for good, or was cancelled, and has compensations, a [`Kind::Compensating`] entry says so. The
-//! code is replayed up to there as it ran, for its compensations' closures, and then these run:
+//! Where a task failed for good, or was cancelled, and has compensations, a [`Kind::Compensating`]
+//! entry says so. The code is replayed up to there as it ran, for its compensations' closures, and
+//! then these run:
 //!
 //! ```text
 //!   written:   compensate a | a ok | compensate b | b failed | compensating | compensated b | compensated a
 //!              ╰──────── replayed, as far as it goes ───────╯               ╰──── then these, as they are left ────╯
 //! ```
 //!
-//! A task that is run again after that begins anew: what is before the end of its compensation no longer counts.
+//! A task that is run again after that begins anew: what is before the end of its compensation no
+//! longer counts.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -66,21 +70,24 @@ pub enum Kind {
     Send,
     /// An approval was asked for, or escalated.
     Approval,
-    /// Not a delivery: here an attempt failed, or the task was run again after it had been compensated.
+    /// Not a delivery: here an attempt failed, or the task was run again after it had been
+    /// compensated.
     Attempt,
     /// Not a delivery: a line of the task's log; the number is that of the attempt.
     Log,
     /// Not a delivery: how far the task has come, in the place of an earlier such entry.
     Progress,
-    /// Not a delivery: results of some of many items: a chunk of an [`ItemProgress`](crate::ItemProgress).
+    /// Not a delivery: results of some of many items: a chunk of an
+    /// [`ItemProgress`](crate::ItemProgress).
     Items,
     /// Not a delivery: from the start, or since then, the task runs code that was
     /// [`patched`](crate::TaskContext::patched).
     Patch,
-    /// Not a delivery: a step's input is another one than before; what was delivered from the entry of that number on is kept
-    /// by name.
+    /// Not a delivery: a step's input is another one than before; what was delivered from the entry
+    /// of that number on is kept by name.
     Changed,
-    /// A compensation was recorded: of the step with this name and number, or a cleanup of this name.
+    /// A compensation was recorded: of the step with this name and number, or a cleanup of this
+    /// name.
     Compensate,
     /// Not a delivery: from here on, the task is compensated.
     Compensating,
@@ -146,7 +153,8 @@ impl Kind {
         !matches!(self, Self::Log | Self::Progress)
     }
 
-    /// Whether the value of an entry is one of the application's as it is, and not a document of the engine's.
+    /// Whether the value of an entry is one of the application's as it is, and not a document of
+    /// the engine's.
     pub(crate) const fn is_of_application(self) -> bool {
         matches!(self, Self::Step | Self::Event | Self::Message | Self::Child)
     }
@@ -170,7 +178,8 @@ pub struct Key {
 }
 
 impl Key {
-    /// The name as it is shown: `fetch`, and for a further call `fetch#2`. The hash of an [input](crate::Step::input) is not.
+    /// The name as it is shown: `fetch`, and for a further call `fetch#2`. The hash of an
+    /// [input](crate::Step::input) is not.
     pub fn label(&self) -> String {
         let name = self.split_input().map_or(self.name.as_str(), |(name, _)| name);
         if self.ordinal == 1 { name.to_string() } else { format!("{name}#{}", self.ordinal) }
@@ -199,7 +208,8 @@ impl Key {
         else {
             return false;
         };
-        (self.kind, self.ordinal, name) == (other.kind, other.ordinal, other_name) && input != other_input
+        (self.kind, self.ordinal, name) == (other.kind, other.ordinal, other_name)
+            && input != other_input
     }
 }
 
@@ -302,7 +312,10 @@ impl Outcome {
     ///
     /// # Errors
     /// [`UnknownWord`], or that of the JSON, for an [`Unreadable`](crate::Unreadable).
-    pub fn from_columns(word: &str, json: Payload) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
+    pub fn from_columns(
+        word: &str,
+        json: Payload,
+    ) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
         match word {
             "done" => Ok(Self::Done(json)),
             "failed" => Ok(Self::Failed(serde_json::from_str(json.as_str())?)),
@@ -327,7 +340,8 @@ pub(crate) struct Replay {
     pub(crate) entries: VecDeque<Entry>,
     /// Outcomes behind a failure that is tried again, by operation.
     pub(crate) kept: HashMap<Key, Entry>,
-    /// What is done of steps over many items, by their keys, which are of the kind [`Kind::Items`].
+    /// What is done of steps over many items, by their keys, which are of the kind
+    /// [`Kind::Items`].
     pub(crate) items: HashMap<Key, Vec<(u64, Payload)>>,
     /// Where the latest [`Kind::Progress`] entry is.
     pub(crate) progress: Option<u64>,
@@ -346,7 +360,8 @@ pub(crate) struct Compensation {
     pub(crate) failure: Failure,
     /// The attempt in which it did.
     pub(crate) attempt: u32,
-    /// What was recorded and not done yet when it began, the oldest first: a step, or a cleanup with its payload.
+    /// What was recorded and not done yet when it began, the oldest first: a step, or a cleanup
+    /// with its payload.
     pub(crate) recorded: Vec<(Key, Payload)>,
     /// Steps' results.
     pub(crate) results: BTreeMap<Key, Payload>,
@@ -375,8 +390,11 @@ impl Replay {
                             compensation.entries.push_back(entry);
                             continue;
                         }
-                        replay =
-                            Self { last_seq: replay.last_seq, progress: replay.progress, ..Self::default() };
+                        replay = Self {
+                            last_seq: replay.last_seq,
+                            progress: replay.progress,
+                            ..Self::default()
+                        };
                     }
                     if let Some(failure) = failed.take() {
                         replay.rewind(failure.sources.as_slice());
@@ -397,7 +415,8 @@ impl Replay {
                             if let Outcome::Done(seq) = entry.outcome
                                 && let Ok(seq) = seq.decode::<u64>()
                             {
-                                let first = replay.entries.iter().position(|entry| entry.seq >= seq);
+                                let first =
+                                    replay.entries.iter().position(|entry| entry.seq >= seq);
                                 replay.keep_from(first, &HashSet::new());
                             }
                         }
@@ -418,7 +437,8 @@ impl Replay {
     /// The children that the task has spawned, and whose ends it does not know.
     pub(crate) fn unjoined_children(&self) -> Vec<TaskId> {
         let entries = self.entries.iter().chain(self.kept.values());
-        let joined: HashSet<TaskId> = entries.clone().filter_map(|entry| entry.key.child()).collect();
+        let joined: HashSet<TaskId> =
+            entries.clone().filter_map(|entry| entry.key.child()).collect();
         let spawned = entries.filter(|entry| entry.key.kind == Kind::Spawn);
         let mut spawned: Vec<TaskId> = spawned
             .filter_map(|entry| match &entry.outcome {
@@ -432,7 +452,8 @@ impl Replay {
     }
 
     fn compensation(&self, failure: Failure, attempt: u32) -> Compensation {
-        // What was discarded behind a failure may be needed again since; it is asked for again, or not.
+        // What was discarded behind a failure may be needed again since; it is asked for again, or
+        // not.
         let kept = self.kept.values().filter(|entry| entry.key.kind != Kind::Compensated);
         let mut entries: Vec<_> = kept.chain(&self.entries).collect();
         entries.sort_unstable_by_key(|entry| entry.seq);
@@ -459,13 +480,14 @@ impl Replay {
         Compensation { failure, attempt, recorded, results, entries: VecDeque::new() }
     }
 
-    /// Cuts the order back to the first of the failures that ended an attempt, and keeps what else is behind it by name.
+    /// Cuts the order back to the first of the failures that ended an attempt, and keeps what else
+    /// is behind it by name.
     fn rewind(&mut self, sources: &[u64]) {
         let sources: HashSet<u64> = sources.iter().copied().collect();
         let first = self.entries.iter().position(|entry| sources.contains(&entry.seq));
         let ended = self.keep_from(first, &sources);
-        // A step that is tried again has all of its tries again, and one whose outcome is kept needs none. The code never
-        // saw the failed ones.
+        // A step that is tried again has all of its tries again, and one whose outcome is kept
+        // needs none. The code never saw the failed ones.
         let Self { entries, kept, .. } = self;
         entries.retain(|Entry { key, outcome, .. }| {
             let of_a_try = matches!(outcome, Outcome::Retrying { .. }) || key.kind == Kind::Backoff;
@@ -475,7 +497,11 @@ impl Replay {
     }
 
     /// Keeps what is behind that place by name, but for these entries, whose keys it gives.
-    pub(crate) fn keep_from(&mut self, first: Option<usize>, except: &HashSet<u64>) -> HashSet<Key> {
+    pub(crate) fn keep_from(
+        &mut self,
+        first: Option<usize>,
+        except: &HashSet<u64>,
+    ) -> HashSet<Key> {
         let mut excepted = HashSet::new();
         for entry in self.entries.drain(first.unwrap_or(self.entries.len())..) {
             // A result stays one, whatever a journal says of it.
@@ -483,9 +509,10 @@ impl Replay {
                 excepted.insert(entry.key);
                 continue;
             }
-            // The tries of a step say nothing about its next ones, and what an approval asks for changes.
-            let of_a_try =
-                matches!(entry.outcome, Outcome::Retrying { .. }) || entry.key.kind == Kind::Backoff;
+            // The tries of a step say nothing about its next ones, and what an approval asks for
+            // changes.
+            let of_a_try = matches!(entry.outcome, Outcome::Retrying { .. })
+                || entry.key.kind == Kind::Backoff;
             if !of_a_try && entry.key.kind != Kind::Approval {
                 self.kept.insert(entry.key.clone(), entry);
             }
@@ -550,7 +577,8 @@ mod tests {
         assert_eq!(names(&replay), (vec!["a"], vec!["c", "d"]));
         assert_eq!(replay.last_seq, 7);
 
-        let again = [journal, vec![entry(8, Kind::Step, "b", done()), entry(9, Kind::Step, "c", done())]];
+        let again =
+            [journal, vec![entry(8, Kind::Step, "b", done()), entry(9, Kind::Step, "c", done())]];
         assert_eq!(names(&Replay::new(again.concat())), (vec!["a", "b", "c"], vec!["d"]));
     }
 
@@ -584,10 +612,15 @@ mod tests {
         );
         journal[3] = entry(4, Kind::Step, "a", failed());
         journal[5] = entry(6, Kind::Attempt, "attempt", ended_by(&[4, 5]));
-        assert_eq!(names(&Replay::new(journal)), (vec!["b"], vec![]), "it has all of its tries again");
+        assert_eq!(
+            names(&Replay::new(journal)),
+            (vec!["b"], vec![]),
+            "it has all of its tries again"
+        );
     }
 
-    /// Also what was kept of an earlier attempt, and not come to again: in the order in which it was recorded.
+    /// Also what was kept of an earlier attempt, and not come to again: in the order in which it
+    /// was recorded.
     #[test]
     fn what_is_to_be_undone_is_in_the_order_of_its_records() {
         let record = |seq, name| entry(seq, Kind::Compensate, name, done());
@@ -610,7 +643,8 @@ mod tests {
     #[test]
     fn outcomes_survive_their_columns() {
         let at = crate::base::time::from_micros(1_700_000_000_123_456);
-        let retrying = Outcome::Retrying { failure: Failure::new(FailureKind::Panic, "ouch").into(), at };
+        let retrying =
+            Outcome::Retrying { failure: Failure::new(FailureKind::Panic, "ouch").into(), at };
         for outcome in [done(), failed(), retrying] {
             let (word, json) = outcome.to_columns();
             assert_eq!(Outcome::from_columns(word, json).unwrap(), outcome);

@@ -7,11 +7,13 @@ use serde::{Deserialize, Serialize};
 
 /// The longest name that a store keeps, in bytes.
 pub const MAX_NAME_BYTES: usize = 512;
-/// The longest name that a task gives to its steps, events, messages, children and approvals, in bytes. What the engine adds
-/// to it (a number, the hash of an input, the id of a child or a task) finds room behind.
+/// The longest name that a task gives to its steps, events, messages, children and approvals, in
+/// bytes. What the engine adds to it (a number, the hash of an input, the id of a child or a task)
+/// finds room behind.
 pub const MAX_STEP_NAME_BYTES: usize = 384;
 
-/// A valid name: 1 to 512 bytes of any Unicode text without NUL (PostgreSQL cannot keep one). Cheap to clone.
+/// A valid name: 1 to 512 bytes of any Unicode text without NUL (PostgreSQL cannot keep one). Cheap
+/// to clone.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "schemas", derive(schemars::JsonSchema))]
 #[cfg_attr(feature = "schemas", schemars(extend("minLength" = 1, "maxLength" = 512, "pattern" = "^[^\\u0000]*$")))]
@@ -26,7 +28,8 @@ pub enum InvalidName {
     Empty,
     /// The text is over [`MAX_NAME_BYTES`], or [`MAX_STEP_NAME_BYTES`] where that is the limit.
     #[error(
-        "the name {start:?}… has {bytes} bytes, the limit is {limit}: use a shorter one, or a hash of it"
+        "the name {start:?}… has {bytes} bytes, the limit is {limit}: use a shorter one, or a hash \
+         of it"
     )]
     TooLong {
         /// How the text begins.
@@ -59,7 +62,11 @@ impl Name {
         if text.is_empty() {
             Err(InvalidName::Empty)
         } else if text.len() > limit {
-            Err(InvalidName::TooLong { start: text.chars().take(32).collect(), bytes: text.len(), limit })
+            Err(InvalidName::TooLong {
+                start: text.chars().take(32).collect(),
+                bytes: text.len(),
+                limit,
+            })
         } else if text.contains('\0') {
             Err(InvalidName::Nul(text.chars().take(32).collect()))
         } else {

@@ -45,7 +45,8 @@ pub enum PayloadError {
     },
     /// The JSON does not fit the type that was asked for.
     #[error(
-        "the JSON does not fit the type `{type_name}`: {reason}; it begins {start:?}. If the type has changed, keep it readable (`#[serde(default)]`, an enum of versions)"
+        "the JSON does not fit the type `{type_name}`: {reason}; it begins {start:?}. If the type \
+         has changed, keep it readable (`#[serde(default)]`, an enum of versions)"
     )]
     Decode {
         /// The Rust type.
@@ -63,7 +64,10 @@ pub enum PayloadError {
     },
     /// The value serialises to JSON that its type is not read from again, or not as the same.
     #[error(
-        "the value of type `{type_name}` could not be read back from its JSON: {reason}. What `Serialize` writes, `Deserialize` has to read: within tagged, untagged and flattened types it reads neither integers of 128 bits nor keys that are numbers (keep them as text), and what is skipped needs a default"
+        "the value of type `{type_name}` could not be read back from its JSON: {reason}. What \
+         `Serialize` writes, `Deserialize` has to read: within tagged, untagged and flattened \
+         types it reads neither integers of 128 bits nor keys that are numbers (keep them as \
+         text), and what is skipped needs a default"
     )]
     NotReadBack {
         /// The Rust type.
@@ -73,7 +77,8 @@ pub enum PayloadError {
     },
     /// The JSON is over the limit.
     #[error(
-        "the payload of type `{type_name}` has {bytes} bytes, the limit is {limit}: keep large data elsewhere and journal a reference, or raise the limit with `max_payload_bytes`"
+        "the payload of type `{type_name}` has {bytes} bytes, the limit is {limit}: keep large \
+         data elsewhere and journal a reference, or raise the limit with `max_payload_bytes`"
     )]
     TooLarge {
         /// The Rust type.
@@ -108,9 +113,11 @@ impl Payload {
     /// Serialises the value.
     ///
     /// # Errors
-    /// [`PayloadError::Encode`] when the value does not serialise, when it is nested deeper than [`Payload::MAX_DEPTH`], or
-    /// when JSON would not give it back as it is: NaN and infinities, and a `Some` of something that is `null` in JSON,
-    /// such as `Some(())`. Whether a type reads what it writes is not known here: see [`Payload::encode_proven`]. [`PayloadError::TooLarge`] when its JSON is longer than `limit` bytes.
+    /// [`PayloadError::Encode`] when the value does not serialise, when it is nested deeper than
+    /// [`Payload::MAX_DEPTH`], or when JSON would not give it back as it is: NaN and
+    /// infinities, and a `Some` of something that is `null` in JSON, such as `Some(())`.
+    /// Whether a type reads what it writes is not known here: see [`Payload::encode_proven`].
+    /// [`PayloadError::TooLarge`] when its JSON is longer than `limit` bytes.
     pub fn encode<T: Serialize + ?Sized>(value: &T, limit: usize) -> Result<Self, PayloadError> {
         Self::encode_noting(value, limit, &Cell::default())
     }
@@ -147,10 +154,14 @@ impl Payload {
     ) -> Result<(Self, T), PayloadError> {
         let wide = Cell::default();
         let payload = Self::encode_noting(value, limit, &wide)?;
-        let refused = |reason| PayloadError::NotReadBack { type_name: std::any::type_name::<T>(), reason };
-        let read: T = serde_json::from_str(payload.as_str()).map_err(|error| refused(error.to_string()))?;
+        let refused =
+            |reason| PayloadError::NotReadBack { type_name: std::any::type_name::<T>(), reason };
+        let read: T =
+            serde_json::from_str(payload.as_str()).map_err(|error| refused(error.to_string()))?;
         // Where such an integer is buffered, another variant of an untagged enum may have taken it.
-        if wide.get() && bytes_of(Self::encode(&read, usize::MAX)?.as_str()) != bytes_of(payload.as_str()) {
+        if wide.get()
+            && bytes_of(Self::encode(&read, usize::MAX)?.as_str()) != bytes_of(payload.as_str())
+        {
             return Err(refused("its integers of 128 bits are read as something else".into()));
         }
         Ok((payload, read))
@@ -185,7 +196,8 @@ impl Payload {
     /// Checks text that came from elsewhere.
     ///
     /// # Errors
-    /// [`PayloadError::Encode`] when it is no JSON, or nested over `depth` levels deep; [`PayloadError::TooLarge`].
+    /// [`PayloadError::Encode`] when it is no JSON, or nested over `depth` levels deep;
+    /// [`PayloadError::TooLarge`].
     pub(crate) fn check(&self, depth: usize, limit: usize) -> Result<(), PayloadError> {
         let (type_name, bytes) = (std::any::type_name::<Self>(), self.as_str().len());
         let refused = |reason| PayloadError::Encode { type_name, reason };
@@ -240,7 +252,8 @@ impl Payload {
         }
     }
 
-    /// What a store's column holds, for lists: in the place of text that is no JSON stands a payload that says so.
+    /// What a store's column holds, for lists: in the place of text that is no JSON stands a
+    /// payload that says so.
     pub fn stored(text: &str, what: &str) -> Self {
         let payload = Self::from_json(text);
         match serde_json::from_str::<&serde_json::value::RawValue>(text) {
@@ -341,7 +354,10 @@ mod tests {
     fn a_payload_says_why_it_cannot_be() {
         let unserialisable = std::collections::HashMap::from([(vec![1], 2)]);
         let error = Payload::encode(&unserialisable, 100).unwrap_err();
-        assert!(error.to_string().contains("does not serialise to JSON: key must be a string"), "{error}");
+        assert!(
+            error.to_string().contains("does not serialise to JSON: key must be a string"),
+            "{error}"
+        );
         let error = Payload::encode("0123456789", 5).unwrap_err();
         assert!(
             error.to_string().contains("has 12 bytes, the limit is 5: keep large data elsewhere"),

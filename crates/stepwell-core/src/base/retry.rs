@@ -33,8 +33,8 @@ pub enum RetryStrategy {
         /// The delays.
         delays: Vec<Duration>,
     },
-    /// A delay that grows with each try, up to a cap, and is spread at random so that tries which failed together do
-    /// not come back together.
+    /// A delay that grows with each try, up to a cap, and is spread at random so that tries which
+    /// failed together do not come back together.
     Exponential {
         /// The delay after the first failure.
         base: Duration,
@@ -69,25 +69,32 @@ impl RetryStrategy {
     /// Checks that delays can be computed from the strategy's numbers.
     ///
     /// # Errors
-    /// [`InvalidOptions`] when the factor is less than 1 or not finite, when the jitter is not from 0 to 1, when over 1,000
-    /// delays are listed, or when a duration is over 1,000 years.
+    /// [`InvalidOptions`] when the factor is less than 1 or not finite, when the jitter is not from
+    /// 0 to 1, when over 1,000 delays are listed, or when a duration is over 1,000 years.
     pub fn check(&self) -> Result<(), InvalidOptions> {
         let long = InvalidOptions::check_duration;
         match self {
             Self::None => Ok(()),
             Self::Fixed { delay } => long("delay", *delay),
-            Self::Listed { delays } if delays.len() > Self::MAX_DELAYS => Err(InvalidOptions::Retry {
-                field: "list of delays, as long as",
-                value: delays.len().to_string(),
-                range: "1,000 long at most",
-            }),
+            Self::Listed { delays } if delays.len() > Self::MAX_DELAYS => {
+                Err(InvalidOptions::Retry {
+                    field: "list of delays, as long as",
+                    value: delays.len().to_string(),
+                    range: "1,000 long at most",
+                })
+            }
             Self::Listed { delays } => delays.iter().try_for_each(|delay| long("delay", *delay)),
             &Self::Exponential { base, factor, max, jitter } => {
                 let number = |field, value: f64, valid: bool, range| match valid {
                     true => Ok(()),
                     false => Err(InvalidOptions::Retry { field, value: value.to_string(), range }),
                 };
-                number("factor", factor, factor >= 1.0 && factor.is_finite(), "a finite number from 1 on")?;
+                number(
+                    "factor",
+                    factor,
+                    factor >= 1.0 && factor.is_finite(),
+                    "a finite number from 1 on",
+                )?;
                 number("jitter", jitter, (0.0..=1.0).contains(&jitter), "from 0 to 1")?;
                 long("base", base)?;
                 long("max", max)
@@ -95,8 +102,8 @@ impl RetryStrategy {
         }
     }
 
-    /// The delay after the failure of try number `failed` (from 1); `None` when there is no further try. `random` is
-    /// a uniform number, from which the jitter is drawn.
+    /// The delay after the failure of try number `failed` (from 1); `None` when there is no further
+    /// try. `random` is a uniform number, from which the jitter is drawn.
     pub fn delay(&self, failed: u32, random: u64) -> Option<Duration> {
         match self {
             Self::None => None,
@@ -108,7 +115,8 @@ impl RetryStrategy {
             &Self::Exponential { base, factor, max, jitter } => {
                 let exponent = i32::try_from(failed.saturating_sub(1)).unwrap_or(i32::MAX);
                 let grown = base.as_secs_f64() * factor.max(1.0).powi(exponent);
-                let spread = 1.0 + jitter.clamp(0.0, 1.0) * (random as f64 / u64::MAX as f64 * 2.0 - 1.0);
+                let spread =
+                    1.0 + jitter.clamp(0.0, 1.0) * (random as f64 / u64::MAX as f64 * 2.0 - 1.0);
                 // `min` also turns the infinity of a large power into the cap.
                 let seconds = grown.min(max.as_secs_f64()) * spread;
                 Some(Duration::try_from_secs_f64(seconds).unwrap_or(max).min(max))
@@ -138,7 +146,8 @@ mod tests {
     #[test]
     fn the_last_of_listed_delays_stands_for_all_that_follow() {
         let seconds = |seconds| Some(Duration::from_secs(seconds));
-        let strategy = RetryStrategy::Listed { delays: vec![Duration::from_secs(1), Duration::from_secs(5)] };
+        let strategy =
+            RetryStrategy::Listed { delays: vec![Duration::from_secs(1), Duration::from_secs(5)] };
         let delays = [1, 2, 3, u32::MAX].map(|failed| strategy.delay(failed, 0));
         assert_eq!(delays, [seconds(1), seconds(5), seconds(5), seconds(5)]);
         assert_eq!(RetryStrategy::Listed { delays: Vec::new() }.delay(1, 0), seconds(0));
@@ -146,7 +155,8 @@ mod tests {
 
     #[test]
     fn numbers_that_a_strategy_cannot_have_are_found() {
-        let with = |base, factor, max, jitter| RetryStrategy::Exponential { base, factor, max, jitter };
+        let with =
+            |base, factor, max, jitter| RetryStrategy::Exponential { base, factor, max, jitter };
         let second = Duration::from_secs(1);
         for (strategy, said) in [
             (with(second, f64::NAN, second, 0.0), "the factor NaN"),
@@ -173,7 +183,10 @@ mod tests {
             let middle = 2f64.powi((failed - 1).min(20) as i32).min(300.0);
             for random in [0, 1, u64::MAX / 3, u64::MAX] {
                 let delay = strategy.delay(failed, random).unwrap().as_secs_f64();
-                assert!(delay >= middle * 0.74 && delay <= (middle * 1.26).min(300.0), "{failed}: {delay}");
+                assert!(
+                    delay >= middle * 0.74 && delay <= (middle * 1.26).min(300.0),
+                    "{failed}: {delay}"
+                );
             }
         }
     }

@@ -1,7 +1,7 @@
 //! What the engine asks of the world: a clock, timers, randomness, and a place to run futures.
 //!
-//! The engine names no async runtime. An application's runtime is handed to it, and so tests run on a virtual
-//! clock and a browser tab on its own event loop.
+//! The engine names no async runtime. An application's runtime is handed to it, and so tests run on
+//! a virtual clock and a browser tab on its own event loop.
 
 use std::future::{Future, poll_fn};
 use std::mem;
@@ -47,16 +47,17 @@ pub trait Runtime: Send + Sync + 'static {
     /// A future that is ready when that much time has passed. It is not bound to the wall clock.
     fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()>;
 
-    /// Runs the future to its end, beside everything else. It must not be held back by a budget of polls: within one
-    /// poll, a task's future has to get as far as it can (tokio: `task::unconstrained`).
+    /// Runs the future to its end, beside everything else. It must not be held back by a budget of
+    /// polls: within one poll, a task's future has to get as far as it can (tokio:
+    /// `task::unconstrained`).
     fn spawn(&self, future: BoxFuture<'static, ()>);
 
     /// A random number.
     fn random(&self) -> u64;
 }
 
-/// Lets everything else that is ready to run have its turn: wakes itself, and so goes to the end of the queue. There, another
-/// thread can take it over where a task blocks this one.
+/// Lets everything else that is ready to run have its turn: wakes itself, and so goes to the end of
+/// the queue. There, another thread can take it over where a task blocks this one.
 pub(crate) async fn turn() {
     let mut given = false;
     poll_fn(|cx| {

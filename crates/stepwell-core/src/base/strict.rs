@@ -1,22 +1,24 @@
 //! Serialises values to JSON, and refuses those that JSON would not give back as they are.
 //!
-//! serde_json writes NaN and infinities as `null`, and `Some(None)` as it writes `None`. Both are noticed only when the value
-//! is read, which is after the side effect that it stands for. And it follows nested values for as long as the stack lasts.
-//! [`to_json`] hands every call of a value's `Serialize` on to serde_json, and looks at what passes.
+//! serde_json writes NaN and infinities as `null`, and `Some(None)` as it writes `None`. Both are
+//! noticed only when the value is read, which is after the side effect that it stands for. And it
+//! follows nested values for as long as the stack lasts. [`to_json`] hands every call of a value's
+//! `Serialize` on to serde_json, and looks at what passes.
 
 use std::borrow::Cow;
 use std::cell::Cell;
 use std::fmt::Display;
 
 use serde::ser::{
-    Error, Serialize, SerializeMap, SerializeSeq, SerializeStruct, SerializeStructVariant, SerializeTuple,
-    SerializeTupleStruct, SerializeTupleVariant, Serializer,
+    Error, Serialize, SerializeMap, SerializeSeq, SerializeStruct, SerializeStructVariant,
+    SerializeTuple, SerializeTupleStruct, SerializeTupleVariant, Serializer,
 };
 
 /// How deep lists and objects may be nested in a payload: below what serde_json reads (127).
 pub(crate) const MAX_DEPTH: usize = 100;
 
-/// How many calls of `serialize` may be open at once. `Some` and newtypes nest without a bracket in the JSON.
+/// How many calls of `serialize` may be open at once. `Some` and newtypes nest without a bracket in
+/// the JSON.
 const MAX_CALLS: usize = 5 * MAX_DEPTH;
 
 /// The name by which serde_json knows JSON that is text already.
@@ -40,7 +42,10 @@ pub(crate) fn to_json_noting<T: Serialize + ?Sized>(
 
 /// The value as a [`serde_json::Value`].
 pub(crate) fn to_value<T: Serialize + ?Sized>(value: &T) -> serde_json::Result<serde_json::Value> {
-    value.serialize(Strict { inner: serde_json::value::Serializer, at: Place::new(&Cell::default()) })
+    value.serialize(Strict {
+        inner: serde_json::value::Serializer,
+        at: Place::new(&Cell::default()),
+    })
 }
 
 /// JSON text without line breaks, which would end a line of a log or of a stream.
@@ -70,7 +75,9 @@ pub(crate) fn depth(json: &str) -> usize {
 }
 
 /// Why text is refused that is not [whole](is_whole).
-pub(crate) const HALF_A_CHARACTER: &str = "it holds half of a character (a surrogate without its other half, such as `\\ud800`), which no text can be read from";
+pub(crate) const HALF_A_CHARACTER: &str = "it holds half of a character (a surrogate without its \
+                                           other half, such as `\\ud800`), which no text can be \
+                                           read from";
 
 /// Whether each escape of JSON text is a character, or is so with the one behind it.
 pub(crate) fn is_whole(json: &str) -> bool {
@@ -131,7 +138,8 @@ impl<'n> Place<'n> {
     fn null<E: Error>(self) -> Result<(), E> {
         if self.in_some {
             return Err(E::custom(
-                "it holds a `Some` of something that is null in JSON (`Some(())`, `Some(None)`), which would come back as `None`: use a `bool` or an enum",
+                "it holds a `Some` of something that is null in JSON (`Some(())`, `Some(None)`), \
+                 which would come back as `None`: use a `bool` or an enum",
             ));
         }
         Ok(())
@@ -145,7 +153,8 @@ fn finite<E: Error>(finite: bool, number: impl Display) -> Result<(), E> {
     Err(E::custom(format_args!("it holds the number {number}, which JSON has no way to write")))
 }
 
-/// The serializer `inner`, and where its value stands. Of a list or object, where its members stand.
+/// The serializer `inner`, and where its value stands. Of a list or object, where its members
+/// stand.
 struct Strict<'n, S> {
     inner: S,
     at: Place<'n>,
@@ -305,7 +314,11 @@ impl<'n, S: Serializer> Serializer for Strict<'n, S> {
         Ok(Strict { at: self.at.deeper(1)?, inner: self.inner.serialize_map(len)? })
     }
 
-    fn serialize_struct(self, name: &'static str, len: usize) -> Result<Self::SerializeStruct, S::Error> {
+    fn serialize_struct(
+        self,
+        name: &'static str,
+        len: usize,
+    ) -> Result<Self::SerializeStruct, S::Error> {
         let at = if name == RAW { Place { raw: true, ..self.at } } else { self.at.deeper(1)? };
         Ok(Strict { at, inner: self.inner.serialize_struct(name, len)? })
     }
@@ -432,12 +445,24 @@ mod tests {
     #[test]
     fn what_json_can_hold_comes_back() {
         comes_back((i128::MIN, u128::MAX, u64::MAX, i64::MIN, 'ä', true, ()));
-        comes_back((f64::MIN_POSITIVE, f64::MAX, -0.0_f64, 5e-324_f64, f32::MAX, f32::MIN_POSITIVE));
+        comes_back((
+            f64::MIN_POSITIVE,
+            f64::MAX,
+            -0.0_f64,
+            5e-324_f64,
+            f32::MAX,
+            f32::MIN_POSITIVE,
+        ));
         comes_back(BTreeMap::from([(u128::MAX, Some(1)), (7, None)]));
         comes_back(BTreeMap::from([(true, Unit)]));
         comes_back(BTreeMap::from([('x', vec![Ok(()), Err(Unit)])]));
         comes_back(BTreeMap::from([(Some(3_u8), Some(Some(3)))]));
-        comes_back([Shape::Unit, Shape::Newtype(0.1), Shape::Tuple(0.1, Some(-1)), Shape::Tuple(0.1, None)]);
+        comes_back([
+            Shape::Unit,
+            Shape::Newtype(0.1),
+            Shape::Tuple(0.1, Some(-1)),
+            Shape::Tuple(0.1, None),
+        ]);
         comes_back(Shape::Struct { bytes: vec![0, 255], inner: Some(Box::new(Shape::Unit)) });
         comes_back([Tagged::Price { amount: 9787.333499999999 }, Tagged::Nothing]);
         comes_back(Payload::from_json(r#"{"a":1e400,"b":0.10000000000000000000000001}"#));
@@ -454,7 +479,10 @@ mod tests {
                 refused(BTreeMap::from([("a", vec![number])])),
                 refused(Shape::Newtype(number)),
                 refused(Shape::Tuple(number as f32, None)),
-                refused(Shape::Struct { bytes: vec![], inner: Some(Box::new(Shape::Newtype(number))) }),
+                refused(Shape::Struct {
+                    bytes: vec![],
+                    inner: Some(Box::new(Shape::Newtype(number))),
+                }),
                 refused(Tagged::Price { amount: number }),
                 refused(Flat { name: "x", rest: BTreeMap::from([("y", number)]) }),
             ] {
@@ -465,11 +493,19 @@ mod tests {
 
     #[test]
     fn half_a_character_is_found_among_escapes() {
-        for whole in [r"", r"\\ud800", r"\ud83d\ude00", r"\u00e4\n\ud83d\ude00x", r"\ue000\ud7ff", r"\"] {
+        for whole in
+            [r"", r"\\ud800", r"\ud83d\ude00", r"\u00e4\n\ud83d\ude00x", r"\ue000\ud7ff", r"\"]
+        {
             assert!(is_whole(whole), "{whole}");
         }
-        for half in [r"\ud800", r"\uDFFF", r"\ud83d\ud83d\ude00", r"\ud83d \ude00", r"\\\ud800", r"\ud83d\n"]
-        {
+        for half in [
+            r"\ud800",
+            r"\uDFFF",
+            r"\ud83d\ud83d\ude00",
+            r"\ud83d \ude00",
+            r"\\\ud800",
+            r"\ud83d\n",
+        ] {
             assert!(!is_whole(half), "{half}");
             let raw = RawValue::from_string(format!("\"{half}\"")).unwrap();
             assert!(refused(raw).contains("half of a character"));
@@ -518,8 +554,9 @@ mod tests {
         assert_eq!(depth(&to_json(&nested(MAX_DEPTH)).unwrap()), MAX_DEPTH);
         let raw = |levels| RawValue::from_string("[".repeat(levels) + &"]".repeat(levels)).unwrap();
         assert!(to_json(&[raw(MAX_DEPTH - 1)]).is_ok());
-        let link =
-            |levels| (0..levels).fold(Link { next: None }, |next, _| Link { next: Some(Box::new(next)) });
+        let link = |levels| {
+            (0..levels).fold(Link { next: None }, |next, _| Link { next: Some(Box::new(next)) })
+        };
         assert!(to_json(&link(MAX_DEPTH - 1)).is_ok());
         let endless = (0..20_000).fold(Endless(None), |inner, _| Endless(Some(Box::new(inner))));
         for error in [

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-/// A moment in UTC. Stores keep microseconds; [`Runtime::now`](crate::Runtime::now) gives no finer ones.
+/// A moment in UTC. Stores keep microseconds; [`Runtime::now`](crate::Runtime::now) gives no finer
+/// ones.
 pub type Timestamp = jiff::Timestamp;
 
-/// `from` plus `duration`. A moment beyond the calendar (the year 9999) becomes the calendar's last one, so that a
-/// sleep of a thousand centuries is long rather than an error.
+/// `from` plus `duration`. A moment beyond the calendar (the year 9999) becomes the calendar's last
+/// one, so that a sleep of a thousand centuries is long rather than an error.
 pub fn after(from: Timestamp, duration: Duration) -> Timestamp {
     let micros = i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
     from_micros(from.as_microsecond().saturating_add(micros))
@@ -14,7 +15,11 @@ pub fn after(from: Timestamp, duration: Duration) -> Timestamp {
 
 /// The moment that many microseconds after 1970, held within the calendar.
 pub fn from_micros(micros: i64) -> Timestamp {
-    Timestamp::from_microsecond(micros).unwrap_or(if micros < 0 { Timestamp::MIN } else { Timestamp::MAX })
+    Timestamp::from_microsecond(micros).unwrap_or(if micros < 0 {
+        Timestamp::MIN
+    } else {
+        Timestamp::MAX
+    })
 }
 
 /// How long it is from `now` to `then`; zero when `then` has passed.

@@ -8,7 +8,8 @@ use std::error::Error;
 pub enum Unreadable {
     /// It holds a word that this program does not know, and that a newer one may.
     #[error(
-        "{what} cannot be read by this program ({reason}): run one that is as new as the one that wrote it"
+        "{what} cannot be read by this program ({reason}): run one that is as new as the one that \
+         wrote it"
     )]
     Newer {
         /// What it is.
@@ -17,7 +18,10 @@ pub enum Unreadable {
         reason: String,
     },
     /// It is damaged.
-    #[error("{what} cannot be read ({reason}): correct that column of the task's row, and retry the task")]
+    #[error(
+        "{what} cannot be read ({reason}): correct that column of the task's row, and retry the \
+         task"
+    )]
     Damaged {
         /// What it is.
         what: String,

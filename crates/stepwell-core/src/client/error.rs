@@ -33,7 +33,8 @@ pub enum Error {
     },
     /// Another task type has this name.
     #[error(
-        "two task types are named \"{0}\": a task finds its code by that name, so give one of them another `NAME`"
+        "two task types are named \"{0}\": a task finds its code by that name, so give one of them \
+         another `NAME`"
     )]
     DuplicateTaskType(String),
     /// A document is no task that can be imported.
@@ -44,7 +45,9 @@ pub enum Error {
     Workflow(#[from] WorkflowError),
     /// The database's URL is of no known kind.
     #[error(
-        "\"{url}\" is no database URL that this program knows ({reason}): use `sqlite://path/to/file.db`, `sqlite::memory:`, `postgres://user:password@host/database`, or leave it out for `sqlite://stepwell.db`"
+        "\"{url}\" is no database URL that this program knows ({reason}): use \
+         `sqlite://path/to/file.db`, `sqlite::memory:`, `postgres://user:password@host/database`, \
+         or leave it out for `sqlite://stepwell.db`"
     )]
     Url {
         /// The URL, without what may be its password.
@@ -57,12 +60,14 @@ pub enum Error {
     NotFound(TaskId),
     /// There is no such worker.
     #[error(
-        "there is no worker {0}: it has stopped, or its lease has run out (it then goes on under another id)"
+        "there is no worker {0}: it has stopped, or its lease has run out (it then goes on under \
+         another id)"
     )]
     UnknownWorker(WorkerId),
     /// There is no such approval to be given.
     #[error(
-        "task {task_id} does not wait for an approval named \"{name}\": it has not come to it yet, has it behind it, or names it otherwise (list the open ones with `client.approvals()`)"
+        "task {task_id} does not wait for an approval named \"{name}\": it has not come to it yet, \
+         has it behind it, or names it otherwise (list the open ones with `client.approvals()`)"
     )]
     UnknownApproval {
         /// The task.
@@ -89,7 +94,8 @@ pub enum Error {
     /// There is no such schedule.
     #[error("there is no schedule \"{0}\": it may have been deleted, or the name is misspelt")]
     UnknownSchedule(String),
-    /// A task of the same type and concurrency key waits to start, and the spawn was to be rejected then.
+    /// A task of the same type and concurrency key waits to start, and the spawn was to be rejected
+    /// then.
     #[error("not spawned: task {0}, of the same type and concurrency key, waits to start")]
     Waiting(TaskId),
     /// The task's state does not allow what was asked.
@@ -104,13 +110,15 @@ pub enum Error {
     },
     /// A task is to be deleted that another one may have yet to join.
     #[error(
-        "task {task_id} is kept: task {by} has not completed, and may have yet to learn how it ended. Delete it when that has completed; one that has failed or was cancelled is deleted first, or retried"
+        "task {task_id} is kept: task {by} has not completed, and may have yet to learn how it \
+         ended. Delete it when that has completed; one that has failed or was cancelled is deleted \
+         first, or retried"
     )]
     Needed {
         /// The task that was to be deleted.
         task_id: TaskId,
-        /// The task that needs it: its parent, one that waits for it, or one that was answered with
-        /// it.
+        /// The task that needs it: its parent, one that waits for it, or one that was answered
+        /// with it.
         by: TaskId,
     },
     /// The awaited task failed.

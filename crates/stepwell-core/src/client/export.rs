@@ -1,11 +1,13 @@
-//! Tasks as documents: everything that a store keeps of a task, to be looked at elsewhere, or to go on there.
+//! Tasks as documents: everything that a store keeps of a task, to be looked at elsewhere, or to go
+//! on there.
 //!
 //! ```text
 //!   {"format": "stepwell task", "version": 1, "checksum": "…", "body": {"exported_at": …, "metadata": {…}, "record": {
 //!       "info": {…}, "journal": [{"seq": 1, "kind": "step", "name": "charge", …}], "waits": […], "messages": […]}}}
 //! ```
 //!
-//! The checksum is the [`InputHash`] of the body: it tells a document that was cut off, or changed by hand, from one that was not.
+//! The checksum is the [`InputHash`] of the body: it tells a document that was cut off, or changed
+//! by hand, from one that was not.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -37,7 +39,8 @@ const MAX_DEPTH: usize = Payload::MAX_DEPTH + 20;
 const LAST_SEQ: u64 = 1 << 62;
 
 impl TaskRecord {
-    /// Refuses what a spawn or a step would not have accepted, and cuts off what failures say too much.
+    /// Refuses what a spawn or a step would not have accepted, and cuts off what failures say too
+    /// much.
     pub(crate) fn check(&mut self, limit: usize) -> Result<(), Error> {
         headers::check(&self.info.headers)?;
         self.info.scope.check::<Error>()?;
@@ -49,7 +52,8 @@ impl TaskRecord {
         self.times().for_each(|at| *at = from_micros(at.as_microsecond()));
         self.info.failure.iter_mut().for_each(Failure::bound);
         for entry in &mut self.journal {
-            if let Outcome::Failed(failure) | Outcome::Retrying { failure, .. } = &mut entry.outcome {
+            if let Outcome::Failed(failure) | Outcome::Retrying { failure, .. } = &mut entry.outcome
+            {
                 failure.bound();
             }
         }
@@ -70,11 +74,13 @@ impl TaskRecord {
         refused.map_or(Ok(()), Err)
     }
 
-    /// Refuses what is not in the order that stores keep, in which each entry and each wait comes once.
+    /// Refuses what is not in the order that stores keep, in which each entry and each wait comes
+    /// once.
     fn check_order(&self) -> Result<(), ImportError> {
         let damaged = |reason: &str| Err(ImportError::Damaged { reason: reason.into() });
         let seqs: Vec<_> = self.journal.iter().map(|entry| entry.seq).collect();
-        if !seqs.is_sorted_by(|a, b| a < b) || !seqs.iter().all(|seq| (1..=LAST_SEQ).contains(seq)) {
+        if !seqs.is_sorted_by(|a, b| a < b) || !seqs.iter().all(|seq| (1..=LAST_SEQ).contains(seq))
+        {
             return damaged("the entries of its journal are not numbered in their order");
         }
         let keys: BTreeSet<_> = self.waits.iter().map(|wait| &wait.key).collect();
@@ -86,7 +92,8 @@ impl TaskRecord {
 
     /// All times, of which stores keep microseconds.
     fn times(&mut self) -> impl Iterator<Item = &mut Timestamp> {
-        let TaskInfo { spawned_at, started_at, finished_at, due_at, cancel_at, .. } = &mut self.info;
+        let TaskInfo { spawned_at, started_at, finished_at, due_at, cancel_at, .. } =
+            &mut self.info;
         let info = [started_at, finished_at, due_at, cancel_at].into_iter().flatten();
         let waits = self.waits.iter_mut().filter_map(|wait| wait.due_at.as_mut());
         let journal = self.journal.iter_mut().map(|entry| &mut entry.at);
@@ -128,7 +135,8 @@ pub enum ImportError {
     },
     /// It was written by a newer Stepwell.
     #[error(
-        "the exported task is of version {found}, this program knows versions up to {VERSION}: import it with a newer build"
+        "the exported task is of version {found}, this program knows versions up to {VERSION}: \
+         import it with a newer build"
     )]
     UnknownVersion {
         /// Its version.
@@ -142,7 +150,8 @@ pub enum ImportError {
     },
     /// The store has the task already, or another one of its type with its idempotency key.
     #[error(
-        "the store has the task already, or another one of its type with its idempotency key: delete that first, if this one is to take its place"
+        "the store has the task already, or another one of its type with its idempotency key: \
+         delete that first, if this one is to take its place"
     )]
     Exists,
 }
@@ -167,7 +176,8 @@ impl Export {
     /// The document, as JSON.
     ///
     /// # Errors
-    /// [`PayloadError::Unreadable`] when a payload of the task could not be decoded by the client's codecs: it would be lost.
+    /// [`PayloadError::Unreadable`] when a payload of the task could not be decoded by the client's
+    /// codecs: it would be lost.
     pub fn to_json(&self) -> Result<String, PayloadError> {
         let mut unreadable = None;
         payloads::record(&mut self.record.clone(), &mut |held, _| {
@@ -188,7 +198,8 @@ impl Export {
                 reason: strict::HALF_A_CHARACTER.into(),
             });
         }
-        let document = Document { format: FORMAT.into(), version: VERSION, checksum, body: Some(body) };
+        let document =
+            Document { format: FORMAT.into(), version: VERSION, checksum, body: Some(body) };
         Payload::document(&document).map(|json| json.as_str().to_owned())
     }
 
@@ -203,10 +214,16 @@ impl Export {
         }
         let document: Document<Box<RawValue>> = serde_json::from_str(json).map_err(|error| {
             let reason = error.to_string();
-            if error.is_eof() { ImportError::Damaged { reason } } else { ImportError::NoTask { reason } }
+            if error.is_eof() {
+                ImportError::Damaged { reason }
+            } else {
+                ImportError::NoTask { reason }
+            }
         })?;
         if document.format != FORMAT {
-            return Err(ImportError::NoTask { reason: format!("its format is {:?}", document.format) });
+            return Err(ImportError::NoTask {
+                reason: format!("its format is {:?}", document.format),
+            });
         }
         if document.version != VERSION {
             return Err(ImportError::UnknownVersion { found: document.version });

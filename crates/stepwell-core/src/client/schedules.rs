@@ -14,11 +14,13 @@ use crate::store::timing::InvalidSchedule;
 use crate::store::*;
 
 impl Client {
-    /// Puts a schedule into the store, in place of one with its name, if there is one. From then on, the workers of all
-    /// processes spawn tasks of this type, with these parameters, at its ticks.
+    /// Puts a schedule into the store, in place of one with its name, if there is one. From then
+    /// on, the workers of all processes spawn tasks of this type, with these parameters, at its
+    /// ticks.
     ///
-    /// It may be put each time that a program starts: a schedule that is put again as it is stays as it is, with ticks that were missed
-    /// meanwhile. One whose pattern, interval or jitter is another goes on from now. One that is paused stays paused.
+    /// It may be put each time that a program starts: a schedule that is put again as it is stays
+    /// as it is, with ticks that were missed meanwhile. One whose pattern, interval or jitter
+    /// is another goes on from now. One that is paused stays paused.
     ///
     /// ```
     /// # use stepwell_core::{Client, Error, Schedule, Task};
@@ -30,8 +32,9 @@ impl Client {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Schedule`] when it has no valid ticks, or its name or options are not valid; [`Error::Payload`] when the
-    /// parameters do not serialise or are too large; [`Error::Store`] when nothing could be written.
+    /// [`Error::Schedule`] when it has no valid ticks, or its name or options are not valid;
+    /// [`Error::Payload`] when the parameters do not serialise or are too large;
+    /// [`Error::Store`] when nothing could be written.
     pub async fn put_schedule<T: Task>(
         &self,
         schedule: Schedule,
@@ -62,7 +65,8 @@ impl Client {
             let seen = self.find_schedule(new.name.clone()).await?;
             let (info, change) = match &seen {
                 None => {
-                    let plan = new.plan(&self.engine).map_err(|source| unreadable(&new.name, source))?;
+                    let plan =
+                        new.plan(&self.engine).map_err(|source| unreadable(&new.name, source))?;
                     let action = ScheduleAction::Create(plan);
                     (new.clone(), ScheduleChange { name: new.name.clone(), action })
                 }
@@ -87,8 +91,8 @@ impl Client {
         }
     }
 
-    /// All schedules, by name. One that cannot be read, because a newer Stepwell wrote it, say, is left out, and the log says
-    /// so; [`Client::schedule`] tells why.
+    /// All schedules, by name. One that cannot be read, because a newer Stepwell wrote it, say, is
+    /// left out, and the log says so; [`Client::schedule`] tells why.
     ///
     /// # Errors
     /// [`Error::Store`].
@@ -114,7 +118,8 @@ impl Client {
     /// The schedule of that name; `None` when there is none.
     ///
     /// # Errors
-    /// As [`Client::schedules`]; [`Error::Payload`] when it cannot be read; [`Error::Name`] when that is no name.
+    /// As [`Client::schedules`]; [`Error::Payload`] when it cannot be read; [`Error::Name`] when
+    /// that is no name.
     pub async fn schedule(&self, name: impl AsRef<str>) -> Result<Option<ScheduleInfo>, Error> {
         self.find_schedule(Name::new(name)?).await?.as_ref().map(read).transpose()
     }
@@ -132,10 +137,12 @@ impl Client {
         .map(drop)
     }
 
-    /// Lets a paused schedule tick again, from the next tick on. One that is not paused stays as it is.
+    /// Lets a paused schedule tick again, from the next tick on. One that is not paused stays as it
+    /// is.
     ///
     /// # Errors
-    /// As [`Client::pause_schedule`]; [`Error::Schedule`] when this machine does not know its time zone.
+    /// As [`Client::pause_schedule`]; [`Error::Schedule`] when this machine does not know its time
+    /// zone.
     pub async fn resume_schedule(&self, name: impl AsRef<str>) -> Result<(), Error> {
         self.update_schedule(name.as_ref(), |info| {
             if info.paused {
@@ -161,8 +168,8 @@ impl Client {
     }
 
     /// Spawns a task of the schedule now, beside its ticks, also while it is paused. With
-    /// [`Overlap::Skip`](crate::Overlap::Skip), while its last task has not ended, that one is the answer, and no further one is
-    /// spawned.
+    /// [`Overlap::Skip`](crate::Overlap::Skip), while its last task has not ended, that one is the
+    /// answer, and no further one is spawned.
     ///
     /// # Errors
     /// As [`Client::pause_schedule`].
@@ -185,7 +192,12 @@ impl Client {
                 && let Some(task) = self.task(task_id).await?
             {
                 let TaskInfo { run_id, attempt, .. } = task;
-                return Ok(SpawnResult { task_id, run_id, attempt, disposition: Disposition::Existing });
+                return Ok(SpawnResult {
+                    task_id,
+                    run_id,
+                    attempt,
+                    disposition: Disposition::Existing,
+                });
             }
         }
     }
@@ -195,8 +207,8 @@ impl Client {
         Ok(self.engine.answered(named).await?.items.pop())
     }
 
-    /// Changes a schedule, whatever others make of it in the meantime, and spawns a task. Returns the last task that it had
-    /// before, and the one that was spawned.
+    /// Changes a schedule, whatever others make of it in the meantime, and spawns a task. Returns
+    /// the last task that it had before, and the one that was spawned.
     async fn update_schedule(
         &self,
         name: &str,
@@ -207,8 +219,8 @@ impl Client {
             let seen = self.find_schedule(name.clone()).await?;
             let seen = seen.ok_or_else(|| Error::UnknownSchedule(name.to_string()))?;
             let mut info = read(&seen)?;
-            let task =
-                update(&mut info).map_err(|source| Error::Schedule { name: name.to_string(), source })?;
+            let task = update(&mut info)
+                .map_err(|source| Error::Schedule { name: name.to_string(), source })?;
             if let Some(task) = &task {
                 self.check(&task.task_type, std::slice::from_ref(&task.params)).await?;
             }

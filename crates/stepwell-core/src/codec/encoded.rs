@@ -1,6 +1,8 @@
-//! A store whose payloads are encoded before another one keeps them, and decoded when it gives them back.
+//! A store whose payloads are encoded before another one keeps them, and decoded when it gives them
+//! back.
 //!
-//! What cannot be decoded comes back as a [`Payload`] that says so, and so fails whoever reads it and nobody else.
+//! What cannot be decoded comes back as a [`Payload`] that says so, and so fails whoever reads it
+//! and nobody else.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -23,8 +25,8 @@ use crate::store::record::TaskRecord;
 use crate::store::scope::Scope;
 use crate::store::*;
 
-/// A store that keeps what codecs have made of payloads and of failures' messages. Names, headers and all else are kept
-/// as they are.
+/// A store that keeps what codecs have made of payloads and of failures' messages. Names, headers
+/// and all else are kept as they are.
 ///
 /// Applications give their codecs to `Durable::builder().codec(..)`, and need not name it.
 pub struct Encoded {
@@ -54,7 +56,8 @@ impl Encoded {
         })
     }
 
-    /// As [`decoding`](Self::decoding), of a page that holds no more than an answer has room for once it is decoded.
+    /// As [`decoding`](Self::decoding), of a page that holds no more than an answer has room for
+    /// once it is decoded.
     fn decoding_page<T: Listed + Send + 'static>(
         &self,
         asked: BoxFuture<'static, Result<Page<T>, StoreError>>,
@@ -72,7 +75,8 @@ impl Encoded {
     }
 }
 
-/// Whether it is something that stores write by themselves: the mark of an attempt that begins by hand.
+/// Whether it is something that stores write by themselves: the mark of an attempt that begins by
+/// hand.
 fn is_of_the_store(place: &Place<'_>) -> bool {
     matches!(place, Place::Entry { key, .. } if key.kind == Kind::Attempt)
 }
@@ -81,7 +85,8 @@ fn is_of_the_store(place: &Place<'_>) -> bool {
 /// envelope, and lists could not show it.
 fn checked(opened: Option<String>) -> Result<Option<String>, CodecError> {
     if let Some(json) = &opened {
-        serde_json::from_str::<&RawValue>(json).map_err(|error| CodecError::Damaged(error.to_string()))?;
+        serde_json::from_str::<&RawValue>(json)
+            .map_err(|error| CodecError::Damaged(error.to_string()))?;
     }
     Ok(opened)
 }
@@ -94,14 +99,15 @@ impl Codecs {
             let encoded = match held {
                 Held::Payload(payload) => {
                     let sealed = self.sealed(payload, &place);
-                    let sealed =
-                        sealed.or_else(|error| self.again(error, &place, || self.sealed(payload, &place)));
+                    let sealed = sealed.or_else(|error| {
+                        self.again(error, &place, || self.sealed(payload, &place))
+                    });
                     sealed.map(|sealed| *payload = sealed)
                 }
                 Held::Text(text, _) => {
                     let sealed = self.seal(text, &place);
-                    let sealed =
-                        sealed.or_else(|error| self.again(error, &place, || self.seal(text, &place)));
+                    let sealed = sealed
+                        .or_else(|error| self.again(error, &place, || self.seal(text, &place)));
                     sealed.map(|sealed| *text = sealed.unwrap_or_else(|| std::mem::take(text)))
                 }
             };
@@ -112,8 +118,8 @@ impl Codecs {
         failed.map_or(Ok(()), Err)
     }
 
-    /// Finds out why something could not be encoded: because the codec cannot work just now, or does not take this. Where it can
-    /// encode something else, it is asked once more.
+    /// Finds out why something could not be encoded: because the codec cannot work just now, or
+    /// does not take this. Where it can encode something else, it is asked once more.
     fn again<T>(
         &self,
         error: CodecError,
@@ -144,7 +150,9 @@ impl Codecs {
             Held::Payload(payload) => match self.open(payload.as_str(), &place).and_then(checked) {
                 Ok(Some(json)) => *payload = Payload::from_json(json),
                 Ok(None) => {}
-                Err(reason) => *payload = Payload::not_readable(payload.clone(), place.to_string(), reason),
+                Err(reason) => {
+                    *payload = Payload::not_readable(payload.clone(), place.to_string(), reason)
+                }
             },
             Held::Text(text, refused) => match self.open(text, &place) {
                 Ok(Some(opened)) => *text = opened,
@@ -181,7 +189,8 @@ impl Store for Encoded {
         // In the future: whoever asks may hold a lock.
         Box::pin(async move {
             let mut batch = Arc::unwrap_or_clone(batch);
-            let tasks: Vec<_> = batch.transitions.iter().map(|transition| transition.task_id).collect();
+            let tasks: Vec<_> =
+                batch.transitions.iter().map(|transition| transition.task_id).collect();
             codecs.encode(|each| payloads::batch(&mut batch, each))?;
             batch.transitions.iter().for_each(|transition| codecs.encode_result(transition));
             let mut committed = inner.commit(Arc::new(batch)).await?;
@@ -255,7 +264,10 @@ impl Store for Encoded {
         })
     }
 
-    fn schedules(&self, filter: ScheduleFilter) -> BoxFuture<'static, Result<Page<Scheduled>, StoreError>> {
+    fn schedules(
+        &self,
+        filter: ScheduleFilter,
+    ) -> BoxFuture<'static, Result<Page<Scheduled>, StoreError>> {
         self.decoding_page(self.inner.schedules(filter), payloads::schedule)
     }
 
@@ -275,7 +287,10 @@ impl Store for Encoded {
         self.inner.workers()
     }
 
-    fn waiting_types(&self, queues: Vec<Name>) -> BoxFuture<'static, Result<Vec<Name>, StoreError>> {
+    fn waiting_types(
+        &self,
+        queues: Vec<Name>,
+    ) -> BoxFuture<'static, Result<Vec<Name>, StoreError>> {
         self.inner.waiting_types(queues)
     }
 

@@ -1,13 +1,14 @@
-//! What codecs make of a payload, as a store keeps it: JSON text still, because a store's columns hold JSON.
+//! What codecs make of a payload, as a store keeps it: JSON text still, because a store's columns
+//! hold JSON.
 //!
 //! ```text
 //!   {"$stepwell":["zstd","aes256gcm:2026-11"],"data":"…base64…"}
 //! ```
 //!
-//! The list names the codecs in the order in which they were applied, each with the id of its key. Text that does not
-//! begin so is the payload itself: written before there was a codec, or not worth compressing; a codec that is required, as
-//! encryption is, refuses it. A payload that itself begins
-//! so is kept under an empty list.
+//! The list names the codecs in the order in which they were applied, each with the id of its key.
+//! Text that does not begin so is the payload itself: written before there was a codec, or not
+//! worth compressing; a codec that is required, as encryption is, refuses it. A payload that itself
+//! begins so is kept under an empty list.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -59,7 +60,9 @@ impl Codecs {
             return Ok(None);
         }
         let envelope = Envelope { layers, data: BASE64.encode(&bytes).into() };
-        serde_json::to_string(&envelope).map(Some).map_err(|error| CodecError::Other(error.to_string()))
+        serde_json::to_string(&envelope)
+            .map(Some)
+            .map_err(|error| CodecError::Other(error.to_string()))
     }
 
     /// Refuses what lacks a layer that must be there.
@@ -79,8 +82,9 @@ impl Codecs {
         let envelope: Envelope<'_> =
             serde_json::from_str(kept).map_err(|error| CodecError::Damaged(error.to_string()))?;
         self.require(&envelope.layers)?;
-        let mut bytes =
-            BASE64.decode(&*envelope.data).map_err(|error| CodecError::Damaged(error.to_string()))?;
+        let mut bytes = BASE64
+            .decode(&*envelope.data)
+            .map_err(|error| CodecError::Damaged(error.to_string()))?;
         for layer in envelope.layers.iter().rev() {
             let (name, key) = match layer.split_once(':') {
                 Some((name, key)) => (name, Some(key)),
@@ -101,8 +105,12 @@ pub(crate) fn encoded_with(kept: &str, place: &Place<'_>) -> Option<CodecError> 
     none.open(kept, place).err().filter(|error| matches!(error, CodecError::UnknownCodec(_)))
 }
 
-fn guarded<T>(codec: &Arc<dyn Codec>, call: impl FnOnce() -> Result<T, CodecError>) -> Result<T, CodecError> {
-    let panicked = |panic: Panic| CodecError::Panicked { codec: codec.name(), panic: panic.to_string() };
+fn guarded<T>(
+    codec: &Arc<dyn Codec>,
+    call: impl FnOnce() -> Result<T, CodecError>,
+) -> Result<T, CodecError> {
+    let panicked =
+        |panic: Panic| CodecError::Panicked { codec: codec.name(), panic: panic.to_string() };
     guard(call).map_err(panicked).flatten()
 }
 
@@ -134,7 +142,12 @@ mod tests {
             Ok((!bytes.is_empty()).then(|| bytes.iter().rev().copied().collect()))
         }
 
-        fn decode(&self, bytes: &[u8], key: Option<&str>, _place: &Place<'_>) -> Result<Vec<u8>, CodecError> {
+        fn decode(
+            &self,
+            bytes: &[u8],
+            key: Option<&str>,
+            _place: &Place<'_>,
+        ) -> Result<Vec<u8>, CodecError> {
             if key != self.1 {
                 return Err(CodecError::Other("another key".into()));
             }
@@ -178,7 +191,10 @@ mod tests {
             let json = format!(r#"{{"$stepwell":[],"data":"{data}"}}"#);
             let mut payload = Payload::from_json(json.as_str());
             codecs().decode(|each| each(Held::Payload(&mut payload), place()));
-            assert!(matches!(payload.decode::<()>(), Err(PayloadError::Unreadable { .. })), "{data}");
+            assert!(
+                matches!(payload.decode::<()>(), Err(PayloadError::Unreadable { .. })),
+                "{data}"
+            );
             let shown = serde_json::to_value(&payload).unwrap();
             assert!(shown["$unreadable"].as_str().unwrap().contains("is damaged"), "{shown}");
             codecs().encode(|each| each(Held::Payload(&mut payload), place())).unwrap();

@@ -1,4 +1,5 @@
-//! Where payloads are in what goes to a store and comes back: one walk over each, for encoding and decoding alike.
+//! Where payloads are in what goes to a store and comes back: one walk over each, for encoding and
+//! decoding alike.
 //!
 //! What is not walked to is kept as it is: names, headers, times, the kinds of failures.
 
@@ -69,7 +70,9 @@ pub(crate) fn entries(task_id: TaskId, entries: &mut [Entry], each: Each<'_>) {
                     _ => Place::EntryFailure { task_id, seq, key },
                 };
                 // The code must not take a way that the journal does not prove.
-                if let Some(reason) = failure(why, place, each).filter(|_| key.kind != Kind::Compensating) {
+                if let Some(reason) =
+                    failure(why, place, each).filter(|_| key.kind != Kind::Compensating)
+                {
                     let value = Payload::not_readable(Payload::null(), place.to_string(), reason);
                     *outcome = Outcome::Done(value);
                 }
@@ -103,8 +106,14 @@ pub(crate) fn transition(transition: &mut Transition, each: Each<'_>) {
     transition.messages.iter_mut().for_each(|sent| new_message(sent, each));
     match &mut transition.next {
         Next::Complete(output) => each(Held::Payload(output), Place::Output(task_id)),
-        Next::Retry { failure: why, .. } | Next::Fail(why) => _ = failure(why, Place::Failure(task_id), each),
-        Next::Continue { .. } | Next::Suspend { .. } | Next::Cancel | Next::Release | Next::Leave { .. } => {}
+        Next::Retry { failure: why, .. } | Next::Fail(why) => {
+            _ = failure(why, Place::Failure(task_id), each)
+        }
+        Next::Continue { .. }
+        | Next::Suspend { .. }
+        | Next::Cancel
+        | Next::Release
+        | Next::Leave { .. } => {}
     }
 }
 
@@ -115,7 +124,9 @@ pub(crate) fn batch(batch: &mut Batch, each: Each<'_>) {
     batch.spawns.iter_mut().for_each(|spawned| task(spawned, each));
     for ScheduleChange { name, action } in &mut batch.schedules {
         match action {
-            ScheduleAction::Create(plan) => each(Held::Payload(&mut plan.definition), Place::Schedule(name)),
+            ScheduleAction::Create(plan) => {
+                each(Held::Payload(&mut plan.definition), Place::Schedule(name))
+            }
             ScheduleAction::Replace { plan, spawns, .. } => {
                 each(Held::Payload(&mut plan.definition), Place::Schedule(name));
                 spawns.iter_mut().for_each(|spawned| task(spawned, each));

@@ -45,8 +45,8 @@ pub(crate) fn awaited_by(task_id: TaskId, wait: &Wait) -> Option<&Name> {
     wait.target.as_ref().filter(|_| wait.key.kind == Kind::Event).filter(is_own)
 }
 
-/// The event that carries the decision of this approval. With the time when it was asked for: a task that begins anew asks
-/// anew.
+/// The event that carries the decision of this approval. With the time when it was asked for: a
+/// task that begins anew asks anew.
 fn event_of(task_id: TaskId, label: &str, asked_at: Timestamp) -> Result<Name, InvalidName> {
     Name::new(format!("{}{label}/{}", prefix_of(task_id), asked_at.as_microsecond()))
 }
@@ -79,7 +79,8 @@ pub enum Decision<T> {
     },
 }
 
-/// By hand: what is derived for a tagged enum would round the numbers in `value` that a `serde_json::Value` has no room for.
+/// By hand: what is derived for a tagged enum would round the numbers in `value` that a
+/// `serde_json::Value` has no room for.
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Decision<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
@@ -90,7 +91,9 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Decision<T> {
         }
 
         /// Also a value that is `null`.
-        fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(value: D) -> Result<Option<T>, D::Error> {
+        fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+            value: D,
+        ) -> Result<Option<T>, D::Error> {
             T::deserialize(value).map(Some)
         }
 
@@ -171,8 +174,9 @@ impl ApprovalInfo {
         due_at: Option<Timestamp>,
     ) -> Option<Self> {
         let label = label_of(event)?;
-        let mut asked =
-            journal.iter().filter(|entry| entry.key.kind == Kind::Approval && entry.key.label() == label);
+        let mut asked = journal
+            .iter()
+            .filter(|entry| entry.key.kind == Kind::Approval && entry.key.label() == label);
         let (mut last, mut asked_at) = (None, None);
         for entry in asked.by_ref() {
             let Outcome::Done(payload) = &entry.outcome else { continue };
@@ -214,7 +218,8 @@ struct Escalation {
     notify: Box<dyn Notify>,
 }
 
-/// An approval that is asked for, made by [`TaskContext::await_approval`]: set its options, then await it.
+/// An approval that is asked for, made by [`TaskContext::await_approval`]: set its options, then
+/// await it.
 #[must_use = "nothing is asked for until this is awaited"]
 pub struct AwaitApproval<T> {
     ctx: TaskContext,
@@ -228,9 +233,10 @@ pub struct AwaitApproval<T> {
 }
 
 impl TaskContext {
-    /// Waits for a person's approval, for days if need be: the task is suspended meanwhile. It is listed by
-    /// [`Client::approvals`](crate::Client::approvals) with the request, and decided by
-    /// [`Client::decide`](crate::Client::decide), which gives a value of type `T` with an approval.
+    /// Waits for a person's approval, for days if need be: the task is suspended meanwhile. It is
+    /// listed by [`Client::approvals`](crate::Client::approvals) with the request, and decided
+    /// by [`Client::decide`](crate::Client::decide), which gives a value of type `T` with an
+    /// approval.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -254,9 +260,10 @@ impl TaskContext {
     /// ```
     ///
     /// # Errors
-    /// [`TaskError::Timeout`] when nobody decides in time; [`TaskError::Payload`] when the request cannot be written, or the
-    /// approval carries a value of another type; [`TaskError::Step`] when a reminder fails; [`TaskError::Name`] when somebody that
-    /// it is assigned to has an empty name, or one of over 512 bytes.
+    /// [`TaskError::Timeout`] when nobody decides in time; [`TaskError::Payload`] when the request
+    /// cannot be written, or the approval carries a value of another type; [`TaskError::Step`]
+    /// when a reminder fails; [`TaskError::Name`] when somebody that it is assigned to has an
+    /// empty name, or one of over 512 bytes.
     pub fn await_approval<T: DeserializeOwned>(
         &self,
         name: impl Into<StepName>,
@@ -293,8 +300,8 @@ impl<T> AwaitApproval<T> {
         self
     }
 
-    /// Does this again and again while nobody has decided, as a step. Reminders that were missed while no worker ran are
-    /// left out but for one.
+    /// Does this again and again while nobody has decided, as a step. Reminders that were missed
+    /// while no worker ran are left out but for one.
     pub fn remind_every<F, Fut>(mut self, interval: Duration, remind: F) -> Self
     where
         F: Fn() -> Fut + MaybeSend + MaybeSync + 'static,
@@ -305,9 +312,14 @@ impl<T> AwaitApproval<T> {
         self
     }
 
-    /// Assigns it to somebody else when nobody has decided within this time, and does this, as a step. May be used several
-    /// times.
-    pub fn escalate_after<F, Fut>(mut self, time: Duration, to: impl Into<String>, notify: F) -> Self
+    /// Assigns it to somebody else when nobody has decided within this time, and does this, as a
+    /// step. May be used several times.
+    pub fn escalate_after<F, Fut>(
+        mut self,
+        time: Duration,
+        to: impl Into<String>,
+        notify: F,
+    ) -> Self
     where
         F: Fn() -> Fut + MaybeSend + MaybeSync + 'static,
         Fut: Future<Output = anyhow::Result<()>> + MaybeSend + 'static,
@@ -338,9 +350,11 @@ impl<T> AwaitApproval<T> {
         let mut escalations = (1_u32..).zip(escalations).peekable();
         let mut reminders = 1_u32;
         loop {
-            let reminder_at =
-                reminder.as_ref().map(|(interval, _)| after(began, interval.saturating_mul(reminders)));
-            let escalation_at = escalations.peek().map(|(_, escalation)| after(began, escalation.after));
+            let reminder_at = reminder
+                .as_ref()
+                .map(|(interval, _)| after(began, interval.saturating_mul(reminders)));
+            let escalation_at =
+                escalations.peek().map(|(_, escalation)| after(began, escalation.after));
             let Some(next) = [reminder_at, escalation_at].into_iter().flatten().min() else {
                 return decision.await;
             };

@@ -1,14 +1,17 @@
-//! The progress of many items that are worked on one by one: which are done, and with which results.
+//! The progress of many items that are worked on one by one: which are done, and with which
+//! results.
 //!
-//! Nothing here reads or writes. Whoever keeps the progress writes down *chunks*: compact JSON of some items. A chunk may hold any
-//! items, in any number, and chunks may be absorbed in any order and more than once, so that what has ended since the last write
-//! is the next chunk, and many small chunks can become one.
+//! Nothing here reads or writes. Whoever keeps the progress writes down *chunks*: compact JSON of
+//! some items. A chunk may hold any items, in any number, and chunks may be absorbed in any order
+//! and more than once, so that what has ended since the last write is the next chunk, and many
+//! small chunks can become one.
 //!
 //! ```text
 //!   {"total": 1000, "done": [[0, 99], [150, 150]], "results": [[100, ["a", "b"]]], "failures": [[7, {…}]]}
 //! ```
 //!
-//! `done` are ranges of items whose result is `null`, first and last; `results` are runs of other results, each with the index of its first.
+//! `done` are ranges of items whose result is `null`, first and last; `results` are runs of other
+//! results, each with the index of its first.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -23,14 +26,14 @@ use crate::base::payload::Payload;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ErrorPolicy {
-    /// No other item is started, and the failure is that of the whole. The item is not done: it is tried again when the work is taken up
-    /// again. The default.
+    /// No other item is started, and the failure is that of the whole. The item is not done: it is
+    /// tried again when the work is taken up again. The default.
     #[default]
     Stop,
     /// The item is given up: it is done, with its failure, and not tried again. The others go on.
     Skip,
-    /// The others go on, and the report has the failure. The item is not done: it is tried again when the work is taken up
-    /// again.
+    /// The others go on, and the report has the failure. The item is not done: it is tried again
+    /// when the work is taken up again.
     Collect,
 }
 
@@ -76,7 +79,8 @@ pub enum ItemError {
     },
     /// The chunk is of another number of items.
     #[error(
-        "what was recorded is of {recorded} items, now there are {total}: give the items the same order and number each time, or another name when they are others"
+        "what was recorded is of {recorded} items, now there are {total}: give the items the same \
+         order and number each time, or another name when they are others"
     )]
     OtherTotal {
         /// How many there were.
@@ -118,7 +122,8 @@ impl ItemError {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ItemProgress {
     total: usize,
-    /// The items that are done, in ranges that do not touch: each one's first, and the one after its last.
+    /// The items that are done, in ranges that do not touch: each one's first, and the one after
+    /// its last.
     done: BTreeMap<usize, usize>,
     /// The results other than `null`.
     results: BTreeMap<usize, Payload>,
@@ -151,7 +156,8 @@ impl ItemProgress {
         struct Total {
             total: usize,
         }
-        let Total { total } = chunk.decode().map_err(|error| ItemError::broken(chunk, error.to_string()))?;
+        let Total { total } =
+            chunk.decode().map_err(|error| ItemError::broken(chunk, error.to_string()))?;
         let mut progress = Self::new(total);
         progress.absorb(chunk)?;
         Ok(progress)
@@ -161,7 +167,11 @@ impl ItemProgress {
     ///
     /// # Errors
     /// [`ItemError::NoSuchItem`].
-    pub fn mark(&mut self, index: usize, outcome: Result<Payload, Failure>) -> Result<(), ItemError> {
+    pub fn mark(
+        &mut self,
+        index: usize,
+        outcome: Result<Payload, Failure>,
+    ) -> Result<(), ItemError> {
         self.check(index)?;
         self.put(index, outcome);
         Ok(())
@@ -208,19 +218,21 @@ impl ItemProgress {
                 _ => results.push((*index, vec![result.clone()])),
             }
         }
-        let failures = self.failures.iter().map(|(index, failure)| (*index, failure.clone())).collect();
+        let failures =
+            self.failures.iter().map(|(index, failure)| (*index, failure.clone())).collect();
         let done = self.nulls().into_iter().map(|range| (range.start, range.end - 1)).collect();
         to_payload(&Chunk { total: self.total, done, results, failures })
     }
 
-    /// All of it in as few chunks as come in order of the items and are each at most `limit` bytes long; only a single
-    /// item that is too large for that is a chunk by itself all the same.
+    /// All of it in as few chunks as come in order of the items and are each at most `limit` bytes
+    /// long; only a single item that is too large for that is a chunk by itself all the same.
     ///
     /// To merge chunks, absorb them all and call this.
     pub fn to_chunks(&self, limit: usize) -> Vec<Payload> {
         let nulls = self.nulls().into_iter().map(|range| (range.start, Piece::Done(range.end)));
         let results = self.results.iter().map(|(index, result)| (*index, Piece::Result(result)));
-        let failures = self.failures.iter().map(|(index, failure)| (*index, Piece::Failure(failure)));
+        let failures =
+            self.failures.iter().map(|(index, failure)| (*index, Piece::Failure(failure)));
         let mut pieces: Vec<_> = nulls.chain(results).chain(failures).collect();
         pieces.sort_unstable_by_key(|(start, _)| *start);
 
@@ -265,12 +277,18 @@ impl ItemProgress {
         }
         let mut ends = Vec::from_iter(read.failures.iter().map(|(index, _)| Some(*index)));
         ends.extend(read.done.iter().map(|(first, last)| (first <= last).then_some(*last)));
-        ends.extend(read.results.iter().map(|(first, run)| first.checked_add(run.len().checked_sub(1)?)));
+        ends.extend(
+            read.results.iter().map(|(first, run)| first.checked_add(run.len().checked_sub(1)?)),
+        );
         if !ends.iter().all(|end| end.is_some_and(|end| end < self.total)) {
             return Err(broken("it has items that there cannot be".into()));
         }
         let results = read.results.into_iter().flat_map(|(first, run)| (first..).zip(run));
-        self.take(read.done.into_iter().map(|(first, last)| first..last + 1), results, read.failures);
+        self.take(
+            read.done.into_iter().map(|(first, last)| first..last + 1),
+            results,
+            read.failures,
+        );
         Ok(())
     }
 
@@ -286,7 +304,8 @@ impl ItemProgress {
         failures: impl IntoIterator<Item = (usize, Failure)>,
     ) {
         for range in nulls {
-            let failed: Vec<_> = self.failures.range(range.clone()).map(|(index, _)| *index).collect();
+            let failed: Vec<_> =
+                self.failures.range(range.clone()).map(|(index, _)| *index).collect();
             failed.iter().for_each(|index| _ = self.failures.remove(index));
             self.add(range);
         }
@@ -307,7 +326,11 @@ impl ItemProgress {
     }
 
     fn check(&self, index: usize) -> Result<(), ItemError> {
-        if index < self.total { Ok(()) } else { Err(ItemError::NoSuchItem { index, total: self.total }) }
+        if index < self.total {
+            Ok(())
+        } else {
+            Err(ItemError::NoSuchItem { index, total: self.total })
+        }
     }
 
     /// Joins the range with those that it overlaps or touches.
@@ -411,7 +434,9 @@ mod tests {
         let mut progress = ItemProgress::new(total);
         for index in 0..total {
             let failed = Err(Failure::new(FailureKind::Error, "no"));
-            progress.mark(index, if index % 2 == 0 { failed } else { Ok(Payload::null()) }).unwrap();
+            progress
+                .mark(index, if index % 2 == 0 { failed } else { Ok(Payload::null()) })
+                .unwrap();
         }
         let begun = std::time::Instant::now();
         let mut merged = progress.clone();

@@ -30,12 +30,13 @@ pub enum WorkError<E> {
     Misfit(ItemError),
 }
 
-/// Runs the futures, so many at a time. What has ended is recorded in groups: whatever ended while one record was under way goes
-/// with the next, and what is recorded is in `progress`, of which `on_record` is told. Gives the failures that are not
-/// recorded.
+/// Runs the futures, so many at a time. What has ended is recorded in groups: whatever ended while
+/// one record was under way goes with the next, and what is recorded is in `progress`, of which
+/// `on_record` is told. Gives the failures that are not recorded.
 ///
 /// # Errors
-/// When an item fails with [`ErrorPolicy::Stop`], after what was under way has ended and is recorded.
+/// When an item fails with [`ErrorPolicy::Stop`], after what was under way has ended and is
+/// recorded.
 pub async fn work_on_items<'a, E>(
     progress: &mut ItemProgress,
     mut todo: impl Iterator<Item = impl Future<Output = Worked>>,
@@ -91,7 +92,9 @@ pub async fn work_on_items<'a, E>(
         }
     }
     match failures.pop_first() {
-        Some((index, failure)) if policy == ErrorPolicy::Stop => Err(WorkError::Item { index, failure }),
+        Some((index, failure)) if policy == ErrorPolicy::Stop => {
+            Err(WorkError::Item { index, failure })
+        }
         first => {
             failures.extend(first);
             Ok(failures)

@@ -5,8 +5,9 @@
 //!             ╰──── not deliveries: what is done, as it ends ────────────╯       ╰─ the delivery ─╯
 //! ```
 //!
-//! While one chunk is on its way to the store, what ends gathers for the next. Small chunks are merged, and the merged ones
-//! removed, so that a journal holds few of them however many items there are.
+//! While one chunk is on its way to the store, what ends gathers for the next. Small chunks are
+//! merged, and the merged ones removed, so that a journal holds few of them however many items
+//! there are.
 
 use std::collections::BTreeMap;
 use std::future::{Future, poll_fn};
@@ -24,7 +25,9 @@ use crate::base::name::StepName;
 use crate::base::payload::Payload;
 use crate::base::runtime::BoxFuture;
 use crate::context::TaskContext;
-use crate::context::item_progress::{ErrorPolicy, ItemCounts, ItemError, ItemProgress, ItemsReport};
+use crate::context::item_progress::{
+    ErrorPolicy, ItemCounts, ItemError, ItemProgress, ItemsReport,
+};
 use crate::context::item_work::{WorkError, Worked, work_on_items};
 use crate::engine::run::Run;
 use crate::engine::run::step::Step;
@@ -47,8 +50,8 @@ pub struct Items<'a, I> {
 }
 
 impl TaskContext {
-    /// Works on many items, each done once: a step that remembers how far it came. After a crash it goes on with the items that are not
-    /// done; those whose end was not yet durable run again.
+    /// Works on many items, each done once: a step that remembers how far it came. After a crash it
+    /// goes on with the items that are not done; those whose end was not yet durable run again.
     ///
     /// ```
     /// # use stepwell_core::{ErrorPolicy, TaskContext, TaskResult};
@@ -64,8 +67,9 @@ impl TaskContext {
     /// }
     /// ```
     ///
-    /// The items are to be the same, in the same order, whenever the task comes here. Any number of them is kept in few rows of the
-    /// journal; results other than `()` are kept as well, and are all in memory when the task goes on.
+    /// The items are to be the same, in the same order, whenever the task comes here. Any number of
+    /// them is kept in few rows of the journal; results other than `()` are kept as well, and
+    /// are all in memory when the task goes on.
     pub fn items<T>(
         &self,
         name: impl Into<StepName>,
@@ -89,8 +93,8 @@ impl<'a, I: ExactSizeIterator> Items<'a, I> {
         self
     }
 
-    /// What becomes of the others when an item fails. Default: [`ErrorPolicy::Stop`], with which the step fails, and the items that are
-    /// done stay so when it is tried again.
+    /// What becomes of the others when an item fails. Default: [`ErrorPolicy::Stop`], with which
+    /// the step fails, and the items that are done stay so when it is tried again.
     pub fn on_error(mut self, policy: ErrorPolicy) -> Self {
         self.on_error = policy;
         self
@@ -102,7 +106,8 @@ impl<'a, I: ExactSizeIterator> Items<'a, I> {
         self
     }
 
-    /// What the items are made of, such as themselves: with another input (by its [`InputHash`]) all of them begin afresh.
+    /// What the items are made of, such as themselves: with another input (by its [`InputHash`])
+    /// all of them begin afresh.
     pub fn input<T: Serialize + ?Sized>(mut self, input: &T) -> Self {
         self.key = self.key.and_then(|key| {
             let hash = InputHash::of(input);
@@ -115,8 +120,9 @@ impl<'a, I: ExactSizeIterator> Items<'a, I> {
     /// Does this with each item that is not done yet, and waits for all.
     ///
     /// # Errors
-    /// [`TaskError::Step`] when an item fails with [`ErrorPolicy::Stop`], after those under way have ended, or when there are
-    /// another number of items than before; [`TaskError::Payload`] when a recorded result is of another type.
+    /// [`TaskError::Step`] when an item fails with [`ErrorPolicy::Stop`], after those under way
+    /// have ended, or when there are another number of items than before;
+    /// [`TaskError::Payload`] when a recorded result is of another type.
     pub async fn each<R, F, Fut>(self, work: F) -> TaskResult<ItemsReport<R>>
     where
         R: Serialize + DeserializeOwned,
@@ -132,13 +138,17 @@ impl<'a, I: ExactSizeIterator> Items<'a, I> {
                     None => return Vec::new(),
                 };
                 let outcome = ended.map_err(|error| closure_failure(&error));
-                indexes.into_iter().zip([outcome.and_then(|result| encode(&result, limit))]).collect()
+                indexes
+                    .into_iter()
+                    .zip([outcome.and_then(|result| encode(&result, limit))])
+                    .collect()
             }
         })
         .await
     }
 
-    /// As [`Items::each`], with so many items at a time, for which it gives as many results. When it fails, all of them have.
+    /// As [`Items::each`], with so many items at a time, for which it gives as many results. When
+    /// it fails, all of them have.
     ///
     /// # Errors
     /// As [`Items::each`].
@@ -155,13 +165,17 @@ impl<'a, I: ExactSizeIterator> Items<'a, I> {
             async move {
                 let ended = working.await.and_then(|results| {
                     let given = results.len();
-                    anyhow::ensure!(given == asked, "a batch of {asked} items gave {given} results");
+                    anyhow::ensure!(
+                        given == asked,
+                        "a batch of {asked} items gave {given} results"
+                    );
                     Ok(results)
                 });
                 match ended {
-                    Ok(results) => {
-                        indexes.into_iter().zip(results.iter().map(|result| encode(result, limit))).collect()
-                    }
+                    Ok(results) => indexes
+                        .into_iter()
+                        .zip(results.iter().map(|result| encode(result, limit)))
+                        .collect(),
                     Err(error) => {
                         let failure = closure_failure(&error);
                         indexes.into_iter().map(|index| (index, Err(failure.clone()))).collect()
@@ -234,12 +248,14 @@ impl<'a, I: ExactSizeIterator> Items<'a, I> {
         });
         let failures: BTreeMap<usize, Failure> = step.await?;
 
-        let mut report = ItemsReport { results: BTreeMap::new(), failures, counts: progress.counts() };
+        let mut report =
+            ItemsReport { results: BTreeMap::new(), failures, counts: progress.counts() };
         for index in 0..report.counts.total {
             match progress.outcome(index) {
                 Some(Ok(result)) => {
                     let result = result.decode();
-                    let result = result.map_err(|source| TaskError::Payload { name: key.label(), source })?;
+                    let result = result
+                        .map_err(|source| TaskError::Payload { name: key.label(), source })?;
                     report.results.insert(index, result);
                 }
                 Some(Err(failure)) => _ = report.failures.insert(index, failure),

@@ -1,5 +1,5 @@
-//! Schemas of task types: what their parameters and outputs look like, for people and for programs that know a type by its name
-//! only; and the checks that come with them.
+//! Schemas of task types: what their parameters and outputs look like, for people and for programs
+//! that know a type by its name only; and the checks that come with them.
 
 use std::any::TypeId;
 use std::collections::HashMap;
@@ -36,15 +36,21 @@ where
     Ok(TaskTypeInfo {
         task_type: Name::new(T::NAME)?,
         params: settings.clone().into_generator().into_root_schema_for::<T::Params>().to_value(),
-        output: settings.for_serialize().into_generator().into_root_schema_for::<T::Output>().to_value(),
+        output: settings
+            .for_serialize()
+            .into_generator()
+            .into_root_schema_for::<T::Output>()
+            .to_value(),
     })
 }
 
 /// A check by a schema.
 pub(crate) fn check(schema: &Value) -> Result<Check, PayloadError> {
-    let failed =
-        |error: String| PayloadError::Schema { reason: format!("the schema itself is not valid: {error}") };
-    let validator = Arc::new(jsonschema::validator_for(schema).map_err(|error| failed(error.to_string()))?);
+    let failed = |error: String| PayloadError::Schema {
+        reason: format!("the schema itself is not valid: {error}"),
+    };
+    let validator =
+        Arc::new(jsonschema::validator_for(schema).map_err(|error| failed(error.to_string()))?);
     Ok(Arc::new(move |payload| fits(&validator, payload)))
 }
 
@@ -68,7 +74,11 @@ fn fits(validator: &Validator, payload: &Payload) -> Result<(), PayloadError> {
 /// Returns what a registry holds of a task type whose parameters and outputs are checked.
 pub(crate) fn described<T: Task>(params: Check, output: Check) -> TaskType {
     let executable = Described { typed: Typed::<T>::new(), params: params.clone(), output };
-    TaskType { type_id: Some(TypeId::of::<T>()), executable: Arc::new(executable), check: Some(params) }
+    TaskType {
+        type_id: Some(TypeId::of::<T>()),
+        executable: Arc::new(executable),
+        check: Some(params),
+    }
 }
 
 /// A task type whose parameters and outputs are checked.
@@ -99,7 +109,8 @@ impl<T: Task> Executable for Described<T> {
     }
 }
 
-/// The checks of the parameters of these types. One whose schema this version cannot read is not checked: the worker does.
+/// The checks of the parameters of these types. One whose schema this version cannot read is not
+/// checked: the worker does.
 pub(crate) fn checks(types: Vec<TaskTypeInfo>) -> HashMap<Name, Check> {
     types.into_iter().filter_map(|info| Some((info.task_type, check(&info.params).ok()?))).collect()
 }

@@ -17,9 +17,11 @@ use crate::observe::notes::{Line, LogLevel, Progress};
 const MAX_MESSAGE: usize = 64 << 10;
 
 impl TaskContext {
-    /// Writes a line to the task's log, which is kept with the task ([`Client::logs`](crate::Client::logs)), and tells those who
-    /// [subscribe](crate::Client::subscribe). It may be used anywhere, also in a step's closure. It is durable with the next
-    /// commit. A message of over 64 KiB is cut off, and fields that could not be a [`Payload`] are left out.
+    /// Writes a line to the task's log, which is kept with the task
+    /// ([`Client::logs`](crate::Client::logs)), and tells those who
+    /// [subscribe](crate::Client::subscribe). It may be used anywhere, also in a step's closure. It
+    /// is durable with the next commit. A message of over 64 KiB is cut off, and fields that
+    /// could not be a [`Payload`] are left out.
     ///
     /// ```
     /// # use stepwell_core::{LogLevel, TaskContext, TaskResult};
@@ -55,9 +57,10 @@ impl TaskContext {
         }
     }
 
-    /// Says how far the task has come, in the place of what it said before: for [`Client::find`](crate::Client::find), and for
-    /// those who [subscribe](crate::Client::subscribe). It may be used anywhere, also in a step's closure. A message of over 64 KiB is cut
-    /// off.
+    /// Says how far the task has come, in the place of what it said before: for
+    /// [`Client::find`](crate::Client::find), and for
+    /// those who [subscribe](crate::Client::subscribe). It may be used anywhere, also in a step's
+    /// closure. A message of over 64 KiB is cut off.
     pub fn progress<'a>(
         &self,
         current: u64,
@@ -69,14 +72,23 @@ impl TaskContext {
         let progress = Progress { current, total: total.into(), message };
         if self.note(Kind::Progress, Name::known("progress"), &progress) {
             let task_id = self.task_id;
-            self.run().engine.lifecycle.tell(|| Some(Lifecycle::TaskProgressed { task_id, progress }));
+            self.run()
+                .engine
+                .lifecycle
+                .tell(|| Some(Lifecycle::TaskProgressed { task_id, progress }));
         }
     }
 
     /// `false` when it is in the journal already.
     fn note<T: Serialize>(&self, kind: Kind, name: Name, note: &T) -> bool {
         let run = self.run();
-        let noted = run.operations().note(kind, name, self.attempt, to_payload(note), run.engine.store.now());
+        let noted = run.operations().note(
+            kind,
+            name,
+            self.attempt,
+            to_payload(note),
+            run.engine.store.now(),
+        );
         if noted {
             run.waker.wake_executor();
         }

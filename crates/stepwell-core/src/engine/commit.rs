@@ -1,19 +1,22 @@
 //! Group commit: one for all backends.
 //!
-//! While one batch is on its way to the disk, everything that becomes ready gathers; all of it goes in the next:
+//! While one batch is on its way to the disk, everything that becomes ready gathers; all of it goes
+//! in the next:
 //!
 //! ```text
 //!   store    ├── a ──┤├──── b c d e ────┤├── f g ──┤
 //!   arrives  a  b c d e        f g
 //! ```
 //!
-//! An idle engine commits at once; a busy one shares each sync of the disk among hundreds of tasks. There is no timer
-//! and nothing to tune. Those who were just answered, and are about to come again, are let come before the next batch leaves.
+//! An idle engine commits at once; a busy one shares each sync of the disk among hundreds of tasks.
+//! There is no timer and nothing to tune. Those who were just answered, and are about to come
+//! again, are let come before the next batch leaves.
 //!
-//! Where the store can commit several batches at a time, further lanes take what concerns nobody but its own task (journal
-//! entries and completions) past the batch that is on its way, as soon as that is half as much again. It is how the
-//! database works while the tasks of the other batch run; so a crowd is shared among the lanes. Everything else stays in
-//! the main lane, whose order the engine relies on: a task's suspension is answered before the claim that wakes it is sent.
+//! Where the store can commit several batches at a time, further lanes take what concerns nobody
+//! but its own task (journal entries and completions) past the batch that is on its way, as soon as
+//! that is half as much again. It is how the database works while the tasks of the other batch run;
+//! so a crowd is shared among the lanes. Everything else stays in the main lane, whose order the
+//! engine relies on: a task's suspension is answered before the claim that wakes it is sent.
 //!
 //! ```text
 //!   main     ├── a b c d ──┤├── g h S ──┤
@@ -152,9 +155,11 @@ type Lane = usize;
 /// The lane for everything; the others take light transitions only.
 const MAIN: Lane = 0;
 
-/// How many bytes of payloads are enough for a batch: a store may not take any number of them at once.
+/// How many bytes of payloads are enough for a batch: a store may not take any number of them at
+/// once.
 const FULL: usize = 32 << 20;
-/// For how many turns, and how long, a batch waits for more: turns take their time where tasks compute.
+/// For how many turns, and how long, a batch waits for more: turns take their time where tasks
+/// compute.
 const PATIENCE: (usize, Duration) = (8, Duration::from_millis(10));
 /// The most items of a batch that are answered at once; more of them after a turn.
 const FEW: usize = 4;
@@ -173,20 +178,21 @@ struct Gathering {
     bytes: usize,
     /// How often something was added.
     added: usize,
-    /// Transitions that concern nobody but their tasks, and may go in any lane. None where there is one lane.
+    /// Transitions that concern nobody but their tasks, and may go in any lane. None where there
+    /// is one lane.
     light: Vec<(Transition, Answer<Result<Applied, Refused>>)>,
-    /// How many transitions are on their way in each lane; as many as can be while they are about to leave, or where
-    /// nothing may go beside them.
+    /// How many transitions are on their way in each lane; as many as can be while they are about
+    /// to leave, or where nothing may go beside them.
     lanes: Vec<Option<usize>>,
     /// The number of the last batch that left in each lane.
     numbers: Vec<u64>,
     /// How many batches have left.
     left: u64,
-    /// Whether there may be two transitions of one run in what gathers. Then no transition goes beside it, now and when it
-    /// is on its way.
+    /// Whether there may be two transitions of one run in what gathers. Then no transition goes
+    /// beside it, now and when it is on its way.
     may_repeat: bool,
-    /// Whether the last batch had one item, and nothing has gathered since: whoever comes next is likely its owner, and has
-    /// nobody to wait for.
+    /// Whether the last batch had one item, and nothing has gathered since: whoever comes next is
+    /// likely its owner, and has nobody to wait for.
     lone: bool,
 }
 
@@ -235,7 +241,8 @@ impl Gathering {
         let largest = self.lanes.iter().flatten().max();
         let main_is_free = self.lanes.first().is_some_and(Option::is_none);
         if self.may_repeat && largest.is_some() {
-            // Signs of life do not wait for a batch that may hang, nor does anything else that is no run's.
+            // Signs of life do not wait for a batch that may hang, nor does anything else that is
+            // no run's.
             return (main_is_free && self.batch.has_more_than_transitions()).then_some(MAIN);
         }
         let heavy = !(self.full.is_empty() && self.batch.is_empty());
@@ -250,7 +257,8 @@ impl Gathering {
 
     /// How many light transitions leave next: so many that the lanes carry alike.
     fn share(&self) -> usize {
-        let on_their_way = self.lanes.iter().flatten().fold(0_usize, |sum, lane| sum.saturating_add(*lane));
+        let on_their_way =
+            self.lanes.iter().flatten().fold(0_usize, |sum, lane| sum.saturating_add(*lane));
         let all = self.light.len();
         let share = all.saturating_add(on_their_way).div_ceil(self.lanes.len());
         if self.may_repeat { all } else { share.max(SHARE).min(all) }
@@ -284,7 +292,8 @@ impl Gathering {
             _ => Default::default(),
         };
         let heavy = std::mem::take(&mut batch.transitions).into_iter();
-        let all = self.light.drain(..share).chain(heavy.zip(std::mem::take(&mut answers.transitions)));
+        let all =
+            self.light.drain(..share).chain(heavy.zip(std::mem::take(&mut answers.transitions)));
         let repeats = self.may_repeat;
         if repeats {
             // A batch holds one transition of each run at most.
@@ -298,8 +307,10 @@ impl Gathering {
         } else {
             (batch.transitions, answers.transitions) = all.unzip();
         }
-        let ends = |transition: &&Transition| matches!(transition.next, Next::Fail(_) | Next::Cancel);
-        answers.ending = batch.transitions.iter().filter(ends).map(|transition| transition.task_id).collect();
+        let ends =
+            |transition: &&Transition| matches!(transition.next, Next::Fail(_) | Next::Cancel);
+        answers.ending =
+            batch.transitions.iter().filter(ends).map(|transition| transition.task_id).collect();
         self.set(lane, Some(if repeats { usize::MAX } else { batch.transitions.len() }));
         (batch, answers)
     }
@@ -322,7 +333,8 @@ fn weight(transition: &Transition) -> usize {
     let spawns = transition.spawns.iter().chain(keyed).map(|task| task.params.as_str().len());
     let events = transition.events.iter().map(|event| event.payload.as_str().len());
     let messages = transition.messages.iter().map(|message| message.payload.as_str().len());
-    let output = if let Next::Complete(output) = &transition.next { output.as_str().len() } else { 0 };
+    let output =
+        if let Next::Complete(output) = &transition.next { output.as_str().len() } else { 0 };
     output + entries.chain(spawns).chain(events).chain(messages).sum::<usize>()
 }
 
@@ -362,7 +374,14 @@ impl GroupCommit {
         measures: Arc<Measures>,
     ) -> Arc<Self> {
         let gathering = Gathering::new(store.lanes());
-        Arc::new(Self { store, runtime, hub, lifecycle, measures, gathering: Mutex::new(gathering) })
+        Arc::new(Self {
+            store,
+            runtime,
+            hub,
+            lifecycle,
+            measures,
+            gathering: Mutex::new(gathering),
+        })
     }
 
     door!(command, commands, Command, CommandOutcome, |_| 0);
@@ -418,7 +437,10 @@ impl GroupCommit {
         receipt
     }
 
-    pub(crate) fn change_schedule(self: &Arc<Self>, change: ScheduleChange) -> Receipt<ScheduleOutcome> {
+    pub(crate) fn change_schedule(
+        self: &Arc<Self>,
+        change: ScheduleChange,
+    ) -> Receipt<ScheduleOutcome> {
         let (answer, receipt) = Receipt::new();
         let tasks = change.spawns();
         let params: usize = tasks.iter().map(|task| task.params.as_str().len()).sum();
@@ -456,7 +478,8 @@ impl GroupCommit {
         self.gathering.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The numbers of the batches that are on their way. One that still is when a while has passed waits for the store.
+    /// The numbers of the batches that are on their way. One that still is when a while has passed
+    /// waits for the store.
     pub(crate) fn on_their_way(&self) -> Vec<u64> {
         let gathering = self.gathering();
         let numbered = gathering.lanes.iter().zip(&gathering.numbers);
@@ -487,7 +510,9 @@ impl GroupCommit {
             if patient {
                 self.let_others_come().await;
             }
-            let Some((span, committing, batch, answers)) = self.next(&mut held.lane) else { return };
+            let Some((span, committing, batch, answers)) = self.next(&mut held.lane) else {
+                return;
+            };
             patient = true;
             let sent_at = self.runtime.now();
             let committed = committing.instrument(span).await;
@@ -499,9 +524,11 @@ impl GroupCommit {
                         measures.commit_seconds.record(until(sent_at, self.runtime.now()));
                     });
                     if items > FEW {
-                        // Now, so that the runtime's other thread is awake when they are. One that sleeps is woken by the first to become
-                        // ready, takes that and no more, sleeps, and is woken by the next: where the threads share a core,
-                        // they would change places at each.
+                        // Now, so that the runtime's other thread is awake when they are. One that
+                        // sleeps is woken by the first to become
+                        // ready, takes that and no more, sleeps, and is woken by the next: where
+                        // the threads share a core, they would change
+                        // places at each.
                         turn().await;
                     }
                     let begun = self.answer(committed, answers);
@@ -566,7 +593,8 @@ impl GroupCommit {
         begun
     }
 
-    /// Answers those whose batch was refused; commits it without the items that it was refused for, where it is for these.
+    /// Answers those whose batch was refused; commits it without the items that it was refused for,
+    /// where it is for these.
     async fn refused(&self, batch: Arc<Batch>, answers: Answers, error: &StoreError) {
         // The next one to be sent is the last.
         let mut parts = self.parts(batch, answers, error);
@@ -585,8 +613,8 @@ impl GroupCommit {
         }
     }
 
-    /// The halves of a batch that was refused for an item, the second one first. Where there are none, those who wait are
-    /// answered.
+    /// The halves of a batch that was refused for an item, the second one first. Where there are
+    /// none, those who wait are answered.
     fn parts(&self, batch: Arc<Batch>, answers: Answers, error: &StoreError) -> Vec<Part> {
         if answers.items() < 2 || !error.is_of_an_item() {
             discard(batch);
@@ -599,9 +627,10 @@ impl GroupCommit {
         vec![second, first]
     }
 
-    /// Gives their turn to those who are ready by now, or were just answered and have something to commit again. A batch
-    /// leaves when a turn has brought nothing more, so that they go together and not the first ones alone: parts of a crowd
-    /// would stay apart from then on, each waiting for the other's commit.
+    /// Gives their turn to those who are ready by now, or were just answered and have something to
+    /// commit again. A batch leaves when a turn has brought nothing more, so that they go
+    /// together and not the first ones alone: parts of a crowd would stay apart from then on,
+    /// each waiting for the other's commit.
     async fn let_others_come(&self) {
         let (turns, until) = (PATIENCE.0, after(self.runtime.now(), PATIENCE.1));
         for _ in 0..turns {
@@ -634,15 +663,20 @@ impl GroupCommit {
         }
     }
 
-    /// Tells of tasks that ended without a run of theirs: they were cancelled, or killed their last worker.
+    /// Tells of tasks that ended without a run of theirs: they were cancelled, or killed their last
+    /// worker.
     fn tell_ended(&self, news: &News, ending: &[TaskId]) {
-        for (task_id, finish) in news.finished.iter().filter(|(task_id, _)| !ending.contains(task_id)) {
+        for (task_id, finish) in
+            news.finished.iter().filter(|(task_id, _)| !ending.contains(task_id))
+        {
             let task_id = *task_id;
             self.lifecycle.tell(|| match finish {
                 Finish::Completed(_) => None,
-                Finish::Failed(failure) => {
-                    Some(Lifecycle::TaskFailed { task_id, failure: failure.clone(), retry_at: None })
-                }
+                Finish::Failed(failure) => Some(Lifecycle::TaskFailed {
+                    task_id,
+                    failure: failure.clone(),
+                    retry_at: None,
+                }),
                 Finish::Cancelled => Some(Lifecycle::TaskCancelled { task_id }),
             });
         }
@@ -678,8 +712,8 @@ fn refuse<T>(answers: impl IntoIterator<Item = Answer<T>>, error: &StoreError) {
     answers.into_iter().for_each(|caller| answer(caller, Err(error.clone())));
 }
 
-/// Sends an item until the store has answered, or refuses it for good, in the background: for items whose
-/// answer nobody waits for.
+/// Sends an item until the store has answered, or refuses it for good, in the background: for items
+/// whose answer nobody waits for.
 pub(crate) fn insist<T: MaybeSend + 'static>(
     runtime: &Arc<dyn Runtime>,
     send: impl Fn() -> Receipt<T> + MaybeSend + 'static,
@@ -739,7 +773,11 @@ mod tests {
         let mut gathering = gathering();
         assert_eq!(leaves(&mut gathering), None);
         (0..4).for_each(|run| add(&mut gathering, run, JOURNALS));
-        assert_eq!(leaves(&mut gathering), Some((1, 4)), "the main lane is left to those who need it");
+        assert_eq!(
+            leaves(&mut gathering),
+            Some((1, 4)),
+            "the main lane is left to those who need it"
+        );
         add(&mut gathering, 4, JOURNALS);
         assert_eq!(leaves(&mut gathering), None, "one is less than half of four");
         add(&mut gathering, 5, JOURNALS);
@@ -761,7 +799,11 @@ mod tests {
         gathering.set(MAIN, None);
         assert_eq!(leaves(&mut gathering), Some((MAIN, 55)), "as many as make them alike");
         gathering.set(1, None);
-        assert_eq!(leaves(&mut gathering), None, "the rest is less than half of what is on its way");
+        assert_eq!(
+            leaves(&mut gathering),
+            None,
+            "the rest is less than half of what is on its way"
+        );
     }
 
     #[test]
@@ -789,7 +831,11 @@ mod tests {
     fn large_payloads_go_in_several_batches_in_their_order() {
         let mut gathering = gathering();
         let large = || Next::Complete(crate::Payload::from_json("1".repeat(FULL / 2)));
-        assert!(!is_light(&Transition::new(Uuid::from_u128(1).into(), Uuid::from_u128(1).into(), large())));
+        assert!(!is_light(&Transition::new(
+            Uuid::from_u128(1).into(),
+            Uuid::from_u128(1).into(),
+            large()
+        )));
         for run in 0..5 {
             add(&mut gathering, run, large());
         }
@@ -833,7 +879,10 @@ mod tests {
         gathering.answers.workers.push(Receipt::new().0);
         assert_eq!(gathering.can_leave(), Some(MAIN));
         let (batch, answers) = gathering.take(MAIN);
-        assert_eq!((batch.workers.len(), answers.workers.len(), batch.transitions.len()), (1, 1, 0));
+        assert_eq!(
+            (batch.workers.len(), answers.workers.len(), batch.transitions.len()),
+            (1, 1, 0)
+        );
         add(&mut gathering, 1, JOURNALS);
         gathering.set(MAIN, None);
         assert_eq!(leaves(&mut gathering), None, "what is the run's waits");

@@ -55,7 +55,8 @@ pub(crate) struct TaskType {
 }
 
 impl Registry {
-    /// The check of the parameters of a registered type, if it was described; `None` for a type that is not registered.
+    /// The check of the parameters of a registered type, if it was described; `None` for a type
+    /// that is not registered.
     pub(crate) fn check_of(&self, name: &Name) -> Option<Option<Check>> {
         let task_types = self.task_types.read().unwrap_or_else(PoisonError::into_inner);
         task_types.get(name).map(|registered| registered.check.clone())
@@ -73,7 +74,9 @@ impl Registry {
     pub(crate) fn add(&self, name: Name, task_type: TaskType) -> Result<(), Name> {
         let mut task_types = self.task_types.write().unwrap_or_else(PoisonError::into_inner);
         match task_types.get(&name) {
-            Some(known) if known.type_id.is_none() || known.type_id != task_type.type_id => Err(name),
+            Some(known) if known.type_id.is_none() || known.type_id != task_type.type_id => {
+                Err(name)
+            }
             _ => {
                 task_types.insert(name, task_type);
                 Ok(())

@@ -53,8 +53,9 @@ pub(crate) struct Run {
     pub(crate) measures: Option<Arc<TypeMeasures>>,
     pub(crate) waker: Arc<RunWaker>,
     pub(crate) cancelled: CancellationToken,
-    /// For how many microseconds nothing was heard of the run; negative after a heartbeat that asked for longer.
-    /// Counted by the worker's own watch, so that a clock that jumps ends no run.
+    /// For how many microseconds nothing was heard of the run; negative after a heartbeat that
+    /// asked for longer. Counted by the worker's own watch, so that a clock that jumps ends no
+    /// run.
     quiet: AtomicI64,
     claim_timeout: Duration,
     poked: AtomicBool,
@@ -99,7 +100,10 @@ impl Run {
                 .compensation
                 .as_ref()
                 .map_or(claimed.attempt, |compensation| compensation.attempt),
-            compensating: replay.compensation.as_ref().map(|compensation| compensation.failure.clone()),
+            compensating: replay
+                .compensation
+                .as_ref()
+                .map(|compensation| compensation.failure.clone()),
             undos: Mutex::default(),
             operations: Mutex::new(Operations::new(replay, claimed.waits)),
         }
@@ -112,7 +116,9 @@ impl Run {
             (Some(original), _) if self.attempt < attempts(self.max_attempts, true) => {
                 (original.clone(), RetryStrategy::exponential().delay(self.attempt, u64::MAX / 2))
             }
-            (Some(original), _) => return end_of(original.clone().without_the_rest(failure)).into(),
+            (Some(original), _) => {
+                return end_of(original.clone().without_the_rest(failure)).into();
+            }
             (None, _) if self.attempt >= self.max_attempts => (failure, None),
             (None, Retry::Never) => (failure, None),
             (None, Retry::After(delay)) => (failure, Some(delay)),
@@ -137,10 +143,13 @@ impl Run {
         self.operations.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps the run from being taken for stuck, for `claim_timeout` or for `extend` where that is longer.
+    /// Keeps the run from being taken for stuck, for `claim_timeout` or for `extend` where that is
+    /// longer.
     pub(crate) fn sign_of_life(&self, extend: Option<Duration>) {
-        let longer = extend.map_or(Duration::ZERO, |extend| extend.saturating_sub(self.claim_timeout));
-        self.quiet.fetch_min(-i64::try_from(longer.as_micros()).unwrap_or(i64::MAX), Ordering::Relaxed);
+        let longer =
+            extend.map_or(Duration::ZERO, |extend| extend.saturating_sub(self.claim_timeout));
+        self.quiet
+            .fetch_min(-i64::try_from(longer.as_micros()).unwrap_or(i64::MAX), Ordering::Relaxed);
     }
 
     /// Notes that the store has refused a commit, which is sent again after that pause.
@@ -208,8 +217,13 @@ impl Run {
         Ok(operations.patched(name, self.engine.store.now()))
     }
 
-    /// When a wait that begins now is due: what was fixed when it first began, or `duration` from now.
-    pub(crate) fn due_at(&self, key: &Key, due_at: impl FnOnce(Timestamp) -> Timestamp) -> Timestamp {
+    /// When a wait that begins now is due: what was fixed when it first began, or `duration` from
+    /// now.
+    pub(crate) fn due_at(
+        &self,
+        key: &Key,
+        due_at: impl FnOnce(Timestamp) -> Timestamp,
+    ) -> Timestamp {
         let stored = self.operations().stored_due(key);
         stored.unwrap_or_else(|| due_at(self.engine.store.now()))
     }
@@ -237,8 +251,8 @@ impl Run {
         unlock(operations);
     }
 
-    /// Drops what is the application's, once the run is over. A closure that undoes something may hold the context, and
-    /// that the run: neither would ever be freed otherwise.
+    /// Drops what is the application's, once the run is over. A closure that undoes something may
+    /// hold the context, and that the run: neither would ever be freed otherwise.
     pub(crate) fn let_go(&self) {
         let undos = mem::take(&mut *self.undos.lock().unwrap_or_else(PoisonError::into_inner));
         undos.into_values().for_each(discard);
@@ -261,8 +275,9 @@ fn outside(kind: Kind, name: &StepName) -> TaskError {
 
 /// Wakes the executor of a run, and remembers that the task's future asked for it.
 ///
-/// A delivery wakes the future within the executor's own poll. That must not reach the runtime: it would queue the task once
-/// more, and mostly wake another thread for it. So the executor leaves its waker here only while it sleeps.
+/// A delivery wakes the future within the executor's own poll. That must not reach the runtime: it
+/// would queue the task once more, and mostly wake another thread for it. So the executor leaves
+/// its waker here only while it sleeps.
 #[derive(Default)]
 pub(crate) struct RunWaker {
     /// The future is to be polled.
@@ -287,7 +302,8 @@ impl RunWaker {
         self.nudged.swap(false, Ordering::AcqRel);
     }
 
-    /// Whether the executor can sleep, to be woken by that waker: nothing has happened since it began to look.
+    /// Whether the executor can sleep, to be woken by that waker: nothing has happened since it
+    /// began to look.
     pub(crate) fn can_sleep(&self, waker: &Waker) -> bool {
         self.executor.register(waker);
         !self.nudged.load(Ordering::Acquire)

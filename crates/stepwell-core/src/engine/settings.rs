@@ -24,8 +24,8 @@ pub struct Settings {
     pub cancellation: CancellationPolicy,
     /// The longest payload, in bytes of JSON. Default: 4 MiB.
     pub max_payload_bytes: usize,
-    /// How long a client waits for the store's answer, to what it writes and to what it asks; [`Duration::MAX`] is for as long
-    /// as it takes. Default: 30 seconds.
+    /// How long a client waits for the store's answer, to what it writes and to what it asks;
+    /// [`Duration::MAX`] is for as long as it takes. Default: 30 seconds.
     pub answer_timeout: Duration,
     /// How long tasks are kept after they have ended. Default: until they are purged or deleted.
     pub retention: Option<Duration>,

@@ -1,4 +1,5 @@
-//! A store whose panics are errors: it may be the application's own, and nothing of the engine's may end with it.
+//! A store whose panics are errors: it may be the application's own, and nothing of the engine's
+//! may end with it.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;

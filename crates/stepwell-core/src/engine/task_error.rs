@@ -22,9 +22,10 @@ pub type TaskResult<T> = Result<T, TaskError>;
 
 /// An error in task code: what a context's call answers, and what a task may return.
 ///
-/// Any [`anyhow::Error`] becomes one through `?`, and fails the attempt, which is then retried by the task's
-/// [`RetryStrategy`](crate::RetryStrategy). [`TaskError::permanent`] and [`TaskError::retry_after`] override the
-/// strategy, from a task's body and from a step's closure alike:
+/// Any [`anyhow::Error`] becomes one through `?`, and fails the attempt, which is then retried by
+/// the task's [`RetryStrategy`](crate::RetryStrategy). [`TaskError::permanent`] and
+/// [`TaskError::retry_after`] override the strategy, from a task's body and from a step's closure
+/// alike:
 ///
 /// ```
 /// # use stepwell_core::TaskError;
@@ -38,7 +39,8 @@ pub type TaskResult<T> = Result<T, TaskError>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TaskError {
-    /// The run must stop. Hand it on with `?`: it is not the task's failure, and catching it does not keep the run.
+    /// The run must stop. Hand it on with `?`: it is not the task's failure, and catching it does
+    /// not keep the run.
     #[error(transparent)]
     Control(#[from] ControlFlow),
     /// A step failed, after its own retries.
@@ -65,10 +67,13 @@ pub enum TaskError {
         /// Why.
         failure: Box<Failure>,
     },
-    /// The task's code asked for something else than its journal holds. It has changed since the task began, or
-    /// decides by something that is not journaled (a clock, a random number, a map's order).
+    /// The task's code asked for something else than its journal holds. It has changed since the
+    /// task began, or decides by something that is not journaled (a clock, a random number, a
+    /// map's order).
     #[error(
-        "the task diverged from its journal: expected {expected} at {seq}, the code {asked}. Run the code that the task began with, or make its decisions depend on journaled values only, then retry it"
+        "the task diverged from its journal: expected {expected} at {seq}, the code {asked}. Run \
+         the code that the task began with, or make its decisions depend on journaled values only, \
+         then retry it"
     )]
     Diverged {
         /// The sequence number of the entry that nothing waited for.
@@ -78,9 +83,13 @@ pub enum TaskError {
         /// What the code did instead.
         asked: String,
     },
-    /// A context was used where it cannot work: from a future that the task's executor does not poll.
+    /// A context was used where it cannot work: from a future that the task's executor does not
+    /// poll.
     #[error(
-        "{call} was used outside of its task's own future, inside `tokio::spawn`, another task or a step's closure, where its place in the journal would be a matter of chance: call it in the task's body, and run things at the same time with `tokio::join!`, `join_all` or child tasks"
+        "{call} was used outside of its task's own future, inside `tokio::spawn`, another task or \
+         a step's closure, where its place in the journal would be a matter of chance: call it in \
+         the task's body, and run things at the same time with `tokio::join!`, `join_all` or child \
+         tasks"
     )]
     OutsideTask {
         /// The call.
@@ -105,7 +114,8 @@ pub enum TaskError {
     },
     /// No cleanup has this name.
     #[error(
-        "no cleanup is registered as \"{name}\": add it with `client.register_cleanup(\"{name}\", ..)` in every program that runs this task"
+        "no cleanup is registered as \"{name}\": add it with `client.register_cleanup(\"{name}\", \
+         ..)` in every program that runs this task"
     )]
     NoCleanup {
         /// The name.
@@ -113,7 +123,8 @@ pub enum TaskError {
     },
     /// A task was to wait for its own end.
     #[error(
-        "the task would wait for itself: the spawn of \"{name}\" was answered with this task, whose idempotency key it has. Give the child another key"
+        "the task would wait for itself: the spawn of \"{name}\" was answered with this task, \
+         whose idempotency key it has. Give the child another key"
     )]
     JoinsItself {
         /// The name of the join.
@@ -129,13 +140,15 @@ pub enum TaskError {
         name: String,
         /// The child.
         task_id: TaskId,
-        /// The key that both have. `None` where the child has begun, or waits for its turn behind another task: then tasks wait
-        /// for each other in a circle, of which this one is a part.
+        /// The key that both have. `None` where the child has begun, or waits for its turn behind
+        /// another task: then tasks wait for each other in a circle, of which this one is
+        /// a part.
         concurrency_key: Option<String>,
     },
     /// The client was built without this state.
     #[error(
-        "no state of type `{type_name}` was given to the client: add it with `Durable::builder().state(..)`"
+        "no state of type `{type_name}` was given to the client: add it with \
+         `Durable::builder().state(..)`"
     )]
     NoState {
         /// The type that was asked for.
@@ -154,14 +167,20 @@ pub enum TaskError {
 fn why_blocked(concurrency_key: Option<&str>) -> String {
     match concurrency_key {
         Some(key) => format!(
-            "has its concurrency key \"{key}\", and so begins when this task has ended. Give the child another key or none, or do not join it"
+            "has its concurrency key \"{key}\", and so begins when this task has ended. Give the \
+             child another key or none, or do not join it"
         ),
-        None => "waits for this task to end, by way of others that it joins or whose concurrency key it has. Let no concurrency key come twice in a chain of joins, nor a task join one that joins it".into(),
+        None => "waits for this task to end, by way of others that it joins or whose concurrency \
+                 key it has. Let no concurrency key come twice in a chain of joins, nor a task \
+                 join one that joins it"
+            .into(),
     }
 }
 
-/// The reason why a run must stop. It reaches task code as [`TaskError::Control`]. A greater reason takes the place of a lesser one: a
-/// cancelled task has its worker's [`grace`](crate::WorkerOptions::grace), and none once the worker shuts down or the lease is lost.
+/// The reason why a run must stop. It reaches task code as [`TaskError::Control`]. A greater reason
+/// takes the place of a lesser one: a cancelled task has its worker's
+/// [`grace`](crate::WorkerOptions::grace), and none once the worker shuts down or the lease is
+/// lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 pub enum ControlFlow {
     /// The task was cancelled.
@@ -170,7 +189,8 @@ pub enum ControlFlow {
     /// The worker is shutting down. The task goes on elsewhere, or when the program starts again.
     #[error("the worker is shutting down")]
     Shutdown,
-    /// The run no longer owns the task: its worker lost its lease, or it was stopped as stuck. Another run has it.
+    /// The run no longer owns the task: its worker lost its lease, or it was stopped as stuck.
+    /// Another run has it.
     #[error("the run lost its lease on the task")]
     LeaseLost,
 }
@@ -209,7 +229,9 @@ impl TaskError {
             | Self::JoinsItself { .. }
             | Self::JoinsBlocked { .. } => (FailureKind::Misuse, Retry::Never),
             // Another worker may have the key.
-            Self::Payload { .. } if self.is_unreadable() => (FailureKind::Payload, Retry::ByStrategy),
+            Self::Payload { .. } if self.is_unreadable() => {
+                (FailureKind::Payload, Retry::ByStrategy)
+            }
             Self::Payload { .. } | Self::Unreadable(_) => (FailureKind::Payload, Retry::Never),
             Self::Failed { error, retry } => return shown(|| failure_of(error, *retry)),
         };
@@ -219,7 +241,9 @@ impl TaskError {
     /// The journal's entries that the error comes from, as far as it carries that along.
     fn sources(&self) -> Vec<u64> {
         match self {
-            Self::Step { failure, .. } | Self::Child { failure, .. } => failure.sources.as_slice().to_vec(),
+            Self::Step { failure, .. } | Self::Child { failure, .. } => {
+                failure.sources.as_slice().to_vec()
+            }
             Self::Timeout { seq, .. } => vec![*seq],
             Self::Failed { error, .. } => sources_of(error),
             _ => Vec::new(),
@@ -234,10 +258,12 @@ fn sources_of(error: &anyhow::Error) -> Vec<u64> {
     let (mut sources, mut errors, mut seen) = (BTreeSet::new(), vec![error], 0);
     while let Some(error) = errors.pop().filter(|_| seen < MAX_SOURCES) {
         seen += 1;
-        // A context of `anyhow` is found by its own downcast only, and what is found so may be in the chain as well.
+        // A context of `anyhow` is found by its own downcast only, and what is found so may be in
+        // the chain as well.
         let outermost = error.downcast_ref::<TaskError>();
         let inner = error.chain().filter_map(|cause| cause.downcast_ref::<TaskError>());
-        let inner = inner.filter(|inner| !outermost.is_some_and(|outermost| ptr::eq(*inner, outermost)));
+        let inner =
+            inner.filter(|inner| !outermost.is_some_and(|outermost| ptr::eq(*inner, outermost)));
         for error in outermost.into_iter().chain(inner) {
             match error {
                 TaskError::Failed { error, .. } => errors.push(error),
@@ -273,8 +299,8 @@ fn backtrace(error: &anyhow::Error) -> Option<Box<str>> {
     Some(text.into())
 }
 
-/// What is written down of an error of a step's closure. A [`TaskError`] anywhere in its chain says whether it is
-/// retried: in what [`TaskError::permanent`] and [`TaskError::retry_after`] make.
+/// What is written down of an error of a step's closure. A [`TaskError`] anywhere in its chain says
+/// whether it is retried: in what [`TaskError::permanent`] and [`TaskError::retry_after`] make.
 pub fn closure_failure(error: &anyhow::Error) -> Failure {
     shown(|| {
         let retry = error.chain().find_map(|cause| cause.downcast_ref::<TaskError>());
@@ -320,8 +346,12 @@ mod tests {
     fn a_task_error_survives_the_way_through_anyhow() {
         let through: anyhow::Error = TaskError::Control(ControlFlow::LeaseLost).into();
         assert!(matches!(TaskError::from(through), TaskError::Control(ControlFlow::LeaseLost)));
-        let through = Err::<(), _>(TaskError::Control(ControlFlow::Cancelled)).context("while baking");
-        assert!(matches!(TaskError::from(through.unwrap_err()), TaskError::Control(ControlFlow::Cancelled)));
+        let through =
+            Err::<(), _>(TaskError::Control(ControlFlow::Cancelled)).context("while baking");
+        assert!(matches!(
+            TaskError::from(through.unwrap_err()),
+            TaskError::Control(ControlFlow::Cancelled)
+        ));
     }
 
     #[test]

@@ -32,7 +32,8 @@ use crate::engine::worker::witness::Witness;
 use crate::observe::trace;
 use crate::store::rules::crash::SUSPECT_CRASHES;
 use crate::store::{
-    Claim, Command, NewWorker, Next, OtherWorker, Transition, WorkerSignal, WorkerState, WorkerStatus,
+    Claim, Command, NewWorker, Next, OtherWorker, Transition, WorkerSignal, WorkerState,
+    WorkerStatus,
 };
 
 /// How often tasks are looked for that have been kept long enough.
@@ -45,8 +46,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// at most, so that a worker is heard of in any moment in which the store answers.
 const TRIES: u32 = 20;
 
-/// A running worker, made by [`Client::start_worker`](crate::Client::start_worker). It works until it is shut down or
-/// the process ends; dropping this handle does not stop it.
+/// A running worker, made by [`Client::start_worker`](crate::Client::start_worker). It works until
+/// it is shut down or the process ends; dropping this handle does not stop it.
 pub struct Worker {
     slots: Arc<Slots>,
 }
@@ -57,8 +58,8 @@ impl Worker {
         engine.listen();
         engine.hub.add_worker(Arc::downgrade(&slots) as _);
         run(&slots, Box::pin(watch(slots.clone())));
-        // Known to the store before anything can be claimed for it. A store that is away is not waited for: the worker
-        // keeps trying by itself.
+        // Known to the store before anything can be claimed for it. A store that is away is not
+        // waited for: the worker keeps trying by itself.
         select(Box::pin(slots.registered.cancelled()), engine.runtime.sleep(PATIENCE)).await;
         run(&slots, Box::pin(claim(slots.clone())));
         run(&slots, Box::pin(wake_suspended(slots.clone(), woken)));
@@ -69,14 +70,16 @@ impl Worker {
     }
 
     /// Stops claiming, and waits for running tasks, up to the worker's
-    /// [`shutdown_timeout`](crate::WorkerOptions::shutdown_timeout). Then the rest are released: told to stop, and given
-    /// back to the store, to go on from their journals elsewhere or later.
+    /// [`shutdown_timeout`](crate::WorkerOptions::shutdown_timeout). Then the rest are released:
+    /// told to stop, and given back to the store, to go on from their journals elsewhere or
+    /// later.
     pub async fn shutdown(self) {
         shutdown(&self.slots, self.slots.options.shutdown_timeout).await;
     }
 
     /// Waits until the worker has stopped by itself, because it was told to from elsewhere
-    /// ([`Client::drain_worker`](crate::Client::drain_worker)): the program has nothing left to wait for.
+    /// ([`Client::drain_worker`](crate::Client::drain_worker)): the program has nothing left to
+    /// wait for.
     pub async fn stopped(&self) {
         self.slots.stopped.cancelled().await;
     }
@@ -94,7 +97,8 @@ fn run(slots: &Arc<Slots>, part: BoxFuture<'static, ()>) {
     let slots = slots.clone();
     runtime.spawn(Box::pin(async move {
         if let Some(Err(panic)) = slots.end.run_until_cancelled(part).await {
-            tracing::error!(%panic, "a part of the worker panicked: it gives its tasks back and ends");
+            tracing::error!(%panic, "a part of the worker panicked: it gives its tasks back and \
+                                     ends");
             shutdown(&slots, Duration::ZERO).await;
         }
     }));
@@ -120,10 +124,12 @@ pub(crate) async fn shutdown(slots: &Arc<Slots>, deadline: Duration) {
         }
         stopped.cancel();
     }));
-    let waited = select(Box::pin(slots.stopped.cancelled()), engine.runtime.sleep(LAST_WORDS)).await;
+    let waited =
+        select(Box::pin(slots.stopped.cancelled()), engine.runtime.sleep(LAST_WORDS)).await;
     if let Either::Right(_) = waited {
         tracing::warn!(
-            "the store is away, and the worker has not signed off: it goes on trying while the process lives"
+            "the store is away, and the worker has not signed off: it goes on trying while the \
+             process lives"
         );
         slots.stopped.cancel();
     }
@@ -153,8 +159,13 @@ fn registration(slots: &Slots) -> WorkerSignal {
     })
 }
 
-/// Sends a signal of the worker until the store has answered. Returns the answer, and whether it came at the first try.
-async fn tell_store(slots: &Slots, signal: WorkerSignal, interval: Duration) -> (WorkerStatus, bool) {
+/// Sends a signal of the worker until the store has answered. Returns the answer, and whether it
+/// came at the first try.
+async fn tell_store(
+    slots: &Slots,
+    signal: WorkerSignal,
+    interval: Duration,
+) -> (WorkerStatus, bool) {
     let engine = &slots.engine;
     let mut failures = 0;
     loop {
@@ -182,7 +193,8 @@ async fn claim(slots: Arc<Slots>) {
         // Others that are about to end give their slots to the same claim.
         turn().await;
         let limit = slots.take_for_claim(polling);
-        let mut suspect = if limit > 0 { Suspect::ask(&engine, &*slots, &slots.options) } else { None };
+        let mut suspect =
+            if limit > 0 { Suspect::ask(&engine, &*slots, &slots.options) } else { None };
         let claim = Claim {
             worker_id: slots.worker_id(),
             queues: slots.queues.clone(),
@@ -202,7 +214,8 @@ async fn claim(slots: Arc<Slots>) {
                 slots.give_back(limit - claimed.tasks.len().min(limit));
                 for task in claimed.tasks {
                     let suspect = suspect.take_if(|_| task.crashes >= SUSPECT_CRASHES);
-                    let permit = suspect.map(|suspect| suspect.admit(task.crashes, &*slots, &slots.options));
+                    let permit =
+                        suspect.map(|suspect| suspect.admit(task.crashes, &*slots, &slots.options));
                     slots.start_claimed(task, slots.slot(), permit);
                 }
                 claimed.poked.into_iter().for_each(|task_id| engine.hub.poke(task_id));
@@ -228,13 +241,14 @@ async fn claim(slots: Arc<Slots>) {
     }
 }
 
-/// Shows that the worker is alive. With each heartbeat that the store answers, compares the runs that
-/// the worker holds with the store's, and looks for stuck runs and for workers that have died. It
-/// waits for nothing but the answers to its signals.
+/// Shows that the worker is alive. With each heartbeat that the store answers, compares the runs
+/// that the worker holds with the store's, and looks for stuck runs and for workers that have died.
+/// It waits for nothing but the answers to its signals.
 async fn watch(slots: Arc<Slots>) {
     let engine = slots.engine.clone();
-    let interval =
-        (slots.options.lease / 3).min(slots.options.claim_timeout / 4).max(Duration::from_millis(5));
+    let interval = (slots.options.lease / 3)
+        .min(slots.options.claim_timeout / 4)
+        .max(Duration::from_millis(5));
     let (mut comparison, mut witness) = (Comparison::default(), Witness::default());
     let mut registered = false;
     loop {
@@ -267,8 +281,9 @@ async fn watch(slots: Arc<Slots>) {
                 shutdown(&slots, slots.options.shutdown_timeout).await;
             }));
         }
-        // A pause in which the store was away, or a batch has hung, says nothing: neither of runs, which
-        // may wait for their store, nor of other workers, which may not have been heard of either.
+        // A pause in which the store was away, or a batch has hung, says nothing: neither of runs,
+        // which may wait for their store, nor of other workers, which may not have been
+        // heard of either.
         let passed = if at_once && !hung { interval } else { Duration::ZERO };
         slots.stop_stuck(passed);
         let mut difference = comparison.compare(&held, &slots.held().0, &status.runs);
@@ -291,7 +306,8 @@ fn mend(slots: &Slots, difference: Difference) {
         slots.lose(run);
     }
     for (task_id, run_id) in difference.orphaned {
-        tracing::warn!(%task_id, "the store holds a run for the worker's that nobody runs; giving it back");
+        tracing::warn!(%task_id, "the store holds a run for the worker's that nobody runs; giving \
+                                  it back");
         let commit = slots.engine.commit.clone();
         insist(&slots.engine.runtime, move || {
             commit.transition_beside(Transition::new(task_id, run_id, Next::Release))
@@ -300,7 +316,8 @@ fn mend(slots: &Slots, difference: Difference) {
 }
 
 fn declare_dead(slots: &Slots, OtherWorker { worker_id, heartbeats, .. }: OtherWorker) {
-    tracing::warn!(%worker_id, "a worker has shown no sign of life for its lease, and is declared dead");
+    tracing::warn!(%worker_id, "a worker has shown no sign of life for its lease, and is declared \
+                                dead");
     let declared = slots.engine.commit.signal(WorkerSignal::DeclareDead { worker_id, heartbeats });
     slots.engine.runtime.spawn(Box::pin(async move {
         // Not sent again: after an outage, the worker may yet be heard of.
@@ -324,7 +341,8 @@ async fn forget_the_old(slots: Arc<Slots>) {
     }
 }
 
-/// Says once of each task type that it waits in the worker's queues, and that the worker does not know it.
+/// Says once of each task type that it waits in the worker's queues, and that the worker does not
+/// know it.
 async fn tell_unknown(slots: Arc<Slots>) {
     let engine = &slots.engine;
     let mut told = BTreeSet::new();
@@ -334,7 +352,8 @@ async fn tell_unknown(slots: Arc<Slots>) {
             if !engine.registry.knows(&task_type) && told.insert(task_type.clone()) {
                 tracing::warn!(
                     %task_type,
-                    "tasks of a type that this worker does not know wait in its queues, and are left to workers that know it"
+                    "tasks of a type that this worker does not know wait in its queues, and are \
+                     left to workers that know it"
                 );
             }
         }

@@ -10,15 +10,17 @@ use crate::store::TaskState;
 use crate::store::rules::circle::waits_for_ever;
 
 impl State {
-    /// Returns a child that a task would wait for for ever, if it were suspended now without a `wake_at`.
+    /// Returns a child that a task would wait for for ever, if it were suspended now without a
+    /// `wake_at`.
     pub(super) fn blocked(&self, task_id: TaskId) -> Option<TaskId> {
-        let Ok(blocked) =
-            waits_for_ever::<Infallible>(task_id, |at, most| Ok(self.held_up_by(at, at == task_id, most)));
+        let Ok(blocked) = waits_for_ever::<Infallible>(task_id, |at, most| {
+            Ok(self.held_up_by(at, at == task_id, most))
+        });
         blocked
     }
 
-    /// Returns at most `most` tasks that have to end before that one goes on. `suspends`: it is about to be
-    /// suspended.
+    /// Returns at most `most` tasks that have to end before that one goes on. `suspends`: it is
+    /// about to be suspended.
     fn held_up_by(&self, task_id: TaskId, suspends: bool, most: usize) -> Vec<TaskId> {
         let Some(task) = self.tasks.get(&task_id) else { return Vec::new() };
         if task.state == TaskState::Pending && !self.has_turn(&task.new) {

@@ -54,8 +54,8 @@ impl State {
         }
     }
 
-    /// Takes tasks of a queue that the claim may have, as many as there is room for. Also tells when the queue's rate lets
-    /// the next one start, once it is used up.
+    /// Takes tasks of a queue that the claim may have, as many as there is room for. Also tells
+    /// when the queue's rate lets the next one start, once it is used up.
     pub(super) fn pick(
         &mut self,
         now: Timestamp,
@@ -82,7 +82,9 @@ impl State {
             return (Vec::new(), None);
         }
         let limits = config.as_ref().map(|config| config.limits).unwrap_or_default();
-        for (limit, of_worker) in [(limits.max_running, false), (limits.max_running_per_worker, true)] {
+        for (limit, of_worker) in
+            [(limits.max_running, false), (limits.max_running_per_worker, true)]
+        {
             if let Some(limit) = limit {
                 room = room.min((limit as usize).saturating_sub(running(of_worker)));
             }

@@ -7,7 +7,9 @@ use super::State;
 use crate::base::name::Name;
 use crate::base::time::Timestamp;
 use crate::store::page::Page;
-use crate::store::{News, ScheduleAction, ScheduleChange, ScheduleFilter, ScheduleOutcome, Scheduled};
+use crate::store::{
+    News, ScheduleAction, ScheduleChange, ScheduleFilter, ScheduleOutcome, Scheduled,
+};
 
 impl State {
     pub(super) fn change_schedule(
@@ -55,12 +57,18 @@ impl State {
             }
             ScheduleFilter::Named(name) => Page::of(self.schedules.get(&name).cloned(), 1),
             ScheduleFilter::Next { behind, limit } => {
-                let next = self.schedules.values().filter(|schedule| schedule.plan.next_at.is_some());
-                let next: BTreeMap<_, _> =
-                    next.map(|schedule| ((schedule.plan.next_at, &schedule.name), schedule)).collect();
-                let from =
-                    behind.as_ref().map_or(Bound::Unbounded, |(at, name)| Bound::Excluded((*at, name)));
-                Page::of(next.range((from, Bound::Unbounded)).map(|(_, schedule)| (*schedule).clone()), limit)
+                let next =
+                    self.schedules.values().filter(|schedule| schedule.plan.next_at.is_some());
+                let next: BTreeMap<_, _> = next
+                    .map(|schedule| ((schedule.plan.next_at, &schedule.name), schedule))
+                    .collect();
+                let from = behind
+                    .as_ref()
+                    .map_or(Bound::Unbounded, |(at, name)| Bound::Excluded((*at, name)));
+                Page::of(
+                    next.range((from, Bound::Unbounded)).map(|(_, schedule)| (*schedule).clone()),
+                    limit,
+                )
             }
         }
     }

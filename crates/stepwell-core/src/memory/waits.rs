@@ -136,7 +136,13 @@ impl State {
     }
 
     /// Tells a task that something has arrived which it waits for.
-    pub(super) fn arrive(&mut self, now: Timestamp, task_id: TaskId, target: Target, news: &mut News) {
+    pub(super) fn arrive(
+        &mut self,
+        now: Timestamp,
+        task_id: TaskId,
+        target: Target,
+        news: &mut News,
+    ) {
         if let Some(task) = self.tasks.get_mut(&task_id) {
             task.waits.arrived.insert(target);
         }

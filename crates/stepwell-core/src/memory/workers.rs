@@ -19,7 +19,12 @@ pub(super) struct Registered {
 }
 
 impl State {
-    pub(super) fn signal(&mut self, now: Timestamp, signal: WorkerSignal, news: &mut News) -> WorkerStatus {
+    pub(super) fn signal(
+        &mut self,
+        now: Timestamp,
+        signal: WorkerSignal,
+        news: &mut News,
+    ) -> WorkerStatus {
         match signal {
             WorkerSignal::Register(new) => {
                 let (worker_id, state) = (new.worker_id, WorkerState::Active);
@@ -28,14 +33,17 @@ impl State {
                 self.status(worker_id, state)
             }
             WorkerSignal::Heartbeat { worker_id } => {
-                let Some(worker) = self.workers.get_mut(&worker_id) else { return WorkerState::Gone.into() };
+                let Some(worker) = self.workers.get_mut(&worker_id) else {
+                    return WorkerState::Gone.into();
+                };
                 worker.heartbeats += 1;
                 worker.heartbeat_at = now;
                 let state = worker.state;
                 self.status(worker_id, state)
             }
             WorkerSignal::DeclareDead { worker_id, heartbeats } => {
-                let known = self.workers.get(&worker_id).map(|worker| (worker.heartbeats, worker.state));
+                let known =
+                    self.workers.get(&worker_id).map(|worker| (worker.heartbeats, worker.state));
                 match known {
                     Some((shown, state)) if shown == heartbeats => {
                         self.remove_dead(now, worker_id, news);
@@ -46,7 +54,9 @@ impl State {
                 }
             }
             WorkerSignal::Drain { worker_id } => {
-                let Some(worker) = self.workers.get_mut(&worker_id) else { return WorkerState::Gone.into() };
+                let Some(worker) = self.workers.get_mut(&worker_id) else {
+                    return WorkerState::Gone.into();
+                };
                 worker.state = WorkerState::Draining;
                 worker.state.into()
             }
@@ -86,13 +96,17 @@ impl State {
             task.crashes = crashes_after_another(task.crashes, progress, task.progress_at_crash);
             task.progress_at_crash = progress;
             task.lost += 1;
-            if task.crashes < crash_limit(task.new.max_attempts, task.compensating) || task.cancel_requested {
+            if task.crashes < crash_limit(task.new.max_attempts, task.compensating)
+                || task.cancel_requested
+            {
                 self.give_back(now, task_id, None, news);
                 continue;
             }
             let failure = crashed(task.crashes);
             let finish = match &task.failure {
-                Some(original) if task.compensating => end_of(original.clone().without_the_rest(failure)),
+                Some(original) if task.compensating => {
+                    end_of(original.clone().without_the_rest(failure))
+                }
                 _ => Finish::Failed(failure),
             };
             self.finish(now, task_id, finish, news);

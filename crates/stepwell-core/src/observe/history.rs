@@ -1,8 +1,8 @@
 //! The history: lifecycle events that are kept.
 //!
-//! A client that was built to [keep them](crate::Settings::keep_history) writes down what it tells its subscribers, in the
-//! background and in batches, behind what they tell of. So the history costs tasks no time; a crash may lose its last
-//! moments, never the journal's.
+//! A client that was built to [keep them](crate::Settings::keep_history) writes down what it tells
+//! its subscribers, in the background and in batches, behind what they tell of. So the history
+//! costs tasks no time; a crash may lose its last moments, never the journal's.
 //!
 //! ```text
 //!   what happens ──▶ subscribers (this process, at once)
@@ -35,7 +35,8 @@ pub struct HistoryEntry {
     pub at: Timestamp,
     /// The task that it is about.
     pub task_id: TaskId,
-    /// What happened; an error where the entry cannot be read (without the key that it was encrypted with, say).
+    /// What happened; an error where the entry cannot be read (without the key that it was
+    /// encrypted with, say).
     pub event: Result<Lifecycle, PayloadError>,
 }
 
@@ -52,8 +53,8 @@ pub(crate) enum Note {
     Flush(oneshot::Sender<()>),
 }
 
-/// Writes down what comes, until whoever sends it is gone. What the store cannot take just now is tried again; an event that it
-/// refuses for good is left out.
+/// Writes down what comes, until whoever sends it is gone. What the store cannot take just now is
+/// tried again; an event that it refuses for good is left out.
 pub(crate) async fn record(
     store: Arc<dyn Store>,
     runtime: Arc<dyn Runtime>,
@@ -82,8 +83,10 @@ pub(crate) async fn record(
                 let rest = part.split_off(part.len() / 2);
                 parts.extend([rest, part]);
             } else if !error.is_transient() {
-                let events: Vec<_> = part.iter().map(|event| (event.task_id, &event.name)).collect();
-                tracing::error!(%error, ?events, "the store refuses a lifecycle event, which is left out of the history");
+                let events: Vec<_> =
+                    part.iter().map(|event| (event.task_id, &event.name)).collect();
+                tracing::error!(%error, ?events, "the store refuses a lifecycle event, which is \
+                                                  left out of the history");
             } else {
                 tracing::warn!(%error, "cannot keep lifecycle events; trying again");
                 tries += 1;
@@ -97,7 +100,8 @@ pub(crate) async fn record(
 }
 
 fn happening(at: Timestamp, event: &Lifecycle) -> Happening {
-    let json = serde_json::to_string(event).unwrap_or_else(|error| format!("{:?}", error.to_string()));
+    let json =
+        serde_json::to_string(event).unwrap_or_else(|error| format!("{:?}", error.to_string()));
     Happening {
         task_id: event.task_id(),
         at,

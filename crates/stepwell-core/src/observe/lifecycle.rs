@@ -19,8 +19,8 @@ use crate::observe::history::{Note, record};
 use crate::observe::notes::{LogLevel, Progress};
 use crate::store::Store;
 
-/// What happened to a task. Sent to those who [`subscribe`](crate::Client::subscribe), by the process in which it
-/// happened.
+/// What happened to a task. Sent to those who [`subscribe`](crate::Client::subscribe), by the
+/// process in which it happened.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schemas", derive(schemars::JsonSchema))]
 #[non_exhaustive]
@@ -43,7 +43,8 @@ pub enum Lifecycle {
         /// The attempt, from 1.
         attempt: u32,
     },
-    /// A step's closure was called, for a try of it. A step that has its result from the journal, or from a cache, does not start.
+    /// A step's closure was called, for a try of it. A step that has its result from the journal,
+    /// or from a cache, does not start.
     #[serde(rename = "step:start")]
     StepStarted {
         /// The task.
@@ -146,7 +147,8 @@ pub enum Lifecycle {
 }
 
 impl Lifecycle {
-    /// What it is called in the history, and by programs that are not written in Rust: `task:complete`, `step:fail`, `log:write`…
+    /// What it is called in the history, and by programs that are not written in Rust:
+    /// `task:complete`, `step:fail`, `log:write`…
     pub fn name(&self) -> &'static str {
         match self {
             Self::TaskSpawned { .. } => "task:spawn",
@@ -192,7 +194,11 @@ impl Lifecycle {
                 return Some(Self::StepCompensated { task_id, step, failure: None });
             }
             (Kind::Compensated, Outcome::Failed(failure)) => {
-                return Some(Self::StepCompensated { task_id, step, failure: Some((**failure).clone()) });
+                return Some(Self::StepCompensated {
+                    task_id,
+                    step,
+                    failure: Some((**failure).clone()),
+                });
             }
             _ => return None,
         }
@@ -201,9 +207,12 @@ impl Lifecycle {
             Outcome::Failed(failure) => {
                 Self::StepFailed { task_id, step, failure: (**failure).clone(), retry_at: None }
             }
-            Outcome::Retrying { failure, at } => {
-                Self::StepFailed { task_id, step, failure: (**failure).clone(), retry_at: Some(*at) }
-            }
+            Outcome::Retrying { failure, at } => Self::StepFailed {
+                task_id,
+                step,
+                failure: (**failure).clone(),
+                retry_at: Some(*at),
+            },
         })
     }
 }
@@ -211,7 +220,8 @@ impl Lifecycle {
 /// How many events a subscriber may lag behind before it misses the oldest.
 const CAPACITY: usize = 4096;
 
-/// Sends lifecycle events to whoever subscribed, and into the history if they are kept; costs nothing otherwise.
+/// Sends lifecycle events to whoever subscribed, and into the history if they are kept; costs
+/// nothing otherwise.
 pub(crate) struct Broadcast {
     /// Made for the first who subscribes: its places take memory.
     subscribers: OnceLock<broadcast::Sender<Lifecycle>>,
@@ -236,7 +246,8 @@ impl Broadcast {
     }
 
     pub(crate) fn tell(&self, event: impl FnOnce() -> Option<Lifecycle>) {
-        let subscribers = self.subscribers.get().filter(|subscribers| subscribers.receiver_count() > 0);
+        let subscribers =
+            self.subscribers.get().filter(|subscribers| subscribers.receiver_count() > 0);
         if self.history.is_none() && subscribers.is_none() {
             return;
         }
@@ -268,14 +279,17 @@ impl Broadcast {
 pub struct Subscription(broadcast::Receiver<Lifecycle>);
 
 impl Subscription {
-    /// The next event; `None` when the client is gone. A subscriber that lags more than 4,096 events behind misses the
-    /// oldest, and a warning is logged.
+    /// The next event; `None` when the client is gone. A subscriber that lags more than 4,096
+    /// events behind misses the oldest, and a warning is logged.
     pub async fn next(&mut self) -> Option<Lifecycle> {
         loop {
             match self.0.recv().await {
                 Ok(event) => return Some(event),
                 Err(broadcast::error::RecvError::Lagged(missed)) => {
-                    tracing::warn!(missed, "a subscriber reads too slowly and misses lifecycle events");
+                    tracing::warn!(
+                        missed,
+                        "a subscriber reads too slowly and misses lifecycle events"
+                    );
                 }
                 Err(broadcast::error::RecvError::Closed) => return None,
             }

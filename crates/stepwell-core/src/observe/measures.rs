@@ -1,4 +1,5 @@
-//! Counts and times, for whatever recorder of the [`metrics`] facade the program has installed (Prometheus', say).
+//! Counts and times, for whatever recorder of the [`metrics`] facade the program has installed
+//! (Prometheus', say).
 //!
 //! | | |
 //! | --- | --- |
@@ -12,7 +13,8 @@
 //! | `stepwell_commits_failed_total` | |
 //! | `stepwell_leases_lost_total` | |
 //!
-//! A recorder finds a counter by its name and labels, which takes longer than to count; so what it has found is kept.
+//! A recorder finds a counter by its name and labels, which takes longer than to count; so what it
+//! has found is kept.
 
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
@@ -98,7 +100,8 @@ impl Measures {
         if !self.wanted {
             return None;
         }
-        let known = self.types.read().unwrap_or_else(PoisonError::into_inner).get(task_type).cloned();
+        let known =
+            self.types.read().unwrap_or_else(PoisonError::into_inner).get(task_type).cloned();
         Some(known.unwrap_or_else(|| {
             let mut types = self.types.write().unwrap_or_else(PoisonError::into_inner);
             let new = || Arc::new(TypeMeasures::new(task_type));

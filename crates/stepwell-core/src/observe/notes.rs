@@ -1,5 +1,5 @@
-//! What a task says of itself while it runs: log lines and progress. They are kept in its journal, beside what was delivered to it,
-//! and are not written again by a replay.
+//! What a task says of itself while it runs: log lines and progress. They are kept in its journal,
+//! beside what was delivered to it, and are not written again by a replay.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,5 @@
-//! Spans of what the engine does, for whoever collects them with [`tracing`], and the trace that a task is part of.
+//! Spans of what the engine does, for whoever collects them with [`tracing`], and the trace that a
+//! task is part of.
 //!
 //! ```text
 //!   whoever spawns
@@ -10,8 +11,8 @@
 //!   claim, commit: about many tasks at once, so in no task's trace    DEBUG
 //! ```
 //!
-//! With the feature `opentelemetry`, the context of the span `spawn` is written to the task's headers as `traceparent` and
-//! `tracestate` ([W3C Trace Context](https://www.w3.org/TR/trace-context/)), and every run begins from there: one trace
+//! With the feature `opentelemetry`, the context of the span `spawn` is written to the task's
+//! headers as `traceparent` and `tracestate` ([W3C Trace Context](https://www.w3.org/TR/trace-context/)), and every run begins from there: one trace
 //! holds the parent, its children, the retries, and what went on after a crash on another machine.
 
 use tracing::level_filters::LevelFilter;
@@ -25,8 +26,8 @@ use crate::observe::measures::Ended;
 use crate::store::headers::TRACE_HEADERS;
 use crate::store::{Batch, Headers, NewTask};
 
-/// A span, where somebody collects spans of its level. `tracing` by itself would make its fields all the same wherever its bridge
-/// to `log` is compiled in, which `sqlx` asks for.
+/// A span, where somebody collects spans of its level. `tracing` by itself would make its fields
+/// all the same wherever its bridge to `log` is compiled in, which `sqlx` asks for.
 macro_rules! wanted {
     ($level:ident, $span:expr) => {
         if LevelFilter::current() >= LevelFilter::$level { $span } else { Span::none() }
@@ -48,7 +49,10 @@ pub(crate) fn spawn(task_type: &str) -> Span {
 }
 
 /// A task that is made within that span carries its context, unless it was given another.
-pub(crate) fn carried<E>(span: &Span, new: impl FnOnce() -> Result<NewTask, E>) -> Result<NewTask, E> {
+pub(crate) fn carried<E>(
+    span: &Span,
+    new: impl FnOnce() -> Result<NewTask, E>,
+) -> Result<NewTask, E> {
     span.in_scope(|| {
         let mut task = new()?;
         span.record("task_id", tracing::field::display(task.task_id));

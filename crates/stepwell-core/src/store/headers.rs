@@ -13,16 +13,17 @@ use crate::base::strict;
 use crate::store::Headers;
 
 /// The header in which a scheduled task finds the time of its tick, as RFC 3339 text in UTC
-/// (`2026-03-29T01:00:00Z`): the nominal time, without jitter, however late the task starts. A task that was spawned by
-/// [`Client::trigger_schedule`](crate::Client::trigger_schedule) finds the time of that.
+/// (`2026-03-29T01:00:00Z`): the nominal time, without jitter, however late the task starts. A task
+/// that was spawned by [`Client::trigger_schedule`](crate::Client::trigger_schedule) finds the time
+/// of that.
 pub const TICK_HEADER: &str = "stepwell.tick";
 
 /// The headers of a task that hold the context of its trace, if it is part of one: as
 /// [W3C Trace Context](https://www.w3.org/TR/trace-context/) has them.
 pub const TRACE_HEADERS: [&str; 2] = ["traceparent", "tracestate"];
 
-/// The longest headers of a task, as bytes of JSON: 64 KiB. What the engine adds by itself (the tick of a schedule, a trace) has
-/// 1 KiB beside.
+/// The longest headers of a task, as bytes of JSON: 64 KiB. What the engine adds by itself (the
+/// tick of a schedule, a trace) has 1 KiB beside.
 pub const MAX_HEADERS_BYTES: usize = 64 << 10;
 
 /// How much room there is beside for what the engine adds.
@@ -36,8 +37,9 @@ pub(crate) fn is_of_engine(name: &str) -> bool {
 /// How many [labels](crate::labels) a task has at most: stores keep a row for each.
 pub const MAX_LABELS: usize = 64;
 
-/// The labels among a task's headers, by which stores find it: headers of the top level whose name and value are texts of 1 to
-/// [`MAX_NAME_BYTES`](crate::MAX_NAME_BYTES) bytes without NUL, but for those that the engine adds by itself.
+/// The labels among a task's headers, by which stores find it: headers of the top level whose name
+/// and value are texts of 1 to [`MAX_NAME_BYTES`](crate::MAX_NAME_BYTES) bytes without NUL, but for
+/// those that the engine adds by itself.
 pub fn labels(headers: &Headers) -> impl Iterator<Item = (&str, &str)> {
     let texts = headers.iter().filter_map(|(name, value)| Some((name.as_str(), value.as_str()?)));
     texts.filter(|(name, value)| is_label(name, value))
@@ -50,7 +52,8 @@ pub(crate) fn is_label(name: &str, value: &str) -> bool {
 /// Whether all of these are among the [labels] of the headers.
 pub fn have_labels(headers: &Headers, asked: &BTreeMap<String, String>) -> bool {
     asked.iter().all(|(name, value)| {
-        is_label(name, value) && headers.get(name).and_then(serde_json::Value::as_str) == Some(value)
+        is_label(name, value)
+            && headers.get(name).and_then(serde_json::Value::as_str) == Some(value)
     })
 }
 
@@ -59,14 +62,15 @@ pub(crate) fn check(headers: &Headers) -> Result<(), InvalidOptions> {
     if headers.is_empty() {
         return Ok(());
     }
-    let json =
-        strict::to_json(headers).map_err(|error| InvalidOptions::Headers { reason: error.to_string() })?;
+    let json = strict::to_json(headers)
+        .map_err(|error| InvalidOptions::Headers { reason: error.to_string() })?;
     let own = headers.iter().filter(|(name, _)| is_of_engine(name));
     // With its quotes, its colon and its comma.
     let own: usize = own.map(|(name, value)| name.len() + value.to_string().len() + 4).sum();
     if json.len() > MAX_HEADERS_BYTES + own.min(ROOM) {
         let reason = format!(
-            "they have {} bytes of JSON, the limit is {MAX_HEADERS_BYTES}: put large values into the parameters",
+            "they have {} bytes of JSON, the limit is {MAX_HEADERS_BYTES}: put large values into \
+             the parameters",
             json.len()
         );
         return Err(InvalidOptions::Headers { reason });
@@ -74,7 +78,8 @@ pub(crate) fn check(headers: &Headers) -> Result<(), InvalidOptions> {
     let labels = labels(headers).count();
     if labels > MAX_LABELS {
         let reason = format!(
-            "{labels} of them are labels, the limit is {MAX_LABELS}: put what no task is to be found by into the parameters, or into one header that is an object"
+            "{labels} of them are labels, the limit is {MAX_LABELS}: put what no task is to be \
+             found by into the parameters, or into one header that is an object"
         );
         return Err(InvalidOptions::Headers { reason });
     }
@@ -87,7 +92,8 @@ pub(crate) fn exact<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Header
     let value = |(name, text): (String, Box<RawValue>)| {
         if let Some(number) = numbers(text.get()).find(|number| !is_kept(number)) {
             return Err(D::Error::custom(format_args!(
-                "the header \"{name}\" holds the number {number}, which has more digits than a header keeps: send it as a text"
+                "the header \"{name}\" holds the number {number}, which has more digits than a \
+                 header keeps: send it as a text"
             )));
         }
         Ok((name, serde_json::from_str::<Value>(text.get()).map_err(D::Error::custom)?))
@@ -119,7 +125,9 @@ fn is_kept(number: &str) -> bool {
         let texts = [float.to_string(), Value::from(float).to_string()];
         texts.iter().any(|text| decimal(text) == decimal(number))
     };
-    number.parse::<i64>().is_ok() || number.parse::<u64>().is_ok() || number.parse::<f64>().is_ok_and(is_text)
+    number.parse::<i64>().is_ok()
+        || number.parse::<u64>().is_ok()
+        || number.parse::<f64>().is_ok_and(is_text)
 }
 
 /// The significant digits of a number, and the power of ten that they are multiplied by.
@@ -152,13 +160,21 @@ mod tests {
 
     #[test]
     fn numbers_that_would_be_rounded_are_refused() {
-        for kept in
-            ["0", "-0.0", "18446744073709551615", "-9223372036854775808", "1.50", "0.1", "1e300", "2.5E-7"]
-        {
+        for kept in [
+            "0",
+            "-0.0",
+            "18446744073709551615",
+            "-9223372036854775808",
+            "1.50",
+            "0.1",
+            "1e300",
+            "2.5E-7",
+        ] {
             let headers = read(&format!(r#"{{"a":["1e\"9999",{kept},true]}}"#)).unwrap();
             assert!(headers["a"][1].is_number(), "{kept}");
         }
-        let rounded = ["18446744073709551617", "0.10000000000000000001", "9007199254740993.0", "1e-400"];
+        let rounded =
+            ["18446744073709551617", "0.10000000000000000001", "9007199254740993.0", "1e-400"];
         // The exponents are at the ends of what can be counted.
         let huge = ["10e9223372036854775807", "0.1e-9223372036854775808", "1e-9223372036854775808"];
         for rounded in rounded.into_iter().chain(huge) {

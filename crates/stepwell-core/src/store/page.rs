@@ -1,5 +1,5 @@
-//! Answers that are bounded: lists come in pages, each of them full when it has as many items as were asked for, or
-//! [`ANSWER_BYTES`].
+//! Answers that are bounded: lists come in pages, each of them full when it has as many items as
+//! were asked for, or [`ANSWER_BYTES`].
 
 use std::convert::Infallible;
 use std::fmt::Debug;
@@ -14,10 +14,12 @@ use crate::store::{
     ArrivedMessage, Facts, Finish, Happening, MessageId, Scheduled, TaskInfo, TaskWaits, Wait,
 };
 
-/// The bytes that fill an answer of a store: 32 MiB. The item that fills it is its last, however long it is.
+/// The bytes that fill an answer of a store: 32 MiB. The item that fills it is its last, however
+/// long it is.
 pub const ANSWER_BYTES: usize = 32 << 20;
 
-/// What an item counts for beside its payloads, so that any number of small ones is bounded as well.
+/// What an item counts for beside its payloads, so that any number of small ones is bounded as
+/// well.
 pub(crate) const ITEM_BYTES: usize = 512;
 
 /// The most items that an answer has room for.
@@ -34,7 +36,8 @@ impl Default for Room {
 }
 
 impl Room {
-    /// Takes room for something of that many bytes. `false`, and nothing is taken, when the answer is full.
+    /// Takes room for something of that many bytes. `false`, and nothing is taken, when the answer
+    /// is full.
     pub fn take(&mut self, bytes: usize) -> bool {
         let has_room = self.0 > 0;
         self.0 = self.0.saturating_sub(bytes);
@@ -61,8 +64,8 @@ pub trait Listed {
 
 /// A part of a list, in the list's order.
 ///
-/// Only `next` tells whether there is more: a page may be short because its items are long, and it may even be empty
-/// where a store has left out what cannot be read.
+/// Only `next` tells whether there is more: a page may be short because its items are long, and it
+/// may even be empty where a store has left out what cannot be read.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Page<T: Listed> {
     /// The items.
@@ -79,7 +82,8 @@ impl<T: Listed> Default for Page<T> {
 }
 
 impl<T: Listed> Page<T> {
-    /// Fills a page, and the room of its answer. Asks for one item more than there is room for, to know whether there is one.
+    /// Fills a page, and the room of its answer. Asks for one item more than there is room for, to
+    /// know whether there is one.
     ///
     /// # Errors
     /// When `next` fails.
@@ -108,7 +112,8 @@ impl<T: Listed> Page<T> {
         }
     }
 
-    /// Changes the items, which may become longer by it. Those that have no room then are left to the next page.
+    /// Changes the items, which may become longer by it. Those that have no room then are left to
+    /// the next page.
     pub(crate) fn change(&mut self, mut change: impl FnMut(&mut T)) {
         let mut room = Room::default();
         let full = self.items.iter_mut().position(|item| {
@@ -186,7 +191,8 @@ impl Listed for TaskWaits {
 
     fn bytes(&self) -> usize {
         let name = |name: &Name| name.as_str().len();
-        let wait = |wait: &Wait| ITEM_BYTES + name(&wait.key.name) + wait.target.as_ref().map_or(0, name);
+        let wait =
+            |wait: &Wait| ITEM_BYTES + name(&wait.key.name) + wait.target.as_ref().map_or(0, name);
         self.1.iter().map(wait).sum()
     }
 }

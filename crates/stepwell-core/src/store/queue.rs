@@ -29,7 +29,8 @@ pub struct QueueLimits {
     pub rate: Option<RateLimit>,
 }
 
-/// How many attempts may start in a time: that many at once after a pause, and that many per `per` in the long run.
+/// How many attempts may start in a time: that many at once after a pause, and that many per `per`
+/// in the long run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schemas", derive(schemars::JsonSchema))]
 pub struct RateLimit {
@@ -75,8 +76,9 @@ pub struct QueueInfo {
     pub running: u64,
     /// How many are suspended.
     pub suspended: u64,
-    /// The earliest moment from which on a pending task that is not paused could have been claimed, but for the queue's limits: how long ago that is, is how
-    /// long the queue keeps tasks waiting. In the future when each waits for its time; `None` when there is none.
+    /// The earliest moment from which on a pending task that is not paused could have been
+    /// claimed, but for the queue's limits: how long ago that is, is how long the queue keeps
+    /// tasks waiting. In the future when each waits for its time; `None` when there is none.
     pub ready_at: Option<Timestamp>,
 }
 
@@ -92,12 +94,12 @@ impl QueueLimits {
     }
 }
 
-/// By how much more than it can be a moment may be ahead of the clock before that proves that the clock was set back: the
-/// clocks by which processes go differ a little.
+/// By how much more than it can be a moment may be ahead of the clock before that proves that the
+/// clock was set back: the clocks by which processes go differ a little.
 const CLOCKS_DIFFER: i64 = 60_000_000;
 
-/// The rate is kept as one moment: the one up to which the starts so far have used up the time. Each start takes an
-/// equal part of `per`, and they may be ahead of the clock by `per` at most.
+/// The rate is kept as one moment: the one up to which the starts so far have used up the time.
+/// Each start takes an equal part of `per`, and they may be ahead of the clock by `per` at most.
 impl RateLimit {
     /// The part of the time that a start takes, in microseconds.
     fn part(&self) -> i64 {
@@ -105,11 +107,12 @@ impl RateLimit {
         (per / i64::from(self.starts.max(1))).max(1)
     }
 
-    /// By how many microseconds what is used up is ahead of the clock. What is ahead by more than it can be was written
-    /// before the clock was set back, and holds no longer.
+    /// By how many microseconds what is used up is ahead of the clock. What is ahead by more than
+    /// it can be was written before the clock was set back, and holds no longer.
     fn ahead(&self, now: Timestamp, used_until: Option<Timestamp>) -> i64 {
         let per = i64::try_from(self.per.as_micros()).unwrap_or(i64::MAX);
-        let ahead = used_until.map_or(0, |used| used.as_microsecond().saturating_sub(now.as_microsecond()));
+        let ahead =
+            used_until.map_or(0, |used| used.as_microsecond().saturating_sub(now.as_microsecond()));
         if ahead > per.saturating_add(CLOCKS_DIFFER) { 0 } else { ahead.max(0) }
     }
 
@@ -121,7 +124,12 @@ impl RateLimit {
     }
 
     /// Up to when the time is used up after so many more starts.
-    pub fn used_until(&self, now: Timestamp, used_until: Option<Timestamp>, starts: usize) -> Timestamp {
+    pub fn used_until(
+        &self,
+        now: Timestamp,
+        used_until: Option<Timestamp>,
+        starts: usize,
+    ) -> Timestamp {
         let from = now.as_microsecond().saturating_add(self.ahead(now, used_until));
         let starts = i64::try_from(starts).unwrap_or(i64::MAX);
         from_micros(from.saturating_add(self.part().saturating_mul(starts)))

@@ -1,8 +1,8 @@
 //! Schedules: what spawns tasks at set times.
 //!
-//! A schedule ticks: at the times of a cron pattern, or every so often. Each tick spawns one task, whatever the number of
-//! workers, and however many of them die in the midst of it. The workers of every client look after the schedules of its
-//! store.
+//! A schedule ticks: at the times of a cron pattern, or every so often. Each tick spawns one task,
+//! whatever the number of workers, and however many of them die in the midst of it. The workers of
+//! every client look after the schedules of its store.
 
 use std::time::Duration;
 
@@ -16,8 +16,8 @@ use crate::store::spawn_options::{SpawnOptions, Start};
 use crate::store::ticks::Ticks;
 use crate::store::timing::{InvalidSchedule, Timing};
 
-/// When a schedule ticks, and what becomes of its ticks. The tasks that it spawns are named when it is
-/// [put into the store](crate::Client::put_schedule).
+/// When a schedule ticks, and what becomes of its ticks. The tasks that it spawns are named when it
+/// is [put into the store](crate::Client::put_schedule).
 ///
 /// ```
 /// use std::time::Duration;
@@ -34,24 +34,26 @@ use crate::store::timing::{InvalidSchedule, Timing};
 ///
 /// # Cron patterns
 ///
-/// Five fields: minute, hour, day of the month, month, day of the week (0 or 7 is Sunday, and names such as `MON-FRI`
-/// will do). A sixth, before them, is the second, and a seventh, after them, the year. `*`, `1-5`, `*/15`, `1,15` are as
-/// everywhere; `L` is the month's last day, `15W` the working day nearest to the 15th, `5#2` the second Friday, `5#L` the
-/// last one. `@hourly`, `@daily`, `@weekly`, `@monthly` and `@yearly` will do as well. Where both the day of the month and
-/// that of the week are given, either is enough; with a `+` before the day of the week, both must be right.
+/// Five fields: minute, hour, day of the month, month, day of the week (0 or 7 is Sunday, and names
+/// such as `MON-FRI` will do). A sixth, before them, is the second, and a seventh, after them, the
+/// year. `*`, `1-5`, `*/15`, `1,15` are as everywhere; `L` is the month's last day, `15W` the
+/// working day nearest to the 15th, `5#2` the second Friday, `5#L` the last one. `@hourly`,
+/// `@daily`, `@weekly`, `@monthly` and `@yearly` will do as well. Where both the day of the month
+/// and that of the week are given, either is enough; with a `+` before the day of the week, both
+/// must be right.
 ///
 /// # When clocks are set forward and back
 ///
-/// Patterns go by the clock on the wall of their [time zone](Self::time_zone). It depends on the pattern what becomes of an
-/// hour that is left out, or comes twice:
+/// Patterns go by the clock on the wall of their [time zone](Self::time_zone). It depends on the
+/// pattern what becomes of an hour that is left out, or comes twice:
 ///
 /// | pattern | in an hour that is left out | in an hour that comes twice |
 /// | --- | --- | --- |
 /// | second, minute and hour are one value each: `30 2 * * *` | ticks at the first moment after it | ticks the first time |
 /// | all others: `*/30 * * * *`, `30 1-4 * * *` | has no ticks in it | ticks both times |
 ///
-/// In Berlin, `30 2 * * *` ticks at 03:00 on 29 March 2026, and at 02:30 summer time on 25 October. Intervals go by the time
-/// that passes, and know nothing of this.
+/// In Berlin, `30 2 * * *` ticks at 03:00 on 29 March 2026, and at 02:30 summer time on 25 October.
+/// Intervals go by the time that passes, and know nothing of this.
 #[derive(Clone, Debug)]
 pub struct Schedule {
     pub(crate) name: String,
@@ -79,14 +81,14 @@ impl Schedule {
         Self::new(name, Timing::Cron { pattern: pattern.into(), time_zone: "UTC".into() })
     }
 
-    /// Ticks every so often, a second at least; for the first time when that much time has passed since it was put into the
-    /// store. Ticks do not drift, however late one of them is seen.
+    /// Ticks every so often, a second at least; for the first time when that much time has passed
+    /// since it was put into the store. Ticks do not drift, however late one of them is seen.
     pub fn every(name: impl Into<String>, interval: Duration) -> Self {
         Self::new(name, Timing::Every { interval })
     }
 
-    /// The time zone of a cron pattern, by its IANA name: `Europe/Berlin`. It is looked up in the machine's own time zone
-    /// database. Default: `UTC`. Intervals have none.
+    /// The time zone of a cron pattern, by its IANA name: `Europe/Berlin`. It is looked up in the
+    /// machine's own time zone database. Default: `UTC`. Intervals have none.
     pub fn time_zone(mut self, name: impl Into<String>) -> Self {
         if let Timing::Cron { time_zone, .. } = &mut self.timing {
             *time_zone = name.into();
@@ -100,20 +102,23 @@ impl Schedule {
         self
     }
 
-    /// What becomes of a tick when the task of the one before has not ended. Default: [`Overlap::Allow`].
+    /// What becomes of a tick when the task of the one before has not ended. Default:
+    /// [`Overlap::Allow`].
     pub fn overlap(mut self, overlap: Overlap) -> Self {
         self.overlap = overlap;
         self
     }
 
-    /// Delays each tick by up to this long, and never up to the next tick, so that many schedules of one pattern do not all
-    /// start at once. How long depends on the schedule's name and the tick alone. Default: not at all.
+    /// Delays each tick by up to this long, and never up to the next tick, so that many schedules
+    /// of one pattern do not all start at once. How long depends on the schedule's name and the
+    /// tick alone. Default: not at all.
     pub fn jitter(mut self, jitter: Duration) -> Self {
         self.jitter = jitter;
         self
     }
 
-    /// How its tasks are spawned. An idempotency key or a fixed start time would let it spawn only once, and is refused.
+    /// How its tasks are spawned. An idempotency key or a fixed start time would let it spawn only
+    /// once, and is refused.
     pub fn options(mut self, options: SpawnOptions) -> Self {
         self.options = options;
         self
@@ -134,7 +139,10 @@ impl Schedule {
     ///
     /// # Errors
     /// [`InvalidSchedule`] when it has no valid ticks.
-    pub fn ticks(&self, after: Timestamp) -> Result<impl Iterator<Item = Timestamp>, InvalidSchedule> {
+    pub fn ticks(
+        &self,
+        after: Timestamp,
+    ) -> Result<impl Iterator<Item = Timestamp>, InvalidSchedule> {
         let ticks = Ticks::new(&self.timing, self.jitter, &self.name)?;
         let mut last = Some(after);
         Ok(std::iter::from_fn(move || {
@@ -186,18 +194,20 @@ impl Schedule {
     }
 }
 
-/// What becomes of ticks that were missed, because no worker was alive. While a schedule is paused, it has no ticks to miss.
+/// What becomes of ticks that were missed, because no worker was alive. While a schedule is paused,
+/// it has no ticks to miss.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schemas", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum CatchUp {
-    /// They are left out. A tick is missed when no worker has come to it within a minute, or before the next one.
+    /// They are left out. A tick is missed when no worker has come to it within a minute, or before
+    /// the next one.
     Skip,
     /// One task for all of them: that of the last one.
     #[default]
     One,
-    /// A task for each of them. With [`Overlap::Skip`] they would overlap, and it is as [`CatchUp::One`]; to
-    /// have them run one after another instead, set a
+    /// A task for each of them. With [`Overlap::Skip`] they would overlap, and it is as
+    /// [`CatchUp::One`]; to have them run one after another instead, set a
     /// [`concurrency_key`](crate::SpawnOptions::concurrency_key).
     All,
 }
@@ -233,8 +243,8 @@ pub struct ScheduleInfo {
     pub task_type: Name,
     /// Their parameters.
     pub params: Payload,
-    /// How they are spawned: as the schedule said, and where it said nothing, as the client was built that put it into the
-    /// store.
+    /// How they are spawned: as the schedule said, and where it said nothing, as the client was
+    /// built that put it into the store.
     pub options: SpawnOptions,
     /// Whether it is paused.
     pub paused: bool,
@@ -267,7 +277,8 @@ impl ScheduleInfo {
         self.next_at = next_tick.map(|tick| ticks.due(tick));
     }
 
-    /// As it becomes where that one was: it goes on where that one stood, when it ticks at the same times.
+    /// As it becomes where that one was: it goes on where that one stood, when it ticks at the same
+    /// times.
     pub(crate) fn in_place_of(mut self, old: &Self) -> Self {
         if (&self.timing, self.jitter) == (&old.timing, old.jitter) {
             (self.next_tick, self.next_at) = (old.next_tick, old.next_at);

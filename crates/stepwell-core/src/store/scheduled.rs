@@ -1,8 +1,9 @@
 //! Schedules as stores keep them: what is kept of each, and what changes it.
 //!
-//! A store knows nothing of patterns and policies: it keeps a definition that it need not read, and when the schedule is to
-//! be looked at. Whoever changes a schedule names the version that it saw. So of all workers that come to a tick, one
-//! changes the schedule, and spawns its task in the same commit; the others are refused.
+//! A store knows nothing of patterns and policies: it keeps a definition that it need not read, and
+//! when the schedule is to be looked at. Whoever changes a schedule names the version that it saw.
+//! So of all workers that come to a tick, one changes the schedule, and spawns its task in the same
+//! commit; the others are refused.
 
 use crate::base::ids::{ScheduleVersion, TaskId};
 use crate::base::name::Name;
@@ -53,7 +54,8 @@ pub enum ScheduleAction {
         seen: ScheduleVersion,
         /// What it becomes.
         plan: SchedulePlan,
-        /// The tasks, of which the last one becomes its `last_task`. None has a parent, an idempotency key or a `claim_by`.
+        /// The tasks, of which the last one becomes its `last_task`. None has a parent, an
+        /// idempotency key or a `claim_by`.
         spawns: Vec<NewTask>,
         /// Nothing is spawned while its `last_task` has not ended.
         unless_running: bool,

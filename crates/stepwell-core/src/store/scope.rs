@@ -11,12 +11,14 @@ use crate::store::headers::{have_labels, is_label};
 
 /// A part of the tasks that is kept apart: those of a queue, those with certain labels, or both.
 ///
-/// A task that was spawned [in a scope](crate::SpawnOptions::scope) has the scope's queue and labels, and its keys are the
-/// scope's own: no task of another scope has the same idempotency or concurrency key. Its children are in its scope as well.
+/// A task that was spawned [in a scope](crate::SpawnOptions::scope) has the scope's queue and
+/// labels, and its keys are the scope's own: no task of another scope has the same idempotency or
+/// concurrency key. Its children are in its scope as well.
 ///
-/// A scope holds the tasks that were spawned in it or in a scope [within](Scope::holds) it. It also holds a task that was
-/// spawned in no scope, by the application itself, if the task has the scope's queue and labels. It never holds a task of a
-/// scope that is not within it, whatever headers that task was given.
+/// A scope holds the tasks that were spawned in it or in a scope [within](Scope::holds) it. It also
+/// holds a task that was spawned in no scope, by the application itself, if the task has the
+/// scope's queue and labels. It never holds a task of a scope that is not within it, whatever
+/// headers that task was given.
 ///
 /// ```
 /// use stepwell_core::Scope;
@@ -53,13 +55,15 @@ impl Scope {
         self.queue.is_none() && self.labels.is_empty()
     }
 
-    /// Whether all tasks of the other scope are in this one: whether it asks for all that this one asks for.
+    /// Whether all tasks of the other scope are in this one: whether it asks for all that this one
+    /// asks for.
     pub fn holds(&self, other: &Self) -> bool {
         self.queue.as_ref().is_none_or(|queue| other.queue.as_ref() == Some(queue))
             && self.labels.iter().all(|(name, value)| other.labels.get(name) == Some(value))
     }
 
-    /// Whether a task is in the scope that is in that queue, has these headers, and was spawned in that scope.
+    /// Whether a task is in the scope that is in that queue, has these headers, and was spawned in
+    /// that scope.
     pub fn has(&self, queue: &Name, headers: &Headers, scope: &Self) -> bool {
         self.queue.as_ref().is_none_or(|own| own == queue)
             && have_labels(headers, &self.labels)
@@ -76,13 +80,15 @@ impl Scope {
         &self.labels
     }
 
-    /// The same as pairs; `None` when one of them is no [label](labels), so that no task can have it.
+    /// The same as pairs; `None` when one of them is no [label](labels), so that no task can have
+    /// it.
     pub fn possible_labels(&self) -> Option<Vec<(&str, &str)>> {
         let pair = |(name, value)| is_label(name, value).then_some((name, value));
         self.labels.iter().map(|(name, value)| pair((name.as_str(), value.as_str()))).collect()
     }
 
-    /// The scope as stores keep it: JSON, the same for equal scopes and another for any other; empty for the default.
+    /// The scope as stores keep it: JSON, the same for equal scopes and another for any other;
+    /// empty for the default.
     pub fn to_text(&self) -> String {
         match self.is_all() {
             true => String::new(),
@@ -102,7 +108,8 @@ impl Scope {
         }
     }
 
-    /// Checks that tasks can have the scope's labels: a task without one of them would be lost to the scope.
+    /// Checks that tasks can have the scope's labels: a task without one of them would be lost to
+    /// the scope.
     pub(crate) fn check<E: From<InvalidName> + From<InvalidOptions>>(&self) -> Result<(), E> {
         self.labels.iter().try_for_each(|(name, value)| {
             Name::new(name)?;
@@ -141,7 +148,10 @@ mod tests {
         let (queue, headers) = (name("q"), Headers::from([("tenant".into(), "acme".into())]));
         let with = |scope: &Scope| acme.has(&queue, &headers, scope);
         assert!(with(&Scope::default()) && with(&acme) && with(&acme.clone().queue(name("q"))));
-        assert!(!with(&Scope::default().queue(name("q"))), "of another scope, with a label as ours");
+        assert!(
+            !with(&Scope::default().queue(name("q"))),
+            "of another scope, with a label as ours"
+        );
         assert!(!acme.clone().queue(name("q")).has(&queue, &headers, &acme));
         assert!(!acme.has(&queue, &Headers::new(), &Scope::default()));
         assert!(Scope::default().has(&queue, &headers, &Scope::default().label("a", "b")));

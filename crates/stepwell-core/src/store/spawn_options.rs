@@ -81,10 +81,11 @@ impl SpawnOptions {
         self
     }
 
-    /// Adds a header: a small value that travels with the task and is there as `ctx.headers`. All headers of a task have
-    /// at most [`MAX_HEADERS_BYTES`](crate::MAX_HEADERS_BYTES).
+    /// Adds a header: a small value that travels with the task and is there as `ctx.headers`. All
+    /// headers of a task have at most [`MAX_HEADERS_BYTES`](crate::MAX_HEADERS_BYTES).
     ///
-    /// The spawn is refused with [`InvalidOptions`] when the value could not be read back: a NaN, say.
+    /// The spawn is refused with [`InvalidOptions`] when the value could not be read back: a NaN,
+    /// say.
     pub fn header(mut self, name: impl Into<String>, value: impl Serialize) -> Self {
         let name = name.into();
         match strict::to_value(&value) {
@@ -97,15 +98,17 @@ impl SpawnOptions {
         self
     }
 
-    /// Adds a label, by which [tasks are listed](crate::TaskFilter::labels): a tenant, a customer. A label is a header whose
-    /// name and value are texts of 1 to 512 bytes; by a longer one, or one in another header, no task is found. A task has at
+    /// Adds a label, by which [tasks are listed](crate::TaskFilter::labels): a tenant, a customer.
+    /// A label is a header whose name and value are texts of 1 to 512 bytes; by a longer one,
+    /// or one in another header, no task is found. A task has at
     /// most [`MAX_LABELS`](crate::MAX_LABELS).
     pub fn label(self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.header(name, value.into().as_str())
     }
 
-    /// Puts the task into a scope: gives it the scope's queue and labels, in place of those that were set before, and makes
-    /// its keys the scope's own. Default: none, where the keys of all such tasks meet.
+    /// Puts the task into a scope: gives it the scope's queue and labels, in place of those that
+    /// were set before, and makes its keys the scope's own. Default: none, where the keys of
+    /// all such tasks meet.
     ///
     /// ```
     /// # use stepwell_core::{Scope, SpawnOptions};
@@ -151,23 +154,25 @@ impl SpawnOptions {
         self
     }
 
-    /// Only the first spawn of a task type with this key makes a task; each further one answers with that task, as long
-    /// as it has not been deleted.
+    /// Only the first spawn of a task type with this key makes a task; each further one answers
+    /// with that task, as long as it has not been deleted.
     pub fn idempotency_key(mut self, key: impl Into<String>) -> Self {
         self.idempotency_key = Some(key.into());
         self
     }
 
-    /// Tasks with the same key, of whatever type and queue, run one at a time, in the order in which they were spawned: each
-    /// starts when the one before has ended. Use it for what must not overlap: the syncs of one account, say.
+    /// Tasks with the same key, of whatever type and queue, run one at a time, in the order in
+    /// which they were spawned: each starts when the one before has ended. Use it for what must
+    /// not overlap: the syncs of one account, say.
     pub fn concurrency_key(mut self, key: impl Into<String>) -> Self {
         self.concurrency_key = Some(key.into());
         self
     }
 
-    /// A [concurrency key](SpawnOptions::concurrency_key), and what becomes of this spawn when a task of the same type and key
-    /// is waiting to start: many requests for the same work, while it has not begun, are one. Tasks that have begun are left
-    /// alone, so that what was asked for after their start is done after them. A waiting task that is reused does not take
+    /// A [concurrency key](SpawnOptions::concurrency_key), and what becomes of this spawn when a
+    /// task of the same type and key is waiting to start: many requests for the same work,
+    /// while it has not begun, are one. Tasks that have begun are left alone, so that what was
+    /// asked for after their start is done after them. A waiting task that is reused does not take
     /// over the idempotency key of the spawn.
     ///
     /// ```

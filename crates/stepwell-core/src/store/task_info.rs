@@ -27,8 +27,8 @@ pub enum TaskState {
     Running,
     /// It waits for a time, an event, a message or a child.
     Suspended,
-    /// It has failed, or was cancelled, and what it did is being undone; then it is [`Failed`](Self::Failed) or
-    /// [`Cancelled`](Self::Cancelled).
+    /// It has failed, or was cancelled, and what it did is being undone; then it is
+    /// [`Failed`](Self::Failed) or [`Cancelled`](Self::Cancelled).
     Compensating,
     /// It has its output.
     Completed,
@@ -107,7 +107,8 @@ pub struct TaskInfo {
     pub failure: Option<Failure>,
     /// Its headers.
     pub headers: Headers,
-    /// The scope that it was spawned in: its keys are those of this scope. The default when it was spawned in none.
+    /// The scope that it was spawned in: its keys are those of this scope. The default when it was
+    /// spawned in none.
     #[serde(default, skip_serializing_if = "Scope::is_all")]
     pub scope: Scope,
     /// Higher ones are claimed first.
@@ -146,14 +147,18 @@ pub struct TaskInfo {
 }
 
 impl TaskInfo {
-    /// The headers and the retry strategy of two columns. What cannot be read of them is said by a header `$unreadable`, so
-    /// that the rest of the task can be shown.
+    /// The headers and the retry strategy of two columns. What cannot be read of them is said by a
+    /// header `$unreadable`, so that the rest of the task can be shown.
     #[doc(hidden)]
     pub fn options(headers: &str, retry: &str) -> (Headers, RetryStrategy) {
         let hurt = |what: &str, error: &serde_json::Error| {
-            Headers::from([("$unreadable".to_owned(), Unreadable::new(what, error).to_string().into())])
+            Headers::from([(
+                "$unreadable".to_owned(),
+                Unreadable::new(what, error).to_string().into(),
+            )])
         };
-        let mut headers = serde_json::from_str(headers).unwrap_or_else(|error| hurt("`headers`", &error));
+        let mut headers =
+            serde_json::from_str(headers).unwrap_or_else(|error| hurt("`headers`", &error));
         let retry = serde_json::from_str(retry).unwrap_or_else(|error| {
             headers.append(&mut hurt("`retry`", &error));
             RetryStrategy::default()
@@ -189,7 +194,8 @@ pub struct TaskFilter {
 }
 
 impl TaskFilter {
-    /// The labels that the filter and its scope ask for, each once; `None` when no task can have all of them.
+    /// The labels that the filter and its scope ask for, each once; `None` when no task can have
+    /// all of them.
     pub fn all_labels(&self) -> Option<BTreeSet<(&str, &str)>> {
         let own = self.labels.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         let all: BTreeSet<_> = own.chain(self.scope.possible_labels()?).collect();

@@ -1,6 +1,7 @@
 //! When a schedule ticks: cron patterns in their time zones, intervals, and the delay of each tick.
 //!
-//! Ticks are whole functions of the schedule: whoever asks, on whatever machine, gets the same ones.
+//! Ticks are whole functions of the schedule: whoever asks, on whatever machine, gets the same
+//! ones.
 
 use std::time::Duration;
 
@@ -29,7 +30,11 @@ enum Rule {
 }
 
 impl Ticks {
-    pub(crate) fn new(timing: &Timing, jitter: Duration, name: &str) -> Result<Self, InvalidSchedule> {
+    pub(crate) fn new(
+        timing: &Timing,
+        jitter: Duration,
+        name: &str,
+    ) -> Result<Self, InvalidSchedule> {
         let rule = match timing {
             Timing::Cron { pattern, time_zone } => {
                 let cron: Cron = pattern.parse().map_err(|error: croner::errors::CronError| {
@@ -44,11 +49,15 @@ impl Ticks {
                 Rule::Every(i64::try_from(interval.as_micros()).unwrap_or(i64::MAX))
             }
         };
-        Ok(Self { rule, jitter, seed: mix(name.bytes().fold(0, |seed, byte| mix(seed ^ u64::from(byte)))) })
+        Ok(Self {
+            rule,
+            jitter,
+            seed: mix(name.bytes().fold(0, |seed, byte| mix(seed ^ u64::from(byte)))),
+        })
     }
 
-    /// The first tick after that one, or after that moment: an interval is counted from there. `None` when there are no
-    /// more.
+    /// The first tick after that one, or after that moment: an interval is counted from there.
+    /// `None` when there are no more.
     pub(crate) fn after(&self, from: Timestamp) -> Option<Timestamp> {
         let next = match &self.rule {
             Rule::Cron { cron, zone } => {
@@ -75,7 +84,8 @@ impl Ticks {
         last.max(first)
     }
 
-    /// When a tick is due: delayed by its jitter, but never as far as the next tick, so that ticks keep their order.
+    /// When a tick is due: delayed by its jitter, but never as far as the next tick, so that ticks
+    /// keep their order.
     pub(crate) fn due(&self, tick: Timestamp) -> Timestamp {
         if self.jitter.is_zero() {
             return tick;
@@ -98,7 +108,8 @@ impl Ticks {
     }
 }
 
-/// The whole second, in which patterns tick: in an hour that comes twice, the search takes a part of one for the next one.
+/// The whole second, in which patterns tick: in an hour that comes twice, the search takes a part
+/// of one for the next one.
 fn in_zone(moment: Timestamp, zone: &TimeZone) -> Zoned {
     let second = from_micros(moment.as_microsecond().div_euclid(1_000_000) * 1_000_000);
     Zoned::new(second, zone.clone())
@@ -112,7 +123,8 @@ fn zone(name: &str) -> Result<TimeZone, InvalidSchedule> {
     TimeZone::get(name).map_err(|_| InvalidSchedule::TimeZone {
         time_zone: name.to_owned(),
         advice: if jiff::tz::db().is_definitively_empty() {
-            "this machine has no time zones: install its `tzdata` package, or set TZDIR to where they are"
+            "this machine has no time zones: install its `tzdata` package, or set TZDIR to where \
+             they are"
         } else {
             "use a name of the IANA time zone database, such as `Europe/Berlin` or `UTC`"
         },
@@ -143,11 +155,13 @@ mod tests {
         text.parse().unwrap()
     }
 
-    /// The ticks from that moment on, and before the other, as the clock on the wall in Berlin shows them.
+    /// The ticks from that moment on, and before the other, as the clock on the wall in Berlin
+    /// shows them.
     fn in_berlin(pattern: &str, from: &str, to: &str) -> Vec<String> {
         let ticks = cron(pattern, "Europe/Berlin").unwrap();
-        let all =
-            std::iter::successors(ticks.after(after(at(from), Duration::ZERO)), |tick| ticks.after(*tick));
+        let all = std::iter::successors(ticks.after(after(at(from), Duration::ZERO)), |tick| {
+            ticks.after(*tick)
+        });
         let zone = TimeZone::get("Europe/Berlin").unwrap();
         all.take_while(|tick| *tick < at(to))
             .map(|tick| Zoned::new(tick, zone.clone()).strftime("%d %H:%M %:z").to_string())
@@ -156,7 +170,8 @@ mod tests {
 
     #[test]
     fn an_hour_that_is_left_out_moves_ticks_of_one_time_and_skips_those_of_wildcards() {
-        let night = |pattern| in_berlin(pattern, "2026-03-28T23:59:59+01:00", "2026-03-29T05:00:00+02:00");
+        let night =
+            |pattern| in_berlin(pattern, "2026-03-28T23:59:59+01:00", "2026-03-29T05:00:00+02:00");
         assert_eq!(night("30 2 * * *"), ["29 03:00 +02:00"]);
         assert_eq!(night("0 3 * * *"), ["29 03:00 +02:00"]);
         assert_eq!(night("30 1 * * *"), ["29 01:30 +01:00"], "the hour before is not concerned");
@@ -170,13 +185,18 @@ mod tests {
             "its own, and none that was moved"
         );
         assert_eq!(night("30 2,4 * * *"), ["29 04:30 +02:00"], "two times are not one");
-        let days = in_berlin("30 2 * * *", "2026-03-27T12:00:00+01:00", "2026-03-31T12:00:00+02:00");
-        assert_eq!(days, ["28 02:30 +01:00", "29 03:00 +02:00", "30 02:30 +02:00", "31 02:30 +02:00"]);
+        let days =
+            in_berlin("30 2 * * *", "2026-03-27T12:00:00+01:00", "2026-03-31T12:00:00+02:00");
+        assert_eq!(
+            days,
+            ["28 02:30 +01:00", "29 03:00 +02:00", "30 02:30 +02:00", "31 02:30 +02:00"]
+        );
     }
 
     #[test]
     fn an_hour_that_comes_twice_has_ticks_of_one_time_once_and_those_of_wildcards_twice() {
-        let night = |pattern| in_berlin(pattern, "2026-10-25T01:00:00+02:00", "2026-10-25T04:00:00+01:00");
+        let night =
+            |pattern| in_berlin(pattern, "2026-10-25T01:00:00+02:00", "2026-10-25T04:00:00+01:00");
         assert_eq!(night("30 2 * * *"), ["25 02:30 +02:00"]);
         assert_eq!(night("0 2 * * *"), ["25 02:00 +02:00"]);
         assert_eq!(night("0 3 * * *"), ["25 03:00 +01:00"]);
@@ -188,14 +208,22 @@ mod tests {
             night("*/30 2 * * *"),
             ["25 02:00 +02:00", "25 02:30 +02:00", "25 02:00 +01:00", "25 02:30 +01:00"]
         );
-        let days = in_berlin("30 2 * * *", "2026-10-24T12:00:00+02:00", "2026-10-27T12:00:00+01:00");
+        let days =
+            in_berlin("30 2 * * *", "2026-10-24T12:00:00+02:00", "2026-10-27T12:00:00+01:00");
         assert_eq!(days, ["25 02:30 +02:00", "26 02:30 +01:00", "27 02:30 +01:00"]);
     }
 
-    /// The last tick before a moment is found backwards, and must be the one that is found forwards.
+    /// The last tick before a moment is found backwards, and must be the one that is found
+    /// forwards.
     #[test]
     fn the_last_tick_is_one_of_those_that_follow_the_first_in_every_zone_and_season() {
-        let zones = ["UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Africa/Casablanca"];
+        let zones = [
+            "UTC",
+            "Europe/Berlin",
+            "America/New_York",
+            "Australia/Lord_Howe",
+            "Africa/Casablanca",
+        ];
         let patterns = [
             "30 2 * * *",
             "*/20 * * * *",
@@ -209,7 +237,9 @@ mod tests {
         for zone in zones {
             for pattern in patterns {
                 let ticks = cron(pattern, zone).unwrap();
-                for begin in ["2026-03-05T00:00:00Z", "2026-03-26T00:00:00Z", "2026-10-22T00:00:00Z"] {
+                for begin in
+                    ["2026-03-05T00:00:00Z", "2026-03-26T00:00:00Z", "2026-10-22T00:00:00Z"]
+                {
                     let first = ticks.after(at(begin)).unwrap();
                     let until = |days: u32| after(at(begin), 24 * days * HOUR);
                     let all: Vec<_> = std::iter::successors(Some(first), |tick| ticks.after(*tick))
@@ -220,10 +250,17 @@ mod tests {
                     for _ in 0..30 {
                         random = mix(random);
                         let tick = all[random as usize % tried];
-                        for now in [-1_000_001, -1_000_000, -1, 0, 1, 999_999, 1_000_000, 1_800_000_001] {
+                        for now in
+                            [-1_000_001, -1_000_000, -1, 0, 1, 999_999, 1_000_000, 1_800_000_001]
+                        {
                             let now = from_micros(tick.as_microsecond() + now);
-                            let forwards = all.iter().rev().find(|tick| **tick <= now).unwrap_or(&first);
-                            assert_eq!(ticks.last(first, now), *forwards, "{pattern} in {zone} at {now}");
+                            let forwards =
+                                all.iter().rev().find(|tick| **tick <= now).unwrap_or(&first);
+                            assert_eq!(
+                                ticks.last(first, now),
+                                *forwards,
+                                "{pattern} in {zone} at {now}"
+                            );
                         }
                     }
                 }
@@ -233,7 +270,8 @@ mod tests {
 
     #[test]
     fn intervals_keep_their_beat() {
-        let ticks = Ticks::new(&Timing::Every { interval: 7 * HOUR }, Duration::ZERO, "name").unwrap();
+        let ticks =
+            Ticks::new(&Timing::Every { interval: 7 * HOUR }, Duration::ZERO, "name").unwrap();
         let first = at("2026-03-29T00:00:00.000123Z");
         let second = ticks.after(first).unwrap();
         assert_eq!(second, after(first, 7 * HOUR));
@@ -246,7 +284,8 @@ mod tests {
             assert_eq!(ticks.last_due(first, now), Some(last));
         }
         assert_eq!(ticks.last_due(second, first), None);
-        let rare = Ticks::new(&Timing::Every { interval: Duration::MAX }, Duration::ZERO, "name").unwrap();
+        let rare =
+            Ticks::new(&Timing::Every { interval: Duration::MAX }, Duration::ZERO, "name").unwrap();
         assert_eq!(rare.after(first).and_then(|tick| rare.after(tick)), None, "the calendar ends");
     }
 
@@ -255,10 +294,11 @@ mod tests {
         let timing = Timing::Cron { pattern: "*/5 * * * *".into(), time_zone: "UTC".into() };
         let ticks = |jitter, name| Ticks::new(&timing, jitter, name).unwrap();
         let (short, long) = (ticks(HOUR / 60, "a"), ticks(HOUR, "a"));
-        let all: Vec<_> =
-            std::iter::successors(short.after(at("2026-01-01T00:00:00Z")), |tick| short.after(*tick))
-                .take(1_000)
-                .collect();
+        let all: Vec<_> = std::iter::successors(short.after(at("2026-01-01T00:00:00Z")), |tick| {
+            short.after(*tick)
+        })
+        .take(1_000)
+        .collect();
         let mut delays: Vec<_> = all.iter().map(|tick| until(*tick, short.due(*tick))).collect();
         delays.sort_unstable();
         assert!(
@@ -274,7 +314,10 @@ mod tests {
             assert_eq!(long.last_due(pair[1], before), None);
         }
         // The same on every machine, and in every version.
-        assert_eq!(short.due(all[0]), at("2026-01-01T00:05:00Z") + jiff::SignedDuration::from_micros(JITTER));
+        assert_eq!(
+            short.due(all[0]),
+            at("2026-01-01T00:05:00Z") + jiff::SignedDuration::from_micros(JITTER)
+        );
         assert_ne!(short.due(all[0]), ticks(HOUR / 60, "b").due(all[0]));
     }
 
@@ -283,13 +326,23 @@ mod tests {
 
     #[test]
     fn what_is_no_schedule_is_refused_with_a_reason() {
-        let refused =
-            |pattern: &str, zone: &str| cron(pattern, zone).err().map(|error| error.to_string()).unwrap();
-        for pattern in
-            ["", "* * * *", "61 * * * *", "* * * * * * * *", "a b c d e", "*/0 * * * *", "5-1 * * * *"]
-        {
+        let refused = |pattern: &str, zone: &str| {
+            cron(pattern, zone).err().map(|error| error.to_string()).unwrap()
+        };
+        for pattern in [
+            "",
+            "* * * *",
+            "61 * * * *",
+            "* * * * * * * *",
+            "a b c d e",
+            "*/0 * * * *",
+            "5-1 * * * *",
+        ] {
             let error = refused(pattern, "UTC");
-            assert!(error.contains("is no cron pattern") && error.contains("`0 2 * * *`"), "{error}");
+            assert!(
+                error.contains("is no cron pattern") && error.contains("`0 2 * * *`"),
+                "{error}"
+            );
         }
         let error = refused("* * * * *", "Mars/Olympus");
         assert!(error.contains("\"Mars/Olympus\" is unknown: use a name of the IANA"), "{error}");

@@ -38,7 +38,8 @@ pub enum InvalidSchedule {
     Options(#[from] InvalidOptions),
     /// The cron pattern cannot be read.
     #[error(
-        "\"{pattern}\" is no cron pattern ({reason}): it has five fields, minute, hour, day of the month, month and day of the week, as in `0 2 * * *`"
+        "\"{pattern}\" is no cron pattern ({reason}): it has five fields, minute, hour, day of the \
+         month, month and day of the week, as in `0 2 * * *`"
     )]
     Pattern {
         /// The pattern.
@@ -48,7 +49,8 @@ pub enum InvalidSchedule {
     },
     /// The cron pattern has no tick.
     #[error(
-        "the cron pattern \"{0}\" never ticks: no day to come fits it, or it names a day that no month has"
+        "the cron pattern \"{0}\" never ticks: no day to come fits it, or it names a day that no \
+         month has"
     )]
     Never(String),
     /// There is no such time zone.
@@ -61,17 +63,20 @@ pub enum InvalidSchedule {
     },
     /// The interval is too short.
     #[error(
-        "an interval of {0:?} is too short, the shortest is a second: for what comes more often, let a task loop"
+        "an interval of {0:?} is too short, the shortest is a second: for what comes more often, \
+         let a task loop"
     )]
     Interval(Duration),
     /// The options would let it spawn only one task.
     #[error(
-        "a schedule's tasks cannot have an idempotency key or a fixed start time, by which only one would be spawned: leave them out of its options"
+        "a schedule's tasks cannot have an idempotency key or a fixed start time, by which only \
+         one would be spawned: leave them out of its options"
     )]
     Once,
     /// The tasks would be coalesced.
     #[error(
-        "a schedule's tasks cannot be coalesced: say by `overlap` what happens when the one before has not ended, and give them a plain `concurrency_key`"
+        "a schedule's tasks cannot be coalesced: say by `overlap` what happens when the one before \
+         has not ended, and give them a plain `concurrency_key`"
     )]
     Coalesced,
 }

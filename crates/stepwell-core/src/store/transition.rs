@@ -14,17 +14,18 @@ use crate::base::payload::Payload;
 use crate::base::time::Timestamp;
 use crate::store::{Finish, NewEvent, NewMessage, NewTask, Spawned};
 
-/// What a run did since its last commit. It is refused as a whole unless the run owns the task: the task is running
-/// under this `run_id`, and its journal ends where the run has left it.
+/// What a run did since its last commit. It is refused as a whole unless the run owns the task: the
+/// task is running under this `run_id`, and its journal ends where the run has left it.
 #[derive(Clone, Debug)]
 pub struct Transition {
     /// The task.
     pub task_id: TaskId,
     /// The run: the fencing token.
     pub run_id: RunId,
-    /// The number of the last entry that the run knows to be durable; 0 when there is none, `None` where the run does not say. A
-    /// database that was restored, or that failed over to a replica which lacks what was committed last, may
-    /// have a shorter journal. Then the transition is refused, and the task is given back as with [`Next::Release`], to
+    /// The number of the last entry that the run knows to be durable; 0 when there is none, `None`
+    /// where the run does not say. A database that was restored, or that failed over to a
+    /// replica which lacks what was committed last, may have a shorter journal. Then the
+    /// transition is refused, and the task is given back as with [`Next::Release`], to
     /// go on from what is there.
     pub after: Option<u64>,
     /// What was delivered, with sequence numbers that follow on those in the journal.
@@ -43,8 +44,9 @@ pub struct Transition {
     pub waits_added: Vec<Wait>,
     /// What it no longer waits for.
     pub waits_removed: Vec<Key>,
-    /// A step whose work is done by the store, within the batch's own transaction. Its entry is written only when the
-    /// work succeeds; otherwise the work is undone, and the rest of the transition stands.
+    /// A step whose work is done by the store, within the batch's own transaction. Its entry is
+    /// written only when the work succeeds; otherwise the work is undone, and the rest of the
+    /// transition stands.
     pub transaction: Option<UserTransaction>,
     /// A child that the store may already have. It is spawned after `spawns`.
     pub keyed: Option<Box<KeyedSpawn>>,
@@ -52,13 +54,14 @@ pub struct Transition {
     pub next: Next,
 }
 
-/// A child with an idempotency key, or one that coalesces, so that the store decides whether it is spawned.
+/// A child with an idempotency key, or one that coalesces, so that the store decides whether it is
+/// spawned.
 #[derive(Clone, Debug)]
 pub struct KeyedSpawn {
     /// The child. It has no [`NewTask::claim_by`].
     pub task: NewTask,
-    /// The entry that is written to the parent's journal when the child is created, and only then. When the
-    /// spawn is answered with another task, the rest of the transition stands.
+    /// The entry that is written to the parent's journal when the child is created, and only then.
+    /// When the spawn is answered with another task, the rest of the transition stands.
     pub entry: Entry,
 }
 
@@ -113,10 +116,12 @@ pub struct Wait {
     pub due_at: Option<Timestamp>,
 }
 
-/// A step's work, of a type that only the backend knows, and what the store is to keep of its result.
+/// A step's work, of a type that only the backend knows, and what the store is to keep of its
+/// result.
 type Work = (Box<dyn Any + Send>, Seal);
 
-/// A step that the store does within its own transaction. All copies of it share its work, which is done once.
+/// A step that the store does within its own transaction. All copies of it share its work, which is
+/// done once.
 #[derive(Clone)]
 pub struct UserTransaction {
     /// The step.
@@ -132,7 +137,8 @@ impl UserTransaction {
         Self { key, seq, work: Arc::new(Mutex::new(Some((work, Seal::default())))) }
     }
 
-    /// Takes out the work, and what the store is to keep of its result. `None` when that was done before.
+    /// Takes out the work, and what the store is to keep of its result. `None` when that was done
+    /// before.
     pub fn take(&self) -> Option<(Box<dyn Any + Send>, Seal)> {
         self.work().take()
     }
@@ -154,7 +160,8 @@ impl UserTransaction {
     }
 }
 
-/// Makes of the result of a [`UserTransaction`] what its journal entry is to hold: by default the result itself.
+/// Makes of the result of a [`UserTransaction`] what its journal entry is to hold: by default the
+/// result itself.
 #[derive(Default)]
 pub struct Seal(pub(crate) Option<Sealing>);
 
@@ -187,9 +194,9 @@ pub enum Next {
         /// Whether to look.
         collect: bool,
     },
-    /// It only waits, and gives up its run; the attempt does not count. The store looks for what its waits wait for,
-    /// and when there is something, `wake_at` has passed, or the task would [wait for ever](crate::store#circles), the task stays
-    /// running instead.
+    /// It only waits, and gives up its run; the attempt does not count. The store looks for what
+    /// its waits wait for, and when there is something, `wake_at` has passed, or the task would
+    /// [wait for ever](crate::store#circles), the task stays running instead.
     Suspend {
         /// The earliest `due_at` of all its waits.
         wake_at: Option<Timestamp>,
@@ -203,10 +210,11 @@ pub enum Next {
         /// When the next attempt is due.
         at: Timestamp,
     },
-    /// The attempt failed, and was the last. A task with compensations is [to be compensated](crate::store#compensation)
-    /// first.
+    /// The attempt failed, and was the last. A task with compensations is [to be
+    /// compensated](crate::store#compensation) first.
     Fail(Failure),
-    /// It is cancelled, and so are its children. A task with compensations is to be compensated first.
+    /// It is cancelled, and so are its children. A task with compensations is to be compensated
+    /// first.
     Cancel,
     /// The run gives the task back, unfinished; the attempt does not count.
     Release,
@@ -246,7 +254,8 @@ impl Next {
 /// What became of a transition.
 #[derive(Debug, Default)]
 pub struct Applied {
-    /// Whether the task is suspended now. `false` after [`Next::Suspend`] means that it still runs.
+    /// Whether the task is suspended now. `false` after [`Next::Suspend`] means that it still
+    /// runs.
     pub suspended: bool,
     /// Whether the task has been asked to cancel.
     pub cancel_requested: bool,
@@ -268,12 +277,13 @@ pub struct Refused;
 pub struct Facts {
     /// Events by name, for those that the task awaits and that have been emitted.
     pub events: Vec<(Name, Payload)>,
-    /// Messages in their order; of each topic at most as many as there are waits for it. A store may leave some to a
-    /// later look.
+    /// Messages in their order; of each topic at most as many as there are waits for it. A store
+    /// may leave some to a later look.
     pub messages: Vec<ArrivedMessage>,
     /// Children that have ended.
     pub children: Vec<(TaskId, Finish)>,
-    /// Whether there may be more than this answer has room for. Then the run looks again, without what it has got.
+    /// Whether there may be more than this answer has room for. Then the run looks again, without
+    /// what it has got.
     pub more: bool,
 }
 

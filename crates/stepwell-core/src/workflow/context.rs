@@ -47,7 +47,10 @@ impl WorkflowContext {
     /// When there is none, or it is of another type.
     pub fn result<T: DeserializeOwned>(&self, name: &str) -> anyhow::Result<T> {
         let result = self.results.get(name).with_context(|| {
-            format!("there is no result of \"{name}\" yet: only parts that come before have one, and of routes the one that ran")
+            format!(
+                "there is no result of \"{name}\" yet: only parts that come before have one, \
+                     and of routes the one that ran"
+            )
         })?;
         result.decode().with_context(|| format!("the result of \"{name}\""))
     }
@@ -57,7 +60,8 @@ impl WorkflowContext {
         self.results.iter().map(|(name, result)| (name.as_str(), result))
     }
 
-    /// In a loop, what the iteration before gave, or what `feedback` made of it; `None` in the first one, and elsewhere.
+    /// In a loop, what the iteration before gave, or what `feedback` made of it; `None` in the
+    /// first one, and elsewhere.
     ///
     /// # Errors
     /// When it is of another type.

@@ -21,8 +21,12 @@ struct Flow {
 }
 
 impl Workflow {
-    /// Returns what a registry holds of the workflow, and under which name. `knows` says whether a type is registered.
-    pub(crate) fn registered(self, knows: impl Fn(&Name) -> bool) -> Result<(Name, TaskType), WorkflowError> {
+    /// Returns what a registry holds of the workflow, and under which name. `knows` says whether a
+    /// type is registered.
+    pub(crate) fn registered(
+        self,
+        knows: impl Fn(&Name) -> bool,
+    ) -> Result<(Name, TaskType), WorkflowError> {
         self.check()?;
         let name = Name::new(&self.name)
             .map_err(|source| WorkflowError::Name { workflow: self.name.clone(), source })?;

@@ -129,7 +129,8 @@ impl Graph {
             let _ = writeln!(text, "    n{n}{open}\"{}{undone}\"{close}", escape(name));
         }
         for Edge { from, to, label } in &self.edges {
-            let label = label.as_ref().map_or(String::new(), |label| format!("|\"{}\"|", escape(label)));
+            let label =
+                label.as_ref().map_or(String::new(), |label| format!("|\"{}\"|", escape(label)));
             let _ = writeln!(text, "    n{from} -->{label} n{to}");
         }
         text

@@ -150,7 +150,8 @@ impl Step {
             let attempt = attempt.load(Ordering::Relaxed);
             handler.0.call(WorkflowContext { attempt, ..context.clone() })
         };
-        let delays = (1..self.max_attempts.min(DELAYS)).map(|failed| self.backoff.delay(failed)).collect();
+        let delays =
+            (1..self.max_attempts.min(DELAYS)).map(|failed| self.backoff.delay(failed)).collect();
         let mut step = running
             .task
             .step(StepName::derived(label.to_owned()), call)
@@ -160,7 +161,8 @@ impl Step {
         if let Some(undo) = self.undo.clone() {
             let (running, name) = (running.clone(), name.to_owned());
             step = step.compensate(move |result: Payload| {
-                let mut ctx = WorkflowContext { iteration, last: last.clone(), ..running.context() };
+                let mut ctx =
+                    WorkflowContext { iteration, last: last.clone(), ..running.context() };
                 ctx.results.insert(name.clone(), result);
                 undo.0.call(ctx)
             });
@@ -189,9 +191,12 @@ impl Loop {
         let mut last = None;
         for iteration in 1.. {
             let context = WorkflowContext { iteration, last, ..running.context() };
-            let result = self.step.run(name, &Self::label(name, iteration), running, context).await?;
+            let result =
+                self.step.run(name, &Self::label(name, iteration), running, context).await?;
             let unfit = |error| {
-                TaskError::permanent(anyhow::Error::from(error).context(format!("the loop \"{name}\"")))
+                TaskError::permanent(
+                    anyhow::Error::from(error).context(format!("the loop \"{name}\"")),
+                )
             };
             if self.ends(&result, iteration).map_err(unfit)? {
                 return Ok(result);
@@ -249,11 +254,15 @@ impl Node {
                 let results = join_all(nodes.iter().map(|node| node.run(running))).await;
                 object(
                     name,
-                    nodes.iter().zip(results).map(|(node, result)| Ok((node.name.as_str(), result?))),
+                    nodes
+                        .iter()
+                        .zip(results)
+                        .map(|(node, result)| Ok((node.name.as_str(), result?))),
                 )
             }
             Body::Route { resolver, routes } => {
-                let route = resolver.run(name, &self.route_label(), running, running.context()).await?;
+                let route =
+                    resolver.run(name, &self.route_label(), running, running.context()).await?;
                 match route_of(routes, &route) {
                     Some(node) => node.run(running).await,
                     None => {
@@ -266,7 +275,9 @@ impl Node {
                 }
             }
             Body::Loop(this) => this.run(name, running).await,
-            Body::Sleep(duration) => task.sleep_for(name, *duration).await.map(|()| Payload::null()),
+            Body::Sleep(duration) => {
+                task.sleep_for(name, *duration).await.map(|()| Payload::null())
+            }
             Body::Signal { timeout } => task.recv(name, *timeout).await,
             Body::Child { task_type, params } => {
                 let context = running.context();

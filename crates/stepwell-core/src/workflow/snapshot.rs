@@ -28,10 +28,11 @@ pub struct Snapshot {
     pub state: TaskState,
     /// Its parameters.
     pub input: Payload,
-    /// The results of its steps, messages, events and children, by their labels: `charge`, and for a further one of the name
-    /// `charge#2`.
+    /// The results of its steps, messages, events and children, by their labels: `charge`, and for
+    /// a further one of the name `charge#2`.
     pub results: BTreeMap<String, Payload>,
-    /// Of a workflow that is registered with this client, and has not ended: the part that it is at.
+    /// Of a workflow that is registered with this client, and has not ended: the part that it is
+    /// at.
     pub current_step: Option<String>,
     /// How far it has come, if it says.
     pub progress: Option<Progress>,
@@ -87,7 +88,9 @@ impl Node {
     /// Whether it has its result.
     fn is_done(&self, results: &BTreeMap<String, Payload>) -> bool {
         match &self.body {
-            Body::Step(_) | Body::Sleep(_) | Body::Signal { .. } => results.contains_key(&self.name),
+            Body::Step(_) | Body::Sleep(_) | Body::Signal { .. } => {
+                results.contains_key(&self.name)
+            }
             // A child is joined under its name and its id.
             Body::Child { .. } => {
                 let prefix = format!("{}:", self.name);
@@ -100,7 +103,9 @@ impl Node {
                 .and_then(|route| route_of(routes, route))
                 .is_some_and(|node| node.is_done(results)),
             Body::Loop(this) => {
-                let result = |iteration| Some((iteration, results.get(&Loop::label(&self.name, iteration))?));
+                let result = |iteration| {
+                    Some((iteration, results.get(&Loop::label(&self.name, iteration))?))
+                };
                 let last = (1..=this.max_iterations).map_while(result).last();
                 // The application says whether it is.
                 let ends = |(iteration, result)| guard(|| this.ends(result, iteration));

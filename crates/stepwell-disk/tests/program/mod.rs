@@ -1,4 +1,5 @@
-//! What a store is asked to do on the disk: batches of all kinds, which have the same effect each time.
+//! What a store is asked to do on the disk: batches of all kinds, which have the same effect each
+//! time.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -10,8 +11,8 @@ use stepwell_core::store::{
     ScheduleAction, ScheduleChange, SchedulePlan, Transition, Wait, WorkerSignal,
 };
 use stepwell_core::{
-    BoxFuture, Entry, Headers, Key, Kind, Name, Outcome, Payload, RetryStrategy, RunId, Runtime, Scope,
-    TaskId, Timestamp, WorkerId, from_micros,
+    BoxFuture, Entry, Headers, Key, Kind, Name, Outcome, Payload, RetryStrategy, RunId, Runtime,
+    Scope, TaskId, Timestamp, WorkerId, from_micros,
 };
 use uuid::Uuid;
 
@@ -58,7 +59,9 @@ pub(crate) fn wait<T>(future: impl Future<Output = T>) -> T {
             tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     }
     RUNTIME.with(|runtime| {
-        runtime.block_on(async { tokio::time::timeout(Duration::from_secs(60), future).await.unwrap() })
+        runtime.block_on(async {
+            tokio::time::timeout(Duration::from_secs(60), future).await.unwrap()
+        })
     })
 }
 
@@ -191,9 +194,14 @@ pub(crate) fn program() -> Vec<Act> {
     let mut children = goes_on(1, vec![step(3, json("3"))], Next::Continue { collect: false });
     children.transitions[0].spawns = vec![NewTask { parent: Some(task_id(1)), ..task(20) }];
     let seen = Uuid::from_u128(1).into();
-    let ticks =
-        ScheduleAction::Replace { seen, plan: plan(2), spawns: vec![task(30)], unless_running: false };
-    let many = |from: u128| (from..from + 12).map(|n| NewTask { params: long(900), ..task(n) }).collect();
+    let ticks = ScheduleAction::Replace {
+        seen,
+        plan: plan(2),
+        spawns: vec![task(30)],
+        unless_running: false,
+    };
+    let many =
+        |from: u128| (from..from + 12).map(|n| NewTask { params: long(900), ..task(n) }).collect();
     let commit = |batch: Batch| Act::Commit(batch.into());
     vec![
         commit(register(1)),

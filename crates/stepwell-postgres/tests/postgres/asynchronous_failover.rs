@@ -24,7 +24,8 @@ async fn door(to: watch::Receiver<u16>) -> u16 {
             let mut to = to.clone();
             tokio::spawn(async move {
                 let port = *to.borrow_and_update();
-                let Ok(mut server) = tokio::net::TcpStream::connect(("127.0.0.1", port)).await else {
+                let Ok(mut server) = tokio::net::TcpStream::connect(("127.0.0.1", port)).await
+                else {
                     return;
                 };
                 tokio::select! {
@@ -87,19 +88,22 @@ async fn a_claim_that_is_lost_shares_its_run_with_none_that_follows() {
     }
     let loser = before.start_worker(WorkerOptions::new()).await;
     let ready = format!(
-        "SELECT (SELECT count(*) FROM stepwell.live_tasks) = {TASKS} AND EXISTS (SELECT FROM stepwell.workers)"
+        "SELECT (SELECT count(*) FROM stepwell.live_tasks) = {TASKS} AND EXISTS (SELECT FROM \
+         stepwell.workers)"
     );
     while replica.sql(&ready).unwrap() != "t" {}
     cut_off(&replica);
     let (allow_loser, allowed) = watch::channel(0);
     let (done, mut losers) = watch::channel(Done::default());
     before.register_fn("work", code(allowed, done)).await.unwrap();
-    let running = format!("SELECT count(*) = {TASKS} FROM stepwell.live_tasks WHERE state = 'running'");
+    let running =
+        format!("SELECT count(*) = {TASKS} FROM stepwell.live_tasks WHERE state = 'running'");
     while primary.sql(&running).unwrap() != "t" {}
     primary.stop(Stop::Immediate).unwrap();
     replica.promote().unwrap();
 
-    // The tasks are another worker's, which has written no more of them than the one whose claims were lost.
+    // The tasks are another worker's, which has written no more of them than the one whose claims
+    // were lost.
     let after = client(&replica.url()).await;
     let (allow_owner, allowed) = watch::channel(0);
     let (done, owners) = watch::channel(Done::default());
@@ -109,7 +113,10 @@ async fn a_claim_that_is_lost_shares_its_run_with_none_that_follows() {
     allow_loser.send_replace(STEPS);
     to.send_replace(replica.port());
     let end = losers.wait_for(|done| done.told == TASKS || done.ran.contains(&1));
-    let end = tokio::time::timeout(Duration::from_secs(90), end).await.expect("it is told nothing").unwrap();
+    let end = tokio::time::timeout(Duration::from_secs(90), end)
+        .await
+        .expect("it is told nothing")
+        .unwrap();
     assert_eq!(end.ran, [0; TASKS], "the worker whose claims were lost goes on");
     drop(end);
 
@@ -144,7 +151,8 @@ fn cut_off(replica: &Postgres) {
     while replica.sql("SELECT count(*) FROM pg_stat_wal_receiver").unwrap() != "0" {}
 }
 
-/// Fails over to a replica that has so many entries of each journal; without any, it lacks the claims as well.
+/// Fails over to a replica that has so many entries of each journal; without any, it lacks the
+/// claims as well.
 async fn fail_over(replicated: usize) {
     let primary = Postgres::start().unwrap();
     let replica = primary.replica().unwrap();
@@ -202,9 +210,11 @@ async fn fail_over(replicated: usize) {
     }
     worker.shutdown().await;
 
-    let store = PostgresStore::connect(PostgresOptions::parse(&replica.url()).unwrap()).await.unwrap();
+    let store =
+        PostgresStore::connect(PostgresOptions::parse(&replica.url()).unwrap()).await.unwrap();
     for task in tasks {
-        let seqs: Vec<u64> = store.journal(task).await.unwrap().iter().map(|entry| entry.seq).collect();
+        let seqs: Vec<u64> =
+            store.journal(task).await.unwrap().iter().map(|entry| entry.seq).collect();
         assert_eq!(seqs, (1..=ALL as u64).collect::<Vec<_>>(), "no journal has a hole");
         let info = store.task(task).await.unwrap().unwrap();
         assert_eq!((info.state, info.attempt), (TaskState::Completed, 1));

@@ -30,7 +30,10 @@ fn url_of(user: &str, password: &str, database: &str) -> String {
 #[tokio::test]
 async fn a_server_that_will_not_have_us() {
     let nobody = refused(&url_of("nobody_of_that_name", "wrong", "postgres")).await;
-    assert!(nobody.contains("cannot open the database postgres://nobody_of_that_name@"), "{nobody}");
+    assert!(
+        nobody.contains("cannot open the database postgres://nobody_of_that_name@"),
+        "{nobody}"
+    );
     assert!(nobody.contains("Check the user and the password in the URL"), "{nobody}");
     assert!(!nobody.contains("wrong"), "a password is not for logs: {nobody}");
 
@@ -42,7 +45,10 @@ async fn a_server_that_will_not_have_us() {
     // A port that nobody listens on: taken, and given back.
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let down = refused(&format!("postgres://ann:hush@127.0.0.1:{port}/app")).await;
-    assert!(down.contains("Check that the server runs, and the host and port in the URL"), "{down}");
+    assert!(
+        down.contains("Check that the server runs, and the host and port in the URL"),
+        "{down}"
+    );
     assert!(!down.contains("hush"), "{down}");
 }
 
@@ -89,13 +95,15 @@ impl User {
     async fn new(database: Database, privileges: &str) -> Self {
         let name = format!("user_{}", uuid::Uuid::new_v4().simple());
         database.sql(&format!("CREATE ROLE {name} LOGIN PASSWORD 'secret'")).await;
-        let privileges = privileges.replace("the_user", &name).replace("the_schema", &database.schema);
+        let privileges =
+            privileges.replace("the_user", &name).replace("the_schema", &database.schema);
         database.sql(&privileges).await;
         Self { database, name }
     }
 
     fn options(&self) -> PostgresOptions {
-        let path = url::Url::parse(&self.database.url).unwrap().path().trim_start_matches('/').to_owned();
+        let path =
+            url::Url::parse(&self.database.url).unwrap().path().trim_start_matches('/').to_owned();
         let url = url_of(&self.name, "secret", &path);
         PostgresOptions::parse(&url).unwrap().schema(&self.database.schema).unwrap()
     }
@@ -123,7 +131,8 @@ async fn the_privileges_of_the_documentation_are_enough() {
     let database = Database::new();
     database.open().await;
     let user =
-        User::new(database, &grants.replace("stepwell", "the_schema").replace("app", "the_user")).await;
+        User::new(database, &grants.replace("stepwell", "the_schema").replace("app", "the_user"))
+            .await;
     let client = client(user.options()).await;
     let worker = client.start_worker(WorkerOptions::new()).await;
     let task = client.spawn_named("double", &21, SpawnOptions::new()).await.unwrap();
@@ -147,7 +156,8 @@ async fn one_item_that_the_server_refuses_holds_up_nobody() {
         .await;
     let worker = client.start_worker(WorkerOptions::new()).await;
     let spawn = |n: u64| {
-        let options = SpawnOptions::new().max_attempts(2).retry(RetryStrategy::fixed(Duration::ZERO));
+        let options =
+            SpawnOptions::new().max_attempts(2).retry(RetryStrategy::fixed(Duration::ZERO));
         let client = &client;
         async move { client.spawn_named("double", &n, options).await }
     };
@@ -160,7 +170,8 @@ async fn one_item_that_the_server_refuses_holds_up_nobody() {
             }
             (_, spawned) => spawned.unwrap().task_id,
         };
-        let end = tokio::time::timeout(Duration::from_secs(60), client.wait::<u64>(task)).await.unwrap();
+        let end =
+            tokio::time::timeout(Duration::from_secs(60), client.wait::<u64>(task)).await.unwrap();
         match n {
             17 | 18 => {
                 let error = end.unwrap_err().to_string();
@@ -189,15 +200,16 @@ async fn killed_backends_lose_nothing_and_repeat_nothing() {
     let database = Database::new();
     let name = format!("victim_{}", database.schema);
     let url = format!("{}?application_name={name}", database.url);
-    let client = client(PostgresOptions::parse(&url).unwrap().schema(&database.schema).unwrap()).await;
+    let client =
+        client(PostgresOptions::parse(&url).unwrap().schema(&database.schema).unwrap()).await;
     client.start_worker(WorkerOptions::new()).await;
     let (stop, mut stopped) = tokio::sync::oneshot::channel::<()>();
     let killed = Arc::new(AtomicI64::new(0));
     let killer = tokio::spawn({
         let (name, mut conn, killed) = (name.clone(), database.connection().await, killed.clone());
         async move {
-            let kill =
-                "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = $1";
+            let kill = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE \
+                        application_name = $1";
             while stopped.try_recv().is_err() {
                 let kill = sqlx::query_scalar::<_, i64>(kill).bind(&name);
                 killed.fetch_add(kill.fetch_one(&mut conn).await.unwrap(), Ordering::SeqCst);
@@ -214,7 +226,8 @@ async fn killed_backends_lose_nothing_and_repeat_nothing() {
             let client = &client;
             async move {
                 let number: u64 = round * 100 + n;
-                // What was refused before it was on its way may be tried again; with the key, so may anything.
+                // What was refused before it was on its way may be tried again; with the key, so
+                // may anything.
                 let options = SpawnOptions::new().idempotency_key(format!("key {number}"));
                 loop {
                     match client.spawn_named("double", &number, options.clone()).await {
@@ -228,7 +241,9 @@ async fn killed_backends_lose_nothing_and_repeat_nothing() {
             let doubled = loop {
                 match client.wait::<u64>(task_id).await {
                     Ok(doubled) => break doubled,
-                    Err(stepwell::Error::Store(_)) => tokio::time::sleep(Duration::from_millis(1)).await,
+                    Err(stepwell::Error::Store(_)) => {
+                        tokio::time::sleep(Duration::from_millis(1)).await
+                    }
                     Err(error) => panic!("task {number}: {error}"),
                 }
             };
@@ -279,7 +294,8 @@ async fn a_disk_that_is_full_is_named() {
             CREATE TRIGGER full_disk BEFORE INSERT ON tasks EXECUTE FUNCTION full_disk()",
         )
         .await;
-    let error = client.spawn_named("double", &21, SpawnOptions::new()).await.unwrap_err().to_string();
+    let error =
+        client.spawn_named("double", &21, SpawnOptions::new()).await.unwrap_err().to_string();
     assert!(error.contains("the disk is full (could not extend file"), "{error}");
 }
 
@@ -292,9 +308,11 @@ async fn through_a_pooler_in_transaction_mode() {
     };
     let postgres = throwaway::Postgres::start().unwrap();
     let pooler = throwaway::PgBouncer::start(&postgres).unwrap();
-    let options = PostgresOptions::parse(&format!("{}?statement-cache-capacity=0", pooler.url())).unwrap();
+    let options =
+        PostgresOptions::parse(&format!("{}?statement-cache-capacity=0", pooler.url())).unwrap();
     let (a, b) = (client(options.clone()).await, client(options).await);
-    let worker = b.start_worker(WorkerOptions::new().poll_interval(Duration::from_secs(3600))).await;
+    let worker =
+        b.start_worker(WorkerOptions::new().poll_interval(Duration::from_secs(3600))).await;
     let spawns = (0..50_u64).map(|n| {
         let a = &a;
         async move {
@@ -303,7 +321,9 @@ async fn through_a_pooler_in_transaction_mode() {
         }
     });
     // Well before the worker polls: what is not heard is supposed.
-    tokio::time::timeout(Duration::from_secs(60), futures_util::future::join_all(spawns)).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(60), futures_util::future::join_all(spawns))
+        .await
+        .unwrap();
     worker.shutdown().await;
 }
 
@@ -315,8 +335,8 @@ async fn a_server_that_was_restarted_is_found_again() {
     let task = client.spawn_named("double", &21, SpawnOptions::new()).await.unwrap();
     client.wait::<u64>(task.task_id).await.unwrap();
     postgres.stop(throwaway::Stop::Immediate).unwrap();
-    // The first may have been on its way when the server went; it is held until that is known. The server is down now,
-    // and says so.
+    // The first may have been on its way when the server went; it is held until that is known. The
+    // server is down now, and says so.
     let down = async {
         loop {
             if let Err(error) = client.task(task.task_id).await {

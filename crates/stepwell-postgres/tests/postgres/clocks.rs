@@ -59,8 +59,10 @@ async fn leases_and_timers_go_by_the_servers_clock() {
         machine(&database, -10 * MINUTE).await,
     ];
     for machine in &machines {
-        let options =
-            WorkerOptions::new().lease(LEASE).concurrency(3).poll_interval(Duration::from_millis(100));
+        let options = WorkerOptions::new()
+            .lease(LEASE)
+            .concurrency(3)
+            .poll_interval(Duration::from_millis(100));
         machine.start_worker(options.max_in_memory(0)).await;
     }
     let naps: Vec<u64> = vec![50, 200, 350];
@@ -70,8 +72,10 @@ async fn leases_and_timers_go_by_the_servers_clock() {
         tasks.push(machine.spawn_named("naps", &naps, options).await.unwrap().task_id);
     }
     for task_id in tasks {
-        let ended =
-            tokio::time::timeout(Duration::from_secs(60), machines[0].wait::<(u32, Vec<Timestamp>)>(task_id));
+        let ended = tokio::time::timeout(
+            Duration::from_secs(60),
+            machines[0].wait::<(u32, Vec<Timestamp>)>(task_id),
+        );
         let (attempt, times) = ended.await.expect("no timer waits for a wrong clock").unwrap();
         assert_eq!(attempt, 1, "nobody took a living worker's task");
         for (nap, pair) in naps.iter().zip(times.windows(2)) {

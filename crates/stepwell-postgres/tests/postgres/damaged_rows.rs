@@ -1,5 +1,5 @@
-//! Rows that somebody has damaged, or a newer program has written: each hurts its own task, and neither the batch that meets it
-//! nor a list that it is in.
+//! Rows that somebody has damaged, or a newer program has written: each hurts its own task, and
+//! neither the batch that meets it nor a list that it is in.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,8 +10,8 @@ use stepwell::{
     WorkerOptions,
 };
 use stepwell_core::store::{
-    Batch, CancellationPolicy, Claim, ClaimedTask, Command, CommandOutcome, HistoryFilter, NewMessage,
-    NewTask, NewWorker, Spawned, TaskState, WorkerSignal, WorkerState,
+    Batch, CancellationPolicy, Claim, ClaimedTask, Command, CommandOutcome, HistoryFilter,
+    NewMessage, NewTask, NewWorker, Spawned, TaskState, WorkerSignal, WorkerState,
 };
 use stepwell_core::{Name, Payload, RunId, Store as _, TaskId, WorkerId};
 use stepwell_postgres::{PostgresStore, sqlx};
@@ -100,11 +100,13 @@ const CLAIMED: [(&str, Option<&str>); 18] = [
     ("UPDATE live_tasks SET attempt = -9223372036854775808 WHERE task_id = $2", None),
     ("UPDATE live_tasks SET lost = 9223372036854775807 WHERE task_id = $2", None),
     (
-        "UPDATE live_tasks SET started_at = now() WHERE task_id = $2; INSERT INTO waits VALUES ($2, 'child', 'c', 1, 'nonsense')",
+        "UPDATE live_tasks SET started_at = now() WHERE task_id = $2; INSERT INTO waits VALUES \
+         ($2, 'child', 'c', 1, 'nonsense')",
         Some("a row of `waits`"),
     ),
     (
-        "UPDATE live_tasks SET started_at = now() WHERE task_id = $2; INSERT INTO waits VALUES ($2, 'timer', 's', 1, NULL, 'infinity')",
+        "UPDATE live_tasks SET started_at = now() WHERE task_id = $2; INSERT INTO waits VALUES \
+         ($2, 'timer', 's', 1, NULL, 'infinity')",
         None,
     ),
     (
@@ -127,7 +129,12 @@ async fn a_batch_that_meets_a_damaged_row_is_applied_once_and_answered() {
         register(&store, 2).await;
         spawn(
             &store,
-            [new_task(1, "queue"), new_task(2, "queue"), new_task(3, "queue"), new_task(9, "other")],
+            [
+                new_task(1, "queue"),
+                new_task(2, "queue"),
+                new_task(3, "queue"),
+                new_task(9, "other"),
+            ],
         )
         .await;
         database.sql(&damage.replace("$2", &format!("'{}'", id(2)))).await;
@@ -154,19 +161,25 @@ async fn a_batch_that_meets_a_damaged_row_is_applied_once_and_answered() {
                 assert!(said.is_none_or(|said| unreadable.unwrap().contains(said)), "{damage}");
             } else {
                 assert!(task.unreadable.is_none(), "{damage}");
-                assert_eq!(Payload::from_json(task.task_id.as_uuid().as_u128().to_string()), task.params);
+                assert_eq!(
+                    Payload::from_json(task.task_id.as_uuid().as_u128().to_string()),
+                    task.params
+                );
             }
         }
         assert_eq!(store.messages(id(9), None).await.unwrap().items.len(), 1, "{damage}");
 
         // Its worker's death gives it back with the others.
         let watches = vec![WorkerSignal::Heartbeat { worker_id: worker(2) }];
-        let seen = store.commit(Batch { workers: watches, ..Batch::default() }.into()).await.unwrap();
+        let seen =
+            store.commit(Batch { workers: watches, ..Batch::default() }.into()).await.unwrap();
         let heartbeats = seen.workers[0].others[0].heartbeats;
         let workers = vec![WorkerSignal::DeclareDead { worker_id: worker(1), heartbeats }];
         store.commit(Batch { workers, ..Batch::default() }.into()).await.unwrap();
-        let claimed =
-            store.commit(Batch { claims: vec![claim(2)], ..Batch::default() }.into()).await.unwrap();
+        let claimed = store
+            .commit(Batch { claims: vec![claim(2)], ..Batch::default() }.into())
+            .await
+            .unwrap();
         // One whose time is up before it begins is cancelled.
         let left = if damage.contains("max_duration = -") { vec![1, 3] } else { vec![1, 2, 3] };
         let left: Vec<_> = left.into_iter().map(id).collect();
@@ -203,7 +216,8 @@ async fn a_task_that_cannot_be_cancelled_in_time_keeps_no_other_from_being_claim
             id(3)
         ))
         .await;
-    let committed = store.commit(Batch { claims: vec![claim(1)], ..Batch::default() }.into()).await.unwrap();
+    let committed =
+        store.commit(Batch { claims: vec![claim(1)], ..Batch::default() }.into()).await.unwrap();
     let claimed: Vec<_> = committed.claims[0].tasks.iter().map(|task| task.task_id).collect();
     // The one that cannot be cancelled may run.
     assert_eq!(claimed, [id(2), id(4)]);
@@ -229,7 +243,8 @@ async fn pages_go_on_behind_rows_that_cannot_be_read() {
     }
     let (mut found, mut before) = (Vec::new(), None);
     loop {
-        let page = store.tasks(TaskFilter { limit: 2, before, ..TaskFilter::default() }).await.unwrap();
+        let page =
+            store.tasks(TaskFilter { limit: 2, before, ..TaskFilter::default() }).await.unwrap();
         found.extend(page.items.iter().map(|task| task.task_id));
         before = page.next;
         if before.is_none() {
@@ -269,7 +284,8 @@ async fn a_scopes_list_leaves_out_what_cannot_be_read_and_what_others_have_label
     .await;
     database.sql(&format!("UPDATE tasks SET scope = 'nonsense' WHERE task_id = '{}'", id(1))).await;
     let list = async |scope: &Scope, labels: &[(&str, &str)]| {
-        let labels = labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let labels =
+            labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let filter = TaskFilter { scope: scope.clone(), labels, ..TaskFilter::default() };
         store.tasks(filter).await.unwrap().items.iter().map(|task| task.task_id).collect::<Vec<_>>()
     };
@@ -318,12 +334,14 @@ async fn lists_beside_tasks_show_what_can_be_read() {
 
     // What is known of types.
     for task_type in ["a", "b"] {
-        let info = TaskTypeInfo { task_type: name(task_type), params: true.into(), output: true.into() };
+        let info =
+            TaskTypeInfo { task_type: name(task_type), params: true.into(), output: true.into() };
         store.describe(info).await.unwrap();
     }
     database.sql("UPDATE task_types SET params = 'nonsense' WHERE task_type = 'a'").await;
     assert!(store.task_types().await.unwrap().iter().all(|info| info.task_type.as_str() != "a"));
-    let elsewhere = Durable::builder().store(Arc::new(database.open().await)).build().await.unwrap();
+    let elsewhere =
+        Durable::builder().store(Arc::new(database.open().await)).build().await.unwrap();
     for task_type in ["a", "b"] {
         elsewhere.spawn_named(task_type, &1, SpawnOptions::new()).await.unwrap();
     }
@@ -331,7 +349,9 @@ async fn lists_beside_tasks_show_what_can_be_read() {
 
     // What waits for workers.
     spawn(&store, [new_task(1, "types"), new_task(2, "types")]).await;
-    database.sql(&format!("UPDATE live_tasks SET task_type = '' WHERE task_id = '{}'", id(1))).await;
+    database
+        .sql(&format!("UPDATE live_tasks SET task_type = '' WHERE task_id = '{}'", id(1)))
+        .await;
     assert_eq!(store.waiting_types(vec![name("types")]).await.unwrap(), [name("type")]);
 
     // The history keeps its numbers.
@@ -342,8 +362,11 @@ async fn lists_beside_tasks_show_what_can_be_read() {
         event: Payload::null(),
     };
     store.record((1..=3).map(happen).collect()).await.unwrap();
-    database.sql(&format!("UPDATE history SET name = '', event = '{{' WHERE task_id = '{}'", id(2))).await;
-    let history = store.history(HistoryFilter { after: 0, ..HistoryFilter::default() }).await.unwrap().items;
+    database
+        .sql(&format!("UPDATE history SET name = '', event = '{{' WHERE task_id = '{}'", id(2)))
+        .await;
+    let history =
+        store.history(HistoryFilter { after: 0, ..HistoryFilter::default() }).await.unwrap().items;
     let of: Vec<_> = history.iter().map(|(_, happening)| happening.task_id).collect();
     assert!(of.ends_with(&[id(1), id(2), id(3)]), "{of:?}");
     let hurt = history.iter().find(|(_, happening)| happening.task_id == id(2)).unwrap();
@@ -355,9 +378,13 @@ async fn lists_beside_tasks_show_what_can_be_read() {
 async fn others_go_on_beside_a_damaged_task() {
     let database = Database::new();
     let client = Durable::builder().store(Arc::new(database.open().await)).build().await.unwrap();
-    client.register_fn("echo", |value: u64, _: TaskContext| async move { Ok(value) }).await.unwrap();
+    client
+        .register_fn("echo", |value: u64, _: TaskContext| async move { Ok(value) })
+        .await
+        .unwrap();
     let join = |value: u64, ctx: TaskContext| async move {
-        let child = ctx.spawn_named::<_, u64>("child", "listen", &value, SpawnOptions::new()).await?;
+        let child =
+            ctx.spawn_named::<_, u64>("child", "listen", &value, SpawnOptions::new()).await?;
         ctx.join::<u64>(&child).await
     };
     client.register_fn("join", join).await.unwrap();
@@ -389,8 +416,9 @@ async fn others_go_on_beside_a_damaged_task() {
         }
         for (hurt, said) in waiting.iter().zip(["a row of `waits`", "`queue`"]) {
             let failure = loop {
-                let rows =
-                    database.sql(&format!("SELECT failure FROM outcomes WHERE task_id = '{hurt}'")).await;
+                let rows = database
+                    .sql(&format!("SELECT failure FROM outcomes WHERE task_id = '{hurt}'"))
+                    .await;
                 if let Some(row) = rows.first() {
                     break row.get::<String, _>(0);
                 }

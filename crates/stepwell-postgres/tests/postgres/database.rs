@@ -56,7 +56,8 @@ impl Drop for Database {
         let (url, schema) = (self.url.clone(), self.schema.clone());
         // On a thread of its own: a runtime must not block in a drop.
         let dropped = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
                 let mut conn = PgConnection::connect(&url).await?;
                 let sql = format!("DROP SCHEMA IF EXISTS {schema} CASCADE");

@@ -1,6 +1,6 @@
-//! Exactly once with the user's own data: a process that writes an order and spawns its task in one transaction, and
-//! whose task pays in a step's transaction, dies between every two of its statements, or its connections do. Whatever is
-//! left, both sides agree.
+//! Exactly once with the user's own data: a process that writes an order and spawns its task in one
+//! transaction, and whose task pays in a step's transaction, dies between every two of its
+//! statements, or its connections do. Whatever is left, both sides agree.
 
 use std::process::Command;
 use std::sync::Arc;
@@ -10,7 +10,9 @@ use std::time::Duration;
 use sqlx::{Connection as _, PgConnection, Row as _};
 use stepwell::store::{Batch, WorkerSignal};
 use stepwell::{Durable, Store as _, TaskContext, TaskResult, WorkerOptions};
-use stepwell_postgres::{ClientExt as _, PostgresOptions, PostgresStore, TransactionExt as _, sqlx};
+use stepwell_postgres::{
+    ClientExt as _, PostgresOptions, PostgresStore, TransactionExt as _, sqlx,
+};
 
 use crate::database::Database;
 
@@ -41,7 +43,8 @@ impl Fate {
             std::process::abort();
         }
         let mut conn = PgConnection::connect(&self.url).await.unwrap();
-        let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = $1";
+        let sql =
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = $1";
         sqlx::query(sql).bind(&self.name).execute(&mut conn).await.unwrap();
     }
 }
@@ -54,7 +57,10 @@ async fn ship(item: String, ctx: TaskContext) -> TaskResult<i64> {
         .transaction("pay", move |tx| {
             Box::pin(async move {
                 of_step.strike().await;
-                sqlx::query("INSERT INTO payments (item) VALUES ($1)").bind(&item).execute(&mut *tx).await?;
+                sqlx::query("INSERT INTO payments (item) VALUES ($1)")
+                    .bind(&item)
+                    .execute(&mut *tx)
+                    .await?;
                 of_step.strike().await;
                 sqlx::query("UPDATE totals SET payments = payments + 1").execute(&mut *tx).await?;
                 of_step.strike().await;
@@ -89,7 +95,8 @@ async fn program(database: &Database, fate: u32, blow: Blow) {
     let options = PostgresOptions::parse(&url).unwrap().schema(&database.schema).unwrap();
     let store = PostgresStore::connect(options).await.unwrap();
     let builder = Durable::builder().store(Arc::new(store)).state(fate.clone()).max_attempts(100);
-    let client = builder.retry(stepwell::RetryStrategy::fixed(Duration::ZERO)).build().await.unwrap();
+    let client =
+        builder.retry(stepwell::RetryStrategy::fixed(Duration::ZERO)).build().await.unwrap();
     client.register::<ship>().await.unwrap();
     while order(&client, &url, &fate).await.is_err() {
         // As a program does that was told of a broken connection: it looks again.
@@ -97,10 +104,12 @@ async fn program(database: &Database, fate: u32, blow: Blow) {
     }
     fate.strike().await;
     let lease = Duration::from_secs(1);
-    let worker = client.start_worker(WorkerOptions::new().lease(lease).poll_interval(lease / 4)).await;
+    let worker =
+        client.start_worker(WorkerOptions::new().lease(lease).poll_interval(lease / 4)).await;
     let mut conn = PgConnection::connect(&database.url).await.unwrap();
     let sql = format!("SELECT task_id FROM {}.orders", database.schema);
-    let id: uuid::Uuid = sqlx::query_scalar(sqlx::AssertSqlSafe(sql)).fetch_one(&mut conn).await.unwrap();
+    let id: uuid::Uuid =
+        sqlx::query_scalar(sqlx::AssertSqlSafe(sql)).fetch_one(&mut conn).await.unwrap();
     assert_eq!(client.wait::<i64>(id.into()).await.unwrap(), 1);
     fate.strike().await;
     worker.shutdown().await;
@@ -131,7 +140,8 @@ async fn order(client: &Durable, url: &str, fate: &Fate) -> anyhow::Result<()> {
 async fn doomed_program() {
     let Ok(schema) = std::env::var("EXACTLY_ONCE_SCHEMA") else { return };
     let database = Database { url: std::env::var("EXACTLY_ONCE_URL").unwrap(), schema };
-    program(&database, std::env::var("EXACTLY_ONCE_FATE").unwrap().parse().unwrap(), Blow::Abort).await;
+    program(&database, std::env::var("EXACTLY_ONCE_FATE").unwrap().parse().unwrap(), Blow::Abort)
+        .await;
     // The schema is the parent's.
     std::mem::forget(database);
 }
@@ -211,7 +221,8 @@ where
     F: Clone + Send + Sync + 'static,
 {
     let database = prepared().await;
-    let options = PostgresOptions::parse(&url_of(&database)).unwrap().schema(&database.schema).unwrap();
+    let options =
+        PostgresOptions::parse(&url_of(&database)).unwrap().schema(&database.schema).unwrap();
     let store = PostgresStore::connect(options).await.unwrap();
     let client = Durable::builder().store(Arc::new(store)).max_attempts(1).build().await.unwrap();
     let task = move |(): (), ctx: TaskContext| {
@@ -283,7 +294,9 @@ async fn a_transaction_that_ends_itself_is_told_so() {
 /// A process with tasks whose transactions do that.
 async fn transacting<F>(database: &Database, work: F) -> (Durable, stepwell::Worker)
 where
-    F: for<'c> Fn(&'c mut PgConnection) -> futures_util::future::BoxFuture<'c, anyhow::Result<String>>,
+    F: for<'c> Fn(
+        &'c mut PgConnection,
+    ) -> futures_util::future::BoxFuture<'c, anyhow::Result<String>>,
     F: Clone + Send + Sync + 'static,
 {
     let client = Durable::builder().store(Arc::new(database.open().await)).build().await.unwrap();
@@ -292,7 +305,10 @@ where
         async move { ctx.transaction("work", move |tx| work(tx)).await }
     };
     client.register_fn("work", task).await.unwrap();
-    client.register_fn("echo", |value: u64, _: TaskContext| async move { Ok(value) }).await.unwrap();
+    client
+        .register_fn("echo", |value: u64, _: TaskContext| async move { Ok(value) })
+        .await
+        .unwrap();
     let worker = client.start_worker(WorkerOptions::new()).await;
     (client, worker)
 }
@@ -314,7 +330,9 @@ async fn transactions_that_take_their_time_are_in_nobodys_way() {
     let (client, worker) = transacting.await;
     let mut tasks = Vec::new();
     for _ in 0..TASKS {
-        tasks.push(client.spawn_named("work", &(), stepwell::SpawnOptions::new()).await.unwrap().task_id);
+        tasks.push(
+            client.spawn_named("work", &(), stepwell::SpawnOptions::new()).await.unwrap().task_id,
+        );
     }
     // As many as run at a time.
     while begun.load(Ordering::SeqCst) < 8 {
@@ -322,12 +340,17 @@ async fn transactions_that_take_their_time_are_in_nobodys_way() {
     }
     let others = async {
         for n in 0..10 {
-            assert_eq!(client.tasks(stepwell::TaskFilter::default()).await.unwrap().len(), TASKS + n);
+            assert_eq!(
+                client.tasks(stepwell::TaskFilter::default()).await.unwrap().len(),
+                TASKS + n
+            );
             let task = client.spawn_named("echo", &7, stepwell::SpawnOptions::new()).await.unwrap();
             assert_eq!(client.wait::<u64>(task.task_id).await.unwrap(), 7);
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), others).await.expect("they wait for the transactions");
+    tokio::time::timeout(Duration::from_secs(20), others)
+        .await
+        .expect("they wait for the transactions");
     go.0.send_replace(true);
     for task in tasks {
         assert_eq!(client.wait::<String>(task).await.unwrap(), "done");
@@ -344,12 +367,14 @@ async fn what_a_closure_sets_for_its_session_is_not_the_next_ones() {
     // A role that may add the step's entry.
     database
         .sql(&format!(
-            "CREATE ROLE {role}; GRANT USAGE ON SCHEMA {0} TO {role}; GRANT ALL ON ALL TABLES IN SCHEMA {0} TO {role}",
+            "CREATE ROLE {role}; GRANT USAGE ON SCHEMA {0} TO {role}; GRANT ALL ON ALL TABLES IN \
+             SCHEMA {0} TO {role}",
             database.schema
         ))
         .await;
     let set = format!(
-        "SET ROLE {role}; SET app.tenant = 'a'; CREATE TEMP TABLE mine (); SELECT pg_advisory_lock(72, 1)"
+        "SET ROLE {role}; SET app.tenant = 'a'; CREATE TEMP TABLE mine (); SELECT \
+         pg_advisory_lock(72, 1)"
     );
     let transacting = transacting(&database, move |tx| {
         let set = set.clone();
@@ -364,8 +389,10 @@ async fn what_a_closure_sets_for_its_session_is_not_the_next_ones() {
     });
     let (client, worker) = transacting.await;
     for _ in 0..20 {
-        let task =
-            client.spawn_named("work", &(), stepwell::SpawnOptions::new().max_attempts(1)).await.unwrap();
+        let task = client
+            .spawn_named("work", &(), stepwell::SpawnOptions::new().max_attempts(1))
+            .await
+            .unwrap();
         assert_eq!(client.wait::<String>(task.task_id).await.unwrap(), "true  true 0");
         client.tasks(stepwell::TaskFilter::default()).await.unwrap();
     }
@@ -405,8 +432,8 @@ async fn a_transaction_of_a_run_that_was_lost_is_undone() {
     assert_eq!(is_begun.recv().await, Some("second"));
     first_goes_on.notify_one();
     // Until its transaction has ended.
-    let open =
-        "SELECT count(*) FROM pg_locks WHERE relation = 'payments'::regclass AND mode = 'RowExclusiveLock'";
+    let open = "SELECT count(*) FROM pg_locks WHERE relation = 'payments'::regclass AND mode = \
+                'RowExclusiveLock'";
     while database.sql(open).await[0].get::<i64, _>(0) > 1 {
         tokio::time::sleep(Duration::from_millis(2)).await;
     }

@@ -60,7 +60,8 @@ async fn what_was_accepted_before_the_disk_was_full_is_done_when_there_is_room()
         match tokio::time::timeout(Duration::from_secs(10), spawning).await {
             Ok(Ok(task)) => accepted.push(task.task_id),
             Ok(Err(error)) => break error.to_string(),
-            // The server itself has stopped, and whether the task was accepted is not known before it is back.
+            // The server itself has stopped, and whether the task was accepted is not known before
+            // it is back.
             Err(_) => break "the disk is full".into(),
         }
         assert!(accepted.len() < 10_000, "the disk never was full");

@@ -18,15 +18,19 @@ fn long(what: &str) -> String {
 /// A process whose tasks have long parameters, steps, messages, children and events.
 async fn process(database: &Database) -> (Durable, Worker) {
     let client = Durable::builder().store(Arc::new(database.open().await)).build().await.unwrap();
-    client.register_fn("child", |text: String, _: TaskContext| async move { Ok(text) }).await.unwrap();
+    client
+        .register_fn("child", |text: String, _: TaskContext| async move { Ok(text) })
+        .await
+        .unwrap();
     let work = |(n, params): (usize, String), ctx: TaskContext| async move {
         assert_eq!(params, long("params"));
         for step in 0..STEPS {
             let done = ctx.step(("step", step), || async { Ok(long("step")) }).await?;
             assert_eq!(done, long("step"));
         }
-        let child =
-            ctx.spawn_named::<_, String>("child", "child", &long("child"), SpawnOptions::new()).await?;
+        let child = ctx
+            .spawn_named::<_, String>("child", "child", &long("child"), SpawnOptions::new())
+            .await?;
         let (heard, one, two, joined) = tokio::try_join!(
             ctx.await_event::<String>(("event", n), None),
             ctx.recv::<String>("topic", None),
@@ -46,12 +50,15 @@ async fn tasks_with_more_than_an_answer_holds_go_on() {
     let database = Database::new();
     let store = database.open().await;
     // A few of the payloads.
-    let few = "CREATE OR REPLACE FUNCTION answer_bytes() RETURNS bigint LANGUAGE sql IMMUTABLE AS 'SELECT 1800::bigint'";
+    let few = "CREATE OR REPLACE FUNCTION answer_bytes() RETURNS bigint LANGUAGE sql IMMUTABLE AS \
+               'SELECT 1800::bigint'";
     database.sql(few).await;
     let (client, worker) = process(&database).await;
     let mut tasks = Vec::new();
     for n in 0..TASKS {
-        tasks.push(client.spawn_named("work", &(n, long("params")), SpawnOptions::new()).await.unwrap());
+        tasks.push(
+            client.spawn_named("work", &(n, long("params")), SpawnOptions::new()).await.unwrap(),
+        );
     }
     for task in &tasks {
         while client.task(task.task_id).await.unwrap().unwrap().state != TaskState::Suspended {
@@ -70,7 +77,8 @@ async fn tasks_with_more_than_an_answer_holds_go_on() {
     // Another process claims them all at once: with their journals, and all that has arrived.
     let (client, worker) = process(&database).await;
     for task in &tasks {
-        let done = tokio::time::timeout(Duration::from_secs(30), client.wait::<String>(task.task_id));
+        let done =
+            tokio::time::timeout(Duration::from_secs(30), client.wait::<String>(task.task_id));
         assert_eq!(done.await.expect("it waits for ever").unwrap(), long("done"));
         let journal = store.journal(task.task_id).await.unwrap();
         let seqs: Vec<u64> = journal.iter().map(|entry| entry.seq).collect();
@@ -93,7 +101,8 @@ async fn the_database_has_the_budget_of_the_contract() {
 async fn steps_with_long_names_and_nothing_else_come_in_parts() {
     let database = Database::new();
     let store = database.open().await;
-    let few = "CREATE OR REPLACE FUNCTION answer_bytes() RETURNS bigint LANGUAGE sql IMMUTABLE AS 'SELECT 1800::bigint'";
+    let few = "CREATE OR REPLACE FUNCTION answer_bytes() RETURNS bigint LANGUAGE sql IMMUTABLE AS \
+               'SELECT 1800::bigint'";
     database.sql(few).await;
     let client = Durable::builder().store(Arc::new(store.clone())).build().await.unwrap();
     let work = |(): (), ctx: TaskContext| async move {
@@ -135,13 +144,18 @@ async fn steps_with_long_names_and_nothing_else_come_in_parts() {
     let batch = stepwell_core::store::Batch { workers, claims: vec![claim], ..Default::default() };
     let claimed = store.commit(batch.into()).await.unwrap().claims.remove(0).tasks;
     let with = claimed.iter().filter(|task| task.journal.is_some()).count();
-    assert_eq!((claimed.len(), with), (TASKS, 1), "the others' journals are left to be read by themselves");
+    assert_eq!(
+        (claimed.len(), with),
+        (TASKS, 1),
+        "the others' journals are left to be read by themselves"
+    );
     let journal = store.journal(tasks[0]).await.unwrap();
     let seqs: Vec<u64> = journal.iter().map(|entry| entry.seq).collect();
     assert_eq!(seqs, (1..=journal.len() as u64).collect::<Vec<_>>());
 }
 
-/// Sizes that PostgreSQL would refuse: run by hand, it takes minutes and some GiB of memory and disk.
+/// Sizes that PostgreSQL would refuse: run by hand, it takes minutes and some GiB of memory and
+/// disk.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "it takes minutes and some GiB"]
 async fn journals_of_more_than_a_gibibyte_are_claimed() {

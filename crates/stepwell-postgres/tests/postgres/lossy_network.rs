@@ -44,7 +44,8 @@ impl LossyNetwork {
         url.set_host(Some("127.0.0.1")).unwrap();
         url.set_port(Some(self.port)).unwrap();
         loop {
-            let options = PostgresOptions::parse(url.as_str()).unwrap().schema(&database.schema).unwrap();
+            let options =
+                PostgresOptions::parse(url.as_str()).unwrap().schema(&database.schema).unwrap();
             if let Ok(store) = PostgresStore::connect(options).await {
                 return Durable::builder().store(Arc::new(store)).build().await.unwrap();
             }

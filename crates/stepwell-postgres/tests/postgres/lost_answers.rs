@@ -58,7 +58,8 @@ async fn spawns_steps_and_ends_are_applied_once_though_answers_are_lost() {
     let ran = ran.lock().unwrap().clone();
     assert_eq!(ran.len(), spawned.len() * STEPS);
     assert!(ran.values().all(|times| *times == 1), "{ran:?}");
-    let all = store.tasks(TaskFilter { limit: 10_000, ..TaskFilter::default() }).await.unwrap().items;
+    let all =
+        store.tasks(TaskFilter { limit: 10_000, ..TaskFilter::default() }).await.unwrap().items;
     assert_eq!(all.len(), spawned.len(), "no spawn was applied twice");
     assert!(all.iter().all(|task| task.state == TaskState::Completed && task.attempt == 1));
     for task_id in spawned {

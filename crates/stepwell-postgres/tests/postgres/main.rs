@@ -1,4 +1,5 @@
-//! Tests of the PostgreSQL store against a real server: `cargo xtask test` starts one, or `TEST_POSTGRES_URL` names one.
+//! Tests of the PostgreSQL store against a real server: `cargo xtask test` starts one, or
+//! `TEST_POSTGRES_URL` names one.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,13 +1,13 @@
-//! The statements of the hot path look at few rows, however many tasks have ended: every plan that the server makes while
-//! a store works is read from its log.
+//! The statements of the hot path look at few rows, however many tasks have ended: every plan that
+//! the server makes while a store works is read from its log.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use stepwell::{
-    Durable, QueueLimits, RateLimit, Scope, SpawnOptions, TaskContext, TaskFilter, TaskResult, TaskState,
-    WorkerOptions,
+    Durable, QueueLimits, RateLimit, Scope, SpawnOptions, TaskContext, TaskFilter, TaskResult,
+    TaskState, WorkerOptions,
 };
 use stepwell_postgres::sqlx::{self, Connection as _, Executor as _};
 use stepwell_postgres::{PostgresOptions, PostgresStore};
@@ -53,8 +53,16 @@ const STATEMENTS: [(&str, &str); 36] = [
 ];
 
 /// Tables that grow, with the tasks that have ended or with those that have not.
-const TABLES: [&str; 8] =
-    ["tasks", "live_tasks", "outcomes", "journal", "waits", "events", "messages", "idempotency_keys"];
+const TABLES: [&str; 8] = [
+    "tasks",
+    "live_tasks",
+    "outcomes",
+    "journal",
+    "waits",
+    "events",
+    "messages",
+    "idempotency_keys",
+];
 
 #[stepwell::task]
 async fn child(n: u64, ctx: TaskContext) -> TaskResult<u64> {
@@ -83,7 +91,8 @@ async fn work(client: &Durable) {
     client.register::<parent>().await.unwrap();
     client.register::<child>().await.unwrap();
     client.register::<grandparent>().await.unwrap();
-    // Nothing special, started at once. Several, because the first batch on a line is special in itself.
+    // Nothing special, started at once. Several, because the first batch on a line is special in
+    // itself.
     let worker = client.start_worker(WorkerOptions::new()).await;
     for n in 0..20 {
         let task = client.spawn::<child>(n).await.unwrap();
@@ -102,7 +111,8 @@ async fn work(client: &Durable) {
     let worker = client.start_worker(WorkerOptions::new().max_in_memory(0)).await;
     let joining = client.spawn::<grandparent>(100).await.unwrap().task_id;
     for n in 0..5_u64 {
-        let options = SpawnOptions::new().idempotency_key(format!("key {n}")).concurrency_key("turn");
+        let options =
+            SpawnOptions::new().idempotency_key(format!("key {n}")).concurrency_key("turn");
         let task = client.spawn_named("parent", &n, options).await.unwrap();
         // So that it is claimed again, with its journal.
         while client.task(task.task_id).await.unwrap().unwrap().state != TaskState::Suspended {
@@ -139,7 +149,8 @@ async fn hot_statements_use_their_indexes() {
         ("auto_explain.log_nested_statements", "on"),
     ])
     .unwrap();
-    let store = PostgresStore::connect(PostgresOptions::parse(&postgres.url()).unwrap()).await.unwrap();
+    let store =
+        PostgresStore::connect(PostgresOptions::parse(&postgres.url()).unwrap()).await.unwrap();
     let client = Durable::builder().store(Arc::new(store)).build().await.unwrap();
     work(&client).await;
     drop(client);
@@ -148,7 +159,8 @@ async fn hot_statements_use_their_indexes() {
     // Each entry: the statement after "Query Text:", then its plan.
     let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
     let plans = log.split("Query Text: ").skip(1).filter(|plan| {
-        // Not the migration, which holds every statement, nor a constant, shown with the statement that it is in.
+        // Not the migration, which holds every statement, nor a constant, shown with the statement
+        // that it is in.
         plan.contains("stepwell.")
             && !plan.contains("CREATE TABLE")
             && !plan.contains("CONTEXT:  SQL function")
@@ -167,10 +179,14 @@ async fn hot_statements_use_their_indexes() {
     for plan in &plans {
         for scan in plan.split("Index Scan using ").skip(1) {
             let table = scan.split(' ').nth(2).unwrap_or_default();
-            let asks = scan.split_once(") ").is_some_and(|(_, rest)| rest.starts_with("Index Cond"));
+            let asks =
+                scan.split_once(") ").is_some_and(|(_, rest)| rest.starts_with("Index Cond"));
             if TABLES.contains(&table) && !asks && !plan.contains("ORDER BY t.task_id") {
                 let statement = plan.split(" (cost=").next().unwrap_or_default();
-                whole.insert(statement.to_owned(), scan.split(')').next().unwrap_or_default().to_owned());
+                whole.insert(
+                    statement.to_owned(),
+                    scan.split(')').next().unwrap_or_default().to_owned(),
+                );
             }
         }
     }
@@ -188,11 +204,19 @@ async fn hot_statements_use_their_indexes() {
     assert!(missing.is_empty(), "they do not use their indexes: {missing:#?}");
     let ended = plans.iter().filter(|plan| is_of(plan, "WHERE o.task_id < p_end"));
     for plan in ended {
-        assert!(plan.contains("Index Cond: (task_id < $"), "what ended later is not looked at: {plan}");
+        assert!(
+            plan.contains("Index Cond: (task_id < $"),
+            "what ended later is not looked at: {plan}"
+        );
     }
-    let claims = plans.iter().filter(|plan| plan.contains("WHERE l.queue = p_queue AND l.state = 'pending'"));
+    let claims = plans
+        .iter()
+        .filter(|plan| plan.contains("WHERE l.queue = p_queue AND l.state = 'pending'"));
     for claim in claims {
-        assert!(!claim.contains("Sort Key: l.priority"), "claims read in order, and sort nothing: {claim}");
+        assert!(
+            !claim.contains("Sort Key: l.priority"),
+            "claims read in order, and sort nothing: {claim}"
+        );
     }
 }
 
@@ -203,7 +227,8 @@ async fn a_list_by_label_reads_the_tasks_of_the_label_in_order() {
         ("auto_explain.log_min_duration", "0"),
     ])
     .unwrap();
-    let store = PostgresStore::connect(PostgresOptions::parse(&postgres.url()).unwrap()).await.unwrap();
+    let store =
+        PostgresStore::connect(PostgresOptions::parse(&postgres.url()).unwrap()).await.unwrap();
     let client = Durable::builder().store(Arc::new(store)).build().await.unwrap();
     // Of each hundred tasks, fifty of one tenant and one of another.
     let fill = "INSERT INTO stepwell.tasks (task_id, task_type, queue, priority, max_attempts, spawned_at, retry, headers, params)
@@ -232,7 +257,10 @@ async fn a_list_by_label_reads_the_tasks_of_the_label_in_order() {
     assert!(lists.len() >= 24, "the server logged {} lists", lists.len());
     for plan in lists {
         assert!(plan.contains("labels_own on labels b0"), "{plan}");
-        assert!(!plan.contains("Seq Scan on tasks") && !plan.contains("Seq Scan on labels"), "{plan}");
+        assert!(
+            !plan.contains("Seq Scan on tasks") && !plan.contains("Seq Scan on labels"),
+            "{plan}"
+        );
     }
 }
 
@@ -250,7 +278,8 @@ async fn waiting(args: (String, u32), ctx: TaskContext) -> TaskResult<()> {
     Ok(())
 }
 
-/// Returns how many rows the scans of these tables have read, or left out by a filter, in the plans of a log.
+/// Returns how many rows the scans of these tables have read, or left out by a filter, in the plans
+/// of a log.
 fn rows_read(log: &str, tables: &[&str]) -> f64 {
     let number = |text: &str, name: &str| -> Option<f64> {
         let digits = text.split(name).nth(1)?;
@@ -259,11 +288,15 @@ fn rows_read(log: &str, tables: &[&str]) -> f64 {
     let (mut rows, mut loops) = (0.0, None);
     for line in log.lines() {
         if line.contains("(actual time=") {
-            let is_read =
-                tables.iter().any(|table| line.contains("Scan") && line.contains(&format!(" on {table} ")));
+            let is_read = tables
+                .iter()
+                .any(|table| line.contains("Scan") && line.contains(&format!(" on {table} ")));
             loops = number(line, " loops=").filter(|_| is_read);
             rows += loops
-                .zip(number(line, " rows=").and_then(|_| number(line.split("actual").nth(1)?, " rows=")))
+                .zip(
+                    number(line, " rows=")
+                        .and_then(|_| number(line.split("actual").nth(1)?, " rows=")),
+                )
                 .map_or(0.0, |(loops, rows)| loops * rows);
         } else if let Some((loops, removed)) = loops.zip(number(line, "Rows Removed by Filter: ")) {
             rows += loops * removed;
@@ -281,7 +314,8 @@ async fn a_wake_up_reads_what_has_arrived_and_no_other_wait() {
         ("auto_explain.log_nested_statements", "on"),
     ])
     .unwrap();
-    let store = PostgresStore::connect(PostgresOptions::parse(&postgres.url()).unwrap()).await.unwrap();
+    let store =
+        PostgresStore::connect(PostgresOptions::parse(&postgres.url()).unwrap()).await.unwrap();
     let client = Durable::builder().store(Arc::new(store)).build().await.unwrap();
     client.register::<waiting>().await.unwrap();
     let worker = client.start_worker(WorkerOptions::new()).await;
@@ -304,7 +338,10 @@ async fn a_wake_up_reads_what_has_arrived_and_no_other_wait() {
         is_suspended_behind(1).await;
         let log = log();
         let read = rows_read(&log[before..], &["waits", "events", "messages"]);
-        assert!(log[before..].contains("waits_arrived on waits"), "{what}: it looks for what has arrived");
+        assert!(
+            log[before..].contains("waits_arrived on waits"),
+            "{what}: it looks for what has arrived"
+        );
         assert!((1.0..100.0).contains(&read), "{what}: {read} rows were read for one of 500 waits");
         client.cancel(task).await.unwrap();
     }

@@ -1,12 +1,12 @@
-//! Schedules, when answers of the server are lost: several clients come to every tick, over a network that drops an answer now
-//! and then, with its connection; and each tick spawns one task.
+//! Schedules, when answers of the server are lost: several clients come to every tick, over a
+//! network that drops an answer now and then, with its connection; and each tick spawns one task.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use stepwell::{
-    CatchUp, Durable, Schedule, SpawnOptions, Store as _, TICK_HEADER, TaskFilter, Timestamp, WorkerOptions,
-    until,
+    CatchUp, Durable, Schedule, SpawnOptions, Store as _, TICK_HEADER, TaskFilter, Timestamp,
+    WorkerOptions, until,
 };
 
 use crate::database::Database;
@@ -48,7 +48,8 @@ async fn each_tick_and_each_trigger_spawns_one_task_though_answers_are_lost() {
     let scheduled = async || {
         let all = TaskFilter { limit: 100_000, ..TaskFilter::default() };
         let tasks = store.tasks(all).await.unwrap().items;
-        let (ticks, triggers): (Vec<_>, Vec<_>) = tasks.into_iter().partition(|task| task.priority == 1);
+        let (ticks, triggers): (Vec<_>, Vec<_>) =
+            tasks.into_iter().partition(|task| task.priority == 1);
         let tick = |text: &str| text.parse::<Timestamp>().unwrap();
         let mut ticks: Vec<_> =
             ticks.iter().map(|task| tick(task.headers[TICK_HEADER].as_str().unwrap())).collect();

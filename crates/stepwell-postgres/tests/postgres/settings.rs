@@ -1,12 +1,14 @@
-//! Defaults of the database and of the role that Stepwell must not depend on: with each of them, directly and through a
-//! pooler in transaction mode, tasks live their whole lives.
+//! Defaults of the database and of the role that Stepwell must not depend on: with each of them,
+//! directly and through a pooler in transaction mode, tasks live their whole lives.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, Row as _};
 use stepwell::{Durable, SpawnOptions, StoreError, TaskContext, TaskFilter, WorkerOptions};
-use stepwell_postgres::{ClientExt as _, PostgresOptions, PostgresStore, TransactionExt as _, sqlx};
+use stepwell_postgres::{
+    ClientExt as _, PostgresOptions, PostgresStore, TransactionExt as _, sqlx,
+};
 use throwaway::{PgBouncer, Postgres};
 
 const SETTINGS: [(&str, &str); 26] = [
@@ -46,11 +48,12 @@ const TRANSACTION_TIMEOUT: &str = "transaction_timeout";
 const WITHOUT_LIMIT: &str = "SELECT set_config('transaction_timeout', '0', true)
     WHERE current_setting('transaction_timeout', true) IS NOT NULL";
 
-/// How long a step's transaction takes: longer than most time limits. That of all transactions holds for it, too.
+/// How long a step's transaction takes: longer than most time limits. That of all transactions
+/// holds for it, too.
 const LONG: Duration = Duration::from_millis(30);
 
-/// Lives through whatever there is. The user's own transaction goes to the server directly: a pooler may give it a session in
-/// which somebody listens.
+/// Lives through whatever there is. The user's own transaction goes to the server directly: a
+/// pooler may give it a session in which somebody listens.
 async fn lives(url: &str, direct: &str, paying: Duration) {
     let store = PostgresStore::connect(PostgresOptions::parse(url).unwrap()).await.unwrap();
     let client = Durable::builder().store(Arc::new(store)).build().await.unwrap();
@@ -77,7 +80,12 @@ async fn lives(url: &str, direct: &str, paying: Duration) {
     assert_eq!(client.wait::<String>(task.task_id).await.unwrap(), all);
 
     let mut conn = PgConnection::connect(direct).await.unwrap();
-    conn.execute("BEGIN READ WRITE; SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0").await.unwrap();
+    conn.execute(
+        "BEGIN READ WRITE; SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0; \
+                  SET LOCAL idle_in_transaction_session_timeout = 0",
+    )
+    .await
+    .unwrap();
     conn.execute(WITHOUT_LIMIT).await.unwrap();
     let again = client.spawn_named_in(&mut conn, "life", "a", keyed()).await.unwrap();
     assert_eq!((again.task_id, again.created()), (task.task_id, false));
@@ -108,25 +116,41 @@ async fn no_default_of_the_database_or_the_role_is_in_the_way() {
     let postgres = Postgres::start().unwrap();
     let pooler = PgBouncer::start(&postgres).unwrap();
     let (direct, pooled) = (postgres.url(), format!("{}?statement-cache-capacity=0", pooler.url()));
-    let is_new = postgres.sql("SHOW server_version_num").unwrap().parse::<u32>().unwrap() >= 170_000;
+    let is_new =
+        postgres.sql("SHOW server_version_num").unwrap().parse::<u32>().unwrap() >= 170_000;
     let there = SETTINGS.into_iter().chain(SINCE_17.into_iter().filter(|_| is_new));
     let all = there.enumerate().map(|(n, (setting, value))| {
         // Every other one as the role's default.
         let to = if n % 2 == 0 { "DATABASE" } else { "ROLE CURRENT_USER IN DATABASE" };
         let set = format!("ALTER {to} hostile_{n} SET {setting} = {value}");
         let paying = if setting == TRANSACTION_TIMEOUT { Duration::ZERO } else { LONG };
-        tokio::spawn(lives_with(set, format!("hostile_{n}"), direct.clone(), pooled.clone(), paying))
+        tokio::spawn(lives_with(
+            set,
+            format!("hostile_{n}"),
+            direct.clone(),
+            pooled.clone(),
+            paying,
+        ))
     });
     for lived in futures_util::future::join_all(all).await {
         lived.unwrap();
     }
 }
 
-async fn lives_with(set: String, database: String, direct: String, pooled: String, paying: Duration) {
+async fn lives_with(
+    set: String,
+    database: String,
+    direct: String,
+    pooled: String,
+    paying: Duration,
+) {
     static FEW: tokio::sync::Semaphore = tokio::sync::Semaphore::const_new(6);
     let _few = FEW.acquire().await.unwrap();
     let mut admin = PgConnection::connect(&direct).await.unwrap();
-    admin.execute(sqlx::raw_sql(AssertSqlSafe(format!("CREATE DATABASE {database}")))).await.unwrap();
+    admin
+        .execute(sqlx::raw_sql(AssertSqlSafe(format!("CREATE DATABASE {database}"))))
+        .await
+        .unwrap();
     admin.execute(sqlx::raw_sql(AssertSqlSafe(set.clone()))).await.unwrap();
     let own = in_database(&direct, &database);
     for url in [direct, pooled] {
@@ -146,7 +170,8 @@ async fn what_is_accepted_is_durable_though_the_role_does_not_wait_for_the_disk(
     let postgres = Postgres::start().unwrap();
     let mut admin = PgConnection::connect(&postgres.url()).await.unwrap();
     admin.execute("ALTER ROLE CURRENT_USER SET synchronous_commit = off").await.unwrap();
-    let store = PostgresStore::connect(PostgresOptions::parse(&postgres.url()).unwrap()).await.unwrap();
+    let store =
+        PostgresStore::connect(PostgresOptions::parse(&postgres.url()).unwrap()).await.unwrap();
     drop(store);
     // Each commit says at its end how it commits.
     let witness = "CREATE TABLE public.witness (synchronous text, said text); CREATE FUNCTION public.bear() RETURNS trigger LANGUAGE plpgsql AS
@@ -154,24 +179,34 @@ async fn what_is_accepted_is_durable_though_the_role_does_not_wait_for_the_disk(
     admin.execute(witness).await.unwrap();
     for table in ["tasks", "journal", "outcomes", "events", "outbox", "waits"] {
         let bear = format!(
-            "CREATE CONSTRAINT TRIGGER bear AFTER INSERT ON stepwell.{table} INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION public.bear()"
+            "CREATE CONSTRAINT TRIGGER bear AFTER INSERT ON stepwell.{table} INITIALLY DEFERRED \
+             FOR EACH ROW EXECUTE FUNCTION public.bear()"
         );
         admin.execute(sqlx::raw_sql(AssertSqlSafe(bear))).await.unwrap();
     }
     lives(&postgres.url(), &postgres.url(), LONG).await;
     let witnesses = admin
-        .fetch_all("SELECT synchronous, array_agg(DISTINCT said)::text FROM public.witness GROUP BY 1")
+        .fetch_all(
+            "SELECT synchronous, array_agg(DISTINCT said)::text FROM public.witness GROUP BY 1",
+        )
         .await
         .unwrap();
-    let said: Vec<(String, String)> = witnesses.iter().map(|row| (row.get(0), row.get(1))).collect();
-    assert_eq!(said, [("on".to_owned(), "{events,journal,outbox,outcomes,tasks,waits}".to_owned())]);
+    let said: Vec<(String, String)> =
+        witnesses.iter().map(|row| (row.get(0), row.get(1))).collect();
+    assert_eq!(
+        said,
+        [("on".to_owned(), "{events,journal,outbox,outcomes,tasks,waits}".to_owned())]
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_cannot_hold_every_text_is_refused() {
     let postgres = Postgres::start().unwrap();
     let mut admin = PgConnection::connect(&postgres.url()).await.unwrap();
-    admin.execute("CREATE DATABASE latin ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0").await.unwrap();
+    admin
+        .execute("CREATE DATABASE latin ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0")
+        .await
+        .unwrap();
     let options = PostgresOptions::parse(&in_database(&postgres.url(), "latin")).unwrap();
     let Err(StoreError::Open { reason, .. }) = PostgresStore::connect(options).await else {
         panic!("accepted")
@@ -179,15 +214,16 @@ async fn a_database_that_cannot_hold_every_text_is_refused() {
     assert!(reason.contains("encoding is LATIN1"), "{reason}");
 }
 
-/// The names of all functions of PostgreSQL's that the schema's functions, or statements in this crate, call.
+/// The names of all functions of PostgreSQL's that the schema's functions, or statements in this
+/// crate, call.
 const CALLS: &str = "SELECT DISTINCT b.oid, b.proname FROM pg_proc b, (
         SELECT p.prosrc AS text FROM pg_proc p WHERE p.pronamespace = 'stepwell'::regnamespace
         UNION ALL SELECT $1
     ) s, regexp_matches(s.text, '([a-z_0-9]+)\\s*\\(', 'g') AS m
     WHERE b.pronamespace = 'pg_catalog'::regnamespace AND b.proname = m[1]";
 
-/// Puts an overload of a function into `public` that fits better than PostgreSQL's own: for each type that a parameter of any
-/// type may stand for.
+/// Puts an overload of a function into `public` that fits better than PostgreSQL's own: for each
+/// type that a parameter of any type may stand for.
 const OVERLOAD: &str = "DO $do$ DECLARE
     p record; t text; parameters text; made int := 0;
 BEGIN

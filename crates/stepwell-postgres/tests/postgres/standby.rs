@@ -16,14 +16,18 @@ use crate::database::Database;
 async fn client(url: &str) -> Durable {
     let store = PostgresStore::connect(PostgresOptions::parse(url).unwrap()).await.unwrap();
     let client = Durable::builder().store(Arc::new(store)).build().await.unwrap();
-    client.register_fn("echo", |value: u32, _: TaskContext| async move { Ok(value) }).await.unwrap();
+    client
+        .register_fn("echo", |value: u32, _: TaskContext| async move { Ok(value) })
+        .await
+        .unwrap();
     client
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_standby_can_be_read_and_says_that_it_cannot_be_written_to_until_it_is_promoted() {
     let primary = Postgres::start().unwrap();
-    let spawned = client(&primary.url()).await.spawn_named("echo", &1, SpawnOptions::new()).await.unwrap();
+    let spawned =
+        client(&primary.url()).await.spawn_named("echo", &1, SpawnOptions::new()).await.unwrap();
     let replica = primary.replica().unwrap();
     let client = client(&replica.url()).await;
     assert_eq!(client.tasks(TaskFilter::default()).await.unwrap().len(), 1);
@@ -57,8 +61,10 @@ async fn a_standby_can_be_read_and_says_that_it_cannot_be_written_to_until_it_is
 async fn a_server_without_a_schema_that_does_not_write_is_an_error() {
     let primary = Postgres::start().unwrap();
     let replica = primary.replica().unwrap();
-    let refused =
-        PostgresStore::connect(PostgresOptions::parse(&replica.url()).unwrap()).await.err().unwrap();
+    let refused = PostgresStore::connect(PostgresOptions::parse(&replica.url()).unwrap())
+        .await
+        .err()
+        .unwrap();
     assert!(refused.to_string().contains("the server is a standby"), "{refused}");
 }
 
@@ -68,12 +74,17 @@ async fn a_client_does_not_wait_for_ever_for_an_answer() {
     let builder = Durable::builder().store(Arc::new(database.open().await));
     let client = builder.answer_timeout(Duration::from_millis(300)).build().await.unwrap();
     let mut conn = database.connection().await;
-    conn.execute("BEGIN; LOCK TABLE tasks, events, live_tasks IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    conn.execute("BEGIN; LOCK TABLE tasks, events, live_tasks IN ACCESS EXCLUSIVE MODE")
+        .await
+        .unwrap();
     for unanswered in [
         client.spawn_named("echo", &1, SpawnOptions::new()).await.err(),
         client.emit_event("event", &(), None).await.err(),
     ] {
-        assert!(matches!(unanswered, Some(Error::Store(StoreError::Unanswered(_)))), "{unanswered:?}");
+        assert!(
+            matches!(unanswered, Some(Error::Store(StoreError::Unanswered(_)))),
+            "{unanswered:?}"
+        );
     }
     conn.execute("COMMIT").await.unwrap();
     // What was asked for is done all the same.
@@ -94,7 +105,8 @@ async fn a_batch_that_is_given_up_leaves_nothing_behind_in_the_server() {
         let client = client(&url).await;
         client.spawn_named("echo", &1, SpawnOptions::new()).await
     });
-    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'stepwell' AND wait_event_type = 'Lock'";
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'stepwell' AND \
+                   wait_event_type = 'Lock'";
     while postgres.sql(waiting).unwrap() != "1" {}
     given_up.shutdown_background();
     let begun = Instant::now();
@@ -106,7 +118,8 @@ async fn a_batch_that_is_given_up_leaves_nothing_behind_in_the_server() {
     conn.execute("ROLLBACK").await.unwrap();
 }
 
-/// A way to a server on which connections can go dead: what comes from the server no longer arrives, and nobody is told.
+/// A way to a server on which connections can go dead: what comes from the server no longer
+/// arrives, and nobody is told.
 async fn way_that_goes_dead(port: u16, dead: Arc<AtomicBool>) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let own = listener.local_addr().unwrap().port();

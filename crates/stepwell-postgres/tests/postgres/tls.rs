@@ -18,7 +18,8 @@ fn encrypt(postgres: &throwaway::Postgres, authority: &CertifiedIssuer<'static, 
     // The key has to be a file of the server's own user, which writes it itself.
     for (file, text) in [("server.key", key.serialize_pem()), ("server.crt", certificate.pem())] {
         let write = format!(
-            "COPY (SELECT translate(encode('{text}', 'base64'), chr(10), '')) TO PROGRAM 'umask 077; base64 -d > {file}'"
+            "COPY (SELECT translate(encode('{text}', 'base64'), chr(10), '')) TO PROGRAM 'umask \
+             077; base64 -d > {file}'"
         );
         postgres.sql(&write).unwrap();
     }
@@ -36,7 +37,10 @@ async fn connect(postgres: &throwaway::Postgres, query: &str) -> Result<Postgres
 async fn connections_are_encrypted_and_the_server_is_who_it_says() {
     let postgres = throwaway::Postgres::start().unwrap();
     let refused = connect(&postgres, "sslmode=require").await.err().unwrap();
-    assert!(refused.contains("cannot open the database"), "the server knows no encryption: {refused}");
+    assert!(
+        refused.contains("cannot open the database"),
+        "the server knows no encryption: {refused}"
+    );
 
     let (ours, another) = (authority(), authority());
     encrypt(&postgres, &ours);
@@ -47,7 +51,8 @@ async fn connections_are_encrypted_and_the_server_is_who_it_says() {
         format!("sslmode=verify-full&sslrootcert={}", file.display())
     };
     for query in ["sslmode=require", &root("ours.pem", &ours)] {
-        let store = connect(&postgres, &format!("{query}&application_name=encrypted")).await.unwrap();
+        let store =
+            connect(&postgres, &format!("{query}&application_name=encrypted")).await.unwrap();
         store.queues().await.unwrap();
         let plain = postgres
             .sql(

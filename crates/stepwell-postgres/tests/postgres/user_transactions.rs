@@ -1,13 +1,13 @@
-//! What users' transactions bring, whatever their isolation level and however long they take: nothing is lost, and no batch
-//! waits for them.
+//! What users' transactions bring, whatever their isolation level and however long they take:
+//! nothing is lost, and no batch waits for them.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, Row as _};
 use stepwell::{
-    Coalesce, Durable, Error, Scope, SpawnOptions, SpawnResult, TaskContext, TaskId, TaskState, Worker,
-    WorkerOptions,
+    Coalesce, Durable, Error, Scope, SpawnOptions, SpawnResult, TaskContext, TaskId, TaskState,
+    Worker, WorkerOptions,
 };
 use stepwell_postgres::{ClientExt as _, TransactionExt as _, sqlx};
 
@@ -17,12 +17,14 @@ const LEVELS: [&str; 3] = ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"];
 /// Longer than anything takes that does not wait.
 const LONG: Duration = Duration::from_secs(20);
 
-/// A process: `echo` gives its parameter, `listen` what is emitted under its parameter, `hold` ends when that is emitted.
+/// A process: `echo` gives its parameter, `listen` what is emitted under its parameter, `hold` ends
+/// when that is emitted.
 async fn process(database: &Database) -> (Durable, Worker) {
     let client = Durable::builder().store(Arc::new(database.open().await)).build().await.unwrap();
     client.register_fn("echo", |value: String, _: TaskContext| async { Ok(value) }).await.unwrap();
-    let listen =
-        |event: String, ctx: TaskContext| async move { ctx.await_event::<String>(event, None).await };
+    let listen = |event: String, ctx: TaskContext| async move {
+        ctx.await_event::<String>(event, None).await
+    };
     client.register_fn("listen", listen).await.unwrap();
     let worker = client.start_worker(WorkerOptions::new()).await;
     (client, worker)
@@ -30,8 +32,9 @@ async fn process(database: &Database) -> (Durable, Worker) {
 
 /// Begins a transaction that sees nothing of what is committed from now on, above the first level.
 async fn begin(conn: &mut PgConnection, level: &str) {
-    let begin =
-        format!("BEGIN ISOLATION LEVEL {level}; SELECT count(*) FROM live_tasks, journal, waits, workers");
+    let begin = format!(
+        "BEGIN ISOLATION LEVEL {level}; SELECT count(*) FROM live_tasks, journal, waits, workers"
+    );
     conn.execute(sqlx::raw_sql(AssertSqlSafe(begin))).await.unwrap();
 }
 
@@ -57,7 +60,10 @@ async fn an_event_wakes_those_who_began_to_wait_after_the_transaction_did() {
         client.emit_event_in(&mut conn, level, &"heard", None).await.unwrap();
         conn.execute("COMMIT").await.unwrap();
         assert_eq!(ends(&client, &task).await.unwrap(), "heard", "{level}");
-        assert!(!client.emit_event(level, &"late", None).await.unwrap(), "{level}: it was the first");
+        assert!(
+            !client.emit_event(level, &"late", None).await.unwrap(),
+            "{level}: it was the first"
+        );
     }
     worker.shutdown().await;
 }
@@ -101,8 +107,10 @@ async fn no_batch_waits_for_a_users_transaction() {
         let waits = client.spawn_named("echo", "waits", waiting()).await.unwrap();
         let mut conn = database.connection().await;
         begin(&mut conn, level).await;
-        let with_key = client.spawn_named_in(&mut conn, "echo", "of the transaction", key()).await.unwrap();
-        let coalesced = client.spawn_named_in(&mut conn, "echo", "coalesced", waiting()).await.unwrap();
+        let with_key =
+            client.spawn_named_in(&mut conn, "echo", "of the transaction", key()).await.unwrap();
+        let coalesced =
+            client.spawn_named_in(&mut conn, "echo", "coalesced", waiting()).await.unwrap();
         client.emit_event_in(&mut conn, "done", &"by the transaction", None).await.unwrap();
         assert!(with_key.created() && coalesced.created(), "what is not known yet");
 
@@ -134,12 +142,18 @@ async fn no_batch_waits_for_a_users_transaction() {
         // Each id leads to the task that was done.
         other.resume_queue("default").await.unwrap();
         assert_eq!(ends(&client, &with_key).await.unwrap(), "of the other", "{level}");
-        assert!(["waits", "coalesced", "last"].contains(&ends(&client, &coalesced).await.unwrap().as_str()));
+        assert!(
+            ["waits", "coalesced", "last"]
+                .contains(&ends(&client, &coalesced).await.unwrap().as_str())
+        );
         let _ = (ends(&client, &waits).await, ends(&client, &last).await.unwrap());
         let info = client.task(with_key.task_id).await.unwrap().unwrap();
         assert_eq!(info.state, TaskState::Cancelled);
         let why = info.failure.unwrap().message;
-        assert!(why.contains(&format!("not run: task {} has its idempotency key", spawned.task_id)), "{why}");
+        assert!(
+            why.contains(&format!("not run: task {} has its idempotency key", spawned.task_id)),
+            "{why}"
+        );
         let again = client.spawn_named("echo", "again", key()).await.unwrap();
         assert_eq!((again.task_id, again.created()), (spawned.task_id, false));
     }
@@ -171,10 +185,15 @@ async fn users_transactions_with_one_idempotency_key_wait_for_each_other() {
             first.execute(end).await.unwrap();
         });
         second.execute("COMMIT").await.unwrap();
-        assert_eq!((other.task_id == created.task_id, other.created()), (end == "COMMIT", end == "ROLLBACK"));
+        assert_eq!(
+            (other.task_id == created.task_id, other.created()),
+            (end == "COMMIT", end == "ROLLBACK")
+        );
         assert_eq!(ends(&client, &other).await.unwrap(), "once");
-        let later =
-            client.spawn_named("echo", "later", SpawnOptions::new().idempotency_key(key)).await.unwrap();
+        let later = client
+            .spawn_named("echo", "later", SpawnOptions::new().idempotency_key(key))
+            .await
+            .unwrap();
         assert_eq!((later.task_id, later.created()), (other.task_id, false));
     }
     worker.shutdown().await;
@@ -190,9 +209,11 @@ async fn a_steps_transaction_may_have_any_isolation_level() {
             Box::pin(async move {
                 let set = format!("SET TRANSACTION ISOLATION LEVEL {level}");
                 tx.execute(sqlx::raw_sql(AssertSqlSafe(set))).await?;
-                Ok(sqlx::query_scalar::<_, String>("SELECT current_setting('transaction_isolation')")
-                    .fetch_one(tx)
-                    .await?)
+                Ok(sqlx::query_scalar::<_, String>(
+                    "SELECT current_setting('transaction_isolation')",
+                )
+                .fetch_one(tx)
+                .await?)
             })
         });
         let (paid, ()) = tokio::try_join!(paid, heard.emit_event("paid", &1))?;
@@ -229,8 +250,11 @@ async fn much_in_one_transaction_is_done_in_parts() {
 async fn keys_are_those_of_the_tasks_scope_also_while_they_are_in_the_outbox() {
     let database = Database::new();
     let (client, worker) = process(&database).await;
-    let scopes =
-        [Scope::default(), Scope::default().label("tenant", "a"), Scope::default().label("tenant", "b")];
+    let scopes = [
+        Scope::default(),
+        Scope::default().label("tenant", "a"),
+        Scope::default().label("tenant", "b"),
+    ];
     let order = |scope: &Scope| SpawnOptions::new().idempotency_key("order").scope(scope.clone());
     let turn = |scope: &Scope| SpawnOptions::new().concurrency_key("turn").scope(scope.clone());
     let coalesced = |scope: &Scope| {
@@ -246,7 +270,8 @@ async fn keys_are_those_of_the_tasks_scope_also_while_they_are_in_the_outbox() {
         let again = client.spawn_named_in(&mut conn, "echo", "again", order(scope)).await.unwrap();
         assert!(task.created() && again.task_id == task.task_id, "{scope:?}: {task:?}, {again:?}");
         let listens = client.spawn_named_in(&mut conn, "listen", "go", turn(scope)).await.unwrap();
-        let waits = client.spawn_named_in(&mut conn, "echo", "waits", coalesced(scope)).await.unwrap();
+        let waits =
+            client.spawn_named_in(&mut conn, "echo", "waits", coalesced(scope)).await.unwrap();
         assert!(waits.created(), "{scope:?}: {waits:?}");
         tasks.push((task, listens, waits));
     }
@@ -258,7 +283,8 @@ async fn keys_are_those_of_the_tasks_scope_also_while_they_are_in_the_outbox() {
         suspended(&client, listens.task_id).await;
         let state = client.task(waits.task_id).await.unwrap().unwrap().state;
         assert_eq!(state, TaskState::Pending, "{scope:?}");
-        // Those of one scope find each other, also from outside of the transaction and in the next one.
+        // Those of one scope find each other, also from outside of the transaction and in the next
+        // one.
         let again = client.spawn_named("echo", "again", order(scope)).await.unwrap();
         assert_eq!(again.task_id, task.task_id, "{scope:?}");
         begin(&mut conn, LEVELS[0]).await;
@@ -302,9 +328,11 @@ async fn what_the_database_does_not_accept_of_one_transaction_holds_up_no_other(
     assert_eq!(ends(&client, &tasks[2]).await.unwrap(), "fine");
     let error = ends(&client, &tasks[1]).await.unwrap_err().to_string();
     assert!(error.contains("the store refuses its keys") && error.contains("no_bad"), "{error}");
-    let aside =
-        database.sql("SELECT event, task_id IS NOT NULL, reason FROM outbox_refused ORDER BY id").await;
-    let events: Vec<(Option<String>, bool)> = aside.iter().map(|row| (row.get(0), row.get(1))).collect();
+    let aside = database
+        .sql("SELECT event, task_id IS NOT NULL, reason FROM outbox_refused ORDER BY id")
+        .await;
+    let events: Vec<(Option<String>, bool)> =
+        aside.iter().map(|row| (row.get(0), row.get(1))).collect();
     assert_eq!(events, [(Some("13".to_owned()), false), (None, true)]);
     assert!(aside[0].get::<String, _>(2).contains("no_13"));
 
@@ -362,13 +390,16 @@ async fn a_task_that_is_not_run_because_another_one_is_stands_for_that_one() {
     assert!(matches!(refused, Error::NotAllowed { .. }), "{refused}");
     assert_eq!(ends(&client, &second).await.unwrap(), "first");
 
-    // A task waits, in whose favour another one with a key is not run: whoever has that key has the one that waits.
+    // A task waits, in whose favour another one with a key is not run: whoever has that key has the
+    // one that waits.
     client.pause_queue("default").await.unwrap();
     let reuse = || SpawnOptions::new().coalesced("index", Coalesce::Reuse);
     let waits = client.spawn_named("echo", "waits", reuse()).await.unwrap();
     begin(&mut conn, "READ COMMITTED").await;
-    let reused =
-        client.spawn_named_in(&mut conn, "echo", "reuses", reuse().idempotency_key("k")).await.unwrap();
+    let reused = client
+        .spawn_named_in(&mut conn, "echo", "reuses", reuse().idempotency_key("k"))
+        .await
+        .unwrap();
     conn.execute("COMMIT").await.unwrap();
     client.emit_event("settled", &"", None).await.unwrap();
     assert_eq!(client.task(reused.task_id).await.unwrap().unwrap().state, TaskState::Cancelled);
@@ -378,7 +409,8 @@ async fn a_task_that_is_not_run_because_another_one_is_stands_for_that_one() {
     let again = client.spawn_named_in(&mut conn, "echo", "again", key("k")).await.unwrap();
     conn.execute("ROLLBACK").await.unwrap();
     assert_eq!((again.task_id, again.created()), (waits.task_id, false));
-    // One that waits for the other's id, as code of its own may have given it to it, wakes by the end of what is done.
+    // One that waits for the other's id, as code of its own may have given it to it, wakes by the
+    // end of what is done.
     let by_id = client.spawn_named("join", &("k", "go"), SpawnOptions::new()).await.unwrap();
     client.resume_queue("default").await.unwrap();
     client.emit_event("go", &"", None).await.unwrap();
@@ -402,8 +434,10 @@ async fn a_task_that_another_one_was_answered_with_is_kept_until_that_has_ended(
         ctx.join::<String>(&child).await
     };
     client.register_fn("join", join).await.unwrap();
-    let there =
-        client.spawn_named("echo", "once", SpawnOptions::new().idempotency_key("order")).await.unwrap();
+    let there = client
+        .spawn_named("echo", "once", SpawnOptions::new().idempotency_key("order"))
+        .await
+        .unwrap();
     assert_eq!(ends(&client, &there).await.unwrap(), "once");
     let joins = client.spawn_named("join", &(), SpawnOptions::new()).await.unwrap();
     suspended(&client, joins.task_id).await;
@@ -425,7 +459,8 @@ async fn a_transaction_in_another_database_is_told_so() {
     let (client, worker) = process(&database).await;
     let other = throwaway::Postgres::start().unwrap();
     let mut conn = PgConnection::connect(&other.url()).await.unwrap();
-    let spawned = client.spawn_named_in(&mut conn, "echo", "x", SpawnOptions::new()).await.unwrap_err();
+    let spawned =
+        client.spawn_named_in(&mut conn, "echo", "x", SpawnOptions::new()).await.unwrap_err();
     let emitted = client.emit_event_in(&mut conn, "event", &1, None).await.unwrap_err();
     for error in [spawned.to_string(), emitted.to_string()] {
         assert!(error.contains("begin it in the store's own database"), "{error}");

@@ -16,10 +16,15 @@ use crate::problem::Problem;
 pub(crate) const PAGE: usize = 100;
 
 pub(super) fn add_to(api: &mut Api) {
-    api.route(Method::GET, "/approvals", Operation::ListApprovals, "List what waits for a decision")
-        .query::<Behind>()
-        .answers::<Approvals>(StatusCode::OK)
-        .does(list);
+    api.route(
+        Method::GET,
+        "/approvals",
+        Operation::ListApprovals,
+        "List what waits for a decision",
+    )
+    .query::<Behind>()
+    .answers::<Approvals>(StatusCode::OK)
+    .does(list);
     api.route(
         Method::POST,
         "/tasks/{task_id}/approvals/{name}",
@@ -48,7 +53,10 @@ struct Approvals {
     next: Option<TaskId>,
 }
 
-async fn list(call: Call, Query(Behind { behind }): Query<Behind>) -> Result<Json<Approvals>, Problem> {
+async fn list(
+    call: Call,
+    Query(Behind { behind }): Query<Behind>,
+) -> Result<Json<Approvals>, Problem> {
     let Page { items: approvals, next } = call.approvals(behind, PAGE).await?;
     Ok(Json(Approvals { approvals, next }))
 }

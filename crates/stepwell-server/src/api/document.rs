@@ -1,5 +1,5 @@
-//! Routes that describe themselves: each is one line of the router and one operation of the OpenAPI document, so that neither can
-//! be there without the other.
+//! Routes that describe themselves: each is one line of the router and one operation of the OpenAPI
+//! document, so that neither can be there without the other.
 
 use std::sync::Arc;
 
@@ -18,7 +18,8 @@ use crate::problem::Problem;
 /// The API as it is put together.
 pub(crate) struct Api {
     router: Router<Arc<App>>,
-    /// Of what is sent here, and of what is sent from here: the same type may look otherwise in each.
+    /// Of what is sent here, and of what is sent from here: the same type may look otherwise in
+    /// each.
     requests: SchemaGenerator,
     answers: SchemaGenerator,
     paths: Map<String, Value>,
@@ -49,7 +50,8 @@ impl Api {
         }
     }
 
-    /// Begins a route. The summary is what it does, and the words that a path has in braces are its parameters.
+    /// Begins a route. The summary is what it does, and the words that a path has in braces are its
+    /// parameters.
     pub(crate) fn route(
         &mut self,
         method: Method,
@@ -75,7 +77,9 @@ impl Api {
             "parameters": parameters.collect::<Vec<_>>(),
             "responses": { "default": { "description": "Why it was not done", "content": content } },
         });
-        let Value::Object(description) = description else { unreachable!("it was written as an object") };
+        let Value::Object(description) = description else {
+            unreachable!("it was written as an object")
+        };
         Route { api: self, method, path, operation, description }
     }
 
@@ -88,7 +92,8 @@ impl Api {
             "info": {
                 "title": "Stepwell",
                 "version": env!("CARGO_PKG_VERSION"),
-                "description": "Tasks of a durable execution engine: spawn them, look at them, act on them.",
+                "description": "Tasks of a durable execution engine: spawn them, look at them, act \
+                                on them.",
                 "license": { "name": "MIT OR Apache-2.0", "identifier": "MIT OR Apache-2.0" },
             },
             "security": [{ "token": [] }, {}],
@@ -104,8 +109,10 @@ impl Api {
 
 /// `GET /tasks/{task_id}/journal` is called `get_tasks_task_id_journal`.
 fn operation_id(method: &Method, path: &str) -> String {
-    let words = path.split('/').map(|part| part.trim_matches(['{', '}'])).filter(|part| !part.is_empty());
-    words.fold(method.as_str().to_lowercase(), |id, word| format!("{id}_{}", word.replace('-', "_")))
+    let words =
+        path.split('/').map(|part| part.trim_matches(['{', '}'])).filter(|part| !part.is_empty());
+    words
+        .fold(method.as_str().to_lowercase(), |id, word| format!("{id}_{}", word.replace('-', "_")))
 }
 
 impl Route<'_> {
@@ -119,9 +126,9 @@ impl Route<'_> {
             .to_value();
         for (name, mut schema) in schema["properties"].as_object().cloned().unwrap_or_default() {
             forget_null(&mut schema);
-            let description = schema.as_object_mut().and_then(|schema| schema.remove("description"));
-            let parameter =
-                json!({ "name": name, "in": "query", "schema": schema, "description": description });
+            let description =
+                schema.as_object_mut().and_then(|schema| schema.remove("description"));
+            let parameter = json!({ "name": name, "in": "query", "schema": schema, "description": description });
             if let Some(list) = self.description["parameters"].as_array_mut() {
                 list.push(parameter);
             }
@@ -133,7 +140,8 @@ impl Route<'_> {
     pub(crate) fn body<T: JsonSchema>(mut self) -> Self {
         let schema = self.api.requests.subschema_for::<T>();
         let content = json!({ "application/json": { "schema": schema } });
-        self.description.insert("requestBody".into(), json!({ "required": true, "content": content }));
+        self.description
+            .insert("requestBody".into(), json!({ "required": true, "content": content }));
         self
     }
 
@@ -145,7 +153,10 @@ impl Route<'_> {
 
     /// It answers with a stream of events.
     pub(crate) fn streams(self) -> Self {
-        self.answers_with(StatusCode::OK, json!({ "text/event-stream": { "schema": { "type": "string" } } }))
+        self.answers_with(
+            StatusCode::OK,
+            json!({ "text/event-stream": { "schema": { "type": "string" } } }),
+        )
     }
 
     /// It answers that it is done.
@@ -155,7 +166,8 @@ impl Route<'_> {
 
     fn answers_with(mut self, status: StatusCode, content: Value) -> Self {
         let reason = status.canonical_reason().unwrap_or_default();
-        self.description["responses"][status.as_str()] = json!({ "description": reason, "content": content });
+        self.description["responses"][status.as_str()] =
+            json!({ "description": reason, "content": content });
         self
     }
 

@@ -21,10 +21,15 @@ use crate::extract::{Body, Path, Query};
 use crate::problem::Problem;
 
 pub(super) fn add_to(api: &mut Api) {
-    api.route(Method::POST, "/events", Operation::EmitEvent, "Emit an event: the first of its name stands")
-        .body::<Emit>()
-        .answers::<Emitted>(StatusCode::OK)
-        .does(emit);
+    api.route(
+        Method::POST,
+        "/events",
+        Operation::EmitEvent,
+        "Emit an event: the first of its name stands",
+    )
+    .body::<Emit>()
+    .answers::<Emitted>(StatusCode::OK)
+    .does(emit);
     api.route(
         Method::GET,
         "/events",
@@ -65,7 +70,10 @@ struct Emitted {
     first: bool,
 }
 
-async fn emit(call: Call, Body(Emit { name, payload, queue }): Body<Emit>) -> Result<Json<Emitted>, Problem> {
+async fn emit(
+    call: Call,
+    Body(Emit { name, payload, queue }): Body<Emit>,
+) -> Result<Json<Emitted>, Problem> {
     let client = &call.everything()?.client;
     let first = client.emit_event(&name, &payload, queue.as_ref().map(Name::as_str)).await?;
     Ok(Json(Emitted { first }))
@@ -83,7 +91,8 @@ struct After {
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 struct Filter {
-    /// The number of the last event that was seen; what comes from now on when it is left out. `Last-Event-ID` goes before it.
+    /// The number of the last event that was seen; what comes from now on when it is left out.
+    /// `Last-Event-ID` goes before it.
     after: Option<u64>,
     /// Those of tasks of this type.
     #[serde(rename = "type")]
@@ -121,7 +130,8 @@ async fn follow_many(
             && queue.as_ref().is_none_or(|queue| *queue == task.queue)
             && parent.is_none_or(|parent| task.parent == Some(parent))
     });
-    let chunks = call.follow(None, last_seen(&headers, after)?, (!wants_all).then_some(wanted)).await?;
+    let chunks =
+        call.follow(None, last_seen(&headers, after)?, (!wants_all).then_some(wanted)).await?;
     Ok(stream_of(chunks))
 }
 

@@ -18,10 +18,17 @@ pub(super) fn add_to(api: &mut Api) {
         .answers::<Vec<ScheduleInfo>>(StatusCode::OK)
         .does(list);
     api.route(Method::DELETE, "/schedules/{name}", change, "Remove a schedule").done().does(delete);
-    api.route(Method::POST, "/schedules/{name}/pause", change, "Let a schedule spawn no more tasks")
+    api.route(
+        Method::POST,
+        "/schedules/{name}/pause",
+        change,
+        "Let a schedule spawn no more tasks",
+    )
+    .done()
+    .does(pause);
+    api.route(Method::POST, "/schedules/{name}/resume", change, "Let a schedule go on")
         .done()
-        .does(pause);
-    api.route(Method::POST, "/schedules/{name}/resume", change, "Let a schedule go on").done().does(resume);
+        .does(resume);
     api.route(
         Method::POST,
         "/schedules/{name}/trigger",
@@ -58,7 +65,10 @@ struct Triggered {
     task_id: TaskId,
 }
 
-async fn trigger(call: Call, Path(name): Path<Name>) -> Result<(StatusCode, Json<Triggered>), Problem> {
+async fn trigger(
+    call: Call,
+    Path(name): Path<Name>,
+) -> Result<(StatusCode, Json<Triggered>), Problem> {
     let task_id = call.everything()?.client.trigger_schedule(name).await?.task_id;
     Ok((StatusCode::CREATED, Json(Triggered { task_id })))
 }

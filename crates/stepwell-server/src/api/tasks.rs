@@ -9,8 +9,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use stepwell::{
-    Disposition, Entry, Error, Export, Failure, LogLine, Name, Page, Payload, SpawnOptions, SpawnResult,
-    TRACE_HEADERS, TaskFilter, TaskId, TaskInfo, TaskState,
+    Disposition, Entry, Error, Export, Failure, LogLine, Name, Page, Payload, SpawnOptions,
+    SpawnResult, TRACE_HEADERS, TaskFilter, TaskId, TaskInfo, TaskState,
 };
 
 use super::document::Api;
@@ -40,27 +40,54 @@ pub(super) fn add_to(api: &mut Api) {
         .body::<Value>()
         .answers::<Imported>(StatusCode::CREATED)
         .does(import);
-    api.route(Method::GET, "/tasks/{task_id}", O::ReadTask, "Read a task").answers::<TaskInfo>(ok).does(read);
+    api.route(Method::GET, "/tasks/{task_id}", O::ReadTask, "Read a task")
+        .answers::<TaskInfo>(ok)
+        .does(read);
     api.route(Method::DELETE, "/tasks/{task_id}", O::DeleteTask, "Remove a task that has ended")
         .done()
         .does(delete);
-    api.route(Method::GET, "/tasks/{task_id}/journal", O::ReadTask, "Read what a task did, in order")
-        .answers::<Journal>(ok)
-        .does(journal);
-    api.route(Method::GET, "/tasks/{task_id}/logs", O::ReadTask, "Read what a task wrote to its log")
-        .answers::<Logs>(ok)
-        .does(logs);
-    api.route(Method::GET, "/tasks/{task_id}/result", O::ReadTask, "Read how a task ended, or wait for it")
-        .query::<Wait>()
-        .answers::<TaskResult>(ok)
-        .answers::<TaskResult>(StatusCode::ACCEPTED)
-        .does(result);
-    api.route(Method::GET, "/tasks/{task_id}/export", O::ExportTask, "Write a task into a document")
-        .answers::<Value>(ok)
-        .does(export);
-    api.route(Method::POST, "/tasks/{task_id}/cancel", O::CancelTask, "Cancel a task, and its children")
-        .done()
-        .does(cancel);
+    api.route(
+        Method::GET,
+        "/tasks/{task_id}/journal",
+        O::ReadTask,
+        "Read what a task did, in order",
+    )
+    .answers::<Journal>(ok)
+    .does(journal);
+    api.route(
+        Method::GET,
+        "/tasks/{task_id}/logs",
+        O::ReadTask,
+        "Read what a task wrote to its log",
+    )
+    .answers::<Logs>(ok)
+    .does(logs);
+    api.route(
+        Method::GET,
+        "/tasks/{task_id}/result",
+        O::ReadTask,
+        "Read how a task ended, or wait for it",
+    )
+    .query::<Wait>()
+    .answers::<TaskResult>(ok)
+    .answers::<TaskResult>(StatusCode::ACCEPTED)
+    .does(result);
+    api.route(
+        Method::GET,
+        "/tasks/{task_id}/export",
+        O::ExportTask,
+        "Write a task into a document",
+    )
+    .answers::<Value>(ok)
+    .does(export);
+    api.route(
+        Method::POST,
+        "/tasks/{task_id}/cancel",
+        O::CancelTask,
+        "Cancel a task, and its children",
+    )
+    .done()
+    .does(cancel);
     api.route(Method::POST, "/tasks/{task_id}/pause", O::PauseTask, "Let no worker claim a task")
         .done()
         .does(pause);
@@ -92,9 +119,14 @@ pub(super) fn add_to(api: &mut Api) {
     .body::<Message>()
     .done()
     .does(send);
-    api.route(Method::GET, "/task-types", O::ListTaskTypes, "List the task types that were described")
-        .answers::<Vec<stepwell::TaskTypeInfo>>(ok)
-        .does(task_types);
+    api.route(
+        Method::GET,
+        "/task-types",
+        O::ListTaskTypes,
+        "List the task types that were described",
+    )
+    .answers::<Vec<stepwell::TaskTypeInfo>>(ok)
+    .does(task_types);
 }
 
 /// Which tasks.
@@ -134,10 +166,21 @@ impl Filter {
         let Self { state, queue, task_type, label, parent, before, limit } = self;
         let limit = limit.unwrap_or(100);
         if !(1..=MAX_PAGE).contains(&limit) {
-            return Err(Problem::bad_request(format!("limit is {limit}: it has to be from 1 to {MAX_PAGE}")));
+            return Err(Problem::bad_request(format!(
+                "limit is {limit}: it has to be from 1 to {MAX_PAGE}"
+            )));
         }
         let labels = labels(&label)?;
-        Ok(TaskFilter { state, queue, task_type, labels, parent, before, limit, ..TaskFilter::default() })
+        Ok(TaskFilter {
+            state,
+            queue,
+            task_type,
+            labels,
+            parent,
+            before,
+            limit,
+            ..TaskFilter::default()
+        })
     }
 }
 
@@ -184,7 +227,11 @@ impl From<SpawnResult> for Spawned {
     }
 }
 
-async fn spawn(call: Call, headers: HeaderMap, Body(spawn): Body<Spawn>) -> Result<Response, Problem> {
+async fn spawn(
+    call: Call,
+    headers: HeaderMap,
+    Body(spawn): Body<Spawn>,
+) -> Result<Response, Problem> {
     let Spawn { task_type, params, options } = spawn;
     // The caller's trace goes on in the task.
     let trace = |name| Some((name, headers.get(name)?.to_str().ok()?));
@@ -258,7 +305,9 @@ async fn result(
     Query(Wait { wait }): Query<Wait>,
 ) -> Result<Response, Problem> {
     if wait > MAX_WAIT {
-        return Err(Problem::bad_request(format!("wait is {wait}: it has to be at most {MAX_WAIT}")));
+        return Err(Problem::bad_request(format!(
+            "wait is {wait}: it has to be at most {MAX_WAIT}"
+        )));
     }
     let Own { client, mut task } = call.own(task_id).await?;
     if !task.state.is_finished() && wait > 0 {
@@ -279,7 +328,9 @@ async fn export(call: Call, Path(task_id): Path<TaskId>) -> Result<Json<Payload>
     let Own { client, task } = call.own(task_id).await?;
     let mut export = client.export(task_id).await?;
     export.record.info.parent = task.parent;
-    let json = export.to_json().map_err(|source| Error::Payload { what: "the document".into(), source })?;
+    let json = export
+        .to_json()
+        .map_err(|source| Error::Payload { what: "the document".into(), source })?;
     Ok(Json(Payload::from_json(json)))
 }
 
@@ -290,7 +341,10 @@ struct Imported {
     task_id: TaskId,
 }
 
-async fn import(call: Call, Body(document): Body<Payload>) -> Result<(StatusCode, Json<Imported>), Problem> {
+async fn import(
+    call: Call,
+    Body(document): Body<Payload>,
+) -> Result<(StatusCode, Json<Imported>), Problem> {
     let export = Export::from_json(document.as_str()).map_err(Error::from)?;
     let task_id = call.everything()?.client.import(export).await?;
     call.forget(task_id).await;
@@ -317,7 +371,10 @@ async fn retry(call: Call, Path(task_id): Path<TaskId>) -> Result<StatusCode, Pr
     Ok(StatusCode::NO_CONTENT)
 }
 
-async fn retrigger(call: Call, Path(task_id): Path<TaskId>) -> Result<(StatusCode, Json<Spawned>), Problem> {
+async fn retrigger(
+    call: Call,
+    Path(task_id): Path<TaskId>,
+) -> Result<(StatusCode, Json<Spawned>), Problem> {
     let spawned = call.own(task_id).await?.client.retrigger(task_id).await?;
     Ok((StatusCode::CREATED, Json(spawned.into())))
 }

@@ -29,5 +29,11 @@ pub(super) fn add_to(router: Router<Arc<App>>) -> Router<Arc<App>> {
 }
 
 fn file(kind: &'static str, text: &'static str) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, "public, max-age=31536000, immutable")], text)
+    (
+        [
+            (header::CONTENT_TYPE, kind),
+            (header::CACHE_CONTROL, "public, max-age=31536000, immutable"),
+        ],
+        text,
+    )
 }

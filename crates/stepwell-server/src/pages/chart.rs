@@ -39,7 +39,11 @@ impl Chart<'_> {
             .series
             .iter()
             .map(|series| {
-                format!("{} {}", series.name, (self.write)(series.values.last().copied().unwrap_or(0.0)))
+                format!(
+                    "{} {}",
+                    series.name,
+                    (self.write)(series.values.last().copied().unwrap_or(0.0))
+                )
             })
             .collect();
         html! {
@@ -142,8 +146,10 @@ mod tests {
     #[test]
     fn what_is_stacked_stands_on_what_is_below() {
         let series = |values: &[f64]| Series { name: "s", class: "c", values: values.to_vec() };
-        let (series, write) = (vec![series(&[1.0, 2.0]), series(&[3.0, 4.0])], |n: f64| n.to_string());
-        let chart = Chart { title: "t", series, stacked: true, room: 2, span: String::new(), write };
+        let (series, write) =
+            (vec![series(&[1.0, 2.0]), series(&[3.0, 4.0])], |n: f64| n.to_string());
+        let chart =
+            Chart { title: "t", series, stacked: true, room: 2, span: String::new(), write };
         assert_eq!(chart.layers(), [vec![1.0, 2.0], vec![4.0, 6.0]]);
     }
 }

@@ -49,7 +49,10 @@ fn form(base: &Base, wrong: bool) -> Markup {
     )
 }
 
-async fn ask(State(app): State<Arc<App>>, Extension(base): Extension<Base>) -> Result<Markup, Problem> {
+async fn ask(
+    State(app): State<Arc<App>>,
+    Extension(base): Extension<Base>,
+) -> Result<Markup, Problem> {
     match app.token {
         Some(_) => Ok(form(&base, false)),
         None => Err(Problem::not_found("nobody logs in here")),

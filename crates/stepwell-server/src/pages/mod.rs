@@ -1,4 +1,5 @@
-//! The dashboard: pages that are drawn here, and work without a script. A small one keeps them up to date.
+//! The dashboard: pages that are drawn here, and work without a script. A small one keeps them up
+//! to date.
 
 mod approvals;
 mod assets;
@@ -73,7 +74,9 @@ async fn tagged(response: Response, seen: Option<HeaderValue>) -> Response {
         return Problem::busy("the page could not be drawn").into_response();
     };
     let tag = format!("\"{}\"", hex::encode(&Sha256::digest(&body)[..12]));
-    let Ok(tag) = HeaderValue::from_str(&tag) else { return Response::from_parts(parts, body.into()) };
+    let Ok(tag) = HeaderValue::from_str(&tag) else {
+        return Response::from_parts(parts, body.into());
+    };
     let known = seen.as_ref() == Some(&tag);
     parts.headers.insert(header::ETAG, tag);
     if known {

@@ -34,7 +34,8 @@ async fn overview(call: Call) -> Result<Response, Problem> {
     let all = call.everything()?;
     let samples = all.samples.look(all).await?;
     let workers = all.client.workers().await?;
-    let filter = TaskFilter { state: Some(TaskState::Failed), limit: FAILED, ..TaskFilter::default() };
+    let filter =
+        TaskFilter { state: Some(TaskState::Failed), limit: FAILED, ..TaskFilter::default() };
     let failed = call.tasks(filter).await?;
     let newest = call.tasks(TaskFilter { limit: 1, ..TaskFilter::default() }).await?;
     let now = samples.last();
@@ -91,8 +92,9 @@ fn charts(samples: &[Sample]) -> Markup {
         let known = samples.iter().filter(|sample| sample.queues.is_some());
         known.map(|sample| of(sample) as f64).collect::<Vec<_>>()
     };
-    let rate =
-        |of: fn(&Sample) -> u64| samples.iter().map(|sample| of(sample) as f64 / seconds).collect::<Vec<_>>();
+    let rate = |of: fn(&Sample) -> u64| {
+        samples.iter().map(|sample| of(sample) as f64 / seconds).collect::<Vec<_>>()
+    };
     let took = |of: fn(&Sample) -> Option<Duration>| {
         let mut last = 0.0;
         let value = |sample: &Sample| {

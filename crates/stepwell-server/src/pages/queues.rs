@@ -34,7 +34,8 @@ async fn list(call: Call) -> Result<Markup, Problem> {
         html! {
             h1 { "Queues" }
             @if queues.is_empty() {
-                (nothing("No queues", html! { "A queue is there while it has tasks that have not ended, or limits." }))
+                (nothing("No queues", html! { "A queue is there while it has tasks that have not \
+                                               ended, or limits." }))
             } @else {
                 (table(&call, &queues))
             }
@@ -80,7 +81,9 @@ fn limits(queue: &QueueInfo) -> String {
     let mut words = Vec::new();
     words.extend(limits.max_running.map(|n| format!("{n} running")));
     words.extend(limits.max_running_per_worker.map(|n| format!("{n} on a worker")));
-    words.extend(limits.rate.map(|rate| format!("{} starts in {}", rate.starts, duration(rate.per))));
+    words.extend(
+        limits.rate.map(|rate| format!("{} starts in {}", rate.starts, duration(rate.per))),
+    );
     if words.is_empty() { "–".into() } else { words.join(", ") }
 }
 

@@ -94,14 +94,23 @@ struct Change {
     action: Action,
 }
 
-async fn change(call: Call, Form(Change { name, action }): Form<Change>) -> Result<Redirect, Problem> {
+async fn change(
+    call: Call,
+    Form(Change { name, action }): Form<Change>,
+) -> Result<Redirect, Problem> {
     let to = match action {
-        Action::Pause => {
-            call.everything()?.client.pause_schedule(name).await.map(|()| "/schedules".to_owned())?
-        }
-        Action::Resume => {
-            call.everything()?.client.resume_schedule(name).await.map(|()| "/schedules".to_owned())?
-        }
+        Action::Pause => call
+            .everything()?
+            .client
+            .pause_schedule(name)
+            .await
+            .map(|()| "/schedules".to_owned())?,
+        Action::Resume => call
+            .everything()?
+            .client
+            .resume_schedule(name)
+            .await
+            .map(|()| "/schedules".to_owned())?,
         Action::Trigger => {
             format!("/tasks/{}", call.everything()?.client.trigger_schedule(name).await?.task_id)
         }

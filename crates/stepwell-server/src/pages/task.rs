@@ -8,7 +8,8 @@ use axum::routing::{get, post};
 use maud::{Markup, html};
 use serde::Deserialize;
 use stepwell::{
-    Durable, Entry, Failure, HistoryFilter, LogLine, Outcome, Progress, TaskFilter, TaskId, TaskInfo,
+    Durable, Entry, Failure, HistoryFilter, LogLine, Outcome, Progress, TaskFilter, TaskId,
+    TaskInfo,
 };
 
 use super::layout::{button, confirmed, page};
@@ -124,7 +125,8 @@ fn head(call: &Call, task: &TaskInfo) -> Markup {
             div class="actions" {
                 @if !finished {
                     @if task.paused { (button(&to("resume"), "Resume")) } @else { (button(&to("pause"), "Pause")) }
-                    (confirmed(&to("cancel"), "Cancel", "The task is told to end, and its children with it.", "danger"))
+                    (confirmed(&to("cancel"), "Cancel", "The task is told to end, and its children \
+                                                         with it.", "danger"))
                     details class="confirm" id="send" {
                         summary class="button" { "Send…" }
                         form method="post" action=(to("send")) class="stack" {
@@ -136,7 +138,8 @@ fn head(call: &Call, task: &TaskInfo) -> Markup {
                 } @else {
                     @if task.state != stepwell::TaskState::Completed { (button(&to("retry"), "Retry")) }
                     (button(&to("retrigger"), "Run anew"))
-                    (confirmed(&to("delete"), "Delete", "The task, its journal and its log are removed.", "danger"))
+                    (confirmed(&to("delete"), "Delete", "The task, its journal and its log are \
+                                                         removed.", "danger"))
                 }
             }
         }
@@ -154,7 +157,8 @@ fn bar(progress: &Progress) -> Markup {
 }
 
 fn why(task: &TaskInfo, failure: &Failure) -> Markup {
-    let title = if task.state.is_finished() { "Why it failed" } else { "Why its last attempt failed" };
+    let title =
+        if task.state.is_finished() { "Why it failed" } else { "Why its last attempt failed" };
     html! {
         section class="failure" {
             h2 { (title) }

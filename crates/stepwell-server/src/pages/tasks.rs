@@ -55,9 +55,9 @@ impl Search {
         }
         let name = |text: &str| match text.trim() {
             "" => Ok(None),
-            text => {
-                stepwell::Name::new(text).map(Some).map_err(|error| Problem::bad_request(error.to_string()))
-            }
+            text => stepwell::Name::new(text)
+                .map(Some)
+                .map_err(|error| Problem::bad_request(error.to_string())),
         };
         let labels = self.label.split_whitespace().map(ToOwned::to_owned).collect();
         let filter = Filter {

@@ -7,8 +7,9 @@
 //!   approved            ░░░░░░░░░░░        an event that was awaited
 //! ```
 //!
-//! The journal says when each entry was delivered, the history when steps began. Of a task without a history, an operation is
-//! taken to begin at the delivery before it: what ran beside each other then looks as if it had run one after the other.
+//! The journal says when each entry was delivered, the history when steps began. Of a task without
+//! a history, an operation is taken to begin at the delivery before it: what ran beside each other
+//! then looks as if it had run one after the other.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -125,7 +126,10 @@ impl Timeline {
                 look: Look::Wait,
                 says: format!("waited {} for a worker", duration(until(task.spawned_at, started))),
             };
-            rows.insert(0, Row { kind: "spawned", name: String::new(), child: None, bars: vec![waited] });
+            rows.insert(
+                0,
+                Row { kind: "spawned", name: String::new(), child: None, bars: vec![waited] },
+            );
         }
         rows.sort_by_key(Row::begin);
         let last = rows.iter().flat_map(|row| row.bars.iter().map(|bar| bar.to)).max();
@@ -269,7 +273,9 @@ impl Building {
         let (look, says) = match &entry.outcome {
             Outcome::Done(_) => (look, format!("took {}", duration(until(from, entry.at)))),
             Outcome::Failed(failure) => (Look::Failed, failure.to_string()),
-            Outcome::Retrying { failure, at } => (Look::Retrying, format!("{failure}; tried again at {at}")),
+            Outcome::Retrying { failure, at } => {
+                (Look::Retrying, format!("{failure}; tried again at {at}"))
+            }
         };
         let child = match entry.key.kind {
             Kind::Child => entry.key.name.as_str().parse().ok(),
@@ -328,7 +334,12 @@ impl Building {
             .filter_map(|(label, starts)| Some((label.clone(), *starts.back()?)))
             .collect();
         for (label, from) in begun {
-            self.row("step", label).bars.push(Bar { from, to: end, look: Look::Open, says: "runs".into() });
+            self.row("step", label).bars.push(Bar {
+                from,
+                to: end,
+                look: Look::Open,
+                says: "runs".into(),
+            });
         }
     }
 }

@@ -55,7 +55,8 @@ pub(crate) fn number(number: u64) -> String {
     out
 }
 
-/// JSON text over several lines. What is in it stays as it is: a number that was read would be rounded.
+/// JSON text over several lines. What is in it stays as it is: a number that was read would be
+/// rounded.
 fn laid_out(json: &str) -> String {
     let mut out = String::with_capacity(json.len());
     let (mut depth, mut in_text, mut escaped) = (0_usize, false, false);
@@ -109,7 +110,8 @@ pub(crate) fn json(value: &Payload) -> Markup {
     let (shown, rest) = cut(&text, SHOWN);
     html! {
         pre class="json" tabindex="0" { (shown) @if rest > 0 { "…" } }
-        @if rest > 0 { p class="dim" { (number(rest as u64)) " further bytes: read them by the API" } }
+        @if rest > 0 { p class="dim" { (number(rest as u64)) " further bytes: read them by the \
+                                                              API" } }
     }
 }
 

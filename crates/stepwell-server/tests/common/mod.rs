@@ -25,7 +25,8 @@ pub(crate) async fn double(number: u64, ctx: TaskContext) -> TaskResult<u64> {
 
 /// With a worker that knows the types.
 pub(crate) async fn client() -> Durable {
-    let client = Durable::builder().database_url("sqlite::memory:").keep_history().build().await.unwrap();
+    let client =
+        Durable::builder().database_url("sqlite::memory:").keep_history().build().await.unwrap();
     client.register::<refund>().await.unwrap();
     client.register::<double>().await.unwrap();
     client.start_worker(WorkerOptions::new()).await;
@@ -43,7 +44,12 @@ pub(crate) async fn waiting_refund(client: &Durable, tenant: &str) -> TaskId {
 
 /// A request as a program on this machine sends it.
 pub(crate) fn request(method: Method, path: &str) -> Request<Body> {
-    Request::builder().method(method).uri(path).header(header::HOST, "localhost").body(Body::empty()).unwrap()
+    Request::builder()
+        .method(method)
+        .uri(path)
+        .header(header::HOST, "localhost")
+        .body(Body::empty())
+        .unwrap()
 }
 
 pub(crate) fn get(path: &str) -> Request<Body> {

@@ -5,8 +5,8 @@ use std::ops::Range;
 use stepwell_simulation::plan::Plan;
 use stepwell_simulation::{Backend, play};
 
-/// Plays the histories of these seeds; twice, where they are the same each time. `options` are those that choose the backend
-/// of `cargo xtask sim`.
+/// Plays the histories of these seeds; twice, where they are the same each time. `options` are
+/// those that choose the backend of `cargo xtask sim`.
 pub(crate) fn histories(seeds: Range<u64>, backend: &Backend, options: &str) {
     for seed in seeds {
         let plan = Plan::draw(seed);

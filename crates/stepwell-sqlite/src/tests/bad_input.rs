@@ -99,17 +99,23 @@ fn a_full_disk_fails_whole_batches_and_the_store_goes_on_when_there_is_room() {
     let store = open(&folder.path().join("stepwell.db"));
     let limit = |pages: u32| {
         on_writer(&store, move |conn| {
-            conn.query_row(&format!("PRAGMA max_page_count = {pages}"), [], |row| row.get::<_, i64>(0))
-                .unwrap()
+            conn.query_row(&format!("PRAGMA max_page_count = {pages}"), [], |row| {
+                row.get::<_, i64>(0)
+            })
+            .unwrap()
         })
     };
     // Setting it below the current size sets it to that size.
     limit(1);
-    let large = |n| NewTask { params: json(&format!("\"{}\"", "x".repeat(1 << 20))), ..new_task(n) };
+    let large =
+        |n| NewTask { params: json(&format!("\"{}\"", "x".repeat(1 << 20))), ..new_task(n) };
     for _ in 0..2 {
         let failed = wait(store.commit(spawns(vec![new_task(1), large(2)]).into())).unwrap_err();
         assert!(matches!(failed, StoreError::Full(_)), "{failed:?}");
-        assert!(failed.to_string().contains("free some space, the engine goes on by itself"), "{failed}");
+        assert!(
+            failed.to_string().contains("free some space, the engine goes on by itself"),
+            "{failed}"
+        );
         assert!(wait(store.tasks(Default::default())).unwrap().items.is_empty());
     }
     limit(1_000_000);
@@ -130,7 +136,10 @@ fn a_database_that_is_to_be_left_as_it_is_is_there_and_up_to_date_or_an_error() 
     conn.execute("UPDATE stepwell_schema SET version = 1", []).unwrap();
     let older = existing().err().unwrap();
     assert!(matches!(older, StoreError::OlderSchema { found: 1, .. }), "{older:?}");
-    assert!(older.to_string().contains("has schema version 1, this program needs version"), "{older}");
+    assert!(
+        older.to_string().contains("has schema version 1, this program needs version"),
+        "{older}"
+    );
     conn.execute("DROP TABLE stepwell_schema", []).unwrap();
     let none = existing().err().unwrap().to_string();
     assert!(none.contains("has no tables of Stepwell"), "{none}");
@@ -152,7 +161,10 @@ fn a_refusal_is_told_from_a_store_that_cannot_work() {
         .unwrap();
     let refused = NewTask { queue: name("no"), ..new_task(1) };
     let failed = wait(store.commit(spawns(vec![refused, new_task(2)]).into())).unwrap_err();
-    assert!(!failed.is_transient() && failed.to_string().contains("no such queue here"), "{failed:?}");
+    assert!(
+        !failed.is_transient() && failed.to_string().contains("no such queue here"),
+        "{failed:?}"
+    );
     commit(&store, spawns(vec![new_task(2)]));
     let failed = wait(store.commit(spawns(vec![new_task(2)]).into())).unwrap_err();
     assert!(!failed.is_transient(), "an id that is taken: {failed:?}");
@@ -185,7 +197,10 @@ fn the_users_own_tables_may_be_there() {
     )
     .unwrap();
     commit(&open(&path), spawns(vec![new_task(1)]));
-    let found = conn.query_row("SELECT count(*) FROM search WHERE search MATCH 'word'", [], |row| row.get(0));
+    let found =
+        conn.query_row("SELECT count(*) FROM search WHERE search MATCH 'word'", [], |row| {
+            row.get(0)
+        });
     assert_eq!(found, Ok(1));
     assert_eq!(conn.query_row("PRAGMA user_version", [], |row| row.get(0)), Ok(42));
 

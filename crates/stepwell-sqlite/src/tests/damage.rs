@@ -1,5 +1,5 @@
-//! A row that somebody has damaged, or that a newer program has written, hurts its own task: whatever is in whichever of its
-//! columns, every batch and every list goes on with the others.
+//! A row that somebody has damaged, or that a newer program has written, hurts its own task:
+//! whatever is in whichever of its columns, every batch and every list goes on with the others.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,7 +14,8 @@ use stepwell_core::{
 
 use super::*;
 
-/// Tasks in every stage of their lives; those of a higher number by `OTHER` are the others, that are to go on.
+/// Tasks in every stage of their lives; those of a higher number by `OTHER` are the others, that
+/// are to go on.
 const OTHER: u128 = 100;
 const PENDING: u128 = 1;
 const DELAYED: u128 = 2;
@@ -61,14 +62,17 @@ impl World {
         }
         for queue in ["hurt", "other"] {
             let rate = Some(RateLimit { starts: 5, per: Duration::from_secs(1) });
-            let limits = QueueLimits { max_running: Some(9), max_running_per_worker: Some(9), rate };
+            let limits =
+                QueueLimits { max_running: Some(9), max_running_per_worker: Some(9), rate };
             let change = QueueChange { queue: name(queue), action: QueueAction::Limit(limits) };
             commit(&world.store, Batch { queues: vec![change], ..Batch::default() });
             let next_at = Some(from_micros(START));
-            let plan = SchedulePlan { version: Uuid::from_u128(7).into(), definition: json("1"), next_at };
+            let plan =
+                SchedulePlan { version: Uuid::from_u128(7).into(), definition: json("1"), next_at };
             let change = ScheduleChange { name: name(queue), action: ScheduleAction::Create(plan) };
             commit(&world.store, Batch { schedules: vec![change], ..Batch::default() });
-            let described = TaskTypeInfo { task_type: name(queue), params: 1.into(), output: 1.into() };
+            let described =
+                TaskTypeInfo { task_type: name(queue), params: 1.into(), output: 1.into() };
             wait(world.store.describe(described)).unwrap();
         }
         for of in [0, OTHER] {
@@ -103,10 +107,15 @@ impl World {
         ]);
         commit(store, spawns(tasks));
         let suspend = |n, kind, target: &str| {
-            let entry =
-                Entry { key: Key { kind: Kind::Compensate, ..step(1, json("1")).key }, ..step(2, json("1")) };
-            let entries =
-                if n == UNDOING { vec![step(1, json("1")), entry] } else { vec![step(1, json("1"))] };
+            let entry = Entry {
+                key: Key { kind: Kind::Compensate, ..step(1, json("1")).key },
+                ..step(2, json("1"))
+            };
+            let entries = if n == UNDOING {
+                vec![step(1, json("1")), entry]
+            } else {
+                vec![step(1, json("1"))]
+            };
             let waits_added = vec![for_(kind, target)];
             let next = Next::Suspend { wake_at: None };
             Transition { entries, waits_added, ..self.transition(of + n, next) }
@@ -122,7 +131,8 @@ impl World {
             ]),
         );
         let pause = stepwell_core::store::Command::Pause(task_id(of + PAUSED));
-        let message = NewMessage { task_id: task_id(of + RUNNING), topic: name("other"), payload: json("1") };
+        let message =
+            NewMessage { task_id: task_id(of + RUNNING), topic: name("other"), payload: json("1") };
         commit(store, Batch { commands: vec![pause], messages: vec![message], ..Batch::default() });
         let events = ["first", "second"].map(|event| Happening {
             task_id: task_id(of + RUNNING),
@@ -141,12 +151,21 @@ impl World {
 
     /// Damages rows, where the table allows it. Returns whether it did.
     fn damage(&self, table: &str, sql: &str) -> bool {
-        let ids =
-            HURT.chain([HOLDER, CHILD]).map(|n| format!("'{}'", task_id(n))).collect::<Vec<_>>().join(",");
+        let ids = HURT
+            .chain([HOLDER, CHILD])
+            .map(|n| format!("'{}'", task_id(n)))
+            .collect::<Vec<_>>()
+            .join(",");
         let which = match table {
-            "stepwell_tasks" if sql.starts_with("task_id") => format!("task_id = '{}'", task_id(PENDING)),
+            "stepwell_tasks" if sql.starts_with("task_id") => {
+                format!("task_id = '{}'", task_id(PENDING))
+            }
             "stepwell_tasks" => {
-                format!("task_id IN ({ids}) AND task_id NOT IN ('{}', '{}')", task_id(HOLDER), task_id(CHILD))
+                format!(
+                    "task_id IN ({ids}) AND task_id NOT IN ('{}', '{}')",
+                    task_id(HOLDER),
+                    task_id(CHILD)
+                )
             }
             "stepwell_workers" => format!("worker_id IN ('{}')", worker_id(9)),
             "stepwell_queues" => "queue = 'hurt'".into(),
@@ -172,15 +191,21 @@ impl World {
             if claimed.tasks.is_empty() {
                 return claims.clone();
             }
-            self.runs.borrow_mut().extend(claimed.tasks.iter().map(|task| (task.task_id, task.run_id)));
+            self.runs
+                .borrow_mut()
+                .extend(claimed.tasks.iter().map(|task| (task.task_id, task.run_id)));
             claims.extend(claimed.tasks.into_iter().map(|task| task.task_id));
         };
         claim_all();
         for worker in [3, 1] {
             let worker_id = worker_id(worker);
             let signal = WorkerSignal::Heartbeat { worker_id };
-            let status = ok(Batch { workers: vec![signal], ..Batch::default() }).unwrap().workers.remove(0);
-            assert!(worker == 3 || status.runs.iter().any(|(task, _)| *task == task_id(OTHER + RUNNING)));
+            let status =
+                ok(Batch { workers: vec![signal], ..Batch::default() }).unwrap().workers.remove(0);
+            assert!(
+                worker == 3
+                    || status.runs.iter().any(|(task, _)| *task == task_id(OTHER + RUNNING))
+            );
             assert!(status.others.iter().any(|other| other.worker_id == self::worker_id(2)));
         }
         ok(register(4)).unwrap();
@@ -189,8 +214,11 @@ impl World {
         let event = NewEvent { name: name("go"), queue: None, payload: json("1") };
         assert_eq!(ok(Batch { events: vec![event], ..Batch::default() }).unwrap().events, [true]);
         for of in [0, OTHER] {
-            let message =
-                NewMessage { task_id: task_id(of + RECIPIENT), topic: name("topic"), payload: json("1") };
+            let message = NewMessage {
+                task_id: task_id(of + RECIPIENT),
+                topic: name("topic"),
+                payload: json("1"),
+            };
             let sending = Transition {
                 messages: vec![message],
                 ..self.transition(OTHER + RUNNING, Next::Continue { collect: false })
@@ -236,7 +264,10 @@ impl World {
                 }
             }
             let ids: BTreeSet<_> = all.iter().map(|task| task.task_id).collect();
-            assert!(HURT.chain([CHILD, HOLDER]).all(|n| ids.contains(&task_id(OTHER + n))), "{ids:?}");
+            assert!(
+                HURT.chain([CHILD, HOLDER]).all(|n| ids.contains(&task_id(OTHER + n))),
+                "{ids:?}"
+            );
             assert!(is_cancelled(&all));
         }
         assert!(wait(store.queues()).unwrap().iter().any(|queue| queue.queue == name("other")));
@@ -246,17 +277,23 @@ impl World {
             let schedules = wait(store.schedules(which)).unwrap();
             assert!(!schedules.items.is_empty());
         }
-        assert!(wait(store.task_types()).unwrap().iter().any(|known| known.task_type == name("other")));
+        assert!(
+            wait(store.task_types()).unwrap().iter().any(|known| known.task_type == name("other"))
+        );
         wait(store.waiting_types(vec![name("queue")])).unwrap();
         let mut after = 0;
         let mut events = Vec::new();
         loop {
-            let page = wait(store.history(HistoryFilter { task_id: None, after, limit: 1 })).unwrap();
+            let page =
+                wait(store.history(HistoryFilter { task_id: None, after, limit: 1 })).unwrap();
             events.extend(page.items);
             let Some(next) = page.next else { break };
             after = next;
         }
-        assert!(events.iter().filter(|(_, event)| event.task_id == task_id(OTHER + RUNNING)).count() == 2);
+        assert!(
+            events.iter().filter(|(_, event)| event.task_id == task_id(OTHER + RUNNING)).count()
+                == 2
+        );
         for scope in [Scope::default(), tenant()] {
             wait(store.waits(scope, "approval/".into(), None, 10)).unwrap();
         }
@@ -274,7 +311,8 @@ fn whatever_is_in_a_column_the_others_go_on() {
         let sql = "SELECT t.name, c.name, c.type FROM sqlite_master t, pragma_table_info(t.name) c
             WHERE t.type = 'table' AND t.name LIKE 'stepwell_%' AND t.name <> 'stepwell_schema'";
         let mut statement = conn.prepare(sql).unwrap();
-        let columns = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).unwrap();
+        let columns =
+            statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).unwrap();
         columns.collect::<Result<Vec<(String, String, String)>, _>>().unwrap()
     });
     assert!(columns.len() > 80);
@@ -287,7 +325,9 @@ fn whatever_is_in_a_column_the_others_go_on() {
         };
         for value in values {
             // SQLite itself gives no number after the last.
-            if (table.as_str(), column.as_str()) == ("stepwell_messages", "id") && value.starts_with("922") {
+            if (table.as_str(), column.as_str()) == ("stepwell_messages", "id")
+                && value.starts_with("922")
+            {
                 continue;
             }
             let world = World::new();

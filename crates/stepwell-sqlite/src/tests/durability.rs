@@ -15,14 +15,18 @@ fn everything_is_there_after_reopening() {
         commit(&store, register(1));
         commit(&store, spawns(vec![eager, new_task(2)]));
         let entries = vec![step(1, json("\"result\""))];
-        let done = Transition { entries, ..transition(task_id(1), run_id, Next::Complete(json("7"))) };
+        let done =
+            Transition { entries, ..transition(task_id(1), run_id, Next::Complete(json("7"))) };
         let committed = commit(&store, transitions(vec![done]));
         assert_eq!(committed.news.finished, [(task_id(1), Finish::Completed(json("7")))]);
         (wait(store.tasks(Default::default())).unwrap(), wait(store.journal(task_id(1))).unwrap())
     };
     assert_eq!((before.items.len(), journal.len()), (2, 1));
     let store = open(&path);
-    assert_eq!(format!("{before:?}"), format!("{:?}", wait(store.tasks(Default::default())).unwrap()));
+    assert_eq!(
+        format!("{before:?}"),
+        format!("{:?}", wait(store.tasks(Default::default())).unwrap())
+    );
     assert_eq!(journal, wait(store.journal(task_id(1))).unwrap());
 }
 
@@ -37,7 +41,8 @@ fn a_batch_that_changes_nothing_is_not_written() {
     let task = claimed(commit(&store, claim(1, 5))).remove(0);
 
     let other = Connection::open(&path).unwrap();
-    let version = || other.query_row("PRAGMA data_version", [], |row| row.get::<_, i64>(0)).unwrap();
+    let version =
+        || other.query_row("PRAGMA data_version", [], |row| row.get::<_, i64>(0)).unwrap();
     let before = version();
     commit(&store, claim(1, 5));
     commit(&store, Batch { events: vec![event()], ..Batch::default() });

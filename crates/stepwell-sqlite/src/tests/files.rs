@@ -13,7 +13,8 @@ fn detached(store: &SqliteStore, n: u128, fate: &str) -> String {
     assert!(matches!(refused, StoreError::Detached { .. }), "{refused:?}");
     let text = refused.to_string();
     assert!(text.contains(fate) && text.contains("nothing is accepted"), "{text}");
-    let described = stepwell_core::TaskTypeInfo { task_type: name("t"), params: 1.into(), output: 1.into() };
+    let described =
+        stepwell_core::TaskTypeInfo { task_type: name("t"), params: 1.into(), output: 1.into() };
     assert!(matches!(wait(store.describe(described)), Err(StoreError::Detached { .. })));
     // What asks whether the store is well.
     assert!(matches!(wait(store.task_types()), Err(StoreError::Detached { .. })));
@@ -133,7 +134,8 @@ fn what_is_moved_at_any_moment_is_noticed_by_the_next_commit() {
 #[test]
 fn a_symlink_that_leads_elsewhere_now_is_noticed() {
     let folder = tempfile::tempdir().unwrap();
-    let [first, second, link] = ["first.db", "second.db", "link.db"].map(|name| folder.path().join(name));
+    let [first, second, link] =
+        ["first.db", "second.db", "link.db"].map(|name| folder.path().join(name));
     drop(open(&second));
     std::os::unix::fs::symlink(&first, &link).unwrap();
     let store = open(&link);
@@ -167,7 +169,8 @@ fn what_a_deleted_log_held_is_saved_as_the_program_stops() {
     assert_eq!(ids(&open(&path)), [task_id(1), task_id(3)]);
 }
 
-/// SQLite's locks lie in the log's index: who opens the database next has another one, and would write over this program.
+/// SQLite's locks lie in the log's index: who opens the database next has another one, and would
+/// write over this program.
 #[cfg(unix)]
 #[test]
 fn an_index_of_the_log_that_was_deleted_is_noticed() {
@@ -186,7 +189,8 @@ fn an_index_of_the_log_that_was_deleted_is_noticed() {
     assert_eq!(ids(&open(&path)), [task_id(1)]);
 }
 
-/// A reader that stays keeps the log from being begun anew. It grows meanwhile, and is short again when the reader is gone.
+/// A reader that stays keeps the log from being begun anew. It grows meanwhile, and is short again
+/// when the reader is gone.
 #[test]
 fn the_log_is_short_again_after_a_long_reader() {
     let folder = tempfile::tempdir().unwrap();
@@ -195,7 +199,8 @@ fn the_log_is_short_again_after_a_long_reader() {
     let reader = Connection::open(&path).unwrap();
     reader.execute_batch("BEGIN; SELECT * FROM stepwell_tasks").unwrap();
     let length = || fs::metadata(beside(&path, "-wal")).unwrap().len();
-    let large = |n| NewTask { params: json(&format!("\"{}\"", "x".repeat(4 << 20))), ..new_task(n) };
+    let large =
+        |n| NewTask { params: json(&format!("\"{}\"", "x".repeat(4 << 20))), ..new_task(n) };
     let mut n = 0;
     let mut spawn = || {
         n += 1;
@@ -233,8 +238,10 @@ fn a_connections_settings_are_the_stores_own() {
     let store = open(&path);
     let read = |pragma: &'static str| {
         on_writer(&store, move |conn| {
-            conn.query_row(&format!("PRAGMA {pragma}"), [], |row| row.get::<_, rusqlite::types::Value>(0))
-                .unwrap()
+            conn.query_row(&format!("PRAGMA {pragma}"), [], |row| {
+                row.get::<_, rusqlite::types::Value>(0)
+            })
+            .unwrap()
         })
     };
     use rusqlite::types::Value::{Integer, Text};
@@ -259,7 +266,8 @@ fn a_program_that_has_the_database_to_itself_is_named_as_the_obstacle() {
     let other = Connection::open(&path).unwrap();
     other
         .execute_batch(
-            "PRAGMA locking_mode = EXCLUSIVE; CREATE TABLE t (x); BEGIN; INSERT INTO t VALUES (1); COMMIT",
+            "PRAGMA locking_mode = EXCLUSIVE; CREATE TABLE t (x); BEGIN; INSERT INTO t VALUES (1); \
+             COMMIT",
         )
         .unwrap();
     let failed = try_open(&path).err().unwrap();
@@ -280,5 +288,8 @@ fn a_file_that_cannot_be_written_is_refused_as_it_is_opened() {
         return; // Nothing is forbidden to root.
     }
     let text = try_open(&path).err().unwrap().to_string();
-    assert!(text.contains("it cannot be written. Give this user the right to write the file"), "{text}");
+    assert!(
+        text.contains("it cannot be written. Give this user the right to write the file"),
+        "{text}"
+    );
 }

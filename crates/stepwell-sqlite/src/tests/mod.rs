@@ -22,8 +22,8 @@ use stepwell_core::store::{
     WorkerSignal,
 };
 use stepwell_core::{
-    BoxFuture, Entry, Headers, Key, Kind, Name, Outcome, Payload, RetryStrategy, RunId, Runtime, Scope,
-    Store, StoreError, TaskId, Timestamp, WorkerId, from_micros,
+    BoxFuture, Entry, Headers, Key, Kind, Name, Outcome, Payload, RetryStrategy, RunId, Runtime,
+    Scope, Store, StoreError, TaskId, Timestamp, WorkerId, from_micros,
 };
 use uuid::Uuid;
 
@@ -71,13 +71,20 @@ fn wait<T>(future: impl Future<Output = T>) -> T {
             tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     }
     RUNTIME.with(|runtime| {
-        runtime.block_on(async { tokio::time::timeout(Duration::from_secs(60), future).await.unwrap() })
+        runtime.block_on(async {
+            tokio::time::timeout(Duration::from_secs(60), future).await.unwrap()
+        })
     })
 }
 
 fn try_open(path: &Path) -> Result<SqliteStore, StoreError> {
     let location = Location::File(path.to_owned());
-    wait(SqliteStore::open_within(location, Manual::new(), Missing::Migrate, Duration::from_millis(200)))
+    wait(SqliteStore::open_within(
+        location,
+        Manual::new(),
+        Missing::Migrate,
+        Duration::from_millis(200),
+    ))
 }
 
 fn open(path: &Path) -> SqliteStore {

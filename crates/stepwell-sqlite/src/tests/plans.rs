@@ -9,7 +9,8 @@ use crate::{
     transition as fence, waits, workers,
 };
 
-/// It reads the tasks that were spawned before the time in question, and of each no more than a row of three others.
+/// It reads the tasks that were spawned before the time in question, and of each no more than a row
+/// of three others.
 #[test]
 fn purging_looks_up_who_needs_a_task() {
     let store = wait(SqliteStore::open(Location::Memory, Manual::new())).unwrap();
@@ -53,10 +54,16 @@ fn what_others_put_into_headers_is_not_in_the_way_of_a_scopes_lists() {
     let acme = Scope::default().label("tenant", "acme");
     let headers = Headers::from([("tenant".into(), "acme".into())]);
     let others = Scope::default().queue(name("queue"));
-    let queued = NewTask { scope: Scope::default().queue(name("own")), queue: name("own"), ..new_task(2) };
-    let mut tasks =
-        vec![NewTask { scope: acme.clone(), headers: headers.clone(), ..new_task(1) }, queued.clone()];
-    tasks.push(NewTask { scope: Scope::default(), ..NewTask { task_id: task_id(3), ..queued.clone() } });
+    let queued =
+        NewTask { scope: Scope::default().queue(name("own")), queue: name("own"), ..new_task(2) };
+    let mut tasks = vec![
+        NewTask { scope: acme.clone(), headers: headers.clone(), ..new_task(1) },
+        queued.clone(),
+    ];
+    tasks.push(NewTask {
+        scope: Scope::default(),
+        ..NewTask { task_id: task_id(3), ..queued.clone() }
+    });
     tasks.extend((10..2_000).map(|n| {
         let queue = name(if n % 2 == 0 { "queue" } else { "own" });
         let scope = if n % 2 == 0 { others.clone() } else { others.clone().label("a", "b") };
@@ -82,10 +89,12 @@ fn a_list_by_two_labels_reads_the_tasks_of_the_rarer() {
     let mut tasks: Vec<_> = (1..=5_000).map(common).collect();
     tasks[2_499].headers.insert("rare".into(), "yes".into());
     commit(&store, spawns(tasks));
-    let filter = TaskFilter { labels: [has("common"), has("rare")].into(), ..TaskFilter::default() };
+    let filter =
+        TaskFilter { labels: [has("common"), has("rare")].into(), ..TaskFilter::default() };
     let (steps, found) = steps(&store, move |conn| query::tasks(conn, &filter).unwrap());
     assert_eq!(found.items.iter().map(|task| task.task_id).collect::<Vec<_>>(), [task_id(2_500)]);
-    // It counts up to a thousand tasks of each label, and does not look at all that have the common one.
+    // It counts up to a thousand tasks of each label, and does not look at all that have the common
+    // one.
     assert!(steps < 20_000, "{steps}");
 }
 
@@ -104,9 +113,13 @@ fn a_purge_looks_at_no_task_that_was_spawned_later() {
     commit(&store, spawns(tasks));
     let ended = at(1).as_microsecond();
     on_writer(&store, move |conn| {
-        conn.execute("UPDATE stepwell_tasks SET state = 'completed', finished_at = ?1", [ended]).unwrap();
-        conn.execute("UPDATE stepwell_tasks SET finished_at = ?1 WHERE rowid > 1", [ended + 7_200_000_000])
+        conn.execute("UPDATE stepwell_tasks SET state = 'completed', finished_at = ?1", [ended])
             .unwrap();
+        conn.execute(
+            "UPDATE stepwell_tasks SET finished_at = ?1 WHERE rowid > 1",
+            [ended + 7_200_000_000],
+        )
+        .unwrap();
     });
     let (steps, found) = steps(&store, move |conn| {
         let found = |before| purge::find(conn, &Purge { before, state: None, limit: 100 }).unwrap();
@@ -132,20 +145,23 @@ fn steps_of(store: &SqliteStore, work: impl FnOnce()) -> u64 {
     steps.load(Ordering::SeqCst)
 }
 
-/// A task with that many waits, of which the first is fulfilled: how much that takes until the task is suspended again.
+/// A task with that many waits, of which the first is fulfilled: how much that takes until the task
+/// is suspended again.
 fn steps_of_a_wake_up(kind: Kind, waits: u32, messages: u32) -> u64 {
     let store = wait(SqliteStore::open(Location::Memory, Manual::new())).unwrap();
     commit(&store, register(1));
     let task = NewTask { claim_by: Some(worker_id(1)), ..new_task(1) };
     let own = |next| transition(task.task_id, task.run_id, next);
     commit(&store, spawns(vec![task.clone()]));
-    let target = |n: u32| name(&if kind == Kind::Message { "topic".into() } else { format!("event {n}") });
+    let target =
+        |n: u32| name(&if kind == Kind::Message { "topic".into() } else { format!("event {n}") });
     let keys: Vec<_> = (1..=waits)
         .map(|n| Key { kind, name: target(n), ordinal: if kind == Kind::Message { n } else { 1 } })
         .collect();
     let wait = |key: &Key| Wait { key: key.clone(), target: Some(key.name.clone()), due_at: None };
     let suspend = Next::Suspend { wake_at: None };
-    let begins = Transition { waits_added: keys.iter().map(wait).collect(), ..own(suspend.clone()) };
+    let begins =
+        Transition { waits_added: keys.iter().map(wait).collect(), ..own(suspend.clone()) };
     let begun = commit(&store, transitions(vec![begins]));
     assert!(begun.transitions[0].as_ref().unwrap().suspended);
     let message = NewMessage { task_id: task.task_id, topic: target(1), payload: json("1") };
@@ -189,9 +205,18 @@ fn a_wake_up_reads_what_has_arrived_and_no_other_wait() {
 fn hot_statements_use_their_indexes() {
     let store = wait(SqliteStore::open(Location::Memory, Manual::new())).unwrap();
     let statements = [
-        (claim::READY, "SEARCH stepwell_tasks USING INDEX stepwell_tasks_ready (queue=? AND <expr>=?)"),
-        (claim::GOING_ON, "SEARCH stepwell_tasks USING INDEX stepwell_tasks_ready (queue=? AND <expr>=?)"),
-        (claim::SUSPECTS, "SEARCH stepwell_tasks USING INDEX stepwell_tasks_ready (queue=? AND <expr>=?)"),
+        (
+            claim::READY,
+            "SEARCH stepwell_tasks USING INDEX stepwell_tasks_ready (queue=? AND <expr>=?)",
+        ),
+        (
+            claim::GOING_ON,
+            "SEARCH stepwell_tasks USING INDEX stepwell_tasks_ready (queue=? AND <expr>=?)",
+        ),
+        (
+            claim::SUSPECTS,
+            "SEARCH stepwell_tasks USING INDEX stepwell_tasks_ready (queue=? AND <expr>=?)",
+        ),
         (claim::DEADLINE, "INDEX stepwell_tasks_deadline (cancel_at<?)"),
         (claim::DUE, "INDEX stepwell_tasks_due (due_at<?)"),
         (claim::NEXT_DUE, "INDEX stepwell_tasks_due"),
@@ -213,13 +238,25 @@ fn hot_statements_use_their_indexes() {
         (schedules::NEXT, "INDEX stepwell_schedules_next ((next_at,name)>(?,?))"),
         (intake::WAITING, "INDEX stepwell_tasks_key (concurrency_key=? AND scope=? AND place>?)"),
         (limits::LINE_UP, "INDEX stepwell_tasks_key (concurrency_key=? AND scope=? AND place>?)"),
-        (limits::FIRST_OF_KEY, "INDEX stepwell_tasks_key (concurrency_key=? AND scope=? AND place>?)"),
+        (
+            limits::FIRST_OF_KEY,
+            "INDEX stepwell_tasks_key (concurrency_key=? AND scope=? AND place>?)",
+        ),
         (history::OF_TASK, "INDEX stepwell_history_task (task_id=? AND id>?)"),
         (import::MESSAGES, "INDEX stepwell_messages_mailbox (task_id=?)"),
-        (purge::NEEDED_BY, "SEARCH parent USING INDEX sqlite_autoindex_stepwell_tasks_1 (task_id=?)"),
-        (purge::NEEDED_BY, "SEARCH stepwell_waits USING COVERING INDEX stepwell_waits_target (target=?"),
+        (
+            purge::NEEDED_BY,
+            "SEARCH parent USING INDEX sqlite_autoindex_stepwell_tasks_1 (task_id=?)",
+        ),
+        (
+            purge::NEEDED_BY,
+            "SEARCH stepwell_waits USING COVERING INDEX stepwell_waits_target (target=?",
+        ),
         (purge::KEPT_FOR, "SEARCH child USING INDEX stepwell_tasks_parent (parent=?)"),
-        (purge::KEPT_FOR, "SEARCH stepwell_needs USING COVERING INDEX stepwell_needs_by (needed_by=?)"),
+        (
+            purge::KEPT_FOR,
+            "SEARCH stepwell_needs USING COVERING INDEX stepwell_needs_by (needed_by=?)",
+        ),
         (waits::AWAITS, "INDEX stepwell_waits_target (target=?"),
         (waits::ADD, "stepwell_messages_mailbox (task_id=? AND topic=?)"),
         (waits::ADD, "stepwell_waits_arrived (task_id=?"),
@@ -239,7 +276,8 @@ fn hot_statements_use_their_indexes() {
             let plan = plan(conn, sql);
             assert!(plan.contains(index), "{sql}\n{plan}");
             for table in ["tasks", "waits", "events", "messages", "journal"] {
-                let scans = plan.lines().any(|line| line.trim() == format!("SCAN stepwell_{table}"));
+                let scans =
+                    plan.lines().any(|line| line.trim() == format!("SCAN stepwell_{table}"));
                 assert!(!scans, "{sql}\n{plan}");
             }
         }
@@ -254,7 +292,10 @@ fn hot_statements_use_their_indexes() {
             schedules::NEXT,
             history::OF_TASK,
         ] {
-            assert!(!plan(conn, sql).contains("FOR ORDER BY"), "{sql} is sorted, not read in order");
+            assert!(
+                !plan(conn, sql).contains("FOR ORDER BY"),
+                "{sql} is sorted, not read in order"
+            );
         }
     });
 }
@@ -267,15 +308,30 @@ fn lists_read_what_they_begin_with_in_order() {
         let own = Scope::default().queue(name("q"));
         let team = [("team".to_owned(), "sales".to_owned())];
         for (scope, labels, from, index) in [
-            (tenant.clone(), vec![], From::Label, "stepwell_labels_own (name=? AND value=? AND task_id<?)"),
-            (tenant, team.to_vec(), From::Label, "stepwell_labels_own (name=? AND value=? AND task_id<?)"),
+            (
+                tenant.clone(),
+                vec![],
+                From::Label,
+                "stepwell_labels_own (name=? AND value=? AND task_id<?)",
+            ),
+            (
+                tenant,
+                team.to_vec(),
+                From::Label,
+                "stepwell_labels_own (name=? AND value=? AND task_id<?)",
+            ),
             (
                 Scope::default(),
                 team.to_vec(),
                 From::Label,
                 "stepwell_labels_value (name=? AND value=? AND task_id<?)",
             ),
-            (own.clone(), vec![], From::OwnQueue, "stepwell_labels_own (name=? AND value=? AND task_id<?)"),
+            (
+                own.clone(),
+                vec![],
+                From::OwnQueue,
+                "stepwell_labels_own (name=? AND value=? AND task_id<?)",
+            ),
             (own, vec![], From::Queue, "stepwell_tasks_queue (queue=? AND task_id<?)"),
         ] {
             for state in [None, Some(TaskState::Failed), Some(TaskState::Pending)] {
@@ -289,7 +345,10 @@ fn lists_read_what_they_begin_with_in_order() {
                 let labels = labels::asked(&filter).unwrap();
                 let plan = plan(conn, &query::list(&filter, from, &labels).0);
                 assert!(plan.contains(index), "{plan}");
-                assert!(!plan.contains("SCAN stepwell_") && !plan.contains("FOR ORDER BY"), "{plan}");
+                assert!(
+                    !plan.contains("SCAN stepwell_") && !plan.contains("FOR ORDER BY"),
+                    "{plan}"
+                );
             }
         }
         let lists = [(None, "sqlite_autoindex_stepwell_tasks_1 (task_id<?)")];
@@ -304,7 +363,8 @@ fn lists_read_what_they_begin_with_in_order() {
 fn plan(conn: &Connection, sql: &str) -> String {
     let mut statement = conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
     let nulls = vec![rusqlite::types::Null; statement.parameter_count()];
-    let lines =
-        statement.query_map(rusqlite::params_from_iter(nulls), |row| row.get::<_, String>(3)).unwrap();
+    let lines = statement
+        .query_map(rusqlite::params_from_iter(nulls), |row| row.get::<_, String>(3))
+        .unwrap();
     lines.map(|line| line.unwrap() + "\n").collect()
 }

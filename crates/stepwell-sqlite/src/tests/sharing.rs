@@ -72,7 +72,10 @@ fn tasks_of_a_dropped_handle_are_taken_over_at_once() {
     assert_eq!(lock_files(folder.path()), 2);
     drop(a);
     let second = claim_soon(&b, 2);
-    assert_eq!((second.task_id, second.crashes, second.attempt), (first.task_id, 1, first.attempt + 1));
+    assert_eq!(
+        (second.task_id, second.crashes, second.attempt),
+        (first.task_id, 1, first.attempt + 1)
+    );
     assert_eq!(lock_files(folder.path()), 1);
     commit(&b, deregister(2));
     assert_eq!(lock_files(folder.path()), 0);
@@ -143,7 +146,11 @@ fn tasks_of_a_killed_process_are_taken_over_at_once() {
     let store = open(&path);
     commit(&store, spawns(vec![new_task(1)]));
     let mut victim = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "tests::sharing::tasks_of_a_killed_process_are_taken_over_at_once", "--nocapture"])
+        .args([
+            "--exact",
+            "tests::sharing::tasks_of_a_killed_process_are_taken_over_at_once",
+            "--nocapture",
+        ])
         .env(VICTIM, &path)
         .stdout(Stdio::piped())
         .spawn()
@@ -163,7 +170,8 @@ fn dropping_a_store_finishes_what_was_begun() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("stepwell.db");
     let store = open(&path);
-    let commits: Vec<_> = (1..=20).map(|n| store.commit(spawns(vec![new_task(n)]).into())).collect();
+    let commits: Vec<_> =
+        (1..=20).map(|n| store.commit(spawns(vec![new_task(n)]).into())).collect();
     drop(store);
     for commit in commits {
         wait(commit).unwrap();
@@ -183,7 +191,9 @@ fn a_journal_that_another_handle_has_set_back_is_noticed() {
         let mut transition = transition(task_id(1), run_id, Next::Continue { collect: false });
         transition.after = Some(seq - 1);
         transition.entries.push(step(seq, json("1")));
-        commit(&a, Batch { transitions: vec![transition], ..Batch::default() }).transitions.remove(0)
+        commit(&a, Batch { transitions: vec![transition], ..Batch::default() })
+            .transitions
+            .remove(0)
     };
     assert!(writes(1).is_ok());
     assert!(writes(2).is_ok());

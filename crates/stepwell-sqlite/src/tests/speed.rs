@@ -1,4 +1,5 @@
-//! Measures; run it by hand: `STEPWELL_BENCH_DIR=/disk cargo test --release -p stepwell-sqlite -- --ignored --nocapture speed`.
+//! Measures; run it by hand: `STEPWELL_BENCH_DIR=/disk cargo test --release -p stepwell-sqlite --
+//! --ignored --nocapture speed`.
 
 use std::time::Instant;
 
@@ -48,7 +49,8 @@ fn speed() {
             spawning.sort_unstable();
             completing.sort_unstable();
             println!(
-                "{location}: {size} a batch: {rate:.0} tasks/s; p50, p99 of spawn {:?}, {:?}; of complete {:?}, {:?}",
+                "{location}: {size} a batch: {rate:.0} tasks/s; p50, p99 of spawn {:?}, {:?}; of \
+                 complete {:?}, {:?}",
                 spawning[spawning.len() / 2],
                 spawning[spawning.len() * 99 / 100],
                 completing[completing.len() / 2],

@@ -73,7 +73,8 @@ fn work_and_its_entry_are_committed_together() {
 
 #[test]
 fn work_that_fails_or_panics_is_undone_and_the_rest_stands() {
-    for (panics, said) in [(false, "out of stock"), (true, "the transaction step \"charge\" panicked: ouch")]
+    for (panics, said) in
+        [(false, "out of stock"), (true, "the transaction step \"charge\" panicked: ouch")]
     {
         let setup = setup();
         let committed = setup.work(move |conn| {
@@ -92,7 +93,9 @@ fn work_that_fails_or_panics_is_undone_and_the_rest_stands() {
 
 #[test]
 fn work_that_ends_the_transaction_fails_the_batch_of_which_nothing_stands() {
-    for ending in ["COMMIT", "END", "ROLLBACK", "COMMIT; BEGIN", "ROLLBACK; BEGIN", "RELEASE stepwell_work"] {
+    for ending in
+        ["COMMIT", "END", "ROLLBACK", "COMMIT; BEGIN", "ROLLBACK; BEGIN", "RELEASE stepwell_work"]
+    {
         let setup = setup();
         let error = setup
             .work(move |conn| {
@@ -101,7 +104,10 @@ fn work_that_ends_the_transaction_fails_the_batch_of_which_nothing_stands() {
                 Ok(json("1"))
             })
             .unwrap_err();
-        assert!(error.to_string().contains("the transaction step \"charge\" ended the store's"), "{error}");
+        assert!(
+            error.to_string().contains("the transaction step \"charge\" ended the store's"),
+            "{error}"
+        );
         assert_eq!(setup.found(), (0, vec![]), "{ending}");
         assert!(wait(setup.store.task(task_id(2))).unwrap().is_none());
         assert_eq!(commit(&setup.store, spawns(vec![new_task(2)])).spawns.len(), 1);
@@ -111,7 +117,8 @@ fn work_that_ends_the_transaction_fails_the_batch_of_which_nothing_stands() {
 #[test]
 fn work_for_another_store_is_refused() {
     let setup = setup();
-    let committed = wait(setup.store.commit(setup.batch(Box::new("not a closure")).into())).unwrap();
+    let committed =
+        wait(setup.store.commit(setup.batch(Box::new("not a closure")).into())).unwrap();
     let error = outcome(committed).unwrap_err().to_string();
     assert!(error.contains("was made for another kind of store: this one is SQLite"), "{error}");
 }

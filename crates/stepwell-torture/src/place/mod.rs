@@ -1,5 +1,6 @@
-//! Where the tasks are kept: a file, or servers, with a *chronicle*: a table in which the database itself writes down, in
-//! the transactions of the engine, who owned a task when something was journaled, and each change of its state.
+//! Where the tasks are kept: a file, or servers, with a *chronicle*: a table in which the database
+//! itself writes down, in the transactions of the engine, who owned a task when something was
+//! journaled, and each change of its state.
 
 pub(crate) mod postgres;
 mod proxy;
@@ -101,10 +102,13 @@ impl Place {
         let which = if ends { "AND what IN ('completed', 'failed', 'cancelled')" } else { "" };
         let table = self.prefix().0;
         let sql = format!(
-            "SELECT n, what, task, run, seq FROM {table}chronicle WHERE n >= {from} {which} ORDER BY n"
+            "SELECT n, what, task, run, seq FROM {table}chronicle WHERE n >= {from} {which} ORDER \
+             BY n"
         );
         let row = |words: Vec<String>| {
-            let [number, what, task, run, seq] = words.as_slice() else { bail!("not a row: {words:?}") };
+            let [number, what, task, run, seq] = words.as_slice() else {
+                bail!("not a row: {words:?}")
+            };
             let what = match what.as_str() {
                 "entry" => Event::Entry(seq.parse()?),
                 "paused claim" => Event::PausedClaim,
@@ -113,11 +117,13 @@ impl Place {
             Ok(Row { number: number.parse()?, what, task: task.parse()?, run: run.parse()? })
         };
         let rows = self.rows(&sql)?;
-        rows.into_iter().map(|words| row(words.clone()).with_context(|| format!("{words:?}"))).collect()
+        rows.into_iter()
+            .map(|words| row(words.clone()).with_context(|| format!("{words:?}")))
+            .collect()
     }
 
-    /// Returns for how long the oldest transaction has been open. A commit that waits for a replica is seen by nobody, though
-    /// the task in it has ended before.
+    /// Returns for how long the oldest transaction has been open. A commit that waits for a replica
+    /// is seen by nobody, though the task in it has ended before.
     pub(crate) fn oldest_transaction(&self) -> Result<Duration> {
         let Self::Postgres(_) = self else { return Ok(Duration::ZERO) };
         let rows = self.rows(
@@ -138,9 +144,16 @@ impl Place {
     pub(crate) fn left(&self) -> Result<Vec<String>> {
         let tables: &[&str] = match self {
             Self::Sqlite(_) => &["tasks", "journal", "waits", "messages", "labels", "needs"],
-            Self::Postgres(_) => {
-                &["tasks", "live_tasks", "outcomes", "journal", "waits", "messages", "labels", "needs"]
-            }
+            Self::Postgres(_) => &[
+                "tasks",
+                "live_tasks",
+                "outcomes",
+                "journal",
+                "waits",
+                "messages",
+                "labels",
+                "needs",
+            ],
         };
         let mut left = Vec::new();
         for table in tables {

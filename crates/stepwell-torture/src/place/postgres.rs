@@ -1,4 +1,5 @@
-//! PostgreSQL servers: a primary, the proxies in front of it, a pooler, and hosts that can be cut off from it.
+//! PostgreSQL servers: a primary, the proxies in front of it, a pooler, and hosts that can be cut
+//! off from it.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::process::Command;
@@ -53,22 +54,31 @@ pub(crate) struct Cluster {
 impl Cluster {
     pub(crate) async fn start() -> Result<Self> {
         let primary = tokio::task::spawn_blocking(Postgres::start).await??;
-        let (calm, stormy) = (Proxy::start(primary.port()).await?, Proxy::start(primary.port()).await?);
+        let (calm, stormy) =
+            (Proxy::start(primary.port()).await?, Proxy::start(primary.port()).await?);
         let island = match Island::raise(&stormy).await {
             Ok(island) => Some(island),
             Err(error) => {
                 eprintln!(
-                    "LEFT OUT: hosts that are cut off from the network, because this machine does not allow network namespaces: {error:#}"
+                    "LEFT OUT: hosts that are cut off from the network, because this machine does \
+                     not allow network namespaces: {error:#}"
                 );
                 None
             }
         };
         if throwaway::pgbouncer_binary().is_none() {
             eprintln!(
-                "LEFT OUT: a pooler, because PgBouncer is not installed (Debian's package is pgbouncer)"
+                "LEFT OUT: a pooler, because PgBouncer is not installed (Debian's package is \
+                 pgbouncer)"
             );
         }
-        Ok(Self { primary: Mutex::new(Arc::new(primary)), calm, stormy, pooler: Mutex::new(None), island })
+        Ok(Self {
+            primary: Mutex::new(Arc::new(primary)),
+            calm,
+            stormy,
+            pooler: Mutex::new(None),
+            island,
+        })
     }
 
     fn primary(&self) -> Arc<Postgres> {
@@ -77,22 +87,26 @@ impl Cluster {
 
     fn through(&self, address: IpAddr, port: u16) -> String {
         let primary = self.primary();
-        primary.url().replace(&format!("127.0.0.1:{}/", primary.port()), &format!("{address}:{port}/"))
+        primary
+            .url()
+            .replace(&format!("127.0.0.1:{}/", primary.port()), &format!("{address}:{port}/"))
     }
 
     pub(crate) fn url(&self) -> String {
         self.through(Ipv4Addr::LOCALHOST.into(), self.calm.port())
     }
 
-    /// The ways of so many workers: one is on a host of its own, and half of the others go through a pooler, where that
-    /// is wanted and there is one.
+    /// The ways of so many workers: one is on a host of its own, and half of the others go through
+    /// a pooler, where that is wanted and there is one.
     pub(crate) fn doors(&self, workers: usize, pooled: bool) -> Result<Vec<Door>> {
         let pooler = match throwaway::pgbouncer_binary().filter(|_| pooled) {
             Some(_) => Some(PgBouncer::start(&self.primary())?),
             None => None,
         };
-        let stormy =
-            Door { url: self.through(Ipv4Addr::LOCALHOST.into(), self.stormy.port()), namespace: None };
+        let stormy = Door {
+            url: self.through(Ipv4Addr::LOCALHOST.into(), self.stormy.port()),
+            namespace: None,
+        };
         let mut doors = vec![stormy; workers];
         if let Some(pooler) = &pooler {
             // What is prepared for one transaction is not there for the next one.
@@ -192,12 +206,17 @@ struct Island {
 
 impl Island {
     async fn raise(proxy: &Proxy) -> Result<Self> {
-        // Names and a network of four addresses that no other torture on this machine has at the same time.
+        // Names and a network of four addresses that no other torture on this machine has at the
+        // same time.
         let number = std::process::id();
         let [.., high, low] = (number << 2).to_be_bytes();
         let shore = Ipv4Addr::new(10, 213, high, low | 1);
-        let mut island =
-            Self { name: format!("torture-{number}"), link: format!("tort{number}"), shore, port: 0 };
+        let mut island = Self {
+            name: format!("torture-{number}"),
+            link: format!("tort{number}"),
+            shore,
+            port: 0,
+        };
         let (name, link, far) = (&island.name, &island.link, format!("torf{number}"));
         ip(&["netns", "add", name])?;
         ip(&["link", "add", link, "type", "veth", "peer", "name", &far, "netns", name])?;

@@ -1,4 +1,5 @@
-//! A proxy in front of a server, with weather: connections are slow, hang, or are cut in the midst of a message.
+//! A proxy in front of a server, with weather: connections are slow, hang, or are cut in the midst
+//! of a message.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -63,8 +64,8 @@ impl Proxy {
         self.state.send_modify(|state| state.weather = weather);
     }
 
-    /// Cuts all connections: some at once, some in the midst of the next message. The server does what was asked of it
-    /// last, and nobody hears of it.
+    /// Cuts all connections: some at once, some in the midst of the next message. The server does
+    /// what was asked of it last, and nobody hears of it.
     pub(crate) fn cut(&self) {
         self.state.send_modify(|state| state.cuts += 1);
     }
@@ -86,7 +87,8 @@ async fn lead(client: TcpStream, mut state: watch::Receiver<State>) {
     if client.set_nodelay(true).and(server.set_nodelay(true)).is_err() {
         return;
     }
-    let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
+    let ((from_client, to_client), (from_server, to_server)) =
+        (client.into_split(), server.into_split());
     // Where one way ends, the other does.
     tokio::select! {
         () = pump(from_client, to_server, state.clone(), at.cuts) => {}
@@ -94,7 +96,12 @@ async fn lead(client: TcpStream, mut state: watch::Receiver<State>) {
     }
 }
 
-async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut state: watch::Receiver<State>, cuts: u64) {
+async fn pump(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    mut state: watch::Receiver<State>,
+    cuts: u64,
+) {
     let mut buffer = vec![0; 16 << 10];
     // Whether the next message is cut off in its midst.
     let mut in_the_midst = false;

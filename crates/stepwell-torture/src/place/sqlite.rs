@@ -69,8 +69,9 @@ impl File {
                 ValueRef::Integer(number) => number.to_string(),
                 value => value.as_str().unwrap_or_default().to_owned(),
             };
-            let read =
-                |row: &rusqlite::Row<'_>| (0..columns).map(|column| Ok(text(row.get_ref(column)?))).collect();
+            let read = |row: &rusqlite::Row<'_>| {
+                (0..columns).map(|column| Ok(text(row.get_ref(column)?))).collect()
+            };
             statement.query_map([], read)?.collect()
         })
     }

@@ -1,4 +1,5 @@
-//! Ends: no accepted task is lost, each has one end, it is the one that it had to have, and what was done is undone.
+//! Ends: no accepted task is lost, each has one end, it is the one that it had to have, and what
+//! was done is undone.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -21,8 +22,12 @@ pub(super) fn check(life: &Life<'_>, history: &History, proof: &mut Proof) {
         },
         Kind::Later => &[TaskState::Cancelled],
         // One that was about to complete may.
-        Kind::Family if history.cancelled.contains(&task) => &[TaskState::Completed, TaskState::Cancelled],
-        Kind::Errand if life.ended.info.parent.is_some_and(|parent| history.cancelled.contains(&parent)) => {
+        Kind::Family if history.cancelled.contains(&task) => {
+            &[TaskState::Completed, TaskState::Cancelled]
+        }
+        Kind::Errand
+            if life.ended.info.parent.is_some_and(|parent| history.cancelled.contains(&parent)) =>
+        {
             &[TaskState::Completed, TaskState::Cancelled]
         }
         _ => &[TaskState::Completed],
@@ -54,22 +59,29 @@ pub(super) fn check(life: &Life<'_>, history: &History, proof: &mut Proof) {
 /// The output is what was journaled, and what the children gave.
 fn output_of(life: &Life<'_>, seen: Seen, history: &History, proof: &mut Proof) {
     let (task, kind) = (life.task(), life.ended.work.kind);
-    let results: BTreeMap<_, _> = life.done.iter().map(|done| (&*done.name, done.value.as_ref())).collect();
+    let results: BTreeMap<_, _> =
+        life.done.iter().map(|done| (&*done.name, done.value.as_ref())).collect();
     if kind != Kind::Sorted && !results.into_values().flatten().eq(&seen.steps) {
-        proof.fail("output", format_args!("the output of task {task} ({kind:?}) is not what was journaled"));
+        proof.fail(
+            "output",
+            format_args!("the output of task {task} ({kind:?}) is not what was journaled"),
+        );
     }
     if kind != Kind::Family {
         return;
     }
     let mut children: Vec<_> = Vec::new();
     for entry in life.ended.journal.iter().filter(|entry| entry.key.kind == Entry::Child) {
-        let id = entry.key.name.as_str().rsplit(':').next().and_then(|id| id.parse::<TaskId>().ok());
-        let child = id.and_then(|id| history.ended.get(&id)).and_then(|child| child.info.output.as_ref());
+        let id =
+            entry.key.name.as_str().rsplit(':').next().and_then(|id| id.parse::<TaskId>().ok());
+        let child =
+            id.and_then(|id| history.ended.get(&id)).and_then(|child| child.info.output.as_ref());
         children.extend(child.and_then(|output| output.decode::<Seen>().ok()));
     }
     let same = children.len() == 2 && seen.children.iter().all(|child| children.contains(child));
     if !same {
-        proof.fail("children", format_args!("task {task} was given what its children did not give"));
+        proof
+            .fail("children", format_args!("task {task} was given what its children did not give"));
     }
 }
 
@@ -87,19 +99,25 @@ fn undone(life: &Life<'_>, proof: &mut Proof) {
         _ => done.iter().rev().map(|done| done.name.replace("step", "undo")).collect(),
     };
     if undone != expected {
-        proof.fail("undone", format_args!("task {task} had to undo {expected:?}, and has undone {undone:?}"));
+        proof.fail(
+            "undone",
+            format_args!("task {task} had to undo {expected:?}, and has undone {undone:?}"),
+        );
     }
-    let gave = |name: &str| done.iter().find(|done| done.name == name).and_then(|done| done.value.as_deref());
+    let gave = |name: &str| {
+        done.iter().find(|done| done.name == name).and_then(|done| done.value.as_deref())
+    };
     for (_, line) in life.starts.iter().filter(|(_, line)| line.what == What::Undo) {
         if gave(&line.name.replace("undo", "step")) != Some(&*line.value) {
-            proof.fail("undone", format_args!("{} of task {task} was given another result", line.name));
+            proof.fail(
+                "undone",
+                format_args!("{} of task {task} was given another result", line.name),
+            );
         }
     }
-    let failed = life
-        .ended
-        .journal
-        .iter()
-        .any(|entry| entry.key.kind == Entry::Compensated && !matches!(entry.outcome, Outcome::Done(_)));
+    let failed = life.ended.journal.iter().any(|entry| {
+        entry.key.kind == Entry::Compensated && !matches!(entry.outcome, Outcome::Done(_))
+    });
     if failed {
         proof.fail("undone", format_args!("a compensation of task {task} failed"));
     }
@@ -109,16 +127,23 @@ fn undone(life: &Life<'_>, proof: &mut Proof) {
 pub(super) fn check_origins(history: &History, proof: &mut Proof) {
     for (task, work) in &history.spawned {
         if !history.ended.contains_key(task) {
-            proof.fail("lost", format_args!("task {task} ({:?}) was accepted, and is gone", work.kind));
+            proof.fail(
+                "lost",
+                format_args!("task {task} ({:?}) was accepted, and is gone", work.kind),
+            );
         }
     }
     let mut answers: HashMap<(&str, &str), TaskId> = HashMap::new();
     for line in history.lines.iter().filter(|line| line.what == What::Answered) {
         if !history.ended.contains_key(&line.task) {
-            proof.fail("lost", format_args!("task {} was accepted by a client, and is gone", line.task));
+            proof.fail(
+                "lost",
+                format_args!("task {} was accepted by a client, and is gone", line.task),
+            );
         }
         let mut parts = line.name.split(':');
-        let (Some(turn), Some("0"), Some(place)) = (parts.next(), parts.next(), parts.next()) else {
+        let (Some(turn), Some("0"), Some(place)) = (parts.next(), parts.next(), parts.next())
+        else {
             continue;
         };
         if *answers.entry((turn, place)).or_insert(line.task) != line.task {

@@ -1,4 +1,5 @@
-//! A task's life: its runs in the order of their claims, what they started, and what was journaled of it.
+//! A task's life: its runs in the order of their claims, what they started, and what was journaled
+//! of it.
 
 use std::collections::HashMap;
 
@@ -54,7 +55,8 @@ impl<'a> Life<'a> {
         self.rows = rows;
     }
 
-    /// The run's place in the order of claims; none of one that never owned the task, or whose claim was lost.
+    /// The run's place in the order of claims; none of one that never owned the task, or whose
+    /// claim was lost.
     pub(crate) fn claimed(&self, run: RunId) -> Option<usize> {
         self.claims.get(&run).copied()
     }
@@ -76,7 +78,9 @@ impl<'a> Life<'a> {
             let name = entry.key.name.as_str();
             let Outcome::Done(value) = &entry.outcome else { continue };
             let (name, value) = match entry.key.kind {
-                Kind::Step if name.starts_with("step:") => (name.to_owned(), value.decode::<String>().ok()),
+                Kind::Step if name.starts_with("step:") => {
+                    (name.to_owned(), value.decode::<String>().ok())
+                }
                 Kind::Compensated => (name.replace("step", "undo"), None),
                 _ => continue,
             };

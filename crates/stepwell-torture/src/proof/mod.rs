@@ -1,8 +1,9 @@
 //! What the ledger, the chronicle and the journals prove together.
 //!
-//! A worker whose lease has run out without its knowledge (it was stopped, or the server was away) may still start a
-//! closure, before it hears that its task is another's. So the *last* start of a step is not always the one that counts.
-//! What holds exactly is said in terms of **runs, in the order of their claims**, which the database has written down.
+//! A worker whose lease has run out without its knowledge (it was stopped, or the server was away)
+//! may still start a closure, before it hears that its task is another's. So the *last* start of a
+//! step is not always the one that counts. What holds exactly is said in terms of **runs, in the
+//! order of their claims**, which the database has written down.
 
 mod ends;
 mod life;
@@ -59,7 +60,8 @@ pub(crate) struct Proof {
 impl Proof {
     /// Checks a history.
     pub(crate) fn of(history: &History) -> Self {
-        let mut proof = Self { tasks: history.ended.len(), lines: history.lines.len(), ..Self::default() };
+        let mut proof =
+            Self { tasks: history.ended.len(), lines: history.lines.len(), ..Self::default() };
         let mut lives: BTreeMap<TaskId, Life<'_>> =
             history.ended.iter().map(|(task, ended)| (*task, Life::new(ended))).collect();
         let mut rows: HashMap<TaskId, Vec<&Row>> = HashMap::new();
@@ -72,7 +74,8 @@ impl Proof {
                 None => proof.fail("lost", format_args!("task {task} was there, and is gone")),
             }
         }
-        for (place, line) in history.lines.iter().enumerate().filter(|(_, line)| line.what != What::Answered)
+        for (place, line) in
+            history.lines.iter().enumerate().filter(|(_, line)| line.what != What::Answered)
         {
             match lives.get_mut(&line.task) {
                 Some(life) => life.starts.push((place, line)),
@@ -97,7 +100,8 @@ impl Proof {
 
     /// An error when something does not hold.
     pub(crate) fn verdict(&self) -> anyhow::Result<()> {
-        let told = self.violations.iter().take(TOLD).map(|one| format!("\n  {one}")).collect::<String>();
+        let told =
+            self.violations.iter().take(TOLD).map(|one| format!("\n  {one}")).collect::<String>();
         anyhow::ensure!(self.violations.is_empty(), "{} violations:{told}", self.violations.len());
         Ok(())
     }

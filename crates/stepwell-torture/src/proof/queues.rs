@@ -1,5 +1,5 @@
-//! Queues: tasks of one concurrency key run one at a time, in the order in which they were spawned, and of a limited queue
-//! no more run than may.
+//! Queues: tasks of one concurrency key run one at a time, in the order in which they were spawned,
+//! and of a limited queue no more run than may.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -14,22 +14,31 @@ pub(super) fn check(lives: &BTreeMap<TaskId, Life<'_>>, history: &History, proof
     narrow(lives, proof);
 }
 
-/// The first start of a task of a key is behind the last one of the task before that counts: between them, that has ended.
+/// The first start of a task of a key is behind the last one of the task before that counts:
+/// between them, that has ended.
 fn turns(lives: &BTreeMap<TaskId, Life<'_>>, history: &History, proof: &mut Proof) {
     let mut last: HashMap<String, (usize, TaskId)> = HashMap::new();
     // In the order of the spawns, each of which was answered before the next was asked.
     for (task, work) in history.spawned.iter().filter(|(_, work)| work.kind == Kind::Turn) {
         let Some(life) = lives.get(task) else { continue };
-        let counts =
-            |place: &usize| life.done.iter().any(|done| done.start.is_some_and(|(of, _)| of == *place));
+        let counts = |place: &usize| {
+            life.done.iter().any(|done| done.start.is_some_and(|(of, _)| of == *place))
+        };
         // Starts of runs whose claims were lost may be anywhere.
-        let starts =
-            || life.starts.iter().map(|(place, _)| *place).filter(|place| !history.lossy || counts(place));
-        let (Some(first), Some(end)) = (starts().min(), starts().filter(counts).max()) else { continue };
+        let starts = || {
+            life.starts
+                .iter()
+                .map(|(place, _)| *place)
+                .filter(|place| !history.lossy || counts(place))
+        };
+        let (Some(first), Some(end)) = (starts().min(), starts().filter(counts).max()) else {
+            continue;
+        };
         if let Some((before, other)) = last.insert(work.turn(), (end, *task))
             && first < before
         {
-            let text = format_args!("task {task} began before task {other} of the same key had ended");
+            let text =
+                format_args!("task {task} began before task {other} of the same key had ended");
             proof.fail("turns", text);
         }
     }

@@ -1,12 +1,13 @@
 //! Steps, items and compensations:
 //!
 //! - A run starts each of them once.
-//! - A result was started by the run that owned the task when it was journaled, and results come from runs in the order of
-//!   their claims.
-//! - Of all runs that started one, it is the last claimed one whose result is in the journal: a later run would have found
-//!   the result there, and an earlier one no longer owned the task.
+//! - A result was started by the run that owned the task when it was journaled, and results come
+//!   from runs in the order of their claims.
+//! - Of all runs that started one, it is the last claimed one whose result is in the journal: a
+//!   later run would have found the result there, and an earlier one no longer owned the task.
 //! - A start after the first start of a later run is never the one whose result is in the journal.
-//! - No run starts one unless the result that it follows came from this run or an earlier one, and had been started before.
+//! - No run starts one unless the result that it follows came from this run or an earlier one, and
+//!   had been started before.
 
 use std::collections::HashSet;
 
@@ -20,13 +21,17 @@ pub(super) fn check(life: &Life<'_>, history: &History, proof: &mut Proof) {
     let mut last_writer = 0;
     for done in &life.done {
         let Some((_, start)) = done.start else {
-            proof.fail("ledger", format_args!("{} of task {task} has a result and never started", done.name));
+            proof.fail(
+                "ledger",
+                format_args!("{} of task {task} has a result and never started", done.name),
+            );
             continue;
         };
         if done.owner != Some(start.run) && !(history.lossy && done.owner.is_none()) {
             let owner = done.owner.map_or_else(|| "nobody".to_owned(), |owner| owner.to_string());
             let text = format_args!(
-                "{} of task {task} (entry {}) is of run {}, and was journaled when {owner} owned the task",
+                "{} of task {task} (entry {}) is of run {}, and was journaled when {owner} owned \
+                 the task",
                 done.name, done.seq, start.run
             );
             proof.fail("owner", text);
@@ -34,7 +39,8 @@ pub(super) fn check(life: &Life<'_>, history: &History, proof: &mut Proof) {
         if let Some(writer) = life.claimed(start.run) {
             if writer < last_writer {
                 let text = format_args!(
-                    "a run of task {task} has journaled {} after a later run had journaled something",
+                    "a run of task {task} has journaled {} after a later run had journaled \
+                     something",
                     done.name
                 );
                 proof.fail("owner", text);
@@ -62,8 +68,10 @@ fn starts(life: &Life<'_>, history: &History, proof: &mut Proof) {
         }
         let Some(claimed) = life.claimed(line.run) else {
             if !history.lossy {
-                let text =
-                    format_args!("run {} of task {task} started {} and never owned it", line.run, line.name);
+                let text = format_args!(
+                    "run {} of task {task} started {} and never owned it",
+                    line.run, line.name
+                );
                 proof.fail("owner", text);
             }
             continue;
@@ -82,12 +90,18 @@ fn starts(life: &Life<'_>, history: &History, proof: &mut Proof) {
             proof.again += 1;
         }
         if late && is_result {
-            let text = format_args!("{} of task {task} is of a run that had lost the task before", line.name);
+            let text = format_args!(
+                "{} of task {task} is of a run that had lost the task before",
+                line.name
+            );
             proof.fail("owner", text);
         }
         let writer = done.start.and_then(|(_, start)| life.claimed(start.run));
         if !history.lossy && writer.is_none_or(|writer| claimed > writer) {
-            let text = format_args!("{} of task {task} ran again after its result was journaled", line.name);
+            let text = format_args!(
+                "{} of task {task} ran again after its result was journaled",
+                line.name
+            );
             proof.fail("once", text);
         }
     }
@@ -102,19 +116,23 @@ fn order(life: &Life<'_>, history: &History, proof: &mut Proof) {
     let undos = undone.windows(2).map(|two| (two[0], two[1]));
     let pairs: Vec<_> = steps.chain(undos).collect();
     for &(place, line) in &life.starts {
-        let result = life.done(&line.name).and_then(|done| done.start).is_some_and(|(of, _)| of == place);
+        let result =
+            life.done(&line.name).and_then(|done| done.start).is_some_and(|(of, _)| of == place);
         // Of a history whose end was lost, only what counts in the end is known.
         if history.lossy && !result {
             continue;
         }
         for (before, _) in pairs.iter().filter(|(_, after)| *after == line.name) {
-            let durable = life.done(before).and_then(|done| done.start).is_some_and(|(of, start)| {
-                let (first, second) = (life.claimed(start.run), life.claimed(line.run));
-                of < place && (history.lossy || first <= second)
-            });
+            let durable =
+                life.done(before).and_then(|done| done.start).is_some_and(|(of, start)| {
+                    let (first, second) = (life.claimed(start.run), life.claimed(line.run));
+                    of < place && (history.lossy || first <= second)
+                });
             if !durable {
-                let text =
-                    format_args!("{} of task {task} began before the end of {before} was durable", line.name);
+                let text = format_args!(
+                    "{} of task {task} began before the end of {before} was durable",
+                    line.name
+                );
                 proof.fail("barrier", text);
             }
         }
@@ -130,7 +148,10 @@ fn items(life: &Life<'_>, history: &History, proof: &mut Proof) {
     let seen = life.ended.info.output.as_ref().and_then(|output| output.decode::<Seen>().ok());
     let results = seen.unwrap_or_default().steps;
     if results.len() != ITEMS {
-        proof.fail("items", format_args!("task {task} has {} results of {ITEMS} items", results.len()));
+        proof.fail(
+            "items",
+            format_args!("task {task} has {} results of {ITEMS} items", results.len()),
+        );
     }
     for (item, result) in results.iter().enumerate() {
         let name = format!("item:{item}");

@@ -25,7 +25,12 @@ struct Scribe {
 impl Scribe {
     fn row(&mut self, of: u128, run: u128, what: Event) -> &mut Self {
         let number = self.history.rows.len() as u64 + 1;
-        self.history.rows.push(Row { number, what, task: task(of), run: Uuid::from_u128(run).into() });
+        self.history.rows.push(Row {
+            number,
+            what,
+            task: task(of),
+            run: Uuid::from_u128(run).into(),
+        });
         self
     }
 
@@ -36,13 +41,22 @@ impl Scribe {
     fn start(&mut self, of: u128, run: u128, name: &str, value: &str) -> &mut Self {
         let what = if name.starts_with("undo") { What::Undo } else { What::Step };
         let (run, name, value) = (Uuid::from_u128(run).into(), name.to_owned(), value.to_owned());
-        self.history.lines.push(Line { what, task: task(of), run, process: 1, millis: 0, name, value });
+        self.history.lines.push(Line {
+            what,
+            task: task(of),
+            run,
+            process: 1,
+            millis: 0,
+            name,
+            value,
+        });
         self
     }
 
     fn entry(&mut self, of: u128, run: u128, kind: &str, name: &str, value: Value) -> &mut Self {
         let seq = self.journal.len() as u64 + 1;
-        self.journal.push(json!({"seq": seq, "kind": kind, "name": name, "ordinal": 1, "outcome": "done",
+        self.journal
+            .push(json!({"seq": seq, "kind": kind, "name": name, "ordinal": 1, "outcome": "done",
             "value": value, "at": "2026-01-01T00:00:00Z"}));
         self.row(of, run, Event::Entry(seq))
     }
@@ -52,7 +66,14 @@ impl Scribe {
         self.start(of, run, name, value).entry(of, run, "step", name, json!(value))
     }
 
-    fn end(&mut self, of: u128, run: u128, work: Work, state: &str, output: Option<Seen>) -> &mut Self {
+    fn end(
+        &mut self,
+        of: u128,
+        run: u128,
+        work: Work,
+        state: &str,
+        output: Option<Seen>,
+    ) -> &mut Self {
         let info = json!({"task_id": id(of), "run_id": id(run), "task_type": "tortured", "queue": "default",
             "state": state, "params": work, "output": output, "failure": null, "headers": {}, "priority": 0,
             "attempt": 1, "max_attempts": 1, "retry": "none", "max_duration": null, "cancel_at": null,
@@ -63,7 +84,8 @@ impl Scribe {
         let mut info = info;
         info["retry"] = retry;
         let journal = std::mem::take(&mut self.journal);
-        let journal = journal.into_iter().map(|entry| serde_json::from_value(entry).unwrap()).collect();
+        let journal =
+            journal.into_iter().map(|entry| serde_json::from_value(entry).unwrap()).collect();
         let info = serde_json::from_value(info).unwrap();
         self.history.spawned.push((task(of), work.clone()));
         self.history.ended.insert(task(of), Ended { work, info, journal });
@@ -120,7 +142,8 @@ fn a_step_that_runs_again_after_its_result_was_journaled_is_found() {
 #[test]
 fn a_result_of_a_run_that_does_not_own_the_task_is_found() {
     let mut scribe = turn();
-    let last = scribe.history.rows.iter_mut().rfind(|row| matches!(row.what, Event::Entry(_))).unwrap();
+    let last =
+        scribe.history.rows.iter_mut().rfind(|row| matches!(row.what, Event::Entry(_))).unwrap();
     last.run = Uuid::from_u128(11).into();
     assert_eq!(scribe.violations(), ["owner"]);
     // A run that had lost the task starts a step, and its result is taken.
@@ -203,7 +226,10 @@ fn a_message_that_is_lost_comes_twice_or_out_of_order_is_found() {
     let (mut twice, mut mixed) = (sound.clone(), sound.clone());
     twice.push(sound[0].clone());
     mixed.swap(0, 1);
-    assert_eq!((listener(&twice), listener(&mixed)), (vec!["told".to_owned()], vec!["told".to_owned()]));
+    assert_eq!(
+        (listener(&twice), listener(&mixed)),
+        (vec!["told".to_owned()], vec!["told".to_owned()])
+    );
 }
 
 #[test]
@@ -222,6 +248,9 @@ fn what_is_undone_out_of_order_or_not_at_all_is_found() {
         scribe.violations()
     };
     assert!(saga(&[2, 1, 0]).is_empty());
-    assert_eq!((saga(&[1, 2, 0]), saga(&[2, 1])), (vec!["undone".to_owned()], vec!["undone".to_owned()]));
+    assert_eq!(
+        (saga(&[1, 2, 0]), saga(&[2, 1])),
+        (vec!["undone".to_owned()], vec!["undone".to_owned()])
+    );
     assert!(saga(&[2, 1, 1, 0]).contains(&"once".to_owned()));
 }

@@ -41,6 +41,9 @@ pub(super) fn check(life: &Life<'_>, proof: &mut Proof) {
         })
         .collect();
     if journaled != heard {
-        proof.fail("told", format_args!("task {task} heard {heard:?}, and its journal has {journaled:?}"));
+        proof.fail(
+            "told",
+            format_args!("task {task} heard {heard:?}, and its journal has {journaled:?}"),
+        );
     }
 }

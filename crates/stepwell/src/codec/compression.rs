@@ -12,13 +12,15 @@ const LEVEL: i32 = 3;
 const AROUND: usize = 32;
 /// What is shorter is not worth a try.
 const SHORT: usize = 100;
-/// What is longer stays as it is, so that nothing that is longer has to be taken for undamaged when it is read.
+/// What is longer stays as it is, so that nothing that is longer has to be taken for undamaged when
+/// it is read.
 const LONG: usize = 64 << 20;
 
-/// Compresses payloads with zstd. Those that would not get shorter, and those of more than 64 MiB, stay as they are.
+/// Compresses payloads with zstd. Those that would not get shorter, and those of more than 64 MiB,
+/// stay as they are.
 ///
-/// Where payloads are encrypted as well, they are to be compressed first: what is encrypted cannot be compressed. Their
-/// length then tells something of what is in them.
+/// Where payloads are encrypted as well, they are to be compressed first: what is encrypted cannot
+/// be compressed. Their length then tells something of what is in them.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Compression {
     _private: (),
@@ -48,13 +50,21 @@ impl Codec for Compression {
         Ok((compressed.len().div_ceil(3) * 4 + AROUND < bytes.len()).then_some(compressed))
     }
 
-    fn decode(&self, bytes: &[u8], _key: Option<&str>, _place: &Place<'_>) -> Result<Vec<u8>, CodecError> {
+    fn decode(
+        &self,
+        bytes: &[u8],
+        _key: Option<&str>,
+        _place: &Place<'_>,
+    ) -> Result<Vec<u8>, CodecError> {
         let damaged = |error: std::io::Error| CodecError::Damaged(format!("zstd: {error}"));
         let mut decompressed = Vec::new();
         let decoder = Decoder::with_buffer(bytes).map_err(damaged)?;
-        let length = decoder.take(LONG as u64 + 1).read_to_end(&mut decompressed).map_err(damaged)?;
+        let length =
+            decoder.take(LONG as u64 + 1).read_to_end(&mut decompressed).map_err(damaged)?;
         if length > LONG {
-            return Err(CodecError::Damaged("zstd: it is longer than anything that is compressed".into()));
+            return Err(CodecError::Damaged(
+                "zstd: it is longer than anything that is compressed".into(),
+            ));
         }
         Ok(decompressed)
     }

@@ -18,17 +18,18 @@ const NONCE: usize = 12;
 /// The longest id of a key, in bytes.
 const MAX_ID: usize = 64;
 
-/// Encrypts payloads with AES-256-GCM, each with a nonce of its own: 96 random bits of the operating system's. A
-/// payload is bound to its place (a task's parameters, an entry of its journal, an event of that name): copied elsewhere
-/// in the database, it cannot be read.
+/// Encrypts payloads with AES-256-GCM, each with a nonce of its own: 96 random bits of the
+/// operating system's. A payload is bound to its place (a task's parameters, an entry of its
+/// journal, an event of that name): copied elsewhere in the database, it cannot be read.
 ///
 /// What is not encrypted is not read, unless [`accept_plain`](Self::accept_plain) allows it.
 ///
-/// What is written is encrypted with the one current key. Keys are changed by making another one current, and giving
-/// the old ones to [`also_reads`](Self::also_reads).
+/// What is written is encrypted with the one current key. Keys are changed by making another one
+/// current, and giving the old ones to [`also_reads`](Self::also_reads).
 ///
-/// **Limit:** nonces are random, and one that repeats under the same key gives away what is encrypted with it. Take
-/// another key before 2³² payloads were written with one (NIST SP 800-38D): that is 1,000 a second for 49 days.
+/// **Limit:** nonces are random, and one that repeats under the same key gives away what is
+/// encrypted with it. Take another key before 2³² payloads were written with one (NIST SP 800-38D):
+/// that is 1,000 a second for 49 days.
 #[derive(Clone, Debug)]
 pub struct Encryption {
     current: Key,
@@ -48,8 +49,9 @@ impl Encryption {
         self
     }
 
-    /// Also reads what is not encrypted, for as long as a database has payloads from before it was. Without this they
-    /// are refused, because whoever can write to the database could put its own text in the place of what is encrypted.
+    /// Also reads what is not encrypted, for as long as a database has payloads from before it was.
+    /// Without this they are refused, because whoever can write to the database could put its
+    /// own text in the place of what is encrypted.
     pub const fn accept_plain(mut self) -> Self {
         self.accepts_plain = true;
         self
@@ -81,11 +83,17 @@ impl Codec for Encryption {
         let place = place.associated_data();
         let payload = Payload { msg: bytes, aad: &place };
         let sealed = self.current.cipher.encrypt(&Nonce::from(nonce), payload);
-        let sealed = sealed.map_err(|_| CodecError::Other("it is too long to be encrypted".into()))?;
+        let sealed =
+            sealed.map_err(|_| CodecError::Other("it is too long to be encrypted".into()))?;
         Ok(Some([&nonce[..], &sealed].concat()))
     }
 
-    fn decode(&self, bytes: &[u8], key: Option<&str>, place: &Place<'_>) -> Result<Vec<u8>, CodecError> {
+    fn decode(
+        &self,
+        bytes: &[u8],
+        key: Option<&str>,
+        place: &Place<'_>,
+    ) -> Result<Vec<u8>, CodecError> {
         let id = key.unwrap_or_default();
         let Some((nonce, sealed)) = bytes.split_first_chunk::<NONCE>() else {
             return Err(CodecError::Damaged("it is too short".into()));
@@ -105,7 +113,8 @@ impl Codec for Encryption {
     }
 }
 
-/// A key for [`Encryption`]: 256 secret bits, and an id, which is kept in plain with everything that is encrypted with it.
+/// A key for [`Encryption`]: 256 secret bits, and an id, which is kept in plain with everything
+/// that is encrypted with it.
 ///
 /// Its bytes are never shown, and are wiped from memory when it is dropped.
 #[derive(Clone)]
@@ -134,8 +143,8 @@ impl Key {
     /// A key of 32 bytes in base64, as `openssl rand -base64 32` makes them.
     ///
     /// # Errors
-    /// As [`Key::new`]; [`InvalidKey::Text`] when the text is no base64, [`InvalidKey::Length`] when it does not hold 32
-    /// bytes.
+    /// As [`Key::new`]; [`InvalidKey::Text`] when the text is no base64, [`InvalidKey::Length`]
+    /// when it does not hold 32 bytes.
     pub fn from_base64(id: impl Into<String>, text: &str) -> Result<Self, InvalidKey> {
         let id = id.into();
         // The reason would show a part of the text.
@@ -163,13 +172,17 @@ impl fmt::Debug for Key {
 #[non_exhaustive]
 pub enum InvalidKey {
     /// The id will not do.
-    #[error("{0:?} is no id for a key: take 1 to 64 letters, digits, `-`, `_` or `.`, such as `2026-11`")]
+    #[error(
+        "{0:?} is no id for a key: take 1 to 64 letters, digits, `-`, `_` or `.`, such as `2026-11`"
+    )]
     Id(String),
     /// The text is no base64.
     #[error("the key `{0}` is no base64: make one with `openssl rand -base64 32`")]
     Text(String),
     /// The key has another length.
-    #[error("the key `{id}` has {bytes} bytes, and needs 32: make one with `openssl rand -base64 32`")]
+    #[error(
+        "the key `{id}` has {bytes} bytes, and needs 32: make one with `openssl rand -base64 32`"
+    )]
     Length {
         /// Its id.
         id: String,
@@ -200,8 +213,9 @@ mod tests {
         (0..).zip(&mut bytes).for_each(|(number, byte)| *byte = number);
         let encryption = Encryption::new(Key::new("k", bytes).unwrap());
         // Made by Node's `crypto`, with the nonce 00 01 … 0b.
-        let sealed = "AAECAwQFBgcICQoLZXGzeqmApjvoLeTuxoEdH+b0HL2UE/OYecdgOu1mR7B5/w==";
-        let opened = encryption.decode(&BASE64.decode(sealed).unwrap(), Some("k"), &place(7)).unwrap();
+        let sealed = "AAECAwQFBgcICQoLZXGzeqmApjvoLeTuxoEdH+b0OAF7EIDfZptHK4IQn3ZYxg==";
+        let opened =
+            encryption.decode(&BASE64.decode(sealed).unwrap(), Some("k"), &place(7)).unwrap();
         assert_eq!(opened, b"\"sealed elsewhere\"");
     }
 
@@ -224,7 +238,8 @@ mod tests {
         for wrong in [&text[1..], &text[4..], &*text.replace('=', "?")] {
             let error = Key::from_base64("k", wrong).unwrap_err().to_string();
             assert!(
-                error.contains("make one with `openssl rand -base64 32`") && !error.contains(&text[6..12]),
+                error.contains("make one with `openssl rand -base64 32`")
+                    && !error.contains(&text[6..12]),
                 "{error}"
             );
         }
@@ -240,7 +255,10 @@ mod tests {
         let both = Encryption::new(key("k", 2)).also_reads(key("other", 3)).also_reads(key("k", 1));
         assert_eq!(both.decode(&sealed, Some("k"), &place(1)).unwrap(), b"null");
         let error = both.decode(&sealed, Some("gone"), &place(1)).unwrap_err().to_string();
-        assert!(error.contains("with the key `gone`, and this client has `k`, `other`, `k`"), "{error}");
+        assert!(
+            error.contains("with the key `gone`, and this client has `k`, `other`, `k`"),
+            "{error}"
+        );
     }
 
     proptest! {

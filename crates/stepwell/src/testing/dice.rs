@@ -11,15 +11,18 @@ impl Dice {
         Self(AtomicU64::new(mix(seed ^ 0xD134_2543_DE82_EF95)))
     }
 
-    /// Makes other dice, whose numbers depend on these dice's seed and on `which`, and not on what was rolled meanwhile by
-    /// others.
+    /// Makes other dice, whose numbers depend on these dice's seed and on `which`, and not on what
+    /// was rolled meanwhile by others.
     pub fn of(seed: u64, which: u64) -> Self {
         Self::new(mix(seed).wrapping_add(mix(which.wrapping_mul(0x9E37_79B9_7F4A_7C15))))
     }
 
     /// Returns any number.
     pub fn any(&self) -> u64 {
-        mix(self.0.fetch_add(0x9E37_79B9_7F4A_7C15, Ordering::Relaxed).wrapping_add(0x9E37_79B9_7F4A_7C15))
+        mix(self
+            .0
+            .fetch_add(0x9E37_79B9_7F4A_7C15, Ordering::Relaxed)
+            .wrapping_add(0x9E37_79B9_7F4A_7C15))
     }
 
     /// Returns a number below `sides`, and 0 where there are none.

@@ -1,4 +1,5 @@
-//! What goes wrong in a simulated world, as data: it is drawn from a seed, replayed, and made smaller.
+//! What goes wrong in a simulated world, as data: it is drawn from a seed, replayed, and made
+//! smaller.
 
 use std::fmt;
 use std::time::Duration;
@@ -66,13 +67,15 @@ impl Fault {
     /// Returns how long it lasts; a jump is over at once.
     pub const fn lasts(&self) -> Duration {
         match self {
-            Self::Crash { down: time, .. } | Self::Freeze { time, .. } | Self::Outage { time, .. } => *time,
+            Self::Crash { down: time, .. }
+            | Self::Freeze { time, .. }
+            | Self::Outage { time, .. } => *time,
             Self::Jump { .. } => Duration::ZERO,
         }
     }
 
-    /// Draws a fault of a world with so many processes, in which an ordinary pause is so long (a lease, say): most last a part
-    /// of it, few up to a hundred times as long.
+    /// Draws a fault of a world with so many processes, in which an ordinary pause is so long (a
+    /// lease, say): most last a part of it, few up to a hundred times as long.
     pub fn draw(dice: &Dice, processes: usize, pause: Duration) -> Self {
         let process = usize::try_from(dice.roll(processes as u64)).unwrap_or(0);
         let time = Self::time(dice, pause);
@@ -109,8 +112,12 @@ impl Fault {
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Crash { process, down } => write!(f, "process {process} dies, and is back after {down:?}"),
-            Self::Freeze { process, time } => write!(f, "process {process} stands still for {time:?}"),
+            Self::Crash { process, down } => {
+                write!(f, "process {process} dies, and is back after {down:?}")
+            }
+            Self::Freeze { process, time } => {
+                write!(f, "process {process} stands still for {time:?}")
+            }
             Self::Outage { process, time, how } => {
                 match process {
                     Some(process) => write!(f, "for process {process}")?,

@@ -1,4 +1,5 @@
-//! A number that tells two runs of a world apart: it is made of all that the store was asked and answered.
+//! A number that tells two runs of a world apart: it is made of all that the store was asked and
+//! answered.
 
 use std::hash::{DefaultHasher, Hash, Hasher as _};
 use std::mem::discriminant;
@@ -29,19 +30,30 @@ impl Fingerprint {
     ) {
         self.add((at, process));
         for transition in &batch.transitions {
-            self.add((transition.task_id, transition.run_id, transition.after, &transition.superseded));
+            self.add((
+                transition.task_id,
+                transition.run_id,
+                transition.after,
+                &transition.superseded,
+            ));
             for entry in &transition.entries {
                 self.add((entry.seq, &entry.key, entry.at));
                 self.outcome(&entry.outcome);
             }
             transition.spawns.iter().for_each(|task| self.task(task));
             transition.keyed.iter().for_each(|keyed| self.task(&keyed.task));
-            transition.events.iter().for_each(|event| self.add((&event.name, event.payload.as_str())));
+            transition
+                .events
+                .iter()
+                .for_each(|event| self.add((&event.name, event.payload.as_str())));
             for message in &transition.messages {
                 self.add((message.task_id, &message.topic, message.payload.as_str()));
             }
             self.add(&transition.received);
-            transition.waits_added.iter().for_each(|wait| self.add((&wait.key, &wait.target, wait.due_at)));
+            transition
+                .waits_added
+                .iter()
+                .for_each(|wait| self.add((&wait.key, &wait.target, wait.due_at)));
             self.add(&transition.waits_removed);
             self.add(discriminant(&transition.next));
             match &transition.next {
@@ -52,7 +64,10 @@ impl Fingerprint {
                 Next::Continue { .. } | Next::Cancel | Next::Release | Next::Leave { .. } => {}
             }
         }
-        batch.commands.iter().for_each(|command| self.add((discriminant(command), command.task_id())));
+        batch
+            .commands
+            .iter()
+            .for_each(|command| self.add((discriminant(command), command.task_id())));
         batch.events.iter().for_each(|event| self.add((&event.name, event.payload.as_str())));
         for message in &batch.messages {
             self.add((message.task_id, &message.topic, message.payload.as_str()));
@@ -60,7 +75,10 @@ impl Fingerprint {
         batch.spawns.iter().for_each(|task| self.task(task));
         self.add((batch.schedules.len(), batch.queues.len()));
         batch.workers.iter().for_each(|signal| self.add(discriminant(signal)));
-        batch.claims.iter().for_each(|claim| self.add((claim.worker_id, claim.limit, claim.suspect)));
+        batch
+            .claims
+            .iter()
+            .for_each(|claim| self.add((claim.worker_id, claim.limit, claim.suspect)));
         self.answer(committed);
     }
 
@@ -77,7 +95,10 @@ impl Fingerprint {
         self.add((&committed.events, &committed.messages));
         committed.spawns.iter().for_each(|spawned| self.add(discriminant(spawned)));
         for claimed in &committed.claims {
-            claimed.tasks.iter().for_each(|task| self.add((task.task_id, task.run_id, task.attempt)));
+            claimed
+                .tasks
+                .iter()
+                .for_each(|task| self.add((task.task_id, task.run_id, task.attempt)));
             self.add((&claimed.poked, claimed.next_due));
         }
         self.add(&committed.news.ready);

@@ -10,8 +10,8 @@ use super::dice::Dice;
 use super::runtime::{Clock, TestRuntime};
 use crate::durable::{Durable, DurableBuilder};
 
-/// A world for a test: a clock, and a store that outlives the processes that use it. To be used in a test with a paused
-/// clock: `#[tokio::test(start_paused = true)]`.
+/// A world for a test: a clock, and a store that outlives the processes that use it. To be used in
+/// a test with a paused clock: `#[tokio::test(start_paused = true)]`.
 pub struct Harness {
     clock: Arc<Clock>,
     store: MemoryStore,
@@ -62,7 +62,8 @@ impl Harness {
     ) -> Result<Process, Error> {
         let runtime = runtime(&self.clock);
         let builder = Durable::builder().store(store).runtime(runtime.clone());
-        // A store that answers from another thread takes no time, and the clock does not wait for it.
+        // A store that answers from another thread takes no time, and the clock does not wait for
+        // it.
         let builder = builder.answer_timeout(Duration::MAX);
         Ok(Process { client: build(builder).build().await?, runtime })
     }
@@ -82,7 +83,8 @@ impl Harness {
         self.clock.now()
     }
 
-    /// Sets the wall clock forward, or back, as an administrator might. Timers in progress are not moved.
+    /// Sets the wall clock forward, or back, as an administrator might. Timers in progress are not
+    /// moved.
     pub fn jump(&self, micros: i64) {
         self.clock.jump(micros);
     }
@@ -93,8 +95,8 @@ fn runtime(clock: &Arc<Clock>) -> Arc<TestRuntime> {
     Arc::new(TestRuntime::new(clock.clone(), Dice::new(rand::random())))
 }
 
-/// Options for a worker in virtual time. It polls and shows that it is alive so rarely (its lease is a day) that months
-/// pass quickly.
+/// Options for a worker in virtual time. It polls and shows that it is alive so rarely (its lease
+/// is a day) that months pass quickly.
 pub fn worker_options() -> WorkerOptions {
     const HOUR: Duration = Duration::from_secs(3600);
     WorkerOptions::new().poll_interval(HOUR).lease(24 * HOUR).claim_timeout(10_000 * HOUR)
@@ -107,8 +109,8 @@ pub struct Process {
 }
 
 impl Process {
-    /// Ends the process as `kill -9` does: everything that it runs stops where it is, and nothing is told. What its store
-    /// has committed stays.
+    /// Ends the process as `kill -9` does: everything that it runs stops where it is, and nothing
+    /// is told. What its store has committed stays.
     pub async fn kill(self) {
         self.runtime.life().end();
         self.runtime.life().ended().await;

@@ -8,12 +8,13 @@ use stepwell_core::store::{
     ScheduleFilter, Scheduled, TaskWaits, Transacting, Transition, Wait,
 };
 use stepwell_core::{
-    BoxFuture, Entry, Name, Page, QueueInfo, Scope, Store, StoreError, TaskFilter, TaskId, TaskInfo,
-    TaskRecord, TaskTypeInfo, Timestamp, WorkerInfo,
+    BoxFuture, Entry, Name, Page, QueueInfo, Scope, Store, StoreError, TaskFilter, TaskId,
+    TaskInfo, TaskRecord, TaskTypeInfo, Timestamp, WorkerInfo,
 };
 
-/// A store whose commits go through a function, which may delay, refuse or lose them. Transactions of steps do not go through
-/// it on stores that apply them beside the commits ([`Store::transact`]).
+/// A store whose commits go through a function, which may delay, refuse or lose them. Transactions
+/// of steps do not go through it on stores that apply them beside the commits
+/// ([`Store::transact`]).
 ///
 /// ```
 /// # use std::sync::Arc;
@@ -52,7 +53,8 @@ where
         Self { lanes, ..self }
     }
 
-    /// Lets a function delay, or put an error in the place of, what was read of tasks, journals and the rest.
+    /// Lets a function delay, or put an error in the place of, what was read of tasks, journals and
+    /// the rest.
     pub fn after_reads(
         self,
         after: impl Fn() -> BoxFuture<'static, Result<(), StoreError>> + Send + Sync + 'static,
@@ -146,11 +148,17 @@ where
         self.read(self.store.workers())
     }
 
-    fn schedules(&self, which: ScheduleFilter) -> BoxFuture<'static, Result<Page<Scheduled>, StoreError>> {
+    fn schedules(
+        &self,
+        which: ScheduleFilter,
+    ) -> BoxFuture<'static, Result<Page<Scheduled>, StoreError>> {
         self.read(self.store.schedules(which))
     }
 
-    fn waiting_types(&self, queues: Vec<Name>) -> BoxFuture<'static, Result<Vec<Name>, StoreError>> {
+    fn waiting_types(
+        &self,
+        queues: Vec<Name>,
+    ) -> BoxFuture<'static, Result<Vec<Name>, StoreError>> {
         self.read(self.store.waiting_types(queues))
     }
 

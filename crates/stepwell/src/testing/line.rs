@@ -13,8 +13,8 @@ use stepwell_core::store::{
     ScheduleFilter, Scheduled, TaskWaits, Transacting, Transition, Wait,
 };
 use stepwell_core::{
-    BoxFuture, Entry, Name, Page, QueueInfo, Scope, Store, StoreError, TaskFilter, TaskId, TaskInfo,
-    TaskRecord, TaskTypeInfo, Timestamp, WorkerInfo,
+    BoxFuture, Entry, Name, Page, QueueInfo, Scope, Store, StoreError, TaskFilter, TaskId,
+    TaskInfo, TaskRecord, TaskTypeInfo, Timestamp, WorkerInfo,
 };
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
@@ -40,7 +40,8 @@ struct End {
 
 impl Line {
     pub(super) fn new(world: Arc<Inner>, process: Option<(usize, Arc<Life>)>) -> Self {
-        let lanes = NonZeroUsize::MIN.saturating_add(usize::try_from(world.network.roll(3)).unwrap_or(0));
+        let lanes =
+            NonZeroUsize::MIN.saturating_add(usize::try_from(world.network.roll(3)).unwrap_or(0));
         let seen = AtomicU64::new(world.version.load(Ordering::SeqCst));
         Self(Arc::new(End { world, process, lanes, seen }))
     }
@@ -126,7 +127,8 @@ impl Line {
 }
 
 impl End {
-    /// How long something is under way: mostly no time at all, and now and then as long as a slow disk takes.
+    /// How long something is under way: mostly no time at all, and now and then as long as a slow
+    /// disk takes.
     fn pause(&self) -> Duration {
         let dice = &self.world.network;
         match dice.roll(100) {
@@ -244,8 +246,10 @@ impl Store for Line {
                 answer
             },
             move |end| {
-                end.world
-                    .saw(&Seen::Answered { process: end.number(), number: told.load(Ordering::Relaxed) });
+                end.world.saw(&Seen::Answered {
+                    process: end.number(),
+                    number: told.load(Ordering::Relaxed),
+                });
             },
         )
     }

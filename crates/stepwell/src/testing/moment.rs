@@ -71,10 +71,17 @@ impl Moment {
             line(format!("sends {} to task …{}", message.topic, short(message.task_id)));
         }
         for (task, spawned) in batch.spawns.iter().zip(&committed.spawns) {
-            line(format!("spawns {} as task …{}: {spawned:?}", task.task_type, short(task.task_id)));
+            line(format!(
+                "spawns {} as task …{}: {spawned:?}",
+                task.task_type,
+                short(task.task_id)
+            ));
         }
         batch.schedules.iter().for_each(|_| line("changes a schedule".into()));
-        batch.queues.iter().for_each(|change| line(format!("queue {}: {:?}", change.queue, change.action)));
+        batch
+            .queues
+            .iter()
+            .for_each(|change| line(format!("queue {}: {:?}", change.queue, change.action)));
         for (signal, status) in batch.workers.iter().zip(&committed.workers) {
             if !matches!(signal, WorkerSignal::Heartbeat { .. }) {
                 line(format!("{signal:?}: {:?}", status.state));

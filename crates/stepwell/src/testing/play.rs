@@ -15,14 +15,17 @@ use super::open::{Open, Opening};
 use super::shrink::shrink;
 use super::world::World;
 
-/// Plays a history that a seed decides: the processes, faults and interleavings of a [`World`] follow from it.
+/// Plays a history that a seed decides: the processes, faults and interleavings of a [`World`]
+/// follow from it.
 ///
-/// The history is played twice, and it is a failure if that differs. One that fails is played again with fewer and
-/// fewer faults, as long as it fails in the same way (what its error or panic says up to the first colon), and the report has
-/// those that are left and the timeline of the last play.
+/// The history is played twice, and it is a failure if that differs. One that fails is played again
+/// with fewer and fewer faults, as long as it fails in the same way (what its error or panic says
+/// up to the first colon), and the report has those that are left and the timeline of the last
+/// play.
 ///
-/// Code that is to be the same each time draws what it draws from [`World::dice`], iterates over no hash map, and has its
-/// `tokio::select!` `biased`, unless the program is built with `--cfg tokio_unstable`, where the seed decides that as well.
+/// Code that is to be the same each time draws what it draws from [`World::dice`], iterates over no
+/// hash map, and has its `tokio::select!` `biased`, unless the program is built with `--cfg
+/// tokio_unstable`, where the seed decides that as well.
 ///
 /// # Panics
 /// When it is called within a tokio runtime: it makes one of its own, whose time is virtual.
@@ -35,7 +38,8 @@ where
     let first = Play::new(seed).run(&history);
     let mut again = Play::new(seed).run(&history);
     if first.fingerprint != again.fingerprint {
-        let why = "is not reproducible: two plays of the seed differ, so something random is not the world's";
+        let why = "is not reproducible: two plays of the seed differ, so something random is not \
+                   the world's";
         again.failure.get_or_insert_with(|| why.into());
         return again;
     }
@@ -77,15 +81,20 @@ impl Play {
         Self { record: true, ..self }
     }
 
-    /// Plays it on stores that answer from threads of their own, and that nobody outside of the world uses. The world opens
-    /// one for itself, and each process opens one when it begins, and closes it when it dies. They are on the world's clock.
+    /// Plays it on stores that answer from threads of their own, and that nobody outside of the
+    /// world uses. The world opens one for itself, and each process opens one when it begins,
+    /// and closes it when it dies. They are on the world's clock.
     pub fn on(self, open: impl Fn(Arc<dyn Runtime>) -> Opening + Send + Sync + 'static) -> Self {
         Self { open: Some(Arc::new(open)), ..self }
     }
 
-    /// Plays it on stores as [`Play::on`] does, of which each is a part of its process: what a process has asked of its store,
-    /// and is under way when it dies, is not done. One that is not embedded may do it afterwards.
-    pub fn on_embedded(self, open: impl Fn(Arc<dyn Runtime>) -> Opening + Send + Sync + 'static) -> Self {
+    /// Plays it on stores as [`Play::on`] does, of which each is a part of its process: what a
+    /// process has asked of its store, and is under way when it dies, is not done. One that is
+    /// not embedded may do it afterwards.
+    pub fn on_embedded(
+        self,
+        open: impl Fn(Arc<dyn Runtime>) -> Opening + Send + Sync + 'static,
+    ) -> Self {
         Self { embedded: true, ..self.on(open) }
     }
 
@@ -111,11 +120,14 @@ impl Play {
             let _inside = runtime.enter();
             let world = match World::new(seed, plan, record, open, embedded) {
                 Ok(world) => world,
-                Err(error) => return Report { failure: Some(error.to_string()), ..Report::new(seed) },
+                Err(error) => {
+                    return Report { failure: Some(error.to_string()), ..Report::new(seed) };
+                }
             };
             let (over, inside) = (world.0.over.clone(), world.clone());
-            let playing =
-                async move { tokio::time::timeout(LIMIT, over.run_until_cancelled(history(inside))).await };
+            let playing = async move {
+                tokio::time::timeout(LIMIT, over.run_until_cancelled(history(inside))).await
+            };
             (world, catch_unwind(AssertUnwindSafe(|| runtime.block_on(playing))))
         };
         let mut report = Report::new(seed);
@@ -156,7 +168,8 @@ pub struct Report {
     pub seed: u64,
     /// Why it has failed, if it has.
     pub failure: Option<String>,
-    /// Tells plays that differ apart: a number that is made of all that the store was asked and answered.
+    /// Tells plays that differ apart: a number that is made of all that the store was asked and
+    /// answered.
     pub fingerprint: u64,
     /// How many batches the store has applied.
     pub commits: u64,

@@ -33,7 +33,14 @@ impl Clock {
     pub(super) fn new() -> Self {
         let zero = || AtomicI64::new(0);
         let runtime = Handle::try_current().ok().map(|handle| handle.id());
-        Self { runtime, start: Instant::now(), jumped: zero(), drift: zero(), read: zero(), latest: zero() }
+        Self {
+            runtime,
+            start: Instant::now(),
+            jumped: zero(),
+            drift: zero(),
+            read: zero(),
+            latest: zero(),
+        }
     }
 
     /// How long the world has existed.
@@ -41,8 +48,8 @@ impl Clock {
         Duration::from_micros(u64::try_from(self.read()).unwrap_or(0))
     }
 
-    /// How many microseconds it has gone. The threads of a store, which are outside of the runtime or have another one, have
-    /// their time from those who wait for them.
+    /// How many microseconds it has gone. The threads of a store, which are outside of the runtime
+    /// or have another one, have their time from those who wait for them.
     fn read(&self) -> i64 {
         if Handle::try_current().map(|handle| handle.id()).ok() != self.runtime {
             return self.read.load(Ordering::SeqCst);
@@ -56,7 +63,8 @@ impl Clock {
         const START_OF_2026: i64 = 1_767_225_600_000_000;
         let passed = self.read();
         let drifted = passed / 1_000_000 * self.drift.load(Ordering::Relaxed);
-        let now = (START_OF_2026 + passed + drifted).saturating_add(self.jumped.load(Ordering::SeqCst));
+        let now =
+            (START_OF_2026 + passed + drifted).saturating_add(self.jumped.load(Ordering::SeqCst));
         self.latest.fetch_max(now, Ordering::SeqCst);
         from_micros(now)
     }
@@ -117,7 +125,8 @@ impl Life {
     }
 
     fn wake(&self) {
-        let waiting = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+        let waiting =
+            std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
         waiting.into_iter().for_each(Waker::wake);
     }
 
@@ -147,7 +156,12 @@ impl TestRuntime {
     }
 
     /// One whose clock is off, and whose futures give up turns.
-    pub(super) fn simulated(clock: Arc<Clock>, random: Dice, offset: i64, turns: Arc<Dice>) -> Self {
+    pub(super) fn simulated(
+        clock: Arc<Clock>,
+        random: Dice,
+        offset: i64,
+        turns: Arc<Dice>,
+    ) -> Self {
         Self { offset, turns: Some(turns), ..Self::new(clock, random) }
     }
 
@@ -166,7 +180,8 @@ impl Runtime for TestRuntime {
     }
 
     fn spawn(&self, future: BoxFuture<'static, ()>) {
-        let (killed, turns, life) = (self.life.killed.clone(), self.turns.clone(), self.life.clone());
+        let (killed, turns, life) =
+            (self.life.killed.clone(), self.turns.clone(), self.life.clone());
         let future = async move {
             let future = Turns { future, life, turns };
             killed.run_until_cancelled(future).await.unwrap_or_default();

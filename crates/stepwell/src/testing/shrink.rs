@@ -1,8 +1,13 @@
 //! Making a failing case smaller.
 
-/// Removes what a failure does not need: returns a part of `items`, in their order, of which `fails` is still true and from
-/// which no single item can be removed. Gives up after `tries` calls of `fails`.
-pub fn shrink<T: Clone>(items: &[T], mut tries: usize, mut fails: impl FnMut(&[T]) -> bool) -> Vec<T> {
+/// Removes what a failure does not need: returns a part of `items`, in their order, of which
+/// `fails` is still true and from which no single item can be removed. Gives up after `tries` calls
+/// of `fails`.
+pub fn shrink<T: Clone>(
+    items: &[T],
+    mut tries: usize,
+    mut fails: impl FnMut(&[T]) -> bool,
+) -> Vec<T> {
     let mut kept = items.to_vec();
     let mut size = kept.len();
     while size > 0 {
@@ -14,7 +19,8 @@ pub fn shrink<T: Clone>(items: &[T], mut tries: usize, mut fails: impl FnMut(&[T
             }
             tries -= 1;
             let end = (begin + size).min(kept.len());
-            let part: Vec<_> = kept.iter().take(begin).chain(kept.iter().skip(end)).cloned().collect();
+            let part: Vec<_> =
+                kept.iter().take(begin).chain(kept.iter().skip(end)).cloned().collect();
             if fails(&part) {
                 kept = part;
                 removed = true;

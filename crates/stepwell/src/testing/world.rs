@@ -45,8 +45,8 @@ pub struct World(pub(super) Arc<Inner>);
 pub(super) struct Inner {
     seed: u64,
     pub(super) store: Arc<dyn Store>,
-    /// Opens the stores of processes, which answer from threads of their own and are waited for; `None` where all processes
-    /// share the world's own, which is in memory.
+    /// Opens the stores of processes, which answer from threads of their own and are waited for;
+    /// `None` where all processes share the world's own, which is in memory.
     open: Option<Open>,
     /// Whether a process's store is a part of the process, and dies with it.
     pub(super) embedded: bool,
@@ -123,7 +123,8 @@ pub enum Seen<'a> {
 pub struct Place {
     /// Its world.
     pub world: World,
-    /// Which process it is, from 0; the one that takes the place of a dead one has the same number.
+    /// Which process it is, from 0; the one that takes the place of a dead one has the same
+    /// number.
     pub number: usize,
     runtime: Arc<TestRuntime>,
 }
@@ -178,7 +179,8 @@ impl World {
         &self.0.store
     }
 
-    /// Returns a runtime on the store's clock, for what a history opens by itself besides the world's processes.
+    /// Returns a runtime on the store's clock, for what a history opens by itself besides the
+    /// world's processes.
     pub fn runtime(&self) -> Arc<dyn Runtime> {
         self.0.next_runtime(0)
     }
@@ -187,7 +189,10 @@ impl World {
     ///
     /// # Errors
     /// Those of the store.
-    pub fn look<T>(&self, answer: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    pub fn look<T>(
+        &self,
+        answer: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
         wait_for(answer)
     }
 
@@ -216,7 +221,8 @@ impl World {
         self.0.is_calm()
     }
 
-    /// Notes that something has happened: it is part of the world's fingerprint, and of the timeline of a replay.
+    /// Notes that something has happened: it is part of the world's fingerprint, and of the
+    /// timeline of a replay.
     pub fn note(&self, who: &str, what: fmt::Arguments<'_>) {
         self.0.note(who, what);
     }
@@ -244,7 +250,8 @@ impl World {
         build(builder).build().await
     }
 
-    /// Starts so many processes, and has each started again when it has died. Returns when all have begun.
+    /// Starts so many processes, and has each started again when it has died. Returns when all have
+    /// begun.
     pub async fn run<F, Fut>(&self, processes: usize, start: F)
     where
         F: Fn(Place) -> Fut + Send + Sync + 'static,
@@ -278,10 +285,12 @@ impl World {
             site.life = runtime.life().clone();
             site.start.clone()
         };
-        let (place, world) = (Place { world: self.clone(), number, runtime: runtime.clone() }, self.clone());
+        let (place, world) =
+            (Place { world: self.clone(), number, runtime: runtime.clone() }, self.clone());
         self.note(&Name(number).to_string(), format_args!("begins"));
         runtime.spawn(Box::pin(async move {
-            // A process whose store is away begins again, as what watches over processes would have it do.
+            // A process whose store is away begins again, as what watches over processes would have
+            // it do.
             while let Err(error) = start(place.clone()).await {
                 if !matches!(error, Error::Store(_)) {
                     return world.fail(format!("a process cannot begin: {error}"));
@@ -306,7 +315,8 @@ impl World {
         let world = self.clone();
         tokio::spawn(async move {
             life.ended().await;
-            let store = world.0.state().processes.get_mut(process).and_then(|site| site.store.take());
+            let store =
+                world.0.state().processes.get_mut(process).and_then(|site| site.store.take());
             drop(store);
             world.0.saw(&Seen::Died { process });
             tokio::time::sleep(down).await;
@@ -341,7 +351,8 @@ impl World {
         self.note("world", format_args!("{fault}"));
     }
 
-    /// Draws faults, or takes those that are to be tried again; lets them come, and waits until all are over.
+    /// Draws faults, or takes those that are to be tried again; lets them come, and waits until all
+    /// are over.
     pub async fn suffer(&self, faults: &Faults) {
         let plan = match &self.0.given {
             Some(given) => given.clone(),
@@ -359,8 +370,8 @@ impl World {
         self.calm();
     }
 
-    /// Says that all faults are over: from now on the store answers at once. A clock that was set back is set right, so that
-    /// nothing has to wait for times that it has shown before.
+    /// Says that all faults are over: from now on the store answers at once. A clock that was set
+    /// back is set right, so that nothing has to wait for times that it has shown before.
     pub fn calm(&self) {
         let behind = self.latest().as_microsecond() - self.now().as_microsecond();
         self.0.clock.jump(behind);
@@ -379,12 +390,14 @@ impl Place {
         build: impl FnOnce(DurableBuilder) -> DurableBuilder,
     ) -> Result<Durable, Error> {
         self.world.0.open_for(self.number)?;
-        let line = Line::new(self.world.0.clone(), Some((self.number, self.runtime.life().clone())));
+        let line =
+            Line::new(self.world.0.clone(), Some((self.number, self.runtime.life().clone())));
         let builder = Durable::builder().store(Arc::new(line)).runtime(self.runtime.clone());
         build(builder.answer_timeout(Duration::MAX)).build().await
     }
 
-    /// Returns whether the process has died. Its code does nothing from then on, save in the turn in which that happened.
+    /// Returns whether the process has died. Its code does nothing from then on, save in the turn
+    /// in which that happened.
     pub fn is_dead(&self) -> bool {
         self.runtime.life().is_dead()
     }
@@ -421,7 +434,8 @@ impl Inner {
         self.watcher.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Drops what the history has given to the world, and what may hold the world: neither would ever be freed otherwise.
+    /// Drops what the history has given to the world, and what may hold the world: neither would
+    /// ever be freed otherwise.
     pub(super) fn let_go(&self) {
         let watcher = self.watcher().take();
         let processes = std::mem::take(&mut self.state().processes);
@@ -444,7 +458,8 @@ impl Inner {
         let random = Dice::of(self.seed, Part::Store as u64 + self.state().begun);
         self.set_time();
         let store = wait_for(open(Arc::new(TestRuntime::new(self.clock.clone(), random))))?;
-        let earlier = self.state().processes.get_mut(process).and_then(|site| site.store.replace(store));
+        let earlier =
+            self.state().processes.get_mut(process).and_then(|site| site.store.replace(store));
         drop(earlier);
         Ok(())
     }

@@ -55,7 +55,10 @@ pub(crate) async fn register(client: &Durable) {
         Ok(number)
     };
     client.register_fn("waits", waits).await.unwrap();
-    client.register_fn("plain", |number: u32, _ctx: TaskContext| async move { Ok(number) }).await.unwrap();
+    client
+        .register_fn("plain", |number: u32, _ctx: TaskContext| async move { Ok(number) })
+        .await
+        .unwrap();
 }
 
 pub(crate) async fn spawn(client: &Durable, name: &str) -> TaskId {
@@ -68,7 +71,8 @@ pub(crate) async fn until(client: &Durable, task: TaskId, is: impl Fn(&TaskInfo)
     }
 }
 
-/// The other tasks run, those that are damaged fail by themselves, and those of a newer program stay as they are.
+/// The other tasks run, those that are damaged fail by themselves, and those of a newer program
+/// stay as they are.
 pub(crate) async fn hurts_its_own_task_only(client: Durable, mut database: impl Damage) {
     register(&client).await;
     let options = || WorkerOptions::new().max_in_memory(0).poll_interval(Duration::from_millis(20));
@@ -94,8 +98,9 @@ pub(crate) async fn hurts_its_own_task_only(client: Durable, mut database: impl 
     let listed = client.tasks(TaskFilter { limit: 1_000, ..TaskFilter::default() }).await.unwrap();
     assert_eq!(listed.len(), cases.len() + others.len());
     serde_json::to_string(&listed).unwrap();
-    let said =
-        |task| listed.iter().any(|info| info.task_id == task && info.headers.contains_key("$unreadable"));
+    let said = |task| {
+        listed.iter().any(|info| info.task_id == task && info.headers.contains_key("$unreadable"))
+    };
     assert!(cases.iter().all(|(case, task)| !case.sql.contains("retry") || said(*task)));
 
     for name in ["hurt", "other"] {
@@ -104,7 +109,10 @@ pub(crate) async fn hurts_its_own_task_only(client: Durable, mut database: impl 
     }
     database.run("UPDATE {schedules} SET definition = 'nonsense' WHERE name = 'hurt'".into()).await;
     let schedules = client.schedules().await.unwrap();
-    assert_eq!(schedules.iter().map(|schedule| schedule.name.as_str()).collect::<Vec<_>>(), ["other"]);
+    assert_eq!(
+        schedules.iter().map(|schedule| schedule.name.as_str()).collect::<Vec<_>>(),
+        ["other"]
+    );
     assert!(matches!(client.schedule("hurt").await, Err(Error::Payload { .. })));
 
     client.emit_event("go", &(), None).await.unwrap();
@@ -125,14 +133,19 @@ pub(crate) async fn hurts_its_own_task_only(client: Durable, mut database: impl 
             None => {
                 until(&client, *task, |task| task.due_at.is_some()).await;
                 let info = client.task(*task).await.unwrap().unwrap();
-                assert!(!info.state.is_finished() && info.failure.is_none() && info.attempt == 0, "{info:?}");
+                assert!(
+                    !info.state.is_finished() && info.failure.is_none() && info.attempt == 0,
+                    "{info:?}"
+                );
             }
         }
     }
     // What is mended runs, and is run again.
     let retry = serde_json::to_string(&RetryStrategy::default()).unwrap();
     for (case, task) in cases.iter().filter(|(case, _)| case.sql.contains("SET retry")) {
-        database.run(format!("UPDATE {{tasks}} SET retry = '{retry}' WHERE task_id = '{task}'")).await;
+        database
+            .run(format!("UPDATE {{tasks}} SET retry = '{retry}' WHERE task_id = '{task}'"))
+            .await;
         if case.fails.is_some() {
             client.retry(*task).await.unwrap();
         }
@@ -149,7 +162,9 @@ pub(crate) async fn hurts_a_task_that_is_loaded(client: Durable, mut database: i
     for task in [hurt, other] {
         until(&client, task, |task| task.state == TaskState::Suspended).await;
     }
-    database.run(format!("UPDATE {{journal}} SET outcome = 'failed' WHERE task_id = '{hurt}'")).await;
+    database
+        .run(format!("UPDATE {{journal}} SET outcome = 'failed' WHERE task_id = '{hurt}'"))
+        .await;
     client.emit_event("go", &(), None).await.unwrap();
     assert_eq!(client.wait::<u32>(other).await.unwrap(), 7);
     let error = client.wait::<u32>(hurt).await.unwrap_err().to_string();

@@ -33,7 +33,8 @@ impl Prices {
 impl PartialEq for Prices {
     fn eq(&self, other: &Self) -> bool {
         let bits = |prices: &Self| {
-            let floats = prices.list.iter().chain(prices.named.values()).chain(prices.total.as_deref());
+            let floats =
+                prices.list.iter().chain(prices.named.values()).chain(prices.total.as_deref());
             let small = prices.small.map(f32::to_bits);
             (floats.map(|float| float.to_bits()).collect::<Vec<_>>(), small)
         };
@@ -42,7 +43,8 @@ impl PartialEq for Prices {
 }
 
 fn floats() -> impl Strategy<Value = Vec<f64>> {
-    let finite = any::<u64>().prop_map(f64::from_bits).prop_filter("JSON has it", |float| float.is_finite());
+    let finite =
+        any::<u64>().prop_map(f64::from_bits).prop_filter("JSON has it", |float| float.is_finite());
     let price = any::<u32>().prop_map(|cents| f64::from(cents) / 100.0 * 1.19);
     proptest::collection::vec(prop_oneof![finite, price], 200)
 }
@@ -63,7 +65,9 @@ async fn carry(params: Prices, ctx: TaskContext) -> TaskResult<Prices> {
     see("child", &ctx.join(&child).await?);
     see("event", &ctx.await_event::<Prices>("prices", None).await?);
     see("message", &ctx.recv::<Prices>("prices", None).await?);
-    if let Decision::Approved { value, .. } = ctx.await_approval::<Prices>("decision", &params).await? {
+    if let Decision::Approved { value, .. } =
+        ctx.await_approval::<Prices>("decision", &params).await?
+    {
         see("decision", &value);
     }
     Ok(params)
@@ -79,7 +83,8 @@ pub(crate) fn seen() -> Seen {
     Seen::default()
 }
 
-/// Every float is the same, bit for bit, in every place, at once, after a replay, and after an import into `to`.
+/// Every float is the same, bit for bit, in every place, at once, after a replay, and after an
+/// import into `to`.
 pub(crate) async fn floats_come_back(from: Durable, seen: &Seen, to: Durable, seen_there: &Seen) {
     let floats = floats().new_tree(&mut TestRunner::deterministic()).unwrap().current();
     let prices = Prices::of(&[&[9787.333499999999, -0.0, 5e-324, f64::MAX], &floats[..]].concat());
@@ -102,7 +107,10 @@ pub(crate) async fn floats_come_back(from: Durable, seen: &Seen, to: Durable, se
     to.import(Export::from_json(&document).unwrap()).await.unwrap();
     to.start_worker(WorkerOptions::new().max_in_memory(0)).await;
     for (client, seen) in [(from, seen), (to, seen_there)] {
-        client.decide(task, &approval.name, &Decision::approved("ada", prices.clone())).await.unwrap();
+        client
+            .decide(task, &approval.name, &Decision::approved("ada", prices.clone()))
+            .await
+            .unwrap();
         assert!(client.wait::<Prices>(task).await.unwrap() == prices, "the output");
         let seen = std::mem::take(&mut *seen.lock().unwrap());
         assert!(seen.iter().any(|(place, _)| *place == "decision"), "it came to its end");

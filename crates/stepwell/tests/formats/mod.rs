@@ -125,7 +125,8 @@ pub(crate) fn encrypted(builder: DurableBuilder) -> DurableBuilder {
 
 async fn start_worker(client: &Durable) {
     let options = WorkerOptions::new().lease(Duration::from_secs(1));
-    let options = options.poll_interval(Duration::from_millis(20)).queues(["default", "paused"]).unwrap();
+    let options =
+        options.poll_interval(Duration::from_millis(20)).queues(["default", "paused"]).unwrap();
     client.start_worker(options).await;
 }
 
@@ -192,7 +193,8 @@ const PLACES: [(&str, TaskState, usize); 31] = {
 pub(crate) async fn fill(client: &Durable) {
     let tenant = Scope::default().label("tenant", "acme");
     let spawn = async |task_type: &str, key: &str, params: Value, options: SpawnOptions| {
-        let options = options.idempotency_key(key).retry(RetryStrategy::fixed(Duration::from_secs(5)));
+        let options =
+            options.idempotency_key(key).retry(RetryStrategy::fixed(Duration::from_secs(5)));
         client.spawn_named(task_type, &params, options.max_attempts(5)).await.unwrap().task_id
     };
     let simply = SpawnOptions::new;
@@ -209,18 +211,20 @@ pub(crate) async fn fill(client: &Durable) {
     };
     client.store().describe(info).await.unwrap();
 
-    let paused = spawn("plain", "paused", 5.into(), simply().start_after(Duration::from_millis(1))).await;
+    let paused =
+        spawn("plain", "paused", 5.into(), simply().start_after(Duration::from_millis(1))).await;
     client.pause(paused).await.unwrap();
     let cancelled = spawn("plain", "cancelled", 4.into(), simply().start_after(PATIENCE)).await;
     client.cancel(cancelled).await.unwrap();
     spawn("plain", "limited", 3.into(), simply().queue("paused")).await;
     spawn("late", "late", Value::Null, simply().start_after(Duration::from_secs(5))).await;
     start_worker(client).await;
-    let scoped = simply().scope(tenant).label("tenant", "acme").header("trace", json!({ "a": [1, null] }));
+    let scoped =
+        simply().scope(tenant).label("tenant", "acme").header("trace", json!({ "a": [1, null] }));
     spawn("values", "values", text.into(), scoped.priority(7)).await;
     for name in [
-        "letter", "timer", "family", "approval", "backoff", "attempts", "running", "items", "undoing",
-        "undone", "handled", "race", "retried", "notes", "talks", "order",
+        "letter", "timer", "family", "approval", "backoff", "attempts", "running", "items",
+        "undoing", "undone", "handled", "race", "retried", "notes", "talks", "order",
     ] {
         spawn(name, name, Value::Null, simply()).await;
     }
@@ -238,7 +242,8 @@ pub(crate) async fn fill(client: &Durable) {
     spawn("plain", "queued", 2.into(), line()).await;
     spawn("plain", "ended", 1.into(), simply()).await;
     spawn("fails", "failed", Value::Null, simply()).await;
-    let nightly = Schedule::cron("nightly", "30 2 * * *").time_zone("Europe/Berlin").jitter(PATIENCE);
+    let nightly =
+        Schedule::cron("nightly", "30 2 * * *").time_zone("Europe/Berlin").jitter(PATIENCE);
     client.put_schedule_named(nightly.catch_up(CatchUp::Skip), "plain", &8).await.unwrap();
     let often = Schedule::every("often", 7 * PATIENCE).overlap(Overlap::Skip);
     client.put_schedule_named(often, "plain", &9).await.unwrap();
@@ -251,7 +256,9 @@ pub(crate) async fn fill(client: &Durable) {
 async fn has_entries_of_every_kind(client: &Durable) {
     let mut kinds = Vec::new();
     for task in all(client).await {
-        kinds.extend(client.journal(task.task_id).await.unwrap().into_iter().map(|entry| entry.key.kind));
+        kinds.extend(
+            client.journal(task.task_id).await.unwrap().into_iter().map(|entry| entry.key.kind),
+        );
     }
     let missing: Vec<_> = Kind::ALL.iter().filter(|kind| !kinds.contains(kind)).collect();
     assert!(missing.is_empty(), "no task has an entry of {missing:?}");
@@ -259,7 +266,9 @@ async fn has_entries_of_every_kind(client: &Durable) {
 
 fn weight(entry: &Entry) -> usize {
     match (entry.key.kind, &entry.outcome) {
-        (Kind::Items, Outcome::Done(chunk)) => ItemProgress::from_chunk(chunk).unwrap().counts().succeeded,
+        (Kind::Items, Outcome::Done(chunk)) => {
+            ItemProgress::from_chunk(chunk).unwrap().counts().succeeded
+        }
         _ => 1,
     }
 }
@@ -273,12 +282,16 @@ async fn is_in_place(client: &Durable) {
                 let journal = client.journal(task.task_id).await.unwrap();
                 found.push((key, task.state, journal.iter().map(weight).sum()));
             }
-            let found: Vec<_> = found.iter().map(|(key, state, length)| (&**key, *state, *length)).collect();
+            let found: Vec<_> =
+                found.iter().map(|(key, state, length)| (&**key, *state, *length)).collect();
             if found == PLACES {
                 return;
             }
-            elsewhere =
-                found.into_iter().filter(|place| !PLACES.contains(place)).map(|p| format!("{p:?}")).collect();
+            elsewhere = found
+                .into_iter()
+                .filter(|place| !PLACES.contains(place))
+                .map(|p| format!("{p:?}"))
+                .collect();
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
@@ -363,8 +376,9 @@ async fn look(client: &Durable, task: &TaskInfo) -> Task {
 
 /// Without ids and times, which are others in each entry.
 fn without_ids(text: &str) -> String {
-    let varies =
-        |word: &str| word.parse::<TaskId>().is_ok() || word.parse::<u64>().is_ok_and(|n| n > 1 << 50);
+    let varies = |word: &str| {
+        word.parse::<TaskId>().is_ok() || word.parse::<u64>().is_ok_and(|n| n > 1 << 50)
+    };
     let words = text.split_inclusive([':', '/', ' ', '"']).map(|part| {
         let word = part.trim_end_matches([':', '/', ' ', '"']);
         if varies(word) { part.replacen(word, "…", 1) } else { part.to_owned() }
@@ -377,7 +391,9 @@ async fn history(client: &Durable, tasks: &BTreeMap<String, TaskInfo>) -> BTreeM
     for (key, task) in tasks.iter().filter(|(_, task)| task.state.is_finished()) {
         let filter = HistoryFilter { task_id: Some(task.task_id), ..HistoryFilter::default() };
         for entry in client.history(filter).await.unwrap() {
-            *counts.entry(format!("{key} {}", entry.event.as_ref().unwrap().name())).or_default() += 1;
+            *counts
+                .entry(format!("{key} {}", entry.event.as_ref().unwrap().name()))
+                .or_default() += 1;
         }
     }
     counts

@@ -87,7 +87,8 @@ pub(crate) async fn register(client: &Durable, program: &Arc<Program>) {
 async fn values(text: String, ctx: TaskContext) -> TaskResult<String> {
     let (now, uuid, random) = (ctx.now().await?, ctx.uuid().await?, ctx.random().await?);
     let drawn = format!("{now} {uuid} {random}");
-    let kept = ctx.step("keep", || ready(Ok((drawn.clone(), text.clone(), 0.1_f64, i128::MIN)))).await?;
+    let kept =
+        ctx.step("keep", || ready(Ok((drawn.clone(), text.clone(), 0.1_f64, i128::MIN)))).await?;
     let event = go(&ctx).await?;
     let same = kept == (drawn, text, 0.1, i128::MIN);
     step(&ctx, "values", "after").await?;
@@ -231,7 +232,8 @@ async fn undone((): (), ctx: TaskContext) -> TaskResult<()> {
 /// Has handled a failure, and an error that is an answer.
 #[stepwell::task]
 async fn handled((): (), ctx: TaskContext) -> TaskResult<String> {
-    let failed = ctx.step("fails", || ready(Err::<(), _>(anyhow!("no").context("it failed")))).await;
+    let failed =
+        ctx.step("fails", || ready(Err::<(), _>(anyhow!("no").context("it failed")))).await;
     let answer = ctx.try_step("answer", || ready(Err::<(), _>("no".to_owned()))).await?;
     go(&ctx).await?;
     step(&ctx, "handled", "after").await?;
@@ -245,7 +247,8 @@ async fn race((): (), ctx: TaskContext) -> TaskResult<String> {
         slept = ctx.sleep_for("quick", Duration::from_millis(1)) => slept.map(|()| "quick"),
         event = ctx.await_event::<String>("never", None) => event.map(|_| "event"),
     };
-    let limited = ctx.timeout("limit", Duration::from_millis(1), ctx.await_event::<()>("never", None)).await;
+    let limited =
+        ctx.timeout("limit", Duration::from_millis(1), ctx.await_event::<()>("never", None)).await;
     let nothing = ctx.recv::<()>("nothing", Duration::from_millis(1)).await;
     let event = go(&ctx).await?;
     step(&ctx, "race", "after").await?;
@@ -276,7 +279,8 @@ async fn retried((): (), ctx: TaskContext) -> TaskResult<u32> {
         let number = tries.fetch_add(1, Ordering::Relaxed);
         ready(if number < 2 { Err(anyhow!("not yet")) } else { Ok(number) })
     });
-    let number = thrice.retry(RetryStrategy::fixed(Duration::from_millis(1))).max_attempts(5).await?;
+    let number =
+        thrice.retry(RetryStrategy::fixed(Duration::from_millis(1))).max_attempts(5).await?;
     go(&ctx).await?;
     step(&ctx, "retried", "after").await?;
     Ok(number)
@@ -374,7 +378,11 @@ fn order(program: &Arc<Program>) -> Workflow {
     let part = |name: &'static str| {
         let program = program.clone();
         move |ctx: WorkflowContext| {
-            let name = if name == "letter" { format!("letter {}", ctx.iteration) } else { name.to_owned() };
+            let name = if name == "letter" {
+                format!("letter {}", ctx.iteration)
+            } else {
+                name.to_owned()
+            };
             program.ran("order", &name);
             ready(Ok::<_, anyhow::Error>(name))
         }

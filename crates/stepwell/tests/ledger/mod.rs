@@ -1,5 +1,5 @@
-//! A ledger beside the database: workers append a line whenever a step's closure starts. Together with the journals it
-//! shows what really ran, and who did.
+//! A ledger beside the database: workers append a line whenever a step's closure starts. Together
+//! with the journals it shows what really ran, and who did.
 
 mod proof;
 
@@ -26,18 +26,20 @@ pub struct Ledger {
 
 impl Ledger {
     fn open(folder: &Path) -> Self {
-        let file = OpenOptions::new().create(true).append(true).open(folder.join("ledger")).unwrap();
+        let file =
+            OpenOptions::new().create(true).append(true).open(folder.join("ledger")).unwrap();
         Self { file, process: Uuid::from_u128(random_u128()) }
     }
 
-    /// Notes that a step's closure starts. What it gives is unique, so that the journal shows which of the lines became
-    /// its result.
+    /// Notes that a step's closure starts. What it gives is unique, so that the journal shows which
+    /// of the lines became its result.
     fn note(&self, ctx: &TaskContext, step: u32) -> String {
         let nonce = Uuid::from_u128(random_u128()).simple().to_string();
         let (task, run, attempt, process) = (ctx.task_id, ctx.run_id, ctx.attempt, self.process);
         let line = format!("{task} {step} {run} {attempt} {process} {nonce}");
-        // One write to a file opened for appending: lines of several processes do not mix. Their length divides that of
-        // a page: a process that is killed as it writes leaves a part of a line only where one page ends.
+        // One write to a file opened for appending: lines of several processes do not mix. Their
+        // length divides that of a page: a process that is killed as it writes leaves a
+        // part of a line only where one page ends.
         (&self.file).write_all(format!("{line:<255}\n").as_bytes()).unwrap();
         nonce
     }
@@ -60,7 +62,8 @@ pub async fn connect(url: &str, folder: &Path) -> Durable {
     builder.max_attempts(10_000).build().await.unwrap()
 }
 
-/// Calls again when the server could not be asked. An answer of the server's, whatever it is, is the last.
+/// Calls again when the server could not be asked. An answer of the server's, whatever it is, is
+/// the last.
 pub async fn answered<T, Fut: Future<Output = Result<T, Error>>>(call: impl Fn() -> Fut) -> T {
     loop {
         match call().await {

@@ -1,19 +1,21 @@
 //! What the ledger proves.
 //!
-//! A worker whose lease has run out without its knowledge (it was stopped, or the server was away) may still start a
-//! closure, before it hears that its task is another's. So the *last* start of a step is not always the one that
-//! counts. What holds exactly is said in terms of **runs, in the order of their claims**:
+//! A worker whose lease has run out without its knowledge (it was stopped, or the server was away)
+//! may still start a closure, before it hears that its task is another's. So the *last* start of a
+//! step is not always the one that counts. What holds exactly is said in terms of **runs, in the
+//! order of their claims**:
 //!
 //! - A run belongs to one process, and starts each step once.
-//! - Of all runs that started a step, it is the last claimed one whose result is in the journal: a later run would have
-//!   found the result there, and an earlier one no longer owned the task.
+//! - Of all runs that started a step, it is the last claimed one whose result is in the journal: a
+//!   later run would have found the result there, and an earlier one no longer owned the task.
 //! - A start after the first start of a later run is never the one whose result is in the journal.
 //! - The results in a journal come from runs in the order of their claims.
-//! - No run starts a step unless the result that the step follows came from this run or an earlier one.
+//! - No run starts a step unless the result that the step follows came from this run or an earlier
+//!   one.
 //!
-//! The order of claims is that of the attempts: each claim after a death counts as one. A run that suspends and is
-//! followed by another process's keeps its attempt; but then nothing of it ran any more, so that all its lines come
-//! before those of the other.
+//! The order of claims is that of the attempts: each claim after a death counts as one. A run that
+//! suspends and is followed by another process's keeps its attempt; but then nothing of it ran any
+//! more, so that all its lines come before those of the other.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
@@ -62,7 +64,8 @@ pub async fn prove(client: &Durable, folder: &Path) -> Proof {
 
 fn read(folder: &Path) -> HashMap<TaskId, Vec<Start>> {
     let mut tasks: HashMap<TaskId, Vec<Start>> = HashMap::new();
-    for (place, line) in std::fs::read_to_string(folder.join("ledger")).unwrap().lines().enumerate() {
+    for (place, line) in std::fs::read_to_string(folder.join("ledger")).unwrap().lines().enumerate()
+    {
         let words: Vec<_> = line.split_whitespace().collect();
         let [task, step, run, attempt, process, nonce] = words.as_slice() else {
             panic!("a broken line: {line:?}")
@@ -87,11 +90,13 @@ impl Proof {
         let mut last_writer = 0;
         for (seq, step, nonce) in results(task_id, journal) {
             let start = starts.iter().find(|start| start.nonce == nonce && start.step == step);
-            let start =
-                start.unwrap_or_else(|| panic!("task {task_id}: the result of step {step} is of no start"));
+            let start = start.unwrap_or_else(|| {
+                panic!("task {task_id}: the result of step {step} is of no start")
+            });
             assert!(
                 claimed(start) >= last_writer,
-                "task {task_id}: a run has journaled step {step} after a later run had journaled something"
+                "task {task_id}: a run has journaled step {step} after a later run had journaled \
+                 something"
             );
             last_writer = claimed(start);
             self.writers.push((task_id, seq, start.run));
@@ -111,9 +116,11 @@ impl Proof {
                 start.step
             );
             for (before, _) in FOLLOWS.iter().filter(|(_, after)| *after == start.step) {
-                let before_started = journaled.get(before).map(|result| (claimed(result), result.place));
+                let before_started =
+                    journaled.get(before).map(|result| (claimed(result), result.place));
                 assert!(
-                    before_started.is_some_and(|(run, place)| run <= claimed(start) && place < start.place),
+                    before_started
+                        .is_some_and(|(run, place)| run <= claimed(start) && place < start.place),
                     "task {task_id}: step {} began before the result of {before} was durable",
                     start.step
                 );
@@ -124,7 +131,8 @@ impl Proof {
             let late = claimed(start) < last_run;
             assert!(
                 !late || !std::ptr::eq(journaled[&start.step], start),
-                "task {task_id}: the result of step {} is of a run that had lost the task before it started the step",
+                "task {task_id}: the result of step {} is of a run that had lost the task before \
+                 it started the step",
                 start.step
             );
             self.late += usize::from(late);

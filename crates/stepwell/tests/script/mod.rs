@@ -44,7 +44,8 @@ pub(crate) async fn child(n: u32, ctx: TaskContext) -> TaskResult<u32> {
 #[stepwell::task]
 pub(crate) async fn steps(_nothing: (), ctx: TaskContext) -> TaskResult<String> {
     let ledger = ctx.state::<Arc<Ledger>>()?;
-    let note = |step: &'static str| async move { Ok::<_, anyhow::Error>(ledger.note("steps", step)) };
+    let note =
+        |step: &'static str| async move { Ok::<_, anyhow::Error>(ledger.note("steps", step)) };
     ctx.step("first", || note("first")).await?;
     let answer = ctx
         .try_step("answer", || async {
@@ -69,7 +70,8 @@ pub(crate) async fn steps(_nothing: (), ctx: TaskContext) -> TaskResult<String> 
         _ = ctx.sleep_for("quick", MOMENT) => "quick",
         _ = ctx.sleep_for("slow", 1000 * MOMENT) => "slow",
     };
-    let mut unordered: FuturesUnordered<_> = (0..3).map(|n| ctx.sleep_for(("u", n), MOMENT)).collect();
+    let mut unordered: FuturesUnordered<_> =
+        (0..3).map(|n| ctx.sleep_for(("u", n), MOMENT)).collect();
     while let Some(slept) = unordered.next().await {
         slept?;
     }

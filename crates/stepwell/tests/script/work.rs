@@ -1,4 +1,5 @@
-//! Tasks that keep more than the results of steps: of items, of people's decisions, of what is to be undone.
+//! Tasks that keep more than the results of steps: of items, of people's decisions, of what is to
+//! be undone.
 
 use std::sync::Arc;
 
@@ -10,7 +11,8 @@ use super::{Ledger, MOMENT};
 /// How many items there are. So many that their chunks are merged.
 pub(crate) const ITEMS: usize = 60;
 
-/// Items, few of which begin before the ones in front of them are durable: so they come to many chunks.
+/// Items, few of which begin before the ones in front of them are durable: so they come to many
+/// chunks.
 #[stepwell::task]
 pub(crate) async fn harvest(_nothing: (), ctx: TaskContext) -> TaskResult<usize> {
     let ledger = ctx.state::<Arc<Ledger>>()?;
@@ -58,7 +60,8 @@ pub(crate) fn journey(ledger: &Arc<Ledger>) -> Workflow<AfterStep> {
     let note = |step: &'static str| {
         let ledger = ledger.clone();
         move |ctx: WorkflowContext| {
-            let label = if step == "walk" { format!("walk:{}", ctx.iteration) } else { step.to_owned() };
+            let label =
+                if step == "walk" { format!("walk:{}", ctx.iteration) } else { step.to_owned() };
             ledger.note("journey", &label);
             std::future::ready(Ok::<_, anyhow::Error>(step))
         }
@@ -83,7 +86,11 @@ pub(crate) fn journey(ledger: &Arc<Ledger>) -> Workflow<AfterStep> {
                 let noted = route(ctx);
                 async { noted.await.map(|_| "sea") }
             },
-            |ways| ways.step("land", note("land")).step("sea", note("sea")).compensate(undo("undo sea")),
+            |ways| {
+                ways.step("land", note("land"))
+                    .step("sea", note("sea"))
+                    .compensate(undo("undo sea"))
+            },
         )
         .parallel("both", |parts| parts.step("eat", note("eat")).step("sleep", note("sleep")))
         .step("arrive", |_| async { Err::<(), _>(anyhow::anyhow!("lost at sea")) })

@@ -5,7 +5,8 @@
 //!   └─────┘└─────┘                 X d e f refused        e f   committed    d   committed
 //! ```
 //!
-//! The parts are sent in their order, one at a time: to those who see them, they are batches that came one after the other.
+//! The parts are sent in their order, one at a time: to those who see them, they are batches that
+//! came one after the other.
 
 use crate::base::guard::answer;
 use crate::engine::commit::Answers;
@@ -14,10 +15,12 @@ use crate::store::{Batch, StoreError, Transition, UserTransaction};
 /// A part of a batch, and those who wait for its items.
 pub(crate) type Part = (Batch, Answers);
 
-/// Answers those whose work was begun when their batch was refused, and takes them out: it can be done once.
+/// Answers those whose work was begun when their batch was refused, and takes them out: it can be
+/// done once.
 pub(crate) fn without_works((batch, answers): &mut Part, error: &StoreError) {
-    let begun =
-        |transition: &Transition| transition.transaction.as_ref().is_some_and(UserTransaction::is_taken);
+    let begun = |transition: &Transition| {
+        transition.transaction.as_ref().is_some_and(UserTransaction::is_taken)
+    };
     // The last first: each place is right until what is before it is taken out.
     for place in (0..batch.transitions.len()).rev() {
         if batch.transitions.get(place).is_some_and(begun) {
@@ -135,7 +138,8 @@ mod tests {
         without_works(&mut part, &StoreError::Closed);
         assert!(matches!(receipt.try_recv(), Ok(Err(StoreError::Closed))));
         assert_eq!(lengths(&part)[0], 2);
-        let left: Vec<_> = part.0.transitions.iter().map(|left| left.task_id.as_uuid().as_u128()).collect();
+        let left: Vec<_> =
+            part.0.transitions.iter().map(|left| left.task_id.as_uuid().as_u128()).collect();
         assert_eq!(left, [1, 3]);
     }
 }

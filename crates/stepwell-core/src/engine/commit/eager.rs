@@ -5,8 +5,8 @@ use std::sync::{Arc, Weak};
 use crate::engine::commit::hub::{Hub, LocalWorker};
 use crate::store::NewTask;
 
-/// A task that is claimed in the commit that spawns it, by a worker of this process, in which a slot is kept for it. The
-/// commit starts it, whatever becomes of whoever spawned it.
+/// A task that is claimed in the commit that spawns it, by a worker of this process, in which a
+/// slot is kept for it. The commit starts it, whatever becomes of whoever spawned it.
 pub(crate) struct Eager {
     /// Not its owner: what gathers for a commit may never be sent.
     worker: Weak<dyn LocalWorker>,

@@ -1,4 +1,5 @@
-//! Who in this process waits for what: callers for the end of a task, runs for something to arrive, workers for work.
+//! Who in this process waits for what: callers for the end of a task, runs for something to arrive,
+//! workers for work.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -25,7 +26,8 @@ const OUTPUTS: usize = 10_000;
 /// How the task that somebody waits for ended; `None` when there is no such task.
 pub(crate) type End = Result<Option<Finish>, StoreError>;
 
-/// Outputs by their tasks. It grows with what is in it: a bounded one takes all of its memory at once.
+/// Outputs by their tasks. It grows with what is in it: a bounded one takes all of its memory at
+/// once.
 struct Outputs(LruCache<TaskId, Payload>);
 
 impl Default for Outputs {
@@ -45,7 +47,8 @@ pub(crate) trait LocalWorker: MaybeSend + MaybeSync {
     fn schedules_changed(&self);
     /// Drops a suspended task that has ended.
     fn forget(&self, task_id: TaskId);
-    /// Takes a slot for a task that is about to be spawned. Returns `None` when there is none, or others wait for it.
+    /// Takes a slot for a task that is about to be spawned. Returns `None` when there is none, or
+    /// others wait for it.
     fn reserve(&self, task: &NewTask) -> Option<WorkerId>;
     /// Returns a slot that was taken for a task that was not spawned.
     fn release(&self);
@@ -71,7 +74,8 @@ pub(crate) struct Hub {
     /// Not their owner: a run holds the engine, and with it this.
     runs: Mutex<HashMap<TaskId, Weak<Run>>>,
     workers: Mutex<Vec<Weak<dyn LocalWorker>>>,
-    /// Small outputs of tasks that ended a moment ago, for callers who spawn many and then wait for them.
+    /// Small outputs of tasks that ended a moment ago, for callers who spawn many and then wait
+    /// for them.
     outputs: Mutex<Outputs>,
 }
 
@@ -143,12 +147,16 @@ impl Hub {
                         for task_id in std::mem::replace(&mut tasks, rest) {
                             match ends.remove(&task_id) {
                                 Some(None) => {}
-                                ended_or_missing => self.answer(task_id, &Ok(ended_or_missing.flatten())),
+                                ended_or_missing => {
+                                    self.answer(task_id, &Ok(ended_or_missing.flatten()))
+                                }
                             }
                         }
                     }
                     Err(error) => {
-                        tasks.drain(..).for_each(|task_id| self.answer(task_id, &Err(error.clone())));
+                        tasks
+                            .drain(..)
+                            .for_each(|task_id| self.answer(task_id, &Err(error.clone())));
                     }
                 }
             }
@@ -166,7 +174,8 @@ impl Hub {
         receiver
     }
 
-    /// The output of a task that completed a moment ago. It stays what it is: a completed task never runs again.
+    /// The output of a task that completed a moment ago. It stays what it is: a completed task
+    /// never runs again.
     pub(crate) fn output(&self, task_id: TaskId) -> Option<Payload> {
         lock(&self.outputs).0.get(&task_id).cloned()
     }

@@ -19,8 +19,8 @@ use crate::store::{Coalesce, Finish, NewTask, Spawned};
 pub enum Disposition {
     /// It made a new task.
     Created,
-    /// It answered with the task that has its idempotency key, or, when a schedule must not overlap, with the task of
-    /// that schedule that has not ended.
+    /// It answered with the task that has its idempotency key, or, when a schedule must not
+    /// overlap, with the task of that schedule that has not ended.
     Existing,
     /// It answered with a task of its type and concurrency key that waits to start
     /// ([`SpawnOptions::coalesced`](crate::SpawnOptions::coalesced)).
@@ -38,8 +38,8 @@ impl Disposition {
     }
 }
 
-/// A task that [`TaskContext::spawn`](crate::TaskContext::spawn) answered with, with an output of type `T`.
-/// [`TaskContext::join`](crate::TaskContext::join) waits for it.
+/// A task that [`TaskContext::spawn`](crate::TaskContext::spawn) answered with, with an output of
+/// type `T`. [`TaskContext::join`](crate::TaskContext::join) waits for it.
 pub struct Child<T> {
     task_id: TaskId,
     /// The spawn that answered with it.
@@ -118,8 +118,9 @@ pub(crate) fn decided(task: &NewTask, spawned: Option<Spawned>) -> Outcome {
     let (task_id, disposition) = match spawned {
         Some(Spawned::Created { .. }) => return created(task.task_id),
         Some(Spawned::Waiting { task_id, .. }) if task.coalesce == Some(Coalesce::Reject) => {
-            let message =
-                format!("not spawned: task {task_id}, of the same type and concurrency key, waits to start");
+            let message = format!(
+                "not spawned: task {task_id}, of the same type and concurrency key, waits to start"
+            );
             return Outcome::failed(Failure::new(FailureKind::Error, message));
         }
         Some(Spawned::Existing { task_id, .. }) => (task_id, Disposition::Existing),
@@ -137,7 +138,9 @@ pub(crate) fn outcome(finish: Finish) -> Outcome {
     match finish {
         Finish::Completed(output) => Outcome::Done(output),
         // The numbers in it are of the child's journal.
-        Finish::Failed(failure) => Outcome::failed(Failure { sources: Sources::default(), ..failure }),
+        Finish::Failed(failure) => {
+            Outcome::failed(Failure { sources: Sources::default(), ..failure })
+        }
         Finish::Cancelled => {
             Outcome::failed(Failure::new(FailureKind::Cancelled, "the child task was cancelled"))
         }

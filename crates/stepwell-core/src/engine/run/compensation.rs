@@ -10,8 +10,8 @@
 //!     3. ends the task as it would have ended, with what could not be undone.
 //! ```
 //!
-//! There is one way for all cases: a failure, a cancellation, a process that died in the last attempt or in the middle of
-//! a compensation.
+//! There is one way for all cases: a failure, a cancellation, a process that died in the last
+//! attempt or in the middle of a compensation.
 
 use std::future::Future;
 use std::marker::PhantomData;
@@ -30,7 +30,8 @@ use crate::engine::run::Run;
 use crate::engine::run::step::Step;
 use crate::engine::task_error::{TaskError, TaskResult};
 
-/// How many tries a compensation has, with the pauses of [`RetryStrategy::exponential`] between them.
+/// How many tries a compensation has, with the pauses of [`RetryStrategy::exponential`] between
+/// them.
 const TRIES: u32 = 5;
 
 /// What a record in the journal is of; its key has the name.
@@ -109,18 +110,21 @@ pub(crate) async fn compensate(run: Arc<Run>, compensation: Compensation) -> Tas
             Ok(Record::Cleanup(payload)) => (run.engine.registry.cleanup(&key.name), Some(payload)),
             Err(_) => (None, None),
         };
-        let undoing = Step::new(&run, Ok(Key { kind: Kind::Compensated, ..key.clone() }), move || {
-            let undoing = undo.as_ref().map(|undo| guard(|| Guarded::new(undo.undo(result.as_ref()))));
-            async move {
-                let undoing = undoing.ok_or_else(|| TaskError::permanent(anyhow::anyhow!(UNKNOWN)))?;
-                // The others are to run all the same.
-                let undone = match undoing {
-                    Ok(undoing) => undoing.await,
-                    Err(panic) => Err(panic),
-                };
-                undone.unwrap_or_else(|panic| Err(anyhow::anyhow!("it panicked: {panic}")))
-            }
-        });
+        let undoing =
+            Step::new(&run, Ok(Key { kind: Kind::Compensated, ..key.clone() }), move || {
+                let undoing =
+                    undo.as_ref().map(|undo| guard(|| Guarded::new(undo.undo(result.as_ref()))));
+                async move {
+                    let undoing =
+                        undoing.ok_or_else(|| TaskError::permanent(anyhow::anyhow!(UNKNOWN)))?;
+                    // The others are to run all the same.
+                    let undone = match undoing {
+                        Ok(undoing) => undoing.await,
+                        Err(panic) => Err(panic),
+                    };
+                    undone.unwrap_or_else(|panic| Err(anyhow::anyhow!("it panicked: {panic}")))
+                }
+            });
         let failure = match undoing.retry(RetryStrategy::exponential()).max_attempts(TRIES).await {
             Ok(()) => continue,
             Err(error @ TaskError::Control(_)) => return Err(error),

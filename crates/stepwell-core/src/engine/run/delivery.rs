@@ -12,8 +12,8 @@ use crate::engine::task_error::{TaskError, TaskResult};
 
 /// The answer to a call of the context, once it is awaited.
 ///
-/// It waits to be delivered in its turn, and so may be used with any combinator: `select!`, `join!`,
-/// `FuturesUnordered`. Dropped, it is no longer waited for.
+/// It waits to be delivered in its turn, and so may be used with any combinator: `select!`,
+/// `join!`, `FuturesUnordered`. Dropped, it is no longer waited for.
 #[must_use = "nothing is waited for until this is awaited"]
 pub struct Delivery<T> {
     run: Arc<Run>,
@@ -49,7 +49,9 @@ impl<T> Future for Delivery<T> {
         let this = &mut *self;
         let key = match &mut this.key {
             Ok(key) => key,
-            Err(error) => return error.take().map_or(Poll::Pending, |error| Poll::Ready(Err(error))),
+            Err(error) => {
+                return error.take().map_or(Poll::Pending, |error| Poll::Ready(Err(error)));
+            }
         };
         let outcome = ready!(this.run.poll(key, &mut this.request, cx.waker()).delivered());
         this.delivered = true;

@@ -14,8 +14,8 @@
 //!                        then wait: for the commit, a closure's I/O, a timer, something that arrives
 //! ```
 //!
-//! So at every poll of the task's future at most one thing is newly ready, and whichever way the code combines its
-//! futures, a replay takes the same way.
+//! So at every poll of the task's future at most one thing is newly ready, and whichever way the
+//! code combines its futures, a replay takes the same way.
 
 use std::future::{Future, poll_fn};
 use std::mem;
@@ -53,8 +53,8 @@ use crate::store::*;
 /// How often the future is polled, or something delivered to it, before others get their turn.
 const TURN: usize = 256;
 
-/// The longest time for which a run relies on its timer alone: after it the clock is read again, which
-/// may have jumped.
+/// The longest time for which a run relies on its timer alone: after it the clock is read again,
+/// which may have jumped.
 const CLOCK_CHECK: Duration = Duration::from_secs(1);
 
 /// A claimed task in execution.
@@ -73,7 +73,8 @@ pub(crate) struct Execution {
     commit: Commit,
     /// What had arrived when the task was claimed; for after the replay.
     facts: Option<Facts>,
-    /// Whether the task could be read. Where it could not, the run has not seen where the journal ends.
+    /// Whether the task could be read. Where it could not, the run has not seen where the journal
+    /// ends.
     readable: bool,
     grace: Duration,
     /// Wakes the executor for what is due next.
@@ -186,7 +187,8 @@ impl Execution {
         claim_timeout: Duration,
         grace: Duration,
     ) -> Box<Self> {
-        let (headers, facts) = (Arc::new(mem::take(&mut claimed.headers)), mem::take(&mut claimed.facts));
+        let (headers, facts) =
+            (Arc::new(mem::take(&mut claimed.headers)), mem::take(&mut claimed.facts));
         let (params, unreadable) = (claimed.params.clone(), claimed.unreadable.take());
         let readable = unreadable.is_none();
         let run = Arc::new(Run::new(engine.clone(), claimed, journal, claim_timeout));
@@ -244,7 +246,8 @@ impl Execution {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         guard(|| self.go_on(cx)).unwrap_or_else(|panic| {
             // A waker of the task's futures, say, or what a value of its own did when it was dropped.
-            tracing::error!(task_id = %self.run.task_id, %panic, "a task panicked beside its own code");
+            tracing::error!(task_id = %self.run.task_id, %panic, "a task panicked beside its own \
+                                                                  code");
             if self.future.is_none() {
                 return Poll::Ready(false);
             }
@@ -260,8 +263,9 @@ impl Execution {
             self.run.waker.look();
             match self.poll_commit(cx) {
                 Poll::Ready(Some(suspended)) => return Poll::Ready(suspended),
-                // Nothing may happen between the decision to suspend, or to end, and its commit; nor may anything be
-                // delivered while the store does an operation's work.
+                // Nothing may happen between the decision to suspend, or to end, and its commit;
+                // nor may anything be delivered while the store does an operation's
+                // work.
                 Poll::Pending if self.holds_still() => return Poll::Pending,
                 Poll::Ready(None) | Poll::Pending => {}
             }
@@ -311,7 +315,8 @@ impl Execution {
         let control = operations.control();
         if let Some(control) = control {
             drop(operations);
-            // A shutdown has waited until its deadline, and the writes of a lost run would be refused.
+            // A shutdown has waited until its deadline, and the writes of a lost run would be
+            // refused.
             let grace = if control == ControlFlow::Cancelled { self.grace } else { Duration::ZERO };
             if has_passed(&run, &mut self.stopping, grace, cx) {
                 self.end(Err(Ending::Error(control.into())));
@@ -378,7 +383,8 @@ impl Execution {
                 self.warned = true;
                 tracing::warn!(
                     task_id = %run.task_id, task_type = %run.task_type,
-                    "the task waits for something that is not in its context: that is waited for anew after a crash, and the task keeps its slot meanwhile"
+                    "the task waits for something that is not in its context: that is waited for \
+                     anew after a crash, and the task keeps its slot meanwhile"
                 );
             }
             _ => {}
@@ -397,7 +403,8 @@ impl Execution {
         false
     }
 
-    /// The next entry of the journal has no waiter: the code has diverged, unless it still waits for something else.
+    /// The next entry of the journal has no waiter: the code has diverged, unless it still waits
+    /// for something else.
     fn stalled(&mut self, cx: &mut Context<'_>) -> bool {
         if !has_passed(&self.run, &mut self.stalled, self.grace, cx) {
             return false;
@@ -438,10 +445,12 @@ impl Execution {
         self.run.waker.wake_by_ref();
     }
 
-    /// The task's code has ended, or has to: its future is dropped, and the run's last commit decided.
+    /// The task's code has ended, or has to: its future is dropped, and the run's last commit
+    /// decided.
     fn end(&mut self, result: Result<Payload, Ending>) {
         let replayed = self.run.control().is_none() && self.run.operations().is_only_replayed();
-        // Not where the code could not get as far as it did: another worker may be able to read what is there.
+        // Not where the code could not get as far as it did: another worker may be able to read
+        // what is there.
         let unreadable = matches!(&result, Err(Ending::Error(error)) if error.is_unreadable());
         if replayed && !unreadable {
             return self.begin_compensation();
@@ -469,7 +478,10 @@ impl Execution {
             (Err(_), Some(_)) | (Err(Ending::Error(TaskError::Control(_))), None) => {
                 return Closing::Commit(Next::Release);
             }
-            (Err(Ending::Error(TaskError::Unreadable(unreadable @ Unreadable::Newer { .. }))), None) => {
+            (
+                Err(Ending::Error(TaskError::Unreadable(unreadable @ Unreadable::Newer { .. }))),
+                None,
+            ) => {
                 tracing::warn!(task_id = %self.run.task_id, %unreadable, "a task is left to a newer program");
                 let until = after(self.run.engine.store.now(), LEFT_TO_OTHERS);
                 return Closing::Commit(Next::Leave { until });
@@ -489,7 +501,8 @@ impl Execution {
         if let Some(original) = self.run.compensating.as_ref().filter(|_| !unreadable) {
             return Closing::Commit(end_of(original.clone().without_the_rest(failure)).into());
         }
-        // Rewinding would hide a divergence from the next attempt, and one that can read what is there goes on from there.
+        // Rewinding would hide a divergence from the next attempt, and one that can read what is
+        // there goes on from there.
         if failure.kind != FailureKind::Diverged && !unreadable {
             operations.mark_failed_attempt(&self.run, &mut failure);
         }
@@ -538,8 +551,16 @@ impl Execution {
     }
 
     fn transmit(&mut self, sent: Box<Sent>, transaction: Option<UserTransaction>) {
-        let Unsent { entries, spawns, events, messages, received, waits_added, waits_removed, superseded } =
-            sent.unsent.clone();
+        let Unsent {
+            entries,
+            spawns,
+            events,
+            messages,
+            received,
+            waits_added,
+            waits_removed,
+            superseded,
+        } = sent.unsent.clone();
         let keyed = match &sent.work {
             Some((_, Working::Spawn(keyed))) => Some(keyed.clone()),
             _ => None,
@@ -563,7 +584,8 @@ impl Execution {
         self.commit = Commit::Sent { receipt, sent };
     }
 
-    /// Follows the commit that is on its way. Ready with `Some` when the execution is over: whether it is suspended.
+    /// Follows the commit that is on its way. Ready with `Some` when the execution is over: whether
+    /// it is suspended.
     fn poll_commit(&mut self, cx: &mut Context<'_>) -> Poll<Option<bool>> {
         let result = match &mut self.commit {
             Commit::Idle => return Poll::Ready(None),
@@ -593,7 +615,8 @@ impl Execution {
                 Poll::Ready(self.future.is_none().then_some(false))
             }
             Some(Err(error)) if !matches!(error, StoreError::Closed) => {
-                if !error.is_transient() && !matches!(sent.work, Some((_, Working::Transaction(_)))) {
+                if !error.is_transient() && !matches!(sent.work, Some((_, Working::Transaction(_))))
+                {
                     return Poll::Ready(self.refused(error));
                 }
                 self.pause_commit(sent, &error);
@@ -612,13 +635,14 @@ impl Execution {
         self.refusals += 1;
         match self.refusals {
             1 => {
-                let error = anyhow::Error::from(error).context("the store refuses what this attempt did");
+                let error =
+                    anyhow::Error::from(error).context("the store refuses what this attempt did");
                 self.end(Err(Ending::Error(error.into())));
             }
             // Even that, so that the error may hold what it is about.
             2 => {
-                let message =
-                    "the store refuses what this attempt did, and the error as well: see the worker's log";
+                let message = "the store refuses what this attempt did, and the error as well: see \
+                               the worker's log";
                 let failure = Failure::new(FailureKind::Error, message);
                 self.closing = Some(Closing::Commit(self.run.after_failure(failure)));
             }
@@ -694,7 +718,9 @@ impl Execution {
                 run.set_suspending(false);
                 return None;
             }
-            Next::Suspend { wake_at } => (true, Some(Lifecycle::TaskSuspended { task_id, until: wake_at })),
+            Next::Suspend { wake_at } => {
+                (true, Some(Lifecycle::TaskSuspended { task_id, until: wake_at }))
+            }
             Next::Complete(output) => (false, Some(Lifecycle::TaskCompleted { task_id, output })),
             Next::Retry { failure, at } => {
                 (false, Some(Lifecycle::TaskFailed { task_id, failure, retry_at: Some(at) }))
@@ -702,7 +728,9 @@ impl Execution {
             Next::Fail(failure) if compensates => {
                 (false, Some(Lifecycle::TaskCompensating { task_id, failure }))
             }
-            Next::Fail(failure) => (false, Some(Lifecycle::TaskFailed { task_id, failure, retry_at: None })),
+            Next::Fail(failure) => {
+                (false, Some(Lifecycle::TaskFailed { task_id, failure, retry_at: None }))
+            }
             Next::Cancel if compensates => {
                 (false, Some(Lifecycle::TaskCompensating { task_id, failure: cancelled() }))
             }
@@ -719,9 +747,9 @@ impl Execution {
             None => Ended::Released,
         };
         let failure = match &event {
-            Some(Lifecycle::TaskFailed { failure, .. } | Lifecycle::TaskCompensating { failure, .. }) => {
-                Some(failure)
-            }
+            Some(
+                Lifecycle::TaskFailed { failure, .. } | Lifecycle::TaskCompensating { failure, .. },
+            ) => Some(failure),
             _ => None,
         };
         trace::ended(&self.span, ended, failure);

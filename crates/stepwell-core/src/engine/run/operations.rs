@@ -1,4 +1,5 @@
-//! The operations of one run: every call of its context that is waited for, and the stage that it is in.
+//! The operations of one run: every call of its context that is waited for, and the stage that it
+//! is in.
 //!
 //! ```text
 //!   step          Gate ──▶ Open ──▶ Finished ──▶ Delivered
@@ -8,8 +9,8 @@
 //!   value, spawn, emit, send         Finished ──▶ Delivered
 //! ```
 //!
-//! The operation's future moves it as far as `Finished`; the executor opens gates and delivers, one operation at a
-//! time, and during a replay straight from any stage.
+//! The operation's future moves it as far as `Finished`; the executor opens gates and delivers, one
+//! operation at a time, and during a replay straight from any stage.
 
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -134,7 +135,8 @@ pub(crate) struct Operations {
     waiting: usize,
     /// When waits end by themselves.
     timers: BTreeSet<(Timestamp, Key)>,
-    /// Shut gates of closures, in the order in which their barriers become durable. Some may be gone.
+    /// Shut gates of closures, in the order in which their barriers become durable. Some may be
+    /// gone.
     closures: VecDeque<(u64, Key)>,
     /// The same of steps whose work the store does.
     works: VecDeque<(u64, Key)>,
@@ -150,7 +152,8 @@ pub(crate) struct Operations {
     look: bool,
     /// Who waits for what is durable.
     durable_wakers: Vec<Waker>,
-    /// Spawns of tasks that have the concurrency key of this one, and do not begin before it has ended.
+    /// Spawns of tasks that have the concurrency key of this one, and do not begin before it has
+    /// ended.
     behind: HashSet<Key>,
     /// What the code was told of its changes.
     patches: HashMap<Name, bool>,
@@ -159,7 +162,8 @@ pub(crate) struct Operations {
     durable_seq: u64,
     /// The failures that were delivered.
     failures: Vec<Delivered>,
-    /// How many of them were delivered before the code last asked for something: it may have handled those.
+    /// How many of them were delivered before the code last asked for something: it may have
+    /// handled those.
     handled: usize,
     /// A compensation was recorded.
     pub(crate) has_compensations: bool,
@@ -174,15 +178,18 @@ pub(crate) struct Operations {
 pub(crate) enum Undelivered {
     /// It is in the journal, and nobody waits for it.
     NoWaiter,
-    /// It cannot be read. The task's code is not asked what to do about that, and nothing is journaled, so that the task can
-    /// go on from there once it can be.
+    /// It cannot be read. The task's code is not asked what to do about that, and nothing is
+    /// journaled, so that the task can go on from there once it can be.
     Unreadable(TaskError),
 }
 
 fn readable(key: &Key, outcome: &Outcome) -> Result<(), Undelivered> {
     let Outcome::Done(payload) = outcome else { return Ok(()) };
     payload.unreadable().map_or(Ok(()), |source| {
-        Err(Undelivered::Unreadable(TaskError::Payload { name: key.label(), source: source.clone() }))
+        Err(Undelivered::Unreadable(TaskError::Payload {
+            name: key.label(),
+            source: source.clone(),
+        }))
     })
 }
 
@@ -206,7 +213,10 @@ impl Operations {
             if replay.compensation.is_some() { std::mem::take(&mut waits) } else { Vec::new() };
         Self {
             compensation_waits,
-            patches: std::mem::take(&mut replay.patches).into_iter().map(|name| (name, true)).collect(),
+            patches: std::mem::take(&mut replay.patches)
+                .into_iter()
+                .map(|name| (name, true))
+                .collect(),
             inherited: waits.into_iter().map(|wait| (wait.key, wait.due_at)).collect(),
             // What the journal holds is durable. What was rewound keeps its numbers.
             delivered_seq: replay.last_seq,
@@ -222,7 +232,8 @@ impl Operations {
         }
     }
 
-    /// The code has been replayed for the closures of its compensations, and is gone: makes way for them.
+    /// The code has been replayed for the closures of its compensations, and is gone: makes way for
+    /// them.
     pub(crate) fn begin_compensation(&mut self) -> Option<Compensation> {
         let mut compensation = self.replay.compensation.take()?;
         let replay = Replay {
@@ -231,8 +242,10 @@ impl Operations {
             last_seq: self.replay.last_seq,
             ..Replay::default()
         };
-        *self =
-            Self { control: self.control, ..Self::new(replay, std::mem::take(&mut self.compensation_waits)) };
+        *self = Self {
+            control: self.control,
+            ..Self::new(replay, std::mem::take(&mut self.compensation_waits))
+        };
         Some(compensation)
     }
 
@@ -251,8 +264,8 @@ impl Operations {
         self.control
     }
 
-    /// Makes every call answer with the reason to stop. Returns the wakers of those that wait, and `None` when the run has
-    /// been told that reason or a greater one.
+    /// Makes every call answer with the reason to stop. Returns the wakers of those that wait, and
+    /// `None` when the run has been told that reason or a greater one.
     pub(crate) fn stop(&mut self, why: ControlFlow) -> Option<Vec<Waker>> {
         if self.control >= Some(why) {
             return None;
@@ -281,13 +294,19 @@ impl Operations {
                     _ => Progress::Waits,
                 }
             }
-            // What a cancelled task's closure has finished is still journaled, so that a retry finds it.
-            (Stage::Finished | Stage::Open | Stage::Committing, Some(ControlFlow::Cancelled)) | (_, None) => {
+            // What a cancelled task's closure has finished is still journaled, so that a retry
+            // finds it.
+            (Stage::Finished | Stage::Open | Stage::Committing, Some(ControlFlow::Cancelled))
+            | (_, None) => {
                 match &mut operation.waker {
                     Some(known) => known.clone_from(waker),
                     slot => *slot = Some(waker.clone()),
                 }
-                if matches!(operation.stage, Stage::Open) { Progress::MayStart } else { Progress::Waits }
+                if matches!(operation.stage, Stage::Open) {
+                    Progress::MayStart
+                } else {
+                    Progress::Waits
+                }
             }
             (_, Some(control)) => {
                 self.forget(key);
@@ -308,7 +327,9 @@ impl Operations {
                 }
                 (Stage::Finished, None, Some((outcome, Effect::None)))
             }
-            (Request::Finished(outcome, effect), None) => (Stage::Finished, None, Some((outcome, effect))),
+            (Request::Finished(outcome, effect), None) => {
+                (Stage::Finished, None, Some((outcome, effect)))
+            }
             (request @ (Request::Gate(_) | Request::Again), None) => {
                 let work = if let Request::Gate(work) = request { work } else { None };
                 self.gates += 1;
@@ -399,9 +420,11 @@ impl Operations {
         }
     }
 
-    /// Delivers to one operation; gives the waker of its future. `None` when it does not wait for a delivery.
+    /// Delivers to one operation; gives the waker of its future. `None` when it does not wait for a
+    /// delivery.
     fn deliver(&mut self, seq: u64, key: &Key, mut outcome: Outcome) -> Option<Option<Waker>> {
-        let operation = self.live.get_mut(key).filter(|op| !matches!(op.stage, Stage::Delivered(_)))?;
+        let operation =
+            self.live.get_mut(key).filter(|op| !matches!(op.stage, Stage::Delivered(_)))?;
         if let Outcome::Failed(failure) = &mut outcome {
             failure.sources = vec![seq].into();
             self.failures.push(Delivered { seq, key: key.clone(), failure: (**failure).clone() });
@@ -412,8 +435,8 @@ impl Operations {
         Some(waker)
     }
 
-    /// Delivers the next result: from the journal, and when that is used up, of those that are ready.
-    /// `Ok(None)` when there is nothing to deliver.
+    /// Delivers the next result: from the journal, and when that is used up, of those that are
+    /// ready. `Ok(None)` when there is nothing to deliver.
     pub(crate) fn deliver_next(&mut self, run: &Run) -> Result<Option<Option<Waker>>, Undelivered> {
         if let Some(entry) = self.replay.entries.front() {
             readable(&entry.key, &entry.outcome)?;
@@ -427,7 +450,8 @@ impl Operations {
         }
         while let Some(Ready { key, outcome, effect }) = self.ready.pop_front() {
             // The journal may have held its delivery, or its future may be gone.
-            let waits = matches!(self.live.get(&key), Some(Operation { stage: Stage::Finished, .. }));
+            let waits =
+                matches!(self.live.get(&key), Some(Operation { stage: Stage::Finished, .. }));
             if waits {
                 readable(&key, &outcome)?;
             }
@@ -438,7 +462,8 @@ impl Operations {
                 return Ok(Some(waker));
             }
             let (seq, at) = (self.delivered_seq + 1, run.engine.store.now());
-            let Some(waker) = waits.then(|| self.deliver(seq, &key, outcome.clone())).flatten() else {
+            let Some(waker) = waits.then(|| self.deliver(seq, &key, outcome.clone())).flatten()
+            else {
                 if let Effect::Received(message) = effect {
                     self.pass_on(&key.name, message, outcome);
                 }
@@ -466,8 +491,9 @@ impl Operations {
         Ok(None)
     }
 
-    /// A message was given to a waiter that is gone. Whoever is to get the next one gets it in its place, and so on, so that
-    /// messages come in their order; the last one goes to a waiter that has none, or is left in the mailbox.
+    /// A message was given to a waiter that is gone. Whoever is to get the next one gets it in its
+    /// place, and so on, so that messages come in their order; the last one goes to a waiter
+    /// that has none, or is left in the mailbox.
     fn pass_on(&mut self, topic: &Name, mut message: MessageId, mut outcome: Outcome) {
         for ready in self.ready.iter_mut().filter(|ready| ready.key.name == *topic) {
             if let Effect::Received(later) = &mut ready.effect {
@@ -485,8 +511,9 @@ impl Operations {
         !self.replay.entries.is_empty() || self.replay.compensation.is_some()
     }
 
-    /// Whether the journal's next entry is of a step that the code asks for with another input. Then the step runs again:
-    /// what was delivered from there on is kept by name, and the journal says so.
+    /// Whether the journal's next entry is of a step that the code asks for with another input.
+    /// Then the step runs again: what was delivered from there on is kept by name, and the
+    /// journal says so.
     pub(crate) fn input_changed(&mut self, at: Timestamp) -> bool {
         let Some(entry) = self.replay.entries.front().filter(|_| !self.is_only_replayed()) else {
             return false;
@@ -543,8 +570,9 @@ impl Operations {
         TaskError::Diverged { seq, expected, asked }
     }
 
-    /// Opens the gates whose barrier is durable, and gives the wakers of their closures; or, when no commit is on its way
-    /// (`idle`), takes out one operation whose work the store does with the next commit.
+    /// Opens the gates whose barrier is durable, and gives the wakers of their closures; or, when
+    /// no commit is on its way (`idle`), takes out one operation whose work the store does with
+    /// the next commit.
     pub(crate) fn open_gates(&mut self, idle: bool) -> Opened {
         if self.gates == 0 || self.is_replaying() || self.control.is_some() {
             return Opened::Closures(Vec::new());
@@ -580,9 +608,14 @@ impl Operations {
         Opened::Closures(wakers)
     }
 
-    /// The store has answered for an operation whose work it does: delivers the outcome if the store has journaled it, and
-    /// queues it otherwise.
-    pub(crate) fn deliver_work(&mut self, key: &Key, outcome: Outcome, journaled: bool) -> Option<Waker> {
+    /// The store has answered for an operation whose work it does: delivers the outcome if the
+    /// store has journaled it, and queues it otherwise.
+    pub(crate) fn deliver_work(
+        &mut self,
+        key: &Key,
+        outcome: Outcome,
+        journaled: bool,
+    ) -> Option<Waker> {
         if journaled {
             self.delivered_seq += 1;
             self.durable_seq = self.delivered_seq;
@@ -595,14 +628,16 @@ impl Operations {
     /// Gives what has arrived to those who wait for it.
     pub(crate) fn arrive(&mut self, facts: Facts) {
         let Facts { events, messages, children, more } = facts;
-        // Whether another look finds something else: what is taken now, or no longer awaited, does not come again.
+        // Whether another look finds something else: what is taken now, or no longer awaited, does
+        // not come again.
         let mut goes_on = events.is_empty() && messages.is_empty() && children.is_empty();
         goes_on |= !self.unsent.waits_removed.is_empty();
         for ArrivedMessage { id, topic, payload } in messages {
             if self.taken.contains(&id) {
                 continue;
             }
-            let first = self.awaited.get(&(Kind::Message, topic)).and_then(BTreeSet::first).cloned();
+            let first =
+                self.awaited.get(&(Kind::Message, topic)).and_then(BTreeSet::first).cloned();
             if let Some(key) = first {
                 goes_on = true;
                 self.taken.insert(id);
@@ -627,7 +662,9 @@ impl Operations {
 
     /// Ends the waits whose time has come.
     pub(crate) fn fire_timers(&mut self, now: Timestamp) {
-        while let Some((due_at, key)) = self.timers.first().filter(|(due_at, _)| *due_at <= now).cloned() {
+        while let Some((due_at, key)) =
+            self.timers.first().filter(|(due_at, _)| *due_at <= now).cloned()
+        {
             self.timers.remove(&(due_at, key.clone()));
             if !matches!(self.live.get(&key), Some(Operation { stage: Stage::Waiting, .. })) {
                 continue;
@@ -670,11 +707,12 @@ impl Operations {
         std::mem::take(&mut self.look)
     }
 
-    /// Says in the journal by which failures an attempt was ended, if by any: the next attempt tries those again.
+    /// Says in the journal by which failures an attempt was ended, if by any: the next attempt
+    /// tries those again.
     ///
-    /// The error that the code gave carries along where it comes from, or quotes the failure's text. Besides, the code
-    /// has not handled a failure after which it asked for nothing more. Every other failure stays as it is: a later step
-    /// may have been done because of it.
+    /// The error that the code gave carries along where it comes from, or quotes the failure's
+    /// text. Besides, the code has not handled a failure after which it asked for nothing more.
+    /// Every other failure stays as it is: a later step may have been done because of it.
     pub(crate) fn mark_failed_attempt(&mut self, run: &Run, failure: &mut Failure) {
         let mut carried = Vec::from(std::mem::take(&mut failure.sources));
         if self.is_replaying() {
@@ -684,7 +722,11 @@ impl Operations {
         carried.retain(|seq| self.failures.iter().any(|delivered| delivered.seq == *seq));
         let text = failure.to_string();
         let is_source = |delivered: &&Delivered| {
-            if carried.is_empty() { delivered.is_quoted_in(&text) } else { carried.contains(&delivered.seq) }
+            if carried.is_empty() {
+                delivered.is_quoted_in(&text)
+            } else {
+                carried.contains(&delivered.seq)
+            }
         };
         let sources = handled.iter().filter(is_source).chain(unhandled);
         failure.sources = sources.map(|delivered| delivered.seq).collect::<Vec<_>>().into();
@@ -701,8 +743,8 @@ impl Operations {
         });
     }
 
-    /// Whether the task runs the changed code. It does unless it came past this point before the change; the first answer
-    /// stands, and is journaled when it is yes.
+    /// Whether the task runs the changed code. It does unless it came past this point before the
+    /// change; the first answer stands, and is journaled when it is yes.
     pub(crate) fn patched(&mut self, name: Name, at: Timestamp) -> bool {
         if let Some(known) = self.patches.get(&name) {
             return *known;
@@ -730,7 +772,9 @@ impl Operations {
         note: Payload,
         at: Timestamp,
     ) -> bool {
-        if self.is_replaying() || self.control.is_some_and(|control| control != ControlFlow::Cancelled) {
+        if self.is_replaying()
+            || self.control.is_some_and(|control| control != ControlFlow::Cancelled)
+        {
             return false;
         }
         self.delivered_seq += 1;
@@ -740,13 +784,20 @@ impl Operations {
         {
             // One that is not sent yet need not be. Most likely it is among the last.
             match self.unsent.entries.iter().rposition(|entry| entry.seq <= earlier) {
-                Some(place) if self.unsent.entries.get(place).is_some_and(|entry| entry.seq == earlier) => {
+                Some(place)
+                    if self.unsent.entries.get(place).is_some_and(|entry| entry.seq == earlier) =>
+                {
                     self.unsent.entries.remove(place);
                 }
                 _ => self.unsent.superseded.push(earlier),
             }
         }
-        self.unsent.entries.push(Entry { seq: self.delivered_seq, key, outcome: Outcome::Done(note), at });
+        self.unsent.entries.push(Entry {
+            seq: self.delivered_seq,
+            key,
+            outcome: Outcome::Done(note),
+            at,
+        });
         true
     }
 
@@ -765,7 +816,8 @@ impl Operations {
         self.replay.items.remove(key).unwrap_or_default()
     }
 
-    /// Journals what is done of such a step, in the place of earlier entries. Gives the entry's place.
+    /// Journals what is done of such a step, in the place of earlier entries. Gives the entry's
+    /// place.
     pub(crate) fn add_items(
         &mut self,
         key: &Key,
@@ -774,7 +826,8 @@ impl Operations {
         superseded: Vec<u64>,
     ) -> u64 {
         self.delivered_seq += 1;
-        let entry = Entry { seq: self.delivered_seq, key: key.clone(), outcome: Outcome::Done(chunk), at };
+        let entry =
+            Entry { seq: self.delivered_seq, key: key.clone(), outcome: Outcome::Done(chunk), at };
         self.unsent.entries.push(entry);
         self.unsent.superseded.extend(superseded);
         self.delivered_seq
@@ -798,8 +851,8 @@ impl Operations {
         std::mem::take(&mut self.unsent)
     }
 
-    /// Takes out what is the application's: operations with their wakers and their work for the store, in the order of their
-    /// keys, and the wakers of those who wait for what is durable.
+    /// Takes out what is the application's: operations with their wakers and their work for the
+    /// store, in the order of their keys, and the wakers of those who wait for what is durable.
     pub(crate) fn take_live(&mut self) -> (Vec<Operation>, Vec<Waker>) {
         let mut live: Vec<_> = self.live.drain().collect();
         live.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
@@ -841,8 +894,8 @@ impl Delivered {
     }
 }
 
-/// Unlocks a run's operations, then drops the work that nobody is to do any more: it is the application's, and may use
-/// the context when it is dropped.
+/// Unlocks a run's operations, then drops the work that nobody is to do any more: it is the
+/// application's, and may use the context when it is dropped.
 #[inline]
 pub(crate) fn unlock(mut operations: MutexGuard<'_, Operations>) {
     if !operations.dropped.is_empty() {

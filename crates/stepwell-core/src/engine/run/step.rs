@@ -111,10 +111,11 @@ struct Recording {
     undo: Arc<dyn Undo>,
 }
 
-/// What a step runs: a closure that gives a future of an [`anyhow::Result`]. Implemented for all of them.
+/// What a step runs: a closure that gives a future of an [`anyhow::Result`]. Implemented for all of
+/// them.
 ///
-/// A step's type is made of its closure's alone, and the rest follows from that: were the future a parameter of its own,
-/// a closure that borrows could not be proven `Send` within `join!`.
+/// A step's type is made of its closure's alone, and the rest follows from that: were the future a
+/// parameter of its own, a closure that borrows could not be proven `Send` within `join!`.
 pub trait Closure {
     /// The step's value.
     type Value;
@@ -181,9 +182,10 @@ impl<F: Closure> Step<F> {
         }
     }
 
-    /// Tries the step again when its closure fails, up to 5 times in all (see [`Step::max_attempts`]). Each failed try
-    /// is journaled, and the task may suspend until the next one. Without this, the first failure is the step's. The step
-    /// fails with [`TaskError::Options`] when the strategy cannot be used.
+    /// Tries the step again when its closure fails, up to 5 times in all (see
+    /// [`Step::max_attempts`]). Each failed try is journaled, and the task may suspend until
+    /// the next one. Without this, the first failure is the step's. The step fails with
+    /// [`TaskError::Options`] when the strategy cannot be used.
     pub fn retry(mut self, strategy: RetryStrategy) -> Self
     where
         F: Clone,
@@ -196,7 +198,8 @@ impl<F: Closure> Step<F> {
         self
     }
 
-    /// How many tries a step with [`Step::retry`] has, the first one included; at least 1. Default: 5.
+    /// How many tries a step with [`Step::retry`] has, the first one included; at least 1. Default:
+    /// 5.
     pub fn max_attempts(mut self, tries: u32) -> Self {
         self.max_tries = tries.max(1);
         self
@@ -208,15 +211,17 @@ impl<F: Closure> Step<F> {
         self
     }
 
-    /// How long one try may take. A try that takes longer is dropped, and has failed. Default: no limit.
+    /// How long one try may take. A try that takes longer is dropped, and has failed. Default: no
+    /// limit.
     pub fn timeout(mut self, limit: Duration) -> Self {
         self.timeout = Some(limit);
         self
     }
 
-    /// Keys the step by its input as well: by a [stable hash](crate::InputHash) of this value. When a task that is run again, or goes on
-    /// after a crash, comes to the step with another input than before, the step runs again; with one that it had before, it
-    /// does not. Without this, a step that has a result never runs again, whatever it is given.
+    /// Keys the step by its input as well: by a [stable hash](crate::InputHash) of this value. When
+    /// a task that is run again, or goes on after a crash, comes to the step with another input
+    /// than before, the step runs again; with one that it had before, it does not. Without
+    /// this, a step that has a result never runs again, whatever it is given.
     ///
     /// Steps behind it that have a result keep it, unless their own inputs have changed.
     ///
@@ -246,9 +251,9 @@ impl<F: Closure> Step<F> {
         self
     }
 
-    /// Looks for the step's result in a cache before its closure starts, under that key, and puts it there when the closure has given
-    /// it: for results that are worth more than one task. A cache that cannot be reached is none: that is logged, and the
-    /// closure runs.
+    /// Looks for the step's result in a cache before its closure starts, under that key, and puts
+    /// it there when the closure has given it: for results that are worth more than one task. A
+    /// cache that cannot be reached is none: that is logged, and the closure runs.
     ///
     /// ```
     /// # use std::sync::Arc;
@@ -264,13 +269,16 @@ impl<F: Closure> Step<F> {
         self
     }
 
-    /// Undoes the step when the task fails for good or is cancelled, after the step has had its result: the closure gets
-    /// that result. The compensations of a task run in the reverse of the order in which the steps began, each of them
-    /// journaled, tried up to 5 times, and once over all crashes; one that fails in the end is noted in the task's failure, and does not
-    /// stop the others. Until they have all run, the task's state is [`Compensating`](crate::TaskState::Compensating).
+    /// Undoes the step when the task fails for good or is cancelled, after the step has had its
+    /// result: the closure gets that result. The compensations of a task run in the reverse of
+    /// the order in which the steps began, each of them journaled, tried up to 5 times, and
+    /// once over all crashes; one that fails in the end is noted in the task's failure, and does
+    /// not stop the others. Until they have all run, the task's state is
+    /// [`Compensating`](crate::TaskState::Compensating).
     ///
-    /// The compensation is recorded in the journal before the step's closure starts. For its code, the task's code is run
-    /// again, from the journal, up to where it failed; so the closure may capture what the task knows, and has to own it.
+    /// The compensation is recorded in the journal before the step's closure starts. For its code,
+    /// the task's code is run again, from the journal, up to where it failed; so the closure
+    /// may capture what the task knows, and has to own it.
     ///
     /// ```
     /// # use stepwell_core::{TaskContext, TaskResult};
@@ -301,8 +309,9 @@ impl<F: Closure> Step<F> {
         self.record(false, Arc::new(Undoing::new(undo)))
     }
 
-    /// As [`Step::compensate`], for a step that may have taken effect without a result: it failed, took too long, or was
-    /// cut off by a crash or by another branch of the code. The closure gets the result if there is one.
+    /// As [`Step::compensate`], for a step that may have taken effect without a result: it failed,
+    /// took too long, or was cut off by a crash or by another branch of the code. The closure
+    /// gets the result if there is one.
     ///
     /// ```
     /// # use stepwell_core::{TaskContext, TaskResult};
@@ -346,9 +355,10 @@ impl<F: Closure> Step<F> {
             Retry::ByStrategy => self.retry.delay(tries, self.run.engine.runtime.random()),
         };
         match delay {
-            Some(delay) => {
-                Outcome::Retrying { failure: failure.into(), at: after(self.run.engine.store.now(), delay) }
-            }
+            Some(delay) => Outcome::Retrying {
+                failure: failure.into(),
+                at: after(self.run.engine.store.now(), delay),
+            },
             None => Outcome::failed(failure),
         }
     }
@@ -369,13 +379,16 @@ impl<F: Closure> Step<F> {
                         None => self.start(key),
                     }
                 }
-                Stage::LookingUp(looking) => match ready!(poll_closure(|| looking.as_mut().poll(cx))) {
-                    Some(found) => return Poll::Ready(Outcome::Done(found)),
-                    None => self.start(key),
-                },
+                Stage::LookingUp(looking) => {
+                    match ready!(poll_closure(|| looking.as_mut().poll(cx))) {
+                        Some(found) => return Poll::Ready(Outcome::Done(found)),
+                        None => self.start(key),
+                    }
+                }
                 Stage::Running { closure, span, begun, limit } => {
                     let begun = *begun;
-                    let outcome = match span.in_scope(|| poll_closure(|| closure.as_mut().poll(cx))) {
+                    let outcome = match span.in_scope(|| poll_closure(|| closure.as_mut().poll(cx)))
+                    {
                         Poll::Ready(Ok(value)) => {
                             let (outcome, value) = self.encode(key, &value);
                             self.value = value;
@@ -387,7 +400,8 @@ impl<F: Closure> Step<F> {
                                 Some(limit) => ready!(limit.as_mut().poll(cx)),
                                 None => return Poll::Pending,
                             }
-                            let message = format!("no result within {:?}", self.timeout.unwrap_or_default());
+                            let message =
+                                format!("no result within {:?}", self.timeout.unwrap_or_default());
                             self.failed(Failure::new(FailureKind::Timeout, message))
                         }
                     };
@@ -423,7 +437,9 @@ impl<F: Closure> Step<F> {
     /// Calls the closure for its next try.
     fn start(&mut self, key: &Key) -> Stage<F::Future> {
         let next = self.again.and_then(|again| self.closure.as_ref().map(again));
-        let Some(closure) = std::mem::replace(&mut self.closure, next) else { return Stage::Waiting };
+        let Some(closure) = std::mem::replace(&mut self.closure, next) else {
+            return Stage::Waiting;
+        };
         if let Some(count) = &self.count {
             count.store(self.tries + 1, Ordering::Relaxed);
         }
@@ -465,7 +481,9 @@ where
         let this = &mut *self;
         let key = match &mut this.key {
             Ok(key) => key.clone(),
-            Err(error) => return error.take().map_or(Poll::Pending, |error| Poll::Ready(Err(error))),
+            Err(error) => {
+                return error.take().map_or(Poll::Pending, |error| Poll::Ready(Err(error)));
+            }
         };
         loop {
             if let Stage::Backoff(backoff) = &mut this.stage {

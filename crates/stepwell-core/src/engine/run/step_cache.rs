@@ -3,9 +3,11 @@
 use crate::base::payload::Payload;
 use crate::base::runtime::{BoxFuture, MaybeSend, MaybeSync};
 
-/// A cache of step results by key. `stepwell-checkpoint` has some: in memory, in files, in any key-value store.
+/// A cache of step results by key. `stepwell-checkpoint` has some: in memory, in files, in any
+/// key-value store.
 ///
-/// A cache may forget anything at any time. What it answers is a value that was set under that very key.
+/// A cache may forget anything at any time. What it answers is a value that was set under that very
+/// key.
 pub trait StepCache: MaybeSend + MaybeSync {
     /// The value of a key; `None` when the cache has none, or no longer.
     ///
@@ -17,7 +19,8 @@ pub trait StepCache: MaybeSend + MaybeSync {
     ///
     /// # Errors
     /// When the cache cannot be reached, or refuses the value.
-    fn set<'a>(&'a self, key: &'a str, value: Payload) -> BoxFuture<'a, Result<(), StepCacheError>>;
+    fn set<'a>(&'a self, key: &'a str, value: Payload)
+    -> BoxFuture<'a, Result<(), StepCacheError>>;
 
     /// Whether the cache has a value for the key.
     ///

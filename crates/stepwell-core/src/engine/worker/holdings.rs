@@ -39,9 +39,14 @@ pub(crate) struct Comparison {
 }
 
 impl Comparison {
-    /// Compares `stored`, which the store has answered, with the runs that were held `before` it was
-    /// asked and those that are held `now`.
-    pub(crate) fn compare(&mut self, before: &Held, now: &Held, stored: &[(TaskId, RunId)]) -> Difference {
+    /// Compares `stored`, which the store has answered, with the runs that were held `before` it
+    /// was asked and those that are held `now`.
+    pub(crate) fn compare(
+        &mut self,
+        before: &Held,
+        now: &Held,
+        stored: &[(TaskId, RunId)],
+    ) -> Difference {
         let holds = |held: &Held, (task_id, run_id): &(TaskId, RunId)| {
             held.get(task_id).is_some_and(|holding| holding.run_id == *run_id)
         };
@@ -51,7 +56,8 @@ impl Comparison {
         let lost: Held = now
             .iter()
             .filter(|(task_id, holding)| {
-                before.get(*task_id) == Some(holding) && !stored.contains(&(**task_id, holding.run_id))
+                before.get(*task_id) == Some(holding)
+                    && !stored.contains(&(**task_id, holding.run_id))
             })
             .map(|(task_id, holding)| (*task_id, *holding))
             .collect();

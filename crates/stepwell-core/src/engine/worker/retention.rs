@@ -20,7 +20,9 @@ pub(crate) async fn purge(
     let before = from_micros(engine.store.now().as_microsecond().saturating_sub(age));
     let mut purged = 0;
     loop {
-        let batch = engine.answered(engine.store.purge(Purge { before, state, limit: PURGE_BATCH })).await?;
+        let batch = engine
+            .answered(engine.store.purge(Purge { before, state, limit: PURGE_BATCH }))
+            .await?;
         purged += batch;
         progress(purged);
         if batch < PURGE_BATCH {

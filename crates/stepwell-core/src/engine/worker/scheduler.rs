@@ -7,8 +7,8 @@
 //!        └────────────── nothing is due ◀── read again ◀──────────────┘ refused: another worker came first
 //! ```
 //!
-//! The tick and its task are one commit. So a crash at any moment leaves both or neither, and the tick to another worker; and
-//! those that came second have asked one question in vain.
+//! The tick and its task are one commit. So a crash at any moment leaves both or neither, and the
+//! tick to another worker; and those that came second have asked one question in vain.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -69,11 +69,14 @@ async fn come_to_ticks(
         let next = ScheduleFilter::Next { behind: behind.take(), limit: ROUND };
         let Page { items: schedules, next: rest } = engine.store.schedules(next).await?;
         let now = engine.store.now();
-        let due = schedules.iter().filter(|schedule| schedule.plan.next_at.is_some_and(|at| at <= now));
+        let due =
+            schedules.iter().filter(|schedule| schedule.plan.next_at.is_some_and(|at| at <= now));
         let due = due.filter(|schedule| !refused.contains(&schedule.name));
-        let changes: Vec<_> = due.filter_map(|schedule| change(engine, schedule, now, unusable)).collect();
+        let changes: Vec<_> =
+            due.filter_map(|schedule| change(engine, schedule, now, unusable)).collect();
         if changes.is_empty() {
-            let next = schedules.iter().filter_map(|schedule| schedule.plan.next_at).find(|at| *at > now);
+            let next =
+                schedules.iter().filter_map(|schedule| schedule.plan.next_at).find(|at| *at > now);
             if next.is_some() || rest.is_none() {
                 return Ok(next);
             }
@@ -81,7 +84,8 @@ async fn come_to_ticks(
             behind = rest;
             continue;
         }
-        let change = |change: ScheduleChange| (change.name.clone(), engine.commit.change_schedule(change));
+        let change =
+            |change: ScheduleChange| (change.name.clone(), engine.commit.change_schedule(change));
         let mut failed = Ok(());
         for (name, receipt) in changes.into_iter().map(change).collect::<Vec<_>>() {
             match receipt.await {
@@ -89,7 +93,9 @@ async fn come_to_ticks(
                 Err(error) if error.is_transient() => failed = Err(error),
                 Err(error) => {
                     if unusable.insert(name.clone()) {
-                        tracing::error!(%error, schedule = %name, "the store refuses the schedule's ticks; trying again later");
+                        tracing::error!(%error, schedule = %name, "the store refuses the \
+                                                                   schedule's ticks; trying again \
+                                                                   later");
                     }
                     refused.insert(name);
                 }
@@ -99,8 +105,8 @@ async fn come_to_ticks(
     }
 }
 
-/// What is due of a schedule. One that this program cannot use (it was written by a newer one, or the machine lacks its time
-/// zone) is left to other workers, and that is said once.
+/// What is due of a schedule. One that this program cannot use (it was written by a newer one, or
+/// the machine lacks its time zone) is left to other workers, and that is said once.
 fn change(
     engine: &Engine,
     schedule: &Scheduled,
@@ -117,7 +123,9 @@ fn change(
     change()
         .inspect_err(|error| {
             if unusable.insert(schedule.name.clone()) {
-                tracing::warn!(%error, schedule = %schedule.name, "this worker cannot tell the schedule's ticks, and leaves it to others");
+                tracing::warn!(%error, schedule = %schedule.name, "this worker cannot tell the \
+                                                                   schedule's ticks, and leaves it \
+                                                                   to others");
             }
         })
         .ok()

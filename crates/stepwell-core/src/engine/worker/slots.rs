@@ -55,7 +55,8 @@ struct Inside {
     open: bool,
     /// Whether it is shutting down.
     closed: bool,
-    /// Whether nothing begins any more: what the store gives to the worker from now on, it is about to take back.
+    /// Whether nothing begins any more: what the store gives to the worker from now on, it is
+    /// about to take back.
     sealed: bool,
     free: usize,
     /// Claimable tasks are left in the store, which go before new ones.
@@ -63,8 +64,8 @@ struct Inside {
     /// How many tasks the next claim is to ask for: as many as were heard of.
     wanted: usize,
     runs: HashMap<TaskId, Arc<Run>>,
-    /// The runs that the worker owns: those in `runs` and in `handed_over`, and those whose journals
-    /// are being loaded.
+    /// The runs that the worker owns: those in `runs` and in `handed_over`, and those whose
+    /// journals are being loaded.
     held: Held,
     /// How many runs were claimed.
     claims: u64,
@@ -80,7 +81,8 @@ struct Inside {
 type HandedOver = (ClaimedTask, Holding, Slot, Option<SuspectPermit>);
 
 impl Slots {
-    /// The slots, and the suspended tasks that are woken by something that is not in their contexts.
+    /// The slots, and the suspended tasks that are woken by something that is not in their
+    /// contexts.
     pub(crate) fn new(
         engine: Arc<Engine>,
         options: WorkerOptions,
@@ -156,7 +158,8 @@ impl Slots {
         }
     }
 
-    /// Takes slots for a claim: no more than there may be tasks for, so that spawns meanwhile find the others free.
+    /// Takes slots for a claim: no more than there may be tasks for, so that spawns meanwhile find
+    /// the others free.
     pub(crate) fn take_for_claim(&self, polling: bool) -> usize {
         let mut inside = self.inside();
         inside.sent += 1;
@@ -188,7 +191,8 @@ impl Slots {
         self.inside().taken_in += 1;
     }
 
-    /// Whether so many claims have been taken in, so that all that they brought is among what is held.
+    /// Whether so many claims have been taken in, so that all that they brought is among what is
+    /// held.
     pub(crate) fn has_taken_in(&self, claims: u64) -> bool {
         self.inside().taken_in >= claims
     }
@@ -242,8 +246,8 @@ impl Slots {
         }
         let running = inside.runs.get(&task_id).filter(|run| run.run_id == claimed.run_id).cloned();
         if let Some(run) = running {
-            // Its execution is on its way out, and will find this. Where it is not, the database has lost the claim under
-            // which it runs: it makes room.
+            // Its execution is on its way out, and will find this. Where it is not, the database
+            // has lost the claim under which it runs: it makes room.
             let before = inside.handed_over.insert(task_id, (claimed, holding, slot, suspect));
             drop(inside);
             drop(before);
@@ -268,7 +272,8 @@ impl Slots {
         let WorkerOptions { claim_timeout, grace, .. } = self.options;
         let (task_id, attempt) = (claimed.task_id, claimed.attempt);
         let task_type = claimed.task_type.clone();
-        let execution = Execution::new(&self.engine, claimed, journal, slot, suspect, claim_timeout, grace);
+        let execution =
+            Execution::new(&self.engine, claimed, journal, slot, suspect, claim_timeout, grace);
         let mut inside = self.inside();
         if inside.sealed || inside.held.get(&task_id) != Some(&holding) {
             // Given back, or somebody else's, while its journal was loaded.
@@ -291,7 +296,8 @@ impl Slots {
         self.engine.runtime.spawn(Box::pin(async move { slots.run(execution).await }));
     }
 
-    /// Loads the journal and the waits of a task that is no longer in memory, and runs it, if it is still the worker's then.
+    /// Loads the journal and the waits of a task that is no longer in memory, and runs it, if it is
+    /// still the worker's then.
     fn load(
         self: &Arc<Self>,
         mut claimed: ClaimedTask,
@@ -299,12 +305,14 @@ impl Slots {
         slot: Slot,
         suspect: Option<SuspectPermit>,
     ) {
-        let held = HeldRun { slots: self.clone(), task_id: claimed.task_id, run_id: claimed.run_id };
+        let held =
+            HeldRun { slots: self.clone(), task_id: claimed.task_id, run_id: claimed.run_id };
         self.engine.runtime.spawn(Box::pin(async move {
             let (slots, task_id) = (&held.slots, claimed.task_id);
             while slots.holds(task_id, holding) {
                 let store = &slots.engine.store;
-                let read = async { Ok((store.journal(task_id).await?, store.waits_of(task_id).await?)) };
+                let read =
+                    async { Ok((store.journal(task_id).await?, store.waits_of(task_id).await?)) };
                 let journal = match read.await {
                     Ok((journal, waits)) => {
                         claimed.waits = waits;
@@ -315,7 +323,9 @@ impl Slots {
                         Vec::new()
                     }
                     // Another worker, or another process, may have a store that is open.
-                    Err(StoreError::Closed) => return slots.abandon(claimed.task_id, claimed.run_id),
+                    Err(StoreError::Closed) => {
+                        return slots.abandon(claimed.task_id, claimed.run_id);
+                    }
                     Err(error) => {
                         tracing::warn!(%error, %task_id, "cannot load a journal; trying again");
                         slots.engine.runtime.sleep(slots.options.poll_interval).await;
@@ -376,7 +386,9 @@ impl Slots {
         if inside.runs.get(&task_id).is_some_and(|current| Arc::ptr_eq(current, run)) {
             inside.runs.remove(&task_id);
         }
-        if handed_over.is_none() && inside.held.get(&task_id).is_some_and(|held| held.run_id == run.run_id) {
+        if handed_over.is_none()
+            && inside.held.get(&task_id).is_some_and(|held| held.run_id == run.run_id)
+        {
             inside.held.remove(&task_id);
         }
         self.look_if_empty(inside);
@@ -389,8 +401,8 @@ impl Slots {
         None
     }
 
-    /// Forgets a run that nobody executes any more: the store still holds it for the worker's, which is found with the next
-    /// heartbeats, and it is given back.
+    /// Forgets a run that nobody executes any more: the store still holds it for the worker's,
+    /// which is found with the next heartbeats, and it is given back.
     fn abandon(&self, task_id: TaskId, run_id: RunId) {
         let mut inside = self.inside();
         inside.held.retain(|task, held| (*task, held.run_id) != (task_id, run_id));
@@ -452,7 +464,8 @@ impl Slots {
         }
     }
 
-    /// The store no longer knows the worker: its tasks are others' now. It goes on under another id.
+    /// The store no longer knows the worker: its tasks are others' now. It goes on under another
+    /// id.
     pub(crate) fn lose_lease(&self) {
         let mut inside = self.inside();
         inside.open = false;
@@ -465,14 +478,15 @@ impl Slots {
         self.stop_all(ControlFlow::LeaseLost);
     }
 
-    /// Fails the attempts of runs that have shown no sign of life. Also of one that blocks its thread, whose executor
-    /// could not do it.
+    /// Fails the attempts of runs that have shown no sign of life. Also of one that blocks its
+    /// thread, whose executor could not do it.
     pub(crate) fn stop_stuck(&self, passed: Duration) {
         let is_lost = |run: &Run| run.control() == Some(ControlFlow::LeaseLost);
         for run in self.runs().into_iter().filter(|run| !is_lost(run) && run.count_quiet(passed)) {
             let timeout = self.options.claim_timeout;
             let message = format!(
-                "nothing was journaled for {timeout:?} (the worker's `claim_timeout`): call `ctx.heartbeat(..)` in long steps, or set a longer one"
+                "nothing was journaled for {timeout:?} (the worker's `claim_timeout`): call \
+                 `ctx.heartbeat(..)` in long steps, or set a longer one"
             );
             tracing::warn!(task_id = %run.task_id, task_type = %run.task_type, "the run is stuck and is stopped");
             let next = run.after_failure(Failure::new(FailureKind::Stuck, message));
@@ -486,7 +500,8 @@ impl Slots {
     }
 }
 
-/// A run that is being loaded or executed. Should that end by a panic, the worker no longer holds it.
+/// A run that is being loaded or executed. Should that end by a panic, the worker no longer holds
+/// it.
 struct HeldRun {
     slots: Arc<Slots>,
     task_id: TaskId,
@@ -529,8 +544,12 @@ impl LocalWorker for Slots {
     }
 
     fn reserve(&self, task: &NewTask) -> Option<WorkerId> {
-        let pinned_elsewhere = task.code_version.is_some() && task.code_version != self.options.code_version;
-        if pinned_elsewhere || !self.serves(&task.queue) || !self.engine.registry.knows(&task.task_type) {
+        let pinned_elsewhere =
+            task.code_version.is_some() && task.code_version != self.options.code_version;
+        if pinned_elsewhere
+            || !self.serves(&task.queue)
+            || !self.engine.registry.knows(&task.task_type)
+        {
             return None;
         }
         let mut inside = self.inside();

@@ -75,8 +75,8 @@ impl Suspect {
         self.most
     }
 
-    /// One was claimed. It counts until it has got further, and for so long at most: one that kills its process
-    /// does so again about as soon as before, and others must not wait for ever.
+    /// One was claimed. It counts until it has got further, and for so long at most: one that kills
+    /// its process does so again about as soon as before, and others must not wait for ever.
     pub(crate) fn admit(
         self,
         crashes: u32,
@@ -109,7 +109,9 @@ impl Drop for Suspect {
         let passed_over = std::mem::take(&mut inside.passed_over);
         drop(inside);
         let workers = self.engine.hub.workers().into_iter();
-        workers.filter(|worker| passed_over.contains(&worker.worker_id())).for_each(|worker| worker.nudge());
+        workers
+            .filter(|worker| passed_over.contains(&worker.worker_id()))
+            .for_each(|worker| worker.nudge());
     }
 }
 

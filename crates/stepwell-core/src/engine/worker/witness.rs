@@ -5,8 +5,8 @@
 //! lease. No clock is read: the time is the sum of the pauses that the watching worker itself made
 //! between two heartbeats that the store answered at once. A pause at whose end the store was away
 //! does not count, and none counts for more than a third of the lease, however rarely the watching
-//! worker looks. So neither a clock that jumps nor a store that comes and goes makes a living worker
-//! look dead.
+//! worker looks. So neither a clock that jumps nor a store that comes and goes makes a living
+//! worker look dead.
 
 use std::time::Duration;
 

@@ -6,9 +6,9 @@
 //!          └──────── begins when that has ended ──────────────┘
 //! ```
 //!
-//! None of these tasks would ever go on. A circle closes when one of its tasks is suspended, so the store
-//! looks for a circle at each suspension that only joins lead to. The task that would close one stays
-//! running, and its join fails.
+//! None of these tasks would ever go on. A circle closes when one of its tasks is suspended, so the
+//! store looks for a circle at each suspension that only joins lead to. The task that would close
+//! one stays running, and its join fails.
 
 use std::collections::HashSet;
 
@@ -20,10 +20,11 @@ pub fn blocked() -> Failure {
     Failure::new(FailureKind::Blocked, "it would be waited for for ever").permanent()
 }
 
-/// Returns a task that this one would wait for for ever, if nothing that it waits for can come before it has
-/// ended itself.
+/// Returns a task that this one would wait for for ever, if nothing that it waits for can come
+/// before it has ended itself.
 ///
-/// `held_up_by` returns tasks that have to end before a task goes on, at most as many as it is asked for:
+/// `held_up_by` returns tasks that have to end before a task goes on, at most as many as it is
+/// asked for:
 /// - for a task that waits for its turn, the task whose turn it is by their concurrency key;
 /// - for a suspended task that waits for nothing but the ends of other tasks, those tasks;
 /// - for any other task, none: it goes on by itself, or something from outside may let it.
@@ -64,7 +65,8 @@ mod tests {
 
     use super::*;
 
-    /// Returns whether task 0 waits for ever, and how many looks that took. A task without a line goes on.
+    /// Returns whether task 0 waits for ever, and how many looks that took. A task without a line
+    /// goes on.
     fn of(tasks: &[&[u128]]) -> (bool, usize) {
         let mut looks = 0;
         let Ok(blocked) = waits_for_ever::<Infallible>(Uuid::nil().into(), |task_id, most| {

@@ -18,9 +18,9 @@ use crate::base::failure::{Failure, FailureKind};
 /// time.
 pub const SUSPECT_CRASHES: u32 = 2;
 
-/// Returns the number of crashes in a row with which a task fails: as many as it has attempts, and at
-/// least 5. It is at least 10 for a task that is being compensated, since what is half undone should
-/// be undone completely.
+/// Returns the number of crashes in a row with which a task fails: as many as it has attempts, and
+/// at least 5. It is at least 10 for a task that is being compensated, since what is half undone
+/// should be undone completely.
 pub const fn crash_limit(max_attempts: u32, compensating: bool) -> u32 {
     let least = if compensating { 10 } else { 5 };
     if max_attempts > least { max_attempts } else { least }
@@ -38,7 +38,9 @@ pub const fn crashes_after_another(crashes: u32, progress: u64, seen: u64) -> u3
 /// Returns the failure of a task whose worker died so many times in a row while it ran.
 pub fn crashed(crashes: u32) -> Failure {
     let message = format!(
-        "the worker's process died {crashes} times in a row while it ran the task, and the task journaled nothing in between. If the task itself ends its process (out of memory, abort), mend that, then retry it"
+        "the worker's process died {crashes} times in a row while it ran the task, and the task \
+         journaled nothing in between. If the task itself ends its process (out of memory, abort), \
+         mend that, then retry it"
     );
     Failure::new(FailureKind::Crashed, message).permanent()
 }
