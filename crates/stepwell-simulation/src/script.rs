@@ -184,7 +184,12 @@ fn op(dice: &Dice, depth: u32) -> Op {
             Op::Both(one, other)
         }
         _ => {
-            let (one, other) = branches(dice, depth - 1);
+            let (mut one, mut other) = branches(dice, depth - 1);
+            if waits_outside(&one) && waits_outside(&other) {
+                // Which branch comes first would depend on times that no journal holds.
+                forget_foreign(&mut one);
+                forget_foreign(&mut other);
+            }
             Op::Race(one, other)
         }
     }
@@ -200,6 +205,15 @@ fn branches(dice: &Dice, depth: u32) -> (Script, Script) {
         forget_foreign(&mut other);
     }
     (one, other)
+}
+
+/// Returns whether something in it waits for what is not in the task's context.
+fn waits_outside(script: &[Op]) -> bool {
+    script.iter().any(|op| match op {
+        Op::Foreign(_) => true,
+        Op::Both(one, other) | Op::Race(one, other) => waits_outside(one) || waits_outside(other),
+        _ => false,
+    })
 }
 
 fn forget_foreign(script: &mut Script) {

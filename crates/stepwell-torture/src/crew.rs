@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -245,6 +246,13 @@ impl Crew {
             let chosen = self.dice.random_range(0..running.len());
             running[chosen].signal("-STOP")?;
             running[chosen].stopped_until = Some(Instant::now() + time);
+            // A thread lets it go on, because the host itself may wait for a lock of the database
+            // that the stopped process holds.
+            let process = running[chosen].child.id();
+            thread::spawn(move || {
+                thread::sleep(time);
+                signal(process, "-CONT")
+            });
             self.deaths.stops += 1;
         }
         Ok(())
@@ -341,11 +349,16 @@ impl Process {
         self.signal("-CONT")
     }
 
-    fn signal(&self, signal: &str) -> Result<()> {
-        let status = Command::new("kill").args([signal, &self.child.id().to_string()]).status()?;
-        ensure!(status.success(), "kill {signal} failed ({status})");
-        Ok(())
+    fn signal(&self, name: &str) -> Result<()> {
+        signal(self.child.id(), name)
     }
+}
+
+/// Sends a signal to a process.
+fn signal(process: u32, name: &str) -> Result<()> {
+    let status = Command::new("kill").args([name, &process.to_string()]).status()?;
+    ensure!(status.success(), "kill {name} failed ({status})");
+    Ok(())
 }
 
 impl Drop for Process {
