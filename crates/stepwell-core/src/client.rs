@@ -51,56 +51,60 @@ use crate::store::spawn_options::SpawnOptions;
 use crate::store::*;
 use crate::workflow::{self, Snapshot, Workflow, WorkflowError};
 
-/// How many tasks that wait for something are looked at together.
+/// The least number of waiting tasks that one query of `approvals_in` asks for.
 const LOOK_ON: usize = 100;
-/// How often a task is read that changes meanwhile, before it is not exported.
+/// The number of times that an export reads a task that keeps changing.
 const EXPORT_TRIES: usize = 20;
-/// How soon, and how seldom at last, a task that another process runs is looked at when nothing is
-/// heard of its end.
+/// The first and the longest interval between two reads of a task that a caller waits for. They
+/// hold while the store reports no end of the task.
 const LOOK_AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(60));
 
-/// A client of a store. Cheap to clone; all clones are one client.
+/// A client of a store.
 ///
-/// Applications make theirs with `stepwell::Durable::builder()`.
+/// A client is cheap to clone, and all its clones are one client. Applications make a client with
+/// `stepwell::Durable::builder()`.
 #[derive(Clone)]
 pub struct Client {
     engine: Arc<Engine>,
 }
 
-/// What a spawn answers.
+/// The result of a spawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SpawnResult {
-    /// The task: a new one, or the one that was there.
+    /// The id of the new task, or of the existing task that answered the spawn.
     pub task_id: TaskId,
-    /// Its run, if it has started at once; otherwise the claim that starts it makes another. Of a
-    /// task that was there before, its latest.
+    /// The run of the task.
+    ///
+    /// For a new task, it is the run that starts at once. A task that starts later has another run
+    /// from its claim on. For an existing task, it is the latest run.
     pub run_id: RunId,
     /// The attempt of that run.
     pub attempt: u32,
-    /// What became of the spawn.
+    /// The way in which the spawn was answered.
     pub disposition: Disposition,
 }
 
 impl SpawnResult {
-    /// Whether the task is new.
+    /// Returns whether the spawn made a new task.
     pub fn created(&self) -> bool {
         self.disposition == Disposition::Created
     }
 }
 
-/// State for [`Client::new`], by its type.
+/// Application state for [`Client::new`], by its type.
 #[derive(Default)]
 pub struct State(States);
 
 impl State {
-    /// Adds a value that tasks get by [`TaskContext::state`]; it replaces another of the same type.
+    /// Adds a value that tasks read with [`TaskContext::state`], in place of a value of the same
+    /// type.
     pub fn insert<S: Any + Send + Sync>(&mut self, state: S) {
         self.0.insert(TypeId::of::<S>(), Arc::new(state));
     }
 }
 
 impl Client {
-    /// A client of this store, in this runtime.
+    /// Returns a client of the store that executes tasks in the runtime.
     pub fn new(
         store: Arc<dyn Store>,
         runtime: Arc<dyn Runtime>,
@@ -110,23 +114,26 @@ impl Client {
         Self { engine: Engine::new(store, runtime, settings, state.0) }
     }
 
-    /// Registers a task type: workers of this client claim its tasks. Registering it again changes
-    /// nothing.
+    /// Registers a task type, so that workers of this client claim its tasks.
+    ///
+    /// A second registration of the type changes nothing.
     ///
     /// # Errors
-    /// [`Error::DuplicateTaskType`] when another type has its name, [`Error::Name`] when that is
-    /// not valid.
+    /// [`Error::DuplicateTaskType`] when another type has its name, [`Error::Name`] when the name
+    /// is not valid.
     pub async fn register<T: Task>(&self) -> Result<(), Error> {
         self.add(Name::new(T::NAME)?, task::of_type::<T>())
     }
 
-    /// As [`Client::register`], and describes the type: the schemas of its parameters and outputs
-    /// are kept in the store, for [`Client::task_types`], and both are checked. Parameters when
-    /// a task is spawned, by this client or, where the type is not registered, by any with the
-    /// feature `schemas` (which looks for what is described at most once a minute); and when it is
-    /// executed, as its output is.
+    /// Registers a task type as [`Client::register`] does, and describes it in the store.
     ///
-    /// Schemas say more than types do: by `#[schemars(range(min = 1))]`, say.
+    /// The store keeps the schemas of the type's parameters and outputs for [`Client::task_types`].
+    /// This client checks the parameters of each spawn and each execution, and the output of each
+    /// task. Another client with the feature `schemas` checks the parameters of a spawn, too, when
+    /// the type is not registered with it. Such a client reads the described types at most once a
+    /// minute.
+    ///
+    /// Schemas can say more than types, for instance by `#[schemars(range(min = 1))]`.
     ///
     /// # Errors
     /// As [`Client::register`]; [`Error::Store`]; [`Error::Payload`] when a schema is not valid.
@@ -152,7 +159,7 @@ impl Client {
         self.engine.registry.add(name, task_type).map_err(in_use)
     }
 
-    /// The task types that some process has described, by their names.
+    /// Returns the task types that any process has described, ordered by name.
     ///
     /// # Errors
     /// [`Error::Store`].
@@ -174,7 +181,7 @@ impl Client {
     /// ```
     ///
     /// # Errors
-    /// As [`Client::register`].
+    /// The errors of [`Client::register`].
     pub async fn register_fn<F, P, Fut, O>(&self, name: &str, function: F) -> Result<(), Error>
     where
         F: Fn(P, TaskContext) -> Fut + MaybeSend + MaybeSync + 'static,
@@ -186,9 +193,11 @@ impl Client {
         self.add(name.clone(), task::of_function(name, function))
     }
 
-    /// Registers a cleanup, which tasks of this client [record](TaskContext::cleanup) by its name.
-    /// It is to be registered by every program that runs them; registering it again replaces
-    /// it. Its code is to bear being run for something that was not done, or is undone already.
+    /// Registers a cleanup that tasks of this client [record](TaskContext::cleanup) by its name.
+    ///
+    /// Every program that runs these tasks has to register the cleanup. A second registration
+    /// replaces the first one. The code of a cleanup must tolerate an operation that never happened
+    /// or is already undone.
     ///
     /// ```
     /// # use stepwell_core::{Client, Error};
@@ -225,10 +234,10 @@ impl Client {
         Ok(())
     }
 
-    /// Registers a workflow: it is a task type of its name from then on.
+    /// Registers a workflow as a task type of the workflow's name.
     ///
     /// # Errors
-    /// [`Error::Workflow`] when it is not put together as it has to be, or a child's type is not
+    /// [`Error::Workflow`] when the workflow is not valid, or the type of a child is not
     /// registered; [`Error::DuplicateTaskType`] when another type has its name.
     pub async fn register_workflow<L>(&self, workflow: Workflow<L>) -> Result<(), Error> {
         let (name, task_type) =
@@ -243,7 +252,8 @@ impl Client {
     /// Spawns a task of a workflow that is registered with this client.
     ///
     /// # Errors
-    /// [`Error::Workflow`] when it is not; and as [`Client::spawn_with`].
+    /// [`Error::Workflow`] when the workflow is not registered; the errors of
+    /// [`Client::spawn_with`].
     pub async fn start_workflow<P: Serialize + ?Sized>(
         &self,
         name: &str,
@@ -256,7 +266,7 @@ impl Client {
         self.spawn_named(name, input, options).await
     }
 
-    /// A task as it is now, with the results of its steps.
+    /// Returns the present state of a task, with the results of its steps.
     ///
     /// # Errors
     /// [`Error::NotFound`]; [`Error::Store`].
@@ -267,7 +277,9 @@ impl Client {
         Ok(Snapshot::new(info, &journal, workflow.as_deref()))
     }
 
-    /// Spawns a task. When this returns, no crash can lose it.
+    /// Spawns a task.
+    ///
+    /// The task is durable when this function returns.
     ///
     /// # Errors
     /// [`Error::Payload`] when the parameters do not serialise or are too large, [`Error::Store`]
@@ -276,11 +288,12 @@ impl Client {
         self.spawn_with::<T>(params, SpawnOptions::default()).await
     }
 
-    /// As [`Client::spawn`], with options.
+    /// Spawns a task with options.
     ///
     /// # Errors
-    /// As [`Client::spawn`]; [`Error::Name`] when the options hold an invalid name;
-    /// [`Error::Waiting`] when they say so.
+    /// The errors of [`Client::spawn`]; [`Error::Name`] when the options hold an invalid name;
+    /// [`Error::Waiting`] when the options ask for a rejection while a task of the same type and
+    /// concurrency key waits to start.
     pub async fn spawn_with<T: Task>(
         &self,
         params: T::Params,
@@ -294,7 +307,7 @@ impl Client {
     /// Spawns a task of a type that is known by its name only.
     ///
     /// # Errors
-    /// As [`Client::spawn_with`].
+    /// The errors of [`Client::spawn_with`].
     pub async fn spawn_named<P: Serialize + ?Sized>(
         &self,
         task_type: &str,
@@ -324,8 +337,8 @@ impl Client {
     /// Spawns many tasks of one type in one commit: all of them, or none.
     ///
     /// # Errors
-    /// As [`Client::spawn_with`]. One that cannot be spawned keeps all from being, but for
-    /// [`Error::Waiting`], which is about that one only.
+    /// The errors of [`Client::spawn_with`]. An error about one task keeps all of them from being
+    /// spawned. [`Error::Waiting`] is the exception: the other tasks are spawned.
     pub async fn spawn_many<T: Task>(
         &self,
         tasks: impl IntoIterator<Item = (T::Params, SpawnOptions)>,
@@ -346,8 +359,10 @@ impl Client {
         asked.into_iter().zip(spawned).map(|(asked, spawned)| asked.answer(spawned)).collect()
     }
 
-    /// The check of the parameters of a task type: as it is registered here, or else as some
-    /// process has described it.
+    /// Returns the check of a task type's parameters.
+    ///
+    /// A type that is registered with this client has its own check. Any other type is checked as
+    /// some process has described it.
     async fn check_of(&self, task_type: &Name) -> Result<Option<Check>, StoreError> {
         match self.engine.registry.check_of(task_type) {
             Some(check) => Ok(check),
@@ -358,11 +373,12 @@ impl Client {
         }
     }
 
-    /// A task to be spawned, as it is kept, for backends, which spawn it in a transaction of the
-    /// user's.
+    /// Returns a task to be spawned, with its payloads encoded as the store keeps them.
+    ///
+    /// Backends call this to spawn a task in a transaction of the user's.
     ///
     /// # Errors
-    /// As [`Client::spawn_with`].
+    /// The errors of [`Client::spawn_with`].
     #[doc(hidden)]
     pub async fn new_task<P: Serialize + ?Sized>(
         &self,
@@ -375,11 +391,13 @@ impl Client {
         self.kept(name, params, options)
     }
 
-    /// As [`Client::new_task`], for a backend that cannot wait; it reads what is described by
-    /// itself, where the type is not registered.
+    /// Returns a task to be spawned as [`Client::new_task`] does, for a backend that cannot await.
+    ///
+    /// The backend reads the described types itself, by `described`, when the type is not
+    /// registered.
     ///
     /// # Errors
-    /// As [`Client::new_task`].
+    /// The errors of [`Client::new_task`].
     #[doc(hidden)]
     pub fn new_task_now<P: Serialize + ?Sized>(
         &self,
@@ -414,8 +432,10 @@ impl Client {
         Ok(task)
     }
 
-    /// Parameters of a task type, encoded and checked. All that clients spawn or put into schedules
-    /// comes through [`check`](Self::check).
+    /// Returns the parameters of a task type, encoded and checked.
+    ///
+    /// Invariant: all parameters that clients spawn or put into schedules pass
+    /// [`check`](Self::check).
     async fn params<P: Serialize + ?Sized>(
         &self,
         task_type: &Name,
@@ -442,7 +462,7 @@ impl Client {
         self.encode(params, || params_of(task_type.as_str()))
     }
 
-    /// Parameters of a type that is known, which are read back.
+    /// Returns the encoded parameters of a known type, after they were decoded as a test.
     fn proven<P: Serialize + DeserializeOwned>(
         &self,
         task_type: &Name,
@@ -461,11 +481,14 @@ impl Client {
             .map_err(|source| Error::Payload { what: what(), source })
     }
 
-    /// Emits an event: to the tasks of all queues, or of one. It reaches those that await it now
-    /// and those that will. The first event of a name stands. `true` when this was it.
+    /// Emits an event to the tasks of all queues, or of one, and returns whether it is the first of
+    /// its name.
+    ///
+    /// The event reaches the tasks that await it now and those that await it later. The first event
+    /// of a name stands: a later one changes nothing, and the function returns `false`.
     ///
     /// # Errors
-    /// As [`Client::spawn_with`].
+    /// The errors of [`Client::spawn_with`].
     pub async fn emit_event<T: Serialize + ?Sized>(
         &self,
         name: impl AsRef<str>,
@@ -476,11 +499,12 @@ impl Client {
         Ok(self.engine.answered(self.engine.commit.emit(event)).await?)
     }
 
-    /// An event to be emitted, as it is kept, for backends, which emit it in a transaction of the
-    /// user's.
+    /// Returns an event to be emitted, with its payload encoded as the store keeps it.
+    ///
+    /// Backends call this to emit an event in a transaction of the user's.
     ///
     /// # Errors
-    /// As [`Client::emit_event`].
+    /// The errors of [`Client::emit_event`].
     #[doc(hidden)]
     pub fn new_event<T: Serialize + ?Sized>(
         &self,
@@ -507,22 +531,23 @@ impl Client {
         Ok(NewEvent { name, queue, payload })
     }
 
-    /// How long this client waits for the store's answer to one question.
+    /// Returns the longest time that this client waits for an answer of the store.
     pub fn answer_timeout(&self) -> Duration {
         self.engine.settings.answer_timeout
     }
 
-    /// The store that this is a client of. It gives payloads as they are kept: where the client has
-    /// a codec, encoded.
+    /// Returns the store of this client.
+    ///
+    /// The store returns payloads as it keeps them: encoded when the client has a codec.
     pub fn store(&self) -> &dyn Store {
         &*self.engine.backend
     }
 
-    /// Sends a message to a task's mailbox.
+    /// Sends a message to the mailbox of a task.
     ///
     /// # Errors
-    /// As [`Client::spawn_with`]; [`Error::NotFound`] and [`Error::NotAllowed`] when the task is
-    /// not there or has ended.
+    /// The errors of [`Client::spawn_with`]; [`Error::NotFound`] when there is no such task;
+    /// [`Error::NotAllowed`] when the task has ended.
     pub async fn send<T: Serialize + ?Sized>(
         &self,
         task_id: TaskId,
@@ -542,8 +567,10 @@ impl Client {
         Err(Error::NotAllowed { action: "send to", task_id, state: task.state })
     }
 
-    /// Cancels a task, and with it its children. One that runs is told, and ends as soon as its
-    /// code does; any other ends at once.
+    /// Cancels a task and its children.
+    ///
+    /// A task that runs is notified, and it ends as soon as its code does. Any other task ends at
+    /// once.
     ///
     /// # Errors
     /// [`Error::NotFound`]; [`Error::NotAllowed`] when the task has ended.
@@ -551,17 +578,17 @@ impl Client {
         self.command("cancel", task_id, Command::Cancel(task_id)).await
     }
 
-    /// Runs a failed or cancelled task again. It goes on from its journal: no step that has a
-    /// result runs again.
+    /// Runs a failed or cancelled task again, from its journal.
     ///
-    /// Its children that failed or were cancelled are run again with it, and theirs, unless the
-    /// task has handled their failures. Children that have completed are joined as they are.
-    /// Messages that it had not received when it ended are in its mailbox.
+    /// No step that has a result runs again. The failed and cancelled children of the task run
+    /// again, too, with their own children, unless the task has handled their failures. Children
+    /// that have completed are joined as they are. Messages that the task has not received are
+    /// still in its mailbox.
     ///
     /// # Errors
-    /// [`Error::NotFound`]; [`Error::NotAllowed`] when the task has not failed or been cancelled,
-    /// or a child of it is still being cancelled or compensated: retry the task when that has
-    /// ended.
+    /// [`Error::NotFound`]; [`Error::NotAllowed`] when the task has neither failed nor been
+    /// cancelled, or when one of its children is still being cancelled or compensated. In the
+    /// second case, retry the task after that child has ended.
     pub async fn retry(&self, task_id: TaskId) -> Result<(), Error> {
         let action = "retry";
         let info = self.task(task_id).await?.ok_or(Error::NotFound(task_id))?;
@@ -587,7 +614,7 @@ impl Client {
                 }
             }
         }
-        // The task itself comes last: when this is cut short, it can be retried once more.
+        // The task itself comes last, so that it can be retried again after an interruption.
         for task_id in family.into_iter().rev() {
             self.command(action, task_id, Command::Retry(task_id)).await?;
         }
@@ -595,9 +622,10 @@ impl Client {
     }
 
     /// Pauses a task that has not ended: no worker claims it until it is [resumed](Client::resume).
-    /// One that runs goes on until it waits, or its attempt ends. What it waits for still
-    /// arrives, its deadlines still hold, and it can be cancelled; what is to be undone then is
-    /// undone once it is resumed. Pausing a paused task changes nothing.
+    ///
+    /// A task that runs goes on until it waits or its attempt ends. What a paused task waits for
+    /// still arrives, and its deadlines still hold. A paused task can be cancelled; its
+    /// compensations run after it is resumed. A pause of a paused task changes nothing.
     ///
     /// # Errors
     /// [`Error::NotFound`]; [`Error::NotAllowed`] when the task has ended.
@@ -605,19 +633,21 @@ impl Client {
         self.command("pause", task_id, Command::Pause(task_id)).await
     }
 
-    /// Lets a paused task go on, from where it was.
+    /// Resumes a paused task: it goes on from where it was.
     ///
     /// # Errors
-    /// As [`Client::pause`].
+    /// The errors of [`Client::pause`].
     pub async fn resume(&self, task_id: TaskId) -> Result<(), Error> {
         self.command("resume", task_id, Command::Resume(task_id)).await
     }
 
-    /// Spawns a task like this one: of its type, with its parameters and options, but for its
-    /// idempotency key. It begins from the start.
+    /// Spawns a new task with the type, parameters and options of an existing one, without its
+    /// idempotency key.
+    ///
+    /// The new task begins from the start.
     ///
     /// # Errors
-    /// [`Error::NotFound`]; and as [`Client::spawn_with`].
+    /// [`Error::NotFound`]; the errors of [`Client::spawn_with`].
     pub async fn retrigger(&self, task_id: TaskId) -> Result<SpawnResult, Error> {
         let info = self.task(task_id).await?.ok_or(Error::NotFound(task_id))?;
         let place = Place::Params(task_id);
@@ -649,7 +679,7 @@ impl Client {
         self.spawn_named(info.task_type.as_str(), &info.params, options).await
     }
 
-    /// The lines that a task has written to its log, the oldest first.
+    /// Returns the lines that a task has written to its log, the oldest first.
     ///
     /// # Errors
     /// [`Error::Store`].
@@ -661,8 +691,8 @@ impl Client {
     ///
     /// # Errors
     /// [`Error::NotFound`]; [`Error::NotAllowed`] when the task has not ended; [`Error::Needed`]
-    /// when its parent, or a task that was answered with it, is there and has not completed, or
-    /// another task waits for it.
+    /// when another task still needs it. The parent of the task needs it until the parent has
+    /// completed. So does a task whose spawn was answered with it, and a task that waits for it.
     pub async fn delete(&self, task_id: TaskId) -> Result<(), Error> {
         self.command("delete", task_id, Command::Delete(task_id)).await?;
         self.engine.hub.forget_output(task_id);
@@ -683,7 +713,8 @@ impl Client {
         }
     }
 
-    /// What the store knows of a task; `None` when there is no such task.
+    /// Returns what the store keeps of a task, without its journal; `None` when there is no such
+    /// task.
     ///
     /// # Errors
     /// [`Error::Store`].
@@ -691,10 +722,12 @@ impl Client {
         Ok(self.engine.answered(self.engine.store.task(task_id)).await?)
     }
 
-    /// The tasks that pass the filter, newest first. For the next page, set `before` to the last
-    /// one's id: the page behind the last is empty. One that is shorter than `limit` is not the
-    /// last where its tasks have 32 MiB of payloads ([`ANSWER_BYTES`](crate::ANSWER_BYTES)),
-    /// and [`Client::page_of_tasks`] tells.
+    /// Returns the tasks that pass the filter, newest first.
+    ///
+    /// For the next page, set `before` to the id of the last task. The page after the last one is
+    /// empty. A page also ends when its tasks have 32 MiB of payloads
+    /// ([`ANSWER_BYTES`](crate::ANSWER_BYTES)). A page of fewer than `limit` tasks is therefore not
+    /// always the last one. [`Client::page_of_tasks`] returns whether another page may follow.
     ///
     /// # Errors
     /// [`Error::Store`].
@@ -702,22 +735,23 @@ impl Client {
         Ok(self.page_of_tasks(filter).await?.items)
     }
 
-    /// As [`Client::tasks`], and `before` of the next page when there may be one.
+    /// Returns the tasks that pass the filter, newest first, and `before` of the next page when
+    /// there may be one.
     ///
     /// # Errors
-    /// As [`Client::tasks`].
+    /// The errors of [`Client::tasks`].
     pub async fn page_of_tasks(&self, mut filter: TaskFilter) -> Result<Page<TaskInfo>, Error> {
         loop {
             let page = self.engine.answered(self.engine.store.tasks(filter.clone())).await?;
             match page.next {
-                // None of them could be read.
+                // None of the page's tasks could be read.
                 Some(next) if page.items.is_empty() => filter.before = Some(next),
                 _ => return Ok(page),
             }
         }
     }
 
-    /// A task's journal: what was delivered to it, in order.
+    /// Returns a task's journal: what was delivered to it, in order.
     ///
     /// # Errors
     /// [`Error::Store`].
@@ -725,7 +759,7 @@ impl Client {
         Ok(self.engine.answered(self.engine.store.journal(task_id)).await?)
     }
 
-    /// What a task waits for.
+    /// Returns the waits of a task.
     ///
     /// # Errors
     /// [`Error::Store`].
@@ -733,7 +767,7 @@ impl Client {
         Ok(self.engine.answered(self.engine.store.waits_of(task_id)).await?)
     }
 
-    /// The messages that a task has not received, given one after the other.
+    /// Calls `give` with each message that a task has not received, one after the other.
     async fn each_message(
         &self,
         task_id: TaskId,
@@ -750,16 +784,17 @@ impl Client {
         }
     }
 
-    /// Everything that the store keeps of a task, as a document. The task itself stays, and goes
-    /// on: when it is to go on elsewhere, see to it that no worker here runs it (pause its
-    /// queue, or register its type in no worker).
+    /// Returns everything that the store keeps of a task, as a document.
     ///
-    /// Payloads are in it as the program sees them, whatever codecs the client has. Its children
-    /// are not.
+    /// The task stays in this store, and goes on here. Before the task goes on elsewhere, make sure
+    /// that no worker here runs it: pause its queue, or register its type with no worker.
+    ///
+    /// The document holds payloads decoded by the client's codecs. It does not hold the task's
+    /// children.
     ///
     /// # Errors
-    /// [`Error::NotFound`]; [`Error::NotAllowed`] when so much happens to the task that it is never
-    /// seen whole: pause it, or its queue; [`Error::Store`].
+    /// [`Error::NotFound`]; [`Error::NotAllowed`] when the task changed during each of 20 tries, in
+    /// which case it, or its queue, has to be paused; [`Error::Store`].
     pub async fn export(&self, task_id: TaskId) -> Result<Export, Error> {
         let mut info = self.task(task_id).await?.ok_or(Error::NotFound(task_id))?;
         for _ in 0..EXPORT_TRIES {
@@ -767,11 +802,11 @@ impl Client {
             self.each_message(task_id, |message| messages.push(message)).await?;
             let journal = self.journal(task_id).await?;
             let later = self.task(task_id).await?.ok_or(Error::NotFound(task_id))?;
-            // A message never changes, and so its id stands for it.
+            // A message never changes, and is therefore represented by its id.
             let mut later_messages = Vec::new();
             self.each_message(task_id, |message| later_messages.push(message.id)).await?;
-            // Nothing has happened to it between the first look and the last: the parts belong
-            // together.
+            // The parts belong together if nothing has happened to the task between the first read
+            // and the last.
             let same = (later.state, later.run_id, later.attempt)
                 == (info.state, info.run_id, info.attempt)
                 && messages.iter().map(|message| message.id).eq(later_messages)
@@ -789,12 +824,13 @@ impl Client {
         Err(Error::NotAllowed { action: "export", task_id, state: info.state })
     }
 
-    /// Puts in a task that was exported, here or from another store. One that has not ended goes on
-    /// from its journal: no step that has a result runs again, and timers are due when they
-    /// were.
+    /// Imports a task that was exported from this store or another one.
     ///
-    /// Events are not exported: what the task waits for has to be emitted here. A child that was
-    /// not imported counts as deleted.
+    /// A task that has not ended goes on from its journal. No step that has a result runs again,
+    /// and timers keep their due times.
+    ///
+    /// Events are not exported: an event that the task waits for has to be emitted to this store. A
+    /// child that was not imported counts as deleted.
     ///
     /// # Errors
     /// [`ImportError::Exists`]; [`Error::Store`].
@@ -814,9 +850,11 @@ impl Client {
         Ok(task_id)
     }
 
-    /// The approvals that the oldest `limit` tasks wait for, of those that wait for one: fewer,
-    /// where they have 32 MiB of payloads. For the next page, give the task of the last one:
-    /// the page behind the last is empty.
+    /// Returns the approvals that the oldest `limit` tasks wait for, among the tasks that wait for
+    /// one.
+    ///
+    /// The page has fewer tasks when the approvals have 32 MiB of payloads. For the next page, set
+    /// `behind` to the task of the last approval. The page after the last one is empty.
     ///
     /// # Errors
     /// [`Error::Store`].
@@ -828,11 +866,11 @@ impl Client {
         Ok(self.approvals_in(Scope::default(), behind, limit).await?.items)
     }
 
-    /// As [`Client::approvals`], of the tasks of a scope, and `behind` of the next page when there
-    /// may be one.
+    /// Returns the approvals of the tasks of a scope, as [`Client::approvals`] does, and `behind`
+    /// of the next page when there may be one.
     ///
     /// # Errors
-    /// As [`Client::approvals`].
+    /// The errors of [`Client::approvals`].
     pub async fn approvals_in(
         &self,
         scope: Scope,
@@ -845,8 +883,8 @@ impl Client {
             let waits =
                 self.engine.store.waits(scope.clone(), approval::PREFIX.into(), behind, at_once);
             let waits = self.engine.answered(waits).await?;
-            // What others await by such a name, and tasks that cannot be read, are none of the
-            // page, and do not end it.
+            // Events of such a name that are not approvals are not part of the page, and neither
+            // are tasks that cannot be read. Both do not end the page.
             for (task_id, waits) in &waits.items {
                 if tasks == limit || room.is_full() {
                     return Ok(Page { items, next: behind });
@@ -864,15 +902,15 @@ impl Client {
         }
     }
 
-    /// The approvals that a task waits for.
+    /// Returns the approvals that a task waits for.
     ///
     /// # Errors
-    /// As [`Client::approvals`].
+    /// The errors of [`Client::approvals`].
     pub async fn approvals_of(&self, task_id: TaskId) -> Result<Vec<ApprovalInfo>, Error> {
         self.approvals_among(task_id, &self.waits(task_id).await?).await
     }
 
-    /// The approvals among what a task waits for.
+    /// Returns the approvals among a task's waits.
     async fn approvals_among(
         &self,
         task_id: TaskId,
@@ -904,8 +942,9 @@ impl Client {
         }
     }
 
-    /// Decides an approval that a task waits for; `name` as [`Client::approvals`] lists it. The
-    /// first decision stands.
+    /// Decides an approval that a task waits for, by the name that [`Client::approvals`] lists.
+    ///
+    /// The first decision stands.
     ///
     /// ```
     /// # use stepwell_core::{Client, Decision, Error};
@@ -923,8 +962,9 @@ impl Client {
     /// ```
     ///
     /// # Errors
-    /// [`Error::UnknownApproval`] when the task does not wait for it, [`Error::AlreadyDecided`]
-    /// when somebody was quicker; and as [`Client::emit_event`].
+    /// [`Error::UnknownApproval`] when the task does not wait for the approval;
+    /// [`Error::AlreadyDecided`] when there is an earlier decision; the errors of
+    /// [`Client::emit_event`].
     pub async fn decide<T: Serialize>(
         &self,
         task_id: TaskId,
@@ -944,7 +984,7 @@ impl Client {
         }
     }
 
-    /// Waits for a task's output, without polling where a worker of this process ends it.
+    /// Waits for a task's output, without polling when a worker of this process ends the task.
     ///
     /// # Errors
     /// [`Error::TaskFailed`], [`Error::TaskCancelled`]; [`Error::NotFound`] when there is no such
@@ -971,7 +1011,7 @@ impl Client {
         let mut finished = hub.when_finished(task_id);
         let _forget = Forget { engine: &self.engine, task_id };
         let mut pause = LOOK_AGAIN.0;
-        // What this process runs, it will be told of.
+        // The hub is notified of the end of a task that this process runs.
         let mut look = !hub.runs(task_id);
         loop {
             if look {
@@ -985,8 +1025,10 @@ impl Client {
         }
     }
 
-    /// Starts a worker, which claims and executes tasks of the registered types until it is shut
-    /// down. When the store cannot be reached, it keeps trying.
+    /// Starts a worker that claims and executes tasks of the registered types until it is shut
+    /// down.
+    ///
+    /// The worker keeps trying when it cannot reach the store.
     pub async fn start_worker(&self, options: WorkerOptions) -> Worker {
         let queues = match options.queues.is_empty() {
             true => vec![self.engine.settings.queue.clone()],
@@ -996,7 +1038,7 @@ impl Client {
         Worker::start(slots, woken).await
     }
 
-    /// All workers that are registered, of all processes, with what they run.
+    /// Returns the registered workers of all processes, with the tasks that they run.
     ///
     /// # Errors
     /// [`Error::Store`].
@@ -1004,12 +1046,14 @@ impl Client {
         Ok(self.engine.answered(self.engine.store.workers()).await?)
     }
 
-    /// Tells a worker, wherever it is, to end what it runs, claim nothing more, and stop: what
-    /// [`Worker::shutdown`](crate::Worker::shutdown) does. It learns of it with its next sign of
-    /// life, within a third of its [`lease`](crate::WorkerOptions::lease).
+    /// Tells a worker of any process to shut down, as [`Worker::shutdown`](crate::Worker::shutdown)
+    /// does.
+    ///
+    /// The worker ends what it runs, claims nothing more, and stops. It learns of the request with
+    /// its next heartbeat, within a third of its [`lease`](crate::WorkerOptions::lease).
     ///
     /// # Errors
-    /// [`Error::UnknownWorker`] when it is not registered, or no longer.
+    /// [`Error::UnknownWorker`] when the worker is not registered, or no longer.
     pub async fn drain_worker(&self, worker_id: WorkerId) -> Result<(), Error> {
         match self
             .engine
@@ -1022,7 +1066,7 @@ impl Client {
         }
     }
 
-    /// The queues that have limits, are paused, or have tasks that have not ended.
+    /// Returns the queues that have limits, are paused, or have tasks that have not ended.
     ///
     /// # Errors
     /// [`Error::Store`].
@@ -1030,7 +1074,9 @@ impl Client {
         Ok(self.engine.answered(self.engine.store.queues()).await?)
     }
 
-    /// Pauses a queue, on all workers: none of its tasks is claimed any more. Those that run go on.
+    /// Pauses a queue on all workers: none of its tasks is claimed any more.
+    ///
+    /// Tasks that run go on.
     ///
     /// # Errors
     /// [`Error::Name`]; [`Error::Store`] when nothing could be written.
@@ -1038,19 +1084,20 @@ impl Client {
         self.change_queue(queue, QueueAction::Pause).await
     }
 
-    /// Lets a paused queue's tasks be claimed again.
+    /// Resumes a paused queue: its tasks can be claimed again.
     ///
     /// # Errors
-    /// As [`Client::pause_queue`].
+    /// The errors of [`Client::pause_queue`].
     pub async fn resume_queue(&self, queue: impl AsRef<str>) -> Result<(), Error> {
         self.change_queue(queue, QueueAction::Resume).await
     }
 
-    /// Sets a queue's limits, for all workers together, in place of those before. They hold for
-    /// claims from now on.
+    /// Sets the limits of a queue for all workers together, in place of its earlier limits.
+    ///
+    /// The limits hold for claims from now on.
     ///
     /// # Errors
-    /// As [`Client::pause_queue`].
+    /// The errors of [`Client::pause_queue`].
     pub async fn limit_queue(
         &self,
         queue: impl AsRef<str>,
@@ -1064,14 +1111,17 @@ impl Client {
         Ok(self.engine.answered(self.engine.commit.change_queue(change)).await?)
     }
 
-    /// Removes tasks that ended longer ago than this, with all that belongs to them: those of one
-    /// state, or all. It goes in small batches, between which others get their turn. Returns
-    /// how many there were. A task is kept while its parent, or a task that was answered with
-    /// it, is there and has not completed, or another task waits for it; so a task that has
-    /// failed or was cancelled is removed before its children, in the same purge.
+    /// Removes tasks that ended longer ago than `older_than`, with all that belongs to them, and
+    /// returns their number.
+    ///
+    /// The purge removes the tasks of one state, or of all states. It goes in small batches,
+    /// between which other commits get their turn. A task is kept while another task needs it. Its
+    /// parent needs it until the parent has completed, and so does a task whose spawn was answered
+    /// with it. A task that waits for it needs it, too. A task that has failed or was cancelled is
+    /// therefore removed before its children, in the same purge.
     ///
     /// # Errors
-    /// [`Error::Store`]; what was removed before stays removed.
+    /// [`Error::Store`]; tasks that were removed before the error stay removed.
     pub async fn purge(
         &self,
         older_than: Duration,
@@ -1080,10 +1130,11 @@ impl Client {
         self.purge_with(older_than, state, |_| ()).await
     }
 
-    /// As [`Client::purge`]; says after each batch how many have been removed so far.
+    /// Removes tasks as [`Client::purge`] does, and reports the number removed so far after each
+    /// batch.
     ///
     /// # Errors
-    /// As [`Client::purge`].
+    /// The errors of [`Client::purge`].
     pub async fn purge_with(
         &self,
         older_than: Duration,
@@ -1093,16 +1144,18 @@ impl Client {
         Ok(purge(&self.engine, older_than, state, progress).await?)
     }
 
-    /// Lifecycle events of this process, from now on.
+    /// Subscribes to the lifecycle events of this process, from now on.
     pub fn subscribe(&self) -> Subscription {
         self.engine.lifecycle.subscribe()
     }
 
-    /// Lifecycle events of all processes that were kept, by clients that were built to keep them:
-    /// for the next page, and for what has come since, ask for those after the last one's `id`.
-    /// Only an empty page has nothing behind it. They are written behind what they tell of, so that
-    /// the last moments before a crash may be missing, and some be there twice after the
-    /// database was gone. They are removed with their tasks.
+    /// Returns the kept lifecycle events of all processes whose clients were built to keep them.
+    ///
+    /// For the next page, and for later events, ask for those after the `id` of the last event.
+    /// Only an empty page is known to be the last. A lifecycle event is written after the moment
+    /// that it reports. The last events before a crash may therefore be missing, and some events
+    /// may be there twice after the database was unreachable. Lifecycle events are removed with
+    /// their tasks.
     ///
     /// ```
     /// # use stepwell_core::{Client, Error, HistoryFilter, TaskId};
@@ -1130,7 +1183,7 @@ impl Client {
     }
 }
 
-/// What a spawn was asked for, while it is on its way.
+/// The request of a spawn whose answer is still to come.
 #[doc(hidden)]
 #[derive(Clone, Copy)]
 pub struct Asked {
@@ -1140,12 +1193,12 @@ pub struct Asked {
 }
 
 impl Asked {
-    /// That of a task to be spawned.
+    /// Returns the request of a task to be spawned.
     pub fn of(task: &NewTask) -> Self {
         Self { task_id: task.task_id, run_id: task.run_id, coalesce: task.coalesce }
     }
 
-    /// The answer to whoever asked.
+    /// Returns the client's answer to the request, from the store's answer.
     pub fn answer(self, spawned: Spawned) -> Result<SpawnResult, Error> {
         let Self { task_id, run_id, coalesce } = self;
         let (task_id, run_id, attempt, disposition) = match spawned {
@@ -1162,7 +1215,7 @@ impl Asked {
     }
 }
 
-/// Clears up after somebody who waited for a task.
+/// Removes a waiter from the hub when the caller no longer waits for a task.
 struct Forget<'a> {
     engine: &'a Engine,
     task_id: TaskId,

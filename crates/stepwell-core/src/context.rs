@@ -1,4 +1,4 @@
-//! The context: what a task's code has in hand.
+//! The context: a task's access to its own durable execution.
 
 pub(crate) mod approval;
 pub(crate) mod item_progress;
@@ -42,12 +42,14 @@ use crate::observe::trace;
 use crate::store::spawn_options::SpawnOptions;
 use crate::store::{Headers, NewEvent, NewMessage};
 
-/// A task's handle on its own durable execution. Cheap to clone; every method takes `&self`.
+/// A task's handle on its own durable execution.
 ///
-/// What its methods return may be awaited in any combination (`tokio::join!`, `select!`,
-/// `join_all`, `FuturesUnordered`…): each answer is delivered in its turn and journaled, so that
-/// after a crash the task takes the same way again. They are to be awaited in the task's own
-/// future; in `tokio::spawn` or in a step's closure they answer with an error.
+/// A context is cheap to clone, and every method takes `&self`.
+///
+/// The futures that its methods return may be awaited in any combination (`tokio::join!`,
+/// `select!`, `join_all`, `FuturesUnordered`…). Each result is delivered in its turn and journaled,
+/// so that a task takes the same way again after a crash. The futures must be awaited in the task's
+/// own future. In `tokio::spawn` or in a step's closure they return an error.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -63,13 +65,13 @@ use crate::store::{Headers, NewEvent, NewMessage};
 /// ```
 #[derive(Clone)]
 pub struct TaskContext {
-    /// The task. Part of a good idempotency key for what a step does elsewhere.
+    /// The task's id, which is part of a good idempotency key for what a step does elsewhere.
     pub task_id: TaskId,
-    /// The run.
+    /// The run's id.
     pub run_id: RunId,
-    /// The attempt, from 1.
+    /// The number of the attempt, from 1.
     pub attempt: u32,
-    /// What [`SpawnOptions::header`] gave.
+    /// The headers that [`SpawnOptions::header`] has set.
     pub headers: Arc<Headers>,
     run: Arc<Run>,
 }
@@ -79,16 +81,17 @@ impl TaskContext {
         Self { task_id: run.task_id, run_id: run.run_id, attempt: run.seen_attempt, headers, run }
     }
 
-    /// The longest payload that is journaled, in bytes of JSON.
+    /// Returns the size limit of a payload, in bytes of JSON.
     pub fn max_payload_bytes(&self) -> usize {
         self.run.engine.settings.max_payload_bytes
     }
 
-    /// A step: an operation whose result is journaled, and that does not run again once it is. Set
-    /// its options on what this returns, then await that.
+    /// Begins a step: an operation that does not run again once its result is journaled.
     ///
-    /// The closure starts when everything that was delivered to the task before is durable. When
-    /// the process dies before its result is, it runs again.
+    /// Set options on the returned [`Step`], then await it.
+    ///
+    /// The closure starts after everything that was delivered to the task earlier is durable. It
+    /// runs again when the process dies before the result is durable.
     ///
     /// # Errors
     /// [`TaskError::Step`] when the closure fails, [`TaskError::Payload`] when its result cannot be
@@ -102,11 +105,12 @@ impl TaskContext {
         Step::new(&self.run, self.run.begin(Kind::Step, &name.into()), closure)
     }
 
-    /// A step whose error is an answer: it is journaled like a value, and the step is not tried
-    /// again for it.
+    /// Begins a step whose error is a result: it is journaled like a value, and the step is not
+    /// tried again for it.
     ///
     /// # Errors
-    /// As [`TaskContext::step`], but for the closure's own error, which is within the result.
+    /// The errors of [`TaskContext::step`], except the closure's own error, which is within the
+    /// result.
     pub fn try_step<T, E, N, F, Fut>(
         &self,
         name: N,
@@ -123,8 +127,9 @@ impl TaskContext {
         Step::new(&self.run, key, move || Answered(Box::pin(closure())))
     }
 
-    /// A step that the store does within the transaction of its own commit. For backends, which
-    /// offer it with their own types.
+    /// Begins a step that the store executes within the transaction of its own commit.
+    ///
+    /// Backends offer it with their own types.
     #[doc(hidden)]
     pub fn store_step<T: DeserializeOwned>(
         &self,
@@ -140,12 +145,14 @@ impl TaskContext {
         )
     }
 
-    /// Sleeps. The task is suspended meanwhile, and the sleep goes on while no process is alive.
+    /// Sleeps for a duration.
+    ///
+    /// The task is suspended meanwhile. The sleep goes on while no process is alive.
     pub fn sleep_for(&self, name: impl Into<StepName>, duration: Duration) -> Delivery<()> {
         self.timer(Kind::Timer, &name.into(), |now| after(now, duration), read_step)
     }
 
-    /// Sleeps until a moment, by the store's clock.
+    /// Sleeps until a moment of the store's clock.
     pub fn sleep_until(&self, name: impl Into<StepName>, until: Timestamp) -> Delivery<()> {
         self.timer(Kind::Timer, &name.into(), |_| until, read_step)
     }
@@ -164,11 +171,10 @@ impl TaskContext {
         Delivery::new(&self.run, self.run.begin(kind, name), request, read)
     }
 
-    /// Gives the future this much time, by a durable clock: a limit that a crash does not start
-    /// anew.
+    /// Limits a future by a durable timer, which a crash does not restart.
     ///
     /// # Errors
-    /// [`TaskError::Timeout`] when the time passes first. The future is dropped then.
+    /// [`TaskError::Timeout`] when the time passes first, in which case the future is dropped.
     pub fn timeout<Fut: Future>(
         &self,
         name: impl Into<StepName>,
@@ -192,12 +198,13 @@ impl TaskContext {
         Delivery::new(&self.run, self.run.begin(kind, name), request, read_arrival)
     }
 
-    /// Waits for an event, which may have been emitted before. Each call is delivered the event
-    /// once.
+    /// Waits for an event, which may have been emitted earlier.
+    ///
+    /// Each call is delivered the event once.
     ///
     /// # Errors
-    /// [`TaskError::Timeout`] when there is a timeout and it passes first; [`TaskError::Payload`]
-    /// when the event carries a value of another type.
+    /// [`TaskError::Timeout`] when a timeout is set and passes first; [`TaskError::Payload`] when
+    /// the event carries a value of another type.
     pub fn await_event<T: DeserializeOwned>(
         &self,
         name: impl Into<StepName>,
@@ -206,11 +213,12 @@ impl TaskContext {
         self.wait(Kind::Event, &name.into(), timeout.into())
     }
 
-    /// Receives the next message of a topic from the task's mailbox. Each message is received once,
-    /// in the order in which they were sent.
+    /// Receives the next message of a topic from the task's mailbox.
+    ///
+    /// Each message is received once, in the order in which the messages were sent.
     ///
     /// # Errors
-    /// As [`TaskContext::await_event`].
+    /// The errors of [`TaskContext::await_event`].
     pub fn recv<T: DeserializeOwned>(
         &self,
         topic: impl Into<StepName>,
@@ -236,12 +244,12 @@ impl TaskContext {
         &self.run
     }
 
-    /// Gives a call its place among the calls of its name.
+    /// Returns the key of a call, which numbers it among the calls of its name.
     pub(crate) fn begin(&self, kind: Kind, name: &StepName) -> TaskResult<Key> {
         self.run.begin(kind, name)
     }
 
-    /// Journals that an approval is asked for.
+    /// Journals that the task asks for an approval.
     pub(crate) fn ask<T: Serialize>(&self, key: &Key, asked: &T) -> Delivery<()> {
         let request =
             |_: &Key| Ok(Request::Finished(Outcome::Done(to_payload(asked)), Effect::None));
@@ -258,7 +266,8 @@ impl TaskContext {
     }
 
     /// Emits an event to the tasks of every queue, exactly once, with the next commit of this task.
-    /// The first event of a name stands; a further one changes nothing.
+    ///
+    /// The first event of a name stands: a later one changes nothing.
     ///
     /// # Errors
     /// [`TaskError::Payload`] when the payload cannot be written.
@@ -276,6 +285,7 @@ impl TaskContext {
     }
 
     /// Sends a message to another task's mailbox, exactly once, with the next commit of this task.
+    ///
     /// A message to a task that has ended is dropped.
     ///
     /// # Errors
@@ -294,18 +304,19 @@ impl TaskContext {
         self.finished(Kind::Send, &topic.into(), send, |_, _| Ok(()))
     }
 
-    /// Spawns a child task, exactly once, with the next commit of this task. It is cancelled when
-    /// this task is.
+    /// Spawns a child task, exactly once, with the next commit of this task.
     ///
-    /// A spawn with an [idempotency key](SpawnOptions::idempotency_key), or one that is
-    /// [coalesced](SpawnOptions::coalesced), may be answered with a task that exists already, of
-    /// whatever origin; [`Child::disposition`] tells. Such a spawn is answered once it is
-    /// durable, which takes a commit of its own. The existing task can be joined as a child
-    /// can, and is not cancelled with this task unless this task spawned it.
+    /// The child is cancelled when this task is.
+    ///
+    /// A spawn with an [idempotency key](SpawnOptions::idempotency_key) may be answered with an
+    /// existing task of any origin, and so may a [coalesced](SpawnOptions::coalesced) one.
+    /// [`Child::disposition`] returns which task it is. Such a spawn is answered when it is
+    /// durable, which takes a commit of its own. The existing task can be joined like a child. It
+    /// is not cancelled with this task unless this task spawned it.
     ///
     /// # Errors
-    /// [`TaskError::Payload`] when the parameters cannot be written. [`TaskError::Step`] when the
-    /// spawn is to be [rejected](crate::Coalesce::Reject) while another task waits to start.
+    /// [`TaskError::Payload`] when the parameters cannot be written; [`TaskError::Step`] when the
+    /// spawn asks to be [rejected](crate::Coalesce::Reject) while another task waits to start.
     pub fn spawn<T: Task>(
         &self,
         name: impl Into<StepName>,
@@ -314,10 +325,11 @@ impl TaskContext {
         self.spawn_with::<T>(name, params, SpawnOptions::default())
     }
 
-    /// As [`TaskContext::spawn`], with options.
+    /// Spawns a child task as [`TaskContext::spawn`] does, with options.
     ///
     /// # Errors
-    /// As [`TaskContext::spawn`], and [`TaskError::Name`] when the options hold an invalid name.
+    /// The errors of [`TaskContext::spawn`]; [`TaskError::Name`] when the options hold an invalid
+    /// name.
     pub fn spawn_with<T: Task>(
         &self,
         name: impl Into<StepName>,
@@ -334,7 +346,7 @@ impl TaskContext {
     /// Spawns a child task of a type that is known by its name only.
     ///
     /// # Errors
-    /// As [`TaskContext::spawn_with`].
+    /// The errors of [`TaskContext::spawn_with`].
     pub fn spawn_named<P: Serialize + ?Sized, O>(
         &self,
         name: impl Into<StepName>,
@@ -357,7 +369,7 @@ impl TaskContext {
             let task_type = Name::new(task_type)?;
             let misfit = |source| TaskError::Payload { name: key.label(), source };
             self.run.engine.registry.check(&task_type, &params).map_err(misfit)?;
-            // Without a queue of its own, a child goes where its parent is.
+            // A child without a queue of its own goes to the queue of its parent.
             let options = match options.queue {
                 Some(_) => options,
                 None => options.queue(self.run.queue.to_string()),
@@ -382,7 +394,7 @@ impl TaskContext {
             {
                 run.operations().lines_up(key);
             }
-            // Where the store may have the task already, it decides.
+            // The store decides about a spawn that it may answer with an existing task.
             Ok(if task.idempotency_key.is_some() || task.coalesce.is_some() {
                 Request::Gate(Some(Work::Spawn(Box::new(task))))
             } else {
@@ -395,18 +407,20 @@ impl TaskContext {
     /// Waits for a child's output.
     ///
     /// # Errors
-    /// [`TaskError::Child`] when the child failed, was cancelled or deleted.
+    /// [`TaskError::Child`] when the child failed, was cancelled or was deleted.
     /// [`TaskError::JoinsItself`] when the spawn was answered with this very task.
-    /// [`TaskError::JoinsBlocked`] when the child has this task's concurrency key, and so does
-    /// not begin before this task has ended; or when this task waits for nothing but the ends of
-    /// others, which wait in turn for it to end.
+    /// [`TaskError::JoinsBlocked`] when the join could never end, in one of two cases:
+    ///
+    /// - The child has this task's concurrency key, and therefore does not begin before this task
+    ///   has ended.
+    /// - This task waits only for the ends of other tasks, which wait in turn for this task to end.
     pub fn join<T: DeserializeOwned>(&self, child: &Child<T>) -> Delivery<T> {
         let task_id = child.task_id();
         let target = |key: &Key| {
             if task_id == self.task_id {
                 return Err(TaskError::JoinsItself { name: key.label() });
             }
-            // One that exists already may have another key, or have ended.
+            // An existing task may have another key, or have ended.
             let is_new = child.disposition() != Disposition::Existing;
             if is_new && self.run.operations().is_behind(child.spawn()) {
                 let concurrency_key = self.run.concurrency_key.as_ref().map(ToString::to_string);
@@ -424,11 +438,12 @@ impl TaskContext {
         Delivery::new(&self.run, key, target, read_child)
     }
 
-    /// Records a cleanup before something is done that needs it: should the task fail for good or
-    /// be cancelled, from here on the cleanup of this name that was
-    /// [registered](crate::Client::register_cleanup) runs with this payload, among the
-    /// [compensations](Step::compensate) of the task. The record is durable before the next step's
-    /// closure starts.
+    /// Records a cleanup before an operation that needs it.
+    ///
+    /// When the task fails for good or is cancelled later, the cleanup that was
+    /// [registered](crate::Client::register_cleanup) under this name runs with this payload. It
+    /// runs among the task's [compensations](Step::compensate). The record is durable before the
+    /// next step's closure starts.
     ///
     /// ```
     /// # use stepwell_core::{TaskContext, TaskResult};
@@ -444,8 +459,8 @@ impl TaskContext {
     /// ```
     ///
     /// # Errors
-    /// [`TaskError::NoCleanup`] when none is registered under this name, [`TaskError::Payload`]
-    /// when the payload cannot be written.
+    /// [`TaskError::NoCleanup`] when no cleanup is registered under this name;
+    /// [`TaskError::Payload`] when the payload cannot be written.
     pub fn cleanup<T: Serialize + ?Sized>(
         &self,
         name: impl Into<StepName>,
@@ -462,35 +477,36 @@ impl TaskContext {
         })
     }
 
-    /// A recorded cleanup is no longer needed.
+    /// Discards a recorded cleanup that is no longer needed.
     pub fn discard(&self, cleanup: &Cleanup) -> Delivery<()> {
         let key = Ok(Key { kind: Kind::Compensated, ..cleanup.key.clone() });
         let request = |_: &Key| Ok(Request::Finished(Outcome::Done(Payload::null()), Effect::None));
         Delivery::new(&self.run, key, request, |_, _| Ok(()))
     }
 
-    /// The time, by the store's clock, journaled: a replay sees the same.
+    /// Returns the time by the store's clock, journaled: a replay returns the same time.
     pub fn now(&self) -> Delivery<Timestamp> {
         let now = |_: &Key| Ok((to_payload(&self.run.engine.store.now()), Effect::None));
         self.finished(Kind::Value, &"now".into(), now, read_step)
     }
 
-    /// A UUID v7, journaled: a replay sees the same.
+    /// Returns a UUID v7, journaled: a replay returns the same one.
     pub fn uuid(&self) -> Delivery<Uuid> {
         let uuid = |_: &Key| Ok((to_payload(&new_uuid(&*self.run.engine.runtime)), Effect::None));
         self.finished(Kind::Value, &"uuid".into(), uuid, read_step)
     }
 
-    /// A random number, journaled: a replay sees the same.
+    /// Returns a random number, journaled: a replay returns the same one.
     pub fn random(&self) -> Delivery<u64> {
         let random = |_: &Key| Ok((to_payload(&self.run.engine.runtime.random()), Effect::None));
         self.finished(Kind::Value, &"random".into(), random, read_step)
     }
 
-    /// Whether the task runs the changed code of this name: `true` for tasks that come here for the
-    /// first time, `false` for those that came past this point before the change was deployed,
-    /// which are to take the old way again. The answer stays what it was for the task's whole
-    /// life, wherever it is asked for.
+    /// Returns whether the task runs the changed code of this name.
+    ///
+    /// The answer is `true` for a task that reaches this call for the first time. It is `false` for
+    /// a task that passed this point before the change was deployed: such a task has to take the
+    /// old way again. The answer stays the same for the task's whole life, at every call.
     ///
     /// ```
     /// # use stepwell_core::{TaskContext, TaskResult};
@@ -506,19 +522,20 @@ impl TaskContext {
     /// }
     /// ```
     ///
-    /// When no task of before the change is left, the old way can be deleted, and with it this
-    /// call: a journal that holds its mark does not ask for it.
+    /// The old way and this call can be deleted when no task from before the change is left. A
+    /// journal that holds the mark of the call does not need the call.
     ///
     /// # Errors
-    /// [`TaskError::Control`] when the run has to stop; an invalid name; a call that is not in the
-    /// task's own future.
+    /// [`TaskError::Control`] when the run has to stop; an error for an invalid name; an error for
+    /// a call outside the task's own future.
     pub fn patched(&self, name: impl Into<StepName>) -> TaskResult<bool> {
         self.run.patched(&name.into())
     }
 
-    /// A sign of life, from the task's body or from within a step's closure: the run is not taken
-    /// for stuck for the worker's [`claim_timeout`](crate::WorkerOptions::claim_timeout), or
-    /// for `extend` where that is longer.
+    /// Reports a sign of life, from the task's body or from within a step's closure.
+    ///
+    /// The run does not count as stuck for the worker's
+    /// [`claim_timeout`](crate::WorkerOptions::claim_timeout), or for `extend` when that is longer.
     ///
     /// # Errors
     /// [`TaskError::Control`] when the run has to stop: the task was cancelled, or the lease is
@@ -528,16 +545,19 @@ impl TaskContext {
         self.run.control().map_or(Ok(()), |control| Err(control.into()))
     }
 
-    /// A token that is cancelled when the run has to stop. A closure that takes long can watch it,
-    /// to end early; it may be used anywhere, also in `tokio::spawn`.
+    /// Returns a token that is cancelled when the run has to stop.
+    ///
+    /// A long closure can watch the token to end early. The token works anywhere, also in
+    /// `tokio::spawn`.
     pub fn cancelled(&self) -> CancellationToken {
         self.run.cancelled.clone()
     }
 
-    /// What was given to the client under this type: a connection pool, a client of some service.
+    /// Returns the value of this type that the client was built with: a connection pool, a client
+    /// of some service.
     ///
     /// # Errors
-    /// [`TaskError::NoState`] when nothing of this type was.
+    /// [`TaskError::NoState`] when the client has no value of this type.
     pub fn state<S: Any + Send + Sync>(&self) -> TaskResult<&S> {
         let state = self.run.engine.states.get(&TypeId::of::<S>());
         state
@@ -550,7 +570,7 @@ fn read_limit(key: &Key, outcome: Outcome) -> TaskResult<Infallible> {
     read_arrival::<()>(key, outcome).and(Err(TaskError::Timeout { name: key.label(), seq: 0 }))
 }
 
-/// A future whose error is an answer; made by [`TaskContext::try_step`].
+/// A future whose error is a result, made by [`TaskContext::try_step`].
 pub struct Answered<Fut>(Pin<Box<Fut>>);
 
 impl<Fut: Future> Future for Answered<Fut> {
@@ -561,10 +581,10 @@ impl<Fut: Future> Future for Answered<Fut> {
     }
 }
 
-/// A future with a durable limit; made by [`TaskContext::timeout`].
+/// A future with a durable limit, made by [`TaskContext::timeout`].
 #[must_use = "nothing happens until this is awaited"]
 pub struct Timeout<Fut> {
-    /// Its end is a failure.
+    /// The timer, whose end is a failure.
     limit: Delivery<Infallible>,
     future: Pin<Box<Fut>>,
 }

@@ -1,4 +1,4 @@
-//! What a client, its workers and its runs share.
+//! The engine: what a client, its workers and its runs share.
 
 pub(crate) mod commit;
 pub(crate) mod registry;
@@ -43,10 +43,10 @@ use crate::store::{Changed, NewTask, Store, StoreError};
 pub(crate) type States = BTreeMap<TypeId, Arc<dyn Any + Send + Sync>>;
 
 pub(crate) struct Engine {
-    /// What the client was given, where payloads are as they are kept.
+    /// The store that the client was built with, which returns payloads as they are kept.
     pub(crate) backend: Arc<dyn Store>,
     pub(crate) codecs: Option<Codecs>,
-    /// The backend, with its payloads decoded and its panics as errors.
+    /// The backend behind a layer that decodes its payloads and turns its panics into errors.
     pub(crate) store: Arc<dyn Store>,
     #[cfg(feature = "schemas")]
     pub(crate) stored: std::sync::Mutex<Option<crate::engine::registry::Stored>>,
@@ -59,7 +59,8 @@ pub(crate) struct Engine {
     pub(crate) lifecycle: Arc<Broadcast>,
     pub(crate) suspects: Suspects,
     pub(crate) measures: Arc<Measures>,
-    /// Set once somebody listens for the writes of other processes; cancelled with the engine.
+    /// Set when the engine begins to listen for the writes of other processes; cancelled with the
+    /// engine.
     listening: OnceLock<CancellationToken>,
 }
 
@@ -102,8 +103,9 @@ impl Engine {
         })
     }
 
-    /// Listens, from the first call on, for the writes of other processes, and looks at tasks that
-    /// are waited for.
+    /// Listens for the writes of other processes, and looks at the tasks that callers wait for.
+    ///
+    /// The first call starts to listen; a later one does nothing.
     pub(crate) fn listen(&self) {
         self.listening.get_or_init(|| {
             let end = CancellationToken::new();
@@ -143,7 +145,7 @@ impl Engine {
         });
     }
 
-    /// The answer to what a client has asked for, if it comes in time.
+    /// Returns the store's answer, or an error when it does not come in time.
     pub(crate) async fn answered<T>(
         &self,
         answer: impl Future<Output = Result<T, StoreError>>,
@@ -158,7 +160,7 @@ impl Engine {
         }
     }
 
-    /// A task to be spawned, by the options and, where they are silent, the settings.
+    /// Returns a task to be spawned, by the options and, for what they leave open, the settings.
     pub(crate) fn new_task<E: From<InvalidName> + From<InvalidOptions>>(
         &self,
         task_type: Name,

@@ -1,8 +1,8 @@
-//! Workflows: tasks that are put together from named parts instead of written as code.
+//! Workflows: tasks that consist of named parts instead of code.
 //!
-//! A workflow is a task type like any other. Its parts are run by the same context as a task's
-//! code: a step is a step, a signal a message, a child a child task; so it has the same journal,
-//! and goes on after a crash in the same way.
+//! A workflow is a task type like any other. The context of a task runs its parts: a step as a
+//! step, a signal as a message, a child as a child task. A workflow therefore has a journal, and
+//! goes on after a crash as any task does.
 
 mod context;
 mod executable;
@@ -68,14 +68,14 @@ use node::{Body, Calls, Handler, Loop, Node, Running, Step};
 /// # }
 /// ```
 ///
-/// Its output is an object of the results of its parts, by their names. A part that fails for good
-/// fails the workflow, which is not tried again as a whole: what its steps did is undone, in
-/// reverse order, by their [`compensate`](Workflow::compensate).
+/// The output of a workflow is an object of the results of its parts, by their names. A part that
+/// fails for good fails the workflow, which is not tried again as a whole. The
+/// [`compensate`](Workflow::compensate) handlers of its steps then run in reverse order.
 ///
-/// What is wrong with a workflow (an empty name, a name that is there twice) is said when it is
+/// A mistake in a workflow, such as an empty or a duplicate name, is reported when the workflow is
 /// [checked](Workflow::check) or [registered](crate::Client::register_workflow).
 ///
-/// `L` is the part that was added last, to which options apply.
+/// `L` is the kind of the part that was added last, to which options apply.
 pub struct Workflow<L = Whole> {
     name: String,
     nodes: Vec<Node>,
@@ -85,14 +85,14 @@ pub struct Workflow<L = Whole> {
     last: PhantomData<L>,
 }
 
-/// The last part has no options.
+/// Marks a workflow whose last part has no options.
 pub enum Whole {}
-/// The last part is a step.
+/// Marks a workflow whose last part is a step.
 pub enum AfterStep {}
-/// The last part is a loop.
+/// Marks a workflow whose last part is a loop.
 pub enum AfterLoop {}
 
-/// A part that calls a handler.
+/// A kind of part that calls a handler.
 pub trait HasHandler: sealed::Sealed {}
 impl HasHandler for AfterStep {}
 impl HasHandler for AfterLoop {}
@@ -103,7 +103,7 @@ mod sealed {
     impl Sealed for super::AfterLoop {}
 }
 
-/// What is wrong with a workflow.
+/// A mistake in a workflow.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WorkflowError {
     /// A name is not valid.
@@ -111,10 +111,10 @@ pub enum WorkflowError {
     Name {
         /// The workflow.
         workflow: String,
-        /// What is wrong with it.
+        /// The reason why the name is not valid.
         source: InvalidName,
     },
-    /// Two parts have one name.
+    /// Two parts have the same name.
     #[error(
         "the workflow \"{workflow}\" has two parts named \"{name}\": results are kept by name, so \
          give one of them another"
@@ -125,7 +125,7 @@ pub enum WorkflowError {
         /// The name.
         name: String,
     },
-    /// There is nothing to choose from, or to do at the same time.
+    /// A route or a parallel has no parts.
     #[error("\"{name}\" in the workflow \"{workflow}\" has no parts: add some, or leave it out")]
     Empty {
         /// The workflow.
@@ -145,7 +145,7 @@ pub enum WorkflowError {
 }
 
 impl Workflow {
-    /// A workflow without parts.
+    /// Returns a workflow without parts.
     pub fn new(name: impl Into<String>) -> Self {
         let name = name.into();
         let mistake = Name::new(&name)
@@ -156,25 +156,25 @@ impl Workflow {
 }
 
 impl<L> Workflow<L> {
-    /// Its name, which is that of the task type.
+    /// Returns the workflow's name, which is the name of its task type.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Says what is wrong with it, if anything is.
+    /// Checks the workflow.
     ///
     /// # Errors
-    /// The first mistake that was made.
+    /// The first mistake in it.
     pub fn check(&self) -> Result<(), WorkflowError> {
         self.mistake.clone().map_or(Ok(()), Err)
     }
 
-    /// The types of its children.
+    /// Returns the task types of the workflow's children.
     pub(crate) fn children(&self) -> impl Iterator<Item = &str> {
         self.nodes.iter().flat_map(Node::children)
     }
 
-    /// Runs it as the code of a task.
+    /// Runs the workflow as the code of a task.
     pub(crate) async fn run(&self, input: Payload, ctx: TaskContext) -> TaskResult<Payload> {
         Running::new(ctx, input).run(&self.nodes).await
     }
@@ -201,7 +201,7 @@ impl<L> Workflow<L> {
         self.becomes()
     }
 
-    /// Adds the parts within a part.
+    /// Returns the parts within a part, and takes over their names and the first mistake.
     fn inner<M>(&mut self, parts: impl FnOnce(Workflow) -> Workflow<M>) -> Vec<Node> {
         let inner = Workflow {
             name: self.name.clone(),
@@ -215,10 +215,12 @@ impl<L> Workflow<L> {
         inner.nodes
     }
 
-    /// Adds a step. The handler's value is journaled, and is the step's result for the parts that
-    /// follow. A handler that fails is called again, up to 3 times in all, after `min(2^n, 60)`
-    /// seconds behind the n-th failure; see [`max_attempts`](Workflow::max_attempts),
-    /// [`backoff`](Workflow::backoff) and [`TaskError::permanent`](crate::TaskError::permanent).
+    /// Adds a step.
+    ///
+    /// The handler's value is journaled, and is the step's result for the parts that follow. A
+    /// handler that fails is called again, up to 3 times in all, `min(2^n, 60)` seconds after the
+    /// n-th failure; see [`max_attempts`](Workflow::max_attempts), [`backoff`](Workflow::backoff)
+    /// and [`TaskError::permanent`](crate::TaskError::permanent).
     pub fn step<F, Fut, T>(self, name: impl Into<String>, handler: F) -> Workflow<AfterStep>
     where
         F: Fn(WorkflowContext) -> Fut + MaybeSend + MaybeSync + 'static,
@@ -228,8 +230,10 @@ impl<L> Workflow<L> {
         self.add(name, Body::Step(Step::new(handler)))
     }
 
-    /// Adds parts that run at the same time. The result is an object of theirs. When one fails, the
-    /// others still come to their ends, so that what they did is known, and can be undone.
+    /// Adds parts that run at the same time.
+    ///
+    /// The result is an object of their results. When one part fails, the others still run to their
+    /// ends, so that their results are known and can be undone.
     pub fn parallel<M>(
         mut self,
         name: impl Into<String>,
@@ -239,8 +243,10 @@ impl<L> Workflow<L> {
         self.add(name, Body::Parallel(parts))
     }
 
-    /// Adds parts of which one runs: that whose name the resolver gives, which is journaled. The
-    /// result is that part's. A name that none of them has fails the workflow.
+    /// Adds parts of which one runs: the part whose name the resolver returns.
+    ///
+    /// The name is journaled. The result is that part's result. The workflow fails when no part has
+    /// the name.
     pub fn route<F, Fut, T, M>(
         mut self,
         name: impl Into<String>,
@@ -260,10 +266,12 @@ impl<L> Workflow<L> {
         self.add(name, Body::Route { resolver: Step::new(resolver), routes })
     }
 
-    /// Adds a step that is done again and again: up to 10 times, or
-    /// [`max_iterations`](Workflow::max_iterations), or [`until`](Workflow::until) its result
-    /// is good. What the last iteration gave, or what [`feedback`](Workflow::feedback) made
-    /// of it, is there as [`WorkflowContext::last`]. The result is that of the last iteration.
+    /// Adds a step that repeats.
+    ///
+    /// The loop ends when its result is good by [`until`](Workflow::until), and at the latest after
+    /// 10 iterations, or [`max_iterations`](Workflow::max_iterations). The result of an iteration,
+    /// or what [`feedback`](Workflow::feedback) makes of it, is the next iteration's
+    /// [`WorkflowContext::last`]. The result of the loop is that of its last iteration.
     pub fn loop_<F, Fut, T>(self, name: impl Into<String>, handler: F) -> Workflow<AfterLoop>
     where
         F: Fn(WorkflowContext) -> Fut + MaybeSend + MaybeSync + 'static,
@@ -279,8 +287,9 @@ impl<L> Workflow<L> {
     }
 
     /// Adds a wait for a message of the topic `name`, sent by
-    /// [`Client::send`](crate::Client::send). The result is the message. When there is a
-    /// timeout, and it passes first, the workflow fails.
+    /// [`Client::send`](crate::Client::send).
+    ///
+    /// The result is the message. The workflow fails when a timeout is set and passes first.
     pub fn wait_for_signal(
         self,
         name: impl Into<String>,
@@ -289,9 +298,10 @@ impl<L> Workflow<L> {
         self.add(name, Body::Signal { timeout: timeout.into() })
     }
 
-    /// Adds a child task of that type, another workflow or any task, with the parameters that the
-    /// closure gives, and waits for its output, which is the result. Its type has to be
-    /// registered with the client before this workflow is.
+    /// Adds a child task of the type, and waits for its output, which is the result.
+    ///
+    /// The child may be another workflow or any task. The closure returns its parameters. Its type
+    /// must be registered with the client before this workflow is.
     pub fn child<F, P>(
         self,
         name: impl Into<String>,
@@ -312,9 +322,10 @@ impl<L> Workflow<L> {
 }
 
 impl<L: HasHandler> Workflow<L> {
-    /// Undoes the step when the workflow fails later on, or is cancelled: see
-    /// [`Step::compensate`](crate::Step::compensate). The context has the step's result, and
-    /// all others that are there. Of a loop, each iteration is undone with its own result.
+    /// Sets the compensation of the step, which runs when the workflow fails later or is cancelled.
+    ///
+    /// See [`Step::compensate`](crate::Step::compensate). The context has the step's result, and
+    /// all other results so far. Each iteration of a loop is undone with its own result.
     pub fn compensate<F, Fut>(self, undo: F) -> Self
     where
         F: Fn(WorkflowContext) -> Fut + MaybeSend + MaybeSync + 'static,
@@ -323,13 +334,13 @@ impl<L: HasHandler> Workflow<L> {
         self.with_step(|step| step.undo = Some(Handler::new(undo)))
     }
 
-    /// How often the handler is called at most, the first time included. Default: 3.
+    /// Sets the largest number of calls of the handler, including the first one; at least 1.
+    /// Default: 3.
     pub fn max_attempts(self, attempts: u32) -> Self {
         self.with_step(|step| step.max_attempts = attempts.max(1))
     }
 
-    /// How long to wait after the handler's failure of that number, from 1. Default: `min(2^n, 60)`
-    /// seconds.
+    /// Sets the delay after the handler's n-th failure, from 1. Default: `min(2^n, 60)` seconds.
     pub fn backoff(
         self,
         backoff: impl Fn(u32) -> Duration + MaybeSend + MaybeSync + 'static,
@@ -338,7 +349,7 @@ impl<L: HasHandler> Workflow<L> {
     }
 
     fn with_step(mut self, change: impl FnOnce(&mut Step)) -> Self {
-        // The type says that the last part is one of these.
+        // The type `L` says that the last part is one of these.
         let last = self.nodes.last_mut().map(|node| &mut node.body);
         if let Some(Body::Step(step) | Body::Loop(Loop { step, .. })) = last {
             change(step);
@@ -348,13 +359,14 @@ impl<L: HasHandler> Workflow<L> {
 }
 
 impl Workflow<AfterLoop> {
-    /// How many iterations there are at most; at least 1. Default: 10.
+    /// Sets the largest number of iterations; at least 1. Default: 10.
     pub fn max_iterations(self, iterations: u32) -> Self {
         self.with_loop(|this| this.max_iterations = iterations.max(1))
     }
 
-    /// The loop ends when this holds of an iteration's result, and its number from 1. It has to
-    /// depend on these alone.
+    /// Sets the condition that ends the loop, by an iteration's result and its number from 1.
+    ///
+    /// The condition must depend on these alone.
     pub fn until<T: DeserializeOwned + 'static>(
         self,
         good: impl Fn(T, u32) -> bool + MaybeSend + MaybeSync + 'static,
@@ -365,8 +377,10 @@ impl Workflow<AfterLoop> {
         })
     }
 
-    /// What an iteration is told of the result of the one before. It has to depend on that alone.
-    /// Default: the result.
+    /// Sets the function of an iteration's result that the next iteration receives. Default: the
+    /// result itself.
+    ///
+    /// The value must depend on the result alone.
     pub fn feedback<T: DeserializeOwned + 'static, O: Serialize + 'static>(
         self,
         feedback: impl Fn(T) -> O + MaybeSend + MaybeSync + 'static,

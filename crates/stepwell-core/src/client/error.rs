@@ -10,7 +10,7 @@ use crate::store::timing::InvalidSchedule;
 use crate::store::{StoreError, TaskState};
 use crate::workflow::WorkflowError;
 
-/// Why a call of the client failed.
+/// An error of a call of the client.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -20,15 +20,15 @@ pub enum Error {
     /// A name is not valid.
     #[error(transparent)]
     Name(#[from] InvalidName),
-    /// The options cannot be used.
+    /// The options are not valid.
     #[error(transparent)]
     Options(#[from] InvalidOptions),
     /// A value could not be written or read.
     #[error("{what}: {source}")]
     Payload {
-        /// What it was: the parameters of a task, the payload of an event.
+        /// The name of the value: the parameters of a task, the payload of an event.
         what: String,
-        /// Why.
+        /// The reason.
         source: PayloadError,
     },
     /// Another task type has this name.
@@ -37,22 +37,22 @@ pub enum Error {
          another `NAME`"
     )]
     DuplicateTaskType(String),
-    /// A document is no task that can be imported.
+    /// A document is not a task that can be imported.
     #[error(transparent)]
     Import(#[from] ImportError),
-    /// A workflow is not put together as it has to be, or not registered.
+    /// A workflow is not valid or not registered.
     #[error(transparent)]
     Workflow(#[from] WorkflowError),
-    /// The database's URL is of no known kind.
+    /// The database's URL is of an unknown kind.
     #[error(
         "\"{url}\" is no database URL that this program knows ({reason}): use \
          `sqlite://path/to/file.db`, `sqlite::memory:`, `postgres://user:password@host/database`, \
          or leave it out for `sqlite://stepwell.db`"
     )]
     Url {
-        /// The URL, without what may be its password.
+        /// The URL, without the part that may be its password.
         url: String,
-        /// What is wrong with it.
+        /// The reason why the URL is not valid.
         reason: String,
     },
     /// There is no such task.
@@ -64,7 +64,7 @@ pub enum Error {
          another id)"
     )]
     UnknownWorker(WorkerId),
-    /// There is no such approval to be given.
+    /// The task does not wait for an approval of this name.
     #[error(
         "task {task_id} does not wait for an approval named \"{name}\": it has not come to it yet, \
          has it behind it, or names it otherwise (list the open ones with `client.approvals()`)"
@@ -72,10 +72,10 @@ pub enum Error {
     UnknownApproval {
         /// The task.
         task_id: TaskId,
-        /// The name that was given.
+        /// The name of the approval.
         name: String,
     },
-    /// Somebody else has decided first.
+    /// An earlier decision stands.
     #[error("the approval \"{name}\" of task {task_id} has been decided already")]
     AlreadyDecided {
         /// The task.
@@ -86,29 +86,29 @@ pub enum Error {
     /// A schedule is not valid.
     #[error("the schedule \"{name}\": {source}")]
     Schedule {
-        /// Its name.
+        /// The name of the schedule.
         name: String,
-        /// What is wrong with it.
+        /// The reason why the schedule is not valid.
         source: InvalidSchedule,
     },
     /// There is no such schedule.
     #[error("there is no schedule \"{0}\": it may have been deleted, or the name is misspelt")]
     UnknownSchedule(String),
-    /// A task of the same type and concurrency key waits to start, and the spawn was to be rejected
-    /// then.
+    /// A task of the same type and concurrency key waits to start, and the spawn asked to be
+    /// rejected in this case.
     #[error("not spawned: task {0}, of the same type and concurrency key, waits to start")]
     Waiting(TaskId),
-    /// The task's state does not allow what was asked.
+    /// The task's state does not allow the request.
     #[error("cannot {action} task {task_id}: it is {state}")]
     NotAllowed {
-        /// What was asked: `cancel`, `retry`, `delete`, `send to`.
+        /// The request: `cancel`, `retry`, `delete`, `send to`, `pause`, `resume`, `export`.
         action: &'static str,
         /// The task.
         task_id: TaskId,
-        /// Its state.
+        /// The state of the task.
         state: TaskState,
     },
-    /// A task is to be deleted that another one may have yet to join.
+    /// The task cannot be deleted because another task may still join it.
     #[error(
         "task {task_id} is kept: task {by} has not completed, and may have yet to learn how it \
          ended. Delete it when that has completed; one that has failed or was cancelled is deleted \
@@ -117,8 +117,8 @@ pub enum Error {
     Needed {
         /// The task that was to be deleted.
         task_id: TaskId,
-        /// The task that needs it: its parent, one that waits for it, or one that was answered
-        /// with it.
+        /// The task that needs it: its parent, a task that waits for it, or a task whose spawn was
+        /// answered with it.
         by: TaskId,
     },
     /// The awaited task failed.
@@ -126,7 +126,7 @@ pub enum Error {
     TaskFailed {
         /// The task.
         task_id: TaskId,
-        /// Why.
+        /// The reason.
         failure: Box<Failure>,
     },
     /// The awaited task was cancelled.

@@ -1,13 +1,14 @@
-//! Tasks as documents: everything that a store keeps of a task, to be looked at elsewhere, or to go
-//! on there.
+//! Tasks as documents, which hold everything that a store keeps of a task.
+//!
+//! A document can be read elsewhere, and its task can go on in another store.
 //!
 //! ```text
 //!   {"format": "stepwell task", "version": 1, "checksum": "…", "body": {"exported_at": …, "metadata": {…}, "record": {
 //!       "info": {…}, "journal": [{"seq": 1, "kind": "step", "name": "charge", …}], "waits": […], "messages": […]}}}
 //! ```
 //!
-//! The checksum is the [`InputHash`] of the body: it tells a document that was cut off, or changed
-//! by hand, from one that was not.
+//! The checksum is the [`InputHash`] of the body. It detects a document that was cut off or changed
+//! by hand.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -30,17 +31,16 @@ use crate::store::headers;
 use crate::store::record::TaskRecord;
 
 const FORMAT: &str = "stepwell task";
-/// The version of documents that this program writes, and the newest that it reads.
+/// The version of the documents that this program writes, and the newest version that it reads.
 const VERSION: u32 = 1;
-/// The deepest nesting of a document: that of a payload, and of what is around one.
+/// The deepest nesting of a document: that of a payload, and of what encloses it.
 const MAX_DEPTH: usize = Payload::MAX_DEPTH + 20;
 
-/// The highest number of an entry that is taken: behind it is room for more than will ever follow.
+/// The highest entry number that an import accepts, which leaves room for all later entries.
 const LAST_SEQ: u64 = 1 << 62;
 
 impl TaskRecord {
-    /// Refuses what a spawn or a step would not have accepted, and cuts off what failures say too
-    /// much.
+    /// Refuses what a spawn or a step would not have accepted, and cuts failures to their limits.
     pub(crate) fn check(&mut self, limit: usize) -> Result<(), Error> {
         headers::check(&self.info.headers)?;
         self.info.scope.check::<Error>()?;
@@ -61,7 +61,7 @@ impl TaskRecord {
         payloads::record(self, &mut |held, place| {
             let Held::Payload(payload) = held else { return };
             let checked = match place {
-                // The engine's own documents, which may hold payloads.
+                // The engine's own documents may hold payloads.
                 Place::Entry { key, .. } if !key.kind.is_of_application() => {
                     payload.check(MAX_DEPTH, usize::MAX)
                 }
@@ -74,8 +74,7 @@ impl TaskRecord {
         refused.map_or(Ok(()), Err)
     }
 
-    /// Refuses what is not in the order that stores keep, in which each entry and each wait comes
-    /// once.
+    /// Refuses entries that are not numbered in their order, and two waits for the same.
     fn check_order(&self) -> Result<(), ImportError> {
         let damaged = |reason: &str| Err(ImportError::Damaged { reason: reason.into() });
         let seqs: Vec<_> = self.journal.iter().map(|entry| entry.seq).collect();
@@ -90,7 +89,7 @@ impl TaskRecord {
         Ok(())
     }
 
-    /// All times, of which stores keep microseconds.
+    /// Returns all times, which stores keep in microseconds.
     fn times(&mut self) -> impl Iterator<Item = &mut Timestamp> {
         let TaskInfo { spawned_at, started_at, finished_at, due_at, cancel_at, .. } =
             &mut self.info;
@@ -101,8 +100,10 @@ impl TaskRecord {
     }
 }
 
-/// A task as a document, made by [`Client::export`](crate::Client::export), and read by
-/// [`Client::import`](crate::Client::import), also in another store.
+/// A task as a document.
+///
+/// [`Client::export`](crate::Client::export) makes the document, and
+/// [`Client::import`](crate::Client::import) reads it, in the same store or another one.
 ///
 /// ```
 /// # use stepwell_core::{Client, Export, TaskId};
@@ -116,36 +117,36 @@ impl TaskRecord {
 /// ```
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Export {
-    /// When it was exported, by the store's clock.
+    /// The time of the export, by the store's clock.
     pub exported_at: Timestamp,
-    /// Whatever is to travel with it.
+    /// The values that the user adds to the document.
     pub metadata: BTreeMap<String, Value>,
     /// The task.
     pub record: TaskRecord,
 }
 
-/// Why a document is no task.
+/// The reason why a document cannot be imported.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ImportError {
-    /// It is no such document.
+    /// The document is not an exported task.
     #[error("this is no exported task: {reason}")]
     NoTask {
-        /// What is wrong with it.
+        /// The reason why it is none.
         reason: String,
     },
-    /// It was written by a newer Stepwell.
+    /// The document was written by a newer Stepwell.
     #[error(
         "the exported task is of version {found}, this program knows versions up to {VERSION}: \
          import it with a newer build"
     )]
     UnknownVersion {
-        /// Its version.
+        /// The document's version.
         found: u32,
     },
-    /// It was changed, or is not all there.
+    /// The document was changed, or a part of it is missing.
     #[error("the exported task is damaged: {reason}. Export it again")]
     Damaged {
-        /// What is wrong with it.
+        /// The reason why the document is damaged.
         reason: String,
     },
     /// The store has the task already, or another one of its type with its idempotency key.
@@ -167,17 +168,17 @@ struct Document<B> {
 }
 
 impl Export {
-    /// Adds to the metadata.
+    /// Adds a value to the metadata.
     pub fn with(mut self, key: impl Into<String>, value: impl Into<Value>) -> Self {
         self.metadata.insert(key.into(), value.into());
         self
     }
 
-    /// The document, as JSON.
+    /// Returns the document as JSON.
     ///
     /// # Errors
-    /// [`PayloadError::Unreadable`] when a payload of the task could not be decoded by the client's
-    /// codecs: it would be lost.
+    /// [`PayloadError::Unreadable`] when the client's codecs could not decode a payload of the
+    /// task, because the document would lose that payload.
     pub fn to_json(&self) -> Result<String, PayloadError> {
         let mut unreadable = None;
         payloads::record(&mut self.record.clone(), &mut |held, _| {
@@ -192,7 +193,7 @@ impl Export {
         let body: Box<RawValue> = body.decode()?;
         let checksum = InputHash::of_json(body.get());
         if checksum.is_none() {
-            // One that a store holds since before such payloads were refused.
+            // A store may hold such a payload from a time before it was refused.
             return Err(PayloadError::Encode {
                 type_name: std::any::type_name::<TaskRecord>(),
                 reason: strict::HALF_A_CHARACTER.into(),
@@ -206,7 +207,7 @@ impl Export {
     /// Reads a document.
     ///
     /// # Errors
-    /// [`ImportError`], but for [`ImportError::Exists`].
+    /// [`ImportError`], except [`ImportError::Exists`].
     pub fn from_json(json: &str) -> Result<Self, ImportError> {
         if strict::depth(json) > MAX_DEPTH {
             let reason = format!("it is nested over {MAX_DEPTH} levels deep");

@@ -1,4 +1,4 @@
-//! What a client does with schedules.
+//! The client's functions for schedules.
 
 use serde::Serialize;
 
@@ -14,13 +14,15 @@ use crate::store::timing::InvalidSchedule;
 use crate::store::*;
 
 impl Client {
-    /// Puts a schedule into the store, in place of one with its name, if there is one. From then
-    /// on, the workers of all processes spawn tasks of this type, with these parameters, at its
-    /// ticks.
+    /// Puts a schedule into the store, in place of the schedule of the same name.
     ///
-    /// It may be put each time that a program starts: a schedule that is put again as it is stays
-    /// as it is, with ticks that were missed meanwhile. One whose pattern, interval or jitter
-    /// is another goes on from now. One that is paused stays paused.
+    /// From then on, the workers of all processes spawn tasks of this type, with these parameters,
+    /// at the schedule's ticks.
+    ///
+    /// A program may put its schedules each time that it starts. A schedule that is put again
+    /// without a change keeps its state, with the ticks that were missed meanwhile. A schedule
+    /// whose pattern, interval or jitter has changed goes on from now. A paused schedule stays
+    /// paused.
     ///
     /// ```
     /// # use stepwell_core::{Client, Error, Schedule, Task};
@@ -32,8 +34,8 @@ impl Client {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Schedule`] when it has no valid ticks, or its name or options are not valid;
-    /// [`Error::Payload`] when the parameters do not serialise or are too large;
+    /// [`Error::Schedule`] when the schedule has no valid ticks, or its name or options are not
+    /// valid; [`Error::Payload`] when the parameters do not serialise or are too large;
     /// [`Error::Store`] when nothing could be written.
     pub async fn put_schedule<T: Task>(
         &self,
@@ -44,10 +46,11 @@ impl Client {
         self.put_schedule_named(schedule, T::NAME, &params).await
     }
 
-    /// As [`Client::put_schedule`], for a task type that is known by its name only.
+    /// Puts a schedule as [`Client::put_schedule`] does, for a task type that is known by its name
+    /// only.
     ///
     /// # Errors
-    /// As [`Client::put_schedule`].
+    /// The errors of [`Client::put_schedule`].
     pub async fn put_schedule_named<P: Serialize + ?Sized>(
         &self,
         schedule: Schedule,
@@ -71,7 +74,7 @@ impl Client {
                     (new.clone(), ScheduleChange { name: new.name.clone(), action })
                 }
                 Some(seen) => {
-                    // One that cannot be read is replaced whole.
+                    // A schedule that cannot be read is replaced as a whole.
                     let old = ScheduleInfo::read(seen).ok();
                     let info = match &old {
                         Some(old) => new.clone().in_place_of(old),
@@ -91,8 +94,10 @@ impl Client {
         }
     }
 
-    /// All schedules, by name. One that cannot be read, because a newer Stepwell wrote it, say, is
-    /// left out, and the log says so; [`Client::schedule`] tells why.
+    /// Returns all schedules, ordered by name.
+    ///
+    /// A schedule that cannot be read is left out, and the log names it: a newer Stepwell may have
+    /// written it, for instance. [`Client::schedule`] returns the error.
     ///
     /// # Errors
     /// [`Error::Store`].
@@ -115,16 +120,18 @@ impl Client {
         }
     }
 
-    /// The schedule of that name; `None` when there is none.
+    /// Returns the schedule of the name; `None` when there is none.
     ///
     /// # Errors
-    /// As [`Client::schedules`]; [`Error::Payload`] when it cannot be read; [`Error::Name`] when
-    /// that is no name.
+    /// The errors of [`Client::schedules`]; [`Error::Payload`] when the schedule cannot be read;
+    /// [`Error::Name`] when the name is not valid.
     pub async fn schedule(&self, name: impl AsRef<str>) -> Result<Option<ScheduleInfo>, Error> {
         self.find_schedule(Name::new(name)?).await?.as_ref().map(read).transpose()
     }
 
-    /// Pauses a schedule: it has no ticks until it is resumed. Tasks that it has spawned go on.
+    /// Pauses a schedule: it has no ticks until it is resumed.
+    ///
+    /// Tasks that the schedule has spawned go on.
     ///
     /// # Errors
     /// [`Error::UnknownSchedule`]; [`Error::Name`]; [`Error::Store`] when nothing could be written.
@@ -137,12 +144,13 @@ impl Client {
         .map(drop)
     }
 
-    /// Lets a paused schedule tick again, from the next tick on. One that is not paused stays as it
-    /// is.
+    /// Resumes a paused schedule, from its next tick on.
+    ///
+    /// A schedule that is not paused stays as it is.
     ///
     /// # Errors
-    /// As [`Client::pause_schedule`]; [`Error::Schedule`] when this machine does not know its time
-    /// zone.
+    /// The errors of [`Client::pause_schedule`]; [`Error::Schedule`] when this machine does not
+    /// know the schedule's time zone.
     pub async fn resume_schedule(&self, name: impl AsRef<str>) -> Result<(), Error> {
         self.update_schedule(name.as_ref(), |info| {
             if info.paused {
@@ -154,10 +162,12 @@ impl Client {
         .map(drop)
     }
 
-    /// Removes a schedule. Tasks that it has spawned go on.
+    /// Removes a schedule.
+    ///
+    /// Tasks that the schedule has spawned go on.
     ///
     /// # Errors
-    /// As [`Client::pause_schedule`].
+    /// The errors of [`Client::pause_schedule`].
     pub async fn delete_schedule(&self, name: impl AsRef<str>) -> Result<(), Error> {
         let name = Name::new(name)?;
         let change = ScheduleChange { name: name.clone(), action: ScheduleAction::Delete };
@@ -167,12 +177,13 @@ impl Client {
         }
     }
 
-    /// Spawns a task of the schedule now, beside its ticks, also while it is paused. With
-    /// [`Overlap::Skip`](crate::Overlap::Skip), while its last task has not ended, that one is the
-    /// answer, and no further one is spawned.
+    /// Spawns a task of the schedule now, besides its ticks, even while the schedule is paused.
+    ///
+    /// With [`Overlap::Skip`](crate::Overlap::Skip), nothing is spawned while the schedule's last
+    /// task has not ended. The result is then that last task.
     ///
     /// # Errors
-    /// As [`Client::pause_schedule`].
+    /// The errors of [`Client::pause_schedule`].
     pub async fn trigger_schedule(&self, name: impl AsRef<str>) -> Result<SpawnResult, Error> {
         loop {
             let triggered = self.update_schedule(name.as_ref(), |info| {
@@ -187,7 +198,8 @@ impl Client {
                     disposition: Disposition::Created,
                 });
             }
-            // Unless it was deleted in this moment, and so is no longer in the way.
+            // The last task may have been deleted just now, in which case it no longer blocks the
+            // spawn.
             if let Some(task_id) = last_task
                 && let Some(task) = self.task(task_id).await?
             {
@@ -207,8 +219,9 @@ impl Client {
         Ok(self.engine.answered(named).await?.items.pop())
     }
 
-    /// Changes a schedule, whatever others make of it in the meantime, and spawns a task. Returns
-    /// the last task that it had before, and the one that was spawned.
+    /// Changes a schedule and spawns a task, and repeats both when another change came first.
+    ///
+    /// Returns the last task that the schedule had before, and the task that was spawned.
     async fn update_schedule(
         &self,
         name: &str,
@@ -233,7 +246,7 @@ impl Client {
         }
     }
 
-    /// Commits a change, and lets this process's workers see it.
+    /// Commits a change, and notifies this process's workers of it.
     async fn change_schedule(&self, change: ScheduleChange) -> Result<ScheduleOutcome, Error> {
         let outcome = self.engine.answered(self.engine.commit.change_schedule(change)).await?;
         self.engine.hub.workers().iter().for_each(|worker| worker.schedules_changed());

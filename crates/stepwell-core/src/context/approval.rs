@@ -1,4 +1,4 @@
-//! Approvals: a task that waits for a person.
+//! Approvals: decisions of people that tasks wait for.
 //!
 //! ```text
 //!   the task                      the journal                              people
@@ -28,15 +28,15 @@ use crate::engine::task_error::{TaskError, TaskResult};
 use crate::store::page::{ITEM_BYTES, Listed};
 use crate::store::{TaskInfo, Wait};
 
-/// What the names of all events begin with that carry decisions.
+/// The prefix of the names of all events that carry decisions.
 pub(crate) const PREFIX: &str = "approval/";
 
-/// What the names of the events begin with that carry decisions for this task.
+/// Returns the prefix of the names of the events that carry decisions for this task.
 fn prefix_of(task_id: TaskId) -> String {
     format!("{PREFIX}{task_id}/")
 }
 
-/// The event that a task waits for, if it carries a decision for this very task.
+/// Returns the event of a wait, if it carries a decision for this very task.
 pub(crate) fn awaited_by(task_id: TaskId, wait: &Wait) -> Option<&Name> {
     let is_own = |event: &&Name| {
         let event = event.as_str();
@@ -45,42 +45,44 @@ pub(crate) fn awaited_by(task_id: TaskId, wait: &Wait) -> Option<&Name> {
     wait.target.as_ref().filter(|_| wait.key.kind == Kind::Event).filter(is_own)
 }
 
-/// The event that carries the decision of this approval. With the time when it was asked for: a
-/// task that begins anew asks anew.
+/// Returns the event that carries the decision of an approval.
+///
+/// Its name holds the time at which the approval was asked for. A task that begins again from the
+/// start therefore asks again.
 fn event_of(task_id: TaskId, label: &str, asked_at: Timestamp) -> Result<Name, InvalidName> {
     Name::new(format!("{}{label}/{}", prefix_of(task_id), asked_at.as_microsecond()))
 }
 
-/// The label of the approval whose decision this event carries.
+/// Returns the label of the approval whose decision the event carries.
 pub(crate) fn label_of(event: &Name) -> Option<&str> {
     let (_, rest) = event.as_str().strip_prefix(PREFIX)?.split_once('/')?;
     rest.rsplit_once('/').map(|(label, _)| label)
 }
 
-/// What was decided, by whom, and why.
+/// The decision of an approval: the answer, the person, and the reason.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "decision", rename_all = "snake_case")]
 pub enum Decision<T> {
-    /// It was approved.
+    /// The request was approved.
     Approved {
-        /// By whom.
+        /// The person who decided.
         by: String,
-        /// Why.
+        /// The reason.
         reason: Option<String>,
-        /// What was decided in particular.
+        /// The value that the approval carries.
         value: T,
     },
-    /// It was rejected.
+    /// The request was rejected.
     Rejected {
-        /// By whom.
+        /// The person who decided.
         by: String,
-        /// Why.
+        /// The reason.
         reason: Option<String>,
     },
 }
 
-/// By hand: what is derived for a tagged enum would round the numbers in `value` that a
-/// `serde_json::Value` has no room for.
+/// Implemented by hand: the derived code of a tagged enum would round numbers in `value` that do
+/// not fit into a `serde_json::Value`.
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Decision<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
@@ -90,7 +92,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Decision<T> {
             Rejected,
         }
 
-        /// Also a value that is `null`.
+        /// Reads a value, which may be `null`.
         fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
             value: D,
         ) -> Result<Option<T>, D::Error> {
@@ -120,53 +122,53 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Decision<T> {
 }
 
 impl<T> Decision<T> {
-    /// An approval that says no more than that.
+    /// Returns an approval without a reason.
     pub fn approved(by: impl Into<String>, value: T) -> Self {
         Self::Approved { by: by.into(), reason: None, value }
     }
 
-    /// A rejection.
+    /// Returns a rejection with a reason.
     pub fn rejected(by: impl Into<String>, reason: impl Into<String>) -> Self {
         Self::Rejected { by: by.into(), reason: Some(reason.into()) }
     }
 
-    /// Whether it was approved.
+    /// Returns whether the request was approved.
     pub const fn is_approved(&self) -> bool {
         matches!(self, Self::Approved { .. })
     }
 }
 
-/// What the journal holds of an approval: as it was asked for, and again when it was escalated.
+/// The journaled form of an approval, written when it is asked for, and again at each escalation.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Asked {
     request: Payload,
     assignee: Option<String>,
 }
 
-/// An approval that somebody is to give; see [`Client::approvals`](crate::Client::approvals).
+/// An approval that a task waits for; see [`Client::approvals`](crate::Client::approvals).
 #[derive(Clone, Debug, Serialize)]
 #[cfg_attr(feature = "schemas", derive(schemars::JsonSchema))]
 pub struct ApprovalInfo {
-    /// The task that waits for it.
+    /// The id of the task that waits for the approval.
     pub task_id: TaskId,
-    /// Its name, and `#2`, `#3`… for a further one of that name.
+    /// The name of the approval, with `#2`, `#3`… for further ones of the same name.
     pub name: String,
     /// The name of the task's type.
     pub task_type: Name,
     /// The task's queue.
     pub queue: Name,
-    /// What is to be decided.
+    /// The request that is to be decided.
     pub request: Payload,
-    /// Who is to decide it now.
+    /// The person to whom the approval is assigned now.
     pub assignee: Option<String>,
-    /// When it was asked for.
+    /// The time at which the approval was asked for.
     pub asked_at: Timestamp,
-    /// When the task waits no longer.
+    /// The time at which the task's wait ends.
     pub due_at: Option<Timestamp>,
 }
 
 impl ApprovalInfo {
-    /// Of a task that waits for the event of this name, by its journal.
+    /// Reads the approval whose decision the task awaits by the event, from the task's journal.
     pub(crate) fn read(
         info: &TaskInfo,
         journal: &[Entry],
@@ -197,7 +199,7 @@ impl ApprovalInfo {
     }
 }
 
-/// What is done while an approval is waited for, and how often it was done.
+/// A function that notifies people while a task waits for an approval.
 trait Notify: MaybeSend + MaybeSync {
     fn notify(&self) -> BoxFuture<'static, anyhow::Result<()>>;
 }
@@ -218,8 +220,8 @@ struct Escalation {
     notify: Box<dyn Notify>,
 }
 
-/// An approval that is asked for, made by [`TaskContext::await_approval`]: set its options, then
-/// await it.
+/// An approval that the task asks for, made by [`TaskContext::await_approval`]: set its options,
+/// then await it.
 #[must_use = "nothing is asked for until this is awaited"]
 pub struct AwaitApproval<T> {
     ctx: TaskContext,
@@ -233,10 +235,12 @@ pub struct AwaitApproval<T> {
 }
 
 impl TaskContext {
-    /// Waits for a person's approval, for days if need be: the task is suspended meanwhile. It is
-    /// listed by [`Client::approvals`](crate::Client::approvals) with the request, and decided
-    /// by [`Client::decide`](crate::Client::decide), which gives a value of type `T` with an
-    /// approval.
+    /// Waits for a person's approval.
+    ///
+    /// The wait may last for days, because the task is suspended meanwhile.
+    /// [`Client::approvals`](crate::Client::approvals) lists the approval with its request.
+    /// [`Client::decide`](crate::Client::decide) decides it, and an approval carries a value of
+    /// type `T`.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -261,9 +265,9 @@ impl TaskContext {
     ///
     /// # Errors
     /// [`TaskError::Timeout`] when nobody decides in time; [`TaskError::Payload`] when the request
-    /// cannot be written, or the approval carries a value of another type; [`TaskError::Step`]
-    /// when a reminder fails; [`TaskError::Name`] when somebody that it is assigned to has an
-    /// empty name, or one of over 512 bytes.
+    /// cannot be written, or the approval carries a value of another type; [`TaskError::Step`] when
+    /// a reminder or an escalation fails; [`TaskError::Name`] when the name of an assignee is empty
+    /// or longer than 512 bytes.
     pub fn await_approval<T: DeserializeOwned>(
         &self,
         name: impl Into<StepName>,
@@ -288,32 +292,37 @@ impl TaskContext {
 }
 
 impl<T> AwaitApproval<T> {
-    /// Who is to decide: for those who list approvals; anybody may decide all the same.
+    /// Assigns the approval to a person, for the lists of approvals; other people may still decide
+    /// it.
     pub fn assign(mut self, assignee: impl Into<String>) -> Self {
         self.assignee = Some(assignee.into());
         self
     }
 
-    /// How long to wait at most. Default: for ever.
+    /// Sets the longest time to wait. Default: no limit.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
     }
 
-    /// Does this again and again while nobody has decided, as a step. Reminders that were missed
-    /// while no worker ran are left out but for one.
+    /// Repeats a reminder at this interval, as a step, while nobody has decided.
+    ///
+    /// Of several reminders that were missed without a worker, only one is sent. The interval is at
+    /// least 1 millisecond.
     pub fn remind_every<F, Fut>(mut self, interval: Duration, remind: F) -> Self
     where
         F: Fn() -> Fut + MaybeSend + MaybeSync + 'static,
         Fut: Future<Output = anyhow::Result<()>> + MaybeSend + 'static,
     {
-        // An interval of nothing would remind without end, and never wait.
+        // An interval of zero would remind without end, and never wait.
         self.reminder = Some((interval.max(Duration::from_millis(1)), Box::new(remind)));
         self
     }
 
-    /// Assigns it to somebody else when nobody has decided within this time, and does this, as a
-    /// step. May be used several times.
+    /// Assigns the approval to another person when nobody has decided within this time, and calls
+    /// `notify` as a step.
+    ///
+    /// The function may be called several times, for several escalations.
     pub fn escalate_after<F, Fut>(
         mut self,
         time: Duration,
@@ -334,13 +343,13 @@ impl<T> AwaitApproval<T> {
     {
         let Self { ctx, key, request, assignee, timeout, reminder, mut escalations, .. } = self;
         let (key, request) = (key?, request?);
-        // Before anybody is asked, so that nothing is half done.
+        // Names are checked before the approval is asked for, so that nothing is half done.
         assignee
             .iter()
             .chain(escalations.iter().map(|escalation| &escalation.to))
             .try_for_each(|assignee| Name::new(assignee).map(drop))?;
         let label = key.label();
-        // By the time that the approval was asked for, so that a replay waits for the same moments.
+        // All moments count from the time of the request, so that a replay waits for the same ones.
         ctx.ask(&key, &Asked { request: request.clone(), assignee }).await?;
         let began = ctx.now().await?;
         let event = event_of(ctx.task_id, &label, began).map_err(TaskError::from)?;
@@ -377,7 +386,7 @@ impl<T> AwaitApproval<T> {
                     Ok(ctx.run().engine.store.now())
                 };
                 let at: Timestamp = ctx.step(name, reminded).await?;
-                // Those that nobody was there to send are not sent all at once.
+                // Reminders that were missed are not sent all at once.
                 let due = until(began, at).as_micros() / interval.as_micros().max(1);
                 reminders = reminders.max(u32::try_from(due).unwrap_or(u32::MAX)).saturating_add(1);
             }

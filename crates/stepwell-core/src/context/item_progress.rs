@@ -1,17 +1,16 @@
-//! The progress of many items that are worked on one by one: which are done, and with which
-//! results.
+//! The progress of many items that are worked on one by one, with their results.
 //!
-//! Nothing here reads or writes. Whoever keeps the progress writes down *chunks*: compact JSON of
-//! some items. A chunk may hold any items, in any number, and chunks may be absorbed in any order
-//! and more than once, so that what has ended since the last write is the next chunk, and many
-//! small chunks can become one.
+//! Nothing here reads or writes a store. The caller that keeps the progress writes *chunks*:
+//! compact JSON of some items. A chunk may hold any number of items. Chunks may be absorbed in any
+//! order, and more than once. The items that ended since the last write are therefore the next
+//! chunk, and many small chunks can become one.
 //!
 //! ```text
 //!   {"total": 1000, "done": [[0, 99], [150, 150]], "results": [[100, ["a", "b"]]], "failures": [[7, {…}]]}
 //! ```
 //!
-//! `done` are ranges of items whose result is `null`, first and last; `results` are runs of other
-//! results, each with the index of its first.
+//! `done` lists ranges of items whose result is `null`, each with its first and last index.
+//! `results` lists runs of other results, each with the index of its first one.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -22,51 +21,53 @@ use crate::base::failure::Failure;
 use crate::base::journal::to_payload;
 use crate::base::payload::Payload;
 
-/// What becomes of the others when an item fails.
+/// The rule for the other items when one fails.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ErrorPolicy {
-    /// No other item is started, and the failure is that of the whole. The item is not done: it is
-    /// tried again when the work is taken up again. The default.
+    /// Starts no other item, and fails the whole with the item's failure; the default.
+    ///
+    /// The item is not done: it is tried again when the work is taken up again.
     #[default]
     Stop,
-    /// The item is given up: it is done, with its failure, and not tried again. The others go on.
+    /// Gives the item up: it is done, with its failure, and not tried again. The others go on.
     Skip,
-    /// The others go on, and the report has the failure. The item is not done: it is tried again
-    /// when the work is taken up again.
+    /// Continues with the others, and adds the failure to the report.
+    ///
+    /// The item is not done: it is tried again when the work is taken up again.
     Collect,
 }
 
-/// How items ended.
+/// The outcomes of items.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ItemsReport<R> {
     /// The results, by the items' indexes.
     pub results: BTreeMap<usize, R>,
     /// The failures, by the items' indexes.
     pub failures: BTreeMap<usize, Failure>,
-    /// How many there are of each.
+    /// The numbers of items by their outcomes.
     pub counts: ItemCounts,
 }
 
-/// How many items have ended how.
+/// The numbers of items by their outcomes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ItemCounts {
-    /// All items.
+    /// The number of all items.
     pub total: usize,
-    /// Those that have a result.
+    /// The number of items that have a result.
     pub succeeded: usize,
-    /// Those that failed.
+    /// The number of items that failed.
     pub failed: usize,
 }
 
 impl ItemCounts {
-    /// Those that have neither a result nor a failure.
+    /// Returns the number of items that have neither a result nor a failure.
     pub const fn unfinished(&self) -> usize {
         self.total.saturating_sub(self.succeeded + self.failed)
     }
 }
 
-/// Why something is no part of a progress.
+/// The reason why an item or a chunk does not belong to a progress.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ItemError {
     /// There is no such item.
@@ -74,7 +75,7 @@ pub enum ItemError {
     NoSuchItem {
         /// The index.
         index: usize,
-        /// How many items there are.
+        /// The number of items.
         total: usize,
     },
     /// The chunk is of another number of items.
@@ -83,17 +84,17 @@ pub enum ItemError {
          order and number each time, or another name when they are others"
     )]
     OtherTotal {
-        /// How many there were.
+        /// The number of items in the chunk.
         recorded: usize,
-        /// How many there are.
+        /// The number of items of the progress.
         total: usize,
     },
     /// The chunk cannot be read.
     #[error("{start:?}… is no chunk of items: {reason}")]
     Broken {
-        /// How it begins.
+        /// The first 64 characters of the chunk.
         start: String,
-        /// What is wrong with it.
+        /// The reason.
         reason: String,
     },
 }
@@ -104,7 +105,7 @@ impl ItemError {
     }
 }
 
-/// Which of many items are done, and with which results.
+/// The items that are done, among many, with their results.
 ///
 /// ```
 /// # use stepwell_core::{ItemProgress, Payload};
@@ -122,8 +123,8 @@ impl ItemError {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ItemProgress {
     total: usize,
-    /// The items that are done, in ranges that do not touch: each one's first, and the one after
-    /// its last.
+    /// The items that are done, in ranges that do not touch: from the first index to the one after
+    /// the last.
     done: BTreeMap<usize, usize>,
     /// The results other than `null`.
     results: BTreeMap<usize, Payload>,
@@ -142,12 +143,12 @@ struct Chunk {
 }
 
 impl ItemProgress {
-    /// Of so many items, none of them done.
+    /// Returns a progress of `total` items, none of which is done.
     pub const fn new(total: usize) -> Self {
         Self { total, done: BTreeMap::new(), results: BTreeMap::new(), failures: BTreeMap::new() }
     }
 
-    /// What a chunk holds, of as many items as it says.
+    /// Returns the progress that a chunk holds, of as many items as the chunk says.
     ///
     /// # Errors
     /// [`ItemError::Broken`].
@@ -163,7 +164,9 @@ impl ItemProgress {
         Ok(progress)
     }
 
-    /// An item has ended. A result stands whatever comes after it; a failure gives way to that.
+    /// Marks an item as ended.
+    ///
+    /// A result stands, whatever is marked later. A failure is replaced by a later outcome.
     ///
     /// # Errors
     /// [`ItemError::NoSuchItem`].
@@ -177,18 +180,18 @@ impl ItemProgress {
         Ok(())
     }
 
-    /// Whether the item has a result or a failure.
+    /// Returns whether the item has a result or a failure.
     pub fn is_done(&self, index: usize) -> bool {
         self.done.range(..=index).next_back().is_some_and(|(_, end)| index < *end)
     }
 
-    /// The first item that has neither.
+    /// Returns the first item that has neither a result nor a failure.
     pub fn first_unfinished(&self) -> Option<usize> {
         let first = self.done.get(&0).copied().unwrap_or(0);
         (first < self.total).then_some(first)
     }
 
-    /// The item's result, or its failure; `None` when it has neither.
+    /// Returns the item's result or failure; `None` when it has neither.
     pub fn outcome(&self, index: usize) -> Option<Result<Payload, Failure>> {
         if let Some(failure) = self.failures.get(&index) {
             return Some(Err(failure.clone()));
@@ -197,19 +200,19 @@ impl ItemProgress {
         self.is_done(index).then(|| Ok(result.unwrap_or_else(Payload::null)))
     }
 
-    /// Whether nothing has been marked.
+    /// Returns whether no item has been marked.
     pub fn is_empty(&self) -> bool {
         self.done.is_empty()
     }
 
-    /// How many items have ended how.
+    /// Returns the numbers of items by their outcomes.
     pub fn counts(&self) -> ItemCounts {
         let done: usize = self.done.iter().map(|(start, end)| end - start).sum();
         let failed = self.failures.len();
         ItemCounts { total: self.total, succeeded: done - failed, failed }
     }
 
-    /// All of it as one chunk.
+    /// Returns the whole progress as one chunk.
     pub fn to_chunk(&self) -> Payload {
         let mut results: Vec<(usize, Vec<Payload>)> = Vec::new();
         for (index, result) in &self.results {
@@ -224,10 +227,12 @@ impl ItemProgress {
         to_payload(&Chunk { total: self.total, done, results, failures })
     }
 
-    /// All of it in as few chunks as come in order of the items and are each at most `limit` bytes
-    /// long; only a single item that is too large for that is a chunk by itself all the same.
+    /// Returns the whole progress in chunks of at most `limit` bytes, in the order of the items.
     ///
-    /// To merge chunks, absorb them all and call this.
+    /// The chunks are as few as this order allows. A single item that is larger than the limit is a
+    /// chunk by itself.
+    ///
+    /// To merge chunks, absorb all of them and call this function.
     pub fn to_chunks(&self, limit: usize) -> Vec<Payload> {
         let nulls = self.nulls().into_iter().map(|range| (range.start, Piece::Done(range.end)));
         let results = self.results.iter().map(|(index, result)| (*index, Piece::Result(result)));
@@ -240,7 +245,7 @@ impl ItemProgress {
         let mut chunks = Vec::new();
         let (mut part, mut bytes) = (Self::new(self.total), frame);
         for (start, piece) in pieces {
-            // No piece adds more than itself, its indexes, and `[,[]],` around it.
+            // A piece adds at most itself, its indexes, and `[,[]],` around it.
             let more = 6 + digits(start) + piece.bytes();
             if bytes + more > limit && !part.is_empty() {
                 chunks.push(std::mem::replace(&mut part, Self::new(self.total)).to_chunk());
@@ -265,10 +270,11 @@ impl ItemProgress {
         chunks
     }
 
-    /// Adds what a chunk holds, as [`ItemProgress::mark`] would.
+    /// Adds the items of a chunk, as [`ItemProgress::mark`] would.
     ///
     /// # Errors
-    /// [`ItemError::OtherTotal`], [`ItemError::Broken`]. Then nothing of it was added.
+    /// [`ItemError::OtherTotal`], [`ItemError::Broken`]; in both cases nothing of the chunk was
+    /// added.
     pub fn absorb(&mut self, chunk: &Payload) -> Result<(), ItemError> {
         let broken = |reason: String| ItemError::broken(chunk, reason);
         let read: Chunk = chunk.decode().map_err(|error| broken(error.to_string()))?;
@@ -292,7 +298,7 @@ impl ItemProgress {
         Ok(())
     }
 
-    /// Adds what another progress of the same items holds, as [`ItemProgress::mark`] would.
+    /// Adds another progress of the same items, as [`ItemProgress::mark`] would.
     pub(crate) fn merge(&mut self, other: Self) {
         self.take(other.nulls(), other.results, other.failures);
     }
@@ -333,7 +339,7 @@ impl ItemProgress {
         }
     }
 
-    /// Joins the range with those that it overlaps or touches.
+    /// Joins the range with the ranges that it overlaps or touches.
     fn add(&mut self, range: Range<usize>) {
         let Range { mut start, mut end } = range;
         while let Some((first, last)) =
@@ -347,7 +353,7 @@ impl ItemProgress {
         self.done.insert(start, end);
     }
 
-    /// The ranges of items whose result is `null`.
+    /// Returns the ranges of items whose result is `null`.
     fn nulls(&self) -> Vec<Range<usize>> {
         let mut others: Vec<_> = self.results.keys().chain(self.failures.keys()).copied().collect();
         others.sort_unstable();
@@ -366,9 +372,9 @@ impl ItemProgress {
     }
 }
 
-/// What a chunk cannot be divided into less than.
+/// A part of a progress that chunks do not divide.
 enum Piece<'a> {
-    /// Up to, not with, that one.
+    /// A range of `null` results, up to this index, exclusive.
     Done(usize),
     Result(&'a Payload),
     Failure(&'a Failure),
@@ -427,7 +433,7 @@ mod tests {
         progress
     }
 
-    /// It took minutes when each range of results looked through all failures.
+    /// A merge took minutes when each range of results looked through all failures.
     #[test]
     fn many_failures_between_results_are_merged_in_time() {
         let total = 100_000;
@@ -486,7 +492,7 @@ mod tests {
             let chunks: Vec<_> = parts.iter().map(|part| marked(part).to_chunk()).collect();
             let merged = absorbed(&chunks);
             prop_assert_eq!(&absorbed(&merged.to_chunks(200)), &merged);
-            // Where an item failed in one part and has a result in an earlier one, the result stands.
+            // A result in an earlier part stands when the item failed in a later one.
             let whole = marked(&parts.concat());
             prop_assert_eq!(merged.counts(), whole.counts());
             for index in 0..TOTAL {

@@ -1,4 +1,4 @@
-//! Working on many items at once, for whoever keeps their progress.
+//! Work on many items at the same time, for the code that keeps their progress.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -11,32 +11,34 @@ use crate::base::payload::Payload;
 use crate::base::runtime::BoxFuture;
 use crate::context::item_progress::{ErrorPolicy, ItemError, ItemProgress};
 
-/// How the items of one future ended.
+/// The outcomes of the items of one future, each with its index.
 pub type Worked = Vec<(usize, Result<Payload, Failure>)>;
 
-/// Why work on items came to no end.
+/// The reason why work on items ended early.
 #[derive(Debug)]
 pub enum WorkError<E> {
-    /// An item failed, and the others were not to go on.
+    /// An item failed under a policy that stops the others.
     Item {
-        /// The first one, by index.
+        /// The index of the item, the lowest of those that failed.
         index: usize,
-        /// Why.
+        /// The reason.
         failure: Failure,
     },
-    /// What ended could not be recorded.
+    /// The progress could not be recorded.
     Record(E),
-    /// An item is not one of those.
+    /// An index is not that of an item.
     Misfit(ItemError),
 }
 
-/// Runs the futures, so many at a time. What has ended is recorded in groups: whatever ended while
-/// one record was under way goes with the next, and what is recorded is in `progress`, of which
-/// `on_record` is told. Gives the failures that are not recorded.
-///
-/// # Errors
-/// When an item fails with [`ErrorPolicy::Stop`], after what was under way has ended and is
+/// Runs the futures, at most `concurrency` at a time, and returns the failures that are not
 /// recorded.
+///
+/// Outcomes are recorded in groups: those that arrive while one record is under way go with the
+/// next. `progress` holds what is recorded, and `on_record` is called with it after each record.
+///
+/// [`WorkError::Item`] when an item fails with [`ErrorPolicy::Stop`], after the items under way
+/// have ended and are recorded; [`WorkError::Record`] when a record fails; [`WorkError::Misfit`]
+/// when a future returns an index that is not that of an item.
 pub async fn work_on_items<'a, E>(
     progress: &mut ItemProgress,
     mut todo: impl Iterator<Item = impl Future<Output = Worked>>,

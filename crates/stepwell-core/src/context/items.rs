@@ -1,13 +1,13 @@
-//! Many items in one step, each done once.
+//! Many items in one step, each of which is done once.
 //!
 //! ```text
 //!   journal:  items "rows" {done [0..99]} | items "rows" {done [100..180]} | … | step "rows" {failures}
 //!             ╰──── not deliveries: what is done, as it ends ────────────╯       ╰─ the delivery ─╯
 //! ```
 //!
-//! While one chunk is on its way to the store, what ends gathers for the next. Small chunks are
-//! merged, and the merged ones removed, so that a journal holds few of them however many items
-//! there are.
+//! While one chunk is on its way to the store, the items that end gather for the next one. Small
+//! chunks are merged, and their entries removed. A journal therefore holds few chunks, for any
+//! number of items.
 
 use std::collections::BTreeMap;
 use std::future::{Future, poll_fn};
@@ -33,9 +33,9 @@ use crate::engine::run::Run;
 use crate::engine::run::step::Step;
 use crate::engine::task_error::{ControlFlow, TaskError, TaskResult, closure_failure};
 
-/// So many small chunks are merged into one.
+/// The number of small chunks that are merged into one.
 const MERGE: usize = 32;
-/// A chunk of this many bytes is no longer small.
+/// The size, in bytes, from which a chunk counts as large.
 const LARGE: usize = 64 << 10;
 
 /// Items to be worked on, made by [`TaskContext::items`]: set options, then call [`Items::each`].
@@ -50,8 +50,10 @@ pub struct Items<'a, I> {
 }
 
 impl TaskContext {
-    /// Works on many items, each done once: a step that remembers how far it came. After a crash it
-    /// goes on with the items that are not done; those whose end was not yet durable run again.
+    /// Begins a step over many items, each of which is done once.
+    ///
+    /// The step remembers which items are done. After a crash it goes on with the others. An item
+    /// whose end was not yet durable runs again.
     ///
     /// ```
     /// # use stepwell_core::{ErrorPolicy, TaskContext, TaskResult};
@@ -67,9 +69,9 @@ impl TaskContext {
     /// }
     /// ```
     ///
-    /// The items are to be the same, in the same order, whenever the task comes here. Any number of
-    /// them is kept in few rows of the journal; results other than `()` are kept as well, and
-    /// are all in memory when the task goes on.
+    /// The items must be the same, in the same order, each time that the task reaches this call.
+    /// The journal keeps any number of items in few rows. Results other than `()` are kept as well,
+    /// and all of them are in memory when the task goes on.
     pub fn items<T>(
         &self,
         name: impl Into<StepName>,
@@ -87,27 +89,32 @@ impl TaskContext {
 }
 
 impl<'a, I: ExactSizeIterator> Items<'a, I> {
-    /// How many items, or batches of them, are worked on at the same time; at least 1. Default: 1.
+    /// Sets the number of items, or batches of items, that are worked on at the same time; at least
+    /// 1. Default: 1.
     pub fn concurrency(mut self, items: usize) -> Self {
         self.concurrency = items.max(1);
         self
     }
 
-    /// What becomes of the others when an item fails. Default: [`ErrorPolicy::Stop`], with which
-    /// the step fails, and the items that are done stay so when it is tried again.
+    /// Sets what happens to the other items when one fails. Default: [`ErrorPolicy::Stop`].
+    ///
+    /// With the default, the step fails. A retry of the step goes on with the items that are not
+    /// done.
     pub fn on_error(mut self, policy: ErrorPolicy) -> Self {
         self.on_error = policy;
         self
     }
 
-    /// Calls this with what is durable, at the beginning and whenever it is more.
+    /// Sets a function that is called with the durable progress, at the beginning and whenever it
+    /// grows.
     pub fn on_progress(mut self, call: impl FnMut(ItemCounts) + Send + 'a) -> Self {
         self.on_progress = Some(Box::new(call));
         self
     }
 
-    /// What the items are made of, such as themselves: with another input (by its [`InputHash`])
-    /// all of them begin afresh.
+    /// Sets the input of the step, for instance the items themselves.
+    ///
+    /// All items begin again from the start when the input's [`InputHash`] changes.
     pub fn input<T: Serialize + ?Sized>(mut self, input: &T) -> Self {
         self.key = self.key.and_then(|key| {
             let hash = InputHash::of(input);
@@ -117,12 +124,12 @@ impl<'a, I: ExactSizeIterator> Items<'a, I> {
         self
     }
 
-    /// Does this with each item that is not done yet, and waits for all.
+    /// Works on each item that is not done yet, and waits for all of them.
     ///
     /// # Errors
-    /// [`TaskError::Step`] when an item fails with [`ErrorPolicy::Stop`], after those under way
-    /// have ended, or when there are another number of items than before;
-    /// [`TaskError::Payload`] when a recorded result is of another type.
+    /// [`TaskError::Step`] when an item fails with [`ErrorPolicy::Stop`], after the items under way
+    /// have ended; [`TaskError::Step`] when the number of items has changed; [`TaskError::Payload`]
+    /// when a recorded result is of another type.
     pub async fn each<R, F, Fut>(self, work: F) -> TaskResult<ItemsReport<R>>
     where
         R: Serialize + DeserializeOwned,
@@ -147,11 +154,14 @@ impl<'a, I: ExactSizeIterator> Items<'a, I> {
         .await
     }
 
-    /// As [`Items::each`], with so many items at a time, for which it gives as many results. When
-    /// it fails, all of them have.
+    /// Works on batches of at most `size` items (at least 1), as [`Items::each`] does on single
+    /// ones.
+    ///
+    /// The closure returns one result for each item of its batch. All items of a batch fail when
+    /// the closure fails.
     ///
     /// # Errors
-    /// As [`Items::each`].
+    /// The errors of [`Items::each`].
     pub async fn each_batch<R, F, Fut>(self, size: usize, work: F) -> TaskResult<ItemsReport<R>>
     where
         R: Serialize + DeserializeOwned,
@@ -216,7 +226,7 @@ impl<'a, I: ExactSizeIterator> Items<'a, I> {
                 async {
                     let mut worked = working.await;
                     if run.control().is_some() {
-                        // What failed did so likely because it was told to stop.
+                        // An item that failed now probably failed because it had to stop.
                         worked.retain(|(_, outcome)| outcome.is_ok());
                     }
                     worked
@@ -276,7 +286,7 @@ fn encode<R: Serialize + DeserializeOwned>(result: &R, limit: usize) -> Result<P
 struct Chunks {
     run: Arc<Run>,
     key: Key,
-    /// Those that are to be merged, with their places.
+    /// The small chunks that are still to be merged, with the numbers of their entries.
     small: Vec<(u64, ItemProgress)>,
 }
 
@@ -285,7 +295,7 @@ impl Chunks {
         Self { run: run.clone(), key: Key { kind: Kind::Items, ..step.clone() }, small: Vec::new() }
     }
 
-    /// What the journal holds.
+    /// Returns the progress that the journal holds.
     fn read(&mut self, total: usize) -> Result<ItemProgress, ItemError> {
         let mut progress = ItemProgress::new(total);
         for (seq, chunk) in self.run.operations().take_items(&self.key) {
@@ -297,7 +307,8 @@ impl Chunks {
         Ok(progress)
     }
 
-    /// Journals what has ended. Ready when that is durable, or the run has to stop.
+    /// Journals the items that have ended; the future is ready when they are durable, or the run
+    /// has to stop.
     fn add(&mut self, fresh: &ItemProgress) -> BoxFuture<'static, Result<(), ControlFlow>> {
         let (mut merged, mut superseded) = (fresh.clone(), Vec::new());
         if self.small.len() >= MERGE {
@@ -324,7 +335,7 @@ impl Chunks {
         Box::pin(poll_fn(move |cx| {
             let mut operations = run.operations();
             match operations.control() {
-                // What is on its way when a task is cancelled is still written.
+                // A chunk that is on its way when the task is cancelled is still written.
                 Some(control) if control != ControlFlow::Cancelled => Poll::Ready(Err(control)),
                 _ => operations.poll_durable(last, cx.waker()).map(Ok),
             }

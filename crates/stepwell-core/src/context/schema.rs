@@ -1,5 +1,7 @@
-//! Schemas of task types: what their parameters and outputs look like, for people and for programs
-//! that know a type by its name only; and the checks that come with them.
+//! Schemas of task types, and the checks that come with them.
+//!
+//! The schemas describe parameters and outputs to people, and to programs that know a type by its
+//! name only.
 
 use std::any::TypeId;
 use std::collections::HashMap;
@@ -21,12 +23,12 @@ use crate::engine::run::Run;
 use crate::engine::task_error::{TaskError, TaskResult};
 use crate::store::{Headers, StoreError, TaskTypeInfo};
 
-/// How long what the store knows of task types is taken for true.
+/// The time after which the task types are read from the store again.
 const REMEMBERED: Duration = Duration::from_secs(60);
-/// Of how much that is wrong an error tells.
+/// The number of violations that an error lists.
 const MAX_ERRORS: usize = 5;
 
-/// The schemas of a task type.
+/// Returns the schemas of a task type.
 pub(crate) fn schemas<T: Task>() -> Result<TaskTypeInfo, InvalidName>
 where
     T::Params: JsonSchema,
@@ -44,7 +46,7 @@ where
     })
 }
 
-/// A check by a schema.
+/// Returns a check by a schema.
 pub(crate) fn check(schema: &Value) -> Result<Check, PayloadError> {
     let failed = |error: String| PayloadError::Schema {
         reason: format!("the schema itself is not valid: {error}"),
@@ -109,14 +111,15 @@ impl<T: Task> Executable for Described<T> {
     }
 }
 
-/// The checks of the parameters of these types. One whose schema this version cannot read is not
-/// checked: the worker does.
+/// Returns the checks of the parameters of these types.
+///
+/// A type whose schema this version cannot read is not checked here; its worker checks it.
 pub(crate) fn checks(types: Vec<TaskTypeInfo>) -> HashMap<Name, Check> {
     types.into_iter().filter_map(|info| Some((info.task_type, check(&info.params).ok()?))).collect()
 }
 
 impl Engine {
-    /// The check of the parameters of a task type that some process has described.
+    /// Returns the check of the parameters of a task type that some process has described.
     pub(crate) async fn stored_check(&self, task_type: &Name) -> Result<Option<Check>, StoreError> {
         let now = self.store.now();
         if let Some(read) = &*self.stored.lock().unwrap_or_else(PoisonError::into_inner)

@@ -39,17 +39,20 @@ use crate::store::Headers;
 #[cfg_attr(not(target_family = "wasm"), async_trait)]
 #[cfg_attr(target_family = "wasm", async_trait(?Send))]
 pub trait Task: MaybeSend + 'static {
-    /// The name under which tasks of this type are stored. It must stay the same as long as there
-    /// are tasks of it.
+    /// The name under which tasks of this type are stored.
+    ///
+    /// The name must stay the same while there are tasks of the type.
     const NAME: &'static str;
-    /// What a task is given, as JSON.
+    /// The parameters of a task, stored as JSON.
     type Params: Serialize + DeserializeOwned + MaybeSend + 'static;
-    /// What a task gives, as JSON.
+    /// The output of a task, stored as JSON.
     type Output: Serialize + DeserializeOwned + MaybeSend + 'static;
 
-    /// The code. It is run from its beginning whenever the task goes on after a crash, with the
-    /// journaled results in place of its steps; so outside of steps it should only decide, by
-    /// its parameters and by what the context gives.
+    /// Executes the task's code.
+    ///
+    /// The code runs from its beginning whenever the task goes on after a crash, with the journaled
+    /// results in place of its steps. Outside of steps it should therefore only decide, by its
+    /// parameters and by the results that the context returns.
     ///
     /// # Errors
     /// An error fails the attempt; see [`TaskError`].
@@ -122,8 +125,8 @@ where
         let (name, function) = (self.name.clone(), self.function.clone());
         Box::pin(async move {
             let (limit, params) = (ctx.max_payload_bytes(), read_params(name.as_str(), &params)?);
-            // Called within the future, so that whatever it does through the context is the task's
-            // own.
+            // The function is called within the future, so that all its calls of the context are
+            // the task's own.
             let running = function(params, ctx);
             let output = running.await?;
             Payload::encode(&output, limit).map_err(|source| unfit(name.as_str(), source))

@@ -1,4 +1,4 @@
-//! What task code says of itself: lines of its log, and its progress.
+//! The reports of task code about itself: lines of its log, and its progress.
 
 use std::collections::BTreeMap;
 
@@ -13,15 +13,17 @@ use crate::context::TaskContext;
 use crate::observe::lifecycle::Lifecycle;
 use crate::observe::notes::{Line, LogLevel, Progress};
 
-/// The longest message that is kept, in bytes.
+/// The size limit of a message, in bytes.
 const MAX_MESSAGE: usize = 64 << 10;
 
 impl TaskContext {
-    /// Writes a line to the task's log, which is kept with the task
-    /// ([`Client::logs`](crate::Client::logs)), and tells those who
-    /// [subscribe](crate::Client::subscribe). It may be used anywhere, also in a step's closure. It
-    /// is durable with the next commit. A message of over 64 KiB is cut off, and fields that
-    /// could not be a [`Payload`] are left out.
+    /// Writes a line to the task's log, and reports it to all who
+    /// [subscribe](crate::Client::subscribe).
+    ///
+    /// The log is kept with the task, and [`Client::logs`](crate::Client::logs) returns it. The
+    /// function may be called anywhere, also in a step's closure. The line is durable with the next
+    /// commit. A message of over 64 KiB is cut off, and fields that could not be a [`Payload`] are
+    /// left out.
     ///
     /// ```
     /// # use stepwell_core::{LogLevel, TaskContext, TaskResult};
@@ -57,10 +59,11 @@ impl TaskContext {
         }
     }
 
-    /// Says how far the task has come, in the place of what it said before: for
-    /// [`Client::find`](crate::Client::find), and for
-    /// those who [subscribe](crate::Client::subscribe). It may be used anywhere, also in a step's
-    /// closure. A message of over 64 KiB is cut off.
+    /// Reports how far the task has come, in place of its earlier report.
+    ///
+    /// [`Client::find`](crate::Client::find) returns the report, and all who
+    /// [subscribe](crate::Client::subscribe) receive it. The function may be called anywhere, also
+    /// in a step's closure. A message of over 64 KiB is cut off.
     pub fn progress<'a>(
         &self,
         current: u64,
@@ -79,7 +82,7 @@ impl TaskContext {
         }
     }
 
-    /// `false` when it is in the journal already.
+    /// Journals a note, and returns `false` when the journal has it already.
     fn note<T: Serialize>(&self, kind: Kind, name: Name, note: &T) -> bool {
         let run = self.run();
         let noted = run.operations().note(

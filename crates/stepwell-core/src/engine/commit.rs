@@ -1,22 +1,24 @@
-//! Group commit: one for all backends.
+//! Group commit, the same for all backends.
 //!
-//! While one batch is on its way to the disk, everything that becomes ready gathers; all of it goes
-//! in the next:
+//! While one batch is on its way to the disk, everything that becomes ready gathers. All of it goes
+//! in the next batch:
 //!
 //! ```text
 //!   store    ├── a ──┤├──── b c d e ────┤├── f g ──┤
 //!   arrives  a  b c d e        f g
 //! ```
 //!
-//! An idle engine commits at once; a busy one shares each sync of the disk among hundreds of tasks.
-//! There is no timer and nothing to tune. Those who were just answered, and are about to come
-//! again, are let come before the next batch leaves.
+//! An idle engine commits at once. A busy one shares each sync of the disk among hundreds of tasks.
+//! There is no timer and nothing to tune. Callers that were just answered are about to commit
+//! again, and the next batch waits a few turns for them.
 //!
-//! Where the store can commit several batches at a time, further lanes take what concerns nobody
-//! but its own task (journal entries and completions) past the batch that is on its way, as soon as
-//! that is half as much again. It is how the database works while the tasks of the other batch run;
-//! so a crowd is shared among the lanes. Everything else stays in the main lane, whose order the
-//! engine relies on: a task's suspension is answered before the claim that wakes it is sent.
+//! A store that can commit several batches at a time has further lanes. They take light
+//! transitions: journal entries and completions that concern only their own task. Light transitions
+//! leave beside the batches on their way as soon as they are at least half as many as the largest
+//! of these batches has. The database then works while the tasks of the other batch run, and the
+//! lanes share many light transitions evenly. Everything else stays in the main lane. Invariant:
+//! the main lane keeps its order. A task's suspension is answered before the claim that wakes it is
+//! sent.
 //!
 //! ```text
 //!   main     ├── a b c d ──┤├── g h S ──┤
@@ -55,10 +57,10 @@ use crate::store::queue::QueueChange;
 use crate::store::*;
 
 pub(crate) type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
-/// Gives what became of one item, once its batch is durable.
+/// A future of one item's result, which is ready when the item's batch is durable.
 ///
-/// A receipt must be followed to its end: an item whose batch fails is lost unless its owner sends
-/// it again, and [`insist`] does that where nobody waits for the answer.
+/// Invariant: a receipt is followed to its end. An item whose batch fails is lost unless its owner
+/// sends it again. [`insist`] does that for items whose answer nobody waits for.
 #[must_use = "an item whose batch fails is lost unless its owner sends it again"]
 pub(crate) struct Receipt<T>(oneshot::Receiver<Result<T, StoreError>>);
 
@@ -72,9 +74,9 @@ impl<T> Receipt<T> {
 impl<T> Future for Receipt<T> {
     type Output = Result<T, StoreError>;
 
-    /// [`StoreError::Closed`] when nobody is left to answer.
+    /// Returns [`StoreError::Closed`] when nobody is left to answer.
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        // No adapter moves the answer about, which is long.
+        // No adapter moves the answer about, because the answer is large.
         match Pin::new(&mut self.0).poll(cx) {
             Poll::Ready(Ok(answer)) => Poll::Ready(answer),
             Poll::Ready(Err(_)) => Poll::Ready(Err(StoreError::Closed)),
@@ -83,14 +85,14 @@ impl<T> Future for Receipt<T> {
     }
 }
 
-/// Whoever spawned a task, and what is to be started when it is durable.
+/// The caller of a spawn, and the task that starts when the spawn is durable.
 pub(crate) struct Spawner {
     answer: Answer<Spawned>,
     eager: Option<Eager>,
 }
 
 impl Spawner {
-    /// Answers the caller, and returns what is to be started.
+    /// Answers the caller, and returns the task that starts now.
     fn tell(self, spawned: Spawned) -> Option<Eager> {
         let starts = matches!(spawned, Spawned::Created { claimed: true });
         answer(self.answer, Ok(spawned));
@@ -98,25 +100,26 @@ impl Spawner {
     }
 }
 
-/// A batch on its way.
+/// A batch that is on its way.
 type Committing = BoxFuture<'static, Result<Committed, StoreError>>;
 
-/// Whoever waits for the items of a batch; each list is in the order of the batch's list.
+/// The callers that wait for the items of a batch; each list is in the order of the batch's list.
 #[derive(Default)]
 pub(crate) struct Answers {
     pub(crate) transitions: Vec<Answer<Result<Applied, Refused>>>,
-    /// The tasks of `transitions` that say themselves how they ended.
+    /// The tasks of `transitions` whose runs report their ends themselves.
     pub(crate) ending: Vec<TaskId>,
     pub(crate) commands: Vec<Answer<CommandOutcome>>,
     pub(crate) events: Vec<Answer<bool>>,
     pub(crate) messages: Vec<Answer<bool>>,
     pub(crate) spawns: Vec<Spawner>,
-    /// How many of `spawns`, one after the other, are all spawned or none of them.
+    /// The lengths of consecutive groups of `spawns`, each of which is spawned as a whole or not at
+    /// all.
     pub(crate) groups: Vec<usize>,
-    /// The tasks of `spawns`, to be told of.
+    /// The tasks of `spawns`, to be reported.
     pub(crate) spawned: Vec<(TaskId, Name)>,
     pub(crate) schedules: Vec<Answer<ScheduleOutcome>>,
-    /// The tasks that each of `schedules` spawns, to be told of.
+    /// The tasks that each of `schedules` spawns, to be reported.
     pub(crate) scheduled: Vec<Vec<(TaskId, Name)>>,
     pub(crate) queues: Vec<Answer<()>>,
     pub(crate) workers: Vec<Answer<WorkerStatus>>,
@@ -124,7 +127,7 @@ pub(crate) struct Answers {
 }
 
 impl Answers {
-    /// How many items can be committed one without the other.
+    /// Returns the number of items that can be committed one without the other.
     pub(crate) fn items(&self) -> usize {
         self.transitions.len()
             + self.commands.len()
@@ -150,49 +153,52 @@ impl Answers {
     }
 }
 
-/// The place of a lane in the list of them.
+/// The index of a lane.
 type Lane = usize;
 /// The lane for everything; the others take light transitions only.
 const MAIN: Lane = 0;
 
-/// How many bytes of payloads are enough for a batch: a store may not take any number of them at
-/// once.
+/// The size of a full batch, in bytes of payloads, because a store may limit what it takes at once.
 const FULL: usize = 32 << 20;
-/// For how many turns, and how long, a batch waits for more: turns take their time where tasks
-/// compute.
+/// The number of turns for which a batch waits for more items, and the longest time of such a wait.
+///
+/// The time is limited because turns take long where tasks compute.
 const PATIENCE: (usize, Duration) = (8, Duration::from_millis(10));
-/// The most items of a batch that are answered at once; more of them after a turn.
+/// The largest batch that is answered at once; a larger one is answered after a turn.
 const FEW: usize = 4;
-/// The largest transition that is taken for a light one, in bytes of its payloads.
+/// The largest light transition, in bytes of its payloads.
 const LIGHT: usize = 64 << 10;
-/// The smallest batch that is worth a lane of its own, in light transitions.
+/// The smallest share of a lane, in light transitions.
 const SHARE: usize = 16;
 
 #[derive(Default)]
 struct Gathering {
-    /// Batches that are full, the first to leave first.
+    /// Batches that are full, in the order in which they leave.
     full: VecDeque<(Batch, Answers)>,
     batch: Batch,
     answers: Answers,
-    /// How many bytes of payloads are in `batch`.
+    /// The bytes of payloads in `batch`.
     bytes: usize,
-    /// How often something was added.
+    /// The number of additions.
     added: usize,
-    /// Transitions that concern nobody but their tasks, and may go in any lane. None where there
-    /// is one lane.
+    /// Transitions that concern only their own tasks, and may go in any lane; always empty with one
+    /// lane.
     light: Vec<(Transition, Answer<Result<Applied, Refused>>)>,
-    /// How many transitions are on their way in each lane; as many as can be while they are about
-    /// to leave, or where nothing may go beside them.
+    /// The number of transitions on their way in each lane.
+    ///
+    /// It is `usize::MAX` while a batch is about to leave, or when nothing may go beside the batch.
     lanes: Vec<Option<usize>>,
     /// The number of the last batch that left in each lane.
     numbers: Vec<u64>,
-    /// How many batches have left.
+    /// The number of batches that have left.
     left: u64,
-    /// Whether there may be two transitions of one run in what gathers. Then no transition goes
-    /// beside it, now and when it is on its way.
+    /// Set when two transitions of one run may have gathered.
+    ///
+    /// No transition goes beside such a batch then, neither now nor while it is on its way.
     may_repeat: bool,
-    /// Whether the last batch had one item, and nothing has gathered since: whoever comes next is
-    /// likely its owner, and has nobody to wait for.
+    /// Set when the last batch had one item, and nothing has gathered since.
+    ///
+    /// The next item is then probably from the same owner, and has nobody to wait for.
     lone: bool,
 }
 
@@ -222,7 +228,7 @@ impl Gathering {
         self.grow(bytes);
     }
 
-    /// Counts what was added to the batch.
+    /// Counts the bytes that were added to the batch, and sets a full batch aside.
     fn grow(&mut self, bytes: usize) {
         self.bytes += bytes;
         if self.bytes >= FULL {
@@ -236,13 +242,13 @@ impl Gathering {
         (std::mem::take(&mut self.batch), std::mem::take(&mut self.answers))
     }
 
-    /// The lane in which a batch can leave now.
+    /// Returns the lane in which a batch can leave now.
     fn can_leave(&self) -> Option<Lane> {
         let largest = self.lanes.iter().flatten().max();
         let main_is_free = self.lanes.first().is_some_and(Option::is_none);
         if self.may_repeat && largest.is_some() {
-            // Signs of life do not wait for a batch that may hang, nor does anything else that is
-            // no run's.
+            // A batch that is on its way may hang. Heartbeats do not wait for it, and neither do
+            // other items that are not transitions.
             return (main_is_free && self.batch.has_more_than_transitions()).then_some(MAIN);
         }
         let heavy = !(self.full.is_empty() && self.batch.is_empty());
@@ -251,11 +257,11 @@ impl Gathering {
         }
         let light = self.light.len();
         let enough = light > 0 && largest.is_none_or(|largest| light >= largest.div_ceil(2));
-        // The last ones first: the main lane is left to what can use no other.
+        // The last lane comes first, so that the main lane stays free for all other items.
         self.lanes.iter().rposition(Option::is_none).filter(|_| enough)
     }
 
-    /// How many light transitions leave next: so many that the lanes carry alike.
+    /// Returns the number of light transitions that leave next, an equal share for each lane.
     fn share(&self) -> usize {
         let on_their_way =
             self.lanes.iter().flatten().fold(0_usize, |sum, lane| sum.saturating_add(*lane));
@@ -264,7 +270,7 @@ impl Gathering {
         if self.may_repeat { all } else { share.max(SHARE).min(all) }
     }
 
-    /// Takes out what is no run's.
+    /// Takes the batch without its transitions.
     fn take_without_transitions(&mut self) -> (Batch, Answers) {
         let transitions = std::mem::take(&mut self.batch.transitions);
         let answers = std::mem::take(&mut self.answers.transitions);
@@ -276,7 +282,7 @@ impl Gathering {
         taken
     }
 
-    /// Takes out what leaves in the lane.
+    /// Takes the batch that leaves in the lane.
     fn take(&mut self, lane: Lane) -> (Batch, Answers) {
         self.left += 1;
         if let Some(number) = self.numbers.get_mut(lane) {
@@ -296,7 +302,7 @@ impl Gathering {
             self.light.drain(..share).chain(heavy.zip(std::mem::take(&mut answers.transitions)));
         let repeats = self.may_repeat;
         if repeats {
-            // A batch holds one transition of each run at most.
+            // A batch holds at most one transition of each run.
             let mut seen = HashSet::new();
             let (first, later) = all.partition::<Vec<_>, _>(|(transition, _)| {
                 seen.insert((transition.task_id, transition.run_id))
@@ -316,14 +322,14 @@ impl Gathering {
     }
 }
 
-/// Whether nobody but its task is concerned by it.
+/// Returns whether a transition concerns only its own task, and is small.
 fn is_light(transition: &Transition) -> bool {
     transition.only_journals()
         && weight(transition) <= LIGHT
         && matches!(transition.next, Next::Continue { collect: false } | Next::Complete(_))
 }
 
-/// The bytes of payloads in it.
+/// Returns the bytes of a transition's payloads.
 fn weight(transition: &Transition) -> usize {
     let entries = transition.entries.iter().map(|entry| match &entry.outcome {
         Outcome::Done(payload) => payload.as_str().len(),
@@ -338,7 +344,7 @@ fn weight(transition: &Transition) -> usize {
     output + entries.chain(spawns).chain(events).chain(messages).sum::<usize>()
 }
 
-/// The one door to the store for everything that writes.
+/// The engine's only access to the store for writes.
 pub(crate) struct GroupCommit {
     store: Arc<dyn Store>,
     runtime: Arc<dyn Runtime>,
@@ -410,7 +416,7 @@ impl GroupCommit {
         receipt
     }
 
-    /// A transition beside the one that the run's executor may have on its way.
+    /// Adds a transition beside the one that the run's executor may have on its way.
     pub(crate) fn transition_beside(
         self: &Arc<Self>,
         transition: Transition,
@@ -478,8 +484,9 @@ impl GroupCommit {
         self.gathering.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The numbers of the batches that are on their way. One that still is when a while has passed
-    /// waits for the store.
+    /// Returns the numbers of the batches that are on their way.
+    ///
+    /// A batch that is still there some time later waits for the store.
     pub(crate) fn on_their_way(&self) -> Vec<u64> {
         let gathering = self.gathering();
         let numbered = gathering.lanes.iter().zip(&gathering.numbers);
@@ -493,7 +500,7 @@ impl GroupCommit {
         self.set_off(gathering);
     }
 
-    /// Starts to drive a lane that something can leave in.
+    /// Starts to drive a lane in which a batch can leave.
     fn set_off(self: &Arc<Self>, mut gathering: MutexGuard<'_, Gathering>) {
         let patient = !std::mem::take(&mut gathering.lone);
         if let Some(lane) = gathering.can_leave() {
@@ -503,7 +510,7 @@ impl GroupCommit {
         }
     }
 
-    /// Sends off what has gathered, and follows it to its end, until nothing can leave.
+    /// Sends the gathered items and waits for their commit, until nothing can leave.
     async fn drive(self: Arc<Self>, lane: Lane, mut patient: bool) {
         let mut held = HeldLane { commit: self.clone(), lane };
         loop {
@@ -524,15 +531,14 @@ impl GroupCommit {
                         measures.commit_seconds.record(until(sent_at, self.runtime.now()));
                     });
                     if items > FEW {
-                        // Now, so that the runtime's other thread is awake when they are. One that
-                        // sleeps is woken by the first to become
-                        // ready, takes that and no more, sleeps, and is woken by the next: where
-                        // the threads share a core, they would change
-                        // places at each.
+                        // This turn wakes the runtime's other thread before the answers do. A
+                        // sleeping thread is woken by the first task that becomes ready, takes only
+                        // that one, sleeps, and is woken by the next. Threads that share a core
+                        // would change places at each task.
                         turn().await;
                     }
                     let begun = self.answer(committed, answers);
-                    // It may hold closures of the application.
+                    // The batch may hold closures of the application.
                     discard(batch);
                     (items, begun)
                 }
@@ -543,7 +549,8 @@ impl GroupCommit {
                 }
             };
             let goes_on = self.leave(held.lane, items);
-            // Only now: what a task commits first finds the lane free, and no turns to wait for.
+            // Tasks start only now: the first commit of a task finds the lane free, and no turns to
+            // wait for.
             begun.into_iter().for_each(Eager::start);
             if !goes_on {
                 return;
@@ -551,7 +558,7 @@ impl GroupCommit {
         }
     }
 
-    /// Frees the lane, unless something can leave in it now. Returns whether something can.
+    /// Frees the lane, unless a batch can leave in it now, and returns whether one can.
     fn leave(&self, lane: Lane, items: usize) -> bool {
         let mut gathering = self.gathering();
         gathering.set(lane, None);
@@ -569,7 +576,8 @@ impl GroupCommit {
         self.measures.with_store(|measures| measures.commits_failed.increment(1));
     }
 
-    /// Tells those who wait what became of their items. Returns the tasks that are to be started.
+    /// Answers the callers of a batch with the results of their items, and returns the tasks that
+    /// start.
     fn answer(&self, committed: Committed, answers: Answers) -> Vec<Eager> {
         let news = committed.news;
         self.tell_spawned(answers.spawned, &committed.spawns);
@@ -593,10 +601,11 @@ impl GroupCommit {
         begun
     }
 
-    /// Answers those whose batch was refused; commits it without the items that it was refused for,
-    /// where it is for these.
+    /// Answers the callers of a batch that was refused.
+    ///
+    /// A batch that was refused for some of its items is committed without them.
     async fn refused(&self, batch: Arc<Batch>, answers: Answers, error: &StoreError) {
-        // The next one to be sent is the last.
+        // The last part is sent next.
         let mut parts = self.parts(batch, answers, error);
         while let Some((batch, answers)) = parts.pop() {
             if answers.items() == 0 {
@@ -613,8 +622,9 @@ impl GroupCommit {
         }
     }
 
-    /// The halves of a batch that was refused for an item, the second one first. Where there are
-    /// none, those who wait are answered.
+    /// Returns the halves of a batch that was refused for an item, the second one first.
+    ///
+    /// A batch that cannot be halved is refused as a whole: its callers are answered.
     fn parts(&self, batch: Arc<Batch>, answers: Answers, error: &StoreError) -> Vec<Part> {
         if answers.items() < 2 || !error.is_of_an_item() {
             discard(batch);
@@ -627,10 +637,12 @@ impl GroupCommit {
         vec![second, first]
     }
 
-    /// Gives their turn to those who are ready by now, or were just answered and have something to
-    /// commit again. A batch leaves when a turn has brought nothing more, so that they go
-    /// together and not the first ones alone: parts of a crowd would stay apart from then on,
-    /// each waiting for the other's commit.
+    /// Waits for the callers that are ready by now, or were just answered and are about to commit
+    /// again.
+    ///
+    /// A batch leaves when a turn has brought nothing more. The callers then go together. If the
+    /// first ones left alone, the parts would stay apart from then on, each waiting for the other's
+    /// commit.
     async fn let_others_come(&self) {
         let (turns, until) = (PATIENCE.0, after(self.runtime.now(), PATIENCE.1));
         for _ in 0..turns {
@@ -642,7 +654,7 @@ impl GroupCommit {
         }
     }
 
-    /// What leaves next, on its way, in whichever lane it is.
+    /// Takes the next batch in whichever lane it can leave, and sends it to the store.
     fn next(self: &Arc<Self>, lane: &mut Lane) -> Option<(Span, Committing, Arc<Batch>, Answers)> {
         let mut gathering = self.gathering();
         gathering.set(*lane, None);
@@ -654,7 +666,7 @@ impl GroupCommit {
         Some((span, self.store.commit(batch.clone()), batch, answers))
     }
 
-    /// Before anybody can tell that one of them has started.
+    /// Reports spawned tasks, before anything can report that one of them has started.
     fn tell_spawned(&self, tasks: Vec<(TaskId, Name)>, spawned: &[Spawned]) {
         for ((task_id, task_type), spawned) in tasks.into_iter().zip(spawned) {
             if let Spawned::Created { .. } = spawned {
@@ -663,8 +675,7 @@ impl GroupCommit {
         }
     }
 
-    /// Tells of tasks that ended without a run of theirs: they were cancelled, or killed their last
-    /// worker.
+    /// Reports tasks that ended without a run: they were cancelled, or killed their last worker.
     fn tell_ended(&self, news: &News, ending: &[TaskId]) {
         for (task_id, finish) in
             news.finished.iter().filter(|(task_id, _)| !ending.contains(task_id))
@@ -688,7 +699,9 @@ impl GroupCommit {
     }
 }
 
-/// The lane of whoever drives it. Nobody can leave in one that is kept, so a panic gives it back.
+/// A lane that is being driven, which a panic frees.
+///
+/// No batch could leave in the lane otherwise.
 struct HeldLane {
     commit: Arc<GroupCommit>,
     lane: Lane,
@@ -712,8 +725,9 @@ fn refuse<T>(answers: impl IntoIterator<Item = Answer<T>>, error: &StoreError) {
     answers.into_iter().for_each(|caller| answer(caller, Err(error.clone())));
 }
 
-/// Sends an item until the store has answered, or refuses it for good, in the background: for items
-/// whose answer nobody waits for.
+/// Sends an item in the background until the store has answered, or has refused it for good.
+///
+/// It is for items whose answer nobody waits for.
 pub(crate) fn insist<T: MaybeSend + 'static>(
     runtime: &Arc<dyn Runtime>,
     send: impl Fn() -> Receipt<T> + MaybeSend + 'static,
@@ -722,7 +736,7 @@ pub(crate) fn insist<T: MaybeSend + 'static>(
     runtime.spawn(Box::pin(async { _ = sending.await }));
 }
 
-/// Sends an item until the store has answered, or refuses it for good.
+/// Sends an item until the store has answered, or has refused it for good.
 pub(crate) async fn until_answered<T: MaybeSend + 'static>(
     runtime: Arc<dyn Runtime>,
     send: impl Fn() -> Receipt<T> + MaybeSend + 'static,
@@ -760,7 +774,7 @@ mod tests {
         Gathering::new(NonZeroUsize::MIN.saturating_add(1))
     }
 
-    /// The lane in which something leaves, and how many transitions.
+    /// Returns the lane in which a batch leaves, and the number of its transitions.
     fn leaves(gathering: &mut Gathering) -> Option<(Lane, usize)> {
         let lane = gathering.can_leave()?;
         let (batch, answers) = gathering.take(lane);
@@ -852,7 +866,7 @@ mod tests {
         add(&mut gathering, 1, JOURNALS);
         assert_eq!(leaves(&mut gathering), Some((1, 1)));
         gathering.set(MAIN, None);
-        // Its run is stopped as stuck while its entry is on its way.
+        // The run is stopped as stuck while its entry is on its way.
         add(&mut gathering, 1, Next::Release);
         gathering.may_repeat = true;
         assert_eq!(leaves(&mut gathering), None);

@@ -17,7 +17,7 @@ use crate::engine::run::compensation::Undo;
 use crate::engine::task_error::TaskResult;
 use crate::store::Headers;
 
-/// A task type without its Rust types.
+/// A task type whose Rust types are erased.
 pub(crate) trait Executable: Any + MaybeSend + MaybeSync {
     /// Starts the code of a run.
     fn start(
@@ -31,7 +31,7 @@ pub(crate) trait Executable: Any + MaybeSend + MaybeSync {
 /// A check of a payload.
 pub(crate) type Check = Arc<dyn Fn(&Payload) -> Result<(), PayloadError> + Send + Sync>;
 
-/// What the store was last found to know of task types that are not registered here.
+/// The checks of task types that are not registered here, as last read from the store.
 #[cfg(feature = "schemas")]
 pub(crate) struct Stored {
     pub(crate) until: Timestamp,
@@ -47,22 +47,22 @@ pub(crate) struct Registry {
 
 /// A task type that is registered.
 pub(crate) struct TaskType {
-    /// The type; functions have none of their own.
+    /// The type; `None` for a function, which has no type of its own.
     pub(crate) type_id: Option<TypeId>,
     pub(crate) executable: Arc<dyn Executable>,
-    /// The check of its parameters, where it has one.
+    /// The check of the type's parameters, if it has one.
     pub(crate) check: Option<Check>,
 }
 
 impl Registry {
-    /// The check of the parameters of a registered type, if it was described; `None` for a type
-    /// that is not registered.
+    /// Returns the check of a registered type's parameters, if the type was described; `None` for a
+    /// type that is not registered.
     pub(crate) fn check_of(&self, name: &Name) -> Option<Option<Check>> {
         let task_types = self.task_types.read().unwrap_or_else(PoisonError::into_inner);
         task_types.get(name).map(|registered| registered.check.clone())
     }
 
-    /// Whether these are parameters that a task of the type can have, as far as is known here.
+    /// Checks that a task of the type can have these parameters, as far as is known here.
     pub(crate) fn check(&self, name: &Name, params: &Payload) -> Result<(), PayloadError> {
         self.check_of(name).flatten().map_or(Ok(()), |check| check(params))
     }
@@ -70,7 +70,7 @@ impl Registry {
     /// Adds a task type.
     ///
     /// # Errors
-    /// Returns the name, when another type has it.
+    /// Returns the name when another type has it.
     pub(crate) fn add(&self, name: Name, task_type: TaskType) -> Result<(), Name> {
         let mut task_types = self.task_types.write().unwrap_or_else(PoisonError::into_inner);
         match task_types.get(&name) {
@@ -97,7 +97,7 @@ impl Registry {
         std::mem::take(cleanups).into_values().for_each(discard);
     }
 
-    /// Registers what cleans up, in the place of what was registered under this name before.
+    /// Registers a cleanup in place of the one of the same name.
     pub(crate) fn register_cleanup(&self, name: Name, cleanup: Arc<dyn Undo>) {
         self.cleanups.write().unwrap_or_else(PoisonError::into_inner).insert(name, cleanup);
     }

@@ -1,4 +1,4 @@
-//! One run of a task: what its executor and the handles of its context share.
+//! One run of a task: the state that its executor and the handles of its context share.
 
 pub(crate) mod child;
 pub(crate) mod compensation;
@@ -37,7 +37,7 @@ use crate::store::rules::ending::{attempts, end_of};
 use crate::store::scope::Scope;
 use crate::store::{ClaimedTask, Next};
 
-/// What a run shares between its executor and the handles of its context.
+/// The state that a run's executor shares with the handles of its context.
 pub(crate) struct Run {
     pub(crate) task_id: TaskId,
     pub(crate) run_id: RunId,
@@ -49,21 +49,22 @@ pub(crate) struct Run {
     pub(crate) scope: Scope,
     pub(crate) concurrency_key: Option<Name>,
     pub(crate) engine: Arc<Engine>,
-    /// Of its task type, where that is wanted.
+    /// The measures of the run's task type, if they are recorded.
     pub(crate) measures: Option<Arc<TypeMeasures>>,
     pub(crate) waker: Arc<RunWaker>,
     pub(crate) cancelled: CancellationToken,
-    /// For how many microseconds nothing was heard of the run; negative after a heartbeat that
-    /// asked for longer. Counted by the worker's own watch, so that a clock that jumps ends no
-    /// run.
+    /// The microseconds since the run's last sign of life.
+    ///
+    /// They are negative after a heartbeat that asked for longer. The worker's own timers count
+    /// them, so that a jump of a clock ends no run.
     quiet: AtomicI64,
     claim_timeout: Duration,
     poked: AtomicBool,
-    /// Whether it was suspended in the store, or is about to be, and has not gone on since.
+    /// Set while the run is suspended in the store, or is about to be, and has not gone on since.
     suspending: AtomicBool,
-    /// How the task will have ended, once what it did is undone.
+    /// The failure with which the task ends after its compensations.
     pub(crate) compensating: Option<Failure>,
-    /// The attempt as its code sees it: of a task that is compensated, the one that is replayed.
+    /// The attempt that the code sees: for a task that is compensated, the one that is replayed.
     pub(crate) seen_attempt: u32,
     /// The closures of the steps' compensations, by their records.
     undos: Mutex<BTreeMap<Key, Arc<dyn Undo>>>,
@@ -109,7 +110,7 @@ impl Run {
         }
     }
 
-    /// What becomes of the task when this attempt has failed.
+    /// Returns the next state of the task after this attempt has failed.
     pub(crate) fn after_failure(&self, failure: Failure) -> Next {
         let strategy = || self.retry.delay(self.attempt, self.engine.runtime.random());
         let (failure, delay) = match (&self.compensating, failure.retry) {
@@ -130,7 +131,7 @@ impl Run {
         }
     }
 
-    /// Keeps the code of a recorded compensation.
+    /// Keeps the closure of a recorded compensation.
     pub(crate) fn add_undo(&self, record: &Key, undo: Arc<dyn Undo>) {
         self.undos.lock().unwrap_or_else(PoisonError::into_inner).insert(record.clone(), undo);
     }
@@ -143,7 +144,7 @@ impl Run {
         self.operations.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps the run from being taken for stuck, for `claim_timeout` or for `extend` where that is
+    /// Keeps the run from counting as stuck, for `claim_timeout`, or for `extend` when that is
     /// longer.
     pub(crate) fn sign_of_life(&self, extend: Option<Duration>) {
         let longer =
@@ -152,12 +153,13 @@ impl Run {
             .fetch_min(-i64::try_from(longer.as_micros()).unwrap_or(i64::MAX), Ordering::Relaxed);
     }
 
-    /// Notes that the store has refused a commit, which is sent again after that pause.
+    /// Keeps the run from counting as stuck after the store has refused a commit, which is sent
+    /// again after the pause.
     pub(crate) fn wait_for_store(&self, pause: Duration) {
         self.sign_of_life(Some(self.claim_timeout.saturating_add(pause)));
     }
 
-    /// Counts the time that has passed. Returns whether the run is stuck.
+    /// Counts the time that has passed, and returns whether the run is stuck.
     pub(crate) fn count_quiet(&self, passed: Duration) -> bool {
         let passed = i64::try_from(passed.as_micros()).unwrap_or(i64::MAX);
         let quiet = self.quiet.fetch_add(passed, Ordering::Relaxed).saturating_add(passed);
@@ -172,7 +174,7 @@ impl Run {
         self.suspending.load(Ordering::Acquire)
     }
 
-    /// Something has arrived in the store.
+    /// Notifies the run that something has arrived in the store.
     pub(crate) fn poke(&self) {
         self.poked.store(true, Ordering::Release);
         self.waker.wake_executor();
@@ -182,13 +184,13 @@ impl Run {
         self.poked.swap(false, Ordering::AcqRel)
     }
 
-    /// Tells the task's code to stop: its calls answer with the reason.
+    /// Tells the task's code to stop: its calls return the reason.
     pub(crate) fn stop(&self, why: ControlFlow) {
         let Some(wakers) = self.operations().stop(why) else { return };
-        // Whoever waits for it may be anywhere in the application.
+        // The tasks that wait for the token may be anywhere in the application.
         guard::tell("who waits for a task's token", || self.cancelled.cancel());
         wakers.into_iter().for_each(|waker| guard::tell("a waker of a task", || waker.wake()));
-        // Also when nobody waits through the context, the executor has to see it.
+        // The executor has to see the reason even when no call of the context waits.
         self.waker.wake_by_ref();
     }
 
@@ -196,7 +198,7 @@ impl Run {
         self.operations().control()
     }
 
-    /// Gives a call its place among the calls of its name.
+    /// Returns the key of a call, which numbers it among the calls of its name.
     pub(crate) fn begin(self: &Arc<Self>, kind: Kind, name: &StepName) -> TaskResult<Key> {
         if !is_polled(self) {
             return Err(outside(kind, name));
@@ -206,7 +208,7 @@ impl Run {
         Ok(Key { kind, name, ordinal })
     }
 
-    /// Whether the task runs the changed code.
+    /// Returns whether the task runs the changed code.
     pub(crate) fn patched(self: &Arc<Self>, name: &StepName) -> TaskResult<bool> {
         if !is_polled(self) {
             return Err(outside(Kind::Patch, name));
@@ -217,8 +219,10 @@ impl Run {
         Ok(operations.patched(name, self.engine.store.now()))
     }
 
-    /// When a wait that begins now is due: what was fixed when it first began, or `duration` from
-    /// now.
+    /// Returns the due time of a wait.
+    ///
+    /// A wait that an earlier run began keeps its time. A new one is due at `due_at` of the present
+    /// time.
     pub(crate) fn due_at(
         &self,
         key: &Key,
@@ -228,7 +232,7 @@ impl Run {
         stored.unwrap_or_else(|| due_at(self.engine.store.now()))
     }
 
-    /// Polls an operation: registers it when it is new. Returns how far it has come.
+    /// Polls an operation, registers it when it is new, and returns how far it has come.
     pub(crate) fn poll(
         self: &Arc<Self>,
         key: &Key,
@@ -244,15 +248,17 @@ impl Run {
         progress
     }
 
-    /// A step's closure has ended: queues what it gave.
+    /// Queues the result of a step's closure that has ended.
     pub(crate) fn finish(&self, key: &Key, outcome: Outcome) {
         let mut operations = self.operations();
         operations.finish(key, outcome, Effect::None);
         unlock(operations);
     }
 
-    /// Drops what is the application's, once the run is over. A closure that undoes something may
-    /// hold the context, and that the run: neither would ever be freed otherwise.
+    /// Drops the application's values after the run is over.
+    ///
+    /// The closure of a compensation may hold the context, which holds the run. Neither would be
+    /// freed otherwise.
     pub(crate) fn let_go(&self) {
         let undos = mem::take(&mut *self.undos.lock().unwrap_or_else(PoisonError::into_inner));
         undos.into_values().for_each(discard);
@@ -261,7 +267,7 @@ impl Run {
         wakers.into_iter().for_each(discard);
     }
 
-    /// The future of an operation is gone.
+    /// Forgets an operation whose future was dropped.
     pub(crate) fn forget(&self, key: &Key) {
         let mut operations = self.operations();
         operations.forget(key);
@@ -275,14 +281,14 @@ fn outside(kind: Kind, name: &StepName) -> TaskError {
 
 /// Wakes the executor of a run, and remembers that the task's future asked for it.
 ///
-/// A delivery wakes the future within the executor's own poll. That must not reach the runtime: it
-/// would queue the task once more, and mostly wake another thread for it. So the executor leaves
-/// its waker here only while it sleeps.
+/// A delivery wakes the future within the executor's own poll. Such a wake must not reach the
+/// runtime, which would queue the task once more, and mostly wake another thread for it. The
+/// executor therefore leaves its waker here only while it sleeps.
 #[derive(Default)]
 pub(crate) struct RunWaker {
-    /// The future is to be polled.
+    /// Set when the future has to be polled.
     woken: AtomicBool,
-    /// The executor is to look again.
+    /// Set when the executor has to look again.
     nudged: AtomicBool,
     executor: AtomicWaker,
 }
@@ -292,18 +298,19 @@ impl RunWaker {
         self.executor.register(waker);
     }
 
-    /// The executor looks itself from now on.
+    /// Takes the executor's waker away, because the executor looks by itself from now on.
     pub(crate) fn take(&self) {
         drop(self.executor.take());
     }
 
-    /// Whatever happened until now, the executor is about to see.
+    /// Clears the flag, because the executor is about to see everything that happened until now.
     pub(crate) fn look(&self) {
         self.nudged.swap(false, Ordering::AcqRel);
     }
 
-    /// Whether the executor can sleep, to be woken by that waker: nothing has happened since it
-    /// began to look.
+    /// Returns whether the executor can sleep, because nothing has happened since it began to look.
+    ///
+    /// The waker wakes it.
     pub(crate) fn can_sleep(&self, waker: &Waker) -> bool {
         self.executor.register(waker);
         !self.nudged.load(Ordering::Acquire)

@@ -1,4 +1,4 @@
-//! What a client was built with.
+//! The settings of a client.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,43 +11,47 @@ use crate::codec::Codec;
 use crate::store::CancellationPolicy;
 use crate::store::spawn_options::SpawnOptions;
 
-/// What holds for a client's tasks where [`SpawnOptions`] say nothing else.
+/// The settings that hold for a client's tasks when their [`SpawnOptions`] leave them open.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// The queue of spawned tasks and of workers. Default: `default`.
     pub queue: Name,
-    /// How many attempts a task has. Default: 5.
+    /// The number of attempts that a task has. Default: 5.
     pub max_attempts: u32,
-    /// When a failed attempt is followed by another. Default: [`RetryStrategy::exponential`].
+    /// The delays between a failed attempt and the next one. Default:
+    /// [`RetryStrategy::exponential`].
     pub retry: RetryStrategy,
-    /// When a task is cancelled by itself. Default: never.
+    /// The limits after which a task is cancelled automatically. Default: none.
     pub cancellation: CancellationPolicy,
-    /// The longest payload, in bytes of JSON. Default: 4 MiB.
+    /// The size limit of a payload, in bytes of JSON. Default: 4 MiB.
     pub max_payload_bytes: usize,
-    /// How long a client waits for the store's answer, to what it writes and to what it asks;
-    /// [`Duration::MAX`] is for as long as it takes. Default: 30 seconds.
+    /// The longest time that a client waits for the store's answer to a read or a write. Default:
+    /// 30 seconds.
+    ///
+    /// With [`Duration::MAX`], the client waits without a limit.
     pub answer_timeout: Duration,
-    /// How long tasks are kept after they have ended. Default: until they are purged or deleted.
+    /// The time for which ended tasks are kept. Default: until they are purged or deleted.
     pub retention: Option<Duration>,
-    /// Whether lifecycle events are kept in the store's history. Default: no.
+    /// Makes the store's history keep lifecycle events. Default: no.
     pub keep_history: bool,
-    /// Whether counts and times go to the recorder of the `metrics` facade. Default: no.
+    /// Makes the engine report counts and times to the recorder of the `metrics` facade. Default:
+    /// no.
     pub measure: bool,
-    /// What payloads are encoded with, in this order. Default: nothing.
+    /// The codecs that encode payloads, in this order. Default: none.
     pub codecs: Vec<Arc<dyn Codec>>,
 }
 
 impl Settings {
-    /// Whether tasks can be spawned with them.
+    /// Checks that tasks can be spawned with these settings.
     ///
     /// # Errors
-    /// [`InvalidOptions`] when they cannot.
+    /// [`InvalidOptions`] when a setting is not valid.
     pub fn check(&self) -> Result<(), InvalidOptions> {
         self.retry.check()?;
         self.cancellation.check()
     }
 
-    /// The defaults, with this queue.
+    /// Returns the default settings, with the queue.
     pub fn new(queue: Name) -> Self {
         Self {
             queue,
@@ -65,7 +69,7 @@ impl Settings {
 }
 
 impl SpawnOptions {
-    /// Sets what is not set as a client was built.
+    /// Sets the options that are not set to the client's settings.
     pub(crate) fn filled(mut self, settings: &Settings) -> Self {
         self.queue.get_or_insert_with(|| settings.queue.to_string());
         self.max_attempts.get_or_insert(settings.max_attempts);

@@ -1,5 +1,6 @@
-//! A store whose panics are errors: it may be the application's own, and nothing of the engine's
-//! may end with it.
+//! A store whose panics are errors.
+//!
+//! The store may be the application's own, and its panic must end no part of the engine.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -16,12 +17,12 @@ use crate::store::record::TaskRecord;
 use crate::store::scope::Scope;
 use crate::store::*;
 
-/// The application's store, as the engine asks it.
+/// The application's store, behind which its panics become errors.
 pub(crate) struct Shield(pub(crate) Arc<dyn Store>);
 
 type Answer<T> = BoxFuture<'static, Result<T, StoreError>>;
 
-/// The answer of a store that may panic when it is asked, and while it answers.
+/// Returns the answer of a store that may panic at the call, and while it answers.
 fn shielded<T: MaybeSend + 'static>(ask: impl FnOnce() -> Answer<T>) -> Answer<T> {
     let asked = guard(ask);
     Box::pin(async move {

@@ -14,18 +14,17 @@ use crate::base::payload::PayloadError;
 use crate::base::text::cut_off;
 use crate::base::unreadable::Unreadable;
 
-/// How much of a backtrace is kept, in bytes.
+/// The size limit of a kept backtrace, in bytes.
 const MAX_BACKTRACE: usize = 16 << 10;
 
-/// What a task returns.
+/// The result of a task, and of most calls of its context.
 pub type TaskResult<T> = Result<T, TaskError>;
 
-/// An error in task code: what a context's call answers, and what a task may return.
+/// An error in task code: the error of a context's call, or of a task.
 ///
-/// Any [`anyhow::Error`] becomes one through `?`, and fails the attempt, which is then retried by
-/// the task's [`RetryStrategy`](crate::RetryStrategy). [`TaskError::permanent`] and
-/// [`TaskError::retry_after`] override the strategy, from a task's body and from a step's closure
-/// alike:
+/// Any [`anyhow::Error`] becomes a `TaskError` through `?`. It fails the attempt, which is then
+/// retried by the task's [`RetryStrategy`](crate::RetryStrategy). [`TaskError::permanent`] and
+/// [`TaskError::retry_after`] override the strategy, both in a task's body and in a step's closure:
 ///
 /// ```
 /// # use stepwell_core::TaskError;
@@ -39,8 +38,10 @@ pub type TaskResult<T> = Result<T, TaskError>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TaskError {
-    /// The run must stop. Hand it on with `?`: it is not the task's failure, and catching it does
-    /// not keep the run.
+    /// The run must stop.
+    ///
+    /// Return this error with `?`. It is not a failure of the task, and the run ends even if the
+    /// code catches it.
     #[error(transparent)]
     Control(#[from] ControlFlow),
     /// A step failed, after its own retries.
@@ -48,15 +49,15 @@ pub enum TaskError {
     Step {
         /// The step's name.
         name: String,
-        /// Why.
+        /// The reason.
         failure: Box<Failure>,
     },
     /// A wait or a [`timeout`](crate::TaskContext::timeout) took too long.
     #[error("\"{name}\" timed out")]
     Timeout {
-        /// The name of what was waited for.
+        /// The name of the wait.
         name: String,
-        /// The sequence number of the timeout's entry in the journal.
+        /// The number of the timeout's entry in the journal.
         seq: u64,
     },
     /// A child task failed or was cancelled.
@@ -64,27 +65,29 @@ pub enum TaskError {
     Child {
         /// The child.
         task_id: TaskId,
-        /// Why.
+        /// The reason.
         failure: Box<Failure>,
     },
-    /// The task's code asked for something else than its journal holds. It has changed since the
-    /// task began, or decides by something that is not journaled (a clock, a random number, a
-    /// map's order).
+    /// The task's code asked for something else than its journal holds.
+    ///
+    /// The code has changed since the task began, or it decides by a value that is not journaled,
+    /// such as a clock, a random number or a map's order.
     #[error(
         "the task diverged from its journal: expected {expected} at {seq}, the code {asked}. Run \
          the code that the task began with, or make its decisions depend on journaled values only, \
          then retry it"
     )]
     Diverged {
-        /// The sequence number of the entry that nothing waited for.
+        /// The number of the entry that nothing waited for.
         seq: u64,
-        /// That entry.
+        /// The entry, as text.
         expected: String,
-        /// What the code did instead.
+        /// The code's operation, as text.
         asked: String,
     },
-    /// A context was used where it cannot work: from a future that the task's executor does not
-    /// poll.
+    /// A context was used in a future that the task's executor does not poll.
+    ///
+    /// A context cannot work there.
     #[error(
         "{call} was used outside of its task's own future, inside `tokio::spawn`, another task or \
          a step's closure, where its place in the journal would be a matter of chance: call it in \
@@ -98,7 +101,7 @@ pub enum TaskError {
     /// A name is not valid.
     #[error(transparent)]
     Name(#[from] InvalidName),
-    /// The options of a child, or a step's retry strategy, cannot be used.
+    /// The options of a child, or a step's retry strategy, are not valid.
     #[error(transparent)]
     Options(#[from] InvalidOptions),
     /// A part of the task could not be read from the store.
@@ -109,10 +112,10 @@ pub enum TaskError {
     Payload {
         /// The name of the step, event, message or task.
         name: String,
-        /// Why.
+        /// The reason.
         source: PayloadError,
     },
-    /// No cleanup has this name.
+    /// No cleanup is registered under this name.
     #[error(
         "no cleanup is registered as \"{name}\": add it with `client.register_cleanup(\"{name}\", \
          ..)` in every program that runs this task"
@@ -121,7 +124,7 @@ pub enum TaskError {
         /// The name.
         name: String,
     },
-    /// A task was to wait for its own end.
+    /// A task tried to wait for its own end.
     #[error(
         "the task would wait for itself: the spawn of \"{name}\" was answered with this task, \
          whose idempotency key it has. Give the child another key"
@@ -130,7 +133,8 @@ pub enum TaskError {
         /// The name of the join.
         name: String,
     },
-    /// A task was to wait for a child that waits for it to end, itself or by way of others.
+    /// A task tried to join a child that waits for this task to end, directly or through other
+    /// tasks.
     #[error(
         "the task would wait for ever: the child \"{name}\" (task {task_id}) {}",
         why_blocked(concurrency_key.as_deref())
@@ -140,9 +144,10 @@ pub enum TaskError {
         name: String,
         /// The child.
         task_id: TaskId,
-        /// The key that both have. `None` where the child has begun, or waits for its turn behind
-        /// another task: then tasks wait for each other in a circle, of which this one is
-        /// a part.
+        /// The key that both tasks have.
+        ///
+        /// It is `None` when the child has begun, or waits for its turn after another task. Tasks
+        /// then wait for each other in a circle, of which this one is a part.
         concurrency_key: Option<String>,
     },
     /// The client was built without this state.
@@ -151,7 +156,7 @@ pub enum TaskError {
          `Durable::builder().state(..)`"
     )]
     NoState {
-        /// The type that was asked for.
+        /// The type of the state.
         type_name: &'static str,
     },
     /// The task's own error.
@@ -159,7 +164,7 @@ pub enum TaskError {
     Failed {
         /// The error.
         error: anyhow::Error,
-        /// Whether it may be tried again.
+        /// The rule by which the attempt is retried.
         retry: Retry,
     },
 }
@@ -177,48 +182,51 @@ fn why_blocked(concurrency_key: Option<&str>) -> String {
     }
 }
 
-/// The reason why a run must stop. It reaches task code as [`TaskError::Control`]. A greater reason
-/// takes the place of a lesser one: a cancelled task has its worker's
-/// [`grace`](crate::WorkerOptions::grace), and none once the worker shuts down or the lease is
-/// lost.
+/// The reason why a run must stop, which reaches task code as [`TaskError::Control`].
+///
+/// A greater reason replaces a lesser one. A cancelled task has its worker's
+/// [`grace`](crate::WorkerOptions::grace) to stop. It has none after the worker begins to shut down
+/// or the lease is lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 pub enum ControlFlow {
     /// The task was cancelled.
     #[error("the task was cancelled")]
     Cancelled,
-    /// The worker is shutting down. The task goes on elsewhere, or when the program starts again.
+    /// The worker is shutting down, and the task goes on elsewhere, or when the program starts
+    /// again.
     #[error("the worker is shutting down")]
     Shutdown,
-    /// The run no longer owns the task: its worker lost its lease, or it was stopped as stuck.
-    /// Another run has it.
+    /// The run no longer owns the task, which another run may have.
+    ///
+    /// Its worker lost its lease, or the run was stopped as stuck.
     #[error("the run lost its lease on the task")]
     LeaseLost,
 }
 
 impl TaskError {
-    /// An error that is not retried: the task fails.
+    /// Returns an error that is not retried: the task fails.
     pub fn permanent(error: impl Into<anyhow::Error>) -> Self {
         Self::Failed { error: error.into(), retry: Retry::Never }
     }
 
-    /// An error that is retried after `delay`, as long as attempts are left.
+    /// Returns an error that is retried after `delay`, while attempts are left.
     pub fn retry_after(delay: Duration, error: impl Into<anyhow::Error>) -> Self {
         Self::Failed { error: error.into(), retry: Retry::After(delay) }
     }
 
-    /// Whether it is about what the store holds, and not what the task does.
+    /// Returns whether the error is about the content of the store, and not about the task's work.
     pub(crate) fn is_unreadable(&self) -> bool {
         matches!(self, Self::Payload { source: PayloadError::Unreadable { .. }, .. })
     }
 
-    /// What is written down of the error.
+    /// Returns the error in the form in which it is stored.
     pub fn to_failure(&self) -> Failure {
         let (kind, retry) = match self {
             Self::Control(ControlFlow::Cancelled) => (FailureKind::Cancelled, Retry::Never),
             Self::Control(_) => (FailureKind::Error, Retry::ByStrategy),
             Self::Step { failure, .. } => (failure.kind, failure.retry),
             Self::Timeout { .. } => (FailureKind::Timeout, Retry::ByStrategy),
-            // The child has had attempts of its own: it would be joined again as it is.
+            // The child has had its own attempts: another join would find the same end.
             Self::Child { .. } => (FailureKind::Child, Retry::Never),
             Self::Diverged { .. } => (FailureKind::Diverged, Retry::Never),
             Self::OutsideTask { .. }
@@ -238,7 +246,7 @@ impl TaskError {
         Failure { retry, sources: self.sources().into(), ..Failure::new(kind, self.to_string()) }
     }
 
-    /// The journal's entries that the error comes from, as far as it carries that along.
+    /// Returns the journal's entries that the error comes from, as far as the error carries them.
     fn sources(&self) -> Vec<u64> {
         match self {
             Self::Step { failure, .. } | Self::Child { failure, .. } => {
@@ -251,14 +259,14 @@ impl TaskError {
     }
 }
 
-/// How many errors within errors are looked into for the failures that they come from.
+/// The number of nested errors that are searched for the failures that they come from.
 const MAX_SOURCES: usize = 1_000;
 
 fn sources_of(error: &anyhow::Error) -> Vec<u64> {
     let (mut sources, mut errors, mut seen) = (BTreeSet::new(), vec![error], 0);
     while let Some(error) = errors.pop().filter(|_| seen < MAX_SOURCES) {
         seen += 1;
-        // A context of `anyhow` is found by its own downcast only, and what is found so may be in
+        // A context of `anyhow` is found only by its own downcast, and an error found so may be in
         // the chain as well.
         let outermost = error.downcast_ref::<TaskError>();
         let inner = error.chain().filter_map(|cause| cause.downcast_ref::<TaskError>());
@@ -276,7 +284,7 @@ fn sources_of(error: &anyhow::Error) -> Vec<u64> {
     sources.into_iter().collect()
 }
 
-/// What an error says is the application's code, too.
+/// Returns a failure, or a substitute when the application's code for the error's text panics.
 fn shown(failure: impl FnOnce() -> Failure) -> Failure {
     guard(failure).unwrap_or_else(|panic| {
         Failure::new(FailureKind::Error, format!("an error that panics when it is shown: {panic}"))
@@ -299,8 +307,10 @@ fn backtrace(error: &anyhow::Error) -> Option<Box<str>> {
     Some(text.into())
 }
 
-/// What is written down of an error of a step's closure. A [`TaskError`] anywhere in its chain says
-/// whether it is retried: in what [`TaskError::permanent`] and [`TaskError::retry_after`] make.
+/// Returns an error of a step's closure in the form in which it is stored.
+///
+/// A [`TaskError`] anywhere in the error's chain decides whether it is retried, such as one of
+/// [`TaskError::permanent`] or [`TaskError::retry_after`].
 pub fn closure_failure(error: &anyhow::Error) -> Failure {
     shown(|| {
         let retry = error.chain().find_map(|cause| cause.downcast_ref::<TaskError>());
@@ -315,7 +325,7 @@ pub fn closure_failure(error: &anyhow::Error) -> Failure {
 }
 
 impl From<anyhow::Error> for TaskError {
-    /// A `TaskError` that travelled inside of the `anyhow::Error` comes out as it went in.
+    /// Returns the `TaskError` that was wrapped in the `anyhow::Error`, unchanged, if there is one.
     fn from(error: anyhow::Error) -> Self {
         match error.downcast::<Self>() {
             Ok(task_error) => task_error,

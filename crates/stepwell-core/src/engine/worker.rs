@@ -1,4 +1,4 @@
-//! The worker: claims tasks while it has slots, and shows that it is alive.
+//! The worker, which claims tasks while it has slots, and shows that it is alive.
 
 pub(crate) mod holdings;
 pub(crate) mod retention;
@@ -36,18 +36,21 @@ use crate::store::{
     WorkerStatus,
 };
 
-/// How often tasks are looked for that have been kept long enough.
+/// The interval at which the worker removes tasks that were kept long enough.
 const PURGE_EVERY: Duration = Duration::from_secs(60);
-/// How long a shutdown waits for code that it has told to stop.
+/// The time for which a shutdown waits for code that it has told to stop.
 const LAST_WORDS: Duration = Duration::from_secs(5);
-/// How long a start waits for a store that is away.
+/// The time for which a start waits for a store that is away.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// A signal that the store has refused is sent again after this part of the time between heartbeats
-/// at most, so that a worker is heard of in any moment in which the store answers.
+/// The part of the heartbeat interval after which a refused signal is sent again, at most.
+///
+/// Because of it, the store hears of the worker in any short moment in which it answers.
 const TRIES: u32 = 20;
 
-/// A running worker, made by [`Client::start_worker`](crate::Client::start_worker). It works until
-/// it is shut down or the process ends; dropping this handle does not stop it.
+/// A running worker, made by [`Client::start_worker`](crate::Client::start_worker).
+///
+/// The worker works until it is shut down or the process ends. It goes on when this handle is
+/// dropped.
 pub struct Worker {
     slots: Arc<Slots>,
 }
@@ -58,8 +61,8 @@ impl Worker {
         engine.listen();
         engine.hub.add_worker(Arc::downgrade(&slots) as _);
         run(&slots, Box::pin(watch(slots.clone())));
-        // Known to the store before anything can be claimed for it. A store that is away is not
-        // waited for: the worker keeps trying by itself.
+        // The store knows the worker before anything can be claimed for it. The start waits only
+        // for a moment when the store is away, and the worker keeps trying by itself.
         select(Box::pin(slots.registered.cancelled()), engine.runtime.sleep(PATIENCE)).await;
         run(&slots, Box::pin(claim(slots.clone())));
         run(&slots, Box::pin(wake_suspended(slots.clone(), woken)));
@@ -70,21 +73,23 @@ impl Worker {
     }
 
     /// Stops claiming, and waits for running tasks, up to the worker's
-    /// [`shutdown_timeout`](crate::WorkerOptions::shutdown_timeout). Then the rest are released:
-    /// told to stop, and given back to the store, to go on from their journals elsewhere or
-    /// later.
+    /// [`shutdown_timeout`](crate::WorkerOptions::shutdown_timeout).
+    ///
+    /// The tasks that still run are then told to stop, and released. They go on from their journals
+    /// elsewhere or later.
     pub async fn shutdown(self) {
         shutdown(&self.slots, self.slots.options.shutdown_timeout).await;
     }
 
-    /// Waits until the worker has stopped by itself, because it was told to from elsewhere
-    /// ([`Client::drain_worker`](crate::Client::drain_worker)): the program has nothing left to
-    /// wait for.
+    /// Waits until the worker has stopped by itself, because another process has told it to
+    /// ([`Client::drain_worker`](crate::Client::drain_worker)).
+    ///
+    /// The program has nothing left to wait for then.
     pub async fn stopped(&self) {
         self.slots.stopped.cancelled().await;
     }
 
-    /// The worker's id. It takes another one when it has lost its lease.
+    /// Returns the worker's id, which changes when the worker has lost its lease.
     pub fn worker_id(&self) -> WorkerId {
         self.slots.worker_id()
     }
@@ -113,7 +118,7 @@ pub(crate) async fn shutdown(slots: &Arc<Slots>, deadline: Duration) {
     wait_until_empty(slots, LAST_WORDS).await;
     slots.end.cancel();
     slots.forget_suspended();
-    // What still runs is released by this, and its late writes will be refused.
+    // This releases all that still runs, and its late writes will be refused.
     let gone = WorkerSignal::Deregister { worker_id: slots.worker_id() };
     let commit = engine.commit.clone();
     let signed_off = until_answered(engine.runtime.clone(), move || commit.signal(gone.clone()));
@@ -159,7 +164,7 @@ fn registration(slots: &Slots) -> WorkerSignal {
     })
 }
 
-/// Sends a signal of the worker until the store has answered. Returns the answer, and whether it
+/// Sends a signal of the worker until the store has answered, and returns the answer and whether it
 /// came at the first try.
 async fn tell_store(
     slots: &Slots,
@@ -187,10 +192,10 @@ async fn claim(slots: Arc<Slots>) {
     let engine = slots.engine.clone();
     let mut failures = 0;
     let mut polling = true;
-    // It is about to ask for all that it may have heard of.
+    // The loop is about to ask for everything that it may have been notified of.
     _ = slots.work.notified().now_or_never();
     loop {
-        // Others that are about to end give their slots to the same claim.
+        // Tasks that are about to end release their slots to the same claim.
         turn().await;
         let limit = slots.take_for_claim(polling);
         let mut suspect =
@@ -241,9 +246,11 @@ async fn claim(slots: Arc<Slots>) {
     }
 }
 
-/// Shows that the worker is alive. With each heartbeat that the store answers, compares the runs
-/// that the worker holds with the store's, and looks for stuck runs and for workers that have died.
-/// It waits for nothing but the answers to its signals.
+/// Shows that the worker is alive, and looks for runs and workers that are not.
+///
+/// With each heartbeat that the store answers, it compares the worker's runs with the store's. It
+/// also looks for stuck runs and for workers that have died. It waits for nothing but the answers
+/// to its signals.
 async fn watch(slots: Arc<Slots>) {
     let engine = slots.engine.clone();
     let interval = (slots.options.lease / 3)
@@ -264,7 +271,7 @@ async fn watch(slots: Arc<Slots>) {
         let (held, claims) = slots.held();
         let heartbeat = WorkerSignal::Heartbeat { worker_id: slots.worker_id() };
         let (status, at_once) = tell_store(&slots, heartbeat, interval).await;
-        // What was claimed by now is started first.
+        // Runs that were claimed by now are started first.
         turn().await;
         if status.state == WorkerState::Gone {
             tracing::warn!("the worker was declared dead; its tasks are others' now");
@@ -281,14 +288,13 @@ async fn watch(slots: Arc<Slots>) {
                 shutdown(&slots, slots.options.shutdown_timeout).await;
             }));
         }
-        // A pause in which the store was away, or a batch has hung, says nothing: neither of runs,
-        // which may wait for their store, nor of other workers, which may not have been
-        // heard of either.
+        // A pause in which the store was away, or a batch has hung, proves nothing. Runs may have
+        // waited for their store, and other workers may not have reached the store either.
         let passed = if at_once && !hung { interval } else { Duration::ZERO };
         slots.stop_stuck(passed);
         let mut difference = comparison.compare(&held, &slots.held().0, &status.runs);
         if !slots.has_taken_in(claims) {
-            // What was claimed before may yet be started.
+            // A run that was claimed before may still be started.
             difference.orphaned.clear();
         }
         mend(&slots, difference);
@@ -298,7 +304,7 @@ async fn watch(slots: Arc<Slots>) {
     }
 }
 
-/// Gives back the runs that the store holds for the worker's and nobody runs, and stops those that
+/// Releases the runs that the store holds for the worker and nobody executes, and stops those that
 /// the worker no longer owns.
 fn mend(slots: &Slots, difference: Difference) {
     for run in difference.lost {
@@ -320,14 +326,15 @@ fn declare_dead(slots: &Slots, OtherWorker { worker_id, heartbeats, .. }: OtherW
                                 dead");
     let declared = slots.engine.commit.signal(WorkerSignal::DeclareDead { worker_id, heartbeats });
     slots.engine.runtime.spawn(Box::pin(async move {
-        // Not sent again: after an outage, the worker may yet be heard of.
+        // The signal is not sent again: after an outage, the other worker may still send a
+        // heartbeat.
         if let Err(error) = declared.await {
             tracing::warn!(%error, %worker_id, "cannot declare a worker dead; trying again");
         }
     }));
 }
 
-/// Removes tasks that have ended longer ago than they are to be kept.
+/// Removes tasks that ended longer ago than the retention.
 async fn forget_the_old(slots: Arc<Slots>) {
     let engine = &slots.engine;
     let Some(retention) = engine.settings.retention else { return };
@@ -341,8 +348,7 @@ async fn forget_the_old(slots: Arc<Slots>) {
     }
 }
 
-/// Says once of each task type that it waits in the worker's queues, and that the worker does not
-/// know it.
+/// Logs, once for each task type, that tasks of an unknown type wait in the worker's queues.
 async fn tell_unknown(slots: Arc<Slots>) {
     let engine = &slots.engine;
     let mut told = BTreeSet::new();
@@ -361,7 +367,7 @@ async fn tell_unknown(slots: Arc<Slots>) {
     }
 }
 
-/// Makes suspended tasks go on that wait for something beside their contexts, which has come.
+/// Wakes suspended tasks that wait for something outside their contexts, after it has come.
 async fn wake_suspended(slots: Arc<Slots>, mut woken: UnboundedReceiver<TaskId>) {
     while let Some(task_id) = woken.recv().await {
         let commit = slots.engine.commit.clone();

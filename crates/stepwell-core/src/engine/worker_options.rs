@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::base::name::{InvalidName, MAX_NAME_BYTES, Name};
 use crate::base::text::cut_off;
 
-/// How a worker works.
+/// The options of a worker.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -45,21 +45,24 @@ impl Default for WorkerOptions {
 }
 
 impl WorkerOptions {
-    /// The defaults.
+    /// Returns the default options.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// How many tasks run at the same time, at least 1; suspended ones do not count. Most tasks
-    /// wait for I/O most of the time; give fewer to those that compute, or that share a small
-    /// connection pool. Default: 256.
+    /// Sets the number of tasks that run at the same time, at least 1.
+    ///
+    /// Suspended tasks do not count. The default suits tasks that wait for I/O most of the time.
+    /// Choose a lower number for tasks that compute, or that share a small connection pool.
+    /// Default: 256.
     pub fn concurrency(mut self, tasks: usize) -> Self {
         self.concurrency = tasks.max(1);
         self
     }
 
-    /// The queues to claim from, in the order in which to look. Default, and that of no queues: the
-    /// client's queue.
+    /// Sets the queues to claim from, in the order in which the worker looks at them.
+    ///
+    /// Without queues, the worker claims from the client's queue. Default: no queues.
     ///
     /// # Errors
     /// [`InvalidName`] when a name is empty, too long, or holds a NUL character.
@@ -71,54 +74,67 @@ impl WorkerOptions {
         Ok(self)
     }
 
-    /// How often the store is asked for work when nothing was heard of any. It is a safety net: a
-    /// worker hears of work at once, and wakes for timers when they are due. Default: 1 second.
+    /// Sets the interval at which the worker asks the store for work when it was not notified of
+    /// any.
+    ///
+    /// The poll is a safety net: a worker is notified of work at once, and wakes for timers when
+    /// they are due. Default: 1 second; at least 1 millisecond.
     pub fn poll_interval(mut self, interval: Duration) -> Self {
         self.poll_interval = interval.max(Duration::from_millis(1));
         self
     }
 
     /// Sets the time after which other workers declare this one dead if they have seen no heartbeat
-    /// of it. It sends three in that time, and each again at once when the store refuses it. Times
-    /// in which the store is away do not count, nor do jumps of a clock. Default: 30 seconds;
-    /// at least 10 milliseconds.
+    /// of it.
+    ///
+    /// The worker sends three heartbeats in that time. It sends a heartbeat again at once when the
+    /// store refuses it. Times in which the store is away do not count, and neither do jumps of a
+    /// clock. Default: 30 seconds; at least 10 milliseconds.
     pub fn lease(mut self, lease: Duration) -> Self {
         self.lease = lease.max(Duration::from_millis(10));
         self
     }
 
-    /// After how long without a journaled step or a [`heartbeat`](crate::TaskContext::heartbeat) a
-    /// run is stopped as stuck, and its attempt has failed. Default: 5 minutes.
+    /// Sets the time without a sign of life after which a run is stopped as stuck.
+    ///
+    /// A journaled step is a sign of life, and so is a
+    /// [`heartbeat`](crate::TaskContext::heartbeat). The attempt of a run that was stopped has
+    /// failed. Default: 5 minutes.
     pub fn claim_timeout(mut self, timeout: Duration) -> Self {
         self.claim_timeout = timeout;
         self
     }
 
-    /// How many suspended tasks are kept in memory, to go on in place when they wake; the others
-    /// are replayed from their journals. Default: 10,000.
+    /// Sets the number of suspended tasks that are kept in memory, where they go on when they wake.
+    ///
+    /// Other tasks are replayed from their journals. Default: 10,000.
     pub fn max_in_memory(mut self, tasks: usize) -> Self {
         self.max_in_memory = tasks;
         self
     }
 
-    /// How long the closures of a cancelled task may go on before they are dropped, and how long a
-    /// replayed task may wait for something that is not in its context before it is taken for
-    /// diverged. Default: 10 seconds.
+    /// Sets the time for which the closures of a cancelled task may go on before they are dropped.
+    ///
+    /// The same time holds for a replayed task that waits for something outside its context: after
+    /// it, the task counts as diverged. Default: 10 seconds.
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = grace;
         self
     }
 
-    /// How long [`Worker::shutdown`](crate::Worker::shutdown) waits for running tasks before it
-    /// releases them. Default: 30 seconds.
+    /// Sets the time for which [`Worker::shutdown`](crate::Worker::shutdown) waits for running
+    /// tasks.
+    ///
+    /// The shutdown then releases the tasks that still run. Default: 30 seconds.
     pub fn shutdown_timeout(mut self, timeout: Duration) -> Self {
         self.shutdown_timeout = timeout;
         self
     }
 
-    /// The version of the worker's code, for tasks that are pinned to it. A worker without one
-    /// claims no pinned tasks; one with a version also claims those that are not pinned.
-    /// Default: none.
+    /// Sets the version of the worker's code, for tasks that are pinned to it.
+    ///
+    /// A worker without a version claims no pinned tasks. A worker with a version claims the tasks
+    /// that are pinned to it and those that are not pinned. Default: none.
     ///
     /// # Errors
     /// [`InvalidName`] when it is empty, too long, or holds a NUL character.
@@ -127,7 +143,9 @@ impl WorkerOptions {
         Ok(self)
     }
 
-    /// What people know the worker by; of a longer text, its first 512 bytes. Default: `worker`.
+    /// Sets the name by which people know the worker. Default: `worker`.
+    ///
+    /// A name of more than 512 bytes is cut to its first 512 bytes.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         let mut name = name.into();
         cut_off(&mut name, MAX_NAME_BYTES);

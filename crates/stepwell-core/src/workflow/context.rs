@@ -1,4 +1,4 @@
-//! What a workflow's handlers get.
+//! The context of a workflow's handlers.
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -12,19 +12,20 @@ use crate::base::payload::Payload;
 use crate::context::TaskContext;
 use crate::engine::task_error::TaskResult;
 
-/// Results of parts, by their names. As text, of which no number is rounded.
+/// Results of parts by their names, as text, in which no number is rounded.
 pub(super) type Results = BTreeMap<String, Payload>;
 
-/// What a handler of a [`Workflow`](crate::Workflow) gets: the input, and the results so far.
+/// The context of a handler of a [`Workflow`](crate::Workflow), with the input and the results so
+/// far.
 #[derive(Clone)]
 pub struct WorkflowContext {
-    /// The task. Part of a good idempotency key for what the handler does elsewhere.
+    /// The task's id, which is part of a good idempotency key for what the handler does elsewhere.
     pub task_id: TaskId,
-    /// The run.
+    /// The run's id.
     pub run_id: RunId,
-    /// Which call of the handler it is, from 1: after a failure, the next one.
+    /// The number of the handler's call, from 1: each failure is followed by the next call.
     pub attempt: u32,
-    /// In a loop, which iteration it is, from 1; elsewhere 1.
+    /// The number of the loop's iteration, from 1; outside of loops 1.
     pub iteration: u32,
     pub(super) task: TaskContext,
     pub(super) input: Payload,
@@ -33,18 +34,18 @@ pub struct WorkflowContext {
 }
 
 impl WorkflowContext {
-    /// What the workflow was started with.
+    /// Returns the input of the workflow.
     ///
     /// # Errors
-    /// When it is of another type.
+    /// An error when the input is of another type.
     pub fn input<T: DeserializeOwned>(&self) -> anyhow::Result<T> {
         self.input.decode().context("the workflow's input")
     }
 
-    /// The result of the part with this name.
+    /// Returns the result of the part with this name.
     ///
     /// # Errors
-    /// When there is none, or it is of another type.
+    /// An error when there is no result, or it is of another type.
     pub fn result<T: DeserializeOwned>(&self, name: &str) -> anyhow::Result<T> {
         let result = self.results.get(name).with_context(|| {
             format!(
@@ -55,32 +56,33 @@ impl WorkflowContext {
         result.decode().with_context(|| format!("the result of \"{name}\""))
     }
 
-    /// The results so far, by the names of their parts.
+    /// Returns the results so far, by the names of their parts.
     pub fn results(&self) -> impl Iterator<Item = (&str, &Payload)> {
         self.results.iter().map(|(name, result)| (name.as_str(), result))
     }
 
-    /// In a loop, what the iteration before gave, or what `feedback` made of it; `None` in the
-    /// first one, and elsewhere.
+    /// Returns the result of the loop's previous iteration, or what `feedback` made of it.
+    ///
+    /// The result is `None` in the first iteration, and outside of loops.
     ///
     /// # Errors
-    /// When it is of another type.
+    /// An error when the value is of another type.
     pub fn last<T: DeserializeOwned>(&self) -> anyhow::Result<Option<T>> {
         self.last.as_ref().map(Payload::decode).transpose().context("the last iteration")
     }
 
-    /// As [`TaskContext::state`].
+    /// Returns the application's state, as [`TaskContext::state`] does.
     ///
     /// # Errors
-    /// When nothing of this type was given to the client.
+    /// An error when the client has no value of this type.
     pub fn state<S: Any + Send + Sync>(&self) -> TaskResult<&S> {
         self.task.state()
     }
 
-    /// As [`TaskContext::heartbeat`].
+    /// Reports a sign of life, as [`TaskContext::heartbeat`] does.
     ///
     /// # Errors
-    /// When the run has to stop.
+    /// An error when the run has to stop.
     pub async fn heartbeat(&self, extend: impl Into<Option<Duration>>) -> TaskResult<()> {
         self.task.heartbeat(extend).await
     }

@@ -21,8 +21,9 @@ struct Flow {
 }
 
 impl Workflow {
-    /// Returns what a registry holds of the workflow, and under which name. `knows` says whether a
-    /// type is registered.
+    /// Returns what a registry holds of the workflow, and its name.
+    ///
+    /// `knows` returns whether a type is registered.
     pub(crate) fn registered(
         self,
         knows: impl Fn(&Name) -> bool,

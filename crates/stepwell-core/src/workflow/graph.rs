@@ -1,4 +1,4 @@
-//! A workflow as a picture.
+//! The graph of a workflow.
 
 use std::fmt::Write as _;
 
@@ -18,24 +18,24 @@ use super::node::{Body, Node};
 pub struct Graph {
     /// The workflow's name.
     pub workflow: String,
-    /// Its parts; the ends of edges are places in this list.
+    /// The workflow's parts; the ends of edges are indexes into this list.
     pub nodes: Vec<GraphNode>,
-    /// What may come after what.
+    /// The pairs of parts that may follow each other.
     pub edges: Vec<Edge>,
 }
 
-/// A part.
+/// A part of a workflow.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct GraphNode {
-    /// Its name.
+    /// The part's name.
     pub name: String,
-    /// What it is.
+    /// The part's kind.
     pub kind: NodeKind,
-    /// Whether it is undone when the workflow fails.
+    /// `true` when the part has a compensation.
     pub compensated: bool,
 }
 
-/// What a part is.
+/// The kind of a part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NodeKind {
@@ -45,7 +45,7 @@ pub enum NodeKind {
     Parallel,
     /// Parts of which one runs.
     Route,
-    /// A step that is done again and again.
+    /// A step that repeats.
     Loop,
     /// A sleep.
     Sleep,
@@ -55,19 +55,19 @@ pub enum NodeKind {
     Child,
 }
 
-/// What may come after what.
+/// A pair of parts, of which the second may follow the first.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Edge {
-    /// What comes first.
+    /// The index of the first part.
     pub from: usize,
-    /// What may follow.
+    /// The index of the part that may follow.
     pub to: usize,
     /// The name of the route, or `again` for a loop.
     pub label: Option<String>,
 }
 
 impl<L> Workflow<L> {
-    /// The workflow's shape.
+    /// Returns the workflow's graph.
     pub fn graph(&self) -> Graph {
         let mut graph = Graph { workflow: self.name.clone(), nodes: Vec::new(), edges: Vec::new() };
         graph.add_all(&self.nodes);
@@ -85,7 +85,7 @@ impl Graph {
         }
     }
 
-    /// Adds a part with those within it. Gives where it begins, and its ends.
+    /// Adds a part with the parts within it, and returns its first node and its ends.
     fn add(&mut self, node: &Node) -> (usize, Vec<usize>) {
         let (kind, compensated) = match &node.body {
             Body::Step(step) => (NodeKind::Step, step.undo.is_some()),
@@ -111,7 +111,7 @@ impl Graph {
         (first, if ends.is_empty() { vec![first] } else { ends })
     }
 
-    /// The graph as a Mermaid flowchart.
+    /// Returns the graph as a Mermaid flowchart.
     pub fn to_mermaid(&self) -> String {
         let mut text = String::from("flowchart TD\n");
         for (n, GraphNode { name, kind, compensated }) in self.nodes.iter().enumerate() {
@@ -125,7 +125,7 @@ impl Graph {
                 NodeKind::Child => ("[(", ")]"),
             };
             let undone = if *compensated { " ↩" } else { "" };
-            // Writing to a string does not fail.
+            // A write to a string does not fail.
             let _ = writeln!(text, "    n{n}{open}\"{}{undone}\"{close}", escape(name));
         }
         for Edge { from, to, label } in &self.edges {
@@ -137,7 +137,7 @@ impl Graph {
     }
 }
 
-/// Mermaid has its own entities for what would end a text.
+/// Escapes characters that would end a text, for which Mermaid has its own entities.
 fn escape(text: &str) -> String {
     text.replace('#', "#35;")
         .replace('"', "#quot;")

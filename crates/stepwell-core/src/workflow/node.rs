@@ -1,4 +1,4 @@
-//! The parts of a workflow, and how they run.
+//! The parts of a workflow, and their execution.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -19,7 +19,8 @@ use crate::engine::run::child::Child;
 use crate::engine::task_error::{TaskError, TaskResult};
 use crate::store::spawn_options::SpawnOptions;
 
-/// How many delays a step's backoff is asked for; the last one stands for all that follow.
+/// The limit, exclusive, of the failures for which a backoff is asked; the last delay stands for
+/// all that follow.
 const DELAYS: u32 = 64;
 
 pub(super) struct Node {
@@ -51,7 +52,7 @@ pub(super) struct Loop {
     pub(super) feedback: Option<Box<dyn Judge<Payload>>>,
 }
 
-/// A handler without its types.
+/// A handler whose types are erased.
 #[derive(Clone)]
 pub(super) struct Handler(Arc<dyn Handle>);
 
@@ -59,7 +60,7 @@ trait Handle: MaybeSend + MaybeSync {
     fn call(&self, ctx: WorkflowContext) -> BoxFuture<'static, anyhow::Result<Payload>>;
 }
 
-/// A closure in the place of one of these traits.
+/// A closure that implements one of these traits.
 pub(super) struct Calls<F>(pub(super) F);
 
 impl<F, Fut, T> Handle for Calls<F>
@@ -73,13 +74,13 @@ where
         let handling = self.0(ctx);
         Box::pin(async move {
             let value = handling.await?;
-            // What cannot be journaled is so the next time as well.
+            // A value that cannot be journaled now cannot be journaled the next time.
             Ok(Payload::encode(&value, limit).map_err(TaskError::permanent)?)
         })
     }
 }
 
-/// What a loop makes of an iteration's result.
+/// A function of a loop's result: its condition, or its feedback.
 pub(super) trait Judge<O>: MaybeSend + MaybeSync {
     fn judge(&self, result: &Payload, iteration: u32) -> Result<O, PayloadError>;
 }
@@ -93,7 +94,7 @@ where
     }
 }
 
-/// How long to wait after a failure.
+/// The delays after failures.
 pub(super) trait Backoff: MaybeSend + MaybeSync {
     fn delay(&self, failed: u32) -> Duration;
 }
@@ -104,7 +105,7 @@ impl<F: Fn(u32) -> Duration + MaybeSend + MaybeSync> Backoff for F {
     }
 }
 
-/// `min(2^n, 60)` seconds.
+/// Returns `min(2^n, 60)` seconds.
 fn default_backoff(failed: u32) -> Duration {
     Duration::from_secs(2_u64.saturating_pow(failed).min(60))
 }
@@ -135,7 +136,7 @@ impl Step {
         }
     }
 
-    /// Runs as the step of that label, for the part of that name.
+    /// Runs as the step of the label, for the part of the name.
     async fn run(
         &self,
         name: &str,
@@ -176,13 +177,13 @@ impl Loop {
         Self { step, max_iterations: 10, until: None, feedback: None }
     }
 
-    /// Whether an iteration with this result is the last.
+    /// Returns whether an iteration with this result is the last.
     pub(super) fn ends(&self, result: &Payload, iteration: u32) -> Result<bool, PayloadError> {
         let good = self.until.as_ref().map_or(Ok(false), |until| until.judge(result, iteration));
         good.map(|good| good || iteration >= self.max_iterations)
     }
 
-    /// The name of an iteration's step.
+    /// Returns the name of an iteration's step.
     pub(super) fn label(name: &str, iteration: u32) -> String {
         format!("{name}:{iteration}")
     }
@@ -211,7 +212,7 @@ impl Loop {
 }
 
 impl Body {
-    /// The parts within it.
+    /// Returns the parts within this part.
     pub(super) fn inner(&self) -> &[Node] {
         match self {
             Self::Parallel(nodes) | Self::Route { routes: nodes, .. } => nodes,
@@ -225,12 +226,12 @@ impl Body {
 }
 
 impl Node {
-    /// The name of the step that journals which route was taken.
+    /// Returns the name of the step that journals which route was taken.
     pub(super) fn route_label(&self) -> String {
         format!("{}:route", self.name)
     }
 
-    /// The types of the children, also within.
+    /// Returns the types of the children, also of parts within this part.
     pub(super) fn children(&self) -> Vec<&str> {
         match &self.body {
             Body::Child { task_type, .. } => vec![task_type],
@@ -322,7 +323,7 @@ impl Running {
         results.insert(name.to_owned(), result);
     }
 
-    /// Runs the parts one after the other. The output is an object of their results.
+    /// Runs the parts one after the other, and returns an object of their results.
     pub(super) async fn run(self, nodes: &[Node]) -> TaskResult<Payload> {
         let mut results = Vec::with_capacity(nodes.len());
         for node in nodes {
@@ -332,7 +333,7 @@ impl Running {
     }
 }
 
-/// An object of results.
+/// Returns an object of results.
 fn object<'a>(
     name: &str,
     results: impl Iterator<Item = TaskResult<(&'a str, Payload)>>,
@@ -342,13 +343,13 @@ fn object<'a>(
         .map_err(|source| TaskError::Payload { name: name.to_owned(), source })
 }
 
-/// The route that was chosen, if it is one of these.
+/// Returns the route that was chosen, if it is one of these.
 pub(super) fn route_of<'a>(routes: &'a [Node], chosen: &Payload) -> Option<&'a Node> {
     let chosen: String = chosen.decode().ok()?;
     routes.iter().find(|node| node.name == chosen)
 }
 
-/// A part has had its attempts: the workflow has none of its own for it.
+/// Makes an error permanent: the part has had its attempts, and the workflow adds none.
 fn for_good(error: TaskError) -> TaskError {
     match error {
         error @ (TaskError::Control(_) | TaskError::Diverged { .. }) => error,

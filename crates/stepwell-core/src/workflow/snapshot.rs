@@ -1,4 +1,4 @@
-//! What is known of a task and its steps, at one look.
+//! The state of a task and its steps at one moment.
 
 use std::collections::BTreeMap;
 
@@ -16,33 +16,34 @@ use crate::base::time::Timestamp;
 use crate::observe::notes::Progress;
 use crate::store::{TaskInfo, TaskState};
 
-/// A task as it is now: what it was given, what its steps gave, where it is. Made by
-/// [`Client::find`](crate::Client::find).
+/// The present state of a task: its parameters, the results of its steps, and its progress.
+///
+/// [`Client::find`](crate::Client::find) returns it.
 #[derive(Clone, Debug, Serialize)]
 pub struct Snapshot {
-    /// The task.
+    /// The task's id.
     pub task_id: TaskId,
-    /// The name of its type: of a workflow, its name.
+    /// The name of the task's type; for a workflow, its name.
     pub task_type: Name,
-    /// Where it is in its life.
+    /// The task's state.
     pub state: TaskState,
-    /// Its parameters.
+    /// The task's parameters.
     pub input: Payload,
-    /// The results of its steps, messages, events and children, by their labels: `charge`, and for
-    /// a further one of the name `charge#2`.
+    /// The results of the task's steps, messages, events and children, by their labels.
+    ///
+    /// A label is the name, `charge`, or for a further operation of that name `charge#2`.
     pub results: BTreeMap<String, Payload>,
-    /// Of a workflow that is registered with this client, and has not ended: the part that it is
-    /// at.
+    /// The part that a workflow is at, when it is registered with this client and has not ended.
     pub current_step: Option<String>,
-    /// How far it has come, if it says.
+    /// The task's last report of its progress, if there is one.
     pub progress: Option<Progress>,
-    /// Its output, once it has completed.
+    /// The task's output, after it has completed.
     pub output: Option<Payload>,
-    /// Why it failed, or why its last attempt did.
+    /// The failure of the task, or of its last attempt.
     pub failure: Option<Failure>,
-    /// When it was spawned.
+    /// The time of the spawn.
     pub spawned_at: Timestamp,
-    /// When something last happened to it: it was spawned, was delivered something, or ended.
+    /// The time of the last change: the spawn, a delivery, or the end.
     pub updated_at: Timestamp,
 }
 
@@ -53,7 +54,7 @@ impl Snapshot {
         for Entry { key, outcome, at, .. } in journal {
             last = last.max(*at);
             match (key.kind, outcome) {
-                // From here on the task begins anew.
+                // From here on the task runs again from its beginning.
                 (Kind::Attempt, Outcome::Done(_)) => results.clear(),
                 (Kind::Step | Kind::Event | Kind::Message | Kind::Child, Outcome::Done(value)) => {
                     results.insert(key.label(), value.clone());
@@ -85,7 +86,7 @@ impl Snapshot {
 }
 
 impl Node {
-    /// Whether it has its result.
+    /// Returns whether the part has its result.
     fn is_done(&self, results: &BTreeMap<String, Payload>) -> bool {
         match &self.body {
             Body::Step(_) | Body::Sleep(_) | Body::Signal { .. } => {
@@ -107,7 +108,7 @@ impl Node {
                     Some((iteration, results.get(&Loop::label(&self.name, iteration))?))
                 };
                 let last = (1..=this.max_iterations).map_while(result).last();
-                // The application says whether it is.
+                // The application's code decides whether the iteration is the last.
                 let ends = |(iteration, result)| guard(|| this.ends(result, iteration));
                 matches!(last.map(ends), Some(Ok(Ok(true))))
             }

@@ -1,27 +1,29 @@
-//! Finds the items of a batch that the store refuses for good, so that the others are committed.
+//! The search for the items of a batch that the store refuses for good, so that the others are
+//! committed.
 //!
 //! ```text
 //!   a b c X d e f   refused        a b c   committed      X d   refused      X   refused: its caller gets the error
 //!   └─────┘└─────┘                 X d e f refused        e f   committed    d   committed
 //! ```
 //!
-//! The parts are sent in their order, one at a time: to those who see them, they are batches that
-//! came one after the other.
+//! The parts are sent in their order, one at a time. They look like batches that came one after the
+//! other.
 
 use crate::base::guard::answer;
 use crate::engine::commit::Answers;
 use crate::store::{Batch, StoreError, Transition, UserTransaction};
 
-/// A part of a batch, and those who wait for its items.
+/// A part of a batch, and the callers that wait for its items.
 pub(crate) type Part = (Batch, Answers);
 
-/// Answers those whose work was begun when their batch was refused, and takes them out: it can be
-/// done once.
+/// Removes the items of a refused batch whose transactions had begun, and answers their callers.
+///
+/// A transaction cannot begin twice.
 pub(crate) fn without_works((batch, answers): &mut Part, error: &StoreError) {
     let begun = |transition: &Transition| {
         transition.transaction.as_ref().is_some_and(UserTransaction::is_taken)
     };
-    // The last first: each place is right until what is before it is taken out.
+    // The last item goes first, because a removal moves the items after it.
     for place in (0..batch.transitions.len()).rev() {
         if batch.transitions.get(place).is_some_and(begun) {
             batch.transitions.remove(place);
@@ -43,7 +45,7 @@ pub(crate) fn halve((mut batch, mut answers): Part) -> [Part; 2] {
         )*};
     }
     cut!(transitions, commands, events, messages);
-    // Those that were spawned together stay together.
+    // Tasks that were spawned together stay together.
     let at = left.min(answers.groups.len());
     left -= at;
     rest.1.groups = answers.groups.split_off(at);
@@ -129,7 +131,7 @@ mod tests {
         for place in [0, 1, 2] {
             let key = Key { kind: Kind::Step, name: Name::new("work").unwrap(), ordinal: 1 };
             let work = UserTransaction::new(key, 1, Box::new(()));
-            // That of the transition in between is yet to be done.
+            // The transaction of the transition in between is still to begin.
             if place != 1 {
                 work.take().unwrap();
             }

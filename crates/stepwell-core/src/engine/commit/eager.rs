@@ -5,24 +5,26 @@ use std::sync::{Arc, Weak};
 use crate::engine::commit::hub::{Hub, LocalWorker};
 use crate::store::NewTask;
 
-/// A task that is claimed in the commit that spawns it, by a worker of this process, in which a
-/// slot is kept for it. The commit starts it, whatever becomes of whoever spawned it.
+/// A task that is claimed in the commit that spawns it, by a worker of this process.
+///
+/// The worker keeps a slot for the task. The commit starts it, whether or not its caller still
+/// waits.
 pub(crate) struct Eager {
-    /// Not its owner: what gathers for a commit may never be sent.
+    /// The worker, held weakly, because an item that gathers for a commit may never be sent.
     worker: Weak<dyn LocalWorker>,
-    /// Gone once it was started.
+    /// The task, until it is started.
     task: Option<NewTask>,
 }
 
 impl Eager {
-    /// Takes a slot for the task, if there is one for it.
+    /// Takes a slot for the task, if a worker has one.
     pub(crate) fn reserve(hub: &Hub, task: &mut NewTask) -> Option<Self> {
         let (worker_id, worker) = hub.reserve(task)?;
         task.claim_by = Some(worker_id);
         Some(Self { worker: Arc::downgrade(&worker), task: Some(task.clone()) })
     }
 
-    /// Runs the task, which is durable and the worker's.
+    /// Runs the task, which is durable and claimed by the worker.
     pub(crate) fn start(mut self) {
         if let (Some(worker), Some(task)) = (self.worker.upgrade(), self.task.take()) {
             worker.start(task);

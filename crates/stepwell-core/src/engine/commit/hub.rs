@@ -1,4 +1,4 @@
-//! Who in this process waits for what: callers for the end of a task, runs for something to arrive,
+//! The waits within this process: of callers for the end of a task, of runs for arrivals, of
 //! workers for work.
 
 use std::collections::BTreeSet;
@@ -18,16 +18,17 @@ use crate::engine::run::Run;
 use crate::store::page::Page;
 use crate::store::{Finish, NewTask, News, Store, StoreError};
 
-/// The largest output that is kept for callers who come a moment later, in bytes.
+/// The largest output that is kept for callers that come a moment later, in bytes.
 const SMALL_OUTPUT: usize = 256;
-/// How many of them.
+/// The number of outputs that are kept.
 const OUTPUTS: usize = 10_000;
 
-/// How the task that somebody waits for ended; `None` when there is no such task.
+/// The end of a task that a caller waits for; `None` when there is no such task.
 pub(crate) type End = Result<Option<Finish>, StoreError>;
 
-/// Outputs by their tasks. It grows with what is in it: a bounded one takes all of its memory at
-/// once.
+/// Outputs by their tasks, in a map that grows with its content.
+///
+/// A bounded map would take all of its memory at once.
 struct Outputs(LruCache<TaskId, Payload>);
 
 impl Default for Outputs {
@@ -39,16 +40,17 @@ impl Default for Outputs {
 /// A worker of this process, as the rest of the engine knows it.
 pub(crate) trait LocalWorker: MaybeSend + MaybeSync {
     fn worker_id(&self) -> WorkerId;
-    /// Returns whether it claims tasks of the queue.
+    /// Returns whether the worker claims tasks of the queue.
     fn serves(&self, queue: &Name) -> bool;
-    /// Notifies it that so many tasks became claimable.
+    /// Notifies the worker that `ready` tasks became claimable.
     fn nudge_for(&self, ready: usize);
-    /// Notifies it that this process has changed a schedule.
+    /// Notifies the worker that this process has changed a schedule.
     fn schedules_changed(&self);
     /// Drops a suspended task that has ended.
     fn forget(&self, task_id: TaskId);
-    /// Takes a slot for a task that is about to be spawned. Returns `None` when there is none, or
-    /// others wait for it.
+    /// Takes a slot for a task that is about to be spawned.
+    ///
+    /// Returns `None` when no slot is free, or other tasks wait for it.
     fn reserve(&self, task: &NewTask) -> Option<WorkerId>;
     /// Returns a slot that was taken for a task that was not spawned.
     fn release(&self);
@@ -57,25 +59,26 @@ pub(crate) trait LocalWorker: MaybeSend + MaybeSync {
     /// Waits for running tasks up to the deadline, and releases the rest.
     fn shut_down(self: Arc<Self>, deadline: Duration) -> BoxFuture<'static, ()>;
 
-    /// Notifies it that any number of tasks may have become claimable.
+    /// Notifies the worker that any number of tasks may have become claimable.
     fn nudge(&self) {
         self.nudge_for(usize::MAX);
     }
 }
 
-/// Takes the news of each commit to those who wait for it.
+/// The hub, which takes the news of each commit to all that wait for it.
 #[derive(Default)]
 pub(crate) struct Hub {
     waiting: Mutex<HashMap<TaskId, Vec<oneshot::Sender<End>>>>,
-    /// Tasks that somebody waits for, and that are to be looked at in the store.
+    /// Tasks that callers wait for, and that are still to be looked up in the store.
     unseen: Mutex<BTreeSet<TaskId>>,
-    /// Told when there are such.
+    /// Notified when there are such tasks.
     pub(crate) look: Notify,
-    /// Not their owner: a run holds the engine, and with it this.
+    /// The runs by their tasks, held weakly, because a run holds the engine and the engine holds
+    /// the hub.
     runs: Mutex<HashMap<TaskId, Weak<Run>>>,
     workers: Mutex<Vec<Weak<dyn LocalWorker>>>,
-    /// Small outputs of tasks that ended a moment ago, for callers who spawn many and then wait
-    /// for them.
+    /// Small outputs of tasks that ended a moment ago, for callers that spawn many tasks and then
+    /// wait for them.
     outputs: Mutex<Outputs>,
 }
 
@@ -83,9 +86,10 @@ impl Hub {
     pub(crate) fn tell(&self, news: News) {
         let workers = self.workers();
         for (task_id, finish) in news.finished {
-            // One that was cancelled while it was suspended is of no use in memory.
+            // A task that was cancelled while it was suspended is of no use in memory.
             workers.iter().for_each(|worker| worker.forget(task_id));
-            // First of all: whoever begins to wait from now on has to look into the store.
+            // The run is removed first: a caller that begins to wait from now on has to look into
+            // the store.
             lock(&self.runs).remove(&task_id);
             if let Finish::Completed(output) = &finish
                 && output.as_str().len() <= SMALL_OUTPUT
@@ -118,20 +122,22 @@ impl Hub {
         }
     }
 
-    /// Has the task looked at in the store, together with others that are to be.
+    /// Requests that the task is looked up in the store, together with other such tasks.
     pub(crate) fn look_at(&self, task_id: TaskId) {
         lock(&self.unseen).insert(task_id);
         self.look.notify_one();
     }
 
-    /// Has all tasks looked at that somebody waits for: another process may have ended them.
+    /// Requests that all tasks with waiting callers are looked up in the store.
+    ///
+    /// Another process may have ended them.
     pub(crate) fn look_at_all(&self) {
         let waiting: Vec<_> = lock(&self.waiting).keys().copied().collect();
         lock(&self.unseen).extend(waiting);
         self.look.notify_one();
     }
 
-    /// Looks at tasks in the store until none are left to be looked at.
+    /// Looks tasks up in the store until none are left to be looked up.
     pub(crate) async fn look_at_unseen(&self, store: &dyn Store) {
         loop {
             let mut tasks: Vec<_> = std::mem::take(&mut *lock(&self.unseen)).into_iter().collect();
@@ -163,24 +169,26 @@ impl Hub {
         }
     }
 
-    /// The end of a task, when it comes about by a commit of this process, or is seen in the store.
+    /// Returns the end of a task, when a commit of this process ends it, or it is seen in the
+    /// store.
     pub(crate) fn when_finished(&self, task_id: TaskId) -> oneshot::Receiver<End> {
         let (sender, receiver) = oneshot::channel();
         let mut waiting = lock(&self.waiting);
         let waiters = waiting.entry(task_id).or_default();
-        // Callers that gave up must not gather here.
+        // Callers that gave up must not accumulate here.
         waiters.retain(|waiter| !waiter.is_closed());
         waiters.push(sender);
         receiver
     }
 
-    /// The output of a task that completed a moment ago. It stays what it is: a completed task
-    /// never runs again.
+    /// Returns the output of a task that completed a moment ago.
+    ///
+    /// Invariant: the output never changes, because a completed task never runs again.
     pub(crate) fn output(&self, task_id: TaskId) -> Option<Payload> {
         lock(&self.outputs).0.get(&task_id).cloned()
     }
 
-    /// A deleted task is not to be found here.
+    /// Removes the output of a deleted task.
     pub(crate) fn forget_output(&self, task_id: TaskId) {
         lock(&self.outputs).0.pop(&task_id);
     }
@@ -206,12 +214,12 @@ impl Hub {
         }
     }
 
-    /// Whether this process runs the task, so that it will be told of its end.
+    /// Returns whether this process runs the task, and will therefore be notified of its end.
     pub(crate) fn runs(&self, task_id: TaskId) -> bool {
         lock(&self.runs).contains_key(&task_id)
     }
 
-    /// Tells a run of this process that something has arrived for it.
+    /// Notifies a run of this process that something has arrived for it.
     pub(crate) fn poke(&self, task_id: TaskId) {
         let run = lock(&self.runs).get(&task_id).and_then(Weak::upgrade);
         if let Some(run) = run {
@@ -225,7 +233,7 @@ impl Hub {
         workers.push(worker);
     }
 
-    /// A worker of this process that can take the task now. Its slot is taken.
+    /// Returns a worker of this process that can take the task now, and takes its slot.
     pub(crate) fn reserve(&self, task: &NewTask) -> Option<(WorkerId, Arc<dyn LocalWorker>)> {
         if task.start_at.is_some() || task.concurrency_key.is_some() {
             return None;

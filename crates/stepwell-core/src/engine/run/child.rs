@@ -1,4 +1,4 @@
-//! Child tasks, as their parent sees them.
+//! Child tasks, from the view of their parent.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -12,23 +12,25 @@ use crate::engine::run::outcome::read_step;
 use crate::engine::task_error::TaskResult;
 use crate::store::{Coalesce, Finish, NewTask, Spawned};
 
-/// What became of a spawn.
+/// The way in which a spawn was answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schemas", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Disposition {
-    /// It made a new task.
+    /// The spawn made a new task.
     Created,
-    /// It answered with the task that has its idempotency key, or, when a schedule must not
-    /// overlap, with the task of that schedule that has not ended.
+    /// The spawn was answered with an existing task.
+    ///
+    /// The task has the same idempotency key. For a schedule that must not overlap, it is the
+    /// schedule's task that has not ended.
     Existing,
-    /// It answered with a task of its type and concurrency key that waits to start
+    /// The spawn was answered with a waiting task of the same type and concurrency key
     /// ([`SpawnOptions::coalesced`](crate::SpawnOptions::coalesced)).
     Coalesced,
 }
 
 impl Disposition {
-    /// The word for it: `created`, `existing` or `coalesced`.
+    /// Returns the word for the disposition: `created`, `existing` or `coalesced`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Created => "created",
@@ -38,18 +40,20 @@ impl Disposition {
     }
 }
 
-/// A task that [`TaskContext::spawn`](crate::TaskContext::spawn) answered with, with an output of
-/// type `T`. [`TaskContext::join`](crate::TaskContext::join) waits for it.
+/// A task that [`TaskContext::spawn`](crate::TaskContext::spawn) was answered with, whose output is
+/// of type `T`.
+///
+/// [`TaskContext::join`](crate::TaskContext::join) waits for its output.
 pub struct Child<T> {
     task_id: TaskId,
-    /// The spawn that answered with it.
+    /// The key of the spawn that was answered with the task.
     spawn: Key,
     disposition: Disposition,
     output: PhantomData<fn() -> T>,
 }
 
 impl<T> Child<T> {
-    /// Reads what a spawn was delivered.
+    /// Reads the outcome of a spawn.
     pub(crate) fn read(key: &Key, outcome: Outcome) -> TaskResult<Self> {
         let (task_id, disposition) = match read_step(key, outcome)? {
             Answer::New(task_id) => (task_id, Disposition::Created),
@@ -58,12 +62,14 @@ impl<T> Child<T> {
         Ok(Self { task_id, spawn: key.clone(), disposition, output: PhantomData })
     }
 
-    /// The task's id.
+    /// Returns the task's id.
     pub fn task_id(&self) -> TaskId {
         self.task_id
     }
 
-    /// Whether the spawn made the task. A task that it did not make is not cancelled with this one.
+    /// Returns how the spawn was answered.
+    ///
+    /// A task that the spawn did not make is not cancelled with this one.
     pub fn disposition(&self) -> Disposition {
         self.disposition
     }
@@ -86,7 +92,7 @@ impl<T> fmt::Debug for Child<T> {
     }
 }
 
-/// How a spawn is journaled: the id alone when the task is new.
+/// The journaled form of a spawn: the id alone when the task is new.
 #[derive(Serialize, Deserialize)]
 #[serde(untagged)]
 enum Answer {
@@ -108,12 +114,12 @@ pub(crate) fn answered_with(journal: &[Entry]) -> Vec<TaskId> {
     there.collect()
 }
 
-/// What a parent is delivered when it has spawned a new task.
+/// Returns the outcome of a spawn that made a new task.
 pub(crate) fn created(task_id: TaskId) -> Outcome {
     Outcome::Done(to_payload(&Answer::New(task_id)))
 }
 
-/// What a parent is delivered when the store has decided about a spawn.
+/// Returns the outcome of a spawn that the store has decided.
 pub(crate) fn decided(task: &NewTask, spawned: Option<Spawned>) -> Outcome {
     let (task_id, disposition) = match spawned {
         Some(Spawned::Created { .. }) => return created(task.task_id),
@@ -133,11 +139,11 @@ pub(crate) fn decided(task: &NewTask, spawned: Option<Spawned>) -> Outcome {
     Outcome::Done(to_payload(&Answer::There { task_id, disposition }))
 }
 
-/// What a parent is delivered when a child ends.
+/// Returns the outcome of a join after the child has ended.
 pub(crate) fn outcome(finish: Finish) -> Outcome {
     match finish {
         Finish::Completed(output) => Outcome::Done(output),
-        // The numbers in it are of the child's journal.
+        // The numbers in the failure are those of the child's journal.
         Finish::Failed(failure) => {
             Outcome::failed(Failure { sources: Sources::default(), ..failure })
         }

@@ -1,4 +1,4 @@
-//! Compensations: what undoes a task's work when the task fails for good, or is cancelled.
+//! Compensations, which undo the work of a task that fails for good or is cancelled.
 //!
 //! ```text
 //!   ctx.step(..).compensate(..)     record ─▶ gate ─▶ closure ─▶ result      the record is durable before the closure starts
@@ -10,7 +10,7 @@
 //!     3. ends the task as it would have ended, with what could not be undone.
 //! ```
 //!
-//! There is one way for all cases: a failure, a cancellation, a process that died in the last
+//! The way is the same for all cases: a failure, a cancellation, a process that died in the last
 //! attempt or in the middle of a compensation.
 
 use std::future::Future;
@@ -30,19 +30,19 @@ use crate::engine::run::Run;
 use crate::engine::run::step::Step;
 use crate::engine::task_error::{TaskError, TaskResult};
 
-/// How many tries a compensation has, with the pauses of [`RetryStrategy::exponential`] between
+/// The number of tries of a compensation, with the pauses of [`RetryStrategy::exponential`] between
 /// them.
 const TRIES: u32 = 5;
 
-/// What a record in the journal is of; its key has the name.
+/// The subject of a record in the journal, whose key has the name.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Record {
     /// A step.
     Step {
-        /// Which of the steps with the name.
+        /// The number of the step among the steps of the name.
         ordinal: u32,
-        /// Whether it is to be undone even when it has no result.
+        /// Set when the step is undone even without a result.
         begun: bool,
     },
     /// A registered cleanup, with its payload.
@@ -57,11 +57,11 @@ pub struct Cleanup {
 
 /// The code of a compensation.
 pub(crate) trait Undo: MaybeSend + MaybeSync {
-    /// Undoes a step, which gave this result; or cleans up, by this payload.
+    /// Undoes a step by its result, or cleans up by the payload.
     fn undo(&self, result: Option<&Payload>) -> BoxFuture<'static, anyhow::Result<()>>;
 }
 
-/// A closure that undoes.
+/// A closure that undoes a step or cleans up.
 pub(crate) struct Undoing<C, T>(C, PhantomData<fn(T)>);
 
 impl<C, T> Undoing<C, T> {
@@ -87,7 +87,7 @@ where
     }
 }
 
-/// Runs what was recorded, in reverse order. Gives the compensations that failed.
+/// Runs the recorded compensations in reverse order, and returns those that failed.
 pub(crate) async fn compensate(run: Arc<Run>, compensation: Compensation) -> TaskResult<Payload> {
     let Compensation { recorded, results, .. } = compensation;
     // Another worker may have the key.
@@ -117,7 +117,7 @@ pub(crate) async fn compensate(run: Arc<Run>, compensation: Compensation) -> Tas
                 async move {
                     let undoing =
                         undoing.ok_or_else(|| TaskError::permanent(anyhow::anyhow!(UNKNOWN)))?;
-                    // The others are to run all the same.
+                    // The other compensations have to run in any case.
                     let undone = match undoing {
                         Ok(undoing) => undoing.await,
                         Err(panic) => Err(panic),
@@ -146,7 +146,7 @@ pub(crate) async fn compensate(run: Arc<Run>, compensation: Compensation) -> Tas
     Ok(to_payload(&errors))
 }
 
-/// How many failed compensations a failure tells of.
+/// The number of failed compensations that a failure lists.
 const MAX_ERRORS: usize = 100;
 
 const UNKNOWN: &str = "this program has no code for it: the task did not come to the step again in its last attempt, or no cleanup \

@@ -1,4 +1,4 @@
-//! Futures of a context's calls, other than steps: sleeps, events, messages, children, values.
+//! Futures of a context's calls, except steps: sleeps, events, messages, children, values.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -10,10 +10,10 @@ use crate::engine::run::Run;
 use crate::engine::run::operations::Request;
 use crate::engine::task_error::{TaskError, TaskResult};
 
-/// The answer to a call of the context, once it is awaited.
+/// The future of a context's call.
 ///
-/// It waits to be delivered in its turn, and so may be used with any combinator: `select!`,
-/// `join!`, `FuturesUnordered`. Dropped, it is no longer waited for.
+/// Its result is delivered in its turn, so that it works with any combinator: `select!`, `join!`,
+/// `FuturesUnordered`. A dropped future is no longer delivered to.
 #[must_use = "nothing is waited for until this is awaited"]
 pub struct Delivery<T> {
     run: Arc<Run>,
@@ -23,7 +23,7 @@ pub struct Delivery<T> {
     read: Read<T>,
 }
 
-/// Turns what was delivered into what the caller gets.
+/// Turns a delivered outcome into the result of the call.
 type Read<T> = fn(&Key, Outcome) -> TaskResult<T>;
 
 impl<T> Delivery<T> {

@@ -1,4 +1,4 @@
-//! The executor: it owns the future of one claimed task, and polls it.
+//! The executor, which owns the future of one claimed task, and polls it.
 //!
 //! ```text
 //!            ┌────────────── poll the future, until it is pending and nobody woke it
@@ -14,8 +14,8 @@
 //!                        then wait: for the commit, a closure's I/O, a timer, something that arrives
 //! ```
 //!
-//! So at every poll of the task's future at most one thing is newly ready, and whichever way the
-//! code combines its futures, a replay takes the same way.
+//! At every poll of the task's future, at most one thing is therefore newly ready. The code may
+//! combine its futures in any way, and a replay takes the same way.
 
 use std::future::{Future, poll_fn};
 use std::mem;
@@ -50,50 +50,51 @@ use crate::observe::trace;
 use crate::store::rules::ending::{cancelled, end_of};
 use crate::store::*;
 
-/// How often the future is polled, or something delivered to it, before others get their turn.
+/// The number of polls and deliveries after which others get their turn.
 const TURN: usize = 256;
 
-/// The longest time for which a run relies on its timer alone: after it the clock is read again,
-/// which may have jumped.
+/// The longest time for which a run relies on its timer alone.
+///
+/// The run then reads the clock again, which may have jumped.
 const CLOCK_CHECK: Duration = Duration::from_secs(1);
 
 /// A claimed task in execution.
 pub(crate) struct Execution {
     pub(crate) run: Arc<Run>,
-    /// The task's code; gone once it has ended.
+    /// The task's code, until it has ended.
     future: Option<BoxFuture<'static, TaskResult<Payload>>>,
-    /// Given back as soon as the code has ended, or is suspended.
+    /// The slot, which is released when the code has ended, or is suspended.
     slot: Option<Slot>,
-    /// Kept by a suspect until it has got further.
+    /// The permit of a suspect, which it keeps until it has got further.
     suspect: Option<SuspectPermit>,
     span: Span,
     headers: Arc<Headers>,
-    /// What is left to do once the code has ended.
+    /// The work that is left after the code has ended.
     closing: Option<Closing>,
     commit: Commit,
-    /// What had arrived when the task was claimed; for after the replay.
+    /// The arrivals at the time of the claim, for use after the replay.
     facts: Option<Facts>,
-    /// Whether the task could be read. Where it could not, the run has not seen where the journal
-    /// ends.
+    /// Set when the task could be read; otherwise the run has not seen where the journal ends.
     readable: bool,
     grace: Duration,
-    /// Wakes the executor for what is due next.
+    /// Wakes the executor for the next due time.
     alarm: Option<(Timestamp, BoxFuture<'static, ()>)>,
-    /// Ready when the code has waited beside its context for as long as it may.
+    /// Ready when the code has waited outside its context for the whole grace.
     stalled: Option<BoxFuture<'static, ()>>,
     /// Ready when the code has had its time to stop.
     stopping: Option<BoxFuture<'static, ()>>,
     warned: bool,
-    /// How often the store has refused for good what was sent.
+    /// The number of times that the store has refused for good what was sent.
     refusals: u32,
 }
 
-/// How long a task that this program cannot read is left to others before it is claimed again.
+/// The time for which a task that this program cannot read is left to others before it is claimed
+/// again.
 const LEFT_TO_OTHERS: Duration = Duration::from_secs(10);
 
 enum Closing {
     Commit(Next),
-    /// The run is lost: nothing that it wrote would be accepted.
+    /// The run is lost: the store would refuse all its writes.
     Nothing,
 }
 
@@ -103,43 +104,43 @@ enum Commit {
         receipt: Receipt<Result<Applied, Refused>>,
         sent: Box<Sent>,
     },
-    /// The store failed; the same is sent again after a pause.
+    /// The store failed, and the same is sent again after a pause.
     Paused {
         pause: BoxFuture<'static, ()>,
         sent: Box<Sent>,
     },
 }
 
-/// What a commit on its way holds: enough to send it again.
+/// The content of a commit that is on its way, with everything that is needed to send it again.
 struct Sent {
     unsent: Unsent,
     next: Next,
-    /// The last entry before it.
+    /// The number of the last entry before the commit.
     after: u64,
-    /// The last entry in it.
+    /// The number of the last entry in the commit.
     seq: u64,
-    /// What the store does with it, and for which operation.
+    /// The operation whose work the store does within the commit.
     work: Option<(Key, Working)>,
     tries: u32,
 }
 
-/// What the store does within a commit.
+/// The work of the store within a commit.
 enum Working {
-    /// A step's work, with the span around it. The work itself is gone once it was sent.
+    /// A step's work, with the span around it; the work itself is gone after it was sent.
     Transaction(Span),
     /// The spawn of a child that may exist already.
     Spawn(Box<KeyedSpawn>),
 }
 
-/// How an execution left its slot.
+/// The way in which an execution left its slot.
 pub(crate) enum End {
-    /// The task has ended, or is no longer this run's.
+    /// The task has ended, or this run no longer owns it.
     Gone,
-    /// It only waits, and could go on from here.
+    /// The task only waits, and could go on from here.
     Suspended(Box<Execution>),
 }
 
-/// A run begins, or goes on after it was suspended.
+/// Records that a run begins, or goes on after a suspension, and returns its span.
 fn begin(run: &Run, headers: &Headers) -> Span {
     if let Some(measures) = &run.measures {
         measures.started.increment(1);
@@ -147,7 +148,7 @@ fn begin(run: &Run, headers: &Headers) -> Span {
     trace::run(&run.task_type, (run.task_id, run.run_id), run.attempt, headers)
 }
 
-/// What a step whose work the store did is delivered.
+/// Returns the outcome of a step whose work the store did.
 fn done(result: Option<anyhow::Result<Payload>>) -> Outcome {
     match result {
         Some(Ok(payload)) => Outcome::Done(payload),
@@ -156,7 +157,9 @@ fn done(result: Option<anyhow::Result<Payload>>) -> Outcome {
     }
 }
 
-/// Whether the grace has passed since this was asked first. By a timer: a clock may jump.
+/// Returns whether the grace has passed since the first call.
+///
+/// It is measured by a timer, because a clock may jump.
 fn has_passed(
     run: &Run,
     timer: &mut Option<BoxFuture<'static, ()>>,
@@ -170,7 +173,7 @@ fn has_passed(
     timer.as_mut().poll(cx).is_ready()
 }
 
-/// How the task's code ended, other than with its output.
+/// The end of the task's code without an output.
 enum Ending {
     Error(TaskError),
     Panic(Panic),
@@ -219,7 +222,7 @@ impl Execution {
         })
     }
 
-    /// Prepares to go on in place after a suspension.
+    /// Prepares an execution to go on in place after a suspension.
     pub(crate) fn resume(&mut self, facts: Facts, slot: Slot) {
         self.run.sign_of_life(None);
         self.run.set_suspending(false);
@@ -234,7 +237,7 @@ impl Execution {
             self.alarm = None;
             self.slot = None;
             self.suspect = None;
-            // It may be suspended for days, and its collector is told of a span when that ends.
+            // A task may be suspended for days, and a collector receives a span only at its end.
             self.span = Span::none();
             End::Suspended(self)
         } else {
@@ -242,10 +245,10 @@ impl Execution {
         }
     }
 
-    /// Ready with whether the task is suspended.
+    /// Polls the execution; the result is whether the task is suspended.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         guard(|| self.go_on(cx)).unwrap_or_else(|panic| {
-            // A waker of the task's futures, say, or what a value of its own did when it was dropped.
+            // A waker of the task's futures may panic, for instance, or the drop of a value.
             tracing::error!(task_id = %self.run.task_id, %panic, "a task panicked beside its own \
                                                                   code");
             if self.future.is_none() {
@@ -263,9 +266,8 @@ impl Execution {
             self.run.waker.look();
             match self.poll_commit(cx) {
                 Poll::Ready(Some(suspended)) => return Poll::Ready(suspended),
-                // Nothing may happen between the decision to suspend, or to end, and its commit;
-                // nor may anything be delivered while the store does an operation's
-                // work.
+                // Nothing may happen between the decision to suspend, or to end, and its commit.
+                // Nothing may be delivered while the store does an operation's work.
                 Poll::Pending if self.holds_still() => return Poll::Pending,
                 Poll::Ready(None) | Poll::Pending => {}
             }
@@ -306,10 +308,11 @@ impl Execution {
         }
     }
 
-    /// Delivers, opens gates or commits. `false` when there is nothing to do but wait.
+    /// Delivers, opens gates or commits; `false` when the execution can only wait.
     fn advance(&mut self, cx: &mut Context<'_>) -> bool {
         let run = self.run.clone();
-        // Asked for where it is needed: a step without timers comes past here some times.
+        // The clock is read only when it is needed: a step without timers comes past here several
+        // times.
         let now = || run.engine.store.now();
         let mut operations = run.operations();
         let control = operations.control();
@@ -403,8 +406,9 @@ impl Execution {
         false
     }
 
-    /// The next entry of the journal has no waiter: the code has diverged, unless it still waits
-    /// for something else.
+    /// Ends a task whose code has diverged: nothing waits for the next entry of the journal.
+    ///
+    /// The code has the grace to come to that entry, while it waits for something else.
     fn stalled(&mut self, cx: &mut Context<'_>) -> bool {
         if !has_passed(&self.run, &mut self.stalled, self.grace, cx) {
             return false;
@@ -430,11 +434,11 @@ impl Execution {
 
     fn drop_future(&mut self) {
         let future = self.future.take();
-        // Whatever it holds is dropped as the user's code.
+        // The values of the future are dropped as the user's code.
         poll_closure(|| discard(future));
     }
 
-    /// The code has been replayed: what it did is undone now.
+    /// Begins the compensations, after the code has been replayed.
     fn begin_compensation(&mut self) {
         self.drop_future();
         self.stalled = None;
@@ -445,12 +449,12 @@ impl Execution {
         self.run.waker.wake_by_ref();
     }
 
-    /// The task's code has ended, or has to: its future is dropped, and the run's last commit
-    /// decided.
+    /// Ends the task's code, which has ended or has to: drops its future, and decides the run's
+    /// last commit.
     fn end(&mut self, result: Result<Payload, Ending>) {
         let replayed = self.run.control().is_none() && self.run.operations().is_only_replayed();
-        // Not where the code could not get as far as it did: another worker may be able to read
-        // what is there.
+        // Compensations do not begin when the code could not be replayed as far as it had come:
+        // another worker may be able to read the journal.
         let unreadable = matches!(&result, Err(Ending::Error(error)) if error.is_unreadable());
         if replayed && !unreadable {
             return self.begin_compensation();
@@ -486,7 +490,7 @@ impl Execution {
                 let until = after(self.run.engine.store.now(), LEFT_TO_OTHERS);
                 return Closing::Commit(Next::Leave { until });
             }
-            // Nothing is journaled: where the journal ends is not known.
+            // Nothing is journaled, because the end of the journal is not known.
             (Err(Ending::Error(error @ TaskError::Unreadable(_))), None) => {
                 return Closing::Commit(Next::Fail(error.to_failure()));
             }
@@ -501,8 +505,8 @@ impl Execution {
         if let Some(original) = self.run.compensating.as_ref().filter(|_| !unreadable) {
             return Closing::Commit(end_of(original.clone().without_the_rest(failure)).into());
         }
-        // Rewinding would hide a divergence from the next attempt, and one that can read what is
-        // there goes on from there.
+        // Rewinding would hide a divergence from the next attempt. An attempt that can read the
+        // journal goes on from where this one stopped.
         if failure.kind != FailureKind::Diverged && !unreadable {
             operations.mark_failed_attempt(&self.run, &mut failure);
         }
@@ -510,7 +514,7 @@ impl Execution {
         Closing::Commit(self.run.after_failure(failure))
     }
 
-    /// What becomes of a task whose code, or whose compensation, has come to its end.
+    /// Returns the next state of a task whose code, or whose compensation, has come to its end.
     fn completed(&self, output: Payload) -> Next {
         match &self.run.compensating {
             None => Next::Complete(output),
@@ -565,7 +569,7 @@ impl Execution {
             Some((_, Working::Spawn(keyed))) => Some(keyed.clone()),
             _ => None,
         };
-        // What is complete is not gone on from.
+        // A completed task does not go on, and needs no check of its last entry.
         let goes_on = !matches!(sent.next, Next::Complete(_));
         let receipt = self.run.engine.commit.transition(Transition {
             after: (self.readable && goes_on).then_some(sent.after),
@@ -584,8 +588,9 @@ impl Execution {
         self.commit = Commit::Sent { receipt, sent };
     }
 
-    /// Follows the commit that is on its way. Ready with `Some` when the execution is over: whether
-    /// it is suspended.
+    /// Follows the commit that is on its way.
+    ///
+    /// The result is `Some` when the execution is over, with whether it is suspended.
     fn poll_commit(&mut self, cx: &mut Context<'_>) -> Poll<Option<bool>> {
         let result = match &mut self.commit {
             Commit::Idle => return Poll::Ready(None),
@@ -611,7 +616,7 @@ impl Execution {
             Some(Ok(Ok(applied))) => Poll::Ready(self.committed(*sent, applied)),
             Some(Ok(Err(Refused))) => {
                 self.run.stop(ControlFlow::LeaseLost);
-                // When the code has ended already, nothing is left to be told.
+                // There is no code left to be stopped after it has ended.
                 Poll::Ready(self.future.is_none().then_some(false))
             }
             Some(Err(error)) if !matches!(error, StoreError::Closed) => {
@@ -627,7 +632,7 @@ impl Execution {
         }
     }
 
-    /// The store will never take what was sent: the attempt fails without it.
+    /// Fails the attempt without what was sent, because the store will never accept it.
     fn refused(&mut self, error: StoreError) -> Option<bool> {
         let (task_id, task_type) = (self.run.task_id, &self.run.task_type);
         tracing::error!(%error, %task_id, %task_type, "the store refuses what a task did");
@@ -639,14 +644,14 @@ impl Execution {
                     anyhow::Error::from(error).context("the store refuses what this attempt did");
                 self.end(Err(Ending::Error(error.into())));
             }
-            // Even that, so that the error may hold what it is about.
+            // The store refuses the error as well, which may therefore contain the cause.
             2 => {
                 let message = "the store refuses what this attempt did, and the error as well: see \
                                the worker's log";
                 let failure = Failure::new(FailureKind::Error, message);
                 self.closing = Some(Closing::Commit(self.run.after_failure(failure)));
             }
-            // Whatever the run does: its worker no longer knows of it.
+            // The store refuses everything that the run does, and its worker gives it up.
             _ => return Some(false),
         }
         None
@@ -657,7 +662,8 @@ impl Execution {
         if let Some((key, Working::Transaction(span))) =
             sent.work.take_if(|(_, work)| matches!(work, Working::Transaction(_)))
         {
-            // Its closure is used up; the task's own strategy says whether the step is tried again.
+            // The step's closure is used up, and the task's own strategy decides whether the step
+            // is tried again.
             let failure = Failure::new(FailureKind::Error, error.to_string());
             trace::failed(&span, &failure);
             let outcome = Outcome::failed(failure);
@@ -666,7 +672,7 @@ impl Execution {
         }
         let runtime = &self.run.engine.runtime;
         let delay = STORE_RETRY.delay(sent.tries, runtime.random()).unwrap_or_default();
-        // It is not the run that is stuck, but its store.
+        // The run is not stuck; its store is away.
         self.run.wait_for_store(delay);
         self.commit = Commit::Paused { pause: runtime.sleep(delay), sent };
     }
@@ -675,7 +681,7 @@ impl Execution {
         let run = &self.run;
         run.sign_of_life(None);
         if sent.unsent.entries.iter().any(|entry| entry.key.kind.is_progress()) {
-            // It has got further: a crash from now on is its first one.
+            // The task has got further: a crash from now on is its first one.
             self.suspect = None;
         }
         let mut operations = run.operations();
@@ -699,7 +705,7 @@ impl Execution {
                 }
             };
             if journaled {
-                // Whatever is queued is told of when it is delivered.
+                // A queued outcome is reported when it is delivered.
                 run.engine.lifecycle.tell(|| Lifecycle::of_delivery(run.task_id, &key, &outcome));
             }
             operations.deliver_work(&key, outcome, journaled)
@@ -765,7 +771,9 @@ impl Execution {
 }
 
 impl Drop for Execution {
-    /// Wherever that happens: in the midst of the engine's own work, of which it must stop nothing.
+    /// Drops the future in any context, also within the engine's own work.
+    ///
+    /// The drop must stop none of that work.
     fn drop(&mut self) {
         self.drop_future();
         self.run.let_go();

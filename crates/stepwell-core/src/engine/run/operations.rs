@@ -1,5 +1,4 @@
-//! The operations of one run: every call of its context that is waited for, and the stage that it
-//! is in.
+//! The operations of one run: all awaited calls of its context, each with its stage.
 //!
 //! ```text
 //!   step          Gate ──▶ Open ──▶ Finished ──▶ Delivered
@@ -9,8 +8,8 @@
 //!   value, spawn, emit, send         Finished ──▶ Delivered
 //! ```
 //!
-//! The operation's future moves it as far as `Finished`; the executor opens gates and delivers, one
-//! operation at a time, and during a replay straight from any stage.
+//! The operation's future moves it as far as `Finished`. The executor opens gates and delivers one
+//! operation at a time. During a replay it delivers from any stage.
 
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -34,7 +33,7 @@ use crate::engine::task_error::{ControlFlow, TaskError, TaskResult};
 use crate::observe::lifecycle::Lifecycle;
 use crate::store::{ArrivedMessage, Facts, MessageId, NewEvent, NewMessage, NewTask, Wait};
 
-/// What a delivery does to the store besides its journal entry.
+/// The effect of a delivery on the store, besides its journal entry.
 pub(crate) enum Effect {
     None,
     Spawn(Box<NewTask>),
@@ -43,19 +42,19 @@ pub(crate) enum Effect {
     Received(MessageId),
 }
 
-/// An operation as its future presents itself to be registered.
+/// An operation in the form in which its future registers it.
 pub(crate) enum Request {
-    /// A step's closure, or (with the work) something that the store does.
+    /// A step's closure, or (with the work) work of the store.
     Gate(Option<Work>),
     /// A step's closure for a further try, of which the task's code knows nothing.
     Again,
-    /// It waits for something, or for the time.
+    /// A wait for something, or for the time.
     Wait { target: Option<Name>, due_at: Option<Timestamp> },
-    /// It is finished as soon as it is asked for.
+    /// An operation that is finished when it is registered.
     Finished(Outcome, Effect),
 }
 
-/// What the store does for an operation, within the commit of what was delivered before.
+/// The work of the store for an operation, within the commit of what was delivered earlier.
 pub(crate) enum Work {
     /// Work of the user's, of a type that only the backend knows.
     Transaction(Box<dyn Any + Send>),
@@ -66,25 +65,25 @@ pub(crate) enum Work {
 pub(crate) struct Operation {
     stage: Stage,
     waker: Option<Waker>,
-    /// What it waits for, even when that has arrived.
+    /// The target of the operation's wait, even after it has arrived.
     wait: Option<Awaited>,
 }
 
-/// What is waited for, and until when.
+/// The target of a wait, and its due time.
 type Awaited = (Option<Name>, Option<Timestamp>);
 
 enum Stage {
-    /// Its closure may start once everything up to `after` is durable.
+    /// The closure may start when everything up to `after` is durable.
     Gate {
         after: u64,
         work: Option<Work>,
     },
-    /// Its closure runs.
+    /// The closure runs.
     Open,
-    /// The store does its work.
+    /// The store does the operation's work.
     Committing,
     Waiting,
-    /// Its result is queued for delivery.
+    /// The result is queued for delivery.
     Finished,
     Delivered(Outcome),
 }
@@ -103,7 +102,7 @@ struct Delivered {
     failure: Failure,
 }
 
-/// What was delivered, or began to be waited for, since the last commit.
+/// The deliveries and the changes of waits since the last commit.
 #[derive(Clone, Default)]
 pub(crate) struct Unsent {
     pub(crate) entries: Vec<Entry>,
@@ -113,7 +112,7 @@ pub(crate) struct Unsent {
     pub(crate) received: Vec<MessageId>,
     pub(crate) waits_added: BTreeMap<Key, Wait>,
     pub(crate) waits_removed: Vec<Key>,
-    /// Entries of the journal that others have taken the place of.
+    /// Entries of the journal that later ones have replaced.
     pub(crate) superseded: Vec<u64>,
 }
 
@@ -130,56 +129,60 @@ pub(crate) struct Operations {
     replay: Replay,
     ready: VecDeque<Ready>,
     gates: usize,
-    /// Closures that run.
+    /// The number of closures that run.
     open: usize,
     waiting: usize,
-    /// When waits end by themselves.
+    /// The due times of waits.
     timers: BTreeSet<(Timestamp, Key)>,
-    /// Shut gates of closures, in the order in which their barriers become durable. Some may be
-    /// gone.
+    /// Shut gates of closures, in the order in which their barriers become durable.
+    ///
+    /// Operations of some of them may be gone.
     closures: VecDeque<(u64, Key)>,
-    /// The same of steps whose work the store does.
+    /// Shut gates of steps whose work the store does, in the same order.
     works: VecDeque<(u64, Key)>,
-    /// Who waits for what.
+    /// The operations that wait for each target.
     awaited: HashMap<(Kind, Name), BTreeSet<Key>>,
     /// Waits that the store keeps.
     stored: HashSet<Key>,
     /// Waits that an earlier run began and this one has not come to yet, with their due times.
     inherited: BTreeMap<Key, Option<Timestamp>>,
-    /// Messages that were given to a waiter, and still are in the store's mailbox.
+    /// Messages that were assigned to a waiter, and are still in the store's mailbox.
     taken: HashSet<MessageId>,
-    /// A wait was registered since the store was last asked what has arrived.
+    /// Set when a wait was registered since the store was last asked for arrivals.
     look: bool,
-    /// Who waits for what is durable.
+    /// The wakers of those that wait for an entry to become durable.
     durable_wakers: Vec<Waker>,
-    /// Spawns of tasks that have the concurrency key of this one, and do not begin before it has
+    /// Spawns of tasks that have this task's concurrency key, and do not begin before this task has
     /// ended.
     behind: HashSet<Key>,
-    /// What the code was told of its changes.
+    /// The answers to the code's questions about its changes.
     patches: HashMap<Name, bool>,
     unsent: Unsent,
     pub(crate) delivered_seq: u64,
     durable_seq: u64,
     /// The failures that were delivered.
     failures: Vec<Delivered>,
-    /// How many of them were delivered before the code last asked for something: it may have
-    /// handled those.
+    /// The number of failures that the code may have handled.
+    ///
+    /// They were delivered before the code last asked for something.
     handled: usize,
-    /// A compensation was recorded.
+    /// Set when a compensation was recorded.
     pub(crate) has_compensations: bool,
-    /// Work that nobody is to do any more, until [`unlock`] drops it.
+    /// Work that is no longer to be done, until [`unlock`] drops it.
     dropped: Vec<Guarded<Work>>,
-    /// What an earlier run of the compensation waited for; for after the replay of the code.
+    /// The waits of an earlier run of the compensation, for use after the replay of the code.
     compensation_waits: Vec<Wait>,
     control: Option<ControlFlow>,
 }
 
-/// Why the next result was not delivered.
+/// The reason why the next result was not delivered.
 pub(crate) enum Undelivered {
-    /// It is in the journal, and nobody waits for it.
+    /// The result is in the journal, and nobody waits for it.
     NoWaiter,
-    /// It cannot be read. The task's code is not asked what to do about that, and nothing is
-    /// journaled, so that the task can go on from there once it can be.
+    /// The result cannot be read.
+    ///
+    /// The task's code does not learn of the error, and nothing is journaled. The task can go on
+    /// from there when the result can be read.
     Unreadable(TaskError),
 }
 
@@ -193,9 +196,9 @@ fn readable(key: &Key, outcome: &Outcome) -> Result<(), Undelivered> {
     })
 }
 
-/// What there is to do for the executor while the task's future is pending.
+/// The situation of a task whose future is pending, by which the executor decides.
 pub(crate) enum Standing {
-    /// The next entry of the journal has no waiter.
+    /// No operation waits for the next entry of the journal.
     Stalled,
     /// The code of a task that is compensated has come as far as it came before.
     Replayed,
@@ -203,7 +206,7 @@ pub(crate) enum Standing {
     Busy,
     /// The future waits for nothing that the executor knows of.
     Foreign,
-    /// The task only waits, for no longer than then.
+    /// The task only waits, until `wake_at` at most.
     Quiescent { wake_at: Option<Timestamp> },
 }
 
@@ -218,7 +221,8 @@ impl Operations {
                 .map(|name| (name, true))
                 .collect(),
             inherited: waits.into_iter().map(|wait| (wait.key, wait.due_at)).collect(),
-            // What the journal holds is durable. What was rewound keeps its numbers.
+            // The entries of the journal are durable, and entries that were rewound keep their
+            // numbers.
             delivered_seq: replay.last_seq,
             durable_seq: replay.last_seq,
             has_compensations: replay
@@ -232,8 +236,8 @@ impl Operations {
         }
     }
 
-    /// The code has been replayed for the closures of its compensations, and is gone: makes way for
-    /// them.
+    /// Replaces the operations of the code, which was replayed for its compensations and is gone,
+    /// by those of the compensations.
     pub(crate) fn begin_compensation(&mut self) -> Option<Compensation> {
         let mut compensation = self.replay.compensation.take()?;
         let replay = Replay {
@@ -255,7 +259,7 @@ impl Operations {
         *ordinal
     }
 
-    /// The due time of a wait that an earlier run began.
+    /// Returns the due time of a wait that an earlier run began.
     pub(crate) fn stored_due(&self, key: &Key) -> Option<Timestamp> {
         self.inherited.get(key).copied().flatten()
     }
@@ -264,8 +268,9 @@ impl Operations {
         self.control
     }
 
-    /// Makes every call answer with the reason to stop. Returns the wakers of those that wait, and
-    /// `None` when the run has been told that reason or a greater one.
+    /// Makes every call return the reason to stop, and returns the wakers of the calls that wait.
+    ///
+    /// Returns `None` when the run has that reason or a greater one already.
     pub(crate) fn stop(&mut self, why: ControlFlow) -> Option<Vec<Waker>> {
         if self.control >= Some(why) {
             return None;
@@ -276,14 +281,14 @@ impl Operations {
         Some(told.into_iter().filter_map(|(_, operation)| operation.waker.take()).collect())
     }
 
-    /// Registers an operation when it is new. Returns how far it has come.
+    /// Registers an operation when it is new, and returns how far it has come.
     pub(crate) fn poll(&mut self, key: &Key, request: Option<Request>, waker: &Waker) -> Progress {
         if let Some(request) = request {
             self.register(key, request);
         }
         let control = self.control;
         let Some(operation) = self.live.get_mut(key) else {
-            // It was cut short. After a delivery, its future does not poll again.
+            // The operation was cut short. Its future does not poll again after a delivery.
             return Progress::Delivered(Err(control.unwrap_or(ControlFlow::LeaseLost).into()));
         };
         match (&mut operation.stage, control) {
@@ -294,8 +299,8 @@ impl Operations {
                     _ => Progress::Waits,
                 }
             }
-            // What a cancelled task's closure has finished is still journaled, so that a retry
-            // finds it.
+            // A result that a cancelled task's closure has finished is still journaled, so that a
+            // retry finds it.
             (Stage::Finished | Stage::Open | Stage::Committing, Some(ControlFlow::Cancelled))
             | (_, None) => {
                 match &mut operation.waker {
@@ -388,7 +393,7 @@ impl Operations {
         }
     }
 
-    /// An operation has left that stage for good.
+    /// Removes an operation from its stage and its wait for good.
     fn left(&mut self, key: &Key, stage: Stage, wait: Option<Awaited>) {
         let waited = matches!(stage, Stage::Waiting);
         match stage {
@@ -420,8 +425,8 @@ impl Operations {
         }
     }
 
-    /// Delivers to one operation; gives the waker of its future. `None` when it does not wait for a
-    /// delivery.
+    /// Delivers to one operation, and returns the waker of its future; `None` when it does not wait
+    /// for a delivery.
     fn deliver(&mut self, seq: u64, key: &Key, mut outcome: Outcome) -> Option<Option<Waker>> {
         let operation =
             self.live.get_mut(key).filter(|op| !matches!(op.stage, Stage::Delivered(_)))?;
@@ -435,8 +440,10 @@ impl Operations {
         Some(waker)
     }
 
-    /// Delivers the next result: from the journal, and when that is used up, of those that are
-    /// ready. `Ok(None)` when there is nothing to deliver.
+    /// Delivers the next result: from the journal, and after its end from the results that are
+    /// ready.
+    ///
+    /// Returns `Ok(None)` when there is nothing to deliver.
     pub(crate) fn deliver_next(&mut self, run: &Run) -> Result<Option<Option<Waker>>, Undelivered> {
         if let Some(entry) = self.replay.entries.front() {
             readable(&entry.key, &entry.outcome)?;
@@ -449,14 +456,15 @@ impl Operations {
             return Ok(None);
         }
         while let Some(Ready { key, outcome, effect }) = self.ready.pop_front() {
-            // The journal may have held its delivery, or its future may be gone.
+            // The journal may have held the delivery, or its future may be gone.
             let waits =
                 matches!(self.live.get(&key), Some(Operation { stage: Stage::Finished, .. }));
             if waits {
                 readable(&key, &outcome)?;
             }
             if waits && self.control.is_some() && !matches!(outcome, Outcome::Done(_)) {
-                // Likely because it was told to stop. A retry of the task tries it again.
+                // The failure probably came because the run had to stop. A retry of the task tries
+                // the operation again.
                 let waker = self.live.get_mut(&key).and_then(|operation| operation.waker.take());
                 self.forget(&key);
                 return Ok(Some(waker));
@@ -491,9 +499,10 @@ impl Operations {
         Ok(None)
     }
 
-    /// A message was given to a waiter that is gone. Whoever is to get the next one gets it in its
-    /// place, and so on, so that messages come in their order; the last one goes to a waiter
-    /// that has none, or is left in the mailbox.
+    /// Passes on a message whose waiter is gone.
+    ///
+    /// The next waiter receives the message in place of its own, and so on, so that messages come
+    /// in their order. The last message goes to a waiter that has none, or stays in the mailbox.
     fn pass_on(&mut self, topic: &Name, mut message: MessageId, mut outcome: Outcome) {
         for ready in self.ready.iter_mut().filter(|ready| ready.key.name == *topic) {
             if let Effect::Received(later) = &mut ready.effect {
@@ -511,9 +520,11 @@ impl Operations {
         !self.replay.entries.is_empty() || self.replay.compensation.is_some()
     }
 
-    /// Whether the journal's next entry is of a step that the code asks for with another input.
-    /// Then the step runs again: what was delivered from there on is kept by name, and the
-    /// journal says so.
+    /// Returns whether the journal's next entry is of a step that the code asks for with another
+    /// input.
+    ///
+    /// The step runs again in that case. Results that were delivered from there on are kept by
+    /// name, and an entry of the journal records the change.
     pub(crate) fn input_changed(&mut self, at: Timestamp) -> bool {
         let Some(entry) = self.replay.entries.front().filter(|_| !self.is_only_replayed()) else {
             return false;
@@ -530,7 +541,7 @@ impl Operations {
             outcome: Outcome::Done(to_payload(&seq)),
             at,
         });
-        // What has been asked for already finds its result now.
+        // Operations that are registered already find their results now.
         let mut found: Vec<_> =
             self.live.keys().filter(|key| self.replay.kept.contains_key(*key)).cloned().collect();
         found.sort_unstable();
@@ -545,12 +556,13 @@ impl Operations {
         true
     }
 
-    /// Whether the code is run for the closures of its compensations alone.
+    /// Returns whether the code is replayed only for the closures of its compensations.
     pub(crate) fn is_only_replayed(&self) -> bool {
         self.replay.compensation.is_some()
     }
 
-    /// What the journal holds next, and what the code asks for instead.
+    /// Returns the error that names the journal's next entry, and the operations that the code asks
+    /// for instead.
     pub(crate) fn divergence(&self, finished: bool) -> TaskError {
         let next = self.replay.entries.front();
         let seq = next.map_or(0, |entry| entry.seq);
@@ -570,9 +582,10 @@ impl Operations {
         TaskError::Diverged { seq, expected, asked }
     }
 
-    /// Opens the gates whose barrier is durable, and gives the wakers of their closures; or, when
-    /// no commit is on its way (`idle`), takes out one operation whose work the store does with
-    /// the next commit.
+    /// Opens the gates whose barrier is durable, and returns the wakers of their closures.
+    ///
+    /// When no gate of a closure opens and no commit is on its way (`idle`), it takes one operation
+    /// whose work the store does with the next commit.
     pub(crate) fn open_gates(&mut self, idle: bool) -> Opened {
         if self.gates == 0 || self.is_replaying() || self.control.is_some() {
             return Opened::Closures(Vec::new());
@@ -608,8 +621,9 @@ impl Operations {
         Opened::Closures(wakers)
     }
 
-    /// The store has answered for an operation whose work it does: delivers the outcome if the
-    /// store has journaled it, and queues it otherwise.
+    /// Ends an operation whose work the store has done.
+    ///
+    /// The outcome is delivered if the store has journaled it, and is queued otherwise.
     pub(crate) fn deliver_work(
         &mut self,
         key: &Key,
@@ -625,11 +639,11 @@ impl Operations {
         None
     }
 
-    /// Gives what has arrived to those who wait for it.
+    /// Assigns arrivals to the operations that wait for them.
     pub(crate) fn arrive(&mut self, facts: Facts) {
         let Facts { events, messages, children, more } = facts;
-        // Whether another look finds something else: what is taken now, or no longer awaited, does
-        // not come again.
+        // Set when another look finds something else. An arrival that is taken now does not come
+        // again, and neither does one that is no longer awaited.
         let mut goes_on = events.is_empty() && messages.is_empty() && children.is_empty();
         goes_on |= !self.unsent.waits_removed.is_empty();
         for ArrivedMessage { id, topic, payload } in messages {
@@ -660,7 +674,7 @@ impl Operations {
         self.look |= more && goes_on;
     }
 
-    /// Ends the waits whose time has come.
+    /// Ends the waits that are due.
     pub(crate) fn fire_timers(&mut self, now: Timestamp) {
         while let Some((due_at, key)) =
             self.timers.first().filter(|(due_at, _)| *due_at <= now).cloned()
@@ -702,17 +716,17 @@ impl Operations {
         !self.unsent.is_empty() || self.look
     }
 
-    /// Whether the store has to be asked what has arrived.
+    /// Returns whether the store has to be asked for arrivals.
     pub(crate) fn take_look(&mut self) -> bool {
         std::mem::take(&mut self.look)
     }
 
-    /// Says in the journal by which failures an attempt was ended, if by any: the next attempt
-    /// tries those again.
+    /// Journals the failures that ended an attempt, if there are any: the next attempt tries those
+    /// operations again.
     ///
-    /// The error that the code gave carries along where it comes from, or quotes the failure's
-    /// text. Besides, the code has not handled a failure after which it asked for nothing more.
-    /// Every other failure stays as it is: a later step may have been done because of it.
+    /// The error of the code carries its sources, or quotes the text of a failure. Besides, the
+    /// code has not handled a failure after which it asked for nothing more. Every other failure
+    /// stays as it is: it may be the reason of a later step.
     pub(crate) fn mark_failed_attempt(&mut self, run: &Run, failure: &mut Failure) {
         let mut carried = Vec::from(std::mem::take(&mut failure.sources));
         if self.is_replaying() {
@@ -743,8 +757,10 @@ impl Operations {
         });
     }
 
-    /// Whether the task runs the changed code. It does unless it came past this point before the
-    /// change; the first answer stands, and is journaled when it is yes.
+    /// Returns whether the task runs the changed code.
+    ///
+    /// It does unless it came past this point before the change. The first answer stands, and is
+    /// journaled when it is `true`.
     pub(crate) fn patched(&mut self, name: Name, at: Timestamp) -> bool {
         if let Some(known) = self.patches.get(&name) {
             return *known;
@@ -763,7 +779,7 @@ impl Operations {
         patched
     }
 
-    /// Adds what the task says of itself; `false` when a replay says it again.
+    /// Adds a report of the task about itself; `false` when a replay repeats it.
     pub(crate) fn note(
         &mut self,
         kind: Kind,
@@ -782,7 +798,8 @@ impl Operations {
         if kind == Kind::Progress
             && let Some(earlier) = self.replay.progress.replace(self.delivered_seq)
         {
-            // One that is not sent yet need not be. Most likely it is among the last.
+            // An earlier report that is not sent yet is dropped. It is most likely among the last
+            // entries.
             match self.unsent.entries.iter().rposition(|entry| entry.seq <= earlier) {
                 Some(place)
                     if self.unsent.entries.get(place).is_some_and(|entry| entry.seq == earlier) =>
@@ -801,23 +818,23 @@ impl Operations {
         true
     }
 
-    /// Notes that what is spawned has the concurrency key of this task.
+    /// Notes that a spawned task has the concurrency key of this task.
     pub(crate) fn lines_up(&mut self, spawn: &Key) {
         self.behind.insert(spawn.clone());
     }
 
-    /// Whether what was spawned has the concurrency key of this task.
+    /// Returns whether a spawned task has the concurrency key of this task.
     pub(crate) fn is_behind(&self, spawn: &Key) -> bool {
         self.behind.contains(spawn)
     }
 
-    /// What the journal holds of a step over many items.
+    /// Takes the journal's chunks of a step over many items.
     pub(crate) fn take_items(&mut self, key: &Key) -> Vec<(u64, Payload)> {
         self.replay.items.remove(key).unwrap_or_default()
     }
 
-    /// Journals what is done of such a step, in the place of earlier entries. Gives the entry's
-    /// place.
+    /// Journals the progress of a step over many items, in place of earlier entries, and returns
+    /// the entry's number.
     pub(crate) fn add_items(
         &mut self,
         key: &Key,
@@ -841,18 +858,18 @@ impl Operations {
         Poll::Pending
     }
 
-    /// What is to be committed now.
+    /// Takes everything that is to be committed now.
     pub(crate) fn take_unsent(&mut self, suspending: bool) -> Unsent {
         if suspending {
-            // This run never came to them.
+            // This run never came to these waits.
             self.unsent.waits_removed.extend(std::mem::take(&mut self.inherited).into_keys());
         }
         self.stored.extend(self.unsent.waits_added.keys().cloned());
         std::mem::take(&mut self.unsent)
     }
 
-    /// Takes out what is the application's: operations with their wakers and their work for the
-    /// store, in the order of their keys, and the wakers of those who wait for what is durable.
+    /// Takes the values of the application: operations with their wakers and their work, in the
+    /// order of their keys, and the wakers of those that wait for durable entries.
     pub(crate) fn take_live(&mut self) -> (Vec<Operation>, Vec<Waker>) {
         let mut live: Vec<_> = self.live.drain().collect();
         live.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
@@ -860,7 +877,7 @@ impl Operations {
         (live, std::mem::take(&mut self.durable_wakers))
     }
 
-    /// What was sent last, and all since, was refused: the journal ends with what is durable.
+    /// Discards everything that is not durable, because the store has refused it.
     pub(crate) fn discard_unsent(&mut self) {
         self.unsent = Unsent::default();
         self.delivered_seq = self.durable_seq;
@@ -868,12 +885,13 @@ impl Operations {
         self.handled = self.handled.min(self.failures.len());
     }
 
-    /// The last entry that is durable.
+    /// Returns the number of the last durable entry.
     pub(crate) fn durable_seq(&self) -> u64 {
         self.durable_seq
     }
 
-    /// What was sent up to `seq` is durable. Gives the wakers of those who wait for that.
+    /// Notes that all entries up to `seq` are durable, and returns the wakers of those that wait
+    /// for that.
     pub(crate) fn committed(&mut self, seq: u64, received: &[MessageId]) -> Vec<Waker> {
         self.durable_seq = self.durable_seq.max(seq);
         for message in received {
@@ -894,8 +912,9 @@ impl Delivered {
     }
 }
 
-/// Unlocks a run's operations, then drops the work that nobody is to do any more: it is the
-/// application's, and may use the context when it is dropped.
+/// Unlocks a run's operations, then drops the work that is no longer to be done.
+///
+/// The work is the application's, and may use the context when it is dropped.
 #[inline]
 pub(crate) fn unlock(mut operations: MutexGuard<'_, Operations>) {
     if !operations.dropped.is_empty() {
@@ -905,16 +924,16 @@ pub(crate) fn unlock(mut operations: MutexGuard<'_, Operations>) {
     }
 }
 
-/// How far an operation has come.
+/// The progress of an operation.
 pub(crate) enum Progress {
     Waits,
-    /// Its gate is open: the closure of a step may start, unless it has.
+    /// The gate is open: the closure of a step may start, unless it has started.
     MayStart,
     Delivered(TaskResult<Outcome>),
 }
 
 impl Progress {
-    /// What was delivered.
+    /// Returns the delivered outcome, if there is one.
     pub(crate) fn delivered(self) -> Poll<TaskResult<Outcome>> {
         match self {
             Self::Delivered(outcome) => Poll::Ready(outcome),
@@ -923,15 +942,15 @@ impl Progress {
     }
 }
 
-/// The next of these gates whose barrier is durable.
+/// Returns the next of these gates whose barrier is durable.
 fn durable(gates: &mut VecDeque<(u64, Key)>, durable_seq: u64) -> Option<(u64, Key)> {
     gates.front().filter(|(after, _)| *after <= durable_seq)?;
     gates.pop_front()
 }
 
-/// What open gates let through.
+/// The operations that open gates let through.
 pub(crate) enum Opened {
-    /// Closures, to be woken.
+    /// The wakers of closures.
     Closures(Vec<Waker>),
     /// One operation whose work the store does.
     Work(Key, Work),

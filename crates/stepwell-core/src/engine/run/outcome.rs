@@ -1,4 +1,4 @@
-//! What task code gets of the outcomes that are delivered to it.
+//! The conversion of delivered outcomes into the results of calls.
 
 use serde::de::DeserializeOwned;
 
@@ -7,7 +7,7 @@ use crate::base::journal::{Key, Outcome};
 use crate::base::unreadable::Unreadable;
 use crate::engine::task_error::{TaskError, TaskResult};
 
-/// What a step's caller gets of what was delivered.
+/// Returns the result of a step from its outcome.
 pub(crate) fn read_step<T: DeserializeOwned>(key: &Key, outcome: Outcome) -> TaskResult<T> {
     match outcome {
         Outcome::Done(payload) => {
@@ -19,7 +19,7 @@ pub(crate) fn read_step<T: DeserializeOwned>(key: &Key, outcome: Outcome) -> Tas
     }
 }
 
-/// What the caller of a wait gets of what was delivered.
+/// Returns the result of a wait from its outcome.
 pub(crate) fn read_arrival<T: DeserializeOwned>(key: &Key, outcome: Outcome) -> TaskResult<T> {
     match outcome {
         Outcome::Failed(failure) if failure.kind == FailureKind::Timeout => {
@@ -32,7 +32,7 @@ pub(crate) fn read_arrival<T: DeserializeOwned>(key: &Key, outcome: Outcome) -> 
     }
 }
 
-/// What the caller of a join gets of what was delivered.
+/// Returns the result of a join from its outcome.
 pub(crate) fn read_child<T: DeserializeOwned>(key: &Key, outcome: Outcome) -> TaskResult<T> {
     match outcome {
         Outcome::Failed(failure) => {

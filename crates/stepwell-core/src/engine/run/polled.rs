@@ -1,4 +1,4 @@
-//! Which task's future this thread polls, so that a context that is used elsewhere can say so.
+//! The task whose future this thread polls, for errors about contexts that are used elsewhere.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::engine::run::Run;
 
 thread_local! {
-    /// The address of the run whose future this thread polls; 0 within a step's closure, and outside.
+    /// The address of the run whose future this thread polls; 0 in a step's closure, and outside.
     static POLLED: Cell<usize> = const { Cell::new(0) };
 }
 
@@ -24,13 +24,13 @@ pub(crate) fn poll_task<R>(run: &Arc<Run>, poll: impl FnOnce() -> R) -> R {
     poll()
 }
 
-/// Runs a step's closure, in which the context's calls are out of place.
+/// Polls a step's closure, in which the calls of the context return errors.
 pub(crate) fn poll_closure<R>(poll: impl FnOnce() -> R) -> R {
     let _restore = Restore(POLLED.replace(0));
     poll()
 }
 
-/// Whether it is this run's future, and not a closure of it, that the thread polls.
+/// Returns whether the thread polls this run's own future, and not one of its closures.
 pub(crate) fn is_polled(run: &Arc<Run>) -> bool {
     POLLED.get() == Arc::as_ptr(run) as usize
 }

@@ -28,7 +28,7 @@ use crate::engine::task_error::{TaskError, TaskResult, closure_failure};
 use crate::observe::lifecycle::Lifecycle;
 use crate::observe::trace;
 
-/// How many tries a step has when it is given a [`retry`](Step::retry) strategy and no number.
+/// The number of tries of a step with a [`retry`](Step::retry) strategy and no number of its own.
 const DEFAULT_TRIES: u32 = 5;
 
 /// A step, made by [`TaskContext::step`](crate::TaskContext::step): set its options, then await it.
@@ -50,23 +50,23 @@ pub struct Step<F: Closure> {
     run: Arc<Run>,
     key: Result<Key, Option<TaskError>>,
     closure: Option<F>,
-    /// Another of the closure, for the next try.
+    /// Returns a clone of the closure, for the next try.
     again: Option<fn(&F) -> F>,
     retry: RetryStrategy,
     tries: u32,
     max_tries: u32,
-    /// Told which try it is, from 1, before each.
+    /// Receives the number of each try, from 1, before it begins.
     count: Option<Arc<AtomicU32>>,
     timeout: Option<Duration>,
     cache: Option<Cached>,
-    /// What is recorded before the closure starts.
+    /// The record that is journaled before the closure starts.
     record: Option<Box<Recording>>,
     stage: Stage<F::Future>,
-    /// The result of a try of this run, as a replay is going to read it from the journal.
+    /// The result of a try of this run, as a replay will read it from the journal.
     value: Option<F::Value>,
 }
 
-/// Where a step's result may be, and is put.
+/// The cache of a step, and the key under which it keeps the step's result.
 #[derive(Clone)]
 struct Cached {
     cache: Arc<dyn StepCache>,
@@ -75,7 +75,7 @@ struct Cached {
 }
 
 impl Cached {
-    /// The result, if it is there and is one.
+    /// Returns the cached result, if the cache has one that can be decoded.
     fn look_up<T: DeserializeOwned>(self) -> BoxFuture<'static, Option<Payload>> {
         Box::pin(async move {
             match self.cache.get(&self.key).await {
@@ -111,15 +111,15 @@ struct Recording {
     undo: Arc<dyn Undo>,
 }
 
-/// What a step runs: a closure that gives a future of an [`anyhow::Result`]. Implemented for all of
-/// them.
+/// The closure of a step, which returns a future of an [`anyhow::Result`].
 ///
-/// A step's type is made of its closure's alone, and the rest follows from that: were the future a
-/// parameter of its own, a closure that borrows could not be proven `Send` within `join!`.
+/// The trait is implemented for all such closures. A step's type depends on the closure's type
+/// alone. If the future were a parameter of its own, a closure that borrows could not be proven
+/// `Send` within `join!`.
 pub trait Closure {
     /// The step's value.
     type Value;
-    /// One try.
+    /// The future of one try.
     type Future: Future<Output = anyhow::Result<Self::Value>>;
 
     /// Begins a try.
@@ -140,23 +140,23 @@ where
 }
 
 enum Stage<Fut> {
-    /// Not yet polled.
+    /// The step has not been polled.
     New,
-    /// Its compensation is being recorded.
+    /// The step's compensation is being recorded.
     Recording,
-    /// Before its gate, or with its result on the way; the closure starts when the gate is open.
+    /// The gate is shut, or the result is on its way; the closure starts when the gate is open.
     Waiting,
     LookingUp(BoxFuture<'static, Option<Payload>>),
     Running {
         closure: Pin<Box<Fut>>,
         span: Span,
-        /// When, for those who measure.
+        /// The time at which the try began, if it is measured.
         begun: Option<Timestamp>,
         limit: Option<BoxFuture<'static, ()>>,
     },
     /// The result goes to the cache first, so that a task that it wakes finds it there.
     Putting(BoxFuture<'static, ()>, Outcome),
-    /// Between two tries.
+    /// The step waits between two tries.
     Backoff(Box<(Key, Option<Request>)>),
     Done,
 }
@@ -183,9 +183,11 @@ impl<F: Closure> Step<F> {
     }
 
     /// Tries the step again when its closure fails, up to 5 times in all (see
-    /// [`Step::max_attempts`]). Each failed try is journaled, and the task may suspend until
-    /// the next one. Without this, the first failure is the step's. The step fails with
-    /// [`TaskError::Options`] when the strategy cannot be used.
+    /// [`Step::max_attempts`]).
+    ///
+    /// Each failed try is journaled, and the task may suspend until the next one. Without a
+    /// strategy, the step fails with the first failure. The step fails with [`TaskError::Options`]
+    /// when the strategy is not valid.
     pub fn retry(mut self, strategy: RetryStrategy) -> Self
     where
         F: Clone,
@@ -198,32 +200,34 @@ impl<F: Closure> Step<F> {
         self
     }
 
-    /// How many tries a step with [`Step::retry`] has, the first one included; at least 1. Default:
-    /// 5.
+    /// Sets the number of tries of a step with [`Step::retry`], including the first one; at least
+    /// 1. Default: 5.
     pub fn max_attempts(mut self, tries: u32) -> Self {
         self.max_tries = tries.max(1);
         self
     }
 
-    /// Tells the closure which try it is.
+    /// Stores the number of each try in `count` before the closure is called.
     pub(crate) fn count_tries(mut self, count: Arc<AtomicU32>) -> Self {
         self.count = Some(count);
         self
     }
 
-    /// How long one try may take. A try that takes longer is dropped, and has failed. Default: no
-    /// limit.
+    /// Sets the longest time of one try. Default: no limit.
+    ///
+    /// A try that takes longer is dropped, and has failed.
     pub fn timeout(mut self, limit: Duration) -> Self {
         self.timeout = Some(limit);
         self
     }
 
-    /// Keys the step by its input as well: by a [stable hash](crate::InputHash) of this value. When
-    /// a task that is run again, or goes on after a crash, comes to the step with another input
-    /// than before, the step runs again; with one that it had before, it does not. Without
-    /// this, a step that has a result never runs again, whatever it is given.
+    /// Keys the step by its input as well, by a [stable hash](crate::InputHash) of the value.
     ///
-    /// Steps behind it that have a result keep it, unless their own inputs have changed.
+    /// The step runs again when the task reaches it with a new input, in a retry or after a crash.
+    /// It does not run again with an input that it had before. Without this option, a step that has
+    /// a result never runs again, with any input.
+    ///
+    /// Later steps that have a result keep it, unless their own inputs have changed.
     ///
     /// ```
     /// # use stepwell_core::{TaskContext, TaskResult};
@@ -251,9 +255,11 @@ impl<F: Closure> Step<F> {
         self
     }
 
-    /// Looks for the step's result in a cache before its closure starts, under that key, and puts
-    /// it there when the closure has given it: for results that are worth more than one task. A
-    /// cache that cannot be reached is none: that is logged, and the closure runs.
+    /// Looks for the step's result in a cache before its closure starts, and puts the closure's
+    /// result there.
+    ///
+    /// The cache keeps the result under the key. It is for results that are useful to more than one
+    /// task. An error of the cache is logged, and the step goes on without it.
     ///
     /// ```
     /// # use std::sync::Arc;
@@ -269,16 +275,17 @@ impl<F: Closure> Step<F> {
         self
     }
 
-    /// Undoes the step when the task fails for good or is cancelled, after the step has had its
-    /// result: the closure gets that result. The compensations of a task run in the reverse of
-    /// the order in which the steps began, each of them journaled, tried up to 5 times, and
-    /// once over all crashes; one that fails in the end is noted in the task's failure, and does
-    /// not stop the others. Until they have all run, the task's state is
-    /// [`Compensating`](crate::TaskState::Compensating).
+    /// Sets the compensation of the step, which runs when the task fails for good or is cancelled.
     ///
-    /// The compensation is recorded in the journal before the step's closure starts. For its code,
-    /// the task's code is run again, from the journal, up to where it failed; so the closure
-    /// may capture what the task knows, and has to own it.
+    /// The closure receives the step's result, and runs only if there is one. The compensations of
+    /// a task run in reverse order of the beginnings of their steps. Each is journaled, is tried up
+    /// to 5 times, and is done once over all crashes. A compensation that fails in the end is noted
+    /// in the task's failure, and does not stop the others. The task's state is
+    /// [`Compensating`](crate::TaskState::Compensating) until all of them have run.
+    ///
+    /// The compensation is recorded in the journal before the step's closure starts. To obtain its
+    /// closure, the engine replays the task's code from the journal up to where it failed. The
+    /// closure may therefore capture the task's values, and it has to own them.
     ///
     /// ```
     /// # use stepwell_core::{TaskContext, TaskResult};
@@ -309,9 +316,11 @@ impl<F: Closure> Step<F> {
         self.record(false, Arc::new(Undoing::new(undo)))
     }
 
-    /// As [`Step::compensate`], for a step that may have taken effect without a result: it failed,
-    /// took too long, or was cut off by a crash or by another branch of the code. The closure
-    /// gets the result if there is one.
+    /// Sets a compensation as [`Step::compensate`] does, for a step that may have taken effect
+    /// without a result.
+    ///
+    /// Such a step failed, took too long, or was cut off by a crash or by another branch of the
+    /// code. The closure receives the result if there is one.
     ///
     /// ```
     /// # use stepwell_core::{TaskContext, TaskResult};
@@ -345,7 +354,7 @@ impl<F: Closure> Step<F> {
         self
     }
 
-    /// What becomes of a try that failed: another one, or the step's failure.
+    /// Returns the outcome of a try that failed: another try, or the step's failure.
     fn failed(&self, failure: Failure) -> Outcome {
         let tries = self.tries + 1;
         let delay = match failure.retry {
@@ -363,7 +372,7 @@ impl<F: Closure> Step<F> {
         }
     }
 
-    /// Runs one try, from its open gate on.
+    /// Polls one try, after its gate is open.
     fn poll_try(&mut self, key: &Key, may_start: bool, cx: &mut Context<'_>) -> Poll<Outcome>
     where
         F::Value: Serialize + DeserializeOwned,
@@ -443,7 +452,7 @@ impl<F: Closure> Step<F> {
         if let Some(count) = &self.count {
             count.store(self.tries + 1, Ordering::Relaxed);
         }
-        // What undoes a step is one for the engine only.
+        // A compensation is a step for the engine only.
         if key.kind == Kind::Step {
             let (task_id, tries) = (self.run.task_id, self.tries + 1);
             let started = || Some(Lifecycle::StepStarted { task_id, step: key.label(), tries });
@@ -456,7 +465,7 @@ impl<F: Closure> Step<F> {
         Stage::Running { closure, span, begun, limit }
     }
 
-    /// Returns what a result is in the journal, and the result as it is read from there.
+    /// Returns the journaled form of a result, and the result as it is read from there.
     fn encode(&self, key: &Key, value: &F::Value) -> (Outcome, Option<F::Value>)
     where
         F::Value: Serialize + DeserializeOwned,

@@ -1,9 +1,9 @@
-//! The runs that a worker holds, compared with those that the store says it holds.
+//! The runs that a worker holds, compared with those that the store holds for it.
 //!
 //! Ownership is recorded twice: in the worker's memory, and in the store. Lost answers, abandoned
-//! callers and failovers can make the two differ. With each heartbeat the store lists the runs that
-//! it holds for the worker's. A difference is mended once two comparisons in a row have found it,
-//! since claims and ends that are on their way make differences that vanish by themselves.
+//! callers and failovers can make the two differ. With each heartbeat, the store lists the runs
+//! that it holds for the worker. A difference is mended when two comparisons in a row have found
+//! it. Claims and ends that are on their way make differences that vanish by themselves.
 
 use std::collections::BTreeSet;
 
@@ -11,23 +11,23 @@ use hashbrown::HashMap;
 
 use crate::base::ids::{RunId, TaskId};
 
-/// A run that a worker holds, from its claim to the moment it leaves its slot.
+/// A run that a worker holds, from its claim to the moment at which it leaves its slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Holding {
     pub(crate) run_id: RunId,
-    /// Tells two claims of a suspended task apart, which keeps its run.
+    /// The number of the claim, because two claims of a suspended task have the same run.
     pub(crate) claim: u64,
 }
 
 /// The runs that a worker holds, by task.
 pub(crate) type Held = HashMap<TaskId, Holding>;
 
-/// What two comparisons in a row have found.
+/// The differences that two comparisons in a row have found.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Difference {
-    /// Runs that the store holds for the worker's, and the worker does not.
+    /// Runs that the store holds for the worker, and the worker does not hold.
     pub(crate) orphaned: Vec<(TaskId, RunId)>,
-    /// Runs that the worker holds, and the store does not.
+    /// Runs that the worker holds, and the store does not hold for it.
     pub(crate) lost: Vec<(TaskId, RunId)>,
 }
 
@@ -39,8 +39,8 @@ pub(crate) struct Comparison {
 }
 
 impl Comparison {
-    /// Compares `stored`, which the store has answered, with the runs that were held `before` it
-    /// was asked and those that are held `now`.
+    /// Compares `stored`, the store's list, with the runs held `before` the store was asked and
+    /// those held `now`.
     pub(crate) fn compare(
         &mut self,
         before: &Held,
@@ -108,10 +108,11 @@ mod tests {
     fn what_is_on_its_way_is_no_difference() {
         let mut comparison = Comparison::default();
         for claim in 1..5 {
-            // Claimed while the answer was on its way, and suspended and claimed again each time.
+            // A run was claimed while the answer was on its way, and suspended and claimed again
+            // each time.
             let (before, now) = (held(&[(1, claim)]), held(&[(1, claim + 1), (2, claim)]));
             assert_eq!(comparison.compare(&before, &now, &[]), Difference::default());
-            // It ended while the answer was on its way.
+            // A run ended while the answer was on its way.
             assert_eq!(comparison.compare(&now, &before, &[run(2)]), Difference::default());
         }
     }

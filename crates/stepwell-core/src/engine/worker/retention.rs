@@ -1,4 +1,4 @@
-//! The end of what tasks have left.
+//! The removal of ended tasks.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use crate::base::time::from_micros;
 use crate::engine::Engine;
 use crate::store::{Purge, StoreError, TaskState};
 
-/// How many tasks are removed in one transaction.
+/// The number of tasks that one transaction removes.
 const PURGE_BATCH: usize = 1_000;
 
 /// Removes finished tasks, in small batches.

@@ -1,4 +1,4 @@
-//! Looks after schedules: every worker comes to every tick, and one of them spawns its task.
+//! The care for schedules: every worker comes to every tick, and one of them spawns its task.
 //!
 //! ```text
 //!   sleep until the earliest `next_at` ──▶ read what is due ──▶ commit: if it is still what was read,
@@ -7,8 +7,9 @@
 //!        └────────────── nothing is due ◀── read again ◀──────────────┘ refused: another worker came first
 //! ```
 //!
-//! The tick and its task are one commit. So a crash at any moment leaves both or neither, and the
-//! tick to another worker; and those that came second have asked one question in vain.
+//! The tick and its task are one commit. A crash at any moment therefore leaves both or neither,
+//! and leaves the tick to another worker. The cost for a worker that came second is one refused
+//! commit.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -31,14 +32,14 @@ use crate::store::{
     NewTask, ScheduleAction, ScheduleChange, ScheduleFilter, SchedulePlan, Scheduled, StoreError,
 };
 
-/// How late a tick may be come to before it counts as missed.
+/// The delay after which a tick counts as missed.
 const LATE: Duration = Duration::from_secs(60);
-/// How many schedules are looked at together, and how many tasks one change spawns at most.
+/// The number of schedules that are read together, and the most tasks that one change spawns.
 const ROUND: usize = 100;
-/// How many bytes of parameters are enough for a change.
+/// The size of a full change, in bytes of parameters.
 const FULL: usize = 8 << 20;
 
-/// Spawns the tasks of ticks, for as long as its worker lives.
+/// Spawns the tasks of ticks while its worker lives.
 pub(crate) async fn look_after_schedules(slots: Arc<Slots>) {
     let engine = slots.engine.clone();
     let (mut failures, mut unusable) = (0, BTreeSet::new());
@@ -59,7 +60,7 @@ pub(crate) async fn look_after_schedules(slots: Arc<Slots>) {
     }
 }
 
-/// Does what is due. Returns when something is next.
+/// Spawns the tasks of all due ticks, and returns the time of the next one.
 async fn come_to_ticks(
     engine: &Engine,
     unusable: &mut BTreeSet<Name>,
@@ -80,7 +81,7 @@ async fn come_to_ticks(
             if next.is_some() || rest.is_none() {
                 return Ok(next);
             }
-            // All of them are left to others, and stay due. There may be more behind them.
+            // All of these are left to other workers, and stay due. Further schedules may follow.
             behind = rest;
             continue;
         }
@@ -105,8 +106,10 @@ async fn come_to_ticks(
     }
 }
 
-/// What is due of a schedule. One that this program cannot use (it was written by a newer one, or
-/// the machine lacks its time zone) is left to other workers, and that is said once.
+/// Returns the change for the due ticks of a schedule.
+///
+/// A schedule that this program cannot use is left to other workers, which is logged once. A newer
+/// program may have written it, or this machine may lack its time zone.
 fn change(
     engine: &Engine,
     schedule: &Scheduled,
@@ -131,7 +134,7 @@ fn change(
         .ok()
 }
 
-/// Why a worker leaves a schedule alone.
+/// The reason why a worker leaves a schedule alone.
 #[derive(Debug, thiserror::Error)]
 enum Unusable {
     #[error(transparent)]
@@ -141,7 +144,7 @@ enum Unusable {
 }
 
 impl Engine {
-    /// A task of the schedule, for that tick.
+    /// Returns a task of the schedule for the tick.
     pub(crate) fn scheduled_task(
         &self,
         info: &ScheduleInfo,
@@ -154,11 +157,11 @@ impl Engine {
 }
 
 impl ScheduleInfo {
-    /// The ticks to spawn tasks for, now that some are due. It waits for the next one then.
+    /// Returns the due ticks for which tasks are spawned, and sets the next tick.
     fn come_due(&mut self, now: Timestamp) -> Result<Vec<Timestamp>, InvalidSchedule> {
         let ticks = self.ticks()?;
         let Some(first) = self.next_tick else { return Ok(Vec::new()) };
-        // It is due, whatever this machine's time zones say.
+        // The first tick is due, regardless of this machine's time zones.
         let newest = ticks.last_due(first, now).unwrap_or(first);
         let (spawns, last) = match (self.catch_up, self.overlap) {
             (CatchUp::All, Overlap::Allow) => {
@@ -176,7 +179,7 @@ impl ScheduleInfo {
         Ok(spawns)
     }
 
-    /// What the store keeps is what is known here, but for the last task, which it knows better.
+    /// Reads a schedule as the store keeps it, with the store's last task, which is more recent.
     pub(crate) fn read(schedule: &Scheduled) -> Result<Self, PayloadError> {
         Ok(Self { last_task: schedule.last_task, ..schedule.plan.definition.decode()? })
     }
@@ -187,7 +190,7 @@ impl ScheduleInfo {
         Ok(SchedulePlan { version, definition, next_at: self.next_at })
     }
 
-    /// Makes this of the schedule that was seen, and spawns the tasks.
+    /// Returns a change that replaces the schedule as it was seen, and spawns the tasks.
     pub(crate) fn replace(
         &self,
         seen: &Scheduled,

@@ -1,4 +1,4 @@
-//! A worker's slots: what it runs, what it has in memory, and what it can still take.
+//! A worker's slots: the tasks that it runs, those in its memory, and its free slots.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -32,47 +32,49 @@ pub(crate) struct Slots {
     pub(crate) engine: Arc<Engine>,
     pub(crate) options: WorkerOptions,
     pub(crate) queues: Vec<Name>,
-    /// Told when there may be work, or room for it.
+    /// Notified when there may be work, or room for it.
     pub(crate) work: Notify,
-    /// Told when this process has changed a schedule.
+    /// Notified when this process has changed a schedule.
     pub(crate) schedules: Notify,
-    /// Told when the worker is closing down, and nothing is left in its slots.
+    /// Notified when the worker is shutting down, and its slots are empty.
     pub(crate) empty: Notify,
-    /// Told when the store has come to know the worker.
+    /// Cancelled when the store knows the worker.
     pub(crate) registered: CancellationToken,
     /// Ends the worker's loops.
     pub(crate) end: CancellationToken,
-    /// Told when the worker has signed off.
+    /// Cancelled when the worker has signed off.
     pub(crate) stopped: CancellationToken,
-    /// Suspended tasks whose futures were woken by something that is not in their contexts.
+    /// Suspended tasks whose futures were woken by something outside their contexts.
     woken: mpsc::UnboundedSender<TaskId>,
     inside: Mutex<Inside>,
 }
 
 struct Inside {
     worker_id: WorkerId,
-    /// Whether the worker takes tasks: registered, and not shutting down.
+    /// Set while the worker takes tasks: it is registered, and not shutting down.
     open: bool,
-    /// Whether it is shutting down.
+    /// Set when the worker is shutting down.
     closed: bool,
-    /// Whether nothing begins any more: what the store gives to the worker from now on, it is
-    /// about to take back.
+    /// Set when nothing begins any more, because the worker is about to sign off.
+    ///
+    /// The store then takes back the tasks that it still assigns to the worker.
     sealed: bool,
     free: usize,
-    /// Claimable tasks are left in the store, which go before new ones.
+    /// Set when claimable tasks are left in the store, which go before new ones.
     backlog: bool,
-    /// How many tasks the next claim is to ask for: as many as were heard of.
+    /// The number of tasks that the next claim asks for: as many as the worker was notified of.
     wanted: usize,
     runs: HashMap<TaskId, Arc<Run>>,
     /// The runs that the worker owns: those in `runs` and in `handed_over`, and those whose
     /// journals are being loaded.
     held: Held,
-    /// How many runs were claimed.
+    /// The number of runs that were claimed.
     claims: u64,
-    /// How many claims were sent, and how many of them have been taken in.
+    /// The number of claims that were sent; `taken_in` is the number of those whose tasks were
+    /// started.
     sent: u64,
     taken_in: u64,
-    /// Suspended tasks, to go on in place.
+    /// Suspended tasks that can go on in place.
     suspended: LruCache<TaskId, Box<Execution>>,
     /// Claims of suspended tasks whose execution has not left its slot yet.
     handed_over: BTreeMap<TaskId, HandedOver>,
@@ -81,7 +83,7 @@ struct Inside {
 type HandedOver = (ClaimedTask, Holding, Slot, Option<SuspectPermit>);
 
 impl Slots {
-    /// The slots, and the suspended tasks that are woken by something that is not in their
+    /// Returns the slots, and the suspended tasks that are woken by something outside their
     /// contexts.
     pub(crate) fn new(
         engine: Arc<Engine>,
@@ -125,7 +127,7 @@ impl Slots {
         self.inside.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The store knows the worker.
+    /// Opens the slots, because the store knows the worker.
     pub(crate) fn open(&self) {
         let mut inside = self.inside();
         inside.open = !inside.closed;
@@ -138,28 +140,30 @@ impl Slots {
         self.inside().closed
     }
 
-    /// For good.
+    /// Closes the slots for good.
     pub(crate) fn close(&self) {
         let mut inside = self.inside();
         (inside.open, inside.closed) = (false, true);
     }
 
-    /// Lets nothing begin any more, of what was claimed before and is on its way.
+    /// Lets no task begin any more, not even one whose claim is on its way.
     pub(crate) fn seal(&self) {
         self.inside().sealed = true;
     }
 
-    /// Drops a suspended task from memory.
+    /// Drops all suspended tasks from memory.
     pub(crate) fn forget_suspended(&self) {
         let mut suspended = std::mem::replace(&mut self.inside().suspended, LruCache::unbounded());
-        // In the order of their use: a cache that is dropped as a whole has none.
+        // Tasks are dropped in the order of their use, because a cache that is dropped as a whole
+        // has no order.
         while let Some(execution) = suspended.pop_lru() {
             drop(execution);
         }
     }
 
-    /// Takes slots for a claim: no more than there may be tasks for, so that spawns meanwhile find
-    /// the others free.
+    /// Takes slots for a claim, at most one for each task that there may be.
+    ///
+    /// Spawns meanwhile find the other slots free.
     pub(crate) fn take_for_claim(&self, polling: bool) -> usize {
         let mut inside = self.inside();
         inside.sent += 1;
@@ -170,12 +174,12 @@ impl Slots {
         let wanted = if polling || inside.backlog { usize::MAX } else { wanted };
         let taken = wanted.min(inside.free);
         inside.free -= taken;
-        // What finds no room waits in the store, before any that is spawned later.
+        // Tasks that find no room wait in the store, before any that is spawned later.
         inside.backlog = wanted > taken;
         taken
     }
 
-    /// Gives slots back.
+    /// Returns slots.
     pub(crate) fn give_back(&self, slots: usize) {
         let mut inside = self.inside();
         inside.free += slots;
@@ -186,23 +190,23 @@ impl Slots {
         }
     }
 
-    /// A claim has been answered, and what it brought was started.
+    /// Counts a claim that was answered, and whose tasks were started.
     pub(crate) fn took_in(&self) {
         self.inside().taken_in += 1;
     }
 
-    /// Whether so many claims have been taken in, so that all that they brought is among what is
-    /// held.
+    /// Returns whether `claims` claims have been taken in, so that `held` includes all that they
+    /// brought.
     pub(crate) fn has_taken_in(&self, claims: u64) -> bool {
         self.inside().taken_in >= claims
     }
 
-    /// One of the slots that were taken for a claim.
+    /// Returns one of the slots that were taken for a claim.
     pub(crate) fn slot(self: &Arc<Self>) -> Slot {
         Slot(self.clone())
     }
 
-    /// A claim has come back with less than it asked for: nothing is left in the store.
+    /// Notes that a claim brought less than it asked for, because nothing is left in the store.
     pub(crate) fn no_backlog(&self) {
         self.inside().backlog = false;
     }
@@ -220,7 +224,7 @@ impl Slots {
         }
         let mut inside = self.inside();
         if inside.sealed {
-            // The worker signs off, which gives the task back.
+            // The worker signs off, which releases the task.
             return drop(inside);
         }
         inside.claims += 1;
@@ -246,8 +250,8 @@ impl Slots {
         }
         let running = inside.runs.get(&task_id).filter(|run| run.run_id == claimed.run_id).cloned();
         if let Some(run) = running {
-            // Its execution is on its way out, and will find this. Where it is not, the database
-            // has lost the claim under which it runs: it makes room.
+            // The execution is on its way out of its slot, and will find this claim. If it is not,
+            // the database has lost the claim under which it runs, and it makes room.
             let before = inside.handed_over.insert(task_id, (claimed, holding, slot, suspect));
             drop(inside);
             drop(before);
@@ -276,14 +280,14 @@ impl Slots {
             Execution::new(&self.engine, claimed, journal, slot, suspect, claim_timeout, grace);
         let mut inside = self.inside();
         if inside.sealed || inside.held.get(&task_id) != Some(&holding) {
-            // Given back, or somebody else's, while its journal was loaded.
+            // The task was released, or another worker has it, since its journal began to load.
             drop(inside);
             return drop(execution);
         }
         let before = inside.runs.insert(task_id, execution.run.clone());
         drop(inside);
         if let Some(before) = before {
-            // It no longer owns the task.
+            // The earlier run no longer owns the task.
             before.stop(ControlFlow::LeaseLost);
         }
         self.engine.lifecycle.tell(|| Some(Lifecycle::TaskStarted { task_id, task_type, attempt }));
@@ -296,8 +300,10 @@ impl Slots {
         self.engine.runtime.spawn(Box::pin(async move { slots.run(execution).await }));
     }
 
-    /// Loads the journal and the waits of a task that is no longer in memory, and runs it, if it is
-    /// still the worker's then.
+    /// Loads the journal and the waits of a task that is no longer in memory, and then runs the
+    /// task.
+    ///
+    /// The task runs only if the worker still owns it.
     fn load(
         self: &Arc<Self>,
         mut claimed: ClaimedTask,
@@ -337,7 +343,7 @@ impl Slots {
         }));
     }
 
-    /// Whether what was claimed is still to be run.
+    /// Returns whether a claimed run is still to be executed.
     fn holds(&self, task_id: TaskId, holding: Holding) -> bool {
         let inside = self.inside();
         !inside.sealed && inside.held.get(&task_id) == Some(&holding)
@@ -356,7 +362,7 @@ impl Slots {
         }
     }
 
-    /// An execution leaves its slot. Gives it back when it has been claimed again meanwhile.
+    /// Takes an execution out of its slot, and returns it when it has been claimed again meanwhile.
     fn leave(self: &Arc<Self>, run: &Arc<Run>, end: End) -> Option<Box<Execution>> {
         let task_id = run.task_id;
         let mut inside = self.inside();
@@ -392,17 +398,19 @@ impl Slots {
             inside.held.remove(&task_id);
         }
         self.look_if_empty(inside);
-        // Outside of the lock: it is the user's code that is dropped.
+        // The value is dropped outside of the lock, because its code is the user's.
         drop(dropped);
         if let Some((claimed, holding, slot, suspect)) = handed_over {
-            // What was in memory is gone: the task goes on from its journal.
+            // The task in memory is gone, and goes on from its journal.
             self.load(claimed, holding, slot, suspect);
         }
         None
     }
 
-    /// Forgets a run that nobody executes any more: the store still holds it for the worker's,
-    /// which is found with the next heartbeats, and it is given back.
+    /// Forgets a run that nobody executes any more.
+    ///
+    /// The store still holds the run for the worker. The next heartbeats find the difference, and
+    /// the run is released.
     fn abandon(&self, task_id: TaskId, run_id: RunId) {
         let mut inside = self.inside();
         inside.held.retain(|task, held| (*task, held.run_id) != (task_id, run_id));
@@ -416,13 +424,13 @@ impl Slots {
         run.iter().for_each(|run| self.engine.hub.remove_run(run));
     }
 
-    /// Whether nothing is in a slot, nor on its way into one or out of one.
+    /// Returns whether nothing is in a slot, nor on its way into one or out of one.
     pub(crate) fn is_empty(&self) -> bool {
         let inside = self.inside();
         inside.free >= self.options.concurrency && inside.runs.is_empty() && inside.held.is_empty()
     }
 
-    /// Tells whoever waits for the last one to leave, when it has.
+    /// Notifies the shutdown when the last run has left.
     fn look_if_empty(&self, inside: MutexGuard<'_, Inside>) {
         let closed = inside.closed;
         drop(inside);
@@ -431,7 +439,7 @@ impl Slots {
         }
     }
 
-    /// Returns what runs, in the order of the tasks' ids.
+    /// Returns the runs that execute, ordered by the ids of their tasks.
     fn runs(&self) -> Vec<Arc<Run>> {
         let mut runs: Vec<_> = self.inside().runs.values().cloned().collect();
         runs.sort_unstable_by_key(|run| run.task_id);
@@ -442,7 +450,7 @@ impl Slots {
         self.runs().iter().for_each(|run| run.stop(why));
     }
 
-    /// Returns the runs that the worker owns, and how many claims it has sent for more.
+    /// Returns the runs that the worker owns, and the number of claims that it has sent.
     pub(crate) fn held(&self) -> (Held, u64) {
         let inside = self.inside();
         (inside.held.clone(), inside.sent)
@@ -464,8 +472,9 @@ impl Slots {
         }
     }
 
-    /// The store no longer knows the worker: its tasks are others' now. It goes on under another
-    /// id.
+    /// Continues under another id, because the store no longer knows the worker.
+    ///
+    /// Other workers now have its tasks.
     pub(crate) fn lose_lease(&self) {
         let mut inside = self.inside();
         inside.open = false;
@@ -478,8 +487,9 @@ impl Slots {
         self.stop_all(ControlFlow::LeaseLost);
     }
 
-    /// Fails the attempts of runs that have shown no sign of life. Also of one that blocks its
-    /// thread, whose executor could not do it.
+    /// Fails the attempts of runs that have shown no sign of life.
+    ///
+    /// A run that blocks its thread is among them. Its own executor could not end it.
     pub(crate) fn stop_stuck(&self, passed: Duration) {
         let is_lost = |run: &Run| run.control() == Some(ControlFlow::LeaseLost);
         for run in self.runs().into_iter().filter(|run| !is_lost(run) && run.count_quiet(passed)) {
@@ -491,7 +501,8 @@ impl Slots {
             tracing::warn!(task_id = %run.task_id, task_type = %run.task_type, "the run is stuck and is stopped");
             let next = run.after_failure(Failure::new(FailureKind::Stuck, message));
             let (commit, task_id, run_id) = (self.engine.commit.clone(), run.task_id, run.run_id);
-            // Refused when the run has just ended by itself, which is an answer as well.
+            // The transition is refused when the run has just ended by itself, which is an answer
+            // as well.
             insist(&self.engine.runtime, move || {
                 commit.transition_beside(Transition::new(task_id, run_id, next.clone()))
             });
@@ -500,8 +511,7 @@ impl Slots {
     }
 }
 
-/// A run that is being loaded or executed. Should that end by a panic, the worker no longer holds
-/// it.
+/// A run that is being loaded or executed, which the worker no longer holds after a panic.
 struct HeldRun {
     slots: Arc<Slots>,
     task_id: TaskId,
@@ -539,7 +549,7 @@ impl LocalWorker for Slots {
 
     fn forget(&self, task_id: TaskId) {
         let suspended = self.inside().suspended.pop(&task_id);
-        // Outside of the lock: it is the user's code that is dropped.
+        // The value is dropped outside of the lock, because its code is the user's.
         drop(suspended);
     }
 
@@ -595,7 +605,7 @@ impl LocalWorker for Slots {
     }
 }
 
-/// A slot in use, for as long as the code of its task runs. Its last commit needs none.
+/// A slot in use, while the code of its task runs; the task's last commit needs none.
 pub(crate) struct Slot(Arc<Slots>);
 
 impl Drop for Slot {
@@ -604,7 +614,7 @@ impl Drop for Slot {
     }
 }
 
-/// Wakes a suspended task whose future was woken by something that is not in its context.
+/// Wakes a suspended task whose future was woken by something outside its context.
 struct WakeSuspended {
     task_id: TaskId,
     woken: mpsc::UnboundedSender<TaskId>,
@@ -612,7 +622,7 @@ struct WakeSuspended {
 
 impl Wake for WakeSuspended {
     fn wake(self: Arc<Self>) {
-        // Without a worker nothing is left to be woken.
+        // Without a worker, nothing is left to be woken.
         let _ = self.woken.send(self.task_id);
     }
 }

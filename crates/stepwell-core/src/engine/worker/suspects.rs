@@ -10,8 +10,10 @@ use crate::engine::commit::hub::LocalWorker;
 use crate::engine::worker_options::WorkerOptions;
 use crate::store::rules::crash::SUSPECT_CRASHES;
 
-/// The part of a worker's slots in which tasks run as suspects at the same time, while none of them
-/// has met more crashes than [`SUSPECT_CRASHES`].
+/// The number of a worker's slots for which one suspect may run at the same time as others.
+///
+/// The bound holds while none of them has met more crashes than [`SUSPECT_CRASHES`]; a suspect that
+/// has met more runs alone.
 const GROUP: usize = 8;
 
 /// The suspects that the workers of a client run.
@@ -20,13 +22,13 @@ pub(crate) struct Suspects(Mutex<Inside>);
 
 #[derive(Default)]
 struct Inside {
-    /// How many crashes each of them has met.
+    /// The number of crashes that each running suspect has met.
     running: HashMap<u64, u32>,
-    /// How many there were.
+    /// The number of suspects that were admitted.
     admitted: u64,
-    /// Whether a claim is on its way that may bring one.
+    /// Set while a claim is on its way that may bring a suspect.
     asked: bool,
-    /// Workers whose claims could not ask because of that.
+    /// Workers whose claims could not ask for a suspect because of that claim.
     passed_over: Vec<WorkerId>,
 }
 
@@ -37,7 +39,9 @@ impl Suspects {
 }
 
 impl Inside {
-    /// How many crashes another one may have met, in groups of so many.
+    /// Returns the most crashes that another suspect may have met; 0 when none may run.
+    ///
+    /// At most `group` suspects run at the same time.
     fn most(&self, group: usize) -> u32 {
         match self.running.values().max() {
             None => u32::MAX,
@@ -47,14 +51,14 @@ impl Inside {
     }
 }
 
-/// What one claim may ask for: there is one such claim at a time.
+/// The right of a claim to ask for a suspect, which one claim has at a time.
 pub(crate) struct Suspect {
     engine: Arc<Engine>,
     most: u32,
 }
 
 impl Suspect {
-    /// Asks for a suspect, if one may run now.
+    /// Returns the right to ask for a suspect, if one may run now.
     pub(crate) fn ask(
         engine: &Arc<Engine>,
         worker: &dyn LocalWorker,
@@ -70,13 +74,15 @@ impl Suspect {
         inside.asked.then(|| Self { engine: engine.clone(), most })
     }
 
-    /// The most crashes that it may have met.
+    /// Returns the most crashes that the suspect may have met.
     pub(crate) fn most(&self) -> u32 {
         self.most
     }
 
-    /// One was claimed. It counts until it has got further, and for so long at most: one that kills
-    /// its process does so again about as soon as before, and others must not wait for ever.
+    /// Admits a suspect that was claimed.
+    ///
+    /// It counts until it has got further, and for at most the worker's `claim_timeout`. A suspect
+    /// that kills its process does so about as soon as before, and others must not wait for ever.
     pub(crate) fn admit(
         self,
         crashes: u32,
@@ -84,7 +90,7 @@ impl Suspect {
         options: &WorkerOptions,
     ) -> SuspectPermit {
         let mut inside = self.engine.suspects.inside();
-        // It may claim another one at once.
+        // This worker may claim another suspect at once.
         inside.passed_over.push(worker.worker_id());
         inside.admitted += 1;
         let number = inside.admitted;
@@ -115,7 +121,7 @@ impl Drop for Suspect {
     }
 }
 
-/// Kept by a suspect until it has got further.
+/// The permit of a suspect, which it keeps until it has got further.
 pub(crate) struct SuspectPermit {
     engine: Arc<Engine>,
     number: u64,
@@ -128,7 +134,7 @@ impl Drop for SuspectPermit {
 }
 
 impl Engine {
-    /// A suspect no longer keeps others from running.
+    /// Removes a suspect, which no longer keeps others from running.
     fn acquit(&self, suspect: u64) {
         if self.suspects.inside().running.remove(&suspect).is_some() {
             self.hub.workers().iter().for_each(|worker| worker.nudge());

@@ -1,12 +1,12 @@
-//! Watching other workers, to find those that have died.
+//! The watch over other workers, which finds those that have died.
 //!
-//! A worker counts its heartbeats up in the store, and sees those of others whenever it sends its
-//! own. It declares another worker dead once it has seen the same number for that worker's whole
-//! lease. No clock is read: the time is the sum of the pauses that the watching worker itself made
-//! between two heartbeats that the store answered at once. A pause at whose end the store was away
-//! does not count, and none counts for more than a third of the lease, however rarely the watching
-//! worker looks. So neither a clock that jumps nor a store that comes and goes makes a living
-//! worker look dead.
+//! A worker counts its heartbeats in the store, and sees the numbers of other workers with each of
+//! its own heartbeats. It declares another worker dead when that worker's number has stayed the
+//! same for its whole lease. No clock is read: the time is the sum of the watching worker's own
+//! pauses between two heartbeats that the store answered at once. A pause at whose end the store
+//! was away does not count. No pause counts for more than a third of the lease, however rarely the
+//! watching worker looks. A living worker therefore does not look dead when a clock jumps, or when
+//! the store comes and goes.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use hashbrown::HashMap;
 use crate::base::ids::WorkerId;
 use crate::store::OtherWorker;
 
-/// What a worker has seen of others.
+/// The last observations of other workers.
 #[derive(Default)]
 pub(crate) struct Witness {
     seen: HashMap<WorkerId, Seen>,
@@ -23,13 +23,15 @@ pub(crate) struct Witness {
 
 struct Seen {
     heartbeats: u64,
-    /// For how long the number has been the same.
+    /// The time for which the number has stayed the same.
     unchanged: Duration,
 }
 
 impl Witness {
-    /// Takes note of the other workers as the store has just shown them, at least `passed` after it
-    /// showed them last, in which it was not away. Returns those that have died.
+    /// Records the other workers as the store has just listed them, and returns those that have
+    /// died.
+    ///
+    /// `passed` is the least time since the last list, in which the store was not away.
     pub(crate) fn observe(&mut self, others: &[OtherWorker], passed: Duration) -> Vec<OtherWorker> {
         let mut dead = Vec::new();
         let mut seen = HashMap::with_capacity(others.len());
@@ -50,7 +52,7 @@ impl Witness {
     }
 }
 
-/// Rounded up, so that three of them are a whole.
+/// Returns a third of the lease, rounded up, so that three of them are at least a whole.
 fn third(lease: Duration) -> Duration {
     (lease + Duration::from_nanos(2)) / 3
 }
