@@ -1,5 +1,5 @@
-//! The ground floor: names, ids, times, payloads, failures and journal entries. It knows neither
-//! stores nor engines.
+//! The lowest layer: names, ids, times, payloads, failures and journal entries, without knowledge
+//! of stores and engines.
 
 pub(crate) mod codec_error;
 pub(crate) mod failure;

@@ -1,4 +1,4 @@
-//! Codecs: what payloads are made into before a store keeps them.
+//! Codecs: transformations of payloads before a store keeps them.
 
 pub(crate) mod encoded;
 pub(crate) mod envelope;
@@ -11,12 +11,15 @@ use crate::base::ids::TaskId;
 use crate::base::journal::Key;
 use crate::base::name::Name;
 
-/// Makes bytes of a payload that a store can keep, and the payload of them again: compression,
-/// encryption. To be given to `Durable::builder().codec(..)`; the crate `stepwell` brings two.
+/// A transformation of payloads into bytes that a store keeps, and back: compression, encryption.
 ///
-/// A client may have several. They are applied in their order to what is written, and backwards to
-/// what is read. What is kept names them, so that payloads of before, and of clients with other
-/// codecs, stay readable as long as their codecs are there.
+/// An application passes a codec to `Durable::builder().codec(..)`; the crate `stepwell` brings
+/// two.
+///
+/// A client may have several codecs. The client applies them in their order to payloads that it
+/// writes, and in the reverse order to payloads that it reads. The stored form names its codecs.
+/// Payloads from before, and those of clients with other codecs, are therefore readable while the
+/// client has these codecs.
 ///
 /// ```
 /// use stepwell_core::{Codec, CodecError, Place};
@@ -40,35 +43,40 @@ use crate::base::name::Name;
 /// }
 /// ```
 pub trait Codec: fmt::Debug + Send + Sync + 'static {
-    /// The name that is kept with what it has encoded, and by which it is found again. It must not
-    /// hold a colon, and must stay the same as long as there are such payloads.
+    /// Returns the name that is stored with each encoded payload, by which the codec is found
+    /// again.
+    ///
+    /// The name must not hold a colon, and must not change while there are such payloads.
     fn name(&self) -> &'static str;
 
-    /// The id of the key that [`encode`](Self::encode) uses, where there is one. It is kept beside
-    /// the name, and handed to [`decode`](Self::decode). By default there is none.
+    /// Returns the id of the key that [`encode`](Self::encode) uses, if there is one.
+    ///
+    /// The id is stored beside the name, and passed to [`decode`](Self::decode). Default: `None`.
     fn key(&self) -> Option<&str> {
         None
     }
 
-    /// Whether everything that is read must have been encoded by it. Then text that was not is
-    /// refused, whoever wrote it. By default that is not so.
+    /// Returns whether every payload that is read must have been encoded by this codec.
+    ///
+    /// Text without its encoding is then refused, whatever its origin. Default: `false`.
     fn is_required(&self) -> bool {
         false
     }
 
-    /// What is to be kept of the bytes; `None` to leave them as they are.
+    /// Returns the bytes to store; `None` to leave the given bytes as they are.
     ///
     /// # Errors
-    /// Taken as an error of the store: what it is about is not written, and tried again, as long as
-    /// the codec encodes nothing else either (its key service cannot be reached, say). One that
-    /// encodes others does not take this payload, whose owner gets the error.
+    /// The engine treats the error as one of the store. If the codec cannot encode other payloads
+    /// either (its key service cannot be reached, say), nothing is written, and the engine tries
+    /// again. If the codec can encode others, it does not take this payload, and the owner of the
+    /// payload gets the error.
     fn encode(&self, bytes: &[u8], place: &Place<'_>) -> Result<Option<Vec<u8>>, CodecError>;
 
-    /// The bytes that [`encode`](Self::encode) was given, with the key whose id was kept, and in
-    /// the same place.
+    /// Returns the bytes that were passed to [`encode`](Self::encode), with the key of the stored
+    /// id and in the same place.
     ///
     /// # Errors
-    /// When they cannot be had. It fails the attempt that reads them, and nothing else.
+    /// The bytes cannot be restored. The error fails the attempt that reads them, and nothing else.
     fn decode(
         &self,
         bytes: &[u8],
@@ -77,8 +85,7 @@ pub trait Codec: fmt::Debug + Send + Sync + 'static {
     ) -> Result<Vec<u8>, CodecError>;
 }
 
-/// A codec that reads, and no longer writes: what it has encoded stays readable, what is written
-/// from now on is not encoded by it.
+/// A codec that only reads: it decodes stored payloads, and leaves new payloads as they are.
 ///
 /// ```
 /// # use stepwell_core::{Codec, ReadOnly};
@@ -111,46 +118,48 @@ impl<C: Codec> Codec for ReadOnly<C> {
     }
 }
 
-/// Where a payload belongs. An encrypting codec authenticates its
-/// [`associated_data`](Place::associated_data) with the payload, so that one that was copied to
-/// another place in the database is not taken for what belongs there.
+/// The place of a payload in a store.
+///
+/// An encrypting codec authenticates the [`associated_data`](Place::associated_data) of the place
+/// with the payload. A payload that was copied to another place in the database is therefore
+/// refused there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place<'a> {
-    /// A task's parameters.
+    /// The parameters of a task.
     Params(TaskId),
-    /// A task's output.
+    /// The output of a task.
     Output(TaskId),
-    /// What a task's failure says.
+    /// The texts of a task's failure.
     Failure(TaskId),
     /// The value of an entry of a task's journal.
     Entry {
         /// The task.
         task_id: TaskId,
-        /// The entry's place in the journal.
+        /// The number of the entry in the journal.
         seq: u64,
         /// The operation.
         key: &'a Key,
     },
-    /// What the failure of an entry of a task's journal says.
+    /// The texts of the failure in an entry of a task's journal.
     EntryFailure {
         /// The task.
         task_id: TaskId,
-        /// The entry's place in the journal.
+        /// The number of the entry in the journal.
         seq: u64,
         /// The operation.
         key: &'a Key,
     },
-    /// What is known of a schedule: its tasks' parameters, and its timing.
+    /// The definition of a schedule: the parameters of its tasks, and its timing.
     Schedule(&'a Name),
-    /// What an event carries.
+    /// The payload of an event.
     Event(&'a Name),
-    /// What the history tells of a task.
+    /// A lifecycle event in the history of a task.
     History(TaskId),
-    /// What a message carries.
+    /// The payload of a message.
     Message {
-        /// The task whose mailbox it is in.
+        /// The task in whose mailbox the message is.
         task_id: TaskId,
-        /// Its topic.
+        /// The topic of the message.
         topic: &'a Name,
     },
 }
@@ -158,9 +167,9 @@ pub enum Place<'a> {
 impl Place<'_> {
     /// Returns the bytes that an encrypting codec authenticates with a payload.
     ///
-    /// The bytes of two places are never the same, and those of a place never change: with others,
-    /// what has been encrypted could not be read any more. They begin with a version, which a
-    /// later form will have another number for.
+    /// Invariant: the bytes of two places are never the same, and those of a place never change,
+    /// because encrypted payloads could not be read with other bytes. The bytes begin with a
+    /// version, which has another number in a later form.
     pub fn associated_data(&self) -> Vec<u8> {
         let mut data = Data(vec![VERSION]);
         match *self {
@@ -183,8 +192,8 @@ impl Place<'_> {
 /// The version of the form of associated data.
 const VERSION: u8 = 1;
 
-/// Associated data in the making: numbers are little-endian, and a text follows its length in
-/// bytes.
+/// The associated data while it is built: numbers are little-endian, and a text follows its length
+/// in bytes.
 struct Data(Vec<u8>);
 
 impl Data {
@@ -214,7 +223,7 @@ impl Data {
     }
 }
 
-/// For people.
+/// The name of the place for people to read.
 impl fmt::Display for Place<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -244,8 +253,8 @@ mod tests {
     use super::*;
     use crate::base::journal::Kind;
 
-    /// Each form is written out by hand: what was encrypted with these bytes has to be read with
-    /// these bytes.
+    /// Each form is written out by hand, because payloads that were encrypted with these bytes must
+    /// be read with the same bytes.
     #[test]
     fn the_bytes_that_encryption_authenticates_never_change() {
         let task_id = TaskId::from(Uuid::from_u128(7));

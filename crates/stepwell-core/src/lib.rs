@@ -1,9 +1,10 @@
-//! The engine of Stepwell. Applications depend on the `stepwell` crate, which re-exports what they
-//! need.
+//! The engine of Stepwell.
+//!
+//! Applications depend on the `stepwell` crate, which re-exports the items that they need.
 
 #![forbid(unsafe_code)]
-// What happens follows from what was asked and from the runtime's randomness, and so a simulation
-// can be run again.
+// A simulation can be repeated, because the engine's behaviour follows only from its input and the
+// runtime's randomness.
 #![warn(clippy::iter_over_hash_type)]
 
 mod base;

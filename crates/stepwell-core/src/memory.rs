@@ -1,4 +1,4 @@
-//! The store in memory: for tests and simulation, and the reference model of what a store does.
+//! The store in memory, for tests and simulation, and the reference model of a store's behaviour.
 
 mod circles;
 mod limits;
@@ -33,13 +33,13 @@ use crate::store::rules::ending::{begun_anew, compensating};
 use crate::store::scope::Scope;
 use crate::store::*;
 
-/// A store that lives as long as the program.
+/// A store in memory, which lives until its last handle is dropped.
 ///
-/// Each handle counts as a process of its own: [`MemoryStore::connect`] makes a second one on the
-/// same tasks, whose writes the first one learns of by [`Store::changed`].
+/// Each handle counts as a process of its own. [`MemoryStore::connect`] makes a second handle on
+/// the same tasks, and the first handle learns of the second one's writes by [`Store::changed`].
 pub struct MemoryStore {
     shared: Arc<Shared>,
-    /// The version that this handle knows of.
+    /// The latest version that this handle has seen.
     seen: AtomicU64,
 }
 
@@ -51,7 +51,7 @@ struct Shared {
 }
 
 impl MemoryStore {
-    /// An empty store, on the runtime's clock.
+    /// Returns an empty store that uses the runtime's clock.
     pub fn new(runtime: Arc<dyn Runtime>) -> Self {
         let shared = Shared {
             runtime,
@@ -62,7 +62,7 @@ impl MemoryStore {
         Self { shared: Arc::new(shared), seen: AtomicU64::new(0) }
     }
 
-    /// A second handle on the same tasks, as another process would have.
+    /// Returns a second handle on the same tasks, as another process would have.
     pub fn connect(&self) -> Self {
         Self {
             shared: self.shared.clone(),
@@ -86,11 +86,11 @@ impl Store for MemoryStore {
         let committed = self.state().commit(&*self.shared.runtime, batch);
         let News { ready, poked, finished } = &committed.news;
         let got_none = committed.claims.iter().all(|claimed| claimed.tasks.is_empty());
-        // An idle claim is no change: two idle workers would keep each other busy with it.
+        // An idle claim does not count as a change, because two idle workers would keep each other busy with it.
         if !(only_claims && got_none && ready.is_empty() && poked.is_empty() && finished.is_empty())
         {
             let version = self.shared.version.fetch_add(1, Ordering::SeqCst);
-            // Its own write is no news to this handle, unless it has missed one before.
+            // A handle is not notified of its own write, unless it has missed an earlier write.
             let _ = self.seen.compare_exchange(
                 version,
                 version + 1,
@@ -269,22 +269,22 @@ impl Store for MemoryStore {
 #[derive(Default)]
 struct State {
     tasks: BTreeMap<TaskId, Task>,
-    /// Claimable tasks of each queue, in the order in which they are claimed.
+    /// The claimable tasks of each queue, in the order in which they are claimed.
     ready: HashMap<Name, BTreeSet<Place>>,
-    /// Tasks that become claimable then.
+    /// The tasks that become claimable at these times.
     due: BTreeSet<(Timestamp, TaskId)>,
-    /// Tasks that are cancelled then.
+    /// The tasks that are cancelled at these times.
     deadlines: BTreeSet<(Timestamp, TaskId)>,
-    /// By type, scope and key.
+    /// The tasks with an idempotency key, by type, scope and key.
     idempotency: HashMap<(Name, Scope, Name), TaskId>,
     queues: BTreeMap<Name, Queue>,
-    /// Unfinished tasks of each concurrency key, in the order of their turns.
+    /// The unfinished tasks of each concurrency key, in the order of their turns.
     keys: HashMap<(Scope, Name), BTreeSet<(u64, TaskId)>>,
     places: u64,
     events: HashMap<(Name, Option<Name>), Payload>,
-    /// Who awaits which event, and which child.
+    /// The tasks that await each event, and each child.
     awaiting: HashMap<Target, BTreeSet<TaskId>>,
-    /// Tasks that others were answered with, and those others.
+    /// The tasks that other spawns were answered with, each with the task of that spawn.
     needs: BTreeSet<(TaskId, TaskId)>,
     workers: BTreeMap<WorkerId, Registered>,
     schedules: BTreeMap<Name, Scheduled>,
@@ -292,11 +292,11 @@ struct State {
     task_types: BTreeMap<Name, TaskTypeInfo>,
     history: BTreeMap<u64, Happening>,
     happened: u64,
-    /// Cancelled tasks whose children are still to be.
+    /// The cancelled tasks whose children are still to be cancelled.
     doomed: Vec<TaskId>,
 }
 
-/// A transition that has written what it brought.
+/// A transition that has written its changes.
 struct Written {
     task_id: TaskId,
     run_id: RunId,
@@ -313,7 +313,7 @@ fn concurrency_key(task: &NewTask) -> Option<(Scope, Name)> {
     Some((task.scope.clone(), task.concurrency_key.clone()?))
 }
 
-/// What is left to do of a transition when all have written.
+/// The second part of a transition, which follows when all transitions have written.
 enum Look {
     Only,
     Suspend { wake_at: Option<Timestamp> },
@@ -324,7 +324,7 @@ struct Task {
     state: TaskState,
     run_id: RunId,
     attempt: u32,
-    /// Who runs it; of a suspended task, who ran it.
+    /// The worker that runs the task, or that ran the task before it was suspended.
     worker_id: Option<WorkerId>,
     journal: Vec<Entry>,
     waits: Waits,
@@ -333,14 +333,14 @@ struct Task {
     failure: Option<Failure>,
     cancel_requested: bool,
     compensating: bool,
-    /// How many crashes in a row it has met.
+    /// The number of crashes in a row that the task has met.
     crashes: u32,
-    /// How far its journal had come at the last of them.
+    /// The number of the last entry that showed progress at the latest crash.
     progress_at_crash: u64,
-    /// How many of its attempts were ended by a crash.
+    /// The number of attempts that a crash has ended.
     lost: u32,
     poked: bool,
-    /// Its place among the tasks of its concurrency key.
+    /// The place of the task among those of its concurrency key.
     place: u64,
     paused: bool,
     spawned_at: Timestamp,
@@ -395,7 +395,7 @@ impl Task {
         }
     }
 
-    /// Whether something that it did is to be undone before it ends so.
+    /// Returns whether something is left to be undone before the task ends in this way.
     fn compensates(&self, finish: &Finish) -> bool {
         let of = |kind| self.journal.iter().rposition(move |entry| entry.key.kind == kind);
         !self.compensating
@@ -448,8 +448,8 @@ impl State {
         }
     }
 
-    /// What a transition writes: everything but the suspension, which depends on what is found by
-    /// looking.
+    /// Writes the changes of a transition, all but the suspension, which depends on the facts of
+    /// the second round.
     fn write(
         &mut self,
         now: Timestamp,
@@ -560,7 +560,7 @@ impl State {
         looked.collect::<BTreeMap<_, _>>().into_values().collect()
     }
 
-    /// What a transition finds, once all transitions of its batch have written.
+    /// Returns what a transition finds when all transitions of its batch have written.
     fn look(
         &mut self,
         now: Timestamp,
@@ -641,7 +641,7 @@ impl State {
         news.ready.push((task.new.queue.clone(), 1));
     }
 
-    /// Takes a task from those that can be claimed, if it is among them.
+    /// Removes a task from the claimable ones, if it is among them.
     fn withdraw(&mut self, task_id: TaskId) {
         let Some(task) = self.tasks.get(&task_id) else { return };
         if let Some(ready) = self.ready.get_mut(&task.new.queue) {
@@ -672,7 +672,8 @@ impl State {
         }
     }
 
-    /// Something arrived for a task.
+    /// Notifies a task that something has arrived for it: wakes a suspended task, and marks a
+    /// running one.
     fn notify(&mut self, now: Timestamp, task_id: TaskId, news: &mut News) {
         match self.tasks.get_mut(&task_id) {
             Some(task) if task.state == TaskState::Suspended => self.make_ready(now, task_id, news),
@@ -684,7 +685,7 @@ impl State {
         }
     }
 
-    /// Ends a task, or lets it be compensated first.
+    /// Ends a task, or starts its compensation first.
     fn finish(&mut self, now: Timestamp, task_id: TaskId, finish: Finish, news: &mut News) {
         if self.tasks.get(&task_id).is_some_and(|task| task.compensates(&finish)) {
             self.compensate(now, task_id, finish, news);
@@ -699,7 +700,7 @@ impl State {
         self.withdraw(task_id);
         let Some(task) = self.tasks.get_mut(&task_id) else { return };
         let seq = task.journal.last().map_or(1, |entry| entry.seq + 1);
-        // That of a suspended task does not count, and is to be replayed with its number.
+        // The attempt of a suspended task does not count, and is replayed with its number.
         let attempt = task.attempt + u32::from(task.state == TaskState::Suspended);
         let (entry, failure) = compensating(seq, attempt, finish, now);
         task.journal.push(entry);
@@ -726,7 +727,7 @@ impl State {
         }
         task.worker_id = None;
         task.paused = false;
-        // Any other end may be followed by a retry, which receives what was accepted.
+        // A retry may follow any other end, and receives the accepted messages.
         if matches!(finish, Finish::Completed(_)) {
             task.mail = Mail::default();
         }
@@ -744,8 +745,8 @@ impl State {
         if let Some(key) = key {
             self.end_turn(now, &key, (place, task_id), news);
         }
-        // No other task can have been spawned by one that awaits it, or stand for a spawn of one
-        // that does.
+        // No other task can have been spawned by a task that awaits it, or have answered a spawn of
+        // such a task.
         let target =
             Name::new(task_id.to_string()).ok().filter(|_| known).map(|child| (Kind::Child, child));
         let awaiting = target.as_ref().and_then(|target| self.awaiting.get(target)).cloned();
@@ -757,7 +758,7 @@ impl State {
         }
     }
 
-    /// Cancels what descends from tasks that were cancelled.
+    /// Cancels the descendants of tasks that were cancelled.
     fn cancel_doomed(&mut self, now: Timestamp, news: &mut News) {
         while let Some(parent) = self.doomed.pop() {
             let children: Vec<_> = self
@@ -827,7 +828,7 @@ impl State {
         CommandOutcome::Done
     }
 
-    /// The task that may have yet to learn how this one ended.
+    /// Returns the task that may still have to learn how this one ended.
     fn needed_by(&self, task: &Task) -> Option<TaskId> {
         let task_id = task.new.task_id;
         self.parent_to_go_on(task).or_else(|| {
@@ -872,8 +873,8 @@ impl State {
         false
     }
 
-    /// Removes finished tasks that nobody needs, as often as that leaves others that nobody needs
-    /// any more.
+    /// Removes finished tasks that no task needs, and repeats this while that makes further tasks
+    /// needless.
     fn purge(&mut self, purge: &Purge) -> usize {
         let mut purged = 0;
         loop {
@@ -1000,7 +1001,7 @@ impl State {
         Spawned::Created { claimed }
     }
 
-    /// Of a task that is not to be spawned: the one that waits in its place.
+    /// Returns the waiting task that takes the place of a spawn, if there is one.
     fn coalesce(&mut self, now: Timestamp, new: &NewTask, news: &mut News) -> Option<Spawned> {
         let (coalesce, key) = (new.coalesce?, concurrency_key(new)?);
         let waits = |task: &&Task| {
@@ -1017,7 +1018,7 @@ impl State {
         if coalesce != Coalesce::Replace {
             return Some(Spawned::Waiting { task_id, run_id });
         }
-        // What other transitions of the batch have cancelled is not looked at before its time.
+        // The tasks that other transitions of the batch have cancelled are handled later.
         let others = std::mem::take(&mut self.doomed);
         for (task_id, _) in waiting {
             self.cancel(now, task_id, news);

@@ -1,4 +1,4 @@
-//! What others see of tasks while they run: lifecycle events, their history, metrics, traces.
+//! Observation of running tasks: lifecycle events, their history, metrics, traces.
 
 pub(crate) mod history;
 pub(crate) mod lifecycle;

@@ -1,9 +1,9 @@
-//! The store: what a backend must do.
+//! The store: the contract of a backend.
 //!
-//! A store keeps tasks, journals, waits, events, messages and workers. Everything that changes it
-//! goes through [`Store::commit`], one atomic batch at a time, in which each item is judged on its
-//! own: a refused item leaves no trace and does not undo the others. The engine gathers batches
-//! (group commit); a store only applies them.
+//! A store keeps tasks, journals, waits, events, messages and workers. Every change goes through
+//! [`Store::commit`], in one atomic batch at a time. The store judges each item of a batch
+//! separately: a refused item leaves no trace and does not undo the other items. The engine gathers
+//! the batches (group commit), and the store applies them.
 //!
 //! # States of a task
 //!
@@ -18,51 +18,61 @@
 //!      └───────────────────────────────────────────┘
 //! ```
 //!
-//! A pending task may have a `due_at` as well (a delayed start, a retry): it is not claimed before.
+//! A pending task may also have a `due_at` (a delayed start, a retry). No worker claims the task
+//! before that time.
 //!
 //! # Compensation
 //!
-//! Where a task is to end as failed or cancelled, whatever the cause, and its journal holds a
-//! [`Kind::Compensate`] entry behind its last [`Kind::Compensating`] one (or at all), it does not
-//! end. Instead a `Compensating` entry is added to its journal, named `compensating`, that holds
-//! the failure (for a cancellation, [`cancelled`](crate::cancelled)), and the task becomes
-//! pending again, for any worker, as *compensating*: its waits and its deadline are gone, a request
-//! to cancel is answered, its failure is that failure, and its attempts count from 1 again.
-//! [`TaskInfo`] and filters show it as [`TaskState::Compensating`] until it ends, whether it is
-//! pending, running or suspended; it cannot be cancelled, and when it is to end, it ends. When its
-//! workers have died too often ([`crash_limit`](crate::crash_limit)), it ends [as it would
-//! have](crate::end_of), with the [crash](crate::crashed) among its compensations' errors. A retry
-//! makes an ordinary task of it: where its journal holds a `Compensating` entry, it adds [one that
-//! says so](crate::begun_anew).
+//! A task does not end as failed or cancelled while something is left to be undone, whatever the
+//! cause of that end. Something is left to be undone when the journal holds a [`Kind::Compensate`]
+//! entry after its last [`Kind::Compensating`] entry, or when it holds the former and none of the
+//! latter. The store then does this instead:
+//!
+//! - It adds a `Compensating` entry to the journal, with the name `compensating`. The entry holds
+//!   the failure, or [`cancelled`](crate::cancelled) for a cancellation.
+//! - It makes the task pending, for any worker, and *compensating*.
+//! - It removes the waits and the deadline of the task, and answers a request to cancel.
+//! - It sets the failure of the task to the failure of the entry, and counts its attempts from 1
+//!   again.
+//!
+//! [`TaskInfo`] and filters show such a task as [`TaskState::Compensating`] until it ends, whether
+//! it is pending, running or suspended. The task cannot be cancelled, and its next end is final.
+//! When its workers have died too often ([`crash_limit`](crate::crash_limit)), it ends [as it would
+//! have](crate::end_of), with the [crash](crate::crashed) among the errors of its compensations. A
+//! retry makes an ordinary task of it again: when its journal holds a `Compensating` entry, the
+//! retry adds [an entry that says so](crate::begun_anew).
 //!
 //! # Order within a batch
 //!
-//! Transitions, commands, events, messages, spawns, changes of schedules, changes of queues, worker
-//! signals, claims; each list in its own order. So a claim sees all that its batch brought.
+//! A store applies the lists of a batch in this order: transitions, commands, events, messages,
+//! spawns, changes of schedules, changes of queues, worker signals, claims. It applies each list in
+//! the order of the list. A claim therefore sees all changes of its batch.
 //!
-//! A batch holds at most one transition of each run. Transitions are applied in two rounds: first
-//! everything that they write, then what some of them look for ([`Next::Continue`] with `collect`,
-//! [`Next::Suspend`]), in the order of their tasks' ids. So a task that suspends finds what another
-//! one sent it in the same batch, and a store may apply many transitions at once.
+//! A batch holds at most one transition of each run. A store applies transitions in two rounds. The
+//! first round writes everything that the transitions write. The second round looks for what some
+//! of the transitions wait for ([`Next::Continue`] with `collect`, [`Next::Suspend`]), in the order
+//! of the ids of their tasks. A task that suspends therefore finds what another task sent to it in
+//! the same batch, and a store may apply many transitions at once.
 //!
 //! # Circles
 //!
-//! A task that would [wait for ever](crate::waits_for_ever) is not suspended. It stays running, and
-//! the facts that it is given say of one of the tasks that it waits for that it is
-//! [blocked](crate::blocked), though that task has not ended. A task waits for its turn while
-//! another one comes before it by its concurrency key. It waits for nothing but the ends of others
-//! when it is suspended without a `due_at` and all its waits are of [`Kind::Child`].
+//! A store does not suspend a task that would [wait for ever](crate::waits_for_ever). The task
+//! stays running, and its facts say of one of the tasks that it waits for that this task is
+//! [blocked](crate::blocked), though it has not ended. A task waits for its turn while another task
+//! comes before it by its concurrency key. A task waits only for the ends of other tasks when it is
+//! suspended without a `due_at` and all its waits are of [`Kind::Child`].
 //!
 //! # Answers
 //!
-//! An answer is full when it holds [`ANSWER_BYTES`](crate::ANSWER_BYTES) of what tasks were given,
-//! gave and failed by; what fills it is the last of it. Lists come in [pages](Page), and
-//! [`Page::next`] tells where to go on. Of what has arrived for runs ([`Facts`]), a batch or a
-//! claim gets what there is room for, and [`Facts::more`] tells a run to look again. A
-//! claim may leave out the journals that it has no room for.
+//! An answer is full when it holds [`ANSWER_BYTES`](crate::ANSWER_BYTES) of parameters, outputs,
+//! failures and other data of tasks. The item that fills an answer is its last one. Lists come in
+//! [pages](Page), and [`Page::next`] says where the next page begins. An answer to a batch or a
+//! claim holds as many arrived facts ([`Facts`]) as there is room for, and [`Facts::more`] tells a
+//! run to look again. A claim may leave out the journals that it has no room for.
 //!
-//! Whole are what belongs to one task ([`Store::task`], [`Store::journal`], what it waits for) and
-//! what holds names and numbers, or schemas, which programs bring: queues, workers and task types.
+//! An answer that belongs to one task ([`Store::task`], [`Store::journal`], the waits of a task) is
+//! always complete. So is an answer of names, numbers or schemas, which programs bring: queues,
+//! workers and task types.
 
 pub(crate) mod headers;
 pub(crate) mod page;
@@ -116,55 +126,62 @@ pub use crate::store::worker_info::{
     NewWorker, OtherWorker, WATCHED, WorkerInfo, WorkerState, WorkerStatus,
 };
 
-/// Headers: small values that travel with a task beside its parameters (a trace, a tenant).
+/// The headers of a task: small values that travel with it beside its parameters (a trace, a
+/// tenant).
 pub type Headers = BTreeMap<String, serde_json::Value>;
 
-/// A backend.
+/// A backend that keeps tasks, journals and everything else.
 pub trait Store: Any + Send + Sync {
-    /// The store's clock, by which timers, delays and leases go.
+    /// Returns the time of the store's clock, which timers, delays and leases use.
     fn now(&self) -> Timestamp;
 
-    /// Applies the batch atomically and durably. The result is in the order of the batch's lists.
+    /// Applies the batch atomically and durably, and returns the results in the order of the
+    /// batch's lists.
     ///
     /// # Errors
-    /// When nothing of the batch was applied. When the error is [of an
-    /// item](StoreError::is_of_an_item), the engine sends parts of the batch, which it has
-    /// kept, to find that.
+    /// An error means that nothing of the batch was applied. When the error is [of an
+    /// item](StoreError::is_of_an_item), the engine finds that item: it has kept the batch, and
+    /// sends parts of it.
     fn commit(&self, batch: Arc<Batch>) -> BoxFuture<'static, Result<Committed, StoreError>>;
 
-    /// How many commits it can usefully have at the same time: where that is more than one, the
-    /// engine sends journal entries and completions past a batch that is on its way. One by
-    /// default.
+    /// Returns the number of commits that the store can usefully have at the same time.
+    ///
+    /// With more than one, the engine sends journal entries and completions past a batch that is on
+    /// its way. Default: 1.
     fn lanes(&self) -> NonZeroUsize {
         NonZeroUsize::MIN
     }
 
-    /// Applies one transition that has a [`UserTransaction`] beside the batches, where the user's
-    /// work may take its time; gives it back where it is to go with a batch. A store that
-    /// passes on what it is asked to another one passes this on as well, since the other one
-    /// may refuse it in a batch.
+    /// Applies one transition with a [`UserTransaction`] beside the batches, where the user's work
+    /// may take its time.
+    ///
+    /// A store returns the transition when it is to go with a batch. A store that passes its
+    /// requests on to another store must pass this one on as well, because the other store may
+    /// refuse it in a batch.
     ///
     /// # Errors
-    /// The transition, when nothing of it was applied.
+    /// The error is the transition, of which nothing was applied.
     #[allow(clippy::result_large_err, reason = "it is the argument, handed back")]
     fn transact(&self, transition: Transition) -> Result<Transacting, Transition>;
 
-    /// One task.
+    /// Returns a task, or `None` when there is no such task.
     fn task(&self, task_id: TaskId) -> BoxFuture<'static, Result<Option<TaskInfo>, StoreError>>;
 
-    /// The tasks that pass the filter, newest first.
+    /// Returns the tasks that pass the filter, newest first.
     fn tasks(&self, filter: TaskFilter) -> BoxFuture<'static, Result<Page<TaskInfo>, StoreError>>;
 
-    /// Of those of the tasks that are there, by their ids: how they ended, `None` for those that
-    /// have not. Where there is a next page, the tasks behind its place are to be asked for
-    /// once more.
+    /// Returns how those of the tasks that exist ended, in the order of their ids.
+    ///
+    /// A task that has not ended has the value `None`. When the page has a next one, the caller
+    /// asks again for the tasks after [`Page::next`].
     fn ends(&self, tasks: Vec<TaskId>) -> BoxFuture<'static, Result<Ends, StoreError>>;
 
-    /// A task's journal, in order. Empty when there is no such task.
+    /// Returns the journal of a task, in order; it is empty when there is no such task.
     fn journal(&self, task_id: TaskId) -> BoxFuture<'static, Result<Vec<Entry>, StoreError>>;
 
-    /// What tasks of the scope wait for whose target begins so, by task and key: of the first
-    /// `limit` such tasks behind that one. Each task comes with all of it.
+    /// Returns the waits of the scope's tasks whose target begins with `prefix`, by task and key.
+    ///
+    /// The page covers the first `limit` such tasks after `behind`, each with all of those waits.
     fn waits(
         &self,
         scope: Scope,
@@ -173,165 +190,180 @@ pub trait Store: Any + Send + Sync {
         limit: usize,
     ) -> BoxFuture<'static, Result<Page<TaskWaits>, StoreError>>;
 
-    /// Returns what a task waits for, by key.
+    /// Returns the waits of a task, by key.
     fn waits_of(&self, task_id: TaskId) -> BoxFuture<'static, Result<Vec<Wait>, StoreError>>;
 
-    /// The messages that a task has not received, in order, behind that one. A task that has failed
-    /// or was cancelled keeps them for a retry; one that has completed has none.
+    /// Returns the messages that a task has not received, in order, after the message `behind`.
+    ///
+    /// A task that has failed or was cancelled keeps its messages for a retry. A completed task has
+    /// none.
     fn messages(
         &self,
         task_id: TaskId,
         behind: Option<MessageId>,
     ) -> BoxFuture<'static, Result<Page<ArrivedMessage>, StoreError>>;
 
-    /// Puts in a task that was exported from a store, to go on in this one: one that has not ended
-    /// is pending, at once or when it was due (a running attempt does not count), and
-    /// compensating if it was. `false`, and nothing has changed, when the store has the
-    /// task, or one of its type with its idempotency key.
+    /// Imports a task that was exported from a store, so that it goes on in this one.
+    ///
+    /// A task that has not ended becomes pending, at once or at its due time, and it is
+    /// compensating if it was. A running attempt does not count. The result is `false`, and nothing
+    /// has changed, when the store already has the task or a task of its type with its idempotency
+    /// key.
     fn import(&self, record: TaskRecord) -> BoxFuture<'static, Result<bool, StoreError>>;
 
-    /// All queues that have limits, are paused, or have a task that has not ended, by name.
+    /// Returns all queues that have limits, are paused, or have a task that has not ended, by name.
     fn queues(&self) -> BoxFuture<'static, Result<Vec<QueueInfo>, StoreError>>;
 
-    /// All workers that are registered, in the order of their ids.
+    /// Returns all registered workers, in the order of their ids.
     fn workers(&self) -> BoxFuture<'static, Result<Vec<WorkerInfo>, StoreError>>;
 
-    /// The schedules that pass the filter, in its order.
+    /// Returns the schedules that pass the filter, in the filter's order.
     fn schedules(
         &self,
         which: ScheduleFilter,
     ) -> BoxFuture<'static, Result<Page<Scheduled>, StoreError>>;
 
-    /// The types of the tasks that are to be claimed next in each of these queues, at least of the
-    /// first thousand.
+    /// Returns the types of the tasks that are next to be claimed in each of these queues.
+    ///
+    /// A store looks at the first thousand tasks of each queue or at more, and leaves out suspects.
     fn waiting_types(&self, queues: Vec<Name>)
     -> BoxFuture<'static, Result<Vec<Name>, StoreError>>;
 
-    /// Keeps what is known of a task type, in the place of what was known before.
+    /// Keeps the description of a task type, in the place of an earlier one.
     fn describe(&self, info: TaskTypeInfo) -> BoxFuture<'static, Result<(), StoreError>>;
 
-    /// What is known of task types, by their names.
+    /// Returns the descriptions of task types, by their names.
     fn task_types(&self) -> BoxFuture<'static, Result<Vec<TaskTypeInfo>, StoreError>>;
 
-    /// Adds to the history, in this order and behind all that is there. It belongs to the tasks
-    /// that it is about, and goes with them; of a task that is not there, it may be added or
-    /// not.
+    /// Adds happenings to the end of the history, in this order.
+    ///
+    /// A happening belongs to its task, and is removed with it. A store may add or leave out a
+    /// happening whose task does not exist.
     fn record(&self, happenings: Vec<Happening>) -> BoxFuture<'static, Result<(), StoreError>>;
 
-    /// What is in the history, by its numbers. Whoever has read up to a number never finds anything
-    /// new at or below it.
+    /// Returns a part of the history, in the order of its numbers.
+    ///
+    /// Invariant: a reader that has read up to a number never finds a new happening at or below
+    /// that number.
     fn history(
         &self,
         which: HistoryFilter,
     ) -> BoxFuture<'static, Result<Page<(u64, Happening)>, StoreError>>;
 
-    /// Removes finished tasks, the oldest first, and all that belongs to them. Returns how many:
-    /// fewer than the limit when nothing is left to remove.
+    /// Removes finished tasks, the oldest first, with all that belongs to them, and returns their
+    /// number.
     ///
-    /// A task is needed, and left where it is, while another task may have yet to learn how it
-    /// ended: its parent or one that was answered with it ([`Transition::keyed`]), until that has
-    /// completed, since one that has failed or was cancelled may be retried; and one that waits for
-    /// it. What a removed task needed is removed behind it, where the purge includes it. A task
-    /// that has failed or was cancelled does not need one that it was answered with and that it is
-    /// itself kept for, directly or by way of others: neither could ever be removed.
+    /// The number is below the limit when nothing is left to remove.
+    ///
+    /// A task is needed, and stays, while another task may still have to learn how it ended:
+    ///
+    /// - its parent, or a task that was answered with it ([`Transition::keyed`]), until that task
+    ///   has completed, because a failed or cancelled task may be retried;
+    /// - a task that waits for it.
+    ///
+    /// A task that only a removed task needed is removed after that one, if the purge includes it.
+    /// A failed or cancelled task does not need a task that it was answered with when it is itself
+    /// kept for that task, directly or through other tasks: neither of the two could ever be
+    /// removed.
     fn purge(&self, purge: Purge) -> BoxFuture<'static, Result<usize, StoreError>>;
 
-    /// Ready when another process may have written since the last call. Never, where no other
-    /// process can.
+    /// Completes when another process may have written since the last call.
+    ///
+    /// The future never completes when no other process can write.
     fn changed(&self) -> BoxFuture<'_, Changed>;
 }
 
-/// What is known of a task type: the schemas of what its tasks are given, and of what they give.
+/// The description of a task type: the schemas of its tasks' parameters and output.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schemas", derive(schemars::JsonSchema))]
 pub struct TaskTypeInfo {
-    /// Its name.
+    /// The name of the task type.
     pub task_type: Name,
-    /// The JSON schema of its parameters.
+    /// The JSON schema of the parameters.
     pub params: serde_json::Value,
-    /// The JSON schema of its output.
+    /// The JSON schema of the output.
     pub output: serde_json::Value,
 }
 
-/// Something that happened to a task, as it is kept in the history.
+/// A lifecycle event of a task, as the history keeps it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Happening {
-    /// The task.
+    /// The task that it happened to.
     pub task_id: TaskId,
-    /// When.
+    /// The time at which it happened.
     pub at: Timestamp,
-    /// [What it is called](crate::Lifecycle::name).
+    /// The [name](crate::Lifecycle::name) of the event.
     pub name: Name,
-    /// A [`Lifecycle`](crate::Lifecycle).
+    /// The event, a [`Lifecycle`](crate::Lifecycle).
     pub event: Payload,
 }
 
-/// Which part of the history to read.
+/// A filter of the history.
 #[derive(Clone, Debug)]
 pub struct HistoryFilter {
-    /// Of this task; of all when `None`.
+    /// The task whose events are read; `None` for those of all tasks.
     pub task_id: Option<TaskId>,
-    /// What comes behind this number; 0 for the beginning.
+    /// The number after which to read; 0 for the beginning.
     pub after: u64,
-    /// How much at most.
+    /// The maximum number of events.
     pub limit: usize,
 }
 
 impl Default for HistoryFilter {
-    /// The first thousand of all.
+    /// Returns a filter that reads the first thousand events of all tasks.
     fn default() -> Self {
         Self { task_id: None, after: 0, limit: 1_000 }
     }
 }
 
-/// A transition that is applied by itself ([`Store::transact`]).
+/// The future of a transition that is applied by itself ([`Store::transact`]).
 pub type Transacting = BoxFuture<'static, Result<Result<Applied, Refused>, StoreError>>;
 
-/// What another process may have written.
+/// The kinds of changes that another process may have written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Changed {
-    /// Something for workers: tasks that can be claimed, or something that arrived for one that
-    /// runs.
+    /// There may be something for workers: tasks that can be claimed, or something that arrived for
+    /// a running task.
     pub work: bool,
-    /// The end of tasks, for those who wait for it.
+    /// Tasks may have ended that clients wait for.
     pub finished: bool,
 }
 
 impl Changed {
-    /// It may have been anything.
+    /// The value for a change that may have been anything.
     pub const ANYTHING: Self = Self { work: true, finished: true };
 }
 
-/// A batch of changes, applied as one.
+/// A batch of changes, applied as one commit.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
-    /// What runs did, one transition of each run at most.
+    /// The transitions of runs, at most one of each run.
     pub transitions: Vec<Transition>,
-    /// What clients ask of tasks.
+    /// The commands of clients.
     pub commands: Vec<Command>,
-    /// Events emitted by clients.
+    /// The events that clients emit.
     pub events: Vec<NewEvent>,
-    /// Messages sent by clients.
+    /// The messages that clients send.
     pub messages: Vec<NewMessage>,
-    /// Tasks spawned by clients.
+    /// The tasks that clients spawn.
     pub spawns: Vec<NewTask>,
-    /// What becomes of schedules.
+    /// The changes of schedules.
     pub schedules: Vec<ScheduleChange>,
-    /// What becomes of queues.
+    /// The changes of queues.
     pub queues: Vec<QueueChange>,
-    /// Signs of life.
+    /// The signals of workers, and signals about workers.
     pub workers: Vec<WorkerSignal>,
-    /// Requests for work.
+    /// The requests for work.
     pub claims: Vec<Claim>,
 }
 
 impl Batch {
-    /// Whether there is nothing in it.
+    /// Returns whether the batch holds nothing.
     pub fn is_empty(&self) -> bool {
         self.has_only_claims() && self.claims.is_empty()
     }
 
-    /// Whether anything but transitions is in it.
+    /// Returns whether the batch holds anything but transitions.
     pub(crate) fn has_more_than_transitions(&self) -> bool {
         !(self.commands.is_empty()
             && self.events.is_empty()
@@ -343,7 +375,7 @@ impl Batch {
             && self.claims.is_empty())
     }
 
-    /// Whether nothing but claims is in it.
+    /// Returns whether the batch holds nothing but claims.
     pub fn has_only_claims(&self) -> bool {
         self.transitions.is_empty()
             && self.commands.is_empty()
@@ -356,60 +388,64 @@ impl Batch {
     }
 }
 
-/// What became of a batch: a result for each of its items, and what others have to be told.
+/// The results of a batch, one for each of its items, and the news that it caused.
 #[derive(Debug, Default)]
 pub struct Committed {
-    /// For each transition.
+    /// The result of each transition.
     pub transitions: Vec<Result<Applied, Refused>>,
-    /// For each command.
+    /// The outcome of each command.
     pub commands: Vec<CommandOutcome>,
-    /// For each event: whether this was its first emission. A further one changes nothing.
+    /// A flag for each event, `true` when this was its first emission; a further emission changes
+    /// nothing.
     pub events: Vec<bool>,
-    /// For each message: whether its task exists and has not finished.
+    /// A flag for each message, `true` when its task exists and has not finished.
     pub messages: Vec<bool>,
-    /// For each spawn.
+    /// The result of each spawn.
     pub spawns: Vec<Spawned>,
-    /// For each change of a schedule.
+    /// The outcome of each change of a schedule.
     pub schedules: Vec<ScheduleOutcome>,
-    /// For each worker signal: what is known of the worker. One that is gone was declared dead.
+    /// The store's answer to each worker signal; a worker that is gone has stopped, or was declared
+    /// dead.
     pub workers: Vec<WorkerStatus>,
-    /// For each claim.
+    /// The tasks that each claim got.
     pub claims: Vec<Claimed>,
-    /// What the batch caused.
+    /// The changes that this process notifies its waiting clients and workers of.
     pub news: News,
 }
 
-/// What a batch caused, for those in this process who wait for it.
+/// The changes of a batch that clients and workers in this process may wait for.
 #[derive(Debug, Default)]
 pub struct News {
-    /// Queues that got claimable tasks, or some that are due later, and how many. A queue may be
-    /// there several times.
+    /// The queues that got tasks which are claimable now or due later, with the number of these
+    /// tasks.
+    ///
+    /// A queue may occur more than once.
     pub ready: Vec<(Name, usize)>,
-    /// Running tasks that something arrived for, or that were asked to cancel.
+    /// The running tasks for which something arrived, or which were asked to cancel.
     pub poked: Vec<TaskId>,
-    /// Tasks that ended.
+    /// The tasks that ended, and how they ended.
     pub finished: Vec<(TaskId, Finish)>,
 }
 
-/// A task, and what it waits for.
+/// A task and its waits.
 pub type TaskWaits = (TaskId, Vec<Wait>);
 
-/// Tasks, and how they ended, if they have.
+/// A page of tasks, each with how it ended; `None` for a task that has not ended.
 pub type Ends = Page<(TaskId, Option<Finish>)>;
 
-/// How a task ended.
+/// The end of a task: its state, with the output or the failure.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Finish {
-    /// With this output.
+    /// The task completed with this output.
     Completed(Payload),
-    /// With this failure, its attempts used up.
+    /// The task failed with this failure, and its attempts are used up.
     Failed(Failure),
-    /// It was cancelled.
+    /// The task was cancelled.
     Cancelled,
 }
 
 impl Finish {
-    /// How a task in that state ended, if it has.
+    /// Returns the end of a task in this state; `None` when the task has not ended.
     pub fn of(state: TaskState, output: Option<Payload>, failure: Option<Failure>) -> Option<Self> {
         let unknown = || Failure::new(FailureKind::Error, "unknown");
         match state {
@@ -427,74 +463,78 @@ impl Finish {
 /// A task to be spawned.
 #[derive(Clone, Debug)]
 pub struct NewTask {
-    /// Its id.
+    /// The id of the task.
     pub task_id: TaskId,
-    /// The id of its run, under which its `claim_by` has it.
+    /// The id of the task's first run, which is the run of `claim_by`.
     pub run_id: RunId,
-    /// The name of its task type.
+    /// The name of the task type.
     pub task_type: Name,
-    /// Its queue.
+    /// The queue of the task.
     pub queue: Name,
-    /// Its parameters.
+    /// The parameters of the task.
     pub params: Payload,
-    /// Its headers. Stores find it by the [labels](crate::labels()) among them.
+    /// The headers of the task; stores find a task by the [labels](crate::labels()) among them.
     pub headers: Headers,
-    /// The scope that it is spawned in: the key space of its keys.
+    /// The scope that the task is spawned in, within which its keys are unique.
     pub scope: Scope,
-    /// Higher ones are claimed first.
+    /// The priority of the task: a higher one is claimed first.
     pub priority: i32,
-    /// How many attempts it has; at least 1.
+    /// The maximum number of attempts, at least 1.
     pub max_attempts: u32,
-    /// When a failed attempt is followed by another.
+    /// The retry strategy: the delays after failed attempts.
     pub retry: RetryStrategy,
-    /// Not to be claimed before; at once when `None`.
+    /// The earliest time of the first claim; `None` for at once.
     pub start_at: Option<Timestamp>,
-    /// Among the tasks of its type and scope, only the first with a key is spawned.
+    /// The idempotency key: only the first task of a type and scope with this key is spawned.
     pub idempotency_key: Option<Name>,
-    /// Of the tasks of its scope with one key, each starts when the one before has ended, in the
-    /// order in which they were spawned.
+    /// The concurrency key: of the tasks of a scope with this key, each starts when the one before
+    /// it has ended, in the order of their spawns.
     pub concurrency_key: Option<Name>,
-    /// What becomes of it when a task of its type, scope and concurrency key is waiting: pending,
-    /// and never claimed. The store looks at the idempotency key first. Only tasks in
-    /// [`Batch::spawns`] and in [`Transition::keyed`] coalesce.
+    /// The way in which the spawn coalesces with a waiting task of its type, scope and concurrency
+    /// key.
+    ///
+    /// A waiting task is pending and was never claimed. The store looks at the idempotency key
+    /// first. Only tasks in [`Batch::spawns`] and in [`Transition::keyed`] coalesce.
     pub coalesce: Option<Coalesce>,
-    /// Only workers of this version of the code claim it.
+    /// The version of the code that the task is pinned to: only workers of this version claim it.
     pub code_version: Option<Name>,
-    /// When it is cancelled by itself.
+    /// The rule by which the store cancels the task.
     pub cancellation: CancellationPolicy,
-    /// The task that spawned it.
+    /// The task that spawned this one.
     pub parent: Option<TaskId>,
-    /// Eager start: the worker that claims it in the commit that inserts it. Ignored when there is
-    /// a `start_at` or a `concurrency_key`, or the queue is paused or has limits.
+    /// The worker that claims the task in the commit that inserts it (an eager start).
+    ///
+    /// The store ignores it when the task has a `start_at` or a `concurrency_key`, when its queue
+    /// is paused or has limits, or when the worker is not registered.
     pub claim_by: Option<WorkerId>,
 }
 
-/// What becomes of a spawn when a task of its type and concurrency key is waiting to be claimed for
+/// The answer to a spawn when a task of its type, scope and concurrency key waits to be claimed for
 /// the first time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schemas", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Coalesce {
-    /// The spawn answers with the waiting task (of several, the last), and no new one is made.
+    /// The spawn returns the waiting task (the last one of several), and no new task is made.
     Reuse,
     /// The waiting tasks are cancelled, and the new one is spawned.
     Replace,
-    /// The spawn is an error.
+    /// The spawn returns an error.
     Reject,
 }
 
-/// When a task is cancelled by itself. By default it never is.
+/// The rule by which the store cancels a task by itself; by default it cancels none.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schemas", derive(schemars::JsonSchema))]
 pub struct CancellationPolicy {
-    /// Cancelled when it was not claimed within this time of being spawned.
+    /// The longest time from the spawn to the first claim, after which the task is cancelled.
     pub max_delay: Option<Duration>,
-    /// Cancelled when it has not ended within this time of being claimed for the first time.
+    /// The longest time from the first claim to the end, after which the task is cancelled.
     pub max_duration: Option<Duration>,
 }
 
 impl CancellationPolicy {
-    /// Finds a duration that no store can add to a date.
+    /// Refuses a duration that no store can add to a date.
     pub(crate) fn check(&self) -> Result<(), InvalidOptions> {
         let Self { max_delay, max_duration } = *self;
         [("max_delay", max_delay), ("max_duration", max_duration)].into_iter().try_for_each(
@@ -505,29 +545,29 @@ impl CancellationPolicy {
     }
 }
 
-/// What became of a [`NewTask`].
+/// The result of the spawn of a [`NewTask`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Spawned {
-    /// It was inserted. `claimed` when its `claim_by` has it.
+    /// The task was inserted.
     Created {
-        /// Whether it is running under its `claim_by`.
+        /// `true` when the task is running under its `claim_by`.
         claimed: bool,
     },
-    /// A task with its idempotency key was there before.
+    /// The store already had a task with the idempotency key.
     Existing {
-        /// That task.
+        /// The id of the task that exists.
         task_id: TaskId,
-        /// Its run.
+        /// The latest run of that task.
         run_id: RunId,
-        /// Its attempt.
+        /// The latest attempt of that task.
         attempt: u32,
     },
-    /// A task of its type and concurrency key waits to be claimed for the first time, the last of
-    /// several, and it is to be reused, or the spawn rejected.
+    /// A task of the same type and concurrency key waits to be claimed for the first time, and the
+    /// spawn is to reuse it or to be rejected.
     Waiting {
-        /// That task.
+        /// The id of the waiting task, the last one of several.
         task_id: TaskId,
-        /// Its run.
+        /// The run of the waiting task.
         run_id: RunId,
     },
 }
@@ -535,47 +575,48 @@ pub enum Spawned {
 /// An event to be emitted.
 #[derive(Clone, Debug)]
 pub struct NewEvent {
-    /// Its name.
+    /// The name of the event.
     pub name: Name,
-    /// The queue whose tasks see it; `None` for all of them.
+    /// The queue whose tasks see the event; `None` for all queues.
     pub queue: Option<Name>,
-    /// What it carries.
+    /// The payload of the event.
     pub payload: Payload,
 }
 
 /// A message to be sent.
 #[derive(Clone, Debug)]
 pub struct NewMessage {
-    /// The task whose mailbox it goes to.
+    /// The task to whose mailbox the message goes.
     pub task_id: TaskId,
-    /// Its topic.
+    /// The topic of the message.
     pub topic: Name,
-    /// What it carries.
+    /// The payload of the message.
     pub payload: Payload,
 }
 
-/// What a client asks of a task.
+/// A client's request to change a task.
 #[derive(Clone, Copy, Debug)]
 pub enum Command {
-    /// End it as cancelled. One that runs is asked to; any other ends at once, and so do its
-    /// children.
+    /// Ends the task as cancelled; a running task is asked to end, and any other ends at once, with
+    /// its children.
     Cancel(TaskId),
-    /// Run a failed or cancelled task again, from its journal, counting attempts from 1.
+    /// Runs a failed or cancelled task again, from its journal, and counts its attempts from 1.
     Retry(TaskId),
-    /// Remove a finished task and all that belongs to it, unless another one [needs
+    /// Removes a finished task and all that belongs to it, unless another task [needs
     /// it](Store::purge).
     Delete(TaskId),
-    /// Make a suspended task claimable, though nothing that it waits for has arrived.
+    /// Makes a suspended task claimable, though nothing that it waits for has arrived.
     Wake(TaskId),
-    /// Let no worker claim an unfinished task until it is resumed. One that runs goes on until it
-    /// waits, or its attempt ends.
+    /// Keeps workers from claiming an unfinished task until it is resumed.
+    ///
+    /// A running task goes on until it waits or its attempt ends.
     Pause(TaskId),
-    /// Let a paused task be claimed again.
+    /// Lets workers claim a paused task again.
     Resume(TaskId),
 }
 
 impl Command {
-    /// The task that it is about.
+    /// Returns the task that the command changes.
     pub const fn task_id(&self) -> TaskId {
         match self {
             Self::Cancel(task_id)
@@ -588,157 +629,170 @@ impl Command {
     }
 }
 
-/// What became of a [`Command`].
+/// The result of a [`Command`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CommandOutcome {
-    /// It was done, or will be: a running task has been asked to cancel.
+    /// The command was carried out, or will be: a running task has been asked to cancel.
     Done,
-    /// The task's state does not allow it.
+    /// The state of the task does not allow the command.
     NotAllowed(TaskState),
-    /// It is to be deleted, and another task [needs it](Store::purge).
+    /// The task is to be deleted, and another task [needs it](Store::purge).
     Needed {
-        /// That task: its parent, or else of those that wait for it, or were answered with it, the
-        /// one with the lowest id.
+        /// The id of that other task: the parent, or else the task with the lowest id among those
+        /// that wait for the task or were answered with it.
         by: TaskId,
     },
     /// There is no such task.
     NotFound,
 }
 
-/// A sign of life of a worker, or what is asked of it.
+/// A sign of life of a worker, or a request about a worker.
 #[derive(Clone, Debug)]
 pub enum WorkerSignal {
-    /// There is a new worker.
+    /// Registers a new worker.
     Register(NewWorker),
-    /// It is alive: its number of heartbeats counts up.
+    /// Counts up the heartbeats of a worker, which is alive.
     Heartbeat {
-        /// Its id.
+        /// The id of the worker.
         worker_id: WorkerId,
     },
-    /// Declares a worker dead that another one has watched for a whole lease without seeing a sign
-    /// of life: it is removed, and its tasks are given back ([`crash_limit`](crate::crash_limit)
-    /// says which of them fail). Nothing changes if the worker has shown that it is alive since.
+    /// Declares a worker dead that another one has watched for a whole lease without a sign of
+    /// life.
+    ///
+    /// The store removes the worker and makes its tasks pending, except those that fail by
+    /// [`crash_limit`](crate::crash_limit). Nothing changes if the worker has had a heartbeat in the
+    /// meantime.
     DeclareDead {
-        /// Its id.
+        /// The id of the worker.
         worker_id: WorkerId,
-        /// The number of its heartbeats that was seen all the time.
+        /// The number of its heartbeats, which did not change while it was watched.
         heartbeats: u64,
     },
-    /// It is to end what it runs, claim nothing more, and stop. It learns of that by its next
-    /// heartbeat.
+    /// Asks a worker to end the tasks that it runs, to claim nothing more, and to stop; the worker
+    /// is notified by its next heartbeat.
     Drain {
-        /// Its id.
+        /// The id of the worker.
         worker_id: WorkerId,
     },
-    /// It has stopped. Tasks that still run under it are released.
+    /// Removes a worker that has stopped, and releases the tasks that still run under it.
     Deregister {
-        /// Its id.
+        /// The id of the worker.
         worker_id: WorkerId,
     },
 }
 
-/// A request for work. Before it answers, the store does what is due: it makes due tasks claimable
-/// and cancels tasks whose [`CancellationPolicy`] says so. A store that learns in another way that
-/// a process has died (SQLite does) also gives back the tasks of its workers.
+/// A request for work.
+///
+/// The store first does what is due: it makes due tasks claimable and cancels tasks whose
+/// [`CancellationPolicy`] says so. A store that learns in another way that a process has died
+/// (SQLite does) also makes the tasks of that process's workers pending.
 #[derive(Clone, Debug)]
 pub struct Claim {
-    /// Who asks.
+    /// The worker that claims.
     pub worker_id: WorkerId,
-    /// Queues, in the order in which to look.
+    /// The queues, in the order in which to look.
     pub queues: Vec<Name>,
-    /// Task types that the worker knows. It gets no others.
+    /// The task types that the worker knows; it gets tasks of these types only.
     pub task_types: Vec<Name>,
-    /// The version of its code. It gets no tasks that are pinned to another.
+    /// The version of the worker's code; it gets no task that is pinned to another version.
     pub code_version: Option<Name>,
-    /// How many tasks at most.
+    /// The maximum number of tasks.
     pub limit: usize,
-    /// One of the tasks may be a suspect, which has met at least
-    /// [`SUSPECT_CRASHES`](crate::SUSPECT_CRASHES) crashes in a row, and so many at most; none
-    /// where this is less. A suspect counts towards `limit`, and comes before the tasks of its
-    /// queue that start.
+    /// The number of crashes in a row up to which one of the tasks may be a suspect.
+    ///
+    /// A suspect has met at least [`SUSPECT_CRASHES`](crate::SUSPECT_CRASHES) crashes in a row, and
+    /// the claim gets none when this number is lower. A suspect counts towards `limit`, and comes
+    /// before the tasks of its queue that start.
     pub suspect: u32,
 }
 
-/// What a worker got.
+/// The tasks that a worker got by a claim.
 #[derive(Debug, Default)]
 pub struct Claimed {
-    /// Tasks that run under the worker now, highest priority first, then oldest. In a queue with a
-    /// rate limit, those that go on after a suspension come before those that start.
+    /// The tasks that run under the worker now, in the order of the claim's queues.
+    ///
+    /// The tasks of a queue are ordered by priority, from the highest, and then by the time since
+    /// which they were claimable. A suspect comes before the other tasks that start. In a queue
+    /// with a rate limit, the tasks that go on after a suspension come before those that start.
     pub tasks: Vec<ClaimedTask>,
-    /// Tasks that ran under the worker before, and that something has arrived for (or a request to
-    /// cancel).
+    /// The tasks that already ran under the worker, and for which something or a request to cancel
+    /// has arrived.
     pub poked: Vec<TaskId>,
-    /// When something is due next, in any queue, or a claimed queue's rate lets the next task
+    /// The next time at which something is due in any queue, or a claimed queue's rate lets a task
     /// start.
     pub next_due: Option<Timestamp>,
 }
 
-/// Which finished tasks to remove.
+/// A selection of the finished tasks to remove.
 #[derive(Clone, Debug)]
 pub struct Purge {
-    /// Those that ended before.
+    /// The time before which the tasks ended.
     pub before: Timestamp,
-    /// Those that ended so; `None` for all of them.
+    /// The state in which the tasks ended; `None` for every state.
     pub state: Option<TaskState>,
-    /// How many at most. Those that are needed do not count.
+    /// The maximum number of tasks to remove, not counting the needed ones.
     pub limit: usize,
 }
 
-/// A task as its executor gets it.
+/// A claimed task, as its executor gets it.
 #[derive(Clone, Debug)]
 pub struct ClaimedTask {
-    /// The task.
+    /// The id of the task.
     pub task_id: TaskId,
-    /// The run that owns it now. A suspended task that is claimed by the worker that ran it keeps
-    /// its run; any other claim makes a new one, since a database that was restored, or that
-    /// failed over, may have lost an earlier claim.
+    /// The run that owns the task now.
+    ///
+    /// A suspended task keeps its run when the worker that ran it claims it. Any other claim makes
+    /// a new run, because a database that was restored, or that failed over, may have lost an
+    /// earlier claim.
     pub run_id: RunId,
     /// The number of this attempt, from 1.
     pub attempt: u32,
-    /// How many attempts there are, with those that replace attempts that a crash has ended.
+    /// The maximum number of attempts, with those that replace the attempts that a crash has ended.
     pub max_attempts: u32,
-    /// How many crashes in a row the task has met.
+    /// The number of crashes in a row that the task has met.
     pub crashes: u32,
-    /// The name of its type.
+    /// The name of the task's type.
     pub task_type: Name,
-    /// Its queue.
+    /// The queue of the task.
     pub queue: Name,
-    /// Its parameters.
+    /// The parameters of the task.
     pub params: Payload,
-    /// Its headers.
+    /// The headers of the task.
     pub headers: Headers,
-    /// The scope that it was spawned in, which its children are in as well.
+    /// The scope that the task was spawned in, which is also the scope of its children.
     pub scope: Scope,
-    /// The key by which its turn comes.
+    /// The concurrency key, by which the task's turn comes.
     pub concurrency_key: Option<Name>,
-    /// When a failed attempt is followed by another.
+    /// The retry strategy: the delays after failed attempts.
     pub retry: RetryStrategy,
-    /// Its journal. It is `None` for a suspended task that is claimed by the worker that ran it
-    /// last, which may have it in memory, and where it is too long for the answer: then
-    /// [`Store::journal`] reads it, and [`Store::waits_of`] the waits.
+    /// The journal of the task.
+    ///
+    /// The journal is `None` for a suspended task that is claimed by the worker that ran it last,
+    /// because that worker may have it in memory. The journal is also `None` when it is too long
+    /// for the answer; then [`Store::journal`] reads it, and [`Store::waits_of`] reads the waits.
     pub journal: Option<Vec<Entry>>,
-    /// What it waits for, with the due times that were fixed when it began to. They come with the
-    /// journal.
+    /// The waits of the task, with the due times that were fixed when each wait began; they come
+    /// with the journal.
     pub waits: Vec<Wait>,
-    /// What has arrived for its waits.
+    /// The facts that have arrived for the waits.
     pub facts: Facts,
-    /// What of it could not be read. The run then ends at once: as failed, or left to a newer
-    /// program.
+    /// The part of the task that could not be read; the run then ends at once, as failed or left to
+    /// a newer program.
     pub unreadable: Option<Unreadable>,
 }
 
-/// Why a store could not do its work.
+/// An error of a store.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
     /// The store cannot be reached or opened.
     #[error("cannot open the database {location}: {reason}. {advice}")]
     Open {
-        /// Where it was looked for.
+        /// The location of the database.
         location: String,
-        /// What went wrong.
+        /// The cause of the error.
         reason: String,
-        /// What to do.
+        /// A proposal for the operator.
         advice: String,
     },
     /// The database was written by a newer Stepwell.
@@ -747,9 +801,9 @@ pub enum StoreError {
          {known}: run a newer build of it, or use another database"
     )]
     NewerSchema {
-        /// Where it is.
+        /// The location of the database.
         location: String,
-        /// Its version.
+        /// The schema version of the database.
         found: i64,
         /// The newest version that this program knows.
         known: i64,
@@ -761,21 +815,21 @@ pub enum StoreError {
         tables_of(*found)
     )]
     OlderSchema {
-        /// Where it is.
+        /// The location of the database.
         location: String,
-        /// Its version; 0 when there is nothing of Stepwell in it.
+        /// The schema version of the database; 0 when it has no tables of Stepwell.
         found: i64,
         /// The version that this program needs.
         known: i64,
     },
-    /// The disk is full. What was to be written is not lost: it is tried again.
+    /// The disk is full; the write is not lost, because the engine tries it again.
     #[error("the disk is full ({0}): free some space, the engine goes on by itself")]
     Full(String),
     /// Another program holds the database's lock.
     #[error("the database is locked ({0}): end the program that holds a transaction open on it")]
     Locked(String),
-    /// The path no longer names the file that this process has open: somebody has deleted, moved or
-    /// replaced it. What was to be written is not accepted.
+    /// The path no longer names the file that this process has open: the file was deleted, moved or
+    /// replaced, and the write is not accepted.
     #[error(
         "{what} was {fate} while this program had it open, and so nothing is accepted: what is \
          written now would not be there afterwards. {advice}"
@@ -783,35 +837,35 @@ pub enum StoreError {
     Detached {
         /// The file: of the database, or of its write-ahead log.
         what: String,
-        /// What became of it.
+        /// The change that the file met: deleted, moved or replaced.
         fate: &'static str,
-        /// What to do.
+        /// A proposal for the operator.
         advice: &'static str,
     },
-    /// The database's content is damaged.
+    /// The content of the database is damaged.
     #[error("the database is damaged ({0}): stop all programs that use it, and restore a backup")]
     Corrupt(String),
-    /// What was asked for holds a row that cannot be read.
+    /// The result holds a row that cannot be read.
     #[error(transparent)]
     Unreadable(#[from] Unreadable),
-    /// A payload cannot be encoded just now: its codec fails, whatever it is given.
+    /// No payload can be encoded just now, because the codec fails whatever it is given.
     #[error("{0}")]
     Encode(String),
-    /// A payload cannot be encoded, and others can: its codec does not take it.
+    /// This payload cannot be encoded, because the codec does not take it, and others can.
     #[error("{0}")]
     NotEncodable(String),
-    /// The backend cannot work just now, whatever it is asked: it is out of memory or of
-    /// connections, a device fails, it lacks a privilege or a table, a time limit passed.
+    /// The backend cannot do anything just now: it is out of memory or of connections, a device
+    /// fails, it lacks a privilege or a table, or a time limit passed.
     #[error("the store cannot work just now: {0}")]
     Unavailable(String),
-    /// The store has not answered for as long as the client waits. What was asked for may have been
-    /// done, or may still be.
+    /// The store has not answered within the client's time limit; the request may have been carried
+    /// out, or may still be.
     #[error(
         "the store has not answered within {0:?}, and it is not known whether it will still do \
          what was asked for: look before it is asked for again, or give spawns an idempotency key"
     )]
     Unanswered(Duration),
-    /// Any other failure of the backend: it does not accept what it was asked.
+    /// The backend failed in another way, and does not accept the request.
     #[error("the store failed: {0}")]
     Backend(String),
     /// The store has been closed.
@@ -820,7 +874,7 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// Whether the same may be accepted later, as it is.
+    /// Returns whether the store may accept the same request later, unchanged.
     pub const fn is_transient(&self) -> bool {
         match self {
             Self::Open { .. }
@@ -839,8 +893,9 @@ impl StoreError {
         }
     }
 
-    /// Whether something of what the store was asked is what fails, and not the store as a whole.
-    /// Then the engine finds out which: it sends the rest without it.
+    /// Returns whether one item of the request fails, and not the store as a whole.
+    ///
+    /// The engine then finds that item, and sends the rest without it.
     pub const fn is_of_an_item(&self) -> bool {
         matches!(self, Self::Encode(_)) || !self.is_transient()
     }

@@ -1,4 +1,4 @@
-//! Failures, as they are kept and shown.
+//! Failures, as stores keep them and clients show them.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,42 +7,45 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::text::cut_off;
 
-/// The longest text of a failure, in bytes.
+/// The maximum length of a text of a failure, in bytes.
 const MAX_TEXT: usize = 16 << 10;
 
-/// The most bytes that the causes of a failure have together.
+/// The maximum length of all causes of a failure together, in bytes.
 const MAX_CAUSES: usize = 32 << 10;
 
-/// Why a step, an attempt or a task failed: what is left of an error when it is written down.
+/// The failure of a step, an attempt or a task: the part of an error that is stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schemas", derive(schemars::JsonSchema))]
 pub struct Failure {
-    /// What sort of failure it is.
+    /// The kind of the failure.
     pub kind: FailureKind,
-    /// The error's message. At most 16 KiB are kept.
+    /// The message of the error, of which at most 16 KiB are kept.
     pub message: String,
-    /// The messages of the errors that caused it, outermost first. At most 32 KiB are kept.
+    /// The messages of the errors that caused it, outermost first; at most 32 KiB are kept.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub causes: Vec<String>,
-    /// Where the error was made: the backtrace of an [`anyhow::Error`], which has one where
-    /// `RUST_BACKTRACE` or `RUST_LIB_BACKTRACE` is 1. At most 16 KiB are kept.
+    /// The backtrace of an [`anyhow::Error`], of which at most 16 KiB are kept.
+    ///
+    /// Such an error has a backtrace when `RUST_BACKTRACE` or `RUST_LIB_BACKTRACE` is 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backtrace: Option<Box<str>>,
-    /// Whether the error asked to be retried.
+    /// The retry that the error asked for.
     #[serde(default, skip_serializing_if = "Retry::is_by_strategy")]
     pub retry: Retry,
-    /// Compensations of the failed task that failed themselves, in the order in which they were
+    /// The compensations of the failed task that failed themselves, in the order in which they were
     /// tried.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub compensation_errors: Vec<CompensationError>,
-    /// The sequence numbers of the journal's entries that the failure comes from. A failure that a
-    /// context's call gives has the number of its own entry, and an attempt's failure has the
-    /// numbers of the entries that the next attempt tries again.
+    /// The sequence numbers of the journal's entries that the failure comes from.
+    ///
+    /// A failure that a call of the context returns has the number of its own entry. The failure of
+    /// an attempt has the numbers of the entries that the next attempt tries again.
     #[serde(default, skip_serializing_if = "Sources::is_empty")]
     pub sources: Sources,
 }
 
-/// Sequence numbers of entries of a task's journal. None take no more room than a pointer.
+/// The sequence numbers of entries of a task's journal; an empty list takes no more room than a
+/// pointer.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schemas", derive(schemars::JsonSchema))]
 #[cfg_attr(feature = "schemas", schemars(with = "Vec<u64>"))]
@@ -53,12 +56,12 @@ pub struct Sources(Option<Box<Seqs>>);
 struct Seqs(Vec<u64>);
 
 impl Sources {
-    /// The numbers.
+    /// Returns the numbers.
     pub fn as_slice(&self) -> &[u64] {
         self.0.as_ref().map_or(&[], |seqs| &seqs.0)
     }
 
-    /// Whether there are none.
+    /// Returns whether the list is empty.
     pub fn is_empty(&self) -> bool {
         self.0.is_none()
     }
@@ -76,17 +79,17 @@ impl From<Sources> for Vec<u64> {
     }
 }
 
-/// A compensation that failed, for good. The others ran all the same.
+/// A compensation that failed for good; the other compensations of the task ran all the same.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schemas", derive(schemars::JsonSchema))]
 pub struct CompensationError {
-    /// The step that it was to undo, or the name of the cleanup.
+    /// The step that the compensation was to undo, or the name of the cleanup.
     pub name: String,
-    /// Why it failed.
+    /// The failure of the compensation.
     pub failure: Failure,
 }
 
-/// What sort of failure it is.
+/// The kind of a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schemas", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
@@ -101,9 +104,9 @@ pub enum FailureKind {
     Payload,
     /// A child task failed or was cancelled.
     Child,
-    /// The code asked for something else than its journal holds.
+    /// The code asked for something else than its journal holds: a divergence.
     Diverged,
-    /// The context was used in a way that it cannot work.
+    /// The context was used in a way that cannot work.
     Misuse,
     /// A join would have waited for ever.
     Blocked,
@@ -115,17 +118,17 @@ pub enum FailureKind {
     Cancelled,
 }
 
-/// Whether a failure may be tried again.
+/// The rule by which a failure is tried again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schemas", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Retry {
-    /// As the retry strategy says. The default.
+    /// The retry strategy decides, which is the default.
     #[default]
     ByStrategy,
-    /// After this long, as long as attempts are left.
+    /// The next try follows after this delay, if attempts are left.
     After(Duration),
-    /// Never.
+    /// No try follows.
     Never,
 }
 
@@ -135,7 +138,7 @@ impl Retry {
     }
 }
 
-/// Cuts off a text that is too long, and says so in it.
+/// Cuts off a text that is too long, and adds a note that says so.
 fn cut(text: &mut String) {
     let bytes = text.len();
     if bytes > MAX_TEXT {
@@ -150,7 +153,7 @@ fn within(mut text: String) -> String {
 }
 
 impl Failure {
-    /// A failure without causes, to be retried as the strategy says.
+    /// Returns a failure without causes, which is tried again as the retry strategy says.
     pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
         Self {
             kind,
@@ -163,8 +166,10 @@ impl Failure {
         }
     }
 
-    /// The failure with these causes, outermost first. Those that would make it too long are left
-    /// out, and said to be.
+    /// Returns the failure with these causes, outermost first.
+    ///
+    /// Causes that would make the failure too long are left out, and a last cause gives their
+    /// number.
     pub(crate) fn caused_by(mut self, causes: impl Iterator<Item = String>) -> Self {
         let mut room = MAX_CAUSES;
         let mut left_out = 0;
@@ -183,7 +188,7 @@ impl Failure {
         self
     }
 
-    /// Makes one that came from elsewhere as short as one that was made here.
+    /// Shortens a failure from another program to the limits of this one.
     pub(crate) fn bound(&mut self) {
         cut(&mut self.message);
         let causes = std::mem::take(&mut self.causes);
@@ -194,8 +199,8 @@ impl Failure {
         self.compensation_errors.iter_mut().for_each(|error| error.failure.bound());
     }
 
-    /// A failure as a store keeps it. In the place of one that cannot be read stands one that says
-    /// so.
+    /// Returns the failure that a store keeps as this JSON; for JSON that cannot be read, a failure
+    /// that says so.
     pub fn stored(json: &str) -> Self {
         serde_json::from_str(json).unwrap_or_else(|error| {
             Self::new(
@@ -205,14 +210,14 @@ impl Failure {
         })
     }
 
-    /// The failure of a task whose compensation came to an end before everything was undone.
+    /// Returns the failure of a task whose compensation ended before everything was undone.
     pub fn without_the_rest(mut self, why: Self) -> Self {
         self.compensation_errors
             .push(CompensationError { name: "what is left to undo".into(), failure: why });
         self
     }
 
-    /// The failure, never to be retried.
+    /// Returns the failure with the rule that no try follows.
     pub fn permanent(mut self) -> Self {
         self.retry = Retry::Never;
         self

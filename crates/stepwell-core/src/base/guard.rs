@@ -2,8 +2,8 @@
 //! further.
 //!
 //! The engine calls the application in many places: its tasks, closures and destructors, its codecs
-//! and stores, the wakers of its futures. Every such place goes through here, so that a panic ends
-//! what it happened in, and nothing that other tasks need.
+//! and stores, the wakers of its futures. All these calls go through this module, so that a panic
+//! ends only the work in which it happened, and nothing that other tasks need.
 
 use std::any::Any;
 use std::future::Future;
@@ -13,7 +13,7 @@ use std::task::{Context, Poll};
 
 use tokio::sync::oneshot;
 
-/// A panic of the application's code, by its message.
+/// A panic of the application's code, with its message.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Panic(String);
@@ -22,8 +22,8 @@ impl Panic {
     fn of(payload: Box<dyn Any + Send>) -> Self {
         let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
         let text = text.or_else(|| payload.downcast_ref::<String>().cloned());
-        // What was thrown is the application's as well. What its destructor throws is never
-        // dropped.
+        // The thrown value is the application's as well. A value that its destructor throws is
+        // never dropped.
         if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
             std::mem::forget(again);
         }
@@ -31,23 +31,24 @@ impl Panic {
     }
 }
 
-/// Calls the application's code.
+/// Calls the application's code, and returns its result.
 ///
 /// # Errors
-/// When it panics.
+/// The code panicked.
 pub fn guard<T>(call: impl FnOnce() -> T) -> Result<T, Panic> {
     catch_unwind(AssertUnwindSafe(call)).map_err(Panic::of)
 }
 
-/// Drops what may hold values of the application. A panic in a destructor is logged.
+/// Drops a value that may hold values of the application; a panic in a destructor is logged.
 pub fn discard<T>(value: T) {
     if let Err(panic) = guard(|| drop(value)) {
         tracing::warn!(%panic, "a value of the application panicked while it was dropped");
     }
 }
 
-/// Tells the application something that it may do nothing about: what `who` panics with is logged.
-/// It is somebody's alone, and others wait to be told.
+/// Notifies the application; a panic in the call is logged with the name `who`.
+///
+/// The panic concerns this one recipient only, and others wait for their notifications.
 pub(crate) fn tell(who: &str, telling: impl FnOnce()) {
     if let Err(panic) = guard(telling) {
         tracing::warn!(%panic, "{who} panicked");
@@ -56,12 +57,14 @@ pub(crate) fn tell(who: &str, telling: impl FnOnce()) {
 
 /// Answers one caller.
 pub(crate) fn answer<T>(caller: oneshot::Sender<T>, value: T) {
-    // Who has asked may be gone, and the answer is dropped here then.
+    // The caller may be gone. Then the answer is dropped here.
     tell("the caller that waits for an answer", || drop(caller.send(value)));
 }
 
-/// A value of the application, wherever it is dropped. A future in it answers with an error when it
-/// panics, and is dropped as soon as it has ended.
+/// A value of the application that is dropped without a panic.
+///
+/// As a future, it returns an error when the value panics, and the value is dropped as soon as it
+/// has ended.
 #[derive(Debug)]
 pub struct Guarded<T>(Option<T>);
 
@@ -71,7 +74,7 @@ impl<T> Guarded<T> {
         Self(Some(value))
     }
 
-    /// The value; `None` once it has ended as a future.
+    /// Returns the value; `None` when it has ended as a future.
     pub fn into_inner(mut self) -> Option<T> {
         self.0.take()
     }

@@ -1,4 +1,4 @@
-//! Identifiers. Each is a UUID v7, so that ids sort by the time at which they were made.
+//! Identifiers: each is a UUID v7, so that ids sort by the time at which they were made.
 
 use std::fmt;
 use std::str::FromStr;
@@ -18,19 +18,22 @@ macro_rules! id {
         pub struct $name(Uuid);
 
         impl $name {
-            /// A new id, from the runtime's clock and randomness.
+            /// Returns a new id, made from the runtime's clock and randomness.
             pub fn new(runtime: &dyn Runtime) -> Self {
                 Self(new_uuid(runtime))
             }
 
-            /// When it was made, by the clock of whoever made it, to the millisecond; `None` for one that is no UUID v7.
+            /// Returns the time at which the id was made, to the millisecond, by the clock of its
+            /// maker.
+            ///
+            /// The result is `None` for an id that is not a UUID v7.
             pub fn made_at(&self) -> Option<Timestamp> {
                 let (seconds, nanos) = self.0.get_timestamp()?.to_unix();
                 let millis = i64::try_from(seconds).ok()? * 1_000 + i64::from(nanos / 1_000_000);
                 Timestamp::from_millisecond(millis).ok()
             }
 
-            /// The id as a UUID.
+            /// Returns the id as a UUID.
             pub const fn as_uuid(&self) -> &Uuid {
                 &self.0
             }
@@ -65,29 +68,29 @@ macro_rules! id {
 }
 
 id! {
-    /// Names one task, for good.
+    /// The id of a task, which never changes.
     TaskId
 }
 id! {
-    /// Names one run of a task. It is the fencing token: a store refuses every write of a run that no longer
-    /// owns its task.
+    /// The id of a run, which is its fencing token: a store refuses every write of a run that no
+    /// longer owns its task.
     RunId
 }
 id! {
-    /// Names one worker: a process's loop that claims and executes tasks.
+    /// The id of a worker: a loop that claims and executes tasks.
     WorkerId
 }
 id! {
-    /// Names what a schedule is between one change of it and the next.
+    /// The id of a schedule's state between two changes.
     ScheduleVersion
 }
 
 /// Makes a UUID v7 from the runtime's clock and randomness.
 ///
-/// Its first 12 random bits hold the fraction of the millisecond, as RFC 9562 allows (section 6.2,
-/// method 3). Thousands of tasks are spawned within one millisecond, and the stores keep them in
-/// the order of their ids: tasks that were spawned one after the other lie side by side, and a
-/// claim touches few pages.
+/// The first 12 random bits of the UUID hold the fraction of the millisecond, as RFC 9562 allows
+/// (section 6.2, method 3). Thousands of tasks are spawned within one millisecond, and stores keep
+/// tasks in the order of their ids. So tasks that were spawned one after the other lie side by
+/// side, and a claim touches few pages.
 pub(crate) fn new_uuid(runtime: &dyn Runtime) -> Uuid {
     let micros = u64::try_from(runtime.now().as_microsecond()).unwrap_or(0);
     let fraction = u16::try_from((micros % 1_000) * 4_096 / 1_000).unwrap_or(0);
@@ -106,7 +109,7 @@ mod tests {
     use crate::base::runtime::BoxFuture;
     use crate::base::time::from_micros;
 
-    /// A clock that a test sets, and randomness that is the same at each call.
+    /// A runtime whose clock is set by a test, and whose randomness is the same at each call.
     struct Fixed(AtomicI64, u64);
 
     impl Runtime for Fixed {

@@ -1,10 +1,15 @@
 //! Hashes of inputs: the same value has the same hash, in every version and on every platform.
 //!
-//! The value is serialised to JSON, which is brought into one form: no spaces, the keys of each
-//! object in the order of their bytes (in UTF-8), strings with no more escapes than JSON demands.
-//! Integers are written in decimal, floats with an exponent and the fewest digits that read back as
-//! the same float (`1e0`, `-1.5e-7`). So `1` and `1.0` are two inputs. The hash is the first 16
-//! bytes of the SHA-256 of that text.
+//! The value is serialised to JSON, and the JSON is brought into one form:
+//!
+//! - There are no spaces.
+//! - The keys of each object are in the order of their bytes (in UTF-8).
+//! - Strings have no more escapes than JSON demands.
+//! - Integers are written in decimal.
+//! - Floats have an exponent and the fewest digits that read back as the same float (`1e0`,
+//!   `-1.5e-7`).
+//!
+//! So `1` and `1.0` are two inputs. The hash is the first 16 bytes of the SHA-256 of that text.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
@@ -31,29 +36,30 @@ use crate::base::strict;
 #[serde(try_from = "String", into = "String")]
 pub struct InputHash([u8; Self::BYTES]);
 
-/// A text that is no [`InputHash`].
+/// The error of a text that is not an [`InputHash`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is no hash of an input: it has to be 32 lowercase hex digits")]
 pub struct InvalidInputHash(String);
 
 impl InputHash {
-    /// How many bytes of the SHA-256 are kept: enough that two inputs never share a hash by chance.
+    /// The number of bytes of the SHA-256 that are kept, with which two inputs never share a hash
+    /// by chance.
     pub const BYTES: usize = 16;
 
-    /// The hash of the value.
+    /// Returns the hash of the value.
     ///
     /// # Errors
     /// [`PayloadError::Encode`] when the value could not be a [`Payload`](crate::Payload).
     pub fn of<T: Serialize + ?Sized>(value: &T) -> Result<Self, PayloadError> {
         let failed =
             |reason: String| PayloadError::Encode { type_name: std::any::type_name::<T>(), reason };
-        // By way of text, not of `serde_json::Value`: what that makes of numbers depends on
-        // features of serde_json that any crate of a program can switch on.
+        // The hash is made from text, not from `serde_json::Value`. The numbers of a `Value` depend
+        // on features of serde_json that any crate of a program can switch on.
         let json = strict::to_json(value).map_err(|error| failed(error.to_string()))?;
         Self::of_json(&json).ok_or_else(|| failed("its JSON is not valid".into()))
     }
 
-    /// The hash of JSON text, however deep; `None` when it is no JSON.
+    /// Returns the hash of JSON text, however deep; `None` when the text is not JSON.
     pub(crate) fn of_json(json: &str) -> Option<Self> {
         let digest: [u8; 32] = Sha256::digest(canonical(json)?.as_bytes()).into();
         digest.first_chunk().copied().map(Self)
@@ -62,14 +68,16 @@ impl InputHash {
 
 /// A list or object whose end has not been reached.
 struct Open {
-    /// Where its members begin in the canonical text.
+    /// The place in the canonical text where the members begin.
     begin: usize,
-    /// The keys of an object, and where each member begins.
+    /// The keys of an object, and the places where its members begin.
     keys: Option<Vec<(String, usize)>>,
 }
 
-/// The text in its one form. It takes no stack, and time in proportion to the text, once for each
-/// level of objects whose keys are out of order.
+/// Returns the text in its canonical form; `None` when the text is not JSON.
+///
+/// The function takes no stack. Its time is proportional to the text, once for each level of
+/// objects whose keys are out of order.
 fn canonical(json: &str) -> Option<String> {
     let mut out = String::with_capacity(json.len());
     let mut open: Vec<Open> = Vec::new();
@@ -95,12 +103,11 @@ fn canonical(json: &str) -> Option<String> {
         let (token, behind) = rest.split_at_checked(length)?;
         rest = behind;
         match first {
-            // Its value is still to come.
+            // The value of this token is still to come.
             b'{' | b'[' | b',' => continue,
             b'}' | b']' => {}
             b'"' => {
-                // JSON that was text before, such as a `Payload`, may have escapes that are not
-                // needed.
+                // JSON that was text before, such as a `Payload`, may have needless escapes.
                 let text: String = serde_json::from_str(token).ok()?;
                 let key = rest.trim_ascii_start().strip_prefix(':');
                 if let (Some(behind), Some(Open { keys: Some(keys), .. })) = (key, open.last_mut())
@@ -114,7 +121,7 @@ fn canonical(json: &str) -> Option<String> {
                 }
                 out.push_str(&serde_json::to_string(&text).ok()?);
             }
-            // Versions of serde_json differ in how they write floats.
+            // Versions of serde_json write floats in different ways.
             _ => match token.parse::<f64>() {
                 Ok(float) if token.contains(['.', 'e', 'E']) => write!(out, "{float:e}").ok()?,
                 _ => out.push_str(token),
@@ -127,8 +134,9 @@ fn canonical(json: &str) -> Option<String> {
     open.is_empty().then_some(out)
 }
 
-/// Takes away the comma behind the last member, and brings an object's members into the order of
-/// their keys. Of two with the same key, the last one counts.
+/// Removes the comma after the last member, and sorts the members of an object by their keys.
+///
+/// Of two members with the same key, the last one counts.
 fn close(out: &mut String, Open { begin, keys }: Open) {
     let keys = keys.unwrap_or_default();
     if !keys.is_sorted_by(|(one, _), (next, _)| one < next) {
@@ -146,7 +154,7 @@ fn close(out: &mut String, Open { begin, keys }: Open) {
     }
 }
 
-/// How many bytes the text takes that begins here, with its quotes.
+/// Returns the length in bytes of the string literal that begins here, with its quotes.
 fn text_length(json: &str) -> Option<usize> {
     let mut escaped = false;
     let end = json.bytes().skip(1).position(|byte| match byte {
@@ -227,7 +235,7 @@ mod tests {
         é: Vec<u8>,
     }
 
-    /// Each with the hash that `printf %s 'the text' | sha256sum` gives, cut to 32 digits.
+    /// Each hash is the result of `printf %s 'the text' | sha256sum`, cut to 32 digits.
     #[test]
     fn a_hash_is_the_sha_256_of_the_canonical_json() {
         assert_eq!(hash(&()), "74234e98afe7498fb5daf1f36ac2d78a"); // null

@@ -2,41 +2,42 @@
 
 use std::time::Duration;
 
-/// Why a task cannot be spawned, or a step tried again, with these options.
+/// The error of options with which no task can be spawned, or no step tried again.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidOptions {
-    /// A header cannot be read back, or they are too large together.
+    /// A header cannot be read back, or the headers are too large together, or too many of them are
+    /// labels.
     #[error("the headers cannot be kept: {reason}")]
     Headers {
-        /// What is wrong with them.
+        /// The reason why the headers are refused.
         reason: String,
     },
-    /// A scope has a label that the engine gives to tasks by itself, and by which no task is found.
+    /// A scope has a label that the engine sets by itself, and by which no task is found.
     #[error(
         "the scope's label \"{name}\" is a header that the engine sets by itself: give the label \
          another name"
     )]
     Scope {
-        /// The label's name.
+        /// The name of the label.
         name: String,
     },
-    /// A number of a retry strategy is none that it can have.
+    /// A number of a retry strategy is outside its range.
     #[error("a retry strategy cannot have the {field} {value}: it has to be {range}")]
     Retry {
-        /// The field.
+        /// The name of the field.
         field: &'static str,
-        /// Its value.
+        /// The value of the field.
         value: String,
-        /// What it may be.
+        /// The range of the field.
         range: &'static str,
     },
     /// A duration is over 1,000 years, which not every store can add to a date.
     #[error("the {field} of {duration:?} is too long: it may be 1,000 years at most")]
     TooLong {
-        /// The field.
+        /// The name of the field.
         field: &'static str,
-        /// The duration.
+        /// The duration that is too long.
         duration: Duration,
     },
 }

@@ -1,9 +1,9 @@
-//! The journal: what was delivered to a task, in order.
+//! The journal: the ordered list of what was delivered to a task.
 //!
-//! A journal only grows. Where an attempt is ended by the failure of a step, a [`Kind::Attempt`]
-//! entry says so, and names that failure's entry. Reading the journal *rewinds* it to there, so
-//! that the next attempt tries the failed step again. A failure that the code has handled is
-//! replayed like any other outcome:
+//! A journal only grows. When the failure of a step ends an attempt, a [`Kind::Attempt`] entry says
+//! so, and names the entry of that failure. Reading the journal *rewinds* it to that entry, so that
+//! the next attempt tries the failed step again. A failure that the code has handled is replayed
+//! like any other outcome:
 //!
 //! ```text
 //!   written:   a failed | b ok | c failed | d ok | attempt failed by c       (the task ran c and d side by side)
@@ -11,21 +11,21 @@
 //!   kept:      d ok                                                          c runs again; d is taken from here
 //! ```
 //!
-//! Outcomes behind the failure no longer have a fixed order (the step may now succeed, and the code
-//! take another way), so they are kept by name: a step that finds its outcome there journals it
-//! once more and does not run.
+//! Outcomes after the failure no longer have a fixed order, because the step may now succeed, and
+//! the code may take another path. The journal keeps these outcomes by name: a step that finds its
+//! outcome there journals it once more and does not run.
 //!
-//! Where a task failed for good, or was cancelled, and has compensations, a [`Kind::Compensating`]
-//! entry says so. The code is replayed up to there as it ran, for its compensations' closures, and
-//! then these run:
+//! When a task with compensations failed for good, or was cancelled, a [`Kind::Compensating`] entry
+//! says so. The code is replayed up to that entry as it ran, for the closures of its compensations,
+//! and then the compensations run:
 //!
 //! ```text
 //!   written:   compensate a | a ok | compensate b | b failed | compensating | compensated b | compensated a
 //!              ╰──────── replayed, as far as it goes ───────╯               ╰──── then these, as they are left ────╯
 //! ```
 //!
-//! A task that is run again after that begins anew: what is before the end of its compensation no
-//! longer counts.
+//! A task that runs again after its compensation starts from an empty journal: the entries before
+//! the end of the compensation no longer count.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -41,62 +41,62 @@ use crate::base::payload::Payload;
 use crate::base::time::Timestamp;
 use crate::base::unreadable::UnknownWord;
 
-/// What sort of thing was delivered.
+/// The kind of an operation, and of its delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "schemas", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
-    /// A step's result, or its failure.
+    /// The result of a step, or its failure.
     Step,
-    /// A sleep that ended.
+    /// The end of a sleep.
     Timer,
-    /// A [`timeout`](crate::TaskContext::timeout) that passed.
+    /// The end of a [`timeout`](crate::TaskContext::timeout) that passed.
     Timeout,
-    /// The pause between two tries of a step that ended.
+    /// The end of the delay between two tries of a step.
     Backoff,
     /// An event, or the end of the time to wait for it.
     Event,
     /// A message, or the end of the time to wait for it.
     Message,
-    /// A child task's result or failure.
+    /// The result or the failure of a child.
     Child,
     /// A value of `now`, `uuid` or `random`.
     Value,
-    /// A child task was spawned.
+    /// The spawn of a child.
     Spawn,
-    /// An event was emitted.
+    /// The emission of an event.
     Emit,
-    /// A message was sent.
+    /// The sending of a message.
     Send,
-    /// An approval was asked for, or escalated.
+    /// The request for an approval, or its escalation.
     Approval,
-    /// Not a delivery: here an attempt failed, or the task was run again after it had been
-    /// compensated.
+    /// The failure of an attempt, or the retry of a task that had been compensated; it is not a
+    /// delivery.
     Attempt,
-    /// Not a delivery: a line of the task's log; the number is that of the attempt.
+    /// A line of the task's log, whose ordinal is the number of the attempt; it is not a delivery.
     Log,
-    /// Not a delivery: how far the task has come, in the place of an earlier such entry.
+    /// The progress of the task, in the place of an earlier such entry; it is not a delivery.
     Progress,
-    /// Not a delivery: results of some of many items: a chunk of an
-    /// [`ItemProgress`](crate::ItemProgress).
+    /// A chunk of an [`ItemProgress`](crate::ItemProgress): the results of some of many items; it
+    /// is not a delivery.
     Items,
-    /// Not a delivery: from the start, or since then, the task runs code that was
-    /// [`patched`](crate::TaskContext::patched).
+    /// A mark that the task runs code that was [`patched`](crate::TaskContext::patched), from its
+    /// start or from here on; it is not a delivery.
     Patch,
-    /// Not a delivery: a step's input is another one than before; what was delivered from the entry
-    /// of that number on is kept by name.
+    /// A mark that the input of a step has changed, so that the outcomes from the entry with the
+    /// given number on are kept by name; it is not a delivery.
     Changed,
-    /// A compensation was recorded: of the step with this name and number, or a cleanup of this
-    /// name.
+    /// The record of a compensation: of the step with this name and number, or of a cleanup with
+    /// this name.
     Compensate,
-    /// Not a delivery: from here on, the task is compensated.
+    /// A mark that the task is compensated from here on; it is not a delivery.
     Compensating,
-    /// A compensation's end, or that it is no longer needed.
+    /// The end of a compensation, or a mark that it is no longer needed.
     Compensated,
 }
 
 impl Kind {
-    /// Every kind.
+    /// The list of all kinds.
     pub const ALL: [Self; 21] = [
         Self::Step,
         Self::Timer,
@@ -121,7 +121,7 @@ impl Kind {
         Self::Compensated,
     ];
 
-    /// The kind's word in stores and exports.
+    /// Returns the word for the kind in stores and exports.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Step => "step",
@@ -148,50 +148,52 @@ impl Kind {
         }
     }
 
-    /// Returns whether an entry shows that a run got further, which a line of a log does not.
+    /// Returns whether such an entry shows that a run got further, which a log line and a progress
+    /// report do not.
     pub const fn is_progress(self) -> bool {
         !matches!(self, Self::Log | Self::Progress)
     }
 
-    /// Whether the value of an entry is one of the application's as it is, and not a document of
-    /// the engine's.
+    /// Returns whether the value of an entry is the application's own, and not a document of the
+    /// engine.
     pub(crate) const fn is_of_application(self) -> bool {
         matches!(self, Self::Step | Self::Event | Self::Message | Self::Child)
     }
 
-    /// The kind of that word.
+    /// Returns the kind with this word; `None` when there is none.
     pub fn parse(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.as_str() == word)
     }
 }
 
-/// Names one operation of a task: the `ordinal`-th call (from 1) of its kind with its name.
+/// The key of one operation of a task: the `ordinal`-th call (from 1) of its kind with its name.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "schemas", derive(schemars::JsonSchema))]
 pub struct Key {
-    /// What sort of operation it is.
+    /// The kind of the operation.
     pub kind: Kind,
-    /// The name that the code gave it.
+    /// The name that the code gave the operation.
     pub name: Name,
-    /// Which of the calls with this name it is, from 1.
+    /// The number of the call among those with this kind and name, from 1.
     pub ordinal: u32,
 }
 
 impl Key {
-    /// The name as it is shown: `fetch`, and for a further call `fetch#2`. The hash of an
-    /// [input](crate::Step::input) is not.
+    /// Returns the name for people to read: `fetch`, and `fetch#2` for a second call.
+    ///
+    /// The hash of an [input](crate::Step::input) is left out.
     pub fn label(&self) -> String {
         let name = self.split_input().map_or(self.name.as_str(), |(name, _)| name);
         if self.ordinal == 1 { name.to_string() } else { format!("{name}#{}", self.ordinal) }
     }
 
-    /// The same operation with the hash of its input in its name.
+    /// Returns the key of the same operation with the hash of its input in the name.
     pub(crate) fn with_input(self, input: InputHash) -> Result<Self, InvalidName> {
         let name = Name::new(format!("{}@{input}", self.name))?;
         Ok(Self { name, ..self })
     }
 
-    /// The child that is joined: its id is the end of the name.
+    /// Returns the id of the child that is joined, which is the end of the name.
     pub(crate) fn child(&self) -> Option<TaskId> {
         let id = self.name.as_str().rsplit(':').next().filter(|_| self.kind == Kind::Child);
         id.and_then(|id| id.parse().ok())
@@ -201,7 +203,7 @@ impl Key {
         self.name.as_str().rsplit_once('@').filter(|(_, hash)| hash.parse::<InputHash>().is_ok())
     }
 
-    /// Whether it is the same operation with another input.
+    /// Returns whether the other key names the same operation with another input.
     pub(crate) fn differs_by_input(&self, other: &Self) -> bool {
         let (Some((name, input)), Some((other_name, other_input))) =
             (self.split_input(), other.split_input())
@@ -225,22 +227,22 @@ impl fmt::Debug for Key {
     }
 }
 
-/// One delivery, as it is kept.
+/// An entry of a journal: one delivery, or a mark.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schemas", derive(schemars::JsonSchema))]
 #[serde(try_from = "FlatEntry", into = "FlatEntry")]
 pub struct Entry {
-    /// Its place in the journal, from 1.
+    /// The place of the entry in the journal, from 1.
     pub seq: u64,
-    /// The operation that it was delivered to.
+    /// The operation that the outcome was delivered to.
     pub key: Key,
-    /// What was delivered.
+    /// The outcome that was delivered.
     pub outcome: Outcome,
-    /// When, by the store's clock.
+    /// The time of the delivery, by the store's clock.
     pub at: Timestamp,
 }
 
-/// An entry as a document has it.
+/// An entry in the form of a JSON document.
 #[derive(Serialize, Deserialize)]
 #[cfg_attr(feature = "schemas", derive(schemars::JsonSchema))]
 struct FlatEntry {
@@ -269,18 +271,18 @@ impl TryFrom<FlatEntry> for Entry {
     }
 }
 
-/// What was delivered to an operation.
+/// The outcome of an operation.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
-    /// A value.
+    /// The operation has this value.
     Done(Payload),
-    /// A failure.
+    /// The operation failed.
     Failed(Box<Failure>),
-    /// A step's try failed; the next one starts then.
+    /// A try of a step failed, and the next one starts at the given time.
     Retrying {
-        /// Why the try failed.
+        /// The failure of the try.
         failure: Box<Failure>,
-        /// When the next try is due.
+        /// The time at which the next try is due.
         at: Timestamp,
     },
 }
@@ -292,12 +294,12 @@ struct Retrying {
 }
 
 impl Outcome {
-    /// Returns the outcome of something that failed.
+    /// Returns the outcome of an operation that failed.
     pub fn failed(failure: Failure) -> Self {
         Self::Failed(Box::new(failure))
     }
 
-    /// The outcome as two columns: its word, and its JSON.
+    /// Returns the outcome as two columns: its word and its JSON.
     pub fn to_columns(&self) -> (&'static str, Payload) {
         match self {
             Self::Done(value) => ("done", value.clone()),
@@ -308,10 +310,11 @@ impl Outcome {
         }
     }
 
-    /// The outcome of two columns.
+    /// Returns the outcome that two columns hold.
     ///
     /// # Errors
-    /// [`UnknownWord`], or that of the JSON, for an [`Unreadable`](crate::Unreadable).
+    /// [`UnknownWord`], or the error of the JSON; either can become an
+    /// [`Unreadable`](crate::Unreadable).
     pub fn from_columns(
         word: &str,
         json: Payload,
@@ -328,44 +331,43 @@ impl Outcome {
     }
 }
 
-/// Serialises the engine's own types, whose JSON cannot fail.
+/// Serialises a type of the engine, whose JSON cannot fail.
 pub(crate) fn to_payload<T: Serialize>(value: &T) -> Payload {
     Payload::document(value).unwrap_or_else(|_| Payload::null())
 }
 
-/// A journal as the executor reads it.
+/// A journal in the form that the executor replays.
 #[derive(Debug, Default)]
 pub(crate) struct Replay {
-    /// To be delivered in this order.
+    /// The entries that are delivered in this order.
     pub(crate) entries: VecDeque<Entry>,
-    /// Outcomes behind a failure that is tried again, by operation.
+    /// The outcomes after a failure that is tried again, by operation.
     pub(crate) kept: HashMap<Key, Entry>,
-    /// What is done of steps over many items, by their keys, which are of the kind
-    /// [`Kind::Items`].
+    /// The finished chunks of steps over many items, by their keys of the kind [`Kind::Items`].
     pub(crate) items: HashMap<Key, Vec<(u64, Payload)>>,
-    /// Where the latest [`Kind::Progress`] entry is.
+    /// The number of the latest [`Kind::Progress`] entry.
     pub(crate) progress: Option<u64>,
-    /// Changes of the code that the task has seen.
+    /// The changes of the code that the task has seen.
     pub(crate) patches: Vec<Name>,
-    /// What is to be undone, when the task is being compensated.
+    /// The compensation, when the task is being compensated.
     pub(crate) compensation: Option<Compensation>,
     /// The last sequence number in use.
     pub(crate) last_seq: u64,
 }
 
-/// What a task that has failed, or was cancelled, leaves to be undone.
+/// The compensations that a failed or cancelled task leaves to run.
 #[derive(Debug)]
 pub(crate) struct Compensation {
-    /// How the task will have ended.
+    /// The failure with which the task will end.
     pub(crate) failure: Failure,
-    /// The attempt in which it did.
+    /// The attempt that ended with this failure.
     pub(crate) attempt: u32,
-    /// What was recorded and not done yet when it began, the oldest first: a step, or a cleanup
-    /// with its payload.
+    /// The operations that were recorded and not undone when the compensation began, the oldest
+    /// first: a step, or a cleanup with its payload.
     pub(crate) recorded: Vec<(Key, Payload)>,
-    /// Steps' results.
+    /// The results of the steps.
     pub(crate) results: BTreeMap<Key, Payload>,
-    /// What has been delivered to it.
+    /// The entries that were delivered to the compensation.
     pub(crate) entries: VecDeque<Entry>,
 }
 
@@ -434,7 +436,8 @@ impl Replay {
         replay
     }
 
-    /// The children that the task has spawned, and whose ends it does not know.
+    /// Returns the children that the task has spawned and whose ends it does not know, in the order
+    /// of their ids.
     pub(crate) fn unjoined_children(&self) -> Vec<TaskId> {
         let entries = self.entries.iter().chain(self.kept.values());
         let joined: HashSet<TaskId> =
@@ -452,8 +455,8 @@ impl Replay {
     }
 
     fn compensation(&self, failure: Failure, attempt: u32) -> Compensation {
-        // What was discarded behind a failure may be needed again since; it is asked for again, or
-        // not.
+        // A compensation after a failure may have been found needless then, and be needed now. The
+        // replay asks again.
         let kept = self.kept.values().filter(|entry| entry.key.kind != Kind::Compensated);
         let mut entries: Vec<_> = kept.chain(&self.entries).collect();
         entries.sort_unstable_by_key(|entry| entry.seq);
@@ -480,14 +483,14 @@ impl Replay {
         Compensation { failure, attempt, recorded, results, entries: VecDeque::new() }
     }
 
-    /// Cuts the order back to the first of the failures that ended an attempt, and keeps what else
-    /// is behind it by name.
+    /// Cuts the order back to the first of the failures that ended an attempt, and keeps the other
+    /// entries after it by name.
     fn rewind(&mut self, sources: &[u64]) {
         let sources: HashSet<u64> = sources.iter().copied().collect();
         let first = self.entries.iter().position(|entry| sources.contains(&entry.seq));
         let ended = self.keep_from(first, &sources);
-        // A step that is tried again has all of its tries again, and one whose outcome is kept
-        // needs none. The code never saw the failed ones.
+        // A step that is tried again has all of its tries again. A step whose outcome is kept needs
+        // no try. The code never saw the failed tries of either.
         let Self { entries, kept, .. } = self;
         entries.retain(|Entry { key, outcome, .. }| {
             let of_a_try = matches!(outcome, Outcome::Retrying { .. }) || key.kind == Kind::Backoff;
@@ -496,7 +499,8 @@ impl Replay {
         });
     }
 
-    /// Keeps what is behind that place by name, but for these entries, whose keys it gives.
+    /// Keeps the entries from that place on by name, except these, and returns the keys of the
+    /// exceptions.
     pub(crate) fn keep_from(
         &mut self,
         first: Option<usize>,
@@ -504,12 +508,12 @@ impl Replay {
     ) -> HashSet<Key> {
         let mut excepted = HashSet::new();
         for entry in self.entries.drain(first.unwrap_or(self.entries.len())..) {
-            // A result stays one, whatever a journal says of it.
+            // A result stays a result, even if an attempt names it as its failure.
             if except.contains(&entry.seq) && !matches!(entry.outcome, Outcome::Done(_)) {
                 excepted.insert(entry.key);
                 continue;
             }
-            // The tries of a step say nothing about its next ones, and what an approval asks for
+            // The tries of a step say nothing about its next ones, and the request of an approval
             // changes.
             let of_a_try = matches!(entry.outcome, Outcome::Retrying { .. })
                 || entry.key.kind == Kind::Backoff;
@@ -619,8 +623,7 @@ mod tests {
         );
     }
 
-    /// Also what was kept of an earlier attempt, and not come to again: in the order in which it
-    /// was recorded.
+    /// The order also holds for entries that were kept of an earlier attempt and not reached again.
     #[test]
     fn what_is_to_be_undone_is_in_the_order_of_its_records() {
         let record = |seq, name| entry(seq, Kind::Compensate, name, done());

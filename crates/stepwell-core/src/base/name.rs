@@ -1,42 +1,45 @@
-//! Names: of task types, queues, steps, events, topics.
+//! Names of task types, queues, steps, events and topics.
 
 use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-/// The longest name that a store keeps, in bytes.
+/// The maximum length of a name in a store, in bytes.
 pub const MAX_NAME_BYTES: usize = 512;
-/// The longest name that a task gives to its steps, events, messages, children and approvals, in
-/// bytes. What the engine adds to it (a number, the hash of an input, the id of a child or a task)
-/// finds room behind.
+/// The maximum length of the name of a step, event, message, child or approval of a task, in bytes.
+///
+/// The remaining bytes up to [`MAX_NAME_BYTES`] are for the engine's additions: a number, the hash
+/// of an input, the id of a child or a task.
 pub const MAX_STEP_NAME_BYTES: usize = 384;
 
-/// A valid name: 1 to 512 bytes of any Unicode text without NUL (PostgreSQL cannot keep one). Cheap
-/// to clone.
+/// A valid name: 1 to 512 bytes of Unicode text without NUL, which PostgreSQL cannot keep.
+///
+/// A name is cheap to clone.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "schemas", derive(schemars::JsonSchema))]
 #[cfg_attr(feature = "schemas", schemars(extend("minLength" = 1, "maxLength" = 512, "pattern" = "^[^\\u0000]*$")))]
 #[serde(try_from = "String", into = "String")]
 pub struct Name(Arc<str>);
 
-/// Why a text is no name.
+/// The error of a text that is not a name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidName {
     /// The text is empty.
     #[error("a name must not be empty: give it 1 to {MAX_NAME_BYTES} bytes")]
     Empty,
-    /// The text is over [`MAX_NAME_BYTES`], or [`MAX_STEP_NAME_BYTES`] where that is the limit.
+    /// The text is over [`MAX_NAME_BYTES`], or over [`MAX_STEP_NAME_BYTES`] where that is the
+    /// limit.
     #[error(
         "the name {start:?}… has {bytes} bytes, the limit is {limit}: use a shorter one, or a hash \
          of it"
     )]
     TooLong {
-        /// How the text begins.
+        /// The first 32 characters of the text.
         start: String,
-        /// How long it is.
+        /// The length of the text, in bytes.
         bytes: usize,
-        /// How long it may be.
+        /// The limit, in bytes.
         limit: usize,
     },
     /// The text holds a NUL character.
@@ -45,15 +48,15 @@ pub enum InvalidName {
 }
 
 impl Name {
-    /// Checks the text.
+    /// Checks the text, and returns it as a name.
     ///
     /// # Errors
-    /// When it is empty, too long, or holds a NUL character.
+    /// The text is empty, too long, or holds a NUL character.
     pub fn new(text: impl AsRef<str>) -> Result<Self, InvalidName> {
         Self::within(MAX_NAME_BYTES, text.as_ref())
     }
 
-    /// Checks the name of an event or a topic, which a task is to be able to wait for.
+    /// Checks the name of an event or a topic, for which a task must be able to wait.
     pub(crate) fn awaitable(text: impl AsRef<str>) -> Result<Self, InvalidName> {
         Self::within(MAX_STEP_NAME_BYTES, text.as_ref())
     }
@@ -74,17 +77,17 @@ impl Name {
         }
     }
 
-    /// Whether the text is a name.
+    /// Returns whether the text is a name.
     pub(crate) fn is_valid(text: &str) -> bool {
         (1..=MAX_NAME_BYTES).contains(&text.len()) && !text.contains('\0')
     }
 
-    /// A name that the engine gives, and that is valid.
+    /// Returns a name of the engine's own, which is valid.
     pub(crate) fn known(text: &'static str) -> Self {
         Self(text.into())
     }
 
-    /// The name's text.
+    /// Returns the text of the name.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -122,7 +125,8 @@ impl fmt::Debug for Name {
     }
 }
 
-/// What a context's call accepts as the name of a step: a string, or a string and a discriminator.
+/// The name of a step, as a call of the context accepts it: a string, or a string and a
+/// discriminator.
 ///
 /// ```
 /// # use stepwell_core::StepName;
@@ -130,16 +134,16 @@ impl fmt::Debug for Name {
 /// assert_eq!(names[1].to_string(), "fetch:7");
 /// ```
 ///
-/// At most [`MAX_STEP_NAME_BYTES`] bytes in all.
+/// A step name has at most [`MAX_STEP_NAME_BYTES`] bytes in all.
 #[derive(Clone, Debug)]
 pub struct StepName {
     text: String,
-    /// How long it may be.
+    /// The limit, in bytes.
     limit: usize,
 }
 
 impl StepName {
-    /// A name that the engine derives from one that was checked.
+    /// Returns a name that the engine derives from a checked name.
     pub(crate) fn derived(text: String) -> Self {
         Self { text, limit: MAX_NAME_BYTES }
     }

@@ -1,4 +1,4 @@
-//! Payloads: values of the user's types, as JSON text.
+//! Payloads: JSON values that users give, as text.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -11,10 +11,11 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::base::codec_error::CodecError;
 use crate::base::strict;
 
-/// A value as JSON text: parameters, results, events, messages. Cheap to clone.
+/// A value as JSON text: parameters, results, events, messages.
 ///
-/// One that came from the store and could not be decoded there ([`Payload::unreadable`]) shows as
-/// `{"$unreadable":"…why…"}`, and gives the reason when its value is asked for.
+/// A payload is cheap to clone. A payload of the store that could not be decoded
+/// ([`Payload::unreadable`]) is shown as `{"$unreadable":"…why…"}`, and [`Payload::decode`] returns
+/// the reason as an error.
 #[derive(Clone)]
 pub struct Payload(Text);
 
@@ -25,14 +26,15 @@ enum Text {
 }
 
 struct Unreadable {
-    /// What the store holds.
+    /// The text that the store holds.
     kept: Payload,
-    /// JSON, for lists and exports.
+    /// The JSON that lists and exports show.
     shown: String,
     error: PayloadError,
 }
 
-/// Why a value could not become a payload, or a payload a value.
+/// The error of a value that could not become a payload, or of a payload that could not become a
+/// value.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum PayloadError {
     /// The value does not serialise to JSON.
@@ -40,10 +42,10 @@ pub enum PayloadError {
     Encode {
         /// The Rust type.
         type_name: &'static str,
-        /// What serde said.
+        /// The message of serde.
         reason: String,
     },
-    /// The JSON does not fit the type that was asked for.
+    /// The JSON does not fit the requested type.
     #[error(
         "the JSON does not fit the type `{type_name}`: {reason}; it begins {start:?}. If the type \
          has changed, keep it readable (`#[serde(default)]`, an enum of versions)"
@@ -51,18 +53,18 @@ pub enum PayloadError {
     Decode {
         /// The Rust type.
         type_name: &'static str,
-        /// What serde said.
+        /// The message of serde.
         reason: String,
-        /// How the JSON begins.
+        /// The first 64 characters of the JSON.
         start: String,
     },
     /// The JSON does not fit the schema of its task type.
     #[error("does not fit its schema: {reason}")]
     Schema {
-        /// What is wrong with it, and where.
+        /// The violations of the schema, and where they are.
         reason: String,
     },
-    /// The value serialises to JSON that its type is not read from again, or not as the same.
+    /// The JSON of the value is not read back by its type, or not as the same value.
     #[error(
         "the value of type `{type_name}` could not be read back from its JSON: {reason}. What \
          `Serialize` writes, `Deserialize` has to read: within tagged, untagged and flattened \
@@ -72,10 +74,10 @@ pub enum PayloadError {
     NotReadBack {
         /// The Rust type.
         type_name: &'static str,
-        /// What is wrong.
+        /// The reason why the value is not read back.
         reason: String,
     },
-    /// The JSON is over the limit.
+    /// The JSON is longer than the limit.
     #[error(
         "the payload of type `{type_name}` has {bytes} bytes, the limit is {limit}: keep large \
          data elsewhere and journal a reference, or raise the limit with `max_payload_bytes`"
@@ -83,26 +85,26 @@ pub enum PayloadError {
     TooLarge {
         /// The Rust type.
         type_name: &'static str,
-        /// How long the JSON is.
+        /// The length of the JSON, in bytes.
         bytes: usize,
-        /// The limit that was set.
+        /// The limit, in bytes.
         limit: usize,
     },
-    /// What the store holds could not be decoded.
+    /// The text that the store holds could not be decoded.
     #[error("{what} cannot be read: {reason}")]
     Unreadable {
-        /// What it is.
+        /// The place of the payload.
         what: String,
-        /// Why.
+        /// The error of the codec.
         reason: CodecError,
     },
 }
 
 impl Payload {
-    /// The default limit of a payload's size: 4 MiB.
+    /// The default limit of a payload's length: 4 MiB.
     pub const DEFAULT_LIMIT: usize = 4 << 20;
 
-    /// The JSON `null`.
+    /// Returns the JSON `null`.
     pub fn null() -> Self {
         Self::from_json("null")
     }
@@ -113,16 +115,17 @@ impl Payload {
     /// Serialises the value.
     ///
     /// # Errors
-    /// [`PayloadError::Encode`] when the value does not serialise, when it is nested deeper than
-    /// [`Payload::MAX_DEPTH`], or when JSON would not give it back as it is: NaN and
-    /// infinities, and a `Some` of something that is `null` in JSON, such as `Some(())`.
-    /// Whether a type reads what it writes is not known here: see [`Payload::encode_proven`].
-    /// [`PayloadError::TooLarge`] when its JSON is longer than `limit` bytes.
+    /// - [`PayloadError::Encode`] when the value does not serialise, when it is nested deeper than
+    ///   [`Payload::MAX_DEPTH`], or when JSON would not return it as it is. The latter are NaN and
+    ///   infinities, and a `Some` of something that is `null` in JSON, such as `Some(())`. This
+    ///   call does not know whether a type reads what it writes: see [`Payload::encode_proven`].
+    /// - [`PayloadError::TooLarge`] when the JSON is longer than `limit` bytes.
     pub fn encode<T: Serialize + ?Sized>(value: &T, limit: usize) -> Result<Self, PayloadError> {
         Self::encode_noting(value, limit, &Cell::default())
     }
 
-    /// Serialises a value that is going to be read as the same type, and reads it.
+    /// Serialises a value that will be read as the same type, and proves that it can be by reading
+    /// it.
     ///
     /// ```
     /// # use serde::{Deserialize, Serialize};
@@ -139,7 +142,7 @@ impl Payload {
     /// ```
     ///
     /// # Errors
-    /// As [`Payload::encode`]; [`PayloadError::NotReadBack`].
+    /// The errors of [`Payload::encode`], and [`PayloadError::NotReadBack`].
     pub fn encode_proven<T: Serialize + DeserializeOwned>(
         value: &T,
         limit: usize,
@@ -147,7 +150,8 @@ impl Payload {
         Self::encode_and_read(value, limit).map(|(payload, _)| payload)
     }
 
-    /// As [`Payload::encode_proven`]. Returns the value that was read, too.
+    /// Serialises the value as [`Payload::encode_proven`] does, and returns the value that was read
+    /// as well.
     pub(crate) fn encode_and_read<T: Serialize + DeserializeOwned>(
         value: &T,
         limit: usize,
@@ -158,7 +162,8 @@ impl Payload {
             |reason| PayloadError::NotReadBack { type_name: std::any::type_name::<T>(), reason };
         let read: T =
             serde_json::from_str(payload.as_str()).map_err(|error| refused(error.to_string()))?;
-        // Where such an integer is buffered, another variant of an untagged enum may have taken it.
+        // When an integer of 128 bits is buffered, another variant of an untagged enum may have
+        // taken it.
         if wide.get()
             && bytes_of(Self::encode(&read, usize::MAX)?.as_str()) != bytes_of(payload.as_str())
         {
@@ -181,10 +186,10 @@ impl Payload {
         Ok(Self::from_json(json))
     }
 
-    /// Serialises a document of Stepwell's own, which may hold payloads of any depth.
+    /// Serialises a document of Stepwell, which may hold payloads of any depth.
     ///
     /// # Errors
-    /// [`PayloadError::Encode`] when it does not serialise.
+    /// [`PayloadError::Encode`] when the document does not serialise.
     #[doc(hidden)]
     pub fn document<T: Serialize + ?Sized>(document: &T) -> Result<Self, PayloadError> {
         let type_name = std::any::type_name::<T>();
@@ -193,11 +198,12 @@ impl Payload {
             .map_err(|error| PayloadError::Encode { type_name, reason: error.to_string() })
     }
 
-    /// Checks text that came from elsewhere.
+    /// Checks text that came from outside the program.
     ///
     /// # Errors
-    /// [`PayloadError::Encode`] when it is no JSON, or nested over `depth` levels deep;
-    /// [`PayloadError::TooLarge`].
+    /// - [`PayloadError::Encode`] when the text is not JSON, is nested over `depth` levels deep, or
+    ///   holds half of a character.
+    /// - [`PayloadError::TooLarge`] when the text is longer than `limit` bytes.
     pub(crate) fn check(&self, depth: usize, limit: usize) -> Result<(), PayloadError> {
         let (type_name, bytes) = (std::any::type_name::<Self>(), self.as_str().len());
         let refused = |reason| PayloadError::Encode { type_name, reason };
@@ -217,7 +223,7 @@ impl Payload {
     /// Deserialises the value.
     ///
     /// # Errors
-    /// When the JSON does not fit the type, or is not to be had ([`Payload::unreadable`]).
+    /// The JSON does not fit the type, or the payload is [unreadable](Payload::unreadable).
     pub fn decode<T: DeserializeOwned>(&self) -> Result<T, PayloadError> {
         if let Some(error) = self.unreadable() {
             return Err(error.clone());
@@ -229,7 +235,7 @@ impl Payload {
         })
     }
 
-    /// Why what the store holds could not be decoded; `None` when it could.
+    /// Returns the reason why the text in the store could not be decoded; `None` when it could.
     pub fn unreadable(&self) -> Option<&PayloadError> {
         match &self.0 {
             Text::Json(_) => None,
@@ -237,14 +243,14 @@ impl Payload {
         }
     }
 
-    /// In the place of what the store holds, and could not be decoded.
+    /// Returns the payload that stands for text in the store that could not be decoded.
     pub(crate) fn not_readable(kept: Self, what: String, reason: CodecError) -> Self {
         let error = PayloadError::Unreadable { what, reason };
         let shown = serde_json::json!({ "$unreadable": error.to_string() }).to_string();
         Self(Text::Unreadable(Arc::new(Unreadable { kept, shown, error })))
     }
 
-    /// What the store holds of a payload that could not be decoded.
+    /// Returns the text in the store of a payload that could not be decoded.
     pub(crate) fn kept(&self) -> Option<&Self> {
         match &self.0 {
             Text::Json(_) => None,
@@ -252,8 +258,8 @@ impl Payload {
         }
     }
 
-    /// What a store's column holds, for lists: in the place of text that is no JSON stands a
-    /// payload that says so.
+    /// Returns the payload that a store's column holds, for lists; text that is not JSON becomes an
+    /// unreadable payload.
     pub fn stored(text: &str, what: &str) -> Self {
         let payload = Self::from_json(text);
         match serde_json::from_str::<&serde_json::value::RawValue>(text) {
@@ -264,12 +270,12 @@ impl Payload {
         }
     }
 
-    /// Text that is known to be JSON, such as a store's own column.
+    /// Returns a payload of text that is known to be JSON, such as a store's own column.
     pub fn from_json(json: impl Into<Arc<str>>) -> Self {
         Self(Text::Json(json.into()))
     }
 
-    /// The JSON text.
+    /// Returns the JSON text.
     pub fn as_str(&self) -> &str {
         match &self.0 {
             Text::Json(json) => json,
@@ -278,7 +284,8 @@ impl Payload {
     }
 }
 
-/// How often each byte is in the text. Maps and sets have no order, and so their text has none.
+/// Counts how often each byte occurs in the text, because the JSON of maps and sets has no fixed
+/// order.
 fn bytes_of(json: &str) -> BTreeMap<u8, usize> {
     let mut counts = BTreeMap::new();
     json.bytes().for_each(|byte| *counts.entry(byte).or_default() += 1);
@@ -330,7 +337,7 @@ impl<'de> Deserialize<'de> for Payload {
     }
 }
 
-/// Any JSON.
+/// A schema that accepts any JSON.
 #[cfg(feature = "schemas")]
 impl schemars::JsonSchema for Payload {
     fn inline_schema() -> bool {

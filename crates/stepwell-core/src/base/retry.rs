@@ -1,4 +1,4 @@
-//! When a failed attempt, or a failed step, is tried again.
+//! Retry strategies: the delays before a failed attempt, or a failed step, is tried again.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::invalid_options::InvalidOptions;
 
-/// How long to wait before the next try.
+/// A retry strategy: the delays before the next tries.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -23,24 +23,27 @@ use crate::base::invalid_options::InvalidOptions;
 pub enum RetryStrategy {
     /// The first failure is final.
     None,
-    /// The same delay before each try.
+    /// Each try follows after the same delay.
     Fixed {
-        /// The delay.
+        /// The delay before each try.
         delay: Duration,
     },
-    /// These delays, one after the other; the last one again and again. None at all is no delay.
+    /// The tries follow after these delays, in order; the last delay is repeated, and an empty list
+    /// means no delay.
     Listed {
-        /// The delays.
+        /// The delays before the tries, in order.
         delays: Vec<Duration>,
     },
-    /// A delay that grows with each try, up to a cap, and is spread at random so that tries which
-    /// failed together do not come back together.
+    /// Each try follows after a longer delay, up to a cap.
+    ///
+    /// The delay is spread at random, so that tries which failed together are not repeated
+    /// together.
     Exponential {
         /// The delay after the first failure.
         base: Duration,
-        /// What the delay is multiplied by after each further failure; at least 1.
+        /// The factor by which each further failure multiplies the delay, at least 1.
         factor: f64,
-        /// The longest delay.
+        /// The longest delay, also with its jitter.
         max: Duration,
         /// The part of the delay, 0 to 1, by which it may be longer or shorter.
         jitter: f64,
@@ -48,10 +51,11 @@ pub enum RetryStrategy {
 }
 
 impl RetryStrategy {
-    /// How many delays may be listed.
+    /// The maximum number of listed delays.
     const MAX_DELAYS: usize = 1_000;
 
-    /// 1 s, doubled after each failure, at most 5 minutes, with 25 % jitter. The default.
+    /// Returns the default strategy: 1 s, doubled after each failure, at most 5 minutes, with 25 %
+    /// jitter.
     pub const fn exponential() -> Self {
         Self::Exponential {
             base: Duration::from_secs(1),
@@ -61,12 +65,12 @@ impl RetryStrategy {
         }
     }
 
-    /// The same delay before each try.
+    /// Returns a strategy with the same delay before each try.
     pub const fn fixed(delay: Duration) -> Self {
         Self::Fixed { delay }
     }
 
-    /// Checks that delays can be computed from the strategy's numbers.
+    /// Checks that delays can be computed from the numbers of the strategy.
     ///
     /// # Errors
     /// [`InvalidOptions`] when the factor is less than 1 or not finite, when the jitter is not from
@@ -102,8 +106,10 @@ impl RetryStrategy {
         }
     }
 
-    /// The delay after the failure of try number `failed` (from 1); `None` when there is no further
-    /// try. `random` is a uniform number, from which the jitter is drawn.
+    /// Returns the delay after the failure of try number `failed` (from 1); `None` when no further
+    /// try follows.
+    ///
+    /// The jitter is computed from `random`, which is a uniform number.
     pub fn delay(&self, failed: u32, random: u64) -> Option<Duration> {
         match self {
             Self::None => None,
@@ -117,7 +123,7 @@ impl RetryStrategy {
                 let grown = base.as_secs_f64() * factor.max(1.0).powi(exponent);
                 let spread =
                     1.0 + jitter.clamp(0.0, 1.0) * (random as f64 / u64::MAX as f64 * 2.0 - 1.0);
-                // `min` also turns the infinity of a large power into the cap.
+                // `min` also replaces the infinity of a large power by the cap.
                 let seconds = grown.min(max.as_secs_f64()) * spread;
                 Some(Duration::try_from_secs_f64(seconds).unwrap_or(max).min(max))
             }
@@ -125,7 +131,7 @@ impl RetryStrategy {
     }
 }
 
-/// The pauses between the engine's own tries when the store fails.
+/// The delays between the engine's own tries when the store fails.
 pub(crate) const STORE_RETRY: RetryStrategy = RetryStrategy::Exponential {
     base: Duration::from_millis(50),
     factor: 2.0,

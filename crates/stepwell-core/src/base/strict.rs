@@ -1,9 +1,9 @@
-//! Serialises values to JSON, and refuses those that JSON would not give back as they are.
+//! Serialisation of values to JSON that refuses values which JSON would not return as they are.
 //!
-//! serde_json writes NaN and infinities as `null`, and `Some(None)` as it writes `None`. Both are
-//! noticed only when the value is read, which is after the side effect that it stands for. And it
-//! follows nested values for as long as the stack lasts. [`to_json`] hands every call of a value's
-//! `Serialize` on to serde_json, and looks at what passes.
+//! serde_json writes NaN and infinities as `null`, and `Some(None)` as it writes `None`. The
+//! program notices either only when it reads the value, which is after the side effect of the step.
+//! serde_json also follows nested values until the stack ends. [`to_json`] passes every call of a
+//! value's `Serialize` on to serde_json, and checks the value of the call.
 
 use std::borrow::Cow;
 use std::cell::Cell;
@@ -14,22 +14,23 @@ use serde::ser::{
     SerializeTuple, SerializeTupleStruct, SerializeTupleVariant, Serializer,
 };
 
-/// How deep lists and objects may be nested in a payload: below what serde_json reads (127).
+/// The maximum depth of lists and objects in a payload, which is below the limit of serde_json
+/// (127).
 pub(crate) const MAX_DEPTH: usize = 100;
 
-/// How many calls of `serialize` may be open at once. `Some` and newtypes nest without a bracket in
-/// the JSON.
+/// The maximum number of open calls of `serialize`, because `Some` and newtypes nest without a
+/// bracket in the JSON.
 const MAX_CALLS: usize = 5 * MAX_DEPTH;
 
-/// The name by which serde_json knows JSON that is text already.
+/// The name by which serde_json recognises JSON that is already text.
 const RAW: &str = "$serde_json::private::RawValue";
 
-/// The value as JSON.
+/// Returns the value as JSON.
 pub(crate) fn to_json<T: Serialize + ?Sized>(value: &T) -> serde_json::Result<String> {
     to_json_noting(value, &Cell::default())
 }
 
-/// The value as JSON, and whether there are integers of 128 bits in it.
+/// Returns the value as JSON, and sets `wide` when it holds integers of 128 bits.
 pub(crate) fn to_json_noting<T: Serialize + ?Sized>(
     value: &T,
     wide: &Cell<bool>,
@@ -40,7 +41,7 @@ pub(crate) fn to_json_noting<T: Serialize + ?Sized>(
     String::from_utf8(json).map_err(Error::custom)
 }
 
-/// The value as a [`serde_json::Value`].
+/// Returns the value as a [`serde_json::Value`].
 pub(crate) fn to_value<T: Serialize + ?Sized>(value: &T) -> serde_json::Result<serde_json::Value> {
     value.serialize(Strict {
         inner: serde_json::value::Serializer,
@@ -48,13 +49,13 @@ pub(crate) fn to_value<T: Serialize + ?Sized>(value: &T) -> serde_json::Result<s
     })
 }
 
-/// JSON text without line breaks, which would end a line of a log or of a stream.
+/// Returns JSON text without line breaks, which would end a line of a log or of a stream.
 pub(crate) fn one_line(json: &str) -> Cow<'_, str> {
-    // A JSON text has none within its strings.
+    // The strings of a JSON text hold no line breaks.
     if json.contains(['\n', '\r']) { json.replace(['\n', '\r'], " ").into() } else { json.into() }
 }
 
-/// How deep lists and objects are nested in JSON text.
+/// Returns the depth of lists and objects in JSON text.
 pub(crate) fn depth(json: &str) -> usize {
     let (mut depth, mut deepest) = (0_usize, 0);
     let (mut in_text, mut escaped) = (false, false);
@@ -74,12 +75,12 @@ pub(crate) fn depth(json: &str) -> usize {
     deepest
 }
 
-/// Why text is refused that is not [whole](is_whole).
+/// The reason for which text is refused that is not [whole](is_whole).
 pub(crate) const HALF_A_CHARACTER: &str = "it holds half of a character (a surrogate without its \
                                            other half, such as `\\ud800`), which no text can be \
                                            read from";
 
-/// Whether each escape of JSON text is a character, or is so with the one behind it.
+/// Returns whether each escape of JSON text is a character, alone or with the next escape.
 pub(crate) fn is_whole(json: &str) -> bool {
     let mut rest = json.as_bytes();
     while let Some(at) = rest.iter().position(|byte| *byte == b'\\') {
@@ -95,22 +96,22 @@ pub(crate) fn is_whole(json: &str) -> bool {
     true
 }
 
-/// The number of the escape that begins here.
+/// Returns the number of the escape that begins here.
 fn unit(escape: &[u8]) -> Option<u16> {
     let digits = str::from_utf8(escape.strip_prefix(b"\\u")?.get(..4)?).ok()?;
     u16::from_str_radix(digits, 16).ok()
 }
 
-/// Where a value stands.
+/// The position of a value within the whole.
 #[derive(Clone, Copy)]
 struct Place<'n> {
     depth: usize,
     calls: usize,
-    /// Directly in a `Some`.
+    /// `true` directly in a `Some`.
     in_some: bool,
-    /// JSON text, which is written as it is.
+    /// `true` for JSON text, which is written as it is.
     raw: bool,
-    /// Set when there is an integer of 128 bits.
+    /// A flag that is set when there is an integer of 128 bits.
     wide: &'n Cell<bool>,
 }
 
@@ -129,12 +130,12 @@ impl<'n> Place<'n> {
         Ok(inner)
     }
 
-    /// In a wrapper of which the JSON shows nothing.
+    /// Returns the position within a wrapper that leaves no trace in the JSON.
     fn wrapped<E: Error>(self, in_some: bool) -> Result<Self, E> {
         Ok(Self { in_some, ..self.deeper(0)? })
     }
 
-    /// `null` may stand here.
+    /// Checks that `null` may stand at this position.
     fn null<E: Error>(self) -> Result<(), E> {
         if self.in_some {
             return Err(E::custom(
@@ -153,8 +154,8 @@ fn finite<E: Error>(finite: bool, number: impl Display) -> Result<(), E> {
     Err(E::custom(format_args!("it holds the number {number}, which JSON has no way to write")))
 }
 
-/// The serializer `inner`, and where its value stands. Of a list or object, where its members
-/// stand.
+/// The serializer `inner`, and the position of its value; for a list or object, the position of its
+/// members.
 struct Strict<'n, S> {
     inner: S,
     at: Place<'n>,

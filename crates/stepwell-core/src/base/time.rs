@@ -2,18 +2,20 @@
 
 use std::time::Duration;
 
-/// A moment in UTC. Stores keep microseconds; [`Runtime::now`](crate::Runtime::now) gives no finer
-/// ones.
+/// A moment in UTC; stores keep microseconds, and [`Runtime::now`](crate::Runtime::now) returns no
+/// finer moments.
 pub type Timestamp = jiff::Timestamp;
 
-/// `from` plus `duration`. A moment beyond the calendar (the year 9999) becomes the calendar's last
-/// one, so that a sleep of a thousand centuries is long rather than an error.
+/// Returns `from` plus `duration`.
+///
+/// A moment beyond the calendar (the year 9999) becomes the last moment of the calendar, so that a
+/// sleep of a thousand centuries is long and no error.
 pub fn after(from: Timestamp, duration: Duration) -> Timestamp {
     let micros = i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
     from_micros(from.as_microsecond().saturating_add(micros))
 }
 
-/// The moment that many microseconds after 1970, held within the calendar.
+/// Returns the moment this many microseconds after 1970, held within the calendar.
 pub fn from_micros(micros: i64) -> Timestamp {
     Timestamp::from_microsecond(micros).unwrap_or(if micros < 0 {
         Timestamp::MIN
@@ -22,7 +24,7 @@ pub fn from_micros(micros: i64) -> Timestamp {
     })
 }
 
-/// How long it is from `now` to `then`; zero when `then` has passed.
+/// Returns the time from `now` to `then`; zero when `then` has passed.
 pub fn until(now: Timestamp, then: Timestamp) -> Duration {
     Duration::from_micros(
         u64::try_from(then.as_microsecond().saturating_sub(now.as_microsecond())).unwrap_or(0),

@@ -1,45 +1,45 @@
-//! Rows that cannot be read: they hurt their own task, and nothing else.
+//! Rows that cannot be read: each of them affects its own task, and no other.
 
 use std::error::Error;
 
-/// A part of a task that is in the store, and could not be read.
+/// A stored part of a task that could not be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Unreadable {
-    /// It holds a word that this program does not know, and that a newer one may.
+    /// The part holds a word that this program does not know, and that a newer program may know.
     #[error(
         "{what} cannot be read by this program ({reason}): run one that is as new as the one that \
          wrote it"
     )]
     Newer {
-        /// What it is.
+        /// The name of the part.
         what: String,
-        /// What is unknown.
+        /// The word that is unknown.
         reason: String,
     },
-    /// It is damaged.
+    /// The part is damaged.
     #[error(
         "{what} cannot be read ({reason}): correct that column of the task's row, and retry the \
          task"
     )]
     Damaged {
-        /// What it is.
+        /// The name of the part.
         what: String,
-        /// What is wrong with it.
+        /// The error of the decoder.
         reason: String,
     },
 }
 
-/// A word in a column that is none of those which this program knows.
+/// A word in a column that this program does not know.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is unknown")]
 pub struct UnknownWord(pub String);
 
 impl Unreadable {
-    /// Why this could not be read, by the error of its decoder.
+    /// Returns the error of a part that could not be read, according to the error of its decoder.
     pub fn new(what: impl Into<String>, error: &(dyn Error + 'static)) -> Self {
         let (what, reason) = (what.into(), error.to_string());
-        // An enum's error of serde has no type of its own.
+        // serde has no type of its own for the error of an enum.
         if error.is::<UnknownWord>() || reason.starts_with("unknown variant") {
             Self::Newer { what, reason }
         } else {

@@ -1,8 +1,8 @@
-//! A store whose payloads are encoded before another one keeps them, and decoded when it gives them
+//! A store that encodes payloads before another store keeps them, and decodes them on their way
 //! back.
 //!
-//! What cannot be decoded comes back as a [`Payload`] that says so, and so fails whoever reads it
-//! and nobody else.
+//! A payload that cannot be decoded becomes a [`Payload`] that says so. It fails the code that
+//! reads it, and nothing else.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -25,17 +25,17 @@ use crate::store::record::TaskRecord;
 use crate::store::scope::Scope;
 use crate::store::*;
 
-/// A store that keeps what codecs have made of payloads and of failures' messages. Names, headers
-/// and all else are kept as they are.
+/// A store that keeps the encoded form of payloads and of the texts of failures.
 ///
-/// Applications give their codecs to `Durable::builder().codec(..)`, and need not name it.
+/// Names, headers and all other data are kept as they are. Applications pass their codecs to
+/// `Durable::builder().codec(..)`, and need not name this type.
 pub struct Encoded {
     inner: Arc<dyn Store>,
     codecs: Codecs,
 }
 
 impl Encoded {
-    /// The store with these codecs, or the store itself where there are none.
+    /// Returns the store with these codecs, or the store itself when there are none.
     pub fn over(inner: Arc<dyn Store>, codecs: &[Arc<dyn Codec>]) -> Arc<dyn Store> {
         match Codecs::new(codecs) {
             Some(codecs) => Arc::new(Self { inner, codecs }),
@@ -56,8 +56,8 @@ impl Encoded {
         })
     }
 
-    /// As [`decoding`](Self::decoding), of a page that holds no more than an answer has room for
-    /// once it is decoded.
+    /// Decodes a page as [`decoding`](Self::decoding) does an answer, and cuts it to the room of an
+    /// answer after that.
     fn decoding_page<T: Listed + Send + 'static>(
         &self,
         asked: BoxFuture<'static, Result<Page<T>, StoreError>>,
@@ -75,14 +75,14 @@ impl Encoded {
     }
 }
 
-/// Whether it is something that stores write by themselves: the mark of an attempt that begins by
-/// hand.
+/// Returns whether stores write this value by themselves: the mark that a client started a task
+/// again.
 fn is_of_the_store(place: &Place<'_>) -> bool {
     matches!(place, Place::Entry { key, .. } if key.kind == Kind::Attempt)
 }
 
-/// Refuses opened text that is not JSON: somebody with access to the database can write such an
-/// envelope, and lists could not show it.
+/// Refuses decoded text that is not JSON, because anyone with access to the database can write such
+/// an envelope, and lists could not show it.
 fn checked(opened: Option<String>) -> Result<Option<String>, CodecError> {
     if let Some(json) = &opened {
         serde_json::from_str::<&RawValue>(json)
@@ -92,7 +92,7 @@ fn checked(opened: Option<String>) -> Result<Option<String>, CodecError> {
 }
 
 impl Codecs {
-    /// Encodes what the walk comes to.
+    /// Encodes all parts that the walk visits, and returns the first error.
     pub(crate) fn encode(&self, walk: impl FnOnce(Each<'_>)) -> Result<(), StoreError> {
         let mut failed = None;
         walk(&mut |held, place| {
@@ -118,8 +118,9 @@ impl Codecs {
         failed.map_or(Ok(()), Err)
     }
 
-    /// Finds out why something could not be encoded: because the codec cannot work just now, or
-    /// does not take this. Where it can encode something else, it is asked once more.
+    /// Finds out whether the codec cannot work just now or does not take this payload.
+    ///
+    /// If the codec can encode something else, it is called once more.
     fn again<T>(
         &self,
         error: CodecError,
@@ -135,14 +136,14 @@ impl Codecs {
     }
 
     fn sealed(&self, payload: &Payload, place: &Place<'_>) -> Result<Payload, CodecError> {
-        // What could not be read is kept as it was.
+        // A payload that could not be read keeps its stored form.
         if let Some(kept) = payload.kept() {
             return Ok(kept.clone());
         }
         Ok(self.seal(payload.as_str(), place)?.map_or_else(|| payload.clone(), Payload::from_json))
     }
 
-    /// Decodes what the walk comes to.
+    /// Decodes all parts that the walk visits.
     pub(crate) fn decode(&self, walk: impl FnOnce(Each<'_>)) {
         walk(&mut |held, place| match held {
             Held::Payload(payload) if payload.unreadable().is_some() => {}
@@ -157,7 +158,7 @@ impl Codecs {
             Held::Text(text, refused) => match self.open(text, &place) {
                 Ok(Some(opened)) => *text = opened,
                 Ok(None) => {}
-                // Stores fail and cancel tasks as well, in words of their own.
+                // Stores also fail and cancel tasks, with messages of their own.
                 Err(CodecError::Plain(_)) if matches!(place, Place::Failure(_)) => {}
                 Err(reason) => {
                     *text = format!("{place} cannot be read: {reason}");
@@ -167,7 +168,7 @@ impl Codecs {
         });
     }
 
-    /// Has the result of the transition's transaction encoded, once it is there.
+    /// Has the result of the transition's transaction encoded when it exists.
     fn encode_result(&self, transition: &Transition) {
         let task_id = transition.task_id;
         if let Some(transaction) = &transition.transaction {
@@ -186,7 +187,7 @@ impl Store for Encoded {
 
     fn commit(&self, batch: Arc<Batch>) -> BoxFuture<'static, Result<Committed, StoreError>> {
         let (inner, codecs) = (self.inner.clone(), self.codecs.clone());
-        // In the future: whoever asks may hold a lock.
+        // The future does this work, because its caller may hold a lock.
         Box::pin(async move {
             let mut batch = Arc::unwrap_or_clone(batch);
             let tasks: Vec<_> =

@@ -1,14 +1,14 @@
-//! What codecs make of a payload, as a store keeps it: JSON text still, because a store's columns
-//! hold JSON.
+//! The stored form of an encoded payload, which is JSON text as well, because the columns of a
+//! store hold JSON.
 //!
 //! ```text
 //!   {"$stepwell":["zstd","aes256gcm:2026-11"],"data":"…base64…"}
 //! ```
 //!
 //! The list names the codecs in the order in which they were applied, each with the id of its key.
-//! Text that does not begin so is the payload itself: written before there was a codec, or not
-//! worth compressing; a codec that is required, as encryption is, refuses it. A payload that itself
-//! begins so is kept under an empty list.
+//! Text that does not begin so is the payload itself: it was written before there was a codec, or
+//! was not worth compressing. A required codec, as encryption is, refuses such text. A payload that
+//! itself begins as an envelope is stored in an envelope with an empty list.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use crate::base::codec_error::CodecError;
 use crate::base::guard::{Panic, guard};
 use crate::codec::{Codec, Place};
 
-/// How every envelope begins.
+/// The beginning of every envelope.
 const BEGIN: &str = "{\"$stepwell\":[";
 
 #[derive(Serialize, Deserialize)]
@@ -33,17 +33,17 @@ struct Envelope<'a> {
     data: Cow<'a, str>,
 }
 
-/// The codecs of a client, of which there is one at least. Cheap to clone.
+/// The codecs of a client, of which there is at least one; a value that is cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Codecs(Arc<[Arc<dyn Codec>]>);
 
 impl Codecs {
-    /// `None` when there are none.
+    /// Returns the codecs; `None` when the list is empty.
     pub(crate) fn new(codecs: &[Arc<dyn Codec>]) -> Option<Self> {
         (!codecs.is_empty()).then(|| Self(codecs.into()))
     }
 
-    /// What is kept of a text; `None` for the text itself.
+    /// Returns the stored form of a text; `None` when this is the text itself.
     pub(crate) fn seal(&self, text: &str, place: &Place<'_>) -> Result<Option<String>, CodecError> {
         let mut bytes = Cow::Borrowed(text.as_bytes());
         let mut layers = Vec::new();
@@ -65,7 +65,7 @@ impl Codecs {
             .map_err(|error| CodecError::Other(error.to_string()))
     }
 
-    /// Refuses what lacks a layer that must be there.
+    /// Refuses an envelope without the layer of a required codec.
     fn require(&self, layers: &[Cow<'_, str>]) -> Result<(), CodecError> {
         let has = |name: &str| layers.iter().any(|layer| layer.split(':').next() == Some(name));
         match self.0.iter().find(|codec| codec.is_required() && !has(codec.name())) {
@@ -74,7 +74,7 @@ impl Codecs {
         }
     }
 
-    /// The text of which this was kept; `None` when it is the text itself.
+    /// Returns the text of a stored form; `None` when this is the stored form itself.
     pub(crate) fn open(&self, kept: &str, place: &Place<'_>) -> Result<Option<String>, CodecError> {
         if !kept.starts_with(BEGIN) {
             return self.require(&[]).map(|()| None);
@@ -98,13 +98,15 @@ impl Codecs {
     }
 }
 
-/// A panic of a codec is an error of the one payload.
-/// Which codec a payload was encoded with that a client without codecs reads.
+/// Returns the error that names the codec of an encoded payload, for a client without codecs.
+///
+/// The result is `None` when the payload is not encoded.
 pub(crate) fn encoded_with(kept: &str, place: &Place<'_>) -> Option<CodecError> {
     let none = Codecs(Arc::new([]));
     none.open(kept, place).err().filter(|error| matches!(error, CodecError::UnknownCodec(_)))
 }
 
+/// Calls a codec; a panic of the codec is an error of this one payload.
 fn guarded<T>(
     codec: &Arc<dyn Codec>,
     call: impl FnOnce() -> Result<T, CodecError>,
@@ -125,7 +127,7 @@ mod tests {
     use crate::base::payload::{Payload, PayloadError};
     use crate::codec::payloads::Held;
 
-    /// Turns the bytes round, where there are any.
+    /// A codec that reverses the bytes, if there are any.
     #[derive(Debug)]
     struct Turned(&'static str, Option<&'static str>);
 
@@ -224,7 +226,7 @@ mod tests {
             let bytes = BASE64.decode(&data).ok().filter(|_| known);
             let envelope = serde_json::json!({ "$stepwell": layers, "data": data }).to_string();
             let opened = codecs().open(&envelope, &place());
-            // Turned round as often as there are layers.
+            // Each layer reverses the bytes once.
             let text = bytes.and_then(|mut bytes| {
                 if layers.len() % 2 == 1 { bytes.reverse() }
                 String::from_utf8(bytes).ok()

@@ -1,7 +1,8 @@
-//! Where payloads are in what goes to a store and comes back: one walk over each, for encoding and
-//! decoding alike.
+//! Walks over the payloads in requests to a store and in its answers, the same for encoding and
+//! decoding.
 //!
-//! What is not walked to is kept as it is: names, headers, times, the kinds of failures.
+//! Everything that a walk does not visit is kept as it is: names, headers, times, the kinds of
+//! failures.
 
 use crate::base::codec_error::CodecError;
 use crate::base::failure::Failure;
@@ -13,17 +14,18 @@ use crate::store::page::{Listed, Room};
 use crate::store::record::TaskRecord;
 use crate::store::*;
 
-/// Something that codecs are applied to.
+/// A value that codecs are applied to.
 pub(crate) enum Held<'a> {
     Payload(&'a mut Payload),
-    /// A part of a failure's message, and why it could not be decoded.
+    /// A part of a failure's message, and the reason why it could not be decoded.
     Text(&'a mut String, &'a mut Option<CodecError>),
 }
 
-/// What is done at each stop of a walk.
+/// The function that a walk calls for each value.
 pub(crate) type Each<'a> = &'a mut dyn FnMut(Held<'_>, Place<'_>);
 
-/// Gives why the first of its texts could not be decoded.
+/// Visits the texts of a failure, and returns the reason why the first of them could not be
+/// decoded.
 fn failure(failure: &mut Failure, place: Place<'_>, each: Each<'_>) -> Option<CodecError> {
     let mut refused = None;
     each(Held::Text(&mut failure.message, &mut refused), place);
@@ -65,11 +67,11 @@ pub(crate) fn entries(task_id: TaskId, entries: &mut [Entry], each: Each<'_>) {
             Outcome::Done(value) => each(Held::Payload(value), Place::Entry { task_id, seq, key }),
             Outcome::Failed(why) | Outcome::Retrying { failure: why, .. } => {
                 let place = match key.kind {
-                    // The store puts the task's failure there.
+                    // The store writes the failure of the task into this entry.
                     Kind::Compensating => Place::Failure(task_id),
                     _ => Place::EntryFailure { task_id, seq, key },
                 };
-                // The code must not take a way that the journal does not prove.
+                // The code must not take a path that the journal does not prove.
                 if let Some(reason) =
                     failure(why, place, each).filter(|_| key.kind != Kind::Compensating)
                 {
@@ -154,7 +156,8 @@ pub(crate) fn record(record: &mut TaskRecord, each: Each<'_>) {
     }
 }
 
-/// What has no room in the answer once it is decoded is left for another look.
+/// Visits facts, and removes those that have no room in the answer after they are decoded; a later
+/// look finds them.
 fn facts(task_id: TaskId, facts: &mut Facts, room: &mut Room, each: Each<'_>) {
     let Facts { events, messages, children, more } = facts;
     let mut take = |change: &mut dyn FnMut() -> usize| {
@@ -182,7 +185,8 @@ fn facts(task_id: TaskId, facts: &mut Facts, room: &mut Room, each: Each<'_>) {
     });
 }
 
-/// The result of a [`UserTransaction`] is not walked to: what it gives back is what it made.
+/// Visits the result of a transition, without the result of a [`UserTransaction`], which is not
+/// encoded.
 pub(crate) fn applied(
     task_id: TaskId,
     applied: &mut Result<Applied, Refused>,
@@ -194,7 +198,7 @@ pub(crate) fn applied(
     }
 }
 
-/// What became of a batch whose transitions were of these tasks.
+/// Visits the results of a batch whose transitions belong to these tasks.
 pub(crate) fn committed(tasks: &[TaskId], committed: &mut Committed, each: Each<'_>) {
     let mut room = Room::default();
     for (task_id, result) in tasks.iter().zip(&mut committed.transitions) {

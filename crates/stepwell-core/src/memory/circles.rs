@@ -19,8 +19,9 @@ impl State {
         blocked
     }
 
-    /// Returns at most `most` tasks that have to end before that one goes on. `suspends`: it is
-    /// about to be suspended.
+    /// Returns at most `most` tasks that have to end before the given task goes on.
+    ///
+    /// `suspends` says that the task is about to be suspended.
     fn held_up_by(&self, task_id: TaskId, suspends: bool, most: usize) -> Vec<TaskId> {
         let Some(task) = self.tasks.get(&task_id) else { return Vec::new() };
         if task.state == TaskState::Pending && !self.has_turn(&task.new) {

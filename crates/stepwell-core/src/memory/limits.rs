@@ -1,4 +1,5 @@
-//! Who may be claimed: the limits of queues, the turns of concurrency keys, the versions of code.
+//! The conditions of a claim: the limits of queues, the turns of concurrency keys, the versions of
+//! code.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,28 +13,28 @@ use crate::store::rules::crash::SUSPECT_CRASHES;
 use crate::store::scope::Scope;
 use crate::store::{Claim, NewTask, News, TaskState};
 
-/// A queue that somebody has changed.
+/// A queue that was paused, resumed or limited at least once.
 #[derive(Default)]
 pub(super) struct Queue {
     paused: bool,
     limits: QueueLimits,
-    /// Up to when its rate is used up.
+    /// The moment up to which the rate is used up.
     used_until: Option<Timestamp>,
 }
 
 impl Queue {
-    /// Whether a task that stops running makes room for another.
+    /// Returns whether a task that stops running makes room for another.
     pub(super) fn counts_running(&self) -> bool {
         self.limits.count_running()
     }
 
-    /// Whether a task may not simply be started.
+    /// Returns whether the queue may keep a task from starting at once.
     pub(super) fn restricts(&self) -> bool {
         self.paused || !self.limits.are_none()
     }
 }
 
-/// A claimable task's place in its queue.
+/// The place of a claimable task in its queue.
 pub(super) type Place = (Reverse<i32>, Timestamp, TaskId);
 
 impl State {
@@ -54,8 +55,10 @@ impl State {
         }
     }
 
-    /// Takes tasks of a queue that the claim may have, as many as there is room for. Also tells
-    /// when the queue's rate lets the next one start, once it is used up.
+    /// Takes tasks of a queue that the claim may have, as many as there is room for.
+    ///
+    /// The second result is the time at which the queue's rate lets the next task start, when the
+    /// rate is used up.
     pub(super) fn pick(
         &mut self,
         now: Timestamp,
@@ -112,7 +115,7 @@ impl State {
         let used = config.as_ref().and_then(|config| config.used_until);
         let allowed = limits.rate.map_or(room, |rate| rate.allowed(now, used));
         let startable = (room - goes_on.len()).min(allowed);
-        // A suspect starts, since its worker died.
+        // A suspect starts, because its worker died.
         let suspects = of(true, None, startable.min(1));
         if !suspects.is_empty() {
             *suspect = 0;
@@ -131,7 +134,7 @@ impl State {
         (places, next)
     }
 
-    /// A task joins the others of its concurrency key, last.
+    /// Adds a task to the end of the line of its concurrency key.
     pub(super) fn line_up(&mut self, task_id: TaskId) {
         let Some(task) = self.tasks.get_mut(&task_id) else { return };
         if let Some(key) = concurrency_key(&task.new) {
@@ -141,7 +144,7 @@ impl State {
         }
     }
 
-    /// A task of a concurrency key has ended: it is the turn of the next.
+    /// Ends the turn of a task of a concurrency key, so that the next one may start.
     pub(super) fn end_turn(
         &mut self,
         now: Timestamp,
@@ -164,7 +167,7 @@ impl State {
         }
     }
 
-    /// Whether no other task of its concurrency key comes before it.
+    /// Returns whether no other task of the concurrency key comes before this one.
     pub(super) fn has_turn(&self, task: &NewTask) -> bool {
         let line = concurrency_key(task).and_then(|key| self.keys.get(&key));
         line.and_then(BTreeSet::first).is_none_or(|(_, first)| *first == task.task_id)

@@ -1,4 +1,4 @@
-//! What tasks wait for, and what has arrived of it.
+//! The waits of tasks, and what has arrived for them.
 
 use std::collections::{BTreeMap, BTreeSet, btree_map};
 
@@ -12,26 +12,26 @@ use crate::store::page::{Listed as _, Room};
 use crate::store::rules::ending::deleted;
 use crate::store::{ArrivedMessage, Facts, Finish, MessageId, News, Wait};
 
-/// An event, a topic, or a child.
+/// The target of a wait: an event, a topic, or a child.
 pub(super) type Target = (Kind, Name);
 
 /// The waits of one task.
 #[derive(Default)]
 pub(super) struct Waits {
     by_key: BTreeMap<Key, Wait>,
-    /// How many of them each target has.
+    /// The number of waits for each target.
     awaited: BTreeMap<Target, usize>,
-    /// The targets of which something may have arrived: a look reads these, and no others.
+    /// The targets of which something may have arrived; a look reads these, and no others.
     arrived: BTreeSet<Target>,
 }
 
 impl Waits {
-    /// Returns them by key.
+    /// Returns the waits by key.
     pub(super) fn all(&self) -> btree_map::Values<'_, Key, Wait> {
         self.by_key.values()
     }
 
-    /// Returns whether there are some, and all of them are of this kind.
+    /// Returns whether there are waits, and all of them are of this kind.
     pub(super) fn are_all(&self, kind: Kind) -> bool {
         // Keys are ordered by their kinds first.
         let ends = [self.by_key.first_key_value(), self.by_key.last_key_value()];
@@ -42,7 +42,7 @@ impl Waits {
         self.awaited.contains_key(target)
     }
 
-    /// Adds a wait. Its target may be there already, so the next look reads it.
+    /// Adds a wait, and lets the next look read its target, which may exist already.
     fn add(&mut self, wait: Wait) {
         if let Some(target) = target(&wait) {
             *self.awaited.entry(target.clone()).or_default() += 1;
@@ -51,7 +51,7 @@ impl Waits {
         self.by_key.insert(wait.key.clone(), wait);
     }
 
-    /// Removes a wait. Returns its target when that was the last wait for it.
+    /// Removes a wait, and returns its target when that was the last wait for it.
     fn remove(&mut self, key: &Key) -> Option<Target> {
         let target = target(&self.by_key.remove(key)?)?;
         let left = self.awaited.get_mut(&target)?;
@@ -77,7 +77,7 @@ pub(super) struct Mail {
 }
 
 impl Mail {
-    /// Returns them in their order.
+    /// Returns the messages in their order.
     pub(super) fn all(&self) -> btree_map::Values<'_, MessageId, ArrivedMessage> {
         self.by_id.values()
     }
@@ -135,7 +135,7 @@ impl State {
         }
     }
 
-    /// Tells a task that something has arrived which it waits for.
+    /// Notifies a task that something has arrived which it waits for.
     pub(super) fn arrive(
         &mut self,
         now: Timestamp,
@@ -149,7 +149,7 @@ impl State {
         self.notify(now, task_id, news);
     }
 
-    /// Returns what has arrived for a task's waits, as far as the answer has room for it.
+    /// Returns what has arrived for a task's waits, up to the room of the answer.
     pub(super) fn facts(&mut self, task_id: TaskId, room: &mut Room) -> Facts {
         let mut facts = Facts::default();
         let Some(task) = self.tasks.get(&task_id) else { return facts };
@@ -161,7 +161,7 @@ impl State {
         facts
     }
 
-    /// Adds what there is of a target. Returns whether there is anything.
+    /// Adds what has arrived of a target, and returns whether there is anything.
     fn find(&self, task: &Task, target: &Target, facts: &mut Facts, room: &mut Room) -> bool {
         let (kind, name) = target;
         match kind {
@@ -197,7 +197,8 @@ impl State {
         }
     }
 
-    /// Returns an event as the task sees it: one for all queues comes before one for its own.
+    /// Returns an event as the task sees it: an event for all queues comes before one for the
+    /// task's queue.
     fn event(&self, task: &Task, name: &Name) -> Option<&Payload> {
         let of = |queue| self.events.get(&(name.clone(), queue));
         of(None).or_else(|| of(Some(task.new.queue.clone())))

@@ -1,4 +1,4 @@
-//! Workers: signs of life, and what is known of them.
+//! Workers: registration, heartbeats, drains and deaths.
 
 use std::ops::Bound;
 
@@ -71,7 +71,7 @@ impl State {
         }
     }
 
-    /// The answer to a sign of life.
+    /// Returns the answer to a registration or a heartbeat.
     fn status(&self, worker_id: WorkerId, state: WorkerState) -> WorkerStatus {
         let runs = self.running_under(worker_id).into_iter();
         let runs = runs.filter_map(|task_id| Some((task_id, self.tasks.get(&task_id)?.run_id)));
@@ -85,8 +85,10 @@ impl State {
         WorkerStatus { state, runs: runs.collect(), others: others.collect() }
     }
 
-    /// Removes a worker that has died. Its tasks are given back, each with another attempt; those
-    /// that have met too many crashes in a row fail.
+    /// Removes a worker that has died.
+    ///
+    /// The tasks of the worker become pending, each with another attempt. Those that have met too
+    /// many crashes in a row fail.
     fn remove_dead(&mut self, now: Timestamp, worker_id: WorkerId, news: &mut News) {
         self.workers.remove(&worker_id);
         for task_id in self.running_under(worker_id) {
@@ -114,7 +116,7 @@ impl State {
         self.cancel_doomed(now, news);
     }
 
-    /// Gives a running task back; its attempt does not count.
+    /// Releases a running task, whose attempt does not count.
     fn release(&mut self, now: Timestamp, task_id: TaskId, news: &mut News) {
         if let Some(task) = self.tasks.get_mut(&task_id) {
             task.attempt -= 1;

@@ -1,8 +1,9 @@
 //! The history: lifecycle events that are kept.
 //!
-//! A client that was built to [keep them](crate::Settings::keep_history) writes down what it tells
-//! its subscribers, in the background and in batches, behind what they tell of. So the history
-//! costs tasks no time; a crash may lose its last moments, never the journal's.
+//! A client that was built to [keep them](crate::Settings::keep_history) writes its lifecycle
+//! events to the store, in the background and in batches, after the events themselves. The history
+//! therefore costs tasks no time. A crash may lose the last moments of the history, and never those
+//! of the journal.
 //!
 //! ```text
 //!   what happens ──▶ subscribers (this process, at once)
@@ -23,20 +24,20 @@ use crate::base::time::Timestamp;
 use crate::observe::lifecycle::Lifecycle;
 use crate::store::{Happening, Store, StoreError};
 
-/// How many events are written at once.
+/// The maximum number of events that are written at once.
 const BATCH: usize = 1_000;
 
 /// A lifecycle event that was kept.
 #[derive(Clone, Debug)]
 pub struct HistoryEntry {
-    /// Its place in the history. Later ones have higher numbers, with gaps.
+    /// The place of the event in the history; later events have higher numbers, with gaps.
     pub id: u64,
-    /// When it happened, by the store's clock.
+    /// The time of the event, by the store's clock.
     pub at: Timestamp,
-    /// The task that it is about.
+    /// The task that the event belongs to.
     pub task_id: TaskId,
-    /// What happened; an error where the entry cannot be read (without the key that it was
-    /// encrypted with, say).
+    /// The event, or an error when the entry cannot be read (without the key that it was encrypted
+    /// with, say).
     pub event: Result<Lifecycle, PayloadError>,
 }
 
@@ -49,12 +50,14 @@ impl HistoryEntry {
 
 pub(crate) enum Note {
     Event(Timestamp, Lifecycle),
-    /// Somebody wants to know when all before it is written.
+    /// A request for an answer when all earlier events are written.
     Flush(oneshot::Sender<()>),
 }
 
-/// Writes down what comes, until whoever sends it is gone. What the store cannot take just now is
-/// tried again; an event that it refuses for good is left out.
+/// Writes the events that arrive, until their sender is gone.
+///
+/// Events that the store cannot take just now are tried again. An event that the store refuses for
+/// good is left out.
 pub(crate) async fn record(
     store: Arc<dyn Store>,
     runtime: Arc<dyn Runtime>,

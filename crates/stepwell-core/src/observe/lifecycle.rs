@@ -1,4 +1,4 @@
-//! Lifecycle events: what happens to the tasks of this process, as it happens.
+//! Lifecycle events: changes of the tasks of this process, as they happen.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
@@ -19,18 +19,18 @@ use crate::observe::history::{Note, record};
 use crate::observe::notes::{LogLevel, Progress};
 use crate::store::Store;
 
-/// What happened to a task. Sent to those who [`subscribe`](crate::Client::subscribe), by the
-/// process in which it happened.
+/// A change of a task, which the process in which it happened sends to its
+/// [subscribers](crate::Client::subscribe).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schemas", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub enum Lifecycle {
-    /// A task was spawned by a client of this process, or by a schedule that it looks after.
+    /// A task was spawned by a client of this process, or by a schedule that this process handles.
     #[serde(rename = "task:spawn")]
     TaskSpawned {
         /// The task.
         task_id: TaskId,
-        /// The name of its type.
+        /// The name of the task's type.
         task_type: Name,
     },
     /// A worker began to execute an attempt, from the start or from its journal.
@@ -38,20 +38,21 @@ pub enum Lifecycle {
     TaskStarted {
         /// The task.
         task_id: TaskId,
-        /// The name of its type.
+        /// The name of the task's type.
         task_type: Name,
-        /// The attempt, from 1.
+        /// The number of the attempt, from 1.
         attempt: u32,
     },
-    /// A step's closure was called, for a try of it. A step that has its result from the journal,
-    /// or from a cache, does not start.
+    /// A try of a step called its closure.
+    ///
+    /// A step that has its result from the journal, or from a cache, does not start.
     #[serde(rename = "step:start")]
     StepStarted {
         /// The task.
         task_id: TaskId,
-        /// The step: its name, and `#2`, `#3`… for a further call.
+        /// The name of the step, with `#2`, `#3`… for a further call.
         step: String,
-        /// Which try it is, from 1.
+        /// The number of the try, from 1.
         tries: u32,
     },
     /// A step has a result.
@@ -59,7 +60,7 @@ pub enum Lifecycle {
     StepCompleted {
         /// The task.
         task_id: TaskId,
-        /// The step.
+        /// The name of the step.
         step: String,
     },
     /// A step failed for good, or will be tried again.
@@ -67,11 +68,11 @@ pub enum Lifecycle {
     StepFailed {
         /// The task.
         task_id: TaskId,
-        /// The step.
+        /// The name of the step.
         step: String,
-        /// Why.
+        /// The failure of the step, or of its try.
         failure: Failure,
-        /// When it is tried again; `None` when it is not.
+        /// The time of the next try; `None` when there is none.
         retry_at: Option<Timestamp>,
     },
     /// The task has written to its log.
@@ -79,27 +80,27 @@ pub enum Lifecycle {
     LogWritten {
         /// The task.
         task_id: TaskId,
-        /// How much it matters.
+        /// The level of the line.
         level: LogLevel,
-        /// What it says.
+        /// The text of the line.
         message: String,
-        /// What it is about.
+        /// The fields of the line, by name.
         fields: BTreeMap<String, Value>,
     },
-    /// The task has said how far it has come.
+    /// The task has reported its progress.
     #[serde(rename = "task:progress")]
     TaskProgressed {
         /// The task.
         task_id: TaskId,
-        /// How far.
+        /// The progress.
         progress: Progress,
     },
-    /// The task only waits now.
+    /// The task was suspended, because it only waits.
     #[serde(rename = "task:suspend")]
     TaskSuspended {
         /// The task.
         task_id: TaskId,
-        /// When it goes on at the latest.
+        /// The time at which the task goes on at the latest; `None` when only its waits decide.
         until: Option<Timestamp>,
     },
     /// The task has its output.
@@ -115,27 +116,27 @@ pub enum Lifecycle {
     TaskFailed {
         /// The task.
         task_id: TaskId,
-        /// Why.
+        /// The failure of the attempt.
         failure: Failure,
-        /// When the next attempt is due; `None` when that was the last.
+        /// The time at which the next attempt is due; `None` when that was the last attempt.
         retry_at: Option<Timestamp>,
     },
-    /// The task has failed for good, or was cancelled, and what it did is to be undone.
+    /// The task has failed for good, or was cancelled, and its compensations are to run.
     #[serde(rename = "task:compensate")]
     TaskCompensating {
         /// The task.
         task_id: TaskId,
-        /// Why.
+        /// The failure of the task, or the one that stands for its cancellation.
         failure: Failure,
     },
-    /// A compensation ended: what a step did is undone, or cannot be.
+    /// A compensation ended: a step is undone, or cannot be undone.
     #[serde(rename = "step:compensate")]
     StepCompensated {
         /// The task.
         task_id: TaskId,
-        /// The step, or the name of the cleanup.
+        /// The name of the step, or of the cleanup.
         step: String,
-        /// Why it failed for good, if it did.
+        /// The failure of the compensation, if it failed for good.
         failure: Option<Failure>,
     },
     /// The task was cancelled.
@@ -147,7 +148,7 @@ pub enum Lifecycle {
 }
 
 impl Lifecycle {
-    /// What it is called in the history, and by programs that are not written in Rust:
+    /// Returns the name of the event in the history, and for programs that are not written in Rust:
     /// `task:complete`, `step:fail`, `log:write`…
     pub fn name(&self) -> &'static str {
         match self {
@@ -167,7 +168,7 @@ impl Lifecycle {
         }
     }
 
-    /// The task that it is about.
+    /// Returns the task that the event belongs to.
     pub fn task_id(&self) -> TaskId {
         match self {
             Self::TaskSpawned { task_id, .. }
@@ -217,13 +218,14 @@ impl Lifecycle {
     }
 }
 
-/// How many events a subscriber may lag behind before it misses the oldest.
+/// The number of unread events of a subscriber above which it misses the oldest.
 const CAPACITY: usize = 4096;
 
-/// Sends lifecycle events to whoever subscribed, and into the history if they are kept; costs
-/// nothing otherwise.
+/// The sender of lifecycle events to subscribers, and to the history if it is kept.
+///
+/// The sender costs nothing when there is neither.
 pub(crate) struct Broadcast {
-    /// Made for the first who subscribes: its places take memory.
+    /// The channel, made for the first subscriber, because its places take memory.
     subscribers: OnceLock<broadcast::Sender<Lifecycle>>,
     history: Option<History>,
 }
@@ -238,7 +240,7 @@ impl Broadcast {
         Self { subscribers: OnceLock::new(), history: None }
     }
 
-    /// One whose events are kept.
+    /// Returns a sender that also keeps its events in the history.
     pub(crate) fn kept(store: Arc<dyn Store>, runtime: Arc<dyn Runtime>) -> Self {
         let (notes, receiver) = mpsc::unbounded_channel();
         runtime.spawn(Box::pin(record(store.clone(), runtime.clone(), receiver)));
@@ -265,7 +267,7 @@ impl Broadcast {
         Subscription(subscribers.subscribe())
     }
 
-    /// Waits until what was told is kept.
+    /// Waits until the history holds all earlier events.
     pub(crate) async fn flush(&self) {
         let Some(History { notes, .. }) = &self.history else { return };
         let (written, receipt) = oneshot::channel();
@@ -279,8 +281,10 @@ impl Broadcast {
 pub struct Subscription(broadcast::Receiver<Lifecycle>);
 
 impl Subscription {
-    /// The next event; `None` when the client is gone. A subscriber that lags more than 4,096
-    /// events behind misses the oldest, and a warning is logged.
+    /// Returns the next event; `None` when the client is gone.
+    ///
+    /// A subscriber that lags more than 4,096 events behind misses the oldest events, and a warning
+    /// is logged.
     pub async fn next(&mut self) -> Option<Lifecycle> {
         loop {
             match self.0.recv().await {

@@ -1,5 +1,5 @@
-//! Counts and times, for whatever recorder of the [`metrics`] facade the program has installed
-//! (Prometheus', say).
+//! Counters and histograms, for the recorder of the [`metrics`] facade that the program has
+//! installed (Prometheus', say).
 //!
 //! | | |
 //! | --- | --- |
@@ -13,8 +13,8 @@
 //! | `stepwell_commits_failed_total` | |
 //! | `stepwell_leases_lost_total` | |
 //!
-//! A recorder finds a counter by its name and labels, which takes longer than to count; so what it
-//! has found is kept.
+//! A recorder finds a counter by its name and labels, which takes longer than to count. The found
+//! counters are therefore kept.
 
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
@@ -24,10 +24,10 @@ use metrics::{Counter, Histogram, counter, histogram};
 use crate::base::guard;
 use crate::base::name::Name;
 
-/// Who counts and measures, in the log.
+/// The name of the recorder in the log.
 const RECORDER: &str = "the recorder of measures";
 
-/// How an attempt ended, or was left.
+/// The end of an attempt on a worker.
 #[derive(Clone, Copy)]
 pub(crate) enum Ended {
     Completed,
@@ -40,7 +40,7 @@ pub(crate) enum Ended {
 }
 
 impl Ended {
-    /// In the order of their declaration, by which counters are found.
+    /// The list of all ends, in the order of their declaration, by which counters are found.
     const ALL: [Self; 7] = [
         Self::Completed,
         Self::Suspended,
@@ -64,7 +64,7 @@ impl Ended {
     }
 }
 
-/// Measures, or does not: what is not wanted costs a comparison.
+/// The measures of a client, which cost one comparison when they are not wanted.
 #[derive(Default)]
 pub(crate) struct Measures {
     wanted: bool,
@@ -72,7 +72,7 @@ pub(crate) struct Measures {
     store: OnceLock<StoreMeasures>,
 }
 
-/// What is measured of the tasks of one type.
+/// The measures of the tasks of one type.
 pub(crate) struct TypeMeasures {
     pub(crate) spawned: Counter,
     pub(crate) started: Counter,
@@ -82,7 +82,7 @@ pub(crate) struct TypeMeasures {
     pub(crate) step_retries: Counter,
 }
 
-/// What is measured of the store.
+/// The measures of the store.
 pub(crate) struct StoreMeasures {
     pub(crate) commit_items: Histogram,
     pub(crate) commit_seconds: Histogram,
@@ -95,7 +95,7 @@ impl Measures {
         Arc::new(Self { wanted, ..Self::default() })
     }
 
-    /// `None` when nothing is to be measured.
+    /// Returns the measures of a task type; `None` when nothing is to be measured.
     pub(crate) fn of(&self, task_type: &Name) -> Option<Arc<TypeMeasures>> {
         if !self.wanted {
             return None;
@@ -109,9 +109,10 @@ impl Measures {
         }))
     }
 
-    /// A task of the type was spawned.
+    /// Counts the spawn of a task of the type.
     pub(crate) fn count_spawn(&self, task_type: &Name) {
-        // The recorder is the application's, and whoever spawns for others must not end with it.
+        // The recorder is the application's, and a panic in it must not end a worker that spawns
+        // for others.
         guard::tell(RECORDER, || {
             if let Some(measures) = self.of(task_type) {
                 measures.spawned.increment(1);

@@ -1,5 +1,6 @@
-//! What a task says of itself while it runs: log lines and progress. They are kept in its journal,
-//! beside what was delivered to it, and are not written again by a replay.
+//! The reports of a task while it runs: log lines and progress.
+//!
+//! The journal keeps them beside the deliveries, and a replay does not write them again.
 
 use std::collections::BTreeMap;
 
@@ -9,23 +10,23 @@ use serde_json::Value;
 use crate::base::journal::{Entry, Kind, Outcome};
 use crate::base::time::Timestamp;
 
-/// How much a log line matters.
+/// The level of a log line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schemas", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum LogLevel {
-    /// For those who look for a fault.
+    /// Information for the search for a fault.
     Debug,
-    /// What happens.
+    /// Information about normal operation.
     Info,
-    /// What may become a problem.
+    /// A warning of a possible problem.
     Warn,
-    /// What went wrong.
+    /// An error.
     Error,
 }
 
 impl LogLevel {
-    /// The level's word.
+    /// Returns the word for the level.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Debug => "debug",
@@ -40,31 +41,31 @@ impl LogLevel {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[cfg_attr(feature = "schemas", derive(schemars::JsonSchema))]
 pub struct LogLine {
-    /// When, by the store's clock.
+    /// The time of the line, by the store's clock.
     pub at: Timestamp,
-    /// In which attempt.
+    /// The attempt that wrote the line.
     pub attempt: u32,
-    /// How much it matters.
+    /// The level of the line.
     pub level: LogLevel,
-    /// What it says.
+    /// The text of the line.
     pub message: String,
-    /// What it is about.
+    /// The fields of the line, by name.
     pub fields: BTreeMap<String, Value>,
 }
 
-/// How far a task has come.
+/// The progress of a task.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schemas", derive(schemars::JsonSchema))]
 pub struct Progress {
-    /// So many are done.
+    /// The amount of work that is done.
     pub current: u64,
-    /// Of so many, if that is known.
+    /// The total amount of work, if it is known.
     pub total: Option<u64>,
-    /// What it is doing.
+    /// A description of the current work.
     pub message: Option<String>,
 }
 
-/// A line as the journal has it.
+/// A log line in the form of a journal entry.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Line {
     pub(crate) level: LogLevel,
@@ -74,7 +75,7 @@ pub(crate) struct Line {
 }
 
 impl LogLine {
-    /// The lines in a journal, or in a part of one.
+    /// Returns the log lines in a journal, or in a part of one.
     pub fn all(journal: &[Entry]) -> Vec<Self> {
         let line = |entry: &Entry| match &entry.outcome {
             Outcome::Done(line) if entry.key.kind == Kind::Log => {
@@ -88,7 +89,7 @@ impl LogLine {
 }
 
 impl Progress {
-    /// The latest in a journal.
+    /// Returns the latest progress in a journal.
     pub fn latest(journal: &[Entry]) -> Option<Self> {
         let latest = journal.iter().rev().find(|entry| entry.key.kind == Kind::Progress)?;
         match &latest.outcome {

@@ -1,5 +1,5 @@
-//! Spans of what the engine does, for whoever collects them with [`tracing`], and the trace that a
-//! task is part of.
+//! Spans of the engine's work, for a collector of [`tracing`] spans, and the trace that a task is
+//! part of.
 //!
 //! ```text
 //!   whoever spawns
@@ -11,9 +11,10 @@
 //!   claim, commit: about many tasks at once, so in no task's trace    DEBUG
 //! ```
 //!
-//! With the feature `opentelemetry`, the context of the span `spawn` is written to the task's
-//! headers as `traceparent` and `tracestate` ([W3C Trace Context](https://www.w3.org/TR/trace-context/)), and every run begins from there: one trace
-//! holds the parent, its children, the retries, and what went on after a crash on another machine.
+//! With the feature `opentelemetry`, the engine writes the context of the span `spawn` to the
+//! task's headers as `traceparent` and `tracestate` ([W3C Trace
+//! Context](https://www.w3.org/TR/trace-context/)). Every run begins from there, so that one trace
+//! holds the parent, its children, the retries, and the runs after a crash on another machine.
 
 use tracing::level_filters::LevelFilter;
 use tracing::{Span, debug_span, field::Empty, info_span};
@@ -26,15 +27,17 @@ use crate::observe::measures::Ended;
 use crate::store::headers::TRACE_HEADERS;
 use crate::store::{Batch, Headers, NewTask};
 
-/// A span, where somebody collects spans of its level. `tracing` by itself would make its fields
-/// all the same wherever its bridge to `log` is compiled in, which `sqlx` asks for.
+/// Makes a span, if a collector wants spans of its level.
+///
+/// `tracing` by itself would make the fields of the span in every build with its bridge to `log`,
+/// which `sqlx` asks for.
 macro_rules! wanted {
     ($level:ident, $span:expr) => {
         if LevelFilter::current() >= LevelFilter::$level { $span } else { Span::none() }
     };
 }
 
-/// Around the spawn of a task.
+/// Returns the span around the spawn of a task.
 pub(crate) fn spawn(task_type: &str) -> Span {
     wanted!(
         INFO,
@@ -48,7 +51,8 @@ pub(crate) fn spawn(task_type: &str) -> Span {
     )
 }
 
-/// A task that is made within that span carries its context, unless it was given another.
+/// Makes a task within the span, and writes the context of the span to its headers, unless they
+/// have another one.
 pub(crate) fn carried<E>(
     span: &Span,
     new: impl FnOnce() -> Result<NewTask, E>,
@@ -63,13 +67,13 @@ pub(crate) fn carried<E>(
     })
 }
 
-/// Headers of a task that is not part of the trace that they were made in.
+/// Removes the trace from the headers of a task that is not part of it.
 pub(crate) fn untraced(mut headers: Headers) -> Headers {
     TRACE_HEADERS.iter().for_each(|name| _ = headers.remove(*name));
     headers
 }
 
-/// Around a run, up to its end or its suspension.
+/// Returns the span around a run, up to its end or its suspension.
 pub(crate) fn run(
     task_type: &Name,
     (task_id, run_id): (TaskId, RunId),
@@ -96,7 +100,7 @@ pub(crate) fn run(
     span
 }
 
-/// How the run ended, and why.
+/// Records the end of a run in its span, with the failure if there is one.
 pub(crate) fn ended(span: &Span, ended: Ended, failure: Option<&Failure>) {
     span.record("outcome", ended.as_str());
     if let Some(failure) = failure {
@@ -104,13 +108,13 @@ pub(crate) fn ended(span: &Span, ended: Ended, failure: Option<&Failure>) {
     }
 }
 
-/// Why a run or a try failed.
+/// Records the failure of a run or a try in its span.
 pub(crate) fn failed(span: &Span, failure: &Failure) {
     span.record("otel.status_code", "ERROR");
     span.record("error", tracing::field::display(failure));
 }
 
-/// Around one try of a step.
+/// Returns the span around one try of a step.
 pub(crate) fn step(key: &Key, tries: u32) -> Span {
     wanted!(
         INFO,
@@ -125,12 +129,12 @@ pub(crate) fn step(key: &Key, tries: u32) -> Span {
     )
 }
 
-/// Around a claim.
+/// Returns the span around a claim.
 pub(crate) fn claim(worker_id: WorkerId, limit: usize) -> Span {
     wanted!(DEBUG, debug_span!(parent: None, "claim", %worker_id, limit, claimed = Empty))
 }
 
-/// Around the commit of a batch.
+/// Returns the span around the commit of a batch.
 pub(crate) fn commit(batch: &Batch) -> Span {
     wanted!(
         DEBUG,
@@ -184,7 +188,7 @@ mod context {
         }
     }
 
-    /// Writes the current span's context, if somebody collects its trace.
+    /// Writes the current span's context to the headers, if the span is collected.
     pub(super) fn inject(headers: &mut Headers) {
         let span = Span::current();
         if !span.is_disabled() {
@@ -192,10 +196,10 @@ mod context {
         }
     }
 
-    /// Makes the span part of the trace that the headers tell of.
+    /// Makes the span part of the trace that the headers name.
     pub(super) fn adopt(headers: &Headers, span: &Span) {
         if !span.is_disabled() {
-            // Without a collector there is nothing to be part of.
+            // Without a collector there is no trace.
             let _ = span.set_parent(TraceContextPropagator::new().extract(&Read(headers)));
         }
     }

@@ -1,4 +1,4 @@
-//! Headers of tasks: what may be in them.
+//! The headers of tasks, and the limits of their content.
 
 use std::collections::BTreeMap;
 
@@ -12,34 +12,39 @@ use crate::base::name::Name;
 use crate::base::strict;
 use crate::store::Headers;
 
-/// The header in which a scheduled task finds the time of its tick, as RFC 3339 text in UTC
-/// (`2026-03-29T01:00:00Z`): the nominal time, without jitter, however late the task starts. A task
-/// that was spawned by [`Client::trigger_schedule`](crate::Client::trigger_schedule) finds the time
-/// of that.
+/// The header with the time of a scheduled task's tick, as RFC 3339 text in UTC
+/// (`2026-03-29T01:00:00Z`).
+///
+/// The time is the nominal one, without jitter, however late the task starts. For a task that was
+/// spawned by [`Client::trigger_schedule`](crate::Client::trigger_schedule), it is the time of that
+/// call.
 pub const TICK_HEADER: &str = "stepwell.tick";
 
-/// The headers of a task that hold the context of its trace, if it is part of one: as
-/// [W3C Trace Context](https://www.w3.org/TR/trace-context/) has them.
+/// The headers with the context of the trace that a task is part of, in the form of [W3C Trace
+/// Context](https://www.w3.org/TR/trace-context/).
 pub const TRACE_HEADERS: [&str; 2] = ["traceparent", "tracestate"];
 
-/// The longest headers of a task, as bytes of JSON: 64 KiB. What the engine adds by itself (the
-/// tick of a schedule, a trace) has 1 KiB beside.
+/// The maximum length of a task's headers, as bytes of JSON: 64 KiB.
+///
+/// The headers that the engine adds by itself (the tick of a schedule, a trace) have another 1 KiB.
 pub const MAX_HEADERS_BYTES: usize = 64 << 10;
 
-/// How much room there is beside for what the engine adds.
+/// The room for the headers that the engine adds, in bytes.
 const ROOM: usize = 1 << 10;
 
-/// Whether the engine adds a header of this name by itself.
+/// Returns whether the engine adds a header of this name by itself.
 pub(crate) fn is_of_engine(name: &str) -> bool {
     name == TICK_HEADER || TRACE_HEADERS.contains(&name)
 }
 
-/// How many [labels](crate::labels) a task has at most: stores keep a row for each.
+/// The maximum number of [labels](crate::labels) of a task; stores keep a row for each label.
 pub const MAX_LABELS: usize = 64;
 
-/// The labels among a task's headers, by which stores find it: headers of the top level whose name
-/// and value are texts of 1 to [`MAX_NAME_BYTES`](crate::MAX_NAME_BYTES) bytes without NUL, but for
-/// those that the engine adds by itself.
+/// Returns the labels among a task's headers, by which stores find it.
+///
+/// A label is a header of the top level whose name and value are texts of 1 to
+/// [`MAX_NAME_BYTES`](crate::MAX_NAME_BYTES) bytes without NUL. The headers that the engine adds by
+/// itself are no labels.
 pub fn labels(headers: &Headers) -> impl Iterator<Item = (&str, &str)> {
     let texts = headers.iter().filter_map(|(name, value)| Some((name.as_str(), value.as_str()?)));
     texts.filter(|(name, value)| is_label(name, value))
@@ -49,7 +54,7 @@ pub(crate) fn is_label(name: &str, value: &str) -> bool {
     Name::is_valid(name) && Name::is_valid(value) && !is_of_engine(name)
 }
 
-/// Whether all of these are among the [labels] of the headers.
+/// Returns whether all of these are among the [labels] of the headers.
 pub fn have_labels(headers: &Headers, asked: &BTreeMap<String, String>) -> bool {
     asked.iter().all(|(name, value)| {
         is_label(name, value)
@@ -57,7 +62,8 @@ pub fn have_labels(headers: &Headers, asked: &BTreeMap<String, String>) -> bool 
     })
 }
 
-/// Checks that the headers are small, few of them labels, and none nested too deep.
+/// Checks that the headers are small, that few of them are labels, and that none is nested too
+/// deep.
 pub(crate) fn check(headers: &Headers) -> Result<(), InvalidOptions> {
     if headers.is_empty() {
         return Ok(());
@@ -65,7 +71,7 @@ pub(crate) fn check(headers: &Headers) -> Result<(), InvalidOptions> {
     let json = strict::to_json(headers)
         .map_err(|error| InvalidOptions::Headers { reason: error.to_string() })?;
     let own = headers.iter().filter(|(name, _)| is_of_engine(name));
-    // With its quotes, its colon and its comma.
+    // The sum includes the quotes, the colon and the comma.
     let own: usize = own.map(|(name, value)| name.len() + value.to_string().len() + 4).sum();
     if json.len() > MAX_HEADERS_BYTES + own.min(ROOM) {
         let reason = format!(
@@ -101,7 +107,7 @@ pub(crate) fn exact<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Header
     texts.into_iter().map(value).collect()
 }
 
-/// The numbers in JSON text.
+/// Returns the numbers in JSON text.
 fn numbers(json: &str) -> impl Iterator<Item = &str> {
     let mut escaped = false;
     let mut in_text = false;
@@ -114,12 +120,13 @@ fn numbers(json: &str) -> impl Iterator<Item = &str> {
         }
         in_text || !matches!(char, '0'..='9' | '-' | '+' | '.' | 'e' | 'E')
     };
-    // The `e` of `true` is none.
+    // The `e` of `true` is not a number.
     json.split(number).filter(|token| token.contains(|char: char| char.is_ascii_digit()))
 }
 
-/// Returns whether a [`Value`] holds exactly this number. Where two decimals are equally short and
-/// equally near to a float, both are its text.
+/// Returns whether a [`Value`] holds exactly this number.
+///
+/// When two decimals are equally short and equally near to a float, both are its text.
 fn is_kept(number: &str) -> bool {
     let is_text = |float: f64| {
         let texts = [float.to_string(), Value::from(float).to_string()];
@@ -130,7 +137,7 @@ fn is_kept(number: &str) -> bool {
         || number.parse::<f64>().is_ok_and(is_text)
 }
 
-/// The significant digits of a number, and the power of ten that they are multiplied by.
+/// Returns the significant digits of a number, and the power of ten that they are multiplied by.
 fn decimal(number: &str) -> (String, i64) {
     let (digits, exponent) = number.split_once(['e', 'E']).unwrap_or((number, "0"));
     let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
@@ -175,7 +182,7 @@ mod tests {
         }
         let rounded =
             ["18446744073709551617", "0.10000000000000000001", "9007199254740993.0", "1e-400"];
-        // The exponents are at the ends of what can be counted.
+        // These exponents are at the ends of the range of an `i64`.
         let huge = ["10e9223372036854775807", "0.1e-9223372036854775808", "1e-9223372036854775808"];
         for rounded in rounded.into_iter().chain(huge) {
             let error = read(&format!(r#"{{"a":"1","b":{{"c":[{rounded}]}}}}"#)).unwrap_err();

@@ -1,5 +1,5 @@
-//! Answers that are bounded: lists come in pages, each of them full when it has as many items as
-//! were asked for, or [`ANSWER_BYTES`].
+//! Answers of bounded length: a page of a list is full when it has the requested number of items,
+//! or [`ANSWER_BYTES`].
 
 use std::convert::Infallible;
 use std::fmt::Debug;
@@ -14,15 +14,16 @@ use crate::store::{
     ArrivedMessage, Facts, Finish, Happening, MessageId, Scheduled, TaskInfo, TaskWaits, Wait,
 };
 
-/// The bytes that fill an answer of a store: 32 MiB. The item that fills it is its last, however
-/// long it is.
+/// The number of bytes that fill an answer of a store: 32 MiB.
+///
+/// The item that fills an answer is its last one, however long it is.
 pub const ANSWER_BYTES: usize = 32 << 20;
 
-/// What an item counts for beside its payloads, so that any number of small ones is bounded as
+/// The bytes that an item counts beside its payloads, which bound the number of small items as
 /// well.
 pub(crate) const ITEM_BYTES: usize = 512;
 
-/// The most items that an answer has room for.
+/// The maximum number of items in an answer.
 pub const ANSWER_ITEMS: usize = ANSWER_BYTES / ITEM_BYTES;
 
 /// The room that is left in an answer.
@@ -36,8 +37,8 @@ impl Default for Room {
 }
 
 impl Room {
-    /// Takes room for something of that many bytes. `false`, and nothing is taken, when the answer
-    /// is full.
+    /// Takes this many bytes of the room, and returns `true`; returns `false` and takes nothing
+    /// when the answer is full.
     pub fn take(&mut self, bytes: usize) -> bool {
         let has_room = self.0 > 0;
         self.0 = self.0.saturating_sub(bytes);
@@ -50,43 +51,44 @@ impl Room {
     }
 }
 
-/// Something that a store lists.
+/// An item of a list that a store returns in pages.
 pub trait Listed {
     /// A place in the list.
     type Cursor: Clone + Debug + PartialEq;
 
-    /// Its place in the list, behind which the next page begins.
+    /// Returns the item's place in the list, after which the next page may begin.
     fn cursor(&self) -> Self::Cursor;
 
-    /// How many bytes of an answer it takes.
+    /// Returns the number of bytes that the item takes of an answer.
     fn bytes(&self) -> usize;
 }
 
 /// A part of a list, in the list's order.
 ///
-/// Only `next` tells whether there is more: a page may be short because its items are long, and it
-/// may even be empty where a store has left out what cannot be read.
+/// Only `next` says whether there is more. A page may be short because its items are long, or even
+/// empty when a store has left out items that cannot be read.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Page<T: Listed> {
-    /// The items.
+    /// The items of the page.
     pub items: Vec<T>,
-    /// The place behind which the next page begins; `None` when this page is the last.
+    /// The place after which the next page begins; `None` when this page is the last.
     pub next: Option<T::Cursor>,
 }
 
 impl<T: Listed> Default for Page<T> {
-    /// The last page, with nothing on it.
+    /// Returns a last page without items.
     fn default() -> Self {
         Self { items: Vec::new(), next: None }
     }
 }
 
 impl<T: Listed> Page<T> {
-    /// Fills a page, and the room of its answer. Asks for one item more than there is room for, to
-    /// know whether there is one.
+    /// Fills a page, and takes the room of its answer.
+    ///
+    /// The function asks for one item more than there is room for, to know whether there is one.
     ///
     /// # Errors
-    /// When `next` fails.
+    /// The errors of `next`.
     pub fn fill<E>(
         room: &mut Room,
         limit: usize,
@@ -112,8 +114,8 @@ impl<T: Listed> Page<T> {
         }
     }
 
-    /// Changes the items, which may become longer by it. Those that have no room then are left to
-    /// the next page.
+    /// Changes the items, which may become longer, and leaves the items without room to the next
+    /// page.
     pub(crate) fn change(&mut self, mut change: impl FnMut(&mut T)) {
         let mut room = Room::default();
         let full = self.items.iter_mut().position(|item| {
@@ -131,7 +133,8 @@ impl<T: Listed> Page<T> {
 }
 
 impl Facts {
-    /// Returns whether the answer has room for something that has arrived; otherwise there is more.
+    /// Returns whether the answer has room for something that has arrived, and sets `more` when it
+    /// has none.
     pub fn has_room(&mut self, room: &mut Room, bytes: usize) -> bool {
         let has_room = room.take(bytes);
         self.more |= !has_room;
@@ -140,7 +143,7 @@ impl Facts {
 }
 
 impl Finish {
-    /// How many bytes of an answer it takes.
+    /// Returns the number of bytes that the end takes of an answer.
     pub fn bytes(&self) -> usize {
         match self {
             Self::Completed(output) => output.as_str().len(),
@@ -168,7 +171,7 @@ impl Listed for TaskInfo {
     }
 }
 
-/// How a task ended.
+/// The end of a task.
 impl Listed for (TaskId, Option<Finish>) {
     type Cursor = TaskId;
 
@@ -181,7 +184,7 @@ impl Listed for (TaskId, Option<Finish>) {
     }
 }
 
-/// What a task waits for.
+/// The waits of a task.
 impl Listed for TaskWaits {
     type Cursor = TaskId;
 
@@ -233,7 +236,7 @@ impl Listed for Scheduled {
     }
 }
 
-/// The length of the value's JSON.
+/// Returns the length of the value's JSON.
 fn json_bytes(value: &impl Serialize) -> usize {
     struct Count(usize);
     impl io::Write for Count {
@@ -246,7 +249,7 @@ fn json_bytes(value: &impl Serialize) -> usize {
         }
     }
     let mut count = Count(0);
-    // What does not serialise has not come from a store.
+    // A value that does not serialise has not come from a store.
     let _ = serde_json::to_writer(&mut count, value);
     count.0
 }

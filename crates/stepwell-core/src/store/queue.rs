@@ -1,4 +1,4 @@
-//! Queues: what holds for all of a queue's tasks, on all workers together.
+//! Queues: the settings that hold for all tasks of a queue, on all workers together.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::base::name::Name;
 use crate::base::time::{Timestamp, from_micros};
 
-/// Limits that hold for a queue's tasks. By default there are none.
+/// The limits of a queue's tasks; by default there are none.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -21,94 +21,106 @@ use crate::base::time::{Timestamp, from_micros};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schemas", derive(schemars::JsonSchema))]
 pub struct QueueLimits {
-    /// How many tasks run at the same time, on all workers together.
+    /// The maximum number of tasks that run at the same time, on all workers together; `None` for
+    /// no limit.
     pub max_running: Option<u32>,
-    /// How many tasks run at the same time on one worker.
+    /// The maximum number of tasks that run at the same time on one worker; `None` for no limit.
     pub max_running_per_worker: Option<u32>,
-    /// How many attempts start in a time. A task that goes on after it was suspended starts none.
+    /// The rate at which attempts start; a task that goes on after it was suspended starts no
+    /// attempt.
     pub rate: Option<RateLimit>,
 }
 
-/// How many attempts may start in a time: that many at once after a pause, and that many per `per`
-/// in the long run.
+/// A limit to the number of attempts that start in a time.
+///
+/// Up to `starts` attempts start at once after a pause, and `starts` per `per` in the long run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schemas", derive(schemars::JsonSchema))]
 pub struct RateLimit {
-    /// How many.
+    /// The number of starts.
     pub starts: u32,
-    /// In how long.
+    /// The time for this number of starts.
     pub per: Duration,
 }
 
-/// What is to become of a queue. One that nobody knows yet is made by it.
+/// A change of a queue, which makes the queue if it does not exist.
 #[derive(Clone, Debug)]
 pub struct QueueChange {
     /// The queue.
     pub queue: Name,
-    /// What to do.
+    /// The change.
     pub action: QueueAction,
 }
 
-/// What to do with a queue.
+/// The kind of change of a queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QueueAction {
-    /// No task of it is claimed any more. Those that run go on.
+    /// Workers claim no task of the queue any more; running tasks go on.
     Pause,
-    /// Its tasks are claimed again.
+    /// Workers claim tasks of the queue again.
     Resume,
-    /// These limits hold from now on, in place of those before.
+    /// The given limits replace the earlier ones from now on.
     Limit(QueueLimits),
 }
 
-/// What a store knows of a queue.
+/// The data that a store returns of a queue.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "schemas", derive(schemars::JsonSchema))]
 pub struct QueueInfo {
-    /// Its name.
+    /// The name of the queue.
     pub queue: Name,
-    /// Whether it is paused.
+    /// `true` when the queue is paused.
     pub paused: bool,
-    /// Its limits.
+    /// The limits of the queue.
     pub limits: QueueLimits,
-    /// How many tasks wait to be claimed, or for their time to be.
+    /// The number of tasks that wait to be claimed, at once or at a later time.
     pub pending: u64,
-    /// How many run.
+    /// The number of tasks that run.
     pub running: u64,
-    /// How many are suspended.
+    /// The number of tasks that are suspended.
     pub suspended: u64,
-    /// The earliest moment from which on a pending task that is not paused could have been
-    /// claimed, but for the queue's limits: how long ago that is, is how long the queue keeps
-    /// tasks waiting. In the future when each waits for its time; `None` when there is none.
+    /// The earliest moment from which a pending task of the queue could have been claimed, apart
+    /// from the queue's limits.
+    ///
+    /// Paused tasks, and tasks whose turn by their concurrency key has not come, do not count. The
+    /// time that has passed since this moment is the time for which the queue keeps tasks waiting.
+    /// The moment is in the future when each task waits for its time, and `None` when there is no
+    /// such task.
     pub ready_at: Option<Timestamp>,
 }
 
 impl QueueLimits {
-    /// Whether nothing is limited.
+    /// Returns whether nothing is limited.
     pub const fn are_none(&self) -> bool {
         self.max_running.is_none() && self.max_running_per_worker.is_none() && self.rate.is_none()
     }
 
-    /// Whether a task that stops running makes room for another.
+    /// Returns whether a task that stops running makes room for another.
     pub const fn count_running(&self) -> bool {
         self.max_running.is_some() || self.max_running_per_worker.is_some()
     }
 }
 
-/// By how much more than it can be a moment may be ahead of the clock before that proves that the
-/// clock was set back: the clocks by which processes go differ a little.
+/// The difference between the clocks of two processes, in microseconds, up to which a moment does
+/// not prove that a clock was set back.
 const CLOCKS_DIFFER: i64 = 60_000_000;
 
-/// The rate is kept as one moment: the one up to which the starts so far have used up the time.
-/// Each start takes an equal part of `per`, and they may be ahead of the clock by `per` at most.
+/// The arithmetic of the rate, whose state is one moment: the starts so far have used up the time
+/// until then.
+///
+/// Each start takes an equal part of `per`. Invariant: the moment is ahead of the clock by `per` at
+/// most.
 impl RateLimit {
-    /// The part of the time that a start takes, in microseconds.
+    /// Returns the part of the time that a start takes, in microseconds.
     fn part(&self) -> i64 {
         let per = i64::try_from(self.per.as_micros()).unwrap_or(i64::MAX).max(1);
         (per / i64::from(self.starts.max(1))).max(1)
     }
 
-    /// By how many microseconds what is used up is ahead of the clock. What is ahead by more than
-    /// it can be was written before the clock was set back, and holds no longer.
+    /// Returns the number of microseconds by which the used time is ahead of the clock.
+    ///
+    /// A moment that is further ahead than possible was written before the clock was set back, and
+    /// counts no longer.
     fn ahead(&self, now: Timestamp, used_until: Option<Timestamp>) -> i64 {
         let per = i64::try_from(self.per.as_micros()).unwrap_or(i64::MAX);
         let ahead =
@@ -116,14 +128,14 @@ impl RateLimit {
         if ahead > per.saturating_add(CLOCKS_DIFFER) { 0 } else { ahead.max(0) }
     }
 
-    /// How many may start now.
+    /// Returns the number of attempts that may start now.
     pub fn allowed(&self, now: Timestamp, used_until: Option<Timestamp>) -> usize {
         let per = i64::try_from(self.per.as_micros()).unwrap_or(i64::MAX);
         let parts = per.saturating_sub(self.ahead(now, used_until)).max(0) / self.part();
         usize::try_from(parts).unwrap_or(usize::MAX).min(self.starts as usize)
     }
 
-    /// Up to when the time is used up after so many more starts.
+    /// Returns the moment up to which the time is used up after `starts` more starts.
     pub fn used_until(
         &self,
         now: Timestamp,
@@ -135,7 +147,7 @@ impl RateLimit {
         from_micros(from.saturating_add(self.part().saturating_mul(starts)))
     }
 
-    /// When the next one may start, once none may.
+    /// Returns the time at which the next attempt may start, when none may start now.
     pub fn next(&self, used_until: Timestamp) -> Timestamp {
         let per = i64::try_from(self.per.as_micros()).unwrap_or(i64::MAX);
         from_micros(used_until.as_microsecond().saturating_sub(per).saturating_add(self.part()))

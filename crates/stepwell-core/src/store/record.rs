@@ -1,4 +1,4 @@
-//! A task, with all that a store keeps of it.
+//! The record of a task, for exports and imports.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,18 +8,19 @@ use crate::base::name::Name;
 use crate::base::payload::Payload;
 use crate::store::{TaskInfo, Wait};
 
-/// Everything that a store keeps of a task.
+/// The record of a task: all data that a store keeps of it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct TaskRecord {
-    /// What it was spawned as, and where it is in its life.
+    /// The options with which the task was spawned, and its state.
     pub info: TaskInfo,
-    /// What was delivered to it.
+    /// The entries of the journal.
     pub journal: Vec<Entry>,
-    /// What it waits for.
+    /// The waits of the task.
     pub waits: Vec<Wait>,
-    /// What is in its mailbox, in order, by topic.
+    /// The messages in the mailbox, in order, with their topics.
     pub messages: Vec<(Name, Payload)>,
-    /// The tasks that its spawns were answered with. An import reads them from the journal.
+    /// The tasks that the spawns of this task were answered with; an import reads them from the
+    /// journal.
     #[serde(skip)]
     pub needs: Vec<TaskId>,
 }

@@ -1,8 +1,8 @@
-//! Schedules: what spawns tasks at set times.
+//! Schedules: rules by which tasks are spawned.
 //!
-//! A schedule ticks: at the times of a cron pattern, or every so often. Each tick spawns one task,
-//! whatever the number of workers, and however many of them die in the midst of it. The workers of
-//! every client look after the schedules of its store.
+//! A schedule ticks at the times of a cron pattern, or at an interval. Each tick spawns one task,
+//! however many workers there are, and however many of them die meanwhile. The workers of every
+//! client handle the schedules of its store.
 
 use std::time::Duration;
 
@@ -16,8 +16,10 @@ use crate::store::spawn_options::{SpawnOptions, Start};
 use crate::store::ticks::Ticks;
 use crate::store::timing::{InvalidSchedule, Timing};
 
-/// When a schedule ticks, and what becomes of its ticks. The tasks that it spawns are named when it
-/// is [put into the store](crate::Client::put_schedule).
+/// A schedule: the times of its ticks, and the policies for them.
+///
+/// The call that [puts the schedule into the store](crate::Client::put_schedule) names the tasks
+/// that it spawns.
 ///
 /// ```
 /// use std::time::Duration;
@@ -34,18 +36,20 @@ use crate::store::timing::{InvalidSchedule, Timing};
 ///
 /// # Cron patterns
 ///
-/// Five fields: minute, hour, day of the month, month, day of the week (0 or 7 is Sunday, and names
-/// such as `MON-FRI` will do). A sixth, before them, is the second, and a seventh, after them, the
-/// year. `*`, `1-5`, `*/15`, `1,15` are as everywhere; `L` is the month's last day, `15W` the
-/// working day nearest to the 15th, `5#2` the second Friday, `5#L` the last one. `@hourly`,
-/// `@daily`, `@weekly`, `@monthly` and `@yearly` will do as well. Where both the day of the month
-/// and that of the week are given, either is enough; with a `+` before the day of the week, both
-/// must be right.
+/// A pattern has five fields: minute, hour, day of the month, month, and day of the week. For the
+/// day of the week, 0 and 7 are Sunday, and names such as `MON-FRI` are allowed. A sixth field,
+/// before these, is the second, and a seventh field, after them, is the year.
+///
+/// `*`, `1-5`, `*/15` and `1,15` have their usual meaning. `L` is the last day of the month, `15W`
+/// the working day nearest to the 15th, `5#2` the second Friday, and `5#L` the last Friday.
+/// `@hourly`, `@daily`, `@weekly`, `@monthly` and `@yearly` are allowed as well. When a pattern has
+/// both the day of the month and the day of the week, one match is enough. With a `+` before the
+/// day of the week, both must match.
 ///
 /// # When clocks are set forward and back
 ///
-/// Patterns go by the clock on the wall of their [time zone](Self::time_zone). It depends on the
-/// pattern what becomes of an hour that is left out, or comes twice:
+/// A pattern follows the wall clock of its [time zone](Self::time_zone). The pattern decides what
+/// happens in an hour that is left out, or that comes twice:
 ///
 /// | pattern | in an hour that is left out | in an hour that comes twice |
 /// | --- | --- | --- |
@@ -53,7 +57,7 @@ use crate::store::timing::{InvalidSchedule, Timing};
 /// | all others: `*/30 * * * *`, `30 1-4 * * *` | has no ticks in it | ticks both times |
 ///
 /// In Berlin, `30 2 * * *` ticks at 03:00 on 29 March 2026, and at 02:30 summer time on 25 October.
-/// Intervals go by the time that passes, and know nothing of this.
+/// An interval follows the time that passes, and such hours do not change it.
 #[derive(Clone, Debug)]
 pub struct Schedule {
     pub(crate) name: String,
@@ -76,19 +80,24 @@ impl Schedule {
         }
     }
 
-    /// Ticks at the times of a cron pattern, in UTC unless a [time zone](Self::time_zone) is set.
+    /// Returns a schedule that ticks at the times of a cron pattern, in UTC unless a [time
+    /// zone](Self::time_zone) is set.
     pub fn cron(name: impl Into<String>, pattern: impl Into<String>) -> Self {
         Self::new(name, Timing::Cron { pattern: pattern.into(), time_zone: "UTC".into() })
     }
 
-    /// Ticks every so often, a second at least; for the first time when that much time has passed
-    /// since it was put into the store. Ticks do not drift, however late one of them is seen.
+    /// Returns a schedule that ticks at this interval, which is at least a second.
+    ///
+    /// The first tick is one interval after the schedule was put into the store. Ticks do not
+    /// drift, however late a worker sees one of them.
     pub fn every(name: impl Into<String>, interval: Duration) -> Self {
         Self::new(name, Timing::Every { interval })
     }
 
-    /// The time zone of a cron pattern, by its IANA name: `Europe/Berlin`. It is looked up in the
-    /// machine's own time zone database. Default: `UTC`. Intervals have none.
+    /// Sets the time zone of a cron pattern, by its IANA name: `Europe/Berlin`.
+    ///
+    /// The name is looked up in the machine's own time zone database. Default: `UTC`. An interval
+    /// has no time zone.
     pub fn time_zone(mut self, name: impl Into<String>) -> Self {
         if let Timing::Cron { time_zone, .. } = &mut self.timing {
             *time_zone = name.into();
@@ -96,35 +105,38 @@ impl Schedule {
         self
     }
 
-    /// What becomes of ticks that no worker was there for. Default: [`CatchUp::One`].
+    /// Sets the policy for ticks that no worker was there for; default: [`CatchUp::One`].
     pub fn catch_up(mut self, catch_up: CatchUp) -> Self {
         self.catch_up = catch_up;
         self
     }
 
-    /// What becomes of a tick when the task of the one before has not ended. Default:
+    /// Sets the policy for a tick when the task of the tick before has not ended; default:
     /// [`Overlap::Allow`].
     pub fn overlap(mut self, overlap: Overlap) -> Self {
         self.overlap = overlap;
         self
     }
 
-    /// Delays each tick by up to this long, and never up to the next tick, so that many schedules
-    /// of one pattern do not all start at once. How long depends on the schedule's name and the
-    /// tick alone. Default: not at all.
+    /// Delays each tick by up to this time, and never up to the next tick, so that many schedules
+    /// of one pattern do not all start at once.
+    ///
+    /// The delay depends only on the schedule's name and the tick. Default: no delay.
     pub fn jitter(mut self, jitter: Duration) -> Self {
         self.jitter = jitter;
         self
     }
 
-    /// How its tasks are spawned. An idempotency key or a fixed start time would let it spawn only
-    /// once, and is refused.
+    /// Sets the options with which the schedule spawns its tasks.
+    ///
+    /// An idempotency key or a fixed start time is refused, because the schedule could spawn only
+    /// once. Options that [coalesce](SpawnOptions::coalesced) are refused as well.
     pub fn options(mut self, options: SpawnOptions) -> Self {
         self.options = options;
         self
     }
 
-    /// Its ticks after that moment, without their jitter.
+    /// Returns the ticks after a moment, without their jitter.
     ///
     /// ```
     /// use stepwell_core::{Schedule, Timestamp};
@@ -151,7 +163,8 @@ impl Schedule {
         }))
     }
 
-    /// As it is put into the store at that moment, for tasks of that type.
+    /// Checks the schedule, and returns it as it is put into the store at that moment, for tasks of
+    /// that type.
     pub(crate) fn check(
         self,
         now: Timestamp,
@@ -165,7 +178,7 @@ impl Schedule {
         if self.options.coalesce.is_some() {
             return Err(InvalidSchedule::Coalesced);
         }
-        // What is wrong with the options is found now, and not at each tick.
+        // Errors in the options are found now, and not at each tick.
         self.options.check()?;
         let SpawnOptions { queue, concurrency_key, code_version, .. } = &self.options;
         for name in [queue, concurrency_key, code_version].into_iter().flatten() {
@@ -194,33 +207,36 @@ impl Schedule {
     }
 }
 
-/// What becomes of ticks that were missed, because no worker was alive. While a schedule is paused,
-/// it has no ticks to miss.
+/// The policy for ticks that were missed, because no worker was alive.
+///
+/// A paused schedule has no ticks to miss.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schemas", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum CatchUp {
-    /// They are left out. A tick is missed when no worker has come to it within a minute, or before
-    /// the next one.
+    /// Missed ticks are left out; a tick is missed when no worker has come to it within a minute,
+    /// or before the next tick.
     Skip,
-    /// One task for all of them: that of the last one.
+    /// One task is spawned for all missed ticks: the task of the last one.
     #[default]
     One,
-    /// A task for each of them. With [`Overlap::Skip`] they would overlap, and it is as
-    /// [`CatchUp::One`]; to have them run one after another instead, set a
-    /// [`concurrency_key`](crate::SpawnOptions::concurrency_key).
+    /// A task is spawned for each missed tick.
+    ///
+    /// With [`Overlap::Skip`] these tasks would overlap, and the policy works as [`CatchUp::One`].
+    /// A [`concurrency_key`](crate::SpawnOptions::concurrency_key) makes the tasks run one after
+    /// another instead.
     All,
 }
 
-/// What becomes of a tick when the task that the schedule spawned before has not ended.
+/// The policy for a tick when the task that the schedule spawned before has not ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schemas", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Overlap {
-    /// It spawns a task beside the other.
+    /// The tick spawns a task beside the other one.
     #[default]
     Allow,
-    /// It is left out. So no two tasks of the schedule are there at the same time.
+    /// The tick is left out, so that no two tasks of the schedule exist at the same time.
     Skip,
 }
 
@@ -229,32 +245,35 @@ pub enum Overlap {
 #[cfg_attr(feature = "schemas", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct ScheduleInfo {
-    /// Its name.
+    /// The name of the schedule.
     pub name: Name,
-    /// When it ticks.
+    /// The timing of the ticks.
     pub timing: Timing,
-    /// How long a tick may be delayed.
+    /// The longest delay of a tick.
     pub jitter: Duration,
-    /// What becomes of ticks that were missed.
+    /// The policy for missed ticks.
     pub catch_up: CatchUp,
-    /// What becomes of a tick when the task of the one before has not ended.
+    /// The policy for a tick when the task of the tick before has not ended.
     pub overlap: Overlap,
-    /// The type of the tasks that it spawns.
+    /// The type of the tasks that the schedule spawns.
     pub task_type: Name,
-    /// Their parameters.
+    /// The parameters of the tasks.
     pub params: Payload,
-    /// How they are spawned: as the schedule said, and where it said nothing, as the client was
-    /// built that put it into the store.
+    /// The options with which the tasks are spawned.
+    ///
+    /// The options come from the schedule; those that it does not set come from the client that put
+    /// it into the store.
     pub options: SpawnOptions,
-    /// Whether it is paused.
+    /// `true` when the schedule is paused.
     pub paused: bool,
-    /// The tick that comes next; `None` while it is paused, and when there are no more.
+    /// The tick that comes next; `None` while the schedule is paused, and when there are no more
+    /// ticks.
     pub next_tick: Option<Timestamp>,
-    /// When that is due: later by its jitter.
+    /// The time at which the next tick is due, which is the tick plus its jitter.
     pub next_at: Option<Timestamp>,
-    /// The last tick that a worker came to, also when it spawned nothing.
+    /// The last tick that a worker came to, also when the tick spawned nothing.
     pub last_tick: Option<Timestamp>,
-    /// The last task that it spawned.
+    /// The last task that the schedule spawned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_task: Option<TaskId>,
 }
@@ -264,7 +283,7 @@ impl ScheduleInfo {
         Ticks::new(&self.timing, self.jitter, self.name.as_str())
     }
 
-    /// Lets it tick from that moment on.
+    /// Resumes the schedule, whose next tick is the first one after this moment.
     pub(crate) fn go_on_after(&mut self, from: Timestamp) -> Result<(), InvalidSchedule> {
         let ticks = self.ticks()?;
         self.paused = false;
@@ -277,8 +296,8 @@ impl ScheduleInfo {
         self.next_at = next_tick.map(|tick| ticks.due(tick));
     }
 
-    /// As it becomes where that one was: it goes on where that one stood, when it ticks at the same
-    /// times.
+    /// Returns this schedule in the place of an earlier one; it goes on at the earlier one's next
+    /// tick when both tick at the same times.
     pub(crate) fn in_place_of(mut self, old: &Self) -> Self {
         if (&self.timing, self.jitter) == (&old.timing, old.jitter) {
             (self.next_tick, self.next_at) = (old.next_tick, old.next_at);

@@ -1,9 +1,9 @@
-//! Schedules as stores keep them: what is kept of each, and what changes it.
+//! Schedules as stores keep them, and the changes of them.
 //!
-//! A store knows nothing of patterns and policies: it keeps a definition that it need not read, and
-//! when the schedule is to be looked at. Whoever changes a schedule names the version that it saw.
-//! So of all workers that come to a tick, one changes the schedule, and spawns its task in the same
-//! commit; the others are refused.
+//! A store knows nothing of patterns and policies. It keeps a definition, which it need not read,
+//! and the time at which a worker is to look at the schedule. A change of a schedule names the
+//! version that the worker saw. So one of all workers that come to a tick changes the schedule, and
+//! spawns its task in the same commit. The changes of the other workers are refused.
 
 use crate::base::ids::{ScheduleVersion, TaskId};
 use crate::base::name::Name;
@@ -15,57 +15,59 @@ use crate::store::page::Listed;
 /// A schedule in the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scheduled {
-    /// Its name.
+    /// The name of the schedule.
     pub name: Name,
-    /// What it is now.
+    /// The current plan of the schedule.
     pub plan: SchedulePlan,
-    /// The last task that was spawned by a change of it.
+    /// The last task that was spawned by a change of the schedule.
     pub last_task: Option<TaskId>,
 }
 
-/// What a schedule is until it is changed.
+/// The state of a schedule between two changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SchedulePlan {
-    /// Names this state of it: another one after each change.
+    /// The id of this state, which is another one after each change.
     pub version: ScheduleVersion,
-    /// What the engine knows of it, as JSON.
+    /// The engine's definition of the schedule, as JSON.
     pub definition: Payload,
-    /// When it is to be looked at; never when `None`.
+    /// The time at which a worker is to look at the schedule; `None` for never.
     pub next_at: Option<Timestamp>,
 }
 
 /// A change of a schedule.
 #[derive(Clone, Debug)]
 pub struct ScheduleChange {
-    /// Its name.
+    /// The name of the schedule.
     pub name: Name,
-    /// What becomes of it.
+    /// The change.
     pub action: ScheduleAction,
 }
 
-/// What becomes of a schedule.
+/// The kind of change of a schedule.
 #[derive(Clone, Debug)]
 pub enum ScheduleAction {
-    /// It comes to be. Refused when it is there.
+    /// The schedule is created; the change is refused when the schedule exists.
     Create(SchedulePlan),
-    /// It becomes this, and tasks are spawned. Refused unless it is what it was when it was seen.
+    /// The schedule gets this plan, and tasks are spawned; the change is refused unless the version
+    /// is the seen one.
     Replace {
-        /// Its version when it was seen.
+        /// The version of the schedule when it was seen.
         seen: ScheduleVersion,
-        /// What it becomes.
+        /// The new plan.
         plan: SchedulePlan,
-        /// The tasks, of which the last one becomes its `last_task`. None has a parent, an
-        /// idempotency key or a `claim_by`.
+        /// The tasks to spawn, of which the last one becomes the schedule's `last_task`.
+        ///
+        /// None of them has a parent, an idempotency key or a `claim_by`.
         spawns: Vec<NewTask>,
-        /// Nothing is spawned while its `last_task` has not ended.
+        /// `true` to spawn nothing while the schedule's `last_task` has not ended.
         unless_running: bool,
     },
-    /// It is removed. Refused when it is not there.
+    /// The schedule is removed; the change is refused when the schedule does not exist.
     Delete,
 }
 
 impl ScheduleChange {
-    /// What it becomes, unless it is removed.
+    /// Returns the new plan, unless the schedule is removed.
     pub const fn plan(&self) -> Option<&SchedulePlan> {
         match &self.action {
             ScheduleAction::Create(plan) | ScheduleAction::Replace { plan, .. } => Some(plan),
@@ -73,7 +75,7 @@ impl ScheduleChange {
         }
     }
 
-    /// The tasks that are to be spawned.
+    /// Returns the tasks that are to be spawned.
     pub fn spawns(&self) -> &[NewTask] {
         match &self.action {
             ScheduleAction::Replace { spawns, .. } => spawns,
@@ -82,40 +84,40 @@ impl ScheduleChange {
     }
 }
 
-/// What became of a [`ScheduleChange`].
+/// The result of a [`ScheduleChange`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ScheduleOutcome {
-    /// It was changed.
+    /// The schedule was changed.
     Changed {
-        /// Whether the tasks were spawned.
+        /// `true` when the tasks were spawned.
         spawned: bool,
     },
-    /// It was not, and nothing was spawned.
+    /// The schedule was not changed, and nothing was spawned.
     Refused,
 }
 
 impl ScheduleOutcome {
-    /// Whether tasks were spawned.
+    /// Returns whether tasks were spawned.
     pub const fn has_spawned(&self) -> bool {
         matches!(self, Self::Changed { spawned: true })
     }
 }
 
-/// Which schedules to read.
+/// A selection of schedules.
 #[derive(Clone, Debug)]
 pub enum ScheduleFilter {
-    /// All of them, by name.
+    /// Selects all schedules, by name.
     All {
-        /// Behind this one, by its name alone.
+        /// The place after which to begin, of which only the name counts.
         behind: Option<<Scheduled as Listed>::Cursor>,
     },
-    /// The one of this name, if it is there.
+    /// Selects the schedule of this name, if it exists.
     Named(Name),
-    /// Those with a `next_at`, the earliest first, then by name.
+    /// Selects the schedules with a `next_at`, the earliest first, then by name.
     Next {
-        /// Behind this one.
+        /// The place after which to begin.
         behind: Option<<Scheduled as Listed>::Cursor>,
-        /// So many at most.
+        /// The maximum number of schedules.
         limit: usize,
     },
 }

@@ -9,16 +9,17 @@ use crate::base::name::{InvalidName, Name};
 use crate::store::Headers;
 use crate::store::headers::{have_labels, is_label};
 
-/// A part of the tasks that is kept apart: those of a queue, those with certain labels, or both.
+/// A part of the tasks that is kept apart: the tasks of a queue, the tasks with certain labels, or
+/// both.
 ///
 /// A task that was spawned [in a scope](crate::SpawnOptions::scope) has the scope's queue and
-/// labels, and its keys are the scope's own: no task of another scope has the same idempotency or
+/// labels. Its keys are the scope's own: no task of another scope has the same idempotency or
 /// concurrency key. Its children are in its scope as well.
 ///
-/// A scope holds the tasks that were spawned in it or in a scope [within](Scope::holds) it. It also
-/// holds a task that was spawned in no scope, by the application itself, if the task has the
-/// scope's queue and labels. It never holds a task of a scope that is not within it, whatever
-/// headers that task was given.
+/// A scope holds the tasks that were spawned in it or in a scope [within](Scope::holds) it. A scope
+/// also holds a task that the application itself spawned in no scope, if the task has the scope's
+/// queue and labels. It never holds a task of a scope that is not within it, whatever headers that
+/// task was given.
 ///
 /// ```
 /// use stepwell_core::Scope;
@@ -50,45 +51,45 @@ impl Scope {
         self
     }
 
-    /// Whether the scope holds every task, as the default does.
+    /// Returns whether the scope holds every task, as the default does.
     pub fn is_all(&self) -> bool {
         self.queue.is_none() && self.labels.is_empty()
     }
 
-    /// Whether all tasks of the other scope are in this one: whether it asks for all that this one
-    /// asks for.
+    /// Returns whether all tasks of the other scope are in this one, because the other scope asks
+    /// for all that this one asks for.
     pub fn holds(&self, other: &Self) -> bool {
         self.queue.as_ref().is_none_or(|queue| other.queue.as_ref() == Some(queue))
             && self.labels.iter().all(|(name, value)| other.labels.get(name) == Some(value))
     }
 
-    /// Whether a task is in the scope that is in that queue, has these headers, and was spawned in
-    /// that scope.
+    /// Returns whether the scope holds a task with this queue and these headers that was spawned in
+    /// the scope `scope`.
     pub fn has(&self, queue: &Name, headers: &Headers, scope: &Self) -> bool {
         self.queue.as_ref().is_none_or(|own| own == queue)
             && have_labels(headers, &self.labels)
             && (scope.is_all() || self.holds(scope))
     }
 
-    /// The queue of the scope's tasks, if they share one.
+    /// Returns the queue of the scope's tasks, if they share one.
     pub fn only_queue(&self) -> Option<&Name> {
         self.queue.as_ref()
     }
 
-    /// The labels that the scope's tasks have, by name.
+    /// Returns the labels that the scope's tasks have, by name.
     pub fn labels(&self) -> &BTreeMap<String, String> {
         &self.labels
     }
 
-    /// The same as pairs; `None` when one of them is no [label](labels), so that no task can have
-    /// it.
+    /// Returns the labels as pairs; `None` when one of them is not a [label](labels), so that no
+    /// task can have it.
     pub fn possible_labels(&self) -> Option<Vec<(&str, &str)>> {
         let pair = |(name, value)| is_label(name, value).then_some((name, value));
         self.labels.iter().map(|(name, value)| pair((name.as_str(), value.as_str()))).collect()
     }
 
-    /// The scope as stores keep it: JSON, the same for equal scopes and another for any other;
-    /// empty for the default.
+    /// Returns the scope as stores keep it: JSON, which is the same for equal scopes only, or empty
+    /// text for the default.
     pub fn to_text(&self) -> String {
         match self.is_all() {
             true => String::new(),
@@ -97,10 +98,10 @@ impl Scope {
         }
     }
 
-    /// Reads what [`to_text`](Scope::to_text) wrote.
+    /// Reads the text that [`to_text`](Scope::to_text) wrote.
     ///
     /// # Errors
-    /// When it is neither empty nor a scope's JSON.
+    /// The text is neither empty nor the JSON of a scope.
     pub fn from_text(text: &str) -> Result<Self, serde_json::Error> {
         match text {
             "" => Ok(Self::default()),
@@ -108,8 +109,8 @@ impl Scope {
         }
     }
 
-    /// Checks that tasks can have the scope's labels: a task without one of them would be lost to
-    /// the scope.
+    /// Checks that tasks can have the scope's labels, because the scope would never find a task
+    /// without one of them.
     pub(crate) fn check<E: From<InvalidName> + From<InvalidOptions>>(&self) -> Result<(), E> {
         self.labels.iter().try_for_each(|(name, value)| {
             Name::new(name)?;

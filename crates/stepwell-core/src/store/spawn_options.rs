@@ -1,4 +1,4 @@
-//! Options of spawns.
+//! The options of spawns.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::store::headers;
 use crate::store::scope::Scope;
 use crate::store::{CancellationPolicy, Coalesce, Headers};
 
-/// How a task is spawned. What is not set is as the client was built.
+/// The options of a spawn; an option that is not set has the value that the client was built with.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -58,34 +58,35 @@ pub(crate) enum Start {
 }
 
 impl SpawnOptions {
-    /// Nothing set.
+    /// Returns options of which none is set.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The task's queue.
+    /// Sets the queue of the task.
     pub fn queue(mut self, queue: impl Into<String>) -> Self {
         self.queue = Some(queue.into());
         self
     }
 
-    /// How many attempts the task has, the first one included; at least 1.
+    /// Sets the maximum number of attempts, the first one included; at least 1.
     pub fn max_attempts(mut self, attempts: u32) -> Self {
         self.max_attempts = Some(attempts.max(1));
         self
     }
 
-    /// When a failed attempt is followed by another.
+    /// Sets the retry strategy: the delays after failed attempts.
     pub fn retry(mut self, strategy: RetryStrategy) -> Self {
         self.retry = Some(strategy);
         self
     }
 
-    /// Adds a header: a small value that travels with the task and is there as `ctx.headers`. All
-    /// headers of a task have at most [`MAX_HEADERS_BYTES`](crate::MAX_HEADERS_BYTES).
+    /// Adds a header: a small value that travels with the task, and that the task reads as
+    /// `ctx.headers`.
     ///
-    /// The spawn is refused with [`InvalidOptions`] when the value could not be read back: a NaN,
-    /// say.
+    /// All headers of a task together have at most [`MAX_HEADERS_BYTES`](crate::MAX_HEADERS_BYTES).
+    /// The spawn is refused with [`InvalidOptions`] when the value could not be read back, as a
+    /// NaN.
     pub fn header(mut self, name: impl Into<String>, value: impl Serialize) -> Self {
         let name = name.into();
         match strict::to_value(&value) {
@@ -99,16 +100,17 @@ impl SpawnOptions {
     }
 
     /// Adds a label, by which [tasks are listed](crate::TaskFilter::labels): a tenant, a customer.
-    /// A label is a header whose name and value are texts of 1 to 512 bytes; by a longer one,
-    /// or one in another header, no task is found. A task has at
-    /// most [`MAX_LABELS`](crate::MAX_LABELS).
+    ///
+    /// A label is a header whose name and value are texts of 1 to 512 bytes. A longer text, or a
+    /// text in another header, finds no task. A task has at most [`MAX_LABELS`](crate::MAX_LABELS).
     pub fn label(self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.header(name, value.into().as_str())
     }
 
-    /// Puts the task into a scope: gives it the scope's queue and labels, in place of those that
-    /// were set before, and makes its keys the scope's own. Default: none, where the keys of
-    /// all such tasks meet.
+    /// Puts the task into a scope: sets the scope's queue and labels, in place of earlier ones, and
+    /// makes the task's keys the scope's own.
+    ///
+    /// Default: no scope. All tasks without a scope share their keys.
     ///
     /// ```
     /// # use stepwell_core::{Scope, SpawnOptions};
@@ -122,12 +124,12 @@ impl SpawnOptions {
         self.within(scope)
     }
 
-    /// The scope that the task is put into.
+    /// Returns the scope that the task is put into.
     pub fn in_scope(&self) -> &Scope {
         &self.scope
     }
 
-    /// Puts the task into a scope, but for the queue.
+    /// Puts the task into a scope, without the scope's queue.
     pub(crate) fn within(mut self, scope: Scope) -> Self {
         for (name, value) in scope.labels() {
             self.headers.insert(name.clone(), value.clone().into());
@@ -136,44 +138,47 @@ impl SpawnOptions {
         self
     }
 
-    /// Tasks of a higher priority are claimed first. Default: 0.
+    /// Sets the priority of the task, of which a higher one is claimed first; default: 0.
     pub fn priority(mut self, priority: i32) -> Self {
         self.priority = priority;
         self
     }
 
-    /// The task starts no earlier than this long from now.
+    /// Delays the start of the task by at least this time from now.
     pub fn start_after(mut self, delay: Duration) -> Self {
         self.start = Start::After(delay);
         self
     }
 
-    /// The task starts no earlier than at this time.
+    /// Delays the start of the task until this time or later.
     pub fn start_at(mut self, at: Timestamp) -> Self {
         self.start = Start::At(at);
         self
     }
 
-    /// Only the first spawn of a task type with this key makes a task; each further one answers
-    /// with that task, as long as it has not been deleted.
+    /// Sets the idempotency key: only the first spawn of a task type with this key makes a task.
+    ///
+    /// Each further spawn returns that task, until the task is deleted.
     pub fn idempotency_key(mut self, key: impl Into<String>) -> Self {
         self.idempotency_key = Some(key.into());
         self
     }
 
-    /// Tasks with the same key, of whatever type and queue, run one at a time, in the order in
-    /// which they were spawned: each starts when the one before has ended. Use it for what must
-    /// not overlap: the syncs of one account, say.
+    /// Sets the concurrency key: tasks with the same key, of any type and queue, run one at a time.
+    ///
+    /// The tasks run in the order of their spawns, and each starts when the one before has ended.
+    /// Use the key for work that must not overlap: the syncs of one account, say.
     pub fn concurrency_key(mut self, key: impl Into<String>) -> Self {
         self.concurrency_key = Some(key.into());
         self
     }
 
-    /// A [concurrency key](SpawnOptions::concurrency_key), and what becomes of this spawn when a
-    /// task of the same type and key is waiting to start: many requests for the same work,
-    /// while it has not begun, are one. Tasks that have begun are left alone, so that what was
-    /// asked for after their start is done after them. A waiting task that is reused does not take
-    /// over the idempotency key of the spawn.
+    /// Sets a [concurrency key](SpawnOptions::concurrency_key), and how this spawn coalesces with a
+    /// waiting task of the same type and key.
+    ///
+    /// Many requests for the same work become one while the work has not begun. Tasks that have
+    /// begun are left alone, so that work that was requested after their start is done after them.
+    /// A waiting task that is reused does not take over the idempotency key of the spawn.
     ///
     /// ```
     /// # use stepwell_core::{Coalesce, SpawnOptions};
@@ -192,13 +197,13 @@ impl SpawnOptions {
         self
     }
 
-    /// When the task is cancelled by itself.
+    /// Sets the rule by which the store cancels the task by itself.
     pub fn cancellation(mut self, policy: CancellationPolicy) -> Self {
         self.cancellation = Some(policy);
         self
     }
 
-    /// Finds what is wrong with the options, but for their names.
+    /// Checks the options, all but their names.
     pub(crate) fn check(&self) -> Result<(), InvalidOptions> {
         if let Some(invalid) = &self.invalid {
             return Err(invalid.clone());

@@ -1,4 +1,5 @@
-//! What a store tells of tasks: their states, what it knows of each, and which to list.
+//! Information about tasks: their states, the data that a store returns of each, and the filter of
+//! a list.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -16,30 +17,30 @@ use crate::store::Headers;
 use crate::store::headers::is_label;
 use crate::store::scope::Scope;
 
-/// Where a task is in its life.
+/// The state of a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schemas", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum TaskState {
-    /// It waits to be claimed.
+    /// The task waits to be claimed.
     Pending,
-    /// A worker runs it.
+    /// A worker runs the task.
     Running,
-    /// It waits for a time, an event, a message or a child.
+    /// The task waits for a time, an event, a message or a child.
     Suspended,
-    /// It has failed, or was cancelled, and what it did is being undone; then it is
+    /// The task has failed, or was cancelled, and its compensations run; it ends as
     /// [`Failed`](Self::Failed) or [`Cancelled`](Self::Cancelled).
     Compensating,
-    /// It has its output.
+    /// The task has its output.
     Completed,
-    /// Its attempts are used up.
+    /// The attempts of the task are used up, or it failed in a way that is not tried again.
     Failed,
-    /// It was cancelled.
+    /// The task was cancelled.
     Cancelled,
 }
 
 impl TaskState {
-    /// Every state.
+    /// The list of all states.
     pub const ALL: [Self; 7] = [
         Self::Pending,
         Self::Running,
@@ -50,17 +51,17 @@ impl TaskState {
         Self::Cancelled,
     ];
 
-    /// Whether the task has ended.
+    /// Returns whether the task has ended.
     pub const fn is_finished(self) -> bool {
         matches!(self, Self::Completed | Self::Failed | Self::Cancelled)
     }
 
-    /// Whether the task has ended, or does nothing but that.
+    /// Returns whether the task has ended, or is being compensated before its end.
     pub const fn is_ending(self) -> bool {
         self.is_finished() || matches!(self, Self::Compensating)
     }
 
-    /// The state's word in stores, filters and exports.
+    /// Returns the word for the state in stores, filters and exports.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Pending => "pending",
@@ -73,7 +74,7 @@ impl TaskState {
         }
     }
 
-    /// The state of that word.
+    /// Returns the state with this word; `None` when there is none.
     pub fn parse(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|state| state.as_str() == word)
     }
@@ -85,70 +86,72 @@ impl std::fmt::Display for TaskState {
     }
 }
 
-/// What a store knows of a task.
+/// The data that a store returns of a task.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "schemas", derive(schemars::JsonSchema))]
 pub struct TaskInfo {
-    /// The task.
+    /// The id of the task.
     pub task_id: TaskId,
-    /// Its latest run.
+    /// The latest run of the task.
     pub run_id: RunId,
-    /// The name of its type.
+    /// The name of the task's type.
     pub task_type: Name,
-    /// Its queue.
+    /// The queue of the task.
     pub queue: Name,
-    /// Where it is in its life.
+    /// The state of the task.
     pub state: TaskState,
-    /// Its parameters.
+    /// The parameters of the task.
     pub params: Payload,
-    /// Its output, once it has completed.
+    /// The output of the task, when it has completed.
     pub output: Option<Payload>,
-    /// Why it failed, or why its last attempt did.
+    /// The failure of the task, or of its latest attempt.
     pub failure: Option<Failure>,
-    /// Its headers.
+    /// The headers of the task.
     pub headers: Headers,
-    /// The scope that it was spawned in: its keys are those of this scope. The default when it was
-    /// spawned in none.
+    /// The scope that the task was spawned in, within which its keys are unique; the default when
+    /// it was spawned in none.
     #[serde(default, skip_serializing_if = "Scope::is_all")]
     pub scope: Scope,
-    /// Higher ones are claimed first.
+    /// The priority of the task: a higher one is claimed first.
     pub priority: i32,
-    /// The number of its latest attempt; 0 before the first.
+    /// The number of the latest attempt; 0 before the first.
     pub attempt: u32,
-    /// How many attempts it has.
+    /// The maximum number of attempts.
     pub max_attempts: u32,
-    /// When a failed attempt is followed by another.
+    /// The retry strategy: the delays after failed attempts.
     pub retry: RetryStrategy,
-    /// How long it may take, from its first claim on.
+    /// The longest time from the first claim to the end, after which the task is cancelled.
     pub max_duration: Option<Duration>,
-    /// When it is cancelled by itself.
+    /// The time at which the store cancels the task by itself.
     pub cancel_at: Option<Timestamp>,
-    /// The task that spawned it.
+    /// The task that spawned this one.
     pub parent: Option<TaskId>,
-    /// Its idempotency key.
+    /// The idempotency key of the task.
     pub idempotency_key: Option<Name>,
-    /// Its concurrency key.
+    /// The concurrency key of the task.
     pub concurrency_key: Option<Name>,
-    /// The version of the code that it is pinned to.
+    /// The version of the code that the task is pinned to.
     pub code_version: Option<Name>,
-    /// Whether it has been asked to cancel.
+    /// `true` when the task has been asked to cancel.
     pub cancel_requested: bool,
-    /// Whether it was paused: no worker claims it until it is resumed.
+    /// `true` when the task is paused: no worker claims it until it is resumed.
     #[serde(default)]
     pub paused: bool,
-    /// When it was spawned.
+    /// The time of the spawn.
     pub spawned_at: Timestamp,
-    /// When it was first claimed.
+    /// The time of the first claim.
     pub started_at: Option<Timestamp>,
-    /// When it ended.
+    /// The time of the end.
     pub finished_at: Option<Timestamp>,
-    /// When it may next be claimed, if it waits for a time.
+    /// The time before which no worker claims the task, if it waits for a time.
     pub due_at: Option<Timestamp>,
 }
 
 impl TaskInfo {
-    /// The headers and the retry strategy of two columns. What cannot be read of them is said by a
-    /// header `$unreadable`, so that the rest of the task can be shown.
+    /// Returns the headers and the retry strategy that two columns hold.
+    ///
+    /// A header `$unreadable` says which of the two cannot be read, so that the rest of the task
+    /// can be shown.
     #[doc(hidden)]
     pub fn options(headers: &str, retry: &str) -> (Headers, RetryStrategy) {
         let hurt = |what: &str, error: &serde_json::Error| {
@@ -167,7 +170,7 @@ impl TaskInfo {
     }
 }
 
-/// Which tasks to list. The default passes all, 100 at a time.
+/// A filter for a list of tasks; the default passes all tasks, 100 at a time.
 ///
 /// ```
 /// # use stepwell_core::{TaskFilter, TaskState};
@@ -175,27 +178,28 @@ impl TaskInfo {
 /// ```
 #[derive(Clone, Debug)]
 pub struct TaskFilter {
-    /// Of this state.
+    /// The state of the tasks; `None` for every state.
     pub state: Option<TaskState>,
-    /// In this queue.
+    /// The queue of the tasks; `None` for every queue.
     pub queue: Option<Name>,
-    /// Of this type.
+    /// The type of the tasks; `None` for every type.
     pub task_type: Option<Name>,
-    /// Of this scope.
+    /// The scope that holds the tasks; the default holds every task.
     pub scope: Scope,
-    /// With all of these [labels](crate::SpawnOptions::label).
+    /// The [labels](crate::SpawnOptions::label) that a task must have, all of them.
     pub labels: BTreeMap<String, String>,
-    /// Spawned by this task.
+    /// The task that spawned the tasks; `None` for any or none.
     pub parent: Option<TaskId>,
-    /// Older than this task: the last one of the page before.
+    /// The task before which the page begins in the order from the newest: the last one of the
+    /// previous page.
     pub before: Option<TaskId>,
-    /// How many at most.
+    /// The maximum number of tasks.
     pub limit: usize,
 }
 
 impl TaskFilter {
-    /// The labels that the filter and its scope ask for, each once; `None` when no task can have
-    /// all of them.
+    /// Returns the labels that the filter and its scope ask for, each once; `None` when no task can
+    /// have all of them.
     pub fn all_labels(&self) -> Option<BTreeSet<(&str, &str)>> {
         let own = self.labels.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         let all: BTreeSet<_> = own.chain(self.scope.possible_labels()?).collect();

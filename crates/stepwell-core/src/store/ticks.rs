@@ -1,7 +1,7 @@
-//! When a schedule ticks: cron patterns in their time zones, intervals, and the delay of each tick.
+//! The ticks of a schedule: cron patterns in their time zones, intervals, and the delay of each
+//! tick.
 //!
-//! Ticks are whole functions of the schedule: whoever asks, on whatever machine, gets the same
-//! ones.
+//! Invariant: ticks are a function of the schedule alone, and the same on every machine.
 
 use std::time::Duration;
 
@@ -13,14 +13,14 @@ use crate::base::time::{Timestamp, after, from_micros, until};
 use crate::store::timing::InvalidSchedule;
 use crate::store::timing::Timing;
 
-/// The shortest interval: as often as a cron pattern can tick.
+/// The shortest interval, which is also the shortest time between two ticks of a cron pattern.
 const SHORTEST: Duration = Duration::from_secs(1);
 
-/// A schedule's ticks.
+/// The ticks of a schedule.
 pub(crate) struct Ticks {
     rule: Rule,
     jitter: Duration,
-    /// From the schedule's name: schedules that tick together are delayed differently.
+    /// A number from the schedule's name, which delays schedules of the same pattern differently.
     seed: u64,
 }
 
@@ -56,8 +56,8 @@ impl Ticks {
         })
     }
 
-    /// The first tick after that one, or after that moment: an interval is counted from there.
-    /// `None` when there are no more.
+    /// Returns the first tick after that tick or moment, from which an interval is counted; `None`
+    /// when there are no more ticks.
     pub(crate) fn after(&self, from: Timestamp) -> Option<Timestamp> {
         let next = match &self.rule {
             Rule::Cron { cron, zone } => {
@@ -69,7 +69,8 @@ impl Ticks {
         (next > from).then_some(next)
     }
 
-    /// The last tick that is not after `now`; `first`, or one of those that follow it.
+    /// Returns the last tick that is not after `now`, of `first` and the ticks that follow it; at
+    /// least `first`.
     fn last(&self, first: Timestamp, now: Timestamp) -> Timestamp {
         let last = match &self.rule {
             Rule::Cron { cron, zone } => {
@@ -84,8 +85,8 @@ impl Ticks {
         last.max(first)
     }
 
-    /// When a tick is due: delayed by its jitter, but never as far as the next tick, so that ticks
-    /// keep their order.
+    /// Returns the time at which a tick is due: the tick plus its jitter, and never as late as the
+    /// next tick, so that ticks keep their order.
     pub(crate) fn due(&self, tick: Timestamp) -> Timestamp {
         if self.jitter.is_zero() {
             return tick;
@@ -96,27 +97,29 @@ impl Ticks {
         after(tick, Duration::from_micros(drawn % longest.max(1)))
     }
 
-    /// The last tick that is due, of `first` and those that follow it; `None` when `first` is not.
+    /// Returns the last tick that is due, of `first` and those that follow it; `None` when `first`
+    /// is not due.
     pub(crate) fn last_due(&self, first: Timestamp, now: Timestamp) -> Option<Timestamp> {
         let last = self.last(first, now);
         if self.due(last) <= now {
             return Some(last);
         }
-        // The one before is due by then: no tick is delayed as far as the next.
+        // The tick before is due by then, because no tick is delayed as far as the next one.
         let before = from_micros(last.as_microsecond() - 1);
         (last > first).then(|| self.last(first, before))
     }
 }
 
-/// The whole second, in which patterns tick: in an hour that comes twice, the search takes a part
-/// of one for the next one.
+/// Returns the whole second of a moment, in which patterns tick.
+///
+/// In an hour that comes twice, the search takes a part of a second for the next second.
 fn in_zone(moment: Timestamp, zone: &TimeZone) -> Zoned {
     let second = from_micros(moment.as_microsecond().div_euclid(1_000_000) * 1_000_000);
     Zoned::new(second, zone.clone())
 }
 
 fn zone(name: &str) -> Result<TimeZone, InvalidSchedule> {
-    // Also on a machine that has no time zones.
+    // UTC also works on a machine without time zones.
     if name == "UTC" {
         return Ok(TimeZone::UTC);
     }
@@ -131,7 +134,8 @@ fn zone(name: &str) -> Result<TimeZone, InvalidSchedule> {
     })
 }
 
-/// SplitMix64: what every bit of the result depends on is every bit of the number.
+/// Returns the number mixed by SplitMix64, so that every bit of the result depends on every bit of
+/// the number.
 fn mix(number: u64) -> u64 {
     let mut z = number.wrapping_add(0x9E37_79B9_7F4A_7C15);
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -155,8 +159,7 @@ mod tests {
         text.parse().unwrap()
     }
 
-    /// The ticks from that moment on, and before the other, as the clock on the wall in Berlin
-    /// shows them.
+    /// Returns the ticks between two moments, as the wall clock in Berlin shows them.
     fn in_berlin(pattern: &str, from: &str, to: &str) -> Vec<String> {
         let ticks = cron(pattern, "Europe/Berlin").unwrap();
         let all = std::iter::successors(ticks.after(after(at(from), Duration::ZERO)), |tick| {
@@ -313,7 +316,7 @@ mod tests {
             assert_eq!(long.last_due(all[0], before), Some(pair[0]));
             assert_eq!(long.last_due(pair[1], before), None);
         }
-        // The same on every machine, and in every version.
+        // The delay is the same on every machine, and in every version.
         assert_eq!(
             short.due(all[0]),
             at("2026-01-01T00:05:00Z") + jiff::SignedDuration::from_micros(JITTER)
@@ -321,7 +324,8 @@ mod tests {
         assert_ne!(short.due(all[0]), ticks(HOUR / 60, "b").due(all[0]));
     }
 
-    /// Of the tick at 00:05 on 1 January 2026, of the schedule "a", with a minute of jitter.
+    /// The delay of the tick at 00:05 on 1 January 2026, of the schedule "a", with a minute of
+    /// jitter.
     const JITTER: i64 = 43_655_231;
 
     #[test]

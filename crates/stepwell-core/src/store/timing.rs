@@ -7,33 +7,33 @@ use serde::{Deserialize, Serialize};
 use crate::base::invalid_options::InvalidOptions;
 use crate::base::name::InvalidName;
 
-/// When a schedule ticks.
+/// The timing of a schedule: the rule for its ticks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schemas", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Timing {
-    /// At the times of a cron pattern.
+    /// The schedule ticks at the times of a cron pattern.
     Cron {
-        /// The pattern.
+        /// The cron pattern.
         pattern: String,
-        /// The IANA name of the time zone that it goes by.
+        /// The IANA name of the time zone whose clock the pattern uses.
         time_zone: String,
     },
-    /// Every so often.
+    /// The schedule ticks at a fixed interval.
     Every {
-        /// How often.
+        /// The time between two ticks.
         interval: Duration,
     },
 }
 
-/// Why a schedule cannot be.
+/// The error of a schedule that is not valid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidSchedule {
-    /// Its name, or one in its options, is not valid.
+    /// The name of the schedule, or a name in its options, is not valid.
     #[error(transparent)]
     Name(#[from] InvalidName),
-    /// Its options cannot be used.
+    /// The options cannot be used.
     #[error(transparent)]
     Options(#[from] InvalidOptions),
     /// The cron pattern cannot be read.
@@ -42,9 +42,9 @@ pub enum InvalidSchedule {
          month, month and day of the week, as in `0 2 * * *`"
     )]
     Pattern {
-        /// The pattern.
+        /// The cron pattern.
         pattern: String,
-        /// What is wrong with it.
+        /// The reason why the pattern cannot be read.
         reason: String,
     },
     /// The cron pattern has no tick.
@@ -53,27 +53,27 @@ pub enum InvalidSchedule {
          month has"
     )]
     Never(String),
-    /// There is no such time zone.
+    /// The time zone is unknown.
     #[error("the time zone \"{time_zone}\" is unknown: {advice}")]
     TimeZone {
-        /// Its name.
+        /// The name of the time zone.
         time_zone: String,
-        /// What to do.
+        /// A proposal for the user.
         advice: &'static str,
     },
-    /// The interval is too short.
+    /// The interval is shorter than a second.
     #[error(
         "an interval of {0:?} is too short, the shortest is a second: for what comes more often, \
          let a task loop"
     )]
     Interval(Duration),
-    /// The options would let it spawn only one task.
+    /// The options would let the schedule spawn only one task.
     #[error(
         "a schedule's tasks cannot have an idempotency key or a fixed start time, by which only \
          one would be spawned: leave them out of its options"
     )]
     Once,
-    /// The tasks would be coalesced.
+    /// The options would coalesce the tasks of the schedule.
     #[error(
         "a schedule's tasks cannot be coalesced: say by `overlap` what happens when the one before \
          has not ended, and give them a plain `concurrency_key`"

@@ -1,4 +1,4 @@
-//! Transitions: what runs do to their tasks, and what the store answers.
+//! Transitions: the changes that runs make to their tasks, and the store's answers.
 
 use std::any::Any;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,59 +14,65 @@ use crate::base::payload::Payload;
 use crate::base::time::Timestamp;
 use crate::store::{Finish, NewEvent, NewMessage, NewTask, Spawned};
 
-/// What a run did since its last commit. It is refused as a whole unless the run owns the task: the
-/// task is running under this `run_id`, and its journal ends where the run has left it.
+/// The changes that a run made since its last commit.
+///
+/// The store refuses a transition as a whole unless the run owns the task: the task is running
+/// under this `run_id`, and its journal ends where the run has left it.
 #[derive(Clone, Debug)]
 pub struct Transition {
-    /// The task.
+    /// The id of the task.
     pub task_id: TaskId,
-    /// The run: the fencing token.
+    /// The id of the run, which is the fencing token.
     pub run_id: RunId,
     /// The number of the last entry that the run knows to be durable; 0 when there is none, `None`
-    /// where the run does not say. A database that was restored, or that failed over to a
-    /// replica which lacks what was committed last, may have a shorter journal. Then the
-    /// transition is refused, and the task is given back as with [`Next::Release`], to
-    /// go on from what is there.
+    /// when the run does not say.
+    ///
+    /// The journal may be shorter in a database that was restored, or that failed over to a
+    /// replica without the latest commits. Then the store refuses the transition and makes the
+    /// task pending as with [`Next::Release`], so that it goes on from the journal that exists.
     pub after: Option<u64>,
-    /// What was delivered, with sequence numbers that follow on those in the journal.
+    /// The entries that were delivered, with sequence numbers that follow on the journal's.
     pub entries: Vec<Entry>,
-    /// Entries that these take the place of: they leave the journal, before these come into it.
+    /// The numbers of the entries that the new entries replace; they leave the journal before the
+    /// new ones enter it.
     pub superseded: Vec<u64>,
-    /// Child tasks that the entries spawn.
+    /// The child tasks that the entries spawn.
     pub spawns: Vec<NewTask>,
-    /// Events that the entries emit.
+    /// The events that the entries emit.
     pub events: Vec<NewEvent>,
-    /// Messages that the entries send.
+    /// The messages that the entries send.
     pub messages: Vec<NewMessage>,
-    /// Messages that the entries received: they leave the mailbox.
+    /// The messages that the entries received, which leave the mailbox.
     pub received: Vec<MessageId>,
-    /// What the task waits for since its last commit.
+    /// The waits that the task began since its last commit.
     pub waits_added: Vec<Wait>,
-    /// What it no longer waits for.
+    /// The operations of the task that wait no longer.
     pub waits_removed: Vec<Key>,
-    /// A step whose work is done by the store, within the batch's own transaction. Its entry is
-    /// written only when the work succeeds; otherwise the work is undone, and the rest of the
-    /// transition stands.
+    /// A step whose work the store does within the transaction of the batch.
+    ///
+    /// The entry of the step is written only when the work succeeds. Otherwise the work is undone,
+    /// and the rest of the transition stands.
     pub transaction: Option<UserTransaction>,
-    /// A child that the store may already have. It is spawned after `spawns`.
+    /// A child that the store may already have, which is spawned after `spawns`.
     pub keyed: Option<Box<KeyedSpawn>>,
-    /// What becomes of the task.
+    /// The next state of the task.
     pub next: Next,
 }
 
-/// A child with an idempotency key, or one that coalesces, so that the store decides whether it is
-/// spawned.
+/// A child whose spawn the store decides on, because it has an idempotency key or coalesces.
 #[derive(Clone, Debug)]
 pub struct KeyedSpawn {
-    /// The child. It has no [`NewTask::claim_by`].
+    /// The child, without a [`NewTask::claim_by`].
     pub task: NewTask,
     /// The entry that is written to the parent's journal when the child is created, and only then.
+    ///
     /// When the spawn is answered with another task, the rest of the transition stands.
     pub entry: Entry,
 }
 
 impl Transition {
-    /// Whether nothing is in it but journal entries and what becomes of the task.
+    /// Returns whether the transition holds nothing but journal entries and the next state of the
+    /// task.
     pub fn only_journals(&self) -> bool {
         self.spawns.is_empty()
             && self.events.is_empty()
@@ -79,7 +85,7 @@ impl Transition {
             && self.keyed.is_none()
     }
 
-    /// A transition with nothing in it but what becomes of the task.
+    /// Returns a transition that holds only the next state of the task.
     pub fn new(task_id: TaskId, run_id: RunId, next: Next) -> Self {
         Self {
             task_id,
@@ -100,55 +106,55 @@ impl Transition {
     }
 }
 
-/// A message's place in the order of all messages.
+/// The place of a message in the order of all messages.
 pub type MessageId = i64;
 
-/// Something that a task waits for.
+/// A wait of a task.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schemas", derive(schemars::JsonSchema))]
 pub struct Wait {
-    /// The operation that waits. Its kind says for what.
+    /// The operation that waits; its kind says for what.
     #[serde(flatten)]
     pub key: Key,
-    /// The event's name, the message's topic, the child's id; `None` for timers.
+    /// The name of the event, the topic of the message or the id of the child; `None` for timers.
     pub target: Option<Name>,
-    /// When the wait ends by itself.
+    /// The time at which the wait ends by itself.
     pub due_at: Option<Timestamp>,
 }
 
-/// A step's work, of a type that only the backend knows, and what the store is to keep of its
-/// result.
+/// The work of a step, of a type that only the backend knows, and the [`Seal`] for its result.
 type Work = (Box<dyn Any + Send>, Seal);
 
-/// A step that the store does within its own transaction. All copies of it share its work, which is
-/// done once.
+/// A step that the store does within its own transaction.
+///
+/// All copies of this value share its work, which is done once.
 #[derive(Clone)]
 pub struct UserTransaction {
-    /// The step.
+    /// The key of the step.
     pub key: Key,
-    /// The sequence number for its entry.
+    /// The sequence number of the step's entry.
     pub seq: u64,
     work: Arc<Mutex<Option<Work>>>,
 }
 
 impl UserTransaction {
-    /// A step's work: a type that only the backend knows, a closure over its connection.
+    /// Returns a step with this work: a value of a type that only the backend knows, such as a
+    /// closure over its connection.
     pub fn new(key: Key, seq: u64, work: Box<dyn Any + Send>) -> Self {
         Self { key, seq, work: Arc::new(Mutex::new(Some((work, Seal::default())))) }
     }
 
-    /// Takes out the work, and what the store is to keep of its result. `None` when that was done
-    /// before.
+    /// Takes out the work and the [`Seal`] for its result; `None` when they were taken before.
     pub fn take(&self) -> Option<(Box<dyn Any + Send>, Seal)> {
         self.work().take()
     }
 
-    /// Whether a store has begun to do the work.
+    /// Returns whether a store has taken the work.
     pub(crate) fn is_taken(&self) -> bool {
         self.work().is_none()
     }
 
-    /// Has the work's result changed before the store keeps it.
+    /// Sets the function that changes the result of the work before the store keeps it.
     pub(crate) fn seal(&self, sealing: Sealing) {
         if let Some((_, seal)) = &mut *self.work() {
             *seal = Seal(Some(sealing));
@@ -160,18 +166,18 @@ impl UserTransaction {
     }
 }
 
-/// Makes of the result of a [`UserTransaction`] what its journal entry is to hold: by default the
-/// result itself.
+/// A function that makes the content of the journal entry from the result of a [`UserTransaction`];
+/// by default the content is the result itself.
 #[derive(Default)]
 pub struct Seal(pub(crate) Option<Sealing>);
 
 pub(crate) type Sealing = Box<dyn FnOnce(&Payload) -> Result<Payload, CodecError> + Send>;
 
 impl Seal {
-    /// What the entry is to hold of this result.
+    /// Returns the content of the entry for this result.
     ///
     /// # Errors
-    /// When it cannot be encoded. Then the work has failed.
+    /// The result cannot be encoded. Then the work has failed.
     pub fn seal(self, result: &Payload) -> Result<Payload, CodecError> {
         match self.0 {
             Some(seal) => seal(result),
@@ -186,41 +192,46 @@ impl std::fmt::Debug for UserTransaction {
     }
 }
 
-/// What becomes of a task after a transition.
+/// The next state of a task, after a transition.
 #[derive(Clone, Debug)]
 pub enum Next {
-    /// It goes on running. With `collect`, the store looks for what its waits wait for.
+    /// The task goes on running.
     Continue {
-        /// Whether to look.
+        /// `true` when the store is to look for what the task's waits wait for.
         collect: bool,
     },
-    /// It only waits, and gives up its run; the attempt does not count. The store looks for what
-    /// its waits wait for, and when there is something, `wake_at` has passed, or the task would
-    /// [wait for ever](crate::store#circles), the task stays running instead.
+    /// The task only waits, and gives up its run; the attempt does not count.
+    ///
+    /// The store looks for what the task's waits wait for. The task stays running instead when the
+    /// store finds something, when `wake_at` has passed, or when the task would [wait for
+    /// ever](crate::store#circles).
     Suspend {
-        /// The earliest `due_at` of all its waits.
+        /// The earliest `due_at` of all waits of the task.
         wake_at: Option<Timestamp>,
     },
-    /// It has this output.
+    /// The task completes with this output.
     Complete(Payload),
-    /// The attempt failed; the next one may start then.
+    /// The attempt failed, and the next one may start at the given time.
     Retry {
-        /// Why it failed.
+        /// The failure of the attempt.
         failure: Failure,
-        /// When the next attempt is due.
+        /// The time at which the next attempt is due.
         at: Timestamp,
     },
-    /// The attempt failed, and was the last. A task with compensations is [to be
-    /// compensated](crate::store#compensation) first.
+    /// The attempt failed, and was the last one.
+    ///
+    /// A task with compensations is [to be compensated](crate::store#compensation) first.
     Fail(Failure),
-    /// It is cancelled, and so are its children. A task with compensations is to be compensated
-    /// first.
+    /// The task is cancelled, with its children.
+    ///
+    /// A task with compensations is to be compensated first.
     Cancel,
-    /// The run gives the task back, unfinished; the attempt does not count.
+    /// The run returns the task to its queue, unfinished; the attempt does not count.
     Release,
-    /// As [`Next::Release`], for another program: nobody claims the task before then.
+    /// The run returns the task as with [`Next::Release`], but for another program: no worker
+    /// claims the task before the given time.
     Leave {
-        /// When it may be claimed.
+        /// The time from which on the task may be claimed.
         until: Timestamp,
     },
 }
@@ -236,7 +247,7 @@ impl From<Finish> for Next {
 }
 
 impl Next {
-    /// How the task ends by it, if it does.
+    /// Returns the end of the task; `None` when the task does not end by this.
     pub fn finish(&self) -> Option<Finish> {
         match self {
             Self::Complete(output) => Some(Finish::Completed(output.clone())),
@@ -251,56 +262,58 @@ impl Next {
     }
 }
 
-/// What became of a transition.
+/// The result of a transition that was applied.
 #[derive(Debug, Default)]
 pub struct Applied {
-    /// Whether the task is suspended now. `false` after [`Next::Suspend`] means that it still
+    /// `true` when the task is suspended now; `false` after [`Next::Suspend`] means that it still
     /// runs.
     pub suspended: bool,
-    /// Whether the task has been asked to cancel.
+    /// `true` when the task has been asked to cancel.
     pub cancel_requested: bool,
-    /// What has arrived for the task's waits, when it was asked for.
+    /// The facts that have arrived for the waits of the task, if the transition asked for them.
     pub facts: Facts,
-    /// What the [`UserTransaction`] gave: the step's result, or why its work was undone.
+    /// The result of the [`UserTransaction`]: the step's result, or the reason why its work was
+    /// undone.
     pub transaction: Option<Result<Payload, anyhow::Error>>,
-    /// What became of the [`KeyedSpawn`].
+    /// The result of the [`KeyedSpawn`].
     pub keyed: Option<Spawned>,
 }
 
-/// The run does not own the task: another one has it, or it has ended.
+/// The error of a run that does not own its task: another run has the task, or the task has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the run no longer owns its task")]
 pub struct Refused;
 
-/// What has arrived for a task's waits. The executor decides who gets what.
+/// The facts that have arrived for the waits of a task; the executor assigns them to the waits.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Facts {
-    /// Events by name, for those that the task awaits and that have been emitted.
+    /// The emitted events among those that the task awaits, by name.
     pub events: Vec<(Name, Payload)>,
-    /// Messages in their order; of each topic at most as many as there are waits for it. A store
-    /// may leave some to a later look.
+    /// The messages in their order, of each topic at most as many as there are waits for it.
+    ///
+    /// A store may leave some messages to a later look.
     pub messages: Vec<ArrivedMessage>,
-    /// Children that have ended.
+    /// The children that have ended.
     pub children: Vec<(TaskId, Finish)>,
-    /// Whether there may be more than this answer has room for. Then the run looks again, without
-    /// what it has got.
+    /// `true` when there may be more than this answer has room for; the run then looks again,
+    /// without the facts that it has got.
     pub more: bool,
 }
 
 impl Facts {
-    /// Whether nothing has arrived.
+    /// Returns whether nothing has arrived, and nothing more may have.
     pub fn is_empty(&self) -> bool {
         self.events.is_empty() && self.messages.is_empty() && self.children.is_empty() && !self.more
     }
 }
 
-/// A message in a task's mailbox.
+/// A message in the mailbox of a task.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ArrivedMessage {
-    /// Its place in the order.
+    /// The place of the message in the order of all messages.
     pub id: MessageId,
-    /// Its topic.
+    /// The topic of the message.
     pub topic: Name,
-    /// What it carries.
+    /// The payload of the message.
     pub payload: Payload,
 }

@@ -1,4 +1,5 @@
-//! What a store knows of workers.
+//! Information about workers: registration, the answers to their signals, and what a store returns
+//! of each.
 
 use std::time::Duration;
 
@@ -8,34 +9,37 @@ use crate::base::ids::{RunId, TaskId, WorkerId};
 use crate::base::name::Name;
 use crate::base::time::Timestamp;
 
-/// A worker as it registers.
+/// The registration of a worker.
 #[derive(Clone, Debug)]
 pub struct NewWorker {
-    /// Its id.
+    /// The id of the worker.
     pub worker_id: WorkerId,
-    /// What people know it by: a host and a process.
+    /// The name of the worker for people to read: a host and a process.
     pub name: String,
-    /// The queues that it serves, in the order in which it looks.
+    /// The queues that the worker serves, in the order in which it looks.
     pub queues: Vec<Name>,
-    /// How many tasks it runs at the same time.
+    /// The maximum number of tasks that the worker runs at the same time.
     pub concurrency: u32,
-    /// The version of its code.
+    /// The version of the worker's code.
     pub code_version: Option<Name>,
-    /// How long it may show no sign of life before others declare it dead.
+    /// The lease: how long the worker may be silent before other workers declare it dead.
     pub lease: Duration,
 }
 
 /// The store's answer to a [`WorkerSignal`](crate::store::WorkerSignal).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WorkerStatus {
-    /// The worker's state after the signal; for one that was removed, its state before.
+    /// The state of the worker after the signal; for a worker that was removed, its state before.
     pub state: WorkerState,
-    /// For a worker that registers or shows that it is alive: the runs that the store holds for
-    /// running under it, in any order. Empty for other signals.
+    /// The runs that the store counts as running under the worker, in any order.
+    ///
+    /// The list is filled for a registration and a heartbeat, and empty for other signals.
     pub runs: Vec<(TaskId, RunId)>,
-    /// For a worker that registers or shows that it is alive: other workers, for it to watch. They
-    /// are the [`WATCHED`] ones that follow it in the order of their ids, around the circle, so
-    /// that each worker is watched however many there are. Empty for other signals.
+    /// The other workers that the worker is to watch.
+    ///
+    /// These are the next [`WATCHED`] workers in the order of the ids, which begins again after the
+    /// last id. So each worker is watched, however many there are. The list is filled for a
+    /// registration and a heartbeat, and empty for other signals.
     pub others: Vec<OtherWorker>,
 }
 
@@ -48,32 +52,32 @@ impl From<WorkerState> for WorkerStatus {
 /// The number of other workers that a worker watches.
 pub const WATCHED: usize = 64;
 
-/// A worker as others watch it.
+/// A worker, as another worker watches it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OtherWorker {
-    /// Its id.
+    /// The id of the worker.
     pub worker_id: WorkerId,
-    /// How often it has shown that it is alive. The number counts up from 0.
+    /// The number of heartbeats of the worker, counted up from 0.
     pub heartbeats: u64,
-    /// The lease that it registered with.
+    /// The lease of the worker, as it was registered.
     pub lease: Duration,
 }
 
-/// Whether a worker takes tasks, as far as the store knows.
+/// The state of a worker, as far as the store knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "schemas", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum WorkerState {
-    /// It claims tasks.
+    /// The worker claims tasks.
     Active,
-    /// It was told to end what it runs and to stop.
+    /// The worker was asked to end the tasks that it runs, and to stop.
     Draining,
-    /// It is not registered, or no longer: it has stopped, or was declared dead.
+    /// The worker is not registered, because it never was, has stopped, or was declared dead.
     Gone,
 }
 
 impl WorkerState {
-    /// The state's word in stores.
+    /// Returns the word for the state in stores.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Active => "active",
@@ -82,37 +86,39 @@ impl WorkerState {
         }
     }
 
-    /// The state of that word.
+    /// Returns the state with this word; `None` when there is none.
     pub fn parse(word: &str) -> Option<Self> {
         [Self::Active, Self::Draining, Self::Gone].into_iter().find(|state| state.as_str() == word)
     }
 }
 
-/// A worker as the store knows it.
+/// The data that a store returns of a worker.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "schemas", derive(schemars::JsonSchema))]
 pub struct WorkerInfo {
-    /// Its id.
+    /// The id of the worker.
     pub worker_id: WorkerId,
-    /// What people know it by.
+    /// The name of the worker for people to read.
     pub name: String,
-    /// The queues that it serves.
+    /// The queues that the worker serves.
     pub queues: Vec<Name>,
-    /// How many tasks it runs at most.
+    /// The maximum number of tasks that the worker runs at the same time.
     pub concurrency: u32,
-    /// The version of its code.
+    /// The version of the worker's code.
     pub code_version: Option<Name>,
-    /// Whether it takes tasks; never [`WorkerState::Gone`].
+    /// The state of the worker, which is never [`WorkerState::Gone`].
     pub state: WorkerState,
-    /// Whether it has shown that it is alive within its lease, by the store's clock. This is for
-    /// people to look at: workers are declared dead by what others see of them, not by a clock.
+    /// `true` when the worker had a heartbeat within its lease, by the store's clock.
+    ///
+    /// This field is for people to read. A worker is declared dead because of what other workers
+    /// see of it, and not by a clock.
     pub alive: bool,
-    /// How many tasks it runs.
+    /// The number of tasks that the worker runs.
     pub running: u64,
-    /// Since when.
+    /// The time of the registration.
     pub registered_at: Timestamp,
-    /// When it last showed that it is alive.
+    /// The time of the latest heartbeat.
     pub heartbeat_at: Timestamp,
-    /// How long it may show no sign of life before others declare it dead.
+    /// The lease: how long the worker may be silent before other workers declare it dead.
     pub lease: Duration,
 }

@@ -6,16 +6,16 @@
 //!          └──────── begins when that has ended ──────────────┘
 //! ```
 //!
-//! None of these tasks would ever go on. A circle closes when one of its tasks is suspended, so the
-//! store looks for a circle at each suspension that only joins lead to. The task that would close
-//! one stays running, and its join fails.
+//! None of these tasks would ever go on. A circle closes when one of its tasks is suspended. The
+//! store therefore looks for a circle at each suspension that only joins lead to. The task that
+//! would close a circle stays running, and its join fails.
 
 use std::collections::HashSet;
 
 use crate::base::failure::{Failure, FailureKind};
 use crate::base::ids::TaskId;
 
-/// Returns the failure that a join is given in the place of an end that would never come.
+/// Returns the failure of a join whose child would never end.
 pub fn blocked() -> Failure {
     Failure::new(FailureKind::Blocked, "it would be waited for for ever").permanent()
 }
@@ -23,20 +23,20 @@ pub fn blocked() -> Failure {
 /// Returns a task that this one would wait for for ever, if nothing that it waits for can come
 /// before it has ended itself.
 ///
-/// `held_up_by` returns tasks that have to end before a task goes on, at most as many as it is
-/// asked for:
+/// `held_up_by` returns tasks that have to end before a task goes on, at most as many as the second
+/// argument says:
 /// - for a task that waits for its turn, the task whose turn it is by their concurrency key;
-/// - for a suspended task that waits for nothing but the ends of other tasks, those tasks;
+/// - for a suspended task that waits only for the ends of other tasks, those tasks;
 /// - for any other task, none: it goes on by itself, or something from outside may let it.
 ///
 /// # Errors
-/// Those of `held_up_by`.
+/// The errors of `held_up_by`.
 pub fn waits_for_ever<E>(
     task_id: TaskId,
     mut held_up_by: impl FnMut(TaskId, usize) -> Result<Vec<TaskId>, E>,
 ) -> Result<Option<TaskId>, E> {
     let Some(first) = held_up_by(task_id, 1)?.first().copied() else { return Ok(None) };
-    // Any path mostly ends at a task that goes on, and a path is short.
+    // A path mostly ends at a task that goes on, and is short.
     let (mut seen, mut at) = (HashSet::from([task_id]), first);
     while seen.insert(at) {
         match held_up_by(at, 1)?.first() {
@@ -65,8 +65,8 @@ mod tests {
 
     use super::*;
 
-    /// Returns whether task 0 waits for ever, and how many looks that took. A task without a line
-    /// goes on.
+    /// Returns whether task 0 waits for ever, and the number of looks that this took; a task
+    /// without a line goes on.
     fn of(tasks: &[&[u128]]) -> (bool, usize) {
         let mut looks = 0;
         let Ok(blocked) = waits_for_ever::<Infallible>(Uuid::nil().into(), |task_id, most| {
