@@ -1,4 +1,4 @@
-//! `stepwell approvals`.
+//! The command `stepwell approvals`.
 
 use anyhow::Result;
 use serde_json::Value;
@@ -8,7 +8,7 @@ use crate::args::{Approvals, Decision};
 use crate::input;
 use crate::screen::{Screen, brief, moment, or_dash};
 
-/// How much of a request a table has room for.
+/// The most characters of a request in a table.
 const REQUEST: usize = 60;
 
 pub(crate) async fn run(client: &Durable, command: Approvals, screen: &Screen) -> Result<()> {

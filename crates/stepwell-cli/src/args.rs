@@ -1,4 +1,4 @@
-//! What can be asked of the program.
+//! The arguments of the program.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! The database.
+//! Access to the database.
 
 use std::fmt;
 
@@ -6,7 +6,8 @@ use anyhow::Result;
 use stepwell::sqlite::Location;
 use stepwell::{DEFAULT_DATABASE_URL, Durable, DurableBuilder};
 
-/// There is no such file: whoever looks at tasks wants those that are there, and no new database.
+/// The error of a database file that does not exist. A command that reads tasks never creates a
+/// database.
 #[derive(Debug)]
 pub(crate) struct NoDatabase(String);
 
@@ -23,13 +24,13 @@ impl fmt::Display for NoDatabase {
 
 impl std::error::Error for NoDatabase {}
 
-/// Opens a database that is there, with the tables that this version needs: to look at tasks is not
-/// to change what their programs work on.
+/// Opens an existing database without a migration, so it must have the tables that this version
+/// needs. A command that reads tasks must not change the tables that other programs use.
 pub(crate) async fn open(url: &str) -> Result<Durable> {
     Ok(existing(url)?.build().await?)
 }
 
-/// What opens it.
+/// Returns the builder for an existing database.
 pub(crate) fn existing(url: &str) -> Result<DurableBuilder> {
     let url = if url.is_empty() { DEFAULT_DATABASE_URL } else { url };
     if let Ok(Location::File(path)) = Location::parse(url)
@@ -40,7 +41,7 @@ pub(crate) fn existing(url: &str) -> Result<DurableBuilder> {
     Ok(Durable::builder().database_url(url).without_migration())
 }
 
-/// Opens a database, and makes it when it is not there.
+/// Opens a database, and creates it when it does not exist.
 pub(crate) async fn create(url: &str) -> Result<Durable> {
     Ok(Durable::builder().database_url(url).build().await?)
 }

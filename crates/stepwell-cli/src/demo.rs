@@ -1,4 +1,4 @@
-//! `stepwell demo`: orders whose worker is killed half-way, and that are done all the same.
+//! The command `stepwell demo`: orders that complete although their worker is killed half-way.
 //!
 //! ```text
 //!   this process: dashboard, orders ──▶ stepwell.db ◀── worker process, killed; then another one
@@ -26,9 +26,9 @@ use crate::exit;
 use crate::screen::{BOLD, DIM, Screen, colour};
 use crate::serve::{interrupted, say};
 
-/// How many steps are journaled before the worker is killed.
+/// The number of steps that are journaled before the worker is killed.
 const STEPS: usize = 5;
-/// How often the orders are looked at.
+/// The interval at which the demo reads the orders.
 const EVERY: Duration = Duration::from_millis(50);
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -38,17 +38,17 @@ struct Order {
     cents: u64,
 }
 
-/// Where steps write down that they really ran.
+/// The file to which steps append a line each time that their code runs.
 struct Ledger(PathBuf);
 
 impl Ledger {
     fn note(&self, what: &str) -> Result<()> {
         let mut file = OpenOptions::new().create(true).append(true).open(&self.0)?;
-        // One write, so that two processes do not write into each other's lines.
+        // One write call appends the line, so the lines of two processes do not mix.
         Ok(file.write_all(format!("{what}\n").as_bytes())?)
     }
 
-    /// What ran, with how often.
+    /// Returns the lines of the file, each with its number of occurrences.
     fn counts(&self) -> Result<BTreeMap<String, usize>> {
         let text = match std::fs::read_to_string(&self.0) {
             Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
@@ -60,7 +60,7 @@ impl Ledger {
     }
 }
 
-/// Something that takes its time in the world outside.
+/// Runs a step that stands for a slow call to another system.
 async fn outside(ctx: &TaskContext, what: &str, millis: u64) -> TaskResult<String> {
     let ledger = ctx.state::<Ledger>()?;
     let (line, result) = (format!("{} {what}", ctx.task_id), format!("{what}: done"));
@@ -148,7 +148,7 @@ pub(crate) async fn run(options: Demo, screen: &Screen) -> Result<ExitCode> {
     }
     match options.worker {
         true => work(&folder).await.map(|()| ExitCode::SUCCESS),
-        // Whoever has seen enough before its end need not wait for it.
+        // A user who interrupts the demo does not have to wait for its end.
         false => tokio::select! {
             biased;
             ended = tour(&folder, options, screen) => ended,
@@ -168,7 +168,7 @@ async fn work(folder: &Path) -> Result<()> {
     let client = client(folder).await?;
     client.register::<order>().await?;
     client.start_worker(WorkerOptions::new().lease(Duration::from_secs(3))).await;
-    // Whoever started it holds the other end of its input, and is gone when that is.
+    // The parent process holds the other end of the input, which closes when the parent is gone.
     let orphaned =
         async { _ = tokio::io::copy(&mut tokio::io::stdin(), &mut tokio::io::sink()).await };
     tokio::select! {
@@ -176,7 +176,7 @@ async fn work(folder: &Path) -> Result<()> {
         () = orphaned => {}
     }
     client.shutdown(Duration::from_secs(5)).await;
-    // A thread still reads the input.
+    // A thread still reads the input, so the process must exit here.
     std::process::exit(0)
 }
 
@@ -193,7 +193,7 @@ fn start_worker(folder: &Path) -> Result<Child> {
 async fn tour(folder: &Path, options: Demo, screen: &Screen) -> Result<ExitCode> {
     let client = client(folder).await?;
     let bound = match Server::new(client.clone()).bind(options.listen).await {
-        // Somebody else has the port that was not asked for in particular.
+        // Another program has the default port, which the user did not ask for.
         Err(ServeError::Listen { address, .. }) if address.port() == 7180 => {
             Server::new(client.clone()).bind(([127, 0, 0, 1], 0).into()).await?
         }
@@ -236,7 +236,7 @@ fn pid(worker: &Child) -> String {
     worker.id().map_or_else(|| "no longer there".into(), |pid| format!("process {pid}"))
 }
 
-/// How many steps are journaled.
+/// Returns how many steps are journaled.
 async fn steps(client: &Durable, tasks: &[TaskId]) -> Result<usize, Error> {
     let mut steps = 0;
     for task_id in tasks {
@@ -246,8 +246,8 @@ async fn steps(client: &Durable, tasks: &[TaskId]) -> Result<usize, Error> {
     Ok(steps)
 }
 
-/// Waits until every order has ended, or waits for somebody, and says how. Whether they are as they
-/// should be.
+/// Waits until every order has ended or waits for an approval, and prints the outcomes. Returns
+/// whether all outcomes are as expected.
 async fn finish(client: &Durable, tasks: &[TaskId], screen: &Screen) -> Result<bool> {
     let mut fine = true;
     for (task_id, order) in tasks.iter().zip(orders()) {
@@ -282,7 +282,7 @@ async fn finish(client: &Durable, tasks: &[TaskId], screen: &Screen) -> Result<b
     Ok(fine)
 }
 
-/// Says what the ledger shows.
+/// Prints what the ledger shows.
 fn tell(folder: &Path, tasks: &[TaskId], screen: &Screen) -> Result<()> {
     let counts = Ledger(folder.join("ledger.txt")).counts()?;
     let ours = |line: &str| tasks.iter().any(|task_id| line.starts_with(&task_id.to_string()));

@@ -1,4 +1,4 @@
-//! `stepwell events`.
+//! The command `stepwell events`.
 
 use anyhow::Result;
 use stepwell::Durable;

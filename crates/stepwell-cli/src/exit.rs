@@ -1,15 +1,15 @@
-//! What the program's exit status says. The help lists it.
+//! The exit statuses of the program, which its help lists.
 
 use std::io::ErrorKind;
 use std::process::ExitCode;
 
 use anyhow::Error;
 
-/// There is no such task, worker, schedule or database.
+/// The status when the task, worker, schedule or database does not exist.
 pub(crate) const NOT_FOUND: u8 = 3;
-/// The task's state does not allow it.
+/// The status when the task's state does not allow the operation.
 pub(crate) const NOT_ALLOWED: u8 = 4;
-/// A watched task failed or was cancelled.
+/// The status when a watched task failed or was cancelled.
 pub(crate) const UNHAPPY: u8 = 5;
 
 pub(crate) fn code(error: &Error) -> ExitCode {

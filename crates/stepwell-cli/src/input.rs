@@ -1,4 +1,4 @@
-//! What the user hands over.
+//! The payloads and files that the user passes.
 
 use std::io::Read as _;
 use std::path::Path;
@@ -6,7 +6,8 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use stepwell::Payload;
 
-/// A JSON argument: the text itself, `@file`, or `-` for the input; null when there is none.
+/// Parses a JSON argument: the text itself, `@file`, or `-` for the standard input. It is null
+/// without an argument.
 pub(crate) fn json(argument: Option<&str>) -> Result<Payload> {
     let (text, what) = match argument {
         None => return Ok(Payload::null()),
@@ -20,7 +21,7 @@ pub(crate) fn json(argument: Option<&str>) -> Result<Payload> {
     serde_json::from_str(&text).with_context(advice)
 }
 
-/// A file's text; that of the input for `-`.
+/// Returns the text of a file, or of the standard input for `-`.
 pub(crate) fn read(file: &Path) -> Result<String> {
     if file == Path::new("-") {
         let mut text = String::new();

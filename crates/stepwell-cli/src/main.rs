@@ -34,7 +34,7 @@ async fn main() -> ExitCode {
     let screen = Screen::new(cli.json);
     match run(cli, &screen).await {
         Ok(code) => code,
-        // Whoever read the output has seen enough.
+        // The reader of the output has closed it, which is no error.
         Err(error) if exit::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             screen.error(&error);

@@ -1,4 +1,4 @@
-//! `stepwell purge`.
+//! The command `stepwell purge`.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use stepwell::{Durable, TaskState};
 
 use crate::screen::Screen;
 
-/// How often what is shown is drawn anew, where nothing else has changed.
+/// The interval at which the progress is drawn again when nothing else has changed.
 const TICK: Duration = Duration::from_millis(100);
 
 pub(crate) async fn run(
@@ -17,8 +17,8 @@ pub(crate) async fn run(
     state: Option<TaskState>,
     screen: &Screen,
 ) -> Result<()> {
-    // On the standard error output, and only where that is a terminal. How many there are, nobody
-    // knows without a count.
+    // The progress goes to the standard error output, and only to a terminal. It shows no total,
+    // because that would need a count.
     let bar = ProgressBar::new_spinner().with_style(ProgressStyle::with_template(
         "{spinner} removed {human_pos} tasks, {per_sec}",
     )?);

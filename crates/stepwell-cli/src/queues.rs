@@ -1,4 +1,4 @@
-//! `stepwell queues`.
+//! The command `stepwell queues`.
 
 use anyhow::Result;
 use stepwell::{Durable, QueueLimits};

@@ -1,4 +1,4 @@
-//! `stepwell schedules`.
+//! The command `stepwell schedules`.
 
 use anyhow::Result;
 use stepwell::{Durable, Timing};

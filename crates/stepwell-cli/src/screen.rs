@@ -1,4 +1,4 @@
-//! What the user sees: tables for people, JSON for programs. Colours only where there is a
+//! The output of the program: tables for people, and JSON for programs. Colours appear only on a
 //! terminal.
 
 use std::io::Write as _;
@@ -15,7 +15,7 @@ pub(crate) const BOLD: Style = Style::new().bold();
 
 pub(crate) struct Screen {
     json: bool,
-    /// How many columns the terminal has; `None` when there is none.
+    /// The number of columns of the terminal; `None` when there is no terminal.
     pub(crate) width: Option<u16>,
 }
 
@@ -29,7 +29,7 @@ impl Screen {
         self.json
     }
 
-    /// Prints a value: as JSON, or as its text.
+    /// Prints a value, as JSON or as its text.
     pub(crate) fn show<T: Serialize>(
         &self,
         value: &T,
@@ -42,8 +42,8 @@ impl Screen {
         }
     }
 
-    /// Prints a list: as JSON, or as a table with these columns, or what there is to say when it is
-    /// empty.
+    /// Prints a list, as JSON or as a table with these columns. An empty list is printed as the
+    /// text `empty`.
     pub(crate) fn list<T: Serialize, const N: usize>(
         &self,
         items: &[T],
@@ -56,7 +56,7 @@ impl Screen {
         list.end(columns, empty)
     }
 
-    /// Prints a list that comes in parts, without keeping more of an item than its row.
+    /// Prints a list that comes in parts, and keeps only the row of each item.
     pub(crate) fn parts<T: Serialize, const N: usize, R: Fn(&T) -> [String; N]>(
         &self,
         row: R,
@@ -85,7 +85,7 @@ impl Screen {
         format!("{BOLD}{header}{BOLD:#}{rows}")
     }
 
-    /// Says that something was done.
+    /// Prints that something was done.
     pub(crate) fn done(&self, what: &str) -> Result<()> {
         self.show(&serde_json::json!({ "done": what }), || what.to_owned())
     }
@@ -98,7 +98,7 @@ impl Screen {
 
     pub(crate) fn error(&self, error: &Error) {
         let red = AnsiColor::Red.on_default().bold();
-        // Nothing can be said when even that fails.
+        // The error output itself has failed, so nothing can be printed.
         let _ = match self.json {
             true => writeln!(
                 anstream::stderr(),
@@ -110,7 +110,7 @@ impl Screen {
     }
 }
 
-/// A list that is printed as it comes.
+/// A list that is printed while it arrives.
 pub(crate) struct Parts<'a, R, const N: usize> {
     screen: &'a Screen,
     row: R,
@@ -160,17 +160,17 @@ pub(crate) fn colour(state: TaskState) -> Style {
     }
 }
 
-/// A moment, to the second.
-/// A task's state, and whether it is paused.
+/// Returns a task's state, and whether the task is paused.
 pub(crate) fn standing(task: &TaskInfo) -> String {
     if task.paused { format!("{}, paused", task.state) } else { task.state.to_string() }
 }
 
+/// Formats a moment in UTC, to the second.
 pub(crate) fn moment(at: Timestamp) -> String {
     at.strftime("%F %TZ").to_string()
 }
 
-/// A payload on one line, at most so long.
+/// Returns a payload on one line, cut to `limit` characters.
 pub(crate) fn brief(payload: &Payload, limit: usize) -> String {
     let text = payload.as_str();
     match text.char_indices().nth(limit) {
@@ -179,13 +179,13 @@ pub(crate) fn brief(payload: &Payload, limit: usize) -> String {
     }
 }
 
-/// A text of the user's without what a terminal would obey.
+/// Escapes the control characters of a text, which a terminal would obey.
 pub(crate) fn plain(text: &str) -> String {
     let one = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
     text.chars().map(one).collect()
 }
 
-/// What there may be, or a dash.
+/// Returns a value as text, or a dash without one.
 pub(crate) fn or_dash<T: ToString>(value: Option<T>) -> String {
     value.map_or_else(|| "-".into(), |value| value.to_string())
 }

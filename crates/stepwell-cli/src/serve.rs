@@ -1,4 +1,4 @@
-//! `stepwell serve`.
+//! The command `stepwell serve`.
 
 use anyhow::Result;
 use stepwell_server::{Bound, Server};
@@ -17,7 +17,7 @@ pub(crate) async fn run(url: &str, options: Serve, screen: &Screen) -> Result<()
         max_connections,
         max_connections_per_address,
     } = options;
-    // What is spawned by the API is in the history, too.
+    // The tasks that the API spawns belong into the history as well.
     let client = connect::existing(url)?.keep_history().build().await?;
     let mut server = hosts.into_iter().fold(Server::new(client), Server::host);
     server = server
@@ -45,7 +45,7 @@ pub(crate) fn say(bound: &Bound, screen: &Screen) -> Result<()> {
     })
 }
 
-/// Ready when somebody wants the program to end.
+/// Waits until the user or the system asks the program to end.
 pub(crate) async fn interrupted() {
     #[cfg(unix)]
     {

@@ -1,4 +1,4 @@
-//! `stepwell tasks`.
+//! The command `stepwell tasks`.
 
 use std::process::ExitCode;
 
@@ -13,7 +13,7 @@ use crate::screen::{Screen, moment, standing};
 use crate::timeline::Shown;
 use crate::{input, timeline, watch};
 
-/// How many children are shown with a task.
+/// The number of children that are shown with a task.
 const CHILDREN: usize = 20;
 
 pub(crate) async fn run(client: &Durable, command: Tasks, screen: &Screen) -> Result<ExitCode> {
@@ -101,7 +101,7 @@ fn set<T>(
     }
 }
 
-/// Does something to each of several tasks, up to the first that it cannot be done to.
+/// Applies an operation to several tasks, up to the first one that it fails for.
 async fn each<F>(ids: Ids, done: &str, screen: &Screen, act: impl Fn(TaskId) -> F) -> Result<()>
 where
     F: Future<Output = Result<(), Error>>,

@@ -1,4 +1,4 @@
-//! A task as a picture of text: what happened to it, and when.
+//! A task as a text picture: what happened to it, and when.
 //!
 //! ```text
 //!   +0.000 s  ●···················  spawned
@@ -15,7 +15,7 @@ use stepwell::{Entry, Kind, LogLevel, LogLine, Outcome, TaskInfo, TaskState, Tim
 
 use crate::screen::{BOLD, DIM, brief, colour, moment, plain, standing};
 
-/// All that is known of a task.
+/// A task with its journal, waits, logs and children.
 #[derive(Serialize)]
 pub(crate) struct Shown {
     pub(crate) task: TaskInfo,
@@ -25,12 +25,12 @@ pub(crate) struct Shown {
     pub(crate) children: Vec<TaskInfo>,
 }
 
-/// How many columns the scale has.
+/// The number of columns of the scale.
 const SCALE: usize = 20;
-/// How long a value may be where the width is not known.
+/// The most characters of a value when the terminal's width is not known.
 const VALUE: usize = 100;
 
-/// What there is to see of an entry.
+/// The printed form of an entry.
 pub(crate) struct Line {
     pub(crate) at: Timestamp,
     kind: &'static str,
@@ -40,7 +40,7 @@ pub(crate) struct Line {
 }
 
 impl Line {
-    /// `None` for what is the engine's own.
+    /// Returns the line of an entry, or `None` for an entry that is internal.
     pub(crate) fn of(entry: &Entry) -> Option<Self> {
         let kind = match entry.key.kind {
             Kind::Step => "step",
@@ -76,7 +76,7 @@ impl Line {
             }
         };
         let name = match entry.key.kind {
-            // What the engine calls it says nothing more.
+            // The engine's own name for the entry tells the user nothing.
             Kind::Attempt | Kind::Compensating => String::new(),
             _ => entry.key.label(),
         };
@@ -96,7 +96,7 @@ impl Line {
         Self { at: line.at, kind: "log", name, text: format!("{}{fields}", line.message), style }
     }
 
-    /// Without its time.
+    /// Returns the line without its time.
     pub(crate) fn text(&self) -> String {
         let Self { kind, name, text, style, .. } = self;
         let mut line = (*kind).to_owned();
@@ -113,7 +113,7 @@ impl Line {
     }
 }
 
-/// All that is known of a task.
+/// Draws a task as text.
 pub(crate) fn draw(shown: &Shown, width: Option<u16>) -> String {
     let Shown { task, journal, waits, logs, children } = shown;
     let mut out = head(shown);
@@ -201,7 +201,7 @@ fn head(Shown { task, .. }: &Shown) -> String {
     out
 }
 
-/// The time from the spawn to the last that is known.
+/// The time from the spawn to the last known event.
 struct Scale {
     begin: Timestamp,
     end: Timestamp,
@@ -222,13 +222,13 @@ impl Scale {
         let micros = |time: Timestamp| i128::from(time.as_microsecond());
         let whole = (micros(self.end) - micros(self.begin)).max(1);
         let part = (micros(at) - micros(self.begin)).clamp(0, whole);
-        // Between 0 and SCALE - 1.
+        // The place lies between 0 and SCALE - 1.
         let place = usize::try_from(part * (SCALE as i128 - 1) / whole).unwrap_or(0);
         format!("{DIM}{}{DIM:#}●{DIM}{}{DIM:#}", "·".repeat(place), "·".repeat(SCALE - 1 - place))
     }
 }
 
-/// A line that goes no further than the terminal: escape sequences take no room.
+/// Cuts a line to the terminal's width; escape sequences take no room.
 fn fitted(line: &str, width: Option<u16>) -> String {
     let Some(width) = width.map(usize::from) else { return line.to_owned() };
     let (mut out, mut room, mut escape) = (String::new(), width, false);

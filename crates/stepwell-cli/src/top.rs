@@ -1,4 +1,4 @@
-//! `stepwell top`: queues, workers and what runs, as it changes.
+//! The command `stepwell top`, which shows queues, workers and running tasks as they change.
 
 use std::io::{IsTerminal as _, Write as _};
 use std::time::Duration;
@@ -11,13 +11,13 @@ use crate::args::Top;
 use crate::screen::{BOLD, DIM, Screen, colour, moment};
 use crate::serve::interrupted;
 
-/// How many tasks of each sort are shown.
+/// The number of tasks that are shown of each state.
 const TASKS: usize = 8;
-/// A page of its own, which leaves the terminal as it was.
+/// The terminal's alternate screen, which leaves the normal one unchanged.
 const ENTER: &str = "\u{1b}[?1049h\u{1b}[?25l";
 const LEAVE: &str = "\u{1b}[?1049l\u{1b}[?25h";
 const HOME: &str = "\u{1b}[H";
-/// What is left of a line, and of the page, from before.
+/// The sequences that clear the rest of a line, and the rest of the screen.
 const CLEAR_LINE: &str = "\u{1b}[K";
 const CLEAR_REST: &str = "\u{1b}[J";
 
@@ -46,7 +46,7 @@ pub(crate) async fn run(
     shown
 }
 
-/// Until somebody has seen enough.
+/// Draws the view once in each interval, until the user interrupts the program.
 async fn show(client: &Durable, interval: Duration, screen: &Screen) -> Result<()> {
     let mut end = std::pin::pin!(interrupted());
     loop {

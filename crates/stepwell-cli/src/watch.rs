@@ -1,4 +1,4 @@
-//! `stepwell tasks watch`: a task's entries as they come, until it ends.
+//! The command `stepwell tasks watch`, which prints a task's entries until the task ends.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -10,13 +10,13 @@ use crate::exit;
 use crate::screen::{Screen, brief, colour, moment};
 use crate::timeline::Line;
 
-/// How often the task is looked at.
+/// The interval at which the task is read.
 const EVERY: Duration = Duration::from_millis(200);
 
 pub(crate) async fn run(client: &Durable, task_id: TaskId, screen: &Screen) -> Result<ExitCode> {
     let (mut seen, mut state) = (0, None);
     loop {
-        // Before the journal, so that nothing is missing of one that has ended.
+        // The task is read before its journal, so no entry of an ended task is missed.
         let task = client.task(task_id).await?.ok_or(Error::NotFound(task_id))?;
         let mut journal = client.journal(task_id).await?;
         journal.retain(|entry| entry.seq > seen);

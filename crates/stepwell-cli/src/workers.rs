@@ -1,4 +1,4 @@
-//! `stepwell workers`.
+//! The command `stepwell workers`.
 
 use anyhow::Result;
 use stepwell::{Durable, Name};

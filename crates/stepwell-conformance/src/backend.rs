@@ -1,4 +1,4 @@
-//! How the suite gets at a store.
+//! The access of the suite to a store.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -7,31 +7,32 @@ use stepwell_core::Store;
 
 use crate::clock::Clock;
 
-/// How the suite gets at a store. Its methods may be written as `async fn`.
+/// The access of the suite to a store. The methods may be written as `async fn`.
 pub trait Backend: Send + Sync + 'static {
-    /// An empty database. It is gone when it is dropped, which comes after its handles are.
+    /// An empty database. The database is removed when this value is dropped, which comes after its
+    /// handles are dropped.
     type Database: Send + Sync;
 
-    /// Makes an empty database.
+    /// Creates an empty database.
     fn create(&self) -> impl Future<Output = Self::Database> + Send;
 
-    /// A handle on the database, as a process of its own has, which goes by this clock. All handles
-    /// on one database are given the same clock.
+    /// Returns a handle on the database, like the one of a separate process. The handle uses this
+    /// clock. All handles on one database receive the same clock.
     fn connect(
         &self,
         database: &Self::Database,
         clock: Arc<Clock>,
     ) -> impl Future<Output = Arc<dyn Store>> + Send;
 
-    /// Whether several handles may share a database. Otherwise [`connect`](Self::connect) is called
-    /// once for each, and what several handles would do at the same time is done through one.
+    /// Returns whether several handles may share a database. Otherwise [`connect`](Self::connect)
+    /// is called once for each database, and one handle does what several handles would do at the
+    /// same time.
     fn is_shared(&self) -> bool {
         true
     }
 
-    /// Whether the store sees by itself that a task's id, or a place in a journal, is taken, and
-    /// refuses such a batch. The engine never sends one, so that a store for tests may do
-    /// without.
+    /// Returns whether the store itself refuses a batch with a task's id, or a place in a journal,
+    /// that is taken. The engine never sends such a batch, so a store for tests may accept it.
     fn refuses_duplicates(&self) -> bool {
         true
     }

@@ -1,4 +1,4 @@
-//! The clock that a store under test goes by.
+//! The clock of a store under test.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -7,11 +7,11 @@ use std::time::Duration;
 use stepwell_core::{BoxFuture, Runtime, Timestamp, from_micros};
 use tokio::runtime::Handle;
 
-/// Not a whole second, and no whole millisecond either.
+/// The first time, in microseconds. It is neither a whole second nor a whole millisecond.
 const START: i64 = 1_700_000_000_123_457;
 
-/// A clock that stands still until it is advanced, and random numbers that are the same each time.
-/// What a store does in the background runs on tokio, and sleeps take the time that they take.
+/// A clock that stands still until it is advanced, with random numbers that are the same in each
+/// run. The background work of a store runs on tokio, and its sleeps take real time.
 pub struct Clock {
     micros: AtomicI64,
     drawn: AtomicU64,
@@ -19,16 +19,16 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// A clock within the current tokio runtime.
+    /// Returns a clock within the current tokio runtime.
     ///
     /// # Panics
-    /// When there is none.
+    /// Panics outside of a tokio runtime.
     pub fn new() -> Arc<Self> {
         let (micros, drawn) = (AtomicI64::new(START), AtomicU64::new(0));
         Arc::new(Self { micros, drawn, tokio: Handle::current() })
     }
 
-    /// Lets time pass.
+    /// Advances the clock.
     pub fn advance(&self, duration: Duration) {
         let micros = i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
         self.micros.fetch_add(micros, Ordering::SeqCst);

@@ -1,4 +1,4 @@
-//! A handle on a store, with short ways to say what points say often.
+//! A handle on a store, with short forms of what points do often.
 
 use std::sync::Arc;
 
@@ -30,7 +30,7 @@ impl Handle {
         self.commit(make::spawns(tasks)).await.spawns
     }
 
-    /// Whether the worker is, or was, registered.
+    /// Applies a signal, and returns whether the worker is registered.
     pub(crate) async fn signal(&self, signal: WorkerSignal) -> bool {
         self.status(signal).await.state != WorkerState::Gone
     }
@@ -39,18 +39,18 @@ impl Handle {
         self.commit(make::signals([signal])).await.workers.remove(0)
     }
 
-    /// Declares a worker dead that has not shown that it is alive since it was registered.
+    /// Declares a worker dead that has sent no heartbeat since it was registered.
     pub(crate) async fn crash(&self, worker: u128) {
         let status = self.status(make::declare_dead(worker, 0)).await;
         assert_ne!(status.state, WorkerState::Gone, "there is no worker {worker}");
     }
 
-    /// Whether it was the first emission.
+    /// Emits an event, and returns whether it was the first emission.
     pub(crate) async fn emit(&self, event: NewEvent) -> bool {
         self.commit(make::emitting([event])).await.events[0]
     }
 
-    /// Whether the message was accepted.
+    /// Sends a message, and returns whether it was accepted.
     pub(crate) async fn send(&self, message: NewMessage) -> bool {
         self.commit(make::sending([message])).await.messages[0]
     }
@@ -59,7 +59,7 @@ impl Handle {
         self.commit(make::commands([command])).await.commands[0]
     }
 
-    /// What the worker gets of `queue` and `type`.
+    /// Claims tasks for a worker from the queue `queue` and of the type `type`.
     pub(crate) async fn claim(&self, worker: u128, limit: usize) -> Vec<ClaimedTask> {
         self.claimed(worker, limit).await.tasks
     }
@@ -68,7 +68,7 @@ impl Handle {
         self.commit(make::claims([claim(worker, limit)])).await.claims.remove(0)
     }
 
-    /// The one task that there is for the worker.
+    /// Claims the only task that is claimable for the worker.
     pub(crate) async fn claim_one(&self, worker: u128) -> ClaimedTask {
         let mut tasks = self.claim(worker, 10).await;
         assert_eq!(tasks.len(), 1, "exactly one task is claimable: {tasks:#?}");
@@ -79,28 +79,29 @@ impl Handle {
         self.commit(make::transitions([transition])).await.transitions.remove(0)
     }
 
-    /// Applies a transition with nothing in it but what becomes of the task.
+    /// Applies a transition that contains only the task's next state.
     pub(crate) async fn next(&self, task: (TaskId, RunId), next: Next) -> Applied {
         self.apply(Transition::new(task.0, task.1, next)).await.expect("the run owns its task")
     }
 
-    /// Adds to the task's journal.
+    /// Adds entries to the task's journal.
     pub(crate) async fn journals(&self, task: (TaskId, RunId), entries: Vec<Entry>) {
         let transition = Transition { entries, ..Transition::new(task.0, task.1, make::GO_ON) };
         self.apply(transition).await.expect("the run owns its task");
     }
 
-    /// What has arrived for the task.
+    /// Returns what has arrived for the task.
     pub(crate) async fn look(&self, task: (TaskId, RunId)) -> Facts {
         self.next(task, LOOK).await.facts
     }
 
-    /// What the task waits for, by key.
+    /// Returns the waits of the task, by key.
     pub(crate) async fn waits_of(&self, n: u128) -> Vec<Wait> {
         self.0.waits_of(task_id(n)).await.expect("the store fails")
     }
 
-    /// Spawns the tasks, all running under worker 1. Each has the run that it was spawned with.
+    /// Spawns the tasks, all running under worker 1. Each task has the run with which it was
+    /// spawned.
     pub(crate) async fn run(
         &self,
         tasks: impl IntoIterator<Item = NewTask>,
@@ -158,13 +159,13 @@ impl Handle {
         self.0.tasks(filter).await.expect("the store fails")
     }
 
-    /// Every task.
+    /// Returns every task.
     pub(crate) async fn all(&self) -> Vec<TaskInfo> {
         self.list(TaskFilter { limit: 100_000, ..TaskFilter::default() }).await
     }
 
-    /// All that can be seen of the tasks: two of these are the same when nothing has changed in
-    /// between.
+    /// Returns everything that can be seen of the tasks. Two pictures are equal when nothing has
+    /// changed in between.
     pub(crate) async fn picture(&self) -> String {
         let tasks = self.all().await;
         let mut picture = format!("{tasks:#?}");
@@ -176,12 +177,12 @@ impl Handle {
     }
 }
 
-/// The task and its run.
+/// Returns a claimed task's id and run.
 pub(crate) fn of(task: &ClaimedTask) -> (TaskId, RunId) {
     (task.task_id, task.run_id)
 }
 
-/// The payloads of the messages, in their order.
+/// Returns the payloads of the messages, in their order.
 pub(crate) fn payloads(facts: &Facts) -> Vec<Payload> {
     facts.messages.iter().map(|message| message.payload.clone()).collect()
 }

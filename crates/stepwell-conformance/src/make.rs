@@ -1,4 +1,4 @@
-//! Makes what batches are made of.
+//! Builders for the parts of batches.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use stepwell_core::{
 };
 use uuid::Uuid;
 
-/// How long a worker that [`register`] makes is taken to be alive.
+/// The lease of a worker that [`register`] makes.
 pub(crate) const LEASE: Duration = Duration::from_secs(30);
 
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
@@ -35,7 +35,7 @@ pub(crate) fn task_id(n: u128) -> TaskId {
     Uuid::from_u128(n).into()
 }
 
-/// The first run of the task with that number.
+/// Returns the first run of the task with a number.
 pub(crate) fn run_id(n: u128) -> RunId {
     Uuid::from_u128(0xaaaa_0000_0000_0000 + n).into()
 }
@@ -71,7 +71,8 @@ pub(crate) fn child_of(parent: u128, n: u128) -> NewTask {
     NewTask { parent: Some(task_id(parent)), ..new_task(n) }
 }
 
-/// Spawns a child that the store may have already, with that place in the journal for its entry.
+/// Returns a transition that spawns a child with a key, with this place in the journal for its
+/// entry. The store may have the child already.
 pub(crate) fn keyed(parent: (TaskId, RunId), seq: u64, task: NewTask) -> Transition {
     let key = Key { kind: Kind::Spawn, name: name("child"), ordinal: 1 };
     let outcome = Outcome::Done(json(&format!("\"{}\"", task.task_id)));
@@ -132,7 +133,7 @@ pub(crate) fn heartbeat(n: u128) -> WorkerSignal {
     WorkerSignal::Heartbeat { worker_id: worker_id(n) }
 }
 
-/// Declares a worker dead that has shown so many times that it is alive.
+/// Returns a signal that declares a worker dead, if the worker has sent this number of heartbeats.
 pub(crate) fn declare_dead(n: u128, heartbeats: u64) -> WorkerSignal {
     WorkerSignal::DeclareDead { worker_id: worker_id(n), heartbeats }
 }
@@ -157,7 +158,7 @@ pub(crate) fn claim_of(n: u128, queues: &[&str], task_types: &[&str], limit: usi
     }
 }
 
-/// An event for all queues.
+/// Returns an event for all queues.
 pub(crate) fn event(text: &str, payload: Payload) -> NewEvent {
     NewEvent { name: name(text), queue: None, payload }
 }
@@ -201,7 +202,7 @@ pub(crate) fn for_event(text: &str) -> Wait {
     wait(Kind::Event, text, 1)
 }
 
-/// The `ordinal`-th wait for a message with that topic.
+/// Returns the `ordinal`-th wait for a message with a topic.
 pub(crate) fn for_message(topic: &str, ordinal: u32) -> Wait {
     wait(Kind::Message, topic, ordinal)
 }
@@ -210,7 +211,7 @@ pub(crate) fn for_child(n: u128) -> Wait {
     wait(Kind::Child, &task_id(n).to_string(), 1)
 }
 
-/// A transition that adds waits.
+/// Returns a transition that adds waits.
 pub(crate) fn awaiting(
     task: (TaskId, RunId),
     waits: impl IntoIterator<Item = Wait>,

@@ -1,19 +1,21 @@
-//! Runs one point of the suite, on threads of its own and not for longer than its limit.
+//! The execution of one point of the suite, on its own threads and within a time limit.
 
 use std::future::Future;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
-/// How long a point may take.
+/// The longest time of a point.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// How long the comparison with the model may take: a sequence that fails is made smaller first.
+/// The longest time of the comparison with the model, in which a failing sequence is also made
+/// smaller.
 const LIMIT_OF_THE_MODEL: Duration = Duration::from_secs(120);
 
-/// Runs a point to its end. [`suite!`](crate::suite) calls it, in a test for each point.
+/// Runs a point to its end. [`suite!`](crate::suite) calls it in a test for each point.
 ///
 /// # Panics
-/// When the point does, or takes longer than a minute (the comparison with the model: two).
+/// Panics when the point panics, or takes longer than one minute. The comparison with the model may
+/// take two minutes.
 pub fn run<F: Future<Output = ()>>(point: &'static str, body: impl FnOnce() -> F + Send + 'static) {
     let limit = if point.contains("model") { LIMIT_OF_THE_MODEL } else { LIMIT };
     run_within(limit, point, body);
@@ -25,8 +27,8 @@ fn run_within<F: Future<Output = ()>>(
     body: impl FnOnce() -> F + Send + 'static,
 ) {
     let (done, ended) = mpsc::channel();
-    // A thread that can be left behind: a store that blocks for good is to fail its test, and not
-    // to hold it up.
+    // The thread can be left behind, so that a store that blocks for good fails its test and does
+    // not delay it.
     let thread = std::thread::Builder::new().name(point.into()).spawn(move || {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(4)

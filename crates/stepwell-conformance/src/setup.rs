@@ -1,4 +1,4 @@
-//! What a point begins with: an empty database, and handles on it.
+//! The beginning of a point: an empty database, and handles on it.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::handle::Handle;
 /// An empty database and its clock.
 pub(crate) struct Setup<'a, B: Backend> {
     backend: &'a B,
-    /// The only handle, where a database cannot have more. It goes before its database does.
+    /// The only handle, where a database cannot have more. It is dropped before its database.
     only: Option<Handle>,
     database: B::Database,
     pub(crate) clock: Arc<Clock>,
@@ -30,14 +30,14 @@ impl<'a, B: Backend> Setup<'a, B> {
         setup
     }
 
-    /// With its first handle.
+    /// Creates a database, and returns it with its first handle.
     pub(crate) async fn with_handle(backend: &'a B) -> (Self, Handle) {
         let setup = Self::new(backend).await;
         let handle = setup.handle().await;
         (setup, handle)
     }
 
-    /// A further handle, where the backend allows it.
+    /// Returns a further handle, where the backend allows it.
     pub(crate) async fn handle(&self) -> Handle {
         match &self.only {
             Some(only) => only.clone(),
@@ -61,13 +61,13 @@ impl<'a, B: Backend> Setup<'a, B> {
         self.clock.now()
     }
 
-    /// The moment that far from now.
+    /// Returns the moment that is this far from now.
     pub(crate) fn at(&self, duration: Duration) -> Timestamp {
         after(self.now(), duration)
     }
 }
 
-/// Lets all of them begin at once, on several threads. The results are in the order of the futures.
+/// Starts all futures at once, on several threads, and returns their results in the same order.
 pub(crate) async fn together<T, F>(futures: impl IntoIterator<Item = F>) -> Vec<T>
 where
     T: Send + 'static,
@@ -93,7 +93,8 @@ where
     results
 }
 
-/// The rounds of a race: many with a fast store, with a slow one as many as fit into a few seconds.
+/// Returns the rounds of a race: 200 with a fast store, and with a slow one as many as fit into
+/// five seconds, but at least 15.
 pub(crate) fn rounds() -> impl Iterator<Item = u128> {
     let begin = Instant::now();
     (0..200).take_while(move |round| *round < 15 || begin.elapsed() < Duration::from_secs(5))

@@ -1,7 +1,7 @@
 //! The macro that makes a test of each point.
 
 /// Makes a test for each of the [`points`](crate::points), against the [`Backend`](crate::Backend)
-/// that the expression gives. It is made anew for each test, within a tokio runtime.
+/// that the expression returns. Each test evaluates the expression, within a tokio runtime.
 #[macro_export]
 macro_rules! suite {
     ($backend:expr) => {

@@ -1,9 +1,9 @@
-//! The file system.
+//! The FUSE file system behind a disk.
 //!
-//! Files whose names end with `-shm` are memory that SQLite's connections share. The kernel maps
-//! them from files of a memory file system, past this one: it holds the process's memory locked
-//! while it writes such a map back, and then this process could not answer it. A power cut leaves
-//! nothing in them.
+//! Files whose names end with `-shm` hold memory that SQLite's connections share. The kernel maps
+//! them from files of a memory file system, and does not pass them through this one. While the
+//! kernel writes such a map back, it locks the process's memory, and this process could not answer
+//! it. A power cut leaves nothing in these files.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -23,23 +23,24 @@ use tempfile::TempDir;
 
 use crate::recording::{FileId, Files, Operation, Recording, index, write};
 
-/// The kernel asks anew each time: files change under it when the disk is filled.
+/// The kernel asks each time, because files change without its knowledge when the disk is filled.
 const NOT_KEPT: Duration = Duration::ZERO;
 
-/// What is to go wrong.
+/// A failure that a disk is to report.
 #[derive(Clone, Copy, Debug)]
 pub struct Fault {
-    /// Which of the writes, syncs, truncations and creations from now on fails, counted from 1.
+    /// The number of the operation that fails, counted from 1. Writes, syncs, truncations and
+    /// creations from now on count.
     pub nth: usize,
-    /// Whether all that come after it fail as well, until the disk is healed.
+    /// Makes all later operations fail as well, until the disk is healed.
     pub lasts: bool,
-    /// What the caller is told.
+    /// The error that the caller receives.
     pub errno: Errno,
 }
 
-/// A folder on a disk that records what it is told, and fails when it is told to.
+/// A folder on a disk that records its operations, and fails on request.
 ///
-/// Dropping it takes the folder away; close the files in it before.
+/// Dropping the disk removes the folder. The files in the folder must be closed before.
 pub struct Disk {
     state: Arc<Mutex<State>>,
     session: Option<BackgroundSession>,
@@ -50,8 +51,8 @@ impl Disk {
     /// Mounts an empty disk.
     ///
     /// # Errors
-    /// When there is no FUSE here, it cannot pass files through (Linux 6.9 can), or this user may
-    /// not have it do so.
+    /// Fails when the machine has no FUSE, when its FUSE cannot pass files through (Linux 6.9 can),
+    /// or when this user may not use that feature.
     pub fn mount() -> io::Result<Self> {
         let folder = tempfile::Builder::new().prefix("stepwell-disk").tempdir()?;
         let state = Arc::new(Mutex::new(State::new()));
@@ -70,14 +71,14 @@ impl Disk {
         self.folder.path()
     }
 
-    /// Puts these files in the place of those that are there, as synced, and begins a new
+    /// Replaces the files on the disk by these files, which count as synced, and begins a new
     /// recording. No file may be open.
     pub fn fill(&self, files: Files) {
         self.lock().fill(files);
     }
 
-    /// Takes the files from the programs that have them open, as if these had died: what they wrote
-    /// is there for others.
+    /// Takes the files from the programs that have them open, as if these programs had died. Other
+    /// programs still find what was written.
     pub fn disown(&self) {
         self.lock().disown();
     }
@@ -87,7 +88,7 @@ impl Disk {
         self.lock().recording.len()
     }
 
-    /// Returns what was recorded.
+    /// Returns the recording of all operations.
     pub fn recording(&self) -> Recording {
         self.lock().recording.clone()
     }
@@ -97,13 +98,13 @@ impl Disk {
         self.lock().counted
     }
 
-    /// Makes the disk fail, in the place of how it was to fail before.
+    /// Makes the disk fail, in place of an earlier fault.
     pub fn fail(&self, fault: Fault) {
         let mut state = self.lock();
         state.fault = Some(Fault { nth: state.counted + fault.nth, ..fault });
     }
 
-    /// Makes the disk well again.
+    /// Ends the fault, so that operations succeed again.
     pub fn heal(&self) {
         self.lock().fault = None;
     }
@@ -129,11 +130,11 @@ impl Drop for Disk {
 }
 
 fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
-    // Each change of the state is one call: what a panic leaves is whole.
+    // Each change of the state is one call, so the state is consistent after a panic.
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What is behind a file that is passed through.
+/// The file in memory behind a file that is passed through.
 struct Shared {
     file: File,
     backing: BackingId,
@@ -141,7 +142,8 @@ struct Shared {
 
 struct State {
     names: BTreeMap<OsString, FileId>,
-    /// The content as programs see it, also of files that have no name any more, and may be open.
+    /// The content as programs see it. It includes files that have no name any more, which may
+    /// still be open.
     contents: BTreeMap<FileId, Vec<u8>>,
     /// The files behind shared memory.
     shared: BTreeMap<FileId, Shared>,
@@ -169,7 +171,8 @@ impl State {
     }
 
     fn fill(&mut self, files: Files) {
-        // File ids are never used again: the kernel may remember the content of those before.
+        // A file id is never used twice, because the kernel may remember the content of an earlier
+        // file.
         let mut filled = Self { next: self.next, ..Self::new() };
         for (name, content) in files {
             let file = filled.new_id();
@@ -203,7 +206,7 @@ impl State {
         self.recording.operations.push(operation);
     }
 
-    /// Counts an operation, and says whether it is to fail.
+    /// Counts an operation, and returns an error when the operation is to fail.
     fn may_fail(&mut self) -> Result<(), Errno> {
         self.counted += 1;
         match self.fault {
@@ -232,8 +235,8 @@ impl State {
         self.attr(*self.names.get(name).ok_or(Errno::ENOENT)?)
     }
 
-    /// Returns what is behind a file that is passed through, which `open` has the kernel know when
-    /// it is to be opened first.
+    /// Returns the file in memory behind a file that is passed through. The function calls `open`,
+    /// which registers the file with the kernel, when the file is first opened.
     fn shared(
         &mut self,
         file: FileId,
@@ -284,7 +287,7 @@ impl State {
 
     fn write(&mut self, file: FileId, offset: u64, data: &[u8]) -> Result<(), Errno> {
         let may = self.may_fail();
-        // A write that fails has written as much as it could.
+        // A write that fails has written half of its data.
         let written = if may.is_ok() { data } else { &data[..data.len() / 2] };
         write(self.contents.get_mut(&file).ok_or(Errno::ENOENT)?, offset, written);
         self.record(Operation::Write { file, offset, data: written.to_owned() });
@@ -452,14 +455,15 @@ impl Filesystem for FileSystem {
         reply: ReplyWrite,
     ) {
         match lock(&self.0).write(ino.into(), offset, data) {
-            // No longer than what the kernel asks for, which is a `u32`.
+            // The kernel asks for at most a `u32` of bytes.
             Ok(()) => reply.written(u32::try_from(data.len()).unwrap_or(u32::MAX)),
             Err(errno) => reply.error(errno),
         }
     }
 
-    /// Tells the kernel not to ask again: a process that ends closes its files, and would wait for
-    /// an answer of its own threads, which have ended.
+    /// Answers that flushing is not supported, so that the kernel does not ask again. A process
+    /// that ends closes its files. Without this answer it would wait for its own threads, which
+    /// have ended.
     fn flush(
         &self,
         _req: &Request,

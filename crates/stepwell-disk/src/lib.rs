@@ -6,11 +6,13 @@
 //!                                 └─ fails the n-th write or sync            └─ what is left after a power cut
 //! ```
 //!
-//! [`Disk`] is a folder whose files live in memory. It records each change and each sync. From a
-//! [`Recording`] follows what a power cut may leave at each moment: all that was synced, and of the
-//! rest any part, sector by sector. The program runs once, and each of its moments is tried.
+//! [`Disk`] is a folder whose files live in memory. A disk records each change and each sync. A
+//! [`Recording`] determines what a power cut may leave at each moment. All synced data survives,
+//! and so does any part of the other data, sector by sector. The program runs once, and a test can
+//! try each of its moments.
 //!
-//! Mounting takes `/dev/fuse`, and the right to mount or `fusermount3` (Debian's package `fuse3`).
+//! Mounting needs `/dev/fuse`, and either the right to mount or `fusermount3` (Debian's package
+//! `fuse3`).
 
 #![forbid(unsafe_code)]
 #![cfg(target_os = "linux")]

@@ -1,4 +1,4 @@
-//! What a disk was told to do, and what a power cut may leave of it.
+//! The operations of a disk, and what a power cut may leave of them.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -6,16 +6,16 @@ use std::ffi::OsString;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
-/// The part of a write that reaches the disk whole or not at all, in bytes.
+/// The part of a write that reaches the disk as a whole or not at all, in bytes.
 const SECTOR: u64 = 512;
 
-/// What is in a folder: the content of each file, by its name.
+/// The contents of a folder: the content of each file, by its name.
 pub type Files = BTreeMap<OsString, Vec<u8>>;
 
-/// Names a file, whatever its name in the folder.
+/// The identity of a file, independent of its name in the folder.
 pub(crate) type FileId = u64;
 
-/// What the disk was told to do.
+/// An operation that the disk received.
 #[derive(Clone, Debug)]
 pub(crate) enum Operation {
     Create {
@@ -37,30 +37,31 @@ pub(crate) enum Operation {
     Sync {
         file: FileId,
     },
-    /// What was written before it, and not synced, never is: the kernel takes it for written, and a
-    /// later sync does not try it again. Lengths are another matter: a file system keeps them
-    /// in its journal, which it writes in order, or not at all any more. So truncations are
-    /// synced by the next sync that succeeds.
+    /// A sync that failed. The data that was written before it and not synced is never synced,
+    /// because the kernel takes it for written and a later sync does not try it again. A file's
+    /// length is different. A file system keeps lengths in its journal, which it writes in order or
+    /// not at all, so the next sync that succeeds syncs the truncations.
     FailedSync {
         file: FileId,
     },
-    /// Names are synced by nothing else. (ext4 and XFS sync the name of a new file with the file,
-    /// which nobody promises.) One that fails leaves no trace: the next one syncs all.
+    /// A sync of the folder. Only this operation syncs names. (ext4 and XFS sync the name of a new
+    /// file with the file, but do not guarantee it.) A sync of the folder that fails has no effect,
+    /// and the next one syncs all names.
     SyncFolder,
 }
 
-/// What a power cut leaves of that which was not synced.
+/// The part of the unsynced data that a power cut leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Survivors {
-    /// Nothing of it.
+    /// No unsynced data survives.
     None,
-    /// All of it.
+    /// All unsynced data survives.
     All,
-    /// Any part of it, drawn from this seed.
+    /// A random part survives, which is drawn from this seed.
     Some(u64),
 }
 
-/// All that a disk was told to do since it was last filled.
+/// All operations of a disk since it was last filled.
 #[derive(Clone, Debug, Default)]
 pub struct Recording {
     pub(crate) synced: BTreeMap<FileId, Vec<u8>>,
@@ -68,19 +69,19 @@ pub struct Recording {
     pub(crate) operations: Vec<Operation>,
 }
 
-/// Whether a change outlives a power cut.
+/// The fate of a change in a power cut.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Fate {
-    /// It does when it is synced.
+    /// The change survives only when it is synced.
     Unsynced,
-    /// It may: no sync concerns it any more.
+    /// The change may survive, and no sync concerns it any more.
     Adrift,
-    /// It does.
+    /// The change survives.
     Durable,
 }
 
 enum FileChange<'a> {
-    /// A part of one sector.
+    /// A write to a part of one sector.
     Write(u64, &'a [u8]),
     Truncate(u64),
 }
@@ -113,7 +114,7 @@ impl<C> Changes<C> {
     }
 }
 
-/// Draws what survives.
+/// The random decisions about what survives.
 struct Lots {
     survivors: Survivors,
     drawn: StdRng,
@@ -140,8 +141,8 @@ impl Lots {
             }
     }
 
-    /// What is where a file has grown and its content was not written: nothing is promised about
-    /// that.
+    /// Returns the byte that fills a part of a file that has grown and was not written. File
+    /// systems promise nothing about such a part.
     fn unwritten(&mut self) -> Option<u8> {
         let drawn =
             matches!(self.survivors, Survivors::Some(_)).then(|| self.drawn.random_range(0..4));
@@ -159,13 +160,13 @@ impl Recording {
         self.operations.len()
     }
 
-    /// Returns whether nothing was done.
+    /// Returns whether there are no operations.
     pub fn is_empty(&self) -> bool {
         self.operations.is_empty()
     }
 
-    /// Returns of each operation that a [`Fault`](crate::Fault) counts whether it is a write, as
-    /// long as none has failed.
+    /// Returns whether each operation that a [`Fault`](crate::Fault) counts is a write. The result
+    /// is right while no operation has failed.
     pub fn writes(&self) -> Vec<bool> {
         let counted = self
             .operations
@@ -174,7 +175,7 @@ impl Recording {
         counted.map(|operation| matches!(operation, Operation::Write { .. })).collect()
     }
 
-    /// Gives files other ids.
+    /// Replaces the ids of files.
     pub(crate) fn rename(&mut self, renamed: &BTreeMap<FileId, FileId>) {
         let rename = |file: &mut FileId| *file = *renamed.get(file).unwrap_or(file);
         let synced = std::mem::take(&mut self.synced);
@@ -195,7 +196,7 @@ impl Recording {
         }
     }
 
-    /// Returns what a power cut leaves that comes after so many operations.
+    /// Returns the files after a power cut that follows the first `operations` operations.
     pub fn after_power_cut(&self, operations: usize, survivors: Survivors) -> Files {
         let mut names = Changes::default();
         let mut files: BTreeMap<FileId, Changes<FileChange<'_>>> = BTreeMap::new();
@@ -240,7 +241,7 @@ impl Recording {
     }
 }
 
-/// What is left of a file.
+/// Returns the content of a file after a power cut.
 fn left(mut content: Vec<u8>, changes: Changes<FileChange<'_>>, lots: &mut Lots) -> Vec<u8> {
     let mut lost_end = 0;
     for (change, fate) in changes.0 {
@@ -264,7 +265,7 @@ fn left(mut content: Vec<u8>, changes: Changes<FileChange<'_>>, lots: &mut Lots)
     content
 }
 
-/// Writes into a file, which grows as far as it takes.
+/// Writes into a file, which grows as far as necessary.
 pub(crate) fn write(content: &mut Vec<u8>, offset: u64, data: &[u8]) {
     let (start, end) = (index(offset), index(offset) + data.len());
     if content.len() < end {
@@ -273,12 +274,12 @@ pub(crate) fn write(content: &mut Vec<u8>, offset: u64, data: &[u8]) {
     content[start..end].copy_from_slice(data);
 }
 
-/// A place in a file that is in memory.
+/// Returns an offset as an index into a file in memory.
 pub(crate) fn index(offset: u64) -> usize {
     usize::try_from(offset).unwrap_or(usize::MAX)
 }
 
-/// Cuts a write where sectors begin.
+/// Splits a write at the boundaries of sectors.
 fn sectors(mut offset: u64, mut data: &[u8]) -> impl Iterator<Item = (u64, &[u8])> {
     std::iter::from_fn(move || {
         let room = index(SECTOR - offset % SECTOR);
@@ -302,7 +303,7 @@ mod tests {
         Operation::Write { file: 1, offset: 0, data: vec![fill; 1024] }
     }
 
-    /// All that is left of the old file with some hundred seeds.
+    /// Returns all contents of the old file over some hundred seeds.
     fn outcomes(recording: &Recording) -> std::collections::BTreeSet<(u8, u8)> {
         let left = |seed| recording.after_power_cut(recording.len(), Survivors::Some(seed));
         let files = (0..200).map(|seed| left(seed).remove(&OsString::from("old")).unwrap());

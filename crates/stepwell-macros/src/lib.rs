@@ -1,4 +1,5 @@
-//! The attribute `#[stepwell::task]`. Use it through the `stepwell` crate, which documents it.
+//! The attribute `#[stepwell::task]`. Use the attribute through the `stepwell` crate, which
+//! documents it.
 
 #![forbid(unsafe_code)]
 
@@ -10,7 +11,7 @@ use syn::parse::Parser;
 use syn::spanned::Spanned;
 use syn::{Error, FnArg, Ident, ItemFn, LitStr, PatType, ReturnType, Type};
 
-/// Makes a task type of an `async fn`. See the `stepwell` crate.
+/// Turns an `async fn` into a task type. The `stepwell` crate documents the attribute.
 #[proc_macro_attribute]
 pub fn task(arguments: TokenStream, function: TokenStream) -> TokenStream {
     expand(arguments.into(), function.into()).unwrap_or_else(Error::into_compile_error).into()
@@ -37,7 +38,7 @@ fn expand(arguments: Tokens, function: Tokens) -> Result<Tokens, Error> {
     let documentation = function.attrs.iter().filter(|attribute| attribute.path().is_ident("doc"));
     let arguments: Vec<_> =
         (0..parameters.len()).map(|index| format_ident!("parameter_{index}")).collect();
-    // One parameter is the task's parameters as it is; none or several become a tuple.
+    // A single parameter is the task's parameters; none or several parameters become a tuple.
     let (params, pattern) = match (parameters.as_slice(), arguments.as_slice()) {
         ([parameter], [argument]) => (quote!(#parameter), quote!(#argument)),
         _ => (quote!((#(#parameters),*)), quote!((#(#arguments),*))),
@@ -67,7 +68,7 @@ fn expand(arguments: Tokens, function: Tokens) -> Result<Tokens, Error> {
     })
 }
 
-/// `name = "…"`, or the function's own name.
+/// Returns the value of `name = "…"`, or the function's own name.
 fn task_name(arguments: Tokens, ident: &Ident) -> Result<LitStr, Error> {
     let mut name = None;
     let parser = syn::meta::parser(|meta| {
@@ -85,7 +86,7 @@ fn task_name(arguments: Tokens, ident: &Ident) -> Result<LitStr, Error> {
     Ok(name.unwrap_or_else(|| LitStr::new(&ident.to_string(), ident.span())))
 }
 
-/// The types of the parameters, and whether a `TaskContext` comes last.
+/// Returns the types of the parameters, and whether a `TaskContext` comes last.
 fn parameters(function: &ItemFn) -> Result<(Vec<Type>, bool), Error> {
     let mut types = Vec::new();
     for input in &function.sig.inputs {
@@ -117,11 +118,11 @@ fn parameters(function: &ItemFn) -> Result<(Vec<Type>, bool), Error> {
     Ok((types, context))
 }
 
-/// The path of the `stepwell` crate, whatever the user calls it.
+/// Returns the path of the `stepwell` crate, by whatever name the user imports it.
 fn stepwell() -> Tokens {
     let name = match crate_name("stepwell") {
         Ok(FoundCrate::Name(name)) => name,
-        // Within the crate itself, and its documentation's examples.
+        // This branch also serves the crate itself and the examples of its documentation.
         Ok(FoundCrate::Itself) | Err(_) => "stepwell".into(),
     };
     let ident = Ident::new(&name, Span::call_site());

@@ -1,5 +1,4 @@
-//! Who may do what: the hooks of whoever nests the router, and what stands in their place by
-//! default.
+//! The hooks that decide who may do what, and the defaults where an application sets none.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
@@ -11,37 +10,38 @@ use tokio::sync::Semaphore;
 
 use crate::sessions::{Failures, SESSION, Sessions};
 
-/// The cookie in which a browser keeps what it logged in with.
+/// The name of the cookie in which a browser keeps its session.
 pub(crate) const COOKIE: &str = "stepwell_session";
-/// How short a token must not be.
+/// The least length of a token, in bytes.
 const MIN_TOKEN: usize = 16;
-/// What wrong tokens are counted by where their address is not known.
+/// The address under which wrong tokens are counted where a client's address is not known.
 const UNKNOWN: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-/// How many of those are answered at the same time, and how long each of them waits for it.
+/// The number of wrong tokens from unknown addresses that are answered at the same time; each one
+/// waits for a `TURN`.
 const TURNS: usize = 16;
 const TURN: Duration = Duration::from_secs(1);
 
-/// Somebody who asks.
+/// The caller of a request.
 #[derive(Clone, Debug)]
 pub struct Identity {
-    /// What they are called, where it is written down who decided something; `None` when nobody
-    /// knows.
+    /// The caller's name, which is stored with the decisions that the caller makes. It is `None`
+    /// when the name is not known.
     pub name: Option<String>,
-    /// The tasks that are there for them. All others are hidden from them, in lists, in streams
-    /// and one by one, as if there were no such tasks; and what they spawn is put into the
-    /// scope. They can name no other: who is to spawn into a part of it is given that as their
-    /// scope.
+    /// The tasks that exist for the caller. All other tasks are hidden from the caller, in lists,
+    /// in streams and one by one, as if they did not exist. The tasks that the caller spawns belong
+    /// to the scope. The caller cannot name another scope, not even a part of this one: a caller
+    /// that is to spawn into a part has that part as its scope.
     pub scope: Scope,
 }
 
 impl Identity {
-    /// Somebody whose name is not known, and for whom all is there.
+    /// Returns a caller whose name is not known, and whose scope is everything.
     pub fn anybody() -> Self {
         Self { name: None, scope: Scope::default() }
     }
 }
 
-/// What somebody wants to do.
+/// An operation that a caller asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 #[allow(missing_docs, reason = "their names say it")]
@@ -73,7 +73,8 @@ pub enum Operation {
 }
 
 impl Operation {
-    /// Whether it is done to one task, which is known when it is asked for.
+    /// Returns whether the operation is done to one task, which is known when the operation is
+    /// authorized.
     pub const fn is_about_one_task(self) -> bool {
         matches!(
             self,
@@ -90,8 +91,8 @@ impl Operation {
         )
     }
 
-    /// Whether it concerns all tasks, in whatever scope they are. It is refused to everybody whose
-    /// scope is not everything.
+    /// Returns whether the operation concerns all tasks, in every scope. The router refuses such an
+    /// operation to each caller whose scope is not everything.
     pub const fn is_about_all(self) -> bool {
         matches!(
             self,
@@ -108,9 +109,10 @@ impl Operation {
     }
 }
 
-/// Who may do what. Give one to [`Server::access`](crate::Server::access), and the router asks it
-/// at each request. A stream of events is one request; it ends after ten minutes, so that its
-/// client comes again, and is asked about again.
+/// Decides who may do what. The router asks the value that
+/// [`Server::access`](crate::Server::access) receives, once for each request. A stream of events is
+/// one request. A stream ends after ten minutes, so that its client connects again and is
+/// authenticated again.
 ///
 /// ```
 /// use axum::http::HeaderMap;
@@ -129,13 +131,14 @@ impl Operation {
 /// ```
 #[async_trait]
 pub trait Access: Send + Sync + 'static {
-    /// Who asks; `None` when it is nobody who may.
+    /// Returns the caller of a request, or `None` when the request is not allowed.
     async fn authenticate(&self, headers: &HeaderMap) -> Option<Identity>;
 
-    /// Whether they may do that, and to that task, where it [is about
-    /// one](Operation::is_about_one_task). It is asked about what their scope allows: the task
-    /// is in it, and what [is about all](Operation::is_about_all) is refused before, to
-    /// somebody whose scope is not everything. By default all of that is allowed.
+    /// Returns whether a caller may do an operation. The task is there when the operation [is about
+    /// one task](Operation::is_about_one_task). The router checks the caller's scope before this
+    /// call: the task is in the scope, and an operation that [is about
+    /// all](Operation::is_about_all) is refused to a caller whose scope is not everything. By
+    /// default, everything that the scope allows is allowed.
     async fn authorize(
         &self,
         who: &Identity,
@@ -147,7 +150,7 @@ pub trait Access: Send + Sync + 'static {
     }
 }
 
-/// Everybody who reaches it may do everything.
+/// The access without protection: every caller may do everything.
 pub(crate) struct Open;
 
 #[async_trait]
@@ -157,21 +160,21 @@ impl Access for Open {
     }
 }
 
-/// Is cancelled when whoever asks is nobody any more: when their session has ended.
+/// A token that is cancelled when the caller's session ends.
 #[derive(Clone, Default)]
 pub(crate) struct Until(pub(crate) CancellationToken);
 
-/// Whoever has the token may do everything.
+/// The access by a token: a caller that has the token may do everything.
 pub(crate) struct Token {
     digest: [u8; 32],
     failures: Failures,
-    /// The turns of those who guess from addresses that are not known.
+    /// The turns of wrong tokens that come from unknown addresses.
     turns: Semaphore,
-    /// Of browsers that have logged in.
+    /// The sessions of browsers that have logged in.
     pub(crate) sessions: Sessions,
 }
 
-/// A token is too short to be safe.
+/// The error of a token that is too short to be safe.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error(
     "the token has {0} characters: give it at least {MIN_TOKEN}, by chance (`openssl rand -hex 32`)"
@@ -191,21 +194,21 @@ impl Token {
         Ok(Self { digest: digest(token), failures, turns: Semaphore::new(TURNS), sessions })
     }
 
-    /// Whether somebody at that address may try a token now. Those whose addresses are not known
-    /// may: one of them would keep all of them out.
+    /// Checks that a caller at an address may try a token now. A caller whose address is not known
+    /// always may, because one such caller would otherwise lock all of them out.
     ///
     /// # Errors
-    /// How long they have to wait, after too many wrong ones.
+    /// Returns how long the caller has to wait, after too many wrong tokens.
     pub(crate) fn may_try(&self, address: Option<IpAddr>) -> Result<(), Duration> {
         address.and_then(|address| self.failures.wait(address)).map_or(Ok(()), Err)
     }
 
-    /// Whether somebody at that address has the token. Compares digests, whose bytes tell somebody
-    /// who measures the time nothing about it. Where the address is not known, wrong tokens are
-    /// answered slowly after too many of them.
+    /// Returns whether a caller at an address has the token. The function compares digests, so the
+    /// time of the comparison reveals nothing about the token. Where the address is not known,
+    /// wrong tokens are answered slowly after too many of them.
     ///
     /// # Errors
-    /// As [`may_try`](Self::may_try).
+    /// Returns the same error as [`may_try`](Self::may_try).
     pub(crate) async fn admits(
         &self,
         address: Option<IpAddr>,
@@ -225,16 +228,16 @@ impl Token {
         Ok(right)
     }
 
-    /// Forgets the wrong tokens that came from an address, since somebody there has logged in.
+    /// Forgets the wrong tokens that came from an address, because a client there has logged in.
     pub(crate) fn forgive(&self, address: Option<IpAddr>) {
         self.failures.forget(address.unwrap_or(UNKNOWN));
     }
 
-    /// Until when somebody at that address may do anything: a program with the token, or a browser
-    /// with a session. `None` when they may not.
+    /// Returns until when a caller at an address may do anything: a program with the token, or a
+    /// browser with a session. The result is `None` when the caller may do nothing.
     ///
     /// # Errors
-    /// As [`may_try`](Self::may_try).
+    /// Returns the same error as [`may_try`](Self::may_try).
     pub(crate) async fn lets_in(
         &self,
         address: Option<IpAddr>,
@@ -253,7 +256,7 @@ impl Token {
     }
 }
 
-/// The session that a browser has.
+/// Returns the session that a browser sends in its cookie.
 pub(crate) fn session(headers: &HeaderMap) -> Option<&str> {
     let cookies = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
     let mut pairs =

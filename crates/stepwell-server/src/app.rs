@@ -1,4 +1,4 @@
-//! What all requests share.
+//! The state that all requests share.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,33 +12,34 @@ use crate::feed::{Feed, Streams};
 use crate::problem::Problem;
 use crate::sample::Samples;
 
-/// Of how many tasks is remembered what never changes.
+/// The number of tasks whose constant properties are cached.
 const REMEMBERED: u64 = 50_000;
 
 pub(crate) struct App {
     pub(crate) client: Durable,
     pub(crate) access: Arc<dyn Access>,
-    /// What browsers may log in with; `None` where the access is somebody else's, or open.
+    /// The token that browsers may log in with; `None` where the access is the application's own,
+    /// or open.
     pub(crate) token: Option<Arc<Token>>,
-    /// Whether cookies are for TLS only, whatever a request says.
+    /// Restricts all cookies to TLS, whatever a request says.
     pub(crate) secure_cookies: bool,
-    /// Whether a proxy says where requests come from.
+    /// Takes the address of a client from a header that a proxy sets.
     pub(crate) behind_proxy: bool,
-    /// Names that browsers may call the server by, beside addresses and `localhost`.
+    /// The names by which browsers may call the server, beside addresses and `localhost`.
     pub(crate) hosts: Vec<String>,
-    /// The API's description.
+    /// The OpenAPI document of the API.
     pub(crate) document: Value,
     pub(crate) feed: Feed,
     pub(crate) samples: Samples,
     pub(crate) streams: Streams,
-    /// Ends the streams.
+    /// The token that ends all streams.
     pub(crate) closing: CancellationToken,
-    /// How long a client may not take what it is sent.
+    /// The time that a client has to take what the server sends.
     pub(crate) patience: Duration,
     pub(crate) known: Remembered,
 }
 
-/// What never changes of a task.
+/// The properties of a task that never change.
 pub(crate) struct Known {
     pub(crate) task_type: Name,
     pub(crate) queue: Name,
@@ -53,7 +54,8 @@ impl From<TaskInfo> for Known {
     }
 }
 
-/// Tasks that somebody asked for. One that is not there is not remembered: it may come.
+/// The cache of tasks that clients asked for. It never holds that a task does not exist, because
+/// such a task may be spawned later.
 pub(crate) struct Remembered(Cache<TaskId, Arc<Known>>);
 
 impl Default for Remembered {
@@ -71,7 +73,7 @@ impl Remembered {
 }
 
 impl App {
-    /// What never changes of a task, remembered for all who ask.
+    /// Returns the constant properties of a task from the cache, which all callers share.
     pub(crate) async fn known(&self, task_id: TaskId) -> Result<Option<Arc<Known>>, Problem> {
         let look = async {
             match self.client.task(task_id).await {

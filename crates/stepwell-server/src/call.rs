@@ -1,4 +1,4 @@
-//! A request of somebody who may make it.
+//! The extractor of a request whose caller is authenticated.
 
 use std::sync::Arc;
 
@@ -17,25 +17,26 @@ use crate::feed::{self, Follow, Which};
 use crate::guard::Base;
 use crate::problem::Problem;
 
-/// Who asks, for what, and what they need for it. Every handler takes one, and it is the handlers'
-/// only way to the store: to the tasks of the caller's scope, or, for callers whose scope is
-/// everything, to all. The store filters by the scope; what it answers is checked here once more.
+/// The caller of a request, its operation, and its access to the store. Every handler takes a
+/// `Call`, and a handler has no other way to the store. A `Call` leads to the tasks of the caller's
+/// scope, or to all tasks for a caller whose scope is everything. The store filters by the scope,
+/// and the `Call` checks the store's answer once more.
 pub(crate) struct Call {
     app: Arc<App>,
     pub(crate) who: Identity,
     pub(crate) base: Base,
     operation: Operation,
-    /// Is cancelled when the caller is nobody any more.
+    /// The token that is cancelled when the caller's session ends.
     until: CancellationToken,
 }
 
-/// One task of the caller's, to which the operation may be done, and the client to do it with.
+/// A task of the caller that the operation may be done to, and the client to do it with.
 pub(crate) struct Own<'a> {
     pub(crate) client: &'a Durable,
     pub(crate) task: TaskInfo,
 }
 
-/// Of which tasks somebody follows the events, beside that they are the caller's.
+/// The filter of the tasks whose events a caller follows, among the caller's own tasks.
 pub(crate) type Wanted = Box<dyn Fn(&Known) -> bool + Send + Sync>;
 
 impl FromRequestParts<Arc<App>> for Call {
@@ -58,7 +59,7 @@ impl FromRequestParts<Arc<App>> for Call {
 }
 
 impl Call {
-    /// Whether the caller may do something, to that task.
+    /// Returns whether the caller may do an operation to a task.
     pub(crate) async fn may(&self, operation: Operation, task: Option<&TaskInfo>) -> bool {
         (self.who.scope.is_all() || !operation.is_about_all())
             && self.app.access.authorize(&self.who, operation, task).await
@@ -68,7 +69,7 @@ impl Call {
         Problem::forbidden(format!("you may not do this: {:?}", self.operation))
     }
 
-    /// All that there is, for a caller whose scope is everything.
+    /// Returns access to everything, for a caller whose scope is everything.
     pub(crate) fn everything(&self) -> Result<&Arc<App>, Problem> {
         match self.who.scope.is_all() {
             true => Ok(&self.app),
@@ -76,18 +77,18 @@ impl Call {
         }
     }
 
-    /// Whether browsers log in here.
+    /// Returns whether browsers log in to this server.
     pub(crate) fn logs_in(&self) -> bool {
         self.app.token.is_some()
     }
 
-    /// The time by the store's clock.
+    /// Returns the time by the store's clock.
     pub(crate) fn now(&self) -> Timestamp {
         self.app.client.store().now()
     }
 
-    /// The task of that id, if it is the caller's and the operation may be done to it. Others are
-    /// not there.
+    /// Returns the task with an id, when the task is the caller's and the operation may be done to
+    /// it. A task outside the caller's scope is answered as one that does not exist.
     pub(crate) async fn own(&self, task_id: TaskId) -> Result<Own<'_>, Problem> {
         let task = self.app.client.task(task_id).await?.filter(|task| self.is_own(task));
         let task = task.ok_or_else(|| Problem::no_task(task_id))?;
@@ -97,7 +98,8 @@ impl Call {
         }
     }
 
-    /// Forgets what never changes of a task, which is another one from now on, or none.
+    /// Removes a task from the cache of constant properties, because the task was deleted or
+    /// replaced.
     pub(crate) async fn forget(&self, task_id: TaskId) {
         self.app.known.forget(task_id).await;
     }
@@ -115,7 +117,7 @@ impl Call {
         Ok(known.is_some_and(|task| self.who.scope.has(&task.queue, &task.headers, &task.scope)))
     }
 
-    /// A task of the caller's as it is shown: a parent that is not the caller's is left out.
+    /// Returns a task of the caller as it is shown, without a parent that is not the caller's.
     async fn shown(&self, mut task: TaskInfo) -> Result<TaskInfo, Problem> {
         if let Some(parent) = task.parent
             && !self.is_known(parent).await?
@@ -125,8 +127,8 @@ impl Call {
         Ok(task)
     }
 
-    /// What came of an operation on one of the caller's tasks. Where another task stood against it
-    /// that is not the caller's, the error does not name that one.
+    /// Converts the result of an operation on one of the caller's tasks. When another task prevents
+    /// the operation and is not the caller's, the error does not name that task.
     pub(crate) async fn told<T>(&self, result: Result<T, Error>) -> Result<T, Problem> {
         match result {
             Err(Error::Needed { task_id, by }) if !self.is_known(by).await? => {
@@ -144,12 +146,13 @@ impl Call {
         }
     }
 
-    /// The caller's tasks that pass a filter, the newest first.
+    /// Returns the caller's tasks that pass a filter, the newest first.
     pub(crate) async fn tasks(&self, filter: TaskFilter) -> Result<Vec<TaskInfo>, Problem> {
         Ok(self.page_of_tasks(filter).await?.items)
     }
 
-    /// As [`tasks`](Self::tasks), and `before` of the next page when there may be one.
+    /// Returns the same tasks as [`tasks`](Self::tasks), and `before` of the next page when there
+    /// may be one.
     pub(crate) async fn page_of_tasks(
         &self,
         filter: TaskFilter,
@@ -173,8 +176,8 @@ impl Call {
         Ok(Page { items, next })
     }
 
-    /// What the caller's tasks wait for somebody to decide, of the first `limit` such tasks behind
-    /// that one; and `behind` of the next page when there may be one.
+    /// Returns the approvals that the first `limit` of the caller's tasks after `behind` wait for,
+    /// and `behind` of the next page when there may be one.
     pub(crate) async fn approvals(
         &self,
         behind: Option<TaskId>,
@@ -192,8 +195,8 @@ impl Call {
         Ok(Page { items, next })
     }
 
-    /// Spawns a task in the caller's scope. Whoever has one may name no other, not even one within
-    /// it: what is there for one scope could be there for a third as well.
+    /// Spawns a task in the caller's scope. A caller that has a scope may name no other, not even
+    /// one within its own. A task that exists for one scope could exist for a third one as well.
     pub(crate) async fn spawn(
         &self,
         task_type: &Name,
@@ -210,13 +213,14 @@ impl Call {
         Ok(self.app.client.spawn_named(task_type.as_str(), params, options.scope(scope)).await?)
     }
 
-    /// The task types that were described: they belong to the program, not to a scope.
+    /// Returns the task types that were described. They belong to the program, not to a scope.
     pub(crate) async fn task_types(&self) -> Result<Vec<TaskTypeInfo>, Problem> {
         Ok(self.app.client.task_types().await?)
     }
 
-    /// What happens to the caller's tasks behind the event of that number, or from now on, as it is
-    /// sent: of one task, or of those that are wanted.
+    /// Follows the events of the caller's tasks, after the event with the number `after`, or from
+    /// now on. It follows one task, or those that `wanted` accepts. The receiver returns the events
+    /// in the form in which they are sent.
     pub(crate) async fn follow(
         &self,
         task_id: Option<TaskId>,

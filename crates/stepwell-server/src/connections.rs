@@ -1,4 +1,4 @@
-//! Connections: how many there may be, and how long each may keep the server waiting.
+//! The server's connections: their number, and the time that each may keep the server waiting.
 
 use std::convert::Infallible;
 use std::io;
@@ -24,26 +24,26 @@ use tower::ServiceExt as _;
 
 use crate::counts::Counts;
 
-/// How much of a request is kept before it is handled, in bytes.
+/// The most bytes of a request that are buffered before it is handled.
 const BUFFER: usize = 64 << 10;
-/// How long the server pauses when it cannot accept: mostly for want of open files, which others
-/// give back.
+/// The server's pause when it cannot accept a connection. The usual cause is a lack of open files,
+/// which other connections free.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// What connections are allowed.
+/// The limits of connections.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
-    /// How many there may be.
+    /// The most connections at the same time.
     pub(crate) all: usize,
-    /// How many there may be from one address.
+    /// The most connections from one address at the same time.
     pub(crate) per_address: usize,
-    /// How long a client may keep the server waiting: for the head of a request, or to take what
-    /// it is sent.
+    /// The time that a client may keep the server waiting: for the head of a request, or to take
+    /// what the server sends.
     pub(crate) patience: Duration,
 }
 
-/// Serves connections until that is ready; then lets those end that are being answered, but for
-/// those whose clients do not take their answers in twice the patience.
+/// Serves connections until `until` is ready. It then waits for the answers in progress, and cuts
+/// off the clients that do not take their answers within twice the patience.
 pub(crate) async fn serve(
     listener: TcpListener,
     router: Router,
@@ -57,7 +57,7 @@ pub(crate) async fn serve(
     let mut until = pin!(until);
     loop {
         let next = async {
-            // With no place left, those who come wait in the system's queue.
+            // When no place is left, new connections wait in the system's queue.
             let place = places.clone().acquire_owned().await.ok()?;
             Some((place, listener.accept().await))
         };
@@ -98,7 +98,7 @@ pub(crate) async fn serve(
     }
 }
 
-/// What answers the requests of a connection.
+/// The service that answers the requests of a connection.
 struct Service {
     router: Router,
     places: Arc<Semaphore>,
@@ -108,7 +108,7 @@ struct Service {
 impl Service {
     async fn answer(&self, request: hyper::Request<Incoming>) -> Result<Response, Infallible> {
         let mut response = self.router.clone().oneshot(request).await?;
-        // Where places are rare, nobody keeps one between two requests.
+        // When few places are left, no client keeps one between two requests.
         if self.places.available_permits() <= self.limits.all / 4 {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
@@ -116,7 +116,8 @@ impl Service {
     }
 }
 
-/// A client that went away before it was accepted is no reason to wait.
+/// Pauses after a failed accept. A client that went away before it was accepted is no reason to
+/// pause.
 async fn pause(error: &io::Error) {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset};
     if !matches!(error.kind(), ConnectionAborted | ConnectionReset) {
@@ -132,7 +133,7 @@ async fn answer(
     closing: CancellationToken,
 ) {
     let patience = service.limits.patience;
-    // An answer goes at once; without it, it would only go later.
+    // With Nagle's algorithm, a small answer would be delayed. A failure only means such a delay.
     let _ = stream.set_nodelay(true);
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(patience));
@@ -144,7 +145,7 @@ async fn answer(
     let mut connection = pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())
-            // It begins with each wait for a head: it ends idle connections as well.
+            // The timeout starts with each wait for a head, so it ends idle connections as well.
             .header_read_timeout(patience)
             .max_buf_size(BUFFER)
             .serve_connection(TokioIo::new(stream), service)
@@ -161,8 +162,8 @@ async fn answer(
     }
 }
 
-/// What counts as one address: of IPv6 the first 64 bits, which is the least that a network is
-/// given.
+/// Returns the part of an address that counts as one address. For IPv6 it is the first 64 bits,
+/// which is the smallest network that a customer receives.
 pub(crate) fn network_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {

@@ -1,10 +1,10 @@
-//! How many there are of each.
+//! Counters with one limit for each key.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Counts those that are there, by what they are counted for.
+/// The number of values that exist for each key.
 pub(crate) struct Counts<K>(Arc<Mutex<HashMap<K, usize>>>);
 
 impl<K> Default for Counts<K> {
@@ -13,14 +13,14 @@ impl<K> Default for Counts<K> {
     }
 }
 
-/// One that counts for its key, until it is dropped.
+/// A value that counts for its key until it is dropped.
 pub(crate) struct Counted<K: Eq + Hash> {
     counts: Arc<Mutex<HashMap<K, usize>>>,
     key: K,
 }
 
 impl<K: Eq + Hash + Clone> Counts<K> {
-    /// Counts one more, unless there are that many.
+    /// Counts one more value for a key, unless `limit` values exist for it.
     pub(crate) fn enter(&self, key: K, limit: usize) -> Option<Counted<K>> {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let count = counts.entry(key.clone()).or_default();

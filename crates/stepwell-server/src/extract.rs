@@ -1,4 +1,4 @@
-//! What requests carry, and why it is not understood.
+//! The extractors of requests, and their errors for requests that cannot be read.
 
 use axum::extract::rejection::{FormRejection, JsonRejection, PathRejection};
 use axum::extract::{FromRequest, FromRequestParts, Request};
@@ -16,13 +16,13 @@ pub(crate) struct Body<T>(pub(crate) T);
 /// A form, as browsers send it.
 pub(crate) struct Form<T>(pub(crate) T);
 
-/// The query; names may come several times.
+/// The query, in which a name may occur several times.
 pub(crate) struct Query<T>(pub(crate) T);
 
-/// The parts of the path.
+/// The parameters of the path.
 pub(crate) struct Path<T>(pub(crate) T);
 
-/// JSON that somebody wrote into the field of a form; null when they wrote nothing.
+/// Parses JSON from the field of a form; an empty field is null.
 pub(crate) fn json_of(what: &str, text: &str) -> Result<Payload, Problem> {
     match text.trim() {
         "" => Ok(Payload::null()),

@@ -1,13 +1,13 @@
-//! The history as it grows, for many at once.
+//! The live history, which one reader of the store shares among all streams.
 //!
 //! ```text
 //!   store ──▶ tail (one, while anybody listens) ──▶ ring ──▶ follower ──▶ client
 //!     └──────────── what came before, and what a follower was too slow for ──▲
 //! ```
 //!
-//! Events have numbers that grow, and whoever has read up to one never finds anything new below it.
-//! So a follower that knows the last number that it gave misses nothing, wherever it reads on: in
-//! the ring, or in the store.
+//! Events have increasing numbers. When a reader has read up to a number, no new event appears
+//! below it. A follower knows the number of the last event that it sent. It misses nothing wherever
+//! it reads on, in the ring or in the store.
 
 use std::collections::BTreeMap;
 use std::pin::pin;
@@ -25,28 +25,28 @@ use crate::app::{App, Known};
 use crate::counts::{Counted, Counts};
 use crate::problem::Problem;
 
-/// How many events are read at once.
+/// The most events that are read at once.
 const PAGE: usize = 1_000;
-/// How many pages a follower may be behind before it goes back to the store.
+/// The number of pages that a follower may lag behind before it reads from the store again.
 const RING: usize = 64;
-/// How often the store is asked for more.
+/// The interval at which the store is asked for new events.
 const POLL: Duration = Duration::from_millis(50);
-/// How long a stream may last. Its client comes again, and is asked again who it is.
+/// The longest time that a stream lasts. Its client connects again, and is authenticated again.
 const LIFE: Duration = Duration::from_secs(600);
-/// How many chunks wait for a client.
+/// The most chunks that wait for a client.
 const BUFFERED: usize = 4;
 
-/// An event as it is sent.
+/// An event in the form in which it is sent.
 pub(crate) struct Frame {
     id: u64,
     task_id: TaskId,
     text: Bytes,
 }
 
-/// Events that follow each other.
+/// Events in consecutive order.
 pub(crate) struct Page {
     frames: Vec<Frame>,
-    /// All of them, for those who want all.
+    /// The text of all frames, for followers that want every event.
     all: Bytes,
 }
 
@@ -70,10 +70,10 @@ impl Frame {
     fn new(entry: &HistoryEntry) -> Self {
         let HistoryEntry { id, at, task_id, event } = entry;
         let (name, mut data) = match event {
-            // The event is an object of one member, which is called as the event is, and holds what
-            // it tells.
+            // The event is an object with one member. The member has the event's name, and its
+            // value holds the event's fields.
             Ok(event) => {
-                // Its members stay text, so that no number in them is rounded.
+                // The members stay text, so that no number in them is rounded.
                 let named = serde_json::to_string(event).unwrap_or_default();
                 let told =
                     serde_json::from_str::<BTreeMap<String, Members>>(&named).unwrap_or_default();
@@ -95,15 +95,15 @@ impl Frame {
     }
 }
 
-/// Shares one reader of the history among all who follow it.
+/// The shared reader of the history.
 #[derive(Default)]
 pub(crate) struct Feed {
-    /// There while somebody reads the end of the history for it.
+    /// The sender of new pages, which exists while a task reads the end of the history.
     ring: Mutex<Option<broadcast::Sender<Arc<Page>>>>,
 }
 
 impl Feed {
-    /// What comes from now on: all that is not in the store yet.
+    /// Returns a receiver of all events that are not in the store yet.
     async fn listen(&self, app: &Arc<App>) -> Result<broadcast::Receiver<Arc<Page>>, Problem> {
         let mut ring = self.ring.lock().await;
         if let Some(sender) = &*ring {
@@ -117,17 +117,18 @@ impl Feed {
     }
 }
 
-/// The number of the last event that there is.
+/// Returns the number of the last event in the history.
 pub(crate) async fn end_of_history(app: &App) -> Result<u64, Problem> {
     last_of_history(app, |_| true).await
 }
 
-/// The number of the last event of those that are so: all up to one of them.
+/// Returns the number of the last event that satisfies `is_so`. Invariant: all events before one
+/// that satisfies it satisfy it too.
 pub(crate) async fn last_of_history(
     app: &App,
     is_so: impl Fn(&HistoryEntry) -> bool,
 ) -> Result<u64, Problem> {
-    // The store reads forwards only; what is behind a number is found at once.
+    // The store reads forwards only, but it finds the first event after a number at once.
     let (mut low, mut high) = (0, i64::MAX.unsigned_abs());
     while low < high {
         let middle = low + (high - low) / 2;
@@ -140,7 +141,7 @@ pub(crate) async fn last_of_history(
     Ok(low)
 }
 
-/// Reads what comes, while anybody listens.
+/// Reads new events while a follower listens.
 async fn tail(app: Arc<App>, ring: broadcast::Sender<Arc<Page>>, mut last: u64) {
     loop {
         if ring.receiver_count() == 0 {
@@ -167,24 +168,24 @@ async fn tail(app: Arc<App>, ring: broadcast::Sender<Arc<Page>>, mut last: u64) 
     }
 }
 
-/// Which events somebody follows.
+/// The selection of the events that a stream follows.
 pub(crate) struct Follow {
     pub(crate) task_id: Option<TaskId>,
-    /// Those that came behind this number; from now on when `None`.
+    /// The number after which the events begin; from now on when it is `None`.
     pub(crate) after: Option<u64>,
     pub(crate) which: Which,
-    /// Ends the stream.
+    /// The token that ends the stream.
     pub(crate) until: CancellationToken,
 }
 
-/// How many streams there may be.
+/// The limit of open streams.
 pub(crate) struct Streams {
     all: Arc<Semaphore>,
     of_scopes: Counts<Scope>,
     per_scope: usize,
 }
 
-/// A stream's place among them.
+/// The place that one stream takes within the limit.
 struct Place {
     _of_all: OwnedSemaphorePermit,
     _of_scope: Option<Counted<Scope>>,
@@ -196,7 +197,7 @@ impl Streams {
         Self { all: Arc::new(Semaphore::new(all)), of_scopes: Counts::default(), per_scope }
     }
 
-    /// A place for a stream of somebody in that scope, if there is one.
+    /// Takes a place for a stream of a caller in a scope, when one is free.
     fn enter(&self, scope: &Scope) -> Option<Place> {
         let of_scope = match scope.is_all() {
             true => None,
@@ -206,7 +207,7 @@ impl Streams {
     }
 }
 
-/// Whose events pass.
+/// The tasks whose events pass.
 pub(crate) enum Which {
     All,
     Those(Box<dyn Fn(&Known) -> bool + Send + Sync>),
@@ -221,8 +222,8 @@ impl Which {
     }
 }
 
-/// Somebody has stopped reading, or the store has stopped answering. Either way the client comes
-/// again, with the last number that it has seen.
+/// The end of a stream because the client stopped reading or the store stopped answering. In both
+/// cases the client connects again, with the number of the last event that it has seen.
 struct Gone;
 
 impl From<Problem> for Gone {
@@ -237,7 +238,7 @@ impl From<stepwell::Error> for Gone {
     }
 }
 
-/// Begins to follow; what is received is to be sent as it is.
+/// Begins a stream; the receiver returns chunks that are sent unchanged.
 pub(crate) async fn follow(
     app: &Arc<App>,
     scope: &Scope,
@@ -246,7 +247,7 @@ pub(crate) async fn follow(
     let place = app.streams.enter(scope);
     let place = place
         .ok_or_else(|| Problem::busy("too many streams of events are open: try again later"))?;
-    // Before the store is read: nothing can come between.
+    // The listener exists before the store is read, so no event is lost between the two.
     let live = app.feed.listen(app).await?;
     let last = match follow.after {
         Some(after) => after,
@@ -261,7 +262,7 @@ pub(crate) async fn follow(
         let mut follower = Follower { app, follow, last, sender, sent: Instant::now(), sign_every };
         let following = tokio::time::timeout(LIFE, follower.run(live));
         let following = closing.run_until_cancelled(until.run_until_cancelled(following));
-        // Until the client is gone, whether there is something for it or not.
+        // The stream ends when the client is gone, even if there is nothing to send.
         let _ = select(pin!(following), pin!(reader.closed())).await;
     });
     Ok(receiver)
@@ -270,21 +271,21 @@ pub(crate) async fn follow(
 struct Follower {
     app: Arc<App>,
     follow: Follow,
-    /// The number of the last event that was looked at.
+    /// The number of the last event that was examined.
     last: u64,
     sender: mpsc::Sender<Bytes>,
-    /// When something was sent last.
+    /// The time at which something was last sent.
     sent: Instant,
-    /// How soon a sign of life follows it.
+    /// The time after which a silent stream sends a sign of life.
     sign_every: Duration,
 }
 
 impl Follower {
     async fn run(&mut self, mut live: broadcast::Receiver<Arc<Page>>) -> Result<(), Gone> {
-        // So that a client that comes again before the first event knows from where.
+        // A client that connects again before the first event needs to know where to begin.
         self.send(Bytes::from(format!("retry: 1000\nid: {}\n\n", self.last))).await?;
         loop {
-            // What the store has, up to what comes live.
+            // The store has the events up to those that come live.
             while live.is_empty() && self.read_on().await? {}
             let mut joined = false;
             loop {
@@ -303,8 +304,9 @@ impl Follower {
         }
     }
 
-    /// Gives a page of what the store has. Whether there was any: a page that is not full is not
-    /// the last, since the store leaves out what it cannot read.
+    /// Sends a page of events from the store, and returns whether there were any. A page that is
+    /// not full may still have a successor, because the store leaves out the events that it cannot
+    /// read.
     async fn read_on(&mut self) -> Result<bool, Gone> {
         let filter = HistoryFilter { task_id: self.follow.task_id, after: self.last, limit: PAGE };
         let entries = self.app.client.history(filter).await?;
@@ -315,9 +317,9 @@ impl Follower {
         Ok(!entries.is_empty())
     }
 
-    /// A sign of life, so that those between do not take the connection for dead. It tells how far
-    /// this has come: a client that comes again goes on there, though none of what was looked
-    /// at was for it.
+    /// Sends a sign of life, so that proxies do not close the connection. It carries the number of
+    /// the last event that was examined. A client that connects again goes on there, even when none
+    /// of the examined events was for that client.
     async fn sign(&mut self) -> Result<(), Gone> {
         self.send(Bytes::from(format!("id: {}\n\n", self.last))).await
     }

@@ -1,9 +1,8 @@
-//! What every request passes first: whether a browser may be where it says it is, and sizes and
-//! times.
+//! The checks that every request passes first: its origin, its size, and its time.
 //!
-//! A page of another site can make a browser send requests here, with the cookie of whoever sits
-//! before it (CSRF), or make its own name stand for this server's address (DNS rebinding). `Origin`
-//! and `Host` tell, and no page can change them.
+//! A page of another site can make a browser send requests to this server with the user's cookie
+//! (CSRF). Such a page can also make its own name resolve to this server's address (DNS rebinding).
+//! The headers `Origin` and `Host` reveal both, and no page can change them.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -18,12 +17,12 @@ use crate::access::{Identity, Until};
 use crate::app::App;
 use crate::problem::Problem;
 
-/// How much longer than the store's answer the answer to a request may take.
+/// The time that an answer to a request may take beyond the store's own time limit.
 const MARGIN: Duration = Duration::from_secs(5);
-/// How many bytes of headers there may be.
+/// The most bytes of headers.
 const HEADERS: usize = 16 << 10;
 
-/// The path below which the router is: empty, or `/stepwell`.
+/// The path at which the router is nested: empty, or `/stepwell`.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Base(pub(crate) String);
 
@@ -38,7 +37,7 @@ impl Base {
         Self(base.to_owned())
     }
 
-    /// The path of something below it, which begins with `/`.
+    /// Returns the full path of a path below the router, which begins with `/`.
     pub(crate) fn to(&self, path: &str) -> String {
         match (self.0.is_empty(), path) {
             (true, _) => path.to_owned(),
@@ -74,7 +73,7 @@ pub(crate) async fn guard(
             Err(_) if only_reads => {
                 Problem::busy("there was no answer in time: try again").into_response()
             }
-            // What was sent may be on its way to the store.
+            // The write may be on its way to the store.
             Err(_) => Problem::unanswered(limit).into_response(),
         },
         Err(problem) => problem.into_response(),
@@ -118,7 +117,7 @@ fn check_origin(app: &App, request: &Request) -> Result<(), Problem> {
     Ok(())
 }
 
-/// `localhost:80`, `[::1]:80`, `10.0.0.1`: what is before the port.
+/// Returns the host without its port, from `localhost:80`, `[::1]:80`, or `10.0.0.1`.
 fn without_port(host: &str) -> &str {
     match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
@@ -126,7 +125,8 @@ fn without_port(host: &str) -> &str {
     }
 }
 
-/// An address cannot be made to stand for another one, as a name can.
+/// Returns whether the server answers under a name. An address always counts, because no page can
+/// make an address resolve to another one.
 fn is_known(app: &App, name: &str) -> bool {
     let address = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
     address.parse::<IpAddr>().is_ok()
@@ -151,7 +151,7 @@ fn secure(headers: &mut HeaderMap) {
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
 }
 
-/// Where a request comes from; `None` where that is not known.
+/// Returns the address that a request comes from, or `None` where it is not known.
 pub(crate) fn address_of(
     app: &App,
     headers: &HeaderMap,
@@ -160,20 +160,21 @@ pub(crate) fn address_of(
     if let Some(list) =
         headers.get_all("x-forwarded-for").iter().next_back().filter(|_| app.behind_proxy)
     {
-        // The last one is what the proxy itself has seen; those before it are what it was told.
+        // The proxy itself has seen the last address; the addresses before it are what the proxy
+        // received.
         return address(list.to_str().ok()?.rsplit(',').next()?.trim());
     }
     extensions.get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0.ip())
 }
 
-/// An address as proxies write it: also with a port, or in brackets.
+/// Parses an address as proxies write it: also with a port, or in brackets.
 fn address(text: &str) -> Option<IpAddr> {
     let socket = || text.parse().ok().map(|socket: SocketAddr| socket.ip());
     let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
     bare.parse().ok().or_else(socket)
 }
 
-/// Finds out who asks. A browser that nobody knows is led to where it can log in.
+/// Authenticates the caller. An unknown browser is redirected to the login page.
 pub(crate) async fn authenticate(
     State(app): State<Arc<App>>,
     mut request: Request,

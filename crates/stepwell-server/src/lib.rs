@@ -20,18 +20,21 @@
 //! ```
 //!
 //! # Safe by default
-//! Without a token or an [`Access`] of your own, everybody who reaches the router may do
-//! everything: so [`Server::bind`] then refuses all but loopback addresses. With a token, a browser
-//! logs in and gets a session, which ends after 12 hours, when the server ends, or when its user
-//! logs out; and who tries wrong tokens has to wait longer and longer. They are told apart by their
-//! addresses: where the router is served by another program, that is to serve it with
-//! [`into_make_service_with_connect_info::<SocketAddr>()`](axum::Router::into_make_service_with_connect_info). A browser is answered under names that are known only (`localhost`, addresses, and those
-//! given to [`Server::host`]), and requests from pages of other origins are refused, whatever they
+//! Without a token or an [`Access`] of your own, everyone who reaches the router may do everything.
+//! [`Server::bind`] then refuses all addresses except loopback. With a token, a browser logs in and
+//! receives a session. A session ends after 12 hours, when the server ends, or when its user logs
+//! out.
+//!
+//! A client that tries wrong tokens has to wait longer each time. Clients are distinguished by
+//! their addresses. When another program serves the router, it must serve it with
+//! [`into_make_service_with_connect_info::<SocketAddr>()`](axum::Router::into_make_service_with_connect_info).
+//! A browser is answered only under known names: `localhost`, addresses, and the names that
+//! [`Server::host`] received. Requests from pages of other origins are refused, whatever they
 //! carry.
 //!
 //! # Events
-//! The stream of events is the [history](stepwell::Client::history): it tells what clients and
-//! workers did that were built with `keep_history()`, and nothing of the others.
+//! The stream of events is the [history](stepwell::Client::history). It holds what clients and
+//! workers did that were built with `keep_history()`, and nothing from others.
 
 #![forbid(unsafe_code)]
 

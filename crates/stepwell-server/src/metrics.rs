@@ -1,5 +1,5 @@
-//! What the store knows, as Prometheus reads it. What workers count they give to their own
-//! recorders ([`measure`](stepwell::DurableBuilder::measure)).
+//! The metrics that the store knows, in the format of Prometheus. Workers send their own metrics to
+//! their own recorders ([`measure`](stepwell::DurableBuilder::measure)).
 
 use std::fmt::{Display, Write as _};
 use std::sync::Arc;
@@ -71,7 +71,7 @@ struct Page(String);
 
 impl Page {
     fn gauge(&mut self, name: &str, help: &str) {
-        // Writing to a text does not fail.
+        // A write to a string does not fail.
         let _ = write!(self.0, "# HELP {name} {help}\n# TYPE {name} gauge\n");
     }
 

@@ -1,4 +1,4 @@
-//! Errors as clients see them: `application/problem+json` (RFC 9457).
+//! The errors in the form that clients see: `application/problem+json` (RFC 9457).
 
 use std::time::Duration;
 
@@ -59,7 +59,7 @@ impl Problem {
         Self::new(StatusCode::CONFLICT, "conflict", "The state does not allow it", detail)
     }
 
-    /// There was no answer in time, and what was asked for may be done all the same.
+    /// Returns the problem of an answer that did not come in time; the operation may still be done.
     pub(crate) fn unanswered(limit: Duration) -> Self {
         let detail = StoreError::Unanswered(limit).to_string();
         Self::new(StatusCode::GATEWAY_TIMEOUT, "unanswered", "There was no answer in time", detail)
@@ -114,7 +114,7 @@ impl From<Error> for Problem {
                 Self::new(S::UNPROCESSABLE_ENTITY, "invalid", "What was sent is not valid", detail)
             }
             Error::Store(StoreError::Unanswered(limit)) => Self::unanswered(limit),
-            // What a database says of itself is for its operators.
+            // The database's own message is for its operators.
             Error::Store(error) if !error.is_transient() => {
                 tracing::error!(%error, "a request was refused by the store");
                 let detail = "the database does not accept this request, nor will it when it comes \
@@ -133,7 +133,7 @@ impl From<Error> for Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let mut response = (self.status(), Json(&self)).into_response();
-        // For pages, which say it otherwise.
+        // Pages show the problem in their own form.
         response.extensions_mut().insert(self.clone());
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));

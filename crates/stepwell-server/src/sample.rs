@@ -1,4 +1,4 @@
-//! What goes on, as the overview draws it: samples that are taken while somebody looks.
+//! The samples that the overview draws. They are taken while the overview is in use.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,34 +12,34 @@ use crate::app::App;
 use crate::feed::{end_of_history, last_of_history};
 use crate::problem::Problem;
 
-/// How far apart samples are.
+/// The interval between two samples.
 pub(crate) const EVERY: Duration = Duration::from_secs(2);
-/// How many are kept.
+/// The number of samples that are kept.
 pub(crate) const KEPT: usize = 150;
-/// For how long samples are taken after somebody has looked.
+/// The time for which samples are taken after the overview was last requested.
 const INTEREST: Duration = Duration::from_secs(15 * 60);
-/// Of the time that the store needs to answer, that many times as long it is left alone.
+/// The factor by which the pause after a sample is at least longer than the sample took.
 const REST: u32 = 20;
-/// How many happenings are read at once.
+/// The most events that are read at once.
 const PAGE: usize = 5_000;
-/// How many are read of the time before anybody looked.
+/// The most events that are read of the time before sampling began.
 const MOST_AT_FIRST: usize = 100_000;
 
-/// A moment.
+/// The counts of one moment.
 #[derive(Clone, Default)]
 pub(crate) struct Sample {
     pub(crate) pending: u64,
     pub(crate) running: u64,
     pub(crate) suspended: u64,
-    /// Ended since the sample before, by the history.
+    /// The number of tasks that completed since the sample before, by the history.
     pub(crate) completed: u64,
     pub(crate) failed: u64,
     pub(crate) cancelled: u64,
-    /// How long those that completed took, from their spawn: in the middle, and but for the
-    /// slowest twentieth.
+    /// The median time from the spawn to the end of the tasks that completed. `p95` is the time
+    /// that 95 % of them did not exceed.
     pub(crate) p50: Option<Duration>,
     pub(crate) p95: Option<Duration>,
-    /// What the queues hold; `None` for a time when nobody looked.
+    /// The contents of the queues; `None` for a time before sampling began.
     pub(crate) queues: Option<Vec<QueueInfo>>,
 }
 
@@ -83,17 +83,17 @@ struct Kept {
     sampling: Option<Sampling>,
 }
 
-/// Samples are being taken.
+/// The background task that takes samples.
 struct Sampling {
     task: JoinHandle<()>,
     begun: watch::Receiver<Begun>,
 }
 
-/// What came of the beginning, when it is over.
+/// The result of the beginning; `None` until it is there.
 type Begun = Option<Result<(), Problem>>;
 
 impl Samples {
-    /// What there is. Sampling begins, or goes on for a while.
+    /// Returns the samples. Sampling begins, or continues for a while.
     pub(crate) async fn look(&self, app: &Arc<App>) -> Result<Vec<Sample>, Problem> {
         let mut begun = {
             let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -102,14 +102,15 @@ impl Samples {
                 Some(sampling) if !sampling.task.is_finished() => sampling.begun.clone(),
                 _ => {
                     let (sender, begun) = watch::channel(None);
-                    // In a task of its own: whoever looks first may go away meanwhile.
+                    // Sampling runs in its own task, because the first caller may go away
+                    // meanwhile.
                     let task = tokio::spawn(take(app.clone(), sender));
                     kept.sampling = Some(Sampling { task, begun: begun.clone() });
                     begun
                 }
             }
         };
-        // The first are there for the first who looks.
+        // The first caller waits for the first samples.
         match begun.wait_for(Option::is_some).await.map(|begun| begun.clone()) {
             Ok(begun) => begun.unwrap_or(Ok(()))?,
             Err(_) => return Err(Problem::busy("the overview could not be made: try again")),
@@ -117,7 +118,7 @@ impl Samples {
         Ok(self.0.lock().unwrap_or_else(PoisonError::into_inner).samples.iter().cloned().collect())
     }
 
-    /// Keeps a sample; without one, none are taken any more. Whether to go on.
+    /// Keeps a sample, and returns whether sampling goes on. Without a sample, sampling ends.
     fn keep(&self, sample: Option<Sample>) -> bool {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let goes_on =
@@ -133,7 +134,8 @@ impl Samples {
     }
 }
 
-/// Takes samples, until nobody has looked for a while or the store does not answer.
+/// Takes samples until the overview has not been requested for a while, or the store does not
+/// answer.
 async fn take(app: Arc<App>, begun: watch::Sender<Begun>) {
     match Sampler::begin(&app).await {
         Ok((sampler, samples)) => {
@@ -155,7 +157,7 @@ struct Sampler {
 }
 
 impl Sampler {
-    /// A sampler, with what the history tells of the time before.
+    /// Returns a sampler, and the samples of the time before from the history.
     async fn begin(app: &Arc<App>) -> Result<(Self, Vec<Sample>), Problem> {
         let now = app.client.store().now().as_microsecond();
         let every = i64::try_from(EVERY.as_micros()).unwrap_or(i64::MAX);
@@ -204,7 +206,7 @@ impl Sampler {
         Ok(counting.end())
     }
 
-    /// Reads what has come, up to that many. Returns how many there were.
+    /// Reads new events, at most `most`, and returns their number.
     async fn read(
         &mut self,
         most: usize,
@@ -218,7 +220,7 @@ impl Sampler {
             entries.iter().for_each(&mut count);
             self.last = entries.last().map_or(self.last, |entry| entry.id);
             read += entries.len();
-            // A page that is not full may be one of long events.
+            // A page that is not full may consist of long events.
             if entries.is_empty() || read == most {
                 return Ok(read);
             }
@@ -226,7 +228,7 @@ impl Sampler {
     }
 }
 
-/// The part of the sorted times that is at most so long.
+/// Returns the quantile of sorted times: `part` of them are at most that long.
 fn quantile(sorted: &[Duration], part: f64) -> Option<Duration> {
     let last = sorted.len().checked_sub(1)?;
     sorted.get((last as f64 * part).round() as usize).copied()

@@ -1,4 +1,4 @@
-//! The router, and serving it.
+//! The server's settings, its router, and its listener.
 
 use std::io;
 use std::net::SocketAddr;
@@ -21,16 +21,17 @@ use crate::problem::Problem;
 use crate::sample::Samples;
 use crate::{api, metrics, pages};
 
-/// A payload's limit by default, as JSON within JSON.
+/// The limit of a payload by default, as JSON within JSON.
 const MAX_BODY: usize = 8 << 20;
 const MAX_STREAMS: usize = 1_000;
-/// Together with what the process has open besides, fewer than the 1,024 files that it mostly may.
+/// Together with the other files of the process, the connections stay below 1,024 open files, which
+/// is the usual limit.
 const MAX_CONNECTIONS: usize = 900;
 const MAX_PER_ADDRESS: usize = 256;
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Makes the [`Router`]. Without a [token](Self::token) or an [`Access`](Self::access), whoever
-/// reaches it may do everything.
+/// Builds the [`Router`]. Without a [token](Self::token) or an [`Access`](Self::access), everyone
+/// who reaches the router may do everything.
 pub struct Server {
     client: Durable,
     access: Option<Arc<dyn Access>>,
@@ -43,28 +44,28 @@ pub struct Server {
     limits: Limits,
 }
 
-/// Why nothing is served.
+/// The error of a server that cannot listen.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ServeError {
-    /// Others could reach it, and nothing would keep them from doing anything.
+    /// Other machines could reach the address, and nothing would restrict what they do.
     #[error(
         "{0} can be reached from other machines, by anybody: give a token (`--token`, \
          STEPWELL_TOKEN, `Server::token`), or listen on 127.0.0.1"
     )]
     Unprotected(SocketAddr),
-    /// The address cannot be listened on.
+    /// The system refuses to listen on the address.
     #[error("cannot listen on {address}")]
     Listen {
         /// The address.
         address: SocketAddr,
-        /// Why.
+        /// The error of the system.
         source: io::Error,
     },
 }
 
 impl Server {
-    /// A server of what this client is a client of.
+    /// Returns a server for the store of a client.
     pub fn new(client: Durable) -> Self {
         Self {
             client,
@@ -83,90 +84,90 @@ impl Server {
         }
     }
 
-    /// Only those who have this token may do anything: programs by `Authorization: Bearer`, people
-    /// by logging in.
+    /// Requires a token of every caller: programs send it as `Authorization: Bearer`, and people
+    /// log in with it. The token replaces an [`Access`](Self::access).
     ///
     /// # Errors
-    /// When it is shorter than 16 characters.
+    /// Fails when the token is shorter than 16 characters.
     pub fn token(mut self, token: &str) -> Result<Self, WeakToken> {
         self.token = Some(Arc::new(Token::new(token)?));
         self.access = None;
         Ok(self)
     }
 
-    /// Asks this who may do what, in place of a token.
+    /// Sets the access that decides who may do what. It replaces a [token](Self::token).
     pub fn access(mut self, access: impl Access) -> Self {
         self.access = Some(Arc::new(access));
         self.token = None;
         self
     }
 
-    /// A name that browsers may call the server by, beside `localhost` and addresses:
+    /// Adds a name that browsers may call the server by, beside `localhost` and addresses:
     /// `jobs.example.com`, without a port.
     pub fn host(mut self, name: impl Into<String>) -> Self {
         self.hosts.push(name.into());
         self
     }
 
-    /// Lets browsers send their sessions over TLS only. Without it, they are asked to when the
-    /// request says `X-Forwarded-Proto: https`, as proxies that speak TLS do.
+    /// Restricts session cookies to TLS. Without this setting, a cookie is restricted to TLS when
+    /// its request says `X-Forwarded-Proto: https`, as proxies that speak TLS do.
     pub fn secure_cookies(mut self) -> Self {
         self.secure_cookies = true;
         self
     }
 
-    /// Takes the last address in `X-Forwarded-For` for the one that a request comes from, where
-    /// failed logins are counted. For a server that is reached through a proxy only: anybody
-    /// else could write what they like there.
+    /// Takes the last address in `X-Forwarded-For` for the client's address, by which failed logins
+    /// are counted. This setting is safe only for a server that clients reach through a proxy.
+    /// Other clients could write any address into the header.
     pub fn behind_proxy(mut self) -> Self {
         self.behind_proxy = true;
         self
     }
 
-    /// How many bytes the body of a request may have. Default: 8 MiB.
+    /// Sets the most bytes of a request's body. Default: 8 MiB.
     pub fn max_body_bytes(mut self, bytes: usize) -> Self {
         self.max_body_bytes = bytes;
         self
     }
 
-    /// How many streams of events there may be at the same time, and four times as many as there
-    /// may be of one [scope](crate::Scope). A server that [listens by itself](Self::bind) has
-    /// at most half as many as connections, so that there is room for other requests. Default:
-    /// 1,000.
+    /// Sets the most streams of events at the same time. One [scope](crate::Scope) may have a
+    /// quarter of them. A server that [listens by itself](Self::bind) has at most half as many
+    /// streams as connections, so that other requests find room. Default: 1,000.
     pub fn max_streams(mut self, streams: usize) -> Self {
         self.max_streams = streams;
         self
     }
 
-    /// How long a client may keep the server waiting before it is dropped: for the next request on
-    /// its connection, from the first byte to the end of the headers, or to take what it is
-    /// sent. The first concerns a server that [listens by itself](Self::bind). A stream of
-    /// events that has nothing to tell gives a sign of life a little more often. Default: 20 s.
+    /// Sets how long a client may keep the server waiting before the server drops it. The time
+    /// holds for the next request on the client's connection, for its headers, and for each write
+    /// that the client has to take. The first two concern a server that [listens by
+    /// itself](Self::bind). A stream of events that has nothing to send sends a sign of life after
+    /// three quarters of this time. Default: 20 s.
     pub fn patience(mut self, patience: Duration) -> Self {
         self.limits.patience = patience;
         self
     }
 
-    /// How many connections there may be at the same time to a server that [listens by
-    /// itself](Self::bind), at least 1. Those that come then wait until others have ended; and
-    /// from three quarters on, each connection ends with its next answer. Default: 900, since
-    /// many systems allow a process 1,024 open files.
+    /// Sets the most connections at the same time to a server that [listens by itself](Self::bind),
+    /// at least 1. Further connections wait until others have ended. When three quarters of the
+    /// places are taken, each connection ends with its next answer. Default: 900, because many
+    /// systems allow a process 1,024 open files.
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.limits.all = connections.clamp(1, Semaphore::MAX_PERMITS);
         self
     }
 
-    /// How many of them may come from one address, at least 1; what is over that is closed at once.
-    /// The networks of 64 bits of IPv6 count as one address each. Behind a proxy, all come from
-    /// its address: allow it as many as there may be. Default: 256.
+    /// Sets the most connections from one address, at least 1. A further connection is closed at
+    /// once. A 64-bit network of IPv6 counts as one address. Behind a proxy, all connections come
+    /// from the proxy's address, so allow it as many as there may be in total. Default: 256.
     pub fn max_connections_per_address(mut self, connections: usize) -> Self {
         self.limits.per_address = connections.max(1);
         self
     }
 
-    /// The router. The API lies below `/api/v1`, its description at `/api/v1/openapi.json`, the
-    /// dashboard at `/`, what Prometheus reads at `/metrics`; `/health/live` and
-    /// `/health/ready` answer to anybody.
+    /// Returns the router. The API lies below `/api/v1`, its description at `/api/v1/openapi.json`,
+    /// the dashboard at `/`, and the metrics for Prometheus at `/metrics`. `/health/live` and
+    /// `/health/ready` need no token.
     pub fn router(self) -> Router {
         self.routed().0
     }
@@ -212,11 +213,12 @@ impl Server {
         (router, app)
     }
 
-    /// Listens on an address; port 0 takes any that is free.
+    /// Listens on an address; port 0 takes any free port.
     ///
     /// # Errors
-    /// [`ServeError::Unprotected`] when others could reach it and there is neither a token nor an
-    /// [`Access`]; [`ServeError::Listen`].
+    /// Returns [`ServeError::Unprotected`] when other machines could reach the address and there is
+    /// neither a token nor an [`Access`]. Returns [`ServeError::Listen`] when the system refuses
+    /// the address.
     pub async fn bind(mut self, address: SocketAddr) -> Result<Bound, ServeError> {
         if self.access.is_none() && self.token.is_none() && !address.ip().is_loopback() {
             return Err(ServeError::Unprotected(address));
@@ -241,13 +243,14 @@ pub struct Bound {
 }
 
 impl Bound {
-    /// Where it listens.
+    /// Returns the address on which the server listens.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Serves until that is ready; then ends the streams, and what is being answered. Clients that
-    /// do not take their answers in twice the [patience](Server::patience) are cut off.
+    /// Serves until `until` is ready. The server then ends the streams, and waits for the answers
+    /// in progress. It cuts off clients that do not take their answers within twice the
+    /// [patience](Server::patience).
     pub async fn serve(self, until: impl Future<Output = ()>) {
         let Self { listener, router, app, limits, .. } = self;
         let until = async move {

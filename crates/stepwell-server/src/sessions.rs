@@ -1,4 +1,4 @@
-//! What browsers have after they logged in, and how often somebody may guess the token.
+//! The sessions of browsers that have logged in, and the limit of wrong tokens.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -10,15 +10,15 @@ use stepwell::CancellationToken;
 
 use crate::connections::network_of;
 
-/// How long a browser stays logged in.
+/// The time for which a browser stays logged in.
 pub(crate) const SESSION: Duration = Duration::from_secs(12 * 3_600);
-/// How many browsers may be logged in.
+/// The most browsers that are logged in at the same time.
 const SESSIONS: u64 = 10_000;
-/// Of how many addresses failed logins are counted.
+/// The most addresses whose failed logins are counted.
 const ADDRESSES: u64 = 100_000;
-/// How long a failed login counts.
+/// The time for which a failed login counts.
 const FORGOTTEN: Duration = Duration::from_secs(15 * 60);
-/// How many logins may fail before somebody has to wait.
+/// The number of logins that may fail before a client has to wait.
 const FREE: u32 = 5;
 /// The longest wait.
 const LONGEST: Duration = Duration::from_secs(300);
@@ -27,26 +27,27 @@ fn digest(text: &str) -> [u8; 32] {
     Sha256::digest(text).into()
 }
 
-/// The browsers that are logged in, by digests of what they have, with what is cancelled when they
-/// no longer are. They are known to this process only.
+/// The browsers that are logged in, by the digests of their sessions, each with the token that is
+/// cancelled when its session ends. Sessions exist in this process only.
 pub(crate) struct Sessions(Cache<[u8; 32], CancellationToken>);
 
 impl Sessions {
     pub(crate) fn new(lifetime: Duration) -> Self {
         let sessions = Cache::builder().max_capacity(SESSIONS).time_to_live(lifetime);
-        // The one that was used longest ago gives way to a new one.
+        // The session that was used longest ago makes room for a new one.
         let sessions = sessions.eviction_policy(EvictionPolicy::lru());
         Self(sessions.eviction_listener(|_, until: CancellationToken, _| until.cancel()).build())
     }
 
-    /// Begins a session: a text of 256 random bits.
+    /// Begins a session, and returns its text of 256 random bits.
     pub(crate) fn begin(&self) -> String {
         let session = hex::encode(rand::random::<[u8; 32]>());
         self.0.insert(digest(&session), CancellationToken::new());
         session
     }
 
-    /// What is cancelled when the session ends; `None` when there is no such session.
+    /// Returns the token that is cancelled when a session ends; `None` when the session does not
+    /// exist.
     pub(crate) fn until(&self, session: &str) -> Option<CancellationToken> {
         self.0.get(&digest(session))
     }
@@ -58,14 +59,14 @@ impl Sessions {
     }
 }
 
-/// Failed logins, by the address that they came from.
+/// The failed logins, by the address that they came from.
 pub(crate) struct Failures(Cache<IpAddr, Failed>);
 
 #[derive(Clone, Copy)]
 struct Failed {
     times: u32,
     at: Instant,
-    /// What was tried last.
+    /// The digest of the token that was tried last.
     token: [u8; 32],
 }
 
@@ -77,15 +78,15 @@ impl Default for Failures {
 }
 
 impl Failures {
-    /// How long somebody from there has to wait before the next login.
+    /// Returns how long a client at an address has to wait before its next login.
     pub(crate) fn wait(&self, address: IpAddr) -> Option<Duration> {
         let Failed { times, at, .. } = self.0.get(&network_of(address))?;
         let wait = Duration::from_secs(1 << times.checked_sub(FREE)?.min(9)).min(LONGEST);
         wait.checked_sub(at.elapsed()).filter(|left| !left.is_zero())
     }
 
-    /// Counts a failed login. The same token again is a program that has an old one, and guesses
-    /// nothing.
+    /// Counts a failed login. The same token once more does not count: it comes from a program with
+    /// an old token, which guesses nothing.
     pub(crate) fn count(&self, address: IpAddr, token: &str) {
         let (token, at) = (digest(token), Instant::now());
         self.0.entry(network_of(address)).and_upsert_with(|entry| {
@@ -97,7 +98,7 @@ impl Failures {
         });
     }
 
-    /// Forgets the failures of an address from which somebody has logged in.
+    /// Forgets the failures of an address, because a client there has logged in.
     pub(crate) fn forget(&self, address: IpAddr) {
         self.0.invalidate(&network_of(address));
     }

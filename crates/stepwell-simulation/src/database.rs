@@ -1,4 +1,4 @@
-//! Where histories are played, and what users do in a database besides the engine.
+//! The databases on which histories are played, and their users besides the engine.
 
 use std::sync::Arc;
 
@@ -15,11 +15,11 @@ use crate::plan::{Plan, Transact};
 use crate::postgres::{Postgres, PostgresUser, Schema};
 use crate::script::Isolation;
 
-/// What histories are played on.
+/// The kind of store on which histories are played.
 pub enum Backend {
-    /// Memory, and now and then SQLite in memory, as the seed says.
+    /// Memory, and for some seeds SQLite in memory.
     Memory,
-    /// A file of SQLite for each history, which each process opens for itself.
+    /// A SQLite file for each history, which each process opens for itself.
     Sqlite,
     /// A schema of a server for each history.
     Postgres(Arc<Postgres>),
@@ -28,8 +28,8 @@ pub enum Backend {
 impl Backend {
     /// Returns whether a seed is played in the same way each time.
     pub fn repeats(&self) -> bool {
-        // SQLite's store looks for dead processes twice a second of real time, and the server of
-        // PostgreSQL draws the ids of runs.
+        // The SQLite store looks for dead processes twice a second of real time. The PostgreSQL
+        // server draws the ids of runs.
         matches!(self, Self::Memory)
     }
 }
@@ -56,12 +56,12 @@ impl Database {
         })
     }
 
-    /// Whether the store sees at once that a process has died.
+    /// Returns whether the store sees at once that a process has died.
     pub(crate) const fn notices_deaths(&self) -> bool {
         matches!(self, Self::Folder(_))
     }
 
-    /// What opens a process's store; `None` where there is nothing to be opened.
+    /// Returns the function that opens a process's store, or `None` where there is nothing to open.
     pub(crate) fn opener(&self) -> Option<Opener> {
         match self {
             Self::Memory => None,
@@ -96,7 +96,7 @@ impl Database {
         }
     }
 
-    /// A user of the database, who has a table of his own in it.
+    /// Returns a user of the database, who has a table in it.
     pub(crate) async fn user(&self, world: &World) -> Result<Option<Arc<User>>> {
         Ok(match self {
             Self::Memory | Self::Shared => None,
@@ -115,8 +115,8 @@ pub(crate) enum User {
 }
 
 impl User {
-    /// A step that writes a row of the user's. `write` gives the number in the row, and whether the
-    /// step fails behind it.
+    /// Runs a step that writes a row of the user. `write` returns the number in the row, and
+    /// whether the step fails after the write.
     pub(crate) fn transaction(
         &self,
         ctx: &TaskContext,
@@ -144,7 +144,7 @@ impl User {
         }
     }
 
-    /// The user's rows.
+    /// Returns the user's rows.
     pub(crate) fn rows(&self, world: &World) -> Result<Vec<Row>> {
         match self {
             Self::Sqlite(user) => user.rows(),
@@ -152,8 +152,8 @@ impl User {
         }
     }
 
-    /// Damages a task's row, in the way of that number. Returns whether the database has let it be
-    /// done.
+    /// Damages a task's row in the way with this number. Returns whether the database has allowed
+    /// the change.
     pub(crate) fn damage(&self, world: &World, task_id: TaskId, way: usize) -> Result<bool> {
         let (table, change) = DAMAGES.get(way).copied().unwrap_or(DAMAGES[0]);
         match self {
@@ -168,7 +168,7 @@ impl User {
     }
 }
 
-/// What may be in rows that nobody has written so.
+/// The damages: values that the engine never writes.
 const DAMAGES: [(&str, &str); crate::plan::DAMAGES] = [
     ("tasks", "queue = ''"),
     ("tasks", "state = 'hibernating'"),

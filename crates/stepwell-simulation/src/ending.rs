@@ -1,5 +1,4 @@
-//! The end of a history: whatever waits gets what it waits for, everything ends, and what is left
-//! is what must be.
+//! The end of a history. All waits are fulfilled, everything ends, and what is left is checked.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -15,15 +14,15 @@ use crate::ledger::{Ledger, current, gives, is_done, is_new_beginning};
 use crate::params::{Params, Seen};
 use crate::script::{self, TOPICS};
 
-/// In how many leases everything has to end once nothing goes wrong any more. Clocks that were set
-/// back hold up timers for a hundred.
+/// The number of leases within which everything has to end once nothing goes wrong any more. Clocks
+/// that were set back delay timers by up to a hundred leases.
 const BOUND: u32 = 400;
 
 fn all() -> TaskFilter {
     TaskFilter { limit: 10_000, ..TaskFilter::default() }
 }
 
-/// Gives to all tasks what they wait for, until they have ended.
+/// Fulfils the waits of all tasks until they have ended.
 pub(crate) async fn wait_for_all(
     ledger: &Ledger,
     client: &Durable,
@@ -65,7 +64,7 @@ fn tell(task: &TaskInfo) -> String {
 async fn help(ledger: &Ledger, client: &Durable, task: &TaskInfo) -> Result<(), Error> {
     let task_id = task.task_id;
     if task.paused {
-        // It may end in this moment.
+        // The task may end in this moment.
         drop(client.resume(task_id).await);
     }
     for wait in client.waits(task_id).await? {
@@ -99,7 +98,7 @@ async fn help(ledger: &Ledger, client: &Durable, task: &TaskInfo) -> Result<(), 
     Ok(())
 }
 
-/// Looks at all that is left.
+/// Checks everything that is left.
 pub(crate) async fn check(ledger: &Ledger, user: Option<&User>) -> Result<(), Error> {
     let mut tasks = Vec::new();
     let mut filter = all();
@@ -181,8 +180,8 @@ pub(crate) async fn check(ledger: &Ledger, user: Option<&User>) -> Result<(), Er
     Ok(())
 }
 
-/// What a step's transaction wrote is there exactly once where the step has a result, and not at
-/// all where it has none.
+/// Checks the rows of steps that are transactions. A step with a result has its row exactly once,
+/// and a step without a result has no row.
 fn transactions(ledger: &Ledger, user: &User, tasks: &[TaskInfo]) {
     let rows = match user.rows(&ledger.world) {
         Ok(rows) => rows,
@@ -202,7 +201,7 @@ fn transactions(ledger: &Ledger, user: &User, tasks: &[TaskInfo]) {
         let task_id = task.task_id.to_string();
         let journal = ledger.journal(task.task_id);
         let own: Vec<_> = rows.iter().filter(|(of, ..)| *of == task_id).collect();
-        // A journal that was begun anew has the results of its steps no longer.
+        // A journal that was begun again no longer has the results of its earlier steps.
         let anew = journal.iter().any(|entry| entry.key.kind == Kind::Attempt);
         for (_, step, number) in &own {
             let journaled = journal
@@ -233,7 +232,7 @@ fn transactions(ledger: &Ledger, user: &User, tasks: &[TaskInfo]) {
     }
 }
 
-/// An idempotency key stands for one task, for as long as that is there.
+/// Checks that an idempotency key stands for one task while that task exists.
 fn once_by_key(ledger: &Ledger, tasks: &[TaskInfo]) {
     let books = ledger.books();
     let mut by_key = books.answers.clone();
@@ -268,8 +267,8 @@ fn in_order(ledger: &Ledger, task: &TaskInfo, journal: &[Entry]) {
     }
 }
 
-/// A step has one result between one new beginning of its task and the next. A result that is kept
-/// by its name is journaled again, as it was.
+/// Checks that a step has one result between two beginnings of its task. A result that is kept by
+/// its name is journaled again with the same value.
 fn once(ledger: &Ledger, task_id: TaskId, journal: &[Entry]) {
     for era in journal.split(is_new_beginning) {
         let mut seen = BTreeMap::new();
@@ -293,8 +292,8 @@ fn once(ledger: &Ledger, task_id: TaskId, journal: &[Entry]) {
     }
 }
 
-/// The messages of a topic that a task has received, in order. One that is kept by its name is
-/// journaled again, as it was.
+/// Returns the messages of a topic that a task has received, in order. A message that is kept by
+/// its name is journaled again, and counts once.
 fn received(journal: &[Entry], topic: &str) -> Vec<u64> {
     let mut received = Vec::new();
     for era in journal.split(is_new_beginning) {
@@ -309,8 +308,8 @@ fn received(journal: &[Entry], topic: &str) -> Vec<u64> {
     received
 }
 
-/// Messages of a topic come in their order, each once, and none is left out: what a task has not
-/// received is in its mailbox, until it has completed.
+/// Checks that the messages of a topic arrive in order, each once, without a gap. A message that
+/// the task has not received is in its mailbox until the task has completed.
 fn messages(ledger: &Ledger, task: &TaskInfo, journal: &[Entry]) -> Result<(), Error> {
     let task_id = task.task_id;
     let mailbox = ledger.world.look(ledger.world.store().messages(task_id, None))?.items;
@@ -319,7 +318,7 @@ fn messages(ledger: &Ledger, task: &TaskInfo, journal: &[Entry]) -> Result<(), E
         ledger
             .fail("messages", format_args!("task {task_id} has completed, and keeps {mailbox:?}"));
     }
-    // What a moved task accepts while it is on its way goes with what was there.
+    // A moved task may lose the messages that it accepts between its export and its deletion.
     let moved = ledger.books().deleted.contains(&task_id);
     for topic in 0..TOPICS {
         let name = format!("topic{topic}");
@@ -353,8 +352,8 @@ fn messages(ledger: &Ledger, task: &TaskInfo, journal: &[Entry]) -> Result<(), E
     Ok(())
 }
 
-/// No task finds a child removed, for as long as it may join it. One that was moved was away for a
-/// moment.
+/// Checks that no task finds a child removed that it may still join. A task that was moved did not
+/// exist for a moment.
 fn children(ledger: &Ledger, task: &TaskInfo, journal: &[Entry]) {
     let removed = stepwell::deleted().message;
     let of_journal = journal.iter().filter_map(|entry| match &entry.outcome {
@@ -368,8 +367,8 @@ fn children(ledger: &Ledger, task: &TaskInfo, journal: &[Entry]) {
     }
 }
 
-/// The results in a task's output are those that its closures have given, and that its journal
-/// holds.
+/// Checks that the results in a task's output are those that its closures returned and that its
+/// journal holds.
 fn completed(ledger: &Ledger, task: &TaskInfo, journal: &[Entry]) {
     let task_id = task.task_id;
     let seen = task.output.as_ref().and_then(|output| {
@@ -398,7 +397,7 @@ fn completed(ledger: &Ledger, task: &TaskInfo, journal: &[Entry]) {
     }
 }
 
-/// What a task that has failed, or was cancelled, did is undone in the reverse order.
+/// Checks that the steps of a failed or cancelled task are undone in reverse order.
 fn compensated(ledger: &Ledger, task: &TaskInfo, journal: &[Entry]) {
     let task_id = task.task_id;
     let era = journal.rsplit(is_new_beginning).next().unwrap_or_default();
@@ -440,7 +439,7 @@ fn compensated(ledger: &Ledger, task: &TaskInfo, journal: &[Entry]) {
             format_args!("task {task_id} is to undo {recorded:?}, and has undone {undone:?}"),
         );
     }
-    // Code that panics as it is run again for its closures has none of them.
+    // Code that panics when it is replayed for its closures has none of them.
     let replays =
         task.params.decode::<Params>().is_ok_and(|params| !script::panics(&params.script));
     for entry in ended.iter().filter(|entry| entry.key.name.as_str().starts_with('/')) {
@@ -464,7 +463,7 @@ fn compensated(ledger: &Ledger, task: &TaskInfo, journal: &[Entry]) {
     }
 }
 
-/// Whether a task's workers died so often that it was given up.
+/// Returns whether a task is in quarantine, because its workers died too often.
 fn quarantined(task: &TaskInfo) -> bool {
     let Some(failure) = &task.failure else { return false };
     let crashed = |failure: &stepwell::Failure| failure.kind == stepwell::FailureKind::Crashed;

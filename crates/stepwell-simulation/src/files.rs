@@ -1,4 +1,4 @@
-//! Files of SQLite as the stores of histories.
+//! SQLite files as the stores of histories.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -16,7 +16,8 @@ use crate::plan::Transact;
 pub(crate) struct Folder(tempfile::TempDir);
 
 impl Folder {
-    /// Errors name the file, so it has the same name each time that the seed is played.
+    /// Creates the folder. Its name depends on the seed only, within one process, because errors
+    /// name the file.
     pub(crate) fn new(seed: u64) -> Result<Self> {
         let name = format!("stepwell-simulation-{}-{seed}", std::process::id());
         Ok(Self(tempfile::Builder::new().prefix(&name).rand_bytes(0).tempdir()?))

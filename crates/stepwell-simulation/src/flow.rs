@@ -1,4 +1,4 @@
-//! The workflow of simulated histories, with a part of each kind.
+//! The workflow of simulated histories, with one part of each kind.
 
 use std::time::Duration;
 
@@ -10,12 +10,12 @@ use crate::params::{Params, Seen, TASK};
 use crate::script::{Op, Trouble};
 use crate::tasks::Site;
 
-/// Its name.
+/// The name of the workflow.
 pub(crate) const FLOW: &str = "flow";
-/// The steps whose results parts that follow are given by the names of the steps.
+/// The steps whose results are passed to later parts under the steps' names.
 const GIVEN: [&str; 4] = ["/first", "/left", "/right", "/found"];
 
-/// What comes of it.
+/// The output of the workflow.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Output {
     #[serde(rename = "/first")]
@@ -37,7 +37,7 @@ struct Both {
 }
 
 impl Output {
-    /// The results in it, by the names of their steps.
+    /// Returns the results in the output, by the names of their steps.
     pub(crate) fn seen(self) -> Seen {
         let Self { first, both: Both { left, right }, found, round } = self;
         let named = |name: &str, value| (name.to_owned(), value);
@@ -52,14 +52,14 @@ impl Output {
     }
 }
 
-/// How often the loop is done.
+/// The number of iterations of the loop.
 const ROUNDS: u32 = 3;
 
-/// How often a step is tried, which is until it does not fail.
+/// The most tries of a step, which in effect is tried until it succeeds.
 const ATTEMPTS: u32 = 1_000;
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// Makes the workflow that a process runs.
+/// Returns the workflow that a process runs.
 pub(crate) fn flow(site: &Site) -> Workflow {
     let first = step(Workflow::new(FLOW), site, "/first", Trouble::Fails);
     let both = first.parallel("/both", |both| {
@@ -102,7 +102,7 @@ fn step<L>(
     flow.compensate(undo(site, name, trouble))
 }
 
-/// Makes the handler of a step, or of a loop.
+/// Returns the handler of a step or of a loop.
 fn handler(
     site: &Site,
     name: &'static str,
@@ -122,7 +122,7 @@ fn handler(
     }
 }
 
-/// Makes the compensation of one.
+/// Returns the compensation of a step or of a loop.
 fn undo(
     site: &Site,
     name: &'static str,
@@ -135,7 +135,7 @@ fn undo(
     }
 }
 
-/// The name of the step, of which a loop has one for each iteration.
+/// Returns the name of a step; a loop has one step for each iteration.
 fn label(name: &str, ctx: &WorkflowContext) -> String {
     if name == "/round" { format!("{name}:{}", ctx.iteration) } else { name.to_owned() }
 }

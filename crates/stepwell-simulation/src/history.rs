@@ -1,4 +1,4 @@
-//! A plan as it is played.
+//! The execution of a plan.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,18 +21,18 @@ use crate::plan::{Action, Plan, Setup, Spawn, Step, Transact, VERSIONS, Work};
 use crate::script::LIMIT;
 use crate::tasks::{self, Site, event_name};
 
-/// What became of a plan.
+/// The result of a plan.
 pub struct Played {
     /// The world's report.
     pub report: Report,
-    /// How many closures have run.
+    /// The number of closures that have run.
     pub closures: u64,
 }
 
-/// Plays a plan. Keeps the timeline where that is wanted.
+/// Plays a plan. With `record`, the report keeps the timeline.
 ///
 /// # Errors
-/// When there is no place for its database.
+/// Fails when the plan's database cannot be created.
 pub fn play(plan: &Plan, backend: &Backend, record: bool) -> anyhow::Result<Played> {
     let database = Database::new(backend, plan)?;
     let mut play = Play::new(plan.seed);
@@ -57,10 +57,10 @@ pub fn play(plan: &Plan, backend: &Backend, record: bool) -> anyhow::Result<Play
     Ok(Played { report, closures })
 }
 
-/// How often a plan that fails is played to make it smaller.
+/// The most times that a failing plan is played to make it smaller.
 const SHRINKS: usize = 400;
 
-/// Leaves out what a failing plan does not need to fail in the same way.
+/// Removes the steps that a failing plan does not need to fail in the same check.
 pub fn shrink(plan: &Plan, backend: &Backend, check: &str) -> Plan {
     let with = |steps: &[Step]| Plan { steps: steps.to_vec(), ..plan.clone() };
     let fails = |steps: &[Step]| {
@@ -69,7 +69,7 @@ pub fn shrink(plan: &Plan, backend: &Backend, check: &str) -> Plan {
     with(&stepwell::testing::shrink(&plan.steps, SHRINKS, fails))
 }
 
-/// What a process has for others.
+/// The client and the worker of a process.
 #[derive(Default)]
 struct Process {
     client: Option<Durable>,
@@ -82,7 +82,7 @@ struct History {
     world: World,
     ledger: Arc<Ledger>,
     processes: Processes,
-    /// Whether processes begin with the changed code.
+    /// Tells whether new processes begin with the changed code.
     changed: Arc<AtomicBool>,
     user: Option<Arc<User>>,
 }
@@ -159,7 +159,7 @@ impl History {
         self.world.run(count, start).await;
     }
 
-    /// A client of one of the processes, or one that nothing happens to.
+    /// Returns the client of a random process, or the client that nothing happens to.
     fn client(&self, client: &Durable) -> Durable {
         let process = usize::try_from(self.world.dice().roll(4)).unwrap_or(0);
         let processes = self.processes.lock().unwrap_or_else(PoisonError::into_inner);
@@ -172,7 +172,7 @@ impl History {
     async fn act(&self, client: &Durable, action: &Action, setup: &Setup) {
         let (ledger, asked) = (&self.ledger, self.client(client));
         let task = |number: &usize| ledger.books().spawned.get(number).copied();
-        // What is asked is refused where the task's state, or the store, does not allow it.
+        // The task's state or the store may refuse the action.
         match action {
             Action::Spawn(spawn) => {
                 drop(tokio::spawn(spawn_task(ledger.clone(), asked, spawn.clone())))
@@ -206,7 +206,7 @@ impl History {
             }
             Action::Retrigger(number) => {
                 let Some(task_id) = task(number) else { return };
-                // Several numbers may have been answered with one task.
+                // Several numbers may stand for the same task.
                 let info = self.world.look(self.world.store().task(task_id)).ok().flatten();
                 let params = info.and_then(|info| info.params.decode::<Params>().ok());
                 let number = params.and_then(|params| params.number).unwrap_or(*number);
@@ -268,7 +268,7 @@ impl History {
                     return;
                 };
                 let idle = matches!(task.state, TaskState::Pending | TaskState::Suspended);
-                // Others of its key wait for it, for as long as nobody repairs it.
+                // Other tasks of its key would wait for it until its row is repaired.
                 if idle && task.concurrency_key.is_none() {
                     match user.damage(&self.world, task_id, *way) {
                         Ok(true) => _ = ledger.books().damaged.insert(task_id),
@@ -316,7 +316,7 @@ fn version_name(version: u8) -> String {
     format!("v{version}")
 }
 
-/// The options that a task is spawned with.
+/// Returns the options with which a task is spawned.
 fn options(spawn: &Spawn) -> SpawnOptions {
     let mut options = SpawnOptions::new().max_attempts(spawn.attempts).priority(spawn.priority);
     if let Some(once) = spawn.once {
@@ -340,7 +340,7 @@ fn options(spawn: &Spawn) -> SpawnOptions {
     options
 }
 
-/// The task type and the parameters that a task is spawned with; nonsense has none.
+/// Returns the task type and the parameters of a spawn; nonsense has no parameters.
 fn asks_for(spawn: &Spawn) -> (&'static str, Option<Params>) {
     let params = |script, fails| {
         let Spawn { number, once, version, .. } = *spawn;
@@ -353,7 +353,7 @@ fn asks_for(spawn: &Spawn) -> (&'static str, Option<Params>) {
     }
 }
 
-/// A user spawns a task in a transaction.
+/// Spawns a task in a transaction of a user.
 async fn user_spawns(ledger: Arc<Ledger>, user: Arc<User>, transact: Transact) {
     let (spawn, commits) = (&transact.spawn, transact.commits);
     let (task_type, Some(params)) = asks_for(spawn) else { return };
@@ -367,7 +367,7 @@ async fn user_spawns(ledger: Arc<Ledger>, user: Arc<User>, transact: Transact) {
     }
 }
 
-/// Spawns a task; once more, where the store has refused it.
+/// Spawns a task, and repeats the spawn where the store has refused it.
 async fn spawn_task(ledger: Arc<Ledger>, client: Durable, spawn: Spawn) {
     let Spawn { number, once, key, .. } = spawn;
     let (task_type, params) = asks_for(&spawn);
@@ -380,7 +380,7 @@ async fn spawn_task(ledger: Arc<Ledger>, client: Durable, spawn: Spawn) {
             Ok(spawned) => {
                 let mut books = ledger.books();
                 books.spawned.insert(number, spawned.task_id);
-                // A task that waited to start takes the place of this one, and not its idempotency
+                // A task that waits to start replaces this one, but does not take its idempotency
                 // key.
                 let coalesced = spawned.disposition == Disposition::Coalesced;
                 if let Some(once) = once.filter(|_| !coalesced) {
@@ -392,7 +392,7 @@ async fn spawn_task(ledger: Arc<Ledger>, client: Durable, spawn: Spawn) {
                 }
                 return;
             }
-            // The process has died, and what it asked for may be done.
+            // The process has died, and the spawn may have been executed.
             Err(Error::Store(StoreError::Closed)) => return,
             Err(Error::Store(error)) if error.is_transient() => {
                 tokio::time::sleep(Duration::from_millis(50)).await;

@@ -1,4 +1,4 @@
-//! The oracle's books: what tasks' closures and clients' calls have seen, kept outside of the
+//! The oracle's books: what tasks' closures and clients' calls have seen, recorded outside of the
 //! engine.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,7 +12,7 @@ use stepwell::{
 
 use crate::params::Delivered;
 
-/// Which run of which task does something.
+/// The run of a task that does something.
 #[derive(Clone, Copy)]
 pub(crate) struct Who {
     pub(crate) task_id: TaskId,
@@ -31,7 +31,7 @@ impl From<&WorkflowContext> for Who {
     }
 }
 
-/// What is known of a history.
+/// The knowledge about a history.
 pub(crate) struct Ledger {
     pub(crate) world: World,
     books: Mutex<Books>,
@@ -39,49 +39,49 @@ pub(crate) struct Ledger {
 
 #[derive(Default)]
 pub(crate) struct Books {
-    /// The tasks that clients were told of, by their numbers.
+    /// The tasks that clients received as answers, by their numbers.
     pub(crate) spawned: BTreeMap<usize, TaskId>,
-    /// The tasks that clients were told of, by the types and the idempotency keys that they named.
+    /// The tasks that clients received as answers, by task type and idempotency key.
     pub(crate) answers: BTreeMap<(String, u8), BTreeSet<TaskId>>,
-    /// Tasks that somebody has asked to be deleted, or moved.
+    /// The tasks that a client has asked to delete or to move.
     pub(crate) deleted: BTreeSet<TaskId>,
-    /// Tasks whose rows somebody has damaged: of these nothing is known.
+    /// The tasks whose rows were damaged; nothing is known of these tasks.
     pub(crate) damaged: BTreeSet<TaskId>,
     /// The numbers of tasks whose transactions were rolled back.
     pub(crate) rolled_back: BTreeSet<usize>,
-    /// Tasks that have ended, and whether such were purged.
+    /// The tasks that have ended; `purged` says whether ended tasks were purged.
     pub(crate) ended: BTreeSet<TaskId>,
     pub(crate) purged: bool,
-    /// The numbers of tasks that somebody has asked to be spawned once more.
+    /// The numbers of tasks that a client has retriggered.
     pub(crate) triggered_again: BTreeSet<usize>,
-    /// How often a schedule was made.
+    /// The number of times that a schedule was made.
     pub(crate) schedules: u64,
-    /// The messages of each task and topic that were accepted, in order.
+    /// The accepted messages of each task and topic, in order.
     pub(crate) accepted: BTreeMap<(TaskId, u8), Vec<u64>>,
     /// The last message of each task and topic.
     pub(crate) sent: BTreeMap<(TaskId, u8), u64>,
-    /// What was first emitted as each event.
+    /// The first payload that was emitted as each event.
     pub(crate) emitted: BTreeMap<String, String>,
-    /// What each closure has given, by task and name.
+    /// The results of each closure, by task and name.
     pub(crate) ran: BTreeMap<(TaskId, String), Vec<u64>>,
-    /// What transactions that failed have written.
+    /// The numbers that failed transactions have written.
     pub(crate) undone_rows: BTreeSet<u64>,
     /// The steps that are transactions.
     pub(crate) transacted: BTreeSet<(TaskId, String)>,
-    /// What was undone, by task and name.
+    /// The results that were undone, by task and name.
     pub(crate) undone: BTreeMap<(TaskId, String), Vec<u64>>,
     /// The earliest moment at which a sleep may end.
     naps: BTreeMap<(TaskId, String), Timestamp>,
-    /// Since when a run's worker knows that the run is lost, and when a closure of it was first
-    /// seen later.
+    /// The time since which a run's worker knows that the run is lost, and the time at which a
+    /// closure of the run was first seen afterwards.
     lost: BTreeMap<RunId, (Duration, Option<Duration>)>,
     nonces: u64,
-    /// How many closures have run.
+    /// The number of closures that have run.
     pub(crate) closures: u64,
 }
 
-/// How long a run that is lost may go on: two looks of a closure, so that its worker has had its
-/// turn meanwhile.
+/// The time for which a lost run may continue. It is two looks of a closure, so its worker has had
+/// a turn meanwhile.
 const LAST_LOOK: Duration = Duration::from_millis(20);
 
 impl Ledger {
@@ -93,7 +93,7 @@ impl Ledger {
         self.books.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Something has happened that must not.
+    /// Reports a violation of a check.
     pub(crate) fn fail(&self, check: &str, what: impl std::fmt::Display) {
         self.world.fail(format!("{check}: {what}"));
     }
@@ -102,7 +102,7 @@ impl Ledger {
         self.world.look(self.world.store().journal(task_id)).unwrap_or_default()
     }
 
-    /// Whether the store has the task run by that run.
+    /// Returns whether the store says that this run executes the task.
     fn owns(&self, who: Who) -> bool {
         let task = self.world.look(self.world.store().task(who.task_id)).ok().flatten();
         task.is_some_and(|task| {
@@ -111,8 +111,8 @@ impl Ledger {
         })
     }
 
-    /// A closure begins, which the code asked for when it had seen these results. Gives the number
-    /// that is its own result.
+    /// Records that a closure begins. The code asked for the closure after it had seen the results
+    /// in `seen`. Returns the number that is the closure's own result.
     pub(crate) fn begins(
         &self,
         place: &Place,
@@ -151,7 +151,8 @@ impl Ledger {
                 }
             }
         }
-        // What was done before the task was run anew, or before it was compensated, does not count.
+        // Entries from before a new beginning of the task, or from before its compensation, do not
+        // count.
         let done = current(&journal, kind).iter().any(|entry| is_done(entry, kind, name));
         if done && self.owns(who) {
             self.fail(
@@ -168,8 +169,8 @@ impl Ledger {
         nonce
     }
 
-    /// The closure of a step's transaction runs, and may be about to fail. Gives the number that it
-    /// writes.
+    /// Records that the closure of a step's transaction runs, which fails afterwards when `fails`
+    /// is set. Returns the number that the closure writes.
     pub(crate) fn transacts(&self, task_id: TaskId, name: &str, fails: bool) -> u64 {
         let mut books = self.books();
         books.nonces += 1;
@@ -183,8 +184,8 @@ impl Ledger {
         nonce
     }
 
-    /// A step's closure begins: all that the journal holds has been delivered to the run before.
-    /// Not asked of tasks that were tried again, whose results are kept by name.
+    /// Checks, when a step's closure begins, that the run has received everything that the journal
+    /// holds. Tasks that were tried again are not checked, because their results are kept by name.
     pub(crate) fn is_no_replay(&self, place: &Place, who: Who, name: &str, delivered: &Delivered) {
         let journal = self.journal(who.task_id);
         let again = journal
@@ -210,7 +211,7 @@ impl Ledger {
         }
     }
 
-    /// A closure is still there.
+    /// Records that a closure is still running.
     pub(crate) fn goes_on(&self, place: &Place, who: Who) {
         if place.is_dead() {
             return;
@@ -236,13 +237,13 @@ impl Ledger {
         }
     }
 
-    /// The worker of a run has learned that the run is lost.
+    /// Records that the worker of a run has learned that the run is lost.
     pub(crate) fn lose(&self, run_id: RunId) {
         let now = self.world.passed();
         self.books().lost.entry(run_id).or_insert((now, None));
     }
 
-    /// A sleep is asked for, which takes so long.
+    /// Records that a task asks for a sleep of a duration.
     pub(crate) fn sleeps(&self, task_id: TaskId, name: &str, time: Duration) {
         let due = stepwell::after(self.world.now(), time);
         let mut books = self.books();
@@ -250,7 +251,7 @@ impl Ledger {
         *earliest = due.min(*earliest);
     }
 
-    /// A sleep has ended.
+    /// Checks that a sleep has not ended early.
     pub(crate) fn wakes(&self, task_id: TaskId, name: &str) {
         let earliest = self.books().naps.get(&(task_id, name.to_owned())).copied();
         let latest = self.world.latest();
@@ -262,7 +263,7 @@ impl Ledger {
         }
     }
 
-    /// An event has come.
+    /// Checks that an event arrives with the payload that was emitted.
     pub(crate) fn comes(&self, event: &str, payload: u64) {
         let emitted = self.books().emitted.get(event).cloned();
         if emitted.as_deref() != Some(payload.to_string().as_str()) {
@@ -274,7 +275,7 @@ impl Ledger {
     }
 }
 
-/// The part of a journal in which results of that kind count now.
+/// Returns the part of a journal in which results of a kind count now.
 pub(crate) fn current(journal: &[Entry], kind: Kind) -> &[Entry] {
     let era = journal.rsplit(is_new_beginning).next().unwrap_or_default();
     match era.iter().position(|entry| entry.key.kind == Kind::Compensating) {
@@ -283,7 +284,7 @@ pub(crate) fn current(journal: &[Entry], kind: Kind) -> &[Entry] {
     }
 }
 
-/// Whether the task is run from its beginning behind that entry, after it was compensated.
+/// Returns whether the task runs from its beginning after an entry, once it was compensated.
 pub(crate) fn is_new_beginning(entry: &Entry) -> bool {
     entry.key.kind == Kind::Attempt && matches!(entry.outcome, Outcome::Done(_))
 }
@@ -294,7 +295,7 @@ pub(crate) fn is_done(entry: &Entry, kind: Kind, name: &str) -> bool {
         && matches!(entry.outcome, Outcome::Done(_))
 }
 
-/// Whether the entry holds that number.
+/// Returns whether an entry holds a number as its result.
 pub(crate) fn gives(entry: &Entry, value: u64) -> bool {
     matches!(&entry.outcome, Outcome::Done(payload) if payload.decode::<u64>().is_ok_and(|of| of == value))
 }

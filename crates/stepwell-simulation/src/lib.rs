@@ -1,11 +1,12 @@
 //! Stepwell in a simulated world.
 //!
-//! A seed decides a history: what tasks do ([`script`]), what clients ask, what goes wrong and when
-//! ([`plan`]). The history is played (`history`) in a world of [`stepwell::testing`], on virtual
-//! time, and an oracle that knows nothing of the engine's state (`ledger`, `owners`, `ending`) says
-//! whether the guarantees held.
+//! A seed decides a history: what tasks do ([`script`]), what clients ask, and what goes wrong at
+//! which time ([`plan`]). The history is played (`history`) in a world of [`stepwell::testing`], on
+//! virtual time. An oracle that knows nothing of the engine's state (`ledger`, `owners`, `ending`)
+//! checks whether the guarantees held.
 //!
-//! `cargo xtask sim --histories 100000` plays many of them, `cargo xtask sim --seed 7` shows one.
+//! `cargo xtask sim --histories 100000` plays many histories, and `cargo xtask sim --seed 7` shows
+//! one.
 
 #![forbid(unsafe_code)]
 

@@ -1,4 +1,4 @@
-//! Plays many histories, or shows one: `cargo xtask sim`.
+//! The program that plays many histories, or shows one: `cargo xtask sim`.
 
 use std::collections::BTreeMap;
 use std::panic;
@@ -53,7 +53,7 @@ fn main() -> anyhow::Result<ExitCode> {
         None if cli.sqlite => Backend::Sqlite,
         None => Backend::Memory,
     };
-    // The panics of simulated tasks are no news, and a history's own are in its report.
+    // Simulated tasks panic on purpose, and the report of a history holds its own panics.
     panic::set_hook(Box::new(|_| ()));
     match cli.seed {
         Some(seed) => show(seed, &backend, cli.whole),
@@ -61,7 +61,7 @@ fn main() -> anyhow::Result<ExitCode> {
     }
 }
 
-/// Prints a plan, what happens, and what comes of it.
+/// Prints a plan, its events, and its result.
 fn show(seed: u64, backend: &Backend, whole: bool) -> anyhow::Result<ExitCode> {
     let mut plan = Plan::draw(seed);
     let first = play(&plan, backend, false)?;
@@ -93,7 +93,7 @@ fn show(seed: u64, backend: &Backend, whole: bool) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// What many histories were like.
+/// The totals over many histories.
 #[derive(Default)]
 struct Sums {
     histories: u64,

@@ -1,4 +1,4 @@
-//! Who owns what, by the store's answers alone, and what else these must never say.
+//! The ownership of tasks by the store's answers alone, and other checks of these answers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,35 +14,35 @@ use stepwell::{
 
 use crate::ledger::Ledger;
 
-/// Follows the store's answers.
+/// The observer of the store's answers.
 pub(crate) struct Owners {
     ledger: Arc<Ledger>,
-    /// Whether the store sees at once that a process has died, and that what its workers owned is
-    /// nobody's.
+    /// Tells whether the store sees at once that a process has died. The tasks of its workers then
+    /// have no owner.
     notices_deaths: bool,
     books: Mutex<Books>,
 }
 
 #[derive(Default)]
 struct Books {
-    /// The run of each task that may write, and whose it is.
+    /// The run of each task that may write, and the worker of the run.
     owners: BTreeMap<TaskId, (RunId, WorkerId)>,
-    /// Runs by worker, for as long as that is not known to be gone.
+    /// The runs with their workers, while a worker is not known to be gone.
     runs: BTreeMap<RunId, WorkerId>,
-    /// The concurrency keys of tasks that are owned.
+    /// The concurrency keys of tasks that have an owner.
     keys: BTreeMap<TaskId, Name>,
-    /// Tasks that are paused.
+    /// The tasks that are paused.
     paused: BTreeSet<TaskId>,
-    /// Whether the queue is paused, and how many tasks it may run at a time.
+    /// The state of the queue: whether it is paused, and the most tasks that it may run at a time.
     queue: (bool, Option<u32>),
-    /// The workers of each process, since that has begun.
+    /// The workers of each process, since the process has begun.
     processes: BTreeMap<Option<usize>, BTreeSet<WorkerId>>,
-    /// How often each worker has shown that it is alive.
+    /// The number of heartbeats of each worker.
     workers: BTreeMap<WorkerId, u64>,
-    /// When tasks may start.
+    /// The times at which tasks may start.
     starts: BTreeMap<TaskId, Timestamp>,
-    /// What processes do not know yet, by the number of the batch: runs that were refused, and
-    /// workers that are gone.
+    /// The news that processes have not received yet, by the number of the batch: runs that were
+    /// refused, and workers that are gone.
     unheard: BTreeMap<u64, (Vec<RunId>, Vec<WorkerId>)>,
 }
 
@@ -149,11 +149,11 @@ impl Owners {
         for (command, _) in outcomes.filter(|(_, outcome)| **outcome == CommandOutcome::Done) {
             match command {
                 Command::Pause(task_id) => _ = self.books().paused.insert(*task_id),
-                // A task that was deleted, and comes again, is not paused.
+                // A task that was deleted and spawned again is not paused.
                 Command::Resume(task_id) | Command::Delete(task_id) => {
                     self.books().paused.remove(task_id);
                 }
-                // It goes on at once.
+                // A retried task starts at once.
                 Command::Retry(task_id) => {
                     self.books().starts.remove(task_id);
                     self.books().paused.remove(task_id);
@@ -163,7 +163,7 @@ impl Owners {
         }
     }
 
-    /// Whether the store may give that task to a worker.
+    /// Checks that a worker may claim a task.
     fn may_run(&self, task: &ClaimedTask) {
         let books = self.books();
         let task_id = task.task_id;
@@ -227,7 +227,8 @@ impl Owners {
             Err(Refused) => {
                 unheard.push(*run_id);
                 if owns {
-                    // Its journal is not what the run takes it for, which no store here can cause.
+                    // The journal differs from what the run expects, which no store in this world
+                    // can cause.
                     self.ledger.fail(
                         "journal",
                         format_args!(

@@ -1,4 +1,4 @@
-//! What tasks are given, and what they see.
+//! The parameters of tasks, and their results.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -13,22 +13,22 @@ pub(crate) const TASK: &str = "script";
 /// A task's parameters.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Params {
-    /// Its place among those that the history spawns; `None` for others.
+    /// The place of the task among those that the history spawns; `None` for other tasks.
     pub(crate) number: Option<usize>,
     pub(crate) script: Script,
-    /// The idempotency key that it was spawned with.
+    /// The idempotency key with which the task was spawned.
     #[serde(default)]
     pub(crate) once: Option<u8>,
-    /// The version that it is pinned to.
+    /// The version to which the task is pinned.
     #[serde(default)]
     pub(crate) version: Option<u8>,
-    /// Whether a workflow fails at its end.
+    /// Makes a workflow fail at its end.
     #[serde(default)]
     pub(crate) fails: bool,
 }
 
 impl Params {
-    /// Of a task that no step of the plan spawns.
+    /// Returns the parameters of a task that no step of the plan spawns.
     pub(crate) fn of(script: Script) -> Self {
         Self { number: None, script, once: None, version: None, fails: false }
     }
@@ -40,5 +40,5 @@ pub(crate) type Seen = Vec<(String, u64)>;
 /// The names of steps whose results a run has seen.
 pub(crate) type Delivered = Arc<Mutex<BTreeSet<String>>>;
 
-/// A row of the user's: a task, a step of it, and the number that the step gave.
+/// A row of the user: a task, a step of the task, and the number that the step returned.
 pub(crate) type Row = (String, String, u64);

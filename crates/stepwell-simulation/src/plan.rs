@@ -1,4 +1,5 @@
-//! A history before it is played: data that follow from a seed, and of which parts can be left out.
+//! A history before it is played, as data. The data follow from a seed, and parts of them can be
+//! left out.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,52 +9,52 @@ use stepwell::testing::{Dice, Fault};
 
 use crate::script::{self, EVENTS, Isolation, Script, TOPICS};
 
-/// How many versions of the code there are at the same time.
+/// The number of versions of the code at the same time.
 pub const VERSIONS: u8 = 2;
 
-/// How many ways there are to damage a task's row.
+/// The number of ways to damage a task's row.
 pub const DAMAGES: usize = 14;
 
-/// A whole history.
+/// A complete history.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// The seed, which also decides what the plan does not say: pauses, turns, ids.
+    /// The seed, which also decides what the plan does not contain: pauses, turns, ids.
     pub seed: u64,
-    /// What the world is like.
+    /// The properties of the world.
     pub setup: Setup,
-    /// What happens in it, in order.
+    /// The steps of the history, in order.
     pub steps: Vec<Step>,
 }
 
-/// What the world is like.
+/// The properties of a world.
 #[derive(Clone, Debug)]
 pub struct Setup {
-    /// How many processes there are.
+    /// The number of processes.
     pub processes: usize,
-    /// How many tasks each of them runs at the same time.
+    /// The number of tasks that each process runs at the same time.
     pub concurrency: usize,
-    /// How many suspended tasks each keeps in memory.
+    /// The number of suspended tasks that each process keeps in memory.
     pub in_memory: usize,
     /// The workers' lease.
     pub lease: Duration,
-    /// By how many millionths the store's clock is too fast.
+    /// The excess speed of the store's clock, in millionths.
     pub drift: i64,
-    /// Whether the store is SQLite, in memory.
+    /// Selects SQLite in memory as the store.
     pub sqlite: bool,
-    /// Whether the processes have versions of the code by turns, to which tasks may be pinned.
+    /// Makes the processes alternate between versions of the code, to which tasks may be pinned.
     pub versions: bool,
 }
 
-/// Something that happens.
+/// A step of a history.
 #[derive(Clone, Debug)]
 pub struct Step {
-    /// When, from the beginning of the world.
+    /// The time of the step, from the beginning of the world.
     pub at: Duration,
-    /// What.
+    /// The action of the step.
     pub action: Action,
 }
 
-/// What happens. Tasks are named by their place among those that the history spawns.
+/// An action in a history. It names a task by the task's place among those that the history spawns.
 #[derive(Clone, Debug)]
 pub enum Action {
     /// A client spawns a task.
@@ -64,38 +65,39 @@ pub enum Action {
     Emit(u8),
     /// A client cancels a task.
     Cancel(usize),
-    /// A client has a task run again.
+    /// A client retries a task.
     Retry(usize),
-    /// A client spawns a task once more.
+    /// A client retriggers a task.
     Retrigger(usize),
     /// A client pauses a task.
     Pause(usize),
-    /// A client lets it go on.
+    /// A client resumes a task.
     Resume(usize),
     /// A client deletes a task.
     Delete(usize),
-    /// A client removes all tasks that have ended.
+    /// A client purges all tasks that have ended.
     Purge,
-    /// A client exports a task, and puts it in again once it has deleted it.
+    /// A client exports a task, deletes it, and imports it.
     Move(usize),
     /// A client pauses the queue.
     PauseQueue,
-    /// A client lets it go on.
+    /// A client resumes the queue.
     ResumeQueue,
-    /// A client limits the queue: to so many tasks at a time, and so many starts a second.
+    /// A client limits the queue to a number of running tasks, and to a number of starts per
+    /// second.
     Limit(Option<u32>, Option<u32>),
-    /// A client makes a schedule that ticks so often.
+    /// A client makes a schedule that ticks at this interval.
     Schedule(Duration),
     /// A client deletes the schedule.
     Unschedule,
-    /// A user spawns a task in a transaction of his own, where the store has such.
+    /// A user spawns a task in a transaction of the user, where the store has transactions.
     Transact(Transact),
-    /// Somebody damages the row of a task that does not run, in the way of that number, where the
-    /// store has rows.
+    /// The row of a task that does not run is damaged in the way with this number, where the store
+    /// has rows.
     Damage(usize, usize),
     /// A process is told to stop, and another one begins.
     Deploy(usize),
-    /// The changed code takes the place of the old one in all processes, which are killed for that.
+    /// The changed code replaces the old one in all processes, which are killed for that.
     Change,
     /// Something goes wrong.
     Fault(Fault),
@@ -104,48 +106,49 @@ pub enum Action {
 /// A transaction of a user.
 #[derive(Clone, Debug)]
 pub struct Transact {
-    /// The task that it spawns.
+    /// The task that the transaction spawns.
     pub spawn: Spawn,
-    /// Its isolation level.
+    /// The isolation level of the transaction.
     pub isolation: Isolation,
-    /// How long it stays open behind that, where others need not wait for it.
+    /// The time for which the transaction stays open after the spawn, where others need not wait
+    /// for it.
     pub open: Duration,
-    /// Whether it commits; otherwise it is rolled back.
+    /// Commits the transaction when it is set; otherwise the transaction is rolled back.
     pub commits: bool,
 }
 
-/// What a task that is spawned does.
+/// The work of a task that is spawned.
 #[derive(Clone, Debug)]
 pub enum Work {
-    /// What a script says.
+    /// The task runs a script.
     Script(Script),
-    /// It is a workflow; one that fails at its end, where that is said.
+    /// The task is a workflow, which fails at its end when the flag is set.
     Flow(bool),
-    /// Its parameters are nonsense, which no task can be run with.
+    /// The task has nonsense as its parameters, with which it cannot run.
     Nonsense,
 }
 
 /// A task, as a client spawns it.
 #[derive(Clone, Debug)]
 pub struct Spawn {
-    /// Its place among those that the history spawns.
+    /// The place of the task among those that the history spawns.
     pub number: usize,
-    /// What it does.
+    /// The work of the task.
     pub work: Work,
-    /// How many attempts it has.
+    /// The most attempts of the task.
     pub attempts: u32,
-    /// Its idempotency key, by which others may be spawned as well.
+    /// The idempotency key of the task, with which other tasks may be spawned as well.
     pub once: Option<u8>,
-    /// Its concurrency key, and what is to become of it while another one of that key waits to
-    /// start.
+    /// The concurrency key of the task, and the way in which it coalesces with a task of the same
+    /// key that waits to start.
     pub key: Option<(u8, Option<Coalesce>)>,
-    /// The version of the code that it is pinned to.
+    /// The version of the code to which the task is pinned.
     pub version: Option<u8>,
-    /// Its priority.
+    /// The priority of the task.
     pub priority: i32,
-    /// How long it is not to begin.
+    /// The delay before the task may begin.
     pub delay: Option<Duration>,
-    /// After how long it is cancelled by itself.
+    /// The time after which the task is cancelled by itself.
     pub limit: Option<Duration>,
 }
 
@@ -233,7 +236,7 @@ fn spawn(dice: &Dice, number: usize, setup: &Setup) -> Spawn {
 }
 
 fn transact(dice: &Dice, number: usize, setup: &Setup) -> Transact {
-    // What the answer means with these is decided behind the commit.
+    // With these keys, the meaning of the answer would be decided only after the commit.
     let spawn = Spawn { once: None, key: None, ..spawn(dice, number, setup) };
     let open = if dice.one_in(2) { Fault::time(dice, setup.lease) / 4 } else { Duration::ZERO };
     Transact { spawn, isolation: Isolation::draw(dice), open, commits: !dice.one_in(3) }

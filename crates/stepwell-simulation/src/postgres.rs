@@ -1,7 +1,7 @@
 //! PostgreSQL as the store of histories.
 //!
-//! A history is played by one thread on virtual time, and the store's connections need a runtime on
-//! real time. So the store works on threads of its own, and the history waits for each answer.
+//! One thread plays a history on virtual time, and the store's connections need a runtime on real
+//! time. The store therefore works on its own threads, and the history waits for each answer.
 
 use std::future::{Future, pending};
 use std::sync::Arc;
@@ -30,7 +30,7 @@ use crate::params::Row;
 use crate::plan::Transact;
 use crate::script::Isolation;
 
-/// A server on which histories are played, each in a schema of its own.
+/// A server on which histories are played, each in its own schema.
 pub struct Postgres {
     url: String,
     runtime: tokio::runtime::Runtime,
@@ -39,10 +39,10 @@ pub struct Postgres {
 }
 
 impl Postgres {
-    /// Plays on the server of this URL, as a user who may create schemas.
+    /// Returns a backend on the server with this URL, whose user may create schemas.
     ///
     /// # Errors
-    /// When the system gives no threads.
+    /// Fails when the system refuses a thread.
     pub fn new(url: String) -> Result<Self> {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
@@ -70,7 +70,7 @@ impl Schema {
         self.0.server.runtime.handle()
     }
 
-    /// Does it on the threads of the server's runtime.
+    /// Runs a future on the threads of the server's runtime.
     fn elsewhere<T: Send + 'static>(
         &self,
         work: impl Future<Output = Result<T>> + Send + 'static,
@@ -85,7 +85,7 @@ impl Schema {
         PostgresStore::connect(clock.into_iter().fold(options, PostgresOptions::clock)).await
     }
 
-    /// Opens a store in it, by the clock of a world.
+    /// Opens a store in the schema, by the clock of a world.
     pub(crate) fn open(
         &self,
         clock: Arc<dyn Runtime>,
@@ -101,7 +101,7 @@ impl Schema {
         })
     }
 
-    /// A user of the schema, with a table in it.
+    /// Returns a user of the schema, with a table in it.
     pub(crate) fn user(
         &self,
         clock: Arc<dyn Runtime>,
@@ -116,7 +116,7 @@ impl Schema {
         })
     }
 
-    /// A connection of the user's.
+    /// Opens a connection of the user.
     async fn session(&self) -> Result<PgConnection> {
         let mut conn = PgConnection::connect(&self.0.server.url).await?;
         run(&mut conn, format!("SET search_path TO {}", self.0.name)).await?;
@@ -175,8 +175,8 @@ impl PostgresUser {
         })
     }
 
-    /// The transaction stays open behind the spawn for as long as the plan says: nobody else waits
-    /// for it.
+    /// Spawns a task in a transaction. The transaction stays open after the spawn for the time that
+    /// the plan says, in which no other client waits for it.
     pub(crate) async fn spawn(
         &self,
         world: &World,
@@ -217,7 +217,8 @@ impl PostgresUser {
         })
     }
 
-    /// Returns whether the server has let it be done: its columns have types.
+    /// Damages a task's row, and returns whether the server has allowed it. The server may refuse,
+    /// because its columns have types.
     pub(crate) fn damage(
         &self,
         table: &'static str,
@@ -232,7 +233,7 @@ impl PostgresUser {
     }
 }
 
-/// Does it on the threads of that runtime.
+/// Runs a future on the threads of a runtime.
 fn elsewhere<T: Send + 'static>(
     handle: &Handle,
     work: impl Future<Output = Result<T, StoreError>> + Send + 'static,
@@ -242,13 +243,13 @@ fn elsewhere<T: Send + 'static>(
     Box::pin(async { answer.await.unwrap_or(Err(StoreError::Closed)) })
 }
 
-/// A store that works on threads of its own.
+/// A store that works on its own threads.
 struct Aside {
     store: Arc<PostgresStore>,
     handle: Handle,
 }
 
-/// Defines methods that do the same as the store's, on its threads.
+/// Defines methods that call the store's methods of the same names on its threads.
 macro_rules! aside {
     ($($name:ident($($argument:ident: $type:ty),*) -> $answer:ty;)*) => {$(
         fn $name(&self, $($argument: $type),*) -> BoxFuture<'static, Result<$answer, StoreError>> {
@@ -289,7 +290,7 @@ impl Store for Aside {
         Ok(elsewhere(&self.handle, transacting))
     }
 
-    /// The world itself says when something has changed.
+    /// Never completes, because the world itself reports changes.
     fn changed(&self) -> BoxFuture<'_, Changed> {
         Box::pin(pending())
     }

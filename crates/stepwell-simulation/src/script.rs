@@ -1,77 +1,76 @@
-//! What a simulated task does, as data: it is drawn from a seed, and travels as the task's
-//! parameters.
+//! The scripts of simulated tasks, as data. A script is drawn from a seed, and is passed as the
+//! task's parameters.
 
 use serde::{Deserialize, Serialize};
 use stepwell::testing::Dice;
 
-/// What a task does, one after the other.
+/// The operations of a task, in sequence.
 pub type Script = Vec<Op>;
 
-/// Something that a task does.
+/// An operation of a task.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Op {
-    /// A step that takes so many milliseconds.
+    /// A step that takes a time in milliseconds.
     Step {
-        /// How long its closure works.
+        /// The time that its closure works, in milliseconds.
         time: u64,
-        /// What its closure may do wrong.
+        /// The misbehaviour of its closure.
         trouble: Trouble,
-        /// Whether it is tried again by itself.
+        /// Retries the step by itself.
         retries: bool,
-        /// Whether it is undone when the task fails.
+        /// Undoes the step when the task fails.
         undone: bool,
     },
-    /// A step in a transaction of the store, with a row of the user's; an ordinary one, where the
-    /// store has no rows. It may fail behind the row, where that is said.
+    /// A step in a transaction of the store, with a row of the user. It is an ordinary step where
+    /// the store has no rows. It fails after the row when the flag is set.
     Transaction(Isolation, bool),
-    /// A step over so many items.
+    /// A step over this number of items.
     Items(u64),
-    /// A step whose result is so many bytes long.
+    /// A step whose result has this number of bytes.
     Big(usize),
-    /// A sleep of so many milliseconds.
+    /// A sleep of this number of milliseconds.
     Nap(u64),
-    /// Waits so many milliseconds for something that is not in the task's context.
+    /// A wait of this number of milliseconds for something outside of the task's context.
     Foreign(u64),
-    /// Waits for an event; for so many milliseconds at most, where that is said.
+    /// A wait for an event, with an optional timeout in milliseconds.
     Event(u8, Option<u64>),
-    /// Emits an event.
+    /// The emission of an event.
     Emit(u8),
-    /// Waits for the next message of a topic.
+    /// A wait for the next message of a topic.
     Message(u8),
-    /// Waits for somebody to decide.
+    /// A wait for a decision.
     Approval,
-    /// A child, which is joined; with an idempotency key, which others may have as well, where that
-    /// is said.
+    /// A child that is joined. Its idempotency key, if it has one, may be shared with other tasks.
     Child(Script, Option<u8>),
-    /// Both, at the same time.
+    /// Two scripts at the same time.
     Both(Script, Script),
-    /// Both, until one of them has come to its end.
+    /// Two scripts, until one of them has ended.
     Race(Script, Script),
-    /// A cleanup, for when the task fails; it is discarded at once where that is said.
+    /// A cleanup for a failure of the task, which is discarded at once when the flag is set.
     Cleanup(bool),
-    /// A line in the log, and how far the task has come.
+    /// A line in the log, and the progress of the task.
     Notes,
-    /// A place at which the code of the task type is changed, while tasks of it are under way.
+    /// A place at which the code of the task type is changed while its tasks are under way.
     Patch,
     /// A panic of the task's own code, while things go wrong.
     Panics,
-    /// The task fails for good.
+    /// A permanent failure of the task.
     Fails,
 }
 
-/// How a transaction is isolated from others, where the database knows more than one way.
+/// The isolation level of a transaction, where the database has several.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Isolation {
-    /// It sees what was committed when each of its statements began.
+    /// Each statement sees what was committed when it began.
     ReadCommitted,
-    /// It sees what was committed when it began.
+    /// The transaction sees what was committed when it began.
     RepeatableRead,
-    /// It is as if nothing had happened beside it.
+    /// The transaction behaves as if it ran alone.
     Serializable,
 }
 
 impl Isolation {
-    /// Draws one.
+    /// Draws an isolation level.
     pub fn draw(dice: &Dice) -> Self {
         match dice.roll(3) {
             0 => Self::ReadCommitted,
@@ -80,7 +79,7 @@ impl Isolation {
         }
     }
 
-    /// The SQL that sets it, as the first statement of a transaction.
+    /// Returns the SQL that sets the level, as the first statement of a transaction.
     pub(crate) const fn sql(self) -> &'static str {
         match self {
             Self::ReadCommitted => "SET TRANSACTION ISOLATION LEVEL READ COMMITTED",
@@ -90,37 +89,38 @@ impl Isolation {
     }
 }
 
-/// What the closure of a step may do wrong, each time that it runs while things go wrong.
+/// The misbehaviour of a step's closure, which may occur each time that the closure runs while
+/// things go wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Trouble {
-    /// Nothing.
+    /// The closure succeeds.
     None,
-    /// It fails.
+    /// The closure fails.
     Fails,
-    /// It panics.
+    /// The closure panics.
     Panics,
-    /// A value of it panics when it is dropped.
+    /// A value of the closure panics when it is dropped.
     PanicsInDrop,
-    /// It kills its process.
+    /// The closure kills its process.
     Kills,
-    /// It blocks its thread for longer than a lease.
+    /// The closure blocks its thread for longer than a lease.
     Blocks,
 }
 
-/// How many events there are.
+/// The number of events.
 pub const EVENTS: u8 = 4;
-/// How many topics there are.
+/// The number of topics.
 pub const TOPICS: u8 = 2;
 /// The longest payload, in bytes.
 pub const LIMIT: usize = 8_000;
 
-/// Draws what a task does. `depth` is how deep it may go.
+/// Draws a script. `depth` is the depth to which scripts may nest.
 pub fn draw(dice: &Dice, depth: u32) -> Script {
     let length = 1 + dice.roll(4);
     (0..length).map(|_| op(dice, depth)).collect()
 }
 
-/// Whether the task's own code may panic.
+/// Returns whether the task's own code may panic.
 pub fn panics(script: &[Op]) -> bool {
     script.iter().any(|op| match op {
         Op::Panics => true,
@@ -129,7 +129,8 @@ pub fn panics(script: &[Op]) -> bool {
     })
 }
 
-/// Whether something in it has a name that others have as well, so that it matters who asks first.
+/// Returns whether an operation has a name that other operations may share, so that the order of
+/// the operations matters.
 pub fn shares_names(script: &[Op]) -> bool {
     script.iter().any(|op| match op {
         Op::Event(..) | Op::Emit(_) | Op::Message(_) | Op::Cleanup(_) => true,
@@ -138,7 +139,7 @@ pub fn shares_names(script: &[Op]) -> bool {
     })
 }
 
-/// Whether it begins with something that the task waits for, so that it never ends in its first
+/// Returns whether a script begins with a wait of the task, so that it never ends in its first
 /// turn.
 pub fn begins_with_a_wait(script: &[Op]) -> bool {
     match script.first() {
@@ -195,9 +196,9 @@ fn op(dice: &Dice, depth: u32) -> Op {
     }
 }
 
-/// Draws two branches. Where both of them ask for something by the same names, it matters who asks
-/// first, so neither waits for something that no journal holds: a replay waits for that anew, and
-/// the other branch may then ask first.
+/// Draws two branches. Where both branches use the same names, the order of their operations
+/// matters. Such branches wait for nothing that no journal holds, because a replay repeats that
+/// wait and the other branch could then be first.
 fn branches(dice: &Dice, depth: u32) -> (Script, Script) {
     let (mut one, mut other) = (draw(dice, depth), draw(dice, depth));
     if shares_names(&one) && shares_names(&other) {

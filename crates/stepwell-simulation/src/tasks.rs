@@ -1,4 +1,4 @@
-//! The task type of simulated histories: it does what its script says, and tells the ledger.
+//! The task type of simulated histories, which runs its script and reports to the ledger.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -16,24 +16,24 @@ use crate::ledger::{Ledger, Who};
 use crate::params::{Delivered, Params, Seen, TASK};
 use crate::script::{LIMIT, Op, Trouble, begins_with_a_wait, shares_names};
 
-/// What cleans up.
+/// The name of the cleanup.
 const CLEANUP: &str = "clean";
 
-/// What tasks find as the state of their process.
+/// The state of a process that its tasks can access.
 #[derive(Clone)]
 pub(crate) struct Site {
     pub(crate) place: Place,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) lease: Duration,
-    /// Whether it has the changed code.
+    /// Tells whether the process has the changed code.
     pub(crate) changed: bool,
-    /// The version of its code.
+    /// The version of the process's code.
     pub(crate) version: Option<u8>,
-    /// What users do in the database, where there is one.
+    /// The user of the database, where there is one.
     pub(crate) user: Option<Arc<User>>,
 }
 
-/// Registers what a process runs.
+/// Registers the task types of a process.
 pub(crate) async fn register(client: &Durable, site: &Site) -> Result<(), Error> {
     client.register_fn(TASK, task).await?;
     client.register_workflow(flow::flow(site)).await?;
@@ -58,7 +58,7 @@ struct Player {
     ctx: TaskContext,
     site: Site,
     seen: Mutex<Seen>,
-    /// The steps whose results have come.
+    /// The steps whose results were delivered.
     delivered: Delivered,
 }
 
@@ -75,7 +75,7 @@ impl Drop for Bomb {
 }
 
 impl Site {
-    /// Sees that the task may run in this process.
+    /// Checks that a task may run in this process.
     pub(crate) fn may_run(&self, task_id: TaskId, params: &Params) {
         if params.version.is_some() && params.version != self.version {
             self.ledger.fail(
@@ -88,13 +88,13 @@ impl Site {
         }
     }
 
-    /// Whether something goes wrong, once in so many times.
+    /// Returns whether something goes wrong, with a chance of one in `times`.
     fn goes_wrong(&self, times: u64) -> bool {
         let world = &self.ledger.world;
         !world.is_calm() && world.dice().one_in(times)
     }
 
-    /// What a closure does.
+    /// Runs the work of a closure.
     #[allow(clippy::panic, reason = "a closure that panics is what it simulates")]
     pub(crate) async fn work(self, who: Who, time: u64, trouble: Trouble) -> anyhow::Result<()> {
         let _bomb =
@@ -118,7 +118,7 @@ impl Site {
         Ok(())
     }
 
-    /// What a compensation does of a step that gave that number.
+    /// Runs the compensation of a step that returned this number.
     pub(crate) async fn undo(
         self,
         who: Who,
@@ -150,9 +150,9 @@ impl Player {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).push((name, value));
     }
 
-    /// Draws the order in which branches are polled, which may differ each time that the code runs:
-    /// but not where both ask by the same names, or one may have come to its end before the
-    /// other was asked.
+    /// Draws whether the branches are polled in the other order, which may differ each time that
+    /// the code runs. The order never changes where both branches use the same names, or where one
+    /// branch may end before the other one is polled.
     fn may_swap(&self, one: &[Op], other: &[Op]) -> bool {
         let waits = begins_with_a_wait(one) && begins_with_a_wait(other);
         let shares = shares_names(one) && shares_names(other);
@@ -335,7 +335,7 @@ impl Player {
             step = step.retry(RetryStrategy::fixed(Duration::from_millis(5))).max_attempts(4);
         }
         if undone {
-            // The context is captured, as users capture it.
+            // The context is captured, because users capture it as well.
             let (site, ctx, name) = (self.site.clone(), self.ctx.clone(), name.clone());
             step = step.compensate(move |nonce: u64| {
                 let (site, who, name) = (site.clone(), Who::from(&ctx), name.clone());
@@ -351,7 +351,7 @@ impl Player {
     }
 }
 
-/// What an event of that number is called.
+/// Returns the name of the event with a number.
 pub(crate) fn event_name(event: u8) -> String {
     format!("event:{event}")
 }

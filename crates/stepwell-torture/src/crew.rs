@@ -1,4 +1,4 @@
-//! The processes: which are there, how long each of them has to live, and what is done to them.
+//! The processes of a window: their lifetimes, and what is done to them.
 
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
@@ -14,49 +14,49 @@ use rand::{RngExt as _, SeedableRng as _};
 use crate::ledger::{Line, What};
 use crate::programs::calls;
 
-/// Where Debian's package puts the library that fakes a clock.
+/// The path of the library that fakes a clock, in Debian's package.
 const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
 
-/// How processes are started.
+/// The settings with which processes are started.
 #[derive(Clone, Debug)]
 pub(crate) struct Launch {
-    /// This program.
+    /// The path of this program.
     pub(crate) program: PathBuf,
-    /// Where the ledger is, and what processes say.
+    /// The folder of the ledger and of the processes' output.
     pub(crate) folder: PathBuf,
-    /// Where the database is, for each of the workers.
+    /// The access to the database, for each of the workers.
     pub(crate) workers: Vec<Door>,
-    /// Where it is for the client.
+    /// The access to the database for the client.
     pub(crate) client: Door,
     pub(crate) lease: Duration,
     pub(crate) concurrency: usize,
-    /// Whether some workers have clocks that are wrong.
+    /// Starts some workers with wrong clocks.
     pub(crate) fake_clocks: bool,
-    /// How many lines at most a worker may write before it is killed.
+    /// The most lines that a worker may write before it is killed.
     pub(crate) lives: u32,
 }
 
-/// Where a process finds the database.
+/// The access of a process to the database.
 #[derive(Clone, Debug)]
 pub(crate) struct Door {
     pub(crate) url: String,
-    /// The network namespace that the process is in.
+    /// The network namespace of the process.
     pub(crate) namespace: Option<String>,
 }
 
-/// The library that fakes clocks, where it is installed.
+/// Returns the library that fakes clocks, when it is installed.
 pub(crate) fn faketime() -> Option<PathBuf> {
     Some(PathBuf::from(FAKETIME)).filter(|library| library.is_file())
 }
 
-/// When a process is killed.
+/// The time at which a process is killed.
 #[derive(Clone, Copy, Debug)]
 enum Doom {
-    /// So long after so many lines.
+    /// The process is killed this time after it has written this number of lines.
     Lines(u32, Duration),
-    /// So long after its start, whatever it has done.
+    /// The process is killed this time after its start, whatever it has done.
     Age(Duration),
-    /// Not at all.
+    /// The process is not killed.
     Never,
 }
 
@@ -66,13 +66,13 @@ struct Process {
     doom: Doom,
     born: Instant,
     lines: u32,
-    /// When it had written enough.
+    /// The time at which the process had written enough lines.
     enough: Option<Instant>,
-    /// When it goes on, while it is stopped.
+    /// The time at which a stopped process continues.
     stopped_until: Option<Instant>,
 }
 
-/// What was done to the processes.
+/// The counts of what was done to the processes.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Deaths {
     pub(crate) workers: u64,
@@ -88,7 +88,7 @@ pub(crate) struct Crew {
     launch: Launch,
     workers: Vec<Process>,
     client: Option<Process>,
-    /// The client's turn, and how many of its calls were answered.
+    /// The client's turn, and the number of its calls in the turn that were answered.
     turn: (u64, u64),
     dice: StdRng,
     next: u32,
@@ -111,7 +111,7 @@ impl Crew {
         Ok(crew)
     }
 
-    /// The number that the next process would have.
+    /// Returns the number that the next process would have.
     pub(crate) fn next(&self) -> u32 {
         self.next
     }
@@ -162,7 +162,8 @@ impl Crew {
         let mut worker = self.spawn(&door, "worker", &args, offset)?;
         let linger = Duration::from_micros(self.dice.random_range(0..6_000));
         worker.doom = match self.dice.random_range(0..10) {
-            // Also while it opens the database, registers, or claims for the first time.
+            // Such a worker may die while it opens the database, registers, or makes its first
+            // claim.
             0 => Doom::Age(Duration::from_millis(self.dice.random_range(0..60))),
             _ => Doom::Lines(self.dice.random_range(1..=lives), linger),
         };
@@ -182,7 +183,7 @@ impl Crew {
         Ok(client)
     }
 
-    /// Takes note of a line of the ledger.
+    /// Records a line of the ledger.
     pub(crate) fn saw(&mut self, line: &Line) -> Result<()> {
         if line.what == What::Answered {
             let mut parts = line.name.split(':');
@@ -209,8 +210,8 @@ impl Crew {
         Ok(())
     }
 
-    /// Kills those whose time has come, and starts others in their places. Those that were stopped
-    /// long enough go on.
+    /// Kills the processes that are due, and starts others in their places. A process that was
+    /// stopped long enough continues.
     pub(crate) fn tend(&mut self) -> Result<()> {
         let now = Instant::now();
         for place in 0..self.workers.len() {
@@ -237,11 +238,11 @@ impl Crew {
         Ok(())
     }
 
-    /// Stops one that runs until this time has passed.
+    /// Stops one running worker for a time.
     pub(crate) fn stop_one(&mut self, time: Duration) -> Result<()> {
         let mut running: Vec<_> =
             self.workers.iter_mut().filter(|worker| worker.stopped_until.is_none()).collect();
-        // Others are needed, to take its tasks.
+        // Another worker must run, to take over the tasks of the stopped one.
         if running.len() > 1 {
             let chosen = self.dice.random_range(0..running.len());
             running[chosen].signal("-STOP")?;
@@ -273,7 +274,7 @@ impl Crew {
         Ok(())
     }
 
-    /// From here on nobody is killed, or stopped.
+    /// Ends all kills and stops.
     pub(crate) fn spare(&mut self) -> Result<()> {
         for worker in &mut self.workers {
             if worker.stopped_until.is_some() {
@@ -293,8 +294,8 @@ impl Crew {
         Ok(())
     }
 
-    /// Lets another client end the turn that the killed one was at. All lines of that one have been
-    /// seen, so that it has begun no turn behind that.
+    /// Starts another client, which ends the turn of the killed one. All lines of the killed client
+    /// have been read, so it has begun no later turn.
     pub(crate) fn let_a_client_end(&mut self) -> Result<()> {
         if self.client.is_some() {
             self.client = Some(self.client(Some(self.turn.0 + 1))?);
@@ -302,7 +303,7 @@ impl Crew {
         Ok(())
     }
 
-    /// Whether the last client has ended, as it should.
+    /// Returns whether the last client has ended. A client that failed is an error.
     pub(crate) fn client_has_ended(&mut self) -> Result<bool> {
         let Some(client) = &mut self.client else { return Ok(true) };
         let Some(status) = client.child.try_wait()? else { return Ok(false) };
@@ -311,12 +312,13 @@ impl Crew {
         Ok(true)
     }
 
-    /// Sees that nobody has ended by itself.
+    /// Checks that no worker has ended by itself.
     pub(crate) fn check(&mut self) -> Result<()> {
         self.workers.iter_mut().try_for_each(Process::check)
     }
 
-    /// How many lines each living worker has written, for those who ask why nothing goes on.
+    /// Returns how many lines each living worker has written, for reports about a torture that is
+    /// stuck.
     pub(crate) fn lines(&self) -> BTreeMap<u32, u32> {
         self.workers.iter().map(|worker| (worker.number, worker.lines)).collect()
     }
@@ -363,10 +365,10 @@ fn signal(process: u32, name: &str) -> Result<()> {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // It may have ended.
+        // The process may have ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
-        // What libfaketime of a killed process leaves.
+        // A killed process leaves these files of libfaketime.
         for file in ["faketime_shm_", "sem.faketime_sem_"] {
             let _ = std::fs::remove_file(format!("/dev/shm/{file}{}", self.child.id()));
         }

@@ -1,6 +1,6 @@
-//! The host: plays a torture window by window. In a window, processes are killed and worse while
-//! tasks run; then all that ends, every task has to, what was recorded is checked, and all tasks
-//! are purged.
+//! The host, which plays a torture window by window. In a window, the host kills processes and
+//! causes other failures while tasks run. The failures then end, and every task has to end. The
+//! host checks what was recorded, and purges all tasks.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -24,30 +24,30 @@ use crate::plan::{Deed, Plan, Store};
 use crate::programs::connect;
 use crate::proof::{History, Proof};
 
-/// How long no task may end before something is stuck.
+/// The time without an ended task after which the torture counts as stuck.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How often the host looks after the processes.
+/// The interval at which the host checks the processes.
 const TICK: Duration = Duration::from_millis(1);
 
-/// What is to be tortured, and for how long.
+/// The settings of a torture.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Where tasks are kept.
+    /// The store that is tortured.
     pub store: Store,
-    /// How many processes are killed.
+    /// The number of processes that are killed.
     pub kills: u64,
-    /// How many of them before what was recorded is checked.
+    /// The number of kills in one window, after which what was recorded is checked.
     pub kills_per_window: u64,
-    /// Decides the plan of the first window; the next one has the next seed.
+    /// The seed of the first window's plan; the next window has the next seed.
     pub seed: u64,
-    /// The first window: which ones have wrong clocks, a pooler and failovers goes by their
-    /// numbers.
+    /// The number of the first window. The number of a window decides about wrong clocks, a pooler
+    /// and failovers.
     pub first: u64,
-    /// The program `stepwell-torture`.
+    /// The path of the program `stepwell-torture`.
     pub program: PathBuf,
 }
 
-/// What was done, and what was proven.
+/// The counts of what was done, and of what was proven.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
     windows: u64,
@@ -62,7 +62,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// How many processes were killed.
+    /// Returns how many processes were killed.
     pub fn kills(&self) -> u64 {
         self.deaths.workers + self.deaths.clients
     }
@@ -125,10 +125,11 @@ impl fmt::Display for Report {
     }
 }
 
-/// Runs a torture, and proves that nothing was hurt by it.
+/// Runs a torture, and proves that the guarantees held.
 ///
 /// # Errors
-/// When a guarantee does not hold, something is stuck, or the torture itself cannot go on.
+/// Fails when a guarantee does not hold, when the torture is stuck, or when the torture itself
+/// cannot go on.
 pub async fn run(options: Options) -> Result<Report> {
     if faketime().is_none() {
         eprintln!(
@@ -181,9 +182,9 @@ struct Window {
     dice: StdRng,
     lease: Duration,
     begun: Instant,
-    /// What is being done to the server.
+    /// The present misfortune of the server.
     storm: Option<JoinHandle<Result<usize>>>,
-    /// Accepted tasks that were lost with a server.
+    /// The number of accepted tasks that were lost with a server.
     lost: usize,
 }
 
@@ -224,7 +225,7 @@ impl Host {
         spawning.await??;
         window.calm().await?;
         following.abort();
-        // Nothing that still runs writes.
+        // After this, no running task writes to the books.
         let _ = following.await;
         self.next = window.crew.next();
         let (deaths, mut lines, lost) = (window.crew.deaths, window.lines, window.lost);
@@ -262,7 +263,7 @@ impl Host {
                 24,
             ),
         };
-        // Like the workers, clients have to bear what the network does.
+        // A client has to bear the same network as the workers.
         let client = workers.last().cloned().unwrap_or(here);
         Ok(Launch {
             program: self.options.program.clone(),
@@ -286,7 +287,7 @@ impl Window {
         Ok(())
     }
 
-    /// Fails when nothing has ended for long.
+    /// Fails when no task has ended for `PATIENCE`.
     async fn check(&mut self) -> Result<()> {
         let idle = self.load.idle().unwrap_or_else(|| self.begun.elapsed());
         if idle < PATIENCE {
@@ -310,7 +311,7 @@ impl Window {
         )
     }
 
-    /// Kills until there were enough kills and misfortunes.
+    /// Kills processes until the plan's kills and deeds are done.
     async fn torture(&mut self) -> Result<()> {
         let mut done = 0;
         loop {
@@ -357,7 +358,7 @@ impl Window {
         Ok(())
     }
 
-    /// All misfortunes end, and every task has to.
+    /// Ends all misfortunes, and waits until every task has ended.
     async fn calm(&mut self) -> Result<()> {
         self.crew.spare()?;
         self.crew.kill_client()?;
@@ -374,7 +375,7 @@ impl Window {
     }
 }
 
-/// What is done to a server. Returns how many accepted tasks were lost by it.
+/// Applies a deed to a server, and returns how many accepted tasks were lost by it.
 async fn storm(cluster: &Cluster, load: &Load, deed: Deed, longer: Duration) -> Result<usize> {
     match deed {
         Deed::Terminate => block_in_place(|| cluster.terminate()).map(drop)?,

@@ -1,6 +1,5 @@
-//! The ledger: a file beside the database, to which every process appends a line whenever a closure
-//! starts or a client's call is answered. Together with what the database has, it shows what really
-//! ran.
+//! The ledger, a file beside the database. Every process appends a line to it when a closure starts
+//! or when a client's call is answered. The ledger and the database together show what really ran.
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
@@ -13,18 +12,18 @@ use anyhow::{Context as _, Result, bail};
 use stepwell::{RunId, TaskContext, TaskId};
 use uuid::Uuid;
 
-/// The length of every line, with its newline. It divides a page: the write of a process that is
-/// killed may be cut off between two pages, and no line crosses from one into the next.
+/// The length of every line with its newline, in bytes. It divides a page, because the write of a
+/// killed process may be cut off between two pages. No line crosses from one page into the next.
 const LINE: usize = 256;
 
-/// What a line says.
+/// The meaning of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum What {
-    /// A step's closure, or an item's, starts.
+    /// The closure of a step or of an item starts.
     Step,
-    /// A compensation's closure starts.
+    /// The closure of a compensation starts.
     Undo,
-    /// A client has its answer.
+    /// A client has received its answer.
     Answered,
 }
 
@@ -33,16 +32,16 @@ pub(crate) enum What {
 pub(crate) struct Line {
     pub(crate) what: What,
     pub(crate) task: TaskId,
-    /// The run that writes; of a client's line, none.
+    /// The run that writes; the nil id in a client's line.
     pub(crate) run: RunId,
     /// The number of the process that writes.
     pub(crate) process: u32,
-    /// When, by the clock of the process.
+    /// The time by the clock of the process, in milliseconds since 1970.
     pub(crate) millis: u64,
-    /// What starts, or was answered.
+    /// The name of what starts or was answered.
     pub(crate) name: String,
-    /// What a step gives: unique, so that the journal shows which of its starts became its result.
-    /// Of a compensation, what the step gave that it undoes.
+    /// The result of a step. It is unique, so the journal shows which start became the step's
+    /// result. In the line of a compensation, it is the result of the step that is undone.
     pub(crate) value: String,
 }
 
@@ -84,7 +83,7 @@ impl FromStr for Line {
     }
 }
 
-/// The writing end, of one process.
+/// The writing end of a ledger, for one process.
 pub(crate) struct Ledger {
     file: File,
     process: u32,
@@ -96,19 +95,19 @@ impl Ledger {
         Ok(Self { file, process })
     }
 
-    /// Notes that a step's closure starts. Returns what the step gives.
+    /// Records that a step's closure starts, and returns the step's result.
     pub(crate) fn begin(&self, ctx: &TaskContext, name: &str) -> Result<String> {
         let nonce = Uuid::from_u128(rand::random()).simple().to_string();
         self.note(What::Step, ctx.task_id, ctx.run_id, name, &nonce)?;
         Ok(nonce)
     }
 
-    /// Notes that a compensation starts, of a step that gave this.
+    /// Records that the compensation of a step with this result starts.
     pub(crate) fn undo(&self, ctx: &TaskContext, name: &str, given: &str) -> Result<()> {
         self.note(What::Undo, ctx.task_id, ctx.run_id, name, given)
     }
 
-    /// Notes that a client has its answer about a task.
+    /// Records that a client has received an answer about a task.
     pub(crate) fn answered(&self, task: TaskId, name: &str) -> Result<()> {
         self.note(What::Answered, task, Uuid::nil().into(), name, "-")
     }
@@ -119,12 +118,12 @@ impl Ledger {
         let line = Line { what, task, run, process, millis, name, value }.to_string();
         let line = format!("{line:<width$}\n", width = LINE - 1);
         anyhow::ensure!(line.len() == LINE, "the line is too long: {line}");
-        // One write to a file opened for appending: lines of several processes do not mix.
+        // One write call appends the line to the file, so lines of several processes do not mix.
         Ok((&self.file).write_all(line.as_bytes())?)
     }
 }
 
-/// The reading end.
+/// The reading end of a ledger.
 pub(crate) struct Reader {
     file: File,
     rest: Vec<u8>,
@@ -137,7 +136,7 @@ impl Reader {
         Ok(Self { file: File::open(path)?, rest: Vec::new() })
     }
 
-    /// The lines that have come since the last call.
+    /// Returns the lines that were written since the last call.
     pub(crate) fn read(&mut self) -> Result<Vec<Line>> {
         self.file.read_to_end(&mut self.rest)?;
         let whole = self.rest.len() / LINE * LINE;

@@ -1,5 +1,5 @@
-//! Torture: real processes, real files and servers, killed by the thousand, and a proof of what
-//! really ran.
+//! Torture: real processes, real files and servers, thousands of kills, and a proof of what really
+//! ran.
 //!
 //! ```text
 //!   host ──▶ spawns tasks, kills, stops, restarts …       (host, plan, crew, load)
@@ -9,8 +9,8 @@
 //!     └──▶ proof: ledger, chronicle and journals, window by window
 //! ```
 //!
-//! The programs that are killed are this program, started again. `cargo xtask torture` is the long
-//! run; the tests play a short one.
+//! The killed programs are this program in other roles. `cargo xtask torture` is the long run, and
+//! the tests play a short one.
 
 #![forbid(unsafe_code)]
 

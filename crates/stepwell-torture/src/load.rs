@@ -1,5 +1,5 @@
-//! The tasks of a window: spawned all the time, so that work never runs out, and collected as they
-//! end, so that they may be purged.
+//! The tasks of a window. They are spawned all the time, so that work never runs out. They are
+//! collected as they end, so that they may be purged.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,14 +15,14 @@ use crate::place::{Event, Place};
 use crate::programs::answered;
 use crate::work::{Kind, NARROW, TALK, WIDTH, Work, tortured};
 
-/// How often the host looks at what has ended, and spawns more.
+/// The interval at which the host collects ended tasks and spawns more.
 const LOOK: Duration = Duration::from_millis(20);
-/// How many rows of the chronicle may be committed later than one of a higher number.
+/// The number of rows of the chronicle that may be committed later than a row with a higher number.
 const OVERTAKEN: u64 = 2_000;
-/// The schedule.
+/// The name of the schedule.
 const SCHEDULE: &str = "ticks";
-/// How long tasks are kept after their end, before they are purged: whoever spawns with an
-/// idempotency key may ask again.
+/// The time for which tasks are kept after their end before they are purged. A client that spawned
+/// with an idempotency key may spawn again within this time.
 const KEPT: Duration = Duration::from_secs(10);
 
 /// A task that has ended.
@@ -33,21 +33,22 @@ pub(crate) struct Ended {
     pub(crate) journal: Vec<Entry>,
 }
 
-/// What the host knows of the window's tasks.
+/// The host's knowledge of the window's tasks.
 #[derive(Default)]
 pub(crate) struct Books {
     next: u64,
-    /// What the host has spawned, in the order of its answers.
+    /// The tasks that the host has spawned, in the order of the answers.
     pub(crate) spawned: Vec<(TaskId, Work)>,
-    /// Those of them that have not ended.
+    /// The spawned tasks that have not ended.
     live: HashMap<TaskId, Kind>,
     pub(crate) ended: BTreeMap<TaskId, Ended>,
-    /// Those that the host has asked to cancel at random.
+    /// The tasks that the host has asked to cancel at random.
     pub(crate) cancelled: HashSet<TaskId>,
     pub(crate) purged: u64,
     pub(crate) retried: u64,
     pub(crate) paused: u64,
-    /// The place in the chronicle up to which all ends are known, and when that was so.
+    /// The place in the chronicle up to which all ends are known, and the time at which that was
+    /// so.
     seen: u64,
     known: HashSet<u64>,
     caught_up: Option<Instant>,
@@ -58,15 +59,15 @@ pub(crate) struct Books {
 pub(crate) struct Load {
     client: Durable,
     place: Arc<Place>,
-    /// How many tasks of each kind may wait or run.
+    /// The most tasks of each kind that may wait or run.
     caps: Vec<(Kind, usize)>,
     over: AtomicBool,
-    /// Whether accepted tasks may be lost with a server.
+    /// Allows that accepted tasks are lost with a server.
     lossy: bool,
     books: Mutex<Books>,
-    /// Held while ends are collected, and while they are not to be.
+    /// The lock that is held while ends are collected, or while they must not be.
     collecting: tokio::sync::Mutex<()>,
-    /// What goes on beside: talks, cancellations, retries, pauses.
+    /// The calls that run in the background: messages, cancellations, retries, pauses.
     errands: tokio::sync::Mutex<JoinSet<Result<()>>>,
 }
 
@@ -97,7 +98,7 @@ impl Load {
         &self.client
     }
 
-    /// Spawns until it is over.
+    /// Spawns tasks until the window is over.
     pub(crate) async fn spawn(self: Arc<Self>) -> Result<()> {
         while !self.over.load(Ordering::Relaxed) {
             for &(kind, cap) in self.caps.iter().filter(|(kind, _)| *kind != Kind::Tick) {
@@ -111,7 +112,7 @@ impl Load {
     }
 
     async fn spawn_work(&self, work: Work) -> Result<TaskId> {
-        // When there was no answer, there may be a task.
+        // A spawn without an answer may have spawned a task, so the key must be the same.
         let options = || work.options().idempotency_key(format!("{:?}-{}", work.kind, work.number));
         let spawned =
             answered(|| self.client.spawn_with::<tortured>(work.clone(), options())).await?;
@@ -159,7 +160,7 @@ impl Load {
         self.errands.lock().await.spawn(errand);
     }
 
-    /// A task of the kind that has not ended.
+    /// Returns a random task of a kind that has not ended.
     fn any(&self, kind: Kind) -> Option<TaskId> {
         let books = self.books();
         let all: Vec<_> =
@@ -167,7 +168,7 @@ impl Load {
         (!all.is_empty()).then(|| all[rand::random::<u64>() as usize % all.len()])
     }
 
-    /// A client pauses a task, and resumes it a while later.
+    /// Pauses a task as a client, and resumes it later.
     pub(crate) async fn pause(self: &Arc<Self>) {
         let (own, Some(task)) = (self.clone(), self.any(Kind::Plain)) else { return };
         self.books().paused += 1;
@@ -179,24 +180,24 @@ impl Load {
         .await;
     }
 
-    /// A client cancels a task that has children.
+    /// Cancels a task that has children, as a client.
     pub(crate) async fn cancel(self: &Arc<Self>) {
         let (own, Some(task)) = (self.clone(), self.any(Kind::Family)) else { return };
         self.books().cancelled.insert(task);
         self.beside(async move { allowed(answered(|| own.client.cancel(task)).await) }).await;
     }
 
-    /// A client removes what has completed a while ago and was collected since.
+    /// Purges the tasks that completed some time ago and were collected since, as a client.
     pub(crate) async fn purge(&self) -> Result<()> {
         let Some(caught_up) = self.books().caught_up else { return Ok(()) };
-        // Looked at with each try: while the store is away, nothing is collected.
+        // The time is computed in each try, because nothing is collected while the store is away.
         let purge = || self.client.purge(KEPT + caught_up.elapsed(), Some(TaskState::Completed));
         let purged = answered(purge).await?;
         self.books().purged += purged as u64;
         Ok(())
     }
 
-    /// Collects tasks as they end, until it is aborted.
+    /// Collects tasks as they end, until the future is aborted.
     pub(crate) async fn follow(self: Arc<Self>) -> Result<()> {
         loop {
             self.collect().await?;
@@ -204,10 +205,10 @@ impl Load {
         }
     }
 
-    /// Collects what has ended since the last call.
+    /// Collects the tasks that have ended since the last call.
     async fn collect(self: &Arc<Self>) -> Result<()> {
         let _collecting = self.collecting.lock().await;
-        // What a transaction has ended that is open now is seen by the next call.
+        // Ends that an open transaction has written are visible to the next call.
         let open = block_in_place(|| self.place.oldest_transaction())?;
         let begun = Instant::now().checked_sub(open);
         while let Some(errand) = self.errands.lock().await.try_join_next() {
@@ -220,7 +221,8 @@ impl Load {
             let books = &mut *books;
             books.seen = rows.last().map_or(books.seen, |row| books.seen.max(row.number));
             let new = rows.into_iter().filter(|row| books.known.insert(row.number)).collect();
-            // What is read the next time, and not earlier: these rows have been read once more.
+            // The next call reads from this number on, because the present rows have been read
+            // completely.
             let least = books.seen.saturating_sub(OVERTAKEN);
             books.known.retain(|number| *number >= least);
             new
@@ -236,7 +238,7 @@ impl Load {
                     continue;
                 };
                 let work: Work = info.params.decode()?;
-                // It will have another end.
+                // The task will have another end.
                 if work.kind == Kind::Flaky && row.what == Event::State("failed".into()) {
                     self.books().retried += 1;
                     let (own, task) = (self.clone(), row.task);
@@ -254,7 +256,7 @@ impl Load {
         Ok(())
     }
 
-    /// Fails when a task that was accepted, and has not ended, is not there.
+    /// Fails when an accepted task that has not ended does not exist.
     pub(crate) async fn find_the_lost(&self) -> Result<()> {
         let live: Vec<_> = self.books().live.iter().map(|(task, kind)| (*task, *kind)).collect();
         for (task, kind) in live {
@@ -265,18 +267,18 @@ impl Load {
         Ok(())
     }
 
-    /// How long ago a task has ended.
+    /// Returns how long ago the last task has ended.
     pub(crate) fn idle(&self) -> Option<Duration> {
         self.books().last_end.map(|at| at.elapsed())
     }
 
-    /// Keeps ends from being collected while this is held.
+    /// Prevents the collection of ends while the guard is held.
     pub(crate) async fn hold(&self) -> tokio::sync::MutexGuard<'_, ()> {
         self.collecting.lock().await
     }
 
-    /// Learns anew what there is, on a server that lacks what was committed last. Returns how many
-    /// accepted tasks are gone.
+    /// Reads all tasks again from a server that lacks the last commits. Returns how many accepted
+    /// tasks are gone.
     pub(crate) async fn learn_anew(&self) -> Result<usize> {
         let all = {
             let mut books = self.books();
@@ -295,7 +297,7 @@ impl Load {
         Ok(gone.len())
     }
 
-    /// No more tasks are spawned.
+    /// Ends the spawning of tasks.
     pub(crate) async fn end(&self) -> Result<()> {
         self.over.store(true, Ordering::Relaxed);
         if self.caps.iter().any(|(kind, _)| *kind == Kind::Tick) {
@@ -304,7 +306,7 @@ impl Load {
         Ok(())
     }
 
-    /// Waits for what goes on beside.
+    /// Waits for the calls that run in the background.
     pub(crate) async fn join_errands(&self) -> Result<()> {
         let mut errands = self.errands.lock().await;
         while let Some(errand) = errands.join_next().await {
@@ -313,7 +315,7 @@ impl Load {
         Ok(())
     }
 
-    /// Tasks that have not ended, some of them.
+    /// Returns some of the tasks that have not ended.
     pub(crate) async fn unfinished(&self) -> Result<Vec<TaskInfo>> {
         let mut all = Vec::new();
         for state in TaskState::ALL.into_iter().filter(|state| !state.is_finished()) {
@@ -324,7 +326,7 @@ impl Load {
         Ok(all)
     }
 
-    /// Whether everything that was spawned has ended and was collected.
+    /// Returns whether every spawned task has ended and was collected.
     pub(crate) async fn is_done(self: &Arc<Self>) -> Result<bool> {
         self.collect().await?;
         self.join_errands().await?;
@@ -336,7 +338,8 @@ impl Load {
 
     /// Removes all tasks.
     pub(crate) async fn remove_all(&self) -> Result<()> {
-        // Those that ended within this microsecond, by a clock that may be ahead of ours.
+        // A purge does not reach tasks that ended within this microsecond, by a clock that may be
+        // ahead.
         for _ in 0..50 {
             let purged = answered(|| self.client.purge(Duration::ZERO, None)).await?;
             self.books().purged += purged as u64;
@@ -349,7 +352,8 @@ impl Load {
         self.delete_rest().await
     }
 
-    /// Deletes what a purge does not reach, because a wrong clock has ended it in the future.
+    /// Deletes the tasks that a purge does not reach, because a wrong clock has ended them in the
+    /// future.
     async fn delete_rest(&self) -> Result<()> {
         let filter = stepwell::TaskFilter { limit: 1_000, ..Default::default() };
         loop {
@@ -369,7 +373,7 @@ impl Load {
     }
 }
 
-/// What a client asks of a task that may have ended.
+/// Accepts the errors of a call whose task may have ended.
 fn allowed(answer: Result<(), Error>) -> Result<()> {
     match answer {
         Err(Error::NotAllowed { .. } | Error::NotFound(_)) => Ok(()),

@@ -1,4 +1,4 @@
-//! What is done to the processes and servers of a window, drawn from a seed.
+//! The plan of a window: what is done to its processes and servers, drawn from a seed.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,7 +9,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use crate::crew::faketime;
 use crate::work::Kind;
 
-/// Where tasks are kept.
+/// The kind of store that is tortured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Store {
     /// A SQLite file.
@@ -18,10 +18,10 @@ pub enum Store {
     Postgres,
 }
 
-/// A misfortune, or what a client does.
+/// A misfortune, or an act of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Deed {
-    /// A worker is stopped for longer than its lease, and goes on.
+    /// A worker is stopped for longer than its lease, and continues.
     Stop,
     /// All workers are killed at once.
     KillAll,
@@ -29,13 +29,13 @@ pub(crate) enum Deed {
     Pause,
     /// A task with children is cancelled.
     Cancel,
-    /// What has completed is purged.
+    /// Completed tasks are purged.
     Purge,
     /// Sessions are terminated.
     Terminate,
     /// The server crashes and starts again.
     Crash,
-    /// Connections are cut, some in the midst of a message.
+    /// Connections are cut, some within a message.
     Cut,
     /// Connections are slow.
     Slow,
@@ -45,7 +45,7 @@ pub(crate) enum Deed {
     Part,
     /// The primary dies, and a replica that has everything takes its place.
     FailOver,
-    /// The primary dies, and a replica that lacks what came last takes its place.
+    /// The primary dies, and a replica that lacks the last commits takes its place.
     LossyFailOver,
 }
 
@@ -56,16 +56,16 @@ pub(crate) struct Plan {
     pub(crate) kills: u64,
     pub(crate) deeds: Vec<Deed>,
     pub(crate) fake_clocks: bool,
-    /// Whether half of the workers go through a pooler.
+    /// Sends half of the workers through a pooler.
     pub(crate) pooled: bool,
 }
 
-/// How many kills there are to a deed.
+/// The number of kills for each deed.
 const KILLS_PER_DEED: u64 = 8;
 
 impl Plan {
-    /// Draws the plan of a window. What takes a server of its own, or makes checks weaker, comes
-    /// with every few windows.
+    /// Draws the plan of a window. Deeds that need a server of their own, or that weaken the
+    /// checks, occur in every few windows only.
     pub(crate) fn draw(store: Store, seed: u64, window: u64, kills: u64) -> Self {
         let mut dice = StdRng::seed_from_u64(seed);
         let (fake_clocks, failover) = (faketime().is_some() && window % 3 == 1, window % 3);
@@ -91,14 +91,14 @@ impl Plan {
         Self { seed, kills, deeds, fake_clocks, pooled: failover == 0 }
     }
 
-    /// Whether what was committed last may be lost.
+    /// Returns whether the last commits may be lost.
     pub(crate) fn is_lossy(&self) -> bool {
         self.deeds.contains(&Deed::LossyFailOver)
     }
 
-    /// How many tasks of each kind may wait or run at a time.
+    /// Returns the most tasks of each kind that may wait or run at a time.
     pub(crate) fn caps(&self, store: Store) -> Vec<(Kind, usize)> {
-        // What a dead worker leaves waits for its lease to end there.
+        // On PostgreSQL, the tasks of a dead worker wait for the end of its lease.
         let times = if store == Store::Postgres { 3 } else { 1 };
         let mut caps = vec![
             (Kind::Plain, 24),
@@ -107,7 +107,7 @@ impl Plan {
             (Kind::Turn, 6),
             (Kind::Narrow, 4),
         ];
-        // A client's call that was answered may be lost with a server, and is not made again.
+        // A client's answered call may be lost with a server, and is not made again.
         if !self.is_lossy() {
             caps.extend([(Kind::Saga, 9), (Kind::Flaky, 6), (Kind::Listener, 6), (Kind::Tick, 1)]);
         }

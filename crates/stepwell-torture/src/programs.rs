@@ -1,5 +1,5 @@
-//! The programs that are killed: workers, and clients that spawn and tell. Both are this program,
-//! started again.
+//! The programs that are killed: workers, and clients that spawn tasks and send messages. Both are
+//! this program in another role.
 
 use std::future::Future;
 use std::path::{Path, PathBuf};
@@ -12,15 +12,15 @@ use stepwell::{Durable, Error, StoreError, TaskId, WorkerOptions};
 use crate::ledger::Ledger;
 use crate::work::{Kind, NARROW, Work, tortured};
 
-/// The numbers of the tasks that clients spawn begin here.
+/// The first number of the tasks that clients spawn.
 pub(crate) const OF_CLIENTS: u64 = 1 << 40;
-/// How many tasks a client spawns together.
+/// The number of tasks that a client spawns in one call.
 pub(crate) const TOGETHER: u64 = 3;
-/// What a client does in its turn.
+/// The number of different turns of a client.
 const TURNS: u64 = 4;
-/// How long a client waits between two turns.
+/// The time that a client waits between two turns.
 const PACE: Duration = Duration::from_millis(15);
-/// How long to wait before a call that could not be answered is made again.
+/// The pause before a call that was not answered is made again.
 const AGAIN: Duration = Duration::from_millis(20);
 
 /// What every program is started with.
@@ -66,7 +66,8 @@ pub struct ClientArgs {
     pub(crate) end: Option<u64>,
 }
 
-/// A client whose tasks write to the ledger in the folder. Tries again while there is no server.
+/// Returns a client whose tasks write to the ledger in the folder. It connects again while there is
+/// no server.
 pub(crate) async fn connect(url: &str, folder: &Path, process: u32) -> Result<Durable> {
     let ledger = Arc::new(Ledger::open(folder, process)?);
     loop {
@@ -79,8 +80,8 @@ pub(crate) async fn connect(url: &str, folder: &Path, process: u32) -> Result<Du
     }
 }
 
-/// Calls again when the store could not be asked: such a call has done nothing. No answer in time
-/// is an error, because what was asked may be done.
+/// Repeats a call while the store cannot be reached, because such a call has done nothing. A
+/// missing answer is an error, because the call may have been executed.
 pub(crate) async fn answered<T, Fut>(call: impl Fn() -> Fut) -> Result<T, Error>
 where
     Fut: Future<Output = Result<T, Error>>,
@@ -100,7 +101,7 @@ where
 /// Runs a worker until it is killed.
 ///
 /// # Errors
-/// When the database cannot be opened.
+/// Fails when the database cannot be opened.
 pub async fn work(args: WorkerArgs) -> Result<()> {
     let Site { url, folder, process } = &args.site;
     let client = connect(url, folder, *process).await?;
@@ -114,7 +115,7 @@ pub async fn work(args: WorkerArgs) -> Result<()> {
     std::future::pending().await
 }
 
-/// How many calls of a turn are noted when they are answered.
+/// Returns how many calls of a turn are recorded when they are answered.
 pub(crate) fn calls(turn: u64) -> u64 {
     match turn % TURNS {
         1 => 3,
@@ -123,7 +124,7 @@ pub(crate) fn calls(turn: u64) -> u64 {
     }
 }
 
-/// What a turn spawns, with the end of its idempotency key.
+/// Returns what a turn spawns; the number of each task ends its idempotency key.
 fn spawns(turn: u64) -> Vec<Work> {
     let number = OF_CLIENTS + turn * TOGETHER;
     let plain = |place| Work::new(Kind::Plain, number + place);
@@ -135,11 +136,11 @@ fn spawns(turn: u64) -> Vec<Work> {
     }
 }
 
-/// Spawns tasks and tells them what they wait for, turn by turn. A call that is asked again after a
-/// client was killed has the idempotency key of before.
+/// Spawns tasks, and fulfils their waits, turn by turn. A call that is repeated after a client was
+/// killed has the same idempotency key.
 ///
 /// # Errors
-/// When the database cannot be opened, or refuses what is asked.
+/// Fails when the database cannot be opened, or refuses a call.
 pub async fn ask(args: ClientArgs) -> Result<()> {
     let Site { url, folder, process } = &args.site;
     let (client, ledger) = (connect(url, folder, *process).await?, Ledger::open(folder, *process)?);
@@ -153,7 +154,7 @@ pub async fn ask(args: ClientArgs) -> Result<()> {
             .iter()
             .map(|one| one.task_id)
             .collect();
-        // Also when it was noted before: the answer has to be the same.
+        // The answer is recorded even when it was recorded before, because both must be the same.
         for (place, task) in tasks.iter().enumerate() {
             ledger.answered(*task, &format!("{turn}:0:{place}"))?;
         }
@@ -164,7 +165,7 @@ pub async fn ask(args: ClientArgs) -> Result<()> {
             match (turn % TURNS, call) {
                 (1, 1) => drop(answered(|| client.emit_event(&event, &number, None)).await?),
                 (1, _) => match answered(|| client.send(task, "talk", &("client", 0))).await {
-                    // The message of before was there, and the task has ended by it.
+                    // The first message had arrived, and has ended the task.
                     Err(Error::NotAllowed { .. }) => {}
                     sent => sent?,
                 },

@@ -1,4 +1,4 @@
-//! What tortured tasks do. One task type does all of it, so that a worker that knows it knows all.
+//! The work of tortured tasks. One task type does all of it, so each worker knows every task.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -10,47 +10,47 @@ use stepwell::{SpawnOptions, TaskContext, TaskError, TaskId, TaskResult};
 
 use crate::ledger::Ledger;
 
-/// How long a step's work takes at most.
+/// The longest time of a step's work.
 const WORK: Duration = Duration::from_millis(6);
-/// How long a nap takes.
+/// The length of a nap.
 pub(crate) const NAP: Duration = Duration::from_millis(25);
-/// How many messages a listener gets from each of those who talk to it.
+/// The number of messages that a listener receives from each of its senders.
 pub(crate) const TALK: u32 = 4;
-/// How many items there are to sort.
+/// The number of items of a step over many items.
 pub(crate) const ITEMS: usize = 12;
-/// The queue of which few tasks may run at a time.
+/// The queue with a limit of running tasks.
 pub(crate) const NARROW: &str = "narrow";
-/// How many these are.
+/// The limit of the narrow queue.
 pub(crate) const WIDTH: u32 = 2;
 
-/// What a task does.
+/// The kind of a task, which decides what the task does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) enum Kind {
-    /// Steps one after the other and side by side, and a nap.
+    /// Steps in sequence and in parallel, and a nap.
     Plain,
-    /// Two children beside two steps.
+    /// Two children in parallel with two steps.
     Family,
-    /// A child: two steps.
+    /// A child with two steps.
     Errand,
     /// A step over many items.
     Sorted,
-    /// Steps that are compensated: of each three tasks, one completes, one fails, one is cancelled.
+    /// Steps that are compensated: of three tasks, one completes, one fails, and one is cancelled.
     Saga,
-    /// Shares a concurrency key with others.
+    /// A task that shares a concurrency key with others.
     Turn,
-    /// Is in the narrow queue.
+    /// A task in the narrow queue.
     Narrow,
-    /// Fails now and then, and is retried by a client.
+    /// A task that fails sometimes, and that a client retries.
     Flaky,
-    /// Waits for an event and messages of a teller and of the host.
+    /// A task that waits for an event, and for messages of a teller and of the host.
     Listener,
-    /// Emits the event and sends the messages, between steps.
+    /// A task that emits the event and sends the messages, between steps.
     Teller,
-    /// Waits for an event and a message of a client that is killed.
+    /// A task that waits for an event and a message of a client that is killed.
     Heard,
-    /// Would begin an hour later, and is cancelled by a client that is killed.
+    /// A task that would begin an hour later, and that a killed client cancels.
     Later,
-    /// What a schedule spawns.
+    /// A task that a schedule spawns.
     Tick,
 }
 
@@ -58,20 +58,20 @@ pub(crate) enum Kind {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Work {
     pub(crate) kind: Kind,
-    /// Different for each two tasks of a kind, but those of a schedule.
+    /// The number of the task, which is unique within a kind except for the tasks of a schedule.
     pub(crate) number: u64,
-    /// The task that is told something.
+    /// The task that receives the event and the messages.
     pub(crate) whom: Option<TaskId>,
 }
 
-/// What a task saw.
+/// The output of a task.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Seen {
-    /// What its steps gave.
+    /// The results of its steps.
     pub(crate) steps: Vec<String>,
-    /// What its children saw.
+    /// The outputs of its children.
     pub(crate) children: Vec<Self>,
-    /// The messages: of whom, and the how many-th of theirs.
+    /// The received messages: the sender of each, and its number among the sender's messages.
     pub(crate) heard: Vec<(String, u32)>,
 }
 
@@ -93,17 +93,17 @@ impl Work {
         }
     }
 
-    /// The concurrency key.
+    /// Returns the concurrency key.
     pub(crate) fn turn(&self) -> String {
         format!("turn-{}", self.number % 3)
     }
 
-    /// Whether a task of this kind naps between its last two steps.
+    /// Returns whether a task of this kind naps between its last two steps.
     pub(crate) fn naps(&self) -> bool {
         self.kind == Kind::Plain && self.number.is_multiple_of(3)
     }
 
-    /// Pairs of steps of which the second follows the first.
+    /// Returns pairs of steps of which the second follows the first.
     pub(crate) fn follows(&self) -> &'static [(&'static str, &'static str)] {
         const CHAIN: &[(&str, &str)] = &[
             ("step:0", "step:1"),
@@ -124,7 +124,7 @@ impl Work {
     }
 }
 
-/// Works for a while.
+/// Works for a random time.
 async fn toil() {
     tokio::time::sleep(WORK.mul_f64(rand::random())).await;
 }
@@ -139,7 +139,7 @@ fn step(ctx: &TaskContext, number: u32) -> impl Future<Output = TaskResult<Strin
     ctx.step(("step", number), work)
 }
 
-/// A step that is undone when the task fails or is cancelled.
+/// Runs a step that is undone when the task fails or is cancelled.
 async fn undone(ctx: &TaskContext, number: u32) -> TaskResult<String> {
     let ledger = ctx.state::<Arc<Ledger>>()?.clone();
     let (own, again) = (ctx.clone(), ledger.clone());
@@ -159,7 +159,7 @@ async fn undone(ctx: &TaskContext, number: u32) -> TaskResult<String> {
     ctx.step(("step", number), work).compensate(undo).await
 }
 
-/// Fails as often as not.
+/// Runs a step that fails half of the time.
 async fn fickle(ctx: &TaskContext, number: u32) -> TaskResult<String> {
     let ledger = ctx.state::<Arc<Ledger>>()?;
     let work = || async move {
@@ -171,7 +171,7 @@ async fn fickle(ctx: &TaskContext, number: u32) -> TaskResult<String> {
     ctx.step(("step", number), work).await
 }
 
-/// What all tortured tasks run.
+/// Runs the work of a tortured task.
 #[allow(clippy::unit_arg, reason = "the macro's code for a task without an output")]
 #[stepwell::task]
 pub(crate) async fn tortured(work: Work, ctx: TaskContext) -> TaskResult<Seen> {

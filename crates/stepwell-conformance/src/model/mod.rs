@@ -1,8 +1,8 @@
-//! A store does what the reference model does, whatever is asked of it.
+//! The comparison of a store with the reference model.
 //!
-//! Batches are drawn at random and given to both, on the same clock. Every answer is compared, and
-//! so are all tasks after every batch. A sequence that shows a difference is made as short as it
-//! can be.
+//! Batches are drawn at random, and are applied to both on the same clock. The test compares every
+//! answer, and all tasks after every batch. A sequence that shows a difference is made as short as
+//! possible.
 
 mod normal;
 mod ops;
@@ -18,18 +18,19 @@ use tokio::runtime::Handle;
 use crate::backend::Backend;
 use world::World;
 
-/// Names the environment variable that says how many sequences to try.
+/// The environment variable with the number of sequences to try.
 const CASES: &str = "CONFORMANCE_CASES";
 
-/// How many there are when nothing is said, and how long it may go on with further ones.
+/// The number of sequences when the variable is not set, and the time after which no further
+/// sequence is tried.
 const BY_DEFAULT: (u32, Duration) = (1_000, Duration::from_secs(10));
 
-/// One handle, compared with the model.
+/// Compares one handle with the model.
 pub async fn model(backend: &impl Backend) {
     compare(backend, 1);
 }
 
-/// Several handles that take turns, compared with the model.
+/// Compares several handles that take turns with the model.
 pub async fn model_with_several_handles(backend: &impl Backend) {
     if backend.is_shared() {
         compare(backend, 3);
@@ -43,7 +44,7 @@ fn compare(backend: &impl Backend, handles: usize) {
     let config = Config {
         cases: asked.unwrap_or(BY_DEFAULT.0),
         failure_persistence: None,
-        // A shorter sequence is worth some time, but not a test run's.
+        // A shorter sequence is worth some time, but not the time of a whole test run.
         max_shrink_time: 20_000,
         ..Config::default()
     };

@@ -1,4 +1,4 @@
-//! Brings answers into a form in which those of two stores can be compared.
+//! The normal form of answers, in which those of two stores can be compared.
 
 use std::collections::{HashMap, HashSet};
 
@@ -8,18 +8,17 @@ use stepwell_core::store::{
 use stepwell_core::{Name, RunId, TaskId};
 use uuid::Uuid;
 
-/// The ids that one store chose, each replaced by its place in the order in which they appeared.
+/// The ids that one store chose, each with its place in the order in which the ids appeared.
 #[derive(Default)]
 pub(super) struct Ids {
     runs: HashMap<RunId, u128>,
     messages: HashMap<MessageId, MessageId>,
-    /// Messages that have appeared since they were last asked for.
+    /// The messages that have appeared since the list was last taken.
     pub(super) new_messages: Vec<MessageId>,
 }
 
-/// What a batch caused, as far as all stores tell it alike: how often a queue is named, and in
-/// which order, says nothing; neither does what was told to a task that no longer runs, or of a
-/// queue that nothing is left in.
+/// The news of a batch that all stores must agree on. The number and the order of mentions of a
+/// queue may differ. So may news for a task that no longer runs, and of a queue that is empty.
 #[derive(Debug)]
 pub(super) struct Told {
     ready: Vec<Name>,
@@ -28,7 +27,8 @@ pub(super) struct Told {
 }
 
 impl Told {
-    /// A store may tell of more queues than it must: workers then look and find nothing.
+    /// Accepts that a store mentions more queues than the model. Workers then look at these queues,
+    /// and find nothing.
     pub(super) fn allow_more(&mut self, model: &Self) {
         self.ready.retain(|queue| model.ready.contains(queue));
     }
@@ -54,7 +54,7 @@ impl Ids {
         facts.events.dedup();
         facts.children.sort_by_key(|(task_id, _)| *task_id);
         facts.children.dedup();
-        // Stable: within a topic, their order stays.
+        // The sort is stable, so messages of one topic keep their order.
         facts.messages.sort_by(|a, b| a.topic.cmp(&b.topic));
         let in_order =
             |pair: &[ArrivedMessage]| pair[0].topic != pair[1].topic || pair[0].id < pair[1].id;
@@ -68,7 +68,8 @@ impl Ids {
         Ok(())
     }
 
-    /// The answer to a batch, after which there are these tasks.
+    /// Brings the answer to a batch into the normal form, with the tasks that exist after the
+    /// batch.
     pub(super) fn committed(
         &mut self,
         committed: &mut Committed,

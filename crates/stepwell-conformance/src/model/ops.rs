@@ -1,11 +1,11 @@
-//! What may be asked of a store, drawn at random.
+//! The operations on a store, drawn at random.
 
 use proptest::collection::vec;
 use proptest::option::of;
 use proptest::prelude::*;
 use stepwell_core::Coalesce;
 
-/// One item of a batch, or time that passes before it. Numbers stand for things that the
+/// One item of a batch, or time that passes before the batch. Numbers stand for things that the
 /// [`World`](super::World) knows.
 #[derive(Clone, Debug)]
 pub(super) enum Op {
@@ -33,7 +33,7 @@ pub(super) enum Op {
     DeclareDead(u128, u64),
     Deregister(u128),
     Advance(u64),
-    /// Removes what ended before this moment, behind the batch.
+    /// Purges the tasks that ended before this moment, after the batch.
     Purge,
 }
 
@@ -74,14 +74,14 @@ pub(super) struct Event {
     pub(super) queue: Option<usize>,
 }
 
-/// What a transition brings.
+/// A part of a transition.
 #[derive(Clone, Debug)]
 pub(super) enum Does {
     Entry(usize),
     Compensation,
     Supersede(u64),
     Child(Spawn),
-    /// A child that the store may have already.
+    /// A child with a key, which the store may have already.
     Keyed(Spawn),
     Emit(Event),
     Send(usize, usize),
@@ -109,7 +109,7 @@ pub(super) enum NextOp {
     Release,
 }
 
-/// Some batches.
+/// Draws a sequence of batches.
 pub(super) fn batches() -> impl Strategy<Value = Vec<Vec<Op>>> {
     vec(vec(op(), 1..6), 1..40)
 }
@@ -156,7 +156,7 @@ fn queue_op() -> impl Strategy<Value = QueueOp> {
 }
 
 fn schedule_op() -> impl Strategy<Value = ScheduleOp> {
-    // Tasks of schedules have none of these.
+    // Tasks of schedules have none of these properties.
     let spawn = spawn().prop_map(|spawn| Spawn { key: None, claim_by: None, ..spawn });
     prop_oneof![
         2 => of(0..4_u64).prop_map(ScheduleOp::Create),

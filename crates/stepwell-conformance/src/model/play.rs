@@ -1,4 +1,4 @@
-//! Plays one sequence on both sides.
+//! The execution of one sequence on both sides.
 
 use std::fmt::Debug;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use crate::handle::Handle;
 use crate::make::{claim, claims, name};
 use crate::setup::Setup;
 
-/// One of the two: a store, and what is known of it.
+/// One of the two sides: a store, and what is known of it.
 struct Side {
     handles: Vec<Handle>,
     turn: usize,
@@ -31,7 +31,7 @@ impl Side {
         &self.handles[self.turn % self.handles.len()]
     }
 
-    /// Commits it. Returns what is to be compared.
+    /// Commits a batch, and returns the parts that are compared.
     async fn commit(&mut self, batch: Batch) -> Result<(Committed, Told, Vec<TaskInfo>), String> {
         self.turn += 1;
         let committed = self.handle().try_commit(batch).await;
@@ -44,13 +44,13 @@ impl Side {
         Ok((committed, told, tasks))
     }
 
-    /// What a task has not received.
+    /// Returns the messages that a task has not received.
     async fn mailbox(&self, task_id: TaskId) -> Result<Vec<(Name, Payload)>, String> {
         let page = self.handle().0.messages(task_id, None).await.map_err(text)?;
         Ok(page.items.into_iter().map(|message| (message.topic, message.payload)).collect())
     }
 
-    /// Removes what ended before this moment.
+    /// Purges the tasks that ended before this moment.
     async fn purge(&self) -> Result<usize, String> {
         let purge = Purge { before: self.world.now, state: None, limit: 1_000 };
         self.handle().0.purge(purge).await.map_err(text)
@@ -63,7 +63,7 @@ impl Side {
     }
 }
 
-/// Plays it. An error says where the store differs.
+/// Plays a sequence. The error says where the store differs.
 pub(super) async fn play(
     backend: &impl Backend,
     handles: usize,
@@ -77,7 +77,7 @@ pub(super) async fn play(
     for (n, ops) in batches.iter().enumerate() {
         for _ in 0..seconds_in(ops) {
             setup.advance(Duration::from_secs(1));
-            // Nothing is claimed, but what is due is done.
+            // This batch claims nothing, but the store does what is due.
             let due = || claims([claim(0, 0)]);
             both(&format!("what is due before batch {n}"), &mut model, &mut store, due(), due())
                 .await?;
@@ -135,7 +135,7 @@ async fn both(
     same(&format!("the tasks after {what}"), &tasks, &tasks_of_store)
 }
 
-/// All filters, a page at a time.
+/// Compares the lists of all filters, one page at a time.
 async fn lists(model: &mut Side, store: &mut Side) -> Result<(), String> {
     let parent = model.world.task(1);
     for state in [None].into_iter().chain(TaskState::ALL.map(Some)) {

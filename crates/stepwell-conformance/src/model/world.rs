@@ -1,4 +1,4 @@
-//! Turns drawn operations into batches, for one of the two sides.
+//! The translation of drawn operations into batches, for one of the two sides.
 
 use std::time::Duration;
 
@@ -14,17 +14,17 @@ use stepwell_core::{
 use super::ops::{Does, Event, NextOp, Op, QueueOp, ScheduleOp, Spawn, WaitOp};
 use crate::make::{self, json, name, step, task_id, worker_id};
 
-/// What one side knows of the tasks that it made. Both sides make the same batches of the same
-/// operations, but for the ids that their stores chose.
+/// The knowledge of one side about the tasks that it made. Both sides make the same batches from
+/// the same operations, except for the ids that their stores chose.
 pub(super) struct World {
     pub(super) now: Timestamp,
     pub(super) tasks: Vec<TaskId>,
     runs: Vec<(TaskId, RunId)>,
-    /// How many of the runs there were before the batch.
+    /// The number of runs that were known before the batch.
     known_runs: usize,
-    /// Messages that have been seen, in the order in which they were.
+    /// The messages that have been seen, in the order in which they appeared.
     pub(super) messages: Vec<MessageId>,
-    /// The versions that schedules were to become, of each schedule.
+    /// The versions that each schedule was meant to have.
     versions: [Vec<ScheduleVersion>; 2],
     counter: u64,
 }
@@ -47,7 +47,7 @@ impl World {
         self.tasks[n % self.tasks.len()]
     }
 
-    /// Remembers the runs that were claimed.
+    /// Records the runs that were claimed.
     pub(super) fn learn_runs(&mut self, committed: &Committed) {
         let claimed = committed.claims.iter().flat_map(|claimed| &claimed.tasks);
         self.runs.extend(claimed.map(|task| (task.task_id, task.run_id)));
@@ -119,8 +119,8 @@ impl World {
             1 => Outcome::Retrying { failure: failure.into(), at: self.at(1) },
             _ => Outcome::Done(json(&format!("[{}]", self.counter))),
         };
-        // Numbers that grow, with room for the store's own entries: which of a task's transitions
-        // will be accepted is not known yet.
+        // The numbers grow, with room for the store's own entries, because it is not known yet
+        // which of a task's transitions will be accepted.
         Entry { outcome, ..step(self.count() * 4, json("0")) }
     }
 
@@ -130,7 +130,7 @@ impl World {
     }
 
     fn transition(&mut self, run: usize, does: &[Does], next: &NextOp) -> Transition {
-        // A run that the batch itself begins is known to nobody yet.
+        // A run that the batch itself begins is not known yet.
         let (task_id, run_id) = self.runs[run % self.known_runs];
         let failure = Failure::new(FailureKind::Panic, format!("failure {}", self.count()));
         let next = match next {
@@ -149,7 +149,7 @@ impl World {
             match does {
                 Does::Entry(n) => transition.entries.push(self.entry(*n)),
                 Does::Compensation => transition.entries.push(self.compensation()),
-                // One of the last entries, of this task or of another.
+                // This is one of the last entries, of this task or of another one.
                 Does::Supersede(back) => {
                     transition.superseded.push(self.counter.saturating_sub(*back) * 4)
                 }
@@ -165,7 +165,7 @@ impl World {
                 Does::Drop(wait) => transition.waits_removed.push(self.wait(wait).key),
             }
         }
-        // One, and its entry behind all others.
+        // A transition has at most one keyed child, whose entry comes after all others.
         let keyed = does
             .iter()
             .find_map(|does| if let Does::Keyed(spawn) = does { Some(spawn) } else { None });
@@ -188,7 +188,8 @@ impl World {
         let action = match op {
             ScheduleOp::Create(next_at) => ScheduleAction::Create(plan(self, *next_at)),
             ScheduleOp::Replace { seen, next_at, spawns, unless_running } => {
-                // One of the last that it may have become: whether it did is not known.
+                // This is one of the last versions that the schedule may have; it is not known
+                // whether it has.
                 let nobody = uuid::Uuid::nil().into();
                 let seen =
                     self.versions[schedule].iter().rev().nth(*seen).copied().unwrap_or(nobody);
@@ -204,7 +205,7 @@ impl World {
         ScheduleChange { name: name(&format!("schedule{schedule}")), action }
     }
 
-    /// The batch of these operations.
+    /// Returns the batch of these operations.
     pub(super) fn batch(&mut self, ops: &[Op]) -> Batch {
         let mut batch = Batch::default();
         self.known_runs = self.runs.len();
@@ -217,7 +218,7 @@ impl World {
                 }
                 Op::Transition { run, does, next } => {
                     let transition = self.transition(*run, does, next);
-                    // A batch holds one of each run at most.
+                    // A batch holds at most one transition of each run.
                     let is_of = |other: &Transition| (other.task_id, other.run_id);
                     if batch.transitions.iter().all(|other| is_of(other) != is_of(&transition)) {
                         batch.transitions.push(transition);
@@ -280,13 +281,13 @@ impl World {
     }
 }
 
-/// The scopes that tasks are spawned in.
+/// Returns the scopes that tasks are spawned in.
 pub(super) fn scopes() -> [Scope; 3] {
     let all = Scope::default();
     [all.clone(), all.clone().label("tenant", "a"), all.queue(name("queue1"))]
 }
 
-/// How many seconds pass before the batch of these operations.
+/// Returns how many seconds pass before the batch of these operations.
 pub(super) fn seconds_in(ops: &[Op]) -> u64 {
     ops.iter().map(|op| if let Op::Advance(thrice) = op { thrice * 3 } else { 0 }).sum()
 }

@@ -1,4 +1,4 @@
-//! All or nothing.
+//! The points of atomicity: all or nothing.
 
 use stepwell_core::store::{Batch, Command, CommandOutcome, Spawned, Transition};
 use stepwell_core::{TaskState, WorkerState};
@@ -8,7 +8,8 @@ use crate::handle::payloads;
 use crate::make::*;
 use crate::setup::Setup;
 
-/// One of everything, none of which is there yet: task 1 is to complete, task 3 to be cancelled.
+/// Returns a batch with one item of each kind, none of which exists yet. Task 1 is to complete, and
+/// task 3 to be cancelled.
 fn one_of_everything() -> Batch {
     let mut completes = Transition::new(task_id(1), run_id(1), complete());
     completes.entries = vec![step(2, json("2"))];
@@ -28,7 +29,7 @@ fn one_of_everything() -> Batch {
     }
 }
 
-/// A batch that the store refuses leaves nothing of it, and the next one is as good as ever.
+/// Checks that a refused batch leaves no trace, and that the next batch is unaffected.
 pub async fn atomicity(backend: &impl Backend) {
     if !backend.refuses_duplicates() {
         return;
@@ -77,7 +78,7 @@ pub async fn atomicity(backend: &impl Backend) {
     assert_eq!(store.journal(1).await.len(), 2);
 }
 
-/// An item that is refused by itself leaves nothing, and all others of its batch stand.
+/// Checks that a refused item leaves no trace, and that all other items of its batch stand.
 pub async fn refused_items(backend: &impl Backend) {
     let (_setup, store) = Setup::with_handle(backend).await;
     let runs = store.run((1..=4).map(new_task)).await;

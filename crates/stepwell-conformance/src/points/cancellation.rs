@@ -1,5 +1,5 @@
-//! Cancellation: at once where nobody runs, on request where somebody does, and down all
-//! generations.
+//! The points of cancellation. It is immediate for a task that does not run, and a request for one
+//! that runs. It goes down all generations.
 
 use stepwell_core::TaskState;
 use stepwell_core::store::{Command, CommandOutcome, Finish, NewTask, Next, Transition};
@@ -8,8 +8,8 @@ use crate::backend::Backend;
 use crate::make::*;
 use crate::setup::Setup;
 
-/// A task that does not run is cancelled at once; one that runs is asked to, and ends as it likes,
-/// but is not tried again.
+/// Checks that a task that does not run is cancelled at once. A task that runs is asked to cancel,
+/// may end in any way, and is not tried again.
 pub async fn cancellation(backend: &impl Backend) {
     let (setup, store) = Setup::with_handle(backend).await;
     let runs = store.run((1..=6).map(new_task)).await;
@@ -56,10 +56,10 @@ pub async fn cancellation(backend: &impl Backend) {
     assert_eq!(store.command(Command::Cancel(task_id(99))).await, CommandOutcome::NotFound);
 }
 
-/// What descends from a cancelled task is cancelled as well, whoever cancelled it.
+/// Checks that all descendants of a cancelled task are cancelled, whatever cancelled it.
 pub async fn cancellation_of_families(backend: &impl Backend) {
     let (_setup, store) = Setup::with_handle(backend).await;
-    // 1 has the children 2 to 5, of which 2 has 6, and 6 has 7.
+    // Task 1 has the children 2 to 5. Task 2 has the child 6, and 6 has the child 7.
     store.spawn([new_task(1), child_of(1, 2), child_of(2, 6), child_of(6, 7)]).await;
     let runs = store.run([child_of(1, 3), child_of(1, 4), child_of(1, 5), child_of(5, 8)]).await;
     assert!(store.next(runs[1], SUSPEND).await.suspended);
@@ -79,8 +79,8 @@ pub async fn cancellation_of_families(backend: &impl Backend) {
         "5 was not cancelled"
     );
 
-    // A run that cancels itself takes its children along, and so does one that is given back when
-    // it was asked to.
+    // A run that cancels itself cancels its children. A run that is released after a request to
+    // cancel does the same.
     for (first, next) in [(20, Next::Cancel), (30, Next::Release)] {
         let run = store.run_one(first).await;
         store.spawn([child_of(first, first + 1), child_of(first + 1, first + 2)]).await;
@@ -96,8 +96,8 @@ pub async fn cancellation_of_families(backend: &impl Backend) {
     assert_eq!(store.state(41).await, TaskState::Pending, "a failure is no cancellation");
 }
 
-/// Cancellation goes down a family of a thousand generations, and tells parents that await their
-/// children.
+/// Checks that cancellation goes down a family of a thousand generations, and reaches parents that
+/// await their children.
 pub async fn cancellation_of_generations(backend: &impl Backend) {
     const GENERATIONS: u128 = 1_000;
     let (_setup, store) = Setup::with_handle(backend).await;

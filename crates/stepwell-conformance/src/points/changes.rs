@@ -1,4 +1,4 @@
-//! Handles learn of what others wrote.
+//! The point of changes: a handle learns of what others wrote.
 
 use std::time::Duration;
 
@@ -9,17 +9,17 @@ use crate::handle::{Handle, of};
 use crate::make::*;
 use crate::setup::Setup;
 
-/// How long a change may take to be seen. It is a limit for tests, and no promise.
+/// The time within which a change must be seen. It is a limit for tests, and no guarantee.
 const SOON: Duration = Duration::from_secs(10);
 
-/// How long it stays quiet when there is no change.
+/// The time without news after which there is no change.
 const QUIET: Duration = Duration::from_millis(400);
 
 async fn within(limit: Duration, store: &Handle) -> Option<Changed> {
     tokio::time::timeout(limit, store.0.changed()).await.ok()
 }
 
-/// Reads all that there is to be told.
+/// Reads all pending changes.
 async fn settle(store: &Handle) {
     for _ in 0..50 {
         if within(QUIET, store).await.is_none() {
@@ -29,14 +29,14 @@ async fn settle(store: &Handle) {
     panic!("there is always a change, though nobody writes");
 }
 
-/// Waits until the handle is told of that.
+/// Waits until the handle receives a certain change.
 async fn is_told(store: &Handle, what: &str, is_it: impl Fn(Changed) -> bool) {
     let told = tokio::time::timeout(SOON, async { while !is_it(store.0.changed().await) {} }).await;
     assert!(told.is_ok(), "another handle was not told of {what}");
 }
 
-/// A handle is told when another one brought work for it or ended tasks, also when that was before
-/// it asked; and not when another one claimed in vain.
+/// Checks that a handle receives a change when another handle brought work for it or ended tasks,
+/// even when this happened before the call. A claim that found nothing is no change.
 pub async fn changes(backend: &impl Backend) {
     if !backend.is_shared() {
         return;
@@ -83,7 +83,7 @@ pub async fn changes(backend: &impl Backend) {
     assert!(a.apply(refused).await.is_err());
     assert!(!within(QUIET, &b).await.is_some_and(|changed| changed.finished && !changed.work));
 
-    // Two that wait at the same time are both told, of a change by a third.
+    // Two handles that wait at the same time both receive a change by a third one.
     let c = setup.handle().await;
     settle(&a).await;
     settle(&b).await;

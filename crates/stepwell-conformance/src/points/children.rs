@@ -1,4 +1,4 @@
-//! A parent learns how its children ended.
+//! The points of children: a parent learns how its children ended.
 
 use stepwell_core::store::{
     Command, CommandOutcome, Finish, KeyedSpawn, NewTask, Next, Purge, Spawned, Transition,
@@ -10,8 +10,8 @@ use crate::handle::{Handle, of};
 use crate::make::*;
 use crate::setup::Setup;
 
-/// The end of a child wakes a parent that awaits it, whichever way it ends, and is kept for one
-/// that comes later.
+/// Checks that each kind of end of a child wakes a parent that awaits the child. The end is kept
+/// for a parent that asks later.
 pub async fn children(backend: &impl Backend) {
     let (_setup, store) = Setup::with_handle(backend).await;
     let ends = [
@@ -39,7 +39,7 @@ pub async fn children(backend: &impl Backend) {
         assert_eq!(woken.task_id, parent.0);
         assert_eq!(woken.facts.children, [(children[0].0, finish.clone())]);
 
-        // One that has ended before it is awaited, and one that is gone.
+        // One child has ended before it is awaited, and one is deleted.
         let looked = store.apply(awaiting(of(&woken), [for_child(n + 2)], SUSPEND)).await.unwrap();
         assert!(!looked.suspended, "it was suspended, though its child has ended");
         assert_eq!(looked.facts.children.len(), 2);
@@ -52,7 +52,7 @@ pub async fn children(backend: &impl Backend) {
         assert_eq!(store.command(Command::Delete(children[1].0)).await, CommandOutcome::Done);
     }
 
-    // One that is not there.
+    // This child does not exist.
     let parent = store.run_one(100).await;
     let ends =
         store.apply(awaiting(parent, [for_child(101)], SUSPEND)).await.unwrap().facts.children;
@@ -73,9 +73,9 @@ async fn there(store: &Handle) -> Vec<TaskId> {
     ids
 }
 
-/// A finished task stays as long as its parent has not completed, or another task waits for it,
-/// whoever deletes it: a client,
-/// or a purge, whose limit such tasks do not use up.
+/// Checks that a finished task stays while its parent has not completed or another task waits for
+/// it. This holds for the deletion by a client and for a purge, whose limit does not count such
+/// tasks.
 pub async fn needed_tasks(backend: &impl Backend) {
     let (setup, store) = Setup::with_handle(backend).await;
     let parents = store.run([new_task(1), new_task(2), new_task(3), new_task(4)]).await;
@@ -85,7 +85,7 @@ pub async fn needed_tasks(backend: &impl Backend) {
     for run in children.iter().chain(&other) {
         store.next(*run, complete()).await;
     }
-    // It waits, and runs.
+    // Task 3 waits for task 31, and runs.
     store.apply(awaiting(parents[2], [for_child(31)], GO_ON)).await.unwrap();
     store.next(parents[1], complete()).await;
     setup.advance(SECOND);
@@ -110,8 +110,8 @@ pub async fn needed_tasks(backend: &impl Backend) {
     let removed =
         Transition { waits_removed: vec![for_child(31).key], ..awaiting(parents[2], [], GO_ON) };
     store.apply(removed).await.unwrap();
-    // Nor is it over with one that was cancelled, or has failed: it may be retried, and then joins
-    // its children.
+    // The same holds for a parent that was cancelled, or has failed. The parent may be retried, and
+    // then joins its children.
     store.command(Command::Cancel(task_id(1))).await;
     assert_eq!(store.command(Command::Delete(task_id(11))).await, needed_by(1));
     assert_eq!(purge(100).await, 1, "the one that nobody waits for any more");
@@ -140,12 +140,13 @@ pub async fn needed_tasks(backend: &impl Backend) {
     );
 }
 
-/// A purge removes a family that has failed once its parent's time has come: parents first, their
-/// children behind them, up to the limit. A parent that is not to be purged keeps its children.
+/// Checks that a purge removes a family that has failed, once its parent's time has come. It
+/// removes parents first and their children after them, up to the limit. A parent that is not
+/// purged keeps its children.
 pub async fn purged_families(backend: &impl Backend) {
     let (setup, store) = Setup::with_handle(backend).await;
-    // Three generations, of which the last has lower numbers than its parents; and a family whose
-    // parent ends later.
+    // The first family has a parent that ends later. The second one has three generations, and the
+    // last generation has lower numbers than its parents.
     let late = store.run([new_task(1), child_of(1, 2)]).await;
     let family =
         [new_task(20), child_of(20, 21), child_of(20, 22), child_of(21, 10), child_of(22, 11)];
@@ -176,7 +177,7 @@ pub async fn purged_families(backend: &impl Backend) {
     assert_eq!(there(&store).await, ids(&[1, 2]));
     assert_eq!(purge(setup.now(), None, 100).await, 2, "a parent and its child at once");
 
-    // Many generations.
+    // This family has many generations.
     let generations = (100..160).map(|n| if n == 100 { new_task(n) } else { child_of(n - 1, n) });
     store.run(generations).await;
     store.command(Command::Cancel(task_id(100))).await;
@@ -203,8 +204,8 @@ async fn is_answered(store: &Handle, asks: (TaskId, RunId), key: &str, with: u12
     );
 }
 
-/// A finished task that others were answered with, because it has the idempotency key of their
-/// child, stays until the last of them has completed, though none of them waits for it yet.
+/// Checks a finished task that answered other tasks' spawns of a child with its idempotency key. The
+/// task stays until the last of these tasks has completed, even when none of them waits for it yet.
 pub async fn answered_tasks(backend: &impl Backend) {
     let (setup, store) = Setup::with_handle(backend).await;
     let others = store.run([new_task(1), new_task(2), with_key("key", 31), new_task(32)]).await;
@@ -223,7 +224,7 @@ pub async fn answered_tasks(backend: &impl Backend) {
     store.next(others[0], complete()).await;
     assert_eq!(store.command(Command::Delete(task_id(31))).await, needed_by(2));
     assert_eq!(purge().await, 0);
-    // Whoever has failed, or was cancelled, may be tried again, and needs it then.
+    // A task that has failed, or was cancelled, may be retried and then needs the child.
     store.next(others[1], Next::Fail(failure("no").permanent())).await;
     assert_eq!(store.command(Command::Delete(task_id(31))).await, needed_by(2));
     assert_eq!(purge().await, 0);
@@ -231,7 +232,7 @@ pub async fn answered_tasks(backend: &impl Backend) {
     store.command(Command::Cancel(task_id(2))).await;
     assert_eq!(store.command(Command::Delete(task_id(31))).await, needed_by(2));
     assert_eq!(purge().await, 0);
-    // It is not needed by one that has completed, nor by one that is gone.
+    // A task that has completed does not need the child, and neither does one that was deleted.
     store.command(Command::Retry(task_id(2))).await;
     let again = store.claim_one(1).await;
     store.next(of(&again), complete()).await;
@@ -251,8 +252,8 @@ pub async fn answered_tasks(backend: &impl Backend) {
     assert_eq!(there(&store).await, ids(&[1, 2, 34]));
 }
 
-/// Tasks that were answered with each other, with themselves or with their own parents keep each
-/// other as long as one of them has not ended, and no longer.
+/// Checks tasks that were answered with each other, with themselves, or with their own parents.
+/// They keep each other until all of them have ended, and no longer.
 pub async fn answered_with_each_other(backend: &impl Backend) {
     let (setup, store) = Setup::with_handle(backend).await;
     let fail = || Next::Fail(failure("no").permanent());
@@ -304,7 +305,8 @@ pub async fn answered_with_each_other(backend: &impl Backend) {
     assert_eq!(there(&store).await, []);
 }
 
-/// The end of a child is told to a parent that runs, and a parent may be gone when its child ends.
+/// Checks that a running parent is notified of a child's end, and that a parent may be gone when
+/// its child ends.
 pub async fn children_of_running_parents(backend: &impl Backend) {
     let (_setup, store) = Setup::with_handle(backend).await;
     let parent = store.run_one(1).await;

@@ -1,4 +1,4 @@
-//! Tasks that wait for each other in a circle, which none of them would ever leave.
+//! The points of circles: tasks that wait for each other, so that none of them would ever continue.
 
 use stepwell_core::store::{Applied, Command, Finish, NewTask, Next, Transition};
 use stepwell_core::{RunId, TaskId, TaskState, blocked};
@@ -12,7 +12,7 @@ fn keyed_by(key: &str, task: NewTask) -> NewTask {
     NewTask { concurrency_key: Some(name(key)), ..task }
 }
 
-/// Spawns the tasks, and claims those that can be, in the order of their ids.
+/// Spawns the tasks, claims those that are claimable, and returns the runs by task id.
 async fn begin(store: &Handle, tasks: impl IntoIterator<Item = NewTask>) -> Vec<(TaskId, RunId)> {
     if !store.signal(heartbeat(1)).await {
         store.signal(register(1)).await;
@@ -23,7 +23,7 @@ async fn begin(store: &Handle, tasks: impl IntoIterator<Item = NewTask>) -> Vec<
     runs
 }
 
-/// Returns the child that a task was told it would wait for for ever.
+/// Returns the child for which a task would wait forever, when its facts say so.
 fn told(applied: &Applied) -> Option<TaskId> {
     match applied.facts.children.as_slice() {
         [(child, Finish::Failed(failure))] if *failure == blocked() => Some(*child),
@@ -41,11 +41,12 @@ async fn waits(store: &Handle, run: (TaskId, RunId), children: &[u128]) {
     assert!(applied.suspended && applied.facts.is_empty(), "{applied:?}");
 }
 
-/// A task that would close a circle stays running, and is told of its child. The others wait, and
-/// go on once it has ended.
+/// Checks that a task that would close a circle stays running, and that its facts name the child.
+/// The other tasks wait, and continue once the first one has ended.
 pub async fn circles(backend: &impl Backend) {
     let (_setup, store) = Setup::with_handle(backend).await;
-    // A key comes twice in a chain of joins; each of the two that can close the circle does.
+    // A key occurs twice in a chain of joins. Each of the two tasks that can close the circle does
+    // so once.
     for first in [100, 200] {
         let key = first.to_string();
         let [holds, joins_it, behind] = [first, first + 1, first + 2];
@@ -64,7 +65,7 @@ pub async fn circles(backend: &impl Backend) {
         waits(&store, other, &[its_child]).await;
         let applied = joins(&store, closes, &[child]).await;
         assert_eq!((applied.suspended, told(&applied)), (false, Some(task_id(child))));
-        // It is told as often as it would be suspended.
+        // The facts name the child each time that the task tries to suspend.
         let again = store.next(closes, SUSPEND).await;
         assert_eq!((again.suspended, told(&again)), (false, Some(task_id(child))));
         assert!(store.look(closes).await.is_empty(), "a look finds what has arrived only");
@@ -78,7 +79,7 @@ pub async fn circles(backend: &impl Backend) {
         assert_eq!(store.count(TaskState::Suspended).await, 0);
     }
 
-    // Two keys, of which each task holds one and joins a child behind the other.
+    // There are two keys. Each task holds one key, and joins a child that waits for the other key.
     let runs = begin(
         &store,
         [
@@ -101,7 +102,7 @@ pub async fn circles(backend: &impl Backend) {
     store.next(of(&woken), complete()).await;
     store.next(of(&store.claim_one(1).await), complete()).await;
 
-    // Tasks that join each other, in one batch; and one that joins itself.
+    // These tasks join each other in one batch, and one task joins itself.
     let runs = store.run([with_key("c", 401), with_key("d", 402), with_key("e", 403)]).await;
     let suspending =
         [(1, 401), (0, 402)].map(|(n, child)| awaiting(runs[n], [for_child(child)], SUSPEND));
@@ -116,7 +117,8 @@ pub async fn circles(backend: &impl Backend) {
     assert_eq!(told(&joins(&store, runs[2], &[403]).await), Some(task_id(403)));
 }
 
-/// A task that something else may let go on is in no circle, nor is one that waits for such a task.
+/// Checks that a task that something else may wake is in no circle. A task that waits for such a
+/// task is in no circle either.
 pub async fn ways_out_of_circles(backend: &impl Backend) {
     let (setup, store) = Setup::with_handle(backend).await;
     let later = setup.at(SECOND * 100);
@@ -139,7 +141,7 @@ pub async fn ways_out_of_circles(backend: &impl Backend) {
         assert!(store.apply(middle).await.unwrap().suspended, "{what}");
         waits(&store, runs[0], &[n + 1]).await;
         assert_eq!(store.state(n).await, TaskState::Suspended, "{what}");
-        // Then it waits for the child alone, and closes the circle.
+        // The task now waits for the child alone, and closes the circle.
         match n {
             100 => _ = store.emit(event("e", json("1"))).await,
             200 => _ = store.send(message(n + 1, "m", json("1"))).await,
@@ -162,18 +164,19 @@ pub async fn ways_out_of_circles(backend: &impl Backend) {
     }
 }
 
-/// Circles that close while all of their tasks are suspended at once: one of them is told, and no
-/// other.
+/// Checks circles that close while all of their tasks suspend at once: exactly one task
+/// stays running and learns of its circle.
 pub async fn circles_under_races(backend: &impl Backend) {
     let setup = Setup::new(backend).await;
     let handles = setup.handles(4).await;
     for round in rounds() {
         let n = (round + 1) * 1_000;
         let key = |which: u128| format!("{n} {which}");
-        // The tasks, and which child each of them joins.
+        // The first list holds the tasks. The second list holds pairs of a task and the child that
+        // it joins.
         let (tasks, edges): (Vec<NewTask>, Vec<(u128, u128)>) = match round % 4 {
-            // A chain of the tasks' own children, and behind it a task that waits for the first
-            // one's turn.
+            // This is a chain of the tasks' own children, and a last task that waits for the turn
+            // of the first one.
             0 => (
                 vec![
                     keyed_by(&key(0), new_task(n)),
@@ -183,19 +186,19 @@ pub async fn circles_under_races(backend: &impl Backend) {
                 ],
                 vec![(n, n + 1), (n + 1, n + 2), (n + 2, n + 9)],
             ),
-            // Keys, each held by one task.
+            // Each key is held by one task.
             1 => {
                 let holding = (0..3).map(|i| keyed_by(&key(i), new_task(n + i)));
                 let behind =
                     (0..3).map(|i| keyed_by(&key((i + 1) % 3), child_of(n + i, n + 9 - i)));
                 (holding.chain(behind).collect(), (0..3).map(|i| (n + i, n + 9 - i)).collect())
             }
-            // Tasks that are nobody's children.
+            // These tasks have no parents.
             2 => (
                 (0..4).map(|i| with_key(&key(i), n + i)).collect(),
                 (0..4).map(|i| (n + i, n + (i + 1) % 4)).collect(),
             ),
-            // All of that.
+            // This chain combines all of these cases.
             _ => (
                 vec![
                     keyed_by(&key(0), new_task(n)),
@@ -213,7 +216,7 @@ pub async fn circles_under_races(backend: &impl Backend) {
         for (run, (n, child)) in runs.iter().zip(&edges) {
             assert_eq!(run.0, task_id(*n));
             let suspends = awaiting(*run, [for_child(*child)], SUSPEND);
-            // It may have begun to wait before, and be suspended only now.
+            // A task may begin to wait earlier, and suspend only now.
             suspending.push(match round % 8 {
                 0..4 => suspends,
                 _ => {

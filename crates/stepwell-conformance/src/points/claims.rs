@@ -1,4 +1,4 @@
-//! Who gets what.
+//! The points of claims: which worker receives which task.
 
 use stepwell_core::store::{Batch, Claimed, NewTask, Next, TaskState};
 use stepwell_core::{RetryStrategy, TaskId};
@@ -12,7 +12,8 @@ fn ids(claimed: &Claimed) -> Vec<TaskId> {
     claimed.tasks.iter().map(|task| task.task_id).collect()
 }
 
-/// Of a queue the highest priority comes first, then what became ready first, then the lowest id.
+/// Checks the order within a queue: the highest priority, then what became ready first, then the
+/// lowest id.
 pub async fn claim_order(backend: &impl Backend) {
     let (setup, store) = Setup::with_handle(backend).await;
     store.signal(register(1)).await;
@@ -31,12 +32,12 @@ pub async fn claim_order(backend: &impl Backend) {
     store.spawn([new_task(7), new_task(6)]).await;
     setup.advance(SECOND * 2);
     store.spawn([new_task(5)]).await;
-    // Task 3 has become ready only now, with task 5: it is this claim that makes it so.
+    // Task 3 becomes ready by this claim, together with task 5.
     let claimed = store.claimed(1, 100).await;
     let expected = [8, 9, 6, 7, 3, 5, 2, 1].map(task_id);
     assert_eq!(ids(&claimed), expected);
 
-    // Given back, a task is ready anew: it goes behind those that wait.
+    // A released task is ready again, and comes after the tasks that already wait.
     for task in &claimed.tasks[1..3] {
         store.next(of(task), Next::Release).await;
         setup.advance(MICROSECOND);
@@ -48,7 +49,8 @@ pub async fn claim_order(backend: &impl Backend) {
     }
     assert_eq!(order, [9, 6, 4].map(task_id));
 
-    // Left to others, it is claimed by nobody until then, and the attempt does not count.
+    // A task that was left to other programs is claimed by no worker before the given time, and its
+    // attempt does not count.
     let until = setup.at(SECOND * 10);
     store.next(of(&claimed.tasks[0]), Next::Leave { until }).await;
     setup.advance(SECOND * 9);
@@ -58,8 +60,8 @@ pub async fn claim_order(backend: &impl Backend) {
     assert_eq!((left.task_id, left.attempt), (task_id(8), 1));
 }
 
-/// A claim gets what is in its queues, in their order, of the types that its worker knows, and not
-/// more than its limit.
+/// Checks that a claim returns tasks of its queues in their order, of the types that its worker
+/// knows, up to its limit.
 pub async fn claim_filters(backend: &impl Backend) {
     let (_setup, store) = Setup::with_handle(backend).await;
     let of_queue = |queue: &str, task_type: &str, n| NewTask {
@@ -90,7 +92,7 @@ pub async fn claim_filters(backend: &impl Backend) {
     assert!(claims_of(claim_of(1, &["b", "a"], &["y", "x"], 9)).await.is_empty());
     assert_eq!(store.state(6).await, TaskState::Pending, "nobody asked for its queue");
 
-    // Several claims of one batch get different tasks.
+    // Several claims of one batch receive different tasks.
     store.spawn((10..16).map(new_task)).await;
     let batch =
         Batch { workers: vec![register(2)], ..claims([claim(1, 2), claim(2, 2), claim(1, 10)]) };
@@ -102,7 +104,7 @@ pub async fn claim_filters(backend: &impl Backend) {
     );
 }
 
-/// A task comes as it was spawned, and its claim can be seen.
+/// Checks that a task comes as it was spawned, and that its claim can be seen.
 pub async fn claimed_tasks(backend: &impl Backend) {
     let (setup, store) = Setup::with_handle(backend).await;
     let mut new = new_task(1);

@@ -1,4 +1,4 @@
-//! Many clients at once, each doing whatever comes to its mind.
+//! The point of concurrent clients, which do random things at once.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -15,13 +15,13 @@ use crate::setup::{Setup, together};
 const CLIENTS: u128 = 4;
 const BATCHES: usize = 40;
 
-/// What one client did, as the store confirmed it.
+/// The actions of one client, as the store confirmed them.
 #[derive(Default)]
 struct Deeds {
     created: Vec<TaskId>,
     claimed: Vec<(TaskId, RunId, u128)>,
     finished: Vec<(TaskId, Finish)>,
-    /// How many entries of each task were accepted.
+    /// The number of accepted entries of each task.
     entries: BTreeMap<TaskId, u64>,
 }
 
@@ -30,9 +30,9 @@ struct Client {
     worker: u128,
     random: u64,
     next_task: u128,
-    /// The tasks that it runs, and the last number in their journals.
+    /// The tasks that the client runs, and the last numbers in their journals.
     running: BTreeMap<TaskId, (RunId, u64)>,
-    /// The journals of tasks that were suspended, which may come back without them.
+    /// The journals of suspended tasks, which may come back without them.
     suspended: HashMap<(TaskId, RunId), u64>,
     deeds: Deeds,
 }
@@ -50,7 +50,7 @@ impl Client {
         }
     }
 
-    /// A number below that.
+    /// Draws a number below a limit.
     fn draw(&mut self, below: u64) -> u64 {
         self.random = self
             .random
@@ -59,7 +59,7 @@ impl Client {
         (self.random >> 33) % below
     }
 
-    /// One of the tasks that any of the clients may have spawned.
+    /// Draws one of the tasks that any of the clients may have spawned.
     fn any_task(&mut self) -> u128 {
         let client = 1 + u128::from(self.draw(CLIENTS as u64));
         client * 1_000_000 + 1 + u128::from(self.draw(BATCHES as u64))
@@ -164,7 +164,7 @@ impl Client {
         }
     }
 
-    /// Whether the run still owns its task: one that was asked to cancel may have ended.
+    /// Returns whether a run still owns its task; a task that was asked to cancel may have ended.
     async fn owns(&self, task_id: TaskId, run_id: RunId) -> bool {
         let task = self.store.0.task(task_id).await.unwrap();
         task.is_some_and(|task| task.run_id == run_id && task.state == TaskState::Running)
@@ -191,9 +191,9 @@ impl Client {
     }
 }
 
-/// Many clients commit random batches at once: afterwards every task is there once, in one state,
-/// with all that was accepted in its journal; no run had two owners, nothing ended twice; and all
-/// that is left can be ended.
+/// Checks many clients that commit random batches at once. Afterwards every task exists once, in
+/// one state, and its journal holds all that was accepted. No run had two owners, nothing ended
+/// twice, and everything that is left can be ended.
 pub async fn concurrent_clients(backend: &impl Backend) {
     let setup = Setup::new(backend).await;
     let handles = setup.handles(CLIENTS as usize).await;
@@ -251,7 +251,7 @@ async fn check(store: &Handle, all: &Deeds) {
     }
 }
 
-/// Emits what suspended tasks wait for, and ends everything.
+/// Emits the event that suspended tasks wait for, and ends everything.
 async fn end_all(store: &Handle) {
     store.emit(event("the end", json("1"))).await;
     let stop = (1..=CLIENTS).map(deregister);

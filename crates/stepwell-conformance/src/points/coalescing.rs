@@ -1,4 +1,4 @@
-//! Spawns that are one with a task that waits to start.
+//! The points of spawns that coalesce with a task that waits to start.
 
 use stepwell_core::store::{Command, NewTask, Next, Spawned, TaskState};
 use stepwell_core::{Coalesce, Failure, FailureKind};
@@ -18,8 +18,8 @@ fn waiting(n: u128) -> Spawned {
     Spawned::Waiting { task_id: task_id(n), run_id: run_id(n) }
 }
 
-/// A spawn is one with the last task of its type and key that was never claimed, replaces all of
-/// them, or is rejected.
+/// Checks that a spawn coalesces with the last task of its type and key that was never claimed,
+/// replaces all such tasks, or is rejected.
 pub async fn coalescing_spawns(backend: &impl Backend) {
     let (setup, store) = Setup::with_handle(backend).await;
     store.signal(register(1)).await;
@@ -42,7 +42,7 @@ pub async fn coalescing_spawns(backend: &impl Backend) {
         "of another type, of another key"
     );
 
-    // What has begun is left alone, also when it waits for its next attempt.
+    // A task that has begun is left alone, even when it waits for its next attempt.
     let first = store.claim_one(1).await;
     assert_eq!(first.task_id, task_id(1));
     let later = NewTask { start_at: Some(setup.at(SECOND)), ..coalescing(Reuse, 6) };
@@ -80,8 +80,8 @@ pub async fn coalescing_spawns(backend: &impl Backend) {
     assert_eq!(store.spawn([keyed(12)]).await, [existing]);
 }
 
-/// Of several that wait, the last is reused, and all are replaced; the new task takes its turn
-/// behind what has begun.
+/// Checks that of several waiting tasks, the last one is reused, or all are replaced. The new task
+/// takes its turn after the task that has begun.
 pub async fn coalescing_replaces(backend: &impl Backend) {
     let (_setup, store) = Setup::with_handle(backend).await;
     store.signal(register(1)).await;
@@ -109,7 +109,8 @@ pub async fn coalescing_replaces(backend: &impl Backend) {
     assert_eq!(store.claim_one(1).await.task_id, task_id(7));
 }
 
-/// Of those who ask for the same at the same time, one makes the task, and all others get it.
+/// Checks that of several equal spawns at the same time, one makes the task, and all others receive
+/// it.
 pub async fn coalescing_under_races(backend: &impl Backend) {
     let setup = Setup::new(backend).await;
     let handles = setup.handles(4).await;

@@ -1,4 +1,4 @@
-//! What clients ask of tasks, beside cancellation.
+//! The points of commands by clients, except cancellation.
 
 use stepwell_core::store::{Command, CommandOutcome, NewTask, Next, Spawned};
 use stepwell_core::{Entry, Key, Kind, TaskId, TaskState};
@@ -8,9 +8,9 @@ use crate::handle::{Handle, of};
 use crate::make::*;
 use crate::setup::Setup;
 
-/// Seven tasks, one in each state.
+/// Makes seven tasks, one in each state.
 async fn one_in_each_state(store: &Handle) {
-    // Where there is a choice, the compensating one is claimed first.
+    // The priority makes sure that the compensating task is claimed first.
     let runs =
         store.run((2..=7).map(|n| NewTask { priority: i32::from(n == 4), ..new_task(n) })).await;
     assert!(store.next(runs[1], SUSPEND).await.suspended);
@@ -27,7 +27,7 @@ async fn one_in_each_state(store: &Handle) {
     }
 }
 
-/// The command is refused in all states but these.
+/// Checks that a command is refused in all states except these.
 async fn is_allowed_only_in(store: &Handle, command: fn(TaskId) -> Command, states: &[TaskState]) {
     for (n, state) in (1..).zip(TaskState::ALL).filter(|(_, state)| !states.contains(state)) {
         let before = store.picture().await;
@@ -38,7 +38,8 @@ async fn is_allowed_only_in(store: &Handle, command: fn(TaskId) -> Command, stat
     assert_eq!(store.command(command(task_id(99))).await, CommandOutcome::NotFound);
 }
 
-/// A failed or cancelled task runs again, from its journal, its attempts counted from 1.
+/// Checks that a failed or cancelled task runs again, from its journal, with its attempts counted
+/// from 1.
 pub async fn retry_command(backend: &impl Backend) {
     let (_setup, store) = Setup::with_handle(backend).await;
     one_in_each_state(&store).await;
@@ -62,7 +63,7 @@ pub async fn retry_command(backend: &impl Backend) {
     }
 }
 
-/// A finished task is removed with all that belongs to it.
+/// Checks that a finished task is removed with all that belongs to it.
 pub async fn delete_command(backend: &impl Backend) {
     let (_setup, store) = Setup::with_handle(backend).await;
     one_in_each_state(&store).await;
@@ -76,13 +77,13 @@ pub async fn delete_command(backend: &impl Backend) {
         assert_eq!(store.command(Command::Delete(task_id(n))).await, CommandOutcome::NotFound);
     }
     assert_eq!(store.all().await.len(), 4);
-    // The id may be used again, and nothing of the old task is there.
+    // The id may be used again, and nothing of the old task is left.
     let run = store.run_one(5).await;
     store.journals(run, vec![step(1, json("1"))]).await;
     assert_eq!(store.journal(5).await.len(), 1);
 }
 
-/// A suspended task is made claimable, though nothing has arrived.
+/// Checks that a suspended task becomes claimable, although nothing has arrived.
 pub async fn wake_command(backend: &impl Backend) {
     let (_setup, store) = Setup::with_handle(backend).await;
     one_in_each_state(&store).await;
@@ -100,8 +101,8 @@ pub async fn wake_command(backend: &impl Backend) {
     store.next(of(task), complete()).await;
 }
 
-/// A paused task is claimed by nobody until it is resumed, whatever becomes of it meanwhile; one
-/// that runs is left alone.
+/// Checks that a paused task is not claimed until it is resumed, whatever happens to it meanwhile.
+/// A running task is left alone.
 pub async fn paused_tasks(backend: &impl Backend) {
     let (setup, store) = Setup::with_handle(backend).await;
     one_in_each_state(&store).await;
@@ -127,7 +128,7 @@ pub async fn paused_tasks(backend: &impl Backend) {
     }
     assert!(store.claim(1, 10).await.is_empty());
     assert_eq!(store.queues().await[0].ready_at, None, "none of them waits for a worker");
-    // A pause outlasts a process, and holds for what comes of its time as well.
+    // A pause outlasts a process, and also holds for a task whose time comes later.
     let later = NewTask { start_at: Some(setup.at(SECOND)), ..new_task(50) };
     store.spawn([later]).await;
     store.command(Command::Pause(task_id(50))).await;
@@ -147,7 +148,8 @@ pub async fn paused_tasks(backend: &impl Backend) {
     assert!(!store.info(pending).await.paused);
     store.command(Command::Retry(task_id(pending))).await;
     assert_eq!(store.claim_one(1).await.task_id, task_id(pending));
-    // One that is paused as it waits for its turn among those of its key gets it, and waits on.
+    // A task may be paused while it waits for its turn among the tasks of its key. It gets its
+    // turn, and still waits.
     let keyed = |n| NewTask { concurrency_key: Some(name("key")), ..new_task(n) };
     store.spawn([keyed(60), keyed(61)]).await;
     store.command(Command::Pause(task_id(61))).await;
@@ -158,7 +160,7 @@ pub async fn paused_tasks(backend: &impl Backend) {
     assert_eq!(store.claim_one(1).await.task_id, task_id(61));
 }
 
-/// A worker may have a task in the commit that inserts it.
+/// Checks that a worker may receive a task in the commit that inserts it.
 pub async fn eager_start(backend: &impl Backend) {
     let (setup, store) = Setup::with_handle(backend).await;
     let by = |worker, n| NewTask { claim_by: Some(worker_id(worker)), ..new_task(n) };
@@ -180,7 +182,7 @@ pub async fn eager_start(backend: &impl Backend) {
     store.next(of(&rest), complete()).await;
     store.next((task_id(1), run_id(1)), complete()).await;
 
-    // It is as good as any claim: the worker's death ends it.
+    // The start counts like any claim: the worker's death ends it.
     store.signal(declare_dead(1, 0)).await;
     setup.advance(LEASE);
     let mut taken: Vec<_> =

@@ -1,4 +1,4 @@
-//! Tasks that have something to undo before they end.
+//! The points of compensation: tasks that have something to undo before they end.
 
 use stepwell_core::store::{
     CancellationPolicy, Command, CommandOutcome, Finish, NewTask, Next, Transition,
@@ -18,12 +18,12 @@ fn record(seq: u64) -> Entry {
     Entry { key, ..step(seq, json("{\"step\":{\"ordinal\":1,\"begun\":false}}")) }
 }
 
-/// What the journal says of the kinds of its entries.
+/// Returns the kinds of the entries in a journal.
 async fn kinds(store: &Handle, n: u128) -> Vec<Kind> {
     store.journal(n).await.into_iter().map(|entry| entry.key.kind).collect()
 }
 
-/// Running tasks that have recorded a compensation.
+/// Starts tasks that have recorded a compensation.
 async fn recorded(
     store: &Handle,
     tasks: impl IntoIterator<Item = NewTask>,
@@ -35,8 +35,8 @@ async fn recorded(
     runs
 }
 
-/// A task that fails, or is cancelled, with a compensation in its journal is claimed once more, and
-/// ends then.
+/// Checks a task with a compensation in its journal that fails or is cancelled: it is claimed once
+/// more, and then ends.
 pub async fn compensation(backend: &impl Backend) {
     let (setup, store) = Setup::with_handle(backend).await;
     let run = recorded(&store, [new_task(1)]).await[0];
@@ -88,7 +88,7 @@ pub async fn compensation(backend: &impl Backend) {
     let info = store.info(1).await;
     assert_eq!((info.state, info.failure), (TaskState::Failed, Some(sure)));
 
-    // Run again, it is a task like any other, and what comes then is undone again.
+    // A task that is run again is like any other task, and its new steps are undone again.
     assert_eq!(store.command(Command::Retry(task_id(1))).await, CommandOutcome::Done);
     assert_eq!(store.state(1).await, TaskState::Pending);
     assert_eq!(kinds(&store, 1).await[3..], [Kind::Compensating, Kind::Compensated, Kind::Attempt]);
@@ -106,7 +106,7 @@ fn error(name: &str, failure: Failure) -> CompensationError {
     CompensationError { name: name.into(), failure }
 }
 
-/// It makes no difference what ends a task.
+/// Checks that compensation takes place whatever ends a task.
 pub async fn compensation_whatever_ends_it(backend: &impl Backend) {
     let (setup, store) = Setup::with_handle(backend).await;
     let policy =
@@ -121,8 +121,8 @@ pub async fn compensation_whatever_ends_it(backend: &impl Backend) {
         child_of(3, 7),
     ];
     let runs = recorded(&store, tasks).await;
-    // 1 is pending and waits, 2 suspended and waits, 3 runs, 4 completes, 5 is late, 6 kills its
-    // worker once too often, 7 is 3's child.
+    // Task 1 is pending and waits, 2 is suspended and waits, 3 runs, 4 completes, 5 is late, 6
+    // kills its worker once too often, and 7 is a child of 3.
     store.next(runs[0], Next::Retry { failure: failure("no"), at: setup.at(SECOND * 100) }).await;
     for n in [1, 4, 6] {
         assert!(
@@ -167,8 +167,8 @@ pub async fn compensation_whatever_ends_it(backend: &impl Backend) {
     assert_eq!(store.state(7).await, TaskState::Compensating, "cancelled with its parent");
 }
 
-/// What is replayed is the attempt that is undone: a suspended one, which does not count, has its
-/// number all the same.
+/// Checks that the compensation replays the attempt that is undone. A suspended attempt does not
+/// count, but has its number.
 pub async fn compensation_tells_the_attempt(backend: &impl Backend) {
     let (setup, store) = Setup::with_handle(backend).await;
     let first = store.run((1..=2).map(new_task)).await;
@@ -191,7 +191,8 @@ pub async fn compensation_tells_the_attempt(backend: &impl Backend) {
     }
 }
 
-/// A compensation that kills its workers comes to an end as well, and says what it was about.
+/// Checks that a compensation that kills its workers also comes to an end, and keeps the original
+/// failure.
 pub async fn compensation_attempts(backend: &impl Backend) {
     let (setup, store) = Setup::with_handle(backend).await;
     let tasks = (1..=2).map(|n| NewTask { max_attempts: 1, ..new_task(n) });
@@ -202,7 +203,7 @@ pub async fn compensation_attempts(backend: &impl Backend) {
         .spawn([NewTask { parent: Some(task_id(2)), queue: name("elsewhere"), ..new_task(3) }])
         .await;
     store.signal(register(2)).await;
-    // As a run does that was stuck; a codec may have made something else of the words.
+    // A stuck run retries in this way; a codec may have changed the message.
     let why = [failure("no \"1\""), Failure { message: "sealed".into(), ..cancelled() }];
     let mut claimed = store.claim(2, 5).await;
     claimed.sort_by_key(|task| task.task_id);

@@ -1,4 +1,4 @@
-//! Events are for whoever awaits them, before or after.
+//! The points of events, which reach every task that awaits them, before or after their emission.
 
 use stepwell_core::TaskState;
 use stepwell_core::store::{Batch, NewEvent, NewTask, Transition};
@@ -8,8 +8,8 @@ use crate::handle::of;
 use crate::make::*;
 use crate::setup::Setup;
 
-/// An event reaches tasks that await it suspended, running, or only later; its first emission
-/// stands.
+/// Checks that an event reaches tasks that await it suspended, running, or only later. Its first
+/// emission stands.
 pub async fn events(backend: &impl Backend) {
     let (_setup, store) = Setup::with_handle(backend).await;
     let [before, running, after, other] =
@@ -67,8 +67,8 @@ fn events_of<const N: usize>(emitted: [(&str, &str); N]) -> Batch {
     emitting(emitted.map(|(name, payload)| event(name, json(payload))))
 }
 
-/// An event of a queue is for that queue's tasks only; one of all queues is another event, and
-/// comes before it.
+/// Checks that an event of a queue reaches only that queue's tasks. An event of all queues is
+/// another event, and comes before it.
 pub async fn events_of_queues(backend: &impl Backend) {
     let (_setup, store) = Setup::with_handle(backend).await;
     let in_queue = |queue: &str, n| NewTask { queue: name(queue), ..new_task(n) };
@@ -103,8 +103,8 @@ pub async fn events_of_queues(backend: &impl Backend) {
     assert_eq!(store.look(b[1]).await.events, [(name("event"), json("3"))]);
 }
 
-/// An event wakes a task once: a task that has been woken and suspends again, awaiting another one,
-/// stays suspended.
+/// Checks that an event wakes a task once. A woken task that suspends again for another event stays
+/// suspended.
 pub async fn events_wake_once(backend: &impl Backend) {
     let (_setup, store) = Setup::with_handle(backend).await;
     let run = store.run_one(1).await;

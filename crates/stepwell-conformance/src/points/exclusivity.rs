@@ -1,4 +1,5 @@
-//! A task has one owner at a time, however many ask at once.
+//! The point of exclusive claims: a task has one owner at a time, however many workers claim at
+//! once.
 
 use std::collections::HashSet;
 use std::future::Future;
@@ -15,11 +16,11 @@ use crate::setup::{Setup, together};
 
 const TASKS: u128 = 300;
 
-/// What it claimed: tasks, their runs and their attempts.
+/// The future of a worker's claims: tasks, their runs and their attempts.
 type Claiming = Pin<Box<dyn Future<Output = Vec<(TaskId, RunId, u32)>> + Send>>;
 
-/// Many handles claim at once, while tasks are still coming in: no task is claimed twice, and none
-/// is lost.
+/// Checks many handles that claim at once while tasks are still spawned. No task is claimed twice,
+/// and no task is lost.
 pub async fn exclusive_claims(backend: &impl Backend) {
     let setup = Setup::new(backend).await;
     let claimed = Arc::new(AtomicUsize::new(0));
@@ -33,8 +34,8 @@ pub async fn exclusive_claims(backend: &impl Backend) {
                 while claimed.load(Ordering::SeqCst) < TASKS as usize
                     && begin.elapsed() < Duration::from_secs(30)
                 {
-                    // A store in memory answers at once: without this, those who claim would keep
-                    // the threads busy for good.
+                    // A store in memory answers at once. Without this yield, the claimers would
+                    // occupy the threads for good.
                     tokio::task::yield_now().await;
                     let tasks = store.claim(worker, 3).await;
                     claimed.fetch_add(tasks.len(), Ordering::SeqCst);

@@ -1,4 +1,4 @@
-//! Only the run that owns a task can write to it.
+//! The points of fencing: only the run that owns a task can write to it.
 
 use stepwell_core::store::{Command, Next, Transition};
 use stepwell_core::{RunId, TaskId, TaskState, Timestamp};
@@ -21,7 +21,7 @@ fn all_nexts() -> [Next; 8] {
     ]
 }
 
-/// A transition that brings something of everything. Task 1 is there to get its message.
+/// Returns a transition with one part of each kind. Task 1 receives its message.
 fn full((task_id, run_id): (TaskId, RunId), next: Next) -> Transition {
     let mut transition = Transition::new(task_id, run_id, next);
     transition.entries = vec![step(7, json("7"))];
@@ -32,7 +32,7 @@ fn full((task_id, run_id): (TaskId, RunId), next: Next) -> Transition {
     transition
 }
 
-/// Every kind of transition of that run is refused, and nothing of it stays.
+/// Checks that every kind of transition of a run is refused, and leaves no trace.
 async fn refuses(store: &Handle, what: &str, run: (TaskId, RunId)) {
     let before = store.picture().await;
     for next in all_nexts() {
@@ -42,7 +42,7 @@ async fn refuses(store: &Handle, what: &str, run: (TaskId, RunId)) {
     let light =
         Transition { entries: vec![step(8, json("8"))], ..Transition::new(run.0, run.1, GO_ON) };
     assert!(store.apply(light).await.is_err(), "{what}: accepted an entry");
-    // A batch holds one of each run at most.
+    // A batch holds at most one transition of each run.
     let others = (900..).zip(all_nexts()).map(|(n, next)| full((run.0, run_id(n)), next));
     let all = transitions(others.chain([full(run, complete())]));
     let committed = store.commit(all).await;
@@ -54,7 +54,7 @@ async fn refuses(store: &Handle, what: &str, run: (TaskId, RunId)) {
     assert_eq!(store.picture().await, before, "{what}: a refused transition left something behind");
 }
 
-/// A run that does not own its task is refused, with all that it brought.
+/// Checks that a run that does not own its task is refused, with everything in its transition.
 pub async fn fencing(backend: &impl Backend) {
     let (_setup, store) = Setup::with_handle(backend).await;
     let watcher = store.run_one(1).await;
@@ -94,7 +94,7 @@ pub async fn fencing(backend: &impl Backend) {
     assert_eq!(payloads(&store.look(watcher).await), [json("7")]);
 }
 
-/// What a refused transition says that it received, and no longer waits for, is left as it is.
+/// Checks that a refused transition leaves the messages and waits that it names unchanged.
 pub async fn fencing_of_mailboxes(backend: &impl Backend) {
     let (_setup, store) = Setup::with_handle(backend).await;
     let run = store.run_one(1).await;
@@ -111,7 +111,7 @@ pub async fn fencing_of_mailboxes(backend: &impl Backend) {
     assert_eq!(store.look(run).await.events.len(), 1, "a stale run took a wait away");
 }
 
-/// A run that lost its lease is refused from the moment that another one has its task.
+/// Checks that a run that lost its lease is refused from the moment that another run has its task.
 pub async fn fencing_after_a_lost_lease(backend: &impl Backend) {
     let setup = Setup::new(backend).await;
     let [a, b]: [Handle; 2] = setup.handles(2).await.try_into().ok().unwrap();
@@ -142,11 +142,12 @@ pub async fn fencing_after_a_lost_lease(backend: &impl Backend) {
     assert_eq!(a.state(1).await, TaskState::Completed);
 }
 
-/// A run that knows of more than its task's journal holds is refused, and the task goes on from
-/// what is there: the database was restored, or failed over to a replica that lacks the rest.
+/// Checks that a run is refused when it knows more entries than its task's journal holds. The task
+/// continues from the journal. This happens when the database was restored, or failed over to a
+/// replica that lacks the rest.
 pub async fn fencing_of_shorter_journals(backend: &impl Backend) {
     let (setup, first) = Setup::with_handle(backend).await;
-    // Of a database that may have moved before it knew the run.
+    // The database of this handle may have been replaced before it knew the run.
     let store = setup.handle().await;
     let knows = |run: (TaskId, RunId), after: u64, seq: u64, next: Next| Transition {
         after: Some(after),
@@ -181,7 +182,7 @@ pub async fn fencing_of_shorter_journals(backend: &impl Backend) {
         assert_ne!(again.run_id, run.1);
         let journal = again.journal.clone().unwrap_or_default();
         assert_eq!(journal.iter().map(|entry| entry.seq).collect::<Vec<_>>(), [1, 2], "{next:?}");
-        // Where the journal ends as the run knows, all is well.
+        // When the journal ends where the run expects, the transition is accepted.
         assert!(store.apply(knows(of(&again), 2, 3, GO_ON)).await.is_ok());
         assert!(store.apply(knows(of(&again), 3, 4, complete())).await.is_ok());
     }

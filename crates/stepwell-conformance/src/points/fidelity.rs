@@ -1,4 +1,4 @@
-//! What is put in comes out as it was.
+//! The points of fidelity: everything comes back as it was stored.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::handle::{Handle, of, payloads};
 use crate::make::*;
 use crate::setup::Setup;
 
-/// Sends the payload through every place that has one.
+/// Sends a payload through every place that stores one.
 async fn comes_back(store: &Handle, n: u128, what: &str, payload: &Payload) {
     let text = format!("event {n}");
     store.spawn([NewTask { params: payload.clone(), ..new_task(n) }]).await;
@@ -42,8 +42,8 @@ async fn comes_back(store: &Handle, n: u128, what: &str, payload: &Payload) {
     store.command(Command::Delete(run.0)).await;
 }
 
-/// Payloads come back byte for byte: of the default limit's size, with any text that JSON allows,
-/// however it is written.
+/// Checks that payloads come back byte for byte: in the size of the default limit, with any text
+/// that JSON allows, in any notation.
 pub async fn payloads_come_back(backend: &impl Backend) {
     let (_setup, store) = Setup::with_handle(backend).await;
     store.signal(register(1)).await;
@@ -81,7 +81,7 @@ pub async fn payloads_come_back(backend: &impl Backend) {
     }
 }
 
-/// Failures come back with all that they say.
+/// Checks that failures come back with all their parts.
 pub async fn failures_come_back(backend: &impl Backend) {
     let (setup, store) = Setup::with_handle(backend).await;
     let odd = "päckchen 📦\0 'quoted' \"name\" \\ \n\t\u{1}";
@@ -109,8 +109,8 @@ pub async fn failures_come_back(backend: &impl Backend) {
     }
 }
 
-/// Names, headers and keys come back as they are, wherever they are used, and none is taken for
-/// another.
+/// Checks that names, headers and keys come back unchanged in each place, and that no name is
+/// mistaken for another one.
 pub async fn odd_names(backend: &impl Backend) {
     let (_setup, store) = Setup::with_handle(backend).await;
     store.signal(register(1)).await;
@@ -157,7 +157,7 @@ pub async fn odd_names(backend: &impl Backend) {
     assert_eq!(store.all().await.len(), names.len());
 }
 
-/// An event, a topic and an operation of that name.
+/// Checks an event, a topic and an operation with a name.
 async fn works_under(store: &Handle, run: (TaskId, RunId), n: u128, text: &str) {
     let waits = vec![for_event(text), for_message(text, 1)];
     let applied = store.apply(awaiting(run, waits.clone(), SUSPEND)).await.unwrap();
@@ -182,7 +182,7 @@ async fn works_under(store: &Handle, run: (TaskId, RunId), n: u128, text: &str) 
     assert!(store.apply(removes).await.unwrap().facts.is_empty(), "{text:?}");
 }
 
-/// Every kind of entry and of wait comes back as it was.
+/// Checks that every kind of entry and of wait comes back unchanged.
 pub async fn entries_come_back(backend: &impl Backend) {
     let (setup, store) = Setup::with_handle(backend).await;
     let run = store.run_one(1).await;
@@ -218,7 +218,7 @@ pub async fn entries_come_back(backend: &impl Backend) {
     assert_eq!(task.waits, expected);
 }
 
-/// Times come back to the microsecond, however far away they are.
+/// Checks that times come back to the microsecond, however far away they are.
 pub async fn times_come_back(backend: &impl Backend) {
     let (setup, store) = Setup::with_handle(backend).await;
     store.signal(register(1)).await;
@@ -263,8 +263,8 @@ pub async fn times_come_back(backend: &impl Backend) {
     assert_eq!(claimed.tasks.len(), 1, "it may wait, and take, as long as it likes");
 }
 
-/// Entries that others have taken the place of leave the journal; with a refused transition they
-/// stay.
+/// Checks that superseded entries leave the journal, and that they stay when the transition is
+/// refused.
 pub async fn superseded_entries(backend: &impl Backend) {
     let (_setup, store) = Setup::with_handle(backend).await;
     let runs = store.run((1..=2).map(new_task)).await;
@@ -286,7 +286,7 @@ pub async fn superseded_entries(backend: &impl Backend) {
     let places = async |n| store.journal(n).await.iter().map(|entry| entry.seq).collect::<Vec<_>>();
     assert_eq!(places(1).await, [1, 4, 5, 6]);
     assert_eq!(places(2).await, [1, 2, 3, 4]);
-    // Also with the end of the task.
+    // The same holds for the transition that ends the task.
     let last =
         Transition { superseded: vec![1], ..Transition::new(runs[1].0, runs[1].1, complete()) };
     store.apply(last).await.unwrap();

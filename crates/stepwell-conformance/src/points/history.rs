@@ -1,4 +1,4 @@
-//! The history, and what is known of task types.
+//! The points of the history, and of the descriptions of task types.
 
 use stepwell_core::store::{Command, Happening, HistoryFilter, Purge};
 use stepwell_core::{TaskTypeInfo, from_micros};
@@ -27,8 +27,8 @@ async fn read(
     store.0.history(which).await.unwrap().items
 }
 
-/// What is recorded is read in its order, of all tasks or of one, from any place on; it goes with
-/// its task.
+/// Checks that the history is read in the order in which it was recorded, of all tasks or of one,
+/// from any place on. It is removed with its task.
 pub async fn histories(backend: &impl Backend) {
     let (setup, store) = Setup::with_handle(backend).await;
     let runs = store.run((1..=3).map(new_task)).await;
@@ -63,7 +63,7 @@ pub async fn histories(backend: &impl Backend) {
     assert_eq!(after.len(), 1, "no number is given again");
 }
 
-/// While many write, nobody who goes on behind the last number that he has seen misses anything.
+/// Checks that a reader that goes on after its last number misses nothing while many handles write.
 pub async fn histories_of_many(backend: &impl Backend) {
     let setup = Setup::new(backend).await;
     let handles = setup.handles(4).await;
@@ -88,7 +88,8 @@ pub async fn histories_of_many(backend: &impl Backend) {
     assert_eq!(seen, read(&handles[0], None, 0, 1_000).await);
 }
 
-/// What is known of task types is kept, the last of each, in the order of their names.
+/// Checks that the descriptions of task types are kept, the last of each, in the order of their
+/// names.
 pub async fn task_types(backend: &impl Backend) {
     let (_setup, store) = Setup::with_handle(backend).await;
     assert_eq!(store.0.task_types().await.unwrap(), []);

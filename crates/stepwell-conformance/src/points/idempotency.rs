@@ -1,4 +1,5 @@
-//! Of the tasks of one type that have the same key, only the first is spawned.
+//! The points of idempotency keys: of the tasks of one type with the same key, only the first is
+//! spawned.
 
 use stepwell_core::TaskId;
 use stepwell_core::store::{Command, NewTask, Spawned, Transition};
@@ -10,7 +11,8 @@ use crate::setup::{Setup, rounds, together};
 
 const CREATED: Spawned = Spawned::Created { claimed: false };
 
-/// The first task with a key is spawned, others get that one, until it is deleted.
+/// Checks that the first task with a key is spawned, and that other spawns return that task until
+/// it is deleted.
 pub async fn idempotency_keys(backend: &impl Backend) {
     let (setup, store) = Setup::with_handle(backend).await;
     store.signal(register(1)).await;
@@ -43,7 +45,7 @@ pub async fn idempotency_keys(backend: &impl Backend) {
     }
     assert_eq!(store.info(10).await.idempotency_key, Some(name("key")));
 
-    // A child that is there already is not spawned again, and the rest of its transition stands.
+    // A child that exists already is not spawned again, and the rest of its transition stands.
     let parent = store.run_one(20).await;
     let mut spawning = Transition::new(parent.0, parent.1, complete());
     spawning.spawns =
@@ -52,8 +54,8 @@ pub async fn idempotency_keys(backend: &impl Backend) {
     assert!(store.find(21).await.is_none() && store.find(22).await.is_some());
 }
 
-/// Many handles spawn the same keys at the same time, some of them within transitions: each key has
-/// one task, which all of them get.
+/// Checks many handles that spawn the same keys at the same time, some of them within transitions.
+/// Each key has one task, which all spawns return.
 pub async fn idempotency_races(backend: &impl Backend) {
     let setup = Setup::new(backend).await;
     let handles = setup.handles(4).await;
@@ -63,7 +65,8 @@ pub async fn idempotency_races(backend: &impl Backend) {
         let parent = handles[0].run_one(first).await;
         let racing = (0..8).zip(handles.iter().cycle()).map(|(n, store)| {
             let (store, mut keys) = (store.clone(), keys.clone());
-            // In opposite orders, as those that lock what they find would get in each other's way.
+            // The orders are opposite, because stores that lock what they find could then block
+            // each other.
             if n % 2 == 1 {
                 keys.reverse();
             }

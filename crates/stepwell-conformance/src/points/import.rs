@@ -1,4 +1,4 @@
-//! Tasks that were exported from a store.
+//! The point of import: tasks that were exported from a store.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ async fn record(store: &Handle, n: u128) -> TaskRecord {
     TaskRecord { info, journal, waits, messages, needs: Vec::new() }
 }
 
-/// A task that is put into another store is as it was, and goes on.
+/// Checks that a task that is imported into another store is unchanged, and continues.
 pub async fn importing(backend: &impl Backend) {
     let (from_setup, from) = Setup::with_handle(backend).await;
     let (setup, store) = Setup::with_handle(backend).await;
@@ -84,13 +84,13 @@ pub async fn importing(backend: &impl Backend) {
         let state = if ended { old.info.state } else { TaskState::Pending };
         let attempt = old.info.attempt - u32::from(old.info.state == TaskState::Running);
         let due_at = old.info.due_at.filter(|_| old.info.state == TaskState::Pending);
-        // What became of it here, and all else as it was.
+        // The import has these effects; everything else is unchanged.
         let expected =
             TaskInfo { state, attempt, due_at, cancel_requested: false, ..old.info.clone() };
         assert_eq!(format!("{:?}", new.info), format!("{expected:?}"), "{n}");
     }
     store.signal(register(1)).await;
-    // Both stores may draw the same numbers for the ids that they make in one moment.
+    // Both stores may draw the same numbers for ids that they make in the same moment.
     setup.advance(Duration::from_millis(1));
     let claimed = store.claim(1, 9).await;
     let ids: Vec<_> = claimed.iter().map(|task| task.task_id).collect();

@@ -1,4 +1,4 @@
-//! Children that the store may have already: those with a key.
+//! The points of children with a key, which the store may have already.
 
 use stepwell_core::store::{Command, Finish, NewTask, Next, Refused, Spawned, Transition};
 use stepwell_core::{Coalesce, TaskState, deleted};
@@ -18,8 +18,9 @@ fn waiting(n: u128) -> Spawned {
     Spawned::Waiting { task_id: task_id(n), run_id: run_id(n) }
 }
 
-/// A child is created along with its parent's entry, or answered with the task that there is; then
-/// the entry is not written, and the rest of the transition stands.
+/// Checks that a child is created together with its parent's entry, or that the spawn is answered
+/// with an existing task. In the second case the entry is not written, and the rest of the
+/// transition stands.
 pub async fn keyed_children(backend: &impl Backend) {
     let (_setup, store) = Setup::with_handle(backend).await;
     let parent = store.run_one(1).await;
@@ -30,7 +31,7 @@ pub async fn keyed_children(backend: &impl Backend) {
         |n: u128, attempt| Spawned::Existing { task_id: task_id(n), run_id: run_id(n), attempt };
     assert_eq!(spawned(keyed(parent, 2, with_key("a", 12))).await, Some(existing(11, 0)));
 
-    // The same with all else that a transition can bring, and a client's spawns beside it.
+    // The same holds with all other parts of a transition, and with a client's spawns in the batch.
     store.spawn([with_key("b", 20)]).await;
     let mut busy = keyed(parent, 4, with_key("b", 13));
     busy.entries = vec![step(3, json("1"))];
@@ -49,7 +50,7 @@ pub async fn keyed_children(backend: &impl Backend) {
     let seqs = async || store.journal(1).await.iter().map(|entry| entry.seq).collect::<Vec<_>>();
     assert_eq!(seqs().await, [1, 3], "the entries of those that were created, and the step's");
 
-    // Keys of concurrency.
+    // These children have concurrency keys.
     use Coalesce::{Reject, Replace, Reuse};
     assert_eq!(spawned(keyed(parent, 4, coalescing(Reuse, 30))).await, Some(CREATED));
     assert_eq!(spawned(keyed(parent, 5, coalescing(Reuse, 31))).await, Some(waiting(30)));
@@ -64,12 +65,12 @@ pub async fn keyed_children(backend: &impl Backend) {
     assert!(store.find(31).await.is_none() && store.find(32).await.is_none());
     assert_eq!(seqs().await, [1, 3, 4, 5]);
 
-    // A run that owns nothing brings nothing.
+    // A run that does not own its task brings nothing.
     let stranger = (parent.0, run_id(99));
     let refused = store.apply(keyed(stranger, 6, with_key("e", 40))).await;
     assert!(matches!(refused, Err(Refused)) && store.find(40).await.is_none());
 
-    // What the parent did not create is not cancelled with it.
+    // A task that the parent did not create is not cancelled with it.
     store.next(parent, Next::Cancel).await;
     assert_eq!(store.state(20).await, TaskState::Pending);
     for n in [11, 14, 33] {
@@ -77,8 +78,8 @@ pub async fn keyed_children(backend: &impl Backend) {
     }
 }
 
-/// Of many parents that spawn the same child at once, one creates it and has the entry, and all get
-/// it.
+/// Checks many parents that spawn the same child at once. One parent creates the child and has the
+/// entry, and all parents receive the child.
 pub async fn keyed_children_under_races(backend: &impl Backend) {
     let setup = Setup::new(backend).await;
     let handles = setup.handles(4).await;
@@ -121,8 +122,8 @@ pub async fn keyed_children_under_races(backend: &impl Backend) {
     }
 }
 
-/// A task waits for one that it did not spawn as for a child: while that runs, when it ended long
-/// ago, and when it was deleted.
+/// Checks that a task can join a task that it did not spawn: while that task runs, long after it
+/// ended, and after it was deleted.
 pub async fn joining_others(backend: &impl Backend) {
     let (setup, store) = Setup::with_handle(backend).await;
     let runs = store.run([new_task(1), new_task(2), new_task(3)]).await;
@@ -155,8 +156,7 @@ pub async fn joining_others(backend: &impl Backend) {
     let looked = store.apply(awaiting(later, [for_child(13)], SUSPEND)).await.unwrap();
     assert_eq!(looked.facts.children, [(other.0, Finish::Failed(deleted()))]);
 
-    // A task that is tried again after it was awaited: whoever still waits for it is woken by its
-    // next end.
+    // A task is retried after it was awaited. Its next end wakes each task that still waits for it.
     let failing = store.run([with_key("d", 20)]).await[0];
     let waiter = store.run_one(6).await;
     assert!(store.apply(awaiting(waiter, [for_child(20)], SUSPEND)).await.unwrap().suspended);

@@ -1,4 +1,4 @@
-//! Workers that live, stop and die.
+//! The points of workers: their lives, their stops and their deaths.
 
 use stepwell_core::store::{
     Claim, Command, Finish, NewTask, NewWorker, Next, Transition, WorkerSignal,
@@ -13,8 +13,9 @@ use crate::handle::{Handle, of};
 use crate::make::*;
 use crate::setup::Setup;
 
-/// A worker is declared dead by another one that has seen the same number of heartbeats all the
-/// time, whatever the clock says. Its tasks are given back, each with another attempt.
+/// Checks that a worker is declared dead by another one that has always seen the same number of
+/// heartbeats, whatever the clock says. The dead worker's tasks become pending again, each with
+/// another attempt.
 pub async fn leases(backend: &impl Backend) {
     let setup = Setup::new(backend).await;
     let [a, b]: [Handle; 2] = setup.handles(2).await.try_into().ok().unwrap();
@@ -51,8 +52,8 @@ pub async fn leases(backend: &impl Backend) {
     assert_eq!(b.status(heartbeat(2)).await.others, [watched(0)]);
 }
 
-/// A sign of life is answered with the runs that the store holds for the worker's, and with other
-/// workers to watch: each worker is watched by some of the others, however many there are.
+/// Checks that the answer to a heartbeat holds the worker's runs in the store, and other workers to
+/// watch. Each worker is watched by some of the others, however many workers there are.
 pub async fn heartbeats(backend: &impl Backend) {
     let (_setup, store) = Setup::with_handle(backend).await;
     let runs = store.run((1..=4).map(new_task)).await;
@@ -86,7 +87,7 @@ pub async fn heartbeats(backend: &impl Backend) {
     }
 }
 
-/// What is known of workers, and that one can be told to stop.
+/// Checks what is known of workers, and that a worker can be told to stop.
 pub async fn worker_registry(backend: &impl Backend) {
     let (setup, store) = Setup::with_handle(backend).await;
     assert_eq!(store.0.workers().await.unwrap(), []);
@@ -129,7 +130,7 @@ pub async fn worker_registry(backend: &impl Backend) {
     };
     assert_eq!(infos, [first.clone(), second.clone()]);
 
-    // It is told with its next sign of life, and with every further one.
+    // The worker learns it with its next heartbeat, and with every further one.
     let state = async |signal| store.status(signal).await.state;
     assert_eq!(state(WorkerSignal::Drain { worker_id: worker_id(1) }).await, WorkerState::Draining);
     assert_eq!(state(WorkerSignal::Drain { worker_id: worker_id(9) }).await, WorkerState::Gone);
@@ -143,7 +144,7 @@ pub async fn worker_registry(backend: &impl Backend) {
     assert_eq!(state(heartbeat(1)).await, WorkerState::Gone);
     assert_eq!(state(register(1)).await, WorkerState::Active, "it is another worker now");
 
-    // One that is silent looks dead to people, and stays until it is declared dead.
+    // A silent worker is shown as dead, and stays until it is declared dead.
     setup.advance(LEASE);
     let alive: Vec<_> =
         store.0.workers().await.unwrap().iter().map(|worker| worker.alive).collect();
@@ -159,7 +160,8 @@ pub async fn worker_registry(backend: &impl Backend) {
     assert_eq!(left, [worker_id(1)]);
 }
 
-/// Which types wait, so that a worker can say which of them it does not know.
+/// Checks the list of types that wait, by which a worker can report the types that it does not
+/// know.
 pub async fn waiting_types(backend: &impl Backend) {
     let (setup, store) = Setup::with_handle(backend).await;
     let of_type = |n, task_type, queue| NewTask {
@@ -190,20 +192,20 @@ pub async fn waiting_types(backend: &impl Backend) {
     assert_eq!(types(&["queue"]).await, [name("a")], "what runs does not wait");
 }
 
-/// Two generations that descend from task 3.
+/// Returns two generations that descend from task 3.
 fn descendants_of_3() -> [NewTask; 2] {
     let child = |n, parent| NewTask { parent: Some(task_id(parent)), ..new_task(n) };
     [child(13, 3), child(23, 13)]
 }
 
-/// That task 3 was cancelled, and all that descends from it.
+/// Checks that task 3 was cancelled with all of its descendants.
 fn cancelled_with_its_descendants(mut finished: Vec<(TaskId, Finish)>) {
     finished.sort_by_key(|(task_id, _)| *task_id);
     assert_eq!(finished, [3, 13, 23].map(|n| (task_id(n), Finish::Cancelled)));
 }
 
-/// A dead worker's tasks that wait, or have ended, are left as they are; those that were asked to
-/// cancel are cancelled, with what descends from them.
+/// Checks that a dead worker's tasks that wait, or have ended, are left unchanged. Tasks that were
+/// asked to cancel are cancelled, with their descendants.
 pub async fn dead_workers(backend: &impl Backend) {
     let (_setup, store) = Setup::with_handle(backend).await;
     let runs = store.run((1..=5).map(new_task)).await;
@@ -221,8 +223,8 @@ pub async fn dead_workers(backend: &impl Backend) {
     assert_eq!(store.state(2).await, TaskState::Suspended);
 }
 
-/// Crashes are counted apart from attempts: a task gets another attempt for each, and fails after
-/// so many in a row between which nothing was journaled.
+/// Checks that crashes are counted apart from attempts. A task gets another attempt for each crash,
+/// and fails after a number of crashes in a row between which nothing was journaled.
 pub async fn quarantine(backend: &impl Backend) {
     let (setup, store) = Setup::with_handle(backend).await;
     let limit = crash_limit(1, false);
@@ -235,7 +237,7 @@ pub async fn quarantine(backend: &impl Backend) {
         .await;
     for worker in first..=last {
         store.signal(register(worker)).await;
-        // Suspects come one at a time.
+        // A claim returns one suspect at a time.
         let tasks = [store.claim(worker, 5).await, store.claim(worker, 5).await].concat();
         for task in &tasks {
             let crashes = if task.task_id == task_id(1) { worker - 1 } else { (worker - 1).min(1) };
@@ -245,7 +247,7 @@ pub async fn quarantine(backend: &impl Backend) {
                 "{task:?}"
             );
             assert_eq!(task.max_attempts, task.attempt, "a crash gives another attempt");
-            // 1 writes a log, and 2 gets further.
+            // Task 1 writes a log line, and task 2 makes progress.
             let entry = match task.task_id == task_id(1) {
                 true => Entry {
                     key: Key { kind: Kind::Log, ..step(worker as u64, json("1")).key },
@@ -267,9 +269,9 @@ pub async fn quarantine(backend: &impl Backend) {
     assert_eq!(info.finished_at, Some(setup.now()));
     assert_eq!(store.state(2).await, TaskState::Pending);
 
-    // One with more attempts outlives more crashes.
+    // A task with more attempts survives more crashes.
     assert_eq!(crash_limit(limit + 3, false), limit + 3);
-    // Run again, it starts without a crash.
+    // A task that is run again starts without a crash.
     store.command(Command::Retry(task_id(1))).await;
     store.signal(register(9)).await;
     let mut crashes: Vec<_> =
@@ -278,8 +280,9 @@ pub async fn quarantine(backend: &impl Backend) {
     assert_eq!(crashes, [(task_id(1), 0), (task_id(2), 1)]);
 }
 
-/// Tasks that met several crashes in a row are suspects, of which a claim gets one at most, and
-/// none that has met more than it wants. What ends in order clears them.
+/// Checks that tasks with several crashes in a row are suspects. A claim returns at most one
+/// suspect, and none with more crashes than the claim allows. A run that ends in an orderly way
+/// clears the suspicion.
 pub async fn suspects(backend: &impl Backend) {
     let (setup, store) = Setup::with_handle(backend).await;
     store.spawn((1..=5).map(new_task)).await;
@@ -315,7 +318,7 @@ pub async fn suspects(backend: &impl Backend) {
     assert_eq!(cleared[..2], [(task_id(1), 0), (task_id(3), 0)]);
     assert_eq!(cleared[2], (task_id(4), SUSPECT_CRASHES));
 
-    // One that has met more crashes than the claim allows is left.
+    // A claim leaves a task with more crashes than it allows.
     store.crash(9).await;
     store.signal(register(10)).await;
     let few = Claim { suspect: SUSPECT_CRASHES, ..claim(10, 9) };
@@ -330,7 +333,8 @@ pub async fn suspects(backend: &impl Backend) {
     );
 }
 
-/// A worker that stops gives its tasks back at once, the attempt not counted, and gets no others.
+/// Checks that a worker that stops releases its tasks at once, that their attempts do not count,
+/// and that the worker receives no others.
 pub async fn deregistration(backend: &impl Backend) {
     let setup = Setup::new(backend).await;
     let [a, b]: [Handle; 2] = setup.handles(2).await.try_into().ok().unwrap();

@@ -1,4 +1,4 @@
-//! Lists of tasks.
+//! The points of lists of tasks.
 
 use stepwell_core::store::{Command, Finish, NewTask, Next, TaskFilter, Wait};
 use stepwell_core::{Page, Scope, TaskId, TaskInfo, TaskState};
@@ -11,7 +11,7 @@ fn ids(tasks: &[TaskInfo]) -> Vec<TaskId> {
     tasks.iter().map(|task| task.task_id).collect()
 }
 
-/// Lists hold the tasks that pass the filter, newest first, a page at a time.
+/// Checks that lists hold the tasks that pass the filter, the newest first, one page at a time.
 pub async fn lists(backend: &impl Backend) {
     let (_setup, store) = Setup::with_handle(backend).await;
     assert!(store.all().await.is_empty());
@@ -77,12 +77,12 @@ pub async fn lists(backend: &impl Backend) {
     let none = store.page(with_limit(0)).await;
     assert!(none.items.is_empty() && none.next.is_none());
     assert_eq!(store.list(with_limit(usize::MAX)).await.len(), 24);
-    // A page begins behind an id, whether there is such a task or not.
+    // A page begins after an id, whether a task has the id or not.
     let before = TaskFilter { before: Some(task_id(1_000)), ..with_limit(1) };
     assert_eq!(ids(&store.list(before).await), [task_id(24)]);
 }
 
-/// How tasks ended is told of many at once.
+/// Checks that the ends of many tasks can be read at once.
 pub async fn ends(backend: &impl Backend) {
     let (_setup, store) = Setup::with_handle(backend).await;
     let runs = store.run((1..=4).map(new_task)).await;
@@ -106,7 +106,7 @@ pub async fn ends(backend: &impl Backend) {
     assert_eq!(store.0.ends(Vec::new()).await.unwrap(), Page::default());
 }
 
-/// What tasks wait for can be asked for by the beginnings of its targets, some tasks at a time.
+/// Checks that waits can be read by the beginnings of their targets, some tasks at a time.
 pub async fn waits(backend: &impl Backend) {
     let (setup, store) = Setup::with_handle(backend).await;
     let runs = store.run((1..=4).map(new_task)).await;
@@ -142,7 +142,7 @@ pub async fn waits(backend: &impl Backend) {
     assert_eq!(waits("c", None, 9).await, Page::default());
 }
 
-/// Tasks are found by their labels, which are headers that are texts.
+/// Checks that tasks are found by their labels, which are the headers whose values are texts.
 pub async fn labels(backend: &impl Backend) {
     let (_setup, store) = Setup::with_handle(backend).await;
     let labelled = |n: u128, labels: &[(&str, &str)]| NewTask {

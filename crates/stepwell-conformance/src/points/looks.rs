@@ -1,4 +1,5 @@
-//! A look finds everything that has arrived for a task's waits, whenever each of the two came.
+//! The points of looks: a look finds everything that has arrived for a task's waits, whichever came
+//! first.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -11,7 +12,7 @@ use crate::handle::{Handle, of, payloads};
 use crate::make::*;
 use crate::setup::{Setup, rounds, together};
 
-/// Suspends a task that is not to be: something is there. Returns it.
+/// Tries to suspend a task that has something to receive, and returns what has arrived.
 async fn stays(store: &Handle, run: (TaskId, RunId), what: &str) -> Facts {
     let applied = store.next(run, SUSPEND).await;
     assert!(!applied.suspended && !applied.facts.is_empty(), "{what}: {applied:?}");
@@ -26,13 +27,13 @@ async fn removes(store: &Handle, run: (TaskId, RunId), waits: impl IntoIterator<
         .unwrap();
 }
 
-/// What has arrived is found by each look until its wait is gone, and is not lost with another wait
-/// for it.
+/// Checks that each look finds what has arrived until its wait is gone, and that another wait for
+/// it finds it as well.
 pub async fn looks(backend: &impl Backend) {
     let (_setup, store) = Setup::with_handle(backend).await;
     let run = store.run_one(1).await;
 
-    // Of two waits for a message, one is given up; then another one takes its place.
+    // Of two waits for a message, one is dropped, and another one replaces it later.
     for n in [1_u32, 2] {
         store
             .apply(awaiting(run, [for_message("topic", 1), for_message("topic", 2)], GO_ON))
@@ -47,7 +48,7 @@ pub async fn looks(backend: &impl Backend) {
         assert!(store.look(run).await.is_empty(), "nobody waits for it");
         store.apply(awaiting(run, [for_message("topic", 9)], GO_ON)).await.unwrap();
         assert_eq!(payloads(&stays(&store, run, "a later wait").await), [number(n.into())]);
-        // The same wait once more.
+        // The same wait is added once more.
         store.apply(awaiting(run, [for_message("topic", 9)], GO_ON)).await.unwrap();
         let received = stays(&store, run, "the same wait")
             .await
@@ -60,7 +61,7 @@ pub async fn looks(backend: &impl Backend) {
         removes(&store, run, [for_message("topic", 9)]).await;
     }
 
-    // More messages than waits, and then the other way round.
+    // There are more messages than waits, and later more waits than messages.
     for n in 1..=3 {
         store.send(message(1, "many", number(n))).await;
     }
@@ -90,7 +91,7 @@ pub async fn looks(backend: &impl Backend) {
     assert_eq!(payloads(&stays(&store, run, "the last").await), [number(6)]);
     removes(&store, run, (6..10).map(|n| for_message("many", n))).await;
 
-    // An event that is awaited twice, of which one wait ends.
+    // An event is awaited twice, and one of the waits ends.
     let twice = [1, 2].map(|ordinal| {
         let wait = for_event("event");
         Wait { key: Key { ordinal, ..wait.key }, ..wait }
@@ -104,7 +105,7 @@ pub async fn looks(backend: &impl Backend) {
     assert_eq!(stays(&store, run, "a wait behind the event").await.events.len(), 1);
     removes(&store, run, [for_event("event")]).await;
 
-    // A child that is tried again after it was seen to have failed.
+    // A child is retried after its failure was seen.
     let child = store.run([child_of(1, 2)]).await[0];
     store.apply(awaiting(run, [for_child(2)], GO_ON)).await.unwrap();
     store.next(child, Next::Fail(failure("no").permanent())).await;
@@ -117,7 +118,7 @@ pub async fn looks(backend: &impl Backend) {
     let ended = vec![(child.0, Finish::Completed(json("\"output\"")))];
     assert_eq!(stays(&store, run, "its end").await.children, ended);
 
-    // Another worker is given all of it.
+    // Another worker receives everything.
     store.apply(awaiting(run, [for_event("event"), for_message("late", 1)], GO_ON)).await.unwrap();
     store.send(message(1, "late", json("1"))).await;
     store.signal(register(2)).await;
@@ -128,8 +129,7 @@ pub async fn looks(backend: &impl Backend) {
     assert_eq!((events.len(), messages.len(), children), (1, 1, &ended));
 }
 
-/// What a task waits for comes while the wait begins, in a commit that looks for nothing: the next
-/// look finds it.
+/// Checks an arrival while its wait begins, in a commit that does not look: the next look finds it.
 pub async fn looks_under_races(backend: &impl Backend) {
     const TASKS: u128 = 5;
     let setup = Setup::new(backend).await;

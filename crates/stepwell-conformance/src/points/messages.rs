@@ -1,4 +1,4 @@
-//! Messages come in order, and each is received once.
+//! The points of messages, which come in order and are each received once.
 
 use stepwell_core::store::{Command, CommandOutcome, Next, Purge, Transition};
 use stepwell_core::{Payload, RunId, TaskId, TaskState, Timestamp};
@@ -12,7 +12,7 @@ fn numbers(numbers: impl IntoIterator<Item = u128>) -> Vec<Payload> {
     numbers.into_iter().map(number).collect()
 }
 
-/// Receives what there is, and returns it.
+/// Receives the available messages, and returns their payloads.
 async fn receive(store: &Handle, run: (TaskId, RunId)) -> Vec<Payload> {
     let facts = store.look(run).await;
     let mut received = Transition::new(run.0, run.1, GO_ON);
@@ -21,8 +21,8 @@ async fn receive(store: &Handle, run: (TaskId, RunId)) -> Vec<Payload> {
     payloads(&facts)
 }
 
-/// A mailbox keeps its messages in order, gives at most as many as are waited for, and each of them
-/// until it is received.
+/// Checks that a mailbox keeps its messages in order. A look returns at most as many messages as
+/// there are waits, and returns each message until it is received.
 pub async fn messages(backend: &impl Backend) {
     let (_setup, store) = Setup::with_handle(backend).await;
     let run = store.run_one(1).await;
@@ -64,8 +64,8 @@ pub async fn messages(backend: &impl Backend) {
     assert_eq!(payloads(&store.apply(both).await.unwrap().facts), numbers([9]));
 }
 
-/// A message wakes a task that waits for its topic, is told to one that runs, and is refused by one
-/// that has ended.
+/// Checks that a message wakes a task that waits for its topic, and that a running task is
+/// notified. A task that has ended refuses it.
 pub async fn mailboxes(backend: &impl Backend) {
     let (_setup, store) = Setup::with_handle(backend).await;
     let [suspended, running, ended] =
@@ -94,7 +94,7 @@ pub async fn mailboxes(backend: &impl Backend) {
     let woken = claimed.tasks.iter().find(|task| task.task_id == suspended.0).unwrap();
     assert_eq!(payloads(&woken.facts), [number(1)]);
 
-    // A failed attempt drops its waits, but not what it did not receive.
+    // A failed attempt drops its waits, but keeps the messages that it did not receive.
     store.next(running, Next::Retry { failure: failure("no"), at: Timestamp::UNIX_EPOCH }).await;
     let again = store.claim_one(1).await;
     assert!(again.waits.is_empty() && again.facts.is_empty());
@@ -102,9 +102,9 @@ pub async fn mailboxes(backend: &impl Backend) {
     assert_eq!(payloads(&looked.facts), [number(2)]);
 }
 
-/// A mailbox outlasts the failure, or the cancellation, of its task: a retry receives what the task
-/// had not, in order and once. It is gone with the task, and when that completes. A task that has
-/// ended accepts no further messages.
+/// Checks that a mailbox outlasts the failure or the cancellation of its task. A retry receives the
+/// messages that the task had not received, in order and once. The mailbox is removed with the
+/// task, and when the task completes. A task that has ended accepts no further messages.
 pub async fn mailboxes_of_retried_tasks(backend: &impl Backend) {
     let (setup, store) = Setup::with_handle(backend).await;
     let kept = async |n| {
@@ -140,7 +140,7 @@ pub async fn mailboxes_of_retried_tasks(backend: &impl Backend) {
         assert_eq!(kept(n).await, [], "it has completed");
     }
 
-    // One that is cancelled as it waits: what it has not seen is there.
+    // A task is cancelled while it waits, and keeps the messages that it has not seen.
     let run = store.run_one(3).await;
     assert!(
         store.apply(awaiting(run, [for_message("topic", 1)], SUSPEND)).await.unwrap().suspended
@@ -154,7 +154,7 @@ pub async fn mailboxes_of_retried_tasks(backend: &impl Backend) {
     assert_eq!((looked.suspended, payloads(&looked.facts)), (false, numbers([1])));
     store.next(of(&again), fail()).await;
 
-    // Nothing of it is left for a task that comes under the same id.
+    // No message is left for a new task with the same id.
     let run = store.run_one(4).await;
     send(4).await;
     store.next(run, fail()).await;
@@ -171,8 +171,8 @@ pub async fn mailboxes_of_retried_tasks(backend: &impl Backend) {
     }
 }
 
-/// Messages that one sender sends one after the other arrive in that order, however many send at
-/// once, and all arrive.
+/// Checks that the messages of one sender arrive in the order in which they were sent, however many
+/// senders there are, and that all messages arrive.
 pub async fn messages_from_many(backend: &impl Backend) {
     let setup = Setup::new(backend).await;
     let handles = setup.handles(4).await;

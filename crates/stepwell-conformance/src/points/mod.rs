@@ -1,4 +1,4 @@
-//! The points of the contract: each checks one, and panics where a store does not keep it.
+//! The points of the contract. Each point checks one promise, and panics when the store breaks it.
 
 mod atomicity;
 mod cancellation;

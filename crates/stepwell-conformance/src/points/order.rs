@@ -1,4 +1,4 @@
-//! The order within a batch.
+//! The points of the order within a batch.
 
 use stepwell_core::store::{Batch, Command, CommandOutcome, Next, Spawned, Transition};
 use stepwell_core::{TaskState, WorkerState};
@@ -8,14 +8,14 @@ use crate::handle::{of, payloads};
 use crate::make::*;
 use crate::setup::Setup;
 
-/// Transitions, commands, events, messages, spawns, schedules, signals, claims; each list in its
-/// own order.
+/// Checks the order of a batch's lists: transitions, commands, events, messages, spawns, schedules,
+/// signals, claims. Each list has its own order.
 pub async fn order_within_a_batch(backend: &impl Backend) {
     let (_setup, store) = Setup::with_handle(backend).await;
     let [ends, fails] = [store.run([with_key("key", 1)]).await[0], store.run_one(2).await];
 
-    // What a transition ends, a command may delete or retry; a key that this frees is free for a
-    // spawn; a claim sees it all, and by a worker that is registered with it.
+    // A command may delete or retry a task that a transition ends. A spawn may use a key that this
+    // frees. A claim sees everything, also for a worker that is registered in the same batch.
     let batch = Batch {
         transitions: vec![
             Transition {
@@ -66,7 +66,7 @@ pub async fn order_within_a_batch(backend: &impl Backend) {
     assert_eq!(again.journal.as_deref(), Some(&[step(1, json("1")), step(2, json("2"))][..]));
     assert_eq!(again.attempt, 1);
 
-    // Within a transition: spawns, then events, then messages, and its end last.
+    // Within a transition, spawns come first, then events, then messages, and the task's end last.
     let run = store.run_one(10).await;
     let mut brings = Transition::new(run.0, run.1, complete());
     brings.spawns = vec![child_of(10, 11)];
@@ -82,8 +82,8 @@ pub async fn order_within_a_batch(backend: &impl Backend) {
     );
 }
 
-/// Within a batch all transitions write before any of them looks: a task that suspends finds what a
-/// later one sent.
+/// Checks that all transitions of a batch write before any of them looks: a task that suspends
+/// finds what a later transition sent.
 pub async fn transitions_write_before_they_look(backend: &impl Backend) {
     let (_setup, store) = Setup::with_handle(backend).await;
     let mut next = 0;

@@ -1,5 +1,5 @@
-//! Answers that are full: what is too long for one comes in parts, and nothing of it is lost, or
-//! comes twice.
+//! The points of full answers: what is too long for one answer comes in parts, nothing is lost, and
+//! nothing comes twice.
 
 use std::collections::BTreeSet;
 
@@ -15,15 +15,15 @@ use crate::handle::of;
 use crate::make::*;
 use crate::setup::Setup;
 
-/// How many payloads are more than an answer holds, and less than two.
+/// The number of long payloads that need more than one answer, and fewer than two.
 const MANY: u128 = 12;
 
-/// A payload of 4 MiB. A database that compresses it keeps it in a few KiB.
+/// Returns a payload of 4 MiB. A database that compresses payloads stores it in a few KiB.
 fn long(n: u128) -> Payload {
     json(&format!("\"{n}{}\"", " ".repeat(4 << 20)))
 }
 
-/// Reads all pages of a list, none of which is longer than an answer.
+/// Reads all pages of a list, and checks that no page is longer than an answer.
 async fn pages<T: Listed>(mut read: impl AsyncFnMut(Option<T::Cursor>) -> Page<T>) -> Vec<T> {
     let (mut all, mut behind, mut count) = (Vec::new(), None, 0);
     loop {
@@ -44,13 +44,13 @@ async fn pages<T: Listed>(mut read: impl AsyncFnMut(Option<T::Cursor>) -> Page<T
     }
 }
 
-/// A list of tasks with long payloads has short pages.
+/// Checks that a list of tasks with long payloads has short pages.
 pub async fn long_lists(backend: &impl Backend) {
     let (_setup, store) = Setup::with_handle(backend).await;
     let own = Scope::default().queue(name("queue"));
     for n in 1..=MANY {
         let scope = if n % 3 == 0 { own.clone() } else { Scope::default() };
-        // Some are long by what they were given, and some by what they gave.
+        // Some tasks have long parameters, and some have long outputs.
         let (params, output) = if n % 2 == 0 { (long(n), number(n)) } else { (number(n), long(n)) };
         let run = store.run([NewTask { params, scope, ..new_task(n) }]).await[0];
         store.next(run, Next::Complete(output)).await;
@@ -78,14 +78,14 @@ pub async fn long_lists(backend: &impl Backend) {
     assert_eq!(store.page(filter).await.next, None, "the last one is no page's but its own");
 }
 
-/// How tasks with long outputs ended is told in parts.
+/// Checks that the ends of tasks with long outputs are read in parts.
 pub async fn long_ends(backend: &impl Backend) {
     let (_setup, store) = Setup::with_handle(backend).await;
     let runs = store.run((1..=MANY + 2).map(new_task)).await;
     for (n, run) in (1..=MANY).zip(&runs) {
         store.next(*run, Next::Complete(long(n))).await;
     }
-    // One has not ended, and one is not there.
+    // One task has not ended, and one does not exist.
     let mut asked: Vec<_> = (1..=MANY + 3).rev().filter(|n| *n != MANY + 1).map(task_id).collect();
     let ends = pages(async |behind: Option<TaskId>| {
         asked.retain(|task| behind.is_none_or(|behind| *task > behind));
@@ -95,7 +95,8 @@ pub async fn long_ends(backend: &impl Backend) {
     assert!(ends.await.into_iter().eq(ended.chain([(task_id(MANY + 2), None)])));
 }
 
-/// A mailbox of long messages is read in parts, and comes into another store as it was.
+/// Checks that a mailbox of long messages is read in parts, and is imported unchanged into another
+/// store.
 pub async fn long_mailboxes(backend: &impl Backend) {
     let (_setup, store) = Setup::with_handle(backend).await;
     store.spawn([new_task(1), new_task(2)]).await;
@@ -114,7 +115,7 @@ pub async fn long_mailboxes(backend: &impl Backend) {
     assert_eq!(store.0.messages(task_id(9), None).await.unwrap(), Page::default());
 }
 
-/// A history of long events is read in parts.
+/// Checks that a history of long events is read in parts.
 pub async fn long_histories(backend: &impl Backend) {
     let (_setup, store) = Setup::with_handle(backend).await;
     store.spawn([new_task(1), new_task(2)]).await;
@@ -140,12 +141,13 @@ pub async fn long_histories(backend: &impl Backend) {
     }
 }
 
-/// Schedules with long parameters are read in parts, in either order.
+/// Checks that schedules with long parameters are read in parts, in either order.
 pub async fn long_schedules(backend: &impl Backend) {
     let (setup, store) = Setup::with_handle(backend).await;
     for n in 1..=MANY {
         let version: ScheduleVersion = Uuid::from_u128(n).into();
-        // Three at a time are looked at in the same moment; in the opposite order of their names.
+        // Three schedules at a time are due in the same moment, in the opposite order of their
+        // names.
         let next_at = Some(setup.at(SECOND * u32::try_from(MANY - n).unwrap() / 3));
         let plan = SchedulePlan { version, definition: long(n), next_at };
         let change =
@@ -172,7 +174,7 @@ pub async fn long_schedules(backend: &impl Backend) {
     }
 }
 
-/// What tasks wait for is read in parts, each task with all of it.
+/// Checks that waits are read in parts, each task with all of its waits.
 pub async fn long_waits(backend: &impl Backend) {
     const WAITS: usize = 800;
     let (_setup, store) = Setup::with_handle(backend).await;
@@ -194,7 +196,7 @@ pub async fn long_waits(backend: &impl Backend) {
     }
 }
 
-/// The bytes of what has arrived.
+/// Returns the number of bytes of what has arrived.
 fn bytes(facts: &Facts) -> usize {
     let events = facts.events.iter().map(|(_, payload)| payload.as_str().len());
     let messages = facts.messages.iter().map(|message| message.payload.as_str().len());
@@ -202,7 +204,7 @@ fn bytes(facts: &Facts) -> usize {
     events.chain(messages).chain(children).sum()
 }
 
-/// Takes what has arrived, as a run does: what it has got is gone, and awaited no longer.
+/// The facts that a run has received. What a run has received is removed, and no longer awaited.
 #[derive(Default)]
 struct Taken {
     events: BTreeSet<Name>,
@@ -212,7 +214,7 @@ struct Taken {
 
 impl Taken {
     fn take(&mut self, facts: Facts, transition: &mut Transition) {
-        // All but one of them, of 4 MiB each, leave room.
+        // All items except the last one fit into the answer; the last one has 4 MiB.
         assert!(
             bytes(&facts) < ANSWER_BYTES + (4 << 20),
             "an answer holds too much: {}",
@@ -241,7 +243,8 @@ impl Taken {
     }
 }
 
-/// What has arrived for runs comes in parts. A run with more to come is not suspended.
+/// Checks that what has arrived for runs comes in parts, and that a run with more to come is not
+/// suspended.
 pub async fn long_facts(backend: &impl Backend) {
     let (_setup, store) = Setup::with_handle(backend).await;
     let parents = store.run([new_task(1), new_task(2)]).await;
@@ -261,7 +264,7 @@ pub async fn long_facts(backend: &impl Backend) {
         store.next(child, Next::Complete(long(n))).await;
     }
 
-    // With a claim, by another worker: for both tasks together as much as an answer holds.
+    // A claim by another worker returns, for both tasks together, as much as an answer holds.
     store.signal(register(2)).await;
     let claimed = store.claim(2, 2).await;
     assert!(
@@ -272,7 +275,7 @@ pub async fn long_facts(backend: &impl Backend) {
         claimed.into_iter().map(|task| (of(&task), task.facts, Taken::default())).collect();
     assert_eq!(runs.len(), 2);
 
-    // Then with transitions, which would suspend them.
+    // The rest comes with transitions that would suspend the tasks.
     for round in 0.. {
         assert!(round < 20, "something never arrives");
         let mut batch = Batch::default();
@@ -294,7 +297,7 @@ pub async fn long_facts(backend: &impl Backend) {
             *facts = looked.facts;
         }
         assert!(held < ANSWER_BYTES + (4 << 20), "an answer holds too much for two: {held}");
-        // One that is suspended is no longer its run's.
+        // A suspended task no longer belongs to its run.
         runs.retain(|(_, facts, _)| !facts.is_empty());
         if runs.is_empty() {
             assert!(round > 2, "more came at once than an answer holds");
@@ -303,7 +306,7 @@ pub async fn long_facts(backend: &impl Backend) {
     }
 }
 
-/// A journal that is too long for a claim is left out of it, and read by itself.
+/// Checks that a journal that is too long for a claim is left out of it, and can be read by itself.
 pub async fn long_journals(backend: &impl Backend) {
     let (_setup, store) = Setup::with_handle(backend).await;
     let runs = store.run([new_task(1), new_task(2)]).await;

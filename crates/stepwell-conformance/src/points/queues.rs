@@ -1,4 +1,4 @@
-//! Limits of queues, pauses, concurrency keys, versions of code, and the removal of what has ended.
+//! The points of queues: limits, pauses, concurrency keys, versions of code, and purges.
 
 use std::time::Duration;
 
@@ -22,8 +22,8 @@ fn of_key(key: &str, n: u128) -> NewTask {
     NewTask { concurrency_key: Some(name(key)), ..new_task(n) }
 }
 
-/// No more tasks of a queue run than it allows, on all workers together and on each. One that stops
-/// running, for whatever reason, makes room.
+/// Checks that a queue's limits hold, on all workers together and on each one. A task that stops
+/// running makes room, whatever the reason.
 pub async fn queue_limits(backend: &impl Backend) {
     let setup = Setup::new(backend).await;
     let [a, b]: [Handle; 2] = setup.handles(2).await.try_into().ok().unwrap();
@@ -78,7 +78,7 @@ pub async fn queue_limits(backend: &impl Backend) {
     assert!(b.claim(2, 10).await.len() > 1, "without limits");
 }
 
-/// However many workers claim at the same time, a queue's limit holds.
+/// Checks that a queue's limit holds, however many workers claim at the same time.
 pub async fn queue_limits_under_races(backend: &impl Backend) {
     let setup = Setup::new(backend).await;
     let handles = setup.handles(4).await;
@@ -109,8 +109,8 @@ pub async fn queue_limits_under_races(backend: &impl Backend) {
     assert_eq!(done, 60);
 }
 
-/// A queue's rate lets so many attempts start at once, and then one after another; going on after a
-/// suspension is none.
+/// Checks that a queue's rate allows a number of starts at once, and then one after another. A task
+/// that continues after a suspension is no start.
 pub async fn queue_rates(backend: &impl Backend) {
     let (setup, store) = Setup::with_handle(backend).await;
     store.signal(register(1)).await;
@@ -145,13 +145,13 @@ pub async fn queue_rates(backend: &impl Backend) {
     assert_eq!(store.claim(1, 10).await.len(), 1, "the rate goes on by the clock as it is now");
 }
 
-/// Nothing of a paused queue is claimed, and all of it once it is resumed. Those that run are left
-/// alone.
+/// Checks that nothing of a paused queue is claimed, and everything once the queue is resumed.
+/// Running tasks are left alone.
 pub async fn paused_queues(backend: &impl Backend) {
     let (_setup, store) = Setup::with_handle(backend).await;
     let (run, (task, ended)) = (store.run_one(1).await, store.run_one(4).await);
     store.spawn([new_task(5)]).await;
-    // It holds for the batch that it comes in, whatever that batch does first.
+    // The pause holds for the batch that contains it, whatever the batch does first.
     let pause = Batch {
         transitions: vec![Transition::new(task, ended, complete())],
         claims: vec![claim(1, 10)],
@@ -178,8 +178,8 @@ pub async fn paused_queues(backend: &impl Backend) {
     assert_eq!(store.claim(1, 10).await.len(), 3);
 }
 
-/// A queue says from when on a task of it could have been claimed first: not one whose time, or
-/// turn, has yet to come.
+/// Checks that a queue reports since when a task of it could have been claimed. A task whose time
+/// or turn has yet to come does not count.
 pub async fn waiting_times(backend: &impl Backend) {
     let (setup, store) = Setup::with_handle(backend).await;
     store.signal(register(1)).await;
@@ -196,8 +196,8 @@ pub async fn waiting_times(backend: &impl Backend) {
     assert_eq!(ready_at().await, Some(later), "the other one of its key has the turn");
 }
 
-/// Of the tasks with one key, each starts when the one before has ended, in the order in which they
-/// were spawned.
+/// Checks that each task of a key starts when the task before it has ended, in the order of their
+/// spawns.
 pub async fn concurrency_keys(backend: &impl Backend) {
     let (setup, store) = Setup::with_handle(backend).await;
     store.signal(register(1)).await;
@@ -212,7 +212,7 @@ pub async fn concurrency_keys(backend: &impl Backend) {
     let first = store.claim(1, 10).await;
     assert_eq!(ids(&first), [task_id(1), task_id(5)], "the first of each key");
 
-    // It keeps its turn while it is suspended, or waits for its next attempt.
+    // A task keeps its turn while it is suspended, or waits for its next attempt.
     assert!(store.next(of(&first[0]), SUSPEND).await.suspended);
     assert!(store.claim(1, 10).await.is_empty());
     store.command(Command::Wake(task_id(1))).await;
@@ -224,7 +224,7 @@ pub async fn concurrency_keys(backend: &impl Backend) {
         store.commit(transitions([Transition::new(again.task_id, again.run_id, complete())])).await;
     assert_eq!(committed.news.ready.len(), 1, "the turn of the next is told");
 
-    // One whose turn has not come may be cancelled, and then is passed over.
+    // A task whose turn has not come may be cancelled, and is then skipped.
     let second = store.claim_one(1).await;
     assert_eq!(second.task_id, task_id(2));
     store.command(Command::Cancel(task_id(6))).await;
@@ -240,7 +240,7 @@ pub async fn concurrency_keys(backend: &impl Backend) {
     let third = store.claim_one(1).await;
     assert_eq!(third.task_id, task_id(3));
 
-    // One that is retried joins at the end.
+    // A retried task joins at the end.
     store.command(Command::Retry(task_id(2))).await;
     store.next(of(&third), complete()).await;
     let fourth = store.claim_one(1).await;
@@ -249,8 +249,8 @@ pub async fn concurrency_keys(backend: &impl Backend) {
     assert_eq!(store.claim_one(1).await.task_id, task_id(2));
 }
 
-/// While tasks of a key are spawned and end at the same time, each gets its turn, and never two at
-/// once.
+/// Checks tasks of a key that are spawned and end at the same time. Each task gets its turn, and
+/// never two at once.
 pub async fn concurrency_keys_under_races(backend: &impl Backend) {
     let setup = Setup::new(backend).await;
     let handles = setup.handles(4).await;
@@ -281,8 +281,8 @@ pub async fn concurrency_keys_under_races(backend: &impl Backend) {
     }
 }
 
-/// A task that is pinned to a version of the code is left to workers of that version; they take the
-/// others as well.
+/// Checks that a task that is pinned to a version of the code is left to workers of that version.
+/// These workers also take tasks without a version.
 pub async fn code_versions(backend: &impl Backend) {
     let (_setup, store) = Setup::with_handle(backend).await;
     store.signal(register(1)).await;
@@ -297,7 +297,8 @@ pub async fn code_versions(backend: &impl Backend) {
     assert_eq!(store.info(1).await.code_version, Some(name("v1")));
 }
 
-/// What has ended before a moment is removed, the oldest first, in batches; nothing else is.
+/// Checks that tasks that ended before a moment are purged, the oldest first, in batches, and
+/// nothing else.
 pub async fn purging(backend: &impl Backend) {
     let (setup, store) = Setup::with_handle(backend).await;
     let runs = store.run((1..=5).map(new_task).chain([with_key("key", 6)])).await;

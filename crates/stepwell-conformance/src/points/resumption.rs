@@ -1,4 +1,4 @@
-//! Who resumes a suspended task.
+//! The point of resumption: which worker resumes a suspended task.
 
 use stepwell_core::store::Command;
 
@@ -7,9 +7,9 @@ use crate::handle::{Handle, of};
 use crate::make::*;
 use crate::setup::Setup;
 
-/// A suspended task that is claimed by the worker that ran it keeps its run and comes without its
-/// journal and its waits, which that worker may have in memory; claimed by another one it gets a
-/// new run, and comes with them.
+/// Checks that a suspended task keeps its run when the worker that ran it claims it. The task then
+/// comes without its journal and its waits, which that worker may have in memory. With another
+/// worker, the task gets a new run, and comes with its journal and its waits.
 pub async fn resumption(backend: &impl Backend) {
     let setup = Setup::new(backend).await;
     let [a, b]: [Handle; 2] = setup.handles(2).await.try_into().ok().unwrap();
@@ -39,7 +39,8 @@ pub async fn resumption(backend: &impl Backend) {
     assert!(a.apply(awaiting(run, [], GO_ON)).await.is_err(), "the old run still owns the task");
     assert_eq!(a.info(1).await.run_id, other.run_id);
 
-    // The worker that ran it first no longer has it in memory: another one went on.
+    // The worker that ran the task first no longer has it in memory, because another worker
+    // continued it.
     let mut third = awaiting((other.task_id, other.run_id), [], SUSPEND);
     third.received = other.facts.messages.iter().map(|message| message.id).collect();
     assert!(b.apply(third).await.unwrap().suspended);

@@ -1,4 +1,4 @@
-//! Schedules: their versions, and the tasks that are spawned with a change.
+//! The points of schedules: their versions, and the tasks that are spawned with a change.
 
 use stepwell_core::store::{
     Batch, Command, NewTask, Next, ScheduleAction, ScheduleChange, ScheduleFilter, ScheduleOutcome,
@@ -32,7 +32,7 @@ fn create(text: &str, n: u128, next_at: Option<Timestamp>) -> ScheduleChange {
     change(text, ScheduleAction::Create(plan(n, next_at)))
 }
 
-/// From one version to another, with these tasks.
+/// Returns a change from one version to another, with these tasks.
 fn replace(
     text: &str,
     seen: u128,
@@ -75,8 +75,8 @@ fn next(limit: usize) -> ScheduleFilter {
     ScheduleFilter::Next { behind: None, limit }
 }
 
-/// A schedule is created where there is none, replaced where it is still what was seen, and deleted
-/// where it is.
+/// Checks that a schedule is created where it does not exist, replaced where it is still the
+/// version that was seen, and deleted where it exists.
 pub async fn schedules(backend: &impl Backend) {
     let (setup, store) = Setup::with_handle(backend).await;
     let at = |seconds: u32| Some(setup.at(SECOND * seconds + MICROSECOND));
@@ -88,7 +88,7 @@ pub async fn schedules(backend: &impl Backend) {
     assert_eq!(store.schedule("b").await, Some(b.clone()));
     assert_eq!(store.schedule("a").await, None);
 
-    // Capitals come before small letters, and those before others, whatever the database's
+    // Capital letters come before small ones, and both before others, whatever the database's
     // language.
     for (text, n, next_at) in
         [("a", 3, at(2)), ("B", 4, at(1)), ("ä", 5, None), ("b'; --", 6, at(3))]
@@ -137,8 +137,8 @@ pub async fn schedules(backend: &impl Backend) {
     assert!(store.find(1).await.is_some(), "its tasks stay");
 }
 
-/// The tasks of a change are spawned with it, as any others, and are seen by the claims of its
-/// batch. Changes are applied in their order.
+/// Checks that the tasks of a change are spawned with it like any others, and that the claims of
+/// its batch see them. Changes are applied in their order.
 pub async fn scheduled_tasks(backend: &impl Backend) {
     let (setup, store) = Setup::with_handle(backend).await;
     store.signal(register(1)).await;
@@ -187,7 +187,7 @@ pub async fn scheduled_tasks(backend: &impl Backend) {
     assert_eq!(store.claim_one(1).await.task_id, task_id(2));
 }
 
-/// While the last task has not ended, a change may spawn nothing; it is a change all the same.
+/// Checks that a change spawns nothing while the last task has not ended, but still takes effect.
 pub async fn schedules_without_overlap(backend: &impl Backend) {
     let (_setup, store) = Setup::with_handle(backend).await;
     store.signal(register(1)).await;
@@ -221,7 +221,7 @@ pub async fn schedules_without_overlap(backend: &impl Backend) {
     );
 }
 
-/// However many handles come to one tick, one of them spawns its task.
+/// Checks that one handle spawns a tick's task, however many handles come to the tick.
 pub async fn schedules_under_races(backend: &impl Backend) {
     let setup = Setup::new(backend).await;
     let handles = setup.handles(4).await;
@@ -238,7 +238,8 @@ pub async fn schedules_under_races(backend: &impl Backend) {
                 spawns,
                 unless_running: false,
             };
-            // Beside something else, so that those that are refused have something to commit.
+            // The batch contains another item, so that a batch with a refused change has something
+            // to commit.
             let batch =
                 Batch { spawns: vec![new_task(n + 1_000_000)], ..changes([change("a", action)]) };
             (n, handle.commit(batch).await.schedules[0])
@@ -263,7 +264,7 @@ pub async fn schedules_under_races(backend: &impl Backend) {
     }
 }
 
-/// Several schedules are changed in any order by several handles at once, and created, and deleted:
+/// Checks several schedules that several handles create, change and delete at once, in any order:
 /// no batch fails.
 pub async fn schedules_in_any_order(backend: &impl Backend) {
     let setup = Setup::new(backend).await;
@@ -281,7 +282,7 @@ pub async fn schedules_in_any_order(backend: &impl Backend) {
                 .zip(order)
                 .map(|(i, text)| replace(text, n + 3 - i, n + 3 - i, [new_task(n + i)]));
             let replaced = handle.commit(changes(replace)).await.schedules;
-            // Each replaces what it created.
+            // Each handle replaces what it created.
             assert!(
                 created
                     .iter()
@@ -315,7 +316,8 @@ pub async fn schedules_in_any_order(backend: &impl Backend) {
     }
 }
 
-/// A tick and its task are one: when its batch is refused as a whole, the schedule is what it was.
+/// Checks that a tick and its task are one: when the batch is refused as a whole, the schedule is
+/// unchanged.
 pub async fn schedules_are_atomic(backend: &impl Backend) {
     let (_setup, store) = Setup::with_handle(backend).await;
     store.change(create("a", 1, None)).await;

@@ -1,4 +1,4 @@
-//! Scopes: keys of their own, and lists that hold nothing of others.
+//! The points of scopes: separate keys, and lists that hold nothing of other scopes.
 
 use stepwell_core::store::{Command, NewTask, Next, Purge, Spawned, TaskFilter, Transition};
 use stepwell_core::{Coalesce, Headers, Scope, TaskId, TaskRecord, TaskState};
@@ -10,8 +10,8 @@ use crate::setup::Setup;
 
 const CREATED: Spawned = Spawned::Created { claimed: false };
 
-/// Scopes that a store might take for each other: as texts put together, and as patterns; the last
-/// are too long for an index.
+/// Returns scopes that a store might mistake for each other, as concatenated texts or as patterns.
+/// The last ones are too long for an index.
 fn scopes() -> Vec<Scope> {
     let all = Scope::default();
     let long = |end: &str| all.clone().label("x".repeat(500), "y".repeat(500) + end);
@@ -30,7 +30,7 @@ fn scopes() -> Vec<Scope> {
     ]
 }
 
-/// A task of the scope, with its labels, in a queue that the tests claim from.
+/// Returns a task of a scope, with its labels, in a queue that the tests claim from.
 fn in_scope(scope: &Scope, n: u128) -> NewTask {
     let labels = scope.labels().iter().map(|(name, value)| (name.clone(), value.clone().into()));
     NewTask { scope: scope.clone(), headers: labels.collect(), ..new_task(n) }
@@ -40,8 +40,8 @@ fn places() -> Vec<(u128, Scope)> {
     (1..).zip(scopes()).collect()
 }
 
-/// The same keys are other keys in each scope: of idempotency, of concurrency, and of spawns that
-/// coalesce.
+/// Checks that equal keys are different keys in each scope: idempotency keys, concurrency keys, and
+/// the keys of spawns that coalesce.
 pub async fn keys_of_scopes(backend: &impl Backend) {
     let (_setup, store) = Setup::with_handle(backend).await;
     store.signal(register(1)).await;
@@ -64,7 +64,7 @@ pub async fn keys_of_scopes(backend: &impl Backend) {
             attempt: 0,
         });
         assert_eq!(again, own.collect::<Vec<_>>(), "each gets the one of its own scope");
-        // What is deleted frees the key of its scope, and no other.
+        // A deletion frees the key in its own scope, and in no other.
         store.command(Command::Cancel(tasks[2].0)).await;
         store.command(Command::Delete(tasks[2].0)).await;
         let third = store.spawn(places().iter().map(|place| keyed(place, 3))).await;
@@ -91,8 +91,8 @@ async fn children_have_keys_of_their_scope(store: &Handle) {
     assert_eq!(store.count(TaskState::Pending).await, places().len());
 }
 
-/// A task waits for those of its own scope with its concurrency key, and is coalesced with no
-/// other.
+/// Checks that a task waits for the tasks of its own scope with its concurrency key, and coalesces
+/// with no other.
 pub async fn turns_of_scopes(backend: &impl Backend) {
     let (_setup, store) = Setup::with_handle(backend).await;
     store.signal(register(1)).await;
@@ -122,22 +122,22 @@ pub async fn turns_of_scopes(backend: &impl Backend) {
     let scopes: Vec<_> = running.iter().map(|task| task.scope.clone()).collect();
     assert_eq!(scopes, self::scopes(), "a claim tells the scope");
 
-    // Those of one scope are replaced.
+    // The tasks of one scope are replaced.
     let (place, others) = (&places()[2], TaskState::Pending);
     store.spawn([keyed(place, 4, Some(Coalesce::Replace))]).await;
     assert_eq!(store.state(place.0 + 200).await, TaskState::Cancelled);
     assert_eq!(store.count(others).await, places().len());
-    // The end of one lets the next of its scope start.
+    // The end of a task lets the next one of its scope start.
     let failed = &running[3];
     store.next(of(failed), Next::Fail(failure("no"))).await;
     assert_eq!(store.claim_one(1).await.task_id, task_id(4 + 200));
-    // One that is retried waits for its own scope again.
+    // A retried task waits for its own scope again.
     store.command(Command::Retry(failed.task_id)).await;
     assert!(store.claim(1, 100).await.is_empty());
     store.next(of(&running[2]), complete()).await;
     assert_eq!(store.claim_one(1).await.task_id, task_id(3 + 400));
 
-    // It is the same in another store.
+    // The same holds in another store.
     let (_other_setup, other) = Setup::with_handle(backend).await;
     other.signal(register(1)).await;
     for n in ids(1).into_iter().chain(ids(2)) {
@@ -149,7 +149,7 @@ pub async fn turns_of_scopes(backend: &impl Backend) {
         }
     }
     let claimed = other.claim(1, 100).await;
-    // The third scope's own have ended.
+    // The tasks of the third scope have ended.
     assert_eq!(claimed.len(), places().len() - 1);
     assert!(claimed.windows(2).all(|pair| pair[0].scope != pair[1].scope));
 }
@@ -158,20 +158,20 @@ fn ids(tasks: &[stepwell_core::TaskInfo]) -> Vec<TaskId> {
     tasks.iter().map(|task| task.task_id).collect()
 }
 
-/// A scope's lists hold the tasks of the scopes within it, and the application's own with its queue
-/// and labels: the newest first, a page at a time, in each state.
+/// Checks that a scope's lists hold the tasks of the scopes within it, and the application's own
+/// tasks with its queue and labels. The newest come first, one page at a time, in each state.
 pub async fn lists_of_scopes(backend: &impl Backend) {
     let (setup, store) = Setup::with_handle(backend).await;
     let queue = |queue: &str, task| NewTask { queue: name(queue), ..task };
     let headers = |text: &str| json(text).decode::<Headers>().unwrap();
     let acme = headers(r#"{ "tenant": "acme", "a": "b" }"#);
     let mut tasks: Vec<_> = places().iter().map(|(n, scope)| in_scope(scope, *n)).collect();
-    // With the labels of others, in scopes of their own.
+    // These tasks have the labels of other scopes, in their own scopes.
     tasks.extend((101..).zip(scopes()).map(|(n, scope)| NewTask {
         headers: acme.clone().into_iter().chain(in_scope(&scope, 1).headers).collect(),
         ..queue("acme", in_scope(&scope, n))
     }));
-    // The application's own, and what only looks like them.
+    // These are the application's own tasks, and tasks that only resemble them.
     tasks.extend([
         queue("acme", new_task(201)),
         NewTask { headers: acme.clone(), ..new_task(202) },
@@ -260,7 +260,7 @@ pub async fn lists_of_scopes(backend: &impl Backend) {
         TaskFilter { labels: [("tenant".to_owned(), "b".to_owned())].into(), ..tenant.clone() };
     assert_eq!(ids(&store.list(elsewhere).await), []);
 
-    // Labels go with their tasks, and come with those that are imported.
+    // Labels are removed with their tasks, and are imported with them.
     let record = |info| TaskRecord {
         info,
         journal: Vec::new(),

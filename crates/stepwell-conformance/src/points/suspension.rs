@@ -1,4 +1,4 @@
-//! A task is suspended only when there is nothing to do.
+//! The points of suspension: a task is suspended only when there is nothing to do.
 
 use stepwell_core::store::{Command, Transition};
 use stepwell_core::{TaskState, Timestamp};
@@ -8,8 +8,8 @@ use crate::handle::of;
 use crate::make::*;
 use crate::setup::Setup;
 
-/// A task stays running when something is there, when its time has come, and when it was asked to
-/// cancel.
+/// Checks that a task stays running when something has arrived, when its time has come, and when it
+/// was asked to cancel.
 pub async fn suspension(backend: &impl Backend) {
     let (setup, store) = Setup::with_handle(backend).await;
     let run = store.run_one(1).await;
@@ -34,7 +34,7 @@ pub async fn suspension(backend: &impl Backend) {
     assert_eq!(store.state(1).await, TaskState::Running);
 }
 
-/// A suspended task has given up its run, and its attempt does not count.
+/// Checks that a suspended task has given up its run, and that its attempt does not count.
 pub async fn suspended_tasks(backend: &impl Backend) {
     let (setup, store) = Setup::with_handle(backend).await;
     let run = store.run_one(1).await;

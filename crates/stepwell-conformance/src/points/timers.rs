@@ -1,4 +1,5 @@
-//! What waits for a time, waits until then, by the store's clock, and not longer.
+//! The points of times: what waits for a time waits until then by the store's clock, and not
+//! longer.
 
 use stepwell_core::store::{Batch, CancellationPolicy, Finish, NewTask, Next, Wait};
 use stepwell_core::{Key, Kind, TaskState};
@@ -8,7 +9,7 @@ use crate::handle::of;
 use crate::make::*;
 use crate::setup::Setup;
 
-/// A suspended task is claimable at its time: not a microsecond early, and not late.
+/// Checks that a suspended task is claimable at its time: not a microsecond early, and not late.
 pub async fn timers(backend: &impl Backend) {
     let (setup, store) = Setup::with_handle(backend).await;
     assert_eq!(store.0.now(), setup.now(), "the store goes by its runtime's clock");
@@ -46,8 +47,8 @@ pub async fn timers(backend: &impl Backend) {
     }
 }
 
-/// A delayed start is not claimed before, and starts at its time whatever its priority; one that
-/// has passed is none.
+/// Checks that a delayed task is not claimed before its time, and starts at its time whatever its
+/// priority. A time that has passed is no delay.
 pub async fn delayed_starts(backend: &impl Backend) {
     let (setup, store) = Setup::with_handle(backend).await;
     store.signal(register(1)).await;
@@ -69,7 +70,8 @@ pub async fn delayed_starts(backend: &impl Backend) {
     assert_eq!(store.info(1).await.due_at, None);
 }
 
-/// A failed attempt is followed by another one at the time that it names; attempts are counted.
+/// Checks that a failed attempt is followed by another one at the time that it names, and that
+/// attempts are counted.
 pub async fn retry_delays(backend: &impl Backend) {
     let (setup, store) = Setup::with_handle(backend).await;
     let mut run = store.run_one(1).await;
@@ -103,7 +105,8 @@ pub async fn retry_delays(backend: &impl Backend) {
     assert_eq!(store.claim_one(1).await.attempt, 5, "a time that has come is at once");
 }
 
-/// A task that is not claimed in time, or takes too long, is cancelled at its time by itself.
+/// Checks that a task that is not claimed in time, or takes too long, is cancelled at its time by
+/// itself.
 pub async fn cancellation_policies(backend: &impl Backend) {
     let (setup, store) = Setup::with_handle(backend).await;
     store.signal(register(1)).await;
@@ -134,8 +137,9 @@ pub async fn cancellation_policies(backend: &impl Backend) {
     assert_eq!(committed.claims[0].next_due, Some(setup.at(SECOND * 2)));
     setup.advance(SECOND * 2);
     let committed = store.commit(claims([claim(1, 5)])).await;
-    // Of tasks 2 and 3, which began after a second and may take three, 2 runs and is asked; 3 is
-    // suspended. Task 4 was not claimed within four seconds: its start is later than that.
+    // Tasks 2 and 3 began after a second, and may take three. Task 2 runs and is asked to cancel,
+    // and task 3 is suspended. Task 4 was not claimed within four seconds, because its start is
+    // later.
     let finished: Vec<_> = committed.news.finished.iter().map(|(task_id, _)| *task_id).collect();
     assert!(
         finished.len() == 2 && [3, 4].iter().all(|n| finished.contains(&task_id(*n))),

@@ -1,7 +1,7 @@
-//! No wake-up is lost, whatever happens at the same time.
+//! The points of wake-ups: none is lost, whatever happens at the same time.
 //!
-//! In each round, some tasks suspend while other handles bring what they wait for. Whichever comes
-//! first: a task that stayed running was given it, one that was suspended is claimable.
+//! In each round, some tasks suspend while other handles bring what these tasks wait for. In either
+//! order, a task that stayed running has received it, and a suspended task is claimable.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -14,19 +14,19 @@ use crate::handle::{Handle, of};
 use crate::make::*;
 use crate::setup::{Setup, rounds, together};
 
-/// How many tasks are at it in each round.
+/// The number of tasks in each round.
 const TASKS: u128 = 6;
 
-/// How the tasks of a round, and what they wait for, get to the store.
+/// The way in which the tasks of a round, and what they wait for, reach the store.
 #[derive(Clone, Copy)]
 enum How {
-    /// Each in a commit of its own.
+    /// Each item has its own commit.
     OneByOne,
-    /// All in one batch on either side, in opposite orders.
+    /// Each side commits one batch, and the two batches have opposite orders.
     Together,
 }
 
-/// Commits something, and returns what became of its transitions.
+/// A future that commits a batch, and returns the results of its transitions.
 type Racer = Pin<Box<dyn Future<Output = Vec<Applied>> + Send>>;
 
 fn committing(store: &Handle, batch: Batch) -> Racer {
@@ -37,7 +37,7 @@ fn committing(store: &Handle, batch: Batch) -> Racer {
     })
 }
 
-/// Lets them all begin at once. Returns what became of all transitions, in the order of the racers.
+/// Starts all racers at once. Returns the results of all transitions, in the order of the racers.
 async fn race_of(racers: impl IntoIterator<Item = Racer>) -> Vec<Applied> {
     together(racers).await.into_iter().flatten().collect()
 }
@@ -58,8 +58,8 @@ fn joined(batches: impl IntoIterator<Item = Batch>) -> Batch {
     all
 }
 
-/// Lets the tasks suspend while the batches bring what each of them waits for, and sees that none
-/// is left suspended.
+/// Suspends the tasks while the batches bring what each task waits for, and checks that no task is
+/// left suspended.
 async fn race(
     handles: &[Handle],
     how: How,
@@ -69,7 +69,7 @@ async fn race(
 ) {
     let suspending = (0..runs.len()).map(|n| awaiting(runs[n], waits(n), SUSPEND));
     let brought = (0..runs.len()).map(bringing);
-    // Those that suspend come first, so that what became of them does as well.
+    // The tasks that suspend come first, so that their results come first as well.
     let racers: Vec<Racer> = match how {
         How::OneByOne => {
             let suspending =
@@ -111,7 +111,7 @@ async fn race(
         handles[0].next(of(&task), complete()).await;
     }
     for run in runs {
-        // Those that stayed running.
+        // These tasks stayed running.
         let _ = handles[0].apply(Transition::new(run.0, run.1, complete())).await;
     }
 }
@@ -130,10 +130,10 @@ async fn rounds_of(
     }
 }
 
-/// Emitting an event while tasks suspend that await it.
+/// Checks events that are emitted while tasks that await them suspend.
 pub async fn wake_ups_by_events(backend: &impl Backend) {
     rounds_of(backend, async |handles, how, first, runs| {
-        // Each task awaits two, of which one is for all the tasks of the round.
+        // Each task awaits two events, and one of them is for all tasks of the round.
         let texts = |n: usize| [format!("event of {first}"), format!("event of {first}, {n}")];
         let waits = |n| texts(n).iter().map(|text| for_event(text)).collect();
         let bringing = |n: usize| {
@@ -146,7 +146,7 @@ pub async fn wake_ups_by_events(backend: &impl Backend) {
     .await;
 }
 
-/// Sending messages while tasks suspend that wait for them.
+/// Checks messages that are sent while tasks that wait for them suspend.
 pub async fn wake_ups_by_messages(backend: &impl Backend) {
     rounds_of(backend, async |handles, how, first, runs| {
         let waits = |_| vec![for_message("topic", 1)];
@@ -156,7 +156,7 @@ pub async fn wake_ups_by_messages(backend: &impl Backend) {
     .await;
 }
 
-/// Messages sent by tasks while tasks suspend, each waiting for one of another.
+/// Checks messages that tasks send while other tasks suspend, each of which waits for one message.
 pub async fn wake_ups_among_tasks(backend: &impl Backend) {
     rounds_of(backend, async |handles, how, first, runs| {
         let senders = handles[1].run((first + 100..first + 100 + TASKS).map(new_task)).await;
@@ -171,7 +171,7 @@ pub async fn wake_ups_among_tasks(backend: &impl Backend) {
     .await;
 }
 
-/// Children that end while their parents suspend.
+/// Checks children that end while their parents suspend.
 pub async fn wake_ups_by_children(backend: &impl Backend) {
     rounds_of(backend, async |handles, how, first, runs| {
         let children = (first..first + TASKS).map(|n| child_of(n, n + 500));
@@ -184,8 +184,8 @@ pub async fn wake_ups_by_children(backend: &impl Backend) {
     .await;
 }
 
-/// Tasks that end while others suspend that were answered with them: one for each, and one for all
-/// of a round.
+/// Checks tasks that end while others suspend that were answered with them: one for each task, and
+/// one for all tasks of a round.
 pub async fn wake_ups_by_others(backend: &impl Backend) {
     rounds_of(backend, async |handles, how, first, runs| {
         let keyed = |n: u128| with_key(&n.to_string(), n);
@@ -201,7 +201,8 @@ pub async fn wake_ups_by_others(backend: &impl Backend) {
     .await;
 }
 
-/// A request to cancel that comes while tasks suspend: each is cancelled, or runs and knows of it.
+/// Checks requests to cancel while tasks suspend: each task is cancelled, or runs and knows of the
+/// request.
 pub async fn wake_ups_by_cancellation(backend: &impl Backend) {
     let setup = Setup::new(backend).await;
     let handles = setup.handles(3).await;
@@ -228,7 +229,8 @@ pub async fn wake_ups_by_cancellation(backend: &impl Backend) {
     }
 }
 
-/// What arrives while a running task looks: it is found, or the worker is told to look again.
+/// Checks arrivals while a running task looks: the look finds them, or the worker is told to look
+/// again.
 pub async fn wake_ups_of_running_tasks(backend: &impl Backend) {
     let setup = Setup::new(backend).await;
     let handles = setup.handles(3).await;
@@ -253,8 +255,8 @@ pub async fn wake_ups_of_running_tasks(backend: &impl Backend) {
     }
 }
 
-/// Tasks that send to each other and suspend for the answer, from several handles at once: no batch
-/// fails, and nobody waits for good.
+/// Checks tasks that send to each other and suspend for the answers, from several handles at once:
+/// no batch fails, and no task waits for good.
 pub async fn wake_ups_in_circles(backend: &impl Backend) {
     let setup = Setup::new(backend).await;
     let handles = setup.handles(3).await;

@@ -1,4 +1,4 @@
-//! Approvals.
+//! The routes of approvals.
 
 use axum::Json;
 use axum::http::{Method, StatusCode};
@@ -12,7 +12,7 @@ use crate::call::{Call, Own};
 use crate::extract::{Body, Path, Query};
 use crate::problem::Problem;
 
-/// Of how many tasks a page has the approvals.
+/// The number of tasks whose approvals one page lists.
 pub(crate) const PAGE: usize = 100;
 
 pub(super) fn add_to(api: &mut Api) {
@@ -76,7 +76,7 @@ struct Decided {
     value: Payload,
 }
 
-/// In whose name somebody decides.
+/// Returns the name under which a decision is stored.
 pub(crate) fn in_name_of(call: &Call, by: Option<String>) -> String {
     call.who.name.clone().or(by.filter(|by| !by.is_empty())).unwrap_or_else(|| "somebody".into())
 }

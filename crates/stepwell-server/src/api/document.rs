@@ -1,5 +1,5 @@
-//! Routes that describe themselves: each is one line of the router and one operation of the OpenAPI
-//! document, so that neither can be there without the other.
+//! Routes that describe themselves. Each route is one line of the router and one operation of the
+//! OpenAPI document, so neither exists without the other.
 
 use std::sync::Arc;
 
@@ -15,17 +15,17 @@ use crate::access::Operation;
 use crate::app::App;
 use crate::problem::Problem;
 
-/// The API as it is put together.
+/// The builder of the API's router and of its document.
 pub(crate) struct Api {
     router: Router<Arc<App>>,
-    /// Of what is sent here, and of what is sent from here: the same type may look otherwise in
-    /// each.
+    /// The schemas of request bodies. They are apart from the schemas of answers, because a type
+    /// may differ between the two.
     requests: SchemaGenerator,
     answers: SchemaGenerator,
     paths: Map<String, Value>,
 }
 
-/// A route as it is described.
+/// The builder of one route and of its description.
 pub(crate) struct Route<'a> {
     api: &'a mut Api,
     method: Method,
@@ -50,8 +50,8 @@ impl Api {
         }
     }
 
-    /// Begins a route. The summary is what it does, and the words that a path has in braces are its
-    /// parameters.
+    /// Begins a route. The summary says what the route does. The words in braces in its path are
+    /// its parameters.
     pub(crate) fn route(
         &mut self,
         method: Method,
@@ -83,7 +83,7 @@ impl Api {
         Route { api: self, method, path, operation, description }
     }
 
-    /// The router, and the document.
+    /// Returns the router and the document.
     pub(crate) fn finish(mut self) -> (Router<Arc<App>>, Value) {
         let mut schemas = self.answers.take_definitions(true);
         schemas.extend(self.requests.take_definitions(true));
@@ -107,7 +107,7 @@ impl Api {
     }
 }
 
-/// `GET /tasks/{task_id}/journal` is called `get_tasks_task_id_journal`.
+/// Returns the id of an operation: `get_tasks_task_id_journal` for `GET /tasks/{task_id}/journal`.
 fn operation_id(method: &Method, path: &str) -> String {
     let words =
         path.split('/').map(|part| part.trim_matches(['{', '}'])).filter(|part| !part.is_empty());
@@ -116,7 +116,7 @@ fn operation_id(method: &Method, path: &str) -> String {
 }
 
 impl Route<'_> {
-    /// It takes a query.
+    /// Adds the parameters of a query.
     pub(crate) fn query<T: JsonSchema>(mut self) -> Self {
         let schema = SchemaSettings::draft2020_12()
             .with(|settings| settings.inline_subschemas = true)
@@ -136,7 +136,7 @@ impl Route<'_> {
         self
     }
 
-    /// It takes a JSON body.
+    /// Adds a JSON body.
     pub(crate) fn body<T: JsonSchema>(mut self) -> Self {
         let schema = self.api.requests.subschema_for::<T>();
         let content = json!({ "application/json": { "schema": schema } });
@@ -145,13 +145,13 @@ impl Route<'_> {
         self
     }
 
-    /// It answers with JSON.
+    /// Adds an answer with a JSON body.
     pub(crate) fn answers<T: JsonSchema>(self, status: StatusCode) -> Self {
         let schema = self.api.answers.subschema_for::<T>();
         self.answers_with(status, json!({ "application/json": { "schema": schema } }))
     }
 
-    /// It answers with a stream of events.
+    /// Adds an answer that is a stream of events.
     pub(crate) fn streams(self) -> Self {
         self.answers_with(
             StatusCode::OK,
@@ -159,7 +159,7 @@ impl Route<'_> {
         )
     }
 
-    /// It answers that it is done.
+    /// Adds an answer without a body, which says that the operation is done.
     pub(crate) fn done(self) -> Self {
         self.answers_with(StatusCode::NO_CONTENT, json!({}))
     }
@@ -171,7 +171,7 @@ impl Route<'_> {
         self
     }
 
-    /// What does it.
+    /// Ends the route with its handler.
     pub(crate) fn does<H: Handler<T, Arc<App>>, T: 'static>(self, handler: H) {
         let Self { api, method, path, operation, description } = self;
         let item = api.paths.entry(path).or_insert_with(|| json!({}));
@@ -183,7 +183,7 @@ impl Route<'_> {
     }
 }
 
-/// A parameter of a query is there or not; it is never null.
+/// Removes null from a parameter's schema: a parameter of a query is there or not, and never null.
 fn forget_null(schema: &mut Value) {
     let Some(schema) = schema.as_object_mut() else { return };
     if let Some(Value::Array(types)) = schema.get_mut("type") {

@@ -1,4 +1,4 @@
-//! Events that tasks await, and the stream of what happens to tasks.
+//! The routes of events that tasks await, and of the stream of the tasks' history.
 
 use std::collections::BTreeMap;
 
@@ -154,7 +154,7 @@ fn stream_of(chunks: mpsc::Receiver<Bytes>) -> Response {
     let headers = [
         (header::CONTENT_TYPE, "text/event-stream"),
         (header::CACHE_CONTROL, "no-cache, no-transform"),
-        // Proxies that gather answers (nginx) are not to gather this one.
+        // Proxies that buffer answers (nginx) must not buffer this stream.
         (header::HeaderName::from_static("x-accel-buffering"), "no"),
     ];
     (headers, Stream::from_stream(chunks)).into_response()

@@ -1,4 +1,4 @@
-//! Whether the server is there, and whether it can work. Anybody may ask.
+//! The routes that say whether the server runs, and whether it can work. They need no token.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use axum::routing::get;
 use crate::app::App;
 use crate::problem::Problem;
 
-/// How long the store may take to answer.
+/// The time that the store has to answer.
 const TIME: Duration = Duration::from_secs(5);
 
 pub(crate) fn router() -> Router<Arc<App>> {

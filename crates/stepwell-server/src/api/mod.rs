@@ -1,4 +1,4 @@
-//! The API: what there is to do, as routes and as their description.
+//! The HTTP API: its routes, and their description.
 
 pub(crate) mod approvals;
 mod document;
@@ -19,7 +19,7 @@ use crate::app::App;
 use crate::guard::Base;
 use document::Api;
 
-/// The routes below `/api/v1`, and the OpenAPI document of them.
+/// Returns the routes below `/api/v1`, and their OpenAPI document.
 pub(crate) fn router() -> (Router<Arc<App>>, Value) {
     let mut api = Api::new();
     tasks::add_to(&mut api);
@@ -32,7 +32,7 @@ pub(crate) fn router() -> (Router<Arc<App>>, Value) {
     (router.route("/openapi.json", axum::routing::get(openapi)), document)
 }
 
-/// The document, with the path at which this server is.
+/// Returns the OpenAPI document with the path at which this server is mounted.
 async fn openapi(State(app): State<Arc<App>>, base: Option<axum::Extension<Base>>) -> Json<Value> {
     let base = base.map(|base| base.0).unwrap_or_default();
     let mut document = app.document.clone();

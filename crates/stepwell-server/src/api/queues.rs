@@ -1,4 +1,4 @@
-//! Queues.
+//! The routes of queues.
 
 use axum::Json;
 use axum::http::{Method, StatusCode};

@@ -1,4 +1,4 @@
-//! Schedules.
+//! The routes of schedules.
 
 use axum::Json;
 use axum::http::{Method, StatusCode};

@@ -1,4 +1,4 @@
-//! Tasks.
+//! The routes of tasks.
 
 use std::time::Duration;
 
@@ -19,9 +19,9 @@ use crate::call::{Call, Own};
 use crate::extract::{Body, Path, Query};
 use crate::problem::Problem;
 
-/// How many tasks a page has at most.
+/// The most tasks on one page.
 const MAX_PAGE: usize = 1_000;
-/// How long somebody may wait for a result, in seconds.
+/// The longest time that a client may wait for a result, in seconds.
 const MAX_WAIT: u64 = 25;
 
 pub(super) fn add_to(api: &mut Api) {
@@ -151,7 +151,7 @@ pub(crate) struct Filter {
     pub(crate) limit: Option<usize>,
 }
 
-/// Labels as a query has them.
+/// Reads the labels of a query, which are written as `name=value`.
 pub(crate) fn labels<C: FromIterator<(String, String)>>(labels: &[String]) -> Result<C, Problem> {
     let read = |label: &String| {
         let (name, value) = label.split_once('=')?;
@@ -313,7 +313,7 @@ async fn result(
     if !task.state.is_finished() && wait > 0 {
         let wait = Duration::from_secs(wait);
         match tokio::time::timeout(wait, client.wait::<Payload>(task_id)).await {
-            // It tells nothing that the task itself does not.
+            // The error tells the client nothing that the task itself does not tell.
             Err(_) | Ok(Ok(_) | Err(Error::TaskFailed { .. } | Error::TaskCancelled(_))) => {}
             Ok(Err(error)) => return Err(error.into()),
         }

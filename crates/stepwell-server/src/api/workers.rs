@@ -1,4 +1,4 @@
-//! Workers.
+//! The routes of workers.
 
 use axum::Json;
 use axum::http::{Method, StatusCode};

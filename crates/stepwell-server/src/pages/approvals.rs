@@ -1,4 +1,4 @@
-//! What waits for somebody's decision.
+//! The page of approvals that wait for a decision.
 
 use std::sync::Arc;
 
@@ -49,7 +49,7 @@ async fn list(call: Call, Query(Behind { behind }): Query<Behind>) -> Result<Mar
     ))
 }
 
-/// An approval, and how to decide it.
+/// Draws an approval, and the form to decide it.
 pub(super) fn card(call: &Call, approval: &ApprovalInfo) -> Markup {
     let id = format!("{}-{}", approval.task_id, approval.name);
     html! {

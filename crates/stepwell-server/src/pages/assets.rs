@@ -1,4 +1,4 @@
-//! The style, the script, the icon.
+//! The dashboard's style, script and icon.
 
 use std::sync::{Arc, LazyLock};
 
@@ -14,7 +14,7 @@ const STYLE: &str = include_str!("../assets/style.css");
 const SCRIPT: &str = include_str!("../assets/live.js");
 pub(super) const ICON: &str = include_str!("../assets/icon.svg");
 
-/// Changes with the files, so that browsers may keep them for good.
+/// Returns a digest of the files, which lets browsers cache them for good.
 pub(super) fn version() -> &'static str {
     static VERSION: LazyLock<String> =
         LazyLock::new(|| hex::encode(&Sha256::digest([STYLE, SCRIPT].concat())[..6]));

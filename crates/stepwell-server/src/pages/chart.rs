@@ -1,15 +1,15 @@
-//! Pictures of what goes on: areas that stand on each other, or lines, over the last minutes.
+//! Charts of the last minutes: stacked areas, or lines.
 
 use maud::{Markup, html};
 
 const WIDTH: f64 = 420.0;
 const HEIGHT: f64 = 130.0;
-/// Room for the scale.
+/// The space for the scale.
 const LEFT: f64 = 56.0;
 const TOP: f64 = 8.0;
 const BOTTOM: f64 = 20.0;
 
-/// One of what a chart shows: how it is called, its class, and its values, the oldest first.
+/// One series of a chart: its name, its class, and its values, the oldest first.
 pub(super) struct Series {
     pub(super) name: &'static str,
     pub(super) class: &'static str,
@@ -19,13 +19,13 @@ pub(super) struct Series {
 pub(super) struct Chart<'a> {
     pub(super) title: &'a str,
     pub(super) series: Vec<Series>,
-    /// Whether each stands on those before.
+    /// Stacks each series on those before it.
     pub(super) stacked: bool,
-    /// How many values there is room for.
+    /// The number of values that fit into the chart.
     pub(super) room: usize,
-    /// What the whole width is.
+    /// The label of the whole width, which is a duration.
     pub(super) span: String,
-    /// How a value is written.
+    /// The function that formats a value.
     pub(super) write: fn(f64) -> String,
 }
 
@@ -64,7 +64,8 @@ impl Chart<'_> {
                             ((self.write)(scale * part))
                         }
                     }
-                    // The lowest one last: where nothing stands on it, it is what is seen.
+                    // The lowest area comes last, because it must not be covered where the others
+                    // are empty.
                     @for (n, series) in self.series.iter().enumerate().rev() {
                         @let line = self.line(&layers[n], y);
                         @if self.stacked {
@@ -83,7 +84,7 @@ impl Chart<'_> {
         }
     }
 
-    /// The values, each added to those that it stands on.
+    /// Returns the values of each series, each added to the values below it.
     fn layers(&self) -> Vec<Vec<f64>> {
         let mut below: Vec<f64> = Vec::new();
         let layer = |series: &Series| {
@@ -107,7 +108,7 @@ impl Chart<'_> {
     }
 }
 
-/// 1, 2 or 5, times a power of ten, that is no less.
+/// Returns the least number at or above a value that is 1, 2 or 5 times a power of ten.
 fn round_up(value: f64) -> f64 {
     if value <= 0.0 {
         return 1.0;
@@ -128,7 +129,7 @@ fn points(line: &[(f64, f64)]) -> String {
     line.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect::<Vec<_>>().join(" ")
 }
 
-/// What is below the one line and above the other.
+/// Returns the points of the area below one line and above the other.
 fn between(line: &[(f64, f64)], ground: &[(f64, f64)]) -> String {
     let back: Vec<_> = ground.iter().rev().copied().collect();
     format!("{} {}", points(line), points(&back))

@@ -1,4 +1,4 @@
-//! What all pages have in common.
+//! The parts that all pages share.
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
@@ -16,7 +16,8 @@ const PLACES: [(&str, &str); 6] = [
     ("/workers", "Workers"),
 ];
 
-/// A page that is kept up to date. `place` is the path of the entry of the menu that it belongs to.
+/// Draws a page that the script keeps up to date. `place` is the path of the menu's entry that it
+/// belongs to.
 pub(crate) fn page(call: &Call, place: &str, title: &str, content: Markup) -> Markup {
     let logs_in = call.logs_in();
     document(
@@ -41,7 +42,7 @@ pub(crate) fn page(call: &Call, place: &str, title: &str, content: Markup) -> Ma
     )
 }
 
-/// A page that says why there is none.
+/// Draws a page that describes a problem.
 pub(crate) fn problem(base: &Base, problem: &Problem) -> Markup {
     document(
         base,
@@ -57,7 +58,7 @@ pub(crate) fn problem(base: &Base, problem: &Problem) -> Markup {
     )
 }
 
-/// A page of its own.
+/// Draws a complete HTML document.
 pub(crate) fn document(base: &Base, title: &str, body: Markup) -> Markup {
     html! {
         (DOCTYPE)
@@ -80,7 +81,7 @@ pub(crate) fn logo() -> Markup {
     PreEscaped(assets::ICON.to_owned())
 }
 
-/// Something to do that is asked about once more, without a script.
+/// Draws a button that asks for confirmation, without a script.
 pub(crate) fn confirmed(action: &str, what: &str, question: &str, class: &str) -> Markup {
     html! {
         details class="confirm" id={ "confirm-" (what) } {
@@ -93,12 +94,12 @@ pub(crate) fn confirmed(action: &str, what: &str, question: &str, class: &str) -
     }
 }
 
-/// Something to do at once.
+/// Draws a button that acts at once.
 pub(crate) fn button(action: &str, what: &str) -> Markup {
     html! { form method="post" action=(action) { button { (what) } } }
 }
 
-/// What stands where there is nothing.
+/// Draws the placeholder for an empty list.
 pub(crate) fn nothing(title: &str, advice: Markup) -> Markup {
     html! { div class="nothing" { p class="title" { (title) } p { (advice) } } }
 }

@@ -1,4 +1,4 @@
-//! Logging in with the token, for browsers.
+//! The login with the token, for browsers.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use crate::guard::{Base, address_of};
 use crate::problem::Problem;
 use crate::sessions::SESSION;
 
-/// The longest form, in bytes: anybody may send one.
+/// The most bytes of a login form. The limit is small because anyone may send one.
 const MAX_BODY: usize = 4 << 10;
 
 pub(super) fn add_to(router: Router<Arc<App>>) -> Router<Arc<App>> {
@@ -64,7 +64,7 @@ struct Login {
     token: String,
 }
 
-/// Whoever may try a token, at that address. It is asked for before a body is read.
+/// A client that may try a token, with its address. It is extracted before a body is read.
 struct Trier {
     ours: Arc<Token>,
     address: Option<IpAddr>,
@@ -110,7 +110,7 @@ async fn log_out(
 }
 
 fn cookie(app: &App, base: &Base, headers: &HeaderMap, value: &str, lifetime: Duration) -> String {
-    // Behind a proxy that speaks TLS, the cookie is for TLS only.
+    // A proxy that speaks TLS sets the header, and the cookie is then for TLS only.
     let over_tls = headers.get("x-forwarded-proto").is_some_and(|proto| proto == "https");
     let secure = if app.secure_cookies || over_tls { "; Secure" } else { "" };
     let seconds = lifetime.as_secs();

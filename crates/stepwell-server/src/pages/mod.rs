@@ -1,5 +1,5 @@
-//! The dashboard: pages that are drawn here, and work without a script. A small one keeps them up
-//! to date.
+//! The dashboard: pages that the server draws, and that work without a script. A small script keeps
+//! them up to date.
 
 mod approvals;
 mod assets;
@@ -30,7 +30,7 @@ use crate::app::App;
 use crate::guard::Base;
 use crate::problem::Problem;
 
-/// The pages of those who may see them.
+/// Returns the pages that need authentication.
 pub(crate) fn router() -> Router<Arc<App>> {
     let router = Router::new();
     let router = overview::add_to(router);
@@ -42,17 +42,18 @@ pub(crate) fn router() -> Router<Arc<App>> {
     approvals::add_to(router).layer(from_fn(show))
 }
 
-/// What anybody may see.
+/// Returns the pages that need no authentication.
 pub(crate) fn open() -> Router<Arc<App>> {
     assets::add_to(login::add_to(Router::new())).layer(from_fn(show))
 }
 
-/// A route for an operation.
+/// Returns a route for an operation.
 fn route(operation: Operation, method: MethodRouter<Arc<App>>) -> MethodRouter<Arc<App>> {
     method.layer(axum::Extension(operation))
 }
 
-/// Makes pages of problems, and answers that nothing is new to those who have seen a page as it is.
+/// Turns problems into pages, and answers 304 when the client has seen the page in its present
+/// state.
 async fn show(request: Request, next: Next) -> Response {
     let base = request.extensions().get::<Base>().cloned().unwrap_or_default();
     let seen = request.headers().get(header::IF_NONE_MATCH).cloned();
@@ -69,7 +70,7 @@ async fn show(request: Request, next: Next) -> Response {
 
 async fn tagged(response: Response, seen: Option<HeaderValue>) -> Response {
     let (mut parts, body) = response.into_parts();
-    // What is drawn here is in memory already.
+    // The page was drawn here, so it is in memory already.
     let Ok(body) = axum::body::to_bytes(body, usize::MAX).await else {
         return Problem::busy("the page could not be drawn").into_response();
     };

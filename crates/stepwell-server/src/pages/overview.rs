@@ -1,4 +1,4 @@
-//! What goes on.
+//! The overview: counts, charts, and recent failures.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use crate::call::Call;
 use crate::problem::Problem;
 use crate::sample::{EVERY, KEPT, Sample};
 
-/// How many failed tasks are shown.
+/// The number of failed tasks that are shown.
 const FAILED: usize = 5;
 
 pub(super) fn add_to(router: Router<Arc<App>>) -> Router<Arc<App>> {
@@ -27,7 +27,7 @@ pub(super) fn add_to(router: Router<Arc<App>>) -> Router<Arc<App>> {
 }
 
 async fn overview(call: Call) -> Result<Response, Problem> {
-    // Those who may see their own tasks only see those.
+    // A caller that may only see its own tasks sees their list.
     if !call.may(Operation::ReadOverview, None).await {
         return Ok(Redirect::to(&call.base.to("/tasks")).into_response());
     }
@@ -80,7 +80,7 @@ async fn overview(call: Call) -> Result<Response, Problem> {
     Ok(page(&call, "/", "Overview", content).into_response())
 }
 
-/// A number, where it is known.
+/// Draws a count, or a dash when the count is not known.
 fn tile(call: &Call, name: &str, count: Option<u64>, path: &str) -> Markup {
     let count = count.map_or_else(|| "–".to_owned(), number);
     html! { a class="tile" href=(call.base.to(path)) { span { (name) } strong { (count) } } }

@@ -1,4 +1,4 @@
-//! Queues.
+//! The page of queues.
 
 use std::sync::Arc;
 

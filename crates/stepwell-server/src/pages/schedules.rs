@@ -1,4 +1,4 @@
-//! Schedules.
+//! The page of schedules.
 
 use std::sync::Arc;
 

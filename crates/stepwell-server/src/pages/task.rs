@@ -1,4 +1,4 @@
-//! One task.
+//! The page of one task.
 
 use std::sync::Arc;
 
@@ -22,9 +22,9 @@ use crate::call::{Call, Own};
 use crate::extract::{Form, Path, Query, json_of};
 use crate::problem::Problem;
 
-/// How many children are shown.
+/// The number of children that are shown.
 const CHILDREN: usize = 50;
-/// How many happenings are read for the timeline.
+/// The most events of the history that are read for the timeline.
 const HISTORY: usize = 50_000;
 
 pub(super) fn add_to(router: Router<Arc<App>>) -> Router<Arc<App>> {
@@ -41,7 +41,7 @@ pub(super) fn add_to(router: Router<Arc<App>>) -> Router<Arc<App>> {
 
 #[derive(Deserialize)]
 struct Part {
-    /// The first row that is shown of what has many.
+    /// The first row that is shown of a long timeline.
     #[serde(default)]
     from: usize,
 }
@@ -90,7 +90,7 @@ async fn show(
     Ok(page(&call, "/tasks", task.task_type.as_str(), content))
 }
 
-/// When the task's steps began, as far as the history tells.
+/// Returns the times at which the task's steps began, as far as the history holds them.
 async fn starts(client: &Durable, task_id: TaskId) -> Result<Starts, Problem> {
     let (mut starts, mut which) =
         (Starts::default(), HistoryFilter { task_id: Some(task_id), after: 0, limit: HISTORY });
@@ -183,7 +183,7 @@ fn chain(failure: &Failure) -> Markup {
     }
 }
 
-/// Where else one may look, when there is more than is shown at once.
+/// Draws links to the other parts of the timeline, when it has more rows than one page shows.
 fn parts(call: &Call, task_id: TaskId, from: usize, all: usize) -> Markup {
     let path = call.base.to(&format!("/tasks/{task_id}"));
     html! {

@@ -1,4 +1,4 @@
-//! The list of tasks.
+//! The page that lists tasks.
 
 use std::sync::Arc;
 
@@ -27,11 +27,11 @@ pub(super) fn add_to(router: Router<Arc<App>>) -> Router<Arc<App>> {
     router.route("/tasks", route(Operation::ListTasks, get(list)))
 }
 
-/// What the form says; a field that was left empty says nothing.
+/// The fields of the search form; an empty field does not filter.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Search {
-    /// A task's id.
+    /// The id of a task.
     id: String,
     state: String,
     #[serde(rename = "type")]
@@ -72,7 +72,7 @@ impl Search {
         filter.read()
     }
 
-    /// The query of the page behind this task.
+    /// Returns the query of the page after a task.
     fn behind(&self, task_id: TaskId) -> String {
         let fields = [
             ("state", &self.state),
@@ -132,7 +132,7 @@ fn form(search: &Search) -> Markup {
     }
 }
 
-/// A task's headers, but for those that are for programs alone.
+/// Returns the headers of a task that people read, without the trace headers.
 fn labels(task: &TaskInfo) -> impl Iterator<Item = (&String, &Value)> {
     task.headers.iter().filter(|(name, _)| !TRACE_HEADERS.contains(&name.as_str()))
 }

@@ -7,9 +7,9 @@
 //!   approved            ░░░░░░░░░░░        an event that was awaited
 //! ```
 //!
-//! The journal says when each entry was delivered, the history when steps began. Of a task without
-//! a history, an operation is taken to begin at the delivery before it: what ran beside each other
-//! then looks as if it had run one after the other.
+//! The journal says when each entry was delivered, and the history says when steps began. For a
+//! task without a history, an operation is assumed to begin at the delivery before it. Operations
+//! that ran in parallel then look as if they had run one after the other.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -22,16 +22,16 @@ use stepwell::{
 use super::words::duration;
 use crate::call::Call;
 
-/// How many rows are drawn at once.
+/// The most rows that are drawn at once.
 pub(super) const ROWS: usize = 400;
 const WIDTH: i64 = 1_000;
 const LABELS: i64 = 240;
 const ROW: usize = 24;
 const TOP: usize = 28;
-/// How wide a bar is at least.
+/// The least width of a bar.
 const LEAST: i64 = 3;
 
-/// What a bar stands for.
+/// The appearance of a bar, by what it stands for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Look {
     Step,
@@ -42,7 +42,7 @@ enum Look {
     Failed,
     Retrying,
     Pause,
-    /// It goes on.
+    /// An operation that has not ended.
     Open,
 }
 
@@ -86,7 +86,7 @@ impl Row {
 
 pub(super) struct Timeline {
     rows: Vec<Row>,
-    /// When attempts began, but for the first.
+    /// The times at which attempts began, without the first attempt.
     attempts: Vec<Timestamp>,
     begin: Timestamp,
     end: Timestamp,
@@ -140,7 +140,7 @@ impl Timeline {
         self.rows.len()
     }
 
-    /// Draws the rows from that one on, over the time that they took.
+    /// Draws the rows from `from` on, over the time that they took.
     pub(super) fn draw(&self, call: &Call, from: usize) -> Markup {
         let rows: Vec<_> = self.rows.iter().skip(from).take(ROWS).collect();
         let scale = self.scale(&rows);
@@ -165,7 +165,7 @@ impl Timeline {
         }
     }
 
-    /// All of the task's time, or where only a part of its rows is shown, theirs.
+    /// Returns the time span of the task, or of the shown rows when only a part is shown.
     fn scale(&self, shown: &[&Row]) -> Scale {
         if self.rows.len() <= ROWS {
             return Scale { begin: self.begin, end: self.end };
@@ -201,7 +201,7 @@ fn draw_row(call: &Call, row: &Row, y: usize, scale: &Scale) -> Markup {
     }
 }
 
-/// Where a moment is drawn.
+/// The mapping from times to positions.
 struct Scale {
     begin: Timestamp,
     end: Timestamp,
@@ -237,7 +237,7 @@ fn shortened(name: &str) -> String {
     }
 }
 
-/// When the tries of steps began, by label, those that were not used yet.
+/// The times at which the tries of steps began, by label, without those that a bar already uses.
 #[derive(Default)]
 pub(super) struct Starts(HashMap<String, VecDeque<Timestamp>>);
 
@@ -253,7 +253,7 @@ impl Starts {
 struct Building {
     rows: Vec<Row>,
     places: HashMap<(&'static str, String), usize>,
-    /// The last delivery.
+    /// The time of the last delivery.
     last: Timestamp,
     begun: Starts,
 }
@@ -287,7 +287,8 @@ impl Building {
         self.last = self.last.max(entry.at);
     }
 
-    /// When the try began that was delivered then: the last that did before it.
+    /// Returns when the try began that was delivered at `by`: the last start at or before that
+    /// time.
     fn started(&mut self, label: &str, by: Timestamp) -> Option<Timestamp> {
         let starts = self.begun.0.get_mut(label)?;
         let mut found = None;
@@ -306,7 +307,7 @@ impl Building {
         &mut self.rows[place]
     }
 
-    /// What has no end yet: waits, and steps that have begun.
+    /// Adds the operations that have not ended: waits, and steps that have begun.
     fn add_open(&mut self, task: &TaskInfo, waits: &[Wait], end: Timestamp) {
         if task.state.is_finished() {
             return;
@@ -344,7 +345,7 @@ impl Building {
     }
 }
 
-/// How entries of a kind are called and drawn; `None` for what is the engine's own.
+/// Returns the label and the look of entries of a kind; `None` for a kind that is internal.
 fn look_of(kind: Kind) -> Option<(&'static str, Look)> {
     Some(match kind {
         Kind::Step => ("step", Look::Step),

@@ -1,14 +1,14 @@
-//! How pages write times, states and values.
+//! The text forms of times, states and values.
 
 use std::time::Duration;
 
 use maud::{Markup, html};
 use stepwell::{Payload, TaskState, Timestamp};
 
-/// How much of a value a page shows at once.
+/// The most bytes of a value that a page shows.
 const SHOWN: usize = 20_000;
 
-/// A moment, in UTC.
+/// Formats a moment in UTC.
 pub(crate) fn moment(at: Timestamp) -> Markup {
     let text = at.strftime("%Y-%m-%d %H:%M:%S").to_string();
     html! { time datetime=(at) title=(format!("{at}")) { (text) } }
@@ -18,7 +18,7 @@ pub(crate) fn state(state: TaskState) -> Markup {
     html! { span class={ "state " (state.as_str()) } { (state.as_str()) } }
 }
 
-/// `950 µs`, `12.3 ms`, `4.2 s`, `3 min 20 s`, `2 h 5 min`, `4 d 2 h`.
+/// Formats a duration: `950 µs`, `12.3 ms`, `4.2 s`, `3 min 20 s`, `2 h 5 min`, `4 d 2 h`.
 pub(crate) fn duration(time: Duration) -> String {
     let micros = time.as_micros();
     let seconds = time.as_secs();
@@ -33,7 +33,7 @@ pub(crate) fn duration(time: Duration) -> String {
     }
 }
 
-/// Three digits.
+/// Formats a number with three digits.
 fn short(number: f64) -> String {
     match number {
         n if n < 10.0 => format!("{n:.2}"),
@@ -42,7 +42,7 @@ fn short(number: f64) -> String {
     }
 }
 
-/// `1234567` as `1,234,567`.
+/// Formats a number with separators: `1234567` as `1,234,567`.
 pub(crate) fn number(number: u64) -> String {
     let digits = number.to_string();
     let mut out = String::new();
@@ -55,14 +55,14 @@ pub(crate) fn number(number: u64) -> String {
     out
 }
 
-/// JSON text over several lines. What is in it stays as it is: a number that was read would be
-/// rounded.
+/// Lays out JSON text over several lines. Its values are copied as text, because a parsed number
+/// could be rounded.
 fn laid_out(json: &str) -> String {
     let mut out = String::with_capacity(json.len());
     let (mut depth, mut in_text, mut escaped) = (0_usize, false, false);
     let line = |out: &mut String, depth: usize| {
         out.push('\n');
-        // Deeper lines would be mostly spaces.
+        // The indent is limited, because deeper lines would be mostly spaces.
         out.extend(std::iter::repeat_n("  ", depth.min(20)));
     };
     let mut chars = json.chars().peekable();
@@ -104,7 +104,7 @@ fn laid_out(json: &str) -> String {
     out
 }
 
-/// A value, laid out for reading.
+/// Draws a value, laid out for reading.
 pub(crate) fn json(value: &Payload) -> Markup {
     let text = laid_out(value.as_str());
     let (shown, rest) = cut(&text, SHOWN);
@@ -115,13 +115,13 @@ pub(crate) fn json(value: &Payload) -> Markup {
     }
 }
 
-/// A value in one line, for lists.
+/// Formats a value in one line, for lists.
 pub(crate) fn brief(value: &Payload) -> String {
     let (shown, rest) = cut(value.as_str(), 120);
     if rest > 0 { format!("{shown}…") } else { shown.to_owned() }
 }
 
-/// The beginning of a text, and how many bytes are behind it.
+/// Returns the beginning of a text, and the number of bytes after it.
 fn cut(text: &str, bytes: usize) -> (&str, usize) {
     if text.len() <= bytes {
         return (text, 0);

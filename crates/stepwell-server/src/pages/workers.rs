@@ -1,4 +1,4 @@
-//! Workers.
+//! The page of workers.
 
 use std::sync::Arc;
 

@@ -1,6 +1,6 @@
-//! Where the tasks are kept: a file, or servers, with a *chronicle*: a table in which the database
-//! itself writes down, in the transactions of the engine, who owned a task when something was
-//! journaled, and each change of its state.
+//! The places of tasks: a file, or servers. A place has a *chronicle*, a table that the database
+//! itself fills in the engine's transactions. The chronicle records the owner of a task at each
+//! journaled entry, and each change of a task's state.
 
 pub(crate) mod postgres;
 mod proxy;
@@ -14,13 +14,13 @@ use stepwell::{RunId, TaskId};
 use postgres::Cluster;
 use sqlite::File;
 
-/// How long a question is asked again while the server is away.
+/// The time for which a query is repeated while the server is away.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A row of the chronicle.
 #[derive(Clone, Debug)]
 pub(crate) struct Row {
-    /// Its place: in the order of commits, as far as one task goes.
+    /// The number of the row. For one task, the numbers follow the order of commits.
     pub(crate) number: u64,
     pub(crate) what: Event,
     pub(crate) task: TaskId,
@@ -28,32 +28,32 @@ pub(crate) struct Row {
     pub(crate) run: RunId,
 }
 
-/// What happened.
+/// The event that a row records.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
     /// The task has this state from now on, or another run: `running`, `suspended`…
     State(String),
-    /// The entry of that number was journaled.
+    /// The entry with this number was journaled.
     Entry(u64),
-    /// It was claimed while it was paused.
+    /// The task was claimed while it was paused.
     PausedClaim,
 }
 
 impl Event {
-    /// Whether the task has ended by it.
+    /// Returns whether the task ended with this event.
     pub(crate) fn is_end(&self) -> bool {
         matches!(self, Self::State(state) if matches!(state.as_str(), "completed" | "failed" | "cancelled"))
     }
 }
 
-/// A place.
+/// A place of tasks.
 pub(crate) enum Place {
     Sqlite(Box<File>),
     Postgres(Box<Cluster>),
 }
 
 impl Place {
-    /// Where the host's own client finds it.
+    /// Returns the URL for the host's own client.
     pub(crate) fn url(&self) -> String {
         match self {
             Self::Sqlite(file) => file.url(),
@@ -61,7 +61,7 @@ impl Place {
         }
     }
 
-    /// What is before a table's name.
+    /// Returns the prefixes of the names of the chronicle and of the engine's tables.
     fn prefix(&self) -> (&'static str, &'static str) {
         match self {
             Self::Sqlite(_) => ("", "stepwell_"),
@@ -69,7 +69,7 @@ impl Place {
         }
     }
 
-    /// Creates the chronicle, in a database that has its tables.
+    /// Creates the chronicle in a database that has the engine's tables.
     pub(crate) fn prepare(&self) -> Result<()> {
         match self {
             Self::Sqlite(file) => file.run(sqlite::CHRONICLE),
@@ -77,7 +77,7 @@ impl Place {
         }
     }
 
-    /// The rows that a query gives, as text. Asks again while a server does not answer.
+    /// Returns the rows of a query as text. The query is repeated while a server does not answer.
     fn rows(&self, sql: &str) -> Result<Vec<Vec<String>>> {
         match self {
             Self::Sqlite(file) => file.rows(sql),
@@ -97,7 +97,7 @@ impl Place {
         }
     }
 
-    /// The rows of the chronicle from that number on: all, or those by which tasks have ended.
+    /// Returns the rows of the chronicle from a number on: all rows, or only those that end tasks.
     pub(crate) fn chronicle(&self, from: u64, ends: bool) -> Result<Vec<Row>> {
         let which = if ends { "AND what IN ('completed', 'failed', 'cancelled')" } else { "" };
         let table = self.prefix().0;
@@ -122,8 +122,8 @@ impl Place {
             .collect()
     }
 
-    /// Returns for how long the oldest transaction has been open. A commit that waits for a replica
-    /// is seen by nobody, though the task in it has ended before.
+    /// Returns how long the oldest transaction has been open. A commit that waits for a replica is
+    /// not visible, although its task has ended before.
     pub(crate) fn oldest_transaction(&self) -> Result<Duration> {
         let Self::Postgres(_) = self else { return Ok(Duration::ZERO) };
         let rows = self.rows(
@@ -134,13 +134,13 @@ impl Place {
         Ok(Duration::from_millis(millis.parse()?))
     }
 
-    /// Forgets the chronicle.
+    /// Deletes the rows of the chronicle.
     pub(crate) fn forget(&self) -> Result<()> {
         let sql = format!("DELETE FROM {}chronicle", self.prefix().0);
         self.rows(&sql).map(drop)
     }
 
-    /// What is left of tasks: tables and how many rows they have, of those that should have none.
+    /// Returns the tables that should have no rows and have some, each with its number of rows.
     pub(crate) fn left(&self) -> Result<Vec<String>> {
         let tables: &[&str] = match self {
             Self::Sqlite(_) => &["tasks", "journal", "waits", "messages", "labels", "needs"],

@@ -40,12 +40,12 @@ pub(crate) const CHRONICLE: &str = "
     CREATE TRIGGER note_entry AFTER INSERT ON stepwell.journal
         FOR EACH ROW EXECUTE FUNCTION stepwell.note_entry();";
 
-/// The servers, and the ways to them.
+/// The servers, and the ways to reach them.
 pub(crate) struct Cluster {
     primary: Mutex<Arc<Postgres>>,
-    /// For the host's own client: it follows failovers, and is spared all else.
+    /// The proxy of the host's own client, which follows failovers and has no other misfortune.
     calm: Proxy,
-    /// For the others.
+    /// The proxy of all other clients.
     stormy: Proxy,
     pooler: Mutex<Option<PgBouncer>>,
     island: Option<Island>,
@@ -96,8 +96,8 @@ impl Cluster {
         self.through(Ipv4Addr::LOCALHOST.into(), self.calm.port())
     }
 
-    /// The ways of so many workers: one is on a host of its own, and half of the others go through
-    /// a pooler, where that is wanted and there is one.
+    /// Returns the access for each worker. One worker is on a host of its own. When `pooled` is set
+    /// and a pooler is installed, half of the others go through the pooler.
     pub(crate) fn doors(&self, workers: usize, pooled: bool) -> Result<Vec<Door>> {
         let pooler = match throwaway::pgbouncer_binary().filter(|_| pooled) {
             Some(_) => Some(PgBouncer::start(&self.primary())?),
@@ -109,7 +109,7 @@ impl Cluster {
         };
         let mut doors = vec![stormy; workers];
         if let Some(pooler) = &pooler {
-            // What is prepared for one transaction is not there for the next one.
+            // A statement that is prepared in one transaction does not exist in the next one.
             let url = format!("{}?statement-cache-capacity=0", pooler.url());
             doors.iter_mut().skip(1).step_by(2).for_each(|door| door.url.clone_from(&url));
         }
@@ -125,14 +125,14 @@ impl Cluster {
         self.primary().sql(statement)
     }
 
-    /// Ends some sessions of the engine. Returns how many.
+    /// Ends some sessions of the engine, and returns their number.
     pub(crate) fn terminate(&self) -> Result<u64> {
         let some = "SELECT count(pg_terminate_backend(pid)) FROM (SELECT pid FROM pg_stat_activity
             WHERE application_name = 'stepwell' ORDER BY random() LIMIT 3) AS sessions";
         Ok(self.sql(some)?.parse()?)
     }
 
-    /// Has the server crash, and start again.
+    /// Makes the server crash and start again.
     pub(crate) fn crash(&self) -> Result<()> {
         let primary = self.primary();
         primary.stop(Stop::Immediate)?;
@@ -143,14 +143,14 @@ impl Cluster {
         self.stormy.cut();
     }
 
-    /// Everything is slow for a while.
+    /// Slows everything down for a time.
     pub(crate) async fn slow(&self, time: Duration) {
         self.stormy.set(Weather::Slow(Duration::from_millis(60)));
         tokio::time::sleep(time).await;
         self.stormy.set(Weather::Fair);
     }
 
-    /// Nothing arrives for a while; then it does, or the connections are gone.
+    /// Stops all data for a time. The data then arrives, or the connections are cut.
     pub(crate) async fn swallow(&self, time: Duration) {
         self.stormy.set(Weather::Hole);
         tokio::time::sleep(time).await;
@@ -160,7 +160,7 @@ impl Cluster {
         self.stormy.set(Weather::Fair);
     }
 
-    /// The host that a worker is on has no network for a while.
+    /// Takes the network from a worker's host for a time.
     pub(crate) async fn part(&self, time: Duration) -> Result<()> {
         let Some(island) = &self.island else { return Ok(()) };
         island.link("down")?;
@@ -168,7 +168,7 @@ impl Cluster {
         island.link("up")
     }
 
-    /// Starts a replica, which the primary waits for at each commit, or not.
+    /// Starts a replica. With `synchronous`, the primary waits for the replica at each commit.
     pub(crate) fn replica(&self, synchronous: bool) -> Result<Postgres> {
         let replica = self.primary().replica()?;
         if synchronous {
@@ -177,13 +177,13 @@ impl Cluster {
         Ok(replica)
     }
 
-    /// Has a replica fall behind from now on.
+    /// Makes a replica fall behind from now on.
     pub(crate) fn hold_back(&self, replica: &Postgres) -> Result<()> {
         replica.sql("ALTER SYSTEM SET primary_conninfo = ''")?;
         replica.sql("SELECT pg_reload_conf()").map(drop)
     }
 
-    /// The primary dies, and the replica takes its place.
+    /// Kills the primary, and promotes the replica in its place.
     pub(crate) fn fail_over(&self, replica: Postgres) -> Result<()> {
         let old = self.primary();
         old.stop(Stop::Immediate)?;
@@ -198,7 +198,7 @@ impl Cluster {
 /// A network namespace: a host of its own, with one link to this one.
 struct Island {
     name: String,
-    /// This host's end of the link, and its address.
+    /// This host's end of the link; `shore` is its address.
     link: String,
     shore: Ipv4Addr,
     port: u16,
@@ -206,8 +206,7 @@ struct Island {
 
 impl Island {
     async fn raise(proxy: &Proxy) -> Result<Self> {
-        // Names and a network of four addresses that no other torture on this machine has at the
-        // same time.
+        // The process id makes the names and the network of four addresses unique on this machine.
         let number = std::process::id();
         let [.., high, low] = (number << 2).to_be_bytes();
         let shore = Ipv4Addr::new(10, 213, high, low | 1);
@@ -236,7 +235,7 @@ impl Island {
 
 impl Drop for Island {
     fn drop(&mut self) {
-        // Its links go with it. Nobody is left who could be told of an error.
+        // The links of the namespace end with it. Nothing is left that could handle an error.
         let _ = ip(&["link", "delete", &self.link]);
         let _ = ip(&["netns", "delete", &self.name]);
     }

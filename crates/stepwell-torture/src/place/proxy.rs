@@ -1,5 +1,5 @@
-//! A proxy in front of a server, with weather: connections are slow, hang, or are cut in the midst
-//! of a message.
+//! A proxy in front of a server, with weather: connections are slow, hang, or are cut within a
+//! message.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -10,13 +10,13 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-/// What becomes of what is sent.
+/// The weather, which decides how data is delivered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Weather {
     Fair,
-    /// Everything arrives, so much later.
+    /// Everything arrives this much later.
     Slow(Duration),
-    /// Nothing arrives, and nobody is told.
+    /// Nothing arrives, and no side sees an error.
     Hole,
 }
 
@@ -24,11 +24,11 @@ pub(crate) enum Weather {
 struct State {
     target: u16,
     weather: Weather,
-    /// How often connections were cut.
+    /// The number of times that connections were cut.
     cuts: u64,
 }
 
-/// Leads connections to one server, which can be exchanged.
+/// A proxy that forwards connections to one server, which can be replaced.
 pub(crate) struct Proxy {
     state: watch::Sender<State>,
     port: u16,
@@ -43,7 +43,7 @@ impl Proxy {
         Ok(proxy)
     }
 
-    /// Listens on another address as well; returns the port.
+    /// Listens on another address as well, and returns its port.
     pub(crate) async fn listen(&self, address: IpAddr) -> Result<u16> {
         let listener = TcpListener::bind((address, 0)).await?;
         let port = listener.local_addr()?.port();
@@ -64,8 +64,8 @@ impl Proxy {
         self.state.send_modify(|state| state.weather = weather);
     }
 
-    /// Cuts all connections: some at once, some in the midst of the next message. The server does
-    /// what was asked of it last, and nobody hears of it.
+    /// Cuts all connections: some at once, and some within the next message. The server executes
+    /// the last request, and its client receives no answer.
     pub(crate) fn cut(&self) {
         self.state.send_modify(|state| state.cuts += 1);
     }
@@ -82,14 +82,14 @@ async fn lead(client: TcpStream, mut state: watch::Receiver<State>) {
     if state.wait_for(|now| now.weather != Weather::Hole).await.is_err() {
         return;
     }
-    // When there is no server, the client is told so at once, by the end of its connection.
+    // Without a server, the client's connection ends at once.
     let Ok(server) = TcpStream::connect(("127.0.0.1", at.target)).await else { return };
     if client.set_nodelay(true).and(server.set_nodelay(true)).is_err() {
         return;
     }
     let ((from_client, to_client), (from_server, to_server)) =
         (client.into_split(), server.into_split());
-    // Where one way ends, the other does.
+    // When one direction ends, the other one ends as well.
     tokio::select! {
         () = pump(from_client, to_server, state.clone(), at.cuts) => {}
         () = pump(from_server, to_client, state, at.cuts) => {}
@@ -103,7 +103,7 @@ async fn pump(
     cuts: u64,
 ) {
     let mut buffer = vec![0; 16 << 10];
-    // Whether the next message is cut off in its midst.
+    // This flag says that the next message is to be cut off within.
     let mut in_the_midst = false;
     loop {
         let read = tokio::select! {
@@ -115,7 +115,7 @@ async fn pump(
                 in_the_midst = true;
                 continue;
             }
-            // An idle connection is not left for long.
+            // An idle connection is cut after a short time.
             () = tokio::time::sleep(Duration::from_millis(200)), if in_the_midst => return,
         };
         if read == 0 {

@@ -1,4 +1,4 @@
-//! A database file.
+//! A database file of SQLite.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -26,7 +26,7 @@ pub(crate) const CHRONICLE: &str = "
             SELECT 'entry', new.task_id, run_id, new.seq FROM stepwell_tasks WHERE task_id = new.task_id;
     END;";
 
-/// A database file, and a connection of our own to it.
+/// A database file, and the host's own connection to it.
 pub(crate) struct File {
     path: PathBuf,
     connection: Mutex<Option<Connection>>,
@@ -41,7 +41,7 @@ impl File {
         format!("sqlite://{}", self.path.display())
     }
 
-    /// How many bytes the file has.
+    /// Returns the size of the file in bytes.
     pub(crate) fn size(&self) -> Result<u64> {
         Ok(std::fs::metadata(&self.path)?.len())
     }
@@ -50,7 +50,7 @@ impl File {
         let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
         if connection.is_none() {
             let opened = Connection::open(&self.path)?;
-            // Longer than a process that holds the file locked is stopped.
+            // The timeout is longer than the stop of a process that holds the file locked.
             opened.busy_timeout(Duration::from_secs(60))?;
             *connection = Some(opened);
         }

@@ -1,5 +1,5 @@
-//! Ends: no accepted task is lost, each has one end, it is the one that it had to have, and what
-//! was done is undone.
+//! The checks of ends. No accepted task is lost, each task has exactly one end, and the end is the
+//! expected one. What a task did is undone where it must be.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -21,7 +21,7 @@ pub(super) fn check(life: &Life<'_>, history: &History, proof: &mut Proof) {
             _ => &[TaskState::Cancelled],
         },
         Kind::Later => &[TaskState::Cancelled],
-        // One that was about to complete may.
+        // A cancelled task may complete if it was about to.
         Kind::Family if history.cancelled.contains(&task) => {
             &[TaskState::Completed, TaskState::Cancelled]
         }
@@ -42,7 +42,7 @@ pub(super) fn check(life: &Life<'_>, history: &History, proof: &mut Proof) {
     if ends_again != 1 {
         proof.fail("ends", format_args!("task {task} ({kind:?}) has ended {ends_again} times"));
     }
-    // The last entries are journaled behind the end, in its own transaction.
+    // The last entries are journaled after the end, in its own transaction.
     let last = life.rows.iter().rfind(|row| matches!(row.what, Event::State(_)));
     if last.is_some_and(|row| !row.what.is_end()) {
         proof.fail("ends", format_args!("task {task} ({kind:?}) went on after its end"));
@@ -56,7 +56,7 @@ pub(super) fn check(life: &Life<'_>, history: &History, proof: &mut Proof) {
     undone(life, proof);
 }
 
-/// The output is what was journaled, and what the children gave.
+/// Checks that the output is what was journaled, together with the children's outputs.
 fn output_of(life: &Life<'_>, seen: Seen, history: &History, proof: &mut Proof) {
     let (task, kind) = (life.task(), life.ended.work.kind);
     let results: BTreeMap<_, _> =
@@ -85,7 +85,7 @@ fn output_of(life: &Life<'_>, seen: Seen, history: &History, proof: &mut Proof) 
     }
 }
 
-/// What is recorded is undone once, in reverse order, with what the step gave.
+/// Checks that each recorded step is undone once, in reverse order, with the step's result.
 fn undone(life: &Life<'_>, proof: &mut Proof) {
     if life.ended.work.kind != Kind::Saga {
         return;
@@ -123,7 +123,7 @@ fn undone(life: &Life<'_>, proof: &mut Proof) {
     }
 }
 
-/// Every accepted task is there, and nothing is there that nobody has spawned, or twice.
+/// Checks that every accepted task exists, and that no other task exists and none exists twice.
 pub(super) fn check_origins(history: &History, proof: &mut Proof) {
     for (task, work) in &history.spawned {
         if !history.ended.contains_key(task) {

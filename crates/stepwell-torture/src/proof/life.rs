@@ -1,5 +1,5 @@
-//! A task's life: its runs in the order of their claims, what they started, and what was journaled
-//! of it.
+//! The life of a task: its runs in the order of their claims, what they started, and what was
+//! journaled of it.
 
 use std::collections::HashMap;
 
@@ -10,28 +10,29 @@ use crate::ledger::{Line, What};
 use crate::load::Ended;
 use crate::place::{Event, Row};
 
-/// A step's or a compensation's end, as it is journaled.
+/// The journaled end of a step or of a compensation.
 pub(crate) struct Done<'a> {
-    /// `step:1`, `undo:1`.
+    /// The name, such as `step:1` or `undo:1`.
     pub(crate) name: String,
     pub(crate) seq: u64,
-    /// The run that owned the task when this was journaled; none when the chronicle does not say.
+    /// The run that owned the task when the end was journaled; `None` when the chronicle does not
+    /// say.
     pub(crate) owner: Option<RunId>,
-    /// What a step gave.
+    /// The result of a step.
     pub(crate) value: Option<String>,
-    /// The start that became this: its place in the ledger, and its line.
+    /// The start that led to this end: its place in the ledger, and its line.
     pub(crate) start: Option<(usize, &'a Line)>,
 }
 
-/// A task, with all that is recorded of it.
+/// A task with everything that was recorded of it.
 pub(crate) struct Life<'a> {
     pub(crate) ended: &'a Ended,
-    /// The chronicle's rows.
+    /// The task's rows of the chronicle.
     pub(crate) rows: Vec<&'a Row>,
-    /// The ledger's lines, each with its place.
+    /// The task's lines of the ledger, each with its place.
     pub(crate) starts: Vec<(usize, &'a Line)>,
     pub(crate) done: Vec<Done<'a>>,
-    /// Each run's place in the order of claims.
+    /// The place of each run in the order of claims.
     claims: HashMap<RunId, usize>,
 }
 
@@ -45,7 +46,7 @@ impl<'a> Life<'a> {
         self.ended.info.task_id
     }
 
-    /// Takes the task's rows of the chronicle, in their order.
+    /// Stores the task's rows of the chronicle, in their order.
     pub(crate) fn remember(&mut self, mut rows: Vec<&'a Row>) {
         rows.sort_by_key(|row| row.number);
         for row in rows.iter().filter(|row| row.what == Event::State("running".into())) {
@@ -55,13 +56,13 @@ impl<'a> Life<'a> {
         self.rows = rows;
     }
 
-    /// The run's place in the order of claims; none of one that never owned the task, or whose
-    /// claim was lost.
+    /// Returns the place of a run in the order of claims. It is `None` for a run that never owned
+    /// the task, or whose claim was lost.
     pub(crate) fn claimed(&self, run: RunId) -> Option<usize> {
         self.claims.get(&run).copied()
     }
 
-    /// The end of that operation.
+    /// Returns the end of an operation.
     pub(crate) fn done(&self, name: &str) -> Option<&Done<'a>> {
         self.done.iter().find(|done| done.name == name)
     }

@@ -1,9 +1,10 @@
-//! What the ledger, the chronicle and the journals prove together.
+//! The proof from the ledger, the chronicle and the journals together.
 //!
-//! A worker whose lease has run out without its knowledge (it was stopped, or the server was away)
-//! may still start a closure, before it hears that its task is another's. So the *last* start of a
-//! step is not always the one that counts. What holds exactly is said in terms of **runs, in the
-//! order of their claims**, which the database has written down.
+//! A worker's lease may run out without the worker's knowledge, when the worker was stopped or the
+//! server was away. Such a worker may still start a closure before it learns that another worker
+//! owns its task. The *last* start of a step is therefore not always the one that counts. The exact
+//! guarantees are stated in terms of **runs, in the order of their claims**, which the database
+//! records.
 
 mod ends;
 mod life;
@@ -24,34 +25,34 @@ use crate::place::Row;
 use crate::work::Work;
 use life::Life;
 
-/// How many violations are told.
+/// The most violations that a verdict lists.
 const TOLD: usize = 20;
 
-/// What was recorded of a window.
+/// The records of a window.
 #[derive(Default)]
 pub(crate) struct History {
     pub(crate) lines: Vec<Line>,
     pub(crate) rows: Vec<Row>,
     pub(crate) ended: BTreeMap<TaskId, Ended>,
-    /// What the host has spawned, in the order of its answers.
+    /// The tasks that the host has spawned, in the order of the answers.
     pub(crate) spawned: Vec<(TaskId, Work)>,
-    /// What it has cancelled at random.
+    /// The tasks that the host has cancelled at random.
     pub(crate) cancelled: HashSet<TaskId>,
-    /// Whether some processes had wrong clocks.
+    /// Tells whether some processes had wrong clocks.
     pub(crate) fake_clocks: bool,
-    /// Whether what was committed last may have been lost, with a server.
+    /// Tells whether the last commits may have been lost with a server.
     pub(crate) lossy: bool,
 }
 
-/// What was proven, and how often it mattered.
+/// The counts of what was proven, and of how often it mattered.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Proof {
     pub(crate) tasks: usize,
-    /// Journaled results of steps and ends of compensations.
+    /// The number of journaled results of steps and ends of compensations.
     pub(crate) journaled: usize,
-    /// Steps that ran again, since they were not journaled.
+    /// The number of steps that ran again, because they were not journaled.
     pub(crate) again: usize,
-    /// Steps that were started by a run when a later one had already started some.
+    /// The number of steps that a run started after a later run had already started some.
     pub(crate) late: usize,
     pub(crate) lines: usize,
     violations: Vec<String>,
@@ -69,7 +70,7 @@ impl Proof {
         for (task, rows) in rows {
             match lives.get_mut(&task) {
                 Some(life) => life.remember(rows),
-                // Its spawn may have been lost.
+                // The spawn of the task may have been lost.
                 None if history.lossy => {}
                 None => proof.fail("lost", format_args!("task {task} was there, and is gone")),
             }
@@ -98,7 +99,7 @@ impl Proof {
         self.violations.push(format!("{check}: {text}"));
     }
 
-    /// An error when something does not hold.
+    /// Returns an error when a check has failed.
     pub(crate) fn verdict(&self) -> anyhow::Result<()> {
         let told =
             self.violations.iter().take(TOLD).map(|one| format!("\n  {one}")).collect::<String>();

@@ -1,5 +1,5 @@
-//! Queues: tasks of one concurrency key run one at a time, in the order in which they were spawned,
-//! and of a limited queue no more run than may.
+//! The checks of queues. Tasks of one concurrency key run one at a time, in the order of their
+//! spawns. A limited queue never runs more tasks than its limit.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -14,11 +14,11 @@ pub(super) fn check(lives: &BTreeMap<TaskId, Life<'_>>, history: &History, proof
     narrow(lives, proof);
 }
 
-/// The first start of a task of a key is behind the last one of the task before that counts:
-/// between them, that has ended.
+/// Checks that the first start of a task comes after the last start of the key's previous task that
+/// counts. The previous task has ended between the two.
 fn turns(lives: &BTreeMap<TaskId, Life<'_>>, history: &History, proof: &mut Proof) {
     let mut last: HashMap<String, (usize, TaskId)> = HashMap::new();
-    // In the order of the spawns, each of which was answered before the next was asked.
+    // The spawns are in order, because each one was answered before the next one was made.
     for (task, work) in history.spawned.iter().filter(|(_, work)| work.kind == Kind::Turn) {
         let Some(life) = lives.get(task) else { continue };
         let counts = |place: &usize| {
@@ -44,7 +44,8 @@ fn turns(lives: &BTreeMap<TaskId, Life<'_>>, history: &History, proof: &mut Proo
     }
 }
 
-/// Between two results of one run without a pause between them, the task was running.
+/// Checks the limit of the narrow queue. A task was running between two results of one run that
+/// have no pause between them.
 fn narrow(lives: &BTreeMap<TaskId, Life<'_>>, proof: &mut Proof) {
     let mut changes = Vec::new();
     for life in lives.values().filter(|life| life.ended.work.kind == Kind::Narrow) {

@@ -1,13 +1,14 @@
-//! Steps, items and compensations:
+//! The checks of steps, items and compensations:
 //!
-//! - A run starts each of them once.
-//! - A result was started by the run that owned the task when it was journaled, and results come
-//!   from runs in the order of their claims.
-//! - Of all runs that started one, it is the last claimed one whose result is in the journal: a
-//!   later run would have found the result there, and an earlier one no longer owned the task.
-//! - A start after the first start of a later run is never the one whose result is in the journal.
-//! - No run starts one unless the result that it follows came from this run or an earlier one, and
-//!   had been started before.
+//! - A run starts each operation once.
+//! - The run that owned the task when a result was journaled has started that result, and results
+//!   come from runs in the order of their claims.
+//! - Of all runs that started an operation, the run that was claimed last has its result in the
+//!   journal. A later run would have found the result there, and an earlier run no longer owned the
+//!   task.
+//! - A start after the first start of a later run never has its result in the journal.
+//! - A run starts an operation only after the result that the operation follows. That result came
+//!   from this run or an earlier one, and had been started before.
 
 use std::collections::HashSet;
 
@@ -56,13 +57,14 @@ pub(super) fn check(life: &Life<'_>, history: &History, proof: &mut Proof) {
     }
 }
 
-/// Each start of the ledger.
+/// Checks each start in the ledger.
 fn starts(life: &Life<'_>, history: &History, proof: &mut Proof) {
     let task = life.task();
     let (mut begun, mut last_run) = (HashSet::new(), 0);
     let completed = life.ended.info.output.is_some();
     for &(place, line) in &life.starts {
-        // A run that goes on after its last entries were lost starts again what they were of.
+        // A run that continues after its last entries were lost repeats the operations of these
+        // entries.
         if !begun.insert((line.run, &line.name)) && !history.lossy {
             proof.fail("once", format_args!("a run of task {task} started {} twice", line.name));
         }
@@ -107,7 +109,7 @@ fn starts(life: &Life<'_>, history: &History, proof: &mut Proof) {
     }
 }
 
-/// What has to come before what.
+/// Checks that operations come in their order.
 fn order(life: &Life<'_>, history: &History, proof: &mut Proof) {
     let task = life.task();
     let undone: Vec<_> =
@@ -118,7 +120,7 @@ fn order(life: &Life<'_>, history: &History, proof: &mut Proof) {
     for &(place, line) in &life.starts {
         let result =
             life.done(&line.name).and_then(|done| done.start).is_some_and(|(of, _)| of == place);
-        // Of a history whose end was lost, only what counts in the end is known.
+        // Of a history whose end was lost, only the final results are known.
         if history.lossy && !result {
             continue;
         }
@@ -139,7 +141,7 @@ fn order(life: &Life<'_>, history: &History, proof: &mut Proof) {
     }
 }
 
-/// No item starts again in a later run than the one that gave its result.
+/// Checks that no item starts again in a later run than the one that produced its result.
 fn items(life: &Life<'_>, history: &History, proof: &mut Proof) {
     if life.ended.work.kind != Kind::Sorted {
         return;
@@ -169,7 +171,8 @@ fn items(life: &Life<'_>, history: &History, proof: &mut Proof) {
     }
 }
 
-/// No sleep ends early. A step that follows it started that much later than the one before.
+/// Checks that no sleep ends early. A step after the sleep starts at least that much later than the
+/// step before it.
 fn nap(life: &Life<'_>, proof: &mut Proof) {
     let starts: Vec<_> = life.starts.iter().filter(|(_, line)| line.what == What::Step).collect();
     let began = |name: &str| {

@@ -1,4 +1,4 @@
-//! Histories made by hand: one that is sound, and what each check finds when it is not.
+//! Tests with histories made by hand: a sound one, and faulty ones that each check must find.
 
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -15,7 +15,7 @@ fn task(number: u128) -> TaskId {
     Uuid::from_u128(number).into()
 }
 
-/// Writes a history down as it happens.
+/// A history that is written down step by step.
 #[derive(Default)]
 struct Scribe {
     history: History,
@@ -61,7 +61,7 @@ impl Scribe {
         self.row(of, run, Event::Entry(seq))
     }
 
-    /// A step of its own, start and result.
+    /// Records a complete step: its start and its result.
     fn step(&mut self, of: u128, run: u128, name: &str, value: &str) -> &mut Self {
         self.start(of, run, name, value).entry(of, run, "step", name, json!(value))
     }
@@ -102,7 +102,7 @@ fn seen(steps: &[&str]) -> Option<Seen> {
     Some(Seen { steps: steps.iter().map(ToString::to_string).collect(), ..Seen::default() })
 }
 
-/// A task of two steps, whose second ran again with another run.
+/// Returns the history of a task with two steps, whose second step ran again in another run.
 fn turn() -> Scribe {
     let mut scribe = Scribe::default();
     scribe.state(1, 11, "running").step(1, 11, "step:0", "a").start(1, 11, "step:1", "b");
@@ -124,7 +124,7 @@ fn a_step_that_begins_before_the_one_that_it_follows_is_durable_is_found() {
     let mut scribe = turn();
     scribe.history.lines.swap(0, 1);
     assert_eq!(scribe.violations(), ["barrier"]);
-    // The first step ran again with the second run, after the second step.
+    // The first step ran again in the second run, after the second step.
     let mut scribe = Scribe::default();
     scribe.state(1, 11, "running").start(1, 11, "step:0", "a").start(1, 11, "step:1", "b");
     scribe.state(1, 12, "running").step(1, 12, "step:0", "c").step(1, 12, "step:1", "d");
@@ -146,7 +146,7 @@ fn a_result_of_a_run_that_does_not_own_the_task_is_found() {
         scribe.history.rows.iter_mut().rfind(|row| matches!(row.what, Event::Entry(_))).unwrap();
     last.run = Uuid::from_u128(11).into();
     assert_eq!(scribe.violations(), ["owner"]);
-    // A run that had lost the task starts a step, and its result is taken.
+    // A run that had lost the task starts a step, and its result is journaled.
     let mut scribe = Scribe::default();
     scribe.state(1, 11, "running").step(1, 11, "step:0", "a");
     scribe.state(1, 12, "running").start(1, 12, "step:1", "b").step(1, 11, "step:1", "c");

@@ -1,4 +1,5 @@
-//! Events and messages: each is there once, and messages of one sender come in their order.
+//! The checks of events and messages: each arrives once, and the messages of one sender keep their
+//! order.
 
 use std::collections::BTreeMap;
 
