@@ -86,7 +86,8 @@ impl Store for MemoryStore {
         let committed = self.state().commit(&*self.shared.runtime, batch);
         let News { ready, poked, finished } = &committed.news;
         let got_none = committed.claims.iter().all(|claimed| claimed.tasks.is_empty());
-        // An idle claim does not count as a change, because two idle workers would keep each other busy with it.
+        // An idle claim does not count as a change, because two idle workers would keep each other
+        // busy with it.
         if !(only_claims && got_none && ready.is_empty() && poked.is_empty() && finished.is_empty())
         {
             let version = self.shared.version.fetch_add(1, Ordering::SeqCst);

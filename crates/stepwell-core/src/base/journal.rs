@@ -1,9 +1,10 @@
 //! The journal: the ordered list of what was delivered to a task.
 //!
-//! A journal only grows. When the failure of a step ends an attempt, a [`Kind::Attempt`] entry says
-//! so, and names the entry of that failure. Reading the journal *rewinds* it to that entry, so that
-//! the next attempt tries the failed step again. A failure that the code has handled is replayed
-//! like any other outcome:
+//! A journal only grows, apart from entries that [later ones
+//! replace](crate::store::Transition::superseded). When the failure of a step ends an attempt, a
+//! [`Kind::Attempt`] entry says so, and names the entry of that failure. Reading the journal
+//! *rewinds* it to that entry, so that the next attempt tries the failed step again. A failure that
+//! the code has handled is replayed like any other outcome:
 //!
 //! ```text
 //!   written:   a failed | b ok | c failed | d ok | attempt failed by c       (the task ran c and d side by side)
@@ -24,8 +25,8 @@
 //!              ╰──────── replayed, as far as it goes ───────╯               ╰──── then these, as they are left ────╯
 //! ```
 //!
-//! A task that runs again after its compensation starts from an empty journal: the entries before
-//! the end of the compensation no longer count.
+//! A task that runs again after its compensation starts as with an empty journal: the entries
+//! before the end of the compensation no longer count.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
