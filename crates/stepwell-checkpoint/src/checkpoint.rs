@@ -1,4 +1,4 @@
-//! A checkpoint: what a script has done, in a key-value store.
+//! A checkpoint: the saved state of a program in a key-value store.
 
 use std::collections::BTreeMap;
 use std::future::IntoFuture;
@@ -20,12 +20,13 @@ use crate::load::{Load, check_cleanup};
 use crate::step::Step;
 use crate::values::{decode, encode};
 
-/// What one run of a script has done, kept under an id in a key-value store, so that the next run
-/// goes on from there.
+/// The saved state of one run of a script, stored under an id in a key-value store. The next run
+/// continues from that state.
 ///
-/// One process at a time has it, by a lease that is renewed while the process lives. Dropping it
-/// without [`Checkpoint::complete`] keeps its state, and gives it free as well as can be done in
-/// passing; [`Checkpoint::release`] does so for sure.
+/// One process at a time owns a checkpoint, by a lease that is renewed while the process lives. A
+/// checkpoint that is dropped without [`Checkpoint::complete`] keeps its state. The drop starts a
+/// release in the background, which may fail without an error; [`Checkpoint::release`] reports
+/// whether the checkpoint was released.
 ///
 /// ```
 /// use stepwell_checkpoint::Checkpoint;
@@ -61,17 +62,24 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Loads the checkpoint of that id, or begins it. Set options on what this returns, then await
+    /// Loads the checkpoint of an id, or creates it. Set options on the returned value, then await
     /// it.
     ///
-    /// Cleanups that the last process left run before this returns, the latest first: see
-    /// [`Checkpoint::cleaned`].
+    /// Cleanups that the last process left outstanding run before the load returns, the latest
+    /// first: [`Checkpoint::cleaned`] returns them.
     ///
     /// # Errors
-    /// [`CheckpointError::InUse`] when another process has it, [`CheckpointError::Completed`] when
-    /// its result is kept, [`CheckpointError::UnknownCleanup`] when a cleanup is to run that is
-    /// not registered, and whatever is wrong with what is stored. Then nothing has been
-    /// written, and nothing has run.
+    /// - [`CheckpointError::InUse`] when another process owns the checkpoint.
+    /// - [`CheckpointError::Completed`] when the checkpoint was completed and its result is kept.
+    /// - [`CheckpointError::UnknownCleanup`] when a cleanup is outstanding whose name is not
+    ///   registered.
+    /// - [`CheckpointError::Foreign`], [`CheckpointError::Damaged`] or [`CheckpointError::Newer`]
+    ///   when the stored record cannot be read.
+    /// - [`CheckpointError::Name`] for an invalid id, [`CheckpointError::Store`] when the store
+    ///   fails.
+    ///
+    /// With each of these errors except [`CheckpointError::Store`], no cleanup has run, and no
+    /// entry was changed.
     pub fn load<S: KeyValueStore + Clone + 'static>(store: &S, id: &str) -> Load {
         Load::new(Arc::new(store.clone()), id)
     }
@@ -97,17 +105,17 @@ impl Checkpoint {
         &self.runners
     }
 
-    /// A step: an operation whose result is recorded, and that does not run again once it is. Set
-    /// its options on what this returns, then await it.
+    /// Prepares a step: an operation whose result is recorded, and which does not run again
+    /// afterwards. Set options on the returned value, then await it.
     ///
-    /// A step is known by its name and, with [`Step::input`], by its input; the second call of a
-    /// name (with one input) is another step, shown as `name#2`, and so on. When the process
-    /// dies before the result is recorded, the step runs again.
+    /// A step is identified by its name and, with [`Step::input`], by its input. The second call
+    /// with a name (and the same input) is another step, displayed as `name#2`, and so on. When the
+    /// process dies before the result is recorded, the step runs again.
     ///
     /// # Errors
-    /// [`CheckpointError::Step`] when the closure fails: a failure is recorded too, but the step
-    /// runs again when the checkpoint is loaded again. [`CheckpointError::Payload`] when its
-    /// result does not serialise, or what was recorded is of another type.
+    /// [`CheckpointError::Step`] when the closure fails. A failure is recorded too, but the step
+    /// runs again when the checkpoint is loaded again. [`CheckpointError::Payload`] when the result
+    /// cannot be serialised, or when the recorded result has another type.
     pub fn step<'a, F, Fut, T>(&'a self, name: impl Into<StepName>, closure: F) -> Step<'a, F>
     where
         F: FnOnce() -> Fut + 'a,
@@ -117,19 +125,19 @@ impl Checkpoint {
         Step::new(&self.ledger, name.into(), closure)
     }
 
-    /// Many items, each of which is done once: set options on what this returns, then call
-    /// [`Items::each`].
+    /// Prepares work on many items, each of which is done once. Set options on the returned value,
+    /// then call [`Items::each`].
     ///
-    /// Items are known by their places, so their order and number have to be the same each time.
-    /// Where they may change, give [`Items::input`]; then others begin afresh.
+    /// An item is identified by its position, so the order and the number of items must be the same
+    /// in each run. If they may change, set [`Items::input`]: with another input, all items start
+    /// from the beginning.
     pub fn items<'a, T>(&'a self, name: impl Into<StepName>, items: Vec<T>) -> Items<'a, T> {
         Items::new(&self.ledger, name.into(), items)
     }
 
-    /// Records that something is to be cleaned up, before whatever makes it necessary. When this
-    /// process dies or fails before that is discharged ([`Cleanup::done`],
-    /// [`Step::discharges`], [`Checkpoint::complete`]), what was registered under the name runs
-    /// with the payload at the next load.
+    /// Records a cleanup, before the work that makes it necessary. The next load runs the function
+    /// that is registered under the name, with the payload, unless the cleanup was discharged
+    /// before: by [`Cleanup::done`], [`Step::discharges`] or [`Checkpoint::complete`].
     ///
     /// # Errors
     /// [`CheckpointError::UnknownCleanup`] when nothing is registered under the name.
@@ -146,18 +154,19 @@ impl Checkpoint {
         Ok(Cleanup::new(&self.ledger, key))
     }
 
-    /// The cleanups that ran when this was loaded, in their order. One that failed does not run
-    /// again.
+    /// Returns the cleanups that ran during the load, in their order. A cleanup that failed does
+    /// not run again.
     pub fn cleaned(&self) -> &[Cleaned] {
         &self.cleaned
     }
 
-    /// Gives up: runs the outstanding cleanups right away, the latest first, and gives the
-    /// checkpoint free. What was recorded stays for the next load.
+    /// Runs the outstanding cleanups now, the latest first, and releases the checkpoint. The
+    /// recorded steps and items stay for the next load.
     ///
     /// # Errors
-    /// When the store fails. Cleanups that are not recorded as run by then will run at the next
-    /// load.
+    /// [`CheckpointError::Store`] when the store fails. Cleanups that are not recorded as run by
+    /// then run at the next load. [`CheckpointError::Lost`] when another process owns the
+    /// checkpoint.
     pub async fn abandon(&self) -> Result<Vec<Cleaned>, CheckpointError> {
         self.ledger.check_owned().await?;
         let cleaned = run_all(&self.ledger, &self.runners).await?;
@@ -165,29 +174,32 @@ impl Checkpoint {
         Ok(cleaned)
     }
 
-    /// Gives the checkpoint free with all that is recorded, so that it can be loaded again at once.
-    /// Cleanups stay outstanding.
+    /// Releases the checkpoint with its state, so that it can be loaded again at once. Cleanups
+    /// stay outstanding.
     ///
     /// # Errors
-    /// When the store fails; then it is free when its lease ends.
+    /// [`CheckpointError::Store`] when the store fails: then the checkpoint is free when its lease
+    /// ends. [`CheckpointError::Lost`] when another process owns the checkpoint.
     pub async fn release(&self) -> Result<(), CheckpointError> {
         self.ledger.release().await
     }
 
-    /// The work is done: removes all that is stored, outstanding cleanups included, which do not
-    /// run.
+    /// Ends the checkpoint, and removes all that is stored. Outstanding cleanups are removed too,
+    /// and do not run.
     ///
     /// # Errors
-    /// When the store fails; to be called again then. [`CheckpointError::Lost`] when another
-    /// process has the checkpoint.
+    /// [`CheckpointError::Store`] when the store fails: call it again then.
+    /// [`CheckpointError::Lost`] when another process owns the checkpoint.
     pub fn complete(&self) -> Complete<'_> {
         Complete { ledger: &self.ledger, kept: None }
     }
 
-    /// The result that [`Complete::keep`] kept. `None` when there is none, or no longer.
+    /// Returns the result that [`Complete::keep`] kept, or `None` when there is no result or its
+    /// time is over.
     ///
     /// # Errors
-    /// [`CheckpointError::Payload`] when it is of another type.
+    /// [`CheckpointError::Payload`] when the result has another type, and the errors of
+    /// [`Checkpoint::inspect`].
     pub async fn result<R: DeserializeOwned>(
         store: &dyn KeyValueStore,
         id: &str,
@@ -197,11 +209,12 @@ impl Checkpoint {
         result.map(|result| decode("the result", &result)).transpose()
     }
 
-    /// Looks at a checkpoint, whoever has it, and changes nothing. `None` when there is none of
-    /// that id.
+    /// Reads a checkpoint without owning it, and changes nothing. Returns `None` when no checkpoint
+    /// has the id.
     ///
     /// # Errors
-    /// When the store cannot be read, or what it has.
+    /// [`CheckpointError::Store`] when the store cannot be read; [`CheckpointError::Foreign`],
+    /// [`CheckpointError::Damaged`] or [`CheckpointError::Newer`] when the record cannot be read.
     pub async fn inspect(
         store: &dyn KeyValueStore,
         id: &str,
@@ -209,18 +222,18 @@ impl Checkpoint {
         Inspection::read(store, id).await
     }
 
-    /// What is recorded of this checkpoint, in numbers.
+    /// Returns a summary of the recorded state.
     ///
     /// # Errors
-    /// As [`Checkpoint::inspect`].
+    /// The errors of [`Checkpoint::inspect`].
     pub async fn status(&self) -> Result<Status, CheckpointError> {
         Ok(self.look().await?.status)
     }
 
-    /// All that is recorded of this checkpoint, in order, as entries of the engine's journal.
+    /// Returns all that is recorded, in order, as entries of the engine's journal.
     ///
     /// # Errors
-    /// As [`Checkpoint::inspect`].
+    /// The errors of [`Checkpoint::inspect`].
     pub async fn entries(&self) -> Result<Vec<Entry>, CheckpointError> {
         Ok(self.look().await?.entries)
     }
@@ -255,7 +268,7 @@ impl std::fmt::Debug for Checkpoint {
     }
 }
 
-/// The end of a checkpoint, made by [`Checkpoint::complete`]: await it.
+/// The completion of a checkpoint, made by [`Checkpoint::complete`]: await it.
 #[must_use = "nothing is completed until this is awaited"]
 pub struct Complete<'a> {
     ledger: &'a Ledger,
@@ -263,8 +276,8 @@ pub struct Complete<'a> {
 }
 
 impl Complete<'_> {
-    /// Keeps a result for so long, for [`Checkpoint::result`]. Until then the checkpoint cannot be
-    /// loaded, so that the work is not done twice.
+    /// Keeps a result for the given time, for [`Checkpoint::result`]. The checkpoint cannot be
+    /// loaded until then, so that the work is not done twice.
     pub fn keep<R: Serialize + ?Sized>(mut self, result: &R, ttl: Duration) -> Self {
         self.kept = Some((encode("the result", result), ttl));
         self

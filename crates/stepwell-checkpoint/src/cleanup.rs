@@ -1,4 +1,4 @@
-//! Cleanups: what is to be undone when a process does not come to the end.
+//! Cleanups: functions that undo the work of a process that did not finish.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use stepwell_core::{
 use crate::error::CheckpointError;
 use crate::ledger::Ledger;
 
-/// What runs for the cleanups of one name.
+/// A function that runs the cleanups of one name.
 pub(crate) type Runner =
     Arc<dyn Fn(&Payload) -> Result<BoxFuture<'static, anyhow::Result<()>>, Failure> + Send + Sync>;
 
@@ -28,22 +28,22 @@ where
     })
 }
 
-/// A cleanup that is outstanding, made by [`Checkpoint::cleanup`](crate::Checkpoint::cleanup).
-/// Dropping it discharges nothing.
+/// An outstanding cleanup, made by [`Checkpoint::cleanup`](crate::Checkpoint::cleanup). Dropping it
+/// does not discharge the cleanup.
 #[must_use = "the cleanup runs at the next load, unless it is discharged"]
 pub struct Cleanup<'a> {
     ledger: &'a Ledger,
     key: Key,
 }
 
-/// A cleanup that ran.
+/// A cleanup that has run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Cleaned {
-    /// Its name; a further one of that name is `name#2`.
+    /// The name of the cleanup; the second one of a name is `name#2`.
     pub name: String,
-    /// What it was registered with.
+    /// The payload that the cleanup was recorded with.
     pub payload: Payload,
-    /// Why it failed, if it did. It does not run again.
+    /// The result of the cleanup. A cleanup that failed does not run again.
     pub result: Result<(), Failure>,
 }
 
@@ -52,11 +52,12 @@ impl<'a> Cleanup<'a> {
         Self { ledger, key }
     }
 
-    /// The cleanup is no longer needed. To say so in one write with a step's result, use
-    /// [`Step::discharges`](crate::Step::discharges).
+    /// Discharges the cleanup, because it is no longer needed. To discharge it in the same write as
+    /// a step's result, use [`Step::discharges`](crate::Step::discharges).
     ///
     /// # Errors
-    /// When the store fails.
+    /// [`CheckpointError::Store`] when the store fails; [`CheckpointError::Lost`] when another
+    /// process owns the checkpoint.
     pub async fn done(self) -> Result<(), CheckpointError> {
         self.ledger.record([(self.cleaned_key(), Outcome::Done(Payload::null()))]).await
     }
@@ -76,8 +77,8 @@ fn cleaned(key: &Key) -> Key {
     Key { kind: Kind::Compensated, ..key.clone() }
 }
 
-/// Runs all outstanding cleanups, the latest first, each recorded before the next one begins. One
-/// that fails does not stop the rest.
+/// Runs all outstanding cleanups, the latest first. Each is recorded before the next one starts. A
+/// cleanup that fails does not stop the others.
 pub(crate) async fn run_all(
     ledger: &Ledger,
     runners: &BTreeMap<String, Runner>,
@@ -90,7 +91,7 @@ pub(crate) async fn run_all(
             Some(Ok(Ok(run))) => ledger.while_owned(guarded(run)).await?,
             Some(Ok(Err(failure))) => Err(failure),
             Some(Err(panic)) => Err(panicked(&panic)),
-            // Checked before, when it was registered or loaded.
+            // Invariant: the name was checked when the cleanup was recorded or loaded.
             None => Err(Failure::new(FailureKind::Misuse, "nothing is registered under its name")),
         };
         let outcome = match &result {
@@ -106,7 +107,7 @@ pub(crate) async fn run_all(
     Ok(all)
 }
 
-/// A panic is a failure of that cleanup alone.
+/// Runs a cleanup. A panic counts as a failure of this cleanup alone.
 async fn guarded(run: BoxFuture<'static, anyhow::Result<()>>) -> Result<(), Failure> {
     match Guarded::new(run).await {
         Ok(result) => result.map_err(|error| {

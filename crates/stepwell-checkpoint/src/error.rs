@@ -4,88 +4,88 @@ use stepwell_core::{Failure, InvalidName, InvalidOptions, ItemError, PayloadErro
 
 use crate::key_value::KeyValueError;
 
-/// Why a checkpoint could not do what it was asked for.
+/// The errors of a checkpoint.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CheckpointError {
-    /// The store could not be read or written. What was to be recorded may have been, and goes with
-    /// the next write if it was not.
+    /// The store could not be read or written. The entries to be recorded may have been stored; if
+    /// they were not, the next write includes them.
     #[error(transparent)]
     Store(#[from] KeyValueError),
     /// A name, or the checkpoint's id, is not valid.
     #[error(transparent)]
     Name(#[from] InvalidName),
-    /// A step's retry strategy cannot be used.
+    /// The retry strategy of a step is not valid.
     #[error(transparent)]
     Options(#[from] InvalidOptions),
-    /// Somebody else has the checkpoint.
+    /// Another process owns the checkpoint.
     #[error(
         "checkpoint \"{id}\" is in use by {by} until {until}: try again then, or let that one end"
     )]
     InUse {
-        /// The checkpoint.
+        /// The checkpoint's id.
         id: String,
-        /// Who has it.
+        /// The name of the owner.
         by: String,
-        /// When its lease ends, if it does not renew it.
+        /// The time at which the owner's lease ends, if the owner does not renew it.
         until: Timestamp,
     },
-    /// The lease ran out while this process was paused or could not reach the store, and somebody
-    /// else took the checkpoint over. Nothing more is written.
+    /// The lease ended while this process was paused or could not reach the store, and another
+    /// process took the checkpoint over. This process writes nothing more.
     #[error("checkpoint \"{id}\" was taken over by {by}: stop, and leave the rest to that one")]
     Lost {
-        /// The checkpoint.
+        /// The checkpoint's id.
         id: String,
-        /// Who has it now, or had it last.
+        /// The name of the present or last owner.
         by: String,
     },
     /// The checkpoint was completed, abandoned or released before.
     #[error("checkpoint \"{0}\" was completed, abandoned or released already: load it again")]
     Ended(String),
-    /// The work is done, and its result is kept.
+    /// The checkpoint was completed, and its result is kept.
     #[error("checkpoint \"{id}\" was completed at {at}: `Checkpoint::result` has its result")]
     Completed {
-        /// The checkpoint.
+        /// The checkpoint's id.
         id: String,
-        /// When.
+        /// The time of the completion.
         at: Timestamp,
     },
-    /// What the store has was not written by a checkpoint.
+    /// The stored value was not written by a checkpoint.
     #[error(
         "what is stored under {key:?} is no checkpoint \"{id}\" ({reason}): use another id or \
          prefix, or remove it"
     )]
     Foreign {
-        /// The checkpoint.
+        /// The checkpoint's id.
         id: String,
         /// The key in the store.
         key: String,
-        /// What is wrong with it.
+        /// The reason why the value is not a checkpoint's.
         reason: String,
     },
-    /// A part of what a checkpoint wrote is missing or damaged.
+    /// A part of the stored checkpoint is missing or damaged.
     #[error(
         "what is stored under {key:?} is damaged ({reason}): restore it, or remove the checkpoint \
          \"{id}\" to begin afresh"
     )]
     Damaged {
-        /// The checkpoint.
+        /// The checkpoint's id.
         id: String,
         /// The key in the store.
         key: String,
-        /// What is wrong with it.
+        /// The description of the damage.
         reason: String,
     },
-    /// A newer version of this crate wrote it.
+    /// A newer version of this crate wrote the checkpoint.
     #[error(
         "what is stored under {key:?} has format {format}, this program knows {known}: update it"
     )]
     Newer {
         /// The key in the store.
         key: String,
-        /// The format that it has.
+        /// The format of the stored value.
         format: u32,
-        /// The newest that this program reads.
+        /// The newest format that this program reads.
         known: u32,
     },
     /// Nothing is registered under the name of a cleanup.
@@ -94,44 +94,44 @@ pub enum CheckpointError {
          `.on_cleanup(\"{name}\", ..)` where the checkpoint is loaded"
     )]
     UnknownCleanup {
-        /// The name.
+        /// The name of the cleanup.
         name: String,
-        /// Those that are registered.
+        /// The names that are registered.
         registered: Vec<String>,
     },
-    /// A step failed, after its tries.
+    /// A step failed in all its tries.
     #[error("step \"{name}\" failed: {failure}")]
     Step {
         /// The step's name.
         name: String,
-        /// Why.
+        /// The failure of the last try.
         failure: Box<Failure>,
     },
-    /// One of many items failed, and [`ErrorPolicy::Stop`](stepwell_core::ErrorPolicy::Stop) ended
-    /// the whole.
+    /// An item failed, and [`ErrorPolicy::Stop`](stepwell_core::ErrorPolicy::Stop) ended the work
+    /// on all items.
     #[error("item {index} of \"{name}\" failed: {failure}")]
     Item {
-        /// The name of the whole.
+        /// The name of the items.
         name: String,
         /// The item's index, from 0.
         index: usize,
-        /// Why.
+        /// The failure of the item.
         failure: Box<Failure>,
     },
-    /// What was recorded of items does not fit those that there are.
+    /// The recorded items do not match the present items.
     #[error("the items \"{name}\": {source}")]
     Items {
-        /// The name of the whole.
+        /// The name of the items.
         name: String,
-        /// Why.
+        /// The difference.
         source: ItemError,
     },
-    /// A value could not be recorded, or is of another type than what was.
+    /// A value could not be serialised, or the recorded value has another type.
     #[error("\"{name}\": {source}")]
     Payload {
-        /// The name of the step, the items, the cleanup.
+        /// The name of the step, the items or the cleanup.
         name: String,
-        /// Why.
+        /// The error of the serialisation.
         source: PayloadError,
     },
 }

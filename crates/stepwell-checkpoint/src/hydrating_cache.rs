@@ -1,4 +1,4 @@
-//! A cache in memory that begins with what another process saved.
+//! A cache in memory that starts with the values that another process saved.
 
 use std::collections::BTreeMap;
 
@@ -28,7 +28,7 @@ pub struct HydratingCache {
 }
 
 impl HydratingCache {
-    /// A cache with what is in memory, for now.
+    /// Makes a cache of the values in `memory`, without the saved values.
     pub fn new(
         memory: MemoryCache,
         persistence: StatePersistence,
@@ -37,11 +37,11 @@ impl HydratingCache {
         Self { memory, persistence, run_id: run_id.into() }
     }
 
-    /// Puts what was saved for the run into memory, in place of values of the same keys. How many
-    /// values there were.
+    /// Loads the values that were saved for the run into memory, where they replace values of the
+    /// same keys. Returns the number of loaded values.
     ///
     /// # Errors
-    /// When what is stored cannot be read.
+    /// The errors of [`StatePersistence::load`].
     pub async fn hydrate(&self) -> Result<usize, PersistenceError> {
         let saved = self.persistence.load::<BTreeMap<String, Payload>>(&self.run_id).await?;
         let values = saved.map(|saved| saved.state).unwrap_or_default();
@@ -51,7 +51,7 @@ impl HydratingCache {
         Ok(values.len())
     }
 
-    /// Saves what is in memory for the run, with metadata.
+    /// Saves the values in memory for the run, with metadata.
     ///
     /// # Errors
     /// [`PersistenceError::Store`].

@@ -1,4 +1,4 @@
-//! Looking at a checkpoint without having it.
+//! The inspection of a checkpoint without owning it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,35 +9,35 @@ use crate::key_value::KeyValueStore;
 use crate::ledger::{Memory, now};
 use crate::record::{Head, damaged, head_key};
 
-/// What is stored of a checkpoint.
+/// The stored state of a checkpoint.
 #[derive(Clone, Debug)]
 pub struct Inspection {
-    /// In numbers.
+    /// The summary of the state.
     pub status: Status,
-    /// All that is recorded, in order, as entries of the engine's journal.
+    /// The recorded entries in their order, as entries of the engine's journal.
     pub entries: Vec<Entry>,
     /// The result that was kept.
     pub result: Option<Payload>,
 }
 
-/// What is recorded of a checkpoint, in numbers.
+/// A summary of a checkpoint's state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {
-    /// Its id.
+    /// The checkpoint's id.
     pub id: String,
-    /// When it was loaded for the first time.
+    /// The time of the first load.
     pub started_at: Timestamp,
-    /// How often it was loaded.
+    /// The number of loads.
     pub loads: u64,
-    /// Who has it, and when the lease ends if it is not renewed.
+    /// The name of the owner, and the time at which its lease ends if it is not renewed.
     pub owner: Option<(String, Timestamp)>,
-    /// When it was completed, if its result is kept.
+    /// The time of the completion, if the result is kept.
     pub completed_at: Option<Timestamp>,
-    /// The steps that have their result.
+    /// The steps whose result is recorded.
     pub done: BTreeSet<String>,
     /// The steps that failed and have no result.
     pub failed: BTreeSet<String>,
-    /// How far items are.
+    /// The progress of items, by their names.
     pub items: BTreeMap<String, ItemCounts>,
     /// The cleanups that would run at the next load, the latest last.
     pub cleanups: Vec<String>,
@@ -57,7 +57,7 @@ impl Inspection {
                 Some(_) => Vec::new(),
                 None => match head.entries(store).await? {
                     Ok(entries) => entries,
-                    // It was completed just now, unless the head is the same as before.
+                    // The checkpoint was completed just now, unless the head is the same as before.
                     Err(missing) if before.as_ref() == Some(&text) => {
                         return Err(damaged(id, &missing.0, "it is missing"));
                     }

@@ -1,4 +1,4 @@
-//! Many items, each done once.
+//! Work on many items, each done once.
 
 use std::collections::BTreeMap;
 
@@ -13,11 +13,11 @@ use crate::error::CheckpointError;
 use crate::ledger::Ledger;
 use crate::values::{decode, place, prove};
 
-/// Items to be worked on, made by [`Checkpoint::items`](crate::Checkpoint::items): set options,
-/// then call [`Items::each`].
+/// Work on many items, made by [`Checkpoint::items`](crate::Checkpoint::items): set options, then
+/// call [`Items::each`].
 ///
-/// Results are recorded in groups: whatever ended while one write was under way goes with the next.
-/// An item whose result was not recorded when the process died runs again.
+/// Results are recorded in groups: the results that arrive during one write are recorded by the
+/// next one. An item whose result was not recorded when the process died runs again.
 #[must_use = "nothing is done until `each` is awaited"]
 pub struct Items<'a, T> {
     ledger: &'a Ledger,
@@ -42,36 +42,38 @@ impl<'a, T> Items<'a, T> {
         }
     }
 
-    /// How many items are worked on at the same time; at least 1. Default: 1.
+    /// Sets the number of items that run at the same time; at least 1. Default: 1.
     pub fn concurrency(mut self, items: usize) -> Self {
         self.concurrency = items.max(1);
         self
     }
 
-    /// What becomes of the others when an item fails. Default: [`ErrorPolicy::Stop`].
+    /// Sets what happens to the other items when an item fails. Default: [`ErrorPolicy::Stop`].
     pub fn on_error(mut self, policy: ErrorPolicy) -> Self {
         self.on_error = policy;
         self
     }
 
-    /// Calls this with what is recorded, at the beginning and after each write.
+    /// Sets a function that is called with the recorded progress, at the beginning and after each
+    /// write.
     pub fn on_progress(mut self, call: impl FnMut(ItemCounts) + Send + 'a) -> Self {
         self.on_progress = Some(Box::new(call));
         self
     }
 
-    /// What the items are made of, such as themselves: with another input (by its [`InputHash`])
-    /// all of them begin afresh.
+    /// Sets a value that identifies the items, such as the items themselves. With another input (by
+    /// its [`InputHash`]), all items start from the beginning.
     pub fn input<I: Serialize + ?Sized>(mut self, input: &I) -> Self {
         self.input = InputHash::of(input).map(Some);
         self
     }
 
-    /// Does this with each item that is not done yet, and waits for all.
+    /// Runs `work` for each item that is not done yet, and waits for all of them.
     ///
     /// # Errors
-    /// [`CheckpointError::Item`] with [`ErrorPolicy::Stop`], after what was under way has ended and
-    /// is recorded; [`CheckpointError::Items`] when another number of items was recorded.
+    /// [`CheckpointError::Item`] with [`ErrorPolicy::Stop`], after the items in progress have ended
+    /// and are recorded; [`CheckpointError::Items`] when the recorded number of items is another
+    /// one.
     pub async fn each<R, F, Fut>(self, work: F) -> Result<ItemsReport<R>, CheckpointError>
     where
         R: Serialize + DeserializeOwned,

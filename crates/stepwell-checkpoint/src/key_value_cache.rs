@@ -8,8 +8,8 @@ use stepwell_core::{BoxFuture, Payload, StepCache, StepCacheError};
 
 use crate::key_value::KeyValueStore;
 
-/// A cache in a key-value store, under a prefix: in files, Redis, DynamoDB… Processes that use one
-/// store and one prefix share it.
+/// A cache in a key-value store: files, Redis, DynamoDB… Its keys have a prefix. Processes with the
+/// same store and prefix share the cache.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -29,18 +29,18 @@ pub struct KeyValueCache {
 }
 
 impl KeyValueCache {
-    /// A cache in this store.
+    /// Returns a cache in a store, with the prefix `cache:` and without a time to live.
     pub fn new<S: KeyValueStore + Clone + 'static>(store: &S) -> Self {
         Self { store: Arc::new(store.clone()), prefix: "cache:".into(), ttl: None }
     }
 
-    /// What stands before its keys. Default: `cache:`.
+    /// Sets the prefix of the cache's keys. Default: `cache:`.
     pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
         self.prefix = prefix.into();
         self
     }
 
-    /// How long a value lives after it was set. Default: for ever.
+    /// Sets the time to live of a value after it was set. Default: no limit.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = Some(ttl);
         self
@@ -64,7 +64,7 @@ impl StepCache for KeyValueCache {
             let Some(text) = self.store.get(&key).await.map_err(StepCacheError::new)? else {
                 return Ok(None);
             };
-            // Somebody else may have written there.
+            // Another program may have written the value.
             serde_json::from_str::<&RawValue>(&text).map_err(|error| {
                 StepCacheError::new(format!(
                     "what is stored under {key:?} is no JSON ({error}): use another prefix"
@@ -101,7 +101,7 @@ impl StepCache for KeyValueCache {
         Box::pin(async move {
             let keys =
                 self.store.keys(&format!("{}*", self.prefix)).await.map_err(StepCacheError::new)?;
-            // A star within the prefix stands for more than itself.
+            // A star in the prefix matches other keys too, so keys are filtered here.
             for key in keys.iter().filter(|key| key.starts_with(&self.prefix)) {
                 self.store.delete(key).await.map_err(StepCacheError::new)?;
             }

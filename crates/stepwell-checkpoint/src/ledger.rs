@@ -1,23 +1,24 @@
-//! The record of a checkpoint that this process owns: what it holds, and how more is written to it.
+//! The record of a checkpoint that this process owns: its content, and the writes to it.
 //!
-//! Whatever is to be recorded is put in order in memory first, and then waits for a write that
-//! takes it along. There is one write at a time, made by whoever waits; what becomes ready
-//! meanwhile goes with the next one, all of it.
+//! New entries are put in order in memory first, and then wait for a write that includes them.
+//! There is one write at a time, made by one of the waiting calls. All entries that become ready
+//! during a write are included in the next one.
 //!
 //! # Fencing
 //!
 //! A plain key-value store knows no owners, so the head record is the fence: each write replaces
-//! the head that this process wrote last, and only that one. Whoever takes a checkpoint over
-//! replaces the head, and from then on every write of the one before is refused, however long it
-//! slept in between. It may have written a segment first, under a key that nobody else uses and no
-//! head names; it removes that when it learns that it has lost.
+//! the head that this process wrote last, and no other. A process that takes a checkpoint over
+//! replaces the head. Every later write of the previous owner is refused, however long that process
+//! was paused. The previous owner may have written a segment before, under a key that no other
+//! process uses and no head names; it removes the segment when it learns that it is no longer the
+//! owner.
 //!
 //! # Writes whose outcome is unknown
 //!
-//! A write that failed, or was dropped half-way, may have been applied all the same. What it would
-//! have made of the head is remembered; when a later write is refused, and the head is one of
-//! these, the record goes on from there. The heads of a checkpoint are never the same text twice,
-//! so this tells them apart.
+//! A write that failed, or was dropped half-way, may have been applied all the same. The head that
+//! it would have made is remembered. When a later write is refused, and the stored head is one of
+//! these, the record continues from there. Invariant: no two heads of a checkpoint have the same
+//! text, so the text identifies the write.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -32,7 +33,8 @@ use crate::error::CheckpointError;
 use crate::key_value::KeyValueStore;
 use crate::record::{Completed, Head, Owner, head_key, segment_key};
 
-/// How often a write that was refused for one of this process's own is made again.
+/// The maximum number of tries of a write that was refused because an earlier write of this process
+/// had been applied.
 const TRIES: u32 = 3;
 
 pub(crate) struct Ledger {
@@ -41,56 +43,58 @@ pub(crate) struct Ledger {
     lease: Duration,
     memory: Mutex<Memory>,
     writer: tokio::sync::Mutex<Writer>,
-    /// When the lease ends, in microseconds since 1970.
+    /// The time at which the lease ends, in microseconds since 1970.
     until: AtomicI64,
-    /// Cancelled when the checkpoint is no longer this process's; then `end` says why.
+    /// The token that is cancelled when this process no longer owns the checkpoint; then `end` has
+    /// the reason.
     ended: CancellationToken,
     end: OnceLock<CheckpointError>,
 }
 
-/// What is recorded, or about to be.
+/// The entries that are recorded, or about to be.
 #[derive(Default)]
 pub(crate) struct Memory {
     last_seq: u64,
-    /// Not yet in any head that is known to have been written.
+    /// The entries that no head is known to include.
     unwritten: Vec<Entry>,
     pub(crate) steps: HashMap<Key, Payload>,
     pub(crate) items: HashMap<Key, Vec<Payload>>,
-    /// In the order in which they were registered, by their entries.
+    /// The outstanding cleanups by the numbers of their entries, and so in the order of their
+    /// registration.
     pub(crate) cleanups: BTreeMap<u64, (Key, Payload)>,
-    /// The entry of each, by its name and ordinal.
+    /// The number of each outstanding cleanup's entry, by its name and ordinal.
     registered: HashMap<(Name, u32), u64>,
-    /// How often the code has asked for each name.
+    /// The number of calls of the code for each name.
     asked: HashMap<(Kind, Name), u32>,
 }
 
 struct Writer {
     head: Head,
-    /// What is stored as the head; `None` when nothing is.
+    /// The text of the stored head; `None` when no head is stored.
     text: Option<String>,
-    /// Up to which entry all is recorded.
+    /// The number of the last entry that is durable.
     durable: u64,
-    /// Writes that followed `head` and may have been applied.
+    /// The writes that followed `head` and may have been applied.
     attempts: Vec<Attempt>,
-    /// Segments that may have been written and that no head names.
+    /// The segments that may have been written and that no head names.
     litter: Vec<String>,
 }
 
 struct Attempt {
     head: Head,
     text: Option<String>,
-    /// How many of the unwritten entries it holds, and the last of them.
+    /// The number of the unwritten entries that the write includes.
     entries: usize,
     last_seq: u64,
 }
 
-/// What a write does beside adding entries.
+/// The effect of a write beside adding entries.
 enum Change {
     Renew,
-    /// Gives the lease back.
+    /// Releases the lease.
     Release,
-    /// Ends the work. With `last`, nothing else remains to be removed: the head stays for as long
-    /// as it says, or goes.
+    /// Ends the work. With `last`, no segment remains: the head is stored until the result expires,
+    /// or removed when no result is kept.
     Complete {
         completed: Completed,
         last: bool,
@@ -103,7 +107,7 @@ impl Memory {
         for entry in entries {
             memory.last_seq = memory.last_seq.max(entry.seq);
             memory.note(&entry);
-            // A later run's cleanups are others; its steps are not.
+            // The cleanups of a later run are new ones, but its steps are the same.
             if entry.key.kind == Kind::Compensate {
                 memory.asked.insert((Kind::Compensate, entry.key.name), entry.key.ordinal);
             }
@@ -133,7 +137,7 @@ impl Memory {
 }
 
 impl Ledger {
-    /// Of a head that this process has just written.
+    /// Makes the record for a head that this process has just written.
     pub(crate) fn new(
         store: Arc<dyn KeyValueStore>,
         lease: Duration,
@@ -164,7 +168,7 @@ impl Ledger {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The key of the next call of this kind with this name.
+    /// Returns the key of the next call of a kind with a name.
     pub(crate) fn next_key(&self, kind: Kind, name: Name) -> Key {
         let mut memory = self.memory();
         let ordinal = memory.asked.entry((kind, name.clone())).or_default();
@@ -172,7 +176,7 @@ impl Ledger {
         Key { kind, ordinal: *ordinal, name }
     }
 
-    /// Records outcomes, all in one write. They are durable when this returns.
+    /// Records outcomes in one write. They are durable when this returns.
     pub(crate) async fn record(
         &self,
         outcomes: impl IntoIterator<Item = (Key, Outcome)>,
@@ -182,7 +186,7 @@ impl Ledger {
             for (key, outcome) in outcomes {
                 memory.last_seq += 1;
                 let entry = Entry { seq: memory.last_seq, key, outcome, at: now() };
-                // Items are asked for once in a process, and keep their own progress from then on.
+                // A process calls `items` once for a name, and the call keeps the progress itself.
                 if entry.key.kind != Kind::Items {
                     memory.note(&entry);
                 }
@@ -194,8 +198,8 @@ impl Ledger {
         if writer.durable >= last { Ok(()) } else { self.write(&mut writer, Change::Renew).await }
     }
 
-    /// Whether this process still has the checkpoint. When its lease has run out (it was paused, or
-    /// could not reach the store) it looks, by renewing it.
+    /// Checks that this process still owns the checkpoint. When the lease has ended (the process
+    /// was paused, or could not reach the store), the check renews it.
     pub(crate) async fn check_owned(&self) -> Result<(), CheckpointError> {
         if let Some(end) = self.end.get() {
             return Err(end.clone());
@@ -206,7 +210,7 @@ impl Ledger {
         self.write(&mut *self.writer.lock().await, Change::Renew).await
     }
 
-    /// Runs the future as long as this process has the checkpoint.
+    /// Runs a future while this process owns the checkpoint.
     pub(crate) async fn while_owned<T>(
         &self,
         future: impl Future<Output = T>,
@@ -217,14 +221,14 @@ impl Ledger {
         })
     }
 
-    /// Renews the lease before it ends, until the checkpoint is no longer this process's.
+    /// Renews the lease before it ends, until this process no longer owns the checkpoint.
     pub(crate) async fn keep_renewing(self: Arc<Self>) {
         let ledger = Arc::downgrade(&self);
         let (pause, ended) = (self.lease / 3, self.ended.clone());
         drop(self);
         while ended.run_until_cancelled(tokio::time::sleep(pause)).await.is_some() {
             let Some(ledger) = ledger.upgrade() else { return };
-            // A write since then has renewed it.
+            // A write since the last renewal has renewed the lease too.
             let renewed =
                 after(now(), pause * 2).as_microsecond() < ledger.until.load(Ordering::Acquire);
             if renewed {
@@ -237,7 +241,7 @@ impl Ledger {
         }
     }
 
-    /// Writes what is to be recorded and gives the lease back.
+    /// Writes the unwritten entries and releases the lease.
     pub(crate) async fn release(&self) -> Result<(), CheckpointError> {
         let mut writer = self.writer.lock().await;
         self.write(&mut writer, Change::Release).await?;
@@ -245,7 +249,7 @@ impl Ledger {
         Ok(())
     }
 
-    /// Removes everything but the result, if that is to be kept.
+    /// Removes all entries, and keeps only the result if there is one to keep.
     pub(crate) async fn complete(
         &self,
         kept: Option<(Payload, Timestamp)>,
@@ -255,7 +259,7 @@ impl Ledger {
         if !writer.head.segments.is_empty() || !writer.attempts.is_empty() {
             let completed = completed.clone();
             self.write(&mut writer, Change::Complete { completed, last: false }).await?;
-            // From here on, whoever loads the checkpoint goes on with the removal.
+            // After this write, a process that loads the checkpoint continues the removal.
             for segment in &writer.head.segments {
                 self.store.delete(&segment_key(&self.id, segment)).await?;
             }
@@ -285,7 +289,8 @@ impl Ledger {
         for _ in 0..TRIES {
             let (attempt, ttl) = self.attempt(writer, &change).await?;
             let new = attempt.text.clone();
-            // Before the write: this future may be dropped while it is under way.
+            // The attempt is noted before the write, because this future may be dropped during the
+            // write.
             writer.attempts.push(attempt);
             let key = head_key(&self.id);
             let applied = self
@@ -298,7 +303,7 @@ impl Ledger {
                 return Err(self.lose(writer, found).await);
             };
             self.adopt(writer, number).await;
-            // Otherwise it was an earlier one that had been applied, and this one has to follow it.
+            // Otherwise an earlier write had been applied, and this write is tried again after it.
             if writer.text == new {
                 return Ok(());
             }
@@ -307,7 +312,8 @@ impl Ledger {
         Err(crate::key_value::KeyValueError::failed("the store", "compare and set", reason).into())
     }
 
-    /// The next head, with everything that is not written yet. A segment that it names is stored.
+    /// Makes the next head, with all unwritten entries. A segment that the head names is stored
+    /// first.
     async fn attempt(
         &self,
         writer: &mut Writer,
@@ -352,8 +358,7 @@ impl Ledger {
         Ok((attempt, ttl))
     }
 
-    /// Goes on from a write that was applied. Those that had been tried beside it never can be any
-    /// more.
+    /// Continues from a write that was applied. The other attempts can never be applied afterwards.
     async fn adopt(&self, writer: &mut Writer, number: usize) {
         let attempt = writer.attempts.swap_remove(number);
         writer.attempts.clear();
@@ -367,7 +372,7 @@ impl Ledger {
         self.remove_litter(writer).await;
     }
 
-    /// Somebody else has written the head.
+    /// Handles a head that another process has written: this process is no longer the owner.
     async fn lose(&self, writer: &mut Writer, found: Option<String>) -> CheckpointError {
         let head = found.and_then(|text| Head::parse(&self.id, &text).ok());
         let by = match head {
@@ -382,7 +387,7 @@ impl Ledger {
     async fn remove_litter(&self, writer: &mut Writer) {
         while let Some(segment) = writer.litter.last() {
             if let Err(error) = self.store.delete(&segment_key(&self.id, segment)).await {
-                // It takes room, and does no harm.
+                // A segment that stays takes space, and has no other effect.
                 tracing::debug!(checkpoint = %self.id, %error, "a segment that is not needed could \
                                                                 not be removed");
                 return;

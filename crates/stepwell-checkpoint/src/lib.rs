@@ -1,12 +1,12 @@
-//! Durability without a worker: for code that runs inside somebody else's scheduler, such as a cron
-//! script, a Lambda, a step of a Windmill flow.
+//! Durability without a worker, for code that another scheduler runs, such as a cron script, a
+//! Lambda or a step of a Windmill flow.
 //!
-//! - [`Checkpoint`] remembers what a script has done: steps, items one by one, what is to be
-//!   cleaned up. Run again after a crash, the script goes on where it was.
-//! - [`key_value`] are the stores that it can be kept in: memory, files, SQLite, PostgreSQL, Redis,
-//!   DynamoDB, and whatever implements [`KeyValueStore`](key_value::KeyValueStore).
+//! - [`Checkpoint`] records what a script has done: steps, single items and cleanups. After a
+//!   crash, the next run continues from that state.
+//! - [`key_value`] has the stores for a checkpoint: memory, files, SQLite, PostgreSQL, Redis,
+//!   DynamoDB, and every type that implements [`KeyValueStore`](key_value::KeyValueStore).
 //! - [`MemoryCache`], [`KeyValueCache`] and [`HydratingCache`] are caches of step results
-//!   ([`StepCache`]), and [`StatePersistence`] keeps whole states by the ids of runs.
+//!   ([`StepCache`]). [`StatePersistence`] saves whole states by the ids of runs.
 
 #![forbid(unsafe_code)]
 
@@ -46,7 +46,7 @@ pub use stepwell_core::{
     RetryStrategy, StepCache, StepCacheError, TaskError, Timestamp,
 };
 
-/// The code in the documents is compiled and run with the tests.
+/// Documents whose code examples are compiled and run with the tests.
 #[cfg(all(doctest, feature = "redis"))]
 mod documents {
     #[doc = include_str!("../../../docs/coming-from/durable-execution.md")]

@@ -1,4 +1,4 @@
-//! Loading a checkpoint: taking hold of it, and cleaning up what the last process left.
+//! The loading of a checkpoint: it takes the lease, and runs the cleanups of the last process.
 
 use std::collections::BTreeMap;
 use std::future::IntoFuture;
@@ -16,10 +16,11 @@ use crate::key_value::KeyValueStore;
 use crate::ledger::{Ledger, Memory, now};
 use crate::record::{Head, Owner, damaged, head_key, segment_key};
 
-/// How long a lease lasts by default.
+/// The default length of a lease.
 const LEASE: Duration = Duration::from_secs(30);
 
-/// A checkpoint to be loaded, made by [`Checkpoint::load`]: set its options, then await it.
+/// A checkpoint that is about to be loaded, made by [`Checkpoint::load`]: set options, then await
+/// it.
 #[must_use = "a checkpoint is not loaded until this is awaited"]
 pub struct Load {
     store: Arc<dyn KeyValueStore>,
@@ -36,8 +37,9 @@ impl Load {
         Self { store, id: id.to_owned(), owner, lease: LEASE, runners: BTreeMap::new() }
     }
 
-    /// What a cleanup of that name does with its payload. All that the code registers with
-    /// [`Checkpoint::cleanup`], and that earlier versions of it did, must be known here.
+    /// Registers the function that runs the cleanups of a name with their payloads. All names that
+    /// the code passes to [`Checkpoint::cleanup`] must be registered here, and so must the names
+    /// that earlier versions of the code used.
     pub fn on_cleanup<P, F, Fut>(mut self, name: &str, run: F) -> Self
     where
         P: DeserializeOwned + Send,
@@ -48,17 +50,18 @@ impl Load {
         self
     }
 
-    /// How long the checkpoint stays this process's when it shows no sign of life, after which
-    /// another one may load it. While the process is alive, the lease is renewed. It goes by
-    /// the machines' clocks, which should agree to a fraction of it. Default: 30 s.
+    /// Sets the lease: the time after which another process may load the checkpoint, if this
+    /// process shows no sign of life. A live process renews its lease. The lease uses the clocks of
+    /// the machines, which must agree to a small part of the lease. Default: 30 seconds; at least
+    /// 10 milliseconds.
     pub fn lease(mut self, lease: Duration) -> Self {
-        // Below this, renewing would be all that happens.
+        // With a shorter lease, the process would do nothing but renew it.
         self.lease = lease.max(Duration::from_millis(10));
         self
     }
 
-    /// What others are told of who has the checkpoint. Default: the process's id and the machine's
-    /// name.
+    /// Sets the name of the owner that other processes see. Default: the process's id and the
+    /// machine's name.
     pub fn owner(mut self, name: impl Into<String>) -> Self {
         self.owner.name = name.into();
         self
@@ -74,8 +77,8 @@ impl Load {
         Ok(checkpoint.with_cleaned(cleaned))
     }
 
-    /// Takes hold of the checkpoint. Until all that is stored has been read and understood, nothing
-    /// is written.
+    /// Takes the lease of the checkpoint. Nothing is written until all that is stored has been read
+    /// and checked.
     async fn claim(&mut self) -> Result<(Head, String, Memory), CheckpointError> {
         let key = head_key(&self.id);
         let mut missing_before = None;
@@ -101,7 +104,8 @@ impl Load {
             }
             let entries = match head.entries(&*self.store).await? {
                 Ok(entries) => entries,
-                // Its owner may have completed it just now; then the head is another one.
+                // The owner may have completed the checkpoint just now; then the head is another
+                // one.
                 Err(missing) if missing_before.as_ref() == Some(&missing.0) => {
                     return Err(damaged(&self.id, &missing.0, "it is missing"));
                 }
@@ -112,8 +116,7 @@ impl Load {
             };
             let memory = Memory::new(entries);
             self.check_cleanups(&memory)?;
-            // A dead owner may have had one write under way, with a segment that no head came to
-            // name.
+            // A dead owner may have written one more segment, which no head names.
             let litter = head.owner.is_some().then(|| head.segment_name(head.writes + 1));
             head.epoch += 1;
             head.writes += 1;
@@ -122,8 +125,8 @@ impl Load {
             let text = head.to_text()?;
             let claimed =
                 self.store.compare_and_set(&key, found.as_deref(), Some(&text), None).await;
-            // The answer may be lost, or be that of a second try of the client's: what is stored is
-            // what counts.
+            // The answer may be lost, or come from a second try of the client. The stored head
+            // decides.
             if !matches!(claimed, Ok(true)) && self.store.get(&key).await?.as_ref() != Some(&text) {
                 claimed?;
                 continue;
@@ -140,7 +143,7 @@ impl Load {
     }
 }
 
-/// Whether something is registered for the cleanup.
+/// Checks that a function is registered for the cleanup.
 pub(crate) fn check_cleanup(
     runners: &BTreeMap<String, Runner>,
     key: &Key,
@@ -152,7 +155,7 @@ pub(crate) fn check_cleanup(
     Err(CheckpointError::UnknownCleanup { name: key.name.to_string(), registered })
 }
 
-/// Goes on with the removal of a checkpoint that was completed.
+/// Continues the removal of a checkpoint that was completed.
 async fn finish_removal(
     store: &dyn KeyValueStore,
     head: &Head,

@@ -7,8 +7,8 @@ use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 use stepwell_core::{BoxFuture, Payload, StepCache, StepCacheError};
 
-/// A cache in the memory of this process, which forgets what was not used for longest, and what is
-/// older than its time to live. Clones are one cache.
+/// A cache in the memory of this process. It removes the least recently used values, and values
+/// that are older than their time to live. Clones share one cache.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -20,7 +20,7 @@ pub struct MemoryCache {
     values: Cache<String, Payload>,
 }
 
-/// Options of a [`MemoryCache`].
+/// A builder of a [`MemoryCache`].
 #[derive(Clone, Copy, Debug, Default)]
 pub struct MemoryCacheBuilder {
     max_entries: Option<u64>,
@@ -28,21 +28,21 @@ pub struct MemoryCacheBuilder {
 }
 
 impl MemoryCacheBuilder {
-    /// How many values it keeps. Default: as many as there are.
+    /// Sets the maximum number of values. Default: no limit.
     pub fn max_entries(mut self, entries: u64) -> Self {
         self.max_entries = Some(entries);
         self
     }
 
-    /// How long a value lives after it was set. Default: for ever.
+    /// Sets the time to live of a value after it was set. Default: no limit.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = Some(ttl);
         self
     }
 
-    /// The cache.
+    /// Returns the cache.
     pub fn build(self) -> MemoryCache {
-        // moka refuses a longer one.
+        // moka refuses a longer time.
         const LONGEST: Duration = Duration::from_secs(1_000 * 365 * 24 * 3600);
         let mut cache = Cache::builder().eviction_policy(EvictionPolicy::lru());
         if let Some(entries) = self.max_entries {
@@ -56,17 +56,17 @@ impl MemoryCacheBuilder {
 }
 
 impl MemoryCache {
-    /// A cache that keeps everything.
+    /// Returns a cache without limits.
     pub fn new() -> Self {
         Self::builder().build()
     }
 
-    /// Options for a cache.
+    /// Returns a builder of a cache.
     pub fn builder() -> MemoryCacheBuilder {
         MemoryCacheBuilder::default()
     }
 
-    /// All that it has, in any order.
+    /// Returns all keys and values, in any order.
     pub(crate) fn entries(&self) -> impl Iterator<Item = (String, Payload)> {
         self.values.iter().map(|(key, value)| (key.as_ref().clone(), value))
     }
@@ -104,7 +104,7 @@ impl StepCache for MemoryCache {
 
     fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<bool, StepCacheError>> {
         Box::pin(async move {
-            // `remove` would give a value whose time is over.
+            // `remove` would also return an expired value.
             let mut was_there = false;
             self.values.entry_by_ref(key).and_compute_with(|entry| {
                 was_there = entry.is_some();
@@ -132,7 +132,7 @@ mod tests {
         for key in ["a", "b"] {
             cache.set(key, Payload::null()).await.unwrap();
         }
-        // It keeps its books in passing.
+        // moka evicts values in maintenance, which runs here.
         cache.values.run_pending_tasks();
         assert!(cache.get("a").await.unwrap().is_some());
         cache.set("c", Payload::null()).await.unwrap();

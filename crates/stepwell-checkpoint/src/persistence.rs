@@ -1,4 +1,4 @@
-//! State of runs by their ids: saved as a whole, with metadata, and loaded again elsewhere.
+//! States of runs, which are saved as a whole with metadata, and loaded by the ids of the runs.
 
 use std::sync::Arc;
 
@@ -10,10 +10,10 @@ use stepwell_core::{Payload, PayloadError, Timestamp};
 use crate::key_value::{KeyValueError, KeyValueStore};
 use crate::ledger::now;
 
-/// The format that this version writes, and the newest that it reads.
+/// The version of the format that this crate writes, and the newest that it reads.
 const VERSION: u32 = 1;
 
-/// Keeps the state of runs in a key-value store.
+/// A store of the states of runs, in a key-value store.
 ///
 /// ```
 /// # use stepwell_checkpoint::StatePersistence;
@@ -34,33 +34,33 @@ pub struct StatePersistence {
     prefix: String,
 }
 
-/// A state that was saved.
+/// A saved state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SavedState<S> {
     /// The state.
     pub state: S,
-    /// What was saved with it.
+    /// The metadata that was saved with the state.
     pub metadata: Headers,
-    /// When.
+    /// The time of the save.
     pub saved_at: Timestamp,
 }
 
-/// Why a state could not be saved or loaded.
+/// The errors of saving and loading a state.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PersistenceError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] KeyValueError),
-    /// The state does not serialise, or is of another type than what was saved.
+    /// The state cannot be serialised, or the saved state has another type.
     #[error("the state of run \"{run_id}\": {source}")]
     State {
-        /// The run.
+        /// The run's id.
         run_id: String,
-        /// Why.
+        /// The error of the serialisation.
         source: PayloadError,
     },
-    /// What is stored is no state.
+    /// The stored value is not a saved state.
     #[error(
         "what is stored under {key:?} is no saved state ({reason}): use another prefix, or remove \
          it"
@@ -68,17 +68,17 @@ pub enum PersistenceError {
     Foreign {
         /// The key in the store.
         key: String,
-        /// What is wrong with it.
+        /// The reason why the value is not a state.
         reason: String,
     },
-    /// A newer version of this crate wrote it.
+    /// A newer version of this crate wrote the state.
     #[error("the state under {key:?} has version {version}, this program knows {known}: update it")]
     Newer {
         /// The key in the store.
         key: String,
-        /// The version that it has.
+        /// The version of the stored value.
         version: u32,
-        /// The newest that this program reads.
+        /// The newest version that this program reads.
         known: u32,
     },
 }
@@ -92,21 +92,22 @@ struct Stored {
 }
 
 impl StatePersistence {
-    /// States in this store.
+    /// Returns a persistence in a store, with the prefix `state:`.
     pub fn new<S: KeyValueStore + Clone + 'static>(store: &S) -> Self {
         Self { store: Arc::new(store.clone()), prefix: "state:".into() }
     }
 
-    /// What stands before the run ids in the store's keys. Default: `state:`.
+    /// Sets the prefix of the keys in the store, which the run ids follow. Default: `state:`.
     pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
         self.prefix = prefix.into();
         self
     }
 
-    /// Saves the state of a run, in place of what was saved before.
+    /// Saves the state of a run. It replaces an earlier state of that run.
     ///
     /// # Errors
-    /// [`PersistenceError::State`] when it does not serialise, [`PersistenceError::Store`].
+    /// [`PersistenceError::State`] when the state cannot be serialised; [`PersistenceError::Store`]
+    /// when the store fails.
     pub async fn save<S: Serialize + ?Sized>(
         &self,
         run_id: &str,
@@ -120,10 +121,12 @@ impl StatePersistence {
         Ok(self.store.set(&self.key(run_id), text.as_str(), None).await?)
     }
 
-    /// The state of a run; `None` when none is saved.
+    /// Returns the state of a run, or `None` when none is saved.
     ///
     /// # Errors
-    /// When what is stored cannot be read, or is of another type.
+    /// [`PersistenceError::Store`] when the store fails; [`PersistenceError::State`] when the saved
+    /// state has another type; [`PersistenceError::Foreign`] or [`PersistenceError::Newer`] when
+    /// the stored value cannot be read.
     pub async fn load<S: DeserializeOwned>(
         &self,
         run_id: &str,
@@ -150,10 +153,10 @@ impl StatePersistence {
         Ok(Some(SavedState { state, metadata, saved_at }))
     }
 
-    /// The ids of all runs that have a saved state, sorted.
+    /// Returns the ids of all runs with a saved state, sorted.
     ///
     /// # Errors
-    /// [`PersistenceError::Store`].
+    /// [`PersistenceError::Store`] when the store fails.
     pub async fn list(&self) -> Result<Vec<String>, PersistenceError> {
         let keys = self.store.keys(&format!("{}*", self.prefix)).await?;
         let ids = keys.iter().filter_map(|key| Some(key.strip_prefix(&self.prefix)?.to_owned()));
@@ -162,10 +165,10 @@ impl StatePersistence {
         Ok(ids)
     }
 
-    /// Removes the state of a run; whether there was one.
+    /// Removes the state of a run, and returns whether there was one.
     ///
     /// # Errors
-    /// [`PersistenceError::Store`].
+    /// [`PersistenceError::Store`] when the store fails.
     pub async fn delete(&self, run_id: &str) -> Result<bool, PersistenceError> {
         Ok(self.store.delete(&self.key(run_id)).await?)
     }

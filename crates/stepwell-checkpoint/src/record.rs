@@ -1,15 +1,15 @@
-//! What a checkpoint has in its store.
+//! The stored form of a checkpoint.
 //!
 //! ```text
 //!   checkpoint/file-123/head   {"stepwell_checkpoint": 1, "owner": …, "segments": ["1.40", …], "tail": [entry, …]}
 //!   checkpoint/file-123/1.40   [entry, …]
 //! ```
 //!
-//! The head is all that counts: what it does not name is not there. It holds the youngest entries
-//! itself, so that a small step costs one write; when they have become many, a *segment* is
-//! written, which then never changes, and the head names it. The more segments there are, the
-//! larger is the next, so that neither the head nor their number grows faster than the root of all
-//! that is recorded.
+//! Invariant: only the segments that the head names are part of the checkpoint. The head holds the
+//! youngest entries itself, so that a small step costs one write. When these entries become many,
+//! they are written as a *segment*, which never changes afterwards, and the head names it. The size
+//! of a new segment grows with the number of segments, so that the size of the head and the number
+//! of segments both grow with the square root of the recorded data.
 
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use serde::{Deserialize, Serialize};
@@ -20,25 +20,25 @@ use crate::key_value::KeyValueStore;
 
 /// The format that this version writes, and the newest that it reads.
 const FORMAT: u32 = 1;
-/// What stands before the keys of every checkpoint.
+/// The prefix of the keys of all checkpoints.
 const PREFIX: &str = "checkpoint/";
-/// The tail becomes a segment when it is longer than this, and than this much for each segment that
-/// there is.
+/// The length of the tail, in bytes, above which it becomes a segment; the second number is added
+/// for each segment that exists.
 const TAIL_BYTES: usize = 4 << 10;
 const TAIL_BYTES_A_SEGMENT: usize = 64;
-/// How many segments are read at the same time.
+/// The number of segments that are read at the same time.
 const READS: usize = 16;
 
-/// The record that owns a checkpoint: it is replaced as a whole, by compare-and-set only.
+/// The record that owns a checkpoint. It is replaced as a whole, by compare-and-set only.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Head {
     stepwell_checkpoint: u32,
     pub(crate) id: String,
     pub(crate) started_at: Timestamp,
-    /// How often it was loaded. An owner writes segments under its own epoch.
+    /// The number of loads. An owner names its segments after its epoch.
     pub(crate) epoch: u64,
-    /// How many writes there were in all, those that failed included. No two heads of a
-    /// checkpoint's life are the same text.
+    /// The number of writes, including those that failed. Invariant: no two heads of a checkpoint
+    /// have the same text.
     pub(crate) writes: u64,
     pub(crate) owner: Option<Owner>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -49,7 +49,7 @@ pub(crate) struct Head {
     pub(crate) completed: Option<Completed>,
 }
 
-/// Who has a checkpoint.
+/// The owner of a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Owner {
     pub(crate) id: uuid::Uuid,
@@ -57,15 +57,15 @@ pub(crate) struct Owner {
     pub(crate) until: Timestamp,
 }
 
-/// The end of the work.
+/// The completion of a checkpoint.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Completed {
     pub(crate) at: Timestamp,
-    /// The result, and when it is removed.
+    /// The result, and the time at which it is removed.
     pub(crate) kept: Option<(Payload, Timestamp)>,
 }
 
-/// An entry of the engine's journal, in the columns that the engine's stores have.
+/// An entry of the engine's journal, with the columns of the engine's stores.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct StoredEntry {
     seq: u64,
@@ -133,7 +133,7 @@ impl Head {
         to_json(self, &self.id)
     }
 
-    /// Adds entries, and takes everything out of the tail that is to be a segment.
+    /// Adds entries, and returns the tail as a segment when it has become too long.
     pub(crate) fn add(&mut self, entries: Vec<Entry>) -> Result<Option<Segment>, CheckpointError> {
         if entries.is_empty() {
             return Ok(None);
@@ -150,12 +150,12 @@ impl Head {
         Ok(Some(Segment { name, text }))
     }
 
-    /// The name of the segment that a write of this owner makes, if it makes one.
+    /// Returns the name of the segment that a write of this owner makes, if it makes one.
     pub(crate) fn segment_name(&self, write: u64) -> String {
         format!("{}.{write}", self.epoch)
     }
 
-    /// Reads all entries, in order. `None` when a segment is not there.
+    /// Reads all entries, in order. The inner error is a segment that does not exist.
     pub(crate) async fn entries(
         &self,
         store: &dyn KeyValueStore,
@@ -182,16 +182,16 @@ impl Head {
     }
 }
 
-/// A segment to be written.
+/// A segment that is about to be written.
 pub(crate) struct Segment {
     pub(crate) name: String,
     pub(crate) text: String,
 }
 
-/// The key of a segment that the head names and that is not there.
+/// The key of a segment that the head names and that does not exist.
 pub(crate) struct MissingSegment(pub(crate) String);
 
-/// Makes one chunk of the chunks of the same items.
+/// Merges the chunks of the same items into one chunk.
 fn merge_items(tail: &mut Vec<StoredEntry>) {
     let mut merged: Vec<StoredEntry> = Vec::with_capacity(tail.len());
     for entry in tail.drain(..) {

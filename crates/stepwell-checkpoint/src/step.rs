@@ -14,10 +14,10 @@ use crate::error::CheckpointError;
 use crate::ledger::Ledger;
 use crate::values::{decode, place, prove};
 
-/// How many tries a step has when it is given a [`retry`](Step::retry) strategy and no number.
+/// The number of tries of a step with a [`retry`](Step::retry) strategy, when no number is set.
 const DEFAULT_TRIES: u32 = 5;
 
-/// A step, made by [`Checkpoint::step`](crate::Checkpoint::step): set its options, then await it.
+/// A step, made by [`Checkpoint::step`](crate::Checkpoint::step): set options, then await it.
 ///
 /// ```
 /// # use stepwell_checkpoint::{Checkpoint, CheckpointError};
@@ -37,7 +37,7 @@ pub struct Step<'a, F> {
     name: StepName,
     input: Result<Option<InputHash>, PayloadError>,
     closure: F,
-    /// Another of the closure, for the next try.
+    /// The function that clones the closure for the next try.
     again: Option<fn(&F) -> F>,
     retry: Result<RetryStrategy, InvalidOptions>,
     max_tries: u32,
@@ -58,15 +58,15 @@ impl<'a, F> Step<'a, F> {
         }
     }
 
-    /// What the step's result depends on: with another input (by its [`InputHash`]) it is another
-    /// step, and runs.
+    /// Sets the input on which the step's result depends. With another input (by its [`InputHash`])
+    /// the step is another one, and runs.
     pub fn input<T: Serialize + ?Sized>(mut self, input: &T) -> Self {
         self.input = InputHash::of(input).map(Some);
         self
     }
 
-    /// Tries the step again when its closure fails, up to 5 times in all (see
-    /// [`Step::max_attempts`]). Without this, the first failure is the step's.
+    /// Retries the step when its closure fails, with 5 tries in all (see [`Step::max_attempts`]).
+    /// Default: the step fails with the first failure.
     pub fn retry(mut self, strategy: RetryStrategy) -> Self
     where
         F: Clone,
@@ -76,23 +76,22 @@ impl<'a, F> Step<'a, F> {
         self
     }
 
-    /// How many tries a step with [`Step::retry`] has each time it runs, the first one included; at
-    /// least 1. Default: 5.
+    /// Sets the maximum number of tries of a step with [`Step::retry`], the first one included; at
+    /// least 1. The number applies to each run of the step. Default: 5.
     pub fn max_attempts(mut self, tries: u32) -> Self {
         self.max_tries = tries.max(1);
         self
     }
 
-    /// The cleanup is no longer needed once the step has succeeded: its discharge is recorded in
-    /// one write with the result, so that there is no moment at which one is recorded without
-    /// the other.
+    /// Discharges a cleanup when the step succeeds. The discharge and the result are recorded in
+    /// the same write, so that neither is ever recorded without the other.
     pub fn discharges(mut self, cleanup: &Cleanup<'_>) -> Self {
         self.discharged.push(cleanup.cleaned_key());
         self
     }
 }
 
-/// A step that has its place.
+/// A step whose key is known.
 struct Placed<'a, F> {
     step: Step<'a, F>,
     key: Key,
@@ -116,7 +115,8 @@ impl<F: Closure> Placed<'_, F> {
         }
         step.ledger.check_owned().await?;
         let ledger = step.ledger;
-        // A closure that runs while the checkpoint is lost is dropped: somebody else runs it.
+        // A closure that runs when the checkpoint is lost is dropped, because the new owner runs
+        // the step.
         let failure = match ledger.while_owned(step.tries(&key)).await? {
             Ok(result) => {
                 let done = (key.clone(), Outcome::Done(result.clone()));
@@ -133,7 +133,7 @@ impl<F: Closure> Placed<'_, F> {
 
 enum NoResult {
     Failed(Failure),
-    /// There is a value, but it cannot be recorded.
+    /// The closure returned a value that cannot be recorded.
     Unfit(CheckpointError),
 }
 
@@ -176,8 +176,8 @@ where
     type Output = Result<F::Value, CheckpointError>;
     type IntoFuture = BoxFuture<'a, Self::Output>;
 
-    /// Its place is settled here, not when it is first polled: steps of one name that run at the
-    /// same time have their numbers in the order of the code.
+    /// The key is assigned here, not at the first poll: steps of one name that run at the same time
+    /// are numbered in the order of the code.
     fn into_future(mut self) -> Self::IntoFuture {
         let input = std::mem::replace(&mut self.input, Ok(None));
         let key = place(self.ledger, Kind::Step, &self.name, input);

@@ -1,4 +1,4 @@
-//! Values of a checkpoint: how they are written and read, and under which keys.
+//! The serialisation of a checkpoint's values, and the keys under which they are recorded.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -14,7 +14,7 @@ pub(crate) fn encode<T: Serialize + ?Sized>(
     Payload::encode(value, Payload::DEFAULT_LIMIT).map_err(|source| unfit(name, source))
 }
 
-/// As [`encode`], of a value that is going to be read as the same type.
+/// Serialises a value as [`encode`] does, and checks that it can be read as the same type.
 pub(crate) fn prove<T: Serialize + DeserializeOwned>(
     name: &str,
     value: &T,
@@ -33,7 +33,7 @@ fn unfit(name: &str, source: PayloadError) -> CheckpointError {
     CheckpointError::Payload { name: name.to_owned(), source }
 }
 
-/// The key of something that has an input: that is a part of its name.
+/// Returns the key of an operation. An input becomes a part of the name.
 pub(crate) fn place(
     ledger: &Ledger,
     kind: Kind,

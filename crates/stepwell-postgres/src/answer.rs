@@ -1,4 +1,4 @@
-//! The answer of `stepwell.commit` or `commit_plain`, read.
+//! The decoding of the answer of `stepwell.commit` or `commit_plain`.
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
@@ -20,11 +20,11 @@ use stepwell_core::{
 use crate::batch::Sorted;
 use crate::columns::{Moment, calendar};
 
-/// What became of the batch, and the tasks that ended otherwise than by its transitions: how they
-/// did is still to be read.
+/// Returns the results of the batch, and the tasks that ended other than by its transitions. Their
+/// results are not part of the answer, and are read afterwards.
 pub(crate) fn read(sorted: &Sorted, row: &PgRow) -> sqlx::Result<(Committed, Vec<Uuid>)> {
     let mut transitions = match value::<Vec<bool>>(row, "t_accepted")? {
-        // `commit_one` and `commit_plain` leave out what is as usual.
+        // `commit_one` and `commit_plain` omit values that are the defaults.
         None => sorted.order.iter().map(|_| Ok(Applied::default())).collect(),
         Some(accepted) => sorted.back(judged(accepted, row)?),
     };
@@ -46,14 +46,14 @@ pub(crate) fn read(sorted: &Sorted, row: &PgRow) -> sqlx::Result<(Committed, Vec
     for queue in list::<String>(row, "ready")? {
         *ready.entry(queue).or_default() += 1;
     }
-    // A queue whose name cannot be read is served by nobody.
+    // No worker serves a queue whose name cannot be read.
     news.ready
         .extend(ready.into_iter().filter_map(|(queue, tasks)| Some((name(queue).ok()?, tasks))));
     let mut others: HashSet<Uuid> = list(row, "finished")?.into_iter().collect();
     for (transition, result) in sorted.batch.transitions.iter().zip(&transitions) {
         if result.is_ok()
             && let Some(finish) = transition.next.finish()
-            // One that failed or is cancelled may have something to undo before it ends.
+            // A task that failed or is cancelled may run compensations before it ends.
             && (others.remove(transition.task_id.as_uuid()) || matches!(finish, Finish::Completed(_)))
         {
             news.finished.push((transition.task_id, finish));
@@ -73,7 +73,7 @@ pub(crate) fn read(sorted: &Sorted, row: &PgRow) -> sqlx::Result<(Committed, Vec
     Ok((committed, others.into_iter().collect()))
 }
 
-/// What became of the transitions, in the order of their tasks' ids.
+/// Returns the results of the transitions, in the order of their tasks' ids.
 fn judged(accepted: Vec<bool>, row: &PgRow) -> sqlx::Result<Vec<Result<Applied, Refused>>> {
     let cancel_requested: Vec<bool> = list(row, "t_cancel_requested")?;
     let suspended: Vec<bool> = list(row, "t_suspended")?;
@@ -92,7 +92,7 @@ fn judged(accepted: Vec<bool>, row: &PgRow) -> sqlx::Result<Vec<Result<Applied, 
     Ok(judged.collect())
 }
 
-/// An array; empty when it is NULL, or the function has no such column.
+/// Returns an array, or an empty one when the column is NULL or the function has no such column.
 fn list<'r, T>(row: &'r PgRow, column: &str) -> sqlx::Result<Vec<T>>
 where
     Option<Vec<T>>: sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>,
@@ -136,7 +136,8 @@ fn command(answer: &str) -> CommandOutcome {
         "not_found" => CommandOutcome::NotFound,
         answer => match answer.strip_prefix("needed ").and_then(|by| by.parse().ok()) {
             Some(by) => CommandOutcome::Needed { by },
-            // A state that a newer program has written allows nothing that this one knows of.
+            // A state that a newer program has written does not allow any command that this program
+            // knows.
             None => {
                 CommandOutcome::NotAllowed(TaskState::parse(answer).unwrap_or(TaskState::Running))
             }
@@ -151,12 +152,13 @@ fn schedule(outcome: &str) -> ScheduleOutcome {
     }
 }
 
-/// The answer to a signal, as `stepwell.signal` gives it.
+/// The answer to a signal, as `stepwell.signal` returns it.
 #[derive(Deserialize)]
 struct Status {
     state: String,
     runs: Option<Vec<(TaskId, RunId)>>,
-    /// Whatever is in the rows of others must not keep a worker from being heard of.
+    /// The other workers. Invariant: unreadable rows of other workers do not hide this worker's own
+    /// state.
     others: Option<Vec<(WorkerId, i64, i64)>>,
 }
 
@@ -186,7 +188,7 @@ pub(crate) fn worker_state(word: impl AsRef<str>) -> sqlx::Result<WorkerState> {
     WorkerState::parse(word).ok_or_else(|| broken(format!("{word:?} is no state of a worker")))
 }
 
-/// What became of the clients' spawns, and of those that transitions have by key.
+/// Returns the results of the clients' spawns, and sets those of keyed spawns in their transitions.
 fn spawns(
     sorted: &Sorted,
     transitions: &mut [Result<Applied, Refused>],
@@ -211,7 +213,7 @@ fn spawns(
             _ => Spawned::Created { claimed: claimed.get(place).copied().unwrap_or_default() },
         }
     };
-    // Those of transitions come first, then those of schedules.
+    // The spawns of transitions come first, then those of schedules.
     let mut before = 0;
     for (transition, result) in sorted.batch.transitions.iter().zip(transitions) {
         before += transition.spawns.len();
@@ -321,8 +323,8 @@ fn claims(sorted: &Sorted, row: &PgRow) -> sqlx::Result<Vec<Claimed>> {
     Ok(claims)
 }
 
-/// A part of a claimed task. When it cannot be read, its task is to end by that, and the others of
-/// the claim run.
+/// Returns a part of a claimed task, or a default when the part cannot be read. Such a task is
+/// failed with the error, and the other tasks of the claim run.
 pub(crate) fn of_task<T: Default>(
     hurt: &mut Option<Unreadable>,
     what: &str,
@@ -334,12 +336,13 @@ pub(crate) fn of_task<T: Default>(
     })
 }
 
-/// What stands for a name that cannot be read.
+/// Returns a placeholder for a name that cannot be read.
 pub(crate) fn unreadable_name() -> sqlx::Result<Name> {
     name("unreadable")
 }
 
-/// Tells a row that cannot be read from a database that does not answer.
+/// Returns the error of a row that cannot be read. Other errors mean that the database does not
+/// answer, and are returned as they are.
 pub(crate) fn unreadable(what: &str, error: sqlx::Error) -> sqlx::Result<Unreadable> {
     match &error {
         sqlx::Error::Decode(reason) | sqlx::Error::ColumnDecode { source: reason, .. } => {
@@ -349,7 +352,8 @@ pub(crate) fn unreadable(what: &str, error: sqlx::Error) -> sqlx::Result<Unreada
     }
 }
 
-/// Parts of claimed tasks, by the places of these. One that cannot be read hurts its own task.
+/// The parts of claimed tasks, by the positions of the tasks. A part that cannot be read affects
+/// only its own task.
 type OfTasks<T> = BTreeMap<i64, sqlx::Result<Vec<T>>>;
 
 fn add<T>(all: &mut OfTasks<T>, of: i64, read: sqlx::Result<T>) {
@@ -370,7 +374,7 @@ fn journals(row: &PgRow) -> sqlx::Result<OfTasks<Entry>> {
     Ok(journals)
 }
 
-/// Journal entries from arrays whose names begin so.
+/// Returns journal entries from the arrays whose names have the prefix.
 pub(crate) fn entries(
     row: &PgRow,
     prefix: &str,
@@ -418,7 +422,7 @@ fn number(value: &Value, place: usize) -> sqlx::Result<i64> {
         .ok_or_else(|| broken("a number is missing in an answer"))
 }
 
-/// The rows of a JSON column.
+/// Returns the rows of a JSON column.
 fn rows(row: &PgRow, column: &str) -> sqlx::Result<Vec<Value>> {
     match value(row, column)? {
         Some(Value::Array(rows)) => Ok(rows),
@@ -426,7 +430,7 @@ fn rows(row: &PgRow, column: &str) -> sqlx::Result<Vec<Value>> {
     }
 }
 
-/// Waits, by the place of the claimed task.
+/// Returns waits, by the position of the claimed task.
 fn waits(row: &PgRow) -> sqlx::Result<OfTasks<Wait>> {
     let mut waits = OfTasks::new();
     for wait in rows(row, "cl_waits")? {
@@ -444,7 +448,8 @@ fn waits(row: &PgRow) -> sqlx::Result<OfTasks<Wait>> {
     Ok(waits)
 }
 
-/// A wait for a child has that child's id for its target: without one, nothing would ever end it.
+/// Checks a wait. The target of a wait for a child must be the child's id, because nothing would
+/// end a wait without it.
 pub(crate) fn awaited(wait: Wait) -> sqlx::Result<Wait> {
     if wait.key.kind == Kind::Child {
         let target = wait.target.as_ref().map(Name::as_str).unwrap_or_default();
@@ -453,7 +458,8 @@ pub(crate) fn awaited(wait: Wait) -> sqlx::Result<Wait> {
     Ok(wait)
 }
 
-/// What has arrived, by the place of the task. What cannot be read has not.
+/// Returns the events, messages and results that have arrived, by the position of the task. A fact
+/// that cannot be read counts as not arrived.
 fn facts(row: &PgRow, column: &str) -> BTreeMap<i64, Facts> {
     let mut all: BTreeMap<i64, Facts> = BTreeMap::new();
     for fact in rows(row, column).unwrap_or_default() {
@@ -489,7 +495,7 @@ fn add_fact(all: &mut BTreeMap<i64, Facts>, fact: &Value) -> sqlx::Result<()> {
     Ok(())
 }
 
-/// How a task ended. Without a state, it is gone.
+/// Returns how a task ended. A task without a state has been deleted.
 pub(crate) fn finish(
     state: Option<&str>,
     output: Option<&str>,

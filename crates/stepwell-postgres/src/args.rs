@@ -1,5 +1,5 @@
 //! A batch as the arguments of `stepwell.commit` or `commit_plain`: one array for each column of
-//! each list; or, where it is one item, as those of `commit_one`.
+//! each list. A batch of one item is sent as the arguments of `commit_one`.
 
 use std::sync::Arc;
 
@@ -20,15 +20,16 @@ use stepwell_core::{
 use crate::batch::{Sorted, added, word};
 use crate::columns::{Moment, micros};
 
-/// One argument: an array with a value of each item. NULL when there are none: PL/pgSQL unfolds
-/// each array that it is given, which takes longer than all else in a small batch.
+/// Adds one argument: an array with a value of each item, or NULL when there are no items. PL/pgSQL
+/// unfolds each array that it receives, which takes longer than all other work of a small batch.
 macro_rules! column {
     ($args:ident, $items:ident, $item:pat => $value:expr) => {
         $args.add(filled($items.iter().map(|$item| $value)))?
     };
 }
 
-/// As `column`, for values that mostly are all the same: NULL when they are.
+/// Adds an argument as `column` does, for values that are mostly the same: NULL when all of them
+/// are.
 macro_rules! usual {
     ($args:ident, $items:ident, $item:pat => $value:expr, $usual:expr) => {{
         let values: Vec<_> = $items.iter().map(|$item| $value).collect();
@@ -36,28 +37,28 @@ macro_rules! usual {
     }};
 }
 
-/// As `column`, for values that most items do not have: NULL when none has.
+/// Adds an argument as `column` does, for values that most items lack: NULL when all items lack it.
 macro_rules! seldom {
     ($args:ident, $items:ident, $item:pat => $value:expr) => {
         usual!($args, $items, $item => $value, None)
     };
 }
 
-/// What a batch is sent with.
+/// The data that is sent with a batch.
 pub(crate) struct Envelope<'a> {
-    /// None for what goes in a transaction of the user's.
+    /// The number of the batch; `None` for a spawn in a transaction of the user.
     pub(crate) number: Option<Number>,
     pub(crate) channel: &'a str,
     pub(crate) now: Option<Timestamp>,
-    /// For a claim of what the batch of this number claimed: its answer was lost.
+    /// The number of an earlier batch whose answer was lost: its claims are returned again.
     pub(crate) again: Option<i64>,
-    /// Whether the outbox was settled, or need not be.
+    /// `true` if the outbox was settled, or does not need to be.
     pub(crate) settled: bool,
-    /// The timeline that the database is supposed to be on.
+    /// The timeline on which the database is expected.
     pub(crate) timeline: Option<Arc<str>>,
 }
 
-/// By which a batch is known again.
+/// The identity of a batch, by which the database recognises it.
 #[derive(Clone, Copy)]
 pub(crate) struct Number {
     pub(crate) process: Uuid,
@@ -65,16 +66,16 @@ pub(crate) struct Number {
     pub(crate) batch: i64,
 }
 
-/// How many arguments `stepwell.commit` takes.
+/// The number of arguments of `stepwell.commit`.
 pub(crate) const COUNT: usize = 86;
 
-/// How many arguments `stepwell.commit_plain` takes.
+/// The number of arguments of `stepwell.commit_plain`.
 pub(crate) const PLAIN_COUNT: usize = 28;
 
-/// How many arguments `stepwell.commit_one` takes.
+/// The number of arguments of `stepwell.commit_one`.
 pub(crate) const ONE_COUNT: usize = 26;
 
-/// The arguments of `stepwell.commit_one`, in the order in which it names them.
+/// Returns the arguments of `stepwell.commit_one`, in the order of its parameters.
 pub(crate) fn one(envelope: &Envelope<'_>, sorted: &Sorted) -> Result<PgArguments, BoxDynError> {
     let mut args = PgArguments::default();
     number(&mut args, envelope)?;
@@ -108,7 +109,7 @@ pub(crate) fn one(envelope: &Envelope<'_>, sorted: &Sorted) -> Result<PgArgument
     Ok(args)
 }
 
-/// The arguments of `stepwell.commit_plain`, in the order in which it names them.
+/// Returns the arguments of `stepwell.commit_plain`, in the order of its parameters.
 pub(crate) fn plain(
     envelope: &Envelope<'_>,
     sorted: &Sorted,
@@ -141,7 +142,7 @@ pub(crate) fn plain(
     Ok(args)
 }
 
-/// The arguments of `stepwell.commit`, in the order in which it names them.
+/// Returns the arguments of `stepwell.commit`, in the order of its parameters.
 pub(crate) fn arguments(
     envelope: &Envelope<'_>,
     sorted: &Sorted,
@@ -248,20 +249,20 @@ fn transitions(args: &mut PgArguments, sorted: &Sorted) -> Result<(), BoxDynErro
     Ok(())
 }
 
-/// Whose transitions they are.
+/// Adds the tasks and runs of transitions.
 fn runs(args: &mut PgArguments, items: &[&Transition]) -> Result<(), BoxDynError> {
     column!(args, items, t => *t.task_id.as_uuid());
     column!(args, items, t => *t.run_id.as_uuid());
     Ok(())
 }
 
-/// What the tasks of transitions end with.
+/// Adds the outputs of the tasks that transitions complete.
 fn outputs(args: &mut PgArguments, items: &[&Transition]) -> Result<(), BoxDynError> {
     seldom!(args, items, t => output(&t.next));
     Ok(())
 }
 
-/// What the task ends with.
+/// Returns the output of a task that completes.
 fn output(next: &Next) -> Option<&str> {
     match next {
         Next::Complete(output) => Some(text(output)),
@@ -269,7 +270,7 @@ fn output(next: &Next) -> Option<&str> {
     }
 }
 
-/// Why tasks, or their attempts, failed.
+/// Adds the failures of tasks, and of attempts that are retried.
 fn failures(args: &mut PgArguments, items: &[&Transition]) -> Result<(), BoxDynError> {
     let failures: Vec<_> = items
         .iter()
@@ -283,7 +284,7 @@ fn failures(args: &mut PgArguments, items: &[&Transition]) -> Result<(), BoxDynE
     args.add(failures.iter().any(Option::is_some).then_some(failures))
 }
 
-/// An entry, the place of its transition, and its outcome's columns.
+/// An entry, the position of its transition, and the columns of its outcome.
 type Placed<'a> = (i32, &'a Entry, (&'static str, Payload));
 
 fn entries_of<'a>(items: &[&'a Transition]) -> Vec<Placed<'a>> {
@@ -306,21 +307,21 @@ fn entries(args: &mut PgArguments, items: &[&Transition]) -> Result<(), BoxDynEr
     contents(args, &entries)
 }
 
-/// Where entries stand.
+/// Adds the positions and numbers of entries.
 fn places(args: &mut PgArguments, entries: &[Placed<'_>]) -> Result<(), BoxDynError> {
     column!(args, entries, (of, ..) => *of);
     column!(args, entries, (_, entry, _) => i64::try_from(entry.seq).unwrap_or(i64::MAX));
     Ok(())
 }
 
-/// What is in entries, and when they were made.
+/// Adds the payloads and times of entries.
 fn contents(args: &mut PgArguments, entries: &[Placed<'_>]) -> Result<(), BoxDynError> {
     column!(args, entries, (_, _, (_, payload)) => text(payload));
     column!(args, entries, (_, entry, _) => Moment(entry.at));
     Ok(())
 }
 
-/// An item, and the place of the transition that it belongs to.
+/// An item, and the position of the transition to which it belongs.
 type Of<'a, T> = (Option<i32>, &'a T);
 
 fn events(args: &mut PgArguments, items: Vec<Of<'_, NewEvent>>) -> Result<(), BoxDynError> {
@@ -339,7 +340,7 @@ fn messages(args: &mut PgArguments, items: Vec<Of<'_, NewMessage>>) -> Result<()
     Ok(())
 }
 
-/// A task, and the sequence number of the entry that is written if it is created.
+/// A task, and the number of the entry that is written if the task is created.
 type Spawn<'a> = (&'a NewTask, Option<u64>);
 
 fn spawns(args: &mut PgArguments, items: Vec<(Option<i32>, Spawn<'_>)>) -> Result<(), BoxDynError> {
@@ -370,13 +371,13 @@ fn spawns(args: &mut PgArguments, items: Vec<(Option<i32>, Spawn<'_>)>) -> Resul
     Ok(())
 }
 
-/// Whether a task of that scope has the label of its own, and not because somebody put it into its
-/// headers.
+/// Returns whether a task of the scope has the label by its scope, and not only by a header that
+/// its spawner set.
 pub(crate) fn is_own(scope: &Scope, name: &str, value: &str) -> bool {
     scope.is_all() || scope.labels().get(name).is_some_and(|own| own == value)
 }
 
-/// A scope as it is kept; NULL for none.
+/// Returns the stored form of a scope; NULL when the scope has no limits.
 pub(crate) fn scope(scope: &Scope) -> Option<String> {
     (!scope.is_all()).then(|| scope.to_text())
 }
@@ -389,7 +390,7 @@ fn word_of(coalesce: Coalesce) -> &'static str {
     }
 }
 
-/// What every task has.
+/// Adds the columns that every task has.
 fn spawned(args: &mut PgArguments, tasks: &[&NewTask]) -> Result<(), BoxDynError> {
     column!(args, tasks, task => *task.task_id.as_uuid());
     column!(args, tasks, task => *task.run_id.as_uuid());
@@ -400,7 +401,7 @@ fn spawned(args: &mut PgArguments, tasks: &[&NewTask]) -> Result<(), BoxDynError
     Ok(())
 }
 
-/// What every task has that is kept as JSON.
+/// Adds the columns that every task has and that are stored as JSON.
 fn texts(args: &mut PgArguments, tasks: &[&NewTask]) -> Result<(), BoxDynError> {
     let retries: Vec<_> =
         tasks.iter().map(|task| serde_json::to_string(&task.retry)).collect::<Result<_, _>>()?;

@@ -1,4 +1,4 @@
-//! A batch on its way: its transitions in the order in which all commits lock rows.
+//! A batch that is sent, with its transitions in the order in which all commits lock rows.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,24 +8,26 @@ use stepwell_core::{CancellationPolicy, labels};
 
 pub(crate) struct Sorted {
     pub(crate) batch: Arc<Batch>,
-    /// The places of the batch's transitions, by the ids of their tasks.
+    /// The positions of the batch's transitions, in the order of their tasks' ids.
     pub(crate) order: Vec<usize>,
-    /// Which function is called for it.
+    /// The function of the database that is called for the batch.
     pub(crate) function: Function,
-    /// The timeline that it is sent for.
+    /// The timeline for which the batch is sent.
     pub(crate) timeline: Option<Arc<str>>,
-    /// Whether the ends of its journals are compared.
+    /// `true` if the ends of the batch's journals are compared.
     pub(crate) doubts: bool,
 }
 
-/// The functions of the database that apply a batch: each can do less than the next, in less time.
+/// The functions of the database that apply a batch. Each can do less than the next one, and is
+/// faster.
 #[derive(Clone, Copy)]
 pub(crate) enum Function {
-    /// `commit_one`.
+    /// The function `commit_one`, for a plain batch of one item with at most one journal entry.
     One,
-    /// `commit_plain`.
+    /// The function `commit_plain`, for transitions that only journal or complete, and for spawns
+    /// without options.
     Plain,
-    /// `commit`.
+    /// The function `commit`, for any batch.
     Any,
 }
 
@@ -45,19 +47,19 @@ impl Sorted {
         Self { batch, order, function, timeline: None, doubts: false }
     }
 
-    /// Whether a run has two transitions, which no batch may hold.
+    /// Returns whether a run has two transitions, which no batch may contain.
     pub(crate) fn repeats(&self) -> bool {
         self.transitions()
             .zip(self.transitions().skip(1))
             .any(|(a, b)| (a.task_id, a.run_id) == (b.task_id, b.run_id))
     }
 
-    /// The transitions in the order of their tasks' ids.
+    /// Returns the transitions in the order of their tasks' ids.
     pub(crate) fn transitions(&self) -> impl Iterator<Item = &Transition> {
         self.order.iter().filter_map(|place| self.batch.transitions.get(*place))
     }
 
-    /// For each transition as the batch has them, its place from 1 in the order.
+    /// Returns the position, from 1, of each transition in that order.
     pub(crate) fn places(&self) -> Vec<i32> {
         let mut places = vec![0; self.order.len()];
         for (rank, place) in (1..).zip(&self.order) {
@@ -68,7 +70,7 @@ impl Sorted {
         places
     }
 
-    /// Puts answers that came in the order into the batch's.
+    /// Reorders answers from that order to the order of the batch.
     pub(crate) fn back<T>(&self, answers: Vec<T>) -> Vec<T> {
         let mut slots: Vec<Option<T>> = self.order.iter().map(|_| None).collect();
         for (place, answer) in self.order.iter().zip(answers) {
@@ -108,7 +110,7 @@ fn only_journals_or_ends(transition: &Transition) -> bool {
         && transition.only_journals()
 }
 
-/// Whether it is to run as soon as can be, and nothing else is asked of it.
+/// Returns whether the task runs as soon as possible and has no further options.
 fn only_runs(task: &NewTask) -> bool {
     task.start_at.is_none()
         && task.idempotency_key.is_none()
@@ -121,7 +123,7 @@ fn only_runs(task: &NewTask) -> bool {
         && task.cancellation == CancellationPolicy::default()
 }
 
-/// What the database calls it.
+/// Returns the database's word for the variant.
 pub(crate) fn word(next: &Next) -> &'static str {
     match next {
         Next::Continue { collect: false } => "continue",
@@ -135,7 +137,7 @@ pub(crate) fn word(next: &Next) -> &'static str {
     }
 }
 
-/// The waits that a transition adds, the last of each key.
+/// Returns the waits that a transition adds: for each key, the last one.
 pub(crate) fn added(transition: &Transition) -> Vec<&stepwell_core::store::Wait> {
     if transition.waits_added.len() < 2 {
         return transition.waits_added.iter().collect();

@@ -1,5 +1,5 @@
-//! What other processes commit: heard by `LISTEN`, or where that does not work, supposed from time
-//! to time.
+//! Commits of other processes, which the store learns of by `LISTEN`. Where notifications do not
+//! work, the store assumes such a commit at an interval.
 
 use std::sync::{Arc, Mutex, Once, PoisonError, Weak};
 use std::time::Duration;
@@ -11,18 +11,18 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::Shared;
 
-/// How long a notification to oneself may take before `LISTEN` is taken not to work: behind a
-/// pooler in transaction mode.
+/// The time within which a notification to the process itself must arrive. Otherwise `LISTEN` does
+/// not work, as behind a pooler in transaction mode.
 const ECHO_TIMEOUT: Duration = Duration::from_secs(3);
-/// How often others are supposed to have committed where nothing can be heard.
+/// The interval at which commits of others are assumed, where notifications do not work.
 const SUPPOSE_EVERY: Duration = Duration::from_millis(250);
-/// How often a process that listens says that it is there, so that others notify it. They forget it
-/// after a minute.
+/// The interval at which a listening process updates its row, so that others notify it. They stop
+/// after a minute without an update.
 const SHOW_EVERY: Duration = Duration::from_secs(20);
-/// How long to wait before listening again when the connection could not be made.
+/// The pause before the next try to listen, when the connection could not be made.
 const LISTEN_AGAIN: Duration = Duration::from_secs(1);
 
-/// Commits of others, counted: those with work, and those that ended tasks.
+/// Counters of the commits of others: commits with work, and commits that ended tasks.
 pub(crate) struct Changes {
     counts: watch::Sender<(u64, u64)>,
     told: Mutex<(u64, u64)>,
@@ -57,7 +57,7 @@ impl Changes {
                     return changed;
                 }
             }
-            // The sender is `self`'s, and so there is one.
+            // `self` owns the sender, so it exists.
             if counts.changed().await.is_err() {
                 return Changed::ANYTHING;
             }
@@ -66,7 +66,7 @@ impl Changes {
 }
 
 impl Shared {
-    /// The next change, which is listened for from the first call on.
+    /// Waits for the next change. The first call starts the listener.
     pub(crate) async fn changed(self: &Arc<Self>) -> Changed {
         self.changes.listening.call_once(|| {
             tokio::spawn(listen(Arc::downgrade(self)));
@@ -74,7 +74,7 @@ impl Shared {
         self.changes.next().await
     }
 
-    /// A connection that listens; `None` when it hears nothing.
+    /// Returns a connection that listens, or `None` when its notifications do not arrive.
     async fn listener(&self) -> sqlx::Result<Option<PgListener>> {
         let mut listener = PgListener::connect_with(&self.pool).await?;
         listener.eager_reconnect(false);
@@ -95,7 +95,7 @@ impl Shared {
         })
     }
 
-    /// Says that this process listens, and forgets processes that have not been heard of for a day.
+    /// Records that this process listens, and removes processes that were silent for a day.
     async fn show(&self) {
         let sql = format!(
             "WITH forgotten AS (DELETE FROM {0}.processes
@@ -110,7 +110,7 @@ impl Shared {
     }
 }
 
-/// Listens for as long as the store lives.
+/// Listens until the store is dropped.
 async fn listen(store: Weak<Shared>) {
     let mut has_heard = false;
     while let Some(shared) = store.upgrade() {
@@ -118,7 +118,7 @@ async fn listen(store: Weak<Shared>) {
             Ok(Some(listener)) => {
                 has_heard = true;
                 shared.show().await;
-                // What came before it listened was missed.
+                // Notifications from before the connection listened were missed.
                 shared.changes.tell_anything();
                 let own = shared.process_id.to_string();
                 drop(shared);
@@ -144,7 +144,7 @@ async fn listen(store: Weak<Shared>) {
     }
 }
 
-/// Supposes from time to time that others have committed.
+/// Assumes commits of others at an interval.
 async fn suppose(store: &Weak<Shared>) {
     while let Some(shared) = store.upgrade() {
         shared.changes.tell_anything();
@@ -153,11 +153,11 @@ async fn suppose(store: &Weak<Shared>) {
     }
 }
 
-/// Hears until the connection breaks, or the store is gone.
+/// Receives notifications until the connection breaks or the store is dropped.
 async fn hear(store: &Weak<Shared>, mut listener: PgListener, own: &str) {
     let mut shown = Instant::now();
     loop {
-        // Looks from time to time whether anybody is left to hear.
+        // The timeout is for the check that the store still exists.
         let heard = timeout(LISTEN_AGAIN, listener.try_recv()).await;
         let Some(shared) = store.upgrade() else { return };
         match heard {
@@ -169,8 +169,8 @@ async fn hear(store: &Weak<Shared>, mut listener: PgListener, own: &str) {
                         .tell(Changed { work: what.contains('w'), finished: what.contains('f') });
                 }
             }
-            // A new connection is made by the caller, who then supposes that something was missed.
-            // The listener's own would be silent about it.
+            // The caller makes a new connection, and then assumes a missed commit. The listener
+            // would reconnect itself without reporting it.
             Ok(Ok(None) | Err(_)) => return,
             Err(_) => {}
         }

@@ -1,4 +1,4 @@
-//! The server's clock, as it is known here.
+//! The client's estimate of the server's clock.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use stepwell_core::{Runtime, Timestamp, after};
 
 pub(crate) struct Clock {
-    /// In place of the server's.
+    /// The clock that replaces the server's.
     given: Option<Arc<dyn Runtime>>,
-    /// What the server's clock showed in its latest answer, and when that came. The answer was on
-    /// its way for a while, so the estimate lags, and is never ahead: no timer fires early by
-    /// it.
+    /// The time of the server's latest answer, and the moment of its arrival. Invariant: the
+    /// estimate is never ahead of the server's clock, because the answer took time to arrive. No
+    /// timer fires early by it.
     heard: Mutex<(Timestamp, Instant)>,
 }
 
@@ -19,7 +19,7 @@ impl Clock {
         Self { given, heard: Mutex::new((Timestamp::UNIX_EPOCH, Instant::now())) }
     }
 
-    /// What the server is to take for the time, if it is not its own clock's.
+    /// Returns the time that the server uses instead of its own clock's, if there is one.
     pub(crate) fn given(&self) -> Option<Timestamp> {
         self.given.as_ref().map(|clock| clock.now())
     }
@@ -33,7 +33,7 @@ impl Clock {
             return given;
         }
         let (then, heard) = *self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        // Whole microseconds, as stores keep them.
+        // Stores keep whole microseconds.
         after(
             then,
             Duration::from_micros(u64::try_from(heard.elapsed().as_micros()).unwrap_or(u64::MAX)),

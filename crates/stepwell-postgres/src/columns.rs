@@ -1,4 +1,4 @@
-//! The engine's types as columns.
+//! The engine's types as values of columns.
 
 use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;
@@ -10,16 +10,15 @@ use sqlx::{Decode, Encode, Type};
 use std::time::Duration;
 use stepwell_core::{Timestamp, from_micros};
 
-/// A moment as `timestamptz`, which the server sends as microseconds since 2000.
+/// A time as `timestamptz`, which the server sends as microseconds since 2000.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Moment(pub(crate) Timestamp);
 
 const TIMESTAMPTZ: PgTypeInfo = PgTypeInfo::with_oid(Oid(1184));
 const TIMESTAMPTZ_ARRAY: PgTypeInfo = PgTypeInfo::with_oid(Oid(1185));
-/// 1 January 2000, in microseconds since 1970.
+/// The time of 1 January 2000, in microseconds since 1970.
 const EPOCH: i64 = 946_684_800_000_000;
-/// The first moment that PostgreSQL can keep, in the year 4714 before Christ, in microseconds since
-/// 1970.
+/// The earliest time that PostgreSQL can store, in the year 4714 BC, in microseconds since 1970.
 const FIRST: i64 = EPOCH - 211_813_488_000_000_000;
 
 impl Type<Postgres> for Moment {
@@ -36,7 +35,7 @@ impl PgHasArrayType for Moment {
 
 impl Encode<'_, Postgres> for Moment {
     fn encode_by_ref(&self, buffer: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
-        // A moment that PostgreSQL cannot keep is as long past as its first one.
+        // An earlier time is stored as the earliest time of PostgreSQL.
         let micros = self.0.as_microsecond().max(FIRST) - EPOCH;
         buffer.extend_from_slice(&micros.to_be_bytes());
         Ok(IsNull::No)
@@ -53,14 +52,14 @@ impl Decode<'_, Postgres> for Moment {
     }
 }
 
-/// The moment that many microseconds after 1970, as it was before it was kept: the calendar's last
-/// moment is no whole microsecond.
+/// Returns the time of a stored number of microseconds since 1970. The calendar's last time is not
+/// a whole microsecond, so its number returns the last time itself.
 pub(crate) fn calendar(micros: i64) -> Timestamp {
     if micros >= Timestamp::MAX.as_microsecond() { Timestamp::MAX } else { from_micros(micros) }
 }
 
-/// A duration as the database adds it to times: microseconds, no more than leads past the
-/// calendar's end.
+/// Returns a duration in microseconds, as the database adds it to times. A longer duration than the
+/// calendar is shortened to 10,000 years.
 pub(crate) fn micros(duration: Duration) -> i64 {
     const TEN_THOUSAND_YEARS: i64 = 10_000 * 366 * 86_400 * 1_000_000;
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX).min(TEN_THOUSAND_YEARS)

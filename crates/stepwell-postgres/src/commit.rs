@@ -1,4 +1,4 @@
-//! Sends batches, each until its outcome is known.
+//! The sending of batches, each until its outcome is known.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,10 +19,10 @@ use crate::link::Line;
 use crate::query::Query;
 use crate::{Shared, session};
 
-/// How often a batch gives way to other transactions before that is an error.
+/// The number of times that a batch gives way to other transactions, before it fails.
 pub(crate) const WAYS_GIVEN: u32 = 50;
 
-/// The statements that name the schema.
+/// The statements that contain the schema's name.
 pub(crate) struct Sql {
     pub(crate) commit: Arc<str>,
     plain: Arc<str>,
@@ -74,10 +74,10 @@ impl Shared {
         committed.map_err(applied)
     }
 
-    /// Sends the batch until it has an answer, or certainly was not applied.
+    /// Sends the batch until it has an answer, or until it certainly was not applied.
     ///
-    /// Once it has been on its way, only the database knows what became of it; so from then on, a
-    /// server that is gone is waited for, however long it takes.
+    /// Once the batch has been sent, only the database knows its outcome. From then on, this call
+    /// waits for a server that is unavailable, without a limit.
     pub(crate) async fn send(
         &self,
         line: &mut Line,
@@ -86,8 +86,8 @@ impl Shared {
         again: Option<i64>,
     ) -> Result<(Sorted, PgRow), StoreError> {
         let (mut lost, mut gave_way, mut settled) = (0, 0, false);
-        // Whether an earlier sending may have been applied. One that is sent again goes to the same
-        // function.
+        // `true` if an earlier sending may have been applied. A batch that is sent again goes to
+        // the same function.
         let mut in_doubt = false;
         (sorted.timeline, sorted.doubts) = self.timeline.of(&sorted.batch.transitions);
         loop {
@@ -129,7 +129,8 @@ impl Shared {
                 Err(_) => line.unanswered(),
             };
             match fault {
-                // Certainly not applied, unless that is not known of an earlier sending.
+                // This sending was not applied, and there was no earlier one whose outcome is
+                // unknown.
                 fault @ Fault::Standby(_) if lost == 0 => {
                     return Err(fault.into_error(&self.options));
                 }
@@ -159,8 +160,8 @@ impl Shared {
         }
     }
 
-    /// Does what follows from users' transactions. What cannot be done now is done before another
-    /// batch.
+    /// Applies the effects of users' transactions. Effects that cannot be applied now are applied
+    /// before another batch.
     async fn settle(&self, line: &mut Line) {
         let (mut one_by_one, mut gave_way) = (false, 0);
         loop {
@@ -184,7 +185,8 @@ impl Shared {
                              database, and put aside in `outbox_refused`"
                         );
                     }
-                    // Those of this process are told here, the others by the database.
+                    // This call notifies the clients of this process, and the database notifies the
+                    // others.
                     return self.changes.tell_anything();
                 }
                 Ok(Err(error)) => Fault::of(error, &self.options),
@@ -213,7 +215,7 @@ impl Shared {
         }
     }
 
-    /// Says, once, that batches take longer because of a setting.
+    /// Logs, once, that a setting makes batches slower.
     pub(crate) fn say_unfit(&self, reason: &str) {
         self.unfit.call_once(|| {
             tracing::warn!(
@@ -236,7 +238,7 @@ impl Shared {
         }
     }
 
-    /// Spawns within a transaction of the user's: without a number, and it is not sent again.
+    /// Spawns within a transaction of the user. The call has no number, and is not sent again.
     pub(crate) async fn spawn_within(
         &self,
         tx: &mut PgConnection,
@@ -253,7 +255,7 @@ impl Shared {
         Ok(committed.spawns.pop())
     }
 
-    /// The call of the function that can do the batch.
+    /// Returns the call of the function that can apply the batch.
     fn query(
         &self,
         envelope: &Envelope<'_>,
@@ -261,7 +263,7 @@ impl Shared {
         was_sent: bool,
     ) -> Result<Query, StoreError> {
         let (sql, args) = match sorted.function {
-            // Whether the journals end where they are to is seen by that one only.
+            // Only this function compares the ends of journals.
             _ if sorted.doubts => (&self.sql.commit, args::arguments(envelope, sorted)),
             Function::One if !was_sent => (&self.sql.one, args::one(envelope, sorted)),
             Function::One | Function::Plain => {
@@ -273,8 +275,8 @@ impl Shared {
         Ok(sqlx::query_with(AssertSqlSafe(sql.clone()), args))
     }
 
-    /// One round trip, unless statements cannot be kept prepared, or the session's settings are in
-    /// the way.
+    /// Calls a function in one round trip. It takes more when statements cannot stay prepared, or
+    /// when the session's settings do not allow the call.
     async fn call(
         &self,
         conn: &mut PgConnection,
@@ -287,7 +289,7 @@ impl Shared {
         Ok(row)
     }
 
-    /// Runs a statement, in a transaction with settings of its own where that `begins`.
+    /// Runs a statement; with `begins`, in a transaction with its own settings.
     pub(crate) async fn fetch(
         &self,
         conn: &mut PgConnection,
@@ -297,7 +299,7 @@ impl Shared {
         if self.options.prepares && !begins {
             return query.fetch_all(conn).await;
         }
-        // A standby, which can be read, has none that writes.
+        // A standby can be read, but does not allow a transaction that writes.
         let begin = if begins { session::BEGIN } else { session::BEGIN_READING };
         let mut tx = conn.begin_with(begin).await?;
         let rows = query.persistent(self.options.prepares).fetch_all(&mut *tx).await?;
@@ -322,7 +324,7 @@ impl Shared {
         Ok(committed)
     }
 
-    /// Reads what an answer has left out because of its length.
+    /// Reads the values that an answer omitted because of their length.
     pub(crate) async fn fill_apart(
         &self,
         line: &mut Line,
@@ -335,7 +337,7 @@ impl Shared {
         }
     }
 
-    /// An error in a transaction of the user's, who may have begun it anywhere.
+    /// Returns the error of a statement in a user's transaction, which may be in another database.
     pub(crate) fn error_within(&self, error: sqlx::Error) -> StoreError {
         let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
         match code.as_deref() {
@@ -353,8 +355,8 @@ impl Shared {
     }
 }
 
-/// An error after a batch has been applied. It is none of an item's, or the batch would be sent
-/// again in parts, and parts of it be applied twice.
+/// Returns the error of a batch that was applied. Invariant: it is not an error of an item, because
+/// then the batch would be sent again in parts, and some of its items applied twice.
 fn applied(error: StoreError) -> StoreError {
     if !error.is_of_an_item() {
         return error;
@@ -364,7 +366,8 @@ fn applied(error: StoreError) -> StoreError {
     ))
 }
 
-/// Longer each time, to half a second: workers must be heard of before their leases end.
+/// Waits before another try: longer each time, at most half a second. Workers must reach the server
+/// before their leases end.
 pub(crate) async fn pause(times: u32) {
     tokio::time::sleep(Duration::from_millis(20 << times.min(5)).min(Duration::from_millis(500)))
         .await;

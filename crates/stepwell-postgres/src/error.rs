@@ -1,4 +1,4 @@
-//! What went wrong, in words that say what to do.
+//! The errors of the database, in texts that say what to do.
 
 use sqlx::postgres::PgDatabaseError;
 use stepwell_core::StoreError;
@@ -7,19 +7,20 @@ use crate::answer::unreadable;
 use crate::options::PostgresOptions;
 use crate::{ACQUIRE_TIMEOUT, POOL};
 
-/// What a failure of the database means for the one who asked.
+/// The meaning of a database error for the caller.
 #[derive(Debug)]
 pub(crate) enum Fault {
-    /// The connection is gone: what was asked for may have been done.
+    /// The connection is lost: the call may have been applied.
     Lost(String),
-    /// The server is a standby, which does not write: nothing was done.
+    /// The server is a standby, which does not write: the call was not applied.
     Standby(String),
-    /// It gave way to another transaction: nothing was done, and it may be tried again at once.
+    /// The call gave way to another transaction. It was not applied, and may be tried again at
+    /// once.
     GaveWay,
-    /// A setting of the session is in the way, and nothing was done: it may be tried again in a
-    /// transaction that [sets its own](crate::session).
+    /// A setting of the session does not allow the call. It was not applied, and may be tried again
+    /// in a transaction that [sets its own](crate::session).
     Unfit(String),
-    /// Nothing was done.
+    /// The call was not applied.
     Failed(StoreError),
 }
 
@@ -42,20 +43,20 @@ impl Fault {
         };
         let message = describe(database.downcast_ref());
         match database.code().as_deref().unwrap_or_default() {
-            // Shutting down, starting up, terminated by an administrator, a standby, too many
-            // connections.
+            // The codes mean: a termination by an administrator, a crash, a server that starts up
+            // or shuts down, a session that was idle for too long, too many connections.
             "57P01" | "57P02" | "57P03" | "57P05" | "53300" => Self::Lost(message),
-            // On a standby, a transaction cannot be one that writes, and there is no end of the
-            // log.
+            // A standby refuses a transaction that writes, and has no insert position of the log.
             "0A000" | "55000" if is_about_recovery(database.downcast_ref()) => {
                 Self::Standby(message)
             }
             code if code.starts_with("08") => Self::Lost(message),
             "40001" | "40P01" => Self::GaveWay,
-            // Another isolation level, one that only reads, a time limit for the statement, one for
-            // locks, one for the transaction (which ends the session as well).
+            // The codes mean: another isolation level, a transaction that only reads, a time limit
+            // for the statement, for locks, and for the transaction (which ends the session as
+            // well).
             "SW001" | "25006" | "57014" | "55P03" | "25P04" => Self::Unfit(message),
-            // A client that was silent for too long within a transaction; its session is ended.
+            // The client was silent for too long within a transaction, and its session was ended.
             "25P03" => Self::Lost(message),
             "53100" => Self::Failed(StoreError::Full(message)),
             "XX001" | "XX002" => Self::Failed(StoreError::Corrupt(message)),
@@ -94,15 +95,15 @@ impl Fault {
     }
 }
 
-/// Whether it is the server that cannot, whatever it is asked: transactions that get in each
-/// other's way, resources that are used up, objects that are in use, an operator who intervenes, a
-/// device that fails. All else (a value that is not valid, a constraint, a limit on what one
-/// statement may hold) lies in what it was asked.
+/// Returns whether the cause of an error is the server, whatever the statement: conflicts of
+/// transactions, exhausted resources, objects in use, an operator's intervention, a failing device.
+/// All other errors (an invalid value, a constraint, a limit of one statement) are caused by the
+/// statement.
 fn is_of_the_server(code: &str) -> bool {
     ["25", "40", "53", "55", "57", "58"].iter().any(|class| code.starts_with(class))
 }
 
-/// Whether the server says that it is a standby, in whatever language.
+/// Returns whether the error says that the server is a standby, in any language.
 fn is_about_recovery(error: &PgDatabaseError) -> bool {
     let routine = error.routine().unwrap_or_default();
     routine == "call_bool_check_hook"
@@ -115,7 +116,7 @@ fn describe(error: &PgDatabaseError) -> String {
     format!("{}{detail}, SQLSTATE {}", error.message(), error.code())
 }
 
-/// The server cannot be reached, or will not have us.
+/// Returns the error for a server that cannot be reached, or refuses the connection.
 pub(crate) fn cannot_connect(error: sqlx::Error, options: &PostgresOptions) -> StoreError {
     let (reason, advice) = match error.as_database_error() {
         Some(database) => {

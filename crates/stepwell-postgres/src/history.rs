@@ -1,4 +1,4 @@
-//! Lifecycle events that are kept.
+//! The lifecycle events that the store keeps.
 
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
@@ -12,11 +12,11 @@ use crate::columns::Moment;
 use crate::page::{next, paged, rows_for};
 use crate::query::Query;
 
-/// How many bytes of events are enough for a statement: PostgreSQL takes none of more than 1 GiB.
+/// The size of the events in one statement, in bytes: PostgreSQL limits a statement to 1 GiB.
 const PART: usize = 32 << 20;
 
 impl Shared {
-    /// Adds to the history. When a connection is lost, it may do so twice.
+    /// Adds lifecycle events to the history. An event may be added twice when a connection is lost.
     pub(crate) async fn record(&self, happenings: Vec<Happening>) -> Result<(), StoreError> {
         let mut bytes = 0;
         let parts = happenings.chunk_by(|happening, _| {
@@ -66,7 +66,7 @@ impl Shared {
         let mut rows = self.read(&sql, bind).await?;
         let id = |row: &PgRow| row.try_get::<i64, _>(0).map(i64::unsigned_abs);
         let next = next(&mut rows, which.limit, id).map_err(|error| self.error(error))?;
-        // None is left out: whoever follows the history goes by its numbers.
+        // No row is omitted, because readers of the history continue by its numbers.
         let entry = |row: &PgRow| {
             let happening = Happening {
                 task_id: row.try_get::<Uuid, _>(1)?.into(),

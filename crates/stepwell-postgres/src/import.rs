@@ -1,4 +1,4 @@
-//! Putting in tasks that were exported.
+//! The import of exported tasks.
 
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Row as _};
@@ -14,7 +14,7 @@ use crate::query::{Query, wait};
 use crate::session;
 
 impl Shared {
-    /// Returns what a task waits for, by key.
+    /// Returns the waits of a task, in the order of their keys.
     pub(crate) async fn waits_of(&self, task_id: TaskId) -> Result<Vec<Wait>, StoreError> {
         let schema = &self.options.schema;
         let id = *task_id.as_uuid();
@@ -34,7 +34,7 @@ impl Shared {
         Ok(waits)
     }
 
-    /// What is in a task's mailbox, behind that message.
+    /// Returns the messages in a task's mailbox after the given one.
     pub(crate) async fn messages(
         &self,
         task_id: TaskId,
@@ -58,8 +58,8 @@ impl Shared {
         Ok(Page { items: items.map_err(|error| self.error(error))?, next })
     }
 
-    /// Puts in a task, in a transaction of its own. `false` when it, or its idempotency key, is
-    /// there.
+    /// Imports a task in its own transaction. Returns `false` when the task, or a task with its
+    /// idempotency key, exists.
     pub(crate) async fn import(&self, record: TaskRecord) -> Result<bool, StoreError> {
         let mut conn = self.pool.acquire().await.map_err(|error| self.error(error))?;
         self.insert(&mut conn, &record).await.map_err(|error| self.error(error))
@@ -132,7 +132,7 @@ impl Shared {
             .execute(&mut *tx)
             .await?;
         }
-        // Batches of others that spawn with the key wait for this transaction from here on.
+        // From here on, other batches that spawn with the key wait for this transaction.
         if let Some(key) = &info.idempotency_key {
             let taken = sqlx::query(sql(
                 "INSERT INTO {schema}.idempotency_keys (task_type, idempotency_key, task_id, key_space)
@@ -207,7 +207,8 @@ impl Shared {
             .await?;
         }
         if let Some(key) = text(&info.concurrency_key) {
-            // As when a task of the key is spawned: nobody may end the one before unseen.
+            // The lock is the one of a spawn with the key: the task before this one must not end
+            // unnoticed.
             let lock = "SELECT {schema}.lock_names(NULL, NULL, ARRAY[ROW({schema}.key_space($2), \
                         $1)::{schema}.turn])";
             sqlx::query(sql(lock))

@@ -7,20 +7,23 @@
 //!                     └── LISTEN ◀── what other processes committed, one notification a commit
 //! ```
 //!
-//! A batch is one call of a function in the database, which applies it set by set, whatever the
-//! number of tasks in it. The statements lie in `schema/`, and begin with a picture of the tables.
+//! A batch is one call of a function in the database. The function applies the batch as sets of
+//! rows, whatever the number of its tasks. The statements are in `schema/`, which begins with a
+//! diagram of the tables.
 //!
 //! # When the connection breaks
 //!
-//! Nobody knows then whether the batch on its way was applied. Each process numbers its batches,
-//! and the database keeps the last number: the batch is sent again over a new connection, and is
-//! applied once, or answered as `repeated`, and then its results are read from what it left behind.
-//! So a server may restart or fail over under running tasks: they wait, and go on.
+//! The client does not know then whether the batch on its way was applied. Each process numbers its
+//! batches, and the database keeps the last number. The batch is sent again over a new connection:
+//! it is either applied, or answered as `repeated`. The results of a repeated batch are read from
+//! the tables. A server may therefore restart or fail over while tasks run: the tasks wait, and
+//! continue.
 //!
 //! # The clock
 //!
-//! Times go by the server's clock ([`Store::now`] estimates it from the last answer, never ahead of
-//! it), so that workers whose own clocks differ agree about leases and timers.
+//! All times come from the server's clock, so that workers with different clocks agree about leases
+//! and timers. [`Store::now`] estimates the time from the last answer, and is never ahead of the
+//! server.
 
 #![forbid(unsafe_code)]
 
@@ -74,52 +77,56 @@ pub use crate::options::PostgresOptions;
 pub use crate::transaction::{ClientExt, TransactionExt};
 pub use crate::work::Work;
 
-/// How many connections a store has at most for queries, beside the two for batches.
+/// The maximum number of connections for queries, beside the two for batches.
 const POOL: u32 = 8;
-/// How many transactions of steps run at a time. Their closures may take their time, and so have
-/// connections of their own.
+/// The maximum number of transactions of steps at a time. They have their own connections, because
+/// their closures may take long.
 const WORKS: u32 = 8;
-/// How long a question waits for a connection, while the server is down or all of them are in use.
+/// The time for which a query waits for a connection, while the server is down or all connections
+/// are in use.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A store in a PostgreSQL database. Cheap to clone; clones share its connections.
+/// A store in a PostgreSQL database. A clone is cheap, and shares the connections.
 #[derive(Clone)]
 pub struct PostgresStore(Arc<Shared>);
 
 pub(crate) struct Shared {
     pub(crate) options: PostgresOptions,
-    /// Names this handle among the processes that share the database.
+    /// The id of this handle among the processes that share the database.
     pub(crate) process_id: Uuid,
     pub(crate) clock: Clock,
     pub(crate) pool: PgPool,
     pub(crate) works: PgPool,
-    /// In the order in which they asked, and for as long as it takes.
+    /// The permits for transactions of steps, which wait in the order of their requests and without
+    /// a limit.
     pub(crate) may_work: Semaphore,
     pub(crate) link: Link,
     pub(crate) changes: Changes,
     pub(crate) timeline: Timeline,
     pub(crate) sql: commit::Sql,
-    /// Told of once that a setting is in the way.
+    /// The guard by which a setting that makes batches slower is logged once.
     pub(crate) unfit: Once,
 }
 
 impl PostgresStore {
-    /// Connects, creates the schema where there is none, and brings it up to date.
+    /// Connects to a database, creates the schema if it does not exist, and migrates it.
     ///
     /// # Errors
-    /// When the server cannot be reached, refuses the user, or the schema was written by a newer
-    /// Stepwell. The message says what to do.
+    /// [`StoreError::Open`] when the server cannot be reached or refuses the user;
+    /// [`StoreError::NewerSchema`] when a newer Stepwell wrote the schema. The message says what to
+    /// do.
     pub async fn connect(options: PostgresOptions) -> Result<Self, StoreError> {
         let mut conn = link::open(&options).await?;
         migrate::migrate(&mut conn, &options).await?;
         Self::over(conn, options).await
     }
 
-    /// As [`PostgresStore::connect`], to a schema that is there and up to date: it is neither
-    /// created nor migrated.
+    /// Connects to a database whose schema exists and has this program's version. The schema is
+    /// neither created nor migrated.
     ///
     /// # Errors
-    /// As [`PostgresStore::connect`]; [`StoreError::OlderSchema`].
+    /// The errors of [`PostgresStore::connect`]; [`StoreError::OlderSchema`] when the schema is
+    /// missing or older.
     pub async fn connect_existing(options: PostgresOptions) -> Result<Self, StoreError> {
         let mut conn = link::open(&options).await?;
         migrate::require(&mut conn, &options).await?;
@@ -131,7 +138,7 @@ impl PostgresStore {
             PgPoolOptions::new()
                 .max_connections(connections)
                 .acquire_timeout(ACQUIRE_TIMEOUT)
-                // A connection that has broken is noticed when it is used; asking before would
+                // A broken connection is noticed when it is used. A check before each use would
                 // double the round trips.
                 .test_before_acquire(false)
         };

@@ -1,4 +1,4 @@
-//! The connections that batches go over: one batch at a time on each.
+//! The connections for batches, with one batch at a time on each.
 
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -12,33 +12,35 @@ use tokio::sync::{Mutex, MutexGuard};
 use crate::error::{Fault, cannot_connect};
 use crate::options::PostgresOptions;
 
-/// How long the answer to a read may take before the connection is taken for lost.
+/// The time after which a read without an answer counts as a lost connection.
 pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
-/// The same for a batch that is sent for the first time: a connection may be half open, and workers
-/// must be heard of before their leases end.
+/// The time after which the first sending of a batch without an answer counts as a lost connection.
+/// It is short, because a connection may be half open, and workers must reach the server before
+/// their leases end.
 const FIRST_ANSWER: Duration = Duration::from_secs(12);
-/// How long a server may take to accept a connection.
+/// The time within which a server must accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How many batches are on their way at a time.
+/// The number of batches that are sent at the same time.
 pub(crate) const LANES: NonZeroUsize = NonZeroUsize::new(2).unwrap();
 
 /// A line for each of the engine's lanes.
 pub(crate) struct Link {
     lines: [Mutex<Line>; LANES.get()],
-    /// The last batch's number, over both lines: what was claimed in a batch is known by it.
+    /// The number of the last batch on any line. The claims of a batch are identified by it.
     batch: AtomicI64,
 }
 
-/// A connection, and the line's number.
+/// A connection, and the number of its line.
 pub(crate) struct Line {
-    /// `None` while it is lost, or in use by a batch: one that is given up half-way must not be
-    /// used again.
+    /// The connection; `None` while it is lost or a batch uses it. A connection whose batch was
+    /// dropped half-way must not be used again.
     pub(crate) conn: Option<PgConnection>,
-    /// Whether calls over it go in transactions that [set their own settings](crate::session).
+    /// `true` if calls over the connection need transactions that [set their own
+    /// settings](crate::session).
     pub(crate) begins: bool,
     pub(crate) number: i16,
-    /// How many calls in a row have had no answer in time.
+    /// The number of successive calls without an answer in time.
     silences: u32,
 }
 
@@ -53,13 +55,13 @@ impl Link {
         Self { lines, batch: AtomicI64::new(0) }
     }
 
-    /// The first line, in the order of those who asked for it.
+    /// Locks the first line. Callers get it in the order of their requests.
     pub(crate) async fn line(&self) -> MutexGuard<'_, Line> {
         self.lines[0].lock().await
     }
 
-    /// A line that is free; the first when both are in use, or the server has no connection left
-    /// for the second.
+    /// Locks a free line. It is the first one when both are in use, or when the server has no
+    /// connection left for the second one.
     pub(crate) async fn free_line(&self, options: &PostgresOptions) -> MutexGuard<'_, Line> {
         for (place, line) in self.lines.iter().enumerate() {
             let Ok(mut line) = line.try_lock() else { continue };
@@ -73,14 +75,15 @@ impl Link {
         self.line().await
     }
 
-    /// The next batch's number. Asked for under a line's lock, so that a line's numbers grow.
+    /// Returns the number of the next batch. Invariant: the caller holds a line's lock, so that the
+    /// numbers of a line grow.
     pub(crate) fn next_batch(&self) -> i64 {
         self.batch.fetch_add(1, Ordering::Relaxed) + 1
     }
 }
 
 impl Line {
-    /// The connection, a new one when there is none.
+    /// Takes the connection, or opens a new one.
     pub(crate) async fn take(
         &mut self,
         options: &PostgresOptions,
@@ -91,9 +94,9 @@ impl Line {
         }
     }
 
-    /// How long an answer may take before the connection is taken for lost: longer each time, since
-    /// the server may be at work, or wait for a lock, and would go on with each call that it
-    /// was sent.
+    /// Returns the time after which a call without an answer counts as a lost connection. The time
+    /// doubles with each such call: the server may be busy or wait for a lock, and would execute
+    /// each call that it received.
     pub(crate) fn patience(&self) -> Duration {
         FIRST_ANSWER * (1 << self.silences.min(8))
     }
@@ -104,7 +107,7 @@ impl Line {
         self.silences = 0;
     }
 
-    /// There was no answer.
+    /// Counts a call without an answer, and returns its error.
     pub(crate) fn unanswered(&mut self) -> Fault {
         let waited = self.patience();
         self.silences += 1;
@@ -122,8 +125,8 @@ pub(crate) async fn open(options: &PostgresOptions) -> Result<PgConnection, Stor
         )))
     });
     let mut conn = opened.map_err(|error| cannot_connect(error, options))?;
-    // A call that is given up ends soon in the server, too, where it waits for a lock. Not every
-    // server can tell.
+    // With this setting, the server soon ends a call that waits for a lock and whose client has
+    // gone. Some servers do not support it.
     let checks = "SELECT pg_catalog.set_config('client_connection_check_interval', '5s', false)";
     if let Err(error) = conn.execute(checks).await
         && error.as_database_error().is_none()

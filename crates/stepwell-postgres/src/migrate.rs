@@ -1,4 +1,4 @@
-//! Brings a schema to the version that this program knows, one version after the other.
+//! The migration of a schema to this program's version, one version after the other.
 
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
@@ -8,8 +8,8 @@ use crate::error::Fault;
 use crate::options::PostgresOptions;
 use crate::session;
 
-/// The statements that lead to version 1, 2, …, in which `stepwell.` stands for the schema. Once
-/// released, none of them is ever changed.
+/// The statements that lead to version 1, 2, …, in which `stepwell.` stands for the schema.
+/// Invariant: they do not change after their release.
 const MIGRATIONS: &[&str] = &[concat!(
     include_str!("schema/0001_tables.sql"),
     include_str!("schema/0001_states.sql"),
@@ -25,21 +25,20 @@ const MIGRATIONS: &[&str] = &[concat!(
     include_str!("schema/0001_one.sql"),
 )];
 
-/// Migrates, all or nothing. Any number of processes may do so at the same time: an advisory lock
-/// lets one at a time.
+/// Migrates the schema in one transaction. Several processes may call it at the same time: an
+/// advisory lock serialises them.
 pub(crate) async fn migrate(
     conn: &mut PgConnection,
     options: &PostgresOptions,
 ) -> Result<(), StoreError> {
     let fault = |error| Fault::of(error, options).into_error(options);
-    // A schema that is up to date is left alone, so that a user without the right to create may run
-    // workers.
+    // A schema that is up to date is not changed, so that a user without the right to create can
+    // run workers.
     if check(found(conn, options).await?, options)? == MIGRATIONS.len() {
         return Ok(());
     }
     let mut tx = conn.begin_with(session::BEGIN).await.map_err(fault)?;
-    // Functions in SQL, views and expressions of columns are bound to what they name when they are
-    // created.
+    // Functions in SQL, views and expressions of columns resolve names when they are created.
     tx.execute("SET LOCAL search_path = pg_catalog, pg_temp").await.map_err(fault)?;
     let lock = "SELECT pg_advisory_xact_lock(hashtext('stepwell migration'), hashtext($1))";
     sqlx::query(lock)
@@ -48,7 +47,8 @@ pub(crate) async fn migrate(
         .execute(&mut *tx)
         .await
         .map_err(fault)?;
-    // Read again: another process may have migrated while this one waited for the lock.
+    // The version is read again, because another process may have migrated while this one waited
+    // for the lock.
     let found = check(version(&mut tx, options).await.map_err(fault)?, options)?;
     if found == 0 {
         let schema = &options.schema;
@@ -71,7 +71,7 @@ pub(crate) async fn migrate(
     tx.commit().await.map_err(fault)
 }
 
-/// Refuses a schema that is not of the version that this program knows.
+/// Checks that the schema has this program's version.
 pub(crate) async fn require(
     conn: &mut PgConnection,
     options: &PostgresOptions,
@@ -84,8 +84,8 @@ pub(crate) async fn require(
     Ok(())
 }
 
-/// The version that is there, read in a transaction of its own, so that a pooler does not part what
-/// belongs together.
+/// Returns the schema's version. It is read in its own transaction, so that a pooler sends all
+/// statements to the same server connection.
 async fn found(conn: &mut PgConnection, options: &PostgresOptions) -> Result<i32, StoreError> {
     let fault = |error| Fault::of(error, options).into_error(options);
     let mut tx = conn.begin_with(session::BEGIN_READING).await.map_err(fault)?;
@@ -103,10 +103,9 @@ async fn found(conn: &mut PgConnection, options: &PostgresOptions) -> Result<i32
     Ok(version)
 }
 
-/// The version that is there; 0 when there is none.
+/// Returns the schema's version, or 0 when there is no schema.
 async fn version(tx: &mut PgConnection, options: &PostgresOptions) -> sqlx::Result<i32> {
-    // Not `to_regclass`, which may answer from a cache that is older than what another process has
-    // just committed.
+    // `to_regclass` may answer from a cache that lacks what another process has just committed.
     let sql = "SELECT EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
         WHERE n.nspname = $1 AND c.relname = 'schema_version')";
     let there: bool =
@@ -121,7 +120,7 @@ async fn version(tx: &mut PgConnection, options: &PostgresOptions) -> sqlx::Resu
     sqlx::query_scalar(sql).persistent(false).fetch_one(tx).await
 }
 
-/// Refuses a schema that this program does not know.
+/// Checks that this program knows the schema's version.
 fn check(found: i32, options: &PostgresOptions) -> Result<usize, StoreError> {
     match usize::try_from(found) {
         Ok(found) if found <= MIGRATIONS.len() => Ok(found),
@@ -133,7 +132,7 @@ fn check(found: i32, options: &PostgresOptions) -> Result<usize, StoreError> {
     }
 }
 
-/// The version that this program knows.
+/// Returns the newest version that this program knows.
 fn known() -> i64 {
     i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX)
 }

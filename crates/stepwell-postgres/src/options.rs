@@ -1,4 +1,4 @@
-//! Where the database is, and how the store uses it.
+//! The options of a store: the location of the database, and how the store uses it.
 
 use std::fmt;
 use std::str::FromStr as _;
@@ -8,10 +8,11 @@ use sqlx::postgres::PgConnectOptions;
 use stepwell_core::{Runtime, StoreError};
 use url::Url;
 
-/// The schema that holds Stepwell's tables, where no other is named.
+/// The default name of the schema with Stepwell's tables.
 const SCHEMA: &str = "stepwell";
 
-/// Where a PostgreSQL database is, and how the store uses it.
+/// The options of a [`PostgresStore`](crate::PostgresStore): the location of the database, and how
+/// the store uses it.
 ///
 /// ```
 /// # use stepwell_postgres::PostgresOptions;
@@ -24,7 +25,7 @@ const SCHEMA: &str = "stepwell";
 pub struct PostgresOptions {
     pub(crate) connect: PgConnectOptions,
     pub(crate) schema: String,
-    /// Whether statements may be kept prepared between transactions.
+    /// `true` if statements may stay prepared between transactions.
     pub(crate) prepares: bool,
     pub(crate) clock: Option<Arc<dyn Runtime>>,
     /// The URL, without its password.
@@ -32,18 +33,19 @@ pub struct PostgresOptions {
 }
 
 impl PostgresOptions {
-    /// Reads a URL: `postgres://user:password@host:port/database`, with the options that `sqlx`
-    /// knows (`sslmode`, `sslrootcert`, `application_name`, …), and these:
+    /// Parses a URL: `postgres://user:password@host:port/database`. The URL may have the options
+    /// that `sqlx` knows (`sslmode`, `sslrootcert`, `application_name`, …), and these:
     ///
-    /// - `schema`: as [`PostgresOptions::schema`].
-    /// - `statement-cache-capacity=0`: keep no statement prepared, and send each within a
-    ///   transaction of its own. For poolers in transaction mode that cannot keep prepared
-    ///   statements (PgBouncer before 1.21).
+    /// - `schema`: the name for [`PostgresOptions::schema`].
+    /// - `statement-cache-capacity=0`: no statement stays prepared, and each is sent in its own
+    ///   transaction. This is for poolers in transaction mode that cannot keep prepared statements
+    ///   (PgBouncer before 1.21).
     ///
-    /// What the URL leaves out comes from the environment (`PGHOST`, `PGPASSWORD`, …) as usual.
+    /// Parts that are missing from the URL come from the environment (`PGHOST`, `PGPASSWORD`, …),
+    /// as with other clients of PostgreSQL.
     ///
     /// # Errors
-    /// [`StoreError::Open`] when it is no such URL.
+    /// [`StoreError::Open`] when the URL is invalid.
     pub fn parse(url: &str) -> Result<Self, StoreError> {
         let wrong = |location: &str, reason: String| StoreError::Open {
             location: location.into(),
@@ -51,10 +53,10 @@ impl PostgresOptions {
             advice: "Write `postgres://user:password@host:5432/database?schema=stepwell`, say"
                 .into(),
         };
-        // Without a location: a URL that cannot be read may hold a password anywhere.
+        // The error has no location, because an invalid URL may hold a password at any place.
         let mut parsed =
             Url::parse(url).map_err(|error| wrong("(the given URL)", error.to_string()))?;
-        // So is one in which a character of the password ends the part that it belongs to.
+        // The same holds for a URL in which a character of the password ends its part of the URL.
         let has_at = |part: &str| part.contains('@');
         if has_at(parsed.path())
             || parsed.query().is_some_and(has_at)
@@ -91,12 +93,13 @@ impl PostgresOptions {
         options.schema(schema)
     }
 
-    /// The schema that holds Stepwell's tables, created when it is not there. Several in one
-    /// database are apart from each other. Default: `stepwell`.
+    /// Sets the schema with Stepwell's tables.
+    /// [`PostgresStore::connect`](crate::PostgresStore::connect) creates it if it does not exist.
+    /// Different schemas in one database are separate stores. Default: `stepwell`.
     ///
     /// # Errors
-    /// [`StoreError::Open`] unless it is 1 to 48 lower-case letters, digits and underscores, and
-    /// begins with no digit.
+    /// [`StoreError::Open`] unless the name has 1 to 48 lower-case letters, digits and underscores,
+    /// and begins with neither a digit nor `pg_`.
     pub fn schema(mut self, schema: impl Into<String>) -> Result<Self, StoreError> {
         let schema = schema.into();
         let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
@@ -112,7 +115,7 @@ impl PostgresOptions {
         Ok(self)
     }
 
-    /// A clock in place of the server's, for tests in which time is made up.
+    /// Sets a clock that replaces the server's, for tests with virtual time.
     pub fn clock(mut self, clock: Arc<dyn Runtime>) -> Self {
         self.clock = Some(clock);
         self

@@ -1,6 +1,6 @@
-//! Pages of lists. The server chooses the rows that an answer has room for, by their lengths alone:
-//! it reads none of the long values that are left out, and nobody holds more of them than an
-//! answer.
+//! Pages of lists. The server chooses the rows for which an answer has room, by their lengths
+//! alone. It does not read the long values that are left out, and the client never holds more of
+//! them than one answer.
 
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
@@ -8,7 +8,7 @@ use stepwell_core::{ANSWER_ITEMS, Listed, Page, StoreError};
 
 use crate::Shared;
 
-/// The statement for a page of a list, which is in this order, and has a column `bytes`.
+/// Returns the statement for a page of a list. The list has the given order and a column `bytes`.
 pub(crate) fn paged(schema: &str, list: &str, order: &str) -> String {
     format!(
         "SELECT * FROM (
@@ -19,13 +19,14 @@ pub(crate) fn paged(schema: &str, list: &str, order: &str) -> String {
     )
 }
 
-/// How many rows a list is to have at most for a page of so many: one more tells whether there is
-/// one.
+/// Returns the maximum number of rows to read for a page of `limit` rows. One row more is read to
+/// see whether there is a next page.
 pub(crate) fn rows_for(limit: usize) -> i64 {
     i64::try_from(limit.min(ANSWER_ITEMS)).unwrap_or(i64::MAX).saturating_add(1)
 }
 
-/// Leaves the rows that are on the page. Returns the last one's place, if there are more behind it.
+/// Removes the rows that are not on the page. Returns the position of the page's last row if more
+/// rows follow.
 pub(crate) fn next<C>(
     rows: &mut Vec<PgRow>,
     limit: usize,
@@ -41,7 +42,7 @@ pub(crate) fn next<C>(
 }
 
 impl Shared {
-    /// A page of what can be read of these rows.
+    /// Returns a page of the rows that can be read.
     pub(crate) fn page<T: Listed>(
         &self,
         what: &str,

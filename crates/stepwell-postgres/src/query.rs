@@ -1,4 +1,4 @@
-//! Questions that change nothing.
+//! Queries, which change nothing, and purges.
 
 use std::time::Duration;
 
@@ -26,17 +26,17 @@ use crate::link::{ANSWER_TIMEOUT, Line};
 use crate::page::{paged, rows_for};
 use crate::{POOL, Shared};
 
-/// How many entries of a journal are read at a time at most.
+/// The maximum number of journal entries in one read.
 const JOURNAL_PART: i64 = 20_000;
 
-/// By how much the clocks of those who spawn tasks may be ahead of the server's: what they spawned
-/// is purged all the same.
+/// The time by which the clocks of spawning clients may be ahead of the server's. A purge finds
+/// tasks that were spawned with such clocks.
 const CLOCKS_DIFFER: Duration = Duration::from_secs(3600);
 
 /// A query with its arguments.
 pub(crate) type Query = sqlx::query::Query<'static, sqlx::Postgres, PgArguments>;
 
-/// What is asked of each task; the tables follow.
+/// The columns that are read of each task; the tables follow.
 const INFO: &str = "SELECT t.task_id, coalesce(l.run_id, o.run_id), t.task_type, t.queue,
         CASE WHEN l.compensating THEN 'compensating' ELSE coalesce(l.state, o.state) END, t.params,
         o.output, coalesce(l.failure, o.failure), t.headers, t.priority, coalesce(l.attempt, o.attempt), t.max_attempts,
@@ -45,7 +45,7 @@ const INFO: &str = "SELECT t.task_id, coalesce(l.run_id, o.run_id), t.task_type,
         t.concurrency_key, t.code_version, t.retry, t.max_duration, l.cancel_at, coalesce(l.paused, false),
         t.scope";
 
-/// What a task takes of an answer. A length is known without the value being read.
+/// The size of a task in an answer. PostgreSQL knows a length without reading the value.
 const INFO_BYTES: &str =
     "512::bigint + pg_catalog.octet_length(t.params) + pg_catalog.octet_length(t.headers)
         + pg_catalog.octet_length(t.retry) + coalesce(pg_catalog.octet_length(o.output), 0)
@@ -90,7 +90,7 @@ fn info(row: &PgRow) -> sqlx::Result<TaskInfo> {
     })
 }
 
-/// Reads `task_id, kind, name, ordinal, target, due_at`.
+/// Reads the columns `task_id, kind, name, ordinal, target, due_at`.
 pub(crate) fn wait(row: &PgRow) -> sqlx::Result<(TaskId, Wait)> {
     let word: &str = row.try_get(1)?;
     let kind = Kind::parse(word).ok_or_else(|| broken(UnknownWord(word.to_owned())))?;
@@ -101,7 +101,7 @@ pub(crate) fn wait(row: &PgRow) -> sqlx::Result<(TaskId, Wait)> {
     Ok((row.try_get::<Uuid, _>(0)?.into(), Wait { key, target, due_at }))
 }
 
-/// The task of a row that begins with its id.
+/// Returns the task of a row that begins with its id.
 fn id(row: &PgRow) -> sqlx::Result<TaskId> {
     row.try_get::<Uuid, _>(0).map(TaskId::from)
 }
@@ -127,12 +127,11 @@ fn queue_info(row: &PgRow) -> sqlx::Result<QueueInfo> {
     })
 }
 
-/// What a statement asks of tasks beside what is written in it: conditions, and the values of their
-/// parameters.
+/// Additional conditions of a statement, and the values of their parameters.
 struct Asked {
     sql: String,
     values: Vec<Value>,
-    /// How many parameters the statement had before these.
+    /// The number of the statement's parameters before these values.
     before: usize,
 }
 
@@ -147,7 +146,7 @@ impl Asked {
         Self { sql: String::new(), values: Vec::new(), before }
     }
 
-    /// Adds a condition; `?` stands for its value.
+    /// Adds a condition, in which `?` stands for the value.
     fn add(&mut self, condition: &str, value: Value) {
         self.values.push(value);
         let number = format!("${}", self.before + self.values.len());
@@ -159,8 +158,8 @@ impl Asked {
         self.add(condition, Value::Text(text.to_owned()));
     }
 
-    /// Joins the rows of a label in the table of this alias: of a label of the scope's, those of
-    /// tasks that have it of their own.
+    /// Joins the rows of a label in the table with this alias. For a label of the scope, only the
+    /// tasks match that have the label by their own scope.
     fn label(&mut self, alias: &str, (name, value): (&str, &str), scope: &Scope) {
         self.add_text(&format!("{alias}.name = ?"), name);
         self.add_text(&format!("{alias}.value = ?"), value);
@@ -169,8 +168,8 @@ impl Asked {
         }
     }
 
-    /// That a task is in the scope, apart from its labels: its own scope, if it has one, asks for
-    /// the same.
+    /// Adds the condition that a task is in the scope, apart from its labels. A task with its own
+    /// scope is in it when its scope is within this one.
     fn scope(&mut self, scope: &Scope, schema: &str) {
         if let Some(queue) = scope.only_queue() {
             self.add_text("t.queue = ?", queue.as_str());
@@ -189,8 +188,8 @@ impl Asked {
     }
 }
 
-/// The statement for a filter whose labels are these, and its parameters but the first, the limit.
-/// Its tables are those that hold the fewest rows beside the wanted ones.
+/// Returns the statement for a filter with these labels, and its parameters except the first one,
+/// the limit. The statement begins with the tables that have the fewest other rows.
 fn list(schema: &str, filter: &TaskFilter, labels: &[(&str, &str)]) -> (String, Asked) {
     let (mut tables, states, id) = match filter.state {
         None => (
@@ -240,7 +239,7 @@ fn list(schema: &str, filter: &TaskFilter, labels: &[(&str, &str)]) -> (String, 
         asked.add("t.parent = ?", Value::Id(*parent.as_uuid()));
     }
     if let Some(before) = filter.before {
-        // Of each table that a list may begin with.
+        // The condition is added for each table with which a list may begin.
         ids.iter().for_each(|id| asked.add(&format!("{id} < ?"), Value::Id(*before.as_uuid())));
     }
     let list = format!(
@@ -266,13 +265,13 @@ impl Shared {
         let labels: Vec<_> = labels.into_iter().collect();
         let (sql, asked) = list(&self.options.schema, &filter, &labels);
         let most = rows_for(filter.limit);
-        // Planned for these values each time: a plan for any label would suit the rare ones, or the
-        // common ones, alone.
+        // The statement is planned for these values each time: a generic plan would be good either
+        // for rare labels or for common ones.
         let rows = self.read(&sql, |query| asked.bind(query.bind(most)).persistent(false)).await?;
         self.page("a task", rows, filter.limit, id, info)
     }
 
-    /// Reads a journal in parts, since it may be of any length.
+    /// Reads a journal in parts, because its length has no limit.
     pub(crate) async fn journal(&self, task_id: TaskId) -> Result<Vec<Entry>, StoreError> {
         let sql = format!(
             "SELECT pg_catalog.array_agg(j.seq) AS seq, pg_catalog.array_agg(j.kind) AS kind,
@@ -304,7 +303,7 @@ impl Shared {
         }
     }
 
-    /// Reads the parameters and headers of tasks that were claimed with too much for one answer.
+    /// Reads the parameters and headers of claimed tasks that were too large for the answer.
     pub(crate) async fn fill(
         &self,
         line: &mut Line,
@@ -360,7 +359,7 @@ impl Shared {
             WHERE w.target >= $1 AND w.target < $2 ORDER BY w.task_id",
             paged(schema, &tasks, "p.task_id")
         );
-        // No text that begins so is behind this one.
+        // No text with the prefix sorts after this one.
         let end = format!("{prefix}\u{10ffff}");
         let after = behind.map(|task_id| *task_id.as_uuid());
         let bind = |query: Query| {
@@ -416,8 +415,8 @@ impl Shared {
 
     pub(crate) async fn ends(&self, tasks: Vec<TaskId>) -> Result<Ends, StoreError> {
         let list = format!(
-            // `OFFSET 0`: task by task, whatever the planner takes the tables' sizes for. A task that another one is done
-            // instead of ends as that does, as long as that is there.
+            // `OFFSET 0` forces a join task by task, whatever sizes the planner assumes. A task
+            // that was replaced by another one ends as that task does, while that task exists.
             "SELECT t.task_id, e.state, e.output, e.failure, 512::bigint + coalesce(pg_catalog.octet_length(e.output), 0)
                 + coalesce(pg_catalog.octet_length(e.failure), 0) AS bytes
             FROM pg_catalog.unnest($1) AS x(task_id)
@@ -545,7 +544,7 @@ impl Shared {
 
     pub(crate) async fn purge(&self, purge: Purge) -> Result<usize, StoreError> {
         let sql = format!("SELECT {}.purge($1, $2, $3, $4)", self.options.schema);
-        // Whoever spawned a task may have had a clock that was ahead of the server's.
+        // The client that spawned a task may have had a clock ahead of the server's.
         let end = after(purge.before, CLOCKS_DIFFER).as_millisecond();
         let end =
             uuid::Builder::from_unix_timestamp_millis(u64::try_from(end).unwrap_or(0), &[0; 10]);
@@ -562,15 +561,15 @@ impl Shared {
         purged.map(|purged| usize::try_from(purged).unwrap_or(0)).map_err(|error| self.error(error))
     }
 
-    /// Reads the server's clock, and the timeline that it is on.
+    /// Reads the server's clock and its timeline.
     pub(crate) async fn begin(&self) -> Result<(), StoreError> {
         let sql = "SELECT pg_catalog.clock_timestamp()";
         let rows = self.read_on(&mut *self.link.line().await, sql, |query| query).await?;
         if let Some(row) = rows.first() {
             self.clock.hear(row.try_get::<Moment, _>(0).map_err(|error| self.error(error))?.0);
         }
-        // A standby has none of its own yet; a server that is compatible, but cannot say, is not
-        // asked again.
+        // A standby has no timeline of its own yet. A compatible server that does not know the
+        // function is not asked again.
         let sql = "SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN ''
             ELSE pg_catalog.left(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()), 8) END";
         let rows = self
@@ -583,7 +582,8 @@ impl Shared {
         Ok(())
     }
 
-    /// The rows of a list that can be read. That others cannot is said, and hides none of these.
+    /// Returns the rows of a list that can be read. Rows that cannot be read are logged, and do not
+    /// hide the others.
     pub(crate) fn readable<T>(
         &self,
         what: &str,
@@ -608,7 +608,7 @@ impl Shared {
         Ok(all)
     }
 
-    /// Reads over the pool. Its connections may all have broken since they were used last; each is
+    /// Reads over the pool. All connections may have broken since their last use, so that each is
     /// tried once.
     pub(crate) async fn read(
         &self,

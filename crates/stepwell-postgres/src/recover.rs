@@ -1,8 +1,8 @@
-//! The results of a batch that was applied, and whose answer was lost with its connection: read
-//! from what it left behind.
+//! The results of a batch that was applied, and whose answer was lost with its connection. They are
+//! read from the tables.
 //!
-//! It left what nobody else can have changed since, because the runs and the claims in it are this
-//! process's own, and this process has not moved on without the answer.
+//! Invariant: no other process can have changed these rows, because the runs and the claims of the
+//! batch are this process's own, and this process waits for the answer.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ use crate::error::Fault;
 use crate::link::Line;
 use crate::query::Query;
 
-/// What became of a task since the batch.
+/// The state of a task after the batch.
 struct Trace {
     run_id: Uuid,
     state: TaskState,
@@ -36,9 +36,9 @@ struct Trace {
 }
 
 impl Shared {
-    /// Sends a batch in which everything may be done twice: each run looks again for what has
-    /// arrived, workers are told to be alive, and what the lost answer held of claims is asked
-    /// for again. The rest is read.
+    /// Sends a batch whose items may be applied twice: each run reads its arrivals again, workers
+    /// send heartbeats, and the claims of the lost answer are requested again. The other results
+    /// are read.
     pub(crate) async fn recover(
         &self,
         line: &mut Line,
@@ -71,7 +71,7 @@ impl Shared {
         self.fill_apart(line, &row, &mut committed).await?;
         let traces = self.traces(line, tasks_of(&lost)).await?;
         self.complete(line, &lost, &mut committed, &traces).await?;
-        // Somebody may wait for what it caused.
+        // Clients may wait for the effects of the batch.
         self.changes.tell_anything();
         Ok(committed)
     }
@@ -93,9 +93,9 @@ impl Shared {
             if matches!(transition.next, Next::Suspend { .. })
                 && let Some(task) = again.next()
             {
-                // It was suspended, woken, and claimed again by the same worker, all in the lost
-                // batch. The execution that is in memory goes on: without a
-                // journal, no second one begins.
+                // The task was suspended, woken, and claimed by the same worker, all in the lost
+                // batch. The execution in memory continues: without a journal, the worker starts no
+                // second one.
                 task.journal = None;
                 *result = Ok(Applied { suspended: true, ..Applied::default() });
             } else if result.is_err()
@@ -118,8 +118,8 @@ impl Shared {
             .iter()
             .map(|command| outcome(command, traces.get(command.task_id().as_uuid())))
             .collect();
-        // One to a task that has ended may have been accepted before; it makes no difference any
-        // more.
+        // A message to a task that has ended may have been accepted before. The difference has no
+        // effect any more.
         let lives = |task_id: &TaskId| {
             traces.get(task_id.as_uuid()).is_some_and(|trace| !trace.state.is_finished())
         };
@@ -146,7 +146,7 @@ impl Shared {
         Ok(())
     }
 
-    /// What became of a spawn.
+    /// Returns the result of a spawn.
     async fn spawned(
         &self,
         line: &mut Line,
@@ -170,9 +170,9 @@ impl Shared {
         }
     }
 
-    /// What became of a change of a schedule, by what that is now, and by the tasks that it
-    /// spawned. One that another change has followed since, and that spawned nothing, is taken
-    /// for refused: whoever asked for it looks again.
+    /// Returns the result of a change of a schedule, from the schedule's present version and the
+    /// tasks that the change spawned. A change that spawned nothing and was followed by another
+    /// change counts as refused, and its caller reads the schedule again.
     async fn schedule_outcome(
         &self,
         line: &mut Line,
@@ -194,7 +194,7 @@ impl Shared {
         })
     }
 
-    /// What the tasks of the batch are now.
+    /// Returns the present states of the batch's tasks.
     async fn traces(
         &self,
         line: &mut Line,
@@ -225,7 +225,7 @@ impl Shared {
         Ok(self.readable("a task", &rows, trace)?.into_iter().collect())
     }
 
-    /// The task that has the idempotency key of one that was not spawned for that.
+    /// Returns the task that has the idempotency key of a task that was therefore not spawned.
     async fn existing(&self, line: &mut Line, task: &NewTask) -> Result<Spawned, StoreError> {
         let sql = format!(
             "SELECT k.task_id, coalesce(l.run_id, o.run_id), coalesce(l.attempt, o.attempt) FROM (
@@ -253,13 +253,13 @@ impl Shared {
         };
         match rows.first().map(read).transpose().map_err(|error| self.error(error))? {
             Some(existing) => Ok(existing),
-            // It was spawned, ended, and was deleted since.
+            // The task was spawned, ended, and was deleted since.
             None => Ok(Spawned::Created { claimed: false }),
         }
     }
 
-    /// The task in whose favour one was not spawned: the last of its type, scope and concurrency
-    /// key, which may have begun, or even ended, since.
+    /// Returns the task in whose favour a task was not spawned: the last one of its type, scope and
+    /// concurrency key. That task may have started or even ended since.
     async fn waiting(
         &self,
         line: &mut Line,
@@ -293,7 +293,7 @@ impl Shared {
         Ok(found.flatten())
     }
 
-    /// How tasks ended. The end of those that cannot be read now is found by those who look for it.
+    /// Returns how tasks ended. Clients read the outcomes that this call cannot read.
     pub(crate) async fn other_ends(
         &self,
         line: &mut Line,
@@ -312,7 +312,7 @@ impl Shared {
         };
         let mut found: HashMap<Uuid, Finish> =
             rows.iter().filter_map(|row| end(row).ok()).collect();
-        // One that left no outcome was cancelled, and deleted or retried in the same batch.
+        // A task without an outcome was cancelled, and deleted or retried in the same batch.
         let ends = tasks
             .into_iter()
             .map(|task| (task.into(), found.remove(&task).unwrap_or(Finish::Cancelled)));
@@ -320,7 +320,7 @@ impl Shared {
     }
 }
 
-/// The tasks that the batch was about.
+/// Returns the tasks of the batch.
 fn tasks_of(lost: &Batch) -> Vec<Uuid> {
     let tasks = lost.transitions.iter().map(|transition| transition.task_id);
     let tasks = tasks.chain(lost.commands.iter().map(Command::task_id));
@@ -333,7 +333,7 @@ fn tasks_of(lost: &Batch) -> Vec<Uuid> {
     tasks.map(|task_id| *task_id.as_uuid()).collect()
 }
 
-/// What a run that no longer owns its task is told when that is its own doing.
+/// Returns the result for a run that no longer owns its task because of its own transition.
 fn ended_so(next: &Next, trace: &Trace) -> Result<Applied, Refused> {
     let applied = Applied { cancel_requested: trace.cancel_requested, ..Applied::default() };
     match next {
@@ -346,7 +346,7 @@ fn ended_so(next: &Next, trace: &Trace) -> Result<Applied, Refused> {
     }
 }
 
-/// What became of a command, by what its task is now.
+/// Returns the result of a command, from the present state of its task.
 fn outcome(command: &Command, trace: Option<&Trace>) -> CommandOutcome {
     let Some(trace) = trace else {
         return match command {
@@ -366,7 +366,7 @@ fn outcome(command: &Command, trace: Option<&Trace>) -> CommandOutcome {
 }
 
 impl Shared {
-    /// Reads over the line, over a new connection when it breaks.
+    /// Reads over the line, with a new connection when the old one breaks.
     pub(crate) async fn read_on(
         &self,
         line: &mut Line,

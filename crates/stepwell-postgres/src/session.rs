@@ -1,15 +1,16 @@
-//! The settings that the store's transactions run with, whatever the database, the role or a pooler
-//! has made their defaults.
+//! The settings of the store's transactions, which replace the defaults of the database, the role
+//! or a pooler.
 //!
-//! A session belongs to the store only where no pooler in transaction mode stands between, and
-//! nobody can tell. So nothing is set for a session: the functions in the database carry their
-//! settings (`SET` in their definitions), and transactions that the store begins set theirs. A
-//! batch is one call without a transaction of its own, and two settings cannot be changed within a
-//! call: the isolation level, and the time that a statement may take. Where one of them is in the
-//! way, the database refuses the call ([`Fault::Unfit`](crate::error::Fault)), and calls over that
-//! connection are put in transactions from then on.
+//! A session belongs to the store only without a pooler in transaction mode, and the store cannot
+//! see such a pooler. Therefore nothing is set for a session. The functions in the database carry
+//! their settings (`SET` in their definitions), and transactions that the store begins set their
+//! own. A batch is one call without an explicit transaction, and two settings cannot be changed
+//! within a call: the isolation level and the time limit of a statement. When one of them does not
+//! allow the call, the database refuses it ([`Fault::Unfit`](crate::error::Fault)). Calls over that
+//! connection run in transactions from then on.
 
-/// The settings of all of them, but for how long a client may be silent within it.
+/// Begins a transaction with the common settings. The last parameter limits the silence of a client
+/// within it.
 macro_rules! settings {
     ($mode:literal, $silence:literal) => {
         concat!(
@@ -22,7 +23,7 @@ macro_rules! settings {
     };
 }
 
-/// A limit that PostgreSQL has from version 17 on.
+/// Removes the time limit for transactions, a setting that PostgreSQL has since version 17.
 macro_rules! without_limit {
     () => {
         "; SELECT pg_catalog.set_config('transaction_timeout', '0', true)
@@ -30,24 +31,24 @@ macro_rules! without_limit {
     };
 }
 
-/// Begins a transaction that reads. A client that has stopped within it holds nothing up for more
-/// than a minute.
+/// The statements that begin a transaction that reads. A client that stops within it blocks others
+/// for at most a minute.
 pub(crate) const BEGIN_READING: &str = concat!(settings!("", "'1min'"), without_limit!());
-/// Begins a transaction of the store's own that writes. It is durable when it has committed, where
-/// the role's default is that it need not be.
+/// The statements that begin a transaction of the store that writes. Its commit is durable, even
+/// when the role's default is an asynchronous commit.
 pub(crate) const BEGIN: &str = concat!(
     settings!("READ WRITE", "'1min'"),
     without_limit!(),
     "; SELECT pg_catalog.set_config('synchronous_commit', 'on', true)
     WHERE pg_catalog.current_setting('synchronous_commit') = 'off'"
 );
-/// Begins a transaction for a step's closure, which may take its time, and may set another
-/// isolation level. It is marked, so that its end by the closure is noticed. No query comes before
-/// the closure's first, which may set that level.
+/// The statements that begin a transaction for a step's closure, which may take long. The marker
+/// shows whether the closure has ended the transaction. No query precedes the closure's first
+/// statement, which may therefore set another isolation level.
 pub(crate) const BEGIN_WORK: &str =
     concat!(settings!("READ WRITE", "0"), "; SET LOCAL stepwell.work = 'open'");
-/// What a step's closure may have set for its session is forgotten, before the next one gets it.
-/// Statements that are kept prepared stay.
+/// The statements that remove all settings that a step's closure may have left in its session.
+/// Statements stay prepared.
 pub(crate) const FORGET: &str =
     "SET SESSION AUTHORIZATION DEFAULT; RESET ALL; CLOSE ALL; UNLISTEN *;
     SELECT pg_catalog.pg_advisory_unlock_all(); DISCARD TEMP";

@@ -1,4 +1,4 @@
-//! What is known of task types.
+//! The descriptions of task types.
 
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;

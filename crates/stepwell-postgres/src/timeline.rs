@@ -1,9 +1,10 @@
-//! Whether the database is still the one that a run knows.
+//! The check that the database is still the one that a run knows.
 //!
-//! A server that was promoted, or restored from a backup, goes on under another timeline, and may
-//! lack what was committed last: the end of a journal whose run is in memory here. Each call names
-//! the timeline, which costs the database nothing. After a change, the database compares the end of
-//! a run's journal with what the run knows, once for each run that began before.
+//! A server that was promoted, or restored from a backup, continues on another timeline. It may
+//! lack the last commits: the end of a journal whose run is in memory here. Each call names the
+//! timeline, which costs the database nothing. After a change of the timeline, the database
+//! compares the end of a run's journal with what the run knows, once for each run that started
+//! before.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -16,9 +17,10 @@ pub(crate) struct Timeline(Mutex<Inside>);
 
 #[derive(Default)]
 struct Inside {
-    /// What the server calls it; empty for a standby, `None` where the server does not say.
+    /// The server's name of the timeline: empty for a standby, `None` when the server does not say.
     name: Option<Arc<str>>,
-    /// Runs whose journals are known to be on it: claimed, or compared, since it began.
+    /// The runs whose journals are known to be on the timeline: they were claimed or compared since
+    /// it began.
     runs: HashSet<Uuid>,
 }
 
@@ -27,9 +29,9 @@ impl Timeline {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The timeline that a batch is sent for, and whether the ends of its journals are to be
-    /// compared. Both are seen at once: another batch may find out meanwhile that the database
-    /// has moved.
+    /// Returns the timeline for a batch, and whether the ends of its journals must be compared.
+    /// Both are read under one lock, because another batch may learn meanwhile that the timeline
+    /// has changed.
     pub(crate) fn of(&self, transitions: &[Transition]) -> (Option<Arc<str>>, bool) {
         let inside = self.inside();
         let doubted =
@@ -52,8 +54,8 @@ impl Timeline {
         *inside = Inside { name: Some(name.into()), runs: HashSet::new() };
     }
 
-    /// Learns from a batch that was applied on that timeline. Where no ends of journals were
-    /// compared, the runs that go on are known.
+    /// Learns from a batch that was applied on the timeline. When the ends of journals were
+    /// compared, the runs that continue are known.
     pub(crate) fn learn(
         &self,
         timeline: Option<&str>,
@@ -66,7 +68,7 @@ impl Timeline {
             return;
         }
         for (transition, result) in batch.transitions.iter().zip(&committed.transitions) {
-            // One that is suspended may go on elsewhere, and is compared once when it goes on here.
+            // A suspended run may continue elsewhere, and is compared once when it continues here.
             let goes_on = match (&transition.next, result) {
                 (Next::Continue { .. }, Ok(_)) => true,
                 (Next::Suspend { .. }, Ok(applied)) => !applied.suspended,
@@ -84,7 +86,7 @@ impl Timeline {
             }
         }
         for task in committed.claims.iter().flat_map(|claimed| &claimed.tasks) {
-            // What may be in memory may be from before.
+            // An execution in memory may be from before the change.
             if task.journal.is_some() {
                 inside.runs.insert(*task.run_id.as_uuid());
             }

@@ -1,4 +1,4 @@
-//! Exactly once, with the user's own tables: steps, spawns and events in transactions of `sqlx`.
+//! Steps, spawns and events in transactions of `sqlx`: exactly once, with the user's own tables.
 
 use std::any::Any;
 
@@ -15,16 +15,16 @@ use stepwell_core::{
 use crate::PostgresStore;
 use crate::work::Work;
 
-/// Adds [`transaction`](TransactionExt::transaction) to the context of tasks whose store is
-/// PostgreSQL.
+/// The extension of [`TaskContext`] with [`transaction`](TransactionExt::transaction), for tasks
+/// whose store is PostgreSQL.
 pub trait TransactionExt {
-    /// A step that writes to the application's own tables, in the same database: its writes and its
-    /// journal entry are one transaction, and so happen exactly once.
+    /// Runs a step that writes to the application's own tables in the same database. The writes and
+    /// the journal entry are one transaction, and so happen exactly once.
     ///
-    /// The closure runs on a connection of the store's, within a transaction that it must not end.
-    /// Its first statement may set another isolation level than `READ COMMITTED`. Tasks beside
-    /// it are not held up; this task is. When it fails, what it wrote is undone, and the step has
-    /// failed with its error.
+    /// The closure runs on a connection of the store, within a transaction that it must not end.
+    /// Its first statement may set another isolation level than `READ COMMITTED`. Other tasks
+    /// continue meanwhile, and this task waits. When the closure fails, its writes are rolled back,
+    /// and the step fails with its error.
     ///
     /// ```
     /// use stepwell_core::{TaskContext, TaskResult};
@@ -39,9 +39,8 @@ pub trait TransactionExt {
     /// }
     /// ```
     ///
-    /// # Errors
-    /// [`TaskError::Step`](stepwell_core::TaskError::Step) when the closure fails, its result
-    /// cannot be journaled, or the store is of another kind.
+    /// [`TaskError::Step`](stepwell_core::TaskError::Step) when the closure fails, when its result
+    /// cannot be journaled, or when the store is not PostgreSQL.
     fn transaction<T, F>(&self, name: impl Into<StepName>, work: F) -> Delivery<T>
     where
         F: for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, anyhow::Result<T>>
@@ -72,7 +71,8 @@ impl TransactionExt for TaskContext {
     }
 }
 
-/// Adds spawns and events within the user's own transactions to clients whose store is PostgreSQL.
+/// The extension of [`Client`] with spawns and events within the user's own transactions, for
+/// clients whose store is PostgreSQL.
 ///
 /// ```
 /// use stepwell_core::{Client, SpawnOptions};
@@ -88,18 +88,21 @@ impl TransactionExt for TaskContext {
 /// ```
 #[async_trait]
 pub trait ClientExt {
-    /// Spawns a task in the user's transaction, which may have any isolation level: it is there
-    /// when that commits.
+    /// Spawns a task in the user's transaction, which may have any isolation level. The task exists
+    /// when the transaction has committed.
     ///
-    /// With an idempotency key, the answer is the task that has it, if one has been committed; a
-    /// transaction of another user with the same key is waited for. Otherwise the answer is a
-    /// new task, as always. What it comes to is decided after the commit: where a client has
-    /// spawned with the same key meanwhile, or a waiting task is to be reused
-    /// ([`Coalesce::Reuse`](stepwell_core::Coalesce::Reuse)), the new task is shown as cancelled,
-    /// its failure names the other task, and [`Client::wait`] on it gives the other's output.
+    /// The result is normally a new task. With an idempotency key, it is the task that has the key,
+    /// if such a task is committed; the call waits for a transaction of another user with the same
+    /// key.
+    ///
+    /// The new task may turn out to be superfluous after the commit: when a client has spawned a
+    /// task with the same key meanwhile, or when a waiting task is reused
+    /// ([`Coalesce::Reuse`](stepwell_core::Coalesce::Reuse)). The new task is then cancelled, its
+    /// failure names the other task, and [`Client::wait`] on it returns the output of the other
+    /// task.
     ///
     /// # Errors
-    /// As [`Client::spawn`]; the transaction can then only be rolled back.
+    /// The errors of [`Client::spawn`]; the transaction can then only be rolled back.
     async fn spawn_in<T: Task>(
         &self,
         tx: &mut PgConnection,
@@ -108,10 +111,11 @@ pub trait ClientExt {
     where
         T::Params: Sync;
 
-    /// As [`ClientExt::spawn_in`], for a task type that is known by its name, and with options.
+    /// Spawns a task as [`ClientExt::spawn_in`] does, of a task type known by its name, and with
+    /// options.
     ///
     /// # Errors
-    /// As [`ClientExt::spawn_in`].
+    /// The errors of [`ClientExt::spawn_in`].
     async fn spawn_named_in<P: Serialize + Sync + ?Sized>(
         &self,
         tx: &mut PgConnection,
@@ -120,12 +124,12 @@ pub trait ClientExt {
         options: SpawnOptions,
     ) -> Result<SpawnResult, Error>;
 
-    /// Emits an event when the user's transaction, which may have any isolation level, has
-    /// committed. Whether it is the first of its name shows only then; a further one changes
-    /// nothing.
+    /// Emits an event in the user's transaction, which may have any isolation level. Tasks receive
+    /// the event after the commit. Only then is it known whether the event is the first one of its
+    /// name; a further event changes nothing.
     ///
     /// # Errors
-    /// As [`Client::emit_event`]; the transaction can then only be rolled back.
+    /// The errors of [`Client::emit_event`]; the transaction can then only be rolled back.
     async fn emit_event_in<T: Serialize + Sync + ?Sized>(
         &self,
         tx: &mut PgConnection,

@@ -1,8 +1,8 @@
-//! Steps whose work is done in a transaction of their own, together with their journal entry.
+//! Steps whose work runs in a transaction together with their journal entry.
 //!
-//! The work comes first, and the fence after it, right before the commit: so that no lock of the
-//! engine's is held while the user's code runs. When the run no longer owns its task by then, all
-//! is rolled back.
+//! The work comes first. The fence comes after it, directly before the commit, so that no lock of
+//! the engine is held while the user's code runs. When the run no longer owns its task by then, the
+//! transaction is rolled back.
 
 use std::sync::Arc;
 
@@ -18,15 +18,15 @@ use crate::commit::pause;
 use crate::error::Fault;
 use crate::{Shared, WORKS, session};
 
-/// What a [`UserTransaction`]'s `work` must hold: an asynchronous closure over a connection on
-/// which a transaction has begun. When it fails or panics, what it wrote is undone. It must leave
-/// the transaction open.
+/// The type that a [`UserTransaction`]'s `work` must hold: an asynchronous closure over a
+/// connection with an open transaction. The closure must leave the transaction open. When it fails
+/// or panics, its writes are rolled back.
 pub type Work =
     Box<dyn for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, anyhow::Result<Payload>> + Send>;
 
 type Transacted = Result<Result<Applied, Refused>, StoreError>;
 
-/// Whose work it is, and where its result belongs.
+/// The owner of the work, and the place of its result.
 struct Own {
     task_id: TaskId,
     run_id: RunId,
@@ -51,8 +51,8 @@ impl Shared {
             return self.alone(transition, Some(wrong)).await;
         };
         let (task_id, run_id) = (transition.task_id, transition.run_id);
-        // What came before goes in a batch: it does not wait for the work, nor depend on its
-        // isolation level.
+        // The other items of the transition go in a batch: they neither wait for the work nor
+        // depend on its isolation level.
         let mut applied = Applied::default();
         if !(transition.only_journals() && transition.entries.is_empty()) {
             match self.alone(transition, None).await? {
@@ -60,7 +60,7 @@ impl Shared {
                 Err(Refused) => return Ok(Err(Refused)),
             }
         }
-        // An error from here on is the step's: what came before would otherwise be sent again.
+        // From here on, an error fails the step: otherwise the items above would be sent again.
         let own = Own { task_id, run_id, key, seq, seal };
         match self.work(own, *work).await {
             Ok(Some((payload, cancel_requested))) => {
@@ -73,12 +73,12 @@ impl Shared {
         Ok(Ok(applied))
     }
 
-    /// Does the work, and adds its entry to the journal. `None` when the run does not own its task;
-    /// otherwise also whether that is to be cancelled.
+    /// Runs the work, and adds its entry to the journal. Returns `None` when the run does not own
+    /// its task; otherwise the result, and whether the task's cancellation is requested.
     async fn work(&self, own: Own, work: Work) -> anyhow::Result<Option<(Payload, bool)>> {
         let Own { task_id, run_id, key, seq, seal } = own;
-        // It may wait for as long as those before it take. None but a closed semaphore, which this
-        // one never is, has no permit.
+        // The call waits for a permit without a limit. Only a closed semaphore returns an error,
+        // and this one is never closed.
         let _permit = self.may_work.acquire().await?;
         let mut tx = self.begun().await?;
         let result = Guarded::new(work(&mut tx))
@@ -87,7 +87,7 @@ impl Shared {
         let (kept, payload) = match result.and_then(|payload| Ok((seal.seal(&payload)?, payload))) {
             Ok(done) => done,
             Err(error) => {
-                // It may be broken already.
+                // The connection may be broken already.
                 let _ = tx.rollback().await;
                 return Err(error);
             }
@@ -95,7 +95,8 @@ impl Shared {
         let entry = Entry { seq, key, outcome: Outcome::Done(kept), at: self.clock.now() };
         let Some(cancel_requested) = self.seal(&mut tx, task_id, run_id, &entry).await? else {
             let _ = tx.rollback().await;
-            // Where it does own its task, the journal is not what it knows, and is gone on from.
+            // When the run still owns its task, the journal is not the one that it knows, and
+            // another run continues from the stored one.
             let _ = self.alone(Transition::new(task_id, run_id, Next::Release), None).await?;
             return Ok(None);
         };
@@ -108,8 +109,8 @@ impl Shared {
         Ok(Some((payload, cancel_requested)))
     }
 
-    /// Adds the entry to the journal, if the run owns its task: then the answer is whether that is
-    /// to be cancelled.
+    /// Adds the entry to the journal if the run owns its task. Returns whether the task's
+    /// cancellation is requested, or `None` for a run that is not the owner.
     async fn seal(
         &self,
         tx: &mut PgConnection,
@@ -148,7 +149,7 @@ impl Shared {
         }
     }
 
-    /// Applies the rest of a transition, whose work was not done for that reason.
+    /// Applies the rest of a transition whose work was not done, for the given reason.
     async fn alone(&self, transition: Transition, why: Option<anyhow::Error>) -> Transacted {
         let batch = Batch { transitions: vec![transition], ..Batch::default() };
         let mut committed = self.commit(Arc::new(batch)).await?;
@@ -159,7 +160,7 @@ impl Shared {
         Ok(applied)
     }
 
-    /// A transaction, marked so that its end by the user's own code is noticed.
+    /// Begins a transaction with a marker, which shows whether the user's code has ended it.
     async fn begun(&self) -> Result<PgTransaction<'static>, StoreError> {
         let mut tries = 0;
         loop {
@@ -173,8 +174,9 @@ impl Shared {
         }
     }
 
-    /// Whether a transaction whose COMMIT was lost has committed. Waits until the server has ended
-    /// it: as long as it is open, nobody else can add an entry in its place.
+    /// Returns whether a transaction whose answer to COMMIT was lost has committed. The call waits
+    /// until the server has ended that transaction: while it is open, the insert of a probe in its
+    /// place waits.
     async fn is_journaled(&self, task_id: TaskId, entry: &Entry) -> Result<bool, StoreError> {
         let sql = format!(
             "INSERT INTO {}.journal (task_id, seq, kind, name, ordinal, outcome, payload, at)

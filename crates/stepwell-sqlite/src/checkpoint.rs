@@ -1,10 +1,10 @@
-//! Keeps the write-ahead log short.
+//! The control of the write-ahead log's length.
 //!
-//! SQLite copies the log into the database at every 2000 pages, and then begins it anew. While
-//! somebody reads for long (a backup, a forgotten shell) it cannot, and the log grows. Once that
-//! reader has gone, copying all of it would stall the commit that comes next. So when the log has
-//! grown, it is left to a thread with a connection of its own, whose copying is in nobody's way,
-//! until there is so little to copy that the log can be cut off in a moment.
+//! At every 2000 pages, SQLite copies the log into the database, and then writes the log from its
+//! beginning. During a long read (a backup, a forgotten shell) it cannot do so, and the log grows.
+//! When that reader has gone, copying all of the log would stall the next commit. A log that has
+//! grown is therefore copied by a thread with its own connection, which does not block commits. The
+//! thread truncates the log when almost nothing is left to copy.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,29 +17,29 @@ use rusqlite::{Connection, OpenFlags, Result};
 use crate::identity::beside;
 use crate::rows::Statements as _;
 
-/// How long the log may become before a thread of its own sees to it, in bytes. One large batch
-/// stays below.
+/// The length of the log, in bytes, above which the thread copies it. A large batch alone stays
+/// below.
 pub(crate) const GROWN: u64 = 64 << 20;
-/// How long the thread waits for readers, holding up the writer.
+/// The time for which the thread waits for readers. The writer is blocked during that time.
 const PATIENCE: Duration = Duration::from_millis(20);
-/// How long it waits before it tries again.
+/// The pause between two tries of the thread.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Settings of connections that write, on all platforms. FULL: a commit is on the disk when it
-/// returns; on macOS that takes `fullfsync`.
+/// The settings of connections that write, on all platforms. With FULL, a commit is on the disk
+/// when it returns; on macOS this requires `fullfsync`.
 pub(crate) const DURABLE: &str =
     "PRAGMA synchronous = FULL; PRAGMA fullfsync = ON; PRAGMA checkpoint_fullfsync = ON;";
 
-/// How often the writer looks at the log's length.
+/// The interval at which the writer checks the log's length.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// What the writer does about the log.
+/// The writer's control of the log.
 pub(crate) struct Checkpoints {
     /// The paths of the database and of its log; `None` for a database in memory.
     files: Option<(PathBuf, PathBuf)>,
     stop: Arc<AtomicBool>,
     running: Option<JoinHandle<()>>,
-    /// The length is not looked at before.
+    /// The time of the next check of the length.
     next_look: Option<Instant>,
 }
 
@@ -52,7 +52,7 @@ impl Checkpoints {
         Self { files, stop: Arc::default(), running: None, next_look: None }
     }
 
-    /// Looks at the log after a commit.
+    /// Checks the log's length after a commit.
     pub(crate) fn look(&mut self, conn: &Connection) {
         if self.running.as_ref().is_some_and(JoinHandle::is_finished) {
             self.running = None;
@@ -83,7 +83,7 @@ impl Checkpoints {
         }
     }
 
-    /// Lets commits copy the log, or leaves that to the thread.
+    /// Sets whether commits copy the log, or the thread does.
     fn leave_to_sqlite(&self, conn: &Connection, commits_copy: bool) {
         let pages = if commits_copy { 2000 } else { 0 };
         if let Err(error) = conn.execute_batch(&format!("PRAGMA wal_autocheckpoint = {pages}")) {
@@ -102,13 +102,14 @@ impl Drop for Checkpoints {
     }
 }
 
-/// Copies the log into the database until it can be cut off.
+/// Copies the log into the database until the log can be truncated.
 fn shorten(path: &Path, stop: &AtomicBool) -> Result<()> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = Connection::open_with_flags(path, flags)?;
     conn.execute_batch(DURABLE)?;
     conn.busy_timeout(PATIENCE)?;
-    // Whether others were in the way, the pages in the log, and those of them that are copied.
+    // The columns are: whether other connections blocked it, the pages in the log, the copied
+    // pages.
     let checkpoint = |sql| conn.one(sql, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)));
     while !stop.load(Ordering::Relaxed) {
         let copied: Option<(bool, i64, i64)> = checkpoint("PRAGMA wal_checkpoint(PASSIVE)")?;

@@ -8,26 +8,27 @@ use crate::commit::Applying;
 use crate::limits::FIRST_OF_KEY;
 use crate::rows::{Sql, Statements as _, get, known};
 
-/// Selects whether a task waits for its turn, and whether it waits for nothing but the ends of
-/// others. SQLite would read all waits for a `min` and a `max` in one query.
+/// Selects whether a task waits for its turn, and whether it waits only for the ends of other
+/// tasks. There are two queries, because SQLite would read all waits for a `min` and a `max` in
+/// one.
 pub(crate) const STANDING: &str = "SELECT state, blocked, due_at IS NULL,
         (SELECT min(kind) FROM stepwell_waits WHERE task_id = ?1) IS 'child'
             AND (SELECT max(kind) FROM stepwell_waits WHERE task_id = ?1) IS 'child'
     FROM stepwell_tasks WHERE task_id = ?1";
 
-/// Selects the tasks whose ends a task waits for.
+/// Selects the tasks for whose ends a task waits.
 pub(crate) const JOINED: &str =
     "SELECT target FROM stepwell_waits WHERE task_id = ?1 AND kind = 'child'";
 
 impl Applying<'_, '_> {
-    /// Returns a child that a task would wait for for ever, if it were suspended now without a
+    /// Returns a child for which a task would wait for ever, if it were suspended now without a
     /// `wake_at`.
     pub(crate) fn blocked(&self, task_id: TaskId) -> Result<Option<TaskId>> {
         waits_for_ever(task_id, |at, most| self.held_up_by(at, at == task_id, most))
     }
 
-    /// Returns at most `most` tasks that have to end before that one goes on. `suspends`: it is
-    /// about to be suspended.
+    /// Returns at most `most` tasks that have to end before the task continues. With `suspends`,
+    /// the task is about to be suspended.
     fn held_up_by(&self, task_id: TaskId, suspends: bool, most: usize) -> Result<Vec<TaskId>> {
         let standing = self.conn.one(STANDING, params![Sql(&task_id)], |row| {
             let only_joins = row.get::<_, bool>(2)? && row.get(3)?;

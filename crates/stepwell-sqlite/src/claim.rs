@@ -1,4 +1,4 @@
-//! Claims, and what is due before one.
+//! Claims, and the due changes that precede a claim.
 
 use std::time::Duration;
 
@@ -12,10 +12,10 @@ use crate::commit::Applying;
 use crate::rows::{Sql, Statements as _, count, get, known, opt, unreadable};
 use crate::{query, waits};
 
-/// Defines a statement for the claimable tasks of a queue, of the given types and version, that
-/// have met up to `?5` crashes; without those that go on after a suspension where `?4` is false.
-/// `INDEXED BY`: no statistics may lead SQLite elsewhere. Without a limit: whoever asks stops when
-/// there is room for no more.
+/// Defines a statement for the claimable tasks of a queue, with the given types, the given version
+/// and at most `?5` crashes. Where `?4` is false, tasks that continue after a suspension are left
+/// out. `INDEXED BY` fixes the index, whatever the statistics say. The statement has no limit: its
+/// caller stops reading when there is room for no more tasks.
 macro_rules! claimable {
     ($crashes:literal) => {
         concat!(
@@ -32,20 +32,20 @@ macro_rules! claimable {
     };
 }
 
-/// Claimable tasks but the suspects.
+/// Selects the claimable tasks that are not suspects.
 pub(crate) const READY: &str = claimable!("(crashes >= 2) = 0");
 
-/// Those of them that go on after a suspension.
+/// Selects those of them that continue after a suspension.
 pub(crate) const GOING_ON: &str = claimable!("(crashes >= 2) = 0 AND worker_id IS NOT NULL");
 
-/// The most crashes of one that is no suspect.
+/// The maximum number of crashes of a task that is not a suspect.
 const FEW_CRASHES: u32 = SUSPECT_CRASHES - 1;
 
-/// Claimable suspects.
+/// Selects the claimable suspects.
 pub(crate) const SUSPECTS: &str = claimable!("(crashes >= 2) = 1");
 
-// A state that this program does not know is a newer one's: those tasks are left alone, and nobody
-// wakes up for them.
+// A state that this program does not know comes from a newer one: such tasks are not changed, and
+// no worker wakes up for them.
 pub(crate) const DEADLINE: &str = "SELECT rowid, task_id FROM stepwell_tasks
     WHERE cancel_at <= ?1 AND state IN ('pending', 'running', 'suspended') ORDER BY cancel_at, task_id LIMIT 1";
 
@@ -61,13 +61,14 @@ pub(crate) const NEXT_DEADLINE: &str = "SELECT cancel_at FROM stepwell_tasks WHE
 pub(crate) const POKED: &str = "SELECT task_id FROM stepwell_tasks
     WHERE worker_id = ?1 AND poked = 1 AND state = 'running' ORDER BY task_id";
 
-/// How many tasks become due with one claim at most, so that other commits need not wait long.
+/// The maximum number of tasks that become due with one claim, so that other commits do not wait
+/// long.
 const DUE_AT_ONCE: usize = 4_000;
 
 /// A row of [`READY`].
 struct Ready {
     rowid: i64,
-    /// As the claim returns it, but for the journal, the waits and the facts.
+    /// The task as the claim returns it, without the journal, the waits and the facts.
     task: ClaimedTask,
     had_by: Option<WorkerId>,
     started: bool,
@@ -83,7 +84,7 @@ impl Ready {
         let scope = of_task(&mut hurt, "`scope`", get(row, 13))?;
         let (run_id, had_by) = match get(row, 2) {
             Ok(run_id) => (run_id, known(row, 9)),
-            // Nobody can have that run, and so the task gets another one.
+            // No worker can own a run with an unreadable id, so the task gets another one.
             Err(_) => (RunId::new(runtime), None),
         };
         let task = ClaimedTask {
@@ -115,7 +116,8 @@ impl Ready {
     }
 }
 
-/// A column of a task. When it cannot be read, its task is to end by that, and the claim goes on.
+/// Returns a column of a task, or a default when the column cannot be read. Such a task is failed
+/// with the error, and the claim continues.
 fn of_task<T: Default>(hurt: &mut Option<Unreadable>, what: &str, read: Result<T>) -> Result<T> {
     read.or_else(|error| {
         *hurt = Some(unreadable(what, error)?);
@@ -147,9 +149,9 @@ impl Applying<'_, '_> {
         Ok(Claimed { tasks, poked, next_due: due.into_iter().min() })
     }
 
-    /// Takes tasks of a queue that the claim may have, as many as there is room for, and a suspect
-    /// first that `suspect` allows. Also returns when the queue's rate lets the next task start,
-    /// once the rate is used up.
+    /// Selects tasks of a queue for the claim, at most as many as there is room for. A suspect
+    /// comes first, if `suspect` allows one. When the queue's rate is used up, this also returns
+    /// the time at which the next task may start.
     fn pick(
         &self,
         claim: &Claim,
@@ -179,7 +181,7 @@ impl Applying<'_, '_> {
             None => Vec::new(),
         };
         let startable = (room - picked.len()).min(allowed);
-        // A suspect starts, since its worker died.
+        // A suspect starts again, because its worker died.
         let mut starts = match *suspect {
             SUSPECT_CRASHES.. => ready(SUSPECTS, true, *suspect, startable.min(1))?,
             _ => Vec::new(),
@@ -204,7 +206,7 @@ impl Applying<'_, '_> {
         if !had_it {
             task.run_id = RunId::new(&*self.writer.runtime);
         }
-        // A task that never ran has no journal, and waits for nothing.
+        // A task that has never run has no journal and no waits.
         if started {
             let hurt = &mut task.unreadable;
             let facts = self.facts(task.task_id, Some(&task.queue));
@@ -238,12 +240,13 @@ impl Applying<'_, '_> {
         Ok(task)
     }
 
-    /// Does what is due. When there is more than can be done at once, that is due now.
+    /// Applies what is due. If more is due than one claim applies, this returns the present time as
+    /// the next time.
     fn do_what_is_due(&mut self) -> Result<Option<Timestamp>> {
         let now = self.now;
         let mut cancelled = 0;
-        // One at a time: a task that is cancelled takes its children with it, which may be due as
-        // well.
+        // Tasks are cancelled one by one, because a cancelled task cancels its children, which may
+        // be due as well.
         while cancelled < DUE_AT_ONCE
             && let Some((rowid, task_id)) = self.conn.one(DEADLINE, params![Sql(&now)], |row| {
                 Ok((row.get::<_, i64>(0)?, known(row, 1)))

@@ -1,4 +1,4 @@
-//! One batch, one transaction.
+//! The application of a batch in one transaction.
 //!
 //! A batch that changes nothing (an idle worker's claim) writes no page, and so its COMMIT syncs
 //! nothing.
@@ -15,7 +15,7 @@ use crate::prepared::Prepared;
 use crate::rows::Statements as _;
 use crate::writer::Writer;
 
-/// A batch that is being applied. Its methods lie in the files named for what they apply.
+/// A batch that is being applied. Its methods are in the files that are named after the items.
 pub(crate) struct Applying<'a, 'c> {
     pub(crate) conn: &'a Prepared<'c>,
     pub(crate) writer: &'a Writer,
@@ -23,15 +23,15 @@ pub(crate) struct Applying<'a, 'c> {
     pub(crate) ends: &'a mut Ends,
     pub(crate) now: Timestamp,
     pub(crate) news: News,
-    /// Cancelled tasks whose children are still to be.
+    /// The cancelled tasks whose children are not cancelled yet.
     pub(crate) doomed: Vec<TaskId>,
-    /// Whether anybody has changed a queue, once that was asked.
+    /// `true` if any queue has settings; `None` until the database was read.
     pub(crate) any_queue: Cell<Option<bool>>,
-    /// What is left for what has arrived for runs, and for journals.
+    /// The room in the answer for facts of runs, and for journals.
     pub(crate) room: Room,
 }
 
-/// Applies the batch, or nothing of it.
+/// Applies the whole batch, or nothing of it.
 pub(crate) fn commit(
     conn: &Prepared<'_>,
     writer: &Writer,
@@ -42,7 +42,8 @@ pub(crate) fn commit(
     let signals = !batch.workers.is_empty();
     conn.run("BEGIN IMMEDIATE", [])?;
     ends.begin(conn);
-    // Read only now: whoever held the lock before has an earlier time.
+    // The time is read after the lock was taken, so that it is later than the times of earlier
+    // commits.
     let now = writer.runtime.now();
     let applying = Applying {
         conn,
@@ -59,8 +60,8 @@ pub(crate) fn commit(
         Err(StoreError::Backend(format!("the batch panicked: {panic}")).into())
     });
     let applied = applied.and_then(|committed| {
-        // Looked at before as well as after the commit: one that is refused is not applied, should
-        // the file come back.
+        // The files are checked before and after the commit. A refused batch must not be applied
+        // later, when the file comes back.
         writer.check_files()?;
         conn.run("COMMIT", [])?;
         Ok(committed)
@@ -70,7 +71,7 @@ pub(crate) fn commit(
         Err(_) => {
             liveness.rolled_back();
             ends.rolled_back();
-            // Some failures have ended the transaction by themselves.
+            // Some failures end the transaction themselves.
             if !conn.is_autocommit() {
                 conn.run("ROLLBACK", [])?;
             }
@@ -80,8 +81,8 @@ pub(crate) fn commit(
 }
 
 impl Applying<'_, '_> {
-    /// Changes a task that nobody speaks of in the batch. Where its rows do not allow that, the
-    /// task is left as it is, and the batch goes on.
+    /// Changes a task that no item of the batch names. If its rows do not allow the change, the
+    /// task stays as it is, and the batch continues.
     pub(crate) fn apart(
         &mut self,
         task_id: TaskId,
@@ -120,8 +121,8 @@ impl Applying<'_, '_> {
             messages: each(&batch.messages, |message| self.send(message))?,
             spawns: each(&batch.spawns, |task| self.spawn(task))?,
             schedules: each(&batch.schedules, |change| self.change_schedule(change))?,
-            // Between schedules and signals, as the batch has them: the fields are evaluated in
-            // their order.
+            // Queues come between schedules and signals, as in the batch: the fields are evaluated
+            // in their order.
             workers: {
                 batch.queues.iter().try_for_each(|change| self.change_queue(change))?;
                 each(&batch.workers, |signal| self.signal(signal))?

@@ -1,4 +1,4 @@
-//! From SQLite's errors to the store's.
+//! The conversion of SQLite's errors to the store's.
 
 use std::path::Path;
 
@@ -12,12 +12,12 @@ const DISK_FAILS: &str = "the disk or its file system fails, and its own log say
     written is not accepted, and is tried again: mend the disk, or free space on it, and the engine goes on by \
     itself";
 
-/// Why a batch or a query failed.
+/// The error of a batch or a query.
 #[derive(Debug)]
 pub(crate) enum Fault {
-    /// SQLite says no.
+    /// An error of SQLite.
     Sqlite(rusqlite::Error),
-    /// The store does.
+    /// An error of the store.
     Store(StoreError),
 }
 
@@ -34,7 +34,7 @@ impl From<StoreError> for Fault {
 }
 
 impl Fault {
-    /// The error as the store's callers get it.
+    /// Returns the error for the store's callers.
     pub(crate) fn at(self, location: &Location) -> StoreError {
         match self {
             Self::Store(error) => error,
@@ -43,7 +43,7 @@ impl Fault {
     }
 }
 
-/// Whether it lies in a row: that cannot be read, or not be written so.
+/// Returns whether the error is caused by a row that cannot be read or written.
 pub(crate) fn is_of_a_row(error: &rusqlite::Error) -> bool {
     matches!(
         of_sqlite(error, &Location::Memory),
@@ -66,7 +66,7 @@ fn of_sqlite(error: &rusqlite::Error, location: &Location) -> StoreError {
     };
     match code {
         ErrorCode::DiskFull => StoreError::Full(text),
-        // The WAL's index is a file, too.
+        // The index of the write-ahead log is a file, too.
         ErrorCode::SystemIoFailure if *extended_code == ffi::SQLITE_IOERR_SHMSIZE => {
             StoreError::Full(text)
         }
@@ -84,7 +84,7 @@ fn of_sqlite(error: &rusqlite::Error, location: &Location) -> StoreError {
         ErrorCode::SystemIoFailure => {
             StoreError::Unavailable(format!("{text} (SQLite's code {extended_code}): {DISK_FAILS}"))
         }
-        // What does not lie in what was asked.
+        // The cause of these errors is not the call.
         ErrorCode::OutOfMemory
         | ErrorCode::FileLockingProtocolFailed
         | ErrorCode::OperationInterrupted
@@ -95,7 +95,7 @@ fn of_sqlite(error: &rusqlite::Error, location: &Location) -> StoreError {
     }
 }
 
-/// Returns the error of what was written and did not reach the disk.
+/// Returns the error of a write that did not reach the disk.
 pub(crate) fn unsynced(location: &Location, error: &std::io::Error) -> StoreError {
     let text = format!("{location}: {error}");
     if error.kind() == std::io::ErrorKind::StorageFull {
@@ -118,7 +118,7 @@ fn cannot_open(location: &Location, error: &rusqlite::Error) -> StoreError {
     }
 }
 
-/// What is plainly wrong with a path.
+/// Returns the error of a path that cannot be opened for an obvious reason.
 pub(crate) fn obstacle(path: &Path) -> Option<StoreError> {
     let location = Location::File(path.to_owned());
     if path.is_dir() {

@@ -1,4 +1,4 @@
-//! Lifecycle events that are kept.
+//! The lifecycle events that the store keeps.
 
 use rusqlite::{Connection, Result, Transaction, TransactionBehavior, params};
 use stepwell_core::Page;
@@ -6,7 +6,7 @@ use stepwell_core::store::{Happening, HistoryFilter};
 
 use crate::rows::{Sql, Statements as _, get};
 
-/// Adds to the history, in a transaction of its own.
+/// Adds lifecycle events to the history, in a transaction.
 pub(crate) fn record(conn: &Connection, happenings: &[Happening]) -> Result<()> {
     let tx = Transaction::new_unchecked(conn, TransactionBehavior::Immediate)?;
     for Happening { task_id, at, name, event } in happenings {

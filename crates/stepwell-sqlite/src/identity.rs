@@ -1,14 +1,14 @@
-//! Whether the path still names the file that is open.
+//! The check that the path still names the open file.
 //!
-//! A file that is deleted or replaced lives on for those who have it open. SQLite would go on
-//! writing to it, and all of that would be gone with this process. So each batch is committed, and
-//! answered, only while the path names the file that was opened, and SQLite's write-ahead log and
-//! its index are where they were: SQLite's locks lie in the index, and with another one programs
-//! would write over each other.
+//! A file that is deleted or replaced continues to exist for the programs that have it open. SQLite
+//! would write to that file, and all its content would be gone after this process. A batch is
+//! therefore committed and answered only while the path names the opened file, and while SQLite's
+//! write-ahead log and its index are in their places. SQLite's locks are in the index: with
+//! different indexes, programs would overwrite each other's data.
 //!
-//! A `stat` behind a sync of the disk takes up to 10 µs, which a task that runs alone would pay six
-//! times for each commit. No file can be deleted, moved or put into the place of another without a
-//! change of its folder. So while the folder is as it was, its own `stat` is enough.
+//! A `stat` after a sync of the disk takes up to 10 µs, and a commit of one task would need six of
+//! them. A file cannot be deleted, moved or replaced without a change of its folder. While the
+//! folder is unchanged, a `stat` of the folder is therefore enough.
 
 use std::fs::{self, Metadata};
 use std::io::{self, ErrorKind};
@@ -23,23 +23,23 @@ pub(crate) struct Identity {
     database: Known,
     wal: Known,
     shm: Known,
-    /// `None` where the files need not be in one folder: the database was opened through a
-    /// symbolic link.
+    /// The folder of the files; `None` when they may be in several folders, because the database
+    /// was opened through a symbolic link.
     folder: Option<Folder>,
 }
 
-/// The folder that all files of a database are in.
+/// The folder that contains all files of a database.
 struct Folder {
     path: PathBuf,
-    /// What it was when all files were in it, and when that was.
+    /// The state of the folder when all files were in it, and the time of that check.
     seen: Mutex<Option<(State, Instant)>>,
 }
 
-/// What a folder is, and how long after 1970 it changed last.
+/// The identity of a folder, and the time of its last change since 1970.
 type State = (FileId, Duration);
 
-/// How long the files are not looked at while their folder is as it was, should its file system
-/// not keep the time of its last change.
+/// The time after which the files are checked although their folder is unchanged, because its file
+/// system may not keep the time of its last change.
 const TRUSTED: Duration = Duration::from_secs(1);
 
 struct Known {
@@ -47,10 +47,11 @@ struct Known {
     id: FileId,
 }
 
-/// Tells a file from all others that are, or were, at its path.
+/// An identity that differs between a file and all other files that are, or were, at its path.
 #[cfg(unix)]
 pub(crate) type FileId = (u64, u64);
-/// An open database cannot be deleted or replaced there, so this is for what copies over it.
+/// The time of the last change. Outside of Unix, an open database cannot be deleted or replaced, so
+/// this identity is for programs that overwrite it.
 #[cfg(not(unix))]
 pub(crate) type FileId = Option<std::time::SystemTime>;
 
@@ -65,13 +66,12 @@ pub(crate) fn id_of(metadata: &Metadata) -> FileId {
     metadata.created().ok()
 }
 
-/// Returns the time of the folder's last change, once every later change is going to have another
-/// time.
+/// Returns the time of the folder's last change, when every later change will have a later time.
 #[cfg(unix)]
 fn settled(metadata: &Metadata) -> Option<Duration> {
     use std::os::unix::fs::MetadataExt as _;
-    // Times go by the kernel's ticks, of up to 10 ms. A file system without fractions has seconds,
-    // or two of them.
+    // Times follow the kernel's ticks of up to 10 ms. A file system without fractions keeps a time
+    // to 1 or 2 seconds.
     let tick =
         if metadata.ctime_nsec() == 0 { Duration::from_secs(3) } else { Duration::from_millis(50) };
     let now = std::time::UNIX_EPOCH.elapsed().ok()?;
@@ -86,7 +86,7 @@ fn settled(_: &Metadata) -> Option<Duration> {
 }
 
 impl Folder {
-    /// The folder of a file, if it is the one that is meant.
+    /// Returns the folder of a file, if both paths have the same folder.
     fn of(path: &Path, canonical: &Path) -> io::Result<Option<Self>> {
         let (Some(path), Some(canonical)) = (path.parent(), canonical.parent()) else {
             return Ok(None);
@@ -96,14 +96,14 @@ impl Folder {
         Ok(is_it.then(|| Self { path: path.to_owned(), seen: Mutex::default() }))
     }
 
-    /// The folder's state, once it has settled.
+    /// Returns the folder's state, when it has settled.
     fn state(&self) -> Option<State> {
         let metadata = fs::metadata(&self.path).ok()?;
         Some((id_of(&metadata), settled(&metadata)?))
     }
 }
 
-/// Returns the path of the file that SQLite keeps beside the database.
+/// Returns the path of a file that SQLite keeps beside the database.
 pub(crate) fn beside(database: &Path, suffix: &str) -> PathBuf {
     let mut file = database.as_os_str().to_owned();
     file.push(suffix);
@@ -116,7 +116,7 @@ impl Known {
         Ok(Self { path, id })
     }
 
-    /// Tells what became of the file, if it is not at its path.
+    /// Checks that the file is at its path; the error says what happened to it.
     fn look(&self) -> Result<(), &'static str> {
         match fs::metadata(&self.path) {
             Ok(found) if id_of(&found) == self.id => Ok(()),
@@ -138,8 +138,8 @@ impl Known {
 const REPLACED: &str = "replaced by another file";
 
 impl Identity {
-    /// The files of an open database: the path by which it was opened, and the file's one true
-    /// path.
+    /// Reads the identity of an open database: `path` is the path by which it was opened, and
+    /// `canonical` is the path without symbolic links.
     pub(crate) fn of(path: &Path, canonical: &Path) -> io::Result<Self> {
         let folder = match fs::symlink_metadata(path)?.is_symlink() {
             true => None,
@@ -153,10 +153,10 @@ impl Identity {
         })
     }
 
-    /// Checks that all files are where they were.
+    /// Checks that all files are in their places.
     pub(crate) fn check(&self) -> Result<(), StoreError> {
         let Some(folder) = &self.folder else { return self.look() };
-        // Before the files: what happens meanwhile is seen the next time.
+        // The folder is read before the files, so that the next check sees a change in between.
         let state = folder.state();
         let mut seen = folder.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let is_trusted =
@@ -170,7 +170,7 @@ impl Identity {
         Ok(())
     }
 
-    /// Whether the next check may look at the folder alone.
+    /// Returns whether the next check may read the folder only.
     #[cfg(test)]
     pub(crate) fn trusts_the_folder(&self) -> bool {
         self.folder
@@ -178,7 +178,7 @@ impl Identity {
             .is_some_and(|folder| folder.seen.lock().is_ok_and(|seen| seen.is_some()))
     }
 
-    /// Looks at each file.
+    /// Checks each file.
     fn look(&self) -> Result<(), StoreError> {
         self.database.look().map_err(|fate| {
             self.database.detached(
@@ -200,9 +200,9 @@ impl Identity {
         of_sqlite(&self.wal)
     }
 
-    /// Whether other files are in the place of those that are open, which nothing may be done to.
-    /// Where those of SQLite are gone and nothing is in their place, nobody has opened the
-    /// database since.
+    /// Returns whether other files have replaced the open ones. The store must not change those
+    /// files. If only SQLite's own files are gone and nothing has replaced them, no other program
+    /// has opened the database since.
     pub(crate) fn has_heirs(&self) -> bool {
         let replaced = |file: &Known| matches!(file.look(), Err(REPLACED));
         self.database.look().is_err() || replaced(&self.wal) || replaced(&self.shm)
@@ -213,7 +213,7 @@ impl Identity {
 mod tests {
     use super::*;
 
-    /// Two changes within a tick of the kernel's clock have one time.
+    /// Two changes within a tick of the kernel's clock have the same time.
     #[test]
     fn a_folder_has_settled_once_later_changes_have_another_time() {
         let folder = tempfile::tempdir().unwrap();
@@ -223,8 +223,8 @@ mod tests {
             fs::write(folder.path().join("file"), "").unwrap();
             let at_once = now();
             fs::remove_file(folder.path().join("file")).unwrap();
-            // The time of a change is up to 10 ms behind the clock. Another process may have had
-            // the processor meanwhile.
+            // The time of a change is up to 10 ms behind the clock. Another process may have
+            // delayed this one meanwhile.
             if begun.elapsed() < Duration::from_millis(30) {
                 assert_eq!(at_once, None);
                 break;

@@ -1,4 +1,4 @@
-//! Putting in tasks that were exported.
+//! The import of exported tasks.
 
 use rusqlite::{
     Connection, OptionalExtension as _, Result, Transaction, TransactionBehavior, params,
@@ -15,7 +15,7 @@ use crate::{labels, waits};
 pub(crate) const MESSAGES: &str = "SELECT id, topic, payload FROM stepwell_messages
     WHERE task_id = ?1 AND id > ?2 ORDER BY id";
 
-/// What is in a task's mailbox, behind that message.
+/// Returns the messages in a task's mailbox after the given one.
 pub(crate) fn messages(
     conn: &Connection,
     task_id: TaskId,
@@ -27,7 +27,8 @@ pub(crate) fn messages(
     })
 }
 
-/// Puts in a task, in a transaction of its own. `false` when it, or its idempotency key, is there.
+/// Imports a task in its own transaction. Returns `false` when the task, or a task with its
+/// idempotency key, exists.
 pub(crate) fn import(conn: &Connection, now: Timestamp, record: &TaskRecord) -> Result<bool> {
     let tx = Transaction::new_unchecked(conn, TransactionBehavior::Immediate)?;
     let imported = insert(&tx, now, record)?;
@@ -100,7 +101,7 @@ fn insert(conn: &Connection, now: Timestamp, record: &TaskRecord) -> Result<bool
     if ended {
         return Ok(true);
     }
-    // Behind the messages: some of the waits may be for them.
+    // Waits come after the messages, because some of them may be for a message.
     waits.iter().try_for_each(|wait| waits::add(conn, info.task_id, wait))?;
     line_up(conn, info.task_id)?;
     Ok(true)

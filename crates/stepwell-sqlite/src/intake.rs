@@ -1,4 +1,4 @@
-//! What comes in from clients and from other tasks: tasks, events, messages, commands.
+//! The input of clients and of other tasks: tasks, events, messages, commands.
 
 use rusqlite::{Result, params};
 use stepwell_core::store::{
@@ -13,18 +13,19 @@ use crate::{labels, purge};
 pub(crate) const EXISTING: &str = "SELECT task_id, run_id, attempt FROM stepwell_tasks
     WHERE task_type = ?1 AND idempotency_key = ?2 AND scope = ?3";
 
-/// Tasks that wait for an event, if their queue sees it (`''`: all do).
+/// Selects the tasks that wait for an event of the queue (`''`: an event for all queues).
 pub(crate) const AWAITING: &str = "SELECT DISTINCT task_id FROM stepwell_waits WHERE target = ?1 AND kind = 'event'
         AND (?2 = '' OR ?2 = (SELECT queue FROM stepwell_tasks WHERE stepwell_tasks.task_id = stepwell_waits.task_id))
     ORDER BY task_id";
 
-/// The tasks of a concurrency key, scope and type that have never been claimed, the last first.
+/// Selects the tasks of a concurrency key, scope and type that were never claimed, the last one
+/// first.
 pub(crate) const WAITING: &str = "SELECT task_id, run_id FROM stepwell_tasks
     WHERE concurrency_key = ?1 AND scope = ?3 AND place IS NOT NULL AND task_type = ?2 AND state = 'pending' AND started_at IS NULL
         AND compensating = 0
     ORDER BY place DESC";
 
-/// The end of the journal of a task that was compensated.
+/// Selects the end of the journal of a task that was compensated.
 const COMPENSATED: &str = "SELECT max(seq) FROM stepwell_journal WHERE task_id = ?1
     HAVING max(kind = 'compensating') = 1";
 
@@ -106,7 +107,8 @@ impl Applying<'_, '_> {
         Ok(Spawned::Created { claimed })
     }
 
-    /// Of a task that is not to be spawned: the one that waits in its place.
+    /// Returns the waiting task that a new task reuses. With [`Coalesce::Replace`], cancels the
+    /// waiting tasks instead, and returns `None`.
     fn coalesce(&mut self, new: &NewTask) -> Result<Option<Spawned>> {
         let Some((coalesce, key)) = new.coalesce.zip(new.concurrency_key.as_ref()) else {
             return Ok(None);
@@ -120,7 +122,8 @@ impl Applying<'_, '_> {
             }
             _ => {}
         }
-        // What other transitions of the batch have cancelled is not looked at before its time.
+        // Tasks that other transitions of the batch have cancelled keep their order, and are
+        // handled later.
         let others = std::mem::take(&mut self.doomed);
         for (task_id, _) in waiting {
             self.cancel(task_id)?;

@@ -1,4 +1,4 @@
-//! Labels of tasks, and what finds the tasks of a scope by them.
+//! The labels of tasks, and the search for a scope's tasks by them.
 
 use rusqlite::types::ToSql;
 use rusqlite::{Connection, Result, params};
@@ -7,21 +7,22 @@ use stepwell_core::{Name, Scope, TaskId, labels};
 
 use crate::rows::{Sql, Statements};
 
-/// How many tasks of a label are counted to tell which of several labels is the rarest.
+/// The maximum number of tasks that are counted for a label, to find the rarest of several labels.
 const COUNTED: u32 = 1_000;
 
-/// A label, as a statement asks for it.
+/// A label as a condition of a statement.
 #[derive(Clone, Copy)]
 pub(crate) struct Label<'a> {
     pub(crate) name: &'a str,
     pub(crate) value: &'a str,
-    /// Whether it is to be the task's own: of the scope that it was spawned in, or of a task that
-    /// was spawned in none. Then the task is in the scopes that ask for no more than the
-    /// label. Others put into headers what they like.
+    /// `true` if the label must be the task's own: it comes from the scope in which the task was
+    /// spawned, or the task was spawned without a scope. A task is then in the scopes that require
+    /// no more than its labels. A tenant can set any other label in its tasks' headers.
     pub(crate) own: bool,
 }
 
-/// The labels that a filter asks for, its scope's first; `None` when no task can have all of them.
+/// Returns the labels that a filter requires, its scope's first, or `None` when no task can have
+/// all of them.
 pub(crate) fn asked(filter: &TaskFilter) -> Option<Vec<Label<'_>>> {
     let of_scope = |name, value| filter.scope.labels().get(name).is_some_and(|own| own == value);
     let all = filter.all_labels()?.into_iter();
@@ -31,7 +32,7 @@ pub(crate) fn asked(filter: &TaskFilter) -> Option<Vec<Label<'_>>> {
     Some(all)
 }
 
-/// Keeps a task's labels, and as one without a name the queue that its scope asks for.
+/// Stores a task's labels. The queue of its scope is stored as a label without a name.
 pub(crate) fn add(
     conn: &impl Statements,
     task_id: TaskId,
@@ -52,8 +53,8 @@ pub(crate) fn add(
     })
 }
 
-/// Puts the label first that the fewest tasks have: a list reads the tasks of the first, and looks
-/// at each for the others.
+/// Moves the rarest label to the front. A list reads the tasks of the first label, and checks each
+/// for the others.
 pub(crate) fn rarest_first(conn: &Connection, labels: &mut [Label<'_>]) -> Result<()> {
     if labels.len() < 2 {
         return Ok(());
@@ -90,7 +91,7 @@ impl<'a> Conditions<'a> {
         self.params.extend(params);
     }
 
-    /// That a task has a label.
+    /// Adds the condition that a task has a label.
     pub(crate) fn label(&mut self, Label { name, value, own }: Label<'a>) {
         let text = format!(
             "EXISTS (SELECT 1 FROM stepwell_labels l
@@ -100,7 +101,8 @@ impl<'a> Conditions<'a> {
         self.add(&text, [Box::new(name) as _, Box::new(value) as _]);
     }
 
-    /// That a task is in the scope's queue, and its own scope, if any, asks for that.
+    /// Adds the condition that a task is in the scope's queue, and that its own scope, if it has
+    /// one, requires that queue.
     pub(crate) fn queue_of(&mut self, scope: &'a Scope) {
         if let Some(queue) = scope.only_queue() {
             let text = "queue = ? AND (scope = '' OR EXISTS (SELECT 1 FROM stepwell_labels l

@@ -6,11 +6,12 @@
 //!                   └── jobs ────▶ reader thread ── read-only connection ───┘
 //! ```
 //!
-//! A batch is one transaction ([`Store::commit`]), and so one sync of the disk. Queries never wait
-//! for a commit. Several processes may share the file: each learns of the others' commits within 50
-//! ms ([`Store::changed`]), and of another one's death as soon as it next looks for work.
+//! A batch is one transaction ([`Store::commit`]), and therefore one sync of the disk. Queries
+//! never wait for a commit. Several processes may share the file. Each process learns of the
+//! others' commits within 50 ms ([`Store::changed`]), and of another one's death when it next looks
+//! for work.
 //!
-//! The file may hold the application's own tables as well: a step's closure writes to them in the
+//! The file may also hold the application's own tables: a step's closure writes to them in the
 //! transaction that journals the step ([`Work`]).
 
 #![forbid(unsafe_code)]
@@ -78,38 +79,41 @@ pub use crate::work::Work;
 
 /// A store in an SQLite database.
 ///
-/// Dropping it finishes the commits that were begun, and waits for its threads to end.
+/// Dropping the store finishes the commits in progress, and waits for its threads to end.
 pub struct SqliteStore {
     location: Location,
     runtime: Arc<dyn Runtime>,
     changes: Arc<Changes>,
-    /// `None` for a database in memory.
+    /// The identity of the files; `None` for a database in memory.
     identity: Option<Arc<Identity>>,
     orders: Option<mpsc::Sender<Order>>,
-    /// `None` for a database in memory: its writer answers queries.
+    /// The queue of the reader's jobs; `None` for a database in memory, whose writer answers
+    /// queries.
     jobs: Option<mpsc::Sender<Job>>,
-    /// The reader first: the connection that closes last tidies up the WAL, and must be able to
-    /// write.
+    /// The threads, with the reader first. Invariant: the writer closes last, because the last
+    /// connection to close cleans up the write-ahead log, and needs write access.
     threads: Vec<JoinHandle<()>>,
 }
 
 impl SqliteStore {
-    /// Opens the database, creates it where there is none, and brings its schema up to date. Times
-    /// go by the runtime's clock.
+    /// Opens the database, creates it if it does not exist, and migrates its schema. Times come
+    /// from the runtime's clock.
     ///
     /// # Errors
-    /// When the file cannot be opened or created, is no SQLite database or a damaged one, was
-    /// written by a newer Stepwell, or stays locked by another program for 5 seconds. The
-    /// message says what to do.
+    /// [`StoreError::Open`] when the file cannot be opened or created, or is not an SQLite
+    /// database. [`StoreError::Corrupt`] when it is damaged. [`StoreError::NewerSchema`] when a
+    /// newer Stepwell wrote it. [`StoreError::Locked`] when another program keeps it locked for 5
+    /// seconds. The message says what to do.
     pub async fn open(location: Location, runtime: Arc<dyn Runtime>) -> Result<Self, StoreError> {
         Self::open_within(location, runtime, Missing::Migrate, open::BUSY_TIMEOUT).await
     }
 
-    /// As [`SqliteStore::open`], for a database that is there and up to date: it is neither created
-    /// nor migrated. (One in memory is always new.)
+    /// Opens a database that exists and has this program's schema. The database is neither created
+    /// nor migrated. A database in memory is always new.
     ///
     /// # Errors
-    /// As [`SqliteStore::open`]; when the file is not there; [`StoreError::OlderSchema`].
+    /// The errors of [`SqliteStore::open`]; [`StoreError::Open`] when the file does not exist;
+    /// [`StoreError::OlderSchema`] when its schema is older.
     pub async fn open_existing(
         location: Location,
         runtime: Arc<dyn Runtime>,
@@ -130,7 +134,8 @@ impl SqliteStore {
             let (location, runtime, changes) = (location.clone(), runtime.clone(), changes.clone());
             move || match open::open(&location, missing, busy_timeout) {
                 Ok(opened) => {
-                    // Before anybody has the store: what others commit from then on is news to it.
+                    // The version is read before the caller has the store, so that later commits of
+                    // others count as new.
                     let seen = ends::data_version(&opened.writer);
                     let (identity, user_works) = (opened.identity, opened.user_works);
                     survive(|| drop(answer.send(Ok((opened.reader, identity.clone())))));
@@ -171,18 +176,18 @@ impl SqliteStore {
 
     fn order(&self, order: Order) {
         if let Some(orders) = &self.orders {
-            // A writer that is gone drops the order, and with it the answer's sender, of which its
-            // receiver learns.
+            // A writer that is gone drops the order with the answer's sender, and the receiver
+            // returns an error.
             let _ = orders.send(order);
         }
     }
 
-    /// Whether the database's files are those that were opened.
+    /// Checks that the database's files are the ones that were opened.
     fn check(identity: Option<&Arc<Identity>>) -> Result<(), StoreError> {
         identity.map_or(Ok(()), |identity| identity.check())
     }
 
-    /// Writes in a transaction of its own.
+    /// Writes in a transaction.
     fn write<T: Send + 'static>(
         &self,
         write: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
@@ -213,7 +218,7 @@ impl SqliteStore {
     }
 }
 
-/// The files that jobs are done on.
+/// The files on which jobs are done.
 #[derive(Clone)]
 struct Files {
     location: Location,
@@ -221,8 +226,8 @@ struct Files {
 }
 
 impl Files {
-    /// Something to be done with a connection, and what becomes of its result, which holds if the
-    /// files are those that were opened, before and after.
+    /// Makes a job of work on a connection, and of a function that receives the result. The result
+    /// counts only if the files are the opened ones before and after the work.
     fn job<T>(
         self,
         work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
@@ -340,7 +345,7 @@ impl Store for SqliteStore {
     fn purge(&self, purge: Purge) -> BoxFuture<'static, Result<usize, StoreError>> {
         let (answer, receipt) = oneshot::channel();
         let (files, orders, asked) = (self.files(), self.orders.clone(), purge.clone());
-        // The reader hands on what it finds: a future that did so would keep the writer from
+        // The reader passes on what it finds: a future that did so would keep the writer from
         // ending.
         let hand_on = move |found: Result<Vec<TaskId>, StoreError>| match (found, orders) {
             (Ok(found), Some(orders)) => {
@@ -370,8 +375,8 @@ impl Drop for SqliteStore {
         self.jobs = None;
         self.orders = None;
         for thread in self.threads.drain(..) {
-            // A step's closure may have held the store's last reference, and a thread cannot wait
-            // for itself.
+            // A step's closure may have held the store's last reference, and a thread cannot join
+            // itself.
             if thread.thread().id() != std::thread::current().id() {
                 let _ = thread.join();
             }
@@ -383,8 +388,7 @@ async fn answered<T>(receipt: oneshot::Receiver<Result<T, StoreError>>) -> Resul
     receipt.await.unwrap_or(Err(StoreError::Closed))
 }
 
-/// Does something that must not end the thread, on which everybody waits: whoever waits for the
-/// answer may panic.
+/// Runs work whose panic must not end a thread of the store: the receiver of an answer may panic.
 fn survive(work: impl FnOnce()) {
     if let Err(panic) = guard(work) {
         tracing::error!(%panic, "a thread of the store has survived a panic");

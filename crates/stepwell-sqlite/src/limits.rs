@@ -1,4 +1,4 @@
-//! Limits of queues, and the turns of concurrency keys.
+//! The limits of queues, and the turns of concurrency keys.
 
 use std::time::Duration;
 
@@ -11,34 +11,34 @@ use stepwell_core::{
 use crate::commit::Applying;
 use crate::rows::{Sql, Statements as _, count, get, known, opt};
 
-/// How many tasks of a queue run, on that worker or (NULL) on all.
+/// Counts the running tasks of a queue, on the given worker or (NULL) on all.
 pub(crate) const RUNNING: &str = "SELECT count(*) FROM stepwell_tasks
     WHERE state = 'running' AND queue = ?1 AND (?2 IS NULL OR worker_id = ?2)";
 
-/// Gives a task that has a concurrency key the last place among the others of the key and its
-/// scope.
+/// Gives a task with a concurrency key the last place among the tasks of its key and scope.
 pub(crate) const LINE_UP: &str = "UPDATE stepwell_tasks SET (place, blocked) = (
         SELECT coalesce(max(o.place), 0) + 1, count(*) > 0 FROM stepwell_tasks o
         WHERE o.concurrency_key = stepwell_tasks.concurrency_key AND o.scope = stepwell_tasks.scope
             AND o.place IS NOT NULL)
     WHERE task_id = ?1 AND concurrency_key IS NOT NULL";
 
-/// The task whose turn it is by the concurrency key and scope of that one.
+/// Selects the task whose turn it is, among those with the given task's concurrency key and scope.
 pub(crate) const FIRST_OF_KEY: &str = "SELECT o.rowid, o.queue, o.task_id
     FROM stepwell_tasks t CROSS JOIN stepwell_tasks o
     WHERE t.task_id = ?1 AND o.concurrency_key = t.concurrency_key AND o.scope = t.scope AND o.place IS NOT NULL
     ORDER BY o.place LIMIT 1";
 
-/// A queue that somebody has changed.
+/// A queue with settings.
 pub(crate) struct Queue {
     pub(crate) paused: bool,
     pub(crate) limits: QueueLimits,
-    /// Up to when its rate is used up.
+    /// The time until which the queue's rate is used up.
     pub(crate) used_until: Option<Timestamp>,
 }
 
 impl Queue {
-    /// Reads `paused, max_running, max_running_per_worker, rate_starts, rate_per, used_until`.
+    /// Reads the columns `paused, max_running, max_running_per_worker, rate_starts, rate_per,
+    /// used_until`.
     fn read(row: &Row<'_>, first: usize) -> Result<Self> {
         let limit = |column| -> Result<Option<u32>> {
             let is_some = row.get::<_, Option<i64>>(first + column)?.is_some();
@@ -55,7 +55,7 @@ impl Queue {
     }
 }
 
-/// A task joins the others of its concurrency key, last.
+/// Adds a task as the last one of its concurrency key.
 pub(crate) fn line_up(conn: &Connection, task_id: TaskId) -> Result<()> {
     conn.run(LINE_UP, params![Sql(&task_id)]).map(drop)
 }
@@ -107,7 +107,8 @@ impl Applying<'_, '_> {
     }
 
     pub(crate) fn queue(&self, queue: &Name) -> Result<Option<Queue>> {
-        // Asked once a batch: most applications change no queue, and this is asked for every task.
+        // This is read once a batch: it is needed for every task, and most applications change no
+        // queue.
         let any = match self.any_queue.get() {
             Some(any) => any,
             None => {
@@ -126,12 +127,12 @@ impl Applying<'_, '_> {
         )
     }
 
-    /// Whether a task of the queue may not simply be started.
+    /// Returns whether the queue's settings may delay the start of a task.
     pub(crate) fn restricts(&self, queue: &Name) -> Result<bool> {
         Ok(self.queue(queue)?.is_some_and(|queue| queue.paused || !queue.limits.are_none()))
     }
 
-    /// How many tasks of the queue the worker may claim, of that many.
+    /// Returns how many of `room` tasks of the queue the worker may claim.
     pub(crate) fn room(
         &self,
         config: &Queue,
@@ -162,7 +163,8 @@ impl Applying<'_, '_> {
         self.conn.run(sql, params![Sql(queue), Sql(&used_until)]).map(drop)
     }
 
-    /// A task of the queue has stopped running, which others may have waited for.
+    /// Notifies workers that a task of the queue has stopped running, if the queue limits running
+    /// tasks.
     pub(crate) fn make_room(&mut self, queue: Option<&Name>) -> Result<()> {
         if let Some(queue) = queue
             && self.queue(queue)?.is_some_and(|queue| queue.limits.count_running())
@@ -172,12 +174,12 @@ impl Applying<'_, '_> {
         Ok(())
     }
 
-    /// A task joins the others of its concurrency key, last.
+    /// Adds a task as the last one of its concurrency key.
     pub(crate) fn line_up(&self, task_id: TaskId) -> Result<()> {
         line_up(self.conn, task_id)
     }
 
-    /// A task whose turn it was by its concurrency key has ended: it is the turn of the next.
+    /// Ends the turn of a task by its concurrency key, and starts that of the next task.
     pub(crate) fn end_turn(&mut self, task_id: TaskId) -> Result<()> {
         let next = self.conn.one(FIRST_OF_KEY, params![Sql(&task_id)], |row| {
             Ok((row.get::<_, i64>(0)?, known(row, 1)))
@@ -193,7 +195,7 @@ impl Applying<'_, '_> {
     }
 }
 
-/// All queues that have limits, are paused, or have a task that has not ended.
+/// Returns all queues that have limits, are paused, or have a task that has not ended.
 pub(crate) fn queues(conn: &Connection) -> Result<Vec<QueueInfo>> {
     conn.readable(
         "a queue",

@@ -1,8 +1,8 @@
-//! How processes notice at once that another one has died.
+//! The detection of another process's death without a delay.
 //!
-//! While a handle has a registered worker it holds a file beside the database locked. The operating
-//! system gives the lock back however the process ends, so a lock that another process can take is
-//! a death certificate:
+//! While a handle has a registered worker, it holds a lock on a file beside the database. The
+//! operating system releases the lock however the process ends. A lock that another process can
+//! take is therefore proof of a death:
 //!
 //! ```text
 //!   stepwell.db                                   workers: worker 1 | handle 6f0c…
@@ -10,9 +10,9 @@
 //!   stepwell.db-worker-91ab…   not locked: B died, its tasks are claimable again
 //! ```
 //!
-//! Only a lock that can be taken says so: a file that is gone, which somebody may have tidied away,
-//! says nothing. Leases work beside it, for what a lock does not show: a process that hangs, a file
-//! that is gone, a file system without locks.
+//! Only a lock that can be taken is proof. A file that is gone proves nothing, because another
+//! program may have deleted it. Leases cover what a lock does not show: a process that hangs, a
+//! file that is gone, a file system without locks.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -26,49 +26,51 @@ use rusqlite::{Connection, params};
 use crate::identity::id_of;
 use crate::rows::Statements as _;
 
-/// How often claims look for the dead, at most.
+/// The minimum interval at which claims look for dead processes.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 impl Held {
-    /// Whether others find the file that is locked.
+    /// Returns whether other processes find the locked file at its path.
     fn is_there(&self) -> bool {
         let [locked, found] = [self.file.metadata(), fs::metadata(&self.path)];
         locked.is_ok_and(|locked| found.is_ok_and(|found| id_of(&found) == id_of(&locked)))
     }
 }
 
-/// The locks of one handle and its knowledge of others.
+/// The lock of one handle, and its knowledge of other handles.
 pub(crate) struct Liveness {
-    /// `None` for a database in memory, which no other process sees.
+    /// The path of the database; `None` for a database in memory, which no other process sees.
     database: Option<PathBuf>,
     held: Option<Held>,
     looked: Option<Instant>,
-    /// Files of the dead, to be deleted once that is committed.
+    /// The lock files of dead processes, which are deleted when the batch is committed.
     graves: Vec<PathBuf>,
-    /// Handles that workers in the database may still name, and whose files are gone.
+    /// The handles that workers in the database may still name, and whose files are gone.
     lost: Vec<String>,
 }
 
 struct Held {
     handle: String,
     path: PathBuf,
-    /// Locked as long as it is open.
+    /// The file, which is locked while it is open.
     file: File,
-    /// Whether a worker in the database names it.
+    /// `true` if a worker in the database names the handle.
     registered: bool,
 }
 
 impl Liveness {
-    /// `database` must be the file's one true path: other processes look for the locks beside it.
+    /// Makes the locks of a handle. `database` must be the path without symbolic links, because
+    /// other processes look for the locks beside it.
     pub(crate) fn new(database: Option<PathBuf>) -> Self {
         Self { database, held: None, looked: None, graves: Vec::new(), lost: Vec::new() }
     }
 
-    /// Locks this handle's file, and names it; `None` where that does not work, and only leases are
-    /// left. Comes before the commit that names the file.
+    /// Locks this handle's file, and returns the handle. Returns `None` when files cannot be
+    /// locked, so that only leases are left. The lock precedes the commit that names the handle.
     pub(crate) fn hold(&mut self) -> Option<String> {
         if self.held.is_none() {
-            // Never a name that was used before: its file may be about to be deleted.
+            // Invariant: a name is never used twice, because a process may be about to delete the
+            // old file.
             let handle = random_uuid();
             let path = self.path(&handle)?;
             match lock(&path) {
@@ -83,8 +85,8 @@ impl Liveness {
         self.held.as_ref().map(|held| held.handle.clone())
     }
 
-    /// Another handle in the place of those whose files somebody has deleted, and those. Asked for
-    /// with each sign of life.
+    /// Returns a new handle in place of handles whose files were deleted, and those handles. Each
+    /// heartbeat calls it.
     pub(crate) fn renewed(&mut self) -> Option<(String, Vec<String>)> {
         if let Some(held) = self.held.take_if(|held| !held.is_there()) {
             tracing::warn!(path = %held.path.display(), "the lock file of a worker is gone: it \
@@ -96,7 +98,8 @@ impl Liveness {
         Some((held.handle.clone(), self.lost.clone()))
     }
 
-    /// Handles of processes that have died. Empty when it has only just been looked.
+    /// Returns the handles of processes that have died. The list is empty within 500 ms of the last
+    /// look.
     pub(crate) fn dead_handles(&mut self, conn: &Connection) -> rusqlite::Result<Vec<String>> {
         let looked_just_now = self.looked.is_some_and(|looked| looked.elapsed() < LOOK_EVERY);
         if self.database.is_none() || looked_just_now {
@@ -124,7 +127,7 @@ impl Liveness {
         }
     }
 
-    /// What is left to do when a batch has been committed, with or without signals of workers.
+    /// Finishes a commit, with or without signals of workers.
     pub(crate) fn committed(&mut self, conn: &Connection, signals: bool) {
         for path in self.graves.drain(..) {
             remove(&path);
@@ -146,7 +149,7 @@ impl Liveness {
         }
     }
 
-    /// What is left to do when a batch was not committed.
+    /// Finishes a batch that was not committed.
     pub(crate) fn rolled_back(&mut self) {
         self.graves.clear();
         self.looked = None;
@@ -167,7 +170,7 @@ impl Liveness {
 }
 
 impl Drop for Liveness {
-    /// The file of workers that are still registered stays, unlocked, and so tells of their end.
+    /// Keeps the file of workers that are still registered: it is unlocked, and so shows their end.
     fn drop(&mut self) {
         if self.held.as_ref().is_some_and(|held| !held.registered) {
             self.release();
@@ -197,11 +200,12 @@ fn remove(path: &PathBuf) {
     }
 }
 
-/// Not from the engine's runtime: two simulated processes may well draw the same numbers there.
+/// Returns a random id. The engine's runtime is not its source, because two simulated processes may
+/// draw the same numbers from it.
 fn random_uuid() -> String {
     let mut bytes = [0; 16];
     for half in bytes.chunks_exact_mut(8) {
-        // Its keys are random, from the operating system.
+        // The keys of the hasher are random, from the operating system.
         let mut hasher = RandomState::new().build_hasher();
         hasher.write_u32(std::process::id());
         hasher.write_u128(

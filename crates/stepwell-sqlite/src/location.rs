@@ -1,26 +1,27 @@
-//! Where a database is.
+//! The location of a database.
 
 use std::fmt;
 use std::path::PathBuf;
 
 use stepwell_core::StoreError;
 
-/// Where a database is.
+/// The location of a database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Location {
-    /// In memory: it lives as long as its store, and no other store sees it.
+    /// A database in memory. It lives as long as its store, and no other store sees it.
     Memory,
-    /// In this file, which is created when it does not exist. SQLite keeps two more beside it,
-    /// `-wal` and `-shm`.
+    /// A database in this file, which is created if it does not exist. SQLite keeps two more files
+    /// beside it, with the suffixes `-wal` and `-shm`.
     File(PathBuf),
 }
 
 impl Location {
-    /// Reads a URL: `sqlite://relative.db`, `sqlite:///absolute/path.db`, `sqlite:path.db`,
-    /// `sqlite::memory:`. The path is taken as it stands, without percent-decoding.
+    /// Parses a URL: `sqlite://relative.db`, `sqlite:///absolute/path.db`, `sqlite:path.db`,
+    /// `sqlite::memory:`. The path is used as it is, without percent-decoding.
     ///
     /// # Errors
-    /// When the URL is none of these.
+    /// [`StoreError::Open`] for another kind of URL, a URL without a path, a URL with options
+    /// (`?…`), or a path with a NUL character.
     pub fn parse(url: &str) -> Result<Self, StoreError> {
         let wrong = |reason: &str, advice: &str| {
             Err(StoreError::Open {

@@ -1,12 +1,12 @@
-//! Makes durable what a database's write-ahead log says.
+//! The repair of a write-ahead log whose content may not be durable.
 //!
-//! When a sync fails, the kernel takes what it was to write for written: it is read as if it were
-//! there, and no later sync writes it. A batch whose sync failed is refused, and as long as its
-//! process lives, the next batch is written over it. But when that process dies, the next process
-//! that opens the database finds the batch in the log, takes it for committed, and writes further
-//! batches behind it. A power cut then leaves a hole in the log, at which SQLite stops reading:
-//! every batch accepted since is lost. So each process that opens the database first writes the
-//! log's content again and syncs it.
+//! When a sync fails, the kernel treats the data as written: later reads return it, and no later
+//! sync writes it. A batch whose sync failed is refused, and the next batch of the same process
+//! overwrites it. When that process dies instead, the next process that opens the database finds
+//! the batch in the log, takes it for committed, and writes further batches after it. A loss of
+//! power then leaves a hole in the log. SQLite stops reading at the hole, and every batch accepted
+//! since is lost. Each process that opens the database therefore writes the log's content again
+//! first, and syncs it.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Read as _, Seek as _, SeekFrom, Write as _};
@@ -18,11 +18,12 @@ use crate::error::{self, Fault};
 use crate::identity::beside;
 use crate::location::Location;
 
-/// The length of the log's own header, and of that of each page in it.
+/// The length of the log's header, and of the header of each page in it, in bytes.
 const HEADER: usize = 32;
 const PAGE_HEADER: usize = 24;
 
-/// Writes the log again as it is. Nobody else writes to it meanwhile: the connection has the lock.
+/// Writes the log again, unchanged. No other program writes to it meanwhile, because the connection
+/// has the lock.
 pub(crate) fn settle(conn: &Connection, database: &Path, location: &Location) -> Result<(), Fault> {
     conn.execute_batch("BEGIN IMMEDIATE")?;
     let written =
@@ -40,17 +41,17 @@ fn write_again(log: &Path) -> io::Result<()> {
     }
     let page_size = u32::from_be_bytes([header[8], header[9], header[10], header[11]]);
     if !(512..=65_536).contains(&page_size) {
-        // It is not a log, and SQLite does not read it either.
+        // The file is not a log, and SQLite does not read it either.
         return Ok(());
     }
-    // Pages that were written since SQLite last started the log over carry the log's own number.
+    // Pages that belong to the log's present content have the log's own number.
     let number = &header[16..24];
     let mut page = vec![0; PAGE_HEADER + page_size as usize];
     while write_part_again(&mut log, &mut page, |page| page[8..16] == *number)? {}
     log.sync_data()
 }
 
-/// Writes again what comes next, when that is as long as the buffer, and is meant.
+/// Writes the next part of the log again, if it has the buffer's length and `is_meant` accepts it.
 fn write_part_again(
     log: &mut File,
     buffer: &mut [u8],

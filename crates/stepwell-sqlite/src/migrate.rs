@@ -1,4 +1,4 @@
-//! Brings a database to the schema that this program knows, one version after the other.
+//! The migration of a database to this program's schema, one version after the other.
 
 use rusqlite::{Connection, OptionalExtension as _};
 use stepwell_core::StoreError;
@@ -7,7 +7,7 @@ use crate::error::{self, Fault};
 use crate::location::Location;
 use crate::rows::Statements as _;
 
-/// The statements that lead to version 1, 2, …; once released, none of them is ever changed.
+/// The statements that lead to version 1, 2, …. Invariant: they do not change after their release.
 pub(crate) const MIGRATIONS: &[&str] = &[
     include_str!("schema/0001.sql"),
     include_str!("schema/0002.sql"),
@@ -21,10 +21,10 @@ pub(crate) const MIGRATIONS: &[&str] = &[
     include_str!("schema/0010.sql"),
 ];
 
-/// The version of the schema that is there; 0 when there is none.
+/// Returns the version of the schema, or 0 when there is none.
 pub(crate) fn version(conn: &Connection) -> rusqlite::Result<i64> {
-    // Not `PRAGMA user_version`: the file may be another application's as well, which keeps its own
-    // version there.
+    // `PRAGMA user_version` is not used, because another application may share the file and keep
+    // its own version there.
     let is_there = conn
         .one("SELECT 1 FROM sqlite_master WHERE name = 'stepwell_schema'", [], |_| Ok(()))?
         .is_some();
@@ -37,7 +37,7 @@ pub(crate) fn version(conn: &Connection) -> rusqlite::Result<i64> {
     Ok(version.flatten().unwrap_or(0))
 }
 
-/// Refuses a schema that this program does not know.
+/// Checks that this program knows the schema.
 pub(crate) fn check(
     found: i64,
     migrations: &[&str],
@@ -50,7 +50,7 @@ pub(crate) fn check(
     Ok(())
 }
 
-/// Refuses a schema that is older than this program's.
+/// Checks that the schema is not older than this program's.
 pub(crate) fn require(
     found: i64,
     migrations: &[&str],
@@ -67,8 +67,8 @@ fn known(migrations: &[&str]) -> i64 {
     i64::try_from(migrations.len()).unwrap_or(i64::MAX)
 }
 
-/// Applies the migrations that are missing, all or none. Any number of processes may do so at the
-/// same time.
+/// Applies the missing migrations in one transaction. Several processes may call it at the same
+/// time.
 pub(crate) fn migrate(
     conn: &Connection,
     migrations: &[&str],
@@ -87,7 +87,8 @@ pub(crate) fn migrate(
 }
 
 fn steps(conn: &Connection, migrations: &[&str], location: &Location) -> Result<(), Fault> {
-    // Read again: another process may have migrated while this one waited for the lock.
+    // The version is read again, because another process may have migrated while this one waited
+    // for the lock.
     let found = version(conn)?;
     check(found, migrations, location)?;
     conn.execute_batch(

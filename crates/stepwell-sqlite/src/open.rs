@@ -1,4 +1,4 @@
-//! Opens a database and sets it up.
+//! The opening and the settings of a database.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -18,28 +18,28 @@ use crate::log;
 use crate::migrate::{self, MIGRATIONS};
 use crate::rows::Statements as _;
 
-/// How long to wait for another process's lock.
+/// The time for which a connection waits for another process's lock.
 pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The connections to one database.
 pub(crate) struct Opened {
     pub(crate) writer: Connection,
-    /// `None` for a database in memory, which has but one connection.
+    /// The connection that reads; `None` for a database in memory, which has a single connection.
     pub(crate) reader: Option<Connection>,
-    /// The file's one true path.
+    /// The path of the file without symbolic links.
     pub(crate) path: Option<PathBuf>,
-    /// What the files are.
+    /// The identity of the files.
     pub(crate) identity: Option<Arc<Identity>>,
-    /// Set while the user's code has the writer's connection: it cannot commit then.
+    /// `true` while the user's code has the writer's connection, which cannot commit then.
     pub(crate) user_works: Arc<AtomicBool>,
 }
 
-/// What becomes of a database that is not there, or not up to date.
+/// The treatment of a database that does not exist or has an older schema.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Missing {
-    /// It is made, or brought up to date.
+    /// The database is created or migrated.
     Migrate,
-    /// It is an error, and nothing has changed.
+    /// The call fails, and changes nothing.
     Refuse,
 }
 
@@ -75,7 +75,7 @@ fn open_file(
     missing: Missing,
     busy_timeout: Duration,
 ) -> Result<File, Fault> {
-    // Absolute, so that SQLite sees neither a URI nor `:memory:` in it.
+    // The path is absolute, so that SQLite does not read it as a URI or as `:memory:`.
     let path = std::path::absolute(path)
         .map_err(|error| error::open(location, &error.to_string(), "Mend the path"))?;
     if let Some(obstacle) = error::obstacle(&path) {
@@ -88,12 +88,11 @@ fn open_file(
     };
     let writer =
         Connection::open_with_flags(&path, flags | OpenFlags::SQLITE_OPEN_READ_WRITE | create)?;
-    // A log that is not durable yet is neither copied nor deleted, should the database not be
-    // opened after all.
+    // If opening fails, a log that is not durable yet must be neither copied nor deleted.
     writer.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     writer.busy_timeout(busy_timeout)?;
     if writer.is_readonly("main")? {
-        // SQLite opens it for reading then, and says so at the first write.
+        // SQLite has opened the file for reading only, and would fail at the first write.
         return Err(error::not_writable(location).into());
     }
     let found = migrate::version(&writer)?;
@@ -105,9 +104,9 @@ fn open_file(
     sync_folder(&path).map_err(|error| error::unsynced(location, &error))?;
     log::settle(&writer, &path, location)?;
     writer.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
-    // 32 MiB of pages are kept in memory. The WAL grows to 8 MiB and is then written over from its
-    // start: syncing a file that does not grow is faster. What the application has set for its
-    // own connections does not reach this one.
+    // 32 MiB of pages are cached. The log grows to 8 MiB and is then written from its beginning,
+    // because syncing a file that does not grow is faster. The application's settings of its own
+    // connections do not affect this one.
     writer.execute_batch(DURABLE)?;
     writer.execute_batch(&format!(
         "PRAGMA cache_size = -32768; PRAGMA wal_autocheckpoint = 2000; PRAGMA journal_size_limit = {GROWN};
@@ -126,23 +125,22 @@ fn open_file(
     Ok((writer, Some(reader), Some(canonical), Some(Arc::new(identity))))
 }
 
-/// Makes the names of the database and of its write-ahead log durable, before anything is in the
-/// log.
+/// Makes the names of the database and of its write-ahead log durable, before the log has content.
 ///
-/// SQLite does so, too, and goes on where that fails. What is accepted then would be in a log that
-/// a power cut takes the name of, and the log before may have it again, whose pages do not fit the
-/// database any more.
+/// SQLite does so too, but continues when it fails. Batches accepted after such a failure would be
+/// in a log whose name a loss of power removes. An earlier log may then reappear under that name,
+/// with pages that no longer fit the database.
 fn sync_folder(database: &Path) -> io::Result<()> {
     #[cfg(unix)]
     if let Some(folder) = database.canonicalize()?.parent() {
         let synced = match std::fs::File::open(folder) {
             Ok(folder) => folder.sync_all(),
-            // Who may not read a folder cannot sync it, and may use what is in it.
+            // A user without the right to read a folder cannot sync it, but may use its files.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
             Err(error) => Err(error),
         };
         match synced {
-            // The file system has no way to sync a folder.
+            // The file system does not support syncing a folder.
             Err(error)
                 if matches!(
                     error.kind(),
@@ -156,8 +154,8 @@ fn sync_folder(database: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Sets the database's journal mode. SQLite does not wait for other processes here, where waiting
-/// could deadlock.
+/// Sets the database's journal mode. SQLite does not wait for other processes where waiting could
+/// deadlock, so this call tries again itself.
 fn use_wal(conn: &Connection, location: &Location, busy_timeout: Duration) -> Result<(), Fault> {
     let begin = Instant::now();
     loop {

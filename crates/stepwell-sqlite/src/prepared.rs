@@ -1,7 +1,7 @@
 //! The writer's statements, found by the addresses of their texts.
 //!
 //! rusqlite's cache finds a statement by its text, which it copies, hashes and compares each time.
-//! That was a sixth of the work for a step. The texts of this store are constants, so their
+//! That was a sixth of the time of a step. The texts of this store are constants, so their
 //! addresses are enough.
 
 use std::cell::RefCell;
@@ -15,7 +15,7 @@ use crate::rows::Statements;
 /// A connection with the statements that were prepared on it.
 pub(crate) struct Prepared<'c> {
     conn: &'c Connection,
-    /// `None` where the connection is the user's: rusqlite's cache stays with it, and serves then.
+    /// The statements; `None` for a user's connection, which uses rusqlite's cache.
     kept: Option<RefCell<HashMap<Address, Statement<'c>>>>,
 }
 
@@ -23,12 +23,12 @@ pub(crate) struct Prepared<'c> {
 type Address = (*const u8, usize);
 
 impl<'c> Prepared<'c> {
-    /// Keeps the statements of the store's own connection until this is dropped.
+    /// Wraps the store's own connection. Its statements are kept until this value is dropped.
     pub(crate) fn of_writer(conn: &'c Connection) -> Self {
         Self { conn, kept: Some(RefCell::default()) }
     }
 
-    /// Leaves the statements with a connection of the user's.
+    /// Wraps a user's connection. Its statements stay in the connection's own cache.
     pub(crate) fn of_user(conn: &'c Connection) -> Self {
         Self { conn, kept: None }
     }
@@ -50,14 +50,14 @@ impl Statements for Prepared<'_> {
     ) -> Result<R> {
         let Some(kept) = &self.kept else { return self.conn.with(sql, work) };
         let address = (sql.as_ptr(), sql.len());
-        // Taken out meanwhile: the work may use other statements.
+        // The statement is taken out of the map, because the work may use other statements.
         let known = kept.borrow_mut().remove(&address);
-        // Without the flag, statements that are kept would use up the memory that SQLite sets aside
-        // for short ones.
+        // Without the flag, kept statements would use up the memory that SQLite reserves for
+        // short-lived ones.
         let prepare = || self.conn.prepare_with_flags(sql, PrepFlags::SQLITE_PREPARE_PERSISTENT);
         let mut statement = known.map_or_else(prepare, Ok)?;
         let result = work(&mut statement);
-        // A long payload is not to stay in memory until the statement is used again.
+        // A long payload must not stay in memory until the next use of the statement.
         statement.clear_bindings();
         kept.borrow_mut().insert(address, statement);
         result

@@ -1,4 +1,4 @@
-//! Removing finished tasks.
+//! The removal of ended tasks.
 
 use rusqlite::{Connection, Result, Transaction, TransactionBehavior, params};
 use stepwell_core::TaskId;
@@ -6,9 +6,9 @@ use stepwell_core::store::{Purge, TaskState};
 
 use crate::rows::{Sql, Statements as _, get, opt};
 
-/// Says of `other`, which was answered with that task, whether it may have yet to learn how the
-/// task ended: it has not completed. One that has failed or was cancelled does not count where it
-/// is itself kept for the task: neither would ever be removed.
+/// Expands to the condition that `other` may still have to learn how the task ended. `other` was
+/// answered with that task, and has not completed. An `other` that failed or was cancelled does not
+/// count when it is itself kept for the task, because then neither would ever be removed.
 macro_rules! other_needs {
     ($task:literal) => {
         concat!(
@@ -28,8 +28,8 @@ macro_rules! other_needs {
     };
 }
 
-/// The task that may have yet to learn how a task ended: its parent, or one that waits for it or
-/// was answered with it.
+/// Selects a task that may still have to learn how the given task ended: its parent, a task that
+/// waits for it, or a task that was answered with it.
 pub(crate) const NEEDED_BY: &str = concat!(
     "SELECT coalesce(
     (SELECT parent.task_id FROM stepwell_tasks task JOIN stepwell_tasks parent ON parent.task_id = task.parent
@@ -43,7 +43,7 @@ pub(crate) const NEEDED_BY: &str = concat!(
     ")))"
 );
 
-/// Defines a statement for finished tasks that nobody needs.
+/// Defines a statement for ended tasks that no other task needs.
 macro_rules! finished {
     ($which:literal) => {
         concat!(
@@ -63,19 +63,20 @@ macro_rules! finished {
     };
 }
 
-/// All of them, the oldest first, among those whose ids are below that one.
+/// Selects all of these tasks with ids below the given one, the oldest first.
 pub(crate) const FINISHED: &str = finished!("task_id < ?3 ORDER BY task_id LIMIT -1");
 
-/// That one, if it is one of them.
+/// Selects the given task, if it is one of them.
 const STILL_FINISHED: &str = finished!("task_id = ?3");
 
-/// The tasks that may be kept for one that has not completed, of those that ended before.
+/// Selects the tasks that may be kept for a task that has not completed, among those that ended
+/// before the given time.
 pub(crate) const KEPT_FOR: &str = "SELECT child.task_id FROM stepwell_tasks task
         CROSS JOIN stepwell_tasks child ON child.parent = task.task_id
         WHERE task.task_id = ?1 AND task.state <> 'completed' AND child.finished_at < ?2
     UNION SELECT task_id FROM stepwell_needs WHERE needed_by = ?1";
 
-/// Keeps a task for another one, which was answered with it, until that has completed.
+/// Keeps a task for another one, which was answered with it, until that one has completed.
 pub(crate) fn need(conn: &Connection, task_id: TaskId, needed_by: TaskId) -> Result<()> {
     let sql =
         "INSERT INTO stepwell_needs (task_id, needed_by) VALUES (?1, ?2) ON CONFLICT DO NOTHING";
@@ -86,7 +87,7 @@ pub(crate) fn needed_by(conn: &Connection, task_id: TaskId) -> Result<Option<Tas
     Ok(conn.one(NEEDED_BY, params![Sql(&task_id)], |row| opt(row, 0))?.flatten())
 }
 
-/// Removes a task and all that belongs to it.
+/// Removes a task with all its rows.
 pub(crate) fn delete(conn: &Connection, task_id: TaskId) -> Result<()> {
     conn.run("DELETE FROM stepwell_tasks WHERE task_id = ?1", params![Sql(&task_id)])?;
     conn.run("DELETE FROM stepwell_labels WHERE task_id = ?1", params![Sql(&task_id)])?;
@@ -100,20 +101,19 @@ pub(crate) fn delete(conn: &Connection, task_id: TaskId) -> Result<()> {
     Ok(())
 }
 
-/// Finds finished tasks to remove, the oldest first. It may look at many, and so is done where no
-/// commit waits for it.
+/// Returns ended tasks to remove, the oldest first. The search may read many tasks, and therefore
+/// runs on the reader, where no commit waits for it.
 pub(crate) fn find(conn: &Connection, purge: &Purge) -> Result<Vec<TaskId>> {
-    // A task has ended behind the time in its id, so that none of those that ended before then has
-    // a higher one.
+    // A task ends after the time in its id, so no task that ended before the limit has a higher id.
     let millis = u64::try_from(purge.before.as_millisecond() + 1).unwrap_or(0);
     let end = TaskId::from(uuid::Builder::from_unix_timestamp_millis(millis, &[0; 10]).into_uuid());
     let asked = params![Sql(&purge.before), state(purge), Sql(&end)];
     conn.first(purge.limit, "a task", FINISHED, asked, |row| get(row, 0))
 }
 
-/// Removes those tasks in a transaction of their own, but for what has changed since they were
-/// found; each is followed by those that were kept for it and that nobody else needs. Returns how
-/// many.
+/// Removes the given tasks in a transaction, except tasks that have changed since the search. Tasks
+/// that were kept for a removed one are removed as well, unless another task needs them. Returns
+/// the number of removed tasks.
 pub(crate) fn remove(conn: &Connection, purge: &Purge, found: &[TaskId]) -> Result<usize> {
     if found.is_empty() {
         return Ok(0);

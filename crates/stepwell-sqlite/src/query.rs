@@ -1,4 +1,4 @@
-//! Questions that change nothing.
+//! Queries, which change nothing.
 
 use std::cmp::Reverse;
 use std::time::Duration;
@@ -11,8 +11,8 @@ use stepwell_core::{Entry, Page, Payload, Room, TaskId};
 use crate::labels::{self, Conditions, Label, rarest_first};
 use crate::rows::{self, Sql, Statements as _, count, entry, get, opt};
 
-/// The queue that most tasks are in, whose newest are found without an index. Those of the others
-/// have one.
+/// The queue of most tasks, whose newest tasks are found without an index. Tasks of other queues
+/// have an index.
 const DEFAULT: &str = "default";
 
 const INFO: &str =
@@ -84,7 +84,7 @@ pub(crate) fn tasks(conn: &Connection, filter: &TaskFilter) -> Result<Page<TaskI
     if pages.len() == 1 {
         return Ok(pages.remove(0));
     }
-    // All tasks are known as far down as the page that ends first.
+    // All tasks are known down to the end of the page that ends first.
     let end = pages.iter().filter_map(|page| page.next).max();
     let mut found: Vec<_> = pages.into_iter().flat_map(|page| page.items).collect();
     found.retain(|info| end.is_none_or(|end| info.task_id >= end));
@@ -93,16 +93,16 @@ pub(crate) fn tasks(conn: &Connection, filter: &TaskFilter) -> Result<Page<TaskI
     Ok(Page { items, next: next.or(end) })
 }
 
-/// Where a list begins. Each is read in the order of the ids, and stops when the page is full.
+/// The table with which a list begins. Each is read in the order of the ids until the page is full.
 #[derive(Clone, Copy)]
 pub(crate) enum From {
-    /// With all tasks.
+    /// All tasks.
     Tasks,
-    /// With the tasks of the first label.
+    /// The tasks of the first label.
     Label,
-    /// With those whose own scope asks for the queue of the filter's.
+    /// The tasks whose own scope requires the queue of the filter's scope.
     OwnQueue,
-    /// With those in the queue of the filter's scope that are in no scope themselves.
+    /// The tasks without a scope in the queue of the filter's scope.
     Queue,
 }
 
@@ -115,9 +115,9 @@ impl From {
         }
     }
 }
-/// The statement for a filter whose labels are these, and its parameters. Only the conditions that
-/// the filter has, so that SQLite picks the index for these; what partial indexes ask for as
-/// literals. Whoever asks stops when the page is full.
+/// Returns the statement for a filter with these labels, and its parameters. The statement has only
+/// the conditions of the filter, so that SQLite picks the index for them. Conditions of partial
+/// indexes are literals. The caller stops reading when the page is full.
 pub(crate) fn list<'a>(
     filter: &'a TaskFilter,
     from: From,
@@ -126,7 +126,7 @@ pub(crate) fn list<'a>(
     let mut asked = Conditions::default();
     let (tables, id) = match from {
         From::Tasks | From::Queue => ("stepwell_tasks", "task_id"),
-        // `CROSS JOIN` lets SQLite begin with no other table.
+        // `CROSS JOIN` forces SQLite to begin with this table.
         From::Label | From::OwnQueue => (
             "(SELECT name, value, own, task_id AS labelled FROM stepwell_labels) CROSS JOIN stepwell_tasks
                 ON task_id = labelled",
@@ -189,7 +189,7 @@ pub(crate) fn journal(conn: &Connection, task_id: TaskId) -> Result<Vec<Entry>> 
     conn.all(JOURNAL, params![Sql(&task_id)], entry)
 }
 
-/// A journal that the answer has room for.
+/// Returns a journal, or `None` when the answer has no room for it.
 pub(crate) fn short_journal(
     conn: &Connection,
     task_id: TaskId,

@@ -1,4 +1,4 @@
-//! The engine's types as columns.
+//! The engine's types as values of columns.
 
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, Value, ValueRef};
 use rusqlite::{Connection, OptionalExtension, Params, Row, Rows, Statement};
@@ -8,10 +8,10 @@ use stepwell_core::{
     ScheduleVersion, Scope, TaskId, Timestamp, UnknownWord, Unreadable, WorkerId, from_micros,
 };
 
-/// A value of the engine on its way to or from a column.
+/// A value of the engine that is read from or written to a column.
 pub(crate) struct Sql<T>(pub(crate) T);
 
-/// How a type is kept in a column.
+/// A type that has a stored form in a column.
 pub(crate) trait Column: Sized {
     fn read(value: ValueRef<'_>) -> FromSqlResult<Self>;
     fn write(&self) -> rusqlite::Result<ToSqlOutput<'_>>;
@@ -123,7 +123,7 @@ impl Column for Payload {
 impl Column for Timestamp {
     fn read(value: ValueRef<'_>) -> FromSqlResult<Self> {
         let micros = value.as_i64()?;
-        // The calendar's last moment is no whole microsecond.
+        // The calendar's last time is not a whole microsecond.
         Ok(if micros >= Self::MAX.as_microsecond() { Self::MAX } else { from_micros(micros) })
     }
     fn write(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
@@ -131,28 +131,29 @@ impl Column for Timestamp {
     }
 }
 
-/// The column's value.
+/// Returns the column's value.
 pub(crate) fn get<T: Column>(row: &Row<'_>, column: usize) -> rusqlite::Result<T> {
     row.get::<_, Sql<T>>(column).map(|value| value.0)
 }
 
-/// The column's value, unless it is NULL.
+/// Returns the column's value, or `None` for NULL.
 pub(crate) fn opt<T: Column>(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<T>> {
     Ok(row.get::<_, Option<Sql<T>>>(column)?.map(|value| value.0))
 }
 
-/// The column's value; `None` where it cannot be read. For what hurts nobody else when it is
-/// missing.
+/// Returns the column's value, or `None` when it cannot be read. It is for values whose absence
+/// does not affect other rows.
 pub(crate) fn known<T: Column>(row: &Row<'_>, column: usize) -> Option<T> {
     get(row, column).ok()
 }
 
-/// A number of things. One that is out of range becomes the nearest that is not.
+/// Returns a number of things. A number out of range becomes the nearest valid one.
 pub(crate) fn count(row: &Row<'_>, column: usize) -> rusqlite::Result<u32> {
     Ok(u32::try_from(row.get::<_, i64>(column)?.max(0)).unwrap_or(u32::MAX))
 }
 
-/// Tells a row that cannot be read from a database that does not answer.
+/// Returns the error of a row that cannot be read. Other errors mean that the database does not
+/// answer, and are returned as they are.
 pub(crate) fn unreadable(what: &str, error: rusqlite::Error) -> rusqlite::Result<Unreadable> {
     match &error {
         rusqlite::Error::FromSqlConversionFailure(_, _, reason) => {
@@ -165,16 +166,16 @@ pub(crate) fn unreadable(what: &str, error: rusqlite::Error) -> rusqlite::Result
     }
 }
 
-/// Statements in the shapes that the store uses, each of them prepared once.
+/// The shapes of statements that the store uses. Each statement is prepared once.
 pub(crate) trait Statements {
-    /// Does something with the statement of that text.
+    /// Calls a function with the prepared statement of a text.
     fn with<R>(
         &self,
         sql: &'static str,
         work: impl FnOnce(&mut Statement<'_>) -> rusqlite::Result<R>,
     ) -> rusqlite::Result<R>;
 
-    /// Runs a statement. Returns how many rows it changed.
+    /// Runs a statement, and returns the number of changed rows.
     fn run(&self, sql: &'static str, params: impl Params) -> rusqlite::Result<usize> {
         self.with(sql, |statement| statement.execute(params))
     }
@@ -200,8 +201,8 @@ pub(crate) trait Statements {
         self.first(usize::MAX, what, sql, params, read)
     }
 
-    /// Returns the first rows that can be read, as many as the limit says: fewer, and there are no
-    /// more. That others cannot be read is said, and hides none of these. The statement has no
+    /// Returns the first rows that can be read, at most `limit`. If there are fewer, no more rows
+    /// exist. Rows that cannot be read are logged, and do not hide the others. The statement has no
     /// limit of its own.
     fn first<T>(
         &self,
@@ -223,7 +224,7 @@ pub(crate) trait Statements {
         })
     }
 
-    /// Returns a page of the rows that can be read, as [`Statements::first`].
+    /// Returns a page of the rows that can be read, under the rules of [`Statements::first`].
     fn page<T: Listed>(
         &self,
         limit: usize,
@@ -235,7 +236,7 @@ pub(crate) trait Statements {
         self.with(sql, |statement| page(statement, limit, what, params, read))
     }
 
-    /// Returns a page of the rows, or an error, for which there is that room.
+    /// Returns a page of the rows for which there is room. A row that cannot be read is an error.
     fn part<T: Listed>(
         &self,
         room: &mut Room,
@@ -250,7 +251,8 @@ pub(crate) trait Statements {
         })
     }
 
-    /// Returns all rows, or an error: for what is one thing in several rows.
+    /// Returns all rows, for a value that consists of several rows. A row that cannot be read is an
+    /// error.
     fn all<T>(
         &self,
         sql: &'static str,
@@ -283,8 +285,8 @@ pub(crate) fn page<T: Listed>(
     Page::fill(&mut Room::default(), limit, || rows.next(&mut read))
 }
 
-/// Rows, without those that cannot be read. Once they are no longer looked at, the log says what
-/// was left out.
+/// The rows of a statement that can be read. When it is dropped, it logs the rows that were left
+/// out.
 pub(crate) struct Readable<'a> {
     what: &'a str,
     rows: Rows<'a>,
@@ -329,7 +331,7 @@ pub(crate) fn key(row: &Row<'_>, first: usize) -> rusqlite::Result<Key> {
     Ok(Key { kind: get(row, first)?, name: get(row, first + 1)?, ordinal: row.get(first + 2)? })
 }
 
-/// Reads `seq, kind, name, ordinal, outcome, payload, at`.
+/// Reads the columns `seq, kind, name, ordinal, outcome, payload, at`.
 pub(crate) fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
     let word: String = row.get(4)?;
     let outcome = Outcome::from_columns(&word, get(row, 5)?).map_err(|error| {

@@ -84,7 +84,7 @@ impl Applying<'_, '_> {
         })
     }
 
-    /// Whether the last task that the schedule spawned has not ended.
+    /// Returns whether the last task that the schedule spawned has not ended.
     fn last_task_runs(&self, name: &Name) -> Result<bool> {
         let runs = self.conn.one(
             "SELECT 1 FROM stepwell_schedules s JOIN stepwell_tasks t ON t.task_id = s.last_task

@@ -1,4 +1,4 @@
-//! How tasks change their states, whatever the cause.
+//! The changes of tasks' states.
 
 use rusqlite::{Result, Row, params};
 use stepwell_core::store::{Finish, TaskState};
@@ -7,7 +7,8 @@ use stepwell_core::{Failure, Kind, Name, RunId, TaskId, Timestamp, compensating}
 use crate::commit::Applying;
 use crate::rows::{Sql, Statements as _, count, get, known, opt};
 
-/// A task that is to end. With a run it is the fence as well: the run must own the task.
+/// Selects a task that is about to end. With a run, it is also the fence: the run must own the
+/// task.
 pub(crate) const TO_END: &str =
     "SELECT rowid, parent IS NOT NULL OR idempotency_key IS NOT NULL OR concurrency_key IS NOT NULL,
         cancel_requested, state = 'running', queue, place IS NOT NULL AND blocked = 0,
@@ -16,8 +17,8 @@ pub(crate) const TO_END: &str =
     FROM stepwell_tasks
     WHERE task_id = ?1 AND (?2 IS NULL OR (run_id = ?2 AND state = 'running'))";
 
-/// The end of a task's journal, its attempt (that of a suspended one does not count, and has its
-/// number all the same) and its queue, if there is something that it did to be undone.
+/// Selects the end of a task's journal, its attempt and its queue, if the task has something to
+/// compensate. The attempt of a suspended task does not count, but its number is used here.
 const TO_COMPENSATE: &str =
     "SELECT (SELECT max(seq) FROM stepwell_journal WHERE task_id = ?1), attempt + (state = 'suspended'), queue
     FROM stepwell_tasks
@@ -28,17 +29,18 @@ const TO_COMPENSATE: &str =
 pub(crate) const CHILDREN: &str = "SELECT task_id FROM stepwell_tasks
     WHERE parent = ?1 AND state IN ('pending', 'running', 'suspended') ORDER BY task_id";
 
-/// A running task that is to be given back.
+/// A running task that is about to lose its owner.
 pub(crate) struct Held {
     pub(crate) task_id: TaskId,
-    /// `None` when it cannot be read; then nobody can claim the task, nor need anybody be told.
+    /// The queue; `None` when it cannot be read: then no worker can claim the task, and none is
+    /// notified.
     pub(crate) queue: Option<Name>,
     pub(crate) cancel_requested: bool,
     pub(crate) compensating: bool,
 }
 
 impl Held {
-    /// Reads `task_id, queue, cancel_requested, compensating`.
+    /// Reads the columns `task_id, queue, cancel_requested, compensating`.
     pub(crate) fn read(row: &Row<'_>) -> Result<Self> {
         Ok(Self {
             task_id: get(row, 0)?,
@@ -52,32 +54,34 @@ impl Held {
 /// A row of [`TO_END`].
 struct Ending {
     rowid: i64,
-    /// Whether a task may have spawned it, or been answered with it, and so may await it.
+    /// `true` if another task may wait for this one, because it spawned it or was answered with it.
     known: bool,
     cancel_requested: bool,
     ran: bool,
     queue: Option<Name>,
-    /// Whether it is its turn by its concurrency key.
+    /// `true` if it is the task's turn by its concurrency key.
     has_turn: bool,
     waits: bool,
     mail: bool,
 }
 
-/// What an attempt leaves when its task is given back.
+/// The result of an attempt whose task becomes pending.
 #[derive(Default)]
 pub(crate) struct GivenBack<'a> {
-    /// When the task is due again; at once when `None`.
+    /// The time at which the task is due again; `None` for now.
     pub(crate) due_at: Option<Timestamp>,
-    /// Whether the attempt does not count.
+    /// `true` if the attempt does not count.
     pub(crate) uncounted: bool,
-    /// Why it failed.
+    /// The reason of the attempt's failure.
     pub(crate) failure: Option<&'a Failure>,
-    /// Whether its process died; otherwise it met no crash, and the next one is the first.
+    /// `true` if the attempt's process died; otherwise the count of successive crashes starts again
+    /// at 0.
     pub(crate) crashed: bool,
 }
 
 impl Applying<'_, '_> {
-    /// Makes a running task pending, without an owner; or cancelled, when that was asked for.
+    /// Makes a running task pending, without an owner. A task whose cancellation was requested is
+    /// cancelled instead.
     pub(crate) fn give_back(&mut self, task: &Held, given: &GivenBack<'_>) -> Result<()> {
         let due_at = given.due_at.filter(|due_at| *due_at > self.now);
         self.conn.run(
@@ -103,7 +107,7 @@ impl Applying<'_, '_> {
         Ok(())
     }
 
-    /// Makes a task of that queue claimable.
+    /// Makes a task of the queue claimable.
     pub(crate) fn make_ready(&mut self, task_id: TaskId, queue: Option<Name>) -> Result<()> {
         self.conn.run(
             "UPDATE stepwell_tasks SET state = 'pending', due_at = NULL, ready_at = ?2 WHERE \
@@ -114,12 +118,12 @@ impl Applying<'_, '_> {
         Ok(())
     }
 
-    /// Says that a queue has something for workers.
+    /// Adds the queue to the news: it has work for workers.
     pub(crate) fn tell_ready(&mut self, queue: Option<Name>) {
         self.news.ready.extend(queue.map(|queue| (queue, 1)));
     }
 
-    /// Tells a task that something arrived for it.
+    /// Wakes a suspended task, or notifies a running one, because something has arrived for it.
     pub(crate) fn notify(&mut self, task_id: TaskId) -> Result<()> {
         match self.state(task_id)? {
             Some((Ok(TaskState::Suspended), queue)) => self.make_ready(task_id, queue),
@@ -128,7 +132,7 @@ impl Applying<'_, '_> {
         }
     }
 
-    /// Its state and its queue, as far as they can be read.
+    /// Returns the task's state and queue, as far as they can be read.
     pub(crate) fn state(
         &self,
         task_id: TaskId,
@@ -140,7 +144,8 @@ impl Applying<'_, '_> {
         )
     }
 
-    /// Marks a running task as one that something arrived for. `false` when it does not run.
+    /// Marks a running task as one for which something has arrived. Returns `false` when the task
+    /// does not run.
     fn poke(&mut self, task_id: TaskId, cancel: bool) -> Result<bool> {
         let runs = 1
             == self.conn.run(
@@ -154,9 +159,9 @@ impl Applying<'_, '_> {
         Ok(runs)
     }
 
-    /// Ends a task, or lets it be compensated first; when it is cancelled, its children are still
-    /// to be. Returns whether it had been asked to cancel; `None` when `fence` does not own it,
-    /// and then nothing has changed.
+    /// Ends a task, or makes it compensate first. The children of a cancelled task are cancelled
+    /// later. Returns whether the task's cancellation had been requested. Returns `None`, without a
+    /// change, when `fence` does not own the task.
     pub(crate) fn finish(
         &mut self,
         task_id: TaskId,
@@ -174,8 +179,8 @@ impl Applying<'_, '_> {
         Ok(ended)
     }
 
-    /// Makes a task claimable as compensating, when it has something to undo that it did since it
-    /// was compensated last.
+    /// Makes a task claimable as compensating, if it has something to compensate since its last
+    /// compensation. Returns whether it has.
     fn compensate(&mut self, task_id: TaskId, finish: &Finish) -> Result<bool> {
         let found = self.conn.one(TO_COMPENSATE, params![Sql(&task_id)], |row| {
             Ok((row.get::<_, i64>(0)?.unsigned_abs() + 1, count(row, 1)?, known(row, 2)))
@@ -199,14 +204,14 @@ impl Applying<'_, '_> {
         Ok(self.conn.one(sql, params![Sql(&task_id)], |_| Ok(()))?.is_some())
     }
 
-    /// Why its last attempt failed.
+    /// Returns the failure of the task's last attempt.
     pub(crate) fn failure(&self, task_id: TaskId) -> Result<Option<Failure>> {
         let sql = "SELECT failure FROM stepwell_tasks WHERE task_id = ?1";
         Ok(self.conn.one(sql, params![Sql(&task_id)], |row| opt(row, 0))?.flatten())
     }
 
-    /// Cancels a task that has not ended: asks it to, when it runs. One that is being compensated
-    /// ends by itself.
+    /// Cancels a task that has not ended. For a running task, it only requests the cancellation. A
+    /// task that is compensating ends by itself, and is not changed.
     pub(crate) fn cancel(&mut self, task_id: TaskId) -> Result<()> {
         if self.is_compensating(task_id)? {
             return Ok(());
@@ -217,8 +222,8 @@ impl Applying<'_, '_> {
         Ok(())
     }
 
-    /// Cancels what descends from tasks that were cancelled. Without recursion: a family may have
-    /// more generations than a thread has stack.
+    /// Cancels the descendants of cancelled tasks. It is a loop and not a recursion, because the
+    /// generations may be more than fit in a thread's stack.
     pub(crate) fn cancel_doomed(&mut self) -> Result<()> {
         while let Some(parent) = self.doomed.pop() {
             for child in self.children(parent)? {
@@ -228,7 +233,7 @@ impl Applying<'_, '_> {
         Ok(())
     }
 
-    /// Children that have not ended, the oldest first.
+    /// Returns the children that have not ended, the oldest first.
     fn children(&self, task_id: TaskId) -> Result<Vec<TaskId>> {
         self.conn.readable("a child", CHILDREN, params![Sql(&task_id)], |row| get(row, 0))
     }
@@ -244,8 +249,8 @@ impl Applying<'_, '_> {
             Finish::Failed(failure) => (TaskState::Failed, None, Some(failure)),
             Finish::Cancelled => (TaskState::Cancelled, None, None),
         };
-        // Two statements: SQLite makes a table in memory for each RETURNING, which takes longer
-        // than the SELECT.
+        // There are two statements, because SQLite makes a table in memory for each RETURNING,
+        // which is slower than the SELECT.
         let found =
             self.conn.one(TO_END, params![Sql(&task_id), fence.as_ref().map(Sql)], |row| {
                 Ok(Ending {
@@ -268,12 +273,12 @@ impl Applying<'_, '_> {
             WHERE rowid = ?1",
             params![rowid, Sql(&state), output.map(Sql), failure.map(Sql), Sql(&self.now)],
         )?;
-        // Most tasks have neither; a look within the first statement costs less than two more
-        // statements.
+        // Most tasks have neither waits nor messages: a check within the first statement costs less
+        // than two more statements.
         if waits {
             self.drop_waits(task_id)?;
         }
-        // Any other end may be followed by a retry, which receives what was accepted.
+        // After any other end, a retry may follow, which receives the accepted messages.
         if mail && state == TaskState::Completed {
             self.conn
                 .run("DELETE FROM stepwell_messages WHERE task_id = ?1", params![Sql(&task_id)])?;

@@ -1,4 +1,4 @@
-//! What is known of task types.
+//! The descriptions of task types.
 
 use rusqlite::types::Type;
 use rusqlite::{Connection, Error, Result, params};

@@ -1,5 +1,5 @@
-//! Exactly once, with the user's own tables: steps, spawns and events in transactions of
-//! `rusqlite`.
+//! Steps, spawns and events in transactions of `rusqlite`: exactly once, with the user's own
+//! tables.
 
 use std::any::Any;
 use std::path::Path;
@@ -25,14 +25,15 @@ use crate::task_types::task_types;
 use crate::work::Work;
 use crate::writer::Writer;
 
-/// Adds [`transaction`](TransactionExt::transaction) to the context of tasks whose store is SQLite.
+/// The extension of [`TaskContext`] with [`transaction`](TransactionExt::transaction), for tasks
+/// whose store is SQLite.
 pub trait TransactionExt {
-    /// A step that writes to the application's own tables, in the same database: its writes and its
-    /// journal entry are one transaction, and so happen exactly once.
+    /// Runs a step that writes to the application's own tables in the same database. The writes and
+    /// the journal entry are one transaction, and so happen exactly once.
     ///
     /// The closure runs on the store's writer thread, within the commit of many tasks: keep it
-    /// short, and do slow work before it. When it fails, what it wrote is undone, and the step
-    /// has failed with its error. It must not end the transaction.
+    /// short, and do slow work before it. The closure must not end the transaction. When it fails,
+    /// its writes are rolled back, and the step fails with its error.
     ///
     /// ```
     /// use stepwell_core::{TaskContext, TaskResult};
@@ -48,8 +49,8 @@ pub trait TransactionExt {
     /// ```
     ///
     /// # Errors
-    /// [`TaskError::Step`](stepwell_core::TaskError::Step) when the closure fails, its result
-    /// cannot be journaled, or the store is of another kind.
+    /// [`TaskError::Step`](stepwell_core::TaskError::Step) when the closure fails, when its result
+    /// cannot be journaled, or when the store is not SQLite.
     fn transaction<T, F>(&self, name: impl Into<StepName>, work: F) -> Delivery<T>
     where
         F: FnOnce(&Connection) -> anyhow::Result<T> + Send + 'static,
@@ -74,10 +75,11 @@ impl TransactionExt for TaskContext {
     }
 }
 
-/// Adds spawns and events within the user's own transactions to clients whose store is SQLite.
+/// The extension of [`Client`] with spawns and events within the user's own transactions, for
+/// clients whose store is SQLite.
 ///
-/// The connection is the user's own, on the same file as the client's. While its transaction has
-/// written, the engine's commits wait for it: keep it short.
+/// The connection is the user's own, to the same file as the client's. After its transaction has
+/// written, the engine's commits wait for its end: keep it short.
 ///
 /// ```no_run
 /// use stepwell_core::{Client, SpawnOptions};
@@ -92,16 +94,18 @@ impl TransactionExt for TaskContext {
 /// }
 /// ```
 pub trait ClientExt {
-    /// Spawns a task in the user's transaction: it is there when that commits.
+    /// Spawns a task in the user's transaction. The task exists when the transaction has committed.
     ///
     /// # Errors
-    /// As [`Client::spawn`]; also when the connection is to another database than the client's.
+    /// The errors of [`Client::spawn`]; also an error when the connection is to another database
+    /// than the client's.
     fn spawn_in<T: Task>(&self, tx: &Connection, params: T::Params) -> Result<SpawnResult, Error>;
 
-    /// As [`ClientExt::spawn_in`], for a task type that is known by its name, and with options.
+    /// Spawns a task as [`ClientExt::spawn_in`] does, of a task type known by its name, and with
+    /// options.
     ///
     /// # Errors
-    /// As [`ClientExt::spawn_in`].
+    /// The errors of [`ClientExt::spawn_in`].
     fn spawn_named_in<P: Serialize + ?Sized>(
         &self,
         tx: &Connection,
@@ -110,12 +114,13 @@ pub trait ClientExt {
         options: SpawnOptions,
     ) -> Result<SpawnResult, Error>;
 
-    /// Emits an event in the user's transaction: it is there when that commits. `true` when it is
-    /// the first of its name; a further one changes nothing.
+    /// Emits an event in the user's transaction. The event exists when the transaction has
+    /// committed. Returns `true` when the event is the first one of its name; a further one changes
+    /// nothing.
     ///
     /// # Errors
-    /// As [`Client::emit_event`]; also when the connection is to another database than the
-    /// client's.
+    /// The errors of [`Client::emit_event`]; also an error when the connection is to another
+    /// database than the client's.
     fn emit_event_in<T: Serialize + ?Sized>(
         &self,
         tx: &Connection,
@@ -157,7 +162,7 @@ impl ClientExt for Client {
     }
 }
 
-/// Does something of the store's on a connection of the user's. Workers learn of it as of the
+/// Runs an operation of the store on a user's connection. Workers learn of it as they learn of the
 /// commits of other processes.
 fn within<T>(
     client: &Client,

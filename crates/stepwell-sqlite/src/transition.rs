@@ -1,4 +1,4 @@
-//! What runs did.
+//! The application of transitions.
 
 use rusqlite::params;
 use stepwell_core::store::{Applied, Finish, Next, Refused, Spawned, Transition};
@@ -11,7 +11,7 @@ use crate::rows::{Sql, Statements};
 use crate::states::{GivenBack, Held};
 use crate::waits;
 
-/// Finds the task while the run owns it: the fence.
+/// Selects the task if the run owns it: the fence.
 pub(crate) const FENCE: &str =
     "SELECT task_id, queue, cancel_requested, compensating FROM stepwell_tasks
     WHERE task_id = ?1 AND run_id = ?2 AND state = 'running'";
@@ -20,20 +20,21 @@ pub(crate) const FENCE: &str =
 pub(crate) const LIGHT_FENCE: &str = "SELECT cancel_requested FROM stepwell_tasks WHERE task_id = \
                                       ?1 AND run_id = ?2 AND state = 'running'";
 
-/// Where a task's journal ends.
+/// Selects the number of the last entry of a task's journal.
 const LAST_ENTRY: &str = "SELECT coalesce(max(seq), 0) FROM stepwell_journal WHERE task_id = ?1";
 
-/// A transition that has written what it brought.
+/// A transition whose own data is written.
 pub(crate) struct Written {
     applied: Applied,
     look: Option<Look>,
 }
 
-/// What is left to do of a transition when all of its batch have written.
+/// The rest of a transition, which is done when all transitions of the batch are written.
 struct Look {
     task_id: TaskId,
     run_id: RunId,
-    /// Whether the task is to be suspended when nothing is found, and until when.
+    /// The time until which the task is suspended when nothing has arrived; the outer `None` for a
+    /// task that is not suspended.
     suspend: Option<Option<Timestamp>>,
 }
 
@@ -115,7 +116,7 @@ impl Applying<'_, '_> {
         for task in &transition.spawns {
             self.spawn(task)?;
         }
-        // Behind the spawns: a child that is not there has been deleted.
+        // Waits come after the spawns: a child that does not exist then has been deleted.
         transition.waits_added.iter().try_for_each(|wait| waits::add(self.conn, task_id, wait))?;
         for event in &transition.events {
             self.emit(event)?;
@@ -181,7 +182,7 @@ impl Applying<'_, '_> {
         Ok(Ok(Written { applied, look }))
     }
 
-    /// Whether the task's journal ends where the transition says.
+    /// Returns whether the task's journal ends where the transition says.
     fn ends_there(&self, transition: &Transition) -> rusqlite::Result<bool> {
         let Some(after) = transition.after.filter(|after| !self.ends.is(transition.run_id, *after))
         else {
@@ -233,7 +234,8 @@ impl Applying<'_, '_> {
         Ok(())
     }
 
-    /// Fence and end in one statement, for the transition that almost every task has as its last.
+    /// Checks the fence and ends the task in one statement, for the last transition of almost every
+    /// task.
     fn complete_at_once(
         &mut self,
         transition: &Transition,
@@ -278,7 +280,8 @@ pub(crate) fn add_entries(
     Ok(())
 }
 
-/// Whether the order of its parts makes no difference to anyone, so that the end may come first.
+/// Returns whether the order of the transition's parts has no effect, so that the end may come
+/// first.
 fn reaches_nobody_else(transition: &Transition) -> bool {
     transition.spawns.is_empty()
         && transition.events.is_empty()

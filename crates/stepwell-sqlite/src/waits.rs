@@ -1,4 +1,4 @@
-//! What tasks wait for, and what has arrived of it.
+//! The waits of tasks, and what has arrived for them.
 
 use rusqlite::types::ToSql;
 use rusqlite::{Connection, Result, Row, params};
@@ -9,13 +9,15 @@ use crate::commit::Applying;
 use crate::labels::{Conditions, Label};
 use crate::rows::{Readable, Sql, Statements as _, get, key, known, opt};
 
-/// The tasks that wait for the end of a task.
+/// Selects the tasks that wait for the end of a task.
 pub(crate) const AWAITS: &str = "SELECT DISTINCT task_id FROM stepwell_waits WHERE target = ?1 AND \
                                  kind = 'child' ORDER BY task_id";
 
-/// Adds a wait, and marks it if its target may be there already. One mark for each topic is enough.
+/// Adds a wait, and marks it if its target may have arrived already. One mark for each topic is
+/// enough.
 ///
-/// `INDEXED BY`, here and below: a task may have many waits, which a look by its id would read.
+/// `INDEXED BY`, here and below, is for tasks with many waits, all of which a search by the task's
+/// id would read.
 pub(crate) const ADD: &str =
     "INSERT OR REPLACE INTO stepwell_waits (task_id, kind, name, ordinal, target, due_at, arrived)
     VALUES (?1, ?2, ?3, ?4, ?5, ?6, CASE ?2
@@ -41,12 +43,12 @@ pub(crate) const MARK_ONE: &str = "UPDATE stepwell_waits SET arrived = 1
             SELECT task_id, kind, name, ordinal FROM stepwell_waits INDEXED BY stepwell_waits_target
             WHERE target = ?2 AND kind = 'message' AND task_id = ?1 LIMIT 1)";
 
-/// Takes the marks from the waits of a task for a target.
+/// Removes the marks from the waits of a task for a target.
 pub(crate) const UNMARK: &str =
     "UPDATE stepwell_waits INDEXED BY stepwell_waits_arrived SET arrived = 0
     WHERE task_id = ?1 AND arrived = 1 AND kind = ?3 AND target = ?2";
 
-/// Selects the targets of a task's waits that are marked.
+/// Selects the targets of a task's marked waits.
 pub(crate) const ARRIVED: &str = "SELECT kind, target
     FROM stepwell_waits INDEXED BY stepwell_waits_arrived WHERE task_id = ?1 AND arrived = 1";
 
@@ -74,7 +76,7 @@ pub(crate) fn add(conn: &Connection, task_id: TaskId, wait: &Wait) -> Result<()>
     Ok(())
 }
 
-/// Returns what a task waits for, by key.
+/// Returns the waits of a task, in the order of their keys.
 pub(crate) fn of(conn: &Connection, task_id: TaskId) -> Result<Vec<Wait>> {
     let mut waits = conn.all(
         "SELECT kind, name, ordinal, target, due_at FROM stepwell_waits WHERE task_id = ?1",
@@ -85,8 +87,8 @@ pub(crate) fn of(conn: &Connection, task_id: TaskId) -> Result<Vec<Wait>> {
     Ok(waits)
 }
 
-/// What tasks wait for whose target begins so. Texts are ordered by their bytes, and none of them
-/// has one over U+10FFFF.
+/// Returns the waits whose target has the prefix, by their tasks. Texts are ordered by their bytes,
+/// and none has a character over U+10FFFF.
 pub(crate) fn beginning_with(
     conn: &Connection,
     scope: &Scope,
@@ -154,7 +156,7 @@ impl Applying<'_, '_> {
              = ?4",
             which,
         )?;
-        // The mark of its topic goes to another wait, if there is one.
+        // The mark of the wait's topic goes to another wait, if there is one.
         if let Some(topic) = topic.flatten() {
             self.conn.run(MARK_ONE, params![Sql(&task_id), Sql(&topic)])?;
         }
@@ -166,18 +168,18 @@ impl Applying<'_, '_> {
         Ok(())
     }
 
-    /// Returns the tasks that wait for the end of that one.
+    /// Returns the tasks that wait for the end of the task.
     pub(crate) fn awaiting(&self, task_id: TaskId) -> Result<Vec<TaskId>> {
         self.conn.readable("a wait", AWAITS, params![Sql(&task_id)], |row| get(row, 0))
     }
 
-    /// Tells a task that an event or the end of a child has arrived which it waits for.
+    /// Notifies a task that an event, or the end of a child, has arrived for one of its waits.
     pub(crate) fn arrive(&mut self, task_id: TaskId, kind: Kind, target: &str) -> Result<()> {
         self.conn.run(MARK, params![Sql(&task_id), target, Sql(&kind)])?;
         self.notify(task_id)
     }
 
-    /// Tells a task that a message of a topic has arrived, if it waits for one.
+    /// Notifies a task that a message of a topic has arrived, if it waits for one.
     pub(crate) fn arrive_message(&mut self, task_id: TaskId, topic: &Name) -> Result<()> {
         match self.conn.run(MARK_ONE, params![Sql(&task_id), Sql(topic)])? {
             0 => Ok(()),
@@ -185,8 +187,8 @@ impl Applying<'_, '_> {
         }
     }
 
-    /// Returns what has arrived for the waits of a task in that queue, as far as the answer has
-    /// room for it.
+    /// Returns what has arrived for the waits of a task in the queue, as far as the answer has
+    /// room.
     pub(crate) fn facts(&mut self, task_id: TaskId, queue: Option<&Name>) -> Result<Facts> {
         let mut facts = Facts::default();
         let mut arrived = self.conn.all(ARRIVED, params![Sql(&task_id)], |row| {
@@ -197,7 +199,7 @@ impl Applying<'_, '_> {
         for (kind, target) in arrived {
             let Some(target) = target else { continue };
             let found = match kind {
-                // Nothing more is read, lest a long payload be read for each wait.
+                // When the answer is full, no payload is read, because each of them may be long.
                 Kind::Event | Kind::Message | Kind::Child if self.room.is_full() => {
                     facts.more = true;
                     true
@@ -233,8 +235,8 @@ impl Applying<'_, '_> {
         Ok(facts)
     }
 
-    /// Adds the first messages of a topic, as many as the task waits for and the answer has room
-    /// for. Returns whether there are any.
+    /// Adds the first messages of a topic, at most one for each wait, as far as the answer has
+    /// room. Returns whether there are any.
     fn messages(&mut self, task_id: TaskId, topic: &Name, facts: &mut Facts) -> Result<bool> {
         let (mut waits, mut messages) =
             (self.conn.prepare_cached(RECEIVING)?, self.conn.prepare_cached(MESSAGES)?);
@@ -253,7 +255,8 @@ impl Applying<'_, '_> {
         Ok(found)
     }
 
-    /// The event as a task in that queue sees it: one for all queues comes before one for its own.
+    /// Returns the event for a task in the queue: an event for all queues precedes one for this
+    /// queue.
     fn event(&self, name: &Name, queue: Option<&Name>) -> Result<Option<Payload>> {
         self.conn.one(
             "SELECT payload FROM stepwell_events WHERE name = ?1 AND queue IN ('', ?2) ORDER BY \
@@ -263,7 +266,7 @@ impl Applying<'_, '_> {
         )
     }
 
-    /// How a child ended; `None` while it has not, as far as this program can tell.
+    /// Returns how a child ended, or `None` when it has not ended or its state cannot be read.
     fn end_of(&self, child: TaskId) -> Result<Option<Finish>> {
         let finish = self.conn.one(
             "SELECT state, output, failure FROM stepwell_tasks WHERE task_id = ?1",

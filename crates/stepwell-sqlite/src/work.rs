@@ -1,4 +1,4 @@
-//! Steps whose work is done within the batch's own transaction.
+//! Steps whose work runs within the batch's own transaction.
 
 use std::sync::atomic::Ordering;
 
@@ -11,10 +11,10 @@ use crate::commit::Applying;
 use crate::error::Fault;
 use crate::rows::Statements as _;
 
-/// What a [`UserTransaction`]'s `work` must hold: a closure over the store's connection, in whose
-/// transaction it writes. When it fails or panics, what it wrote is undone. It must leave the
-/// transaction open: a `COMMIT` or `ROLLBACK` in it fails the whole batch, of which nothing is
-/// applied then.
+/// The type that a [`UserTransaction`]'s `work` must hold: a closure over the store's connection,
+/// which writes in the store's transaction. When the closure fails or panics, its writes are rolled
+/// back. It must leave the transaction open: a `COMMIT` or `ROLLBACK` in it fails the whole batch,
+/// and nothing of the batch is applied.
 pub type Work = Box<dyn FnOnce(&Connection) -> anyhow::Result<Payload> + Send>;
 
 impl Applying<'_, '_> {
@@ -41,7 +41,7 @@ impl Applying<'_, '_> {
         let result = result.and_then(|value| Ok((seal.seal(&value)?, value)));
         if self.conn.is_autocommit() {
             return Err(match result.map_err(anyhow::Error::downcast::<rusqlite::Error>) {
-                // A full disk, say, ends the transaction by itself.
+                // A full disk, for example, ends the transaction by itself.
                 Err(Ok(error)) if !says_refused_commit(&error) => error.into(),
                 _ => ended(key).into(),
             });
@@ -49,7 +49,7 @@ impl Applying<'_, '_> {
         if result.is_err() {
             self.conn.run("ROLLBACK TO stepwell_work", []).map_err(|_| ended(key))?;
         }
-        // It fails when the closure began a transaction of its own after it had ended the store's.
+        // This fails when the closure ended the store's transaction and then began its own.
         self.conn.run("RELEASE stepwell_work", []).map_err(|_| ended(key))?;
         Ok(match result {
             Ok((kept, value)) => {

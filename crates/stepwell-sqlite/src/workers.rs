@@ -1,4 +1,4 @@
-//! Signs of life, and what becomes of tasks whose worker has stopped or died.
+//! Signals of workers, and the tasks of workers that have stopped or died.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -20,7 +20,7 @@ pub(crate) const RUNNING_UNDER: &str = "SELECT task_id FROM stepwell_tasks
 pub(crate) const RUNS_UNDER: &str = "SELECT task_id, run_id FROM stepwell_tasks
     WHERE worker_id = ?1 AND state = 'running'";
 
-/// Workers that run tasks, and of which there is no row.
+/// Selects the workers that run tasks and have no row.
 pub(crate) const UNKNOWN_WORKERS: &str =
     "SELECT DISTINCT worker_id FROM stepwell_tasks INDEXED BY stepwell_tasks_running
     WHERE state = 'running' AND worker_id NOT IN (SELECT worker_id FROM stepwell_workers)";
@@ -28,14 +28,14 @@ pub(crate) const UNKNOWN_WORKERS: &str =
 pub(crate) const HELD: &str = "SELECT task_id, queue, cancel_requested, compensating
     FROM stepwell_tasks WHERE task_id = ?1 AND state = 'running'";
 
-/// How many attempts a running task has, how many crashes in a row it has met, how far its journal
-/// had come at the last of them, and how far it has come now.
+/// Selects a running task's number of attempts and of successive crashes, the length of its journal
+/// at the last crash, and its length now.
 pub(crate) const CRASHES: &str = "SELECT max_attempts, crashes, progress_at_crash, coalesce((
         SELECT seq FROM stepwell_journal WHERE task_id = ?1 AND kind NOT IN ('log', 'progress')
         ORDER BY seq DESC LIMIT 1), 0)
     FROM stepwell_tasks WHERE task_id = ?1";
 
-/// Workers that follow one in the order of their ids, around the circle.
+/// Selects the other workers in the order of their ids, starting after the given one.
 const OTHERS: &str =
     "SELECT worker_id, heartbeats, lease FROM stepwell_workers WHERE worker_id <> ?1
     ORDER BY worker_id < ?1, worker_id";
@@ -106,7 +106,7 @@ impl Applying<'_, '_> {
         }
     }
 
-    /// The answer to a sign of life.
+    /// Returns the answer to a signal.
     fn status(&self, worker_id: WorkerId, state: WorkerState) -> Result<WorkerStatus> {
         let running =
             self.conn.readable("a task", RUNS_UNDER, params![Sql(&worker_id)], |row| {
@@ -114,8 +114,8 @@ impl Applying<'_, '_> {
             })?;
         let run = |(task_id, run_id): (TaskId, Option<RunId>)| match run_id {
             Some(run_id) => Ok((task_id, run_id)),
-            // Nobody can have that run. The worker sees that it does not run this one, and gives
-            // the task back.
+            // No worker can own a run with an unreadable id. The worker sees that it does not
+            // execute the new run, and releases the task.
             None => {
                 let run_id = RunId::new(&*self.writer.runtime);
                 let sql = "UPDATE stepwell_tasks SET run_id = ?2 WHERE task_id = ?1";
@@ -135,7 +135,7 @@ impl Applying<'_, '_> {
         Ok(WorkerStatus { state, runs, others })
     }
 
-    /// Removes the workers of processes that have died, and gives back their tasks.
+    /// Removes the workers of processes that have died, and releases their tasks.
     pub(crate) fn remove_dead_workers(&mut self) -> Result<()> {
         for handle in self.liveness.dead_handles(self.conn)? {
             let sql = "SELECT worker_id FROM stepwell_workers WHERE handle = ?1";
@@ -150,8 +150,8 @@ impl Applying<'_, '_> {
         Ok(())
     }
 
-    /// Gives back the tasks of a worker that has died, each with another attempt; those that have
-    /// met too many crashes in a row fail.
+    /// Releases the tasks of a worker that has died, each with another attempt. Tasks with too many
+    /// successive crashes fail.
     fn release_after_death(&mut self, worker_id: &str) -> Result<()> {
         self.running_under(worker_id)?.into_iter().try_for_each(|task_id| {
             self.apart(task_id, |applying| applying.release_after_crash(task_id))
@@ -184,7 +184,7 @@ impl Applying<'_, '_> {
         self.finish(task_id, None, finish).map(drop)
     }
 
-    /// Gives back the tasks of a worker, the attempts not counted.
+    /// Releases the tasks of a worker, without counting the attempts.
     fn release_all(&mut self, worker_id: &str) -> Result<()> {
         self.running_under(worker_id)?.into_iter().try_for_each(|task_id| {
             self.apart(task_id, |applying| {
@@ -195,7 +195,7 @@ impl Applying<'_, '_> {
         self.cancel_doomed_apart()
     }
 
-    /// Cancels what descends from tasks that were cancelled, once all of them are given back.
+    /// Cancels the descendants of cancelled tasks, when all tasks have been released.
     fn cancel_doomed_apart(&mut self) -> Result<()> {
         std::mem::take(&mut self.doomed).into_iter().rev().try_for_each(|parent| {
             self.apart(parent, |applying| {
@@ -205,7 +205,7 @@ impl Applying<'_, '_> {
         })
     }
 
-    /// Gives back tasks that run under workers of which there is no row, which somebody must have
+    /// Releases tasks that run under workers without a row, which another program must have
     /// deleted.
     fn release_the_unowned(&mut self) -> Result<()> {
         for worker_id in
@@ -216,14 +216,14 @@ impl Applying<'_, '_> {
         Ok(())
     }
 
-    /// Says what was known of it.
+    /// Removes a worker's row, and returns the state that it had.
     fn forget(&self, worker_id: &str) -> Result<WorkerState> {
         let sql = "DELETE FROM stepwell_workers WHERE worker_id = ?1 RETURNING state";
         self.state_by(sql, params![worker_id])
     }
 
-    /// What a statement about one worker says of its state. One in a state that is unknown is
-    /// there, and so active.
+    /// Returns a worker's state from a statement about it. A worker whose state is unknown exists,
+    /// and therefore counts as active.
     fn state_by(&self, sql: &'static str, params: impl rusqlite::Params) -> Result<WorkerState> {
         let state =
             self.conn.one(sql, params, |row| Ok(known(row, 0).unwrap_or(WorkerState::Active)))?;
@@ -234,13 +234,14 @@ impl Applying<'_, '_> {
         self.conn.readable("a task", RUNNING_UNDER, params![worker_id], |row| get(row, 0))
     }
 
-    /// A running task as it is now: the end of one may have asked another one to cancel.
+    /// Returns a running task as it is now: the end of one task may have requested the cancellation
+    /// of another one.
     fn held(&self, task_id: TaskId) -> Result<Option<Held>> {
         self.conn.one(HELD, params![Sql(&task_id)], Held::read)
     }
 }
 
-/// All workers, as they are at that time.
+/// Returns all workers, with their state at the given time.
 pub(crate) fn workers(conn: &Connection, now: Timestamp) -> Result<Vec<WorkerInfo>> {
     conn.readable(
         "a worker",
@@ -255,7 +256,7 @@ pub(crate) fn workers(conn: &Connection, now: Timestamp) -> Result<Vec<WorkerInf
             Ok(WorkerInfo {
                 worker_id: get(row, 0)?,
                 name: row.get(1)?,
-                // Of a worker that was registered by an earlier version, nothing is known.
+                // A worker that an earlier version registered has no list of queues.
                 queues: serde_json::from_str(&queues).unwrap_or_default(),
                 concurrency: row.get(3)?,
                 code_version: row.get::<_, Option<Sql<Name>>>(4)?.map(|version| version.0),
@@ -270,7 +271,7 @@ pub(crate) fn workers(conn: &Connection, now: Timestamp) -> Result<Vec<WorkerInf
     )
 }
 
-/// The types of the first tasks that are to be claimed in each queue.
+/// Returns the types of the tasks that are claimed next in each queue.
 pub(crate) fn waiting_types(conn: &Connection, queues: &[Name]) -> Result<Vec<Name>> {
     let mut types = BTreeSet::new();
     for queue in queues {

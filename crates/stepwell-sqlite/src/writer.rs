@@ -27,34 +27,34 @@ use crate::location::Location;
 use crate::prepared::Prepared;
 use crate::survive;
 
-/// How often to look for commits of others while there is nothing else to do.
+/// The interval at which the idle writer looks for commits of others.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// Something to be done with a connection.
+/// Work on a connection.
 pub(crate) type Job = Box<dyn FnOnce(&Connection) + Send>;
 
-/// What the writer is told to do.
+/// An order to the writer.
 pub(crate) enum Order {
     Commit(Arc<Batch>, oneshot::Sender<Result<Committed, StoreError>>),
     Job(Job),
-    /// Somebody waits for changes now.
+    /// A caller waits for changes now.
     Look,
 }
 
-/// What the writer needs beside its connection.
+/// The data that the writer needs beside its connection.
 pub(crate) struct Writer {
     pub(crate) location: Location,
     pub(crate) runtime: Arc<dyn Runtime>,
-    /// Set while the user's code has the connection: it cannot commit then.
+    /// `true` while the user's code has the connection, which cannot commit then.
     pub(crate) user_works: Arc<AtomicBool>,
     pub(crate) changes: Arc<Changes>,
-    /// `None` for a database in memory, and for what goes in a transaction of the user's.
+    /// The identity of the files; `None` for a database in memory, and within a user's transaction.
     pub(crate) identity: Option<Arc<Identity>>,
 }
 
 impl Writer {
-    /// Follows orders until nobody can give any more. `version` is what the others had committed
-    /// when the store was opened.
+    /// Executes orders until all senders are gone. `version` is the version of the database when
+    /// the store was opened.
     pub(crate) fn run(
         self,
         conn: &Connection,
@@ -64,8 +64,8 @@ impl Writer {
         orders: &Receiver<Order>,
     ) {
         self.follow(&Prepared::of_writer(conn), version, liveness, checkpoints, orders);
-        // The connection that closes last deletes the log by its path, be it another database's by
-        // now.
+        // The last connection to close deletes the log by its path, even if that log is another
+        // database's by now.
         if self.identity.as_ref().is_some_and(|identity| identity.has_heirs()) {
             let leave = conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
             if let Err(error) = leave {
@@ -100,16 +100,17 @@ impl Writer {
             match order {
                 Order::Commit(batch, answer) => {
                     let committed = commit(conn, self, &mut liveness, &mut ends, &batch);
-                    // It may hold closures of the application, and be held by nobody else any more.
+                    // The batch may hold closures of the application, and this may be the last
+                    // reference to it.
                     discard(batch);
-                    // What was committed to a file that is gone is not accepted.
+                    // A commit to a file that is gone does not count as accepted.
                     let committed = match committed {
                         Ok(committed) => self.check_files().map(|()| committed),
                         Err(fault) => Err(fault.at(&self.location)),
                     };
-                    // The files that are there now may be another database's otherwise.
+                    // After an error, the files may be those of another database.
                     let are_ours = committed.is_ok();
-                    // Whoever asked may have gone; what was committed stands.
+                    // The caller may be gone; the commit counts all the same.
                     survive(|| drop(answer.send(committed)));
                     if are_ours {
                         checkpoints.look(conn);
@@ -130,14 +131,14 @@ impl Writer {
 }
 
 impl Writer {
-    /// Checks that the files are those that were opened.
+    /// Checks that the files are the ones that were opened.
     pub(crate) fn check_files(&self) -> Result<(), StoreError> {
         self.identity.as_ref().map_or(Ok(()), |identity| identity.check())
     }
 }
 
-/// Commits of other connections, counted. A change that comes while nobody waits is found by the
-/// next who does.
+/// A counter of other connections' commits. A change that comes while no call waits is returned to
+/// the next call.
 pub(crate) struct Changes {
     count: watch::Sender<u64>,
     told: AtomicU64,
@@ -161,7 +162,7 @@ impl Changes {
         self.watchers.load(Ordering::SeqCst) > 0
     }
 
-    /// Ready when there was a change since the last time. `wake` makes the writer look.
+    /// Waits for a change since the last call. `wake` makes the writer look for one.
     pub(crate) async fn next(&self, wake: impl FnOnce()) {
         let _watching = Watching::begin(&self.watchers);
         let mut count = self.count.subscribe();
@@ -171,7 +172,7 @@ impl Changes {
             if self.told.swap(found, Ordering::SeqCst) != found {
                 return;
             }
-            // The sender is `self`'s, and so there is one.
+            // `self` owns the sender, so it exists.
             if count.changed().await.is_err() {
                 return;
             }
@@ -179,7 +180,7 @@ impl Changes {
     }
 }
 
-/// Counts as a watcher until it is dropped.
+/// A watcher, which counts until it is dropped.
 struct Watching<'a>(&'a AtomicUsize);
 
 impl<'a> Watching<'a> {

@@ -1,4 +1,4 @@
-//! `Durable`: the client, as applications make it.
+//! `Durable`, the client as applications build it.
 
 use std::any::Any;
 use std::ops::Deref;
@@ -11,13 +11,13 @@ use stepwell_core::{
 
 use crate::tokio_runtime::TokioRuntime;
 
-/// The environment variable with the URL of the database, where the builder is given none.
+/// The environment variable with the URL of the database, for builders without a URL.
 pub const DATABASE_URL_VARIABLE: &str = "DURABLE_DATABASE_URL";
-/// The database where neither the builder nor the environment names one.
+/// The URL of the database, when neither the builder nor the environment names one.
 pub const DEFAULT_DATABASE_URL: &str = "sqlite://stepwell.db";
 
-/// The client: spawns tasks, talks to them, waits for them and starts workers. Cheap to clone. Its
-/// methods are those of [`Client`].
+/// The client: spawns tasks, sends to them, waits for them and starts workers. A clone is cheap,
+/// and shares the store. Its methods are those of [`Client`].
 ///
 /// ```
 /// use stepwell::{Durable, SpawnOptions, TaskContext, WorkerOptions};
@@ -41,7 +41,7 @@ pub const DEFAULT_DATABASE_URL: &str = "sqlite://stepwell.db";
 pub struct Durable(Client);
 
 impl Durable {
-    /// Begins to build a client.
+    /// Returns a builder of a client.
     pub fn builder() -> DurableBuilder {
         DurableBuilder::default()
     }
@@ -76,87 +76,89 @@ pub struct DurableBuilder {
 }
 
 impl DurableBuilder {
-    /// The database: `sqlite://path/to/file.db`, `sqlite::memory:`, or with the feature `postgres`
-    /// `postgres://user:password@host/database`. Default: the environment variable
-    /// `DURABLE_DATABASE_URL`, else `sqlite://stepwell.db`.
+    /// Sets the URL of the database: `sqlite://path/to/file.db`, `sqlite::memory:`, or with the
+    /// feature `postgres` `postgres://user:password@host/database`. Default: the value of the
+    /// environment variable `DURABLE_DATABASE_URL`; if it is not set, `sqlite://stepwell.db`.
     pub fn database_url(mut self, url: impl Into<String>) -> Self {
         self.database_url = Some(url.into());
         self
     }
 
-    /// A store, in place of a database's URL.
+    /// Sets the store, which replaces the URL of a database.
     pub fn store(mut self, store: Arc<dyn Store>) -> Self {
         self.store = Some(store);
         self
     }
 
-    /// The clock, timers, randomness and place of execution. Default: the tokio runtime in which
-    /// [`build`](Self::build) is called.
+    /// Sets the source of time, timers and randomness, and the executor of tasks. Default: the
+    /// tokio runtime in which [`build`](Self::build) is called.
     pub fn runtime(mut self, runtime: Arc<dyn Runtime>) -> Self {
         self.runtime = Some(runtime);
         self
     }
 
-    /// The queue of tasks and workers that name no other. Default: `default`.
+    /// Sets the queue of tasks and workers that name no queue. Default: `default`.
     pub fn queue_name(mut self, queue: impl Into<String>) -> Self {
         self.queue = Some(queue.into());
         self
     }
 
-    /// How many attempts a task has, the first one included; at least 1. Default: 5.
+    /// Sets the maximum number of attempts of a task, the first one included; at least 1. Default:
+    /// 5.
     pub fn max_attempts(mut self, attempts: u32) -> Self {
         self.max_attempts = Some(attempts.max(1));
         self
     }
 
-    /// When a failed attempt is followed by another. Default: [`RetryStrategy::exponential`].
+    /// Sets the strategy that decides when a failed attempt is retried. Default:
+    /// [`RetryStrategy::exponential`].
     pub fn retry(mut self, strategy: RetryStrategy) -> Self {
         self.retry = Some(strategy);
         self
     }
 
-    /// When tasks are cancelled by themselves. Default: never.
+    /// Sets the policy that cancels tasks after a time. Default: tasks are not cancelled.
     pub fn cancellation(mut self, policy: CancellationPolicy) -> Self {
         self.cancellation = Some(policy);
         self
     }
 
-    /// The longest payload (parameters, results, events, messages), in bytes of JSON, before a
-    /// codec is applied. Default: 4 MiB.
+    /// Sets the maximum length of a payload (parameters, results, events, messages), in bytes of
+    /// JSON before a codec is applied. Default: 4 MiB.
     pub fn max_payload_bytes(mut self, bytes: usize) -> Self {
         self.max_payload_bytes = Some(bytes);
         self
     }
 
-    /// How long this client waits for each answer of the store, to what it writes and to what it
-    /// asks, before that is the error
-    /// [`StoreError::Unanswered`](crate::StoreError::Unanswered). Workers wait for as long as it
-    /// takes, and so does this client with [`Duration::MAX`]. Default: 30 seconds.
+    /// Sets the time for which this client waits for each answer of the store, to writes and to
+    /// reads. After that time, the call fails with
+    /// [`StoreError::Unanswered`](crate::StoreError::Unanswered). Workers wait without a limit, and
+    /// so does this client with [`Duration::MAX`]. Default: 30 seconds.
     pub fn answer_timeout(mut self, time: Duration) -> Self {
         self.answer_timeout = Some(time);
         self
     }
 
-    /// How long tasks are kept after they have ended: each worker of this client removes older
-    /// ones, once a minute and in small batches. Default: until they are
-    /// [purged](Client::purge) or deleted.
+    /// Sets the retention of ended tasks. Each worker of this client removes older tasks, once a
+    /// minute and in small batches. Default: tasks are kept until they are [purged](Client::purge)
+    /// or deleted.
     pub fn retention(mut self, time: Duration) -> Self {
         self.retention = Some(time);
         self
     }
 
     /// Keeps the [lifecycle events](crate::Lifecycle) of this client and its workers in the
-    /// database, for [`Client::history`]. It costs a row for each, beside the tasks and not in
-    /// their way. Default: they are told to subscribers and forgotten.
+    /// database, for [`Client::history`]. Each event costs a row, which is written apart from the
+    /// tasks. Default: events go to subscribers only.
     pub fn keep_history(mut self) -> Self {
         self.keep_history = true;
         self
     }
 
-    /// Gives counts and times to the recorder of the [`metrics`](https://docs.rs/metrics) facade that the program has installed:
-    /// `stepwell_tasks_spawned_total`, `stepwell_attempts_ended_total`, `stepwell_task_seconds`,
-    /// `stepwell_step_seconds`, `stepwell_commit_seconds` and others. Default: nothing is
-    /// measured.
+    /// Records counts and times with the recorder of the [`metrics`](https://docs.rs/metrics)
+    /// facade that the program has installed: `stepwell_tasks_spawned_total`,
+    /// `stepwell_attempts_ended_total`, `stepwell_task_seconds`, `stepwell_step_seconds`,
+    /// `stepwell_commit_seconds` and others. Default: nothing is measured.
     ///
     /// ```no_run
     /// # use stepwell::{Durable, Error};
@@ -171,39 +173,40 @@ impl DurableBuilder {
         self
     }
 
-    /// Takes the database as it is: it is an error when it is not there, or its tables are not of
-    /// this version. For programs that only look, and for those that may not change tables.
-    /// Default: [`build`](Self::build) makes the tables, and brings them up to date.
+    /// Uses the database as it is: [`build`](Self::build) fails when the database does not exist,
+    /// or when its tables have another version. This option is for programs that only read, and for
+    /// programs that may not change tables. Default: [`build`](Self::build) creates the tables and
+    /// migrates them.
     pub fn without_migration(mut self) -> Self {
         self.existing = true;
         self
     }
 
-    /// Has payloads encoded before the database keeps them: compressed, encrypted. Codecs that are
-    /// given one after the other are applied in that order. All clients of a database that work
-    /// on the same tasks need the same ones; what was written without one stays readable.
-    /// Default: none.
+    /// Adds a codec, which encodes payloads before the database keeps them. Codecs are applied in
+    /// the order of the calls. All clients that work on the same tasks of a database need the same
+    /// codecs. Payloads that were written without a codec stay readable, unless [a
+    /// codec](crate::Codec::is_required) requires that they are encoded. Default: no codec.
     ///
-    /// The module `stepwell::codec` has those that there are, under the features `compression` and
-    /// `encryption`.
+    /// The module `stepwell::codec` has a codec for compression and one for encryption, under the
+    /// features `compression` and `encryption`.
     pub fn codec(mut self, codec: impl Codec) -> Self {
         self.codecs.push(Arc::new(codec));
         self
     }
 
-    /// Application state that tasks get by [`TaskContext::state`](crate::TaskContext::state): a
-    /// connection pool, a client of some service. One value of each type.
+    /// Adds application state, such as a connection pool, which tasks get with
+    /// [`TaskContext::state`](crate::TaskContext::state). There is one value of each type.
     pub fn state<S: Any + Send + Sync>(mut self, state: S) -> Self {
         self.state.insert(state);
         self
     }
 
-    /// Opens the database, and migrates it when it is older.
+    /// Opens the database, migrates it when its tables are older, and returns the client.
     ///
     /// # Errors
-    /// [`Error::Url`] for a URL of no known kind, [`Error::Store`] when the database cannot be
-    /// opened, [`Error::Name`] for an invalid queue, [`Error::Options`] for a retry strategy or
-    /// a cancellation policy that cannot be used.
+    /// [`Error::Url`] for a URL of an unknown kind, [`Error::Store`] when the database cannot be
+    /// opened, [`Error::Name`] for an invalid queue, [`Error::Options`] for an invalid retry
+    /// strategy or cancellation policy.
     pub async fn build(self) -> Result<Durable, Error> {
         let mut settings = Settings::new(Name::new(self.queue.as_deref().unwrap_or("default"))?);
         settings.max_attempts = self.max_attempts.unwrap_or(settings.max_attempts);
@@ -272,7 +275,7 @@ async fn connect(
     }
 }
 
-/// A URL of any kind as errors show it.
+/// Returns a URL of any kind without the part that may hold a password, for error messages.
 fn without_password(url: &str) -> String {
     match url.rsplit_once('@') {
         Some((_, rest)) => format!("…@{rest}"),

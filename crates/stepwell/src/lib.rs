@@ -1,6 +1,6 @@
-//! Durable execution for Rust. You write ordinary `async` code; every step's result is journaled;
-//! when the process dies, the task continues from the last journaled step, on whatever worker is
-//! alive.
+//! Durable execution for Rust. You write ordinary `async` code, and every step's result is
+//! journaled. When the process dies, a worker that is alive continues the task from the last
+//! journaled step.
 //!
 //! ```
 //! use std::time::Duration;
@@ -44,12 +44,12 @@ mod tokio_runtime;
 
 pub use durable::{DATABASE_URL_VARIABLE, DEFAULT_DATABASE_URL, Durable, DurableBuilder};
 pub use stepwell_core::*;
-/// Makes a task type of an `async fn` whose last parameter is a [`TaskContext`].
+/// Turns an `async fn` whose last parameter is a [`TaskContext`] into a task type.
 ///
-/// It defines a type with the function's name, for [`Client::register`] and [`Client::spawn`];
-/// the function itself stays callable. The task's name is the function's, or
-/// `#[stepwell::task(name = "…")]`. One parameter beside the context is the task's `Params`;
-/// several are a tuple.
+/// The macro defines a type with the function's name, for [`Client::register`] and
+/// [`Client::spawn`]. The function itself stays callable. The task type has the function's name, or
+/// the name of `#[stepwell::task(name = "…")]`. A single parameter beside the context is the task's
+/// `Params`; several parameters are a tuple.
 ///
 /// ```
 /// use stepwell::{Task, TaskContext, TaskResult};
@@ -73,12 +73,12 @@ pub use stepwell_postgres as postgres;
 pub use stepwell_sqlite as sqlite;
 pub use tokio_runtime::TokioRuntime;
 
-/// What the macro's code needs; not for use by hand.
+/// Items that the macro's code uses; not part of the public API.
 #[doc(hidden)]
 pub mod macro_support {
-    /// The output of a task's return type.
+    /// A return type of a task's function.
     pub trait Returned {
-        /// The output.
+        /// The type of the task's output.
         type Output;
     }
 
@@ -87,7 +87,7 @@ pub mod macro_support {
     }
 }
 
-/// The code in the documents is compiled and run with the tests.
+/// Documents whose code examples are compiled and run with the tests.
 #[cfg(all(doctest, feature = "sqlite"))]
 mod documents {
     #[doc = include_str!("../../../docs/coming-from/durable.md")]

@@ -1,7 +1,7 @@
-//! For tests of durable programs: virtual time, crashes, a store in memory.
+//! Tools for tests of durable programs: virtual time, crashes, a store in memory.
 //!
-//! In a test with a paused tokio clock, time passes only while everything waits, and then at once:
-//! a task that sleeps for a week takes milliseconds.
+//! In a test with a paused tokio clock, time passes only while every future waits, and then it
+//! jumps: a task that sleeps for a week takes milliseconds.
 //!
 //! ```
 //! use std::time::Duration;

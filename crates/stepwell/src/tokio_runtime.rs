@@ -1,20 +1,20 @@
-//! The engine's world on tokio.
+//! The [`Runtime`] on tokio.
 
 use std::time::{Duration, SystemTime};
 
 use stepwell_core::{BoxFuture, Runtime, Timestamp, from_micros};
 use tokio::runtime::Handle;
 
-/// Runs the engine on the tokio runtime in which it was made.
+/// A [`Runtime`] that uses the tokio runtime in which it was made.
 pub struct TokioRuntime {
     handle: Handle,
 }
 
 impl TokioRuntime {
-    /// On the runtime of the calling task.
+    /// Returns a runtime that spawns on the tokio runtime of the caller.
     ///
     /// # Panics
-    /// Outside of a tokio runtime, as tokio itself does.
+    /// Panics outside of a tokio runtime, as [`Handle::current`] does.
     pub fn current() -> Self {
         Self { handle: Handle::current() }
     }
@@ -32,8 +32,8 @@ impl Runtime for TokioRuntime {
     }
 
     fn spawn(&self, future: BoxFuture<'static, ()>) {
-        // Without a budget: one that ran out in the middle of a poll would make `select!` skip what
-        // was delivered.
+        // The future has no budget: a budget that ran out in the middle of a poll would make
+        // `select!` skip results that were delivered.
         self.handle.spawn(tokio::task::unconstrained(future));
     }
 

@@ -1,4 +1,4 @@
-//! A table of DynamoDB as a key-value store.
+//! A key-value store in a table of DynamoDB.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -16,20 +16,20 @@ use stepwell_core::{Timestamp, async_trait};
 use super::{KeyValueError, KeyValueStore, Pattern};
 
 const STORE: &str = "DynamoDB";
-/// What DynamoDB takes as one item, with the names of its attributes.
+/// The maximum size of a key and a value, in bytes: DynamoDB's limit without the attributes' names.
 const ITEM_BYTES: usize = 400 * 1024 - 64;
-/// The attributes: the partition key, the value, and when it ends, in seconds since 1970, as
-/// DynamoDB's own removal wants it.
+/// The attributes of an item: the partition key, the value, and the end of its time to live. The
+/// end is in seconds since 1970, because DynamoDB's automatic removal requires that unit.
 const KEY: &str = "pk";
 const VALUE: &str = "value";
 const TTL: &str = "ttl";
-/// An item that is there. DynamoDB removes one whose time is over within days.
+/// The condition that an item is not expired. DynamoDB removes expired items within days.
 const ALIVE: &str = "(attribute_not_exists(#ttl) OR #ttl > :now)";
 
-/// A store in a table of DynamoDB whose partition key is the string `pk`, with the value in
-/// `value`. Times to live go by this machine's clock, to the second, rounded up; they are in `ttl`,
-/// which the table may be set to remove items by. Reads are strongly consistent. A value has to be
-/// shorter than 400 KB.
+/// A key-value store in a table of DynamoDB whose partition key is the string `pk`. The value is in
+/// the attribute `value`. Times to live use this machine's clock, and are rounded up to seconds.
+/// They are in the attribute `ttl`, by which the table can remove expired items. Reads are strongly
+/// consistent. A value must be shorter than 400 KB.
 ///
 /// ```no_run
 /// # use stepwell_checkpoint::key_value::DynamoDb;
@@ -47,16 +47,16 @@ pub struct DynamoDb {
 }
 
 impl DynamoDb {
-    /// A store in a table that is there.
+    /// Returns a store in a table that exists.
     pub fn new(client: Client, table: impl Into<String>) -> Self {
         Self { client, table: table.into() }
     }
 
-    /// Makes the table when it is missing, paid by request, with DynamoDB's own removal of items
-    /// whose time is over. Returns when it can be used.
+    /// Creates the table if it does not exist, with payment by request and automatic removal of
+    /// expired items. Returns when the table is ready.
     ///
     /// # Errors
-    /// When the table cannot be made.
+    /// [`KeyValueError::Failed`] when the table cannot be created.
     pub async fn create_table(&self) -> Result<(), KeyValueError> {
         const ACTION: &str = "create the table";
         let built = |error: aws_sdk_dynamodb::error::BuildError| {
@@ -137,7 +137,7 @@ fn is_alive(item: &HashMap<String, AttributeValue>) -> bool {
 }
 
 fn failed<E: std::error::Error>(action: &'static str) -> impl Fn(E) -> KeyValueError {
-    // The SDK's errors say what happened in their sources.
+    // The SDK's errors describe the cause in their sources.
     move |error| KeyValueError::failed(STORE, action, DisplayErrorContext(&error))
 }
 
@@ -191,7 +191,7 @@ impl KeyValueStore for DynamoDb {
         let scan = scan.projection_expression("#pk, #ttl").expression_attribute_names("#pk", KEY);
         let scan = scan.expression_attribute_names("#ttl", TTL);
         let mut pages = match pattern.prefix() {
-            // A condition must not be on the empty string.
+            // DynamoDB refuses a condition on the empty string.
             "" => scan,
             prefix => scan
                 .filter_expression("begins_with(#pk, :prefix)")

@@ -1,48 +1,48 @@
 //! The errors of key-value stores.
 
-/// Why a key-value store could not do what it was asked for.
+/// The errors of a key-value store.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum KeyValueError {
-    /// The store's own client failed.
+    /// The client of the store failed.
     #[error("{store} could not {action}: {reason}")]
     Failed {
-        /// The store: `Redis`, `PostgreSQL`…
+        /// The name of the store: `Redis`, `PostgreSQL`…
         store: &'static str,
-        /// What was to be done.
+        /// The action that failed.
         action: &'static str,
-        /// What the client said.
+        /// The error text of the client.
         reason: String,
     },
-    /// What lies under the key was not written by this adapter.
+    /// The value under the key was not written by this adapter.
     #[error(
         "what {store} has under {key:?} was not written by this program ({reason}): give it \
          another place, or remove that"
     )]
     Foreign {
-        /// The store.
+        /// The name of the store.
         store: &'static str,
         /// The key.
         key: String,
-        /// What is wrong with it.
+        /// The reason why the value is foreign.
         reason: String,
     },
-    /// The store does not take values of that size.
+    /// The value is larger than the store allows.
     #[error(
         "{store} keeps at most {limit} bytes under a key, {key:?} would have {bytes}: keep large \
          data elsewhere, and a reference here"
     )]
     TooLarge {
-        /// The store.
+        /// The name of the store.
         store: &'static str,
         /// The key.
         key: String,
-        /// How long key and value are.
+        /// The length of key and value together.
         bytes: usize,
         /// The store's limit.
         limit: usize,
     },
-    /// A table cannot have that name.
+    /// The name is not valid for a table.
     #[error(
         "{0:?} is no name for a table: use letters, digits and underscores, and before it a schema \
          and a dot, if need be"
@@ -51,7 +51,7 @@ pub enum KeyValueError {
 }
 
 impl KeyValueError {
-    /// The client of a store failed. For adapters.
+    /// Makes the error of a client that failed, for adapters.
     pub fn failed(store: &'static str, action: &'static str, reason: impl ToString) -> Self {
         Self::Failed { store, action, reason: reason.to_string() }
     }

@@ -1,13 +1,13 @@
-//! A folder as a key-value store: a file for each key.
+//! A key-value store in a folder, with a file for each key.
 //!
-//! A value is written to a temporary file, synced, and renamed over the old one; then the folder is
-//! synced. So a crash leaves the old value or the new one. Writers of one key, in any process, wait
-//! for each other by a lock on one of a few files; readers wait for nobody. A process that is
-//! paused within its write (some milliseconds) holds the others up; they give up after a while,
-//! with an error.
+//! A value is written to a temporary file, synced, and renamed over the old file; then the folder
+//! is synced. After a crash, the file therefore has the old value or the new one. Writers of one
+//! key, in any process, exclude each other by a lock on one of 64 files. Readers take no lock. A
+//! process that is paused within its write (some milliseconds) blocks other writers, which fail
+//! after 10 seconds with an error.
 //!
-//! A file's first line says when its value ends (microseconds since 1970, or `-`); the rest is the
-//! value.
+//! The first line of a file is the time at which the value expires (microseconds since 1970, or
+//! `-`). The rest of the file is the value.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, ErrorKind, Write as _};
@@ -21,27 +21,28 @@ use tempfile::NamedTempFile;
 use super::{KeyValueError, KeyValueStore, Pattern};
 
 const STORE: &str = "the folder";
-/// Writers of keys that share a lock wait for each other; more locks than a disk can sync at a time
-/// are of no use.
+/// The number of locks. Writers of keys that share a lock wait for each other; more locks than a
+/// disk can sync at a time are of no use.
 const LOCKS: usize = 64;
-/// File systems keep names of up to 255 bytes. A longer one goes on in a folder.
+/// The maximum length of a file's name, in bytes. The rest of a longer name is in a folder of that
+/// name, because file systems limit names to 255 bytes.
 const NAME_BYTES: usize = 200;
 const GOES_ON: char = '+';
-/// How long a writer waits for another one, and how often it looks.
+/// The time for which a writer waits for a lock, and the interval of its tries.
 const PATIENCE: Duration = Duration::from_secs(10);
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
-/// A store in a folder on a local disk, for one machine. Several processes may share it.
+/// A key-value store in a folder on a local disk of one machine. Several processes may share it.
 #[derive(Clone, Debug)]
 pub struct Files {
     folder: Arc<Path>,
 }
 
 impl Files {
-    /// Opens the folder, and makes it when it is missing.
+    /// Opens the folder, and creates it if it does not exist.
     ///
     /// # Errors
-    /// When it cannot be made.
+    /// [`KeyValueError::Failed`] when the folder cannot be created.
     pub async fn open(folder: impl Into<PathBuf>) -> Result<Self, KeyValueError> {
         let files = Self { folder: folder.into().into() };
         files
@@ -53,7 +54,7 @@ impl Files {
         Ok(files)
     }
 
-    /// Does the work on a thread where it may wait.
+    /// Runs blocking work on a thread for such work.
     async fn run<T: Send + 'static>(
         &self,
         action: &'static str,
@@ -120,7 +121,7 @@ impl KeyValueStore for Files {
                     keys.push(key);
                     return Ok(());
                 }
-                // Its time is over. Nobody else would ever remove it.
+                // The value is expired. No other code removes it.
                 let _lock = lock(folder, &key)?;
                 if read(&path)?.is_none() { remove(&path) } else { Ok(()) }
             })?;
@@ -154,7 +155,7 @@ impl KeyValueStore for Files {
     }
 }
 
-/// Holds off every other writer of the key, until it is dropped.
+/// Locks the key against other writers, until the returned file is dropped.
 fn lock(folder: &Path, key: &str) -> io::Result<File> {
     let number = key.bytes().fold(0, |sum: usize, byte| (sum * 31 + usize::from(byte)) % LOCKS);
     let path = folder.join(".locks").join(number.to_string());
@@ -221,7 +222,7 @@ fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// The folders in which the rest of a long name is. Each is synced in the one above.
+/// Creates the folders for the parts of a long name, and syncs each in the folder above it.
 fn make_folders(folder: &Path) -> io::Result<()> {
     if folder.is_dir() {
         return Ok(());
@@ -234,14 +235,14 @@ fn make_folders(folder: &Path) -> io::Result<()> {
     }
 }
 
-/// Makes the names in a folder durable, where that takes something.
+/// Makes the names in a folder durable, on systems where this is a separate operation.
 fn sync_folder(folder: &Path) -> io::Result<()> {
     if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
 }
 
-/// Where a key's value lies. Letters, digits, `-` and `_` stand for themselves, a dot where it is
-/// not the first character; all other bytes, and capital letters, which not every file system tells
-/// from small ones, are `%` and two hex digits.
+/// Returns the path of a key's file. Lowercase letters, digits, `-` and `_` stand for themselves,
+/// and so does a dot that is not the first character. All other bytes are `%` and two hex digits.
+/// This includes capital letters, because some file systems ignore the case of names.
 fn path(folder: &Path, key: &str) -> PathBuf {
     let mut path = folder.to_owned();
     let mut name = String::new();
@@ -256,11 +257,12 @@ fn path(folder: &Path, key: &str) -> PathBuf {
             _ => name.push_str(&format!("%{byte:02x}")),
         }
     }
-    // The empty key: no other's name is a lone percent sign.
+    // The empty key has the name `%`, which no other key has.
     path.join(if name.is_empty() { "%" } else { &name })
 }
 
-/// The part of a key that a name stands for; `None` when this store made no such name.
+/// Returns the part of a key that a file's name stands for, or `None` when this store made no such
+/// name.
 fn decode(name: &str) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
     let mut rest = name.bytes();
@@ -279,7 +281,7 @@ fn decode(name: &str) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// Calls `found` with each key, of values whose time is over as well.
+/// Calls `found` with each key, including the keys of expired values.
 fn list(
     folder: &Path,
     before: &str,
@@ -288,7 +290,7 @@ fn list(
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
         let name = entry.file_name();
-        // Names that begin with a dot are those of locks and of files not yet complete.
+        // Names of locks and of incomplete files begin with a dot.
         let Some(name) = name.to_str().filter(|name| !name.starts_with('.')) else { continue };
         if let Some(start) = name.strip_suffix(GOES_ON) {
             list(&entry.path(), &format!("{before}{start}"), found)?;

@@ -1,4 +1,4 @@
-//! Memory as a key-value store.
+//! A key-value store in memory.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use stepwell_core::async_trait;
 
 use super::{KeyValueError, KeyValueStore, Pattern};
 
-/// A store in the memory of this process, for tests and for caches. Clones are one store.
+/// A key-value store in the memory of this process, for tests and caches. Clones share one store.
 ///
 /// ```
 /// # use stepwell_checkpoint::key_value::{KeyValueStore, Memory};
@@ -33,7 +33,7 @@ struct Value {
     ttl: Option<Duration>,
 }
 
-/// A value lives as long as it says, from when it was set.
+/// The expiry of values: each lives for its own time to live after it was set.
 struct Lives;
 
 impl Expiry<String, Value> for Lives {
@@ -53,13 +53,13 @@ impl Expiry<String, Value> for Lives {
 }
 
 impl Memory {
-    /// A store that keeps everything.
+    /// Returns a store without a limit on its size.
     pub fn new() -> Self {
         Self { values: Cache::builder().expire_after(Lives).build() }
     }
 
-    /// A store that keeps so many values, and forgets those first that were not used for longest.
-    /// Not for checkpoints.
+    /// Returns a store with a maximum number of values, which removes the least recently used value
+    /// first. It is not suitable for checkpoints, which must not lose values.
     pub fn with_capacity(values: u64) -> Self {
         let cache = Cache::builder().max_capacity(values).eviction_policy(EvictionPolicy::lru());
         Self { values: cache.expire_after(Lives).build() }
@@ -89,7 +89,7 @@ impl KeyValueStore for Memory {
     }
 
     async fn delete(&self, key: &str) -> Result<bool, KeyValueError> {
-        // `remove` would give a value whose time is over.
+        // `remove` would also return an expired value.
         let mut was_there = false;
         self.values.entry_by_ref(key).and_compute_with(|entry| {
             was_there = entry.is_some();
@@ -139,7 +139,7 @@ mod tests {
         for key in ["a", "b", "c"] {
             store.set(key, "value", None).await.unwrap();
         }
-        // It keeps its books in passing.
+        // moka evicts values in maintenance, which runs here.
         store.values.run_pending_tasks();
         assert!(store.get("a").await.unwrap().is_some());
         store.set("d", "value", None).await.unwrap();

@@ -1,7 +1,7 @@
-//! Key-value stores: what a checkpoint and the caches keep their state in.
+//! Key-value stores, in which checkpoints and caches keep their state.
 //!
-//! [`KeyValueStore`] is what they ask of a store. The adapters here are thin: each takes the client
-//! or the pool that a program has already, and opens one of its own where there is none.
+//! [`KeyValueStore`] is the interface of a store. The adapters in this module are thin: each uses
+//! the client or the pool that a program already has, or opens its own.
 
 #[cfg(feature = "dynamodb")]
 mod dynamodb;
@@ -36,53 +36,55 @@ pub use redis::Redis;
 #[cfg(feature = "sqlite")]
 pub use sqlite::Sqlite;
 
-/// A store of texts by key. A value with a time to live is gone when that has passed, by the
-/// store's clock or the caller's.
+/// A store of texts by key. A value with a time to live is removed after that time, by the store's
+/// clock or the caller's.
 ///
-/// What has been answered has been done, and is seen by every later call of any process. How long
-/// it then lasts is the store's: a database keeps it, memory does not.
+/// Invariant: when a call has returned, its effect is visible to every later call of any process.
+/// The store decides how long the effect lasts: a database keeps it after a crash, memory does not.
 #[async_trait]
 pub trait KeyValueStore: Send + Sync {
-    /// The value of a key.
+    /// Returns the value of a key.
     ///
     /// # Errors
-    /// When the store cannot be read.
+    /// [`KeyValueError::Failed`] when the store cannot be read.
     async fn get(&self, key: &str) -> Result<Option<String>, KeyValueError>;
 
-    /// Sets the value of a key, in place of another and of its time to live.
+    /// Sets the value of a key. It replaces the earlier value and its time to live.
     ///
     /// # Errors
-    /// When the store could not be written, or the answer was lost: then it may have been.
+    /// [`KeyValueError::Failed`] when the store could not be written, or when its answer was lost:
+    /// then the value may have been written.
     async fn set(&self, key: &str, value: &str, ttl: Option<Duration>)
     -> Result<(), KeyValueError>;
 
-    /// Removes a key; whether it was there.
+    /// Removes a key, and returns whether it existed.
     ///
     /// # Errors
-    /// As [`KeyValueStore::set`].
+    /// The errors of [`KeyValueStore::set`].
     async fn delete(&self, key: &str) -> Result<bool, KeyValueError>;
 
-    /// Whether there is such a key.
+    /// Returns whether the key exists.
     ///
     /// # Errors
-    /// When the store cannot be read.
+    /// [`KeyValueError::Failed`] when the store cannot be read.
     async fn exists(&self, key: &str) -> Result<bool, KeyValueError>;
 
-    /// The keys that match a pattern, in any order. In it, `*` stands for any text, every other
-    /// character for itself.
+    /// Returns the keys that match a pattern, in any order. In a pattern, `*` stands for any text,
+    /// and every other character for itself.
     ///
-    /// It may look at every key of the store, so it is for maintenance, not for the usual course of
-    /// a program.
+    /// The call may read every key of the store. It is for maintenance, not for a program's normal
+    /// work.
     ///
     /// # Errors
-    /// When the store cannot be read.
+    /// [`KeyValueError::Failed`] when the store cannot be read.
     async fn keys(&self, pattern: &str) -> Result<Vec<String>, KeyValueError>;
 
-    /// In one atomic step: when the key's value is `expected` (`None`: the key is not there), makes
-    /// it `new` (`None`: removes it), with that time to live. Whether it was so.
+    /// Replaces the value of a key if it is `expected`, in one atomic operation, and returns
+    /// whether it did so. `expected` is `None` for a key that does not exist. `new` is `None` to
+    /// remove the key.
     ///
     /// # Errors
-    /// As [`KeyValueStore::set`].
+    /// The errors of [`KeyValueStore::set`].
     async fn compare_and_set(
         &self,
         key: &str,

@@ -1,19 +1,19 @@
 //! Patterns of keys.
 
-/// A pattern of keys: `*` stands for any text, every other character for itself.
+/// A pattern of keys, in which `*` stands for any text and every other character for itself.
 #[derive(Clone, Debug)]
 pub struct Pattern {
-    /// What is between the stars: one more than there are of those.
+    /// The texts between the stars; their number is the number of stars and 1.
     parts: Vec<String>,
 }
 
 impl Pattern {
-    /// Reads a pattern. Every text is one.
+    /// Parses a pattern. Every text is valid.
     pub fn new(pattern: &str) -> Self {
         Self { parts: pattern.split('*').map(str::to_owned).collect() }
     }
 
-    /// Whether the key matches.
+    /// Returns whether the key matches.
     ///
     /// ```
     /// # use stepwell_checkpoint::key_value::Pattern;
@@ -33,13 +33,13 @@ impl Pattern {
         true
     }
 
-    /// What every key that matches begins with.
+    /// Returns the text with which every matching key begins.
     pub fn prefix(&self) -> &str {
         self.parts.first().map_or("", String::as_str)
     }
 
-    /// The pattern in another language, in which `any` stands for any text and each of the
-    /// `special` characters for itself when `escape` has written it.
+    /// Returns the pattern in another syntax, in which `any` stands for any text. `escape` is
+    /// applied to each of the `special` characters.
     pub fn translate(
         &self,
         any: &str,
@@ -61,7 +61,7 @@ mod tests {
 
     use super::*;
 
-    /// By definition: a star takes as much as the rest leaves it.
+    /// Matches by the definition: a star takes any length for which the rest matches.
     fn by_definition(pattern: &[char], key: &[char]) -> bool {
         match pattern.split_first() {
             None => key.is_empty(),

@@ -1,4 +1,4 @@
-//! A table of PostgreSQL as a key-value store.
+//! A key-value store in a table of PostgreSQL.
 
 use std::time::Duration;
 
@@ -10,8 +10,8 @@ use super::{KeyValueError, KeyValueStore, Pattern};
 
 const STORE: &str = "PostgreSQL";
 
-/// A store in a table of PostgreSQL: `key text PRIMARY KEY, value text, expires_at timestamptz`.
-/// Times to live go by the server's clock.
+/// A key-value store in a table of PostgreSQL with the columns `key text PRIMARY KEY, value text,
+/// expires_at timestamptz`. Times to live use the server's clock.
 #[derive(Clone, Debug)]
 pub struct Postgres {
     pool: PgPool,
@@ -19,24 +19,25 @@ pub struct Postgres {
 }
 
 impl Postgres {
-    /// The table that [`Postgres::connect`] uses.
+    /// The name of the table that [`Postgres::connect`] uses.
     pub const DEFAULT_TABLE: &'static str = "key_values";
 
-    /// Connects to `postgres://user:password@host/database`, and makes the table `key_values` when
-    /// it is missing.
+    /// Connects to `postgres://user:password@host/database`, and creates the table `key_values` if
+    /// it does not exist.
     ///
     /// # Errors
-    /// When the server cannot be reached, or the table cannot be made.
+    /// [`KeyValueError::Failed`] when the server cannot be reached, or the table cannot be created.
     pub async fn connect(url: &str) -> Result<Self, KeyValueError> {
         let pool = PgPool::connect(url).await.map_err(failed("connect"))?;
         Self::new(pool, Self::DEFAULT_TABLE).await
     }
 
-    /// A store on the program's own pool. Makes the table when it is missing; its name may have a
-    /// schema's before it.
+    /// Returns a store on the program's own pool, and creates the table if it does not exist. The
+    /// table's name may have the name of a schema and a dot before it.
     ///
     /// # Errors
-    /// When the table cannot have that name, or cannot be made.
+    /// [`KeyValueError::TableName`] for an invalid name; [`KeyValueError::Failed`] when the table
+    /// cannot be created.
     pub async fn new(pool: PgPool, table: &str) -> Result<Self, KeyValueError> {
         let is_word = |word: &str| {
             let mut chars = word.chars();
@@ -57,12 +58,12 @@ impl Postgres {
     async fn create_table(&self) -> sqlx::Result<()> {
         let table = &self.table;
         let exists = sqlx::query_scalar("SELECT to_regclass($1) IS NOT NULL").bind(table);
-        // Who may use a table need not be one who may make it.
+        // A user may have access to the table without the right to create it.
         if exists.fetch_one(&self.pool).await? {
             return Ok(());
         }
         let mut tx = self.pool.begin().await?;
-        // Two that make it at the same time would fail in each other's way.
+        // The lock is for processes that create the table at the same time: one of them would fail.
         sqlx::query("SELECT pg_advisory_xact_lock(hashtext('stepwell-checkpoint'))")
             .execute(&mut *tx)
             .await?;
@@ -84,7 +85,7 @@ fn failed(action: &'static str) -> impl Fn(sqlx::Error) -> KeyValueError {
 }
 
 fn interval(ttl: Option<Duration>) -> Option<PgInterval> {
-    // What is longer than PostgreSQL's calendar lasts for ever.
+    // A longer time than PostgreSQL's calendar allows counts as no limit.
     const LONGEST: Duration = Duration::from_secs(1_000 * 365 * 24 * 3600);
     let ttl = ttl.filter(|ttl| *ttl < LONGEST)?;
     Some(PgInterval {
@@ -135,7 +136,7 @@ impl KeyValueStore for Postgres {
     async fn keys(&self, pattern: &str) -> Result<Vec<String>, KeyValueError> {
         let like = Pattern::new(pattern)
             .translate("%", &['%', '_', '\\'], |special| format!("\\{special}"));
-        // Nobody else would ever remove them.
+        // No other code removes expired keys.
         let expired = self.sql("DELETE FROM {table} WHERE expires_at <= now()");
         sqlx::query(expired).execute(&self.pool).await.map_err(failed("list keys"))?;
         let sql = self

@@ -1,4 +1,4 @@
-//! Redis as a key-value store.
+//! A key-value store in Redis.
 
 use std::time::Duration;
 
@@ -9,11 +9,11 @@ use stepwell_core::async_trait;
 use super::{KeyValueError, KeyValueStore, Pattern};
 
 const STORE: &str = "Redis";
-/// How many keys Redis looks at for each call of `SCAN`.
+/// The number of keys that Redis visits in each call of `SCAN`.
 const SCAN_COUNT: usize = 1_000;
 
-/// `ARGV`: whether a value is expected, and which; whether there is a new one, which, and its
-/// milliseconds (0: for ever).
+/// The script of a compare-and-set. `ARGV`: whether a value is expected, the expected value,
+/// whether there is a new value, the new value, and its time to live in milliseconds (0: no limit).
 const COMPARE_AND_SET: &str = r"
 local found = redis.call('GET', KEYS[1])
 local expected = ARGV[1] == '1' and ARGV[2]
@@ -27,12 +27,12 @@ else
 end
 return 1";
 
-/// A store in Redis: plain keys, whose times to live go by the server's clock. What it has answered
-/// survives the server as far as the server's persistence goes: for checkpoints, use `appendonly
-/// yes`.
+/// A key-value store in Redis, with plain keys. Times to live use the server's clock. The
+/// persistence of the server decides which writes survive its crash: for checkpoints, use
+/// `appendonly yes`.
 ///
-/// It is for one server, or one with replicas; on a cluster [`KeyValueStore::keys`] would see the
-/// keys of one node.
+/// The store is for one server, with or without replicas. On a cluster, [`KeyValueStore::keys`]
+/// would return the keys of one node only.
 #[derive(Clone)]
 pub struct Redis {
     connection: ConnectionManager,
@@ -41,16 +41,16 @@ pub struct Redis {
 
 impl Redis {
     /// Connects to `redis://user:password@host:port/database`. With the feature `tokio-rustls-comp`
-    /// of the crate `redis`, to `rediss://` as well.
+    /// of the crate `redis`, URLs with `rediss://` work as well.
     ///
     /// # Errors
-    /// When the server cannot be reached.
+    /// [`KeyValueError::Failed`] when the server cannot be reached.
     pub async fn connect(url: &str) -> Result<Self, KeyValueError> {
         let client = redis::Client::open(url).map_err(failed("connect"))?;
         Ok(Self::new(ConnectionManager::new(client).await.map_err(failed("connect"))?))
     }
 
-    /// A store on the program's own connection.
+    /// Returns a store on the program's own connection.
     pub fn new(connection: ConnectionManager) -> Self {
         Self { connection, compare_and_set: Script::new(COMPARE_AND_SET) }
     }
@@ -66,7 +66,7 @@ fn failed(action: &'static str) -> impl Fn(RedisError) -> KeyValueError {
     move |error| KeyValueError::failed(STORE, action, error)
 }
 
-/// Redis refuses a time to live of less than a millisecond.
+/// Returns a time to live in milliseconds, at least 1 because Redis refuses 0.
 fn millis(ttl: Duration) -> u64 {
     u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).clamp(1, i64::MAX as u64 / 2)
 }
@@ -104,7 +104,7 @@ impl KeyValueStore for Redis {
         let mut keys = Vec::new();
         let mut cursor = 0_u64;
         loop {
-            // `KEYS` would keep everybody else waiting.
+            // `KEYS` would block all other clients.
             let mut scan = cmd("SCAN");
             scan.arg(cursor).arg("MATCH").arg(&glob).arg("COUNT").arg(SCAN_COUNT);
             let (next, found): (u64, Vec<String>) = scan
@@ -114,7 +114,7 @@ impl KeyValueStore for Redis {
             keys.extend(found);
             cursor = next;
             if cursor == 0 {
-                // While Redis makes its table larger, a key may come twice.
+                // `SCAN` may return a key twice while Redis resizes its table.
                 keys.sort_unstable();
                 keys.dedup();
                 return Ok(keys);

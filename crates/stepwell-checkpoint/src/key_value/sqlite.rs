@@ -1,4 +1,4 @@
-//! A table of SQLite as a key-value store.
+//! A key-value store in a table of SQLite.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,17 +11,19 @@ use super::{KeyValueError, KeyValueStore, Pattern};
 
 const STORE: &str = "SQLite";
 
-/// A store in the table `key_values` of a SQLite database. Several processes may share the file.
+/// A key-value store in the table `key_values` of a SQLite database. Several processes may share
+/// the file.
 #[derive(Clone, Debug)]
 pub struct Sqlite {
     connection: Arc<Mutex<Connection>>,
 }
 
 impl Sqlite {
-    /// Opens the database file, and makes it when it is missing: in WAL mode, every commit synced.
+    /// Opens the database file, and creates it if it does not exist. The file is in WAL mode, and
+    /// every commit is synced.
     ///
     /// # Errors
-    /// When it cannot be opened, or is no database.
+    /// [`KeyValueError::Failed`] when the file cannot be opened, or is not a database.
     pub async fn open(path: impl AsRef<Path>) -> Result<Self, KeyValueError> {
         let path = path.as_ref().to_owned();
         let opened = tokio::task::spawn_blocking(move || {
@@ -37,11 +39,11 @@ impl Sqlite {
         Self::new(Arc::new(Mutex::new(connection))).await
     }
 
-    /// A store on the program's own connection, with whatever settings that has. Makes the table
-    /// when it is missing.
+    /// Returns a store on the program's own connection, with the connection's settings. Creates the
+    /// table if it does not exist.
     ///
     /// # Errors
-    /// When the table cannot be made.
+    /// [`KeyValueError::Failed`] when the table cannot be created.
     pub async fn new(connection: Arc<Mutex<Connection>>) -> Result<Self, KeyValueError> {
         let store = Self { connection };
         store
@@ -58,7 +60,7 @@ impl Sqlite {
         Ok(store)
     }
 
-    /// Does the work on a thread where it may wait.
+    /// Runs blocking work on a thread for such work.
     async fn run<T: Send + 'static>(
         &self,
         action: &'static str,
@@ -134,7 +136,7 @@ impl KeyValueStore for Sqlite {
         let glob =
             Pattern::new(pattern).translate("*", &['?', '['], |special| format!("[{special}]"));
         self.run("list keys", move |connection| {
-            // Nobody else would ever remove them.
+            // No other code removes expired keys.
             connection.execute("DELETE FROM key_values WHERE expires_at <= ?1", [now()])?;
             let mut select =
                 connection.prepare_cached("SELECT key FROM key_values WHERE key GLOB ?1")?;
@@ -154,7 +156,7 @@ impl KeyValueStore for Sqlite {
         let (expected, new) = (expected.map(str::to_owned), new.map(str::to_owned));
         self.run("compare and set", move |connection| {
             let (now, end) = (now(), end(ttl));
-            // Each is one statement, and so atomic.
+            // Each case is a single statement, and therefore atomic.
             let changed = match (expected, new) {
                 (None, None) => {
                     let sql = "SELECT 1 FROM key_values WHERE key = ?1 AND ifnull(expires_at > ?2, \

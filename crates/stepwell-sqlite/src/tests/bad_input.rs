@@ -1,4 +1,4 @@
-//! Every bad input is an error that says what to do.
+//! Tests that every invalid input is an error that says what to do.
 
 use std::fs;
 
@@ -105,7 +105,7 @@ fn a_full_disk_fails_whole_batches_and_the_store_goes_on_when_there_is_room() {
             .unwrap()
         })
     };
-    // Setting it below the current size sets it to that size.
+    // A limit below the current size counts as the current size.
     limit(1);
     let large =
         |n| NewTask { params: json(&format!("\"{}\"", "x".repeat(1 << 20))), ..new_task(n) };
@@ -145,7 +145,7 @@ fn a_database_that_is_to_be_left_as_it_is_is_there_and_up_to_date_or_an_error() 
     assert!(none.contains("has no tables of Stepwell"), "{none}");
 }
 
-/// What lies in what was asked is told from what does not.
+/// Errors of a call differ from errors of a store that cannot work.
 #[test]
 fn a_refusal_is_told_from_a_store_that_cannot_work() {
     let folder = tempfile::tempdir().unwrap();

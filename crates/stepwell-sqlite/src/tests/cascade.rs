@@ -1,4 +1,4 @@
-//! Cancellation goes down all generations.
+//! Tests that a cancellation reaches all generations.
 
 use stepwell_core::store::{Command, Finish};
 

@@ -1,5 +1,5 @@
-//! A row that somebody has damaged, or that a newer program has written, hurts its own task:
-//! whatever is in whichever of its columns, every batch and every list goes on with the others.
+//! Tests that a damaged row, or a row of a newer program, affects only its own task. Whatever value
+//! is in any of its columns, every batch and every list continues with the other tasks.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,8 +14,8 @@ use stepwell_core::{
 
 use super::*;
 
-/// Tasks in every stage of their lives; those of a higher number by `OTHER` are the others, that
-/// are to go on.
+/// The tasks, one for each stage of a task's life. The tasks whose numbers are higher by `OTHER`
+/// are the undamaged ones, which must continue.
 const OTHER: u128 = 100;
 const PENDING: u128 = 1;
 const DELAYED: u128 = 2;
@@ -30,7 +30,7 @@ const NEXT: u128 = 10;
 const FINISHED: u128 = 11;
 const PAUSED: u128 = 12;
 const HURT: std::ops::RangeInclusive<u128> = PENDING..=PAUSED;
-/// Tasks that none of them is, and that one of them waits for.
+/// Tasks outside of these stages, for which one of the tasks waits.
 const CHILD: u128 = 50;
 const HOLDER: u128 = 51;
 
@@ -48,7 +48,7 @@ fn for_(kind: Kind, target: &str) -> Wait {
 struct World {
     clock: Arc<Manual>,
     store: SqliteStore,
-    /// The runs of those that were claimed.
+    /// The runs of the claimed tasks.
     runs: RefCell<BTreeMap<TaskId, RunId>>,
 }
 
@@ -178,7 +178,7 @@ impl World {
         on_writer(&self.store, move |conn| conn.execute(&sql, []).is_ok_and(|changed| changed > 0))
     }
 
-    /// All that goes on in a store. What of it fails is of the task that is damaged.
+    /// Runs all operations of a store. Only those on a damaged task may fail.
     fn go_on(&self) {
         let store = &self.store;
         let ok = |batch: Batch| wait(store.commit(batch.into()));
@@ -324,7 +324,7 @@ fn whatever_is_in_a_column_the_others_go_on() {
             _ => &["NULL", "-1", "7", "-9223372036854775808", "9223372036854775807"],
         };
         for value in values {
-            // SQLite itself gives no number after the last.
+            // SQLite itself assigns no number after the last one.
             if (table.as_str(), column.as_str()) == ("stepwell_messages", "id")
                 && value.starts_with("922")
             {

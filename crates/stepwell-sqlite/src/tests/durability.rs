@@ -1,4 +1,5 @@
-//! What is committed is on the disk, as it was given; what changes nothing is not written.
+//! Tests that committed data is on the disk as it was written, and that a batch without a change
+//! writes nothing.
 
 use stepwell_core::store::Finish;
 

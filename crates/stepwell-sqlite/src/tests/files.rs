@@ -1,4 +1,4 @@
-//! The files of a database, and what others do to them while it is open.
+//! Tests of the database's files, and of what other programs do to them while it is open.
 
 use std::fs;
 
@@ -16,7 +16,7 @@ fn detached(store: &SqliteStore, n: u128, fate: &str) -> String {
     let described =
         stepwell_core::TaskTypeInfo { task_type: name("t"), params: 1.into(), output: 1.into() };
     assert!(matches!(wait(store.describe(described)), Err(StoreError::Detached { .. })));
-    // What asks whether the store is well.
+    // This read is the check of the store's health.
     assert!(matches!(wait(store.task_types()), Err(StoreError::Detached { .. })));
     text
 }
@@ -80,7 +80,7 @@ fn a_database_that_was_replaced_accepts_nothing_and_leaves_the_other_alone() {
     }
 }
 
-/// The files are looked at when their folder has changed, or has become another one.
+/// The files are checked when their folder has changed or was replaced.
 #[cfg(unix)]
 #[test]
 fn a_folder_that_was_moved_is_noticed() {
@@ -104,7 +104,7 @@ fn a_folder_that_was_moved_is_noticed() {
     assert_eq!(ids(&store), [task_id(1), task_id(4)]);
 }
 
-/// Each change of the folder is seen at once, however soon it follows another one.
+/// Each change of the folder is noticed at once, however soon it follows another one.
 #[cfg(unix)]
 #[test]
 fn what_is_moved_at_any_moment_is_noticed_by_the_next_commit() {
@@ -169,8 +169,8 @@ fn what_a_deleted_log_held_is_saved_as_the_program_stops() {
     assert_eq!(ids(&open(&path)), [task_id(1), task_id(3)]);
 }
 
-/// SQLite's locks lie in the log's index: who opens the database next has another one, and would
-/// write over this program.
+/// SQLite's locks are in the log's index. A program that opens the database next has another index,
+/// and would overwrite this program's data.
 #[cfg(unix)]
 #[test]
 fn an_index_of_the_log_that_was_deleted_is_noticed() {
@@ -189,8 +189,8 @@ fn an_index_of_the_log_that_was_deleted_is_noticed() {
     assert_eq!(ids(&open(&path)), [task_id(1)]);
 }
 
-/// A reader that stays keeps the log from being begun anew. It grows meanwhile, and is short again
-/// when the reader is gone.
+/// A reader that stays keeps SQLite from writing the log from its beginning. The log grows
+/// meanwhile, and is short again when the reader has gone.
 #[test]
 fn the_log_is_short_again_after_a_long_reader() {
     let folder = tempfile::tempdir().unwrap();
@@ -214,7 +214,7 @@ fn the_log_is_short_again_after_a_long_reader() {
         commit(&store, spawns(vec![]));
         std::thread::yield_now();
     }
-    // And commits see to it themselves again.
+    // Commits copy the log themselves again.
     for _ in 0..10 {
         spawn();
     }

@@ -33,7 +33,7 @@ use crate::{Location, SqliteStore};
 
 const START: i64 = 1_700_000_000_000_000;
 
-/// A clock that stands still until it is moved, and numbers that are the same each time.
+/// A clock that a test moves, and numbers that are the same in each run.
 struct Manual {
     micros: AtomicI64,
     drawn: AtomicU64,
@@ -95,7 +95,7 @@ fn commit(store: &SqliteStore, batch: Batch) -> Committed {
     wait(store.commit(batch.into())).unwrap()
 }
 
-/// Does something with the writer's connection.
+/// Calls a function with the writer's connection.
 fn on_writer<T: Send + 'static>(
     store: &SqliteStore,
     job: impl FnOnce(&Connection) -> T + Send + 'static,

@@ -1,4 +1,4 @@
-//! The statements of the hot path look at few rows, however many tasks have ended.
+//! Tests that frequent statements read few rows, however many tasks have ended.
 
 use stepwell_core::store::{Facts, NewEvent, NewMessage, Purge, TaskFilter, TaskState, Wait};
 
@@ -9,8 +9,8 @@ use crate::{
     transition as fence, waits, workers,
 };
 
-/// It reads the tasks that were spawned before the time in question, and of each no more than a row
-/// of three others.
+/// The purge reads the tasks that were spawned before the limit, and for each at most one row of
+/// three other tables.
 #[test]
 fn purging_looks_up_who_needs_a_task() {
     let store = wait(SqliteStore::open(Location::Memory, Manual::new())).unwrap();
@@ -29,7 +29,7 @@ fn purging_looks_up_who_needs_a_task() {
     });
 }
 
-/// How many instructions SQLite's machine takes for it.
+/// Returns the number of instructions of SQLite's machine for some work.
 fn steps<T: Send + 'static>(
     store: &SqliteStore,
     work: impl FnOnce(&Connection) -> T + Send + 'static,
@@ -93,7 +93,7 @@ fn a_list_by_two_labels_reads_the_tasks_of_the_rarer() {
         TaskFilter { labels: [has("common"), has("rare")].into(), ..TaskFilter::default() };
     let (steps, found) = steps(&store, move |conn| query::tasks(conn, &filter).unwrap());
     assert_eq!(found.items.iter().map(|task| task.task_id).collect::<Vec<_>>(), [task_id(2_500)]);
-    // It counts up to a thousand tasks of each label, and does not look at all that have the common
+    // The list counts at most 1,000 tasks of each label, and does not read all tasks of the common
     // one.
     assert!(steps < 20_000, "{steps}");
 }
@@ -129,7 +129,7 @@ fn a_purge_looks_at_no_task_that_was_spawned_later() {
     assert!(steps < 1_000, "{steps}");
 }
 
-/// Returns how many instructions SQLite's machine takes for what these batches do.
+/// Returns the number of instructions of SQLite's machine for some batches.
 fn steps_of(store: &SqliteStore, work: impl FnOnce()) -> u64 {
     let steps = Arc::new(AtomicU64::new(0));
     let counter = steps.clone();
@@ -145,8 +145,8 @@ fn steps_of(store: &SqliteStore, work: impl FnOnce()) -> u64 {
     steps.load(Ordering::SeqCst)
 }
 
-/// A task with that many waits, of which the first is fulfilled: how much that takes until the task
-/// is suspended again.
+/// Returns the number of instructions from the first fulfilled wait of a task, of several, until
+/// the task is suspended again.
 fn steps_of_a_wake_up(kind: Kind, waits: u32, messages: u32) -> u64 {
     let store = wait(SqliteStore::open(Location::Memory, Manual::new())).unwrap();
     commit(&store, register(1));
@@ -196,7 +196,8 @@ fn a_wake_up_reads_what_has_arrived_and_no_other_wait() {
         let [few, many] = [10, 2_000].map(|waits| steps_of_a_wake_up(kind, waits, messages));
         assert!(many < few + 100, "{kind:?}: {few} and {many} instructions");
     }
-    // One wait, and a mailbox with many messages: the rest waits for another call.
+    // The task has one wait, and a mailbox with many messages: the other messages wait for another
+    // call.
     let [few, many] = [10, 2_000].map(|messages| steps_of_a_wake_up(Kind::Message, 1, messages));
     assert!(many < few + 100, "{few} and {many} instructions");
 }

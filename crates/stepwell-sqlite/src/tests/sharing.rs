@@ -1,4 +1,4 @@
-//! Several handles on one file, as several processes have.
+//! Tests of several handles on one file, as several processes have them.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -14,7 +14,7 @@ fn lock_files(folder: &Path) -> usize {
     names.filter(|name| name.to_string_lossy().contains("-worker-")).count()
 }
 
-/// Claims until there is something, without time passing for leases.
+/// Claims until there is a task, while no time passes for leases.
 fn claim_soon(store: &SqliteStore, n: u128) -> ClaimedTask {
     let begin = Instant::now();
     loop {
@@ -95,7 +95,7 @@ fn a_lock_file_that_is_gone_kills_nobody_and_is_made_anew() {
         }
     }
     commit(&b, register(2));
-    // Longer than between two looks for the dead.
+    // The time is longer than the interval between two looks for dead processes.
     let begun = std::time::Instant::now();
     while begun.elapsed() < Duration::from_millis(1_200) {
         assert!(claimed(commit(&b, claim(2, 1))).is_empty());
@@ -127,7 +127,7 @@ fn a_living_handle_keeps_its_tasks_until_it_is_declared_dead() {
     assert!(commit(&a, transitions(vec![late])).transitions[0].is_err());
 }
 
-/// Set for the process that is to be killed: the database's path.
+/// The environment variable of the process that is killed, with the database's path.
 const VICTIM: &str = "STEPWELL_TEST_VICTIM";
 
 #[test]

@@ -1,5 +1,5 @@
-//! Measures; run it by hand: `STEPWELL_BENCH_DIR=/disk cargo test --release -p stepwell-sqlite --
-//! --ignored --nocapture speed`.
+//! Measurements, which are run by hand: `STEPWELL_BENCH_DIR=/disk cargo test --release -p
+//! stepwell-sqlite -- --ignored --nocapture speed`.
 
 use std::time::Instant;
 

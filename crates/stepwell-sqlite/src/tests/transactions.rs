@@ -1,4 +1,4 @@
-//! Steps whose work is done within the store's transaction.
+//! Tests of steps whose work runs within the store's transaction.
 
 use rusqlite::Result;
 use stepwell_core::store::UserTransaction;
@@ -23,7 +23,7 @@ fn setup() -> Setup {
 }
 
 impl Setup {
-    /// A batch of a transition with this work, and of a spawn.
+    /// Returns a batch of a transition with the work, and of a spawn.
     fn batch(&self, work: Box<dyn std::any::Any + Send>) -> Batch {
         let key = Key { kind: Kind::Step, name: name("charge"), ordinal: 1 };
         let mut with_work = transition(task_id(1), self.run_id, Next::Continue { collect: false });
@@ -40,7 +40,7 @@ impl Setup {
         wait(self.store.commit(self.batch(Box::new(work)).into()))
     }
 
-    /// How many rows the user has, and what the journal holds.
+    /// Returns the number of the user's rows, and the journal's entries.
     fn found(&self) -> (i64, Vec<Entry>) {
         let rows = on_writer(&self.store, |conn| {
             conn.query_row("SELECT count(*) FROM mine", [], |row| row.get(0)).unwrap()

@@ -6,28 +6,28 @@ use stepwell_core::{Codec, CodecError, Place};
 use zstd::bulk::Compressor;
 use zstd::stream::Decoder;
 
-/// zstd's own default: faster than most disks.
+/// The default level of zstd, which compresses faster than most disks write.
 const LEVEL: i32 = 3;
-/// How many bytes are written around what was compressed.
+/// The allowance for the envelope around a compressed payload, in bytes.
 const AROUND: usize = 32;
-/// What is shorter is not worth a try.
+/// The length in bytes below which a payload is not compressed.
 const SHORT: usize = 100;
-/// What is longer stays as it is, so that nothing that is longer has to be taken for undamaged when
-/// it is read.
+/// The length in bytes above which a payload is not compressed. A stored payload that decompresses
+/// to more than this length is therefore damaged.
 const LONG: usize = 64 << 20;
 
-/// Compresses payloads with zstd. Those that would not get shorter, and those of more than 64 MiB,
-/// stay as they are.
+/// Compresses payloads with zstd. Payloads that would not become shorter are stored as they are,
+/// and so are payloads of less than 100 bytes or more than 64 MiB.
 ///
-/// Where payloads are encrypted as well, they are to be compressed first: what is encrypted cannot
-/// be compressed. Their length then tells something of what is in them.
+/// Compression must come before encryption, because encrypted bytes do not compress. The length of
+/// a payload that is compressed and then encrypted reveals something about its content.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Compression {
     _private: (),
 }
 
 impl Compression {
-    /// Compression with zstd's default level.
+    /// Returns a codec that compresses with zstd's default level.
     pub const fn new() -> Self {
         Self { _private: () }
     }
@@ -46,7 +46,7 @@ impl Codec for Compression {
         let mut compressor = Compressor::new(LEVEL).map_err(failed)?;
         compressor.include_checksum(true).map_err(failed)?;
         let compressed = compressor.compress(bytes).map_err(failed)?;
-        // The form in which it is kept makes four bytes of three.
+        // The envelope stores the bytes as base64: 4 characters for 3 bytes.
         Ok((compressed.len().div_ceil(3) * 4 + AROUND < bytes.len()).then_some(compressed))
     }
 

@@ -11,25 +11,26 @@ use rand::rngs::SysRng;
 use stepwell_core::{Codec, CodecError, Place};
 use zeroize::Zeroizing;
 
-/// How long a key is, in bytes.
+/// The length of a key, in bytes.
 const KEY: usize = 32;
-/// How long a nonce is, in bytes.
+/// The length of a nonce, in bytes.
 const NONCE: usize = 12;
-/// The longest id of a key, in bytes.
+/// The maximum length of a key's id, in bytes.
 const MAX_ID: usize = 64;
 
-/// Encrypts payloads with AES-256-GCM, each with a nonce of its own: 96 random bits of the
-/// operating system's. A payload is bound to its place (a task's parameters, an entry of its
-/// journal, an event of that name): copied elsewhere in the database, it cannot be read.
+/// Encrypts payloads with AES-256-GCM. Each payload has its own nonce of 96 random bits from the
+/// operating system. A payload is bound to its place (the parameters of a task, an entry of a
+/// journal, an event of some name): a copy at another place of the database cannot be read.
 ///
-/// What is not encrypted is not read, unless [`accept_plain`](Self::accept_plain) allows it.
+/// A payload that is not encrypted is refused, unless [`accept_plain`](Self::accept_plain) allows
+/// it.
 ///
-/// What is written is encrypted with the one current key. Keys are changed by making another one
-/// current, and giving the old ones to [`also_reads`](Self::also_reads).
+/// New payloads are encrypted with the current key. To change keys, make another key the current
+/// one, and pass the old keys to [`also_reads`](Self::also_reads).
 ///
-/// **Limit:** nonces are random, and one that repeats under the same key gives away what is
-/// encrypted with it. Take another key before 2³² payloads were written with one (NIST SP 800-38D):
-/// that is 1,000 a second for 49 days.
+/// **Limit:** nonces are random, and a nonce that repeats under the same key reveals the payloads
+/// that are encrypted with it. Change the key before 2³² payloads are written with it (NIST SP
+/// 800-38D): that is 1,000 payloads a second for 49 days.
 #[derive(Clone, Debug)]
 pub struct Encryption {
     current: Key,
@@ -38,20 +39,21 @@ pub struct Encryption {
 }
 
 impl Encryption {
-    /// Encrypts with this key.
+    /// Returns a codec that encrypts and decrypts with this key.
     pub const fn new(current: Key) -> Self {
         Self { current, old: Vec::new(), accepts_plain: false }
     }
 
-    /// Also reads what was, or is by others, encrypted with this key. May be called for several.
+    /// Adds a key for decryption: one that was the current key, or that other clients write with.
+    /// The method may be called several times.
     pub fn also_reads(mut self, key: Key) -> Self {
         self.old.push(key);
         self
     }
 
-    /// Also reads what is not encrypted, for as long as a database has payloads from before it was.
-    /// Without this they are refused, because whoever can write to the database could put its
-    /// own text in the place of what is encrypted.
+    /// Also reads payloads that are not encrypted, for a database that has payloads from before
+    /// encryption was configured. Default: payloads in plain text are refused, because an attacker
+    /// who can write to the database could replace encrypted payloads with plain ones.
     pub const fn accept_plain(mut self) -> Self {
         self.accepts_plain = true;
         self
@@ -103,7 +105,8 @@ impl Codec for Encryption {
             return Err(CodecError::MissingKey { key: id.to_owned(), known: known.join(", ") });
         }
         let place = place.associated_data();
-        // Two keys by one id are a mistake, which must not make anything unreadable.
+        // The caller may have configured two keys with the same id: each of them is tried, so that
+        // the mistake makes no payload unreadable.
         let mut keys = self.keys().filter(|key| key.id == id);
         let opened = keys.find_map(|key| {
             let payload = Payload { msg: sealed, aad: &place };
@@ -113,21 +116,21 @@ impl Codec for Encryption {
     }
 }
 
-/// A key for [`Encryption`]: 256 secret bits, and an id, which is kept in plain with everything
-/// that is encrypted with it.
+/// A key for [`Encryption`]: 256 secret bits and an id. The id is stored in plain text with every
+/// payload that is encrypted with the key.
 ///
-/// Its bytes are never shown, and are wiped from memory when it is dropped.
+/// The secret bits are never displayed. They are wiped from memory when the key is dropped.
 #[derive(Clone)]
 pub struct Key {
     id: String,
-    /// Wipes itself.
+    /// The cipher, which wipes its copy of the key when it is dropped.
     cipher: Aes256Gcm,
 }
 
 impl Key {
-    /// A key of 32 bytes that nobody can guess. They must be random; a password will not do.
+    /// Makes a key of 32 bytes. The bytes must be random: a password is not enough.
     ///
-    /// The caller's copy of the bytes is the caller's to wipe.
+    /// The caller has to wipe its own copy of the bytes.
     ///
     /// # Errors
     /// [`InvalidKey::Id`] when the id is not 1 to 64 letters, digits, `-`, `_` or `.`.
@@ -140,14 +143,14 @@ impl Key {
         Ok(Self { cipher: Aes256Gcm::new((&*bytes).into()), id })
     }
 
-    /// A key of 32 bytes in base64, as `openssl rand -base64 32` makes them.
+    /// Makes a key from 32 bytes in base64, as `openssl rand -base64 32` prints them.
     ///
     /// # Errors
-    /// As [`Key::new`]; [`InvalidKey::Text`] when the text is no base64, [`InvalidKey::Length`]
-    /// when it does not hold 32 bytes.
+    /// The errors of [`Key::new`]; [`InvalidKey::Text`] when the text is not valid base64;
+    /// [`InvalidKey::Length`] when the text does not hold exactly 32 bytes.
     pub fn from_base64(id: impl Into<String>, text: &str) -> Result<Self, InvalidKey> {
         let id = id.into();
-        // The reason would show a part of the text.
+        // The decoder's error is dropped, because it would show a part of the secret text.
         let bytes = BASE64.decode(text.trim()).map_err(|_| InvalidKey::Text(id.clone()))?;
         let bytes = Zeroizing::new(bytes);
         let length = |_| InvalidKey::Length { id: id.clone(), bytes: bytes.len() };
@@ -155,7 +158,7 @@ impl Key {
         Self::new(id, *bytes)
     }
 
-    /// Its id.
+    /// Returns the key's id.
     pub fn id(&self) -> &str {
         &self.id
     }
@@ -167,26 +170,26 @@ impl fmt::Debug for Key {
     }
 }
 
-/// Why a [`Key`] could not be made.
+/// The reasons why a [`Key`] is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidKey {
-    /// The id will not do.
+    /// The id is not 1 to 64 letters, digits, `-`, `_` or `.`.
     #[error(
         "{0:?} is no id for a key: take 1 to 64 letters, digits, `-`, `_` or `.`, such as `2026-11`"
     )]
     Id(String),
-    /// The text is no base64.
+    /// The text is not valid base64. The value is the key's id.
     #[error("the key `{0}` is no base64: make one with `openssl rand -base64 32`")]
     Text(String),
-    /// The key has another length.
+    /// The key does not have 32 bytes.
     #[error(
         "the key `{id}` has {bytes} bytes, and needs 32: make one with `openssl rand -base64 32`"
     )]
     Length {
-        /// Its id.
+        /// The key's id.
         id: String,
-        /// How many bytes there are.
+        /// The number of bytes that the text holds.
         bytes: usize,
     },
 }
@@ -212,7 +215,7 @@ mod tests {
         let mut bytes = [0; KEY];
         (0..).zip(&mut bytes).for_each(|(number, byte)| *byte = number);
         let encryption = Encryption::new(Key::new("k", bytes).unwrap());
-        // Made by Node's `crypto`, with the nonce 00 01 … 0b.
+        // Node's `crypto` made this value, with the nonce 00 01 … 0b.
         let sealed = "AAECAwQFBgcICQoLZXGzeqmApjvoLeTuxoEdH+b0OAF7EIDfZptHK4IQn3ZYxg==";
         let opened =
             encryption.decode(&BASE64.decode(sealed).unwrap(), Some("k"), &place(7)).unwrap();

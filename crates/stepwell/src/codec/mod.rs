@@ -28,16 +28,16 @@
 //! # fn main() {}
 //! ```
 //!
-//! Codecs are applied to parameters, outputs, what is journaled, events, messages, and to what
-//! failures say. Names (of tasks, steps, events, topics, queues), keys of idempotency and
-//! concurrency, headers, times and states are kept as they are: the database finds tasks by them.
-//! `docs/operations/payloads.md` says more: what is bound to what, how keys are changed, and what
-//! the limits are.
+//! Codecs are applied to the parameters and outputs of tasks, to journaled results, events and
+//! messages, and to the texts of failures. These values stay in plain text, because the database
+//! finds tasks by them: names (of tasks, steps, events, topics, queues), idempotency keys,
+//! concurrency keys, headers, times and states. `docs/operations/payloads.md` describes the places
+//! that payloads are bound to, how keys are changed, and the limits.
 //!
-//! A payload that cannot be decoded fails the attempt that reads it, with an error that says which
-//! it is and what to do. The task's code is not asked, and the journal stays as it was: with the
-//! right key, the next attempt, or [`Client::retry`](crate::Client::retry), goes on from where the
-//! task was.
+//! A payload that cannot be decoded fails the attempt that reads it, with an error that names the
+//! payload and says what to do. The task's code does not run on, and the journal is not changed.
+//! When the right key is configured, the next attempt continues from where the task was. The same
+//! holds for [`Client::retry`](crate::Client::retry).
 
 #[cfg(feature = "compression")]
 mod compression;

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Random numbers that follow from a seed: SplitMix64.
+/// A source of random numbers that follow from a seed, by SplitMix64.
 pub struct Dice(AtomicU64);
 
 impl Dice {
@@ -11,13 +11,13 @@ impl Dice {
         Self(AtomicU64::new(mix(seed ^ 0xD134_2543_DE82_EF95)))
     }
 
-    /// Makes other dice, whose numbers depend on these dice's seed and on `which`, and not on what
-    /// was rolled meanwhile by others.
+    /// Makes dice whose numbers depend on the seed and on `which` only, and not on earlier rolls of
+    /// other dice.
     pub fn of(seed: u64, which: u64) -> Self {
         Self::new(mix(seed).wrapping_add(mix(which.wrapping_mul(0x9E37_79B9_7F4A_7C15))))
     }
 
-    /// Returns any number.
+    /// Returns a random number of 64 bits.
     pub fn any(&self) -> u64 {
         mix(self
             .0
@@ -25,12 +25,12 @@ impl Dice {
             .wrapping_add(0x9E37_79B9_7F4A_7C15))
     }
 
-    /// Returns a number below `sides`, and 0 where there are none.
+    /// Returns a random number below `sides`, or 0 when `sides` is 0.
     pub fn roll(&self, sides: u64) -> u64 {
         self.any().checked_rem(sides).unwrap_or(0)
     }
 
-    /// Returns `true` once in so many times.
+    /// Returns `true` with a probability of 1 in `times`.
     pub fn one_in(&self, times: u64) -> bool {
         self.roll(times) == 0
     }

@@ -1,57 +1,57 @@
-//! What goes wrong in a simulated world, as data: it is drawn from a seed, replayed, and made
-//! smaller.
+//! Faults of a simulated world, as data. A seed decides them, a replay repeats them, and a failing
+//! case is made smaller by removing them.
 
 use std::fmt;
 use std::time::Duration;
 
 use super::dice::Dice;
 
-/// Something that goes wrong.
+/// A fault of a simulated world.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// The process dies as by `kill -9`, and another one takes its place after a while.
+    /// The process dies as by `kill -9`, and another process takes its place after a while.
     Crash {
-        /// Which process, from 0.
+        /// The number of the process, from 0.
         process: usize,
-        /// For how long there is none in its place.
+        /// The time until another process takes its place.
         down: Duration,
     },
-    /// The process stands still, and goes on as if nothing had been.
+    /// The process stops, and later continues as if no time had passed.
     Freeze {
-        /// Which process, from 0.
+        /// The number of the process, from 0.
         process: usize,
-        /// For how long.
+        /// The time for which the process stops.
         time: Duration,
     },
-    /// The process and the store do not understand each other.
+    /// The process cannot use the store.
     Outage {
-        /// Which process, from 0; `None` for all of them.
+        /// The number of the process, from 0; `None` for all processes.
         process: Option<usize>,
-        /// For how long.
+        /// The time that the outage lasts.
         time: Duration,
-        /// How it shows.
+        /// The kind of outage.
         how: Outage,
     },
-    /// The store's clock is set forward, or back.
+    /// The store's clock is set forward or back.
     Jump {
-        /// By how many microseconds.
+        /// The change of the clock in microseconds, negative for a jump back.
         micros: i64,
     },
 }
 
-/// How an outage of the store shows.
+/// A kind of outage of the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outage {
-    /// Whatever the store is asked, it refuses.
+    /// The store refuses every call.
     Refuses,
-    /// What the store is asked arrives when the outage is over.
+    /// A call reaches the store when the outage is over.
     Hangs,
-    /// The store does what it is asked, and its answer arrives when the outage is over.
+    /// The store executes a call at once, and its answer arrives when the outage is over.
     LosesAnswers,
 }
 
 impl Fault {
-    /// Returns what sort of fault it is.
+    /// Returns the name of the fault's kind.
     pub const fn name(&self) -> &'static str {
         match self {
             Self::Crash { .. } => "crash",
@@ -64,7 +64,7 @@ impl Fault {
         }
     }
 
-    /// Returns how long it lasts; a jump is over at once.
+    /// Returns how long the fault lasts: zero for a jump.
     pub const fn lasts(&self) -> Duration {
         match self {
             Self::Crash { down: time, .. }
@@ -74,8 +74,9 @@ impl Fault {
         }
     }
 
-    /// Draws a fault of a world with so many processes, in which an ordinary pause is so long (a
-    /// lease, say): most last a part of it, few up to a hundred times as long.
+    /// Draws a fault for a world with `processes` processes. `pause` is an ordinary pause, such as
+    /// the workers' lease. Most faults last at most twice that time, and few last up to a hundred
+    /// times.
     pub fn draw(dice: &Dice, processes: usize, pause: Duration) -> Self {
         let process = usize::try_from(dice.roll(processes as u64)).unwrap_or(0);
         let time = Self::time(dice, pause);
@@ -98,7 +99,7 @@ impl Fault {
         }
     }
 
-    /// Draws how long something lasts.
+    /// Draws a time from a tenth of `pause` to a hundred times `pause`; long times are rare.
     pub fn time(dice: &Dice, pause: Duration) -> Duration {
         let tenths = match dice.roll(60) {
             0 => 100 + dice.roll(900),
@@ -142,12 +143,12 @@ impl fmt::Display for Fault {
     }
 }
 
-/// A fault, and when it comes.
+/// A fault and its time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Planned {
-    /// How long after the world began.
+    /// The time from the beginning of the world to the fault.
     pub at: Duration,
-    /// What.
+    /// The fault.
     pub fault: Fault,
 }
 
@@ -157,26 +158,26 @@ impl fmt::Display for Planned {
     }
 }
 
-/// How much goes wrong, for [`World::suffer`](super::World::suffer).
+/// The amount of faults, for [`World::suffer`](super::World::suffer).
 #[derive(Clone, Debug)]
 pub struct Faults {
-    /// How many faults there are at most; at least one.
+    /// The maximum number of faults. There is at least one fault.
     pub most: u64,
-    /// The time over which they come.
+    /// The time within which the faults begin.
     pub within: Duration,
-    /// An ordinary pause, which faults are short or long beside: the workers' lease.
+    /// An ordinary pause, such as the workers' lease, to which the length of faults is relative.
     pub pause: Duration,
 }
 
 impl Default for Faults {
-    /// Up to eight within two minutes, beside a lease of 30 seconds.
+    /// Returns at most 8 faults within 2 minutes, relative to a lease of 30 seconds.
     fn default() -> Self {
         Self { most: 8, within: Duration::from_secs(120), pause: Duration::from_secs(30) }
     }
 }
 
 impl Faults {
-    /// Draws faults for that many processes, in the order in which they come.
+    /// Draws faults for the given number of processes, in the order of their times.
     pub fn draw(&self, dice: &Dice, processes: usize) -> Vec<Planned> {
         let within = u64::try_from(self.within.as_micros()).unwrap_or(u64::MAX);
         let planned = |_| Planned {

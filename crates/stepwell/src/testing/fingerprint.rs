@@ -1,5 +1,5 @@
-//! A number that tells two runs of a world apart: it is made of all that the store was asked and
-//! answered.
+//! A number that differs between two runs of a world that differ. It is a hash of all calls to the
+//! store and their answers.
 
 use std::hash::{DefaultHasher, Hash, Hasher as _};
 use std::mem::discriminant;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use stepwell_core::store::{Batch, Committed, Next};
 use stepwell_core::{NewTask, Outcome};
 
-/// Gathers what happens.
+/// A hash of the events of a world.
 #[derive(Default)]
 pub(super) struct Fingerprint(DefaultHasher);
 

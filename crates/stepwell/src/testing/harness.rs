@@ -1,4 +1,4 @@
-//! A world for a test that says itself what happens in it, and when.
+//! A world for a test that decides itself what happens, and when.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -10,8 +10,8 @@ use super::dice::Dice;
 use super::runtime::{Clock, TestRuntime};
 use crate::durable::{Durable, DurableBuilder};
 
-/// A world for a test: a clock, and a store that outlives the processes that use it. To be used in
-/// a test with a paused clock: `#[tokio::test(start_paused = true)]`.
+/// A world for a test: a clock, and a store that outlives the processes that use it. The test needs
+/// a paused clock: `#[tokio::test(start_paused = true)]`.
 pub struct Harness {
     clock: Arc<Clock>,
     store: MemoryStore,
@@ -24,26 +24,27 @@ impl Default for Harness {
 }
 
 impl Harness {
-    /// An empty world, on 1 January 2026.
+    /// Makes an empty world, whose clock starts on 1 January 2026.
     pub fn new() -> Self {
         let clock = Arc::new(Clock::new());
         let store = MemoryStore::new(runtime(&clock));
         Self { clock, store }
     }
 
-    /// A new process on the store, with the defaults.
+    /// Starts a process on the store, with the default options.
     pub async fn start(&self) -> Process {
-        // Only a database that cannot be opened and invalid names are errors, and there are none.
+        // `build` fails only for a database that cannot be opened and for invalid values, and the
+        // defaults have neither.
         match self.start_with(|builder| builder).await {
             Ok(process) => process,
             Err(error) => unreachable!("{error}"),
         }
     }
 
-    /// A new process on the store.
+    /// Starts a process on the store, with options.
     ///
     /// # Errors
-    /// As [`DurableBuilder::build`].
+    /// The errors of [`DurableBuilder::build`].
     pub async fn start_with(
         &self,
         build: impl FnOnce(DurableBuilder) -> DurableBuilder,
@@ -51,10 +52,11 @@ impl Harness {
         self.start_on(Arc::new(self.store.connect()), build).await
     }
 
-    /// A new process on another store, such as one that wraps the harness's own to inject faults.
+    /// Starts a process on another store, such as one that wraps the harness's store to inject
+    /// faults.
     ///
     /// # Errors
-    /// As [`DurableBuilder::build`].
+    /// The errors of [`DurableBuilder::build`].
     pub async fn start_on(
         &self,
         store: Arc<dyn Store>,
@@ -62,61 +64,62 @@ impl Harness {
     ) -> Result<Process, Error> {
         let runtime = runtime(&self.clock);
         let builder = Durable::builder().store(store).runtime(runtime.clone());
-        // A store that answers from another thread takes no time, and the clock does not wait for
-        // it.
+        // A store that answers from another thread takes no virtual time, and the clock would pass
+        // the timeout before the answer.
         let builder = builder.answer_timeout(Duration::MAX);
         Ok(Process { client: build(builder).build().await?, runtime })
     }
 
-    /// A handle on the store.
+    /// Returns another connection to the store.
     pub fn store(&self) -> MemoryStore {
         self.store.connect()
     }
 
-    /// A runtime on the harness's clock, for a store that is opened by hand.
+    /// Returns a runtime on the harness's clock, for a store that the test opens itself.
     pub fn runtime(&self) -> Arc<dyn Runtime> {
         runtime(&self.clock)
     }
 
-    /// The time.
+    /// Returns the time of the harness's clock.
     pub fn now(&self) -> Timestamp {
         self.clock.now()
     }
 
-    /// Sets the wall clock forward, or back, as an administrator might. Timers in progress are not
-    /// moved.
+    /// Sets the wall clock forward, or back for a negative number, as an administrator might.
+    /// Timers in progress do not change.
     pub fn jump(&self, micros: i64) {
         self.clock.jump(micros);
     }
 }
 
-/// A process's runtime. Processes must not make the same ids.
+/// Returns the runtime of a process. Its seed is random, because two processes must not make the
+/// same ids.
 fn runtime(clock: &Arc<Clock>) -> Arc<TestRuntime> {
     Arc::new(TestRuntime::new(clock.clone(), Dice::new(rand::random())))
 }
 
-/// Options for a worker in virtual time. It polls and shows that it is alive so rarely (its lease
-/// is a day) that months pass quickly.
+/// Returns options for a worker in virtual time. The worker polls once an hour, and its lease is a
+/// day, so that months of virtual time pass quickly.
 pub fn worker_options() -> WorkerOptions {
     const HOUR: Duration = Duration::from_secs(3600);
     WorkerOptions::new().poll_interval(HOUR).lease(24 * HOUR).claim_timeout(10_000 * HOUR)
 }
 
-/// A process of a test's world: a client that can be killed.
+/// A process of a harness: a client that can be killed.
 pub struct Process {
     client: Durable,
     runtime: Arc<TestRuntime>,
 }
 
 impl Process {
-    /// Ends the process as `kill -9` does: everything that it runs stops where it is, and nothing
-    /// is told. What its store has committed stays.
+    /// Ends the process as `kill -9` does: all that it runs stops where it is, and the store
+    /// receives no further call. What the process has committed stays.
     pub async fn kill(self) {
         self.runtime.life().end();
         self.runtime.life().ended().await;
     }
 
-    /// The client.
+    /// Returns the client of the process.
     pub fn client(&self) -> &Durable {
         &self.client
     }

@@ -1,4 +1,4 @@
-//! A store whose answers a test decides on.
+//! A store whose answers a test decides.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -12,9 +12,9 @@ use stepwell_core::{
     TaskInfo, TaskRecord, TaskTypeInfo, Timestamp, WorkerInfo,
 };
 
-/// A store whose commits go through a function, which may delay, refuse or lose them. Transactions
-/// of steps do not go through it on stores that apply them beside the commits
-/// ([`Store::transact`]).
+/// A store whose commits go through a function, which may delay, refuse or lose them. A store that
+/// applies transactions of steps beside the commits ([`Store::transact`]) does so without the
+/// function.
 ///
 /// ```
 /// # use std::sync::Arc;
@@ -35,26 +35,27 @@ pub struct Intercepted<F> {
 
 type AfterReads = Box<dyn Fn() -> BoxFuture<'static, Result<(), StoreError>> + Send + Sync>;
 
-/// What became of a commit.
+/// The result of a commit.
 type Commit = BoxFuture<'static, Result<Committed, StoreError>>;
 
 impl<F> Intercepted<F>
 where
     F: Fn(Arc<dyn Store>, Batch) -> Commit + Send + Sync + 'static,
 {
-    /// Wraps the store.
+    /// Wraps a store, whose commits go through the function.
     pub fn new(store: Arc<dyn Store>, commit: F) -> Self {
         let lanes = store.lanes();
         Self { store, commit, lanes, after_reads: None }
     }
 
-    /// Lets the engine send so many commits at a time, whatever the store says.
+    /// Sets the number of commits that the engine may send at a time. Default: the number of the
+    /// wrapped store.
     pub fn lanes(self, lanes: NonZeroUsize) -> Self {
         Self { lanes, ..self }
     }
 
-    /// Lets a function delay, or put an error in the place of, what was read of tasks, journals and
-    /// the rest.
+    /// Sets a function that runs after each read, of tasks, journals and other data. The function
+    /// may delay the answer, or replace it by an error.
     pub fn after_reads(
         self,
         after: impl Fn() -> BoxFuture<'static, Result<(), StoreError>> + Send + Sync + 'static,

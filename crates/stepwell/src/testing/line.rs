@@ -1,4 +1,5 @@
-//! The way from one process of a simulated world to the store: slow, cut, and cut in one direction.
+//! The connection from one process of a simulated world to the store: it may be slow, or cut in one
+//! direction or both.
 
 use std::num::NonZeroUsize;
 use std::pin::pin;
@@ -25,16 +26,16 @@ use super::world::{Inner, Seen};
 
 type Answer<T> = BoxFuture<'static, Result<T, StoreError>>;
 
-/// One process's store.
+/// The store as one process sees it.
 #[derive(Clone)]
 pub(super) struct Line(Arc<End>);
 
 struct End {
     world: Arc<Inner>,
-    /// `None` for a client, which nothing happens to.
+    /// The process; `None` for a client, which suffers no faults.
     process: Option<(usize, Arc<Life>)>,
     lanes: NonZeroUsize,
-    /// The state of the store that the process knows of.
+    /// The version of the store that the process knows of.
     seen: AtomicU64,
 }
 
@@ -78,7 +79,7 @@ impl Line {
                 answered(&end);
                 return answer;
             }
-            // What is under way arrives, whatever becomes of the process.
+            // A call in progress reaches the store, even when the process dies meanwhile.
             let (caller, answer) = oneshot::channel();
             let sent = end.clone();
             tokio::spawn(async move {
@@ -107,7 +108,8 @@ impl Line {
         self.ask(move |end| read(&*end.store()), |_| ())
     }
 
-    /// As [`Line::read`], and others are told that something may have changed.
+    /// Calls the store as [`Line::read`] does, and notifies the processes that the store may have
+    /// changed.
     fn write<T: Send + 'static>(
         &self,
         write: impl FnOnce(&dyn Store) -> Answer<T> + Send + 'static,
@@ -127,8 +129,8 @@ impl Line {
 }
 
 impl End {
-    /// How long something is under way: mostly no time at all, and now and then as long as a slow
-    /// disk takes.
+    /// Draws the time that a message takes: mostly zero, and sometimes as long as a slow disk
+    /// takes.
     fn pause(&self) -> Duration {
         let dice = &self.world.network;
         match dice.roll(100) {
@@ -139,7 +141,7 @@ impl End {
         }
     }
 
-    /// One of the errors that say that nothing was done, and that it may be later.
+    /// Draws an error which says that nothing was done, and that a later try may succeed.
     fn refusal(&self) -> StoreError {
         let reason = || "simulated".to_owned();
         match self.world.network.roll(4) {
@@ -166,7 +168,7 @@ impl End {
     fn commit(&self, batch: Arc<Batch>) -> Answer<Committed> {
         let (world, number) = (self.world.clone(), self.number());
         let committing = world.done(self.store().commit(batch.clone()));
-        // The answer is there at once: memory needs no time, and other stores are waited for.
+        // The result is ready at once: memory needs no time, and other stores are waited for.
         match now(committing) {
             Ok(result) => {
                 if let Ok(committed) = &result {
@@ -192,7 +194,7 @@ impl End {
         match now(self.world.done(transacting)) {
             Ok(Ok(result)) => {
                 self.world.tell_of_change(None);
-                // For those who watch, it is a batch of its own.
+                // A watcher receives the transaction as a batch of its own.
                 let batch = Batch { transitions: vec![asked], ..Batch::default() };
                 let mut committed = Committed { transitions: vec![result], ..Committed::default() };
                 self.world.committed(self.number(), &batch, &committed);
@@ -204,7 +206,7 @@ impl End {
     }
 }
 
-/// The answer of a future that is ready at once.
+/// Returns the value of a future that is ready at once, or the future.
 fn now<T>(mut future: BoxFuture<'static, T>) -> Result<T, BoxFuture<'static, T>> {
     match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(value) => Ok(value),
@@ -212,7 +214,7 @@ fn now<T>(mut future: BoxFuture<'static, T>) -> Result<T, BoxFuture<'static, T>>
     }
 }
 
-/// Waits for what another thread does, in no virtual time.
+/// Waits for the work of another thread, in no virtual time.
 pub(super) fn wait_for<T>(future: impl Future<Output = T>) -> T {
     struct Unpark(Thread);
     impl Wake for Unpark {
@@ -221,7 +223,7 @@ pub(super) fn wait_for<T>(future: impl Future<Output = T>) -> T {
         }
     }
     let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
-    // There is nobody whom a budget that runs out could give a turn.
+    // The future has no budget, because the thread has no other future to run.
     let mut future = pin!(tokio::task::unconstrained(future));
     loop {
         match future.as_mut().poll(&mut Context::from_waker(&waker)) {

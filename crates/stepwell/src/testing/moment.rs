@@ -1,4 +1,4 @@
-//! The timeline of a history.
+//! The timeline of a simulated history.
 
 use std::fmt::{self, Display};
 use std::time::Duration;
@@ -9,11 +9,11 @@ use stepwell_core::{Outcome, TaskId};
 /// A line of a timeline.
 #[derive(Clone, Debug)]
 pub struct Moment {
-    /// How long after the world began.
+    /// The time from the beginning of the world.
     pub at: Duration,
-    /// Who did it.
+    /// The name of the process, the client or the world that acted.
     pub who: String,
-    /// What.
+    /// The description of what happened.
     pub what: String,
 }
 
@@ -24,14 +24,15 @@ impl Display for Moment {
     }
 }
 
-/// The end of a task's id, by which people tell tasks apart.
+/// Returns the end of a task's id, which is enough to tell tasks apart.
 fn short(task_id: TaskId) -> String {
     let id = task_id.to_string();
     id.get(id.len().saturating_sub(6)..).unwrap_or(&id).to_owned()
 }
 
 impl Moment {
-    /// What a commit did, a line for each item; signs of life and idle claims are left out.
+    /// Returns the lines for a commit, one for each item. Heartbeats and claims without a task have
+    /// none.
     pub(super) fn of(at: Duration, who: &str, batch: &Batch, committed: &Committed) -> Vec<Self> {
         let mut lines = Vec::new();
         let mut line = |what: String| lines.push(Self { at, who: who.to_owned(), what });

@@ -16,19 +16,19 @@ use super::shrink::shrink;
 use super::world::World;
 
 /// Plays a history that a seed decides: the processes, faults and interleavings of a [`World`]
-/// follow from it.
+/// follow from the seed.
 ///
-/// The history is played twice, and it is a failure if that differs. One that fails is played again
-/// with fewer and fewer faults, as long as it fails in the same way (what its error or panic says
-/// up to the first colon), and the report has those that are left and the timeline of the last
-/// play.
+/// The history is played twice, and fails when the two plays differ. A history that fails is played
+/// again with fewer and fewer faults, while it fails in the same way: the same text of its error or
+/// panic up to the first colon. The report has the faults that are left, and the timeline of the
+/// last play.
 ///
-/// Code that is to be the same each time draws what it draws from [`World::dice`], iterates over no
-/// hash map, and has its `tokio::select!` `biased`, unless the program is built with `--cfg
-/// tokio_unstable`, where the seed decides that as well.
+/// A history must be reproducible. It draws random numbers from [`World::dice`], and iterates over
+/// no hash map. Its `tokio::select!` is `biased`, unless the program is built with `--cfg
+/// tokio_unstable`, where the seed decides the order of branches as well.
 ///
 /// # Panics
-/// When it is called within a tokio runtime: it makes one of its own, whose time is virtual.
+/// Panics when it is called within a tokio runtime, because it makes its own one with virtual time.
 pub fn simulate<F, Fut, E>(seed: u64, history: F) -> Report
 where
     F: Fn(World) -> Fut,
@@ -49,13 +49,13 @@ where
     Play::new(seed).plan(&plan).record().run(&history)
 }
 
-/// How often a history that fails is played to make it smaller.
+/// The maximum number of plays for making a failing history smaller.
 const SHRINKS: usize = 200;
 
-/// In virtual time, how long a history may last.
+/// The maximum length of a history, in virtual time: 50 years.
 const LIMIT: Duration = Duration::from_secs(50 * 365 * 24 * 3600);
 
-/// How a history is to be played, for those who want less, or more, than [`simulate`] does.
+/// A play of a history with options that [`simulate`] decides itself.
 #[derive(Default)]
 pub struct Play {
     seed: u64,
@@ -66,31 +66,31 @@ pub struct Play {
 }
 
 impl Play {
-    /// Plays the history of a seed once, on the store in memory.
+    /// Prepares a play of the history of a seed, on the store in memory.
     pub fn new(seed: u64) -> Self {
         Self { seed, ..Self::default() }
     }
 
-    /// Puts these faults in the place of those that [`World::suffer`] draws.
+    /// Replaces the faults that [`World::suffer`] would draw.
     pub fn plan(self, plan: &[Planned]) -> Self {
         Self { plan: Some(plan.to_vec()), ..self }
     }
 
-    /// Keeps the timeline.
+    /// Records the timeline for the report.
     pub fn record(self) -> Self {
         Self { record: true, ..self }
     }
 
-    /// Plays it on stores that answer from threads of their own, and that nobody outside of the
-    /// world uses. The world opens one for itself, and each process opens one when it begins,
-    /// and closes it when it dies. They are on the world's clock.
+    /// Plays the history on stores that answer from their own threads, and that nothing outside of
+    /// the world uses. The world opens one store for itself. Each process opens a store when it
+    /// begins, and closes it when it dies. The stores use the world's clock.
     pub fn on(self, open: impl Fn(Arc<dyn Runtime>) -> Opening + Send + Sync + 'static) -> Self {
         Self { open: Some(Arc::new(open)), ..self }
     }
 
-    /// Plays it on stores as [`Play::on`] does, of which each is a part of its process: what a
-    /// process has asked of its store, and is under way when it dies, is not done. One that is
-    /// not embedded may do it afterwards.
+    /// Plays the history on stores as [`Play::on`] does, where each store is a part of its process.
+    /// A call that is in progress when the process dies is not executed. A store that is not
+    /// embedded may execute it after the process's death.
     pub fn on_embedded(
         self,
         open: impl Fn(Arc<dyn Runtime>) -> Opening + Send + Sync + 'static,
@@ -98,10 +98,10 @@ impl Play {
         Self { embedded: true, ..self.on(open) }
     }
 
-    /// Plays it.
+    /// Plays the history once, and returns the report.
     ///
     /// # Panics
-    /// When it is called within a tokio runtime.
+    /// Panics when it is called within a tokio runtime.
     pub fn run<Fut, E>(self, history: impl FnOnce(World) -> Fut) -> Report
     where
         Fut: Future<Output = Result<(), E>>,
@@ -154,32 +154,32 @@ impl Play {
             report.plan = std::mem::take(&mut state.plan);
             report.timeline = state.timeline.take().unwrap_or_default();
         }
-        // Whatever still runs ends here, with what it holds.
+        // All tasks that still run end here, and drop what they hold.
         drop(runtime);
         world.0.let_go();
         report
     }
 }
 
-/// What became of a history.
+/// The report of a history.
 #[derive(Clone, Debug)]
 pub struct Report {
-    /// Its seed.
+    /// The seed of the history.
     pub seed: u64,
-    /// Why it has failed, if it has.
+    /// The reason of the failure; `None` for a history that passed.
     pub failure: Option<String>,
-    /// Tells plays that differ apart: a number that is made of all that the store was asked and
-    /// answered.
+    /// A hash of all calls to the store and their answers. Two plays that differ have different
+    /// numbers.
     pub fingerprint: u64,
-    /// How many batches the store has applied.
+    /// The number of batches that the store has applied.
     pub commits: u64,
-    /// How many faults of each sort there were.
+    /// The number of faults of each kind.
     pub faults: BTreeMap<&'static str, u64>,
-    /// How long it took in virtual time.
+    /// The time that the history took, in virtual time.
     pub virtual_time: Duration,
-    /// The faults that it suffered.
+    /// The faults that the history suffered.
     pub plan: Vec<Planned>,
-    /// What happened, where that was recorded: in order.
+    /// The events of the history in their order; empty without [`Play::record`].
     pub timeline: Vec<Moment>,
 }
 
@@ -197,7 +197,7 @@ impl Report {
         }
     }
 
-    /// Returns which check has failed: what the failure says up to its first colon.
+    /// Returns the name of the check that failed: the text of the failure up to its first colon.
     pub fn check(&self) -> Option<&str> {
         self.failure.as_deref().map(|failure| failure.split(':').next().unwrap_or(failure))
     }
@@ -205,7 +205,7 @@ impl Report {
     /// Ends a test whose history has failed.
     ///
     /// # Panics
-    /// When the history has failed, with the report.
+    /// Panics with the report when the history has failed.
     #[allow(clippy::panic, reason = "it is what an assertion does")]
     #[track_caller]
     pub fn assert_passed(&self) {

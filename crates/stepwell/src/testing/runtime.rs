@@ -1,4 +1,4 @@
-//! The engine's world in a test: a clock that tests set, and a process that freezes and dies.
+//! The [`Runtime`] of tests: a clock that tests set, and a process that can freeze and die.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -16,16 +16,17 @@ use tokio_util::task::TaskTracker;
 use super::dice::Dice;
 
 pub(super) struct Clock {
-    /// The runtime in which time is virtual.
+    /// The tokio runtime in which time is virtual.
     runtime: Option<Id>,
     start: Instant,
-    /// What was added to the time that has passed, in microseconds.
+    /// The sum of all jumps, in microseconds, which is added to the time that has passed.
     jumped: AtomicI64,
-    /// By how many millionths it goes too fast.
+    /// The rate by which the clock is too fast, in millionths.
     drift: AtomicI64,
-    /// How long it had gone, in microseconds, when it was last read where time is virtual.
+    /// The time that had passed, in microseconds, at the last read within the runtime of virtual
+    /// time.
     read: AtomicI64,
-    /// The latest moment that it has shown.
+    /// The latest time that the clock has shown.
     latest: AtomicI64,
 }
 
@@ -43,13 +44,13 @@ impl Clock {
         }
     }
 
-    /// How long the world has existed.
+    /// Returns how long the world has existed.
     pub(super) fn passed(&self) -> Duration {
         Duration::from_micros(u64::try_from(self.read()).unwrap_or(0))
     }
 
-    /// How many microseconds it has gone. The threads of a store, which are outside of the runtime
-    /// or have another one, have their time from those who wait for them.
+    /// Returns how many microseconds have passed. A store's thread, which is outside of the runtime
+    /// or in another one, gets the time of the last read within the runtime.
     fn read(&self) -> i64 {
         if Handle::try_current().map(|handle| handle.id()).ok() != self.runtime {
             return self.read.load(Ordering::SeqCst);
@@ -75,7 +76,7 @@ impl Clock {
     }
 
     pub(super) fn jump(&self, micros: i64) {
-        // Its time until now counts among what it has shown.
+        // The time until now counts among the times that the clock has shown.
         self.now();
         self.jumped.fetch_add(micros, Ordering::SeqCst);
         self.now();
@@ -86,13 +87,13 @@ impl Clock {
     }
 }
 
-/// Whether a process lives, and whether it is stopped for a while.
+/// The state of a process: alive, frozen or dead.
 #[derive(Default)]
 pub(super) struct Life {
     killed: CancellationToken,
     dead: AtomicBool,
     tracker: TaskTracker,
-    /// By how much it is frozen.
+    /// The number of freezes that are not over.
     frozen: AtomicUsize,
     waiting: Mutex<Vec<Waker>>,
 }
@@ -102,7 +103,7 @@ impl Life {
         self.dead.load(Ordering::SeqCst)
     }
 
-    /// Ends what the process runs, at its next turn at the latest.
+    /// Ends all that the process runs, at the latest when it is polled next.
     pub(super) fn end(&self) {
         self.dead.store(true, Ordering::SeqCst);
         self.killed.cancel();
@@ -144,9 +145,9 @@ pub(super) struct TestRuntime {
     clock: Arc<Clock>,
     random: Dice,
     life: Arc<Life>,
-    /// By how many microseconds the process's own clock differs.
+    /// The difference of the process's own clock, in microseconds.
     offset: i64,
-    /// Decides who gives up a turn.
+    /// The dice that decide which futures yield their turn.
     turns: Option<Arc<Dice>>,
 }
 
@@ -155,7 +156,7 @@ impl TestRuntime {
         Self { clock, random, life: Arc::default(), offset: 0, turns: None }
     }
 
-    /// One whose clock is off, and whose futures give up turns.
+    /// Returns a runtime whose clock has an offset, and whose futures sometimes yield their turn.
     pub(super) fn simulated(
         clock: Arc<Clock>,
         random: Dice,
@@ -194,14 +195,14 @@ impl Runtime for TestRuntime {
     }
 }
 
-/// A future that now and then lets others go first, and stands still while its process does.
+/// A future that sometimes yields to others, and stops while its process is frozen.
 struct Turns {
     future: BoxFuture<'static, ()>,
     life: Arc<Life>,
     turns: Option<Arc<Dice>>,
 }
 
-/// Once in so many times, a future gives up its turn.
+/// The number of polls of which one, on average, yields instead.
 const GIVES_UP: u64 = 5;
 
 impl Future for Turns {

@@ -1,8 +1,8 @@
-//! Making a failing case smaller.
+//! The reduction of a failing case to a smaller one.
 
-/// Removes what a failure does not need: returns a part of `items`, in their order, of which
-/// `fails` is still true and from which no single item can be removed. Gives up after `tries` calls
-/// of `fails`.
+/// Removes the items that a failure does not need. Returns a part of `items`, in their order, of
+/// which `fails` is still true and from which no single item can be removed. After `tries` calls of
+/// `fails`, it returns the smallest part that was found.
 pub fn shrink<T: Clone>(
     items: &[T],
     mut tries: usize,
@@ -28,7 +28,7 @@ pub fn shrink<T: Clone>(
                 begin = end;
             }
         }
-        // Once more with single items, as long as that removes some.
+        // Single items are removed in rounds, until a round removes none.
         if size > 1 || !removed {
             size /= 2;
         }

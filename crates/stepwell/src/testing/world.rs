@@ -22,45 +22,46 @@ use super::open::Open;
 use super::runtime::{Clock, Life, TestRuntime};
 use crate::durable::{Durable, DurableBuilder};
 
-/// How many commits a history may have before it is taken for one that never ends.
+/// The number of commits after which a history fails as one that never ends.
 const MOST_COMMITS: u64 = 200_000;
 
-/// Which numbers a seed gives to whom.
+/// The streams of random numbers that follow from a seed.
 #[derive(Clone, Copy)]
 enum Part {
     Own,
     Plan,
     Network,
     Turns,
-    /// The first of the processes.
+    /// The first process; others have the numbers after it.
     Process,
-    /// The store of the first of the processes.
+    /// The store of the first process; others have the numbers after it.
     Store = 1 << 20,
 }
 
-/// A simulated world, as [`simulate`](super::simulate) gives it to a history. Cheap to clone.
+/// A simulated world, which [`simulate`](super::simulate) passes to a history. A clone is cheap,
+/// and is the same world.
 #[derive(Clone)]
 pub struct World(pub(super) Arc<Inner>);
 
 pub(super) struct Inner {
     seed: u64,
     pub(super) store: Arc<dyn Store>,
-    /// Opens the stores of processes, which answer from threads of their own and are waited for;
-    /// `None` where all processes share the world's own, which is in memory.
+    /// The function that opens the stores of processes, which answer from their own threads; `None`
+    /// when all processes share the world's store in memory.
     open: Option<Open>,
-    /// Whether a process's store is a part of the process, and dies with it.
+    /// `true` if a process's store is a part of the process, and dies with it.
     pub(super) embedded: bool,
     clock: Arc<Clock>,
     dice: Dice,
     pub(super) network: Dice,
     turns: Arc<Dice>,
-    /// The faults in the place of those that the seed would draw.
+    /// The faults that replace those of the seed.
     given: Option<Vec<Planned>>,
     calm: AtomicBool,
     pub(super) version: AtomicU64,
     pub(super) changed: Notify,
     watcher: Mutex<Option<Watcher>>,
-    /// Cancelled when the history has to end.
+    /// The token that is cancelled when the history has to end.
     pub(super) over: CancellationToken,
     state: Mutex<State>,
 }
@@ -68,17 +69,17 @@ pub(super) struct Inner {
 type Watcher = Arc<dyn Fn(&Seen<'_>) + Send + Sync>;
 type Start = Arc<dyn Fn(Place) -> BoxFuture<'static, Result<(), Error>> + Send + Sync>;
 
-/// What a world has gathered.
+/// The state of a world that changes.
 #[derive(Default)]
 pub(super) struct State {
     processes: Vec<Site>,
     pub(super) fingerprint: Fingerprint,
     pub(super) commits: u64,
     pub(super) faults: BTreeMap<&'static str, u64>,
-    /// What was suffered.
+    /// The faults that were suffered.
     pub(super) plan: Vec<Planned>,
     pub(super) timeline: Option<Vec<Moment>>,
-    /// Why the history has failed.
+    /// The reason of the history's failure.
     pub(super) failure: Option<String>,
     begun: u64,
 }
@@ -86,44 +87,44 @@ pub(super) struct State {
 struct Site {
     start: Start,
     life: Arc<Life>,
-    /// The store that it has opened, from its first client to its death.
+    /// The store that the process has opened, from its first client to its death.
     store: Option<Arc<dyn Store>>,
     trouble: Option<(Outage, Instant)>,
 }
 
-/// What the store did, for whoever [watches](World::watch).
+/// An event of the store, for a function that [watches](World::watch).
 pub enum Seen<'a> {
     /// The store has applied a batch.
     Applied {
-        /// The process that sent it; `None` for a client.
+        /// The process that sent the batch; `None` for a client.
         process: Option<usize>,
-        /// How many batches the store has applied with it.
+        /// The number of batches that the store has applied, this one included.
         number: u64,
-        /// What was asked.
+        /// The batch.
         batch: &'a Batch,
-        /// What is answered.
+        /// The results of the batch.
         committed: &'a Committed,
     },
     /// The process has died, and its store is closed.
     Died {
-        /// The process.
+        /// The number of the process.
         process: usize,
     },
-    /// The process has got the answer.
+    /// The process has received the answer to a batch.
     Answered {
-        /// The process.
+        /// The number of the process; `None` for a client.
         process: Option<usize>,
-        /// To the batch of that number.
+        /// The number of the batch.
         number: u64,
     },
 }
 
-/// Where one process of a world runs, from its start to its death.
+/// The place of one process in a world, from its start to its death.
 #[derive(Clone)]
 pub struct Place {
-    /// Its world.
+    /// The world of the process.
     pub world: World,
-    /// Which process it is, from 0; the one that takes the place of a dead one has the same
+    /// The number of the process, from 0. A process that takes the place of a dead one has the same
     /// number.
     pub number: usize,
     runtime: Arc<TestRuntime>,
@@ -174,21 +175,21 @@ impl World {
         &self.0.dice
     }
 
-    /// Returns the store itself, which nothing happens to.
+    /// Returns the store itself, without faults.
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.0.store
     }
 
-    /// Returns a runtime on the store's clock, for what a history opens by itself besides the
-    /// world's processes.
+    /// Returns a runtime on the store's clock, for what a history opens besides the world's
+    /// processes.
     pub fn runtime(&self) -> Arc<dyn Runtime> {
         self.0.next_runtime(0)
     }
 
-    /// Waits for the store's answer, in no virtual time: for what a history looks at itself.
+    /// Waits for the store's answer in no virtual time, for reads of the history itself.
     ///
     /// # Errors
-    /// Those of the store.
+    /// The errors of the store.
     pub fn look<T>(
         &self,
         answer: impl Future<Output = Result<T, StoreError>>,
@@ -206,12 +207,13 @@ impl World {
         self.0.clock.latest()
     }
 
-    /// Returns for how long the world has existed. It is not bound to its clocks.
+    /// Returns how long the world has existed. Drift and jumps of its clocks do not change this
+    /// time.
     pub fn passed(&self) -> Duration {
         self.0.clock.passed()
     }
 
-    /// Lets the store's clock go too fast by so many millionths.
+    /// Sets the rate by which the store's clock is too fast, in millionths.
     pub fn drift(&self, millionths: i64) {
         self.0.clock.set_drift(millionths);
     }
@@ -221,26 +223,26 @@ impl World {
         self.0.is_calm()
     }
 
-    /// Notes that something has happened: it is part of the world's fingerprint, and of the
-    /// timeline of a replay.
+    /// Adds an event to the fingerprint of the world, and to the timeline of a replay.
     pub fn note(&self, who: &str, what: fmt::Arguments<'_>) {
         self.0.note(who, what);
     }
 
-    /// Ends the history: something has happened that must not. The first failure counts.
+    /// Ends the history as failed. The first failure counts.
     pub fn fail(&self, why: impl Into<String>) {
         self.0.fail(why.into());
     }
 
-    /// Has all that the store does told to a function. The first one counts.
+    /// Sets a function that is called with each event of the store. Only the first call has an
+    /// effect.
     pub fn watch(&self, watcher: impl Fn(&Seen<'_>) + Send + Sync + 'static) {
         self.0.watcher().get_or_insert_with(|| Arc::new(watcher));
     }
 
-    /// Makes a client that nothing happens to, for the history itself.
+    /// Makes a client for the history itself, which suffers no faults.
     ///
     /// # Errors
-    /// As [`DurableBuilder::build`].
+    /// The errors of [`DurableBuilder::build`].
     pub async fn client(
         &self,
         build: impl FnOnce(DurableBuilder) -> DurableBuilder,
@@ -250,8 +252,8 @@ impl World {
         build(builder).build().await
     }
 
-    /// Starts so many processes, and has each started again when it has died. Returns when all have
-    /// begun.
+    /// Starts the given number of processes, and starts each of them again after it has died.
+    /// Returns when all processes have begun.
     pub async fn run<F, Fut>(&self, processes: usize, start: F)
     where
         F: Fn(Place) -> Fut + Send + Sync + 'static,
@@ -289,8 +291,8 @@ impl World {
             (Place { world: self.clone(), number, runtime: runtime.clone() }, self.clone());
         self.note(&Name(number).to_string(), format_args!("begins"));
         runtime.spawn(Box::pin(async move {
-            // A process whose store is away begins again, as what watches over processes would have
-            // it do.
+            // A process whose store is unavailable starts again, as a supervisor of processes would
+            // do.
             while let Err(error) = start(place.clone()).await {
                 if !matches!(error, Error::Store(_)) {
                     return world.fail(format!("a process cannot begin: {error}"));
@@ -300,12 +302,12 @@ impl World {
         }));
     }
 
-    /// Returns how many processes there are, dead ones included.
+    /// Returns the number of processes, dead ones included.
     pub fn processes(&self) -> usize {
         self.0.state().processes.len()
     }
 
-    /// Has a process die, if it lives, and another one take its place after a while.
+    /// Kills a process if it is alive. Another one takes its place after `down`.
     pub fn crash(&self, process: usize, down: Duration) {
         let life = self.0.state().processes.get(process).map(|site| site.life.clone());
         let Some(life) = life.filter(|life| !life.is_dead()) else { return };
@@ -324,7 +326,7 @@ impl World {
         });
     }
 
-    /// Has the fault begin.
+    /// Starts a fault.
     pub fn inject(&self, fault: &Fault) {
         match *fault {
             Fault::Crash { process, down } => return self.crash(process, down),
@@ -351,8 +353,8 @@ impl World {
         self.note("world", format_args!("{fault}"));
     }
 
-    /// Draws faults, or takes those that are to be tried again; lets them come, and waits until all
-    /// are over.
+    /// Draws faults, starts each of them at its time, and waits until all are over. A replay takes
+    /// the faults that it was given instead of drawing them.
     pub async fn suffer(&self, faults: &Faults) {
         let plan = match &self.0.given {
             Some(given) => given.clone(),
@@ -365,13 +367,13 @@ impl World {
             self.inject(fault);
             end = end.max(self.passed() + fault.lasts());
         }
-        // Those that come back have begun by then.
+        // Processes that come back have begun by then.
         tokio::time::sleep((end + Duration::from_millis(1)).saturating_sub(self.passed())).await;
         self.calm();
     }
 
-    /// Says that all faults are over: from now on the store answers at once. A clock that was set
-    /// back is set right, so that nothing has to wait for times that it has shown before.
+    /// Declares that all faults are over: from then on the store answers at once. A clock that was
+    /// set back is set forward, so that no task waits for times that the clock has shown before.
     pub fn calm(&self) {
         let behind = self.latest().as_microsecond() - self.now().as_microsecond();
         self.0.clock.jump(behind);
@@ -381,10 +383,11 @@ impl World {
 }
 
 impl Place {
-    /// Begins to build the process's client.
+    /// Builds the process's client.
     ///
     /// # Errors
-    /// As [`DurableBuilder::build`].
+    /// The errors of [`DurableBuilder::build`]; [`Error::Store`] when the process's store cannot be
+    /// opened.
     pub async fn client(
         &self,
         build: impl FnOnce(DurableBuilder) -> DurableBuilder,
@@ -396,13 +399,13 @@ impl Place {
         build(builder.answer_timeout(Duration::MAX)).build().await
     }
 
-    /// Returns whether the process has died. Its code does nothing from then on, save in the turn
-    /// in which that happened.
+    /// Returns whether the process has died. A dead process executes no code after the turn in
+    /// which it died.
     pub fn is_dead(&self) -> bool {
         self.runtime.life().is_dead()
     }
 
-    /// Dies as by `kill -9`, and another process takes its place after a while.
+    /// Kills the process as by `kill -9`. Another one takes its place after `down`.
     pub async fn die(&self, down: Duration) {
         if !self.is_dead() {
             self.world.crash(self.number, down);
@@ -410,13 +413,13 @@ impl Place {
         std::future::pending::<()>().await;
     }
 
-    /// Stands still, as where a closure blocks its thread.
+    /// Freezes the process, as a closure does that blocks its thread.
     pub fn block(&self, time: Duration) {
         self.world.inject(&Fault::Freeze { process: self.number, time });
     }
 }
 
-/// What the process is called in timelines.
+/// The name of a process in timelines.
 pub(super) struct Name(pub(super) usize);
 
 impl fmt::Display for Name {
@@ -434,8 +437,8 @@ impl Inner {
         self.watcher.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Drops what the history has given to the world, and what may hold the world: neither would
-    /// ever be freed otherwise.
+    /// Drops what the history has given to the world, and what may refer to the world. Without this
+    /// call, a cycle of references would keep both in memory.
     pub(super) fn let_go(&self) {
         let watcher = self.watcher().take();
         let processes = std::mem::take(&mut self.state().processes);
@@ -452,7 +455,7 @@ impl Inner {
         Arc::new(TestRuntime::simulated(self.clock.clone(), random, offset, self.turns.clone()))
     }
 
-    /// Opens a process's store, where it has one of its own.
+    /// Opens the store of a process, if processes have their own stores.
     fn open_for(&self, process: usize) -> Result<(), StoreError> {
         let Some(open) = &self.open else { return Ok(()) };
         let random = Dice::of(self.seed, Part::Store as u64 + self.state().begun);
@@ -464,7 +467,7 @@ impl Inner {
         Ok(())
     }
 
-    /// The store of a process: its own one, or the world's.
+    /// Returns the store of a process: its own one, or the world's.
     pub(super) fn store_of(&self, process: Option<usize>) -> Arc<dyn Store> {
         let Some(process) = process else { return self.store.clone() };
         let own = self.state().processes.get(process).and_then(|site| site.store.clone());
@@ -500,14 +503,14 @@ impl Inner {
         }
     }
 
-    /// Sets the time of the store's threads: before anything is asked, and until the next time.
+    /// Sets the time that the store's threads see until the next call.
     pub(super) fn set_time(&self) {
         if self.open.is_some() {
             self.clock.now();
         }
     }
 
-    /// What a store that has threads of its own does, in no virtual time.
+    /// Waits, in no virtual time, for the work of a store that has its own threads.
     pub(super) fn done<T: Send + 'static>(
         &self,
         answer: BoxFuture<'static, Result<T, StoreError>>,
@@ -522,7 +525,8 @@ impl Inner {
         self.state().commits
     }
 
-    /// Tells the processes that the store has changed; not the one that knows only of this change.
+    /// Notifies the processes that the store has changed, except the process that knows only this
+    /// change.
     pub(super) fn tell_of_change(&self, seen: Option<&AtomicU64>) {
         let version = self.version.fetch_add(1, Ordering::SeqCst);
         if let Some(seen) = seen {
