@@ -8,7 +8,7 @@ use crate::args::{Approvals, Decision};
 use crate::input;
 use crate::screen::{Screen, brief, moment, or_dash};
 
-/// The most characters of a request in a table.
+/// The maximum number of characters of a request in a table.
 const REQUEST: usize = 60;
 
 pub(crate) async fn run(client: &Durable, command: Approvals, screen: &Screen) -> Result<()> {

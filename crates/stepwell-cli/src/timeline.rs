@@ -27,7 +27,7 @@ pub(crate) struct Shown {
 
 /// The number of columns of the scale.
 const SCALE: usize = 20;
-/// The most characters of a value when the terminal's width is not known.
+/// The maximum number of characters of a value when the terminal's width is not known.
 const VALUE: usize = 100;
 
 /// The printed form of an entry.

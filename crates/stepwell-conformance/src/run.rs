@@ -4,10 +4,10 @@ use std::future::Future;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
-/// The longest time of a point.
+/// The maximum time of a point.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// The longest time of the comparison with the model, in which a failing sequence is also made
+/// The maximum time of the comparison with the model, in which a failing sequence is also made
 /// smaller.
 const LIMIT_OF_THE_MODEL: Duration = Duration::from_secs(120);
 

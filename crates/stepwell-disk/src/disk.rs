@@ -2,8 +2,8 @@
 //!
 //! Files whose names end with `-shm` hold memory that SQLite's connections share. The kernel maps
 //! them from files of a memory file system, and does not pass them through this one. While the
-//! kernel writes such a map back, it locks the process's memory, and this process could not answer
-//! it. A power cut leaves nothing in these files.
+//! kernel writes such a map back, it locks the process's memory, so this process could not answer
+//! the kernel's requests. A power cut leaves nothing in these files.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};

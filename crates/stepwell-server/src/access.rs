@@ -12,7 +12,7 @@ use crate::sessions::{Failures, SESSION, Sessions};
 
 /// The name of the cookie in which a browser keeps its session.
 pub(crate) const COOKIE: &str = "stepwell_session";
-/// The least length of a token, in bytes.
+/// The minimum length of a token, in bytes.
 const MIN_TOKEN: usize = 16;
 /// The address under which wrong tokens are counted where a client's address is not known.
 const UNKNOWN: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
@@ -134,9 +134,9 @@ pub trait Access: Send + Sync + 'static {
     /// Returns the caller of a request, or `None` when the request is not allowed.
     async fn authenticate(&self, headers: &HeaderMap) -> Option<Identity>;
 
-    /// Returns whether a caller may do an operation. The task is there when the operation [is about
-    /// one task](Operation::is_about_one_task). The router checks the caller's scope before this
-    /// call: the task is in the scope, and an operation that [is about
+    /// Returns whether a caller may do an operation. The argument `task` is `Some` when the
+    /// operation [is about one task](Operation::is_about_one_task). The router checks the caller's
+    /// scope before this call: the task is in the scope, and an operation that [is about
     /// all](Operation::is_about_all) is refused to a caller whose scope is not everything. By
     /// default, everything that the scope allows is allowed.
     async fn authorize(

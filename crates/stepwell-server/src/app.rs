@@ -54,8 +54,8 @@ impl From<TaskInfo> for Known {
     }
 }
 
-/// The cache of tasks that clients asked for. It never holds that a task does not exist, because
-/// such a task may be spawned later.
+/// The cache of tasks that clients asked for. A missing task is not cached, because a task with its
+/// id may be spawned later.
 pub(crate) struct Remembered(Cache<TaskId, Arc<Known>>);
 
 impl Default for Remembered {

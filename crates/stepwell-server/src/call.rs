@@ -219,8 +219,8 @@ impl Call {
     }
 
     /// Follows the events of the caller's tasks, after the event with the number `after`, or from
-    /// now on. It follows one task, or those that `wanted` accepts. The receiver returns the events
-    /// in the form in which they are sent.
+    /// now on. The stream holds the events of one task, or of the tasks that `wanted` accepts. The
+    /// receiver returns the events in the form in which they are sent.
     pub(crate) async fn follow(
         &self,
         task_id: Option<TaskId>,

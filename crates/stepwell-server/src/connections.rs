@@ -24,7 +24,7 @@ use tower::ServiceExt as _;
 
 use crate::counts::Counts;
 
-/// The most bytes of a request that are buffered before it is handled.
+/// The maximum number of bytes of a request that are buffered before it is handled.
 const BUFFER: usize = 64 << 10;
 /// The server's pause when it cannot accept a connection. The usual cause is a lack of open files,
 /// which other connections free.
@@ -33,17 +33,17 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// The limits of connections.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
-    /// The most connections at the same time.
+    /// The maximum number of connections at the same time.
     pub(crate) all: usize,
-    /// The most connections from one address at the same time.
+    /// The maximum number of connections from one address at the same time.
     pub(crate) per_address: usize,
     /// The time that a client may keep the server waiting: for the head of a request, or to take
     /// what the server sends.
     pub(crate) patience: Duration,
 }
 
-/// Serves connections until `until` is ready. It then waits for the answers in progress, and cuts
-/// off the clients that do not take their answers within twice the patience.
+/// Serves connections until `until` is ready. The function then waits for the answers in progress,
+/// and cuts off the clients that do not take their answers within twice the patience.
 pub(crate) async fn serve(
     listener: TcpListener,
     router: Router,

@@ -25,15 +25,15 @@ use crate::app::{App, Known};
 use crate::counts::{Counted, Counts};
 use crate::problem::Problem;
 
-/// The most events that are read at once.
+/// The maximum number of events that are read at once.
 const PAGE: usize = 1_000;
 /// The number of pages that a follower may lag behind before it reads from the store again.
 const RING: usize = 64;
 /// The interval at which the store is asked for new events.
 const POLL: Duration = Duration::from_millis(50);
-/// The longest time that a stream lasts. Its client connects again, and is authenticated again.
+/// The maximum time that a stream lasts. Its client connects again, and is authenticated again.
 const LIFE: Duration = Duration::from_secs(600);
-/// The most chunks that wait for a client.
+/// The maximum number of chunks that wait for a client.
 const BUFFERED: usize = 4;
 
 /// An event in the form in which it is sent.
@@ -122,8 +122,8 @@ pub(crate) async fn end_of_history(app: &App) -> Result<u64, Problem> {
     last_of_history(app, |_| true).await
 }
 
-/// Returns the number of the last event that satisfies `is_so`. Invariant: all events before one
-/// that satisfies it satisfy it too.
+/// Returns the number of the last event that satisfies `is_so`, or 0 when no event does. Invariant:
+/// all events before one that satisfies it satisfy it too.
 pub(crate) async fn last_of_history(
     app: &App,
     is_so: impl Fn(&HistoryEntry) -> bool,

@@ -19,7 +19,7 @@ use crate::problem::Problem;
 
 /// The time that an answer to a request may take beyond the store's own time limit.
 const MARGIN: Duration = Duration::from_secs(5);
-/// The most bytes of headers.
+/// The maximum number of bytes of headers.
 const HEADERS: usize = 16 << 10;
 
 /// The path at which the router is nested: empty, or `/stepwell`.

@@ -26,8 +26,9 @@
 //! out.
 //!
 //! A client that tries wrong tokens has to wait longer each time. Clients are distinguished by
-//! their addresses. When another program serves the router, it must serve it with
+//! their addresses. Another program that serves the router must serve it with
 //! [`into_make_service_with_connect_info::<SocketAddr>()`](axum::Router::into_make_service_with_connect_info).
+//!
 //! A browser is answered only under known names: `localhost`, addresses, and the names that
 //! [`Server::host`] received. Requests from pages of other origins are refused, whatever they
 //! carry.

@@ -18,11 +18,12 @@ pub(crate) const EVERY: Duration = Duration::from_secs(2);
 pub(crate) const KEPT: usize = 150;
 /// The time for which samples are taken after the overview was last requested.
 const INTEREST: Duration = Duration::from_secs(15 * 60);
-/// The factor by which the pause after a sample is at least longer than the sample took.
+/// The minimum pause after a sample, as a multiple of the time that the store needed for the
+/// sample.
 const REST: u32 = 20;
-/// The most events that are read at once.
+/// The maximum number of events that are read at once.
 const PAGE: usize = 5_000;
-/// The most events that are read of the time before sampling began.
+/// The maximum number of events that are read of the time before sampling began.
 const MOST_AT_FIRST: usize = 100_000;
 
 /// The counts of one moment.

@@ -88,7 +88,7 @@ impl Server {
     /// log in with it. The token replaces an [`Access`](Self::access).
     ///
     /// # Errors
-    /// Fails when the token is shorter than 16 characters.
+    /// Fails when the token is shorter than 16 bytes.
     pub fn token(mut self, token: &str) -> Result<Self, WeakToken> {
         self.token = Some(Arc::new(Token::new(token)?));
         self.access = None;
@@ -124,15 +124,15 @@ impl Server {
         self
     }
 
-    /// Sets the most bytes of a request's body. Default: 8 MiB.
+    /// Sets the maximum number of bytes of a request's body. Default: 8 MiB.
     pub fn max_body_bytes(mut self, bytes: usize) -> Self {
         self.max_body_bytes = bytes;
         self
     }
 
-    /// Sets the most streams of events at the same time. One [scope](crate::Scope) may have a
-    /// quarter of them. A server that [listens by itself](Self::bind) has at most half as many
-    /// streams as connections, so that other requests find room. Default: 1,000.
+    /// Sets the maximum number of streams of events at the same time. One [scope](crate::Scope) may
+    /// have a quarter of them. A server that [listens by itself](Self::bind) has at most half as
+    /// many streams as connections, so that other requests find room. Default: 1,000.
     pub fn max_streams(mut self, streams: usize) -> Self {
         self.max_streams = streams;
         self
@@ -148,18 +148,19 @@ impl Server {
         self
     }
 
-    /// Sets the most connections at the same time to a server that [listens by itself](Self::bind),
-    /// at least 1. Further connections wait until others have ended. When three quarters of the
-    /// places are taken, each connection ends with its next answer. Default: 900, because many
-    /// systems allow a process 1,024 open files.
+    /// Sets the maximum number of connections at the same time to a server that [listens by
+    /// itself](Self::bind), at least 1. Further connections wait until others have ended. When
+    /// three quarters of the places are taken, each connection ends with its next answer. Default:
+    /// 900, because many systems allow a process 1,024 open files.
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.limits.all = connections.clamp(1, Semaphore::MAX_PERMITS);
         self
     }
 
-    /// Sets the most connections from one address, at least 1. A further connection is closed at
-    /// once. A 64-bit network of IPv6 counts as one address. Behind a proxy, all connections come
-    /// from the proxy's address, so allow it as many as there may be in total. Default: 256.
+    /// Sets the maximum number of connections from one address, at least 1. A further connection is
+    /// closed at once. A 64-bit network of IPv6 counts as one address. Behind a proxy, all
+    /// connections come from the proxy's address, so allow it as many as there may be in total.
+    /// Default: 256.
     pub fn max_connections_per_address(mut self, connections: usize) -> Self {
         self.limits.per_address = connections.max(1);
         self

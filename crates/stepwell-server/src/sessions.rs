@@ -12,15 +12,15 @@ use crate::connections::network_of;
 
 /// The time for which a browser stays logged in.
 pub(crate) const SESSION: Duration = Duration::from_secs(12 * 3_600);
-/// The most browsers that are logged in at the same time.
+/// The maximum number of browsers that are logged in at the same time.
 const SESSIONS: u64 = 10_000;
-/// The most addresses whose failed logins are counted.
+/// The maximum number of addresses whose failed logins are counted.
 const ADDRESSES: u64 = 100_000;
 /// The time for which a failed login counts.
 const FORGOTTEN: Duration = Duration::from_secs(15 * 60);
 /// The number of logins that may fail before a client has to wait.
 const FREE: u32 = 5;
-/// The longest wait.
+/// The maximum wait.
 const LONGEST: Duration = Duration::from_secs(300);
 
 fn digest(text: &str) -> [u8; 32] {

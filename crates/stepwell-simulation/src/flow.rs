@@ -55,7 +55,7 @@ impl Output {
 /// The number of iterations of the loop.
 const ROUNDS: u32 = 3;
 
-/// The most tries of a step, which in effect is tried until it succeeds.
+/// The maximum number of tries of a step, which in effect is tried until it succeeds.
 const ATTEMPTS: u32 = 1_000;
 const PAUSE: Duration = Duration::from_millis(5);
 

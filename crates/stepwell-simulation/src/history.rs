@@ -57,7 +57,7 @@ pub fn play(plan: &Plan, backend: &Backend, record: bool) -> anyhow::Result<Play
     Ok(Played { report, closures })
 }
 
-/// The most times that a failing plan is played to make it smaller.
+/// The maximum number of times that a failing plan is played to make it smaller.
 const SHRINKS: usize = 400;
 
 /// Removes the steps that a failing plan does not need to fail in the same check.

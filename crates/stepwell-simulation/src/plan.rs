@@ -135,7 +135,7 @@ pub struct Spawn {
     pub number: usize,
     /// The work of the task.
     pub work: Work,
-    /// The most attempts of the task.
+    /// The maximum number of attempts of the task.
     pub attempts: u32,
     /// The idempotency key of the task, with which other tasks may be spawned as well.
     pub once: Option<u8>,

@@ -32,7 +32,7 @@ pub(crate) struct Launch {
     pub(crate) concurrency: usize,
     /// Starts some workers with wrong clocks.
     pub(crate) fake_clocks: bool,
-    /// The most lines that a worker may write before it is killed.
+    /// The maximum number of lines that a worker may write before it is killed.
     pub(crate) lives: u32,
 }
 

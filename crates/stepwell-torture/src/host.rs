@@ -225,7 +225,7 @@ impl Host {
         spawning.await??;
         window.calm().await?;
         following.abort();
-        // After this, no running task writes to the books.
+        // The collector has ended, so nothing writes to the books any more.
         let _ = following.await;
         self.next = window.crew.next();
         let (deaths, mut lines, lost) = (window.crew.deaths, window.lines, window.lost);

@@ -59,7 +59,7 @@ pub(crate) struct Books {
 pub(crate) struct Load {
     client: Durable,
     place: Arc<Place>,
-    /// The most tasks of each kind that may wait or run.
+    /// The maximum number of tasks of each kind that may wait or run.
     caps: Vec<(Kind, usize)>,
     over: AtomicBool,
     /// Allows that accepted tasks are lost with a server.

@@ -96,7 +96,7 @@ impl Plan {
         self.deeds.contains(&Deed::LossyFailOver)
     }
 
-    /// Returns the most tasks of each kind that may wait or run at a time.
+    /// Returns the maximum number of tasks of each kind that may wait or run at a time.
     pub(crate) fn caps(&self, store: Store) -> Vec<(Kind, usize)> {
         // On PostgreSQL, the tasks of a dead worker wait for the end of its lease.
         let times = if store == Store::Postgres { 3 } else { 1 };

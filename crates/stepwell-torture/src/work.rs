@@ -10,7 +10,7 @@ use stepwell::{SpawnOptions, TaskContext, TaskError, TaskId, TaskResult};
 
 use crate::ledger::Ledger;
 
-/// The longest time of a step's work.
+/// The maximum time of a step's work.
 const WORK: Duration = Duration::from_millis(6);
 /// The length of a nap.
 pub(crate) const NAP: Duration = Duration::from_millis(25);

@@ -204,8 +204,9 @@ async fn is_answered(store: &Handle, asks: (TaskId, RunId), key: &str, with: u12
     );
 }
 
-/// Checks a finished task that answered other tasks' spawns of a child with its idempotency key. The
-/// task stays until the last of these tasks has completed, even when none of them waits for it yet.
+/// Checks a finished task that answered other tasks' spawns of a child with its idempotency key.
+/// The task stays until the last of these tasks has completed, even when none of them waits for it
+/// yet.
 pub async fn answered_tasks(backend: &impl Backend) {
     let (setup, store) = Setup::with_handle(backend).await;
     let others = store.run([new_task(1), new_task(2), with_key("key", 31), new_task(32)]).await;

@@ -84,7 +84,7 @@ pub async fn importing(backend: &impl Backend) {
         let state = if ended { old.info.state } else { TaskState::Pending };
         let attempt = old.info.attempt - u32::from(old.info.state == TaskState::Running);
         let due_at = old.info.due_at.filter(|_| old.info.state == TaskState::Pending);
-        // The import has these effects; everything else is unchanged.
+        // The import changes only these fields.
         let expected =
             TaskInfo { state, attempt, due_at, cancel_requested: false, ..old.info.clone() };
         assert_eq!(format!("{:?}", new.info), format!("{expected:?}"), "{n}");

@@ -19,9 +19,9 @@ use crate::call::{Call, Own};
 use crate::extract::{Body, Path, Query};
 use crate::problem::Problem;
 
-/// The most tasks on one page.
+/// The maximum number of tasks on one page.
 const MAX_PAGE: usize = 1_000;
-/// The longest time that a client may wait for a result, in seconds.
+/// The maximum time that a client may wait for a result, in seconds.
 const MAX_WAIT: u64 = 25;
 
 pub(super) fn add_to(api: &mut Api) {

@@ -21,7 +21,7 @@ use crate::guard::{Base, address_of};
 use crate::problem::Problem;
 use crate::sessions::SESSION;
 
-/// The most bytes of a login form. The limit is small because anyone may send one.
+/// The maximum number of bytes of a login form. The limit is small because anyone may send one.
 const MAX_BODY: usize = 4 << 10;
 
 pub(super) fn add_to(router: Router<Arc<App>>) -> Router<Arc<App>> {

@@ -24,7 +24,7 @@ use crate::problem::Problem;
 
 /// The number of children that are shown.
 const CHILDREN: usize = 50;
-/// The most events of the history that are read for the timeline.
+/// The maximum number of events of the history that are read for the timeline.
 const HISTORY: usize = 50_000;
 
 pub(super) fn add_to(router: Router<Arc<App>>) -> Router<Arc<App>> {

@@ -22,13 +22,13 @@ use stepwell::{
 use super::words::duration;
 use crate::call::Call;
 
-/// The most rows that are drawn at once.
+/// The maximum number of rows that are drawn at once.
 pub(super) const ROWS: usize = 400;
 const WIDTH: i64 = 1_000;
 const LABELS: i64 = 240;
 const ROW: usize = 24;
 const TOP: usize = 28;
-/// The least width of a bar.
+/// The minimum width of a bar.
 const LEAST: i64 = 3;
 
 /// The appearance of a bar, by what it stands for.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use maud::{Markup, html};
 use stepwell::{Payload, TaskState, Timestamp};
 
-/// The most bytes of a value that a page shows.
+/// The maximum number of bytes of a value that a page shows.
 const SHOWN: usize = 20_000;
 
 /// Formats a moment in UTC.

@@ -103,7 +103,7 @@ async fn pump(
     cuts: u64,
 ) {
     let mut buffer = vec![0; 16 << 10];
-    // This flag says that the next message is to be cut off within.
+    // This flag says that the connection is cut within the next message.
     let mut in_the_midst = false;
     loop {
         let read = tokio::select! {

@@ -25,7 +25,7 @@ use crate::place::Row;
 use crate::work::Work;
 use life::Life;
 
-/// The most violations that a verdict lists.
+/// The maximum number of violations that a verdict lists.
 const TOLD: usize = 20;
 
 /// The records of a window.
