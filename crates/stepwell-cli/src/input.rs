@@ -6,8 +6,8 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use stepwell::Payload;
 
-/// Parses a JSON argument: the text itself, `@file`, or `-` for the standard input. It is null
-/// without an argument.
+/// Parses a JSON argument: the text itself, `@file`, or `-` for the standard input. Without an
+/// argument, the payload is null.
 pub(crate) fn json(argument: Option<&str>) -> Result<Payload> {
     let (text, what) = match argument {
         None => return Ok(Payload::null()),

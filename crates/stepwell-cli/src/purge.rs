@@ -17,8 +17,8 @@ pub(crate) async fn run(
     state: Option<TaskState>,
     screen: &Screen,
 ) -> Result<()> {
-    // The progress goes to the standard error output, and only to a terminal. It shows no total,
-    // because that would need a count.
+    // The progress goes to the standard error output, and only to a terminal. The progress shows no
+    // total, because a total would need a count.
     let bar = ProgressBar::new_spinner().with_style(ProgressStyle::with_template(
         "{spinner} removed {human_pos} tasks, {per_sec}",
     )?);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use stepwell_core::{BoxFuture, Runtime, Timestamp, from_micros};
 use tokio::runtime::Handle;
 
-/// The first time, in microseconds. It is neither a whole second nor a whole millisecond.
+/// The first time, in microseconds. The time is neither a whole second nor a whole millisecond.
 const START: i64 = 1_700_000_000_123_457;
 
 /// A clock that stands still until it is advanced, with random numbers that are the same in each

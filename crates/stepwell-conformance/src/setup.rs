@@ -14,7 +14,8 @@ use crate::handle::Handle;
 /// An empty database and its clock.
 pub(crate) struct Setup<'a, B: Backend> {
     backend: &'a B,
-    /// The only handle, where a database cannot have more. It is dropped before its database.
+    /// The only handle, where a database cannot have more. The handle is dropped before its
+    /// database.
     only: Option<Handle>,
     database: B::Database,
     pub(crate) clock: Arc<Clock>,

@@ -142,7 +142,7 @@ struct Shared {
 
 struct State {
     names: BTreeMap<OsString, FileId>,
-    /// The content as programs see it. It includes files that have no name any more, which may
+    /// The content as programs see it. The map includes files that have no name any more and may
     /// still be open.
     contents: BTreeMap<FileId, Vec<u8>>,
     /// The files behind shared memory.

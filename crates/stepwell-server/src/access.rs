@@ -24,8 +24,8 @@ const TURN: Duration = Duration::from_secs(1);
 /// The caller of a request.
 #[derive(Clone, Debug)]
 pub struct Identity {
-    /// The caller's name, which is stored with the decisions that the caller makes. It is `None`
-    /// when the name is not known.
+    /// The caller's name, which is stored with the decisions that the caller makes. The value is
+    /// `None` when the name is not known.
     pub name: Option<String>,
     /// The tasks that exist for the caller. All other tasks are hidden from the caller, in lists,
     /// in streams and one by one, as if they did not exist. The tasks that the caller spawns belong

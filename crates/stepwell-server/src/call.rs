@@ -213,7 +213,8 @@ impl Call {
         Ok(self.app.client.spawn_named(task_type.as_str(), params, options.scope(scope)).await?)
     }
 
-    /// Returns the task types that were described. They belong to the program, not to a scope.
+    /// Returns the task types that were described. A task type belongs to the program, not to a
+    /// scope.
     pub(crate) async fn task_types(&self) -> Result<Vec<TaskTypeInfo>, Problem> {
         Ok(self.app.client.task_types().await?)
     }

@@ -6,8 +6,8 @@
 //! ```
 //!
 //! Events have increasing numbers. When a reader has read up to a number, no new event appears
-//! below it. A follower knows the number of the last event that it sent. It misses nothing wherever
-//! it reads on, in the ring or in the store.
+//! below it. A follower knows the number of the last event that it sent. A follower therefore
+//! misses nothing, whether it reads on in the ring or in the store.
 
 use std::collections::BTreeMap;
 use std::pin::pin;
@@ -31,7 +31,8 @@ const PAGE: usize = 1_000;
 const RING: usize = 64;
 /// The interval at which the store is asked for new events.
 const POLL: Duration = Duration::from_millis(50);
-/// The maximum time that a stream lasts. Its client connects again, and is authenticated again.
+/// The maximum time that a stream lasts. The client of an ended stream connects again, and is
+/// authenticated again.
 const LIFE: Duration = Duration::from_secs(600);
 /// The maximum number of chunks that wait for a client.
 const BUFFERED: usize = 4;
@@ -317,9 +318,9 @@ impl Follower {
         Ok(!entries.is_empty())
     }
 
-    /// Sends a sign of life, so that proxies do not close the connection. It carries the number of
-    /// the last event that was examined. A client that connects again goes on there, even when none
-    /// of the examined events was for that client.
+    /// Sends a sign of life, so that proxies do not close the connection. The sign carries the
+    /// number of the last event that was examined. A client that connects again goes on there, even
+    /// when none of the examined events was for that client.
     async fn sign(&mut self) -> Result<(), Gone> {
         self.send(Bytes::from(format!("id: {}\n\n", self.last))).await
     }

@@ -34,8 +34,8 @@
 //! carry.
 //!
 //! # Events
-//! The stream of events is the [history](stepwell::Client::history). It holds what clients and
-//! workers did that were built with `keep_history()`, and nothing from others.
+//! The stream of events is the [history](stepwell::Client::history). The stream holds
+//! what clients and workers did that were built with `keep_history()`, and nothing from others.
 
 #![forbid(unsafe_code)]
 

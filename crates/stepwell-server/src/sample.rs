@@ -1,4 +1,4 @@
-//! The samples that the overview draws. They are taken while the overview is in use.
+//! The samples that the overview draws. Samples are taken while the overview is in use.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};

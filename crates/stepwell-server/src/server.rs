@@ -95,7 +95,7 @@ impl Server {
         Ok(self)
     }
 
-    /// Sets the access that decides who may do what. It replaces a [token](Self::token).
+    /// Sets the access that decides who may do what. The access replaces a [token](Self::token).
     pub fn access(mut self, access: impl Access) -> Self {
         self.access = Some(Arc::new(access));
         self.token = None;
@@ -250,7 +250,7 @@ impl Bound {
     }
 
     /// Serves until `until` is ready. The server then ends the streams, and waits for the answers
-    /// in progress. It cuts off clients that do not take their answers within twice the
+    /// in progress. The server cuts off clients that do not take their answers within twice the
     /// [patience](Server::patience).
     pub async fn serve(self, until: impl Future<Output = ()>) {
         let Self { listener, router, app, limits, .. } = self;

@@ -16,8 +16,8 @@ use crate::plan::Transact;
 pub(crate) struct Folder(tempfile::TempDir);
 
 impl Folder {
-    /// Creates the folder. Its name depends on the seed only, within one process, because errors
-    /// name the file.
+    /// Creates the folder. Within one process, the name of the folder depends only on the seed,
+    /// because errors name the file.
     pub(crate) fn new(seed: u64) -> Result<Self> {
         let name = format!("stepwell-simulation-{}-{seed}", std::process::id());
         Ok(Self(tempfile::Builder::new().prefix(&name).rand_bytes(0).tempdir()?))

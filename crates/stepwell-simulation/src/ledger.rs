@@ -80,8 +80,8 @@ pub(crate) struct Books {
     pub(crate) closures: u64,
 }
 
-/// The time for which a lost run may continue. It is two looks of a closure, so its worker has had
-/// a turn meanwhile.
+/// The time for which a lost run may continue. The time is two looks of a closure, so that the
+/// run's worker has had a turn meanwhile.
 const LAST_LOOK: Duration = Duration::from_millis(20);
 
 impl Ledger {

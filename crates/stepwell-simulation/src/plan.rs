@@ -54,7 +54,8 @@ pub struct Step {
     pub action: Action,
 }
 
-/// An action in a history. It names a task by the task's place among those that the history spawns.
+/// An action in a history. An action names a task by the task's place among those that the history
+/// spawns.
 #[derive(Clone, Debug)]
 pub enum Action {
     /// A client spawns a task.

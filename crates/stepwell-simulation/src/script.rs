@@ -21,8 +21,8 @@ pub enum Op {
         /// Undoes the step when the task fails.
         undone: bool,
     },
-    /// A step in a transaction of the store, with a row of the user. It is an ordinary step where
-    /// the store has no rows. It fails after the row when the flag is set.
+    /// A step in a transaction of the store, with a row of the user. Where the store has no rows,
+    /// the step is an ordinary one. The step fails after the row when the flag is set.
     Transaction(Isolation, bool),
     /// A step over this number of items.
     Items(u64),
@@ -40,7 +40,8 @@ pub enum Op {
     Message(u8),
     /// A wait for a decision.
     Approval,
-    /// A child that is joined. Its idempotency key, if it has one, may be shared with other tasks.
+    /// A child that is joined. The idempotency key of the child, if there is one, may be shared
+    /// with other tasks.
     Child(Script, Option<u8>),
     /// Two scripts at the same time.
     Both(Script, Script),

@@ -12,8 +12,9 @@ use anyhow::{Context as _, Result, bail};
 use stepwell::{RunId, TaskContext, TaskId};
 use uuid::Uuid;
 
-/// The length of every line with its newline, in bytes. It divides a page, because the write of a
-/// killed process may be cut off between two pages. No line crosses from one page into the next.
+/// The length of every line with its newline, in bytes. The length divides a page, so no line
+/// crosses from one page into the next. The write of a killed process may be cut off between two
+/// pages.
 const LINE: usize = 256;
 
 /// The meaning of a line.
@@ -40,8 +41,8 @@ pub(crate) struct Line {
     pub(crate) millis: u64,
     /// The name of what starts or was answered.
     pub(crate) name: String,
-    /// The result of a step. It is unique, so the journal shows which start became the step's
-    /// result. In the line of a compensation, it is the result of the step that is undone.
+    /// The result of a step. The result is unique, so the journal shows which start became the
+    /// step's result. The line of a compensation has the result of the step that is undone.
     pub(crate) value: String,
 }
 

@@ -1,4 +1,4 @@
-//! The tasks of a window. They are spawned all the time, so that work never runs out. They are
+//! The tasks of a window. Tasks are spawned all the time, so that work never runs out. Tasks are
 //! collected as they end, so that they may be purged.
 
 use std::collections::{BTreeMap, HashMap, HashSet};

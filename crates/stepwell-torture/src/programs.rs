@@ -66,8 +66,8 @@ pub struct ClientArgs {
     pub(crate) end: Option<u64>,
 }
 
-/// Returns a client whose tasks write to the ledger in the folder. It connects again while there is
-/// no server.
+/// Returns a client whose tasks write to the ledger in the folder. The function tries again while
+/// there is no server.
 pub(crate) async fn connect(url: &str, folder: &Path, process: u32) -> Result<Durable> {
     let ledger = Arc::new(Ledger::open(folder, process)?);
     loop {

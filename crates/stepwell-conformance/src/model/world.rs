@@ -149,7 +149,7 @@ impl World {
             match does {
                 Does::Entry(n) => transition.entries.push(self.entry(*n)),
                 Does::Compensation => transition.entries.push(self.compensation()),
-                // This is one of the last entries, of this task or of another one.
+                // The entry is one of the last ones, of this task or of another one.
                 Does::Supersede(back) => {
                     transition.superseded.push(self.counter.saturating_sub(*back) * 4)
                 }
@@ -188,8 +188,8 @@ impl World {
         let action = match op {
             ScheduleOp::Create(next_at) => ScheduleAction::Create(plan(self, *next_at)),
             ScheduleOp::Replace { seen, next_at, spawns, unless_running } => {
-                // This is one of the last versions that the schedule may have; it is not known
-                // whether it has.
+                // The version is one of the last that the schedule may have. Whether the schedule
+                // has it is not known.
                 let nobody = uuid::Uuid::nil().into();
                 let seen =
                     self.versions[schedule].iter().rev().nth(*seen).copied().unwrap_or(nobody);

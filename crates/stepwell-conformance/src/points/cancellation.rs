@@ -1,5 +1,5 @@
-//! The points of cancellation. It is immediate for a task that does not run, and a request for one
-//! that runs. It goes down all generations.
+//! The points of cancellation. Cancellation is immediate for a task that does not run, and a
+//! request for a task that runs. Cancellation goes down all generations.
 
 use stepwell_core::TaskState;
 use stepwell_core::store::{Command, CommandOutcome, Finish, NewTask, Next, Transition};

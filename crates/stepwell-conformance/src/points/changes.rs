@@ -9,7 +9,7 @@ use crate::handle::{Handle, of};
 use crate::make::*;
 use crate::setup::Setup;
 
-/// The time within which a change must be seen. It is a limit for tests, and no guarantee.
+/// The time within which a change must be seen. The time is a limit for tests, and no guarantee.
 const SOON: Duration = Duration::from_secs(10);
 
 /// The time without news after which there is no change.

@@ -74,7 +74,7 @@ async fn there(store: &Handle) -> Vec<TaskId> {
 }
 
 /// Checks that a finished task stays while its parent has not completed or another task waits for
-/// it. This holds for the deletion by a client and for a purge, whose limit does not count such
+/// it. The rule holds for the deletion by a client and for a purge, whose limit does not count such
 /// tasks.
 pub async fn needed_tasks(backend: &impl Backend) {
     let (setup, store) = Setup::with_handle(backend).await;
@@ -140,7 +140,7 @@ pub async fn needed_tasks(backend: &impl Backend) {
     );
 }
 
-/// Checks that a purge removes a family that has failed, once its parent's time has come. It
+/// Checks that a purge removes a family that has failed, once its parent's time has come. The purge
 /// removes parents first and their children after them, up to the limit. A parent that is not
 /// purged keeps its children.
 pub async fn purged_families(backend: &impl Backend) {
@@ -254,7 +254,7 @@ pub async fn answered_tasks(backend: &impl Backend) {
 }
 
 /// Checks tasks that were answered with each other, with themselves, or with their own parents.
-/// They keep each other until all of them have ended, and no longer.
+/// Such tasks keep each other until all of them have ended, and no longer.
 pub async fn answered_with_each_other(backend: &impl Backend) {
     let (setup, store) = Setup::with_handle(backend).await;
     let fail = || Next::Fail(failure("no").permanent());

@@ -175,8 +175,8 @@ pub async fn circles_under_races(backend: &impl Backend) {
         // The first list holds the tasks. The second list holds pairs of a task and the child that
         // it joins.
         let (tasks, edges): (Vec<NewTask>, Vec<(u128, u128)>) = match round % 4 {
-            // This is a chain of the tasks' own children, and a last task that waits for the turn
-            // of the first one.
+            // The first case is a chain of the tasks' own children, and a last task that waits for
+            // the turn of the first one.
             0 => (
                 vec![
                     keyed_by(&key(0), new_task(n)),

@@ -148,8 +148,8 @@ pub async fn paused_tasks(backend: &impl Backend) {
     assert!(!store.info(pending).await.paused);
     store.command(Command::Retry(task_id(pending))).await;
     assert_eq!(store.claim_one(1).await.task_id, task_id(pending));
-    // A task may be paused while it waits for its turn among the tasks of its key. It gets its
-    // turn, and still waits.
+    // A task may be paused while it waits for its turn among the tasks of its key. Such a task gets
+    // its turn, and still waits.
     let keyed = |n| NewTask { concurrency_key: Some(name("key")), ..new_task(n) };
     store.spawn([keyed(60), keyed(61)]).await;
     store.command(Command::Pause(task_id(61))).await;

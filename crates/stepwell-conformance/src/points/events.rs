@@ -8,8 +8,8 @@ use crate::handle::of;
 use crate::make::*;
 use crate::setup::Setup;
 
-/// Checks that an event reaches tasks that await it suspended, running, or only later. Its first
-/// emission stands.
+/// Checks that an event reaches tasks that await it suspended, running, or only later. The event's
+/// first emission stands.
 pub async fn events(backend: &impl Backend) {
     let (_setup, store) = Setup::with_handle(backend).await;
     let [before, running, after, other] =

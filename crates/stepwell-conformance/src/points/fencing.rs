@@ -143,8 +143,8 @@ pub async fn fencing_after_a_lost_lease(backend: &impl Backend) {
 }
 
 /// Checks that a run is refused when it knows more entries than its task's journal holds. The task
-/// continues from the journal. This happens when the database was restored, or failed over to a
-/// replica that lacks the rest.
+/// continues from the journal. Such a run exists when the database was restored, or failed over to
+/// a replica that lacks the rest.
 pub async fn fencing_of_shorter_journals(backend: &impl Backend) {
     let (setup, first) = Setup::with_handle(backend).await;
     // The database of this handle may have been replaced before it knew the run.

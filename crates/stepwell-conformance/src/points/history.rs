@@ -28,7 +28,7 @@ async fn read(
 }
 
 /// Checks that the history is read in the order in which it was recorded, of all tasks or of one,
-/// from any place on. It is removed with its task.
+/// from any place on. The history of a task is removed with the task.
 pub async fn histories(backend: &impl Backend) {
     let (setup, store) = Setup::with_handle(backend).await;
     let runs = store.run((1..=3).map(new_task)).await;

@@ -156,7 +156,8 @@ pub async fn joining_others(backend: &impl Backend) {
     let looked = store.apply(awaiting(later, [for_child(13)], SUSPEND)).await.unwrap();
     assert_eq!(looked.facts.children, [(other.0, Finish::Failed(deleted()))]);
 
-    // A task is retried after it was awaited. Its next end wakes each task that still waits for it.
+    // A task is retried after it was awaited. The next end of the task wakes each task that still
+    // waits for it.
     let failing = store.run([with_key("d", 20)]).await[0];
     let waiter = store.run_one(6).await;
     assert!(store.apply(awaiting(waiter, [for_child(20)], SUSPEND)).await.unwrap().suspended);

@@ -282,7 +282,7 @@ pub async fn concurrency_keys_under_races(backend: &impl Backend) {
 }
 
 /// Checks that a task that is pinned to a version of the code is left to workers of that version.
-/// These workers also take tasks without a version.
+/// Workers of a version also take tasks without a version.
 pub async fn code_versions(backend: &impl Backend) {
     let (_setup, store) = Setup::with_handle(backend).await;
     store.signal(register(1)).await;

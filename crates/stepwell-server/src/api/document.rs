@@ -18,8 +18,8 @@ use crate::problem::Problem;
 /// The builder of the API's router and of its document.
 pub(crate) struct Api {
     router: Router<Arc<App>>,
-    /// The schemas of request bodies. They are apart from the schemas of answers, because a type
-    /// may differ between the two.
+    /// The schemas of request bodies. The schemas of answers are separate, because a type may
+    /// differ between the two.
     requests: SchemaGenerator,
     answers: SchemaGenerator,
     paths: Map<String, Value>,

@@ -1,4 +1,4 @@
-//! The routes that say whether the server runs, and whether it can work. They need no token.
+//! The routes that say whether the server runs, and whether it can work. The routes need no token.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -64,7 +64,7 @@ struct Login {
     token: String,
 }
 
-/// A client that may try a token, with its address. It is extracted before a body is read.
+/// A client that may try a token, with its address. This extractor runs before a body is read.
 struct Trier {
     ours: Arc<Token>,
     address: Option<IpAddr>,

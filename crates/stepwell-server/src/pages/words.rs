@@ -55,7 +55,7 @@ pub(crate) fn number(number: u64) -> String {
     out
 }
 
-/// Lays out JSON text over several lines. Its values are copied as text, because a parsed number
+/// Lays out JSON text over several lines. The values are copied as text, because a parsed number
 /// could be rounded.
 fn laid_out(json: &str) -> String {
     let mut out = String::with_capacity(json.len());

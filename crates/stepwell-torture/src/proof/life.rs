@@ -56,8 +56,8 @@ impl<'a> Life<'a> {
         self.rows = rows;
     }
 
-    /// Returns the place of a run in the order of claims. It is `None` for a run that never owned
-    /// the task, or whose claim was lost.
+    /// Returns the place of a run in the order of claims. The place is `None` for a run that never
+    /// owned the task, or whose claim was lost.
     pub(crate) fn claimed(&self, run: RunId) -> Option<usize> {
         self.claims.get(&run).copied()
     }
