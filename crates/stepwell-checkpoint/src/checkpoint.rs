@@ -209,8 +209,8 @@ impl Checkpoint {
         result.map(|result| decode("the result", &result)).transpose()
     }
 
-    /// Reads a checkpoint without owning it, and changes nothing. Returns `None` when no checkpoint
-    /// has the id.
+    /// Reads a checkpoint without owning it, and changes nothing. The result is `None` when no
+    /// checkpoint has the id.
     ///
     /// # Errors
     /// [`CheckpointError::Store`] when the store cannot be read; [`CheckpointError::Foreign`],

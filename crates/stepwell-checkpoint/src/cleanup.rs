@@ -77,8 +77,8 @@ fn cleaned(key: &Key) -> Key {
     Key { kind: Kind::Compensated, ..key.clone() }
 }
 
-/// Runs all outstanding cleanups, the latest first. Each is recorded before the next one starts. A
-/// cleanup that fails does not stop the others.
+/// Runs all outstanding cleanups, the latest first. Each cleanup is recorded before the next one
+/// starts. A cleanup that fails does not stop the others.
 pub(crate) async fn run_all(
     ledger: &Ledger,
     runners: &BTreeMap<String, Runner>,

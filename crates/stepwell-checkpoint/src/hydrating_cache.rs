@@ -38,7 +38,7 @@ impl HydratingCache {
     }
 
     /// Loads the values that were saved for the run into memory, where they replace values of the
-    /// same keys. Returns the number of loaded values.
+    /// same keys. The result is the number of loaded values.
     ///
     /// # Errors
     /// The errors of [`StatePersistence::load`].
@@ -54,7 +54,7 @@ impl HydratingCache {
     /// Saves the values in memory for the run, with metadata.
     ///
     /// # Errors
-    /// [`PersistenceError::Store`].
+    /// [`PersistenceError::Store`] when the store fails.
     pub async fn save(&self, metadata: Headers) -> Result<(), PersistenceError> {
         let values: BTreeMap<_, _> = self.memory.entries().collect();
         self.persistence.save(&self.run_id, &values, metadata).await

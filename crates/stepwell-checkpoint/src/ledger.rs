@@ -176,7 +176,7 @@ impl Ledger {
         Key { kind, ordinal: *ordinal, name }
     }
 
-    /// Records outcomes in one write. They are durable when this returns.
+    /// Records outcomes in one write. The outcomes are durable when this call returns.
     pub(crate) async fn record(
         &self,
         outcomes: impl IntoIterator<Item = (Key, Outcome)>,

@@ -7,8 +7,8 @@ use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 use stepwell_core::{BoxFuture, Payload, StepCache, StepCacheError};
 
-/// A cache in the memory of this process. It removes the least recently used values, and values
-/// that are older than their time to live. Clones share one cache.
+/// A cache in the memory of this process. The cache removes the least recently used values, and
+/// values that are older than their time to live. Clones share one cache.
 ///
 /// ```
 /// # use std::time::Duration;

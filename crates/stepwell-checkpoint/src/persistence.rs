@@ -103,7 +103,7 @@ impl StatePersistence {
         self
     }
 
-    /// Saves the state of a run. It replaces an earlier state of that run.
+    /// Saves the state of a run. The new state replaces an earlier one of the run.
     ///
     /// # Errors
     /// [`PersistenceError::State`] when the state cannot be serialised; [`PersistenceError::Store`]

@@ -29,7 +29,7 @@ const TAIL_BYTES_A_SEGMENT: usize = 64;
 /// The number of segments that are read at the same time.
 const READS: usize = 16;
 
-/// The record that owns a checkpoint. It is replaced as a whole, by compare-and-set only.
+/// The record that owns a checkpoint. The record is replaced as a whole, by compare-and-set only.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Head {
     stepwell_checkpoint: u32,

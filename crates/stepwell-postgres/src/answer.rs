@@ -20,8 +20,8 @@ use stepwell_core::{
 use crate::batch::Sorted;
 use crate::columns::{Moment, calendar};
 
-/// Returns the results of the batch, and the tasks that ended other than by its transitions. Their
-/// results are not part of the answer, and are read afterwards.
+/// Returns the results of the batch, and the tasks that ended other than by its transitions. The
+/// results of the latter tasks are not part of the answer, and are read afterwards.
 pub(crate) fn read(sorted: &Sorted, row: &PgRow) -> sqlx::Result<(Committed, Vec<Uuid>)> {
     let mut transitions = match value::<Vec<bool>>(row, "t_accepted")? {
         // `commit_one` and `commit_plain` omit values that are the defaults.
@@ -323,8 +323,8 @@ fn claims(sorted: &Sorted, row: &PgRow) -> sqlx::Result<Vec<Claimed>> {
     Ok(claims)
 }
 
-/// Returns a part of a claimed task, or a default when the part cannot be read. Such a task is
-/// failed with the error, and the other tasks of the claim run.
+/// Returns a part of a claimed task, or a default when the part cannot be read. A task with an
+/// unreadable part is failed with the error, and the other tasks of the claim run.
 pub(crate) fn of_task<T: Default>(
     hurt: &mut Option<Unreadable>,
     what: &str,

@@ -18,8 +18,8 @@ pub(crate) struct Sorted {
     pub(crate) doubts: bool,
 }
 
-/// The functions of the database that apply a batch. Each can do less than the next one, and is
-/// faster.
+/// The functions of the database that apply a batch. Each function can do less than the next one,
+/// and is faster.
 #[derive(Clone, Copy)]
 pub(crate) enum Function {
     /// The function `commit_one`, for a plain batch of one item with at most one journal entry.
@@ -59,7 +59,7 @@ impl Sorted {
         self.order.iter().filter_map(|place| self.batch.transitions.get(*place))
     }
 
-    /// Returns the position, from 1, of each transition in that order.
+    /// Returns the position, from 1, of each transition in the order of the tasks' ids.
     pub(crate) fn places(&self) -> Vec<i32> {
         let mut places = vec![0; self.order.len()];
         for (rank, place) in (1..).zip(&self.order) {
@@ -70,7 +70,7 @@ impl Sorted {
         places
     }
 
-    /// Reorders answers from that order to the order of the batch.
+    /// Reorders answers from the order of the tasks' ids to the order of the batch.
     pub(crate) fn back<T>(&self, answers: Vec<T>) -> Vec<T> {
         let mut slots: Vec<Option<T>> = self.order.iter().map(|_| None).collect();
         for (place, answer) in self.order.iter().zip(answers) {

@@ -16,8 +16,8 @@ use crate::Shared;
 const ECHO_TIMEOUT: Duration = Duration::from_secs(3);
 /// The interval at which commits of others are assumed, where notifications do not work.
 const SUPPOSE_EVERY: Duration = Duration::from_millis(250);
-/// The interval at which a listening process updates its row, so that others notify it. They stop
-/// after a minute without an update.
+/// The interval at which a listening process updates its row, so that others notify it. The others
+/// stop after a minute without an update.
 const SHOW_EVERY: Duration = Duration::from_secs(20);
 /// The pause before the next try to listen, when the connection could not be made.
 const LISTEN_AGAIN: Duration = Duration::from_secs(1);

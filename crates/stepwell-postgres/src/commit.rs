@@ -275,8 +275,8 @@ impl Shared {
         Ok(sqlx::query_with(AssertSqlSafe(sql.clone()), args))
     }
 
-    /// Calls a function in one round trip. It takes more when statements cannot stay prepared, or
-    /// when the session's settings do not allow the call.
+    /// Calls a function in one round trip. The call takes more round trips when statements cannot
+    /// stay prepared, or when the session's settings do not allow it.
     async fn call(
         &self,
         conn: &mut PgConnection,

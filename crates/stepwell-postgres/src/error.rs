@@ -14,11 +14,11 @@ pub(crate) enum Fault {
     Lost(String),
     /// The server is a standby, which does not write: the call was not applied.
     Standby(String),
-    /// The call gave way to another transaction. It was not applied, and may be tried again at
-    /// once.
+    /// The call gave way to another transaction: the call was not applied, and may be tried again
+    /// at once.
     GaveWay,
-    /// A setting of the session does not allow the call. It was not applied, and may be tried again
-    /// in a transaction that [sets its own](crate::session).
+    /// A setting of the session does not allow the call: the call was not applied, and may be tried
+    /// again in a transaction that [sets its own](crate::session).
     Unfit(String),
     /// The call was not applied.
     Failed(StoreError),

@@ -58,8 +58,8 @@ impl Shared {
         Ok(Page { items: items.map_err(|error| self.error(error))?, next })
     }
 
-    /// Imports a task in its own transaction. Returns `false` when the task, or a task with its
-    /// idempotency key, exists.
+    /// Imports a task in its own transaction. The result is `false` when the task, or a task with
+    /// its idempotency key, exists.
     pub(crate) async fn import(&self, record: TaskRecord) -> Result<bool, StoreError> {
         let mut conn = self.pool.acquire().await.map_err(|error| self.error(error))?;
         self.insert(&mut conn, &record).await.map_err(|error| self.error(error))

@@ -15,9 +15,9 @@
 //!
 //! The client does not know then whether the batch on its way was applied. Each process numbers its
 //! batches, and the database keeps the last number. The batch is sent again over a new connection:
-//! it is either applied, or answered as `repeated`. The results of a repeated batch are read from
-//! the tables. A server may therefore restart or fail over while tasks run: the tasks wait, and
-//! continue.
+//! the batch is then either applied, or answered as `repeated`. The results of a repeated batch are
+//! read from the tables. A server may therefore restart or fail over while tasks run: the tasks
+//! wait, and continue.
 //!
 //! # The clock
 //!
@@ -79,8 +79,8 @@ pub use crate::work::Work;
 
 /// The maximum number of connections for queries, beside the two for batches.
 const POOL: u32 = 8;
-/// The maximum number of transactions of steps at a time. They have their own connections, because
-/// their closures may take long.
+/// The maximum number of transactions of steps at a time. These transactions have their own
+/// connections, because their closures may take long.
 const WORKS: u32 = 8;
 /// The time for which a query waits for a connection, while the server is down or all connections
 /// are in use.

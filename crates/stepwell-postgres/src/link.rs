@@ -15,8 +15,8 @@ use crate::options::PostgresOptions;
 /// The time after which a read without an answer counts as a lost connection.
 pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// The time after which the first sending of a batch without an answer counts as a lost connection.
-/// It is short, because a connection may be half open, and workers must reach the server before
-/// their leases end.
+/// The time is short, because a connection may be half open, and workers must reach the server
+/// before their leases end.
 const FIRST_ANSWER: Duration = Duration::from_secs(12);
 /// The time within which a server must accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -60,8 +60,8 @@ impl Link {
         self.lines[0].lock().await
     }
 
-    /// Locks a free line. It is the first one when both are in use, or when the server has no
-    /// connection left for the second one.
+    /// Locks a free line. The result is the first line when both are in use, or when the server has
+    /// no connection left for the second one.
     pub(crate) async fn free_line(&self, options: &PostgresOptions) -> MutexGuard<'_, Line> {
         for (place, line) in self.lines.iter().enumerate() {
             let Ok(mut line) = line.try_lock() else { continue };
@@ -126,7 +126,7 @@ pub(crate) async fn open(options: &PostgresOptions) -> Result<PgConnection, Stor
     });
     let mut conn = opened.map_err(|error| cannot_connect(error, options))?;
     // With this setting, the server soon ends a call that waits for a lock and whose client has
-    // gone. Some servers do not support it.
+    // gone. Some servers do not support the setting.
     let checks = "SELECT pg_catalog.set_config('client_connection_check_interval', '5s', false)";
     if let Err(error) = conn.execute(checks).await
         && error.as_database_error().is_none()

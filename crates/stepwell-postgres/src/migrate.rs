@@ -84,8 +84,8 @@ pub(crate) async fn require(
     Ok(())
 }
 
-/// Returns the schema's version. It is read in its own transaction, so that a pooler sends all
-/// statements to the same server connection.
+/// Returns the schema's version. The version is read in its own transaction, so that a pooler sends
+/// all statements to the same server connection.
 async fn found(conn: &mut PgConnection, options: &PostgresOptions) -> Result<i32, StoreError> {
     let fault = |error| Fault::of(error, options).into_error(options);
     let mut tx = conn.begin_with(session::BEGIN_READING).await.map_err(fault)?;

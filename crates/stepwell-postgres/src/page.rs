@@ -1,6 +1,6 @@
 //! Pages of lists. The server chooses the rows for which an answer has room, by their lengths
-//! alone. It does not read the long values that are left out, and the client never holds more of
-//! them than one answer.
+//! alone. The server does not read the long values that are left out, and the client never holds
+//! more of them than one answer.
 
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
@@ -25,8 +25,8 @@ pub(crate) fn rows_for(limit: usize) -> i64 {
     i64::try_from(limit.min(ANSWER_ITEMS)).unwrap_or(i64::MAX).saturating_add(1)
 }
 
-/// Removes the rows that are not on the page. Returns the position of the page's last row if more
-/// rows follow.
+/// Removes the rows that are not on the page. The result is the position of the page's last row, if
+/// more rows follow.
 pub(crate) fn next<C>(
     rows: &mut Vec<PgRow>,
     limit: usize,

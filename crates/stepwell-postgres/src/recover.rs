@@ -1,5 +1,5 @@
-//! The results of a batch that was applied, and whose answer was lost with its connection. They are
-//! read from the tables.
+//! The results of a batch that was applied, and whose answer was lost with its connection. The
+//! results are read from the tables.
 //!
 //! Invariant: no other process can have changed these rows, because the runs and the claims of the
 //! batch are this process's own, and this process waits for the answer.
@@ -259,7 +259,7 @@ impl Shared {
     }
 
     /// Returns the task in whose favour a task was not spawned: the last one of its type, scope and
-    /// concurrency key. That task may have started or even ended since.
+    /// concurrency key. The waiting task may have started or even ended since.
     async fn waiting(
         &self,
         line: &mut Line,

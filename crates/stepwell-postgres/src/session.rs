@@ -34,7 +34,7 @@ macro_rules! without_limit {
 /// The statements that begin a transaction that reads. A client that stops within it blocks others
 /// for at most a minute.
 pub(crate) const BEGIN_READING: &str = concat!(settings!("", "'1min'"), without_limit!());
-/// The statements that begin a transaction of the store that writes. Its commit is durable, even
+/// The statements that begin a transaction of the store that writes. The commit is durable, even
 /// when the role's default is an asynchronous commit.
 pub(crate) const BEGIN: &str = concat!(
     settings!("READ WRITE", "'1min'"),

@@ -1,7 +1,7 @@
 //! The check that the database is still the one that a run knows.
 //!
-//! A server that was promoted, or restored from a backup, continues on another timeline. It may
-//! lack the last commits: the end of a journal whose run is in memory here. Each call names the
+//! A server that was promoted, or restored from a backup, continues on another timeline. The server
+//! may lack the last commits: the end of a journal whose run is in memory here. Each call names the
 //! timeline, which costs the database nothing. After a change of the timeline, the database
 //! compares the end of a run's journal with what the run knows, once for each run that started
 //! before.
@@ -30,8 +30,8 @@ impl Timeline {
     }
 
     /// Returns the timeline for a batch, and whether the ends of its journals must be compared.
-    /// Both are read under one lock, because another batch may learn meanwhile that the timeline
-    /// has changed.
+    /// Both values are read under one lock, because another batch may learn meanwhile that the
+    /// timeline has changed.
     pub(crate) fn of(&self, transitions: &[Transition]) -> (Option<Arc<str>>, bool) {
         let inside = self.inside();
         let doubted =

@@ -22,7 +22,7 @@ pub trait TransactionExt {
     /// the journal entry are one transaction, and so happen exactly once.
     ///
     /// The closure runs on a connection of the store, within a transaction that it must not end.
-    /// Its first statement may set another isolation level than `READ COMMITTED`. Other tasks
+    /// The first statement may set another isolation level than `READ COMMITTED`. Other tasks
     /// continue meanwhile, and this task waits. When the closure fails, its writes are rolled back,
     /// and the step fails with its error.
     ///
@@ -39,6 +39,7 @@ pub trait TransactionExt {
     /// }
     /// ```
     ///
+    /// # Errors
     /// [`TaskError::Step`](stepwell_core::TaskError::Step) when the closure fails, when its result
     /// cannot be journaled, or when the store is not PostgreSQL.
     fn transaction<T, F>(&self, name: impl Into<StepName>, work: F) -> Delivery<T>
@@ -91,9 +92,9 @@ pub trait ClientExt {
     /// Spawns a task in the user's transaction, which may have any isolation level. The task exists
     /// when the transaction has committed.
     ///
-    /// The result is normally a new task. With an idempotency key, it is the task that has the key,
-    /// if such a task is committed; the call waits for a transaction of another user with the same
-    /// key.
+    /// The result is normally a new task. With an idempotency key, the result is the task that has
+    /// the key, if such a task is committed; the call waits for a transaction of another user with
+    /// the same key.
     ///
     /// The new task may turn out to be superfluous after the commit: when a client has spawned a
     /// task with the same key meanwhile, or when a waiting task is reused

@@ -73,8 +73,9 @@ impl Shared {
         Ok(Ok(applied))
     }
 
-    /// Runs the work, and adds its entry to the journal. Returns `None` when the run does not own
-    /// its task; otherwise the result, and whether the task's cancellation is requested.
+    /// Runs the work, and adds its entry to the journal. The result is `None` when the run does not
+    /// own its task. Otherwise the result is the payload, and whether the task's cancellation is
+    /// requested.
     async fn work(&self, own: Own, work: Work) -> anyhow::Result<Option<(Payload, bool)>> {
         let Own { task_id, run_id, key, seq, seal } = own;
         // The call waits for a permit without a limit. Only a closed semaphore returns an error,
@@ -109,8 +110,8 @@ impl Shared {
         Ok(Some((payload, cancel_requested)))
     }
 
-    /// Adds the entry to the journal if the run owns its task. Returns whether the task's
-    /// cancellation is requested, or `None` for a run that is not the owner.
+    /// Adds the entry to the journal if the run owns its task. The result says whether the task's
+    /// cancellation is requested, and is `None` for a run that is not the owner.
     async fn seal(
         &self,
         tx: &mut PgConnection,

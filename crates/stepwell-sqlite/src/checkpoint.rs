@@ -20,13 +20,13 @@ use crate::rows::Statements as _;
 /// The length of the log, in bytes, above which the thread copies it. A large batch alone stays
 /// below.
 pub(crate) const GROWN: u64 = 64 << 20;
-/// The time for which the thread waits for readers. The writer is blocked during that time.
+/// The time for which the thread waits for readers. The wait of the thread blocks the writer.
 const PATIENCE: Duration = Duration::from_millis(20);
 /// The pause between two tries of the thread.
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// The settings of connections that write, on all platforms. With FULL, a commit is on the disk
-/// when it returns; on macOS this requires `fullfsync`.
+/// when it returns; macOS also requires `fullfsync`.
 pub(crate) const DURABLE: &str =
     "PRAGMA synchronous = FULL; PRAGMA fullfsync = ON; PRAGMA checkpoint_fullfsync = ON;";
 

@@ -35,7 +35,7 @@ macro_rules! claimable {
 /// Selects the claimable tasks that are not suspects.
 pub(crate) const READY: &str = claimable!("(crashes >= 2) = 0");
 
-/// Selects those of them that continue after a suspension.
+/// Selects the claimable tasks that are not suspects and continue after a suspension.
 pub(crate) const GOING_ON: &str = claimable!("(crashes >= 2) = 0 AND worker_id IS NOT NULL");
 
 /// The maximum number of crashes of a task that is not a suspect.
@@ -116,8 +116,8 @@ impl Ready {
     }
 }
 
-/// Returns a column of a task, or a default when the column cannot be read. Such a task is failed
-/// with the error, and the claim continues.
+/// Returns a column of a task, or a default when the column cannot be read. A task with an
+/// unreadable column is failed with the error, and the claim continues.
 fn of_task<T: Default>(hurt: &mut Option<Unreadable>, what: &str, read: Result<T>) -> Result<T> {
     read.or_else(|error| {
         *hurt = Some(unreadable(what, error)?);
@@ -150,8 +150,8 @@ impl Applying<'_, '_> {
     }
 
     /// Selects tasks of a queue for the claim, at most as many as there is room for. A suspect
-    /// comes first, if `suspect` allows one. When the queue's rate is used up, this also returns
-    /// the time at which the next task may start.
+    /// comes first, if `suspect` allows one. The second value is the time at which the next task
+    /// may start, if the queue's rate is used up.
     fn pick(
         &self,
         claim: &Claim,
@@ -240,8 +240,8 @@ impl Applying<'_, '_> {
         Ok(task)
     }
 
-    /// Applies what is due. If more is due than one claim applies, this returns the present time as
-    /// the next time.
+    /// Applies what is due. The result is the next due time: the present time, if more is due than
+    /// one claim applies.
     fn do_what_is_due(&mut self) -> Result<Option<Timestamp>> {
         let now = self.now;
         let mut cancelled = 0;

@@ -15,7 +15,7 @@ use crate::prepared::Prepared;
 use crate::rows::Statements as _;
 use crate::writer::Writer;
 
-/// A batch that is being applied. Its methods are in the files that are named after the items.
+/// A batch that is being applied. The methods are in the files that are named after the items.
 pub(crate) struct Applying<'a, 'c> {
     pub(crate) conn: &'a Prepared<'c>,
     pub(crate) writer: &'a Writer,
@@ -81,8 +81,8 @@ pub(crate) fn commit(
 }
 
 impl Applying<'_, '_> {
-    /// Changes a task that no item of the batch names. If its rows do not allow the change, the
-    /// task stays as it is, and the batch continues.
+    /// Changes a task that no item of the batch names. A task whose rows do not allow the change
+    /// stays as it is, and the batch continues.
     pub(crate) fn apart(
         &mut self,
         task_id: TaskId,

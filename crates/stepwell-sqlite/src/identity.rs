@@ -35,7 +35,7 @@ struct Folder {
     seen: Mutex<Option<(State, Instant)>>,
 }
 
-/// The identity of a folder, and the time of its last change since 1970.
+/// The identity of a folder, and the time from 1970 to its last change.
 type State = (FileId, Duration);
 
 /// The time after which the files are checked although their folder is unchanged, because its file
@@ -201,8 +201,8 @@ impl Identity {
     }
 
     /// Returns whether other files have replaced the open ones. The store must not change those
-    /// files. If only SQLite's own files are gone and nothing has replaced them, no other program
-    /// has opened the database since.
+    /// files. When SQLite's own files are gone and nothing has replaced them, no other program has
+    /// opened the database since.
     pub(crate) fn has_heirs(&self) -> bool {
         let replaced = |file: &Known| matches!(file.look(), Err(REPLACED));
         self.database.look().is_err() || replaced(&self.wal) || replaced(&self.shm)

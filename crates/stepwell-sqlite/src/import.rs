@@ -27,7 +27,7 @@ pub(crate) fn messages(
     })
 }
 
-/// Imports a task in its own transaction. Returns `false` when the task, or a task with its
+/// Imports a task in its own transaction. The result is `false` when the task, or a task with its
 /// idempotency key, exists.
 pub(crate) fn import(conn: &Connection, now: Timestamp, record: &TaskRecord) -> Result<bool> {
     let tx = Transaction::new_unchecked(conn, TransactionBehavior::Immediate)?;

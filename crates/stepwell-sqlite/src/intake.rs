@@ -107,8 +107,8 @@ impl Applying<'_, '_> {
         Ok(Spawned::Created { claimed })
     }
 
-    /// Returns the waiting task that a new task reuses. With [`Coalesce::Replace`], cancels the
-    /// waiting tasks instead, and returns `None`.
+    /// Returns the waiting task that a new task reuses. With [`Coalesce::Replace`], the call
+    /// cancels the waiting tasks instead, and the result is `None`.
     fn coalesce(&mut self, new: &NewTask) -> Result<Option<Spawned>> {
         let Some((coalesce, key)) = new.coalesce.zip(new.concurrency_key.as_ref()) else {
             return Ok(None);

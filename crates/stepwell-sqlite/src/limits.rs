@@ -107,8 +107,8 @@ impl Applying<'_, '_> {
     }
 
     pub(crate) fn queue(&self, queue: &Name) -> Result<Option<Queue>> {
-        // This is read once a batch: it is needed for every task, and most applications change no
-        // queue.
+        // The table is read once a batch, because every task needs the answer and most applications
+        // change no queue.
         let any = match self.any_queue.get() {
             Some(any) => any,
             None => {

@@ -65,7 +65,7 @@ impl Liveness {
         Self { database, held: None, looked: None, graves: Vec::new(), lost: Vec::new() }
     }
 
-    /// Locks this handle's file, and returns the handle. Returns `None` when files cannot be
+    /// Locks this handle's file, and returns the handle. The result is `None` when files cannot be
     /// locked, so that only leases are left. The lock precedes the commit that names the handle.
     pub(crate) fn hold(&mut self) -> Option<String> {
         if self.held.is_none() {
@@ -86,7 +86,7 @@ impl Liveness {
     }
 
     /// Returns a new handle in place of handles whose files were deleted, and those handles. Each
-    /// heartbeat calls it.
+    /// heartbeat makes this call.
     pub(crate) fn renewed(&mut self) -> Option<(String, Vec<String>)> {
         if let Some(held) = self.held.take_if(|held| !held.is_there()) {
             tracing::warn!(path = %held.path.display(), "the lock file of a worker is gone: it \

@@ -8,7 +8,7 @@ use stepwell_core::StoreError;
 /// The location of a database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Location {
-    /// A database in memory. It lives as long as its store, and no other store sees it.
+    /// A database in memory. The database ends with its store, and no other store sees it.
     Memory,
     /// A database in this file, which is created if it does not exist. SQLite keeps two more files
     /// beside it, with the suffixes `-wal` and `-shm`.

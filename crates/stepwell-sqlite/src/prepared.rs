@@ -1,7 +1,7 @@
 //! The writer's statements, found by the addresses of their texts.
 //!
 //! rusqlite's cache finds a statement by its text, which it copies, hashes and compares each time.
-//! That was a sixth of the time of a step. The texts of this store are constants, so their
+//! The search was a sixth of the time of a step. The texts of this store are constants, so their
 //! addresses are enough.
 
 use std::cell::RefCell;
@@ -23,12 +23,13 @@ pub(crate) struct Prepared<'c> {
 type Address = (*const u8, usize);
 
 impl<'c> Prepared<'c> {
-    /// Wraps the store's own connection. Its statements are kept until this value is dropped.
+    /// Wraps the store's own connection. The connection's statements are kept until this value is
+    /// dropped.
     pub(crate) fn of_writer(conn: &'c Connection) -> Self {
         Self { conn, kept: Some(RefCell::default()) }
     }
 
-    /// Wraps a user's connection. Its statements stay in the connection's own cache.
+    /// Wraps a user's connection. The statements stay in the connection's own cache.
     pub(crate) fn of_user(conn: &'c Connection) -> Self {
         Self { conn, kept: None }
     }

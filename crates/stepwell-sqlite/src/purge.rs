@@ -63,10 +63,11 @@ macro_rules! finished {
     };
 }
 
-/// Selects all of these tasks with ids below the given one, the oldest first.
+/// Selects the ended tasks that no other task needs, with ids below the given one, the oldest
+/// first.
 pub(crate) const FINISHED: &str = finished!("task_id < ?3 ORDER BY task_id LIMIT -1");
 
-/// Selects the given task, if it is one of them.
+/// Selects the given task, if it has ended and no other task needs it.
 const STILL_FINISHED: &str = finished!("task_id = ?3");
 
 /// Selects the tasks that may be kept for a task that has not completed, among those that ended
@@ -112,8 +113,8 @@ pub(crate) fn find(conn: &Connection, purge: &Purge) -> Result<Vec<TaskId>> {
 }
 
 /// Removes the given tasks in a transaction, except tasks that have changed since the search. Tasks
-/// that were kept for a removed one are removed as well, unless another task needs them. Returns
-/// the number of removed tasks.
+/// that were kept for a removed one are removed as well, unless another task needs them. The result
+/// is the number of removed tasks.
 pub(crate) fn remove(conn: &Connection, purge: &Purge, found: &[TaskId]) -> Result<usize> {
     if found.is_empty() {
         return Ok(0);

@@ -93,7 +93,8 @@ pub(crate) fn tasks(conn: &Connection, filter: &TaskFilter) -> Result<Page<TaskI
     Ok(Page { items, next: next.or(end) })
 }
 
-/// The table with which a list begins. Each is read in the order of the ids until the page is full.
+/// The table with which a list begins. Each table is read in the order of the ids until the page is
+/// full.
 #[derive(Clone, Copy)]
 pub(crate) enum From {
     /// All tasks.

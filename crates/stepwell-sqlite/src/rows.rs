@@ -141,8 +141,8 @@ pub(crate) fn opt<T: Column>(row: &Row<'_>, column: usize) -> rusqlite::Result<O
     Ok(row.get::<_, Option<Sql<T>>>(column)?.map(|value| value.0))
 }
 
-/// Returns the column's value, or `None` when it cannot be read. It is for values whose absence
-/// does not affect other rows.
+/// Returns the column's value, or `None` when it cannot be read. The function is for values whose
+/// absence does not affect other rows.
 pub(crate) fn known<T: Column>(row: &Row<'_>, column: usize) -> Option<T> {
     get(row, column).ok()
 }
@@ -201,9 +201,9 @@ pub(crate) trait Statements {
         self.first(usize::MAX, what, sql, params, read)
     }
 
-    /// Returns the first rows that can be read, at most `limit`. If there are fewer, no more rows
-    /// exist. Rows that cannot be read are logged, and do not hide the others. The statement has no
-    /// limit of its own.
+    /// Returns the first rows that can be read, at most `limit`. If the result has fewer, no more
+    /// rows exist. Rows that cannot be read are logged, and do not hide the others. The statement
+    /// has no limit of its own.
     fn first<T>(
         &self,
         limit: usize,
@@ -285,8 +285,8 @@ pub(crate) fn page<T: Listed>(
     Page::fill(&mut Room::default(), limit, || rows.next(&mut read))
 }
 
-/// The rows of a statement that can be read. When it is dropped, it logs the rows that were left
-/// out.
+/// The rows of a statement that can be read. The rows that were left out are logged when this value
+/// is dropped.
 pub(crate) struct Readable<'a> {
     what: &'a str,
     rows: Rows<'a>,

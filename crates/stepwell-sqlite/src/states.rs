@@ -7,8 +7,8 @@ use stepwell_core::{Failure, Kind, Name, RunId, TaskId, Timestamp, compensating}
 use crate::commit::Applying;
 use crate::rows::{Sql, Statements as _, count, get, known, opt};
 
-/// Selects a task that is about to end. With a run, it is also the fence: the run must own the
-/// task.
+/// Selects a task that is about to end. With a run, the statement is also the fence: the run must
+/// own the task.
 pub(crate) const TO_END: &str =
     "SELECT rowid, parent IS NOT NULL OR idempotency_key IS NOT NULL OR concurrency_key IS NOT NULL,
         cancel_requested, state = 'running', queue, place IS NOT NULL AND blocked = 0,
@@ -144,8 +144,8 @@ impl Applying<'_, '_> {
         )
     }
 
-    /// Marks a running task as one for which something has arrived. Returns `false` when the task
-    /// does not run.
+    /// Marks a running task as one for which something has arrived. The result is `false` when the
+    /// task does not run.
     fn poke(&mut self, task_id: TaskId, cancel: bool) -> Result<bool> {
         let runs = 1
             == self.conn.run(
@@ -160,8 +160,8 @@ impl Applying<'_, '_> {
     }
 
     /// Ends a task, or makes it compensate first. The children of a cancelled task are cancelled
-    /// later. Returns whether the task's cancellation had been requested. Returns `None`, without a
-    /// change, when `fence` does not own the task.
+    /// later. The result says whether the task's cancellation had been requested. The result is
+    /// `None`, and nothing has changed, when `fence` does not own the task.
     pub(crate) fn finish(
         &mut self,
         task_id: TaskId,
@@ -180,7 +180,7 @@ impl Applying<'_, '_> {
     }
 
     /// Makes a task claimable as compensating, if it has something to compensate since its last
-    /// compensation. Returns whether it has.
+    /// compensation. The result is `false` when the task has nothing to compensate.
     fn compensate(&mut self, task_id: TaskId, finish: &Finish) -> Result<bool> {
         let found = self.conn.one(TO_COMPENSATE, params![Sql(&task_id)], |row| {
             Ok((row.get::<_, i64>(0)?.unsigned_abs() + 1, count(row, 1)?, known(row, 2)))
@@ -210,7 +210,7 @@ impl Applying<'_, '_> {
         Ok(self.conn.one(sql, params![Sql(&task_id)], |row| opt(row, 0))?.flatten())
     }
 
-    /// Cancels a task that has not ended. For a running task, it only requests the cancellation. A
+    /// Cancels a task that has not ended. The cancellation of a running task is only requested. A
     /// task that is compensating ends by itself, and is not changed.
     pub(crate) fn cancel(&mut self, task_id: TaskId) -> Result<()> {
         if self.is_compensating(task_id)? {
@@ -222,8 +222,8 @@ impl Applying<'_, '_> {
         Ok(())
     }
 
-    /// Cancels the descendants of cancelled tasks. It is a loop and not a recursion, because the
-    /// generations may be more than fit in a thread's stack.
+    /// Cancels the descendants of cancelled tasks. The function is a loop and not a recursion,
+    /// because the generations may be more than fit in a thread's stack.
     pub(crate) fn cancel_doomed(&mut self) -> Result<()> {
         while let Some(parent) = self.doomed.pop() {
             for child in self.children(parent)? {

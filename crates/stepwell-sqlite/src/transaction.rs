@@ -115,8 +115,8 @@ pub trait ClientExt {
     ) -> Result<SpawnResult, Error>;
 
     /// Emits an event in the user's transaction. The event exists when the transaction has
-    /// committed. Returns `true` when the event is the first one of its name; a further one changes
-    /// nothing.
+    /// committed. The result is `true` when the event is the first one of its name; a further event
+    /// changes nothing.
     ///
     /// # Errors
     /// The errors of [`Client::emit_event`]; also an error when the connection is to another

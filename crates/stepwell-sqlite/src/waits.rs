@@ -236,7 +236,7 @@ impl Applying<'_, '_> {
     }
 
     /// Adds the first messages of a topic, at most one for each wait, as far as the answer has
-    /// room. Returns whether there are any.
+    /// room. The result is `false` when there are no messages.
     fn messages(&mut self, task_id: TaskId, topic: &Name, facts: &mut Facts) -> Result<bool> {
         let (mut waits, mut messages) =
             (self.conn.prepare_cached(RECEIVING)?, self.conn.prepare_cached(MESSAGES)?);

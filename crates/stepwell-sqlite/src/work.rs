@@ -13,8 +13,8 @@ use crate::rows::Statements as _;
 
 /// The type that a [`UserTransaction`]'s `work` must hold: a closure over the store's connection,
 /// which writes in the store's transaction. When the closure fails or panics, its writes are rolled
-/// back. It must leave the transaction open: a `COMMIT` or `ROLLBACK` in it fails the whole batch,
-/// and nothing of the batch is applied.
+/// back. The closure must leave the transaction open: a `COMMIT` or `ROLLBACK` in it fails the
+/// whole batch, and nothing of the batch is applied.
 pub type Work = Box<dyn FnOnce(&Connection) -> anyhow::Result<Payload> + Send>;
 
 impl Applying<'_, '_> {

@@ -17,7 +17,7 @@ pub const DATABASE_URL_VARIABLE: &str = "DURABLE_DATABASE_URL";
 pub const DEFAULT_DATABASE_URL: &str = "sqlite://stepwell.db";
 
 /// The client: spawns tasks, sends to them, waits for them and starts workers. A clone is cheap,
-/// and shares the store. Its methods are those of [`Client`].
+/// and shares the store. The methods of a `Durable` are those of [`Client`].
 ///
 /// ```
 /// use stepwell::{Durable, SpawnOptions, TaskContext, WorkerOptions};
@@ -174,7 +174,7 @@ impl DurableBuilder {
     }
 
     /// Uses the database as it is: [`build`](Self::build) fails when the database does not exist,
-    /// or when its tables have another version. This option is for programs that only read, and for
+    /// or when its tables have another version. The option is for programs that only read, and for
     /// programs that may not change tables. Default: [`build`](Self::build) creates the tables and
     /// migrates them.
     pub fn without_migration(mut self) -> Self {
@@ -184,8 +184,8 @@ impl DurableBuilder {
 
     /// Adds a codec, which encodes payloads before the database keeps them. Codecs are applied in
     /// the order of the calls. All clients that work on the same tasks of a database need the same
-    /// codecs. Payloads that were written without a codec stay readable, unless [a
-    /// codec](crate::Codec::is_required) requires that they are encoded. Default: no codec.
+    /// codecs. Payloads that were written without a codec stay readable, unless the codec
+    /// [requires](crate::Codec::is_required) that they are encoded. Default: no codec.
     ///
     /// The module `stepwell::codec` has a codec for compression and one for encryption, under the
     /// features `compression` and `encryption`.

@@ -28,8 +28,8 @@ const ALIVE: &str = "(attribute_not_exists(#ttl) OR #ttl > :now)";
 
 /// A key-value store in a table of DynamoDB whose partition key is the string `pk`. The value is in
 /// the attribute `value`. Times to live use this machine's clock, and are rounded up to seconds.
-/// They are in the attribute `ttl`, by which the table can remove expired items. Reads are strongly
-/// consistent. A value must be shorter than 400 KB.
+/// The ends of the times to live are in the attribute `ttl`, by which the table can remove expired
+/// items. Reads are strongly consistent. A value must be shorter than 400 KB.
 ///
 /// ```no_run
 /// # use stepwell_checkpoint::key_value::DynamoDb;
@@ -53,7 +53,7 @@ impl DynamoDb {
     }
 
     /// Creates the table if it does not exist, with payment by request and automatic removal of
-    /// expired items. Returns when the table is ready.
+    /// expired items. The call returns when the table is ready.
     ///
     /// # Errors
     /// [`KeyValueError::Failed`] when the table cannot be created.

@@ -242,7 +242,7 @@ fn sync_folder(folder: &Path) -> io::Result<()> {
 
 /// Returns the path of a key's file. Lowercase letters, digits, `-` and `_` stand for themselves,
 /// and so does a dot that is not the first character. All other bytes are `%` and two hex digits.
-/// This includes capital letters, because some file systems ignore the case of names.
+/// Capital letters are among these bytes, because some file systems ignore the case of names.
 fn path(folder: &Path, key: &str) -> PathBuf {
     let mut path = folder.to_owned();
     let mut name = String::new();

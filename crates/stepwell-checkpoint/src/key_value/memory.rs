@@ -59,7 +59,7 @@ impl Memory {
     }
 
     /// Returns a store with a maximum number of values, which removes the least recently used value
-    /// first. It is not suitable for checkpoints, which must not lose values.
+    /// first. Such a store is not suitable for checkpoints, which must not lose values.
     pub fn with_capacity(values: u64) -> Self {
         let cache = Cache::builder().max_capacity(values).eviction_policy(EvictionPolicy::lru());
         Self { values: cache.expire_after(Lives).build() }

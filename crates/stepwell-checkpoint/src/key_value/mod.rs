@@ -49,7 +49,7 @@ pub trait KeyValueStore: Send + Sync {
     /// [`KeyValueError::Failed`] when the store cannot be read.
     async fn get(&self, key: &str) -> Result<Option<String>, KeyValueError>;
 
-    /// Sets the value of a key. It replaces the earlier value and its time to live.
+    /// Sets the value of a key. The new value and its time to live replace the earlier ones.
     ///
     /// # Errors
     /// [`KeyValueError::Failed`] when the store could not be written, or when its answer was lost:
@@ -72,8 +72,8 @@ pub trait KeyValueStore: Send + Sync {
     /// Returns the keys that match a pattern, in any order. In a pattern, `*` stands for any text,
     /// and every other character for itself.
     ///
-    /// The call may read every key of the store. It is for maintenance, not for a program's normal
-    /// work.
+    /// The call may read every key of the store. The call is for maintenance, not for a program's
+    /// normal work.
     ///
     /// # Errors
     /// [`KeyValueError::Failed`] when the store cannot be read.

@@ -39,8 +39,8 @@ impl Sqlite {
         Self::new(Arc::new(Mutex::new(connection))).await
     }
 
-    /// Returns a store on the program's own connection, with the connection's settings. Creates the
-    /// table if it does not exist.
+    /// Returns a store on the program's own connection, with the connection's settings. The call
+    /// creates the table if it does not exist.
     ///
     /// # Errors
     /// [`KeyValueError::Failed`] when the table cannot be created.

@@ -149,7 +149,8 @@ impl World {
         transition(task_id(n), claimed.unwrap_or_else(spawned), next)
     }
 
-    /// Damages rows, where the table allows it. Returns whether it did.
+    /// Damages rows, where the table allows it. The result is `false` when the table does not allow
+    /// the value.
     fn damage(&self, table: &str, sql: &str) -> bool {
         let ids = HURT
             .chain([HOLDER, CHILD])
@@ -178,7 +179,7 @@ impl World {
         on_writer(&self.store, move |conn| conn.execute(&sql, []).is_ok_and(|changed| changed > 0))
     }
 
-    /// Runs all operations of a store. Only those on a damaged task may fail.
+    /// Runs all operations of a store. Only the operations on a damaged task may fail.
     fn go_on(&self) {
         let store = &self.store;
         let ok = |batch: Batch| wait(store.commit(batch.into()));

@@ -119,7 +119,7 @@ impl Codec for Encryption {
 /// A key for [`Encryption`]: 256 secret bits and an id. The id is stored in plain text with every
 /// payload that is encrypted with the key.
 ///
-/// The secret bits are never displayed. They are wiped from memory when the key is dropped.
+/// The secret bits are never displayed. A key that is dropped wipes its bits from memory.
 #[derive(Clone)]
 pub struct Key {
     id: String,
@@ -128,7 +128,7 @@ pub struct Key {
 }
 
 impl Key {
-    /// Makes a key of 32 bytes. The bytes must be random: a password is not enough.
+    /// Makes a key of 32 bytes. The key's bytes must be random: a password is not enough.
     ///
     /// The caller has to wipe its own copy of the bytes.
     ///

@@ -29,8 +29,8 @@
 //! ```
 //!
 //! Codecs are applied to the parameters and outputs of tasks, to journaled results, events and
-//! messages, and to the texts of failures. These values stay in plain text, because the database
-//! finds tasks by them: names (of tasks, steps, events, topics, queues), idempotency keys,
+//! messages, and to the texts of failures. The following values stay in plain text, because the
+//! database finds tasks by them: names (of tasks, steps, events, topics, queues), idempotency keys,
 //! concurrency keys, headers, times and states. `docs/operations/payloads.md` describes the places
 //! that payloads are bound to, how keys are changed, and the limits.
 //!

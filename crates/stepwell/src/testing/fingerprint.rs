@@ -1,5 +1,5 @@
-//! A number that differs between two runs of a world that differ. It is a hash of all calls to the
-//! store and their answers.
+//! A number that differs between two runs of a world that differ. The number is a hash of all calls
+//! to the store and their answers.
 
 use std::hash::{DefaultHasher, Hash, Hasher as _};
 use std::mem::discriminant;

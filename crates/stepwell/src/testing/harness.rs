@@ -92,8 +92,8 @@ impl Harness {
     }
 }
 
-/// Returns the runtime of a process. Its seed is random, because two processes must not make the
-/// same ids.
+/// Returns the runtime of a process. The seed of the runtime is random, because two processes must
+/// not make the same ids.
 fn runtime(clock: &Arc<Clock>) -> Arc<TestRuntime> {
     Arc::new(TestRuntime::new(clock.clone(), Dice::new(rand::random())))
 }

@@ -23,9 +23,9 @@ use super::world::World;
 /// panic up to the first colon. The report has the faults that are left, and the timeline of the
 /// last play.
 ///
-/// A history must be reproducible. It draws random numbers from [`World::dice`], and iterates over
-/// no hash map. Its `tokio::select!` is `biased`, unless the program is built with `--cfg
-/// tokio_unstable`, where the seed decides the order of branches as well.
+/// A history must be reproducible. The history draws random numbers from [`World::dice`], and
+/// iterates over no hash map. A `tokio::select!` of the history is `biased`, unless the program is
+/// built with `--cfg tokio_unstable`, where the seed decides the order of branches as well.
 ///
 /// # Panics
 /// Panics when it is called within a tokio runtime, because it makes its own one with virtual time.
@@ -90,7 +90,7 @@ impl Play {
 
     /// Plays the history on stores as [`Play::on`] does, where each store is a part of its process.
     /// A call that is in progress when the process dies is not executed. A store that is not
-    /// embedded may execute it after the process's death.
+    /// embedded may execute such a call after the process's death.
     pub fn on_embedded(
         self,
         open: impl Fn(Arc<dyn Runtime>) -> Opening + Send + Sync + 'static,

@@ -1,8 +1,8 @@
 //! The reduction of a failing case to a smaller one.
 
-/// Removes the items that a failure does not need. Returns a part of `items`, in their order, of
-/// which `fails` is still true and from which no single item can be removed. After `tries` calls of
-/// `fails`, it returns the smallest part that was found.
+/// Removes the items that a failure does not need. The result is a part of `items`, in their order,
+/// of which `fails` is still true and from which no single item can be removed. After `tries` calls
+/// of `fails`, the result is the smallest part that was found.
 pub fn shrink<T: Clone>(
     items: &[T],
     mut tries: usize,

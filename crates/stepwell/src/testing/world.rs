@@ -233,7 +233,7 @@ impl World {
         self.0.fail(why.into());
     }
 
-    /// Sets a function that is called with each event of the store. Only the first call has an
+    /// Sets a function that is called with each event of the store. The first call alone has an
     /// effect.
     pub fn watch(&self, watcher: impl Fn(&Seen<'_>) + Send + Sync + 'static) {
         self.0.watcher().get_or_insert_with(|| Arc::new(watcher));
@@ -252,8 +252,8 @@ impl World {
         build(builder).build().await
     }
 
-    /// Starts the given number of processes, and starts each of them again after it has died.
-    /// Returns when all processes have begun.
+    /// Starts the given number of processes, and starts each of them again after it has died. The
+    /// call returns when all processes have begun.
     pub async fn run<F, Fut>(&self, processes: usize, start: F)
     where
         F: Fn(Place) -> Fut + Send + Sync + 'static,
@@ -307,7 +307,7 @@ impl World {
         self.0.state().processes.len()
     }
 
-    /// Kills a process if it is alive. Another one takes its place after `down`.
+    /// Kills a process if it is alive. Another one follows after `down`.
     pub fn crash(&self, process: usize, down: Duration) {
         let life = self.0.state().processes.get(process).map(|site| site.life.clone());
         let Some(life) = life.filter(|life| !life.is_dead()) else { return };
@@ -405,7 +405,7 @@ impl Place {
         self.runtime.life().is_dead()
     }
 
-    /// Kills the process as by `kill -9`. Another one takes its place after `down`.
+    /// Kills the process as by `kill -9`. Another one follows after `down`.
     pub async fn die(&self, down: Duration) {
         if !self.is_dead() {
             self.world.crash(self.number, down);
@@ -437,8 +437,8 @@ impl Inner {
         self.watcher.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Drops what the history has given to the world, and what may refer to the world. Without this
-    /// call, a cycle of references would keep both in memory.
+    /// Drops what the history has given to the world, and what may refer to the world. Otherwise a
+    /// cycle of references would keep the world in memory.
     pub(super) fn let_go(&self) {
         let watcher = self.watcher().take();
         let processes = std::mem::take(&mut self.state().processes);
