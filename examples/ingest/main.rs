@@ -138,7 +138,7 @@ async fn ingest(args: &Args) -> anyhow::Result<ExitCode> {
     if ingest.continued {
         match before {
             Some((all, done)) => {
-                eprintln!("Going on with {folder}: {done} of {all} files were done before.")
+                eprintln!("Going on with {folder}: {done} of {all} files were done before.");
             }
             None => eprintln!("Going on with {folder}: its files were not listed yet."),
         }

@@ -16,7 +16,7 @@ pub(crate) fn escape(path: &Path) -> String {
         match component {
             Component::RootDir => text.push('/'),
             Component::Prefix(prefix) => {
-                escape_bytes(prefix.as_os_str().as_encoded_bytes(), &mut text)
+                escape_bytes(prefix.as_os_str().as_encoded_bytes(), &mut text);
             }
             component => {
                 if !text.is_empty() && !text.ends_with('/') {

@@ -68,7 +68,7 @@ fn mutated(dice: &Dice, seeds: &[Vec<u8>]) -> Vec<u8> {
             }
             2 if at < input.len() => input[at] ^= 1 << dice.roll(8),
             3 if at < input.len() => {
-                input[at] = b"0123456789-+.eE\"\\{}[]:,/@?#*\n\0\xff"[below(31)]
+                input[at] = b"0123456789-+.eE\"\\{}[]:,/@?#*\n\0\xff"[below(31)];
             }
             4 => {
                 let twice = input[part(&input)].to_vec();

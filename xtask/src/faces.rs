@@ -38,7 +38,7 @@ fn part<T>(
     match tools() {
         Ok(tools) => report.run(name, || run(tools)),
         Err(error) if env::var_os("CI").is_some() => {
-            report.run(name, || bail!("NOT RUN: {error:#}"))
+            report.run(name, || bail!("NOT RUN: {error:#}"));
         }
         Err(error) => {
             let why = format!("{error:#}");

@@ -119,7 +119,7 @@ impl<'a, T> Items<'a, T> {
         for index in 0..report.counts.total {
             match recorded.outcome(index) {
                 Some(Ok(result)) => {
-                    _ = report.results.insert(index, decode(&key.label(), &result)?)
+                    _ = report.results.insert(index, decode(&key.label(), &result)?);
                 }
                 Some(Err(failure)) => _ = report.failures.insert(index, failure),
                 None => {}

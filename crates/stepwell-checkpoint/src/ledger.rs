@@ -120,7 +120,7 @@ impl Memory {
         match (key.kind, &entry.outcome) {
             (Kind::Step, Outcome::Done(result)) => _ = self.steps.insert(key, result.clone()),
             (Kind::Items, Outcome::Done(chunk)) => {
-                self.items.entry(key).or_default().push(chunk.clone())
+                self.items.entry(key).or_default().push(chunk.clone());
             }
             (Kind::Compensate, Outcome::Done(payload)) => {
                 self.registered.insert((key.name.clone(), key.ordinal), entry.seq);

@@ -275,7 +275,7 @@ async fn outstanding_cleanups_run_in_reverse_order_at_the_next_load_and_once() {
         match what {
             "discharged" => cleanup.done().await.unwrap(),
             "with the step" => {
-                cp.step("step", || async { Ok(()) }).discharges(&cleanup).await.unwrap()
+                cp.step("step", || async { Ok(()) }).discharges(&cleanup).await.unwrap();
             }
             _ => {}
         }

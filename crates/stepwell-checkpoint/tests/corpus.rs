@@ -112,7 +112,7 @@ async fn go_on(stored: &BTreeMap<String, String>) -> Entry {
     let result = loop {
         match script(&store, ran, false).await {
             Err(CheckpointError::InUse { .. }) => {
-                tokio::time::sleep(Duration::from_millis(1)).await
+                tokio::time::sleep(Duration::from_millis(1)).await;
             }
             result => break result.unwrap(),
         }

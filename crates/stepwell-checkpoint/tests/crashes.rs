@@ -43,7 +43,7 @@ async fn load(store: &Faulty, ran: &Ran) -> Result<Checkpoint, CheckpointError> 
             });
         match load.await {
             Err(CheckpointError::InUse { .. }) => {
-                tokio::time::sleep(Duration::from_millis(1)).await
+                tokio::time::sleep(Duration::from_millis(1)).await;
             }
             result => return result,
         }

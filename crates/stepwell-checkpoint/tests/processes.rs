@@ -77,7 +77,7 @@ async fn a_paused_process_that_lost_its_checkpoint_writes_nothing_more_and_is_to
         match load().await {
             Ok(cp) => break cp,
             Err(CheckpointError::InUse { .. }) => {
-                tokio::time::sleep(Duration::from_millis(10)).await
+                tokio::time::sleep(Duration::from_millis(10)).await;
             }
             // It was paused in the middle of a write, and is to end that first.
             Err(CheckpointError::Store(_)) => {

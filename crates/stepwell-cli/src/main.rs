@@ -62,7 +62,7 @@ async fn run(cli: Cli, screen: &Screen) -> Result<ExitCode> {
             return tasks::run(&connect::open(url).await?, command, screen).await;
         }
         Command::Events(command) => {
-            events::run(&connect::open(url).await?, command, screen).await?
+            events::run(&connect::open(url).await?, command, screen).await?;
         }
         Command::Send { task_id, topic, payload } => {
             let payload = input::json(payload.as_deref())?;
@@ -70,16 +70,16 @@ async fn run(cli: Cli, screen: &Screen) -> Result<ExitCode> {
             screen.done(&format!("sent {topic} to {task_id}"))?;
         }
         Command::Approvals(command) => {
-            approvals::run(&connect::open(url).await?, command, screen).await?
+            approvals::run(&connect::open(url).await?, command, screen).await?;
         }
         Command::Queues(command) => {
-            queues::run(&connect::open(url).await?, command, screen).await?
+            queues::run(&connect::open(url).await?, command, screen).await?;
         }
         Command::Schedules(command) => {
-            schedules::run(&connect::open(url).await?, command, screen).await?
+            schedules::run(&connect::open(url).await?, command, screen).await?;
         }
         Command::Workers(command) => {
-            workers::run(&connect::open(url).await?, command, screen).await?
+            workers::run(&connect::open(url).await?, command, screen).await?;
         }
         Command::Purge { older_than, state } => {
             purge::run(&connect::open(url).await?, older_than.into(), state, screen).await?;

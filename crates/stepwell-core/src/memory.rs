@@ -813,7 +813,7 @@ impl State {
                 None => self.delete(task_id),
             },
             Command::Wake(_) if state == TaskState::Suspended => {
-                self.make_ready(now, task_id, news)
+                self.make_ready(now, task_id, news);
             }
             Command::Pause(_) if !state.is_finished() => {
                 task.paused = true;

@@ -214,7 +214,7 @@ impl Recording {
                     files.entry(*file).or_default().push(FileChange::Truncate(*length));
                 }
                 Operation::Sync { file } => {
-                    files.entry(*file).or_default().settle(Fate::Durable, |_| true)
+                    files.entry(*file).or_default().settle(Fate::Durable, |_| true);
                 }
                 Operation::FailedSync { file } => {
                     let is_written =
@@ -247,7 +247,7 @@ fn left(mut content: Vec<u8>, changes: Changes<FileChange<'_>>, lots: &mut Lots)
     for (change, fate) in changes.0 {
         match change {
             FileChange::Write(offset, part) if lots.survives(fate) => {
-                write(&mut content, offset, part)
+                write(&mut content, offset, part);
             }
             FileChange::Write(offset, part) => lost_end = lost_end.max(index(offset) + part.len()),
             FileChange::Truncate(length) if lots.survives(fate) => {

@@ -36,7 +36,7 @@ fn disk() -> Option<Disk> {
     let mounted = Disk::mount();
     mounted
         .inspect_err(|error| {
-            eprintln!("NOT RUN, since no file system can be mounted here: {error}")
+            eprintln!("NOT RUN, since no file system can be mounted here: {error}");
         })
         .ok()
 }
@@ -256,7 +256,7 @@ fn says_what_to_do(error: &StoreError) {
     match error {
         StoreError::Full(_) => assert!(text.contains("free some space"), "{text}"),
         StoreError::Unavailable(_) => {
-            assert!(text.contains("the disk or its file system fails"), "{text}")
+            assert!(text.contains("the disk or its file system fails"), "{text}");
         }
         StoreError::Open { advice, .. } => assert!(!advice.is_empty()),
         _ => panic!("{error:?}"),

@@ -175,7 +175,7 @@ impl History {
         // The task's state or the store may refuse the action.
         match action {
             Action::Spawn(spawn) => {
-                drop(tokio::spawn(spawn_task(ledger.clone(), asked, spawn.clone())))
+                drop(tokio::spawn(spawn_task(ledger.clone(), asked, spawn.clone())));
             }
             Action::Send(number, topic) => {
                 let Some(task_id) = task(number) else { return };

@@ -142,7 +142,7 @@ pub(crate) fn list<'a>(
     match (from, filter.scope.only_queue()) {
         (From::Label, _) => labels.first().copied().into_iter().for_each(begin),
         (From::OwnQueue, Some(queue)) => {
-            begin(Label { name: "", value: queue.as_str(), own: true })
+            begin(Label { name: "", value: queue.as_str(), own: true });
         }
         (From::Queue, Some(queue)) => {
             let not_default =

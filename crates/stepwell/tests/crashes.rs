@@ -195,7 +195,7 @@ async fn journaled(store: &dyn Store) -> Vec<String> {
         for entry in store.journal(task.task_id).await.unwrap() {
             match (entry.key.kind, &entry.outcome) {
                 (Kind::Step, Outcome::Done(_)) => {
-                    steps.push(format!("{name}/{}", entry.key.label()))
+                    steps.push(format!("{name}/{}", entry.key.label()));
                 }
                 (Kind::Compensated, Outcome::Done(_)) => {
                     steps.push(format!("{name}/undo {}", entry.key.label()));

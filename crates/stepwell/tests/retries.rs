@@ -104,7 +104,7 @@ async fn a_timeout_that_was_handled_is_not_waited_for_again() {
                 match arrived {
                     Ok(()) => ctx.step("ship", || ran.work("ship", 0)).await?,
                     Err(TaskError::Timeout { .. }) => {
-                        ctx.step("refund", || ran.work("refund", 0)).await?
+                        ctx.step("refund", || ran.work("refund", 0)).await?;
                     }
                     Err(error) => return Err(error),
                 }

@@ -192,7 +192,7 @@ impl Imports<'_> {
             syn::UseTree::Rename(rename) => self.leaf(&rename.ident, before),
             syn::UseTree::Glob(_) => self.add(before),
             syn::UseTree::Group(group) => {
-                group.items.iter().for_each(|tree| self.tree(tree, before))
+                group.items.iter().for_each(|tree| self.tree(tree, before));
             }
         }
     }

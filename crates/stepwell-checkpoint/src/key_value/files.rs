@@ -166,7 +166,7 @@ fn lock(folder: &Path, key: &str) -> io::Result<File> {
             Ok(()) => return Ok(file),
             Err(TryLockError::Error(error)) => return Err(error),
             Err(TryLockError::WouldBlock) if start.elapsed() < PATIENCE => {
-                std::thread::sleep(LOOK_AGAIN)
+                std::thread::sleep(LOOK_AGAIN);
             }
             Err(TryLockError::WouldBlock) => {
                 let reason = format!(

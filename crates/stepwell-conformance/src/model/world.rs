@@ -151,7 +151,7 @@ impl World {
                 Does::Compensation => transition.entries.push(self.compensation()),
                 // The entry is one of the last ones, of this task or of another one.
                 Does::Supersede(back) => {
-                    transition.superseded.push(self.counter.saturating_sub(*back) * 4)
+                    transition.superseded.push(self.counter.saturating_sub(*back) * 4);
                 }
                 Does::Child(spawn) => transition.spawns.push(self.new_task(spawn, Some(task_id))),
                 Does::Keyed(_) => {}
@@ -159,7 +159,7 @@ impl World {
                 Does::Send(task, topic) => transition.messages.push(self.message(*task, *topic)),
                 Does::Receive(n) if self.messages.is_empty() => _ = n,
                 Does::Receive(n) => {
-                    transition.received.push(self.messages[n % self.messages.len()])
+                    transition.received.push(self.messages[n % self.messages.len()]);
                 }
                 Does::Await(wait) => transition.waits_added.push(self.wait(wait)),
                 Does::Drop(wait) => transition.waits_removed.push(self.wait(wait).key),
@@ -232,7 +232,7 @@ impl World {
                         code_version: version.map(|version| name(&format!("v{version}"))),
                         limit: *limit,
                         suspect: *suspect,
-                    })
+                    });
                 }
                 Op::Command(command, task) => {
                     let command = [
@@ -246,7 +246,7 @@ impl World {
                     batch.commands.push(command(self.task(*task)));
                 }
                 Op::Schedule(schedule, change) => {
-                    batch.schedules.push(self.schedule(*schedule, change))
+                    batch.schedules.push(self.schedule(*schedule, change));
                 }
                 Op::Queue(queue, change) => batch.queues.push(QueueChange {
                     queue: name(&format!("queue{queue}")),

@@ -188,7 +188,7 @@ pub async fn lists_of_scopes(backend: &impl Backend) {
             1 => {
                 _ = store
                     .apply(awaiting(*run, [for_event(&format!("e/{}", task.task_id))], SUSPEND))
-                    .await
+                    .await;
             }
             _ => {}
         }

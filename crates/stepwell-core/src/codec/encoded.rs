@@ -152,7 +152,7 @@ impl Codecs {
                 Ok(Some(json)) => *payload = Payload::from_json(json),
                 Ok(None) => {}
                 Err(reason) => {
-                    *payload = Payload::not_readable(payload.clone(), place.to_string(), reason)
+                    *payload = Payload::not_readable(payload.clone(), place.to_string(), reason);
                 }
             },
             Held::Text(text, refused) => match self.open(text, &place) {

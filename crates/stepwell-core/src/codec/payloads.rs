@@ -109,7 +109,7 @@ pub(crate) fn transition(transition: &mut Transition, each: Each<'_>) {
     match &mut transition.next {
         Next::Complete(output) => each(Held::Payload(output), Place::Output(task_id)),
         Next::Retry { failure: why, .. } | Next::Fail(why) => {
-            _ = failure(why, Place::Failure(task_id), each)
+            _ = failure(why, Place::Failure(task_id), each);
         }
         Next::Continue { .. }
         | Next::Suspend { .. }
@@ -127,7 +127,7 @@ pub(crate) fn batch(batch: &mut Batch, each: Each<'_>) {
     for ScheduleChange { name, action } in &mut batch.schedules {
         match action {
             ScheduleAction::Create(plan) => {
-                each(Held::Payload(&mut plan.definition), Place::Schedule(name))
+                each(Held::Payload(&mut plan.definition), Place::Schedule(name));
             }
             ScheduleAction::Replace { plan, spawns, .. } => {
                 each(Held::Payload(&mut plan.definition), Place::Schedule(name));

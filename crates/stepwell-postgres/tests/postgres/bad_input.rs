@@ -242,7 +242,7 @@ async fn killed_backends_lose_nothing_and_repeat_nothing() {
                 match client.wait::<u64>(task_id).await {
                     Ok(doubled) => break doubled,
                     Err(stepwell::Error::Store(_)) => {
-                        tokio::time::sleep(Duration::from_millis(1)).await
+                        tokio::time::sleep(Duration::from_millis(1)).await;
                     }
                     Err(error) => panic!("task {number}: {error}"),
                 }

@@ -154,7 +154,7 @@ impl Hub {
                             match ends.remove(&task_id) {
                                 Some(None) => {}
                                 ended_or_missing => {
-                                    self.answer(task_id, &Ok(ended_or_missing.flatten()))
+                                    self.answer(task_id, &Ok(ended_or_missing.flatten()));
                                 }
                             }
                         }
