@@ -45,7 +45,7 @@ impl Scope {
         self
     }
 
-    /// Narrows the scope to the tasks with this [label](labels).
+    /// Narrows the scope to the tasks with this [label](crate::labels).
     pub fn label(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.labels.insert(name.into(), value.into());
         self
@@ -81,7 +81,7 @@ impl Scope {
         &self.labels
     }
 
-    /// Returns the labels as pairs; `None` when one of them is not a [label](labels), so that no
+    /// Returns the labels as pairs; `None` when one of them is not a [label](crate::labels), so that no
     /// task can have it.
     pub fn possible_labels(&self) -> Option<Vec<(&str, &str)>> {
         let pair = |(name, value)| is_label(name, value).then_some((name, value));

@@ -191,7 +191,7 @@ impl SpawnOptions {
     }
 
     /// Pins the task to a version of the code: only workers with the same
-    /// [`code_version`](WorkerOptions::code_version) claim it.
+    /// [`code_version`](crate::WorkerOptions::code_version) claim it.
     pub fn code_version(mut self, version: impl Into<String>) -> Self {
         self.code_version = Some(version.into());
         self
