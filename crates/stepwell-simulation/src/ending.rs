@@ -115,10 +115,7 @@ pub(crate) async fn check(ledger: &Ledger, user: Option<&User>) -> Result<(), Er
     let by_id: BTreeMap<_, _> = tasks.iter().map(|task| (task.task_id, task)).collect();
     let spawned = ledger.books().spawned.clone();
     for (number, task_id) in &spawned {
-        let books = ledger.books();
-        let removed =
-            books.deleted.contains(task_id) || (books.purged && books.ended.contains(task_id));
-        drop(books);
+        let removed = ledger.books().may_be_removed(task_id);
         if !by_id.contains_key(task_id) && !removed && !damaged.contains(task_id) {
             ledger.fail(
                 "lost",
@@ -244,11 +241,9 @@ fn once_by_key(ledger: &Ledger, tasks: &[TaskInfo]) {
             by_key.entry((task.task_type.to_string(), once)).or_default().insert(task.task_id);
         }
     }
-    let removed = |task_id: &TaskId| {
-        books.deleted.contains(task_id) || (books.purged && books.ended.contains(task_id))
-    };
-    let several =
-        by_key.into_iter().find(|(_, tasks)| tasks.len() > 1 && !tasks.iter().any(removed));
+    let several = by_key.into_iter().find(|(_, tasks)| {
+        tasks.len() > 1 && !tasks.iter().any(|task_id| books.may_be_removed(task_id))
+    });
     drop(books);
     if let Some(((task_type, once), tasks)) = several {
         ledger.fail(

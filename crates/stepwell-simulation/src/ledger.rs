@@ -84,6 +84,14 @@ pub(crate) struct Books {
 /// run's worker has had a turn meanwhile.
 const LAST_LOOK: Duration = Duration::from_millis(20);
 
+impl Books {
+    /// Returns whether the task may be gone, because a client has deleted it, or tasks that ended
+    /// were purged.
+    pub(crate) fn may_be_removed(&self, task_id: &TaskId) -> bool {
+        self.deleted.contains(task_id) || self.purged && self.ended.contains(task_id)
+    }
+}
+
 impl Ledger {
     pub(crate) fn new(world: World) -> Self {
         Self { world, books: Mutex::default() }

@@ -187,9 +187,7 @@ impl End {
             Err(committing) => committing,
         }
     }
-}
 
-impl End {
     fn transacted(&self, asked: Transition, transacting: Transacting) -> Transacting {
         match now(self.world.done(transacting)) {
             Ok(Ok(result)) => {
