@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use stepwell::{SpawnOptions, TaskState};
+use stepwell::TaskState;
 
 use crate::setup::Setup;
 use crate::tasks::{self, Probe};
@@ -36,13 +36,13 @@ pub(crate) async fn child(setup: &Setup, tasks: u64) -> Result<()> {
 
     let before = of_this_process("VmRSS:")?;
     for from in (0..tasks).step_by(usize::try_from(CHUNK)?) {
-        let chunk = (from..tasks.min(from + CHUNK)).map(|n| (n, SpawnOptions::new()));
-        client.spawn_many::<tasks::waiting>(chunk).await?;
+        let chunk = (from..tasks.min(from + CHUNK)).map(|n| client.spawn::<tasks::waiting>(n));
+        client.spawn_many(chunk).await?;
     }
     all_suspended(&client, &probe, tasks + 1).await?;
     let after = of_this_process("VmRSS:")?;
 
-    client.emit_event(tasks::EVENT, &1_u64, None).await?;
+    client.emit_event(tasks::EVENT, &1_u64).await?;
     let unfinished = [TaskState::Suspended, TaskState::Pending, TaskState::Running];
     settle(&client, &unfinished, Duration::from_millis(20)).await?;
     worker.shutdown().await;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use stepwell::{Durable, SpawnOptions, SpawnResult, TaskFilter, TaskId, TaskState};
+use stepwell::{Durable, SpawnResult, TaskFilter, TaskId, TaskState};
 use tokio::task::JoinSet;
 
 use crate::backend::Backend;
@@ -76,8 +76,8 @@ pub(crate) async fn w2(setup: &Setup, backend: &Backend) -> Result<f64> {
             let mut took = Duration::ZERO;
             for _ in 0..W2_ROUNDS {
                 let start = Instant::now();
-                let all = (0..W2_TASKS).map(|_| (W2_STEPS, SpawnOptions::new()));
-                for SpawnResult { task_id, .. } in client.spawn_many::<tasks::steps>(all).await? {
+                let all = (0..W2_TASKS).map(|_| client.spawn::<tasks::steps>(W2_STEPS));
+                for SpawnResult { task_id, .. } in client.spawn_many(all).await? {
                     expect(&client, task_id, W2_STEPS).await?;
                 }
                 took += start.elapsed();
@@ -129,12 +129,9 @@ pub(crate) async fn w4(setup: &Setup, backend: &Backend) -> Result<f64> {
     let before = latest(&client).await?;
     let mut last = None;
     for from in (0..W4_TASKS).step_by(usize::try_from(W4_CHUNK)?) {
-        let chunk = (from..W4_TASKS.min(from + W4_CHUNK)).map(|n| (n, SpawnOptions::new()));
-        last = client
-            .spawn_many::<tasks::one_step>(chunk)
-            .await?
-            .last()
-            .map(|spawned| spawned.task_id);
+        let chunk = from..W4_TASKS.min(from + W4_CHUNK);
+        let chunk = chunk.map(|n| client.spawn::<tasks::one_step>(n));
+        last = client.spawn_many(chunk).await?.last().map(|spawned| spawned.task_id);
     }
     let last = last.context("there is no backlog")?;
     let crew = Crew::hire(setup, backend, &client, &probe).await?;
@@ -177,7 +174,7 @@ pub(crate) async fn w5(setup: &Setup, backend: &Backend) -> Result<Resumed> {
     let start = Instant::now();
     let client = backend.open(&probe, setup.telemetry).await?;
     let open = millis(start.elapsed());
-    client.emit_event(tasks::EVENT, &1_u64, None).await?;
+    client.emit_event(tasks::EVENT, &1_u64).await?;
     let start = Instant::now();
     let worker = client.start_worker(setup.worker()).await;
     let caller = tokio::spawn({
@@ -255,7 +252,7 @@ pub(crate) async fn expect(client: &Durable, task_id: TaskId, output: u64) -> Re
 pub(crate) async fn settle(client: &Durable, states: &[TaskState], pause: Duration) -> Result<()> {
     for state in states {
         let filter = TaskFilter { state: Some(*state), limit: 1, ..TaskFilter::default() };
-        while !client.tasks(filter.clone()).await?.is_empty() {
+        while !client.tasks(filter.clone()).await?.items.is_empty() {
             tokio::time::sleep(pause).await;
         }
     }
@@ -265,7 +262,7 @@ pub(crate) async fn settle(client: &Durable, states: &[TaskState], pause: Durati
 /// The task that was spawned last; none when the store is empty.
 async fn latest(client: &Durable) -> Result<Option<TaskId>> {
     let filter = TaskFilter { limit: 1, ..TaskFilter::default() };
-    Ok(client.tasks(filter).await?.first().map(|task| task.task_id))
+    Ok(client.tasks(filter).await?.items.first().map(|task| task.task_id))
 }
 
 /// Checks that after that task so many were spawned, and all are completed in their first attempt.
@@ -275,7 +272,7 @@ pub(crate) async fn check(client: &Durable, before: Option<TaskId>, tasks: u64) 
     // Their ids are in the order of time, and the latest come first.
     'pages: loop {
         let page = client.tasks(filter.clone()).await?;
-        for task in &page {
+        for task in &page.items {
             let (id, state, attempt) = (task.task_id, task.state, task.attempt);
             if before == Some(id) {
                 break 'pages;
@@ -284,7 +281,7 @@ pub(crate) async fn check(client: &Durable, before: Option<TaskId>, tasks: u64) 
             ensure!(attempt == 1, "the task {id} took {attempt} attempts");
             completed += 1;
         }
-        let Some(last) = page.last() else { break };
+        let Some(last) = page.items.last() else { break };
         filter.before = Some(last.task_id);
     }
     ensure!(completed == tasks, "{completed} tasks completed instead of {tasks}");

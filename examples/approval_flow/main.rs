@@ -10,8 +10,8 @@ use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Parser, Subcommand};
 use serde::{Deserialize, Serialize};
 use stepwell::{
-    ApprovalInfo, Decision, Durable, Error, Export, SpawnOptions, TaskContext, TaskError,
-    TaskFilter, TaskId, TaskResult, TaskState, Worker, WorkerOptions,
+    ApprovalFilter, ApprovalInfo, Decision, Durable, Error, Export, SpawnOptions, TaskContext,
+    TaskError, TaskFilter, TaskId, TaskResult, TaskState, Worker, WorkerOptions,
 };
 
 /// Expense reports that wait for approval, and move between databases
@@ -105,7 +105,7 @@ async fn run(Cli { database, command }: Cli) -> Result<()> {
             for expense in expenses {
                 let options =
                     SpawnOptions::new().idempotency_key(&expense.name).label("who", &expense.who);
-                client.spawn_with::<reimburse>(expense, options).await?;
+                client.spawn::<reimburse>(expense).options(options).await?;
             }
             settle(&client, worker).await
         }
@@ -116,7 +116,7 @@ async fn run(Cli { database, command }: Cli) -> Result<()> {
                 Some(reason) => Decision::rejected(by, reason),
                 None => Decision::approved(by, amount),
             };
-            client.decide(approval.task_id, &approval.name, &decision).await?;
+            client.approvals().decide(approval.task_id, &approval.name, &decision).await?;
             let worker = client.start_worker(WorkerOptions::new()).await;
             match client.wait::<u64>(approval.task_id).await {
                 Ok(amount) => println!("{name}: reimbursed {amount}"),
@@ -128,7 +128,12 @@ async fn run(Cli { database, command }: Cli) -> Result<()> {
         Command::Export { folder } => {
             fs::create_dir_all(&folder)
                 .with_context(|| format!("could not make {}", folder.display()))?;
-            for approval in client.approvals(None, usize::MAX).await? {
+            for approval in client
+                .approvals()
+                .list(ApprovalFilter { limit: usize::MAX, ..ApprovalFilter::default() })
+                .await?
+                .items
+            {
                 let export = client.export(approval.task_id).await?.with("from", path);
                 let file = folder.join(format!("{}.json", approval.task_id));
                 write(&file, &export.to_json()?)?;
@@ -162,7 +167,7 @@ async fn run(Cli { database, command }: Cli) -> Result<()> {
 async fn settle(client: &Durable, worker: Worker) -> Result<()> {
     for state in [TaskState::Pending, TaskState::Running] {
         let filter = TaskFilter { state: Some(state), limit: 1, ..TaskFilter::default() };
-        while !client.tasks(filter.clone()).await?.is_empty() {
+        while !client.tasks(filter.clone()).await?.items.is_empty() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
@@ -171,7 +176,12 @@ async fn settle(client: &Durable, worker: Worker) -> Result<()> {
 }
 
 async fn list(client: &Durable) -> Result<()> {
-    for approval in client.approvals(None, usize::MAX).await? {
+    for approval in client
+        .approvals()
+        .list(ApprovalFilter { limit: usize::MAX, ..ApprovalFilter::default() })
+        .await?
+        .items
+    {
         let Expense { name, who, amount, currency } = approval.request.decode()?;
         let assignee = approval.assignee.unwrap_or_default();
         println!(
@@ -185,7 +195,11 @@ async fn list(client: &Durable) -> Result<()> {
 async fn find(client: &Durable, name: &str) -> Result<ApprovalInfo> {
     let mut behind: Option<TaskId> = None;
     loop {
-        let page = client.approvals(behind, 100).await?;
+        let page = client
+            .approvals()
+            .list(ApprovalFilter { after: behind, limit: 100, ..ApprovalFilter::default() })
+            .await?
+            .items;
         let Some(last) = page.last() else { bail!("nothing named {name:?} waits for a decision") };
         behind = Some(last.task_id);
         for approval in page {

@@ -162,13 +162,13 @@ async fn find_or_spawn(
 ) -> anyhow::Result<(TaskId, Option<TaskState>)> {
     let spawn = || {
         let options = SpawnOptions::new().idempotency_key(import.key());
-        client.spawn_with::<ImportFile>(import.clone(), options)
+        client.spawn::<ImportFile>(import.clone()).options(options)
     };
     let spawned = spawn().await?;
     if spawned.created() {
         return Ok((spawned.task_id, None));
     }
-    let state = client.find(spawned.task_id).await?.state;
+    let state = client.snapshot(spawned.task_id).await?.state;
     if !matches!(state, TaskState::Failed | TaskState::Cancelled) {
         return Ok((spawned.task_id, Some(state)));
     }

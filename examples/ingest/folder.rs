@@ -102,7 +102,7 @@ async fn ingest_file(
 ) -> TaskResult<Outcome> {
     let params = FileParams { ingest: folder.clone(), number, path };
     let options = SpawnOptions::new().max_attempts(ATTEMPTS);
-    let child = ctx.spawn_with::<IngestFile>(("file", number), params, options).await?;
+    let child = ctx.spawn::<IngestFile>(("file", number), params).options(options).await?;
     match ctx.join(&child).await {
         // One file that cannot be ingested does not keep the others from being.
         Err(TaskError::Child { failure, .. }) => Ok(Outcome::Failed(failure.to_string())),

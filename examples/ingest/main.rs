@@ -211,7 +211,7 @@ async fn find_or_spawn(client: &Durable, folder: &str, max_size: i64) -> anyhow:
         limit: 1,
         ..TaskFilter::default()
     };
-    let latest: Option<TaskInfo> = client.tasks(filter).await?.pop();
+    let latest: Option<TaskInfo> = client.tasks(filter).await?.items.pop();
     let mut params = FolderParams { folder: folder.to_owned(), run: 1, max_size };
     if let Some(latest) = latest {
         let former: FolderParams = latest.params.decode()?;
@@ -221,7 +221,7 @@ async fn find_or_spawn(client: &Durable, folder: &str, max_size: i64) -> anyhow:
         params.run = former.run + 1;
     }
     let options = SpawnOptions::new().idempotency_key(format!("{queue}#{}", params.run));
-    let spawned = client.spawn_with::<IngestFolder>(params.clone(), options).await?;
+    let spawned = client.spawn::<IngestFolder>(params.clone()).options(options).await?;
     Ok(Ingest { task_id: spawned.task_id, params, continued: !spawned.created() })
 }
 

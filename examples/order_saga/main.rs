@@ -129,9 +129,9 @@ async fn run(args: &Args, path: &Path) -> anyhow::Result<ExitCode> {
     let mut known = 0;
     for order in &orders {
         let options = SpawnOptions::new().idempotency_key(&order.id);
-        let task = client.start_workflow(workflow::ORDER, order, options).await?;
+        let task = client.spawn_workflow(workflow::ORDER, order).options(options).await?;
         if !task.created() {
-            let started = client.find(task.task_id).await?.input;
+            let started = client.snapshot(task.task_id).await?.input;
             ensure!(
                 started.decode::<Order>()? == *order,
                 "the order {} was started before, and was another: give the changed one an `id` of \

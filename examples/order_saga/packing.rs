@@ -24,7 +24,7 @@ pub(crate) async fn pack(client: &Durable, orders: usize) -> Result<Infallible, 
     let mut packed = HashSet::new();
     loop {
         for task in client.tasks(waiting.clone()).await? {
-            let at = client.find(task.task_id).await?.current_step;
+            let at = client.snapshot(task.task_id).await?.current_step;
             if at.as_deref() == Some(PACKED) && packed.insert(task.task_id) {
                 match client
                     .send(task.task_id, PACKED, &Parcel { packed_by: "table 1".into() })

@@ -28,7 +28,7 @@ use anyhow::{Context, ensure};
 use clap::{Parser, Subcommand};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use stepwell::{DATABASE_URL_VARIABLE, Durable, RetryStrategy, SpawnOptions, WorkerOptions};
+use stepwell::{DATABASE_URL_VARIABLE, Durable, RetryStrategy, WorkerOptions};
 
 use crate::event::CarrierEvent;
 use crate::track::{Outcome, Shipment, TrackShipment};
@@ -115,10 +115,10 @@ async fn work(database: &str, path: &Path) -> anyhow::Result<ExitCode> {
     client.register::<TrackShipment>().await?;
 
     let tasks = shipments.into_iter().map(|shipment| {
-        let options = SpawnOptions::new().idempotency_key(shipment.tracking.as_str());
-        (shipment, options)
+        let tracking = shipment.tracking.clone();
+        client.spawn::<TrackShipment>(shipment).idempotency_key(tracking)
     });
-    let tasks = client.spawn_many::<TrackShipment>(tasks).await?;
+    let tasks = client.spawn_many(tasks).await?;
     let known = tasks.iter().filter(|task| !task.created()).count();
     if known > 0 {
         eprintln!("{known} of the {} shipments were followed before.", tasks.len());
@@ -153,7 +153,7 @@ async fn emit(database: &str, path: &Path) -> anyhow::Result<()> {
     let (mut emitted, mut known) = (0, 0);
     for event in lines::read::<CarrierEvent>(path)? {
         let event = event?;
-        if client.emit_event(event.name(), &event, None).await? {
+        if client.emit_event(event.name(), &event).await? {
             emitted += 1;
             print(&format!("{}\n", event.name()))?;
         } else {

@@ -137,9 +137,16 @@ async fn write(path: &Path) -> BTreeMap<TaskId, String> {
     ] {
         let options =
             SpawnOptions::new().label("kind", kind).idempotency_key(kind).concurrency_key(kind);
-        tasks.push((client.spawn_named("work", &kind, options).await.unwrap().task_id, state));
+        tasks.push((
+            client.spawn_named("work", &kind).options(options).await.unwrap().task_id,
+            state,
+        ));
     }
-    client.put_schedule_named(Schedule::cron("yearly", "@yearly"), "work", &"ends").await.unwrap();
+    client
+        .schedules()
+        .put_named(Schedule::cron("yearly", "@yearly"), "work", &"ends")
+        .await
+        .unwrap();
     let worker = client.start_worker(WorkerOptions::new()).await;
     for (task, state) in &tasks {
         let is_there = async |task| {

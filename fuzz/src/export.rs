@@ -53,7 +53,7 @@ async fn is_taken_in(
     let process = harness.start_on(store, |builder| builder).await.unwrap();
     let task_id = export.record.info.task_id;
     let listed =
-        async |process: &Process| process.tasks(TaskFilter::default()).await.unwrap().len();
+        async |process: &Process| process.tasks(TaskFilter::default()).await.unwrap().items.len();
     match process.import(export.clone()).await {
         Ok(imported) => assert_eq!(imported, task_id),
         Err(error) => {

@@ -90,10 +90,11 @@ impl World {
         process.start_worker(worker_options()).await;
         let options =
             |tenant: &str| SpawnOptions::new().scope(scope(tenant)).label("tenant", tenant);
-        let own = process.spawn_named("asks", &"a", options("acme")).await.unwrap().task_id;
-        let ended = process.spawn_named("double", &7, options("acme")).await.unwrap().task_id;
+        let own = process.spawn_named("asks", &"a").options(options("acme")).await.unwrap().task_id;
+        let ended =
+            process.spawn_named("double", &7).options(options("acme")).await.unwrap().task_id;
         let secret = options("evil").header("note", SECRET).idempotency_key(SECRET);
-        let other = process.spawn_named("asks", &SECRET, secret).await.unwrap().task_id;
+        let other = process.spawn_named("asks", &SECRET).options(secret).await.unwrap().task_id;
         process.send(other, "topic", &SECRET).await.unwrap();
         process.wait::<u64>(ended).await.unwrap();
         tokio::time::sleep(Duration::from_secs(1)).await;

@@ -11,8 +11,8 @@ use std::time::Duration;
 use arbitrary::{Arbitrary, Unstructured};
 use stepwell::testing::{Harness, Process, worker_options};
 use stepwell::{
-    BoxFuture, Decision, Entry, Export, Key, Kind, LogLevel, Name, Outcome, Payload, RetryStrategy,
-    SpawnOptions, TaskContext, TaskId, TaskResult, TaskState,
+    ApprovalFilter, BoxFuture, Decision, Entry, Export, Key, Kind, LogLevel, Name, Outcome,
+    Payload, RetryStrategy, SpawnOptions, TaskContext, TaskId, TaskResult, TaskState,
 };
 
 use crate::{in_virtual_time, said};
@@ -103,7 +103,7 @@ pub(crate) fn run(data: &[u8]) {
         let (first, ran) = (Harness::new(), Ran::default());
         let process = start(&first, &program, &ran).await;
         let options = SpawnOptions::new().max_attempts(3).retry(RetryStrategy::fixed(60 * SECOND));
-        let task = process.spawn_named("program", &(), options).await.unwrap().task_id;
+        let task = process.spawn_named("program", &()).options(options).await.unwrap().task_id;
         tokio::time::sleep(60 * SECOND * u32::from(minutes)).await;
         let mut export = process.export(task).await.unwrap();
         process.kill().await;
@@ -177,8 +177,7 @@ fn perform<'a>(
             Op::Receive => ctx.recv("topic", HOUR).await,
             Op::Emit => ctx.emit_event(name, &1).await.map(|()| 1),
             Op::Child => {
-                let child =
-                    ctx.spawn_named::<_, u64>(name, "child", &3_u64, SpawnOptions::new()).await?;
+                let child = ctx.spawn_named::<_, u64>(name, "child", &3_u64).await?;
                 ctx.join(&child).await
             }
             Op::Value => {
@@ -291,7 +290,7 @@ async fn goes_on(program: &Arc<Vec<Op>>, task: TaskId, export: Export) {
         said(error, 0);
         return;
     }
-    process.emit_event("event", &1_u64, None).await.unwrap();
+    process.emit_event("event", &1_u64).await.unwrap();
     for number in 0..LONGEST {
         process.send(task, "topic", &number).await.unwrap_or_default();
     }
@@ -300,9 +299,15 @@ async fn goes_on(program: &Arc<Vec<Op>>, task: TaskId, export: Export) {
         if state().await.is_finished() {
             break;
         }
-        for approval in process.approvals(None, 10).await.unwrap() {
+        for approval in process
+            .approvals()
+            .list(ApprovalFilter { limit: 10, ..ApprovalFilter::default() })
+            .await
+            .unwrap()
+            .items
+        {
             let decision = Decision::approved("ada", 1_u64);
-            process.decide(task, &approval.name, &decision).await.unwrap_or_default();
+            process.approvals().decide(task, &approval.name, &decision).await.unwrap_or_default();
         }
         tokio::time::sleep(HOUR).await;
     }

@@ -55,12 +55,12 @@ fn is_the_same_from_anywhere(
 
 async fn is_kept(schedule: Schedule, input: usize) {
     let process = Harness::new().start().await;
-    let put = process.put_schedule_named(schedule, "type", &()).await;
+    let put = process.schedules().put_named(schedule, "type", &()).await;
     if let Err(error) = put {
         said(error, input);
-        return assert_eq!(process.schedules().await.unwrap(), []);
+        return assert_eq!(process.schedules().list().await.unwrap(), []);
     }
-    let kept = process.schedule("fuzz").await.unwrap().unwrap();
+    let kept = process.schedules().get("fuzz").await.unwrap().unwrap();
     let json = serde_json::to_string(&kept).unwrap();
     assert_eq!(serde_json::from_str::<ScheduleInfo>(&json).unwrap(), kept);
     assert!(kept.next_tick <= kept.next_at);

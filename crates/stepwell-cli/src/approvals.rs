@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use serde_json::Value;
-use stepwell::{ApprovalInfo, Durable, Page, Scope};
+use stepwell::{ApprovalFilter, ApprovalInfo, Durable, Page};
 
 use crate::args::{Approvals, Decision};
 use crate::input;
@@ -25,15 +25,15 @@ pub(crate) async fn run(client: &Durable, command: Approvals, screen: &Screen) -
                     brief(&approval.request, REQUEST),
                 ]
             });
-            let mut behind = None;
+            let mut after = None;
             loop {
-                let Page { items, next } =
-                    client.approvals_in(Scope::default(), behind, limit).await?;
+                let filter = ApprovalFilter { after, limit, ..ApprovalFilter::default() };
+                let Page { items, next } = client.approvals().list(filter).await?;
                 list.add(&items)?;
                 limit -=
                     items.chunk_by(|one, other| one.task_id == other.task_id).count().min(limit);
                 match next {
-                    Some(_) if limit > 0 => behind = next,
+                    Some(_) if limit > 0 => after = next,
                     _ => break,
                 }
             }
@@ -43,11 +43,12 @@ pub(crate) async fn run(client: &Durable, command: Approvals, screen: &Screen) -
         Approvals::Approve { task_id, name, value, decision: Decision { by, reason } } => {
             let value = input::json(value.as_deref())?;
             let decision = stepwell::Decision::Approved { by, reason, value };
-            client.decide(task_id, &name, &decision).await?;
+            client.approvals().decide(task_id, &name, &decision).await?;
             screen.done(&format!("approved {name} of {task_id}"))
         }
         Approvals::Reject { task_id, name, decision: Decision { by, reason } } => {
             client
+                .approvals()
                 .decide(task_id, &name, &stepwell::Decision::<Value>::Rejected { by, reason })
                 .await?;
             screen.done(&format!("rejected {name} of {task_id}"))

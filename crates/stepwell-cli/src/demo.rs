@@ -15,8 +15,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 use stepwell::{
-    Durable, Error, Kind, LogLevel, SpawnOptions, TaskContext, TaskError, TaskId, TaskResult,
-    TaskState, WorkerOptions,
+    ApprovalFilter, Durable, Error, Kind, LogLevel, SpawnOptions, TaskContext, TaskError, TaskId,
+    TaskResult, TaskState, WorkerOptions,
 };
 use stepwell_server::{ServeError, Server};
 use tokio::process::{Child, Command};
@@ -204,7 +204,7 @@ async fn tour(folder: &Path, options: Demo, screen: &Screen) -> Result<ExitCode>
     let mut tasks = Vec::new();
     for new in orders() {
         let options = SpawnOptions::new().max_attempts(3).label("customer", new.customer.clone());
-        tasks.push(client.spawn_with::<order>(new, options).await?.task_id);
+        tasks.push(client.spawn::<order>(new).options(options).await?.task_id);
     }
     screen.done(&format!("{} orders are spawned", tasks.len()))?;
     let mut worker = start_worker(folder)?;
@@ -254,7 +254,15 @@ async fn finish(client: &Durable, tasks: &[TaskId], screen: &Screen) -> Result<b
         let asks = order.cents > 50_000;
         let task = loop {
             let task = client.task(*task_id).await?.ok_or(Error::NotFound(*task_id))?;
-            if task.state.is_finished() || (asks && !client.approvals(None, 10).await?.is_empty()) {
+            if task.state.is_finished()
+                || (asks
+                    && !client
+                        .approvals()
+                        .list(ApprovalFilter { limit: 10, ..ApprovalFilter::default() })
+                        .await?
+                        .items
+                        .is_empty())
+            {
                 break task;
             }
             tokio::time::sleep(EVERY).await;

@@ -9,7 +9,7 @@ use crate::screen::{Screen, moment, or_dash};
 pub(crate) async fn run(client: &Durable, command: Queues, screen: &Screen) -> Result<()> {
     match command {
         Queues::List => {
-            let queues = client.queues().await?;
+            let queues = client.queues().list().await?;
             let columns = [
                 "QUEUE",
                 "STATE",
@@ -44,16 +44,16 @@ pub(crate) async fn run(client: &Durable, command: Queues, screen: &Screen) -> R
             )
         }
         Queues::Pause { queue } => {
-            client.pause_queue(&queue).await?;
+            client.queues().pause(&queue).await?;
             screen.done(&format!("paused {queue}"))
         }
         Queues::Resume { queue } => {
-            client.resume_queue(&queue).await?;
+            client.queues().resume(&queue).await?;
             screen.done(&format!("resumed {queue}"))
         }
         Queues::Set { queue, max_running, max_running_per_worker, rate } => {
             let limits = QueueLimits { max_running, max_running_per_worker, rate };
-            client.limit_queue(&queue, limits).await?;
+            client.queues().limit(&queue, limits).await?;
             screen.done(&format!("set the limits of {queue}"))
         }
     }

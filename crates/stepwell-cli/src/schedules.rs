@@ -9,7 +9,7 @@ use crate::screen::{Screen, moment, or_dash};
 pub(crate) async fn run(client: &Durable, command: Schedules, screen: &Screen) -> Result<()> {
     match command {
         Schedules::List => {
-            let schedules = client.schedules().await?;
+            let schedules = client.schedules().list().await?;
             let columns = ["NAME", "TYPE", "TIMING", "NEXT", "LAST", "LAST TASK"];
             screen.list(&schedules, columns, "no schedules", |schedule| {
                 let timing = match &schedule.timing {
@@ -33,19 +33,19 @@ pub(crate) async fn run(client: &Durable, command: Schedules, screen: &Screen) -
             })
         }
         Schedules::Pause { name } => {
-            client.pause_schedule(&name).await?;
+            client.schedules().pause(&name).await?;
             screen.done(&format!("paused {name}"))
         }
         Schedules::Resume { name } => {
-            client.resume_schedule(&name).await?;
+            client.schedules().resume(&name).await?;
             screen.done(&format!("resumed {name}"))
         }
         Schedules::Trigger { name } => {
-            let task_id = client.trigger_schedule(&name).await?.task_id;
+            let task_id = client.schedules().trigger(&name).await?.task_id;
             screen.show(&serde_json::json!({ "task_id": task_id }), || task_id.to_string())
         }
         Schedules::Delete { name } => {
-            client.delete_schedule(&name).await?;
+            client.schedules().delete(&name).await?;
             screen.done(&format!("deleted {name}"))
         }
     }

@@ -40,12 +40,14 @@ pub(crate) async fn run(client: &Durable, command: Tasks, screen: &Screen) -> Re
             options = set(options, max_attempts, SpawnOptions::max_attempts);
             options = set(options, idempotency_key, SpawnOptions::idempotency_key);
             options = set(options, concurrency_key, SpawnOptions::concurrency_key);
-            options = set(options, delay.map(Into::into), SpawnOptions::start_after);
+            options = set(options, delay.map(Into::into), SpawnOptions::delay);
             options = labels
                 .into_iter()
                 .fold(options, |options, (name, value)| options.label(name, value));
-            let spawned =
-                client.spawn_named(&task_type, &input::json(params.as_deref())?, options).await?;
+            let spawned = client
+                .spawn_named(&task_type, &input::json(params.as_deref())?)
+                .options(options)
+                .await?;
             let json = serde_json::json!({ "task_id": spawned.task_id, "disposition": spawned.disposition });
             screen.show(&json, || match spawned.disposition {
                 Disposition::Created => spawned.task_id.to_string(),
@@ -136,7 +138,7 @@ async fn list(client: &Durable, filter: Filter, screen: &Screen) -> Result<()> {
         ]
     });
     let next = loop {
-        let Page { items, next } = client.page_of_tasks(filter.clone()).await?;
+        let Page { items, next } = client.tasks(filter.clone()).await?;
         list.add(&items)?;
         filter.limit -= items.len().min(filter.limit);
         match next {
@@ -162,6 +164,6 @@ async fn look(client: &Durable, task_id: TaskId) -> Result<Shown> {
         logs: LogLine::all(&journal),
         journal,
         waits,
-        children: client.tasks(children).await?,
+        children: client.tasks(children).await?.items,
     })
 }

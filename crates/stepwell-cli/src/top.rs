@@ -66,10 +66,10 @@ async fn show(client: &Durable, interval: Duration, screen: &Screen) -> Result<(
 async fn look(client: &Durable) -> Result<View> {
     let of = |state| TaskFilter { state: Some(state), limit: TASKS, ..TaskFilter::default() };
     Ok(View {
-        queues: client.queues().await?,
-        workers: client.workers().await?,
-        running: client.tasks(of(TaskState::Running)).await?,
-        failed: client.tasks(of(TaskState::Failed)).await?,
+        queues: client.queues().list().await?,
+        workers: client.workers().list().await?,
+        running: client.tasks(of(TaskState::Running)).await?.items,
+        failed: client.tasks(of(TaskState::Failed)).await?.items,
     })
 }
 

@@ -9,7 +9,7 @@ use crate::screen::{Screen, moment, or_dash};
 pub(crate) async fn run(client: &Durable, command: Workers, screen: &Screen) -> Result<()> {
     match command {
         Workers::List => {
-            let workers = client.workers().await?;
+            let workers = client.workers().list().await?;
             let columns = ["WORKER", "NAME", "STATE", "RUNNING", "QUEUES", "VERSION", "SINCE"];
             screen.list(&workers, columns, "no workers", |worker| {
                 let queues: Vec<_> = worker.queues.iter().map(Name::as_str).collect();
@@ -25,7 +25,7 @@ pub(crate) async fn run(client: &Durable, command: Workers, screen: &Screen) -> 
             })
         }
         Workers::Drain { worker_id } => {
-            client.drain_worker(worker_id).await?;
+            client.workers().drain(worker_id).await?;
             screen.done(&format!("told {worker_id} to end what it runs and to stop"))
         }
     }

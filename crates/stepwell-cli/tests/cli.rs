@@ -36,7 +36,7 @@ async fn order(item: String, ctx: TaskContext) -> TaskResult<String> {
         })
         .await?;
     }
-    let child = ctx.spawn_named::<_, String>("parcel", "ship", &item, SpawnOptions::new()).await?;
+    let child = ctx.spawn_named::<_, String>("parcel", "ship", &item).await?;
     Ok(format!("{receipt}, {}", ctx.join(&child).await?))
 }
 
@@ -68,7 +68,7 @@ async fn next_millisecond() {
     }
 }
 
-async fn spawned(spawn: impl Future<Output = Result<SpawnResult, Error>>) -> TaskId {
+async fn spawned(spawn: impl IntoFuture<Output = Result<SpawnResult, Error>>) -> TaskId {
     next_millisecond().await;
     spawn.await.unwrap().task_id
 }
@@ -89,11 +89,12 @@ impl World {
         client.register::<refund>().await.unwrap();
         client.start_worker(WorkerOptions::new()).await;
         let options = || SpawnOptions::new().max_attempts(1).label("tenant", "acme");
-        let shipped = spawned(client.spawn_with::<order>("feather".into(), options())).await;
+        let shipped = spawned(client.spawn::<order>("feather".into()).options(options())).await;
         client.wait::<String>(shipped).await.unwrap();
-        let failed =
-            spawned(client.spawn_with::<order>("anvil".into(), options().idempotency_key("a-1")))
-                .await;
+        let failed = spawned(
+            client.spawn::<order>("anvil".into()).options(options().idempotency_key("a-1")),
+        )
+        .await;
         client.wait::<String>(failed).await.unwrap_err();
         let mut refunds = Vec::new();
         for amount in [5, 7, 9] {
@@ -101,11 +102,11 @@ impl World {
             suspended(&client, task).await;
             refunds.push(task);
         }
-        let options = SpawnOptions::new().queue("slow").start_after(Duration::from_secs(86_400));
-        let later = spawned(client.spawn_named("order", "ox", options)).await;
+        let options = SpawnOptions::new().queue("slow").delay(Duration::from_secs(86_400));
+        let later = spawned(client.spawn_named("order", "ox").options(options)).await;
         let nightly = Schedule::cron("nightly", "30 2 * * *").time_zone("Europe/Berlin");
-        client.put_schedule::<order>(nightly, "stock".into()).await.unwrap();
-        client.pause_schedule("nightly").await.unwrap();
+        client.schedules().put::<order>(nightly, "stock".into()).await.unwrap();
+        client.schedules().pause("nightly").await.unwrap();
         client.shutdown(Duration::from_secs(10)).await;
         Self { dir, shipped, failed, refunds, later }
     }

@@ -1,6 +1,7 @@
 //! The context: a task's access to its own durable execution.
 
 pub(crate) mod approval;
+pub(crate) mod children;
 pub(crate) mod item_progress;
 pub(crate) mod item_work;
 pub(crate) mod items;
@@ -27,19 +28,14 @@ use crate::base::journal::{Key, Kind, Outcome, to_payload};
 use crate::base::name::{Name, StepName};
 use crate::base::payload::Payload;
 use crate::base::time::{Timestamp, after};
-use crate::context::task::Task;
 use crate::engine::run::Run;
-use crate::engine::run::child::{self, Child, Disposition};
 use crate::engine::run::compensation::{Cleanup, Record};
 use crate::engine::run::delivery::Delivery;
 use crate::engine::run::operations::{Effect, Request, Work};
 use crate::engine::run::outcome::read_arrival;
-use crate::engine::run::outcome::read_child;
 use crate::engine::run::outcome::read_step;
 use crate::engine::run::step::Step;
 use crate::engine::task_error::{TaskError, TaskResult};
-use crate::observe::trace;
-use crate::store::spawn_options::SpawnOptions;
 use crate::store::{Headers, NewEvent, NewMessage};
 
 /// A task's handle on its own durable execution.
@@ -302,140 +298,6 @@ impl TaskContext {
             Ok((Payload::null(), Effect::Send(send)))
         };
         self.finished(Kind::Send, &topic.into(), send, |_, _| Ok(()))
-    }
-
-    /// Spawns a child task, exactly once, with the next commit of this task.
-    ///
-    /// The child is cancelled when this task is.
-    ///
-    /// A spawn with an [idempotency key](SpawnOptions::idempotency_key) may be answered with an
-    /// existing task of any origin, and so may a [coalesced](SpawnOptions::coalesced) one.
-    /// [`Child::disposition`] returns which task it is. Such a spawn is answered when it is
-    /// durable, which takes a commit of its own. The existing task can be joined like a child. It
-    /// is not cancelled with this task unless this task spawned it.
-    ///
-    /// # Errors
-    /// [`TaskError::Payload`] when the parameters cannot be written; [`TaskError::Step`] when the
-    /// spawn asks to be [rejected](crate::Coalesce::Reject) while another task waits to start.
-    pub fn spawn<T: Task>(
-        &self,
-        name: impl Into<StepName>,
-        params: T::Params,
-    ) -> Delivery<Child<T::Output>> {
-        self.spawn_with::<T>(name, params, SpawnOptions::default())
-    }
-
-    /// Spawns a child task as [`TaskContext::spawn`] does, with options.
-    ///
-    /// # Errors
-    /// The errors of [`TaskContext::spawn`]; [`TaskError::Name`] when the options hold an invalid
-    /// name.
-    pub fn spawn_with<T: Task>(
-        &self,
-        name: impl Into<StepName>,
-        params: T::Params,
-        options: SpawnOptions,
-    ) -> Delivery<Child<T::Output>> {
-        let params = |key: &Key| {
-            Payload::encode_proven(&params, self.max_payload_bytes())
-                .map_err(|source| TaskError::Payload { name: key.name.to_string(), source })
-        };
-        self.spawn_encoded(name, T::NAME, params, options)
-    }
-
-    /// Spawns a child task of a type that is known by its name only.
-    ///
-    /// # Errors
-    /// The errors of [`TaskContext::spawn_with`].
-    pub fn spawn_named<P: Serialize + ?Sized, O>(
-        &self,
-        name: impl Into<StepName>,
-        task_type: &str,
-        params: &P,
-        options: SpawnOptions,
-    ) -> Delivery<Child<O>> {
-        self.spawn_encoded(name, task_type, |key| self.encode(&key.name, params), options)
-    }
-
-    fn spawn_encoded<O>(
-        &self,
-        name: impl Into<StepName>,
-        task_type: &str,
-        params: impl FnOnce(&Key) -> TaskResult<Payload>,
-        options: SpawnOptions,
-    ) -> Delivery<Child<O>> {
-        let spawn = |key: &Key| {
-            let params = params(key)?;
-            let task_type = Name::new(task_type)?;
-            let misfit = |source| TaskError::Payload { name: key.label(), source };
-            self.run.engine.registry.check(&task_type, &params).map_err(misfit)?;
-            // A child without a queue of its own goes to the queue of its parent.
-            let options = match options.queue {
-                Some(_) => options,
-                None => options.queue(self.run.queue.to_string()),
-            };
-            let options = match options.scope.is_all() {
-                true => options.within(self.run.scope.clone()),
-                false => options,
-            };
-            let new = || -> TaskResult<_> {
-                self.run.engine.new_task(task_type.clone(), params, options, Some(self.task_id))
-            };
-            // A replay spawns nothing.
-            let replays = self.run.operations().is_replaying();
-            let task = if replays {
-                new()?
-            } else {
-                trace::carried(&trace::spawn(task_type.as_str()), new)?
-            };
-            let run = &self.run;
-            if task.concurrency_key.is_some()
-                && (&task.concurrency_key, &task.scope) == (&run.concurrency_key, &run.scope)
-            {
-                run.operations().lines_up(key);
-            }
-            // The store decides about a spawn that it may answer with an existing task.
-            Ok(if task.idempotency_key.is_some() || task.coalesce.is_some() {
-                Request::Gate(Some(Work::Spawn(Box::new(task))))
-            } else {
-                Request::Finished(child::created(task.task_id), Effect::Spawn(Box::new(task)))
-            })
-        };
-        Delivery::new(&self.run, self.run.begin(Kind::Spawn, &name.into()), spawn, Child::read)
-    }
-
-    /// Waits for a child's output.
-    ///
-    /// # Errors
-    /// [`TaskError::Child`] when the child failed, was cancelled or was deleted.
-    /// [`TaskError::JoinsItself`] when the spawn was answered with this very task.
-    /// [`TaskError::JoinsBlocked`] when the join could never end, in one of two cases:
-    ///
-    /// - The child has this task's concurrency key, and therefore does not begin before this task
-    ///   has ended.
-    /// - This task waits only for the ends of other tasks, which wait in turn for this task to end.
-    pub fn join<T: DeserializeOwned>(&self, child: &Child<T>) -> Delivery<T> {
-        let task_id = child.task_id();
-        let target = |key: &Key| {
-            if task_id == self.task_id {
-                return Err(TaskError::JoinsItself { name: key.label() });
-            }
-            // An existing task may have another key, or have ended.
-            let is_new = child.disposition() != Disposition::Existing;
-            if is_new && self.run.operations().is_behind(child.spawn()) {
-                let concurrency_key = self.run.concurrency_key.as_ref().map(ToString::to_string);
-                return Err(TaskError::JoinsBlocked {
-                    name: child.spawn().label(),
-                    task_id,
-                    concurrency_key,
-                });
-            }
-            let target = Some(Name::new(task_id.to_string())?);
-            Ok(Request::Wait { target, due_at: None })
-        };
-        let name = StepName::derived(format!("{}:{task_id}", child.spawn().name));
-        let key = self.run.begin(Kind::Child, &name);
-        Delivery::new(&self.run, key, target, read_child)
     }
 
     /// Records a cleanup before an operation that needs it.

@@ -36,7 +36,7 @@ use node::{Body, Calls, Handler, Loop, Node, Running, Step};
 /// ```
 /// # use std::time::Duration;
 /// # use serde::{Deserialize, Serialize};
-/// # use stepwell_core::{Client, Error, SpawnOptions, TaskId, Workflow, WorkflowContext};
+/// # use stepwell_core::{Client, Error, TaskId, Workflow, WorkflowContext};
 /// # #[derive(Serialize, Deserialize)] struct Order { total: u64, country: String }
 /// # async fn charge(_key: String, total: u64) -> anyhow::Result<u64> { Ok(total) }
 /// # async fn refund(_receipt: u64) -> anyhow::Result<()> { Ok(()) }
@@ -62,7 +62,7 @@ use node::{Body, Calls, Handler, Loop, Node, Running, Step};
 ///     .wait_for_signal("received", Duration::from_secs(30 * 24 * 3600));
 /// client.register_workflow(order).await?;
 /// let order = Order { total: 7, country: "DE".into() };
-/// let task = client.start_workflow("order", &order, SpawnOptions::new()).await?;
+/// let task = client.spawn_workflow("order", &order).await?;
 /// client.send(task.task_id, "received", &"by the neighbours").await?;
 /// # Ok(())
 /// # }

@@ -74,7 +74,7 @@ use crate::timeline::Timeline;
 pub use sqlx;
 
 pub use crate::options::PostgresOptions;
-pub use crate::transaction::{ClientExt, TransactionExt};
+pub use crate::transaction::TransactionExt;
 pub use crate::work::Work;
 
 /// The maximum number of connections for queries, beside the two for batches.

@@ -5,11 +5,11 @@ use std::any::Any;
 use futures_util::future::BoxFuture;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgConnection;
+use sqlx::{AssertSqlSafe, Postgres, Transaction};
 use stepwell_core::{
-    Asked, Client, Delivery, Error, Guarded, Payload, SpawnOptions, SpawnResult, StepName,
-    StoreError, Task, TaskContext, async_trait,
+    Client, Delivery, Emit, Error, Guarded, Payload, Spawn, SpawnRequest, SpawnResult, StepName,
+    StoreError, TaskContext, UserTransaction,
 };
 
 use crate::PostgresStore;
@@ -72,74 +72,6 @@ impl TransactionExt for TaskContext {
     }
 }
 
-/// The extension of [`Client`] with spawns and events within the user's own transactions, for
-/// clients whose store is PostgreSQL.
-///
-/// ```
-/// use stepwell_core::{Client, SpawnOptions};
-/// use stepwell_postgres::{ClientExt, sqlx};
-///
-/// async fn order(client: &Client, pool: &sqlx::PgPool, item: &str) -> anyhow::Result<()> {
-///     let mut tx = pool.begin().await?;
-///     sqlx::query("INSERT INTO orders (item) VALUES ($1)").bind(item).execute(&mut *tx).await?;
-///     client.spawn_named_in(&mut tx, "ship", item, SpawnOptions::new()).await?;
-///     tx.commit().await?; // Either there are both, the order and the task, or neither.
-///     Ok(())
-/// }
-/// ```
-#[async_trait]
-pub trait ClientExt {
-    /// Spawns a task in the user's transaction, which may have any isolation level. The task exists
-    /// when the transaction has committed.
-    ///
-    /// The result is normally a new task. With an idempotency key, the result is the task that has
-    /// the key, if such a task is committed; the call waits for a transaction of another user with
-    /// the same key.
-    ///
-    /// The new task may turn out to be superfluous after the commit: when a client has spawned a
-    /// task with the same key meanwhile, or when a waiting task is reused
-    /// ([`Coalesce::Reuse`](stepwell_core::Coalesce::Reuse)). The new task is then cancelled, its
-    /// failure names the other task, and [`Client::wait`] on it returns the output of the other
-    /// task.
-    ///
-    /// # Errors
-    /// The errors of [`Client::spawn`]; the transaction can then only be rolled back.
-    async fn spawn_in<T: Task>(
-        &self,
-        tx: &mut PgConnection,
-        params: T::Params,
-    ) -> Result<SpawnResult, Error>
-    where
-        T::Params: Sync;
-
-    /// Spawns a task as [`ClientExt::spawn_in`] does, of a task type known by its name, and with
-    /// options.
-    ///
-    /// # Errors
-    /// The errors of [`ClientExt::spawn_in`].
-    async fn spawn_named_in<P: Serialize + Sync + ?Sized>(
-        &self,
-        tx: &mut PgConnection,
-        task_type: &str,
-        params: &P,
-        options: SpawnOptions,
-    ) -> Result<SpawnResult, Error>;
-
-    /// Emits an event in the user's transaction, which may have any isolation level. Tasks receive
-    /// the event after the commit. Only then is it known whether the event is the first one of its
-    /// name; a further event changes nothing.
-    ///
-    /// # Errors
-    /// The errors of [`Client::emit_event`]; the transaction can then only be rolled back.
-    async fn emit_event_in<T: Serialize + Sync + ?Sized>(
-        &self,
-        tx: &mut PgConnection,
-        name: &str,
-        payload: &T,
-        queue: Option<&str>,
-    ) -> Result<(), Error>;
-}
-
 fn store(client: &Client) -> Result<&PostgresStore, Error> {
     (client.store() as &dyn Any).downcast_ref::<PostgresStore>().ok_or_else(|| {
         let reason =
@@ -148,56 +80,78 @@ fn store(client: &Client) -> Result<&PostgresStore, Error> {
     })
 }
 
-#[async_trait]
-impl ClientExt for Client {
-    async fn spawn_in<T: Task>(
-        &self,
-        tx: &mut PgConnection,
-        params: T::Params,
-    ) -> Result<SpawnResult, Error>
-    where
-        T::Params: Sync,
-    {
-        let unfit =
-            |source| Error::Payload { what: format!("the parameters of {}", T::NAME), source };
-        let params = Payload::encode_proven(&params, usize::MAX).map_err(unfit)?;
-        self.spawn_named_in(tx, T::NAME, &params, SpawnOptions::new()).await
-    }
+/// Spawns and events in a transaction on the user's own connection, at any isolation level.
+///
+/// A spawn with an idempotency key is answered with the task that has the key, if such a task is
+/// committed. It waits for another user's transaction that has spawned a task with the same key.
+///
+/// The new task may turn out to be superfluous after the commit: when a client has spawned a task
+/// with the same key meanwhile, or when a waiting task is reused
+/// ([`Coalesce::Reuse`](stepwell_core::Coalesce::Reuse)). The new task is then cancelled, its
+/// failure names the other task, and [`Client::wait`] on it returns the output of the other task.
+///
+/// Only after the commit is it known whether an event is the first one of its name; a further event
+/// changes nothing.
+///
+/// After an error, the transaction can only be rolled back.
+///
+/// ```
+/// use stepwell_core::Client;
+/// use stepwell_postgres::sqlx;
+///
+/// async fn order(client: &Client, pool: &sqlx::PgPool, item: &str) -> anyhow::Result<()> {
+///     let mut tx = pool.begin().await?;
+///     sqlx::query("INSERT INTO orders (item) VALUES ($1)").bind(item).execute(&mut *tx).await?;
+///     client.spawn_named("ship", item).in_tx(&mut tx).await?;
+///     tx.commit().await?; // Either there are both, the order and the task, or neither.
+///     Ok(())
+/// }
+/// ```
+impl<'c> UserTransaction<PostgresStore> for &'c mut PgConnection {
+    type Spawned = BoxFuture<'c, Result<SpawnResult, Error>>;
+    type Emitted = BoxFuture<'c, Result<(), Error>>;
 
-    async fn spawn_named_in<P: Serialize + Sync + ?Sized>(
-        &self,
-        tx: &mut PgConnection,
-        task_type: &str,
-        params: &P,
-        options: SpawnOptions,
-    ) -> Result<SpawnResult, Error> {
-        let shared = &store(self)?.0;
-        let task = self.new_task(task_type, params, options).await?;
-        let asked = Asked::of(&task);
-        match shared.spawn_within(tx, task).await? {
-            Some(spawned) => asked.answer(spawned),
-            None => {
-                Err(StoreError::Backend("the database did not say what became of a spawn".into())
-                    .into())
+    fn spawn(self, spawn: Spawn) -> Self::Spawned {
+        Box::pin(async move {
+            let client = spawn.client().clone();
+            let shared = &store(&client)?.0;
+            let task = spawn.into_task().await?;
+            let request = SpawnRequest::of(&task);
+            match shared.spawn_within(self, task).await? {
+                Some(spawned) => request.answer(spawned),
+                None => {
+                    let reason = "the database did not say what became of a spawn";
+                    Err(StoreError::Backend(reason.into()).into())
+                }
             }
-        }
+        })
     }
 
-    async fn emit_event_in<T: Serialize + Sync + ?Sized>(
-        &self,
-        tx: &mut PgConnection,
-        name: &str,
-        payload: &T,
-        queue: Option<&str>,
-    ) -> Result<(), Error> {
-        let shared = &store(self)?.0;
-        let event = self.new_event(name, payload, queue)?;
-        let sql = format!("SELECT {}.emit_within($1, $2, $3, $4)", shared.options.schema);
-        let query = sqlx::query(AssertSqlSafe(sql)).persistent(shared.options.prepares);
-        let queue = event.queue.as_ref().map_or("", |queue| queue.as_str());
-        let query = query.bind(&shared.options.schema).bind(event.name.as_str());
-        let query = query.bind(queue).bind(event.payload.as_str());
-        query.execute(tx).await.map_err(|error| shared.error_within(error))?;
-        Ok(())
+    fn emit(self, emit: Emit) -> Self::Emitted {
+        Box::pin(async move {
+            let client = emit.client().clone();
+            let shared = &store(&client)?.0;
+            let event = emit.into_event()?;
+            let sql = format!("SELECT {}.emit_within($1, $2, $3, $4)", shared.options.schema);
+            let query = sqlx::query(AssertSqlSafe(sql)).persistent(shared.options.prepares);
+            let queue = event.queue.as_ref().map_or("", |queue| queue.as_str());
+            let query = query.bind(&shared.options.schema).bind(event.name.as_str());
+            let query = query.bind(queue).bind(event.payload.as_str());
+            query.execute(self).await.map_err(|error| shared.error_within(error))?;
+            Ok(())
+        })
+    }
+}
+
+impl<'c> UserTransaction<PostgresStore> for &'c mut Transaction<'_, Postgres> {
+    type Spawned = BoxFuture<'c, Result<SpawnResult, Error>>;
+    type Emitted = BoxFuture<'c, Result<(), Error>>;
+
+    fn spawn(self, spawn: Spawn) -> Self::Spawned {
+        spawn.in_tx::<PostgresStore, &'c mut PgConnection>(self)
+    }
+
+    fn emit(self, emit: Emit) -> Self::Emitted {
+        emit.in_tx::<PostgresStore, &'c mut PgConnection>(self)
     }
 }

@@ -6,8 +6,8 @@ use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use bytes::Bytes;
 use stepwell::{
-    ApprovalInfo, CancellationToken, Durable, Error, Name, Page, Payload, SpawnOptions,
-    SpawnResult, TaskFilter, TaskId, TaskInfo, TaskTypeInfo, Timestamp,
+    ApprovalFilter, ApprovalInfo, CancellationToken, Durable, Error, Name, Page, Payload,
+    SpawnOptions, SpawnResult, TaskFilter, TaskId, TaskInfo, TaskTypeInfo, Timestamp,
 };
 use tokio::sync::mpsc;
 
@@ -147,23 +147,14 @@ impl Call {
     }
 
     /// Returns the caller's tasks that pass a filter, the newest first.
-    pub(crate) async fn tasks(&self, filter: TaskFilter) -> Result<Vec<TaskInfo>, Problem> {
-        Ok(self.page_of_tasks(filter).await?.items)
-    }
-
-    /// Returns the same tasks as [`tasks`](Self::tasks), and `before` of the next page when there
-    /// may be one.
-    pub(crate) async fn page_of_tasks(
-        &self,
-        filter: TaskFilter,
-    ) -> Result<Page<TaskInfo>, Problem> {
+    pub(crate) async fn tasks(&self, filter: TaskFilter) -> Result<Page<TaskInfo>, Problem> {
         if let Some(parent) = filter.parent
             && !self.is_known(parent).await?
         {
             return Ok(Page::default());
         }
         let filter = TaskFilter { scope: self.who.scope.clone(), ..filter };
-        let Page { items: listed, next } = self.app.client.page_of_tasks(filter).await?;
+        let Page { items: listed, next } = self.app.client.tasks(filter).await?;
         let mut items = Vec::with_capacity(listed.len());
         for task in listed {
             if self.is_own(&task) {
@@ -176,16 +167,15 @@ impl Call {
         Ok(Page { items, next })
     }
 
-    /// Returns the approvals that the first `limit` of the caller's tasks after `behind` wait for,
-    /// and `behind` of the next page when there may be one.
+    /// Returns the approvals that the first `limit` of the caller's tasks after `after` wait for.
     pub(crate) async fn approvals(
         &self,
-        behind: Option<TaskId>,
+        after: Option<TaskId>,
         limit: usize,
     ) -> Result<Page<ApprovalInfo>, Problem> {
         let scope = self.who.scope.clone();
-        let Page { items: listed, next } =
-            self.app.client.approvals_in(scope, behind, limit).await?;
+        let filter = ApprovalFilter { scope, after, limit };
+        let Page { items: listed, next } = self.app.client.approvals().list(filter).await?;
         let mut items = Vec::with_capacity(listed.len());
         for approval in listed {
             if self.is_known(approval.task_id).await? {
@@ -210,7 +200,12 @@ impl Call {
             ));
         }
         let scope = if own.is_all() { named } else { own }.clone();
-        Ok(self.app.client.spawn_named(task_type.as_str(), params, options.scope(scope)).await?)
+        Ok(self
+            .app
+            .client
+            .spawn_named(task_type.as_str(), params)
+            .options(options.scope(scope))
+            .await?)
     }
 
     /// Returns the task types that were described. A task type belongs to the program, not to a

@@ -134,7 +134,7 @@ pub(crate) async fn last_of_history(
     while low < high {
         let middle = low + (high - low) / 2;
         let behind = HistoryFilter { task_id: None, after: middle, limit: 1 };
-        match app.client.history(behind).await?.first() {
+        match app.client.history(behind).await?.items.first() {
             Some(entry) if is_so(entry) => low = entry.id,
             _ => high = middle,
         }
@@ -155,9 +155,9 @@ async fn tail(app: Arc<App>, ring: broadcast::Sender<Arc<Page>>, mut last: u64) 
         let next = HistoryFilter { task_id: None, after: last, limit: PAGE };
         let entries = app.client.history(next).await.unwrap_or_else(|error| {
             tracing::warn!(%error, "cannot read the history; trying again");
-            Vec::new()
+            Default::default()
         });
-        match entries.last() {
+        match entries.items.last() {
             Some(entry) => last = entry.id,
             None if app.closing.is_cancelled() => return,
             None => {
@@ -165,7 +165,7 @@ async fn tail(app: Arc<App>, ring: broadcast::Sender<Arc<Page>>, mut last: u64) 
                 continue;
             }
         }
-        let _ = ring.send(Arc::new(Page::new(&entries)));
+        let _ = ring.send(Arc::new(Page::new(&entries.items)));
     }
 }
 
@@ -310,7 +310,7 @@ impl Follower {
     /// read.
     async fn read_on(&mut self) -> Result<bool, Gone> {
         let filter = HistoryFilter { task_id: self.follow.task_id, after: self.last, limit: PAGE };
-        let entries = self.app.client.history(filter).await?;
+        let entries = self.app.client.history(filter).await?.items;
         self.give(&Page::new(&entries)).await?;
         if self.sent.elapsed() > self.sign_every {
             self.sign().await?;

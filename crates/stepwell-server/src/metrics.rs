@@ -22,8 +22,10 @@ pub(crate) fn router() -> Router<Arc<App>> {
 }
 
 async fn metrics(call: Call) -> Result<impl IntoResponse, Problem> {
-    let (queues, workers) =
-        (call.everything()?.client.queues().await?, call.everything()?.client.workers().await?);
+    let (queues, workers) = (
+        call.everything()?.client.queues().list().await?,
+        call.everything()?.client.workers().list().await?,
+    );
     let mut page = Page::default();
     page.gauge("stepwell_queue_tasks", "Tasks that have not ended");
     for queue in &queues {

@@ -194,7 +194,7 @@ impl Sampler {
     }
 
     async fn sample(&mut self) -> Result<Sample, Problem> {
-        let queues = self.app.client.queues().await?;
+        let queues = self.app.client.queues().list().await?;
         let mut sample = Sample::default();
         for queue in &queues {
             sample.pending += queue.pending;
@@ -218,11 +218,11 @@ impl Sampler {
             let limit = PAGE.min(most - read);
             let which = HistoryFilter { task_id: None, after: self.last, limit };
             let entries = self.app.client.history(which).await?;
-            entries.iter().for_each(&mut count);
-            self.last = entries.last().map_or(self.last, |entry| entry.id);
-            read += entries.len();
+            entries.items.iter().for_each(&mut count);
+            self.last = entries.items.last().map_or(self.last, |entry| entry.id);
+            read += entries.items.len();
             // A page that is not full may consist of long events.
-            if entries.is_empty() || read == most {
+            if entries.items.is_empty() || read == most {
                 return Ok(read);
             }
         }

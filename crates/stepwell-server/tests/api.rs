@@ -13,7 +13,7 @@ use futures_util::FutureExt as _;
 use serde_json::{Value, json};
 use stepwell::store::Store;
 use stepwell::testing::{Harness, Intercepted};
-use stepwell::{Durable, TaskState};
+use stepwell::{ApprovalFilter, Durable, TaskState};
 use stepwell_server::{Access, Identity, Scope, Server, async_trait};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -55,7 +55,7 @@ async fn lists_come_in_pages_and_pass_filters() {
     for n in 0..5_u64 {
         let options =
             stepwell::SpawnOptions::new().label("n", (n % 2).to_string()).label("kind", "x");
-        let task = client.spawn_with::<common::double>(n, options).await.unwrap();
+        let task = client.spawn::<common::double>(n).options(options).await.unwrap();
         client.wait::<u64>(task.task_id).await.unwrap();
     }
     waiting_refund(&client, "acme").await;
@@ -106,12 +106,21 @@ async fn large_tasks_and_approvals_come_in_pages() {
     };
     client.register_fn("ask", ask_for).await.unwrap();
     let large = "x".repeat((4 << 20) - 200);
-    let parent =
-        client.spawn_named("nobody's", &(), stepwell::SpawnOptions::new()).await.unwrap().task_id;
+    let parent = client
+        .spawn_named("nobody's", &())
+        .options(stepwell::SpawnOptions::new())
+        .await
+        .unwrap()
+        .task_id;
     let mut tasks = Vec::new();
     for _ in 0..10 {
         tasks.push(
-            client.spawn_named("ask", &large, stepwell::SpawnOptions::new()).await.unwrap().task_id,
+            client
+                .spawn_named("ask", &large)
+                .options(stepwell::SpawnOptions::new())
+                .await
+                .unwrap()
+                .task_id,
         );
     }
     for task in &tasks {
@@ -161,7 +170,9 @@ async fn a_task_that_cannot_be_read_ends_no_list() {
     let mut tasks = Vec::new();
     for n in 0..6_u64 {
         let options = stepwell::SpawnOptions::new().label("tenant", "acme");
-        tasks.push(client.spawn_named("nobody's", &n, options).await.unwrap().task_id.to_string());
+        tasks.push(
+            client.spawn_named("nobody's", &n).options(options).await.unwrap().task_id.to_string(),
+        );
     }
     // Those of one millisecond are in no order.
     tasks.sort_unstable();
@@ -405,7 +416,8 @@ async fn pages_escape_what_is_not_theirs_and_say_when_nothing_is_new() {
     let client = client().await;
     let evil = "<script>alert(1)</script>\"'";
     let options = stepwell::SpawnOptions::new().queue(evil).label(evil, evil);
-    let task_id = client.spawn_named(evil, &json!({ evil: evil }), options).await.unwrap().task_id;
+    let task_id =
+        client.spawn_named(evil, &json!({ evil: evil })).options(options).await.unwrap().task_id;
     let router = Server::new(client.clone()).router();
     for path in [
         "/",
@@ -466,7 +478,14 @@ async fn no_number_is_rounded_on_its_way() {
     form.headers_mut()
         .insert(header::CONTENT_TYPE, "application/x-www-form-urlencoded".parse().unwrap());
     assert_eq!(send(&router, form).await.status(), StatusCode::SEE_OTHER);
-    while client.approvals(None, 1).await.unwrap().is_empty() {
+    while client
+        .approvals()
+        .list(ApprovalFilter { limit: 1, ..ApprovalFilter::default() })
+        .await
+        .unwrap()
+        .items
+        .is_empty()
+    {
         tokio::task::yield_now().await;
     }
     let decision = format!(r#"{{"approved":true,"value":{NUMBERS}}}"#);

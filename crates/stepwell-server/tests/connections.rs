@@ -153,8 +153,8 @@ async fn streams_leave_room_for_others() {
 async fn one_who_reads_slowly_does_not_hold_up_the_end() {
     let client = client().await;
     for _ in 0..10 {
-        let later = SpawnOptions::new().start_after(Duration::from_secs(3_600));
-        client.spawn_named("nobody's", &"x".repeat(4_000_000), later).await.unwrap();
+        let later = SpawnOptions::new().delay(Duration::from_secs(3_600));
+        client.spawn_named("nobody's", &"x".repeat(4_000_000)).options(later).await.unwrap();
     }
     let server = Server::new(client).patience(Duration::from_secs(3));
     let bound = server.bind(([127, 0, 0, 1], 0).into()).await.unwrap();

@@ -13,7 +13,7 @@ use common::{client, double, get, send, waiting_refund};
 use futures_util::StreamExt as _;
 use futures_util::future::join_all;
 use serde_json::Value;
-use stepwell::{Durable, HistoryFilter, SpawnOptions, TaskId};
+use stepwell::{Durable, HistoryFilter, TaskId};
 use stepwell_server::Server;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -82,8 +82,8 @@ impl Reader {
 }
 
 async fn run_tasks(client: &Durable, count: u64) -> BTreeSet<TaskId> {
-    let tasks = (0..count).map(|n| (n, SpawnOptions::new()));
-    let spawned = client.spawn_many::<double>(tasks).await.unwrap();
+    let tasks = (0..count).map(|n| client.spawn::<double>(n));
+    let spawned = client.spawn_many(tasks).await.unwrap();
     let tasks: BTreeSet<_> = spawned.iter().map(|spawned| spawned.task_id).collect();
     join_all(tasks.iter().map(|task_id| client.wait::<u64>(*task_id))).await;
     tasks
@@ -95,9 +95,9 @@ async fn all_ids(client: &Durable) -> Vec<u64> {
     loop {
         let page =
             client.history(HistoryFilter { after, ..HistoryFilter::default() }).await.unwrap();
-        let Some(last) = page.last() else { return ids };
+        let Some(last) = page.items.last() else { return ids };
         after = last.id;
-        ids.extend(page.iter().map(|entry| entry.id));
+        ids.extend(page.items.iter().map(|entry| entry.id));
     }
 }
 
@@ -154,7 +154,7 @@ async fn who_is_pages_behind_when_something_comes_misses_none_of_them() {
         Ok(())
     };
     client.register_fn("talk", talk).await.unwrap();
-    client.spawn_named("talk", &(), SpawnOptions::new()).await.unwrap();
+    client.spawn_named("talk", &()).await.unwrap();
     while live.next().await.1 != "task:complete" {}
     let mut behind = Reader::open(&router, "/api/v1/events?after=0", None).await;
     run_tasks(&client, 1).await;
@@ -275,7 +275,7 @@ async fn who_does_not_read_is_dropped() {
         Ok(())
     };
     client.register_fn("talk", talk).await.unwrap();
-    let task = client.spawn_named("talk", &(), SpawnOptions::new()).await.unwrap().task_id;
+    let task = client.spawn_named("talk", &()).await.unwrap().task_id;
     client.wait::<()>(task).await.unwrap();
     let reads = reading.await.unwrap();
     // The place of the one that does not is free again, and its connection ended.

@@ -237,7 +237,7 @@ async fn meet(one: Tenant, other: Tenant) {
         wait_for(&client, tasks[3], TaskState::Pending).await;
     }
     let anybody = client.tasks(TaskFilter::default()).await.unwrap();
-    assert_eq!(anybody.len(), 8);
+    assert_eq!(anybody.items.len(), 8);
     let unknown = "01900000-0000-7000-8000-000000000000";
     for (tenant, own, theirs, of_other) in
         [(&one, &ones, &others, &other.scope), (&other, &others, &ones, &one.scope)]
@@ -335,7 +335,7 @@ async fn what_concerns_all_is_for_those_of_no_scope() {
         let (status, _) = answer(&router, &tenant, &method, path, "").await;
         assert_eq!(status, StatusCode::FORBIDDEN, "{method} {path}");
     }
-    assert!(!client.queues().await.unwrap().iter().any(|queue| queue.paused));
+    assert!(!client.queues().list().await.unwrap().iter().any(|queue| queue.paused));
 }
 
 /// A scope that is named beside the tenant's own is refused, also one within it.
@@ -367,17 +367,21 @@ async fn a_parent_of_another_scope_is_hidden_also_in_errors() {
     let platform = move |(): (), ctx: stepwell::TaskContext| {
         let options = stepwell::SpawnOptions::new().queue("a").scope(of_child.clone());
         async move {
-            ctx.spawn_with::<double>("child", 4, options).await?;
+            ctx.spawn::<double>("child", 4).options(options).await?;
             ctx.await_event::<()>("go", None).await
         }
     };
     client.register_fn("platform", platform).await.unwrap();
     let worker = client.start_worker(WorkerOptions::new().queues(["default"]).unwrap()).await;
-    let parent =
-        client.spawn_named("platform", &(), stepwell::SpawnOptions::new()).await.unwrap().task_id;
+    let parent = client
+        .spawn_named("platform", &())
+        .options(stepwell::SpawnOptions::new())
+        .await
+        .unwrap()
+        .task_id;
     let children = TaskFilter { parent: Some(parent), ..TaskFilter::default() };
     let child = loop {
-        if let Some(child) = client.tasks(children.clone()).await.unwrap().pop() {
+        if let Some(child) = client.tasks(children.clone()).await.unwrap().items.pop() {
             break child.task_id;
         }
         tokio::time::sleep(Duration::from_millis(1)).await;
@@ -423,7 +427,7 @@ async fn a_task_that_comes_back_is_there_at_once() {
     client.wait::<u64>(parent).await.unwrap();
     let child =
         client.tasks(TaskFilter { parent: Some(parent), ..TaskFilter::default() }).await.unwrap();
-    let family = [parent, child[0].task_id];
+    let family = [parent, child.items[0].task_id];
     let mut documents = Vec::new();
     for task_id in family {
         let path = format!("/api/v1/tasks/{task_id}");
@@ -448,7 +452,7 @@ async fn children_are_in_the_scope_of_their_parent() {
     client
         .register_fn("family", |(): (), ctx: stepwell::TaskContext| async move {
             let options = stepwell::SpawnOptions::new().idempotency_key("only child");
-            let child = ctx.spawn_with::<double>("child", 4, options).await?;
+            let child = ctx.spawn::<double>("child", 4).options(options).await?;
             ctx.join::<u64>(&child).await
         })
         .await

@@ -29,15 +29,16 @@ pub(crate) async fn wait_for_all(
     lease: Duration,
 ) -> Result<(), Error> {
     let until = ledger.world.passed() + lease * BOUND + Duration::from_secs(60);
-    client.resume_queue("default").await?;
-    client.limit_queue("default", stepwell::QueueLimits::default()).await?;
-    for schedule in client.schedules().await? {
-        client.delete_schedule(&schedule.name).await?;
+    client.queues().resume("default").await?;
+    client.queues().limit("default", stepwell::QueueLimits::default()).await?;
+    for schedule in client.schedules().list().await? {
+        client.schedules().delete(&schedule.name).await?;
     }
     loop {
         let tasks = client.tasks(all()).await?;
         let damaged = ledger.books().damaged.clone();
         let open: Vec<_> = tasks
+            .items
             .iter()
             .filter(|task| !task.state.is_finished() && !damaged.contains(&task.task_id))
             .collect();
@@ -85,15 +86,18 @@ async fn help(ledger: &Ledger, client: &Durable, task: &TaskInfo) -> Result<(), 
                 }
             }
             Kind::Event if target.as_str().starts_with("event:") => {
-                client
-                    .emit_event(target.as_str(), &ledger.world.dice().roll(1 << 40), None)
-                    .await?;
+                client.emit_event(target.as_str(), &ledger.world.dice().roll(1 << 40)).await?;
             }
             _ => {}
         }
     }
-    for approval in client.approvals_of(task_id).await? {
-        drop(client.decide(task_id, &approval.name, &Decision::approved("somebody", 1)).await);
+    for approval in client.approvals().of_task(task_id).await? {
+        drop(
+            client
+                .approvals()
+                .decide(task_id, &approval.name, &Decision::approved("somebody", 1))
+                .await,
+        );
     }
     Ok(())
 }

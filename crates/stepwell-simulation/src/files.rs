@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Result;
 use stepwell::sqlite::rusqlite::Connection;
-use stepwell::sqlite::{ClientExt as _, Location, SqliteStore, TransactionExt as _};
+use stepwell::sqlite::{Location, SqliteStore, TransactionExt as _};
 use stepwell::testing::World;
 use stepwell::{Delivery, Durable, SpawnOptions, TaskContext, TaskId};
 
@@ -76,7 +76,7 @@ impl SqliteUser {
     ) -> Result<TaskId> {
         let mut conn = self.conn.lock().unwrap_or_else(PoisonError::into_inner);
         let tx = conn.transaction()?;
-        let spawned = self.client.spawn_named_in(&tx, task_type, params, options)?;
+        let spawned = self.client.spawn_named(task_type, params).options(options).in_tx(&tx)?;
         if transact.commits {
             tx.commit()?;
         }

@@ -192,9 +192,7 @@ impl History {
             Action::Emit(event) => {
                 let payload = self.world.dice().roll(1 << 40);
                 let name = event_name(*event);
-                tokio::spawn(
-                    async move { drop(asked.emit_event(name.as_str(), &payload, None).await) },
-                );
+                tokio::spawn(async move { drop(asked.emit_event(name.as_str(), &payload).await) });
             }
             Action::Cancel(number) => {
                 let Some(task_id) = task(number) else { return };
@@ -243,21 +241,21 @@ impl History {
                     );
                 }
             }
-            Action::PauseQueue => drop(client.pause_queue("default").await),
-            Action::ResumeQueue => drop(client.resume_queue("default").await),
+            Action::PauseQueue => drop(client.queues().pause("default").await),
+            Action::ResumeQueue => drop(client.queues().resume("default").await),
             Action::Limit(running, rate) => {
                 let rate = rate.map(|starts| RateLimit { starts, per: Duration::from_secs(1) });
                 let limits =
                     QueueLimits { max_running: *running, max_running_per_worker: None, rate };
-                drop(client.limit_queue("default", limits).await);
+                drop(client.queues().limit("default", limits).await);
             }
             Action::Schedule(every) => {
                 ledger.books().schedules += 1;
                 let params = Params::of(Vec::new());
                 let schedule = Schedule::every("often", *every);
-                drop(client.put_schedule_named(schedule, TASK, &params).await);
+                drop(client.schedules().put_named(schedule, TASK, &params).await);
             }
-            Action::Unschedule => drop(client.delete_schedule("often").await),
+            Action::Unschedule => drop(client.schedules().delete("often").await),
             Action::Transact(transact) => {
                 let Some(user) = self.user.clone() else { return };
                 tokio::spawn(user_spawns(ledger.clone(), user, transact.clone()));
@@ -331,7 +329,7 @@ fn options(spawn: &Spawn) -> SpawnOptions {
         options = options.code_version(version_name(version));
     }
     if let Some(delay) = spawn.delay {
-        options = options.start_after(delay);
+        options = options.delay(delay);
     }
     if let Some(limit) = spawn.limit {
         let limit = CancellationPolicy { max_delay: None, max_duration: Some(limit) };
@@ -373,8 +371,8 @@ async fn spawn_task(ledger: Arc<Ledger>, client: Durable, spawn: Spawn) {
     let (task_type, params) = asks_for(&spawn);
     loop {
         let spawned = match &params {
-            Some(params) => client.spawn_named(task_type, params, options(&spawn)).await,
-            None => client.spawn_named(task_type, "nonsense", options(&spawn)).await,
+            Some(params) => client.spawn_named(task_type, params).options(options(&spawn)).await,
+            None => client.spawn_named(task_type, "nonsense").options(options(&spawn)).await,
         };
         match spawned {
             Ok(spawned) => {

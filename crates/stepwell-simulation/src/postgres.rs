@@ -9,9 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context as _, Result};
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
-use stepwell::postgres::{
-    ClientExt as _, PostgresOptions, PostgresStore, TransactionExt as _, sqlx,
-};
+use stepwell::postgres::{PostgresOptions, PostgresStore, TransactionExt as _, sqlx};
 use stepwell::store::{
     ArrivedMessage, Batch, Changed, Committed, Ends, Happening, HistoryFilter, MessageId, Purge,
     ScheduleFilter, Scheduled, TaskWaits, Transacting, Transition, Wait,
@@ -191,7 +189,8 @@ impl PostgresUser {
             let mut conn = schema.session().await?;
             run(&mut conn, "BEGIN".into()).await?;
             run(&mut conn, isolation.sql().to_owned()).await?;
-            let spawned = client.spawn_named_in(&mut conn, task_type, &params, options).await?;
+            let spawned =
+                client.spawn_named(task_type, &params).options(options).in_tx(&mut conn).await?;
             Ok((conn, spawned.task_id))
         }))?;
         tokio::time::sleep(transact.open).await;

@@ -257,8 +257,10 @@ impl Player {
                     Some(key) => options.idempotency_key(format!("child{key}")),
                     None => options,
                 };
-                let child =
-                    ctx.spawn_named::<_, Seen>(name.as_str(), TASK, &params, options).await?;
+                let child = ctx
+                    .spawn_named::<_, Seen>(name.as_str(), TASK, &params)
+                    .options(options)
+                    .await?;
                 match ctx.join(&child).await {
                     Ok(_) | Err(TaskError::Child { .. }) => {}
                     Err(error) => return Err(error),

@@ -74,7 +74,7 @@ use crate::writer::{Changes, Job, Order, Writer};
 pub use rusqlite;
 
 pub use crate::location::Location;
-pub use crate::transaction::{ClientExt, TransactionExt};
+pub use crate::transaction::TransactionExt;
 pub use crate::work::Work;
 
 /// A store in an SQLite database.

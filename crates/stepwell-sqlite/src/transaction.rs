@@ -4,13 +4,13 @@
 use std::any::Any;
 use std::path::Path;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, Transaction};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use stepwell_core::store::News;
 use stepwell_core::{
-    Asked, Client, Delivery, Error, Guarded, Payload, SpawnOptions, SpawnResult, StepName,
-    StoreError, Task, TaskContext,
+    Client, Delivery, Emit, Error, Guarded, Payload, Spawn, SpawnRequest, SpawnResult, StepName,
+    StoreError, TaskContext, UserTransaction,
 };
 
 use crate::SqliteStore;
@@ -75,90 +75,50 @@ impl TransactionExt for TaskContext {
     }
 }
 
-/// The extension of [`Client`] with spawns and events within the user's own transactions, for
-/// clients whose store is SQLite.
+/// Spawns and events in a transaction on the user's own connection to the client's file.
 ///
-/// The connection is the user's own, to the same file as the client's. After its transaction has
-/// written, the engine's commits wait for its end: keep it short.
+/// After the transaction has written, the engine's commits wait for its end: keep it short.
 ///
 /// ```no_run
-/// use stepwell_core::{Client, SpawnOptions};
-/// use stepwell_sqlite::{ClientExt, rusqlite};
+/// use stepwell_core::Client;
+/// use stepwell_sqlite::rusqlite;
 ///
 /// fn order(client: &Client, conn: &mut rusqlite::Connection, item: &str) -> anyhow::Result<()> {
 ///     let tx = conn.transaction()?;
 ///     tx.execute("INSERT INTO orders (item) VALUES (?1)", [item])?;
-///     client.spawn_named_in(&tx, "ship", item, SpawnOptions::new())?;
+///     client.spawn_named("ship", item).in_tx(&tx)?;
 ///     tx.commit()?; // Either there are both, the order and the task, or neither.
 ///     Ok(())
 /// }
 /// ```
-pub trait ClientExt {
-    /// Spawns a task in the user's transaction. The task exists when the transaction has committed.
-    ///
-    /// # Errors
-    /// The errors of [`Client::spawn`]; also an error when the connection is to another database
-    /// than the client's.
-    fn spawn_in<T: Task>(&self, tx: &Connection, params: T::Params) -> Result<SpawnResult, Error>;
+impl UserTransaction<SqliteStore> for &Connection {
+    type Spawned = Result<SpawnResult, Error>;
+    type Emitted = Result<bool, Error>;
 
-    /// Spawns a task as [`ClientExt::spawn_in`] does, of a task type known by its name, and with
-    /// options.
-    ///
-    /// # Errors
-    /// The errors of [`ClientExt::spawn_in`].
-    fn spawn_named_in<P: Serialize + ?Sized>(
-        &self,
-        tx: &Connection,
-        task_type: &str,
-        params: &P,
-        options: SpawnOptions,
-    ) -> Result<SpawnResult, Error>;
+    fn spawn(self, spawn: Spawn) -> Self::Spawned {
+        let client = &spawn.client().clone();
+        let described = || within(client, self, |applying| task_types(applying.conn));
+        let task = spawn.into_task_now(described)?;
+        SpawnRequest::of(&task).answer(within(client, self, |applying| applying.spawn(&task))?)
+    }
 
-    /// Emits an event in the user's transaction. The event exists when the transaction has
-    /// committed. The result is `true` when the event is the first one of its name; a further event
-    /// changes nothing.
-    ///
-    /// # Errors
-    /// The errors of [`Client::emit_event`]; also an error when the connection is to another
-    /// database than the client's.
-    fn emit_event_in<T: Serialize + ?Sized>(
-        &self,
-        tx: &Connection,
-        name: &str,
-        payload: &T,
-        queue: Option<&str>,
-    ) -> Result<bool, Error>;
+    fn emit(self, emit: Emit) -> Self::Emitted {
+        let client = &emit.client().clone();
+        let event = emit.into_event()?;
+        within(client, self, |applying| applying.emit(&event))
+    }
 }
 
-impl ClientExt for Client {
-    fn spawn_in<T: Task>(&self, tx: &Connection, params: T::Params) -> Result<SpawnResult, Error> {
-        let unfit =
-            |source| Error::Payload { what: format!("the parameters of {}", T::NAME), source };
-        let params = Payload::encode_proven(&params, usize::MAX).map_err(unfit)?;
-        self.spawn_named_in(tx, T::NAME, &params, SpawnOptions::new())
+impl UserTransaction<SqliteStore> for &Transaction<'_> {
+    type Spawned = Result<SpawnResult, Error>;
+    type Emitted = Result<bool, Error>;
+
+    fn spawn(self, spawn: Spawn) -> Self::Spawned {
+        spawn.in_tx::<SqliteStore, &Connection>(self)
     }
 
-    fn spawn_named_in<P: Serialize + ?Sized>(
-        &self,
-        tx: &Connection,
-        task_type: &str,
-        params: &P,
-        options: SpawnOptions,
-    ) -> Result<SpawnResult, Error> {
-        let described = || within(self, tx, |applying| task_types(applying.conn));
-        let task = self.new_task_now(task_type, params, options, described)?;
-        Asked::of(&task).answer(within(self, tx, |applying| applying.spawn(&task))?)
-    }
-
-    fn emit_event_in<T: Serialize + ?Sized>(
-        &self,
-        tx: &Connection,
-        name: &str,
-        payload: &T,
-        queue: Option<&str>,
-    ) -> Result<bool, Error> {
-        let event = self.new_event(name, payload, queue)?;
-        within(self, tx, |applying| applying.emit(&event))
+    fn emit(self, emit: Emit) -> Self::Emitted {
+        emit.in_tx::<SqliteStore, &Connection>(self)
     }
 }
 

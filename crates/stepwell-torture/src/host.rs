@@ -303,7 +303,7 @@ impl Window {
                 task.task_id, task.state, task.params, task.attempt, task.run_id, task.paused
             );
         }
-        let workers = self.load.client().workers().await?;
+        let workers = self.load.client().workers().list().await?;
         bail!(
             "stuck: nothing has ended for {idle:?}; workers {:?} {workers:?}; {} tasks left:{told}",
             self.crew.lines(),

@@ -79,10 +79,10 @@ impl Load {
         lossy: bool,
     ) -> Result<Arc<Self>> {
         let limits = QueueLimits { max_running: Some(WIDTH), ..QueueLimits::default() };
-        answered(|| client.limit_queue(NARROW, limits)).await?;
+        answered(|| client.queues().limit(NARROW, limits)).await?;
         if caps.iter().any(|(kind, _)| *kind == Kind::Tick) {
             let schedule = || Schedule::every(SCHEDULE, Duration::from_secs(1));
-            answered(|| client.put_schedule::<tortured>(schedule(), Work::new(Kind::Tick, 0)))
+            answered(|| client.schedules().put::<tortured>(schedule(), Work::new(Kind::Tick, 0)))
                 .await?;
         }
         let (over, books) = (AtomicBool::new(false), Mutex::default());
@@ -115,7 +115,7 @@ impl Load {
         // A spawn without an answer may have spawned a task, so the key must be the same.
         let options = || work.options().idempotency_key(format!("{:?}-{}", work.kind, work.number));
         let spawned =
-            answered(|| self.client.spawn_with::<tortured>(work.clone(), options())).await?;
+            answered(|| self.client.spawn::<tortured>(work.clone()).options(options())).await?;
         let mut books = self.books();
         books.live.insert(spawned.task_id, work.kind);
         books.spawned.push((spawned.task_id, work));
@@ -301,7 +301,7 @@ impl Load {
     pub(crate) async fn end(&self) -> Result<()> {
         self.over.store(true, Ordering::Relaxed);
         if self.caps.iter().any(|(kind, _)| *kind == Kind::Tick) {
-            answered(|| self.client.delete_schedule(SCHEDULE)).await?;
+            answered(|| self.client.schedules().delete(SCHEDULE)).await?;
         }
         Ok(())
     }
@@ -358,7 +358,7 @@ impl Load {
         let filter = stepwell::TaskFilter { limit: 1_000, ..Default::default() };
         loop {
             let tasks = answered(|| self.client.tasks(filter.clone())).await?;
-            if tasks.is_empty() {
+            if tasks.items.is_empty() {
                 let left = block_in_place(|| self.place.left())?;
                 return if left.is_empty() {
                     Ok(())

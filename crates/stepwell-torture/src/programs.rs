@@ -1,7 +1,6 @@
 //! The programs that are killed: workers, and clients that spawn tasks and send messages. Both are
 //! this program in another role.
 
-use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -84,7 +83,7 @@ pub(crate) async fn connect(url: &str, folder: &Path, process: u32) -> Result<Du
 /// missing answer is an error, because the call may have been executed.
 pub(crate) async fn answered<T, Fut>(call: impl Fn() -> Fut) -> Result<T, Error>
 where
-    Fut: Future<Output = Result<T, Error>>,
+    Fut: IntoFuture<Output = Result<T, Error>>,
 {
     loop {
         match call().await {
@@ -148,12 +147,13 @@ pub async fn ask(args: ClientArgs) -> Result<()> {
     for turn in (args.turn..).take_while(|turn| args.end.is_none_or(|end| *turn < end)) {
         let options =
             |work: &Work| work.options().idempotency_key(format!("client-{}", work.number));
-        let all = || spawns(turn).into_iter().map(|work| (work.clone(), options(&work)));
-        let tasks: Vec<TaskId> = answered(|| client.spawn_many::<tortured>(all()))
-            .await?
-            .iter()
-            .map(|one| one.task_id)
-            .collect();
+        let spawn = |work: Work| {
+            let options = options(&work);
+            client.spawn::<tortured>(work).options(options)
+        };
+        let all = || spawns(turn).into_iter().map(spawn);
+        let tasks: Vec<TaskId> =
+            answered(|| client.spawn_many(all())).await?.iter().map(|one| one.task_id).collect();
         // The answer is recorded even when it was recorded before, because both must be the same.
         for (place, task) in tasks.iter().enumerate() {
             ledger.answered(*task, &format!("{turn}:0:{place}"))?;
@@ -163,7 +163,7 @@ pub async fn ask(args: ClientArgs) -> Result<()> {
             let (number, event) =
                 (OF_CLIENTS + turn * TOGETHER, format!("told:{}", OF_CLIENTS + turn * TOGETHER));
             match (turn % TURNS, call) {
-                (1, 1) => drop(answered(|| client.emit_event(&event, &number, None)).await?),
+                (1, 1) => drop(answered(|| client.emit_event(&event, &number)).await?),
                 (1, _) => match answered(|| client.send(task, "talk", &("client", 0))).await {
                     // The first message had arrived, and has ended the task.
                     Err(Error::NotAllowed { .. }) => {}

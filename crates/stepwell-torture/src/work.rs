@@ -88,7 +88,7 @@ impl Work {
             Kind::Flaky => options
                 .max_attempts(2)
                 .retry(stepwell::RetryStrategy::fixed(Duration::from_millis(5))),
-            Kind::Later => options.start_after(Duration::from_secs(3600)),
+            Kind::Later => options.delay(Duration::from_secs(3600)),
             _ => options,
         }
     }

@@ -20,7 +20,7 @@ pub const DEFAULT_DATABASE_URL: &str = "sqlite://stepwell.db";
 /// and shares the store. The methods of a `Durable` are those of [`Client`].
 ///
 /// ```
-/// use stepwell::{Durable, SpawnOptions, TaskContext, WorkerOptions};
+/// use stepwell::{Durable, TaskContext, WorkerOptions};
 ///
 /// # #[tokio::main]
 /// # async fn main() -> anyhow::Result<()> {
@@ -30,7 +30,7 @@ pub const DEFAULT_DATABASE_URL: &str = "sqlite://stepwell.db";
 /// }).await?;
 /// let worker = client.start_worker(WorkerOptions::default()).await;
 ///
-/// let task = client.spawn_named("double", &21, SpawnOptions::new()).await?;
+/// let task = client.spawn_named("double", &21).await?;
 /// let doubled: u64 = client.wait(task.task_id).await?;
 /// assert_eq!(doubled, 42);
 /// worker.shutdown().await;

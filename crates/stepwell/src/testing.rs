@@ -6,7 +6,7 @@
 //! ```
 //! use std::time::Duration;
 //! use stepwell::testing::{Harness, worker_options};
-//! use stepwell::{SpawnOptions, TaskContext};
+//! use stepwell::{TaskContext};
 //!
 //! # // A doctest cannot be `#[tokio::test(start_paused = true)]`.
 //! # tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap().block_on(async {
@@ -16,7 +16,7 @@
 //!     ctx.sleep_for("a week", Duration::from_secs(7 * 24 * 3600)).await
 //! }).await?;
 //! let worker = process.start_worker(worker_options()).await;
-//! let task = process.spawn_named("patient", &(), SpawnOptions::new()).await?;
+//! let task = process.spawn_named("patient", &()).await?;
 //! process.wait::<()>(task.task_id).await?;
 //! # anyhow::Ok(())
 //! # }).unwrap();

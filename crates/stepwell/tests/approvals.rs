@@ -50,7 +50,15 @@ async fn start(harness: &Harness, mails: &Mails) -> Process {
 
 async fn open(process: &Process) -> ApprovalInfo {
     loop {
-        if let Some(approval) = process.approvals(None, 10).await.unwrap().into_iter().next() {
+        if let Some(approval) = process
+            .approvals()
+            .list(ApprovalFilter { limit: 10, ..ApprovalFilter::default() })
+            .await
+            .unwrap()
+            .items
+            .into_iter()
+            .next()
+        {
             return approval;
         }
         tokio::time::sleep(Duration::from_millis(1)).await;
@@ -71,6 +79,7 @@ async fn an_approval_is_listed_and_decided_once() {
     assert_eq!(approval.due_at, Some(after(approval.asked_at, 7 * DAY)));
 
     let unknown = process
+        .approvals()
         .decide(task, "holiday", &Decision::approved("ada", 1))
         .await
         .unwrap_err()
@@ -78,8 +87,10 @@ async fn an_approval_is_listed_and_decided_once() {
     assert!(unknown.contains(r#"does not wait for an approval named "holiday""#), "{unknown}");
     // Two at once: one of them is told that it came too late.
     let (ada, bob) = (Decision::approved("ada", 90_u64), Decision::<u64>::rejected("bob", "no"));
-    let both =
-        tokio::join!(process.decide(task, "budget", &ada), process.decide(task, "budget", &bob));
+    let both = tokio::join!(
+        process.approvals().decide(task, "budget", &ada),
+        process.approvals().decide(task, "budget", &bob)
+    );
     assert!(both.0.is_ok() && matches!(both.1, Err(Error::AlreadyDecided { .. })), "{both:?}");
 
     let second = loop {
@@ -90,9 +101,17 @@ async fn an_approval_is_listed_and_decided_once() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     };
     assert_eq!((second.request.as_str(), second.due_at, second.assignee), ("200", None, None));
-    process.decide(task, "budget#2", &Decision::approved("ada", ())).await.unwrap();
+    process.approvals().decide(task, "budget#2", &Decision::approved("ada", ())).await.unwrap();
     assert_eq!(process.wait::<Option<u64>>(task).await.unwrap(), Some(90));
-    assert!(process.approvals(None, 10).await.unwrap().is_empty());
+    assert!(
+        process
+            .approvals()
+            .list(ApprovalFilter { limit: 10, ..ApprovalFilter::default() })
+            .await
+            .unwrap()
+            .items
+            .is_empty()
+    );
     assert!(mails.lock().unwrap().is_empty());
 }
 
@@ -100,11 +119,7 @@ async fn an_approval_is_listed_and_decided_once() {
 async fn people_are_reminded_and_then_others_are_asked_over_restarts() {
     let (harness, mails) = (Harness::new(), Mails::default());
     let mut process = start(&harness, &mails).await;
-    let task = process
-        .spawn_with::<budget>(100, SpawnOptions::new().max_attempts(1))
-        .await
-        .unwrap()
-        .task_id;
+    let task = process.spawn::<budget>(100).max_attempts(1).await.unwrap().task_id;
     let began = open(&process).await.asked_at;
     for (mailed, assignee) in [(1, "manager"), (2, "manager"), (3, "director"), (4, "director")] {
         while mails.lock().unwrap().len() < mailed {
@@ -128,7 +143,7 @@ async fn a_decision_of_another_type_fails_that_task_with_a_clear_error() {
     let process = start(&harness, &mails).await;
     let task = process.spawn::<budget>(100).await.unwrap().task_id;
     open(&process).await;
-    process.decide(task, "budget", &Decision::approved("ada", "ninety")).await.unwrap();
+    process.approvals().decide(task, "budget", &Decision::approved("ada", "ninety")).await.unwrap();
     let error = process.wait::<Option<u64>>(task).await.unwrap_err().to_string();
     assert!(error.contains("does not fit the type") && error.contains("expected u64"), "{error}");
 }
@@ -145,7 +160,7 @@ async fn every_approval_is_on_some_page() {
     let mut asked = Vec::new();
     for odd in [150, 1, 1, 1, 1] {
         for _ in 0..odd {
-            process.spawn_named("waits", &(), SpawnOptions::new()).await.unwrap();
+            process.spawn_named("waits", &()).await.unwrap();
         }
         // Ids of one millisecond are in no order.
         tokio::time::sleep(Duration::from_millis(2)).await;
@@ -155,6 +170,7 @@ async fn every_approval_is_on_some_page() {
         .tasks(TaskFilter::default())
         .await
         .unwrap()
+        .items
         .iter()
         .any(|task| task.state != TaskState::Suspended)
     {
@@ -163,7 +179,12 @@ async fn every_approval_is_on_some_page() {
     for limit in [1, 2, 5, 100] {
         let (mut seen, mut behind) = (Vec::new(), None);
         loop {
-            let page = process.approvals(behind, limit).await.unwrap();
+            let page = process
+                .approvals()
+                .list(ApprovalFilter { after: behind, limit: limit, ..ApprovalFilter::default() })
+                .await
+                .unwrap()
+                .items;
             assert!(page.len() <= limit);
             let Some(last) = page.last() else { break };
             behind = Some(last.task_id);
@@ -172,7 +193,7 @@ async fn every_approval_is_on_some_page() {
         assert!(seen.is_sorted() && seen.iter().all(|task| asked.contains(task)), "{seen:?}");
         assert_eq!(seen.len(), asked.len(), "with pages of {limit}");
     }
-    assert_eq!(process.approvals_of(asked[1]).await.unwrap().len(), 1);
+    assert_eq!(process.approvals().of_task(asked[1]).await.unwrap().len(), 1);
 }
 
 /// A decision that the store does not take is told in time, as every other write is.
@@ -199,7 +220,8 @@ async fn a_decision_that_is_not_answered_is_an_error() {
     open(&process).await;
     silent.store(true, SeqCst);
     let decision = Decision::approved("ada", 90);
-    let answered = tokio::time::timeout(DAY, process.decide(task, "budget", &decision)).await;
+    let answered =
+        tokio::time::timeout(DAY, process.approvals().decide(task, "budget", &decision)).await;
     let error = answered.expect("it waits for ever").unwrap_err();
     assert!(matches!(error, Error::Store(StoreError::Unanswered(_))), "{error}");
 }
@@ -224,7 +246,7 @@ async fn reminders_that_were_missed_are_not_sent_all_at_once() {
         process
     };
     let process = hourly(harness.start().await).await;
-    let task_id = process.spawn_named("hourly", &(), SpawnOptions::new()).await.unwrap().task_id;
+    let task_id = process.spawn_named("hourly", &()).await.unwrap().task_id;
     let sent = || mails.lock().unwrap().len();
     tokio::time::sleep(DAY / 24 * 2 + DAY / 48).await;
     assert_eq!(sent(), 2);
@@ -242,6 +264,6 @@ async fn reminders_that_were_missed_are_not_sent_all_at_once() {
         process.kill().await;
     }
     let process = hourly(harness.start().await).await;
-    process.decide(task_id, "hourly", &Decision::approved("ada", ())).await.unwrap();
+    process.approvals().decide(task_id, "hourly", &Decision::approved("ada", ())).await.unwrap();
     assert!(process.wait::<bool>(task_id).await.unwrap());
 }

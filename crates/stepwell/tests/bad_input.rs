@@ -29,10 +29,10 @@ where
     process.register_fn("task", function).await.unwrap();
     process.register_fn("fine", |(): (), _ctx: TaskContext| async { Ok("fine") }).await.unwrap();
     process.start_worker(worker_options()).await;
-    let task = process.spawn_named("task", &params, options).await.unwrap();
+    let task = process.spawn_named("task", &params).options(options).await.unwrap();
     let result = process.wait(task.task_id).await;
     // Whatever became of it: the worker goes on.
-    let fine = process.spawn_named("fine", &(), SpawnOptions::new()).await.unwrap();
+    let fine = process.spawn_named("fine", &()).await.unwrap();
     assert_eq!(process.wait::<String>(fine.task_id).await.unwrap(), "fine");
     (harness, result)
 }
@@ -98,13 +98,12 @@ async fn a_payload_over_the_limit() {
     let harness = Harness::new();
     let process = harness.start().await;
     let five_mib = "x".repeat(5 << 20);
-    let error =
-        process.spawn_named("task", &five_mib, SpawnOptions::new()).await.unwrap_err().to_string();
+    let error = process.spawn_named("task", &five_mib).await.unwrap_err().to_string();
     assert!(
         error.starts_with("the parameters of task: ") && error.contains("the limit is 4194304"),
         "{error}"
     );
-    let error = process.emit_event("event", &five_mib, None).await.unwrap_err().to_string();
+    let error = process.emit_event("event", &five_mib).await.unwrap_err().to_string();
     assert!(error.starts_with("the event event: "), "{error}");
 }
 
@@ -131,8 +130,7 @@ async fn a_name_is_refused_before_anything_is_done_or_never() {
                         ctx.items(&name, [1]).input(&1).each(|_| async { Ok(()) }).await.map(drop)
                     }
                     "child" => {
-                        let child =
-                            ctx.spawn_named(&name, "task", "nothing", SpawnOptions::new()).await?;
+                        let child = ctx.spawn_named(&name, "task", "nothing").await?;
                         ctx.join::<()>(&child).await
                     }
                     "event" => ctx.await_event(&name, None).await,
@@ -159,15 +157,16 @@ async fn a_name_is_refused_before_anything_is_done_or_never() {
         process.start_worker(worker_options()).await;
         for kind in ["step", "items", "child", "event", "message", "approval"] {
             let options = SpawnOptions::new().max_attempts(1);
-            let task_id = process.spawn_named("task", kind, options).await.unwrap().task_id;
+            let task_id = process.spawn_named("task", kind).options(options).await.unwrap().task_id;
             if length == 384 {
                 tokio::time::sleep(Duration::from_secs(5)).await;
                 match kind {
-                    "event" => assert!(process.emit_event(&name, &(), None).await.unwrap()),
+                    "event" => assert!(process.emit_event(&name, &()).await.unwrap()),
                     "message" => process.send(task_id, &name, &()).await.unwrap(),
                     "approval" => {
                         for label in [name.clone(), format!("{name}#2")] {
                             process
+                                .approvals()
                                 .decide(task_id, &label, &Decision::approved("ada", ()))
                                 .await
                                 .unwrap();
@@ -181,7 +180,7 @@ async fn a_name_is_refused_before_anything_is_done_or_never() {
                 let error = process.wait::<()>(task_id).await.unwrap_err().to_string();
                 assert!(error.contains("has 385 bytes, the limit is 384"), "{kind}: {error}");
                 assert_eq!(process.journal(task_id).await.unwrap(), [], "{kind}");
-                process.emit_event(&name, &(), None).await.unwrap_err();
+                process.emit_event(&name, &()).await.unwrap_err();
                 process.send(task_id, &name, &()).await.unwrap_err();
             }
         }
@@ -203,16 +202,11 @@ async fn names_that_are_empty_or_too_long_or_odd() {
     let harness = Harness::new();
     let process = harness.start().await;
     for (name, says) in [("", "must not be empty"), ("a\0b", "holds a NUL character")] {
-        let spawn =
-            process.spawn_named(name, &(), SpawnOptions::new()).await.unwrap_err().to_string();
-        let queue = process
-            .spawn_named("t", &(), SpawnOptions::new().queue(name))
-            .await
-            .unwrap_err()
-            .to_string();
+        let spawn = process.spawn_named(name, &()).await.unwrap_err().to_string();
+        let queue = process.spawn_named("t", &()).queue(name).await.unwrap_err().to_string();
         let key = SpawnOptions::new().idempotency_key(name);
-        let key = process.spawn_named("t", &(), key).await.unwrap_err().to_string();
-        let event = process.emit_event(name, &(), None).await.unwrap_err().to_string();
+        let key = process.spawn_named("t", &()).options(key).await.unwrap_err().to_string();
+        let event = process.emit_event(name, &()).await.unwrap_err().to_string();
         for error in [spawn, queue, key, event] {
             assert!(error.contains(says), "{error}");
         }
@@ -258,11 +252,11 @@ async fn a_step_name_that_is_used_with_two_result_types() {
 async fn an_event_that_carries_another_type() {
     let harness = Harness::new();
     let process = harness.start().await;
-    process.emit_event("news", "text", None).await.unwrap();
+    process.emit_event("news", "text").await.unwrap();
     let task = |(): (), ctx: TaskContext| async move { ctx.await_event::<u32>("news", None).await };
     process.register_fn("task", task).await.unwrap();
     process.start_worker(worker_options()).await;
-    let task = process.spawn_named("task", &(), SpawnOptions::new()).await.unwrap();
+    let task = process.spawn_named("task", &()).await.unwrap();
     let message = process.wait::<u32>(task.task_id).await.unwrap_err().to_string();
     assert!(message.contains("\"news\": the JSON does not fit the type `u32`"), "{message}");
 }

@@ -29,7 +29,7 @@ async fn start(harness: &Harness, options: fn() -> SpawnOptions) -> Process {
     let process = harness.start().await;
     process.register::<print>().await.unwrap();
     let parent = move |n: u32, ctx: TaskContext| async move {
-        let child = ctx.spawn_with::<print>("print", n, options()).await?;
+        let child = ctx.spawn::<print>("print", n).options(options()).await?;
         ctx.emit_event(format!("spawned {n}"), &(child.task_id(), child.disposition())).await?;
         ctx.join(&child).await
     };
@@ -38,7 +38,7 @@ async fn start(harness: &Harness, options: fn() -> SpawnOptions) -> Process {
 }
 
 async fn spawn_parent(process: &Process, n: u32) -> TaskId {
-    process.spawn_named("parent", &n, SpawnOptions::new().max_attempts(1)).await.unwrap().task_id
+    process.spawn_named("parent", &n).max_attempts(1).await.unwrap().task_id
 }
 
 /// What the parent was told of its child.
@@ -71,13 +71,13 @@ fn failure<T: std::fmt::Debug>(result: Result<T, Error>) -> String {
 async fn a_child_whose_key_is_taken_is_the_task_that_has_it() {
     let harness = Harness::new();
     let process = start(&harness, keyed).await;
-    let there = process.spawn_with::<print>(7, keyed()).await.unwrap();
+    let there = process.spawn::<print>(7).options(keyed()).await.unwrap();
     process.start_worker(worker_options()).await;
     let parents = [spawn_parent(&process, 1).await, spawn_parent(&process, 2).await];
     for parent in parents {
         assert_eq!(told(&process, parent).await, (there.task_id, Disposition::Existing));
     }
-    process.emit_event("paper", &(), None).await.unwrap();
+    process.emit_event("paper", &()).await.unwrap();
     for parent in parents {
         assert_eq!(process.wait::<u32>(parent).await.unwrap(), 7);
         assert!(
@@ -85,6 +85,7 @@ async fn a_child_whose_key_is_taken_is_the_task_that_has_it() {
                 .tasks(TaskFilter { parent: Some(parent), ..TaskFilter::default() })
                 .await
                 .unwrap()
+                .items
                 .is_empty()
         );
     }
@@ -117,19 +118,15 @@ async fn a_parent_that_is_cancelled_leaves_a_task_that_it_did_not_create() {
 async fn a_task_that_another_was_answered_with_is_kept_until_that_one_has_joined_it() {
     let harness = Harness::new();
     let process = start(&harness, keyed).await;
-    let there = process.spawn_with::<print>(7, keyed()).await.unwrap();
+    let there = process.spawn::<print>(7).options(keyed()).await.unwrap();
     let late = |(): (), ctx: TaskContext| async move {
-        let child = ctx.spawn_with::<print>("print", 1, keyed()).await?;
+        let child = ctx.spawn::<print>("print", 1).options(keyed()).await?;
         ctx.sleep_for("a while", 100 * SECOND).await?;
         ctx.join(&child).await
     };
     process.register_fn("late", late).await.unwrap();
     process.start_worker(worker_options()).await;
-    let parent = process
-        .spawn_named("late", &(), SpawnOptions::new().max_attempts(1))
-        .await
-        .unwrap()
-        .task_id;
+    let parent = process.spawn_named("late", &()).max_attempts(1).await.unwrap().task_id;
     assert_eq!(told(&process, parent).await.0, there.task_id);
     process.cancel(there.task_id).await.unwrap();
     let refused = process.delete(there.task_id).await.unwrap_err();
@@ -151,27 +148,25 @@ async fn a_child_is_coalesced_with_a_task_that_waits_to_start() {
     let harness = Harness::new();
     let process = start(&harness, || coalesced(Coalesce::Reuse)).await;
     let rejecting = |(): (), ctx: TaskContext| async move {
-        ctx.spawn_with::<print>("print", 1, coalesced(Coalesce::Reject)).await?;
+        ctx.spawn::<print>("print", 1).options(coalesced(Coalesce::Reject)).await?;
         Ok(())
     };
     process.register_fn("rejecting", rejecting).await.unwrap();
-    let later = || coalesced(Coalesce::Reuse).start_after(100 * SECOND);
-    let there = process.spawn_with::<print>(7, later()).await.unwrap();
+    let later = || coalesced(Coalesce::Reuse).delay(100 * SECOND);
+    let there = process.spawn::<print>(7).options(later()).await.unwrap();
     process.start_worker(worker_options()).await;
     let parent = spawn_parent(&process, 1).await;
     assert_eq!(told(&process, parent).await, (there.task_id, Disposition::Coalesced));
-    let rejected = process
-        .spawn_named("rejecting", &(), SpawnOptions::new().max_attempts(1))
-        .await
-        .unwrap()
-        .task_id;
+    let rejected = process.spawn_named("rejecting", &()).max_attempts(1).await.unwrap().task_id;
     let error = failure(process.wait::<()>(rejected).await);
     let expected = format!("not spawned: task {}, of the same type", there.task_id);
     assert!(error.contains(&expected), "{error}");
-    process.emit_event("paper", &(), None).await.unwrap();
+    process.emit_event("paper", &()).await.unwrap();
     assert_eq!(process.wait::<u32>(parent).await.unwrap(), 7);
-    let answers =
-        process.spawn_many::<print>([(1, keyed()), (2, keyed()), (3, later()), (4, later())]);
+    let spawns = [(1, keyed()), (2, keyed()), (3, later()), (4, later())];
+    let answers = process.spawn_many(
+        spawns.map(|(copies, options)| process.spawn::<print>(copies).options(options)),
+    );
     let answers: Vec<_> =
         answers.await.unwrap().into_iter().map(|spawned| spawned.disposition).collect();
     use Disposition::{Coalesced, Created, Existing};
@@ -184,13 +179,13 @@ async fn a_task_that_would_join_itself_is_told_so() {
     let process = harness.start().await;
     let narcissus = |(): (), ctx: TaskContext| async move {
         let own = SpawnOptions::new().idempotency_key("own");
-        let child: Child<()> = ctx.spawn_named("mirror", "narcissus", &(), own).await?;
+        let child: Child<()> = ctx.spawn_named("mirror", "narcissus", &()).options(own).await?;
         ctx.join(&child).await
     };
     process.register_fn("narcissus", narcissus).await.unwrap();
     process.start_worker(worker_options()).await;
     let own = SpawnOptions::new().idempotency_key("own");
-    let task = process.spawn_named("narcissus", &(), own).await.unwrap().task_id;
+    let task = process.spawn_named("narcissus", &()).options(own).await.unwrap().task_id;
     let error = failure(process.wait::<()>(task).await);
     assert!(error.contains("the task would wait for itself"), "{error}");
 }
@@ -203,17 +198,13 @@ async fn a_finished_child_is_kept_until_its_parent_has_ended() {
     let process = harness.start_with(|builder| builder.retention(10 * SECOND)).await.unwrap();
     process.register_fn("quick", |n: u32, _ctx| async move { Ok(n) }).await.unwrap();
     let parent = |(): (), ctx: TaskContext| async move {
-        let child: Child<u32> = ctx.spawn_named("child", "quick", &7, SpawnOptions::new()).await?;
+        let child: Child<u32> = ctx.spawn_named("child", "quick", &7).await?;
         ctx.sleep_for("long", 1_000_000 * SECOND).await?;
         ctx.join(&child).await
     };
     process.register_fn("parent", parent).await.unwrap();
     process.start_worker(worker_options()).await;
-    let parent = process
-        .spawn_named("parent", &(), SpawnOptions::new().max_attempts(1))
-        .await
-        .unwrap()
-        .task_id;
+    let parent = process.spawn_named("parent", &()).max_attempts(1).await.unwrap().task_id;
     tokio::time::sleep(500_000 * SECOND).await;
     assert_eq!(process.purge(Duration::ZERO, None).await.unwrap(), 0);
     let child = told(&process, parent).await.0;
@@ -244,17 +235,17 @@ async fn a_keyed_child_is_spawned_once_though_the_store_fails() {
     let process = harness.start_on(Arc::new(store), |builder| builder).await.unwrap();
     process.register::<print>().await.unwrap();
     let parent = |(): (), ctx: TaskContext| async move {
-        let child = ctx.spawn_with::<print>("print", 5, keyed()).await?;
+        let child = ctx.spawn::<print>("print", 5).options(keyed()).await?;
         ctx.join(&child).await
     };
     process.register_fn("parent", parent).await.unwrap();
     process.start_worker(worker_options()).await;
-    process.emit_event("paper", &(), None).await.unwrap();
-    let parent = process.spawn_named("parent", &(), SpawnOptions::new()).await.unwrap().task_id;
+    process.emit_event("paper", &()).await.unwrap();
+    let parent = process.spawn_named("parent", &()).await.unwrap().task_id;
     assert_eq!(process.wait::<u32>(parent).await.unwrap(), 5);
     assert!(fails.load(Ordering::SeqCst) > 3);
     let children = TaskFilter { parent: Some(parent), ..TaskFilter::default() };
-    assert_eq!(process.tasks(children).await.unwrap().len(), 1);
+    assert_eq!(process.tasks(children).await.unwrap().items.len(), 1);
 }
 
 /// A spawn that loses a `select!` while an earlier commit is on its way leaves nothing that a
@@ -285,7 +276,7 @@ async fn a_keyed_spawn_that_is_dropped_before_its_commit_is_not_journaled() {
         // Long enough for the first commit to leave.
         tokio::time::sleep(SECOND).await;
         let branch = tokio::select! {
-            child = ctx.spawn_with::<print>("print", 5, keyed()) => child.map(|_| "spawned")?,
+            child = ctx.spawn::<print>("print", 5).options(keyed()) => child.map(|_| "spawned")?,
             () = async { tokio::time::sleep(SECOND).await } => "dropped",
         };
         let kept = ctx.step("branch", || async move { Ok(branch.to_owned()) }).await?;
@@ -295,13 +286,13 @@ async fn a_keyed_spawn_that_is_dropped_before_its_commit_is_not_journaled() {
     };
     process.register_fn("parent", parent).await.unwrap();
     process.start_worker(worker_options()).await;
-    let parent = process.spawn_named("parent", &(), SpawnOptions::new()).await.unwrap().task_id;
+    let parent = process.spawn_named("parent", &()).await.unwrap().task_id;
     tokio::time::sleep(100 * SECOND).await;
     let spawned = process.journal(parent).await.unwrap();
     assert!(held.load(Ordering::SeqCst));
     assert!(spawned.iter().all(|entry| entry.key.kind != Kind::Spawn), "{spawned:#?}");
     assert_eq!(
-        process.tasks(TaskFilter::default()).await.unwrap().len(),
+        process.tasks(TaskFilter::default()).await.unwrap().items.len(),
         1,
         "and the child is not spawned"
     );
@@ -320,7 +311,7 @@ async fn joins_behind_itself(client: Durable) {
             "another key" => SpawnOptions::new().concurrency_key("emca"),
             _ => own,
         };
-        let child = ctx.spawn_named::<_, u32>("child", "leaf", &(), options).await?;
+        let child = ctx.spawn_named::<_, u32>("child", "leaf", &()).options(options).await?;
         if how == "not joined" {
             return Ok(0);
         }
@@ -338,7 +329,7 @@ async fn joins_behind_itself(client: Durable) {
         ("another key", Some(7)),
         ("not joined", Some(0)),
     ] {
-        let task = client.spawn_named("parent", how, options()).await.unwrap().task_id;
+        let task = client.spawn_named("parent", how).options(options()).await.unwrap().task_id;
         let ended = tokio::time::timeout(60 * SECOND, client.wait::<u32>(task)).await;
         let ended = ended.unwrap_or_else(|_| panic!("{how} waits for ever"));
         match expected {

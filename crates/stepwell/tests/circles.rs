@@ -59,7 +59,7 @@ async fn chain(plan: Plan, ctx: TaskContext) -> TaskResult<String> {
     if let Some(key) = plan.idempotency_key {
         options = options.idempotency_key(key);
     }
-    let child = ctx.spawn_with::<chain>("next", *child, options).await?;
+    let child = ctx.spawn::<chain>("next", *child).options(options).await?;
     let joined = ctx.join(&child);
     let joined = if plan.gives_up {
         tokio::select! {
@@ -89,7 +89,7 @@ fn said(ended: Result<String, Error>) -> String {
 }
 
 async fn spawn(client: &Durable, plan: Plan, options: SpawnOptions) -> TaskId {
-    client.spawn_with::<chain>(plan, options.max_attempts(3)).await.unwrap().task_id
+    client.spawn::<chain>(plan).options(options.max_attempts(3)).await.unwrap().task_id
 }
 
 async fn all_end(client: &Durable) {
@@ -134,12 +134,13 @@ async fn circles(client: Durable) {
         .tasks(TaskFilter { state: Some(TaskState::Suspended), ..TaskFilter::default() })
         .await
         .unwrap()
+        .items
         .len()
         < 2
     {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    client.emit_event("both", &(), None).await.unwrap();
+    client.emit_event("both", &()).await.unwrap();
     let ends = [ended(&client, one).await, ended(&client, two).await];
     assert_eq!(ends.iter().filter(|end| end.is_ok()).count(), 1, "{ends:?}");
     let said_so = ends.into_iter().map(said).filter(|said| said.starts_with(FOR_EVER)).count();
@@ -153,7 +154,7 @@ async fn circles(client: Durable) {
     };
     let one = spawn(&client, joins("two", "each other"), named("one")).await;
     let two = spawn(&client, joins("one", "each other"), named("two")).await;
-    client.emit_event("each other", &(), None).await.unwrap();
+    client.emit_event("each other", &()).await.unwrap();
     let ends = [said(ended(&client, one).await), said(ended(&client, two).await)];
     assert!(ends.iter().all(|said| said.contains(FOR_EVER)), "{ends:?}");
     let own = ends.iter().filter(|said| said.starts_with(FOR_EVER)).count();
@@ -167,7 +168,7 @@ async fn circles(client: Durable) {
 
     // A task that only waits takes no room in its queue.
     let limits = QueueLimits { max_running: Some(1), ..QueueLimits::default() };
-    client.limit_queue("default", limits).await.unwrap();
+    client.queues().limit("default", limits).await.unwrap();
     let task = spawn(&client, joining(joining(leaf())), SpawnOptions::new()).await;
     assert_eq!(ended(&client, task).await.unwrap(), "ok");
 }

@@ -68,41 +68,42 @@ async fn an_idempotency_key_makes_one_task_also_under_concurrent_spawns() {
     let harness = Harness::new();
     let process = process(&harness).await;
     let options = SpawnOptions::new().idempotency_key("order 7");
-    let spawns = (0..20).map(|n| process.spawn_with::<echo>(n.to_string(), options.clone()));
+    let spawns = (0..20)
+        .map(|n| process.spawn::<echo>(n.to_string()).options(options.clone()).into_future());
     let spawned = futures_util::future::try_join_all(spawns).await.unwrap();
     assert_eq!(spawned.iter().filter(|spawned| spawned.created()).count(), 1);
     assert!(spawned.iter().all(|other| other.task_id == spawned[0].task_id));
     let other = harness.start().await;
-    let again = other.spawn_with::<echo>("again".into(), options.clone()).await.unwrap();
+    let again = other.spawn::<echo>("again".into()).options(options.clone()).await.unwrap();
     assert_eq!(
         (again.task_id, again.run_id, again.disposition),
         (spawned[0].task_id, spawned[0].run_id, Disposition::Existing)
     );
     // The key is of the task type, and free again when its task is deleted.
-    let of_another_type = process.spawn_with::<wait_for_go>((), options.clone()).await.unwrap();
+    let of_another_type = process.spawn::<wait_for_go>(()).options(options.clone()).await.unwrap();
     assert!(of_another_type.created());
     process.cancel(again.task_id).await.unwrap();
     process.delete(again.task_id).await.unwrap();
-    assert!(process.spawn_with::<echo>("new".into(), options).await.unwrap().created());
+    assert!(process.spawn::<echo>("new".into()).options(options).await.unwrap().created());
 }
 
 #[tokio::test(start_paused = true)]
 async fn many_tasks_are_spawned_in_one_commit_or_none() {
     let harness = Harness::new();
     let process = process(&harness).await;
-    let tasks = (0..500).map(|n| (n.to_string(), SpawnOptions::new()));
-    let spawned = process.spawn_many::<echo>(tasks).await.unwrap();
+    let tasks = (0..500).map(|n| process.spawn::<echo>(n.to_string()));
+    let spawned = process.spawn_many(tasks).await.unwrap();
     process.start_worker(worker_options()).await;
     for (n, spawned) in spawned.iter().enumerate() {
         assert_eq!(process.wait::<String>(spawned.task_id).await.unwrap(), n.to_string());
     }
     let bad = [
-        ("fine".to_owned(), SpawnOptions::new()),
-        ("bad".to_owned(), SpawnOptions::new().queue("")),
+        process.spawn::<echo>("fine".to_owned()),
+        process.spawn::<echo>("bad".to_owned()).queue(""),
     ];
-    assert!(matches!(process.spawn_many::<echo>(bad).await, Err(Error::Name(InvalidName::Empty))));
+    assert!(matches!(process.spawn_many(bad).await, Err(Error::Name(InvalidName::Empty))));
     let filter = TaskFilter { limit: 1000, ..TaskFilter::default() };
-    assert_eq!(process.tasks(filter).await.unwrap().len(), 500);
+    assert_eq!(process.tasks(filter).await.unwrap().items.len(), 500);
 }
 
 #[tokio::test(start_paused = true)]
@@ -119,7 +120,7 @@ async fn tasks_of_a_higher_priority_go_first_and_then_the_older_ones() {
     let mut last = None;
     for (name, priority) in [("a", 0), ("b", 5), ("c", 0), ("d", 5), ("e", -1)] {
         let options = SpawnOptions::new().priority(priority);
-        last = Some(process.spawn_named("note", name, options).await.unwrap());
+        last = Some(process.spawn_named("note", name).options(options).await.unwrap());
         tokio::time::sleep(SECOND).await;
     }
     process.start_worker(worker_options().concurrency(1)).await;
@@ -133,15 +134,15 @@ async fn a_task_starts_no_earlier_than_it_is_told() {
     let process = process(&harness).await;
     process.start_worker(worker_options()).await;
     let start = harness.now();
-    let delayed = SpawnOptions::new().start_after(100 * SECOND);
-    let task = process.spawn_with::<echo>("later".into(), delayed).await.unwrap();
+    let delayed = SpawnOptions::new().delay(100 * SECOND);
+    let task = process.spawn::<echo>("later".into()).options(delayed).await.unwrap();
     let info = process.task(task.task_id).await.unwrap().unwrap();
     assert_eq!((info.state, info.due_at), (TaskState::Pending, Some(after(start, 100 * SECOND))));
     process.wait::<String>(task.task_id).await.unwrap();
     let waited = until(start, harness.now());
     assert!(waited >= 100 * SECOND && waited < 101 * SECOND, "{waited:?}");
     let at = SpawnOptions::new().start_at(after(harness.now(), 50 * SECOND));
-    let task = process.spawn_with::<echo>("at".into(), at).await.unwrap();
+    let task = process.spawn::<echo>("at".into()).options(at).await.unwrap();
     process.wait::<String>(task.task_id).await.unwrap();
     assert!(until(start, harness.now()) >= 150 * SECOND);
 }
@@ -160,7 +161,7 @@ async fn cancelling_ends_a_task_in_every_state_and_its_children() {
     };
     process.register_fn("parent", parent).await.unwrap();
     process.start_worker(worker_options()).await;
-    let suspended = process.spawn_named("parent", &(), SpawnOptions::new()).await.unwrap().task_id;
+    let suspended = process.spawn_named("parent", &()).await.unwrap().task_id;
     let children = TaskFilter {
         parent: Some(suspended),
         state: Some(TaskState::Suspended),
@@ -168,7 +169,7 @@ async fn cancelling_ends_a_task_in_every_state_and_its_children() {
     };
     let child = loop {
         tokio::time::sleep(SECOND).await;
-        if let [child] = process.tasks(children.clone()).await.unwrap().as_slice() {
+        if let [child] = process.tasks(children.clone()).await.unwrap().items.as_slice() {
             break child.task_id;
         }
     };
@@ -194,7 +195,7 @@ async fn a_paused_task_goes_on_when_it_is_resumed_whatever_comes_and_whoever_die
         tokio::time::sleep(SECOND / 1_000).await;
     }
     first.pause(waiting).await.unwrap();
-    first.emit_event("go", "gone", None).await.unwrap();
+    first.emit_event("go", "gone").await.unwrap();
     // Others go on, so the worker has looked since.
     let other = first.spawn::<echo>("other".into()).await.unwrap().task_id;
     first.wait::<String>(other).await.unwrap();
@@ -235,8 +236,8 @@ async fn a_cancelled_child_is_an_error_value_for_its_parent() {
         .await
         .unwrap();
     process.start_worker(worker_options()).await;
-    let parent = process.spawn_named("parent", &(), SpawnOptions::new()).await.unwrap();
-    let canceller = process.spawn_named("canceller", &(), SpawnOptions::new()).await.unwrap();
+    let parent = process.spawn_named("parent", &()).await.unwrap();
+    let canceller = process.spawn_named("canceller", &()).await.unwrap();
     let child: TaskId = process.wait(canceller.task_id).await.unwrap();
     process.cancel(child).await.unwrap();
     assert_eq!(
@@ -264,7 +265,7 @@ async fn a_failed_task_is_retried_from_its_journal_and_a_finished_one_deleted() 
     process.register_fn("broken", broken).await.unwrap();
     process.start_worker(worker_options()).await;
     let options = SpawnOptions::new().max_attempts(2).retry(RetryStrategy::fixed(SECOND));
-    let task_id = process.spawn_named("broken", &(), options).await.unwrap().task_id;
+    let task_id = process.spawn_named("broken", &()).options(options).await.unwrap().task_id;
     let error = process.wait::<()>(task_id).await.unwrap_err();
     assert_eq!(error.to_string(), format!("task {task_id} failed: step \"second\" failed: broken"));
     let error = process.delete(pending(&process).await).await.unwrap_err();
@@ -282,8 +283,8 @@ async fn a_failed_task_is_retried_from_its_journal_and_a_finished_one_deleted() 
 }
 
 async fn pending(process: &Process) -> TaskId {
-    let later = SpawnOptions::new().start_after(1000 * SECOND);
-    process.spawn_with::<echo>("later".into(), later).await.unwrap().task_id
+    let later = SpawnOptions::new().delay(1000 * SECOND);
+    process.spawn::<echo>("later".into()).options(later).await.unwrap().task_id
 }
 
 #[tokio::test(start_paused = true)]
@@ -292,7 +293,7 @@ async fn tasks_are_listed_by_filter_and_page() {
     let process = process(&harness).await;
     for n in 0..25 {
         let queue = if n % 2 == 0 { "even" } else { "odd" };
-        process.spawn_with::<echo>(n.to_string(), SpawnOptions::new().queue(queue)).await.unwrap();
+        process.spawn::<echo>(n.to_string()).queue(queue).await.unwrap();
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     process.spawn::<wait_for_go>(()).await.unwrap();
@@ -301,18 +302,18 @@ async fn tasks_are_listed_by_filter_and_page() {
     let mut seen = Vec::new();
     loop {
         let page = process.tasks(filter.clone()).await.unwrap();
-        let Some(last) = page.last() else { break };
+        let Some(last) = page.items.last() else { break };
         filter.before = Some(last.task_id);
-        seen.extend(page.iter().map(|task| task.params.decode::<String>().unwrap()));
+        seen.extend(page.items.iter().map(|task| task.params.decode::<String>().unwrap()));
     }
     assert_eq!(
         seen,
         (0..25).rev().filter(|n| n % 2 == 0).map(|n| n.to_string()).collect::<Vec<_>>()
     );
     let of_type = TaskFilter { task_type: name("wait_for_go"), ..TaskFilter::default() };
-    assert_eq!(process.tasks(of_type).await.unwrap().len(), 1);
+    assert_eq!(process.tasks(of_type).await.unwrap().items.len(), 1);
     let failed = TaskFilter { state: Some(TaskState::Failed), ..TaskFilter::default() };
-    assert!(process.tasks(failed).await.unwrap().is_empty());
+    assert!(process.tasks(failed).await.unwrap().items.is_empty());
 }
 
 #[tokio::test(start_paused = true)]
@@ -331,19 +332,13 @@ async fn tasks_are_cancelled_when_they_start_too_late_or_take_too_long() {
     let harness = Harness::new();
     let process = process(&harness).await;
     let policy = CancellationPolicy { max_delay: Some(10 * SECOND), max_duration: None };
-    let late = process
-        .spawn_with::<wait_for_go>((), SpawnOptions::new().cancellation(policy.clone()))
-        .await
-        .unwrap();
+    let late = process.spawn::<wait_for_go>(()).cancellation(policy.clone()).await.unwrap();
     tokio::time::sleep(11 * SECOND).await;
     let start = harness.now();
     process.start_worker(worker_options()).await;
     assert!(matches!(process.wait::<String>(late.task_id).await, Err(Error::TaskCancelled(_))));
 
-    let in_time = process
-        .spawn_with::<wait_for_go>((), SpawnOptions::new().cancellation(policy))
-        .await
-        .unwrap();
+    let in_time = process.spawn::<wait_for_go>(()).cancellation(policy).await.unwrap();
     let policy = CancellationPolicy { max_delay: None, max_duration: Some(20 * SECOND) };
     let busy = |(): (), ctx: TaskContext| async move {
         ctx.step("hang", std::future::pending::<anyhow::Result<()>>).await
@@ -351,8 +346,8 @@ async fn tasks_are_cancelled_when_they_start_too_late_or_take_too_long() {
     process.register_fn("busy", busy).await.unwrap();
     let options = SpawnOptions::new().cancellation(policy);
     for task in [
-        process.spawn_with::<wait_for_go>((), options.clone()).await.unwrap(),
-        process.spawn_named("busy", &(), options).await.unwrap(),
+        process.spawn::<wait_for_go>(()).options(options.clone()).await.unwrap(),
+        process.spawn_named("busy", &()).options(options).await.unwrap(),
     ] {
         assert!(matches!(process.wait::<String>(task.task_id).await, Err(Error::TaskCancelled(_))));
         let lasted = until(start, harness.now());
@@ -374,7 +369,7 @@ async fn lifecycle_events_tell_what_happens() {
     process.register_fn("flaky", flaky).await.unwrap();
     process.start_worker(worker_options()).await;
     let mut events = process.subscribe();
-    let task = process.spawn_named("flaky", &(), SpawnOptions::new()).await.unwrap();
+    let task = process.spawn_named("flaky", &()).await.unwrap();
     process.wait::<u32>(task.task_id).await.unwrap();
     let cancelled = process.spawn::<wait_for_go>(()).await.unwrap();
     process.cancel(cancelled.task_id).await.unwrap();
@@ -416,8 +411,8 @@ async fn a_shutdown_waits_for_running_tasks_and_releases_the_rest() {
     let process = harness.start().await;
     register(&process).await;
     process.start_worker(worker_options()).await;
-    let short = process.spawn_named("napping", &1000, SpawnOptions::new()).await.unwrap();
-    let long = process.spawn_named("napping", &1_000_000, SpawnOptions::new()).await.unwrap();
+    let short = process.spawn_named("napping", &1000).await.unwrap();
+    let long = process.spawn_named("napping", &1_000_000).await.unwrap();
     let start = harness.now();
     process.shutdown(10 * SECOND).await;
     assert!(until(start, harness.now()) < 11 * SECOND);
@@ -441,21 +436,23 @@ async fn a_shutdown_waits_for_running_tasks_and_releases_the_rest() {
 async fn requests_for_the_same_work_are_one_while_it_has_not_begun() -> anyhow::Result<()> {
     let client = Durable::builder().database_url("sqlite::memory:").build().await?;
     let options = |how| SpawnOptions::new().coalesced("index", how);
-    let first = client.spawn_named("rebuild", &1, options(Coalesce::Reuse)).await?;
-    let again = client.spawn_named("rebuild", &2, options(Coalesce::Reuse)).await?;
+    let first = client.spawn_named("rebuild", &1).options(options(Coalesce::Reuse)).await?;
+    let again = client.spawn_named("rebuild", &2).options(options(Coalesce::Reuse)).await?;
     assert!(first.created() && again.disposition == Disposition::Coalesced);
     assert_eq!((again.task_id, again.attempt), (first.task_id, 0));
 
-    let error = client.spawn_named("rebuild", &3, options(Coalesce::Reject)).await.unwrap_err();
+    let error =
+        client.spawn_named("rebuild", &3).options(options(Coalesce::Reject)).await.unwrap_err();
     assert!(matches!(error, Error::Waiting(task_id) if task_id == first.task_id), "{error}");
-    let newest = client.spawn_named("rebuild", &4, options(Coalesce::Replace)).await?;
+    let newest = client.spawn_named("rebuild", &4).options(options(Coalesce::Replace)).await?;
     assert!(newest.created());
     let replaced = client.task(first.task_id).await?.map(|info| info.state);
     assert_eq!(replaced, Some(TaskState::Cancelled));
 
     let hourly =
         Schedule::every("hourly", Duration::from_secs(3_600)).options(options(Coalesce::Reuse));
-    let refused = client.put_schedule_named(hourly, "rebuild", &5).await.unwrap_err().to_string();
+    let refused =
+        client.schedules().put_named(hourly, "rebuild", &5).await.unwrap_err().to_string();
     assert!(refused.contains("cannot be coalesced"), "{refused}");
     Ok(())
 }

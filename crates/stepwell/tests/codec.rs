@@ -90,7 +90,7 @@ async fn in_state(process: &Process, task_id: TaskId, state: TaskState) {
 async fn goes_on(process: &Process) {
     let task = process.spawn::<echo>(json!("fine")).await.unwrap();
     assert_eq!(process.wait::<Value>(task.task_id).await.unwrap(), "fine");
-    let tasks = process.tasks(TaskFilter::default()).await.unwrap();
+    let tasks = process.tasks(TaskFilter::default()).await.unwrap().items;
     let listed = serde_json::to_value(&tasks).unwrap();
     let listed: Vec<_> =
         listed.as_array().unwrap().iter().map(|task| task["params"].clone()).collect();
@@ -109,7 +109,7 @@ async fn a_new_key_is_taken_for_what_is_written_and_the_old_one_still_read() {
     let rotated = || Encryption::new(key("new")).also_reads(key("older")).also_reads(key("old"));
     let (new, runs_again) = process(&harness, |builder| builder.codec(rotated())).await;
     new.start_worker(worker_options()).await;
-    new.emit_event("opened", "the safe", None).await.unwrap();
+    new.emit_event("opened", "the safe").await.unwrap();
     new.send(task, "told", "everybody").await.unwrap();
     let output: String = new.wait(task).await.unwrap();
     assert_eq!(output, "the recipe is kept, the safe, everybody");
@@ -161,7 +161,7 @@ async fn a_task_whose_payload_has_another_key_fails_alone_and_goes_on_when_the_k
 
         let (blind, _) = process(&harness, |builder| builder.codec(Encryption::new(wrong))).await;
         blind.start_worker(worker_options()).await;
-        blind.emit_event("opened", "the safe", None).await.unwrap();
+        blind.emit_event("opened", "the safe").await.unwrap();
         let error = blind.wait::<Value>(fresh).await.unwrap_err().to_string();
         let what = format!("the parameters of task {fresh} cannot be read: {says}");
         assert!(error.contains(&what), "{error}");
@@ -202,12 +202,13 @@ async fn an_event_and_a_message_that_cannot_be_read_stay_where_they_are_until_th
         let hourly = SpawnOptions::new()
             .max_attempts(2)
             .retry(RetryStrategy::fixed(Duration::from_secs(3600)));
-        let task = blind.spawn_with::<keeper>("the recipe".into(), hourly).await.unwrap().task_id;
+        let task =
+            blind.spawn::<keeper>("the recipe".into()).options(hourly).await.unwrap().task_id;
         in_state(&blind, task, TaskState::Suspended).await;
 
         let sender = |what| if what == unreadable { &seeing } else { &blind };
         sender("message").send(task, "told", "everybody").await.unwrap();
-        sender("event").emit_event("opened", "the safe", None).await.unwrap();
+        sender("event").emit_event("opened", "the safe").await.unwrap();
         in_state(&blind, task, TaskState::Pending).await;
         let failure = blind.task(task).await.unwrap().unwrap().failure.unwrap().message;
         assert!(
@@ -238,7 +239,7 @@ async fn a_journal_that_cannot_be_read_is_replayed_once_it_can_be() {
     first.kill().await;
 
     blind.start_worker(worker_options()).await;
-    blind.emit_event("opened", "the safe", None).await.unwrap();
+    blind.emit_event("opened", "the safe").await.unwrap();
     let error = blind.wait::<String>(task).await.unwrap_err().to_string();
     let says =
         format!("\"keep\": entry 1 (step \"keep\") in the journal of task {task} cannot be read");
@@ -279,7 +280,7 @@ async fn what_is_to_be_undone_and_cannot_be_read_is_undone_once_it_can_be() {
     let (first, _) = process(&harness, |builder| builder.codec(Encryption::new(key("mine")))).await;
     booked(&first, &undone).await;
     first.start_worker(worker_options()).await;
-    let task = first.spawn_named("booked", "ada", SpawnOptions::new()).await.unwrap().task_id;
+    let task = first.spawn_named("booked", "ada").await.unwrap().task_id;
     in_state(&first, task, TaskState::Suspended).await;
     first.kill().await;
 
@@ -341,7 +342,7 @@ async fn damaged_payloads_fail_their_tasks_alone() {
     let mut tasks = Vec::new();
     for priority in 0..=6 {
         let options = SpawnOptions::new().priority(priority);
-        tasks.push(process.spawn_with::<echo>(long.clone(), options).await.unwrap().task_id);
+        tasks.push(process.spawn::<echo>(long.clone()).options(options).await.unwrap().task_id);
     }
     process.start_worker(worker_options()).await;
     assert_eq!(process.wait::<Value>(tasks[0]).await.unwrap(), long);
@@ -396,7 +397,7 @@ async fn what_was_written_without_a_codec_or_with_one_that_is_no_longer_used_sta
     assert!(kept(third).await.starts_with(r#"{"$stepwell":["aes256gcm:"#));
 
     both.start_worker(worker_options()).await;
-    both.emit_event("opened", "the safe", None).await.unwrap();
+    both.emit_event("opened", "the safe").await.unwrap();
     for (task, secret) in [(first, &*long), (second, &*long), (short, "short"), (third, &*long)] {
         both.send(task, "told", "everybody").await.unwrap();
         let output: String = both.wait(task).await.unwrap();
@@ -414,7 +415,7 @@ async fn what_is_not_encrypted_is_refused_and_read_once_that_is_allowed() {
         let (intruder, _) = process(&harness, |builder| builder).await;
         let by = |what| if plain == what { &intruder } else { &knows };
         let task = by("params").spawn::<keeper>("the recipe".into()).await.unwrap().task_id;
-        by("event").emit_event("opened", "the safe", None).await.unwrap();
+        by("event").emit_event("opened", "the safe").await.unwrap();
         by("message").send(task, "told", "everybody").await.unwrap();
         knows.start_worker(worker_options()).await;
         let error = knows.wait::<String>(task).await.unwrap_err().to_string();
@@ -423,7 +424,7 @@ async fn what_is_not_encrypted_is_refused_and_read_once_that_is_allowed() {
             "{error}"
         );
         let listed = knows.tasks(TaskFilter::default()).await.unwrap();
-        assert_eq!(listed[0].params.unreadable().is_some(), plain == "params");
+        assert_eq!(listed.items[0].params.unreadable().is_some(), plain == "params");
         goes_on(&knows).await;
         knows.kill().await;
 
@@ -459,7 +460,7 @@ async fn an_envelope_without_its_encryption_is_refused() {
     let mut tasks = Vec::new();
     for priority in 1..=3 {
         let options = SpawnOptions::new().priority(priority);
-        tasks.push(process.spawn_with::<echo>(json!("mine"), options).await.unwrap().task_id);
+        tasks.push(process.spawn::<echo>(json!("mine")).options(options).await.unwrap().task_id);
     }
     process.start_worker(worker_options()).await;
     for task in tasks {
@@ -467,8 +468,8 @@ async fn an_envelope_without_its_encryption_is_refused() {
         assert!(error.contains("it is not encoded with `aes256gcm`"), "{error}");
     }
     // What the store says by itself, that a task was cancelled or is tried again, needs no key.
-    let late = SpawnOptions::new().start_after(Duration::from_secs(3600));
-    let cancelled = process.spawn_with::<echo>(json!("late"), late).await.unwrap().task_id;
+    let late = SpawnOptions::new().delay(Duration::from_secs(3600));
+    let cancelled = process.spawn::<echo>(json!("late")).options(late).await.unwrap().task_id;
     process.cancel(cancelled).await.unwrap();
     process.retry(cancelled).await.unwrap();
     assert_eq!(process.wait::<Value>(cancelled).await.unwrap(), "late");
@@ -505,7 +506,7 @@ async fn values_that_look_like_what_codecs_make_come_back_as_they_were() {
             })
             .await
             .unwrap();
-        let task = process.spawn_named("fails", &(), SpawnOptions::new()).await.unwrap();
+        let task = process.spawn_named("fails", &()).await.unwrap();
         let Err(Error::TaskFailed { failure, .. }) = process.wait::<()>(task.task_id).await else {
             panic!()
         };
@@ -569,9 +570,9 @@ async fn what_cannot_be_encoded_is_tried_again_and_nothing_is_lost() {
     let harness = Harness::new();
     let (process, runs) = process(&harness, |builder| builder.codec(Moody::default())).await;
     let task = process.spawn::<keeper>("the recipe".into()).await.unwrap().task_id;
-    let error = process.emit_event("opened", "the safe", None).await.unwrap_err().to_string();
+    let error = process.emit_event("opened", "the safe").await.unwrap_err().to_string();
     assert_eq!(error, "the event \"opened\" cannot be encoded: not now");
-    process.emit_event("opened", "the safe", None).await.unwrap();
+    process.emit_event("opened", "the safe").await.unwrap();
     process.send(task, "told", "everybody").await.unwrap();
     process.start_worker(worker_options()).await;
     let output: String = process.wait(task).await.unwrap();
@@ -597,7 +598,7 @@ async fn what_cannot_be_read_goes_nowhere() {
     owner.start_worker(worker_options()).await;
     let done = owner.spawn::<echo>(json!("secret")).await.unwrap().task_id;
     owner.wait::<Value>(done).await.unwrap();
-    let failed = owner.spawn_named("failed", &(), SpawnOptions::new()).await.unwrap().task_id;
+    let failed = owner.spawn_named("failed", &()).await.unwrap().task_id;
     in_state(&owner, failed, TaskState::Suspended).await;
     for task in [done, failed] {
         owner.export(task).await.unwrap().to_json().unwrap();
@@ -612,6 +613,6 @@ async fn what_cannot_be_read_goes_nowhere() {
             panic!("{error}")
         };
     }
-    assert_eq!(owner.tasks(TaskFilter::default()).await.unwrap().len(), 2);
+    assert_eq!(owner.tasks(TaskFilter::default()).await.unwrap().items.len(), 2);
     owner.retrigger(done).await.unwrap();
 }

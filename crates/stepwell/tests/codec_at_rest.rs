@@ -17,8 +17,8 @@ use std::time::Duration;
 use anyhow::{anyhow, bail};
 use serde_json::json;
 use stepwell::codec::{Compression, Encryption, Key};
+use stepwell::sqlite::TransactionExt as _;
 use stepwell::sqlite::rusqlite::Connection;
-use stepwell::sqlite::{ClientExt as _, TransactionExt as _};
 use stepwell::*;
 
 /// In every secret, and nowhere else.
@@ -105,8 +105,8 @@ async fn secrets(file: &Path, encrypts: bool) -> [Vec<u8>; 2] {
     // Another client goes on from the journal, and is told by transactions of the application's.
     let second = client(file, encrypts).await;
     let tx = conn.transaction().unwrap();
-    let spawned = second.spawn_in::<secretive>(&tx, secret("parameters")).unwrap().task_id;
-    second.emit_event_in(&tx, "told", &secret("event"), None).unwrap();
+    let spawned = second.spawn::<secretive>(secret("parameters")).in_tx(&tx).unwrap().task_id;
+    second.emit_event("told", &secret("event")).in_tx(&tx).unwrap();
     tx.commit().unwrap();
     for task in [begun, spawned] {
         second.send(task, "told", &secret("message")).await.unwrap();
@@ -177,7 +177,8 @@ async fn what_is_copied_to_another_place_is_not_taken_for_what_belongs_there() {
     let error = client.wait::<String>(yours).await.unwrap_err().to_string();
     assert!(error.contains("was copied from another place"), "{error}");
     assert_eq!(client.wait::<String>(mine).await.unwrap(), "mine and its output");
-    let listed = serde_json::to_value(client.tasks(TaskFilter::default()).await.unwrap()).unwrap();
+    let listed =
+        serde_json::to_value(client.tasks(TaskFilter::default()).await.unwrap().items).unwrap();
     let why = listed[0]["params"]["$unreadable"].as_str().unwrap();
     assert!(why.starts_with(&format!("the parameters of task {yours} cannot be read")), "{why}");
     assert_eq!(listed[1]["params"], json!("mine"));
@@ -224,7 +225,7 @@ async fn a_journal_that_was_changed_leads_no_code_another_way() {
                            ?1"
         );
         assert_eq!(conn.execute(&sql, [tasks[0].to_string()]).unwrap(), 1);
-        client.emit_event("go", &(), None).await.unwrap();
+        client.emit_event("go", &()).await.unwrap();
         let worker = client.start_worker(WorkerOptions::new()).await;
         let error = client.wait::<String>(tasks[0]).await.unwrap_err().to_string();
         assert!(error.contains("cannot be read: "), "{change}: {error}");

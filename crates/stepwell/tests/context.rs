@@ -30,7 +30,7 @@ where
     let process = harness.start().await;
     process.register_fn("task", function).await?;
     process.start_worker(worker_options()).await;
-    let task = process.spawn_named("task", &(), options).await?;
+    let task = process.spawn_named("task", &()).options(options).await?;
     process.wait(task.task_id).await
 }
 
@@ -76,7 +76,7 @@ async fn a_name_used_again_is_another_step() {
         .await
         .unwrap();
     process.start_worker(worker_options()).await;
-    let task = process.spawn_named("task", &(), SpawnOptions::new()).await.unwrap();
+    let task = process.spawn_named("task", &()).await.unwrap();
     process.wait::<()>(task.task_id).await.unwrap();
     let journal = process.journal(task.task_id).await.unwrap();
     let labels: Vec<_> = journal.iter().map(|entry| entry.key.label()).collect();
@@ -103,7 +103,7 @@ async fn a_failing_step_is_retried_with_durable_pauses() {
         .unwrap();
     process.start_worker(worker_options()).await;
     let start = harness.now();
-    let task = process.spawn_named("task", &(), SpawnOptions::new()).await.unwrap();
+    let task = process.spawn_named("task", &()).await.unwrap();
     assert_eq!(process.wait::<u32>(task.task_id).await.unwrap(), 3);
     assert!(until(start, harness.now()) >= 3 * WEEK);
     assert_eq!(
@@ -215,7 +215,7 @@ async fn a_task_says_after_how_long_it_is_retried_or_never() {
         .unwrap();
     process.start_worker(worker_options()).await;
     let start = harness.now();
-    let task = process.spawn_named("task", &(), SpawnOptions::new()).await.unwrap();
+    let task = process.spawn_named("task", &()).await.unwrap();
     assert_eq!(failure(process.wait::<()>(task.task_id).await).message, "gone");
     let waited = until(start, harness.now());
     assert!(waited >= WEEK && waited < WEEK + 2 * SECOND, "{waited:?}");
@@ -251,7 +251,7 @@ async fn sleeps_last_as_long_as_they_say_also_none_at_all_and_a_thousand_years()
         .await
         .unwrap();
     process.start_worker(worker_options()).await;
-    let task = process.spawn_named("task", &(), SpawnOptions::new()).await.unwrap();
+    let task = process.spawn_named("task", &()).await.unwrap();
     let (none, long, first) =
         process.wait::<(Duration, Duration, String)>(task.task_id).await.unwrap();
     assert!(none < SECOND, "{none:?}");
@@ -274,7 +274,7 @@ async fn a_sleep_goes_on_while_no_process_is_alive_and_does_not_start_anew() {
     let process = harness.start().await;
     register(&process).await;
     let start = harness.now();
-    let task = process.spawn_named("sleepy", &(), SpawnOptions::new()).await.unwrap();
+    let task = process.spawn_named("sleepy", &()).await.unwrap();
     tokio::time::sleep(WEEK / 2).await;
     process.kill().await;
     tokio::time::sleep(WEEK / 4).await;
@@ -307,13 +307,11 @@ async fn an_event_reaches_those_who_wait_and_those_who_come_late_and_each_await_
         .await
         .unwrap();
     process.start_worker(worker_options()).await;
-    let spawn = async |name: &str| {
-        process.spawn_named(name, &(), SpawnOptions::new()).await.unwrap().task_id
-    };
+    let spawn = async |name: &str| process.spawn_named(name, &()).await.unwrap().task_id;
     let early = [spawn("waiter").await, spawn("waiters").await];
     tokio::time::sleep(SECOND).await;
-    assert!(process.emit_event("news", "first", None).await.unwrap());
-    assert!(!process.emit_event("news", "second", None).await.unwrap(), "the first event stands");
+    assert!(process.emit_event("news", "first").await.unwrap());
+    assert!(!process.emit_event("news", "second").await.unwrap(), "the first event stands");
     let late = [spawn("waiter").await, spawn("waiters").await];
     for [one, side_by_side] in [early, late] {
         assert_eq!(process.wait::<String>(one).await.unwrap(), "first first");
@@ -333,10 +331,10 @@ async fn an_event_of_one_queue_is_not_seen_in_another() {
         .await
         .unwrap();
     process.start_worker(worker_options().queues(["a", "b"]).unwrap()).await;
-    process.emit_event("news", "of a", Some("a")).await.unwrap();
+    process.emit_event("news", "of a").queue("a").await.unwrap();
     let [a, b] = ["a", "b"].map(|queue| SpawnOptions::new().queue(queue).max_attempts(1));
-    let a = process.spawn_named("waiter", &(), a).await.unwrap();
-    let b = process.spawn_named("waiter", &(), b).await.unwrap();
+    let a = process.spawn_named("waiter", &()).options(a).await.unwrap();
+    let b = process.spawn_named("waiter", &()).options(b).await.unwrap();
     assert_eq!(process.wait::<String>(a.task_id).await.unwrap(), "of a");
     let failure = failure(process.wait::<String>(b.task_id).await);
     assert_eq!(
@@ -363,7 +361,7 @@ async fn a_message_for_a_branch_that_is_gone_goes_to_the_next_who_waits() {
         })
         .await
         .unwrap();
-    let task = process.spawn_named("receiver", &(), SpawnOptions::new()).await.unwrap().task_id;
+    let task = process.spawn_named("receiver", &()).await.unwrap().task_id;
     for number in 1..=3_u32 {
         process.send(task, "numbers", &number).await.unwrap();
     }
@@ -400,10 +398,10 @@ async fn tasks_emit_events_and_send_messages_to_each_other() {
         .await
         .unwrap();
     process.start_worker(worker_options()).await;
-    let receiver = process.spawn_named("receiver", &(), SpawnOptions::new()).await.unwrap().task_id;
+    let receiver = process.spawn_named("receiver", &()).await.unwrap().task_id;
     process.send(receiver, "other", "never read").await.unwrap();
     process.send(receiver, "numbers", &1).await.unwrap();
-    let sender = process.spawn_named("sender", &receiver, SpawnOptions::new()).await.unwrap();
+    let sender = process.spawn_named("sender", &receiver).await.unwrap();
     assert_eq!(process.wait::<Vec<u32>>(sender.task_id).await.unwrap(), [1, 2, 3]);
     process.wait::<()>(receiver).await.unwrap();
     let error = process.send(receiver, "numbers", &4).await.unwrap_err();
@@ -445,10 +443,10 @@ async fn a_parent_joins_its_children_and_a_failed_child_is_an_error_value() {
         .await
         .unwrap();
     process.start_worker(WorkerOptions::new().concurrency(3)).await;
-    let parent = process.spawn_named("parent", &(), SpawnOptions::new()).await.unwrap();
+    let parent = process.spawn_named("parent", &()).await.unwrap();
     assert_eq!(process.wait::<u32>(parent.task_id).await.unwrap(), (0..20).sum::<u32>() * 2 - 26);
     let children = TaskFilter { parent: Some(parent.task_id), ..TaskFilter::default() };
-    assert_eq!(process.tasks(children).await.unwrap().len(), 20);
+    assert_eq!(process.tasks(children).await.unwrap().items.len(), 20);
 }
 
 #[tokio::test(start_paused = true)]
@@ -484,7 +482,7 @@ async fn a_durable_timeout_is_not_started_anew_by_a_crash() {
     let begin = harness.now();
     let process = harness.start().await;
     start(&process).await;
-    let task = process.spawn_named("limited", &(), SpawnOptions::new()).await.unwrap();
+    let task = process.spawn_named("limited", &()).await.unwrap();
     tokio::time::sleep(7 * SECOND).await;
     process.kill().await;
     let process = harness.start().await;
@@ -566,11 +564,11 @@ async fn a_step_that_lost_is_not_begun_again_while_a_replay_waits_for_something_
     };
     process.register_fn("task", task).await.unwrap();
     process.start_worker(worker_options().max_in_memory(0)).await;
-    let task = process.spawn_named("task", &(), SpawnOptions::new()).await.unwrap().task_id;
+    let task = process.spawn_named("task", &()).await.unwrap().task_id;
     while process.task(task).await.unwrap().unwrap().state != TaskState::Suspended {
         tokio::time::sleep(SECOND).await;
     }
-    process.emit_event("go", &(), None).await.unwrap();
+    process.emit_event("go", &()).await.unwrap();
     assert_eq!(process.wait::<u32>(task).await.unwrap(), 1);
     assert_eq!(BEGUN.load(Ordering::SeqCst), 1);
 }
@@ -596,10 +594,7 @@ async fn state_headers_and_ids_are_at_hand() {
         .await
         .unwrap();
     process.start_worker(worker_options()).await;
-    let task = process
-        .spawn_named("task", &(), SpawnOptions::new().header("tenant", "acme"))
-        .await
-        .unwrap();
+    let task = process.spawn_named("task", &()).header("tenant", "acme").await.unwrap();
     assert_eq!(
         process.wait::<String>(task.task_id).await.unwrap(),
         format!("db 7 \"acme\" 1 {}", task.task_id)
@@ -637,7 +632,7 @@ async fn a_cancelled_tasks_closure_is_told_and_what_it_finishes_is_journaled() {
         .await
         .unwrap();
     process.start_worker(worker_options()).await;
-    let task = process.spawn_named("task", &(), SpawnOptions::new()).await.unwrap();
+    let task = process.spawn_named("task", &()).await.unwrap();
     started.notified().await;
     process.cancel(task.task_id).await.unwrap();
     assert!(matches!(process.wait::<usize>(task.task_id).await, Err(Error::TaskCancelled(_))));
@@ -675,7 +670,7 @@ async fn deploy(harness: &Harness, version: u32) -> Process {
 }
 
 async fn spawn_and_suspend(process: &Process) -> TaskId {
-    let task = process.spawn_named("task", &(), SpawnOptions::new().max_attempts(1)).await.unwrap();
+    let task = process.spawn_named("task", &()).max_attempts(1).await.unwrap();
     while process.task(task.task_id).await.unwrap().unwrap().state != TaskState::Suspended {
         tokio::time::sleep(SECOND).await;
     }
@@ -696,7 +691,7 @@ async fn changed_code_takes_the_old_way_with_old_tasks_and_the_new_way_with_new_
 
     // Both are replayed by the code that knows both ways.
     let process = deploy(&harness, 2).await;
-    process.emit_event("go", &(), None).await.unwrap();
+    process.emit_event("go", &()).await.unwrap();
     assert_eq!(process.wait::<(String, bool)>(old).await.unwrap(), ("old".into(), false));
     assert_eq!(process.wait::<(String, bool)>(new).await.unwrap(), ("new".into(), true));
     let journal = process.journal(new).await.unwrap();
@@ -714,7 +709,7 @@ async fn the_old_way_can_be_deleted_when_no_old_task_is_left() {
     process.kill().await;
 
     let process = deploy(&harness, 3).await;
-    process.emit_event("go", &(), None).await.unwrap();
+    process.emit_event("go", &()).await.unwrap();
     assert_eq!(process.wait::<(String, bool)>(task).await.unwrap(), ("new".into(), true));
 }
 

@@ -34,8 +34,8 @@ fn steps(n: u64, ctx: TaskContext) -> BoxFuture<'static, TaskResult<()>> {
 
 /// Spawns side by side, which the store decides one after the other: all have the same key.
 fn spawns(n: u64, ctx: TaskContext) -> BoxFuture<'static, TaskResult<()>> {
-    let spawn = move |n| -> Delivery<Child<()>> {
-        ctx.spawn_named(("child", n), "nobody's", &(), SpawnOptions::new().idempotency_key("one"))
+    let spawn = move |n| -> SpawnChild<()> {
+        ctx.spawn_named(("child", n), "nobody's", &()).idempotency_key("one")
     };
     async move { try_join_all((0..n).map(spawn)).await.map(drop) }.boxed()
 }
@@ -61,7 +61,7 @@ fn shortest(code: Code, n: u64) -> Duration {
             process.register_fn("task", code).await.unwrap();
             process.start_worker(worker_options()).await;
             let begun = Instant::now();
-            let task = process.spawn_named("task", &n, SpawnOptions::new()).await.unwrap().task_id;
+            let task = process.spawn_named("task", &n).await.unwrap().task_id;
             process.wait::<()>(task).await.unwrap();
             begun.elapsed()
         })

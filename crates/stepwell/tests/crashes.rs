@@ -119,7 +119,7 @@ async fn live(process: &Process, ledger: &Arc<Ledger>) -> Result<Ends, Error> {
         // A program that dies again and again uses up attempts; that is another test's matter.
         let options = SpawnOptions::new().idempotency_key("the one").max_attempts(10);
         let options = options.retry(RetryStrategy::fixed(MOMENT));
-        tasks.insert(name, process.spawn_named(name, &(), options).await?.task_id);
+        tasks.insert(name, process.spawn_named(name, &()).options(options).await?.task_id);
     }
     let orphan = orphan_of(process, tasks["forsaken"]).await?;
     cancel(process, tasks["forsaken"]).await?;
@@ -146,7 +146,7 @@ async fn live(process: &Process, ledger: &Arc<Ledger>) -> Result<Ends, Error> {
 async fn orphan_of(process: &Process, parent: TaskId) -> Result<TaskId, Error> {
     loop {
         let filter = TaskFilter { parent: Some(parent), ..TaskFilter::default() };
-        match process.tasks(filter).await?.first() {
+        match process.tasks(filter).await?.items.first() {
             Some(orphan) => return Ok(orphan.task_id),
             None => tokio::time::sleep(MOMENT).await,
         }
@@ -168,9 +168,17 @@ async fn cancel(process: &Process, task_id: TaskId) -> Result<(), Error> {
 /// Approves what the task waits for as soon as that was escalated, if it still waits.
 async fn decide(process: &Process, task_id: TaskId) -> Result<(), Error> {
     while !state(process, task_id).await?.is_finished() {
-        let approvals = process.approvals(None, 10).await?;
+        let approvals = process
+            .approvals()
+            .list(ApprovalFilter { limit: 10, ..ApprovalFilter::default() })
+            .await?
+            .items;
         if approvals.iter().any(|approval| approval.assignee.as_deref() == Some("director")) {
-            return match process.decide(task_id, "days", &Decision::approved("ada", 7)).await {
+            return match process
+                .approvals()
+                .decide(task_id, "days", &Decision::approved("ada", 7))
+                .await
+            {
                 Ok(()) | Err(Error::AlreadyDecided { .. } | Error::UnknownApproval { .. }) => {
                     Ok(())
                 }

@@ -229,12 +229,12 @@ async fn interleaving(seed: u64, kills: bool, retries: bool) {
     let attempts = SpawnOptions::new()
         .max_attempts(1000)
         .retry(RetryStrategy::fixed(Duration::from_millis(10)));
-    let task_id = spawner.spawn_named("tree", &depth, attempts).await.unwrap().task_id;
+    let task_id = spawner.spawn_named("tree", &depth).options(attempts).await.unwrap().task_id;
     let emit = spawner.client().clone();
     let emitter = tokio::spawn(async move {
         for event in 0..3 {
             tokio::time::sleep(Duration::from_millis(25)).await;
-            emit.emit_event(format!("event {event}"), &event, None).await.unwrap();
+            emit.emit_event(format!("event {event}"), &event).await.unwrap();
         }
     });
     for _ in 0..if kills { dice.roll(4) } else { 0 } {

@@ -16,8 +16,8 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use stepwell::sqlite::TransactionExt as _;
 use stepwell::sqlite::rusqlite::Connection;
-use stepwell::sqlite::{ClientExt as _, TransactionExt as _};
 use stepwell::*;
 
 /// Dies when it is called for the `n`-th time; never when that is 0.
@@ -70,9 +70,9 @@ async fn program(file: &Path, fate: u32) {
         fate.strike();
         tx.execute("INSERT INTO orders (item) VALUES ('teapot')", []).unwrap();
         fate.strike();
-        let task = client.spawn_in::<ship>(&tx, "teapot".into()).unwrap();
+        let task = client.spawn::<ship>("teapot".into()).in_tx(&tx).unwrap();
         fate.strike();
-        assert!(client.emit_event_in(&tx, "ordered", &1, None).unwrap());
+        assert!(client.emit_event("ordered", &1).in_tx(&tx).unwrap());
         fate.strike();
         tx.execute("UPDATE orders SET task_id = ?1", [task.task_id.to_string()]).unwrap();
         fate.strike();
@@ -150,11 +150,11 @@ async fn what_is_rolled_back_was_never_there() {
     let (client, _) = connect(&file, 0).await;
     let mut conn = Connection::open(&file).unwrap();
     let tx = conn.transaction().unwrap();
-    let task = client.spawn_in::<ship>(&tx, "teapot".into()).unwrap();
-    client.emit_event_in(&tx, "ordered", &1, None).unwrap();
+    let task = client.spawn::<ship>("teapot".into()).in_tx(&tx).unwrap();
+    client.emit_event("ordered", &1).in_tx(&tx).unwrap();
     tx.rollback().unwrap();
     assert!(client.task(task.task_id).await.unwrap().is_none());
-    assert!(client.emit_event("ordered", &2, None).await.unwrap(), "it is the first");
+    assert!(client.emit_event("ordered", &2).await.unwrap(), "it is the first");
 }
 
 #[tokio::test]
@@ -163,14 +163,14 @@ async fn connections_that_will_not_do() {
     let file = folder.path().join("tasks.db");
     let (client, _) = connect(&file, 0).await;
     let elsewhere = Connection::open(folder.path().join("other.db")).unwrap();
-    let error = client.spawn_in::<ship>(&elsewhere, "teapot".into()).unwrap_err().to_string();
+    let error = client.spawn::<ship>("teapot".into()).in_tx(&elsewhere).unwrap_err().to_string();
     assert!(error.contains("another database than the client's"), "{error}");
     let here = Connection::open(&file).unwrap();
-    let error = client.spawn_in::<ship>(&here, "teapot".into()).unwrap_err().to_string();
+    let error = client.spawn::<ship>("teapot".into()).in_tx(&here).unwrap_err().to_string();
     assert!(error.contains("no transaction has begun"), "{error}");
     let harness = testing::Harness::new();
     let process = harness.start().await;
-    let error = process.spawn_in::<ship>(&here, "teapot".into()).unwrap_err().to_string();
+    let error = process.spawn::<ship>("teapot".into()).in_tx(&here).unwrap_err().to_string();
     assert!(error.contains("the client's store is not SQLite"), "{error}");
 }
 
@@ -191,9 +191,9 @@ async fn a_spawn_in_a_transaction_is_checked_by_what_others_described() {
     client.store().describe(info).await.unwrap();
     let mut conn = Connection::open(&file).unwrap();
     let tx = conn.transaction().unwrap();
-    let error = client.spawn_in::<ship>(&tx, "teapot".into()).unwrap_err().to_string();
+    let error = client.spawn::<ship>("teapot".into()).in_tx(&tx).unwrap_err().to_string();
     assert!(error.contains("the parameters of ship: does not fit its schema"), "{error}");
-    client.spawn_in::<ship>(&tx, "pot".into()).unwrap();
+    client.spawn::<ship>("pot".into()).in_tx(&tx).unwrap();
     tx.commit().unwrap();
-    assert_eq!(client.tasks(TaskFilter::default()).await.unwrap().len(), 1);
+    assert_eq!(client.tasks(TaskFilter::default()).await.unwrap().items.len(), 1);
 }

@@ -60,7 +60,13 @@ async fn sqlite(harness: &Harness) -> Arc<dyn Store> {
 async fn waits_for_approval(process: &Process, task: TaskId) -> ApprovalInfo {
     loop {
         let state = process.task(task).await.unwrap().unwrap().state;
-        if let Some(approval) = process.approvals(None, 10).await.unwrap().pop()
+        if let Some(approval) = process
+            .approvals()
+            .list(ApprovalFilter { limit: 10, ..ApprovalFilter::default() })
+            .await
+            .unwrap()
+            .items
+            .pop()
             && state == TaskState::Suspended
         {
             return approval;
@@ -74,7 +80,7 @@ async fn waiting(process: &Process) -> (TaskId, ApprovalInfo) {
     process.start_worker(worker_options()).await;
     let options =
         SpawnOptions::new().max_attempts(1).header("tenant", "a").idempotency_key("the one");
-    let task = process.spawn_with::<journey>("Köln".into(), options).await.unwrap().task_id;
+    let task = process.spawn::<journey>("Köln".into()).options(options).await.unwrap().task_id;
     process.send(task, "ticket", "a ticket").await.unwrap();
     process.send(task, "ticket", "another").await.unwrap();
     let approval = waits_for_approval(process, task).await;
@@ -113,7 +119,7 @@ async fn an_imported_task_goes_on_in_another_store_and_in_a_third() {
     third.import(again).await.unwrap();
     third.start_worker(worker_options()).await;
     waits_for_approval(&third, task).await;
-    third.decide(task, "holiday", &Decision::approved("bob", 14_u32)).await.unwrap();
+    third.approvals().decide(task, "holiday", &Decision::approved("bob", 14_u32)).await.unwrap();
     let output = third.wait::<String>(task).await.unwrap();
     assert_eq!(
         output,
@@ -139,7 +145,7 @@ async fn an_imported_task_keeps_what_it_was_answered_with() {
     let one = |(): (), _ctx: TaskContext| async move { Ok(7_u32) };
     let key = || SpawnOptions::new().idempotency_key("one");
     let asks = move |(): (), ctx: TaskContext| async move {
-        let child: Child<u32> = ctx.spawn_named("child", "one", &(), key()).await?;
+        let child: Child<u32> = ctx.spawn_named("child", "one", &()).options(key()).await?;
         ctx.await_event::<()>("go on", None).await?;
         ctx.join(&child).await
     };
@@ -147,9 +153,9 @@ async fn an_imported_task_keeps_what_it_was_answered_with() {
     first.register_fn("one", one).await.unwrap();
     first.register_fn("asks", asks).await.unwrap();
     first.start_worker(worker_options()).await;
-    let there = first.spawn_named("one", &(), key()).await.unwrap().task_id;
+    let there = first.spawn_named("one", &()).options(key()).await.unwrap().task_id;
     assert_eq!(first.wait::<u32>(there).await.unwrap(), 7);
-    let parent = first.spawn_named("asks", &(), SpawnOptions::new()).await.unwrap().task_id;
+    let parent = first.spawn_named("asks", &()).await.unwrap().task_id;
     while first.task(parent).await.unwrap().unwrap().state != TaskState::Suspended {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
@@ -164,7 +170,7 @@ async fn an_imported_task_keeps_what_it_was_answered_with() {
     let refused = second.delete(there).await.unwrap_err();
     assert!(matches!(refused, Error::Needed { by, .. } if by == parent), "{refused}");
     second.start_worker(worker_options()).await;
-    second.emit_event("go on", &(), None).await.unwrap();
+    second.emit_event("go on", &()).await.unwrap();
     assert_eq!(second.wait::<u32>(parent).await.unwrap(), 7);
     second.delete(there).await.unwrap();
 }
@@ -193,8 +199,8 @@ async fn a_delayed_start_and_a_retry_are_due_when_they_were() {
     static RUNS: AtomicU32 = AtomicU32::new(0);
     let harness = Harness::new();
     let first = harness.start().await;
-    let options = SpawnOptions::new().start_after(10 * DAY);
-    let task = first.spawn_named("later", &(), options).await.unwrap().task_id;
+    let options = SpawnOptions::new().delay(10 * DAY);
+    let task = first.spawn_named("later", &()).options(options).await.unwrap().task_id;
     let export = first.export(task).await.unwrap();
     let began = harness.now();
     let store = Arc::new(MemoryStore::new(harness.runtime()));
@@ -322,11 +328,7 @@ fn an_export_tells_where_an_error_was_made() {
         };
         client.register_fn("stuck", stuck).await.unwrap();
         client.start_worker(WorkerOptions::new()).await;
-        let task = client
-            .spawn_named("stuck", &(), SpawnOptions::new().max_attempts(1))
-            .await
-            .unwrap()
-            .task_id;
+        let task = client.spawn_named("stuck", &()).max_attempts(1).await.unwrap().task_id;
         client.wait::<()>(task).await.unwrap_err();
         let json = client.export(task).await.unwrap().to_json().unwrap();
         let export = Export::from_json(&json).unwrap();
@@ -366,7 +368,7 @@ async fn a_busy_task_is_looked_at_and_refused_as_a_document() {
     };
     client.register_fn("busy", busy).await.unwrap();
     client.start_worker(WorkerOptions::new()).await;
-    let task = client.spawn_named("busy", &(), SpawnOptions::new()).await.unwrap().task_id;
+    let task = client.spawn_named("busy", &()).await.unwrap().task_id;
     // So many that some more come while they are read.
     while client.journal(task).await.unwrap().len() < 2_000 {
         tokio::time::sleep(Duration::from_millis(1)).await;

@@ -41,11 +41,7 @@ async fn what_happens_is_kept_for_other_processes() {
     keeping.start_worker(worker_options()).await;
     let fine = keeping.spawn::<order>("feather".into()).await.unwrap().task_id;
     keeping.wait::<String>(fine).await.unwrap();
-    let undone = keeping
-        .spawn_with::<order>("anvil".into(), SpawnOptions::new().max_attempts(1))
-        .await
-        .unwrap()
-        .task_id;
+    let undone = keeping.spawn::<order>("anvil".into()).max_attempts(1).await.unwrap().task_id;
     keeping.wait::<String>(undone).await.unwrap_err();
     keeping.shutdown(Duration::ZERO).await;
 
@@ -72,7 +68,7 @@ async fn what_happens_is_kept_for_other_processes() {
             .history(HistoryFilter { after, limit: 4, ..HistoryFilter::default() })
             .await
             .unwrap();
-        let Some(last) = page.last() else { break };
+        let Some(last) = page.items.last() else { break };
         after = last.id;
         all.extend(page);
     }

@@ -126,7 +126,7 @@ async fn a_failing_item_stops_the_others_or_does_not() {
     world.fails.store(true, Ordering::SeqCst);
     let spawn = async |policy| {
         let options = SpawnOptions::new().max_attempts(1);
-        let task = process.spawn_with::<works>((30, policy), options).await.unwrap().task_id;
+        let task = process.spawn::<works>((30, policy)).options(options).await.unwrap().task_id;
         (task, process.wait::<(usize, Vec<usize>)>(task).await)
     };
     let (stopped, error) = spawn(ErrorPolicy::Stop).await;
@@ -172,10 +172,10 @@ async fn batches_give_a_result_for_each_item() {
     process.register_fn("batches", task).await.unwrap();
     process.start_worker(worker_options()).await;
     type Output = (Vec<u32>, Vec<String>);
-    let task = process.spawn_named("batches", &false, SpawnOptions::new()).await.unwrap();
+    let task = process.spawn_named("batches", &false).await.unwrap();
     assert_eq!(process.wait::<Output>(task.task_id).await.unwrap(), ((1..=10).collect(), vec![]));
     assert_eq!(*sizes.lock().unwrap(), [4, 4, 2]);
-    let task = process.spawn_named("batches", &true, SpawnOptions::new()).await.unwrap();
+    let task = process.spawn_named("batches", &true).await.unwrap();
     let (results, failures) = process.wait::<Output>(task.task_id).await.unwrap();
     assert_eq!(results, (1..=8).collect::<Vec<_>>());
     assert_eq!(failures, ["a batch of 2 items gave 1 results"; 2]);
@@ -206,7 +206,8 @@ async fn another_number_of_items_is_an_error_unless_the_input_says_that_they_are
     for by_input in [false, true] {
         count.store(3, Ordering::SeqCst);
         let options = SpawnOptions::new().max_attempts(1);
-        let task = process.spawn_named("changing", &by_input, options).await.unwrap().task_id;
+        let task =
+            process.spawn_named("changing", &by_input).options(options).await.unwrap().task_id;
         process.wait::<usize>(task).await.unwrap_err();
         tasks.push(task);
     }
@@ -243,7 +244,7 @@ async fn large_results_are_kept_in_few_rows() {
         process.start_worker(worker_options()).await;
     };
     register(&process).await;
-    let task = process.spawn_named("large", &(), SpawnOptions::new()).await.unwrap().task_id;
+    let task = process.spawn_named("large", &()).await.unwrap().task_id;
     while process.task(task).await.unwrap().unwrap().state != TaskState::Suspended {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
@@ -252,6 +253,6 @@ async fn large_results_are_kept_in_few_rows() {
     process.kill().await;
     process = harness.start().await;
     register(&process).await;
-    process.emit_event("go on", &(), None).await.unwrap();
+    process.emit_event("go on", &()).await.unwrap();
     assert_eq!(process.wait::<usize>(task).await.unwrap(), 3_000);
 }

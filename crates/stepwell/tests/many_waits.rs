@@ -68,14 +68,14 @@ async fn count(what: &'static str, waits: u32) -> Arc<Counts> {
     };
     process.register_fn("many", many).await.unwrap();
     process.start_worker(worker_options()).await;
-    let task = process.spawn_named("many", &waits, SpawnOptions::new()).await.unwrap().task_id;
+    let task = process.spawn_named("many", &waits).await.unwrap().task_id;
     for n in 0..waits {
         // Each wakes the task by itself.
         while process.task(task).await.unwrap().unwrap().state != TaskState::Suspended {
             tokio::task::yield_now().await;
         }
         match what {
-            "events" => _ = process.emit_event(format!("event:{n}"), &n, None).await.unwrap(),
+            "events" => _ = process.emit_event(format!("event:{n}"), &n).await.unwrap(),
             _ => process.send(task, "topic", &n).await.unwrap(),
         }
     }

@@ -55,7 +55,7 @@ async fn run(measured: bool) {
     client.start_worker(WorkerOptions::new()).await;
     for fails in [false, true] {
         let options = SpawnOptions::new().max_attempts(1);
-        let task = client.spawn_with::<flaky>(fails, options).await.unwrap();
+        let task = client.spawn::<flaky>(fails).options(options).await.unwrap();
         let _ = client.wait::<()>(task.task_id).await;
     }
     client.shutdown(Duration::from_secs(10)).await;

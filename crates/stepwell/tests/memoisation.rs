@@ -74,11 +74,7 @@ async fn a_retried_task_runs_the_steps_whose_input_has_changed_and_no_others() {
     let (harness, world) = (Harness::new(), Arc::new(World::default()));
     let process = start(&harness, &world).await;
     world.set(&[1, 2, 3], true);
-    let task = process
-        .spawn_with::<digest>((), SpawnOptions::new().max_attempts(1))
-        .await
-        .unwrap()
-        .task_id;
+    let task = process.spawn::<digest>(()).max_attempts(1).await.unwrap().task_id;
     process.wait::<Vec<u32>>(task).await.unwrap_err();
     assert_eq!(world.ran(), "before part(1) part(2) part(3) sum(60) after");
 
@@ -120,7 +116,7 @@ async fn a_crash_after_a_changed_input_finds_the_journal_as_it_was_left() {
     };
     process.register_fn("waits", waits).await.unwrap();
     world.set(&[1, 2], false);
-    let task = process.spawn_named("waits", &(), SpawnOptions::new()).await.unwrap().task_id;
+    let task = process.spawn_named("waits", &()).await.unwrap().task_id;
     let mut process = process;
     for (inputs, ran) in
         [([1, 2], "part(1) part(2)"), ([3, 2], "part(3)"), ([3, 2], ""), ([3, 4], "part(4)")]
@@ -147,7 +143,7 @@ async fn a_crash_after_a_changed_input_finds_the_journal_as_it_was_left() {
         }
         assert_eq!(world.ran(), ran);
     }
-    process.emit_event("go on", &(), None).await.unwrap();
+    process.emit_event("go on", &()).await.unwrap();
     process.wait::<()>(task).await.unwrap();
     assert_eq!(world.ran(), "");
 }
@@ -223,7 +219,7 @@ async fn tasks_share_results_by_a_cache_and_do_without_a_broken_one() {
     };
     process.register_fn("square", task).await.unwrap();
     let run = async |n: u32| {
-        let task = process.spawn_named("square", &n, SpawnOptions::new()).await.unwrap();
+        let task = process.spawn_named("square", &n).await.unwrap();
         (process.wait::<u32>(task.task_id).await.unwrap(), world.ran())
     };
     assert_eq!(run(3).await, (9, "square(3)".into()));

@@ -51,13 +51,13 @@ async fn logs_and_progress_are_kept_with_the_task_and_not_written_again_by_a_rep
     let mut events = process.subscribe();
     let task = process.spawn::<talks>(5).await.unwrap().task_id;
     suspended(&process, task).await;
-    let snapshot = process.find(task).await.unwrap();
+    let snapshot = process.snapshot(task).await.unwrap();
     let progress = Progress { current: 5, total: Some(5), message: Some("counting".into()) };
     assert_eq!(snapshot.progress, Some(progress.clone()));
     process.kill().await;
 
     let process = start(&harness).await;
-    process.emit_event("go on", &(), None).await.unwrap();
+    process.emit_event("go on", &()).await.unwrap();
     process.wait::<u64>(task).await.unwrap();
     let lines = process.logs(task).await.unwrap();
     let said: Vec<_> = lines.iter().map(|line| (line.level, line.message.as_str())).collect();
@@ -105,10 +105,10 @@ async fn a_log_in_a_compensation_is_kept_and_does_not_end_it() {
     };
     process.register_fn("fails", fails).await.unwrap();
     process.start_worker(worker_options()).await;
-    let task = process.spawn_named("fails", &(), SpawnOptions::new()).await.unwrap().task_id;
+    let task = process.spawn_named("fails", &()).await.unwrap().task_id;
     process.wait::<()>(task).await.unwrap_err();
     assert_eq!(process.logs(task).await.unwrap()[0].message, "undoing");
-    assert_eq!(process.find(task).await.unwrap().progress.unwrap().current, 1);
+    assert_eq!(process.snapshot(task).await.unwrap().progress.unwrap().current, 1);
     process.retry(task).await.unwrap();
     process.wait::<()>(task).await.unwrap_err();
     assert_eq!(process.logs(task).await.unwrap().len(), 2);
@@ -118,12 +118,12 @@ async fn a_log_in_a_compensation_is_kept_and_does_not_end_it() {
 async fn tasks_are_found_by_labels_and_triggered_again() {
     let harness = Harness::new();
     let process = start(&harness).await;
-    process.emit_event("go on", &(), None).await.unwrap();
+    process.emit_event("go on", &()).await.unwrap();
     let options = |tenant: &str| {
         SpawnOptions::new().label("tenant", tenant).priority(3).idempotency_key(tenant)
     };
     for tenant in ["a", "b"] {
-        let task = process.spawn_with::<talks>(1, options(tenant)).await.unwrap().task_id;
+        let task = process.spawn::<talks>(1).options(options(tenant)).await.unwrap().task_id;
         process.wait::<u64>(task).await.unwrap();
     }
     let of_a = TaskFilter {
@@ -131,15 +131,15 @@ async fn tasks_are_found_by_labels_and_triggered_again() {
         ..TaskFilter::default()
     };
     let found = process.tasks(of_a.clone()).await.unwrap();
-    assert_eq!(found.len(), 1);
-    let again = process.retrigger(found[0].task_id).await.unwrap();
+    assert_eq!(found.items.len(), 1);
+    let again = process.retrigger(found.items[0].task_id).await.unwrap();
     assert!(again.created());
     assert_eq!(process.wait::<u64>(again.task_id).await.unwrap(), 1);
     let found = process.tasks(of_a).await.unwrap();
-    assert_eq!(found.len(), 2);
+    assert_eq!(found.items.len(), 2);
     assert_eq!(
-        (found[0].priority, &found[0].params, &found[0].headers),
-        (3, &found[1].params, &found[1].headers)
+        (found.items[0].priority, &found.items[0].params, &found.items[0].headers),
+        (3, &found.items[1].params, &found.items[1].headers)
     );
     let unknown = process.retrigger(TaskId::from(uuid::Uuid::nil())).await.unwrap_err();
     assert!(matches!(unknown, Error::NotFound(_)));
@@ -155,7 +155,7 @@ async fn ended_tasks_are_forgotten_after_their_time() {
     let waits = process.spawn::<talks>(1).await.unwrap().task_id;
     let nothing = |(): (), _ctx: TaskContext| async { Ok(()) };
     process.register_fn("nothing", nothing).await.unwrap();
-    let ended = process.spawn_named("nothing", &(), SpawnOptions::new()).await.unwrap().task_id;
+    let ended = process.spawn_named("nothing", &()).await.unwrap().task_id;
     process.wait::<()>(ended).await.unwrap();
     tokio::time::sleep(day - Duration::from_secs(120)).await;
     assert!(process.task(ended).await.unwrap().is_some());

@@ -125,7 +125,9 @@ async fn no_outage_of_the_store_costs_a_task_or_an_attempt() {
             let mut tasks = Vec::new();
             for _ in 0..30 {
                 let options = SpawnOptions::new().max_attempts(1);
-                tasks.push(process.spawn_named("steps", &(), options).await.unwrap().task_id);
+                tasks.push(
+                    process.spawn_named("steps", &()).options(options).await.unwrap().task_id,
+                );
             }
             tokio::time::sleep(Duration::from_millis(4_500)).await;
             away.store(true, Ordering::SeqCst);
@@ -162,7 +164,7 @@ async fn no_outage_kills_a_worker_that_is_watched_by_another_with_a_longer_lease
             // Away from just after a heartbeat of the watching one until just before its next.
             tokio::time::sleep((70 - phase) * SECOND).await;
             let options = SpawnOptions::new().max_attempts(1);
-            let task = watched.spawn_named("steps", &(), options).await.unwrap().task_id;
+            let task = watched.spawn_named("steps", &()).options(options).await.unwrap().task_id;
             tokio::time::sleep(Duration::from_millis(5_500)).await;
             away.store(true, Ordering::SeqCst);
             tokio::time::sleep(Duration::from_millis(end - 75_000)).await;
@@ -170,7 +172,7 @@ async fn no_outage_kills_a_worker_that_is_watched_by_another_with_a_longer_lease
             let case = format!("phase {phase} s, until {end} ms");
             assert_eq!(watched.wait::<u32>(task).await.unwrap(), 1, "{case}");
             tokio::time::sleep(300 * SECOND).await;
-            assert_eq!(watched.workers().await.unwrap().len(), 2, "{case}");
+            assert_eq!(watched.workers().list().await.unwrap().len(), 2, "{case}");
             assert!(!steps.doubled.load(Ordering::SeqCst), "{case}");
         }
     }
@@ -193,7 +195,7 @@ async fn a_store_that_answers_for_a_moment_now_and_then_lets_every_worker_be_hea
             away.store(true, Ordering::SeqCst);
             tokio::time::sleep(9 * SECOND).await;
             away.store(false, Ordering::SeqCst);
-            assert_eq!(second.workers().await.unwrap().len(), 2, "phase {phase} s");
+            assert_eq!(second.workers().list().await.unwrap().len(), 2, "phase {phase} s");
         }
     }
 }
@@ -225,7 +227,7 @@ async fn a_pause_at_whose_end_the_store_was_away_counts_against_nobody() {
     away.store(false, Ordering::SeqCst);
     tokio::time::sleep(60 * SECOND).await;
     assert_eq!(worker.worker_id(), id, "the worker was never declared dead");
-    assert_eq!(watching.workers().await.unwrap().len(), 2);
+    assert_eq!(watching.workers().list().await.unwrap().len(), 2);
 }
 
 #[tokio::test(start_paused = true)]
@@ -245,10 +247,10 @@ async fn reads_that_hang_kill_nobody() {
     let (id, other) = (worker.worker_id(), harness.start().await);
     other.start_worker(WorkerOptions::new()).await;
     let once = SpawnOptions::new().max_attempts(1);
-    let stuck = process.spawn_named("stuck", &(), once).await.unwrap().task_id;
+    let stuck = process.spawn_named("stuck", &()).options(once).await.unwrap().task_id;
     tokio::time::sleep(600 * SECOND).await;
     assert_eq!(worker.worker_id(), id, "the worker was never declared dead");
-    assert_eq!(other.workers().await.unwrap().len(), 2);
+    assert_eq!(other.workers().list().await.unwrap().len(), 2);
     let info = other.task(stuck).await.unwrap().unwrap();
     assert_eq!(info.failure.unwrap().kind, FailureKind::Stuck);
 }
@@ -261,11 +263,11 @@ async fn a_spawn_that_nobody_polls_is_run_at_once_and_once() {
     register_steps(&process, &steps).await;
     process.start_worker(WorkerOptions::new().lease(3 * SECOND)).await;
     tokio::time::sleep(SECOND).await;
-    let mut spawning = std::pin::pin!(process.spawn_named("steps", &(), SpawnOptions::new()));
+    let mut spawning = process.spawn_named("steps", &()).into_future();
     assert!(futures_util::poll!(&mut spawning).is_pending());
     // Its caller has other things to do.
     tokio::time::sleep(2 * SECOND).await;
-    let task = process.tasks(TaskFilter::default()).await.unwrap()[0].task_id;
+    let task = process.tasks(TaskFilter::default()).await.unwrap().items[0].task_id;
     assert!(steps.running.lock().unwrap().contains_key(&task), "it has started");
     tokio::time::sleep(60 * SECOND).await;
     let spawned = spawning.await.unwrap();
@@ -318,7 +320,7 @@ async fn a_shutdown_waits_for_spawns_on_their_way_and_starts_none_after_it() {
         let options = WorkerOptions::new().shutdown_timeout(timeout * SECOND);
         let worker = first.start_worker(options).await;
         tokio::time::sleep(SECOND).await;
-        let spawning = first.spawn_named("counted", &(), SpawnOptions::new());
+        let spawning = first.spawn_named("counted", &());
         let shutdown = async {
             tokio::time::sleep(Duration::from_millis(10)).await;
             worker.shutdown().await;
@@ -354,12 +356,12 @@ async fn a_journal_that_is_read_too_late_starts_nothing() {
         let begun = register_counted(&first, &goes_on).await;
         let worker = first.start_worker(WorkerOptions::new().max_in_memory(0)).await;
         let second = harness.start().await;
-        let task = second.spawn_named("counted", &(), SpawnOptions::new()).await.unwrap().task_id;
+        let task = second.spawn_named("counted", &()).await.unwrap().task_id;
         while second.task(task).await.unwrap().unwrap().state != TaskState::Suspended {
             tokio::time::sleep(SECOND).await;
         }
         goes_on.store(true, Ordering::SeqCst);
-        second.emit_event("go", &(), None).await.unwrap();
+        second.emit_event("go", &()).await.unwrap();
         while second.task(task).await.unwrap().unwrap().state != TaskState::Running {
             tokio::time::sleep(SECOND).await;
         }
@@ -399,8 +401,7 @@ async fn a_store_that_is_away_at_any_moment_orphans_nothing() {
             let family = |(): (), ctx: TaskContext| async move {
                 ctx.sleep_for("a while", 2 * SECOND).await?;
                 ctx.await_event::<()>("event", Some(3 * SECOND)).await.ok();
-                let child: Child<u32> =
-                    ctx.spawn_named("child", "steps", &(), SpawnOptions::new()).await?;
+                let child: Child<u32> = ctx.spawn_named("child", "steps", &()).await?;
                 ctx.join(&child).await
             };
             process.register_fn("family", family).await.unwrap();
@@ -408,8 +409,8 @@ async fn a_store_that_is_away_at_any_moment_orphans_nothing() {
             let mut tasks = Vec::new();
             for n in 0..20 {
                 let name = if n % 2 == 0 { "steps" } else { "family" };
-                let start = SpawnOptions::new().start_after(n % 4 * SECOND);
-                tasks.push(process.spawn_named(name, &(), start).await.unwrap().task_id);
+                let start = SpawnOptions::new().delay(n % 4 * SECOND);
+                tasks.push(process.spawn_named(name, &()).options(start).await.unwrap().task_id);
             }
             tokio::time::sleep(moment * SECOND + Duration::from_millis(500)).await;
             away.store(true, Ordering::SeqCst);
@@ -447,7 +448,7 @@ async fn a_run_that_is_refused_is_told_and_begins_nothing_more() {
     process.register_fn("steps", steps).await.unwrap();
     // It would learn of its death with its next heartbeat, after all of the steps.
     let worker = process.start_worker(WorkerOptions::new().lease(100 * SECOND)).await;
-    process.spawn_named("steps", &(), SpawnOptions::new()).await.unwrap();
+    process.spawn_named("steps", &()).await.unwrap();
     tokio::time::sleep(SECOND).await;
     let dead = WorkerSignal::DeclareDead { worker_id: worker.worker_id(), heartbeats: 0 };
     harness.store().commit(Batch { workers: vec![dead], ..Batch::default() }.into()).await.unwrap();
@@ -484,11 +485,7 @@ async fn a_stuck_run_fails_though_the_store_refuses_that_at_first() {
     };
     process.register_fn("stuck", stuck).await.unwrap();
     process.start_worker(WorkerOptions::new().claim_timeout(20 * SECOND)).await;
-    let task = process
-        .spawn_named("stuck", &(), SpawnOptions::new().max_attempts(1))
-        .await
-        .unwrap()
-        .task_id;
+    let task = process.spawn_named("stuck", &()).max_attempts(1).await.unwrap().task_id;
     let Err(Error::TaskFailed { failure, .. }) = process.wait::<()>(task).await else {
         panic!("it ended")
     };
@@ -512,11 +509,7 @@ async fn a_run_whose_own_commits_are_refused_is_not_stuck() {
     let process = harness.start_on(Arc::new(store), |builder| builder).await.unwrap();
     register_steps(&process, &Steps::default()).await;
     process.start_worker(WorkerOptions::new().claim_timeout(20 * SECOND)).await;
-    let task = process
-        .spawn_named("steps", &(), SpawnOptions::new().max_attempts(1))
-        .await
-        .unwrap()
-        .task_id;
+    let task = process.spawn_named("steps", &()).max_attempts(1).await.unwrap().task_id;
     tokio::time::sleep(Duration::from_millis(4_500)).await;
     away.store(true, Ordering::SeqCst);
     tokio::time::sleep(300 * SECOND).await;
@@ -537,7 +530,7 @@ async fn a_task_that_waits_beside_its_context_is_woken_though_the_store_refuses_
     };
     process.register_fn("beside", beside).await.unwrap();
     process.start_worker(WorkerOptions::new()).await;
-    let task = process.spawn_named("beside", &(), SpawnOptions::new()).await.unwrap().task_id;
+    let task = process.spawn_named("beside", &()).await.unwrap().task_id;
     let woken = tokio::time::timeout(60 * SECOND, process.wait::<()>(task)).await;
     woken.expect("it sleeps for ever").unwrap();
 }
@@ -555,16 +548,13 @@ async fn clocks_that_jump_kill_nobody_and_keep_no_dead_worker_alive() {
         let mut tasks = Vec::new();
         for n in 0..20 {
             let spawner = if n % 2 == 0 { &first } else { &second };
-            let task = spawner
-                .spawn_named("steps", &(), SpawnOptions::new().max_attempts(1))
-                .await
-                .unwrap();
+            let task = spawner.spawn_named("steps", &()).max_attempts(1).await.unwrap();
             tasks.push(task.task_id);
         }
         tokio::time::sleep(Duration::from_millis(2_500)).await;
         harness.jump(jump);
         tokio::time::sleep(3 * SECOND).await;
-        assert_eq!(second.workers().await.unwrap().len(), 2, "both live");
+        assert_eq!(second.workers().list().await.unwrap().len(), 2, "both live");
         first.kill().await;
         let killed = tokio::time::Instant::now();
         harness.jump(jump);
@@ -603,9 +593,9 @@ async fn timers_deadlines_and_delays_go_by_the_clock_that_jumped() {
             let mut options = SpawnOptions::new();
             if start {
                 // Due as the others are, and then it naps.
-                options = options.start_after(SECOND);
+                options = options.delay(SECOND);
             }
-            tasks.push(process.spawn_named(name, &(), options).await.unwrap().task_id);
+            tasks.push(process.spawn_named(name, &()).options(options).await.unwrap().task_id);
         }
         tokio::time::sleep(5 * SECOND).await;
         let jumped = tokio::time::Instant::now();
@@ -682,7 +672,7 @@ async fn only_those_who_kill_their_process_are_convicted() {
             };
             // One attempt: a crash beside somebody else's task is none of it.
             let options = SpawnOptions::new().max_attempts(1);
-            let task = client.spawn_named(name, &(), options).await.unwrap().task_id;
+            let task = client.spawn_named(name, &()).options(options).await.unwrap().task_id;
             tasks.push(task);
             if name == "poison" {
                 guilty.push(task);
@@ -708,7 +698,7 @@ async fn a_task_that_gets_further_outlives_any_number_of_deaths() {
     let harness = Harness::new();
     let client = harness.start().await;
     let options = SpawnOptions::new().max_attempts(1);
-    let task = client.spawn_named("long", &(), options).await.unwrap().task_id;
+    let task = client.spawn_named("long", &()).options(options).await.unwrap().task_id;
     for life in 0..12 {
         let process = harness.start().await;
         let long = |(): (), ctx: TaskContext| async move {
@@ -781,10 +771,7 @@ impl Working {
         let client = harness.start().await;
         let mut spawned = Vec::new();
         for _ in 0..tasks {
-            let task = client
-                .spawn_named("work", &time, SpawnOptions::new().max_attempts(1))
-                .await
-                .unwrap();
+            let task = client.spawn_named("work", &time).max_attempts(1).await.unwrap();
             spawned.push(task.task_id);
         }
         for _ in 0..kills {
@@ -811,7 +798,7 @@ async fn tasks_that_were_caught_in_two_deaths_go_on_in_groups_and_keep_nobody_el
     assert_eq!(working.now(), 32, "an eighth of the slots");
     let mut fresh = Vec::new();
     for _ in 0..20 {
-        fresh.push(process.spawn_named("work", &1, SpawnOptions::new()).await.unwrap().task_id);
+        fresh.push(process.spawn_named("work", &1).await.unwrap().task_id);
     }
     for task in fresh {
         process.wait::<()>(task).await.unwrap();
@@ -889,14 +876,12 @@ async fn grace_is_a_duration_whatever_the_clock_says() {
         };
         process.register_fn("endless", endless).await.unwrap();
         process.start_worker(WorkerOptions::new().max_in_memory(0)).await;
-        let replayed =
-            process.spawn_named("outside", &(), SpawnOptions::new()).await.unwrap().task_id;
-        let cancelled =
-            process.spawn_named("endless", &(), SpawnOptions::new()).await.unwrap().task_id;
+        let replayed = process.spawn_named("outside", &()).await.unwrap().task_id;
+        let cancelled = process.spawn_named("endless", &()).await.unwrap().task_id;
         while process.task(replayed).await.unwrap().unwrap().state != TaskState::Suspended {
             tokio::time::sleep(SECOND).await;
         }
-        process.emit_event("go", &(), None).await.unwrap();
+        process.emit_event("go", &()).await.unwrap();
         process.cancel(cancelled).await.unwrap();
         tokio::time::sleep(2 * SECOND).await;
         harness.jump(jump);
@@ -941,7 +926,7 @@ async fn grace_ends_with_the_lease_and_with_the_worker() {
         let options =
             WorkerOptions::new().grace(1_000 * SECOND).lease(3 * SECOND).shutdown_timeout(SECOND);
         let worker = process.start_worker(options).await;
-        let task = process.spawn_named("stubborn", &(), SpawnOptions::new()).await.unwrap().task_id;
+        let task = process.spawn_named("stubborn", &()).await.unwrap().task_id;
         process.cancel(task).await.unwrap();
         tokio::time::sleep(5 * SECOND).await;
         let cancelled = alive.load(Ordering::SeqCst);
@@ -975,11 +960,15 @@ async fn a_rate_goes_on_when_the_clock_is_set_back() {
     let process = harness.start().await;
     process.register_fn("short", |(): (), _: TaskContext| async { Ok(()) }).await.unwrap();
     let rate = Some(RateLimit { starts: 10, per: SECOND });
-    process.limit_queue("default", QueueLimits { rate, ..QueueLimits::default() }).await.unwrap();
+    process
+        .queues()
+        .limit("default", QueueLimits { rate, ..QueueLimits::default() })
+        .await
+        .unwrap();
     process.start_worker(WorkerOptions::new()).await;
     let mut tasks = Vec::new();
     for _ in 0..100 {
-        tasks.push(process.spawn_named("short", &(), SpawnOptions::new()).await.unwrap().task_id);
+        tasks.push(process.spawn_named("short", &()).await.unwrap().task_id);
     }
     tokio::time::sleep(3 * SECOND).await;
     harness.jump(-HOUR);
@@ -1002,8 +991,7 @@ async fn a_shutdown_ends_whatever_the_store_does() {
             let working = Working::default();
             working.register(&process).await;
             let worker = process.start_worker(WorkerOptions::new()).await;
-            let task =
-                process.spawn_named("work", &1000, SpawnOptions::new()).await.unwrap().task_id;
+            let task = process.spawn_named("work", &1000).await.unwrap().task_id;
             working.reach(1).await;
             away.store(true, Ordering::SeqCst);
             let back = away.clone();
@@ -1015,7 +1003,11 @@ async fn a_shutdown_ends_whatever_the_store_does() {
             shutdown.unwrap_or_else(|_| panic!("{how:?} for {outage} s"));
             assert_eq!(working.now(), 0);
             if outage < 60 {
-                assert_eq!(process.workers().await.unwrap(), [], "{how:?}: it has signed off");
+                assert_eq!(
+                    process.workers().list().await.unwrap(),
+                    [],
+                    "{how:?}: it has signed off"
+                );
                 let info = process.task(task).await.unwrap().unwrap();
                 assert_eq!(
                     (info.state, info.attempt),
@@ -1065,16 +1057,16 @@ async fn a_lane_that_hangs_fails_nobody_and_stops_no_heartbeat() {
     other.start_worker(options()).await;
     tokio::time::sleep(SECOND).await;
     let once = || SpawnOptions::new().max_attempts(1);
-    let stuck = process.spawn_named("stuck", &(), once()).await.unwrap().task_id;
+    let stuck = process.spawn_named("stuck", &()).options(once()).await.unwrap().task_id;
     let mut tasks = Vec::new();
     for _ in 0..10 {
-        tasks.push(process.spawn_named("steps", &(), once()).await.unwrap().task_id);
+        tasks.push(process.spawn_named("steps", &()).options(once()).await.unwrap().task_id);
     }
     tokio::time::sleep(Duration::from_millis(3_500)).await;
     hangs.store(true, Ordering::SeqCst);
     for task in tasks {
         assert_eq!(process.wait::<u32>(task).await.unwrap(), 1);
-        assert_eq!(other.workers().await.unwrap().len(), 2);
+        assert_eq!(other.workers().list().await.unwrap().len(), 2);
     }
     assert!(!hangs.load(Ordering::SeqCst), "a batch has hung");
     let failure = process.wait::<()>(stuck).await.unwrap_err().to_string();

@@ -39,9 +39,7 @@ async fn stores(harness: &Harness) -> [Arc<dyn Store>; 2] {
 async fn spawn(process: &Process, task_type: &str) -> Vec<TaskId> {
     let mut tasks = Vec::new();
     for n in 0..MANY {
-        tasks.push(
-            process.spawn_named(task_type, &long(n), SpawnOptions::new()).await.unwrap().task_id,
-        );
+        tasks.push(process.spawn_named(task_type, &long(n)).await.unwrap().task_id);
     }
     tasks
 }
@@ -55,7 +53,7 @@ async fn a_list_of_large_tasks_has_short_pages_and_all_tasks() {
         tasks.sort_unstable_by(|a, b| b.cmp(a));
         let (mut found, mut filter, mut pages) = (Vec::new(), TaskFilter::default(), 0);
         loop {
-            let page = process.page_of_tasks(filter.clone()).await.unwrap();
+            let page = process.tasks(filter.clone()).await.unwrap();
             let bytes = page.items.iter().map(|task| task.params.as_str().len()).sum::<usize>();
             assert!(bytes < ANSWER_BYTES + (4 << 20), "{bytes}");
             found.extend(page.items.iter().map(|task| task.task_id));
@@ -70,10 +68,10 @@ async fn a_list_of_large_tasks_has_short_pages_and_all_tasks() {
         // A caller who goes by the last task of each page finds them as well.
         let (mut found, mut filter) = (Vec::new(), TaskFilter::default());
         while let page = process.tasks(filter.clone()).await.unwrap()
-            && let Some(last) = page.last()
+            && let Some(last) = page.items.last()
         {
             filter.before = Some(last.task_id);
-            found.extend(page.iter().map(|task| task.task_id));
+            found.extend(page.items.iter().map(|task| task.task_id));
         }
         assert_eq!(found, tasks);
     }
@@ -92,12 +90,12 @@ async fn a_page_takes_one_question() {
             });
     let process = harness.start_on(Arc::new(store), |builder| builder).await.unwrap();
     for n in 0..5 {
-        process.spawn_named("nobody's", &n, SpawnOptions::new()).await.unwrap();
+        process.spawn_named("nobody's", &n).await.unwrap();
     }
     for (limit, next) in [(4, true), (5, false), (6, false)] {
         asked.store(0, Ordering::SeqCst);
         let filter = TaskFilter { limit, ..TaskFilter::default() };
-        let page = process.page_of_tasks(filter).await.unwrap();
+        let page = process.tasks(filter).await.unwrap();
         assert_eq!((page.items.len(), page.next.is_some()), (limit.min(5), next));
         assert_eq!(asked.load(Ordering::SeqCst), 1);
     }
@@ -108,7 +106,7 @@ async fn a_mailbox_of_any_length_is_exported() {
     let harness = Harness::new();
     let [memory, sqlite] = stores(&harness).await;
     let from = harness.start_on(memory, |builder| builder).await.unwrap();
-    let task = from.spawn_named("nobody's", &(), SpawnOptions::new()).await.unwrap().task_id;
+    let task = from.spawn_named("nobody's", &()).await.unwrap().task_id;
     for n in 0..MANY {
         from.send(task, "topic", &long(n)).await.unwrap();
     }
@@ -144,9 +142,9 @@ async fn a_task_that_is_busy_gets_all_that_comes_in_parts() {
         Ok(all)
     };
     process.register_fn("gather", gather).await.unwrap();
-    let task = process.spawn_named("gather", &(), SpawnOptions::new()).await.unwrap().task_id;
+    let task = process.spawn_named("gather", &()).await.unwrap().task_id;
     for n in 0..MANY {
-        process.emit_event(format!("event:{n}"), &long(n), None).await.unwrap();
+        process.emit_event(format!("event:{n}"), &long(n)).await.unwrap();
         process.send(task, "topic", &long(n)).await.unwrap();
     }
     process.start_worker(worker_options().claim_timeout(Duration::from_secs(3600))).await;
@@ -185,9 +183,9 @@ async fn schedules_with_large_parameters_are_all_listed_and_all_tick() {
     process.register_fn("note", |_: String, _: TaskContext| async { Ok(()) }).await.unwrap();
     for n in 0..MANY {
         let hourly = Schedule::cron(format!("schedule {n}"), "0 * * * *");
-        process.put_schedule_named(hourly, "note", &long(n)).await.unwrap();
+        process.schedules().put_named(hourly, "note", &long(n)).await.unwrap();
     }
-    let listed = process.schedules().await.unwrap();
+    let listed = process.schedules().list().await.unwrap();
     let listed: Vec<_> =
         listed.iter().map(|info| number(&info.params.decode::<String>().unwrap())).collect();
     assert_eq!(listed, Vec::from_iter(0..MANY));
@@ -198,7 +196,7 @@ async fn schedules_with_large_parameters_are_all_listed_and_all_tick() {
             tokio::time::sleep(Duration::from_secs(60)).await;
             let (mut filter, mut seen) = (TaskFilter::default(), BTreeSet::new());
             loop {
-                let page = process.page_of_tasks(filter.clone()).await.unwrap();
+                let page = process.tasks(filter.clone()).await.unwrap();
                 seen.extend(
                     page.items.iter().map(|task| number(&task.params.decode::<String>().unwrap())),
                 );
@@ -234,7 +232,11 @@ async fn approvals_with_large_requests_come_in_pages() {
         }
         let (mut asked, mut behind, mut pages) = (Vec::new(), None, 0);
         loop {
-            let page = process.approvals_in(Scope::default(), behind, 100).await.unwrap();
+            let page = process
+                .approvals()
+                .list(ApprovalFilter { after: behind, ..ApprovalFilter::default() })
+                .await
+                .unwrap();
             let bytes =
                 page.items.iter().map(|approval| approval.request.as_str().len()).sum::<usize>();
             assert!(bytes < ANSWER_BYTES + (4 << 20), "{bytes}");

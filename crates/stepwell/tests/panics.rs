@@ -75,7 +75,7 @@ fn once() -> SpawnOptions {
 /// Other tasks go on.
 async fn goes_on(client: &Durable, after: &str) {
     let quick = async {
-        let task = client.spawn_named("quick", &(), once()).await.unwrap();
+        let task = client.spawn_named("quick", &()).options(once()).await.unwrap();
         client.wait::<()>(task.task_id).await.unwrap();
     };
     tokio::time::timeout(Duration::from_secs(30), quick)
@@ -143,7 +143,7 @@ async fn every_door(client: &Durable) {
         "waker",
     ];
     for door in doors {
-        let task = client.spawn_named("hostile", door, once()).await.unwrap();
+        let task = client.spawn_named("hostile", door).options(once()).await.unwrap();
         let ended =
             tokio::time::timeout(Duration::from_secs(30), client.wait::<()>(task.task_id)).await;
         let error = ended.unwrap_or_else(|_| panic!("{door} hangs")).unwrap_err();
@@ -154,17 +154,17 @@ async fn every_door(client: &Durable) {
     // is cancelled.
     let mut suspended = Vec::new();
     for _ in 0..3 {
-        let task = client.spawn_named("hostile", "suspended", once()).await.unwrap();
+        let task = client.spawn_named("hostile", "suspended").options(once()).await.unwrap();
         until_state(client, task.task_id, TaskState::Suspended).await;
         goes_on(client, "a suspended task that was dropped").await;
         suspended.push(task.task_id);
     }
-    let task = client.spawn_named("hostile", "suspended", once()).await.unwrap();
+    let task = client.spawn_named("hostile", "suspended").options(once()).await.unwrap();
     until_state(client, task.task_id, TaskState::Suspended).await;
     client.cancel(task.task_id).await.unwrap();
     goes_on(client, "a suspended task that was cancelled").await;
     // One is in memory when the worker ends.
-    let task = client.spawn_named("hostile", "suspended", once()).await.unwrap();
+    let task = client.spawn_named("hostile", "suspended").options(once()).await.unwrap();
     until_state(client, task.task_id, TaskState::Suspended).await;
     worker.shutdown().await;
     client.start_worker(worker_options()).await;
@@ -203,7 +203,7 @@ async fn whoever_reads_and_panics_keeps_no_other_from_reading() {
     let (_directory, client) = in_a_file().await;
     register(&client).await;
     client.start_worker(worker_options()).await;
-    let task = client.spawn_named("quick", &(), once()).await.unwrap().task_id;
+    let task = client.spawn_named("quick", &()).options(once()).await.unwrap().task_id;
     client.wait::<()>(task).await.unwrap();
     let (woken, was_woken) = tokio::sync::oneshot::channel();
     let waker = Waker::from(Arc::new(GrumpyOnce(Mutex::new(Some(woken)))));
@@ -247,7 +247,7 @@ async fn a_transaction_that_panics_leaves_sqlites_writer_alive() {
     client.register_fn("transactions", transactions).await.unwrap();
     client.start_worker(worker_options()).await;
     for (door, fails) in [("panics", true), ("error", true), ("drop", true), ("never", false)] {
-        let task = client.spawn_named("transactions", door, once()).await.unwrap();
+        let task = client.spawn_named("transactions", door).options(once()).await.unwrap();
         let ended =
             tokio::time::timeout(Duration::from_secs(30), client.wait::<()>(task.task_id)).await;
         assert_eq!(ended.unwrap_or_else(|_| panic!("{door} hangs")).is_err(), fails, "{door}");
@@ -282,7 +282,7 @@ async fn a_compensation_that_panics_before_it_gives_a_future_stops_no_other() {
     };
     process.register_fn("saga", saga).await.unwrap();
     process.start_worker(worker_options()).await;
-    let task = process.spawn_named("saga", &(), once()).await.unwrap();
+    let task = process.spawn_named("saga", &()).options(once()).await.unwrap();
     let Err(Error::TaskFailed { failure, .. }) = process.wait::<()>(task.task_id).await else {
         panic!()
     };
@@ -313,7 +313,7 @@ async fn a_store_that_panics_answers_with_an_error_and_is_asked_again() {
         process.start_worker(worker_options()).await;
         goes_on(process.client(), "its start").await;
         panics.store(true, Ordering::SeqCst);
-        let error = process.spawn_named("quick", &(), once()).await.unwrap_err();
+        let error = process.spawn_named("quick", &()).options(once()).await.unwrap_err();
         assert!(error.to_string().contains("the store panicked: the store panics"), "{error}");
         panics.store(false, Ordering::SeqCst);
         goes_on(process.client(), "a panic of the store").await;
@@ -327,7 +327,7 @@ async fn a_caller_whose_waker_panics_keeps_no_other_from_its_answer() {
     register(process.client()).await;
     process.start_worker(worker_options()).await;
     let waker = Waker::from(Arc::new(Grumpy));
-    let mut grumpy = pin!(process.spawn_named("quick", &(), once()));
+    let mut grumpy = process.spawn_named("quick", &()).options(once()).into_future();
     assert!(grumpy.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
     goes_on(process.client(), "a caller whose waker panics").await;
     let spawned = grumpy.await.unwrap();
@@ -378,9 +378,8 @@ async fn a_task_whose_waker_panics_when_it_is_stopped_ends_no_worker() {
     let options =
         worker_options().lease(Duration::from_secs(3)).claim_timeout(Duration::from_secs(2));
     process.start_worker(options).await;
-    let stuck = process.spawn_named("stuck", &(), once()).await.unwrap().task_id;
-    let neighbour =
-        process.spawn_named("neighbour", &(), SpawnOptions::new()).await.unwrap().task_id;
+    let stuck = process.spawn_named("stuck", &()).options(once()).await.unwrap().task_id;
+    let neighbour = process.spawn_named("neighbour", &()).await.unwrap().task_id;
     let Err(Error::TaskFailed { failure, .. }) = process.wait::<()>(stuck).await else { panic!() };
     assert_eq!(failure.kind, FailureKind::Stuck);
     assert_eq!(process.wait::<u32>(neighbour).await.unwrap(), 1);
@@ -458,7 +457,7 @@ async fn a_store_that_panics_when_it_is_read_keeps_no_task() {
         process.register_fn("naps", naps).await.unwrap();
         let options = worker_options().lease(Duration::from_secs(3)).max_in_memory(0);
         process.start_worker(options.poll_interval(Duration::from_secs(1))).await;
-        let task = process.spawn_named("naps", &(), once()).await.unwrap().task_id;
+        let task = process.spawn_named("naps", &()).options(once()).await.unwrap().task_id;
         // Of another process, so that it asks the store.
         let other = harness.start().await;
         let waits = async {
@@ -469,7 +468,7 @@ async fn a_store_that_panics_when_it_is_read_keeps_no_task() {
         };
         let ended = tokio::time::timeout(DAY, waits).await;
         ended.unwrap_or_else(|_| panic!("{method} hangs")).unwrap();
-        let there = other.spawn_named("nobody's", &(), once()).await.unwrap().task_id;
+        let there = other.spawn_named("nobody's", &()).options(once()).await.unwrap().task_id;
         let cancel = async {
             tokio::time::sleep(Duration::from_secs(5)).await;
             other.cancel(there).await.unwrap();
@@ -492,7 +491,7 @@ async fn a_store_that_panics_when_it_is_read_keeps_no_task() {
             .await
             .unwrap();
         let names: Vec<_> =
-            history.iter().map(|entry| entry.event.as_ref().unwrap().name()).collect();
+            history.items.iter().map(|entry| entry.event.as_ref().unwrap().name()).collect();
         assert!(method == "record" || names.contains(&"task:complete"), "{method}: {names:?}");
     }
 }
@@ -526,7 +525,7 @@ async fn a_value_that_uses_the_context_when_it_is_dropped_blocks_nothing() {
     client.register_fn("logs", logs).await.unwrap();
     client.start_worker(worker_options()).await;
     let options = SpawnOptions::new().retry(RetryStrategy::fixed(Duration::ZERO));
-    let task = client.spawn_named("logs", &(), options).await.unwrap().task_id;
+    let task = client.spawn_named("logs", &()).options(options).await.unwrap().task_id;
     let ended = tokio::time::timeout(Duration::from_secs(30), client.wait::<u32>(task)).await;
     assert_eq!(ended.expect("it hangs").unwrap(), 2);
     goes_on(&client, "values that log when they are dropped").await;
@@ -568,7 +567,7 @@ async fn a_codec_and_a_state_that_panic_stop_nothing() {
         async { Ok(()) }
     });
     process.register_workflow(workflow).await.unwrap();
-    let task = process.spawn_named("quick", &(), once()).await.unwrap();
+    let task = process.spawn_named("quick", &()).options(once()).await.unwrap();
     broken.store(true, Ordering::SeqCst);
     process.start_worker(worker_options()).await;
     let Err(Error::TaskFailed { failure, .. }) = process.wait::<()>(task.task_id).await else {

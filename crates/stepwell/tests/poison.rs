@@ -61,38 +61,33 @@ async fn each_kind_of_item_is_refused_alone() {
     let harness = Harness::new();
     let refused = Arc::new(AtomicUsize::new(0));
     let process = start(&harness, &refused).await;
-    let there = process.spawn_named("task", &"there", SpawnOptions::new()).await.unwrap().task_id;
+    let there = process.spawn_named("task", &"there").await.unwrap().task_id;
     let spawn = |n: u32| {
         let text = if n == 13 { "poison".to_owned() } else { n.to_string() };
         let process = &process;
-        async move { process.spawn_named("task", &text, SpawnOptions::new()).await }
+        async move { process.spawn_named("task", &text).await }
     };
     let spawns = join_all((0..30).map(spawn));
     let many = |text: &'static str| {
-        let tasks = ["a", text, "b"].map(|text| (text.to_owned(), SpawnOptions::new()));
-        process.spawn_many::<Typed>(tasks)
+        let tasks = ["a", text, "b"].map(|text| process.spawn::<Typed>(text.to_owned()));
+        process.spawn_many(tasks)
     };
     let schedule = async |text: &'static str| {
         let every = Schedule::every(format!("schedule {text}"), SECOND);
-        process.put_schedule_named(every, "task", &text).await
+        process.schedules().put_named(every, "task", &text).await
     };
     let all = tokio::join!(
         // The first is sent at once; all others gather behind it.
-        process.emit_event("first", &(), None),
+        process.emit_event("first", &()).into_future(),
         spawns,
-        async {
-            (
-                process.emit_event("good", &1, None).await,
-                process.emit_event("poison", &1, None).await,
-            )
-        },
-        process.emit_event("also good", &2, None),
+        async { (process.emit_event("good", &1).await, process.emit_event("poison", &1).await,) },
+        process.emit_event("also good", &2).into_future(),
         process.send(there, "topic", &"poison"),
         process.send(there, "topic", &"good"),
         process.cancel(uuid::Uuid::nil().into()),
         process.pause(there),
-        process.pause_queue("poison"),
-        process.pause_queue("good"),
+        process.queues().pause("poison"),
+        process.queues().pause("good"),
         many("poison"),
         many("fine"),
         schedule("poison"),
@@ -133,7 +128,11 @@ async fn each_kind_of_item_is_refused_alone() {
     is_refused(s_bad);
     s.unwrap();
     let tasks = process.tasks(TaskFilter { limit: 100, ..TaskFilter::default() }).await.unwrap();
-    assert_eq!(tasks.len(), 1 + 29 + 3, "those that are spawned together are all there or none");
+    assert_eq!(
+        tasks.items.len(),
+        1 + 29 + 3,
+        "those that are spawned together are all there or none"
+    );
     let tries = refused.load(Ordering::SeqCst);
     assert!(tries < 60, "{tries} batches were refused for seven items");
 }
@@ -163,11 +162,16 @@ async fn a_result_that_the_store_refuses_fails_its_attempt_and_no_other_task() {
         11 => "worse".to_owned(),
         n => format!("good {n}"),
     });
-    let tasks = join_all(texts.clone().map(|text| {
-        let process = &process;
-        async move { process.spawn_named("task", &text, options()).await.unwrap().task_id }
-    }))
-    .await;
+    let tasks =
+        join_all(
+            texts.clone().map(|text| {
+                let process = &process;
+                async move {
+                    process.spawn_named("task", &text).options(options()).await.unwrap().task_id
+                }
+            }),
+        )
+        .await;
     for (text, task_id) in texts.zip(&tasks) {
         let end =
             tokio::time::timeout(100 * SECOND, process.wait::<String>(*task_id)).await.unwrap();
@@ -184,7 +188,7 @@ async fn a_result_that_the_store_refuses_fails_its_attempt_and_no_other_task() {
         assert_eq!(process.task(*task_id).await.unwrap().unwrap().attempt, 2);
     }
     // The worker lives, and takes more.
-    let later = process.spawn_named("task", &"later", options()).await.unwrap().task_id;
+    let later = process.spawn_named("task", &"later").options(options()).await.unwrap().task_id;
     assert_eq!(process.wait::<String>(later).await.unwrap(), "later");
     let journal = process.journal(tasks[11]).await.unwrap();
     assert!(journal.windows(2).all(|pair| pair[0].seq + 1 == pair[1].seq), "{journal:#?}");
@@ -208,7 +212,7 @@ async fn an_attempt_that_the_store_refuses_tells_its_error() {
     process.register_fn("task", task).await.unwrap();
     process.start_worker(worker_options()).await;
     let options = SpawnOptions::new().max_attempts(3).retry(RetryStrategy::fixed(SECOND));
-    let task = process.spawn_named("task", &(), options).await.unwrap().task_id;
+    let task = process.spawn_named("task", &()).options(options).await.unwrap().task_id;
     let ended = tokio::time::timeout(1_000 * SECOND, process.wait::<()>(task)).await;
     let error = ended.expect("it is sent for ever").unwrap_err().to_string();
     assert!(
@@ -238,14 +242,13 @@ async fn a_worker_whose_sign_on_stands_beside_poison_is_registered() {
     // Poison all the time, for many leases.
     let poison = async {
         loop {
-            let spawned = process.spawn_named("task", &"poison", SpawnOptions::new()).await;
+            let spawned = process.spawn_named("task", &"poison").await;
             is_refused(spawned);
         }
     };
     let good = async {
         for n in 0..100 {
-            let task =
-                process.spawn_named("task", &n.to_string(), SpawnOptions::new()).await.unwrap();
+            let task = process.spawn_named("task", &n.to_string()).await.unwrap();
             assert_eq!(process.wait::<String>(task.task_id).await.unwrap(), n.to_string());
             tokio::time::sleep(SECOND).await;
         }
@@ -254,7 +257,7 @@ async fn a_worker_whose_sign_on_stands_beside_poison_is_registered() {
         () = good => {}
         () = poison => {}
     }
-    assert!(process.workers().await.unwrap().iter().all(|worker| worker.alive));
+    assert!(process.workers().list().await.unwrap().iter().all(|worker| worker.alive));
     assert!(refused.load(Ordering::SeqCst) > 100 && signals.load(Ordering::SeqCst) > 10);
 }
 
@@ -280,11 +283,7 @@ async fn a_store_that_cannot_work_just_now_fails_no_attempt() {
     };
     process.register_fn("task", task).await.unwrap();
     process.start_worker(worker_options()).await;
-    let task = process
-        .spawn_named("task", &(), SpawnOptions::new().max_attempts(1))
-        .await
-        .unwrap()
-        .task_id;
+    let task = process.spawn_named("task", &()).max_attempts(1).await.unwrap().task_id;
     assert_eq!(process.wait::<u32>(task).await.unwrap(), 1);
 }
 
@@ -320,7 +319,7 @@ async fn a_payload_that_a_codec_does_not_take_fails_its_own_attempt() {
     process.start_worker(worker_options()).await;
     let spawn = async |text: &str| {
         let options = SpawnOptions::new().max_attempts(1);
-        process.spawn_named("task", text, options).await.map(|spawned| spawned.task_id)
+        process.spawn_named("task", text).options(options).await.map(|spawned| spawned.task_id)
     };
     for (text, said) in [("bad", "it smells"), ("strong bad", "the codec `taster` panicked: dead")]
     {
@@ -334,7 +333,7 @@ async fn a_payload_that_a_codec_does_not_take_fails_its_own_attempt() {
         let Err(Error::Store(error)) = spawn(text).await else { panic!("{text} was spawned") };
         assert!(!error.is_transient() && error.to_string().contains(said), "{error}");
     }
-    let waits = process.spawn_named("unknown", &(), SpawnOptions::new()).await.unwrap().task_id;
+    let waits = process.spawn_named("unknown", &()).await.unwrap().task_id;
     process.cancel(waits).await.unwrap();
     process.shutdown(Duration::ZERO).await;
 }

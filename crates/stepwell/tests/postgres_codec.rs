@@ -12,8 +12,8 @@
 
 use anyhow::anyhow;
 use stepwell::codec::{Compression, Encryption, Key};
+use stepwell::postgres::TransactionExt as _;
 use stepwell::postgres::sqlx::{self, AssertSqlSafe, Connection as _, PgConnection};
-use stepwell::postgres::{ClientExt as _, TransactionExt as _};
 use stepwell::*;
 
 /// In every secret, and nowhere else.
@@ -85,8 +85,8 @@ async fn no_secret_is_in_the_tables_and_another_key_fails_the_task_alone() {
     run(&mut conn, format!("CREATE TABLE {SCHEMA}.written (number integer)")).await;
 
     let mut tx = conn.begin().await.unwrap();
-    let task = first.spawn_in::<secretive>(&mut tx, secret("parameters")).await.unwrap().task_id;
-    first.emit_event_in(&mut tx, "told", &secret("event"), None).await.unwrap();
+    let task = first.spawn::<secretive>(secret("parameters")).in_tx(&mut tx).await.unwrap().task_id;
+    first.emit_event("told", &secret("event")).in_tx(&mut tx).await.unwrap();
     tx.commit().await.unwrap();
     let second = first.spawn::<secretive>(secret("parameters")).await.unwrap().task_id;
     let failed = first.spawn::<failing>(()).await.unwrap().task_id;
@@ -101,7 +101,7 @@ async fn no_secret_is_in_the_tables_and_another_key_fails_the_task_alone() {
         let error = blind.wait::<String>(task).await.unwrap_err().to_string();
         assert!(error.contains(says), "{error}");
     }
-    assert_eq!(blind.tasks(TaskFilter::default()).await.unwrap().len(), 3);
+    assert_eq!(blind.tasks(TaskFilter::default()).await.unwrap().items.len(), 3);
     worker.shutdown().await;
 
     let worker = first.start_worker(WorkerOptions::new()).await;

@@ -113,7 +113,7 @@ impl Load {
             let spawned = answered(|| client.spawn::<told>(task)).await;
             let event = format!("told:{task}");
             assert!(
-                answered(|| client.emit_event(&event, &task, None)).await,
+                answered(|| client.emit_event(&event, &task)).await,
                 "{event} was emitted twice"
             );
             let message = task + 1;

@@ -2,7 +2,6 @@
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "a test ends by a panic")]
 
-use stepwell::postgres::ClientExt as _;
 use stepwell::postgres::sqlx::{Connection as _, PgConnection};
 use stepwell::*;
 
@@ -19,10 +18,10 @@ async fn a_spawn_in_a_transaction_is_checked_by_what_others_described() {
     client.store().describe(info).await.unwrap();
     let mut conn = PgConnection::connect(&url).await.unwrap();
     let mut tx = conn.begin().await.unwrap();
-    let spawned = client.spawn_named_in(&mut tx, "ship", "teapot", SpawnOptions::new()).await;
+    let spawned = client.spawn_named("ship", "teapot").in_tx(&mut tx).await;
     let error = spawned.unwrap_err().to_string();
     assert!(error.contains("the parameters of ship: does not fit its schema"), "{error}");
-    client.spawn_named_in(&mut tx, "ship", "pot", SpawnOptions::new()).await.unwrap();
+    client.spawn_named("ship", "pot").in_tx(&mut tx).await.unwrap();
     tx.commit().await.unwrap();
-    assert_eq!(client.tasks(TaskFilter::default()).await.unwrap().len(), 1);
+    assert_eq!(client.tasks(TaskFilter::default()).await.unwrap().items.len(), 1);
 }

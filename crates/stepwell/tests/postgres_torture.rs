@@ -214,7 +214,7 @@ impl Load {
             }
             // When there was no answer, there may be a task.
             let options = SpawnOptions::new().idempotency_key(task.to_string());
-            let spawn = || client.spawn_with::<tortured>(task, options.clone());
+            let spawn = || client.spawn::<tortured>(task).options(options.clone());
             spawned.send(answered(spawn).await.task_id).await.unwrap();
         }
     }
@@ -348,7 +348,7 @@ async fn nothing_is_lost_and_nobody_writes_for_another_whatever_dies() {
     );
     for state in [TaskState::Pending, TaskState::Running, TaskState::Suspended, TaskState::Failed] {
         let filter = TaskFilter { state: Some(state), limit: 1, ..TaskFilter::default() };
-        assert!(client.tasks(filter).await.unwrap().is_empty(), "a task is left {state}");
+        assert!(client.tasks(filter).await.unwrap().items.is_empty(), "a task is left {state}");
     }
     println!(
         "{} tasks, {} kills, {} stops, {} terminated backends, {} restarts, {} steps ran again before they were \

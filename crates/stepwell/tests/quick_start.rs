@@ -121,11 +121,7 @@ mod the_rest {
         ).await?;
 
         // From another task or service: emit the event
-        client.emit_event(
-            &format!("packed:{}", order_id),
-            &ShipmentEvent { tracking: shipment.tracking },
-            None,
-        ).await.map_err(anyhow::Error::from)?;
+        client.emit_event(&format!("packed:{}", order_id), &ShipmentEvent { tracking: shipment.tracking }).await.map_err(anyhow::Error::from)?;
         ctx.heartbeat(Duration::from_secs(60)).await
     }
 

@@ -59,7 +59,7 @@ where
     let seen = ran.clone();
     process.register_fn("task", move |(): (), ctx| function(seen.clone(), ctx)).await.unwrap();
     process.start_worker(worker_options()).await;
-    let task = process.spawn_named("task", &(), options()).await.unwrap();
+    let task = process.spawn_named("task", &()).options(options()).await.unwrap();
     (process.wait(task.task_id).await, ran.all())
 }
 
@@ -115,11 +115,11 @@ async fn a_timeout_that_was_handled_is_not_waited_for_again() {
         process.start_worker(worker_options()).await;
         let began = harness.now();
         let options = options().retry(RetryStrategy::fixed(60 * SECOND));
-        let task = process.spawn_named("task", &(), options).await.unwrap();
+        let task = process.spawn_named("task", &()).options(options).await.unwrap();
         tokio::time::sleep(DAY + 30 * SECOND).await;
         assert_eq!(ran.all(), ["refund", "mail"], "{kind}");
         process.send(task.task_id, "goods", &()).await.unwrap();
-        process.emit_event("goods", &(), None).await.unwrap();
+        process.emit_event("goods", &()).await.unwrap();
         process.wait::<()>(task.task_id).await.unwrap();
         assert_eq!(ran.all(), ["refund", "mail", "mail", "mail"], "{kind}");
         assert!(until(began, harness.now()) < DAY + 600 * SECOND, "{kind}");
@@ -141,7 +141,7 @@ async fn a_timeout_that_ended_the_attempt_is_waited_for_again() {
         process.register_fn("task", task).await.unwrap();
         process.start_worker(worker_options()).await;
         let began = harness.now();
-        let task = process.spawn_named("task", &(), options()).await.unwrap();
+        let task = process.spawn_named("task", &()).options(options()).await.unwrap();
         process.wait::<()>(task.task_id).await.unwrap_err();
         assert!(
             until(began, harness.now()) >= 5 * DAY,
@@ -397,7 +397,8 @@ async fn attempts_of_a_tree(seed: u64) {
     process.register_fn("tree", tree).await.unwrap();
     process.start_worker(worker_options()).await;
     let depth = 1 + Dice(seed).roll(4) as u32;
-    let task = process.spawn_named("tree", &depth, options().max_attempts(1000)).await.unwrap();
+    let task =
+        process.spawn_named("tree", &depth).options(options().max_attempts(1000)).await.unwrap();
     process.wait::<()>(task.task_id).await.unwrap_or_else(|error| panic!("seed {seed}: {error}"));
     let wrong = world.wrong.lock().unwrap().clone();
     let journal = process.journal(task.task_id).await.unwrap();

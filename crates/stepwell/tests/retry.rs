@@ -104,7 +104,7 @@ async fn what_was_told_to_stop(client: Durable, world: World) {
     client.register_fn("task", task).await.unwrap();
     for (kind, times) in [("step", 1), ("tries", 1), ("items", 2)] {
         world.mended.store(false, Ordering::SeqCst);
-        let task_id = client.spawn_named("task", kind, SpawnOptions::new()).await.unwrap().task_id;
+        let task_id = client.spawn_named("task", kind).await.unwrap().task_id;
         let ran = || world.ran().iter().filter(|ran| *ran == kind).count();
         while ran() < times {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -134,21 +134,21 @@ async fn a_cancelled_family(client: Durable, world: World) {
         }
     };
     let middle = |name: String, ctx: TaskContext| async move {
-        let child = ctx.spawn_named("child", "leaf", &name, SpawnOptions::new()).await?;
+        let child = ctx.spawn_named("child", "leaf", &name).await?;
         ctx.join::<()>(&child).await
     };
     let root = |(): (), ctx: TaskContext| async move {
-        let done = ctx.spawn_named("done", "leaf", "done", SpawnOptions::new()).await?;
+        let done = ctx.spawn_named("done", "leaf", "done").await?;
         ctx.join::<()>(&done).await?;
         // Nobody ever joins this one.
-        let _: Child<()> = ctx.spawn_named("aside", "middle", "waits", SpawnOptions::new()).await?;
-        let waits = ctx.spawn_named("waits", "middle", "waits", SpawnOptions::new()).await?;
+        let _: Child<()> = ctx.spawn_named("aside", "middle", "waits").await?;
+        let waits = ctx.spawn_named("waits", "middle", "waits").await?;
         ctx.join::<()>(&waits).await
     };
     client.register_fn("leaf", leaf).await.unwrap();
     client.register_fn("middle", middle).await.unwrap();
     client.register_fn("root", root).await.unwrap();
-    let task_id = client.spawn_named("root", &(), SpawnOptions::new()).await.unwrap().task_id;
+    let task_id = client.spawn_named("root", &()).await.unwrap().task_id;
     world.until_ran("waits").await;
     until_state(&client, task_id, TaskState::Suspended).await;
     while world.ran().len() < 3 {
@@ -157,13 +157,13 @@ async fn a_cancelled_family(client: Durable, world: World) {
     client.cancel(task_id).await.unwrap();
     let ended = async |state| {
         let filter = TaskFilter { state: Some(state), ..TaskFilter::default() };
-        client.tasks(filter).await.unwrap().len()
+        client.tasks(filter).await.unwrap().items.len()
     };
     while ended(TaskState::Cancelled).await < 5 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     client.retry(task_id).await.unwrap();
-    client.emit_event("go on", &(), None).await.unwrap();
+    client.emit_event("go on", &()).await.unwrap();
     client.wait::<()>(task_id).await.unwrap();
     while ended(TaskState::Completed).await < 6 {
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -190,16 +190,16 @@ async fn failed_children(client: Durable, world: World) {
         }
     };
     let parent = |(): (), ctx: TaskContext| async move {
-        let optional = ctx.spawn_named("optional", "child", "optional", once()).await?;
+        let optional = ctx.spawn_named("optional", "child", "optional").options(once()).await?;
         if ctx.join::<()>(&optional).await.is_err() {
             ctx.step("instead", || async { Ok(()) }).await?;
         }
-        let needed = ctx.spawn_named("needed", "child", "needed", once()).await?;
+        let needed = ctx.spawn_named("needed", "child", "needed").options(once()).await?;
         ctx.join::<()>(&needed).await
     };
     client.register_fn("child", child).await.unwrap();
     client.register_fn("parent", parent).await.unwrap();
-    let task_id = client.spawn_named("parent", &(), SpawnOptions::new()).await.unwrap().task_id;
+    let task_id = client.spawn_named("parent", &()).await.unwrap().task_id;
     for tries in 1..=2 {
         let error = client.wait::<()>(task_id).await.unwrap_err();
         assert!(error.to_string().contains("not mended"), "{error}");
@@ -242,12 +242,12 @@ async fn a_child_that_is_still_ending(client: Durable, world: World) {
         }
     };
     let parent = |(): (), ctx: TaskContext| async move {
-        let child = ctx.spawn_named("child", "child", &(), once()).await?;
+        let child = ctx.spawn_named("child", "child", &()).options(once()).await?;
         ctx.join::<()>(&child).await
     };
     client.register_fn("child", child).await.unwrap();
     client.register_fn("parent", parent).await.unwrap();
-    let task_id = client.spawn_named("parent", &(), SpawnOptions::new()).await.unwrap().task_id;
+    let task_id = client.spawn_named("parent", &()).await.unwrap().task_id;
     world.until_ran("child").await;
     until_state(&client, task_id, TaskState::Suspended).await;
     client.cancel(task_id).await.unwrap();
@@ -285,7 +285,7 @@ async fn a_child_that_waits_to_be_joined(client: Durable, world: World) {
     let parent = move |n: u32, ctx: TaskContext| {
         let world = seen.clone();
         async move {
-            let child: Child<u32> = ctx.spawn_named("child", "child", &7, once()).await?;
+            let child: Child<u32> = ctx.spawn_named("child", "child", &7).options(once()).await?;
             ctx.await_event::<()>(("go on", n), None).await?;
             ctx.step("check", || async { world.needs_mending() }).await?;
             ctx.join(&child).await
@@ -294,17 +294,17 @@ async fn a_child_that_waits_to_be_joined(client: Durable, world: World) {
     client.register_fn("child", child).await.unwrap();
     client.register_fn("parent", parent).await.unwrap();
     let with_its_child = async |n: u32| {
-        let parent = client.spawn_named("parent", &n, once()).await.unwrap().task_id;
+        let parent = client.spawn_named("parent", &n).options(once()).await.unwrap().task_id;
         loop {
             let children = TaskFilter { parent: Some(parent), ..TaskFilter::default() };
-            match &client.tasks(children).await.unwrap()[..] {
+            match &client.tasks(children).await.unwrap().items[..] {
                 [child] if child.state == TaskState::Completed => return (parent, child.task_id),
                 _ => tokio::time::sleep(Duration::from_millis(5)).await,
             }
         }
     };
     let (parent, child) = with_its_child(1).await;
-    client.emit_event("go on:1", &(), None).await.unwrap();
+    client.emit_event("go on:1", &()).await.unwrap();
     client.wait::<u32>(parent).await.unwrap_err();
 
     assert_eq!(client.purge(Duration::ZERO, Some(TaskState::Completed)).await.unwrap(), 0);
@@ -368,15 +368,16 @@ async fn messages_that_were_not_received(client: Durable, world: World) {
             client.send(task_id, "topic", &message).await.unwrap();
         }
     };
-    let later = || once().start_after(Duration::from_millis(50));
-    let fails = client.spawn_named("task", &4_u32, later()).await.unwrap().task_id;
+    let later = || once().delay(Duration::from_millis(50));
+    let fails = client.spawn_named("task", &4_u32).options(later()).await.unwrap().task_id;
     send(fails).await;
     until_state(&client, fails, TaskState::Failed).await;
     world.mended.store(true, Ordering::SeqCst);
     retried(fails).await;
 
     let cancelled = client
-        .spawn_named("task", &4_u32, once().start_after(1_000 * SECOND))
+        .spawn_named("task", &4_u32)
+        .options(once().delay(1_000 * SECOND))
         .await
         .unwrap()
         .task_id;
@@ -387,7 +388,8 @@ async fn messages_that_were_not_received(client: Durable, world: World) {
 
     // They travel with a task that has failed.
     let moves = client
-        .spawn_named("task", &4_u32, once().start_after(1_000 * SECOND))
+        .spawn_named("task", &4_u32)
+        .options(once().delay(1_000 * SECOND))
         .await
         .unwrap()
         .task_id;

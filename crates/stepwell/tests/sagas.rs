@@ -72,12 +72,12 @@ async fn what_undoes_a_step_is_freed_when_its_task_has_ended() {
     let worker = process.start_worker(worker_options()).await;
     let spawn = async |fails: bool| {
         let options = SpawnOptions::new().max_attempts(1);
-        process.spawn_named("saga", &fails, options).await.unwrap().task_id
+        process.spawn_named("saga", &fails).options(options).await.unwrap().task_id
     };
     let tasks = [spawn(true).await, spawn(false).await, spawn(false).await];
     tokio::time::sleep(SECOND).await;
     process.cancel(tasks[1]).await.unwrap();
-    process.emit_event("go", &(), None).await.unwrap();
+    process.emit_event("go", &()).await.unwrap();
     for task in tasks {
         drop(process.wait::<()>(task).await);
     }
@@ -121,7 +121,7 @@ async fn a_failed_task_is_undone_in_reverse_order() {
     let process = start(&harness, &ledger).await;
     let mut events = process.subscribe();
     process.start_worker(worker_options()).await;
-    let task = process.spawn_with::<order>(true, once()).await.unwrap();
+    let task = process.spawn::<order>(true).options(once()).await.unwrap();
     let error = process.wait::<u32>(task.task_id).await.unwrap_err();
     assert!(error.to_string().ends_with("ship is impossible"), "{error}");
     let ran = ledger.take();
@@ -140,7 +140,7 @@ async fn a_failed_task_is_undone_in_reverse_order() {
     let failure = r#"step "ship" failed: ship is impossible"#;
     assert_eq!(seen, [failure, "label", "charge", "reserve", failure]);
 
-    let task = process.spawn_with::<order>(false, once()).await.unwrap();
+    let task = process.spawn::<order>(false).options(once()).await.unwrap();
     assert_eq!(process.wait::<u32>(task.task_id).await.unwrap(), 22);
     assert_eq!(ledger.take().len(), 4, "what succeeds is not undone");
 }
@@ -151,7 +151,7 @@ async fn it_is_undone_when_no_attempt_is_left_and_begins_anew_when_it_is_run_aga
     let process = start(&harness, &ledger).await;
     process.start_worker(worker_options()).await;
     let options = SpawnOptions::new().max_attempts(2).retry(RetryStrategy::fixed(SECOND));
-    let task = process.spawn_with::<order>(true, options).await.unwrap();
+    let task = process.spawn::<order>(true).options(options).await.unwrap();
     process.wait::<u32>(task.task_id).await.unwrap_err();
     let all = [
         "reserve",
@@ -175,7 +175,7 @@ async fn it_is_undone_when_it_is_cancelled_wherever_it_is() {
     let process = start(&harness, &ledger).await;
     // Suspended, and in memory.
     let worker = process.start_worker(worker_options()).await;
-    let task = process.spawn_with::<waits>((), once()).await.unwrap();
+    let task = process.spawn::<waits>(()).options(once()).await.unwrap();
     until_state(&process, task.task_id, TaskState::Suspended).await;
     process.cancel(task.task_id).await.unwrap();
     let error = process.wait::<()>(task.task_id).await.unwrap_err();
@@ -183,7 +183,7 @@ async fn it_is_undone_when_it_is_cancelled_wherever_it_is() {
     assert_eq!(ledger.take(), ["reserve", "undo reserve of 7"]);
 
     // Where no worker is, it waits for one.
-    let task = process.spawn_with::<waits>((), once()).await.unwrap();
+    let task = process.spawn::<waits>(()).options(once()).await.unwrap();
     until_state(&process, task.task_id, TaskState::Suspended).await;
     worker.shutdown().await;
     process.cancel(task.task_id).await.unwrap();
@@ -195,7 +195,7 @@ async fn it_is_undone_when_it_is_cancelled_wherever_it_is() {
     assert_eq!(ledger.take(), ["reserve", "undo reserve of 7"]);
 
     // In the middle of a step, whose result is not waited for.
-    let task = process.spawn_with::<begun>(100, once()).await.unwrap();
+    let task = process.spawn::<begun>(100).options(once()).await.unwrap();
     tokio::time::sleep(SECOND).await;
     process.cancel(task.task_id).await.unwrap();
     process.wait::<()>(task.task_id).await.unwrap_err();
@@ -242,7 +242,7 @@ async fn what_has_begun_is_undone_without_its_result() {
     let process = start(&harness, &ledger).await;
     process.start_worker(worker_options()).await;
     for (seconds, undone) in [(100, "undo None"), (1, "undo Some(1)")] {
-        let task = process.spawn_with::<begun>(seconds, once()).await.unwrap();
+        let task = process.spawn::<begun>(seconds).options(once()).await.unwrap();
         process.wait::<()>(task.task_id).await.unwrap_err();
         assert_eq!(ledger.take(), ["began", undone]);
     }
@@ -254,7 +254,7 @@ async fn what_has_begun_is_undone_without_its_result() {
 async fn what_has_begun_is_undone_when_its_process_has_died_too_often() {
     let (harness, ledger) = (Harness::new(), Ledger::default());
     let client = start(&harness, &ledger).await;
-    let task = client.spawn_with::<begun>(100, once()).await.unwrap();
+    let task = client.spawn::<begun>(100).options(once()).await.unwrap();
     for life in 1..=5 {
         let process = start(&harness, &ledger).await;
         process.start_worker(WorkerOptions::new().lease(5 * SECOND)).await;
@@ -303,7 +303,7 @@ async fn a_compensation_that_fails_is_tried_again_and_does_not_stop_the_others()
     };
     process.register_fn("four", task).await.unwrap();
     process.start_worker(worker_options()).await;
-    let task = process.spawn_named("four", &(), SpawnOptions::new()).await.unwrap();
+    let task = process.spawn_named("four", &()).await.unwrap();
     let Error::TaskFailed { failure, .. } = process.wait::<()>(task.task_id).await.unwrap_err()
     else {
         panic!()
@@ -334,7 +334,7 @@ async fn cleanups_run_by_their_names_unless_they_are_discarded() {
     let process = start(&harness, &ledger).await;
     process.start_worker(worker_options()).await;
     for discards in [false, true] {
-        let task = process.spawn_with::<cleans>(discards, once()).await.unwrap();
+        let task = process.spawn::<cleans>(discards).options(once()).await.unwrap();
         process.wait::<()>(task.task_id).await.unwrap_err();
         let ran = ledger.take();
         let all = ["write", "delete second", "delete first"];
@@ -345,7 +345,7 @@ async fn cleanups_run_by_their_names_unless_they_are_discarded() {
         Ok(())
     };
     process.register_fn("unknown", unknown).await.unwrap();
-    let task = process.spawn_named("unknown", &(), SpawnOptions::new()).await.unwrap();
+    let task = process.spawn_named("unknown", &()).await.unwrap();
     let error = process.wait::<()>(task.task_id).await.unwrap_err().to_string();
     assert!(error.contains(r#"no cleanup is registered as "forget": add it with"#), "{error}");
 }
@@ -368,7 +368,7 @@ async fn a_compensation_without_its_code_is_an_error_of_its_own() {
     };
     process.register_fn("wavering", task).await.unwrap();
     process.start_worker(worker_options()).await;
-    let task = process.spawn_named("wavering", &(), SpawnOptions::new()).await.unwrap();
+    let task = process.spawn_named("wavering", &()).await.unwrap();
     let error = process.wait::<()>(task.task_id).await.unwrap_err().to_string();
     let expected =
         r#"another way; and its compensation "beside" failed: this program has no code for it"#;
@@ -411,7 +411,7 @@ async fn a_compensation_survives_the_shutdown_of_its_worker() {
     let process = start(&harness, &ledger).await;
     register(&process).await;
     let worker = process.start_worker(worker_options().shutdown_timeout(SECOND)).await;
-    let task = process.spawn_named("two", &(), SpawnOptions::new()).await.unwrap();
+    let task = process.spawn_named("two", &()).await.unwrap();
     entered.notified().await;
     worker.shutdown().await;
     assert_eq!(process.task(task.task_id).await.unwrap().unwrap().state, TaskState::Compensating);
@@ -438,7 +438,7 @@ async fn the_attempt_that_is_undone_is_replayed_with_its_number() {
     };
     process.register_fn("second", task).await.unwrap();
     process.start_worker(worker_options().poll_interval(SECOND)).await;
-    let task = process.spawn_named("second", &(), SpawnOptions::new()).await.unwrap();
+    let task = process.spawn_named("second", &()).await.unwrap();
     until_state(&process, task.task_id, TaskState::Suspended).await;
     process.cancel(task.task_id).await.unwrap();
     process.wait::<()>(task.task_id).await.unwrap_err();
@@ -468,7 +468,7 @@ async fn a_step_may_be_keyed_by_its_input_and_be_undone_in_either_order() {
     };
     process.register_fn("pays", task).await.unwrap();
     process.start_worker(worker_options()).await;
-    let task = process.spawn_named("pays", &(), once()).await.unwrap();
+    let task = process.spawn_named("pays", &()).options(once()).await.unwrap();
     let error = process.wait::<()>(task.task_id).await.unwrap_err().to_string();
     assert!(error.ends_with("no"), "{error}");
     assert_eq!(ledger.take(), ["undo 4", "undo 3", "undo 2", "undo 1"]);

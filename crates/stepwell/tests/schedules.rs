@@ -71,7 +71,7 @@ async fn each_tick_spawns_one_task_that_knows_its_time() {
     let process = start(&harness).await;
     let options = SpawnOptions::new().priority(3).header("for", "you").max_attempts(2);
     let schedule = Schedule::cron("often", "*/20 * * * *").options(options);
-    let info = process.put_schedule::<work>(schedule, 1).await.unwrap();
+    let info = process.schedules().put::<work>(schedule, 1).await.unwrap();
     assert_eq!(info.next_at.unwrap().to_string(), "2026-01-01T00:20:00Z");
     sleep(HOUR + 2 * MINUTE).await;
     assert_eq!(ticks(&harness).await, ["00:20", "00:40", "01:00"]);
@@ -85,14 +85,14 @@ async fn each_tick_spawns_one_task_that_knows_its_time() {
         assert_eq!((task.params.as_str(), task.priority, task.max_attempts), ("1", 3, 2));
         assert_eq!(task.headers["for"], "you");
     }
-    let info = process.schedule("often").await.unwrap().unwrap();
+    let info = process.schedules().get("often").await.unwrap().unwrap();
     assert_eq!(info.last_task, Some(tasks[2].task_id));
     assert_eq!(
         (info.last_tick, info.next_tick),
         (Some(tick(&tasks[2])), Some("2026-01-01T01:20:00Z".parse().unwrap()))
     );
-    assert_eq!(process.schedules().await.unwrap(), [info]);
-    process.delete_schedule("often").await.unwrap();
+    assert_eq!(process.schedules().list().await.unwrap(), [info]);
+    process.schedules().delete("often").await.unwrap();
     sleep(HOUR).await;
     assert_eq!(harness_tasks(&harness).await, 3);
 }
@@ -114,11 +114,11 @@ async fn a_tick_spawns_one_task_however_many_workers_come_to_it() {
         // All of them put it at the same time.
         let puts = running
             .iter()
-            .map(|process| process.put_schedule::<work>(Schedule::every("second", SECOND), 0));
+            .map(|process| process.schedules().put::<work>(Schedule::every("second", SECOND), 0));
         join_all(puts).await.into_iter().for_each(|put| drop(put.unwrap()));
         let minutes =
             Schedule::cron("minute", "* * * * *").options(SpawnOptions::new().priority(1));
-        running[0].put_schedule::<work>(minutes, 0).await.unwrap();
+        running[0].schedules().put::<work>(minutes, 0).await.unwrap();
         sleep(10 * MINUTE + SECOND / 2).await;
         let all = tasks(&harness.store()).await;
         let (minutes, seconds): (Vec<_>, Vec<_>) = all.iter().partition(|task| task.priority == 1);
@@ -133,18 +133,18 @@ async fn a_tick_spawns_one_task_however_many_workers_come_to_it() {
 async fn a_paused_schedule_has_no_ticks_and_none_to_catch_up_with() {
     let harness = Harness::new();
     let process = start(&harness).await;
-    process.put_schedule::<work>(hourly().catch_up(CatchUp::All), 0).await.unwrap();
+    process.schedules().put::<work>(hourly().catch_up(CatchUp::All), 0).await.unwrap();
     sleep(HOUR + MINUTE).await;
-    process.pause_schedule("hourly").await.unwrap();
-    let info = process.schedule("hourly").await.unwrap().unwrap();
+    process.schedules().pause("hourly").await.unwrap();
+    let info = process.schedules().get("hourly").await.unwrap().unwrap();
     assert!(info.paused && info.next_at.is_none());
     sleep(3 * HOUR).await;
     assert_eq!(ticks(&harness).await, ["01:00"]);
     // A program that starts anew does not resume what somebody has paused.
-    let again = process.put_schedule::<work>(hourly(), 0).await.unwrap();
+    let again = process.schedules().put::<work>(hourly(), 0).await.unwrap();
     assert!(again.paused && again.next_at.is_none());
-    process.resume_schedule("hourly").await.unwrap();
-    process.resume_schedule("hourly").await.unwrap();
+    process.schedules().resume("hourly").await.unwrap();
+    process.schedules().resume("hourly").await.unwrap();
     sleep(2 * HOUR).await;
     assert_eq!(ticks(&harness).await, ["01:00", "05:00", "06:00"]);
 }
@@ -153,14 +153,14 @@ async fn a_paused_schedule_has_no_ticks_and_none_to_catch_up_with() {
 async fn after_downtime(schedule: Schedule) -> Vec<String> {
     let harness = Harness::new();
     let first = start(&harness).await;
-    first.put_schedule::<work>(schedule.clone(), 0).await.unwrap();
+    first.schedules().put::<work>(schedule.clone(), 0).await.unwrap();
     sleep(HOUR + HOUR / 2).await;
     first.kill().await;
     sleep(3 * HOUR + 40 * MINUTE).await;
     let second = harness.start().await;
     second.register::<work>().await.unwrap();
     // As programs do when they start: this is no new schedule.
-    second.put_schedule::<work>(schedule, 0).await.unwrap();
+    second.schedules().put::<work>(schedule, 0).await.unwrap();
     second.start_worker(worker_options()).await;
     sleep(HOUR + MINUTE / 2).await;
     ticks(&harness).await
@@ -195,7 +195,7 @@ async fn a_tick_that_is_come_to_within_a_minute_was_not_missed() {
     for (late, expected) in [(59, vec!["01:00"]), (61, vec![])] {
         let harness = Harness::new();
         let process = start(&harness).await;
-        process.put_schedule::<work>(hourly().catch_up(CatchUp::Skip), 0).await.unwrap();
+        process.schedules().put::<work>(hourly().catch_up(CatchUp::Skip), 0).await.unwrap();
         sleep(HOUR / 2).await;
         process.kill().await;
         sleep(HOUR / 2 + late * SECOND).await;
@@ -209,19 +209,19 @@ async fn a_tick_that_is_come_to_within_a_minute_was_not_missed() {
 async fn a_schedule_that_is_put_anew_goes_on_or_starts_anew_when_its_times_have_changed() {
     let harness = Harness::new();
     let process = start(&harness).await;
-    process.put_schedule::<work>(hourly(), 0).await.unwrap();
+    process.schedules().put::<work>(hourly(), 0).await.unwrap();
     sleep(HOUR + MINUTE).await;
-    process.put_schedule::<work>(hourly().overlap(Overlap::Skip), 7).await.unwrap();
-    let info = process.schedule("hourly").await.unwrap().unwrap();
+    process.schedules().put::<work>(hourly().overlap(Overlap::Skip), 7).await.unwrap();
+    let info = process.schedules().get("hourly").await.unwrap().unwrap();
     assert_eq!((info.params.as_str(), info.overlap), ("7", Overlap::Skip));
     assert_eq!(info.next_at.unwrap().to_string(), "2026-01-01T02:00:00Z");
     assert!(info.last_task.is_some() && info.last_tick.is_some());
     let other = Schedule::cron("hourly", "30 * * * *").time_zone("Asia/Kolkata");
-    let info = process.put_schedule::<work>(other, 0).await.unwrap();
+    let info = process.schedules().put::<work>(other, 0).await.unwrap();
     assert_eq!(info.next_at.unwrap().to_string(), "2026-01-01T02:00:00Z", "half an hour is theirs");
-    let info = process.put_schedule::<work>(Schedule::every("hourly", HOUR), 0).await.unwrap();
+    let info = process.schedules().put::<work>(Schedule::every("hourly", HOUR), 0).await.unwrap();
     assert_eq!(info.next_at, Some(after(harness.now(), HOUR)));
-    assert_eq!(process.schedules().await.unwrap().len(), 1);
+    assert_eq!(process.schedules().list().await.unwrap().len(), 1);
     sleep(2 * HOUR + MINUTE).await;
     assert_eq!(ticks(&harness).await, ["01:00", "02:01", "03:01"]);
 }
@@ -236,10 +236,10 @@ async fn tasks_of_a_schedule_overlap_or_not_as_it_says() {
         let first = start_with(&harness, WorkerOptions::new()).await;
         let _second = start_with(&harness, WorkerOptions::new()).await;
         let schedule = Schedule::cron("slow", "*/10 * * * *").overlap(overlap);
-        first.put_schedule::<work>(schedule, 25).await.unwrap();
+        first.schedules().put::<work>(schedule, 25).await.unwrap();
         sleep(HOUR + MINUTE).await;
         assert_eq!(ticks(&harness).await, expected);
-        let info = first.schedule("slow").await.unwrap().unwrap();
+        let info = first.schedules().get("slow").await.unwrap().unwrap();
         assert_eq!(
             info.last_tick.unwrap().to_string(),
             "2026-01-01T01:00:00Z",
@@ -247,13 +247,13 @@ async fn tasks_of_a_schedule_overlap_or_not_as_it_says() {
         );
 
         let running = first.task(info.last_task.unwrap()).await.unwrap().unwrap();
-        let triggered = first.trigger_schedule("slow").await.unwrap();
+        let triggered = first.schedules().trigger("slow").await.unwrap();
         assert_eq!(triggered.created(), overlap == Overlap::Allow);
         if overlap == Overlap::Skip {
             assert_eq!((triggered.task_id, triggered.run_id), (running.task_id, running.run_id));
             first.cancel(running.task_id).await.unwrap();
             let _ = first.wait::<()>(running.task_id).await;
-            assert!(first.trigger_schedule("slow").await.unwrap().created());
+            assert!(first.schedules().trigger("slow").await.unwrap().created());
         }
     }
 }
@@ -262,9 +262,9 @@ async fn tasks_of_a_schedule_overlap_or_not_as_it_says() {
 async fn a_schedule_can_be_triggered_beside_its_ticks() {
     let harness = Harness::new();
     let process = start(&harness).await;
-    let info = process.put_schedule::<work>(hourly(), 0).await.unwrap();
+    let info = process.schedules().put::<work>(hourly(), 0).await.unwrap();
     sleep(MINUTE).await;
-    let triggered = process.trigger_schedule("hourly").await.unwrap();
+    let triggered = process.schedules().trigger("hourly").await.unwrap();
     process.wait::<()>(triggered.task_id).await.unwrap();
     let task = process.task(triggered.task_id).await.unwrap().unwrap();
     assert!(triggered.created());
@@ -272,14 +272,17 @@ async fn a_schedule_can_be_triggered_beside_its_ticks() {
         until(after(Timestamp::UNIX_EPOCH, Duration::ZERO), tick(&task)) > HOUR
             && tick(&task) <= task.spawned_at
     );
-    let now = process.schedule("hourly").await.unwrap().unwrap();
+    let now = process.schedules().get("hourly").await.unwrap().unwrap();
     assert_eq!(
         (now.next_at, now.last_tick, now.last_task),
         (info.next_at, None, Some(triggered.task_id))
     );
-    process.pause_schedule("hourly").await.unwrap();
-    assert!(process.trigger_schedule("hourly").await.unwrap().created(), "also while it is paused");
-    process.resume_schedule("hourly").await.unwrap();
+    process.schedules().pause("hourly").await.unwrap();
+    assert!(
+        process.schedules().trigger("hourly").await.unwrap().created(),
+        "also while it is paused"
+    );
+    process.schedules().resume("hourly").await.unwrap();
     sleep(HOUR).await;
     assert_eq!(harness_tasks(&harness).await, 3);
 }
@@ -288,7 +291,7 @@ async fn a_schedule_can_be_triggered_beside_its_ticks() {
 async fn a_clock_that_jumps_neither_repeats_ticks_nor_loses_them() {
     let harness = Harness::new();
     let process = start_with(&harness, WorkerOptions::new()).await;
-    process.put_schedule::<work>(hourly().catch_up(CatchUp::All), 0).await.unwrap();
+    process.schedules().put::<work>(hourly().catch_up(CatchUp::All), 0).await.unwrap();
     sleep(HOUR + MINUTE).await;
     harness.jump(2 * 3_600_000_000);
     sleep(2 * SECOND).await;
@@ -306,7 +309,7 @@ async fn jitter_spreads_the_tasks_of_a_tick() {
     let process = start(&harness).await;
     for n in 0..30 {
         let schedule = Schedule::cron(format!("schedule {n}"), "0 * * * *").jitter(10 * MINUTE);
-        process.put_schedule::<work>(schedule, 0).await.unwrap();
+        process.schedules().put::<work>(schedule, 0).await.unwrap();
     }
     sleep(2 * HOUR + 11 * MINUTE).await;
     let all = tasks(&harness.store()).await;
@@ -325,7 +328,7 @@ async fn a_schedule_of_another_process_is_seen_within_a_poll_interval() {
     let (client, worker) =
         (harness.start().await, start_with(&harness, WorkerOptions::new()).await);
     sleep(MINUTE).await;
-    client.put_schedule::<work>(Schedule::every("second", SECOND), 0).await.unwrap();
+    client.schedules().put::<work>(Schedule::every("second", SECOND), 0).await.unwrap();
     sleep(10 * SECOND + SECOND / 2).await;
     assert_eq!(harness_tasks(&harness).await, 10);
     worker.kill().await;
@@ -337,8 +340,8 @@ async fn a_schedule_of_another_process_is_seen_within_a_poll_interval() {
 async fn what_is_no_schedule_is_refused_and_changes_nothing() {
     let harness = Harness::new();
     let process = start(&harness).await;
-    process.put_schedule::<work>(hourly(), 0).await.unwrap();
-    let before = process.schedules().await.unwrap();
+    process.schedules().put::<work>(hourly(), 0).await.unwrap();
+    let before = process.schedules().list().await.unwrap();
     let options = |options| hourly().options(options);
     let bad = [
         (
@@ -364,22 +367,22 @@ async fn what_is_no_schedule_is_refused_and_changes_nothing() {
         (options(SpawnOptions::new().concurrency_key("a\0b")), "holds a NUL"),
     ];
     for (schedule, expected) in bad {
-        let error = process.put_schedule::<work>(schedule, 0).await.unwrap_err().to_string();
+        let error = process.schedules().put::<work>(schedule, 0).await.unwrap_err().to_string();
         assert!(error.contains(expected), "{error}");
     }
     let large =
-        process.put_schedule_named(hourly(), "work", &"x".repeat(5 << 20)).await.unwrap_err();
+        process.schedules().put_named(hourly(), "work", &"x".repeat(5 << 20)).await.unwrap_err();
     assert!(matches!(large, Error::Payload { .. }), "{large}");
-    let unnamed = process.put_schedule_named(hourly(), "", &0).await.unwrap_err();
+    let unnamed = process.schedules().put_named(hourly(), "", &0).await.unwrap_err();
     assert!(matches!(unnamed, Error::Name(_)), "{unnamed}");
-    assert_eq!(process.schedules().await.unwrap(), before);
+    assert_eq!(process.schedules().list().await.unwrap(), before);
 
-    assert_eq!(process.schedule("daily").await.unwrap(), None);
+    assert_eq!(process.schedules().get("daily").await.unwrap(), None);
     let unknown = [
-        process.pause_schedule("daily").await.unwrap_err(),
-        process.resume_schedule("daily").await.unwrap_err(),
-        process.delete_schedule("daily").await.unwrap_err(),
-        process.trigger_schedule("daily").await.unwrap_err(),
+        process.schedules().pause("daily").await.unwrap_err(),
+        process.schedules().resume("daily").await.unwrap_err(),
+        process.schedules().delete("daily").await.unwrap_err(),
+        process.schedules().trigger("daily").await.unwrap_err(),
     ];
     for error in unknown {
         assert!(error.to_string().contains("there is no schedule \"daily\""), "{error}");
@@ -405,16 +408,16 @@ async fn a_schedule_that_cannot_be_read_is_left_alone_and_can_be_replaced() {
         .commit(Batch { schedules: vec![change], ..Batch::default() }.into())
         .await
         .unwrap();
-    process.put_schedule::<work>(hourly(), 0).await.unwrap();
+    process.schedules().put::<work>(hourly(), 0).await.unwrap();
     sleep(HOUR + MINUTE).await;
     assert_eq!(ticks(&harness).await, ["01:00"]);
-    assert_eq!(process.schedules().await.unwrap().len(), 1, "the other one");
-    let error = process.schedule("odd").await.unwrap_err().to_string();
+    assert_eq!(process.schedules().list().await.unwrap().len(), 1, "the other one");
+    let error = process.schedules().get("odd").await.unwrap_err().to_string();
     assert!(error.contains("the schedule odd: the JSON does not fit"), "{error}");
-    process.put_schedule::<work>(Schedule::cron("odd", "30 * * * *"), 0).await.unwrap();
+    process.schedules().put::<work>(Schedule::cron("odd", "30 * * * *"), 0).await.unwrap();
     sleep(HOUR / 2).await;
     assert_eq!(ticks(&harness).await, ["01:00", "01:30"]);
-    process.delete_schedule("odd").await.unwrap();
+    process.schedules().delete("odd").await.unwrap();
 }
 
 /// The store of a process that dies at its `at`-th commit with a change in it, which is still
@@ -448,10 +451,10 @@ fn mortal(store: Arc<dyn Store>, at: usize, applied: bool, died: Arc<Notify>) ->
 async fn live(process: &Process) {
     process.register::<work>().await.unwrap();
     let every = Schedule::every("every", SECOND).catch_up(CatchUp::All);
-    process.put_schedule::<work>(every, 0).await.unwrap();
+    process.schedules().put::<work>(every, 0).await.unwrap();
     let options = SpawnOptions::new().priority(1);
     let cron = Schedule::cron("cron", "*/2 * * * * *").overlap(Overlap::Skip).options(options);
-    process.put_schedule::<work>(cron, 0).await.unwrap();
+    process.schedules().put::<work>(cron, 0).await.unwrap();
     process.start_worker(WorkerOptions::new().lease(SECOND / 2)).await;
     loop {
         let ended = tasks(process.store())
@@ -537,7 +540,8 @@ async fn whatever_happens_every_tick_spawns_one_task() {
         let dice = Arc::new(Dice::new(seed));
         let client = harness.start().await;
         client
-            .put_schedule::<work>(Schedule::every("every", SECOND).catch_up(CatchUp::All), 0)
+            .schedules()
+            .put::<work>(Schedule::every("every", SECOND).catch_up(CatchUp::All), 0)
             .await
             .unwrap();
         let begin = harness.now();
@@ -551,12 +555,12 @@ async fn whatever_happens_every_tick_spawns_one_task() {
                 0 => processes.swap_remove(dice.roll(3) as usize).kill().await,
                 1 => {
                     let schedule = Schedule::every("every", SECOND).catch_up(CatchUp::All);
-                    client.put_schedule::<work>(schedule, 0).await.unwrap();
+                    client.schedules().put::<work>(schedule, 0).await.unwrap();
                 }
                 2 => {
                     let schedule = Schedule::every("every", SECOND).catch_up(CatchUp::All);
                     let options = SpawnOptions::new().header("round", round);
-                    client.put_schedule::<work>(schedule.options(options), 0).await.unwrap();
+                    client.schedules().put::<work>(schedule.options(options), 0).await.unwrap();
                 }
                 _ => {}
             }
@@ -595,14 +599,14 @@ async fn a_schedule_with_headers_at_their_limit_ticks() {
         let options = SpawnOptions::new().header("a", "x".repeat(bytes - 8));
         Schedule::every("full", SECOND).options(options)
     };
-    assert!(process.put_schedule::<work>(with(MAX_HEADERS_BYTES + 1), 0).await.is_err());
-    process.put_schedule::<work>(with(MAX_HEADERS_BYTES), 0).await.unwrap();
+    assert!(process.schedules().put::<work>(with(MAX_HEADERS_BYTES + 1), 0).await.is_err());
+    process.schedules().put::<work>(with(MAX_HEADERS_BYTES), 0).await.unwrap();
     sleep(10 * SECOND).await;
     let spawned = tasks(&harness.store()).await;
     assert!(spawned.len() >= 3, "it spawned {} tasks", spawned.len());
     let task = spawned[0].task_id;
     let export = process.export(task).await.unwrap();
-    process.delete_schedule("full").await.unwrap();
+    process.schedules().delete("full").await.unwrap();
     process.wait::<()>(task).await.unwrap();
     process.delete(task).await.unwrap();
     process.import(export).await.unwrap();
@@ -629,7 +633,7 @@ async fn schedules_that_a_worker_cannot_use_are_in_nobodys_way() {
         .commit(Batch { schedules: odd.collect(), ..Batch::default() }.into())
         .await
         .unwrap();
-    process.put_schedule::<work>(hourly(), 0).await.unwrap();
+    process.schedules().put::<work>(hourly(), 0).await.unwrap();
     sleep(2 * HOUR + MINUTE).await;
     assert_eq!(ticks(&harness).await, ["01:00", "02:00"]);
 }
@@ -651,8 +655,8 @@ async fn a_tick_that_the_store_refuses_holds_up_no_other() {
     let process = harness.start_on(Arc::new(store), |builder| builder).await.unwrap();
     process.register::<work>().await.unwrap();
     process.start_worker(worker_options()).await;
-    process.put_schedule::<work>(Schedule::cron("bad", "0 * * * *"), 0).await.unwrap();
-    process.put_schedule::<work>(hourly(), 0).await.unwrap();
+    process.schedules().put::<work>(Schedule::cron("bad", "0 * * * *"), 0).await.unwrap();
+    process.schedules().put::<work>(hourly(), 0).await.unwrap();
     sleep(2 * HOUR + SECOND).await;
     assert_eq!(ticks(&harness).await, ["01:00", "02:00"]);
 }

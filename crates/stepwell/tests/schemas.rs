@@ -30,7 +30,7 @@ async fn ship(order: Order, _ctx: TaskContext) -> TaskResult<Shipped> {
 
 #[stepwell::task]
 async fn delegate(order: serde_json::Value, ctx: TaskContext) -> TaskResult<()> {
-    ctx.spawn_named::<_, ()>("ship", "ship", &order, SpawnOptions::new()).await.map(drop)
+    ctx.spawn_named::<_, ()>("ship", "ship", &order).await.map(drop)
 }
 
 fn order(item: &str, quantity: u32) -> Order {
@@ -53,10 +53,10 @@ async fn parameters_that_do_not_fit_are_refused_where_the_type_is_registered() {
     assert!(error.contains("11 is greater than the maximum of 10 at /quantity"), "{error}");
     let hourly = Schedule::every("hourly", Duration::from_secs(3_600));
     let error =
-        process.put_schedule::<ship>(hourly, order("anvil", 0)).await.unwrap_err().to_string();
+        process.schedules().put::<ship>(hourly, order("anvil", 0)).await.unwrap_err().to_string();
     assert!(error.contains("at /quantity"), "{error}");
     assert!(
-        process.tasks(TaskFilter::default()).await.unwrap().is_empty(),
+        process.tasks(TaskFilter::default()).await.unwrap().items.is_empty(),
         "something was spawned"
     );
 
@@ -89,21 +89,21 @@ async fn every_spawn_is_checked_by_what_others_described() {
     let options = SpawnOptions::new;
     let old = process.spawn::<ship>(order("anvil", 1)).await.unwrap().task_id;
     let hourly = || Schedule::every("hourly", Duration::from_secs(3_600));
-    process.put_schedule::<ship>(hourly(), order("anvil", 2)).await.unwrap();
+    process.schedules().put::<ship>(hourly(), order("anvil", 2)).await.unwrap();
     // From now on, there is less to ship.
     let mut narrower = process.task_types().await.unwrap().remove(0);
     narrower.params["properties"]["quantity"]["maximum"] = 0.into();
     process.store().describe(narrower).await.unwrap();
 
     let other = harness.start().await;
-    let many = vec![(order("anvil", 0), options()), (order("anvil", 3), options())];
+    let many = [0, 3].map(|n| other.spawn::<ship>(order("anvil", n)).options(options()));
     let errors = [
         other.spawn::<ship>(order("anvil", 3)).await.unwrap_err(),
-        other.spawn_named("ship", &order("anvil", 3), options()).await.unwrap_err(),
-        other.spawn_many::<ship>(many).await.unwrap_err(),
-        other.put_schedule::<ship>(hourly(), order("anvil", 3)).await.unwrap_err(),
-        other.put_schedule_named(hourly(), "ship", &order("anvil", 3)).await.unwrap_err(),
-        other.trigger_schedule("hourly").await.unwrap_err(),
+        other.spawn_named("ship", &order("anvil", 3)).options(options()).await.unwrap_err(),
+        other.spawn_many(many).await.unwrap_err(),
+        other.schedules().put::<ship>(hourly(), order("anvil", 3)).await.unwrap_err(),
+        other.schedules().put_named(hourly(), "ship", &order("anvil", 3)).await.unwrap_err(),
+        other.schedules().trigger("hourly").await.unwrap_err(),
         other.retrigger(old).await.unwrap_err(),
     ];
     for error in errors {
@@ -113,7 +113,11 @@ async fn every_spawn_is_checked_by_what_others_described() {
             "{error}"
         );
     }
-    assert_eq!(other.tasks(TaskFilter::default()).await.unwrap().len(), 1, "something was spawned");
+    assert_eq!(
+        other.tasks(TaskFilter::default()).await.unwrap().items.len(),
+        1,
+        "something was spawned"
+    );
 
     let export = process.export(old).await.unwrap();
     process.cancel(old).await.unwrap();
@@ -128,11 +132,11 @@ async fn other_clients_know_what_was_described() {
     let other = harness.start().await;
     let odd = serde_json::json!({ "item": "anvil", "quantity": "many" });
     // Nothing is known yet, and that is taken for true for a minute.
-    other.spawn_named("ship", &odd, SpawnOptions::new()).await.unwrap();
+    other.spawn_named("ship", &odd).await.unwrap();
     let process = describing(&harness).await;
-    other.spawn_named("ship", &odd, SpawnOptions::new()).await.unwrap();
+    other.spawn_named("ship", &odd).await.unwrap();
     tokio::time::sleep(Duration::from_secs(61)).await;
-    let error = other.spawn_named("ship", &odd, SpawnOptions::new()).await.unwrap_err().to_string();
+    let error = other.spawn_named("ship", &odd).await.unwrap_err().to_string();
     assert!(error.contains(r#""many" is not of type "integer" at /quantity"#), "{error}");
 
     let types = other.task_types().await.unwrap();

@@ -112,8 +112,8 @@ async fn torture(workers: usize) {
         (number("TORTURE_TASKS", 2_000), number("TORTURE_KILLS", 50) as usize);
     let folder = tempfile::tempdir().unwrap();
     let client = connect(folder.path()).await;
-    let all = (0..tasks).map(|task| (task, SpawnOptions::new()));
-    let spawned = client.spawn_many::<tortured>(all).await.unwrap();
+    let all = (0..tasks).map(|task| client.spawn::<tortured>(task));
+    let spawned = client.spawn_many(all).await.unwrap();
 
     // So few at a time that the work outlasts the kills.
     let concurrency = 8 / workers;
@@ -185,6 +185,7 @@ async fn unfinished(client: &Durable) -> usize {
             .tasks(TaskFilter { state: Some(state), limit: 1, ..TaskFilter::default() })
             .await
             .unwrap()
+            .items
             .len();
     }
     left
@@ -206,10 +207,10 @@ async fn nor_when_two_worker_processes_share_the_file_and_are_killed() {
 async fn accepting_program() {
     let Some(folder) = std::env::var_os("TORTURE_FOLDER").map(PathBuf::from) else { return };
     let client = connect(&folder).await;
-    let task = client.spawn_named("waits", &(), SpawnOptions::new()).await.unwrap().task_id;
-    client.emit_event("event", &1, None).await.unwrap();
+    let task = client.spawn_named("waits", &()).await.unwrap().task_id;
+    client.emit_event("event", &1).await.unwrap();
     client.send(task, "topic", &2).await.unwrap();
-    let cancelled = client.spawn_named("waits", &(), SpawnOptions::new()).await.unwrap().task_id;
+    let cancelled = client.spawn_named("waits", &()).await.unwrap().task_id;
     client.cancel(cancelled).await.unwrap();
     println!("accepted {task} {cancelled}");
     std::future::pending::<()>().await;

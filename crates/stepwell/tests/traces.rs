@@ -106,13 +106,13 @@ async fn one_trace_holds_a_task_its_child_its_retries_and_what_went_on_after_a_c
     let (harness, attempts) = (Harness::new(), Arc::default());
     let first = start(&harness, &attempts).await;
     let request = tracing::info_span!("request");
-    let task = first.spawn::<parent>(21).instrument(request.clone()).await.unwrap();
+    let task = first.spawn::<parent>(21).into_future().instrument(request.clone()).await.unwrap();
     drop(request);
     until_it_waits(&first, task.task_id).await;
     first.kill().await;
 
     let second = start(&harness, &attempts).await;
-    second.emit_event("go on", &(), None).await.unwrap();
+    second.emit_event("go on", &()).await.unwrap();
     assert_eq!(second.wait::<u32>(task.task_id).await.unwrap(), 42);
     second.shutdown(Duration::ZERO).await;
 
@@ -190,7 +190,7 @@ async fn a_trace_that_comes_from_elsewhere_is_carried_on_and_none_is_made_up_whe
     let collector = Collector::new(LevelFilter::INFO);
     let from_elsewhere = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     let options = SpawnOptions::new().header("traceparent", from_elsewhere);
-    let task = process.spawn_with::<child>(1, options).await.unwrap();
+    let task = process.spawn::<child>(1).options(options).await.unwrap();
     process.wait::<u32>(task.task_id).await.unwrap();
     process.shutdown(Duration::ZERO).await;
     let run = &collector.named("run child")[0];

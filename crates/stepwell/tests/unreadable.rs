@@ -89,21 +89,24 @@ async fn rows_that_cannot_be_read_hold_up_nobody_in_any_stage() {
         damaged::until(&client, *task, |task| task.state == TaskState::Suspended).await;
     }
     worker.shutdown().await;
-    let delayed = || SpawnOptions::new().start_after(Duration::from_millis(1));
+    let delayed = || SpawnOptions::new().delay(Duration::from_millis(1));
     for column in COLUMNS {
         let overdue =
             CancellationPolicy { max_delay: Some(Duration::ZERO), ..CancellationPolicy::default() };
         for options in [SpawnOptions::new(), delayed(), SpawnOptions::new().cancellation(overdue)] {
-            hurt.push((*column, client.spawn_named("plain", &7, options).await.unwrap().task_id));
+            hurt.push((
+                *column,
+                client.spawn_named("plain", &7).options(options).await.unwrap().task_id,
+            ));
         }
         others.push(damaged::spawn(&client, "plain").await);
-        others.push(client.spawn_named("plain", &7, delayed()).await.unwrap().task_id);
+        others.push(client.spawn_named("plain", &7).options(delayed()).await.unwrap().task_id);
     }
     for (column, task) in &hurt {
         database.run(format!("UPDATE {{tasks}} SET {column} WHERE task_id = '{task}'")).await;
     }
-    assert!(client.emit_event("go", &(), None).await.unwrap());
-    client.queues().await.unwrap();
+    assert!(client.emit_event("go", &()).await.unwrap());
+    client.queues().list().await.unwrap();
     let worker = client.start_worker(options().concurrency(1)).await;
     let all = async {
         for task in others {

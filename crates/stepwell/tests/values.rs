@@ -44,17 +44,17 @@ fn deep(levels: usize) -> Value {
 /// What a payload cannot hold, given to everything that takes one outside of a task.
 async fn refused_by_the_client<T: serde::Serialize + Clone>(value: T, said: &str) {
     let (_harness, process) = process().await;
-    let task = process.spawn_named("task", &(), SpawnOptions::new()).await.unwrap().task_id;
-    let spawn = |options| process.spawn_named("task", &(), options);
+    let task = process.spawn_named("task", &()).await.unwrap().task_id;
+    let spawn = |options| process.spawn_named("task", &()).options(options);
     let in_header = SpawnOptions::new().header("x", value.clone());
     let scheduled = Schedule::cron("hourly", "0 * * * *");
     let refused = [
-        process.spawn_named("task", &value, SpawnOptions::new()).await.map(drop),
-        process.emit_event("event", &value, None).await.map(drop),
+        process.spawn_named("task", &value).await.map(drop),
+        process.emit_event("event", &value).await.map(drop),
         process.send(task, "topic", &value).await,
-        process.put_schedule_named(scheduled.clone(), "task", &value).await.map(drop),
+        process.schedules().put_named(scheduled.clone(), "task", &value).await.map(drop),
         spawn(in_header.clone()).await.map(drop),
-        process.put_schedule_named(scheduled.options(in_header), "task", &()).await.map(drop),
+        process.schedules().put_named(scheduled.options(in_header), "task", &()).await.map(drop),
     ];
     for refused in refused {
         let error = refused.unwrap_err().to_string();
@@ -70,7 +70,7 @@ where
 {
     let (_harness, process) = process().await;
     let run = async |name: &str| {
-        let task = process.spawn_named(name, &(), SpawnOptions::new()).await.unwrap().task_id;
+        let task = process.spawn_named(name, &()).await.unwrap().task_id;
         let error = process.wait::<Payload>(task).await.unwrap_err().to_string();
         assert!(error.contains(said), "{name}: {error}");
         task
@@ -98,7 +98,7 @@ where
     process.register_fn("message", message).await.unwrap();
     let give = value.clone();
     let child = move |(): (), ctx: TaskContext| {
-        let child = ctx.spawn_named::<_, ()>("child", "output", &give, SpawnOptions::new());
+        let child = ctx.spawn_named::<_, ()>("child", "output", &give);
         async move { child.await.map(drop) }
     };
     process.register_fn("child", child).await.unwrap();
@@ -145,7 +145,7 @@ async fn what_is_nested_as_deep_as_may_be_comes_back_and_goes_elsewhere() {
     process.register_fn("echo", echo).await.unwrap();
     process.start_worker(worker_options()).await;
     let value = deep(Payload::MAX_DEPTH);
-    let task = process.spawn_named("echo", &value, SpawnOptions::new()).await.unwrap().task_id;
+    let task = process.spawn_named("echo", &value).await.unwrap().task_id;
     assert_eq!(process.wait::<Value>(task).await.unwrap(), value);
     let document = process.export(task).await.unwrap().to_json().unwrap();
     process.delete(task).await.unwrap();
@@ -156,7 +156,7 @@ async fn what_is_nested_as_deep_as_may_be_comes_back_and_goes_elsewhere() {
 #[tokio::test(start_paused = true)]
 async fn documents_that_are_nested_too_deep_are_refused_and_take_no_time() {
     let (_harness, process) = process().await;
-    let task = process.spawn_named("task", &"params", SpawnOptions::new()).await.unwrap().task_id;
+    let task = process.spawn_named("task", &"params").await.unwrap().task_id;
     let export = process.export(task).await.unwrap();
     process.cancel(task).await.unwrap();
     process.delete(task).await.unwrap();
@@ -190,7 +190,7 @@ async fn headers_have_a_limit() {
     let large = SpawnOptions::new().header("large", "x".repeat(MAX_HEADERS_BYTES));
     let child = move |(): (), ctx: TaskContext| {
         let options = SpawnOptions::new().header("large", "x".repeat(MAX_HEADERS_BYTES));
-        async move { ctx.spawn_named::<_, ()>("child", "child", &(), options).await.map(drop) }
+        async move { ctx.spawn_named::<_, ()>("child", "child", &()).options(options).await.map(drop) }
     };
     process.register_fn("parent", child).await.unwrap();
     process.start_worker(worker_options()).await;
@@ -198,14 +198,14 @@ async fn headers_have_a_limit() {
     // Nor is there any more room in what the engine adds by itself.
     let traced =
         SpawnOptions::new().header("traceparent", "x".repeat(MAX_HEADERS_BYTES + (1 << 10)));
-    let error = process.spawn_named("task", &(), traced).await.unwrap_err();
+    let error = process.spawn_named("task", &()).options(traced).await.unwrap_err();
     assert!(error.to_string().contains(said), "{error}");
-    let error = process.spawn_named("task", &(), large.clone()).await.unwrap_err();
+    let error = process.spawn_named("task", &()).options(large.clone()).await.unwrap_err();
     assert!(matches!(error, Error::Options(_)) && error.to_string().contains(said), "{error}");
     let hourly = Schedule::cron("hourly", "0 * * * *").options(large);
-    let error = process.put_schedule_named(hourly, "task", &()).await.unwrap_err();
+    let error = process.schedules().put_named(hourly, "task", &()).await.unwrap_err();
     assert!(error.to_string().contains(said), "{error}");
-    let parent = process.spawn_named("parent", &(), SpawnOptions::new()).await.unwrap().task_id;
+    let parent = process.spawn_named("parent", &()).await.unwrap().task_id;
     let error = process.wait::<()>(parent).await.unwrap_err();
     assert!(error.to_string().contains(said), "{error}");
     let mut export = process.export(parent).await.unwrap();
@@ -221,15 +221,15 @@ async fn a_task_has_a_limited_number_of_labels() {
     };
     // Headers that are no labels do not count.
     let most = labelled(MAX_LABELS).header("number", 7).header("object", [1, 2]);
-    process.spawn_named("task", &(), most.clone()).await.unwrap();
+    process.spawn_named("task", &()).options(most.clone()).await.unwrap();
     for more in [labelled(MAX_LABELS + 1), most.scope(Scope::default().label("tenant", "acme"))] {
-        let error = process.spawn_named("task", &(), more).await.unwrap_err();
+        let error = process.spawn_named("task", &()).options(more).await.unwrap_err();
         assert!(matches!(error, Error::Options(_)), "{error}");
         assert!(error.to_string().contains("65 of them are labels, the limit is 64"), "{error}");
     }
     // A label by which no task is found would hide the task from its own scope.
     let hidden = SpawnOptions::new().scope(Scope::default().label("traceparent", "acme"));
-    let error = process.spawn_named("task", &(), hidden).await.unwrap_err();
+    let error = process.spawn_named("task", &()).options(hidden).await.unwrap_err();
     assert!(matches!(error, Error::Options(InvalidOptions::Scope { .. })), "{error}");
 }
 
@@ -254,7 +254,7 @@ async fn what_failures_say_is_cut_off_and_the_failure_is_kept() {
     process.start_worker(worker_options()).await;
     for how in ["step", "panic", "causes", "task"] {
         let options = SpawnOptions::new().max_attempts(1);
-        let task = process.spawn_named("fails", &how, options).await.unwrap().task_id;
+        let task = process.spawn_named("fails", &how).options(options).await.unwrap().task_id;
         let Err(Error::TaskFailed { failure, .. }) = process.wait::<()>(task).await else {
             panic!("{how}")
         };
@@ -285,7 +285,7 @@ async fn what_a_log_cannot_hold_is_left_out_of_it() {
     };
     process.register_fn("logs", logs).await.unwrap();
     process.start_worker(worker_options()).await;
-    let task = process.spawn_named("logs", &(), SpawnOptions::new()).await.unwrap().task_id;
+    let task = process.spawn_named("logs", &()).await.unwrap().task_id;
     process.wait::<()>(task).await.unwrap();
     let said: Vec<_> = process
         .logs(task)
@@ -342,16 +342,16 @@ async fn options_that_cannot_be_kept_are_refused_when_they_are_given() {
     let in_task = strategies.clone();
     let spawns = move |n: usize, ctx: TaskContext| {
         let options = SpawnOptions::new().retry(in_task[n].clone());
-        async move { ctx.spawn_named::<_, ()>("child", "steps", &0, options).await.map(drop) }
+        async move { ctx.spawn_named::<_, ()>("child", "steps", &0).options(options).await.map(drop) }
     };
     process.register_fn("spawns", spawns).await.unwrap();
     process.start_worker(worker_options()).await;
     for (n, strategy) in strategies.iter().enumerate() {
         let refused =
             |error: Error| assert!(matches!(error, Error::Options(_)), "{strategy:?}: {error}");
-        refused(process.spawn_named("task", &(), with(strategy)).await.unwrap_err());
+        refused(process.spawn_named("task", &()).options(with(strategy)).await.unwrap_err());
         let hourly = Schedule::cron("hourly", "0 * * * *").options(with(strategy));
-        let error = process.put_schedule_named(hourly, "task", &()).await.unwrap_err();
+        let error = process.schedules().put_named(hourly, "task", &()).await.unwrap_err();
         assert!(
             matches!(error, Error::Schedule { source: InvalidSchedule::Options(_), .. }),
             "{error}"
@@ -359,14 +359,14 @@ async fn options_that_cannot_be_kept_are_refused_when_they_are_given() {
         let built = harness.start_with(|builder| builder.retry(strategy.clone())).await;
         refused(built.map(drop).unwrap_err());
         for name in ["steps", "spawns"] {
-            let task = process.spawn_named(name, &n, SpawnOptions::new()).await.unwrap().task_id;
+            let task = process.spawn_named(name, &n).await.unwrap().task_id;
             let error = process.wait::<()>(task).await.unwrap_err().to_string();
             assert!(
                 error.contains("has to be") || error.contains("1,000 years at most"),
                 "{error}"
             );
         }
-        let task = process.spawn_named("unknown", &(), SpawnOptions::new()).await.unwrap().task_id;
+        let task = process.spawn_named("unknown", &()).await.unwrap().task_id;
         let mut export = process.export(task).await.unwrap();
         process.cancel(task).await.unwrap();
         process.delete(task).await.unwrap();
@@ -379,7 +379,7 @@ async fn options_that_cannot_be_kept_are_refused_when_they_are_given() {
         CancellationPolicy { max_delay: None, max_duration: Some(Duration::MAX) },
     ] {
         let options = SpawnOptions::new().cancellation(policy.clone());
-        let error = process.spawn_named("task", &(), options).await.unwrap_err();
+        let error = process.spawn_named("task", &()).options(options).await.unwrap_err();
         assert!(error.to_string().contains("1,000 years at most"), "{error}");
         let built = harness.start_with(|builder| builder.cancellation(policy)).await;
         assert!(matches!(built, Err(Error::Options(_))));
@@ -412,8 +412,7 @@ where
     process.start_worker(worker_options()).await;
     for workflow in ["step", "feedback", "parent"] {
         RUNS.store(0, Ordering::SeqCst);
-        let task =
-            process.start_workflow(workflow, &(), SpawnOptions::new()).await.unwrap().task_id;
+        let task = process.spawn_workflow(workflow, &()).await.unwrap().task_id;
         let error = process.wait::<Payload>(task).await.unwrap_err().to_string();
         assert!(error.contains(said), "{workflow}: {error}");
         assert_eq!(RUNS.load(Ordering::SeqCst), 1, "{workflow}: its step ran once");
@@ -444,8 +443,7 @@ async fn a_workflow_rounds_no_number() {
         });
     process.register_workflow(workflow).await.unwrap();
     process.start_worker(worker_options()).await;
-    let task =
-        process.start_workflow("numbers", &u128::MAX, SpawnOptions::new()).await.unwrap().task_id;
+    let task = process.spawn_workflow("numbers", &u128::MAX).await.unwrap().task_id;
     let given = r#"[123456789012345678901,0.10000000000000000000000001,{"a":1e400}]"#;
     process.send(task, "s", &Payload::from_json(given)).await.unwrap();
     let output = process.wait::<Payload>(task).await.unwrap();
@@ -454,7 +452,7 @@ async fn a_workflow_rounds_no_number() {
         r#"{{"both":{{"all":4,"result":{given}}},"echo":{given},"input":{max},"more":{max},"s":{given}}}"#
     );
     assert_eq!(output.as_str(), expected);
-    let found = process.find(task).await.unwrap();
+    let found = process.snapshot(task).await.unwrap();
     assert_eq!(found.results["s"].as_str(), given);
 }
 
@@ -517,7 +515,7 @@ where
     process.register_fn("items", items).await.unwrap();
     process.start_worker(worker_options()).await;
     for name in ["step", "items"] {
-        let task = process.spawn_named(name, &(), SpawnOptions::new()).await.unwrap().task_id;
+        let task = process.spawn_named(name, &()).await.unwrap().task_id;
         let error = process.wait::<()>(task).await.unwrap_err().to_string();
         assert!(error.contains("could not be read back from its JSON"), "{name}: {error}");
         let journal = process.journal(task).await.unwrap();
@@ -556,11 +554,8 @@ async fn what_its_type_does_not_read_is_refused_when_it_is_given() {
         let hourly = Schedule::cron("hourly", "0 * * * *");
         for error in [
             process.spawn::<books>(booking.clone()).await.unwrap_err(),
-            process
-                .spawn_many::<books>([(booking.clone(), SpawnOptions::new())])
-                .await
-                .unwrap_err(),
-            process.put_schedule::<books>(hourly, booking).await.unwrap_err(),
+            process.spawn_many([process.spawn::<books>(booking.clone())]).await.unwrap_err(),
+            process.schedules().put::<books>(hourly, booking).await.unwrap_err(),
         ] {
             assert!(
                 matches!(error, Error::Payload { .. }) && error.to_string().contains(said),
@@ -568,7 +563,7 @@ async fn what_its_type_does_not_read_is_refused_when_it_is_given() {
             );
         }
     }
-    let parent = process.spawn_named("parent", &(), SpawnOptions::new()).await.unwrap().task_id;
+    let parent = process.spawn_named("parent", &()).await.unwrap().task_id;
     let whole = process.spawn::<amounts>(true).await.unwrap().task_id;
     for task in [parent, whole] {
         let error = process.wait::<Payload>(task).await.unwrap_err().to_string();
@@ -597,18 +592,18 @@ async fn who_an_approval_is_assigned_to_has_a_limit() {
     process.register_fn("asks", asks).await.unwrap();
     process.start_worker(worker_options().name("x".repeat(1 << 20))).await;
     for how in ["assign", "escalate"] {
-        let task = process.spawn_named("asks", how, SpawnOptions::new()).await.unwrap().task_id;
+        let task = process.spawn_named("asks", how).await.unwrap().task_id;
         let error = process.wait::<()>(task).await.unwrap_err().to_string();
         assert!(error.contains("512"), "{how}: {error}");
         assert!(process.journal(task).await.unwrap().is_empty(), "{how}: nobody was asked");
     }
-    assert_eq!(process.workers().await.unwrap()[0].name.len(), 512);
+    assert_eq!(process.workers().list().await.unwrap()[0].name.len(), 512);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_document_brings_nothing_that_is_larger_than_what_is_given_here() {
     let (_harness, process) = process().await;
-    let task = process.spawn_named("task", &"params", SpawnOptions::new()).await.unwrap().task_id;
+    let task = process.spawn_named("task", &"params").await.unwrap().task_id;
     let export = process.export(task).await.unwrap();
     process.cancel(task).await.unwrap();
     process.delete(task).await.unwrap();
@@ -645,8 +640,7 @@ async fn half_a_character_is_refused_when_it_is_given() {
         refused_by_the_client(Payload::from_json(half), said).await;
         let error = serde_json::from_str::<Payload>(half).unwrap_err().to_string();
         assert!(error.contains(said), "{error}");
-        let task =
-            process.spawn_named("task", &"params", SpawnOptions::new()).await.unwrap().task_id;
+        let task = process.spawn_named("task", &"params").await.unwrap().task_id;
         let mut made = process.export(task).await.unwrap();
         process.cancel(task).await.unwrap();
         process.delete(task).await.unwrap();
@@ -656,8 +650,7 @@ async fn half_a_character_is_refused_when_it_is_given() {
         assert!(process.import(made).await.unwrap_err().to_string().contains(said));
     }
     let whole = r#"["\ud83d\ude00","\\ud800","\u00e4"]"#;
-    let task =
-        process.spawn_named("task", &Payload::from_json(whole), SpawnOptions::new()).await.unwrap();
+    let task = process.spawn_named("task", &Payload::from_json(whole)).await.unwrap();
     let document = process.export(task.task_id).await.unwrap().to_json().unwrap();
     assert_eq!(Export::from_json(&document).unwrap().record.info.params.as_str(), whole);
 }

@@ -42,7 +42,7 @@ async fn a_dead_workers_tasks_are_claimed_when_its_lease_ends() {
     };
     let (first, second) = (harness.start().await, harness.start().await);
     register(&first).await;
-    let task = first.spawn_named("slow", &(), SpawnOptions::new()).await.unwrap();
+    let task = first.spawn_named("slow", &()).await.unwrap();
     tokio::time::sleep(SECOND).await;
     register(&second).await;
     tokio::time::sleep(50 * SECOND).await;
@@ -74,7 +74,7 @@ async fn a_task_that_kills_its_process_every_time_is_quarantined() {
         };
         process.register_fn("deadly", deadly).await.unwrap();
         let options = SpawnOptions::new().max_attempts(3).idempotency_key("it");
-        let spawned = process.spawn_named("deadly", &(), options).await.unwrap();
+        let spawned = process.spawn_named("deadly", &()).options(options).await.unwrap();
         task = Some(spawned.task_id);
         process.start_worker(lease(5)).await;
         if life <= 5 {
@@ -126,7 +126,7 @@ async fn a_run_that_lost_its_lease_has_every_write_refused_and_is_told() {
         process.start_worker(lease(10)).await;
     };
     register(&cut_off, "cut off").await;
-    let task = cut_off.spawn_named("task", &(), SpawnOptions::new()).await.unwrap();
+    let task = cut_off.spawn_named("task", &()).await.unwrap();
     tokio::time::sleep(SECOND).await;
     cut.store(true, Ordering::SeqCst);
     let other = harness.start().await;
@@ -148,7 +148,7 @@ async fn a_run_that_lost_its_lease_has_every_write_refused_and_is_told() {
 
     // The worker that lost its lease goes on under another id.
     other.kill().await;
-    let next = cut_off.spawn_named("task", &(), SpawnOptions::new()).await.unwrap();
+    let next = cut_off.spawn_named("task", &()).await.unwrap();
     assert_eq!(cut_off.wait::<String>(next.task_id).await.unwrap(), "cut off");
 }
 
@@ -172,8 +172,8 @@ async fn a_stuck_run_is_stopped_unless_it_sends_heartbeats() {
     process.register_fn("hang", hang).await.unwrap();
     process.start_worker(WorkerOptions::new().claim_timeout(60 * SECOND)).await;
     let options = SpawnOptions::new().max_attempts(1);
-    let alive = process.spawn_named("hang", &true, options.clone()).await.unwrap();
-    let stuck = process.spawn_named("hang", &false, options).await.unwrap();
+    let alive = process.spawn_named("hang", &true).options(options.clone()).await.unwrap();
+    let stuck = process.spawn_named("hang", &false).options(options).await.unwrap();
     let start = harness.now();
     let error = process.wait::<()>(stuck.task_id).await.unwrap_err();
     assert!(
@@ -200,12 +200,9 @@ async fn a_panic_fails_its_own_attempt_only() {
     process.register_fn("panicking", panicking).await.unwrap();
     process.register::<quick>().await.unwrap();
     process.start_worker(worker_options()).await;
-    let retried = process.spawn_named("panicking", &true, SpawnOptions::new()).await.unwrap();
+    let retried = process.spawn_named("panicking", &true).await.unwrap();
     process.wait::<()>(retried.task_id).await.unwrap();
-    let failed = process
-        .spawn_named("panicking", &false, SpawnOptions::new().max_attempts(2))
-        .await
-        .unwrap();
+    let failed = process.spawn_named("panicking", &false).max_attempts(2).await.unwrap();
     let error = process.wait::<()>(failed.task_id).await.unwrap_err();
     assert!(error.to_string().ends_with("the task panicked: in the body, attempt 2"), "{error}");
     let fine = process.spawn::<quick>(7).await.unwrap();
@@ -241,7 +238,7 @@ async fn a_task_that_blocks_its_thread_hurts_itself_only() {
             let blocks = n == round * 2;
             let client = client.clone();
             let task = tokio::spawn(async move {
-                let task = client.spawn_named("task", &blocks, SpawnOptions::new()).await.unwrap();
+                let task = client.spawn_named("task", &blocks).await.unwrap();
                 client.wait::<()>(task.task_id).await
             });
             if blocks { blocked = Some(task) } else { others.push(task) }
@@ -261,7 +258,7 @@ async fn a_worker_leaves_types_it_does_not_know_to_others() {
     let (one, other) = (harness.start().await, harness.start().await);
     one.register::<quick>().await.unwrap();
     one.start_worker(worker_options()).await;
-    let unknown = one.spawn_named("unknown here", &(), SpawnOptions::new()).await.unwrap();
+    let unknown = one.spawn_named("unknown here", &()).await.unwrap();
     let known = one.spawn::<quick>(1).await.unwrap();
     assert_eq!(one.wait::<u32>(known.task_id).await.unwrap(), 1);
     assert_eq!(one.task(unknown.task_id).await.unwrap().unwrap().state, TaskState::Pending);
@@ -293,7 +290,7 @@ async fn a_worker_runs_no_more_than_it_can_and_suspended_tasks_do_not_count() {
     let mut tasks = Vec::new();
     for spawn in spawns {
         let (n, options) = spawn.await;
-        tasks.push(process.spawn_named("busy", &n, options).await.unwrap());
+        tasks.push(process.spawn_named("busy", &n).options(options).await.unwrap());
     }
     for task in tasks {
         process.wait::<()>(task.task_id).await.unwrap();
@@ -318,13 +315,9 @@ async fn a_spawn_is_claimed_in_the_commit_that_inserts_it_when_a_worker_is_free(
     process.wait::<u32>(task.task_id).await.unwrap();
 
     // Also when its caller gives up the moment it has asked.
-    let abandoned =
-        process.spawn_with::<quick>(2, SpawnOptions::new().idempotency_key("abandoned"));
+    let abandoned = process.spawn::<quick>(2).idempotency_key("abandoned");
     let _ = tokio::time::timeout(Duration::ZERO, abandoned).await;
-    let found = process
-        .spawn_with::<quick>(2, SpawnOptions::new().idempotency_key("abandoned"))
-        .await
-        .unwrap();
+    let found = process.spawn::<quick>(2).idempotency_key("abandoned").await.unwrap();
     assert_eq!(process.wait::<u32>(found.task_id).await.unwrap(), 2);
 }
 
@@ -344,7 +337,7 @@ async fn suspended_tasks_go_on_in_place_or_by_a_replay_when_there_are_too_many()
     process.start_worker(worker_options().max_in_memory(5)).await;
     let mut tasks = Vec::new();
     for n in 0..5 {
-        tasks.push(process.spawn_named("sleeper", &n, SpawnOptions::new()).await.unwrap().task_id);
+        tasks.push(process.spawn_named("sleeper", &n).await.unwrap().task_id);
     }
     for task in &tasks {
         assert_eq!(process.wait::<u32>(*task).await.unwrap(), 1, "a suspension is no attempt");
@@ -352,7 +345,7 @@ async fn suspended_tasks_go_on_in_place_or_by_a_replay_when_there_are_too_many()
     assert_eq!(STARTS.swap(0, Ordering::SeqCst), 5);
     tasks.clear();
     for n in 0..20 {
-        tasks.push(process.spawn_named("sleeper", &n, SpawnOptions::new()).await.unwrap().task_id);
+        tasks.push(process.spawn_named("sleeper", &n).await.unwrap().task_id);
     }
     for task in tasks {
         assert_eq!(process.wait::<u32>(task).await.unwrap(), 1);
@@ -381,20 +374,20 @@ async fn a_suspended_task_that_others_ran_meanwhile_does_not_go_on_from_what_is_
         process.register_fn(busy, work).await.unwrap();
         process.start_worker(worker_options().concurrency(1)).await;
     }
-    let task = one.spawn_named("chain", &(), SpawnOptions::new()).await.unwrap().task_id;
+    let task = one.spawn_named("chain", &()).await.unwrap().task_id;
     let mut expected = Vec::new();
     for link in 0..6_u32 {
         // One of the workers has no room for it now, and keeps what it has of it in memory.
         let (busy, free) =
             if link % 2 == 0 { ("other is busy", "one") } else { ("one is busy", "other") };
-        one.spawn_named(busy, &(), SpawnOptions::new()).await.unwrap();
+        one.spawn_named(busy, &()).await.unwrap();
         tokio::time::sleep(SECOND).await;
         assert_eq!(
             one.task(task).await.unwrap().unwrap().state,
             TaskState::Suspended,
             "before link {link}"
         );
-        one.emit_event(format!("link:{link}"), &link, None).await.unwrap();
+        one.emit_event(format!("link:{link}"), &link).await.unwrap();
         expected.push((link, free.to_owned()));
         tokio::time::sleep(2 * SECOND).await;
     }
@@ -411,8 +404,7 @@ async fn a_clock_that_jumps_neither_loses_timers_nor_ends_runs() {
     };
     process.register_fn("napping", napping).await.unwrap();
     process.start_worker(WorkerOptions::new()).await;
-    let back =
-        process.spawn_named("napping", &(), SpawnOptions::new().max_attempts(1)).await.unwrap();
+    let back = process.spawn_named("napping", &()).max_attempts(1).await.unwrap();
     tokio::time::sleep(5 * SECOND).await;
     harness.jump(-3_600_000_000);
     let before = harness.now();
@@ -421,8 +413,7 @@ async fn a_clock_that_jumps_neither_loses_timers_nor_ends_runs() {
     let took = until(before, harness.now());
     assert!(took >= 3600 * SECOND && took < 3630 * SECOND, "{took:?}");
 
-    let forward =
-        process.spawn_named("napping", &(), SpawnOptions::new().max_attempts(1)).await.unwrap();
+    let forward = process.spawn_named("napping", &()).max_attempts(1).await.unwrap();
     tokio::time::sleep(12 * SECOND).await;
     harness.jump(20 * 1_000_000);
     process.wait::<()>(forward.task_id).await.unwrap();
@@ -441,7 +432,7 @@ async fn code_that_diverges_from_its_journal_is_reported_with_both_sides() {
         let process = harness.start().await;
         process.register_fn("order", before).await.unwrap();
         process.start_worker(lease(5)).await;
-        let task = process.spawn_named("order", &(), SpawnOptions::new()).await.unwrap();
+        let task = process.spawn_named("order", &()).await.unwrap();
         while process.task(task.task_id).await.unwrap().unwrap().state != TaskState::Suspended {
             tokio::time::sleep(SECOND).await;
         }
@@ -462,7 +453,7 @@ async fn code_that_diverges_from_its_journal_is_reported_with_both_sides() {
         let process = harness.start().await;
         process.register_fn("order", after).await.unwrap();
         process.start_worker(lease(5)).await;
-        process.emit_event("never", &(), None).await.unwrap();
+        process.emit_event("never", &()).await.unwrap();
         reports.push(process.wait::<()>(task.task_id).await.unwrap_err().to_string());
         process.kill().await;
     }
@@ -521,13 +512,12 @@ async fn no_wake_up_is_lost_at_any_moment() {
             process.register_fn("waits", waits).await.unwrap();
             process.start_worker(worker_options()).await;
             let start = harness.now();
-            let task =
-                process.spawn_named("waits", &(), SpawnOptions::new()).await.unwrap().task_id;
+            let task = process.spawn_named("waits", &()).await.unwrap().task_id;
             let (process_id, client) = (moment % 2, process.client());
             let client = if process_id == 0 { client } else { sender.client() };
             tokio::time::sleep(Duration::from_millis(moment)).await;
             let (event, message) =
-                tokio::join!(client.emit_event("event", &1, None), client.send(task, "topic", &2));
+                tokio::join!(client.emit_event("event", &1), client.send(task, "topic", &2));
             event.unwrap();
             message.unwrap();
             let woken = process.wait::<(u32, u32, u32, Timestamp)>(task);
@@ -554,25 +544,25 @@ async fn a_worker_that_is_told_to_stop_ends_what_it_runs_and_claims_nothing_more
     let (process, client) = (harness.start().await, harness.start().await);
     process.register_fn("work", code).await.unwrap();
     let worker = process.start_worker(lease(30).name("one").shutdown_timeout(1_000 * SECOND)).await;
-    let running = client.spawn_named("work", &100, SpawnOptions::new()).await.unwrap();
+    let running = client.spawn_named("work", &100).await.unwrap();
     while client.task(running.task_id).await.unwrap().unwrap().state != TaskState::Running {
         tokio::time::sleep(SECOND).await;
     }
-    let workers = client.workers().await.unwrap();
+    let workers = client.workers().list().await.unwrap();
     let [info] = workers.as_slice() else { panic!("{workers:?}") };
     assert_eq!((info.worker_id, info.name.as_str(), info.running), (worker.worker_id(), "one", 1));
 
-    client.drain_worker(info.worker_id).await.unwrap();
-    assert_eq!(client.workers().await.unwrap()[0].state, WorkerState::Draining);
+    client.workers().drain(info.worker_id).await.unwrap();
+    assert_eq!(client.workers().list().await.unwrap()[0].state, WorkerState::Draining);
     tokio::time::sleep(15 * SECOND).await;
-    let left = client.spawn_named("work", &1, SpawnOptions::new()).await.unwrap();
+    let left = client.spawn_named("work", &1).await.unwrap();
     let told = harness.now();
     worker.stopped().await;
     assert!(until(told, harness.now()) > 50 * SECOND, "it ends what it runs");
     client.wait::<()>(running.task_id).await.unwrap();
     assert_eq!(client.task(left.task_id).await.unwrap().unwrap().state, TaskState::Pending);
-    assert_eq!(client.workers().await.unwrap(), []);
-    let error = client.drain_worker(worker.worker_id()).await.unwrap_err().to_string();
+    assert_eq!(client.workers().list().await.unwrap(), []);
+    let error = client.workers().drain(worker.worker_id()).await.unwrap_err().to_string();
     assert!(error.contains("there is no worker"), "{error}");
 
     process.start_worker(worker_options()).await;
@@ -614,8 +604,8 @@ async fn a_type_that_a_worker_does_not_know_is_left_alone_and_said_once() {
     old.register::<quick>().await.unwrap();
     old.start_worker(lease(6)).await;
     let strangers = [
-        old.spawn_named("stranger", &1, SpawnOptions::new()).await.unwrap(),
-        old.spawn_named("stranger", &2, SpawnOptions::new()).await.unwrap(),
+        old.spawn_named("stranger", &1).await.unwrap(),
+        old.spawn_named("stranger", &2).await.unwrap(),
     ];
     while said() == 0 {
         tokio::time::sleep(SECOND).await;

@@ -89,12 +89,12 @@ async fn every_kind_of_part_gives_its_result_to_those_that_follow() {
     process.start_worker(worker_options()).await;
     let input = json!({ "items": 3, "carrier": "ups" });
     let began = harness.now();
-    let task = process.start_workflow("order", &input, SpawnOptions::new()).await.unwrap().task_id;
-    while process.find(task).await.unwrap().current_step.as_deref() != Some("received") {
+    let task = process.spawn_workflow("order", &input).await.unwrap().task_id;
+    while process.snapshot(task).await.unwrap().current_step.as_deref() != Some("received") {
         tokio::time::sleep(SECOND / 10).await;
     }
     assert!(until(began, harness.now()) >= 3 * SECOND, "2 s of backoff, and 1 s to dry");
-    let snapshot = process.find(task).await.unwrap();
+    let snapshot = process.snapshot(task).await.unwrap();
     assert_eq!(snapshot.state, TaskState::Suspended);
     let results: Vec<_> =
         snapshot.results.iter().map(|(name, result)| format!("{name}={result}")).collect();
@@ -118,10 +118,13 @@ async fn every_kind_of_part_gives_its_result_to_those_that_follow() {
     });
     assert_eq!(output, expected);
     assert_eq!(*ran.lock().unwrap(), ["reserve", "charge, attempt 1", "charge, attempt 2"]);
-    let snapshot = process.find(task).await.unwrap();
+    let snapshot = process.snapshot(task).await.unwrap();
     assert_eq!((snapshot.state, snapshot.current_step), (TaskState::Completed, None));
     assert!(snapshot.updated_at > snapshot.spawned_at);
-    assert!(matches!(process.find(TaskId::from(uuid::Uuid::nil())).await, Err(Error::NotFound(_))));
+    assert!(matches!(
+        process.snapshot(TaskId::from(uuid::Uuid::nil())).await,
+        Err(Error::NotFound(_))
+    ));
 }
 
 #[tokio::test(start_paused = true)]
@@ -130,9 +133,9 @@ async fn a_workflow_goes_on_after_a_crash_and_is_undone_when_it_fails() {
     let process = start(&harness, &ran).await;
     process.start_worker(worker_options()).await;
     let input = json!({ "items": 1, "carrier": "ups" });
-    let task = process.start_workflow("order", &input, SpawnOptions::new()).await.unwrap().task_id;
+    let task = process.spawn_workflow("order", &input).await.unwrap().task_id;
     while process.task(task).await.unwrap().unwrap().state != TaskState::Suspended
-        || process.find(task).await.unwrap().current_step.as_deref() != Some("received")
+        || process.snapshot(task).await.unwrap().current_step.as_deref() != Some("received")
     {
         tokio::time::sleep(SECOND / 10).await;
     }
@@ -163,7 +166,7 @@ async fn an_unknown_route_fails_the_workflow_and_names_the_known_ones() {
     let process = start(&harness, &ran).await;
     process.start_worker(worker_options()).await;
     let input = json!({ "items": 1, "carrier": "pigeon" });
-    let task = process.start_workflow("order", &input, SpawnOptions::new()).await.unwrap().task_id;
+    let task = process.spawn_workflow("order", &input).await.unwrap().task_id;
     let error = process.wait::<Value>(task).await.unwrap_err().to_string();
     assert!(
         error.contains(
@@ -198,7 +201,7 @@ async fn a_step_has_three_attempts_unless_it_is_given_others() {
     // 2 + 4, and 10 + 20 + 30 + 40 seconds.
     for (name, attempts, seconds) in [("three", 3, 6), ("five", 5, 100)] {
         let began = harness.now();
-        let task = process.start_workflow(name, &(), SpawnOptions::new()).await.unwrap().task_id;
+        let task = process.spawn_workflow(name, &()).await.unwrap().task_id;
         let error = process.wait::<Value>(task).await.unwrap_err().to_string();
         assert!(error.ends_with(r#"step "a" failed: no"#), "{error}");
         let took = until(began, harness.now());
@@ -227,7 +230,7 @@ async fn the_iterations_of_a_loop_are_undone_one_by_one() {
         .max_attempts(1);
     process.register_workflow(workflow).await.unwrap();
     process.start_worker(worker_options()).await;
-    let task = process.start_workflow("rounds", &(), SpawnOptions::new()).await.unwrap().task_id;
+    let task = process.spawn_workflow("rounds", &()).await.unwrap().task_id;
     process.wait::<Value>(task).await.unwrap_err();
     assert_eq!(*ran.lock().unwrap(), ["undo 20 of round 2", "undo 10 of round 1"]);
 }
@@ -256,7 +259,7 @@ async fn what_ran_beside_a_failure_is_known_and_undone() {
     });
     process.register_workflow(workflow).await.unwrap();
     process.start_worker(worker_options()).await;
-    let task = process.start_workflow("both", &(), SpawnOptions::new()).await.unwrap().task_id;
+    let task = process.spawn_workflow("both", &()).await.unwrap().task_id;
     process.wait::<Value>(task).await.unwrap_err();
     assert_eq!(*ran.lock().unwrap(), ["slow", "undo slow"]);
 }
@@ -291,13 +294,12 @@ async fn mistakes_are_said_before_anything_is_started() {
     let child = Workflow::new("w").child("c", "stranger", |_| Ok(()));
     let error = process.register_workflow(child).await.unwrap_err().to_string();
     assert!(error.contains(r#"no task type "stranger" is registered with this client"#), "{error}");
-    let error =
-        process.start_workflow("w", &(), SpawnOptions::new()).await.unwrap_err().to_string();
+    let error = process.spawn_workflow("w", &()).await.unwrap_err().to_string();
     assert!(error.contains(r#"no task type "w" is registered with this client"#), "{error}");
     process.register_workflow(Workflow::new("w").step("a", quick)).await.unwrap();
     let again = process.register_workflow(Workflow::new("w").step("b", quick)).await.unwrap_err();
     assert!(matches!(again, Error::DuplicateTaskType(_)), "{again}");
-    assert_eq!(process.tasks(TaskFilter::default()).await.unwrap().len(), 0);
+    assert_eq!(process.tasks(TaskFilter::default()).await.unwrap().items.len(), 0);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! ```text
 //!   the task                      the journal                              people
 //!   await_approval ─▶ approval "budget" {request, assignee}       ◀── client.approvals()
-//!        │            event "approval/<task>/budget/…" (waits)    ◀── client.decide(..) emits it: the first decision stands
+//!        │            event "approval/<task>/budget/…" (waits)    ◀── a decision emits it: the first one stands
 //!        └─ between: reminders and escalations, steps like any other
 //! ```
 
@@ -145,7 +145,7 @@ struct Asked {
     assignee: Option<String>,
 }
 
-/// An approval that a task waits for; see [`Client::approvals`](crate::Client::approvals).
+/// An approval that a task waits for; see [`Approvals::list`](crate::Approvals::list).
 #[derive(Clone, Debug, Serialize)]
 #[cfg_attr(feature = "schemas", derive(schemars::JsonSchema))]
 pub struct ApprovalInfo {
@@ -238,8 +238,8 @@ impl TaskContext {
     /// Waits for a person's approval.
     ///
     /// The wait may last for days, because the task is suspended meanwhile.
-    /// [`Client::approvals`](crate::Client::approvals) lists the approval with its request.
-    /// [`Client::decide`](crate::Client::decide) decides it, and an approval carries a value of
+    /// [`Approvals::list`](crate::Approvals::list) lists the approval with its request.
+    /// [`Approvals::decide`](crate::Approvals::decide) decides it, and an approval carries a value of
     /// type `T`.
     ///
     /// ```

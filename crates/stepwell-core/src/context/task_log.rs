@@ -61,7 +61,7 @@ impl TaskContext {
 
     /// Reports how far the task has come, in place of its earlier report.
     ///
-    /// [`Client::find`](crate::Client::find) returns the report, and all who
+    /// [`Client::snapshot`](crate::Client::snapshot) returns the report, and all who
     /// [subscribe](crate::Client::subscribe) receive it. The function may be called anywhere, also
     /// in a step's closure. A message of over 64 KiB is cut off.
     pub fn progress<'a>(

@@ -82,7 +82,7 @@ impl Worker {
     }
 
     /// Waits until the worker has stopped by itself, because another process has told it to
-    /// ([`Client::drain_worker`](crate::Client::drain_worker)).
+    /// ([`Workers::drain`](crate::Workers::drain)).
     ///
     /// The program has nothing left to wait for then.
     pub async fn stopped(&self) {

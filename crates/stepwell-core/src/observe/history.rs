@@ -22,6 +22,7 @@ use crate::base::retry::STORE_RETRY;
 use crate::base::runtime::Runtime;
 use crate::base::time::Timestamp;
 use crate::observe::lifecycle::Lifecycle;
+use crate::store::page::{ITEM_BYTES, Listed};
 use crate::store::{Happening, Store, StoreError};
 
 /// The maximum number of events that are written at once.
@@ -45,6 +46,18 @@ impl HistoryEntry {
     pub(crate) fn read((id, happening): (u64, Happening)) -> Self {
         let Happening { task_id, at, event, .. } = happening;
         Self { id, at, task_id, event: event.decode() }
+    }
+}
+
+impl Listed for HistoryEntry {
+    type Cursor = u64;
+
+    fn cursor(&self) -> u64 {
+        self.id
+    }
+
+    fn bytes(&self) -> usize {
+        ITEM_BYTES
     }
 }
 

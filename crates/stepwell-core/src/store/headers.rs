@@ -16,8 +16,7 @@ use crate::store::Headers;
 /// (`2026-03-29T01:00:00Z`).
 ///
 /// The time is the nominal one, without jitter, however late the task starts. For a task that was
-/// spawned by [`Client::trigger_schedule`](crate::Client::trigger_schedule), it is the time of that
-/// call.
+/// spawned by [`Schedules::trigger`](crate::Schedules::trigger), it is the time of that call.
 pub const TICK_HEADER: &str = "stepwell.tick";
 
 /// The headers with the context of the trace that a task is part of, in the form of [W3C Trace

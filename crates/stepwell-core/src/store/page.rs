@@ -75,6 +75,15 @@ pub struct Page<T: Listed> {
     pub next: Option<T::Cursor>,
 }
 
+impl<T: Listed> IntoIterator for Page<T> {
+    type Item = T;
+    type IntoIter = std::vec::IntoIter<T>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.items.into_iter()
+    }
+}
+
 impl<T: Listed> Default for Page<T> {
     /// Returns a last page without items.
     fn default() -> Self {

@@ -18,7 +18,7 @@ use crate::store::timing::{InvalidSchedule, Timing};
 
 /// A schedule: the times of its ticks, and the policies for them.
 ///
-/// The call that [puts the schedule into the store](crate::Client::put_schedule) names the tasks
+/// The call that [puts the schedule into the store](crate::Schedules::put) names the tasks
 /// that it spawns.
 ///
 /// ```

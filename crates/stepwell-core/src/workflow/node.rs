@@ -17,7 +17,6 @@ use crate::base::runtime::{BoxFuture, MaybeSend, MaybeSync};
 use crate::context::TaskContext;
 use crate::engine::run::child::Child;
 use crate::engine::task_error::{TaskError, TaskResult};
-use crate::store::spawn_options::SpawnOptions;
 
 /// The limit, exclusive, of the failures for which a backoff is asked; the last delay stands for
 /// all that follow.
@@ -283,8 +282,7 @@ impl Node {
             Body::Child { task_type, params } => {
                 let context = running.context();
                 let params = params.0.call(context).await.map_err(TaskError::permanent)?;
-                let child: Child<Payload> =
-                    task.spawn_named(name, task_type, &params, SpawnOptions::new()).await?;
+                let child: Child<Payload> = task.spawn_named(name, task_type, &params).await?;
                 task.join(&child).await
             }
         }

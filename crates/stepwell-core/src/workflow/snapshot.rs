@@ -18,7 +18,7 @@ use crate::store::{TaskInfo, TaskState};
 
 /// The present state of a task: its parameters, the results of its steps, and its progress.
 ///
-/// [`Client::find`](crate::Client::find) returns it.
+/// [`Client::snapshot`](crate::Client::snapshot) returns it.
 #[derive(Clone, Debug, Serialize)]
 pub struct Snapshot {
     /// The task's id.

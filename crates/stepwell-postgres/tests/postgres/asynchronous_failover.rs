@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use stepwell::{Durable, SpawnOptions, Store as _, TaskContext, TaskState, WorkerOptions};
+use stepwell::{Durable, Store as _, TaskContext, TaskState, WorkerOptions};
 use stepwell_postgres::{PostgresOptions, PostgresStore};
 use throwaway::{Postgres, Stop};
 use tokio::sync::watch;
@@ -84,7 +84,7 @@ async fn a_claim_that_is_lost_shares_its_run_with_none_that_follows() {
 
     let mut tasks = Vec::new();
     for _ in 0..TASKS {
-        tasks.push(before.spawn_named("work", &(), SpawnOptions::new()).await.unwrap().task_id);
+        tasks.push(before.spawn_named("work", &()).await.unwrap().task_id);
     }
     let loser = before.start_worker(WorkerOptions::new()).await;
     let ready = format!(
@@ -185,7 +185,7 @@ async fn fail_over(replicated: usize) {
     }
     let mut tasks = Vec::new();
     for task in 0..TASKS {
-        tasks.push(client.spawn_named("work", &task, SpawnOptions::new()).await.unwrap().task_id);
+        tasks.push(client.spawn_named("work", &task).await.unwrap().task_id);
     }
     let entries = format!(
         "SELECT (SELECT count(*) FROM stepwell.journal) = {} AND (SELECT count(*) FROM stepwell.live_tasks) = {TASKS}

@@ -135,7 +135,7 @@ async fn the_privileges_of_the_documentation_are_enough() {
             .await;
     let client = client(user.options()).await;
     let worker = client.start_worker(WorkerOptions::new()).await;
-    let task = client.spawn_named("double", &21, SpawnOptions::new()).await.unwrap();
+    let task = client.spawn_named("double", &21).await.unwrap();
     assert_eq!(client.wait::<u64>(task.task_id).await.unwrap(), 42);
     client.delete(task.task_id).await.unwrap();
     worker.shutdown().await;
@@ -159,7 +159,7 @@ async fn one_item_that_the_server_refuses_holds_up_nobody() {
         let options =
             SpawnOptions::new().max_attempts(2).retry(RetryStrategy::fixed(Duration::ZERO));
         let client = &client;
-        async move { client.spawn_named("double", &n, options).await }
+        async move { client.spawn_named("double", &n).options(options).await }
     };
     let spawned = futures_util::future::join_all((0..40).map(spawn)).await;
     for (n, spawned) in (0..).zip(spawned) {
@@ -230,7 +230,7 @@ async fn killed_backends_lose_nothing_and_repeat_nothing() {
                 // may anything.
                 let options = SpawnOptions::new().idempotency_key(format!("key {number}"));
                 loop {
-                    match client.spawn_named("double", &number, options.clone()).await {
+                    match client.spawn_named("double", &number).options(options.clone()).await {
                         Ok(task) => return (number, task.task_id),
                         Err(_) => tokio::time::sleep(Duration::from_millis(1)).await,
                     }
@@ -272,7 +272,7 @@ async fn a_full_disk_holds_tasks_up_and_loses_none() {
             CREATE TRIGGER full_disk BEFORE INSERT ON outcomes EXECUTE FUNCTION full_disk()",
         )
         .await;
-    let task = client.spawn_named("double", &21, SpawnOptions::new()).await.unwrap();
+    let task = client.spawn_named("double", &21).await.unwrap();
     let entries = async {
         while client.journal(task.task_id).await.unwrap().len() < 2 {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -294,8 +294,7 @@ async fn a_disk_that_is_full_is_named() {
             CREATE TRIGGER full_disk BEFORE INSERT ON tasks EXECUTE FUNCTION full_disk()",
         )
         .await;
-    let error =
-        client.spawn_named("double", &21, SpawnOptions::new()).await.unwrap_err().to_string();
+    let error = client.spawn_named("double", &21).await.unwrap_err().to_string();
     assert!(error.contains("the disk is full (could not extend file"), "{error}");
 }
 
@@ -316,7 +315,7 @@ async fn through_a_pooler_in_transaction_mode() {
     let spawns = (0..50_u64).map(|n| {
         let a = &a;
         async move {
-            let task = a.spawn_named("double", &n, SpawnOptions::new()).await.unwrap();
+            let task = a.spawn_named("double", &n).await.unwrap();
             assert_eq!(a.wait::<u64>(task.task_id).await.unwrap(), n * 2);
         }
     });
@@ -332,7 +331,7 @@ async fn a_server_that_was_restarted_is_found_again() {
     let postgres = throwaway::Postgres::start().unwrap();
     let client = client(PostgresOptions::parse(&postgres.url()).unwrap()).await;
     let worker = client.start_worker(WorkerOptions::new()).await;
-    let task = client.spawn_named("double", &21, SpawnOptions::new()).await.unwrap();
+    let task = client.spawn_named("double", &21).await.unwrap();
     client.wait::<u64>(task.task_id).await.unwrap();
     postgres.stop(throwaway::Stop::Immediate).unwrap();
     // The first may have been on its way when the server went; it is held until that is known. The
@@ -348,7 +347,7 @@ async fn a_server_that_was_restarted_is_found_again() {
     assert!(error.contains("The engine goes on by itself when the server is back"), "{error}");
     postgres.start_again().unwrap();
     let task = loop {
-        match client.spawn_named("double", &4, SpawnOptions::new()).await {
+        match client.spawn_named("double", &4).await {
             Ok(task) => break task,
             Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
         }

@@ -68,8 +68,8 @@ async fn leases_and_timers_go_by_the_servers_clock() {
     let naps: Vec<u64> = vec![50, 200, 350];
     let mut tasks = Vec::new();
     for machine in machines.iter().cycle().take(9) {
-        let options = SpawnOptions::new().start_after(Duration::from_millis(100));
-        tasks.push(machine.spawn_named("naps", &naps, options).await.unwrap().task_id);
+        let options = SpawnOptions::new().delay(Duration::from_millis(100));
+        tasks.push(machine.spawn_named("naps", &naps).options(options).await.unwrap().task_id);
     }
     for task_id in tasks {
         let ended = tokio::time::timeout(

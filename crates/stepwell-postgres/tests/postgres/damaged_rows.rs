@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use sqlx::Row as _;
 use stepwell::{
-    Durable, RetryStrategy, Schedule, Scope, SpawnOptions, TaskContext, TaskFilter, TaskTypeInfo,
+    ApprovalFilter, Durable, RetryStrategy, Schedule, Scope, TaskContext, TaskFilter, TaskTypeInfo,
     WorkerOptions,
 };
 use stepwell_core::store::{
@@ -256,7 +256,7 @@ async fn pages_go_on_behind_rows_that_cannot_be_read() {
     // A client's page that has nothing on it is the last.
     let client = Durable::builder().store(Arc::new(store)).build().await.unwrap();
     let filter = TaskFilter { limit: 2, before: Some(id(17)), ..TaskFilter::default() };
-    let page = client.page_of_tasks(filter).await.unwrap();
+    let page = client.tasks(filter).await.unwrap();
     assert_eq!((page.items[0].task_id, page.next), (id(12), Some(id(11))));
 }
 
@@ -312,9 +312,17 @@ async fn lists_beside_tasks_show_what_can_be_read() {
     let worker = client.start_worker(WorkerOptions::new()).await;
     let mut tasks = Vec::new();
     for _ in 0..4 {
-        tasks.push(client.spawn_named("ask", &(), SpawnOptions::new()).await.unwrap().task_id);
+        tasks.push(client.spawn_named("ask", &()).await.unwrap().task_id);
     }
-    while client.approvals(None, 10).await.unwrap().len() < 4 {
+    while client
+        .approvals()
+        .list(ApprovalFilter { limit: 10, ..ApprovalFilter::default() })
+        .await
+        .unwrap()
+        .items
+        .len()
+        < 4
+    {
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     worker.shutdown().await;
@@ -329,7 +337,12 @@ async fn lists_beside_tasks_show_what_can_be_read() {
     assert_eq!(page(Some(tasks[0]), 2).await, (vec![], Some(tasks[2])));
     assert_eq!(page(Some(tasks[2]), 1).await, (vec![tasks[3]], None));
     assert_eq!(page(None, 4).await, (vec![tasks[0], tasks[3]], None));
-    let approvals = client.approvals(Some(tasks[0]), 1).await.unwrap();
+    let approvals = client
+        .approvals()
+        .list(ApprovalFilter { after: Some(tasks[0]), limit: 1, ..ApprovalFilter::default() })
+        .await
+        .unwrap()
+        .items;
     assert_eq!(approvals.iter().map(|approval| approval.task_id).collect::<Vec<_>>(), [tasks[3]]);
 
     // What is known of types.
@@ -343,9 +356,9 @@ async fn lists_beside_tasks_show_what_can_be_read() {
     let elsewhere =
         Durable::builder().store(Arc::new(database.open().await)).build().await.unwrap();
     for task_type in ["a", "b"] {
-        elsewhere.spawn_named(task_type, &1, SpawnOptions::new()).await.unwrap();
+        elsewhere.spawn_named(task_type, &1).await.unwrap();
     }
-    elsewhere.put_schedule_named(Schedule::cron("hourly", "0 * * * *"), "a", &1).await.unwrap();
+    elsewhere.schedules().put_named(Schedule::cron("hourly", "0 * * * *"), "a", &1).await.unwrap();
 
     // What waits for workers.
     spawn(&store, [new_task(1, "types"), new_task(2, "types")]).await;
@@ -383,8 +396,7 @@ async fn others_go_on_beside_a_damaged_task() {
         .await
         .unwrap();
     let join = |value: u64, ctx: TaskContext| async move {
-        let child =
-            ctx.spawn_named::<_, u64>("child", "listen", &value, SpawnOptions::new()).await?;
+        let child = ctx.spawn_named::<_, u64>("child", "listen", &value).await?;
         ctx.join::<u64>(&child).await
     };
     client.register_fn("join", join).await.unwrap();
@@ -393,7 +405,7 @@ async fn others_go_on_beside_a_damaged_task() {
     let worker = client.start_worker(WorkerOptions::new().max_in_memory(0)).await;
     let mut waiting = Vec::new();
     for n in 0..4_u64 {
-        waiting.push(client.spawn_named("join", &n, SpawnOptions::new()).await.unwrap().task_id);
+        waiting.push(client.spawn_named("join", &n).await.unwrap().task_id);
     }
     let suspended = "SELECT count(*) FROM live_tasks WHERE state = 'suspended'";
     while database.sql(suspended).await[0].get::<i64, _>(0) < 8 {
@@ -407,11 +419,11 @@ async fn others_go_on_beside_a_damaged_task() {
         database.sql(&damage.replace("$1", &format!("'{hurt}'"))).await;
     }
     database.sql("UPDATE live_tasks SET due_at = now() WHERE task_type = 'join'").await;
-    client.emit_event("go", &7, None).await.unwrap();
+    client.emit_event("go", &7).await.unwrap();
     let ends = async {
         assert_eq!(client.wait::<u64>(waiting[3]).await.unwrap(), 7);
         for n in 0..20 {
-            let task = client.spawn_named("echo", &n, SpawnOptions::new()).await.unwrap();
+            let task = client.spawn_named("echo", &n).await.unwrap();
             assert_eq!(client.wait::<u64>(task.task_id).await.unwrap(), n);
         }
         for (hurt, said) in waiting.iter().zip(["a row of `waits`", "`queue`"]) {

@@ -10,9 +10,7 @@ use std::time::Duration;
 use sqlx::{Connection as _, PgConnection, Row as _};
 use stepwell::store::{Batch, WorkerSignal};
 use stepwell::{Durable, Store as _, TaskContext, TaskResult, WorkerOptions};
-use stepwell_postgres::{
-    ClientExt as _, PostgresOptions, PostgresStore, TransactionExt as _, sqlx,
-};
+use stepwell_postgres::{PostgresOptions, PostgresStore, TransactionExt as _, sqlx};
 
 use crate::database::Database;
 
@@ -124,9 +122,9 @@ async fn order(client: &Durable, url: &str, fate: &Fate) -> anyhow::Result<()> {
         fate.strike().await;
         sqlx::query("INSERT INTO orders (item) VALUES ('teapot')").execute(&mut *tx).await?;
         fate.strike().await;
-        let task = client.spawn_in::<ship>(&mut tx, "teapot".into()).await?;
+        let task = client.spawn::<ship>("teapot".into()).in_tx(&mut tx).await?;
         fate.strike().await;
-        client.emit_event_in(&mut tx, "ordered", &1, None).await?;
+        client.emit_event("ordered", &1).in_tx(&mut tx).await?;
         fate.strike().await;
         let sql = "UPDATE orders SET task_id = $1";
         sqlx::query(sql).bind(*task.task_id.as_uuid()).execute(&mut *tx).await?;
@@ -207,11 +205,11 @@ async fn what_is_rolled_back_was_never_there() {
     let client = Durable::builder().store(Arc::new(database.open().await)).build().await.unwrap();
     let mut conn = database.connection().await;
     let mut tx = conn.begin().await.unwrap();
-    let task = client.spawn_in::<ship>(&mut tx, "teapot".into()).await.unwrap();
-    client.emit_event_in(&mut tx, "ordered", &1, None).await.unwrap();
+    let task = client.spawn::<ship>("teapot".into()).in_tx(&mut tx).await.unwrap();
+    client.emit_event("ordered", &1).in_tx(&mut tx).await.unwrap();
     tx.rollback().await.unwrap();
     assert!(client.task(task.task_id).await.unwrap().is_none());
-    assert!(client.emit_event("ordered", &2, None).await.unwrap(), "it is the first");
+    assert!(client.emit_event("ordered", &2).await.unwrap(), "it is the first");
 }
 
 /// Runs one task with this transaction; gives its result, and how many payments there are.
@@ -231,7 +229,7 @@ where
     };
     client.register_fn("pay", task).await.unwrap();
     let worker = client.start_worker(WorkerOptions::new()).await;
-    let task = client.spawn_named("pay", &(), stepwell::SpawnOptions::new()).await.unwrap();
+    let task = client.spawn_named("pay", &()).options(stepwell::SpawnOptions::new()).await.unwrap();
     let result = client.wait::<i64>(task.task_id).await;
     worker.shutdown().await;
     (result, database.sql("SELECT count(*) FROM payments").await[0].get(0))
@@ -331,7 +329,12 @@ async fn transactions_that_take_their_time_are_in_nobodys_way() {
     let mut tasks = Vec::new();
     for _ in 0..TASKS {
         tasks.push(
-            client.spawn_named("work", &(), stepwell::SpawnOptions::new()).await.unwrap().task_id,
+            client
+                .spawn_named("work", &())
+                .options(stepwell::SpawnOptions::new())
+                .await
+                .unwrap()
+                .task_id,
         );
     }
     // As many as run at a time.
@@ -341,10 +344,14 @@ async fn transactions_that_take_their_time_are_in_nobodys_way() {
     let others = async {
         for n in 0..10 {
             assert_eq!(
-                client.tasks(stepwell::TaskFilter::default()).await.unwrap().len(),
+                client.tasks(stepwell::TaskFilter::default()).await.unwrap().items.len(),
                 TASKS + n
             );
-            let task = client.spawn_named("echo", &7, stepwell::SpawnOptions::new()).await.unwrap();
+            let task = client
+                .spawn_named("echo", &7)
+                .options(stepwell::SpawnOptions::new())
+                .await
+                .unwrap();
             assert_eq!(client.wait::<u64>(task.task_id).await.unwrap(), 7);
         }
     };
@@ -390,7 +397,8 @@ async fn what_a_closure_sets_for_its_session_is_not_the_next_ones() {
     let (client, worker) = transacting.await;
     for _ in 0..20 {
         let task = client
-            .spawn_named("work", &(), stepwell::SpawnOptions::new().max_attempts(1))
+            .spawn_named("work", &())
+            .options(stepwell::SpawnOptions::new().max_attempts(1))
             .await
             .unwrap();
         assert_eq!(client.wait::<String>(task.task_id).await.unwrap(), "true  true 0");
@@ -420,7 +428,12 @@ async fn a_transaction_of_a_run_that_was_lost_is_undone() {
         async move { (transacting.await, go) }
     };
     let ((first, lost), first_goes_on) = process("first").await;
-    let task = first.spawn_named("work", &(), stepwell::SpawnOptions::new()).await.unwrap().task_id;
+    let task = first
+        .spawn_named("work", &())
+        .options(stepwell::SpawnOptions::new())
+        .await
+        .unwrap()
+        .task_id;
     assert_eq!(is_begun.recv().await, Some("first"));
     let store = database.open().await;
     // However often it was heard of until now.

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use stepwell::{Durable, SpawnOptions, TaskContext, TaskId, WorkerOptions};
+use stepwell::{Durable, TaskContext, TaskId, WorkerOptions};
 use stepwell_postgres::{PostgresOptions, PostgresStore};
 
 /// A disk of that many MiB, mounted until it is dropped.
@@ -56,7 +56,7 @@ async fn what_was_accepted_before_the_disk_was_full_is_done_when_there_is_room()
     let full = loop {
         // What cannot be squeezed.
         let text: String = (0..20_000).map(|_| uuid::Uuid::new_v4().simple().to_string()).collect();
-        let spawning = client.spawn_named("measure", &text, SpawnOptions::new());
+        let spawning = client.spawn_named("measure", &text);
         match tokio::time::timeout(Duration::from_secs(10), spawning).await {
             Ok(Ok(task)) => accepted.push(task.task_id),
             Ok(Err(error)) => break error.to_string(),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use stepwell::{Durable, SpawnOptions, Store as _, TaskContext, TaskState, Worker, WorkerOptions};
+use stepwell::{Durable, Store as _, TaskContext, TaskState, Worker, WorkerOptions};
 use stepwell_postgres::sqlx::Row as _;
 
 use crate::database::Database;
@@ -28,9 +28,7 @@ async fn process(database: &Database) -> (Durable, Worker) {
             let done = ctx.step(("step", step), || async { Ok(long("step")) }).await?;
             assert_eq!(done, long("step"));
         }
-        let child = ctx
-            .spawn_named::<_, String>("child", "child", &long("child"), SpawnOptions::new())
-            .await?;
+        let child = ctx.spawn_named::<_, String>("child", "child", &long("child")).await?;
         let (heard, one, two, joined) = tokio::try_join!(
             ctx.await_event::<String>(("event", n), None),
             ctx.recv::<String>("topic", None),
@@ -56,9 +54,7 @@ async fn tasks_with_more_than_an_answer_holds_go_on() {
     let (client, worker) = process(&database).await;
     let mut tasks = Vec::new();
     for n in 0..TASKS {
-        tasks.push(
-            client.spawn_named("work", &(n, long("params")), SpawnOptions::new()).await.unwrap(),
-        );
+        tasks.push(client.spawn_named("work", &(n, long("params"))).await.unwrap());
     }
     for task in &tasks {
         while client.task(task.task_id).await.unwrap().unwrap().state != TaskState::Suspended {
@@ -67,7 +63,7 @@ async fn tasks_with_more_than_an_answer_holds_go_on() {
     }
     worker.shutdown().await;
     for (n, task) in tasks.iter().enumerate() {
-        client.emit_event(format!("event:{n}"), &long("event"), None).await.unwrap();
+        client.emit_event(format!("event:{n}"), &long("event")).await.unwrap();
         client.send(task.task_id, "topic", &long("one")).await.unwrap();
         client.send(task.task_id, "topic", &long("two")).await.unwrap();
     }
@@ -115,7 +111,7 @@ async fn steps_with_long_names_and_nothing_else_come_in_parts() {
     let worker = client.start_worker(WorkerOptions::new()).await;
     let mut tasks = Vec::new();
     for _ in 0..TASKS {
-        tasks.push(client.spawn_named("work", &(), SpawnOptions::new()).await.unwrap().task_id);
+        tasks.push(client.spawn_named("work", &()).await.unwrap().task_id);
     }
     for task in &tasks {
         while client.task(*task).await.unwrap().unwrap().state != TaskState::Suspended {
@@ -123,7 +119,7 @@ async fn steps_with_long_names_and_nothing_else_come_in_parts() {
         }
     }
     worker.shutdown().await;
-    client.emit_event("go", &(), None).await.unwrap();
+    client.emit_event("go", &()).await.unwrap();
     let claim = stepwell_core::store::Claim {
         worker_id: uuid::Uuid::from_u128(1).into(),
         queues: vec![stepwell_core::Name::new("default").unwrap()],
@@ -180,9 +176,9 @@ async fn journals_of_more_than_a_gibibyte_are_claimed() {
     let options = || WorkerOptions::new().concurrency(2).max_in_memory(0);
     let worker = client.start_worker(options()).await;
     // One task with 1.1 GiB, and forty with 40 MiB.
-    let mut tasks = vec![(57, client.spawn_named("work", &57, SpawnOptions::new()).await.unwrap())];
+    let mut tasks = vec![(57, client.spawn_named("work", &57).await.unwrap())];
     for _ in 0..20 {
-        tasks.push((2, client.spawn_named("work", &2, SpawnOptions::new()).await.unwrap()));
+        tasks.push((2, client.spawn_named("work", &2).await.unwrap()));
     }
     for (_, task) in &tasks {
         while client.task(task.task_id).await.unwrap().unwrap().state != TaskState::Suspended {
@@ -190,7 +186,7 @@ async fn journals_of_more_than_a_gibibyte_are_claimed() {
         }
     }
     worker.shutdown().await;
-    client.emit_event("go", &(), None).await.unwrap();
+    client.emit_event("go", &()).await.unwrap();
     let worker = client.start_worker(options().concurrency(60)).await;
     for (steps, task) in tasks {
         assert_eq!(client.wait::<usize>(task.task_id).await.unwrap(), steps * ENTRY);

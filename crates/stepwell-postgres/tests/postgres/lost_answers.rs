@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use stepwell::{SpawnOptions, Store as _, TaskContext, TaskFilter, TaskState, WorkerOptions};
+use stepwell::{Store as _, TaskContext, TaskFilter, TaskState, WorkerOptions};
 
 use tokio::task::JoinSet;
 
@@ -46,7 +46,7 @@ async fn spawns_steps_and_ends_are_applied_once_though_answers_are_lost() {
         for task in spawned.len()..spawned.len() + CROWD {
             let client = client.clone();
             callers.spawn(async move {
-                let spawned = client.spawn_named("work", &task, SpawnOptions::new()).await.unwrap();
+                let spawned = client.spawn_named("work", &task).await.unwrap();
                 assert_eq!(client.wait::<usize>(spawned.task_id).await.unwrap(), task);
                 spawned.task_id
             });

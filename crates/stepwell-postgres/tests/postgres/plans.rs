@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use stepwell::{
-    Durable, QueueLimits, RateLimit, Scope, SpawnOptions, TaskContext, TaskFilter, TaskResult,
-    TaskState, WorkerOptions,
+    ApprovalFilter, Durable, QueueLimits, RateLimit, Scope, SpawnOptions, TaskContext, TaskFilter,
+    TaskResult, TaskState, WorkerOptions,
 };
 use stepwell_postgres::sqlx::{self, Connection as _, Executor as _};
 use stepwell_postgres::{PostgresOptions, PostgresStore};
@@ -99,13 +99,14 @@ async fn work(client: &Durable) {
         assert_eq!(client.wait::<u64>(task.task_id).await.unwrap(), n * 2);
     }
     // The same in sets.
-    let all = client.spawn_many::<child>((0..20).map(|n| (n, SpawnOptions::new()))).await.unwrap();
+    let all = client.spawn_many((0..20).map(|n| client.spawn::<child>(n))).await.unwrap();
     for (n, task) in (0..).zip(all) {
         assert_eq!(client.wait::<u64>(task.task_id).await.unwrap(), n * 2);
     }
     worker.shutdown().await;
     client
-        .limit_queue("default", QueueLimits { max_running: Some(50), ..QueueLimits::default() })
+        .queues()
+        .limit("default", QueueLimits { max_running: Some(50), ..QueueLimits::default() })
         .await
         .unwrap();
     let worker = client.start_worker(WorkerOptions::new().max_in_memory(0)).await;
@@ -113,27 +114,35 @@ async fn work(client: &Durable) {
     for n in 0..5_u64 {
         let options =
             SpawnOptions::new().idempotency_key(format!("key {n}")).concurrency_key("turn");
-        let task = client.spawn_named("parent", &n, options).await.unwrap();
+        let task = client.spawn_named("parent", &n).options(options).await.unwrap();
         // So that it is claimed again, with its journal.
         while client.task(task.task_id).await.unwrap().unwrap().state != TaskState::Suspended {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        client.emit_event(format!("event:{n}"), &n, None).await.unwrap();
+        client.emit_event(format!("event:{n}"), &n).await.unwrap();
         client.send(task.task_id, "topic", &n).await.unwrap();
         assert_eq!(client.wait::<u64>(task.task_id).await.unwrap(), n * 4);
     }
     let waits = TaskFilter { parent: Some(joining), ..TaskFilter::default() };
-    let waits = client.tasks(waits).await.unwrap()[0].task_id;
-    client.emit_event("event:100", &100, None).await.unwrap();
+    let waits = client.tasks(waits).await.unwrap().items[0].task_id;
+    client.emit_event("event:100", &100).await.unwrap();
     client.send(waits, "topic", &100).await.unwrap();
     assert_eq!(client.wait::<u64>(joining).await.unwrap(), 400);
     let rate = Some(RateLimit { starts: 100, per: Duration::from_secs(1) });
-    client.limit_queue("default", QueueLimits { rate, ..QueueLimits::default() }).await.unwrap();
+    client.queues().limit("default", QueueLimits { rate, ..QueueLimits::default() }).await.unwrap();
     let task = client.spawn::<child>(1).await.unwrap();
     assert_eq!(client.wait::<u64>(task.task_id).await.unwrap(), 2);
     worker.shutdown().await;
     assert!(client.purge(Duration::ZERO, None).await.unwrap() > 0);
-    assert!(client.approvals(None, 10).await.unwrap().is_empty());
+    assert!(
+        client
+            .approvals()
+            .list(ApprovalFilter { limit: 10, ..ApprovalFilter::default() })
+            .await
+            .unwrap()
+            .items
+            .is_empty()
+    );
 }
 
 /// Whether a plan is of a statement with that in it, and not of one that a function runs within it.
@@ -248,7 +257,7 @@ async fn a_list_by_label_reads_the_tasks_of_the_label_in_order() {
         for (tenant, count) in [("large", 100), ("small", 100), ("none", 0)] {
             let scope = Scope::default().label("tenant", tenant);
             let tasks = client.tasks(TaskFilter { scope, ..TaskFilter::default() }).await.unwrap();
-            assert_eq!(tasks.len(), count, "{tenant}, {round}");
+            assert_eq!(tasks.items.len(), count, "{tenant}, {round}");
         }
     }
     let log = std::fs::read_to_string(postgres.folder().join("log")).unwrap();
@@ -332,7 +341,7 @@ async fn a_wake_up_reads_what_has_arrived_and_no_other_wait() {
         is_suspended_behind(0).await;
         let before = log().len();
         match what {
-            "events" => _ = client.emit_event("of many:7", &(), None).await.unwrap(),
+            "events" => _ = client.emit_event("of many:7", &()).await.unwrap(),
             _ => client.send(task, "topic", &()).await.unwrap(),
         }
         is_suspended_behind(1).await;

@@ -29,8 +29,8 @@ async fn each_tick_and_each_trigger_spawns_one_task_though_answers_are_lost() {
     let steady = Durable::builder().store(Arc::new(store.clone())).build().await.unwrap();
     let options = SpawnOptions::new().priority(1);
     let often = Schedule::every("often", SECOND).catch_up(CatchUp::All).options(options);
-    steady.put_schedule_named(often, "work", &()).await.unwrap();
-    steady.put_schedule_named(Schedule::cron("seldom", "@yearly"), "work", &()).await.unwrap();
+    steady.schedules().put_named(often, "work", &()).await.unwrap();
+    steady.schedules().put_named(Schedule::cron("seldom", "@yearly"), "work", &()).await.unwrap();
     for client in &clients {
         client.start_worker(WorkerOptions::new().poll_interval(SECOND / 10)).await;
     }
@@ -39,7 +39,7 @@ async fn each_tick_and_each_trigger_spawns_one_task_though_answers_are_lost() {
     let mut triggered = 0;
     while begin.elapsed() < SECOND * (TICKS as u32 + 1) || triggered < 3 {
         // One that fails has done nothing.
-        if let Ok(task) = clients[triggered % 3].trigger_schedule("seldom").await {
+        if let Ok(task) = clients[triggered % 3].schedules().trigger("seldom").await {
             assert!(task.created());
             triggered += 1;
         }

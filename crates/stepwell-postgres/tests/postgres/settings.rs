@@ -6,9 +6,7 @@ use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, Row as _};
 use stepwell::{Durable, SpawnOptions, StoreError, TaskContext, TaskFilter, WorkerOptions};
-use stepwell_postgres::{
-    ClientExt as _, PostgresOptions, PostgresStore, TransactionExt as _, sqlx,
-};
+use stepwell_postgres::{PostgresOptions, PostgresStore, TransactionExt as _, sqlx};
 use throwaway::{PgBouncer, Postgres};
 
 const SETTINGS: [(&str, &str); 26] = [
@@ -73,8 +71,8 @@ async fn lives(url: &str, direct: &str, paying: Duration) {
     client.register_fn("life", task).await.unwrap();
     let worker = client.start_worker(WorkerOptions::new()).await;
     let keyed = || SpawnOptions::new().idempotency_key("one").concurrency_key("turn");
-    let task = client.spawn_named("life", "a", keyed()).await.unwrap();
-    client.emit_event("event:a", &"heard", None).await.unwrap();
+    let task = client.spawn_named("life", "a").options(keyed()).await.unwrap();
+    client.emit_event("event:a", &"heard").await.unwrap();
     assert!(client.send(task.task_id, "topic", &"received").await.is_ok());
     let all = "schön \\ 漢字 🦀, heard, received, paid";
     assert_eq!(client.wait::<String>(task.task_id).await.unwrap(), all);
@@ -87,16 +85,16 @@ async fn lives(url: &str, direct: &str, paying: Duration) {
     .await
     .unwrap();
     conn.execute(WITHOUT_LIMIT).await.unwrap();
-    let again = client.spawn_named_in(&mut conn, "life", "a", keyed()).await.unwrap();
+    let again = client.spawn_named("life", "a").options(keyed()).in_tx(&mut conn).await.unwrap();
     assert_eq!((again.task_id, again.created()), (task.task_id, false));
     let options = SpawnOptions::new().idempotency_key("two").concurrency_key("turn");
-    let task = client.spawn_named_in(&mut conn, "life", "b", options).await.unwrap();
-    client.emit_event_in(&mut conn, "event:b", &"heard", None).await.unwrap();
+    let task = client.spawn_named("life", "b").options(options).in_tx(&mut conn).await.unwrap();
+    client.emit_event("event:b", &"heard").in_tx(&mut conn).await.unwrap();
     conn.execute("COMMIT").await.unwrap();
     client.send(task.task_id, "topic", &"received").await.unwrap();
     assert_eq!(client.wait::<String>(task.task_id).await.unwrap(), all);
 
-    assert_eq!(client.tasks(TaskFilter::default()).await.unwrap().len(), 2);
+    assert_eq!(client.tasks(TaskFilter::default()).await.unwrap().items.len(), 2);
     let export = client.export(task.task_id).await.unwrap();
     client.delete(task.task_id).await.unwrap();
     client.import(export).await.unwrap();

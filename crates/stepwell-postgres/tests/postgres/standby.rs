@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use sqlx::{Connection as _, Executor as _};
-use stepwell::{Durable, Error, SpawnOptions, StoreError, TaskContext, TaskFilter, WorkerOptions};
+use stepwell::{Durable, Error, StoreError, TaskContext, TaskFilter, WorkerOptions};
 use stepwell_postgres::{PostgresOptions, PostgresStore, sqlx};
 use throwaway::{Postgres, Stop};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -26,17 +26,16 @@ async fn client(url: &str) -> Durable {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_standby_can_be_read_and_says_that_it_cannot_be_written_to_until_it_is_promoted() {
     let primary = Postgres::start().unwrap();
-    let spawned =
-        client(&primary.url()).await.spawn_named("echo", &1, SpawnOptions::new()).await.unwrap();
+    let spawned = client(&primary.url()).await.spawn_named("echo", &1).await.unwrap();
     let replica = primary.replica().unwrap();
     let client = client(&replica.url()).await;
-    assert_eq!(client.tasks(TaskFilter::default()).await.unwrap().len(), 1);
+    assert_eq!(client.tasks(TaskFilter::default()).await.unwrap().items.len(), 1);
     let worker = client.start_worker(WorkerOptions::new()).await;
     let begun = Instant::now();
     for refused in [
-        client.spawn_named("echo", &2, SpawnOptions::new()).await.err(),
-        client.spawn_named("echo", &2, SpawnOptions::new().idempotency_key("k")).await.err(),
-        client.emit_event("event", &(), None).await.err(),
+        client.spawn_named("echo", &2).await.err(),
+        client.spawn_named("echo", &2).idempotency_key("k").await.err(),
+        client.emit_event("event", &()).await.err(),
         client.cancel(spawned.task_id).await.err(),
         client.purge(Duration::ZERO, None).await.err(),
     ] {
@@ -52,7 +51,7 @@ async fn a_standby_can_be_read_and_says_that_it_cannot_be_written_to_until_it_is
     primary.stop(Stop::Fast).unwrap();
     replica.promote().unwrap();
     assert_eq!(client.wait::<u32>(spawned.task_id).await.unwrap(), 1);
-    let spawned = client.spawn_named("echo", &3, SpawnOptions::new()).await.unwrap();
+    let spawned = client.spawn_named("echo", &3).await.unwrap();
     assert_eq!(client.wait::<u32>(spawned.task_id).await.unwrap(), 3);
     worker.shutdown().await;
 }
@@ -77,10 +76,9 @@ async fn a_client_does_not_wait_for_ever_for_an_answer() {
     conn.execute("BEGIN; LOCK TABLE tasks, events, live_tasks IN ACCESS EXCLUSIVE MODE")
         .await
         .unwrap();
-    for unanswered in [
-        client.spawn_named("echo", &1, SpawnOptions::new()).await.err(),
-        client.emit_event("event", &(), None).await.err(),
-    ] {
+    for unanswered in
+        [client.spawn_named("echo", &1).await.err(), client.emit_event("event", &()).await.err()]
+    {
         assert!(
             matches!(unanswered, Some(Error::Store(StoreError::Unanswered(_)))),
             "{unanswered:?}"
@@ -103,7 +101,7 @@ async fn a_batch_that_is_given_up_leaves_nothing_behind_in_the_server() {
     let given_up = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let spawning = given_up.spawn(async move {
         let client = client(&url).await;
-        client.spawn_named("echo", &1, SpawnOptions::new()).await
+        client.spawn_named("echo", &1).await
     });
     let waiting = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'stepwell' AND \
                    wait_event_type = 'Lock'";
@@ -160,8 +158,8 @@ async fn a_connection_that_goes_dead_is_given_up_and_its_batch_applied_once() {
     url.set_host(Some("127.0.0.1")).unwrap();
     url.set_port(Some(way_that_goes_dead(postgres.port(), dead.clone()).await)).unwrap();
     let client = client(url.as_str()).await;
-    client.spawn_named("echo", &1, SpawnOptions::new()).await.unwrap();
+    client.spawn_named("echo", &1).await.unwrap();
     dead.store(true, Ordering::SeqCst);
-    client.spawn_named("echo", &2, SpawnOptions::new()).await.unwrap();
+    client.spawn_named("echo", &2).await.unwrap();
     assert_eq!(postgres.sql("SELECT count(*) FROM stepwell.tasks").unwrap(), "2");
 }

@@ -9,7 +9,7 @@ use stepwell::{
     Coalesce, Durable, Error, Scope, SpawnOptions, SpawnResult, TaskContext, TaskId, TaskState,
     Worker, WorkerOptions,
 };
-use stepwell_postgres::{ClientExt as _, TransactionExt as _, sqlx};
+use stepwell_postgres::{TransactionExt as _, sqlx};
 
 use crate::database::Database;
 
@@ -55,15 +55,12 @@ async fn an_event_wakes_those_who_began_to_wait_after_the_transaction_did() {
     for level in LEVELS {
         let mut conn = database.connection().await;
         begin(&mut conn, level).await;
-        let task = client.spawn_named("listen", level, SpawnOptions::new()).await.unwrap();
+        let task = client.spawn_named("listen", level).await.unwrap();
         suspended(&client, task.task_id).await;
-        client.emit_event_in(&mut conn, level, &"heard", None).await.unwrap();
+        client.emit_event(level, &"heard").in_tx(&mut conn).await.unwrap();
         conn.execute("COMMIT").await.unwrap();
         assert_eq!(ends(&client, &task).await.unwrap(), "heard", "{level}");
-        assert!(
-            !client.emit_event(level, &"late", None).await.unwrap(),
-            "{level}: it was the first"
-        );
+        assert!(!client.emit_event(level, &"late").await.unwrap(), "{level}: it was the first");
     }
     worker.shutdown().await;
 }
@@ -74,21 +71,23 @@ async fn a_concurrency_keys_next_task_has_its_turn_though_the_one_before_ended_u
     let (client, worker) = process(&database).await;
     for level in LEVELS {
         let keyed = || SpawnOptions::new().concurrency_key("turn");
-        let first = client.spawn_named("listen", level, keyed()).await.unwrap();
+        let first = client.spawn_named("listen", level).options(keyed()).await.unwrap();
         suspended(&client, first.task_id).await;
         let mut conn = database.connection().await;
         begin(&mut conn, level).await;
-        let second = client.spawn_named_in(&mut conn, "echo", "second", keyed()).await.unwrap();
-        client.emit_event(level, &"go", None).await.unwrap();
+        let second =
+            client.spawn_named("echo", "second").options(keyed()).in_tx(&mut conn).await.unwrap();
+        client.emit_event(level, &"go").await.unwrap();
         assert_eq!(ends(&client, &first).await.unwrap(), "go", "{level}");
         // One that comes later, and commits before: both must not run at the same time.
-        let third = client.spawn_named("listen", &format!("{level} third"), keyed()).await.unwrap();
+        let third =
+            client.spawn_named("listen", &format!("{level} third")).options(keyed()).await.unwrap();
         suspended(&client, third.task_id).await;
         conn.execute("COMMIT").await.unwrap();
-        client.emit_event("any", &"thing", None).await.ok();
+        client.emit_event("any", &"thing").await.ok();
         let running = client.task(second.task_id).await.unwrap().unwrap();
         assert_eq!((running.state, running.started_at), (TaskState::Pending, None), "{level}");
-        client.emit_event(format!("{level} third"), &"go", None).await.unwrap();
+        client.emit_event(format!("{level} third"), &"go").await.unwrap();
         assert_eq!(ends(&client, &third).await.unwrap(), "go", "{level}");
         assert_eq!(ends(&client, &second).await.unwrap(), "second", "{level}");
     }
@@ -103,44 +102,50 @@ async fn no_batch_waits_for_a_users_transaction() {
     for level in LEVELS {
         let key = || SpawnOptions::new().idempotency_key(format!("order {level}"));
         let waiting = || SpawnOptions::new().coalesced(format!("index {level}"), Coalesce::Reuse);
-        client.pause_queue("default").await.unwrap();
-        let waits = client.spawn_named("echo", "waits", waiting()).await.unwrap();
+        client.queues().pause("default").await.unwrap();
+        let waits = client.spawn_named("echo", "waits").options(waiting()).await.unwrap();
         let mut conn = database.connection().await;
         begin(&mut conn, level).await;
-        let with_key =
-            client.spawn_named_in(&mut conn, "echo", "of the transaction", key()).await.unwrap();
-        let coalesced =
-            client.spawn_named_in(&mut conn, "echo", "coalesced", waiting()).await.unwrap();
-        client.emit_event_in(&mut conn, "done", &"by the transaction", None).await.unwrap();
+        let with_key = client
+            .spawn_named("echo", "of the transaction")
+            .options(key())
+            .in_tx(&mut conn)
+            .await
+            .unwrap();
+        let coalesced = client
+            .spawn_named("echo", "coalesced")
+            .options(waiting())
+            .in_tx(&mut conn)
+            .await
+            .unwrap();
+        client.emit_event("done", &"by the transaction").in_tx(&mut conn).await.unwrap();
         assert!(with_key.created() && coalesced.created(), "what is not known yet");
 
         let spawns = async {
-            client.resume_queue("default").await.unwrap();
-            let spawned = other.spawn_named("echo", "of the other", key()).await.unwrap();
+            client.queues().resume("default").await.unwrap();
+            let spawned = other.spawn_named("echo", "of the other").options(key()).await.unwrap();
             assert!(spawned.created(), "{level}");
             assert_eq!(ends(&other, &spawned).await.unwrap(), "of the other");
             // Nor does what another transaction brings.
             let brief = format!("brief {level}");
-            let listens = other.spawn_named("listen", &brief, SpawnOptions::new()).await.unwrap();
+            let listens = other.spawn_named("listen", &brief).await.unwrap();
             let mut short = database.connection().await;
             begin(&mut short, LEVELS[0]).await;
-            other.emit_event_in(&mut short, &brief, &"heard", None).await.unwrap();
+            other.emit_event(&brief, &"heard").in_tx(&mut short).await.unwrap();
             short.execute("COMMIT").await.unwrap();
             assert_eq!(ends(&other, &listens).await.unwrap(), "heard");
-            other.emit_event("done", &"by the other", None).await.unwrap();
-            other.pause_queue("default").await.unwrap();
-            let last = other.spawn_named(
-                "echo",
-                "last",
-                SpawnOptions::new().coalesced(format!("index {level}"), Coalesce::Replace),
-            );
+            other.emit_event("done", &"by the other").await.unwrap();
+            other.queues().pause("default").await.unwrap();
+            let last = other
+                .spawn_named("echo", "last")
+                .coalesced(format!("index {level}"), Coalesce::Replace);
             (spawned, last.await.unwrap())
         };
         let (spawned, last) = tokio::time::timeout(LONG, spawns).await.expect("a batch waits");
         conn.execute("COMMIT").await.unwrap();
 
         // Each id leads to the task that was done.
-        other.resume_queue("default").await.unwrap();
+        other.queues().resume("default").await.unwrap();
         assert_eq!(ends(&client, &with_key).await.unwrap(), "of the other", "{level}");
         assert!(
             ["waits", "coalesced", "last"]
@@ -154,7 +159,7 @@ async fn no_batch_waits_for_a_users_transaction() {
             why.contains(&format!("not run: task {} has its idempotency key", spawned.task_id)),
             "{why}"
         );
-        let again = client.spawn_named("echo", "again", key()).await.unwrap();
+        let again = client.spawn_named("echo", "again").options(key()).await.unwrap();
         assert_eq!((again.task_id, again.created()), (spawned.task_id, false));
     }
     worker.shutdown().await;
@@ -166,7 +171,7 @@ async fn users_transactions_with_one_idempotency_key_wait_for_each_other() {
     let (client, worker) = process(&database).await;
     let spawn = async |conn: &mut PgConnection, key: &str| {
         let options = SpawnOptions::new().idempotency_key(key);
-        client.spawn_named_in(conn, "echo", "once", options).await.unwrap()
+        client.spawn_named("echo", "once").options(options).in_tx(conn).await.unwrap()
     };
     for (key, end) in [("kept", "COMMIT"), ("undone", "ROLLBACK")] {
         let (mut first, mut second) = (database.connection().await, database.connection().await);
@@ -190,10 +195,7 @@ async fn users_transactions_with_one_idempotency_key_wait_for_each_other() {
             (end == "COMMIT", end == "ROLLBACK")
         );
         assert_eq!(ends(&client, &other).await.unwrap(), "once");
-        let later = client
-            .spawn_named("echo", "later", SpawnOptions::new().idempotency_key(key))
-            .await
-            .unwrap();
+        let later = client.spawn_named("echo", "later").idempotency_key(key).await.unwrap();
         assert_eq!((later.task_id, later.created()), (other.task_id, false));
     }
     worker.shutdown().await;
@@ -221,7 +223,7 @@ async fn a_steps_transaction_may_have_any_isolation_level() {
     };
     client.register_fn("pay", step).await.unwrap();
     for level in LEVELS {
-        let task = client.spawn_named("pay", level, SpawnOptions::new()).await.unwrap();
+        let task = client.spawn_named("pay", level).await.unwrap();
         assert_eq!(ends(&client, &task).await.unwrap(), level.to_lowercase());
     }
     worker.shutdown().await;
@@ -259,19 +261,34 @@ async fn keys_are_those_of_the_tasks_scope_also_while_they_are_in_the_outbox() {
     let turn = |scope: &Scope| SpawnOptions::new().concurrency_key("turn").scope(scope.clone());
     let coalesced = |scope: &Scope| {
         let later = SpawnOptions::new().coalesced("index", Coalesce::Reject).scope(scope.clone());
-        later.start_after(Duration::from_secs(3600))
+        later.delay(Duration::from_secs(3600))
     };
 
     let mut conn = database.connection().await;
     let mut tasks = Vec::new();
     begin(&mut conn, LEVELS[0]).await;
     for scope in &scopes {
-        let task = client.spawn_named_in(&mut conn, "echo", "order", order(scope)).await.unwrap();
-        let again = client.spawn_named_in(&mut conn, "echo", "again", order(scope)).await.unwrap();
+        let task = client
+            .spawn_named("echo", "order")
+            .options(order(scope))
+            .in_tx(&mut conn)
+            .await
+            .unwrap();
+        let again = client
+            .spawn_named("echo", "again")
+            .options(order(scope))
+            .in_tx(&mut conn)
+            .await
+            .unwrap();
         assert!(task.created() && again.task_id == task.task_id, "{scope:?}: {task:?}, {again:?}");
-        let listens = client.spawn_named_in(&mut conn, "listen", "go", turn(scope)).await.unwrap();
-        let waits =
-            client.spawn_named_in(&mut conn, "echo", "waits", coalesced(scope)).await.unwrap();
+        let listens =
+            client.spawn_named("listen", "go").options(turn(scope)).in_tx(&mut conn).await.unwrap();
+        let waits = client
+            .spawn_named("echo", "waits")
+            .options(coalesced(scope))
+            .in_tx(&mut conn)
+            .await
+            .unwrap();
         assert!(waits.created(), "{scope:?}: {waits:?}");
         tasks.push((task, listens, waits));
     }
@@ -285,16 +302,22 @@ async fn keys_are_those_of_the_tasks_scope_also_while_they_are_in_the_outbox() {
         assert_eq!(state, TaskState::Pending, "{scope:?}");
         // Those of one scope find each other, also from outside of the transaction and in the next
         // one.
-        let again = client.spawn_named("echo", "again", order(scope)).await.unwrap();
+        let again = client.spawn_named("echo", "again").options(order(scope)).await.unwrap();
         assert_eq!(again.task_id, task.task_id, "{scope:?}");
         begin(&mut conn, LEVELS[0]).await;
-        let again = client.spawn_named_in(&mut conn, "echo", "again", order(scope)).await.unwrap();
+        let again = client
+            .spawn_named("echo", "again")
+            .options(order(scope))
+            .in_tx(&mut conn)
+            .await
+            .unwrap();
         assert_eq!(again.task_id, task.task_id, "{scope:?}");
-        let rejected = client.spawn_named_in(&mut conn, "echo", "again", coalesced(scope)).await;
+        let rejected =
+            client.spawn_named("echo", "again").options(coalesced(scope)).in_tx(&mut conn).await;
         assert!(!rejected.as_ref().is_ok_and(SpawnResult::created), "{scope:?}: {rejected:?}");
         conn.execute("COMMIT").await.unwrap();
     }
-    client.emit_event("go", &"gone", None).await.unwrap();
+    client.emit_event("go", &"gone").await.unwrap();
     for (_, listens, _) in &tasks {
         assert_eq!(ends(&client, listens).await.unwrap(), "gone");
     }
@@ -311,7 +334,7 @@ async fn what_the_database_does_not_accept_of_one_transaction_holds_up_no_other(
             ALTER TABLE idempotency_keys ADD CONSTRAINT no_bad CHECK (idempotency_key <> 'bad')",
         )
         .await;
-    let listens = client.spawn_named("listen", "14", SpawnOptions::new()).await.unwrap();
+    let listens = client.spawn_named("listen", "14").await.unwrap();
     suspended(&client, listens.task_id).await;
     let key = |key: &str| SpawnOptions::new().idempotency_key(key);
     let mut conn = database.connection().await;
@@ -319,8 +342,10 @@ async fn what_the_database_does_not_accept_of_one_transaction_holds_up_no_other(
     let mut tasks = Vec::new();
     for (event, with) in [("a", "good"), ("13", "bad"), ("14", "fine")] {
         begin(&mut conn, "READ COMMITTED").await;
-        client.emit_event_in(&mut conn, event, event, None).await.unwrap();
-        tasks.push(client.spawn_named_in(&mut conn, "echo", with, key(with)).await.unwrap());
+        client.emit_event(event, event).in_tx(&mut conn).await.unwrap();
+        tasks.push(
+            client.spawn_named("echo", with).options(key(with)).in_tx(&mut conn).await.unwrap(),
+        );
         conn.execute("COMMIT").await.unwrap();
     }
     assert_eq!(ends(&client, &listens).await.unwrap(), "14");
@@ -344,7 +369,7 @@ async fn what_the_database_does_not_accept_of_one_transaction_holds_up_no_other(
             INSERT INTO outbox (event, queue, payload) SELECT event, queue, payload FROM again",
         )
         .await;
-    let listens = client.spawn_named("listen", "13", SpawnOptions::new()).await.unwrap();
+    let listens = client.spawn_named("listen", "13").await.unwrap();
     assert_eq!(ends(&client, &listens).await.unwrap(), "13");
     worker.shutdown().await;
 }
@@ -360,8 +385,8 @@ async fn what_follows_from_transactions_may_take_longer_than_a_default_allows() 
             PERFORM pg_sleep(0.5); RETURN NEW; END $$;
         CREATE TRIGGER sleep BEFORE INSERT ON slow.events FOR EACH ROW EXECUTE FUNCTION slow.sleep()";
     admin.execute(sqlx::raw_sql(slow)).await.unwrap();
-    client.emit_event_in(&mut admin, "event", &"heard", None).await.unwrap();
-    let listens = client.spawn_named("listen", "event", SpawnOptions::new()).await.unwrap();
+    client.emit_event("event", &"heard").in_tx(&mut admin).await.unwrap();
+    let listens = client.spawn_named("listen", "event").await.unwrap();
     assert_eq!(ends(&client, &listens).await.unwrap(), "heard");
     worker.shutdown().await;
 }
@@ -373,7 +398,8 @@ async fn a_task_that_is_not_run_because_another_one_is_stands_for_that_one() {
     let (client, worker) = process(&database).await;
     let join = |(key, event): (String, String), ctx: TaskContext| async move {
         let options = SpawnOptions::new().idempotency_key(key);
-        let child = ctx.spawn_named::<_, String>("child", "echo", "never run", options).await?;
+        let child =
+            ctx.spawn_named::<_, String>("child", "echo", "never run").options(options).await?;
         ctx.await_event::<String>(event, None).await?;
         ctx.join::<String>(&child).await
     };
@@ -382,8 +408,9 @@ async fn a_task_that_is_not_run_because_another_one_is_stands_for_that_one() {
     // A client's comes first.
     let mut conn = database.connection().await;
     begin(&mut conn, "READ COMMITTED").await;
-    let second = client.spawn_named_in(&mut conn, "echo", "second", key("order")).await.unwrap();
-    client.spawn_named("echo", "first", key("order")).await.unwrap();
+    let second =
+        client.spawn_named("echo", "second").options(key("order")).in_tx(&mut conn).await.unwrap();
+    client.spawn_named("echo", "first").options(key("order")).await.unwrap();
     conn.execute("COMMIT").await.unwrap();
     assert_eq!(ends(&client, &second).await.unwrap(), "first");
     let refused = client.retry(second.task_id).await.unwrap_err();
@@ -392,28 +419,31 @@ async fn a_task_that_is_not_run_because_another_one_is_stands_for_that_one() {
 
     // A task waits, in whose favour another one with a key is not run: whoever has that key has the
     // one that waits.
-    client.pause_queue("default").await.unwrap();
+    client.queues().pause("default").await.unwrap();
     let reuse = || SpawnOptions::new().coalesced("index", Coalesce::Reuse);
-    let waits = client.spawn_named("echo", "waits", reuse()).await.unwrap();
+    let waits = client.spawn_named("echo", "waits").options(reuse()).await.unwrap();
     begin(&mut conn, "READ COMMITTED").await;
     let reused = client
-        .spawn_named_in(&mut conn, "echo", "reuses", reuse().idempotency_key("k"))
+        .spawn_named("echo", "reuses")
+        .options(reuse().idempotency_key("k"))
+        .in_tx(&mut conn)
         .await
         .unwrap();
     conn.execute("COMMIT").await.unwrap();
-    client.emit_event("settled", &"", None).await.unwrap();
+    client.emit_event("settled", &"").await.unwrap();
     assert_eq!(client.task(reused.task_id).await.unwrap().unwrap().state, TaskState::Cancelled);
-    let again = client.spawn_named("echo", "again", key("k")).await.unwrap();
+    let again = client.spawn_named("echo", "again").options(key("k")).await.unwrap();
     assert_eq!((again.task_id, again.created()), (waits.task_id, false));
     begin(&mut conn, "READ COMMITTED").await;
-    let again = client.spawn_named_in(&mut conn, "echo", "again", key("k")).await.unwrap();
+    let again =
+        client.spawn_named("echo", "again").options(key("k")).in_tx(&mut conn).await.unwrap();
     conn.execute("ROLLBACK").await.unwrap();
     assert_eq!((again.task_id, again.created()), (waits.task_id, false));
     // One that waits for the other's id, as code of its own may have given it to it, wakes by the
     // end of what is done.
-    let by_id = client.spawn_named("join", &("k", "go"), SpawnOptions::new()).await.unwrap();
-    client.resume_queue("default").await.unwrap();
-    client.emit_event("go", &"", None).await.unwrap();
+    let by_id = client.spawn_named("join", &("k", "go")).await.unwrap();
+    client.queues().resume("default").await.unwrap();
+    client.emit_event("go", &"").await.unwrap();
     assert_eq!(ends(&client, &by_id).await.unwrap(), "waits");
     assert_eq!(ends(&client, &reused).await.unwrap(), "waits");
     assert!(matches!(client.retry(reused.task_id).await, Err(Error::NotAllowed { .. })));
@@ -429,22 +459,19 @@ async fn a_task_that_another_one_was_answered_with_is_kept_until_that_has_ended(
     let (client, worker) = process(&database).await;
     let join = |_: (), ctx: TaskContext| async move {
         let options = SpawnOptions::new().idempotency_key("order");
-        let child = ctx.spawn_named::<_, String>("child", "echo", "again", options).await?;
+        let child = ctx.spawn_named::<_, String>("child", "echo", "again").options(options).await?;
         ctx.await_event::<String>("go", None).await?;
         ctx.join::<String>(&child).await
     };
     client.register_fn("join", join).await.unwrap();
-    let there = client
-        .spawn_named("echo", "once", SpawnOptions::new().idempotency_key("order"))
-        .await
-        .unwrap();
+    let there = client.spawn_named("echo", "once").idempotency_key("order").await.unwrap();
     assert_eq!(ends(&client, &there).await.unwrap(), "once");
-    let joins = client.spawn_named("join", &(), SpawnOptions::new()).await.unwrap();
+    let joins = client.spawn_named("join", &()).await.unwrap();
     suspended(&client, joins.task_id).await;
     let needed = client.delete(there.task_id).await.unwrap_err();
     assert!(matches!(needed, Error::Needed { by, .. } if by == joins.task_id), "{needed}");
     assert_eq!(client.purge(Duration::ZERO, None).await.unwrap(), 0);
-    client.emit_event("go", &"", None).await.unwrap();
+    client.emit_event("go", &"").await.unwrap();
     assert_eq!(ends(&client, &joins).await.unwrap(), "once");
     while client.purge(Duration::ZERO, None).await.unwrap() < 2 {
         assert!(!database.sql("SELECT FROM tasks").await.is_empty(), "they were purged one by one");
@@ -459,9 +486,8 @@ async fn a_transaction_in_another_database_is_told_so() {
     let (client, worker) = process(&database).await;
     let other = throwaway::Postgres::start().unwrap();
     let mut conn = PgConnection::connect(&other.url()).await.unwrap();
-    let spawned =
-        client.spawn_named_in(&mut conn, "echo", "x", SpawnOptions::new()).await.unwrap_err();
-    let emitted = client.emit_event_in(&mut conn, "event", &1, None).await.unwrap_err();
+    let spawned = client.spawn_named("echo", "x").in_tx(&mut conn).await.unwrap_err();
+    let emitted = client.emit_event("event", &1).in_tx(&mut conn).await.unwrap_err();
     for error in [spawned.to_string(), emitted.to_string()] {
         assert!(error.contains("begin it in the store's own database"), "{error}");
     }

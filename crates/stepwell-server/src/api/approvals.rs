@@ -92,6 +92,6 @@ async fn decide(
         true => Decision::Approved { by, reason, value },
         false => Decision::Rejected { by, reason },
     };
-    client.decide(task_id, &name, &decision).await?;
+    client.approvals().decide(task_id, &name, &decision).await?;
     Ok(StatusCode::NO_CONTENT)
 }

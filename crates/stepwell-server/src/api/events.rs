@@ -75,7 +75,11 @@ async fn emit(
     Body(Emit { name, payload, queue }): Body<Emit>,
 ) -> Result<Json<Emitted>, Problem> {
     let client = &call.everything()?.client;
-    let first = client.emit_event(&name, &payload, queue.as_ref().map(Name::as_str)).await?;
+    let event = client.emit_event(&name, &payload);
+    let first = match queue {
+        Some(queue) => event.queue(queue.as_str()).await?,
+        None => event.await?,
+    };
     Ok(Json(Emitted { first }))
 }
 

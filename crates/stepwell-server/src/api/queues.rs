@@ -33,16 +33,16 @@ pub(super) fn add_to(api: &mut Api) {
 }
 
 async fn list(call: Call) -> Result<Json<Vec<QueueInfo>>, Problem> {
-    Ok(Json(call.everything()?.client.queues().await?))
+    Ok(Json(call.everything()?.client.queues().list().await?))
 }
 
 async fn pause(call: Call, Path(queue): Path<Name>) -> Result<StatusCode, Problem> {
-    call.everything()?.client.pause_queue(queue).await?;
+    call.everything()?.client.queues().pause(queue).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 async fn resume(call: Call, Path(queue): Path<Name>) -> Result<StatusCode, Problem> {
-    call.everything()?.client.resume_queue(queue).await?;
+    call.everything()?.client.queues().resume(queue).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -51,6 +51,6 @@ async fn limit(
     Path(queue): Path<Name>,
     Body(limits): Body<QueueLimits>,
 ) -> Result<StatusCode, Problem> {
-    call.everything()?.client.limit_queue(queue, limits).await?;
+    call.everything()?.client.queues().limit(queue, limits).await?;
     Ok(StatusCode::NO_CONTENT)
 }

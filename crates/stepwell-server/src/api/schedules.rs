@@ -40,21 +40,21 @@ pub(super) fn add_to(api: &mut Api) {
 }
 
 async fn list(call: Call) -> Result<Json<Vec<ScheduleInfo>>, Problem> {
-    Ok(Json(call.everything()?.client.schedules().await?))
+    Ok(Json(call.everything()?.client.schedules().list().await?))
 }
 
 async fn delete(call: Call, Path(name): Path<Name>) -> Result<StatusCode, Problem> {
-    call.everything()?.client.delete_schedule(name).await?;
+    call.everything()?.client.schedules().delete(name).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 async fn pause(call: Call, Path(name): Path<Name>) -> Result<StatusCode, Problem> {
-    call.everything()?.client.pause_schedule(name).await?;
+    call.everything()?.client.schedules().pause(name).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 async fn resume(call: Call, Path(name): Path<Name>) -> Result<StatusCode, Problem> {
-    call.everything()?.client.resume_schedule(name).await?;
+    call.everything()?.client.schedules().resume(name).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -69,6 +69,6 @@ async fn trigger(
     call: Call,
     Path(name): Path<Name>,
 ) -> Result<(StatusCode, Json<Triggered>), Problem> {
-    let task_id = call.everything()?.client.trigger_schedule(name).await?.task_id;
+    let task_id = call.everything()?.client.schedules().trigger(name).await?.task_id;
     Ok((StatusCode::CREATED, Json(Triggered { task_id })))
 }

@@ -194,7 +194,7 @@ struct Tasks {
 }
 
 async fn list(call: Call, Query(filter): Query<Filter>) -> Result<Json<Tasks>, Problem> {
-    let Page { items: tasks, next } = call.page_of_tasks(filter.read()?).await?;
+    let Page { items: tasks, next } = call.tasks(filter.read()?).await?;
     Ok(Json(Tasks { tasks, next }))
 }
 

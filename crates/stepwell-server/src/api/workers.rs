@@ -25,10 +25,10 @@ pub(super) fn add_to(api: &mut Api) {
 }
 
 async fn list(call: Call) -> Result<Json<Vec<WorkerInfo>>, Problem> {
-    Ok(Json(call.everything()?.client.workers().await?))
+    Ok(Json(call.everything()?.client.workers().list().await?))
 }
 
 async fn drain(call: Call, Path(worker_id): Path<WorkerId>) -> Result<StatusCode, Problem> {
-    call.everything()?.client.drain_worker(worker_id).await?;
+    call.everything()?.client.workers().drain(worker_id).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -109,6 +109,6 @@ async fn decide(
         Word::Approve => Decision::Approved { by, reason, value: json_of("the value", &value)? },
         Word::Reject => Decision::Rejected { by, reason },
     };
-    client.decide(task_id, &name, &decision).await?;
+    client.approvals().decide(task_id, &name, &decision).await?;
     Ok(Redirect::to(&call.base.to(&format!("/tasks/{task_id}"))))
 }

@@ -33,11 +33,11 @@ async fn overview(call: Call) -> Result<Response, Problem> {
     }
     let all = call.everything()?;
     let samples = all.samples.look(all).await?;
-    let workers = all.client.workers().await?;
+    let workers = all.client.workers().list().await?;
     let filter =
         TaskFilter { state: Some(TaskState::Failed), limit: FAILED, ..TaskFilter::default() };
-    let failed = call.tasks(filter).await?;
-    let newest = call.tasks(TaskFilter { limit: 1, ..TaskFilter::default() }).await?;
+    let failed = call.tasks(filter).await?.items;
+    let newest = call.tasks(TaskFilter { limit: 1, ..TaskFilter::default() }).await?.items;
     let now = samples.last();
     let count = |of: fn(&Sample) -> u64| now.map(of);
     let alive = workers.iter().filter(|worker| worker.alive).count();

@@ -26,7 +26,7 @@ pub(super) fn add_to(router: Router<Arc<App>>) -> Router<Arc<App>> {
 }
 
 async fn list(call: Call) -> Result<Markup, Problem> {
-    let queues = call.everything()?.client.queues().await?;
+    let queues = call.everything()?.client.queues().list().await?;
     Ok(page(
         &call,
         "/queues",
@@ -97,11 +97,11 @@ struct Which {
 }
 
 async fn pause(call: Call, Form(Which { queue }): Form<Which>) -> Result<Redirect, Problem> {
-    call.everything()?.client.pause_queue(queue).await?;
+    call.everything()?.client.queues().pause(queue).await?;
     Ok(Redirect::to(&call.base.to("/queues")))
 }
 
 async fn resume(call: Call, Form(Which { queue }): Form<Which>) -> Result<Redirect, Problem> {
-    call.everything()?.client.resume_queue(queue).await?;
+    call.everything()?.client.queues().resume(queue).await?;
     Ok(Redirect::to(&call.base.to("/queues")))
 }

@@ -25,7 +25,7 @@ pub(super) fn add_to(router: Router<Arc<App>>) -> Router<Arc<App>> {
 }
 
 async fn list(call: Call) -> Result<Markup, Problem> {
-    let schedules = call.everything()?.client.schedules().await?;
+    let schedules = call.everything()?.client.schedules().list().await?;
     let action = call.base.to("/schedules/change");
     Ok(page(
         &call,
@@ -34,7 +34,7 @@ async fn list(call: Call) -> Result<Markup, Problem> {
         html! {
             h1 { "Schedules" }
             @if schedules.is_empty() {
-                (nothing("No schedules", html! { "Put one into the store with " code { "client.put_schedule(..)" } "." }))
+                (nothing("No schedules", html! { "Put one into the store with " code { "client.schedules().put(..)" } "." }))
             } @else {
                 div class="scroll" { table {
                     thead { tr {
@@ -102,17 +102,19 @@ async fn change(
         Action::Pause => call
             .everything()?
             .client
-            .pause_schedule(name)
+            .schedules()
+            .pause(name)
             .await
             .map(|()| "/schedules".to_owned())?,
         Action::Resume => call
             .everything()?
             .client
-            .resume_schedule(name)
+            .schedules()
+            .resume(name)
             .await
             .map(|()| "/schedules".to_owned())?,
         Action::Trigger => {
-            format!("/tasks/{}", call.everything()?.client.trigger_schedule(name).await?.task_id)
+            format!("/tasks/{}", call.everything()?.client.schedules().trigger(name).await?.task_id)
         }
     };
     Ok(Redirect::to(&call.base.to(&to)))

@@ -55,8 +55,8 @@ async fn show(
     let (journal, waits) = (client.journal(task_id).await?, client.waits(task_id).await?);
     let starts = starts(client, task_id).await?;
     let children = TaskFilter { parent: Some(task_id), limit: CHILDREN, ..TaskFilter::default() };
-    let children = call.page_of_tasks(children).await?;
-    let waiting = client.approvals_of(task_id).await?;
+    let children = call.tasks(children).await?;
+    let waiting = client.approvals().of_task(task_id).await?;
     let timeline = Timeline::new(&task, &journal, &waits, starts, call.now());
     let parts = parts(&call, task_id, from, timeline.len().max(journal.len()));
     let logs = LogLine::all(&journal);
@@ -96,8 +96,8 @@ async fn starts(client: &Durable, task_id: TaskId) -> Result<Starts, Problem> {
         (Starts::default(), HistoryFilter { task_id: Some(task_id), after: 0, limit: HISTORY });
     while which.limit > 0 {
         let part = client.history(which.clone()).await?;
-        let Some(last) = part.last() else { break };
-        (which.after, which.limit) = (last.id, which.limit - part.len());
+        let Some(last) = part.items.last() else { break };
+        (which.after, which.limit) = (last.id, which.limit - part.items.len());
         part.into_iter().for_each(|entry| starts.add(entry));
     }
     Ok(starts)

@@ -94,7 +94,7 @@ async fn list(call: Call, Query(search): Query<Search>) -> Result<Response, Prob
             id.parse().map_err(|_| Problem::bad_request(format!("{id:?} is no id of a task")))?;
         return Ok(Redirect::to(&call.base.to(&format!("/tasks/{task_id}"))).into_response());
     }
-    let Page { items: tasks, next } = call.page_of_tasks(search.filter()?).await?;
+    let Page { items: tasks, next } = call.tasks(search.filter()?).await?;
     let content = html! {
         h1 { "Tasks" }
         (form(&search))

@@ -24,7 +24,7 @@ pub(super) fn add_to(router: Router<Arc<App>>) -> Router<Arc<App>> {
 }
 
 async fn list(call: Call) -> Result<Markup, Problem> {
-    let workers = call.everything()?.client.workers().await?;
+    let workers = call.everything()?.client.workers().list().await?;
     Ok(page(
         &call,
         "/workers",
@@ -69,6 +69,6 @@ async fn list(call: Call) -> Result<Markup, Problem> {
 }
 
 async fn drain(call: Call, Path(worker_id): Path<WorkerId>) -> Result<Redirect, Problem> {
-    call.everything()?.client.drain_worker(worker_id).await?;
+    call.everything()?.client.workers().drain(worker_id).await?;
     Ok(Redirect::to(&call.base.to("/workers")))
 }

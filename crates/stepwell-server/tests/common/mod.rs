@@ -35,7 +35,7 @@ pub(crate) async fn client() -> Durable {
 
 pub(crate) async fn waiting_refund(client: &Durable, tenant: &str) -> TaskId {
     let options = SpawnOptions::new().label("tenant", tenant);
-    let task_id = client.spawn_with::<refund>(7, options).await.unwrap().task_id;
+    let task_id = client.spawn::<refund>(7).options(options).await.unwrap().task_id;
     while client.task(task_id).await.unwrap().unwrap().state != TaskState::Suspended {
         tokio::task::yield_now().await;
     }

@@ -19,7 +19,7 @@
 //!     .await?;
 //! # client.register_fn("double", |n: u64, _ctx: stepwell::TaskContext| async move { Ok(n * 2) }).await?;
 //! # let worker = client.start_worker(stepwell::WorkerOptions::default()).await;
-//! # let task = client.spawn_named("double", &21, stepwell::SpawnOptions::new()).await?;
+//! # let task = client.spawn_named("double", &21).options(stepwell::SpawnOptions::new()).await?;
 //! # assert_eq!(client.wait::<u64>(task.task_id).await?, 42);
 //! # worker.shutdown().await;
 //! # Ok(())

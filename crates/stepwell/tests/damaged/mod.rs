@@ -62,7 +62,7 @@ pub(crate) async fn register(client: &Durable) {
 }
 
 pub(crate) async fn spawn(client: &Durable, name: &str) -> TaskId {
-    client.spawn_named(name, &7, SpawnOptions::new()).await.unwrap().task_id
+    client.spawn_named(name, &7).await.unwrap().task_id
 }
 
 pub(crate) async fn until(client: &Durable, task: TaskId, is: impl Fn(&TaskInfo) -> bool) {
@@ -95,7 +95,8 @@ pub(crate) async fn hurts_its_own_task_only(client: Durable, mut database: impl 
         database.run(format!("{} WHERE task_id = '{task}'", case.sql)).await;
     }
     // A list shows all of them.
-    let listed = client.tasks(TaskFilter { limit: 1_000, ..TaskFilter::default() }).await.unwrap();
+    let listed =
+        client.tasks(TaskFilter { limit: 1_000, ..TaskFilter::default() }).await.unwrap().items;
     assert_eq!(listed.len(), cases.len() + others.len());
     serde_json::to_string(&listed).unwrap();
     let said = |task| {
@@ -105,17 +106,17 @@ pub(crate) async fn hurts_its_own_task_only(client: Durable, mut database: impl 
 
     for name in ["hurt", "other"] {
         let hourly = Schedule::cron(name, "0 * * * *");
-        client.put_schedule_named(hourly, "plain", &7).await.unwrap();
+        client.schedules().put_named(hourly, "plain", &7).await.unwrap();
     }
     database.run("UPDATE {schedules} SET definition = 'nonsense' WHERE name = 'hurt'".into()).await;
-    let schedules = client.schedules().await.unwrap();
+    let schedules = client.schedules().list().await.unwrap();
     assert_eq!(
         schedules.iter().map(|schedule| schedule.name.as_str()).collect::<Vec<_>>(),
         ["other"]
     );
-    assert!(matches!(client.schedule("hurt").await, Err(Error::Payload { .. })));
+    assert!(matches!(client.schedules().get("hurt").await, Err(Error::Payload { .. })));
 
-    client.emit_event("go", &(), None).await.unwrap();
+    client.emit_event("go", &()).await.unwrap();
     let worker = client.start_worker(options()).await;
     // Spawned in batches that a claim shares.
     for _ in 0..20 {
@@ -165,7 +166,7 @@ pub(crate) async fn hurts_a_task_that_is_loaded(client: Durable, mut database: i
     database
         .run(format!("UPDATE {{journal}} SET outcome = 'failed' WHERE task_id = '{hurt}'"))
         .await;
-    client.emit_event("go", &(), None).await.unwrap();
+    client.emit_event("go", &()).await.unwrap();
     assert_eq!(client.wait::<u32>(other).await.unwrap(), 7);
     let error = client.wait::<u32>(hurt).await.unwrap_err().to_string();
     assert!(error.contains("cannot be read") && !error.contains("backup"), "{error}");

@@ -91,13 +91,20 @@ pub(crate) async fn floats_come_back(from: Durable, seen: &Seen, to: Durable, se
     for client in [&from, &to] {
         client.register::<carry>().await.unwrap();
         client.register::<echo>().await.unwrap();
-        client.emit_event("prices", &prices, None).await.unwrap();
+        client.emit_event("prices", &prices).await.unwrap();
     }
     from.start_worker(WorkerOptions::new().max_in_memory(0)).await;
     let task = from.spawn::<carry>(prices.clone()).await.unwrap().task_id;
     from.send(task, "prices", &prices).await.unwrap();
     let approval = loop {
-        match from.approvals(None, 1).await.unwrap().pop() {
+        match from
+            .approvals()
+            .list(ApprovalFilter { limit: 1, ..ApprovalFilter::default() })
+            .await
+            .unwrap()
+            .items
+            .pop()
+        {
             Some(approval) => break approval,
             None => tokio::time::sleep(Duration::from_millis(2)).await,
         }
@@ -108,6 +115,7 @@ pub(crate) async fn floats_come_back(from: Durable, seen: &Seen, to: Durable, se
     to.start_worker(WorkerOptions::new().max_in_memory(0)).await;
     for (client, seen) in [(from, seen), (to, seen_there)] {
         client
+            .approvals()
             .decide(task, &approval.name, &Decision::approved("ada", prices.clone()))
             .await
             .unwrap();

@@ -131,7 +131,7 @@ async fn start_worker(client: &Durable) {
 }
 
 async fn all(client: &Durable) -> Vec<TaskInfo> {
-    client.tasks(TaskFilter { limit: 1_000, ..TaskFilter::default() }).await.unwrap()
+    client.tasks(TaskFilter { limit: 1_000, ..TaskFilter::default() }).await.unwrap().items
 }
 
 /// The tasks that have idempotency keys, by these.
@@ -195,15 +195,20 @@ pub(crate) async fn fill(client: &Durable) {
     let spawn = async |task_type: &str, key: &str, params: Value, options: SpawnOptions| {
         let options =
             options.idempotency_key(key).retry(RetryStrategy::fixed(Duration::from_secs(5)));
-        client.spawn_named(task_type, &params, options.max_attempts(5)).await.unwrap().task_id
+        client
+            .spawn_named(task_type, &params)
+            .options(options.max_attempts(5))
+            .await
+            .unwrap()
+            .task_id
     };
     let simply = SpawnOptions::new;
     let at_once = RetryStrategy::fixed(Duration::ZERO);
     let text = "a text that is long enough to be compressed, and again: ".repeat(9);
-    client.emit_event("early", &7_u32, None).await.unwrap();
-    client.pause_queue("paused").await.unwrap();
+    client.emit_event("early", &7_u32).await.unwrap();
+    client.queues().pause("paused").await.unwrap();
     let limits = QueueLimits { max_running: Some(2), ..QueueLimits::default() };
-    client.limit_queue("paused", limits).await.unwrap();
+    client.queues().limit("paused", limits).await.unwrap();
     let info = TaskTypeInfo {
         task_type: Name::new("plain").unwrap(),
         params: json!({ "type": "integer", "minimum": 0 }),
@@ -211,13 +216,12 @@ pub(crate) async fn fill(client: &Durable) {
     };
     client.store().describe(info).await.unwrap();
 
-    let paused =
-        spawn("plain", "paused", 5.into(), simply().start_after(Duration::from_millis(1))).await;
+    let paused = spawn("plain", "paused", 5.into(), simply().delay(Duration::from_millis(1))).await;
     client.pause(paused).await.unwrap();
-    let cancelled = spawn("plain", "cancelled", 4.into(), simply().start_after(PATIENCE)).await;
+    let cancelled = spawn("plain", "cancelled", 4.into(), simply().delay(PATIENCE)).await;
     client.cancel(cancelled).await.unwrap();
     spawn("plain", "limited", 3.into(), simply().queue("paused")).await;
-    spawn("late", "late", Value::Null, simply().start_after(Duration::from_secs(5))).await;
+    spawn("late", "late", Value::Null, simply().delay(Duration::from_secs(5))).await;
     start_worker(client).await;
     let scoped =
         simply().scope(tenant).label("tenant", "acme").header("trace", json!({ "a": [1, null] }));
@@ -230,7 +234,7 @@ pub(crate) async fn fill(client: &Durable) {
     }
     for name in ["rewound", "changed"] {
         let options = simply().idempotency_key(name).retry(at_once.clone()).max_attempts(5);
-        client.spawn_named(name, &(), options).await.unwrap();
+        client.spawn_named(name, &()).options(options).await.unwrap();
     }
     spawn("inputs", "inputs", json!({ "z": 1, "a": "ä" }), simply()).await;
     let hoards = spawn("hoards", "hoards", Value::Null, simply()).await;
@@ -244,11 +248,11 @@ pub(crate) async fn fill(client: &Durable) {
     spawn("fails", "failed", Value::Null, simply()).await;
     let nightly =
         Schedule::cron("nightly", "30 2 * * *").time_zone("Europe/Berlin").jitter(PATIENCE);
-    client.put_schedule_named(nightly.catch_up(CatchUp::Skip), "plain", &8).await.unwrap();
+    client.schedules().put_named(nightly.catch_up(CatchUp::Skip), "plain", &8).await.unwrap();
     let often = Schedule::every("often", 7 * PATIENCE).overlap(Overlap::Skip);
-    client.put_schedule_named(often, "plain", &9).await.unwrap();
-    client.pause_schedule("often").await.unwrap();
-    client.trigger_schedule("often").await.unwrap();
+    client.schedules().put_named(often, "plain", &9).await.unwrap();
+    client.schedules().pause("often").await.unwrap();
+    client.schedules().trigger("often").await.unwrap();
     is_in_place(client).await;
     has_entries_of_every_kind(client).await;
 }
@@ -320,14 +324,18 @@ pub(crate) async fn go_on(client: &Durable, program: &Program) -> Expected {
     let history = history(client, &found).await;
     start_worker(client).await;
     let of = |key: &str| found[key].task_id;
-    client.emit_event("early", &7_u32, None).await.unwrap();
-    client.emit_event("go", &"went", None).await.unwrap();
+    client.emit_event("early", &7_u32).await.unwrap();
+    client.emit_event("go", &"went").await.unwrap();
     client.send(of("letter"), "letter", "dear").await.unwrap();
     client.send(of("order"), "received", "thanks").await.unwrap();
-    client.decide(of("approval"), "manager", &Decision::approved("grace", 12)).await.unwrap();
+    client
+        .approvals()
+        .decide(of("approval"), "manager", &Decision::approved("grace", 12))
+        .await
+        .unwrap();
     // An export does not tell that it was paused.
     client.resume(of("paused")).await.unwrap_or_default();
-    client.resume_queue("paused").await.unwrap();
+    client.queues().resume("paused").await.unwrap();
     until(async || all(client).await.iter().all(|task| task.state.is_finished())).await;
     for (key, task) in &mut tasks {
         task.end = match client.wait::<Value>(of(key)).await {
@@ -337,7 +345,7 @@ pub(crate) async fn go_on(client: &Durable, program: &Program) -> Expected {
         task.ran = program.ran.lock().unwrap().get(key).cloned().unwrap_or_default();
         task.ran.sort();
     }
-    let schedules = client.schedules().await.unwrap().into_iter();
+    let schedules = client.schedules().list().await.unwrap().into_iter();
     Expected {
         tasks,
         schedules: schedules.map(|s| (s.name.to_string(), (s.timing, s.paused))).collect(),

@@ -114,8 +114,8 @@ async fn timer((): (), ctx: TaskContext) -> TaskResult<String> {
 #[stepwell::task]
 async fn family((): (), ctx: TaskContext) -> TaskResult<String> {
     let key = |n: u32| SpawnOptions::new().idempotency_key(format!("child {n}"));
-    let first = ctx.spawn_with::<child>("first", 1, key(1)).await?;
-    let second = ctx.spawn_with::<child>("second", 2, key(2)).await?;
+    let first = ctx.spawn::<child>("first", 1).options(key(1)).await?;
+    let second = ctx.spawn::<child>("second", 2).options(key(2)).await?;
     let (first, second) = (ctx.join(&first).await?, ctx.join(&second).await?);
     step(&ctx, "family", "after").await?;
     Ok(format!("{first} {second}"))

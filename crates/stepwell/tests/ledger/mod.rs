@@ -4,7 +4,6 @@
 mod proof;
 
 use std::fs::{File, OpenOptions};
-use std::future::Future;
 use std::io::Write as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -64,7 +63,7 @@ pub async fn connect(url: &str, folder: &Path) -> Durable {
 
 /// Calls again when the server could not be asked. An answer of the server's, whatever it is, is
 /// the last.
-pub async fn answered<T, Fut: Future<Output = Result<T, Error>>>(call: impl Fn() -> Fut) -> T {
+pub async fn answered<T, Fut: IntoFuture<Output = Result<T, Error>>>(call: impl Fn() -> Fut) -> T {
     loop {
         match call().await {
             Ok(answer) => return answer,

@@ -110,9 +110,7 @@ pub(crate) async fn family(_nothing: (), ctx: TaskContext) -> TaskResult<String>
 /// Spawns with one key, which are one child.
 #[stepwell::task]
 pub(crate) async fn shares(_nothing: (), ctx: TaskContext) -> TaskResult<String> {
-    let spawn = |name: &'static str, n| {
-        ctx.spawn_with::<child>(name, n, SpawnOptions::new().idempotency_key("shared"))
-    };
+    let spawn = |name: &'static str, n| ctx.spawn::<child>(name, n).idempotency_key("shared");
     let (a, b) = tokio::try_join!(spawn("a", 5), spawn("b", 6))?;
     let (x, y) = tokio::try_join!(ctx.join(&a), ctx.join(&b))?;
     // One that has ended.

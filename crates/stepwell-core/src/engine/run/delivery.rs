@@ -33,7 +33,10 @@ impl<T> Delivery<T> {
         request: impl FnOnce(&Key) -> TaskResult<Request>,
         read: Read<T>,
     ) -> Self {
-        let asked = key.and_then(|key| request(&key).map(|request| (key, request)));
+        Self::asked(run, key.and_then(|key| request(&key).map(|request| (key, request))), read)
+    }
+
+    pub(crate) fn asked(run: &Arc<Run>, asked: TaskResult<(Key, Request)>, read: Read<T>) -> Self {
         let (key, request) = match asked {
             Ok((key, request)) => (Ok(key), Some(request)),
             Err(error) => (Err(Some(error)), None),
