@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use serde_json::value::RawValue;
 use stepwell::codec::{Compression, Encryption, Key};
+use stepwell::store::Encoded;
 use stepwell::store::{Batch, CancellationPolicy, NewTask};
 use stepwell::{
-    Codec, Encoded, Headers, MemoryStore, Name, Payload, PayloadError, RetryStrategy, Scope, Store,
-    TaskId, TokioRuntime,
+    Codec, Headers, MemoryStore, Name, Payload, PayloadError, RetryStrategy, Scope, Store, TaskId,
+    TokioRuntime,
 };
 use uuid::Uuid;
 

@@ -45,7 +45,7 @@ fn is_the_same_from_anywhere(
     let Some(first) = ticks.first().filter(|_| pattern.parse::<u64>().is_err()) else { return };
     let between = after.as_microsecond().midpoint(first.as_microsecond());
     let just_before = first.as_microsecond() - 1;
-    for from in [between, just_before].map(stepwell::from_micros) {
+    for from in [between, just_before].map(stepwell::store::from_micros) {
         if from >= after && from < *first {
             let found = schedule.ticks(from).unwrap().next();
             assert_eq!(found, Some(*first), "after {from}, in place of after {after}");

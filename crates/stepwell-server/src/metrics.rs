@@ -8,7 +8,7 @@ use axum::http::header;
 use axum::response::IntoResponse;
 use axum::routing::get;
 use axum::{Extension, Router};
-use stepwell::until;
+use stepwell::store::until;
 
 use crate::access::Operation;
 use crate::app::App;

@@ -58,7 +58,10 @@ impl Counting {
             Ok(Lifecycle::TaskCompleted { .. }) => {
                 sample.completed += 1;
                 self.took.extend(
-                    entry.task_id.made_at().map(|spawned| stepwell::until(spawned, entry.at)),
+                    entry
+                        .task_id
+                        .made_at()
+                        .map(|spawned| stepwell::store::until(spawned, entry.at)),
                 );
             }
             Ok(Lifecycle::TaskFailed { retry_at: None, .. }) => sample.failed += 1,

@@ -354,7 +354,7 @@ fn messages(ledger: &Ledger, task: &TaskInfo, journal: &[Entry]) -> Result<(), E
 /// Checks that no task finds a child removed that it may still join. A task that was moved did not
 /// exist for a moment.
 fn children(ledger: &Ledger, task: &TaskInfo, journal: &[Entry]) {
-    let removed = stepwell::deleted().message;
+    let removed = stepwell::store::deleted().message;
     let of_journal = journal.iter().filter_map(|entry| match &entry.outcome {
         Outcome::Failed(failure) => Some(&**failure),
         Outcome::Done(_) | Outcome::Retrying { .. } => None,

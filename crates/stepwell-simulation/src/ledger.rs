@@ -253,7 +253,7 @@ impl Ledger {
 
     /// Records that a task asks for a sleep of a duration.
     pub(crate) fn sleeps(&self, task_id: TaskId, name: &str, time: Duration) {
-        let due = stepwell::after(self.world.now(), time);
+        let due = stepwell::store::after(self.world.now(), time);
         let mut books = self.books();
         let earliest = books.naps.entry((task_id, name.to_owned())).or_insert(due);
         *earliest = due.min(*earliest);

@@ -7,10 +7,9 @@ use stepwell::store::{
     Applied, Batch, ClaimedTask, Command, CommandOutcome, Committed, Next, Refused, Spawned,
     Transition, WorkerSignal,
 };
+use stepwell::store::{NewEvent, NewTask, QueueAction};
 use stepwell::testing::Seen;
-use stepwell::{
-    Name, NewEvent, NewTask, QueueAction, RunId, TaskId, Timestamp, WorkerId, WorkerState,
-};
+use stepwell::{Name, RunId, TaskId, Timestamp, WorkerId, WorkerState};
 
 use crate::ledger::Ledger;
 

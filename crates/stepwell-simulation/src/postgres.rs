@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use anyhow::{Context as _, Result};
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 use stepwell::postgres::{PostgresOptions, PostgresStore, TransactionExt as _, sqlx};
+use stepwell::store::TaskRecord;
 use stepwell::store::{
     ArrivedMessage, Batch, Changed, Committed, Ends, Happening, HistoryFilter, MessageId, Purge,
     ScheduleFilter, Scheduled, TaskWaits, Transacting, Transition, Wait,
@@ -17,8 +18,8 @@ use stepwell::store::{
 use stepwell::testing::World;
 use stepwell::{
     BoxFuture, Delivery, Durable, Entry, Name, Page, QueueInfo, Runtime, Scope, SpawnOptions,
-    Store, StoreError, TaskContext, TaskFilter, TaskId, TaskInfo, TaskRecord, TaskTypeInfo,
-    Timestamp, WorkerInfo,
+    Store, StoreError, TaskContext, TaskFilter, TaskId, TaskInfo, TaskTypeInfo, Timestamp,
+    WorkerInfo,
 };
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;

@@ -43,7 +43,61 @@ pub mod testing;
 mod tokio_runtime;
 
 pub use durable::{DATABASE_URL_VARIABLE, DEFAULT_DATABASE_URL, Durable, DurableBuilder};
-pub use stepwell_core::*;
+// The client, and what it is built from.
+pub use stepwell_core::{
+    CancellationPolicy, CancellationToken, Client, Coalesce, Disposition, Emit, Error, Headers,
+    MAX_HEADERS_BYTES, MAX_LABELS, RetryStrategy, Scope, Spawn, SpawnOptions, SpawnResult,
+    TICK_HEADER, async_trait,
+};
+// Tasks, and what their code calls.
+pub use stepwell_core::{
+    Answered, AwaitApproval, Child, Cleanup, Closure, ControlFlow, Delivery, ErrorPolicy,
+    InputHash, InvalidInputHash, ItemCounts, ItemError, ItemProgress, Items, ItemsReport, Retry,
+    SpawnChild, Step, StepCache, StepCacheError, Task, TaskContext, TaskError, TaskResult, Timeout,
+};
+// Workers, queues, schedules and approvals.
+pub use stepwell_core::{
+    ApprovalFilter, ApprovalInfo, Approvals, CatchUp, Decision, InvalidSchedule, Overlap,
+    QueueInfo, QueueLimits, Queues, RateLimit, Schedule, ScheduleInfo, Schedules, Timing, Worker,
+    WorkerInfo, WorkerOptions, WorkerState, Workers,
+};
+// Workflows.
+pub use stepwell_core::{
+    AfterLoop, AfterStep, Edge, Graph, GraphNode, HasHandler, NodeKind, Snapshot, Whole, Workflow,
+    WorkflowContext, WorkflowError,
+};
+// What a client reads.
+pub use stepwell_core::{
+    CompensationError, Entry, Export, Failure, FailureKind, HistoryEntry, HistoryFilter,
+    ImportError, Key, Kind, Lifecycle, LogLevel, LogLine, Outcome, Page, Payload, PayloadError,
+    Progress, RunId, Sources, Subscription, TaskFilter, TaskId, TaskInfo, TaskState, TaskTypeInfo,
+    WorkerId,
+};
+// Names, options and values.
+pub use stepwell_core::{
+    InvalidName, InvalidOptions, MAX_NAME_BYTES, MAX_STEP_NAME_BYTES, Name, StepName, Timestamp,
+};
+// What a program may implement: codecs, runtimes.
+pub use stepwell_core::{
+    BoxFuture, Codec, CodecError, MaybeSend, MaybeSync, Place, ReadOnly, Runtime,
+};
+// Stores for the builder; the module `store` has the rest of their contract.
+pub use stepwell_core::{MemoryStore, Store, StoreError};
+
+/// What authors of stores need: the contract of a store, its types, and the rules that stores share.
+///
+/// The crate `stepwell-conformance` checks a store.
+pub mod store {
+    pub use stepwell_core::store::*;
+    pub use stepwell_core::{
+        ANSWER_BYTES, ANSWER_ITEMS, Encoded, Guarded, Listed, NewEvent, NewMessage, NewTask,
+        OtherWorker, Panic, QueueAction, QueueChange, Room, SUSPECT_CRASHES, ScheduleVersion,
+        SpawnRequest, TRACE_HEADERS, TaskRecord, UnknownWord, Unreadable, UserTransaction, WATCHED,
+        WorkerStatus, after, begun_anew, blocked, cancelled, compensating, crash_limit, crashed,
+        crashes_after_another, deleted, discard, end_of, from_micros, guard, have_labels, labels,
+        until, waits_for_ever,
+    };
+}
 /// Turns an `async fn` whose last parameter is a [`TaskContext`] into a task type.
 ///
 /// The macro defines a type with the function's name, for [`Client::register`] and

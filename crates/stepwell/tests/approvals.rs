@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use stepwell::store::{after, until};
 use stepwell::testing::{Harness, Intercepted, Process, worker_options};
 use stepwell::*;
 

@@ -11,6 +11,7 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use stepwell::store::until;
 use stepwell::testing::{Harness, Process, worker_options};
 use stepwell::*;
 

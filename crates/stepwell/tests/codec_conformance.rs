@@ -6,11 +6,12 @@
 use std::sync::{Arc, OnceLock};
 
 use stepwell::codec::{Compression, Encryption};
+use stepwell::store::Encoded;
 use stepwell::store::{Finish, Next, Transition};
 use stepwell::testing::Harness;
 use stepwell::{
-    Codec, Encoded, Entry, Failure, FailureKind, Key, Kind, MemoryStore, Name, Outcome, Payload,
-    Store, Timestamp, codec,
+    Codec, Entry, Failure, FailureKind, Key, Kind, MemoryStore, Name, Outcome, Payload, Store,
+    Timestamp, codec,
 };
 use stepwell_conformance::{Backend, Clock};
 

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use stepwell::store::{after, until};
 use stepwell::testing::{Harness, Process, worker_options};
 use stepwell::*;
 

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use stepwell::store::{TaskRecord, until};
 use stepwell::testing::{Harness, Process, worker_options};
 use stepwell::*;
 

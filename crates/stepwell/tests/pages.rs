@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use futures_util::future::{join_all, try_join_all};
 use stepwell::sqlite::{Location, SqliteStore};
+use stepwell::store::ANSWER_BYTES;
 use stepwell::testing::{Harness, Intercepted, Process, worker_options};
 use stepwell::*;
 

@@ -17,6 +17,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join_all};
+use stepwell::store::until;
 use stepwell::testing::{Harness, worker_options};
 use stepwell::*;
 

@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use stepwell::store::{after, until};
 use stepwell::testing::{Dice, Harness, Intercepted, Process, worker_options};
 use stepwell::*;
 use tokio::sync::Notify;

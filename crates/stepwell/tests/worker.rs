@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
+use stepwell::store::until;
 use stepwell::testing::{Harness, Intercepted, Process, worker_options};
 use stepwell::*;
 use tokio::sync::Notify;

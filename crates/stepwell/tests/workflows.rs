@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use stepwell::store::until;
 use stepwell::testing::{Harness, Process, worker_options};
 use stepwell::*;
 

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use stepwell::store::from_micros;
 use stepwell::{
     BoxFuture, Durable, Runtime, SpawnOptions, TaskContext, Timestamp, TokioRuntime, WorkerOptions,
-    from_micros,
 };
 use stepwell_postgres::PostgresStore;
 

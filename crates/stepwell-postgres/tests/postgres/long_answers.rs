@@ -89,7 +89,7 @@ async fn the_database_has_the_budget_of_the_contract() {
     let database = Database::new();
     database.open().await;
     let bytes: i64 = database.sql("SELECT answer_bytes()").await[0].get(0);
-    assert_eq!(usize::try_from(bytes).unwrap(), stepwell::ANSWER_BYTES);
+    assert_eq!(usize::try_from(bytes).unwrap(), stepwell::store::ANSWER_BYTES);
 }
 
 /// Names take room as well.

@@ -4,9 +4,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use stepwell::store::until;
 use stepwell::{
     CatchUp, Durable, Schedule, SpawnOptions, Store as _, TICK_HEADER, TaskFilter, Timestamp,
-    WorkerOptions, until,
+    WorkerOptions,
 };
 
 use crate::database::Database;

@@ -10,7 +10,8 @@ use bytes::Bytes;
 use futures_util::stream;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use stepwell::{Name, Payload, TaskId, have_labels};
+use stepwell::store::have_labels;
+use stepwell::{Name, Payload, TaskId};
 use tokio::sync::mpsc;
 
 use super::document::Api;

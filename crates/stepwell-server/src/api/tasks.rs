@@ -8,9 +8,10 @@ use axum::response::{IntoResponse, Response};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use stepwell::store::TRACE_HEADERS;
 use stepwell::{
     Disposition, Entry, Error, Export, Failure, LogLine, Name, Page, Payload, SpawnOptions,
-    SpawnResult, TRACE_HEADERS, TaskFilter, TaskId, TaskInfo, TaskState,
+    SpawnResult, TaskFilter, TaskId, TaskInfo, TaskState,
 };
 
 use super::document::Api;

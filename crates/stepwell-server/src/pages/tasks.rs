@@ -8,7 +8,8 @@ use axum::routing::get;
 use maud::{Markup, html};
 use serde::Deserialize;
 use serde_json::Value;
-use stepwell::{Page, TRACE_HEADERS, TaskFilter, TaskId, TaskInfo, TaskState, until};
+use stepwell::store::{TRACE_HEADERS, until};
+use stepwell::{Page, TaskFilter, TaskId, TaskInfo, TaskState};
 
 use super::layout::{nothing, page};
 use super::queues::encoded;

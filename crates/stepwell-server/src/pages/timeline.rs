@@ -15,8 +15,9 @@ use std::collections::{HashMap, VecDeque};
 
 use maud::{Markup, html};
 use stepwell::store::Wait;
+use stepwell::store::until;
 use stepwell::{
-    Entry, HistoryEntry, Kind, Lifecycle, Outcome, TaskId, TaskInfo, TaskState, Timestamp, until,
+    Entry, HistoryEntry, Kind, Lifecycle, Outcome, TaskId, TaskInfo, TaskState, Timestamp,
 };
 
 use super::words::duration;
@@ -218,7 +219,7 @@ impl Scale {
     fn ticks(&self) -> impl Iterator<Item = Timestamp> {
         let (begin, whole) = (self.begin.as_microsecond(), until(self.begin, self.end).as_micros());
         let quarter = i64::try_from(whole / 4).unwrap_or(0);
-        (0..=4).map(move |n| stepwell::from_micros(begin + quarter * n))
+        (0..=4).map(move |n| stepwell::store::from_micros(begin + quarter * n))
     }
 }
 

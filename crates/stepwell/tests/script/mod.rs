@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use futures_util::stream::{FuturesUnordered, StreamExt, iter};
+use stepwell::store::after;
 use stepwell::*;
 
 pub(crate) use work::*;
