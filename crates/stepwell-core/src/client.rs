@@ -47,8 +47,9 @@ pub struct Client {
 pub struct State(States);
 
 impl State {
-    /// Adds a value that tasks read with [`TaskContext::state`](crate::TaskContext::state), in place
-    /// of a value of the same type.
+    /// Adds a value that tasks read with [`TaskContext::state`](crate::TaskContext::state).
+    ///
+    /// The value takes the place of a value of the same type.
     pub fn insert<S: Any + Send + Sync>(&mut self, state: S) {
         self.0.insert(TypeId::of::<S>(), Arc::new(state));
     }
@@ -139,7 +140,8 @@ impl Client {
     /// ```
     /// # use stepwell_core::{Client, Error, HistoryFilter, TaskId};
     /// # async fn show(client: Client, task_id: TaskId) -> Result<(), Error> {
-    /// for entry in client.history(HistoryFilter { task_id: Some(task_id), ..HistoryFilter::default() }).await? {
+    /// let filter = HistoryFilter { task_id: Some(task_id), ..HistoryFilter::default() };
+    /// for entry in client.history(filter).await? {
     ///     println!("{} {}", entry.at, entry.event.map_or("unreadable", |event| event.name()));
     /// }
     /// # Ok(())

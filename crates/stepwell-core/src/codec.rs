@@ -37,7 +37,12 @@ use crate::base::name::Name;
 ///         Ok(Some(bytes.iter().map(|byte| !byte).collect()))
 ///     }
 ///
-///     fn decode(&self, bytes: &[u8], _key: Option<&str>, _place: &Place<'_>) -> Result<Vec<u8>, CodecError> {
+///     fn decode(
+///         &self,
+///         bytes: &[u8],
+///         _key: Option<&str>,
+///         _place: &Place<'_>,
+///     ) -> Result<Vec<u8>, CodecError> {
 ///         Ok(bytes.iter().map(|byte| !byte).collect())
 ///     }
 /// }

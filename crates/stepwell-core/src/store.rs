@@ -660,8 +660,8 @@ pub enum WorkerSignal {
     /// life.
     ///
     /// The store removes the worker and makes its tasks pending, except those that fail by
-    /// [`crash_limit`](crate::crash_limit). Nothing changes if the worker has had a heartbeat in the
-    /// meantime.
+    /// [`crash_limit`](crate::crash_limit). Nothing changes if the worker has sent a heartbeat
+    /// since.
     DeclareDead {
         /// The id of the worker.
         worker_id: WorkerId,

@@ -55,7 +55,10 @@ use node::{Body, Calls, Handler, Loop, Node, Running, Step};
 ///     })
 ///     .route(
 ///         "carrier",
-///         |ctx| async move { Ok(if ctx.input::<Order>()?.country == "DE" { "dhl" } else { "ups" }) },
+///         |ctx| async move {
+///             let german = ctx.input::<Order>()?.country == "DE";
+///             Ok(if german { "dhl" } else { "ups" })
+///         },
 ///         |carriers| carriers.step("dhl", |_| async { Ok(1) }).step("ups", |_| async { Ok(2) }),
 ///     )
 ///     .sleep("until it is there", Duration::from_secs(3 * 24 * 3600))

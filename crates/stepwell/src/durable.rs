@@ -163,7 +163,8 @@ impl DurableBuilder {
     /// ```no_run
     /// # use stepwell::{Durable, Error};
     /// # async fn example() -> Result<(), Error> {
-    /// // Before it: `metrics_exporter_prometheus::PrometheusBuilder::new().install()?`, which serves them at port 9000.
+    /// // Before it: `metrics_exporter_prometheus::PrometheusBuilder::new().install()?`, which
+    /// // serves them at port 9000.
     /// let client = Durable::builder().measure().build().await?;
     /// # Ok(())
     /// # }

@@ -84,7 +84,7 @@ pub use stepwell_core::{
 // Stores for the builder; the module `store` has the rest of their contract.
 pub use stepwell_core::{MemoryStore, Store, StoreError};
 
-/// What authors of stores need: the contract of a store, its types, and the rules that stores share.
+/// The contract of a store, its types, and the rules that stores share, for authors of stores.
 ///
 /// The crate `stepwell-conformance` checks a store.
 pub mod store {

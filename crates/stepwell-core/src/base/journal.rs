@@ -7,9 +7,9 @@
 //! the code has handled is replayed like any other outcome:
 //!
 //! ```text
-//!   written:   a failed | b ok | c failed | d ok | attempt failed by c       (the task ran c and d side by side)
-//!   replayed:  a failed | b ok                                               then the task goes on live:
-//!   kept:      d ok                                                          c runs again; d is taken from here
+//!   written:   a failed | b ok | c failed | d ok | attempt failed by c   (c and d side by side)
+//!   replayed:  a failed | b ok                                           then the task is live:
+//!   kept:      d ok                                           c runs again; d is taken from here
 //! ```
 //!
 //! Outcomes after the failure no longer have a fixed order, because the step may now succeed, and
@@ -21,8 +21,10 @@
 //! and then the compensations run:
 //!
 //! ```text
-//!   written:   compensate a | a ok | compensate b | b failed | compensating | compensated b | compensated a
-//!              ╰──────── replayed, as far as it goes ───────╯               ╰──── then these, as they are left ────╯
+//!   written:   compensate a | a ok | compensate b | b failed | compensating
+//!              ╰──────── replayed, as far as it goes ───────╯
+//!              | compensated b | compensated a
+//!              ╰── then these, as they are left ─╯
 //! ```
 //!
 //! A task that runs again after its compensation starts as with an empty journal: the entries

@@ -18,7 +18,11 @@ pub const MAX_STEP_NAME_BYTES: usize = 384;
 /// A name is cheap to clone.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "schemas", derive(schemars::JsonSchema))]
-#[cfg_attr(feature = "schemas", schemars(extend("minLength" = 1, "maxLength" = 512, "pattern" = "^[^\\u0000]*$")))]
+#[cfg_attr(
+    feature = "schemas",
+    schemars(extend("minLength" = 1, "maxLength" = 512)),
+    schemars(extend("pattern" = "^[^\\u0000]*$"))
+)]
 #[serde(try_from = "String", into = "String")]
 pub struct Name(Arc<str>);
 

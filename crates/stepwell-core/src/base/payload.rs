@@ -137,7 +137,8 @@ impl Payload {
     /// }
     ///
     /// // serde reads no integers of 128 bits within an enum that is tagged so.
-    /// let error = Payload::encode_proven(&Entry::Credit { cents: 5 }, Payload::DEFAULT_LIMIT).unwrap_err();
+    /// let entry = Entry::Credit { cents: 5 };
+    /// let error = Payload::encode_proven(&entry, Payload::DEFAULT_LIMIT).unwrap_err();
     /// assert!(matches!(error, PayloadError::NotReadBack { .. }));
     /// ```
     ///

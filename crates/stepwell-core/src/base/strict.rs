@@ -350,7 +350,11 @@ macro_rules! members {
             type Ok = S::Ok;
             type Error = S::Error;
 
-            fn $method<T: Serialize + ?Sized>(&mut self, $($name: $key,)? value: &T) -> Result<(), S::Error> {
+            fn $method<T: Serialize + ?Sized>(
+                &mut self,
+                $($name: $key,)?
+                value: &T,
+            ) -> Result<(), S::Error> {
                 self.inner.$method($($name,)? &Member { value, at: self.at })
             }
 

@@ -42,8 +42,8 @@ impl Emit {
     /// for [`Spawn::in_tx`](crate::Spawn::in_tx).
     ///
     /// # Errors
-    /// The errors of [`Emit`]; also [`Error::Store`] when the client's store uses another driver, or
-    /// the connection is to another database.
+    /// The errors of [`Emit`]; also [`Error::Store`] when the client's store uses another driver,
+    /// or the connection is to another database.
     pub fn in_tx<S, T: UserTransaction<S>>(self, tx: T) -> T::Emitted {
         tx.emit(self)
     }

@@ -3,8 +3,10 @@
 //! A document can be read elsewhere, and its task can go on in another store.
 //!
 //! ```text
-//!   {"format": "stepwell task", "version": 1, "checksum": "…", "body": {"exported_at": …, "metadata": {…}, "record": {
-//!       "info": {…}, "journal": [{"seq": 1, "kind": "step", "name": "charge", …}], "waits": […], "messages": […]}}}
+//!   {"format": "stepwell task", "version": 1, "checksum": "…", "body": {
+//!       "exported_at": …, "metadata": {…}, "record": {
+//!           "info": {…}, "journal": [{"seq": 1, "kind": "step", "name": "charge", …}],
+//!           "waits": […], "messages": […]}}}
 //! ```
 //!
 //! The checksum is the [`InputHash`] of the body. It detects a document that was cut off or changed

@@ -191,7 +191,8 @@ impl Client {
         Spawn::new(self, name.and_then(encode))
     }
 
-    /// Spawns a task of a workflow that is registered with this client, when the builder is awaited.
+    /// Spawns a task of a workflow that is registered with this client, when the builder is
+    /// awaited.
     ///
     /// # Errors
     /// The spawn fails with [`Error::Workflow`] when the workflow is not registered.

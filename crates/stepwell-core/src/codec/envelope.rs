@@ -235,7 +235,11 @@ mod tests {
         }
 
         #[test]
-        fn one_wrong_character_stops_nothing(text in ".{1,40}", at: prop::sample::Index, with: char) {
+        fn one_wrong_character_stops_nothing(
+            text in ".{1,40}",
+            at: prop::sample::Index,
+            with: char,
+        ) {
             let kept = codecs().seal(&text, &place()).unwrap().unwrap();
             let mut kept: Vec<_> = kept.chars().collect();
             let at = at.index(kept.len());

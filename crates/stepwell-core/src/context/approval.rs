@@ -1,9 +1,9 @@
 //! Approvals: decisions of people that tasks wait for.
 //!
 //! ```text
-//!   the task                      the journal                              people
-//!   await_approval ─▶ approval "budget" {request, assignee}       ◀── client.approvals()
-//!        │            event "approval/<task>/budget/…" (waits)    ◀── a decision emits it: the first one stands
+//!   the task                      the journal                         people
+//!   await_approval ─▶ approval "budget" {request, assignee}      ◀── client.approvals().list()
+//!        │            event "approval/<task>/budget/…" (waits)   ◀── the first decision emits it
 //!        └─ between: reminders and escalations, steps like any other
 //! ```
 
@@ -239,7 +239,7 @@ impl TaskContext {
     ///
     /// The wait may last for days, because the task is suspended meanwhile.
     /// [`Approvals::list`](crate::Approvals::list) lists the approval with its request.
-    /// [`Approvals::decide`](crate::Approvals::decide) decides it, and an approval carries a value of
+    /// [`Approvals::decide`](crate::Approvals::decide) decides it. An approval carries a value of
     /// type `T`.
     ///
     /// ```
@@ -258,7 +258,9 @@ impl TaskContext {
     ///         .await?;
     ///     match decision {
     ///         Decision::Approved { value, .. } => Ok(value),
-    ///         Decision::Rejected { by, .. } => Err(anyhow::anyhow!("{by} has rejected it").into()),
+    ///         Decision::Rejected { by, .. } => {
+    ///             Err(anyhow::anyhow!("{by} has rejected it").into())
+    ///         }
     ///     }
     /// }
     /// ```

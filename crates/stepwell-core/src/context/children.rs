@@ -145,7 +145,8 @@ impl TaskContext {
         self.spawn_encoded(name, T::NAME, encode)
     }
 
-    /// Spawns a child task of a type that is known by its name only, as [`TaskContext::spawn`] does.
+    /// Spawns a child task of a type that is known by its name only, as [`TaskContext::spawn`]
+    /// does.
     ///
     /// # Errors
     /// The errors of [`TaskContext::spawn`].

@@ -6,7 +6,8 @@
 //! chunk, and many small chunks can become one.
 //!
 //! ```text
-//!   {"total": 1000, "done": [[0, 99], [150, 150]], "results": [[100, ["a", "b"]]], "failures": [[7, {…}]]}
+//!   {"total": 1000, "done": [[0, 99], [150, 150]], "results": [[100, ["a", "b"]]],
+//!    "failures": [[7, {…}]]}
 //! ```
 //!
 //! `done` lists ranges of items whose result is `null`, each with its first and last index.
@@ -465,7 +466,8 @@ mod tests {
                 prop_assert_eq!(progress.outcome(index), model.get(&index).cloned());
                 prop_assert_eq!(progress.is_done(index), model.contains_key(&index));
             }
-            prop_assert_eq!(progress.first_unfinished(), (0..TOTAL).find(|index| !model.contains_key(index)));
+            let unfinished = (0..TOTAL).find(|index| !model.contains_key(index));
+            prop_assert_eq!(progress.first_unfinished(), unfinished);
             let succeeded = model.values().filter(|outcome| outcome.is_ok()).count();
             let counts = ItemCounts { total: TOTAL, succeeded, failed: model.len() - succeeded };
             prop_assert_eq!(progress.counts(), counts);
@@ -473,14 +475,18 @@ mod tests {
         }
 
         #[test]
-        fn chunks_hold_everything_and_keep_their_limit(outcomes in outcomes(), limit in 0..2_000_usize) {
+        fn chunks_hold_everything_and_keep_their_limit(
+            outcomes in outcomes(),
+            limit in 0..2_000_usize,
+        ) {
             let progress = marked(&outcomes);
             prop_assert_eq!(&absorbed(&[progress.to_chunk()]), &progress);
             prop_assert_eq!(&ItemProgress::from_chunk(&progress.to_chunk()).unwrap(), &progress);
             let chunks = progress.to_chunks(limit);
             prop_assert_eq!(&absorbed(&chunks), &progress);
             for chunk in &chunks {
-                prop_assert!(chunk.as_str().len() <= limit || absorbed(std::slice::from_ref(chunk)).to_chunks(0).len() == 1);
+                let parts = absorbed(std::slice::from_ref(chunk)).to_chunks(0).len();
+                prop_assert!(chunk.as_str().len() <= limit || parts == 1);
             }
             let mut backwards = [chunks.clone(), chunks].concat();
             backwards.reverse();
@@ -488,7 +494,9 @@ mod tests {
         }
 
         #[test]
-        fn chunks_of_parts_come_to_the_same_as_the_whole(parts in proptest::collection::vec(outcomes(), 0..5)) {
+        fn chunks_of_parts_come_to_the_same_as_the_whole(
+            parts in proptest::collection::vec(outcomes(), 0..5),
+        ) {
             let chunks: Vec<_> = parts.iter().map(|part| marked(part).to_chunk()).collect();
             let merged = absorbed(&chunks);
             prop_assert_eq!(&absorbed(&merged.to_chunks(200)), &merged);
@@ -513,7 +521,11 @@ mod tests {
         }
         assert_eq!(
             progress.to_chunk().as_str(),
-            r#"{"total":1000000,"done":[[0,6],[8,399999],[600000,999999]],"results":[[500000,["a","b"]],[500003,["c"]]],"failures":[[7,{"kind":"error","message":"no"}]]}"#
+            concat!(
+                r#"{"total":1000000,"done":[[0,6],[8,399999],[600000,999999]],"#,
+                r#""results":[[500000,["a","b"]],[500003,["c"]]],"#,
+                r#""failures":[[7,{"kind":"error","message":"no"}]]}"#,
+            )
         );
     }
 

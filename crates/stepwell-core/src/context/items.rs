@@ -1,8 +1,10 @@
 //! Many items in one step, each of which is done once.
 //!
 //! ```text
-//!   journal:  items "rows" {done [0..99]} | items "rows" {done [100..180]} | … | step "rows" {failures}
-//!             ╰──── not deliveries: what is done, as it ends ────────────╯       ╰─ the delivery ─╯
+//!   journal:  items "rows" {done [0..99]} | items "rows" {done [100..180]} | …
+//!             ╰────────── not deliveries: what is done, as it ends ──────────╯
+//!             | step "rows" {failures}
+//!               ╰─── the delivery ───╯
 //! ```
 //!
 //! While one chunk is on its way to the store, the items that end gather for the next one. Small

@@ -191,7 +191,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_a_value_writes_is_kept(float in any::<f64>().prop_filter("JSON has them", |float| float.is_finite()), integer: i64) {
+        fn what_a_value_writes_is_kept(
+            float in any::<f64>().prop_filter("JSON has them", |float| float.is_finite()),
+            integer: i64,
+        ) {
             for number in [serde_json::to_string(&float).unwrap(), integer.to_string()] {
                 prop_assert!(is_kept(&number), "{number}");
             }

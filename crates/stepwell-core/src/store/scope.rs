@@ -81,8 +81,9 @@ impl Scope {
         &self.labels
     }
 
-    /// Returns the labels as pairs; `None` when one of them is not a [label](crate::labels), so that no
-    /// task can have it.
+    /// Returns the labels as pairs; `None` when one of them is no [label](crate::labels).
+    ///
+    /// No task is in a scope with such a label.
     pub fn possible_labels(&self) -> Option<Vec<(&str, &str)>> {
         let pair = |(name, value)| is_label(name, value).then_some((name, value));
         self.labels.iter().map(|(name, value)| pair((name.as_str(), value.as_str()))).collect()
@@ -136,8 +137,8 @@ mod tests {
     fn labels_are_short_texts_of_the_top_level() {
         let long = "x".repeat(513);
         let headers = serde_json::json!({
-            "tenant": "acme", "nested": { "tenant": "evil" }, "number": 7, "empty": "", "nul": "a\0b",
-            "long": long, (long.as_str()): "long", "traceparent": "00-1-2-01", "": "unnamed",
+            "tenant": "acme", "nested": { "tenant": "evil" }, "number": 7, "empty": "",
+            "nul": "a\0b", "long": long, (long.as_str()): "long", "traceparent": "00-1-2-01", "": "unnamed",
         });
         let headers: Headers = serde_json::from_value(headers).unwrap();
         assert_eq!(labels(&headers).collect::<Vec<_>>(), [("tenant", "acme")]);

@@ -36,31 +36,35 @@ macro_rules! spawn_setters {
             /// Adds a header: a small value that travels with the task, and that the task reads as
             /// `ctx.headers`.
             ///
-            /// All headers of a task together have at most [`MAX_HEADERS_BYTES`](crate::MAX_HEADERS_BYTES).
-            /// The spawn is refused with [`InvalidOptions`] when the value could not be read back, as a
-            /// NaN.
+            /// All headers of a task together have at most
+            /// [`MAX_HEADERS_BYTES`](crate::MAX_HEADERS_BYTES). The spawn is refused with
+            /// [`InvalidOptions`] when the value could not be read back, as a NaN.
             pub fn header(mut self, name: impl Into<String>, value: impl serde::Serialize) -> Self {
                 let name = name.into();
                 match $crate::base::strict::to_value(&value) {
                     Ok(value) => _ = self$($at)*.headers.insert(name, value),
                     Err(error) => {
                         let reason = format!("\"{name}\": {error}");
-                        self$($at)*.invalid.get_or_insert($crate::base::invalid_options::InvalidOptions::Headers { reason });
+                        let invalid =
+                            $crate::base::invalid_options::InvalidOptions::Headers { reason };
+                        self$($at)*.invalid.get_or_insert(invalid);
                     }
                 }
                 self
             }
 
-            /// Adds a label, by which [tasks are listed](crate::TaskFilter::labels): a tenant, a customer.
+            /// Adds a label, by which [tasks are listed](crate::TaskFilter::labels): a tenant, a
+            /// customer.
             ///
-            /// A label is a header whose name and value are texts of 1 to 512 bytes. A longer text, or a
-            /// text in another header, finds no task. A task has at most [`MAX_LABELS`](crate::MAX_LABELS).
+            /// A label is a header whose name and value are texts of 1 to 512 bytes. A longer text,
+            /// or a text in another header, finds no task. A task has at most
+            /// [`MAX_LABELS`](crate::MAX_LABELS).
             pub fn label(self, name: impl Into<String>, value: impl Into<String>) -> Self {
                 self.header(name, value.into().as_str())
             }
 
-            /// Puts the task into a scope: sets the scope's queue and labels, in place of earlier ones, and
-            /// makes the task's keys the scope's own.
+            /// Puts the task into a scope: sets the scope's queue and labels, in place of earlier
+            /// ones, and makes the task's keys the scope's own.
             ///
             /// Default: no scope. All tasks without a scope share their keys.
             ///
@@ -96,7 +100,8 @@ macro_rules! spawn_setters {
                 self
             }
 
-            /// Sets the idempotency key: only the first spawn of a task type with this key makes a task.
+            /// Sets the idempotency key: only the first spawn of a task type with this key makes a
+            /// task.
             ///
             /// Each further spawn returns that task, until the task is deleted.
             pub fn idempotency_key(mut self, key: impl Into<String>) -> Self {
@@ -104,28 +109,34 @@ macro_rules! spawn_setters {
                 self
             }
 
-            /// Sets the concurrency key: tasks with the same key, of any type and queue, run one at a time.
+            /// Sets the concurrency key: tasks with the same key, of any type and queue, run one at
+            /// a time.
             ///
-            /// The tasks run in the order of their spawns, and each starts when the one before has ended.
-            /// Use the key for work that must not overlap: the syncs of one account, say.
+            /// The tasks run in the order of their spawns, and each starts when the one before has
+            /// ended. Use the key for work that must not overlap: the syncs of one account, say.
             pub fn concurrency_key(mut self, key: impl Into<String>) -> Self {
                 self$($at)*.concurrency_key = Some(key.into());
                 self
             }
 
-            /// Sets a [concurrency key](SpawnOptions::concurrency_key), and how this spawn coalesces with a
-            /// waiting task of the same type and key.
+            /// Sets a [concurrency key](SpawnOptions::concurrency_key), and how this spawn
+            /// coalesces with a waiting task of the same type and key.
             ///
-            /// Many requests for the same work become one while the work has not begun. Tasks that have
-            /// begun are left alone, so that work that was requested after their start is done after them.
-            /// A waiting task that is reused does not take over the idempotency key of the spawn.
+            /// Many requests for the same work become one while the work has not begun. Tasks that
+            /// have begun are left alone, so that work that was requested after their start is done
+            /// after them. A waiting task that is reused does not take over the idempotency key of
+            /// the spawn.
             ///
             /// ```
             /// # use stepwell_core::{Coalesce, SpawnOptions};
-            /// // Whatever changes while the index is being rebuilt, one more rebuild does for all of it.
+            /// // Whatever changes while the index is being rebuilt, one rebuild more does for it.
             /// let options = SpawnOptions::new().coalesced("rebuild-index", Coalesce::Reuse);
             /// ```
-            pub fn coalesced(mut self, key: impl Into<String>, how: $crate::store::Coalesce) -> Self {
+            pub fn coalesced(
+                mut self,
+                key: impl Into<String>,
+                how: $crate::store::Coalesce,
+            ) -> Self {
                 self$($at)*.coalesce = Some(how);
                 self.concurrency_key(key)
             }

@@ -11,7 +11,9 @@ use super::node::{Body, Node};
 ///
 /// ```
 /// # use stepwell_core::Workflow;
-/// let workflow = Workflow::new("order").step("charge", |_| async { Ok(()) }).step("ship", |_| async { Ok(()) });
+/// let workflow = Workflow::new("order")
+///     .step("charge", |_| async { Ok(()) })
+///     .step("ship", |_| async { Ok(()) });
 /// assert!(workflow.graph().to_mermaid().contains("n0 --> n1"));
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
