@@ -228,8 +228,8 @@ impl Bare {
         let mode: String = conn.query_row("PRAGMA journal_mode", [], |row| row.get(0))?;
         ensure!(mode == "wal", "the store's file is in journal mode {mode}");
         conn.execute_batch(
-            "PRAGMA synchronous = FULL; PRAGMA cache_size = -32768; PRAGMA wal_autocheckpoint = 2000;
-            PRAGMA temp_store = MEMORY",
+            "PRAGMA synchronous = FULL; PRAGMA cache_size = -32768;
+            PRAGMA wal_autocheckpoint = 2000; PRAGMA temp_store = MEMORY",
         )?;
         conn.set_prepared_statement_cache_capacity(128);
         let retry = serde_json::to_string(&RetryStrategy::default())?;
@@ -252,10 +252,12 @@ impl Bare {
         let claimed = state == "running";
         let none = None::<i64>;
         self.run(
-            "INSERT INTO stepwell_tasks (task_id, run_id, task_type, queue, state, priority, attempt, max_attempts,
-                worker_id, parent, idempotency_key, spawned_at, ready_at, started_at, due_at, cancel_at,
-                max_duration, retry, headers, params)
-            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19)",
+            "INSERT INTO stepwell_tasks (task_id, run_id, task_type, queue, state, priority,
+                attempt, max_attempts, worker_id, parent, idempotency_key, spawned_at, ready_at,
+                started_at, due_at, cancel_at, max_duration, retry, headers, params)
+            VALUES (?1, ?2, ?3, ?4, ?5, ?6,
+                ?7, ?8, ?9, ?10, ?11, ?12, ?12,
+                ?13, ?14, ?15, ?16, ?17, ?18, ?19)",
             params![
                 id,
                 id,
@@ -283,8 +285,8 @@ impl Bare {
     /// As the store's claim of a task that never ran.
     fn claim(&self, id: &str, rowid: usize) -> Result<()> {
         self.run(
-            "UPDATE stepwell_tasks SET state = 'running', run_id = ?2, attempt = ?3, worker_id = ?4, poked = 0,
-                started_at = coalesce(started_at, ?5),
+            "UPDATE stepwell_tasks SET state = 'running', run_id = ?2, attempt = ?3,
+                worker_id = ?4, poked = 0, started_at = coalesce(started_at, ?5),
                 cancel_at = CASE WHEN started_at IS NULL THEN ?6 ELSE cancel_at END
             WHERE rowid = ?1",
             params![i64::try_from(rowid)?, id, 1, self.worker_id, NOW, None::<i64>],

@@ -42,26 +42,29 @@ const PLANS: &str =
 
 /// Claimed at once by the worker, if there is one.
 const SPAWN: &str = "WITH asked AS (
-        INSERT INTO tasks (task_id, task_type, queue, priority, max_attempts, spawned_at, retry, headers, params)
+        INSERT INTO tasks (task_id, task_type, queue, priority, max_attempts, spawned_at, retry,
+            headers, params)
         SELECT x.task_id, 'one-step', 'default', 0, 5, now(), $3, '{}', x.params
         FROM unnest($1::uuid[], $2::text[]) AS x(task_id, params)
     )
-    INSERT INTO live_tasks (task_id, run_id, task_type, queue, state, running_in, priority, attempt, worker_id, claim_batch,
-        ready_at, started_at)
-    SELECT task_id, task_id, 'one-step', 'default', CASE WHEN $4::uuid IS NULL THEN 'pending' ELSE 'running' END,
-        CASE WHEN $4 IS NOT NULL THEN 'default' END, 0,
-        ($4 IS NOT NULL)::int, $4, CASE WHEN $4 IS NOT NULL THEN 1 END, now(), CASE WHEN $4 IS NOT NULL THEN now() END
+    INSERT INTO live_tasks (task_id, run_id, task_type, queue, state, running_in, priority, attempt,
+        worker_id, claim_batch, ready_at, started_at)
+    SELECT task_id, task_id, 'one-step', 'default',
+        CASE WHEN $4::uuid IS NULL THEN 'pending' ELSE 'running' END,
+        CASE WHEN $4 IS NOT NULL THEN 'default' END, 0, ($4 IS NOT NULL)::int,
+        $4, CASE WHEN $4 IS NOT NULL THEN 1 END, now(), CASE WHEN $4 IS NOT NULL THEN now() END
     FROM unnest($1::uuid[]) AS task_id";
 
-const CLAIM: &str = "UPDATE live_tasks SET state = 'running', running_in = 'default', attempt = 1, worker_id = $2, claim_batch = 1,
-        started_at = now()
+const CLAIM: &str = "UPDATE live_tasks SET state = 'running', running_in = 'default', attempt = 1,
+        worker_id = $2, claim_batch = 1, started_at = now()
     WHERE task_id = ANY ($1::uuid[])";
 
 /// The end of a task, and its last step.
 const END: &str = "WITH gone AS (
         DELETE FROM live_tasks WHERE task_id = ANY ($1::uuid[])
     ), ended AS (
-        INSERT INTO outcomes (task_id, run_id, state, attempt, cancel_requested, started_at, finished_at, output)
+        INSERT INTO outcomes (task_id, run_id, state, attempt, cancel_requested, started_at,
+            finished_at, output)
         SELECT x.task_id, x.task_id, 'completed', 1, false, now(), now(), x.output
         FROM unnest($1::uuid[], $2::text[]) AS x(task_id, output)
     )
@@ -237,8 +240,8 @@ impl Bare {
     /// Checks that so many tasks are completed and so many entries are there, and nothing is left
     /// undone.
     async fn check(mut self, tasks: u64, entries: u64) -> Result<()> {
-        let sql = "SELECT (SELECT count(*) FROM tasks), (SELECT count(*) FROM outcomes), (SELECT count(*) FROM journal),
-            (SELECT count(*) FROM live_tasks)";
+        let sql = "SELECT (SELECT count(*) FROM tasks), (SELECT count(*) FROM outcomes),
+            (SELECT count(*) FROM journal), (SELECT count(*) FROM live_tasks)";
         let found: (i64, i64, i64, i64) = sqlx::query_as(sql).fetch_one(&mut self.conn).await?;
         let (tasks, entries) = (i64::try_from(tasks)?, i64::try_from(entries)?);
         ensure!(

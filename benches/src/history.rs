@@ -21,21 +21,26 @@ const BYTES_BESIDE: u64 = 3 << 30;
 /// made from random ones: the first 48 bits become the time, and two bits change version 4 into 7.
 const FILL: &str = "WITH ended AS MATERIALIZED (
         SELECT n, at, encode(set_bit(set_bit(overlay(uuid_send(gen_random_uuid())
-            PLACING substring(int8send((extract(epoch FROM at) * 1000)::bigint) FROM 3) FROM 1 FOR 6),
-            52, 1), 53, 1), 'hex')::uuid AS task_id
+            PLACING substring(int8send((extract(epoch FROM at) * 1000)::bigint) FROM 3)
+            FROM 1 FOR 6), 52, 1), 53, 1), 'hex')::uuid AS task_id
         FROM (
             SELECT n, $1::text::timestamptz - (($2 - n) * interval '1 millisecond') AS at
             FROM generate_series($3, $4) AS n
         ) n
     ), asked AS (
-        INSERT INTO tasks (task_id, task_type, queue, priority, max_attempts, spawned_at, retry, headers, params)
+        INSERT INTO tasks (task_id, task_type, queue, priority, max_attempts, spawned_at, retry,
+            headers, params)
         SELECT task_id, 'one-step', 'default', 0, 5, at, $5, '{}', n::text FROM ended
     ), finished AS (
-        INSERT INTO outcomes (task_id, run_id, state, attempt, cancel_requested, started_at, finished_at, output)
-        SELECT task_id, task_id, 'completed', 1, false, at, at + interval '5 milliseconds', (n * 2)::text FROM ended
+        INSERT INTO outcomes (task_id, run_id, state, attempt, cancel_requested, started_at,
+            finished_at, output)
+        SELECT task_id, task_id, 'completed', 1, false, at,
+            at + interval '5 milliseconds', (n * 2)::text
+        FROM ended
     )
     INSERT INTO journal (task_id, seq, kind, name, ordinal, outcome, payload, at)
-    SELECT task_id, 1, 'step', 'double', 1, 'done', (n * 2)::text, at + interval '3 milliseconds' FROM ended";
+    SELECT task_id, 1, 'step', 'double', 1, 'done', (n * 2)::text, at + interval '3 milliseconds'
+    FROM ended";
 
 /// Creates the tables, inserts so many finished tasks, and leaves the tables as autovacuum would in
 /// time.

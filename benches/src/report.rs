@@ -176,7 +176,7 @@ impl Figure {
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
     pub(crate) store: crate::backend::StoreKind,
-    /// On the disk that was measured; unknown of a server that somebody else runs.
+    /// The folder on the disk that was measured; unknown of a server that was running before.
     pub(crate) directory: Option<String>,
     /// The version of the PostgreSQL server.
     pub(crate) server_version: Option<String>,

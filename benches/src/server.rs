@@ -32,7 +32,7 @@ impl Server {
         Ok(Self { url: own.url(), own: Some(own), schemas: AtomicU32::new(0) })
     }
 
-    /// The server that somebody else runs.
+    /// Names a server that runs already, and that the program does not stop.
     pub(crate) fn given(url: String) -> Self {
         Self { url, own: None, schemas: AtomicU32::new(0) }
     }

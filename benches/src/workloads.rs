@@ -138,7 +138,7 @@ pub(crate) async fn w4(setup: &Setup, backend: &Backend) -> Result<f64> {
 
     let start = Instant::now();
     let crew = crew.start().await?;
-    // Seldom looks into the store, which has work to do, before nearly every step has run.
+    // Looks into the store rarely, which has work to do, before nearly every step has run.
     if setup.processes.is_some() {
         expect(&client, last, (W4_TASKS - 1) * 2).await?;
     } else {
