@@ -53,7 +53,7 @@ impl Import {
     }
 }
 
-/// An import. What fails does so for good: whoever runs the program next sees why, and tries again.
+/// An import. What fails does so for good: the next run of the program says why, and tries again.
 pub(crate) struct ImportFile;
 
 #[async_trait]
@@ -75,7 +75,7 @@ impl Task for ImportFile {
         .await?;
 
         let leftover = ctx.cleanup(FORGET_ROWS, &key).await?;
-        // Whoever goes on after a crash makes sure first that the rows are the same.
+        // A worker that goes on after a crash makes sure first that the rows are the same.
         let checked = OnceCell::new();
         ctx.items("rows", Rows::new(&import.path, count))
             .on_progress(|counts| progress.show(&key, counts))

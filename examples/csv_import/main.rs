@@ -1,7 +1,8 @@
 //! Imports a CSV file into a table of an SQLite database, by a durable task in the same database.
 //!
 //! ```text
-//! cargo run --release --example csv_import -- examples/csv_import/zones.csv --create examples/csv_import/zones.sql
+//! cargo run --release --example csv_import -- \
+//!     examples/csv_import/zones.csv --create examples/csv_import/zones.sql
 //! ```
 //!
 //! Kill it at any moment, even with `kill -9`, and run it again: it goes on where it was.

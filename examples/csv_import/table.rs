@@ -38,7 +38,8 @@ pub(crate) fn prepare(
 ) -> anyhow::Result<()> {
     conn.execute_batch(
         "CREATE TABLE IF NOT EXISTS csv_import_rows (
-            import TEXT NOT NULL, line INTEGER NOT NULL, fields TEXT NOT NULL, PRIMARY KEY (import, line)
+            import TEXT NOT NULL, line INTEGER NOT NULL, fields TEXT NOT NULL,
+            PRIMARY KEY (import, line)
         ) STRICT, WITHOUT ROWID",
     )?;
     if !conn.table_exists(None, table)? {

@@ -1,4 +1,5 @@
--- The table for zones.csv, which is the list of the world's time zones from the tz database (public domain).
+-- The table for zones.csv, which is the list of the world's time zones from the tz database (public
+-- domain).
 CREATE TABLE zones (
     zone      TEXT PRIMARY KEY,
     countries TEXT NOT NULL,

@@ -128,7 +128,7 @@ pub(crate) struct Listed {
     pub(crate) changed: i64,
 }
 
-/// Opens the index to read it, beside whoever writes.
+/// Opens the index to read it, while another connection may write.
 pub(crate) fn open(database: &Path) -> anyhow::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = Connection::open_with_flags(database, flags)

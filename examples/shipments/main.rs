@@ -2,13 +2,15 @@
 //!
 //! ```text
 //! cargo run --release --example shipments -- work examples/shipments/shipments.jsonl
-//! cargo run --release --example shipments -- emit examples/shipments/events.jsonl     # in another terminal
+//! # in another terminal
+//! cargo run --release --example shipments -- emit examples/shipments/events.jsonl
 //! ```
 //!
 //! The database is a SQLite file, or PostgreSQL: then the two may run on different machines.
 //!
 //! ```text
-//!   emit ── packed:1Z0 ── picked_up:1Z0 ── delivered:1Z0 ──▶ database ──▶ work: one task for each shipment
+//!   emit ── packed:1Z0 ── picked_up:1Z0 ── delivered:1Z0 ──▶ database ──▶ work: one task
+//!                                                                         for each shipment
 //! ```
 //!
 //! Either of them may be killed at any moment, or not be running at all: an event that is emitted

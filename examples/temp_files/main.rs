@@ -93,7 +93,7 @@ fn list(folder: &Path) -> Result<Vec<Input>> {
     Ok(files)
 }
 
-/// Loads the checkpoint, when whoever has it lets go of it or is dead.
+/// Loads the checkpoint as soon as the process that holds it lets go of it or is dead.
 async fn load(store: &Files) -> Result<Checkpoint> {
     loop {
         let load = Checkpoint::load(store, "temp_files").lease(LEASE);

@@ -183,7 +183,7 @@ fn a_file_that_changed_in_the_middle_is_another_and_leaves_nothing_behind() {
     assert_eq!(code, Some(0), "{beside}");
     assert_eq!(answer, "6000 rows imported into the table \"readings\", 0 bad rows skipped\n");
     assert_eq!(scene.number("SELECT min(sensor) FROM readings"), u64::from(ROWS));
-    // Whoever works next does what is left to be done of the other one.
+    // The next worker does what is left to be done of the other one.
     let begun = Instant::now();
     while scene.number("SELECT count(*) FROM stepwell_tasks WHERE state = 'failed'") == 0 {
         assert!(begun.elapsed() < PATIENCE, "the first import does not end");

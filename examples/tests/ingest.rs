@@ -176,7 +176,11 @@ impl Scene {
     /// The summary's counts add up, with so many files indexed and the rest unchanged.
     fn check_summary(&self, summary: &Value, indexed: u64, removed: u64) {
         let texts = self.texts.len() as u64;
-        let skipped = json!({ "binary": self.binary, "too_large": self.too_large, "unreadable": self.unreadable });
+        let skipped = json!({
+            "binary": self.binary,
+            "too_large": self.too_large,
+            "unreadable": self.unreadable,
+        });
         assert_eq!(summary["indexed"], indexed, "{summary}");
         assert_eq!(summary["unchanged"], texts - indexed, "{summary}");
         assert_eq!(summary["removed"], removed, "{summary}");

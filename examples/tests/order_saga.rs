@@ -205,7 +205,10 @@ fn the_graph_names_every_part() {
 #[test]
 fn orders_that_are_none_get_a_clear_answer_and_start_nothing() {
     let shop = Shop::new();
-    let good = r#"{"id":"B-1","customer":"Ada","country":"GB","card":"4242424242424242","items":[{"sku":"CUP","quantity":1,"cents":650,"grams":180}]}"#;
+    let good = concat!(
+        r#"{"id":"B-1","customer":"Ada","country":"GB","card":"4242424242424242","#,
+        r#""items":[{"sku":"CUP","quantity":1,"cents":650,"grams":180}]}"#,
+    );
     for (text, answer) in [
         (String::new(), "holds no orders"),
         (format!("{good}\nnot json"), "line 2 of "),

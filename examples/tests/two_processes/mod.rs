@@ -67,8 +67,9 @@ fn write_files(folder: &Path) -> Vec<String> {
         for n in 0..SHIPMENTS - 1 {
             let what =
                 ["packed", "picked_up", if n % 10 == 3 { "lost" } else { "delivered" }][stage];
+            let (place, at) = ("Köln", "2026-11-20T08:12:00Z");
             events.push(format!(
-                r#"{{"tracking":"T{n}","what":"{what}","place":"Köln","at":"2026-11-20T08:12:00Z"}}"#
+                r#"{{"tracking":"T{n}","what":"{what}","place":"{place}","at":"{at}"}}"#
             ));
         }
     }
