@@ -9,8 +9,8 @@
 //!   {"task_type": "double", "params": 7}
 //! ```
 //!
-//! `OWN`, `ENDED` and `OTHER` stand for the ids of tasks: two of the tenant's, and one of somebody
-//! else's.
+//! `OWN`, `ENDED` and `OTHER` stand for the ids of tasks: two of the tenant's, and one of another
+//! tenant's.
 
 use std::pin::pin;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Journals: a task comes with whatever somebody has made of its journal, and is run on.
+//! Journals: a task comes with a journal that was tampered with, and is run on.
 //!
 //! A program is drawn, and runs for a while. Its journal is edited, or replaced, and imported into
 //! another store, where the program goes on. It comes to an end or waits, no step runs that the
@@ -63,7 +63,7 @@ enum Edit {
     Waits,
 }
 
-/// An outcome that somebody has made.
+/// An outcome that was made up.
 #[derive(Arbitrary, Clone, Copy, Debug)]
 enum Made {
     Number(u64),
@@ -230,7 +230,12 @@ impl Made {
     fn outcome(self, task: TaskId) -> Outcome {
         let failure = |seq: u64| {
             let (kind, causes): (_, [&str; 0]) = ("error", []);
-            serde_json::json!({ "kind": kind, "message": "made", "causes": causes, "sources": [seq] })
+            serde_json::json!({
+                "kind": kind,
+                "message": "made",
+                "causes": causes,
+                "sources": [seq],
+            })
         };
         let at = "2026-01-01T01:00:00Z";
         let (word, json) = match self {
@@ -328,7 +333,7 @@ async fn goes_on(program: &Arc<Vec<Op>>, task: TaskId, export: Export) {
     process.kill().await;
 }
 
-/// The steps that the journal holds a result of. One that begins anew behind its compensation holds
+/// The steps that the journal holds a result of. One that begins again after its compensation holds
 /// none.
 fn held(export: &Export) -> BTreeSet<String> {
     let journal = &export.record.journal;

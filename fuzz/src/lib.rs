@@ -2,9 +2,9 @@
 //!
 //! A target gets any bytes. It panics when a promise is broken: not only when Stepwell panics, but
 //! also when what was accepted does not come back as it was, when an error says nothing, or when an
-//! input takes too long. cargo-fuzz runs the targets for as long as somebody likes (`cargo xtask
-//! fuzz`), and the tests of this crate run each of them on its seeds and on some thousand mutations
-//! of these.
+//! input takes too long. cargo-fuzz runs the targets for any time (`cargo xtask fuzz --seconds N`),
+//! and the tests of this crate run each of them on its seeds and on some thousand mutations of
+//! these.
 
 #![forbid(unsafe_code)]
 #![allow(
