@@ -1,8 +1,8 @@
 //! `cargo xtask bugs`: seeds one bug after the other into a copy of the sources, and sees that the
 //! tests that are named for it fail.
 //!
-//! The copy lies below the target folder, and has a target folder of its own: the tree that
-//! somebody works in is never touched, and from one bug to the next cargo builds only what the two
+//! The copy lies below the target folder, and has a target folder of its own: the tree that a
+//! developer works in is never touched, and from one bug to the next cargo builds only what the two
 //! have changed.
 
 mod bug;

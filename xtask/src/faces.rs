@@ -74,7 +74,7 @@ fn browser() -> Result<Browser> {
         packages::install(&["nodejs", "npm"]).context("Node.js is not installed")?;
     }
     let folder = cargo::target_dir()?.join("node").join("playwright");
-    // Written last, so that an installation that was broken off is begun anew.
+    // Written last, so that an installation that was broken off is begun again.
     let installed = folder.join("installed");
     if fs::read_to_string(&installed).ok().as_deref() != Some(PLAYWRIGHT) {
         fs::create_dir_all(&folder)?;

@@ -35,7 +35,7 @@ pub(crate) fn install(packages: &[&str]) -> Result<()> {
 pub(crate) fn install_python(name: &str, requirement: &str) -> Result<PathBuf> {
     let folder = cargo::target_dir()?.join("python").join(name);
     let programs = folder.join("bin");
-    // Written last, so that an installation that was broken off is begun anew.
+    // Written last, so that an installation that was broken off is begun again.
     let installed = folder.join("installed");
     if fs::read_to_string(&installed).is_ok_and(|what| what == requirement) {
         return Ok(programs);

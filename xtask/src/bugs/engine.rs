@@ -9,7 +9,8 @@ const EXECUTOR: &str = "crates/stepwell-core/src/engine/run/executor.rs";
 pub(super) const BUGS: &[Bug] = &[
     Bug {
         name: "barrier-removed",
-        breaks: "A step begins before the result that it follows is durable; a crash then runs the earlier step again, after the later one.",
+        breaks: "A step begins before the result that it follows is durable; a crash then runs the \
+                 earlier step again, after the later one.",
         guarantee: "2",
         file: OPERATIONS,
         find: "if let Some(Work::Spawn(_)) = work { 0 } else { self.delivered_seq };",
@@ -35,11 +36,17 @@ pub(super) const BUGS: &[Bug] = &[
     },
     Bug {
         name: "two-deliveries-at-once",
-        breaks: "Two results are ready at one poll, so that `select!` may choose another branch in a replay.",
+        breaks: "Two results are ready at one poll, so that `select!` may choose another branch in \
+                 a replay.",
         guarantee: "7",
         file: EXECUTOR,
         find: "            Ok(Some(waker)) => {\n                unlock(operations);",
-        put: "            Ok(Some(waker)) => {\n                let second = operations.deliver_next(&run);\n                unlock(operations);\n                if let Ok(Some(Some(second))) = second {\n                    second.wake();\n                }",
+        put: "            Ok(Some(waker)) => {
+                let second = operations.deliver_next(&run);
+                unlock(operations);
+                if let Ok(Some(Some(second))) = second {
+                    second.wake();
+                }",
         tests: &[fails(
             "stepwell",
             "deliveries",
@@ -61,7 +68,8 @@ pub(super) const BUGS: &[Bug] = &[
     },
     Bug {
         name: "timer-blind-to-the-clock",
-        breaks: "A running task sleeps on for an hour though its clock was set forward past the end of the sleep.",
+        breaks: "A running task sleeps on for an hour though its clock was set forward past the \
+                 end of the sleep.",
         guarantee: "6",
         file: EXECUTOR,
         find: "until(engine.store.now(), at).min(CLOCK_CHECK);",
@@ -90,11 +98,13 @@ pub(super) const BUGS: &[Bug] = &[
     },
     Bug {
         name: "event-for-the-first-only",
-        breaks: "Of several branches of a task that await an event, one gets it and the others wait for ever.",
+        breaks: "Of several branches of a task that await an event, one gets it and the others \
+                 wait for ever.",
         guarantee: "5",
         file: OPERATIONS,
         find: "for key in self.awaited.remove(&(Kind::Event, name)).unwrap_or_default() {",
-        put: "for key in self.awaited.remove(&(Kind::Event, name)).unwrap_or_default().into_iter().take(1) {",
+        put: "for key in self.awaited.remove(&(Kind::Event, name)).unwrap_or_default()\
+              .into_iter().take(1) {",
         tests: &[hangs(
             "stepwell",
             "context",
@@ -106,7 +116,8 @@ pub(super) const BUGS: &[Bug] = &[
         breaks: "Code whose run was given to another worker goes on, and is never told.",
         guarantee: "3",
         file: EXECUTOR,
-        find: "            Some(Ok(Err(Refused))) => {\n                self.run.stop(ControlFlow::LeaseLost);",
+        find: "            Some(Ok(Err(Refused))) => {
+                self.run.stop(ControlFlow::LeaseLost);",
         put: "            Some(Ok(Err(Refused))) => {",
         tests: &[fails(
             "stepwell",
@@ -116,10 +127,12 @@ pub(super) const BUGS: &[Bug] = &[
     },
     Bug {
         name: "divergence-not-seen-at-the-end",
-        breaks: "Code that ends before its journal does completes its task, with a result that the journal does not prove.",
+        breaks: "Code that ends before its journal does completes its task, with a result that the \
+                 journal does not prove.",
         guarantee: "7",
         file: EXECUTOR,
-        find: "(Ok(_), None) if operations.is_replaying() => operations.divergence(true).to_failure(),",
+        find: "(Ok(_), None) if operations.is_replaying() => \
+               operations.divergence(true).to_failure(),",
         put: "",
         tests: &[fails(
             "stepwell",
@@ -129,7 +142,8 @@ pub(super) const BUGS: &[Bug] = &[
     },
     Bug {
         name: "no-grace-for-foreign-waits",
-        breaks: "A task that waits for something beside its context is taken for diverged in its replay.",
+        breaks: "A task that waits for something beside its context is taken for diverged in its \
+                 replay.",
         guarantee: "7",
         file: EXECUTOR,
         find: "if !has_passed(&self.run, &mut self.stalled, self.grace, cx) {",
@@ -138,7 +152,8 @@ pub(super) const BUGS: &[Bug] = &[
     },
     Bug {
         name: "grace-beside-the-next-run",
-        breaks: "The code of a cancelled task goes on for its grace though another worker runs the task.",
+        breaks: "The code of a cancelled task goes on for its grace though another worker runs the \
+                 task.",
         guarantee: "4",
         file: OPERATIONS,
         find: "if self.control >= Some(why) {",
@@ -163,7 +178,8 @@ pub(super) const BUGS: &[Bug] = &[
     },
     Bug {
         name: "rewind-cuts-too-much",
-        breaks: "A retry tries again what had failed and was handled: the card is charged after the account.",
+        breaks: "A retry tries again what had failed and was handled: the card is charged after \
+                 the account.",
         guarantee: "2",
         file: OPERATIONS,
         find: "let sources = handled.iter().filter(is_source).chain(unhandled);",
@@ -201,7 +217,8 @@ pub(super) const BUGS: &[Bug] = &[
     },
     Bug {
         name: "stopped-step-journaled-as-failed",
-        breaks: "A step that ends with an error because it was told to stop is journaled as failed, and a retry of the task replays that.",
+        breaks: "A step that ends with an error because it was told to stop is journaled as \
+                 failed, and a retry of the task replays that.",
         guarantee: "2",
         file: OPERATIONS,
         find: "if waits && self.control.is_some() && !matches!(outcome, Outcome::Done(_)) {",
@@ -223,7 +240,8 @@ pub(super) const BUGS: &[Bug] = &[
     },
     Bug {
         name: "context-used-anywhere",
-        breaks: "A call of the context in a spawned future hangs, where it should say what to do in its place.",
+        breaks: "A call of the context in a spawned future hangs, where it should say what to do \
+                 in its place.",
         guarantee: "8",
         file: "crates/stepwell-core/src/engine/run/polled.rs",
         find: "    POLLED.get() == Arc::as_ptr(run) as usize",
@@ -232,7 +250,8 @@ pub(super) const BUGS: &[Bug] = &[
     },
     Bug {
         name: "panic-in-drop-not-guarded",
-        breaks: "A destructor that panics while a suspended task is dropped ends the group commit; every later call hangs.",
+        breaks: "A destructor that panics while a suspended task is dropped ends the group commit; \
+                 every later call hangs.",
         guarantee: "8",
         file: EXECUTOR,
         find: "poll_closure(|| discard(future));",
@@ -254,7 +273,8 @@ pub(super) const BUGS: &[Bug] = &[
     },
     Bug {
         name: "panic-before-the-undoing-future",
-        breaks: "A compensation that panics before it gives its future keeps all others from running.",
+        breaks: "A compensation that panics before it gives its future keeps all others from \
+                 running.",
         guarantee: "8",
         file: "crates/stepwell-core/src/engine/run/compensation.rs",
         find: "undo.as_ref().map(|undo| guard(|| Guarded::new(undo.undo(result.as_ref()))));",
@@ -301,11 +321,13 @@ pub(super) const BUGS: &[Bug] = &[
     },
     Bug {
         name: "record-after-the-closure",
-        breaks: "A step's closure starts before its compensation is recorded; a crash in it leaves nothing to undo.",
+        breaks: "A step's closure starts before its compensation is recorded; a crash in it leaves \
+                 nothing to undo.",
         guarantee: "what is recorded is undone, once",
         file: "crates/stepwell-core/src/engine/run/step.rs",
         find: "            if let Some(recording) = &mut this.record {",
-        put: "            if let Some(recording) = this.record.as_mut().filter(|_| this.closure.is_none()) {",
+        put: "            if let Some(recording) = this.record.as_mut()\
+              .filter(|_| this.closure.is_none()) {",
         tests: &[fails(
             "stepwell",
             "sagas",
@@ -314,7 +336,8 @@ pub(super) const BUGS: &[Bug] = &[
     },
     Bug {
         name: "child-id-before-the-decision",
-        breaks: "A parent whose child's idempotency key is taken receives an id that exists nowhere.",
+        breaks: "A parent whose child's idempotency key is taken receives an id that exists \
+                 nowhere.",
         guarantee: "a spawn tells the id of a task that exists",
         file: "crates/stepwell-core/src/engine/run/child.rs",
         find: "Some(Spawned::Existing { task_id, .. }) => (task_id, Disposition::Existing),",
@@ -358,8 +381,10 @@ pub(super) const BUGS: &[Bug] = &[
         breaks: "After ten days of downtime an approval sends all the reminders that it missed.",
         guarantee: "approvals",
         file: "crates/stepwell-core/src/context/approval.rs",
-        find: "reminders = reminders.max(u32::try_from(due).unwrap_or(u32::MAX)).saturating_add(1);",
-        put: "reminders = reminders.max(u32::try_from(due.min(0)).unwrap_or(u32::MAX)).saturating_add(1);",
+        find: "reminders = reminders.max(u32::try_from(due).unwrap_or(u32::MAX))\
+               .saturating_add(1);",
+        put: "reminders = reminders.max(u32::try_from(due.min(0)).unwrap_or(u32::MAX))\
+              .saturating_add(1);",
         tests: &[fails(
             "stepwell",
             "approvals",
@@ -381,7 +406,8 @@ pub(super) const BUGS: &[Bug] = &[
     },
     Bug {
         name: "quadratic-timers",
-        breaks: "20,000 sleeps side by side take ten seconds, each delivery looking at all of them.",
+        breaks: "20,000 sleeps side by side take ten seconds, each delivery looking at all of \
+                 them.",
         guarantee: "costs",
         file: OPERATIONS,
         find: "self.timers.first().map(|(due_at, _)| *due_at)\n",
@@ -390,16 +416,24 @@ pub(super) const BUGS: &[Bug] = &[
     },
     Bug {
         name: "quadratic-gates",
-        breaks: "Thousands of spawns side by side take minutes, each looking at all of them for the next gate to open.",
+        breaks: "Thousands of spawns side by side take minutes, each looking at all of them for \
+                 the next gate to open.",
         guarantee: "costs",
         file: OPERATIONS,
         find: "        let mut wakers = Vec::new();\n        let mut opened = 0;\n",
-        put: "        let gates = self.live.iter().filter(|(_, operation)| matches!(operation.stage, Stage::Gate { .. }));\n        if gates.map(|(key, _)| key).min().is_none() {\n            return Opened::Closures(Vec::new());\n        }\n        let mut wakers = Vec::new();\n        let mut opened = 0;\n",
+        put: "        let gates = self.live.iter()\
+            .filter(|(_, operation)| matches!(operation.stage, Stage::Gate { .. }));
+        if gates.map(|(key, _)| key).min().is_none() {
+            return Opened::Closures(Vec::new());
+        }
+        let mut wakers = Vec::new();
+        let mut opened = 0;\n",
         tests: &[fails("stepwell", "costs", "of_spawns_side_by_side")],
     },
     Bug {
         name: "old-code-path-forgotten",
-        breaks: "A task that began before a change of its code takes the changed way in its replay.",
+        breaks: "A task that began before a change of its code takes the changed way in its \
+                 replay.",
         guarantee: "7",
         file: OPERATIONS,
         find: "let patched = !self.is_replaying();",

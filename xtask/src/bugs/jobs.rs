@@ -9,10 +9,13 @@ const CLIENT: &str = "crates/stepwell-core/src/client.rs";
 pub(super) const BUGS: &[Bug] = &[
     Bug {
         name: "receipt-of-a-stop-dropped",
-        breaks: "A run that is stuck while the store refuses is stopped, and its task neither fails nor is tried again.",
+        breaks: "A run that is stuck while the store refuses is stopped, and its task neither \
+                 fails nor is tried again.",
         guarantee: "4",
         file: "crates/stepwell-core/src/engine/worker/slots.rs",
-        find: "            insist(&self.engine.runtime, move || {\n                commit.transition_beside(Transition::new(task_id, run_id, next.clone()))\n            });",
+        find: "            insist(&self.engine.runtime, move || {
+                commit.transition_beside(Transition::new(task_id, run_id, next.clone()))
+            });",
         put: "            drop(commit.transition_beside(Transition::new(task_id, run_id, next)));",
         tests: &[fails(
             "stepwell",
@@ -22,7 +25,8 @@ pub(super) const BUGS: &[Bug] = &[
     },
     Bug {
         name: "receipt-of-a-wake-up-dropped",
-        breaks: "A suspended task whose own timer has passed while the store refuses sleeps for ever.",
+        breaks: "A suspended task whose own timer has passed while the store refuses sleeps for \
+                 ever.",
         guarantee: "5",
         file: "crates/stepwell-core/src/engine/worker.rs",
         find: "insist(&slots.engine.runtime, move || commit.command(Command::Wake(task_id)));",
@@ -48,7 +52,8 @@ pub(super) const BUGS: &[Bug] = &[
     },
     Bug {
         name: "outage-taken-for-silence",
-        breaks: "After an outage of the store healthy workers are declared dead, and their tasks run twice.",
+        breaks: "After an outage of the store healthy workers are declared dead, and their tasks \
+                 run twice.",
         guarantee: "3",
         file: "crates/stepwell-core/src/engine/worker.rs",
         find: "let passed = if at_once && !hung { interval } else { Duration::ZERO };",
@@ -115,7 +120,8 @@ pub(super) const BUGS: &[Bug] = &[
     },
     Bug {
         name: "suspects-in-a-crowd",
-        breaks: "Suspects run side by side, so that the innocent among them are convicted with the guilty.",
+        breaks: "Suspects run side by side, so that the innocent among them are convicted with the \
+                 guilty.",
         guarantee: "8",
         file: "crates/stepwell-core/src/engine/worker/suspects.rs",
         find: "Some(_) => 0",
@@ -130,26 +136,47 @@ pub(super) const BUGS: &[Bug] = &[
         breaks: "A shutdown hangs while the store is away.",
         guarantee: "4",
         file: "crates/stepwell-core/src/engine/worker.rs",
-        find: "let waited = select(Box::pin(slots.stopped.cancelled()), engine.runtime.sleep(LAST_WORDS)).await;",
-        put: "let waited = select(Box::pin(slots.stopped.cancelled()), engine.runtime.sleep(Duration::MAX)).await;",
+        find: "let waited = select(Box::pin(slots.stopped.cancelled()), \
+               engine.runtime.sleep(LAST_WORDS)).await;",
+        put: "let waited = select(Box::pin(slots.stopped.cancelled()), \
+              engine.runtime.sleep(Duration::MAX)).await;",
         tests: &[fails("stepwell", "ownership", "a_shutdown_ends_whatever_the_store_does")],
     },
     Bug {
         name: "shutdown-signs-off-once",
-        breaks: "A worker that stops while the store is away for a moment stays registered, and its tasks with it.",
+        breaks: "A worker that stops while the store is away for a moment stays registered, and \
+                 its tasks with it.",
         guarantee: "4",
         file: "crates/stepwell-core/src/engine/worker.rs",
-        find: "let signed_off = until_answered(engine.runtime.clone(), move || commit.signal(gone.clone()));",
+        find: "let signed_off = until_answered(\
+               engine.runtime.clone(), move || commit.signal(gone.clone()));",
         put: "let signed_off = commit.signal(gone);",
         tests: &[fails("stepwell", "ownership", "a_shutdown_ends_whatever_the_store_does")],
     },
     Bug {
         name: "stale-execution-goes-on",
-        breaks: "A suspended task that another worker ran meanwhile goes on from what is left of it in memory.",
+        breaks: "A suspended task that another worker ran meanwhile goes on from what is left of \
+                 it in memory.",
         guarantee: "7",
         file: "crates/stepwell-core/src/engine/worker/slots.rs",
-        find: "        if let Some(journal) = claimed.journal.take() {\n            drop(inside);\n            // Another worker has run it since: what is in memory here has fallen behind.\n            self.forget(task_id);\n            return self.begin(claimed, holding, journal, slot, suspect);\n        }\n        // Another worker may have run it since: what is in memory here has fallen behind then.\n        let suspended = inside.suspended.pop(&task_id);\n        let (current, behind) = match suspended {\n            Some(execution) if execution.run.run_id == claimed.run_id => (Some(execution), None),\n",
-        put: "        let suspended = inside.suspended.pop(&task_id);\n        if let Some(journal) = claimed.journal.take().filter(|_| suspended.is_none()) {\n            drop(inside);\n            return self.begin(claimed, holding, journal, slot, suspect);\n        }\n        let (current, behind) = match suspended {\n            Some(execution) if execution.run.task_id == task_id => (Some(execution), None),\n",
+        find: "        if let Some(journal) = claimed.journal.take() {
+            drop(inside);
+            // Another worker has run it since: what is in memory here has fallen behind.
+            self.forget(task_id);
+            return self.begin(claimed, holding, journal, slot, suspect);
+        }
+        // Another worker may have run it since: what is in memory here has fallen behind then.
+        let suspended = inside.suspended.pop(&task_id);
+        let (current, behind) = match suspended {
+            Some(execution) if execution.run.run_id == claimed.run_id => \
+                (Some(execution), None),\n",
+        put: "        let suspended = inside.suspended.pop(&task_id);
+        if let Some(journal) = claimed.journal.take().filter(|_| suspended.is_none()) {
+            drop(inside);
+            return self.begin(claimed, holding, journal, slot, suspect);
+        }
+        let (current, behind) = match suspended {
+            Some(execution) if execution.run.task_id == task_id => (Some(execution), None),\n",
         tests: &[fails(
             "stepwell",
             "worker",
@@ -158,16 +185,19 @@ pub(super) const BUGS: &[Bug] = &[
     },
     Bug {
         name: "late-journal-starts-a-run",
-        breaks: "A journal that is read after the worker has lost the task starts it there all the same.",
+        breaks: "A journal that is read after the worker has lost the task starts it there all the \
+                 same.",
         guarantee: "3",
         file: "crates/stepwell-core/src/engine/worker/slots.rs",
         find: "if inside.sealed || inside.held.get(&task_id) != Some(&holding) {",
-        put: "if inside.sealed && inside.held.get(&task_id) != Some(&holding) && inside.closed && !inside.sealed {",
+        put: "if inside.sealed && inside.held.get(&task_id) != Some(&holding) && inside.closed && \
+              !inside.sealed {",
         tests: &[fails("stepwell", "ownership", "a_journal_that_is_read_too_late_starts_nothing")],
     },
     Bug {
         name: "receipts-of-a-batch-dropped",
-        breaks: "Whoever emits an event is told that the store is closed, though the event was emitted.",
+        breaks: "Whoever emits an event is told that the store is closed, though the event was \
+                 emitted.",
         guarantee: "4",
         file: COMMIT,
         find: "        give(answers.events, committed.events);\n",
@@ -185,10 +215,12 @@ pub(super) const BUGS: &[Bug] = &[
     },
     Bug {
         name: "refused-commit-sent-for-ever",
-        breaks: "A task whose result the store will never take is sent again and again, and never fails.",
+        breaks: "A task whose result the store will never take is sent again and again, and never \
+                 fails.",
         guarantee: "one item that the store refuses holds up nobody",
         file: "crates/stepwell-core/src/engine/run/executor.rs",
-        find: "if !error.is_transient() && !matches!(sent.work, Some((_, Working::Transaction(_)))) {",
+        find: "if !error.is_transient() && !matches!(sent.work, Some((_, \
+               Working::Transaction(_)))) {",
         put: "if error.is_transient() && !error.is_transient() {",
         tests: &[
             fails(
@@ -201,7 +233,8 @@ pub(super) const BUGS: &[Bug] = &[
     },
     Bug {
         name: "two-lanes-for-one-run",
-        breaks: "Two transitions of one run are on their way at the same time, and may be applied in the wrong order.",
+        breaks: "Two transitions of one run are on their way at the same time, and may be applied \
+                 in the wrong order.",
         guarantee: "3",
         file: COMMIT,
         find: "if self.may_repeat && largest.is_some() {",
@@ -219,7 +252,8 @@ pub(super) const BUGS: &[Bug] = &[
     },
     Bug {
         name: "message-taken-twice",
-        breaks: "A message that was received stays in the mailbox, and the next `recv` gets it again.",
+        breaks: "A message that was received stays in the mailbox, and the next `recv` gets it \
+                 again.",
         guarantee: "5",
         file: MEMORY,
         find: "transition.received.iter().for_each(|id| task.mail.remove(*id));",
@@ -243,7 +277,8 @@ pub(super) const BUGS: &[Bug] = &[
         breaks: "A worker that lost a task writes into the run of the one that has it.",
         guarantee: "3",
         file: MEMORY,
-        find: ".filter(|task| task.run_id == run_id && task.state == TaskState::Running)\n            .ok_or(Refused)?;",
+        find: ".filter(|task| task.run_id == run_id && task.state == TaskState::Running)
+            .ok_or(Refused)?;",
         put: ".filter(|task| task.state == TaskState::Running)\n            .ok_or(Refused)?;",
         tests: &[
             fails("stepwell-conformance", "memory", "fencing_after_a_lost_lease"),
@@ -268,10 +303,13 @@ pub(super) const BUGS: &[Bug] = &[
     },
     Bug {
         name: "children-of-the-buried-in-memory",
-        breaks: "The children of a task that was asked to cancel, and whose worker died, go on for ever.",
+        breaks: "The children of a task that was asked to cancel, and whose worker died, go on for \
+                 ever.",
         guarantee: "cancellation",
         file: "crates/stepwell-core/src/memory/workers.rs",
-        find: "            self.finish(now, task_id, finish, news);\n        }\n        self.cancel_doomed(now, news);",
+        find: "            self.finish(now, task_id, finish, news);
+        }
+        self.cancel_doomed(now, news);",
         put: "            self.finish(now, task_id, finish, news);\n        }",
         tests: &[fails("stepwell-conformance", "memory", "dead_workers")],
     },
@@ -289,7 +327,8 @@ pub(super) const BUGS: &[Bug] = &[
     },
     Bug {
         name: "child-of-a-failed-parent-purged-in-memory",
-        breaks: "A purge removes the children of a failed task, and every retry of it fails by joining them.",
+        breaks: "A purge removes the children of a failed task, and every retry of it fails by \
+                 joining them.",
         guarantee: "a child is kept for a parent that has yet to join it",
         file: MEMORY,
         find: "is_some_and(|task| task.state != TaskState::Completed)\n",
@@ -320,7 +359,8 @@ pub(super) const BUGS: &[Bug] = &[
     },
     Bug {
         name: "import-forgets-what-a-task-was-answered-with",
-        breaks: "A task that an imported one was answered with is removed before that has joined it.",
+        breaks: "A task that an imported one was answered with is removed before that has joined \
+                 it.",
         guarantee: "a child is kept for a parent that has yet to join it",
         file: CLIENT,
         find: "        record.needs = answered_with(&record.journal);\n",
@@ -329,7 +369,8 @@ pub(super) const BUGS: &[Bug] = &[
     },
     Bug {
         name: "mailbox-emptied-by-a-failure-in-memory",
-        breaks: "Messages that a task had not received when it failed are lost, and a retry waits for them for ever.",
+        breaks: "Messages that a task had not received when it failed are lost, and a retry waits \
+                 for them for ever.",
         guarantee: "a retry receives what the task had not",
         file: MEMORY,
         find: "        if matches!(finish, Finish::Completed(_)) {\n            task.mail",
@@ -361,7 +402,8 @@ pub(super) const BUGS: &[Bug] = &[
         guarantee: "a tick spawns one task",
         file: "crates/stepwell-core/src/engine/worker/scheduler.rs",
         find: "(CatchUp::Skip, _) if until(ticks.due(newest), now) > LATE => (Vec::new(), newest),",
-        put: "(CatchUp::Skip, _) if until(ticks.due(newest), now) > Duration::MAX => (Vec::new(), newest),",
+        put: "(CatchUp::Skip, _) if until(ticks.due(newest), now) > Duration::MAX => (Vec::new(), \
+              newest),",
         tests: &[fails(
             "stepwell",
             "schedules",
@@ -390,7 +432,8 @@ pub(super) const BUGS: &[Bug] = &[
     },
     Bug {
         name: "rate-stopped-by-the-clock",
-        breaks: "A queue with a rate starts nothing for an hour after the clock was set back by an hour.",
+        breaks: "A queue with a rate starts nothing for an hour after the clock was set back by an \
+                 hour.",
         guarantee: "6",
         file: "crates/stepwell-core/src/store/queue.rs",
         find: "if ahead > per.saturating_add(CLOCKS_DIFFER) { 0 } else { ahead.max(0) }",
@@ -438,10 +481,12 @@ pub(super) const BUGS: &[Bug] = &[
     },
     Bug {
         name: "schema-not-checked-in-transactions",
-        breaks: "A spawn in the user's transaction accepts parameters that do not fit the schema of their type.",
+        breaks: "A spawn in the user's transaction accepts parameters that do not fit the schema \
+                 of their type.",
         guarantee: "what others described is checked at every spawn",
         file: CLIENT,
-        find: "check.map_or(Ok(()), |check| check(&params)).map_err(|source| misfit(&name, source))?;",
+        find: "check.map_or(Ok(()), |check| check(&params)).map_err(|source| misfit(&name, \
+               source))?;",
         put: "drop(check);",
         tests: &[fails(
             "stepwell",
@@ -451,7 +496,8 @@ pub(super) const BUGS: &[Bug] = &[
     },
     Bug {
         name: "schema-not-checked-for-schedules",
-        breaks: "A schedule whose parameters do not fit the schema of their type is accepted, and spawns tasks that fail.",
+        breaks: "A schedule whose parameters do not fit the schema of their type is accepted, and \
+                 spawns tasks that fail.",
         guarantee: "what others described is checked at every spawn",
         file: "crates/stepwell-core/src/client/schedules.rs",
         find: "let params = self.params(&task_type, params).await?;",

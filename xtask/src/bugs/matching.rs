@@ -2,9 +2,10 @@
 
 use std::ops::Range;
 
-/// Returns the parts of a text that are the same as `find`, but for what a formatter decides: white
-/// space, the comma after the last element of a list, backslashes at ends of lines, and the marks of
-/// comments.
+/// Returns the parts of a text that are the same as `find`, but for what a formatter decides.
+///
+/// That is white space, the comma after the last element of a list, backslashes at ends of lines,
+/// and the marks of comments.
 pub(super) fn places(text: &str, find: &str) -> Vec<Range<usize>> {
     let is_comment = find.trim_start().starts_with("//");
     let (squeezed, find) = (Squeezed::new(text), Squeezed::new(find));

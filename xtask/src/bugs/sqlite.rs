@@ -236,10 +236,10 @@ pub(super) const BUGS: &[Bug] = &[
                  for good.",
         guarantee: "a child is kept for a parent that has yet to join it",
         file: "crates/stepwell-sqlite/src/purge.rs",
-        find: "WHERE parent.task_id = task.parent AND parent.state <> 'completed')\n                \
-             AND NOT EXISTS (SELECT 1 FROM stepwell_waits wait",
-        put: "WHERE parent.task_id = task.parent AND parent.state IN ('pending'))\n                \
-             AND NOT EXISTS (SELECT 1 FROM stepwell_waits wait",
+        find: "WHERE parent.task_id = task.parent AND parent.state <> 'completed')
+                AND NOT EXISTS (SELECT 1 FROM stepwell_waits wait",
+        put: "WHERE parent.task_id = task.parent AND parent.state IN ('pending'))
+                AND NOT EXISTS (SELECT 1 FROM stepwell_waits wait",
         tests: &[point("on_a_file::needed_tasks")],
     },
     Bug {
@@ -257,8 +257,13 @@ pub(super) const BUGS: &[Bug] = &[
                  for ever.",
         guarantee: "cancellation",
         file: WORKERS,
-        find: "applying.release_after_crash(task_id))\n        })?;\n        self.cancel_doomed_apart()",
-        put: "applying.release_after_crash(task_id))\n        })?;\n        self.doomed.clear();\n        Ok(())",
+        find: "applying.release_after_crash(task_id))
+        })?;
+        self.cancel_doomed_apart()",
+        put: "applying.release_after_crash(task_id))
+        })?;
+        self.doomed.clear();
+        Ok(())",
         tests: &[point("on_a_file::dead_workers")],
     },
     Bug {

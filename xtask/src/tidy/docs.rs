@@ -62,10 +62,10 @@ macro_rules! look {
 
 impl<'ast> Visit<'ast> for Docs<'_> {
     look! {
-        visit_item_mod: ItemMod, visit_item_fn: ItemFn, visit_item_struct: ItemStruct, visit_item_enum: ItemEnum,
-        visit_item_trait: ItemTrait, visit_item_type: ItemType, visit_item_const: ItemConst,
-        visit_item_macro: ItemMacro, visit_item_impl: ItemImpl, visit_impl_item_fn: ImplItemFn,
-        visit_trait_item_fn: TraitItemFn, visit_trait_item_type: TraitItemType, visit_field: Field,
-        visit_variant: Variant
+        visit_item_mod: ItemMod, visit_item_fn: ItemFn, visit_item_struct: ItemStruct,
+        visit_item_enum: ItemEnum, visit_item_trait: ItemTrait, visit_item_type: ItemType,
+        visit_item_const: ItemConst, visit_item_macro: ItemMacro, visit_item_impl: ItemImpl,
+        visit_impl_item_fn: ImplItemFn, visit_trait_item_fn: TraitItemFn,
+        visit_trait_item_type: TraitItemType, visit_field: Field, visit_variant: Variant
     }
 }
