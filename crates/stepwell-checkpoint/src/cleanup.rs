@@ -97,7 +97,12 @@ pub(crate) async fn run_all(
         let outcome = match &result {
             Ok(()) => Outcome::Done(Payload::null()),
             Err(failure) => {
-                tracing::error!(checkpoint = %ledger.id, cleanup = %key.label(), %failure, "a cleanup failed");
+                tracing::error!(
+                    checkpoint = %ledger.id,
+                    cleanup = %key.label(),
+                    %failure,
+                    "a cleanup failed"
+                );
                 Outcome::failed(failure.clone())
             }
         };

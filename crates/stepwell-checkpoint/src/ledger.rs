@@ -351,7 +351,10 @@ impl Ledger {
             (Change::Renew, Some(owner)) => owner.until = after(now(), self.lease),
             (_, owner) => *owner = None,
         }
-        let removed = matches!(change, Change::Complete { completed, last: true } if completed.kept.is_none());
+        let removed = match change {
+            Change::Complete { completed, last: true } => completed.kept.is_none(),
+            _ => false,
+        };
         if !removed {
             attempt.text = Some(head.to_text()?);
         }

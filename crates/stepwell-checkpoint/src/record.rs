@@ -1,7 +1,8 @@
 //! The stored form of a checkpoint.
 //!
 //! ```text
-//!   checkpoint/file-123/head   {"stepwell_checkpoint": 1, "owner": …, "segments": ["1.40", …], "tail": [entry, …]}
+//!   checkpoint/file-123/head   {"stepwell_checkpoint": 1, "owner": …,
+//!                               "segments": ["1.40", …], "tail": [entry, …]}
 //!   checkpoint/file-123/1.40   [entry, …]
 //! ```
 //!

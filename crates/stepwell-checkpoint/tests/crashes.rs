@@ -14,7 +14,7 @@ use stepwell_checkpoint::{Checkpoint, CheckpointError, Inspection, Kind, Outcome
 use support::{Fault, Faulty};
 
 const ID: &str = "file-123";
-/// As short as it can be: whoever comes after a dead process has to wait for it.
+/// As short as it can be: the process after a dead one has to wait for it.
 const LEASE: Duration = Duration::from_millis(10);
 const ROWS: usize = 6;
 
@@ -153,8 +153,7 @@ async fn dies(first: (u64, Fault), second: (u64, Fault)) -> bool {
 }
 
 #[tokio::test]
-async fn no_recorded_step_runs_again_and_every_outstanding_cleanup_does_once_whenever_the_process_dies()
- {
+async fn no_recorded_step_runs_again_and_each_due_cleanup_does_once_whenever_the_process_dies() {
     for fault in [Fault::DiesBefore, Fault::DiesAfter] {
         let mut at = 1;
         while dies((at, fault), (0, fault)).await {

@@ -32,9 +32,11 @@ const ALIVE: &str = "(attribute_not_exists(#ttl) OR #ttl > :now)";
 /// items. Reads are strongly consistent. A value must be shorter than 400 KB.
 ///
 /// ```no_run
-/// # use stepwell_checkpoint::key_value::DynamoDb;
-/// # async fn example(client: aws_sdk_dynamodb::Client) -> Result<(), stepwell_checkpoint::key_value::KeyValueError> {
-/// // `client` is made with the crate aws-config: `Client::new(&aws_config::load_from_env().await)`.
+/// # use aws_sdk_dynamodb::Client;
+/// # use stepwell_checkpoint::key_value::{DynamoDb, KeyValueError};
+/// # async fn example(client: Client) -> Result<(), KeyValueError> {
+/// // `client` is made with the crate aws-config:
+/// // `Client::new(&aws_config::load_from_env().await)`.
 /// let store = DynamoDb::new(client, "checkpoints");
 /// store.create_table().await?;
 /// # Ok(())

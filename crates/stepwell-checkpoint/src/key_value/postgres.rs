@@ -111,7 +111,8 @@ impl KeyValueStore for Postgres {
     ) -> Result<(), KeyValueError> {
         let sql = self.sql(
             "INSERT INTO {table} (key, value, expires_at) VALUES ($1, $2, now() + $3)
-            ON CONFLICT (key) DO UPDATE SET value = excluded.value, expires_at = excluded.expires_at",
+            ON CONFLICT (key) DO UPDATE
+                SET value = excluded.value, expires_at = excluded.expires_at",
         );
         let query = sqlx::query(sql).bind(key).bind(value).bind(interval(ttl));
         query.execute(&self.pool).await.map_err(failed("set"))?;
@@ -154,9 +155,11 @@ impl KeyValueStore for Postgres {
         let query = match (expected, new) {
             (None, None) => return Ok(!self.exists(key).await?),
             (None, Some(_)) => {
-                "INSERT INTO {table} AS t (key, value, expires_at) SELECT $1, $3, now() + $4 WHERE $2 IS NULL
-                ON CONFLICT (key) DO UPDATE SET value = excluded.value, expires_at = excluded.expires_at
-                WHERE t.expires_at <= now()"
+                "INSERT INTO {table} AS t (key, value, expires_at)
+                SELECT $1, $3, now() + $4 WHERE $2 IS NULL
+                ON CONFLICT (key) DO UPDATE
+                    SET value = excluded.value, expires_at = excluded.expires_at
+                    WHERE t.expires_at <= now()"
             }
             (Some(_), Some(_)) => {
                 "UPDATE {table} SET value = $3, expires_at = now() + $4

@@ -166,8 +166,9 @@ impl KeyValueStore for Sqlite {
                 (None, Some(new)) => connection
                     .prepare_cached(
                         "INSERT INTO key_values (key, value, expires_at) VALUES (?1, ?2, ?3)
-                        ON CONFLICT (key) DO UPDATE SET value = excluded.value, expires_at = excluded.expires_at
-                        WHERE expires_at <= ?4",
+                        ON CONFLICT (key) DO UPDATE
+                            SET value = excluded.value, expires_at = excluded.expires_at
+                            WHERE expires_at <= ?4",
                     )?
                     .execute(params![key, new, end, now])?,
                 (Some(expected), Some(new)) => connection
