@@ -3,7 +3,8 @@
 //! ```text
 //!   a store ──▶ the kernel ──▶ Disk (FUSE, in the test's own process) ──▶ Recording
 //!                                 │                                          │
-//!                                 └─ fails the n-th write or sync            └─ what is left after a power cut
+//!                                 └─ fails the n-th write or sync            └─ what is left after
+//!                                                                               a power cut
 //! ```
 //!
 //! [`Disk`] is a folder whose files live in memory. A disk records each change and each sync. A
