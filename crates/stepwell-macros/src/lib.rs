@@ -107,7 +107,10 @@ fn parameters(function: &ItemFn) -> Result<(Vec<Type>, bool), Error> {
             }
         }
     }
-    let is_context = |ty: &Type| matches!(ty, Type::Path(path) if path.path.segments.last().is_some_and(|last| last.ident == "TaskContext"));
+    let is_context = |ty: &Type| {
+        let Type::Path(path) = ty else { return false };
+        path.path.segments.last().is_some_and(|last| last.ident == "TaskContext")
+    };
     let context = types.last().is_some_and(is_context);
     if context {
         types.pop();
