@@ -99,8 +99,8 @@ impl fmt::Display for Report {
         )?;
         writeln!(
             f,
-            "{} tasks, {} results journaled, {} steps ran again before they were journaled, {} were started by \
-             runs that had lost their tasks",
+            "{} tasks, {} results journaled, {} steps ran again before they were journaled, {} \
+             were started by runs that had lost their tasks",
             proof.tasks, proof.journaled, proof.again, proof.late
         )?;
         writeln!(

@@ -16,16 +16,16 @@ enum Cli {
 
 #[derive(clap::Args)]
 struct Run {
-    /// Where tasks are kept
+    /// The store that keeps the tasks
     #[arg(long, value_enum, default_value = "sqlite")]
     store: Store,
-    /// How many processes to kill
+    /// The number of processes to kill
     #[arg(long)]
     kills: u64,
-    /// How many of them before what was recorded is checked
+    /// The number of kills after which all that was recorded is checked
     #[arg(long, default_value_t = 500)]
     window: u64,
-    /// Decides what goes wrong
+    /// The seed, which decides what goes wrong
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// The number of the first window

@@ -22,13 +22,13 @@ const PACE: Duration = Duration::from_millis(15);
 /// The pause before a call that was not answered is made again.
 const AGAIN: Duration = Duration::from_millis(20);
 
-/// What every program is started with.
+/// The arguments of every program.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Site {
     /// The database
     #[arg(long)]
     pub(crate) url: String,
-    /// Where the ledger is
+    /// The folder of the ledger
     #[arg(long)]
     pub(crate) folder: PathBuf,
     /// The number of the process
@@ -44,7 +44,7 @@ pub struct WorkerArgs {
     /// The lease, in milliseconds
     #[arg(long)]
     pub(crate) lease: u64,
-    /// How many tasks it runs at a time
+    /// The number of tasks that the worker runs at a time
     #[arg(long)]
     pub(crate) concurrency: usize,
 }
@@ -57,7 +57,7 @@ pub struct ClientArgs {
     /// The first turn
     #[arg(long)]
     pub(crate) turn: u64,
-    /// How many calls of that turn have been answered
+    /// The number of calls of that turn that have been answered
     #[arg(long)]
     pub(crate) answered: u64,
     /// The turn before which it ends

@@ -171,6 +171,39 @@ async fn fickle(ctx: &TaskContext, number: u32) -> TaskResult<String> {
     ctx.step(("step", number), work).await
 }
 
+/// Runs a step over many items, and returns their results.
+async fn sort(ctx: &TaskContext) -> TaskResult<Vec<String>> {
+    let ledger = ctx.state::<Arc<Ledger>>()?;
+    let sort = |item: usize| async move {
+        let nonce = ledger.begin(ctx, &format!("item:{item}"))?;
+        toil().await;
+        Ok(nonce)
+    };
+    let report = ctx.items("items", 0..ITEMS).concurrency(3).each(sort).await?;
+    Ok(report.results.into_values().collect())
+}
+
+/// Emits the event and sends the messages of a teller, between steps whose results it returns.
+async fn tell(ctx: &TaskContext, work: &Work) -> TaskResult<Vec<String>> {
+    let whom = work.whom.unwrap_or(ctx.task_id);
+    let mut steps = vec![step(ctx, 0).await?];
+    ctx.emit_event(("told", work.number), &work.number).await?;
+    for number in 0..TALK {
+        ctx.send(whom, "talk", &("teller", number)).await?;
+        if number == TALK / 2 {
+            steps.push(step(ctx, 1).await?);
+        }
+    }
+    steps.push(step(ctx, 2).await?);
+    Ok(steps)
+}
+
+/// Waits for the event of a teller or of a client, and returns it as a received message.
+async fn told(ctx: &TaskContext, number: u64) -> TaskResult<(String, u32)> {
+    let event: u64 = ctx.await_event(("told", number), None).await?;
+    Ok(("event".to_owned(), u32::try_from(event).unwrap_or(u32::MAX)))
+}
+
 /// Runs the work of a tortured task.
 #[allow(clippy::unit_arg, reason = "the macro's code for a task without an output")]
 #[stepwell::task]
@@ -195,17 +228,7 @@ pub(crate) async fn tortured(work: Work, ctx: TaskContext) -> TaskResult<Seen> {
             seen.children = vec![first, second];
             seen.steps.push(step(&ctx, 2).await?);
         }
-        Kind::Sorted => {
-            let ledger = ctx.state::<Arc<Ledger>>()?;
-            let ctx = &ctx;
-            let sort = |item: usize| async move {
-                let nonce = ledger.begin(ctx, &format!("item:{item}"))?;
-                toil().await;
-                Ok(nonce)
-            };
-            let report = ctx.items("items", 0..ITEMS).concurrency(3).each(sort).await?;
-            seen.steps = report.results.into_values().collect();
-        }
+        Kind::Sorted => seen.steps = sort(&ctx).await?,
         Kind::Saga => {
             for number in 0..3 {
                 seen.steps.push(undone(&ctx, number).await?);
@@ -223,29 +246,16 @@ pub(crate) async fn tortured(work: Work, ctx: TaskContext) -> TaskResult<Seen> {
         }
         Kind::Listener => {
             seen.steps.push(step(&ctx, 0).await?);
-            let event: u64 = ctx.await_event(("told", work.number), None).await?;
-            seen.heard.push(("event".to_owned(), u32::try_from(event).unwrap_or(u32::MAX)));
+            seen.heard.push(told(&ctx, work.number).await?);
             for _ in 0..2 * TALK {
                 seen.heard.push(ctx.recv("talk", None).await?);
             }
             seen.steps.push(step(&ctx, 1).await?);
         }
-        Kind::Teller => {
-            let whom = work.whom.unwrap_or(ctx.task_id);
-            seen.steps.push(step(&ctx, 0).await?);
-            ctx.emit_event(("told", work.number), &work.number).await?;
-            for number in 0..TALK {
-                ctx.send(whom, "talk", &("teller", number)).await?;
-                if number == TALK / 2 {
-                    seen.steps.push(step(&ctx, 1).await?);
-                }
-            }
-            seen.steps.push(step(&ctx, 2).await?);
-        }
+        Kind::Teller => seen.steps = tell(&ctx, &work).await?,
         Kind::Heard => {
             seen.steps.push(step(&ctx, 0).await?);
-            let event: u64 = ctx.await_event(("told", work.number), None).await?;
-            seen.heard.push(("event".to_owned(), u32::try_from(event).unwrap_or(u32::MAX)));
+            seen.heard.push(told(&ctx, work.number).await?);
             seen.heard.push(ctx.recv("talk", None).await?);
         }
         Kind::Errand | Kind::Turn | Kind::Narrow => {

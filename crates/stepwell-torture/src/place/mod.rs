@@ -42,7 +42,8 @@ pub(crate) enum Event {
 impl Event {
     /// Returns whether the task ended with this event.
     pub(crate) fn is_end(&self) -> bool {
-        matches!(self, Self::State(state) if matches!(state.as_str(), "completed" | "failed" | "cancelled"))
+        let Self::State(state) = self else { return false };
+        matches!(state.as_str(), "completed" | "failed" | "cancelled")
     }
 }
 
@@ -127,7 +128,8 @@ impl Place {
     pub(crate) fn oldest_transaction(&self) -> Result<Duration> {
         let Self::Postgres(_) = self else { return Ok(Duration::ZERO) };
         let rows = self.rows(
-            "SELECT coalesce(ceil(extract(epoch FROM clock_timestamp() - min(xact_start)) * 1000), 0)::bigint
+            "SELECT coalesce(
+                ceil(extract(epoch FROM clock_timestamp() - min(xact_start)) * 1000), 0)::bigint
             FROM pg_stat_activity WHERE application_name = 'stepwell'",
         )?;
         let millis = rows.first().and_then(|row| row.first()).context("no row")?;

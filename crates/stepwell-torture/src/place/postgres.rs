@@ -13,24 +13,31 @@ use super::proxy::{Proxy, Weather};
 use crate::crew::Door;
 
 pub(crate) const CHRONICLE: &str = "
-    CREATE TABLE stepwell.chronicle (n bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, what text NOT NULL,
-        task uuid NOT NULL, run uuid, seq bigint NOT NULL DEFAULT 0);
+    CREATE TABLE stepwell.chronicle (n bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        what text NOT NULL, task uuid NOT NULL, run uuid, seq bigint NOT NULL DEFAULT 0);
     CREATE FUNCTION stepwell.note_state() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-        IF TG_OP = 'INSERT' OR NEW.state IS DISTINCT FROM OLD.state OR NEW.run_id IS DISTINCT FROM OLD.run_id THEN
-            INSERT INTO stepwell.chronicle (what, task, run) VALUES (NEW.state, NEW.task_id, NEW.run_id);
-            IF TG_OP = 'UPDATE' AND NEW.state = 'running' AND OLD.state <> 'running' AND NEW.paused THEN
-                INSERT INTO stepwell.chronicle (what, task, run) VALUES ('paused claim', NEW.task_id, NEW.run_id);
+        IF TG_OP = 'INSERT' OR NEW.state IS DISTINCT FROM OLD.state
+            OR NEW.run_id IS DISTINCT FROM OLD.run_id
+        THEN
+            INSERT INTO stepwell.chronicle (what, task, run)
+                VALUES (NEW.state, NEW.task_id, NEW.run_id);
+            IF TG_OP = 'UPDATE' AND NEW.state = 'running' AND OLD.state <> 'running' AND NEW.paused
+            THEN
+                INSERT INTO stepwell.chronicle (what, task, run)
+                    VALUES ('paused claim', NEW.task_id, NEW.run_id);
             END IF;
         END IF;
         RETURN NULL;
     END $$;
     CREATE FUNCTION stepwell.note_end() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-        INSERT INTO stepwell.chronicle (what, task, run) VALUES (NEW.state, NEW.task_id, NEW.run_id);
+        INSERT INTO stepwell.chronicle (what, task, run)
+            VALUES (NEW.state, NEW.task_id, NEW.run_id);
         RETURN NULL;
     END $$;
     CREATE FUNCTION stepwell.note_entry() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
         INSERT INTO stepwell.chronicle (what, task, run, seq)
-            SELECT 'entry', task_id, run_id, NEW.seq FROM stepwell.live_tasks WHERE task_id = NEW.task_id;
+            SELECT 'entry', task_id, run_id, NEW.seq FROM stepwell.live_tasks
+            WHERE task_id = NEW.task_id;
         RETURN NULL;
     END $$;
     CREATE TRIGGER note_state AFTER INSERT OR UPDATE ON stepwell.live_tasks

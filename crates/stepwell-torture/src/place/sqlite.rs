@@ -9,7 +9,8 @@ use rusqlite::Connection;
 use rusqlite::types::ValueRef;
 
 pub(crate) const CHRONICLE: &str = "
-    CREATE TABLE chronicle (n INTEGER PRIMARY KEY AUTOINCREMENT, what TEXT, task TEXT, run TEXT, seq INTEGER) STRICT;
+    CREATE TABLE chronicle (n INTEGER PRIMARY KEY AUTOINCREMENT, what TEXT, task TEXT, run TEXT,
+        seq INTEGER) STRICT;
     CREATE TRIGGER chronicle_spawn AFTER INSERT ON stepwell_tasks BEGIN
         INSERT INTO chronicle (what, task, run, seq) VALUES (new.state, new.task_id, new.run_id, 0);
     END;
@@ -19,11 +20,13 @@ pub(crate) const CHRONICLE: &str = "
     END;
     CREATE TRIGGER chronicle_paused AFTER UPDATE OF state ON stepwell_tasks
     WHEN new.state = 'running' AND old.state <> 'running' AND new.paused BEGIN
-        INSERT INTO chronicle (what, task, run, seq) VALUES ('paused claim', new.task_id, new.run_id, 0);
+        INSERT INTO chronicle (what, task, run, seq)
+            VALUES ('paused claim', new.task_id, new.run_id, 0);
     END;
     CREATE TRIGGER chronicle_entry AFTER INSERT ON stepwell_journal BEGIN
         INSERT INTO chronicle (what, task, run, seq)
-            SELECT 'entry', new.task_id, run_id, new.seq FROM stepwell_tasks WHERE task_id = new.task_id;
+            SELECT 'entry', new.task_id, run_id, new.seq FROM stepwell_tasks
+            WHERE task_id = new.task_id;
     END;";
 
 /// A database file, and the host's own connection to it.

@@ -74,15 +74,15 @@ impl Scribe {
         state: &str,
         output: Option<Seen>,
     ) -> &mut Self {
-        let info = json!({"task_id": id(of), "run_id": id(run), "task_type": "tortured", "queue": "default",
-            "state": state, "params": work, "output": output, "failure": null, "headers": {}, "priority": 0,
-            "attempt": 1, "max_attempts": 1, "retry": "none", "max_duration": null, "cancel_at": null,
-            "parent": null, "idempotency_key": null, "concurrency_key": null, "code_version": null,
-            "cancel_requested": false, "spawned_at": "2026-01-01T00:00:00Z", "started_at": null,
-            "finished_at": null, "due_at": null});
         let retry = serde_json::to_value(stepwell::RetryStrategy::default()).unwrap();
-        let mut info = info;
-        info["retry"] = retry;
+        let info = json!({
+            "task_id": id(of), "run_id": id(run), "task_type": "tortured", "queue": "default",
+            "state": state, "params": work, "output": output, "failure": null, "headers": {},
+            "priority": 0, "attempt": 1, "max_attempts": 1, "retry": retry, "max_duration": null,
+            "cancel_at": null, "parent": null, "idempotency_key": null, "concurrency_key": null,
+            "code_version": null, "cancel_requested": false, "spawned_at": "2026-01-01T00:00:00Z",
+            "started_at": null, "finished_at": null, "due_at": null,
+        });
         let journal = std::mem::take(&mut self.journal);
         let journal =
             journal.into_iter().map(|entry| serde_json::from_value(entry).unwrap()).collect();
