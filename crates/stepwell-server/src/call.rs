@@ -108,7 +108,7 @@ impl Call {
         self.who.scope.has(&task.queue, &task.headers, &task.scope)
     }
 
-    /// Whether that task is the caller's, by what is remembered of it.
+    /// Returns whether a task is the caller's, by the cached properties of the task.
     pub(crate) async fn is_known(&self, task_id: TaskId) -> Result<bool, Problem> {
         if self.who.scope.is_all() {
             return Ok(true);

@@ -16,7 +16,9 @@
 //! ```
 //!
 //! ```text
-//!   request ─▶ guard: Host, Origin, sizes, time ─▶ access: who? ─▶ Call: may they? which tasks are theirs? ─▶ API | pages
+//!   request ─▶ guard: Host, Origin, sizes, time ─▶ access: who? ─┐
+//!   ┌────────────────────────────────────────────────────────────┘
+//!   └─▶ Call: may they? which tasks are theirs? ─▶ API | pages
 //! ```
 //!
 //! # Safe by default

@@ -9,17 +9,17 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use stepwell::{Error, StoreError, TaskId};
 
-/// Why a request was not done.
+/// The reason why a request was not done.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Problem {
-    /// What sort of problem it is: `urn:stepwell:problem:not-found`…
+    /// The sort of the problem: `urn:stepwell:problem:not-found`…
     #[serde(rename = "type")]
     kind: String,
-    /// The same for people.
+    /// The sort of the problem, for people.
     title: &'static str,
     /// The HTTP status.
     status: u16,
-    /// What happened this time, and what to do.
+    /// The reason in this case, and what to do.
     detail: String,
 }
 

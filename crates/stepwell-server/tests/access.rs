@@ -1,4 +1,4 @@
-//! Nobody gets at what is not theirs: every route, as somebody else, as nobody, and from elsewhere.
+//! Nobody gets at what is not theirs: every route, as another user, as nobody, and from elsewhere.
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "a test ends by a panic")]
 

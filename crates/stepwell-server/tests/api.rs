@@ -151,7 +151,7 @@ async fn large_tasks_and_approvals_come_in_pages() {
     assert_eq!(shown(&first) + shown(&second), tasks.len());
 }
 
-/// Of tenant `acme`, whoever it is.
+/// Takes every caller for one of tenant `acme`.
 struct Acme;
 
 #[async_trait]
@@ -225,7 +225,7 @@ async fn an_answer_that_does_not_come_does_not_say_that_nothing_was_done() {
     assert_eq!(status, StatusCode::GATEWAY_TIMEOUT, "{problem}");
 }
 
-/// Whoever looks first and goes away takes no number from those who come later.
+/// A client that looks first and goes away takes no number from those that come later.
 #[tokio::test]
 async fn the_overview_is_made_though_the_first_who_looked_has_gone() {
     let client = client().await;
@@ -452,7 +452,10 @@ fn post_text(path: &str, body: &str) -> Request<axum::body::Body> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_number_is_rounded_on_its_way() {
-    const NUMBERS: &str = r#"[340282366920938463463374607431768211456,0.1000000000000000055511151231257827,9787.333499999999,1e400]"#;
+    const NUMBERS: &str = concat!(
+        "[340282366920938463463374607431768211456,",
+        "0.1000000000000000055511151231257827,9787.333499999999,1e400]",
+    );
     let client = client().await;
     let echo = |payload: stepwell::Payload, ctx: stepwell::TaskContext| async move {
         let event: stepwell::Payload = ctx.await_event("numbers", None).await?;

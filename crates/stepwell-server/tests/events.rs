@@ -18,7 +18,7 @@ use stepwell_server::Server;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-/// Somebody who reads a stream.
+/// A client that reads a stream.
 struct Reader {
     body: axum::body::BodyDataStream,
     buffered: String,
@@ -198,7 +198,7 @@ async fn a_stream_has_what_it_was_asked_for() {
     assert!(told["at"].as_str().unwrap().ends_with('Z') && told["event"] == "task:spawn", "{told}");
 }
 
-/// Somebody to whom none of it is told still learns how far the stream has come, and goes on there.
+/// A client that may see none of it still learns how far the stream has come, and goes on there.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_with_nothing_to_tell_says_how_far_it_has_come() {
     let client = client().await;

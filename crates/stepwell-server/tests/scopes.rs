@@ -40,7 +40,7 @@ impl Access for Scoped {
     }
 }
 
-/// Somebody of a scope, and what they ask for.
+/// A client of a scope, and what it asks for.
 #[derive(Clone, Debug)]
 struct Tenant {
     scope: Scope,
@@ -75,7 +75,7 @@ fn tenant() -> impl Strategy<Value = Tenant> {
     )
 }
 
-/// Somebody who asks for nothing in particular.
+/// A client that asks for nothing in particular.
 fn simply(scope: Scope) -> Tenant {
     Tenant { scope, queue: None, headers: Vec::new(), coalesce: "replace", names: None }
 }
@@ -105,7 +105,7 @@ impl Tenant {
         ask(router, self.of(post("/api/v1/tasks", &body))).await
     }
 
-    /// Spawns a task of each sort: one that ends, one that somebody is to decide, one that waits
+    /// Spawns a task of each sort: one that ends, one that waits for a decision, one that waits
     /// for its turn. The same keys for all tenants.
     async fn act(&self, router: &Router) -> Vec<TaskId> {
         let later = json!({ "after": { "secs": 3_600, "nanos": 0 } });
@@ -357,8 +357,8 @@ async fn a_tenant_spawns_into_its_own_scope_only() {
     }
 }
 
-/// A task that was spawned for a tenant by a task of somebody else: nothing tells the tenant of
-/// that one.
+/// A task that was spawned for a tenant by a task of another tenant: nothing tells the first tenant
+/// of that one.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_parent_of_another_scope_is_hidden_also_in_errors() {
     let client = client().await;

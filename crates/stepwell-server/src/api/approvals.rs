@@ -36,7 +36,7 @@ pub(super) fn add_to(api: &mut Api) {
     .does(decide);
 }
 
-/// Where the page begins.
+/// The start of a page.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Behind {
@@ -65,13 +65,13 @@ async fn list(
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Decided {
-    /// Whether it is approved; otherwise it is rejected.
+    /// The decision: `true` approves, and `false` rejects.
     approved: bool,
-    /// Who decides. Whoever is logged in by name decides in that name.
+    /// The name of the user who decides. A user who is logged in by name decides in that name.
     by: Option<String>,
-    /// Why.
+    /// The reason for the decision.
     reason: Option<String>,
-    /// What is decided in particular, as the task wants it.
+    /// The value of the decision, in the form that the task wants.
     #[serde(default)]
     value: Payload,
 }

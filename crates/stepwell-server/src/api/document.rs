@@ -75,7 +75,9 @@ impl Api {
             "operationId": operation_id(&method, path),
             "tags": [path.split('/').nth(1).unwrap_or_default()],
             "parameters": parameters.collect::<Vec<_>>(),
-            "responses": { "default": { "description": "Why it was not done", "content": content } },
+            "responses": {
+                "default": { "description": "Why it was not done", "content": content },
+            },
         });
         let Value::Object(description) = description else {
             unreachable!("it was written as an object")
@@ -128,7 +130,12 @@ impl Route<'_> {
             forget_null(&mut schema);
             let description =
                 schema.as_object_mut().and_then(|schema| schema.remove("description"));
-            let parameter = json!({ "name": name, "in": "query", "schema": schema, "description": description });
+            let parameter = json!({
+                "name": name,
+                "in": "query",
+                "schema": schema,
+                "description": description,
+            });
             if let Some(list) = self.description["parameters"].as_array_mut() {
                 list.push(parameter);
             }

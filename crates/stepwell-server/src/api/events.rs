@@ -55,19 +55,19 @@ pub(super) fn add_to(api: &mut Api) {
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Emit {
-    /// What it is called.
+    /// The name of the event.
     name: Name,
-    /// What it says.
+    /// The payload of the event.
     #[serde(default)]
     payload: Payload,
-    /// Whose tasks it is for; for all when it is left out.
+    /// The queue whose tasks receive the event. Without it, the tasks of all queues receive it.
     queue: Option<Name>,
 }
 
-/// What became of it.
+/// The result of an emitted event.
 #[derive(Serialize, JsonSchema)]
 struct Emitted {
-    /// Whether it was the first of its name, and stands.
+    /// Says whether the event was the first of its name, and stands.
     first: bool,
 }
 
@@ -84,7 +84,7 @@ async fn emit(
     Ok(Json(Emitted { first }))
 }
 
-/// Where to begin.
+/// The start of a stream.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct After {
@@ -92,21 +92,21 @@ struct After {
     after: Option<u64>,
 }
 
-/// Which events, and where to begin.
+/// The filter and the start of a stream.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 struct Filter {
-    /// The number of the last event that was seen; what comes from now on when it is left out.
+    /// The number of the last event that was seen. Without it, the stream begins now.
     /// `Last-Event-ID` goes before it.
     after: Option<u64>,
-    /// Those of tasks of this type.
+    /// The type of the tasks.
     #[serde(rename = "type")]
     task_type: Option<Name>,
-    /// Those of tasks of this queue.
+    /// The queue of the tasks.
     queue: Option<Name>,
-    /// Those of tasks with this label, as `name=value`; it may come several times.
+    /// A label of the tasks, as `name=value`. It may come several times.
     label: Vec<String>,
-    /// Those of tasks that this one spawned.
+    /// The task that spawned the tasks.
     parent: Option<TaskId>,
 }
 

@@ -41,6 +41,22 @@ pub(super) fn add_to(api: &mut Api) {
         .body::<Value>()
         .answers::<Imported>(StatusCode::CREATED)
         .does(import);
+    add_records(api);
+    add_actions(api);
+    api.route(
+        Method::GET,
+        "/task-types",
+        O::ListTaskTypes,
+        "List the task types that were described",
+    )
+    .answers::<Vec<stepwell::TaskTypeInfo>>(ok)
+    .does(task_types);
+}
+
+/// Adds the routes of what the store holds of one task.
+fn add_records(api: &mut Api) {
+    use Operation as O;
+    let ok = StatusCode::OK;
     api.route(Method::GET, "/tasks/{task_id}", O::ReadTask, "Read a task")
         .answers::<TaskInfo>(ok)
         .does(read);
@@ -81,6 +97,11 @@ pub(super) fn add_to(api: &mut Api) {
     )
     .answers::<Value>(ok)
     .does(export);
+}
+
+/// Adds the routes that change the course of one task.
+fn add_actions(api: &mut Api) {
+    use Operation as O;
     api.route(
         Method::POST,
         "/tasks/{task_id}/cancel",
@@ -120,34 +141,27 @@ pub(super) fn add_to(api: &mut Api) {
     .body::<Message>()
     .done()
     .does(send);
-    api.route(
-        Method::GET,
-        "/task-types",
-        O::ListTaskTypes,
-        "List the task types that were described",
-    )
-    .answers::<Vec<stepwell::TaskTypeInfo>>(ok)
-    .does(task_types);
 }
 
-/// Which tasks.
+/// The filter of a list of tasks.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Filter {
-    /// Those that are in this state.
+    /// The state of the tasks.
     pub(crate) state: Option<TaskState>,
-    /// Those of this queue.
+    /// The queue of the tasks.
     pub(crate) queue: Option<Name>,
-    /// Those of this type.
+    /// The type of the tasks.
     #[serde(rename = "type")]
     pub(crate) task_type: Option<Name>,
-    /// Those with this label, as `name=value`; it may come several times.
+    /// A label of the tasks, as `name=value`. It may come several times.
     pub(crate) label: Vec<String>,
-    /// Those that this task spawned.
+    /// The task that spawned the tasks.
     pub(crate) parent: Option<TaskId>,
-    /// Those that are older than this task: the last one of the page before.
+    /// The last task of the page before. All tasks of this page are older.
     pub(crate) before: Option<TaskId>,
-    /// How many, up to 1,000; fewer, where their payloads have 32 MiB together. Default: 100.
+    /// The maximum number of tasks, up to 1,000. A page has fewer tasks when their payloads have
+    /// 32 MiB together. Default: 100.
     #[schemars(range(min = 1, max = 1000))]
     pub(crate) limit: Option<usize>,
 }
@@ -203,22 +217,23 @@ async fn list(call: Call, Query(filter): Query<Filter>) -> Result<Json<Tasks>, P
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Spawn {
-    /// Its type, which some worker knows.
+    /// The type of the task, which some worker knows.
     task_type: Name,
-    /// What it is given.
+    /// The parameters of the task.
     #[serde(default)]
     params: Payload,
-    /// How it is spawned.
+    /// The options of the spawn.
     #[serde(default)]
     options: SpawnOptions,
 }
 
-/// What became of it.
+/// The result of a spawn.
 #[derive(Serialize, JsonSchema)]
 struct Spawned {
     /// The task: a new one, or the one that has the idempotency or concurrency key.
     task_id: TaskId,
-    /// Whether it is new, has the idempotency key, or waits to start and has the concurrency key.
+    /// Says whether the task is new, has the idempotency key, or waits to start and has the
+    /// concurrency key.
     disposition: Disposition,
 }
 
@@ -253,12 +268,12 @@ async fn delete(call: Call, Path(task_id): Path<TaskId>) -> Result<StatusCode, P
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// What a task did.
+/// The journal of a task.
 #[derive(Serialize, JsonSchema)]
 struct Journal {
-    /// Its entries, in order.
+    /// The entries, in order.
     entries: Vec<Entry>,
-    /// What it waits for.
+    /// The waits of the task.
     waits: Vec<stepwell::store::Wait>,
 }
 
@@ -268,7 +283,7 @@ async fn journal(call: Call, Path(task_id): Path<TaskId>) -> Result<Json<Journal
     Ok(Json(Journal { entries, waits }))
 }
 
-/// What a task wrote.
+/// The log of a task.
 #[derive(Serialize, JsonSchema)]
 struct Logs {
     /// The lines, the oldest first.
@@ -279,24 +294,24 @@ async fn logs(call: Call, Path(task_id): Path<TaskId>) -> Result<Json<Logs>, Pro
     Ok(Json(Logs { logs: call.own(task_id).await?.client.logs(task_id).await? }))
 }
 
-/// How long to wait.
+/// The time to wait.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Wait {
-    /// How many seconds to wait for a task that has not ended, up to 25. Default: 0.
+    /// The time to wait for a task that has not ended, in seconds, up to 25. Default: 0.
     #[schemars(range(max = 25))]
     #[serde(default)]
     wait: u64,
 }
 
-/// How a task ended, if it did.
+/// The state of a task, and its result when it has ended.
 #[derive(Serialize, JsonSchema)]
 struct TaskResult {
-    /// Where it is in its life.
+    /// The state of the task.
     state: TaskState,
-    /// Its output.
+    /// The output of the task.
     output: Option<Payload>,
-    /// Why it failed.
+    /// The reason why the task failed.
     failure: Option<Failure>,
 }
 
@@ -384,9 +399,9 @@ async fn retrigger(
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Message {
-    /// What it is about.
+    /// The topic of the message.
     topic: Name,
-    /// What it says.
+    /// The payload of the message.
     #[serde(default)]
     payload: Payload,
 }

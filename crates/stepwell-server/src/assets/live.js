@@ -1,5 +1,6 @@
-// Keeps the page as it is now: asks for it again, and puts its content in the place of the old one when it has changed. What
-// the reader has opened, or is writing, stays. Without this script, the page is as it was when it was loaded.
+// Keeps the page as it is now: asks for it again, and puts its content in the place of the old one
+// when it has changed. What the reader has opened, or is writing, stays. Without this script, the
+// page is as it was when it was loaded.
 "use strict";
 (() => {
   const FAST = 1000;
@@ -17,20 +18,23 @@
   const isBusy = (main) => {
     const active = document.activeElement;
     const writes = active && main.contains(active) && active.matches("input, textarea, select");
-    const written = [...main.querySelectorAll("input:not([type=hidden]), textarea")].some((field) => field.value !== field.defaultValue);
+    const fields = [...main.querySelectorAll("input:not([type=hidden]), textarea")];
+    const written = fields.some((field) => field.value !== field.defaultValue);
     const selected = String(document.getSelection() || "").length > 0;
     return writes || written || selected || main.querySelector("details.confirm[open]") !== null;
   };
 
   const put = (main, html) => {
     const fresh = new DOMParser().parseFromString(html, "text/html").getElementById("main");
-    if (!fresh || fresh.dataset.live === undefined || fresh.innerHTML === main.innerHTML) return false;
+    if (!fresh || fresh.dataset.live === undefined) return false;
+    if (fresh.innerHTML === main.innerHTML) return false;
     for (const open of main.querySelectorAll("details[id][open]")) {
       const again = fresh.querySelector("#" + CSS.escape(open.id));
       if (again) again.open = true;
     }
     const focused = document.activeElement && document.activeElement.id;
-    const scrolled = [...main.querySelectorAll(".scroll, pre")].map((box) => [box.scrollLeft, box.scrollTop]);
+    const boxes = [...main.querySelectorAll(".scroll, pre")];
+    const scrolled = boxes.map((box) => [box.scrollLeft, box.scrollTop]);
     main.replaceChildren(...fresh.childNodes);
     main.querySelectorAll(".scroll, pre").forEach((box, n) => {
       if (scrolled[n]) [box.scrollLeft, box.scrollTop] = scrolled[n];
@@ -46,7 +50,8 @@
     try {
       const headers = { accept: "text/html" };
       if (tag) headers["if-none-match"] = tag;
-      const response = await fetch(location.href, { headers, cache: "no-store", redirect: "manual" });
+      const options = { headers, cache: "no-store", redirect: "manual" };
+      const response = await fetch(location.href, options);
       failures = 0;
       let changed = false;
       if (response.status === 200) {

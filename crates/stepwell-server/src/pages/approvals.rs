@@ -44,7 +44,9 @@ async fn list(call: Call, Query(Behind { behind }): Query<Behind>) -> Result<Mar
                 }))
             }
             div class="cards" { @for approval in &approvals { (card(&call, approval)) } }
-            @if let Some(next) = next { p { a href={ (call.base.to("/approvals")) "?behind=" (next) } { "Next" } } }
+            @if let Some(next) = next {
+                p { a href={ (call.base.to("/approvals")) "?behind=" (next) } { "Next" } }
+            }
         },
     ))
 }
@@ -52,23 +54,30 @@ async fn list(call: Call, Query(Behind { behind }): Query<Behind>) -> Result<Mar
 /// Draws an approval, and the form to decide it.
 pub(super) fn card(call: &Call, approval: &ApprovalInfo) -> Markup {
     let id = format!("{}-{}", approval.task_id, approval.name);
+    let task = call.base.to(&format!("/tasks/{}", approval.task_id));
     html! {
         article class="card approval" id={ "approval-" (id) } {
-            h2 { (approval.name) " " small { a href=(call.base.to(&format!("/tasks/{}", approval.task_id))) { (approval.task_type) } } }
+            h2 { (approval.name) " " small { a href=(task) { (approval.task_type) } } }
             p class="dim" {
                 "asked " (moment(approval.asked_at))
                 @if let Some(assignee) = &approval.assignee { " · for " strong { (assignee) } }
                 @if let Some(due_at) = approval.due_at { " · until " (moment(due_at)) }
             }
             (json(&approval.request))
-            form method="post" class="stack" action=(call.base.to(&format!("/tasks/{}/decide", approval.task_id))) {
+            form method="post" class="stack" action={ (task) "/decide" } {
                 input type="hidden" name="name" value=(approval.name);
                 @if call.who.name.is_none() {
-                    label { "Who decides" input name="by" required id={ "by-" (id) } autocomplete="name"; }
+                    label {
+                        "Who decides"
+                        input name="by" required id={ "by-" (id) } autocomplete="name";
+                    }
                 }
                 label { "Why" input name="reason" id={ "reason-" (id) }; }
                 details { summary { "With a value" }
-                    label { "JSON" textarea name="value" rows="2" spellcheck="false" id={ "value-" (id) } {} }
+                    label {
+                        "JSON"
+                        textarea name="value" rows="2" spellcheck="false" id={ "value-" (id) } {}
+                    }
                 }
                 div class="actions" {
                     button class="primary" name="decision" value="approve" { "Approve" }

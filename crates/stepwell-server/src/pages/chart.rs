@@ -53,14 +53,17 @@ impl Chart<'_> {
                     @for series in &self.series {
                         span class="key" {
                             span class={ "dot " (series.class) } {}
-                            (series.name) " " strong { ((self.write)(series.values.last().copied().unwrap_or(0.0))) }
+                            @let last = series.values.last().copied().unwrap_or(0.0);
+                            (series.name) " " strong { ((self.write)(last)) }
                         }
                     }
                 }
-                svg viewBox=(format!("0 0 {WIDTH} {HEIGHT}")) role="img" aria-label={ (self.title) ": " (summary.join(", ")) } {
+                svg viewBox=(format!("0 0 {WIDTH} {HEIGHT}")) role="img"
+                    aria-label={ (self.title) ": " (summary.join(", ")) } {
                     @for part in [0.0, 0.5, 1.0] {
-                        line class="grid" x1=(LEFT) x2=(WIDTH) y1=(at(y(scale * part))) y2=(at(y(scale * part))) {}
-                        text class="scale" x=(LEFT - 6.0) y=(at(y(scale * part) + 4.0)) text-anchor="end" {
+                        @let height = y(scale * part);
+                        line class="grid" x1=(LEFT) x2=(WIDTH) y1=(at(height)) y2=(at(height)) {}
+                        text class="scale" x=(LEFT - 6.0) y=(at(height + 4.0)) text-anchor="end" {
                             ((self.write)(scale * part))
                         }
                     }
@@ -73,7 +76,8 @@ impl Chart<'_> {
                                 Some(below) => self.line(&layers[below], y),
                                 None => line.iter().map(|(x, _)| (*x, y(0.0))).collect(),
                             };
-                            polygon class={ "area " (series.class) } points=(between(&line, &ground)) {}
+                            polygon class={ "area " (series.class) }
+                                points=(between(&line, &ground)) {}
                         }
                         polyline class={ "line " (series.class) } points=(points(&line)) {}
                     }

@@ -29,12 +29,15 @@ pub(crate) fn page(call: &Call, place: &str, title: &str, content: Markup) -> Ma
                 a class="brand" href=(call.base.to("/")) { (logo()) span { "Stepwell" } }
                 nav aria-label="Pages" {
                     @for (path, name) in PLACES {
-                        a href=(call.base.to(path)) aria-current=[(path == place).then_some("page")] { (name) }
+                        @let current = (path == place).then_some("page");
+                        a href=(call.base.to(path)) aria-current=[current] { (name) }
                     }
                 }
                 @if let Some(name) = &call.who.name { span class="who" { (name) } }
                 @if logs_in {
-                    form class="who" method="post" action=(call.base.to("/logout")) { button class="quiet" { "Log out" } }
+                    form class="who" method="post" action=(call.base.to("/logout")) {
+                        button class="quiet" { "Log out" }
+                    }
                 }
             }
             main id="main" data-live="" { (content) }
@@ -69,7 +72,8 @@ pub(crate) fn document(base: &Base, title: &str, body: Markup) -> Markup {
                 meta name="color-scheme" content="light dark";
                 title { (title) " · Stepwell" }
                 link rel="icon" type="image/svg+xml" href=(base.to("/assets/icon.svg"));
-                link rel="stylesheet" href={ (base.to("/assets/style.css")) "?" (assets::version()) };
+                link rel="stylesheet"
+                    href={ (base.to("/assets/style.css")) "?" (assets::version()) };
                 script src={ (base.to("/assets/live.js")) "?" (assets::version()) } defer {}
             }
             body { (body) }

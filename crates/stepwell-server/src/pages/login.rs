@@ -39,7 +39,8 @@ fn form(base: &Base, wrong: bool) -> Markup {
                 h1 { "Log in" }
                 form method="post" class="stack" {
                     label for="token" { "Token" }
-                    input id="token" name="token" type="password" autocomplete="current-password" required autofocus;
+                    input id="token" name="token" type="password" autocomplete="current-password"
+                        required autofocus;
                     @if wrong { p class="wrong" role="alert" { "That is not the token." } }
                     button class="primary" { "Log in" }
                 }

@@ -56,7 +56,8 @@ async fn overview(call: Call) -> Result<Response, Problem> {
             (tile(&call, "Workers alive", Some(alive as u64), "/workers"))
         }
         (charts(&samples))
-        @if let Some(queues) = now.and_then(|now| now.queues.as_ref()).filter(|queues| !queues.is_empty()) {
+        @let queues = now.and_then(|now| now.queues.as_ref());
+        @if let Some(queues) = queues.filter(|queues| !queues.is_empty()) {
             h2 { "Queues" }
             (queues::table(&call, queues))
         }
@@ -67,9 +68,12 @@ async fn overview(call: Call) -> Result<Response, Problem> {
                 tbody { @for task in &failed {
                     tr {
                         th scope="row" {
-                            a href=(call.base.to(&format!("/tasks/{}", task.task_id))) { (task.task_type) } " " (state(task.state))
+                            @let page = call.base.to(&format!("/tasks/{}", task.task_id));
+                            a href=(page) { (task.task_type) } " " (state(task.state))
                         }
-                        td class="why" { @if let Some(failure) = &task.failure { (failure.message) } }
+                        td class="why" {
+                            @if let Some(failure) = &task.failure { (failure.message) }
+                        }
                         td { @match task.finished_at { Some(at) => (moment(at)), None => "–" } }
                     }
                 } }
@@ -126,8 +130,8 @@ fn charts(samples: &[Sample]) -> Markup {
             ], true, short))
         }
         p class="dim" {
-            "What ended, and how long it took, is known of clients that keep the history (" code { "keep_history()" }
-            ")."
+            "What ended, and how long it took, is known of clients that keep the history ("
+            code { "keep_history()" } ")."
         }
     }
 }

@@ -49,12 +49,16 @@ pub(super) fn table(call: &Call, queues: &[QueueInfo]) -> Markup {
         div class="scroll" { table {
             thead { tr {
                 th { "Queue" } th class="number" { "Pending" } th class="number" { "Running" }
-                th class="number" { "Suspended" } th { "Waits since" } th { "Limits" } th { span class="hidden" { "Actions" } }
+                th class="number" { "Suspended" } th { "Waits since" } th { "Limits" }
+                th { span class="hidden" { "Actions" } }
             } }
             tbody { @for queue in queues {
                 tr {
                     th scope="row" {
-                        a href={ (call.base.to("/tasks")) "?queue=" (encoded(queue.queue.as_str())) } { (queue.queue) }
+                        @let tasks = encoded(queue.queue.as_str());
+                        a href={ (call.base.to("/tasks")) "?queue=" (tasks) } {
+                            (queue.queue)
+                        }
                         @if queue.paused { " " span class="state paused" { "paused" } }
                     }
                     td class="number" { (number(queue.pending)) }
@@ -65,8 +69,8 @@ pub(super) fn table(call: &Call, queues: &[QueueInfo]) -> Markup {
                         None => "–",
                     } }
                     td { (limits(queue)) }
-                    td class="actions" { form method="post"
-                        action=(call.base.to(if queue.paused { "/queues/resume" } else { "/queues/pause" })) {
+                    @let action = if queue.paused { "/queues/resume" } else { "/queues/pause" };
+                    td class="actions" { form method="post" action=(call.base.to(action)) {
                         input type="hidden" name="queue" value=(queue.queue);
                         button { @if queue.paused { "Resume" } @else { "Pause" } }
                     } }

@@ -34,12 +34,14 @@ async fn list(call: Call) -> Result<Markup, Problem> {
         html! {
             h1 { "Schedules" }
             @if schedules.is_empty() {
-                (nothing("No schedules", html! { "Put one into the store with " code { "client.schedules().put(..)" } "." }))
+                (nothing("No schedules", html! {
+                    "Put one into the store with " code { "client.schedules().put(..)" } "."
+                }))
             } @else {
                 div class="scroll" { table {
                     thead { tr {
-                        th { "Schedule" } th { "When" } th { "Task type" } th { "Next" } th { "Last task" }
-                        th { span class="hidden" { "Actions" } }
+                        th { "Schedule" } th { "When" } th { "Task type" } th { "Next" }
+                        th { "Last task" } th { span class="hidden" { "Actions" } }
                     } }
                     tbody { @for schedule in &schedules {
                         tr {
@@ -51,14 +53,20 @@ async fn list(call: Call) -> Result<Markup, Problem> {
                             td { (schedule.task_type) }
                             td { @match schedule.next_at { Some(at) => (moment(at)), None => "–" } }
                             td { @match schedule.last_task {
-                                Some(task_id) => a href=(call.base.to(&format!("/tasks/{task_id}"))) {
-                                    @match schedule.last_tick { Some(at) => (moment(at)), None => (task_id) }
+                                Some(task_id) => {
+                                    a href=(call.base.to(&format!("/tasks/{task_id}"))) {
+                                        @match schedule.last_tick {
+                                            Some(at) => (moment(at)),
+                                            None => (task_id),
+                                        }
+                                    }
                                 },
                                 None => "–",
                             } }
                             td class="actions" { form method="post" action=(action) {
                                 input type="hidden" name="name" value=(schedule.name);
-                                button name="action" value=(if schedule.paused { "resume" } else { "pause" }) {
+                                @let turn = if schedule.paused { "resume" } else { "pause" };
+                                button name="action" value=(turn) {
                                     @if schedule.paused { "Resume" } @else { "Pause" }
                                 }
                                 button name="action" value="trigger" { "Trigger now" }

@@ -82,7 +82,11 @@ async fn show(
             p { a href={ (call.base.to("/tasks")) "?parent=" (task_id) } { "All children" } }
         }
         @if !logs.is_empty() { h2 { "Log" } (log(&logs)) }
-        details id="journal" { summary { "Journal, " (number(journal.len() as u64)) @if journal.len() == 1 { " entry" } @else { " entries" } }
+        details id="journal" {
+            summary {
+                "Journal, " (number(journal.len() as u64))
+                @if journal.len() == 1 { " entry" } @else { " entries" }
+            }
             (entries(&journal, from))
         }
         details id="facts" { summary { "Everything else" } (facts(&call, &task)) }
@@ -115,28 +119,42 @@ fn head(call: &Call, task: &TaskInfo) -> Markup {
                 }
                 p class="dim" {
                     code class="id" { (task.task_id) }
-                    " · queue " a href={ (call.base.to("/tasks")) "?queue=" (super::queues::encoded(task.queue.as_str())) } { (task.queue) }
+                    @let queue = super::queues::encoded(task.queue.as_str());
+                    " · queue "
+                    a href={ (call.base.to("/tasks")) "?queue=" (queue) } { (task.queue) }
                     " · attempt " (task.attempt) " of " (task.max_attempts)
                     " · spawned " (moment(task.spawned_at))
-                    @if let Some(parent) = task.parent { " · by " a href=(call.base.to(&format!("/tasks/{parent}"))) { "its parent" } }
+                    @if let Some(parent) = task.parent {
+                        " · by " a href=(call.base.to(&format!("/tasks/{parent}"))) { "its parent" }
+                    }
                     @if task.cancel_requested && !finished { " · " strong { "asked to cancel" } }
                 }
             }
             div class="actions" {
                 @if !finished {
-                    @if task.paused { (button(&to("resume"), "Resume")) } @else { (button(&to("pause"), "Pause")) }
+                    @if task.paused {
+                        (button(&to("resume"), "Resume"))
+                    } @else {
+                        (button(&to("pause"), "Pause"))
+                    }
                     (confirmed(&to("cancel"), "Cancel", "The task is told to end, and its children \
                                                          with it.", "danger"))
                     details class="confirm" id="send" {
                         summary class="button" { "Send…" }
                         form method="post" action=(to("send")) class="stack" {
                             label { "Topic" input name="topic" required id="send-topic"; }
-                            label { "JSON" textarea name="payload" rows="3" spellcheck="false" id="send-payload" {} }
+                            label {
+                                "JSON"
+                                textarea name="payload" rows="3" spellcheck="false"
+                                    id="send-payload" {}
+                            }
                             button class="primary" { "Send" }
                         }
                     }
                 } @else {
-                    @if task.state != stepwell::TaskState::Completed { (button(&to("retry"), "Retry")) }
+                    @if task.state != stepwell::TaskState::Completed {
+                        (button(&to("retry"), "Retry"))
+                    }
                     (button(&to("retrigger"), "Run anew"))
                     (confirmed(&to("delete"), "Delete", "The task, its journal and its log are \
                                                          removed.", "danger"))
@@ -150,7 +168,8 @@ fn bar(progress: &Progress) -> Markup {
     html! {
         p class="progress" {
             progress max=[progress.total] value=[progress.total.map(|_| progress.current)] {}
-            " " (number(progress.current)) @if let Some(total) = progress.total { " of " (number(total)) }
+            " " (number(progress.current))
+            @if let Some(total) = progress.total { " of " (number(total)) }
             @if let Some(message) = &progress.message { " · " (message) }
         }
     }
@@ -165,7 +184,9 @@ fn why(task: &TaskInfo, failure: &Failure) -> Markup {
             (chain(failure))
             @if !failure.compensation_errors.is_empty() {
                 h3 { "What could not be undone" }
-                ul { @for error in &failure.compensation_errors { li { strong { (error.name) } (chain(&error.failure)) } } }
+                ul { @for error in &failure.compensation_errors {
+                    li { strong { (error.name) } (chain(&error.failure)) }
+                } }
             }
             @if let Some(backtrace) = &failure.backtrace {
                 details id="backtrace" { summary { "Backtrace" } pre { (backtrace) } }
@@ -189,8 +210,13 @@ fn parts(call: &Call, task_id: TaskId, from: usize, all: usize) -> Markup {
     html! {
         @if all > ROWS {
             nav class="pages" aria-label="Parts of the timeline" {
-                @if from > 0 { a href={ (path) "?from=" (from.saturating_sub(ROWS)) } { "Earlier" } }
-                span class="dim" { (number(from as u64 + 1)) " to " (number((from + ROWS).min(all) as u64)) " of " (number(all as u64)) }
+                @if from > 0 {
+                    a href={ (path) "?from=" (from.saturating_sub(ROWS)) } { "Earlier" }
+                }
+                span class="dim" {
+                    (number(from as u64 + 1)) " to " (number((from + ROWS).min(all) as u64))
+                    " of " (number(all as u64))
+                }
                 @if from + ROWS < all { a href={ (path) "?from=" (from + ROWS) } { "Later" } }
             }
         }
@@ -211,7 +237,10 @@ fn log(lines: &[LogLine]) -> Markup {
 fn entries(journal: &[Entry], from: usize) -> Markup {
     html! {
         div class="scroll" { table {
-            thead { tr { th class="number" { "#" } th { "Kind" } th { "Name" } th { "What was delivered" } th { "When" } } }
+            thead { tr {
+                th class="number" { "#" } th { "Kind" } th { "Name" } th { "What was delivered" }
+                th { "When" }
+            } }
             tbody { @for entry in journal.iter().skip(from).take(ROWS) {
                 tr {
                     td class="number" { (entry.seq) }
@@ -244,8 +273,8 @@ fn facts(call: &Call, task: &TaskInfo) -> Markup {
             @if let Some(version) = &task.code_version { dt { "Code version" } dd { (version) } }
             @for (name, value) in &task.headers { dt { (name) } dd { (value) } }
             dt { "As JSON" } dd {
-                a href=(call.base.to(&format!("/api/v1/tasks/{}", task.task_id))) { "task" } ", "
-                a href=(call.base.to(&format!("/api/v1/tasks/{}/journal", task.task_id))) { "journal" }
+                @let answer = call.base.to(&format!("/api/v1/tasks/{}", task.task_id));
+                a href=(answer) { "task" } ", " a href={ (answer) "/journal" } { "journal" }
             }
         }
     }

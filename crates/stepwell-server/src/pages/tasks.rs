@@ -120,14 +120,21 @@ fn form(search: &Search) -> Markup {
             label { "State" select name="state" id="filter-state" {
                 option value="" { "any" }
                 @for state in TaskState::ALL {
-                    option value=(state.as_str()) selected[search.state == state.as_str()] { (state.as_str()) }
+                    option value=(state.as_str()) selected[search.state == state.as_str()] {
+                        (state.as_str())
+                    }
                 }
             } }
             label { "Type" input name="type" value=(search.task_type) id="filter-type"; }
             label { "Queue" input name="queue" value=(search.queue) id="filter-queue"; }
-            label { "Labels" input name="label" value=(search.label) placeholder="tenant=acme" id="filter-label"; }
+            label {
+                "Labels"
+                input name="label" value=(search.label) placeholder="tenant=acme" id="filter-label";
+            }
             label { "Task id" input name="id" value=(search.id) id="filter-id" spellcheck="false"; }
-            @if !search.parent.is_empty() { input type="hidden" name="parent" value=(search.parent); }
+            @if !search.parent.is_empty() {
+                input type="hidden" name="parent" value=(search.parent);
+            }
             button class="primary" { "Filter" }
         }
     }
@@ -142,18 +149,23 @@ pub(super) fn table(call: &Call, tasks: &[TaskInfo]) -> Markup {
     html! {
         div class="scroll" { table class="tasks" {
             thead { tr {
-                th { "Task" } th { "State" } th { "Queue" } th class="number" { "Attempt" } th { "Spawned" }
-                th class="number" { "Took" } th { "Parameters" }
+                th { "Task" } th { "State" } th { "Queue" } th class="number" { "Attempt" }
+                th { "Spawned" } th class="number" { "Took" } th { "Parameters" }
             } }
             tbody { @for task in tasks {
                 tr {
                     th scope="row" {
-                        a href=(call.base.to(&format!("/tasks/{}", task.task_id))) { (task.task_type) }
+                        a href=(call.base.to(&format!("/tasks/{}", task.task_id))) {
+                            (task.task_type)
+                        }
                         @for (name, value) in labels(task) { @if let Some(value) = value.as_str() {
                             " " span class="label" { (name) "=" (value) }
                         } }
                     }
-                    td { (state(task.state)) @if task.paused { " " span class="state paused" { "paused" } } }
+                    td {
+                        (state(task.state))
+                        @if task.paused { " " span class="state paused" { "paused" } }
+                    }
                     td { (task.queue) }
                     td class="number" { (task.attempt) "/" (task.max_attempts) }
                     td { (moment(task.spawned_at)) }

@@ -146,17 +146,22 @@ impl Timeline {
         let rows: Vec<_> = self.rows.iter().skip(from).take(ROWS).collect();
         let scale = self.scale(&rows);
         let height = TOP + rows.len() * ROW + 4;
+        let whole = duration(until(self.begin, self.end));
+        let shown = |at: &&Timestamp| scale.begin <= **at && **at <= scale.end;
         html! {
             div class="scroll" {
                 svg class="timeline" viewBox=(format!("0 0 {WIDTH} {height}")) role="img"
-                    aria-label={ "Timeline of " (self.rows.len()) " operations over " (duration(until(self.begin, self.end))) } {
+                    aria-label={ "Timeline of " (self.rows.len()) " operations over " (whole) } {
                     @for tick in scale.ticks() {
                         @let x = scale.x(tick);
                         line class="grid" x1=(x) x2=(x) y1=(TOP - 6) y2=(height) {}
-                        text class="scale" x=(x) y=(TOP - 12) text-anchor=(anchor(x)) { (duration(until(self.begin, tick))) }
+                        text class="scale" x=(x) y=(TOP - 12) text-anchor=(anchor(x)) {
+                            (duration(until(self.begin, tick)))
+                        }
                     }
-                    @for at in self.attempts.iter().filter(|at| scale.begin <= **at && **at <= scale.end) {
-                        line class="attempt" x1=(scale.x(*at)) x2=(scale.x(*at)) y1=(TOP - 6) y2=(height) {}
+                    @for at in self.attempts.iter().filter(shown) {
+                        @let x = scale.x(*at);
+                        line class="attempt" x1=(x) x2=(x) y1=(TOP - 6) y2=(height) {}
                     }
                     @for (n, row) in rows.iter().enumerate() {
                         (draw_row(call, row, TOP + n * ROW, &scale))

@@ -32,27 +32,36 @@ async fn list(call: Call) -> Result<Markup, Problem> {
         html! {
             h1 { "Workers" }
             @if workers.is_empty() {
-                (nothing("No workers", html! { "Tasks wait until a program starts one with " code { "client.start_worker(..)" } "." }))
+                (nothing("No workers", html! {
+                    "Tasks wait until a program starts one with "
+                    code { "client.start_worker(..)" } "."
+                }))
             } @else {
                 div class="scroll" { table {
                     thead { tr {
-                        th { "Worker" } th { "State" } th { "Running" } th { "Queues" } th { "Version" } th { "Since" }
-                        th { span class="hidden" { "Actions" } }
+                        th { "Worker" } th { "State" } th { "Running" } th { "Queues" }
+                        th { "Version" } th { "Since" } th { span class="hidden" { "Actions" } }
                     } }
                     tbody { @for worker in &workers {
                         @let queues: Vec<_> = worker.queues.iter().map(Name::as_str).collect();
                         @let state = if worker.alive { worker.state.as_str() } else { "dead" };
                         tr {
-                            th scope="row" { (worker.name) br; small class="dim" { (worker.worker_id) } }
+                            th scope="row" {
+                                (worker.name) br; small class="dim" { (worker.worker_id) }
+                            }
                             td { span class={ "state " (state) } { (state) } }
                             td {
                                 meter min="0" max=(worker.concurrency) value=(worker.running) {}
                                 " " (worker.running) "/" (worker.concurrency)
                             }
                             td { (queues.join(", ")) }
-                            td { @match &worker.code_version { Some(version) => (version), None => "–" } }
+                            td { @match &worker.code_version {
+                                Some(version) => (version),
+                                None => "–",
+                            } }
                             td { (moment(worker.registered_at)) }
-                            td class="actions" { @if worker.alive && worker.state == WorkerState::Active {
+                            @let works = worker.alive && worker.state == WorkerState::Active;
+                            td class="actions" { @if works {
                                 (confirmed(
                                     &call.base.to(&format!("/workers/{}/drain", worker.worker_id)),
                                     "Drain",
