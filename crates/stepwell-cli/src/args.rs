@@ -19,9 +19,9 @@ const STYLES: Styles = Styles::styled()
     name = "stepwell",
     version,
     styles = STYLES,
-    after_help = "Exit status: 0 when it was done, 1 when it failed, 2 for arguments that are not understood, 3 when there is \
-        no such task, worker, schedule or database, 4 when the task's state does not allow it, 5 when a watched task failed or \
-        was cancelled."
+    after_help = "Exit status: 0 when it was done, 1 when it failed, 2 for arguments that are not \
+        understood, 3 when there is no such task, worker, schedule or database, 4 when the task's \
+        state does not allow it, 5 when a watched task failed or was cancelled."
 )]
 pub(crate) struct Cli {
     /// The database: sqlite://path/to/file.db, postgres://user:password@host/database
@@ -79,10 +79,10 @@ pub(crate) enum Command {
     Migrate,
     /// Remove tasks that have ended
     Purge {
-        /// Those that ended longer ago: 12h, 30days
+        /// Remove only tasks that ended longer ago than this: 12h, 30days
         #[arg(long, value_name = "TIME")]
         older_than: humantime::Duration,
-        /// Only those that are: completed, failed, cancelled
+        /// Remove only tasks in this state: completed, failed, cancelled
         #[arg(long, value_parser = finished_state)]
         state: Option<TaskState>,
     },
@@ -103,13 +103,13 @@ pub(crate) enum Tasks {
         task_type: String,
         /// JSON; @file for a file's, - for that of the input [default: null]
         params: Option<String>,
-        /// Its queue [default: default]
+        /// The queue of the task [default: default]
         #[arg(long)]
         queue: Option<String>,
-        /// Higher ones come first
+        /// The priority: tasks with a higher one start first
         #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
         priority: i32,
-        /// How many attempts it has
+        /// The maximum number of attempts
         #[arg(long)]
         max_attempts: Option<u32>,
         /// Only the first task of the type with this key is spawned
@@ -118,7 +118,7 @@ pub(crate) enum Tasks {
         /// Tasks with the same key run one after the other
         #[arg(long, value_name = "KEY")]
         concurrency_key: Option<String>,
-        /// It starts no earlier than this long from now: 10m, 2days
+        /// The minimum time from now until the task starts: 10m, 2days
         #[arg(long, value_name = "TIME")]
         delay: Option<humantime::Duration>,
         /// A label, as name=value; may be repeated
@@ -153,8 +153,8 @@ pub(crate) enum Tasks {
 
 #[derive(Args)]
 pub(crate) struct Serve {
-    /// Where to listen; others can reach anything but 127.0.0.1 and ::1, and then a token is
-    /// needed
+    /// The address to listen on; others can reach anything but 127.0.0.1 and ::1, and then a token
+    /// is needed
     #[arg(long, default_value = "127.0.0.1:7180", value_name = "ADDRESS")]
     pub(crate) listen: SocketAddr,
     /// Only those who have this may do anything
@@ -171,10 +171,10 @@ pub(crate) struct Serve {
     /// through a proxy
     #[arg(long)]
     pub(crate) behind_proxy: bool,
-    /// How many connections there may be at the same time
+    /// The maximum number of connections at the same time
     #[arg(long, default_value_t = 900, value_name = "COUNT")]
     pub(crate) max_connections: usize,
-    /// How many of them may come from one address
+    /// The maximum number of connections from one address
     #[arg(long, default_value_t = 256, value_name = "COUNT")]
     pub(crate) max_connections_per_address: usize,
 }
@@ -184,7 +184,7 @@ pub(crate) struct Top {
     /// Print it once, and end; as it is where there is no terminal
     #[arg(long)]
     pub(crate) once: bool,
-    /// How often it is drawn
+    /// The time between two drawings
     #[arg(long, default_value = "1s", value_name = "TIME")]
     pub(crate) interval: humantime::Duration,
 }
@@ -194,7 +194,7 @@ pub(crate) struct Demo {
     /// The folder of the database and the ledger [default: a new one, which is removed at the end]
     #[arg(long, value_name = "PATH")]
     pub(crate) folder: Option<PathBuf>,
-    /// Where the dashboard listens
+    /// The address that the dashboard listens on
     #[arg(long, default_value = "127.0.0.1:7180", value_name = "ADDRESS")]
     pub(crate) listen: SocketAddr,
     /// End when the orders are done, in place of waiting for Ctrl-C
@@ -213,25 +213,26 @@ pub(crate) struct Ids {
 
 #[derive(Args)]
 pub(crate) struct Filter {
-    /// Those that are: pending, running, suspended, compensating, completed, failed, cancelled
+    /// The state of the tasks: pending, running, suspended, compensating, completed, failed,
+    /// cancelled
     #[arg(long, value_parser = state)]
     pub(crate) state: Option<TaskState>,
-    /// Those of this queue
+    /// The queue of the tasks
     #[arg(long)]
     pub(crate) queue: Option<String>,
-    /// Those of this type
+    /// The type of the tasks
     #[arg(long = "type", value_name = "TYPE")]
     pub(crate) task_type: Option<String>,
-    /// Those with this label, as name=value; may be repeated
+    /// A label of the tasks, as name=value; may be repeated
     #[arg(long = "label", value_name = "NAME=VALUE", value_parser = label)]
     pub(crate) labels: Vec<(String, String)>,
-    /// Those that this task spawned
+    /// The task that spawned the tasks
     #[arg(long, value_name = "TASK_ID")]
     pub(crate) parent: Option<TaskId>,
-    /// Those that are older than this task: the last one of the page before
+    /// The last task of the page before; all tasks of the list are older
     #[arg(long, value_name = "TASK_ID")]
     pub(crate) before: Option<TaskId>,
-    /// How many
+    /// The maximum number of tasks
     #[arg(long, default_value_t = 50)]
     pub(crate) limit: usize,
 }
@@ -253,7 +254,7 @@ pub(crate) enum Events {
 pub(crate) enum Approvals {
     /// List what waits for a decision
     List {
-        /// How many tasks' approvals
+        /// The maximum number of tasks whose approvals are listed
         #[arg(long, default_value_t = 100)]
         limit: usize,
     },
@@ -261,7 +262,7 @@ pub(crate) enum Approvals {
     Approve {
         task_id: TaskId,
         name: String,
-        /// What is decided in particular: JSON; @file for a file's, - for that of the input
+        /// The value of the decision: JSON; @file for a file's, - for that of the input
         /// [default: null]
         value: Option<String>,
         #[command(flatten)]
@@ -278,10 +279,10 @@ pub(crate) enum Approvals {
 
 #[derive(Args)]
 pub(crate) struct Decision {
-    /// Who decides
+    /// The name of the user who decides
     #[arg(long, env = "USER")]
     pub(crate) by: String,
-    /// Why
+    /// The reason for the decision
     #[arg(long)]
     pub(crate) reason: Option<String>,
 }
@@ -297,13 +298,13 @@ pub(crate) enum Queues {
     /// Set a queue's limits; what is not named is not limited
     Set {
         queue: String,
-        /// How many tasks run at the same time, on all workers together
+        /// The maximum number of tasks that run at the same time, on all workers together
         #[arg(long, value_name = "N")]
         max_running: Option<u32>,
-        /// How many tasks run at the same time on one worker
+        /// The maximum number of tasks that run at the same time on one worker
         #[arg(long, value_name = "N")]
         max_running_per_worker: Option<u32>,
-        /// How many start in a time: 100/1m
+        /// The maximum number of tasks that start in a time: 100/1m
         #[arg(long, value_name = "N/TIME", value_parser = rate)]
         rate: Option<stepwell::RateLimit>,
     },

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   this process: dashboard, orders ──▶ stepwell.db ◀── worker process, killed; then another one
-//!                                       ledger.txt  ◀── a line for each time that a step's code really runs
+//!                                       ledger.txt  ◀── a line for each real run of a step's code
 //! ```
 
 use std::collections::BTreeMap;

@@ -1,5 +1,6 @@
 //! The command `stepwell tasks`.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
@@ -44,11 +45,12 @@ pub(crate) async fn run(client: &Durable, command: Tasks, screen: &Screen) -> Re
             options = labels
                 .into_iter()
                 .fold(options, |options, (name, value)| options.label(name, value));
-            let spawned = client
-                .spawn_named(&task_type, &input::json(params.as_deref())?)
-                .options(options)
-                .await?;
-            let json = serde_json::json!({ "task_id": spawned.task_id, "disposition": spawned.disposition });
+            let spawn = client.spawn_named(&task_type, &input::json(params.as_deref())?);
+            let spawned = spawn.options(options).await?;
+            let json = serde_json::json!({
+                "task_id": spawned.task_id,
+                "disposition": spawned.disposition,
+            });
             screen.show(&json, || match spawned.disposition {
                 Disposition::Created => spawned.task_id.to_string(),
                 Disposition::Existing => format!("{} was there before", spawned.task_id),
@@ -62,25 +64,8 @@ pub(crate) async fn run(client: &Durable, command: Tasks, screen: &Screen) -> Re
         Tasks::Resume(ids) => each(ids, "resumed", screen, |id| client.resume(id)).await?,
         Tasks::Retry(ids) => each(ids, "will run again:", screen, |id| client.retry(id)).await?,
         Tasks::Delete(ids) => each(ids, "deleted", screen, |id| client.delete(id)).await?,
-        Tasks::Retrigger(ids) => {
-            for task_id in ids.task_ids {
-                let spawned = client.retrigger(task_id).await?;
-                screen.show(
-                    &serde_json::json!({ "task_id": spawned.task_id, "like": task_id }),
-                    || format!("spawned {}, like {task_id}", spawned.task_id),
-                )?;
-            }
-        }
-        Tasks::Export { task_id, output } => {
-            let document = client.export(task_id).await?.to_json()?;
-            if output.as_os_str() == "-" {
-                screen.text(&document)?;
-            } else {
-                std::fs::write(&output, document)
-                    .with_context(|| format!("cannot write {}", output.display()))?;
-                screen.done(&format!("wrote {task_id} to {}", output.display()))?;
-            }
-        }
+        Tasks::Retrigger(ids) => retrigger(client, ids, screen).await?,
+        Tasks::Export { task_id, output } => export(client, task_id, &output, screen).await?,
         Tasks::Import { file } => {
             let export = Export::from_json(&input::read(&file)?).map_err(Error::Import)?;
             let task_id = client.import(export).await?;
@@ -113,6 +98,27 @@ where
         screen.done(&format!("{done} {task_id}"))?;
     }
     Ok(())
+}
+
+/// Spawns a task like each of these tasks.
+async fn retrigger(client: &Durable, ids: Ids, screen: &Screen) -> Result<()> {
+    for task_id in ids.task_ids {
+        let spawned = client.retrigger(task_id).await?;
+        screen.show(&serde_json::json!({ "task_id": spawned.task_id, "like": task_id }), || {
+            format!("spawned {}, like {task_id}", spawned.task_id)
+        })?;
+    }
+    Ok(())
+}
+
+/// Writes a task into a file, or to the output for the path `-`.
+async fn export(client: &Durable, task_id: TaskId, path: &Path, screen: &Screen) -> Result<()> {
+    let document = client.export(task_id).await?.to_json()?;
+    if path.as_os_str() == "-" {
+        return screen.text(&document);
+    }
+    std::fs::write(path, document).with_context(|| format!("cannot write {}", path.display()))?;
+    screen.done(&format!("wrote {task_id} to {}", path.display()))
 }
 
 async fn list(client: &Durable, filter: Filter, screen: &Screen) -> Result<()> {
