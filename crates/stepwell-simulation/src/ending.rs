@@ -104,65 +104,16 @@ async fn help(ledger: &Ledger, client: &Durable, task: &TaskInfo) -> Result<(), 
 
 /// Checks everything that is left.
 pub(crate) async fn check(ledger: &Ledger, user: Option<&User>) -> Result<(), Error> {
-    let mut tasks = Vec::new();
-    let mut filter = all();
-    loop {
-        let page = ledger.world.look(ledger.world.store().tasks(filter.clone()))?;
-        tasks.extend(page.items);
-        match page.next {
-            Some(last) => filter.before = Some(last),
-            None => break,
-        }
-    }
+    let mut tasks = found(ledger)?;
     let damaged = ledger.books().damaged.clone();
     tasks.retain(|task| !damaged.contains(&task.task_id));
-    let by_id: BTreeMap<_, _> = tasks.iter().map(|task| (task.task_id, task)).collect();
-    let spawned = ledger.books().spawned.clone();
-    for (number, task_id) in &spawned {
-        let removed = ledger.books().may_be_removed(task_id);
-        if !by_id.contains_key(task_id) && !removed && !damaged.contains(task_id) {
-            ledger.fail(
-                "lost",
-                format_args!("task {task_id}, number {number}, was accepted and is not there"),
-            );
-        }
-    }
-    let mut numbers = BTreeMap::new();
-    let mut ticks = BTreeMap::new();
-    for task in &tasks {
-        if let Some(number) = task.params.decode::<Params>().ok().and_then(|params| params.number) {
-            numbers.entry(number).or_insert_with(Vec::new).push(task.task_id);
-        }
-        if let Some(tick) = task.headers.get(stepwell::TICK_HEADER) {
-            ticks.entry(tick.to_string()).or_insert_with(Vec::new).push(task.task_id);
-        }
-    }
-    let (again, schedules) = {
-        let books = ledger.books();
-        (books.triggered_again.clone(), books.schedules)
-    };
-    for (number, tasks) in
-        numbers.iter().filter(|(number, tasks)| tasks.len() > 1 && !again.contains(number))
-    {
-        ledger.fail(
-            "refused",
-            format_args!("number {number} was spawned once, and there are {tasks:?}"),
-        );
-    }
-    let rolled_back = ledger.books().rolled_back.clone();
-    if let Some((number, tasks)) = numbers.iter().find(|(number, _)| rolled_back.contains(number)) {
-        ledger.fail(
-            "rolled back",
-            format_args!("the spawn of number {number} was, and there are {tasks:?}"),
-        );
-    }
+    accepted(ledger, &tasks);
+    once_by_number(ledger, &tasks);
     if let Some(user) = user {
         transactions(ledger, user, &tasks);
     }
     once_by_key(ledger, &tasks);
-    for (tick, tasks) in ticks.iter().filter(|(_, tasks)| tasks.len() > 1 && schedules < 2) {
-        ledger.fail("tick", format_args!("{tick} has spawned {tasks:?}"));
-    }
+    once_by_tick(ledger, &tasks);
     for task in &tasks {
         let diverged = |failure: &stepwell::Failure| failure.kind == FailureKind::Diverged;
         if let Some(failure) = task.failure.as_ref().filter(|failure| diverged(failure)) {
@@ -179,6 +130,78 @@ pub(crate) async fn check(ledger: &Ledger, user: Option<&User>) -> Result<(), Er
         compensated(ledger, task, &journal);
     }
     Ok(())
+}
+
+/// Returns all tasks of the store.
+fn found(ledger: &Ledger) -> Result<Vec<TaskInfo>, Error> {
+    let mut tasks = Vec::new();
+    let mut filter = all();
+    loop {
+        let page = ledger.world.look(ledger.world.store().tasks(filter.clone()))?;
+        tasks.extend(page.items);
+        match page.next {
+            Some(last) => filter.before = Some(last),
+            None => return Ok(tasks),
+        }
+    }
+}
+
+/// Checks that the tasks whose spawns were answered are there.
+fn accepted(ledger: &Ledger, tasks: &[TaskInfo]) {
+    let there: BTreeSet<_> = tasks.iter().map(|task| task.task_id).collect();
+    let spawned = ledger.books().spawned.clone();
+    for (number, task_id) in &spawned {
+        let (removed, damaged) = {
+            let books = ledger.books();
+            (books.may_be_removed(task_id), books.damaged.contains(task_id))
+        };
+        if !there.contains(task_id) && !removed && !damaged {
+            ledger.fail(
+                "lost",
+                format_args!("task {task_id}, number {number}, was accepted and is not there"),
+            );
+        }
+    }
+}
+
+/// Checks that a spawn made at most one task, and none when it was rolled back.
+fn once_by_number(ledger: &Ledger, tasks: &[TaskInfo]) {
+    let mut numbers = BTreeMap::<_, Vec<_>>::new();
+    for task in tasks {
+        if let Some(number) = task.params.decode::<Params>().ok().and_then(|params| params.number) {
+            numbers.entry(number).or_default().push(task.task_id);
+        }
+    }
+    let again = ledger.books().triggered_again.clone();
+    for (number, tasks) in
+        numbers.iter().filter(|(number, tasks)| tasks.len() > 1 && !again.contains(number))
+    {
+        ledger.fail(
+            "refused",
+            format_args!("number {number} was spawned once, and there are {tasks:?}"),
+        );
+    }
+    let rolled_back = ledger.books().rolled_back.clone();
+    if let Some((number, tasks)) = numbers.iter().find(|(number, _)| rolled_back.contains(number)) {
+        ledger.fail(
+            "rolled back",
+            format_args!("the spawn of number {number} was, and there are {tasks:?}"),
+        );
+    }
+}
+
+/// Checks that a tick spawned at most one task, unless the schedule was replaced.
+fn once_by_tick(ledger: &Ledger, tasks: &[TaskInfo]) {
+    let schedules = ledger.books().schedules;
+    let mut ticks = BTreeMap::<_, Vec<_>>::new();
+    for task in tasks {
+        if let Some(tick) = task.headers.get(stepwell::TICK_HEADER) {
+            ticks.entry(tick.to_string()).or_default().push(task.task_id);
+        }
+    }
+    for (tick, tasks) in ticks.iter().filter(|(_, tasks)| tasks.len() > 1 && schedules < 2) {
+        ledger.fail("tick", format_args!("{tick} has spawned {tasks:?}"));
+    }
 }
 
 /// Checks the rows of steps that are transactions. A step with a result has its row exactly once,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use stepwell::testing::{Fault, Place, Play, Report, World};
 use stepwell::{
     CancellationPolicy, Coalesce, Disposition, Durable, Error, QueueLimits, RateLimit,
-    RetryStrategy, Schedule, SpawnOptions, StoreError, TaskState, Worker, WorkerOptions,
+    RetryStrategy, Schedule, SpawnOptions, StoreError, TaskId, TaskState, Worker, WorkerOptions,
 };
 
 use crate::database::{Backend, Database, User};
@@ -171,22 +171,23 @@ impl History {
 
     async fn act(&self, client: &Durable, action: &Action, setup: &Setup) {
         let (ledger, asked) = (&self.ledger, self.client(client));
-        let task = |number: &usize| ledger.books().spawned.get(number).copied();
-        // The task's state or the store may refuse the action.
+        // The store may refuse the action.
         match action {
             Action::Spawn(spawn) => {
                 drop(tokio::spawn(spawn_task(ledger.clone(), asked, spawn.clone())));
             }
-            Action::Send(number, topic) => {
-                let Some(task_id) = task(number) else { return };
-                let message = {
-                    let mut books = ledger.books();
-                    let last = books.sent.entry((task_id, *topic)).or_default();
-                    *last += 1;
-                    *last
-                };
-                if client.send(task_id, format!("topic{topic}"), &message).await.is_ok() {
-                    ledger.books().accepted.entry((task_id, *topic)).or_default().push(message);
+            Action::Send(number, _)
+            | Action::Cancel(number)
+            | Action::Retry(number)
+            | Action::Retrigger(number)
+            | Action::Pause(number)
+            | Action::Resume(number)
+            | Action::Delete(number)
+            | Action::Move(number)
+            | Action::Damage(number, _) => {
+                let task_id = ledger.books().spawned.get(number).copied();
+                if let Some(task_id) = task_id {
+                    self.act_on(task_id, client, asked, action).await;
                 }
             }
             Action::Emit(event) => {
@@ -194,52 +195,9 @@ impl History {
                 let name = event_name(*event);
                 tokio::spawn(async move { drop(asked.emit_event(name.as_str(), &payload).await) });
             }
-            Action::Cancel(number) => {
-                let Some(task_id) = task(number) else { return };
-                tokio::spawn(async move { drop(asked.cancel(task_id).await) });
-            }
-            Action::Retry(number) => {
-                let Some(task_id) = task(number) else { return };
-                tokio::spawn(async move { drop(asked.retry(task_id).await) });
-            }
-            Action::Retrigger(number) => {
-                let Some(task_id) = task(number) else { return };
-                // Several numbers may stand for the same task.
-                let info = self.world.look(self.world.store().task(task_id)).ok().flatten();
-                let params = info.and_then(|info| info.params.decode::<Params>().ok());
-                let number = params.and_then(|params| params.number).unwrap_or(*number);
-                ledger.books().triggered_again.insert(number);
-                tokio::spawn(async move { drop(asked.retrigger(task_id).await) });
-            }
-            Action::Pause(number) => {
-                let Some(task_id) = task(number) else { return };
-                drop(client.pause(task_id).await);
-            }
-            Action::Resume(number) => {
-                let Some(task_id) = task(number) else { return };
-                drop(client.resume(task_id).await);
-            }
-            Action::Delete(number) => {
-                let Some(task_id) = task(number) else { return };
-                ledger.books().deleted.insert(task_id);
-                tokio::spawn(async move { drop(asked.delete(task_id).await) });
-            }
             Action::Purge => {
                 ledger.books().purged = true;
                 drop(client.purge(setup.lease, None).await);
-            }
-            Action::Move(number) => {
-                let Some(task_id) = task(number) else { return };
-                ledger.books().deleted.insert(task_id);
-                if let Ok(export) = client.export(task_id).await
-                    && client.delete(task_id).await.is_ok()
-                    && let Err(error) = client.import(export).await
-                {
-                    ledger.fail(
-                        "import",
-                        format_args!("task {task_id} cannot be put in again: {error}"),
-                    );
-                }
             }
             Action::PauseQueue => drop(client.queues().pause("default").await),
             Action::ResumeQueue => drop(client.queues().resume("default").await),
@@ -260,35 +218,7 @@ impl History {
                 let Some(user) = self.user.clone() else { return };
                 tokio::spawn(user_spawns(ledger.clone(), user, transact.clone()));
             }
-            Action::Damage(number, way) => {
-                let Some((task_id, user)) = task(number).zip(self.user.as_ref()) else { return };
-                let Ok(Some(task)) = self.world.look(self.world.store().task(task_id)) else {
-                    return;
-                };
-                let idle = matches!(task.state, TaskState::Pending | TaskState::Suspended);
-                // Other tasks of its key would wait for it until its row is repaired.
-                if idle && task.concurrency_key.is_none() {
-                    match user.damage(&self.world, task_id, *way) {
-                        Ok(true) => _ = ledger.books().damaged.insert(task_id),
-                        Ok(false) => {}
-                        Err(error) => ledger.fail("damage", format_args!("{error:#}")),
-                    }
-                }
-            }
-            Action::Deploy(process) => {
-                let worker = {
-                    let mut processes =
-                        self.processes.lock().unwrap_or_else(PoisonError::into_inner);
-                    processes.get_mut(process).and_then(|process| process.worker.take())
-                };
-                let Some((place, worker)) = worker else { return };
-                tokio::spawn(async move {
-                    worker.shutdown().await;
-                    if !place.is_dead() {
-                        place.world.crash(place.number, Duration::ZERO);
-                    }
-                });
-            }
+            Action::Deploy(process) => self.deploy(*process),
             Action::Change => {
                 self.changed.store(true, Ordering::SeqCst);
                 for process in 0..self.world.processes() {
@@ -302,6 +232,100 @@ impl History {
                 | Fault::Jump { .. },
             ) => {}
         }
+    }
+
+    /// Acts on one task. The process of the client `asked` may die before it is answered.
+    async fn act_on(&self, task_id: TaskId, client: &Durable, asked: Durable, action: &Action) {
+        // The task's state or the store may refuse the action.
+        match action {
+            Action::Send(_, topic) => self.send(client, task_id, *topic).await,
+            Action::Cancel(_) => {
+                tokio::spawn(async move { drop(asked.cancel(task_id).await) });
+            }
+            Action::Retry(_) => {
+                tokio::spawn(async move { drop(asked.retry(task_id).await) });
+            }
+            Action::Retrigger(number) => {
+                // Several numbers may stand for the same task.
+                let number = self.number_of(task_id).unwrap_or(*number);
+                self.ledger.books().triggered_again.insert(number);
+                tokio::spawn(async move { drop(asked.retrigger(task_id).await) });
+            }
+            Action::Pause(_) => drop(client.pause(task_id).await),
+            Action::Resume(_) => drop(client.resume(task_id).await),
+            Action::Delete(_) => {
+                self.ledger.books().deleted.insert(task_id);
+                tokio::spawn(async move { drop(asked.delete(task_id).await) });
+            }
+            Action::Move(_) => self.take_out_and_in(client, task_id).await,
+            Action::Damage(_, way) => {
+                if let Some(user) = &self.user {
+                    self.damage(user, task_id, *way);
+                }
+            }
+            // The other actions are about no task.
+            _ => {}
+        }
+    }
+
+    /// Sends the next message of a topic to a task.
+    async fn send(&self, client: &Durable, task_id: TaskId, topic: u8) {
+        let message = {
+            let mut books = self.ledger.books();
+            let last = books.sent.entry((task_id, topic)).or_default();
+            *last += 1;
+            *last
+        };
+        if client.send(task_id, format!("topic{topic}"), &message).await.is_ok() {
+            self.ledger.books().accepted.entry((task_id, topic)).or_default().push(message);
+        }
+    }
+
+    /// Returns the number with which a task was spawned.
+    fn number_of(&self, task_id: TaskId) -> Option<usize> {
+        let info = self.world.look(self.world.store().task(task_id)).ok().flatten()?;
+        info.params.decode::<Params>().ok()?.number
+    }
+
+    /// Exports a task, deletes it, and imports it again.
+    async fn take_out_and_in(&self, client: &Durable, task_id: TaskId) {
+        self.ledger.books().deleted.insert(task_id);
+        if let Ok(export) = client.export(task_id).await
+            && client.delete(task_id).await.is_ok()
+            && let Err(error) = client.import(export).await
+        {
+            self.ledger
+                .fail("import", format_args!("task {task_id} cannot be put in again: {error}"));
+        }
+    }
+
+    /// Damages the row of a task that does nothing.
+    fn damage(&self, user: &User, task_id: TaskId, way: usize) {
+        let Ok(Some(task)) = self.world.look(self.world.store().task(task_id)) else { return };
+        let idle = matches!(task.state, TaskState::Pending | TaskState::Suspended);
+        // Other tasks of its key would wait for it until its row is repaired.
+        if idle && task.concurrency_key.is_none() {
+            match user.damage(&self.world, task_id, way) {
+                Ok(true) => _ = self.ledger.books().damaged.insert(task_id),
+                Ok(false) => {}
+                Err(error) => self.ledger.fail("damage", format_args!("{error:#}")),
+            }
+        }
+    }
+
+    /// Shuts down the worker of a process, and starts the process again.
+    fn deploy(&self, process: usize) {
+        let worker = {
+            let mut processes = self.processes.lock().unwrap_or_else(PoisonError::into_inner);
+            processes.get_mut(&process).and_then(|process| process.worker.take())
+        };
+        let Some((place, worker)) = worker else { return };
+        tokio::spawn(async move {
+            worker.shutdown().await;
+            if !place.is_dead() {
+                place.world.crash(place.number, Duration::ZERO);
+            }
+        });
     }
 }
 

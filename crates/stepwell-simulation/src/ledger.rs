@@ -305,7 +305,8 @@ pub(crate) fn is_done(entry: &Entry, kind: Kind, name: &str) -> bool {
 
 /// Returns whether an entry holds a number as its result.
 pub(crate) fn gives(entry: &Entry, value: u64) -> bool {
-    matches!(&entry.outcome, Outcome::Done(payload) if payload.decode::<u64>().is_ok_and(|of| of == value))
+    let Outcome::Done(payload) = &entry.outcome else { return false };
+    payload.decode::<u64>().is_ok_and(|of| of == value)
 }
 
 pub(crate) fn short(task_id: TaskId) -> String {

@@ -14,13 +14,13 @@ use stepwell_simulation::{Backend, Played, Postgres, play, shrink};
 #[derive(Parser)]
 #[command(about = "Plays random histories of Stepwell in a simulated world")]
 struct Cli {
-    /// How many histories to play, each of them twice, or once on files and on PostgreSQL
+    /// The number of histories to play, each of them twice, or once on files and on PostgreSQL
     #[arg(long, default_value_t = 10_000)]
     histories: u64,
     /// The first seed
     #[arg(long, default_value_t = 0)]
     first: u64,
-    /// How many at the same time
+    /// The number of histories to play at the same time
     #[arg(long, default_value_t = 2)]
     jobs: usize,
     /// Show the history of this seed instead, and of one that fails the smallest part that still

@@ -14,7 +14,7 @@ use crate::database::User;
 use crate::flow;
 use crate::ledger::{Ledger, Who};
 use crate::params::{Delivered, Params, Seen, TASK};
-use crate::script::{LIMIT, Op, Trouble, begins_with_a_wait, shares_names};
+use crate::script::{Isolation, LIMIT, Op, Trouble, begins_with_a_wait, shares_names};
 
 /// The name of the cleanup.
 const CLEANUP: &str = "clean";
@@ -177,68 +177,14 @@ impl Player {
                 self.step(name, *time, *trouble, *retries, *undone).await?;
             }
             Op::Transaction(isolation, fails) => match &self.site.user {
-                Some(user) => {
-                    let (ledger, task_id, step) = (ledger.clone(), ctx.task_id, name.clone());
-                    let fails = *fails && self.site.goes_wrong(2);
-                    let write = move || (ledger.transacts(task_id, &step, fails), fails);
-                    match user.transaction(ctx, &name, *isolation, write).await {
-                        Ok(nonce) => self.sees(name, nonce),
-                        Err(error) => {
-                            let text = format!("{error:?}");
-                            let may_be = ["simulated", "could not serialize"]
-                                .iter()
-                                .any(|why| text.contains(why));
-                            if !matches!(error, TaskError::Control(_)) && !may_be {
-                                self.site.ledger.fail("transaction", &text);
-                            }
-                            return Err(error);
-                        }
-                    }
-                }
+                Some(user) => self.transaction(user, name, *isolation, *fails).await?,
                 None => self.step(name, 0, Trouble::None, false, false).await?,
             },
-            Op::Items(items) => {
-                let seen = self.seen();
-                let work = |item: u64| {
-                    let (site, who, seen, item_name) = (
-                        self.site.clone(),
-                        Who::from(ctx),
-                        seen.clone(),
-                        format!("{name}[{item}]"),
-                    );
-                    async move {
-                        site.ledger.begins(&site.place, who, Kind::Step, &item_name, &seen);
-                        site.work(who, item % 5, Trouble::Fails).await
-                    }
-                };
-                ctx.items(name.as_str(), 0..usize::try_from(*items).unwrap_or(0))
-                    .concurrency(3)
-                    .each(|item| work(item as u64))
-                    .await?;
-                self.comes(&name);
-            }
-            Op::Big(bytes) => {
-                let result = ctx.step(name.as_str(), || async { Ok("x".repeat(*bytes)) }).await;
-                match result {
-                    Ok(text) if text.len() + 2 <= LIMIT => self.comes(&name),
-                    Err(TaskError::Control(control)) => return Err(control.into()),
-                    Err(_) if bytes + 2 > LIMIT => {}
-                    other => ledger.fail("limits", format_args!("{bytes} bytes gave {other:?}")),
-                }
-            }
+            Op::Items(items) => self.items(name, *items).await?,
+            Op::Big(bytes) => self.big_step(name, *bytes).await?,
             Op::Foreign(time) => tokio::time::sleep(millis(*time)).await,
-            Op::Nap(time) => {
-                ledger.sleeps(ctx.task_id, &name, millis(*time));
-                ctx.sleep_for(name.as_str(), millis(*time)).await?;
-                ledger.wakes(ctx.task_id, &name);
-            }
-            Op::Event(event, limit) => {
-                match ctx.await_event::<u64>(("event", *event), limit.map(millis)).await {
-                    Ok(payload) => ledger.comes(&event_name(*event), payload),
-                    Err(TaskError::Timeout { .. }) if limit.is_some() => {}
-                    Err(error) => return Err(error),
-                }
-            }
+            Op::Nap(time) => self.nap(&name, millis(*time)).await?,
+            Op::Event(event, limit) => self.event(*event, limit.map(millis)).await?,
             Op::Emit(event) => {
                 let payload = ledger.world.dice().roll(1 << 40);
                 ctx.emit_event(("event", *event), &payload).await?;
@@ -267,43 +213,136 @@ impl Player {
                 }
             }
             Op::Both(one, other) => {
-                let swapped = self.may_swap(one, other);
-                let (one, other) = (self.run(one, name.clone() + "l"), self.run(other, name + "r"));
-                if swapped {
-                    try_join(other, one).await?;
-                } else {
-                    try_join(one, other).await?;
-                }
+                let (first, second) = self.branches(one, other, name);
+                try_join(first, second).await?;
             }
             Op::Race(one, other) => {
-                let swapped = self.may_swap(one, other);
-                let (one, other) = (self.run(one, name.clone() + "l"), self.run(other, name + "r"));
-                let race = if swapped { select(other, one) } else { select(one, other) };
-                match race.await {
+                let (first, second) = self.branches(one, other, name);
+                match select(first, second).await {
                     Either::Left((result, _)) | Either::Right((result, _)) => result?,
                 }
             }
-            Op::Cleanup(discarded) => {
-                let cleanup = ctx.cleanup(CLEANUP, &ctx.task_id).await?;
-                if *discarded {
-                    ctx.discard(&cleanup).await?;
-                }
-            }
+            Op::Cleanup(discarded) => self.cleanup(*discarded).await?,
             Op::Notes => {
                 ctx.log(LogLevel::Info, "simulated", []);
                 ctx.progress(1, 2, None);
             }
-            Op::Patch => {
-                let way =
-                    if self.site.changed && ctx.patched(name.as_str())? { "new" } else { "old" };
-                self.step(name + way, 0, Trouble::None, false, false).await?;
-            }
+            Op::Patch => self.patched_step(name).await?,
             Op::Panics => {
                 if self.site.goes_wrong(2) && !place.is_dead() {
                     panic!("simulated, in the task's own code");
                 }
             }
             Op::Fails => return Err(TaskError::permanent(anyhow::anyhow!("it is lost"))),
+        }
+        Ok(())
+    }
+
+    /// Sleeps for a time.
+    async fn nap(&self, name: &str, time: Duration) -> TaskResult<()> {
+        let (ledger, task_id) = (&self.site.ledger, self.ctx.task_id);
+        ledger.sleeps(task_id, name, time);
+        self.ctx.sleep_for(name, time).await?;
+        ledger.wakes(task_id, name);
+        Ok(())
+    }
+
+    /// Records a cleanup, and discards it where it is not needed.
+    async fn cleanup(&self, discarded: bool) -> TaskResult<()> {
+        let cleanup = self.ctx.cleanup(CLEANUP, &self.ctx.task_id).await?;
+        if discarded {
+            self.ctx.discard(&cleanup).await?;
+        }
+        Ok(())
+    }
+
+    /// Runs a step whose name says whether the changed code runs it.
+    async fn patched_step(&self, name: String) -> TaskResult<()> {
+        let changed = self.site.changed && self.ctx.patched(name.as_str())?;
+        let way = if changed { "new" } else { "old" };
+        self.step(name + way, 0, Trouble::None, false, false).await
+    }
+
+    /// Returns two branches, in the order in which they are polled.
+    fn branches<'a>(
+        &'a self,
+        one: &'a [Op],
+        other: &'a [Op],
+        name: String,
+    ) -> (BoxFuture<'a, TaskResult<()>>, BoxFuture<'a, TaskResult<()>>) {
+        let swapped = self.may_swap(one, other);
+        let (one, other) = (self.run(one, name.clone() + "l"), self.run(other, name + "r"));
+        if swapped { (other, one) } else { (one, other) }
+    }
+
+    /// Runs a step that is a transaction of the user's.
+    async fn transaction(
+        &self,
+        user: &User,
+        name: String,
+        isolation: Isolation,
+        fails: bool,
+    ) -> TaskResult<()> {
+        let (ledger, task_id, step) = (self.site.ledger.clone(), self.ctx.task_id, name.clone());
+        let fails = fails && self.site.goes_wrong(2);
+        let write = move || (ledger.transacts(task_id, &step, fails), fails);
+        match user.transaction(&self.ctx, &name, isolation, write).await {
+            Ok(nonce) => {
+                self.sees(name, nonce);
+                Ok(())
+            }
+            Err(error) => {
+                let text = format!("{error:?}");
+                let may_be =
+                    ["simulated", "could not serialize"].iter().any(|why| text.contains(why));
+                if !matches!(error, TaskError::Control(_)) && !may_be {
+                    self.site.ledger.fail("transaction", &text);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Runs a step over so many items.
+    async fn items(&self, name: String, items: u64) -> TaskResult<()> {
+        let ctx = &self.ctx;
+        let seen = self.seen();
+        let work = |item: u64| {
+            let (site, who, seen, item_name) =
+                (self.site.clone(), Who::from(ctx), seen.clone(), format!("{name}[{item}]"));
+            async move {
+                site.ledger.begins(&site.place, who, Kind::Step, &item_name, &seen);
+                site.work(who, item % 5, Trouble::Fails).await
+            }
+        };
+        ctx.items(name.as_str(), 0..usize::try_from(items).unwrap_or(0))
+            .concurrency(3)
+            .each(|item| work(item as u64))
+            .await?;
+        self.comes(&name);
+        Ok(())
+    }
+
+    /// Runs a step with a result of so many bytes, which is refused above the limit.
+    async fn big_step(&self, name: String, bytes: usize) -> TaskResult<()> {
+        let result = self.ctx.step(name.as_str(), || async { Ok("x".repeat(bytes)) }).await;
+        match result {
+            Ok(text) if text.len() + 2 <= LIMIT => self.comes(&name),
+            Err(TaskError::Control(control)) => return Err(control.into()),
+            Err(_) if bytes + 2 > LIMIT => {}
+            other => {
+                self.site.ledger.fail("limits", format_args!("{bytes} bytes gave {other:?}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for an event, at most for a time.
+    async fn event(&self, event: u8, limit: Option<Duration>) -> TaskResult<()> {
+        match self.ctx.await_event::<u64>(("event", event), limit).await {
+            Ok(payload) => self.site.ledger.comes(&event_name(event), payload),
+            Err(TaskError::Timeout { .. }) if limit.is_some() => {}
+            Err(error) => return Err(error),
         }
         Ok(())
     }
