@@ -12,7 +12,7 @@
 //! struct Memory;
 //!
 //! impl Backend for Memory {
-//!     // Whatever has to live as long as the data: a folder, a container, a schema that is dropped.
+//!     // What has to live as long as the data: a folder, a container, a schema that is dropped.
 //!     type Database = std::sync::OnceLock<MemoryStore>;
 //!
 //!     async fn create(&self) -> Self::Database {

@@ -58,7 +58,7 @@ macro_rules! with {
     };
 }
 
-/// Takes whoever writes for the owner.
+/// Takes every run that writes for the owner.
 #[derive(Default)]
 struct NoFence;
 

@@ -151,7 +151,8 @@ fn queue_op() -> impl Strategy<Value = QueueOp> {
     prop_oneof![
         1 => Just(QueueOp::Pause),
         2 => Just(QueueOp::Resume),
-        3 => (of(0..4_u32), of(1..3_u32), of(1..4_u32)).prop_map(|(all, one, rate)| QueueOp::Limit(all, one, rate)),
+        3 => (of(0..4_u32), of(1..3_u32), of(1..4_u32))
+            .prop_map(|(all, one, rate)| QueueOp::Limit(all, one, rate)),
     ]
 }
 
@@ -161,7 +162,9 @@ fn schedule_op() -> impl Strategy<Value = ScheduleOp> {
     prop_oneof![
         2 => of(0..4_u64).prop_map(ScheduleOp::Create),
         6 => (0..3_usize, of(0..4_u64), vec(spawn, 0..3), any::<bool>())
-            .prop_map(|(seen, next_at, spawns, unless_running)| ScheduleOp::Replace { seen, next_at, spawns, unless_running }),
+            .prop_map(|(seen, next_at, spawns, unless_running)| {
+                ScheduleOp::Replace { seen, next_at, spawns, unless_running }
+            }),
         1 => Just(ScheduleOp::Delete),
     ]
 }
@@ -205,18 +208,27 @@ fn op() -> impl Strategy<Value = Op> {
         4 => (spawn(), of(any::<usize>())).prop_map(|(spawn, parent)| Op::Spawn(spawn, parent)),
         10 => (any::<usize>(), vec(does, 0..5), next)
             .prop_map(|(run, does, next)| Op::Transition { run, does, next }),
-        6 => (0..3_u128, vec(0..2_usize, 0..3), vec(0..3_usize, 0..5), 0..5_usize, of(0..2_usize), 0..5_u32)
+        6 => (
+            0..3_u128,
+            vec(0..2_usize, 0..3),
+            vec(0..3_usize, 0..5),
+            0..5_usize,
+            of(0..2_usize),
+            0..5_u32,
+        )
             .prop_map(|(worker, queues, types, limit, version, suspect)| {
                 Op::Claim { worker, queues, types, limit, version, suspect }
             }),
         1 => (0..2_usize, queue_op()).prop_map(|(queue, change)| Op::Queue(queue, change)),
-        2 => (0..2_usize, schedule_op()).prop_map(|(schedule, change)| Op::Schedule(schedule, change)),
+        2 => (0..2_usize, schedule_op())
+            .prop_map(|(schedule, change)| Op::Schedule(schedule, change)),
         4 => (0..6_usize, any::<usize>()).prop_map(|(command, task)| Op::Command(command, task)),
         2 => event().prop_map(Op::Emit),
         3 => (any::<usize>(), 0..3_usize).prop_map(|(task, topic)| Op::Send(task, topic)),
         3 => (0..3_u128).prop_map(Op::Register),
         1 => (0..3_u128).prop_map(Op::Heartbeat),
-        2 => (0..3_u128, 0..2_u64).prop_map(|(worker, heartbeats)| Op::DeclareDead(worker, heartbeats)),
+        2 => (0..3_u128, 0..2_u64)
+            .prop_map(|(worker, heartbeats)| Op::DeclareDead(worker, heartbeats)),
         1 => (0..3_u128).prop_map(Op::Deregister),
         3 => (0..3_u64).prop_map(Op::Advance),
         1 => Just(Op::Purge),

@@ -248,22 +248,7 @@ impl World {
                 Op::Schedule(schedule, change) => {
                     batch.schedules.push(self.schedule(*schedule, change));
                 }
-                Op::Queue(queue, change) => batch.queues.push(QueueChange {
-                    queue: name(&format!("queue{queue}")),
-                    action: match *change {
-                        QueueOp::Pause => QueueAction::Pause,
-                        QueueOp::Resume => QueueAction::Resume,
-                        QueueOp::Limit(max_running, max_running_per_worker, rate) => {
-                            let rate = rate
-                                .map(|starts| RateLimit { starts, per: Duration::from_secs(6) });
-                            QueueAction::Limit(QueueLimits {
-                                max_running,
-                                max_running_per_worker,
-                                rate,
-                            })
-                        }
-                    },
-                }),
+                Op::Queue(queue, change) => batch.queues.push(queue_change(*queue, change)),
                 Op::Emit(event) => batch.events.push(self.event(event)),
                 Op::Send(task, topic) => batch.messages.push(self.message(*task, *topic)),
                 Op::Register(worker) => batch.workers.push(make::register(*worker)),
@@ -279,6 +264,18 @@ impl World {
         }
         batch
     }
+}
+
+fn queue_change(queue: usize, op: &QueueOp) -> QueueChange {
+    let action = match *op {
+        QueueOp::Pause => QueueAction::Pause,
+        QueueOp::Resume => QueueAction::Resume,
+        QueueOp::Limit(max_running, max_running_per_worker, rate) => {
+            let rate = rate.map(|starts| RateLimit { starts, per: Duration::from_secs(6) });
+            QueueAction::Limit(QueueLimits { max_running, max_running_per_worker, rate })
+        }
+    };
+    QueueChange { queue: name(&format!("queue{queue}")), action }
 }
 
 /// Returns the scopes that tasks are spawned in.

@@ -1,7 +1,7 @@
 //! The points of atomicity: all or nothing.
 
 use stepwell_core::store::{Batch, Command, CommandOutcome, Spawned, Transition};
-use stepwell_core::{TaskState, WorkerState};
+use stepwell_core::{RunId, TaskId, TaskState, WorkerState};
 
 use crate::backend::Backend;
 use crate::handle::payloads;
@@ -78,6 +78,17 @@ pub async fn atomicity(backend: &impl Backend) {
     assert_eq!(store.journal(1).await.len(), 2);
 }
 
+/// Returns a transition that journals an entry, spawns task `n`, emits an event, and sends a
+/// message to task 3.
+fn bringing(run: (TaskId, RunId), n: u128) -> Transition {
+    let mut transition = Transition::new(run.0, run.1, GO_ON);
+    transition.entries = vec![step(1, number(n))];
+    transition.spawns = vec![new_task(n)];
+    transition.events = vec![event(&format!("event {n}"), number(n))];
+    transition.messages = vec![message(3, "topic", number(n))];
+    transition
+}
+
 /// Checks that a refused item leaves no trace, and that all other items of its batch stand.
 pub async fn refused_items(backend: &impl Backend) {
     let (_setup, store) = Setup::with_handle(backend).await;
@@ -90,14 +101,6 @@ pub async fn refused_items(backend: &impl Backend) {
         .await
         .unwrap();
 
-    let bringing = |run: (_, _), n: u128| {
-        let mut transition = Transition::new(run.0, run.1, GO_ON);
-        transition.entries = vec![step(1, number(n))];
-        transition.spawns = vec![new_task(n)];
-        transition.events = vec![event(&format!("event {n}"), number(n))];
-        transition.messages = vec![message(3, "topic", number(n))];
-        transition
-    };
     let good = [bringing(runs[0], 20), bringing(runs[1], 21)];
     let bad = [bringing((runs[0].0, run_id(99)), 30), bringing(runs[3], 31)];
     let ([first, last], [wrong, ended]) = (good, bad);

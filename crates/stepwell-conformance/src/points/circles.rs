@@ -48,40 +48,51 @@ pub async fn circles(backend: &impl Backend) {
     // A key occurs twice in a chain of joins. Each of the two tasks that can close the circle does
     // so once.
     for first in [100, 200] {
-        let key = first.to_string();
-        let [holds, joins_it, behind] = [first, first + 1, first + 2];
-        let tasks = [
-            keyed_by(&key, new_task(holds)),
-            child_of(holds, joins_it),
-            keyed_by(&key, child_of(joins_it, behind)),
-        ];
-        let runs = begin(&store, tasks).await;
-        assert_eq!(runs.len(), 2, "the last waits for its turn");
-        let mut ends = [(runs[0], joins_it), (runs[1], behind)];
-        if first == 200 {
-            ends.reverse();
-        }
-        let [(other, its_child), (closes, child)] = ends;
-        waits(&store, other, &[its_child]).await;
-        let applied = joins(&store, closes, &[child]).await;
-        assert_eq!((applied.suspended, told(&applied)), (false, Some(task_id(child))));
-        // The facts name the child each time that the task tries to suspend.
-        let again = store.next(closes, SUSPEND).await;
-        assert_eq!((again.suspended, told(&again)), (false, Some(task_id(child))));
-        assert!(store.look(closes).await.is_empty(), "a look finds what has arrived only");
-        store.next(closes, Next::Fail(failure("blocked").permanent())).await;
-        let went_on = store.claim_one(1).await;
-        assert_eq!(went_on.task_id, if first == 100 { other.0 } else { task_id(behind) });
-        store.next(of(&went_on), complete()).await;
-        for task in store.claim(1, 10).await {
-            store.next(of(&task), complete()).await;
-        }
-        assert_eq!(store.count(TaskState::Suspended).await, 0);
+        one_key_twice(&store, first).await;
     }
+    two_keys(&store).await;
+    joins_in_one_batch(&store).await;
+}
 
-    // There are two keys. Each task holds one key, and joins a child that waits for the other key.
+/// Checks a circle of three tasks, the first of which has the number `first`. It holds the key that
+/// the last one waits for. The order in which the tasks suspend depends on the number.
+async fn one_key_twice(store: &Handle, first: u128) {
+    let key = first.to_string();
+    let [holds, joins_it, behind] = [first, first + 1, first + 2];
+    let tasks = [
+        keyed_by(&key, new_task(holds)),
+        child_of(holds, joins_it),
+        keyed_by(&key, child_of(joins_it, behind)),
+    ];
+    let runs = begin(store, tasks).await;
+    assert_eq!(runs.len(), 2, "the last waits for its turn");
+    let mut ends = [(runs[0], joins_it), (runs[1], behind)];
+    if first == 200 {
+        ends.reverse();
+    }
+    let [(other, its_child), (closes, child)] = ends;
+    waits(store, other, &[its_child]).await;
+    let applied = joins(store, closes, &[child]).await;
+    assert_eq!((applied.suspended, told(&applied)), (false, Some(task_id(child))));
+    // The facts name the child each time that the task tries to suspend.
+    let again = store.next(closes, SUSPEND).await;
+    assert_eq!((again.suspended, told(&again)), (false, Some(task_id(child))));
+    assert!(store.look(closes).await.is_empty(), "a look finds what has arrived only");
+    store.next(closes, Next::Fail(failure("blocked").permanent())).await;
+    let went_on = store.claim_one(1).await;
+    assert_eq!(went_on.task_id, if first == 100 { other.0 } else { task_id(behind) });
+    store.next(of(&went_on), complete()).await;
+    for task in store.claim(1, 10).await {
+        store.next(of(&task), complete()).await;
+    }
+    assert_eq!(store.count(TaskState::Suspended).await, 0);
+}
+
+/// Checks a circle of two tasks. Each task holds one key, and joins a child that waits for the
+/// other key.
+async fn two_keys(store: &Handle) {
     let runs = begin(
-        &store,
+        store,
         [
             keyed_by("a", new_task(301)),
             keyed_by("b", new_task(302)),
@@ -90,8 +101,8 @@ pub async fn circles(backend: &impl Backend) {
         ],
     )
     .await;
-    waits(&store, runs[0], &[303]).await;
-    let applied = joins(&store, runs[1], &[304]).await;
+    waits(store, runs[0], &[303]).await;
+    let applied = joins(store, runs[1], &[304]).await;
     assert_eq!((applied.suspended, told(&applied)), (false, Some(task_id(304))));
     store.next(runs[1], complete()).await;
     let next = store.claim_one(1).await;
@@ -101,8 +112,10 @@ pub async fn circles(backend: &impl Backend) {
     assert_eq!((woken.task_id, woken.facts.children.len()), (task_id(301), 1));
     store.next(of(&woken), complete()).await;
     store.next(of(&store.claim_one(1).await), complete()).await;
+}
 
-    // These tasks join each other in one batch, and one task joins itself.
+/// Checks tasks that join each other in one batch, and a task that joins itself.
+async fn joins_in_one_batch(store: &Handle) {
     let runs = store.run([with_key("c", 401), with_key("d", 402), with_key("e", 403)]).await;
     let suspending =
         [(1, 401), (0, 402)].map(|(n, child)| awaiting(runs[n], [for_child(child)], SUSPEND));
@@ -114,7 +127,7 @@ pub async fn circles(backend: &impl Backend) {
         "the higher id is last"
     );
     assert!(applied[1].suspended);
-    assert_eq!(told(&joins(&store, runs[2], &[403]).await), Some(task_id(403)));
+    assert_eq!(told(&joins(store, runs[2], &[403]).await), Some(task_id(403)));
 }
 
 /// Checks that a task that something else may wake is in no circle. A task that waits for such a
@@ -164,6 +177,47 @@ pub async fn ways_out_of_circles(backend: &impl Backend) {
     }
 }
 
+/// Returns the tasks of a circle, from number `n` on, and pairs of a task and the child that it
+/// joins.
+fn circle(kind: u128, n: u128) -> (Vec<NewTask>, Vec<(u128, u128)>) {
+    let key = |which: u128| format!("{n} {which}");
+    match kind {
+        // A chain of the tasks' own children, and a last task that waits for the turn of the first
+        // one.
+        0 => (
+            vec![
+                keyed_by(&key(0), new_task(n)),
+                child_of(n, n + 1),
+                child_of(n + 1, n + 2),
+                keyed_by(&key(0), child_of(n + 2, n + 9)),
+            ],
+            vec![(n, n + 1), (n + 1, n + 2), (n + 2, n + 9)],
+        ),
+        // Each key is held by one task.
+        1 => {
+            let holding = (0..3).map(|i| keyed_by(&key(i), new_task(n + i)));
+            let behind = (0..3).map(|i| keyed_by(&key((i + 1) % 3), child_of(n + i, n + 9 - i)));
+            (holding.chain(behind).collect(), (0..3).map(|i| (n + i, n + 9 - i)).collect())
+        }
+        // These tasks have no parents.
+        2 => (
+            (0..4).map(|i| with_key(&key(i), n + i)).collect(),
+            (0..4).map(|i| (n + i, n + (i + 1) % 4)).collect(),
+        ),
+        // This chain combines all of these cases.
+        _ => (
+            vec![
+                keyed_by(&key(0), new_task(n)),
+                child_of(n, n + 1),
+                with_key(&key(1), n + 2),
+                child_of(n + 2, n + 3),
+                keyed_by(&key(0), child_of(n + 3, n + 9)),
+            ],
+            vec![(n, n + 1), (n + 1, n + 2), (n + 2, n + 3), (n + 3, n + 9)],
+        ),
+    }
+}
+
 /// Checks circles that close while all of their tasks suspend at once: exactly one task
 /// stays running and learns of its circle.
 pub async fn circles_under_races(backend: &impl Backend) {
@@ -171,45 +225,7 @@ pub async fn circles_under_races(backend: &impl Backend) {
     let handles = setup.handles(4).await;
     for round in rounds() {
         let n = (round + 1) * 1_000;
-        let key = |which: u128| format!("{n} {which}");
-        // The first list holds the tasks. The second list holds pairs of a task and the child that
-        // it joins.
-        let (tasks, edges): (Vec<NewTask>, Vec<(u128, u128)>) = match round % 4 {
-            // The first case is a chain of the tasks' own children, and a last task that waits for
-            // the turn of the first one.
-            0 => (
-                vec![
-                    keyed_by(&key(0), new_task(n)),
-                    child_of(n, n + 1),
-                    child_of(n + 1, n + 2),
-                    keyed_by(&key(0), child_of(n + 2, n + 9)),
-                ],
-                vec![(n, n + 1), (n + 1, n + 2), (n + 2, n + 9)],
-            ),
-            // Each key is held by one task.
-            1 => {
-                let holding = (0..3).map(|i| keyed_by(&key(i), new_task(n + i)));
-                let behind =
-                    (0..3).map(|i| keyed_by(&key((i + 1) % 3), child_of(n + i, n + 9 - i)));
-                (holding.chain(behind).collect(), (0..3).map(|i| (n + i, n + 9 - i)).collect())
-            }
-            // These tasks have no parents.
-            2 => (
-                (0..4).map(|i| with_key(&key(i), n + i)).collect(),
-                (0..4).map(|i| (n + i, n + (i + 1) % 4)).collect(),
-            ),
-            // This chain combines all of these cases.
-            _ => (
-                vec![
-                    keyed_by(&key(0), new_task(n)),
-                    child_of(n, n + 1),
-                    with_key(&key(1), n + 2),
-                    child_of(n + 2, n + 3),
-                    keyed_by(&key(0), child_of(n + 3, n + 9)),
-                ],
-                vec![(n, n + 1), (n + 1, n + 2), (n + 2, n + 3), (n + 3, n + 9)],
-            ),
-        };
+        let (tasks, edges) = circle(round % 4, n);
         let runs = begin(&handles[0], tasks).await;
         assert_eq!(runs.len(), edges.len());
         let mut suspending = Vec::new();

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use stepwell_core::store::{CancellationPolicy, Command, CommandOutcome, NewTask, Next};
+use stepwell_core::store::{
+    CancellationPolicy, ClaimedTask, Command, CommandOutcome, NewTask, Next,
+};
 use stepwell_core::{RetryStrategy, TaskInfo, TaskRecord, TaskState};
 
 use crate::backend::Backend;
@@ -25,10 +27,13 @@ async fn record(store: &Handle, n: u128) -> TaskRecord {
     TaskRecord { info, journal, waits, messages, needs: Vec::new() }
 }
 
-/// Checks that a task that is imported into another store is unchanged, and continues.
-pub async fn importing(backend: &impl Backend) {
-    let (from_setup, from) = Setup::with_handle(backend).await;
-    let (setup, store) = Setup::with_handle(backend).await;
+/// Makes six tasks, and returns the claim of the first one, and all records. Task 1 waits, task 2
+/// has completed, task 3 has failed and needs task 2, task 4 is retried later, task 5 runs, and
+/// task 6 waits for the turn of task 1.
+async fn exported(
+    setup: &Setup<'_, impl Backend>,
+    from: &Handle,
+) -> (ClaimedTask, Vec<TaskRecord>) {
     let policy =
         CancellationPolicy { max_duration: Some(LEASE * 9), ..CancellationPolicy::default() };
     let full = NewTask {
@@ -54,27 +59,21 @@ pub async fn importing(backend: &impl Backend) {
     from.next(runs[0], complete()).await;
     from.send(message(3, "topic", json("3"))).await;
     from.next(runs[1], Next::Fail(failure("no"))).await;
-    from.next(runs[2], Next::Retry { failure: failure("no"), at: from_setup.at(LEASE * 2) }).await;
+    from.next(runs[2], Next::Retry { failure: failure("no"), at: setup.at(LEASE * 2) }).await;
     from.spawn([NewTask { concurrency_key: Some(name("turn")), ..new_task(6) }]).await;
 
     let mut records = Vec::new();
     for n in 1..=6 {
-        records.push(record(&from, n).await);
+        records.push(record(from, n).await);
     }
     records[2].needs = vec![task_id(2)];
-    for record in &records {
-        assert!(store.0.import(record.clone()).await.unwrap());
-        assert!(!store.0.import(record.clone()).await.unwrap(), "it is there already");
-    }
-    let other = TaskRecord {
-        info: TaskInfo { task_id: task_id(50), ..records[0].info.clone() },
-        ..records[0].clone()
-    };
-    assert!(!store.0.import(other).await.unwrap(), "its key is taken");
-    assert!(store.find(50).await.is_none());
+    (first, records)
+}
 
-    for (n, old) in (1..).zip(&records) {
-        let new = record(&store, n).await;
+/// Checks that the imported tasks differ from their records only where an import changes a task.
+async fn are_unchanged(store: &Handle, records: &[TaskRecord]) {
+    for (n, old) in (1..).zip(records) {
+        let new = record(store, n).await;
         assert_eq!(
             (&new.journal, &new.waits, &new.messages),
             (&old.journal, &old.waits, &old.messages),
@@ -89,6 +88,25 @@ pub async fn importing(backend: &impl Backend) {
             TaskInfo { state, attempt, due_at, cancel_requested: false, ..old.info.clone() };
         assert_eq!(format!("{:?}", new.info), format!("{expected:?}"), "{n}");
     }
+}
+
+/// Checks that a task that is imported into another store is unchanged, and continues.
+pub async fn importing(backend: &impl Backend) {
+    let (from_setup, from) = Setup::with_handle(backend).await;
+    let (setup, store) = Setup::with_handle(backend).await;
+    let (first, records) = exported(&from_setup, &from).await;
+    for record in &records {
+        assert!(store.0.import(record.clone()).await.unwrap());
+        assert!(!store.0.import(record.clone()).await.unwrap(), "it is there already");
+    }
+    let other = TaskRecord {
+        info: TaskInfo { task_id: task_id(50), ..records[0].info.clone() },
+        ..records[0].clone()
+    };
+    assert!(!store.0.import(other).await.unwrap(), "its key is taken");
+    assert!(store.find(50).await.is_none());
+
+    are_unchanged(&store, &records).await;
     store.signal(register(1)).await;
     // Both stores may draw the same numbers for ids that they make in the same moment.
     setup.advance(Duration::from_millis(1));

@@ -143,8 +143,11 @@ pub async fn worker_registry(backend: &impl Backend) {
     assert_eq!(state(deregister(1)).await, WorkerState::Draining, "what it was");
     assert_eq!(state(heartbeat(1)).await, WorkerState::Gone);
     assert_eq!(state(register(1)).await, WorkerState::Active, "it is another worker now");
+    silent_workers(&setup, &store).await;
+}
 
-    // A silent worker is shown as dead, and stays until it is declared dead.
+/// Checks that a silent worker is shown as dead, and stays until it is declared dead.
+async fn silent_workers(setup: &Setup<'_, impl Backend>, store: &Handle) {
     setup.advance(LEASE);
     let alive: Vec<_> =
         store.0.workers().await.unwrap().iter().map(|worker| worker.alive).collect();

@@ -32,25 +32,41 @@ async fn removes(store: &Handle, run: (TaskId, RunId), waits: impl IntoIterator<
 pub async fn looks(backend: &impl Backend) {
     let (_setup, store) = Setup::with_handle(backend).await;
     let run = store.run_one(1).await;
+    looks_for_one_message(&store, run).await;
+    looks_for_many_messages(&store, run).await;
+    looks_for_an_event(&store, run).await;
+    let child = looks_for_a_child(&store, run).await;
 
-    // Of two waits for a message, one is dropped, and another one replaces it later.
+    // Another worker receives everything.
+    store.apply(awaiting(run, [for_event("event"), for_message("late", 1)], GO_ON)).await.unwrap();
+    store.send(message(1, "late", json("1"))).await;
+    store.signal(register(2)).await;
+    store.next(run, Next::Release).await;
+    let claimed = store.claim_one(2).await;
+    let Facts { events, messages, children, more } = &claimed.facts;
+    assert!(!more, "there is room for all of it");
+    assert_eq!((events.len(), messages.len(), children), (1, 1, &child));
+}
+
+/// Checks two waits for a message, of which one is dropped, and replaced by another one later.
+async fn looks_for_one_message(store: &Handle, run: (TaskId, RunId)) {
     for n in [1_u32, 2] {
         store
             .apply(awaiting(run, [for_message("topic", 1), for_message("topic", 2)], GO_ON))
             .await
             .unwrap();
         store.send(message(1, "topic", number(n.into()))).await;
-        removes(&store, run, [for_message("topic", n)]).await;
-        let facts = stays(&store, run, "the other wait").await;
+        removes(store, run, [for_message("topic", n)]).await;
+        let facts = stays(store, run, "the other wait").await;
         assert_eq!(payloads(&facts), [number(n.into())]);
         assert_eq!(store.look(run).await, facts, "it is there until it is received");
-        removes(&store, run, [for_message("topic", 3 - n)]).await;
+        removes(store, run, [for_message("topic", 3 - n)]).await;
         assert!(store.look(run).await.is_empty(), "nobody waits for it");
         store.apply(awaiting(run, [for_message("topic", 9)], GO_ON)).await.unwrap();
-        assert_eq!(payloads(&stays(&store, run, "a later wait").await), [number(n.into())]);
+        assert_eq!(payloads(&stays(store, run, "a later wait").await), [number(n.into())]);
         // The same wait is added once more.
         store.apply(awaiting(run, [for_message("topic", 9)], GO_ON)).await.unwrap();
-        let received = stays(&store, run, "the same wait")
+        let received = stays(store, run, "the same wait")
             .await
             .messages
             .iter()
@@ -58,16 +74,18 @@ pub async fn looks(backend: &impl Backend) {
             .collect();
         let takes = Transition { received, ..Transition::new(run.0, run.1, LOOK) };
         assert!(store.apply(takes).await.unwrap().facts.is_empty());
-        removes(&store, run, [for_message("topic", 9)]).await;
+        removes(store, run, [for_message("topic", 9)]).await;
     }
+}
 
-    // There are more messages than waits, and later more waits than messages.
+/// Checks more messages than waits, and then more waits than messages.
+async fn looks_for_many_messages(store: &Handle, run: (TaskId, RunId)) {
     for n in 1..=3 {
         store.send(message(1, "many", number(n))).await;
     }
     store.apply(awaiting(run, [for_message("many", 1)], GO_ON)).await.unwrap();
     for n in 1..=3_u32 {
-        let facts = stays(&store, run, "the next message").await;
+        let facts = stays(store, run, "the next message").await;
         assert_eq!(payloads(&facts), [number(n.into())]);
         let goes_on = Transition {
             received: facts.messages.iter().map(|message| message.id).collect(),
@@ -81,52 +99,48 @@ pub async fn looks(backend: &impl Backend) {
     for n in 4..=5 {
         store.send(message(1, "many", number(n))).await;
     }
-    let facts = stays(&store, run, "two of them").await;
+    let facts = stays(store, run, "two of them").await;
     assert_eq!(payloads(&facts), [number(4), number(5)]);
     let received = facts.messages.iter().map(|message| message.id).collect();
     let waits_removed = [4, 5].map(|n| for_message("many", n).key).into();
     let takes = Transition { received, waits_removed, ..Transition::new(run.0, run.1, LOOK) };
     assert!(store.apply(takes).await.unwrap().facts.is_empty());
     store.send(message(1, "many", number(6))).await;
-    assert_eq!(payloads(&stays(&store, run, "the last").await), [number(6)]);
-    removes(&store, run, (6..10).map(|n| for_message("many", n))).await;
+    assert_eq!(payloads(&stays(store, run, "the last").await), [number(6)]);
+    removes(store, run, (6..10).map(|n| for_message("many", n))).await;
+}
 
-    // An event is awaited twice, and one of the waits ends.
+/// Checks two waits for an event, of which one ends.
+async fn looks_for_an_event(store: &Handle, run: (TaskId, RunId)) {
     let twice = [1, 2].map(|ordinal| {
         let wait = for_event("event");
         Wait { key: Key { ordinal, ..wait.key }, ..wait }
     });
     store.apply(awaiting(run, twice.clone(), GO_ON)).await.unwrap();
     store.emit(event("event", json("1"))).await;
-    removes(&store, run, [twice[0].clone()]).await;
-    assert_eq!(stays(&store, run, "the second wait").await.events.len(), 1);
-    removes(&store, run, [twice[1].clone()]).await;
+    removes(store, run, [twice[0].clone()]).await;
+    assert_eq!(stays(store, run, "the second wait").await.events.len(), 1);
+    removes(store, run, [twice[1].clone()]).await;
     store.apply(awaiting(run, [for_event("event")], GO_ON)).await.unwrap();
-    assert_eq!(stays(&store, run, "a wait behind the event").await.events.len(), 1);
-    removes(&store, run, [for_event("event")]).await;
+    assert_eq!(stays(store, run, "a wait behind the event").await.events.len(), 1);
+    removes(store, run, [for_event("event")]).await;
+}
 
-    // A child is retried after its failure was seen.
+/// Checks a child that is retried after its failure was seen, and returns its end as a look finds
+/// it.
+async fn looks_for_a_child(store: &Handle, run: (TaskId, RunId)) -> Vec<(TaskId, Finish)> {
     let child = store.run([child_of(1, 2)]).await[0];
     store.apply(awaiting(run, [for_child(2)], GO_ON)).await.unwrap();
     store.next(child, Next::Fail(failure("no").permanent())).await;
-    assert_eq!(stays(&store, run, "the failure").await.children.len(), 1);
+    assert_eq!(stays(store, run, "the failure").await.children.len(), 1);
     store.command(Command::Retry(child.0)).await;
     assert!(store.look(run).await.is_empty(), "it runs again");
     let again = store.claim_one(1).await;
     assert!(store.look(run).await.is_empty());
     store.next(of(&again), complete()).await;
     let ended = vec![(child.0, Finish::Completed(json("\"output\"")))];
-    assert_eq!(stays(&store, run, "its end").await.children, ended);
-
-    // Another worker receives everything.
-    store.apply(awaiting(run, [for_event("event"), for_message("late", 1)], GO_ON)).await.unwrap();
-    store.send(message(1, "late", json("1"))).await;
-    store.signal(register(2)).await;
-    store.next(run, Next::Release).await;
-    let claimed = store.claim_one(2).await;
-    let Facts { events, messages, children, more } = &claimed.facts;
-    assert!(!more, "there is room for all of it");
-    assert_eq!((events.len(), messages.len(), children), (1, 1, &ended));
+    assert_eq!(stays(store, run, "its end").await.children, ended);
+    ended
 }
 
 /// Checks an arrival while its wait begins, in a commit that does not look: the next look finds it.

@@ -4,7 +4,7 @@ use stepwell_core::store::{Batch, Command, CommandOutcome, Next, Spawned, Transi
 use stepwell_core::{TaskState, WorkerState};
 
 use crate::backend::Backend;
-use crate::handle::{of, payloads};
+use crate::handle::{Handle, of, payloads};
 use crate::make::*;
 use crate::setup::Setup;
 
@@ -65,8 +65,11 @@ pub async fn order_within_a_batch(backend: &impl Backend) {
     let again = &committed.claims[1].tasks[0];
     assert_eq!(again.journal.as_deref(), Some(&[step(1, json("1")), step(2, json("2"))][..]));
     assert_eq!(again.attempt, 1);
+    order_within_a_transition(&store).await;
+}
 
-    // Within a transition, spawns come first, then events, then messages, and the task's end last.
+/// Checks that spawns come first, then events, then messages, and the task's end last.
+async fn order_within_a_transition(store: &Handle) {
     let run = store.run_one(10).await;
     let mut brings = Transition::new(run.0, run.1, complete());
     brings.spawns = vec![child_of(10, 11)];

@@ -1,7 +1,7 @@
 //! The points of scopes: separate keys, and lists that hold nothing of other scopes.
 
 use stepwell_core::store::{Command, NewTask, Next, Purge, Spawned, TaskFilter, Transition};
-use stepwell_core::{Coalesce, Headers, Scope, TaskId, TaskRecord, TaskState};
+use stepwell_core::{Coalesce, Headers, RunId, Scope, TaskId, TaskInfo, TaskRecord, TaskState};
 
 use crate::backend::Backend;
 use crate::handle::{Handle, of};
@@ -154,16 +154,18 @@ pub async fn turns_of_scopes(backend: &impl Backend) {
     assert!(claimed.windows(2).all(|pair| pair[0].scope != pair[1].scope));
 }
 
-fn ids(tasks: &[stepwell_core::TaskInfo]) -> Vec<TaskId> {
+fn ids(tasks: &[TaskInfo]) -> Vec<TaskId> {
     tasks.iter().map(|task| task.task_id).collect()
 }
 
-/// Checks that a scope's lists hold the tasks of the scopes within it, and the application's own
-/// tasks with its queue and labels. The newest come first, one page at a time, in each state.
-pub async fn lists_of_scopes(backend: &impl Backend) {
-    let (setup, store) = Setup::with_handle(backend).await;
+/// Returns the headers in a JSON text.
+fn headers(text: &str) -> Headers {
+    json(text).decode().unwrap()
+}
+
+/// Returns tasks of all scopes, and tasks that only resemble tasks of scopes.
+fn resembling() -> Vec<NewTask> {
     let queue = |queue: &str, task| NewTask { queue: name(queue), ..task };
-    let headers = |text: &str| json(text).decode::<Headers>().unwrap();
     let acme = headers(r#"{ "tenant": "acme", "a": "b" }"#);
     let mut tasks: Vec<_> = places().iter().map(|(n, scope)| in_scope(scope, *n)).collect();
     // These tasks have the labels of other scopes, in their own scopes.
@@ -181,6 +183,14 @@ pub async fn lists_of_scopes(backend: &impl Backend) {
         NewTask { headers: headers(r#"{ "tenant": ["acme"] }"#), ..new_task(206) },
         NewTask { headers: headers(r#"{ "tenant": "acme " }"#), ..new_task(207) },
     ]);
+    tasks
+}
+
+/// Checks that a scope's lists hold the tasks of the scopes within it, and the application's own
+/// tasks with its queue and labels. The newest come first, one page at a time, in each state.
+pub async fn lists_of_scopes(backend: &impl Backend) {
+    let (setup, store) = Setup::with_handle(backend).await;
+    let tasks = resembling();
     let runs = store.run(tasks.clone()).await;
     for (n, (task, run)) in (0..).zip(tasks.iter().zip(&runs)) {
         match n % 3 {
@@ -203,50 +213,59 @@ pub async fn lists_of_scopes(backend: &impl Backend) {
             .filter(|task| scope.has(&task.queue, &task.headers, &task.scope))
             .cloned()
             .collect();
-        for state in
-            [None, Some(TaskState::Completed), Some(TaskState::Suspended), Some(TaskState::Running)]
-        {
-            let expected: Vec<_> = within
-                .iter()
-                .filter(|task| state.is_none_or(|state| task.state == state))
-                .cloned()
-                .collect();
-            let filter =
-                TaskFilter { scope: scope.clone(), state, limit: 1_000, ..TaskFilter::default() };
-            assert_eq!(
-                ids(&store.list(filter.clone()).await),
-                ids(&expected),
-                "{scope:?} {state:?}"
-            );
-            let (mut paged, mut before) = (Vec::new(), None);
-            loop {
-                let page = store.page(TaskFilter { before, limit: 3, ..filter.clone() }).await;
-                assert!(page.items.len() <= 3);
-                before = page.next;
-                paged.extend(ids(&page.items));
-                if before.is_none() {
-                    break;
-                }
-            }
-            assert_eq!(paged, ids(&expected), "page by page: {scope:?} {state:?}");
-        }
-        let waiting = within.iter().rev().filter(|task| task.state == TaskState::Suspended);
-        let waiting: Vec<_> = waiting.map(|task| task.task_id).collect();
-        let waits = store.0.waits(scope.clone(), "e/".into(), None, 1_000).await.unwrap();
-        assert_eq!(
-            waits.items.iter().map(|(task, _)| *task).collect::<Vec<_>>(),
-            waiting,
-            "{scope:?}"
-        );
-        let first =
-            store.0.waits(scope.clone(), "e/".into(), waiting.first().copied(), 1).await.unwrap();
-        assert_eq!(
-            first.items.first().map(|(task, _)| *task),
-            waiting.get(1).copied(),
-            "{scope:?}"
-        );
+        lists_by_state(&store, &scope, &within).await;
+        waits_of_a_scope(&store, &scope, &within).await;
     }
-    let tenant = TaskFilter { scope: scopes()[2].clone(), ..TaskFilter::default() };
+    lists_by_label(&store).await;
+    labels_go_with_their_tasks(&setup, &store, &runs).await;
+}
+
+/// Checks that the lists of a scope hold the tasks within it, in each state.
+async fn lists_by_state(store: &Handle, scope: &Scope, within: &[TaskInfo]) {
+    for state in
+        [None, Some(TaskState::Completed), Some(TaskState::Suspended), Some(TaskState::Running)]
+    {
+        let expected: Vec<_> = within
+            .iter()
+            .filter(|task| state.is_none_or(|state| task.state == state))
+            .cloned()
+            .collect();
+        let filter =
+            TaskFilter { scope: scope.clone(), state, limit: 1_000, ..TaskFilter::default() };
+        assert_eq!(ids(&store.list(filter.clone()).await), ids(&expected), "{scope:?} {state:?}");
+        let (mut paged, mut before) = (Vec::new(), None);
+        loop {
+            let page = store.page(TaskFilter { before, limit: 3, ..filter.clone() }).await;
+            assert!(page.items.len() <= 3);
+            before = page.next;
+            paged.extend(ids(&page.items));
+            if before.is_none() {
+                break;
+            }
+        }
+        assert_eq!(paged, ids(&expected), "page by page: {scope:?} {state:?}");
+    }
+}
+
+/// Checks that the waits of a scope are those of the suspended tasks within it.
+async fn waits_of_a_scope(store: &Handle, scope: &Scope, within: &[TaskInfo]) {
+    let waiting = within.iter().rev().filter(|task| task.state == TaskState::Suspended);
+    let waiting: Vec<_> = waiting.map(|task| task.task_id).collect();
+    let waits = store.0.waits(scope.clone(), "e/".into(), None, 1_000).await.unwrap();
+    assert_eq!(waits.items.iter().map(|(task, _)| *task).collect::<Vec<_>>(), waiting, "{scope:?}");
+    let first =
+        store.0.waits(scope.clone(), "e/".into(), waiting.first().copied(), 1).await.unwrap();
+    assert_eq!(first.items.first().map(|(task, _)| *task), waiting.get(1).copied(), "{scope:?}");
+}
+
+/// Returns the filter for the tasks of a tenant.
+fn of_tenant() -> TaskFilter {
+    TaskFilter { scope: scopes()[2].clone(), ..TaskFilter::default() }
+}
+
+/// Checks that a filter by labels narrows a scope, and does not leave it.
+async fn lists_by_label(store: &Handle) {
+    let tenant = of_tenant();
     let found = ids(&store.list(tenant.clone()).await);
     for (n, within) in
         [(3, true), (7, true), (4, false), (102, false), (103, true), (202, true), (204, false)]
@@ -259,8 +278,14 @@ pub async fn lists_of_scopes(backend: &impl Backend) {
     let elsewhere =
         TaskFilter { labels: [("tenant".to_owned(), "b".to_owned())].into(), ..tenant.clone() };
     assert_eq!(ids(&store.list(elsewhere).await), []);
+}
 
-    // Labels are removed with their tasks, and are imported with them.
+/// Checks that labels are removed with their tasks, and are imported with them.
+async fn labels_go_with_their_tasks(
+    setup: &Setup<'_, impl Backend>,
+    store: &Handle,
+    runs: &[(TaskId, RunId)],
+) {
     let record = |info| TaskRecord {
         info,
         journal: Vec::new(),
@@ -270,7 +295,7 @@ pub async fn lists_of_scopes(backend: &impl Backend) {
     };
     let moved = store.info(202).await;
     setup.advance(SECOND);
-    for run in &runs {
+    for run in runs {
         let _ = store.apply(Transition::new(run.0, run.1, complete())).await;
     }
     for task in store.list_of(TaskState::Suspended).await {
@@ -278,7 +303,7 @@ pub async fn lists_of_scopes(backend: &impl Backend) {
     }
     setup.advance(SECOND);
     while store.0.purge(Purge { before: setup.now(), state: None, limit: 10 }).await.unwrap() > 0 {}
-    assert_eq!(ids(&store.list(tenant.clone()).await), []);
+    assert_eq!(ids(&store.list(of_tenant()).await), []);
     assert!(store.0.import(record(moved)).await.unwrap());
-    assert_eq!(ids(&store.list(tenant).await), [task_id(202)]);
+    assert_eq!(ids(&store.list(of_tenant()).await), [task_id(202)]);
 }
