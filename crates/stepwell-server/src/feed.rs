@@ -23,6 +23,7 @@ use tokio::time::Instant;
 
 use crate::app::{App, Known};
 use crate::counts::{Counted, Counts};
+use crate::history::end_of_history;
 use crate::problem::Problem;
 
 /// The maximum number of events that are read at once.
@@ -110,36 +111,12 @@ impl Feed {
         if let Some(sender) = &*ring {
             return Ok(sender.subscribe());
         }
-        let end = end_of_history(app).await?;
+        let end = end_of_history(&app.client).await?;
         let (sender, receiver) = broadcast::channel(RING);
         *ring = Some(sender.clone());
         tokio::spawn(tail(app.clone(), sender, end));
         Ok(receiver)
     }
-}
-
-/// Returns the number of the last event in the history.
-pub(crate) async fn end_of_history(app: &App) -> Result<u64, Problem> {
-    last_of_history(app, |_| true).await
-}
-
-/// Returns the number of the last event that satisfies `is_so`, or 0 when no event does. Invariant:
-/// all events before one that satisfies it satisfy it too.
-pub(crate) async fn last_of_history(
-    app: &App,
-    is_so: impl Fn(&HistoryEntry) -> bool,
-) -> Result<u64, Problem> {
-    // The store reads forwards only, but it finds the first event after a number at once.
-    let (mut low, mut high) = (0, i64::MAX.unsigned_abs());
-    while low < high {
-        let middle = low + (high - low) / 2;
-        let behind = HistoryFilter { task_id: None, after: middle, limit: 1 };
-        match app.client.history(behind).await?.items.first() {
-            Some(entry) if is_so(entry) => low = entry.id,
-            _ => high = middle,
-        }
-    }
-    Ok(low)
 }
 
 /// Reads new events while a follower listens.
@@ -252,7 +229,7 @@ pub(crate) async fn follow(
     let live = app.feed.listen(app).await?;
     let last = match follow.after {
         Some(after) => after,
-        None => end_of_history(app).await?,
+        None => end_of_history(&app.client).await?,
     };
     let (sender, receiver) = mpsc::channel(BUFFERED);
     let app = app.clone();

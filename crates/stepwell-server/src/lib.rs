@@ -50,6 +50,7 @@ mod counts;
 mod extract;
 mod feed;
 mod guard;
+mod history;
 mod metrics;
 mod pages;
 mod problem;

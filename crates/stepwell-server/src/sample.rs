@@ -4,12 +4,11 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use stepwell::{HistoryEntry, HistoryFilter, Lifecycle, QueueInfo};
+use stepwell::{CancellationToken, Durable, HistoryEntry, HistoryFilter, Lifecycle, QueueInfo};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::app::App;
-use crate::feed::{end_of_history, last_of_history};
+use crate::history::{end_of_history, last_of_history};
 use crate::problem::Problem;
 
 /// The interval between two samples.
@@ -77,8 +76,9 @@ impl Counting {
     }
 }
 
-#[derive(Default)]
-pub(crate) struct Samples(Mutex<Kept>);
+/// The samples that were taken, which all callers share.
+#[derive(Clone, Default)]
+pub(crate) struct Samples(Arc<Mutex<Kept>>);
 
 #[derive(Default)]
 struct Kept {
@@ -97,8 +97,13 @@ struct Sampling {
 type Begun = Option<Result<(), Problem>>;
 
 impl Samples {
-    /// Returns the samples. Sampling begins, or continues for a while.
-    pub(crate) async fn look(&self, app: &Arc<App>) -> Result<Vec<Sample>, Problem> {
+    /// Returns the samples. Sampling begins, or continues for a while. Sampling ends early when
+    /// `closing` is cancelled.
+    pub(crate) async fn look(
+        &self,
+        client: &Durable,
+        closing: &CancellationToken,
+    ) -> Result<Vec<Sample>, Problem> {
         let mut begun = {
             let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             kept.looked = Some(Instant::now());
@@ -108,7 +113,8 @@ impl Samples {
                     let (sender, begun) = watch::channel(None);
                     // Sampling runs in its own task, because the first caller may go away
                     // meanwhile.
-                    let task = tokio::spawn(take(app.clone(), sender));
+                    let (samples, client) = (self.clone(), client.clone());
+                    let task = tokio::spawn(take(samples, client, closing.clone(), sender));
                     kept.sampling = Some(Sampling { task, begun: begun.clone() });
                     begun
                 }
@@ -140,53 +146,57 @@ impl Samples {
 
 /// Takes samples until the overview has not been requested for a while, or the store does not
 /// answer.
-async fn take(app: Arc<App>, begun: watch::Sender<Begun>) {
-    match Sampler::begin(&app).await {
-        Ok((sampler, samples)) => {
-            samples.into_iter().for_each(|sample| _ = app.samples.keep(Some(sample)));
+async fn take(
+    samples: Samples,
+    client: Durable,
+    closing: CancellationToken,
+    begun: watch::Sender<Begun>,
+) {
+    match Sampler::begin(client).await {
+        Ok((sampler, earlier)) => {
+            earlier.into_iter().for_each(|sample| _ = samples.keep(Some(sample)));
             begun.send_replace(Some(Ok(())));
-            sampler.run().await;
+            sampler.run(&samples, &closing).await;
         }
         Err(problem) => {
-            app.samples.keep(None);
+            samples.keep(None);
             begun.send_replace(Some(Err(problem)));
         }
     }
 }
 
 struct Sampler {
-    app: Arc<App>,
+    client: Durable,
     /// The number of the last event that was counted.
     last: u64,
 }
 
 impl Sampler {
     /// Returns a sampler, and the samples of the time before from the history.
-    async fn begin(app: &Arc<App>) -> Result<(Self, Vec<Sample>), Problem> {
-        let now = app.client.store().now().as_microsecond();
+    async fn begin(client: Durable) -> Result<(Self, Vec<Sample>), Problem> {
+        let now = client.store().now().as_microsecond();
         let every = i64::try_from(EVERY.as_micros()).unwrap_or(i64::MAX);
         let since = now - every * i64::try_from(KEPT).unwrap_or(0);
-        let last = last_of_history(app, |entry| entry.at.as_microsecond() < since).await?;
-        let mut sampler = Self { app: app.clone(), last };
+        let last = last_of_history(&client, |entry| entry.at.as_microsecond() < since).await?;
+        let mut sampler = Self { client, last };
         let mut counting = vec![Counting::default(); KEPT];
         let read = sampler.read(MOST_AT_FIRST, |entry| {
             let place = usize::try_from((entry.at.as_microsecond() - since) / every).unwrap_or(0);
             counting[place.min(KEPT - 1)].count(entry);
         });
         if read.await? == MOST_AT_FIRST {
-            sampler.last = end_of_history(app).await?;
+            sampler.last = end_of_history(&sampler.client).await?;
         }
         let mut samples: Vec<_> = counting.into_iter().map(Counting::end).collect();
         samples.push(sampler.sample().await?);
         Ok((sampler, samples))
     }
 
-    async fn run(mut self) {
-        let closing = self.app.closing.clone();
+    async fn run(mut self, samples: &Samples, closing: &CancellationToken) {
         loop {
             let begin = Instant::now();
             let sample = self.sample().await;
-            if !self.app.samples.keep(sample.ok()) {
+            if !samples.keep(sample.ok()) {
                 return;
             }
             let pause = EVERY.max(begin.elapsed() * REST);
@@ -197,7 +207,7 @@ impl Sampler {
     }
 
     async fn sample(&mut self) -> Result<Sample, Problem> {
-        let queues = self.app.client.queues().list().await?;
+        let queues = self.client.queues().list().await?;
         let mut sample = Sample::default();
         for queue in &queues {
             sample.pending += queue.pending;
@@ -220,12 +230,12 @@ impl Sampler {
         loop {
             let limit = PAGE.min(most - read);
             let which = HistoryFilter { task_id: None, after: self.last, limit };
-            let entries = self.app.client.history(which).await?;
-            entries.items.iter().for_each(&mut count);
-            self.last = entries.items.last().map_or(self.last, |entry| entry.id);
-            read += entries.items.len();
+            let entries = self.client.history(which).await?.items;
+            entries.iter().for_each(&mut count);
+            self.last = entries.last().map_or(self.last, |entry| entry.id);
+            read += entries.len();
             // A page that is not full may consist of long events.
-            if entries.items.is_empty() || read == most {
+            if entries.is_empty() || read == most {
                 return Ok(read);
             }
         }

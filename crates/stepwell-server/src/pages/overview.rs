@@ -32,7 +32,7 @@ async fn overview(call: Call) -> Result<Response, Problem> {
         return Ok(Redirect::to(&call.base.to("/tasks")).into_response());
     }
     let all = call.everything()?;
-    let samples = all.samples.look(all).await?;
+    let samples = all.samples.look(&all.client, &all.closing).await?;
     let workers = all.client.workers().list().await?;
     let filter =
         TaskFilter { state: Some(TaskState::Failed), limit: FAILED, ..TaskFilter::default() };
