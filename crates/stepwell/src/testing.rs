@@ -9,7 +9,8 @@
 //! use stepwell::{TaskContext};
 //!
 //! # // A doctest cannot be `#[tokio::test(start_paused = true)]`.
-//! # tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap().block_on(async {
+//! # let mut runtime = tokio::runtime::Builder::new_current_thread();
+//! # runtime.enable_all().start_paused(true).build().unwrap().block_on(async {
 //! let harness = Harness::new();
 //! let process = harness.start().await;
 //! process.register_fn("patient", |(): (), ctx: TaskContext| async move {

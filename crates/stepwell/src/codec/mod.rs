@@ -7,7 +7,8 @@
 //! use stepwell::Durable;
 //! use stepwell::codec::{Compression, Encryption, Key};
 //!
-//! # let (new, old) = ("Rqo0pVFpKKSzJBzzZFEvWfcQPmqlHJVeEYiJC1HtNxI=", "pWqTZTuXK0gv1wZwJH4cHUqhLgDRzmsN4v5iOQC8Xmo=");
+//! # let new = "Rqo0pVFpKKSzJBzzZFEvWfcQPmqlHJVeEYiJC1HtNxI=";
+//! # let old = "pWqTZTuXK0gv1wZwJH4cHUqhLgDRzmsN4v5iOQC8Xmo=";
 //! // From wherever secrets are kept; `openssl rand -base64 32` makes one.
 //! let key = Key::from_base64("2026-11", new)?;
 //! let last_years = Key::from_base64("2025-10", old)?;
@@ -17,7 +18,9 @@
 //!     .codec(Encryption::new(key).also_reads(last_years))
 //!     .build()
 //!     .await?;
-//! # client.register_fn("double", |n: u64, _ctx: stepwell::TaskContext| async move { Ok(n * 2) }).await?;
+//! # client.register_fn("double", |n: u64, _ctx: stepwell::TaskContext| async move {
+//! #     Ok(n * 2)
+//! # }).await?;
 //! # let worker = client.start_worker(stepwell::WorkerOptions::default()).await;
 //! # let task = client.spawn_named("double", &21).options(stepwell::SpawnOptions::new()).await?;
 //! # assert_eq!(client.wait::<u64>(task.task_id).await?, 42);
