@@ -275,7 +275,7 @@ async fn database_urls_of_no_known_kind() {
             "{error}"
         );
     }
-    // Somebody may have mistyped the scheme, and an error goes into logs.
+    // The scheme may be mistyped, and an error goes into logs.
     for url in ["postgre://ann:hush@db/orders", "ann:hu@sh@db/orders"] {
         let error = Durable::builder().database_url(url).build().await.err().unwrap().to_string();
         assert!(error.contains("…@db/orders") && !error.contains("hu"), "{error}");

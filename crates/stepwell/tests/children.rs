@@ -190,7 +190,7 @@ async fn a_task_that_would_join_itself_is_told_so() {
     assert!(error.contains("the task would wait for itself"), "{error}");
 }
 
-/// A child that ended long ago is kept for a parent that has yet to join it, whoever would remove
+/// A child that ended long ago is kept for a parent that has yet to join it, whatever would remove
 /// it.
 #[tokio::test(start_paused = true)]
 async fn a_finished_child_is_kept_until_its_parent_has_ended() {

@@ -411,7 +411,7 @@ async fn what_is_not_encrypted_is_refused_and_read_once_that_is_allowed() {
     for plain in ["params", "event", "message"] {
         let harness = Harness::new();
         let (knows, _) = process(&harness, encrypted).await;
-        // Somebody who can write to the database, and has no key.
+        // This client can write to the database, and has no key.
         let (intruder, _) = process(&harness, |builder| builder).await;
         let by = |what| if plain == what { &intruder } else { &knows };
         let task = by("params").spawn::<keeper>("the recipe".into()).await.unwrap().task_id;

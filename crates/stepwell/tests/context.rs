@@ -235,9 +235,14 @@ async fn sleeps_last_as_long_as_they_say_also_none_at_all_and_a_thousand_years()
             ctx.sleep_for("a week", WEEK).await?;
             ctx.sleep_until("a moment", after(start, 2 * WEEK)).await?;
             let long = until(start, ctx.now().await?);
-            let years = ctx.sleep_for("a thousand years", Duration::from_secs(1000 * 365 * 24 * 3600));
+            let years =
+                ctx.sleep_for("a thousand years", Duration::from_secs(1000 * 365 * 24 * 3600));
             let ages = ctx.sleep_for("ages", Duration::MAX);
-            let first = tokio::select! { _ = years => "years", _ = ages => "ages", _ = ctx.sleep_for("short", SECOND) => "short" };
+            let first = tokio::select! {
+                _ = years => "years",
+                _ = ages => "ages",
+                _ = ctx.sleep_for("short", SECOND) => "short",
+            };
             // Beside a closure, whose end makes the executor look at its timers.
             let start = ctx.now().await?;
             let busy = ctx.step("busy", || async { Ok(tokio::time::sleep(3 * SECOND / 2).await) });

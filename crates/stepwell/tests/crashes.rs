@@ -220,7 +220,7 @@ async fn journaled(store: &dyn Store) -> Vec<String> {
     steps
 }
 
-/// Opens the store as one process does; each life opens it anew.
+/// Opens the store as one process does. Each life opens it again.
 trait Opens {
     async fn open(&self, harness: &Harness) -> Arc<dyn Store>;
 }
@@ -235,7 +235,8 @@ async fn case(opens: &impl Opens, at: usize, applied: bool) -> Option<Ends> {
     tokio::select! {
         ends = live(&process, &ledger) => {
             check(&ends.unwrap(), &ledger, at, applied);
-            let (rows, chunks) = (rows_of_items(&*opens.open(&harness).await).await, ledger.0.lock().unwrap()["harvest/chunk"]);
+            let rows = rows_of_items(&*opens.open(&harness).await).await;
+            let chunks = ledger.0.lock().unwrap()["harvest/chunk"];
             process.kill().await;
             assert!(rows + 20 < chunks, "of {chunks} chunks of items, {rows} are left: too few \
                                          were merged");

@@ -582,7 +582,9 @@ async fn timers_deadlines_and_delays_go_by_the_clock_that_jumped() {
         let busy = |(): (), ctx: TaskContext| async move {
             tokio::select! {
                 nap = ctx.sleep_for("nap", 30 * SECOND) => nap,
-                step = ctx.step("busy", || async { Ok(tokio::time::sleep(20_000 * SECOND).await) }) => step,
+                step = ctx.step("busy", || async {
+                    Ok(tokio::time::sleep(20_000 * SECOND).await)
+                }) => step,
             }
         };
         process.register_fn("sleeps", sleeps).await.unwrap();
@@ -670,7 +672,7 @@ async fn only_those_who_kill_their_process_are_convicted() {
             } else {
                 "innocent"
             };
-            // One attempt: a crash beside somebody else's task is none of it.
+            // One attempt: a crash beside another task is none of it.
             let options = SpawnOptions::new().max_attempts(1);
             let task = client.spawn_named(name, &()).options(options).await.unwrap().task_id;
             tasks.push(task);

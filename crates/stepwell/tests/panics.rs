@@ -422,7 +422,8 @@ impl Store for Faulty {
         tasks(filter: TaskFilter) -> Answer<Page<TaskInfo>>;
         ends(tasks: Vec<TaskId>) -> Answer<Ends>;
         journal(task_id: TaskId) -> Answer<Vec<Entry>>;
-        waits(scope: Scope, prefix: String, behind: Option<TaskId>, limit: usize) -> Answer<Page<TaskWaits>>;
+        waits(scope: Scope, prefix: String, behind: Option<TaskId>, limit: usize)
+            -> Answer<Page<TaskWaits>>;
         waits_of(task_id: TaskId) -> Answer<Vec<Wait>>;
         messages(task_id: TaskId, behind: Option<MessageId>) -> Answer<Page<ArrivedMessage>>;
         import(record: TaskRecord) -> Answer<bool>;

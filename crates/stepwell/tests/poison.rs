@@ -1,5 +1,4 @@
-//! One item that the store refuses for good: whoever asked for it is told, and nobody else is held
-//! up.
+//! One item that the store refuses for good: its caller is told, and no other caller is held up.
 
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a test ends by a panic")]
 

@@ -185,8 +185,8 @@ async fn what_was_accepted_survives_the_primary_and_all_goes_on_with_the_replica
     }
     assert_eq!(proof.results.len(), all.len(), "a task ran whose spawn had failed");
     println!(
-        "{} tasks, {FAILOVERS} failovers, {} steps ran again before they were journaled, {} were started by runs that \
-         had lost their tasks",
+        "{} tasks, {FAILOVERS} failovers, {} steps ran again before they were journaled, {} were \
+         started by runs that had lost their tasks",
         all.len(),
         proof.again,
         proof.late

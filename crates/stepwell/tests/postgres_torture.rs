@@ -53,7 +53,8 @@ const NOTE_OWNERS: &str = "
             SELECT task_id, NEW.seq, run_id FROM stepwell.live_tasks WHERE task_id = NEW.task_id;
         RETURN NULL;
     END $$;
-    CREATE TRIGGER note_owner AFTER INSERT ON stepwell.journal FOR EACH ROW EXECUTE FUNCTION stepwell.note_owner()";
+    CREATE TRIGGER note_owner AFTER INSERT ON stepwell.journal
+        FOR EACH ROW EXECUTE FUNCTION stepwell.note_owner()";
 
 /// What a tortured task has seen.
 #[derive(Serialize, Deserialize)]
@@ -180,8 +181,8 @@ fn until_replaced(worker: &str) -> String {
     format!(
         "DO $$ DECLARE
             its_worker uuid := (SELECT worker_id FROM stepwell.workers WHERE name = '{worker}');
-            its_run uuid := (SELECT run_id FROM stepwell.live_tasks WHERE worker_id = its_worker AND state = 'running'
-                LIMIT 1);
+            its_run uuid := (SELECT run_id FROM stepwell.live_tasks
+                WHERE worker_id = its_worker AND state = 'running' LIMIT 1);
         BEGIN
             WHILE EXISTS (SELECT FROM stepwell.workers WHERE worker_id = its_worker)
                 OR EXISTS (SELECT FROM stepwell.live_tasks WHERE run_id = its_run)
@@ -262,7 +263,8 @@ impl Deeds {
                 self.stops += 1;
             }
             _ => {
-                let two = "SELECT count(pg_terminate_backend(pid)) FROM (SELECT pid FROM pg_stat_activity \
+                let two = "SELECT count(pg_terminate_backend(pid)) FROM (\
+                    SELECT pid FROM pg_stat_activity \
                     WHERE application_name = 'stepwell' ORDER BY random() LIMIT 2) AS two";
                 self.terminated += postgres.sql(two).unwrap().parse::<usize>().unwrap();
             }
@@ -351,8 +353,8 @@ async fn nothing_is_lost_and_nobody_writes_for_another_whatever_dies() {
         assert!(client.tasks(filter).await.unwrap().items.is_empty(), "a task is left {state}");
     }
     println!(
-        "{} tasks, {} kills, {} stops, {} terminated backends, {} restarts, {} steps ran again before they were \
-         journaled, {} were started by runs that had lost their tasks",
+        "{} tasks, {} kills, {} stops, {} terminated backends, {} restarts, {} steps ran again \
+         before they were journaled, {} were started by runs that had lost their tasks",
         all.len(),
         deeds.kills,
         deeds.stops,

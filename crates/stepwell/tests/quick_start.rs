@@ -108,7 +108,12 @@ mod the_rest {
 
     /// The other examples of that document, which have to compile.
     #[allow(dead_code)]
-    async fn snippets(client: Durable, ctx: TaskContext, order_id: u64, amount: u64) -> TaskResult<()> {
+    async fn snippets(
+        client: Durable,
+        ctx: TaskContext,
+        order_id: u64,
+        amount: u64,
+    ) -> TaskResult<()> {
         ctx.step("charge-payment", || async {
             let idempotency_key = format!("{}:charge", ctx.task_id);
             charge(amount, &idempotency_key).await

@@ -311,7 +311,10 @@ async fn a_compensation_that_fails_is_tried_again_and_does_not_stop_the_others()
     assert_eq!(ledger.take().concat(), "dddddcccbbbbba");
     assert_eq!(
         failure.to_string(),
-        r#"no; and its compensation "d" failed: it panicked: ouch; and its compensation "b" failed: b cannot be undone"#
+        concat!(
+            r#"no; and its compensation "d" failed: it panicked: ouch; "#,
+            r#"and its compensation "b" failed: b cannot be undone"#,
+        )
     );
     assert_eq!(failure.compensation_errors.len(), 2);
 }

@@ -1,5 +1,5 @@
-//! Schedules, in virtual time: every tick spawns one task, whoever dies and however many workers
-//! there are.
+//! Schedules, in virtual time: every tick spawns one task, however many workers there are, and
+//! whichever of them die.
 
 #![allow(
     clippy::unwrap_used,
@@ -141,7 +141,7 @@ async fn a_paused_schedule_has_no_ticks_and_none_to_catch_up_with() {
     assert!(info.paused && info.next_at.is_none());
     sleep(3 * HOUR).await;
     assert_eq!(ticks(&harness).await, ["01:00"]);
-    // A program that starts anew does not resume what somebody has paused.
+    // A program that starts again does not resume what was paused.
     let again = process.schedules().put::<work>(hourly(), 0).await.unwrap();
     assert!(again.paused && again.next_at.is_none());
     process.schedules().resume("hourly").await.unwrap();
@@ -532,7 +532,7 @@ async fn start_faulty(harness: &Harness, dice: &Arc<Dice>) -> Process {
     process
 }
 
-/// Processes die and start, the store fails and is slow, and somebody changes the schedule
+/// Processes die and start, the store fails and is slow, and a client changes the schedule
 /// meanwhile.
 #[tokio::test(start_paused = true)]
 async fn whatever_happens_every_tick_spawns_one_task() {

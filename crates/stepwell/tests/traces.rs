@@ -179,8 +179,7 @@ async fn tasks_of_their_own_have_traces_of_their_own_and_batches_are_in_none_of_
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_trace_that_comes_from_elsewhere_is_carried_on_and_none_is_made_up_where_none_is_collected()
- {
+async fn a_trace_from_elsewhere_is_carried_on_and_none_is_made_up_where_none_is_collected() {
     let (harness, attempts) = (Harness::new(), Arc::default());
     let process = start(&harness, &attempts).await;
     let untraced = process.spawn::<child>(1).await.unwrap();

@@ -210,8 +210,7 @@ async fn a_panic_fails_its_own_attempt_only() {
     assert_eq!(process.wait::<u32>(fine.task_id).await.unwrap(), 7);
 }
 
-/// A task that blocks its thread until all others have ended, among a crowd that it was answered
-/// with.
+/// A task that blocks its thread until all others have ended, among many that were claimed with it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_task_that_blocks_its_thread_hurts_itself_only() {
     const TASKS: usize = 40;

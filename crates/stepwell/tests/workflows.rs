@@ -114,7 +114,8 @@ async fn every_kind_of_part_gives_its_result_to_those_that_follow() {
     process.send(task, "received", "Ada").await.unwrap();
     let output: Value = process.wait(task).await.unwrap();
     let expected = json!({
-        "reserve": { "items": 3 }, "charge": 300, "papers": { "invoice": "invoice of 300", "dry": null },
+        "reserve": { "items": 3 }, "charge": 300,
+        "papers": { "invoice": "invoice of 300", "dry": null },
         "carrier": "ups", "letter": "1+2+3", "received": "Ada", "thanks": "thank you, Ada",
     });
     assert_eq!(output, expected);

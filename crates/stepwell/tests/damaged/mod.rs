@@ -1,4 +1,4 @@
-//! Rows that somebody has damaged by hand, or that a newer program has written.
+//! Rows that were damaged by hand, or that a newer program has written.
 
 use std::time::Duration;
 
@@ -28,7 +28,10 @@ const fn left(sql: &'static str) -> Case {
 
 const SPAWNED: &[Case] = &[
     fails(
-        r#"UPDATE {tasks} SET retry = '{"kind":"exponential","base":{"secs":1,"nanos":0},"factor":null,"max":{"secs":1,"nanos":0},"jitter":0.0}'"#,
+        concat!(
+            r#"UPDATE {tasks} SET retry = '{"kind":"exponential","base":{"secs":1,"nanos":0},"#,
+            r#""factor":null,"max":{"secs":1,"nanos":0},"jitter":0.0}'"#,
+        ),
         "`retry` cannot be read (invalid type: null, expected f64",
     ),
     fails("UPDATE {tasks} SET retry = 'nonsense'", "`retry` cannot be read"),

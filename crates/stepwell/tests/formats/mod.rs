@@ -369,7 +369,8 @@ async fn look(client: &Durable, task: &TaskInfo) -> Task {
     let spawned = json!({
         "type": task.task_type, "queue": task.queue, "params": task.params, "headers": task.headers,
         "scope": task.scope, "priority": task.priority, "concurrency_key": task.concurrency_key,
-        "max_attempts": task.max_attempts, "retry": task.retry, "has a parent": task.parent.is_some(),
+        "max_attempts": task.max_attempts, "retry": task.retry,
+        "has a parent": task.parent.is_some(),
     });
     Task {
         spawned,

@@ -111,8 +111,8 @@ impl Proof {
             });
             assert!(
                 claimed(start) <= claimed(result),
-                "task {task_id}: step {} ran again after its result was journaled, or the result is of a run that \
-                 no longer owned the task",
+                "task {task_id}: step {} ran again after its result was journaled, or the result \
+                 is of a run that no longer owned the task",
                 start.step
             );
             for (before, _) in FOLLOWS.iter().filter(|(_, after)| *after == start.step) {
