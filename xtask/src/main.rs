@@ -66,7 +66,11 @@ enum Command {
     /// See that the sources keep the rules that the compiler does not see
     Tidy,
     /// Run every check that a change has to pass
-    Ci,
+    Ci {
+        /// Leave out the tests, which `cargo xtask test` runs
+        #[arg(long)]
+        without_tests: bool,
+    },
 }
 
 fn main() -> ExitCode {
@@ -114,7 +118,7 @@ fn run(command: Command) -> Result<()> {
         Command::Fuzz(options) => fuzz::run(&options),
         Command::Bugs(options) => bugs::run(&options),
         Command::Tidy => tidy::run(),
-        Command::Ci => ci::run(),
+        Command::Ci { without_tests } => ci::run(without_tests),
     }
 }
 
