@@ -4,7 +4,7 @@
 use anyhow::Result;
 
 use crate::report::Report;
-use crate::{book, cargo, deny, process, test, tidy, wasm};
+use crate::{book, cargo, deny, package, process, test, tidy, wasm};
 
 /// Runs the checks. `without_tests` leaves out the tests, for a machine beside one that runs them.
 pub(crate) fn run(without_tests: bool) -> Result<()> {
@@ -25,6 +25,7 @@ pub(crate) fn run(without_tests: bool) -> Result<()> {
         process::run(cargo::cargo()?.args(doc).env("RUSTDOCFLAGS", "-D warnings"))
     });
     report.run("WebAssembly", wasm::run);
+    report.run("packages", || package::run(&package::Options { build: false }));
     deny::run(&mut report)?;
     book::run(&mut report)?;
     report.finish()

@@ -8,6 +8,7 @@ mod deny;
 mod faces;
 mod fuzz;
 mod nextest;
+mod package;
 mod packages;
 mod process;
 mod report;
@@ -65,6 +66,8 @@ enum Command {
     Bugs(bugs::Options),
     /// See that the sources keep the rules that the compiler does not see
     Tidy,
+    /// Package the crates that are published, as crates.io gets them
+    Package(package::Options),
     /// Run every check that a change has to pass
     Ci {
         /// Leave out the tests, which `cargo xtask test` runs
@@ -118,6 +121,7 @@ fn run(command: Command) -> Result<()> {
         Command::Fuzz(options) => fuzz::run(&options),
         Command::Bugs(options) => bugs::run(&options),
         Command::Tidy => tidy::run(),
+        Command::Package(options) => package::run(&options),
         Command::Ci { without_tests } => ci::run(without_tests),
     }
 }

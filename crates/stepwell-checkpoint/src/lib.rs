@@ -49,6 +49,8 @@ pub use stepwell_core::{
 /// Documents whose code examples are compiled and run with the tests.
 #[cfg(all(doctest, feature = "redis"))]
 mod documents {
+    #[doc = include_str!("../README.md")]
+    struct Readme;
     #[doc = include_str!("../../../docs/coming-from/durable-execution.md")]
     struct DurableExecution;
     #[doc = include_str!("../../../docs/coming-from/awaitly.md")]

@@ -234,3 +234,8 @@ mod suite;
 pub use backend::Backend;
 pub use clock::Clock;
 pub use run::run;
+
+/// The examples of the page that crates.io shows.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -90,3 +90,8 @@ pub use workflow::{
     AfterLoop, AfterStep, Edge, Graph, GraphNode, HasHandler, NodeKind, Snapshot, Whole, Workflow,
     WorkflowContext, WorkflowError,
 };
+
+/// The examples of the page that crates.io shows.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

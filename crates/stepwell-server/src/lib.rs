@@ -62,3 +62,8 @@ pub use access::{Access, Identity, Operation, WeakToken};
 pub use problem::Problem;
 pub use server::{Bound, ServeError, Server};
 pub use stepwell::{Scope, async_trait};
+
+/// The examples of the page that crates.io shows.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

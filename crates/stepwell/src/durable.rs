@@ -283,3 +283,8 @@ fn without_password(url: &str) -> String {
         None => url.to_owned(),
     }
 }
+
+/// The examples of the page that crates.io shows.
+#[cfg(all(doctest, feature = "sqlite"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

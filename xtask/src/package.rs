@@ -1,0 +1,103 @@
+//! `cargo xtask package`: what crates.io gets of each crate that is published.
+//!
+//! Cargo writes the packages and does not build them, which takes a few seconds. With `--build`, it
+//! builds each package by itself, outside the checkout.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+
+use crate::{cargo, process};
+
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Build each package, as `cargo publish` does
+    #[arg(long)]
+    pub(crate) build: bool,
+}
+
+/// Packages every crate that is published. Changes that are not committed are packaged, too.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let mut package = cargo::cargo()?;
+    // Quiet, because cargo warns about each test that the packages leave out.
+    package.args(["package", "--quiet", "--allow-dirty"]);
+    if !options.build {
+        package.arg("--no-verify");
+    }
+    for name in published(&cargo::root()?)? {
+        package.args(["--package", &name]);
+    }
+    process::run(&mut package)
+}
+
+/// Returns the names of the crates that are published, which are the names of their folders.
+fn published(root: &Path) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for folder in fs::read_dir(root.join("crates")).context("cannot list crates/")? {
+        let folder = folder?;
+        let manifest = fs::read_to_string(folder.path().join("Cargo.toml"))?;
+        if !manifest.lines().any(|line| line == "publish = false") {
+            names.push(folder.file_name().to_string_lossy().into_owned());
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The folder of each published crate, with its manifest.
+    fn crates() -> Vec<(std::path::PathBuf, String)> {
+        let root = cargo::root().unwrap();
+        let folders =
+            published(&root).unwrap().into_iter().map(|name| root.join("crates").join(name));
+        folders
+            .map(|folder| {
+                let manifest = fs::read_to_string(folder.join("Cargo.toml")).unwrap();
+                (folder, manifest)
+            })
+            .collect()
+    }
+
+    /// The texts of the list under a key that stands on one line.
+    fn list<'a>(manifest: &'a str, key: &str) -> Vec<&'a str> {
+        let line =
+            manifest.lines().find_map(|line| line.strip_prefix(&format!("{key} = ["))).unwrap();
+        line.trim_end_matches(']').split(", ").map(|text| text.trim_matches('"')).collect()
+    }
+
+    #[test]
+    fn every_published_crate_says_what_crates_io_shows() {
+        for (folder, manifest) in crates() {
+            let name = folder.display();
+            for line in ["license.workspace", "repository.workspace", "rust-version.workspace"] {
+                assert!(manifest.contains(&format!("\n{line} = true\n")), "{name}: {line}");
+            }
+            assert!(manifest.contains("\ndescription = \""), "{name}: description");
+            assert!(manifest.contains("\nreadme = \"README.md\"\n"), "{name}: readme");
+            let keywords = list(&manifest, "keywords");
+            assert!((1..=5).contains(&keywords.len()), "{name}: {keywords:?}");
+            let fits = |word: &&str| {
+                (1..=20).contains(&word.len())
+                    && word.starts_with(|c: char| c.is_ascii_alphanumeric())
+                    && word.chars().all(|c| c.is_ascii_alphanumeric() || "-_+".contains(c))
+            };
+            assert!(keywords.iter().all(|word| fits(&word)), "{name}: {keywords:?}");
+            assert!((1..=5).contains(&list(&manifest, "categories").len()), "{name}: categories");
+        }
+    }
+
+    #[test]
+    fn every_published_crate_brings_its_page_and_its_licences() {
+        for (folder, _) in crates() {
+            let lines = fs::read_to_string(folder.join("README.md")).unwrap().lines().count();
+            assert!((15..=40).contains(&lines), "{}: {lines} lines", folder.display());
+            for licence in ["LICENSE-APACHE", "LICENSE-MIT"] {
+                assert!(folder.join(licence).is_file(), "{}: {licence}", folder.display());
+            }
+        }
+    }
+}
