@@ -73,8 +73,10 @@ mod tests {
     fn every_published_crate_says_what_crates_io_shows() {
         for (folder, manifest) in crates() {
             let name = folder.display();
-            for line in ["license.workspace", "repository.workspace", "rust-version.workspace"] {
-                assert!(manifest.contains(&format!("\n{line} = true\n")), "{name}: {line}");
+            for key in ["license", "repository", "rust-version"] {
+                let own = format!("\n{key} = \"");
+                let inherited = format!("\n{key}.workspace = true\n");
+                assert!(manifest.contains(&own) || manifest.contains(&inherited), "{name}: {key}");
             }
             assert!(manifest.contains("\ndescription = \""), "{name}: description");
             assert!(manifest.contains("\nreadme = \"README.md\"\n"), "{name}: readme");
