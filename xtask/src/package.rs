@@ -102,4 +102,39 @@ mod tests {
             }
         }
     }
+
+    /// The lines of a table of a manifest.
+    fn table<'a>(manifest: &'a str, name: &str) -> impl Iterator<Item = (&'a str, &'a str)> {
+        let lines = manifest.lines().skip_while(move |line| *line != format!("[{name}]")).skip(1);
+        lines.take_while(|line| !line.starts_with('[')).filter_map(|line| line.split_once(" = "))
+    }
+
+    #[test]
+    fn the_documentation_of_a_crate_lists_its_features_and_their_defaults() {
+        for (folder, manifest) in crates() {
+            let (mut features, mut defaults) = (Vec::new(), Vec::new());
+            for (name, value) in table(&manifest, "features") {
+                match name {
+                    "default" => {
+                        defaults = value.trim_matches(['[', ']']).split(", ").collect();
+                    }
+                    _ => features.push(name),
+                }
+            }
+            let Ok(code) = fs::read_to_string(folder.join("src/lib.rs")) else { continue };
+            let section = code.lines().skip_while(|line| *line != "//! # Crate features");
+            let rows = section.take_while(|line| line.starts_with("//!"));
+            let mut listed: Vec<_> = rows
+                .filter_map(|row| row.strip_prefix("//! | `")?.split_once("` | "))
+                .map(|(name, rest)| (name, rest.starts_with("yes | ")))
+                .collect();
+            let mut there: Vec<_> = features
+                .iter()
+                .map(|name| (*name, defaults.contains(&format!("\"{name}\"").as_str())))
+                .collect();
+            listed.sort();
+            there.sort();
+            assert_eq!(listed, there, "{}", folder.display());
+        }
+    }
 }

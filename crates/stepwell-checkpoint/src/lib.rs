@@ -7,7 +7,20 @@
 //!   DynamoDB, and every type that implements [`KeyValueStore`](key_value::KeyValueStore).
 //! - [`MemoryCache`], [`KeyValueCache`] and [`HydratingCache`] are caches of step results
 //!   ([`StepCache`]). [`StatePersistence`] saves whole states by the ids of runs.
+//!
+//! # Crate features
+//!
+//! | feature | default | what it adds |
+//! | --- | --- | --- |
+//! | `memory` | yes | `key_value::Memory`, `MemoryCache` and `HydratingCache`. |
+//! | `sqlite` | no | `key_value::Sqlite`, one table of an SQLite database. It needs a C compiler. |
+//! | `postgres` | no | `key_value::Postgres`, one table of a database. It needs Rust 1.94. |
+//! | `redis` | no | `key_value::Redis`, and what speaks its protocol. |
+//! | `dynamodb` | no | `key_value::DynamoDb`, one table of DynamoDB. |
+//!
+//! [`key_value::Files`] needs no feature.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![forbid(unsafe_code)]
 
 mod checkpoint;

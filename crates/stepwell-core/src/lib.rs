@@ -1,7 +1,15 @@
 //! The engine of Stepwell.
 //!
 //! Applications depend on the `stepwell` crate, which re-exports the items that they need.
+//!
+//! # Crate features
+//!
+//! | feature | default | what it adds |
+//! | --- | --- | --- |
+//! | `schemas` | no | JSON schemas of task types, and checks by them. |
+//! | `opentelemetry` | no | Traces that continue from a spawn to the runs of its task. |
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![forbid(unsafe_code)]
 // A simulation can be repeated, because the engine's behaviour follows only from its input and the
 // runtime's randomness.

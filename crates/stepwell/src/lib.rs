@@ -32,7 +32,20 @@
 //! ```
 //!
 //! Start with [`Durable::builder`], [`Task`] and [`TaskContext`].
+//!
+//! # Crate features
+//!
+//! | feature | default | what it adds |
+//! | --- | --- | --- |
+//! | `sqlite` | yes | The embedded SQLite store, for `sqlite://…` URLs. It needs a C compiler. |
+//! | `postgres` | no | The PostgreSQL store, for `postgres://…` URLs. It needs Rust 1.94. |
+//! | `compression` | no | Payloads that are compressed with zstd, in the module `codec`. |
+//! | `encryption` | no | Payloads that are encrypted with AES-256-GCM, in the module `codec`. |
+//! | `schemas` | no | JSON schemas of task types, and checks by them: `client.register_described`. |
+//! | `opentelemetry` | no | Traces that continue from a spawn to the runs of its task. |
+//! | `testing` | no | The module `testing`: virtual time and crashes, for tests. |
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![forbid(unsafe_code)]
 
 #[cfg(any(feature = "compression", feature = "encryption"))]
