@@ -3,8 +3,9 @@
 
 #![forbid(unsafe_code)]
 
+mod manifest;
+
 use proc_macro::TokenStream;
-use proc_macro_crate::{FoundCrate, crate_name};
 use proc_macro2::{Span, TokenStream as Tokens};
 use quote::{format_ident, quote};
 use syn::parse::Parser;
@@ -123,12 +124,8 @@ fn parameters(function: &ItemFn) -> Result<(Vec<Type>, bool), Error> {
 
 /// Returns the path of the `stepwell` crate, by whatever name the user imports it.
 fn stepwell() -> Tokens {
-    let name = match crate_name("stepwell") {
-        Ok(FoundCrate::Name(name)) => name,
-        // This branch also serves the crate itself and the examples of its documentation.
-        Ok(FoundCrate::Itself) | Err(_) => "stepwell".into(),
-    };
-    let ident = Ident::new(&name, Span::call_site());
+    // The crate itself and the examples of its documentation have the default name.
+    let ident = Ident::new(&manifest::name_of_stepwell(), Span::call_site());
     quote!(::#ident)
 }
 

@@ -92,7 +92,7 @@ fn limits(queue: &QueueInfo) -> String {
 }
 
 pub(super) fn encoded(text: &str) -> String {
-    url::form_urlencoded::byte_serialize(text.as_bytes()).collect()
+    form_urlencoded::byte_serialize(text.as_bytes()).collect()
 }
 
 #[derive(Deserialize)]
