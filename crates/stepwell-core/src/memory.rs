@@ -8,6 +8,7 @@ mod workers;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::convert::Infallible;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -29,7 +30,13 @@ use crate::store::queue::QueueInfo;
 use crate::store::record::TaskRecord;
 use crate::store::rules::circle::blocked;
 use crate::store::rules::crash::SUSPECT_CRASHES;
-use crate::store::rules::ending::{begun_anew, compensating};
+use crate::store::rules::ending::{attempt_to_undo, begun_anew, compensating};
+use crate::store::rules::{
+    Arrival, Cancellation, Claims, Counts, Course, Effect, Ending, Found, GivenBack, Leaving, Live,
+    Position, Queueing, Registration, Start, Started, Suspension, Turn, Undo, Verdict, WakeAt,
+    given_back, is_waiting, on_arrival, on_cancel, on_command, on_end, on_suspension,
+    starts_with_spawn,
+};
 use crate::store::scope::Scope;
 use crate::store::*;
 
@@ -118,7 +125,7 @@ impl Store for MemoryStore {
             have_labels(&task.new.headers, &filter.labels)
                 && task.is_in(&filter.scope)
                 && filter.before.is_none_or(|before| task.new.task_id < before)
-                && filter.state.is_none_or(|state| task.shown_state() == state)
+                && filter.state.is_none_or(|state| task.position().state() == state)
                 && filter.queue.as_ref().is_none_or(|queue| task.new.queue == *queue)
                 && filter
                     .task_type
@@ -324,7 +331,7 @@ struct Task {
     new: NewTask,
     state: TaskState,
     run_id: RunId,
-    attempt: u32,
+    counts: Counts,
     /// The worker that runs the task, or that ran the task before it was suspended.
     worker_id: Option<WorkerId>,
     journal: Vec<Entry>,
@@ -332,18 +339,14 @@ struct Task {
     mail: Mail,
     output: Option<Payload>,
     failure: Option<Failure>,
-    cancel_requested: bool,
-    compensating: bool,
-    /// The number of crashes in a row that the task has met.
-    crashes: u32,
+    cancellation: Cancellation,
+    course: Course,
     /// The number of the last entry that showed progress at the latest crash.
     progress_at_crash: u64,
-    /// The number of attempts that a crash has ended.
-    lost: u32,
     poked: bool,
     /// The place of the task among those of its concurrency key.
     place: u64,
-    paused: bool,
+    claims: Claims,
     spawned_at: Timestamp,
     ready_at: Timestamp,
     started_at: Option<Timestamp>,
@@ -359,14 +362,14 @@ impl Task {
             run_id: self.run_id,
             task_type: self.new.task_type.clone(),
             queue: self.new.queue.clone(),
-            state: self.shown_state(),
+            state: self.position().state(),
             params: self.new.params.clone(),
             output: self.output.clone(),
             failure: self.failure.clone(),
             headers: self.new.headers.clone(),
             scope: self.new.scope.clone(),
             priority: self.new.priority,
-            attempt: self.attempt,
+            attempt: self.counts.attempt,
             max_attempts: self.new.max_attempts,
             retry: self.new.retry.clone(),
             max_duration: self.new.cancellation.max_duration,
@@ -375,8 +378,8 @@ impl Task {
             idempotency_key: self.new.idempotency_key.clone(),
             concurrency_key: self.new.concurrency_key.clone(),
             code_version: self.new.code_version.clone(),
-            cancel_requested: self.cancel_requested,
-            paused: self.paused,
+            cancel_requested: self.cancellation == Cancellation::Requested,
+            paused: self.claims == Claims::Paused,
             spawned_at: self.spawned_at,
             started_at: self.started_at,
             finished_at: self.finished_at,
@@ -388,21 +391,17 @@ impl Task {
         scope.has(&self.new.queue, &self.new.headers, &self.new.scope)
     }
 
-    fn shown_state(&self) -> TaskState {
-        if self.compensating && !self.state.is_finished() {
-            TaskState::Compensating
-        } else {
-            self.state
-        }
+    fn position(&self) -> Position {
+        Position::of(self.state, self.course, self.cancellation, self.claims)
     }
 
-    /// Returns whether something is left to be undone before the task ends in this way.
-    fn compensates(&self, finish: &Finish) -> bool {
-        let of = |kind| self.journal.iter().rposition(move |entry| entry.key.kind == kind);
-        !self.compensating
-            && !matches!(finish, Finish::Completed(_))
-            && of(Kind::Compensate)
-                .is_some_and(|recorded| of(Kind::Compensating).is_none_or(|done| done < recorded))
+    /// Returns what is left to be undone before the task ends.
+    fn undo(&self) -> Undo {
+        let last = |kind| {
+            let entry = self.journal.iter().rfind(|entry| entry.key.kind == kind);
+            entry.map(|entry| entry.seq)
+        };
+        Undo::of(last(Kind::Compensate), last(Kind::Compensating))
     }
 
     fn finish(&self) -> Option<Finish> {
@@ -465,13 +464,11 @@ impl State {
             .ok_or(Refused)?;
         let last = task.journal.last().map_or(0, |entry| entry.seq);
         if transition.after.is_some_and(|after| after != last) {
-            task.attempt -= 1;
-            task.crashes = 0;
-            self.give_back(now, task_id, None, news);
+            self.give_back(now, task_id, Leaving::Released, None, news);
             return Err(Refused);
         }
         let applied = Applied {
-            cancel_requested: task.cancel_requested,
+            cancel_requested: task.cancellation == Cancellation::Requested,
             transaction: transition.transaction.map(|_| {
                 Err(anyhow::anyhow!(
                     "the store in memory has no transactions: use SQLite or PostgreSQL"
@@ -526,18 +523,13 @@ impl State {
             Next::Retry { failure, at } => {
                 if let Some(task) = self.tasks.get_mut(&task_id) {
                     task.failure = Some(failure);
-                    task.crashes = 0;
                 }
                 self.drop_waits(task_id);
-                self.give_back(now, task_id, Some(at), news);
+                self.give_back(now, task_id, Leaving::Failed, Some(at), news);
             }
-            Next::Release | Next::Leave { .. } => {
-                if let Some(task) = self.tasks.get_mut(&task_id) {
-                    task.attempt -= 1;
-                    task.crashes = 0;
-                }
-                let due_at = if let Next::Leave { until } = next { Some(until) } else { None };
-                self.give_back(now, task_id, due_at, news);
+            Next::Release => self.give_back(now, task_id, Leaving::Released, None, news),
+            Next::Leave { until } => {
+                self.give_back(now, task_id, Leaving::Released, Some(until), news);
             }
         }
         Ok(written)
@@ -575,13 +567,18 @@ impl State {
         let owned = |task: &&mut Task| task.run_id == run_id && task.state == TaskState::Running;
         let Some(task) = self.tasks.get_mut(&task_id).filter(owned) else { return applied };
         task.poked = false;
-        applied.cancel_requested = task.cancel_requested;
-        if let Look::Suspend { wake_at } = look
-            && !(task.cancel_requested
-                || !facts.is_empty()
-                || wake_at.is_some_and(|wake_at| wake_at <= now))
-        {
-            match wake_at.is_none().then(|| self.blocked(task_id)).flatten() {
+        applied.cancel_requested = task.cancellation == Cancellation::Requested;
+        if let Look::Suspend { wake_at } = look {
+            let found = if facts.is_empty() { Found::Nothing } else { Found::Something };
+            let blocking = match on_suspension(task.cancellation, found, WakeAt::of(wake_at, now)) {
+                Suspension::StaysRunning => {
+                    applied.facts = facts;
+                    return applied;
+                }
+                Suspension::Suspends => None,
+                Suspension::SuspendsUnlessInCircle => self.blocked(task_id),
+            };
+            match blocking {
                 Some(child) => facts.children.push((child, Finish::Failed(blocked()))),
                 None => {
                     self.suspend(task_id, wake_at, news);
@@ -596,31 +593,34 @@ impl State {
     fn suspend(&mut self, task_id: TaskId, wake_at: Option<Timestamp>, news: &mut News) {
         let Some(task) = self.tasks.get_mut(&task_id) else { return };
         task.state = TaskState::Suspended;
-        task.attempt -= 1;
-        task.crashes = 0;
+        task.counts = task.counts.left(Leaving::Suspended);
         if self.queues.get(&task.new.queue).is_some_and(Queue::counts_running) {
             news.ready.push((task.new.queue.clone(), 1));
         }
         self.set_due(task_id, wake_at, news);
     }
 
-    /// Makes a running task pending, without an owner.
+    /// Takes a running task from its owner.
     fn give_back(
         &mut self,
         now: Timestamp,
         task_id: TaskId,
+        leaving: Leaving,
         due_at: Option<Timestamp>,
         news: &mut News,
     ) {
         let Some(task) = self.tasks.get_mut(&task_id) else { return };
         task.worker_id = None;
-        if task.cancel_requested {
-            self.finish(now, task_id, Finish::Cancelled, news);
-        } else if due_at.is_some_and(|due_at| due_at > now) {
-            task.state = TaskState::Pending;
-            self.set_due(task_id, due_at, news);
-        } else {
-            self.make_ready(now, task_id, news);
+        task.counts = task.counts.left(leaving);
+        match (given_back(task.cancellation), Start::of(due_at, now)) {
+            (GivenBack::EndsAsCancelled, _) => {
+                self.finish(now, task_id, Finish::Cancelled, news);
+            }
+            (GivenBack::Pending, Start::Later) => {
+                task.state = TaskState::Pending;
+                self.set_due(task_id, due_at, news);
+            }
+            (GivenBack::Pending, Start::Now) => self.make_ready(now, task_id, news),
         }
     }
 
@@ -634,8 +634,11 @@ impl State {
 
     /// Lets a pending task be claimed, unless its time or turn has yet to come, or it is paused.
     fn offer(&mut self, task_id: TaskId, news: &mut News) {
-        let claimable =
-            |task: &&Task| !task.paused && task.due_at.is_none() && self.has_turn(&task.new);
+        let claimable = |task: &&Task| {
+            let start = if task.due_at.is_none() { Start::Now } else { Start::Later };
+            let turn = if self.has_turn(&task.new) { Turn::Free } else { Turn::Taken };
+            matches!(task.position(), Position::Live(live) if live.is_claimable(start, turn))
+        };
         let Some(task) = self.tasks.get(&task_id).filter(claimable) else { return };
         let place = (Reverse(task.new.priority), task.ready_at, task_id);
         self.ready.entry(task.new.queue.clone()).or_default().insert(place);
@@ -676,22 +679,28 @@ impl State {
     /// Notifies a task that something has arrived for it: wakes a suspended task, and marks a
     /// running one.
     fn notify(&mut self, now: Timestamp, task_id: TaskId, news: &mut News) {
-        match self.tasks.get_mut(&task_id) {
-            Some(task) if task.state == TaskState::Suspended => self.make_ready(now, task_id, news),
-            Some(task) if task.state == TaskState::Running => {
+        let Some(task) = self.tasks.get_mut(&task_id) else { return };
+        match on_arrival(task.position()) {
+            Arrival::Wakes => self.make_ready(now, task_id, news),
+            Arrival::Notifies => {
                 task.poked = true;
                 news.poked.push(task_id);
             }
-            _ => {}
+            Arrival::Nothing => {}
         }
     }
 
     /// Ends a task, or starts its compensation first.
     fn finish(&mut self, now: Timestamp, task_id: TaskId, finish: Finish, news: &mut News) {
-        if self.tasks.get(&task_id).is_some_and(|task| task.compensates(&finish)) {
-            self.compensate(now, task_id, finish, news);
-        } else {
-            self.end(now, task_id, finish, news);
+        let Some(task) = self.tasks.get(&task_id) else { return };
+        // The journal of a task that has succeeded is not read.
+        let undo = match finish {
+            Finish::Completed(_) => Undo::Nothing,
+            Finish::Failed(_) | Finish::Cancelled => task.undo(),
+        };
+        match on_end((&finish).into(), task.course, undo) {
+            Ending::CompensatesFirst => self.compensate(now, task_id, finish, news),
+            Ending::Ends(_) => self.end(now, task_id, finish, news),
         }
     }
 
@@ -701,15 +710,14 @@ impl State {
         self.withdraw(task_id);
         let Some(task) = self.tasks.get_mut(&task_id) else { return };
         let seq = task.journal.last().map_or(1, |entry| entry.seq + 1);
-        // The attempt of a suspended task does not count, and is replayed with its number.
-        let attempt = task.attempt + u32::from(task.state == TaskState::Suspended);
+        let Position::Live(live) = task.position() else { return };
+        let attempt = attempt_to_undo(task.counts.attempt, live.activity);
         let (entry, failure) = compensating(seq, attempt, finish, now);
         task.journal.push(entry);
         task.failure = Some(failure);
-        task.compensating = true;
-        task.cancel_requested = false;
-        task.attempt = 0;
-        task.lost = 0;
+        let Live { course, cancellation, .. } = live.compensating();
+        (task.course, task.cancellation) = (course, cancellation);
+        task.counts = task.counts.compensating();
         task.worker_id = None;
         task.poked = false;
         self.make_ready(now, task_id, news);
@@ -727,7 +735,7 @@ impl State {
             news.ready.push((task.new.queue.clone(), 1));
         }
         task.worker_id = None;
-        task.paused = false;
+        task.claims = Claims::Open;
         // A retry may follow any other end, and receives the accepted messages.
         if matches!(finish, Finish::Completed(_)) {
             task.mail = Mail::default();
@@ -774,32 +782,43 @@ impl State {
 
     /// Cancels a task that has not ended.
     fn cancel(&mut self, now: Timestamp, task_id: TaskId, news: &mut News) {
-        match self.tasks.get_mut(&task_id) {
-            Some(task) if task.compensating => {}
-            Some(task) if task.state == TaskState::Running => {
-                task.cancel_requested = true;
-                self.notify(now, task_id, news);
-            }
-            _ => self.finish(now, task_id, Finish::Cancelled, news),
+        let Some(task) = self.tasks.get(&task_id) else { return };
+        if let Some(effect) = on_cancel(task.position()) {
+            self.apply(now, task_id, effect, news);
         }
     }
 
     fn command(&mut self, now: Timestamp, command: Command, news: &mut News) -> CommandOutcome {
         let task_id = command.task_id();
         let Some(task) = self.tasks.get(&task_id) else { return CommandOutcome::NotFound };
-        let (state, needed_by) = (task.state, self.needed_by(task));
-        let Some(task) = self.tasks.get_mut(&task_id) else { return CommandOutcome::NotFound };
-        match command {
-            Command::Cancel(_) if !task.shown_state().is_ending() => {
-                self.cancel(now, task_id, news);
-                self.cancel_doomed(now, news);
+        let effect = match on_command(task.position(), command.into()) {
+            Verdict::Allowed(effect) => effect,
+            Verdict::NotAllowed(state) => return CommandOutcome::NotAllowed(state),
+        };
+        if effect == Effect::Remove
+            && let Some(by) = self.needed_by(task)
+        {
+            return CommandOutcome::Needed { by };
+        }
+        self.apply(now, task_id, effect, news);
+        self.cancel_doomed(now, news);
+        CommandOutcome::Done
+    }
+
+    /// Carries out the effect of a command or a cancellation; the children of a cancelled task are
+    /// cancelled later.
+    fn apply(&mut self, now: Timestamp, task_id: TaskId, effect: Effect, news: &mut News) {
+        let Some(task) = self.tasks.get_mut(&task_id) else { return };
+        match effect {
+            Effect::AskToEnd => {
+                task.cancellation = Cancellation::Requested;
+                self.notify(now, task_id, news);
             }
-            Command::Retry(_) if matches!(state, TaskState::Failed | TaskState::Cancelled) => {
-                task.attempt = 0;
-                task.lost = 0;
-                task.crashes = 0;
-                task.cancel_requested = false;
-                task.compensating = false;
+            Effect::EndAsCancelled => self.finish(now, task_id, Finish::Cancelled, news),
+            Effect::RunAgain => {
+                task.counts = Counts::default();
+                let Live { course, cancellation, claims, .. } = Live::NEW;
+                (task.course, task.cancellation, task.claims) = (course, cancellation, claims);
                 if task.journal.iter().any(|entry| entry.key.kind == Kind::Compensating) {
                     let seq = task.journal.last().map_or(1, |entry| entry.seq + 1);
                     task.journal.push(begun_anew(seq, now));
@@ -808,25 +827,18 @@ impl State {
                 self.line_up(task_id);
                 self.make_ready(now, task_id, news);
             }
-            Command::Delete(_) if state.is_finished() => match needed_by {
-                Some(by) => return CommandOutcome::Needed { by },
-                None => self.delete(task_id),
-            },
-            Command::Wake(_) if state == TaskState::Suspended => {
-                self.make_ready(now, task_id, news);
-            }
-            Command::Pause(_) if !state.is_finished() => {
-                task.paused = true;
+            Effect::Remove => self.delete(task_id),
+            Effect::Wake => self.make_ready(now, task_id, news),
+            Effect::Pause => {
+                task.claims = Claims::Paused;
                 self.withdraw(task_id);
             }
-            Command::Resume(_) if !state.is_finished() => {
-                if std::mem::take(&mut task.paused) && state == TaskState::Pending {
-                    self.offer(task_id, news);
-                }
+            Effect::Resume => {
+                task.claims = Claims::Open;
+                self.offer(task_id, news);
             }
-            _ => return CommandOutcome::NotAllowed(task.shown_state()),
+            Effect::Nothing => {}
         }
-        CommandOutcome::Done
     }
 
     /// Returns the task that may still have to learn how this one ended.
@@ -950,7 +962,7 @@ impl State {
             return Spawned::Existing {
                 task_id: task.new.task_id,
                 run_id: task.run_id,
-                attempt: task.attempt,
+                attempt: task.counts.attempt,
             };
         }
         if let Some(waiting) = self.coalesce(now, &new, news) {
@@ -958,29 +970,24 @@ impl State {
         }
         self.idempotency.extend(key.map(|key| (key, new.task_id)));
         let (task_id, start_at) = (new.task_id, new.start_at.filter(|start_at| *start_at > now));
-        let free = new.concurrency_key.is_none()
-            && !self.queues.get(&new.queue).is_some_and(Queue::restricts);
-        let eager = free && start_at.is_none();
-        let claim_by = new.claim_by.filter(|worker| eager && self.workers.contains_key(worker));
+        let claim_by = new.claim_by.filter(|worker_id| self.starts_now(now, &new, *worker_id));
         let CancellationPolicy { max_delay, max_duration } = new.cancellation;
         let limit = if claim_by.is_some() { max_duration } else { max_delay };
         let claimed = claim_by.is_some();
         let task = Task {
             state: if claimed { TaskState::Running } else { TaskState::Pending },
             run_id: new.run_id,
-            attempt: u32::from(claimed),
+            counts: if claimed { Counts::default().claimed() } else { Counts::default() },
             worker_id: claim_by,
             journal: Vec::new(),
             waits: Waits::default(),
             mail: Mail::default(),
             output: None,
             failure: None,
-            cancel_requested: false,
-            paused: false,
-            compensating: false,
-            crashes: 0,
+            cancellation: Cancellation::NotRequested,
+            course: Course::Ordinary,
+            claims: Claims::Open,
             progress_at_crash: 0,
-            lost: 0,
             poked: false,
             place: 0,
             spawned_at: now,
@@ -1002,14 +1009,34 @@ impl State {
         Spawned::Created { claimed }
     }
 
+    /// Returns whether a worker gets a task in the commit that spawns it.
+    fn starts_now(&self, now: Timestamp, new: &NewTask, worker_id: WorkerId) -> bool {
+        let Ok(starts) = starts_with_spawn::<Infallible>(
+            Start::of(new.start_at, now),
+            if new.concurrency_key.is_none() { Turn::Free } else { Turn::Taken },
+            || {
+                Ok(match self.workers.contains_key(&worker_id) {
+                    true => Registration::Registered,
+                    false => Registration::Unknown,
+                })
+            },
+            || {
+                Ok(match self.queues.get(&new.queue).is_some_and(Queue::restricts) {
+                    true => Queueing::Restricted,
+                    false => Queueing::Free,
+                })
+            },
+        );
+        starts
+    }
+
     /// Returns the waiting task that takes the place of a spawn, if there is one.
     fn coalesce(&mut self, now: Timestamp, new: &NewTask, news: &mut News) -> Option<Spawned> {
         let (coalesce, key) = (new.coalesce?, concurrency_key(new)?);
         let waits = |task: &&Task| {
+            let started = if task.started_at.is_none() { Started::Never } else { Started::Once };
             task.new.task_type == new.task_type
-                && task.state == TaskState::Pending
-                && task.started_at.is_none()
-                && !task.compensating
+                && matches!(task.position(), Position::Live(live) if is_waiting(live, started))
         };
         let line =
             self.keys.get(&key)?.iter().rev().filter_map(|(_, task_id)| self.tasks.get(task_id));
@@ -1046,22 +1073,24 @@ impl State {
             self.messages += 1;
             mail.add(ArrivedMessage { id: self.messages, topic, payload });
         }
+        let counts = Counts { attempt: info.attempt, ..Counts::default() };
         let task = Task {
             state: if info.state.is_finished() { info.state } else { TaskState::Pending },
             run_id: info.run_id,
-            attempt: info.attempt.saturating_sub(u32::from(info.state == TaskState::Running)),
+            counts: match info.state {
+                TaskState::Running => counts.left(Leaving::Released),
+                _ => counts,
+            },
             worker_id: None,
             journal,
             waits: Waits::default(),
             mail,
             output: info.output,
             failure: info.failure,
-            cancel_requested: false,
-            paused: false,
-            compensating: info.state == TaskState::Compensating,
-            crashes: 0,
+            cancellation: Cancellation::NotRequested,
+            course: Course::of(info.state == TaskState::Compensating),
+            claims: Claims::Open,
             progress_at_crash: 0,
-            lost: 0,
             poked: false,
             place: 0,
             spawned_at: info.spawned_at,
@@ -1117,7 +1146,7 @@ impl State {
         let ready = queues.iter().filter_map(|queue| self.ready.get(queue)).flatten();
         let tasks = ready.filter_map(|place| self.tasks.get(&place.2));
         let types = tasks
-            .filter(|task| task.crashes < SUSPECT_CRASHES)
+            .filter(|task| task.counts.crashes < SUSPECT_CRASHES)
             .map(|task| task.new.task_type.clone());
         types.collect::<BTreeSet<_>>().into_iter().collect()
     }
@@ -1174,15 +1203,15 @@ impl State {
             task.run_id = RunId::new(runtime);
         }
         task.state = TaskState::Running;
-        task.attempt = task.attempt.saturating_add(1);
+        task.counts = task.counts.claimed();
         task.worker_id = Some(worker_id);
         task.poked = false;
         let claimed = ClaimedTask {
             task_id,
             run_id: task.run_id,
-            attempt: task.attempt,
-            max_attempts: task.new.max_attempts.saturating_add(task.lost),
-            crashes: task.crashes,
+            attempt: task.counts.attempt,
+            max_attempts: task.new.max_attempts.saturating_add(task.counts.lost),
+            crashes: task.counts.crashes,
             task_type: task.new.task_type.clone(),
             queue: task.new.queue.clone(),
             params: task.new.params.clone(),

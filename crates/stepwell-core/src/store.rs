@@ -21,6 +21,9 @@
 //! A pending task may also have a `due_at` (a delayed start, a retry). No worker claims the task
 //! before that time.
 //!
+//! The [`rules`] say what each command, end, suspension and death does in each state. A store reads
+//! what a rule asks for, and writes what it answers.
+//!
 //! # Compensation
 //!
 //! A task does not end as failed or cancelled while something is left to be undone, whatever the
@@ -78,7 +81,7 @@ pub(crate) mod headers;
 pub(crate) mod page;
 pub(crate) mod queue;
 pub(crate) mod record;
-pub(crate) mod rules;
+pub mod rules;
 pub(crate) mod schedule;
 pub(crate) mod scheduled;
 pub(crate) mod scope;

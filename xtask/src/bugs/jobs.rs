@@ -97,8 +97,8 @@ pub(super) const BUGS: &[Bug] = &[
         name: "crash-counted-as-an-attempt",
         breaks: "A task with one attempt fails when the process dies beside it.",
         guarantee: "8",
-        file: "crates/stepwell-core/src/memory/workers.rs",
-        find: "            task.lost += 1;\n",
+        file: "crates/stepwell-core/src/store/rules/leaving.rs",
+        find: "                lost: self.lost.saturating_add(1),\n",
         put: "",
         tests: &[fails("stepwell-conformance", "memory", "quarantine")],
     },
@@ -265,8 +265,8 @@ pub(super) const BUGS: &[Bug] = &[
         breaks: "An event that arrives while a task suspends does not wake it.",
         guarantee: "5",
         file: MEMORY,
-        find: "task.cancel_requested || !facts.is_empty() || wake_at",
-        put: "task.cancel_requested || wake_at",
+        find: "if facts.is_empty() { Found::Nothing } else { Found::Something }",
+        put: "Found::Nothing",
         tests: &[
             fails("stepwell", "worker", "no_wake_up_is_lost_at_any_moment"),
             fails("stepwell-conformance", "memory", "suspension"),
@@ -307,10 +307,15 @@ pub(super) const BUGS: &[Bug] = &[
                  ever.",
         guarantee: "cancellation",
         file: "crates/stepwell-core/src/memory/workers.rs",
-        find: "            self.finish(now, task_id, finish, news);
+        find: "                    self.finish(now, task_id, finish, news);
+                }
+            }
         }
         self.cancel_doomed(now, news);",
-        put: "            self.finish(now, task_id, finish, news);\n        }",
+        put: "                    self.finish(now, task_id, finish, news);
+                }
+            }
+        }",
         tests: &[fails("stepwell-conformance", "memory", "dead_workers")],
     },
     Bug {

@@ -9,6 +9,7 @@ use crate::base::ids::TaskId;
 use crate::base::name::Name;
 use crate::base::time::Timestamp;
 use crate::store::queue::{QueueAction, QueueChange, QueueInfo, QueueLimits};
+use crate::store::rules::Claims;
 use crate::store::rules::crash::SUSPECT_CRASHES;
 use crate::store::scope::Scope;
 use crate::store::{Claim, NewTask, News, TaskState};
@@ -101,8 +102,8 @@ impl State {
             let fits = |(_, _, task_id): &&Place| {
                 self.tasks.get(task_id).is_some_and(|task| {
                     known(task)
-                        && (task.crashes >= SUSPECT_CRASHES) == suspect
-                        && (!suspect || task.crashes <= most)
+                        && (task.counts.crashes >= SUSPECT_CRASHES) == suspect
+                        && (!suspect || task.counts.crashes <= most)
                         && goes_on.is_none_or(|goes_on| task.worker_id.is_some() == goes_on)
                 })
             };
@@ -185,7 +186,7 @@ impl State {
             let pending = self.tasks.values().filter(|task| {
                 task.new.queue == *queue
                     && task.state == TaskState::Pending
-                    && !task.paused
+                    && task.claims == Claims::Open
                     && self.has_turn(&task.new)
             });
             let config = self.queues.get(queue);

@@ -3,10 +3,9 @@
 use std::ops::Bound;
 
 use super::State;
-use crate::base::ids::{TaskId, WorkerId};
+use crate::base::ids::WorkerId;
 use crate::base::time::{Timestamp, after};
-use crate::store::rules::crash::{crash_limit, crashed, crashes_after_another};
-use crate::store::rules::ending::end_of;
+use crate::store::rules::{Death, Leaving, Progress, end_after_death, on_death};
 use crate::store::*;
 
 /// A worker that is registered.
@@ -63,7 +62,7 @@ impl State {
             WorkerSignal::Deregister { worker_id } => {
                 let known = self.workers.remove(&worker_id);
                 for task_id in self.running_under(worker_id) {
-                    self.release(now, task_id, news);
+                    self.give_back(now, task_id, Leaving::Released, None, news);
                 }
                 self.cancel_doomed(now, news);
                 known.map_or(WorkerState::Gone, |worker| worker.state).into()
@@ -94,35 +93,21 @@ impl State {
         for task_id in self.running_under(worker_id) {
             let Some(task) = self.tasks.get_mut(&task_id) else { continue };
             let delivered = task.journal.iter().rev().find(|entry| entry.key.kind.is_progress());
-            let progress = delivered.map_or(0, |entry| entry.seq);
-            task.crashes = crashes_after_another(task.crashes, progress, task.progress_at_crash);
-            task.progress_at_crash = progress;
-            task.lost += 1;
-            if task.crashes < crash_limit(task.new.max_attempts, task.compensating)
-                || task.cancel_requested
-            {
-                self.give_back(now, task_id, None, news);
-                continue;
-            }
-            let failure = crashed(task.crashes);
-            let finish = match &task.failure {
-                Some(original) if task.compensating => {
-                    end_of(original.clone().without_the_rest(failure))
+            let now_at = delivered.map_or(0, |entry| entry.seq);
+            let progress = Progress { now: now_at, at_last_crash: task.progress_at_crash };
+            task.progress_at_crash = now_at;
+            let leaving = Leaving::Died(progress);
+            let crashes = task.counts.left(leaving).crashes;
+            match on_death(crashes, task.new.max_attempts, task.course, task.cancellation) {
+                Death::GivenBack(_) => self.give_back(now, task_id, leaving, None, news),
+                Death::Quarantined | Death::EndsAsItWouldHave => {
+                    task.counts = task.counts.left(leaving);
+                    let finish = end_after_death(crashes, task.course, task.failure.clone());
+                    self.finish(now, task_id, finish, news);
                 }
-                _ => Finish::Failed(failure),
-            };
-            self.finish(now, task_id, finish, news);
+            }
         }
         self.cancel_doomed(now, news);
-    }
-
-    /// Releases a running task, whose attempt does not count.
-    fn release(&mut self, now: Timestamp, task_id: TaskId, news: &mut News) {
-        if let Some(task) = self.tasks.get_mut(&task_id) {
-            task.attempt -= 1;
-            task.crashes = 0;
-        }
-        self.give_back(now, task_id, None, news);
     }
 
     pub(super) fn worker_infos(&self, now: Timestamp) -> Vec<WorkerInfo> {
