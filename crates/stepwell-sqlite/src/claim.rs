@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use rusqlite::{Result, Row, params};
+use stepwell_core::store::rules::Counts;
 use stepwell_core::store::{Claim, Claimed, ClaimedTask, Facts};
 use stepwell_core::{
     Name, RunId, Runtime, SUSPECT_CRASHES, Timestamp, Unreadable, WorkerId, after,
@@ -221,7 +222,7 @@ impl Applying<'_, '_> {
         } else {
             task.journal = Some(Vec::new());
         }
-        task.attempt = task.attempt.saturating_add(1);
+        task.attempt = Counts { attempt: task.attempt, ..Counts::default() }.claimed().attempt;
         let cancel_at = max_duration.map(|limit| after(self.now, limit));
         self.conn.run(
             "UPDATE stepwell_tasks SET state = 'running', run_id = ?2, attempt = ?3, worker_id = ?4, poked = 0,

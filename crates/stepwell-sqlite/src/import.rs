@@ -3,6 +3,7 @@
 use rusqlite::{
     Connection, OptionalExtension as _, Result, Transaction, TransactionBehavior, params,
 };
+use stepwell_core::store::rules::{Counts, Leaving};
 use stepwell_core::store::{ArrivedMessage, MessageId, TaskState};
 use stepwell_core::{Page, Room, TaskId, TaskRecord, Timestamp};
 
@@ -39,7 +40,12 @@ pub(crate) fn import(conn: &Connection, now: Timestamp, record: &TaskRecord) -> 
 fn insert(conn: &Connection, now: Timestamp, record: &TaskRecord) -> Result<bool> {
     let TaskRecord { info, journal, waits, messages, needs } = record;
     let task_id = Sql(&info.task_id);
-    let (ended, running) = (info.state.is_finished(), info.state == TaskState::Running);
+    let counts = Counts { attempt: info.attempt, ..Counts::default() };
+    let counts = match info.state {
+        TaskState::Running => counts.left(Leaving::Released),
+        _ => counts,
+    };
+    let ended = info.state.is_finished();
     let there = conn.query_row(
         "SELECT 1 FROM stepwell_tasks WHERE task_id = ?1 OR (task_type = ?2 AND idempotency_key = \
          ?3 AND scope = ?4)",
@@ -69,7 +75,7 @@ fn insert(conn: &Connection, now: Timestamp, record: &TaskRecord) -> Result<bool
             Sql(&info.queue),
             Sql(&state),
             info.priority,
-            info.attempt.saturating_sub(u32::from(running)),
+            counts.attempt,
             info.max_attempts,
             info.parent.as_ref().map(Sql),
             info.idempotency_key.as_ref().map(Sql),

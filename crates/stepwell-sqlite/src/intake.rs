@@ -1,13 +1,17 @@
 //! The input of clients and of other tasks: tasks, events, messages, commands.
 
 use rusqlite::{Result, params};
+use stepwell_core::store::rules::{
+    Effect, Position, Queueing, Registration, Start, Turn, Verdict, on_command, starts_with_spawn,
+};
 use stepwell_core::store::{
     Command, CommandOutcome, NewEvent, NewMessage, NewTask, Spawned, TaskState,
 };
-use stepwell_core::{Coalesce, Kind, Name, WorkerId, after, begun_anew};
+use stepwell_core::{Coalesce, Kind, Name, WorkerId, after};
 
 use crate::commit::Applying;
 use crate::rows::{Sql, Statements as _, count, get};
+use crate::states::Standing;
 use crate::{labels, purge};
 
 pub(crate) const EXISTING: &str = "SELECT task_id, run_id, attempt FROM stepwell_tasks
@@ -24,10 +28,6 @@ pub(crate) const WAITING: &str = "SELECT task_id, run_id FROM stepwell_tasks
     WHERE concurrency_key = ?1 AND scope = ?3 AND place IS NOT NULL AND task_type = ?2 AND state = 'pending' AND started_at IS NULL
         AND compensating = 0
     ORDER BY place DESC";
-
-/// Selects the end of the journal of a task that was compensated.
-const COMPENSATED: &str = "SELECT max(seq) FROM stepwell_journal WHERE task_id = ?1
-    HAVING max(kind = 'compensating') = 1";
 
 impl Applying<'_, '_> {
     pub(crate) fn spawn(&mut self, new: &NewTask) -> Result<Spawned> {
@@ -51,15 +51,7 @@ impl Applying<'_, '_> {
             return Ok(waiting);
         }
         let start_at = new.start_at.filter(|start_at| *start_at > self.now);
-        let eager = start_at.is_none() && new.concurrency_key.is_none();
-        let claim_by = match new.claim_by {
-            Some(worker_id)
-                if eager && self.is_registered(worker_id)? && !self.restricts(&new.queue)? =>
-            {
-                Some(worker_id)
-            }
-            _ => None,
-        };
+        let claim_by = self.starting_worker(new)?;
         let claimed = claim_by.is_some();
         let limit =
             if claimed { new.cancellation.max_duration } else { new.cancellation.max_delay };
@@ -105,6 +97,28 @@ impl Applying<'_, '_> {
             self.news.ready.push((new.queue.clone(), 1));
         }
         Ok(Spawned::Created { claimed })
+    }
+
+    /// Returns the worker that gets a new task at once.
+    fn starting_worker(&self, new: &NewTask) -> Result<Option<WorkerId>> {
+        let Some(worker_id) = new.claim_by else { return Ok(None) };
+        let starts = starts_with_spawn(
+            Start::of(new.start_at, self.now),
+            if new.concurrency_key.is_none() { Turn::Free } else { Turn::Taken },
+            || {
+                Ok::<_, rusqlite::Error>(match self.is_registered(worker_id)? {
+                    true => Registration::Registered,
+                    false => Registration::Unknown,
+                })
+            },
+            || {
+                Ok(match self.restricts(&new.queue)? {
+                    true => Queueing::Restricted,
+                    false => Queueing::Free,
+                })
+            },
+        )?;
+        Ok(starts.then_some(worker_id))
     }
 
     /// Returns the waiting task that a new task reuses. With [`Coalesce::Replace`], the call
@@ -161,8 +175,11 @@ impl Applying<'_, '_> {
 
     pub(crate) fn send(&mut self, message: &NewMessage) -> Result<bool> {
         let task_id = Sql(&message.task_id);
-        let ended = |(state, _): (Result<TaskState>, _)| state.is_ok_and(TaskState::is_finished);
-        if self.state(message.task_id)?.is_none_or(ended) {
+        // A task with an unreadable state keeps its messages until its row is mended.
+        let ended = |standing: Result<Standing>| {
+            standing.is_ok_and(|standing| matches!(standing.position, Position::Ended(_)))
+        };
+        if self.standing(message.task_id)?.is_none_or(ended) {
             return Ok(false);
         }
         self.conn.run(
@@ -175,50 +192,19 @@ impl Applying<'_, '_> {
 
     pub(crate) fn command(&mut self, command: Command) -> Result<CommandOutcome> {
         let task_id = command.task_id();
-        let Some((state, queue)) = self.state(task_id)? else {
-            return Ok(CommandOutcome::NotFound);
+        let Some(standing) = self.standing(task_id)? else { return Ok(CommandOutcome::NotFound) };
+        let Standing { position, queue } = standing?;
+        let effect = match on_command(position, command.into()) {
+            Verdict::Allowed(effect) => effect,
+            Verdict::NotAllowed(state) => return Ok(CommandOutcome::NotAllowed(state)),
         };
-        let state = state?;
-        let compensating = !state.is_finished() && self.is_compensating(task_id)?;
-        let shown = if compensating { TaskState::Compensating } else { state };
-        match command {
-            Command::Cancel(_) if !shown.is_ending() => {
-                self.cancel(task_id)?;
-                self.cancel_doomed()?;
-            }
-            Command::Retry(_) if matches!(state, TaskState::Failed | TaskState::Cancelled) => {
-                self.conn.run(
-                    "UPDATE stepwell_tasks SET attempt = 0, lost = 0, crashes = 0, cancel_requested = 0, compensating = 0,
-                        finished_at = NULL
-                    WHERE task_id = ?1",
-                    params![Sql(&task_id)],
-                )?;
-                if let Some(seq) = self
-                    .conn
-                    .one(COMPENSATED, params![Sql(&task_id)], |row| row.get::<_, i64>(0))?
-                {
-                    self.add_entries(task_id, &[begun_anew(seq.unsigned_abs() + 1, self.now)])?;
-                }
-                self.line_up(task_id)?;
-                self.make_ready(task_id, queue)?;
-            }
-            Command::Delete(_) if state.is_finished() => {
-                match purge::needed_by(self.conn, task_id)? {
-                    Some(by) => return Ok(CommandOutcome::Needed { by }),
-                    None => purge::delete(self.conn, task_id)?,
-                }
-            }
-            Command::Wake(_) if state == TaskState::Suspended => self.make_ready(task_id, queue)?,
-            Command::Pause(_) | Command::Resume(_) if !state.is_finished() => {
-                let pause = matches!(command, Command::Pause(_));
-                let sql = "UPDATE stepwell_tasks SET paused = ?2 WHERE task_id = ?1";
-                self.conn.run(sql, params![Sql(&task_id), pause])?;
-                if !pause && state == TaskState::Pending {
-                    self.tell_ready(queue);
-                }
-            }
-            _ => return Ok(CommandOutcome::NotAllowed(shown)),
+        if effect == Effect::Remove
+            && let Some(by) = purge::needed_by(self.conn, task_id)?
+        {
+            return Ok(CommandOutcome::Needed { by });
         }
+        self.carry_out(task_id, effect, queue)?;
+        self.cancel_doomed()?;
         Ok(CommandOutcome::Done)
     }
 }

@@ -1,10 +1,15 @@
 //! The changes of tasks' states.
 
 use rusqlite::{Result, Row, params};
+use stepwell_core::store::rules::{
+    Arrival, Cancellation, Claims, Counts, Course, Effect, End, Ending, GivenBack, Position, Undo,
+    attempt_to_undo, given_back, on_arrival, on_cancel, on_end,
+};
 use stepwell_core::store::{Finish, TaskState};
-use stepwell_core::{Failure, Kind, Name, RunId, TaskId, Timestamp, compensating};
+use stepwell_core::{Failure, Kind, Name, RunId, TaskId, Timestamp, begun_anew, compensating};
 
 use crate::commit::Applying;
+use crate::purge;
 use crate::rows::{Sql, Statements as _, count, get, known, opt};
 
 /// Selects a task that is about to end. With a run, the statement is also the fence: the run must
@@ -17,17 +22,57 @@ pub(crate) const TO_END: &str =
     FROM stepwell_tasks
     WHERE task_id = ?1 AND (?2 IS NULL OR (run_id = ?2 AND state = 'running'))";
 
-/// Selects the end of a task's journal, its attempt and its queue, if the task has something to
-/// compensate. The attempt of a suspended task does not count, but its number is used here.
-const TO_COMPENSATE: &str =
-    "SELECT (SELECT max(seq) FROM stepwell_journal WHERE task_id = ?1), attempt + (state = 'suspended'), queue
-    FROM stepwell_tasks
-    WHERE task_id = ?1 AND compensating = 0 AND EXISTS (
-        SELECT 1 FROM stepwell_journal WHERE task_id = ?1 AND kind = 'compensate' AND seq > coalesce(
-            (SELECT max(seq) FROM stepwell_journal WHERE task_id = ?1 AND kind = 'compensating'), 0))";
+/// Selects the columns of [`Standing`].
+pub(crate) const STANDING: &str = "SELECT state, compensating, cancel_requested, paused, queue
+    FROM stepwell_tasks WHERE task_id = ?1";
+
+/// Selects the columns of [`Standing`], the counts of attempts, and the last entries of the journal
+/// that say what is left to be undone.
+pub(crate) const TO_COMPENSATE: &str =
+    "SELECT state, compensating, cancel_requested, paused, queue, attempt, lost, crashes,
+        last, recorded, begun
+    FROM stepwell_tasks CROSS JOIN (
+        SELECT max(seq) AS last, max(seq) FILTER (WHERE kind = 'compensate') AS recorded,
+            max(seq) FILTER (WHERE kind = 'compensating') AS begun
+        FROM stepwell_journal WHERE task_id = ?1)
+    WHERE task_id = ?1";
+
+/// Selects the end of the journal of a task that was compensated.
+const COMPENSATED: &str = "SELECT max(seq) FROM stepwell_journal WHERE task_id = ?1
+    HAVING max(kind = 'compensating') = 1";
 
 pub(crate) const CHILDREN: &str = "SELECT task_id FROM stepwell_tasks
     WHERE parent = ?1 AND state IN ('pending', 'running', 'suspended') ORDER BY task_id";
+
+/// A task as the rules see it.
+pub(crate) struct Standing {
+    pub(crate) position: Position,
+    /// The queue; `None` when it cannot be read: then no worker can claim the task, and none is
+    /// notified.
+    pub(crate) queue: Option<Name>,
+}
+
+impl Standing {
+    /// Reads the columns `state, compensating, cancel_requested, paused, queue`.
+    pub(crate) fn read(row: &Row<'_>) -> Result<Self> {
+        let position = Position::of(
+            get(row, 0)?,
+            Course::of(row.get(1)?),
+            Cancellation::of(row.get(2)?),
+            Claims::of(row.get(3)?),
+        );
+        Ok(Self { position, queue: known(row, 4) })
+    }
+}
+
+/// Reads the counts of a task's attempts, from the columns `attempt, lost, crashes`.
+pub(crate) fn counts(row: &Row<'_>, first: usize) -> Result<Counts> {
+    Ok(Counts {
+        attempt: count(row, first)?,
+        lost: count(row, first + 1)?,
+        crashes: count(row, first + 2)?,
+    })
+}
 
 /// A running task that is about to lose its owner.
 pub(crate) struct Held {
@@ -35,24 +80,31 @@ pub(crate) struct Held {
     /// The queue; `None` when it cannot be read: then no worker can claim the task, and none is
     /// notified.
     pub(crate) queue: Option<Name>,
-    pub(crate) cancel_requested: bool,
-    pub(crate) compensating: bool,
+    pub(crate) cancellation: Cancellation,
+    pub(crate) course: Course,
+    pub(crate) counts: Counts,
 }
 
 impl Held {
-    /// Reads the columns `task_id, queue, cancel_requested, compensating`.
+    /// Reads the columns `task_id, queue, cancel_requested, compensating, attempt, lost, crashes`.
     pub(crate) fn read(row: &Row<'_>) -> Result<Self> {
         Ok(Self {
             task_id: get(row, 0)?,
             queue: known(row, 1),
-            cancel_requested: row.get(2)?,
-            compensating: row.get(3)?,
+            cancellation: Cancellation::of(row.get(2)?),
+            course: Course::of(row.get(3)?),
+            counts: counts(row, 4)?,
         })
+    }
+
+    /// Returns whether the task has been asked to cancel.
+    pub(crate) fn cancel_requested(&self) -> bool {
+        self.cancellation == Cancellation::Requested
     }
 }
 
 /// A row of [`TO_END`].
-struct Ending {
+struct ToEnd {
     rowid: i64,
     /// `true` if another task may wait for this one, because it spawned it or was answered with it.
     known: bool,
@@ -65,44 +117,47 @@ struct Ending {
     mail: bool,
 }
 
-/// The result of an attempt whose task becomes pending.
-#[derive(Default)]
-pub(crate) struct GivenBack<'a> {
+/// The rest of a task whose run has left it.
+pub(crate) struct Left<'a> {
+    /// The counts of attempts, now that the run has left.
+    pub(crate) counts: Counts,
     /// The time at which the task is due again; `None` for now.
     pub(crate) due_at: Option<Timestamp>,
-    /// `true` if the attempt does not count.
-    pub(crate) uncounted: bool,
     /// The reason of the attempt's failure.
     pub(crate) failure: Option<&'a Failure>,
-    /// `true` if the attempt's process died; otherwise the count of successive crashes starts again
-    /// at 0.
-    pub(crate) crashed: bool,
+}
+
+impl From<Counts> for Left<'_> {
+    fn from(counts: Counts) -> Self {
+        Self { counts, due_at: None, failure: None }
+    }
 }
 
 impl Applying<'_, '_> {
     /// Makes a running task pending, without an owner. A task whose cancellation was requested is
     /// cancelled instead.
-    pub(crate) fn give_back(&mut self, task: &Held, given: &GivenBack<'_>) -> Result<()> {
-        let due_at = given.due_at.filter(|due_at| *due_at > self.now);
+    pub(crate) fn give_back(&mut self, task: &Held, left: &Left<'_>) -> Result<()> {
+        let due_at = left.due_at.filter(|due_at| *due_at > self.now);
         self.conn.run(
-            "UPDATE stepwell_tasks SET state = 'pending', worker_id = NULL, poked = 0, attempt = max(attempt, ?2) - ?2,
-                failure = coalesce(?3, failure), due_at = ?4, ready_at = ?5,
-                crashes = CASE WHEN ?6 THEN crashes ELSE 0 END
+            "UPDATE stepwell_tasks SET state = 'pending', worker_id = NULL, poked = 0, attempt = ?2,
+                lost = ?3, crashes = ?4, failure = coalesce(?5, failure), due_at = ?6, ready_at = ?7
             WHERE task_id = ?1",
             params![
                 Sql(&task.task_id),
-                given.uncounted,
-                given.failure.map(Sql),
+                left.counts.attempt,
+                left.counts.lost,
+                left.counts.crashes,
+                left.failure.map(Sql),
                 due_at.as_ref().map(Sql),
-                Sql(&self.now),
-                given.crashed
+                Sql(&self.now)
             ],
         )?;
-        if task.cancel_requested {
-            self.make_room(task.queue.as_ref())?;
-            self.finish(task.task_id, None, Finish::Cancelled)?;
-        } else {
-            self.tell_ready(task.queue.clone());
+        match given_back(task.cancellation) {
+            GivenBack::EndsAsCancelled => {
+                self.make_room(task.queue.as_ref())?;
+                self.finish(task.task_id, None, Finish::Cancelled)?;
+            }
+            GivenBack::Pending => self.tell_ready(task.queue.clone()),
         }
         Ok(())
     }
@@ -125,38 +180,29 @@ impl Applying<'_, '_> {
 
     /// Wakes a suspended task, or notifies a running one, because something has arrived for it.
     pub(crate) fn notify(&mut self, task_id: TaskId) -> Result<()> {
-        match self.state(task_id)? {
-            Some((Ok(TaskState::Suspended), queue)) => self.make_ready(task_id, queue),
-            Some((Ok(TaskState::Running), _)) => self.poke(task_id, false).map(|_| ()),
-            _ => Ok(()),
+        // No run waits for what a task with an unreadable state waits for.
+        let Some(Ok(Standing { position, queue })) = self.standing(task_id)? else { return Ok(()) };
+        match on_arrival(position) {
+            Arrival::Wakes => self.make_ready(task_id, queue),
+            Arrival::Notifies => self.poke(task_id, false),
+            Arrival::Nothing => Ok(()),
         }
     }
 
-    /// Returns the task's state and queue, as far as they can be read.
-    pub(crate) fn state(
-        &self,
-        task_id: TaskId,
-    ) -> Result<Option<(Result<TaskState>, Option<Name>)>> {
-        self.conn.one(
-            "SELECT state, queue FROM stepwell_tasks WHERE task_id = ?1",
-            params![Sql(&task_id)],
-            |row| Ok((get(row, 0), known(row, 1))),
-        )
+    /// Returns the task as the rules see it, as far as it can be read.
+    pub(crate) fn standing(&self, task_id: TaskId) -> Result<Option<Result<Standing>>> {
+        self.conn.one(STANDING, params![Sql(&task_id)], |row| Ok(Standing::read(row)))
     }
 
-    /// Marks a running task as one for which something has arrived. The result is `false` when the
-    /// task does not run.
-    fn poke(&mut self, task_id: TaskId, cancel: bool) -> Result<bool> {
-        let runs = 1
-            == self.conn.run(
-                "UPDATE stepwell_tasks SET poked = 1, cancel_requested = max(cancel_requested, ?2)
-                WHERE task_id = ?1 AND state = 'running'",
-                params![Sql(&task_id), cancel],
-            )?;
-        if runs {
-            self.news.poked.push(task_id);
-        }
-        Ok(runs)
+    /// Marks a running task as one for which something has arrived.
+    fn poke(&mut self, task_id: TaskId, cancel: bool) -> Result<()> {
+        self.conn.run(
+            "UPDATE stepwell_tasks SET poked = 1, cancel_requested = max(cancel_requested, ?2)
+            WHERE task_id = ?1 AND state = 'running'",
+            params![Sql(&task_id), cancel],
+        )?;
+        self.news.poked.push(task_id);
+        Ok(())
     }
 
     /// Ends a task, or makes it compensate first. The children of a cancelled task are cancelled
@@ -168,7 +214,9 @@ impl Applying<'_, '_> {
         fence: Option<RunId>,
         finish: Finish,
     ) -> Result<Option<bool>> {
-        if !matches!(finish, Finish::Completed(_)) && self.compensate(task_id, &finish)? {
+        // The journal of a task that has succeeded is not read.
+        let end = End::from(&finish);
+        if end != End::Completed && self.compensate(task_id, end, &finish)? {
             return Ok(Some(false));
         }
         let cancelled = finish == Finish::Cancelled;
@@ -181,27 +229,42 @@ impl Applying<'_, '_> {
 
     /// Makes a task claimable as compensating, if it has something to compensate since its last
     /// compensation. The result is `false` when the task has nothing to compensate.
-    fn compensate(&mut self, task_id: TaskId, finish: &Finish) -> Result<bool> {
+    fn compensate(&mut self, task_id: TaskId, end: End, finish: &Finish) -> Result<bool> {
         let found = self.conn.one(TO_COMPENSATE, params![Sql(&task_id)], |row| {
-            Ok((row.get::<_, i64>(0)?.unsigned_abs() + 1, count(row, 1)?, known(row, 2)))
+            let seq = |column| {
+                Ok::<_, rusqlite::Error>(row.get::<_, Option<i64>>(column)?.map(i64::unsigned_abs))
+            };
+            Ok((Standing::read(row)?, counts(row, 5)?, seq(8)?, Undo::of(seq(9)?, seq(10)?)))
         })?;
-        let Some((seq, attempt, queue)) = found else { return Ok(false) };
-        let (entry, failure) = compensating(seq, attempt, finish.clone(), self.now);
+        let Some((standing, counts, last, undo)) = found else { return Ok(false) };
+        let (Standing { position: Position::Live(live), queue }, Some(last)) = (standing, last)
+        else {
+            return Ok(false);
+        };
+        match on_end(end, live.course, undo) {
+            Ending::Ends(_) => return Ok(false),
+            Ending::CompensatesFirst => {}
+        }
+        let attempt = attempt_to_undo(counts.attempt, live.activity);
+        let (entry, failure) = compensating(last + 1, attempt, finish.clone(), self.now);
+        let counts = counts.compensating();
         self.drop_waits(task_id)?;
         self.add_entries(task_id, &[entry])?;
         self.conn.run(
-            "UPDATE stepwell_tasks SET state = 'pending', compensating = 1, cancel_requested = 0, attempt = 0, lost = 0,
-                worker_id = NULL, poked = 0, due_at = NULL, cancel_at = NULL, failure = ?2, ready_at = ?3
+            "UPDATE stepwell_tasks SET state = 'pending', compensating = 1, cancel_requested = 0, attempt = ?4, lost = ?5,
+                crashes = ?6, worker_id = NULL, poked = 0, due_at = NULL, cancel_at = NULL, failure = ?2, ready_at = ?3
             WHERE task_id = ?1",
-            params![Sql(&task_id), Sql(&failure), Sql(&self.now)],
+            params![
+                Sql(&task_id),
+                Sql(&failure),
+                Sql(&self.now),
+                counts.attempt,
+                counts.lost,
+                counts.crashes
+            ],
         )?;
         self.tell_ready(queue);
         Ok(true)
-    }
-
-    pub(crate) fn is_compensating(&self, task_id: TaskId) -> Result<bool> {
-        let sql = "SELECT 1 FROM stepwell_tasks WHERE task_id = ?1 AND compensating = 1";
-        Ok(self.conn.one(sql, params![Sql(&task_id)], |_| Ok(()))?.is_some())
     }
 
     /// Returns the failure of the task's last attempt.
@@ -210,16 +273,59 @@ impl Applying<'_, '_> {
         Ok(self.conn.one(sql, params![Sql(&task_id)], |row| opt(row, 0))?.flatten())
     }
 
-    /// Cancels a task that has not ended. The cancellation of a running task is only requested. A
-    /// task that is compensating ends by itself, and is not changed.
+    /// Cancels a task, unless it ends by itself or has ended.
     pub(crate) fn cancel(&mut self, task_id: TaskId) -> Result<()> {
-        if self.is_compensating(task_id)? {
-            return Ok(());
+        let Some(standing) = self.standing(task_id)? else { return Ok(()) };
+        let Standing { position, queue } = standing?;
+        match on_cancel(position) {
+            Some(effect) => self.carry_out(task_id, effect, queue),
+            None => Ok(()),
         }
-        if !self.poke(task_id, true)? {
-            self.finish(task_id, None, Finish::Cancelled)?;
+    }
+
+    /// Carries out the effect of a command or a cancellation. The children of a cancelled task are
+    /// cancelled later.
+    pub(crate) fn carry_out(
+        &mut self,
+        task_id: TaskId,
+        effect: Effect,
+        queue: Option<Name>,
+    ) -> Result<()> {
+        match effect {
+            Effect::AskToEnd => self.poke(task_id, true),
+            Effect::EndAsCancelled => self.finish(task_id, None, Finish::Cancelled).map(drop),
+            Effect::RunAgain => self.run_again(task_id, queue),
+            Effect::Remove => purge::delete(self.conn, task_id),
+            Effect::Wake => self.make_ready(task_id, queue),
+            Effect::Pause => self.pause(task_id, true),
+            Effect::Resume => {
+                self.pause(task_id, false)?;
+                self.tell_ready(queue);
+                Ok(())
+            }
+            Effect::Nothing => Ok(()),
         }
-        Ok(())
+    }
+
+    fn pause(&self, task_id: TaskId, paused: bool) -> Result<()> {
+        let sql = "UPDATE stepwell_tasks SET paused = ?2 WHERE task_id = ?1";
+        self.conn.run(sql, params![Sql(&task_id), paused]).map(drop)
+    }
+
+    fn run_again(&mut self, task_id: TaskId, queue: Option<Name>) -> Result<()> {
+        self.conn.run(
+            "UPDATE stepwell_tasks SET attempt = 0, lost = 0, crashes = 0, cancel_requested = 0, compensating = 0,
+                finished_at = NULL
+            WHERE task_id = ?1",
+            params![Sql(&task_id)],
+        )?;
+        if let Some(seq) =
+            self.conn.one(COMPENSATED, params![Sql(&task_id)], |row| row.get::<_, i64>(0))?
+        {
+            self.add_entries(task_id, &[begun_anew(seq.unsigned_abs() + 1, self.now)])?;
+        }
+        self.line_up(task_id)?;
+        self.make_ready(task_id, queue)
     }
 
     /// Cancels the descendants of cancelled tasks. The function is a loop and not a recursion,
@@ -253,7 +359,7 @@ impl Applying<'_, '_> {
         // which is slower than the SELECT.
         let found =
             self.conn.one(TO_END, params![Sql(&task_id), fence.as_ref().map(Sql)], |row| {
-                Ok(Ending {
+                Ok(ToEnd {
                     rowid: row.get(0)?,
                     known: row.get(1)?,
                     cancel_requested: row.get(2)?,
@@ -265,7 +371,7 @@ impl Applying<'_, '_> {
                 })
             })?;
         let Some(ending) = found else { return Ok(None) };
-        let Ending { rowid, known, cancel_requested, waits, mail, .. } = ending;
+        let ToEnd { rowid, known, cancel_requested, waits, mail, .. } = ending;
         self.conn.run(
             "UPDATE stepwell_tasks SET state = ?2, output = ?3,
                 failure = CASE ?2 WHEN 'cancelled' THEN failure ELSE ?4 END, finished_at = ?5, paused = 0,

@@ -1,6 +1,7 @@
 //! The application of transitions.
 
 use rusqlite::params;
+use stepwell_core::store::rules::{Found, Leaving, Suspension, WakeAt, on_suspension};
 use stepwell_core::store::{Applied, Finish, Next, Refused, Spawned, Transition};
 use stepwell_core::{Entry, RunId, TaskId, Timestamp, blocked};
 
@@ -8,12 +9,13 @@ use crate::commit::Applying;
 use crate::error::Fault;
 use crate::purge;
 use crate::rows::{Sql, Statements};
-use crate::states::{GivenBack, Held};
+use crate::states::{Held, Left};
 use crate::waits;
 
 /// Selects the task if the run owns it: the fence.
 pub(crate) const FENCE: &str =
-    "SELECT task_id, queue, cancel_requested, compensating FROM stepwell_tasks
+    "SELECT task_id, queue, cancel_requested, compensating, attempt, lost, crashes
+    FROM stepwell_tasks
     WHERE task_id = ?1 AND run_id = ?2 AND state = 'running'";
 
 /// The fence of a transition that only adds to the journal.
@@ -96,7 +98,7 @@ impl Applying<'_, '_> {
             return Ok(Err(Refused));
         };
         if !self.ends_there(transition)? {
-            self.give_back(&task, &GivenBack { uncounted: true, ..GivenBack::default() })?;
+            self.give_back(&task, &task.counts.left(Leaving::Released).into())?;
             return Ok(Err(Refused));
         }
         for &seq in &transition.superseded {
@@ -145,7 +147,7 @@ impl Applying<'_, '_> {
             None => None,
         };
         let applied = Applied {
-            cancel_requested: task.cancel_requested,
+            cancel_requested: task.cancel_requested(),
             transaction,
             keyed,
             ..Applied::default()
@@ -163,19 +165,18 @@ impl Applying<'_, '_> {
             Next::Suspend { wake_at } => look(Some(wake_at)),
             Next::Retry { ref failure, at } => {
                 self.drop_waits(task_id)?;
-                let given =
-                    GivenBack { due_at: Some(at), failure: Some(failure), ..GivenBack::default() };
-                self.give_back(&task, &given)?;
+                let counts = task.counts.left(Leaving::Failed);
+                let left = Left { counts, due_at: Some(at), failure: Some(failure) };
+                self.give_back(&task, &left)?;
                 None
             }
             Next::Release => {
-                self.give_back(&task, &GivenBack { uncounted: true, ..GivenBack::default() })?;
+                self.give_back(&task, &task.counts.left(Leaving::Released).into())?;
                 None
             }
             Next::Leave { until } => {
-                let given =
-                    GivenBack { due_at: Some(until), uncounted: true, ..GivenBack::default() };
-                self.give_back(&task, &given)?;
+                let counts = task.counts.left(Leaving::Released);
+                self.give_back(&task, &Left { counts, due_at: Some(until), failure: None })?;
                 None
             }
         };
@@ -200,37 +201,44 @@ impl Applying<'_, '_> {
             return Ok(());
         };
         applied.facts = self.facts(task_id, task.queue.as_ref())?;
-        applied.cancel_requested = task.cancel_requested;
+        applied.cancel_requested = task.cancel_requested();
         if let Some(wake_at) = suspend {
-            let mut stays = applied.cancel_requested
-                || !applied.facts.is_empty()
-                || wake_at.is_some_and(|wake_at| wake_at <= self.now);
-            if !stays
-                && wake_at.is_none()
-                && let Some(child) = self.blocked(task_id)?
-            {
-                applied.facts.children.push((child, Finish::Failed(blocked())));
-                stays = true;
-            }
-            if !stays {
-                self.conn.run(
-                    "UPDATE stepwell_tasks SET state = 'suspended', attempt = attempt - 1, crashes = 0, poked = 0,
-                        due_at = ?2
-                    WHERE task_id = ?1",
-                    params![Sql(&task_id), wake_at.as_ref().map(Sql)],
-                )?;
-                applied.suspended = true;
-                self.make_room(task.queue.as_ref())?;
-                if wake_at.is_some() {
-                    self.tell_ready(task.queue);
+            let found = if applied.facts.is_empty() { Found::Nothing } else { Found::Something };
+            let at = WakeAt::of(wake_at, self.now);
+            let suspends = match on_suspension(task.cancellation, found, at) {
+                Suspension::StaysRunning => false,
+                Suspension::Suspends => true,
+                Suspension::SuspendsUnlessInCircle => {
+                    let child = self.blocked(task_id)?;
+                    let failed = child.map(|child| (child, Finish::Failed(blocked())));
+                    applied.facts.children.extend(failed);
+                    child.is_none()
                 }
-                return Ok(());
+            };
+            if suspends {
+                applied.suspended = true;
+                return self.suspend(task, wake_at);
             }
         }
         self.conn.run(
             "UPDATE stepwell_tasks SET poked = 0 WHERE task_id = ?1 AND poked = 1",
             params![Sql(&task_id)],
         )?;
+        Ok(())
+    }
+
+    fn suspend(&mut self, task: Held, wake_at: Option<Timestamp>) -> Result<(), Fault> {
+        let counts = task.counts.left(Leaving::Suspended);
+        self.conn.run(
+            "UPDATE stepwell_tasks SET state = 'suspended', attempt = ?3, crashes = ?4, poked = 0,
+                due_at = ?2
+            WHERE task_id = ?1",
+            params![Sql(&task.task_id), wake_at.as_ref().map(Sql), counts.attempt, counts.crashes],
+        )?;
+        self.make_room(task.queue.as_ref())?;
+        if wake_at.is_some() {
+            self.tell_ready(task.queue);
+        }
         Ok(())
     }
 

@@ -4,15 +4,16 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use rusqlite::{Connection, Result, params};
-use stepwell_core::store::{Finish, WorkerSignal};
+use stepwell_core::store::WorkerSignal;
+use stepwell_core::store::rules::{Death, Leaving, Progress, end_after_death, on_death};
 use stepwell_core::{
     Name, OtherWorker, RunId, TaskId, Timestamp, WATCHED, WorkerId, WorkerInfo, WorkerState,
-    WorkerStatus, after, crash_limit, crashed, crashes_after_another, end_of,
+    WorkerStatus, after,
 };
 
 use crate::commit::Applying;
 use crate::rows::{Sql, Statements as _, count, get, known};
-use crate::states::{GivenBack, Held};
+use crate::states::Held;
 
 pub(crate) const RUNNING_UNDER: &str = "SELECT task_id FROM stepwell_tasks
     WHERE worker_id = ?1 AND state = 'running' ORDER BY task_id";
@@ -25,12 +26,13 @@ pub(crate) const UNKNOWN_WORKERS: &str =
     "SELECT DISTINCT worker_id FROM stepwell_tasks INDEXED BY stepwell_tasks_running
     WHERE state = 'running' AND worker_id NOT IN (SELECT worker_id FROM stepwell_workers)";
 
-pub(crate) const HELD: &str = "SELECT task_id, queue, cancel_requested, compensating
+pub(crate) const HELD: &str = "SELECT task_id, queue, cancel_requested, compensating, attempt,
+        lost, crashes
     FROM stepwell_tasks WHERE task_id = ?1 AND state = 'running'";
 
-/// Selects a running task's number of attempts and of successive crashes, the length of its journal
-/// at the last crash, and its length now.
-pub(crate) const CRASHES: &str = "SELECT max_attempts, crashes, progress_at_crash, coalesce((
+/// Selects a running task's maximum number of attempts, the length of its journal at the last
+/// crash, and its length now.
+pub(crate) const CRASHES: &str = "SELECT max_attempts, progress_at_crash, coalesce((
         SELECT seq FROM stepwell_journal WHERE task_id = ?1 AND kind NOT IN ('log', 'progress')
         ORDER BY seq DESC LIMIT 1), 0)
     FROM stepwell_tasks WHERE task_id = ?1";
@@ -161,27 +163,26 @@ impl Applying<'_, '_> {
 
     fn release_after_crash(&mut self, task_id: TaskId) -> Result<()> {
         let Some(task) = self.held(task_id)? else { return Ok(()) };
-        let crashes = self.conn.one(CRASHES, params![Sql(&task_id)], |row| {
-            let (seen, progress) = (row.get::<_, i64>(2)?, row.get::<_, i64>(3)?);
-            let crashes =
-                crashes_after_another(count(row, 1)?, progress.unsigned_abs(), seen.unsigned_abs());
-            Ok((count(row, 0)?, crashes, progress))
+        let read = self.conn.one(CRASHES, params![Sql(&task_id)], |row| {
+            let (at_last_crash, now) = (row.get::<_, i64>(1)?, row.get::<_, i64>(2)?);
+            let at_last_crash = at_last_crash.unsigned_abs();
+            Ok((count(row, 0)?, now, Progress { now: now.unsigned_abs(), at_last_crash }))
         })?;
-        let Some((max_attempts, crashes, progress)) = crashes else { return Ok(()) };
+        let Some((max_attempts, now, progress)) = read else { return Ok(()) };
+        let counts = task.counts.left(Leaving::Died(progress));
         self.conn.run(
-            "UPDATE stepwell_tasks SET crashes = ?2, progress_at_crash = ?3, lost = min(lost, 4294967295) + 1
+            "UPDATE stepwell_tasks SET crashes = ?2, progress_at_crash = ?3, lost = ?4
             WHERE task_id = ?1",
-            params![Sql(&task_id), crashes, progress],
+            params![Sql(&task_id), counts.crashes, now, counts.lost],
         )?;
-        if crashes < crash_limit(max_attempts, task.compensating) || task.cancel_requested {
-            return self.give_back(&task, &GivenBack { crashed: true, ..GivenBack::default() });
+        match on_death(counts.crashes, max_attempts, task.course, task.cancellation) {
+            Death::GivenBack(_) => self.give_back(&task, &counts.into()),
+            Death::Quarantined | Death::EndsAsItWouldHave => {
+                let original = self.failure(task_id)?;
+                let finish = end_after_death(counts.crashes, task.course, original);
+                self.finish(task_id, None, finish).map(drop)
+            }
         }
-        let failure = crashed(crashes);
-        let finish = match self.failure(task_id)? {
-            Some(original) if task.compensating => end_of(original.without_the_rest(failure)),
-            _ => Finish::Failed(failure),
-        };
-        self.finish(task_id, None, finish).map(drop)
     }
 
     /// Releases the tasks of a worker, without counting the attempts.
@@ -189,7 +190,7 @@ impl Applying<'_, '_> {
         self.running_under(worker_id)?.into_iter().try_for_each(|task_id| {
             self.apart(task_id, |applying| {
                 let Some(task) = applying.held(task_id)? else { return Ok(()) };
-                applying.give_back(&task, &GivenBack { uncounted: true, ..GivenBack::default() })
+                applying.give_back(&task, &task.counts.left(Leaving::Released).into())
             })
         })?;
         self.cancel_doomed_apart()

@@ -82,8 +82,8 @@ pub(super) const BUGS: &[Bug] = &[
         breaks: "An event that arrives while a task suspends does not wake it.",
         guarantee: "5",
         file: TRANSITION,
-        find: "                || !applied.facts.is_empty()\n",
-        put: "",
+        find: "if applied.facts.is_empty() { Found::Nothing } else { Found::Something }",
+        put: "Found::Nothing",
         tests: &[point("on_a_file::suspension"), point("on_a_file::wake_ups_by_events")],
     },
     Bug {
@@ -272,11 +272,11 @@ pub(super) const BUGS: &[Bug] = &[
                  for ever.",
         guarantee: "cancellation",
         file: WORKERS,
-        find: "                applying.give_back(&task, &GivenBack { uncounted: true, \
-               ..GivenBack::default() })\n            })\n        })?;\n        \
+        find: "                applying.give_back(&task, \
+               &task.counts.left(Leaving::Released).into())\n            })\n        })?;\n        \
                self.cancel_doomed_apart()",
-        put: "                applying.give_back(&task, &GivenBack { uncounted: true, \
-              ..GivenBack::default() })\n            })\n        })?;\n        \
+        put: "                applying.give_back(&task, \
+              &task.counts.left(Leaving::Released).into())\n            })\n        })?;\n        \
               self.doomed.clear();\n        Ok(())",
         tests: &[point("on_a_file::deregistration")],
     },

@@ -6,6 +6,7 @@ mod damage;
 mod durability;
 mod files;
 mod plans;
+mod rules;
 mod sharing;
 mod speed;
 mod transactions;

@@ -230,6 +230,9 @@ fn hot_statements_use_their_indexes() {
         (workers::HELD, "INDEX sqlite_autoindex_stepwell_tasks_1 (task_id=?)"),
         (fence::FENCE, "INDEX sqlite_autoindex_stepwell_tasks_1 (task_id=?)"),
         (states::TO_END, "INDEX sqlite_autoindex_stepwell_tasks_1 (task_id=?)"),
+        (states::STANDING, "INDEX sqlite_autoindex_stepwell_tasks_1 (task_id=?)"),
+        (states::TO_COMPENSATE, "INDEX sqlite_autoindex_stepwell_tasks_1 (task_id=?)"),
+        (states::TO_COMPENSATE, "SEARCH stepwell_journal USING PRIMARY KEY (task_id=?)"),
         (states::CHILDREN, "INDEX stepwell_tasks_parent (parent=?)"),
         (
             intake::EXISTING,
