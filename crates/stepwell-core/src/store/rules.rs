@@ -1,6 +1,8 @@
 //! The rules of a task's life, as pure functions that all stores use.
 //!
-//! A store reads what a rule asks for from its rows, and writes what the rule answers.
+//! A store reads what a rule asks for from its rows, and writes what the rule answers. The guide's
+//! page "The states of a task" is written from these functions, and the conformance suite compares
+//! every store with them.
 //!
 //! | file | rule |
 //! | --- | --- |
@@ -18,6 +20,8 @@ pub(crate) mod command;
 pub(crate) mod crash;
 pub(crate) mod ending;
 pub(crate) mod leaving;
+#[cfg(test)]
+mod page;
 pub(crate) mod position;
 pub(crate) mod spawn;
 pub(crate) mod suspension;
