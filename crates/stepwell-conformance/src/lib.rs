@@ -208,9 +208,17 @@
 //!     the rest is lost, and none comes twice. `long_lists`, `long_ends`, `long_waits`,
 //!     `long_mailboxes`, `long_histories`, `long_schedules`, `long_facts`, `long_journals`
 //!
+//! ## The rules
+//!
+//! 52. **In each state that a task can be in, a store does what the [rules](stepwell_core::store::rules)
+//!     say**: with each command, each end, each way in which a run leaves its task, each number of
+//!     crashes, each suspension, each arrival and each spawn. `states_and_commands`,
+//!     `states_and_ends`, `states_and_runs`, `states_and_deaths`, `states_and_suspensions`,
+//!     `states_and_arrivals`, `states_and_spawns`, `states_and_coalescing`
+//!
 //! ## Everything else
 //!
-//! 52. **A store behaves like the reference model**, which is the store in memory, in any sequence
+//! 53. **A store behaves like the reference model**, which is the store in memory, in any sequence
 //!     of batches. `model`, `model_with_several_handles`
 
 #![forbid(unsafe_code)]

@@ -12,7 +12,8 @@ use std::time::Duration;
 use stepwell::testing::Intercepted;
 use stepwell_conformance::{Backend, Clock, points, run};
 use stepwell_core::store::{
-    Batch, ClaimedTask, Committed, Next, ScheduleAction, ScheduleFilter, Spawned, Transition,
+    Batch, ClaimedTask, Command, CommandOutcome, Committed, Next, ScheduleAction, ScheduleFilter,
+    Spawned, TaskState, Transition,
 };
 use stepwell_core::{Failure, FailureKind, Store, StoreError, TaskFilter, Timestamp, async_trait};
 use support::Memory;
@@ -291,6 +292,55 @@ impl Fault for Blames {
 #[should_panic(expected = "the store differs from the model")]
 fn the_model_finds_what_nobody_thought_of() {
     with!(Blames: model);
+}
+
+/// Says that it has woken whatever it was asked to wake.
+#[derive(Default)]
+struct WakesAll;
+
+#[async_trait]
+impl Fault for WakesAll {
+    async fn commit(&self, store: &dyn Store, batch: Batch) -> Answer {
+        let asked: Vec<_> =
+            batch.commands.iter().map(|command| matches!(command, Command::Wake(_))).collect();
+        let mut committed = store.commit(batch.into()).await?;
+        for (outcome, wakes) in committed.commands.iter_mut().zip(asked) {
+            if wakes && matches!(outcome, CommandOutcome::NotAllowed(TaskState::Running)) {
+                *outcome = CommandOutcome::Done;
+            }
+        }
+        Ok(committed)
+    }
+}
+
+#[test]
+#[should_panic(expected = "Wake of a task that is Live(Live { activity: Running")]
+fn a_command_that_a_state_does_not_allow_is_found() {
+    with!(WakesAll: states_and_commands);
+}
+
+/// Forgets the pause of a task whose run ends it.
+#[derive(Default)]
+struct ForgetsPauses;
+
+#[async_trait]
+impl Fault for ForgetsPauses {
+    async fn commit(&self, store: &dyn Store, mut batch: Batch) -> Answer {
+        let asked = batch.commands.len();
+        let fails = |next: &Next| matches!(next, Next::Fail(_) | Next::Cancel);
+        let ending = batch.transitions.iter().filter(|transition| fails(&transition.next));
+        let resumes: Vec<_> = ending.map(|t| Command::Resume(t.task_id)).collect();
+        batch.commands.extend(resumes);
+        let mut committed = store.commit(batch.into()).await?;
+        committed.commands.truncate(asked);
+        Ok(committed)
+    }
+}
+
+#[test]
+#[should_panic(expected = "Failed of Live { activity: Running")]
+fn a_pause_that_a_compensation_ends_is_found() {
+    with!(ForgetsPauses: states_and_ends);
 }
 
 /// The faults that show only under load do not show otherwise.
